@@ -1,0 +1,211 @@
+"""The closed vocabulary that students are composed of. Each kind of block is declared once, here, in its float form.
+
+`edgekd.quant` maps every leaf (`Block`) to its quantization-aware form and to integer ops; a student calls blocks and nothing else,
+so that tracing it gives a list of known blocks. All maps are (batch, channel, mel, frame) float32.
+"""
+
+from abc import ABC, abstractmethod
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Activation = Literal["none", "relu", "silu", "sigmoid", "hard_sigmoid"]
+Size = int | tuple[int, int]
+
+
+def pair(size: Size) -> tuple[int, int]:
+    """(mel, frame) of a size given once or twice."""
+    return size if isinstance(size, tuple) else (size, size)
+
+
+def activate(x: Tensor, activation: Activation) -> Tensor:
+    """Apply an activation by name; hard sigmoid is clip(x / 6 + 1 / 2, 0, 1) (Howard et al. 2019)."""
+    if activation == "relu":
+        return F.relu(x)
+    if activation == "silu":
+        return F.silu(x)
+    if activation == "sigmoid":
+        return torch.sigmoid(x)
+    return F.hardsigmoid(x) if activation == "hard_sigmoid" else x
+
+
+class Block(nn.Module, ABC):
+    """A leaf of the vocabulary: one entry in `edgekd.quant`'s table. Subclasses are final."""
+
+    @abstractmethod
+    def forward(self, *inputs: Tensor) -> Tensor: ...
+
+
+class SubSpectralNorm(nn.Module):
+    """Batch normalisation per channel and band of mel bins: (B, C, F, T) as (B, C * bands, F / bands, T) (Chang et al. 2021)."""
+
+    def __init__(self, channels: int, bands: int) -> None:
+        super().__init__()
+        self.bands = bands
+        self.norm = nn.BatchNorm2d(channels * bands)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, channels, mel, frame = x.shape
+        banded = x.reshape(batch, channels * self.bands, mel // self.bands, frame)  # (B, C * S, F / S, T)
+        return self.norm(banded).reshape(batch, channels, mel, frame)
+
+
+class ConvNormAct(Block):
+    """Convolution (also depthwise, grouped, dilated), batch or sub-spectral norm, activation.
+
+    norm: "batch" (folds into the convolution), "none" (the convolution has a bias unless told otherwise) or "sub_spectral" with `bands` > 1.
+    """
+
+    def __init__(self, inputs: int, outputs: int, kernel: Size = 1, *, stride: Size = 1, padding: Size = 0, dilation: Size = 1, groups: int = 1,
+                 norm: Literal["batch", "none", "sub_spectral"] = "batch", bands: int = 1, activation: Activation = "relu",
+                 bias: bool = True) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, pair(kernel), pair(stride), pair(padding), pair(dilation), groups, bias=bias and norm == "none")
+        self.norm: nn.Module = nn.Identity()
+        if norm == "batch":
+            self.norm = nn.BatchNorm2d(outputs)
+        elif norm == "sub_spectral":
+            self.norm = SubSpectralNorm(outputs, bands)
+        self.activation: Activation = activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        return activate(self.norm(self.conv(x)), self.activation)
+
+
+class Norm(Block):
+    """Batch norm that follows no convolution; as integers a depthwise 1x1 convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(x)
+
+
+class ResidualNorm(Block):
+    """weight * x + instance norm per mel bin over (channel, frame) (Kim et al. 2021). Dynamic: for teachers, it has no integer form."""
+
+    def __init__(self, weight: float = 0.1, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.weight = weight
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        variance, mean = torch.var_mean(x, dim=(1, 3), keepdim=True, correction=0)  # (B, 1, F, 1)
+        return self.weight * x + (x - mean) * torch.rsqrt(variance + self.eps)
+
+
+class Add(Block):
+    """Sum of two maps, an axis of size 1 broadcasts; then an activation."""
+
+    def __init__(self, activation: Literal["none", "relu"] = "none") -> None:
+        super().__init__()
+        self.activation: Activation = activation
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return activate(x + y, self.activation)
+
+
+class Multiply(Block):
+    """Product of a map and a gate, an axis of size 1 broadcasts."""
+
+    def forward(self, x: Tensor, gate: Tensor) -> Tensor:
+        return x * gate
+
+
+class MaxPool(Block):
+    """Maximum over windows, floor mode, no padding."""
+
+    def __init__(self, kernel: Size, stride: Size | None = None) -> None:
+        super().__init__()
+        self.kernel = pair(kernel)
+        self.stride = pair(kernel if stride is None else stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.max_pool2d(x, self.kernel, self.stride)
+
+
+class AvgPool(Block):
+    """Mean over windows, floor mode, no padding."""
+
+    def __init__(self, kernel: Size, stride: Size | None = None) -> None:
+        super().__init__()
+        self.kernel = pair(kernel)
+        self.stride = pair(kernel if stride is None else stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.avg_pool2d(x, self.kernel, self.stride)
+
+
+class MeanPool(Block):
+    """Mean over the mel axis (B, C, 1, T), or over mel and frame (B, C, 1, 1)."""
+
+    def __init__(self, axes: Literal["mel", "both"] = "both") -> None:
+        super().__init__()
+        self.axes = axes
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean(dim=(2, 3) if self.axes == "both" else 2, keepdim=True)
+
+
+class Dropout(Block):
+    """Dropout while the float model trains; absent from the quantised one."""
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.p, self.training)
+
+
+class Flatten(Block):
+    """(B, C, 1, 1) -> (B, C): the end of every classifier."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1)
+
+
+class Residual(nn.Module):
+    """activation(body(x) + shortcut(x)); no shortcut is the identity."""
+
+    def __init__(self, body: nn.Module, activation: Literal["none", "relu"] = "relu", shortcut: nn.Module | None = None) -> None:
+        super().__init__()
+        self.body = body
+        self.shortcut = nn.Sequential() if shortcut is None else shortcut
+        self.add = Add(activation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.add(self.body(x), self.shortcut(x))
+
+
+class SqueezeExcite(nn.Module):
+    """Channel gate: mean -> 1x1 to channels / reduction, ReLU -> 1x1, gate (Hu et al. 2018). A hard sigmoid costs no integer op."""
+
+    def __init__(self, channels: int, reduction: int = 16, gate: Literal["sigmoid", "hard_sigmoid"] = "hard_sigmoid") -> None:
+        super().__init__()
+        hidden = max(1, channels // reduction)
+        self.pool = MeanPool()
+        self.squeeze = ConvNormAct(channels, hidden, norm="none")
+        self.excite = ConvNormAct(hidden, channels, norm="none", activation=gate)
+        self.scale = Multiply()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scale(x, self.excite(self.squeeze(self.pool(x))))
+
+
+class Classifier(nn.Module):
+    """Dropout, global mean and a dense layer as a 1x1 convolution: (B, C, F, T) -> logits (B, labels)."""
+
+    def __init__(self, channels: int, labels: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.pool = MeanPool()
+        self.dropout = Dropout(dropout)
+        self.dense = ConvNormAct(channels, labels, norm="none", activation="none")
+        self.flatten = Flatten()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.flatten(self.dense(self.dropout(self.pool(x))))
