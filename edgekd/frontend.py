@@ -1,0 +1,284 @@
+"""The front end, the only definition of it: log-mel features of clips and of streams in numpy, float32, bit-equal to each other.
+
+Conventions: layout (mel, frame); frames of `n_fft` samples every `hop_length`; a periodic Hann window of `win_length` samples in
+the middle of the frame; power spectrum without scaling; triangles of height 1; natural logarithm of the mel power clamped from
+below at `log_floor`. Speed comes from three things: all frames of a clip in one real FFT, the filterbank kept as a few dense
+bands (a triangle touches few bins), and the matrix products always in blocks of `BLOCK` frames. The last also makes a frame's
+result independent of how many frames are computed with it, which is why clips and streams agree to the bit.
+"""
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Literal, NamedTuple
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekd.errors import InputError
+
+BLOCK = 8
+"""Frames in one matrix product: every product has this shape, whatever the number of frames asked for."""
+BAND_MELS = 32
+"""Mel bands in one dense product of the banded filterbank."""
+SLANEY_BREAK_HZ, SLANEY_HZ_PER_MEL, SLANEY_LOG_STEP = 1000.0, 200.0 / 3.0, np.log(6.4) / 27.0
+
+MelScale = Literal["fant", "htk", "slaney"]
+Padding = Literal["none", "center", "end"]
+Array = NDArray[np.float32]
+Array64 = NDArray[np.float64]
+
+_LEAST = {"sample_rate": 1, "n_fft": 2, "win_length": 1, "hop_length": 1, "n_mels": 1}
+
+
+class FrontEnd(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """From a waveform in [-1, 1] (int16 / 32768) to normalised log-mel. The default gives (256, 28) for 16,000 samples.
+
+    sample_rate: Hz. pre_emphasis: a of y[t] = x[t] - a x[t-1] with x[-1] = 0; 0 is off. n_fft: samples of a frame and of its FFT.
+    win_length: samples of the Hann window, at most n_fft. hop_length: samples from one frame to the next.
+    padding: "none" drops the rest that does not fill a frame; "end" completes the last frame with zeros; "center" adds n_fft // 2
+    zeros at both ends. n_mels: mel bands. f_min, f_max: Hz, outer corners of the first and the last triangle; f_max None is half
+    the sample rate. mel_scale: "fant" is 1000 / log 2 * log(1 + f / 1000). log_floor: least mel power before the logarithm.
+    mean, std: of the log-mel values over the training data; the output is (log_mel - mean) / std.
+    """
+
+    sample_rate: int = 16000
+    pre_emphasis: float = 0.0
+    n_fft: int = 2048
+    win_length: int = 2048
+    hop_length: int = 512
+    padding: Padding = "none"
+    n_mels: int = 256
+    f_min: float = 0.0
+    f_max: float | None = None
+    mel_scale: MelScale = "fant"
+    log_floor: float = 1e-5
+    mean: float = 0.0
+    std: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name, least in _LEAST.items():
+            if getattr(self, name) < least:
+                raise InputError(f"frontend: {name} is {getattr(self, name)}; it must be at least {least}")
+        if self.win_length > self.n_fft:
+            raise InputError(f"frontend: win_length {self.win_length} is longer than n_fft {self.n_fft}; raise n_fft or shorten win_length")
+        if self.hop_length > self.win_length:
+            raise InputError(f"frontend: hop_length {self.hop_length} is longer than win_length {self.win_length}, so audio between frames "
+                             "would be lost; shorten hop_length")
+        if self.padding not in ("none", "center", "end"):
+            raise InputError(f"frontend: padding is {self.padding!r}; allowed: none, center, end")
+        if self.mel_scale not in _HZ_TO_MEL:
+            raise InputError(f"frontend: mel_scale is {self.mel_scale!r}; allowed: {', '.join(_HZ_TO_MEL)}")
+        if not 0.0 <= self.f_min < self.top_hz:
+            raise InputError(f"frontend: f_min {self.f_min} Hz must be at least 0 and below f_max {self.top_hz} Hz")
+        if not self.top_hz <= self.sample_rate / 2:
+            raise InputError(f"frontend: f_max {self.f_max} Hz is above half of sample_rate {self.sample_rate} Hz; lower f_max")
+        if not 0.0 <= self.pre_emphasis < 1.0:
+            raise InputError(f"frontend: pre_emphasis is {self.pre_emphasis}; it must be at least 0 and below 1")
+        if not 0.0 < self.log_floor < np.inf:
+            raise InputError(f"frontend: log_floor is {self.log_floor}; it must be above 0 and finite")
+        if not (np.isfinite(self.mean) and 0.0 < self.std < np.inf):
+            raise InputError(f"frontend: mean is {self.mean} and std {self.std}; both must be finite and std above 0")
+
+    @property
+    def top_hz(self) -> float:
+        """f_max in Hz, with None resolved to half the sample rate."""
+        return self.sample_rate / 2 if self.f_max is None else self.f_max
+
+    @property
+    def pad_before(self) -> int:
+        """Zeros put before the first sample."""
+        return self.n_fft // 2 if self.padding == "center" else 0
+
+    def frames(self, samples: int) -> int:
+        """Number of frames that `log_mel` gives for a waveform of this many samples; 0 when it does not fill one."""
+        if samples < 1:
+            return 0
+        if self.padding == "end":
+            return 1 + -(-max(samples - self.n_fft, 0) // self.hop_length)
+        padded = samples + 2 * self.pad_before
+        return 0 if padded < self.n_fft else 1 + (padded - self.n_fft) // self.hop_length
+
+    def pad_after(self, samples: int) -> int:
+        """Zeros put after the last sample of a waveform of this many samples."""
+        if self.padding == "end":
+            return max(0, (self.frames(samples) - 1) * self.hop_length + self.n_fft - samples)
+        return self.pad_before
+
+
+def window_array(fe: FrontEnd) -> Array:
+    """Periodic Hann window, float32 (n_fft,): `win_length` samples in the middle, zeros around them."""
+    window = np.zeros(fe.n_fft, np.float32)
+    start = (fe.n_fft - fe.win_length) // 2
+    window[start:start + fe.win_length] = 0.5 - 0.5 * np.cos(2.0 * np.pi * np.arange(fe.win_length) / fe.win_length)
+    return window
+
+
+def filterbank(fe: FrontEnd) -> Array:
+    """Triangular mel filters of height 1, float32 (n_mels, n_fft // 2 + 1).
+
+    A triangle so narrow that no FFT bin lies inside it would always be silent; it is replaced by the linear interpolation of the
+    power spectrum at its centre (weights of the two bins around it, sum 1). All other filters are the textbook ones.
+    """
+    to_mel = _HZ_TO_MEL[fe.mel_scale]
+    low, high = to_mel(np.array([fe.f_min, fe.top_hz]))
+    corners = _MEL_TO_HZ[fe.mel_scale](np.linspace(low, high, fe.n_mels + 2))
+    bin_hz = fe.sample_rate / fe.n_fft
+    bins = np.arange(fe.n_fft // 2 + 1) * bin_hz
+    left, centre, right = (corners[i:i + fe.n_mels, None] for i in range(3))  # (n_mels, 1)
+    weights = np.maximum(0.0, np.minimum((bins - left) / (centre - left), (right - bins) / (right - centre)))  # (n_mels, bins)
+    empty = weights.max(axis=1) == 0.0
+    weights[empty] = np.maximum(0.0, 1.0 - np.abs(bins - np.minimum(centre[empty], bins[-1])) / bin_hz)
+    return np.asarray(weights, np.float32)
+
+
+class Band(NamedTuple):
+    """Part of the filterbank: mel bands `mels` see only FFT bins `bins`. weights: float32 (bins, mels)."""
+
+    mels: slice
+    bins: slice
+    weights: Array
+
+
+def bands(fe: FrontEnd) -> list[Band]:
+    """The filterbank as dense blocks of `BAND_MELS` mel bands, each with only the FFT bins that it touches."""
+    weights = filterbank(fe)
+    parts = []
+    for start in range(0, fe.n_mels, BAND_MELS):
+        mels = slice(start, min(start + BAND_MELS, fe.n_mels))
+        touched = np.flatnonzero(weights[mels].any(axis=0))
+        bins = slice(int(touched[0]), int(touched[-1]) + 1)
+        parts.append(Band(mels, bins, np.ascontiguousarray(weights[mels, bins].T)))
+    return parts
+
+
+def log_mel(fe: FrontEnd, waveform: Array) -> Array:
+    """Normalised log-mel of whole clips.
+
+    Args:
+        fe: the front end.
+        waveform: float32 (..., time) in [-1, 1] at `fe.sample_rate`.
+
+    Returns:
+        float32 (..., n_mels, frames).
+
+    Raises:
+        InputError: the waveform does not fill one frame.
+    """
+    waveform = np.asarray(waveform, np.float32)
+    samples = waveform.shape[-1]
+    frames = fe.frames(samples)
+    if frames == 0:
+        raise InputError(f"a waveform of {samples} samples does not fill one frame (n_fft {fe.n_fft}, padding '{fe.padding}'); "
+                         "give more audio or use padding 'end'")
+    clips = waveform.reshape(-1, samples)
+    out = np.empty((len(clips), fe.n_mels, frames), np.float32)
+    padded = np.zeros(fe.pad_before + samples + fe.pad_after(samples), np.float32)
+    body = padded[fe.pad_before:fe.pad_before + samples]
+    for clip, target in zip(clips, out, strict=True):
+        emphasise(fe, clip, np.float32(0.0), body)
+        target[:] = frames_of(fe, padded, frames)
+    return out.reshape(*waveform.shape[:-1], fe.n_mels, frames)
+
+
+def emphasise(fe: FrontEnd, samples: Array, previous: np.float32, out: Array) -> None:
+    """Pre-emphasis of float32 (time,) into `out`; `previous` is the sample before the first one (0 at the start of a clip)."""
+    out[:] = samples
+    if fe.pre_emphasis and len(samples):
+        factor = np.float32(fe.pre_emphasis)
+        out[1:] -= factor * samples[:-1]
+        out[0] -= factor * previous
+
+
+def frames_of(fe: FrontEnd, emphasised: Array, frames: int) -> Array:
+    """Normalised log-mel of the first `frames` frames of a padded, pre-emphasised signal: float32 (n_mels, frames)."""
+    plan = _plan(fe)
+    blocks = -(-frames // BLOCK)
+    step = emphasised.strides[0]
+    view = np.lib.stride_tricks.as_strided(emphasised, (frames, fe.n_fft), (step * fe.hop_length, step), writeable=False)
+    spectrum = np.fft.rfft(view * plan.window)  # (frames, bins)
+    power = np.zeros((blocks * BLOCK, fe.n_fft // 2 + 1), np.float32)
+    np.add(np.square(spectrum.real), np.square(spectrum.imag), out=power[:frames], casting="same_kind")
+    in_blocks = power.reshape(blocks, BLOCK, -1)
+    mel = np.empty((blocks, BLOCK, fe.n_mels), np.float32)
+    for band in plan.bands:
+        np.matmul(in_blocks[:, :, band.bins], band.weights, out=mel[:, :, band.mels])
+    np.maximum(mel, np.float32(fe.log_floor), out=mel)
+    np.log(mel, out=mel)
+    if fe.mean or fe.std != 1.0:
+        mel -= np.float32(fe.mean)
+        mel *= np.float32(1.0 / fe.std)
+    return mel.reshape(-1, fe.n_mels)[:frames].T
+
+
+class LogMelStream:
+    """Log-mel of a stream as it arrives: the same values as `log_mel` of the whole, whatever the chunks.
+
+    Holds less than one frame of samples between calls.
+    """
+
+    def __init__(self, fe: FrontEnd) -> None:
+        self._fe = fe
+        self._pending: Array = np.zeros(fe.pad_before, np.float32)
+        self._previous = np.float32(0.0)
+        self._received = self._frames = 0
+
+    def push(self, samples: Array) -> Array:
+        """Take samples, float32 (time,), and give the frames that they complete, float32 (n_mels, k), k >= 0."""
+        if len(samples):
+            new = np.empty(len(samples), np.float32)
+            emphasise(self._fe, samples, self._previous, new)
+            self._previous = np.float32(samples[-1])
+            self._received += len(samples)
+            self._pending = np.concatenate((self._pending, new))
+        return self._drain()
+
+    def flush(self) -> Array:
+        """End the stream: give the frames that padding completes, float32 (n_mels, k). Nothing may be pushed after it."""
+        fe = self._fe
+        if fe.frames(self._received) > self._frames:
+            self._pending = np.concatenate((self._pending, np.zeros(fe.pad_after(self._received), np.float32)))
+        return self._drain()
+
+    def _drain(self) -> Array:
+        fe = self._fe
+        ready = max(0, (len(self._pending) - fe.n_fft) // fe.hop_length + 1)
+        if ready == 0:
+            return np.empty((fe.n_mels, 0), np.float32)
+        out = frames_of(fe, self._pending, ready)
+        self._pending = self._pending[ready * fe.hop_length:]
+        self._frames += ready
+        return out
+
+
+class _Plan(NamedTuple):
+    window: Array
+    bands: list[Band]
+
+
+@lru_cache(maxsize=16)
+def _plan(fe: FrontEnd) -> _Plan:
+    return _Plan(window_array(fe), bands(fe))
+
+
+def _slaney_to_mel(hz: Array64) -> Array64:
+    log_part = SLANEY_BREAK_HZ / SLANEY_HZ_PER_MEL + np.log(np.maximum(hz, SLANEY_BREAK_HZ) / SLANEY_BREAK_HZ) / SLANEY_LOG_STEP
+    return np.where(hz < SLANEY_BREAK_HZ, hz / SLANEY_HZ_PER_MEL, log_part)
+
+
+def _slaney_to_hz(mel: Array64) -> Array64:
+    at_break = SLANEY_BREAK_HZ / SLANEY_HZ_PER_MEL
+    log_part = SLANEY_BREAK_HZ * np.exp(SLANEY_LOG_STEP * np.maximum(mel - at_break, 0.0))
+    return np.where(mel < at_break, mel * SLANEY_HZ_PER_MEL, log_part)
+
+
+_HZ_TO_MEL: dict[str, Callable[[Array64], Array64]] = {
+    "fant": lambda hz: 1000.0 / np.log(2.0) * np.log1p(hz / 1000.0),
+    "htk": lambda hz: 2595.0 * np.log10(1.0 + hz / 700.0),
+    "slaney": _slaney_to_mel,
+}
+_MEL_TO_HZ: dict[str, Callable[[Array64], Array64]] = {
+    "fant": lambda mel: 1000.0 * np.expm1(mel * np.log(2.0) / 1000.0),
+    "htk": lambda mel: 700.0 * (10.0 ** (mel / 2595.0) - 1.0),
+    "slaney": _slaney_to_hz,
+}
