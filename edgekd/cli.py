@@ -17,6 +17,33 @@ app.add_typer(data_app, name="data")
 
 # --- models ---
 
+
+@app.command()
+def check(
+    model: Annotated[Path, typer.Argument(help="An exported .tflite or .onnx file, ours or anybody's.")],
+    target: Annotated[str, typer.Option(help="Name of a shipped target, or a path to a .toml file.")] = "dcase2023",
+    report_format: Annotated[str, typer.Option("--format", help="table or json.")] = "table",
+) -> None:
+    """Count parameter bytes and MACs of an exported file and judge them; exit status 1 when a budget is exceeded."""
+    from edgekd.pipeline.check import check as run_check
+    from edgekd.pipeline.check import require_ok
+
+    text, verdict = run_check(model, target, report_format)
+    typer.echo(text)
+    require_ok(model, verdict)
+
+
+@app.command()
+def info(
+    model: Annotated[Path, typer.Argument(help="A model file that 'edgekd export' wrote.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Show what travels inside a model file: labels, front end, quantisation, counts, provenance."""
+    from edgekd.pipeline.info import info as describe
+
+    typer.echo(describe(model, as_json))
+
+
 # --- live ---
 
 # --- demo ---
