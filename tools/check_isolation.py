@@ -1,0 +1,87 @@
+"""Imports everything that a device or a CI gate needs, with the training frameworks blocked, and times `import edgekd`.
+
+Usage: python tools/check_isolation.py [--base-only]
+
+`--base-only` also blocks every optional package, as on a machine where nothing but the base install exists: what is optional
+must be imported where it is used. Exits 1 and names the module on the first failure. Prints one line otherwise.
+"""
+
+import argparse
+import importlib
+import importlib.util
+import pkgutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+
+TRAINING = frozenset({"torch", "brevitas", "lightning", "pytorch_lightning", "tensorflow"})
+OPTIONAL = frozenset({
+    "ai_edge_litert", "tflite_runtime", "onnxruntime", "onnx", "flatbuffers", "google", "soundfile", "soxr", "sounddevice", "sklearn", "scipy",
+    "matplotlib", "tensorboard", "torchmetrics", "ptflops",
+})
+TORCH_FREE_ROOMS = ("edgekd.complexity", "edgekd.evaluate", "edgekd.qgraph", "edgekd.runtime")
+TORCH_FREE_MODULES = (
+    "edgekd.cli", "edgekd.data.store", "edgekd.engine", "edgekd.errors", "edgekd.frontend", "edgekd.manifest", "edgekd.modelfile",
+    "edgekd.resources", "edgekd.target", "edgekd.pipeline.check", "edgekd.pipeline.evaluate", "edgekd.pipeline.info", "edgekd.pipeline.predict",
+)
+IMPORT_SECONDS = 0.15
+"""Most that importing edgekd and its command line may take beyond Python, numpy."""
+TIMING_RUNS = 5
+
+
+class Blocker:
+    """A finder that refuses some top-level packages as if they were not installed."""
+
+    def __init__(self, blocked: frozenset[str]) -> None:
+        self.blocked = blocked
+
+    def find_spec(self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
+        """Raise for a blocked package, leave the rest to other finders."""
+        del path, target
+        if name.split(".")[0] in self.blocked:
+            raise ModuleNotFoundError(f"No module named '{name}' (blocked)", name=name)
+        return None
+
+
+def torch_free_modules() -> list[str]:
+    """Names of every module that must import without a training framework."""
+    found = list(TORCH_FREE_MODULES)
+    for room in TORCH_FREE_ROOMS:
+        spec = importlib.util.find_spec(room)
+        if spec is None or spec.submodule_search_locations is None:
+            raise SystemExit(f"{room}: no such package")
+        found += [room, *(module.name for module in pkgutil.walk_packages(spec.submodule_search_locations, f"{room}."))]
+    return sorted(found)
+
+
+def import_seconds() -> float:
+    """Seconds of `import edgekd, edgekd.cli` beyond numpy, the best of a few fresh interpreters."""
+    code = ("import numpy, time; start = time.perf_counter(); import edgekd, edgekd.cli; print(time.perf_counter() - start)")
+    return min(float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout) for _ in range(TIMING_RUNS))
+
+
+def main() -> None:
+    """Block, import, time."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--base-only", action="store_true", help="block every optional package too")
+    blocked = TRAINING | OPTIONAL if parser.parse_args().base_only else TRAINING
+    sys.meta_path.insert(0, Blocker(blocked))  # type: ignore[arg-type]
+    modules = torch_free_modules()
+    for name in modules:
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            raise SystemExit(f"{name}: {error}; import optional packages inside the function that uses them") from None
+    loaded = sorted(blocked & {name.split(".")[0] for name in sys.modules})
+    if loaded:
+        raise SystemExit(f"loaded in spite of the block: {', '.join(loaded)}")
+    seconds = import_seconds()
+    if seconds > IMPORT_SECONDS:
+        raise SystemExit(f"importing edgekd takes {seconds:.3f} s beyond numpy, more than {IMPORT_SECONDS} s")
+    print(f"isolation ok: {len(modules)} modules without {', '.join(sorted(blocked))}; import edgekd {seconds:.3f} s beyond numpy")
+
+
+if __name__ == "__main__":
+    main()
