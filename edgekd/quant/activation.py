@@ -1,0 +1,87 @@
+"""One quantised activation edge: a Brevitas quantiser with a threshold that is calibrated, then learned, then frozen."""
+
+from typing import Any
+
+import brevitas.nn as qnn
+import torch
+from brevitas.inject.enum import ScalingImplType
+from brevitas.quant import Int8ActPerTensorFloat, Uint8ActPerTensorFloat
+from torch import Tensor, nn
+
+from edgekd.qgraph.graph import INT8_MIN
+
+_QUANTILE = 0.9999
+"""Share of absolute values that the calibrated range of an edge holds."""
+_MAX_SAMPLES = 200_000
+"""Values looked at per batch and edge while calibrating."""
+_MIN_PEAK = 1e-6
+_SILENT_RANGE = 1.0
+"""An edge whose peak stays below `_MIN_PEAK` in calibration (a gate's hidden layer may) gets this range instead of a vanishing scale."""
+
+
+class _LearnedUint8(Uint8ActPerTensorFloat):
+    scaling_impl_type = ScalingImplType.PARAMETER
+    scaling_init = 1.0
+
+
+class _LearnedInt8(Int8ActPerTensorFloat):
+    scaling_impl_type = ScalingImplType.PARAMETER
+    scaling_init = 1.0
+
+
+class _HardGate(Uint8ActPerTensorFloat):
+    """Scale 1/255: saturation of the int8 output is the clip to 0..1."""
+
+    scaling_impl_type = ScalingImplType.CONST
+    scaling_init = 1.0
+
+
+class _SoftGate(Uint8ActPerTensorFloat):
+    """Scale 1/256, the only one that LOGISTIC may have in TFLite."""
+
+    scaling_impl_type = ScalingImplType.CONST
+    scaling_init = 255 / 256
+
+
+_QUANTISERS: dict[str, Any] = {"signed": _LearnedInt8, "unsigned": _LearnedUint8, "hard_gate": _HardGate, "soft_gate": _SoftGate}
+
+
+class ActQuant(nn.Module):
+    """Fake quantisation of one edge to 8 bits: "signed" has zero point 0, the others the int8 zero point -128.
+
+    Until `calibrating` is turned off it passes values through and records their range.
+    """
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.quant = qnn.QuantIdentity(act_quant=_QUANTISERS[kind], return_quant_tensor=False)
+        self.calibrating = False
+        self.peak = 0.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.calibrating:
+            return self.quant(x)
+        values = x.detach().abs().flatten()
+        values = values[:: max(1, values.numel() // _MAX_SAMPLES)]
+        self.peak = max(self.peak, values.kthvalue(max(1, int(_QUANTILE * values.numel()))).values.item())
+        return x
+
+    @property
+    def signed(self) -> bool:
+        """True where values below zero are kept."""
+        return self.kind == "signed"
+
+    def set_range(self) -> None:
+        """Take the recorded peak as the threshold; edges of fixed scale stay."""
+        for threshold in self.parameters():
+            with torch.no_grad():
+                threshold.fill_(self.peak if self.peak > _MIN_PEAK else _SILENT_RANGE)
+
+    def scale(self) -> float:
+        """float32 scale of the int8 edge."""
+        return self.quant.act_quant.scale().detach().item()
+
+    def zero_point(self) -> int:
+        """int8 zero point of the edge."""
+        return 0 if self.signed else INT8_MIN

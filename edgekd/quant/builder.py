@@ -1,0 +1,36 @@
+"""A QGraph under construction: what the lowering of each block appends to."""
+
+import numpy as np
+
+from edgekd.qgraph.graph import Edge, Op
+from edgekd.quant.activation import ActQuant
+
+Shape = tuple[int, int, int]
+
+
+class GraphBuilder:
+    """Edges and ops so far. Edge names are those of the ops that write them."""
+
+    def __init__(self) -> None:
+        self.edges: dict[str, Edge] = {}
+        self.ops: list[Op] = []
+
+    def edge(self, name: str, shape: Shape, quantiser: ActQuant) -> str:
+        """Add an edge (channel, mel, frame) with the quantiser's scale; returns its name."""
+        self.edges[name] = Edge(name, shape, quantiser.scale(), quantiser.zero_point())
+        return name
+
+    def same_scale(self, name: str, shape: Shape, source: str) -> str:
+        """Add an edge that keeps the scale and zero point of another; returns its name."""
+        self.edges[name] = Edge(name, shape, self.edges[source].scale, self.edges[source].zero_point)
+        return name
+
+    def broadcast(self, inputs: list[str]) -> Shape:
+        """Shape of an elementwise op over edges whose axes of size 1 broadcast."""
+        channel, mel, frame = np.broadcast_shapes(*(self.edges[name].shape for name in inputs))
+        return channel, mel, frame
+
+    def pooled(self, source: str, kernel: tuple[int, int], stride: tuple[int, int]) -> Shape:
+        """Shape after a floor-mode pool without padding."""
+        channel, mel, frame = self.edges[source].shape
+        return channel, (mel - kernel[0]) // stride[0] + 1, (frame - kernel[1]) // stride[1] + 1

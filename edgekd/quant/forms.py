@@ -1,0 +1,245 @@
+"""For each kind of block: its quantization-aware form and its lowering to ops of the integer graph. One class per kind, one dict.
+
+Batch norm is folded into the convolution before QAT starts, so what is trained is what is exported. Biases stay float in training: their
+int32 grid (input scale x weight scale) is hundreds of times finer than an output step.
+"""
+
+from abc import ABC, abstractmethod
+
+import brevitas.nn as qnn
+import numpy as np
+import torch
+import torch.nn.functional as F
+from brevitas.quant import Int8WeightPerChannelFloat
+from torch import Tensor, nn
+
+from edgekd.errors import InputError
+from edgekd.models import blocks
+from edgekd.qgraph import graph as q
+from edgekd.quant.activation import ActQuant
+from edgekd.quant.builder import GraphBuilder
+
+
+class QuantBlock(nn.Module, ABC):
+    """QAT form of one block. `signed`: whether its output can be negative."""
+
+    signed: bool = True
+
+    @abstractmethod
+    def forward(self, *inputs: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def lower(self, build: GraphBuilder, name: str, inputs: list[str]) -> str:
+        """Append this block's ops to the graph under construction; returns the name of the output edge."""
+
+
+def _range(signed: bool) -> ActQuant:
+    return ActQuant("signed" if signed else "unsigned")
+
+
+def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Weight and bias of the convolution that equals `norm(conv(x))` in eval mode."""
+    if norm.running_mean is None or norm.running_var is None:
+        raise InputError("a batch norm without running statistics cannot be folded; train with track_running_stats")
+    factor = norm.weight / torch.sqrt(norm.running_var + norm.eps)  # (out,)
+    bias = norm.bias - norm.running_mean * factor
+    return conv.weight * factor[:, None, None, None], bias if conv.bias is None else bias + conv.bias * factor
+
+
+class QuantConv(QuantBlock):
+    """Convolution with folded norm, int8 weights per channel, activation and output quantiser."""
+
+    def __init__(self, block: blocks.ConvNormAct, inputs_signed: list[bool]) -> None:
+        super().__init__()
+        del inputs_signed
+        if isinstance(block.norm, blocks.SubSpectralNorm):
+            raise InputError(f"sub-spectral norm with {block.norm.bands} bands has no integer form; set bands = 1 for a student")
+        weight, bias = (block.conv.weight, block.conv.bias) if isinstance(block.norm, nn.Identity) else _fold(block.conv, block.norm)
+        self._build(block.conv, weight, bias, block.activation)
+
+    def _build(self, conv: nn.Conv2d, weight: Tensor, bias: Tensor | None, activation: blocks.Activation) -> None:
+        self.conv = qnn.QuantConv2d(conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups,
+                                    bias=True, weight_quant=Int8WeightPerChannelFloat, return_quant_tensor=False)
+        with torch.no_grad():
+            self.conv.weight.copy_(weight)
+            self.conv.bias.copy_(torch.zeros_like(self.conv.bias) if bias is None else bias)
+        self.activation = activation
+        self.signed = activation in ("none", "silu")
+        kind = {"none": "signed", "relu": "unsigned", "hard_sigmoid": "hard_gate", "silu": "signed", "sigmoid": "signed"}[activation]
+        self.output = ActQuant(kind)
+        """Quantiser of the convolution; with "silu" and "sigmoid" of the value before the logistic."""
+        self.gate = ActQuant("soft_gate") if activation in ("silu", "sigmoid") else nn.Identity()
+        self.product = ActQuant("signed") if activation == "silu" else nn.Identity()
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        x = self.conv(inputs[0])
+        if self.activation in ("silu", "sigmoid"):
+            x = self.output(x)
+            gate = self.gate(torch.sigmoid(x))
+            return self.product(x * gate) if self.activation == "silu" else gate
+        return self.output(blocks.activate(x, self.activation))
+
+    def lower(self, build: GraphBuilder, name: str, inputs: list[str]) -> str:
+        quantised = self.conv.quant_weight()
+        weight = quantised.int().numpy().astype(np.int8)
+        scale = quantised.scale.detach().numpy().astype(np.float32).reshape(-1)
+        step = np.float64(build.edges[inputs[0]].scale) * scale.astype(np.float64)  # value of one accumulator unit, (out,)
+        if not np.all(step > 0):
+            raise InputError(f"{name}: weight scale of channel {int(np.argmin(scale))} is {scale.min():.3g}; the channel is dead, retrain or prune it")
+        bias = np.rint(self.conv.bias.detach().numpy().astype(np.float64) / step)
+        fused: q.Activation = "relu" if self.activation == "relu" else "none"
+        if self.activation == "hard_sigmoid":  # clip(x / 6 + 1 / 2): a sixth of the scale, and 3 added before it
+            fused, bias, scale = "clip01", bias + np.rint(3 / step), (scale / np.float32(6)).astype(np.float32)
+        saturated = np.clip(bias, np.iinfo(np.int32).min, np.iinfo(np.int32).max).astype(np.int32)  # QGraph.validate refuses these by name
+        output = build.edge(name, self._shape(build, inputs[0]), self.output)
+        (top, left), conv = self.conv.padding, self.conv
+        build.ops.append(q.Conv(name, inputs[0], output, weight, scale, saturated, conv.stride, (top, top, left, left), conv.dilation, conv.groups, fused))
+        if isinstance(self.gate, ActQuant):
+            gate = build.edge(f"{name}.gate", build.edges[output].shape, self.gate)
+            build.ops.append(q.Sigmoid(f"{name}.gate", output, gate))
+            if not isinstance(self.product, ActQuant):
+                return gate
+            product = build.edge(f"{name}.product", build.edges[output].shape, self.product)
+            build.ops.append(q.Mul(f"{name}.product", (output, gate), product))
+            return product
+        return output
+
+    def _shape(self, build: GraphBuilder, source: str) -> tuple[int, int, int]:
+        _, mel, frame = build.edges[source].shape
+        size = [(extent + 2 * self.conv.padding[axis] - self.conv.dilation[axis] * (self.conv.kernel_size[axis] - 1) - 1)
+                // self.conv.stride[axis] + 1 for axis, extent in enumerate((mel, frame))]
+        return self.conv.out_channels, size[0], size[1]
+
+
+class QuantNorm(QuantConv):
+    """A batch norm on its own, as a depthwise 1x1 convolution."""
+
+    def __init__(self, block: blocks.Norm, inputs_signed: list[bool]) -> None:
+        nn.Module.__init__(self)
+        del inputs_signed
+        channels = block.norm.num_features
+        unit = nn.Conv2d(channels, channels, 1, groups=channels, bias=False)
+        nn.init.ones_(unit.weight)
+        weight, bias = _fold(unit, block.norm)
+        self._build(unit, weight, bias, "none")
+
+
+class QuantAdd(QuantBlock):
+    """Sum, activation, output quantiser."""
+
+    def __init__(self, block: blocks.Add, inputs_signed: list[bool]) -> None:
+        super().__init__()
+        self.activation = block.activation
+        self.signed = block.activation == "none" and any(inputs_signed)
+        self.output = _range(self.signed)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return self.output(blocks.activate(inputs[0] + inputs[1], self.activation))
+
+    def lower(self, build: GraphBuilder, name: str, inputs: list[str]) -> str:
+        output = build.edge(name, build.broadcast(inputs), self.output)
+        build.ops.append(q.Add(name, (inputs[0], inputs[1]), output, "relu" if self.activation == "relu" else "none"))
+        return output
+
+
+class QuantMultiply(QuantBlock):
+    """Product, output quantiser."""
+
+    def __init__(self, block: blocks.Multiply, inputs_signed: list[bool]) -> None:
+        super().__init__()
+        del block
+        self.signed = any(inputs_signed)
+        self.output = _range(self.signed)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return self.output(inputs[0] * inputs[1])
+
+    def lower(self, build: GraphBuilder, name: str, inputs: list[str]) -> str:
+        output = build.edge(name, build.broadcast(inputs), self.output)
+        build.ops.append(q.Mul(name, (inputs[0], inputs[1]), output))
+        return output
+
+
+class QuantMaxPool(QuantBlock):
+    """Maximum of values already on their grid: nothing to quantise."""
+
+    def __init__(self, block: blocks.MaxPool, inputs_signed: list[bool]) -> None:
+        super().__init__()
+        self.kernel, self.stride = block.kernel, block.stride
+        self.signed = inputs_signed[0]
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return F.max_pool2d(inputs[0], self.kernel, self.stride)
+
+    def lower(self, build: GraphBuilder, name: str, inputs: list[str]) -> str:
+        output = build.same_scale(name, build.pooled(inputs[0], self.kernel, self.stride), inputs[0])
+        build.ops.append(q.MaxPool(name, inputs[0], output, self.kernel, self.stride))
+        return output
+
+
+class QuantAvgPool(QuantBlock):
+    """Mean over windows with an output scale of its own."""
+
+    def __init__(self, block: blocks.AvgPool, inputs_signed: list[bool]) -> None:
+        super().__init__()
+        self.kernel, self.stride = block.kernel, block.stride
+        self.signed = inputs_signed[0]
+        self.output = _range(self.signed)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return self.output(F.avg_pool2d(inputs[0], self.kernel, self.stride))
+
+    def lower(self, build: GraphBuilder, name: str, inputs: list[str]) -> str:
+        output = build.edge(name, build.pooled(inputs[0], self.kernel, self.stride), self.output)
+        build.ops.append(q.AvgPool(name, inputs[0], output, self.kernel, self.stride))
+        return output
+
+
+class QuantMeanPool(QuantBlock):
+    """Mean over mel, or mel and frame, with an output scale of its own."""
+
+    def __init__(self, block: blocks.MeanPool, inputs_signed: list[bool]) -> None:
+        super().__init__()
+        self.axes = block.axes
+        self.signed = inputs_signed[0]
+        self.output = _range(self.signed)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return self.output(inputs[0].mean(dim=(2, 3) if self.axes == "both" else 2, keepdim=True))
+
+    def lower(self, build: GraphBuilder, name: str, inputs: list[str]) -> str:
+        _, mel, frame = build.edges[inputs[0]].shape
+        kernel = (mel, frame) if self.axes == "both" else (mel, 1)
+        output = build.edge(name, build.pooled(inputs[0], kernel, kernel), self.output)
+        build.ops.append(q.AvgPool(name, inputs[0], output, kernel, kernel))
+        return output
+
+
+class PassThrough(QuantBlock):
+    """Dropout (inactive once quantised) and flatten (logits keep their (labels, 1, 1) edge)."""
+
+    def __init__(self, block: blocks.Dropout | blocks.Flatten, inputs_signed: list[bool]) -> None:
+        super().__init__()
+        self.flatten = isinstance(block, blocks.Flatten)
+        self.signed = inputs_signed[0]
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return inputs[0].flatten(1) if self.flatten else inputs[0]
+
+    def lower(self, build: GraphBuilder, name: str, inputs: list[str]) -> str:
+        del build, name
+        return inputs[0]
+
+
+FORMS: dict[type[blocks.Block], type[QuantBlock]] = {
+    blocks.ConvNormAct: QuantConv,
+    blocks.Norm: QuantNorm,
+    blocks.Add: QuantAdd,
+    blocks.Multiply: QuantMultiply,
+    blocks.MaxPool: QuantMaxPool,
+    blocks.AvgPool: QuantAvgPool,
+    blocks.MeanPool: QuantMeanPool,
+    blocks.Dropout: PassThrough,
+    blocks.Flatten: PassThrough,
+}
+"""Kind of block -> QAT form, built from (block, whether each input is signed). A block that is absent (residual norm) has no integer form."""

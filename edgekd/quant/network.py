@@ -1,0 +1,131 @@
+"""The quantization-aware network of any student: traced once, then run, calibrated, frozen and lowered from one list of steps."""
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, fx, nn
+
+from edgekd.errors import InputError
+from edgekd.frontend import FrontEnd
+from edgekd.models.blocks import Block
+from edgekd.qgraph.graph import QGraph
+from edgekd.quant.activation import ActQuant
+from edgekd.quant.builder import GraphBuilder
+from edgekd.quant.forms import FORMS, QuantBlock
+
+
+class Step(NamedTuple):
+    """One block call: its name in the student, the values it reads and the value it writes."""
+
+    block: str
+    inputs: tuple[str, ...]
+    output: str
+
+
+class QuantNetwork(nn.Module):
+    """log_mel (batch, 1, mel, frame) -> logits (batch, labels), every edge on its 8-bit grid."""
+
+    def __init__(self, steps: list[Step], blocks: dict[str, QuantBlock], source: str, result: str) -> None:
+        super().__init__()
+        self.input = ActQuant("signed")
+        self.blocks = nn.ModuleDict({_key(name): block for name, block in blocks.items()})
+        self.steps = steps
+        self.source = source
+        self.result = result
+
+    def forward(self, log_mel: Tensor) -> Tensor:
+        values = {self.source: self.input(log_mel)}
+        for step in self.steps:
+            values[step.output] = self.blocks[_key(step.block)](*(values[name] for name in step.inputs))
+        return values[self.result]
+
+    def quantisers(self) -> list[ActQuant]:
+        """Every activation edge's quantiser."""
+        return [module for module in self.modules() if isinstance(module, ActQuant)]
+
+
+def _key(name: str) -> str:
+    return name.replace(".", "/")
+
+
+class _BlockTracer(fx.Tracer):
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        del module_qualified_name
+        return isinstance(m, Block)
+
+
+def to_qat(model: nn.Module) -> QuantNetwork:
+    """The QAT form of a trained float student; batch norms are folded, weights copied, ranges not yet calibrated.
+
+    Raises:
+        InputError: the student calls something outside the block vocabulary, or a block without an integer form; it is named.
+    """
+    steps: list[Step] = []
+    forms: dict[str, QuantBlock] = {}
+    signed: dict[str, bool] = {}
+    source = result = ""
+    for node in _BlockTracer().trace(model).nodes:
+        if node.op == "placeholder":
+            source = node.name
+            signed[source] = True
+        elif node.op == "output":
+            result = node.args[0].name
+        elif node.op == "call_module":
+            inputs = tuple(argument.name for argument in node.args)
+            form = _form(model.get_submodule(str(node.target)), str(node.target), [signed[name] for name in inputs])
+            forms[str(node.target)] = form
+            signed[node.name] = form.signed
+            steps.append(Step(str(node.target), inputs, node.name))
+        else:
+            raise InputError(f"the student calls {node.op} '{node.target}', which is no block of edgekd.models.blocks and cannot be exported")
+    return QuantNetwork(steps, forms, source, result)
+
+
+def _form(block: nn.Module, name: str, inputs_signed: list[bool]) -> QuantBlock:
+    form: Any = FORMS.get(type(block))  # type: ignore[arg-type]
+    if form is None:
+        raise InputError(f"{name}: {type(block).__name__} has no integer form; a student that is exported must not use it")
+    try:
+        return form(block, inputs_signed)  # type: ignore[no-any-return]
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from None
+
+
+def calibrate(network: QuantNetwork, batches: Iterable[Tensor]) -> None:
+    """Set the range of every edge from log_mel batches (batch, 1, mel, frame) run through the unquantised activations."""
+    quantisers = network.quantisers()
+    training = network.training
+    network.eval()
+    for quantiser in quantisers:
+        quantiser.calibrating, quantiser.peak = True, 0.0
+    with torch.no_grad():
+        for batch in batches:
+            network(batch)
+    for quantiser in quantisers:
+        quantiser.calibrating = False
+        quantiser.set_range()
+    network.train(training)
+
+
+def freeze(network: QuantNetwork) -> None:
+    """Stop learning the activation scales; weights and biases go on."""
+    for quantiser in network.quantisers():
+        quantiser.requires_grad_(False)
+
+
+def lower(network: QuantNetwork, frontend: FrontEnd, n_frames: int) -> QGraph:
+    """The integer graph of a calibrated network for windows of `n_frames` frames, validated.
+
+    Raises:
+        InputError: a dead channel, a saturating bias or a scale of zero, named by layer.
+    """
+    build = GraphBuilder()
+    names = {network.source: build.edge("log_mel", (1, frontend.n_mels, n_frames), network.input)}
+    with torch.no_grad():
+        for step in network.steps:
+            block = network.blocks[_key(step.block)]
+            names[step.output] = block.lower(build, step.block, [names[name] for name in step.inputs])
+    graph = QGraph(build.edges, tuple(build.ops), "log_mel", names[network.result])
+    graph.validate()
+    return graph

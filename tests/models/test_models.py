@@ -1,0 +1,76 @@
+"""Parameter and MAC counts of the published tables (architectures.md), and shapes."""
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from edgekd.errors import InputError
+from edgekd.models import ModelConfig, build
+from edgekd.models.bc_resnet import BcResNetAscConfig, BcResNetConfig
+from edgekd.models.blocks import SqueezeExcite, SubSpectralNorm
+from edgekd.models.cp_resnet import CpResNetConfig
+from edgekd.models.mobilenet_v2 import MobileNetV2Config
+from edgekd.models.serfr_cnn import SerfrCnnConfig
+
+
+def counts(config: ModelConfig, labels: int, shape: tuple[int, int]) -> tuple[int, float]:
+    model = build(config, labels).eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        logits = model(torch.zeros(1, 1, *shape))
+    assert logits.shape == (1, labels)
+    return sum(parameter.numel() for parameter in model.parameters()), counter.get_total_flops() / 2e6
+
+
+@pytest.mark.parametrize(("width", "params", "mmac"), [(32, 114_068, 27.30), (24, 69_185, 15.91)])
+def test_serfr_cnn(width: int, params: int, mmac: float) -> None:
+    assert counts(SerfrCnnConfig(width=width), 10, (256, 28)) == (params, pytest.approx(mmac, abs=0.006))
+
+
+@pytest.mark.parametrize(
+    ("config", "params"),
+    [(SerfrCnnConfig(stem_stride=(1, 1), growth=(1, 1, 1)), 60_048),
+     (SerfrCnnConfig(stem_stride=(1, 1), growth=(1, 1.5, 2), groups=4), 80_579),
+     (SerfrCnnConfig(growth=(1, 2, 4)), 223_192)],
+)
+def test_serfr_cnn_other_readings(config: SerfrCnnConfig, params: int) -> None:
+    assert counts(config, 10, (256, 28))[0] == params
+
+
+@pytest.mark.parametrize(
+    ("width", "params", "mmac"),
+    [(8, 9_232, 2.48), (12, 17_154, 4.61), (16, 27_284, 7.33), (24, 54_168, 14.5), (48, 187_812, 50.3), (64, 321_068, 85.9)],
+)
+def test_bc_resnet(width: int, params: int, mmac: float) -> None:
+    assert counts(BcResNetConfig(width=width), 12, (40, 101)) == (params, pytest.approx(mmac, rel=0.004))
+
+
+def test_bc_resnet_asc() -> None:
+    assert counts(BcResNetAscConfig(width=80, norm="residual", bands=4), 10, (256, 65))[0] == 314_650
+
+
+def test_cp_resnet_small() -> None:
+    params, mmac = counts(CpResNetConfig(), 10, (256, 43))
+    assert params == 127_674  # published 127,684: its classifier has a batch norm (20) where ours has a bias (10)
+    assert mmac < 30
+
+
+def test_cp_resnet_lists_must_agree() -> None:
+    with pytest.raises(InputError, match="one entry per block"):
+        CpResNetConfig(widths=(8,))
+
+
+def test_mobilenet_v2_is_the_published_size() -> None:
+    assert counts(MobileNetV2Config(), 1000, (64, 64))[0] == 3_504_872 - 2 * 32 * 9  # one input channel, not three
+
+
+def test_squeeze_excitation_with_its_gate_open_changes_nothing() -> None:
+    layer = SqueezeExcite(16, 4).eval()
+    torch.nn.init.constant_(layer.excite.conv.bias, 1e3)
+    x = torch.randn(2, 16, 4, 5)
+    assert torch.equal(layer(x), x)
+
+
+def test_sub_spectral_norm_normalises_each_band_alone() -> None:
+    x = torch.randn(4, 3, 10, 6) * torch.arange(1, 11)[:, None]
+    bands = SubSpectralNorm(3, 5)(x).reshape(4, 3, 5, 2, 6)
+    assert torch.allclose(bands.std(dim=(0, 3, 4), correction=0), torch.ones(3, 5), atol=1e-3)

@@ -1,0 +1,133 @@
+"""The QAT network equals the float one before quantisation, trains, and lowers to a graph whose integers it predicts."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from edgekd.errors import InputError
+from edgekd.frontend import FrontEnd
+from edgekd.models import ModelConfig, build
+from edgekd.models.bc_resnet import BcResNetAscConfig
+from edgekd.models.blocks import Add, Classifier, ConvNormAct, MaxPool, ResidualNorm
+from edgekd.models.cp_resnet import CpResNetConfig
+from edgekd.models.mobilenet_v2 import MobileNetV2Config
+from edgekd.models.serfr_cnn import SerfrCnnConfig
+from edgekd.qgraph import reference
+from edgekd.qgraph.graph import Conv
+from edgekd.quant import QuantNetwork, calibrate, freeze, lower, to_qat
+
+LABELS = 5
+MELS, FRAMES = 64, 28
+CONFIGS: list[ModelConfig] = [
+    SerfrCnnConfig(width=8, last_width=16, stem_pool=(1, 1)),
+    BcResNetAscConfig(width=8),
+    BcResNetAscConfig(width=8, activation="relu"),
+    CpResNetConfig(stem=8, widths=(8, 16), kernels=((3, 3), (3, 1)), groups=(1, 2), pools=(0, 1), dropout=0.5),
+    MobileNetV2Config(width=0.25, stages=4, last_width=32),
+]
+
+
+def trained(config: ModelConfig) -> nn.Module:
+    """A student whose batch norms hold statistics of real passes."""
+    torch.manual_seed(0)
+    model = build(config, LABELS)
+    model.train()
+    with torch.no_grad():
+        for _ in range(3):
+            model(torch.randn(8, 1, MELS, FRAMES))
+    return model.eval()
+
+
+def quantised(config: ModelConfig) -> QuantNetwork:
+    network = to_qat(trained(config))
+    calibrate(network, [torch.randn(8, 1, MELS, FRAMES, generator=torch.Generator().manual_seed(seed)) for seed in range(3)])
+    return network.eval()
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: f"{type(config).__name__}")
+def test_folding_keeps_the_float_function(config: ModelConfig) -> None:
+    model = trained(config)
+    network = to_qat(model).eval()
+    for quantiser in network.quantisers():
+        quantiser.calibrating = True  # passes values through
+    x = torch.randn(4, 1, MELS, FRAMES)
+    with torch.no_grad():
+        expected, got = model(x), network(x)
+    assert (expected - got).abs().max() < 0.05 * expected.abs().max() + 0.05  # int8 weights are the only difference
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: f"{type(config).__name__}")
+def test_integers_are_those_of_the_fake_quantised_network(config: ModelConfig) -> None:
+    network = quantised(config)
+    graph = lower(network, FrontEnd(n_mels=MELS), FRAMES)
+    x = torch.randn(16, 1, MELS, FRAMES, generator=torch.Generator().manual_seed(9))
+    with torch.no_grad():
+        expected = network.double()(x.double()).numpy()
+    edge = graph.edges[graph.output]
+    integers = reference.run(graph, reference.quantize(x.numpy(), graph.edges[graph.input]))
+    steps = np.abs(integers.astype(np.int64) - edge.zero_point - np.rint(expected / edge.scale))
+    assert steps.max() <= 2
+    assert (steps > 0).mean() < 0.25
+
+
+def test_weights_and_scales_are_bit_equal_to_those_trained() -> None:
+    network = quantised(CONFIGS[0])
+    graph = lower(network, FrontEnd(n_mels=MELS), FRAMES)
+    stem = next(op for op in graph.ops if isinstance(op, Conv))
+    conv = network.blocks["stem"].conv
+    assert np.array_equal(stem.weight * stem.weight_scale[:, None, None, None], conv.quant_weight().value.detach().numpy())
+
+
+def test_qat_learns_weights_and_scales_until_frozen() -> None:
+    network = quantised(CONFIGS[0]).train()
+    threshold = next(network.input.parameters())
+    network(torch.randn(2, 1, MELS, FRAMES)).square().sum().backward()
+    assert threshold.grad is not None
+    assert all(parameter.grad is not None for parameter in network.parameters())
+    freeze(network)
+    assert not any(parameter.requires_grad for quantiser in network.quantisers() for parameter in quantiser.parameters())
+    assert any(parameter.requires_grad for parameter in network.parameters())
+
+
+def test_state_travels_through_a_state_dict() -> None:
+    network = quantised(CONFIGS[1])
+    again = to_qat(build(CONFIGS[1], LABELS))
+    again.load_state_dict(network.state_dict())
+    x = torch.randn(2, 1, MELS, FRAMES)
+    with torch.no_grad():
+        assert torch.equal(again.eval()(x), network(x))
+
+
+def test_dynamic_norms_are_refused_by_name() -> None:
+    with pytest.raises(InputError, match=r"features\.1.*ResidualNorm"):
+        to_qat(build(BcResNetAscConfig(width=8, norm="residual"), LABELS))
+    with pytest.raises(InputError, match="sub-spectral norm with 2 bands"):
+        to_qat(build(BcResNetAscConfig(width=8, bands=2), LABELS))
+    assert ResidualNorm()(torch.randn(2, 3, 4, 5)).shape == (2, 3, 4, 5)
+
+
+def test_operations_outside_the_vocabulary_are_refused() -> None:
+    class Foreign(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem = ConvNormAct(1, 4)
+            self.add = Add()
+            self.pool = MaxPool(2)
+            self.classifier = Classifier(4, LABELS)
+
+        def forward(self, log_mel: torch.Tensor) -> torch.Tensor:
+            return self.classifier(self.pool(torch.tanh(self.stem(log_mel))))
+
+    with pytest.raises(InputError, match="tanh"):
+        to_qat(Foreign())
+
+
+def test_a_dead_channel_is_refused_with_the_layer() -> None:
+    model = trained(CONFIGS[3])
+    with torch.no_grad():
+        model.get_submodule("features.0.conv").weight[2] = 0
+    network = to_qat(model)
+    calibrate(network, [torch.randn(4, 1, MELS, FRAMES)])
+    with pytest.raises(InputError, match=r"features\.0.*channel"):
+        lower(network.eval(), FrontEnd(n_mels=MELS), FRAMES)
