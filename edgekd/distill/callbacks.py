@@ -1,0 +1,142 @@
+"""What happens after each epoch: tests, one row of metrics.csv, a checkpoint, a line of progress."""
+
+import csv
+import io
+import logging
+import math
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+
+from edgekd.data.store import ClipStore
+from edgekd.distill.module import TrainingModule
+from edgekd.distill.run import CHECKPOINT_FILE, write_atomic
+from edgekd.distill.score import Score, score
+from edgekd.distill.view import Index
+from edgekd.errors import InputError
+
+log = logging.getLogger(__name__)
+
+METRICS_FILE = "metrics.csv"
+COLUMNS = ("phase", "epoch", "lr", "loss", "label", "label_weighted", "kd", "kd_weighted", "test_clip_accuracy", "test_window_accuracy",
+           "test_clip_log_loss")
+"""Of metrics.csv; cells are empty where a run has no such term and in epochs without a test."""
+LOG_SECONDS = 15.0
+"""Least time between lines of progress where there is no bar."""
+
+
+class EpochEnd(pl.Callback):
+    """Tests, records and checkpoints a phase. Its rows travel in the checkpoint, so that a resumed run's metrics.csv is complete.
+
+    Args:
+        folder: the run.
+        store, test: what to test on.
+        rows: rows of the phases before this one.
+        seconds: of the phases before this one.
+    """
+
+    def __init__(self, folder: Path, store: ClipStore, test: Index, rows: list[dict[str, Any]], seconds: float) -> None:
+        self.rows, self.seconds = rows, seconds
+        self._folder, self._store, self._test = folder, store, test
+        self._began = time.monotonic()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self.rows, "seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.rows, self.seconds = state_dict["rows"], state_dict["seconds"]
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._began = time.monotonic()
+
+    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+        assert isinstance(pl_module, TrainingModule)
+        checkpoint["phase"] = pl_module.phase_name
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        module = pl_module
+        assert isinstance(module, TrainingModule)
+        row: dict[str, Any] = {"phase": module.phase_name, "epoch": module.current_epoch + 1, "lr": trainer.optimizers[0].param_groups[0]["lr"]}
+        row |= {name: float(total) / module.view.steps for name, total in module.sums.items()}
+        if not math.isfinite(row["loss"]):
+            raise InputError(f"the loss became {row['loss']} in epoch {row['epoch']} of the {row['phase']} phase (lr {row['lr']:.3g}); "
+                             f"lower the phase's lr and begin anew with --force; {CHECKPOINT_FILE} holds the epoch before")
+        last = row["epoch"] == trainer.max_epochs
+        every = module.recipe.train.test_every
+        if last or (every and row["epoch"] % every == 0):
+            row |= named(score(module.tested, module.log_mel, self._store, self._test, module.recipe.view))
+        self.rows.append(row)
+        now = time.monotonic()
+        self.seconds, self._began = self.seconds + now - self._began, now
+        self._record(trainer, row)
+
+    def _record(self, trainer: pl.Trainer, row: dict[str, Any]) -> None:
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        write_atomic(self._folder / METRICS_FILE, text.getvalue().encode())
+        if trainer.logger is not None:
+            trainer.logger.log_metrics({name: value for name, value in row.items() if isinstance(value, float)}, step=len(self.rows))
+        part = self._folder / f"{CHECKPOINT_FILE}.part"
+        trainer.save_checkpoint(part)
+        os.replace(part, self._folder / CHECKPOINT_FILE)
+
+
+class Progress(pl.Callback):
+    """A bar over a phase on a terminal, otherwise a line now and then; every line also goes to the run's log file."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+        self._task: Any = None
+        self._said = time.monotonic()
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, TrainingModule)
+        if not sys.stderr.isatty():
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+        self._bar = Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("steps"), TimeElapsedColumn(), TimeRemainingColumn(),
+                             TextColumn("{task.fields[note]}"), console=Console(stderr=True), transient=True, refresh_per_second=2)
+        steps = pl_module.view.steps
+        self._task = self._bar.add_task(f"{pl_module.phase_name} phase", total=(trainer.max_epochs or 0) * steps,
+                                        completed=pl_module.current_epoch * steps, note="")
+        self._bar.start()
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        if self._bar is not None:
+            self._bar.advance(self._task)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        row = next(each for each in trainer.callbacks if isinstance(each, EpochEnd)).rows[-1]  # type: ignore[attr-defined]
+        line = f"{row['phase']} epoch {row['epoch']}/{trainer.max_epochs}: loss {row['loss']:.4f}"
+        tested = "test_clip_accuracy" in row
+        if tested:
+            line += f", test {100 * row['test_clip_accuracy']:.1f} % of clips, {100 * row['test_window_accuracy']:.1f} % of windows"
+        if self._bar is not None:
+            self._bar.update(self._task, note=f"loss {row['loss']:.3f}")
+        if tested or time.monotonic() - self._said > LOG_SECONDS:
+            self._said = time.monotonic()
+            log.info(line)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._stop()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def named(result: Score) -> dict[str, float]:
+    """A score as columns of metrics.csv."""
+    return result.named("test")

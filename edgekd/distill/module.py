@@ -1,0 +1,170 @@
+"""The Lightning module of both phases: a batch of waveforms becomes mixed log-mel, the network's logits and the objective's loss."""
+
+import copy
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, cast
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from edgekd import quant
+from edgekd.data.augment import gain, mask, mix, mix_loudness
+from edgekd.distill.objective import Objective
+from edgekd.distill.recipe import Qat, Recipe, Train
+from edgekd.distill.view import Batch, TrainingView
+from edgekd.models.logmel import LogMel
+
+EMA_WARMUP = 10
+"""The average's decay is at most (1 + steps) / (EMA_WARMUP + steps), so that it forgets the initial weights soon."""
+MEL_AXIS, FRAME_AXIS = 2, 3
+LEAST_RISE = 1e-4
+"""Where an exponential rise starts when the schedule ends at zero."""
+
+
+class EpochBatches:
+    """One epoch of a training view as tensors, sized for the trainer."""
+
+    def __init__(self, view: TrainingView, epoch: int) -> None:
+        self._view, self._epoch = view, epoch
+
+    def __len__(self) -> int:
+        return self._view.steps
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        for batch in self._view.batches(self._epoch):
+            yield {name: torch.from_numpy(value) for name, value in cast(dict[str, np.ndarray], batch).items()}
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What is known of all clips of the store. label: int64 (clips,). teachers: float32 (teachers, clips, labels) logits, or None."""
+
+    label: Tensor
+    teachers: Tensor | None
+
+
+class TrainingModule(pl.LightningModule):
+    """Trains one network on one phase of a recipe.
+
+    Args:
+        model: log_mel (batch, 1, mel, frame) -> logits (batch, labels).
+        log_mel: the front end with its final mean and standard deviation.
+        view: the training set.
+        truth: labels and soft labels.
+        objective: the loss.
+        recipe: the run's.
+        phase: `recipe.train` or `recipe.qat`; the type tells which phase this is.
+    """
+
+    def __init__(self, model: nn.Module, log_mel: LogMel, view: TrainingView, truth: Truth, objective: Objective, recipe: Recipe,
+                 phase: Train | Qat) -> None:
+        super().__init__()
+        self.model = model
+        self.average = _copy_of(model) if isinstance(phase, Train) and phase.ema_decay > 0 else None
+        self.log_mel = log_mel
+        self.view, self.objective, self.recipe, self.phase = view, objective, recipe, phase
+        self.register_buffer("label", truth.label, persistent=False)
+        self.register_buffer("teachers", truth.teachers, persistent=False)
+        self.sums: dict[str, Tensor] = {}
+        """Sums over the epoch's steps of what the objective logs."""
+
+    @property
+    def phase_name(self) -> str:
+        """ "float" or "qat"."""
+        return "float" if isinstance(self.phase, Train) else "qat"
+
+    @property
+    def tested(self) -> nn.Module:
+        """The network that is tested and kept: the average where there is one."""
+        return self.model if self.average is None else self.average
+
+    def train_dataloader(self) -> EpochBatches:
+        return EpochBatches(self.view, self.current_epoch)
+
+    def on_train_epoch_start(self) -> None:
+        """Seed what networks draw themselves (dropout), so that an epoch does not depend on the ones before; freeze scales at the end."""
+        torch.manual_seed(int(np.random.SeedSequence([self.recipe.seed, self.phase_name == "qat", self.current_epoch]).generate_state(1)[0]))
+        self.sums = {}
+        if isinstance(self.phase, Qat) and self.current_epoch >= self.phase.epochs - self.phase.freeze_epochs:
+            quant.freeze(self.model)
+
+    def training_step(self, batch: Batch, _: int) -> Tensor:
+        tensors = cast(dict[str, Tensor], batch)
+        clip, partner, share = tensors["clip"], tensors["partner"], tensors["share"]
+        logits = self.model(self.hear(tensors))
+        teachers = None if self.teachers is None else self.teachers[:, clip]
+        loss, logged = self.objective(logits, self.objective.targets(self.label[clip], teachers, partner, share))
+        for name, value in logged.items():
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
+        return cast(Tensor, loss)
+
+    def hear(self, batch: dict[str, Tensor]) -> Tensor:
+        """Augmented log-mel (batch, 1, mel, frame) of a batch."""
+        augment = self.recipe.augment
+        with torch.no_grad():
+            waveform = batch["waveform"]
+            if augment.gain_db > 0:
+                waveform = gain(waveform, batch["gain_db"])
+            if augment.mixup_p > 0 and augment.mixup_domain != "log_mel":
+                mixing = mix if augment.mixup_domain == "waveform" else mix_loudness
+                waveform = mixing(waveform, batch["partner"], batch["share"])
+            x = self.log_mel(waveform)
+            if augment.mixup_p > 0 and augment.mixup_domain == "log_mel":
+                x = mix(x, batch["partner"], batch["share"])
+            if augment.mel_masks:
+                x = mask(x, MEL_AXIS, batch["mel_start"], batch["mel_width"])
+            if augment.time_masks:
+                x = mask(x, FRAME_AXIS, batch["frame_start"], batch["frame_width"])
+        return cast(Tensor, x)
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Move the average."""
+        if self.average is None or not isinstance(self.phase, Train):
+            return
+        steps = self.global_step
+        decay = min(self.phase.ema_decay, (1 + steps) / (EMA_WARMUP + steps))
+        with torch.no_grad():
+            for mean, value in zip(self.average.state_dict().values(), self.model.state_dict().values(), strict=True):
+                if mean.is_floating_point():
+                    mean.lerp_(value, 1 - decay)
+                else:
+                    mean.copy_(value)
+
+    def configure_optimizers(self) -> Any:
+        phase = self.phase
+        decayed, plain = [], []
+        for name, parameter in self.model.named_parameters():
+            (decayed if name.endswith("weight") and parameter.dim() > 1 else plain).append(parameter)
+        groups = [{"params": decayed, "weight_decay": phase.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+        adam = torch.optim.Adam if isinstance(phase, Train) and phase.optimizer == "adam" else torch.optim.AdamW
+        optimizer = adam([group for group in groups if group["params"]], lr=phase.lr, fused=True)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, learning_rate_factor(phase, self.view.steps))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def learning_rate_factor(phase: Train | Qat, steps: int) -> Callable[[int], float]:
+    """Step -> factor of the learning rate. steps: optimizer steps of an epoch. The quantization-aware phase falls as a cosine to zero."""
+    if isinstance(phase, Qat):
+        return lambda step: 0.5 * (1 + math.cos(math.pi * min(1.0, step / (phase.epochs * steps))))
+    rise = min(phase.warmup_epochs * steps, phase.epochs * steps)
+    fall = max(1.0, phase.epochs * steps - rise)
+    least = phase.min_lr_ratio
+
+    def factor(step: int) -> float:
+        if step < rise:
+            share = (step + 1) / rise
+            return max(least, LEAST_RISE) ** (1 - share) if phase.schedule == "vivo" else share
+        done = min(1.0, (step - rise) / fall)
+        shape = 1 - done if phase.schedule == "vivo" else 0.5 * (1 + math.cos(math.pi * done))
+        return least + (1 - least) * shape
+
+    return factor
+
+
+def _copy_of(model: nn.Module) -> nn.Module:
+    """A copy that is never trained."""
+    return copy.deepcopy(model).requires_grad_(False)

@@ -1,0 +1,242 @@
+"""Recipes: everything that decides a training run, read from TOML and refused when a key is unknown. No torch here.
+
+A student recipe has a [student] table, a teacher recipe a [teacher] table; both name an architecture by `kind` (`edgekd.models`).
+"""
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from edgekd.errors import InputError, nearest
+from edgekd.frontend import FrontEnd
+from edgekd.resources import find
+
+Positive = Annotated[float, Meta(gt=0)]
+NonNegative = Annotated[float, Meta(ge=0)]
+Fraction = Annotated[float, Meta(ge=0, le=1)]
+Count = Annotated[int, Meta(ge=0)]
+AtLeastOne = Annotated[int, Meta(ge=1)]
+BlendName = Literal["mean_prob", "mean_logit", "sum_kl"]
+Role = Literal["student", "teacher"]
+
+
+class _Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of every table of a recipe."""
+
+
+class Data(_Table, frozen=True, kw_only=True):
+    """Which splits of the store train the model and which test it."""
+
+    train: tuple[str, ...]
+    """Names of splits, e.g. ["fold1", "fold2", "fold3"]."""
+    test: tuple[str, ...]
+    """Names of splits, disjoint from `train`."""
+    allow_leaks: bool = False
+    """Accept a group or parent clip that is on both sides."""
+
+
+class View(_Table, frozen=True, kw_only=True):
+    """What a model hears at a time."""
+
+    span: Literal["crop", "clip"] = "crop"
+    """"crop": a window of `seconds`, drawn anew each epoch; a clip's prediction is the mean over its windows. "clip": the whole clip."""
+    seconds: NonNegative = 1.0
+    """Length of the window. For "clip" the common length, shorter clips being repeated and longer ones cropped; 0 is the longest clip."""
+
+
+class Augment(_Table, frozen=True, kw_only=True):
+    """Random changes to what is heard in training; the defaults change nothing."""
+
+    mixup_alpha: Positive = 0.2
+    """Both parameters of the beta distribution of mixup's lambda."""
+    mixup_p: Fraction = 0.0
+    """Probability that a clip is mixed with another of its batch."""
+    mixup_domain: Literal["waveform", "loudness", "log_mel"] = "waveform"
+    """Where the mix happens; "loudness" mixes waveforms so that lambda is the share of sound pressure (Tokozume et al. 2018)."""
+    roll: NonNegative = 0.0
+    """Seconds: the largest circular shift in either direction."""
+    gain_db: NonNegative = 0.0
+    """Decibels: the largest change of gain in either direction."""
+    time_masks: Count = 0
+    """Masks along frames (SpecAugment)."""
+    time_mask_frames: Count = 0
+    """Frames: the widest time mask."""
+    mel_masks: Count = 0
+    """Masks along mel bins."""
+    mel_mask_bins: Count = 0
+    """Mel bins: the widest mel mask."""
+    skip_silence: bool = True
+    """Choose crops that are not digital silence, where the clip has any."""
+
+
+class Distill(_Table, frozen=True, kw_only=True):
+    """How teachers' soft labels are used. The term is KL(teacher || student) at the temperature, times temperature squared, batch mean."""
+
+    temperature: Positive = 2.0
+    kd_weight: NonNegative = 0.98
+    """Factor of the distillation term; 0 where a run has no teacher."""
+    label_weight: NonNegative = 0.02
+    """Factor of the label cross-entropy; 1 where a run has no teacher."""
+    blend: BlendName = "mean_prob"
+    """Mean of the teachers' probabilities, softmax of their mean logits, or the sum of one divergence per teacher."""
+
+
+class Train(_Table, frozen=True, kw_only=True):
+    """The float phase."""
+
+    epochs: AtLeastOne = 100
+    batch_size: AtLeastOne = 64
+    lr: Positive = 1e-3
+    """Peak learning rate."""
+    weight_decay: NonNegative = 1e-3
+    """On weights of two dimensions or more; decoupled with "adamw"."""
+    optimizer: Literal["adamw", "adam"] = "adamw"
+    warmup_epochs: NonNegative = 5
+    """Epochs of rise: linear with "cosine", exponential with "vivo"."""
+    schedule: Literal["cosine", "vivo"] = "cosine"
+    """After the rise: a cosine, or a straight line (Cai et al. 2023), down to `lr * min_lr_ratio`."""
+    min_lr_ratio: Fraction = 0.01
+    label_smoothing: Fraction = 0.0
+    """Share of a label's probability spread over all labels."""
+    ema_decay: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+    """Decay per step of the exponential average of the weights that is tested and kept; 0 keeps the last weights."""
+    test_every: Count = 10
+    """Epochs between tests during training; 0 tests at the end only."""
+
+
+class Qat(_Table, frozen=True, kw_only=True):
+    """The quantization-aware phase, which goes on from the float weights with the same terms."""
+
+    epochs: Count = 10
+    """0 leaves the phase out."""
+    lr: Positive = 1e-4
+    batch_size: AtLeastOne = 64
+    weight_decay: NonNegative = 0.0
+    freeze_epochs: Count = 2
+    """Last epochs, in which scales no longer learn."""
+    calibration_clips: AtLeastOne = 512
+    """Training clips that set the first scales."""
+
+
+class Recipe(_Table, frozen=True, kw_only=True):
+    """One training run. Exactly one of `student` and `teacher`."""
+
+    name: str
+    seed: Count = 0
+    data: Data
+    frontend: FrontEnd = FrontEnd()
+    normalize: bool = True
+    """Set the front end's mean and standard deviation from the training clips; false keeps those given."""
+    student: dict[str, Any] | None = None
+    """`kind`, an architecture of `edgekd.models`, and that architecture's fields."""
+    teacher: dict[str, Any] | None = None
+    """As `student`; a teacher has no quantization-aware phase."""
+    view: View = View()
+    augment: Augment = Augment()
+    distill: Distill = Distill()
+    train: Train = Train()
+    qat: Qat = Qat()
+
+    @property
+    def role(self) -> Role:
+        """Which of the two tables it has."""
+        return "student" if self.student is not None else "teacher"
+
+    @property
+    def model(self) -> dict[str, Any]:
+        """The architecture's table, with its `kind`."""
+        table = self.student if self.student is not None else self.teacher
+        assert table is not None  # decode refuses a recipe with neither
+        return table
+
+    @property
+    def hash(self) -> str:
+        """Sixteen hexadecimal digits that change with any value of the recipe."""
+        return hashlib.sha256(msgspec.json.encode(self, order="sorted")).hexdigest()[:16]
+
+
+def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a shipped recipe by name, or any by path (.toml, or the .json of a run folder).
+
+    Args:
+        name_or_path: e.g. "esc50-serfr32".
+        overrides: "key=value" with a dotted key, e.g. "train.epochs=20"; the value is read as TOML, or else as a string.
+
+    Raises:
+        InputError: no such recipe, damaged, unknown or mistyped keys, a value out of range.
+    """
+    path = find(name_or_path, "recipes", "teachers")
+    try:
+        text = path.read_text(encoding="utf-8")
+        raw = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except (ValueError, OSError) as error:
+        raise InputError(f"{path}: cannot be read as a recipe ({error})") from None
+    if not isinstance(raw, dict):
+        raise InputError(f"{path}: a recipe is a table of keys, got {type(raw).__name__}")
+    for override in overrides:
+        _override(raw, override)
+    return decode(raw, str(path))
+
+
+def decode(raw: Mapping[str, Any], where: str) -> Recipe:
+    """Check keys and values of a recipe.
+
+    Args:
+        raw: tables as TOML or JSON gives them.
+        where: named in errors.
+
+    Raises:
+        InputError: see `load_recipe`.
+    """
+    check_keys(raw, Recipe, where)
+    try:
+        recipe = msgspec.convert(raw, Recipe)
+    except msgspec.ValidationError as error:
+        raise InputError(f"{where}: {_lower_first(str(error))}") from None
+    if (recipe.student is None) == (recipe.teacher is None):
+        got = "neither" if recipe.student is None else "both"
+        raise InputError(f"{where}: a recipe has either a [student] or a [teacher] table; this one has {got}")
+    if "kind" not in recipe.model:
+        raise InputError(f"{where}: [{recipe.role}] has no 'kind', the name of its architecture")
+    both = sorted(set(recipe.data.train) & set(recipe.data.test))
+    if both:
+        raise InputError(f"{where}: split '{both[0]}' is in data.train and in data.test; a model is not tested on what it was trained on")
+    if recipe.view.span == "crop" and recipe.view.seconds == 0:
+        raise InputError(f"{where}: view.seconds is 0; a crop has a length, e.g. 1.0")
+    return recipe
+
+
+def _override(raw: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise InputError(f"--set {override!r}: write key=value, e.g. train.epochs=20")
+    *tables, last = key.strip().split(".")
+    place: Any = raw
+    for table in tables:
+        place = place.setdefault(table, {})
+        if not isinstance(place, dict):
+            raise InputError(f"--set {override!r}: '{table}' is a value, not a table")
+    try:
+        place[last] = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        place[last] = text
+
+
+def check_keys(raw: Mapping[str, Any], struct: type[msgspec.Struct], where: str) -> None:
+    """Refuse unknown keys with the nearest valid one, through nested tables."""
+    fields = {field.name: field.type for field in msgspec.structs.fields(struct)}
+    for key, value in raw.items():
+        if key not in fields:
+            raise InputError(f"{where}: unknown key '{key}'{nearest(key, fields)}")
+        kind = fields[key]
+        if isinstance(kind, type) and issubclass(kind, msgspec.Struct) and isinstance(value, Mapping):
+            check_keys(value, kind, f"{where}: [{key}]")
+
+
+def _lower_first(text: str) -> str:
+    return text[:1].lower() + text[1:]

@@ -1,0 +1,263 @@
+"""A training from recipe to run folder: the float phase, then the quantization-aware one, each under Lightning's trainer."""
+
+import datetime
+import importlib.metadata
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import msgspec
+import numpy as np
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import nn
+
+from edgekd import quant
+from edgekd.data.store import ClipStore, Partition
+from edgekd.distill.callbacks import EpochEnd, Progress
+from edgekd.distill.module import TrainingModule, Truth
+from edgekd.distill.objective import Objective
+from edgekd.distill.recipe import Qat, Recipe, Train
+from edgekd.distill.run import (
+    CHECKPOINT_FILE,
+    MODEL_FILE,
+    QAT_FILE,
+    DataInfo,
+    Run,
+    RunInfo,
+    claim,
+    load_run,
+    model_config,
+    resolved,
+    save_weights,
+    write_info,
+)
+from edgekd.distill.score import score
+from edgekd.distill.softlabels import check_fits, soft_labels, teacher_score
+from edgekd.distill.view import TrainingView, window_samples
+from edgekd.errors import InputError
+from edgekd.frontend import FrontEnd
+from edgekd.models import build
+from edgekd.models.logmel import LogMel
+
+log = logging.getLogger(__name__)
+
+STATISTICS_CLIPS = 2000
+"""Training clips that set the front end's mean and standard deviation."""
+FLOAT_STREAM, QAT_STREAM, STATISTICS_STREAM, CALIBRATION_STREAM = range(4)
+"""Streams of the generator in `edgekd.distill.view`."""
+LEAST_STD = 1e-3
+"""Log-mel standard deviation below which training clips hold no signal."""
+LOG_FILE = "train.log"
+LOG_FORMAT = "%(asctime)s %(message)s"
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to run, as opposed to what to train. threads: of torch on the CPU, None for its default. accelerator: as Lightning names it."""
+
+    force: bool = False
+    resume: bool = False
+    threads: int | None = None
+    accelerator: str = "auto"
+
+
+def train(recipe: Recipe, store: ClipStore, out: Path, teachers: Sequence[Path] = (), options: Options = Options()) -> Run:  # noqa: B008
+    """Train a student or a teacher, or go on with one.
+
+    Args:
+        recipe: what to train.
+        store: the clips.
+        out: the run folder.
+        teachers: finished runs to distil from; none trains on labels alone.
+        options: how.
+
+    Returns:
+        the finished run, also when it was finished before.
+
+    Raises:
+        InputError: anything that does not fit, found before the first epoch; or a loss that is no number.
+    """
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    recipe = resolved(recipe)
+    if recipe.frontend.sample_rate != store.sample_rate:
+        raise InputError(f"recipe {recipe.name}: its front end hears {recipe.frontend.sample_rate} Hz, {store.path} holds {store.sample_rate} Hz; "
+                         "prepare the store at that rate")
+    partition = store.partition(recipe.data.train, recipe.data.test, recipe.data.allow_leaks)
+    runs = [_teacher(path, recipe, store) for path in teachers]
+    labelled = [soft_labels(run, store) for run in runs]
+    fe = _normalised(recipe, store, partition)
+    view = TrainingView(store, partition.train, recipe, recipe.train.batch_size, *_shape(recipe, store, fe), stream=FLOAT_STREAM)
+    info = RunInfo(status="training", name=recipe.name, recipe_hash=recipe.hash, labels=store.labels, frontend=fe, window=view.samples,
+                   data=DataInfo(store.name, store.hash, store.licence, store.synthetic), teachers=tuple(key for key, _ in labelled),
+                   created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+                   edgekd_version=importlib.metadata.version("edgekd"))
+    if claim(out, info, recipe, force=options.force, resume=options.resume) == "finished":
+        log.info("%s is finished already; nothing to do", out)
+        return load_run(out)
+    with _logged(out / LOG_FILE):
+        job = _Job(recipe, store, partition, fe, out, options, Truth(
+            torch.from_numpy(store.label_index), torch.from_numpy(np.stack([each for _, each in labelled]).astype(np.float32)) if labelled else None))
+        metrics = job.say_teachers(runs)
+        torch.manual_seed(recipe.seed)
+        model = build(model_config(recipe), len(store.labels))
+        metrics |= job.float_phase(model)
+        if recipe.role == "student" and recipe.qat.epochs:
+            metrics |= job.qat_phase(model)
+        finished = msgspec.structs.replace(info, status="finished", metrics=metrics, seconds=round(job.seconds, 1))
+        write_info(out, finished)
+    return load_run(out)
+
+
+class _Job:
+    """One training: what its phases share."""
+
+    def __init__(self, recipe: Recipe, store: ClipStore, partition: Partition, fe: FrontEnd, out: Path, options: Options, truth: Truth) -> None:
+        self.recipe, self.store, self.partition, self.fe, self.out, self.options, self.truth = recipe, store, partition, fe, out, options, truth
+        self.log_mel = LogMel(fe)
+        self.objective = Objective(recipe.distill, len(store.labels), recipe.train.label_smoothing, truth.teachers is not None)
+        self.rows: list[dict[str, Any]] = []
+        self.seconds = 0.0
+
+    def say_teachers(self, runs: Sequence[Run]) -> dict[str, float]:
+        """Log what is trained on, and how good each teacher and their mean are; the mean's accuracies become metrics."""
+        log.info("%s: %d clips to train on, %d to test on, %d labels", self.store.name, len(self.partition.train), len(self.partition.test),
+                 len(self.store.labels))
+        if len(self.partition.left_out):
+            log.info("%d training clips are left out: their recordings are in the test split too", len(self.partition.left_out))
+        if self.truth.teachers is None:
+            if self.recipe.role == "student":
+                log.info("no teacher: the student learns from labels alone (kd_weight 0, label_weight 1)")
+            return {}
+        probabilities = torch.softmax(self.truth.teachers, dim=-1)
+        metrics: dict[str, float] = {}
+        rows = [(str(run.path), each) for run, each in zip(runs, probabilities, strict=True)]
+        for name, each in [*rows, ("mean of teachers", probabilities.mean(dim=0))]:
+            logits = each.clamp_min(torch.finfo(each.dtype).tiny).log().numpy()
+            trained, tested = (teacher_score(logits, self.store, side).clip_accuracy for side in (self.partition.train, self.partition.test))
+            log.info("teacher %s: %.1f %% of training clips, %.1f %% of test clips", name, 100 * trained, 100 * tested)
+            metrics = {"teachers_train_clip_accuracy": trained, "teachers_test_clip_accuracy": tested}
+        return metrics
+
+    def float_phase(self, model: nn.Module) -> dict[str, float]:
+        """Train the float network in place, or load it where that is done; its test metrics."""
+        if self._phase_reached() != "qat":
+            module = self._fit(model, self.recipe.train, FLOAT_STREAM)
+            save_weights(self.out / MODEL_FILE, module.tested)
+        model.load_state_dict(torch.load(self.out / MODEL_FILE, map_location="cpu", weights_only=True))
+        return self._tested(model, "float")
+
+    def qat_phase(self, model: nn.Module) -> dict[str, float]:
+        """Train the quantization-aware form of a trained float network; its test metrics."""
+        qat = quant.to_qat(model.cpu().eval())
+        view = self._view(self.recipe.qat.batch_size, CALIBRATION_STREAM)
+        quant.calibrate(qat, (self.log_mel.cpu()(torch.from_numpy(waveform)) for waveform in view.plain(self.recipe.qat.calibration_clips)))
+        module = self._fit(qat, self.recipe.qat, QAT_STREAM)
+        save_weights(self.out / QAT_FILE, module.tested)
+        return self._tested(module.tested.cpu(), "qat")
+
+    def _fit(self, model: nn.Module, phase: Train | Qat, stream: int) -> TrainingModule:
+        name = "float" if isinstance(phase, Train) else "qat"
+        model.train().to(memory_format=torch.channels_last)
+        module = TrainingModule(model, self.log_mel, self._view(phase.batch_size, stream), self.truth, self.objective, self.recipe, phase)
+        end = EpochEnd(self.out, self.store, self.partition.test, self.rows, self.seconds)
+        resume = self._phase_reached() == name
+        with _quiet():
+            trainer = pl.Trainer(
+                default_root_dir=self.out, max_epochs=phase.epochs, accelerator=self.options.accelerator, devices=1, callbacks=[end, Progress()],
+                logger=TensorBoardLogger(self.out, name="", version="tensorboard"), enable_checkpointing=False, enable_progress_bar=False,
+                enable_model_summary=False, num_sanity_val_steps=0, limit_val_batches=0, reload_dataloaders_every_n_epochs=1)
+            trainer.fit(module, ckpt_path=self.out / CHECKPOINT_FILE if resume else None)
+        self.rows, self.seconds = end.rows, end.seconds
+        return module
+
+    def _view(self, batch_size: int, stream: int) -> TrainingView:
+        mels, frames = _shape(self.recipe, self.store, self.fe)
+        return TrainingView(self.store, self.partition.train, self.recipe, batch_size, mels, frames, stream)
+
+    def _tested(self, model: nn.Module, prefix: str) -> dict[str, float]:
+        return score(model.cpu(), self.log_mel.cpu(), self.store, self.partition.test, self.recipe.view).named(prefix)
+
+    def _phase_reached(self) -> str | None:
+        """The phase that last.ckpt is of; the rows of phases before it are read from it too."""
+        path = self.out / CHECKPOINT_FILE
+        if not path.is_file():
+            return None
+        return str(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["phase"])
+
+
+def _teacher(path: Path, recipe: Recipe, store: ClipStore) -> Run:
+    """A finished run that may teach: it fits the store and was not trained on what the student is tested on."""
+    run = load_run(path)
+    check_fits(run, store)
+    seen = sorted(set(run.recipe.data.train) & set(recipe.data.test)) if run.info.data.hash == store.hash else []
+    if seen:
+        raise InputError(f"{path}: the teacher was trained on split '{seen[0]}', which the student is tested on; train it on {', '.join(recipe.data.train)}")
+    return run
+
+
+def _shape(recipe: Recipe, store: ClipStore, fe: FrontEnd) -> tuple[int, int]:
+    """(mels, frames) of what a model hears."""
+    samples = window_samples(recipe.view, store)
+    frames = fe.frames(samples)
+    if frames == 0:
+        raise InputError(f"recipe {recipe.name}: a view of {samples} samples does not fill one frame of n_fft {fe.n_fft}; raise view.seconds")
+    return fe.n_mels, frames
+
+
+def _normalised(recipe: Recipe, store: ClipStore, partition: Partition) -> FrontEnd:
+    """The front end with mean and standard deviation of the training clips, or as the recipe gives it."""
+    fe = recipe.frontend
+    mels, frames = _shape(recipe, store, fe)
+    if not recipe.normalize:
+        return fe
+    raw = LogMel(msgspec.structs.replace(fe, mean=0.0, std=1.0))
+    view = TrainingView(store, partition.train, recipe, recipe.train.batch_size, mels, frames, STATISTICS_STREAM)
+    count = total = squares = 0.0
+    for waveform in view.plain(STATISTICS_CLIPS):
+        features = raw(torch.from_numpy(waveform)).double()
+        count, total, squares = count + features.numel(), total + float(features.sum()), squares + float(features.square().sum())
+    mean = total / count
+    std = max(squares / count - mean**2, 0.0) ** 0.5
+    if std < LEAST_STD:
+        raise InputError(f"{store.path}: the training clips have no variation (log-mel standard deviation {std:.2g}); are they all silent?")
+    return msgspec.structs.replace(fe, mean=round(mean, 4), std=round(std, 4))
+
+
+@contextmanager
+def _logged(path: Path) -> Iterator[None]:
+    """What edgekd logs also goes to a file."""
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter(LOG_FORMAT))
+    logger = logging.getLogger("edgekd")
+    level = logger.level
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        handler.close()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Lightning speaks of hardware, workers and tips; only its errors are let through."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

@@ -1,0 +1,33 @@
+"""`edgekd teach`: trains one teacher."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from edgekd.data.store import ClipStore
+from edgekd.distill.recipe import load_recipe
+from edgekd.distill.run import Run
+from edgekd.distill.softlabels import soft_labels
+from edgekd.distill.training import Options, train
+from edgekd.errors import InputError
+
+
+def teach(recipe: str, data: Path, out: Path, overrides: Sequence[str] = (), options: Options = Options()) -> Run:  # noqa: B008
+    """Train a teacher and keep its soft labels for every clip of the store beside it.
+
+    Args:
+        recipe: name or path of a recipe with a [teacher] table.
+        data: a store.
+        out: the run folder.
+        overrides: "key=value" settings.
+        options: how to run.
+
+    Raises:
+        InputError: the recipe is a student's, or anything that `edgekd.distill.training.train` refuses.
+    """
+    loaded = load_recipe(recipe, overrides)
+    if loaded.role != "teacher":
+        raise InputError(f"recipe {loaded.name} has a [student] table; train it with: edgekd distill {recipe}")
+    store = ClipStore.open(data)
+    run = train(loaded, store, out, options=options)
+    soft_labels(run, store)
+    return run
