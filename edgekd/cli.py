@@ -13,7 +13,93 @@ app.add_typer(data_app, name="data")
 
 # --- data ---
 
+
+@data_app.command("prepare")
+def data_prepare(
+    dataset: Annotated[str, typer.Argument(help="esc50 or folder.")],
+    path: Annotated[Path, typer.Argument(help="Folder of the data set; for folder also a CSV file.")],
+    out: Annotated[Path, typer.Option("--out", help="The store to make.")],
+    sample_rate: Annotated[int, typer.Option(help="Hz of the store.")] = 16000,
+    channels: Annotated[int, typer.Option(help="Channels of the store.")] = 1,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out clips that cannot be used instead of refusing.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace a store that is there.")] = False,
+) -> None:
+    """Decode a data set once into a clip store."""
+    from edgekd.pipeline import data, data_info
+
+    prepared = data.prepare(dataset, path, out, sample_rate=sample_rate, channels=channels, skip_bad=skip_bad, force=force, say=_say)
+    for note in prepared.notes:
+        _say(f"note: {note}")
+    print(data_info.text(data_info.describe(prepared.store)))
+
+
+@data_app.command("info")
+def data_info(
+    store: Annotated[Path, typer.Argument(help="A clip store.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Check a clip store and tell what it holds."""
+    import msgspec
+
+    from edgekd.pipeline import data_info
+
+    report = data_info.info(store)
+    print(msgspec.json.encode(report).decode() if as_json else data_info.text(report))
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
 # --- train ---
+
+
+@app.command()
+def teach(
+    recipe: Annotated[str, typer.Argument(help="Name of a shipped teacher recipe, or a path to one.")],
+    data: Annotated[Path, typer.Option(help="A store that 'edgekd data' made.")],
+    out: Annotated[Path, typer.Option(help="The run folder to make.")],
+    settings: Annotated[list[str] | None, typer.Option("--set", help="key=value, e.g. train.epochs=20; may be repeated.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a run folder that is there.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch on the CPU; all cores by default.")] = None,
+    accelerator: Annotated[str, typer.Option(help="auto, cpu, gpu, ...")] = "auto",
+) -> None:
+    """Train a teacher on whole clips or windows and keep its soft labels beside it."""
+    from edgekd.pipeline.launch import relaunch_once, show_log
+
+    relaunch_once()
+    show_log()
+    from edgekd.distill.training import Options
+    from edgekd.pipeline.teach import teach as run_teach
+
+    run = run_teach(recipe, data, out, settings or [], Options(force, resume, threads, accelerator))
+    typer.echo(run.summary())
+
+
+@app.command()
+def distill(
+    recipe: Annotated[str, typer.Argument(help="Name of a shipped student recipe, or a path to one.")],
+    data: Annotated[Path, typer.Option(help="A store that 'edgekd data' made.")],
+    out: Annotated[Path, typer.Option(help="The run folder to make.")],
+    teacher: Annotated[list[Path] | None, typer.Option(help="A finished run to learn from; may be repeated. None: labels alone.")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="key=value, e.g. train.epochs=20; may be repeated.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a run folder that is there.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch on the CPU; all cores by default.")] = None,
+    accelerator: Annotated[str, typer.Option(help="auto, cpu, gpu, ...")] = "auto",
+) -> None:
+    """Train a student from teachers: first in float, then quantization-aware."""
+    from edgekd.pipeline.launch import relaunch_once, show_log
+
+    relaunch_once()
+    show_log()
+    from edgekd.distill.training import Options
+    from edgekd.pipeline.distill import distill as run_distill
+
+    run = run_distill(recipe, data, out, teacher or [], settings or [], Options(force, resume, threads, accelerator))
+    typer.echo(run.summary())
+
 
 # --- models ---
 
@@ -44,7 +130,84 @@ def info(
     typer.echo(describe(model, as_json))
 
 
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="A finished run folder of 'edgekd distill'.")],
+    int8: Annotated[bool, typer.Option("--int8", help="Write the integer graph.")] = False,
+    as_float: Annotated[bool, typer.Option("--float", help="Write the float32 twin of the same graph.")] = False,
+    formats: Annotated[str, typer.Option("--format", help="tflite, onnx, or both with a comma.")] = "tflite,onnx",
+    out: Annotated[Path | None, typer.Option(help="Folder of the files; by default 'export' inside the run.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace files of the same names.")] = False,
+) -> None:
+    """Write a student as model files that carry labels, front end and provenance, after running them in their engines."""
+    from edgekd.pipeline.export import chosen_precision, export_run
+
+    typer.echo(export_run(run, chosen_precision(int8=int8, as_float=as_float), formats, out, force=force).to_text())
+
+
+@app.command()
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="A model file that 'edgekd export' wrote.")],
+    data: Annotated[Path, typer.Option(help="A clip store.")],
+    split: Annotated[list[str] | None, typer.Option(help="Split to evaluate on; repeatable. All clips by default.")] = None,
+    engine: Annotated[str | None, typer.Option(help="litert or onnxruntime; by default the one that opens the file.")] = None,
+    hop: Annotated[float, typer.Option(help="Seconds between the starts of two windows.")] = 1.0,
+    threads: Annotated[int, typer.Option(help="Threads of the engine.")] = 1,
+    min_accuracy: Annotated[float | None, typer.Option(help="Exit status 1 when the clip accuracy (0..1) is below.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Run an exported file in its engine over a store: accuracies and log loss per window and per clip, per label and per recorder."""
+    from edgekd.pipeline.evaluate import evaluate_file
+
+    report = evaluate_file(model, data, split or (), engine=engine, hop=hop, threads=threads, min_accuracy=min_accuracy)
+    typer.echo(report.to_json().decode() if as_json else report.to_text())
+    report.require(min_accuracy)
+
+
+@app.command()
+def predict(
+    model: Annotated[Path, typer.Argument(help="A model file that 'edgekd export' wrote.")],
+    folder: Annotated[Path, typer.Argument(help="Folder of audio files (wav, flac, ogg, mp3), searched through all levels.")],
+    csv: Annotated[Path, typer.Option(help="The table to write: filename, label, one probability column per label.")],
+    engine: Annotated[str | None, typer.Option(help="litert or onnxruntime; by default the one that opens the file.")] = None,
+    hop: Annotated[float, typer.Option(help="Seconds between the starts of two windows.")] = 1.0,
+    threads: Annotated[int, typer.Option(help="Threads of the engine.")] = 1,
+    force: Annotated[bool, typer.Option("--force", help="Replace a table that exists.")] = False,
+) -> None:
+    """Classify every recording in a folder and write one row of probabilities per file."""
+    from edgekd.pipeline.predict import predict_folder
+
+    typer.echo(predict_folder(model, folder, csv, engine=engine, hop=hop, threads=threads, force=force).to_text())
+
+
 # --- live ---
+
+
+@app.command()
+def listen(
+    *,
+    model: Annotated[Path, typer.Option(help="A model file that 'edgekd export' wrote.")],
+    source: Annotated[str | None, typer.Argument(
+        help="An audio file, or - for raw signed 16-bit little-endian mono at the model's rate on standard input.")] = None,
+    engine: Annotated[str | None, typer.Option(help="litert or onnxruntime; by default the one that opens the file.")] = None,
+    hop: Annotated[float, typer.Option(help="Seconds from decision to decision, 0.25 to the model's window.")] = 0.5,
+    top: Annotated[int, typer.Option(help="How many labels to show.")] = 3,
+    threads: Annotated[int, typer.Option(help="Threads of the engine.")] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
+) -> None:
+    """Classify audio window by window, one decision per hop."""
+    import os
+
+    from edgekd.runtime.decision import to_json, to_text
+    from edgekd.runtime.listen import listen as decisions
+
+    line = to_json if as_json else to_text
+    try:
+        for decision in decisions(source, model, engine=engine, threads=threads, hop_s=hop, top=top):
+            print(line(decision), flush=True)
+    except BrokenPipeError:  # the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
 
 # --- demo ---
 
