@@ -173,12 +173,17 @@ def log_mel(fe: FrontEnd, waveform: Array) -> Array:
                          "give more audio or use padding 'end'")
     clips = waveform.reshape(-1, samples)
     out = np.empty((len(clips), fe.n_mels, frames), np.float32)
-    padded = np.zeros(fe.pad_before + samples + fe.pad_after(samples), np.float32)
-    body = padded[fe.pad_before:fe.pad_before + samples]
     for clip, target in zip(clips, out, strict=True):
-        emphasise(fe, clip, np.float32(0.0), body)
-        target[:] = frames_of(fe, padded, frames)
+        target[:] = frames_of(fe, padded(fe, clip), frames)
     return out.reshape(*waveform.shape[:-1], fe.n_mels, frames)
+
+
+def padded(fe: FrontEnd, clip: Array) -> Array:
+    """A whole clip, float32 (time,), ready for `frames_of`: pre-emphasised, with the zeros of the padding around it."""
+    samples = len(clip)
+    signal = np.zeros(fe.pad_before + samples + fe.pad_after(samples), np.float32)
+    emphasise(fe, clip, np.float32(0.0), signal[fe.pad_before:fe.pad_before + samples])
+    return signal
 
 
 def emphasise(fe: FrontEnd, samples: Array, previous: np.float32, out: Array) -> None:

@@ -1,0 +1,116 @@
+"""Where samples come from: an audio file, or raw PCM on a pipe. Each gives float32 mono chunks at the rate that the model wants."""
+
+import wave
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekd.errors import InputError, MissingExtraError
+
+CHUNK_S = 0.1
+"""Seconds of audio read at a time."""
+INT16_FULL_SCALE = 32768.0
+WAV_MAGIC = b"RIFF"
+
+Array = NDArray[np.float32]
+
+
+def read_file(path: Path, sample_rate: int) -> Iterator[Array]:
+    """Samples of an audio file, all channels averaged, resampled where its rate differs.
+
+    Args:
+        path: anything that libsndfile reads; 16-bit PCM .wav at `sample_rate` needs neither soundfile nor soxr.
+        sample_rate: Hz of the result.
+
+    Yields:
+        float32 (time,) in [-1, 1].
+
+    Raises:
+        InputError: missing, not readable as audio, NaN or infinite samples.
+        MissingExtraError: the file needs soundfile or soxr and it is not installed.
+    """
+    if not path.exists():
+        raise InputError(f"{path}: no such file")
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; give one audio file")
+    try:
+        with path.open("rb"):
+            pass
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    chunks = _read_plain_wav(path, sample_rate) if _is_plain_wav(path, sample_rate) else _read_any(path, sample_rate)
+    position = 0
+    for chunk in chunks:
+        if not np.isfinite(chunk).all():
+            raise InputError(f"{path}: NaN or infinite samples at {position / sample_rate:.1f} s; write the file again without them")
+        position += len(chunk)
+        yield chunk
+
+
+def read_raw(stream: BinaryIO, sample_rate: int) -> Iterator[Array]:
+    """Samples of a pipe of raw signed 16-bit little-endian mono PCM at `sample_rate`, as they arrive: float32 (time,) in [-1, 1].
+
+    Raises:
+        InputError: the stream is a terminal, or starts like a .wav file.
+    """
+    if stream.isatty():
+        raise InputError("standard input is a terminal; pipe raw signed 16-bit mono samples into it, for instance "
+                         f"arecord -f S16_LE -c 1 -r {sample_rate} -t raw | edgekd listen - --model MODEL")
+    rest = stream.read(len(WAV_MAGIC))
+    if rest == WAV_MAGIC:
+        raise InputError("standard input holds a .wav file, not raw samples; give the file itself as SOURCE, or record with -t raw")
+    size = 2 * int(CHUNK_S * sample_rate)
+    while True:
+        even = len(rest) - len(rest) % 2
+        yield np.frombuffer(rest[:even], "<i2").astype(np.float32) / np.float32(INT16_FULL_SCALE)
+        new = stream.read(size)
+        if not new:
+            return
+        rest = rest[even:] + new
+
+
+def _is_plain_wav(path: Path, sample_rate: int) -> bool:
+    """Whether the standard library reads it as it is: 16-bit PCM at the right rate."""
+    try:
+        with wave.open(str(path), "rb") as file:
+            return file.getsampwidth() == 2 and file.getframerate() == sample_rate
+    except (wave.Error, EOFError):
+        return False
+
+
+def _read_plain_wav(path: Path, sample_rate: int) -> Iterator[Array]:
+    with wave.open(str(path), "rb") as file:
+        channels, size = file.getnchannels(), int(CHUNK_S * sample_rate)
+        while raw := file.readframes(size):
+            whole = len(raw) - len(raw) % (2 * channels)  # a truncated file may end inside a sample
+            pcm = np.frombuffer(raw[:whole], "<i2").reshape(-1, channels)  # (time, channels)
+            yield pcm.mean(axis=1, dtype=np.float32) / np.float32(INT16_FULL_SCALE)
+
+
+def _read_any(path: Path, sample_rate: int) -> Iterator[Array]:
+    try:
+        import soundfile
+    except ImportError:
+        raise MissingExtraError(f"soundfile (which {path} needs; 16-bit PCM .wav at {sample_rate} Hz does without)", "train") from None
+    try:
+        with soundfile.SoundFile(path) as file:
+            mono = (block.mean(axis=1, dtype=np.float32)
+                    for block in file.blocks(int(CHUNK_S * file.samplerate), dtype="float32", always_2d=True))
+            yield from mono if file.samplerate == sample_rate else _resample(mono, file.samplerate, sample_rate)
+    except (soundfile.LibsndfileError, RuntimeError) as error:
+        raise InputError(f"{path}: is not readable audio ({str(error).rpartition(': ')[2].rstrip('.')})") from None
+
+
+def _resample(chunks: Iterator[Array], rate: int, sample_rate: int) -> Iterator[Array]:
+    """Chunks at `rate` Hz, float32 (time,), as chunks at `sample_rate` Hz."""
+    try:
+        import soxr
+    except ImportError:
+        raise MissingExtraError(f"soxr (to bring {rate} Hz to the model's {sample_rate} Hz)", "mic") from None
+    stream = soxr.ResampleStream(rate, sample_rate, 1, dtype="float32")
+    for chunk in chunks:
+        yield stream.resample_chunk(chunk)
+    yield stream.resample_chunk(np.empty(0, np.float32), last=True)

@@ -1,0 +1,87 @@
+"""Cuts a stream of samples into windows on a clock of samples and computes the log-mel of each, every frame once where it can."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekd.errors import InputError
+from edgekd.frontend import FrontEnd, LogMelStream, frames_of, log_mel, padded
+
+MIN_HOP_S = 0.25
+"""Shortest time from one window to the next, seconds."""
+
+Array = NDArray[np.float32]
+
+
+class Window(NamedTuple):
+    """One window of a stream. start, end: samples since the start of the stream. rms: 0..1. features: float32 (mel, frame)."""
+
+    start: int
+    end: int
+    rms: float
+    features: Array
+
+
+class WindowStream:
+    """Windows of a stream, with features equal to the bit to `log_mel` of each window alone, whatever the chunks.
+
+    Window k starts at k hops. Where overlapping windows can share frames, its start is rounded down to the grid of frames (without
+    drift: by less than `hop_length` samples), so that only new frames are computed, and those that the window's own edges touch:
+    the ones that padding reaches, and with pre-emphasis the first. Holds one window of samples beyond the chunk it is given.
+    """
+
+    def __init__(self, fe: FrontEnd, window: int, hop_s: float) -> None:
+        """fe: the front end. window: samples. hop_s: seconds from window to window, `MIN_HOP_S` to the window's length."""
+        if not MIN_HOP_S <= hop_s <= max(window / fe.sample_rate, MIN_HOP_S):
+            raise InputError(f"hop is {hop_s:g} s; it must be {MIN_HOP_S:g} s to {max(window / fe.sample_rate, MIN_HOP_S):g} s "
+                             "(the model's window)")
+        self._fe, self._window, self._hop = fe, window, round(hop_s * fe.sample_rate)
+        self._frames = fe.frames(window)
+        starts = np.arange(self._frames) * fe.hop_length - fe.pad_before
+        self._left = int(np.sum(starts <= 0 if fe.pre_emphasis else starts < 0))  # frames that the window's left edge touches
+        self._right = int(np.sum(starts + fe.n_fft > window))
+        shared = self._frames - self._left - self._right - self._hop // fe.hop_length
+        self._grid = fe.hop_length if shared > 0 else 1
+        self._frontend_stream = LogMelStream(fe) if shared > 0 else None
+        self._recent = np.empty((fe.n_mels, 0), np.float32)  # the newest frames of the stream
+        self._samples = np.empty(0, np.float32)  # from sample `self._first` on
+        self._first = self._streamed = self._count = 0
+
+    @property
+    def received(self) -> int:
+        """Samples pushed since the start."""
+        return self._first + len(self._samples)
+
+    def push(self, samples: Array) -> Iterator[Window]:
+        """Take samples, float32 (time,), and yield the windows that they complete."""
+        self._samples = np.concatenate((self._samples, samples))
+        while (start := self._start()) + self._window <= self.received:
+            self._samples = self._samples[start - self._first:]
+            self._first = start
+            waveform = self._samples[:self._window]
+            rms = float(np.sqrt(np.mean(np.square(waveform, dtype=np.float64))))
+            yield Window(start, start + self._window, rms, self._features(waveform))
+            self._count += 1
+
+    def _start(self) -> int:
+        exact = self._count * self._hop
+        return exact - exact % self._grid
+
+    def _features(self, waveform: Array) -> Array:
+        """Log-mel of the window that starts at `self._first`: float32 (mel, frame)."""
+        fe = self._fe
+        if self._frontend_stream is None:
+            return log_mel(fe, waveform)
+        new = self._frontend_stream.push(waveform[self._streamed - self._first:])
+        self._streamed = self._first + self._window
+        self._recent = np.concatenate((self._recent, new), axis=1)[:, -self._frames:]
+        middle = self._frames - self._left - self._right
+        parts = [self._recent[:, self._recent.shape[1] - middle:]]
+        signal = padded(fe, waveform) if self._left or self._right else waveform
+        if self._left:
+            parts.insert(0, frames_of(fe, signal, self._left))
+        if self._right:
+            parts.append(frames_of(fe, signal[(self._frames - self._right) * fe.hop_length:], self._right))
+        return np.concatenate(parts, axis=1)

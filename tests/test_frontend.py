@@ -1,0 +1,151 @@
+"""The front end: shapes, scales, paddings, pre-emphasis, validation, and clips equal to streams to the bit."""
+
+import msgspec
+import numpy as np
+import pytest
+
+from edgekd.errors import InputError
+from edgekd.frontend import FrontEnd, LogMelStream, filterbank, log_mel, window_array
+
+CONFIGS = [
+    FrontEnd(),
+    FrontEnd(padding="center", pre_emphasis=0.97),
+    FrontEnd(padding="end", mel_scale="htk", win_length=1500),
+    FrontEnd(n_fft=512, win_length=400, hop_length=160, n_mels=40, mel_scale="slaney", f_min=50.0, f_max=7000.0, pre_emphasis=0.5),
+    FrontEnd(n_fft=4801, win_length=4801, hop_length=1920, padding="end", mean=-3.0, std=4.0),
+]
+
+
+def noise(samples: int, seed: int = 0) -> np.ndarray:
+    return (0.1 * np.random.default_rng(seed).standard_normal(samples)).astype(np.float32)
+
+
+def slow_log_mel(fe: FrontEnd, waveform: np.ndarray) -> np.ndarray:
+    """The definition, frame by frame in float64."""
+    x = waveform.astype(np.float64)
+    y = x - fe.pre_emphasis * np.concatenate(([0.0], x[:-1]))
+    if fe.padding == "center":
+        y = np.pad(y, fe.n_fft // 2)
+    columns, start = [], 0
+    while start + fe.n_fft <= len(y) or (fe.padding == "end" and (start == 0 or start - fe.hop_length + fe.n_fft < len(y))):
+        frame = np.pad(y[start:start + fe.n_fft], (0, max(0, start + fe.n_fft - len(y))))
+        power = np.abs(np.fft.rfft(frame * window_array(fe))) ** 2
+        columns.append((np.log(np.maximum(filterbank(fe) @ power, fe.log_floor)) - fe.mean) / fe.std)
+        start += fe.hop_length
+    return np.stack(columns, axis=1)
+
+
+def test_default_gives_256_by_28_for_one_second():
+    features = log_mel(FrontEnd(), noise(16000))
+    assert features.shape == (256, 28)
+    assert features.dtype == np.float32
+
+
+@pytest.mark.parametrize("fe", CONFIGS)
+def test_log_mel_is_its_definition(fe):
+    waveform = noise(16000)
+    expected = slow_log_mel(fe, waveform)
+    got = log_mel(fe, waveform)
+    assert got.shape == expected.shape == (fe.n_mels, fe.frames(16000))
+    np.testing.assert_allclose(got, expected, atol=2e-4)
+
+
+@pytest.mark.parametrize("fe", CONFIGS)
+@pytest.mark.parametrize("chunk", [97, 512, 1600, 30000])
+def test_stream_equals_clip_to_the_bit_for_any_chunking(fe, chunk):
+    waveform = noise(20011)
+    stream = LogMelStream(fe)
+    parts = [stream.push(waveform[i:i + chunk]) for i in range(0, len(waveform), chunk)] + [stream.flush()]
+    np.testing.assert_array_equal(np.concatenate(parts, axis=1), log_mel(fe, waveform))
+
+
+@pytest.mark.parametrize("fe", CONFIGS)
+@pytest.mark.parametrize("samples", [1, 300, 2047, 2048, 2049, 4801, 16000])
+def test_frames_counts_what_log_mel_gives_and_what_a_stream_gives(fe, samples):
+    stream = LogMelStream(fe)
+    given = stream.push(noise(samples)).shape[1] + stream.flush().shape[1]
+    assert given == fe.frames(samples)
+    if fe.frames(samples):
+        assert log_mel(fe, noise(samples)).shape[1] == fe.frames(samples)
+    else:
+        with pytest.raises(InputError, match="does not fill one frame"):
+            log_mel(fe, noise(samples))
+
+
+def test_stream_holds_less_than_a_frame():
+    stream = LogMelStream(FrontEnd())
+    for _ in range(50):
+        stream.push(noise(1600))
+        assert len(stream._pending) < 2048
+
+
+def test_batches_are_clips_one_by_one():
+    clips = noise(3 * 2 * 4000).reshape(3, 2, 4000)
+    features = log_mel(FrontEnd(), clips)
+    assert features.shape == (3, 2, 256, 4)
+    np.testing.assert_array_equal(features[2, 1], log_mel(FrontEnd(), clips[2, 1]))
+
+
+def test_silence_is_the_floor_everywhere():
+    features = log_mel(FrontEnd(mean=-2.0, std=3.0), np.zeros(16000, np.float32))
+    np.testing.assert_allclose(features, (np.log(1e-5) + 2.0) / 3.0, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("scale", "top_mel"), [("fant", 1000 * np.log2(9.0)), ("htk", 2595 * np.log10(1 + 8000 / 700)),
+                                                ("slaney", 15 + 27 * np.log(8.0) / np.log(6.4))])
+def test_filters_peak_where_their_scale_says(scale, top_mel):
+    bank = filterbank(FrontEnd(mel_scale=scale, n_mels=32))
+    mel = np.arange(1, 33) * top_mel / 33
+    hz = {"fant": lambda m: 1000 * (2 ** (m / 1000) - 1), "htk": lambda m: 700 * (10 ** (m / 2595) - 1),
+          "slaney": lambda m: np.where(m < 15, m * 200 / 3, 1000 * np.exp((m - 15) * np.log(6.4) / 27))}[scale](mel)
+    assert np.all(np.abs(bank.argmax(axis=1) - hz / 7.8125) <= 1.0)
+    assert 0.9 < bank.max() <= 1.0
+
+
+@pytest.mark.parametrize("scale", ["fant", "htk", "slaney"])
+def test_every_filter_hears_something_even_when_narrower_than_a_bin(scale):
+    bank = filterbank(FrontEnd(mel_scale=scale, n_fft=256, win_length=256, hop_length=128))
+    assert np.all(bank.sum(axis=1) > 0.0)
+    assert np.all(np.diff([weights @ np.arange(129) / weights.sum() for weights in bank]) > -0.5), "centres rise"
+
+
+def test_wide_filters_are_the_textbook_triangles():
+    fe = FrontEnd(mel_scale="htk", n_mels=10)
+    corners = 700 * (10 ** (np.linspace(0, 2595 * np.log10(1 + 8000 / 700), 12) / 2595) - 1)
+    bins = np.arange(1025) * 16000 / 2048
+    expected = np.stack([np.interp(bins, corners[i:i + 3], [0.0, 1.0, 0.0]) for i in range(10)])
+    np.testing.assert_allclose(filterbank(fe), expected, atol=1e-6)
+
+
+def test_window_is_periodic_hann_in_the_middle_of_the_frame():
+    window = window_array(FrontEnd(n_fft=16, win_length=8, hop_length=4))
+    assert window.dtype == np.float32
+    np.testing.assert_allclose(window[4:12], np.hanning(9)[:8], atol=1e-7)
+    assert not window[:4].any()
+    assert not window[12:].any()
+
+
+@pytest.mark.parametrize(("settings", "message"), [
+    ({"win_length": 4096}, r"win_length 4096 is longer than n_fft 2048"),
+    ({"hop_length": 3000}, r"hop_length 3000 is longer than win_length 2048"),
+    ({"f_max": 9000.0}, r"f_max 9000.0 Hz is above half of sample_rate 16000"),
+    ({"f_min": 4000.0, "f_max": 3000.0}, r"f_min 4000.0 Hz must be at least 0 and below f_max 3000.0"),
+    ({"n_mels": 0}, "n_mels is 0"),
+    ({"sample_rate": 0}, "sample_rate is 0"),
+    ({"padding": "same"}, "padding is 'same'; allowed: none, center, end"),
+    ({"mel_scale": "bark"}, "mel_scale is 'bark'; allowed: fant, htk, slaney"),
+    ({"pre_emphasis": 1.0}, "pre_emphasis is 1.0"),
+    ({"log_floor": 0.0}, "log_floor is 0.0"),
+    ({"std": 0.0}, "std 0.0"),
+    ({"mean": float("nan")}, "mean is nan"),
+])
+def test_settings_that_contradict_each_other_are_refused_by_name(settings, message):
+    with pytest.raises(InputError, match=message):
+        FrontEnd(**settings)
+
+
+def test_unknown_fields_are_refused_and_the_rest_survives_json():
+    fe = FrontEnd(padding="end", f_max=7000.0)
+    assert msgspec.json.decode(msgspec.json.encode(fe), type=FrontEnd) == fe
+    with pytest.raises(msgspec.ValidationError, match="n_mel"):
+        msgspec.json.decode(b'{"n_mel": 40}', type=FrontEnd)
