@@ -58,7 +58,7 @@ def read(path: Path, raw: bytes) -> Network:
                              "elementwise ops can be judged")
     _fix_batch(path, model.graph)
     try:
-        model = onnx.shape_inference.infer_shapes(model, data_prop=True)
+        model = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
     except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError) as error:
         raise InputError(f"{path}: the ONNX graph is inconsistent ({str(error).strip().splitlines()[0]}); export it again") from None
     return _Reader(path, model.graph, onnx.TensorProto.DataType.Name).network()

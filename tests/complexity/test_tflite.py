@@ -1,0 +1,136 @@
+"""Counting of .tflite files: the official baseline's published figures, and each rule on files built here by hand."""
+
+from pathlib import Path
+
+import flatbuffers
+import numpy as np
+import pytest
+from ai_edge_litert import schema_py_generated as schema
+
+from edgekd.complexity import ledger
+from edgekd.errors import InputError
+
+MODELS = Path(__file__).parents[3] / "shared" / "data" / "models"
+BASELINE = MODELS / "dcase2022_baseline.tflite"
+
+
+def build(path: Path, tensors: list[tuple], operators: list[tuple], inputs: list[int], outputs: list[int]) -> Path:
+    """Write a .tflite file. tensors: (shape, dtype name, constant array or None); operators: (op name, inputs, outputs, options)."""
+    model = schema.ModelT()
+    model.version, model.buffers, model.operatorCodes = 3, [schema.BufferT()], []
+    graph = schema.SubGraphT()
+    graph.tensors, graph.operators, graph.inputs, graph.outputs = [], [], inputs, outputs
+    for index, (shape, dtype, values) in enumerate(tensors):
+        tensor = schema.TensorT()
+        tensor.name, tensor.shape, tensor.type = f"t{index}", list(shape), getattr(schema.TensorType, dtype)
+        if values is not None:
+            buffer = schema.BufferT()
+            buffer.data = np.frombuffer(values.tobytes(), np.uint8)
+            model.buffers.append(buffer)
+            tensor.buffer = len(model.buffers) - 1
+        graph.tensors.append(tensor)
+    for name, reads, writes, options in operators:
+        code, operator = schema.OperatorCodeT(), schema.OperatorT()
+        code.builtinCode = getattr(schema.BuiltinOperator, name)
+        code.deprecatedBuiltinCode = min(code.builtinCode, 127)
+        operator.opcodeIndex, operator.inputs, operator.outputs = len(model.operatorCodes), reads, writes
+        if options is not None:
+            operator.builtinOptions, operator.builtinOptionsType = options, getattr(schema.BuiltinOptions, type(options).__name__[:-1])
+        model.operatorCodes.append(code)
+        graph.operators.append(operator)
+    model.subgraphs = [graph]
+    builder = flatbuffers.Builder(1024)
+    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
+    path.write_bytes(bytes(builder.Output()))
+    return path
+
+
+def ones(*shape: int, dtype: type = np.int8) -> np.ndarray:
+    return np.ones(shape, dtype)
+
+
+@pytest.mark.skipif(not BASELINE.is_file(), reason="needs ../shared/data/models/dcase2022_baseline.tflite")
+def test_the_official_baseline_gives_its_published_figures():
+    counts = ledger.count(BASELINE)
+    assert counts.conventions["nessi_tflite"] == ledger.Count(macs=29_234_920, params=45_990, param_bytes=46_512)
+    assert counts.conventions["exact"] == ledger.Count(macs=29_203_560, params=45_990, param_bytes=46_512)
+    assert counts.file_bytes == BASELINE.stat().st_size
+    assert counts.frontend_macs is None
+    # the second convolution reads and writes 40 x 51 x 16 int8 values: 2 * 32,640 bytes
+    assert counts.peak_activation_bytes == 65_280
+
+
+@pytest.mark.skipif(not (MODELS / "yamnet.tflite").is_file(), reason="needs ../shared/data/models/yamnet.tflite")
+def test_layers_add_up_to_the_totals_of_a_foreign_float_model():
+    counts = ledger.count(MODELS / "yamnet.tflite")
+    exact = counts.conventions["exact"]
+    assert sum(layer.macs for layer in counts.layers) == exact.macs
+    assert sum(layer.params for layer in counts.layers) == exact.params == 3_746_899
+    assert sum(layer.param_bytes for layer in counts.layers) == exact.param_bytes
+
+
+def test_each_rule_on_a_file_built_by_hand(tmp_path):
+    pool = schema.Pool2DOptionsT()
+    pool.filterHeight, pool.filterWidth = 2, 2
+    path = build(tmp_path / "rules.tflite", tensors=[
+        ((1, 8, 6, 2), "INT8", None),                        # 0 input
+        ((4, 3, 3, 2), "INT8", ones(4, 3, 3, 2)),            # 1 kernel
+        ((4,), "INT32", ones(4, dtype=np.int32)),            # 2 bias
+        ((1, 8, 6, 4), "INT8", None),                        # 3 convolution
+        ((1, 3, 3, 4), "INT8", ones(1, 3, 3, 4)),            # 4 depthwise kernel
+        ((1, 8, 6, 4), "INT8", None),                        # 5 depthwise convolution
+        ((1, 8, 6, 4), "INT8", None),                        # 6 sum
+        ((1, 4, 3, 4), "INT8", None),                        # 7 pool
+        ((2,), "INT32", np.array([1, 2], np.int32)),         # 8 axes
+        ((1, 4), "INT8", None),                              # 9 mean
+        ((10, 4), "INT8", ones(10, 4)),                      # 10 dense kernel
+        ((1, 10), "INT8", None),                             # 11 logits
+    ], operators=[
+        ("CONV_2D", [0, 1, 2], [3], schema.Conv2DOptionsT()), ("DEPTHWISE_CONV_2D", [3, 4, 2], [5], schema.DepthwiseConv2DOptionsT()),
+        ("ADD", [3, 5], [6], schema.AddOptionsT()), ("MAX_POOL_2D", [6], [7], pool), ("MEAN", [7, 8], [9], schema.ReducerOptionsT()),
+        ("FULLY_CONNECTED", [9, 10, -1], [11], schema.FullyConnectedOptionsT()),
+    ], inputs=[0], outputs=[11])
+    counts = ledger.count(path)
+    conv, depthwise, dense = 8 * 6 * 4 * 3 * 3 * 2, 8 * 6 * 4 * 3 * 3, 4 * 10
+    assert [layer.macs for layer in counts.layers] == [conv, depthwise, 0, 0, 0, dense]
+    exact, nessi = counts.conventions["exact"], counts.conventions["nessi_tflite"]
+    assert exact.macs == conv + depthwise + dense
+    assert nessi.macs == exact.macs + 8 * 6 * 4 + 4 * 3 * 4 * 4 + 4 * 3 * 4  # the sum, the pool, the mean's input
+    assert exact.param_bytes == 72 + 16 + 36 + 8 + 40  # int8 kernels 1 B, int32 bias and axes 4 B
+    assert exact.params == 72 + 4 + 36 + 2 + 40
+    assert nessi.param_bytes == exact.param_bytes + 16  # the shared bias once more
+    assert counts.peak_activation_bytes == 3 * 8 * 6 * 4  # while the sum runs, both its inputs and its output are alive
+    assert counts.layers[0].weight == (4, 3, 3, 2)
+    assert counts.layers[0].input == (1, 8, 6, 2)
+    assert counts.layers[0].output == (1, 8, 6, 4)
+
+
+def test_an_op_without_a_rule_is_refused_by_name(tmp_path):
+    path = build(tmp_path / "lstm.tflite", [((1, 4), "INT8", None), ((1, 4), "INT8", None)],
+                 [("UNIDIRECTIONAL_SEQUENCE_LSTM", [0], [1], None)], [0], [1])
+    with pytest.raises(InputError, match="op UNIDIRECTIONAL_SEQUENCE_LSTM has no counting rule"):
+        ledger.count(path)
+
+
+def test_damaged_and_foreign_bytes_are_refused(tmp_path):
+    path = tmp_path / "broken.tflite"
+    cases = [(b"", "not a TFLite file"), (b"RIFF" + bytes(60), "not a TFLite file"), (b"\xff\xff\xff\x7fTFL3" + bytes(20), "damaged")]
+    for raw, message in cases:
+        path.write_bytes(raw)
+        with pytest.raises(InputError, match=message):
+            ledger.count(path)
+
+
+def test_a_truncated_file_is_refused(tmp_path):
+    whole = build(tmp_path / "whole.tflite", [((1, 4), "INT8", None), ((1, 4), "INT8", None)], [("LOGISTIC", [0], [1], None)], [0], [1])
+    path = tmp_path / "cut.tflite"
+    path.write_bytes(whole.read_bytes()[:-100])
+    with pytest.raises(InputError, match="damaged"):
+        ledger.count(path)
+
+
+def test_missing_files_and_unknown_suffixes_are_refused(tmp_path):
+    with pytest.raises(InputError, match=r"nothing\.tflite: cannot be read"):
+        ledger.count(tmp_path / "nothing.tflite")
+    with pytest.raises(InputError, match=r"unknown model format '\.tflit'; did you mean '\.tflite'\?"):
+        ledger.count(tmp_path / "model.tflit")

@@ -1,0 +1,99 @@
+"""The command line as a user meets it: help everywhere, one line and the right exit status for every mistake."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+from edgekd.cli import app, main
+
+BASELINE = Path(__file__).parents[2] / "shared" / "data" / "models" / "dcase2022_baseline.tflite"
+
+needs_baseline = pytest.mark.skipif(not BASELINE.is_file(), reason="needs ../shared/data/models/dcase2022_baseline.tflite")
+
+
+def commands(application: typer.Typer, prefix: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    """Every command and group, as the words that call it."""
+    found = [prefix]
+    for command in application.registered_commands:
+        found.append((*prefix, command.name or command.callback.__name__.replace("_", "-")))
+    for group in application.registered_groups:
+        found += commands(group.typer_instance, (*prefix, group.name))
+    return found
+
+
+def in_process(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str, str]:
+    """Exit status and what was printed, without a new interpreter."""
+    status = 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["edgekd", *map(str, arguments)])
+        try:
+            main()
+        except SystemExit as stop:
+            status = int(stop.code or 0)
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+@pytest.mark.parametrize("words", commands(app), ids=" ".join)
+def test_help_of_every_command(words, capsys):
+    status, out, _ = in_process(capsys, *words, "--help")
+    assert status == 0
+    assert "Usage:" in out
+
+
+@pytest.mark.parametrize("words", commands(app), ids=" ".join)
+def test_an_unknown_option_exits_2(words, capsys):
+    status, out, err = in_process(capsys, *words, "--no-such-option")
+    assert status == 2
+    assert out == ""
+    assert "No such option" in err
+
+
+@pytest.mark.parametrize("arguments", [
+    ("check", "nothing.tflite"), ("check", "model.bin"), ("check", "nothing.tflite", "--target", "dcase2032"),
+    ("check", "nothing.tflite", "--format", "xml"), ("info", "nothing.tflite"), ("info", "nothing.onnx", "--json"),
+])
+def test_a_mistake_gets_one_line_and_exit_2(arguments, capsys):
+    status, out, err = in_process(capsys, *arguments)
+    assert status == 2
+    assert out == ""
+    assert err.startswith("edgekd: ")
+    assert err.count("\n") == 1
+
+
+@needs_baseline
+def test_check_of_a_foreign_model_within_its_budgets(capsys):
+    status, out, err = in_process(capsys, "check", BASELINE, "--format", "json")
+    assert (status, err) == (0, "")
+    document = json.loads(out)
+    assert document["ok"] is True
+    assert document["target"] == "dcase2023"
+    assert document["conventions"]["nessi_tflite"]["macs"] == 29_234_920
+
+
+@needs_baseline
+def test_check_over_budget_exits_1_and_says_by_how_much(tmp_path, capsys):
+    path = tmp_path / "small.toml"
+    path.write_text('name = "small"\ndescription = "d"\nsource = "s"\n[budgets]\nparam_bytes = 46_511\nmacs = 30_000_000\n')
+    status, out, err = in_process(capsys, "check", BASELINE, "--target", path)
+    assert status == 1
+    assert out.rstrip().endswith("small: over budget")
+    assert err == f"edgekd: {BASELINE}: over the budgets of small: param_bytes 46,512 > 46,511; export a smaller student\n"
+
+
+@needs_baseline
+def test_info_of_a_model_without_a_manifest_exits_2(capsys):
+    status, _, err = in_process(capsys, "info", BASELINE)
+    assert status == 2
+    assert str(BASELINE) in err
+    assert "manifest" in err
+
+
+def test_the_module_runs_in_an_interpreter_of_its_own():
+    done = subprocess.run([sys.executable, "-m", "edgekd.cli", "--help"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert "check" in done.stdout
