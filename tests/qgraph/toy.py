@@ -17,7 +17,7 @@ class Builder:
     Every edge's scale is calibrated on `windows` random inputs run in float, as quantisation-aware training would learn it.
     """
 
-    def __init__(self, seed: int, mel: int, frame: int, windows: int = 4) -> None:
+    def __init__(self, seed: int, mel: int, frame: int, windows: int = 8) -> None:
         self.rng = np.random.default_rng(seed)
         self.edges = {"input": Edge("input", (1, mel, frame), 0.05, 3)}
         self.ops: list[Op] = []
@@ -90,7 +90,7 @@ class Builder:
         real = float_op(op, [self.reals[name] for name in sources], self.edges[sources[0]].scale)
         shape = output_shape(op, [self.edges[name].shape for name in sources])
         activation = op.activation if isinstance(op, Conv | Add) else "none"
-        low, high = min(float(real.min()), 0.0) * 0.95, max(float(real.max()), 1e-3) * 0.95
+        low, high = min(float(real.min()), 0.0), max(float(real.max()), 1e-3)
         scale, zero_point = (high - low) / 255, int(np.clip(np.rint(-128 - low * 255 / (high - low)), -128, 127))
         if isinstance(op, MaxPool):
             scale, zero_point = self.edges[op.input].scale, self.edges[op.input].zero_point
