@@ -1,9 +1,8 @@
 """The integer graph as a .tflite flatbuffer, written directly: no TensorFlow, milliseconds, weights and scales bit-exact.
 
-int8 NHWC in and out, in the forms that XNNPACK takes as one partition. A pool over the whole map is MEAN; any other average pool is
-a depthwise convolution with weight 1 and scale 1 / k^2, because AVERAGE_POOL_2D is not delegated in int8. Padding is SAME where
-that is exactly the padding asked for, otherwise PAD and VALID (XNNPACK folds the PAD into the convolution). The int8 stem is split
-(`tune.for_xnnpack`).
+int8 NHWC in and out, in the forms that XNNPACK takes as one partition: a global pool is MEAN, any other average pool a depthwise
+convolution, the stem is split (`tune`). Padding is SAME where that is exactly the padding asked for, otherwise PAD and VALID
+(XNNPACK folds the PAD into the convolution).
 """
 
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ import numpy as np
 
 from edgekd.qgraph.flatbuffer import FlatbufferWriter
 from edgekd.qgraph.graph import Add, AvgPool, Conv, Edge, MaxPool, Mul, Op, QGraph, Sigmoid, op_inputs
-from edgekd.qgraph.tune import for_xnnpack
+from edgekd.qgraph.tune import pools_as_convolutions, split_stem
 
 MAP_AXES = (1, 2)
 """The (mel, frame) axes of an NHWC tensor."""
@@ -32,7 +31,7 @@ def emit(graph: QGraph, float_twin: bool = False) -> bytes:
     Raises:
         MissingExtraError: flatbuffers or ai_edge_litert (its schema) is not installed.
     """
-    return _Emitter(graph if float_twin else for_xnnpack(graph), float_twin).model()
+    return _Emitter(graph if float_twin else split_stem(pools_as_convolutions(graph)), float_twin).model()
 
 
 class _Emitter:
@@ -105,19 +104,11 @@ class _Emitter:
         return padded
 
     def _avg_pool(self, op: AvgPool, source: int, output: int) -> None:
-        edge = self.graph.edges[op.input]
-        taps = op.kernel[0] * op.kernel[1]
-        if op.kernel == edge.shape[1:]:
+        if op.kernel == self.graph.edges[op.input].shape[1:]:
             axes = self.file.constant("map_axes", np.array(MAP_AXES, np.int32))
             self.file.operator("MEAN", (source, axes), output, "Reducer", keepDims=True)
-        elif self.float_twin:
-            self._pool("AVERAGE_POOL_2D", op, source, output)
         else:
-            scale = np.float32(1 / taps)
-            weight = self.file.constant(f"{op.name}/ones", np.ones((1, *op.kernel, edge.shape[0]), np.int8), [float(scale)])
-            bias = self.file.constant(f"{op.name}/bias", np.zeros(edge.shape[0], np.int32), [float(np.float32(edge.scale) * scale)])
-            self.file.operator("DEPTHWISE_CONV_2D", (source, weight, bias), output, "DepthwiseConv2D", padding=self.padding.VALID,
-                               strideH=op.stride[0], strideW=op.stride[1], depthMultiplier=1)
+            self._pool("AVERAGE_POOL_2D", op, source, output)
 
     def _pool(self, name: str, op: MaxPool | AvgPool, source: int, output: int) -> None:
         self.file.operator(name, (source,), output, "Pool2D", padding=self.padding.VALID, filterHeight=op.kernel[0],
