@@ -1,0 +1,119 @@
+"""Decodes audio files of any rate, channel count and format that libsndfile reads (wav, flac, ogg, mp3, aiff) into int16 PCM."""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekd.data.store import to_pcm
+from edgekd.errors import InputError, MissingExtraError
+
+AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".w64", ".caf", ".au")
+READ_AHEAD = 4
+"""Files decoded ahead per worker: bounds memory when writing is slower than decoding."""
+
+Item = TypeVar("Item")
+
+
+def is_audio(path: Path) -> bool:
+    """Whether a file name says audio. Hidden files (also macOS `._x.wav` shadows) are none."""
+    return path.suffix.lower() in AUDIO_SUFFIXES and not path.name.startswith(".")
+
+
+def decode(path: Path, sample_rate: int, channels: int) -> NDArray[np.int16]:
+    """Read one file and bring it to a rate and channel count.
+
+    Args:
+        path: the audio file.
+        sample_rate: Hz of the result (soxr, high quality).
+        channels: 1 takes the mean of all channels; more than 1 wants as many in the file, or one that is repeated.
+
+    Returns:
+        (time, channels) int16.
+
+    Raises:
+        InputError: missing, unreadable, empty, holding NaN or infinity, or of a channel count that does not fit.
+        MissingExtraError: soundfile or soxr is not installed.
+    """
+    try:
+        import soundfile
+    except ImportError:
+        raise MissingExtraError("soundfile", "train") from None
+    try:
+        if path.stat().st_size == 0:
+            raise InputError(f"{path}: the file is empty (0 bytes)")
+        waveform, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except (soundfile.LibsndfileError, RuntimeError) as error:
+        raise InputError(f"{path}: is not readable audio ({str(error).rpartition(': ')[2].rstrip('.')})") from None
+    if len(waveform) == 0:
+        raise InputError(f"{path}: holds no samples")
+    if not np.isfinite(waveform).all():
+        raise InputError(f"{path}: holds NaN or infinite samples")
+    waveform = _to_channels(path, waveform, channels)  # (time, channels)
+    if rate != sample_rate:
+        waveform = _resample(waveform, rate, sample_rate)
+        if len(waveform) == 0:
+            raise InputError(f"{path}: holds no samples at {sample_rate} Hz")
+    return to_pcm(waveform)
+
+
+def decode_all(items: Iterable[Item], path_of: Callable[[Item], Path], sample_rate: int, channels: int,
+               workers: int | None = None) -> Iterator[tuple[Item, NDArray[np.int16] | InputError]]:
+    """Decode many files on threads (libsndfile and soxr release the interpreter lock), yielding them in the order given.
+
+    Args:
+        items: what to decode; `path_of` tells each one's file.
+        sample_rate, channels: as in `decode`.
+        workers: threads; by default one per processor.
+
+    Yields:
+        (item, pcm (time, channels) int16), or (item, the error that its file met).
+    """
+    workers = workers or os.cpu_count() or 1
+    waiting: deque[tuple[Item, Future[NDArray[np.int16]]]] = deque()
+    pool = ThreadPoolExecutor(workers)
+    try:
+        for item in items:
+            waiting.append((item, pool.submit(decode, path_of(item), sample_rate, channels)))
+            if len(waiting) > workers * READ_AHEAD:
+                yield _result(*waiting.popleft())
+        while waiting:
+            yield _result(*waiting.popleft())
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _result(item: Item, future: "Future[NDArray[np.int16]]") -> tuple[Item, NDArray[np.int16] | InputError]:
+    try:
+        return item, future.result()
+    except InputError as error:
+        return item, error
+
+
+def _to_channels(path: Path, waveform: NDArray[np.float32], channels: int) -> NDArray[np.float32]:
+    """(time, any) -> (time, channels)."""
+    if waveform.shape[1] == channels:
+        return waveform
+    if channels == 1:
+        mono: NDArray[np.float32] = waveform.mean(axis=1, keepdims=True, dtype=np.float32)
+        return mono
+    if waveform.shape[1] == 1:
+        return np.repeat(waveform, channels, axis=1)
+    raise InputError(f"{path}: has {waveform.shape[1]} channels, wanted {channels} (or 1); prepare with --channels 1")
+
+
+def _resample(waveform: NDArray[np.float32], rate: int, sample_rate: int) -> NDArray[np.float32]:
+    """(time, channels) at `rate` -> (time', channels) at `sample_rate`, both Hz."""
+    try:
+        import soxr
+    except ImportError:
+        raise MissingExtraError("soxr", "train") from None
+    resampled: NDArray[np.float32] = soxr.resample(waveform, rate, sample_rate)
+    return resampled

@@ -1,0 +1,69 @@
+"""What a data set's adapter hands over before anything is decoded, and how adapters read tables."""
+
+import csv
+import io
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from edgekd.data.store import Clip
+from edgekd.errors import InputError
+
+DELIMITERS = (",", "\t", ";")
+
+
+@dataclass(frozen=True)
+class Source:
+    """One clip to come: its audio file and its row (whose `seconds` is not known yet)."""
+
+    file: Path
+    clip: Clip
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A data set as its adapter found it.
+
+    Attributes:
+        name, licence, official_folds: as in the store.
+        sources: one per clip, in order.
+        notes: facts that the user should read, one line each.
+    """
+
+    name: str
+    licence: str
+    sources: list[Source]
+    official_folds: bool = False
+    notes: list[str] = field(default_factory=list)
+
+
+def read_table(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """Read a table whose first line names its columns; comma, tab or semicolon is told from that line.
+
+    Returns:
+        column names and rows; row k stands in line k + 2 of a file without line breaks inside fields. Fields are stripped.
+
+    Raises:
+        InputError: unreadable, not UTF-8, without rows, or a row with more fields than columns.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from None
+    header = text.partition("\n")[0]
+    delimiter = max(DELIMITERS, key=header.count)
+    try:
+        lines = [line for line in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if any(cell.strip() for cell in line)]
+    except csv.Error as error:
+        raise InputError(f"{path} is not a table: {error}") from None
+    if len(lines) < 2:
+        raise InputError(f"{path} holds no rows below its header")
+    columns = [name.strip() for name in lines[0]]
+    rows = []
+    for number, line in enumerate(lines[1:], start=2):
+        if len(line) > len(columns):
+            raise InputError(f"{path}, row {number}: {len(line)} fields for {len(columns)} columns; quote a field that holds a delimiter")
+        cells = [cell.strip() for cell in line] + [""] * (len(columns) - len(line))
+        rows.append(dict(zip(columns, cells, strict=True)))
+    return columns, rows
