@@ -53,24 +53,33 @@ class LogMel(nn.Module):
         if frames == 0:
             raise InputError(f"a waveform of {samples} samples does not fill one frame (n_fft {fe.n_fft}, padding '{fe.padding}'); "
                              "give more audio or use padding 'end'")
-        out = torch.empty(len(waveform), fe.n_mels, frames, device=waveform.device)
-        at_once = CPU_CLIPS if waveform.device.type == "cpu" else ACCELERATOR_CLIPS
-        with torch.autocast(waveform.device.type, enabled=False):
+        device = waveform.device
+        at_once = min(max(len(waveform), 1), CPU_CLIPS if device.type == "cpu" else ACCELERATOR_CLIPS)
+        out = torch.empty(len(waveform), fe.n_mels, frames, device=device)
+        framed = torch.empty(at_once, frames, fe.n_fft, device=device)  # the work arrays are made once: fresh pages cost as much as FFTs
+        spectrum = torch.empty(at_once, frames, fe.n_fft // 2 + 1, dtype=torch.complex64, device=device)
+        power = torch.empty(spectrum.shape, device=device)
+        mel = torch.empty(at_once * frames, fe.n_mels, device=device)
+        with torch.autocast(device.type, enabled=False):
             for start in range(0, len(waveform), at_once):
-                self._transform(waveform[start:start + at_once].float(), out[start:start + at_once])
+                clips = self._prepare(waveform[start:start + at_once])  # (n, padded time)
+                n = len(clips)
+                torch.mul(clips.unfold(-1, fe.n_fft, fe.hop_length)[:, :frames], self.window, out=framed[:n])
+                torch.fft.rfft(framed[:n], out=spectrum[:n])
+                parts = torch.view_as_real(spectrum[:n])  # (n, frame, bin, 2)
+                torch.mul(parts[..., 0], parts[..., 0], out=power[:n]).addcmul_(parts[..., 1], parts[..., 1])
+                bins = power[:n].view(n * frames, -1)
+                for index, band in enumerate(self.bands):
+                    torch.mm(bins[:, band.bins], self.get_buffer(f"band{index}"), out=mel[:n * frames, band.mels])
+                logs = mel[:n * frames].clamp_(min=fe.log_floor).log_()
+                out[start:start + n] = logs.view(n, frames, fe.n_mels).transpose(1, 2)
         if fe.mean or fe.std != 1.0:
             out.sub_(fe.mean).mul_(1.0 / fe.std)
         return out.unsqueeze(1)
 
-    def _transform(self, waveform: Tensor, out: Tensor) -> None:
-        """Log-mel of a few clips (batch, time) into `out` (batch, mel, frame)."""
-        fe, samples = self.fe, waveform.shape[-1]
-        if fe.pre_emphasis:
-            waveform = waveform - fe.pre_emphasis * F.pad(waveform, (1, -1))
-        waveform = F.pad(waveform, (fe.pad_before, fe.pad_after(samples)))
-        framed = waveform.unfold(-1, fe.n_fft, fe.hop_length)[:, :out.shape[-1]] * self.window  # (batch, frame, n_fft)
-        spectrum = torch.fft.rfft(framed)  # (batch, frame, bin)
-        power = (spectrum * spectrum.conj()).real
-        for index, band in enumerate(self.bands):
-            mel = power[..., band.bins] @ self.get_buffer(f"band{index}")  # (batch, frame, mels of the band)
-            out[:, band.mels] = mel.clamp_(min=fe.log_floor).log_().transpose(1, 2)
+    def _prepare(self, clips: Tensor) -> Tensor:
+        """Clips (n, time) with pre-emphasis and padding: float32 (n, padded time)."""
+        clips = clips.float()
+        if self.fe.pre_emphasis:
+            clips = clips - self.fe.pre_emphasis * F.pad(clips, (1, -1))
+        return F.pad(clips, (self.fe.pad_before, self.fe.pad_after(clips.shape[-1])))

@@ -1,0 +1,134 @@
+"""The listener and its command, on a model without an engine."""
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from edgekd import cli
+from edgekd.errors import InputError
+from edgekd.frontend import FrontEnd, log_mel
+from edgekd.manifest import Counts, Manifest, Provenance, TensorQuant
+from edgekd.runtime import listen as listen_module
+from edgekd.runtime.decision import decide, probabilities, to_json, to_text
+from edgekd.runtime.listen import decisions
+
+QUANT = TensorQuant("float32", 1.0, 0)
+MANIFEST = Manifest(
+    name="toy", student="toy", precision="float32", labels=("low", "middle", "high"), frontend=FrontEnd(), window=16000, input=QUANT,
+    output=QUANT, counts=Counts(0, 0, 0), temperature=2.0,
+    provenance=Provenance("toy", "", "toy", "", "none", True, "0", "2026-01-01T00:00:00Z"))
+
+
+class ToyModel:
+    """Its logits are the mean log-mel of the lower, the middle and the upper third of the bands."""
+
+    manifest = MANIFEST
+
+    def logits(self, features: np.ndarray) -> np.ndarray:
+        return np.stack([third.mean(axis=(1, 2)) for third in np.array_split(features, 3, axis=1)], axis=1)
+
+
+def tone(samples: int) -> np.ndarray:
+    return (0.5 * np.sin(2 * np.pi * 200.0 * np.arange(samples) / 16000)).astype(np.float32)
+
+
+def raw(waveform: np.ndarray) -> bytes:
+    return (waveform * 32767).astype("<i2").tobytes()
+
+
+def run(monkeypatch, capsys, *arguments: str, stdin: bytes = b"") -> tuple[int, str, str]:
+    """Status, standard output and standard error of the command line."""
+    monkeypatch.setattr(listen_module, "open_model", lambda *_: ToyModel())
+    monkeypatch.setattr(sys, "argv", ["edgekd", "listen", *arguments])
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(stdin)))
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    output = capsys.readouterr()
+    return stopped.value.code or 0, output.out, output.err
+
+
+def test_probabilities_are_the_softmax_at_the_temperature():
+    logits = np.array([2.0, 0.0, -2.0], np.float32)
+    expected = np.exp([1.0, 0.0, -1.0]) / np.exp([1.0, 0.0, -1.0]).sum()
+    np.testing.assert_allclose(probabilities(logits, 2.0), expected)
+    assert np.isfinite(probabilities(np.array([1e4, -1e4], np.float32), 1.0)).all()
+
+
+def test_a_decision_ranks_labels_and_its_json_has_the_documented_fields():
+    decision = decide(np.array([0.0, 3.0, 1.0], np.float32), ("a", "b", "c"), 1.0, 2, t=1.5, rms=0.25)
+    assert [label for label, _ in decision.top] == ["b", "c"]
+    line = json.loads(to_json(decision))
+    assert list(line) == ["t", "label", "probability", "top", "state", "rms", "drops"]
+    assert (line["t"], line["label"], line["rms"], line["drops"], line["state"]) == (1.5, "b", 0.25, 0, "listening")
+    assert line["top"][0] == ["b", line["probability"]]
+    assert to_text(decision).split() == ["1.50", "s", "b", "0.84", "-12.0", "dBFS", "c", "0.11"]
+
+
+def test_decisions_are_those_of_each_window_alone():
+    waveform = tone(40000) + np.random.default_rng(0).standard_normal(40000).astype(np.float32) * 0.01
+    found = list(decisions(ToyModel(), [waveform[:7], waveform[7:]], "x", 0.5, 3))
+    assert [round(decision.t * 16000) for decision in found] == [16000, 23680, 31872, 39552]
+    for decision in found:
+        end = round(decision.t * 16000)
+        logits = ToyModel().logits(log_mel(MANIFEST.frontend, waveform[end - 16000:end])[None])[0]
+        assert decision.label == "low"
+        assert decision.probability == pytest.approx(probabilities(logits, 2.0).max(), abs=1e-4)
+
+
+def test_silence_is_decided_and_shown():
+    (decision,) = decisions(ToyModel(), [np.zeros(16000, np.float32)], "x", 1.0, 3)
+    assert decision.rms == 0.0
+    assert "silence" in to_text(decision)
+
+
+def test_less_than_a_window_is_an_error():
+    with pytest.raises(InputError, match=r"clip\.wav: 0\.50 s of audio is shorter than the model's window of 1 s"):
+        list(decisions(ToyModel(), [np.zeros(8000, np.float32)], "clip.wav", 0.5, 3))
+
+
+def test_command_prints_one_json_line_per_hop_from_a_pipe(monkeypatch, capsys):
+    status, out, err = run(monkeypatch, capsys, "-", "--model", "m", "--json", "--hop", "1", "--top", "9", stdin=raw(tone(48000)))
+    assert (status, err) == (0, "")
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert [line["t"] for line in lines] == [1.0, 2.0, 3.0]
+    assert all(len(line["top"]) == 3 for line in lines)
+
+
+def test_command_prints_lines_for_people_without_json(monkeypatch, capsys):
+    status, out, _ = run(monkeypatch, capsys, "-", "--model", "m", stdin=raw(tone(24000)))
+    assert status == 0
+    assert [line.split()[2] for line in out.splitlines()] == ["low", "low"]
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["--model", "m"], "a microphone cannot be opened in this version"),
+    (["none.wav", "--model", "m"], "none.wav: no such file"),
+    (["-", "--model", "m", "--hop", "9"], "hop is 9 s"),
+    (["-", "--model", "m", "--top", "0"], "top is 0"),
+    (["-", "--model", "m"], "standard input: 0.00 s of audio is shorter"),
+])
+def test_bad_usage_is_one_line_and_status_2(monkeypatch, capsys, arguments, message):
+    status, out, err = run(monkeypatch, capsys, *arguments)
+    assert (status, out) == (2, "")
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_a_reader_that_leaves_ends_it_cleanly(tmp_path):
+    program = ("import sys; sys.path.insert(0, sys.argv.pop(1)); import test_listen as t; "
+               "t.listen_module.open_model = lambda *_: t.ToyModel(); t.cli.main()")
+    command = [sys.executable, "-c", program, str(Path(__file__).parent), "listen", "-", "--model", "m", "--json"]
+    source = tmp_path / "long.raw"
+    source.write_bytes(bytes(2 * 16000 * 600))
+    with source.open("rb") as stdin:
+        process = subprocess.Popen(command, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        with process:
+            assert json.loads(process.stdout.readline())["rms"] == 0.0
+            process.stdout.close()
+            assert (process.wait(), process.stderr.read()) == (0, b"")
