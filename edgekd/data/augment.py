@@ -27,12 +27,16 @@ def mix(x: Tensor, partner: Tensor, share: Tensor) -> Tensor:
 
 
 def mix_loudness(waveform: Tensor, partner: Tensor, share: Tensor) -> Tensor:
-    """Mix waveforms (batch, time) so that `share` is a share of sound pressure, at constant power (Tokozume et al. 2018)."""
+    """Mix waveforms (batch, time), the partner brought to the clip's own level first, so that `share` is a share of sound pressure.
+
+    The power of a mix is that of the clip, for clips that have nothing in common. After between-class learning (Tokozume et al. 2018),
+    which goes to the level of the quieter one.
+    """
     power = waveform.square().mean(dim=1).clamp_min(LOUDNESS_FLOOR)
-    decibels = (10 * torch.log10(power / power[partner])).clamp(-LOUDNESS_RANGE_DB, LOUDNESS_RANGE_DB)  # of x above its partner
-    other = (1 - share) * torch.pow(10.0, decibels / 20)  # the partner's factor, before the common one
-    norm = torch.sqrt(share.square() + other.square())
-    return waveform * (share / norm)[:, None] + waveform[partner] * (other / norm)[:, None]
+    decibels = (10 * torch.log10(power / power[partner])).clamp(-LOUDNESS_RANGE_DB, LOUDNESS_RANGE_DB)  # of a clip above its partner
+    norm = torch.sqrt(share.square() + (1 - share).square())
+    own, other = share / norm, (1 - share) / norm * torch.pow(10.0, decibels / 20)
+    return waveform * own[:, None] + waveform[partner] * other[:, None]
 
 
 def mask(log_mel: Tensor, axis: int, start: Tensor, width: Tensor) -> Tensor:

@@ -22,6 +22,8 @@ Fraction = Annotated[float, Meta(ge=0, le=1)]
 Count = Annotated[int, Meta(ge=0)]
 AtLeastOne = Annotated[int, Meta(ge=1)]
 BlendName = Literal["mean_prob", "mean_logit", "sum_kl"]
+DEFAULT_WINDOW = 1.0
+"""Seconds that the classifier sees at a time."""
 Role = Literal["student", "teacher"]
 
 
@@ -45,8 +47,9 @@ class View(_Table, frozen=True, kw_only=True):
 
     span: Literal["crop", "clip"] = "crop"
     """"crop": a window of `seconds`, drawn anew each epoch; a clip's prediction is the mean over its windows. "clip": the whole clip."""
-    seconds: NonNegative = 1.0
-    """Length of the window. For "clip" the common length, shorter clips being repeated and longer ones cropped; 0 is the longest clip."""
+    seconds: Positive | None = None
+    """Length of the window; None is `DEFAULT_WINDOW`. For "clip" the common length, shorter clips being repeated and longer ones cropped;
+    None is the longest clip."""
 
 
 class Augment(_Table, frozen=True, kw_only=True):
@@ -96,7 +99,7 @@ class Train(_Table, frozen=True, kw_only=True):
     weight_decay: NonNegative = 1e-3
     """On weights of two dimensions or more; decoupled with "adamw"."""
     optimizer: Literal["adamw", "adam"] = "adamw"
-    warmup_epochs: NonNegative = 5
+    warmup_epochs: NonNegative = 5.0
     """Epochs of rise: linear with "cosine", exponential with "vivo"."""
     schedule: Literal["cosine", "vivo"] = "cosine"
     """After the rise: a cosine, or a straight line (Cai et al. 2023), down to `lr * min_lr_ratio`."""
@@ -206,8 +209,6 @@ def decode(raw: Mapping[str, Any], where: str) -> Recipe:
     both = sorted(set(recipe.data.train) & set(recipe.data.test))
     if both:
         raise InputError(f"{where}: split '{both[0]}' is in data.train and in data.test; a model is not tested on what it was trained on")
-    if recipe.view.span == "crop" and recipe.view.seconds == 0:
-        raise InputError(f"{where}: view.seconds is 0; a crop has a length, e.g. 1.0")
     return recipe
 
 

@@ -180,7 +180,7 @@ def resolved(recipe: Recipe) -> Recipe:
     Raises:
         InputError: see `model_config`.
     """
-    table = msgspec.to_builtins(model_config(recipe))
+    table = msgspec.json.decode(msgspec.json.encode(model_config(recipe)))
     return msgspec.structs.replace(recipe, **{recipe.role: table})
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from edgekd.data.store import ClipStore
 from edgekd.distill.recipe import View
-from edgekd.distill.view import Index, Windows, gather, test_windows
+from edgekd.distill.view import Index, Windows, gather, scored_windows
 
 SCORE_BATCH = 64
 """Windows in one forward pass."""
@@ -50,7 +50,7 @@ def window_logits(model: nn.Module, log_mel: nn.Module, store: ClipStore, places
 
 def score(model: nn.Module, log_mel: nn.Module, store: ClipStore, clips: Index, view: View) -> Score:
     """Test a network on clips as its view hears them."""
-    places = test_windows(store, clips, view)
+    places = scored_windows(store, clips, view)
     logits, silent = window_logits(model, log_mel, store, places)
     return judge(logits.numpy(), silent.numpy(), places.clip, store.label_index)
 

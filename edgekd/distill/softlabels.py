@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from edgekd.data.store import ClipStore
 from edgekd.distill.run import Run, write_atomic
 from edgekd.distill.score import Score, judge, window_logits
-from edgekd.distill.view import test_windows
+from edgekd.distill.view import scored_windows
 from edgekd.errors import InputError
 from edgekd.models.logmel import LogMel
 
@@ -84,7 +84,7 @@ def _key(run: Run, store: ClipStore) -> str:
 
 def _compute(run: Run, store: ClipStore) -> Logits:
     """One view of each clip: the whole, or the mean over windows that are not silent (over all, where all are)."""
-    places = test_windows(store, np.arange(len(store.clips)), run.recipe.view)
+    places = scored_windows(store, np.arange(len(store.clips)), run.recipe.view)
     logits, silent = window_logits(run.float_model(), LogMel(run.frontend), store, places)
     heard = (~silent.numpy()).astype(np.float64)
     sounding = np.bincount(places.clip, weights=heard) > 0

@@ -137,11 +137,13 @@ class _Job:
             return {}
         probabilities = torch.softmax(self.truth.teachers, dim=-1)
         metrics: dict[str, float] = {}
-        rows = [(str(run.path), each) for run, each in zip(runs, probabilities, strict=True)]
-        for name, each in [*rows, ("mean of teachers", probabilities.mean(dim=0))]:
+        rows = [(f"teacher {run.path}", each) for run, each in zip(runs, probabilities, strict=True)]
+        if len(runs) > 1:
+            rows.append((f"mean of {len(runs)} teachers", probabilities.mean(dim=0)))
+        for name, each in rows:
             logits = each.clamp_min(torch.finfo(each.dtype).tiny).log().numpy()
             trained, tested = (teacher_score(logits, self.store, side).clip_accuracy for side in (self.partition.train, self.partition.test))
-            log.info("teacher %s: %.1f %% of training clips, %.1f %% of test clips", name, 100 * trained, 100 * tested)
+            log.info("%s: %.1f %% of training clips, %.1f %% of test clips", name, 100 * trained, 100 * tested)
             metrics = {"teachers_train_clip_accuracy": trained, "teachers_test_clip_accuracy": tested}
         return metrics
 
@@ -182,7 +184,8 @@ class _Job:
         return TrainingView(self.store, self.partition.train, self.recipe, batch_size, mels, frames, stream)
 
     def _tested(self, model: nn.Module, prefix: str) -> dict[str, float]:
-        return score(model.cpu(), self.log_mel.cpu(), self.store, self.partition.test, self.recipe.view).named(prefix)
+        model = model.cpu().to(memory_format=torch.channels_last)
+        return score(model, self.log_mel.cpu(), self.store, self.partition.test, self.recipe.view).named(prefix)
 
     def _phase_reached(self) -> str | None:
         """The phase that last.ckpt is of; the rows of phases before it are read from it too."""

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekd.data.store import ClipStore, windows
-from edgekd.distill.recipe import Recipe, View
+from edgekd.distill.recipe import DEFAULT_WINDOW, Recipe, View
 from edgekd.errors import InputError
 
 LONGEST_CLIP = 60.0
@@ -67,15 +67,15 @@ def window_samples(view: View, store: ClipStore) -> int:
     Raises:
         InputError: a whole-clip view of very long clips without a length.
     """
-    if view.span == "crop" or view.seconds > 0:
-        return round(view.seconds * store.sample_rate)
+    if view.span == "crop" or view.seconds is not None:
+        return round((view.seconds or DEFAULT_WINDOW) * store.sample_rate)
     longest = int(store.lengths.max())
     if longest > LONGEST_CLIP * store.sample_rate:
         raise InputError(f"{store.path}: the longest clip has {longest / store.sample_rate:.0f} s; set view.seconds, e.g. --set view.seconds=10")
     return longest
 
 
-def test_windows(store: ClipStore, clips: Index, view: View) -> Windows:
+def scored_windows(store: ClipStore, clips: Index, view: View) -> Windows:
     """Where a model listens in a test: consecutive windows of each clip, or its middle for a whole-clip view."""
     samples = window_samples(view, store)
     if view.span == "clip":

@@ -1,0 +1,96 @@
+"""Recipes: defaults, overrides, and what is refused."""
+
+import msgspec
+import pytest
+
+from edgekd.distill.recipe import Recipe, decode, load_recipe
+from edgekd.distill.run import model_config, resolved
+from edgekd.errors import InputError
+from edgekd.resources import names
+
+MINIMAL = """
+name = "mine"
+[data]
+train = ["a"]
+test = ["b"]
+[student]
+kind = "serfr_cnn"
+"""
+
+
+@pytest.fixture
+def path(tmp_path):
+    file = tmp_path / "mine.toml"
+    file.write_text(MINIMAL)
+    return str(file)
+
+
+def test_a_minimal_recipe_gets_defaults(path):
+    recipe = load_recipe(path)
+    assert (recipe.role, recipe.view.seconds, recipe.distill.temperature, recipe.distill.kd_weight) == ("student", None, 2.0, 0.98)
+
+
+def test_overrides_are_typed_by_their_field(path):
+    recipe = load_recipe(path, ["train.epochs=7", "student.width=24", 'data.train=["x", "y"]', "name=other", "distill.blend=sum_kl", "train.lr=1"])
+    assert (recipe.train.epochs, recipe.model["width"], recipe.data.train) == (7, 24, ("x", "y"))
+    assert (recipe.name, recipe.distill.blend, recipe.train.lr) == ("other", "sum_kl", 1.0)
+
+
+@pytest.mark.parametrize(("override", "message"), [
+    ("train.epoch=7", r"unknown key 'epoch'; did you mean 'epochs'\?"),
+    ("trian.epochs=7", r"unknown key 'trian'; did you mean 'train'\?"),
+    ("frontend.nmels=7", r"\[frontend\]: unknown key 'nmels'; did you mean 'n_mels'\?"),
+    ("train.epochs=0", "epochs"),
+    ("train.epochs=many", "epochs"),
+    ("train.epochs", "write key=value"),
+    ("name.first=x", "'name' is a value"),
+    ("view.seconds=0", "seconds"),
+    ('data.test=["a"]', "split 'a' is in data.train and in data.test"),
+    ('teacher={kind="cp_resnet"}', r"either a \[student\] or a \[teacher\]"),
+    ("frontend.win_length=4096", "win_length 4096 is longer"),
+])
+def test_bad_settings_are_refused_with_the_reason(path, override, message):
+    with pytest.raises(InputError, match=message):
+        load_recipe(path, [override])
+
+
+@pytest.mark.parametrize(("override", "message"), [
+    ("student.kind=serf_cnn", r"unknown kind 'serf_cnn'; did you mean 'serfr_cnn'\?"),
+    ("student.widht=8", r"unknown key 'widht'; did you mean 'width'\?"),
+    ("student.width=wide", "width"),
+])
+def test_a_bad_architecture_is_refused_with_the_reason(path, override, message):
+    with pytest.raises(InputError, match=message):
+        model_config(load_recipe(path, [override]))
+
+
+def test_an_unknown_name_gets_the_nearest():
+    with pytest.raises(InputError, match="did you mean 'esc50-serfr32'"):
+        load_recipe("esc50-serfr23")
+
+
+def test_damaged_toml_is_refused(tmp_path):
+    (tmp_path / "bad.toml").write_text("name = ")
+    with pytest.raises(InputError, match=r"bad\.toml"):
+        load_recipe(str(tmp_path / "bad.toml"))
+
+
+def test_a_resolved_recipe_reads_back_to_the_same_hash(path):
+    recipe = resolved(load_recipe(path))
+    again = decode(msgspec.json.decode(msgspec.json.encode(recipe)), "again")
+    assert again == recipe
+    assert again.hash == recipe.hash
+    assert recipe.model["last_width"] == 256
+
+
+def test_the_hash_changes_with_any_value(path):
+    hashes = {load_recipe(path, [change]).hash for change in ("seed=0", "seed=1", "student.width=24", "train.lr=0.5")}
+    assert len(hashes) == 4
+
+
+@pytest.mark.parametrize("name", [*names("recipes"), *names("teachers")])
+def test_every_shipped_recipe_is_valid(name):
+    recipe = load_recipe(name)
+    assert isinstance(recipe, Recipe)
+    assert recipe.name == name
+    model_config(recipe)

@@ -1,0 +1,209 @@
+"""Training from recipe to run folder: resuming, refusing, and what the folder holds."""
+
+import csv
+import logging
+import shutil
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+
+from edgekd.distill.callbacks import METRICS_FILE
+from edgekd.distill.module import TrainingModule, learning_rate_factor
+from edgekd.distill.recipe import Train, decode
+from edgekd.distill.run import MODEL_FILE, QAT_FILE, RUN_FILE, load_run, resolved
+from edgekd.distill.score import judge
+from edgekd.distill.training import Options, train
+from edgekd.errors import InputError
+from edgekd.models.logmel import LogMel
+from tests.distill.conftest import recipe_dict, write_store
+
+
+class PowerCutError(Exception):
+    pass
+
+
+def student(**changes):
+    return decode(recipe_dict(**changes), "student")
+
+
+@pytest.fixture(scope="module")
+def teacher(store, tmp_path_factory):
+    path = tmp_path_factory.mktemp("teachers") / "t"
+    train(decode(recipe_dict("teacher"), "teacher"), store, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def straight(store, teacher, tmp_path_factory):
+    """A student that was never interrupted."""
+    path = tmp_path_factory.mktemp("students") / "s"
+    train(student(train={"ema_decay": 0.9}), store, path, [teacher])
+    return path
+
+
+def metrics_of(path):
+    """Rows of metrics.csv."""
+    return list(csv.DictReader((path / METRICS_FILE).read_text().splitlines()))
+
+
+def cut(monkeypatch, phase, epoch):
+    """Make a training stop when an epoch begins."""
+    begin = TrainingModule.on_train_epoch_start
+
+    def stop(self):
+        if (self.phase_name, self.current_epoch) == (phase, epoch):
+            raise PowerCutError
+        begin(self)
+
+    monkeypatch.setattr(TrainingModule, "on_train_epoch_start", stop)
+
+
+@pytest.mark.parametrize(("phase", "epoch"), [("float", 0), ("float", 2), ("qat", 0), ("qat", 1)])
+def test_an_interrupted_run_resumes_to_the_same_bits(straight, store, teacher, tmp_path, monkeypatch, phase, epoch):
+    recipe = student(train={"ema_decay": 0.9})
+    with monkeypatch.context() as patch:
+        cut(patch, phase, epoch)
+        with pytest.raises(PowerCutError):
+            train(recipe, store, tmp_path / "s", [teacher])
+    with pytest.raises(InputError, match="not finished; go on with --resume"):
+        load_run(tmp_path / "s")
+    run = train(recipe, store, tmp_path / "s", [teacher], Options(resume=True))
+    assert run.info.metrics == load_run(straight).info.metrics
+    assert (tmp_path / "s" / METRICS_FILE).read_bytes() == (straight / METRICS_FILE).read_bytes()
+    for file in (MODEL_FILE, QAT_FILE):
+        first, second = (torch.load(path / file, weights_only=True) for path in (straight, tmp_path / "s"))
+        assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_finished_run_says_so_and_is_left_alone(straight, store, teacher, caplog):
+    before = (straight / RUN_FILE).read_bytes()
+    with caplog.at_level(logging.INFO, "edgekd"):
+        train(student(train={"ema_decay": 0.9}), store, straight, [teacher], Options(resume=True))
+    assert "finished already" in caplog.text
+    assert (straight / RUN_FILE).read_bytes() == before
+
+
+def test_the_folder_holds_metrics_of_every_epoch_and_both_networks(straight, store):
+    rows = metrics_of(straight)
+    assert [(row["phase"], row["epoch"]) for row in rows] == [("float", "1"), ("float", "2"), ("float", "3"), ("qat", "1"), ("qat", "2")]
+    assert all(float(row["loss"]) == pytest.approx(float(row["label_weighted"]) + float(row["kd_weighted"]), rel=1e-5) for row in rows)
+    assert [bool(row["test_clip_accuracy"]) for row in rows] == [False, True, True, False, True]
+    assert any((straight / "tensorboard").iterdir())
+    run = load_run(straight)
+    assert run.labels == store.labels
+    assert run.info.data.synthetic
+    waveform = torch.from_numpy(store.window(0, 0, run.info.window))[None]
+    for model in (run.float_model(), run.qat_model()):
+        assert model(LogMel(run.frontend)(waveform)).shape == (1, 3)
+    assert rows[-1]["test_clip_accuracy"] == str(run.info.metrics["qat_clip_accuracy"])
+
+
+def test_the_front_end_is_normalised_by_the_training_clips(straight, store):
+    log_mel = LogMel(load_run(straight).frontend)
+    features = log_mel(torch.stack([torch.from_numpy(store.window(clip, 0, 8000)) for clip in store.indices(["a"])]))
+    assert abs(features.mean()) < 0.3
+    assert 0.7 < features.std() < 1.3
+
+
+def test_teachers_accuracies_are_said_before_the_first_epoch(store, teacher, tmp_path, monkeypatch, caplog):
+    cut(monkeypatch, "float", 0)
+    with caplog.at_level(logging.INFO, "edgekd"), pytest.raises(PowerCutError):
+        train(student(), store, tmp_path / "s", [teacher, teacher])
+    said = [record.message for record in caplog.records if "of training clips" in record.message]
+    assert len(said) == 3
+    assert said[-1].startswith("mean of 2 teachers")
+
+
+def test_without_teachers_the_labels_count_alone_and_it_is_said(store, tmp_path, caplog):
+    with caplog.at_level(logging.INFO, "edgekd"):
+        train(student(train={"epochs": 1}, qat={"epochs": 0}), store, tmp_path / "s")
+    assert "no teacher" in caplog.text
+    row = metrics_of(tmp_path / "s")[0]
+    assert (row["loss"], row["kd"]) == (row["label"], "")
+    with pytest.raises(InputError, match="no quantization-aware weights"):
+        load_run(tmp_path / "s").qat_model()
+
+
+def test_a_loss_that_is_no_number_stops_with_a_clear_line(store, tmp_path):
+    with pytest.raises(InputError, match=r"loss became nan .*lower the phase's lr"):
+        train(student(train={"lr": 1e30}), store, tmp_path / "s")
+
+
+def test_a_folder_in_the_way_is_kept(straight, store, tmp_path):
+    recipe = student()
+    with pytest.raises(InputError, match="--resume, begin anew with --force"):
+        train(recipe, store, straight)
+    (tmp_path / "thesis.txt").write_text("three years")
+    for options in (Options(), Options(force=True), Options(resume=True)):
+        with pytest.raises(InputError, match="not an edgekd run folder"):
+            train(recipe, store, tmp_path, options=options)
+    assert (tmp_path / "thesis.txt").read_text() == "three years"
+    with pytest.raises(InputError, match="nothing to resume"):
+        train(recipe, store, tmp_path / "new", options=Options(resume=True))
+
+
+def test_force_begins_anew(straight, store, tmp_path):
+    shutil.copytree(straight, tmp_path / "s")
+    run = train(student(train={"epochs": 1}, qat={"epochs": 0}), store, tmp_path / "s", options=Options(force=True))
+    assert run.recipe.train.epochs == 1
+    assert not (tmp_path / "s" / QAT_FILE).exists()
+
+
+def test_resuming_with_something_else_is_refused(straight, store, teacher, tmp_path):
+    same = student(train={"ema_decay": 0.9})
+    other = write_store(tmp_path / "other", clips=(("a", 3), ("b", 1)))
+    resume = Options(resume=True)
+    with pytest.raises(InputError, match="another recipe"):
+        train(student(train={"ema_decay": 0.8}), store, straight, [teacher], resume)
+    with pytest.raises(InputError, match="another store"):
+        train(same, other, straight, [teacher], resume)
+    with pytest.raises(InputError, match="another list of teachers"):
+        train(same, store, straight, [], resume)
+
+
+def test_an_unfinished_teacher_is_refused(store, teacher, tmp_path):
+    shutil.copytree(teacher, tmp_path / "t")
+    info = msgspec.json.decode((tmp_path / "t" / RUN_FILE).read_bytes())
+    (tmp_path / "t" / RUN_FILE).write_bytes(msgspec.json.encode({**info, "status": "training"}))
+    with pytest.raises(InputError, match="not finished"):
+        train(student(), store, tmp_path / "s", [tmp_path / "t"])
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_teacher_that_knows_the_test_clips_is_refused(store, teacher, tmp_path):
+    with pytest.raises(InputError, match="trained on split 'a', which the student is tested on"):
+        train(student(data={"train": ["b"], "test": ["a"]}), store, tmp_path / "s", [teacher])
+
+
+def test_a_store_of_another_rate_is_refused(store, tmp_path):
+    with pytest.raises(InputError, match="hears 16000 Hz, .* holds 8000 Hz"):
+        train(student(frontend={"sample_rate": 16000}), store, tmp_path / "s")
+
+
+def test_the_folder_keeps_the_resolved_recipe(straight):
+    run = load_run(straight)
+    assert run.recipe == resolved(student(train={"ema_decay": 0.9}))
+    assert run.info.recipe_hash == run.recipe.hash
+
+
+@pytest.mark.parametrize(("schedule", "warmup"), [("cosine", 5), ("vivo", 30)])
+def test_schedules_rise_to_the_peak_and_fall_to_the_least(schedule, warmup):
+    steps = 4
+    factor = learning_rate_factor(Train(epochs=80, schedule=schedule, warmup_epochs=warmup, min_lr_ratio=0.01), steps)
+    values = np.array([factor(step) for step in range(80 * steps + 1)])
+    assert values.max() == pytest.approx(1.0)
+    assert values.argmax() in (warmup * steps - 1, warmup * steps)
+    assert values[-1] == pytest.approx(0.01)
+    assert (np.diff(values[: warmup * steps]) > 0).all()
+    assert (np.diff(values[warmup * steps:]) < 0).all()
+
+
+def test_silent_windows_do_not_count():
+    logits = np.array([[5.0, 0.0], [0.0, 9.0], [0.0, 5.0]], np.float32)
+    silent = np.array([False, True, False])
+    result = judge(logits, silent, np.array([0, 0, 1]), np.array([0, 1]))
+    assert (result.clip_accuracy, result.window_accuracy) == (1.0, 1.0)
+    everything = judge(logits, np.array([True, True, False]), np.array([0, 0, 1]), np.array([0, 1]))
+    assert everything.clip_accuracy == 0.5
