@@ -55,6 +55,8 @@ def listen(source: str | None, model: Path, *, engine: str | None = None, thread
     if source is None:
         raise InputError("a microphone cannot be opened in this version; give an audio file, or pipe one: "
                          "arecord -f S16_LE -c 1 -r 16000 -t raw | edgekd listen - --model MODEL")
+    if source == STANDARD_INPUT and sys.stdin is None:
+        raise InputError("standard input is closed; pipe raw samples into it or give an audio file")
     classifier = open_model(model, engine, threads)
     sample_rate = classifier.manifest.frontend.sample_rate
     chunks = read_raw(sys.stdin.buffer, sample_rate) if source == STANDARD_INPUT else read_file(Path(source), sample_rate)
