@@ -24,7 +24,7 @@ OPTIONAL = frozenset({
 TORCH_FREE_ROOMS = ("edgekd.complexity", "edgekd.evaluate", "edgekd.qgraph", "edgekd.runtime")
 TORCH_FREE_MODULES = (
     "edgekd.cli", "edgekd.data.store", "edgekd.engine", "edgekd.errors", "edgekd.frontend", "edgekd.manifest", "edgekd.modelfile",
-    "edgekd.resources", "edgekd.target", "edgekd.pipeline.check", "edgekd.pipeline.evaluate", "edgekd.pipeline.info",
+    "edgekd.resources", "edgekd.rounding", "edgekd.target", "edgekd.pipeline.check", "edgekd.pipeline.evaluate", "edgekd.pipeline.info",
     "edgekd.pipeline.predict",
 )
 IMPORT_SECONDS = 0.15

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekd import rounding
 from edgekd.errors import InputError
 from edgekd.qgraph.graph import INT8_MAX, INT8_MIN, AvgPool, Conv, Edge, MaxPool, Mul, Op, QGraph, Sigmoid, op_inputs
 
@@ -22,24 +23,14 @@ Int8 = NDArray[np.int8]
 Float64 = NDArray[np.float64]
 
 
-def quantize(x: NDArray[np.floating], edge: Edge) -> Int8:
-    """Real values to the integers of an edge: divide in float32, round half to even, shift, clip, cast. The one place for it.
-
-    Args:
-        x: float array of any shape; NaN is refused.
-        edge: gives scale and zero point.
-
-    Raises:
-        InputError: a value is NaN.
-    """
-    if np.isnan(x).any():
-        raise InputError(f"edge '{edge.name}': cannot quantise NaN; check the audio and the front end")
-    return _saturate(np.asarray(x, np.float32) / np.float32(edge.scale), edge)
+def quantize(x: NDArray[np.floating[Any]], edge: Edge) -> Int8:
+    """Real values to the integers of an edge (`rounding.quantize`); NaN is an InputError."""
+    return rounding.quantize(x, edge.scale, edge.zero_point, np.int8)
 
 
-def dequantize(q: NDArray[np.integer], edge: Edge) -> NDArray[np.float32]:
+def dequantize(q: NDArray[np.integer[Any]], edge: Edge) -> NDArray[np.float32]:
     """Integers of an edge to the real values they stand for, float32."""
-    return (q.astype(np.float32) - np.float32(edge.zero_point)) * np.float32(edge.scale)
+    return rounding.dequantize(q, edge.scale, edge.zero_point)
 
 
 def run(graph: QGraph, x: Int8) -> Int8:
@@ -98,7 +89,7 @@ def _add(reals: list[Float64], edges: list[Edge], output: Edge) -> Int8:
     scales = [np.float32(edge.scale) / np.float32(output.scale) for edge in edges]
     shift = ADD_BITS - int(np.frexp(max(scales))[1]) + 1
     total = sum(real * np.rint(np.ldexp(scale, shift)) for real, scale in zip(reals, scales, strict=True))
-    return _saturate(np.floor(np.ldexp(np.asarray(total, np.float64), -shift) + 0.5), output)
+    return rounding.saturate(np.floor(np.ldexp(np.asarray(total, np.float64), -shift) + 0.5), output.zero_point, np.int8)
 
 
 def _convolve(op: Conv, x: Float64) -> Float64:
@@ -140,16 +131,10 @@ def _centred(q: Int8, edge: Edge) -> Float64:
 
 def _requantise(acc: Float64, multiplier: NDArray[np.float32] | np.float32, output: Edge) -> Int8:
     """Exact accumulators to an edge's integers, in float32 as the engines do."""
-    return _saturate(acc.astype(np.float32) * multiplier, output)
-
-
-def _saturate(steps: NDArray[np.floating], output: Edge) -> Int8:
-    """Round half to even, add the zero point, clip, cast."""
-    clipped: NDArray[np.floating] = np.clip(np.rint(steps) + output.zero_point, INT8_MIN, INT8_MAX)
-    return clipped.astype(np.int8)
+    return rounding.saturate(acc.astype(np.float32) * multiplier, output.zero_point, np.int8)
 
 
 def _sigmoid_table(source: Edge, output: Edge) -> Int8:
     """Output integer for each of the 256 input integers, from -128 up: the engines use such a table too."""
     real = (np.arange(INT8_MIN, INT8_MAX + 1) - source.zero_point) * float(source.scale)
-    return _saturate(1 / (1 + np.exp(-real)) / output.scale, output)
+    return rounding.saturate(1 / (1 + np.exp(-real)) / output.scale, output.zero_point, np.int8)

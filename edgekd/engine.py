@@ -1,0 +1,222 @@
+"""Opens a model file in an inference engine: one small interface for the runner, evaluation and checks.
+
+LiteRT (`ai_edge_litert`, or `tflite_runtime` on old systems) runs .tflite files, ONNX Runtime .onnx files.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekd import modelfile, rounding
+from edgekd.errors import InputError, MissingExtraError, nearest
+from edgekd.manifest import Manifest, TensorQuant
+
+Engine = Literal["litert", "onnxruntime"]
+
+FLOAT = "float32"
+X64_PRECISION_KEY = "session.x64quantprecision"
+"""Without it ONNX Runtime's int8 products saturate on x86 processors that have AVX2 but no VNNI: logits wrong by 20 steps."""
+ERRORS_ONLY = 3
+"""ONNX Runtime's log severity."""
+STDERR = 2
+
+
+class Session(Protocol):
+    """What an engine gives: tensors as the file has them. input_shape: (mel, frame); input_dtype: numpy's name."""
+
+    input_shape: tuple[int, ...]
+    input_dtype: str
+    labels: int
+
+    def run(self, q: NDArray[Any]) -> NDArray[Any]:
+        """(batch, mel, frame) -> (batch, labels), both in the file's types."""
+        ...
+
+
+class Model:
+    """An opened model file. engine: "litert" or "onnxruntime". manifest: what the file says about itself."""
+
+    def __init__(self, manifest: Manifest, engine: Engine, session: Session) -> None:
+        self.manifest = manifest
+        self.engine = engine
+        self._session = session
+
+    @property
+    def input_quant(self) -> TensorQuant:
+        """Quantisation of the input."""
+        return self.manifest.input
+
+    def logits(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Classify windows.
+
+        Args:
+            features: normalised log-mel of the manifest's front end, float32 (batch, mel, frame).
+
+        Returns:
+            Logits before softmax, float32 (batch, labels).
+
+        Raises:
+            InputError: the wrong shape, NaN, or a failure inside the engine.
+        """
+        source, output = self.manifest.input, self.manifest.output
+        if source.dtype == FLOAT:
+            q: NDArray[Any] = np.asarray(features, np.float32)
+        else:
+            q = rounding.quantize(features, source.scale, source.zero_point, source.dtype)
+        answer = self.run_quantized(q)
+        return answer if output.dtype == FLOAT else rounding.dequantize(answer, output.scale, output.zero_point)
+
+    def run_quantized(self, q: NDArray[Any]) -> NDArray[Any]:
+        """As `logits`, on what the file itself reads and writes: (batch, mel, frame) and (batch, labels) of the manifest's types."""
+        if q.ndim != 3 or q.shape[1:] != self._session.input_shape or q.dtype != self._session.input_dtype:
+            raise InputError(f"{self.manifest.name}: the model reads {self._session.input_dtype} (batch, mel, frame) of "
+                             f"{self._session.input_shape}, got {q.dtype} {q.shape}; use the manifest's front end and window")
+        return self._session.run(q)
+
+
+def open_model(path: str | Path, engine: str | None = None, threads: int = 1) -> Model:
+    """Open a model file for inference.
+
+    Args:
+        path: a .tflite or .onnx file that edgekd wrote.
+        engine: a key of `ENGINES`; None takes the one that opens this kind of file.
+        threads: that the engine computes with.
+
+    Raises:
+        InputError: a file without a manifest, damaged, or at odds with its manifest; an unknown engine or one for another format.
+        MissingExtraError: the engine is not installed.
+    """
+    path = Path(path)
+    if engine is not None and engine not in ENGINES:
+        raise InputError(f"unknown engine '{engine}'{nearest(engine, ENGINES)}")
+    if threads < 1:
+        raise InputError(f"{threads} threads; give at least 1")
+    file = modelfile.read(path)
+    name, session_type = next((name, opener) for name, (suffix, opener) in ENGINES.items() if suffix == path.suffix)
+    if engine not in (None, name):
+        raise InputError(f"{path}: engine '{engine}' does not open {path.suffix} files; use engine '{name}' or another file")
+    session = session_type(path, file.content, threads)
+    _check(path, file.manifest, session)
+    return Model(file.manifest, name, session)
+
+
+def _check(path: Path, manifest: Manifest, session: Session) -> None:
+    """Whether the file's tensors are what its manifest promises."""
+    shape = manifest.frontend.n_mels, manifest.frontend.frames(manifest.window)
+    pairs = {"input (mel, frame)": (session.input_shape, shape), "input type": (session.input_dtype, manifest.input.dtype),
+             "number of labels": (session.labels, len(manifest.labels))}
+    for what, (found, promised) in pairs.items():
+        if found != promised:
+            raise InputError(f"{path}: the {what} is {found}, but the manifest says {promised}; export the model again")
+
+
+class _LiteRT:
+    """A .tflite file in LiteRT: one window at a time, as on the device."""
+
+    def __init__(self, path: Path, content: bytes, threads: int) -> None:
+        interpreter_type = _litert_interpreter()
+        try:
+            with _silent_stderr():  # it announces its delegate there
+                self._interpreter = interpreter_type(model_content=content, num_threads=threads)
+                self._interpreter.allocate_tensors()
+            (source,), (output,) = self._interpreter.get_input_details(), self._interpreter.get_output_details()
+        except (ValueError, RuntimeError) as error:
+            raise InputError(_cannot_open(path, "LiteRT", error)) from None
+        self._source, self._output = source["index"], output["index"]
+        self._path = path
+        self._window_shape = tuple(int(size) for size in source["shape"])  # (1, mel, frame, 1)
+        self.input_shape = self._window_shape[1:3]
+        self.input_dtype = np.dtype(source["dtype"]).name
+        self.labels = int(output["shape"][-1])
+
+    def run(self, q: NDArray[Any]) -> NDArray[Any]:
+        """One inference per window."""
+        try:
+            return np.stack([self._run_one(window) for window in q]) if len(q) else np.zeros((0, self.labels), q.dtype)
+        except (ValueError, RuntimeError) as error:
+            raise InputError(_cannot_open(self._path, "LiteRT", error)) from None
+
+    def _run_one(self, window: NDArray[Any]) -> NDArray[Any]:
+        self._interpreter.set_tensor(self._source, np.ascontiguousarray(window).reshape(self._window_shape))
+        self._interpreter.invoke()
+        logits: NDArray[Any] = self._interpreter.get_tensor(self._output)[0]
+        return logits
+
+
+class _OnnxRuntime:
+    """An .onnx file in ONNX Runtime: whole batches."""
+
+    def __init__(self, path: Path, content: bytes, threads: int) -> None:
+        try:
+            import onnxruntime
+        except ImportError:
+            raise MissingExtraError("onnxruntime", "onnx-runtime") from None
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+        options.log_severity_level = ERRORS_ONLY
+        options.add_session_config_entry(X64_PRECISION_KEY, "1")
+        try:
+            self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+            (source,), (output,) = self._session.get_inputs(), self._session.get_outputs()
+        except Exception as error:  # its exceptions have no common base of their own
+            raise InputError(_cannot_open(path, "ONNX Runtime", error)) from None
+        self._source = source.name
+        self._path = path
+        self.input_shape = tuple(source.shape[2:])
+        self.input_dtype = np.dtype(source.type.removeprefix("tensor(").removesuffix(")").replace("float", FLOAT)).name
+        self.labels = output.shape[-1]
+
+    def run(self, q: NDArray[Any]) -> NDArray[Any]:
+        """One inference for the batch."""
+        try:
+            logits: NDArray[Any] = self._session.run(None, {self._source: q[:, None]})[0]
+        except Exception as error:  # as above
+            raise InputError(_cannot_open(self._path, "ONNX Runtime", error)) from None
+        return logits
+
+
+ENGINES: dict[Engine, tuple[str, type[_LiteRT] | type[_OnnxRuntime]]] = {
+    "litert": (".tflite", _LiteRT), "onnxruntime": (".onnx", _OnnxRuntime),
+}
+"""Name -> what it opens and how."""
+
+
+def _litert_interpreter() -> Any:
+    """LiteRT's interpreter class, from whichever package is installed."""
+    try:
+        from ai_edge_litert.interpreter import Interpreter
+    except ImportError:
+        if int(np.__version__.split(".", maxsplit=1)[0]) > 1:  # tflite_runtime crashes on numpy 2
+            raise MissingExtraError("ai_edge_litert", "litert") from None
+        try:
+            from tflite_runtime.interpreter import Interpreter
+        except ImportError:
+            raise MissingExtraError("ai_edge_litert", "litert") from None
+    return Interpreter
+
+
+def _cannot_open(path: Path, engine: str, error: Exception) -> str:
+    reason = " ".join(str(error).split())
+    return f"{path}: {engine} cannot run this model ({reason}); it is damaged or needs another version, export it again"
+
+
+@contextlib.contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """Send what native code writes to standard error to nowhere for a moment; a failure still raises."""
+    try:
+        kept = os.dup(STDERR)
+    except OSError:  # a service without standard error
+        yield
+        return
+    try:
+        with Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), STDERR)
+        yield
+    finally:
+        os.dup2(kept, STDERR)
+        os.close(kept)

@@ -1,0 +1,244 @@
+"""The model file: one .tflite or .onnx that also carries its manifest. Standard library only; no engine, no protobuf package.
+
+Both formats take the manifest behind the model, and stay readable by every other tool: a .tflite gets a zip archive appended (the
+convention of TFLite metadata), an .onnx two more `metadata_props` (fields of a protobuf message may come in any order). Beside
+the manifest lies the SHA-256 of the model's bytes in front of it, so that a damaged file is refused instead of run.
+"""
+
+import hashlib
+import io
+import os
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgekd import manifest as manifests
+from edgekd.errors import InputError, nearest
+from edgekd.manifest import Manifest
+
+SUFFIXES = (".tflite", ".onnx")
+MANIFEST_KEY, DIGEST_KEY = "edgekd.json", "edgekd.sha256"
+"""Names of the zip entries and of the metadata properties."""
+MAX_MANIFEST_BYTES = 4 * 2**20
+MAX_MODEL_BYTES = 2**30
+TFLITE_IDENTIFIER, IDENTIFIER_START = b"TFL3", 4
+MODEL_GRAPH, MODEL_METADATA = 7, 14
+"""Field numbers in ONNX's ModelProto."""
+ENTRY_KEY, ENTRY_VALUE = 1, 2
+"""Field numbers in ONNX's StringStringEntryProto."""
+VARINT, FIXED64, LENGTH_DELIMITED, FIXED32 = 0, 1, 2, 5
+"""Wire types of protobuf."""
+FIXED_SIZES = {FIXED64: 8, FIXED32: 4}
+MAX_VARINT_BYTES = 10
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """A file taken apart. content: the model's own bytes, as they were before the manifest came behind them."""
+
+    manifest: Manifest
+    content: bytes
+
+
+def write(path: str | Path, model_bytes: bytes, manifest: Manifest) -> None:
+    """Write a model with its manifest; the file appears complete or not at all.
+
+    Args:
+        path: ends in .tflite or .onnx; an existing file is replaced.
+        model_bytes: a model as an emitter gives it.
+        manifest: what shall travel with it.
+
+    Raises:
+        InputError: another suffix, bytes that are not a model of that kind, or a place that cannot be written.
+    """
+    path = Path(path)
+    _check_suffix(path)
+    _check_kind(path, model_bytes)
+    entries = {MANIFEST_KEY: manifests.encode(manifest), DIGEST_KEY: hashlib.sha256(model_bytes).hexdigest().encode()}
+    raw = model_bytes + (_zip(model_bytes, entries) if path.suffix == ".tflite" else _metadata(entries))
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as partial:
+            temporary = Path(partial.name)
+            try:
+                partial.write(raw)
+                partial.flush()
+                os.fsync(partial.fileno())
+                temporary.chmod(0o644)
+                temporary.replace(path)
+            finally:
+                temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror}); choose another place") from None
+
+
+def read_manifest(path: str | Path) -> Manifest:
+    """The manifest of a model file; errors as in `read`."""
+    return read(path).manifest
+
+
+def find_manifest(path: str | Path) -> Manifest | None:
+    """The manifest of a model file, None for a model that carries none; other errors as in `read`."""
+    found = _split(Path(path))
+    return None if found is None else found.manifest
+
+
+def read(path: str | Path) -> ModelFile:
+    """Take a model file apart and check that it is whole.
+
+    Raises:
+        InputError: unreadable, not a model file, without a manifest, damaged, cut off, or too large.
+    """
+    found = _split(Path(path))
+    if found is None:
+        raise InputError(f"{path}: carries no edgekd manifest: another tool wrote this model, or the file is cut off; "
+                         "give a file that 'edgekd export' wrote")
+    return found
+
+
+def _split(path: Path) -> ModelFile | None:
+    raw = _read_bytes(path)
+    _check_kind(path, raw)
+    try:
+        size, entries = (_read_zip if path.suffix == ".tflite" else _read_metadata)(raw)
+    except _DamagedError as error:
+        raise InputError(f"{path}: the file is damaged ({error}); copy it or export it again") from None
+    if MANIFEST_KEY not in entries:
+        return None
+    manifest = manifests.decode(entries[MANIFEST_KEY], str(path))
+    content = raw[:size]
+    if entries.get(DIGEST_KEY) != hashlib.sha256(content).hexdigest().encode():
+        raise InputError(f"{path}: the model has changed since it was exported (SHA-256 differs); copy it or export it again")
+    return ModelFile(manifest, content)
+
+
+def _read_bytes(path: Path) -> bytes:
+    _check_suffix(path)
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_MODEL_BYTES + 1)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); give a .tflite or .onnx file") from None
+    if len(raw) > MAX_MODEL_BYTES:
+        raise InputError(f"{path}: larger than {MAX_MODEL_BYTES:,} bytes, which is no model for a small device; give an exported one")
+    return raw
+
+
+def _check_suffix(path: Path) -> None:
+    if path.suffix not in SUFFIXES:
+        raise InputError(f"{path}: unknown model format '{path.suffix}'{nearest(path.suffix, SUFFIXES)}")
+
+
+def _check_kind(path: Path, raw: bytes) -> None:
+    """Whether the bytes look like what the suffix says."""
+    try:
+        if path.suffix == ".tflite":
+            genuine = raw[IDENTIFIER_START:IDENTIFIER_START + len(TFLITE_IDENTIFIER)] == TFLITE_IDENTIFIER
+        else:
+            genuine = any(number == MODEL_GRAPH for number, _, _, _ in _fields(raw))
+    except _DamagedError as error:
+        raise InputError(f"{path}: not an ONNX file, or damaged ({error}); copy it or export it again") from None
+    if not genuine:
+        raise InputError(f"{path}: not a {path.suffix} model but {len(raw):,} other bytes; give a file that 'edgekd export' wrote")
+
+
+class _DamagedError(Exception):
+    """What is wrong inside a file, without its name."""
+
+
+def _zip(model_bytes: bytes, entries: dict[str, bytes]) -> bytes:
+    """A zip archive that follows the model, its offsets counted from the model's start; the same bytes at any time of day."""
+    buffer = io.BytesIO(model_bytes)
+    with zipfile.ZipFile(buffer, "a") as archive:
+        for name, value in entries.items():
+            archive.writestr(zipfile.ZipInfo(name), value)
+    return buffer.getvalue()[len(model_bytes):]
+
+
+def _read_zip(raw: bytes) -> tuple[int, dict[str, bytes]]:
+    """Size of the model in front of the archive, and our entries."""
+    file = io.BytesIO(raw)
+    if not zipfile.is_zipfile(file):
+        return len(raw), {}
+    try:
+        with zipfile.ZipFile(file) as archive:
+            members = archive.infolist()
+            ours = [member for member in members if member.filename in (MANIFEST_KEY, DIGEST_KEY)]
+            for member in ours:
+                _check_size(member.file_size)
+            return min((member.header_offset for member in members), default=0), {member.filename: archive.read(member) for member in ours}
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError, NotImplementedError, OverflowError) as error:
+        raise _DamagedError(f"manifest: {error}") from None
+
+
+def _metadata(entries: dict[str, bytes]) -> bytes:
+    """`metadata_props` fields, to stand behind a serialised ModelProto."""
+    properties = (_field(ENTRY_KEY, key.encode()) + _field(ENTRY_VALUE, value) for key, value in entries.items())
+    return b"".join(_field(MODEL_METADATA, entry) for entry in properties)
+
+
+def _read_metadata(raw: bytes) -> tuple[int, dict[str, bytes]]:
+    """Size of the model in front of our first property, and our properties."""
+    size, entries = len(raw), {}
+    for field, start, payload, end in _fields(raw):
+        if field != MODEL_METADATA:
+            continue
+        parts = {number: raw[payload + first:payload + last] for number, _, first, last in _fields(raw[payload:end])}
+        key = parts.get(ENTRY_KEY, b"").decode(errors="replace")
+        if key in (MANIFEST_KEY, DIGEST_KEY):
+            entries[key] = parts.get(ENTRY_VALUE, b"")
+            _check_size(len(entries[key]))
+            size = min(size, start)
+    return size, entries
+
+
+def _check_size(size: int) -> None:
+    if size > MAX_MANIFEST_BYTES:
+        raise _DamagedError(f"manifest of {size:,} bytes, more than {MAX_MANIFEST_BYTES:,}")
+
+
+def _field(number: int, payload: bytes) -> bytes:
+    """One length-delimited protobuf field."""
+    return _varint(number << 3 | LENGTH_DELIMITED) + _varint(len(payload)) + payload
+
+
+def _varint(value: int) -> bytes:
+    encoded = bytearray()
+    while value > 0x7F:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*encoded, value])
+
+
+def _fields(raw: bytes) -> Iterator[tuple[int, int, int, int]]:
+    """Fields of a protobuf message: (number, start of the field, start and end of its payload)."""
+    position = 0
+    while position < len(raw):
+        start = position
+        tag, position = _read_varint(raw, position)
+        wire, number = tag & 7, tag >> 3
+        payload = position
+        if wire == VARINT:
+            _, position = _read_varint(raw, position)
+        elif wire == LENGTH_DELIMITED:
+            length, payload = _read_varint(raw, position)
+            position = payload + length
+        elif wire in FIXED_SIZES:
+            position += FIXED_SIZES[wire]
+        else:
+            raise _DamagedError(f"wire type {wire} at byte {start}")
+        if number == 0 or position > len(raw):
+            raise _DamagedError(f"field {number} at byte {start} of {len(raw)} is cut off or garbled")
+        yield number, start, payload, position
+
+
+def _read_varint(raw: bytes, position: int) -> tuple[int, int]:
+    """The number and the position behind it."""
+    value = 0
+    for index, byte in enumerate(raw[position:position + MAX_VARINT_BYTES]):
+        value |= (byte & 0x7F) << 7 * index
+        if byte < 0x80:
+            return value, position + index + 1
+    raise _DamagedError(f"number at byte {position} of {len(raw)} is cut off or garbled")

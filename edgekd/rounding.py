@@ -1,0 +1,38 @@
+"""Real values to integers and back: the one place that rounds, clips and casts."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from edgekd.errors import InputError
+
+
+def quantize(values: NDArray[np.floating[Any]], scale: float, zero_point: int, dtype: DTypeLike) -> NDArray[Any]:
+    """Integers that stand for real values: divide in float32, then `saturate`.
+
+    Args:
+        values: float array of any shape.
+        scale: real value of one step.
+        zero_point: the integer that stands for zero.
+        dtype: of the result, an integer type.
+
+    Raises:
+        InputError: a value is NaN.
+    """
+    steps = np.asarray(values, np.float32) / np.float32(scale)
+    if np.isnan(steps).any():
+        raise InputError("cannot quantise NaN; check the audio and the front end")
+    return saturate(steps, zero_point, dtype)
+
+
+def saturate(steps: NDArray[np.floating[Any]], zero_point: int, dtype: DTypeLike) -> NDArray[Any]:
+    """Round half to even, add the zero point, clip to the type's range, cast."""
+    bounds = np.iinfo(np.dtype(dtype))
+    clipped: NDArray[Any] = np.clip(np.rint(steps) + zero_point, bounds.min, bounds.max)
+    return clipped.astype(dtype)
+
+
+def dequantize(q: NDArray[np.integer[Any]], scale: float, zero_point: int) -> NDArray[np.float32]:
+    """The real values that integers stand for, float32."""
+    return (q.astype(np.float32) - np.float32(zero_point)) * np.float32(scale)
