@@ -83,8 +83,8 @@ def clip_probabilities(windows: Floats, silent: NDArray[np.bool_], clip_of: Inte
     return totals / np.maximum(counts, 1)[:, None], counts == 0
 
 
-def evaluate(logits: NDArray[np.floating], silent: NDArray[np.bool_], clip_of: Integers, truth: Integers, labels: Sequence[str],
-             recorders: Sequence[str], temperature: float = 1.0) -> Evaluation:
+def evaluate(logits: NDArray[np.floating], silent: NDArray[np.bool_], clip_of: Integers, truth: Integers, *,
+             labels: Sequence[str], recorders: Sequence[str], temperature: float = 1.0) -> Evaluation:
     """Score the windows of a set of clips.
 
     Args:

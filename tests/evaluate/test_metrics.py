@@ -17,7 +17,8 @@ def logits_for(*probabilities):
 
 def scores(logits, silent, clip_of, truth, recorders=None, **options):
     truth = np.array(truth)
-    return evaluate(logits, np.array(silent), np.array(clip_of), truth, LABELS, recorders or [""] * len(truth), **options)
+    return evaluate(logits, np.array(silent), np.array(clip_of), truth, labels=LABELS,
+                    recorders=recorders or [""] * len(truth), **options)
 
 
 def test_windows_and_clips_are_scored_on_their_own():

@@ -1,0 +1,23 @@
+"""How well two executions of the same integer graph agree."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """max_steps: largest difference between two quantised logits. differing: share 0..1 of logits that differ at all.
+    label_agreement: share 0..1 of windows whose label (the first of the largest logits) is the same."""
+
+    max_steps: float
+    differing: float
+    label_agreement: float
+
+
+def agreement(expected: NDArray[np.number], got: NDArray[np.number]) -> Agreement:
+    """Compare logits in steps of the output's scale, (windows, labels) each with at least one window."""
+    steps = np.abs(expected.astype(np.float64) - got.astype(np.float64))
+    same = expected.argmax(axis=1) == got.argmax(axis=1)
+    return Agreement(float(steps.max()), float((steps > 0).mean()), float(same.mean()))
