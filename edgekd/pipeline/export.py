@@ -1,0 +1,220 @@
+"""`edgekd export`: a finished student's integer graph, written as model files that carry their manifest and were run once."""
+
+import datetime
+import importlib.metadata
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from edgekd import modelfile, quant
+from edgekd.data.store import listing
+from edgekd.distill.run import Run, load_run
+from edgekd.engine import open_model
+from edgekd.errors import GateError, InputError, nearest
+from edgekd.evaluate.agreement import Agreement, agreement
+from edgekd.manifest import Counts, Manifest, Provenance, TensorQuant
+from edgekd.qgraph import onnx, reference, tflite
+from edgekd.qgraph.graph import Conv, Edge, QGraph
+
+Precision = Literal["int8", "float"]
+
+EMITTERS = {"tflite": tflite.emit, "onnx": onnx.emit}
+"""Format, which is also the file's suffix -> (graph, float twin or not) -> bytes of the model."""
+FORMATS = ",".join(EMITTERS)
+EXPORT_FOLDER = "export"
+"""Where files go inside the run folder when no other place is named."""
+MAX_STEPS = 2
+"""Largest difference, in steps of the output's scale, between a file in its engine and the integer reference."""
+CHECK_WINDOWS = 64
+"""Windows of seeded noise that every file is run on before it is kept."""
+CHECK_SEED = 0
+INT8_BYTES, INT32_BYTES, FLOAT32_BYTES = 1, 4, 4
+UINT8_SHIFT = 128
+"""ONNX files hold int8 activations relabelled as uint8."""
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was written.
+
+    Attributes:
+        files: in the order of the formats asked for.
+        counts: of the graph; equal for all files of one precision.
+        agreement: file name -> how it agrees with the integer reference (float: with the first file).
+    """
+
+    files: tuple[Path, ...]
+    counts: Counts
+    agreement: dict[str, Agreement]
+
+    def to_text(self) -> str:
+        """A summary for people."""
+        lines = [f"{path}  {path.stat().st_size:,} bytes" for path in self.files]
+        lines.append(f"{self.counts.params:,} parameters in {self.counts.param_bytes:,} bytes, {self.counts.macs:,} MACs a window")
+        for name, each in self.agreement.items():
+            lines.append(f"{name}: at most {each.max_steps:.2g} steps from the reference on {CHECK_WINDOWS} windows of noise, "
+                         f"same label in {100 * each.label_agreement:.1f} %")
+        return "\n".join(lines)
+
+
+def export_run(run_path: Path, precision: Precision, formats: str = FORMATS, out: Path | None = None, *,
+               force: bool = False) -> ExportReport:
+    """Lower a student to its integer graph, write it in each format, and keep the files when their engines agree with the graph.
+
+    Args:
+        run_path: a finished run of `edgekd distill`.
+        precision: "int8", or "float" for the float32 twin of the same graph.
+        formats: keys of `EMITTERS`, separated by commas.
+        out: folder of the files; None is `export` inside the run.
+        force: replace files of the same names.
+
+    Raises:
+        InputError: an unknown format, a run that can't be exported, or files in the way.
+        GateError: an engine gives other logits than the graph; nothing is written then.
+    """
+    chosen = parse_formats(formats)
+    run = load_run(run_path)
+    folder = run_path / EXPORT_FOLDER if out is None else out
+    targets = [folder / f"{run.recipe.name}.{precision}.{kind}" for kind in chosen]
+    check_targets(folder, targets, force=force)
+    graph = lower_run(run)
+    counts = count(graph, precision)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".export-", dir=folder) as partial:
+            fresh = [Path(partial) / target.name for target in targets]
+            for path, kind in zip(fresh, chosen, strict=True):
+                raw = EMITTERS[kind](graph, float_twin=precision == "float")
+                modelfile.write(path, raw, manifest_of(run, graph, precision, kind))
+            agreed = check_agreement(graph, fresh, precision)
+            for path, target in zip(fresh, targets, strict=True):
+                path.replace(target)
+    except OSError as error:
+        raise InputError(f"{folder} cannot be written ({error.strerror}); choose another --out") from None
+    return ExportReport(tuple(targets), counts, agreed)
+
+
+def chosen_precision(*, int8: bool, as_float: bool) -> Precision:
+    """The one of the two flags that was given.
+
+    Raises:
+        InputError: neither or both.
+    """
+    if int8 == as_float:
+        raise InputError(f"{'both' if int8 else 'neither'} of --int8 and --float given; give one of them")
+    return "int8" if int8 else "float"
+
+
+def parse_formats(formats: str) -> list[str]:
+    """ "tflite,onnx" -> ["tflite", "onnx"], repetitions dropped.
+
+    Raises:
+        InputError: an unknown format, or none.
+    """
+    chosen = list(dict.fromkeys(part.strip() for part in formats.split(",") if part.strip()))
+    for kind in chosen:
+        if kind not in EMITTERS:
+            raise InputError(f"--format: '{kind}' is unknown{nearest(kind, EMITTERS)}")
+    if not chosen:
+        raise InputError(f"--format is empty; give one or more of: {FORMATS}")
+    return chosen
+
+
+def check_targets(folder: Path, targets: Sequence[Path], *, force: bool) -> None:
+    """Refuse to replace files that nobody allowed to replace.
+
+    Raises:
+        InputError: a name with a slash, a file where the folder should be, or files that exist.
+    """
+    if any(target.parent != folder for target in targets):
+        raise InputError(f"the recipe's name gives no file name ({targets[0]}); rename the recipe")
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file; choose another --out")
+    there = [str(target) for target in targets if target.exists()]
+    if there and not force:
+        raise InputError(f"{listing(there)} exists; replace it with --force or choose another --out")
+
+
+def lower_run(run: Run) -> QGraph:
+    """The integer graph of a finished student, validated.
+
+    Raises:
+        InputError: a teacher's run, a run without a quantization-aware phase, or a dead channel.
+    """
+    if run.recipe.role != "student":
+        raise InputError(f"{run.path} is a teacher; export the student that 'edgekd distill' trains from it")
+    return quant.lower(run.qat_model(), run.frontend, run.frontend.frames(run.info.window))
+
+
+def count(graph: QGraph, precision: Precision) -> Counts:
+    """Complexity of the graph's convolutions and dense layers: weights and biases, and exact MACs of one window.
+
+    Pools, which an emitter may spell as convolutions with constant weights, have no parameters here; `edgekd check` counts what a
+    file spells.
+    """
+    weight_bytes, bias_bytes = (INT8_BYTES, INT32_BYTES) if precision == "int8" else (FLOAT32_BYTES, FLOAT32_BYTES)
+    macs = params = param_bytes = 0
+    for op in graph.ops:
+        if isinstance(op, Conv):
+            _, mel, frame = graph.edges[op.output].shape
+            macs += op.weight.size * mel * frame
+            params += op.weight.size + op.bias.size
+            param_bytes += op.weight.size * weight_bytes + op.bias.size * bias_bytes
+    return Counts(macs, params, param_bytes)
+
+
+def manifest_of(run: Run, graph: QGraph, precision: Precision, kind: str) -> Manifest:
+    """What travels in a file of a run. kind: a key of `EMITTERS`."""
+    info, recipe = run.info, run.recipe
+    return Manifest(
+        name=recipe.name, student=str(recipe.model["kind"]), precision=precision, labels=info.labels, frontend=info.frontend,
+        window=info.window, input=_quant_of(graph.edges[graph.input], precision, kind),
+        output=_quant_of(graph.edges[graph.output], precision, kind), counts=count(graph, precision),
+        provenance=Provenance(
+            recipe=recipe.name, recipe_hash=recipe.hash, data=info.data.name, data_hash=info.data.hash, data_licence=info.data.licence,
+            synthetic=info.data.synthetic, edgekd_version=importlib.metadata.version("edgekd"),
+            created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), teachers=info.teachers, scores=info.metrics))
+
+
+def _quant_of(edge: Edge, precision: Precision, kind: str) -> TensorQuant:
+    """How a file of one kind holds an edge."""
+    if precision == "float":
+        return TensorQuant("float32", 1.0, 0)
+    if kind == "onnx":
+        return TensorQuant("uint8", edge.scale, edge.zero_point + UINT8_SHIFT)
+    return TensorQuant("int8", edge.scale, edge.zero_point)
+
+
+def check_agreement(graph: QGraph, paths: Sequence[Path], precision: Precision) -> dict[str, Agreement]:
+    """Run files in their engines on seeded noise.
+
+    Args:
+        graph: what they shall compute.
+        paths: files with manifests.
+        precision: int8 files are compared with the reference; float files with the first of them.
+
+    Returns:
+        File name -> agreement, in steps of the graph's output scale.
+
+    Raises:
+        GateError: more than `MAX_STEPS` apart.
+    """
+    source, output = graph.edges[graph.input], graph.edges[graph.output]
+    features = np.random.default_rng(CHECK_SEED).standard_normal((CHECK_WINDOWS, *source.shape[1:]), np.float32)  # (windows, mel, frame)
+    logits = {path.name: open_model(path).logits(features) for path in paths}
+    if precision == "int8":
+        expected = reference.dequantize(reference.run(graph, reference.quantize(features[:, None], source)), output)
+    else:
+        name, expected = next(iter(logits.items()))
+        del logits[name]
+    rounded = np.rint if precision == "int8" else np.asarray
+    agreed = {name: agreement(rounded(expected / output.scale), rounded(each / output.scale)) for name, each in logits.items()}
+    for name, each in agreed.items():
+        if round(each.max_steps, 2) > MAX_STEPS:
+            raise GateError(f"{name}: its engine is {each.max_steps:.2f} steps away from the graph on noise, more than {MAX_STEPS}; "
+                            "nothing was written")
+    return agreed

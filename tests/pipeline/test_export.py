@@ -1,0 +1,144 @@
+"""`edgekd export` of a tiny untrained student whose run folder is made by hand."""
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+
+from edgekd import quant
+from edgekd.distill.recipe import decode
+from edgekd.distill.run import MODEL_FILE, QAT_FILE, DataInfo, RunInfo, claim, load_run, model_config, save_weights, write_info
+from edgekd.engine import open_model
+from edgekd.errors import GateError, InputError
+from edgekd.frontend import FrontEnd
+from edgekd.modelfile import read_manifest
+from edgekd.models import build
+from edgekd.pipeline import export
+from edgekd.pipeline.export import chosen_precision, count, export_run, lower_run
+
+FRONTEND = {"n_mels": 32, "mean": -4.0, "std": 3.0}
+LABELS = ("bus", "park", "tram")
+
+
+def make_run(path, role="student"):
+    """A finished run of random weights."""
+    recipe = decode({"name": "tiny", "data": {"train": ["a"], "test": ["b"]}, "frontend": FRONTEND,
+                     role: {"kind": "cp_resnet", "stem": 4, "widths": [4, 8], "kernels": [[3, 1], [1, 1]], "groups": [1, 1], "pools": [1]}}, "tiny")
+    info = RunInfo(status="training", name="tiny", recipe_hash=recipe.hash, data=DataInfo("tones", "abc", "CC0", True), labels=LABELS,
+                   frontend=FrontEnd(**FRONTEND), window=16000, created="2024-01-01T00:00:00+00:00", edgekd_version="0")
+    claim(path, info, recipe, force=False, resume=False)
+    torch.manual_seed(0)
+    model = build(model_config(recipe), len(LABELS)).eval()
+    save_weights(path / MODEL_FILE, model)
+    if role == "student":
+        qat = quant.to_qat(model)
+        quant.calibrate(qat, [torch.randn(16, 1, 32, 28)])
+        save_weights(path / QAT_FILE, qat)
+    write_info(path, msgspec.structs.replace(info, status="finished", metrics={"qat_clip_accuracy": 0.5}))
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return make_run(tmp_path_factory.mktemp("runs") / "run")
+
+
+def test_both_files_carry_the_manifest_and_compute_the_graph(run, tmp_path):
+    report = export_run(run, "int8", out=tmp_path / "m")
+    assert [path.name for path in report.files] == ["tiny.int8.tflite", "tiny.int8.onnx"]
+    assert sorted(path.name for path in (tmp_path / "m").iterdir()) == ["tiny.int8.onnx", "tiny.int8.tflite"]
+    assert all(each.max_steps <= 2 for each in report.agreement.values())
+    features = np.random.default_rng(1).standard_normal((4, 32, 28), np.float32)
+    for path in report.files:
+        model = open_model(path)
+        assert model.logits(features).shape == (4, 3)
+        manifest = model.manifest
+        assert (manifest.name, manifest.student, manifest.precision, manifest.window) == ("tiny", "cp_resnet", "int8", 16000)
+        assert manifest.labels == LABELS
+        assert manifest.frontend == FrontEnd(**FRONTEND)
+        assert manifest.counts == report.counts
+        assert manifest.provenance.synthetic
+        assert manifest.provenance.scores == {"qat_clip_accuracy": 0.5}
+    assert [read_manifest(path).input.dtype for path in report.files] == ["int8", "uint8"]
+    assert read_manifest(report.files[1]).input.zero_point == read_manifest(report.files[0]).input.zero_point + 128
+
+
+def test_the_float_twin_is_near_the_integers(run, tmp_path):
+    whole = export_run(run, "int8", "tflite", tmp_path / "m").files[0]
+    twins = export_run(run, "float", out=tmp_path / "m").files
+    assert [path.name for path in twins] == ["tiny.float.tflite", "tiny.float.onnx"]
+    features = np.random.default_rng(1).standard_normal((16, 32, 28), np.float32)
+    expected = open_model(whole).logits(features)
+    for path in twins:
+        logits = open_model(path).logits(features)
+        assert np.abs(logits - expected).max() < 0.1 * np.ptp(expected)
+        assert read_manifest(path).input.dtype == "float32"
+
+
+def test_counts_follow_the_float_network(run):
+    graph = lower_run(load_run(run))
+    counts, twin = count(graph, "int8"), count(graph, "float")
+    # stem 1x4x5x5; block 1: 3x3 and 1x1, 4 to 4; block 2: 1x1 4 to 8, 1x1 8 to 8, shortcut 4 to 8; dense 8 to 3; a bias per output
+    weights, biases = 100 + 144 + 16 + 32 + 64 + 32 + 24, 4 + 4 + 4 + 8 + 8 + 8 + 3
+    assert (counts.params, counts.param_bytes) == (weights + biases, weights + 4 * biases)
+    assert (twin.params, twin.param_bytes) == (counts.params, 4 * counts.params)
+    assert counts.macs == twin.macs == (100 + 144 + 16) * 16 * 14 + (32 + 64 + 32) * 8 * 7 + 24
+
+
+def test_files_are_replaced_only_with_force(run, tmp_path):
+    export_run(run, "int8", "tflite", tmp_path)
+    before = (tmp_path / "tiny.int8.tflite").read_bytes()
+    with pytest.raises(InputError, match=r"tiny\.int8\.tflite exists; replace it with --force"):
+        export_run(run, "int8", "onnx,tflite", tmp_path)
+    assert not (tmp_path / "tiny.int8.onnx").exists()
+    assert (tmp_path / "tiny.int8.tflite").read_bytes() == before
+    export_run(run, "int8", "tflite", tmp_path, force=True)
+
+
+def test_files_go_into_the_run_by_default(tmp_path):
+    run = make_run(tmp_path / "run")
+    assert export_run(run, "int8", "onnx").files == (run / "export" / "tiny.int8.onnx",)
+
+
+def test_nothing_is_kept_when_an_engine_disagrees(run, tmp_path, monkeypatch):
+    true_run = export.reference.run
+    monkeypatch.setattr(export.reference, "run", lambda graph, x: true_run(graph, x) // 2)
+    (tmp_path / "tiny.int8.tflite").write_bytes(b"an older export")
+    with pytest.raises(GateError, match="steps away from the graph"):
+        export_run(run, "int8", "tflite", tmp_path, force=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny.int8.tflite"]
+    assert (tmp_path / "tiny.int8.tflite").read_bytes() == b"an older export"
+
+
+@pytest.mark.parametrize(("formats", "message"), [("tflight", "'tflight' is unknown; did you mean 'tflite'"), (" , ", "--format is empty")])
+def test_unknown_formats_are_refused(run, tmp_path, formats, message):
+    with pytest.raises(InputError, match=message):
+        export_run(run, "int8", formats, tmp_path)
+
+
+def test_exactly_one_precision_is_asked_for():
+    assert chosen_precision(int8=True, as_float=False) == "int8"
+    assert chosen_precision(int8=False, as_float=True) == "float"
+    with pytest.raises(InputError, match="both of --int8 and --float"):
+        chosen_precision(int8=True, as_float=True)
+    with pytest.raises(InputError, match="neither of --int8 and --float"):
+        chosen_precision(int8=False, as_float=False)
+
+
+def test_a_teacher_is_refused(tmp_path):
+    with pytest.raises(InputError, match="is a teacher"):
+        export_run(make_run(tmp_path / "teacher", "teacher"), "int8")
+
+
+def test_a_run_without_quantised_weights_is_refused(tmp_path):
+    run = make_run(tmp_path / "run")
+    (run / QAT_FILE).unlink()
+    with pytest.raises(InputError, match=r"qat\.epochs above 0"):
+        export_run(run, "int8")
+    assert not (run / "export").exists()
+
+
+def test_a_file_in_place_of_the_folder_is_refused(run, tmp_path):
+    (tmp_path / "m").write_text("")
+    with pytest.raises(InputError, match="is a file"):
+        export_run(run, "int8", out=tmp_path / "m")

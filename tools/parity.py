@@ -1,0 +1,76 @@
+"""Measures how far the exported int8 files are from the integer reference, over every window of a store's splits.
+
+    python tools/parity.py RUN MODEL_DIR STORE --split fold4 [--hop 0.5]
+
+RUN is the run folder that MODEL_DIR's files were exported from: the graph is lowered from it again. Prints a table, then one JSON line.
+"""
+
+import sys
+import time
+from itertools import islice
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import numpy as np
+import typer
+
+from edgekd.data.store import ClipStore, windows
+from edgekd.distill.run import load_run
+from edgekd.engine import open_model
+from edgekd.errors import EdgekdError, InputError
+from edgekd.evaluate.agreement import agreement
+from edgekd.evaluate.inference import BATCH, hop_samples
+from edgekd.frontend import log_mel
+from edgekd.pipeline.evaluate import match_labels, window_waveforms
+from edgekd.pipeline.export import lower_run
+from edgekd.qgraph import reference
+
+PATTERNS = ("*.int8.tflite", "*.int8.onnx")
+
+
+def main(
+    run: Annotated[Path, typer.Argument(help="The run folder.")],
+    model_dir: Annotated[Path, typer.Argument(help="Folder of its exported int8 files.")],
+    store: Annotated[Path, typer.Argument(help="A clip store.")],
+    split: Annotated[list[str] | None, typer.Option(help="Split whose windows are taken; repeatable. All by default.")] = None,
+    hop: Annotated[float, typer.Option(help="Seconds between the starts of two windows.")] = 1.0,
+) -> None:
+    """Compare the integer reference, LiteRT and ONNX Runtime."""
+    paths = [path for pattern in PATTERNS for path in sorted(model_dir.glob(pattern))]
+    if not paths:
+        raise InputError(f"{model_dir} holds no {' or '.join(PATTERNS)}; export the run with --int8 --out {model_dir}")
+    models = {path.name: open_model(path) for path in paths}
+    graph = lower_run(load_run(run))
+    source, output = graph.edges[graph.input], graph.edges[graph.output]
+    manifest = next(iter(models.values())).manifest
+    clips = ClipStore.open(store)
+    chosen = clips.indices(split) if split else np.arange(len(clips.clips))
+    match_labels(manifest, clips, chosen, str(model_dir))
+    step = hop_samples(manifest, hop)
+    starts = [windows(int(clips.lengths[index]), manifest.window, step) for index in chosen]
+    waveforms = window_waveforms(clips, chosen, starts, manifest.window)
+    steps: dict[str, list[np.ndarray]] = {name: [] for name in ["reference", *models]}
+    began = time.monotonic()
+    while batch := list(islice(waveforms, BATCH)):
+        features = log_mel(manifest.frontend, np.stack(batch))  # (batch, mel, frame)
+        steps["reference"].append(reference.run(graph, reference.quantize(features[:, None], source)).astype(np.int64) - output.zero_point)
+        for name, model in models.items():
+            steps[name].append(np.rint(model.logits(features) / output.scale).astype(np.int64))
+    logits = {name: np.concatenate(parts) for name, parts in steps.items()}
+    names = list(logits)
+    pairs = {f"{left} - {right}": agreement(logits[left], logits[right]) for i, left in enumerate(names) for right in names[i + 1:]}
+    width = max(map(len, pairs))
+    print(f"{len(logits['reference'])} windows, {time.monotonic() - began:.1f} s")
+    print(f"{'':{width}} {'max steps':>10} {'differing':>10} {'same label':>11}")
+    for name, pair in pairs.items():
+        print(f"{name:{width}} {pair.max_steps:10.0f} {100 * pair.differing:8.2f} % {100 * pair.label_agreement:9.2f} %")
+    print(msgspec.json.encode({"run": str(run), "windows": len(logits["reference"]), "pairs": pairs}).decode())
+
+
+if __name__ == "__main__":
+    try:
+        typer.run(main)
+    except EdgekdError as error:
+        print(f"parity: {error}", file=sys.stderr)
+        sys.exit(error.exit_status)
