@@ -45,7 +45,7 @@ def window_logits(model: Model, waveforms: Iterable[Waveform]) -> tuple[NDArray[
     remaining = iter(waveforms)
     while batch := list(islice(remaining, BATCH)):
         waves = np.stack(batch)  # (batch, window)
-        silent = ~waves.any(axis=1)
+        silent = np.logical_not(waves.any(axis=1))
         logits = np.zeros((len(waves), labels), np.float32)
         if not silent.all():
             logits[~silent] = model.logits(log_mel(model.manifest.frontend, waves[~silent]))

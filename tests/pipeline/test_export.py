@@ -22,8 +22,8 @@ LABELS = ("bus", "park", "tram")
 
 def make_run(path, role="student"):
     """A finished run of random weights."""
-    recipe = decode({"name": "tiny", "data": {"train": ["a"], "test": ["b"]}, "frontend": FRONTEND,
-                     role: {"kind": "cp_resnet", "stem": 4, "widths": [4, 8], "kernels": [[3, 1], [1, 1]], "groups": [1, 1], "pools": [1]}}, "tiny")
+    network = {"kind": "cp_resnet", "stem": 4, "widths": [4, 8], "kernels": [[3, 1], [1, 1]], "groups": [1, 1], "pools": [1]}
+    recipe = decode({"name": "tiny", "data": {"train": ["a"], "test": ["b"]}, "frontend": FRONTEND, role: network}, "tiny")
     info = RunInfo(status="training", name="tiny", recipe_hash=recipe.hash, data=DataInfo("tones", "abc", "CC0", True), labels=LABELS,
                    frontend=FrontEnd(**FRONTEND), window=16000, created="2024-01-01T00:00:00+00:00", edgekd_version="0")
     claim(path, info, recipe, force=False, resume=False)
