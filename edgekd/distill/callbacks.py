@@ -4,7 +4,6 @@ import csv
 import io
 import logging
 import math
-import os
 import sys
 import time
 from pathlib import Path
@@ -15,7 +14,7 @@ import lightning.pytorch as pl
 from edgekd.data.store import ClipStore
 from edgekd.distill.module import TrainingModule
 from edgekd.distill.run import CHECKPOINT_FILE, write_atomic
-from edgekd.distill.score import Score, score
+from edgekd.distill.score import score
 from edgekd.distill.view import Index
 from edgekd.errors import InputError
 
@@ -25,6 +24,8 @@ METRICS_FILE = "metrics.csv"
 COLUMNS = ("phase", "epoch", "lr", "loss", "label", "label_weighted", "kd", "kd_weighted", "test_clip_accuracy", "test_window_accuracy",
            "test_clip_log_loss")
 """Of metrics.csv; cells are empty where a run has no such term and in epochs without a test."""
+BAR_HERTZ = 2
+"""Redraws of the bar in a second."""
 LOG_SECONDS = 15.0
 """Least time between lines of progress where there is no bar."""
 
@@ -50,17 +51,18 @@ class EpochEnd(pl.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.rows, self.seconds = state_dict["rows"], state_dict["seconds"]
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_start(self, *_: Any) -> None:
         self._began = time.monotonic()
 
-    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(self, _: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         assert isinstance(pl_module, TrainingModule)
         checkpoint["phase"] = pl_module.phase_name
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         module = pl_module
         assert isinstance(module, TrainingModule)
-        row: dict[str, Any] = {"phase": module.phase_name, "epoch": module.current_epoch + 1, "lr": trainer.optimizers[0].param_groups[0]["lr"]}
+        row: dict[str, Any] = {"phase": module.phase_name, "epoch": module.current_epoch + 1}
+        row["lr"] = trainer.optimizers[0].param_groups[0]["lr"]
         row |= {name: float(total) / module.view.steps for name, total in module.sums.items()}
         if not math.isfinite(row["loss"]):
             raise InputError(f"the loss became {row['loss']} in epoch {row['epoch']} of the {row['phase']} phase (lr {row['lr']:.3g}); "
@@ -68,7 +70,7 @@ class EpochEnd(pl.Callback):
         last = row["epoch"] == trainer.max_epochs
         every = module.recipe.train.test_every
         if last or (every and row["epoch"] % every == 0):
-            row |= named(score(module.tested, module.log_mel, self._store, self._test, module.recipe.view))
+            row |= score(module.tested, module.log_mel, self._store, self._test, module.recipe.view).named("test")
         self.rows.append(row)
         now = time.monotonic()
         self.seconds, self._began = self.seconds + now - self._began, now
@@ -84,13 +86,18 @@ class EpochEnd(pl.Callback):
             trainer.logger.log_metrics({name: value for name, value in row.items() if isinstance(value, float)}, step=len(self.rows))
         part = self._folder / f"{CHECKPOINT_FILE}.part"
         trainer.save_checkpoint(part)
-        os.replace(part, self._folder / CHECKPOINT_FILE)
+        part.replace(self._folder / CHECKPOINT_FILE)
 
 
 class Progress(pl.Callback):
-    """A bar over a phase on a terminal, otherwise a line now and then; every line also goes to the run's log file."""
+    """A bar over a phase on a terminal, otherwise a line now and then; every line also goes to the run's log file.
 
-    def __init__(self) -> None:
+    Args:
+        end: the callback that runs before this one and has the epoch's row.
+    """
+
+    def __init__(self, end: EpochEnd) -> None:
+        self._end = end
         self._bar: Any = None
         self._task: Any = None
         self._said = time.monotonic()
@@ -100,21 +107,23 @@ class Progress(pl.Callback):
         if not sys.stderr.isatty():
             return
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bar
 
-        self._bar = Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("steps"), TimeElapsedColumn(), TimeRemainingColumn(),
-                             TextColumn("{task.fields[note]}"), console=Console(stderr=True), transient=True, refresh_per_second=2)
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("steps"), TimeElapsedColumn(),
+                   TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
+        self._bar = Bar(*columns, console=Console(stderr=True), transient=True, refresh_per_second=BAR_HERTZ)
         steps = pl_module.view.steps
         self._task = self._bar.add_task(f"{pl_module.phase_name} phase", total=(trainer.max_epochs or 0) * steps,
                                         completed=pl_module.current_epoch * steps, note="")
         self._bar.start()
 
-    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+    def on_train_batch_end(self, *_: Any) -> None:
         if self._bar is not None:
             self._bar.advance(self._task)
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        row = next(each for each in trainer.callbacks if isinstance(each, EpochEnd)).rows[-1]  # type: ignore[attr-defined]
+    def on_train_epoch_end(self, trainer: pl.Trainer, _: pl.LightningModule) -> None:
+        row = self._end.rows[-1]
         line = f"{row['phase']} epoch {row['epoch']}/{trainer.max_epochs}: loss {row['loss']:.4f}"
         tested = "test_clip_accuracy" in row
         if tested:
@@ -125,18 +134,13 @@ class Progress(pl.Callback):
             self._said = time.monotonic()
             log.info(line)
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_end(self, *_: Any) -> None:
         self._stop()
 
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+    def on_exception(self, *_: Any) -> None:
         self._stop()
 
     def _stop(self) -> None:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
-
-
-def named(result: Score) -> dict[str, float]:
-    """A score as columns of metrics.csv."""
-    return result.named("test")

@@ -87,7 +87,8 @@ class TrainingModule(pl.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """Seed what networks draw themselves (dropout), so that an epoch does not depend on the ones before; freeze scales at the end."""
-        torch.manual_seed(int(np.random.SeedSequence([self.recipe.seed, self.phase_name == "qat", self.current_epoch]).generate_state(1)[0]))
+        entropy = [self.recipe.seed, self.phase_name == "qat", self.current_epoch]
+        torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
         self.sums = {}
         if isinstance(self.phase, Qat) and self.current_epoch >= self.phase.epochs - self.phase.freeze_epochs:
             quant.freeze(self.model)

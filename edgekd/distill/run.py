@@ -5,7 +5,6 @@ quantization-aware network; beside them metrics.csv (one row an epoch), train.lo
 """
 
 import hashlib
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +14,11 @@ import msgspec
 import torch
 from torch import nn
 
+from edgekd import quant
 from edgekd.distill.recipe import Recipe, check_keys, decode
 from edgekd.errors import InputError, nearest
 from edgekd.frontend import FrontEnd
 from edgekd.models import MODELS, ModelConfig, build
-from edgekd import quant
 
 RUN_FORMAT = "edgekd-run"
 RUN_VERSION = 1
@@ -232,14 +231,14 @@ def write_atomic(path: Path, raw: bytes) -> None:
     """Write a file that is there in full or not at all."""
     part = path.with_name(path.name + ".part")
     part.write_bytes(raw)
-    os.replace(part, path)
+    part.replace(path)
 
 
 def save_weights(path: Path, model: nn.Module) -> None:
     """Write a state dict in one step."""
     part = path.with_name(path.name + ".part")
     torch.save({name: value.detach().cpu() for name, value in model.state_dict().items()}, part)
-    os.replace(part, path)
+    part.replace(path)
 
 
 def _resumable(path: Path, info: RunInfo) -> Literal["resumed", "finished"]:
@@ -247,7 +246,8 @@ def _resumable(path: Path, info: RunInfo) -> Literal["resumed", "finished"]:
     for what, old, new in (("recipe", there.recipe_hash, info.recipe_hash), ("store", there.data.hash, info.data.hash),
                            ("list of teachers", there.teachers, info.teachers)):
         if old != new:
-            raise InputError(f"{path}: begun with another {what} ({_short(old)}, now {_short(new)}); resume with the same, or begin anew with --force")
+            raise InputError(f"{path}: begun with another {what} ({_short(old)}, now {_short(new)}); "
+                             "resume with the same, or begin anew with --force")
     return "finished" if there.status == "finished" else "resumed"
 
 

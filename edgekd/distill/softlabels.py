@@ -77,9 +77,8 @@ def check_fits(run: Run, store: ClipStore) -> None:
 
 
 def _key(run: Run, store: ClipStore) -> str:
-    parts = (run.weights_hash, msgspec.json.encode(run.recipe.model, order="sorted").hex(),
-             msgspec.json.encode(run.frontend, order="sorted").hex(), msgspec.json.encode(run.recipe.view, order="sorted").hex(), store.hash)
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    parts = (run.weights_hash, run.recipe.model, run.frontend, run.recipe.view, store.hash)
+    return hashlib.sha256(msgspec.json.encode(parts, order="sorted")).hexdigest()
 
 
 def _compute(run: Run, store: ClipStore) -> Logits:

@@ -67,7 +67,10 @@ class Options:
     accelerator: str = "auto"
 
 
-def train(recipe: Recipe, store: ClipStore, out: Path, teachers: Sequence[Path] = (), options: Options = Options()) -> Run:  # noqa: B008
+DEFAULT_OPTIONS = Options()
+
+
+def train(recipe: Recipe, store: ClipStore, out: Path, teachers: Sequence[Path] = (), options: Options = DEFAULT_OPTIONS) -> Run:
     """Train a student or a teacher, or go on with one.
 
     Args:
@@ -87,8 +90,8 @@ def train(recipe: Recipe, store: ClipStore, out: Path, teachers: Sequence[Path] 
         torch.set_num_threads(options.threads)
     recipe = resolved(recipe)
     if recipe.frontend.sample_rate != store.sample_rate:
-        raise InputError(f"recipe {recipe.name}: its front end hears {recipe.frontend.sample_rate} Hz, {store.path} holds {store.sample_rate} Hz; "
-                         "prepare the store at that rate")
+        raise InputError(f"recipe {recipe.name}: its front end hears {recipe.frontend.sample_rate} Hz, {store.path} holds "
+                         f"{store.sample_rate} Hz; prepare the store at the front end's rate")
     partition = store.partition(recipe.data.train, recipe.data.test, recipe.data.allow_leaks)
     runs = [_teacher(path, recipe, store) for path in teachers]
     labelled = [soft_labels(run, store) for run in runs]
@@ -102,8 +105,8 @@ def train(recipe: Recipe, store: ClipStore, out: Path, teachers: Sequence[Path] 
         log.info("%s is finished already; nothing to do", out)
         return load_run(out)
     with _logged(out / LOG_FILE):
-        job = _Job(recipe, store, partition, fe, out, options, Truth(
-            torch.from_numpy(store.label_index), torch.from_numpy(np.stack([each for _, each in labelled]).astype(np.float32)) if labelled else None))
+        soft = torch.from_numpy(np.stack([each for _, each in labelled]).astype(np.float32)) if labelled else None
+        job = _Job(recipe, store, partition, fe, out, options, Truth(torch.from_numpy(store.label_index), soft))
         metrics = job.say_teachers(runs)
         torch.manual_seed(recipe.seed)
         model = build(model_config(recipe), len(store.labels))
@@ -118,8 +121,10 @@ def train(recipe: Recipe, store: ClipStore, out: Path, teachers: Sequence[Path] 
 class _Job:
     """One training: what its phases share."""
 
-    def __init__(self, recipe: Recipe, store: ClipStore, partition: Partition, fe: FrontEnd, out: Path, options: Options, truth: Truth) -> None:
-        self.recipe, self.store, self.partition, self.fe, self.out, self.options, self.truth = recipe, store, partition, fe, out, options, truth
+    def __init__(self, recipe: Recipe, store: ClipStore, partition: Partition, fe: FrontEnd, out: Path, options: Options,
+                 truth: Truth) -> None:
+        self.recipe, self.store, self.partition, self.fe, self.out = recipe, store, partition, fe, out
+        self.options, self.truth = options, truth
         self.log_mel = LogMel(fe)
         self.objective = Objective(recipe.distill, len(store.labels), recipe.train.label_smoothing, truth.teachers is not None)
         self.rows: list[dict[str, Any]] = []
@@ -142,7 +147,8 @@ class _Job:
             rows.append((f"mean of {len(runs)} teachers", probabilities.mean(dim=0)))
         for name, each in rows:
             logits = each.clamp_min(torch.finfo(each.dtype).tiny).log().numpy()
-            trained, tested = (teacher_score(logits, self.store, side).clip_accuracy for side in (self.partition.train, self.partition.test))
+            sides = (self.partition.train, self.partition.test)
+            trained, tested = (teacher_score(logits, self.store, side).clip_accuracy for side in sides)
             log.info("%s: %.1f %% of training clips, %.1f %% of test clips", name, 100 * trained, 100 * tested)
             metrics = {"teachers_train_clip_accuracy": trained, "teachers_test_clip_accuracy": tested}
         return metrics
@@ -172,10 +178,14 @@ class _Job:
         resume = self._phase_reached() == name
         with _quiet():
             trainer = pl.Trainer(
-                default_root_dir=self.out, max_epochs=phase.epochs, accelerator=self.options.accelerator, devices=1, callbacks=[end, Progress()],
-                logger=TensorBoardLogger(self.out, name="", version="tensorboard"), enable_checkpointing=False, enable_progress_bar=False,
-                enable_model_summary=False, num_sanity_val_steps=0, limit_val_batches=0, reload_dataloaders_every_n_epochs=1)
-            trainer.fit(module, ckpt_path=self.out / CHECKPOINT_FILE if resume else None)
+                default_root_dir=self.out, max_epochs=phase.epochs, accelerator=self.options.accelerator, devices=1,
+                callbacks=[end, Progress(end)], logger=TensorBoardLogger(self.out, name="", version="tensorboard"),
+                enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
+                limit_val_batches=0, reload_dataloaders_every_n_epochs=1)
+            try:
+                trainer.fit(module, ckpt_path=self.out / CHECKPOINT_FILE if resume else None)
+            except SystemExit:  # Lightning's answer to an interrupt
+                raise KeyboardInterrupt from None
         self.rows, self.seconds = end.rows, end.seconds
         return module
 
@@ -201,7 +211,8 @@ def _teacher(path: Path, recipe: Recipe, store: ClipStore) -> Run:
     check_fits(run, store)
     seen = sorted(set(run.recipe.data.train) & set(recipe.data.test)) if run.info.data.hash == store.hash else []
     if seen:
-        raise InputError(f"{path}: the teacher was trained on split '{seen[0]}', which the student is tested on; train it on {', '.join(recipe.data.train)}")
+        raise InputError(f"{path}: the teacher was trained on split '{seen[0]}', which the student is tested on; "
+                         f"train it on {', '.join(recipe.data.train)}")
     return run
 
 
@@ -210,7 +221,8 @@ def _shape(recipe: Recipe, store: ClipStore, fe: FrontEnd) -> tuple[int, int]:
     samples = window_samples(recipe.view, store)
     frames = fe.frames(samples)
     if frames == 0:
-        raise InputError(f"recipe {recipe.name}: a view of {samples} samples does not fill one frame of n_fft {fe.n_fft}; raise view.seconds")
+        raise InputError(f"recipe {recipe.name}: a view of {samples} samples does not fill one frame of n_fft {fe.n_fft}; "
+                         "raise view.seconds")
     return fe.n_mels, frames
 
 

@@ -71,7 +71,8 @@ def window_samples(view: View, store: ClipStore) -> int:
         return round((view.seconds or DEFAULT_WINDOW) * store.sample_rate)
     longest = int(store.lengths.max())
     if longest > LONGEST_CLIP * store.sample_rate:
-        raise InputError(f"{store.path}: the longest clip has {longest / store.sample_rate:.0f} s; set view.seconds, e.g. --set view.seconds=10")
+        raise InputError(f"{store.path}: the longest clip has {longest / store.sample_rate:.0f} s; set view.seconds, "
+                         "e.g. --set view.seconds=10")
     return longest
 
 
@@ -123,7 +124,8 @@ class TrainingView:
         limit = min(round(augment.roll * self.store.sample_rate), self.samples // 2)
         shift = rng.integers(-limit, limit + 1, count)
         gain_db = rng.uniform(-augment.gain_db, augment.gain_db, count).astype(np.float32)
-        share = np.where(rng.random(count) < augment.mixup_p, rng.beta(augment.mixup_alpha, augment.mixup_alpha, count), 1.0).astype(np.float32)
+        mixed = rng.random(count) < augment.mixup_p
+        share = np.where(mixed, rng.beta(augment.mixup_alpha, augment.mixup_alpha, count), 1.0).astype(np.float32)
         mel_start, mel_width = _masks(rng, count, augment.mel_masks, augment.mel_mask_bins, self._mels)
         frame_start, frame_width = _masks(rng, count, augment.time_masks, augment.time_mask_frames, self._frames)
         for part in np.array_split(np.arange(count), self.steps):

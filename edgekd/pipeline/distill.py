@@ -6,12 +6,12 @@ from pathlib import Path
 from edgekd.data.store import ClipStore
 from edgekd.distill.recipe import load_recipe
 from edgekd.distill.run import Run
-from edgekd.distill.training import Options, train
+from edgekd.distill.training import DEFAULT_OPTIONS, Options, train
 from edgekd.errors import InputError
 
 
 def distill(recipe: str, data: Path, out: Path, teachers: Sequence[Path] = (), overrides: Sequence[str] = (),
-            options: Options = Options()) -> Run:  # noqa: B008
+            options: Options = DEFAULT_OPTIONS) -> Run:
     """Train a student: the float phase, then the quantization-aware one.
 
     Args:

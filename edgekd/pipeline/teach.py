@@ -7,11 +7,11 @@ from edgekd.data.store import ClipStore
 from edgekd.distill.recipe import load_recipe
 from edgekd.distill.run import Run
 from edgekd.distill.softlabels import soft_labels
-from edgekd.distill.training import Options, train
+from edgekd.distill.training import DEFAULT_OPTIONS, Options, train
 from edgekd.errors import InputError
 
 
-def teach(recipe: str, data: Path, out: Path, overrides: Sequence[str] = (), options: Options = Options()) -> Run:  # noqa: B008
+def teach(recipe: str, data: Path, out: Path, overrides: Sequence[str] = (), options: Options = DEFAULT_OPTIONS) -> Run:
     """Train a teacher and keep its soft labels for every clip of the store beside it.
 
     Args:

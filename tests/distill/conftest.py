@@ -47,7 +47,8 @@ def recipe_dict(role="student", **changes):
         "data": {"train": ["a"], "test": ["b"]},
         "frontend": {"sample_rate": RATE, "n_fft": 256, "win_length": 256, "hop_length": 256, "n_mels": 16},
         role: {"kind": "cp_resnet", "stem": 4, "widths": [8], "kernels": [[3, 1]], "groups": [1], "pools": [1], "dropout": 0.2},
-        "augment": {"mixup_p": 0.5, "roll": 0.1, "gain_db": 3.0, "mel_masks": 1, "mel_mask_bins": 3, "time_masks": 1, "time_mask_frames": 4},
+        "augment": {"mixup_p": 0.5, "roll": 0.1, "gain_db": 3.0, "mel_masks": 1, "mel_mask_bins": 3, "time_masks": 1,
+                    "time_mask_frames": 4},
         "train": {"epochs": 3, "batch_size": 4, "lr": 0.01, "warmup_epochs": 1, "test_every": 2},
         "qat": {"epochs": 2, "batch_size": 4, "freeze_epochs": 1, "calibration_clips": 8},
     }

@@ -31,7 +31,8 @@ def test_a_minimal_recipe_gets_defaults(path):
 
 
 def test_overrides_are_typed_by_their_field(path):
-    recipe = load_recipe(path, ["train.epochs=7", "student.width=24", 'data.train=["x", "y"]', "name=other", "distill.blend=sum_kl", "train.lr=1"])
+    recipe = load_recipe(path, ["train.epochs=7", "student.width=24", 'data.train=["x", "y"]', "name=other", "distill.blend=sum_kl",
+                                "train.lr=1"])
     assert (recipe.train.epochs, recipe.model["width"], recipe.data.train) == (7, 24, ("x", "y"))
     assert (recipe.name, recipe.distill.blend, recipe.train.lr) == ("other", "sum_kl", 1.0)
 

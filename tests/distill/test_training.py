@@ -178,7 +178,7 @@ def test_a_teacher_that_knows_the_test_clips_is_refused(store, teacher, tmp_path
 
 
 def test_a_store_of_another_rate_is_refused(store, tmp_path):
-    with pytest.raises(InputError, match="hears 16000 Hz, .* holds 8000 Hz"):
+    with pytest.raises(InputError, match=r"hears 16000 Hz, .* holds 8000 Hz"):
         train(student(frontend={"sample_rate": 16000}), store, tmp_path / "s")
 
 
