@@ -21,16 +21,38 @@ def data_prepare(
     out: Annotated[Path, typer.Option("--out", help="The store to make.")],
     sample_rate: Annotated[int, typer.Option(help="Hz of the store.")] = 16000,
     channels: Annotated[int, typer.Option(help="Channels of the store.")] = 1,
+    csv: Annotated[Path | None, typer.Option(help="folder: a table filename,label[,split,group,recorder,parent].")] = None,
+    test_fraction: Annotated[float | None, typer.Option(help="folder without splits: share of each label for test, 0.2.")] = None,
+    licence: Annotated[str | None, typer.Option(help="folder: licence of the audio, kept in every model file.")] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out clips that cannot be used instead of refusing.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a store that is there.")] = False,
 ) -> None:
     """Decode a data set once into a clip store."""
     from edgekd.pipeline import data, data_info
 
-    prepared = data.prepare(dataset, path, out, sample_rate=sample_rate, channels=channels, skip_bad=skip_bad, force=force, say=_say)
+    prepared = data.prepare(dataset, path, out, sample_rate=sample_rate, channels=channels, table=csv, test_fraction=test_fraction,
+                            licence=licence, skip_bad=skip_bad, force=force, say=_say)
     for note in prepared.notes:
         _say(f"note: {note}")
     print(data_info.text(data_info.describe(prepared.store)))
+
+
+@data_app.command("synth")
+def data_synth(
+    out: Annotated[Path, typer.Option("--out", help="The store to make.")],
+    clips: Annotated[int, typer.Option(help="Clips in all, over ten scenes.")] = 600,
+    seconds: Annotated[float, typer.Option(help="Length of each clip.")] = 3.0,
+    seed: Annotated[int, typer.Option(help="Another seed is another data set.")] = 0,
+    sample_rate: Annotated[int, typer.Option(help="Hz of the store.")] = 16000,
+    force: Annotated[bool, typer.Option("--force", help="Replace a store that is there.")] = False,
+) -> None:
+    """Make a clip store of procedural scenes: a smoke data set, not recordings."""
+    from edgekd.pipeline import data, data_info
+
+    made = data.synth(out, clips=clips, seconds=seconds, seed=seed, sample_rate=sample_rate, force=force)
+    for note in made.notes:
+        _say(f"note: {note}")
+    print(data_info.text(data_info.describe(made.store)))
 
 
 @data_app.command("info")

@@ -1,23 +1,17 @@
 """Decodes audio files of any rate, channel count and format that libsndfile reads (wav, flac, ogg, mp3, aiff) into int16 PCM."""
 
-import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekd.data.parallel import in_order
+from edgekd.data.source import Source
 from edgekd.data.store import to_pcm
 from edgekd.errors import InputError, MissingExtraError
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".w64", ".caf", ".au")
-READ_AHEAD = 4
-"""Files decoded ahead per worker: bounds memory when writing is slower than decoding."""
-
-Item = TypeVar("Item")
 
 
 def is_audio(path: Path) -> bool:
@@ -64,37 +58,18 @@ def decode(path: Path, sample_rate: int, channels: int) -> NDArray[np.int16]:
     return to_pcm(waveform)
 
 
-def decode_all(items: Iterable[Item], path_of: Callable[[Item], Path], sample_rate: int, channels: int,
-               workers: int | None = None) -> Iterator[tuple[Item, NDArray[np.int16] | InputError]]:
-    """Decode many files on threads (libsndfile and soxr release the interpreter lock), yielding them in the order given.
-
-    Args:
-        items: what to decode; `path_of` tells each one's file.
-        sample_rate, channels: as in `decode`.
-        workers: threads; by default one per processor.
+def decode_all(sources: Sequence[Source], sample_rate: int, channels: int) -> Iterator[tuple[Source, NDArray[np.int16] | InputError]]:
+    """Decode many files on threads (libsndfile and soxr release the interpreter lock), in the order given.
 
     Yields:
-        (item, pcm (time, channels) int16), or (item, the error that its file met).
+        (source, pcm (time, channels) int16), or (source, the error that its file met).
     """
-    workers = workers or os.cpu_count() or 1
-    waiting: deque[tuple[Item, Future[NDArray[np.int16]]]] = deque()
-    pool = ThreadPoolExecutor(workers)
-    try:
-        for item in items:
-            waiting.append((item, pool.submit(decode, path_of(item), sample_rate, channels)))
-            if len(waiting) > workers * READ_AHEAD:
-                yield _result(*waiting.popleft())
-        while waiting:
-            yield _result(*waiting.popleft())
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _result(item: Item, future: "Future[NDArray[np.int16]]") -> tuple[Item, NDArray[np.int16] | InputError]:
-    try:
-        return item, future.result()
-    except InputError as error:
-        return item, error
+    def work(source: Source) -> tuple[Source, NDArray[np.int16] | InputError]:
+        try:
+            return source, decode(source.file, sample_rate, channels)
+        except InputError as error:
+            return source, error
+    return in_order(work, sources)
 
 
 def _to_channels(path: Path, waveform: NDArray[np.float32], channels: int) -> NDArray[np.float32]:

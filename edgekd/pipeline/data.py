@@ -4,24 +4,34 @@ import hashlib
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekd.data import esc50
+from edgekd.data import esc50, folder
+from edgekd.data import synth as scenes
 from edgekd.data.decode import decode_all
-from edgekd.data.source import DataSet, Source
+from edgekd.data.source import DataSet
 from edgekd.data.store import Clip, ClipStore, listing
 from edgekd.data.writer import StoreWriter, check_free
 from edgekd.errors import InputError, nearest
 
 SAMPLE_RATES = range(1000, 384001)
 CHANNELS = range(1, 33)
+MIN_SYNTH_CLIPS = len(scenes.SCENES) * scenes.TEST_EVERY
+"""So many that each label is in train and in test."""
+SYNTHETIC_NOTE = "these are procedural scenes for smoke tests, not recordings: a score on them says nothing about real audio"
+SYNTH_SECONDS = (1.0, 600.0)
+ESC50, FOLDER = "esc50", "folder"
+DATASETS = (ESC50, FOLDER)
+FOLDER_OPTIONS = {"table": "csv", "test_fraction": "test-fraction", "licence": "licence"}
+"""Argument of `folder.read` -> its option on the command line."""
 
 Say = Callable[[str], None]
 """Takes one line for the user."""
@@ -42,16 +52,18 @@ class Prepared:
     bad: list[tuple[str, str]] = field(default_factory=list)
 
 
-def prepare(dataset: str, path: Path, out: Path, *, sample_rate: int = 16000, channels: int = 1, skip_bad: bool = False,
-            force: bool = False, say: Say) -> Prepared:
+def prepare(dataset: str, path: Path, out: Path, *, sample_rate: int = 16000, channels: int = 1, table: Path | None = None,
+            test_fraction: float | None = None, licence: str | None = None, skip_bad: bool = False, force: bool = False,
+            say: Say) -> Prepared:
     """Decode a data set into a store.
 
     Args:
-        dataset: a name of `ADAPTERS`.
+        dataset: one of `DATASETS`.
         path: where the data set lies.
         out: the store to make.
         sample_rate: Hz of the store.
         channels: channels of the store.
+        table, test_fraction, licence: as in `folder.read`; only for "folder".
         skip_bad: leave out clips that cannot be used instead of refusing.
         force: replace a store that is at `out`.
         say: told of each bad clip as it is met.
@@ -59,23 +71,65 @@ def prepare(dataset: str, path: Path, out: Path, *, sample_rate: int = 16000, ch
     Raises:
         InputError: bad usage, a data set that is not there, or clips that cannot be used; no store is left then.
     """
-    if sample_rate not in SAMPLE_RATES:
-        raise InputError(f"--sample-rate {sample_rate}: wanted {SAMPLE_RATES.start} to {SAMPLE_RATES.stop - 1} Hz")
+    _check_rate(sample_rate)
     if channels not in CHANNELS:
         raise InputError(f"--channels {channels}: wanted {CHANNELS.start} to {CHANNELS.stop - 1}")
     check_free(out.resolve(), force)
-    found = esc50.read(path)
+    found = _find(dataset, path, {"table": table, "test_fraction": test_fraction, "licence": licence})
     with _interruptible(), StoreWriter(out, name=found.name, licence=found.licence, official_folds=found.official_folds,
                                        sample_rate=sample_rate, channels=channels, force=force) as writer:
-        return _fill(writer, found, sample_rate, channels, skip_bad, say)
+        return _fill(writer, found, sample_rate=sample_rate, channels=channels, skip_bad=skip_bad, say=say)
 
 
-def _fill(writer: StoreWriter, found: DataSet, sample_rate: int, channels: int, skip_bad: bool, say: Say) -> Prepared:
+def synth(out: Path, *, clips: int = 600, seconds: float = 3.0, seed: int = 0, sample_rate: int = 16000, force: bool = False) -> Prepared:
+    """Make a store of procedural scenes.
+
+    Args:
+        out: the store to make.
+        clips, seconds, seed, sample_rate: as in `scenes.clips`.
+        force: replace a store that is at `out`.
+
+    Raises:
+        InputError: bad usage, or a place that cannot be written.
+    """
+    _check_rate(sample_rate)
+    if clips < MIN_SYNTH_CLIPS:
+        raise InputError(f"--clips {clips}: wanted {MIN_SYNTH_CLIPS} or more, so that each label is in train and in test")
+    if not SYNTH_SECONDS[0] <= seconds <= SYNTH_SECONDS[1]:
+        raise InputError(f"--seconds {seconds}: wanted {SYNTH_SECONDS[0]:g} to {SYNTH_SECONDS[1]:g}")
+    if seed < 0:
+        raise InputError(f"--seed {seed}: wanted 0 or more")
+    with _interruptible(), StoreWriter(out, name=scenes.NAME, licence=scenes.LICENCE, synthetic=True, sample_rate=sample_rate, channels=1,
+                                       force=force) as writer, _progress("synthesising", clips) as step:
+        for clip, pcm in scenes.clips(clips, seconds, seed, sample_rate):
+            writer.add(clip, pcm)
+            step()
+        return Prepared(writer.finish(), [SYNTHETIC_NOTE])
+
+
+def _check_rate(sample_rate: int) -> None:
+    if sample_rate not in SAMPLE_RATES:
+        raise InputError(f"--sample-rate {sample_rate}: wanted {SAMPLE_RATES.start} to {SAMPLE_RATES.stop - 1} Hz")
+
+
+def _find(dataset: str, path: Path, options: Mapping[str, Any]) -> DataSet:
+    """Ask the adapter of a data set; `options` holds those of "folder", None where not given."""
+    given = {name: value for name, value in options.items() if value is not None}
+    if dataset == FOLDER:
+        return folder.read(path, **given)
+    if dataset != ESC50:
+        raise InputError(f"no data set '{dataset}'{nearest(dataset, DATASETS)}")
+    if given:
+        raise InputError(f"--{FOLDER_OPTIONS[next(iter(given))]} belongs to 'data prepare {FOLDER}'; leave it out")
+    return esc50.read(path)
+
+
+def _fill(writer: StoreWriter, found: DataSet, *, sample_rate: int, channels: int, skip_bad: bool, say: Say) -> Prepared:
     bad: list[tuple[str, str]] = []
     same = _SameAudio()
     seen: set[str] = set()
-    with _progress(len(found.sources)) as step:
-        for source, pcm in decode_all(found.sources, _file, sample_rate, channels):
+    with _progress("decoding", len(found.sources)) as step:
+        for source, pcm in decode_all(found.sources, sample_rate, channels):
             step()
             name = source.clip.path
             if isinstance(pcm, InputError):
@@ -98,10 +152,6 @@ def _fill(writer: StoreWriter, found: DataSet, sample_rate: int, channels: int, 
     return Prepared(store, notes, bad)
 
 
-def _file(source: Source) -> Path:
-    return source.file
-
-
 class _SameAudio:
     """Finds clips of equal audio that have different labels or splits. Silence is equal to silence and not counted."""
 
@@ -122,7 +172,7 @@ class _SameAudio:
 
 
 @contextmanager
-def _progress(total: int) -> Iterator[Callable[[], None]]:
+def _progress(what: str, total: int) -> Iterator[Callable[[], None]]:
     """A progress bar on standard error where that is a terminal; yields what to call after each clip."""
     if not sys.stderr.isatty():
         yield lambda: None
@@ -130,16 +180,16 @@ def _progress(total: int) -> Iterator[Callable[[], None]]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("decoding"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task("decoding", total=total)
+        task = progress.add_task(what, total=total)
         yield lambda: progress.advance(task)
 
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
     """Let a polite kill or a lost terminal clean up as Ctrl-C does."""
-    def interrupt(number: int, frame: FrameType | None) -> None:
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
     if threading.current_thread() is not threading.main_thread():
