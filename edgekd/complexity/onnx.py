@@ -31,6 +31,8 @@ PARAMETER_INPUTS = {
 }
 """Inputs that are data or parameters where the others are scales and zero points, which no convention counts."""
 ACTIVATIONS = frozenset({"Relu", "Clip", "LeakyRelu"})
+MALFORMED = (IndexError, KeyError, TypeError, ValueError, AttributeError)
+"""What a graph raises that parses but makes no sense: an op without its inputs, a tensor of no type."""
 
 
 def read(path: Path, raw: bytes) -> Network:
@@ -51,7 +53,16 @@ def read(path: Path, raw: bytes) -> Network:
         raise InputError(f"{path}: not an ONNX file, or damaged; give a model that 'edgekd export' wrote") from None
     if not model.graph.node:
         raise InputError(f"{path}: not an ONNX file, or one without any op; give a model that 'edgekd export' wrote")
+    try:
+        return _network(path, model, onnx)
+    except MALFORMED as error:
+        raise InputError(f"{path}: the ONNX file is damaged ({type(error).__name__}: {error}); export or download it again") from None
+
+
+def _network(path: Path, model: Any, onnx: Any) -> Network:
     for node in model.graph.node:
+        if any(isinstance(text, bytes) for text in (node.name, node.op_type, *node.input, *node.output)):
+            raise ValueError("a name is not UTF-8")  # protobuf hands such a string over as bytes
         if node.domain not in DOMAINS or node.op_type in UNCOUNTED_OPS:
             name = f"{node.domain}.{node.op_type}".lstrip(".")
             raise InputError(f"{path}: op {name} has no counting rule; only files of plain convolutions, dense layers, pools and "

@@ -122,3 +122,19 @@ def test_damaged_bytes_are_refused(tmp_path):
         path.write_bytes(raw)
         with pytest.raises(InputError, match="not an ONNX file"):
             ledger.count(path)
+
+
+def test_an_op_without_its_inputs_is_refused(tmp_path):
+    path = float_model(tmp_path / "m.onnx")
+    model = onnx.load(path)
+    del model.graph.node[0].input[1:]
+    onnx.save(model, path)
+    with pytest.raises(InputError, match=r"m\.onnx"):
+        ledger.count(path)
+
+
+def test_a_name_that_is_no_text_is_refused(tmp_path):
+    path = float_model(tmp_path / "m.onnx")
+    path.write_bytes(path.read_bytes().replace(b"relu", b"\xffelu"))
+    with pytest.raises(InputError, match=r"m\.onnx"):
+        ledger.count(path)
