@@ -44,8 +44,8 @@ def decode(path: Path, sample_rate: int, channels: int) -> NDArray[np.int16]:
         waveform, rate = soundfile.read(path, dtype="float32", always_2d=True)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    except (soundfile.LibsndfileError, RuntimeError) as error:
-        raise InputError(f"{path}: is not readable audio ({str(error).rpartition(': ')[2].rstrip('.')})") from None
+    except RuntimeError:  # soundfile's own error among them; its text misleads (a damaged mp3 "does not exist")
+        raise InputError(f"{path}: is not readable audio; it is damaged or not one of {', '.join(AUDIO_SUFFIXES)}") from None
     if len(waveform) == 0:
         raise InputError(f"{path}: holds no samples")
     if not np.isfinite(waveform).all():

@@ -51,7 +51,7 @@ def read(path: Path, table: Path | None = None, test_fraction: float = 0.2, lice
 
 def _from_tree(path: Path) -> tuple[list[Source], list[str]]:
     """Clips of a tree; splits are empty unless the top folders are splits."""
-    files = sorted(file for file in path.rglob("*") if is_audio(file) and file.is_file())
+    files = sorted(file for file in path.rglob("*") if is_audio(file) and file.is_file() and not _hidden(file.relative_to(path)))
     if not files:
         raise InputError(f"{path} holds no audio ({', '.join(AUDIO_SUFFIXES)}); give the folder that holds one folder per label")
     parts = [PurePosixPath(file.relative_to(path)).parts for file in files]
@@ -78,6 +78,10 @@ def _tree_source(file: Path, parts: tuple[str, ...], level: int) -> Source:
     """The clip of a file whose label is its `level`-th folder; the split, if any, comes before."""
     group = "/".join(parts[level:-1]) if len(parts) > level + 2 else ""
     return Source(file, Clip("/".join(parts), parts[level], parts[0] if level else "", group=group))
+
+
+def _hidden(file: Path) -> bool:
+    return any(part.startswith((".", "__MACOSX")) for part in file.parts)
 
 
 def _names_split(name: str) -> bool:
