@@ -110,7 +110,8 @@ class ClipStore:
         self.lengths: NDArray[np.int64] = np.rint([clip.seconds * info.sample_rate for clip in clips]).astype(np.int64)
         self.offsets: NDArray[np.int64] = np.concatenate([[0], np.cumsum(self.lengths)[:-1]]).astype(np.int64)
         total = int(self.lengths.sum())
-        self.pcm: NDArray[np.int16] = np.memmap(path / AUDIO_FILE, dtype=PCM_TYPE, mode="r", shape=(total, info.channels))
+        # a plain view of the map: slices of a np.memmap are slow to make, and arrays computed from them would claim to be maps too
+        self.pcm: NDArray[np.int16] = np.asarray(np.memmap(path / AUDIO_FILE, dtype=PCM_TYPE, mode="r", shape=(total, info.channels)))
 
     @classmethod
     def open(cls, path: Path | str) -> "ClipStore":
