@@ -3,6 +3,7 @@
 import datetime
 import importlib.metadata
 import logging
+import signal
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -182,9 +183,12 @@ class _Job:
                 callbacks=[end, Progress(end)], logger=TensorBoardLogger(self.out, name="", version="tensorboard"),
                 enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
                 limit_val_batches=0, reload_dataloaders_every_n_epochs=1)
+            handler = signal.getsignal(signal.SIGINT)
             try:
                 trainer.fit(module, ckpt_path=self.out / CHECKPOINT_FILE if resume else None)
-            except SystemExit:  # Lightning's answer to an interrupt
+            except SystemExit:  # Lightning's answer to an interrupt, for which it has turned further ones off
+                signal.signal(signal.SIGINT, handler)
+                log.info("interrupted in epoch %d of the %s phase; go on with --resume", module.current_epoch + 1, module.phase_name)
                 raise KeyboardInterrupt from None
         self.rows, self.seconds = end.rows, end.seconds
         return module

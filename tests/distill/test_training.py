@@ -3,6 +3,7 @@
 import csv
 import logging
 import shutil
+import signal
 
 import msgspec
 import numpy as np
@@ -48,13 +49,13 @@ def metrics_of(path):
     return list(csv.DictReader((path / METRICS_FILE).read_text().splitlines()))
 
 
-def cut(monkeypatch, phase, epoch):
+def cut(monkeypatch, phase, epoch, error=PowerCutError):
     """Make a training stop when an epoch begins."""
     begin = TrainingModule.on_train_epoch_start
 
     def stop(self):
         if (self.phase_name, self.current_epoch) == (phase, epoch):
-            raise PowerCutError
+            raise error
         begin(self)
 
     monkeypatch.setattr(TrainingModule, "on_train_epoch_start", stop)
@@ -75,6 +76,15 @@ def test_an_interrupted_run_resumes_to_the_same_bits(straight, store, teacher, t
     for file in (MODEL_FILE, QAT_FILE):
         first, second = (torch.load(path / file, weights_only=True) for path in (straight, tmp_path / "s"))
         assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_an_interrupt_is_answered_with_how_to_go_on(store, tmp_path, monkeypatch, caplog):
+    handler = signal.getsignal(signal.SIGINT)
+    cut(monkeypatch, "float", 1, KeyboardInterrupt)
+    with caplog.at_level(logging.INFO, "edgekd"), pytest.raises(KeyboardInterrupt):
+        train(student(), store, tmp_path / "s")
+    assert "interrupted in epoch 2 of the float phase; go on with --resume" in caplog.text
+    assert signal.getsignal(signal.SIGINT) is handler
 
 
 def test_a_finished_run_says_so_and_is_left_alone(straight, store, teacher, caplog):
