@@ -50,7 +50,8 @@ class BroadcastBlock(nn.Module):
         self.frequency = ConvNormAct(outputs, outputs, (3, 1), stride=(stride, 1), padding=(1, 0), groups=outputs, activation="none",
                                      norm="batch" if bands == 1 else "sub_spectral", bands=bands)
         self.mean = MeanPool("mel")
-        self.temporal = ConvNormAct(outputs, outputs, (1, 3), padding=(0, dilation), dilation=(1, dilation), groups=outputs, activation=activation)
+        self.temporal = ConvNormAct(outputs, outputs, (1, 3), padding=(0, dilation), dilation=(1, dilation), groups=outputs,
+                                    activation=activation)
         self.pointwise = ConvNormAct(outputs, outputs, norm="none", activation="none", bias=False)
         self.dropout = Dropout(dropout)
         self.broadcast = Add("relu" if self.transition else "none")
@@ -75,7 +76,8 @@ class BcResNet(nn.Module):
             outputs = int(width * growth)
             for index in range(depth):
                 stride = 2 if stage in (1, 2) and index == 0 else 1
-                layers.append(BroadcastBlock(channels, outputs, stride=stride, dilation=2**stage, bands=config.bands, dropout=config.dropout))
+                layers.append(BroadcastBlock(channels, outputs, stride=stride, dilation=2**stage, bands=config.bands,
+                                             dropout=config.dropout))
                 channels = outputs
         layers.append(ConvNormAct(channels, channels, 5, padding=(0, 2), groups=channels, norm="none", activation="none", bias=False))
         layers.append(MeanPool("mel"))
@@ -93,7 +95,8 @@ class BcResNetAsc(nn.Module):
     def __init__(self, config: BcResNetAscConfig, labels: int) -> None:
         super().__init__()
         channels = 2 * config.width
-        layers: list[nn.Module] = [ConvNormAct(1, channels, 5, stride=2, padding=2, norm="batch" if config.norm == "batch" else "none", bias=False)]
+        stem_norm = "batch" if config.norm == "batch" else "none"  # residual norm takes its place
+        layers: list[nn.Module] = [ConvNormAct(1, channels, 5, stride=2, padding=2, norm=stem_norm, bias=False)]
         if config.norm == "residual":
             layers.append(ResidualNorm())
         for stage, (depth, growth) in enumerate(((2, 1), (2, 1.5), (2, 2), (3, 2.5))):

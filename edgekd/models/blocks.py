@@ -55,14 +55,16 @@ class SubSpectralNorm(nn.Module):
 class ConvNormAct(Block):
     """Convolution (also depthwise, grouped, dilated), batch or sub-spectral norm, activation.
 
-    norm: "batch" (folds into the convolution), "none" (the convolution has a bias unless told otherwise) or "sub_spectral" with `bands` > 1.
+    norm: "batch" (folds into the convolution), "none" (the convolution has a bias unless told otherwise) or "sub_spectral" with
+    `bands` > 1.
     """
 
-    def __init__(self, inputs: int, outputs: int, kernel: Size = 1, *, stride: Size = 1, padding: Size = 0, dilation: Size = 1, groups: int = 1,
-                 norm: Literal["batch", "none", "sub_spectral"] = "batch", bands: int = 1, activation: Activation = "relu",
+    def __init__(self, inputs: int, outputs: int, kernel: Size = 1, *, stride: Size = 1, padding: Size = 0, dilation: Size = 1,
+                 groups: int = 1, norm: Literal["batch", "none", "sub_spectral"] = "batch", bands: int = 1, activation: Activation = "relu",
                  bias: bool = True) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(inputs, outputs, pair(kernel), pair(stride), pair(padding), pair(dilation), groups, bias=bias and norm == "none")
+        self.conv = nn.Conv2d(inputs, outputs, pair(kernel), pair(stride), pair(padding), pair(dilation), groups,
+                              bias=bias and norm == "none")
         self.norm: nn.Module = nn.Identity()
         if norm == "batch":
             self.norm = nn.BatchNorm2d(outputs)

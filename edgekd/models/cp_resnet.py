@@ -33,7 +33,8 @@ class CpResNetConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, ta
 
     def __post_init__(self) -> None:
         if not len(self.widths) == len(self.kernels) == len(self.groups):
-            raise InputError(f"cp_resnet: widths {self.widths}, kernels {self.kernels} and groups {self.groups} must have one entry per block")
+            raise InputError(f"cp_resnet: widths {self.widths}, kernels {self.kernels} and groups {self.groups} must have one entry per "
+                             "block; give all three the same length")
 
 
 class CpResNet(nn.Module):

@@ -58,8 +58,8 @@ class QuantConv(QuantBlock):
         self._build(block.conv, weight, bias, block.activation)
 
     def _build(self, conv: nn.Conv2d, weight: Tensor, bias: Tensor | None, activation: blocks.Activation) -> None:
-        self.conv = qnn.QuantConv2d(conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups,
-                                    bias=True, weight_quant=Int8WeightPerChannelFloat, return_quant_tensor=False)
+        self.conv = qnn.QuantConv2d(conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation,
+                                    conv.groups, bias=True, weight_quant=Int8WeightPerChannelFloat, return_quant_tensor=False)
         with torch.no_grad():
             self.conv.weight.copy_(weight)
             self.conv.bias.copy_(torch.zeros_like(self.conv.bias) if bias is None else bias)
@@ -85,7 +85,8 @@ class QuantConv(QuantBlock):
         scale = quantised.scale.detach().numpy().astype(np.float32).reshape(-1)
         step = np.float64(build.edges[inputs[0]].scale) * scale.astype(np.float64)  # value of one accumulator unit, (out,)
         if not np.all(step > 0):
-            raise InputError(f"{name}: weight scale of channel {int(np.argmin(scale))} is {scale.min():.3g}; the channel is dead, retrain or prune it")
+            raise InputError(f"{name}: weight scale of channel {int(np.argmin(scale))} is {scale.min():.3g}; the channel is dead, "
+                             "retrain or prune it")
         bias = np.rint(self.conv.bias.detach().numpy().astype(np.float64) / step)
         fused: q.Activation = "relu" if self.activation == "relu" else "none"
         if self.activation == "hard_sigmoid":  # clip(x / 6 + 1 / 2): a sixth of the scale, and 3 added before it
@@ -93,7 +94,8 @@ class QuantConv(QuantBlock):
         saturated = np.clip(bias, np.iinfo(np.int32).min, np.iinfo(np.int32).max).astype(np.int32)  # QGraph.validate refuses these by name
         output = build.edge(name, self._shape(build, inputs[0]), self.output)
         (top, left), conv = self.conv.padding, self.conv
-        build.ops.append(q.Conv(name, inputs[0], output, weight, scale, saturated, conv.stride, (top, top, left, left), conv.dilation, conv.groups, fused))
+        build.ops.append(q.Conv(name, inputs[0], output, weight, scale, saturated, conv.stride, (top, top, left, left), conv.dilation,
+                                conv.groups, fused))
         if isinstance(self.gate, ActQuant):
             gate = build.edge(f"{name}.gate", build.edges[output].shape, self.gate)
             build.ops.append(q.Sigmoid(f"{name}.gate", output, gate))
@@ -242,4 +244,4 @@ FORMS: dict[type[blocks.Block], type[QuantBlock]] = {
     blocks.Dropout: PassThrough,
     blocks.Flatten: PassThrough,
 }
-"""Kind of block -> QAT form, built from (block, whether each input is signed). A block that is absent (residual norm) has no integer form."""
+"""Kind of block -> QAT form, built from (block, whether each input is signed). What is absent (residual norm) has no integer form."""

@@ -78,7 +78,8 @@ def to_qat(model: nn.Module) -> QuantNetwork:
             signed[node.name] = form.signed
             steps.append(Step(str(node.target), inputs, node.name))
         else:
-            raise InputError(f"the student calls {node.op} '{node.target}', which is no block of edgekd.models.blocks and cannot be exported")
+            raise InputError(f"the student calls {node.op} '{node.target}', which is no block of edgekd.models.blocks; "
+                             "compose it of blocks to export it")
     return QuantNetwork(steps, forms, source, result)
 
 
