@@ -41,7 +41,7 @@ from edgekd.distill.run import (
 from edgekd.distill.score import score
 from edgekd.distill.softlabels import check_fits, soft_labels, teacher_score
 from edgekd.distill.view import TrainingView, window_samples
-from edgekd.errors import InputError
+from edgekd.errors import InputError, nearest
 from edgekd.frontend import FrontEnd
 from edgekd.models import build
 from edgekd.models.logmel import LogMel
@@ -52,6 +52,7 @@ STATISTICS_CLIPS = 2000
 """Training clips that set the front end's mean and standard deviation."""
 FLOAT_STREAM, QAT_STREAM, STATISTICS_STREAM, CALIBRATION_STREAM = range(4)
 """Streams of the generator in `edgekd.distill.view`."""
+ACCELERATORS = ("auto", "cpu", "gpu")
 LEAST_STD = 1e-3
 """Log-mel standard deviation below which training clips hold no signal."""
 LOG_FILE = "train.log"
@@ -60,7 +61,7 @@ LOG_FORMAT = "%(asctime)s %(message)s"
 
 @dataclass(frozen=True)
 class Options:
-    """How to run, as opposed to what to train. threads: of torch on the CPU, None for its default. accelerator: as Lightning names it."""
+    """How to run, as opposed to what to train. threads: of torch on the CPU, None for its default. accelerator: one of `ACCELERATORS`."""
 
     force: bool = False
     resume: bool = False
@@ -87,6 +88,7 @@ def train(recipe: Recipe, store: ClipStore, out: Path, teachers: Sequence[Path] 
     Raises:
         InputError: anything that does not fit, found before the first epoch; or a loss that is no number.
     """
+    _check_accelerator(options.accelerator)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     recipe = resolved(recipe)
@@ -178,11 +180,7 @@ class _Job:
         end = EpochEnd(self.out, self.store, self.partition.test, self.rows, self.seconds)
         resume = self._phase_reached() == name
         with _quiet():
-            trainer = pl.Trainer(
-                default_root_dir=self.out, max_epochs=phase.epochs, accelerator=self.options.accelerator, devices=1,
-                callbacks=[end, Progress(end)], logger=TensorBoardLogger(self.out, name="", version="tensorboard"),
-                enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
-                limit_val_batches=0, reload_dataloaders_every_n_epochs=1)
+            trainer = self._trainer(phase.epochs, end)
             handler = signal.getsignal(signal.SIGINT)
             try:
                 trainer.fit(module, ckpt_path=self.out / CHECKPOINT_FILE if resume else None)
@@ -192,6 +190,13 @@ class _Job:
                 raise KeyboardInterrupt from None
         self.rows, self.seconds = end.rows, end.seconds
         return module
+
+    def _trainer(self, epochs: int, end: EpochEnd) -> pl.Trainer:
+        return pl.Trainer(
+            default_root_dir=self.out, max_epochs=epochs, accelerator=self.options.accelerator, devices=1,
+            callbacks=[end, Progress(end)], logger=TensorBoardLogger(self.out, name="", version="tensorboard"),
+            enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
+            limit_val_batches=0, reload_dataloaders_every_n_epochs=1)
 
     def _view(self, batch_size: int, stream: int) -> TrainingView:
         mels, frames = _shape(self.recipe, self.store, self.fe)
@@ -207,6 +212,13 @@ class _Job:
         if not path.is_file():
             return None
         return str(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["phase"])
+
+
+def _check_accelerator(name: str) -> None:
+    if name not in ACCELERATORS:
+        raise InputError(f"accelerator '{name}' is unknown{nearest(name, ACCELERATORS)}")
+    if name == "gpu" and not (torch.cuda.is_available() or torch.backends.mps.is_available()):
+        raise InputError("accelerator 'gpu': torch sees none on this machine; use --accelerator cpu")
 
 
 def _teacher(path: Path, recipe: Recipe, store: ClipStore) -> Run:

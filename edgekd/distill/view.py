@@ -160,9 +160,9 @@ class TrainingView:
         if whole or len(starts) == 1:
             return int(starts[0])
         pcm = self.store.clip_pcm(clip)
-        best, most = 0, -1
+        best, most = 0, -1.0
         for start in starts:
-            sound = int(np.count_nonzero(pcm[start:start + self.samples, 0]))
+            sound = np.count_nonzero(pcm[start:start + self.samples]) / self.store.channels
             if sound >= MIN_SOUND * self.samples:
                 return int(start)
             if sound > most:

@@ -187,6 +187,15 @@ def test_a_teacher_that_knows_the_test_clips_is_refused(store, teacher, tmp_path
         train(student(data={"train": ["b"], "test": ["a"]}), store, tmp_path / "s", [teacher])
 
 
+@pytest.mark.parametrize(("accelerator", "message"), [("gpu", "torch sees none"), ("cpuu", "did you mean 'cpu'")])
+def test_an_accelerator_that_is_not_there_is_refused(store, tmp_path, monkeypatch, accelerator, message):
+    for backend in (torch.cuda, torch.backends.mps):
+        monkeypatch.setattr(backend, "is_available", lambda: False)
+    with pytest.raises(InputError, match=message):
+        train(student(), store, tmp_path / "s", options=Options(accelerator=accelerator))
+    assert not (tmp_path / "s").exists()
+
+
 def test_a_store_of_another_rate_is_refused(store, tmp_path):
     with pytest.raises(InputError, match=r"hears 16000 Hz, .* holds 8000 Hz"):
         train(student(frontend={"sample_rate": 16000}), store, tmp_path / "s")
