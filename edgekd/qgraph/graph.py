@@ -16,6 +16,10 @@ from edgekd.errors import InputError
 
 INT8_MIN, INT8_MAX = -128, 127
 
+SIGMOID_SCALE, CLIP01_SCALE = 1 / 256, 1 / 255
+MULTIPLIERS, ADD_MULTIPLIERS = (2.0**-32, 2.0**8), (2.0**-10, 2.0**8)
+"""Requantisation factors that XNNPACK takes: at least, below."""
+
 Activation = Literal["none", "relu", "clip01"]
 """What the float twin applies after an op. In integers it is only saturation: a `relu` output has zero point -128, and a
 `clip01` output (hard sigmoid, its `x / 6 + 1 / 2` already inside weights and bias) has scale 1/255 and zero point -128."""
@@ -130,29 +134,69 @@ class QGraph:
             for name in op_inputs(op):
                 if name not in known:
                     raise InputError(f"{op.name}: reads edge '{name}' before it is written; order the ops by data flow")
+            if op.output in known or op.output not in self.edges:
+                raise InputError(f"{op.name}: writes edge '{op.output}', {'written already' if op.output in known else 'undeclared'}")
             known.add(op.output)
+            if isinstance(op, Conv):
+                _validate_conv(op, self.edges[op.input])
             expected = output_shape(op, [self.edges[name].shape for name in op_inputs(op)])
             if self.edges[op.output].shape != expected:
                 raise InputError(f"{op.name}: output shape {self.edges[op.output].shape}, but the op gives {expected}")
-            if isinstance(op, Conv):
-                _validate_conv(op, self.edges[op.input].scale)
         for edge in self.edges.values():
             if not (np.isfinite(edge.scale) and edge.scale > 0):
                 raise InputError(f"edge '{edge.name}': scale {edge.scale} must be finite and positive; recalibrate the layer")
             if not INT8_MIN <= edge.zero_point <= INT8_MAX:
                 raise InputError(f"edge '{edge.name}': zero point {edge.zero_point} is outside {INT8_MIN}..{INT8_MAX}")
+        for op in self.ops:
+            _validate_quantisation(op, [self.edges[name] for name in op_inputs(op)], self.edges[op.output])
         if self.output not in known:
             raise InputError(f"the graph's output edge '{self.output}' is never written")
+        if self.edges[self.output].shape[1:] != (1, 1):
+            raise InputError(f"the graph's output edge '{self.output}' has shape {self.edges[self.output].shape}, not (labels, 1, 1)")
 
 
-def _validate_conv(op: Conv, input_scale: float) -> None:
+def _validate_quantisation(op: Op, inputs: list[Edge], output: Edge) -> None:
+    """Saturation is the activation, and the engines' kernels take only some scales: anything else would be another model."""
+    activation = op.activation if isinstance(op, Conv | Add) else "none"
+    if (activation != "none" or isinstance(op, Sigmoid)) and output.zero_point != INT8_MIN:
+        raise InputError(f"{op.name}: its output has zero point {output.zero_point}, but "
+                         f"{'a sigmoid' if isinstance(op, Sigmoid) else activation} needs {INT8_MIN}")
+    fixed = SIGMOID_SCALE if isinstance(op, Sigmoid) else CLIP01_SCALE if activation == "clip01" else output.scale
+    if not np.isclose(output.scale, fixed, rtol=1e-6, atol=0):
+        raise InputError(f"{op.name}: its output has scale {output.scale}, but needs {fixed}")
+    if isinstance(op, MaxPool) and (inputs[0].scale, inputs[0].zero_point) != (output.scale, output.zero_point):
+        raise InputError(f"{op.name}: a maximum pool keeps the scale and zero point of its input, {inputs[0].scale} and "
+                         f"{inputs[0].zero_point}, but its output has {output.scale} and {output.zero_point}")
+    low, high = ADD_MULTIPLIERS if isinstance(op, Add) else MULTIPLIERS
+    for multiplier in multipliers(op, inputs, output):
+        if not low <= multiplier < high:
+            raise InputError(f"{op.name}: multiplier {multiplier:.3g} from input to output is outside {low:.3g}..{high:.3g}, which XNNPACK "
+                             "takes; recalibrate the layer")
+
+
+def multipliers(op: Op, inputs: list[Edge], output: Edge) -> list[float]:
+    """The factors from the op's exact integer results to output steps: per channel, per summand, or one; none for table lookups."""
+    if isinstance(op, Conv):
+        return [float(scale) * inputs[0].scale / output.scale for scale in op.weight_scale]
+    if isinstance(op, Mul):
+        return [inputs[0].scale * inputs[1].scale / output.scale]
+    if isinstance(op, Add):
+        return [edge.scale / output.scale for edge in inputs]
+    return []
+
+
+def _validate_conv(op: Conv, source: Edge) -> None:
     """A dead channel or a saturating bias passes parity tests and still ruins a model: refuse it by name."""
+    out, in_group = op.weight.shape[:2]
+    if in_group * op.groups != source.shape[0] or out % op.groups or op.weight_scale.shape != (out,) or op.bias.shape != (out,):
+        raise InputError(f"{op.name}: weight {op.weight.shape}, {op.groups} groups, {op.weight_scale.shape} scales and "
+                         f"{op.bias.shape} biases do not fit an input of {source.shape[0]} channels")
     if not np.all(np.isfinite(op.weight_scale)) or np.any(op.weight_scale <= 0):
         raise InputError(f"{op.name}: a weight scale is zero, negative or not finite; the channel is dead, retrain or prune it")
     if np.any(np.abs(op.bias.astype(np.int64)) >= 2**30):
         channel = int(np.argmax(np.abs(op.bias.astype(np.int64))))
         raise InputError(f"{op.name}: bias of channel {channel} is {op.bias[channel]}, near int32 saturation (weight scale "
-                         f"{op.weight_scale[channel]:.3g}, input scale {input_scale:.3g}); the channel is dead, retrain or prune it")
+                         f"{op.weight_scale[channel]:.3g}, input scale {source.scale:.3g}); the channel is dead, retrain or prune it")
 
 
 def output_shape(op: Op, shapes: list[tuple[int, int, int]]) -> tuple[int, int, int]:
