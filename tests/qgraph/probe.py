@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
+from edgekd.engine import X64_PRECISION_KEY
+
 
 def litert(model: bytes):
     """An allocated single-thread interpreter."""
@@ -48,7 +50,9 @@ def run_onnx(model: bytes, x: np.ndarray) -> np.ndarray:
     """Logits (batch, labels) of ONNX Runtime for x as the file wants it."""
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry(X64_PRECISION_KEY, "1")
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     return session.run(None, {session.get_inputs()[0].name: x})[0]
 
 

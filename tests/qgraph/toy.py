@@ -3,11 +3,26 @@
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from edgekd.qgraph.graph import Activation, Add, AvgPool, Conv, Edge, MaxPool, Mul, Op, QGraph, Sigmoid, op_inputs, output_shape
+from edgekd.frontend import FrontEnd
+from edgekd.manifest import Counts, Manifest, Provenance, TensorQuant
+from edgekd.qgraph.graph import (
+    CLIP01_SCALE,
+    SIGMOID_SCALE,
+    Activation,
+    Add,
+    AvgPool,
+    Conv,
+    Edge,
+    MaxPool,
+    Mul,
+    Op,
+    QGraph,
+    Sigmoid,
+    op_inputs,
+    output_shape,
+)
 from edgekd.qgraph.reference import quantize
 
-GATE_SCALE = 1 / 255
-SIGMOID_SCALE = 1 / 256
 INPUT_STD = 2.0
 
 
@@ -95,7 +110,7 @@ class Builder:
         if isinstance(op, MaxPool):
             scale, zero_point = self.edges[op.input].scale, self.edges[op.input].zero_point
         elif isinstance(op, Sigmoid) or activation == "clip01":
-            scale, zero_point = SIGMOID_SCALE if isinstance(op, Sigmoid) else GATE_SCALE, -128
+            scale, zero_point = SIGMOID_SCALE if isinstance(op, Sigmoid) else CLIP01_SCALE, -128
         self.edges[op.name] = Edge(op.name, shape, float(np.float32(scale)), zero_point)
         self.ops.append(op)
         self.reals[op.name] = real
@@ -176,3 +191,20 @@ def float_op(op: Op, inputs: list[np.ndarray], input_scale: float) -> np.ndarray
 def activate(x: np.ndarray, activation: Activation) -> np.ndarray:
     """The float form of an activation."""
     return {"none": lambda: x, "relu": lambda: np.maximum(x, 0), "clip01": lambda: np.clip(x, 0, 1)}[activation]()
+
+
+def manifest(graph: QGraph, kind: str, precision: str = "int8", **changes) -> Manifest:
+    """A manifest that fits a graph. kind: tflite or onnx. changes: other fields."""
+    source, output = graph.edges[graph.input], graph.edges[graph.output]
+    _, mel, frame = source.shape
+    frontend = FrontEnd(sample_rate=8000, n_fft=256, win_length=256, hop_length=128, n_mels=mel)
+    dtype, shift = ("float32", 0) if precision == "float" else ("uint8", 128) if kind == "onnx" else ("int8", 0)
+    fields = {
+        "name": "toy", "student": "toy", "precision": precision, "labels": tuple(f"label{i}" for i in range(output.shape[0])),
+        "frontend": frontend, "window": 256 + 128 * (frame - 1), "counts": Counts(0, 0, 0),
+        "input": TensorQuant(dtype, source.scale, source.zero_point + shift),
+        "output": TensorQuant(dtype, output.scale, output.zero_point + shift),
+        "provenance": Provenance(recipe="toy", recipe_hash="0", data="noise", data_hash="0", data_licence="CC0", synthetic=True,
+                                 edgekd_version="0", created="2024-01-01T00:00:00+00:00"),
+    }
+    return Manifest(**{**fields, **changes})

@@ -1,0 +1,96 @@
+"""A graph that no engine could compute faithfully is refused by the name of what is wrong."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from qgraph import toy
+
+from edgekd.errors import InputError
+from edgekd.qgraph.graph import Add, AvgPool, Conv, MaxPool, QGraph, Sigmoid
+
+
+@pytest.fixture(scope="module")
+def graph():
+    return toy.every_op()
+
+
+def with_op(graph, name, **changes):
+    """The graph with fields of the op of that name changed."""
+    ops = tuple(replace(op, **changes) if op.name == name else op for op in graph.ops)
+    return QGraph(graph.edges, ops, graph.input, graph.output)
+
+
+def with_edge(graph, name, **changes):
+    """The graph with fields of the edge of that name changed."""
+    return QGraph({**graph.edges, name: replace(graph.edges[name], **changes)}, graph.ops, graph.input, graph.output)
+
+
+def first(graph, kind, **fields):
+    """Name of the first op of a kind with these fields."""
+    return next(op.name for op in graph.ops if isinstance(op, kind) and all(getattr(op, key) == value for key, value in fields.items()))
+
+
+def test_a_whole_graph_passes(graph):
+    graph.validate()
+
+
+def test_order_and_edges(graph):
+    with pytest.raises(InputError, match="conv0' before it is written"):
+        QGraph(graph.edges, graph.ops[1:], graph.input, graph.output).validate()
+    with pytest.raises(InputError, match="conv0: writes edge 'conv0', written already"):
+        QGraph(graph.edges, graph.ops[:1] + graph.ops, graph.input, graph.output).validate()
+    with pytest.raises(InputError, match="conv0: writes edge 'conv0', undeclared"):
+        QGraph({"input": graph.edges["input"]}, graph.ops, graph.input, graph.output).validate()
+    with pytest.raises(InputError, match=r"'conv0' has shape .* not \(labels, 1, 1\)"):
+        QGraph(graph.edges, graph.ops, graph.input, "conv0").validate()
+    with pytest.raises(InputError, match="'logits' is never written"):
+        QGraph(graph.edges, graph.ops, graph.input, "logits").validate()
+
+
+def test_shapes(graph):
+    with pytest.raises(InputError, match=r"conv0: output shape \(8, 9, 9\), but the op gives \(8, 16, 19\)"):
+        with_edge(graph, "conv0", shape=(8, 9, 9)).validate()
+    with pytest.raises(InputError, match=r"conv0: weight .* do not fit an input of 1 channels"):
+        with_op(graph, "conv0", groups=2).validate()
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"scale": 0.0}, "scale 0.0 must be finite and positive"), ({"scale": float("nan")}, "scale nan must be"),
+    ({"zero_point": 128}, "zero point 128 is outside"),
+])
+def test_quantisation_of_an_edge(graph, changes, message):
+    with pytest.raises(InputError, match=f"edge 'conv3': {message}"):
+        with_edge(graph, "conv3", **changes).validate()
+
+
+def test_an_activation_is_saturation(graph):
+    with pytest.raises(InputError, match="conv0: its output has zero point 0, but relu needs -128"):
+        with_edge(graph, "conv0", zero_point=0).validate()
+    gate = first(graph, Conv, activation="clip01")
+    with pytest.raises(InputError, match=f"{gate}: its output has scale 0.01, but needs 0.0039"):
+        with_edge(graph, gate, scale=0.01).validate()
+    with pytest.raises(InputError, match=r"its output has scale 0.01, but needs 0.00390625"):
+        with_edge(graph, first(graph, Sigmoid), scale=0.01).validate()
+    with pytest.raises(InputError, match="a maximum pool keeps the scale"):
+        with_edge(graph, first(graph, MaxPool), scale=0.01).validate()
+
+
+def test_multipliers_that_xnnpack_refuses(graph):
+    name = first(graph, Add, activation="none")
+    with pytest.raises(InputError, match=f"{name}: multiplier .* from input to output is outside"):
+        with_edge(graph, name, scale=1e4).validate()
+
+
+@pytest.mark.parametrize(("field", "value", "message"), [
+    ("weight_scale", np.zeros(8, np.float32), "the channel is dead"), ("bias", np.full(8, 2**30, np.int32), "near int32 saturation"),
+])
+def test_dead_channels(graph, field, value, message):
+    with pytest.raises(InputError, match=f"conv0: .*{message}"):
+        with_op(graph, "conv0", **{field: value}).validate()
+
+
+def test_every_op_is_there(graph):
+    kinds = {type(op).__name__ for op in graph.ops}
+    assert kinds == {"Conv", "Add", "Mul", "Sigmoid", "MaxPool", "AvgPool"}
+    assert any(isinstance(op, AvgPool) and op.stride != op.kernel for op in graph.ops)

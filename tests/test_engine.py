@@ -1,0 +1,146 @@
+"""Model files in their engines: right logits, any batch, and one clear line for what cannot run."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from qgraph import toy
+
+from edgekd import engine as engines
+from edgekd import modelfile
+from edgekd.engine import open_model
+from edgekd.errors import InputError, MissingExtraError
+from edgekd.frontend import FrontEnd
+from edgekd.qgraph import onnx, reference, tflite
+
+pytest.importorskip("ai_edge_litert")
+pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+GRAPH = toy.every_op()
+EMIT = {"tflite": tflite.emit, "onnx": onnx.emit}
+ENGINE = {"tflite": "litert", "onnx": "onnxruntime"}
+
+
+def save(folder, kind, precision="int8", **changes):
+    path = folder / f"toy.{precision}.{kind}"
+    modelfile.write(path, EMIT[kind](GRAPH, float_twin=precision == "float"), toy.manifest(GRAPH, kind, precision, **changes))
+    return path
+
+
+@pytest.fixture(params=list(EMIT))
+def kind(request):
+    return request.param
+
+
+@pytest.fixture
+def features():
+    """float32 (batch, mel, frame), some of it beyond the input's range."""
+    return np.random.default_rng(0).normal(0, 4, (12, 32, 19)).astype(np.float32)
+
+
+def test_int8_logits_are_those_of_the_reference(tmp_path, kind, features):
+    model = open_model(save(tmp_path, kind))
+    output = GRAPH.edges[GRAPH.output]
+    expected = reference.dequantize(reference.run(GRAPH, reference.quantize(features[:, None], GRAPH.edges["input"])), output)
+    logits = model.logits(features)
+    assert logits.dtype == np.float32
+    assert np.abs(logits - expected).max() <= 2.01 * output.scale
+    assert model.engine == ENGINE[kind]
+    assert model.input_quant == model.manifest.input
+
+
+def test_float_logits_are_those_of_the_graph(tmp_path, kind, features):
+    expected = toy.run_float(GRAPH, features[:, None])
+    assert np.abs(open_model(save(tmp_path, kind, "float")).logits(features) - expected).max() < 1e-4 * np.abs(expected).max()
+
+
+def test_the_batch_does_not_matter(tmp_path, kind, features):
+    model = open_model(save(tmp_path, kind), threads=2)
+    whole = model.logits(features)
+    assert (whole == np.concatenate([model.logits(features[i:i + 1]) for i in range(len(features))])).all()
+    assert model.logits(features[:0]).shape == (0, 7)
+
+
+def test_quantised_in_and_out(tmp_path, kind):
+    model = open_model(save(tmp_path, kind))
+    q = np.full((1, 32, 19), model.input_quant.zero_point, model.input_quant.dtype)
+    zeros = np.zeros((1, 32, 19), np.float32)
+    answer = model.run_quantized(q)
+    assert answer.dtype == model.manifest.output.dtype
+    real = (answer.astype(np.float32) - model.manifest.output.zero_point) * np.float32(model.manifest.output.scale)
+    assert (real == model.logits(zeros)).all()
+
+
+@pytest.mark.parametrize("shape", [(2, 32, 18), (2, 31, 19), (32, 19), (2, 1, 32, 19)])
+def test_features_of_another_shape_are_refused(tmp_path, kind, shape):
+    with pytest.raises(InputError, match=r"reads u?int8 \(batch, mel, frame\) of \(32, 19\), got .*; use the manifest's front end"):
+        open_model(save(tmp_path, kind)).logits(np.zeros(shape, np.float32))
+
+
+def test_nan_is_refused(tmp_path, kind, features):
+    features[3, 4, 5] = np.nan
+    with pytest.raises(InputError, match="NaN"):
+        open_model(save(tmp_path, kind)).logits(features)
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"window": 8000}, r"the input \(mel, frame\) is \(32, 19\), but the manifest says \(32, 61\)"),
+    ({"frontend": FrontEnd(sample_rate=8000, n_fft=256, win_length=256, hop_length=128, n_mels=16)}, r"but the manifest says \(16, 19\)"),
+    ({"labels": ("a", "b")}, "the number of labels is 7, but the manifest says 2"),
+    ({"input": toy.manifest(GRAPH, "onnx", "float").input}, "the input type is u?int8, but the manifest says float32"),
+])
+def test_a_manifest_at_odds_with_the_file_is_refused(tmp_path, kind, changes, message):
+    with pytest.raises(InputError, match=message):
+        open_model(save(tmp_path, kind, **changes))
+
+
+def test_engines_are_chosen_by_name(tmp_path, kind):
+    path = save(tmp_path, kind)
+    assert open_model(path, ENGINE[kind]).engine == ENGINE[kind]
+    other = next(name for name in ENGINE.values() if name != ENGINE[kind])
+    with pytest.raises(InputError, match=f"engine '{other}' does not open .{kind} files; use engine '{ENGINE[kind]}'"):
+        open_model(path, other)
+    with pytest.raises(InputError, match="unknown engine 'onnxruntim'; did you mean 'onnxruntime'"):
+        open_model(path, "onnxruntim")
+    with pytest.raises(InputError, match="0 threads"):
+        open_model(path, threads=0)
+
+
+def test_a_missing_engine_names_its_extra(tmp_path, kind, monkeypatch):
+    path = save(tmp_path, kind)
+    for module in ("ai_edge_litert.interpreter", "tflite_runtime", "onnxruntime"):
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(MissingExtraError, match=r"edgekd\[(litert|onnx-runtime)\]"):
+        open_model(path)
+
+
+def test_a_model_that_the_engine_refuses(tmp_path, kind):
+    """Whole by its digest, but with an operator that does not exist or is used wrongly."""
+    raw = EMIT[kind](GRAPH)
+    name = b"QuantizeLinear" if kind == "onnx" else b"TFL3"
+    broken = raw.replace(name, name[::-1]) if kind == "onnx" else raw[:64] + b"\xff" * 200 + raw[264:]
+    path = tmp_path / f"broken.{kind}"
+    modelfile.write(path, broken, toy.manifest(GRAPH, kind))
+    with pytest.raises(InputError, match=f"broken.{kind}: .* cannot run this model"):
+        open_model(path)
+
+
+def test_a_changed_bias_is_refused(tmp_path, kind):
+    path = save(tmp_path, kind)
+    raw = bytearray(path.read_bytes())
+    raw[raw.index(GRAPH.ops[2].bias.tobytes())] ^= 1  # biases lie in both formats alike
+    path.write_bytes(raw)
+    with pytest.raises(InputError, match="has changed since it was exported"):
+        open_model(path)
+
+
+def test_opening_is_silent(tmp_path, kind):
+    script = f"from edgekd.engine import open_model; open_model({str(save(tmp_path, kind))!r})"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
+    assert (done.stdout, done.stderr) == (b"", b"")
+
+
+def test_every_suffix_has_an_engine():
+    assert {suffix for suffix, _ in engines.ENGINES.values()} == set(modelfile.SUFFIXES)

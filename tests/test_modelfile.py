@@ -1,0 +1,147 @@
+"""Manifests inside model files: found again, and every kind of damage named in one line."""
+
+import zipfile
+
+import pytest
+from qgraph import toy
+
+from edgekd import modelfile
+from edgekd.errors import InputError
+from edgekd.qgraph import onnx, tflite
+
+pytest.importorskip("ai_edge_litert")
+pytest.importorskip("onnx")
+
+KINDS = ("tflite", "onnx")
+GRAPH = toy.every_op()
+
+
+@pytest.fixture(scope="module")
+def emitted():
+    return {"tflite": tflite.emit(GRAPH), "onnx": onnx.emit(GRAPH)}
+
+
+@pytest.fixture(params=KINDS)
+def written(request, tmp_path, emitted):
+    path = tmp_path / f"toy.int8.{request.param}"
+    modelfile.write(path, emitted[request.param], toy.manifest(GRAPH, request.param))
+    return path
+
+
+def test_what_is_written_is_read(written, emitted):
+    kind = written.suffix[1:]
+    file = modelfile.read(written)
+    assert file.manifest == toy.manifest(GRAPH, kind)
+    assert file.content == emitted[kind]
+    assert [path.name for path in written.parent.iterdir()] == [written.name]
+
+
+def test_the_same_model_gives_the_same_bytes(written, emitted, tmp_path):
+    again = tmp_path / f"again{written.suffix}"
+    modelfile.write(again, emitted[written.suffix[1:]], toy.manifest(GRAPH, written.suffix[1:]))
+    assert again.read_bytes() == written.read_bytes()
+
+
+def test_other_tools_read_the_files_too(written):
+    if written.suffix == ".tflite":
+        from ai_edge_litert.interpreter import Interpreter
+
+        Interpreter(model_path=str(written)).allocate_tensors()
+        assert zipfile.ZipFile(written).testzip() is None
+    else:
+        import onnx as library
+
+        model = library.load(written)
+        assert {entry.key for entry in model.metadata_props} == {modelfile.MANIFEST_KEY, modelfile.DIGEST_KEY}
+        library.checker.check_model(model)
+
+
+def test_a_model_of_another_tool_has_no_manifest(tmp_path, emitted):
+    for kind, raw in emitted.items():
+        path = tmp_path / f"foreign.{kind}"
+        path.write_bytes(raw)
+        assert modelfile.find_manifest(path) is None
+        with pytest.raises(InputError, match=f"foreign.{kind}: carries no edgekd manifest"):
+            modelfile.read_manifest(path)
+
+
+def test_metadata_of_other_tools_is_no_obstacle(tmp_path, emitted):
+    foreign = emitted["onnx"] + modelfile._metadata({"author": b"someone"})
+    path = tmp_path / "a.onnx"
+    modelfile.write(path, foreign, toy.manifest(GRAPH, "onnx"))
+    assert modelfile.read(path).content == foreign
+
+
+def test_a_file_cut_off_anywhere_is_refused(written):
+    raw = written.read_bytes()
+    for size in [0, 3, 8, 100, len(raw) // 2, len(raw) - 2000, len(raw) - 300, len(raw) - 30, len(raw) - 1]:
+        written.write_bytes(raw[:size])
+        with pytest.raises(InputError, match=written.name):
+            modelfile.read(written)
+
+
+def outcome(path):
+    """What reading gives: the file, or the error's text."""
+    try:
+        return modelfile.read(path)
+    except InputError as error:
+        return str(error)
+
+
+def test_a_flipped_bit_never_gives_another_model(written, emitted):
+    raw, whole = written.read_bytes(), modelfile.read(written)
+    for position in range(0, len(raw), 97):
+        written.write_bytes(raw[:position] + bytes([raw[position] ^ 0x10]) + raw[position + 1:])
+        found = outcome(written)
+        if isinstance(found, str):
+            assert written.name in found
+        else:  # a field of the container that nobody reads
+            assert position >= len(emitted[written.suffix[1:]])
+            assert found == whole
+
+
+def test_garbage_behind_a_model_is_refused(written):
+    written.write_bytes(written.read_bytes() + b"\x07garbage" * 9000)
+    with pytest.raises(InputError, match=written.name):
+        modelfile.read(written)
+
+
+def test_an_oversized_manifest_is_refused(written, monkeypatch):
+    monkeypatch.setattr(modelfile, "MAX_MANIFEST_BYTES", 100)
+    with pytest.raises(InputError, match=r"damaged .*manifest of .* bytes, more than 100"):
+        modelfile.read(written)
+
+
+def test_an_oversized_file_is_refused(written, monkeypatch):
+    monkeypatch.setattr(modelfile, "MAX_MODEL_BYTES", 1000)
+    with pytest.raises(InputError, match="larger than 1,000 bytes"):
+        modelfile.read(written)
+
+
+@pytest.mark.parametrize(("name", "content", "message"), [
+    ("a.tflite", b"RIFF" * 100, r"a.tflite: not a .tflite model but 400 other bytes"),
+    ("a.onnx", b"", r"a.onnx: not a .onnx model but 0 other bytes"),
+    ("a.onnx", b"RIFF" * 100, r"a.onnx: not an ONNX file, or damaged"),
+    ("a.onxn", b"", r"a.onxn: unknown model format '.onxn'; did you mean '.onnx'"),
+])
+def test_other_files_are_refused(tmp_path, name, content, message):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        modelfile.read(path)
+
+
+def test_unreadable_places(tmp_path, emitted):
+    with pytest.raises(InputError, match="cannot be read"):
+        modelfile.read(tmp_path / "missing.onnx")
+    (tmp_path / "folder.onnx").mkdir()
+    with pytest.raises(InputError, match="cannot be read"):
+        modelfile.read(tmp_path / "folder.onnx")
+    with pytest.raises(InputError, match="cannot be written"):
+        modelfile.write(tmp_path / "missing" / "a.onnx", emitted["onnx"], toy.manifest(GRAPH, "onnx"))
+
+
+def test_a_model_of_the_other_format_is_not_written(tmp_path, emitted):
+    with pytest.raises(InputError, match=r"not a .tflite model"):
+        modelfile.write(tmp_path / "a.tflite", emitted["onnx"], toy.manifest(GRAPH, "tflite"))
+    assert list(tmp_path.iterdir()) == []
