@@ -85,7 +85,7 @@ def teach(
     force: Annotated[bool, typer.Option("--force", help="Replace a run folder that is there.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch on the CPU; all cores by default.")] = None,
-    accelerator: Annotated[str, typer.Option(help="auto, cpu, gpu, ...")] = "auto",
+    accelerator: Annotated[str, typer.Option(help="auto, cpu or gpu.")] = "auto",
 ) -> None:
     """Train a teacher on whole clips or windows and keep its soft labels beside it."""
     from edgekd.pipeline.launch import relaunch_once, show_log
@@ -109,7 +109,7 @@ def distill(
     force: Annotated[bool, typer.Option("--force", help="Replace a run folder that is there.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch on the CPU; all cores by default.")] = None,
-    accelerator: Annotated[str, typer.Option(help="auto, cpu, gpu, ...")] = "auto",
+    accelerator: Annotated[str, typer.Option(help="auto, cpu or gpu.")] = "auto",
 ) -> None:
     """Train a student from teachers: first in float, then quantization-aware."""
     from edgekd.pipeline.launch import relaunch_once, show_log
@@ -232,6 +232,23 @@ def listen(
 
 
 # --- demo ---
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder of everything.")] = Path("edgekd-demo"),
+    keep: Annotated[bool, typer.Option("--keep", help="Also keep the clips and the teachers.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace the folder of an earlier demo.")] = False,
+) -> None:
+    """The whole path on synthetic scenes, in at most three minutes on two cores."""
+    from edgekd.pipeline.launch import relaunch_once, show_log
+
+    relaunch_once()
+    show_log()
+    from edgekd.pipeline.demo import run_demo
+
+    run_demo(out, lambda text: print(text, flush=True), keep=keep, force=force)
+
 
 
 def main() -> None:
