@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from edgekd.data.decode import decode_all, is_audio
-from edgekd.data.store import listing, to_waveform, windows
+from edgekd.data.decode import decode, is_audio
+from edgekd.data.parallel import in_order
+from edgekd.data.source import Source
+from edgekd.data.store import Clip, listing, to_waveform, windows
 from edgekd.engine import open_model
 from edgekd.errors import InputError
 from edgekd.evaluate.inference import Model, Waveform, hop_samples, window_logits
@@ -62,7 +64,7 @@ def predict_folder(model_path: Path, folder: Path, csv_path: Path, *, engine: st
         csv_path: the result; file names in it are relative to `folder`.
         engine: None chooses by the file.
         hop: seconds between the starts of two windows of a file.
-        threads: of the engine and of decoding each.
+        threads: of the engine.
         force: replace a CSV that exists.
 
     Raises:
@@ -78,11 +80,18 @@ def predict_folder(model_path: Path, folder: Path, csv_path: Path, *, engine: st
     step = hop_samples(model.manifest, hop)
     base = folder if folder.is_dir() else folder.parent
     predictions, unreadable = [], []
-    for path, decoded in decode_all(files, lambda path: path, model.manifest.frontend.sample_rate, 1):
-        if isinstance(decoded, InputError):
-            unreadable.append(str(decoded))
+
+    def read(path: Path) -> Waveform | InputError:
+        try:
+            return to_waveform(decode(path, model.manifest.frontend.sample_rate, 1))
+        except InputError as error:
+            return error
+
+    for path, waveform in zip(files, in_order(read, files), strict=True):
+        if isinstance(waveform, InputError):
+            unreadable.append(str(waveform))
         else:
-            predictions.append(_predict(model, path.relative_to(base).as_posix(), to_waveform(decoded), step))
+            predictions.append(_predict(model, path.relative_to(base).as_posix(), waveform, step))
     if not predictions:
         raise InputError(f"{folder}: none of {len(files)} audio files is readable (first: {unreadable[0]})")
     write_csv(csv_path, model.manifest.labels, predictions)
