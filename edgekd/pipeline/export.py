@@ -136,7 +136,7 @@ def check_targets(folder: Path, targets: Sequence[Path], *, force: bool) -> None
         raise InputError(f"{folder} is a file; choose another --out")
     there = [str(target) for target in targets if target.exists()]
     if there and not force:
-        raise InputError(f"{listing(there)} exists; replace it with --force or choose another --out")
+        raise InputError(f"already there: {listing(there)}; replace with --force or choose another --out")
 
 
 def lower_run(run: Run) -> QGraph:

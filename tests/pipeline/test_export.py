@@ -1,11 +1,16 @@
 """`edgekd export` of a tiny untrained student whose run folder is made by hand."""
 
+import importlib.util
+import json
+from pathlib import Path
+
 import msgspec
 import numpy as np
 import pytest
 import torch
 
 from edgekd import quant
+from edgekd.data.store import Clip
 from edgekd.distill.recipe import decode
 from edgekd.distill.run import MODEL_FILE, QAT_FILE, DataInfo, RunInfo, claim, load_run, model_config, save_weights, write_info
 from edgekd.engine import open_model
@@ -88,7 +93,7 @@ def test_counts_follow_the_float_network(run):
 def test_files_are_replaced_only_with_force(run, tmp_path):
     export_run(run, "int8", "tflite", tmp_path)
     before = (tmp_path / "tiny.int8.tflite").read_bytes()
-    with pytest.raises(InputError, match=r"tiny\.int8\.tflite exists; replace it with --force"):
+    with pytest.raises(InputError, match=r"already there: .*tiny\.int8\.tflite; replace with --force"):
         export_run(run, "int8", "onnx,tflite", tmp_path)
     assert not (tmp_path / "tiny.int8.onnx").exists()
     assert (tmp_path / "tiny.int8.tflite").read_bytes() == before
@@ -142,3 +147,17 @@ def test_a_file_in_place_of_the_folder_is_refused(run, tmp_path):
     (tmp_path / "m").write_text("")
     with pytest.raises(InputError, match="is a file"):
         export_run(run, "int8", out=tmp_path / "m")
+
+
+def test_the_parity_tool_compares_every_pair(run, tmp_path, tone_fixtures, capsys):
+    export_run(run, "int8", out=tmp_path / "m")
+    clips = [(Clip(f"{label}.wav", label, "a"), tone_fixtures.tone("low", 2.0, rate=16000)) for label in LABELS]
+    store = tone_fixtures.write_store(tmp_path / "store", clips, rate=16000)
+    spec = importlib.util.spec_from_file_location("parity", Path(__file__).parents[2] / "tools" / "parity.py")
+    parity = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(parity)
+    parity.main(run, tmp_path / "m", store.path, split=["a"], hop=0.5)
+    document = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert document["windows"] == 9
+    assert len(document["pairs"]) == 3
+    assert all(pair["max_steps"] <= 2 for pair in document["pairs"].values())
