@@ -10,8 +10,7 @@ import numpy as np
 
 from edgekd.data.decode import decode, is_audio
 from edgekd.data.parallel import in_order
-from edgekd.data.source import Source
-from edgekd.data.store import Clip, listing, to_waveform, windows
+from edgekd.data.store import listing, to_waveform, windows
 from edgekd.engine import open_model
 from edgekd.errors import InputError
 from edgekd.evaluate.inference import Model, Waveform, hop_samples, window_logits
