@@ -2,8 +2,9 @@
 
 Layout: every edge is (channel, mel, frame) without the batch axis; emitters transpose as their format asks.
 Numbers: an edge holds int8 values q in -128..127 that stand for `(q - zero_point) * scale`; zero padding is padding
-with the zero point. For each op the exact result is computed in int32 (`Conv`, pools, `Add`, `Mul`) and then requantised:
-`clip(rint(float32(acc) * float32(multiplier)) + zero_point, -128, 127)`; the bounds of that clip are the activation.
+with the zero point. For each op the exact result is computed in int32 (`Conv`, pools, `Mul`) and then requantised:
+`clip(rint(float32(acc) * float32(multiplier)) + zero_point, -128, 127)`; the bounds of that clip are the activation. `Add` has
+fixed-point multipliers, `Sigmoid` a table (`reference`).
 """
 
 from dataclasses import dataclass

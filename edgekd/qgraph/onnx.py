@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from edgekd.errors import MissingExtraError
 from edgekd.qgraph.graph import Add, AvgPool, Conv, Edge, MaxPool, Mul, Op, QGraph, Sigmoid, op_inputs
-from edgekd.qgraph.tune import pools_as_convolutions
+from edgekd.qgraph.tune import is_global, pools_as_convolutions
 
 if TYPE_CHECKING:
     from onnx import NodeProto
@@ -36,7 +36,7 @@ def emit(graph: QGraph, float_twin: bool = False) -> bytes:
     Raises:
         MissingExtraError: onnx is not installed.
     """
-    return _Emitter(graph if float_twin else pools_as_convolutions(graph), float_twin).model()
+    return _Emitter(graph if float_twin else pools_as_convolutions(graph, is_global), float_twin).model()
 
 
 class _Emitter:
@@ -91,7 +91,7 @@ class _Emitter:
                     group=op.groups, pads=(before_mel, before_frame, after_mel, after_frame))
 
     def _avg_pool(self, op: AvgPool, source: str) -> None:
-        if op.kernel == self.graph.edges[op.input].shape[1:]:
+        if is_global(op, self.graph.edges[op.input]):
             self._write(op, "GlobalAveragePool", [source])
         else:
             self._write(op, "AveragePool", [source], kernel_shape=op.kernel, strides=op.stride)

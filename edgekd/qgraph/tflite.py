@@ -1,7 +1,7 @@
 """The integer graph as a .tflite flatbuffer, written directly: no TensorFlow, milliseconds, weights and scales bit-exact.
 
-int8 NHWC in and out, in the forms that XNNPACK takes as one partition: a global pool is MEAN, any other average pool a depthwise
-convolution, the stem is split (`tune`). Padding is SAME where that is exactly the padding asked for, otherwise PAD and VALID
+int8 NHWC in and out, in the forms that XNNPACK takes as one partition: an average over whole axes is MEAN, any other average pool
+a depthwise convolution, the stem is split (`tune`). Padding is SAME where that is exactly the padding asked for, otherwise PAD and VALID
 (XNNPACK folds the PAD into the convolution).
 """
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from edgekd.qgraph.flatbuffer import FlatbufferWriter
 from edgekd.qgraph.graph import Add, AvgPool, Conv, Edge, MaxPool, Mul, Op, QGraph, Sigmoid, op_inputs
-from edgekd.qgraph.tune import pools_as_convolutions, split_stem
+from edgekd.qgraph.tune import is_reduction, pools_as_convolutions, split_stem
 
 MAP_AXES = (1, 2)
 """The (mel, frame) axes of an NHWC tensor."""
@@ -31,7 +31,7 @@ def emit(graph: QGraph, float_twin: bool = False) -> bytes:
     Raises:
         MissingExtraError: flatbuffers or ai_edge_litert (its schema) is not installed.
     """
-    return _Emitter(graph if float_twin else split_stem(pools_as_convolutions(graph)), float_twin).model()
+    return _Emitter(graph if float_twin else split_stem(pools_as_convolutions(graph, is_reduction)), float_twin).model()
 
 
 class _Emitter:
@@ -104,9 +104,11 @@ class _Emitter:
         return padded
 
     def _avg_pool(self, op: AvgPool, source: int, output: int) -> None:
-        if op.kernel == self.graph.edges[op.input].shape[1:]:
-            axes = self.file.constant("map_axes", np.array(MAP_AXES, np.int32))
-            self.file.operator("MEAN", (source, axes), output, "Reducer", keepDims=True)
+        edge = self.graph.edges[op.input]
+        if is_reduction(op, edge):
+            axes = [axis for axis, size, whole in zip(MAP_AXES, op.kernel, edge.shape[1:], strict=True) if size == whole]
+            constant = self.file.constant(f"{op.name}/axes", np.array(axes, np.int32))
+            self.file.operator("MEAN", (source, constant), output, "Reducer", keepDims=True)
         else:
             self._pool("AVERAGE_POOL_2D", op, source, output)
 

@@ -8,13 +8,17 @@ import numpy as np
 from edgekd.qgraph.graph import AvgPool, Conv, Edge, Op, QGraph
 
 
-def pools_as_convolutions(graph: QGraph) -> QGraph:
-    """Write each average pool but global ones as a depthwise convolution with weight 1 and scale 1 / k^2.
+def pools_as_convolutions(graph: QGraph, keep: Callable[[AvgPool, Edge], bool]) -> QGraph:
+    """Write average pools as depthwise convolutions with weight 1 and scale 1 / k^2.
 
     LiteRT does not delegate AVERAGE_POOL_2D in int8, and ONNX Runtime's integer average pool is several times slower.
+
+    Args:
+        graph: any graph.
+        keep: pools (and the edge each reads) for which the engine has something better.
     """
     def rewrite(op: Op, edges: dict[str, Edge]) -> list[Op]:
-        if not isinstance(op, AvgPool) or op.kernel == edges[op.input].shape[1:]:
+        if not isinstance(op, AvgPool) or keep(op, edges[op.input]):
             return [op]
         channels = edges[op.input].shape[0]
         scale = np.full(channels, 1 / (op.kernel[0] * op.kernel[1]), np.float32)
@@ -22,6 +26,16 @@ def pools_as_convolutions(graph: QGraph) -> QGraph:
                      op.stride, groups=channels)]
 
     return _rewritten(graph, rewrite)
+
+
+def is_global(op: AvgPool, source: Edge) -> bool:
+    """Whether a pool takes the whole map."""
+    return op.kernel == source.shape[1:]
+
+
+def is_reduction(op: AvgPool, source: Edge) -> bool:
+    """Whether a pool takes the whole of one axis or of both and leaves the other as it is: a plain mean over axes."""
+    return all(size == whole or size == step == 1 for size, step, whole in zip(op.kernel, op.stride, source.shape[1:], strict=True))
 
 
 def split_stem(graph: QGraph) -> QGraph:

@@ -56,7 +56,7 @@ def test_another_input_is_refused(graph):
 
 def test_rewrites_change_no_integer(graph):
     x = toy.random_input(graph, 8)
-    rewritten = tune.split_stem(tune.pools_as_convolutions(graph))
+    rewritten = tune.split_stem(tune.pools_as_convolutions(graph, tune.is_global))
     rewritten.validate()
     assert len(rewritten.ops) == len(graph.ops) + 1
     assert (reference.run(rewritten, x) == reference.run(graph, x)).all()
