@@ -9,7 +9,7 @@ result independent of how many frames are computed with it, which is why clips a
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import msgspec
 import numpy as np
@@ -28,7 +28,10 @@ Padding = Literal["none", "center", "end"]
 Array = NDArray[np.float32]
 Array64 = NDArray[np.float64]
 
-_LEAST = {"sample_rate": 1, "n_fft": 2, "win_length": 1, "hop_length": 1, "n_mels": 1}
+_RANGES = {
+    "sample_rate": (1, 768_000), "n_fft": (2, 32_768), "win_length": (1, 32_768), "hop_length": (1, 32_768), "n_mels": (1, 1024),
+}
+"""Least and most of each size; the most is far beyond any use and keeps a damaged file from asking for all memory."""
 
 
 class FrontEnd(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -57,16 +60,16 @@ class FrontEnd(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     std: float = 1.0
 
     def __post_init__(self) -> None:
-        for name, least in _LEAST.items():
-            if getattr(self, name) < least:
-                raise InputError(f"frontend: {name} is {getattr(self, name)}; it must be at least {least}")
+        for name, (least, most) in _RANGES.items():
+            if not least <= getattr(self, name) <= most:
+                raise InputError(f"frontend: {name} is {getattr(self, name)}; it must be {least} to {most}")
         if self.win_length > self.n_fft:
             raise InputError(f"frontend: win_length {self.win_length} is longer than n_fft {self.n_fft}; raise n_fft or shorten win_length")
         if self.hop_length > self.win_length:
             raise InputError(f"frontend: hop_length {self.hop_length} is longer than win_length {self.win_length}, so audio between frames "
                              "would be lost; shorten hop_length")
-        if self.padding not in ("none", "center", "end"):
-            raise InputError(f"frontend: padding is {self.padding!r}; allowed: none, center, end")
+        if self.padding not in get_args(Padding):
+            raise InputError(f"frontend: padding is {self.padding!r}; allowed: {', '.join(get_args(Padding))}")
         if self.mel_scale not in _HZ_TO_MEL:
             raise InputError(f"frontend: mel_scale is {self.mel_scale!r}; allowed: {', '.join(_HZ_TO_MEL)}")
         if not 0.0 <= self.f_min < self.top_hz:

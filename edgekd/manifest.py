@@ -1,5 +1,7 @@
 """What travels inside a model file: labels, front end, quantisation, counts, provenance. One format with a version."""
 
+from typing import Annotated, Literal
+
 import msgspec
 
 from edgekd.errors import InputError
@@ -7,12 +9,14 @@ from edgekd.frontend import FrontEnd
 
 FORMAT_VERSION = 1
 
+Positive = Annotated[float, msgspec.Meta(gt=0)]
+
 
 class TensorQuant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Quantisation of the model's input or output: real = (q - zero_point) * scale; dtype "float32" ignores both."""
 
-    dtype: str
-    scale: float
+    dtype: Literal["int8", "uint8", "float32"]
+    scale: Positive
     zero_point: int
 
 
@@ -40,19 +44,23 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The whole deployment beside the weights. window: samples of one inference at `frontend.sample_rate`."""
+    """The whole deployment beside the weights.
+
+    labels: in the order of the logits. window: samples of one inference at `frontend.sample_rate`. temperature: divides the logits
+    before the softmax.
+    """
 
     name: str
     student: str
     precision: str
-    labels: tuple[str, ...]
+    labels: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
     frontend: FrontEnd
-    window: int
+    window: Annotated[int, msgspec.Meta(gt=0)]
     input: TensorQuant
     output: TensorQuant
     counts: Counts
     provenance: Provenance
-    temperature: float = 1.0
+    temperature: Positive = 1.0
     format_version: int = FORMAT_VERSION
 
 
@@ -69,16 +77,23 @@ def decode(raw: bytes, where: str) -> Manifest:
         where: the file named in errors.
 
     Raises:
-        InputError: not JSON, an unknown format version, a missing, mistyped or unknown field.
+        InputError: not JSON, an unknown format version, a field that is missing, mistyped, unknown or impossible.
     """
     try:
         version = msgspec.json.decode(raw, type=dict[str, object]).get("format_version")
-    except (msgspec.DecodeError, msgspec.ValidationError, RecursionError) as error:
-        raise InputError(f"{where}: the manifest is damaged ({error}); export the model again") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise _damaged(where, error) from None
     if version != FORMAT_VERSION:
         raise InputError(f"{where}: manifest format version {version!r} is unknown (this edgekd reads {FORMAT_VERSION}); "
                          "update edgekd or export the model again")
     try:
-        return msgspec.json.decode(raw, type=Manifest)
-    except msgspec.ValidationError as error:
-        raise InputError(f"{where}: the manifest is damaged ({error}); export the model again") from None
+        manifest = msgspec.json.decode(raw, type=Manifest)
+    except (msgspec.DecodeError, InputError) as error:  # the front end judges its values itself
+        raise _damaged(where, error) from None
+    if len(set(manifest.labels)) < len(manifest.labels):
+        raise _damaged(where, "a label is there twice")
+    return manifest
+
+
+def _damaged(where: str, what: object) -> InputError:
+    return InputError(f"{where}: the manifest is damaged ({what}); export the model again")

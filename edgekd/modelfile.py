@@ -2,7 +2,7 @@
 
 Both formats take the manifest behind the model, and stay readable by every other tool: a .tflite gets a zip archive appended (the
 convention of TFLite metadata), an .onnx two more `metadata_props` (fields of a protobuf message may come in any order). Beside
-the manifest lies the SHA-256 of the model's bytes in front of it, so that a damaged file is refused instead of run.
+the manifest lies the SHA-256 of the model's bytes in front of it and of the manifest, so that a damaged file is refused instead of run.
 """
 
 import hashlib
@@ -10,7 +10,6 @@ import io
 import os
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +56,8 @@ def write(path: str | Path, model_bytes: bytes, manifest: Manifest) -> None:
     path = Path(path)
     _check_suffix(path)
     _check_kind(path, model_bytes)
-    entries = {MANIFEST_KEY: manifests.encode(manifest), DIGEST_KEY: hashlib.sha256(model_bytes).hexdigest().encode()}
+    encoded = manifests.encode(manifest)
+    entries = {MANIFEST_KEY: encoded, DIGEST_KEY: _digest(model_bytes, encoded)}
     raw = model_bytes + (_zip(model_bytes, entries) if path.suffix == ".tflite" else _metadata(entries))
     try:
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as partial:
@@ -79,42 +79,26 @@ def read_manifest(path: str | Path) -> Manifest:
     return read(path).manifest
 
 
-def find_manifest(path: str | Path) -> Manifest | None:
-    """The manifest of a model file, None for a model that carries none; other errors as in `read`."""
-    found = _split(Path(path))
-    return None if found is None else found.manifest
-
-
 def read(path: str | Path) -> ModelFile:
     """Take a model file apart and check that it is whole.
 
     Raises:
         InputError: unreadable, not a model file, without a manifest, damaged, cut off, or too large.
     """
-    found = _split(Path(path))
+    path = Path(path)
+    found = split(path, read_bytes(path))
     if found is None:
         raise InputError(f"{path}: carries no edgekd manifest: another tool wrote this model, or the file is cut off; "
                          "give a file that 'edgekd export' wrote")
     return found
 
 
-def _split(path: Path) -> ModelFile | None:
-    raw = _read_bytes(path)
-    _check_kind(path, raw)
-    try:
-        size, entries = (_read_zip if path.suffix == ".tflite" else _read_metadata)(raw)
-    except _DamagedError as error:
-        raise InputError(f"{path}: the file is damaged ({error}); copy it or export it again") from None
-    if MANIFEST_KEY not in entries:
-        return None
-    manifest = manifests.decode(entries[MANIFEST_KEY], str(path))
-    content = raw[:size]
-    if entries.get(DIGEST_KEY) != hashlib.sha256(content).hexdigest().encode():
-        raise InputError(f"{path}: the model has changed since it was exported (SHA-256 differs); copy it or export it again")
-    return ModelFile(manifest, content)
+def read_bytes(path: Path) -> bytes:
+    """All bytes of a .tflite or .onnx file, anybody's.
 
-
-def _read_bytes(path: Path) -> bytes:
+    Raises:
+        InputError: another suffix, unreadable, too large, or bytes that are not a model of that kind.
+    """
     _check_suffix(path)
     try:
         with path.open("rb") as file:
@@ -123,7 +107,37 @@ def _read_bytes(path: Path) -> bytes:
         raise InputError(f"{path}: cannot be read ({error.strerror}); give a .tflite or .onnx file") from None
     if len(raw) > MAX_MODEL_BYTES:
         raise InputError(f"{path}: larger than {MAX_MODEL_BYTES:,} bytes, which is no model for a small device; give an exported one")
+    _check_kind(path, raw)
     return raw
+
+
+def split(path: Path, raw: bytes) -> ModelFile | None:
+    """Take the bytes of a file apart; None for a model that carries no manifest.
+
+    Args:
+        path: where they come from.
+        raw: as `read_bytes` gives them.
+
+    Raises:
+        InputError: damaged or cut off.
+    """
+    try:
+        size, entries = (_read_zip if path.suffix == ".tflite" else _read_metadata)(raw)
+    except _DamagedError as error:
+        raise InputError(f"{path}: the file is damaged ({error}); copy it or export it again") from None
+    if MANIFEST_KEY not in entries:
+        return None
+    manifest = manifests.decode(entries[MANIFEST_KEY], str(path))
+    content = raw[:size]
+    if entries.get(DIGEST_KEY) != _digest(content, entries[MANIFEST_KEY]):
+        raise InputError(f"{path}: the file has changed since it was exported (SHA-256 differs); copy it or export it again")
+    return ModelFile(manifest, content)
+
+
+def _digest(content: bytes, encoded_manifest: bytes) -> bytes:
+    digest = hashlib.sha256(content)
+    digest.update(encoded_manifest)
+    return digest.hexdigest().encode()
 
 
 def _check_suffix(path: Path) -> None:
@@ -161,15 +175,19 @@ def _read_zip(raw: bytes) -> tuple[int, dict[str, bytes]]:
     """Size of the model in front of the archive, and our entries."""
     file = io.BytesIO(raw)
     if not zipfile.is_zipfile(file):
+        if MANIFEST_KEY.encode() in raw:
+            raise _DamagedError("its end is missing")
         return len(raw), {}
     try:
         with zipfile.ZipFile(file) as archive:
             members = archive.infolist()
             ours = [member for member in members if member.filename in (MANIFEST_KEY, DIGEST_KEY)]
             for member in ours:
+                if member.compress_type != zipfile.ZIP_STORED:  # ours never is; a crafted one could unpack to any size
+                    raise _DamagedError(f"{member.filename} is compressed")
                 _check_size(member.file_size)
             return min((member.header_offset for member in members), default=0), {member.filename: archive.read(member) for member in ours}
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError, NotImplementedError, OverflowError) as error:
+    except (zipfile.BadZipFile, EOFError, OSError, ValueError, RuntimeError, NotImplementedError, OverflowError) as error:
         raise _DamagedError(f"manifest: {error}") from None
 
 

@@ -60,7 +60,7 @@ def test_a_model_of_another_tool_has_no_manifest(tmp_path, emitted):
     for kind, raw in emitted.items():
         path = tmp_path / f"foreign.{kind}"
         path.write_bytes(raw)
-        assert modelfile.find_manifest(path) is None
+        assert modelfile.split(path, raw) is None
         with pytest.raises(InputError, match=f"foreign.{kind}: carries no edgekd manifest"):
             modelfile.read_manifest(path)
 
@@ -90,7 +90,7 @@ def outcome(path):
 
 def test_a_flipped_bit_never_gives_another_model(written, emitted):
     raw, whole = written.read_bytes(), modelfile.read(written)
-    for position in range(0, len(raw), 97):
+    for position in range(0, len(raw), 331):
         written.write_bytes(raw[:position] + bytes([raw[position] ^ 0x10]) + raw[position + 1:])
         found = outcome(written)
         if isinstance(found, str):
@@ -98,6 +98,35 @@ def test_a_flipped_bit_never_gives_another_model(written, emitted):
         else:  # a field of the container that nobody reads
             assert position >= len(emitted[written.suffix[1:]])
             assert found == whole
+
+
+def test_a_changed_digit_of_the_manifest_is_refused(written):
+    """One digit for another leaves the JSON whole and the answers wrong."""
+    raw = bytearray(written.read_bytes())
+    digits = [position for position in range(raw.rindex(b'{"name"'), raw.rindex(b"}")) if chr(raw[position]).isdigit()]
+    for position in digits[::7]:
+        raw[position] ^= 1
+        with pytest.raises(InputError, match="damaged|changed since it was exported"):
+            modelfile.split(written, bytes(raw))
+        raw[position] ^= 1
+    assert modelfile.split(written, bytes(raw)) == modelfile.read(written)
+
+
+def test_a_tflite_without_its_end_is_told_from_a_foreign_one(tmp_path, emitted):
+    path = tmp_path / "cut.tflite"
+    modelfile.write(path, emitted["tflite"], toy.manifest(GRAPH, "tflite"))
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(InputError, match=r"cut.tflite: the file is damaged \(its end is missing\)"):
+        modelfile.split(path, path.read_bytes())
+
+
+def test_a_compressed_manifest_is_refused_before_it_is_unpacked(tmp_path, emitted):
+    path = tmp_path / "bomb.tflite"
+    path.write_bytes(emitted["tflite"])
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(modelfile.MANIFEST_KEY, bytes(10**6))
+    with pytest.raises(InputError, match=r"bomb.tflite: the file is damaged .*edgekd.json is compressed"):
+        modelfile.read(path)
 
 
 def test_garbage_behind_a_model_is_refused(written):

@@ -17,11 +17,10 @@ from pathlib import Path
 
 import msgspec
 
+from edgekd import modelfile
 from edgekd.complexity import onnx, tflite
 from edgekd.complexity.network import Network, Node
-from edgekd.errors import InputError, nearest
 from edgekd.frontend import FrontEnd, filterbank
-from edgekd.modelfile import find_manifest
 
 READERS = {".tflite": tflite.read, ".onnx": onnx.read}
 
@@ -66,20 +65,14 @@ def count(path: str | Path) -> Ledger:
         MissingExtraError: the package that reads the format is not installed.
     """
     path = Path(path)
-    reader = READERS.get(path.suffix)
-    if reader is None:
-        raise InputError(f"{path}: unknown model format '{path.suffix}'{nearest(path.suffix, READERS)}")
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); give a .tflite or .onnx file") from None
-    network = reader(path, raw)
-    manifest = find_manifest(path)
+    raw = modelfile.read_bytes(path)
+    file = modelfile.split(path, raw)
+    network = READERS[path.suffix](path, raw)
     return Ledger(
         model=str(path),
         conventions={"exact": _exact(network), "nessi_tflite": _nessi(network) if path.suffix == ".tflite" else None,
                      "torchinfo": None, "ptflops": None},
-        frontend_macs=None if manifest is None else frontend_macs(manifest.frontend, manifest.window),
+        frontend_macs=None if file is None else frontend_macs(file.manifest.frontend, file.manifest.window),
         peak_activation_bytes=network.peak_activation_bytes(),
         file_bytes=len(raw),
         layers=_layers(network),

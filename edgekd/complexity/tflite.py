@@ -8,7 +8,6 @@ from typing import Any
 from edgekd.complexity.network import Network, Node, Tensor
 from edgekd.errors import InputError, MissingExtraError
 
-FILE_IDENTIFIER = b"TFL3"
 ELEMENT_BITS = {
     "FLOAT32": 32, "FLOAT16": 16, "BFLOAT16": 16, "FLOAT64": 64, "INT2": 2, "INT4": 4, "INT8": 8, "INT16": 16, "INT32": 32, "INT64": 64,
     "UINT4": 4, "UINT8": 8, "UINT16": 16, "UINT32": 32, "UINT64": 64, "BOOL": 8, "COMPLEX64": 64, "COMPLEX128": 128,
@@ -28,11 +27,9 @@ def read(path: Path, raw: bytes) -> Network:
     """Parse the bytes of a .tflite file.
 
     Raises:
-        InputError: not a TFLite file, damaged, several subgraphs, a free dimension besides the batch, or an op without a rule.
+        InputError: damaged, several subgraphs, a free dimension besides the batch, or an op without a rule.
         MissingExtraError: the schema package is not installed.
     """
-    if raw[4:8] != FILE_IDENTIFIER:
-        raise InputError(f"{path}: not a TFLite file (no {FILE_IDENTIFIER.decode()} mark); give a model that 'edgekd export' wrote")
     try:
         from ai_edge_litert import schema_py_generated as schema
     except ImportError:

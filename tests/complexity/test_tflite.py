@@ -114,7 +114,7 @@ def test_an_op_without_a_rule_is_refused_by_name(tmp_path):
 
 def test_damaged_and_foreign_bytes_are_refused(tmp_path):
     path = tmp_path / "broken.tflite"
-    cases = [(b"", "not a TFLite file"), (b"RIFF" + bytes(60), "not a TFLite file"), (b"\xff\xff\xff\x7fTFL3" + bytes(20), "damaged")]
+    cases = [(b"", "not a .tflite model"), (b"RIFF" + bytes(60), "not a .tflite model"), (b"\xff\xff\xff\x7fTFL3" + bytes(20), "damaged")]
     for raw, message in cases:
         path.write_bytes(raw)
         with pytest.raises(InputError, match=message):

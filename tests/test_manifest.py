@@ -1,0 +1,46 @@
+"""What a manifest may say, and how one that says something else is refused."""
+
+import msgspec
+import pytest
+from qgraph import toy
+
+from edgekd import manifest as manifests
+from edgekd.errors import InputError
+
+MANIFEST = toy.manifest(toy.every_op(), "tflite")
+
+
+def test_what_is_encoded_is_decoded():
+    assert manifests.decode(manifests.encode(MANIFEST), "m") == MANIFEST
+
+
+@pytest.mark.parametrize(("field", "value", "message"), [
+    ("labels", [], "length >= 1"),
+    ("labels", ["a", "b", "a"], "a label is there twice"),
+    ("window", 0, r"\$\.window"),
+    ("temperature", 0.0, r"\$\.temperature"),
+    ("input.scale", 0.0, r"\$\.input\.scale"),
+    ("output.scale", -1.0, r"\$\.output\.scale"),
+    ("input.dtype", "int7", r"\$\.input\.dtype"),
+    ("frontend.hop_length", 0, "frontend: hop_length is 0"),
+    ("frontend.n_fft", 2**40, "frontend: n_fft is 1099511627776"),
+    ("colour", "red", "unknown field `colour`"),
+])
+def test_impossible_values_are_refused_with_file_and_field(field, value, message):
+    document = msgspec.to_builtins(MANIFEST)
+    *outer, name = field.split(".")
+    inner = document[outer[0]] if outer else document
+    inner[name] = value
+    with pytest.raises(InputError, match=rf"x\.tflite: the manifest is damaged \(.*{message}"):
+        manifests.decode(msgspec.json.encode(document), "x.tflite")
+
+
+@pytest.mark.parametrize("raw", [b"", b"[1]", b"[" * 100_000, b'{"format_version": 1, "name": "\xff"}', b'{"format_version": 1}'])
+def test_what_is_no_manifest_is_refused(raw):
+    with pytest.raises(InputError, match=r"x\.tflite: the manifest is damaged"):
+        manifests.decode(raw, "x.tflite")
+
+
+def test_another_version_is_refused():
+    with pytest.raises(InputError, match=r"x\.onnx: manifest format version 2 is unknown \(this edgekd reads 1\); update edgekd"):
+        manifests.decode(b'{"format_version": 2}', "x.onnx")
