@@ -4,6 +4,8 @@ LiteRT (`ai_edge_litert`, or `tflite_runtime` on old systems) runs .tflite files
 """
 
 import contextlib
+import io
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +26,8 @@ X64_PRECISION_KEY = "session.x64quantprecision"
 ERRORS_ONLY = 3
 """ONNX Runtime's log severity."""
 STDERR = 2
+MAX_TENSOR_ELEMENTS = 2**24
+"""Of one tensor of a .tflite file: hundreds of times what a student holds."""
 
 
 class Session(Protocol):
@@ -123,6 +127,7 @@ class _LiteRT:
         try:
             with _silent_stderr():  # it announces its delegate there
                 self._interpreter = interpreter_type(model_content=content, num_threads=threads)
+                self._refuse_absurd_shapes()
                 self._interpreter.allocate_tensors()
             (source,), (output,) = self._interpreter.get_input_details(), self._interpreter.get_output_details()
         except (ValueError, RuntimeError) as error:
@@ -133,6 +138,13 @@ class _LiteRT:
         self.input_shape = self._window_shape[1:3]
         self.input_dtype = np.dtype(source["dtype"]).name
         self.labels = int(output["shape"][-1])
+
+    def _refuse_absurd_shapes(self) -> None:
+        """Before they are allocated."""
+        for tensor in self._interpreter.get_tensor_details():
+            size = math.prod(int(length) for length in tensor["shape"])
+            if not 0 <= size <= MAX_TENSOR_ELEMENTS:
+                raise ValueError(f"tensor '{tensor['name']}' has the shape {tuple(tensor['shape'])}")
 
     def run(self, q: NDArray[Any]) -> NDArray[Any]:
         """One inference per window."""
@@ -161,7 +173,8 @@ class _OnnxRuntime:
         options.log_severity_level = ERRORS_ONLY
         options.add_session_config_entry(X64_PRECISION_KEY, "1")
         try:
-            self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+            with contextlib.redirect_stdout(io.StringIO()):  # it prints some failures there before it raises them
+                self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
             (source,), (output,) = self._session.get_inputs(), self._session.get_outputs()
         except Exception as error:  # its exceptions have no common base of their own
             raise InputError(_cannot_open(path, "ONNX Runtime", error)) from None

@@ -129,10 +129,14 @@ def filterbank(fe: FrontEnd) -> Array:
     bin_hz = fe.sample_rate / fe.n_fft
     bins = np.arange(fe.n_fft // 2 + 1) * bin_hz
     left, centre, right = (corners[i:i + fe.n_mels, None] for i in range(3))  # (n_mels, 1)
-    weights = np.maximum(0.0, np.minimum((bins - left) / (centre - left), (right - bins) / (right - centre)))  # (n_mels, bins)
-    empty = weights.max(axis=1) == 0.0
-    weights[empty] = np.maximum(0.0, 1.0 - np.abs(bins - np.minimum(centre[empty], bins[-1])) / bin_hz)
-    return np.asarray(weights, np.float32)
+    weights = np.empty((fe.n_mels, len(bins)), np.float32)
+    for start in range(0, fe.n_mels, BAND_MELS):  # in parts: the float64 of all at once may take a gigabyte
+        part = slice(start, start + BAND_MELS)
+        rows = np.maximum(0.0, np.minimum((bins - left[part]) / (centre - left)[part], (right[part] - bins) / (right - centre)[part]))
+        empty = rows.max(axis=1) == 0.0
+        rows[empty] = np.maximum(0.0, 1.0 - np.abs(bins - np.minimum(centre[part][empty], bins[-1])) / bin_hz)
+        weights[part] = rows  # (BAND_MELS, bins)
+    return weights
 
 
 class Band(NamedTuple):
