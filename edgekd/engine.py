@@ -121,7 +121,7 @@ class _LiteRT:
     def __init__(self, path: Path, content: bytes, threads: int) -> None:
         interpreter_type = _litert_interpreter()
         try:
-            with _silent_stderr():  # it announces its delegate there
+            with silent_stderr():  # it announces its delegate there
                 self._interpreter = interpreter_type(model_content=content, num_threads=threads)
                 self._interpreter.allocate_tensors()
             (source,), (output,) = self._interpreter.get_input_details(), self._interpreter.get_output_details()
@@ -206,7 +206,7 @@ def _cannot_open(path: Path, engine: str, error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def _silent_stderr() -> Iterator[None]:
+def silent_stderr() -> Iterator[None]:
     """Send what native code writes to standard error to nowhere for a moment; a failure still raises."""
     try:
         kept = os.dup(STDERR)
