@@ -24,6 +24,8 @@ X64_PRECISION_KEY = "session.x64quantprecision"
 ERRORS_ONLY = 3
 """ONNX Runtime's log severity."""
 STDERR = 2
+MAX_THREADS = 256
+"""An engine asked for many thousands starts them all and never comes back."""
 
 
 class Session(Protocol):
@@ -94,8 +96,8 @@ def open_model(path: str | Path, engine: str | None = None, threads: int = 1) ->
     path = Path(path)
     if engine is not None and engine not in ENGINES:
         raise InputError(f"unknown engine '{engine}'{nearest(engine, ENGINES)}")
-    if threads < 1:
-        raise InputError(f"{threads} threads; give at least 1")
+    if not 1 <= threads <= MAX_THREADS:
+        raise InputError(f"{threads} threads; give 1 to {MAX_THREADS}")
     file = modelfile.read(path)
     name, session_type = next((name, opener) for name, (suffix, opener) in ENGINES.items() if suffix == path.suffix)
     if engine not in (None, name):

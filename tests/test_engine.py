@@ -104,8 +104,9 @@ def test_engines_are_chosen_by_name(tmp_path, kind):
         open_model(path, other)
     with pytest.raises(InputError, match="unknown engine 'onnxruntim'; did you mean 'onnxruntime'"):
         open_model(path, "onnxruntim")
-    with pytest.raises(InputError, match="0 threads"):
-        open_model(path, threads=0)
+    for threads in (0, 100_000):
+        with pytest.raises(InputError, match=f"{threads} threads; give 1 to 256"):
+            open_model(path, threads=threads)
 
 
 def test_a_missing_engine_names_its_extra(tmp_path, kind, monkeypatch):
