@@ -42,8 +42,8 @@ def decode(path: Path, sample_rate: int, channels: int) -> NDArray[np.int16]:
         if path.stat().st_size == 0:
             raise InputError(f"{path}: the file is empty (0 bytes)")
         waveform, rate = soundfile.read(path, dtype="float32", always_2d=True)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        raise InputError(f"{path}: cannot be read ({error.strerror if isinstance(error, OSError) else error})") from None
     except RuntimeError:  # soundfile's own error among them; its text misleads (a damaged mp3 "does not exist")
         raise InputError(f"{path}: is not readable audio; it is damaged or not one of {', '.join(AUDIO_SUFFIXES)}") from None
     if len(waveform) == 0:

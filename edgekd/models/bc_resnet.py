@@ -114,4 +114,3 @@ class BcResNetAsc(nn.Module):
 
     def forward(self, log_mel: Tensor) -> Tensor:
         return self.features(log_mel)
-

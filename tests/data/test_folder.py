@@ -90,11 +90,21 @@ def test_a_table_gives_all_columns_and_may_be_the_path_itself(tmp_path):
     assert found.notes == ["clips.csv: columns not read: mood"]
 
 
+def test_a_table_of_tabs_with_windows_line_ends_and_empty_columns_is_read(tmp_path):
+    path, csv = table(tmp_path / "set", "")
+    csv.write_bytes(b"filename\tlabel\tsplit\t\r\n./1.wav\tcat\ttrain\t\r\n\r\n2.wav\tdog\ttest\r\n")
+    found = folder.read(path, csv)
+    assert splits(found) == {"1.wav": "train", "2.wav": "test"}
+    assert found.notes == []
+
+
 @pytest.mark.parametrize(("lines", "message"), [
     (["file,label", "1.wav,cat"], "no column 'filename'; did you mean 'file'"),
     (["filename,label", "1.wav,"], "row 2: no label"),
     (["filename,label,split", "1.wav,cat,a", "2.wav,cat,"], "row 3: no split"),
     (["filename,label"], "holds no rows"),
+    (["filename,label,label", "1.wav,cat,dog"], "column 'label' more than once"),
+    (["filename,label", "1.wav,cat", "2.wav,cat"], r"clips\.csv: every clip has the label 'cat'"),
     (["filename,label", "1,2.wav,cat"], "row 2: 3 fields for 2 columns"),
 ])
 def test_a_table_that_does_not_fit_is_refused(tmp_path, lines, message):
