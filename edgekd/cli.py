@@ -1,6 +1,7 @@
 """The command line: typer commands that import what they need inside, call one function, and print. No logic here."""
 
 import errno
+import io
 import os
 import sys
 from pathlib import Path
@@ -262,6 +263,8 @@ def main() -> None:
     """Entry point, which always exits: whatever stops a command becomes one line on standard error and an exit status."""
     from edgekd.errors import EdgekdError, missing_extra
 
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may hold what the terminal cannot show
     try:
         _run(sys.argv[1:])
         sys.stdout.flush()

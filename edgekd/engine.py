@@ -127,14 +127,14 @@ class _LiteRT:
                 self._interpreter = interpreter_type(model_content=content, num_threads=threads)
                 self._interpreter.allocate_tensors()
             (source,), (output,) = self._interpreter.get_input_details(), self._interpreter.get_output_details()
-        except (ValueError, RuntimeError) as error:
+            self._window_shape = tuple(int(size) for size in source["shape"])  # (1, mel, frame, 1)
+            self.input_shape = self._window_shape[1:3]
+            self.input_dtype = np.dtype(source["dtype"]).name
+            self.labels = int(output["shape"][-1])
+        except (ValueError, RuntimeError, IndexError) as error:  # IndexError: an output without dimensions
             raise InputError(_cannot_open(path, "LiteRT", error)) from None
         self._source, self._output = source["index"], output["index"]
         self._path = path
-        self._window_shape = tuple(int(size) for size in source["shape"])  # (1, mel, frame, 1)
-        self.input_shape = self._window_shape[1:3]
-        self.input_dtype = np.dtype(source["dtype"]).name
-        self.labels = int(output["shape"][-1])
 
     def run(self, q: NDArray[Any]) -> NDArray[Any]:
         """One inference per window."""
@@ -165,13 +165,13 @@ class _OnnxRuntime:
         try:
             self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
             (source,), (output,) = self._session.get_inputs(), self._session.get_outputs()
+            self.input_shape = tuple(source.shape[2:])
+            self.input_dtype = np.dtype(source.type.removeprefix("tensor(").removesuffix(")").replace("float", FLOAT)).name
+            self.labels = output.shape[-1]
         except Exception as error:  # its exceptions have no common base of their own
             raise InputError(_cannot_open(path, "ONNX Runtime", error)) from None
         self._source = source.name
         self._path = path
-        self.input_shape = tuple(source.shape[2:])
-        self.input_dtype = np.dtype(source.type.removeprefix("tensor(").removesuffix(")").replace("float", FLOAT)).name
-        self.labels = output.shape[-1]
 
     def run(self, q: NDArray[Any]) -> NDArray[Any]:
         """One inference for the batch."""

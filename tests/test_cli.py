@@ -140,6 +140,16 @@ def test_check_over_budget_exits_1_and_says_by_how_much(tmp_path, capsys):
 
 
 @needs_baseline
+def test_a_file_name_that_is_not_text_is_printed_somehow(tmp_path):
+    path = tmp_path / os.fsdecode(b"m\xff.tflite")
+    path.write_bytes(BASELINE.read_bytes())
+    done = subprocess.run([sys.executable, "-m", "edgekd.cli", "check", path], capture_output=True, check=False,
+                          env={**os.environ, "PYTHONIOENCODING": "utf-8:strict"})
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"m\\udcff.tflite" in done.stdout
+
+
+@needs_baseline
 def test_info_of_a_model_without_a_manifest_exits_2(capsys):
     status, _, err = in_process(capsys, "info", BASELINE)
     assert status == 2

@@ -128,6 +128,21 @@ def test_a_model_that_the_engine_refuses(tmp_path, kind):
         open_model(path)
 
 
+def test_an_onnx_file_of_another_form_is_refused(tmp_path):
+    """Its digest is right, its output a number of a type that no emitter uses."""
+    import onnx as library
+
+    source = library.helper.make_tensor_value_info("x", library.TensorProto.FLOAT, (1, 1, 32, 19))
+    output = library.helper.make_tensor_value_info("y", library.TensorProto.FLOAT, ())
+    node = library.helper.make_node("ReduceSum", ["x"], ["y"], keepdims=0)
+    graph = library.helper.make_graph([node], "g", [source], [output])
+    model = library.helper.make_model(graph, ir_version=10, opset_imports=[library.helper.make_opsetid("", 13)])
+    path = tmp_path / "scalar.onnx"
+    modelfile.write(path, model.SerializeToString(), toy.manifest(GRAPH, "onnx", "float"))
+    with pytest.raises(InputError, match=r"scalar.onnx: ONNX Runtime cannot run this model"):
+        open_model(path)
+
+
 def test_a_changed_bias_is_refused(tmp_path, kind):
     path = save(tmp_path, kind)
     raw = bytearray(path.read_bytes())

@@ -3,6 +3,7 @@
 Samples lie on the grid of int16, rounded as a clip store rounds them, so that a recording sounds here as it did in training.
 """
 
+import os
 import wave
 from collections.abc import Iterator
 from pathlib import Path
@@ -105,7 +106,7 @@ def _read_any(path: Path, sample_rate: int) -> Iterator[Array]:
         raise InputError(f"soundfile finds no libsndfile ({error}); install it with: sudo apt install libsndfile1") from None
     try:
         with silent_stderr():  # libsndfile's mp3 decoder grumbles there
-            opened = soundfile.SoundFile(path)
+            opened = soundfile.SoundFile(os.fsencode(path))  # also a name that is not UTF-8
         with opened as file:
             mono = (block.mean(axis=1, dtype=np.float32)
                     for block in file.blocks(int(CHUNK_S * file.samplerate), dtype="float32", always_2d=True))

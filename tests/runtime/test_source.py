@@ -105,6 +105,13 @@ def test_native_decoders_do_not_add_to_the_error(tmp_path, capfd):
     assert capfd.readouterr().err == ""
 
 
+def test_a_name_that_is_not_utf_8_is_opened(tmp_path):
+    soundfile = pytest.importorskip("soundfile")
+    soundfile.write(tmp_path / "a.flac", tone(4000), 16000)
+    path = (tmp_path / "a.flac").rename(tmp_path / os.fsdecode(b"a\xff.flac"))
+    assert sum(map(len, read_file(path, 16000))) == 4000
+
+
 def test_a_missing_library_is_named(tmp_path, monkeypatch):
     (tmp_path / "a.flac").write_bytes(b"fLaC")
     monkeypatch.delitem(sys.modules, "soundfile", raising=False)
