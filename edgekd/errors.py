@@ -32,7 +32,7 @@ class MissingExtraError(EdgekdError):
         super().__init__(f"{what} is not installed; install it with: pip install 'edgekd[{extra}]'")
 
 
-TRAINING_PACKAGES = frozenset({"torch", "lightning", "brevitas", "tensorboard", "sklearn", "rich", "soundfile", "soxr"})
+TRAINING_PACKAGES = frozenset({"torch", "lightning", "brevitas", "tensorboard", "sklearn", "rich"})
 """Packages of the extra "train" that commands import at once; a device has none of them."""
 
 

@@ -3,13 +3,12 @@
 The sibling is locked while its process lives. What a killed process left is cleared, or put back, by the next writer of the same store.
 """
 
-import fcntl
 import hashlib
 import os
 import re
 import shutil
 import tempfile
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
@@ -18,6 +17,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekd.data.lock import held, in_use
 from edgekd.data.store import AUDIO_FILE, FORMAT, INFO_FILE, PCM_TYPE, TABLE_FILE, Clip, ClipStore, StoreInfo, encode_table, listing
 from edgekd.errors import InputError
 
@@ -53,9 +53,8 @@ class StoreWriter:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._folder = _sibling(self.path, PARTIAL)
-            self._lock = os.open(self._folder, os.O_RDONLY)
-            with suppress(OSError):  # a file system without locks: what is left there is never cleared
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock = ExitStack()
+            self._lock.enter_context(held(self._folder))
             self._audio: BinaryIO = (self._folder / AUDIO_FILE).open("wb")
         except OSError as error:
             raise _unwritable(self.path, error) from None
@@ -66,7 +65,7 @@ class StoreWriter:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._audio.close()
         shutil.rmtree(self._folder, ignore_errors=True)
-        os.close(self._lock)
+        self._lock.close()
 
     def add(self, clip: Clip, pcm: NDArray[np.int16]) -> None:
         """Append a clip.
@@ -169,7 +168,7 @@ def _siblings(path: Path, kind: str) -> list[Path]:
 def _clear_leftovers(path: Path) -> None:
     """Remove what killed writers of a store left half made, and put back a store that one was about to replace."""
     partial = _siblings(path, PARTIAL)
-    if any(_in_use(each) for each in partial):
+    if any(in_use(each, unknown=True) for each in partial):
         return
     old = _siblings(path, OLD)
     with suppress(OSError):  # clearing is a courtesy; whatever is really in the way is told later
@@ -178,18 +177,6 @@ def _clear_leftovers(path: Path) -> None:
                 each.replace(path)
         for each in (*partial, *(each for each in old if each.exists() and (_is_store(path) or not any(each.iterdir())))):
             shutil.rmtree(each)
-
-
-def _in_use(folder: Path) -> bool:
-    """Whether the process that makes a store in `folder` lives."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    finally:
-        os.close(handle)
-    return False
 
 
 def _is_store(path: Path) -> bool:

@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from edgekd import quant
+from edgekd.data.lock import in_use
 from edgekd.data.store import listing
 from edgekd.distill.recipe import Recipe, decode
 from edgekd.errors import InputError, nearest
@@ -226,6 +227,8 @@ def check_place(path: Path, teachers: Sequence[Path], *, force: bool, resume: bo
         raise InputError(f"{path} is not empty and not an edgekd run folder; choose another --out (--force replaces runs only)")
     if not force and not resume:
         raise InputError(f"{path} exists; go on with --resume, begin anew with --force, or choose another --out")
+    if in_use(path, unknown=False):
+        raise InputError(f"{path} is being trained by another process; wait for it or choose another --out")
     strange = sorted(name for name in inside if name.removesuffix(PART) not in RUN_FILES)
     if force and strange:
         raise InputError(f"{path} holds what is not part of a run ({listing(strange)}); move it away or choose another --out")

@@ -19,6 +19,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import nn
 
 from edgekd import quant
+from edgekd.data.lock import held
 from edgekd.data.store import ClipStore, Partition
 from edgekd.distill.callbacks import EpochEnd, Progress
 from edgekd.distill.module import TrainingModule, Truth
@@ -112,7 +113,7 @@ def train(recipe: Recipe, store: ClipStore, out: Path, teachers: Sequence[Path] 
     if claim(out, info, recipe, force=options.force, resume=options.resume) == "finished":
         log.info("%s is finished already; nothing to do", out)
         return load_run(out)
-    with _logged(out / LOG_FILE):
+    with held(out), _logged(out / LOG_FILE):
         soft = torch.from_numpy(np.stack([each for _, each in labelled]).astype(np.float32)) if labelled else None
         job = _Job(recipe, store, partition, fe, out, options, Truth(torch.from_numpy(store.label_index), soft))
         try:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from edgekd import quant
+from edgekd.data.lock import held
 from edgekd.distill.module import TrainingModule, learning_rate_factor
 from edgekd.distill.recipe import Train, decode, load_recipe
 from edgekd.distill.run import (
@@ -213,6 +214,14 @@ def test_force_deletes_nothing_but_runs(store, teacher, tmp_path):
         train(student(), store, tmp_path / "t", options=force)
     assert load_run(tmp_path / "t").float_model()
     assert (tmp_path / "t" / "thesis.txt").exists()
+
+
+def test_a_run_that_is_being_trained_is_left_alone(straight, store):
+    with held(straight):
+        for options in (Options(force=True), Options(resume=True)):
+            with pytest.raises(InputError, match="being trained by another process"):
+                train(student(), store, straight, options=options)
+    assert load_run(straight).qat_model()
 
 
 def test_force_replaces_a_damaged_run(straight, store, tmp_path):
