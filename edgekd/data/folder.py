@@ -79,8 +79,14 @@ def _from_tree(path: Path) -> tuple[list[Source], list[str]]:
 
 def _tree_source(file: Path, parts: tuple[str, ...], level: int) -> Source:
     """The clip of a file whose label is its `level`-th folder; the split, if any, comes before."""
+    parts = tuple(_utf8(part) for part in parts)
     group = "/".join(parts[level:-1]) if len(parts) > level + 2 else ""
     return Source(file, Clip("/".join(parts), parts[level], parts[0] if level else "", group=group))
+
+
+def _utf8(name: str) -> str:
+    """A file name that can be printed and kept in JSON: bytes that are not UTF-8 become \\xNN."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _hidden(file: Path) -> bool:

@@ -1,5 +1,6 @@
 """The folder adapter: trees and CSVs."""
 
+import os
 from collections import Counter
 
 import pytest
@@ -63,6 +64,13 @@ def test_a_tree_of_splits_keeps_them(tmp_path):
     assert {source.clip.label for source in found.sources} == {"cat", "dog"}
     assert {source.clip.group for source in found.sources} == {"", "dog/far"}
     assert found.notes == ["folders read as SPLIT/LABEL: Test, fold_1, train"]
+
+
+def test_names_that_are_not_utf8_are_written_with_escapes(tmp_path):
+    tree(tmp_path, *(os.fsdecode(name) for name in (b"caf\xe9/\xff.wav", b"mus\xc3\xa9e/\xff.wav")))
+    clips = [source.clip for source in folder.read(tmp_path).sources]
+    assert sorted((clip.label, clip.path) for clip in clips) == [("caf\\xe9", "caf\\xe9/\\xff.wav"), ("musée", "musée/\\xff.wav")]
+    assert all(source.file.exists() for source in folder.read(tmp_path).sources)
 
 
 @pytest.mark.parametrize(("names", "level", "message"), [
