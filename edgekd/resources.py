@@ -1,6 +1,7 @@
 """Finds and reads the TOML data that ships with edgekd: `targets/`, `teachers/` and recipes, in a checkout or in a wheel."""
 
 import json
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -98,8 +99,17 @@ def convert(raw: Mapping[str, Any], kind: type[T], where: str) -> T:
     try:
         return msgspec.convert(raw, kind)
     except msgspec.ValidationError as error:
-        text = str(error)
-        raise InputError(f"{where}: {text[:1].lower()}{text[1:]}") from None
+        raise InputError(f"{where}: {_explained(str(error), raw)}") from None
+
+
+def _explained(message: str, raw: Any) -> str:
+    """What msgspec says ("Expected `int` >= 1 - at `$.train.epochs`"), with the key in front and the value that was got behind."""
+    what, _, place = message.partition(" - at `$")
+    keys = re.findall(r"\w+", place)
+    for key in keys:
+        raw = raw[key] if isinstance(raw, Mapping) else raw[int(key)]
+    got = "" if isinstance(raw, Mapping) else f" {raw!r}" if ", got" in what else f", got {raw!r}"  # in a table a key is missing
+    return "".join([*(f"{'.'.join(keys)}: " for _ in keys[:1]), what[:1].lower(), what[1:], got])
 
 
 def _check_keys(raw: Mapping[str, Any], struct: type[msgspec.Struct], where: str) -> None:

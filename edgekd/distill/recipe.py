@@ -181,7 +181,7 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     raw = read_table(path)
     for override in overrides:
         _override(raw, override)
-    return decode(raw, str(path))
+    return decode(raw, f"{path} with --set" if overrides else str(path))
 
 
 def decode(raw: Mapping[str, Any], where: str) -> Recipe:
