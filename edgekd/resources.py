@@ -108,7 +108,9 @@ def _explained(message: str, raw: Any) -> str:
     keys = re.findall(r"\w+", place)
     for key in keys:
         raw = raw[key] if isinstance(raw, Mapping) else raw[int(key)]
-    got = "" if isinstance(raw, Mapping) else f" {raw!r}" if ", got" in what else f", got {raw!r}"  # in a table a key is missing
+    got = f" {raw!r}" if ", got" in what else f", got {raw!r}"
+    if isinstance(raw, Mapping) or repr(raw) in what:  # a key is missing, or the value was told
+        got = ""
     return "".join([*(f"{'.'.join(keys)}: " for _ in keys[:1]), what[:1].lower(), what[1:], got])
 
 

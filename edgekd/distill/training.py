@@ -101,7 +101,7 @@ def train(recipe: Recipe, store: ClipStore, out: Path, teachers: Sequence[Path] 
         raise InputError(f"recipe {recipe.name}: its front end hears {recipe.frontend.sample_rate} Hz, {store.path} holds "
                          f"{store.sample_rate} Hz; prepare the store at the front end's rate")
     partition = store.partition(recipe.data.train, recipe.data.test, recipe.data.allow_leaks)
-    _check_network(recipe, store)
+    _check_network(recipe, store, partition)
     runs = [_teacher(path, recipe, store) for path in teachers]
     labelled = [soft_labels(run, store) for run in runs]
     fe = _normalised(recipe, store, partition)
@@ -233,22 +233,24 @@ def _has_qat(recipe: Recipe) -> bool:
     return recipe.role == "student" and recipe.qat.epochs > 0
 
 
-def _check_network(recipe: Recipe, store: ClipStore) -> None:
-    """Hear silence once, and take the quantization-aware form that will be trained: what does not fit is found before the first epoch.
+def _check_network(recipe: Recipe, store: ClipStore, partition: Partition) -> None:
+    """Hear silence once, in a batch as small as the smallest, and take the quantization-aware form: what does not fit is found early.
 
     Raises:
-        InputError: sizes that torch refuses, a view too small for the network, or a block without an integer form.
+        InputError: sizes that torch refuses, a view or a batch too small for the network, or a block without an integer form.
     """
     mels, frames = _shape(recipe, store, recipe.frontend)
+    clips = len(partition.train)
+    smallest = clips // -(-clips // recipe.train.batch_size)
     try:
         with torch.no_grad(), _quiet():
-            model = build(model_config(recipe), len(store.labels)).eval()
-            model(torch.zeros(1, 1, mels, frames))
+            model = build(model_config(recipe), len(store.labels))
+            model(torch.zeros(min(smallest, 2), 1, mels, frames))
     except (RuntimeError, ValueError, ArithmeticError) as error:
-        raise InputError(f"recipe {recipe.name}: this [{recipe.role}] cannot be built for a log-mel of {mels} mels x {frames} frames "
-                         f"({str(error).splitlines()[0]}); change its sizes, the front end's or view.seconds") from None
+        raise InputError(f"recipe {recipe.name}: this [{recipe.role}] cannot be trained on a log-mel of {mels} mels x {frames} frames "
+                         f"({str(error).splitlines()[0]}); change its sizes, the front end's, view.seconds or train.batch_size") from None
     if _has_qat(recipe):
-        quant.to_qat(model)
+        quant.to_qat(model.eval())
 
 
 def _teacher(path: Path, recipe: Recipe, store: ClipStore) -> Run:

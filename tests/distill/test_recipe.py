@@ -43,6 +43,7 @@ def test_overrides_are_typed_by_their_field(path):
     ("frontend.nmels=7", r"\[frontend\]: unknown key 'nmels'; did you mean 'n_mels'\?"),
     ("train.epochs=0", r"mine\.toml with --set: train\.epochs: expected `int` >= 1, got 0$"),
     ("train.epochs=many", r"train\.epochs: expected `int`, got `str` 'many'$"),
+    ("view.span=clips", r"view\.span: invalid enum value 'clips'$"),
     ("data.train=[1]", r"data\.train\.0: expected `str`, got `int` 1$"),
     ("train.epochs", "write key=value"),
     ("name.first=x", "'name' is a value"),

@@ -256,7 +256,7 @@ def test_damaged_weights_of_a_teacher_are_named(store, teacher, tmp_path, damage
 
 
 @pytest.mark.parametrize(("table", "message"), [
-    ({"stem": 0}, "cannot be built for a log-mel of 16 mels x 31 frames"),
+    ({"stem": 0}, "cannot be trained on a log-mel of 16 mels x 31 frames"),
     ({"groups": [3]}, "divisible"),
     ({"pools": [0, 1], "stem_stride": [8, 8], "stem_kernel": 1}, "too small"),
     ({"dropout": 2.0}, "dropout"),
@@ -265,6 +265,13 @@ def test_a_network_that_does_not_fit_is_refused_before_anything_is_written(store
     with pytest.raises(InputError, match=message) as caught:
         train(student(student=table), store, tmp_path / "s")
     assert "\n" not in str(caught.value)
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_batch_too_small_for_batch_norm_is_refused(store, tmp_path):
+    whole_map = {"stem_stride": [16, 31], "stem_kernel": 1, "pools": []}  # (4, 1, 1) after the stem
+    with pytest.raises(InputError, match=r"more than 1 value per channel.* train\.batch_size"):
+        train(student(student=whole_map, train={"batch_size": 2}), store, tmp_path / "s")  # 15 clips: the last batch has one
     assert not (tmp_path / "s").exists()
 
 
