@@ -153,6 +153,20 @@ def info(
 
 
 @app.command()
+def verify(
+    model: Annotated[Path, typer.Argument(help="A model file that 'edgekd export' wrote.")],
+    engine: Annotated[str | None, typer.Option(help="litert or onnxruntime; by default the one that opens the file.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Replay the golden vectors inside a model file on this machine; exit status 1 when it computes something else."""
+    from edgekd.pipeline.verify import verify as replay
+
+    report = replay(model, engine)
+    typer.echo(report.to_json().decode() if as_json else report.to_text())
+    report.require()
+
+
+@app.command()
 def export(
     run: Annotated[Path, typer.Argument(help="A finished run folder of 'edgekd distill'.")],
     int8: Annotated[bool, typer.Option("--int8", help="Write the integer graph.")] = False,
