@@ -206,7 +206,9 @@ def claim(path: Path, info: RunInfo, recipe: Recipe, *, force: bool, resume: boo
         if not (path / RUN_FILE).is_file():
             raise InputError(f"{path} is not empty and not an edgekd run folder; choose another --out")
         if resume:
-            return _resumable(path, info)
+            state = _resumable(path, info)
+            write_recipe(path, recipe)  # of the same hash, but its export table may be another
+            return state
         if not force:
             raise InputError(f"{path} exists; go on with --resume, begin anew with --force, or choose another --out")
         read_info(path)
@@ -215,11 +217,16 @@ def claim(path: Path, info: RunInfo, recipe: Recipe, *, force: bool, resume: boo
         raise InputError(f"{path}: nothing to resume; leave out --resume to begin")
     try:
         path.mkdir(parents=True, exist_ok=True)
-        write_atomic(path / RECIPE_FILE, msgspec.json.format(msgspec.json.encode(recipe), indent=2) + b"\n")
+        write_recipe(path, recipe)
         write_info(path, info)
     except OSError as error:
         raise InputError(f"{path} cannot be written ({error.strerror}); choose another --out") from None
     return "new"
+
+
+def write_recipe(path: Path, recipe: Recipe) -> None:
+    """Write recipe.json in one step."""
+    write_atomic(path / RECIPE_FILE, msgspec.json.format(msgspec.json.encode(recipe), indent=2) + b"\n")
 
 
 def write_info(path: Path, info: RunInfo) -> None:
