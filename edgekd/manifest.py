@@ -13,6 +13,7 @@ FORMAT_VERSION = 2
 MAX_VECTORS = 64
 
 Positive = Annotated[float, msgspec.Meta(gt=0)]
+NonNegative = Annotated[float, msgspec.Meta(ge=0)]
 Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
 
@@ -48,8 +49,11 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the temperature was fitted on: windows of `splits` of the store with `data_hash`. error_before, error_after: expected
-    calibration error, at temperature 1 and at temperatures that were fitted on other clips than those they are judged on."""
+    """What the temperature was fitted on: windows of `splits` of the store with `data_hash`.
+
+    error_before, loss_before: expected calibration error and log loss (nats) at temperature 1. error_after, loss_after: at temperatures
+    fitted on other recordings than those they are judged on. Where that did not lower the loss, the temperature is 1.
+    """
 
     data: str
     data_hash: str
@@ -57,6 +61,8 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     windows: int
     error_before: Fraction
     error_after: Fraction
+    loss_before: NonNegative
+    loss_after: NonNegative
 
 
 class GoldenVector(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekd.errors import InputError
-from edgekd.evaluate.metrics import Floats, Integers, expected_calibration_error, softmax
+from edgekd.evaluate.metrics import Floats, Integers, expected_calibration_error, log_loss, softmax
 
 COLDEST, HOTTEST = 0.02, 50.0
 """Temperatures between which the best one is sought."""
@@ -19,12 +19,20 @@ SEED = 0
 
 @dataclass(frozen=True)
 class Fit:
-    """temperature: fitted on everything. error_before, error_after: expected calibration error at temperature 1, and cross-fitted: each
-    group at the temperature of the groups of other folds, so that no window judges a temperature that it helped to fit."""
+    """A temperature, and what it is worth on recordings that it was not fitted on.
+
+    Attributes:
+        temperature: fitted on everything; 1 when that does not lower the log loss of other recordings.
+        error_before, error_after: expected calibration error at temperature 1, and cross-fitted: each recording at the temperature of
+            those of the other folds, so that no window judges a temperature that it helped to fit.
+        loss_before, loss_after: log loss in nats, likewise.
+    """
 
     temperature: float
     error_before: float
     error_after: float
+    loss_before: float
+    loss_after: float
 
 
 def calibrate(logits: NDArray[np.floating], truth: Integers, group_of: Integers) -> Fit:
@@ -42,12 +50,13 @@ def calibrate(logits: NDArray[np.floating], truth: Integers, group_of: Integers)
     if len(groups) < 2:
         raise InputError(f"{len(groups)} recordings with sound to fit a temperature on; give at least 2")
     fold = (np.random.default_rng(SEED).permutation(len(groups)) % FOLDS)[place]  # (windows,)
-    judged = np.zeros(logits.shape)
+    before, after = softmax(logits), np.zeros(logits.shape)
     for each in np.unique(fold):
         inside = fold == each
-        judged[inside] = softmax(logits[inside], fit_temperature(logits[~inside], truth[~inside]))
-    before, after = (expected_calibration_error(probabilities, truth) for probabilities in (softmax(logits), judged))
-    return Fit(fit_temperature(logits, truth), before, after)
+        after[inside] = softmax(logits[inside], fit_temperature(logits[~inside], truth[~inside]))
+    losses = [log_loss(probabilities, truth) for probabilities in (before, after)]
+    errors = [expected_calibration_error(probabilities, truth) for probabilities in (before, after)]
+    return Fit(fit_temperature(logits, truth) if losses[1] < losses[0] else 1.0, *errors, *losses)
 
 
 def fit_temperature(logits: NDArray[np.floating], truth: Integers) -> float:

@@ -68,6 +68,11 @@ def softmax(logits: NDArray[np.floating], temperature: float = 1.0) -> Floats:
     return probabilities
 
 
+def log_loss(probabilities: Floats, truth: Integers) -> float:
+    """Mean of -log(probability of the truth) in nats, of (items, labels) probabilities and (items,) label indices."""
+    return float(-np.log(np.maximum(probabilities[np.arange(len(truth)), truth], PROBABILITY_FLOOR)).mean())
+
+
 def expected_calibration_error(probabilities: Floats, truth: Integers) -> float:
     """Mean over items of |accuracy - mean confidence| of the item's bin, 0..1, in `CALIBRATION_BINS` bins of confidence.
 
@@ -143,12 +148,11 @@ def _scores(probabilities: Floats, silent: NDArray[np.bool_], truth: Integers) -
     """Scores of (items, labels) probabilities against (items,) truth, silent items left out."""
     probabilities, truth = probabilities[~silent], truth[~silent]
     right = probabilities.argmax(axis=1) == truth
-    chance_of_truth = probabilities[np.arange(len(truth)), truth]
     return Scores(
         count=len(truth),
         silent=int(silent.sum()),
         accuracy=float(right.mean()),
         macro_accuracy=float(np.mean([right[truth == label].mean() for label in np.unique(truth)])),
-        log_loss=float(-np.log(np.maximum(chance_of_truth, PROBABILITY_FLOOR)).mean()),
+        log_loss=log_loss(probabilities, truth),
         calibration_error=expected_calibration_error(probabilities, truth),
     )

@@ -65,8 +65,8 @@ def _labels(labels: tuple[str, ...]) -> str:
 def _calibration(calibration: Calibration | None) -> str:
     if calibration is None:
         return "none"
-    return (f"on {calibration.windows:,} windows of {calibration.data} {', '.join(calibration.splits)}: expected error "
-            f"{calibration.error_before:.4f} before, {calibration.error_after:.4f} after")
+    return (f"on {calibration.windows:,} windows of {calibration.data} {', '.join(calibration.splits)}: expected "
+            f"calibration error {calibration.error_before:.4f} -> {calibration.error_after:.4f}")
 
 
 def _quant(quant: TensorQuant) -> str:

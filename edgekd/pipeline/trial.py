@@ -12,7 +12,7 @@ from edgekd.manifest import Calibration, Manifest
 from edgekd.pipeline.compare import Comparison, HeldOut, Outputs, Runner, compare, fit, held_out, run_all
 
 DECIMALS = 4
-"""Of the temperature and of calibration errors in a manifest."""
+"""Of the temperature and the figures of its fit in a manifest."""
 
 
 @dataclass(frozen=True)
@@ -71,9 +71,9 @@ class TrialReport:
         fitted = "temperature 1: no split was named to fit it on (--calibrate-split)"
         if self.calibration is not None:
             each = self.calibration
-            fitted = (f"temperature {self.comparison.temperature:g}, fitted on {each.windows:,} windows of {each.data} "
-                      f"{', '.join(each.splits)}: expected calibration error {each.error_before:.4f} before, {each.error_after:.4f} after "
-                      "(judged on other clips than those fitted on)")
+            fitted = (f"temperature {self.comparison.temperature:g} from {each.windows:,} windows of {each.data} {', '.join(each.splits)}\n"
+                      f"  expected calibration error {each.error_before:.4f} -> {each.error_after:.4f}, log loss {each.loss_before:.3f} -> "
+                      f"{each.loss_after:.3f} (on other recordings than those fitted on)")
         return f"{fitted}\n\n{self.comparison.to_text()}"
 
     def to_builtins(self) -> dict[str, Any]:
@@ -129,6 +129,6 @@ def judge(windows: Windows, candidates: Candidates, thresholds: Export) -> Trial
 def _calibrated(windows: HeldOut, outputs: Outputs, anchor: str) -> tuple[float, Calibration]:
     """The temperature of the anchor's logits, and the record of its fit."""
     found = fit(windows, outputs.logits[anchor], outputs.silent)
-    return round(found.temperature, DECIMALS), Calibration(
-        windows.store.name, windows.store.hash, windows.splits, int((~outputs.silent).sum()), round(found.error_before, DECIMALS),
-        round(found.error_after, DECIMALS))
+    figures = (round(each, DECIMALS) for each in (found.error_before, found.error_after, found.loss_before, found.loss_after))
+    record = Calibration(windows.store.name, windows.store.hash, windows.splits, int((~outputs.silent).sum()), *figures)
+    return round(found.temperature, DECIMALS), record

@@ -12,8 +12,8 @@ import torch
 
 from edgekd.distill.callbacks import METRICS_FILE
 from edgekd.distill.module import TrainingModule, learning_rate_factor
-from edgekd.distill.recipe import Train, decode
-from edgekd.distill.run import MODEL_FILE, QAT_FILE, RUN_FILE, load_run, resolved
+from edgekd.distill.recipe import Export, Train, decode
+from edgekd.distill.run import MODEL_FILE, QAT_FILE, RECIPE_FILE, RUN_FILE, load_run, resolved
 from edgekd.distill.score import judge
 from edgekd.distill.training import Options, train
 from edgekd.errors import InputError
@@ -171,6 +171,19 @@ def test_resuming_with_something_else_is_refused(straight, store, teacher, tmp_p
         train(same, other, straight, [teacher], resume)
     with pytest.raises(InputError, match="another list of teachers"):
         train(same, store, straight, [], resume)
+
+
+def test_resuming_with_other_thresholds_takes_them_over_and_trains_nothing(straight, store, teacher, tmp_path):
+    shutil.copytree(straight, tmp_path / "s")
+    file = tmp_path / "s" / RECIPE_FILE
+    recipe = msgspec.json.decode(file.read_bytes())
+    assert recipe.pop("export")  # as a run of before the table was there
+    file.write_bytes(msgspec.json.encode(recipe))
+    assert load_run(tmp_path / "s").recipe.export == Export()
+    changed = student(train={"ema_decay": 0.9}, export={"max_accuracy_drop": 0.5})
+    run = train(changed, store, tmp_path / "s", [teacher], Options(resume=True))
+    assert run.recipe.export.max_accuracy_drop == 0.5
+    assert run.info == load_run(straight).info
 
 
 def test_an_unfinished_teacher_is_refused(store, teacher, tmp_path):

@@ -18,10 +18,11 @@ from edgekd.distill.recipe import decode
 from edgekd.distill.run import MODEL_FILE, QAT_FILE, DataInfo, RunInfo, claim, load_run, model_config, save_weights, write_info
 from edgekd.engine import open_model
 from edgekd.errors import GateError, InputError
+from edgekd.evaluate.calibration import Fit
 from edgekd.frontend import FrontEnd
 from edgekd.modelfile import read_manifest
 from edgekd.models import build
-from edgekd.pipeline import export
+from edgekd.pipeline import export, trial
 from edgekd.pipeline.compare import Comparison
 from edgekd.pipeline.evaluate import evaluate_file
 from edgekd.pipeline.export import chosen_precision, count, export_run, lower_run
@@ -212,22 +213,23 @@ def test_a_file_that_would_not_verify_is_not_kept(run, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_export_ends_with_a_comparison_on_held_out_windows(lenient_run, tone_fixtures, tmp_path):
+def test_export_ends_with_a_comparison_on_held_out_windows(lenient_run, tone_fixtures, tmp_path, monkeypatch):
+    monkeypatch.setattr(trial, "fit", lambda *_: Fit(1.5, 0.2, 0.1, 2.0, 1.0))
     store = trial_store(tone_fixtures, tmp_path / "store")
     arguments = ["export", str(lenient_run), "--int8", "--out", str(tmp_path / "m"), "--data", str(store), "--hop", "0.5", "--json"]
     result = CliRunner().invoke(app, [*arguments, "--calibrate-split", "c"])
     assert result.exit_code == 0, result.output
     document = json.loads(result.stdout)
-    trial = document["trial"]
-    assert (document["ok"], trial["splits"], trial["windows"], len(document["files"])) == (True, ["b"], 12, 2)
-    assert list(trial["scores"]) == ["float", "qat", "reference", "litert", "onnxruntime"]
-    assert set(trial["scores"]["litert"]["per_recorder"]) == {"r0", "r1"}
-    assert set(trial["scores"]["litert"]["per_label"]) == set(LABELS)
-    assert set(trial["agreement"]) == {"qat", "litert", "onnxruntime"}
-    assert trial["agreement"]["litert"]["max_steps"] <= 1
+    tried = document["trial"]
+    assert (document["ok"], tried["splits"], tried["windows"], len(document["files"])) == (True, ["b"], 12, 2)
+    assert list(tried["scores"]) == ["float", "qat", "reference", "litert", "onnxruntime"]
+    assert set(tried["scores"]["litert"]["per_recorder"]) == {"r0", "r1"}
+    assert set(tried["scores"]["litert"]["per_label"]) == set(LABELS)
+    assert set(tried["agreement"]) == {"qat", "litert", "onnxruntime"}
+    assert tried["agreement"]["litert"]["max_steps"] <= 1
     for path in document["files"]:
         manifest = read_manifest(path)
-        assert manifest.temperature == trial["temperature"] != 1.0
+        assert manifest.temperature == tried["temperature"] == 1.5
         assert (manifest.calibration.splits, manifest.calibration.windows, manifest.calibration.data) == (("c",), 12, "tones")
     assert evaluate_file(Path(document["files"][0]), store, ["c"]).fitted_here
     assert not evaluate_file(Path(document["files"][0]), store, ["b"]).fitted_here

@@ -90,7 +90,7 @@ def test_other_features_fail(golden_models, tmp_path):
 
     report = verify(rewritten(golden_models["litert"], tmp_path / "m.tflite", change))
     assert report.features_max_error == pytest.approx(4e-4, rel=0.05)  # in log units: the front end divides by 4
-    with pytest.raises(GateError, match="the features are 0.0004 log units away"):
+    with pytest.raises(GateError, match=r"the features are 0\.0004 log units away"):
         report.require()
 
 
