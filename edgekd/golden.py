@@ -25,8 +25,8 @@ SAFE_MARGIN = 4
 PROBES = 128
 """Elements of the log-mel that are kept in full precision."""
 PROBE_TYPE = np.dtype("<f4")
-MAX_ELEMENTS = 2**22
-"""Largest log-mel, in elements, that a vector may claim."""
+MAX_SAMPLES, MAX_ELEMENTS = 2**21, 2**22
+"""Longest waveform and largest log-mel that a file may ask for: some hundred megabytes of memory."""
 DECIMALS = 3
 """Of the logits of a float model, in steps."""
 STREAM_CHUNK = 997
@@ -123,6 +123,9 @@ def replay(manifest: Manifest, run: Runner, where: str) -> Replay:
     if golden is None:
         raise InputError(f"{where}: carries no golden vectors, it was exported before edgekd wrote them; export it again")
     shape = manifest.frontend.n_mels, manifest.frontend.frames(manifest.window)
+    if manifest.window > MAX_SAMPLES or shape[0] * shape[1] > MAX_ELEMENTS:
+        raise InputError(f"{where}: a window of {manifest.window:,} samples with a log-mel of {shape} is too large for golden vectors; "
+                         "export the model again")
     kept = np.stack([_unpack(vector, shape, f"{where}: golden vector {index}") for index, vector in enumerate(golden.vectors)])
     expected = [vector.logits for vector in golden.vectors]
     if any(len(logits) != len(manifest.labels) for logits in expected):
@@ -171,8 +174,6 @@ def _plain(value: np.float64) -> float:
 def _unpack(vector: GoldenVector, shape: tuple[int, int], where: str) -> NDArray[np.int8]:
     """The kept input, int8 (mel, frame)."""
     size = shape[0] * shape[1]
-    if size > MAX_ELEMENTS:
-        raise InputError(f"{where}: a log-mel of {shape} is larger than {MAX_ELEMENTS:,} elements; export the model again")
     try:
         raw = zlib.decompressobj().decompress(vector.input, size + 1)  # never more than was asked for
     except zlib.error as error:

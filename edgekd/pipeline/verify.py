@@ -42,7 +42,7 @@ class VerifyReport:
         if not self.input_agreement >= MIN_INPUT_AGREEMENT:
             found.append(f"{100 * self.input_agreement:.2f} % of the int8 input is the same, less than {100 * MIN_INPUT_AGREEMENT:g} %")
         found += [f"{name} is {each.max_steps:.3g} steps away, more than {MAX_STEPS[name]}" for name, each in self.engines.items()
-                  if round(each.max_steps, 2) > MAX_STEPS[name]]
+                  if not round(each.max_steps, 2) <= MAX_STEPS[name]]
         return found
 
     def to_json(self) -> bytes:
