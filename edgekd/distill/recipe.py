@@ -4,7 +4,8 @@ A student recipe has a [student] table, a teacher recipe a [teacher] table; both
 """
 
 import hashlib
-import json
+import math
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
@@ -12,18 +13,21 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from edgekd.errors import InputError, nearest
+from edgekd.errors import InputError
 from edgekd.frontend import FrontEnd
-from edgekd.resources import find
+from edgekd.resources import convert, find, read_table
 
 Positive = Annotated[float, Meta(gt=0)]
 NonNegative = Annotated[float, Meta(ge=0)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
 Count = Annotated[int, Meta(ge=0)]
 AtLeastOne = Annotated[int, Meta(ge=1)]
+Seed = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 BlendName = Literal["mean_prob", "mean_logit", "sum_kl"]
 DEFAULT_WINDOW = 1.0
 """Seconds that the classifier sees at a time."""
+NAME = re.compile(r"\w[\w.-]*")
+"""Of recipes; it begins the names of exported files."""
 Role = Literal["student", "teacher"]
 
 
@@ -143,7 +147,7 @@ class Recipe(_Table, frozen=True, kw_only=True):
     """One training run. Exactly one of `student` and `teacher`."""
 
     name: str
-    seed: Count = 0
+    seed: Seed = 0
     data: Data
     frontend: FrontEnd = FrontEnd()
     normalize: bool = True
@@ -189,16 +193,10 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
         InputError: no such recipe, damaged, unknown or mistyped keys, a value out of range.
     """
     path = find(name_or_path, "recipes", "teachers")
-    try:
-        text = path.read_text(encoding="utf-8")
-        raw = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
-    except (ValueError, OSError) as error:
-        raise InputError(f"{path}: cannot be read as a recipe ({error})") from None
-    if not isinstance(raw, dict):
-        raise InputError(f"{path}: a recipe is a table of keys, got {type(raw).__name__}")
+    raw = read_table(path)
     for override in overrides:
         _override(raw, override)
-    return decode(raw, str(path))
+    return decode(raw, f"{path} with --set" if overrides else str(path))
 
 
 def decode(raw: Mapping[str, Any], where: str) -> Recipe:
@@ -211,11 +209,10 @@ def decode(raw: Mapping[str, Any], where: str) -> Recipe:
     Raises:
         InputError: see `load_recipe`.
     """
-    check_keys(raw, Recipe, where)
-    try:
-        recipe = msgspec.convert(raw, Recipe)
-    except msgspec.ValidationError as error:
-        raise InputError(f"{where}: {_lower_first(str(error))}") from None
+    _refuse_infinite(raw, where)
+    recipe = convert(raw, Recipe, where)
+    if not NAME.fullmatch(recipe.name):
+        raise InputError(f"{where}: name '{recipe.name}' begins the names of files; use letters, digits, '.', '_' and '-'")
     if (recipe.student is None) == (recipe.teacher is None):
         got = "neither" if recipe.student is None else "both"
         raise InputError(f"{where}: a recipe has either a [student] or a [teacher] table; this one has {got}")
@@ -247,16 +244,9 @@ def _override(raw: dict[str, Any], override: str) -> None:
         place[last] = text
 
 
-def check_keys(raw: Mapping[str, Any], struct: type[msgspec.Struct], where: str) -> None:
-    """Refuse unknown keys with the nearest valid one, through nested tables."""
-    fields = {field.name: field.type for field in msgspec.structs.fields(struct)}
-    for key, value in raw.items():
-        if key not in fields:
-            raise InputError(f"{where}: unknown key '{key}'{nearest(key, fields)}")
-        kind = fields[key]
-        if isinstance(kind, type) and issubclass(kind, msgspec.Struct) and isinstance(value, Mapping):
-            check_keys(value, kind, f"{where}: [{key}]")
-
-
-def _lower_first(text: str) -> str:
-    return text[:1].lower() + text[1:]
+def _refuse_infinite(value: Any, where: str) -> None:
+    """Refuse numbers that are infinite or none, at any depth."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InputError(f"{where} is {value}; give a finite number")
+    for key, each in value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list | tuple) else ():
+        _refuse_infinite(each, f"{where}: {key}")

@@ -73,7 +73,7 @@ def test_an_unknown_split_names_the_nearest(tone_model, tone_store):
         evaluate_file(tone_model, tone_store, ["aa"])
 
 
-@pytest.mark.parametrize("hop", [0.0, -1.0, float("nan")])
+@pytest.mark.parametrize("hop", [0.0, -1.0, float("nan"), float("inf"), 1e308])
 def test_a_hop_that_is_no_time_is_refused(tone_model, tone_store, hop):
     with pytest.raises(InputError, match="--hop"):
         evaluate_file(tone_model, tone_store, hop=hop)
