@@ -164,6 +164,20 @@ def info(
 
 
 @app.command()
+def verify(
+    model: Annotated[Path, typer.Argument(help="A model file that 'edgekd export' wrote.")],
+    engine: Annotated[str | None, typer.Option(help="litert or onnxruntime; by default the one that opens the file.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Replay the golden vectors inside a model file on this machine; exit status 1 when it computes something else."""
+    from edgekd.pipeline.verify import verify as replay
+
+    report = replay(model, engine)
+    typer.echo(report.to_json().decode() if as_json else report.to_text())
+    report.require()
+
+
+@app.command()
 def export(
     run: Annotated[Path, typer.Argument(help="A finished run folder of 'edgekd distill'.")],
     int8: Annotated[bool, typer.Option("--int8", help="Write the integer graph.")] = False,
@@ -171,11 +185,21 @@ def export(
     formats: Annotated[str, typer.Option("--format", help="tflite, onnx, or both with a comma.")] = "tflite,onnx",
     out: Annotated[Path | None, typer.Option(help="Folder of the files; by default 'export' inside the run.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace files of the same names.")] = False,
+    data: Annotated[Path | None, typer.Option(help="A clip store: compare float, QAT, reference and files on held-out windows.")] = None,
+    split: Annotated[list[str] | None, typer.Option(help="With --data: split to compare on; repeatable. The recipe's test splits.")] = None,
+    calibrate_split: Annotated[list[str] | None, typer.Option(
+        help="With --data: held-out split that fits the temperature; repeatable. Those of the recipe, which are none by default.")] = None,
+    hop: Annotated[float, typer.Option(help="With --data: seconds between the starts of two windows.")] = 1.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Write a student as model files that carry labels, front end and provenance, after running them in their engines."""
     from edgekd.pipeline.export import chosen_precision, export_run
+    from edgekd.pipeline.trial import chosen_trial
 
-    typer.echo(export_run(run, chosen_precision(int8=int8, as_float=as_float), formats, out, force=force).to_text())
+    trial = chosen_trial(data, split or (), calibrate_split or (), hop)
+    report = export_run(run, chosen_precision(int8=int8, as_float=as_float), formats, out, force=force, trial=trial)
+    typer.echo(report.to_json().decode() if as_json else report.to_text())
+    report.require()
 
 
 @app.command()

@@ -130,6 +130,19 @@ class Qat(_Table, frozen=True, kw_only=True):
     """Training clips that set the first scales."""
 
 
+class Export(_Table, frozen=True, kw_only=True):
+    """What `edgekd export --data` demands of the files over held-out windows. Not part of the training, nor of `Recipe.hash`."""
+
+    calibrate: tuple[str, ...] = ()
+    """Splits whose windows fit the temperature, disjoint from `data.train`; none leaves it at 1."""
+    max_steps: Count | None = None
+    """Largest difference of a logit from the integer reference, in steps; None is 1 in LiteRT and 2 in ONNX Runtime."""
+    min_label_agreement: Fraction = 0.999
+    """Share of windows with the reference's label."""
+    max_accuracy_drop: Fraction = 0.02
+    """How far the window accuracy of a file may be below that of the float network."""
+
+
 class Recipe(_Table, frozen=True, kw_only=True):
     """One training run. Exactly one of `student` and `teacher`."""
 
@@ -148,6 +161,7 @@ class Recipe(_Table, frozen=True, kw_only=True):
     distill: Distill = Distill()
     train: Train = Train()
     qat: Qat = Qat()
+    export: Export = Export()
 
     @property
     def role(self) -> Role:
@@ -163,8 +177,9 @@ class Recipe(_Table, frozen=True, kw_only=True):
 
     @property
     def hash(self) -> str:
-        """Sixteen hexadecimal digits that change with any value of the recipe."""
-        return hashlib.sha256(msgspec.json.encode(self, order="sorted")).hexdigest()[:16]
+        """Sixteen hexadecimal digits that change with any value that decides what is trained: all but the `export` table."""
+        trained = {name: value for name, value in msgspec.structs.asdict(self).items() if name != "export"}
+        return hashlib.sha256(msgspec.json.encode(trained, order="sorted")).hexdigest()[:16]
 
 
 def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
@@ -206,6 +221,10 @@ def decode(raw: Mapping[str, Any], where: str) -> Recipe:
     both = sorted(set(recipe.data.train) & set(recipe.data.test))
     if both:
         raise InputError(f"{where}: split '{both[0]}' is in data.train and in data.test; a model is not tested on what it was trained on")
+    for split in recipe.export.calibrate:
+        if split in recipe.data.train:
+            raise InputError(f"{where}: split '{split}' is in export.calibrate and in data.train; fit the temperature on clips that the "
+                             "model was not trained on")
     return recipe
 
 

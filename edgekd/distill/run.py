@@ -240,18 +240,19 @@ def claim(path: Path, info: RunInfo, recipe: Recipe, *, force: bool, resume: boo
     Raises:
         InputError: the run there was begun with another recipe, store or teacher, or the place cannot be written.
     """
-    if resume and _resumable(path, info, recipe) == "finished":
-        return "finished"
+    state: Literal["new", "resumed", "finished"] = _resumable(path, info, recipe) if resume else "new"
+    if state == "finished" and read_recipe(path).export == recipe.export:
+        return state
     try:
         if force and path.exists():
             shutil.rmtree(path)
         path.mkdir(parents=True, exist_ok=True)
         if not resume:
             write_info(path, info)
-        write_atomic(path / RECIPE_FILE, msgspec.json.format(msgspec.json.encode(recipe), indent=2) + b"\n")
+        write_atomic(path / RECIPE_FILE, msgspec.json.format(msgspec.json.encode(recipe), indent=2) + b"\n")  # its export table may be new
     except OSError as error:
         raise InputError(f"{path} cannot be written ({error.strerror}); choose another --out") from None
-    return "resumed" if resume else "new"
+    return state
 
 
 def write_info(path: Path, info: RunInfo) -> None:
@@ -297,7 +298,8 @@ def _is_run(path: Path) -> bool:
 
 def _resumable(path: Path, info: RunInfo, recipe: Recipe) -> Literal["resumed", "finished"]:
     there = read_info(path)
-    if there.recipe_hash != info.recipe_hash and read_recipe(path) == recipe:  # 2 or 2.0: equal, but written otherwise
+    changed = there.recipe_hash != info.recipe_hash
+    if changed and msgspec.structs.replace(read_recipe(path), export=recipe.export) == recipe:  # 2 or 2.0: equal, but written otherwise
         there = msgspec.structs.replace(there, recipe_hash=info.recipe_hash)
     for what, old, new in (("recipe", there.recipe_hash, info.recipe_hash), ("store", there.data.hash, info.data.hash),
                            ("list of teachers", there.teachers, info.teachers)):

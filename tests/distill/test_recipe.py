@@ -49,6 +49,9 @@ def test_overrides_are_typed_by_their_field(path):
     ("name.first=x", "'name' is a value"),
     ("view.seconds=0", "seconds"),
     ('data.test=["a"]', "split 'a' is in data.train and in data.test"),
+    ('export.calibrate=["a"]', r"split 'a' is in export\.calibrate and in data\.train"),
+    ("export.max_stps=1", "unknown key 'max_stps'; did you mean 'max_steps'"),
+    ("export.min_label_agreement=99.9", "min_label_agreement"),
     ('teacher={kind="cp_resnet"}', r"either a \[student\] or a \[teacher\]"),
     ("frontend.win_length=4096", "win_length 4096 is longer"),
     ("train.lr=inf", "train: lr is inf; give a finite number"),
@@ -108,3 +111,10 @@ def test_every_shipped_recipe_is_valid(name):
     assert isinstance(recipe, Recipe)
     assert recipe.name == name
     model_config(recipe)
+
+
+def test_the_export_table_leaves_the_hash_of_what_is_trained_alone(path):
+    """Run folders of before the table was there are still resumed, and thresholds may change after the training."""
+    assert load_recipe(path).hash == "ec901fb1f4a77bd1"
+    assert load_recipe(path, ["export.max_steps=1", 'export.calibrate=["c"]']).hash == load_recipe(path).hash
+    assert load_recipe(path, ["qat.epochs=1"]).hash != load_recipe(path).hash

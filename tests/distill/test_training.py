@@ -13,7 +13,7 @@ import torch
 from edgekd import quant
 from edgekd.data.lock import held
 from edgekd.distill.module import TrainingModule, learning_rate_factor
-from edgekd.distill.recipe import Train, decode, load_recipe
+from edgekd.distill.recipe import Export, Train, decode, load_recipe
 from edgekd.distill.run import (
     CHECKPOINT_FILE,
     METRICS_FILE,
@@ -295,6 +295,19 @@ def test_resuming_with_something_else_is_refused(straight, store, teacher, tmp_p
         train(same, other, straight, [teacher], resume)
     with pytest.raises(InputError, match="another list of teachers"):
         train(same, store, straight, [], resume)
+
+
+def test_resuming_with_other_thresholds_takes_them_over_and_trains_nothing(straight, store, teacher, tmp_path):
+    shutil.copytree(straight, tmp_path / "s")
+    file = tmp_path / "s" / RECIPE_FILE
+    recipe = msgspec.json.decode(file.read_bytes())
+    assert recipe.pop("export")  # as a run of before the table was there
+    file.write_bytes(msgspec.json.encode(recipe))
+    assert load_run(tmp_path / "s").recipe.export == Export()
+    changed = student(train={"ema_decay": 0.9}, export={"max_accuracy_drop": 0.5})
+    run = train(changed, store, tmp_path / "s", [teacher], Options(resume=True))
+    assert run.recipe.export.max_accuracy_drop == 0.5
+    assert run.info == load_run(straight).info
 
 
 def test_an_unfinished_teacher_is_refused(store, teacher, tmp_path):
