@@ -1,10 +1,21 @@
 """The command line: typer commands that import what they need inside, call one function, and print. No logic here."""
 
+import errno
+import io
+import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, NoReturn
 
 import typer
+import typer.main
+
+USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
+"""Base of all that a command line can do wrong. Typer exports no name for it, and takes it from click or from a copy of its own."""
+MACHINE_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO})
+"""Failures that are neither the user's command nor a bug: a full disk, a lost permission."""
+INTERRUPTED, PIPE_CLOSED = 130, 141
+"""Exit statuses of a shell for what SIGINT and SIGPIPE end."""
 
 app = typer.Typer(name="edgekd", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
                   help="From a folder of labelled audio to a live int8 acoustic scene classifier on a Raspberry Pi.")
@@ -153,6 +164,20 @@ def info(
 
 
 @app.command()
+def verify(
+    model: Annotated[Path, typer.Argument(help="A model file that 'edgekd export' wrote.")],
+    engine: Annotated[str | None, typer.Option(help="litert or onnxruntime; by default the one that opens the file.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Replay the golden vectors inside a model file on this machine; exit status 1 when it computes something else."""
+    from edgekd.pipeline.verify import verify as replay
+
+    report = replay(model, engine)
+    typer.echo(report.to_json().decode() if as_json else report.to_text())
+    report.require()
+
+
+@app.command()
 def export(
     run: Annotated[Path, typer.Argument(help="A finished run folder of 'edgekd distill'.")],
     int8: Annotated[bool, typer.Option("--int8", help="Write the integer graph.")] = False,
@@ -160,11 +185,21 @@ def export(
     formats: Annotated[str, typer.Option("--format", help="tflite, onnx, or both with a comma.")] = "tflite,onnx",
     out: Annotated[Path | None, typer.Option(help="Folder of the files; by default 'export' inside the run.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace files of the same names.")] = False,
+    data: Annotated[Path | None, typer.Option(help="A clip store: compare float, QAT, reference and files on held-out windows.")] = None,
+    split: Annotated[list[str] | None, typer.Option(help="With --data: split to compare on; repeatable. The recipe's test splits.")] = None,
+    calibrate_split: Annotated[list[str] | None, typer.Option(
+        help="With --data: held-out split that fits the temperature; repeatable. Those of the recipe, which are none by default.")] = None,
+    hop: Annotated[float, typer.Option(help="With --data: seconds between the starts of two windows.")] = 1.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Write a student as model files that carry labels, front end and provenance, after running them in their engines."""
     from edgekd.pipeline.export import chosen_precision, export_run
+    from edgekd.pipeline.trial import chosen_trial
 
-    typer.echo(export_run(run, chosen_precision(int8=int8, as_float=as_float), formats, out, force=force).to_text())
+    trial = chosen_trial(data, split or (), calibrate_split or (), hop)
+    report = export_run(run, chosen_precision(int8=int8, as_float=as_float), formats, out, force=force, trial=trial)
+    typer.echo(report.to_json().decode() if as_json else report.to_text())
+    report.require()
 
 
 @app.command()
@@ -234,8 +269,6 @@ def listen(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
 ) -> None:
     """Classify audio window by window, one decision per hop."""
-    import os
-
     from edgekd.runtime.decision import to_json, to_text
     from edgekd.runtime.listen import listen as decisions
 
@@ -266,19 +299,54 @@ def demo(
     run_demo(out, lambda text: print(text, flush=True), keep=keep, force=force)
 
 
-
 def main() -> None:
-    """Entry point: a deliberate error becomes one line on standard error and its exit status."""
-    from edgekd.errors import EdgekdError
+    """Entry point, which always exits: whatever stops a command becomes one line on standard error and an exit status."""
+    from edgekd.errors import EdgekdError, missing_extra
 
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may hold what the terminal cannot show
     try:
-        app()
+        _run(sys.argv[1:])
+        sys.stdout.flush()
+        sys.exit(0)
+    except typer.Exit as stop:
+        sys.exit(stop.exit_code)
     except EdgekdError as error:
-        print(f"edgekd: {error}", file=sys.stderr)
-        sys.exit(error.exit_status)
-    except KeyboardInterrupt:
-        print("edgekd: interrupted", file=sys.stderr)
-        sys.exit(130)
+        _stop(str(error), error.exit_status)
+    except USAGE_ERROR as error:
+        _stop(_usage_line(error), EdgekdError.exit_status)
+    except KeyboardInterrupt as stop:
+        _stop(str(stop) or "interrupted", INTERRUPTED)
+    except BrokenPipeError:  # the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(PIPE_CLOSED)
+    except ModuleNotFoundError as error:
+        missing = missing_extra(error)
+        if missing is None:
+            raise
+        _stop(str(missing), missing.exit_status)
+    except OSError as error:
+        if error.errno not in MACHINE_ERRORS:
+            raise
+        _stop(f"{error.filename or 'a file'}: {error.strerror}; free space or choose a place that can be written", EdgekdError.exit_status)
+
+
+def _run(arguments: list[str]) -> None:
+    """Run a command line; Typer's own main would answer usage errors in several lines and an interrupt with none."""
+    command = typer.main.get_command(app)
+    with command.make_context("edgekd", arguments) as context:
+        command.invoke(context)
+
+
+def _usage_line(error: Any) -> str:
+    """What is wrong with a command line, or the help that a command without arguments gets."""
+    message = str(error.format_message())
+    return message if "\n" in message else f"{message.rstrip('.')}; see {error.ctx.command_path if error.ctx else 'edgekd'} --help"
+
+
+def _stop(message: str, status: int) -> NoReturn:
+    print(message if "\n" in message else f"edgekd: {message}", file=sys.stderr)
+    sys.exit(status)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,8 @@ ERRORS_ONLY = 3
 STDERR = 2
 MAX_TENSOR_ELEMENTS = 2**24
 """Of one tensor of a .tflite file: hundreds of times what a student holds."""
+MAX_THREADS = 256
+"""An engine asked for many thousands starts them all and never comes back."""
 
 
 class Session(Protocol):
@@ -98,8 +100,8 @@ def open_model(path: str | Path, engine: str | None = None, threads: int = 1) ->
     path = Path(path)
     if engine is not None and engine not in ENGINES:
         raise InputError(f"unknown engine '{engine}'{nearest(engine, ENGINES)}")
-    if threads < 1:
-        raise InputError(f"{threads} threads; give at least 1")
+    if not 1 <= threads <= MAX_THREADS:
+        raise InputError(f"{threads} threads; give 1 to {MAX_THREADS}")
     file = modelfile.read(path)
     name, session_type = next((name, opener) for name, (suffix, opener) in ENGINES.items() if suffix == path.suffix)
     if engine not in (None, name):
@@ -125,19 +127,19 @@ class _LiteRT:
     def __init__(self, path: Path, content: bytes, threads: int) -> None:
         interpreter_type = _litert_interpreter()
         try:
-            with _silent_stderr():  # it announces its delegate there
+            with silent_stderr():  # it announces its delegate there
                 self._interpreter = interpreter_type(model_content=content, num_threads=threads)
                 self._refuse_absurd_shapes()
                 self._interpreter.allocate_tensors()
             (source,), (output,) = self._interpreter.get_input_details(), self._interpreter.get_output_details()
-        except (ValueError, RuntimeError) as error:
+            self._window_shape = tuple(int(size) for size in source["shape"])  # (1, mel, frame, 1)
+            self.input_shape = self._window_shape[1:3]
+            self.input_dtype = np.dtype(source["dtype"]).name
+            self.labels = int(output["shape"][-1])
+        except (ValueError, RuntimeError, IndexError) as error:  # IndexError: an output without dimensions
             raise InputError(_cannot_open(path, "LiteRT", error)) from None
         self._source, self._output = source["index"], output["index"]
         self._path = path
-        self._window_shape = tuple(int(size) for size in source["shape"])  # (1, mel, frame, 1)
-        self.input_shape = self._window_shape[1:3]
-        self.input_dtype = np.dtype(source["dtype"]).name
-        self.labels = int(output["shape"][-1])
 
     def _refuse_absurd_shapes(self) -> None:
         """Before they are allocated."""
@@ -176,13 +178,13 @@ class _OnnxRuntime:
             with contextlib.redirect_stdout(io.StringIO()):  # it prints some failures there before it raises them
                 self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
             (source,), (output,) = self._session.get_inputs(), self._session.get_outputs()
+            self.input_shape = tuple(source.shape[2:])
+            self.input_dtype = np.dtype(source.type.removeprefix("tensor(").removesuffix(")").replace("float", FLOAT)).name
+            self.labels = output.shape[-1]
         except Exception as error:  # its exceptions have no common base of their own
             raise InputError(_cannot_open(path, "ONNX Runtime", error)) from None
         self._source = source.name
         self._path = path
-        self.input_shape = tuple(source.shape[2:])
-        self.input_dtype = np.dtype(source.type.removeprefix("tensor(").removesuffix(")").replace("float", FLOAT)).name
-        self.labels = output.shape[-1]
 
     def run(self, q: NDArray[Any]) -> NDArray[Any]:
         """One inference for the batch."""
@@ -219,7 +221,7 @@ def _cannot_open(path: Path, engine: str, error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def _silent_stderr() -> Iterator[None]:
+def silent_stderr() -> Iterator[None]:
     """Send what native code writes to standard error to nowhere for a moment; a failure still raises."""
     try:
         kept = os.dup(STDERR)

@@ -32,6 +32,16 @@ class MissingExtraError(EdgekdError):
         super().__init__(f"{what} is not installed; install it with: pip install 'edgekd[{extra}]'")
 
 
+TRAINING_PACKAGES = frozenset({"torch", "lightning", "brevitas", "tensorboard", "sklearn", "rich"})
+"""Packages of the extra "train" that commands import at once; a device has none of them."""
+
+
+def missing_extra(error: ModuleNotFoundError) -> MissingExtraError | None:
+    """The error to show when a training package is not installed; None where another module is missing, which is a bug."""
+    package = (error.name or "").partition(".")[0]
+    return MissingExtraError(package, "train") if package in TRAINING_PACKAGES else None
+
+
 def nearest(name: str, allowed: Iterable[str]) -> str:
     """A hint for a mistyped name: `"; did you mean 'X'?"`, or the allowed names when nothing is near."""
     names = list(allowed)

@@ -1,15 +1,20 @@
-"""What travels inside a model file: labels, front end, quantisation, counts, provenance. One format with a version."""
+"""What travels inside a model file: labels, front end, quantisation, counts, provenance, golden vectors. One format with a version."""
 
-from typing import Annotated, Literal
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 from edgekd.errors import InputError
 from edgekd.frontend import FrontEnd
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""Version 1 had neither golden vectors nor a calibration."""
+MAX_VECTORS = 64
 
 Positive = Annotated[float, msgspec.Meta(gt=0)]
+NonNegative = Annotated[float, msgspec.Meta(ge=0)]
+Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
 
 class TensorQuant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -43,11 +48,49 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     scores: dict[str, float] = {}
 
 
+class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the temperature was fitted on: windows of `splits` of the store with `data_hash`.
+
+    error_before, loss_before: expected calibration error and log loss (nats) at temperature 1. error_after, loss_after: at temperatures
+    fitted on other recordings than those they are judged on. Where that did not lower the loss, the temperature is 1.
+    """
+
+    data: str
+    data_hash: str
+    splits: tuple[str, ...]
+    windows: int
+    error_before: Fraction
+    error_after: Fraction
+    loss_before: NonNegative
+    loss_after: NonNegative
+
+
+class GoldenVector(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One waveform of `edgekd.golden` and what came of it at export.
+
+    seed: of the waveform. probes: little-endian float32 features at the positions that the seed gives. input: deflated int8 features,
+    (mel, frame). logits: in steps of `Golden.step` above zero; whole numbers, those of the integer reference, in an integer model.
+    """
+
+    seed: Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
+    probes: bytes
+    input: bytes
+    logits: tuple[float, ...]
+
+
+class Golden(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What `edgekd verify` replays. input: int8 quantisation of the features, in every file. step: logit units of one step."""
+
+    input: TensorQuant
+    step: Positive
+    vectors: Annotated[tuple[GoldenVector, ...], msgspec.Meta(min_length=1, max_length=MAX_VECTORS)]
+
+
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The whole deployment beside the weights.
 
     labels: in the order of the logits. window: samples of one inference at `frontend.sample_rate`. temperature: divides the logits
-    before the softmax.
+    before the softmax; 1 where there is no `calibration`.
     """
 
     name: str
@@ -61,6 +104,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     counts: Counts
     provenance: Provenance
     temperature: Positive = 1.0
+    calibration: Calibration | None = None
+    golden: Golden | None = None
     format_version: int = FORMAT_VERSION
 
 
@@ -70,7 +115,7 @@ def encode(manifest: Manifest) -> bytes:
 
 
 def decode(raw: bytes, where: str) -> Manifest:
-    """Read a manifest, refusing unknown versions and damage.
+    """Read a manifest, bringing older versions to this one and refusing unknown versions and damage.
 
     Args:
         raw: JSON bytes as `encode` gives them.
@@ -80,19 +125,30 @@ def decode(raw: bytes, where: str) -> Manifest:
         InputError: not JSON, an unknown format version, a field that is missing, mistyped, unknown or impossible.
     """
     try:
-        version = msgspec.json.decode(raw, type=dict[str, object]).get("format_version")
+        document = msgspec.json.decode(raw, type=dict[str, Any])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _damaged(where, error) from None
-    if version != FORMAT_VERSION:
-        raise InputError(f"{where}: manifest format version {version!r} is unknown (this edgekd reads {FORMAT_VERSION}); "
+    version = document.get("format_version")
+    if type(version) is not int or version not in {*MIGRATIONS, FORMAT_VERSION}:
+        raise InputError(f"{where}: manifest format version {version!r} is unknown (this edgekd reads 1 to {FORMAT_VERSION}); "
                          "update edgekd or export the model again")
+    for older in range(version, FORMAT_VERSION):
+        document = MIGRATIONS[older](document)
     try:
-        manifest = msgspec.json.decode(raw, type=Manifest)
-    except (msgspec.DecodeError, InputError) as error:  # the front end judges its values itself
+        manifest = msgspec.convert(document, Manifest)
+    except (msgspec.ValidationError, InputError) as error:  # the front end judges its values itself
         raise _damaged(where, error) from None
     if len(set(manifest.labels)) < len(manifest.labels):
         raise _damaged(where, "a label is there twice")
     return manifest
+
+
+def _from_1(document: dict[str, Any]) -> dict[str, Any]:
+    return {**document, "format_version": 2}
+
+
+MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1}
+"""Version -> what makes a document of the next one."""
 
 
 def _damaged(where: str, what: object) -> InputError:

@@ -1,11 +1,13 @@
 """Finds and reads the TOML data that ships with edgekd: `targets/`, `teachers/` and recipes, in a checkout or in a wheel."""
 
+import json
 import re
+import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import msgspec
-import msgspec.inspect
 
 from edgekd.errors import InputError, nearest
 
@@ -13,6 +15,8 @@ Folder = Literal["targets", "teachers", "recipes"]
 
 T = TypeVar("T", bound=msgspec.Struct)
 
+SUFFIXES = (".toml", ".json")
+"""Of files; any other text without a folder in it is the name of a shipped one."""
 _PACKAGE = Path(__file__).parent
 
 
@@ -30,7 +34,7 @@ def names(name: Folder) -> list[str]:
 
 
 def find(name_or_path: str | Path, kind: Folder, *others: Folder) -> Path:
-    """The file that a user means: a path to a .toml file, or the name of a shipped one.
+    """The file that a user means: a path to a .toml or .json file, or the name of a shipped one.
 
     Args:
         name_or_path: `my/board.toml` or `dcase2023`.
@@ -41,7 +45,7 @@ def find(name_or_path: str | Path, kind: Folder, *others: Folder) -> Path:
     """
     text = str(name_or_path)
     folders = (kind, *others)
-    if text.endswith(".toml") or len(Path(text).parts) > 1:
+    if Path(text).suffix in SUFFIXES or len(Path(text).parts) > 1:
         if Path(text).is_file():
             return Path(text)
         raise InputError(f"{text}: no such file; give a path to a .toml file or one of: {', '.join(_known(folders))}")
@@ -52,53 +56,76 @@ def find(name_or_path: str | Path, kind: Folder, *others: Folder) -> Path:
     raise InputError(f"'{text}' is no name in {' or '.join(folders)}{nearest(text, _known(folders))}")
 
 
-def read_toml(path: Path, kind: type[T]) -> T:
-    """Read a TOML file into a msgspec struct that forbids unknown fields.
+def read_table(path: Path) -> dict[str, Any]:
+    """The tables and values of a .toml file, or of a .json file with one object.
 
     Raises:
-        InputError: unreadable, not TOML, or a field that is missing, mistyped or unknown (with the nearest valid key).
+        InputError: unreadable, not TOML or JSON, or no object.
     """
+    kind = "JSON" if path.suffix == ".json" else "TOML"
     try:
-        raw = path.read_bytes()
+        text = path.read_bytes().decode()
+        raw: Any = json.loads(text) if kind == "JSON" else tomllib.loads(text)
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); give a readable .toml file") from None
+        raise InputError(f"{path}: cannot be read ({error.strerror}); give a readable file") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not valid {kind} ({error})") from None
+    if not isinstance(raw, dict):
+        raise InputError(f"{path}: holds a {type(raw).__name__}; wanted a table of keys")
+    return raw
+
+
+def read_toml(path: Path, kind: type[T]) -> T:
+    """Read a TOML file into a msgspec struct.
+
+    Raises:
+        InputError: see `read_table` and `convert`.
+    """
+    return convert(read_table(path), kind, str(path))
+
+
+def convert(raw: Mapping[str, Any], kind: type[T], where: str) -> T:
+    """Check keys and values, and make a struct of them.
+
+    Args:
+        raw: tables as TOML or JSON gives them.
+        kind: the struct.
+        where: named in errors.
+
+    Raises:
+        InputError: a key that is missing, mistyped or unknown (with the nearest valid one), or a value out of range.
+    """
+    _check_keys(raw, kind, where)
     try:
-        return msgspec.toml.decode(raw, type=kind)
+        return msgspec.convert(raw, kind)
     except msgspec.ValidationError as error:
-        raise InputError(f"{path}: {error}{_unknown_key_hint(str(error), kind)}") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not valid TOML ({error})") from None
+        raise InputError(f"{where}: {_explained(str(error), raw)}") from None
+
+
+def _explained(message: str, raw: Any) -> str:
+    """What msgspec says ("Expected `int` >= 1 - at `$.train.epochs`"), with the key in front and the value that was got behind."""
+    what, _, place = message.partition(" - at `$")
+    keys = re.findall(r"\w+", place)
+    for key in keys:
+        raw = raw[key] if isinstance(raw, Mapping) else raw[int(key)]
+    got = f" {raw!r}" if ", got" in what else f", got {raw!r}"
+    if isinstance(raw, Mapping) or repr(raw) in what:  # a key is missing, or the value was told
+        got = ""
+    return "".join([*(f"{'.'.join(keys)}: " for _ in keys[:1]), what[:1].lower(), what[1:], got])
+
+
+def _check_keys(raw: Mapping[str, Any], struct: type[msgspec.Struct], where: str) -> None:
+    """Refuse unknown keys, also of nested tables; a struct's tag is no unknown key."""
+    fields = {field.name: field.type for field in msgspec.structs.fields(struct)}
+    for key, value in raw.items():
+        if key == struct.__struct_config__.tag_field:
+            continue
+        if key not in fields:
+            raise InputError(f"{where}: unknown key '{key}'{nearest(key, fields)}")
+        kind = fields[key]
+        if isinstance(kind, type) and issubclass(kind, msgspec.Struct) and isinstance(value, Mapping):
+            _check_keys(value, kind, f"{where}: [{key}]")
 
 
 def _known(folders: tuple[Folder, ...]) -> list[str]:
     return [name for candidate in folders for name in names(candidate)]
-
-
-def _unknown_key_hint(message: str, kind: type[msgspec.Struct]) -> str:
-    """`; did you mean 'macs'?` when msgspec says that a key is unknown, else an empty string.
-
-    The key may sit in any struct nested in `kind`, so the keys of all of them are candidates.
-    """
-    match = re.search(r"unknown field `([^`]*)`", message)
-    return nearest(match[1], _keys(kind)) if match else ""
-
-
-def _keys(kind: type[msgspec.Struct]) -> list[str]:
-    """Names of all fields of a struct and of the structs nested in it."""
-    found: dict[str, None] = {}
-
-    def walk(node: Any) -> None:
-        if isinstance(node, msgspec.inspect.StructType):
-            for field in node.fields:
-                found[field.encode_name] = None
-                walk(field.type)
-        elif isinstance(node, msgspec.inspect.UnionType):
-            for member in node.types:
-                walk(member)
-        elif isinstance(node, msgspec.inspect.CollectionType):
-            walk(node.item_type)
-        elif isinstance(node, msgspec.inspect.DictType):
-            walk(node.value_type)
-
-    walk(msgspec.inspect.type_info(kind))
-    return list(found)

@@ -6,6 +6,7 @@ from typing import Annotated
 import msgspec
 
 from edgekd import resources
+from edgekd.errors import InputError
 
 Limit = Annotated[int, msgspec.Meta(gt=0)]
 
@@ -36,6 +37,10 @@ def load_target(name_or_path: str | Path) -> Target:
     """Read a shipped target by name (`dcase2023`) or any target file by path.
 
     Raises:
-        InputError: unknown name (nearest one suggested), unreadable file, a key that is missing, unknown or not positive.
+        InputError: unknown name (nearest one suggested), unreadable file, a key that is missing, unknown or not positive, no budget.
     """
-    return resources.read_toml(resources.find(name_or_path, "targets"), Target)
+    path = resources.find(name_or_path, "targets")
+    target = resources.read_toml(path, Target)
+    if target.budgets == Budgets():
+        raise InputError(f"{path}: sets no budget, so every model would pass; give one of: {', '.join(Budgets.__struct_fields__)}")
+    return target

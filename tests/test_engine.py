@@ -105,8 +105,9 @@ def test_engines_are_chosen_by_name(tmp_path, kind):
         open_model(path, other)
     with pytest.raises(InputError, match="unknown engine 'onnxruntim'; did you mean 'onnxruntime'"):
         open_model(path, "onnxruntim")
-    with pytest.raises(InputError, match="0 threads"):
-        open_model(path, threads=0)
+    for threads in (0, 100_000):
+        with pytest.raises(InputError, match=f"{threads} threads; give 1 to 256"):
+            open_model(path, threads=threads)
 
 
 def test_a_missing_engine_names_its_extra(tmp_path, kind, monkeypatch):
@@ -125,6 +126,21 @@ def test_a_model_that_the_engine_refuses(tmp_path, kind):
     path = tmp_path / f"broken.{kind}"
     modelfile.write(path, broken, toy.manifest(GRAPH, kind))
     with pytest.raises(InputError, match=f"broken.{kind}: .* cannot run this model"):
+        open_model(path)
+
+
+def test_an_onnx_file_of_another_form_is_refused(tmp_path):
+    """Its digest is right, its output a number of a type that no emitter uses."""
+    import onnx as library
+
+    source = library.helper.make_tensor_value_info("x", library.TensorProto.FLOAT, (1, 1, 32, 19))
+    output = library.helper.make_tensor_value_info("y", library.TensorProto.FLOAT, ())
+    node = library.helper.make_node("ReduceSum", ["x"], ["y"], keepdims=0)
+    graph = library.helper.make_graph([node], "g", [source], [output])
+    model = library.helper.make_model(graph, ir_version=10, opset_imports=[library.helper.make_opsetid("", 13)])
+    path = tmp_path / "scalar.onnx"
+    modelfile.write(path, model.SerializeToString(), toy.manifest(GRAPH, "onnx", "float"))
+    with pytest.raises(InputError, match=r"scalar.onnx: ONNX Runtime cannot run this model"):
         open_model(path)
 
 

@@ -41,6 +41,15 @@ def test_what_is_no_manifest_is_refused(raw):
         manifests.decode(raw, "x.tflite")
 
 
-def test_another_version_is_refused():
-    with pytest.raises(InputError, match=r"x\.onnx: manifest format version 2 is unknown \(this edgekd reads 1\); update edgekd"):
-        manifests.decode(b'{"format_version": 2}', "x.onnx")
+@pytest.mark.parametrize("version", [3, 0, -1, "1", 1.0, True, None])
+def test_another_version_is_refused(version):
+    with pytest.raises(InputError, match=rf"x\.onnx: manifest format version {version!r} is unknown \(this edgekd reads 1 to 2\); update"):
+        manifests.decode(msgspec.json.encode({"format_version": version}), "x.onnx")
+
+
+def test_version_1_is_read_as_one_without_golden_vectors_and_calibration():
+    document = msgspec.to_builtins(MANIFEST)
+    del document["golden"], document["calibration"]
+    read = manifests.decode(msgspec.json.encode({**document, "format_version": 1}), "x.onnx")
+    assert (read.golden, read.calibration, read.format_version) == (None, None, 2)
+    assert read == MANIFEST

@@ -39,10 +39,11 @@ def test_a_path_is_read_as_it_is(tmp_path):
 
 
 @pytest.mark.parametrize(("text", "message"), [
-    (GOOD + "mac = 7", "unknown field `mac`.*did you mean 'macs'"),
+    (GOOD + "mac = 7", r"\[budgets\]: unknown key 'mac'; did you mean 'macs'"),
     (GOOD.replace("macs = 5", "macs = 0"), "macs"),
     (GOOD.replace("macs = 5", 'macs = "5"'), "macs"),
     (GOOD.replace('name = "board"', ""), "missing required field `name`"),
+    (GOOD.replace("macs = 5", ""), "sets no budget, so every model would pass; give one of: param_bytes, macs"),
     ("name = ", "not valid TOML"),
 ])
 def test_a_wrong_file_is_refused_with_the_reason(tmp_path, text, message):

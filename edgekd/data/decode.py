@@ -1,5 +1,6 @@
 """Decodes audio files of any rate, channel count and format that libsndfile reads (wav, flac, ogg, mp3, aiff) into int16 PCM."""
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -41,9 +42,9 @@ def decode(path: Path, sample_rate: int, channels: int) -> NDArray[np.int16]:
     try:
         if path.stat().st_size == 0:
             raise InputError(f"{path}: the file is empty (0 bytes)")
-        waveform, rate = soundfile.read(path, dtype="float32", always_2d=True)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+        waveform, rate = soundfile.read(os.fsencode(path), dtype="float32", always_2d=True)
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        raise InputError(f"{path}: cannot be read ({error.strerror if isinstance(error, OSError) else error})") from None
     except RuntimeError:  # soundfile's own error among them; its text misleads (a damaged mp3 "does not exist")
         raise InputError(f"{path}: is not readable audio; it is damaged or not one of {', '.join(AUDIO_SUFFIXES)}") from None
     if len(waveform) == 0:

@@ -43,6 +43,9 @@ def read(path: Path, table: Path | None = None, test_fraction: float = 0.2, lice
     if not path.is_dir():
         raise InputError(f"{path} is not a folder; give the folder that holds one folder per label, or a CSV")
     sources, notes = _from_table(path, table) if table else _from_tree(path)
+    labels = {source.clip.label for source in sources}
+    if len(labels) == 1:
+        raise InputError(f"{table or path}: every clip has the label '{labels.pop()}', and a classifier needs two labels or more")
     if not any(source.clip.split for source in sources):
         sources, note = _deal(sources, test_fraction)
         notes.append(note)
@@ -76,8 +79,14 @@ def _from_tree(path: Path) -> tuple[list[Source], list[str]]:
 
 def _tree_source(file: Path, parts: tuple[str, ...], level: int) -> Source:
     """The clip of a file whose label is its `level`-th folder; the split, if any, comes before."""
+    parts = tuple(_utf8(part) for part in parts)
     group = "/".join(parts[level:-1]) if len(parts) > level + 2 else ""
     return Source(file, Clip("/".join(parts), parts[level], parts[0] if level else "", group=group))
+
+
+def _utf8(name: str) -> str:
+    """A file name that can be printed and kept in JSON: bytes that are not UTF-8 become \\xNN."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _hidden(file: Path) -> bool:
@@ -94,7 +103,7 @@ def _from_table(path: Path, table: Path) -> tuple[list[Source], list[str]]:
     for name in NEEDED_COLUMNS:
         if name not in columns:
             raise InputError(f"{table} has no column '{name}'{nearest(name, columns)}; wanted {WANTED_COLUMNS}")
-    unread = [name for name in columns if name not in NEEDED_COLUMNS + OPTIONAL_COLUMNS]
+    unread = [name for name in columns if name and name not in NEEDED_COLUMNS + OPTIONAL_COLUMNS]
     notes = [f"{table.name}: columns not read: {listing(unread)}"] if unread else []
     sources = []
     filled = (*NEEDED_COLUMNS, "split") if any(row.get("split") for row in rows) else NEEDED_COLUMNS
@@ -103,8 +112,9 @@ def _from_table(path: Path, table: Path) -> tuple[list[Source], list[str]]:
             if not row[name]:
                 raise InputError(f"{table}, row {number}: no {name}; fill it in or remove the row")
         optional = {name: row.get(name, "") for name in OPTIONAL_COLUMNS}
-        clip = Clip(row["filename"], row["label"], optional["split"], optional["group"], optional["recorder"], optional["parent"])
-        sources.append(Source(path / row["filename"], clip))
+        file = PurePosixPath(row["filename"])  # ./x.wav and x.wav are one clip
+        clip = Clip(str(file), row["label"], optional["split"], optional["group"], optional["recorder"], optional["parent"])
+        sources.append(Source(path / file, clip))
     return sources, notes
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -43,7 +44,7 @@ def read_table(path: Path) -> tuple[list[str], list[dict[str, str]]]:
         column names and rows; row k stands in line k + 2 of a file without line breaks inside fields. Fields are stripped.
 
     Raises:
-        InputError: unreadable, not UTF-8, without rows, or a row with more fields than columns.
+        InputError: unreadable, not UTF-8, without rows, two columns of one name, or a row with more fields than columns.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -60,6 +61,9 @@ def read_table(path: Path) -> tuple[list[str], list[dict[str, str]]]:
     if len(lines) < 2:
         raise InputError(f"{path} holds no rows below its header")
     columns = [name.strip() for name in lines[0]]
+    repeated = [name for name, count in Counter(columns).items() if name and count > 1]
+    if repeated:
+        raise InputError(f"{path} has column '{repeated[0]}' more than once; remove or rename one")
     rows = []
     for number, line in enumerate(lines[1:], start=2):
         if len(line) > len(columns):

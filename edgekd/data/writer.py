@@ -1,9 +1,14 @@
-"""Writes a clip store: into a hidden sibling folder first, renamed at the end, so that nobody ever sees half a store."""
+"""Writes a clip store: into a hidden sibling folder first, renamed at the end, so that nobody ever sees half a store.
+
+The sibling is locked while its process lives. What a killed process left is cleared, or put back, by the next writer of the same store.
+"""
 
 import hashlib
 import os
+import re
 import shutil
 import tempfile
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
@@ -12,10 +17,13 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekd.data.lock import held, in_use
 from edgekd.data.store import AUDIO_FILE, FORMAT, INFO_FILE, PCM_TYPE, TABLE_FILE, Clip, ClipStore, StoreInfo, encode_table, listing
 from edgekd.errors import InputError
 
 STORE_FILES = frozenset({AUDIO_FILE, TABLE_FILE, INFO_FILE})
+PARTIAL, OLD = "partial", "old"
+"""Kinds of hidden siblings: a store in the making, and one that is being replaced."""
 
 
 class StoreWriter:
@@ -33,6 +41,7 @@ class StoreWriter:
     def __init__(self, path: Path, *, name: str, licence: str, sample_rate: int, channels: int, synthetic: bool = False,
                  official_folds: bool = False, force: bool = False) -> None:
         self.path = path.resolve()
+        _clear_leftovers(self.path)
         check_free(self.path, force)
         self._force = force
         self._info = {"name": name, "licence": licence, "synthetic": synthetic, "official_folds": official_folds,
@@ -43,7 +52,9 @@ class StoreWriter:
         self._digest = hashlib.sha256()
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._folder = Path(tempfile.mkdtemp(prefix=f".{self.path.name}.partial-", dir=self.path.parent))
+            self._folder = _sibling(self.path, PARTIAL)
+            self._lock = ExitStack()
+            self._lock.enter_context(held(self._folder))
             self._audio: BinaryIO = (self._folder / AUDIO_FILE).open("wb")
         except OSError as error:
             raise _unwritable(self.path, error) from None
@@ -54,6 +65,7 @@ class StoreWriter:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._audio.close()
         shutil.rmtree(self._folder, ignore_errors=True)
+        self._lock.close()
 
     def add(self, clip: Clip, pcm: NDArray[np.int16]) -> None:
         """Append a clip.
@@ -106,7 +118,7 @@ class StoreWriter:
         if not self.path.exists() or not any(self.path.iterdir()):
             self._folder.replace(self.path)
             return
-        old = Path(tempfile.mkdtemp(prefix=f".{self.path.name}.old-", dir=self.path.parent))
+        old = _sibling(self.path, OLD)
         self.path.replace(old)
         try:
             self._folder.replace(self.path)
@@ -137,6 +149,34 @@ def check_free(path: Path, force: bool) -> None:
         raise InputError(f"{path} holds files that are not part of a store ({listing(strange)}); move them away or choose another --out")
     if not force:
         raise InputError(f"{path} exists; replace it with --force or choose another --out")
+
+
+def _sibling(path: Path, kind: str) -> Path:
+    """A new hidden folder beside a store."""
+    return Path(tempfile.mkdtemp(prefix=f".{path.name}.{kind}-", dir=path.parent))
+
+
+def _siblings(path: Path, kind: str) -> list[Path]:
+    """The hidden folders of a kind that lie beside a store and hold nothing but files of a store."""
+    name = re.compile(rf"\.{re.escape(path.name)}\.{kind}-\w{{8}}")  # as mkdtemp ends it
+    if not path.parent.is_dir():
+        return []
+    return [each for each in path.parent.iterdir()
+            if name.fullmatch(each.name) and each.is_dir() and {child.name for child in each.iterdir()} <= STORE_FILES]
+
+
+def _clear_leftovers(path: Path) -> None:
+    """Remove what killed writers of a store left half made, and put back a store that one was about to replace."""
+    partial = _siblings(path, PARTIAL)
+    if any(in_use(each, unknown=True) for each in partial):
+        return
+    old = _siblings(path, OLD)
+    with suppress(OSError):  # clearing is a courtesy; whatever is really in the way is told later
+        for each in old:
+            if not path.exists() and _is_store(each):
+                each.replace(path)
+        for each in (*partial, *(each for each in old if each.exists() and (_is_store(path) or not any(each.iterdir())))):
+            shutil.rmtree(each)
 
 
 def _is_store(path: Path) -> bool:

@@ -13,14 +13,13 @@ import lightning.pytorch as pl
 
 from edgekd.data.store import ClipStore
 from edgekd.distill.module import TrainingModule
-from edgekd.distill.run import CHECKPOINT_FILE, write_atomic
+from edgekd.distill.run import CHECKPOINT_FILE, METRICS_FILE, PART, write_atomic
 from edgekd.distill.score import score
 from edgekd.distill.view import Index
 from edgekd.errors import InputError
 
 log = logging.getLogger(__name__)
 
-METRICS_FILE = "metrics.csv"
 COLUMNS = ("phase", "epoch", "lr", "loss", "label", "label_weighted", "kd", "kd_weighted", "test_clip_accuracy", "test_window_accuracy",
            "test_clip_log_loss")
 """Of metrics.csv; cells are empty where a run has no such term and in epochs without a test."""
@@ -66,7 +65,7 @@ class EpochEnd(pl.Callback):
         row |= {name: float(total) / module.view.steps for name, total in module.sums.items()}
         if not math.isfinite(row["loss"]):
             raise InputError(f"the loss became {row['loss']} in epoch {row['epoch']} of the {row['phase']} phase (lr {row['lr']:.3g}); "
-                             f"lower the phase's lr and begin anew with --force; {CHECKPOINT_FILE} holds the epoch before")
+                             "lower the phase's lr and begin anew with --force")
         last = row["epoch"] == trainer.max_epochs
         every = module.recipe.train.test_every
         if last or (every and row["epoch"] % every == 0):
@@ -84,7 +83,7 @@ class EpochEnd(pl.Callback):
         write_atomic(self._folder / METRICS_FILE, text.getvalue().encode())
         if trainer.logger is not None:
             trainer.logger.log_metrics({name: value for name, value in row.items() if isinstance(value, float)}, step=len(self.rows))
-        part = self._folder / f"{CHECKPOINT_FILE}.part"
+        part = self._folder / f"{CHECKPOINT_FILE}{PART}"
         trainer.save_checkpoint(part)
         part.replace(self._folder / CHECKPOINT_FILE)
 

@@ -4,7 +4,8 @@ A student recipe has a [student] table, a teacher recipe a [teacher] table; both
 """
 
 import hashlib
-import json
+import math
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
@@ -12,18 +13,21 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from edgekd.errors import InputError, nearest
+from edgekd.errors import InputError
 from edgekd.frontend import FrontEnd
-from edgekd.resources import find
+from edgekd.resources import convert, find, read_table
 
 Positive = Annotated[float, Meta(gt=0)]
 NonNegative = Annotated[float, Meta(ge=0)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
 Count = Annotated[int, Meta(ge=0)]
 AtLeastOne = Annotated[int, Meta(ge=1)]
+Seed = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 BlendName = Literal["mean_prob", "mean_logit", "sum_kl"]
 DEFAULT_WINDOW = 1.0
 """Seconds that the classifier sees at a time."""
+NAME = re.compile(r"\w[\w.-]*")
+"""Of recipes; it begins the names of exported files."""
 Role = Literal["student", "teacher"]
 
 
@@ -126,11 +130,24 @@ class Qat(_Table, frozen=True, kw_only=True):
     """Training clips that set the first scales."""
 
 
+class Export(_Table, frozen=True, kw_only=True):
+    """What `edgekd export --data` demands of the files over held-out windows. Not part of the training, nor of `Recipe.hash`."""
+
+    calibrate: tuple[str, ...] = ()
+    """Splits whose windows fit the temperature, disjoint from `data.train`; none leaves it at 1."""
+    max_steps: Count | None = None
+    """Largest difference of a logit from the integer reference, in steps; None is 1 in LiteRT and 2 in ONNX Runtime."""
+    min_label_agreement: Fraction = 0.999
+    """Share of windows with the reference's label."""
+    max_accuracy_drop: Fraction = 0.02
+    """How far the window accuracy of a file may be below that of the float network."""
+
+
 class Recipe(_Table, frozen=True, kw_only=True):
     """One training run. Exactly one of `student` and `teacher`."""
 
     name: str
-    seed: Count = 0
+    seed: Seed = 0
     data: Data
     frontend: FrontEnd = FrontEnd()
     normalize: bool = True
@@ -144,6 +161,7 @@ class Recipe(_Table, frozen=True, kw_only=True):
     distill: Distill = Distill()
     train: Train = Train()
     qat: Qat = Qat()
+    export: Export = Export()
 
     @property
     def role(self) -> Role:
@@ -159,8 +177,9 @@ class Recipe(_Table, frozen=True, kw_only=True):
 
     @property
     def hash(self) -> str:
-        """Sixteen hexadecimal digits that change with any value of the recipe."""
-        return hashlib.sha256(msgspec.json.encode(self, order="sorted")).hexdigest()[:16]
+        """Sixteen hexadecimal digits that change with any value that decides what is trained: all but the `export` table."""
+        trained = {name: value for name, value in msgspec.structs.asdict(self).items() if name != "export"}
+        return hashlib.sha256(msgspec.json.encode(trained, order="sorted")).hexdigest()[:16]
 
 
 def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
@@ -174,16 +193,10 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
         InputError: no such recipe, damaged, unknown or mistyped keys, a value out of range.
     """
     path = find(name_or_path, "recipes", "teachers")
-    try:
-        text = path.read_text(encoding="utf-8")
-        raw = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
-    except (ValueError, OSError) as error:
-        raise InputError(f"{path}: cannot be read as a recipe ({error})") from None
-    if not isinstance(raw, dict):
-        raise InputError(f"{path}: a recipe is a table of keys, got {type(raw).__name__}")
+    raw = read_table(path)
     for override in overrides:
         _override(raw, override)
-    return decode(raw, str(path))
+    return decode(raw, f"{path} with --set" if overrides else str(path))
 
 
 def decode(raw: Mapping[str, Any], where: str) -> Recipe:
@@ -196,11 +209,10 @@ def decode(raw: Mapping[str, Any], where: str) -> Recipe:
     Raises:
         InputError: see `load_recipe`.
     """
-    check_keys(raw, Recipe, where)
-    try:
-        recipe = msgspec.convert(raw, Recipe)
-    except msgspec.ValidationError as error:
-        raise InputError(f"{where}: {_lower_first(str(error))}") from None
+    _refuse_infinite(raw, where)
+    recipe = convert(raw, Recipe, where)
+    if not NAME.fullmatch(recipe.name):
+        raise InputError(f"{where}: name '{recipe.name}' begins the names of files; use letters, digits, '.', '_' and '-'")
     if (recipe.student is None) == (recipe.teacher is None):
         got = "neither" if recipe.student is None else "both"
         raise InputError(f"{where}: a recipe has either a [student] or a [teacher] table; this one has {got}")
@@ -209,6 +221,10 @@ def decode(raw: Mapping[str, Any], where: str) -> Recipe:
     both = sorted(set(recipe.data.train) & set(recipe.data.test))
     if both:
         raise InputError(f"{where}: split '{both[0]}' is in data.train and in data.test; a model is not tested on what it was trained on")
+    for split in recipe.export.calibrate:
+        if split in recipe.data.train:
+            raise InputError(f"{where}: split '{split}' is in export.calibrate and in data.train; fit the temperature on clips that the "
+                             "model was not trained on")
     return recipe
 
 
@@ -228,16 +244,9 @@ def _override(raw: dict[str, Any], override: str) -> None:
         place[last] = text
 
 
-def check_keys(raw: Mapping[str, Any], struct: type[msgspec.Struct], where: str) -> None:
-    """Refuse unknown keys with the nearest valid one, through nested tables."""
-    fields = {field.name: field.type for field in msgspec.structs.fields(struct)}
-    for key, value in raw.items():
-        if key not in fields:
-            raise InputError(f"{where}: unknown key '{key}'{nearest(key, fields)}")
-        kind = fields[key]
-        if isinstance(kind, type) and issubclass(kind, msgspec.Struct) and isinstance(value, Mapping):
-            check_keys(value, kind, f"{where}: [{key}]")
-
-
-def _lower_first(text: str) -> str:
-    return text[:1].lower() + text[1:]
+def _refuse_infinite(value: Any, where: str) -> None:
+    """Refuse numbers that are infinite or none, at any depth."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InputError(f"{where} is {value}; give a finite number")
+    for key, each in value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list | tuple) else ():
+        _refuse_infinite(each, f"{where}: {key}")

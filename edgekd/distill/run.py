@@ -1,11 +1,15 @@
 """A run folder: what a training leaves behind, and how it is opened again.
 
 RUN/recipe.json is the resolved recipe, RUN/run.json what came out, RUN/model.pt the float weights, RUN/qat.pt those of the
-quantization-aware network; beside them metrics.csv (one row an epoch), train.log, last.ckpt and tensorboard/.
+quantization-aware network; beside them metrics.csv (one row an epoch), train.log, last.ckpt, tensorboard/, a teacher's softlabels/ and
+a student's export/.
 """
 
 import hashlib
+import io
+import pickle
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,15 +19,25 @@ import torch
 from torch import nn
 
 from edgekd import quant
-from edgekd.distill.recipe import Recipe, check_keys, decode
+from edgekd.data.lock import in_use
+from edgekd.data.store import listing
+from edgekd.distill.recipe import Recipe, decode
 from edgekd.errors import InputError, nearest
 from edgekd.frontend import FrontEnd
 from edgekd.models import MODELS, ModelConfig, build
+from edgekd.resources import convert
 
 RUN_FORMAT = "edgekd-run"
 RUN_VERSION = 1
 RUN_FILE, RECIPE_FILE = "run.json", "recipe.json"
 MODEL_FILE, QAT_FILE, CHECKPOINT_FILE = "model.pt", "qat.pt", "last.ckpt"
+METRICS_FILE, LOG_FILE = "metrics.csv", "train.log"
+TENSORBOARD_FOLDER, SOFT_LABELS_FOLDER, EXPORT_FOLDER = "tensorboard", "softlabels", "export"
+PART = ".part"
+"""Ends the name of a file that is being written."""
+RUN_FILES = frozenset({RUN_FILE, RECIPE_FILE, MODEL_FILE, QAT_FILE, CHECKPOINT_FILE, METRICS_FILE, LOG_FILE, TENSORBOARD_FOLDER,
+                       SOFT_LABELS_FOLDER, EXPORT_FOLDER})
+"""All that a run folder holds, and all that may be removed with it."""
 
 
 class DataInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -82,7 +96,7 @@ class Run:
     @property
     def weights_hash(self) -> str:
         """64 hex digits of the float weights."""
-        return weights_hash(torch.load(self.path / MODEL_FILE, map_location="cpu", weights_only=True))
+        return weights_hash(load_saved(self.path / MODEL_FILE))
 
     def summary(self) -> str:
         """One line: where the run is, its accuracies, and its time."""
@@ -107,9 +121,9 @@ class Run:
 
     def _loaded(self, model: nn.Module, file: str) -> nn.Module:
         try:
-            model.load_state_dict(torch.load(self.path / file, map_location="cpu", weights_only=True))
-        except (RuntimeError, OSError, KeyError) as error:
-            raise InputError(f"{self.path / file}: cannot be loaded ({str(error).splitlines()[0]}); train the run again") from None
+            model.load_state_dict(load_saved(self.path / file))
+        except RuntimeError:  # its text has a line for each tensor
+            raise InputError(f"{self.path / file}: is not of the network in {RECIPE_FILE}; train the run again") from None
         return model.eval()
 
 
@@ -122,7 +136,7 @@ def load_run(path: Path | str) -> Run:
     path = Path(path)
     info = read_info(path)
     if info.status != "finished":
-        raise InputError(f"{path}: this run is not finished; go on with --resume")
+        raise InputError(f"{path}: this run is not finished; run its command again with --resume")
     return Run(path, read_recipe(path), info)
 
 
@@ -130,15 +144,20 @@ def read_info(path: Path) -> RunInfo:
     """run.json of a folder, finished or not.
 
     Raises:
-        InputError: no run folder, or damaged.
+        InputError: no run folder, of an unknown version, or damaged.
     """
     try:
-        return msgspec.json.decode((path / RUN_FILE).read_bytes(), type=RunInfo)
+        raw = (path / RUN_FILE).read_bytes()
+        version = msgspec.json.decode(raw, type=dict[str, Any]).get("version")
+        if version != RUN_VERSION:
+            raise InputError(f"{path / RUN_FILE}: run version {version!r} is unknown (this edgekd reads {RUN_VERSION}); update edgekd or "
+                             "train it again with --force")
+        return msgspec.json.decode(raw, type=RunInfo)
     except OSError:
         what = "is not an edgekd run folder" if path.exists() else "does not exist"
         raise InputError(f"{path} {what}; make one with: edgekd teach or edgekd distill") from None
     except msgspec.DecodeError as error:
-        raise InputError(f"{path / RUN_FILE}: damaged ({error}); train the run again") from None
+        raise InputError(f"{path / RUN_FILE}: damaged ({error}); train it again with --force") from None
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -165,12 +184,7 @@ def model_config(recipe: Recipe) -> ModelConfig:
     where = f"recipe {recipe.name}: [{recipe.role}]"
     if kind not in kinds:
         raise InputError(f"{where}: unknown kind '{kind}'{nearest(str(kind), kinds)}")
-    options = {key: value for key, value in recipe.model.items() if key != "kind"}
-    check_keys(options, kinds[kind], where)
-    try:
-        return msgspec.convert(recipe.model, kinds[kind])
-    except msgspec.ValidationError as error:
-        raise InputError(f"{where}: {error}") from None
+    return convert(recipe.model, kinds[kind], where)
 
 
 def resolved(recipe: Recipe) -> Recipe:
@@ -192,34 +206,53 @@ def weights_hash(state: dict[str, torch.Tensor]) -> str:
     return digest.hexdigest()
 
 
-def claim(path: Path, info: RunInfo, recipe: Recipe, *, force: bool, resume: bool) -> Literal["new", "resumed", "finished"]:
-    """Make a run folder, or make sure that the one there can be gone on with.
+def check_place(path: Path, teachers: Sequence[Path], *, force: bool, resume: bool) -> None:
+    """Find out whether a run can be made or gone on with at `path`, before anything slow is begun; nothing is changed.
 
     Raises:
-        InputError: the folder is in the way, is no run (never deleted), or was begun with another recipe, store or teacher.
+        InputError: something is in the way, `force` would delete what is not a run's, or there is nothing to resume.
     """
     if force and resume:
         raise InputError("--force begins anew and --resume goes on; give one of them")
+    if any(path.resolve() == teacher.resolve() for teacher in teachers):
+        raise InputError(f"{path} is one of the teachers; choose another --out")
     if path.exists() and not path.is_dir():
         raise InputError(f"{path} is a file; choose another --out")
-    if path.exists() and any(path.iterdir()):
-        if not (path / RUN_FILE).is_file():
-            raise InputError(f"{path} is not empty and not an edgekd run folder; choose another --out")
+    inside = {child.name for child in path.iterdir()} if path.exists() else set()
+    if not inside:
         if resume:
-            return _resumable(path, info)
-        if not force:
-            raise InputError(f"{path} exists; go on with --resume, begin anew with --force, or choose another --out")
-        read_info(path)
-        shutil.rmtree(path)
-    elif resume:
-        raise InputError(f"{path}: nothing to resume; leave out --resume to begin")
+            raise InputError(f"{path}: nothing to resume; leave out --resume to begin")
+        return
+    if not _is_run(path):
+        raise InputError(f"{path} is not empty and not an edgekd run folder; choose another --out (--force replaces runs only)")
+    if not force and not resume:
+        raise InputError(f"{path} exists; go on with --resume, begin anew with --force, or choose another --out")
+    if in_use(path, unknown=False):
+        raise InputError(f"{path} is being trained by another process; wait for it or choose another --out")
+    strange = sorted(name for name in inside if name.removesuffix(PART) not in RUN_FILES)
+    if force and strange:
+        raise InputError(f"{path} holds what is not part of a run ({listing(strange)}); move it away or choose another --out")
+
+
+def claim(path: Path, info: RunInfo, recipe: Recipe, *, force: bool, resume: bool) -> Literal["new", "resumed", "finished"]:
+    """Make a run folder, or make sure that the one there can be gone on with. `check_place` comes first.
+
+    Raises:
+        InputError: the run there was begun with another recipe, store or teacher, or the place cannot be written.
+    """
+    state: Literal["new", "resumed", "finished"] = _resumable(path, info, recipe) if resume else "new"
+    if state == "finished" and read_recipe(path).export == recipe.export:
+        return state
     try:
+        if force and path.exists():
+            shutil.rmtree(path)
         path.mkdir(parents=True, exist_ok=True)
-        write_atomic(path / RECIPE_FILE, msgspec.json.format(msgspec.json.encode(recipe), indent=2) + b"\n")
-        write_info(path, info)
+        if not resume:
+            write_info(path, info)
+        write_atomic(path / RECIPE_FILE, msgspec.json.format(msgspec.json.encode(recipe), indent=2) + b"\n")  # its export table may be new
     except OSError as error:
         raise InputError(f"{path} cannot be written ({error.strerror}); choose another --out") from None
-    return "new"
+    return state
 
 
 def write_info(path: Path, info: RunInfo) -> None:
@@ -229,20 +262,45 @@ def write_info(path: Path, info: RunInfo) -> None:
 
 def write_atomic(path: Path, raw: bytes) -> None:
     """Write a file that is there in full or not at all."""
-    part = path.with_name(path.name + ".part")
+    part = path.with_name(path.name + PART)
     part.write_bytes(raw)
     part.replace(path)
 
 
 def save_weights(path: Path, model: nn.Module) -> None:
     """Write a state dict in one step."""
-    part = path.with_name(path.name + ".part")
-    torch.save({name: value.detach().cpu() for name, value in model.state_dict().items()}, part)
-    part.replace(path)
+    buffer = io.BytesIO()  # torch's own writer answers a full disk with an error that does not say so
+    torch.save({name: value.detach().cpu() for name, value in model.state_dict().items()}, buffer)
+    write_atomic(path, buffer.getvalue())
 
 
-def _resumable(path: Path, info: RunInfo) -> Literal["resumed", "finished"]:
+def load_saved(path: Path) -> dict[str, Any]:
+    """What torch wrote to a file of tensors and plain values, mapped from disk.
+
+    Raises:
+        InputError: missing or damaged.
+    """
+    try:
+        saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise InputError(f"{path}: cannot be loaded ({reason}); train it again with --force") from None
+    return saved
+
+
+def _is_run(path: Path) -> bool:
+    """A run, perhaps damaged: its run.json names the format."""
+    try:
+        return RUN_FORMAT.encode() in (path / RUN_FILE).read_bytes()
+    except OSError:
+        return False
+
+
+def _resumable(path: Path, info: RunInfo, recipe: Recipe) -> Literal["resumed", "finished"]:
     there = read_info(path)
+    changed = there.recipe_hash != info.recipe_hash
+    if changed and msgspec.structs.replace(read_recipe(path), export=recipe.export) == recipe:  # 2 or 2.0: equal, but written otherwise
+        there = msgspec.structs.replace(there, recipe_hash=info.recipe_hash)
     for what, old, new in (("recipe", there.recipe_hash, info.recipe_hash), ("store", there.data.hash, info.data.hash),
                            ("list of teachers", there.teachers, info.teachers)):
         if old != new:

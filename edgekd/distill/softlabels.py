@@ -13,16 +13,14 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekd.data.store import ClipStore
-from edgekd.distill.run import Run, write_atomic
+from edgekd.data.store import ClipStore, listing
+from edgekd.distill.run import SOFT_LABELS_FOLDER, Run, write_atomic
 from edgekd.distill.score import Score, judge, window_logits
 from edgekd.distill.view import scored_windows
 from edgekd.errors import InputError
 from edgekd.models.logmel import LogMel
 
 log = logging.getLogger(__name__)
-
-FOLDER = "softlabels"
 
 Logits = NDArray[np.float16]
 
@@ -47,7 +45,7 @@ def soft_labels(run: Run, store: ClipStore) -> tuple[str, Logits]:
     """
     check_fits(run, store)
     key = _key(run, store)
-    path = run.path / FOLDER / f"{key[:16]}.npy"
+    path = run.path / SOFT_LABELS_FOLDER / f"{key[:16]}.npy"
     if path.is_file():
         return key, _read(path, key, store)
     log.info("computing the soft labels of %s for %d clips", run.path, len(store.clips))
@@ -70,7 +68,7 @@ def check_fits(run: Run, store: ClipStore) -> None:
     if run.labels != store.labels:
         only = sorted(set(run.labels) ^ set(store.labels))
         raise InputError(f"{run.path}: the teacher's {len(run.labels)} labels are not the {len(store.labels)} of {store.path} "
-                         f"(not in both: {', '.join(only[:5])}); train a teacher on this store's labels")
+                         f"(not in both: {listing(only)}); train a teacher on this store's labels")
     if run.frontend.sample_rate != store.sample_rate:
         raise InputError(f"{run.path}: the teacher hears {run.frontend.sample_rate} Hz, {store.path} holds {store.sample_rate} Hz; "
                          "prepare the store at that rate")

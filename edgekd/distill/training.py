@@ -19,6 +19,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import nn
 
 from edgekd import quant
+from edgekd.data.lock import held
 from edgekd.data.store import ClipStore, Partition
 from edgekd.distill.callbacks import EpochEnd, Progress
 from edgekd.distill.module import TrainingModule, Truth
@@ -26,13 +27,17 @@ from edgekd.distill.objective import Objective
 from edgekd.distill.recipe import Qat, Recipe, Train
 from edgekd.distill.run import (
     CHECKPOINT_FILE,
+    LOG_FILE,
     MODEL_FILE,
     QAT_FILE,
+    TENSORBOARD_FOLDER,
     DataInfo,
     Run,
     RunInfo,
+    check_place,
     claim,
     load_run,
+    load_saved,
     model_config,
     resolved,
     save_weights,
@@ -55,7 +60,6 @@ FLOAT_STREAM, QAT_STREAM, STATISTICS_STREAM, CALIBRATION_STREAM = range(4)
 ACCELERATORS = ("auto", "cpu", "gpu")
 LEAST_STD = 1e-3
 """Log-mel standard deviation below which training clips hold no signal."""
-LOG_FILE = "train.log"
 LOG_FORMAT = "%(asctime)s %(message)s"
 
 
@@ -92,10 +96,12 @@ def train(recipe: Recipe, store: ClipStore, out: Path, teachers: Sequence[Path] 
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     recipe = resolved(recipe)
+    check_place(out, teachers, force=options.force, resume=options.resume)
     if recipe.frontend.sample_rate != store.sample_rate:
         raise InputError(f"recipe {recipe.name}: its front end hears {recipe.frontend.sample_rate} Hz, {store.path} holds "
                          f"{store.sample_rate} Hz; prepare the store at the front end's rate")
     partition = store.partition(recipe.data.train, recipe.data.test, recipe.data.allow_leaks)
+    _check_network(recipe, store, partition)
     runs = [_teacher(path, recipe, store) for path in teachers]
     labelled = [soft_labels(run, store) for run in runs]
     fe = _normalised(recipe, store, partition)
@@ -107,15 +113,18 @@ def train(recipe: Recipe, store: ClipStore, out: Path, teachers: Sequence[Path] 
     if claim(out, info, recipe, force=options.force, resume=options.resume) == "finished":
         log.info("%s is finished already; nothing to do", out)
         return load_run(out)
-    with _logged(out / LOG_FILE):
+    with held(out), _logged(out / LOG_FILE):
         soft = torch.from_numpy(np.stack([each for _, each in labelled]).astype(np.float32)) if labelled else None
         job = _Job(recipe, store, partition, fe, out, options, Truth(torch.from_numpy(store.label_index), soft))
-        metrics = job.say_teachers(runs)
-        torch.manual_seed(recipe.seed)
-        model = build(model_config(recipe), len(store.labels))
-        metrics |= job.float_phase(model)
-        if recipe.role == "student" and recipe.qat.epochs:
-            metrics |= job.qat_phase(model)
+        try:
+            metrics = job.say_teachers(runs)
+            torch.manual_seed(recipe.seed)
+            model = build(model_config(recipe), len(store.labels))
+            metrics |= job.float_phase(model)
+            if _has_qat(recipe):
+                metrics |= job.qat_phase(model)
+        except KeyboardInterrupt as stop:
+            raise KeyboardInterrupt(f"{out}: {str(stop) or 'interrupted'}; go on with --resume") from None
         finished = msgspec.structs.replace(info, status="finished", metrics=metrics, seconds=round(job.seconds, 1))
         write_info(out, finished)
     return load_run(out)
@@ -161,7 +170,7 @@ class _Job:
         if self._phase_reached() != "qat":
             module = self._fit(model, self.recipe.train, FLOAT_STREAM)
             save_weights(self.out / MODEL_FILE, module.tested)
-        model.load_state_dict(torch.load(self.out / MODEL_FILE, map_location="cpu", weights_only=True))
+        model.load_state_dict(load_saved(self.out / MODEL_FILE))
         return self._tested(model, "float")
 
     def qat_phase(self, model: nn.Module) -> dict[str, float]:
@@ -186,15 +195,14 @@ class _Job:
                 trainer.fit(module, ckpt_path=self.out / CHECKPOINT_FILE if resume else None)
             except SystemExit:  # Lightning's answer to an interrupt, for which it has turned further ones off
                 signal.signal(signal.SIGINT, handler)
-                log.info("interrupted in epoch %d of the %s phase; go on with --resume", module.current_epoch + 1, module.phase_name)
-                raise KeyboardInterrupt from None
+                raise KeyboardInterrupt(f"interrupted in epoch {module.current_epoch + 1} of the {module.phase_name} phase") from None
         self.rows, self.seconds = end.rows, end.seconds
         return module
 
     def _trainer(self, epochs: int, end: EpochEnd) -> pl.Trainer:
         return pl.Trainer(
             default_root_dir=self.out, max_epochs=epochs, accelerator=self.options.accelerator, devices=1,
-            callbacks=[end, Progress(end)], logger=TensorBoardLogger(self.out, name="", version="tensorboard"),
+            callbacks=[end, Progress(end)], logger=TensorBoardLogger(self.out, name="", version=TENSORBOARD_FOLDER),
             enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
             limit_val_batches=0, reload_dataloaders_every_n_epochs=1)
 
@@ -207,11 +215,11 @@ class _Job:
         return score(model, self.log_mel.cpu(), self.store, self.partition.test, self.recipe.view).named(prefix)
 
     def _phase_reached(self) -> str | None:
-        """The phase that last.ckpt is of; the rows of phases before it are read from it too."""
+        """The phase that last.ckpt is of, None without one."""
         path = self.out / CHECKPOINT_FILE
         if not path.is_file():
             return None
-        return str(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["phase"])
+        return str(load_saved(path)["phase"])
 
 
 def _check_accelerator(name: str) -> None:
@@ -219,6 +227,30 @@ def _check_accelerator(name: str) -> None:
         raise InputError(f"accelerator '{name}' is unknown{nearest(name, ACCELERATORS)}")
     if name == "gpu" and not (torch.cuda.is_available() or torch.backends.mps.is_available()):
         raise InputError("accelerator 'gpu': torch sees none on this machine; use --accelerator cpu")
+
+
+def _has_qat(recipe: Recipe) -> bool:
+    return recipe.role == "student" and recipe.qat.epochs > 0
+
+
+def _check_network(recipe: Recipe, store: ClipStore, partition: Partition) -> None:
+    """Hear silence once, in a batch as small as the smallest, and take the quantization-aware form: what does not fit is found early.
+
+    Raises:
+        InputError: sizes that torch refuses, a view or a batch too small for the network, or a block without an integer form.
+    """
+    mels, frames = _shape(recipe, store, recipe.frontend)
+    clips = len(partition.train)
+    smallest = clips // -(-clips // recipe.train.batch_size)
+    try:
+        with torch.no_grad(), _quiet():
+            model = build(model_config(recipe), len(store.labels))
+            model(torch.zeros(min(smallest, 2), 1, mels, frames))
+    except (RuntimeError, ValueError, ArithmeticError) as error:
+        raise InputError(f"recipe {recipe.name}: this [{recipe.role}] cannot be trained on a log-mel of {mels} mels x {frames} frames "
+                         f"({str(error).splitlines()[0]}); change its sizes, the front end's, view.seconds or train.batch_size") from None
+    if _has_qat(recipe):
+        quant.to_qat(model.eval())
 
 
 def _teacher(path: Path, recipe: Recipe, store: ClipStore) -> Run:
@@ -280,7 +312,7 @@ def _logged(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Lightning speaks of hardware, workers and tips; only its errors are let through."""
+    """Lightning speaks of hardware, workers and tips, torch of what it is about to refuse; only errors are let through."""
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():

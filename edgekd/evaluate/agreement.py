@@ -5,6 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+MAX_STEPS = {"litert": 1, "onnxruntime": 2}
+"""Engine -> largest difference of an int8 logit from the integer reference, in steps of the output's scale."""
+
 
 @dataclass(frozen=True)
 class Agreement:

@@ -64,6 +64,7 @@ def hop_samples(manifest: Manifest, hop: float) -> int:
     Raises:
         InputError: a hop that is not at least one sample.
     """
-    if not (np.isfinite(hop) and hop * manifest.frontend.sample_rate >= 1.0):
+    samples = hop * manifest.frontend.sample_rate
+    if not 1.0 <= samples < np.inf:
         raise InputError(f"--hop is {hop} s; it must be a positive number of seconds, for instance 1.0")
-    return round(hop * manifest.frontend.sample_rate)
+    return round(samples)

@@ -14,6 +14,8 @@ from edgekd.errors import InputError
 
 PROBABILITY_FLOOR = 1e-12
 """Least probability inside a logarithm, so that one hopeless clip doesn't make the log loss infinite."""
+CALIBRATION_BINS = 15
+"""Equal bins of confidence in the expected calibration error (Guo et al. 2017)."""
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -29,6 +31,7 @@ class Scores:
         accuracy: share of correct ones.
         macro_accuracy: mean over the labels present of each label's accuracy.
         log_loss: mean of -log(probability of the truth), in nats.
+        calibration_error: expected calibration error, 0..1.
     """
 
     count: int
@@ -36,6 +39,7 @@ class Scores:
     accuracy: float
     macro_accuracy: float
     log_loss: float
+    calibration_error: float
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,24 @@ def softmax(logits: NDArray[np.floating], temperature: float = 1.0) -> Floats:
     exponents = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
     probabilities: Floats = exponents / exponents.sum(axis=-1, keepdims=True)
     return probabilities
+
+
+def log_loss(probabilities: Floats, truth: Integers) -> float:
+    """Mean of -log(probability of the truth) in nats, of (items, labels) probabilities and (items,) label indices."""
+    return float(-np.log(np.maximum(probabilities[np.arange(len(truth)), truth], PROBABILITY_FLOOR)).mean())
+
+
+def expected_calibration_error(probabilities: Floats, truth: Integers) -> float:
+    """Mean over items of |accuracy - mean confidence| of the item's bin, 0..1, in `CALIBRATION_BINS` bins of confidence.
+
+    Args:
+        probabilities: (items, labels), at least one item.
+        truth: (items,) index of the label.
+    """
+    confidence = probabilities.max(axis=1)
+    surplus = confidence - (probabilities.argmax(axis=1) == truth)  # (items,)
+    bins = np.minimum((confidence * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
+    return float(np.abs(np.bincount(bins, weights=surplus)).sum() / len(truth))
 
 
 def clip_probabilities(windows: Floats, silent: NDArray[np.bool_], clip_of: Integers, clips: int) -> tuple[Floats, NDArray[np.bool_]]:
@@ -126,11 +148,11 @@ def _scores(probabilities: Floats, silent: NDArray[np.bool_], truth: Integers) -
     """Scores of (items, labels) probabilities against (items,) truth, silent items left out."""
     probabilities, truth = probabilities[~silent], truth[~silent]
     right = probabilities.argmax(axis=1) == truth
-    chance_of_truth = probabilities[np.arange(len(truth)), truth]
     return Scores(
         count=len(truth),
         silent=int(silent.sum()),
         accuracy=float(right.mean()),
         macro_accuracy=float(np.mean([right[truth == label].mean() for label in np.unique(truth)])),
-        log_loss=float(-np.log(np.maximum(chance_of_truth, PROBABILITY_FLOOR)).mean()),
+        log_loss=log_loss(probabilities, truth),
+        calibration_error=expected_calibration_error(probabilities, truth),
     )

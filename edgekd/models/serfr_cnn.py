@@ -19,7 +19,7 @@ class SerfrCnnConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, ta
     """(mel, frame)."""
     stem_pool: tuple[int, int] = (3, 2)
     """(mel, frame) of the average pool after the stem."""
-    growth: tuple[float, float, float] = (1, 2, 2)
+    growth: tuple[float, float, float] = (1.0, 2.0, 2.0)
     """Width of each stage as a multiple of `width`."""
     groups: int = 1
     """Groups of the 3x3 convolutions of stage 1."""

@@ -27,6 +27,7 @@ class EvaluationReport:
         model: the file. split: split names joined by commas, or "all". engine: "litert" or "onnxruntime".
         data: name of the data set; `synthetic` when a program made it.
         scores: windows, clips, labels and recorders.
+        temperature: that divided the logits. fitted_here: whether it was fitted on some of these clips.
     """
 
     model: str
@@ -35,20 +36,25 @@ class EvaluationReport:
     data: str
     synthetic: bool
     scores: Evaluation
+    temperature: float
+    fitted_here: bool
 
     def to_json(self) -> bytes:
         """The document of `evaluate --json`."""
         scores = self.scores
         return msgspec.json.encode({"model": self.model, "split": self.split, "engine": self.engine, "windows": scores.windows,
-                                    "clips": scores.clips, "per_label": scores.per_label, "per_recorder": scores.per_recorder})
+                                    "clips": scores.clips, "per_label": scores.per_label, "per_recorder": scores.per_recorder,
+                                    "temperature": self.temperature, "temperature_fitted_here": self.fitted_here})
 
     def to_text(self) -> str:
         """A table for people."""
         clips = self.scores.clips.count + self.scores.clips.silent
         which = "all clips, whatever their split (choose with --split)" if self.split == ALL_SPLITS else f"split {self.split}"
         lines = [f"{self.model} in {self.engine} on {self.data}{' (synthetic)' if self.synthetic else ''}, {which}: {clips} clips", "",
-                 f"{'':10}{'count':>8}{'silent':>8}{'accuracy':>10}{'macro':>8}{'log loss':>10}",
+                 f"{'':10}{'count':>8}{'silent':>8}{'accuracy':>10}{'macro':>8}{'log loss':>10}{'calibration':>13}",
                  _row("windows", self.scores.windows), _row("clips", self.scores.clips)]
+        if self.fitted_here:
+            lines.append(f"the temperature {self.temperature:g} was fitted on some of these clips, which flatters log loss and calibration")
         for title, accuracies in (("label", self.scores.per_label), ("recorder", self.scores.per_recorder)):
             if accuracies:
                 width = max(len(name) for name in accuracies)
@@ -97,7 +103,9 @@ def evaluate_file(model_path: Path, data: Path, splits: Sequence[str] = (), *, e
     recorders = [store.clips[index].recorder for index in chosen]
     scores = evaluate(logits, silent, clip_of, truth, labels=manifest.labels, recorders=recorders, temperature=manifest.temperature)
     split = ",".join(splits) if splits else ALL_SPLITS
-    return EvaluationReport(str(model_path), split, model.engine, store.name, store.synthetic, scores)
+    fit = manifest.calibration
+    fitted_here = fit is not None and fit.data_hash == store.hash and any(store.clips[index].split in fit.splits for index in chosen)
+    return EvaluationReport(str(model_path), split, model.engine, store.name, store.synthetic, scores, manifest.temperature, fitted_here)
 
 
 def window_waveforms(store: ClipStore, clips: NDArray[np.int64], starts: Sequence[Sequence[int]],
@@ -127,4 +135,4 @@ def match_labels(manifest: Manifest, store: ClipStore, clips: NDArray[np.int64],
 
 def _row(name: str, scores: Scores) -> str:
     return (f"{name:10}{scores.count:8}{scores.silent:8}{100 * scores.accuracy:8.1f} %{100 * scores.macro_accuracy:6.1f} %"
-            f"{scores.log_loss:10.3f}")
+            f"{scores.log_loss:10.3f}{scores.calibration_error:13.4f}")

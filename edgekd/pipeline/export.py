@@ -1,4 +1,7 @@
-"""`edgekd export`: a finished student's integer graph, written as model files that carry their manifest and were run once."""
+"""`edgekd export`: a finished student's integer graph, written as model files that carry their manifest and were run before they are kept.
+
+Files are judged on noise, on golden waveforms, and where a clip store is given on held-out windows; what fails is not kept.
+"""
 
 import datetime
 import importlib.metadata
@@ -8,15 +11,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import msgspec
 import numpy as np
+import torch
+from torch import nn
 
-from edgekd import modelfile, quant
+from edgekd import golden, modelfile, quant
 from edgekd.data.store import listing
 from edgekd.distill.run import Run, load_run
-from edgekd.engine import open_model
+from edgekd.engine import Model, open_model
 from edgekd.errors import GateError, InputError, nearest
 from edgekd.evaluate.agreement import Agreement, agreement
 from edgekd.manifest import Counts, Manifest, Provenance, TensorQuant
+from edgekd.pipeline.compare import FLOAT, Runner
+from edgekd.pipeline.trial import Candidates, Trial, TrialReport, judge, trial_windows
+from edgekd.pipeline.verify import verify_model
 from edgekd.qgraph import onnx, reference, tflite
 from edgekd.qgraph.graph import Conv, Edge, QGraph
 
@@ -35,6 +44,8 @@ CHECK_SEED = 0
 INT8_BYTES, INT32_BYTES, FLOAT32_BYTES = 1, 4, 4
 UINT8_SHIFT = 128
 """ONNX files hold int8 activations relabelled as uint8."""
+QAT, REFERENCE = "qat", "reference"
+"""Rows of the comparison, beside the float network and the engines."""
 
 
 @dataclass(frozen=True)
@@ -42,14 +53,16 @@ class ExportReport:
     """What was written.
 
     Attributes:
-        files: in the order of the formats asked for.
+        files: in the order of the formats asked for; none when a threshold is missed.
         counts: of the graph; equal for all files of one precision.
-        agreement: file name -> how it agrees with the integer reference (float: with the first file).
+        agreement: file name -> how it agrees with the integer reference (float: with the first file) on noise.
+        trial: over held-out windows, where a store was given.
     """
 
     files: tuple[Path, ...]
     counts: Counts
     agreement: dict[str, Agreement]
+    trial: TrialReport | None = None
 
     def to_text(self) -> str:
         """A summary for people."""
@@ -58,11 +71,26 @@ class ExportReport:
         for name, each in self.agreement.items():
             lines.append(f"{name}: at most {each.max_steps:.2g} steps from the reference on {CHECK_WINDOWS} windows of noise, "
                          f"same label in {100 * each.label_agreement:.1f} %")
-        return "\n".join(lines)
+        return "\n".join(lines if self.trial is None else [*lines, self.trial.to_text()])
+
+    def to_json(self) -> bytes:
+        """The document of `export --json`."""
+        document = {"ok": self.trial is None or not self.trial.failures, "files": [str(path) for path in self.files],
+                    "counts": self.counts, "noise": self.agreement, "trial": self.trial and self.trial.to_builtins()}
+        return msgspec.json.encode(document)
+
+    def require(self) -> None:
+        """Judge.
+
+        Raises:
+            GateError: a threshold of the recipe was missed over held-out windows.
+        """
+        if self.trial is not None and self.trial.failures:
+            raise GateError(f"{'; '.join(self.trial.failures)}; nothing was written (the recipe's [export] table holds the thresholds)")
 
 
-def export_run(run_path: Path, precision: Precision, formats: str = FORMATS, out: Path | None = None, *,
-               force: bool = False) -> ExportReport:
+def export_run(run_path: Path, precision: Precision, formats: str = FORMATS, out: Path | None = None, *, force: bool = False,
+               trial: Trial | None = None) -> ExportReport:
     """Lower a student to its integer graph, write it in each format, and keep the files when their engines agree with the graph.
 
     Args:
@@ -71,9 +99,13 @@ def export_run(run_path: Path, precision: Precision, formats: str = FORMATS, out
         formats: keys of `EMITTERS`, separated by commas.
         out: folder of the files; None is `export` inside the run.
         force: replace files of the same names.
+        trial: what to judge on beside noise and golden waveforms.
+
+    Returns:
+        The report. Where the trial missed a threshold it names no files, and its `require` fails.
 
     Raises:
-        InputError: an unknown format, a run that can't be exported, or files in the way.
+        InputError: an unknown format, a run that can't be exported, a store that doesn't fit it, or files in the way.
         GateError: an engine gives other logits than the graph; nothing is written then.
     """
     chosen = parse_formats(formats)
@@ -82,20 +114,78 @@ def export_run(run_path: Path, precision: Precision, formats: str = FORMATS, out
     targets = [folder / f"{run.recipe.name}.{precision}.{kind}" for kind in chosen]
     check_targets(folder, targets, force=force)
     graph = lower_run(run)
-    counts = count(graph, precision)
+    manifests = [manifest_of(run, graph, precision, kind) for kind in chosen]
+    windows = None if trial is None else trial_windows(trial, run.recipe, manifests[0])
+    contents = [EMITTERS[kind](graph, float_twin=precision == "float") for kind in chosen]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".export-", dir=folder) as partial:
             fresh = [Path(partial) / target.name for target in targets]
-            for path, kind in zip(fresh, chosen, strict=True):
-                raw = EMITTERS[kind](graph, float_twin=precision == "float")
-                modelfile.write(path, raw, manifest_of(run, graph, precision, kind))
+            _write(fresh, contents, manifests)
             agreed = check_agreement(graph, fresh, precision)
+            opened = [open_model(path) for path in fresh]
+            tried = None if windows is None else judge(windows, _candidates(run, graph, opened, precision), run.recipe.export)
+            changes = {"golden": golden.make(manifests[0].frontend, manifests[0].window, int8_quant(graph.edges[graph.input]),
+                                             graph.edges[graph.output].scale,
+                                             reference_runner(graph) if precision == "int8" else opened[0].logits)}
+            if tried is not None:
+                changes |= {"temperature": tried.comparison.temperature, "calibration": tried.calibration}
+            _write(fresh, contents, [msgspec.structs.replace(manifest, **changes) for manifest in manifests])
+            _verify(fresh)
+            if tried is not None and tried.failures:
+                return ExportReport((), manifests[0].counts, agreed, tried)
             for path, target in zip(fresh, targets, strict=True):
                 path.replace(target)
     except OSError as error:
         raise InputError(f"{folder} cannot be written ({error.strerror}); choose another --out") from None
-    return ExportReport(tuple(targets), counts, agreed)
+    return ExportReport(tuple(targets), manifests[0].counts, agreed, tried)
+
+
+def _write(paths: Sequence[Path], contents: Sequence[bytes], manifests: Sequence[Manifest]) -> None:
+    for path, content, manifest in zip(paths, contents, manifests, strict=True):
+        modelfile.write(path, content, manifest)
+
+
+def _verify(paths: Sequence[Path]) -> None:
+    """What `edgekd verify` will do elsewhere.
+
+    Raises:
+        GateError: an engine gives other logits than were kept.
+    """
+    for path in paths:
+        failures = verify_model(open_model(path), path.name).failures
+        if failures:
+            raise GateError(f"{path.name}: on golden waveforms {'; '.join(failures)}; nothing was written")
+
+
+def _candidates(run: Run, graph: QGraph, opened: Sequence[Model], precision: Precision) -> Candidates:
+    """Every execution of the student, from the float network to the files."""
+    models: dict[str, Runner] = {FLOAT: network_runner(run.float_model()), QAT: network_runner(run.qat_model())}
+    if precision == "int8":
+        models[REFERENCE] = reference_runner(graph)
+    models |= {model.engine: model.logits for model in opened}
+    return Candidates(models, REFERENCE if precision == "int8" else opened[0].engine, graph.edges[graph.output].scale,
+                      integers=precision == "int8")
+
+
+def reference_runner(graph: QGraph) -> Runner:
+    """The integer reference from features to logits."""
+    source, output = graph.edges[graph.input], graph.edges[graph.output]
+
+    def run(features: np.ndarray) -> np.ndarray:
+        return reference.dequantize(reference.run(graph, reference.quantize(features[:, None], source)), output)
+
+    return run
+
+
+def network_runner(network: nn.Module) -> Runner:
+    """A network of torch in eval mode, from features to logits."""
+
+    def run(features: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            return network(torch.from_numpy(features)[:, None]).float().numpy()
+
+    return run
 
 
 def chosen_precision(*, int8: bool, as_float: bool) -> Precision:
@@ -186,6 +276,11 @@ def _quant_of(edge: Edge, precision: Precision, kind: str) -> TensorQuant:
         return TensorQuant("float32", 1.0, 0)
     if kind == "onnx":
         return TensorQuant("uint8", edge.scale, edge.zero_point + UINT8_SHIFT)
+    return int8_quant(edge)
+
+
+def int8_quant(edge: Edge) -> TensorQuant:
+    """How the graph holds an edge."""
     return TensorQuant("int8", edge.scale, edge.zero_point)
 
 
@@ -207,7 +302,7 @@ def check_agreement(graph: QGraph, paths: Sequence[Path], precision: Precision) 
     features = np.random.default_rng(CHECK_SEED).standard_normal((CHECK_WINDOWS, *source.shape[1:]), np.float32)  # (windows, mel, frame)
     logits = {path.name: open_model(path).logits(features) for path in paths}
     if precision == "int8":
-        expected = reference.dequantize(reference.run(graph, reference.quantize(features[:, None], source)), output)
+        expected = reference_runner(graph)(features)
     else:
         name, expected = next(iter(logits.items()))
         del logits[name]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import msgspec
 
-from edgekd.manifest import Manifest, TensorQuant
+from edgekd.manifest import Calibration, Manifest, TensorQuant
 from edgekd.modelfile import read_manifest
 
 LABELS_SHOWN = 12
@@ -44,6 +44,8 @@ def _text(path: Path, size: int, manifest: Manifest) -> str:
                      f"hop {fe.hop_length}, padding {fe.padding}, {fe.f_min:g}..{fe.top_hz:g} Hz, mean {fe.mean:.4g}, std {fe.std:.4g}",
         "input": _quant(manifest.input),
         "output": f"{_quant(manifest.output)}, temperature {manifest.temperature:g}",
+        "calibration": _calibration(manifest.calibration),
+        "golden": f"{len(manifest.golden.vectors)} waveforms for 'edgekd verify'" if manifest.golden else "no vectors",
         "counts": f"{manifest.counts.macs:,} macs, {manifest.counts.params:,} parameters, {manifest.counts.param_bytes:,} bytes",
         "data": f"{source.data} ({source.data_hash}), licence {source.data_licence}",
         "recipe": f"{source.recipe} ({source.recipe_hash})",
@@ -58,6 +60,13 @@ def _text(path: Path, size: int, manifest: Manifest) -> str:
 def _labels(labels: tuple[str, ...]) -> str:
     more = f", ... ({len(labels)} in all)" if len(labels) > LABELS_SHOWN else ""
     return ", ".join(labels[:LABELS_SHOWN]) + more
+
+
+def _calibration(calibration: Calibration | None) -> str:
+    if calibration is None:
+        return "none"
+    return (f"on {calibration.windows:,} windows of {calibration.data} {', '.join(calibration.splits)}: expected "
+            f"calibration error {calibration.error_before:.4f} -> {calibration.error_after:.4f}")
 
 
 def _quant(quant: TensorQuant) -> str:

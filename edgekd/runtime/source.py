@@ -1,5 +1,9 @@
-"""Where samples come from: an audio file, or raw PCM on a pipe. Each gives float32 mono chunks at the rate that the model wants."""
+"""Where samples come from: an audio file, or raw PCM on a pipe. Each gives float32 mono chunks at the rate that the model wants.
 
+Samples lie on the grid of int16, rounded as a clip store rounds them, so that a recording sounds here as it did in training.
+"""
+
+import os
 import wave
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,12 +12,15 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekd.data.store import PCM_TYPE, to_pcm, to_waveform
+from edgekd.engine import silent_stderr
 from edgekd.errors import InputError, MissingExtraError
 
 CHUNK_S = 0.1
 """Seconds of audio read at a time."""
-INT16_FULL_SCALE = 32768.0
-WAV_MAGIC = b"RIFF"
+MAGIC_BYTES = 4
+CONTAINERS = {b"RIFF": ".wav", b"RF64": ".wav", b"fLaC": ".flac", b"OggS": ".ogg", b"FORM": ".aiff", b"ID3\x03": ".mp3", b"ID3\x04": ".mp3"}
+"""How files start that are no raw samples."""
 
 Array = NDArray[np.float32]
 
@@ -26,7 +33,7 @@ def read_file(path: Path, sample_rate: int) -> Iterator[Array]:
         sample_rate: Hz of the result.
 
     Yields:
-        float32 (time,) in [-1, 1].
+        float32 (time,) in [-1, 1], on the grid of int16.
 
     Raises:
         InputError: missing, not readable as audio, NaN or infinite samples.
@@ -34,8 +41,8 @@ def read_file(path: Path, sample_rate: int) -> Iterator[Array]:
     """
     if not path.exists():
         raise InputError(f"{path}: no such file")
-    if path.is_dir():
-        raise InputError(f"{path} is a folder; give one audio file")
+    if not path.is_file():
+        raise InputError(f"{path} is a folder or no regular file; give one audio file, or - and raw samples on standard input")
     try:
         with path.open("rb"):
             pass
@@ -47,25 +54,26 @@ def read_file(path: Path, sample_rate: int) -> Iterator[Array]:
         if not np.isfinite(chunk).all():
             raise InputError(f"{path}: NaN or infinite samples at {position / sample_rate:.1f} s; write the file again without them")
         position += len(chunk)
-        yield chunk
+        yield to_waveform(to_pcm(chunk[:, None]))
 
 
 def read_raw(stream: BinaryIO, sample_rate: int) -> Iterator[Array]:
     """Samples of a pipe of raw signed 16-bit little-endian mono PCM at `sample_rate`, as they arrive: float32 (time,) in [-1, 1].
 
     Raises:
-        InputError: the stream is a terminal, or starts like a .wav file.
+        InputError: the stream is a terminal, or starts like a file of another format.
     """
     if stream.isatty():
         raise InputError("standard input is a terminal; pipe raw signed 16-bit mono samples into it, for instance "
                          f"arecord -f S16_LE -c 1 -r {sample_rate} -t raw | edgekd listen - --model MODEL")
-    rest = stream.read(len(WAV_MAGIC))
-    if rest == WAV_MAGIC:
-        raise InputError("standard input holds a .wav file, not raw samples; give the file itself as SOURCE, or record with -t raw")
+    rest = stream.read(MAGIC_BYTES)
+    if rest in CONTAINERS:
+        raise InputError(f"standard input holds a {CONTAINERS[rest]} file, not raw samples; give the file itself as SOURCE, or record "
+                         "with -t raw")
     size = 2 * int(CHUNK_S * sample_rate)
     while True:
         even = len(rest) - len(rest) % 2
-        yield np.frombuffer(rest[:even], "<i2").astype(np.float32) / np.float32(INT16_FULL_SCALE)
+        yield to_waveform(np.frombuffer(rest[:even], PCM_TYPE)[:, None])
         new = stream.read(size)
         if not new:
             return
@@ -86,22 +94,25 @@ def _read_plain_wav(path: Path, sample_rate: int) -> Iterator[Array]:
         channels, size = file.getnchannels(), int(CHUNK_S * sample_rate)
         while raw := file.readframes(size):
             whole = len(raw) - len(raw) % (2 * channels)  # a truncated file may end inside a sample
-            pcm = np.frombuffer(raw[:whole], "<i2").reshape(-1, channels)  # (time, channels)
-            yield pcm.mean(axis=1, dtype=np.float32) / np.float32(INT16_FULL_SCALE)
+            yield to_waveform(np.frombuffer(raw[:whole], PCM_TYPE).reshape(-1, channels))
 
 
 def _read_any(path: Path, sample_rate: int) -> Iterator[Array]:
     try:
         import soundfile
     except ImportError:
-        raise MissingExtraError(f"soundfile (which {path} needs; 16-bit PCM .wav at {sample_rate} Hz does without)", "train") from None
+        raise MissingExtraError(f"soundfile (which {path} needs; 16-bit PCM .wav at {sample_rate} Hz does without)", "mic") from None
+    except OSError as error:  # its wheel for 32-bit ARM brings no library
+        raise InputError(f"soundfile finds no libsndfile ({error}); install it with: sudo apt install libsndfile1") from None
     try:
-        with soundfile.SoundFile(path) as file:
+        with silent_stderr():  # libsndfile's mp3 decoder grumbles there
+            opened = soundfile.SoundFile(os.fsencode(path))  # also a name that is not UTF-8
+        with opened as file:
             mono = (block.mean(axis=1, dtype=np.float32)
                     for block in file.blocks(int(CHUNK_S * file.samplerate), dtype="float32", always_2d=True))
             yield from mono if file.samplerate == sample_rate else _resample(mono, file.samplerate, sample_rate)
-    except (soundfile.LibsndfileError, RuntimeError) as error:
-        raise InputError(f"{path}: is not readable audio ({str(error).rpartition(': ')[2].rstrip('.')})") from None
+    except RuntimeError:  # soundfile's own error among them; its text misleads (a damaged mp3 "does not exist")
+        raise InputError(f"{path}: is not readable audio; it is damaged or of a format that libsndfile does not know") from None
 
 
 def _resample(chunks: Iterator[Array], rate: int, sample_rate: int) -> Iterator[Array]:

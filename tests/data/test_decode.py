@@ -65,6 +65,11 @@ def test_what_cannot_be_used_is_named(tmp_path, make, message):
         decode(path, 16000, 1)
 
 
+def test_a_name_that_no_file_can_have_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"cannot be read .*null byte"):
+        decode(tmp_path / "a\0.wav", 16000, 1)
+
+
 def test_threads_keep_the_order_and_run_only_a_little_ahead():
     started = []
 

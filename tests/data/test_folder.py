@@ -1,5 +1,6 @@
 """The folder adapter: trees and CSVs."""
 
+import os
 from collections import Counter
 
 import pytest
@@ -65,6 +66,13 @@ def test_a_tree_of_splits_keeps_them(tmp_path):
     assert found.notes == ["folders read as SPLIT/LABEL: Test, fold_1, train"]
 
 
+def test_names_that_are_not_utf8_are_written_with_escapes(tmp_path):
+    tree(tmp_path, *(os.fsdecode(name) for name in (b"caf\xe9/\xff.wav", b"mus\xc3\xa9e/\xff.wav")))
+    clips = [source.clip for source in folder.read(tmp_path).sources]
+    assert sorted((clip.label, clip.path) for clip in clips) == [("caf\\xe9", "caf\\xe9/\\xff.wav"), ("musée", "musée/\\xff.wav")]
+    assert all(source.file.exists() for source in folder.read(tmp_path).sources)
+
+
 @pytest.mark.parametrize(("names", "level", "message"), [
     (("cat/1.wav", "dog/2.wav"), "cat", r"lie outside any label folder \(1.wav\); did you mean .*set\?"),
     (("cat/1.wav", "dog/2.wav", "3.wav"), "", r"\(3.wav\); move them"),
@@ -90,11 +98,21 @@ def test_a_table_gives_all_columns_and_may_be_the_path_itself(tmp_path):
     assert found.notes == ["clips.csv: columns not read: mood"]
 
 
+def test_a_table_of_tabs_with_windows_line_ends_and_empty_columns_is_read(tmp_path):
+    path, csv = table(tmp_path / "set", "")
+    csv.write_bytes(b"filename\tlabel\tsplit\t\r\n./1.wav\tcat\ttrain\t\r\n\r\n2.wav\tdog\ttest\r\n")
+    found = folder.read(path, csv)
+    assert splits(found) == {"1.wav": "train", "2.wav": "test"}
+    assert found.notes == []
+
+
 @pytest.mark.parametrize(("lines", "message"), [
     (["file,label", "1.wav,cat"], "no column 'filename'; did you mean 'file'"),
     (["filename,label", "1.wav,"], "row 2: no label"),
     (["filename,label,split", "1.wav,cat,a", "2.wav,cat,"], "row 3: no split"),
     (["filename,label"], "holds no rows"),
+    (["filename,label,label", "1.wav,cat,dog"], "column 'label' more than once"),
+    (["filename,label", "1.wav,cat", "2.wav,cat"], r"clips\.csv: every clip has the label 'cat'"),
     (["filename,label", "1,2.wav,cat"], "row 2: 3 fields for 2 columns"),
 ])
 def test_a_table_that_does_not_fit_is_refused(tmp_path, lines, message):

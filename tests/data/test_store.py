@@ -1,6 +1,9 @@
 """The clip store: what goes in comes out, leaks are kept apart, damage is refused, nothing is lost."""
 
 import json
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -189,6 +192,57 @@ def test_an_interrupted_writer_leaves_nothing(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         interrupted()
     assert list(tmp_path.iterdir()) == []
+
+
+KILLED = """
+import os, signal, sys
+import numpy as np
+from pathlib import Path
+from edgekd.data.store import Clip
+from edgekd.data.writer import StoreWriter
+writer = StoreWriter(Path(sys.argv[1]), name="toy", licence="none", sample_rate=1000, channels=1)
+writer.add(Clip("a.wav", "cat", "train"), np.ones((100, 1), np.int16))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_writer_left_is_cleared_by_the_next(tmp_path):
+    done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "store")], check=False)
+    assert done.returncode == -signal.SIGKILL
+    (left,) = tmp_path.iterdir()
+    assert left.name.startswith(".store.partial-")
+    build(tmp_path / "other", folds("", "", "", ""))
+    assert left.exists()
+    build(tmp_path / "store", folds("", "", "", ""))
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "other", tmp_path / "store"]
+
+
+def test_a_writer_at_work_and_what_is_no_store_are_not_cleared(tmp_path):
+    mine = tmp_path / ".store.partial-12345678"
+    mine.mkdir()
+    (mine / "thesis.txt").write_text("years of work")
+    with StoreWriter(tmp_path / "store", name="toy", licence="none", sample_rate=RATE, channels=1) as writer:
+        build(tmp_path / "store", folds("", "", "", ""))
+        writer.add(Clip("a.wav", "cat", "train"), noise(100))
+        with pytest.raises(InputError, match="exists"):
+            writer.finish()
+    assert sorted(tmp_path.iterdir()) == [mine, tmp_path / "store"]
+    assert (mine / "thesis.txt").exists()
+
+
+def test_a_store_whose_replacement_was_cut_short_comes_back(tmp_path):
+    path, aside = tmp_path / "store", tmp_path / ".store.old-abcd1234"
+    old = build(path, folds("", "", "", ""))
+    path.rename(aside)
+    with pytest.raises(InputError, match="exists; replace it with --force"):
+        build(path, folds("n", "e", "w", ""))
+    assert ClipStore.open(path).hash == old.hash
+    path.rename(aside)
+    new = build(path, folds("n", "e", "w", ""), force=True)
+    assert list(tmp_path.iterdir()) == [path]
+    build(aside, folds("", "", "", ""))  # cut short after the new one was in its place
+    assert build(path, folds("n", "e", "w", ""), force=True).hash == new.hash
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_store_is_replaced_only_with_force_and_only_when_the_new_one_is_whole(tmp_path):

@@ -41,14 +41,26 @@ def test_overrides_are_typed_by_their_field(path):
     ("train.epoch=7", r"unknown key 'epoch'; did you mean 'epochs'\?"),
     ("trian.epochs=7", r"unknown key 'trian'; did you mean 'train'\?"),
     ("frontend.nmels=7", r"\[frontend\]: unknown key 'nmels'; did you mean 'n_mels'\?"),
-    ("train.epochs=0", "epochs"),
-    ("train.epochs=many", "epochs"),
+    ("train.epochs=0", r"mine\.toml with --set: train\.epochs: expected `int` >= 1, got 0$"),
+    ("train.epochs=many", r"train\.epochs: expected `int`, got `str` 'many'$"),
+    ("view.span=clips", r"view\.span: invalid enum value 'clips'$"),
+    ("data.train=[1]", r"data\.train\.0: expected `str`, got `int` 1$"),
     ("train.epochs", "write key=value"),
     ("name.first=x", "'name' is a value"),
     ("view.seconds=0", "seconds"),
     ('data.test=["a"]', "split 'a' is in data.train and in data.test"),
+    ('export.calibrate=["a"]', r"split 'a' is in export\.calibrate and in data\.train"),
+    ("export.max_stps=1", "unknown key 'max_stps'; did you mean 'max_steps'"),
+    ("export.min_label_agreement=99.9", "min_label_agreement"),
     ('teacher={kind="cp_resnet"}', r"either a \[student\] or a \[teacher\]"),
     ("frontend.win_length=4096", "win_length 4096 is longer"),
+    ("train.lr=inf", "train: lr is inf; give a finite number"),
+    ("view.seconds=inf", "seconds is inf"),
+    ("student.growth=[1, nan, 2]", "growth: 1 is nan"),
+    ("seed=99999999999999999999", "seed"),
+    ("seed=9999999999999999999", "seed"),
+    ("name=../mine", r"name '\.\./mine' begins the names of files"),
+    ("name=", "name ''"),
 ])
 def test_bad_settings_are_refused_with_the_reason(path, override, message):
     with pytest.raises(InputError, match=message):
@@ -70,10 +82,14 @@ def test_an_unknown_name_gets_the_nearest():
         load_recipe("esc50-serfr23")
 
 
-def test_damaged_toml_is_refused(tmp_path):
-    (tmp_path / "bad.toml").write_text("name = ")
-    with pytest.raises(InputError, match=r"bad\.toml"):
-        load_recipe(str(tmp_path / "bad.toml"))
+@pytest.mark.parametrize(("name", "raw"), [
+    ("bad.toml", b"name = "), ("bad.toml", b"name = '\xff'"), ("bad.json", b"{"), ("bad.json", b"[1]"), ("bad.json", b"[" * 100_000),
+])
+def test_a_damaged_recipe_is_refused_in_one_line(tmp_path, monkeypatch, name, raw):
+    (tmp_path / name).write_bytes(raw)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=rf"^bad\.{name[4:]}: [^\n]*$"):
+        load_recipe(name)
 
 
 def test_a_resolved_recipe_reads_back_to_the_same_hash(path):
@@ -95,3 +111,10 @@ def test_every_shipped_recipe_is_valid(name):
     assert isinstance(recipe, Recipe)
     assert recipe.name == name
     model_config(recipe)
+
+
+def test_the_export_table_leaves_the_hash_of_what_is_trained_alone(path):
+    """Run folders of before the table was there are still resumed, and thresholds may change after the training."""
+    assert load_recipe(path).hash == "ec901fb1f4a77bd1"
+    assert load_recipe(path, ["export.max_steps=1", 'export.calibrate=["c"]']).hash == load_recipe(path).hash
+    assert load_recipe(path, ["qat.epochs=1"]).hash != load_recipe(path).hash

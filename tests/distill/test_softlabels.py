@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from edgekd.distill import softlabels
-from edgekd.distill.run import MODEL_FILE, load_run
+from edgekd.distill.run import MODEL_FILE, SOFT_LABELS_FOLDER, load_run
 from edgekd.distill.softlabels import soft_labels, teacher_score
 from edgekd.distill.training import train
 from edgekd.errors import InputError
@@ -51,7 +51,7 @@ def test_other_weights_give_another_key(teacher, store):
 
 def test_a_changed_file_is_refused(teacher, store):
     key, logits = soft_labels(teacher, store)
-    np.save(teacher.path / softlabels.FOLDER / f"{key[:16]}.npy", logits + 1)
+    np.save(teacher.path / SOFT_LABELS_FOLDER / f"{key[:16]}.npy", logits + 1)
     with pytest.raises(InputError, match="delete the file"):
         soft_labels(teacher, store)
 

@@ -10,10 +10,21 @@ import numpy as np
 import pytest
 import torch
 
-from edgekd.distill.callbacks import METRICS_FILE
+from edgekd import quant
+from edgekd.data.lock import held
 from edgekd.distill.module import TrainingModule, learning_rate_factor
-from edgekd.distill.recipe import Train, decode
-from edgekd.distill.run import MODEL_FILE, QAT_FILE, RUN_FILE, load_run, resolved
+from edgekd.distill.recipe import Export, Train, decode, load_recipe
+from edgekd.distill.run import (
+    CHECKPOINT_FILE,
+    METRICS_FILE,
+    MODEL_FILE,
+    PART,
+    QAT_FILE,
+    RECIPE_FILE,
+    RUN_FILE,
+    load_run,
+    resolved,
+)
 from edgekd.distill.score import judge
 from edgekd.distill.training import Options, train
 from edgekd.errors import InputError
@@ -68,7 +79,7 @@ def test_an_interrupted_run_resumes_to_the_same_bits(straight, store, teacher, t
         cut(patch, phase, epoch)
         with pytest.raises(PowerCutError):
             train(recipe, store, tmp_path / "s", [teacher])
-    with pytest.raises(InputError, match="not finished; go on with --resume"):
+    with pytest.raises(InputError, match="not finished; run its command again with --resume"):
         load_run(tmp_path / "s")
     run = train(recipe, store, tmp_path / "s", [teacher], Options(resume=True))
     assert run.info.metrics == load_run(straight).info.metrics
@@ -78,13 +89,41 @@ def test_an_interrupted_run_resumes_to_the_same_bits(straight, store, teacher, t
         assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_an_interrupt_is_answered_with_how_to_go_on(store, tmp_path, monkeypatch, caplog):
+def test_an_interrupt_is_answered_with_how_to_go_on(store, tmp_path, monkeypatch):
     handler = signal.getsignal(signal.SIGINT)
     cut(monkeypatch, "float", 1, KeyboardInterrupt)
-    with caplog.at_level(logging.INFO, "edgekd"), pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match="s: interrupted in epoch 2 of the float phase; go on with --resume"):
         train(student(), store, tmp_path / "s")
-    assert "interrupted in epoch 2 of the float phase; go on with --resume" in caplog.text
     assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_an_interrupt_between_phases_is_answered_too(store, tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(quant, "calibrate", interrupted)
+    with pytest.raises(KeyboardInterrupt, match="s: interrupted; go on with --resume"):
+        train(student(train={"epochs": 1}), store, tmp_path / "s")
+
+
+def test_a_run_goes_on_by_its_own_recipe(store, tmp_path, monkeypatch):
+    recipe = student(student={"dropout": 0}, qat={"epochs": 0})  # the recipe folder says 0, read back it is 0.0
+    with monkeypatch.context() as patch:
+        cut(patch, "float", 1)
+        with pytest.raises(PowerCutError):
+            train(recipe, store, tmp_path / "s")
+    again = load_recipe(str(tmp_path / "s" / RECIPE_FILE))
+    assert train(again, store, tmp_path / "s", options=Options(resume=True)).info.status == "finished"
+
+
+def test_a_damaged_checkpoint_is_named(store, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        cut(patch, "float", 1)
+        with pytest.raises(PowerCutError):
+            train(student(), store, tmp_path / "s")
+    (tmp_path / "s" / CHECKPOINT_FILE).write_bytes(b"junk")
+    with pytest.raises(InputError, match=r"last\.ckpt: cannot be loaded .*--force"):
+        train(student(), store, tmp_path / "s", options=Options(resume=True))
 
 
 def test_a_finished_run_says_so_and_is_left_alone(straight, store, teacher, caplog):
@@ -149,6 +188,10 @@ def test_a_folder_in_the_way_is_kept(straight, store, tmp_path):
     for options in (Options(), Options(force=True), Options(resume=True)):
         with pytest.raises(InputError, match="not an edgekd run folder"):
             train(recipe, store, tmp_path, options=options)
+    with pytest.raises(InputError, match=r"thesis\.txt is a file"):
+        train(recipe, store, tmp_path / "thesis.txt")
+    with pytest.raises(InputError, match="give one of them"):
+        train(recipe, store, tmp_path / "new", options=Options(force=True, resume=True))
     assert (tmp_path / "thesis.txt").read_text() == "three years"
     with pytest.raises(InputError, match="nothing to resume"):
         train(recipe, store, tmp_path / "new", options=Options(resume=True))
@@ -161,6 +204,87 @@ def test_force_begins_anew(straight, store, tmp_path):
     assert not (tmp_path / "s" / QAT_FILE).exists()
 
 
+def test_force_deletes_nothing_but_runs(store, teacher, tmp_path):
+    shutil.copytree(teacher, tmp_path / "t")
+    force = Options(force=True)
+    with pytest.raises(InputError, match="t is one of the teachers"):
+        train(student(), store, tmp_path / "t", [tmp_path / "s" / ".." / "t"], force)
+    (tmp_path / "t" / "thesis.txt").write_text("three years")
+    with pytest.raises(InputError, match=r"not part of a run \(thesis\.txt\)"):
+        train(student(), store, tmp_path / "t", options=force)
+    assert load_run(tmp_path / "t").float_model()
+    assert (tmp_path / "t" / "thesis.txt").exists()
+
+
+def test_a_run_that_is_being_trained_is_left_alone(straight, store):
+    with held(straight):
+        for options in (Options(force=True), Options(resume=True)):
+            with pytest.raises(InputError, match="being trained by another process"):
+                train(student(), store, straight, options=options)
+    assert load_run(straight).qat_model()
+
+
+def test_force_replaces_a_damaged_run(straight, store, tmp_path):
+    shutil.copytree(straight, tmp_path / "s")
+    info = tmp_path / "s" / RUN_FILE
+    info.write_bytes(info.read_bytes()[:-20])
+    (tmp_path / "s" / f"{CHECKPOINT_FILE}{PART}").write_bytes(b"half")
+    once = student(train={"epochs": 1}, qat={"epochs": 0})
+    with pytest.raises(InputError, match=r"run\.json: damaged .*--force"):
+        train(once, store, tmp_path / "s", options=Options(resume=True))
+    train(once, store, tmp_path / "s", options=Options(force=True))
+    assert not (tmp_path / "s" / f"{CHECKPOINT_FILE}{PART}").exists()
+
+
+def test_a_run_of_another_version_is_refused(teacher, tmp_path):
+    shutil.copytree(teacher, tmp_path / "t")
+    info = tmp_path / "t" / RUN_FILE
+    info.write_bytes(msgspec.json.encode({**msgspec.json.decode(info.read_bytes()), "version": 2, "colour": "red"}))
+    with pytest.raises(InputError, match="run version 2 is unknown"):
+        load_run(tmp_path / "t")
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(b""), lambda path: path.write_bytes(b"junk"),
+                                    lambda path: path.write_bytes(path.read_bytes()[:-100])], ids=["missing", "empty", "junk", "cut"])
+def test_damaged_weights_of_a_teacher_are_named(store, teacher, tmp_path, damage):
+    shutil.copytree(teacher, tmp_path / "t")
+    damage(tmp_path / "t" / MODEL_FILE)
+    with pytest.raises(InputError, match=r"model\.pt: cannot be loaded") as caught:
+        train(student(), store, tmp_path / "s", [tmp_path / "t"])
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize(("table", "message"), [
+    ({"stem": 0}, "cannot be trained on a log-mel of 16 mels x 31 frames"),
+    ({"groups": [3]}, "divisible"),
+    ({"pools": [0, 1], "stem_stride": [8, 8], "stem_kernel": 1}, "too small"),
+    ({"dropout": 2.0}, "dropout"),
+])
+def test_a_network_that_does_not_fit_is_refused_before_anything_is_written(store, tmp_path, table, message):
+    with pytest.raises(InputError, match=message) as caught:
+        train(student(student=table), store, tmp_path / "s")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_batch_too_small_for_batch_norm_is_refused(store, tmp_path):
+    whole_map = {"stem_stride": [16, 31], "stem_kernel": 1, "pools": []}  # (4, 1, 1) after the stem
+    with pytest.raises(InputError, match=r"more than 1 value per channel.* train\.batch_size"):
+        train(student(student=whole_map, train={"batch_size": 2}), store, tmp_path / "s")  # 15 clips: the last batch has one
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_student_without_an_integer_form_is_refused_before_the_float_phase(store, tmp_path):
+    recipe = recipe_dict()
+    recipe["student"] = {"kind": "bc_resnet_asc", "width": 4, "norm": "residual"}
+    with pytest.raises(InputError, match="ResidualNorm has no integer form"):
+        train(decode(recipe, "student"), store, tmp_path / "s")
+    assert not (tmp_path / "s").exists()
+    recipe["qat"]["epochs"] = 0
+    train(decode(recipe, "student"), store, tmp_path / "s")
+
+
 def test_resuming_with_something_else_is_refused(straight, store, teacher, tmp_path):
     same = student(train={"ema_decay": 0.9})
     other = write_store(tmp_path / "other", clips=(("a", 3), ("b", 1)))
@@ -171,6 +295,19 @@ def test_resuming_with_something_else_is_refused(straight, store, teacher, tmp_p
         train(same, other, straight, [teacher], resume)
     with pytest.raises(InputError, match="another list of teachers"):
         train(same, store, straight, [], resume)
+
+
+def test_resuming_with_other_thresholds_takes_them_over_and_trains_nothing(straight, store, teacher, tmp_path):
+    shutil.copytree(straight, tmp_path / "s")
+    file = tmp_path / "s" / RECIPE_FILE
+    recipe = msgspec.json.decode(file.read_bytes())
+    assert recipe.pop("export")  # as a run of before the table was there
+    file.write_bytes(msgspec.json.encode(recipe))
+    assert load_run(tmp_path / "s").recipe.export == Export()
+    changed = student(train={"ema_decay": 0.9}, export={"max_accuracy_drop": 0.5})
+    run = train(changed, store, tmp_path / "s", [teacher], Options(resume=True))
+    assert run.recipe.export.max_accuracy_drop == 0.5
+    assert run.info == load_run(straight).info
 
 
 def test_an_unfinished_teacher_is_refused(store, teacher, tmp_path):

@@ -45,7 +45,12 @@ def test_bc_resnet(width: int, params: int, mmac: float) -> None:
     assert counts(BcResNetConfig(width=width), 12, (40, 101)) == (params, pytest.approx(mmac, rel=0.004))
 
 
-def test_bc_resnet_asc() -> None:
+@pytest.mark.parametrize(("width", "params", "mmac"), [(16, 15_818, 3.09), (24, 32_314, 5.62), (40, 82_490, 12.68), (48, 116_170, 17.19)])
+def test_bc_resnet_asc_student(width: int, params: int, mmac: float) -> None:
+    assert counts(BcResNetAscConfig(width=width), 10, (256, 28)) == (params, pytest.approx(mmac, abs=0.006))
+
+
+def test_bc_resnet_asc_teacher() -> None:
     assert counts(BcResNetAscConfig(width=80, norm="residual", bands=4), 10, (256, 65))[0] == 314_650
 
 

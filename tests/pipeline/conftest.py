@@ -42,12 +42,12 @@ def low_or_high_graph():
     return graph
 
 
-def manifest_for(labels=LABELS, frontend=FRONTEND, shift=0, dtype="int8"):
+def manifest_for(labels=LABELS, frontend=FRONTEND, shift=0, dtype="int8", **changes):
     provenance = Provenance(recipe="tones", recipe_hash="0", data="tones", data_hash="0", data_licence="CC0", synthetic=True,
                             edgekd_version="0", created="2024-01-01T00:00:00+00:00")
     return Manifest(name="tones", student="hand_made", precision="int8", labels=labels, frontend=frontend, window=WINDOW,
                     input=TensorQuant(dtype, 0.03, shift), output=TensorQuant(dtype, 0.1, shift), counts=Counts(0, 0, 0),
-                    provenance=provenance)
+                    provenance=provenance, **changes)
 
 
 @pytest.fixture(scope="session")

@@ -128,7 +128,11 @@ def test_a_kill_leaves_neither_half_a_store_nor_harm_to_the_old_one(edgekd, audi
             yield item
 
     monkeypatch.setattr(data, "decode_all", killed)
-    status, out, err = edgekd(*prepare, "--force")
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite started in the background inherits it ignored
+    try:
+        status, out, err = edgekd(*prepare, "--force")
+    finally:
+        signal.signal(signal.SIGINT, handler)
     assert (status, out, "Traceback" in err) == (130, "", False)
     assert sorted(tmp_path.rglob("*")) == before
     ClipStore.open(tmp_path / "store").verify()

@@ -47,9 +47,11 @@ def test_json_holds_the_documented_fields_and_nothing_else_is_printed(tone_model
     result = CliRunner().invoke(app, ["evaluate", str(tone_model), "--data", str(tone_store), "--split", "a", "--split", "b", "--json"])
     assert result.exit_code == 0
     document = json.loads(result.stdout)
-    assert set(document) == {"model", "split", "engine", "windows", "clips", "per_label", "per_recorder"}
+    assert set(document) == {"model", "split", "engine", "windows", "clips", "per_label", "per_recorder", "temperature",
+                             "temperature_fitted_here"}
     assert document["split"] == "a,b"
-    assert set(document["windows"]) == set(document["clips"]) == {"count", "silent", "accuracy", "macro_accuracy", "log_loss"}
+    assert set(document["windows"]) == set(document["clips"]) == {"count", "silent", "accuracy", "macro_accuracy", "log_loss",
+                                                                "calibration_error"}
     assert document["per_label"] == {"high": 1.0, "low": 0.75}
 
 
@@ -71,7 +73,7 @@ def test_an_unknown_split_names_the_nearest(tone_model, tone_store):
         evaluate_file(tone_model, tone_store, ["aa"])
 
 
-@pytest.mark.parametrize("hop", [0.0, -1.0, float("nan")])
+@pytest.mark.parametrize("hop", [0.0, -1.0, float("nan"), float("inf"), 1e308])
 def test_a_hop_that_is_no_time_is_refused(tone_model, tone_store, hop):
     with pytest.raises(InputError, match="--hop"):
         evaluate_file(tone_model, tone_store, hop=hop)

@@ -2,24 +2,33 @@
 
 import importlib.util
 import json
+import zlib
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from edgekd import quant
+from edgekd.cli import app
 from edgekd.data.store import Clip
 from edgekd.distill.recipe import decode
 from edgekd.distill.run import MODEL_FILE, QAT_FILE, DataInfo, RunInfo, claim, load_run, model_config, save_weights, write_info
 from edgekd.engine import open_model
 from edgekd.errors import GateError, InputError
+from edgekd.evaluate.calibration import Fit
 from edgekd.frontend import FrontEnd
 from edgekd.modelfile import read_manifest
 from edgekd.models import build
-from edgekd.pipeline import export
+from edgekd.pipeline import export, trial
+from edgekd.pipeline.compare import Comparison
+from edgekd.pipeline.evaluate import evaluate_file
 from edgekd.pipeline.export import chosen_precision, count, export_run, lower_run
+from edgekd.pipeline.trial import Trial
+from edgekd.pipeline.verify import verify
+from edgekd.qgraph import reference
 
 FRONTEND = {"n_mels": 32, "mean": -4.0, "std": 3.0}
 LABELS = ("bus", "park", "tram")
@@ -161,3 +170,99 @@ def test_the_parity_tool_compares_every_pair(run, tmp_path, tone_fixtures, capsy
     assert document["windows"] == 9
     assert len(document["pairs"]) == 3
     assert all(pair["max_steps"] <= 2 for pair in document["pairs"].values())
+
+
+def trial_store(tone_fixtures, path):
+    """Two clips of each label in the test split b and in c; one in a, which was trained on."""
+    clips = [(Clip(f"{split}{label}{i}.wav", label, split, recorder=f"r{i}"), tone_fixtures.tone(tone, 1.5, seed=i, rate=16000))
+             for split, count in (("a", 1), ("b", 2), ("c", 2)) for label, tone in zip(LABELS, ("low", "high", "low"), strict=True)
+             for i in range(count)]
+    return tone_fixtures.write_store(path, clips, rate=16000).path
+
+
+@pytest.fixture(scope="module")
+def lenient_run(tmp_path_factory):
+    """A run whose thresholds an untrained network meets."""
+    run = make_run(tmp_path_factory.mktemp("runs") / "lenient")
+    recipe = json.loads((run / "recipe.json").read_text())
+    (run / "recipe.json").write_text(json.dumps({**recipe, "export": {"min_label_agreement": 0, "max_accuracy_drop": 1}}))
+    return run
+
+
+def test_files_carry_golden_vectors_of_the_reference(run, tmp_path):
+    files = export_run(run, "int8", out=tmp_path).files
+    graph = lower_run(load_run(run))
+    for path in files:
+        report = verify(path)
+        assert report.failures == []
+        assert report.features_max_error < 1e-6
+        vectors = read_manifest(path).golden.vectors
+        inputs = np.stack([np.frombuffer(zlib.decompress(vector.input), np.int8).reshape(1, 32, 28) for vector in vectors])
+        expected = reference.run(graph, inputs).astype(int) - graph.edges[graph.output].zero_point
+        assert [list(vector.logits) for vector in vectors] == expected.tolist()
+    for path in export_run(run, "float", out=tmp_path).files:
+        assert verify(path).failures == []
+
+
+def test_a_file_that_would_not_verify_is_not_kept(run, tmp_path, monkeypatch):
+    true_make = export.golden.make
+    monkeypatch.setattr(export.golden, "make", lambda fe, window, source, step, expected: true_make(
+        fe, window, source, step, lambda features: expected(features) + np.float32(4 * step)))
+    with pytest.raises(GateError, match=r"tiny\.int8\.tflite: on golden waveforms litert is 4 steps away, more than 1; nothing was"):
+        export_run(run, "int8", "tflite", tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_export_ends_with_a_comparison_on_held_out_windows(lenient_run, tone_fixtures, tmp_path, monkeypatch):
+    monkeypatch.setattr(trial, "fit", lambda *_: Fit(1.5, 0.2, 0.1, 2.0, 1.0))
+    store = trial_store(tone_fixtures, tmp_path / "store")
+    arguments = ["export", str(lenient_run), "--int8", "--out", str(tmp_path / "m"), "--data", str(store), "--hop", "0.5", "--json"]
+    result = CliRunner().invoke(app, [*arguments, "--calibrate-split", "c"])
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout)
+    tried = document["trial"]
+    assert (document["ok"], tried["splits"], tried["windows"], len(document["files"])) == (True, ["b"], 12, 2)
+    assert list(tried["scores"]) == ["float", "qat", "reference", "litert", "onnxruntime"]
+    assert set(tried["scores"]["litert"]["per_recorder"]) == {"r0", "r1"}
+    assert set(tried["scores"]["litert"]["per_label"]) == set(LABELS)
+    assert set(tried["agreement"]) == {"qat", "litert", "onnxruntime"}
+    assert tried["agreement"]["litert"]["max_steps"] <= 1
+    for path in document["files"]:
+        manifest = read_manifest(path)
+        assert manifest.temperature == tried["temperature"] == 1.5
+        assert (manifest.calibration.splits, manifest.calibration.windows, manifest.calibration.data) == (("c",), 12, "tones")
+    assert evaluate_file(Path(document["files"][0]), store, ["c"]).fitted_here
+    assert not evaluate_file(Path(document["files"][0]), store, ["b"]).fitted_here
+
+
+def test_the_temperature_stays_one_where_nobody_names_a_split(lenient_run, tone_fixtures, tmp_path):
+    report = export_run(lenient_run, "float", "tflite", tmp_path / "m", trial=Trial(trial_store(tone_fixtures, tmp_path / "store")))
+    manifest = read_manifest(report.files[0])
+    assert (manifest.temperature, manifest.calibration) == (1.0, None)
+    assert list(report.trial.comparison.scores) == ["float", "qat", "litert"]
+    assert "no split was named to fit it on" in report.to_text()
+
+
+def test_files_that_miss_a_threshold_are_reported_and_not_kept(lenient_run, tone_fixtures, tmp_path, monkeypatch):
+    monkeypatch.setattr(Comparison, "failures", lambda *_: ["litert: too far"])
+    store = trial_store(tone_fixtures, tmp_path / "store")
+    result = CliRunner().invoke(app, ["export", str(lenient_run), "--int8", "--out", str(tmp_path / "m"), "--data", str(store)])
+    assert isinstance(result.exception, GateError)
+    assert str(result.exception).startswith("litert: too far; nothing was written")
+    assert "clip accuracy per recorder" in result.stdout
+    assert list((tmp_path / "m").iterdir()) == []
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    (["--split", "b"], "--split without --data"), (["--calibrate-split", "b"], "--calibrate-split without --data"),
+    (["--data", "STORE", "--split", "a"], "trained on split 'a'"), (["--data", "STORE", "--calibrate-split", "a"], "trained on split 'a'"),
+    (["--data", "STORE", "--split", "bb"], "no split 'bb'; did you mean 'b'"), (["--data", "STORE", "--hop", "0"], "--hop is 0"),
+    (["--data", "missing"], "missing does not exist"),
+])
+def test_trials_that_make_no_sense_are_refused_before_anything_is_written(run, tone_fixtures, tmp_path, options, message):
+    store = trial_store(tone_fixtures, tmp_path / "store")
+    arguments = [str(store) if each == "STORE" else each for each in options]
+    result = CliRunner().invoke(app, ["export", str(run), "--int8", "--out", str(tmp_path / "m"), *arguments])
+    assert isinstance(result.exception, InputError)
+    assert message in str(result.exception)
+    assert not (tmp_path / "m").exists()

@@ -1,6 +1,7 @@
 """`edgekd predict` on a folder of tones."""
 
 import csv
+import os
 
 import numpy as np
 import pytest
@@ -49,6 +50,15 @@ def test_unreadable_and_silent_files_are_named(tone_model, recordings, tmp_path)
     assert "noise.mp3" in text
     silent = next(row for row in read(tmp_path / "p.csv") if row["filename"] == "silent.wav")
     assert set(silent.values()) == {"silent.wav", ""}
+
+
+def test_a_name_that_is_not_utf_8_is_kept(tone_model, recordings, tmp_path):
+    (recordings / "b_high.wav").rename(recordings / os.fsdecode(b"b\xff.wav"))
+    (recordings / os.fsdecode(b"c\xff.wav")).write_bytes(b"RIFF")
+    report = predict_folder(tone_model, recordings, tmp_path / "p.csv")
+    assert report.rows == 3
+    assert b"\nb\xff.wav,high," in (tmp_path / "p.csv").read_bytes()
+    assert len(report.unreadable) == 1
 
 
 def test_a_folder_without_a_readable_file_writes_nothing(tone_model, tmp_path):

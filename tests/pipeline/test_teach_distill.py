@@ -8,7 +8,7 @@ import pytest
 
 from edgekd.data.store import Clip
 from edgekd.data.writer import StoreWriter
-from edgekd.distill.softlabels import FOLDER
+from edgekd.distill.run import SOFT_LABELS_FOLDER
 from edgekd.errors import InputError
 from edgekd.pipeline import launch
 from edgekd.pipeline.distill import distill
@@ -67,7 +67,7 @@ def teacher(place):
 
 def test_a_teacher_learns_and_leaves_its_soft_labels(teacher):
     assert teacher.info.metrics["float_clip_accuracy"] == 1.0
-    assert len(list((teacher.path / FOLDER).glob("*.npy"))) == 1
+    assert len(list((teacher.path / SOFT_LABELS_FOLDER).glob("*.npy"))) == 1
 
 
 def test_a_student_learns_from_it_in_both_phases(place, teacher):

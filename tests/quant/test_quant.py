@@ -24,7 +24,7 @@ MELS, FRAMES = 64, 28
 CONFIGS: list[ModelConfig] = [
     SerfrCnnConfig(width=8, last_width=16, stem_pool=(1, 1)),
     BcResNetAscConfig(width=8),
-    BcResNetAscConfig(width=8, activation="relu"),
+    BcResNetAscConfig(width=5, activation="relu"),
     CpResNetConfig(stem=8, widths=(8, 16), kernels=((3, 3), (3, 1)), groups=(1, 2), pools=(0, 1), dropout=0.5),
     MobileNetV2Config(width=0.25, stages=4, last_width=32),
     CpMobileConfig(width=8, depths=(2, 1), strides=((1, 2), (2, 1), (1, 1))),

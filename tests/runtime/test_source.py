@@ -1,6 +1,7 @@
 """Files and pipes as sources of samples."""
 
 import io
+import os
 import struct
 import subprocess
 import sys
@@ -10,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgekd.data.decode import decode
+from edgekd.data.store import to_waveform
 from edgekd.errors import InputError, MissingExtraError
 from edgekd.runtime.source import read_file, read_raw
 
@@ -36,7 +39,7 @@ def test_plain_wav_needs_neither_soundfile_nor_soxr(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "soundfile", None)
     monkeypatch.setitem(sys.modules, "soxr", None)
     assert sum(map(len, read_file(write_wav(tmp_path / "a.wav", np.zeros(4000)), 16000))) == 4000
-    with pytest.raises(MissingExtraError, match=r"16-bit PCM .wav at 8000 Hz does without.*pip install 'edgekd\[train\]'"):
+    with pytest.raises(MissingExtraError, match=r"16-bit PCM .wav at 8000 Hz does without.*pip install 'edgekd\[mic\]'"):
         list(read_file(tmp_path / "a.wav", 8000))
 
 
@@ -65,6 +68,19 @@ def test_samples_that_are_no_numbers_are_refused_with_their_place(tmp_path, bad)
         list(read_file(tmp_path / "a.wav", 16000))
 
 
+@pytest.mark.parametrize(("channels", "rate", "name", "subtype"), [
+    (1, 16000, "a.wav", "PCM_24"), (1, 16000, "a.wav", "FLOAT"), (2, 16000, "a.wav", "PCM_16"), (3, 16000, "a.flac", "PCM_16"),
+    (1, 44100, "a.wav", "PCM_16"),
+])
+def test_a_recording_gives_the_samples_that_a_clip_store_holds(tmp_path, channels, rate, name, subtype):
+    soundfile = pytest.importorskip("soundfile")
+    pytest.importorskip("soxr")
+    noise = 0.3 * np.random.default_rng(0).standard_normal((2 * rate, channels))
+    soundfile.write(tmp_path / name, noise, rate, subtype=subtype)
+    stored = decode(tmp_path / name, 16000, 1)  # (time, 1) int16
+    np.testing.assert_array_equal(np.concatenate(list(read_file(tmp_path / name, 16000))), to_waveform(stored))
+
+
 def test_what_is_not_audio_is_named(tmp_path):
     pytest.importorskip("soundfile")
     (tmp_path / "text.wav").write_text("this is not audio")
@@ -76,6 +92,33 @@ def test_what_is_not_audio_is_named(tmp_path):
         list(read_file(tmp_path / "none.wav", 16000))
     with pytest.raises(InputError, match="is a folder"):
         list(read_file(tmp_path, 16000))
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match=r"no regular file; give one audio file, or - and raw samples on standard input"):
+        list(read_file(tmp_path / "pipe", 16000))
+
+
+def test_native_decoders_do_not_add_to_the_error(tmp_path, capfd):
+    pytest.importorskip("soundfile")
+    (tmp_path / "text.mp3").write_text("this is not audio" * 100)
+    with pytest.raises(InputError, match=r"text\.mp3: is not readable audio; it is damaged"):
+        list(read_file(tmp_path / "text.mp3", 16000))
+    assert capfd.readouterr().err == ""
+
+
+def test_a_name_that_is_not_utf_8_is_opened(tmp_path):
+    soundfile = pytest.importorskip("soundfile")
+    soundfile.write(tmp_path / "a.flac", tone(4000), 16000)
+    path = (tmp_path / "a.flac").rename(tmp_path / os.fsdecode(b"a\xff.flac"))
+    assert sum(map(len, read_file(path, 16000))) == 4000
+
+
+def test_a_missing_library_is_named(tmp_path, monkeypatch):
+    (tmp_path / "a.flac").write_bytes(b"fLaC")
+    monkeypatch.delitem(sys.modules, "soundfile", raising=False)
+    (tmp_path / "soundfile.py").write_text("raise OSError('sndfile library not found')")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(InputError, match=r"library not found.*apt install libsndfile1"):
+        list(read_file(tmp_path / "a.flac", 16000))
 
 
 def test_a_wav_cut_off_inside_a_sample_gives_what_is_whole(tmp_path):
@@ -101,7 +144,7 @@ def test_raw_pcm_arrives_before_the_pipe_closes():
         assert list(chunks) == []
 
 
-def test_a_wav_file_on_the_pipe_is_told_apart_from_raw(tmp_path):
-    path = write_wav(tmp_path / "a.wav", np.zeros(4000))
-    with pytest.raises(InputError, match=r"holds a .wav file, not raw samples"):
-        list(read_raw(io.BytesIO(path.read_bytes()), 16000))
+@pytest.mark.parametrize(("start", "kind"), [(b"RIFF", ".wav"), (b"fLaC", ".flac"), (b"OggS", ".ogg"), (b"ID3\x04", ".mp3")])
+def test_a_file_of_another_format_on_the_pipe_is_told_apart_from_raw(start, kind):
+    with pytest.raises(InputError, match=rf"holds a \{kind} file, not raw samples"):
+        list(read_raw(io.BytesIO(start + bytes(4000)), 16000))
