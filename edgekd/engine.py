@@ -23,8 +23,8 @@ Engine = Literal["litert", "onnxruntime"]
 FLOAT = "float32"
 X64_PRECISION_KEY = "session.x64quantprecision"
 """Without it ONNX Runtime's int8 products saturate on x86 processors that have AVX2 but no VNNI: logits wrong by 20 steps."""
-ERRORS_ONLY = 3
-"""ONNX Runtime's log severity."""
+FATAL_ONLY = 4
+"""ONNX Runtime's log severity: what fails is raised, and told once."""
 STDERR = 2
 MAX_TENSOR_ELEMENTS = 2**24
 """Of one tensor of a .tflite file: hundreds of times what a student holds."""
@@ -172,7 +172,7 @@ class _OnnxRuntime:
             raise MissingExtraError("onnxruntime", "onnx-runtime") from None
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-        options.log_severity_level = ERRORS_ONLY
+        options.log_severity_level = FATAL_ONLY
         options.add_session_config_entry(X64_PRECISION_KEY, "1")
         try:
             with contextlib.redirect_stdout(io.StringIO()):  # it prints some failures there before it raises them

@@ -9,12 +9,13 @@ import zipfile
 from pathlib import Path
 
 import flatbuffers
+import msgspec
 import numpy as np
 import pytest
 from qgraph import toy
 
-from edgekd import manifest, modelfile
-from edgekd.qgraph import onnx, tflite
+from edgekd import golden, manifest, modelfile
+from edgekd.qgraph import onnx, reference, tflite
 
 pytest.importorskip("onnxruntime")
 schema = pytest.importorskip("ai_edge_litert.schema_py_generated")
@@ -54,12 +55,20 @@ def run(*arguments: str | Path, code: str | None = None) -> subprocess.Completed
     return subprocess.run([*program, *arguments], capture_output=True, text=True, check=False, env={**os.environ, "PYTHONWARNINGS": ""})
 
 
+def complete_manifest(suffix: str) -> manifest.Manifest:
+    """With golden vectors, so that `verify` has something to replay."""
+    plain, source, output = toy.manifest(GRAPH, suffix[1:]), GRAPH.edges[GRAPH.input], GRAPH.edges[GRAPH.output]
+    quant = manifest.TensorQuant("int8", source.scale, source.zero_point)
+    return msgspec.structs.replace(plain, golden=golden.make(plain.frontend, plain.window, quant, output.scale, lambda features: (
+        reference.dequantize(reference.run(GRAPH, reference.quantize(features[:, None], source)), output))))
+
+
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
     """One file of each format with a manifest, and one without."""
     folder = tmp_path_factory.mktemp("models")
     for suffix, raw in EMITTED.items():
-        modelfile.write(folder / f"toy.int8{suffix}", raw, toy.manifest(GRAPH, suffix[1:]))
+        modelfile.write(folder / f"toy.int8{suffix}", raw, complete_manifest(suffix))
     (folder / "foreign.tflite").write_bytes(EMITTED[".tflite"])
     return sorted(folder.iterdir())
 

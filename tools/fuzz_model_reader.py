@@ -2,14 +2,14 @@
 
     python tools/fuzz_model_reader.py MODEL... [--mutations 100000] [--seed 0] [--keep DIR]
 
-MODEL is any .tflite or .onnx, with a manifest or without. Each mutation goes through `modelfile.read_manifest`, `ledger.count`, `info`
-and `engine.open_model` (and one inference) in a worker process, forked from this one with everything imported. A worker takes many
-mutations; when it dies or stays silent, that is written down and the next one goes on behind the place. It may use 512 MB: that is
+MODEL is any .tflite or .onnx, with a manifest or without. Each mutation goes through `modelfile.read_manifest`, `ledger.count`, `info`,
+`engine.open_model` (and one inference) and `verify` in a worker process, forked from this one with everything imported. A worker takes
+many mutations; when it dies or stays silent, that is written down and the next one goes on behind the place. It may use 512 MB: that is
 enforced on its address space, and its resident memory is watched.
 
-Outcomes: ok; refused, with an EdgekdError; and four that must not happen: traceback (any other exception), crashed (the process died),
-hung, memory. Prints tables, then one JSON line; exit status 1 when one of the four happened. `--keep` saves what caused them, and
-`--seed` with `--first` gives the same mutation again.
+Outcomes: ok; refused, with an EdgekdError; and four that must not happen: traceback (any other exception, or a warning), crashed (the
+process died), hung, memory. Prints tables, then one JSON line; exit status 1 when one of the four happened. `--keep` saves what caused
+them, and `--seed` with `--first` gives the same mutation again. `--as-is` reads each file once, unchanged.
 """
 
 import os
@@ -24,6 +24,7 @@ import signal
 import sys
 import tempfile
 import time
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -44,23 +45,19 @@ from edgekd.complexity import ledger
 from edgekd.engine import open_model
 from edgekd.errors import EdgekdError, InputError, nearest
 from edgekd.pipeline.info import info
+from edgekd.pipeline.verify import verify
 
 MEGABYTE = 2**20
-LIMIT_MB = 512
-BATCH = 500
-"""Mutations per worker: few enough that what one leaks does not tell on the last."""
+LIMIT_MB, BATCH = 512, 500
+"""Of memory, and mutations per worker: few enough that what one leaks does not tell on the last."""
 DONE_EARLY = 77
 """Exit status of a worker that wants a fresh one to go on."""
 BAD = ("traceback", "crashed", "hung", "memory")
-SHOWN = 50
-"""Bad events printed as they happen."""
 OUTCOMES = ("ok", "refused", *BAD)
 EXTREMES = (0, 1, 2, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFF0, 0xFFFFFFFF)
 HUGE_VARINT = b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01"
-ABSURD: tuple[Any, ...] = (None, True, -1, 0, 1, 2**31 - 1, 2**31, 2**53, 2**63, -(2**63), 1e308, -1e308, 1e-308, "", "x" * 2**16, "\u0000",
-                           [], {}, [[]], "float32", "center")
-DEPTH = 5000
-BOMB_MB = 16
+ABSURD: tuple[Any, ...] = (None, True, -1, 0, 1, 2**31 - 1, 2**53, 2**63, -(2**63), 1e308, -1e308, 1e-308, "", "x" * 2**16, [], {}, [[]])
+DEPTH, BOMB_MB = 5000, 16
 
 Rng = np.random.Generator
 
@@ -232,6 +229,7 @@ def _run(path: Path) -> None:
 
 READERS: dict[str, Callable[[Path], object]] = {
     "read_manifest": modelfile.read_manifest, "count": ledger.count, "info": lambda path: info(path, False), "open": _run,
+    "verify": verify,
 }
 
 
@@ -254,6 +252,7 @@ def _work(plan: Plan, todo: Sequence[tuple[int, str]], folder: Path, out: int) -
     limit = int((sizes[0] - sizes[1] + LIMIT_MB) * MEGABYTE)
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    warnings.simplefilter("error")
     current = -1
     for index, reader in todo:
         if index != current:
@@ -376,7 +375,7 @@ def main(
         slowest, largest = max(slowest, event, key=lambda each: each.seconds), max(largest, event, key=lambda each: each.peak_mb)
         if event.outcome in BAD:
             bad.append(event)
-            if len(bad) <= SHOWN:
+            if len(bad) <= 50:  # more would say the same
                 print(f"{event.index} ({event.kind}): {event.reader} {event.outcome}: {event.detail}", file=sys.stderr, flush=True)
             if keep is not None:
                 _, suffix, raw = mutation(plan, event.index)
