@@ -33,6 +33,7 @@ _RANGES = {
 }
 """Least and most of each size; the most is far beyond any use and keeps a damaged file from asking for all memory."""
 
+_LEAST_BAND_HZ = 1.0
 _FLOAT32_REACH = 1e30
 """Numbers between its inverse and itself survive float32."""
 
@@ -75,8 +76,8 @@ class FrontEnd(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             raise InputError(f"frontend: padding is {self.padding!r}; allowed: {', '.join(get_args(Padding))}")
         if self.mel_scale not in _HZ_TO_MEL:
             raise InputError(f"frontend: mel_scale is {self.mel_scale!r}; allowed: {', '.join(_HZ_TO_MEL)}")
-        if not 0.0 <= self.f_min < self.top_hz:
-            raise InputError(f"frontend: f_min {self.f_min} Hz must be at least 0 and below f_max {self.top_hz} Hz")
+        if not 0.0 <= self.f_min <= self.top_hz - _LEAST_BAND_HZ:
+            raise InputError(f"frontend: f_min {self.f_min} Hz must be at least 0 and {_LEAST_BAND_HZ:g} Hz below f_max {self.top_hz} Hz")
         if not self.top_hz <= self.sample_rate / 2:
             raise InputError(f"frontend: f_max {self.f_max} Hz is above half of sample_rate {self.sample_rate} Hz; lower f_max")
         if not 0.0 <= self.pre_emphasis < 1.0:

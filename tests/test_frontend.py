@@ -129,7 +129,7 @@ def test_window_is_periodic_hann_in_the_middle_of_the_frame():
     ({"win_length": 4096}, r"win_length 4096 is longer than n_fft 2048"),
     ({"hop_length": 3000}, r"hop_length 3000 is longer than win_length 2048"),
     ({"f_max": 9000.0}, r"f_max 9000.0 Hz is above half of sample_rate 16000"),
-    ({"f_min": 4000.0, "f_max": 3000.0}, r"f_min 4000.0 Hz must be at least 0 and below f_max 3000.0"),
+    ({"f_min": 4000.0, "f_max": 3000.0}, r"f_min 4000.0 Hz must be at least 0 and 1 Hz below f_max 3000.0"),
     ({"n_mels": 0}, "n_mels is 0; it must be 1 to 1024"),
     ({"n_mels": 10**9}, "n_mels is 1000000000; it must be 1 to 1024"),
     ({"n_fft": 2**31, "win_length": 2**31}, "n_fft is 2147483648; it must be 2 to 32768"),
