@@ -98,6 +98,13 @@ def test_bad_arguments_exit_2(models):
     assert (done.returncode, done.stderr) == (2, "fuzz_model_reader: --kind: 'flop' is unknown; did you mean 'flip'?\n")
 
 
+def test_a_kind_that_needs_a_manifest_needs_a_file_with_one(models):
+    done = run(models[0], "--kind", "resealed")
+    assert models[0].name == "foreign.tflite"
+    assert done.returncode == 2
+    assert "needs a MODEL with a manifest" in done.stderr
+
+
 def overlapping(tensors: int, name: int, rank: int, operators: int, inputs: int, subgraphs: int = 1) -> bytes:
     """A .tflite whose tensors are all the same one, operators too: a small file that seems to hold very much."""
     builder = flatbuffers.Builder(1024)

@@ -79,7 +79,7 @@ class Source:
 
 def truncate(rng: Rng, raw: bytes, _: bytes) -> bytes:
     """The beginning, more often nearly all of it."""
-    size = int(rng.integers(len(raw))) if rng.random() < 0.5 else len(raw) - int(rng.integers(1, min(len(raw), 4096)))
+    size = int(rng.integers(len(raw))) if rng.random() < 0.5 else len(raw) - int(rng.integers(1, min(len(raw), 4096) + 1))
     return raw[:size]
 
 
@@ -359,14 +359,15 @@ def main(
         if name not in known:
             raise InputError(f"--kind: '{name}' is unknown{nearest(name, known)}")
     sources = [Source(path) if as_is else load(path) for path in models]
-    if all(source.manifest is None for source in sources):
-        known = [name for name in known if name not in NEED_MANIFEST]
-    plan = Plan(sources, seed, () if as_is else kind or known)
+    sealed = any(source.manifest is not None for source in sources)
+    kinds_used = [name for name in kind or known if sealed or name not in NEED_MANIFEST]
+    if not kinds_used:
+        raise InputError(f"--kind {kind}: needs a MODEL with a manifest; give one that 'edgekd export' wrote")
+    plan = Plan(sources, seed, () if as_is else kinds_used)
     if as_is:
         first, mutations = 0, len(sources)
-    counts: dict[str, collections.Counter[str]] = {reader: collections.Counter() for reader in READERS}
-    kinds: collections.Counter[str] = collections.Counter()
-    bad: list[Event] = []
+    counts = {reader: collections.Counter[str]() for reader in READERS}
+    kinds, bad = collections.Counter[str](), list[Event]()
     slowest = largest = Event(0, "", "ok")
     began = time.monotonic()
     for event in events(plan, range(first, first + mutations), timeout):
