@@ -355,17 +355,15 @@ def main(
 ) -> None:
     """Fuzz the readers of model files."""
     known = [*BYTES, *STRUCTURED]
-    for name in kind or ():
-        if name not in known:
-            raise InputError(f"--kind: '{name}' is unknown{nearest(name, known)}")
+    for name in {*(kind or ())} - {*known}:
+        raise InputError(f"--kind: '{name}' is unknown{nearest(name, known)}")
     sources = [Source(path) if as_is else load(path) for path in models]
     sealed = any(source.manifest is not None for source in sources)
     kinds_used = [name for name in kind or known if sealed or name not in NEED_MANIFEST]
     if not kinds_used:
         raise InputError(f"--kind {kind}: needs a MODEL with a manifest; give one that 'edgekd export' wrote")
     plan = Plan(sources, seed, () if as_is else kinds_used)
-    if as_is:
-        first, mutations = 0, len(sources)
+    first, mutations = (0, len(sources)) if as_is else (first, mutations)
     counts = {reader: collections.Counter[str]() for reader in READERS}
     kinds, bad = collections.Counter[str](), list[Event]()
     slowest = largest = Event(0, "", "ok")
