@@ -203,6 +203,22 @@ def export(
 
 
 @app.command()
+def bench(
+    models: Annotated[list[Path], typer.Argument(help="Model files that 'edgekd export' wrote, or folders of them; timed interleaved.")],
+    engine: Annotated[str | None, typer.Option(help="litert or onnxruntime; by default the one that opens each file.")] = None,
+    threads: Annotated[int, typer.Option(help="Threads of the engine.")] = 1,
+    repeats: Annotated[int | None, typer.Option(help="Turns; in each, every file runs every stage once. 300 by default.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document: an object for one file, a list for several.")] = False,
+) -> None:
+    """Time front end, network and whole pipeline of exported files; resident memory and start-up in a fresh process."""
+    from edgekd.pipeline.bench import REPEATS, to_json, to_text
+    from edgekd.pipeline.bench import bench as run_bench
+
+    results = run_bench(models, engine=engine, threads=threads, repeats=REPEATS if repeats is None else repeats)
+    typer.echo(to_json(results) if as_json else to_text(results))
+
+
+@app.command()
 def evaluate(
     model: Annotated[Path, typer.Argument(help="A model file that 'edgekd export' wrote.")],
     data: Annotated[Path, typer.Option(help="A clip store.")],

@@ -4,6 +4,8 @@ LiteRT (`ai_edge_litert`, or `tflite_runtime` on old systems) runs .tflite files
 """
 
 import contextlib
+import io
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,9 +23,11 @@ Engine = Literal["litert", "onnxruntime"]
 FLOAT = "float32"
 X64_PRECISION_KEY = "session.x64quantprecision"
 """Without it ONNX Runtime's int8 products saturate on x86 processors that have AVX2 but no VNNI: logits wrong by 20 steps."""
-ERRORS_ONLY = 3
-"""ONNX Runtime's log severity."""
+FATAL_ONLY = 4
+"""ONNX Runtime's log severity: what fails is raised, and told once."""
 STDERR = 2
+MAX_TENSOR_ELEMENTS = 2**24
+"""Of one tensor of a .tflite file: hundreds of times what a student holds."""
 MAX_THREADS = 256
 """An engine asked for many thousands starts them all and never comes back."""
 
@@ -125,6 +129,7 @@ class _LiteRT:
         try:
             with silent_stderr():  # it announces its delegate there
                 self._interpreter = interpreter_type(model_content=content, num_threads=threads)
+                self._refuse_absurd_shapes()
                 self._interpreter.allocate_tensors()
             (source,), (output,) = self._interpreter.get_input_details(), self._interpreter.get_output_details()
             self._window_shape = tuple(int(size) for size in source["shape"])  # (1, mel, frame, 1)
@@ -135,6 +140,13 @@ class _LiteRT:
             raise InputError(_cannot_open(path, "LiteRT", error)) from None
         self._source, self._output = source["index"], output["index"]
         self._path = path
+
+    def _refuse_absurd_shapes(self) -> None:
+        """Before they are allocated."""
+        for tensor in self._interpreter.get_tensor_details():
+            size = math.prod(int(length) for length in tensor["shape"])
+            if not 0 <= size <= MAX_TENSOR_ELEMENTS:
+                raise ValueError(f"tensor '{tensor['name']}' has the shape {tuple(tensor['shape'])}")
 
     def run(self, q: NDArray[Any]) -> NDArray[Any]:
         """One inference per window."""
@@ -160,10 +172,11 @@ class _OnnxRuntime:
             raise MissingExtraError("onnxruntime", "onnx-runtime") from None
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-        options.log_severity_level = ERRORS_ONLY
+        options.log_severity_level = FATAL_ONLY
         options.add_session_config_entry(X64_PRECISION_KEY, "1")
         try:
-            self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+            with contextlib.redirect_stdout(io.StringIO()):  # it prints some failures there before it raises them
+                self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
             (source,), (output,) = self._session.get_inputs(), self._session.get_outputs()
             self.input_shape = tuple(source.shape[2:])
             self.input_dtype = np.dtype(source.type.removeprefix("tensor(").removesuffix(")").replace("float", FLOAT)).name

@@ -33,6 +33,9 @@ _RANGES = {
 }
 """Least and most of each size; the most is far beyond any use and keeps a damaged file from asking for all memory."""
 
+_FLOAT32_REACH = 1e30
+"""Numbers between its inverse and itself survive float32."""
+
 
 class FrontEnd(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """From a waveform in [-1, 1] (int16 / 32768) to normalised log-mel. The default gives (256, 28) for 16,000 samples.
@@ -78,10 +81,11 @@ class FrontEnd(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             raise InputError(f"frontend: f_max {self.f_max} Hz is above half of sample_rate {self.sample_rate} Hz; lower f_max")
         if not 0.0 <= self.pre_emphasis < 1.0:
             raise InputError(f"frontend: pre_emphasis is {self.pre_emphasis}; it must be at least 0 and below 1")
-        if not 0.0 < self.log_floor < np.inf:
-            raise InputError(f"frontend: log_floor is {self.log_floor}; it must be above 0 and finite")
-        if not (np.isfinite(self.mean) and 0.0 < self.std < np.inf):
-            raise InputError(f"frontend: mean is {self.mean} and std {self.std}; both must be finite and std above 0")
+        if not 1.0 / _FLOAT32_REACH <= self.log_floor <= _FLOAT32_REACH:
+            raise InputError(f"frontend: log_floor is {self.log_floor}; it must be {1.0 / _FLOAT32_REACH:g} to {_FLOAT32_REACH:g}")
+        if not (abs(self.mean) <= _FLOAT32_REACH and 1.0 / _FLOAT32_REACH <= self.std <= _FLOAT32_REACH):
+            raise InputError(f"frontend: mean is {self.mean} and std {self.std}; both must be finite and std above 0, within "
+                             f"{_FLOAT32_REACH:g}")
 
     @property
     def top_hz(self) -> float:
@@ -129,10 +133,14 @@ def filterbank(fe: FrontEnd) -> Array:
     bin_hz = fe.sample_rate / fe.n_fft
     bins = np.arange(fe.n_fft // 2 + 1) * bin_hz
     left, centre, right = (corners[i:i + fe.n_mels, None] for i in range(3))  # (n_mels, 1)
-    weights = np.maximum(0.0, np.minimum((bins - left) / (centre - left), (right - bins) / (right - centre)))  # (n_mels, bins)
-    empty = weights.max(axis=1) == 0.0
-    weights[empty] = np.maximum(0.0, 1.0 - np.abs(bins - np.minimum(centre[empty], bins[-1])) / bin_hz)
-    return np.asarray(weights, np.float32)
+    weights = np.empty((fe.n_mels, len(bins)), np.float32)
+    for start in range(0, fe.n_mels, BAND_MELS):  # in parts: the float64 of all at once may take a gigabyte
+        part = slice(start, start + BAND_MELS)
+        rows = np.maximum(0.0, np.minimum((bins - left[part]) / (centre - left)[part], (right[part] - bins) / (right - centre)[part]))
+        empty = rows.max(axis=1) == 0.0
+        rows[empty] = np.maximum(0.0, 1.0 - np.abs(bins - np.minimum(centre[part][empty], bins[-1])) / bin_hz)
+        weights[part] = rows  # (BAND_MELS, bins)
+    return weights
 
 
 class Band(NamedTuple):

@@ -136,7 +136,8 @@ def replay(manifest: Manifest, run: Runner, where: str) -> Replay:
         for features in (log_mel(manifest.frontend, wave), _streamed(manifest.frontend, wave)):
             errors += [_probe_error(vector, features), _excess(q, features, source)]
             same.append(float((rounding.quantize(features, source.scale, source.zero_point, np.int8) == q).mean()))
-    logits = run(rounding.dequantize(kept, source.scale, source.zero_point)).astype(np.float64) / golden.step
+    runs = [run(rounding.dequantize(q[None], source.scale, source.zero_point)) for q in kept]  # one at a time: there may be many
+    logits = np.concatenate(runs).astype(np.float64) / golden.step
     if manifest.output.dtype != "float32":
         logits = np.rint(logits)
     return Replay(max(errors) * manifest.frontend.std, float(np.mean(same)), logits, np.array(expected, np.float64))

@@ -11,8 +11,11 @@ from edgekd.frontend import FrontEnd
 FORMAT_VERSION = 2
 """Version 1 had neither golden vectors nor a calibration."""
 MAX_VECTORS = 64
+MAX_FRAME_SAMPLES = 2**23
+"""Samples that the front end transforms for one window, frames times FFT size: beyond it takes hundreds of megabytes."""
 
-Positive = Annotated[float, msgspec.Meta(gt=0)]
+Scale = Annotated[float, msgspec.Meta(ge=2.0**-100, le=2.0**100)]
+"""Within what float32 can divide by and multiply with."""
 NonNegative = Annotated[float, msgspec.Meta(ge=0)]
 Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
@@ -21,8 +24,8 @@ class TensorQuant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Quantisation of the model's input or output: real = (q - zero_point) * scale; dtype "float32" ignores both."""
 
     dtype: Literal["int8", "uint8", "float32"]
-    scale: Positive
-    zero_point: int
+    scale: Scale
+    zero_point: Annotated[int, msgspec.Meta(ge=-128, le=255)]
 
 
 class Counts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -82,7 +85,7 @@ class Golden(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What `edgekd verify` replays. input: int8 quantisation of the features, in every file. step: logit units of one step."""
 
     input: TensorQuant
-    step: Positive
+    step: Scale
     vectors: Annotated[tuple[GoldenVector, ...], msgspec.Meta(min_length=1, max_length=MAX_VECTORS)]
 
 
@@ -103,7 +106,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     output: TensorQuant
     counts: Counts
     provenance: Provenance
-    temperature: Positive = 1.0
+    temperature: Scale = 1.0
     calibration: Calibration | None = None
     golden: Golden | None = None
     format_version: int = FORMAT_VERSION
@@ -140,6 +143,9 @@ def decode(raw: bytes, where: str) -> Manifest:
         raise _damaged(where, error) from None
     if len(set(manifest.labels)) < len(manifest.labels):
         raise _damaged(where, "a label is there twice")
+    if manifest.frontend.frames(manifest.window) * manifest.frontend.n_fft > MAX_FRAME_SAMPLES:
+        raise _damaged(where, f"a window of {manifest.window:,} samples has {manifest.frontend.frames(manifest.window):,} frames of "
+                              f"{manifest.frontend.n_fft:,} samples")
     return manifest
 
 

@@ -12,6 +12,7 @@ import tempfile
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
 from edgekd import manifest as manifests
@@ -22,16 +23,26 @@ SUFFIXES = (".tflite", ".onnx")
 MANIFEST_KEY, DIGEST_KEY = "edgekd.json", "edgekd.sha256"
 """Names of the zip entries and of the metadata properties."""
 MAX_MANIFEST_BYTES = 4 * 2**20
-MAX_MODEL_BYTES = 2**30
+ENTRY_SIGNATURE, MAX_ENTRIES = b"PK\x01\x02", 64
+"""What each entry of a zip archive's directory starts with, and how many there may be: two are ours, TFLite metadata brings a few."""
+MAX_MODEL_BYTES = 2**26
 TFLITE_IDENTIFIER, IDENTIFIER_START = b"TFL3", 4
 MODEL_GRAPH, MODEL_METADATA = 7, 14
 """Field numbers in ONNX's ModelProto."""
+GRAPH_INITIALIZER = 5
+"""Field number in ONNX's GraphProto."""
+TENSOR_DATA = frozenset({4, 9, 10})
+"""Numbers of the fields in ONNX's TensorProto that take no more room in memory than in the file: float_data, raw_data, double_data."""
+MAX_STRUCTURE_BYTES = 2**21
+"""Of an .onnx file, its weights and metadata left out: an empty node has two bytes in the file and some hundred in memory."""
 ENTRY_KEY, ENTRY_VALUE = 1, 2
 """Field numbers in ONNX's StringStringEntryProto."""
 VARINT, FIXED64, LENGTH_DELIMITED, FIXED32 = 0, 1, 2, 5
 """Wire types of protobuf."""
 FIXED_SIZES = {FIXED64: 8, FIXED32: 4}
 MAX_VARINT_BYTES = 10
+MAX_FIELDS = 2**16
+"""Of one protobuf message: a graph with more nodes is no model for a small device, and every node costs its readers memory and time."""
 
 
 @dataclass(frozen=True)
@@ -56,9 +67,7 @@ def write(path: str | Path, model_bytes: bytes, manifest: Manifest) -> None:
     path = Path(path)
     _check_suffix(path)
     _check_kind(path, model_bytes)
-    encoded = manifests.encode(manifest)
-    entries = {MANIFEST_KEY: encoded, DIGEST_KEY: _digest(model_bytes, encoded)}
-    raw = model_bytes + (_zip(model_bytes, entries) if path.suffix == ".tflite" else _metadata(entries))
+    raw = sealed(path.suffix, model_bytes, manifests.encode(manifest))
     try:
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as partial:
             temporary = Path(partial.name)
@@ -72,6 +81,12 @@ def write(path: str | Path, model_bytes: bytes, manifest: Manifest) -> None:
                 temporary.unlink(missing_ok=True)
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror}); choose another place") from None
+
+
+def sealed(suffix: str, model_bytes: bytes, encoded_manifest: bytes) -> bytes:
+    """The bytes of a file: a model, behind it an encoded manifest and the digest of both. Nothing is checked."""
+    entries = {MANIFEST_KEY: encoded_manifest, DIGEST_KEY: _digest(model_bytes, encoded_manifest)}
+    return model_bytes + (_zip(model_bytes, entries) if suffix == ".tflite" else metadata(entries))
 
 
 def read_manifest(path: str | Path) -> Manifest:
@@ -101,12 +116,16 @@ def read_bytes(path: Path) -> bytes:
     """
     _check_suffix(path)
     try:
+        if not path.is_dir() and not path.is_file() and path.exists():  # opening a pipe would wait, a device may never end
+            raise InputError(f"{path}: not a regular file; give a .tflite or .onnx file")
         with path.open("rb") as file:
-            raw = file.read(MAX_MODEL_BYTES + 1)
+            size = os.fstat(file.fileno()).st_size
+            if size > MAX_MODEL_BYTES:
+                raise InputError(f"{path}: {size:,} bytes, larger than {MAX_MODEL_BYTES:,}, which is no model for a small device; "
+                                 "give an exported one")
+            raw = file.read(size)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); give a .tflite or .onnx file") from None
-    if len(raw) > MAX_MODEL_BYTES:
-        raise InputError(f"{path}: larger than {MAX_MODEL_BYTES:,} bytes, which is no model for a small device; give an exported one")
     _check_kind(path, raw)
     return raw
 
@@ -123,7 +142,7 @@ def split(path: Path, raw: bytes) -> ModelFile | None:
     """
     try:
         size, entries = (_read_zip if path.suffix == ".tflite" else _read_metadata)(raw)
-    except _DamagedError as error:
+    except DamagedError as error:
         raise InputError(f"{path}: the file is damaged ({error}); copy it or export it again") from None
     if MANIFEST_KEY not in entries:
         return None
@@ -151,14 +170,15 @@ def _check_kind(path: Path, raw: bytes) -> None:
         if path.suffix == ".tflite":
             genuine = raw[IDENTIFIER_START:IDENTIFIER_START + len(TFLITE_IDENTIFIER)] == TFLITE_IDENTIFIER
         else:
-            genuine = any(number == MODEL_GRAPH for number, _, _, _ in _fields(raw))
-    except _DamagedError as error:
+            genuine = any(number == MODEL_GRAPH for number, _, _, _ in fields(raw))
+            _check_structure(raw)
+    except DamagedError as error:
         raise InputError(f"{path}: not an ONNX file, or damaged ({error}); copy it or export it again") from None
     if not genuine:
         raise InputError(f"{path}: not a {path.suffix} model but {len(raw):,} other bytes; give a file that 'edgekd export' wrote")
 
 
-class _DamagedError(Exception):
+class DamagedError(Exception):
     """What is wrong inside a file, without its name."""
 
 
@@ -176,22 +196,47 @@ def _read_zip(raw: bytes) -> tuple[int, dict[str, bytes]]:
     file = io.BytesIO(raw)
     if not zipfile.is_zipfile(file):
         if MANIFEST_KEY.encode() in raw:
-            raise _DamagedError("its end is missing")
+            raise DamagedError("its end is missing")
         return len(raw), {}
+    if raw.count(ENTRY_SIGNATURE) > MAX_ENTRIES:  # before `zipfile` makes an object of each
+        raise DamagedError(f"more than {MAX_ENTRIES} entries in its zip archive")
     try:
         with zipfile.ZipFile(file) as archive:
             members = archive.infolist()
             ours = [member for member in members if member.filename in (MANIFEST_KEY, DIGEST_KEY)]
+            if len(ours) > len({member.filename for member in ours}):
+                raise DamagedError("an entry is there twice")
             for member in ours:
                 if member.compress_type != zipfile.ZIP_STORED:  # ours never is; a crafted one could unpack to any size
-                    raise _DamagedError(f"{member.filename} is compressed")
+                    raise DamagedError(f"{member.filename} is compressed")
                 _check_size(member.file_size)
             return min((member.header_offset for member in members), default=0), {member.filename: archive.read(member) for member in ours}
     except (zipfile.BadZipFile, EOFError, OSError, ValueError, RuntimeError, NotImplementedError, OverflowError) as error:
-        raise _DamagedError(f"manifest: {error}") from None
+        raise DamagedError(f"manifest: {error}") from None
 
 
-def _metadata(entries: dict[str, bytes]) -> bytes:
+def _check_structure(raw: bytes) -> None:
+    """Refuse an ONNX file that would take many times its size in memory, before anything parses it."""
+    for size in accumulate(_structure_bytes(raw)):
+        if size > MAX_STRUCTURE_BYTES:
+            raise DamagedError(f"more than {MAX_STRUCTURE_BYTES:,} bytes beside its weights")
+
+
+def _structure_bytes(raw: bytes) -> Iterator[int]:
+    """Bytes of an ONNX file that are neither weights nor metadata, part by part."""
+    for field, start, payload, end in fields(raw):
+        if field != MODEL_GRAPH:
+            yield (payload if field == MODEL_METADATA else end) - start
+            continue
+        for part, part_start, part_payload, part_end in fields(raw, payload, end):
+            if part != GRAPH_INITIALIZER:
+                yield part_end - part_start
+                continue
+            for number, tensor_start, tensor_payload, tensor_end in fields(raw, part_payload, part_end):
+                yield (tensor_payload if number in TENSOR_DATA else tensor_end) - tensor_start
+
+
+def metadata(entries: dict[str, bytes]) -> bytes:
     """`metadata_props` fields, to stand behind a serialised ModelProto."""
     properties = (_field(ENTRY_KEY, key.encode()) + _field(ENTRY_VALUE, value) for key, value in entries.items())
     return b"".join(_field(MODEL_METADATA, entry) for entry in properties)
@@ -200,21 +245,25 @@ def _metadata(entries: dict[str, bytes]) -> bytes:
 def _read_metadata(raw: bytes) -> tuple[int, dict[str, bytes]]:
     """Size of the model in front of our first property, and our properties."""
     size, entries = len(raw), {}
-    for field, start, payload, end in _fields(raw):
-        if field != MODEL_METADATA:
-            continue
-        parts = {number: raw[payload + first:payload + last] for number, _, first, last in _fields(raw[payload:end])}
-        key = parts.get(ENTRY_KEY, b"").decode(errors="replace")
+    for field, start, payload, end in fields(raw):
+        key = ""
+        if field == MODEL_METADATA:
+            parts = {number: raw[payload + first:payload + last] for number, _, first, last in fields(raw[payload:end])}
+            key = parts.get(ENTRY_KEY, b"").decode(errors="replace")
         if key in (MANIFEST_KEY, DIGEST_KEY):
+            if key in entries:
+                raise DamagedError("an entry is there twice")
             entries[key] = parts.get(ENTRY_VALUE, b"")
             _check_size(len(entries[key]))
             size = min(size, start)
+        elif entries:  # it would be part of the model, but not of what the digest covers
+            raise DamagedError(f"field {field} behind the manifest")
     return size, entries
 
 
 def _check_size(size: int) -> None:
     if size > MAX_MANIFEST_BYTES:
-        raise _DamagedError(f"manifest of {size:,} bytes, more than {MAX_MANIFEST_BYTES:,}")
+        raise DamagedError(f"manifest of {size:,} bytes, more than {MAX_MANIFEST_BYTES:,}")
 
 
 def _field(number: int, payload: bytes) -> bytes:
@@ -230,11 +279,17 @@ def _varint(value: int) -> bytes:
     return bytes([*encoded, value])
 
 
-def _fields(raw: bytes) -> Iterator[tuple[int, int, int, int]]:
-    """Fields of a protobuf message: (number, start of the field, start and end of its payload)."""
-    position = 0
-    while position < len(raw):
-        start = position
+def fields(raw: bytes, position: int = 0, stop: int | None = None) -> Iterator[tuple[int, int, int, int]]:
+    """Fields of the protobuf message in `raw[position:stop]`: (number, start of the field, start and end of its payload).
+
+    Raises:
+        DamagedError: cut off, garbled, or more than `MAX_FIELDS` of them.
+    """
+    stop, count = len(raw) if stop is None else stop, 0
+    while position < stop:
+        start, count = position, count + 1
+        if count > MAX_FIELDS:
+            raise DamagedError(f"more than {MAX_FIELDS:,} fields in one message")
         tag, position = _read_varint(raw, position)
         wire, number = tag & 7, tag >> 3
         payload = position
@@ -246,9 +301,9 @@ def _fields(raw: bytes) -> Iterator[tuple[int, int, int, int]]:
         elif wire in FIXED_SIZES:
             position += FIXED_SIZES[wire]
         else:
-            raise _DamagedError(f"wire type {wire} at byte {start}")
-        if number == 0 or position > len(raw):
-            raise _DamagedError(f"field {number} at byte {start} of {len(raw)} is cut off or garbled")
+            raise DamagedError(f"wire type {wire} at byte {start}")
+        if number == 0 or position > stop:
+            raise DamagedError(f"field {number} at byte {start} of {stop} is cut off or garbled")
         yield number, start, payload, position
 
 
@@ -259,4 +314,4 @@ def _read_varint(raw: bytes, position: int) -> tuple[int, int]:
         value |= (byte & 0x7F) << 7 * index
         if byte < 0x80:
             return value, position + index + 1
-    raise _DamagedError(f"number at byte {position} of {len(raw)} is cut off or garbled")
+    raise DamagedError(f"number at byte {position} of {len(raw)} is cut off or garbled")

@@ -1,5 +1,6 @@
 """Model files in their engines: right logits, any batch, and one clear line for what cannot run."""
 
+import contextlib
 import subprocess
 import sys
 
@@ -160,3 +161,17 @@ def test_opening_is_silent(tmp_path, kind):
 
 def test_every_suffix_has_an_engine():
     assert {suffix for suffix, _ in engines.ENGINES.values()} == set(modelfile.SUFFIXES)
+
+
+def test_absurd_shapes_are_refused_before_they_are_allocated(tmp_path, monkeypatch):
+    monkeypatch.setattr(engines, "MAX_TENSOR_ELEMENTS", 1000)
+    with pytest.raises(InputError, match=r"toy.int8.tflite: LiteRT cannot run this model \(tensor '.*' has the shape \("):
+        open_model(save(tmp_path, "tflite"))
+
+
+def test_nothing_is_printed_when_an_engine_fails(tmp_path, kind, capfd):
+    path = tmp_path / f"garbled.{kind}"
+    modelfile.write(path, EMIT[kind](GRAPH).replace(b"avg", b"\xff\xff\xff"), toy.manifest(GRAPH, kind))  # names that are not UTF-8
+    with contextlib.suppress(InputError):  # LiteRT does not mind them
+        open_model(path)
+    assert capfd.readouterr() == ("", "")

@@ -1,5 +1,6 @@
 """Manifests inside model files: found again, and every kind of damage named in one line."""
 
+import os
 import zipfile
 
 import pytest
@@ -66,7 +67,7 @@ def test_a_model_of_another_tool_has_no_manifest(tmp_path, emitted):
 
 
 def test_metadata_of_other_tools_is_no_obstacle(tmp_path, emitted):
-    foreign = emitted["onnx"] + modelfile._metadata({"author": b"someone"})
+    foreign = emitted["onnx"] + modelfile.metadata({"author": b"someone"})
     path = tmp_path / "a.onnx"
     modelfile.write(path, foreign, toy.manifest(GRAPH, "onnx"))
     assert modelfile.read(path).content == foreign
@@ -129,6 +130,62 @@ def test_a_compressed_manifest_is_refused_before_it_is_unpacked(tmp_path, emitte
         modelfile.read(path)
 
 
+def test_a_crowd_of_zip_entries_is_refused_before_they_are_listed(tmp_path, emitted):
+    path = tmp_path / "crowd.tflite"
+    path.write_bytes(emitted["tflite"])
+    with zipfile.ZipFile(path, "a") as archive:
+        for index in range(modelfile.MAX_ENTRIES + 1):
+            archive.writestr(str(index), b"")
+    with pytest.raises(InputError, match=r"crowd.tflite: the file is damaged \(more than 64 entries in its zip archive\)"):
+        modelfile.read(path)
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_two_manifests_are_refused(written):
+    raw = written.read_bytes()
+    if written.suffix == ".tflite":
+        with zipfile.ZipFile(written, "a") as archive:
+            archive.writestr(modelfile.MANIFEST_KEY, b"{}")
+    else:
+        written.write_bytes(raw + modelfile.metadata({modelfile.MANIFEST_KEY: b"{}"}))
+    with pytest.raises(InputError, match="an entry is there twice"):
+        modelfile.read(written)
+
+
+def test_fields_behind_an_onnx_manifest_are_refused(tmp_path, emitted):
+    """They would belong to the model for every other reader, and no digest covers them."""
+    path = tmp_path / "a.onnx"
+    modelfile.write(path, emitted["onnx"], toy.manifest(GRAPH, "onnx"))
+    path.write_bytes(path.read_bytes() + modelfile._field(7, b""))
+    with pytest.raises(InputError, match="field 7 behind the manifest"):
+        modelfile.read(path)
+
+
+@pytest.mark.parametrize(("raw", "message"), [
+    (modelfile._field(1, b"") * (modelfile.MAX_FIELDS + 1), "more than 65,536 fields in one message"),
+    (modelfile._field(7, modelfile._field(1, bytes(modelfile.MAX_STRUCTURE_BYTES))), "more than 2,097,152 bytes beside its weights"),
+    (modelfile._field(7, modelfile._field(5, modelfile._field(8, bytes(modelfile.MAX_STRUCTURE_BYTES)))), "beside its weights"),
+])
+def test_an_onnx_file_that_would_fill_the_memory_is_refused_unparsed(tmp_path, raw, message):
+    path = tmp_path / "a.onnx"
+    path.write_bytes(raw)
+    with pytest.raises(InputError, match=message):
+        modelfile.read_bytes(path)
+
+
+def test_weights_of_any_size_are_no_structure(tmp_path):
+    path = tmp_path / "a.onnx"
+    path.write_bytes(modelfile._field(7, modelfile._field(5, modelfile._field(9, bytes(2 * modelfile.MAX_STRUCTURE_BYTES)))))
+    assert len(modelfile.read_bytes(path)) > 2 * modelfile.MAX_STRUCTURE_BYTES
+
+
+def test_a_pipe_is_refused_without_waiting_for_it(tmp_path):
+    path = tmp_path / "a.onnx"
+    os.mkfifo(path)
+    with pytest.raises(InputError, match=r"a.onnx: not a regular file"):
+        modelfile.read(path)
+
+
 def test_garbage_behind_a_model_is_refused(written):
     written.write_bytes(written.read_bytes() + b"\x07garbage" * 9000)
     with pytest.raises(InputError, match=written.name):
@@ -143,7 +200,7 @@ def test_an_oversized_manifest_is_refused(written, monkeypatch):
 
 def test_an_oversized_file_is_refused(written, monkeypatch):
     monkeypatch.setattr(modelfile, "MAX_MODEL_BYTES", 1000)
-    with pytest.raises(InputError, match="larger than 1,000 bytes"):
+    with pytest.raises(InputError, match="bytes, larger than 1,000,"):
         modelfile.read(written)
 
 

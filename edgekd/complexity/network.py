@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import accumulate
 from math import prod
 
 
@@ -60,6 +61,8 @@ class Network:
         what it writes are both alive (no in-place reuse). Graph inputs live from the start, graph outputs to the end, and
         state that persists between inferences always.
         """
+        if not self.nodes:
+            return 0
         last = len(self.nodes) - 1
         birth = dict.fromkeys(self.inputs, 0)
         death = dict.fromkeys(self.inputs, 0)
@@ -75,5 +78,9 @@ class Network:
                 death[name] = last
         for name in self.persistent:
             birth[name], death[name] = 0, last
-        alive = [sum(self.tensors[name].bytes for name in birth if birth[name] <= step <= death[name]) for step in range(len(self.nodes))]
-        return max(alive, default=0)
+        change = [0] * (len(self.nodes) + 1)
+        for name, born in birth.items():
+            if born <= death[name]:
+                change[born] += self.tensors[name].bytes
+                change[death[name] + 1] -= self.tensors[name].bytes
+        return max(accumulate(change))

@@ -100,6 +100,7 @@ class _Reader:
         self.tensors: dict[str, Tensor] = {}
         self.constants: set[str] = set()
         self.alias: dict[str, str] = {}
+        self.roots: dict[str, str] = {}
         for constant in graph.initializer:
             self._constant(constant.name, tuple(constant.dims), constant.data_type)
         for node in graph.node:
@@ -138,9 +139,15 @@ class _Reader:
 
     def root(self, name: str) -> str:
         """The tensor that an engine holds for a name."""
-        while name in self.alias:
+        passed = []
+        while name in self.alias and name not in self.roots:
+            passed.append(name)
             name = self.alias[name]
-        return name
+            if len(passed) > len(self.alias):
+                raise ValueError("its quantisers form a circle")
+        root = self.roots.get(name, name)
+        self.roots.update(dict.fromkeys(passed, root))  # a long chain is walked once
+        return root
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a tensor as the file spells it.

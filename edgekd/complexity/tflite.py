@@ -1,4 +1,8 @@
-"""Reads a .tflite file into a `Network` through the official flatbuffers schema; no interpreter runs."""
+"""Reads a .tflite file into a `Network` through the official flatbuffers schema; no interpreter runs.
+
+A hostile file may have any number of tables share the same bytes, so that reading all it seems to hold would never end. So only what is
+counted is read, and hardly more of it than the file has bytes.
+"""
 
 import struct
 from math import prod
@@ -12,6 +16,8 @@ ELEMENT_BITS = {
     "FLOAT32": 32, "FLOAT16": 16, "BFLOAT16": 16, "FLOAT64": 64, "INT2": 2, "INT4": 4, "INT8": 8, "INT16": 16, "INT32": 32, "INT64": 64,
     "UINT4": 4, "UINT8": 8, "UINT16": 16, "UINT32": 32, "UINT64": 64, "BOOL": 8, "COMPLEX64": 64, "COMPLEX128": 128,
 }
+OPTIONS = {"BATCH_MATMUL": "BatchMatMulOptions", "MAX_POOL_2D": "Pool2DOptions", "AVERAGE_POOL_2D": "Pool2DOptions"}
+"""Ops whose counting rule needs their options, and the table that holds them."""
 UNCOUNTED_OPS = frozenset({
     "CUSTOM", "DELEGATE", "CALL", "CALL_ONCE", "IF", "WHILE", "LSTM", "RNN", "SVDF", "CONV_3D", "CONV_3D_TRANSPOSE",
     "UNIDIRECTIONAL_SEQUENCE_LSTM", "UNIDIRECTIONAL_SEQUENCE_RNN", "BIDIRECTIONAL_SEQUENCE_LSTM", "BIDIRECTIONAL_SEQUENCE_RNN",
@@ -19,8 +25,13 @@ UNCOUNTED_OPS = frozenset({
 """Ops that multiply by weights in ways the ledger has no rule for: a file with one is refused rather than counted too low."""
 KERNEL_OPS = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "FULLY_CONNECTED"})
 """Ops whose second input is their kernel."""
-MALFORMED = (struct.error, IndexError, KeyError, TypeError, ValueError, AttributeError, OverflowError, MemoryError)
+MALFORMED = (struct.error, IndexError, KeyError, TypeError, ValueError, AttributeError, OverflowError)
 """What the flatbuffers reader raises on a damaged file."""
+MAX_ENTRIES = 2**14
+"""Tensors, operators, operator codes or buffers of one file."""
+MAX_RANK = 16
+SHARING = 4
+"""How often the bytes of a file may be read on average: honest writers let equal vectors share theirs."""
 
 
 def read(path: Path, raw: bytes) -> Network:
@@ -35,10 +46,27 @@ def read(path: Path, raw: bytes) -> Network:
     except ImportError:
         raise MissingExtraError("ai-edge-litert", "check") from None
     try:
-        model = schema.ModelT.InitFromPackedBuf(raw, 0)
-        return _network(path, model, schema)
+        return _network(path, schema.Model.GetRootAs(raw, 0), schema, _Budget(SHARING * len(raw)))
     except MALFORMED as error:
         raise InputError(f"{path}: the TFLite file is damaged ({type(error).__name__}: {error}); export or download it again") from None
+
+
+class _Budget:
+    """Bytes that may still be read."""
+
+    def __init__(self, left: int) -> None:
+        self.left = left
+
+    def spend(self, size: int) -> int:
+        """Take from it; the size again.
+
+        Raises:
+            ValueError: the file seems to hold more than its bytes.
+        """
+        self.left -= size
+        if self.left < 0:
+            raise ValueError("its tables overlap")
+        return size
 
 
 def _names(enumeration: type) -> dict[int, str]:
@@ -46,42 +74,82 @@ def _names(enumeration: type) -> dict[int, str]:
     return {value: name for name, value in vars(enumeration).items() if isinstance(value, int)}
 
 
-def _shape(shape: Any) -> tuple[int, ...]:
-    return tuple(int(size) for size in shape) if shape is not None else ()
+def _integers(values: Any, budget: _Budget) -> tuple[int, ...]:
+    """A vector of 32-bit numbers, which an empty one is not: the reader gives 0 for it."""
+    if isinstance(values, int):
+        return ()
+    budget.spend(values.nbytes)
+    return tuple(int(value) for value in values)
 
 
-def _network(path: Path, model: Any, schema: Any) -> Network:
-    if len(model.subgraphs) != 1:
-        raise InputError(f"{path}: {len(model.subgraphs)} subgraphs; only a file with a single graph can be counted")
-    graph, ops, types = model.subgraphs[0], _names(schema.BuiltinOperator), _names(schema.TensorType)
-    keys = [f"{index}:{(tensor.name or b'').decode(errors='replace')}" for index, tensor in enumerate(graph.tensors)]
+def _shape(values: Any, budget: _Budget, least: int = 0) -> tuple[int, ...]:
+    """A shape whose sizes are at least `least`."""
+    shape = _integers(values, budget)
+    if len(shape) > MAX_RANK or any(size < least for size in shape):
+        raise ValueError(f"a shape of {len(shape)} sizes, the least {min(shape)}")
+    return shape
+
+
+def _network(path: Path, model: Any, schema: Any, budget: _Budget) -> Network:
+    if model.SubgraphsLength() != 1:
+        raise InputError(f"{path}: {model.SubgraphsLength()} subgraphs; only a file with a single graph can be counted")
+    graph, ops, types = model.Subgraphs(0), _names(schema.BuiltinOperator), _names(schema.TensorType)
+    if max(graph.TensorsLength(), graph.OperatorsLength()) > MAX_ENTRIES:
+        raise InputError(f"{path}: {graph.TensorsLength():,} tensors and {graph.OperatorsLength():,} operators, more than {MAX_ENTRIES:,}; "
+                         "this is no model for a small device")
+    keys: list[str] = []
     tensors: dict[str, Tensor] = {}
-    constants: set[str] = set()
-    for key, tensor in zip(keys, graph.tensors, strict=True):
-        _refuse_free_dimensions(path, key, _shape(tensor.shapeSignature))
-        bits = ELEMENT_BITS.get(types[tensor.type])
-        buffer = model.buffers[tensor.buffer]
-        stored = (buffer.data is not None and len(buffer.data) > 0) or buffer.size > 0
-        if stored and not tensor.isVariable:
+    constants, variables = set(), []
+    for index in range(graph.TensorsLength()):
+        tensor = graph.Tensors(index)
+        name = tensor.Name() or b""
+        budget.spend(len(name))
+        keys.append(key := f"{index}:{name.decode(errors='replace')}")
+        _refuse_free_dimensions(path, key, _shape(tensor.ShapeSignatureAsNumpy(), budget, -1))
+        bits, stored = ELEMENT_BITS.get(types[tensor.Type()]), _is_stored(model, tensor.Buffer())
+        if tensor.IsVariable():
+            variables.append(key)
+        elif stored:
             constants.add(key)
         if stored and bits is None:
-            raise InputError(f"{path}: constant '{key}' has type {types[tensor.type]}, which has no fixed size; it cannot be counted")
-        tensors[key] = Tensor(key, _shape(tensor.shape), bits or 0, f"buffer {tensor.buffer}" if stored else key)
+            raise InputError(f"{path}: constant '{key}' has type {types[tensor.Type()]}, which has no fixed size; it cannot be counted")
+        tensors[key] = Tensor(key, _shape(tensor.ShapeAsNumpy(), budget), bits or 0, f"buffer {tensor.Buffer()}" if stored else key)
     nodes = []
-    for operator in graph.operators or []:
-        code = model.operatorCodes[operator.opcodeIndex]
-        op = ops[max(code.builtinCode, code.deprecatedBuiltinCode)]  # old writers fill only the deprecated field
+    for index in range(graph.OperatorsLength()):
+        operator = graph.Operators(index)
+        if operator.OpcodeIndex() >= model.OperatorCodesLength():
+            raise IndexError(f"operator code {operator.OpcodeIndex()} of {model.OperatorCodesLength()}")
+        code = model.OperatorCodes(operator.OpcodeIndex())
+        op = ops[max(code.BuiltinCode(), code.DeprecatedBuiltinCode())]  # old writers fill only the deprecated field
         if op in UNCOUNTED_OPS or op.startswith("STABLEHLO"):
             raise InputError(f"{path}: op {op} has no counting rule; only files of plain convolutions, dense layers, pools and "
                              "elementwise ops can be judged")
-        reads = [tensors[keys[index]] for index in operator.inputs if index >= 0]
-        writes = [tensors[keys[index]] for index in operator.outputs]
-        nodes.append(_node(op, operator.builtinOptions, reads, writes, constants))
+        reads = [tensors[keys[index]] for index in _integers(operator.InputsAsNumpy(), budget) if index >= 0]
+        writes = [tensors[keys[index]] for index in _integers(operator.OutputsAsNumpy(), budget)]
+        nodes.append(_node(op, _options(op, operator, schema), reads, writes, constants))
     return Network(
-        nodes=tuple(nodes), tensors=tensors, inputs=tuple(keys[index] for index in graph.inputs),
-        outputs=tuple(keys[index] for index in graph.outputs),
-        persistent=tuple(key for key, tensor in zip(keys, graph.tensors, strict=True) if tensor.isVariable),
+        nodes=tuple(nodes), tensors=tensors, inputs=tuple(keys[index] for index in _integers(graph.InputsAsNumpy(), budget)),
+        outputs=tuple(keys[index] for index in _integers(graph.OutputsAsNumpy(), budget)), persistent=tuple(variables),
     )
+
+
+def _is_stored(model: Any, index: int) -> bool:
+    """Whether a buffer holds data, inside the file or behind it."""
+    if index >= model.BuffersLength():
+        raise IndexError(f"buffer {index} of {model.BuffersLength()}")
+    buffer = model.Buffers(index)
+    data = buffer.DataAsNumpy()  # a view, refused where it would leave the file
+    return (not isinstance(data, int) and len(data) > 0) or buffer.Size() > 0
+
+
+def _options(op: str, operator: Any, schema: Any) -> Any:
+    """The options table of an op whose counting rule needs it, else None."""
+    kind = OPTIONS.get(op)
+    if kind is None:
+        return None
+    table, options = operator.BuiltinOptions(), getattr(schema, kind)()
+    options.Init(table.Bytes, table.Pos)
+    return options
 
 
 def _refuse_free_dimensions(path: Path, key: str, signature: tuple[int, ...]) -> None:
@@ -109,11 +177,11 @@ def _node(op: str, options: Any, reads: list[Tensor], writes: list[Tensor], cons
     elif op == "FULLY_CONNECTED":
         macs, nessi = out * kernel[1], out * reads[0].shape[-1]
     elif op == "BATCH_MATMUL":
-        macs = nessi = out * reads[0].shape[-2 if options.adjX else -1]
+        macs = nessi = out * reads[0].shape[-2 if options.AdjX() else -1]
     elif op == "MEAN":
         nessi = reads[0].elements
     elif op in {"MAX_POOL_2D", "AVERAGE_POOL_2D"}:
-        nessi = out * options.filterHeight * options.filterWidth
+        nessi = out * options.FilterHeight() * options.FilterWidth()
     elif op in {"ADD", "ADD_N"}:
         nessi = out * (len(reads) - 1)
     return Node(

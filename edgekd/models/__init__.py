@@ -5,11 +5,12 @@ from collections.abc import Callable
 from torch import nn
 
 from edgekd.models.bc_resnet import BcResNet, BcResNetAsc, BcResNetAscConfig, BcResNetConfig
+from edgekd.models.cp_mobile import CpMobile, CpMobileConfig
 from edgekd.models.cp_resnet import CpResNet, CpResNetConfig
 from edgekd.models.mobilenet_v2 import MobileNetV2, MobileNetV2Config
 from edgekd.models.serfr_cnn import SerfrCnn, SerfrCnnConfig
 
-ModelConfig = SerfrCnnConfig | BcResNetAscConfig | BcResNetConfig | CpResNetConfig | MobileNetV2Config
+ModelConfig = SerfrCnnConfig | BcResNetAscConfig | BcResNetConfig | CpResNetConfig | CpMobileConfig | MobileNetV2Config
 """A frozen config; its `kind` in TOML is the key below."""
 
 MODELS: dict[type[ModelConfig], Callable[..., nn.Module]] = {
@@ -17,6 +18,7 @@ MODELS: dict[type[ModelConfig], Callable[..., nn.Module]] = {
     BcResNetAscConfig: BcResNetAsc,
     BcResNetConfig: BcResNet,
     CpResNetConfig: CpResNet,
+    CpMobileConfig: CpMobile,
     MobileNetV2Config: MobileNetV2,
 }
 """Config -> module (config, labels): log_mel (batch, 1, mel, frame) float32 -> logits (batch, labels). Any can teach; those without dynamic

@@ -20,6 +20,11 @@ def pair(size: Size) -> tuple[int, int]:
     return size if isinstance(size, tuple) else (size, size)
 
 
+def eights(channels: float) -> int:
+    """The nearest multiple of eight, at least eight: a width that every engine fills its registers with."""
+    return max(8, int(channels + 4) // 8 * 8)
+
+
 def activate(x: Tensor, activation: Activation) -> Tensor:
     """Apply an activation by name; hard sigmoid is clip(x / 6 + 1 / 2, 0, 1) (Howard et al. 2019)."""
     if activation == "relu":
@@ -100,6 +105,22 @@ class ResidualNorm(Block):
         return self.weight * x + (x - mean) * torch.rsqrt(variance + self.eps)
 
 
+class GlobalResponseNorm(Block):
+    """x + gamma * x * n + beta, n the L2 norm of each channel's map over the mean of these norms, then an activation (Woo et al. 2023,
+    with one gamma and one beta in all as in CP-Mobile). Dynamic: for teachers, it has no integer form."""
+
+    def __init__(self, activation: Activation = "none", eps: float = 1e-6) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.zeros(1))
+        self.beta = nn.Parameter(torch.zeros(1))
+        self.activation: Activation = activation
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        norms = torch.linalg.vector_norm(x, dim=(2, 3), keepdim=True)  # (B, C, 1, 1)
+        return activate(x + self.gamma * x * norms / (norms.mean(dim=1, keepdim=True) + self.eps) + self.beta, self.activation)
+
+
 class Add(Block):
     """Sum of two maps, an axis of size 1 broadcasts; then an activation."""
 
@@ -131,15 +152,16 @@ class MaxPool(Block):
 
 
 class AvgPool(Block):
-    """Mean over windows, floor mode, no padding."""
+    """Mean over windows, floor mode; the zeros of the padding count."""
 
-    def __init__(self, kernel: Size, stride: Size | None = None) -> None:
+    def __init__(self, kernel: Size, stride: Size | None = None, padding: Size = 0) -> None:
         super().__init__()
         self.kernel = pair(kernel)
         self.stride = pair(kernel if stride is None else stride)
+        self.padding = pair(padding)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.avg_pool2d(x, self.kernel, self.stride)
+        return F.avg_pool2d(x, self.kernel, self.stride, self.padding)
 
 
 class MeanPool(Block):

@@ -3,7 +3,7 @@
 import msgspec
 from torch import Tensor, nn
 
-from edgekd.models.blocks import Classifier, ConvNormAct, Residual
+from edgekd.models.blocks import Classifier, ConvNormAct, Residual, eights
 
 _STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
 """Expansion, channels, blocks and stride of each stage of the paper's Table 2."""
@@ -27,10 +27,10 @@ class MobileNetV2(nn.Module):
 
     def __init__(self, config: MobileNetV2Config, labels: int) -> None:
         super().__init__()
-        channels = _eights(32 * config.width)
+        channels = eights(32 * config.width)
         layers: list[nn.Module] = [ConvNormAct(1, channels, 3, stride=2, padding=1)]
         for expansion, base, depth, stride in _STAGES[: config.stages]:
-            width = _eights(base * config.width)
+            width = eights(base * config.width)
             for index in range(depth):
                 layers.append(_inverted_residual(channels, width, expansion, stride if index == 0 else 1))
                 channels = width
@@ -40,11 +40,6 @@ class MobileNetV2(nn.Module):
 
     def forward(self, log_mel: Tensor) -> Tensor:
         return self.classifier(self.features(log_mel))
-
-
-def _eights(channels: float) -> int:
-    """Nearest multiple of eight, at least eight."""
-    return max(8, int(channels + 4) // 8 * 8)
 
 
 def _inverted_residual(inputs: int, outputs: int, expansion: int, stride: int) -> nn.Module:

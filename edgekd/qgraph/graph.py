@@ -98,13 +98,17 @@ class MaxPool:
 
 @dataclass(frozen=True)
 class AvgPool:
-    """Mean over windows, floor mode, no padding, with a scale of its own; kernel == the whole map is the global pool."""
+    """Mean over windows, floor mode, with a scale of its own; kernel == the whole map is the global pool.
+
+    padding: (mel_before, mel_after, frame_before, frame_after); its zeros count in the mean.
+    """
 
     name: str
     input: str
     output: str
     kernel: tuple[int, int]
     stride: tuple[int, int]
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
 
 
 Op = Conv | Add | Mul | Sigmoid | MaxPool | AvgPool
@@ -207,7 +211,9 @@ def output_shape(op: Op, shapes: list[tuple[int, int, int]]) -> tuple[int, int, 
                  - op.dilation[axis] * (op.weight.shape[axis + 2] - 1) - 1) // op.stride[axis] + 1 for axis in (0, 1)]
         return op.weight.shape[0], size[0], size[1]
     if isinstance(op, MaxPool | AvgPool):
-        pooled = [(shapes[0][axis + 1] - op.kernel[axis]) // op.stride[axis] + 1 for axis in (0, 1)]
+        padding = op.padding if isinstance(op, AvgPool) else (0, 0, 0, 0)
+        pooled = [(shapes[0][axis + 1] + padding[2 * axis] + padding[2 * axis + 1] - op.kernel[axis]) // op.stride[axis] + 1
+                  for axis in (0, 1)]
         return shapes[0][0], pooled[0], pooled[1]
     if isinstance(op, Add | Mul):
         channel, mel, frame = np.broadcast_shapes(*shapes)

@@ -86,15 +86,14 @@ class _Emitter:
         bias_scale = np.float32(self.graph.edges[op.input].scale) * op.weight_scale
         constants = [self._constant(f"{op.name}/weight", op.weight, op.weight_scale),
                      self._constant(f"{op.name}/bias", op.bias, bias_scale)]
-        before_mel, after_mel, before_frame, after_frame = op.padding
         self._write(op, "Conv", [source, *constants], kernel_shape=op.weight.shape[2:], strides=op.stride, dilations=op.dilation,
-                    group=op.groups, pads=(before_mel, before_frame, after_mel, after_frame))
+                    group=op.groups, pads=_pads(op))
 
     def _avg_pool(self, op: AvgPool, source: str) -> None:
         if is_global(op, self.graph.edges[op.input]):
             self._write(op, "GlobalAveragePool", [source])
         else:
-            self._write(op, "AveragePool", [source], kernel_shape=op.kernel, strides=op.stride)
+            self._write(op, "AveragePool", [source], kernel_shape=op.kernel, strides=op.stride, pads=_pads(op), count_include_pad=1)
 
     def _read(self, op: Op, name: str) -> str:
         """The real values of an edge for one reader."""
@@ -136,3 +135,9 @@ class _Emitter:
 
     def _node(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> None:
         self.nodes.append(self.helper.make_node(kind, inputs, [output], name=output, **attributes))
+
+
+def _pads(op: Conv | AvgPool) -> tuple[int, int, int, int]:
+    """Padding in ONNX's order: all starts, then all ends."""
+    before_mel, after_mel, before_frame, after_frame = op.padding
+    return before_mel, before_frame, after_mel, after_frame

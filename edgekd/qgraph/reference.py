@@ -78,7 +78,7 @@ def run_op(graph: QGraph, op: Op, inputs: list[Int8]) -> Int8:
         return _requantise(_convolve(op, reals[0]), (scale * op.weight_scale / np.float32(output.scale))[:, None, None], output)
     if isinstance(op, AvgPool):
         multiplier = scale * np.float32(1 / (op.kernel[0] * op.kernel[1])) / np.float32(output.scale)
-        return _requantise(_pool(reals[0], op.kernel, op.stride, np.add), multiplier, output)
+        return _requantise(_pool(_padded(reals[0], op.padding), op.kernel, op.stride, np.add), multiplier, output)
     if isinstance(op, Mul):
         return _requantise(reals[0] * reals[1], scale * np.float32(edges[1].scale) / np.float32(output.scale), output)
     return _add(reals, edges, output)
@@ -95,7 +95,7 @@ def _add(reals: list[Float64], edges: list[Edge], output: Edge) -> Int8:
 def _convolve(op: Conv, x: Float64) -> Float64:
     """Exact accumulators with bias, float64 (batch, out, mel, frame), as one product per kernel position."""
     out, in_group, kernel_mel, kernel_frame = op.weight.shape
-    x = np.pad(x, ((0, 0), (0, 0), op.padding[:2], op.padding[2:]))
+    x = _padded(x, op.padding)
     size = [(x.shape[axis + 2] - op.dilation[axis] * (op.weight.shape[axis + 2] - 1) - 1) // op.stride[axis] + 1 for axis in (0, 1)]
     weight = op.weight.astype(np.float64).reshape(op.groups, out // op.groups, in_group, kernel_mel, kernel_frame)
     total = np.zeros((len(x), op.groups, out // op.groups, size[0] * size[1]))
@@ -117,6 +117,11 @@ def _pool(x: NDArray[Any], kernel: tuple[int, int], stride: tuple[int, int], com
             if (i, j) != (0, 0):
                 combine(total, _shifted(x, (i, j), stride, size), out=total)
     return total
+
+
+def _padded(x: Float64, padding: tuple[int, int, int, int]) -> Float64:
+    """Zeros around (batch, channel, mel, frame): the zero point, once centred."""
+    return np.pad(x, ((0, 0), (0, 0), padding[:2], padding[2:])) if any(padding) else x
 
 
 def _shifted(x: NDArray[Any], start: tuple[int, int], stride: tuple[int, int], size: list[int]) -> NDArray[Any]:

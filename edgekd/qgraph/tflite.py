@@ -94,7 +94,7 @@ class _Emitter:
         else:
             self._activated("CONV_2D", (source, *constants), op, "Conv2D", **options)
 
-    def _pad(self, op: Conv, edge: Edge, source: int) -> int:
+    def _pad(self, op: Conv | AvgPool, edge: Edge, source: int) -> int:
         """Pad with the zero point; the padded tensor."""
         before_mel, after_mel, before_frame, after_frame = op.padding
         paddings = np.array([[0, 0], [before_mel, after_mel], [before_frame, after_frame], [0, 0]], np.int32)
@@ -110,7 +110,7 @@ class _Emitter:
             constant = self.file.constant(f"{op.name}/axes", np.array(axes, np.int32))
             self.file.operator("MEAN", (source, constant), output, "Reducer", keepDims=True)
         else:
-            self._pool("AVERAGE_POOL_2D", op, source, output)
+            self._pool("AVERAGE_POOL_2D", op, self._pad(op, edge, source) if any(op.padding) else source, output)
 
     def _pool(self, name: str, op: MaxPool | AvgPool, source: int, output: int) -> None:
         self.file.operator(name, (source,), output, "Pool2D", padding=self.padding.VALID, filterHeight=op.kernel[0],

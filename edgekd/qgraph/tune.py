@@ -23,18 +23,20 @@ def pools_as_convolutions(graph: QGraph, keep: Callable[[AvgPool, Edge], bool]) 
         channels = edges[op.input].shape[0]
         scale = np.full(channels, 1 / (op.kernel[0] * op.kernel[1]), np.float32)
         return [Conv(op.name, op.input, op.output, np.ones((channels, 1, *op.kernel), np.int8), scale, np.zeros(channels, np.int32),
-                     op.stride, groups=channels)]
+                     op.stride, op.padding, groups=channels)]
 
     return _rewritten(graph, rewrite)
 
 
 def is_global(op: AvgPool, source: Edge) -> bool:
     """Whether a pool takes the whole map."""
-    return op.kernel == source.shape[1:]
+    return op.kernel == source.shape[1:] and not any(op.padding)
 
 
 def is_reduction(op: AvgPool, source: Edge) -> bool:
     """Whether a pool takes the whole of one axis or of both and leaves the other as it is: a plain mean over axes."""
+    if op.kernel == (1, 1) or any(op.padding):
+        return False
     return all(size == whole or size == step == 1 for size, step, whole in zip(op.kernel, op.stride, source.shape[1:], strict=True))
 
 

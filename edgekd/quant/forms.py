@@ -204,7 +204,7 @@ class QuantAvgPool(QuantBlock):
 
     def __init__(self, block: blocks.AvgPool, inputs: list[ActQuant]) -> None:
         super().__init__()
-        self.kernel, self.stride = block.kernel, block.stride
+        self.kernel, self.stride, self.padding = block.kernel, block.stride, block.padding
         self.output = _range(inputs[0].signed)
 
     @property
@@ -212,11 +212,12 @@ class QuantAvgPool(QuantBlock):
         return self.output
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        return self.output(F.avg_pool2d(inputs[0], self.kernel, self.stride))
+        return self.output(F.avg_pool2d(inputs[0], self.kernel, self.stride, self.padding))
 
     def lower(self, build: GraphBuilder, name: str, inputs: list[str]) -> str:
-        output = build.edge(name, build.pooled(inputs[0], self.kernel, self.stride), self.output)
-        build.ops.append(q.AvgPool(name, inputs[0], output, self.kernel, self.stride))
+        output = build.edge(name, build.pooled(inputs[0], self.kernel, self.stride, self.padding), self.output)
+        mel, frame = self.padding
+        build.ops.append(q.AvgPool(name, inputs[0], output, self.kernel, self.stride, (mel, mel, frame, frame)))
         return output
 
 
@@ -274,4 +275,5 @@ FORMS: dict[type[blocks.Block], type[QuantBlock]] = {
     blocks.Dropout: PassThrough,
     blocks.Flatten: PassThrough,
 }
-"""Kind of block -> QAT form, built from (block, quantisers of its inputs). What is absent (residual norm) has no integer form."""
+"""Kind of block -> QAT form, built from (block, quantisers of its inputs). What is absent (residual and global response norm) has no
+integer form."""

@@ -1,5 +1,6 @@
 """Counting of .onnx files: the float graph and the QDQ graph of the same layers."""
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgekd.complexity import ledger
+from edgekd.complexity import onnx as onnx_ledger
 from edgekd.errors import InputError
 
 OPSET = 17
@@ -138,3 +140,28 @@ def test_a_name_that_is_no_text_is_refused(tmp_path):
     path.write_bytes(path.read_bytes().replace(b"relu", b"\xffelu"))
     with pytest.raises(InputError, match=r"m\.onnx"):
         ledger.count(path)
+
+
+def test_a_long_chain_of_quantisers_is_walked_once(tmp_path):
+    length = 1000
+    constants = {"scale": np.array(0.1, np.float32), "zero": np.array(128, np.uint8)}
+    nodes = [helper.make_node("QuantizeLinear", ["input", "scale", "zero"], ["q0"])]
+    for index in range(length):
+        nodes += [helper.make_node("DequantizeLinear", [f"q{index}", "scale", "zero"], [f"d{index}"]),
+                  helper.make_node("Relu", [f"d{index}"], [f"r{index}"]),
+                  helper.make_node("QuantizeLinear", [f"r{index}", "scale", "zero"], [f"q{index + 1}"])]
+    nodes.append(helper.make_node("DequantizeLinear", [f"q{length}", "scale", "zero"], ["logits"]))
+    began = time.thread_time()
+    ledger.count(save(tmp_path / "chain.onnx", nodes, constants, (1, 2, 8, 6)))
+    assert time.thread_time() - began < 5
+
+
+def test_quantisers_in_a_circle_are_refused(tmp_path):
+    constants = {"scale": np.array(0.1, np.float32)}
+    nodes = [helper.make_node("DequantizeLinear", [a, "scale"], [b]) for a, b in ("ab", "ba")]
+    with pytest.raises(InputError, match=r"circle.onnx"):
+        ledger.count(save(tmp_path / "circle.onnx", [*nodes, helper.make_node("Relu", ["b"], ["logits"])], constants, (1, 2)))
+    reader = onnx_ledger._Reader.__new__(onnx_ledger._Reader)
+    reader.alias, reader.roots = {"a": "b", "b": "a"}, {}
+    with pytest.raises(ValueError, match="circle"):
+        reader.root("a")

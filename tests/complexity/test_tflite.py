@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 
-from edgekd.complexity import ledger
+from edgekd.complexity import ledger, tflite
 from edgekd.errors import InputError
 
 MODELS = Path(__file__).parents[3] / "shared" / "data" / "models"
@@ -134,3 +134,41 @@ def test_missing_files_and_unknown_suffixes_are_refused(tmp_path):
         ledger.count(tmp_path / "nothing.tflite")
     with pytest.raises(InputError, match=r"unknown model format '\.tflit'; did you mean '\.tflite'\?"):
         ledger.count(tmp_path / "model.tflit")
+
+
+def test_tables_that_share_their_bytes_are_refused_soon(tmp_path):
+    """One tensor of a long name, 10,000 times: a file of 1 MB that seems to hold 10 GB."""
+    model, graph = schema.ModelT(), schema.SubGraphT()
+    tensor = schema.TensorT()
+    tensor.name, tensor.shape = b"x" * 10**6, [1]
+    graph.tensors, graph.inputs, graph.outputs = [tensor], [0], [0]
+    model.subgraphs, model.buffers = [graph], [schema.BufferT()]
+    builder = flatbuffers.Builder(1024)
+    packed = tensor.Pack(builder)
+    tensor.Pack = lambda _: packed
+    graph.tensors = [tensor] * 10_000
+    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
+    path = tmp_path / "overlap.tflite"
+    path.write_bytes(bytes(builder.Output()))
+    with pytest.raises(InputError, match=r"overlap.tflite: the TFLite file is damaged .*its tables overlap"):
+        ledger.count(path)
+
+
+@pytest.mark.parametrize(("shape", "message"), [((1,) * 17, "a shape of 17 sizes"), ((1, -2), "the least -2")])
+def test_absurd_shapes_are_refused(tmp_path, shape, message):
+    path = build(tmp_path / "shape.tflite", [((1, 2), "INT8", None), (shape, "INT8", None)], [("RELU", [0], [1], None)], [0], [1])
+    with pytest.raises(InputError, match=message):
+        ledger.count(path)
+
+
+def test_indices_beyond_their_tables_are_refused(tmp_path):
+    path = build(tmp_path / "a.tflite", [((1, 2), "INT8", None), ((1, 2), "INT8", None)], [("RELU", [7], [1], None)], [0], [1])
+    with pytest.raises(InputError, match="damaged"):
+        ledger.count(path)
+
+
+def test_more_tensors_than_any_small_model_has_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(tflite, "MAX_ENTRIES", 1)
+    path = build(tmp_path / "many.tflite", [((1, 2), "INT8", None), ((1, 2), "INT8", None)], [("RELU", [0], [1], None)], [0], [1])
+    with pytest.raises(InputError, match="2 tensors and 1 operators, more than 1"):
+        ledger.count(path)

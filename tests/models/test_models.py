@@ -7,7 +7,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from edgekd.errors import InputError
 from edgekd.models import ModelConfig, build
 from edgekd.models.bc_resnet import BcResNetAscConfig, BcResNetConfig
-from edgekd.models.blocks import SqueezeExcite, SubSpectralNorm
+from edgekd.models.blocks import AvgPool, GlobalResponseNorm, SqueezeExcite, SubSpectralNorm
+from edgekd.models.cp_mobile import CpMobileConfig
 from edgekd.models.cp_resnet import CpResNetConfig
 from edgekd.models.mobilenet_v2 import MobileNetV2Config
 from edgekd.models.serfr_cnn import SerfrCnnConfig
@@ -62,6 +63,42 @@ def test_cp_resnet_small() -> None:
 def test_cp_resnet_lists_must_agree() -> None:
     with pytest.raises(InputError, match="one entry per block"):
         CpResNetConfig(widths=(8,))
+
+
+def test_cp_mobile_is_the_baseline_of_2024() -> None:
+    config = CpMobileConfig()
+    params, mmac = counts(config, 10, (256, 65))
+    norms = sum(parameter.numel() for module in build(config, 10).modules() if isinstance(module, torch.nn.BatchNorm2d)
+                for parameter in module.parameters())
+    assert (params, round(1e6 * mmac) + norms) == (61_148, 29_419_156)  # torchinfo counts a batch norm's parameters as MACs
+
+
+def test_cp_mobile_with_global_response_norm_starts_as_without() -> None:
+    torch.manual_seed(0)
+    config = CpMobileConfig(width=8, norm="global_response")
+    x = torch.randn(2, 1, 64, 28)
+    normed, plain = build(config, 5).eval(), build(CpMobileConfig(width=8), 5).eval()
+    assert sum(p.numel() for p in normed.parameters()) == sum(p.numel() for p in plain.parameters()) + 2 * 6
+    for mine, other in zip((p for n, p in normed.named_parameters() if not n.endswith(("gamma", "beta"))), plain.parameters(), strict=True):
+        other.data.copy_(mine)
+    with torch.no_grad():
+        assert torch.allclose(normed(x), plain(x), atol=1e-6)
+
+
+def test_global_response_norm_strengthens_loud_channels() -> None:
+    norm = GlobalResponseNorm()
+    torch.nn.init.ones_(norm.gamma)
+    x = torch.stack([torch.full((4, 5), 1.0), torch.full((4, 5), 3.0)])[None]  # norms 1 : 3, so n is 0.5 and 1.5
+    assert torch.allclose(norm(x), x * torch.tensor([1.5, 2.5])[:, None, None])
+
+
+def test_cp_mobile_needs_a_stride_for_each_block() -> None:
+    with pytest.raises(InputError, match="one entry for each of the 2 blocks"):
+        CpMobileConfig(depths=(1, 1))
+
+
+def test_the_zeros_of_a_padded_average_count() -> None:
+    assert AvgPool(3, (1, 2), 1)(torch.ones(1, 1, 2, 3)).tolist() == [[[[pytest.approx(4 / 9), pytest.approx(4 / 9)]] * 2]]
 
 
 def test_mobilenet_v2_is_the_published_size() -> None:

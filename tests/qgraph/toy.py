@@ -79,10 +79,11 @@ class Builder:
         """Maximum pool."""
         return self._add(MaxPool(self._name("max"), source, "", kernel, stride))
 
-    def avg_pool(self, source: str, kernel: tuple[int, int] | None = None, stride: tuple[int, int] | None = None) -> str:
+    def avg_pool(self, source: str, kernel: tuple[int, int] | None = None, stride: tuple[int, int] | None = None,
+                 padding: tuple[int, int, int, int] = (0, 0, 0, 0)) -> str:
         """Average pool; kernel None is the global pool."""
         size = self.edges[source].shape[1:]
-        return self._add(AvgPool(self._name("avg"), source, "", kernel or size, stride or kernel or size))
+        return self._add(AvgPool(self._name("avg"), source, "", kernel or size, stride or kernel or size, padding))
 
     def squeeze_excite(self, source: str, squeeze: int) -> str:
         """Global pool, two 1x1 convolutions with a hard sigmoid at the end, product with the source."""
@@ -126,6 +127,7 @@ def every_op(seed: int = 0, mel: int = 32, frame: int = 19, labels: int = 7) -> 
     x = b.add(x, y, "relu")
     x = b.squeeze_excite(x, 4)
     x = b.conv(x, 16, (3, 3), groups=4)
+    x = b.add(x, b.avg_pool(x, (3, 3), (1, 1), (1, 1, 1, 1)), "relu")
     x = b.depthwise(x, (3, 3), stride=(2, 2))
     x = b.conv(x, 16, (1, 3), dilation=(1, 2), padding=(0, 0, 2, 2), activation="none")
     aux = b.avg_pool(x, (b.edges[x].shape[1], 1))
@@ -179,6 +181,8 @@ def float_op(op: Op, inputs: list[np.ndarray], input_scale: float) -> np.ndarray
                  for part, kernel in zip(np.split(views, op.groups, 1), np.split(weight, op.groups, 0), strict=True)]
         return activate(np.concatenate(parts, 1) + bias[:, None, None], op.activation)
     if isinstance(op, MaxPool | AvgPool):
+        if isinstance(op, AvgPool):
+            x = np.pad(x, ((0, 0), (0, 0), op.padding[:2], op.padding[2:]))
         views = sliding_window_view(x, op.kernel, (2, 3))[:, :, ::op.stride[0], ::op.stride[1]]
         return views.max((4, 5)) if isinstance(op, MaxPool) else views.mean((4, 5))
     if isinstance(op, Sigmoid):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from qgraph import probe
 from torch import nn
 
 from edgekd.errors import InputError
@@ -10,10 +11,11 @@ from edgekd.frontend import FrontEnd
 from edgekd.models import ModelConfig, build
 from edgekd.models.bc_resnet import BcResNetAscConfig
 from edgekd.models.blocks import Add, Classifier, ConvNormAct, MaxPool, ResidualNorm
+from edgekd.models.cp_mobile import CpMobileConfig
 from edgekd.models.cp_resnet import CpResNetConfig
 from edgekd.models.mobilenet_v2 import MobileNetV2Config
 from edgekd.models.serfr_cnn import SerfrCnnConfig
-from edgekd.qgraph import reference
+from edgekd.qgraph import onnx, reference, tflite
 from edgekd.qgraph.graph import Conv
 from edgekd.quant import QuantNetwork, calibrate, freeze, lower, to_qat
 
@@ -25,6 +27,7 @@ CONFIGS: list[ModelConfig] = [
     BcResNetAscConfig(width=5, activation="relu"),
     CpResNetConfig(stem=8, widths=(8, 16), kernels=((3, 3), (3, 1)), groups=(1, 2), pools=(0, 1), dropout=0.5),
     MobileNetV2Config(width=0.25, stages=4, last_width=32),
+    CpMobileConfig(width=8, depths=(2, 1), strides=((1, 2), (2, 1), (1, 1))),
 ]
 
 
@@ -71,6 +74,18 @@ def test_integers_are_those_of_the_fake_quantised_network(config: ModelConfig) -
     assert (steps > 0).mean() < 0.05
 
 
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: f"{type(config).__name__}")
+def test_both_engines_compute_the_integers_of_every_student(config: ModelConfig) -> None:
+    graph = lower(quantised(config), FrontEnd(n_mels=MELS), FRAMES)
+    x = reference.quantize(torch.randn(16, 1, MELS, FRAMES, generator=torch.Generator().manual_seed(9)).numpy(), graph.edges[graph.input])
+    expected = reference.run(graph, x).astype(np.int64)
+    model = tflite.emit(graph)
+    assert probe.undelegated(model) == []
+    assert np.abs(probe.run_litert(model, x) - expected).max() <= 1
+    as_uint8 = (x.astype(np.int16) + onnx.UINT8_OFFSET).astype(np.uint8)
+    assert np.abs(probe.run_onnx(onnx.emit(graph), as_uint8).astype(np.int64) - onnx.UINT8_OFFSET - expected).max() <= 2
+
+
 def test_weights_and_scales_are_bit_equal_to_those_trained() -> None:
     network = quantised(CONFIGS[0])
     graph = lower(network, FrontEnd(n_mels=MELS), FRAMES)
@@ -104,6 +119,8 @@ def test_dynamic_norms_are_refused_by_name() -> None:
         to_qat(build(BcResNetAscConfig(width=8, norm="residual"), LABELS))
     with pytest.raises(InputError, match="sub-spectral norm with 2 bands"):
         to_qat(build(BcResNetAscConfig(width=8, bands=2), LABELS))
+    with pytest.raises(InputError, match=r"features\.2\.1.*GlobalResponseNorm has no integer form"):
+        to_qat(build(CpMobileConfig(width=8, norm="global_response"), LABELS))
     assert ResidualNorm()(torch.randn(2, 3, 4, 5)).shape == (2, 3, 4, 5)
 
 

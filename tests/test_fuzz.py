@@ -1,0 +1,192 @@
+"""`tools/fuzz_model_reader.py`: nothing that reads a model file falls over a few hundred mutations, and the tool would notice if it did."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import flatbuffers
+import msgspec
+import numpy as np
+import pytest
+from qgraph import toy
+
+from edgekd import golden, manifest, modelfile
+from edgekd.qgraph import onnx, reference, tflite
+
+pytest.importorskip("onnxruntime")
+schema = pytest.importorskip("ai_edge_litert.schema_py_generated")
+helper = pytest.importorskip("onnx.helper")
+
+TOOL = Path(__file__).parents[1] / "tools" / "fuzz_model_reader.py"
+MUTATIONS = 300
+GRAPH = toy.every_op()
+EMITTED = {".tflite": tflite.emit(GRAPH), ".onnx": onnx.emit(GRAPH)}
+CROWD = 100_000
+
+BROKEN = """
+import importlib.util, os, sys, time
+from pathlib import Path
+spec = importlib.util.spec_from_file_location("fuzz", sys.argv[1])
+fuzz = importlib.util.module_from_spec(spec)
+sys.modules["fuzz"] = fuzz
+spec.loader.exec_module(fuzz)
+from edgekd.errors import InputError
+
+def refuse(path):
+    raise InputError(path.name)
+
+held = []
+fuzz.READERS = {"whole": Path.read_bytes, "refusing": refuse, "wrong": lambda path: [][1], "dead": lambda path: os.abort(),
+                "asleep": lambda path: time.sleep(60), "greedy": lambda path: held.append(b"x" * 2**28 * 3),
+                "fat": lambda path: held.append(bytearray(range(256)) * 2**20 * 2), "last": refuse}
+plan = fuzz.Plan([fuzz.load(Path(sys.argv[2]))], 0, ["flip"])
+for event in fuzz.events(plan, range(2), 2.0):
+    print(event.index, event.reader, event.outcome, event.kind)
+"""
+
+
+def run(*arguments: str | Path, code: str | None = None) -> subprocess.CompletedProcess[str]:
+    """The tool, or `code` with the tool's path as its first argument."""
+    program = [sys.executable, TOOL] if code is None else [sys.executable, "-c", code, TOOL]
+    return subprocess.run([*program, *arguments], capture_output=True, text=True, check=False, env={**os.environ, "PYTHONWARNINGS": ""})
+
+
+def complete_manifest(suffix: str) -> manifest.Manifest:
+    """With golden vectors, so that `verify` has something to replay."""
+    plain, source, output = toy.manifest(GRAPH, suffix[1:]), GRAPH.edges[GRAPH.input], GRAPH.edges[GRAPH.output]
+    quant = manifest.TensorQuant("int8", source.scale, source.zero_point)
+    return msgspec.structs.replace(plain, golden=golden.make(plain.frontend, plain.window, quant, output.scale, lambda features: (
+        reference.dequantize(reference.run(GRAPH, reference.quantize(features[:, None], source)), output))))
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """One file of each format with a manifest, and one without."""
+    folder = tmp_path_factory.mktemp("models")
+    for suffix, raw in EMITTED.items():
+        modelfile.write(folder / f"toy.int8{suffix}", raw, complete_manifest(suffix))
+    (folder / "foreign.tflite").write_bytes(EMITTED[".tflite"])
+    return sorted(folder.iterdir())
+
+
+def test_mutated_files_are_read_or_refused(models):
+    done = run(*models, "--mutations", str(MUTATIONS))
+    assert done.returncode == 0, done.stdout + done.stderr
+    document = json.loads(done.stdout.splitlines()[-1])
+    assert document["bad"] == 0
+    assert len(document["kinds"]) == 9
+    for outcomes in document["readers"].values():
+        assert sum(outcomes.values()) == MUTATIONS
+        assert outcomes["ok"] > 0
+        assert outcomes["refused"] > 0
+
+
+def test_whatever_a_reader_does_is_noticed_and_the_next_one_goes_on(models):
+    done = run(models[-1], code=BROKEN)
+    assert done.returncode == 0, done.stderr
+    outcomes = ["whole ok", "refusing refused", "wrong traceback", "dead crashed", "asleep hung", "greedy memory", "fat memory",
+                "last refused"]
+    assert done.stdout.splitlines() == [f"{index} {outcome} flip" for index in (0, 1) for outcome in outcomes]
+
+
+def test_bad_arguments_exit_2(models):
+    done = run(*models, "--kind", "flop")
+    assert (done.returncode, done.stderr) == (2, "fuzz_model_reader: --kind: 'flop' is unknown; did you mean 'flip'?\n")
+
+
+def overlapping(tensors: int, name: int, rank: int, operators: int, inputs: int, subgraphs: int = 1) -> bytes:
+    """A .tflite whose tensors are all the same one, operators too: a small file that seems to hold very much."""
+    builder = flatbuffers.Builder(1024)
+
+    def vector(count: int, offset: int | None = None, value: int = 0) -> int:
+        builder.StartVector(4, count, 4)
+        for _ in range(count):
+            builder.PrependInt32(value) if offset is None else builder.PrependUOffsetTRelative(offset)
+        return builder.EndVector()
+
+    def table(kind: str, **fields: int) -> int:
+        getattr(schema, f"{kind}Start")(builder)
+        for field, value in fields.items():
+            getattr(schema, f"{kind}Add{field}")(builder, value)
+        return getattr(schema, f"{kind}End")(builder)
+
+    text = builder.CreateByteVector(b"x" * name)
+    tensor = table("Tensor", Shape=vector(rank, value=2**31 - 1), Name=text, Type=schema.TensorType.INT8)
+    indices = vector(inputs)
+    graph = table("SubGraph", Tensors=vector(tensors, tensor), Inputs=indices, Outputs=indices,
+                  Operators=vector(operators, table("Operator", Inputs=indices, Outputs=indices)))
+    codes, buffers = vector(1, table("OperatorCode")), vector(1, table("Buffer"))
+    builder.Finish(table("Model", Version=3, OperatorCodes=codes, Subgraphs=vector(subgraphs, graph), Buffers=buffers), b"TFL3")
+    return bytes(builder.Output())
+
+
+def archive(entries: int, compression: int, content: bytes) -> bytes:
+    """A .tflite with so many entries behind it."""
+    buffer = io.BytesIO(EMITTED[".tflite"])
+    with zipfile.ZipFile(buffer, "a", compression) as file:
+        for index in range(entries):
+            file.writestr(zipfile.ZipInfo(str(index)) if entries > 1 else modelfile.MANIFEST_KEY, content)
+    return buffer.getvalue()
+
+
+def field(number: int, payload: bytes) -> bytes:
+    return modelfile._field(number, payload)
+
+
+def nested(depth: int) -> bytes:
+    """Graphs in attributes of nodes of graphs."""
+    raw = b""
+    for _ in range(depth):
+        raw = field(7, field(1, field(5, field(6, raw))))
+    return raw
+
+
+def onnx_model(nodes: list, shape: tuple[int, ...] = (1, 2, 8, 6), **constants: np.ndarray) -> bytes:
+    graph = helper.make_graph(nodes, "hostile", [helper.make_tensor_value_info("input", 1, shape)],
+                              [helper.make_tensor_value_info("logits", 1, None)],
+                              [pytest.importorskip("onnx.numpy_helper").from_array(value, name) for name, value in constants.items()])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9).SerializeToString()
+
+
+def sealed(content: bytes, suffix: str, **changes: object) -> bytes:
+    """Under a right digest, with a manifest that says what it likes."""
+    document = json.loads(manifest.encode(toy.manifest(GRAPH, suffix[1:])))
+    for key, value in changes.items():
+        document[key] = {**document[key], **value} if isinstance(value, dict) else value
+    return modelfile.sealed(suffix, content, json.dumps(document).encode())
+
+
+def hostile() -> dict[str, bytes]:
+    """Files made to take all time or memory."""
+    scale, relu = np.array(0.1, np.float32), helper.make_node("Relu", ["input"], ["logits"])
+    circle = [helper.make_node("DequantizeLinear", [a, "scale"], [b]) for a, b in ("ab", "ba")]
+    return {
+        "tensors.tflite": overlapping(10_000, 100_000, 4, 1, 1), "subgraphs.tflite": overlapping(1000, 1000, 4, 1, 1, subgraphs=1000),
+        "operators.tflite": overlapping(10, 0, 4, 10_000, 100_000), "quadratic.tflite": overlapping(16_000, 0, 2, 16_000, 1),
+        "rank.tflite": overlapping(1, 0, 100_000, 1, 1), "crowd.tflite": archive(CROWD // 10, zipfile.ZIP_STORED, b""),
+        "bomb.tflite": archive(1, zipfile.ZIP_DEFLATED, bytes(2**27)), "frontend.tflite": sealed(
+            EMITTED[".tflite"], ".tflite", frontend={"n_fft": 32768, "win_length": 32768, "n_mels": 1024}),
+        "window.tflite": sealed(EMITTED[".tflite"], ".tflite", window=2**62),
+        "engine.tflite": sealed(overlapping(3, 1, 4, 1, 1), ".tflite"),
+        "nodes.onnx": EMITTED[".onnx"] + field(7, field(1, b"") * 20 * CROWD), "fields.onnx": EMITTED[".onnx"] + field(1, b"") * 20 * CROWD,
+        "attributes.onnx": field(7, field(1, field(5, b"") * 20 * CROWD)), "deep.onnx": nested(3000),
+        "circle.onnx": onnx_model([*circle, relu], scale=scale), "input.onnx": onnx_model([relu], (1, 2**62, 2**62, 2**62)),
+        "shape.onnx": onnx_model([helper.make_node("ConstantOfShape", ["big"], ["c"]), relu], big=np.array([2**40, 2**20])),
+        "expand.onnx": onnx_model([helper.make_node("Expand", ["input", "big"], ["logits"])], big=np.array([2**20] * 4)),
+    }
+
+
+def test_hostile_files_are_refused_soon_and_in_little_memory(tmp_path):
+    files = hostile()
+    for name, raw in files.items():
+        (tmp_path / name).write_bytes(raw)
+    done = run(*(tmp_path / name for name in files), "--as-is")
+    assert done.returncode == 0, done.stdout + done.stderr
+    document = json.loads(done.stdout.splitlines()[-1])
+    assert document["mutations"] == len(files)
+    assert document["readers"]["open"] == {"refused": len(files)}
+    assert document["peak_mb"] < 400
