@@ -1,7 +1,7 @@
 """For each kind of block: its quantization-aware form and its lowering to ops of the integer graph. One class per kind, one dict.
 
-Batch norm is folded into the convolution before QAT starts, so what is trained is what is exported. Biases stay float in training: their
-int32 grid (input scale x weight scale) is hundreds of times finer than an output step.
+Batch norm is folded into the convolution before QAT starts and biases are rounded to their int32 grid (input scale x weight scale) in every
+forward pass, so what is trained is what is exported. With float biases 39 % of SERFR-CNN-32's logits were a step or more away.
 """
 
 from abc import ABC, abstractmethod
@@ -21,9 +21,12 @@ from edgekd.quant.builder import GraphBuilder
 
 
 class QuantBlock(nn.Module, ABC):
-    """QAT form of one block. `signed`: whether its output can be negative."""
+    """QAT form of one block, built from the block and the quantisers of its inputs."""
 
-    signed: bool = True
+    @property
+    @abstractmethod
+    def edge(self) -> ActQuant:
+        """The quantiser whose grid the output is on."""
 
     @abstractmethod
     def forward(self, *inputs: Tensor) -> Tensor: ...
@@ -49,30 +52,38 @@ def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
 class QuantConv(QuantBlock):
     """Convolution with folded norm, int8 weights per channel, activation and output quantiser."""
 
-    def __init__(self, block: blocks.ConvNormAct, inputs_signed: list[bool]) -> None:
+    def __init__(self, block: blocks.ConvNormAct, inputs: list[ActQuant]) -> None:
         super().__init__()
-        del inputs_signed
         if isinstance(block.norm, blocks.SubSpectralNorm):
             raise InputError(f"sub-spectral norm with {block.norm.bands} bands has no integer form; set bands = 1 for a student")
         weight, bias = (block.conv.weight, block.conv.bias) if isinstance(block.norm, nn.Identity) else _fold(block.conv, block.norm)
-        self._build(block.conv, weight, bias, block.activation)
+        self._build(block.conv, weight, bias, block.activation, inputs[0])
 
-    def _build(self, conv: nn.Conv2d, weight: Tensor, bias: Tensor | None, activation: blocks.Activation) -> None:
+    def _build(self, conv: nn.Conv2d, weight: Tensor, bias: Tensor | None, activation: blocks.Activation, source: ActQuant) -> None:
         self.conv = qnn.QuantConv2d(conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation,
                                     conv.groups, bias=True, weight_quant=Int8WeightPerChannelFloat, return_quant_tensor=False)
         with torch.no_grad():
             self.conv.weight.copy_(weight)
             self.conv.bias.copy_(torch.zeros_like(self.conv.bias) if bias is None else bias)
         self.activation = activation
-        self.signed = activation in ("none", "silu")
+        self._source = (source,)  # in a tuple: it belongs to another block
         kind = {"none": "signed", "relu": "unsigned", "hard_sigmoid": "hard_gate", "silu": "signed", "sigmoid": "signed"}[activation]
         self.output = ActQuant(kind)
         """Quantiser of the convolution; with "silu" and "sigmoid" of the value before the logistic."""
         self.gate = ActQuant("soft_gate") if activation in ("silu", "sigmoid") else nn.Identity()
         self.product = ActQuant("signed") if activation == "silu" else nn.Identity()
 
+    @property
+    def edge(self) -> ActQuant:
+        return next(edge for edge in (self.product, self.gate, self.output) if isinstance(edge, ActQuant))
+
     def forward(self, *inputs: Tensor) -> Tensor:
-        x = self.conv(inputs[0])
+        weight, conv = self.conv.quant_weight(), self.conv
+        bias = conv.bias
+        if not self._source[0].calibrating:  # rounded, with the gradient of the float bias
+            step = (self._source[0].quant.act_quant.scale() * weight.scale.flatten()).detach()  # (out,)
+            bias = bias + (torch.round(bias / step) * step - bias).detach()
+        x = F.conv2d(inputs[0], weight.value, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
         if self.activation in ("silu", "sigmoid"):
             x = self.output(x)
             gate = self.gate(torch.sigmoid(x))
@@ -116,24 +127,26 @@ class QuantConv(QuantBlock):
 class QuantNorm(QuantConv):
     """A batch norm on its own, as a depthwise 1x1 convolution."""
 
-    def __init__(self, block: blocks.Norm, inputs_signed: list[bool]) -> None:
+    def __init__(self, block: blocks.Norm, inputs: list[ActQuant]) -> None:
         nn.Module.__init__(self)
-        del inputs_signed
         channels = block.norm.num_features
         unit = nn.Conv2d(channels, channels, 1, groups=channels, bias=False)
         nn.init.ones_(unit.weight)
         weight, bias = _fold(unit, block.norm)
-        self._build(unit, weight, bias, "none")
+        self._build(unit, weight, bias, "none", inputs[0])
 
 
 class QuantAdd(QuantBlock):
     """Sum, activation, output quantiser."""
 
-    def __init__(self, block: blocks.Add, inputs_signed: list[bool]) -> None:
+    def __init__(self, block: blocks.Add, inputs: list[ActQuant]) -> None:
         super().__init__()
         self.activation = block.activation
-        self.signed = block.activation == "none" and any(inputs_signed)
-        self.output = _range(self.signed)
+        self.output = _range(block.activation == "none" and any(edge.signed for edge in inputs))
+
+    @property
+    def edge(self) -> ActQuant:
+        return self.output
 
     def forward(self, *inputs: Tensor) -> Tensor:
         return self.output(blocks.activate(inputs[0] + inputs[1], self.activation))
@@ -147,11 +160,14 @@ class QuantAdd(QuantBlock):
 class QuantMultiply(QuantBlock):
     """Product, output quantiser."""
 
-    def __init__(self, block: blocks.Multiply, inputs_signed: list[bool]) -> None:
+    def __init__(self, block: blocks.Multiply, inputs: list[ActQuant]) -> None:
         super().__init__()
         del block
-        self.signed = any(inputs_signed)
-        self.output = _range(self.signed)
+        self.output = _range(any(edge.signed for edge in inputs))
+
+    @property
+    def edge(self) -> ActQuant:
+        return self.output
 
     def forward(self, *inputs: Tensor) -> Tensor:
         return self.output(inputs[0] * inputs[1])
@@ -165,10 +181,14 @@ class QuantMultiply(QuantBlock):
 class QuantMaxPool(QuantBlock):
     """Maximum of values already on their grid: nothing to quantise."""
 
-    def __init__(self, block: blocks.MaxPool, inputs_signed: list[bool]) -> None:
+    def __init__(self, block: blocks.MaxPool, inputs: list[ActQuant]) -> None:
         super().__init__()
         self.kernel, self.stride = block.kernel, block.stride
-        self.signed = inputs_signed[0]
+        self._source = (inputs[0],)  # in a tuple: it belongs to another block
+
+    @property
+    def edge(self) -> ActQuant:
+        return self._source[0]
 
     def forward(self, *inputs: Tensor) -> Tensor:
         return F.max_pool2d(inputs[0], self.kernel, self.stride)
@@ -182,11 +202,14 @@ class QuantMaxPool(QuantBlock):
 class QuantAvgPool(QuantBlock):
     """Mean over windows with an output scale of its own."""
 
-    def __init__(self, block: blocks.AvgPool, inputs_signed: list[bool]) -> None:
+    def __init__(self, block: blocks.AvgPool, inputs: list[ActQuant]) -> None:
         super().__init__()
         self.kernel, self.stride, self.padding = block.kernel, block.stride, block.padding
-        self.signed = inputs_signed[0]
-        self.output = _range(self.signed)
+        self.output = _range(inputs[0].signed)
+
+    @property
+    def edge(self) -> ActQuant:
+        return self.output
 
     def forward(self, *inputs: Tensor) -> Tensor:
         return self.output(F.avg_pool2d(inputs[0], self.kernel, self.stride, self.padding))
@@ -201,11 +224,14 @@ class QuantAvgPool(QuantBlock):
 class QuantMeanPool(QuantBlock):
     """Mean over mel, or mel and frame, with an output scale of its own."""
 
-    def __init__(self, block: blocks.MeanPool, inputs_signed: list[bool]) -> None:
+    def __init__(self, block: blocks.MeanPool, inputs: list[ActQuant]) -> None:
         super().__init__()
         self.axes = block.axes
-        self.signed = inputs_signed[0]
-        self.output = _range(self.signed)
+        self.output = _range(inputs[0].signed)
+
+    @property
+    def edge(self) -> ActQuant:
+        return self.output
 
     def forward(self, *inputs: Tensor) -> Tensor:
         return self.output(inputs[0].mean(dim=(2, 3) if self.axes == "both" else 2, keepdim=True))
@@ -221,10 +247,14 @@ class QuantMeanPool(QuantBlock):
 class PassThrough(QuantBlock):
     """Dropout (inactive once quantised) and flatten (logits keep their (labels, 1, 1) edge)."""
 
-    def __init__(self, block: blocks.Dropout | blocks.Flatten, inputs_signed: list[bool]) -> None:
+    def __init__(self, block: blocks.Dropout | blocks.Flatten, inputs: list[ActQuant]) -> None:
         super().__init__()
         self.flatten = isinstance(block, blocks.Flatten)
-        self.signed = inputs_signed[0]
+        self._source = (inputs[0],)  # in a tuple: it belongs to another block
+
+    @property
+    def edge(self) -> ActQuant:
+        return self._source[0]
 
     def forward(self, *inputs: Tensor) -> Tensor:
         return inputs[0].flatten(1) if self.flatten else inputs[0]
@@ -245,5 +275,5 @@ FORMS: dict[type[blocks.Block], type[QuantBlock]] = {
     blocks.Dropout: PassThrough,
     blocks.Flatten: PassThrough,
 }
-"""Kind of block -> QAT form, built from (block, whether each input is signed). What is absent (residual and global response norm) has no
+"""Kind of block -> QAT form, built from (block, quantisers of its inputs). What is absent (residual and global response norm) has no
 integer form."""

@@ -26,9 +26,9 @@ class Step(NamedTuple):
 class QuantNetwork(nn.Module):
     """log_mel (batch, 1, mel, frame) -> logits (batch, labels), every edge on its 8-bit grid."""
 
-    def __init__(self, steps: list[Step], blocks: dict[str, QuantBlock], source: str, result: str) -> None:
+    def __init__(self, steps: list[Step], blocks: dict[str, QuantBlock], source: str, result: str, input_quantiser: ActQuant) -> None:
         super().__init__()
-        self.input = ActQuant("signed")
+        self.input = input_quantiser
         self.blocks = nn.ModuleDict({_key(name): block for name, block in blocks.items()})
         self.steps = steps
         self.source = source
@@ -63,32 +63,32 @@ def to_qat(model: nn.Module) -> QuantNetwork:
     """
     steps: list[Step] = []
     forms: dict[str, QuantBlock] = {}
-    signed: dict[str, bool] = {}
+    edges: dict[str, ActQuant] = {}
     source = result = ""
     for node in _BlockTracer().trace(model).nodes:
         if node.op == "placeholder":
             source = node.name
-            signed[source] = True
+            edges[source] = ActQuant("signed")
         elif node.op == "output":
             result = node.args[0].name
         elif node.op == "call_module":
             inputs = tuple(argument.name for argument in node.args)
-            form = _form(model.get_submodule(str(node.target)), str(node.target), [signed[name] for name in inputs])
+            form = _form(model.get_submodule(str(node.target)), str(node.target), [edges[name] for name in inputs])
             forms[str(node.target)] = form
-            signed[node.name] = form.signed
+            edges[node.name] = form.edge
             steps.append(Step(str(node.target), inputs, node.name))
         else:
             raise InputError(f"the student calls {node.op} '{node.target}', which is no block of edgekd.models.blocks; "
                              "compose it of blocks to export it")
-    return QuantNetwork(steps, forms, source, result)
+    return QuantNetwork(steps, forms, source, result, edges[source])
 
 
-def _form(block: nn.Module, name: str, inputs_signed: list[bool]) -> QuantBlock:
+def _form(block: nn.Module, name: str, inputs: list[ActQuant]) -> QuantBlock:
     form: Any = FORMS.get(type(block))  # type: ignore[arg-type]
     if form is None:
         raise InputError(f"{name}: {type(block).__name__} has no integer form; a student that is exported must not use it")
     try:
-        return form(block, inputs_signed)  # type: ignore[no-any-return]
+        return form(block, inputs)  # type: ignore[no-any-return]
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
 

@@ -70,8 +70,8 @@ def test_integers_are_those_of_the_fake_quantised_network(config: ModelConfig) -
     edge = graph.edges[graph.output]
     integers = reference.run(graph, reference.quantize(x.numpy(), graph.edges[graph.input]))
     steps = np.abs(integers.astype(np.int64) - edge.zero_point - np.rint(expected / edge.scale))
-    assert steps.max() <= 2
-    assert (steps > 0).mean() < 0.25
+    assert steps.max() <= 1
+    assert (steps > 0).mean() < 0.05
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: f"{type(config).__name__}")
