@@ -9,7 +9,7 @@
 #     --data STORE [--split NAME]                  take the windows from a store, every half second, instead of golden waveforms
 #     --cache DIR                                  where roots are kept, 370 MB each; default ~/.cache/edgekd/emulated-pi
 #     --python PYTHON                              of an environment with edgekd and its engines; default python3
-#     --mirror URL                                 of Debian; default the one that apt is configured with, or deb.debian.org
+#     --mirror URL                                 of Debian; default the one that apt is configured with
 #
 # Exit status: 0 all agree; 1 something differs; 2 bad usage or a missing tool.
 set -euo pipefail
@@ -115,7 +115,7 @@ make_root() {
     if [[ -z $mirror ]]; then
         # shellcheck disable=SC2016  # apt expands it
         mirror=$(apt-get indextargets --format '$(SITE)' 2> /dev/null | grep -m 1 debian || true)
-        mirror=${mirror:-http://deb.debian.org/debian}
+        [[ -n $mirror ]] || fail "apt names no Debian mirror here; give one with --mirror URL"
     fi
     rm -rf --one-file-system -- "$partial"
     mkdir -p "$partial"
