@@ -96,7 +96,7 @@ def bench(models: Sequence[Path], *, engine: str | None = None, threads: int = 1
     paths = [path for each in models for path in (_inside(each) if each.is_dir() else [each])]
     opened = [open_model(path, engine, threads) for path in paths]
     starts = [start(path, model.engine, threads) for path, model in zip(paths, opened, strict=True)]
-    times = _interleaved([_stages(model) for model in opened], repeats)
+    times = _interleaved([stages_of(model) for model in opened], repeats)
     machine_name = machine()
     twins = {(model.manifest.name, model.engine): each["network"].p50
              for model, each in zip(opened, times, strict=True) if model.manifest.precision == "float"}
@@ -162,7 +162,7 @@ def first_logits(path: str, engine: str, threads: int) -> str:
     model = open_model(path, engine, threads)
     model.logits(log_mel(model.manifest.frontend, _noise(model.manifest))[None])
     ready = time.monotonic()
-    for stage in _stages(model).values():
+    for stage in stages_of(model).values():
         stage()
     return json.dumps({"ready": ready, "rss_mb": _resident_mb()})
 
@@ -192,7 +192,7 @@ def _noise(manifest: Manifest) -> NDArray[np.float32]:
     return np.float32(NOISE_LEVEL) * np.random.default_rng(NOISE_SEED).standard_normal(manifest.window, np.float32)
 
 
-def _stages(model: Model) -> dict[str, Callable[[], object]]:
+def stages_of(model: Model) -> dict[str, Callable[[], object]]:
     """What is timed of one file."""
     manifest, source, waveform = model.manifest, model.manifest.input, _noise(model.manifest)
     top = min(TOP, len(manifest.labels))

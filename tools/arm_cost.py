@@ -1,0 +1,218 @@
+"""Judges instruction counts of emulated boards against a baseline; `arm_cost.sh` counts them and calls this.
+
+    python tools/arm_cost.py check [--baseline FILE] [--tolerance 0.01]            before anything is counted
+    python tools/arm_cost.py judge RESULTS [--baseline FILE] [--tolerance 0.01]    RESULTS/SUITE/CPU/MODEL.TURN and .TURN.marks
+
+The cost of a stage is the difference between its long and its short loop, by the turn: start-up, imports and the loops' surroundings
+cancel. Prints a table, then one JSON line (`Costs`), the next baseline.
+"""
+
+import statistics
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+
+from edgekd.errors import EdgekdError, GateError, InputError
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+MAX_SPREAD = 0.001
+"""Of a count between processes, as a share of the least: beyond it counts are no gate."""
+TOLERANCE = 0.01
+MARKS = ".marks"
+NOTHING = "-"
+COLUMNS = {"network": "network", "frontend": "front end", "pipeline": "pipeline", "stream": "stream"}
+"""Stages as `edgekd bench` names them, and heads of the table."""
+
+Count = Annotated[float, msgspec.Meta(gt=0)]
+Baseline = Annotated[Path | None, typer.Option(help="The JSON line of an earlier run.")]
+Tolerance = Annotated[float, typer.Option(help="Share by which a stage may grow.")]
+
+
+class Loops(msgspec.Struct, frozen=True):
+    """What arm_cost_loops.py says."""
+
+    engine: str
+    stages: tuple[str, ...]
+    few: int
+    many: int
+    versions: dict[str, str]
+
+
+class Row(msgspec.Struct, frozen=True):
+    """Instructions per turn of each stage of a model on a release and processor: medians of `repeats` processes. spread: largest less
+    least, as a share of the least. versions: of what decides counts beside the model."""
+
+    suite: str
+    cpu: str
+    model: str
+    engine: str
+    instructions: Annotated[dict[str, Count], msgspec.Meta(min_length=1)]
+    spread: dict[str, float]
+    repeats: int
+    versions: dict[str, str]
+
+    @property
+    def key(self) -> tuple[str, str, str, str]:
+        """What a baseline's row must share."""
+        return self.suite, self.cpu, self.model, self.engine
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"{self.model} in {self.engine} on {self.cpu}, {self.suite}"
+
+
+class Costs(msgspec.Struct, frozen=True):
+    """The JSON line; fields may be added, never renamed."""
+
+    rows: Annotated[tuple[Row, ...], msgspec.Meta(min_length=1)]
+    ok: bool
+    failures: tuple[str, ...] = ()
+
+
+@app.command()
+def check(baseline: Baseline = None, tolerance: Tolerance = TOLERANCE) -> None:
+    """Refuse a baseline or tolerance that cannot be used."""
+    _check_tolerance(tolerance)
+    if baseline is not None:
+        read_baseline(baseline)
+
+
+@app.command()
+def judge(
+    results: Annotated[Path, typer.Argument(help="Folder of counts.")],
+    baseline: Baseline = None,
+    tolerance: Tolerance = TOLERANCE,
+    qemu: Annotated[str, typer.Option(help="Version of the emulator, for the record.")] = "",
+) -> None:
+    """Gather counts and compare them with a baseline."""
+    _check_tolerance(tolerance)
+    rows, failures = gather(results, qemu)
+    earlier = () if baseline is None else read_baseline(baseline)
+    failures += unsteady(rows)
+    if baseline is not None:
+        known = {row.key for row in earlier}
+        if not known & {row.key for row in rows}:
+            raise InputError(f"{baseline}: holds none of the models counted ({', '.join(row.name for row in rows)}); make it again")
+        failures += grown(rows, earlier, tolerance)
+    _print_table(rows, earlier)
+    print(msgspec.json.encode(Costs(tuple(rows), not failures, tuple(failures))).decode())
+    if failures:
+        raise GateError("; ".join(failures))
+
+
+def read_baseline(path: Path) -> tuple[Row, ...]:
+    """Rows of an earlier run's JSON line.
+
+    Raises:
+        InputError: no such file, or not such a line.
+    """
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Costs).rows
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); give the JSON line of an earlier run") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is no baseline ({error}); make one with: tools/arm_cost.sh MODEL | tail -n 1 > {path.name}") from None
+
+
+def gather(results: Path, qemu: str) -> tuple[list[Row], list[str]]:
+    """Rows of what was counted, and what crashed.
+
+    Raises:
+        InputError: nothing was counted.
+    """
+    turns: dict[tuple[str, str, str], list[Path]] = {}
+    for path in sorted(results.glob("*/*/*")):
+        model, _, turn = path.name.rpartition(".")
+        if turn.isdigit():
+            turns.setdefault((path.parent.parent.name, path.parent.name, model), []).append(path)
+    rows, failures = [], []
+    for (suite, cpu, model), paths in turns.items():
+        counted = [_read_turn(path) for path in paths]
+        crashed = [path for path, each in zip(paths, counted, strict=True) if each is None]
+        if crashed:
+            failures.append(f"{model} on {cpu}, {suite}: {len(crashed)} of {len(paths)} processes crashed")
+            continue
+        loops = counted[0][0]
+        of_stage = {stage: [costs[stage] for _, costs in counted] for stage in loops.stages}
+        rows.append(Row(suite, cpu, model, loops.engine, {stage: statistics.median(each) for stage, each in of_stage.items()},
+                        {stage: round(max(each) / min(each) - 1, 6) for stage, each in of_stage.items()}, len(paths),
+                        {**loops.versions, "qemu": qemu}))
+    if not rows:
+        raise InputError(f"{results}: holds no counts ({'; '.join(failures) or 'nothing was run'}); run arm_cost.sh")
+    return rows, failures
+
+
+def unsteady(rows: Iterable[Row]) -> list[str]:
+    """Counts that do not repeat, one phrase each."""
+    return [f"the {stage} of {row.name} differs by {100 * spread:.2f} % between processes, more than {100 * MAX_SPREAD:g} %"
+            for row in rows for stage, spread in row.spread.items() if spread > MAX_SPREAD]
+
+
+def grown(rows: Iterable[Row], earlier: Iterable[Row], tolerance: float) -> list[str]:
+    """Stages that cost more than they did, one phrase each. Rows that only one side has are not judged."""
+    before = {row.key: row for row in earlier}
+    found = []
+    for row in rows:
+        old = before.get(row.key)
+        for stage, count in row.instructions.items() if old else ():
+            was = old.instructions.get(stage)
+            if was is not None and count > was * (1 + tolerance):
+                found.append(f"the {stage} of {row.name} has grown by {100 * (count / was - 1):.2f} %, from {was:,.0f} to {count:,.0f} "
+                             f"instructions{_changed(old.versions, row.versions)}")
+    return found
+
+
+def _changed(old: dict[str, str], new: dict[str, str]) -> str:
+    """What else is not as it was."""
+    changes = [f"{name} {old.get(name, NOTHING)} to {new.get(name, NOTHING)}" for name in new if old.get(name) != new.get(name)]
+    return f" ({', '.join(changes)})" if changes else ""
+
+
+def _read_turn(path: Path) -> tuple[Loops, dict[str, float]] | None:
+    """What a process counted: instructions per turn of each stage; None where it crashed."""
+    marks = path.with_name(path.name + MARKS)
+    try:
+        loops = msgspec.json.decode(path.read_bytes(), type=Loops)
+        counts = [int(line.split()[1]) for line in marks.read_text().splitlines()]
+        starts, middles, ends = counts[::3], counts[1::3], counts[2::3]
+        return loops, {stage: ((end - middle) - (middle - start)) / (loops.many - loops.few)
+                       for stage, start, middle, end in zip(loops.stages, starts, middles, ends, strict=True)}
+    except (OSError, ValueError, IndexError, msgspec.DecodeError):
+        return None
+
+
+def _check_tolerance(tolerance: float) -> None:
+    if not 0 <= tolerance < 1:
+        raise InputError(f"--tolerance is {tolerance}; give a share of at least 0 and below 1, for instance {TOLERANCE}")
+
+
+def _print_table(rows: Sequence[Row], earlier: Iterable[Row]) -> None:
+    """Instructions per inference. since: the stage that has changed most since the baseline."""
+    before = {row.key: row for row in earlier}
+    heads = ["suite", "cpu", "engine", "model", *COLUMNS.values(), "spread", "since the baseline"]
+    lines = [heads]
+    for row in rows:
+        old, since = before.get(row.key), NOTHING
+        if old:
+            change = {stage: count / old.instructions[stage] - 1 for stage, count in row.instructions.items() if stage in old.instructions}
+            stage = max(change, key=lambda name: abs(change[name]), default="")
+            since = f"{100 * change[stage]:+.2f} % {stage}" if stage else NOTHING
+        counts = [f"{row.instructions[stage]:,.0f}" if stage in row.instructions else NOTHING for stage in COLUMNS]
+        lines.append([row.suite, row.cpu, row.engine, row.model, *counts, f"{100 * max(row.spread.values()):.3f} %", since])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+if __name__ == "__main__":
+    try:
+        app()
+    except EdgekdError as error:
+        print(f"arm_cost: {error}", file=sys.stderr)
+        sys.exit(error.exit_status)
