@@ -1,4 +1,4 @@
-"""The tools around emulated boards: the parity of kept cases, and the script's checks before it touches anything."""
+"""The tools around emulated boards: cases, their replay, the table of results, and the script's checks before it touches anything."""
 
 import importlib.util
 import json
@@ -7,90 +7,209 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from qgraph import toy
 
-from edgekd import modelfile
+from edgekd import golden, modelfile
+from edgekd.data.store import Clip
+from edgekd.data.writer import StoreWriter
+from edgekd.engine import open_model
 from edgekd.errors import GateError, InputError
-from edgekd.qgraph import onnx, tflite
+from edgekd.manifest import TensorQuant
+from edgekd.pipeline.verify import verify
+from edgekd.qgraph import onnx, reference, tflite
 
 pytest.importorskip("onnxruntime")
 
 TOOLS = Path(__file__).parents[1] / "tools"
-SCRIPT = TOOLS / "emulated_pi.sh"
-CPU_INFO = r'source <(sed "/^main \"/d" "$1"); cpuinfo "$2"'
+SCRIPT, SHARED = TOOLS / "emulated_pi.sh", TOOLS / "emulated_root.sh"
+CPU_INFO = 'program=test; source "$1"; cpuinfo "$2"'
+POOL = """program=test; source "$1"; work=$2; jobs=2; trap clean_up EXIT
+for name in a b c; do spawn "$name" bash -c 'echo "said by $0"; echo why >&2; [[ $0 != b ]]' "$name"; done
+reap_all; cat "$work/results/"[abc]"""
+INTERRUPTED = """program=test; source "$1"; work=$2; trap clean_up EXIT; trap 'exit 130' INT
+spawn sleeper sleep 300; echo "${!running[@]}"; kill -INT $$; reap_all"""
 
 
-@pytest.fixture(scope="module")
-def parity():
-    spec = importlib.util.spec_from_file_location("emulated_parity", TOOLS / "emulated_parity.py")
+def load(name):
+    spec = importlib.util.spec_from_file_location(name, TOOLS / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    folder, graph = tmp_path_factory.mktemp("models"), toy.every_op()
+def cases():
+    return load("emulated_cases")
+
+
+@pytest.fixture(scope="module")
+def parity():
+    return load("emulated_parity")
+
+
+@pytest.fixture(scope="module")
+def graph():
+    return toy.every_op()
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory, graph):
+    """A file per engine with golden vectors, as export writes them, and a float one."""
+    folder = tmp_path_factory.mktemp("models")
+    source, output = graph.edges[graph.input], graph.edges[graph.output]
+
+    def run(features):
+        return reference.dequantize(reference.run(graph, reference.quantize(features[:, None], source)), output)
+
     for kind, emit in (("tflite", tflite.emit), ("onnx", onnx.emit)):
-        modelfile.write(folder / f"toy.int8.{kind}", emit(graph), toy.manifest(graph, kind))
+        manifest = toy.manifest(graph, kind)
+        vectors = golden.make(manifest.frontend, manifest.window, TensorQuant("int8", source.scale, source.zero_point), output.scale, run)
+        modelfile.write(folder / f"toy.int8.{kind}", emit(graph), msgspec.structs.replace(manifest, golden=vectors))
     modelfile.write(folder / "toy.float.onnx", onnx.emit(graph, True), toy.manifest(graph, "onnx", "float"))
     return folder
+
+
+@pytest.fixture
+def store(tmp_path):
+    """Four clips of a second at the models' rate, the second of them silent but for its end."""
+    pcm = np.random.default_rng(0).integers(-9000, 9000, (8000, 1)).astype(np.int16)
+    with StoreWriter(tmp_path / "store", name="noise", licence="CC0", sample_rate=8000, channels=1, synthetic=True) as writer:
+        for index in range(4):
+            quiet = pcm * (np.arange(8000)[:, None] > 6000) if index == 1 else pcm + np.int16(index)
+            writer.add(Clip(f"{index}.wav", f"label{index}", "a"), quiet.astype(np.int16))
+        return writer.finish().path
 
 
 def script(*arguments):
     return subprocess.run(["bash", SCRIPT, *arguments], capture_output=True, text=True, check=False)
 
 
-def test_kept_cases_are_found_again_on_this_machine(parity, models, tmp_path, capsys):
+def last_json(capsys):
+    return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
+def test_kept_cases_are_found_again_on_this_machine(cases, parity, models, tmp_path, capsys):
     files = [models / "toy.int8.tflite", models / "toy.int8.onnx"]
-    parity.make(files, tmp_path / "cases.npz", count=100)
-    parity.replay(tmp_path / "cases.npz", files)
-    document = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert [document[path.name]["engine"] for path in files] == ["litert", "onnxruntime"]
-    assert all(row["windows"] == 100 and row["max_steps"] == 0 for row in document.values())
-    with np.load(tmp_path / "cases.npz") as cases:
-        assert cases["toy.int8.tflite/input"].dtype == np.int8
-        assert len(np.unique(cases["toy.int8.tflite/input"], axis=0)) == 100  # each window another waveform
+    cases.main(files, tmp_path, count=100)
+    parity.replay(tmp_path, files)
+    found = last_json(capsys)
+    assert [each["engine"] for each in found] == ["litert", "onnxruntime"]
+    assert all(each["windows"] == 100 and each["max_steps"] == 0 and each["ok"] for each in found)
+    with np.load(tmp_path / "toy.int8.tflite.npz") as case:
+        assert case["input"].dtype == np.int8
+        assert len(np.unique(case["input"], axis=0)) == 100  # each window another waveform
 
 
-def test_other_logits_fail(parity, models, tmp_path):
+def test_the_reference_of_a_run_is_found_by_the_golden_vectors(cases, models, graph):
+    other = toy.every_op(seed=7)
+    for file in ("toy.int8.tflite", "toy.int8.onnx"):
+        model = open_model(models / file)
+        assert cases.anchor(model, {"other": other, "own": graph}) == "own"
+        assert cases.anchor(model, {"other": other}) == ""
+    assert cases.fingerprint(other) != cases.fingerprint(graph)
+    assert cases.fingerprint(toy.every_op()) == cases.fingerprint(graph)
+
+
+def test_both_files_of_a_student_share_one_case_and_agree_with_its_reference(cases, parity, models, graph, store, tmp_path, monkeypatch,
+                                                                             capsys):
+    monkeypatch.setattr(cases, "_lower", lambda _: graph)
+    files = [models / "toy.int8.tflite", models / "toy.int8.onnx"]
+    cases.main(files, tmp_path / "cases", tmp_path / "cache", data=store, hop=0.1, run=[Path("run")])
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+    parity.replay(tmp_path / "cases", files)
+    found = last_json(capsys)
+    assert [each["against"] for each in found] == ["reference of run"] * 2
+    assert all(each["max_steps"] <= 2 for each in found)
+
+
+def test_a_kept_case_is_used_again_and_another_choice_is_another_case(cases, models, store, tmp_path, monkeypatch):
+    file, cache = [models / "toy.int8.tflite"], tmp_path / "cache"
+    cases.main(file, tmp_path / "a", cache, data=store)
+    monkeypatch.setattr(cases, "steps", lambda *_: pytest.fail("computed again"))
+    cases.main(file, tmp_path / "b", cache, data=store)
+    assert (tmp_path / "b" / "toy.int8.tflite.npz").read_bytes() == (tmp_path / "a" / "toy.int8.tflite.npz").read_bytes()
+    with pytest.raises(pytest.fail.Exception, match="computed again"):
+        cases.main(file, tmp_path / "c", cache, data=store, hop=0.25)
+
+
+def test_windows_of_a_store_are_evenly_chosen_and_never_silent(cases, models, store):
+    model = open_model(models / "toy.int8.tflite")
+    every = list(cases.waveforms(model, cases.ClipStore.open(store), "a", 0.1, 1000))
+    assert all(each.any() for each in every)
+    clips = -(-(8000 - model.manifest.window + 1) // 800)
+    assert 3 * clips < len(every) < 4 * clips  # those of the silent part are left out
+    few = list(cases.waveforms(model, cases.ClipStore.open(store), "a", 0.1, 3))
+    assert [np.array_equal(each, every[index]) for each, index in zip(few, (0, round((len(every) - 1) / 2), -1), strict=True)] == [True] * 3
+
+
+def test_other_logits_fail(cases, parity, models, tmp_path, capsys):
     path = models / "toy.int8.tflite"
-    parity.make([path], tmp_path / "cases.npz", count=3)
-    with np.load(tmp_path / "cases.npz") as kept:
-        cases = dict(kept)
-    cases[f"{path.name}/logits"][1, 2] ^= 0x40
-    np.savez(tmp_path / "other.npz", **cases)
+    cases.main([path], tmp_path, count=3)
+    with np.load(tmp_path / f"{path.name}.npz") as kept:
+        changed = dict(kept)
+    changed["steps"][1, 2] ^= 0x40
+    (tmp_path / f"{path.name}.npz").unlink()  # it may share its bytes with the kept one
+    np.savez(tmp_path / f"{path.name}.npz", **changed)
     with pytest.raises(GateError, match=r"other logits .*toy.int8.tflite in litert"):
-        parity.replay(tmp_path / "other.npz", [path])
+        parity.replay(tmp_path, [path])
+    assert last_json(capsys)[0]["ok"] is False
     with pytest.raises(InputError, match=r"no cases of toy\.int8\.onnx"):
-        parity.replay(tmp_path / "other.npz", [models / "toy.int8.onnx"])
+        parity.replay(tmp_path, [models / "toy.int8.onnx"])
+    (tmp_path / f"{path.name}.npz").write_bytes(b"PK\3\4 and then nothing")
+    with pytest.raises(InputError, match="cannot be read as cases"):
+        parity.replay(tmp_path, [path])
 
 
-def test_windows_of_a_store(parity, tone_store_for_tools, tmp_path):
-    store, model = tone_store_for_tools
-    parity.make([model], tmp_path / "cases.npz", count=5, data=store, split="a")
-    with np.load(tmp_path / "cases.npz") as cases:
-        assert cases[f"{model.name}/input"].shape == (5, 32, 19)
+def test_a_float_model_is_no_case(cases, models, tmp_path):
+    with pytest.raises(InputError, match="a float model"):
+        cases.main([models / "toy.float.onnx"], tmp_path)
 
 
 @pytest.fixture
-def tone_store_for_tools(models, tmp_path):
-    """A store at the model's rate, and the model."""
-    from edgekd.data.store import Clip
-    from edgekd.data.writer import StoreWriter
+def results(parity, cases, models, tmp_path, capsys):
+    """What two processors said of one model: bookworm/CPU/MODEL.verify and .parity."""
+    path = models / "toy.int8.tflite"
+    cases.main([path], tmp_path / "cases", count=5)
+    parity.replay(tmp_path / "cases", [path])
+    played = capsys.readouterr().out
+    for cpu in ("cortex-a53", "cortex-a76"):
+        folder = tmp_path / "results" / "bookworm" / cpu
+        folder.mkdir(parents=True)
+        (folder / f"{path.name}.verify").write_bytes(verify(path).to_json())
+        (folder / f"{path.name}.parity").write_text(played)
+    return tmp_path / "results"
 
-    pcm = np.random.default_rng(0).integers(-9000, 9000, (8000, 1)).astype(np.int16)
-    with StoreWriter(tmp_path / "store", name="noise", licence="CC0", sample_rate=8000, channels=1, synthetic=True) as writer:
-        for index in range(4):
-            writer.add(Clip(f"{index}.wav", f"label{index}", "a"), pcm)
-        return writer.finish().path, models / "toy.int8.tflite"
+
+def test_the_table_has_a_row_per_processor_and_ends_with_one_json_line(parity, results, capsys):
+    parity.table(results)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:5] for line in lines[1:3]] == [["bookworm", cpu, "litert", "toy.int8.tflite", "ok"] for cpu in
+                                                         ("cortex-a53", "cortex-a76")]
+    document = json.loads(lines[-1])
+    assert document["ok"] is True
+    assert document["features_max_error"] <= 1e-4
+    assert [row["parity"]["windows"] for row in document["rows"]] == [5, 5]
 
 
-def test_a_float_model_is_no_case(parity, models, tmp_path):
-    with pytest.raises(InputError, match="a float model"):
-        parity.make([models / "toy.float.onnx"], tmp_path / "cases.npz")
+@pytest.mark.parametrize(("file", "content"), [
+    ("toy.int8.tflite.verify", b""),
+    ("toy.int8.tflite.parity", b"Segmentation fault"),
+    ("toy.int8.tflite.verify", b'{"ok":false,"features_max_error":0.5,"input_agreement":0.2,"engines":{"litert":{}}}'),
+])
+def test_what_crashed_or_differs_fails_the_table(parity, results, file, content, capsys):
+    (results / "bookworm" / "cortex-a76" / file).write_bytes(content)
+    with pytest.raises(GateError, match=r"failed: toy\.int8\.tflite on bookworm, cortex-a76$"):
+        parity.table(results)
+    assert [row["ok"] for row in last_json(capsys)["rows"]] == [True, False]
+
+
+def test_a_release_without_a_parity_run_is_judged_by_verify_alone(parity, results, capsys):
+    (results / "bookworm" / "cortex-a76" / "toy.int8.tflite.parity").unlink()
+    parity.table(results)
+    assert last_json(capsys)["rows"][1]["parity"] is None
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
@@ -101,7 +220,10 @@ def test_a_float_model_is_no_case(parity, models, tmp_path):
     (["--suites", "sid", SCRIPT], "not a .tflite or .onnx file"),
     (["--suites", "sid", "MODEL"], "unknown suite 'sid'"),
     (["--cpus", "max", "MODEL"], "unknown cpu 'max'"),
+    (["--cpus", " ", "MODEL"], "no cpu given"),
     (["--windows", "0", "MODEL"], "--windows is '0'"),
+    (["--jobs", "two", "MODEL"], "--jobs is 'two'"),
+    (["--suites", "trixie", "--parity-suites", "bookworm", "MODEL"], "unknown suite of the parity run 'bookworm'; allowed: trixie"),
     (["MODEL", "MODEL"], "two models have the same file name"),
 ])
 def test_bad_arguments_exit_2_with_one_line_before_anything_is_done(models, arguments, message):
@@ -115,29 +237,47 @@ def test_bad_arguments_exit_2_with_one_line_before_anything_is_done(models, argu
 def test_help_tells_every_option():
     done = script("--help")
     assert done.returncode == 0
-    assert all(option in done.stdout for option in ("--suites", "--cpus", "--windows", "--data", "--cache", "--python", "--mirror"))
+    assert all(option in done.stdout for option in ("--suites", "--cpus", "--windows", "--data", "--run", "--jobs", "--cache", "--python",
+                                                      "--mirror"))
     assert "set -e" not in done.stdout
 
 
 @pytest.mark.parametrize(("cpu", "part", "dot_products"), [("cortex-a53", "0xd03", False), ("cortex-a72", "0xd08", False),
                                                           ("cortex-a76", "0xd0b", True)])
 def test_the_emulated_boards_say_what_they_are(cpu, part, dot_products):
-    done = subprocess.run(["bash", "-c", CPU_INFO, "_", SCRIPT, cpu], capture_output=True, text=True, check=True)
+    done = subprocess.run(["bash", "-c", CPU_INFO, "_", SHARED, cpu], capture_output=True, text=True, check=True)
     assert done.stdout.count(f"CPU part\t: {part}\n") == 4
     assert ("asimddp" in done.stdout) is dot_products
     assert "Raspberry Pi" in done.stdout.splitlines()[-1]
 
 
+def test_processes_run_side_by_side_and_what_fails_is_shown(tmp_path):
+    done = subprocess.run(["bash", "-euo", "pipefail", "-c", POOL, "_", SHARED, tmp_path], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-3:] == ["said by a", "said by b", "said by c"]
+    assert "b: exit status 1" in done.stdout
+    assert done.stderr == "why\n"  # of b alone
+    assert not tmp_path.exists()
+
+
+def test_an_interrupted_run_leaves_neither_processes_nor_its_folder(tmp_path):
+    done = subprocess.run(["bash", "-euo", "pipefail", "-c", INTERRUPTED, "_", SHARED, tmp_path], capture_output=True, text=True,
+                          check=False, timeout=60)
+    assert done.returncode == 130
+    assert not Path("/proc", done.stdout.strip()).exists()
+    assert not tmp_path.exists()
+
+
 @pytest.mark.skipif(shutil.which("shellcheck") is None, reason="needs shellcheck")
 def test_shellcheck_finds_nothing():
-    done = subprocess.run(["shellcheck", SCRIPT], capture_output=True, text=True, check=False)
+    done = subprocess.run(["shellcheck", "-x", *sorted(TOOLS.glob("*.sh"))], capture_output=True, text=True, check=False)
     assert done.stdout == ""
     assert done.returncode == 0
 
 
-def test_the_parity_tool_runs_as_a_program(models, tmp_path):
-    done = subprocess.run([sys.executable, TOOLS / "emulated_parity.py", "replay", tmp_path / "nothing.npz", models / "toy.int8.onnx"],
-                          capture_output=True, text=True, check=False)
+@pytest.mark.parametrize(("tool", "arguments"), [("emulated_parity", ["replay", "nothing"]), ("emulated_cases", ["--out", "out"])])
+def test_the_tools_run_as_programs(models, tmp_path, tool, arguments):
+    done = subprocess.run([sys.executable, TOOLS / f"{tool}.py", *arguments, models / "toy.float.onnx"], capture_output=True, text=True,
+                          check=False, cwd=tmp_path)
     assert done.returncode == 2
-    assert done.stderr.startswith("emulated_parity: ")
+    assert done.stderr.startswith(f"{tool}: ")
     assert done.stderr.count("\n") == 1

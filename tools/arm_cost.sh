@@ -63,6 +63,7 @@ main() {
     read_arguments "$@"
     check_count --repeats "$repeats"
     [[ $(uname -m) == x86_64 ]] || fail "the host is $(uname -m); this runs on x86_64"
+    check_python
     "$python" "$here/arm_cost.py" check "${gate[@]}"
     prepare_host
     cp -- "$here/arm_cost_loops.py" "$work/"

@@ -116,7 +116,7 @@ def _read(case: Path, name: str) -> tuple[np.ndarray, np.ndarray, str]:
     if not case.exists():
         raise InputError(f"{case.parent}: holds no cases of {name}; make them with emulated_cases.py")
     try:
-        with np.load(case) as kept:
+        with case.open("rb") as file, np.load(file) as kept:
             return kept["input"], kept["steps"], str(kept["against"])
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"{case}: cannot be read as cases ({error}); make them again") from None

@@ -42,6 +42,7 @@ main() {
     check_count --windows "$windows"
     # shellcheck disable=SC2086  # a list of names
     check_names "suite of the parity run" "${parity_suites:=$suites}" $suites
+    check_python
     prepare_host
     cp -- "$here/emulated_parity.py" "$work/"
     step "wheel"
@@ -62,7 +63,8 @@ main() {
         for cpu in $cpus; do
             for model in "${models[@]}"; do
                 model=$(basename -- "$model")
-                spawn "$suite/$cpu/$model.parity" run_on "$suite" "$cpu" /usr/bin/python3 /w/emulated_parity.py replay /w/cases "/w/models/$model"
+                spawn "$suite/$cpu/$model.parity" run_on "$suite" "$cpu" /usr/bin/python3 /w/emulated_parity.py replay /w/cases \
+                    "/w/models/$model"
             done
         done
     done

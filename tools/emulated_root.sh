@@ -1,7 +1,7 @@
 # shellcheck shell=bash
-# Emulated Raspberry Pis, for the scripts that source this file: the options they share, an aarch64 root per Pi OS release, the wheel with its
-# device extras installed for it, commands run in it on a processor, several at a time. A script sets `program`, and may extend
-# `host_packages`, before it calls `read_arguments`, `prepare_host` and `prepare_wheel`.
+# Emulated Raspberry Pis, for the scripts that source this file: the options they share, an aarch64 root per Pi OS release, the wheel with
+# its device extras installed for it, commands run in it on a processor, several at a time. A script sets `program`, and may extend
+# `host_packages`, before it calls `read_arguments`, `check_python`, `prepare_host` and `prepare_wheel`.
 #
 # Left on the host: packages, the registration of aarch64 with binfmt_misc, and the roots in the cache. All mounts are private to one
 # command and gone with it, however it ends.
@@ -27,6 +27,7 @@ keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 glibc_minors=(17 24 26 27 28 31 34 35)  # of the manylinux tags that wheels for aarch64 carry
 cores=4
 shown_lines=15  # of the log of what failed
+pause=0.2  # seconds
 host_path=/usr/sbin:/usr/bin:/sbin:/bin
 
 fail() { printf '%s: %s\n' "$program" "$1" >&2; exit 2; }
@@ -99,10 +100,13 @@ cpuinfo() {
     printf 'Revision\t: %s\nSerial\t\t: 100000000000000\nModel\t\t: Raspberry Pi %s\n' "$board" "$model"
 }
 
+check_python() {
+    "$python" -P -c 'import edgekd.engine, pip' 2> /dev/null || fail "$python has no edgekd or no pip; name one that has with --python"
+}
+
 # The host's side of emulation: tools, the kernel told to run aarch64 programs through qemu, and this run's folder, removed at its end.
 prepare_host() {
     ((EUID == 0)) || fail "chroot and mounts need root; run it with sudo"
-    "$python" -P -c 'import edgekd.engine, pip' 2> /dev/null || fail "$python has no edgekd or no pip; name one that has with --python"
     work=$(mktemp -d)
     trap clean_up EXIT
     trap 'exit 130' INT
@@ -114,7 +118,7 @@ prepare_host() {
     if ((${#missing[@]})); then
         step "host packages: ${missing[*]}"
         type -p apt-get > /dev/null || fail "apt-get is missing: use Debian or Ubuntu, or install ${missing[*]} and dpkg"
-        quietly packages apt-get install -y --no-install-recommends "${missing[@]}" || fail "could not install ${missing[*]}; try apt-get update"
+        quietly packages apt-get install -y --no-install-recommends "${missing[@]}" || fail "could not install these; try apt-get update"
     fi
     [[ -e $binfmt/register ]] || mount -t binfmt_misc binfmt_misc "$binfmt" || fail "the kernel offers no binfmt_misc; use a host that does"
     [[ -e $binfmt/qemu-aarch64 ]] || update-binfmts --enable qemu-aarch64 || fail "qemu-aarch64 cannot be registered with binfmt_misc"
@@ -189,8 +193,8 @@ make_root() {
 install_wheel() {
     local version=$1 wheel=$2 site=$3 platforms=(--platform any --platform manylinux2014_aarch64) minor
     for minor in "${glibc_minors[@]}"; do platforms+=(--platform "manylinux_2_${minor}_aarch64"); done
-    quietly pip "$python" -m pip install --no-compile --python-version "$version" --implementation cp --only-binary=:all: "${platforms[@]}" \
-        --target "$site" "${wheel}[$extras]" || fail "pip could not install the device extras for Python $version on aarch64"
+    quietly pip "$python" -m pip install --no-compile --python-version "$version" --implementation cp --only-binary=:all: \
+        "${platforms[@]}" --target "$site" "${wheel}[$extras]" || fail "pip could not install the device extras for Python $version on aarch64"
 }
 
 # Turns this shell into a command in a suite's root on a processor, one thread: call it with `spawn`. $work is /w there.
@@ -218,10 +222,14 @@ spawn() {
     running[$!]=$output
 }
 
-# Waits for one that was spawned, and says how it ended.
+# Waits until one that was spawned has ended, and says how. It looks again and again: `wait -n` forgets one of two that end together.
 reap() {
-    local pid=0 status=0 name
-    wait -n -p pid "${!running[@]}" || status=$?
+    local pid status=0 name
+    while true; do
+        for pid in "${!running[@]}"; do kill -0 "$pid" 2> /dev/null || break 2; done
+        sleep "$pause"
+    done
+    wait "$pid" || status=$?
     name=${running[$pid]#"$work/results/"}
     unset "running[$pid]"
     if ((status)); then
