@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekd import rounding
 from edgekd.errors import MissingExtraError
-from edgekd.qgraph.graph import Add, AvgPool, Conv, Edge, MaxPool, Mul, Op, QGraph, Sigmoid, op_inputs
+from edgekd.qgraph.graph import Add, AvgPool, Constant, Conv, Edge, MaxPool, Mul, Op, QGraph, Sigmoid, op_inputs
 from edgekd.qgraph.tune import is_global, pools_as_convolutions
 
 if TYPE_CHECKING:
@@ -69,6 +70,12 @@ class _Emitter:
         return bytes(model.SerializeToString())
 
     def _op(self, op: Op) -> None:
+        if isinstance(op, Constant):
+            edge = self.graph.edges[op.output]
+            value = rounding.dequantize(op.value, edge.scale, edge.zero_point) if self.float_twin else (
+                (op.value.astype(np.int16) + UINT8_OFFSET).astype(np.uint8))
+            self.constants[op.output] = value[None]  # (1, channel, mel, frame)
+            return
         if isinstance(op, MaxPool):  # works on the integers themselves
             self._node("MaxPool", [op.input], op.output, kernel_shape=op.kernel, strides=op.stride)
             return

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from edgekd import rounding
 from edgekd.errors import InputError
-from edgekd.qgraph.graph import INT8_MAX, INT8_MIN, AvgPool, Conv, Edge, MaxPool, Mul, Op, QGraph, Sigmoid, op_inputs
+from edgekd.qgraph.graph import INT8_MAX, INT8_MIN, AvgPool, Constant, Conv, Edge, MaxPool, Mul, Op, QGraph, Sigmoid, op_inputs
 
 CHUNK = 16
 """Windows computed at a time: keeps the float64 activations of a 256 x 28 student within about 200 MB."""
@@ -67,6 +67,8 @@ def run_edges(graph: QGraph, x: Int8, names: tuple[str, ...]) -> dict[str, Int8]
 def run_op(graph: QGraph, op: Op, inputs: list[Int8]) -> Int8:
     """One op on int8 arrays (batch, channel, mel, frame), in the order of its inputs."""
     output = graph.edges[op.output]
+    if isinstance(op, Constant):
+        return op.value[None]  # (1, channel, mel, frame)
     if isinstance(op, MaxPool):
         return _pool(inputs[0], op.kernel, op.stride, np.maximum)
     if isinstance(op, Sigmoid):
