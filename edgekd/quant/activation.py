@@ -1,5 +1,6 @@
 """One quantised activation edge: a Brevitas quantiser with a threshold that is calibrated, then learned, then frozen."""
 
+import math
 from typing import Any
 
 import brevitas.nn as qnn
@@ -59,18 +60,21 @@ class ActQuant(nn.Module):
         super().__init__()
         self.kind = kind
         self.quant = qnn.QuantIdentity(act_quant=_QUANTISERS[kind], return_quant_tensor=False)
+        self.logits = False
+        """Whether this is the network's output: its range then ends at the highest value that wins, since what saturates far below it decides
+        nothing, and smaller steps leave fewer ties between labels."""
         self.calibrating = False
         self.peak = 0.0
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.calibrating:
             return self.quant(x)
-        values = x.detach().abs().flatten()
+        values = (x.detach().amax(dim=1) if self.logits else x.detach()).abs().flatten()
         if self.kind == "constant":
             self.peak = values.max().item() * INT8_MIN / -INT8_MAX  # the positive end has a step less
             return x
         values = values[:: max(1, values.numel() // _MAX_SAMPLES)]
-        self.peak = max(self.peak, values.kthvalue(max(1, int(_QUANTILE * values.numel()))).values.item())
+        self.peak = max(self.peak, values.kthvalue(math.ceil(_QUANTILE * values.numel())).values.item())
         return x
 
     @property

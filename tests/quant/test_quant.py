@@ -99,6 +99,15 @@ def test_weights_and_scales_are_bit_equal_to_those_trained() -> None:
     assert np.array_equal(stem.weight * stem.weight_scale[:, None, None, None], conv.quant_weight().value.detach().numpy())
 
 
+def test_the_range_of_the_logits_ends_at_those_that_win() -> None:
+    quantiser = ActQuant("signed")
+    quantiser.logits = quantiser.calibrating = True
+    quantiser(torch.tensor([[-50.0, 3.0, 1.0], [-20.0, -2.0, 8.0]])[..., None, None])
+    quantiser.set_range()
+    assert quantiser.scale() == pytest.approx(8 / 128)
+    assert to_qat(build(CONFIGS[5], LABELS)).quantisers()[-1].logits  # a mean pool writes them there
+
+
 def test_qat_learns_weights_and_scales_until_frozen() -> None:
     network = quantised(CONFIGS[0]).train()
     threshold = next(network.input.parameters())
