@@ -2,7 +2,8 @@
 
 Conventions: layout (mel, frame); frames of `n_fft` samples every `hop_length`; a periodic Hann window of `win_length` samples in
 the middle of the frame; power spectrum without scaling; triangles of height 1; natural logarithm of the mel power clamped from
-below at `log_floor`. Speed comes from three things: all frames of a clip in one real FFT, the filterbank kept as a few dense
+below at `log_floor`. The FFT is float64: in float32 its rounding, next to a loud band, moved quiet ones by up to 1e-3, and it was no
+faster in numpy. Speed comes from three things: all frames of a clip in one real FFT, the filterbank kept as a few dense
 bands (a triangle touches few bins), and the matrix products always in blocks of `BLOCK` frames. The last also makes a frame's
 result independent of how many frames are computed with it, which is why clips and streams agree to the bit.
 """
@@ -213,7 +214,7 @@ def frames_of(fe: FrontEnd, emphasised: Array, frames: int) -> Array:
     blocks = -(-frames // BLOCK)
     step = emphasised.strides[0]
     view = np.lib.stride_tricks.as_strided(emphasised, (frames, fe.n_fft), (step * fe.hop_length, step), writeable=False)
-    spectrum = np.fft.rfft(view * plan.window)  # (frames, bins)
+    spectrum = np.fft.rfft(np.multiply(view, plan.window, dtype=np.float64))  # (frames, bins)
     power = np.zeros((blocks * BLOCK, fe.n_fft // 2 + 1), np.float32)
     np.add(np.square(spectrum.real), np.square(spectrum.imag), out=power[:frames], casting="same_kind")
     in_blocks = power.reshape(blocks, BLOCK, -1)

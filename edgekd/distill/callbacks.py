@@ -20,8 +20,8 @@ from edgekd.errors import InputError
 
 log = logging.getLogger(__name__)
 
-COLUMNS = ("phase", "epoch", "lr", "loss", "label", "label_weighted", "kd", "kd_weighted", "test_clip_accuracy", "test_window_accuracy",
-           "test_clip_log_loss")
+COLUMNS = ("phase", "epoch", "lr", "loss", "label", "label_weighted", "kd", "kd_weighted", "float", "float_weighted",
+           "test_clip_accuracy", "test_window_accuracy", "test_clip_log_loss")
 """Of metrics.csv; cells are empty where a run has no such term and in epochs without a test."""
 BAR_HERTZ = 2
 """Redraws of the bar in a second."""

@@ -58,13 +58,15 @@ class TrainingModule(pl.LightningModule):
         objective: the loss.
         recipe: the run's.
         phase: `recipe.train` or `recipe.qat`; the type tells which phase this is.
+        float_model: the float network that `model` quantises, where the objective wants it.
     """
 
     def __init__(self, model: nn.Module, log_mel: LogMel, view: TrainingView, truth: Truth, objective: Objective, recipe: Recipe,
-                 phase: Train | Qat) -> None:
+                 phase: Train | Qat, float_model: nn.Module | None = None) -> None:
         super().__init__()
         self.model = model
         self.average = _copy_of(model) if isinstance(phase, Train) and phase.ema_decay > 0 else None
+        self.float_model = _copy_of(float_model) if float_model is not None and objective.wants_float else None
         self.log_mel = log_mel
         self.view, self.objective, self.recipe, self.phase = view, objective, recipe, phase
         self.register_buffer("label", truth.label, persistent=False)
@@ -90,15 +92,21 @@ class TrainingModule(pl.LightningModule):
         entropy = [self.recipe.seed, self.phase_name == "qat", self.current_epoch]
         torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
         self.sums = {}
+        if self.float_model is not None:
+            self.float_model.eval()
         if isinstance(self.phase, Qat) and self.current_epoch >= self.phase.epochs - self.phase.freeze_epochs:
             quant.freeze(self.model)
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
         tensors = cast(dict[str, Tensor], batch)
         clip, partner, share = tensors["clip"], tensors["partner"], tensors["share"]
-        logits = self.model(self.hear(tensors))
+        x = self.hear(tensors)
         teachers = None if self.teachers is None else self.teachers[:, clip]
-        loss, logged = self.objective(logits, self.objective.targets(self.label[clip], teachers, partner, share))
+        float_logits = None
+        if self.float_model is not None:
+            with torch.no_grad():
+                float_logits = self.float_model(x)
+        loss, logged = self.objective(self.model(x), self.objective.targets(self.label[clip], teachers, partner, share, float_logits))
         for name, value in logged.items():
             self.sums[name] = self.sums[name] + value if name in self.sums else value
         return cast(Tensor, loss)

@@ -117,11 +117,14 @@ class Train(_Table, frozen=True, kw_only=True):
 
 
 class Qat(_Table, frozen=True, kw_only=True):
-    """The quantization-aware phase, which goes on from the float weights with the same terms."""
+    """The quantization-aware phase, which goes on from the float weights with the same terms, the float network teaching beside them."""
 
     epochs: Count = 10
     """0 leaves the phase out."""
     lr: Positive = 1e-4
+    float_weight: Fraction = 1.0
+    """Share of the loss that is the divergence from the run's own float network at the distillation temperature; the terms of the float
+    phase have the rest. 1 keeps the quantised network nearest to the float one, 0 lets it drift as far as its data lead it."""
     batch_size: AtLeastOne = 64
     weight_decay: NonNegative = 0.0
     freeze_epochs: Count = 2

@@ -138,7 +138,6 @@ class _Job:
         self.recipe, self.store, self.partition, self.fe, self.out = recipe, store, partition, fe, out
         self.options, self.truth = options, truth
         self.log_mel = LogMel(fe)
-        self.objective = Objective(recipe.distill, len(store.labels), recipe.train.label_smoothing, truth.teachers is not None)
         self.rows: list[dict[str, Any]] = []
         self.seconds = 0.0
 
@@ -175,17 +174,21 @@ class _Job:
 
     def qat_phase(self, model: nn.Module) -> dict[str, float]:
         """Train the quantization-aware form of a trained float network; its test metrics."""
-        qat = quant.to_qat(model.cpu().eval())
+        model = model.cpu().eval()
+        qat = quant.to_qat(model)
         view = self._view(self.recipe.qat.batch_size, CALIBRATION_STREAM)
         quant.calibrate(qat, (self.log_mel.cpu()(torch.from_numpy(waveform)) for waveform in view.plain(self.recipe.qat.calibration_clips)))
-        module = self._fit(qat, self.recipe.qat, QAT_STREAM)
+        module = self._fit(qat, self.recipe.qat, QAT_STREAM, model)
         save_weights(self.out / QAT_FILE, module.tested)
         return self._tested(module.tested.cpu(), "qat")
 
-    def _fit(self, model: nn.Module, phase: Train | Qat, stream: int) -> TrainingModule:
+    def _fit(self, model: nn.Module, phase: Train | Qat, stream: int, float_model: nn.Module | None = None) -> TrainingModule:
         name = "float" if isinstance(phase, Train) else "qat"
         model.train().to(memory_format=torch.channels_last)
-        module = TrainingModule(model, self.log_mel, self._view(phase.batch_size, stream), self.truth, self.objective, self.recipe, phase)
+        objective = Objective(self.recipe.distill, len(self.store.labels), self.recipe.train.label_smoothing,
+                              self.truth.teachers is not None, 0.0 if isinstance(phase, Train) else phase.float_weight)
+        module = TrainingModule(model, self.log_mel, self._view(phase.batch_size, stream), self.truth, objective, self.recipe, phase,
+                                float_model)
         end = EpochEnd(self.out, self.store, self.partition.test, self.rows, self.seconds)
         resume = self._phase_reached() == name
         with _quiet():

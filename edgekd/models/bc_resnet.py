@@ -3,7 +3,7 @@
 BC-ResNet at tau 1 (40 mels x 101 frames, 12 labels) has 9,232 parameters and 2.48 MMAC; BC-ResNet-ASC at width 80 with residual norm and
 4 bands has 314,650 (10 labels), as a student at width 24 32,314 and 5.6 MMAC (256 x 28), at width 48, the widest multiple of eight within
 128,000 bytes, 116,170 and 17.2 MMAC.
-Students use `norm = "batch"` and one band: sub-spectral bands above 1 and residual norm have no integer form here.
+Students use `norm = "batch"`: residual norm has no integer form. One band folds into the convolutions; more become two ops each.
 """
 
 from typing import Literal
@@ -31,7 +31,7 @@ class BcResNetAscConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     width: int = 24
     """Channels c of stage 1."""
     bands: int = 1
-    """Bands of the sub-spectral norm; 1 is batch norm, the only one with an integer form."""
+    """Bands of the sub-spectral norm, which must divide the mel bins of every stage; 1 is batch norm, the fastest as integers."""
     norm: Literal["batch", "residual"] = "batch"
     """Norm between stages: residual norm for teachers, batch norm for students."""
     activation: Literal["silu", "relu"] = "silu"

@@ -13,13 +13,10 @@ ACCELERATOR_CLIPS = 256
 
 
 class LogMel(nn.Module):
-    """Log-mel of waveforms, within 1e-4 of `edgekd.frontend.log_mel` (natural log units).
+    """Log-mel of waveforms, within 1e-4 of `edgekd.frontend.log_mel` (natural log units); on ESC-50 within 2e-6.
 
-    In recordings, mel bands that lie many orders of magnitude below a loud one hear the rounding of the float32 FFT: there single
-    values (1 in 1,000) differ by more, by 2e-3 at most on ESC-50.
-
-    Has neither parameters nor state to save; its arrays follow the module to a device. Computed without gradient, in float32
-    also under autocast.
+    Has neither parameters nor state to save; its arrays follow the module to a device. Computed without gradient, the FFT in float64
+    as there, the rest in float32, also under autocast.
     """
 
     window: Tensor
@@ -27,7 +24,7 @@ class LogMel(nn.Module):
     def __init__(self, fe: FrontEnd) -> None:
         super().__init__()
         self.fe = fe
-        self.register_buffer("window", torch.from_numpy(window_array(fe)), persistent=False)
+        self.register_buffer("window", torch.from_numpy(window_array(fe)).double(), persistent=False)
         self.bands = bands(fe)
         for index, band in enumerate(self.bands):
             self.register_buffer(f"band{index}", torch.from_numpy(band.weights), persistent=False)
@@ -56,9 +53,9 @@ class LogMel(nn.Module):
         device = waveform.device
         at_once = min(max(len(waveform), 1), CPU_CLIPS if device.type == "cpu" else ACCELERATOR_CLIPS)
         out = torch.empty(len(waveform), fe.n_mels, frames, device=device)
-        framed = torch.empty(at_once, frames, fe.n_fft, device=device)  # the work arrays are made once: fresh pages cost as much as FFTs
-        spectrum = torch.empty(at_once, frames, fe.n_fft // 2 + 1, dtype=torch.complex64, device=device)
-        power = torch.empty(spectrum.shape, device=device)
+        framed = torch.empty(at_once, frames, fe.n_fft, dtype=torch.float64, device=device)  # the work arrays are made once: fresh pages cost as much as FFTs
+        spectrum = torch.empty(at_once, frames, fe.n_fft // 2 + 1, dtype=torch.complex128, device=device)
+        power = torch.empty(spectrum.shape, dtype=torch.float64, device=device)
         mel = torch.empty(at_once * frames, fe.n_mels, device=device)
         with torch.autocast(device.type, enabled=False):
             for start in range(0, len(waveform), at_once):
@@ -68,7 +65,7 @@ class LogMel(nn.Module):
                 torch.fft.rfft(framed[:n], out=spectrum[:n])
                 parts = torch.view_as_real(spectrum[:n])  # (n, frame, bin, 2)
                 torch.mul(parts[..., 0], parts[..., 0], out=power[:n]).addcmul_(parts[..., 1], parts[..., 1])
-                bins = power[:n].view(n * frames, -1)
+                bins = power[:n].view(n * frames, -1).float()
                 for index, band in enumerate(self.bands):
                     torch.mm(bins[:, band.bins], self.get_buffer(f"band{index}"), out=mel[:n * frames, band.mels])
                 logs = mel[:n * frames].clamp_(min=fe.log_floor).log_()

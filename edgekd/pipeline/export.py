@@ -27,7 +27,7 @@ from edgekd.pipeline.compare import FLOAT, Runner
 from edgekd.pipeline.trial import Candidates, Trial, TrialReport, judge, trial_windows
 from edgekd.pipeline.verify import verify_model
 from edgekd.qgraph import onnx, reference, tflite
-from edgekd.qgraph.graph import Conv, Edge, QGraph
+from edgekd.qgraph.graph import Constant, Conv, Edge, QGraph
 
 Precision = Literal["int8", "float"]
 
@@ -241,7 +241,7 @@ def lower_run(run: Run) -> QGraph:
 
 
 def count(graph: QGraph, precision: Precision) -> Counts:
-    """Complexity of the graph's convolutions and dense layers: weights and biases, and exact MACs of one window.
+    """Complexity of the graph's convolutions and dense layers: weights, biases and other trained constants, and exact MACs of one window.
 
     Pools, which an emitter may spell as convolutions with constant weights, have no parameters here; `edgekd check` counts what a
     file spells.
@@ -254,6 +254,9 @@ def count(graph: QGraph, precision: Precision) -> Counts:
             macs += op.weight.size * mel * frame
             params += op.weight.size + op.bias.size
             param_bytes += op.weight.size * weight_bytes + op.bias.size * bias_bytes
+        elif isinstance(op, Constant):
+            params += op.value.size
+            param_bytes += op.value.size * weight_bytes
     return Counts(macs, params, param_bytes)
 
 

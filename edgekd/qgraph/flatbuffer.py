@@ -55,14 +55,14 @@ class FlatbufferWriter:
         self._tensors.append(tensor)
         return len(self._tensors) - 1
 
-    def constant(self, name: str, values: NDArray[Any], scale: Sequence[float] | None = None, axis: int = 0) -> int:
+    def constant(self, name: str, values: NDArray[Any], scale: Sequence[float] | None = None, axis: int = 0, zero_point: int = 0) -> int:
         """Add a constant tensor; equal constants are stored once."""
         scales = None if scale is None else tuple(float(value) for value in scale)
-        key = (values.dtype.str, values.shape, values.tobytes(), scales, axis)
+        key = (values.dtype.str, values.shape, values.tobytes(), scales, axis, zero_point)
         if key not in self._constants:
             self._buffers.append(np.frombuffer(values.tobytes(), np.uint8))
             self._constants[key] = self.tensor(name, values.shape, values.dtype.type, scale=scales, axis=axis,
-                                               buffer=len(self._buffers) - 1)
+                                               zero_point=zero_point, buffer=len(self._buffers) - 1)
         return self._constants[key]
 
     def operator(self, name: str, inputs: Sequence[int], output: int, kind: str = "", **options: object) -> None:

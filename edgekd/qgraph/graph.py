@@ -111,11 +111,25 @@ class AvgPool:
     padding: tuple[int, int, int, int] = (0, 0, 0, 0)
 
 
-Op = Conv | Add | Mul | Sigmoid | MaxPool | AvgPool
+@dataclass(frozen=True)
+class Constant:
+    """A trained edge, for `Mul` and `Add` to read: the affine per channel and mel bin that a sub-spectral norm becomes.
+
+    value: int8 in the shape of its edge, an axis of size 1 broadcasts.
+    """
+
+    name: str
+    output: str
+    value: NDArray[np.int8]
+
+
+Op = Conv | Add | Mul | Sigmoid | MaxPool | AvgPool | Constant
 
 
 def op_inputs(op: Op) -> tuple[str, ...]:
     """Names of the edges that an op reads."""
+    if isinstance(op, Constant):
+        return ()
     return op.inputs if isinstance(op, Add | Mul) else (op.input,)
 
 
@@ -217,5 +231,8 @@ def output_shape(op: Op, shapes: list[tuple[int, int, int]]) -> tuple[int, int, 
         return shapes[0][0], pooled[0], pooled[1]
     if isinstance(op, Add | Mul):
         channel, mel, frame = np.broadcast_shapes(*shapes)
+        return channel, mel, frame
+    if isinstance(op, Constant):
+        channel, mel, frame = op.value.shape
         return channel, mel, frame
     return shapes[0]

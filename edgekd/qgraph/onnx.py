@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekd import rounding
 from edgekd.errors import MissingExtraError
-from edgekd.qgraph.graph import Add, AvgPool, Conv, Edge, MaxPool, Mul, Op, QGraph, Sigmoid, op_inputs
+from edgekd.qgraph.graph import Add, AvgPool, Constant, Conv, Edge, MaxPool, Mul, Op, QGraph, Sigmoid, op_inputs
+from edgekd.qgraph.reference import add_multipliers
 from edgekd.qgraph.tune import is_global, pools_as_convolutions
 
 if TYPE_CHECKING:
@@ -69,6 +71,12 @@ class _Emitter:
         return bytes(model.SerializeToString())
 
     def _op(self, op: Op) -> None:
+        if isinstance(op, Constant):
+            edge = self.graph.edges[op.output]
+            value = rounding.dequantize(op.value, edge.scale, edge.zero_point) if self.float_twin else (
+                (op.value.astype(np.int16) + UINT8_OFFSET).astype(np.uint8))
+            self.constants[op.output] = value[None]  # (1, channel, mel, frame)
+            return
         if isinstance(op, MaxPool):  # works on the integers themselves
             self._node("MaxPool", [op.input], op.output, kernel_shape=op.kernel, strides=op.stride)
             return
@@ -99,9 +107,18 @@ class _Emitter:
         """The real values of an edge for one reader."""
         if self.float_twin:
             return name
-        real = f"{name}/for/{op.name}"
-        self._node("DequantizeLinear", [name, *self._quantisation(self.graph.edges[name])], real)
+        edge, real = self.graph.edges[name], f"{name}/for/{op.name}"
+        scale, zero = self._quantisation(edge)
+        if isinstance(op, Add):  # the scale that the reference's multiplier stands for, at most 2**-21 away: as it is, near-ties fall apart
+            scale = f"{real}/scale"
+            self.constants[scale] = np.array(self._add_scale(op, edge), np.float32)
+        self._node("DequantizeLinear", [name, scale, zero], real)
         return real
+
+    def _add_scale(self, op: Add, edge: Edge) -> float:
+        edges, output = [self.graph.edges[name] for name in op.inputs], self.graph.edges[op.output]
+        multipliers, shift = add_multipliers(edges, output)
+        return output.scale * multipliers[edges.index(edge)] / 2.0**shift
 
     def _write(self, op: Op, kind: str, sources: list[str], **attributes: Any) -> None:
         """A node and behind it its quantiser, which is the activation too; in the float twin the activation itself."""

@@ -2,7 +2,8 @@
 
 Measured on random graphs with every op: LiteRT 1.2.0 and 2.1.6 with XNNPACK differ in no logit, ONNX Runtime only where an addition
 nearly ties. Accumulators are exact: integer products and sums in float64 are exact below 2**53, and BLAS makes them fast. Requantisation is
-`clip(rint(float32(acc) * float32(multiplier)) + zero_point)`, the formula of both engines' convolution kernels.
+`clip(rint(float32(acc) * float32(multiplier)) + zero_point)`, the formula of both engines' convolution kernels. The order of the float32
+operations that give a multiplier is XNNPACK's, which for a mean over axes is another one than for a convolution: a last bit decides ties.
 """
 
 from typing import Any
@@ -12,7 +13,8 @@ from numpy.typing import NDArray
 
 from edgekd import rounding
 from edgekd.errors import InputError
-from edgekd.qgraph.graph import INT8_MAX, INT8_MIN, AvgPool, Conv, Edge, MaxPool, Mul, Op, QGraph, Sigmoid, op_inputs
+from edgekd.qgraph.graph import INT8_MAX, INT8_MIN, AvgPool, Constant, Conv, Edge, MaxPool, Mul, Op, QGraph, Sigmoid, op_inputs
+from edgekd.qgraph.tune import is_reduction
 
 CHUNK = 16
 """Windows computed at a time: keeps the float64 activations of a 256 x 28 student within about 200 MB."""
@@ -67,6 +69,8 @@ def run_edges(graph: QGraph, x: Int8, names: tuple[str, ...]) -> dict[str, Int8]
 def run_op(graph: QGraph, op: Op, inputs: list[Int8]) -> Int8:
     """One op on int8 arrays (batch, channel, mel, frame), in the order of its inputs."""
     output = graph.edges[op.output]
+    if isinstance(op, Constant):
+        return op.value[None]  # (1, channel, mel, frame)
     if isinstance(op, MaxPool):
         return _pool(inputs[0], op.kernel, op.stride, np.maximum)
     if isinstance(op, Sigmoid):
@@ -77,7 +81,8 @@ def run_op(graph: QGraph, op: Op, inputs: list[Int8]) -> Int8:
     if isinstance(op, Conv):
         return _requantise(_convolve(op, reals[0]), (scale * op.weight_scale / np.float32(output.scale))[:, None, None], output)
     if isinstance(op, AvgPool):
-        multiplier = scale * np.float32(1 / (op.kernel[0] * op.kernel[1])) / np.float32(output.scale)
+        share = np.float32(1 / (op.kernel[0] * op.kernel[1]))
+        multiplier = scale / np.float32(output.scale) * share if is_reduction(op, edges[0]) else scale * share / np.float32(output.scale)
         return _requantise(_pool(_padded(reals[0], op.padding), op.kernel, op.stride, np.add), multiplier, output)
     if isinstance(op, Mul):
         return _requantise(reals[0] * reals[1], scale * np.float32(edges[1].scale) / np.float32(output.scale), output)
@@ -86,10 +91,16 @@ def run_op(graph: QGraph, op: Op, inputs: list[Int8]) -> Int8:
 
 def _add(reals: list[Float64], edges: list[Edge], output: Edge) -> Int8:
     """XNNPACK's adder: multipliers of 21 bits, rounded half up. ONNX Runtime's float one differs on rare near-ties."""
+    multipliers, shift = add_multipliers(edges, output)
+    total = sum(real * multiplier for real, multiplier in zip(reals, multipliers, strict=True))
+    return rounding.saturate(np.floor(np.ldexp(np.asarray(total, np.float64), -shift) + 0.5), output.zero_point, np.int8)
+
+
+def add_multipliers(edges: list[Edge], output: Edge) -> tuple[list[float], int]:
+    """Whole multipliers of an addition's inputs, and the power of two that divides their sum."""
     scales = [np.float32(edge.scale) / np.float32(output.scale) for edge in edges]
     shift = ADD_BITS - int(np.frexp(max(scales))[1]) + 1
-    total = sum(real * np.rint(np.ldexp(scale, shift)) for real, scale in zip(reals, scales, strict=True))
-    return rounding.saturate(np.floor(np.ldexp(np.asarray(total, np.float64), -shift) + 0.5), output.zero_point, np.int8)
+    return [float(np.rint(np.ldexp(scale, shift))) for scale in scales], shift
 
 
 def _convolve(op: Conv, x: Float64) -> Float64:

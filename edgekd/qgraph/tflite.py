@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from edgekd import rounding
 from edgekd.qgraph.flatbuffer import FlatbufferWriter
-from edgekd.qgraph.graph import Add, AvgPool, Conv, Edge, MaxPool, Mul, Op, QGraph, Sigmoid, op_inputs
+from edgekd.qgraph.graph import Add, AvgPool, Constant, Conv, Edge, MaxPool, Mul, Op, QGraph, Sigmoid, op_inputs
 from edgekd.qgraph.tune import is_reduction, pools_as_convolutions, split_stem
 
 MAP_AXES = (1, 2)
@@ -47,6 +48,9 @@ class _Emitter:
     def model(self) -> bytes:
         """Emit every op, then flatten the logits."""
         for op in self.graph.ops:
+            if isinstance(op, Constant):
+                self.index[op.output] = self._constant(op)
+                continue
             self.index[op.output] = self._tensor(self.graph.edges[op.output])
             self._op(op, [self.index[name] for name in op_inputs(op)], self.index[op.output])
         output = self.graph.edges[self.graph.output]
@@ -93,6 +97,13 @@ class _Emitter:
             self._activated("DEPTHWISE_CONV_2D", (source, *constants), op, "DepthwiseConv2D", depthMultiplier=multiplier, **options)
         else:
             self._activated("CONV_2D", (source, *constants), op, "Conv2D", **options)
+
+    def _constant(self, op: Constant) -> int:
+        """A trained edge as a constant tensor, NHWC."""
+        edge, value = self.graph.edges[op.output], np.ascontiguousarray(op.value.transpose(1, 2, 0)[None])
+        if self.float_twin:
+            return self.file.constant(op.name, rounding.dequantize(value, edge.scale, edge.zero_point))
+        return self.file.constant(op.name, value, [edge.scale], zero_point=edge.zero_point)
 
     def _pad(self, op: Conv | AvgPool, edge: Edge, source: int) -> int:
         """Pad with the zero point; the padded tensor."""

@@ -1,5 +1,6 @@
 """One quantised activation edge: a Brevitas quantiser with a threshold that is calibrated, then learned, then frozen."""
 
+import math
 from typing import Any
 
 import brevitas.nn as qnn
@@ -8,7 +9,7 @@ from brevitas.inject.enum import ScalingImplType
 from brevitas.quant import Int8ActPerTensorFloat, Uint8ActPerTensorFloat
 from torch import Tensor, nn
 
-from edgekd.qgraph.graph import INT8_MIN
+from edgekd.qgraph.graph import INT8_MAX, INT8_MIN
 
 _QUANTILE = 0.9999
 """Share of absolute values that the calibrated range of an edge holds."""
@@ -43,11 +44,14 @@ class _SoftGate(Uint8ActPerTensorFloat):
     scaling_init = 255 / 256
 
 
-_QUANTISERS: dict[str, Any] = {"signed": _LearnedInt8, "unsigned": _LearnedUint8, "hard_gate": _HardGate, "soft_gate": _SoftGate}
+_QUANTISERS: dict[str, Any] = {"signed": _LearnedInt8, "unsigned": _LearnedUint8, "constant": _LearnedInt8, "hard_gate": _HardGate,
+                               "soft_gate": _SoftGate}
 
 
 class ActQuant(nn.Module):
-    """Fake quantisation of one edge to 8 bits: "signed" has zero point 0, the others the int8 zero point -128.
+    """Fake quantisation of one edge to 8 bits: "signed" and "constant" have zero point 0, the others the int8 zero point -128.
+
+    A "constant" is trained, not computed: its range holds all of it.
 
     Until `calibrating` is turned off it passes values through and records their range.
     """
@@ -56,21 +60,27 @@ class ActQuant(nn.Module):
         super().__init__()
         self.kind = kind
         self.quant = qnn.QuantIdentity(act_quant=_QUANTISERS[kind], return_quant_tensor=False)
+        self.logits = False
+        """Whether this is the network's output: its range then ends at the highest value that wins, since what saturates far below it decides
+        nothing, and smaller steps leave fewer ties between labels."""
         self.calibrating = False
         self.peak = 0.0
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.calibrating:
             return self.quant(x)
-        values = x.detach().abs().flatten()
+        values = (x.detach().amax(dim=1) if self.logits else x.detach()).abs().flatten()
+        if self.kind == "constant":
+            self.peak = values.max().item() * INT8_MIN / -INT8_MAX  # the positive end has a step less
+            return x
         values = values[:: max(1, values.numel() // _MAX_SAMPLES)]
-        self.peak = max(self.peak, values.kthvalue(max(1, int(_QUANTILE * values.numel()))).values.item())
+        self.peak = max(self.peak, values.kthvalue(math.ceil(_QUANTILE * values.numel())).values.item())
         return x
 
     @property
     def signed(self) -> bool:
         """True where values below zero are kept."""
-        return self.kind == "signed"
+        return self.kind in ("signed", "constant")
 
     def set_range(self) -> None:
         """Take the recorded peak as the threshold; edges of fixed scale stay."""

@@ -5,6 +5,8 @@ forward pass, so what is trained is what is exported. With float biases 39 % of 
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
 
 import brevitas.nn as qnn
 import numpy as np
@@ -13,6 +15,7 @@ import torch.nn.functional as F
 from brevitas.quant import Int8WeightPerChannelFloat
 from torch import Tensor, nn
 
+from edgekd import rounding
 from edgekd.errors import InputError
 from edgekd.models import blocks
 from edgekd.qgraph import graph as q
@@ -40,12 +43,17 @@ def _range(signed: bool) -> ActQuant:
     return ActQuant("signed" if signed else "unsigned")
 
 
-def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Weight and bias of the convolution that equals `norm(conv(x))` in eval mode."""
+def _affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Factor and offset (channels,) of a batch norm in eval mode."""
     if norm.running_mean is None or norm.running_var is None:
         raise InputError("a batch norm without running statistics cannot be folded; train with track_running_stats")
-    factor = norm.weight / torch.sqrt(norm.running_var + norm.eps)  # (out,)
-    bias = norm.bias - norm.running_mean * factor
+    factor = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+    return factor, norm.bias - norm.running_mean * factor
+
+
+def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Weight and bias of the convolution that equals `norm(conv(x))` in eval mode."""
+    factor, bias = _affine(norm)  # (out,)
     return conv.weight * factor[:, None, None, None], bias if conv.bias is None else bias + conv.bias * factor
 
 
@@ -54,8 +62,6 @@ class QuantConv(QuantBlock):
 
     def __init__(self, block: blocks.ConvNormAct, inputs: list[ActQuant]) -> None:
         super().__init__()
-        if isinstance(block.norm, blocks.SubSpectralNorm):
-            raise InputError(f"sub-spectral norm with {block.norm.bands} bands has no integer form; set bands = 1 for a student")
         weight, bias = (block.conv.weight, block.conv.bias) if isinstance(block.norm, nn.Identity) else _fold(block.conv, block.norm)
         self._build(block.conv, weight, bias, block.activation, inputs[0])
 
@@ -134,6 +140,68 @@ class QuantNorm(QuantConv):
         nn.init.ones_(unit.weight)
         weight, bias = _fold(unit, block.norm)
         self._build(unit, weight, bias, "none", inputs[0])
+
+
+class QuantBandedConv(QuantConv):
+    """Convolution with a sub-spectral norm: a factor and an offset per channel and mel bin behind an int8 convolution.
+
+    The largest factor of a channel is folded into its weights, so that the factors left, at most 1, lose little to their 8 bits.
+    """
+
+    def __init__(self, block: blocks.ConvNormAct, inputs: list[ActQuant]) -> None:
+        nn.Module.__init__(self)
+        assert isinstance(block.norm, blocks.SubSpectralNorm)  # conv_form
+        if block.activation not in ("none", "relu"):
+            raise InputError(f"a sub-spectral norm followed by '{block.activation}' has no integer form; use none or relu there")
+        norm, bands = block.norm.norm, block.norm.bands
+        factor, offset = (part.detach().reshape(-1, bands) for part in _affine(norm))  # (out, bands)
+        peak = factor.abs().amax(dim=1)  # (out,)
+        self._build(block.conv, block.conv.weight * peak[:, None, None, None], None if block.conv.bias is None else block.conv.bias * peak,
+                    "none", inputs[0])
+        self.gain = nn.Parameter(factor / peak.clamp_min(torch.finfo(peak.dtype).tiny)[:, None])
+        self.offset = nn.Parameter(offset.clone())
+        self.gain_edge, self.scaled, self.offset_edge = ActQuant("constant"), _range(signed=True), ActQuant("constant")
+        self.after: blocks.Activation = block.activation
+        self.sum = _range(signed=self.after == "none")
+
+    @property
+    def edge(self) -> ActQuant:
+        return self.sum
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        x = super().forward(*inputs)  # (B, C, F, T)
+        gain, offset = (edge(_spread(each, x.shape[2])) for edge, each in ((self.gain_edge, self.gain), (self.offset_edge, self.offset)))
+        return self.sum(blocks.activate(self.scaled(x * gain) + offset, self.after))
+
+    def lower(self, build: GraphBuilder, name: str, inputs: list[str]) -> str:
+        source = super().lower(build, name, inputs)
+        shape = build.edges[source].shape
+        gain = self._constant(build, f"{name}.gain", self.gain_edge, self.gain, shape[1])
+        scaled = build.edge(f"{name}.scaled", shape, self.scaled)
+        build.ops.append(q.Mul(f"{name}.scaled", (source, gain), scaled))
+        offset = self._constant(build, f"{name}.offset", self.offset_edge, self.offset, shape[1])
+        total = build.edge(f"{name}.sum", shape, self.sum)
+        build.ops.append(q.Add(f"{name}.sum", (scaled, offset), total, "relu" if self.after == "relu" else "none"))
+        return total
+
+    @staticmethod
+    def _constant(build: GraphBuilder, name: str, quantiser: ActQuant, values: Tensor, mels: int) -> str:
+        spread = _spread(values.detach(), mels).numpy()  # (C, F, 1)
+        edge = build.edges[build.edge(name, spread.shape, quantiser)]
+        build.ops.append(q.Constant(name, name, rounding.quantize(spread, edge.scale, edge.zero_point, np.int8)))
+        return name
+
+
+def _spread(values: Tensor, mels: int) -> Tensor:
+    """Values per band (channel, bands) as (channel, mel, 1)."""
+    if mels % values.shape[1]:
+        raise InputError(f"{mels} mel bins cannot be split into {values.shape[1]} bands; choose n_mels or bands so that they divide")
+    return values.repeat_interleave(mels // values.shape[1], dim=1)[..., None]
+
+
+def conv_form(block: blocks.ConvNormAct, inputs: list[ActQuant]) -> QuantConv:
+    """The form that a convolution's norm asks for."""
+    return (QuantBandedConv if isinstance(block.norm, blocks.SubSpectralNorm) else QuantConv)(block, inputs)
 
 
 class QuantAdd(QuantBlock):
@@ -264,8 +332,8 @@ class PassThrough(QuantBlock):
         return inputs[0]
 
 
-FORMS: dict[type[blocks.Block], type[QuantBlock]] = {
-    blocks.ConvNormAct: QuantConv,
+FORMS: dict[type[blocks.Block], Callable[[Any, list[ActQuant]], QuantBlock]] = {
+    blocks.ConvNormAct: conv_form,
     blocks.Norm: QuantNorm,
     blocks.Add: QuantAdd,
     blocks.Multiply: QuantMultiply,

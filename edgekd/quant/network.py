@@ -80,6 +80,7 @@ def to_qat(model: nn.Module) -> QuantNetwork:
         else:
             raise InputError(f"the student calls {node.op} '{node.target}', which is no block of edgekd.models.blocks; "
                              "compose it of blocks to export it")
+    edges[result].logits = True
     return QuantNetwork(steps, forms, source, result, edges[source])
 
 

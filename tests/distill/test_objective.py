@@ -53,6 +53,19 @@ def test_the_logged_total_is_the_sum_of_the_weighted_terms(how):
     assert torch.equal(logged["label_weighted"], 0.3 * logged["label"])
 
 
+def test_the_float_network_shares_the_loss_with_the_other_terms():
+    both = Objective(Distill(temperature=2.0, kd_weight=0.6, label_weight=0.4), LABELS, 0.0, teachers=True, float_weight=0.75)
+    logits, anchor = random(BATCH, LABELS), random(BATCH, LABELS, seed=2)
+    loss, logged = both(logits, both.targets(LABEL, random(1, BATCH, LABELS, seed=1), PARTNER, WHOLE, anchor))
+    assert torch.allclose(logged["float"], 4 * F.kl_div(F.log_softmax(logits / 2, -1), F.softmax(anchor / 2, -1), reduction="batchmean"))
+    assert torch.allclose(loss, 0.25 * (0.4 * logged["label"] + 0.6 * logged["kd"]) + 0.75 * logged["float"])
+    alone = Objective(Distill(), LABELS, 0.0, teachers=False, float_weight=1.0)
+    same, _ = alone(anchor, alone.targets(LABEL, None, PARTNER, WHOLE, anchor))
+    assert same.abs() < 1e-6
+    assert alone.wants_float
+    assert not objective().wants_float
+
+
 def test_summed_divergences_pull_as_their_mean_times_the_number_of_teachers():
     teachers = random(3, BATCH, LABELS, seed=1)
     gradients = []

@@ -137,7 +137,10 @@ def test_a_finished_run_says_so_and_is_left_alone(straight, store, teacher, capl
 def test_the_folder_holds_metrics_of_every_epoch_and_both_networks(straight, store):
     rows = metrics_of(straight)
     assert [(row["phase"], row["epoch"]) for row in rows] == [("float", "1"), ("float", "2"), ("float", "3"), ("qat", "1"), ("qat", "2")]
-    assert all(float(row["loss"]) == pytest.approx(float(row["label_weighted"]) + float(row["kd_weighted"]), rel=1e-5) for row in rows)
+    for row in rows:
+        weighted = [float(row[name]) for name in ("label_weighted", "kd_weighted", "float_weighted") if row[name]]
+        assert float(row["loss"]) == pytest.approx(sum(weighted), rel=1e-5)
+    assert [bool(row["float"]) for row in rows] == [False, False, False, True, True]
     assert [bool(row["test_clip_accuracy"]) for row in rows] == [False, True, True, False, True]
     assert any((straight / "tensorboard").iterdir())
     run = load_run(straight)
@@ -147,6 +150,20 @@ def test_the_folder_holds_metrics_of_every_epoch_and_both_networks(straight, sto
     for model in (run.float_model(), run.qat_model()):
         assert model(LogMel(run.frontend)(waveform)).shape == (1, 3)
     assert rows[-1]["test_clip_accuracy"] == str(run.info.metrics["qat_clip_accuracy"])
+
+
+def test_the_float_network_keeps_the_quantised_one_near_itself(store, tmp_path):
+    gaps = {}
+    for weight in (0.0, 0.5, 1.0):
+        changes = {"float_weight": weight, "lr": 0.01, "epochs": 6}
+        run = train(student(qat=changes, train={"epochs": 1}), store, tmp_path / str(weight))
+        waveform = torch.from_numpy(np.stack([store.window(clip, 0, run.info.window) for clip in range(len(store.labels) * 7)]))
+        with torch.no_grad():
+            x = LogMel(run.frontend)(waveform)
+            gaps[weight] = (run.float_model()(x) - run.qat_model()(x)).square().mean().sqrt().item()
+    weights = [load_run(tmp_path / name).float_model().state_dict() for name in ("0.0", "1.0")]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])  # it teaches, and does not learn
+    assert gaps[1.0] < gaps[0.5] < gaps[0.0]
 
 
 def test_the_front_end_is_normalised_by_the_training_clips(straight, store):

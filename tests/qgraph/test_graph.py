@@ -92,5 +92,5 @@ def test_dead_channels(graph, field, value, message):
 
 def test_every_op_is_there(graph):
     kinds = {type(op).__name__ for op in graph.ops}
-    assert kinds == {"Conv", "Add", "Mul", "Sigmoid", "MaxPool", "AvgPool"}
+    assert kinds == {"Conv", "Add", "Mul", "Sigmoid", "MaxPool", "AvgPool", "Constant"}
     assert any(isinstance(op, AvgPool) and op.stride != op.kernel for op in graph.ops)

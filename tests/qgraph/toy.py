@@ -11,6 +11,7 @@ from edgekd.qgraph.graph import (
     Activation,
     Add,
     AvgPool,
+    Constant,
     Conv,
     Edge,
     MaxPool,
@@ -21,7 +22,7 @@ from edgekd.qgraph.graph import (
     op_inputs,
     output_shape,
 )
-from edgekd.qgraph.reference import quantize
+from edgekd.qgraph.reference import dequantize, quantize
 
 INPUT_STD = 2.0
 
@@ -85,6 +86,10 @@ class Builder:
         size = self.edges[source].shape[1:]
         return self._add(AvgPool(self._name("avg"), source, "", kernel or size, stride or kernel or size, padding))
 
+    def constant(self, shape: tuple[int, int, int]) -> str:
+        """A trained edge of random values, for mul and add."""
+        return self._add(Constant(self._name("constant"), "", self.rng.integers(-127, 128, shape, np.int8)))
+
     def squeeze_excite(self, source: str, squeeze: int) -> str:
         """Global pool, two 1x1 convolutions with a hard sigmoid at the end, product with the source."""
         gate = self.conv(self.avg_pool(source), squeeze)
@@ -103,12 +108,15 @@ class Builder:
         """Append an op, with its output edge (named after it) calibrated on the float run."""
         op = type(op)(**{**vars(op), "output": op.name})
         sources = op_inputs(op)
-        real = float_op(op, [self.reals[name] for name in sources], self.edges[sources[0]].scale)
+        real = op.value[None] / 127 if isinstance(op, Constant) else float_op(op, [self.reals[name] for name in sources],
+                                                                              self.edges[sources[0]].scale)
         shape = output_shape(op, [self.edges[name].shape for name in sources])
         activation = op.activation if isinstance(op, Conv | Add) else "none"
         low, high = min(float(real.min()), 0.0), max(float(real.max()), 1e-3)
         scale, zero_point = (high - low) / 255, int(np.clip(np.rint(-128 - low * 255 / (high - low)), -128, 127))
-        if isinstance(op, MaxPool):
+        if isinstance(op, Constant):
+            scale, zero_point = 1 / 127, 0
+        elif isinstance(op, MaxPool):
             scale, zero_point = self.edges[op.input].scale, self.edges[op.input].zero_point
         elif isinstance(op, Sigmoid) or activation == "clip01":
             scale, zero_point = SIGMOID_SCALE if isinstance(op, Sigmoid) else CLIP01_SCALE, -128
@@ -134,6 +142,8 @@ def every_op(seed: int = 0, mel: int = 32, frame: int = 19, labels: int = 7) -> 
     aux = b.depthwise(aux, (1, 3), dilation=(1, 2), activation="none")
     aux = b.mul(aux, b.sigmoid(aux))
     x = b.add(aux, x)
+    per_bin = (*b.edges[x].shape[:2], 1)
+    x = b.add(b.mul(x, b.constant(per_bin)), b.constant(per_bin), "relu")
     x = b.mul(b.conv(b.avg_pool(x), 16, activation="clip01"), x)
     x = b.avg_pool(x, (2, 2), (1, 2))
     x = b.conv(x, 12, (2, 1), padding=(1, 0, 0, 0))
@@ -163,6 +173,9 @@ def run_float(graph: QGraph, x: np.ndarray) -> np.ndarray:
     """What the float twin computes, naively: float (batch, channel, mel, frame) to logits (batch, labels)."""
     values = {graph.input: x.astype(np.float64)}
     for op in graph.ops:
+        if isinstance(op, Constant):
+            values[op.output] = dequantize(op.value, graph.edges[op.output]).astype(np.float64)[None]
+            continue
         names = op_inputs(op)
         values[op.output] = float_op(op, [values[name] for name in names], graph.edges[names[0]].scale)
     return values[graph.output][:, :, 0, 0]

@@ -9,15 +9,18 @@ from torch import nn
 from edgekd.errors import InputError
 from edgekd.frontend import FrontEnd
 from edgekd.models import ModelConfig, build
-from edgekd.models.bc_resnet import BcResNetAscConfig
+from edgekd.models.bc_resnet import BcResNetAscConfig, BcResNetConfig
 from edgekd.models.blocks import Add, Classifier, ConvNormAct, MaxPool, ResidualNorm
 from edgekd.models.cp_mobile import CpMobileConfig
 from edgekd.models.cp_resnet import CpResNetConfig
 from edgekd.models.mobilenet_v2 import MobileNetV2Config
 from edgekd.models.serfr_cnn import SerfrCnnConfig
 from edgekd.qgraph import onnx, reference, tflite
-from edgekd.qgraph.graph import Conv
+from edgekd.qgraph.graph import Constant, Conv
 from edgekd.quant import QuantNetwork, calibrate, freeze, lower, to_qat
+from edgekd.quant.activation import ActQuant
+from edgekd.quant.builder import GraphBuilder
+from edgekd.quant.forms import QuantBandedConv, conv_form
 
 LABELS = 5
 MELS, FRAMES = 64, 28
@@ -25,6 +28,8 @@ CONFIGS: list[ModelConfig] = [
     SerfrCnnConfig(width=8, last_width=16, stem_pool=(1, 1)),
     BcResNetAscConfig(width=8),
     BcResNetAscConfig(width=5, activation="relu"),
+    BcResNetAscConfig(width=8, bands=4),
+    BcResNetConfig(width=8, bands=2),
     CpResNetConfig(stem=8, widths=(8, 16), kernels=((3, 3), (3, 1)), groups=(1, 2), pools=(0, 1), dropout=0.5),
     MobileNetV2Config(width=0.25, stages=4, last_width=32),
     CpMobileConfig(width=8, depths=(2, 1), strides=((1, 2), (2, 1), (1, 1))),
@@ -94,6 +99,15 @@ def test_weights_and_scales_are_bit_equal_to_those_trained() -> None:
     assert np.array_equal(stem.weight * stem.weight_scale[:, None, None, None], conv.quant_weight().value.detach().numpy())
 
 
+def test_the_range_of_the_logits_ends_at_those_that_win() -> None:
+    quantiser = ActQuant("signed")
+    quantiser.logits = quantiser.calibrating = True
+    quantiser(torch.tensor([[-50.0, 3.0, 1.0], [-20.0, -2.0, 8.0]])[..., None, None])
+    quantiser.set_range()
+    assert quantiser.scale() == pytest.approx(8 / 128)
+    assert to_qat(build(CONFIGS[5], LABELS)).quantisers()[-1].logits  # a mean pool writes them there
+
+
 def test_qat_learns_weights_and_scales_until_frozen() -> None:
     network = quantised(CONFIGS[0]).train()
     threshold = next(network.input.parameters())
@@ -117,11 +131,42 @@ def test_state_travels_through_a_state_dict() -> None:
 def test_dynamic_norms_are_refused_by_name() -> None:
     with pytest.raises(InputError, match=r"features\.1.*ResidualNorm"):
         to_qat(build(BcResNetAscConfig(width=8, norm="residual"), LABELS))
-    with pytest.raises(InputError, match="sub-spectral norm with 2 bands"):
-        to_qat(build(BcResNetAscConfig(width=8, bands=2), LABELS))
     with pytest.raises(InputError, match=r"features\.2\.1.*GlobalResponseNorm has no integer form"):
         to_qat(build(CpMobileConfig(width=8, norm="global_response"), LABELS))
     assert ResidualNorm()(torch.randn(2, 3, 4, 5)).shape == (2, 3, 4, 5)
+
+
+def test_a_sub_spectral_norm_becomes_an_affine_per_channel_and_mel_bin() -> None:
+    model = ConvNormAct(2, 3, norm="sub_spectral", bands=2).eval()
+    with torch.no_grad():
+        model.norm.norm.weight.copy_(torch.tensor([1.0, 2.0, 0.5, -0.25, 3.0, 1.0]))  # channel by channel, band by band
+        model.norm.norm.bias.copy_(torch.arange(6.0))
+    form = conv_form(model, [ActQuant("signed")])
+    assert isinstance(form, QuantBandedConv)
+    assert torch.allclose(form.gain, torch.tensor([[0.5, 1.0], [1.0, -0.5], [1.0, 1 / 3]]))
+    build_graph = GraphBuilder()
+    source = build_graph.edge("x", (2, 4, 5), ActQuant("signed"))
+    for edge in (form.gain_edge, form.offset_edge):
+        edge.calibrating = True
+    form(torch.zeros(1, 2, 4, 5))
+    for edge in (form.gain_edge, form.offset_edge):
+        edge.set_range()
+    form.lower(build_graph, "conv", [source])
+    gain, offset = (op for op in build_graph.ops if isinstance(op, Constant))
+    assert gain.value.shape == offset.value.shape == (3, 4, 1)
+    assert np.allclose(gain.value[:, ::2, 0] * build_graph.edges[gain.output].scale, form.gain.detach(), atol=0.005)
+    assert np.array_equal(offset.value[:, 0], offset.value[:, 1])  # one band
+    assert np.allclose(offset.value[:, ::2, 0] * build_graph.edges[offset.output].scale, np.arange(6).reshape(3, 2), atol=0.03)
+
+
+def test_what_a_sub_spectral_norm_cannot_be_is_refused() -> None:
+    with pytest.raises(InputError, match=r"features\.1\.frequency: .*followed by 'silu'"):
+        model = build(BcResNetAscConfig(width=8, bands=2), LABELS)
+        model.get_submodule("features.1.frequency").activation = "silu"
+        to_qat(model)
+    with pytest.raises((InputError, RuntimeError), match="bands|invalid"):
+        network = to_qat(build(BcResNetAscConfig(width=8, bands=3), LABELS))
+        network(torch.randn(1, 1, MELS, FRAMES))
 
 
 def test_operations_outside_the_vocabulary_are_refused() -> None:
