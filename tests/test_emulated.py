@@ -103,12 +103,15 @@ def test_kept_cases_are_found_again_on_this_machine(cases, parity, models, tmp_p
         assert len(np.unique(case["input"], axis=0)) == 100  # each window another waveform
 
 
-def test_the_reference_of_a_run_is_found_by_the_golden_vectors(cases, models, graph):
+def test_the_reference_of_a_run_is_found_by_the_golden_vectors(cases, models, graph, tmp_path, monkeypatch):
     other = toy.every_op(seed=7)
     for file in ("toy.int8.tflite", "toy.int8.onnx"):
         model = open_model(models / file)
         assert cases.anchor(model, {"other": other, "own": graph}) == "own"
         assert cases.anchor(model, {"other": other}) == ""
+    monkeypatch.setattr(cases, "_lower", lambda _: other)
+    with pytest.raises(InputError, match=r"golden logits are of none of the runs run; name the run"):
+        cases.main([models / "toy.int8.onnx"], tmp_path, run=[Path("run")])
     assert cases.fingerprint(other) != cases.fingerprint(graph)
     assert cases.fingerprint(toy.every_op()) == cases.fingerprint(graph)
 

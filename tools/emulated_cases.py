@@ -2,8 +2,8 @@
 
     python tools/emulated_cases.py MODEL... --out FOLDER [--windows 500] [--data STORE --split fold4 --hop 0.5] [--run RUN]...
 
-A run is recognised as a model's own by the golden vectors in the file: its reference gives exactly the logits kept there. Where a model
-has none of the runs, the logits are those of this machine's engine. `emulated_parity.py` replays FOLDER/MODEL.npz on another machine.
+A run is recognised as a model's own by the golden vectors in the file: its reference gives exactly the logits kept there. Without
+any --run, the logits are those of this machine's engine. `emulated_parity.py` replays FOLDER/MODEL.npz on another machine.
 """
 
 import hashlib
@@ -59,6 +59,9 @@ def main(
     for path in models:
         model = open_model(path)
         kept, against = _kept_quant(path, model), anchor(model, graphs)
+        if graphs and not against:
+            raise InputError(f"{path}: its golden logits are of none of the runs {', '.join(graphs)}; name the run that it was exported from "
+                             "with --run, or export it again")
         about = {
             "anchor": fingerprint(graphs[against]) if against else _engine_identity(path, model), "windows": count, "input": kept,
             "frontend": model.manifest.frontend, "window": model.manifest.window,

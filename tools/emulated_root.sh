@@ -194,7 +194,7 @@ install_wheel() {
     local version=$1 wheel=$2 site=$3 platforms=(--platform any --platform manylinux2014_aarch64) minor
     for minor in "${glibc_minors[@]}"; do platforms+=(--platform "manylinux_2_${minor}_aarch64"); done
     quietly pip "$python" -m pip install --no-compile --python-version "$version" --implementation cp --only-binary=:all: \
-        "${platforms[@]}" --target "$site" "${wheel}[$extras]" || fail "pip could not install the device extras for Python $version on aarch64"
+        "${platforms[@]}" --target "$site" "${wheel}[$extras]" || fail "pip found no device extras for Python $version"
 }
 
 # Turns this shell into a command in a suite's root on a processor, one thread: call it with `spawn`. $work is /w there.
