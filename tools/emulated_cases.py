@@ -60,8 +60,8 @@ def main(
         model = open_model(path)
         kept, against = _kept_quant(path, model), anchor(model, graphs)
         if graphs and not against:
-            raise InputError(f"{path}: its golden logits are of none of the runs {', '.join(graphs)}; name the run that it was exported from "
-                             "with --run, or export it again")
+            raise InputError(f"{path}: its golden logits are of none of the runs {', '.join(graphs)}; name the run that it was exported "
+                             "from with --run, or export it again")
         about = {
             "anchor": fingerprint(graphs[against]) if against else _engine_identity(path, model), "windows": count, "input": kept,
             "frontend": model.manifest.frontend, "window": model.manifest.window,
