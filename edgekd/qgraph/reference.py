@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from edgekd import rounding
 from edgekd.errors import InputError
-from edgekd.qgraph.graph import INT8_MAX, INT8_MIN, AvgPool, Constant, Conv, Edge, MaxPool, Mul, Op, QGraph, Sigmoid, op_inputs
+from edgekd.qgraph.graph import INT8_MAX, INT8_MIN, AvgPool, Constant, Conv, Edge, MaxPool, Mul, Op, QGraph, Sigmoid, Taps, op_inputs
 from edgekd.qgraph.tune import is_reduction
 
 CHUNK = 16
@@ -71,10 +71,8 @@ def run_op(graph: QGraph, op: Op, inputs: list[Int8]) -> Int8:
     output = graph.edges[op.output]
     if isinstance(op, Constant):
         return op.value[None]  # (1, channel, mel, frame)
-    if isinstance(op, MaxPool):
-        return _pool(inputs[0], op.kernel, op.stride, np.maximum)
-    if isinstance(op, Sigmoid):
-        return _sigmoid_table(graph.edges[op.input], output)[inputs[0].astype(np.int64) + 128]
+    if isinstance(op, MaxPool | Taps | Sigmoid):
+        return _looked_up(graph, op, inputs[0])
     edges = [graph.edges[name] for name in op_inputs(op)]
     reals = [_centred(value, edge) for value, edge in zip(inputs, edges, strict=True)]
     scale = np.float32(edges[0].scale)
@@ -87,6 +85,16 @@ def run_op(graph: QGraph, op: Op, inputs: list[Int8]) -> Int8:
     if isinstance(op, Mul):
         return _requantise(reals[0] * reals[1], scale * np.float32(edges[1].scale) / np.float32(output.scale), output)
     return _add(reals, edges, output)
+
+
+def _looked_up(graph: QGraph, op: MaxPool | Taps | Sigmoid, x: Int8) -> Int8:
+    """An op that takes integers as they are, without arithmetic."""
+    source, output = graph.edges[op.input], graph.edges[op.output]
+    if isinstance(op, MaxPool):
+        return _pool(x, op.kernel, op.stride, np.maximum)
+    if isinstance(op, Taps):
+        return _taps(op, x, source.zero_point, output.shape[1:])
+    return _sigmoid_table(source, output)[x.astype(np.int64) + 128]
 
 
 def _add(reals: list[Float64], edges: list[Edge], output: Edge) -> Int8:
@@ -117,6 +125,13 @@ def _convolve(op: Conv, x: Float64) -> Float64:
             taps = weight[:, :, :, i, j]  # (groups, out / groups, in / groups)
             total += taps * view if in_group == 1 else np.matmul(taps, view)  # a product of one column broadcasts
     return total.reshape(len(x), out, size[0], size[1]) + op.bias.astype(np.float64)[:, None, None]
+
+
+def _taps(op: Taps, x: Int8, zero_point: int, size: tuple[int, ...]) -> Int8:
+    """The views of every kernel position, one after the other."""
+    x = np.pad(x, ((0, 0), (0, 0), op.padding[:2], op.padding[2:]), constant_values=zero_point)
+    return np.concatenate([_shifted(x, (i * op.dilation[0], j * op.dilation[1]), op.stride, list(size))
+                           for j in range(op.kernel[1]) for i in range(op.kernel[0])], axis=1)
 
 
 def _pool(x: NDArray[Any], kernel: tuple[int, int], stride: tuple[int, int], combine: np.ufunc) -> NDArray[Any]:
