@@ -13,13 +13,15 @@ The conventions disagree, so a ledger carries each:
 - `torchinfo` and `ptflops` count the torch module; they are not computed from a file and are null.
 """
 
+from collections import Counter
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
 from edgekd import modelfile
 from edgekd.complexity import onnx, tflite
-from edgekd.complexity.network import Network, Node
+from edgekd.complexity.network import Network, Node, Tensor
 from edgekd.frontend import FrontEnd, filterbank
 
 READERS = {".tflite": tflite.read, ".onnx": onnx.read}
@@ -34,20 +36,52 @@ class Count(msgspec.Struct, frozen=True):
 
 
 class Layer(msgspec.Struct, frozen=True):
-    """One op of the file. input, output, weight: shapes as in the file (the first activation read, the first written, the kernel)."""
+    """One op of the file. input, output, weight: shapes as in the file (the first activation read, the first written, the kernel); null
+    where there is none, or where an unknown op leaves it open.
+
+    dtype: of the kernel, or of the output where there is none. macs_by: convention -> macs of this op.
+    """
 
     name: str
     op: str
     input: tuple[int, ...] | None
-    output: tuple[int, ...]
+    output: tuple[int, ...] | None
     weight: tuple[int, ...] | None
     macs: int
     params: int
     param_bytes: int
+    nonzero_params: int = 0
+    dtype: str = ""
+    macs_by: dict[str, int] = {}
+
+
+class UnknownOp(msgspec.Struct, frozen=True):
+    """Ops of one kind that no rule covers. params, param_bytes: their constants, which count. note: what was counted and what was not."""
+
+    op: str
+    count: int
+    params: int
+    param_bytes: int
+    note: str
+
+
+class Difference(msgspec.Struct, frozen=True):
+    """Where a convention counts something else than `exact`. layer: an op of the file, or what only the convention sees."""
+
+    convention: str
+    layer: str
+    quantity: Literal["macs", "params", "param_bytes"]
+    exact: int
+    theirs: int
+    why: str
 
 
 class Ledger(msgspec.Struct, frozen=True):
-    """All counts of one file. frontend_macs: of one window, null without a manifest."""
+    """All counts of one file. frontend_macs: of one window, null without a manifest.
+
+    nonzero_params: of the parameters of `exact`. bytes_by_dtype: their bytes by storage type. operators: op -> how many.
+    unknown: what the counts leave out. differences: what separates each convention from `exact`; they add up.
+    """
 
     model: str
     conventions: dict[str, Count | None]
@@ -55,6 +89,12 @@ class Ledger(msgspec.Struct, frozen=True):
     peak_activation_bytes: int
     file_bytes: int
     layers: tuple[Layer, ...]
+    nonzero_params: int = 0
+    bytes_by_dtype: dict[str, int] = {}
+    operators: dict[str, int] = {}
+    unknown: tuple[UnknownOp, ...] = ()
+    differences: tuple[Difference, ...] = ()
+    engine_format: Literal["tflite", "onnx"] = "tflite"
 
 
 def count(path: str | Path) -> Ledger:
@@ -68,6 +108,10 @@ def count(path: str | Path) -> Ledger:
     raw = modelfile.read_bytes(path)
     file = modelfile.split(path, raw)
     network = READERS[path.suffix](path, raw)
+    layers = _layers(network, path.suffix == ".tflite")
+    bytes_by_dtype: Counter[str] = Counter()
+    for tensor in _stored(network):
+        bytes_by_dtype[tensor.dtype] += tensor.bytes
     return Ledger(
         model=str(path),
         conventions={"exact": _exact(network), "nessi_tflite": _nessi(network) if path.suffix == ".tflite" else None,
@@ -75,7 +119,9 @@ def count(path: str | Path) -> Ledger:
         frontend_macs=None if file is None else frontend_macs(file.manifest.frontend, file.manifest.window),
         peak_activation_bytes=network.peak_activation_bytes(),
         file_bytes=len(raw),
-        layers=_layers(network),
+        layers=layers,
+        nonzero_params=sum(layer.nonzero_params for layer in layers), bytes_by_dtype=dict(bytes_by_dtype),
+        operators=dict(Counter(layer.op for layer in layers)), engine_format="tflite" if path.suffix == ".tflite" else "onnx",
     )
 
 
@@ -96,12 +142,18 @@ def frontend_macs(fe: FrontEnd, samples: int) -> int:
     return fe.frames(samples) * per_frame + (samples if fe.pre_emphasis else 0)
 
 
+def _stored(network: Network) -> list[Tensor]:
+    """Constants that ops read, one per storage."""
+    stored = [network.tensors[name] for node in network.nodes for name in node.constants]
+    return list({tensor.storage: tensor for tensor in reversed(stored)}.values())
+
+
 def _exact(network: Network) -> Count:
-    stored = {network.tensors[name].storage: network.tensors[name] for node in network.nodes for name in node.constants}
+    stored = _stored(network)
     return Count(
         macs=sum(node.macs for node in network.nodes),
-        params=sum(tensor.elements for tensor in stored.values()),
-        param_bytes=sum(tensor.bytes for tensor in stored.values()),
+        params=sum(tensor.elements for tensor in stored),
+        param_bytes=sum(tensor.bytes for tensor in stored),
     )
 
 
@@ -114,23 +166,28 @@ def _nessi(network: Network) -> Count:
     )
 
 
-def _layers(network: Network) -> tuple[Layer, ...]:
+def _layers(network: Network, tflite_rules: bool) -> tuple[Layer, ...]:
     """One row per op; a constant shared by several ops is charged to the first, so that the rows add up to `exact`."""
     charged: set[str] = set()
     rows = []
     for node in network.nodes:
-        params = param_bytes = 0
+        tensors = []
         for name in node.constants:
             tensor = network.tensors[name]
             if tensor.storage not in charged:
                 charged.add(tensor.storage)
-                params, param_bytes = params + tensor.elements, param_bytes + tensor.bytes
-        rows.append(_layer(network, node, params, param_bytes))
+                tensors.append(tensor)
+        rows.append(_layer(network, node, tensors, tflite_rules))
     return tuple(rows)
 
 
-def _layer(network: Network, node: Node, params: int, param_bytes: int) -> Layer:
+def _layer(network: Network, node: Node, charged: list[Tensor], tflite_rules: bool) -> Layer:
+    output = network.tensors[node.outputs[0]]
     return Layer(
-        name=node.name, op=node.op, input=network.tensors[node.inputs[0]].shape if node.inputs else None,
-        output=network.tensors[node.outputs[0]].shape, weight=node.weight, macs=node.macs, params=params, param_bytes=param_bytes,
+        name=node.name, op=node.op, input=network.tensors[node.inputs[0]].shape if node.inputs else None, output=output.shape,
+        weight=node.weight, macs=node.macs, params=sum(tensor.elements for tensor in charged),
+        param_bytes=sum(tensor.bytes for tensor in charged),
+        nonzero_params=sum(tensor.elements if tensor.nonzero is None else tensor.nonzero for tensor in charged),
+        dtype=next((network.tensors[name].dtype for name in node.constants if network.tensors[name].shape == node.weight), output.dtype),
+        macs_by={"exact": node.macs, **({"nessi_tflite": node.nessi_macs} if tflite_rules else {})},
     )

@@ -1,19 +1,36 @@
 """A model file as the ledger sees it: nodes over tensors with shapes and byte counts, whatever the format it came from."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import accumulate
 from math import prod
+from typing import Any
+
+import numpy as np
+
+BOOL_BITS = 8
+Buffer = Any
+"""What numpy reads bytes from: bytes or an array of them."""
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """One tensor. shape: as in the file, batch first. bits: of one element. storage: tensors that share it share their bytes."""
+    """One tensor. shape: as in the file, batch first. dtype: like "int8" or "float32". storage: tensors that share it share their bytes.
+
+    nonzero: stored elements that are not zero, of a constant; None where the file does not hold them, which counts as all of them.
+    """
 
     name: str
     shape: tuple[int, ...]
-    bits: int
+    dtype: str
     storage: str
+    nonzero: int | None = None
+
+    @property
+    def bits(self) -> int:
+        """Of one element; 0 where it has no fixed size."""
+        return bits_of(self.dtype)
 
     @property
     def elements(self) -> int:
@@ -24,6 +41,22 @@ class Tensor:
     def bytes(self) -> int:
         """Bytes when stored densely; zeros of a pruned tensor count."""
         return -(-self.elements * self.bits // 8)
+
+
+def bits_of(dtype: str) -> int:
+    """Bits of one element by the name of its type: "int4" 4, "bfloat16" 16, "bool" 8; 0 for types without a fixed size, like "string"."""
+    digits = re.search(r"\d+", dtype)
+    return int(digits[0]) if digits else BOOL_BITS if dtype == "bool" else 0
+
+
+def count_nonzero(data: Buffer, dtype: str) -> int:
+    """How many elements of packed little-endian values are not zero; either zero of a float is."""
+    bits = bits_of(dtype)
+    if bits < 8:
+        raw = np.frombuffer(data, np.uint8)
+        return sum(int(np.count_nonzero(raw >> shift & (1 << bits) - 1)) for shift in range(0, 8, bits))
+    values = np.frombuffer(data, f"<u{min(bits // 8, 8)}")
+    return int(np.count_nonzero(values << values.dtype.type(1) if "float" in dtype else values))
 
 
 @dataclass(frozen=True)

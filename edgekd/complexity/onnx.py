@@ -11,14 +11,12 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from edgekd.complexity.network import Network, Node, Tensor
+from edgekd.complexity.network import Network, Node, Tensor, bits_of, count_nonzero
 from edgekd.errors import InputError, MissingExtraError
 
 DOMAINS = frozenset({"", "ai.onnx"})
-ELEMENT_BITS = {
-    "FLOAT": 32, "FLOAT16": 16, "BFLOAT16": 16, "DOUBLE": 64, "INT4": 4, "UINT4": 4, "INT8": 8, "UINT8": 8, "INT16": 16, "UINT16": 16,
-    "INT32": 32, "UINT32": 32, "INT64": 64, "UINT64": 64, "BOOL": 8,
-}
+DTYPES = {"FLOAT": "float32", "DOUBLE": "float64"}
+"""ONNX's names of types that say no size; the others are taken in lower case."""
 UNCOUNTED_OPS = frozenset({"LSTM", "GRU", "RNN", "If", "Loop", "Scan", "Einsum", "Attention", "DeformConv", "MatMulNBits"})
 """Ops that multiply by weights in ways the ledger has no rule for: a file with one is refused rather than counted too low."""
 WEIGHT_INPUT = {
@@ -102,26 +100,29 @@ class _Reader:
         self.alias: dict[str, str] = {}
         self.roots: dict[str, str] = {}
         for constant in graph.initializer:
-            self._constant(constant.name, tuple(constant.dims), constant.data_type)
+            self._constant(constant.name, tuple(constant.dims), constant.data_type, constant)
         for node in graph.node:
             if node.op_type == "Constant":
                 value = next((a.t for a in node.attribute if a.name == "value"), None)
                 shape, kind = (tuple(value.dims), value.data_type) if value is not None else ((), 1)
-                self._constant(node.output[0], shape, kind)
+                self._constant(node.output[0], shape, kind, value)
         for value in [*graph.input, *graph.value_info, *graph.output]:
             kind = value.type.tensor_type
             if value.name not in self.constants and kind.HasField("shape"):
                 self._tensor(value.name, tuple(size.dim_value for size in kind.shape.dim), kind.elem_type)
         self._fuse()
 
-    def _tensor(self, name: str, shape: tuple[int, ...], kind: int) -> None:
-        bits = ELEMENT_BITS.get(self.type_name(kind))
-        if bits is None:
-            raise InputError(f"{self.path}: tensor '{name}' has type {self.type_name(kind)}, which has no fixed size; it cannot be counted")
-        self.tensors[name] = Tensor(name, shape, bits, name)
+    def _tensor(self, name: str, shape: tuple[int, ...], kind: int, nonzero: int | None = None) -> None:
+        known = self.type_name(kind)
+        dtype = DTYPES.get(known, known.lower())
+        if not bits_of(dtype):
+            raise InputError(f"{self.path}: tensor '{name}' has type {known}, which has no fixed size; it cannot be counted")
+        self.tensors[name] = Tensor(name, shape, dtype, name, nonzero)
 
-    def _constant(self, name: str, shape: tuple[int, ...], kind: int) -> None:
-        self._tensor(name, shape, kind)
+    def _constant(self, name: str, shape: tuple[int, ...], kind: int, value: Any) -> None:
+        known = self.type_name(kind)
+        raw = value.raw_data if value is not None else b""
+        self._tensor(name, shape, kind, count_nonzero(raw, DTYPES.get(known, known.lower())) if raw else None)
         self.constants.add(name)
 
     def _fuse(self) -> None:

@@ -9,13 +9,9 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from edgekd.complexity.network import Network, Node, Tensor
+from edgekd.complexity.network import Network, Node, Tensor, bits_of, count_nonzero
 from edgekd.errors import InputError, MissingExtraError
 
-ELEMENT_BITS = {
-    "FLOAT32": 32, "FLOAT16": 16, "BFLOAT16": 16, "FLOAT64": 64, "INT2": 2, "INT4": 4, "INT8": 8, "INT16": 16, "INT32": 32, "INT64": 64,
-    "UINT4": 4, "UINT8": 8, "UINT16": 16, "UINT32": 32, "UINT64": 64, "BOOL": 8, "COMPLEX64": 64, "COMPLEX128": 128,
-}
 OPTIONS = {"BATCH_MATMUL": "BatchMatMulOptions", "MAX_POOL_2D": "Pool2DOptions", "AVERAGE_POOL_2D": "Pool2DOptions"}
 """Ops whose counting rule needs their options, and the table that holds them."""
 UNCOUNTED_OPS = frozenset({
@@ -99,21 +95,27 @@ def _network(path: Path, model: Any, schema: Any, budget: _Budget) -> Network:
                          "this is no model for a small device")
     keys: list[str] = []
     tensors: dict[str, Tensor] = {}
-    constants, variables = set(), []
+    constants, variables, counted = set(), [], dict[int, int]()
     for index in range(graph.TensorsLength()):
         tensor = graph.Tensors(index)
         name = tensor.Name() or b""
         budget.spend(len(name))
         keys.append(key := f"{index}:{name.decode(errors='replace')}")
         _refuse_free_dimensions(path, key, _shape(tensor.ShapeSignatureAsNumpy(), budget, -1))
-        bits, stored = ELEMENT_BITS.get(types[tensor.Type()]), _is_stored(model, tensor.Buffer())
+        dtype, data = types[tensor.Type()].lower(), _stored(model, tensor.Buffer())
+        stored = data is not None
         if tensor.IsVariable():
             variables.append(key)
         elif stored:
             constants.add(key)
-        if stored and bits is None:
+        if stored and not bits_of(dtype):
             raise InputError(f"{path}: constant '{key}' has type {types[tensor.Type()]}, which has no fixed size; it cannot be counted")
-        tensors[key] = Tensor(key, _shape(tensor.ShapeAsNumpy(), budget), bits or 0, f"buffer {tensor.Buffer()}" if stored else key)
+        nonzero = None
+        if data is not None and len(data):
+            if tensor.Buffer() not in counted:
+                counted[tensor.Buffer()] = count_nonzero(data, dtype)
+            nonzero = counted[tensor.Buffer()]
+        tensors[key] = Tensor(key, _shape(tensor.ShapeAsNumpy(), budget), dtype, f"buffer {tensor.Buffer()}" if stored else key, nonzero)
     nodes = []
     for index in range(graph.OperatorsLength()):
         operator = graph.Operators(index)
@@ -133,13 +135,15 @@ def _network(path: Path, model: Any, schema: Any, budget: _Budget) -> Network:
     )
 
 
-def _is_stored(model: Any, index: int) -> bool:
-    """Whether a buffer holds data, inside the file or behind it."""
+def _stored(model: Any, index: int) -> Any:
+    """The bytes that a buffer holds inside the file; empty where they lie behind it, None where there are none."""
     if index >= model.BuffersLength():
         raise IndexError(f"buffer {index} of {model.BuffersLength()}")
     buffer = model.Buffers(index)
     data = buffer.DataAsNumpy()  # a view, refused where it would leave the file
-    return (not isinstance(data, int) and len(data) > 0) or buffer.Size() > 0
+    if not isinstance(data, int) and len(data) > 0:
+        return data
+    return b"" if buffer.Size() > 0 else None
 
 
 def _options(op: str, operator: Any, schema: Any) -> Any:
