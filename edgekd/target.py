@@ -17,7 +17,7 @@ FORMATS = tuple(dict.fromkeys(ENGINE_FORMATS.values()))
 CONVENTION_FORMATS = {"nessi_tflite": "tflite"}
 """Conventions that count one format only."""
 
-Limit = Annotated[int, msgspec.Meta(gt=0)]
+Limit = Annotated[int, msgspec.Meta(gt=0, le=2**53)]
 Text = Annotated[str, msgspec.Meta(min_length=1)]
 Names = Annotated[tuple[Text, ...], msgspec.Meta(min_length=1)]
 

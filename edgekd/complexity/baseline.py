@@ -10,6 +10,7 @@ import msgspec
 from edgekd.complexity import ledger as ledgers
 from edgekd.complexity.ledger import Layer, Ledger
 from edgekd.complexity.stored import read_json
+from edgekd.complexity.text import encodable
 from edgekd.errors import InputError
 from edgekd.modelfile import SUFFIXES
 
@@ -146,14 +147,14 @@ class Baseline:
             return None
         suffix = PurePath(before.model).suffix
         if suffix in SUFFIXES and suffix != PurePath(now.model).suffix:
-            raise InputError(f"--baseline {self._path}: a {suffix} model, but {now.model} is none; their layers cannot be compared, so give "
-                             "an earlier version of the same file")
-        return compare(before, now, str(self._path), tolerance)
+            raise InputError(f"--baseline {self._path}: a {suffix} model, but {now.model} is none, and their layers cannot be compared; "
+                             "give an earlier version of the same file")
+        return compare(before, now, encodable(str(self._path)), tolerance)
 
     def _before(self, now: Ledger) -> Stored | None:
         if self._stored:
-            name = PurePath(now.model).name
-            found = [stored for stored in self._stored if stored.model == now.model] or [
+            name = encodable(PurePath(now.model).name)
+            found = [stored for stored in self._stored if stored.model == encodable(now.model)] or [
                 stored for stored in self._stored if PurePath(stored.model).name == name]
             return found[0] if found else self._stored[0] if self._alone and len(self._stored) == 1 else None
         path = self._path
@@ -176,8 +177,8 @@ def compare(before: Stored, now: Ledger, baseline: str, tolerance: float) -> Com
 
 
 def percent(change: Change) -> str:
-    """Growth in words: `+3.1 %`."""
-    return "new" if change.growth is None else f"{100 * change.growth:+.1f} %"
+    """Growth in words: `+3.10 %`."""
+    return "new" if change.growth is None else f"{100 * change.growth:+.2f} %"
 
 
 def _check_document(stored: Stored, path: Path) -> None:

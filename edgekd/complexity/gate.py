@@ -7,6 +7,7 @@ import msgspec
 
 from edgekd.complexity.latency import NOTHING, Measured, conditions
 from edgekd.complexity.ledger import Count, Ledger
+from edgekd.complexity.text import number
 from edgekd.target import ENGINE_FORMATS, Target
 
 Status = Literal["ok", "over", "unknown", "not measured"]
@@ -85,10 +86,10 @@ def judge(ledger: Ledger, target: Target, latency: Measured = NOTHING, *, requir
 
 def explained(budget: Budget) -> str:
     """What a budget says of a file, in words: `macs 31,000,000 > 30,000,000`."""
-    value = "?" if budget.value is None else f"{budget.value:,}"
+    value, limit = number(budget.value), number(budget.limit)
     if budget.status == "ok":
-        return f"{budget.name} {value} of {budget.limit:,}"
-    return f"{budget.name} {value} > {budget.limit:,}" if budget.status == "over" else f"{budget.name}: {budget.note or budget.status}"
+        return f"{budget.name} {value} of {limit}"
+    return f"{budget.name} {value} > {limit}" if budget.status == "over" else f"{budget.name}: {budget.note or budget.status}"
 
 
 def _judged(ledger: Ledger, target: Target, name: str, limit: int) -> Budget:

@@ -28,13 +28,13 @@ def verdict_line(checked: Checked) -> str:
 
 def _one(checked: Checked) -> str:
     ledger, verdict = checked.ledger, checked.verdict
-    return "\n".join([
-        f"{plain(ledger.model)}: {ledger.file_bytes:,} bytes, at most {ledger.peak_activation_bytes:,} bytes of activations alive at once",
+    return "\n".join(map(plain, [
+        f"{ledger.model}: {ledger.file_bytes:,} bytes, at most {ledger.peak_activation_bytes:,} bytes of activations alive at once",
         "", *_layers(ledger), "", *_totals(ledger),
         *(["", *_budgets(verdict.budgets)] if verdict.budgets else []), *_notes(verdict.budgets), *_rules(verdict.rules),
         *(["", *_changes(checked.comparison)] if checked.comparison else []),
         verdict_line(checked),
-    ])
+    ]))
 
 
 def _layers(ledger: Ledger) -> list[str]:
@@ -52,7 +52,7 @@ def _totals(ledger: Ledger) -> list[str]:
             *(f"{each.convention}, {shorten(each.layer)}: {each.quantity} {each.exact:,} -> {each.theirs:,}, {each.why}"
               for each in ledger.differences),
             f"parameters that are not zero: {ledger.nonzero_params:,}; bytes by type: {stored or 'none'}",
-            *(f"no counting rule: {shorten(each.op)} x {each.count:,} ({each.params:,} parameters): {plain(each.note)}"
+            *(f"no counting rule: {shorten(each.op)} x {each.count:,} ({each.params:,} parameters): {each.note}"
               for each in ledger.unknown),
             f"front end macs: {frontend}"]
 
@@ -64,11 +64,11 @@ def _budgets(budgets: Sequence[Budget]) -> list[str]:
 
 
 def _notes(budgets: Sequence[Budget]) -> list[str]:
-    return [f"{budget.name}: {plain(budget.note)}" for budget in budgets if budget.note]
+    return [f"{budget.name}: {budget.note}" for budget in budgets if budget.note]
 
 
 def _rules(rules: Sequence[Rule]) -> list[str]:
-    return [f"{rule.name}: " + ("ok" if rule.ok else f"AGAINST THE RULES: {plain(listed(rule.found))} ({rule.allowed})") for rule in rules]
+    return [f"{rule.name}: " + ("ok" if rule.ok else f"AGAINST THE RULES: {listed(rule.found)} ({rule.allowed})") for rule in rules]
 
 
 def _changes(comparison: Comparison) -> list[str]:
@@ -76,7 +76,7 @@ def _changes(comparison: Comparison) -> list[str]:
               for change in comparison.changes]
     layers = [[shorten(layer.name), shorten(layer.op), layer.change, f"{layer.macs_before:,}", f"{layer.macs:,}",
                f"{layer.param_bytes_before:,}", f"{layer.param_bytes:,}"] for layer in comparison.layers]
-    return [f"compared with {plain(comparison.baseline)}, {100 * comparison.tolerance:g} % tolerated",
+    return [f"compared with {comparison.baseline}, {100 * comparison.tolerance:g} % tolerated",
             *columns(["total", "before", "now", "change", ""], totals, left=1),
             *(columns(["layer", "op", "", "macs before", "now", "bytes before", "now"], layers, left=3) if layers else
               ["every layer costs what it did"])]

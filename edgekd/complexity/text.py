@@ -12,6 +12,11 @@ def plain(text: str) -> str:
     return "".join(letter if letter.isprintable() else letter.encode("unicode_escape", "backslashreplace").decode() for letter in text)
 
 
+def encodable(text: str) -> str:
+    """Text that UTF-8 can hold: bytes of a file's name that are none come back escaped."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def shorten(name: str) -> str:
     """The end of a long name tells layers apart better than its beginning."""
     name = plain(name)
