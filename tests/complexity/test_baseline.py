@@ -100,8 +100,9 @@ def test_a_report_that_cannot_be_is_refused(tmp_path, change, message):
 
 
 @pytest.mark.parametrize(("raw", "message"), [
-    (b"", "damaged, or no JSON"), (b'{"model": "m.tfl', "damaged, or no JSON"), (b"\xff\xfe", "damaged, or no JSON"), (b"[]", "an empty list"),
-    (b"{}", "another document .*missing required field `model`"), (b"3", "another document"), (b"[[]]", "another document"),
+    (b"", "damaged, or no JSON"), (b'{"model": "m.tfl', "damaged, or no JSON"), (b"\xff\xfe", "damaged, or no JSON"),
+    (b"[]", "an empty list"), (b"{}", "another document .*missing required field `model`"),
+    (b"3", "another document"), (b"[[]]", "another document"),
     (b"[" * 100_000, "another document"),
 ])
 def test_what_is_no_report_is_refused(tmp_path, raw, message):

@@ -36,8 +36,8 @@ def test_the_json_document_has_the_agreed_fields():
     assert document["ok"] is False
     assert document["conventions"]["nessi_tflite"] == {"macs": 1000, "params": 50, "param_bytes": 90}
     assert document["conventions"]["torchinfo"] is None
-    assert document["budgets"] == [{"name": "macs", "value": 1000, "limit": 950, "ok": False, "convention": "nessi_tflite", "status": "over",
-                                    "note": None, "source": "nowhere"}]
+    assert document["budgets"] == [{"name": "macs", "value": 1000, "limit": 950, "ok": False, "convention": "nessi_tflite",
+                                    "status": "over", "note": None, "source": "nowhere"}]
     assert document["layers"][0]["output"] == [1, 8, 6, 4]
     assert document["nonzero_params"] == 49
     assert document["baseline"] is None
