@@ -41,7 +41,7 @@ def judge(ledger: Ledger, target: Target) -> Verdict:
             continue
         convention: str | None = None
         if name in COUNTED:
-            values = {key: COUNTED[name](count) for key, count in ledger.conventions.items() if count is not None}
+            values = ledger.judged(name)
             convention = max(values, key=lambda key: values[key])
             value = values[convention]
         else:
