@@ -70,8 +70,8 @@ def test_version_2_is_read_as_one_without_counts_of_the_float_network():
 
 
 def count(**changes):
-    return {"torchinfo": {"counter": "torchinfo 1.8.0", "macs": 30, "params": 3, "modules": [["a", "Conv2d", 20, 2], ["b", "Conv2d", 10, 1]],
-                          **changes}}
+    modules = [["a", "Conv2d", 20, 2], ["b", "Conv2d", 10, 1]]
+    return {"torchinfo": {"counter": "torchinfo 1.8.0", "macs": 30, "params": 3, "modules": modules, **changes}}
 
 
 def test_counts_of_the_float_network_travel():

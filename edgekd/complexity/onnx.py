@@ -24,6 +24,8 @@ from edgekd.errors import InputError, MissingExtraError
 
 DTYPES = {"FLOAT": "float32", "DOUBLE": "float64"}
 """ONNX's names of types that say no size; the others are taken in lower case."""
+NUMBER_FIELDS = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data")
+"""Fields of a constant that may hold its values one by one."""
 BIAS_INPUT = {"Conv": 2, "QLinearConv": 8}
 """Convolutions that may be another op in fact, and where they have their bias."""
 NO_RULE = "its constants are counted; its multiply-accumulates are not: no rule covers it"
@@ -167,9 +169,9 @@ class _Reader:
         if value.raw_data:
             if not sparse and len(value.raw_data) != tensor.bytes:
                 raise ValueError(f"constant '{name}' has {len(value.raw_data):,} bytes of {tensor.bytes:,}")
-            nonzero = count_nonzero(value.raw_data, tensor.dtype)
+            nonzero: int | None = count_nonzero(value.raw_data, tensor.dtype)
         else:
-            nonzero = int(np.count_nonzero(self.onnx.numpy_helper.to_array(value)))
+            nonzero = _count_numbers(value, name, 0 if sparse else tensor.elements, tensor.dtype)
         self.tensors[name] = replace(tensor, nonzero=nonzero)
         if not sparse:
             self.values[name] = value
@@ -324,6 +326,20 @@ class _Reader:
             for inner in body.node:
                 found += self._constants_inside(inner)
         return found
+
+
+def _count_numbers(value: Any, name: str, elements: int, dtype: str) -> int | None:
+    """Values not zero among those that are spelt out in a field of their type; None where several are packed in one.
+
+    Raises:
+        ValueError: another number of them than elements.
+    """
+    numbers = next((each for each in (getattr(value, field) for field in NUMBER_FIELDS) if each), ())
+    if elements and (bits_of(dtype) < 8 or dtype.startswith("complex")):
+        return None
+    if elements and len(numbers) != elements:
+        raise ValueError(f"constant '{name}' has {len(numbers):,} values of {elements:,}")
+    return sum(1 for number in numbers if number)
 
 
 def _op_name(node: Any) -> str:

@@ -89,17 +89,14 @@ class _Budget:
 
 @dataclass
 class _Graph:
-    """One subgraph. keys: its tensors by number. bodies: number of a node -> other subgraphs that it runs."""
+    """One subgraph. keys: its tensors by number. bodies: number of a node -> other subgraphs that it runs; runs: all of these."""
 
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
     keys: list[str] = field(default_factory=list)
     nodes: list[Node] = field(default_factory=list)
     bodies: dict[int, tuple[int, ...]] = field(default_factory=dict)
-
-    def runs(self) -> set[int]:
-        """Numbers of all subgraphs that it runs itself."""
-        return {number for bodies in self.bodies.values() for number in bodies}
+    runs: set[int] = field(default_factory=set)
 
 
 class _Reader:
@@ -112,8 +109,9 @@ class _Reader:
         self.tensors: dict[str, Tensor] = {}
         self.handles: dict[str, Any] = {}
         self.constants: set[str] = set()
-        self.variables: list[str] = []
+        self.variables: dict[str, None] = {}
         self.alias: dict[str, str] = {}
+        self.results: set[str] = set()
         self.nonzero: dict[int, int] = {}
         self.graphs: dict[int, _Graph] = {}
         self.operators: Counter[str] = Counter()
@@ -130,26 +128,31 @@ class _Reader:
             if index not in self.graphs:
                 if not 0 <= index < count:
                     raise IndexError(f"subgraph {index} of {count}")
-                waiting += self._subgraph(index).runs()
+                waiting += self._subgraph(index).runs
         if len(self.graphs) < count:
             raise InputError(f"{self.path}: {count} subgraphs, and the first runs {len(self.graphs) - 1} of them; "
                              "only a file of a single network can be counted")
         main = self.graphs[0]
-        nodes = [self._with_bodies(node, main.bodies[index]) if index in main.bodies else node for index, node in enumerate(main.nodes)]
-        return Network(tuple(nodes), self.tensors, main.inputs, main.outputs, tuple(self.variables), dict(self.operators))
+        macs = {number: sum(node.macs for node in graph.nodes) for number, graph in self.graphs.items()}
+        charged = {0}
+        for index, bodies in main.bodies.items():
+            inside = self._all_run(bodies)
+            note = (f"the constants of what it runs are counted; its multiply-accumulates are not: how often it runs is not in the file "
+                    f"(each subgraph once: {sum(macs[number] for number in inside):,})")
+            more = [name for number in sorted(inside - charged) for node in self.graphs[number].nodes for name in node.constants]
+            charged |= inside
+            main.nodes[index] = replace(main.nodes[index], constants=(*main.nodes[index].constants, *more), unknown=note)
+        return Network(tuple(main.nodes), self.tensors, main.inputs, main.outputs, tuple(self.variables), dict(self.operators))
 
-    def _with_bodies(self, node: Node, numbers: Sequence[int]) -> Node:
-        """An op that runs other subgraphs, with their constants and those of the ones that they run."""
+    def _all_run(self, numbers: Sequence[int]) -> set[int]:
+        """Subgraphs and those that they run in their turn."""
         inside, waiting = set[int](), list(numbers)
         while waiting:
             number = waiting.pop()
             if number not in inside:
                 inside.add(number)
-                waiting += self.graphs[number].runs()
-        nodes = [each for number in sorted(inside) for each in self.graphs[number].nodes]
-        note = (f"the constants of what it runs are counted; its multiply-accumulates are not: how often it runs is not in the file "
-                f"(each subgraph once: {sum(each.macs for each in nodes):,})")
-        return replace(node, constants=(*node.constants, *(name for each in nodes for name in each.constants)), unknown=note)
+                waiting += self.graphs[number].runs
+        return inside
 
     def _subgraph(self, number: int) -> _Graph:
         """Read a subgraph."""
@@ -163,6 +166,7 @@ class _Reader:
             graph.keys.append(self._tensor(source.Tensors(index), f"{number}.{index}", free=number == 0))
         graph.inputs = tuple(graph.keys[index] for index in self.budget.integers(source.InputsAsNumpy()))
         graph.outputs = tuple(graph.keys[index] for index in self.budget.integers(source.OutputsAsNumpy()))
+        self.results.update(graph.outputs)
         for index in range(source.OperatorsLength()):
             self._operator(source.Operators(index), graph)
         return graph
@@ -178,7 +182,7 @@ class _Reader:
         shape, dtype = self.budget.shape(tensor.ShapeAsNumpy()), self.types[tensor.Type()].lower()
         data = self._stored(tensor.Buffer())
         if tensor.IsVariable():
-            self.variables.append(key)
+            self.variables[key] = None
         elif data is not None:
             self.constants.add(key)
         if data is None:
@@ -216,12 +220,13 @@ class _Reader:
         keys = [graph.keys[index] if index >= 0 else None for index in self.budget.integers(operator.InputsAsNumpy())]
         reads = [None if key is None else self.tensors[self.alias.get(key, key)] for key in keys]
         writes = [self.tensors[graph.keys[index]] for index in self.budget.integers(operator.OutputsAsNumpy())]
-        if op in UNPACKERS and reads and reads[0] and reads[0].name in self.constants and writes[0].name not in graph.outputs:
+        if op in UNPACKERS and reads and reads[0] and reads[0].name in self.constants and writes[0].name not in self.results:
             self.alias[writes[0].name] = reads[0].name
             return
         options = self._options(op, operator)
         if op in rules.BODIES:
             graph.bodies[len(graph.nodes)] = rules.BODIES[op](options)
+            graph.runs.update(graph.bodies[len(graph.nodes)])
         graph.nodes.append(self._node(op, options, reads, writes))
 
     def _op_name(self, index: int) -> str:

@@ -49,9 +49,9 @@ def _subgraph(model: Any, tensors: list[tuple], operators: list[tuple], inputs: 
         for field, value in (changes[0] if changes else {}).items():
             setattr(tensor, field, value)
         graph.tensors.append(tensor)
-    for name, reads, writes, options in operators:
+    for full_name, reads, writes, options in operators:
         code, operator = schema.OperatorCodeT(), schema.OperatorT()
-        name, _, custom = name.partition(":")
+        name, _, custom = full_name.partition(":")
         code.builtinCode, code.customCode = getattr(schema.BuiltinOperator, name), custom or None
         code.deprecatedBuiltinCode = min(code.builtinCode, 127)
         operator.opcodeIndex, operator.inputs, operator.outputs = len(model.operatorCodes), reads, writes

@@ -1,11 +1,11 @@
-"""Counting of ONNX ops beyond plain convolutions: recurrent cells, dynamic quantisation, what is unknown, what only looks like a convolution."""
+"""Counting of ONNX ops beyond plain convolutions: recurrent cells, dynamic quantisation, unknown ops, pools spelt as convolutions."""
 
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
-from complexity.files import FOREIGN_DOMAIN, onnx_file, ones
+from complexity.files import FOREIGN_DOMAIN, ones, onnx_file
 from onnx import TensorProto, helper, numpy_helper
 
 from edgekd.complexity import ledger

@@ -101,7 +101,8 @@ def test_damaged_and_foreign_bytes_are_refused(tmp_path):
 
 
 def test_a_truncated_file_is_refused(tmp_path):
-    whole = tflite_file(tmp_path / "whole.tflite", [((1, 4), "INT8", None), ((1, 4), "INT8", None)], [("LOGISTIC", [0], [1], None)], [0], [1])
+    tensors = [((1, 4), "INT8", None), ((1, 4), "INT8", None)]
+    whole = tflite_file(tmp_path / "whole.tflite", tensors, [("LOGISTIC", [0], [1], None)], [0], [1])
     path = tmp_path / "cut.tflite"
     path.write_bytes(whole.read_bytes()[:-100])
     with pytest.raises(InputError, match="damaged"):
