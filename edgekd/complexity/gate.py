@@ -6,7 +6,7 @@ from typing import Literal
 import msgspec
 
 from edgekd.complexity.latency import NOTHING, Measured, conditions
-from edgekd.complexity.ledger import Count, Ledger
+from edgekd.complexity.ledger import Ledger
 from edgekd.complexity.text import number
 from edgekd.target import ENGINE_FORMATS, Target
 
@@ -55,14 +55,11 @@ class Verdict(msgspec.Struct, frozen=True):
                 *(f"{rule.name} {listed(rule.found)}: {rule.allowed}" for rule in self.rules if not rule.ok)]
 
 
-COUNTED: dict[str, Callable[[Count], int]] = {
-    "param_bytes": lambda count: count.param_bytes, "params": lambda count: count.params, "macs": lambda count: count.macs,
-}
+COUNTED = frozenset({"param_bytes", "params", "macs"})
+"""Budgets on which the conventions disagree."""
 MEASURED: dict[str, Callable[[Ledger], int]] = {
     "peak_activation_bytes": lambda ledger: ledger.peak_activation_bytes, "file_bytes": lambda ledger: ledger.file_bytes,
 }
-OF_THE_MODULE = frozenset({"torchinfo", "ptflops"})
-"""Conventions that count the float module: its MACs are those of the file, its parameters are stored otherwise."""
 SHOWN = 6
 """Names listed of what breaks a rule; beyond it only how many there are."""
 
@@ -96,12 +93,12 @@ def _judged(ledger: Ledger, target: Target, name: str, limit: int) -> Budget:
     """One budget that the ledger tells the value of."""
     source, convention, hidden = target.source_of(name), None, None
     if name in COUNTED:
-        counts = {key: count for key, count in ledger.conventions.items() if count is not None and _applies(key, name, target)}
+        counts = {key: count for key, count in ledger.judged(name).items() if target.convention in (None, key)}
         if not counts:
             note = f"this file has no count by {target.convention}, which {target.name} judges by"
             return Budget(name, None, limit, False, target.convention, "unknown", note, source)
-        convention = max(counts, key=lambda key: COUNTED[name](counts[key]))
-        value = COUNTED[name](counts[convention])
+        convention = max(counts, key=lambda key: counts[key])
+        value = counts[convention]
         hidden = _uncounted(ledger) if name == "macs" else None
     else:
         value = MEASURED[name](ledger)
@@ -111,12 +108,6 @@ def _judged(ledger: Ledger, target: Target, name: str, limit: int) -> Budget:
     if hidden:
         return Budget(name, value, limit, False, convention, "unknown", hidden, source)
     return Budget(name, value, limit, True, convention, "ok", _weightless(ledger) if name == "macs" else None, source)
-
-
-def _applies(convention: str, name: str, target: Target) -> bool:
-    if target.convention is not None:
-        return convention == target.convention
-    return name == "macs" or convention not in OF_THE_MODULE
 
 
 def _latency(target: Target, measured: Measured, required: bool) -> Budget:

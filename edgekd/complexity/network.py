@@ -5,13 +5,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import accumulate
 from math import prod
-from typing import Any
-
-import numpy as np
 
 BOOL_BITS = 8
-Buffer = Any
-"""What numpy reads bytes from: bytes or an array of them."""
+
+
+def bits_of(dtype: str) -> int:
+    """Bits of one element by the name of its type: "int4" 4, "bfloat16" 16, "bool" 8; 0 for types without a fixed size, like "string"."""
+    digits = re.search(r"\d+", dtype)
+    return int(digits[0]) if digits else BOOL_BITS if dtype == "bool" else 0
 
 
 @dataclass(frozen=True)
@@ -43,28 +44,14 @@ class Tensor:
         return -(-self.elements * self.bits // 8)
 
 
-def bits_of(dtype: str) -> int:
-    """Bits of one element by the name of its type: "int4" 4, "bfloat16" 16, "bool" 8; 0 for types without a fixed size, like "string"."""
-    digits = re.search(r"\d+", dtype)
-    return int(digits[0]) if digits else BOOL_BITS if dtype == "bool" else 0
-
-
-def count_nonzero(data: Buffer, dtype: str) -> int:
-    """How many elements of packed little-endian values are not zero; either zero of a float is."""
-    bits = bits_of(dtype)
-    if bits < 8:
-        raw = np.frombuffer(data, np.uint8)
-        return sum(int(np.count_nonzero(raw >> shift & (1 << bits) - 1)) for shift in range(0, 8, bits))
-    values = np.frombuffer(data, f"<u{min(bits // 8, 8)}")
-    return int(np.count_nonzero(values << values.dtype.type(1) if "float" in dtype else values))
-
-
 @dataclass(frozen=True)
 class Node:
     """One operation that an engine executes.
 
-    inputs, outputs: activations by name. constants: parameters by name. weight: shape of the kernel, or None.
-    macs: convolutions and dense layers, 0 elsewhere. nessi_macs: what NeSsi's rules add up for it.
+    inputs, outputs: activations by name. constants: parameters by name. kernel: name of the kernel's tensor; weight: its shape.
+    macs: convolutions, dense layers, matrix products and recurrent cells, 0 elsewhere. nessi_macs: what NeSsi's rules add up for it.
+    emulates: "average pool" or "copy" for a convolution that is one in fact; its macs are then in `emulated_macs`.
+    unknown: for an op that no rule covers, what of it is not counted.
     """
 
     name: str
@@ -72,27 +59,48 @@ class Node:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     constants: tuple[str, ...] = ()
+    kernel: str | None = None
     weight: tuple[int, ...] | None = None
     macs: int = 0
     nessi_macs: int = 0
+    nessi_constants: tuple[str, ...] = ()
+    emulates: str = ""
+    emulated_macs: int = 0
+    unknown: str = ""
 
 
 @dataclass(frozen=True)
 class Network:
-    """Nodes in execution order, every tensor by name, and the names of the graph's inputs and outputs."""
+    """Nodes in execution order, every tensor of known shape by name, and the names of the graph's inputs and outputs.
+
+    operators: op -> how many the file holds, also those that an engine folds into others and those inside branches and loops.
+    """
 
     nodes: tuple[Node, ...]
     tensors: Mapping[str, Tensor]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     persistent: tuple[str, ...] = field(default=())
+    operators: Mapping[str, int] = field(default_factory=dict)
+
+    def charged(self) -> list[list[Tensor]]:
+        """For each node its constants, one that several nodes share only at the first of them."""
+        seen: set[str] = set()
+        rows: list[list[Tensor]] = []
+        for node in self.nodes:
+            rows.append([])
+            for tensor in (self.tensors[name] for name in node.constants):
+                if tensor.storage not in seen:
+                    seen.add(tensor.storage)
+                    rows[-1].append(tensor)
+        return rows
 
     def peak_activation_bytes(self) -> int:
         """Largest sum of activations alive at once.
 
         A tensor lives from the node that writes it to the last node that reads it; while a node runs, what it reads and
         what it writes are both alive (no in-place reuse). Graph inputs live from the start, graph outputs to the end, and
-        state that persists between inferences always.
+        state that persists between inferences always. What an unknown op writes without telling its shape is left out.
         """
         if not self.nodes:
             return 0
@@ -113,7 +121,7 @@ class Network:
             birth[name], death[name] = 0, last
         change = [0] * (len(self.nodes) + 1)
         for name, born in birth.items():
-            if born <= death[name]:
+            if born <= death[name] and name in self.tensors:
                 change[born] += self.tensors[name].bytes
                 change[death[name] + 1] -= self.tensors[name].bytes
         return max(accumulate(change))
