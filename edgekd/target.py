@@ -40,7 +40,8 @@ class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a file may consist of; an absent one is not judged.
 
     formats: of the file. engines: that run there; one of them must open the file. dtypes: of stored constants. operators: the only ones
-    allowed. forbidden_operators: any but these.
+    allowed. forbidden_operators: any but these. Operators may be patterns: `CUSTOM:*` is any custom op of TFLite, `com.microsoft.*` any
+    of that ONNX domain.
     """
 
     formats: Names | None = None

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import msgspec
 
 from edgekd.complexity.baseline import FORMAT_VERSION, Comparison
+from edgekd.complexity.differences import Difference
 from edgekd.complexity.gate import Budget, Rule, Verdict
-from edgekd.complexity.ledger import Count, Difference, Layer, Ledger, UnknownOp
+from edgekd.complexity.ledger import Count, Layer, Ledger, UnknownOp
 from edgekd.complexity.text import encodable
 
 
@@ -46,6 +47,7 @@ class Document(msgspec.Struct, frozen=True):
     unknown: tuple[UnknownOp, ...]
     differences: tuple[Difference, ...]
     engine_format: str
+    emulated: Count
     baseline: Comparison | None
     format_version: int = FORMAT_VERSION
 
@@ -63,5 +65,6 @@ def _document(checked: Checked) -> Document:
         frontend_macs=ledger.frontend_macs,
         peak_activation_bytes=ledger.peak_activation_bytes, file_bytes=ledger.file_bytes, budgets=verdict.budgets, layers=ledger.layers,
         rules=verdict.rules, nonzero_params=ledger.nonzero_params, bytes_by_dtype=ledger.bytes_by_dtype, operators=ledger.operators,
-        unknown=ledger.unknown, differences=ledger.differences, engine_format=ledger.engine_format, baseline=checked.comparison,
+        unknown=ledger.unknown, differences=ledger.differences, engine_format=ledger.engine_format, emulated=ledger.emulated,
+        baseline=checked.comparison,
     )

@@ -1,6 +1,7 @@
 """Judges a ledger against a target: each budget by the strictest convention that applies, and what the file consists of."""
 
 from collections.abc import Callable, Iterable
+from fnmatch import fnmatchcase
 from typing import Literal
 
 import msgspec
@@ -151,12 +152,15 @@ def _rules(ledger: Ledger, target: Target) -> Iterable[Rule]:
         found = sorted(dtype for dtype in ledger.bytes_by_dtype if dtype not in rules.dtypes)
         yield rule("dtypes", found, f"only {listed(rules.dtypes)}")
     if rules.operators is not None:
-        allowed = set(rules.operators)
-        yield rule("operators", sorted(op for op in ledger.operators if op not in allowed),
-                   f"not among the {len(allowed)} operators of {target.name}")
+        yield rule("operators", sorted(op for op in ledger.operators if not _matches(op, rules.operators)),
+                   f"not among the {len(rules.operators)} operators of {target.name}")
     if rules.forbidden_operators is not None:
-        found = sorted(op for op in ledger.operators if op in rules.forbidden_operators)
+        found = sorted(op for op in ledger.operators if _matches(op, rules.forbidden_operators))
         yield rule("forbidden_operators", found, f"none of {listed(rules.forbidden_operators)}")
+
+
+def _matches(op: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatchcase(op, pattern) for pattern in patterns)
 
 
 def listed(names: Iterable[str]) -> str:

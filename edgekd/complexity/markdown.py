@@ -7,7 +7,7 @@ from edgekd.complexity.baseline import Comparison, percent
 from edgekd.complexity.document import Checked
 from edgekd.complexity.gate import Budget, Rule, listed
 from edgekd.complexity.ledger import Ledger
-from edgekd.complexity.table import verdict_line
+from edgekd.complexity.table import differences, op, verdict_line
 from edgekd.complexity.text import number, plain, shape, shorten, used
 
 OK, FAILED, OPEN = "✅", "❌", "➖"
@@ -44,7 +44,7 @@ def _one(checked: Checked) -> str:
     parts.append(_totals(ledger))
     if checked.comparison:
         parts.append(_changes(checked.comparison))
-    layers = [[code(shorten(layer.name)), code(shorten(layer.op)), shape(layer.input), shape(layer.output), shape(layer.weight),
+    layers = [[code(shorten(layer.name)), code(op(layer)), shape(layer.input), shape(layer.output), shape(layer.weight),
                f"{layer.macs:,}", f"{layer.param_bytes:,}"] for layer in ledger.layers]
     parts.append(_folded(f"{len(layers):,} layers", _table(["layer", "op", "input", "output", "kernel", "macs", "param bytes"], layers)))
     return "\n\n".join(parts)
@@ -73,9 +73,7 @@ def _totals(ledger: Ledger) -> str:
           for each in ledger.unknown),
     ]
     if ledger.differences:
-        why = [[each.convention, code(shorten(each.layer)), each.quantity, f"{each.exact:,}", f"{each.theirs:,}", code(each.why)]
-               for each in ledger.differences]
-        lines += ["", _folded("why the conventions differ", _table(["convention", "layer", "of", "exact", "theirs", "why"], why))]
+        lines += ["", _folded("why the conventions differ", [f"- {code(line)}" for line in differences(ledger)])]
     return "\n".join(lines)
 
 

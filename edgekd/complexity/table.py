@@ -1,11 +1,13 @@
 """The report for a terminal: layers, totals by convention, budgets, rules, what changed, verdict."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 
 from edgekd.complexity.baseline import Comparison, percent
+from edgekd.complexity.differences import Difference
 from edgekd.complexity.document import Checked
 from edgekd.complexity.gate import Budget, Rule, listed
-from edgekd.complexity.ledger import Ledger
+from edgekd.complexity.ledger import Layer, Ledger
 from edgekd.complexity.text import number, plain, shape, shorten, used
 
 
@@ -26,6 +28,18 @@ def verdict_line(checked: Checked) -> str:
     return f"{verdict.target}: {' and '.join(wrong) or 'ok'}"
 
 
+def differences(ledger: Ledger) -> list[str]:
+    """Why the conventions differ from `exact`, a line for each reason: `nessi_tflite: macs +34,560 in 2 layers, NeSsi counts ...`."""
+    reasons: defaultdict[tuple[str, str, str], list[Difference]] = defaultdict(list)
+    for each in ledger.differences:
+        reasons[each.convention, each.quantity, each.why].append(each)
+    lines = []
+    for (convention, quantity, why), found in reasons.items():
+        where = shorten(found[0].layer) if len(found) == 1 else f"{len(found):,} layers"
+        lines.append(f"{convention}: {quantity} {sum(each.theirs - each.exact for each in found):+,} in {where}, {why}")
+    return lines
+
+
 def _one(checked: Checked) -> str:
     ledger, verdict = checked.ledger, checked.verdict
     return "\n".join(map(plain, [
@@ -38,9 +52,14 @@ def _one(checked: Checked) -> str:
 
 
 def _layers(ledger: Ledger) -> list[str]:
-    rows = [[shorten(layer.name), shorten(layer.op), shape(layer.input), shape(layer.output), shape(layer.weight), f"{layer.macs:,}",
+    rows = [[shorten(layer.name), op(layer), shape(layer.input), shape(layer.output), shape(layer.weight), f"{layer.macs:,}",
              f"{layer.param_bytes:,}"] for layer in ledger.layers]
     return columns(["layer", "op", "input", "output", "kernel", "macs", "param bytes"], rows, left=5)
+
+
+def op(layer: Layer) -> str:
+    """What a layer is called, and what it is in fact where that is something else."""
+    return shorten(layer.op) + (f" ({layer.emulates})" if layer.emulates else "")
 
 
 def _totals(ledger: Ledger) -> list[str]:
@@ -49,8 +68,9 @@ def _totals(ledger: Ledger) -> list[str]:
     frontend = "unknown (the file has no manifest)" if ledger.frontend_macs is None else f"about {ledger.frontend_macs:,} (in no budget)"
     stored = ", ".join(f"{dtype} {size:,}" for dtype, size in ledger.bytes_by_dtype.items())
     return [*columns(["convention", "macs", "params", "param bytes"], counts, left=1),
-            *(f"{each.convention}, {shorten(each.layer)}: {each.quantity} {each.exact:,} -> {each.theirs:,}, {each.why}"
-              for each in ledger.differences),
+            *differences(ledger),
+            *([f"convolutions that are pools or copies in fact: {ledger.emulated.macs:,} macs, which exact leaves out"]
+              if ledger.emulated.macs else []),
             f"parameters that are not zero: {ledger.nonzero_params:,}; bytes by type: {stored or 'none'}",
             *(f"no counting rule: {shorten(each.op)} x {each.count:,} ({each.params:,} parameters): {each.note}"
               for each in ledger.unknown),

@@ -95,6 +95,13 @@ def test_a_broken_rule_fails_by_name(rules, found):
     assert found[0] in verdict.failures()[0]
 
 
+def test_operators_may_be_patterns():
+    custom = msgspec.structs.replace(LEDGER, operators={"CONV_2D": 1, "CUSTOM:FlexErf": 1})
+    assert gate.judge(custom, ruled(forbidden_operators=("CUSTOM:*",))).rules[0].found == ("CUSTOM:FlexErf",)
+    assert gate.judge(custom, ruled(operators=("CONV*",))).rules[0].found == ("CUSTOM:FlexErf",)
+    assert gate.judge(custom, ruled(operators=("CONV*", "CUSTOM:*"), forbidden_operators=("CUSTOM:Other",))).ok
+
+
 def test_rules_that_are_kept_pass():
     verdict = gate.judge(LEDGER, ruled(formats=("tflite",), engines=("onnxruntime", "tflite_micro"), dtypes=("int8", "int32", "int64"),
                                        operators=("CONV_2D", "ADD"), forbidden_operators=("LSTM",)))

@@ -1,6 +1,8 @@
 """`edgekd check` from its options to its reports and exit statuses, on a small exported model."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -8,7 +10,7 @@ import pytest
 
 from edgekd.cli import main
 from edgekd.errors import GateError, InputError
-from edgekd.pipeline.check import CheckOptions, check, parse_reports, render, require_ok
+from edgekd.pipeline.check import CheckOptions, check, parse_reports, require_ok
 
 BOARD = """
 [latency]
@@ -49,10 +51,10 @@ def bench_document(path: Path, model: Path, **changes) -> Path:
 
 
 def test_over_a_budget_fails_and_names_it(tone_model, make_target):
-    macs = json.loads(render(check([tone_model], CheckOptions()), "json"))["conventions"]["exact"]["macs"]
-    checked = check([tone_model], CheckOptions(make_target(f"macs = {macs - 1}\nfile_bytes = 1_000_000")))
-    assert [budget.ok for budget in checked[0].verdict.budgets] == [False, True]
-    with pytest.raises(GateError, match=f"over the budgets of tiny: macs {macs:,} > {macs - 1:,}; export a smaller student"):
+    size = tone_model.stat().st_size
+    checked = check([tone_model], CheckOptions(make_target(f"macs = 1_000_000\nfile_bytes = {size - 1}")))
+    assert [budget.ok for budget in checked[0].verdict.budgets] == [True, False]
+    with pytest.raises(GateError, match=f"over the budgets of tiny: file_bytes {size:,} > {size - 1:,}; export a smaller student"):
         require_ok(checked)
 
 
@@ -181,3 +183,11 @@ def test_options_that_contradict_each_other_get_one_line(options, message, tone_
     status, out, err = run(tone_model, *(tone_model if option == "MODEL" else option for option in options))
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert message in err
+
+
+def test_nothing_of_the_training_half_is_imported(tone_models):
+    code = ("import sys; from edgekd.cli import main\ntry:\n    main()\nexcept SystemExit as stop:\n"
+            "    print(stop.code, sorted({'torch', 'lightning', 'brevitas', 'onnxruntime', 'tensorflow'} & set(sys.modules)))")
+    command = [sys.executable, "-c", code, "check", *map(str, tone_models.values()), "--baseline", str(tone_models["litert"].parent)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "0 []"

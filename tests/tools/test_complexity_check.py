@@ -15,8 +15,8 @@ from edgekd.qgraph import onnx, tflite
 
 ROOT = Path(__file__).parents[2]
 ACTION = ROOT / "tools" / "complexity-check"
-GIT_ENV = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull, "GIT_AUTHOR_NAME": "a", "GIT_AUTHOR_EMAIL": "a@example.invalid",
-           "GIT_COMMITTER_NAME": "a", "GIT_COMMITTER_EMAIL": "a@example.invalid"}
+GIT_ENV = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull, "GIT_AUTHOR_NAME": "a", "GIT_COMMITTER_NAME": "a",
+           "GIT_AUTHOR_EMAIL": "a@example.invalid", "GIT_COMMITTER_EMAIL": "a@example.invalid"}
 HOSTILE_BRANCH = "$(touch${IFS}pwned);`touch${IFS}pwned`'\"&"
 HOSTILE_NAME = "new\n::error::model $(touch pwned) `x`|.tflite"
 
@@ -89,7 +89,9 @@ class Checkout:
 
 def filled(text: str, values: dict[str, str]) -> str:
     """`${{ a || b }}` replaced by the first value that is not empty."""
-    return re.sub(r"\$\{\{(.*?)\}\}", lambda match: next(filter(None, (values.get(key.strip(), "") for key in match[1].split("||"))), ""), text)
+    def value(match: re.Match[str]) -> str:
+        return next(filter(None, (values.get(key.strip(), "") for key in match[1].split("||"))), "")
+    return re.sub(r"\$\{\{(.*?)\}\}", value, text)
 
 
 @pytest.fixture
@@ -225,7 +227,7 @@ def test_outside_a_repository_one_line_says_so(checkout, action, tmp_path):
     assert "run this in a git checkout, or give --files" in done.stderr
 
 
-def test_a_summary_too_long_for_github_is_cut(checkout, tmp_path):
+def test_a_summary_too_long_for_github_is_cut(tmp_path):
     code = ("import sys; sys.path.insert(0, sys.argv[1]); import check_changed as c; c.SUMMARY_BYTES = 100; "
             "c.summarise(sys.argv[2], 'line \u2705\\n'.encode() * 50)")
     subprocess.run([sys.executable, "-c", code, ACTION, tmp_path / "summary"], check=True)
