@@ -19,7 +19,7 @@ FORMAT_VERSION = 1
 TOLERANCE = 0.02
 """By default: quantities may grow by two percent."""
 
-Whole = Annotated[int, msgspec.Meta(ge=0)]
+Whole = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 
 
 class StoredCount(msgspec.Struct, frozen=True):

@@ -89,7 +89,8 @@ def test_reports_of_before_this_version_are_read(tmp_path):
 @pytest.mark.parametrize(("change", "message"), [
     ({"format_version": 2}, "version 2 of the document, and this edgekd reads 1; update edgekd"),
     ({"conventions": {"exact": None}}, "holds no count by 'exact'"),
-    ({"file_bytes": -1}, "another document"), ({"layers": 3}, "another document"), ({"model": None}, "another document"),
+    ({"file_bytes": -1}, "another document"), ({"file_bytes": 10**30}, "another document"),
+    ({"layers": 3}, "another document"), ({"model": None}, "another document"),
     ({"conventions": {"exact": {"macs": 1.5, "params": 1, "param_bytes": 1}}}, "another document"),
 ])
 def test_a_report_that_cannot_be_is_refused(tmp_path, change, message):

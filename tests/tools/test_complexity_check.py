@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ ROOT = Path(__file__).parents[2]
 ACTION = ROOT / "tools" / "complexity-check"
 GIT_ENV = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull, "GIT_AUTHOR_NAME": "a", "GIT_COMMITTER_NAME": "a",
            "GIT_AUTHOR_EMAIL": "a@example.invalid", "GIT_COMMITTER_EMAIL": "a@example.invalid"}
+pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
 HOSTILE_BRANCH = "$(touch${IFS}pwned);`touch${IFS}pwned`'\"&"
 HOSTILE_NAME = "new\n::error::model $(touch pwned) `x`|.tflite"
 
