@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from complexity.files import onnx_file as save
+from model_files import onnx_file as save
 from onnx import helper
 
 from edgekd.complexity import ledger

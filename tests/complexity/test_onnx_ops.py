@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from complexity.files import FOREIGN_DOMAIN, ones, onnx_file
+from model_files import FOREIGN_DOMAIN, ones, onnx_file
 from onnx import TensorProto, helper, numpy_helper
 
 from edgekd.complexity import ledger

@@ -6,7 +6,7 @@ import flatbuffers
 import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
-from complexity.files import ones, tflite_file
+from model_files import ones, tflite_file
 
 from edgekd.complexity import ledger, tflite
 from edgekd.errors import InputError

@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
+import numpy as np
 import pytest
+from model_files import ones, tflite_file
 
 from edgekd.cli import main
 from edgekd.errors import GateError, InputError
@@ -73,6 +75,19 @@ def test_a_broken_rule_fails_by_name(tone_model, make_target, run):
     assert status == 1
     assert out.splitlines()[-1] == "tiny: against the rules"
     assert "fails tiny: operators CONV_2D" in err
+
+
+def test_an_op_without_a_rule_that_holds_weights_cannot_pass(run, tmp_path):
+    model = tflite_file(tmp_path / "attention.tflite", [((1, 4), "FLOAT32", None), ((10, 4), "FLOAT32", ones(10, 4, dtype=np.float32)),
+                                                        ((1, 10), "FLOAT32", None)], [("CUSTOM:Attention", [0, 1], [2], None)], [0], [2])
+    status, out, err = run(model)
+    assert status == 1
+    assert "no counting rule: CUSTOM:Attention x 1 (40 parameters)" in out
+    assert "macs: no rule counts the MACs of CUSTOM:Attention (40 parameters), so the count is only a lower bound" in err
+    status, _, err = run(model, "--target", "cortex-m7")
+    assert status == 1
+    assert "operators CUSTOM:Attention: not among the 97 operators of cortex-m7" in err
+    assert "forbidden_operators CUSTOM:Attention" in run(model, "--target", "pi-4")[2]
 
 
 def test_several_reports_of_one_run(tone_model, make_target, run, tmp_path):

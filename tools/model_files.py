@@ -1,4 +1,4 @@
-"""Small model files written by hand: .tflite through the schema, .onnx through its helpers."""
+"""Small model files written by hand, for tests and as seeds of the fuzzer: .tflite through the schema, .onnx through its helpers."""
 
 from collections.abc import Sequence
 from pathlib import Path
