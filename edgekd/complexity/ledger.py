@@ -42,12 +42,16 @@ from edgekd.complexity.differences import (
     stored_bytes,
 )
 from edgekd.complexity.network import Network
+from edgekd.errors import InputError
 from edgekd.frontend import FrontEnd, filterbank
-from edgekd.manifest import FloatCount
 
 READERS = {".tflite": tflite.read, ".onnx": onnx.read}
-FLOAT_CONVENTIONS = ("torchinfo", "ptflops")
+FLOAT_CONVENTIONS: tuple[Literal["torchinfo", "ptflops"], ...] = ("torchinfo", "ptflops")
 """Conventions that count the float network and not the file."""
+
+
+LARGEST = 2**53
+"""Of any count: what every reader of JSON takes exactly."""
 
 
 class Count(msgspec.Struct, frozen=True):
@@ -124,7 +128,7 @@ def count(path: str | Path) -> Ledger:
     """Count a .tflite or .onnx file, with or without an edgekd manifest.
 
     Raises:
-        InputError: unreadable, another format, damaged, several networks in one file, or shapes that are not fixed.
+        InputError: unreadable, another format, damaged, several networks in one file, or shapes that are not fixed or absurd.
         MissingExtraError: the package that reads the format is not installed.
     """
     path = Path(path)
@@ -132,13 +136,19 @@ def count(path: str | Path) -> Ledger:
     file = modelfile.split(path, raw)
     network = READERS[path.suffix](path, raw)
     table = rows(network)
+    float_counts = {} if file is None else file.manifest.float_counts
     conventions: dict[str, Count | None] = {"exact": _exact(table), NESSI: _nessi(table) if path.suffix == ".tflite" else None}
-    differences = of_nessi(table) if path.suffix == ".tflite" else []
     for name in FLOAT_CONVENTIONS:
-        counted: FloatCount | None = None if file is None else file.manifest.float_counts.get(name)  # type: ignore[call-overload]
+        counted = float_counts.get(name)
         conventions[name] = None if counted is None else Count(counted.macs, counted.params, counted.param_bytes)
-        if counted is not None:
-            differences += of_float_network(name, table, assign(table, name, counted))
+    peak, emulated = network.peak_activation_bytes(), _emulated(table)
+    largest = max(peak, *(figure for each in (*conventions.values(), emulated) if each for figure in msgspec.structs.astuple(each)))
+    if largest > LARGEST:
+        raise InputError(f"{path}: its shapes give a count of {largest.bit_length():,} bits, more than {LARGEST.bit_length() - 1}; "
+                         "the file is damaged or no model for a small device")
+    differences = of_nessi(table) if path.suffix == ".tflite" else []
+    for name, counted in float_counts.items():
+        differences += of_float_network(name, table, assign(table, name, counted))
     layers = tuple(_layer(network, row, [name for name, total in conventions.items() if total is not None]) for row in table)
     bytes_by_dtype: Counter[str] = Counter()
     for row in table:
@@ -147,10 +157,10 @@ def count(path: str | Path) -> Ledger:
     return Ledger(
         model=str(path), conventions=conventions,
         frontend_macs=None if file is None else frontend_macs(file.manifest.frontend, file.manifest.window),
-        peak_activation_bytes=network.peak_activation_bytes(), file_bytes=len(raw), layers=layers,
+        peak_activation_bytes=peak, file_bytes=len(raw), layers=layers,
         nonzero_params=sum(layer.nonzero_params for layer in layers), bytes_by_dtype=dict(sorted(bytes_by_dtype.items())),
         operators=dict(sorted(network.operators.items())), unknown=_unknown(table), differences=tuple(differences),
-        engine_format="tflite" if path.suffix == ".tflite" else "onnx", emulated=_emulated(table),
+        engine_format="tflite" if path.suffix == ".tflite" else "onnx", emulated=emulated,
     )
 
 

@@ -141,6 +141,13 @@ def test_absurd_shapes_are_refused(tmp_path, shape, message):
         ledger.count(path)
 
 
+def test_counts_that_no_reader_of_json_takes_are_refused(tmp_path):
+    huge = ((2**31 - 1,) * 3, "INT8", None)
+    path = tflite_file(tmp_path / "huge.tflite", [huge, huge], [("RELU", [0], [1], None)], [0], [1])
+    with pytest.raises(InputError, match="its shapes give a count of 94 bits, more than 53"):
+        ledger.count(path)
+
+
 def test_indices_beyond_their_tables_are_refused(tmp_path):
     path = tflite_file(tmp_path / "a.tflite", [((1, 2), "INT8", None), ((1, 2), "INT8", None)], [("RELU", [7], [1], None)], [0], [1])
     with pytest.raises(InputError, match="damaged"):
