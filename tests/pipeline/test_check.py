@@ -1,6 +1,7 @@
 """`edgekd check` from its options to its reports and exit statuses, on a small exported model."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -74,7 +75,7 @@ def test_a_broken_rule_fails_by_name(tone_model, make_target, run):
     status, out, err = run(tone_model, "--target", make_target("macs = 1_000_000", '[rules]\noperators = ["ADD"]'))
     assert status == 1
     assert out.splitlines()[-1] == "tiny: against the rules"
-    assert "fails tiny: operators CONV_2D" in err
+    assert re.search(r"fails tiny: operators .*CONV_2D.*: not among the 1 operators of tiny", err)
 
 
 def test_an_op_without_a_rule_that_holds_weights_cannot_pass(run, tmp_path):
