@@ -139,17 +139,31 @@ def distill(
 
 @app.command()
 def check(
-    model: Annotated[Path, typer.Argument(help="An exported .tflite or .onnx file, ours or anybody's.")],
+    models: Annotated[list[Path], typer.Argument(help="Exported .tflite or .onnx files, ours or anybody's; all of them are judged.")],
     target: Annotated[str, typer.Option(help="Name of a shipped target, or a path to a .toml file.")] = "dcase2023",
-    report_format: Annotated[str, typer.Option("--format", help="table or json.")] = "table",
+    report_format: Annotated[str, typer.Option("--format", help="What is printed: table, json, markdown, junit or badge.")] = "table",
+    report: Annotated[list[str] | None, typer.Option(help="FORMAT=FILE: also write a report there; may be repeated.")] = None,
+    badge: Annotated[Path | None, typer.Option(help="Also write an SVG badge there.")] = None,
+    baseline: Annotated[Path | None, typer.Option(
+        help="Compare with an earlier model file, a stored --format json, or a folder of earlier versions; growth fails.")] = None,
+    tolerance: Annotated[str | None, typer.Option(help="With --baseline: growth that passes, like 0.02 or 2%; 2% by default.")] = None,
+    latency_ms: Annotated[float | None, typer.Option(help="A figure measured as the target's latency budget asks; needs --board.")] = None,
+    board: Annotated[str | None, typer.Option(help="The board that --latency-ms was measured on.")] = None,
+    bench: Annotated[Path | None, typer.Option(help="What 'edgekd bench --json' printed on the board: judges the latency.")] = None,
+    require_latency: Annotated[bool, typer.Option("--require-latency", help="Fail where a latency budget has no measurement.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace reports that exist.")] = False,
 ) -> None:
-    """Count parameter bytes and MACs of an exported file and judge them; exit status 1 when a budget is exceeded."""
-    from edgekd.pipeline.check import check as run_check
-    from edgekd.pipeline.check import require_ok
+    """Count what exported files cost and judge it; exit status 1 when one is over budget, against a rule, or has grown."""
+    from edgekd.pipeline import check as checking
 
-    text, verdict = run_check(model, target, report_format)
-    typer.echo(text)
-    require_ok(model, verdict)
+    printed = checking.known_format(report_format, "--format")
+    places = checking.parse_reports(report or (), badge, models, force=force)
+    options = checking.CheckOptions(target, baseline, checking.parse_tolerance(tolerance, baseline), latency_ms, board, bench,
+                                    require_latency)
+    checked = checking.check(models, options)
+    checking.write_reports(checked, places)
+    typer.echo(checking.render(checked, printed))
+    checking.require_ok(checked)
 
 
 @app.command()

@@ -8,15 +8,19 @@ import msgspec
 from edgekd.errors import InputError
 from edgekd.frontend import FrontEnd
 
-FORMAT_VERSION = 2
-"""Version 1 had neither golden vectors nor a calibration."""
+FORMAT_VERSION = 3
+"""Version 1 had neither golden vectors nor a calibration, version 2 no counts of the float network."""
 MAX_VECTORS = 64
+MAX_MODULES = 4096
+FLOAT_BYTES = 4
+"""Of each parameter of a float network."""
 MAX_FRAME_SAMPLES = 2**23
 """Samples that the front end transforms for one window, frames times FFT size: beyond it takes hundreds of megabytes."""
 
 Scale = Annotated[float, msgspec.Meta(ge=2.0**-100, le=2.0**100)]
 """Within what float32 can divide by and multiply with."""
 NonNegative = Annotated[float, msgspec.Meta(ge=0)]
+Natural = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
 
@@ -34,6 +38,30 @@ class Counts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     macs: int
     params: int
     param_bytes: int
+
+
+class ModuleCount(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """What a counter says of one module. name: in the network, "features.0.conv"; empty for what belongs to none. kind: "Conv2d"."""
+
+    name: str
+    kind: str
+    macs: Natural
+    params: Natural
+
+
+class FloatCount(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a counter for torch says of the float network at the input of one window. counter: name and version. Totals are the sums over
+    `modules`, those that it counts something for."""
+
+    counter: str
+    macs: Natural
+    params: Natural
+    modules: Annotated[tuple[ModuleCount, ...], msgspec.Meta(max_length=MAX_MODULES)]
+
+    @property
+    def param_bytes(self) -> int:
+        """Bytes of the float32 parameters."""
+        return FLOAT_BYTES * self.params
 
 
 class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -93,7 +121,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The whole deployment beside the weights.
 
     labels: in the order of the logits. window: samples of one inference at `frontend.sample_rate`. temperature: divides the logits
-    before the softmax; 1 where there is no `calibration`.
+    before the softmax; 1 where there is no `calibration`. float_counts: convention -> count of the network before it was folded and
+    quantised.
     """
 
     name: str
@@ -109,6 +138,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     temperature: Scale = 1.0
     calibration: Calibration | None = None
     golden: Golden | None = None
+    float_counts: dict[Literal["torchinfo", "ptflops"], FloatCount] = {}
     format_version: int = FORMAT_VERSION
 
 
@@ -143,6 +173,9 @@ def decode(raw: bytes, where: str) -> Manifest:
         raise _damaged(where, error) from None
     if len(set(manifest.labels)) < len(manifest.labels):
         raise _damaged(where, "a label is there twice")
+    for convention, count in manifest.float_counts.items():
+        if (count.macs, count.params) != (sum(each.macs for each in count.modules), sum(each.params for each in count.modules)):
+            raise _damaged(where, f"the counts of {convention} do not add up")
     if manifest.frontend.frames(manifest.window) * manifest.frontend.n_fft > MAX_FRAME_SAMPLES:
         raise _damaged(where, f"a window of {manifest.window:,} samples has {manifest.frontend.frames(manifest.window):,} frames of "
                               f"{manifest.frontend.n_fft:,} samples")
@@ -153,7 +186,11 @@ def _from_1(document: dict[str, Any]) -> dict[str, Any]:
     return {**document, "format_version": 2}
 
 
-MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1}
+def _from_2(document: dict[str, Any]) -> dict[str, Any]:
+    return {**document, "format_version": 3}
+
+
+MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1, 2: _from_2}
 """Version -> what makes a document of the next one."""
 
 

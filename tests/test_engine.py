@@ -175,3 +175,29 @@ def test_nothing_is_printed_when_an_engine_fails(tmp_path, kind, capfd):
     with contextlib.suppress(InputError):  # LiteRT does not mind them
         open_model(path)
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(("info", "expected"), [
+    ("processor : 0\nflags : fpu avx2 avx512f avx512_vnni\n", True),
+    ("flags\t\t: fpu avx2 avx_vnni\n", True),
+    ("flags : fpu avx2 avx512f\n", False),
+    ("Features : fp asimd asimddp\n", False),
+    (None, False),
+])
+def test_only_processors_known_to_multiply_exactly_go_without_the_precise_kernels(info, expected, tmp_path, monkeypatch):
+    import onnxruntime
+
+    path, entries = tmp_path / "cpuinfo", []
+    if info is not None:
+        path.write_text(info)
+    monkeypatch.setattr(engines, "CPU_INFO", path)
+    assert engines.has_vnni() is expected
+
+    class Options(onnxruntime.SessionOptions):
+        def add_session_config_entry(self, key, value):
+            entries.append((key, value))
+            super().add_session_config_entry(key, value)
+
+    monkeypatch.setattr(onnxruntime, "SessionOptions", Options)
+    open_model(save(tmp_path, "onnx"))
+    assert ((engines.X64_PRECISION_KEY, "1") in entries) is not expected

@@ -9,12 +9,14 @@ import zipfile
 from pathlib import Path
 
 import flatbuffers
+import fuzz_seeds
 import msgspec
 import numpy as np
 import pytest
 from qgraph import toy
 
 from edgekd import golden, manifest, modelfile
+from edgekd.complexity import ledger
 from edgekd.qgraph import onnx, reference, tflite
 
 pytest.importorskip("onnxruntime")
@@ -56,21 +58,30 @@ def run(*arguments: str | Path, code: str | None = None) -> subprocess.Completed
 
 
 def complete_manifest(suffix: str) -> manifest.Manifest:
-    """With golden vectors, so that `verify` has something to replay."""
+    """With golden vectors, so that `verify` has something to replay, and counts of the float network."""
     plain, source, output = toy.manifest(GRAPH, suffix[1:]), GRAPH.edges[GRAPH.input], GRAPH.edges[GRAPH.output]
     quant = manifest.TensorQuant("int8", source.scale, source.zero_point)
-    return msgspec.structs.replace(plain, golden=golden.make(plain.frontend, plain.window, quant, output.scale, lambda features: (
-        reference.dequantize(reference.run(GRAPH, reference.quantize(features[:, None], source)), output))))
+    modules = tuple(manifest.ModuleCount(op.name, "Conv2d", 1000, 10) for op in GRAPH.ops)
+    counts = {name: manifest.FloatCount("0", 1000 * len(modules), 10 * len(modules), modules) for name in ("torchinfo", "ptflops")}
+    vectors = golden.make(plain.frontend, plain.window, quant, output.scale, lambda features: (
+        reference.dequantize(reference.run(GRAPH, reference.quantize(features[:, None], source)), output)))
+    return msgspec.structs.replace(plain, float_counts=counts, golden=vectors)
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
-    """One file of each format with a manifest, and one without."""
+    """One file of each format with a manifest, and several without."""
     folder = tmp_path_factory.mktemp("models")
     for suffix, raw in EMITTED.items():
         modelfile.write(folder / f"toy.int8{suffix}", raw, complete_manifest(suffix))
     (folder / "foreign.tflite").write_bytes(EMITTED[".tflite"])
+    fuzz_seeds.write(folder)
     return sorted(folder.iterdir())
+
+
+def test_every_seed_is_counted(tmp_path):
+    for path in fuzz_seeds.write(tmp_path):
+        assert ledger.count(path).layers
 
 
 def test_mutated_files_are_read_or_refused(models):
@@ -86,7 +97,7 @@ def test_mutated_files_are_read_or_refused(models):
 
 
 def test_whatever_a_reader_does_is_noticed_and_the_next_one_goes_on(models):
-    done = run(models[-1], code=BROKEN)
+    done = run(next(path for path in models if path.name == "toy.int8.tflite"), code=BROKEN)
     assert done.returncode == 0, done.stderr
     outcomes = ["whole ok", "refusing refused", "wrong traceback", "dead crashed", "asleep hung", "greedy memory", "fat memory",
                 "last refused"]
@@ -99,8 +110,7 @@ def test_bad_arguments_exit_2(models):
 
 
 def test_a_kind_that_needs_a_manifest_needs_a_file_with_one(models):
-    done = run(models[0], "--kind", "resealed")
-    assert models[0].name == "foreign.tflite"
+    done = run(next(path for path in models if path.name == "foreign.tflite"), "--kind", "resealed")
     assert done.returncode == 2
     assert "needs a MODEL with a manifest" in done.stderr
 
@@ -128,6 +138,23 @@ def overlapping(tensors: int, name: int, rank: int, operators: int, inputs: int,
                   Operators=vector(operators, table("Operator", Inputs=indices, Outputs=indices)))
     codes, buffers = vector(1, table("OperatorCode")), vector(1, table("Buffer"))
     builder.Finish(table("Model", Version=3, OperatorCodes=codes, Subgraphs=vector(subgraphs, graph), Buffers=buffers), b"TFL3")
+    return bytes(builder.Output())
+
+
+def shared_buffer(count: int, size: int) -> bytes:
+    """Constants that all have the same bytes, in buffers of their own."""
+    model, graph, buffer = schema.ModelT(), schema.SubGraphT(), schema.BufferT()
+    builder = flatbuffers.Builder(1024)
+    buffer.data = np.ones(size, np.uint8)
+    packed = buffer.Pack(builder)
+    buffer.Pack = lambda _: packed
+    model.buffers, model.subgraphs, model.version = [buffer] * count, [graph], 3
+    graph.tensors, graph.inputs, graph.outputs = [], [0], [0]
+    for index in range(count):
+        tensor = schema.TensorT()
+        tensor.shape, tensor.type, tensor.buffer, tensor.name = [size], schema.TensorType.INT8, index, b"x"
+        graph.tensors.append(tensor)
+    builder.Finish(model.Pack(builder), b"TFL3")
     return bytes(builder.Output())
 
 
@@ -159,6 +186,15 @@ def onnx_model(nodes: list, shape: tuple[int, ...] = (1, 2, 8, 6), **constants: 
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9).SerializeToString()
 
 
+def branching(depth: int, width: int) -> list:
+    """Branches in branches, with many ops in each."""
+    nodes = [helper.make_node("Relu", ["input"], [f"r{index}"]) for index in range(width)]
+    if depth:
+        nodes += branching(depth - 1, width)
+    body, end = (helper.make_graph(each, "body", [], [helper.make_tensor_value_info("r0", 1, [1, 2, 8, 6])]) for each in (nodes, nodes[:1]))
+    return [helper.make_node("If", ["input"], ["b"], then_branch=body, else_branch=end)]
+
+
 def sealed(content: bytes, suffix: str, **changes: object) -> bytes:
     """Under a right digest, with a manifest that says what it likes."""
     document = json.loads(manifest.encode(toy.manifest(GRAPH, suffix[1:])))
@@ -170,6 +206,8 @@ def sealed(content: bytes, suffix: str, **changes: object) -> bytes:
 def hostile() -> dict[str, bytes]:
     """Files made to take all time or memory."""
     scale, relu = np.array(0.1, np.float32), helper.make_node("Relu", ["input"], ["logits"])
+    floats = helper.make_tensor("c", 1, [CROWD], np.ones(CROWD))
+    floats.dims[0] = 2**40
     circle = [helper.make_node("DequantizeLinear", [a, "scale"], [b]) for a, b in ("ab", "ba")]
     return {
         "tensors.tflite": overlapping(10_000, 100_000, 4, 1, 1), "subgraphs.tflite": overlapping(1000, 1000, 4, 1, 1, subgraphs=1000),
@@ -178,6 +216,8 @@ def hostile() -> dict[str, bytes]:
         "bomb.tflite": archive(1, zipfile.ZIP_DEFLATED, bytes(2**27)), "frontend.tflite": sealed(
             EMITTED[".tflite"], ".tflite", frontend={"n_fft": 32768, "win_length": 32768, "n_mels": 1024}),
         "window.tflite": sealed(EMITTED[".tflite"], ".tflite", window=2**62),
+        "buffers.tflite": shared_buffer(10_000, 1_000_000), "bodies.onnx": onnx_model([*branching(20, 500), relu]),
+        "values.onnx": onnx_model([helper.make_node("Constant", [], ["c"], value=floats), relu]),
         "engine.tflite": sealed(overlapping(3, 1, 4, 1, 1), ".tflite"),
         "nodes.onnx": EMITTED[".onnx"] + field(7, field(1, b"") * 20 * CROWD), "fields.onnx": EMITTED[".onnx"] + field(1, b"") * 20 * CROWD,
         "attributes.onnx": field(7, field(1, field(5, b"") * 20 * CROWD)), "deep.onnx": nested(3000),

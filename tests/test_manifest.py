@@ -47,9 +47,9 @@ def test_what_is_no_manifest_is_refused(raw):
         manifests.decode(raw, "x.tflite")
 
 
-@pytest.mark.parametrize("version", [3, 0, -1, "1", 1.0, True, None])
+@pytest.mark.parametrize("version", [4, 0, -1, "1", 1.0, True, None])
 def test_another_version_is_refused(version):
-    with pytest.raises(InputError, match=rf"x\.onnx: manifest format version {version!r} is unknown \(this edgekd reads 1 to 2\); update"):
+    with pytest.raises(InputError, match=rf"x\.onnx: manifest format version {version!r} is unknown \(this edgekd reads 1 to 3\); update"):
         manifests.decode(msgspec.json.encode({"format_version": version}), "x.onnx")
 
 
@@ -57,5 +57,37 @@ def test_version_1_is_read_as_one_without_golden_vectors_and_calibration():
     document = msgspec.to_builtins(MANIFEST)
     del document["golden"], document["calibration"]
     read = manifests.decode(msgspec.json.encode({**document, "format_version": 1}), "x.onnx")
-    assert (read.golden, read.calibration, read.format_version) == (None, None, 2)
+    assert (read.golden, read.calibration, read.format_version) == (None, None, 3)
     assert read == MANIFEST
+
+
+def test_version_2_is_read_as_one_without_counts_of_the_float_network():
+    document = msgspec.to_builtins(MANIFEST)
+    del document["float_counts"]
+    read = manifests.decode(msgspec.json.encode({**document, "format_version": 2}), "x.onnx")
+    assert (read.float_counts, read.format_version) == ({}, 3)
+    assert read == MANIFEST
+
+
+def count(**changes):
+    modules = [["a", "Conv2d", 20, 2], ["b", "Conv2d", 10, 1]]
+    return {"torchinfo": {"counter": "torchinfo 1.8.0", "macs": 30, "params": 3, "modules": modules, **changes}}
+
+
+def test_counts_of_the_float_network_travel():
+    read = manifests.decode(msgspec.json.encode({**msgspec.to_builtins(MANIFEST), "float_counts": count()}), "x.onnx")
+    torchinfo = read.float_counts["torchinfo"]
+    assert (torchinfo.macs, torchinfo.params, torchinfo.param_bytes) == (30, 3, 12)
+    assert torchinfo.modules[1] == manifests.ModuleCount("b", "Conv2d", 10, 1)
+    assert manifests.decode(manifests.encode(read), "x.onnx") == read
+
+
+@pytest.mark.parametrize(("counts", "message"), [
+    (count(macs=31), "the counts of torchinfo do not add up"), (count(params=4), "the counts of torchinfo do not add up"),
+    (count(macs=-1), r"float_counts"), (count(macs=2**60), r"float_counts"), (count(modules=[["a", "Conv2d", 30]]), r"float_counts"),
+    (count(modules=[["", "", 0, 0]] * 4097), r"float_counts"), ({"thop": count()["torchinfo"]}, r"float_counts|key"),
+])
+def test_counts_that_cannot_be_are_refused(counts, message):
+    document = {**msgspec.to_builtins(MANIFEST), "float_counts": counts}
+    with pytest.raises(InputError, match=rf"x\.onnx: the manifest is damaged \(.*({message})"):
+        manifests.decode(msgspec.json.encode(document), "x.onnx")

@@ -1,44 +1,48 @@
 """Reads a .tflite file into a `Network` through the official flatbuffers schema; no interpreter runs.
 
+A constant that the file only unpacks (DEQUANTIZE of float16 weights, DENSIFY of sparse ones) is read as the constant itself. Branches and
+loops are unknown ops: how often they run is not in the file.
+
 A hostile file may have any number of tables share the same bytes, so that reading all it seems to hold would never end. So only what is
 counted is read, and hardly more of it than the file has bytes.
 """
 
 import struct
-from math import prod
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from edgekd.complexity.network import Network, Node, Tensor
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekd.complexity import tflite_rules as rules
+from edgekd.complexity.network import Network, Node, Tensor, bits_of
+from edgekd.complexity.values import count_nonzero, emulated, kernel_values
 from edgekd.errors import InputError, MissingExtraError
 
-ELEMENT_BITS = {
-    "FLOAT32": 32, "FLOAT16": 16, "BFLOAT16": 16, "FLOAT64": 64, "INT2": 2, "INT4": 4, "INT8": 8, "INT16": 16, "INT32": 32, "INT64": 64,
-    "UINT4": 4, "UINT8": 8, "UINT16": 16, "UINT32": 32, "UINT64": 64, "BOOL": 8, "COMPLEX64": 64, "COMPLEX128": 128,
-}
-OPTIONS = {"BATCH_MATMUL": "BatchMatMulOptions", "MAX_POOL_2D": "Pool2DOptions", "AVERAGE_POOL_2D": "Pool2DOptions"}
-"""Ops whose counting rule needs their options, and the table that holds them."""
-UNCOUNTED_OPS = frozenset({
-    "CUSTOM", "DELEGATE", "CALL", "CALL_ONCE", "IF", "WHILE", "LSTM", "RNN", "SVDF", "CONV_3D", "CONV_3D_TRANSPOSE",
-    "UNIDIRECTIONAL_SEQUENCE_LSTM", "UNIDIRECTIONAL_SEQUENCE_RNN", "BIDIRECTIONAL_SEQUENCE_LSTM", "BIDIRECTIONAL_SEQUENCE_RNN",
-})
-"""Ops that multiply by weights in ways the ledger has no rule for: a file with one is refused rather than counted too low."""
-KERNEL_OPS = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "FULLY_CONNECTED"})
-"""Ops whose second input is their kernel."""
+UNPACKERS = frozenset({"DEQUANTIZE", "DENSIFY"})
+"""Ops that, given a constant, an engine runs once when it loads the file."""
+EMULATORS = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D"})
+"""Convolutions that may be another op in fact."""
 MALFORMED = (struct.error, IndexError, KeyError, TypeError, ValueError, AttributeError, OverflowError)
 """What the flatbuffers reader raises on a damaged file."""
 MAX_ENTRIES = 2**14
-"""Tensors, operators, operator codes or buffers of one file."""
+"""Tensors or operators of all subgraphs of a file."""
+MAX_SUBGRAPHS = 64
 MAX_RANK = 16
 SHARING = 4
 """How often the bytes of a file may be read on average: honest writers let equal vectors share theirs."""
+NO_RULE = "its constants are counted; its multiply-accumulates are not: no rule covers it"
+"""What is said of an unknown op."""
 
 
 def read(path: Path, raw: bytes) -> Network:
     """Parse the bytes of a .tflite file.
 
     Raises:
-        InputError: damaged, several subgraphs, a free dimension besides the batch, or an op without a rule.
+        InputError: damaged, several networks in one file, or a free dimension besides the batch.
         MissingExtraError: the schema package is not installed.
     """
     try:
@@ -46,7 +50,7 @@ def read(path: Path, raw: bytes) -> Network:
     except ImportError:
         raise MissingExtraError("ai-edge-litert", "check") from None
     try:
-        return _network(path, schema.Model.GetRootAs(raw, 0), schema, _Budget(SHARING * len(raw)))
+        return _Reader(path, raw, schema.Model.GetRootAs(raw, 0), schema).network()
     except MALFORMED as error:
         raise InputError(f"{path}: the TFLite file is damaged ({type(error).__name__}: {error}); export or download it again") from None
 
@@ -68,88 +72,233 @@ class _Budget:
             raise ValueError("its tables overlap")
         return size
 
+    def integers(self, values: Any) -> tuple[int, ...]:
+        """A vector of 32-bit numbers, which an empty one is not: the reader gives 0 for it."""
+        if isinstance(values, int):
+            return ()
+        self.spend(values.nbytes)
+        return tuple(int(value) for value in values)
+
+    def shape(self, values: Any, least: int = 0) -> tuple[int, ...]:
+        """A shape whose sizes are at least `least`."""
+        shape = self.integers(values)
+        if len(shape) > MAX_RANK or any(size < least for size in shape):
+            raise ValueError(f"a shape of {len(shape)} sizes, the least {min(shape)}")
+        return shape
+
+
+@dataclass
+class _Graph:
+    """One subgraph. keys: its tensors by number. bodies: number of a node -> other subgraphs that it runs; runs: all of these."""
+
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    keys: list[str] = field(default_factory=list)
+    nodes: list[Node] = field(default_factory=list)
+    bodies: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    runs: set[int] = field(default_factory=set)
+
+
+class _Reader:
+    """One pass over a file; `alias` maps a tensor to the constant that it is unpacked from."""
+
+    def __init__(self, path: Path, raw: bytes, model: Any, schema: Any) -> None:
+        self.path, self.raw, self.model, self.schema = path, raw, model, schema
+        self.budget = _Budget(SHARING * len(raw))
+        self.ops, self.types = _names(schema.BuiltinOperator), _names(schema.TensorType)
+        self.tensors: dict[str, Tensor] = {}
+        self.handles: dict[str, Any] = {}
+        self.constants: set[str] = set()
+        self.variables: dict[str, None] = {}
+        self.alias: dict[str, str] = {}
+        self.results: set[str] = set()
+        self.nonzero: dict[int, int] = {}
+        self.graphs: dict[int, _Graph] = {}
+        self.operators: Counter[str] = Counter()
+        self.entries = 0
+
+    def network(self) -> Network:
+        """The first subgraph, with those that it runs folded into the ops that run them."""
+        count = self.model.SubgraphsLength()
+        if not 0 < count <= MAX_SUBGRAPHS:
+            raise InputError(f"{self.path}: {count:,} subgraphs, where 1 to {MAX_SUBGRAPHS} can be counted")
+        waiting = [0]
+        while waiting:
+            index = waiting.pop()
+            if index not in self.graphs:
+                if not 0 <= index < count:
+                    raise IndexError(f"subgraph {index} of {count}")
+                waiting += self._subgraph(index).runs
+        if len(self.graphs) < count:
+            raise InputError(f"{self.path}: {count} subgraphs, and the first runs {len(self.graphs) - 1} of them; "
+                             "only a file of a single network can be counted")
+        main = self.graphs[0]
+        macs = {number: sum(node.macs for node in graph.nodes) for number, graph in self.graphs.items()}
+        charged = {0}
+        for index, bodies in main.bodies.items():
+            inside = self._all_run(bodies)
+            note = (f"the constants of what it runs are counted; its multiply-accumulates are not: how often it runs is not in the file "
+                    f"(each subgraph once: {sum(macs[number] for number in inside):,})")
+            more = [name for number in sorted(inside - charged) for node in self.graphs[number].nodes for name in node.constants]
+            charged |= inside
+            main.nodes[index] = replace(main.nodes[index], constants=(*main.nodes[index].constants, *more), unknown=note)
+        return Network(tuple(main.nodes), self.tensors, main.inputs, main.outputs, tuple(self.variables), dict(self.operators))
+
+    def _all_run(self, numbers: Sequence[int]) -> set[int]:
+        """Subgraphs and those that they run in their turn."""
+        inside, waiting = set[int](), list(numbers)
+        while waiting:
+            number = waiting.pop()
+            if number not in inside:
+                inside.add(number)
+                waiting += self.graphs[number].runs
+        return inside
+
+    def _subgraph(self, number: int) -> _Graph:
+        """Read a subgraph."""
+        source, graph = self.model.Subgraphs(number), _Graph()
+        self.graphs[number] = graph
+        self.entries += max(source.TensorsLength(), source.OperatorsLength())
+        if self.entries > MAX_ENTRIES:
+            raise InputError(f"{self.path}: {source.TensorsLength():,} tensors and {source.OperatorsLength():,} operators, more than "
+                             f"{MAX_ENTRIES:,}; this is no model for a small device")
+        for index in range(source.TensorsLength()):
+            graph.keys.append(self._tensor(source.Tensors(index), f"{number}.{index}", free=number == 0))
+        graph.inputs = tuple(graph.keys[index] for index in self.budget.integers(source.InputsAsNumpy()))
+        graph.outputs = tuple(graph.keys[index] for index in self.budget.integers(source.OutputsAsNumpy()))
+        self.results.update(graph.outputs)
+        for index in range(source.OperatorsLength()):
+            self._operator(source.Operators(index), graph)
+        return graph
+
+    def _tensor(self, tensor: Any, number: str, *, free: bool) -> str:
+        """Read a tensor; its key. free: look for free dimensions."""
+        name = tensor.Name() or b""
+        self.budget.spend(len(name))
+        key = f"{number}:{name.decode(errors='replace')}"
+        signature = self.budget.shape(tensor.ShapeSignatureAsNumpy(), -1)
+        if free:
+            _refuse_free_dimensions(self.path, key, signature)
+        shape, dtype = self.budget.shape(tensor.ShapeAsNumpy()), self.types[tensor.Type()].lower()
+        data = self._stored(tensor.Buffer())
+        if tensor.IsVariable():
+            self.variables[key] = None
+        elif data is not None:
+            self.constants.add(key)
+        if data is None:
+            self.tensors[key] = Tensor(key, shape, dtype, key)
+            return key
+        if not bits_of(dtype):
+            raise InputError(f"{self.path}: constant '{key}' has type {dtype}, which has no fixed size; it cannot be counted")
+        if tensor.Buffer() not in self.nonzero:
+            self.budget.spend(len(data))
+            self.nonzero[tensor.Buffer()] = count_nonzero(data, dtype)
+        constant = Tensor(key, shape, dtype, f"buffer {tensor.Buffer()}", self.nonzero[tensor.Buffer()])
+        if len(data) < constant.bytes and tensor.Sparsity() is None:
+            raise ValueError(f"tensor '{key}' has {len(data):,} bytes of {constant.bytes:,}")
+        self.tensors[key], self.handles[key] = constant, tensor
+        return key
+
+    def _stored(self, index: int) -> Any:
+        """The bytes of a buffer, inside the tables or behind them; None where there are none."""
+        if index >= self.model.BuffersLength():
+            raise IndexError(f"buffer {index} of {self.model.BuffersLength()}")
+        buffer = self.model.Buffers(index)
+        data = buffer.DataAsNumpy()  # a view, refused where it would leave the file
+        if not isinstance(data, int) and len(data) > 0:
+            return data
+        if buffer.Size() == 0:
+            return None
+        if buffer.Offset() + buffer.Size() > len(self.raw):
+            raise IndexError(f"buffer {index} ends behind the file")
+        return memoryview(self.raw)[buffer.Offset():buffer.Offset() + buffer.Size()]
+
+    def _operator(self, operator: Any, graph: _Graph) -> None:
+        """Append the node of an operator."""
+        op = self._op_name(operator.OpcodeIndex())
+        self.operators[op] += 1
+        keys = [graph.keys[index] if index >= 0 else None for index in self.budget.integers(operator.InputsAsNumpy())]
+        reads = [None if key is None else self.tensors[self.alias.get(key, key)] for key in keys]
+        writes = [self.tensors[graph.keys[index]] for index in self.budget.integers(operator.OutputsAsNumpy())]
+        if op in UNPACKERS and reads and reads[0] and reads[0].name in self.constants and writes[0].name not in self.results:
+            self.alias[writes[0].name] = reads[0].name
+            return
+        options = self._options(op, operator)
+        if op in rules.BODIES:
+            graph.bodies[len(graph.nodes)] = rules.BODIES[op](options)
+            graph.runs.update(graph.bodies[len(graph.nodes)])
+        graph.nodes.append(self._node(op, options, reads, writes))
+
+    def _op_name(self, index: int) -> str:
+        if index >= self.model.OperatorCodesLength():
+            raise IndexError(f"operator code {index} of {self.model.OperatorCodesLength()}")
+        code = self.model.OperatorCodes(index)
+        number = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())  # old writers fill only the deprecated field
+        op = self.ops.get(number, f"BUILTIN:{number}")
+        if op != "CUSTOM":
+            return op
+        name = code.CustomCode() or b""
+        self.budget.spend(len(name))
+        return f"CUSTOM:{name.decode(errors='replace')}"
+
+    def _options(self, op: str, operator: Any) -> Any:
+        """The options table of an op whose counting rule needs it, else None."""
+        kind = rules.OPTIONS.get(op)
+        if kind is None:
+            return None
+        table, options = operator.BuiltinOptions(), getattr(self.schema, kind)()
+        options.Init(table.Bytes, table.Pos)
+        return options
+
+    def _node(self, op: str, options: Any, reads: Sequence[Tensor | None], writes: list[Tensor]) -> Node:
+        """Apply the counting rules of one op."""
+        call = rules.Call(op, options, reads, sum(tensor.elements for tensor in writes))
+        macs = rules.MACS[op](call) if op in rules.MACS else 0
+        kernel, emulates = rules.kernel(call), self._emulates(call) if op in EMULATORS and macs else ""
+        present = [tensor for tensor in reads if tensor is not None]
+        constants = tuple(tensor.name for tensor in present if tensor.name in self.constants)
+        return Node(
+            name=writes[0].name.split(":", 1)[1] if writes else op, op=op,
+            inputs=tuple(tensor.name for tensor in present if tensor.name not in self.constants),
+            outputs=tuple(tensor.name for tensor in writes), constants=constants, kernel=kernel.name if kernel else None,
+            weight=kernel.shape if kernel else None, macs=0 if emulates else macs,
+            nessi_macs=rules.NESSI_MACS[op](call) if op in rules.NESSI_MACS else 0,
+            nessi_constants=(*constants, *(tensor.name for tensor in present if tensor.name in self.variables)),
+            emulates=emulates, emulated_macs=macs if emulates else 0, unknown="" if op in rules.KNOWN else NO_RULE)
+
+    def _emulates(self, call: rules.Call) -> str:
+        """Whether a convolution is another op in fact; looked at where each output channel reads one input channel."""
+        kernel, bias = call.reads[1], call.reads[2] if len(call.reads) > 2 else None
+        by_output = call.op == "CONV_2D"  # (out, mel, frame, 1), else (1, mel, frame, out)
+        if kernel is None or kernel.name not in self.constants or (bias is not None and bias.nonzero != 0):
+            return ""
+        if by_output and kernel.shape[-1] != 1:
+            return ""
+        tensor = self.handles[kernel.name]
+        data = self._stored(tensor.Buffer())
+        self.budget.spend(len(data))
+        values = None if tensor.Sparsity() is not None else kernel_values(data[:kernel.bytes], kernel.dtype, kernel.shape)
+        scale, zero_point = self._quantisation(tensor, kernel.dtype)
+        if values is None or scale is None:
+            return ""
+        rows = values.reshape(len(values), -1) if by_output else values.reshape(-1, kernel.shape[-1]).T  # (out, mel * frame)
+        return emulated(rows, scale, zero_point) if len(scale) in (1, len(rows)) else ""
+
+    def _quantisation(self, tensor: Any, dtype: str) -> tuple[NDArray[Any] | None, int]:
+        """Scales, of each output channel or of all, and the zero point; no scales where they are missing or zero points differ."""
+        quantisation = tensor.Quantization()
+        if dtype == "float32" or quantisation is None:
+            return np.ones(1), 0
+        scales, zeros = quantisation.ScaleAsNumpy(), self.budget.integers(quantisation.ZeroPointAsNumpy()) or (0,)
+        if isinstance(scales, int) or len({*zeros}) > 1:
+            return None, 0
+        self.budget.spend(scales.nbytes)
+        return np.asarray(scales, np.float64), zeros[0]
+
 
 def _names(enumeration: type) -> dict[int, str]:
     """Value -> name of a schema enumeration."""
     return {value: name for name, value in vars(enumeration).items() if isinstance(value, int)}
-
-
-def _integers(values: Any, budget: _Budget) -> tuple[int, ...]:
-    """A vector of 32-bit numbers, which an empty one is not: the reader gives 0 for it."""
-    if isinstance(values, int):
-        return ()
-    budget.spend(values.nbytes)
-    return tuple(int(value) for value in values)
-
-
-def _shape(values: Any, budget: _Budget, least: int = 0) -> tuple[int, ...]:
-    """A shape whose sizes are at least `least`."""
-    shape = _integers(values, budget)
-    if len(shape) > MAX_RANK or any(size < least for size in shape):
-        raise ValueError(f"a shape of {len(shape)} sizes, the least {min(shape)}")
-    return shape
-
-
-def _network(path: Path, model: Any, schema: Any, budget: _Budget) -> Network:
-    if model.SubgraphsLength() != 1:
-        raise InputError(f"{path}: {model.SubgraphsLength()} subgraphs; only a file with a single graph can be counted")
-    graph, ops, types = model.Subgraphs(0), _names(schema.BuiltinOperator), _names(schema.TensorType)
-    if max(graph.TensorsLength(), graph.OperatorsLength()) > MAX_ENTRIES:
-        raise InputError(f"{path}: {graph.TensorsLength():,} tensors and {graph.OperatorsLength():,} operators, more than {MAX_ENTRIES:,}; "
-                         "this is no model for a small device")
-    keys: list[str] = []
-    tensors: dict[str, Tensor] = {}
-    constants, variables = set(), []
-    for index in range(graph.TensorsLength()):
-        tensor = graph.Tensors(index)
-        name = tensor.Name() or b""
-        budget.spend(len(name))
-        keys.append(key := f"{index}:{name.decode(errors='replace')}")
-        _refuse_free_dimensions(path, key, _shape(tensor.ShapeSignatureAsNumpy(), budget, -1))
-        bits, stored = ELEMENT_BITS.get(types[tensor.Type()]), _is_stored(model, tensor.Buffer())
-        if tensor.IsVariable():
-            variables.append(key)
-        elif stored:
-            constants.add(key)
-        if stored and bits is None:
-            raise InputError(f"{path}: constant '{key}' has type {types[tensor.Type()]}, which has no fixed size; it cannot be counted")
-        tensors[key] = Tensor(key, _shape(tensor.ShapeAsNumpy(), budget), bits or 0, f"buffer {tensor.Buffer()}" if stored else key)
-    nodes = []
-    for index in range(graph.OperatorsLength()):
-        operator = graph.Operators(index)
-        if operator.OpcodeIndex() >= model.OperatorCodesLength():
-            raise IndexError(f"operator code {operator.OpcodeIndex()} of {model.OperatorCodesLength()}")
-        code = model.OperatorCodes(operator.OpcodeIndex())
-        op = ops[max(code.BuiltinCode(), code.DeprecatedBuiltinCode())]  # old writers fill only the deprecated field
-        if op in UNCOUNTED_OPS or op.startswith("STABLEHLO"):
-            raise InputError(f"{path}: op {op} has no counting rule; only files of plain convolutions, dense layers, pools and "
-                             "elementwise ops can be judged")
-        reads = [tensors[keys[index]] for index in _integers(operator.InputsAsNumpy(), budget) if index >= 0]
-        writes = [tensors[keys[index]] for index in _integers(operator.OutputsAsNumpy(), budget)]
-        nodes.append(_node(op, _options(op, operator, schema), reads, writes, constants))
-    return Network(
-        nodes=tuple(nodes), tensors=tensors, inputs=tuple(keys[index] for index in _integers(graph.InputsAsNumpy(), budget)),
-        outputs=tuple(keys[index] for index in _integers(graph.OutputsAsNumpy(), budget)), persistent=tuple(variables),
-    )
-
-
-def _is_stored(model: Any, index: int) -> bool:
-    """Whether a buffer holds data, inside the file or behind it."""
-    if index >= model.BuffersLength():
-        raise IndexError(f"buffer {index} of {model.BuffersLength()}")
-    buffer = model.Buffers(index)
-    data = buffer.DataAsNumpy()  # a view, refused where it would leave the file
-    return (not isinstance(data, int) and len(data) > 0) or buffer.Size() > 0
-
-
-def _options(op: str, operator: Any, schema: Any) -> Any:
-    """The options table of an op whose counting rule needs it, else None."""
-    kind = OPTIONS.get(op)
-    if kind is None:
-        return None
-    table, options = operator.BuiltinOptions(), getattr(schema, kind)()
-    options.Init(table.Bytes, table.Pos)
-    return options
 
 
 def _refuse_free_dimensions(path: Path, key: str, signature: tuple[int, ...]) -> None:
@@ -157,35 +306,3 @@ def _refuse_free_dimensions(path: Path, key: str, signature: tuple[int, ...]) ->
     if any(size < 0 for size in signature[1:]) or signature == (-1,):
         raise InputError(f"{path}: tensor '{key}' has a free dimension in {signature}; export with fixed sizes "
                          "(only the batch may be free)")
-
-
-def _node(op: str, options: Any, reads: list[Tensor], writes: list[Tensor], constants: set[str]) -> Node:
-    """Apply the counting rules of one op.
-
-    Kernels are CONV_2D and TRANSPOSE_CONV (out, mel, frame, in / groups), DEPTHWISE_CONV_2D (1, mel, frame, out) and
-    FULLY_CONNECTED (out, in).
-    """
-    out = sum(tensor.elements for tensor in writes)
-    kernel = reads[1].shape if op in KERNEL_OPS else ()
-    macs = nessi = 0
-    if op == "CONV_2D":
-        macs = nessi = out * prod(kernel[1:])
-    elif op == "DEPTHWISE_CONV_2D":
-        macs = nessi = out * prod(kernel[1:3])
-    elif op == "TRANSPOSE_CONV":
-        macs = nessi = reads[2].elements * prod(kernel[:3])
-    elif op == "FULLY_CONNECTED":
-        macs, nessi = out * kernel[1], out * reads[0].shape[-1]
-    elif op == "BATCH_MATMUL":
-        macs = nessi = out * reads[0].shape[-2 if options.AdjX() else -1]
-    elif op == "MEAN":
-        nessi = reads[0].elements
-    elif op in {"MAX_POOL_2D", "AVERAGE_POOL_2D"}:
-        nessi = out * options.FilterHeight() * options.FilterWidth()
-    elif op in {"ADD", "ADD_N"}:
-        nessi = out * (len(reads) - 1)
-    return Node(
-        name=writes[0].name.split(":", 1)[1], op=op, inputs=tuple(tensor.name for tensor in reads if tensor.name not in constants),
-        outputs=tuple(tensor.name for tensor in writes), constants=tuple(tensor.name for tensor in reads if tensor.name in constants),
-        weight=kernel or None, macs=macs, nessi_macs=nessi,
-    )

@@ -53,7 +53,8 @@ class LogMel(nn.Module):
         device = waveform.device
         at_once = min(max(len(waveform), 1), CPU_CLIPS if device.type == "cpu" else ACCELERATOR_CLIPS)
         out = torch.empty(len(waveform), fe.n_mels, frames, device=device)
-        framed = torch.empty(at_once, frames, fe.n_fft, dtype=torch.float64, device=device)  # the work arrays are made once: fresh pages cost as much as FFTs
+        # The work arrays are made once: fresh pages cost as much as FFTs.
+        framed = torch.empty(at_once, frames, fe.n_fft, dtype=torch.float64, device=device)
         spectrum = torch.empty(at_once, frames, fe.n_fft // 2 + 1, dtype=torch.complex128, device=device)
         power = torch.empty(spectrum.shape, dtype=torch.float64, device=device)
         mel = torch.empty(at_once * frames, fe.n_mels, device=device)

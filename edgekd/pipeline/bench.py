@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekd import rounding
-from edgekd.engine import FLOAT, Model, open_model
+from edgekd.engine import CPU_INFO, FLOAT, Model, open_model
 from edgekd.errors import InputError
 from edgekd.frontend import log_mel
 from edgekd.manifest import Manifest
@@ -39,7 +39,6 @@ NOISE_LEVEL = 0.1
 TOP = 3
 """Labels in the decision at the end of the pipeline, as `listen` shows."""
 PROC_STATUS, RESIDENT = Path("/proc/self/status"), "VmRSS:"
-CPU_INFO = Path("/proc/cpuinfo")
 EXTENSIONS = frozenset({"avx2", "avx512f", "avx512_vnni", "avx_vnni", "asimd", "asimddp", "i8mm"})
 """Of an instruction set, what decides the speed of int8."""
 CHILD = "import sys; from edgekd.pipeline.bench import first_logits; print(first_logits(sys.argv[1], sys.argv[2], int(sys.argv[3])))"

@@ -12,12 +12,13 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from edgekd.complexity.gate import explained
 from edgekd.data import synth as scenes
 from edgekd.data.store import ClipStore, to_pcm
 from edgekd.distill.training import Options
 from edgekd.errors import GateError, InputError
 from edgekd.frontend import FrontEnd, log_mel
-from edgekd.pipeline.check import check, require_ok
+from edgekd.pipeline.check import CheckOptions, check, require_ok
 from edgekd.pipeline.data import synth
 from edgekd.pipeline.distill import distill
 from edgekd.pipeline.evaluate import evaluate_file
@@ -102,9 +103,9 @@ def run_demo(out: Path, say: Say, *, keep: bool = False, force: bool = False, se
         exported = export_run(out / STUDENT_RUN, "int8", out=out / MODELS)
         say(exported.to_text())
     with stage(f"5/7 check: the .tflite against the budgets of {TARGET}"):
-        _, verdict = check(exported.files[0], TARGET, "table")
-        say("\n".join(f"{budget.name}: {budget.value:,} of {budget.limit:,}" for budget in verdict.budgets))
-        require_ok(exported.files[0], verdict)
+        checked = check(exported.files[:1], CheckOptions(TARGET))
+        say("\n".join(explained(budget) for budget in checked[0].verdict.budgets))
+        require_ok(checked)
     with stage("6/7 evaluate: the files in their engines, on the test split"):
         reports = [evaluate_file(path, out / STORE, [TEST_SPLIT]) for path in exported.files]
         say(reports[0].to_text())

@@ -24,6 +24,7 @@ from edgekd.errors import GateError, InputError, nearest
 from edgekd.evaluate.agreement import Agreement, agreement
 from edgekd.manifest import Counts, Manifest, Provenance, TensorQuant
 from edgekd.pipeline.compare import FLOAT, Runner
+from edgekd.pipeline.float_counts import float_counts
 from edgekd.pipeline.trial import Candidates, Trial, TrialReport, judge, trial_windows
 from edgekd.pipeline.verify import verify_model
 from edgekd.qgraph import onnx, reference, tflite
@@ -114,7 +115,8 @@ def export_run(run_path: Path, precision: Precision, formats: str = FORMATS, out
     targets = [folder / f"{run.recipe.name}.{precision}.{kind}" for kind in chosen]
     check_targets(folder, targets, force=force)
     graph = lower_run(run)
-    manifests = [manifest_of(run, graph, precision, kind) for kind in chosen]
+    counted = float_counts(run.float_model(), (1, *graph.edges[graph.input].shape))
+    manifests = [msgspec.structs.replace(manifest_of(run, graph, precision, kind), float_counts=counted) for kind in chosen]
     windows = None if trial is None else trial_windows(trial, run.recipe, manifests[0])
     contents = [EMITTERS[kind](graph, float_twin=precision == "float") for kind in chosen]
     try:

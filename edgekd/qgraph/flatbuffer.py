@@ -41,6 +41,11 @@ class FlatbufferWriter:
         self._codes: list[tuple[str, int]] = []
         self._constants: dict[tuple[object, ...], int] = {}
 
+    @property
+    def tensors(self) -> int:
+        """Tensors so far: the index of the next."""
+        return len(self._tensors)
+
     def tensor(self, name: str, shape: Sequence[int], dtype: type[np.generic], *, scale: Sequence[float] | None = None,
                zero_point: int = 0, axis: int = 0, buffer: int = 0) -> int:
         """Add a tensor; scale None is not quantised, one scale is per tensor, more are per channel along axis."""

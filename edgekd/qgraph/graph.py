@@ -123,7 +123,23 @@ class Constant:
     value: NDArray[np.int8]
 
 
-Op = Conv | Add | Mul | Sigmoid | MaxPool | AvgPool | Constant
+@dataclass(frozen=True)
+class Taps:
+    """What a kernel sees of a map with one channel, as channels: (kernel_frame * kernel_mel, mel, frame), mel positions innermost.
+
+    Lowering gives none: `tune.split_stem` makes it of a stem, whose convolution becomes 1x1. padding: as in `Conv`, with the zero point.
+    """
+
+    name: str
+    input: str
+    output: str
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int, int, int]
+    dilation: tuple[int, int]
+
+
+Op = Conv | Add | Mul | Sigmoid | MaxPool | AvgPool | Constant | Taps
 
 
 def op_inputs(op: Op) -> tuple[str, ...]:
@@ -220,10 +236,11 @@ def _validate_conv(op: Conv, source: Edge) -> None:
 
 def output_shape(op: Op, shapes: list[tuple[int, int, int]]) -> tuple[int, int, int]:
     """Shape that an op gives for the shapes it reads, each (channel, mel, frame)."""
-    if isinstance(op, Conv):
+    if isinstance(op, Conv | Taps):
+        kernel = op.kernel if isinstance(op, Taps) else op.weight.shape[2:]
         size = [(shapes[0][axis + 1] + op.padding[2 * axis] + op.padding[2 * axis + 1]
-                 - op.dilation[axis] * (op.weight.shape[axis + 2] - 1) - 1) // op.stride[axis] + 1 for axis in (0, 1)]
-        return op.weight.shape[0], size[0], size[1]
+                 - op.dilation[axis] * (kernel[axis] - 1) - 1) // op.stride[axis] + 1 for axis in (0, 1)]
+        return kernel[0] * kernel[1] if isinstance(op, Taps) else op.weight.shape[0], size[0], size[1]
     if isinstance(op, MaxPool | AvgPool):
         padding = op.padding if isinstance(op, AvgPool) else (0, 0, 0, 0)
         pooled = [(shapes[0][axis + 1] + padding[2 * axis] + padding[2 * axis + 1] - op.kernel[axis]) // op.stride[axis] + 1

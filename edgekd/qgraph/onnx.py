@@ -4,6 +4,7 @@ Activations are uint8 everywhere (int8 relabelled: value and zero point + 128, e
 does not fuse mixed types. Weights are int8, symmetric, per channel; biases int32. The model reads and writes uint8 itself.
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,9 +12,9 @@ from numpy.typing import NDArray
 
 from edgekd import rounding
 from edgekd.errors import MissingExtraError
-from edgekd.qgraph.graph import Add, AvgPool, Constant, Conv, Edge, MaxPool, Mul, Op, QGraph, Sigmoid, op_inputs
+from edgekd.qgraph.graph import Add, AvgPool, Constant, Conv, Edge, MaxPool, Mul, Op, QGraph, Sigmoid, Taps, op_inputs
 from edgekd.qgraph.reference import add_multipliers
-from edgekd.qgraph.tune import is_global, pools_as_convolutions
+from edgekd.qgraph.tune import is_global, pools_as_convolutions, split_stem
 
 if TYPE_CHECKING:
     from onnx import NodeProto
@@ -38,7 +39,7 @@ def emit(graph: QGraph, float_twin: bool = False) -> bytes:
     Raises:
         MissingExtraError: onnx is not installed.
     """
-    return _Emitter(graph if float_twin else pools_as_convolutions(graph, is_global), float_twin).model()
+    return _Emitter(graph if float_twin else split_stem(pools_as_convolutions(graph, is_global)), float_twin).model()
 
 
 class _Emitter:
@@ -80,6 +81,9 @@ class _Emitter:
         if isinstance(op, MaxPool):  # works on the integers themselves
             self._node("MaxPool", [op.input], op.output, kernel_shape=op.kernel, strides=op.stride)
             return
+        if isinstance(op, Taps):
+            self._taps(op)
+            return
         sources = [self._read(op, name) for name in op_inputs(op)]
         if isinstance(op, Conv):
             self._conv(op, sources[0])
@@ -97,6 +101,30 @@ class _Emitter:
         self._write(op, "Conv", [source, *constants], kernel_shape=op.weight.shape[2:], strides=op.stride, dilations=op.dilation,
                     group=op.groups, pads=_pads(op))
 
+    def _taps(self, op: Taps) -> None:
+        """Slices over mel stacked as channels, then slices over frames: moves the integers themselves."""
+        plane, (_, *sizes) = op.input, self.graph.edges[op.output].shape
+        if any(op.padding):
+            before_mel, before_frame, after_mel, after_frame = _pads(op)
+            pads = self._integers(f"{op.name}/pads", [0, 0, before_mel, before_frame, 0, 0, after_mel, after_frame])
+            plane = f"{op.name}/padded"
+            self._node("Pad", [op.input, pads, self._zero_point(self.graph.edges[op.input])], plane)
+        for axis, (kernel, stride, dilation, size) in enumerate(zip(op.kernel, op.stride, op.dilation, sizes, strict=True), start=2):
+            parts = []
+            for position in range(kernel):
+                start = position * dilation
+                bounds = [self._integers(f"{op.name}/{axis}/{position}/{name}", [value]) for name, value in (
+                    ("start", start), ("end", start + (size - 1) * stride + 1), ("axis", axis), ("step", stride))]
+                self._node("Slice", [plane, *bounds], f"{op.name}/{axis}/{position}")
+                parts.append(f"{op.name}/{axis}/{position}")
+            plane = op.output if axis == 3 else f"{op.name}/{axis}"
+            self._node("Concat", parts, plane, axis=1)
+
+    def _integers(self, name: str, values: Sequence[int]) -> str:
+        """A constant int64 vector; its name."""
+        self.constants[name] = np.array(values, np.int64)
+        return name
+
     def _avg_pool(self, op: AvgPool, source: str) -> None:
         if is_global(op, self.graph.edges[op.input]):
             self._write(op, "GlobalAveragePool", [source])
@@ -108,10 +136,11 @@ class _Emitter:
         if self.float_twin:
             return name
         edge, real = self.graph.edges[name], f"{name}/for/{op.name}"
-        scale, zero = self._quantisation(edge)
         if isinstance(op, Add):  # the scale that the reference's multiplier stands for, at most 2**-21 away: as it is, near-ties fall apart
-            scale = f"{real}/scale"
+            scale, zero = f"{real}/scale", self._zero_point(edge)
             self.constants[scale] = np.array(self._add_scale(op, edge), np.float32)
+        else:
+            scale, zero = self._quantisation(edge)
         self._node("DequantizeLinear", [name, scale, zero], real)
         return real
 
@@ -137,8 +166,12 @@ class _Emitter:
     def _quantisation(self, edge: Edge) -> tuple[str, str]:
         """Names of an edge's scale and zero point."""
         self.constants[f"{edge.name}/scale"] = np.array(edge.scale, np.float32)
+        return f"{edge.name}/scale", self._zero_point(edge)
+
+    def _zero_point(self, edge: Edge) -> str:
+        """Name of an edge's zero point."""
         self.constants[f"{edge.name}/zero"] = np.array(edge.zero_point + UINT8_OFFSET, np.uint8)
-        return f"{edge.name}/scale", f"{edge.name}/zero"
+        return f"{edge.name}/zero"
 
     def _constant(self, name: str, values: NDArray[Any], scale: NDArray[np.float32]) -> str:
         """A weight or bias with a scale per output channel; its real values."""
@@ -154,7 +187,7 @@ class _Emitter:
         self.nodes.append(self.helper.make_node(kind, inputs, [output], name=output, **attributes))
 
 
-def _pads(op: Conv | AvgPool) -> tuple[int, int, int, int]:
+def _pads(op: Conv | AvgPool | Taps) -> tuple[int, int, int, int]:
     """Padding in ONNX's order: all starts, then all ends."""
     before_mel, after_mel, before_frame, after_frame = op.padding
     return before_mel, before_frame, after_mel, after_frame

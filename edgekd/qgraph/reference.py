@@ -1,7 +1,8 @@
 """The numpy oracle of the integer graph: what every exported file must compute, within 1 step (LiteRT) or 2 (ONNX Runtime).
 
 Measured on random graphs with every op: LiteRT 1.2.0 and 2.1.6 with XNNPACK differ in no logit, ONNX Runtime only where an addition
-nearly ties. Accumulators are exact: integer products and sums in float64 are exact below 2**53, and BLAS makes them fast. Requantisation is
+nearly ties. Accumulators are exact: integer products and sums are exact below 2**24 in float32 and below 2**53 in float64, and BLAS makes
+them fast. Requantisation is
 `clip(rint(float32(acc) * float32(multiplier)) + zero_point)`, the formula of both engines' convolution kernels. The order of the float32
 operations that give a multiplier is XNNPACK's, which for a mean over axes is another one than for a convolution: a last bit decides ties.
 """
@@ -13,13 +14,16 @@ from numpy.typing import NDArray
 
 from edgekd import rounding
 from edgekd.errors import InputError
-from edgekd.qgraph.graph import INT8_MAX, INT8_MIN, AvgPool, Constant, Conv, Edge, MaxPool, Mul, Op, QGraph, Sigmoid, op_inputs
+from edgekd.qgraph.graph import INT8_MAX, INT8_MIN, AvgPool, Constant, Conv, Edge, MaxPool, Mul, Op, QGraph, Sigmoid, Taps, op_inputs
 from edgekd.qgraph.tune import is_reduction
 
 CHUNK = 16
 """Windows computed at a time: keeps the float64 activations of a 256 x 28 student within about 200 MB."""
 ADD_BITS = 20
 """Fractional bits of the larger multiplier of an addition."""
+
+FLOAT32_EXACT = 2**24
+"""Whole numbers up to here are float32 numbers."""
 
 Int8 = NDArray[np.int8]
 Float64 = NDArray[np.float64]
@@ -71,10 +75,8 @@ def run_op(graph: QGraph, op: Op, inputs: list[Int8]) -> Int8:
     output = graph.edges[op.output]
     if isinstance(op, Constant):
         return op.value[None]  # (1, channel, mel, frame)
-    if isinstance(op, MaxPool):
-        return _pool(inputs[0], op.kernel, op.stride, np.maximum)
-    if isinstance(op, Sigmoid):
-        return _sigmoid_table(graph.edges[op.input], output)[inputs[0].astype(np.int64) + 128]
+    if isinstance(op, MaxPool | Taps | Sigmoid):
+        return _looked_up(graph, op, inputs[0])
     edges = [graph.edges[name] for name in op_inputs(op)]
     reals = [_centred(value, edge) for value, edge in zip(inputs, edges, strict=True)]
     scale = np.float32(edges[0].scale)
@@ -87,6 +89,16 @@ def run_op(graph: QGraph, op: Op, inputs: list[Int8]) -> Int8:
     if isinstance(op, Mul):
         return _requantise(reals[0] * reals[1], scale * np.float32(edges[1].scale) / np.float32(output.scale), output)
     return _add(reals, edges, output)
+
+
+def _looked_up(graph: QGraph, op: MaxPool | Taps | Sigmoid, x: Int8) -> Int8:
+    """An op that takes integers as they are, without arithmetic."""
+    source, output = graph.edges[op.input], graph.edges[op.output]
+    if isinstance(op, MaxPool):
+        return _pool(x, op.kernel, op.stride, np.maximum)
+    if isinstance(op, Taps):
+        return _taps(op, x, source.zero_point, output.shape[1:])
+    return _sigmoid_table(source, output)[x.astype(np.int64) + 128]
 
 
 def _add(reals: list[Float64], edges: list[Edge], output: Edge) -> Int8:
@@ -108,15 +120,25 @@ def _convolve(op: Conv, x: Float64) -> Float64:
     out, in_group, kernel_mel, kernel_frame = op.weight.shape
     x = _padded(x, op.padding)
     size = [(x.shape[axis + 2] - op.dilation[axis] * (op.weight.shape[axis + 2] - 1) - 1) // op.stride[axis] + 1 for axis in (0, 1)]
-    weight = op.weight.astype(np.float64).reshape(op.groups, out // op.groups, in_group, kernel_mel, kernel_frame)
-    total = np.zeros((len(x), op.groups, out // op.groups, size[0] * size[1]))
+    largest = in_group * kernel_mel * kernel_frame * (INT8_MAX - INT8_MIN) * -INT8_MIN  # of an accumulator, whatever the values
+    exact = np.float32 if largest < FLOAT32_EXACT else np.float64
+    x = x.astype(exact)
+    weight = op.weight.astype(exact).reshape(op.groups, out // op.groups, in_group, kernel_mel, kernel_frame)
+    total = np.zeros((len(x), op.groups, out // op.groups, size[0] * size[1]), exact)
     for i in range(kernel_mel):
         for j in range(kernel_frame):
             view = _shifted(x, (i * op.dilation[0], j * op.dilation[1]), op.stride, size)
             view = view.reshape(len(x), op.groups, in_group, size[0] * size[1])
             taps = weight[:, :, :, i, j]  # (groups, out / groups, in / groups)
             total += taps * view if in_group == 1 else np.matmul(taps, view)  # a product of one column broadcasts
-    return total.reshape(len(x), out, size[0], size[1]) + op.bias.astype(np.float64)[:, None, None]
+    return total.reshape(len(x), out, size[0], size[1]).astype(np.float64) + op.bias.astype(np.float64)[:, None, None]
+
+
+def _taps(op: Taps, x: Int8, zero_point: int, size: tuple[int, ...]) -> Int8:
+    """The views of every kernel position, one after the other."""
+    x = np.pad(x, ((0, 0), (0, 0), op.padding[:2], op.padding[2:]), constant_values=zero_point)
+    return np.concatenate([_shifted(x, (i * op.dilation[0], j * op.dilation[1]), op.stride, list(size))
+                           for j in range(op.kernel[1]) for i in range(op.kernel[0])], axis=1)
 
 
 def _pool(x: NDArray[Any], kernel: tuple[int, int], stride: tuple[int, int], combine: np.ufunc) -> NDArray[Any]:

@@ -1,22 +1,24 @@
 """The integer graph as a .tflite flatbuffer, written directly: no TensorFlow, milliseconds, weights and scales bit-exact.
 
-int8 NHWC in and out, in the forms that XNNPACK takes as one partition: an average over whole axes is MEAN, any other average pool
-a depthwise convolution, the stem is split (`tune`). Padding is SAME where that is exactly the padding asked for, otherwise PAD and VALID
-(XNNPACK folds the PAD into the convolution).
+int8 NHWC in and out, in the forms that XNNPACK takes as one partition: an average over whole axes is MEAN, any other average pool a
+depthwise convolution, the stem is slices and a 1x1 convolution (`tune`). Padding is SAME where that is exactly the padding asked for,
+otherwise PAD and VALID (XNNPACK folds the PAD into the convolution).
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from edgekd import rounding
 from edgekd.qgraph.flatbuffer import FlatbufferWriter
-from edgekd.qgraph.graph import Add, AvgPool, Constant, Conv, Edge, MaxPool, Mul, Op, QGraph, Sigmoid, op_inputs
+from edgekd.qgraph.graph import Add, AvgPool, Constant, Conv, Edge, MaxPool, Mul, Op, QGraph, Sigmoid, Taps, op_inputs
 from edgekd.qgraph.tune import is_reduction, pools_as_convolutions, split_stem
 
 MAP_AXES = (1, 2)
 """The (mel, frame) axes of an NHWC tensor."""
+MAX_CONCATENATED = 4
+"""Inputs of one CONCATENATION that XNNPACK takes in every LiteRT that edgekd supports."""
 
 
 def emit(graph: QGraph, float_twin: bool = False) -> bytes:
@@ -67,11 +69,13 @@ class _Emitter:
             self._avg_pool(op, sources[0], output)
         elif isinstance(op, MaxPool):
             self._pool("MAX_POOL_2D", op, sources[0], output)
+        elif isinstance(op, Taps):
+            self._taps(op, sources[0], output)
         elif isinstance(op, Sigmoid):
             self.file.operator("LOGISTIC", sources, output)
         elif isinstance(op, Mul):
             self.file.operator("MUL", sources, output, "Mul")
-        else:
+        elif isinstance(op, Add):
             self._activated("ADD", sources, op, "Add")
 
     def _conv(self, op: Conv, source: int) -> None:
@@ -114,6 +118,63 @@ class _Emitter:
         self.file.operator("PAD", (source, self.file.constant(f"{op.name}/paddings", paddings)), padded, "Pad")
         return padded
 
+    def _taps(self, op: Taps, source: int, output: int) -> None:
+        """Fold both axes by their strides, so that what a kernel position sees is a rectangle, and cut out one after the other."""
+        edge, (_, mels, frames) = self.graph.edges[op.input], self.graph.edges[op.output].shape
+        mel, frame = (_fold(op, axis, edge.shape[axis + 1], size) for axis, size in enumerate((mels, frames)))
+        padded = (mel.stride * mel.length, frame.stride * frame.length)
+        paddings = np.array([[op.padding[2 * axis], padded[axis] - edge.shape[axis + 1] - op.padding[2 * axis]] for axis in (0, 1)])
+        plane = self._moved(op, "RESHAPE", source, edge.shape[1:], edge.shape[1:])
+        if paddings.any():
+            plane = self._moved(op, "PAD", plane, padded, paddings)
+        folded = (mel.length, mel.stride, frame.length, frame.stride)
+        if folded[1::2] != (1, 1):
+            plane = self._moved(op, "RESHAPE", plane, folded, folded)
+            plane = self._moved(op, "TRANSPOSE", plane, (mel.stride, mel.length, frame.stride, frame.length), (1, 0, 3, 2))
+            plane = self._moved(op, "RESHAPE", plane, padded, padded)
+        rows = mels * op.kernel[0]
+        plane = self._stacked(op, [self._cut(op, plane, (start, 0), (mels, padded[1])) for start in mel.starts], (mels, padded[1]))
+        plane = self._stacked(op, [self._cut(op, plane, (0, start), (rows, frames)) for start in frame.starts], (rows, frames))
+        by_tap = (op.kernel[0] * op.kernel[1], mels * frames)
+        plane = self._moved(op, "RESHAPE", plane, by_tap, by_tap)
+        plane = self._moved(op, "TRANSPOSE", plane, by_tap[::-1], (1, 0))
+        shape = (1, mels, frames, by_tap[0])
+        self.file.operator("RESHAPE", (plane, self.file.constant(f"{op.name}/shape", np.array(shape, np.int32))), output, "Reshape",
+                           newShape=list(shape))
+
+    def _moved(self, op: Taps, name: str, source: int, shape: Sequence[int], argument: Any) -> int:
+        """The tensor of an operator that moves values and computes none; its argument is a constant."""
+        moved = self._tensor(self.graph.edges[op.input], f"{op.name}/{self.file.tensors}", tuple(shape))
+        constant = self.file.constant(f"{op.name}/{self.file.tensors}", np.array(argument, np.int32))
+        options = {"newShape": list(shape)} if name == "RESHAPE" else {}
+        self.file.operator(name, (source, constant), moved, name.capitalize(), **options)
+        return moved
+
+    def _cut(self, op: Taps, source: int, start: tuple[int, int], shape: tuple[int, int]) -> int:
+        """A rectangle of a plane."""
+        cut = self._tensor(self.graph.edges[op.input], f"{op.name}/{self.file.tensors}", shape)
+        constants = [self.file.constant(f"{op.name}/{self.file.tensors}", np.array(values, np.int32)) for values in (start, shape)]
+        self.file.operator("SLICE", (source, *constants), cut, "Slice")
+        return cut
+
+    def _stacked(self, op: Taps, parts: list[int], shape: tuple[int, int]) -> int:
+        """Planes of one shape, one below the other; at most `MAX_CONCATENATED` at a time."""
+        rows = [shape[0]] * len(parts)
+        while len(parts) > 1:
+            groups = range(0, len(parts), MAX_CONCATENATED)
+            heights = [sum(rows[start:start + MAX_CONCATENATED]) for start in groups]
+            parts = [self._concatenated(op, parts[start:start + MAX_CONCATENATED], (height, shape[1]))
+                     for start, height in zip(groups, heights, strict=True)]
+            rows = heights
+        return parts[0]
+
+    def _concatenated(self, op: Taps, parts: list[int], shape: tuple[int, int]) -> int:
+        if len(parts) == 1:
+            return parts[0]
+        stacked = self._tensor(self.graph.edges[op.input], f"{op.name}/{self.file.tensors}", shape)
+        self.file.operator("CONCATENATION", parts, stacked, "Concatenation", axis=0)
+        return stacked
+
     def _avg_pool(self, op: AvgPool, source: int, output: int) -> None:
         edge = self.graph.edges[op.input]
         if is_reduction(op, edge):
@@ -148,6 +209,22 @@ class _Emitter:
         if self.float_twin:
             return self.file.tensor(name, shape, np.float32)
         return self.file.tensor(name, shape, np.int8, scale=[edge.scale], zero_point=edge.zero_point)
+
+
+class _Fold(NamedTuple):
+    """One axis as (length, stride) instead of length * stride values; starts: of each kernel position once that is (stride, length)."""
+
+    stride: int
+    length: int
+    starts: tuple[int, ...]
+
+
+def _fold(op: Taps, axis: int, size: int, out: int) -> _Fold:
+    """size: of the axis without padding. out: of what the kernel gives."""
+    stride, padded = op.stride[axis], size + op.padding[2 * axis] + op.padding[2 * axis + 1]
+    at = [position * op.dilation[axis] for position in range(op.kernel[axis])]
+    length = max(at[-1] // stride + out, -(-padded // stride))
+    return _Fold(stride, length, tuple(each % stride * length + each // stride for each in at))
 
 
 def _is_same(op: Conv, shape: tuple[int, int, int]) -> bool:

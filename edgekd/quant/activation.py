@@ -61,8 +61,8 @@ class ActQuant(nn.Module):
         self.kind = kind
         self.quant = qnn.QuantIdentity(act_quant=_QUANTISERS[kind], return_quant_tensor=False)
         self.logits = False
-        """Whether this is the network's output: its range then ends at the highest value that wins, since what saturates far below it decides
-        nothing, and smaller steps leave fewer ties between labels."""
+        """Whether this is the network's output: its range then ends at the highest value that wins, since what saturates far below it
+        decides nothing, and smaller steps leave fewer ties between labels."""
         self.calibrating = False
         self.peak = 0.0
 

@@ -1,63 +1,165 @@
-"""The gate's judgement and the two reports."""
-
-import json
+"""The gate's judgement: budgets by convention, rules by name, latencies where they were measured."""
 
 import msgspec
 import pytest
+from complexity.toy_ledger import LEDGER, target
 
-from edgekd.complexity import gate, report
-from edgekd.complexity.ledger import Count, Layer, Ledger, frontend_macs
+from edgekd.complexity import gate, latency
+from edgekd.complexity.latency import Bench, Measured, Times
+from edgekd.complexity.ledger import Count, Layer, UnknownOp, frontend_macs
+from edgekd.errors import InputError
 from edgekd.frontend import FrontEnd, filterbank
-from edgekd.target import Budgets, Target
+from edgekd.target import CONVENTIONS, Latency, Rules, Target
 
-LEDGER = Ledger(
-    model="m.tflite",
-    conventions={"exact": Count(900, 50, 80), "nessi_tflite": Count(1000, 50, 90), "torchinfo": None, "ptflops": None},
-    frontend_macs=None, peak_activation_bytes=300, file_bytes=2000,
-    layers=(Layer("stem", "CONV_2D", (1, 8, 6, 2), (1, 8, 6, 4), (4, 3, 3, 2), 900, 50, 80),),
-)
+BOARD = Latency(board="Raspberry Pi 4", engines=("litert",), threads=1, limit_ms=20)
 
 
-def target(**budgets: int) -> Target:
-    return Target("toy", "a toy", "nowhere", Budgets(**budgets))
+def ruled(**rules: tuple[str, ...]) -> Target:
+    return Target("toy", "a toy", "nowhere", rules=Rules(**rules))
 
 
 def test_a_value_at_its_limit_passes_and_one_above_fails():
-    assert gate.judge(LEDGER, target(macs=1000, param_bytes=90, peak_activation_bytes=300, file_bytes=2000)).ok
-    for budget in ({"macs": 999}, {"param_bytes": 89}, {"peak_activation_bytes": 299}, {"file_bytes": 1999}):
+    assert gate.judge(LEDGER, target(macs=1000, param_bytes=90, params=50, peak_activation_bytes=300, file_bytes=2000)).ok
+    for budget in ({"macs": 999}, {"param_bytes": 89}, {"params": 49}, {"peak_activation_bytes": 299}, {"file_bytes": 1999}):
         verdict = gate.judge(LEDGER, target(**budget))
         assert not verdict.ok
-        assert [judged.name for judged in verdict.budgets] == list(budget)
+        assert [(judged.name, judged.status) for judged in verdict.budgets] == [(next(iter(budget)), "over")]
 
 
 def test_the_strictest_convention_judges_and_is_named():
     verdict = gate.judge(LEDGER, target(macs=950))
-    assert verdict.budgets == (gate.Budget("macs", 1000, 950, False, "nessi_tflite"),)
+    assert verdict.budgets == (gate.Budget("macs", 1000, 950, False, "nessi_tflite", "over", None, "nowhere"),)
+
+
+def test_a_convention_that_the_target_names_judges_alone():
+    named = msgspec.structs.replace(target(macs=950, param_bytes=85), convention="exact")
+    verdict = gate.judge(LEDGER, named)
+    assert verdict.ok
+    assert [(budget.value, budget.convention) for budget in verdict.budgets] == [(80, "exact"), (900, "exact")]
+
+
+def test_a_convention_that_does_not_apply_to_the_file_fails_and_says_so():
+    verdict = gate.judge(LEDGER, msgspec.structs.replace(target(macs=10**9), convention="torchinfo"))
+    assert not verdict.ok
+    assert verdict.failures() == ["macs: this file has no count by torchinfo, which toy judges by"]
+
+
+def test_counts_of_the_float_network_judge_no_bytes():
+    counted = msgspec.structs.replace(LEDGER, conventions={**LEDGER.conventions, "torchinfo": Count(1100, 60, 240)})
+    verdict = gate.judge(counted, target(macs=2000, params=2000, param_bytes=2000))
+    assert {budget.name: (budget.value, budget.convention) for budget in verdict.budgets} == {
+        "macs": (1100, "torchinfo"), "params": (60, "torchinfo"), "param_bytes": (90, "nessi_tflite")}
+
+
+def test_a_target_can_name_every_convention_of_the_ledger():
+    assert set(CONVENTIONS) == set(LEDGER.conventions)
 
 
 def test_budgets_that_the_target_does_not_set_are_not_judged():
     assert gate.judge(LEDGER, target()).budgets == ()
 
 
-def test_the_json_document_has_the_agreed_fields():
-    document = json.loads(report.json(LEDGER, gate.judge(LEDGER, target(macs=950))))
-    assert list(document) == [
-        "model", "target", "ok", "conventions", "frontend_macs", "peak_activation_bytes", "file_bytes", "budgets", "layers"]
-    assert document["ok"] is False
-    assert document["conventions"]["nessi_tflite"] == {"macs": 1000, "params": 50, "param_bytes": 90}
-    assert document["conventions"]["torchinfo"] is None
-    assert document["budgets"] == [{"name": "macs", "value": 1000, "limit": 950, "ok": False, "convention": "nessi_tflite"}]
-    assert document["layers"][0]["output"] == [1, 8, 6, 4]
+def test_an_unknown_op_with_weights_cannot_pass_a_mac_budget():
+    unknown = msgspec.structs.replace(LEDGER, unknown=(UnknownOp("LSTM", 2, 1234, 1234, "its recurrence"),))
+    verdict = gate.judge(unknown, target(macs=10**9, param_bytes=10**9))
+    assert [(budget.name, budget.status) for budget in verdict.budgets] == [("param_bytes", "ok"), ("macs", "unknown")]
+    assert not verdict.ok
+    assert verdict.failures() == ["macs: no rule counts the MACs of LSTM (1,234 parameters), so the count is only a lower bound"]
+    assert gate.judge(unknown, target(macs=999)).budgets[0].status == "over"
+    assert gate.judge(unknown, target(param_bytes=90)).ok
 
 
-@pytest.mark.parametrize(("limit", "words"), [(1000, "toy: ok"), (999, "toy: over budget")])
-def test_the_table_ends_with_the_verdict(limit, words):
-    text = report.table(LEDGER, gate.judge(LEDGER, target(macs=limit)))
-    assert text.splitlines()[-1] == words
-    assert "4x3x3x2" in text
-    assert "unknown (the file has no manifest)" in text
-    shown = report.table(msgspec.structs.replace(LEDGER, frontend_macs=867_048), gate.judge(LEDGER, target(macs=limit)))
-    assert "about 867,048" in shown
+def test_an_unknown_op_without_weights_is_told():
+    verdict = gate.judge(msgspec.structs.replace(LEDGER, unknown=(UnknownOp("CUSTOM", 1, 0, 0, "nothing"),)), target(macs=1000))
+    assert verdict.ok
+    assert "CUSTOM" in (verdict.budgets[0].note or "")
+
+
+def test_activations_of_unknown_size_cannot_pass_their_budget():
+    layer = Layer("cell", "LSTM", None, None, None, 0, 0, 0)
+    verdict = gate.judge(msgspec.structs.replace(LEDGER, layers=(layer,)), target(peak_activation_bytes=10**9))
+    assert verdict.failures() == ["peak_activation_bytes: the sizes of what LSTM writes are unknown, so the count is only a lower bound"]
+
+
+@pytest.mark.parametrize(("rules", "found"), [
+    ({"formats": ("onnx",)}, ("tflite",)),
+    ({"engines": ("onnxruntime",)}, ("tflite",)),
+    ({"dtypes": ("int8",)}, ("int32",)),
+    ({"operators": ("ADD", "MUL")}, ("CONV_2D",)),
+    ({"forbidden_operators": ("CONV_2D", "LSTM")}, ("CONV_2D",)),
+])
+def test_a_broken_rule_fails_by_name(rules, found):
+    verdict = gate.judge(LEDGER, ruled(**rules))
+    assert not verdict.ok
+    assert [(rule.name, rule.found) for rule in verdict.rules] == [(next(iter(rules)), found)]
+    assert found[0] in verdict.failures()[0]
+
+
+def test_operators_may_be_patterns():
+    custom = msgspec.structs.replace(LEDGER, operators={"CONV_2D": 1, "CUSTOM:FlexErf": 1})
+    assert gate.judge(custom, ruled(forbidden_operators=("CUSTOM:*",))).rules[0].found == ("CUSTOM:FlexErf",)
+    assert gate.judge(custom, ruled(operators=("CONV*",))).rules[0].found == ("CUSTOM:FlexErf",)
+    assert gate.judge(custom, ruled(operators=("CONV*", "CUSTOM:*"), forbidden_operators=("CUSTOM:Other",))).ok
+
+
+def test_rules_that_are_kept_pass():
+    verdict = gate.judge(LEDGER, ruled(formats=("tflite",), engines=("onnxruntime", "tflite_micro"), dtypes=("int8", "int32", "int64"),
+                                       operators=("CONV_2D", "ADD"), forbidden_operators=("LSTM",)))
+    assert verdict.ok
+    assert [rule.ok for rule in verdict.rules] == [True] * 5
+
+
+def test_a_latency_that_nobody_measured_is_told_and_fails_only_on_demand():
+    board = Target("pi-4", "a board", "nowhere", latency=BOARD)
+    verdict = gate.judge(LEDGER, board)
+    assert verdict.ok
+    assert (verdict.budgets[0].value, verdict.budgets[0].status) == (None, "not measured")
+    assert "pipeline p95, litert, 1 thread(s), Raspberry Pi 4" in verdict.budgets[0].note
+    required = gate.judge(LEDGER, board, require_latency=True)
+    assert not required.ok
+    assert required.failures()[0].startswith("latency_ms: not measured")
+    assert gate.judge(LEDGER, board, Measured(20.0), require_latency=True).ok
+    assert gate.judge(LEDGER, board, Measured(20.1)).failures() == ["latency_ms 20.1 > 20"]
+
+
+def bench(**changes) -> Bench:
+    times = Times(10, 15)
+    fields = {"model": "/elsewhere/m.tflite", "engine": "litert", "threads": 1, "machine": "Raspberry Pi 4 Model B Rev 1.4 (asimd)",
+              "network_ms": Times(1, 2), "frontend_ms": Times(3, 4), "pipeline_ms": times}
+    return Bench(**{**fields, **changes})
+
+
+def test_a_bench_document_is_judged_where_it_measured_what_the_budget_asks():
+    board = Target("pi-4", "a board", "nowhere", latency=BOARD)
+    assert latency.from_bench((bench(model="other.tflite"), bench()), "here/m.tflite", board).ms == 15
+    network = msgspec.structs.replace(board, latency=msgspec.structs.replace(BOARD, stage="network", percentile="p50"))
+    assert latency.from_bench((bench(),), "m.tflite", network).ms == 1
+    for change, word in (({"machine": "AMD EPYC (avx2)"}, "AMD EPYC"), ({"threads": 4}, "4 thread"),
+                         ({"engine": "onnxruntime"}, "onnxruntime"), ({"machine": "Raspberry Pi 400 Rev 1.0"}, "Pi 400"),
+                         ({"model": "n.tflite"}, "has no m.tflite")):
+        figure = latency.from_bench((bench(**change),), "m.tflite", board)
+        assert figure.ms is None
+        assert word in figure.why
+
+
+@pytest.mark.parametrize("board", ["Raspberry Pi 4", "raspberry pi 4 model b", "pi-4", "PI4", "rpi 4"])
+def test_the_board_of_a_figure_may_be_named_in_several_ways(board):
+    pi = Target("pi-4", "a board", "nowhere", latency=BOARD, aliases=("rpi-4",))
+    assert latency.given(3.5, board, pi).ms == 3.5
+
+
+@pytest.mark.parametrize(("ms", "board", "message"), [
+    (0.0, "pi-4", "must be positive"), (float("nan"), "pi-4", "must be positive"), (float("inf"), "pi-4", "must be positive"),
+    (3.0, None, "needs --board NAME"), (3.0, "pi-5", "for Raspberry Pi 4"), (3.0, "Raspberry Pi 400", "for Raspberry Pi 4"),
+])
+def test_a_figure_of_nothing_is_refused(ms, board, message):
+    with pytest.raises(InputError, match=message):
+        latency.given(ms, board, Target("pi-4", "a board", "nowhere", latency=BOARD))
+
+
+def test_a_figure_for_a_target_without_a_latency_budget_is_refused():
+    with pytest.raises(InputError, match="target toy sets no latency budget"):
+        latency.given(3.0, "pi-4", target(macs=1))
 
 
 def test_the_front_end_estimate_counts_a_sparse_mel_product():

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgekd.engine import X64_PRECISION_KEY
+from edgekd.engine import X64_PRECISION_KEY, has_vnni
 
 
 def litert(model: bytes):
@@ -51,7 +51,8 @@ def run_onnx(model: bytes, x: np.ndarray) -> np.ndarray:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.add_session_config_entry(X64_PRECISION_KEY, "1")
+    if not has_vnni():
+        options.add_session_config_entry(X64_PRECISION_KEY, "1")
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     return session.run(None, {session.get_inputs()[0].name: x})[0]
 

@@ -1,0 +1,202 @@
+"""Says, op by op, why another convention counts something else than `exact`. What it says of a convention adds up to all that separates it.
+
+NeSsi counts the file, by rules of its own. torchinfo and ptflops count the float network that the file was made of, module by module; a
+module belongs to the op that bears its block's name.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import msgspec
+
+from edgekd.complexity.network import Network, Node, Tensor
+from edgekd.manifest import FLOAT_BYTES, FloatCount, ModuleCount
+
+NESSI = "nessi_tflite"
+NESSI_REASONS = {
+    "MEAN": "NeSsi counts a mean, every input element once", "ADD": "NeSsi counts a sum, every output element once",
+    "MAX_POOL_2D": "NeSsi counts a pool, output elements times kernel",
+    "AVERAGE_POOL_2D": "NeSsi counts a pool, output elements times kernel",
+}
+"""Ops that NeSsi counts and `exact` does not."""
+UNEXPLAINED = "unexplained"
+"""Stands in a reason that this module does not know; no student of edgekd has one."""
+
+Quantity = Literal["macs", "params", "param_bytes"]
+
+
+class Difference(msgspec.Struct, frozen=True):
+    """Where a convention counts something else than `exact`. layer: an op of the file, or a module that only the convention sees."""
+
+    convention: str
+    layer: str
+    quantity: Quantity
+    exact: int
+    theirs: int
+    why: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """One op. charged: its constants but those of an earlier op. outputs: elements of its first output, 0 where they are not known.
+    modules: convention -> modules of the float network that it is made of."""
+
+    node: Node
+    charged: Sequence[Tensor]
+    constants: Sequence[Tensor]
+    nessi_constants: Sequence[Tensor]
+    outputs: int
+    modules: dict[str, list[ModuleCount]] = field(default_factory=lambda: defaultdict(list))
+
+    @property
+    def params(self) -> int:
+        """Parameters that the op is charged."""
+        return elements(self.charged)
+
+    @property
+    def param_bytes(self) -> int:
+        """Their bytes."""
+        return stored_bytes(self.charged)
+
+
+def rows(network: Network) -> list[Row]:
+    """The ops of a network with their constants."""
+    tensors = network.tensors
+    return [Row(node, charged, [tensors[name] for name in node.constants], [tensors[name] for name in node.nessi_constants],
+                elements(tensors[name] for name in node.outputs[:1] if name in tensors))
+            for node, charged in zip(network.nodes, network.charged(), strict=True)]
+
+
+def elements(tensors: Iterable[Tensor]) -> int:
+    """Elements of all."""
+    return sum(tensor.elements for tensor in tensors)
+
+
+def stored_bytes(tensors: Iterable[Tensor]) -> int:
+    """Bytes of all."""
+    return sum(tensor.bytes for tensor in tensors)
+
+
+def assign(table: Sequence[Row], convention: str, count: FloatCount) -> list[ModuleCount]:
+    """Give each op the modules that it is made of; the modules that belong to none.
+
+    The emitters name an op after its block, with anything more behind a slash; a block's modules have its name and more behind a dot.
+    """
+    owners: dict[str, Row] = {}
+    for row in table:
+        block = row.node.name.split("/")[0]
+        if block not in owners or (row.node.kernel and not row.node.emulates and not owners[block].node.macs):
+            owners[block] = row
+    left = []
+    for module in count.modules:
+        name = module.name
+        while name and name not in owners:
+            name = name.rpartition(".")[0]
+        if name:
+            owners[name].modules[convention].append(module)
+        else:
+            left.append(module)
+    return left
+
+
+def of_nessi(table: Iterable[Row]) -> list[Difference]:
+    """What separates NeSsi's rules from `exact`."""
+    found = []
+    for row in table:
+        node = row.node
+        theirs: dict[Quantity, int] = {"macs": node.nessi_macs, "params": elements(row.nessi_constants),
+                                       "param_bytes": stored_bytes(row.nessi_constants)}
+        reasons: dict[Quantity, str] = {"macs": _nessi_macs_reason(row), "params": _nessi_params_reason(row),
+                                        "param_bytes": _nessi_params_reason(row)}
+        found += _where_different(NESSI, node.name, _exact(row), theirs, reasons)
+    return found
+
+
+def of_float_network(convention: str, table: Iterable[Row], left: Iterable[ModuleCount]) -> list[Difference]:
+    """What separates torchinfo or ptflops from `exact`. left: modules that belong to no op."""
+    found = []
+    for row in table:
+        modules = row.modules[convention]
+        found += _where_different(convention, row.node.name, _exact(row), _of_modules(modules), {
+            "macs": _float_macs_reason(row, modules), "params": _float_params_reason(row, modules),
+            "param_bytes": f"{FLOAT_BYTES} bytes for each of {sum(module.params for module in modules):,} parameters of the float network; "
+                           f"in the file {', '.join(sorted({tensor.dtype for tensor in row.charged})) or 'none'}"})
+    for module in left:
+        reason = f"{module.kind}: in the float network only"
+        found += _where_different(convention, module.name, {"macs": 0, "params": 0, "param_bytes": 0}, _of_modules([module]),
+                                  {"macs": reason, "params": reason, "param_bytes": reason})
+    return found
+
+
+def _exact(row: Row) -> dict[Quantity, int]:
+    return {"macs": row.node.macs, "params": row.params, "param_bytes": row.param_bytes}
+
+
+def _of_modules(modules: Iterable[ModuleCount]) -> dict[Quantity, int]:
+    macs, params = 0, 0
+    for module in modules:
+        macs, params = macs + module.macs, params + module.params
+    return {"macs": macs, "params": params, "param_bytes": FLOAT_BYTES * params}
+
+
+def _where_different(convention: str, layer: str, exact: dict[Quantity, int], theirs: dict[Quantity, int],
+                     reasons: dict[Quantity, str]) -> list[Difference]:
+    return [Difference(convention, layer, quantity, exact[quantity], theirs[quantity], reasons[quantity])
+            for quantity in exact if exact[quantity] != theirs[quantity]]
+
+
+def _nessi_macs_reason(row: Row) -> str:
+    node = row.node
+    if node.emulates:
+        return f"{node.op} with a kernel that makes it {_article(node.emulates)}, which NeSsi counts as a convolution"
+    if node.op == "FULLY_CONNECTED" and node.weight:
+        return (f"NeSsi takes the last size of the input for the width of the dense layer: {node.nessi_macs * node.weight[1] // node.macs} "
+                f"for {node.weight[1]}") if node.macs else UNEXPLAINED
+    return NESSI_REASONS.get(node.op, f"NeSsi has no rule for {node.op}")
+
+
+def _nessi_params_reason(row: Row) -> str:
+    again = len(row.constants) - len(row.charged)
+    state = len(row.nessi_constants) - len(row.constants)
+    parts = [f"{again} of its constants shared with earlier ops, which NeSsi counts again"] if again else []
+    return "; ".join([*parts, f"{state} tensors of state, which NeSsi counts as constants"] if state else parts)
+
+
+def _float_macs_reason(row: Row, modules: Sequence[ModuleCount]) -> str:
+    """Its parts add up: biases, norms, and what the file spells as a convolution."""
+    node = row.node
+    norms = sum(module.macs for module in modules if "Norm" in module.kind)
+    rest = sum(module.macs for module in modules) - norms - node.macs
+    parts = [f"{norms:+,}: the batch norm, one for each parameter"] if norms else []
+    convolves = any("Norm" not in module.kind for module in modules)
+    if rest and not convolves:
+        parts.append(f"{rest:+,}: a batch norm on its own, which the file runs as a depthwise 1x1 convolution" if modules else
+                     f"{rest:+,}: in the file only")
+    elif rest:
+        parts.append(f"{rest:+,}: a bias at each output" if rest == row.outputs else f"{rest:+,}: {UNEXPLAINED}")
+    return "; ".join(parts)
+
+
+def _float_params_reason(row: Row, modules: Sequence[ModuleCount]) -> str:
+    """Its parts add up: norms, shared constants, and what only the file has."""
+    if row.node.emulates:
+        return f"the kernel of {_article(row.node.emulates)} spelt as a convolution: in the file only"
+    norms = sum(module.params for module in modules if "Norm" in module.kind)
+    convolutions = sum(module.params for module in modules) - norms
+    shared = elements(row.constants) - row.params
+    parts = []
+    if norms and convolutions:
+        parts.append(f"{norms:+,}: the batch norm, which the file folds into the kernel")
+        norms = 0
+    only_here = elements(row.constants) - convolutions - norms
+    if only_here:
+        parts.append(f"{-only_here:+,}: constants in the file only, such as a folded bias, axes and shapes")
+    if shared:
+        parts.append(f"{shared:+,}: constants equal to an earlier op's, stored once")
+    return "; ".join(parts)
+
+
+def _article(noun: str) -> str:
+    return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
