@@ -3,8 +3,8 @@
 Measured on random graphs with every op: LiteRT 1.2.0 and 2.1.6 with XNNPACK differ in no logit, ONNX Runtime only where an addition
 nearly ties. Accumulators are exact: integer products and sums are exact below 2**24 in float32 and below 2**53 in float64, and BLAS makes
 them fast. Requantisation is
-`clip(rint(float32(acc) * float32(multiplier)) + zero_point)`, the formula of both engines' convolution kernels. The order of the float32
-operations that give a multiplier is XNNPACK's, which for a mean over axes is another one than for a convolution: a last bit decides ties.
+`clip(rint(float32(acc) * float32(multiplier)) + zero_point)`, the formula of both engines' convolution kernels. A mean over axes rounds
+elsewhere (`_mean`): a last bit decides ties.
 """
 
 from typing import Any
@@ -83,12 +83,28 @@ def run_op(graph: QGraph, op: Op, inputs: list[Int8]) -> Int8:
     if isinstance(op, Conv):
         return _requantise(_convolve(op, reals[0]), (scale * op.weight_scale / np.float32(output.scale))[:, None, None], output)
     if isinstance(op, AvgPool):
-        share = np.float32(1 / (op.kernel[0] * op.kernel[1]))
-        multiplier = scale / np.float32(output.scale) * share if is_reduction(op, edges[0]) else scale * share / np.float32(output.scale)
-        return _requantise(_pool(_padded(reals[0], op.padding), op.kernel, op.stride, np.add), multiplier, output)
+        return _average(op, inputs[0], edges[0], output)
     if isinstance(op, Mul):
         return _requantise(reals[0] * reals[1], scale * np.float32(edges[1].scale) / np.float32(output.scale), output)
     return _add(reals, edges, output)
+
+
+def _average(op: AvgPool, x: Int8, source: Edge, output: Edge) -> Int8:
+    """A mean over whole axes by its own rule, any other average as the convolution that it is emitted as."""
+    if is_reduction(op, source):
+        return _mean(op, x, source, output)
+    multiplier = np.float32(source.scale) * np.float32(1 / (op.kernel[0] * op.kernel[1])) / np.float32(output.scale)
+    return _requantise(_pool(_padded(_centred(x, source), op.padding), op.kernel, op.stride, np.add), multiplier, output)
+
+
+def _mean(op: AvgPool, x: Int8, source: Edge, output: Edge) -> Int8:
+    """XNNPACK's mean over axes: the sum with its zero point in it is scaled in float32, and both zero points come in one float32 number
+    after it. Found by trying, on sums that nearly tie: this form met all of 1,655, none of ten others did."""
+    elements = op.kernel[0] * op.kernel[1]
+    multiplier = np.float32(source.scale) / np.float32(output.scale) * np.float32(1 / elements)
+    offset = np.float32(output.zero_point) - np.float32(source.zero_point * elements) * multiplier
+    total = _pool(x.astype(np.int32), op.kernel, op.stride, np.add)
+    return rounding.saturate(total.astype(np.float32) * multiplier + offset, 0, np.int8)
 
 
 def _looked_up(graph: QGraph, op: MaxPool | Taps | Sigmoid, x: Int8) -> Int8:

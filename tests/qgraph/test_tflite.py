@@ -7,6 +7,7 @@ from qgraph import probe, toy
 from edgekd.errors import MissingExtraError
 from edgekd.qgraph import reference, tflite
 from edgekd.qgraph.flatbuffer import BUFFER_ALIGNMENT
+from edgekd.qgraph.graph import AvgPool, Edge, QGraph
 
 pytest.importorskip("ai_edge_litert")
 
@@ -67,3 +68,20 @@ def test_the_schema_is_an_extra(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "ai_edge_litert", None)
     with pytest.raises(MissingExtraError, match=r"edgekd\[check\]"):
         tflite.emit(toy.every_op())
+
+
+@pytest.mark.parametrize(("kernel", "zero_point"), [((42, 14), -128), ((42, 14), 0), ((5, 1), -128), ((64, 24), 7)])
+def test_means_that_nearly_tie_round_as_in_the_engine(kernel, zero_point):
+    elements = kernel[0] * kernel[1]
+    source, output = (0.05680657550692558, zero_point), (0.020228371024131775, -128)
+    multiplier = source[0] / output[0] / elements
+    sums = np.arange(0, min((127 - zero_point) * elements, int(254 / multiplier)))
+    near = sums[np.argsort(np.abs(sums * multiplier % 1 - 0.5), kind="stable")][:64]
+    channels = len(near)
+    graph = QGraph({"x": Edge("x", (channels, *kernel), *source), "mean": Edge("mean", (channels, 1, 1), *output)},
+                   (AvgPool("mean", "x", "mean", kernel, kernel),), "x", "mean")
+    graph.validate()
+    each, rest = np.divmod(near, elements)
+    x = (each + zero_point)[:, None] + (np.arange(elements) < rest[:, None])
+    x = x.reshape(1, channels, *kernel).astype(np.int8)
+    assert np.array_equal(probe.run_litert(tflite.emit(graph), x), reference.run(graph, x))
