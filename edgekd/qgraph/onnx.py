@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from edgekd import rounding
 from edgekd.errors import MissingExtraError
+from edgekd.qgraph import addition
 from edgekd.qgraph.graph import Add, AvgPool, Constant, Conv, Edge, MaxPool, Mul, Op, QGraph, Sigmoid, Taps, op_inputs
-from edgekd.qgraph.reference import add_multipliers
 from edgekd.qgraph.tune import is_global, pools_as_convolutions, split_stem
 
 if TYPE_CHECKING:
@@ -136,18 +136,18 @@ class _Emitter:
         if self.float_twin:
             return name
         edge, real = self.graph.edges[name], f"{name}/for/{op.name}"
-        if isinstance(op, Add):  # the scale that the reference's multiplier stands for, at most 2**-21 away: as it is, near-ties fall apart
+        if isinstance(op, Add):
             scale, zero = f"{real}/scale", self._zero_point(edge)
-            self.constants[scale] = np.array(self._add_scale(op, edge), np.float32)
+            self.constants[scale] = self._add_scale(op, name)
         else:
             scale, zero = self._quantisation(edge)
         self._node("DequantizeLinear", [name, scale, zero], real)
         return real
 
-    def _add_scale(self, op: Add, edge: Edge) -> float:
-        edges, output = [self.graph.edges[name] for name in op.inputs], self.graph.edges[op.output]
-        multipliers, shift = add_multipliers(edges, output)
-        return output.scale * multipliers[edges.index(edge)] / 2.0**shift
+    def _add_scale(self, op: Add, name: str) -> NDArray[np.float32]:
+        """The scale of one input of an addition, a few last bits from its edge's: see `addition`."""
+        first, second = (self.graph.edges[each] for each in op.inputs)
+        return np.array(addition.scales((first, second), self.graph.edges[op.output])[op.inputs.index(name)])
 
     def _write(self, op: Op, kind: str, sources: list[str], **attributes: Any) -> None:
         """A node and behind it its quantiser, which is the activation too; in the float twin the activation itself."""
