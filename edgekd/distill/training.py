@@ -179,6 +179,7 @@ class _Job:
         view = self._view(self.recipe.qat.batch_size, CALIBRATION_STREAM)
         quant.calibrate(qat, (self.log_mel.cpu()(torch.from_numpy(waveform)) for waveform in view.plain(self.recipe.qat.calibration_clips)))
         module = self._fit(qat, self.recipe.qat, QAT_STREAM, model)
+        quant.settle(module.tested.cpu())
         save_weights(self.out / QAT_FILE, module.tested)
         return self._tested(module.tested.cpu(), "qat")
 

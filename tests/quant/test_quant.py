@@ -15,9 +15,9 @@ from edgekd.models.cp_mobile import CpMobileConfig
 from edgekd.models.cp_resnet import CpResNetConfig
 from edgekd.models.mobilenet_v2 import MobileNetV2Config
 from edgekd.models.serfr_cnn import SerfrCnnConfig
-from edgekd.qgraph import onnx, reference, tflite
+from edgekd.qgraph import addition, graph, onnx, reference, tflite
 from edgekd.qgraph.graph import Constant, Conv
-from edgekd.quant import QuantNetwork, calibrate, freeze, lower, to_qat
+from edgekd.quant import QuantNetwork, calibrate, freeze, lower, settle, to_qat
 from edgekd.quant.activation import ActQuant
 from edgekd.quant.builder import GraphBuilder
 from edgekd.quant.forms import QuantBandedConv, conv_form
@@ -117,6 +117,21 @@ def test_qat_learns_weights_and_scales_until_frozen() -> None:
     freeze(network)
     assert not any(parameter.requires_grad for quantiser in network.quantisers() for parameter in quantiser.parameters())
     assert any(parameter.requires_grad for parameter in network.parameters())
+
+
+@pytest.mark.parametrize("config", [CONFIGS[0], CONFIGS[3]], ids=["SerfrCnn", "BcResNetAsc"])
+def test_settling_widens_the_margin_of_every_addition_and_moves_scales_by_last_bits(config: ModelConfig) -> None:
+    network = quantised(config)
+    before = lower(network, FrontEnd(n_mels=MELS), FRAMES)
+    settle(network)
+    after = lower(network, FrontEnd(n_mels=MELS), FRAMES)
+    margins = []
+    for lowered in (before, after):
+        adds = [op for op in lowered.ops if isinstance(op, graph.Add)]
+        margins.append([addition.margin(tuple(lowered.edges[name] for name in op.inputs), lowered.edges[op.output]) for op in adds])
+    assert min(margins[1]) > 5e-6 > min(margins[0])
+    moved = [abs(after.edges[name].scale / edge.scale - 1) for name, edge in before.edges.items()]
+    assert 0 < max(moved) < 1e-5
 
 
 def test_state_travels_through_a_state_dict() -> None:
