@@ -143,7 +143,7 @@ class _LiteRT:
         try:
             with silent_stderr():  # it announces its delegate there
                 self._interpreter = interpreter_type(model_content=content, num_threads=threads)
-                self._refuse_absurd_shapes()
+                self._refuse_odd_tensors()
                 self._interpreter.allocate_tensors()
             (source,), (output,) = self._interpreter.get_input_details(), self._interpreter.get_output_details()
             self._window_shape = tuple(int(size) for size in source["shape"])  # (1, mel, frame, 1)
@@ -155,12 +155,16 @@ class _LiteRT:
         self._source, self._output = source["index"], output["index"]
         self._path = path
 
-    def _refuse_absurd_shapes(self) -> None:
-        """Before they are allocated."""
+    def _refuse_odd_tensors(self) -> None:
+        """Before they are allocated: absurd shapes, and types that edgekd does not write together, which make XNNPACK abort the process."""
+        (source,) = self._interpreter.get_input_details()
+        types = {np.dtype(source["dtype"]).name, "int32"}
         for tensor in self._interpreter.get_tensor_details():
             size = math.prod(int(length) for length in tensor["shape"])
             if not 0 <= size <= MAX_TENSOR_ELEMENTS:
                 raise ValueError(f"tensor '{tensor['name']}' has the shape {tuple(tensor['shape'])}")
+            if np.dtype(tensor["dtype"]).name not in types:
+                raise ValueError(f"tensor '{tensor['name']}' is {np.dtype(tensor['dtype']).name} in a model of {source['dtype'].__name__}")
 
     def run(self, q: NDArray[Any]) -> NDArray[Any]:
         """One inference per window."""

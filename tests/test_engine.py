@@ -201,3 +201,24 @@ def test_only_processors_known_to_multiply_exactly_go_without_the_precise_kernel
     monkeypatch.setattr(onnxruntime, "SessionOptions", Options)
     open_model(save(tmp_path, "onnx"))
     assert ((engines.X64_PRECISION_KEY, "1") in entries) is not expected
+
+
+def test_a_tensor_of_another_type_is_refused_before_it_aborts_the_process(tmp_path):
+    """XNNPACK ends the process where an activation of an int8 model has become a float32 scalar; found by fuzzing."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    def retyped(content):
+        model = schema.ModelT.InitFromPackedBuf(bytearray(content), 0)
+        graph = model.subgraphs[0]
+        tensor = graph.tensors[graph.operators[-2].outputs[0]]
+        tensor.type, tensor.shape = schema.TensorType.FLOAT32, []
+        import flatbuffers
+
+        builder = flatbuffers.Builder(1 << 16)
+        builder.Finish(model.Pack(builder), b"TFL3")
+        return bytes(builder.Output())
+
+    path = tmp_path / "odd.tflite"
+    modelfile.write(path, retyped(tflite.emit(GRAPH)), toy.manifest(GRAPH, "tflite"))
+    with pytest.raises(InputError, match="is float32 in a model of int8"):
+        open_model(path)
