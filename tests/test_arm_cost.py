@@ -35,7 +35,7 @@ def cost():
     return load("arm_cost")
 
 
-def count(results, costs, turn=1, cpu="cortex-a72", version="1.0"):
+def count(results, costs, turn=1, cpu="cortex-a72", version="1.0", elsewhere=0.0):
     """What a process leaves behind that spends so many instructions per turn of each stage."""
     folder = results / "bookworm" / cpu
     folder.mkdir(parents=True, exist_ok=True)
@@ -47,7 +47,8 @@ def count(results, costs, turn=1, cpu="cortex-a72", version="1.0"):
         for turns in (0, 16, 116):
             total += SURROUNDINGS + turns * each
             marks.append(total)
-    (folder / f"{MODEL}.{turn}.marks").write_text("".join(f"{number} {mark}\n" for number, mark in enumerate(marks)))
+    (folder / f"{MODEL}.{turn}.marks").write_text("".join(
+        f"{number} {mark} {round(mark * (1 + elsewhere)) + number % 2}\n" for number, mark in enumerate(marks)))
     return folder / f"{MODEL}.{turn}"
 
 
@@ -97,9 +98,19 @@ def test_processes_that_disagree_fail_beyond_a_thousandth(cost, results, capsys)
     assert "differs by 0.12 % between processes" in error
 
 
+def test_work_in_other_threads_is_not_counted_and_fails_where_it_is_much(cost, tmp_path, capsys):
+    count(tmp_path / "little", COSTS, elsewhere=0.01)
+    document, error = judge(cost, capsys, tmp_path / "little")
+    assert (document["rows"][0]["instructions"], error) == (COSTS, None)
+    assert document["rows"][0]["elsewhere"] == pytest.approx(0.01 / 1.01, abs=1e-4)
+    count(tmp_path / "much", COSTS, elsewhere=1.0)
+    _, error = judge(cost, capsys, tmp_path / "much")
+    assert "50.0 % of the instructions are other threads'" in error
+
+
 @pytest.mark.parametrize("damage", [
     lambda turn: turn.write_text("Segmentation fault\n"),
-    lambda turn: turn.with_name(turn.name + ".marks").write_text("0 12\n1 30\n"),
+    lambda turn: turn.with_name(turn.name + ".marks").write_text("0 12 12\n1 30 30\n"),
     lambda turn: turn.with_name(turn.name + ".marks").unlink(),
 ])
 def test_a_process_that_crashed_fails_and_the_others_are_still_told(cost, results, damage, capsys):
@@ -143,9 +154,9 @@ def test_a_model_that_the_baseline_lacks_is_not_judged_but_none_of_its_own_is_re
 @pytest.mark.parametrize("content", [
     b"", b"not JSON", b"[]", b"{}", b'{"rows": [], "ok": true}', b"\xff\xfe",
     b'{"rows": [{"suite": "bookworm", "cpu": "cortex-a72", "model": "m", "engine": "litert", "instructions": {"network": 0}, '
-    b'"spread": {}, "repeats": 3, "versions": {}}], "ok": true}',
+    b'"spread": {}, "elsewhere": 0, "repeats": 3, "versions": {}}], "ok": true}',
     b'{"rows": [{"suite": "bookworm", "cpu": "cortex-a72", "model": "m", "engine": "litert", "instructions": {"network": "many"}, '
-    b'"spread": {}, "repeats": 3, "versions": {}}], "ok": true}',
+    b'"spread": {}, "elsewhere": 0, "repeats": 3, "versions": {}}], "ok": true}',
 ])
 def test_a_malformed_baseline_is_refused_before_anything_is_counted(cost, tmp_path, content):
     path = tmp_path / "baseline.json"

@@ -1,7 +1,7 @@
 /* A plugin for qemu's user mode: counts the instructions that the emulated program executes, and writes the count down at marks.
  *
- * The program sets a mark with lseek(fd of /dev/null, MARK + n, SEEK_SET), which does nothing else there; a line "n count" is added to
- * the file named by the plugin's argument out=FILE. Counts are of all threads together.
+ * The program sets a mark with lseek(fd of /dev/null, MARK + n, SEEK_SET), which does nothing else there; a line "n own all" is added to
+ * the file named by the plugin's argument out=FILE: instructions of the thread that set the mark, and of all threads together.
  *
  * Build: gcc -O2 -shared -fPIC -DAPI=1 -o insn_marks.so insn_marks.c     API: a version of the interface that this qemu takes, see
  * arm_cost.sh. What is used of the interface is declared here, since Debian packages no header of it; it is the same in versions 1 to 4.
@@ -50,13 +50,13 @@ static void translated(qemu_plugin_id_t id, struct qemu_plugin_tb *block)
 static void called(qemu_plugin_id_t id, unsigned int thread, int64_t number, uint64_t fd, uint64_t offset, uint64_t whence, uint64_t a4,
                    uint64_t a5, uint64_t a6, uint64_t a7, uint64_t a8)
 {
-    (void)id, (void)thread, (void)fd, (void)whence, (void)a4, (void)a5, (void)a6, (void)a7, (void)a8;
+    (void)id, (void)fd, (void)whence, (void)a4, (void)a5, (void)a6, (void)a7, (void)a8;
     uint64_t total = 0, mark = offset - (MARK);
     if (number != LSEEK_AARCH64 || mark >= MARKS)
         return;
     for (int i = 0; i < THREADS; i++)
         total += counters[i].count;
-    fprintf(out, "%" PRIu64 " %" PRIu64 "\n", mark, total);
+    fprintf(out, "%" PRIu64 " %" PRIu64 " %" PRIu64 "\n", mark, counters[thread % THREADS].count, total);
     fflush(out);
 }
 
