@@ -7,6 +7,7 @@ import contextlib
 import io
 import math
 import os
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -32,6 +33,8 @@ FATAL_ONLY = 4
 STDERR = 2
 MAX_TENSOR_ELEMENTS = 2**24
 """Of one tensor of a .tflite file: hundreds of times what a student holds."""
+TFLITE_VECTORS = {"operator codes": 1, "graph": 2, "buffers": 4}
+"""Vectors of the model table, and their field numbers."""
 MAX_THREADS = 256
 """An engine asked for many thousands starts them all and never comes back."""
 
@@ -135,12 +138,26 @@ def _check(path: Path, manifest: Manifest, session: Session) -> None:
             raise InputError(f"{path}: the {what} is {found}, but the manifest says {promised}; export the model again")
 
 
+def _refuse_no_graph(content: bytes) -> None:
+    """LiteRT reads a flatbuffer unverified, and ends the process where the root table has no operator codes, graph or buffers."""
+    (table,) = struct.unpack_from("<I", content)
+    (back,) = struct.unpack_from("<i", content, table)
+    for name, field in TFLITE_VECTORS.items():
+        (size,) = struct.unpack_from("<H", content, table - back)
+        slot = 4 + 2 * field  # of a vtable: its size, its table's size, then the fields' offsets
+        offset = struct.unpack_from("<H", content, table - back + slot)[0] if slot < size else 0
+        vector = table + offset + struct.unpack_from("<I", content, table + offset)[0]
+        if not offset or struct.unpack_from("<I", content, vector)[0] == 0:
+            raise ValueError(f"it has no {name}")
+
+
 class _LiteRT:
     """A .tflite file in LiteRT: one window at a time, as on the device."""
 
     def __init__(self, path: Path, content: bytes, threads: int) -> None:
         interpreter_type = _litert_interpreter()
         try:
+            _refuse_no_graph(content)
             with silent_stderr():  # it announces its delegate there
                 self._interpreter = interpreter_type(model_content=content, num_threads=threads)
                 self._refuse_odd_tensors()
@@ -150,7 +167,7 @@ class _LiteRT:
             self.input_shape = self._window_shape[1:3]
             self.input_dtype = np.dtype(source["dtype"]).name
             self.labels = int(output["shape"][-1])
-        except (ValueError, RuntimeError, IndexError) as error:  # IndexError: an output without dimensions
+        except (ValueError, RuntimeError, IndexError, struct.error) as error:  # IndexError: an output without dimensions
             raise InputError(_cannot_open(path, "LiteRT", error)) from None
         self._source, self._output = source["index"], output["index"]
         self._path = path

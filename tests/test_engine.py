@@ -222,3 +222,19 @@ def test_a_tensor_of_another_type_is_refused_before_it_aborts_the_process(tmp_pa
     modelfile.write(path, retyped(tflite.emit(GRAPH)), toy.manifest(GRAPH, "tflite"))
     with pytest.raises(InputError, match="is float32 in a model of int8"):
         open_model(path)
+
+
+@pytest.mark.parametrize(("emptied", "what"), [("operatorCodes", "operator codes"), ("subgraphs", "graph"), ("buffers", "buffers")])
+def test_a_model_without_a_graph_is_refused_before_it_ends_the_process(emptied, what, tmp_path):
+    import flatbuffers
+    from ai_edge_litert import schema_py_generated as schema
+
+    path = tmp_path / "empty.tflite"
+    for value in (None, []):
+        model = schema.ModelT.InitFromPackedBuf(bytearray(tflite.emit(GRAPH)), 0)
+        setattr(model, emptied, value)
+        builder = flatbuffers.Builder(1 << 16)
+        builder.Finish(model.Pack(builder), b"TFL3")
+        modelfile.write(path, bytes(builder.Output()), toy.manifest(GRAPH, "tflite"))
+        with pytest.raises(InputError, match=f"it has no {what}"):
+            open_model(path)
