@@ -35,6 +35,8 @@ MAX_TENSOR_ELEMENTS = 2**24
 """Of one tensor of a .tflite file: hundreds of times what a student holds."""
 TFLITE_VECTORS = {"operator codes": 1, "graph": 2, "buffers": 4}
 """Vectors of the model table, and their field numbers."""
+GRAPH_TENSORS, GRAPH_OPERATORS, OPERATOR_TENSORS = 0, 3, (1, 2)
+"""Field numbers in the graph's table, and in an operator's: what it reads and writes."""
 MAX_THREADS = 256
 """An engine asked for many thousands starts them all and never comes back."""
 
@@ -138,17 +140,42 @@ def _check(path: Path, manifest: Manifest, session: Session) -> None:
             raise InputError(f"{path}: the {what} is {found}, but the manifest says {promised}; export the model again")
 
 
-def _refuse_no_graph(content: bytes) -> None:
-    """LiteRT reads a flatbuffer unverified, and ends the process where the root table has no operator codes, graph or buffers."""
-    (table,) = struct.unpack_from("<I", content)
-    (back,) = struct.unpack_from("<i", content, table)
-    for name, field in TFLITE_VECTORS.items():
-        (size,) = struct.unpack_from("<H", content, table - back)
-        slot = 4 + 2 * field  # of a vtable: its size, its table's size, then the fields' offsets
-        offset = struct.unpack_from("<H", content, table - back + slot)[0] if slot < size else 0
-        vector = table + offset + struct.unpack_from("<I", content, table + offset)[0]
-        if not offset or struct.unpack_from("<I", content, vector)[0] == 0:
+def _refuse_odd_graph(content: bytes) -> None:
+    """LiteRT reads a flatbuffer unverified, and ends the process where there are no operator codes, graph or buffers, or where an operator
+    lacks a tensor."""
+    (model,) = struct.unpack_from("<I", content)
+    for name, number in TFLITE_VECTORS.items():
+        if _vector(content, model, number)[1] == 0:
             raise ValueError(f"it has no {name}")
+    graph = _table(content, _vector(content, model, TFLITE_VECTORS["graph"])[0])
+    tensors = _vector(content, graph, GRAPH_TENSORS)[1]
+    first, operators = _vector(content, graph, GRAPH_OPERATORS)
+    left = len(content)  # an honest file has no more references than bytes
+    for index in range(operators):
+        operator = _table(content, first + 4 * index)
+        for number in OPERATOR_TENSORS:
+            at, count = _vector(content, operator, number)
+            left -= count
+            if left < 0 or any(not 0 <= tensor < tensors for tensor in struct.unpack_from(f"<{count}i", content, at)):
+                raise ValueError(f"operator {index} lacks a tensor")
+
+
+def _table(content: bytes, reference: int) -> int:
+    """Where the table begins that a vector's element refers to."""
+    return int(reference + struct.unpack_from("<I", content, reference)[0])
+
+
+def _vector(content: bytes, table: int, number: int) -> tuple[int, int]:
+    """First element and length of a vector, by its table and field number; (0, 0) where it is absent."""
+    vtable = table - struct.unpack_from("<i", content, table)[0]
+    slot = 4 + 2 * number  # a vtable holds its size, its table's size, then the fields' offsets
+    if vtable < 0 or slot + 2 > struct.unpack_from("<H", content, vtable)[0]:
+        return 0, 0
+    (offset,) = struct.unpack_from("<H", content, vtable + slot)
+    if not offset:
+        return 0, 0
+    vector = _table(content, table + offset)
+    return vector + 4, int(struct.unpack_from("<I", content, vector)[0])
 
 
 class _LiteRT:
@@ -157,7 +184,7 @@ class _LiteRT:
     def __init__(self, path: Path, content: bytes, threads: int) -> None:
         interpreter_type = _litert_interpreter()
         try:
-            _refuse_no_graph(content)
+            _refuse_odd_graph(content)
             with silent_stderr():  # it announces its delegate there
                 self._interpreter = interpreter_type(model_content=content, num_threads=threads)
                 self._refuse_odd_tensors()

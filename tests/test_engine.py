@@ -203,38 +203,45 @@ def test_only_processors_known_to_multiply_exactly_go_without_the_precise_kernel
     assert ((engines.X64_PRECISION_KEY, "1") in entries) is not expected
 
 
-def test_a_tensor_of_another_type_is_refused_before_it_aborts_the_process(tmp_path):
-    """XNNPACK ends the process where an activation of an int8 model has become a float32 scalar; found by fuzzing."""
+def unpacked():
+    """The toy model as an object of the schema."""
     from ai_edge_litert import schema_py_generated as schema
 
-    def retyped(content):
-        model = schema.ModelT.InitFromPackedBuf(bytearray(content), 0)
-        graph = model.subgraphs[0]
-        tensor = graph.tensors[graph.operators[-2].outputs[0]]
-        tensor.type, tensor.shape = schema.TensorType.FLOAT32, []
-        import flatbuffers
+    return schema.ModelT.InitFromPackedBuf(bytearray(tflite.emit(GRAPH)), 0)
 
-        builder = flatbuffers.Builder(1 << 16)
-        builder.Finish(model.Pack(builder), b"TFL3")
-        return bytes(builder.Output())
 
-    path = tmp_path / "odd.tflite"
-    modelfile.write(path, retyped(tflite.emit(GRAPH)), toy.manifest(GRAPH, "tflite"))
+def packed(path, model):
+    """A .tflite file of such an object, with the toy's manifest."""
+    import flatbuffers
+
+    builder = flatbuffers.Builder(1 << 16)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    modelfile.write(path, bytes(builder.Output()), toy.manifest(GRAPH, "tflite"))
+    return path
+
+
+def test_a_tensor_of_another_type_is_refused_before_it_aborts_the_process(tmp_path):
+    """XNNPACK ends the process where an activation of an int8 model has become a float32 scalar; found by fuzzing, as the next two."""
+    model = unpacked()
+    graph = model.subgraphs[0]
+    tensor = graph.tensors[graph.operators[-2].outputs[0]]
+    tensor.type, tensor.shape = 0, []  # FLOAT32
     with pytest.raises(InputError, match="is float32 in a model of int8"):
-        open_model(path)
+        open_model(packed(tmp_path / "odd.tflite", model))
 
 
 @pytest.mark.parametrize(("emptied", "what"), [("operatorCodes", "operator codes"), ("subgraphs", "graph"), ("buffers", "buffers")])
-def test_a_model_without_a_graph_is_refused_before_it_ends_the_process(emptied, what, tmp_path):
-    import flatbuffers
-    from ai_edge_litert import schema_py_generated as schema
+@pytest.mark.parametrize("value", [None, []])
+def test_a_model_without_a_graph_is_refused_before_it_ends_the_process(emptied, what, value, tmp_path):
+    model = unpacked()
+    setattr(model, emptied, value)
+    with pytest.raises(InputError, match=f"it has no {what}"):
+        open_model(packed(tmp_path / "empty.tflite", model))
 
-    path = tmp_path / "empty.tflite"
-    for value in (None, []):
-        model = schema.ModelT.InitFromPackedBuf(bytearray(tflite.emit(GRAPH)), 0)
-        setattr(model, emptied, value)
-        builder = flatbuffers.Builder(1 << 16)
-        builder.Finish(model.Pack(builder), b"TFL3")
-        modelfile.write(path, bytes(builder.Output()), toy.manifest(GRAPH, "tflite"))
-        with pytest.raises(InputError, match=f"it has no {what}"):
-            open_model(path)
+
+@pytest.mark.parametrize("tensor", [-1, 10_000])
+def test_an_operator_without_its_tensor_is_refused_before_it_ends_the_process(tensor, tmp_path):
+    model = unpacked()
+    model.subgraphs[0].operators[3].inputs[0] = tensor
+    with pytest.raises(InputError, match="operator 3 lacks a tensor"):
+        open_model(packed(tmp_path / "lacking.tflite", model))
