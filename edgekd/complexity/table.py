@@ -1,5 +1,6 @@
 """The report for a terminal: layers, totals by convention, budgets, rules, what changed, verdict."""
 
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 
@@ -19,6 +20,10 @@ def table(checked: Sequence[Checked]) -> str:
     return "\n\n".join(parts)
 
 
+NUMBER = re.compile(r"(?<!\w)[+-]?\d[\d,]*")
+"""A number that is not part of a word such as int8."""
+
+
 def verdict_line(checked: Checked) -> str:
     """`dcase2023: ok`, or what kind of failure."""
     verdict, comparison = checked.verdict, checked.comparison
@@ -29,12 +34,17 @@ def verdict_line(checked: Checked) -> str:
 
 
 def differences(ledger: Ledger) -> list[str]:
-    """Why the conventions differ from `exact`, a line for each reason: `nessi_tflite: macs +34,560 in 2 layers, NeSsi counts ...`."""
+    """Why the conventions differ from `exact`, a line for each reason: `nessi_tflite: macs +34,560 in 2 layers, NeSsi counts ...`.
+
+    Reasons that differ only in numbers are one, with an `n` in the place of each such number.
+    """
     reasons: defaultdict[tuple[str, str, str], list[Difference]] = defaultdict(list)
     for each in ledger.differences:
-        reasons[each.convention, each.quantity, each.why].append(each)
+        reasons[each.convention, each.quantity, NUMBER.sub("n", each.why)].append(each)
     lines = []
-    for (convention, quantity, why), found in reasons.items():
+    for (convention, quantity, _), found in reasons.items():
+        words = zip(*(each.why.split(" ") for each in found), strict=True)
+        why = " ".join(same[0] if len(set(same)) == 1 else NUMBER.sub("n", same[0]) for same in words)
         where = shorten(found[0].layer) if len(found) == 1 else f"{len(found):,} layers"
         lines.append(f"{convention}: {quantity} {sum(each.theirs - each.exact for each in found):+,} in {where}, {why}")
     return lines
