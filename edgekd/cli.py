@@ -97,6 +97,7 @@ def teach(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch on the CPU; all cores by default.")] = None,
     accelerator: Annotated[str, typer.Option(help="auto, cpu or gpu.")] = "auto",
+    compiled: Annotated[bool, typer.Option("--compile", help="Let torch.compile generate the float network's code; try it on a GPU.")] = False,
 ) -> None:
     """Train a teacher on whole clips or windows and keep its soft labels beside it."""
     from edgekd.pipeline.launch import relaunch_once, show_log
@@ -106,7 +107,7 @@ def teach(
     from edgekd.distill.training import Options
     from edgekd.pipeline.teach import teach as run_teach
 
-    run = run_teach(recipe, data, out, settings or [], Options(force, resume, threads, accelerator))
+    run = run_teach(recipe, data, out, settings or [], Options(force, resume, threads, accelerator, compiled))
     typer.echo(run.summary())
 
 
@@ -121,6 +122,7 @@ def distill(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch on the CPU; all cores by default.")] = None,
     accelerator: Annotated[str, typer.Option(help="auto, cpu or gpu.")] = "auto",
+    compiled: Annotated[bool, typer.Option("--compile", help="Let torch.compile generate the float network's code; try it on a GPU.")] = False,
 ) -> None:
     """Train a student from teachers: first in float, then quantization-aware."""
     from edgekd.pipeline.launch import relaunch_once, show_log
@@ -130,7 +132,7 @@ def distill(
     from edgekd.distill.training import Options
     from edgekd.pipeline.distill import distill as run_distill
 
-    run = run_distill(recipe, data, out, teacher or [], settings or [], Options(force, resume, threads, accelerator))
+    run = run_distill(recipe, data, out, teacher or [], settings or [], Options(force, resume, threads, accelerator, compiled))
     typer.echo(run.summary())
 
 

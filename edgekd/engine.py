@@ -41,14 +41,18 @@ MAX_THREADS = 256
 """An engine asked for many thousands starts them all and never comes back."""
 
 
-def has_vnni() -> bool:
-    """Whether the processor is known to multiply 8-bit integers exactly; False where the system does not tell, and on Arm, where nothing
-    depends on it."""
+def cpu_flags() -> frozenset[str]:
+    """Extensions of an x86 processor's instruction set as Linux names them; none where the system does not tell, and on Arm."""
     try:
         flags = next((line for line in CPU_INFO.read_text(errors="replace").splitlines() if line.startswith("flags")), "")
     except OSError:
-        return False
-    return not VNNI.isdisjoint(flags.split())
+        return frozenset()
+    return frozenset(flags.split())
+
+
+def has_vnni() -> bool:
+    """Whether the processor is known to multiply 8-bit integers exactly; False on Arm, where nothing depends on it."""
+    return not VNNI.isdisjoint(cpu_flags())
 
 
 class Session(Protocol):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from edgekd import quant
 from edgekd.data.augment import gain, mask, mix, mix_loudness
 from edgekd.distill.objective import Objective
+from edgekd.distill.precision import computing
 from edgekd.distill.recipe import Qat, Recipe, Train
 from edgekd.distill.view import Batch, TrainingView
 from edgekd.models.logmel import LogMel
@@ -80,6 +81,11 @@ class TrainingModule(pl.LightningModule):
         return "float" if isinstance(self.phase, Train) else "qat"
 
     @property
+    def precision(self) -> str:
+        """ "float32" or "bf16": in which the network computes in this phase."""
+        return self.phase.precision if isinstance(self.phase, Train) else "float32"
+
+    @property
     def tested(self) -> nn.Module:
         """The network that is tested and kept: the average where there is one."""
         return self.model if self.average is None else self.average
@@ -106,7 +112,9 @@ class TrainingModule(pl.LightningModule):
         if self.float_model is not None:
             with torch.no_grad():
                 float_logits = self.float_model(x)
-        loss, logged = self.objective(self.model(x), self.objective.targets(self.label[clip], teachers, partner, share, float_logits))
+        with computing(self.precision, x.device):
+            logits = self.model(x)
+        loss, logged = self.objective(logits.float(), self.objective.targets(self.label[clip], teachers, partner, share, float_logits))
         for name, value in logged.items():
             self.sums[name] = self.sums[name] + value if name in self.sums else value
         return cast(Tensor, loss)

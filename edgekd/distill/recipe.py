@@ -24,6 +24,7 @@ Count = Annotated[int, Meta(ge=0)]
 AtLeastOne = Annotated[int, Meta(ge=1)]
 Seed = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 BlendName = Literal["mean_prob", "mean_logit", "sum_kl"]
+PrecisionName = Literal["float32", "bf16", "auto"]
 DEFAULT_WINDOW = 1.0
 """Seconds that the classifier sees at a time."""
 NAME = re.compile(r"\w[\w.-]*")
@@ -103,6 +104,9 @@ class Train(_Table, frozen=True, kw_only=True):
     weight_decay: NonNegative = 1e-3
     """On weights of two dimensions or more; decoupled with "adamw"."""
     optimizer: Literal["adamw", "adam"] = "adamw"
+    precision: PrecisionName = "float32"
+    """In which the network computes while it trains; weights, statistics, the loss and all tests stay in float32. "bf16" is autocast,
+    "auto" is bf16 where the processor or GPU multiplies it natively and float32 elsewhere. The quantization-aware phase is in float32."""
     warmup_epochs: NonNegative = 5.0
     """Epochs of rise: linear with "cosine", exponential with "vivo"."""
     schedule: Literal["cosine", "vivo"] = "cosine"

@@ -24,6 +24,7 @@ from edgekd.data.store import ClipStore, Partition
 from edgekd.distill.callbacks import EpochEnd, Progress
 from edgekd.distill.module import TrainingModule, Truth
 from edgekd.distill.objective import Objective
+from edgekd.distill.precision import compile_in_place, training_device, with_precision
 from edgekd.distill.recipe import Qat, Recipe, Train
 from edgekd.distill.run import (
     CHECKPOINT_FILE,
@@ -65,12 +66,14 @@ LOG_FORMAT = "%(asctime)s %(message)s"
 
 @dataclass(frozen=True)
 class Options:
-    """How to run, as opposed to what to train. threads: of torch on the CPU, None for its default. accelerator: one of `ACCELERATORS`."""
+    """How to run, as opposed to what to train. threads: of torch on the CPU, None for its default. accelerator: one of `ACCELERATORS`.
+    compile: let torch.compile generate the code of the float phase."""
 
     force: bool = False
     resume: bool = False
     threads: int | None = None
     accelerator: str = "auto"
+    compile: bool = False
 
 
 DEFAULT_OPTIONS = Options()
@@ -95,7 +98,7 @@ def train(recipe: Recipe, store: ClipStore, out: Path, teachers: Sequence[Path] 
     _check_accelerator(options.accelerator)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    recipe = resolved(recipe)
+    recipe = with_precision(resolved(recipe), training_device(options.accelerator))
     check_place(out, teachers, force=options.force, resume=options.resume)
     if recipe.frontend.sample_rate != store.sample_rate:
         raise InputError(f"recipe {recipe.name}: its front end hears {recipe.frontend.sample_rate} Hz, {store.path} holds "
@@ -186,6 +189,8 @@ class _Job:
     def _fit(self, model: nn.Module, phase: Train | Qat, stream: int, float_model: nn.Module | None = None) -> TrainingModule:
         name = "float" if isinstance(phase, Train) else "qat"
         model.train().to(memory_format=torch.channels_last)
+        if self.options.compile and isinstance(phase, Train):
+            compile_in_place(model, torch.zeros(1, 1, *_shape(self.recipe, self.store, self.fe)))
         objective = Objective(self.recipe.distill, len(self.store.labels), self.recipe.train.label_smoothing,
                               self.truth.teachers is not None, 0.0 if isinstance(phase, Train) else phase.float_weight)
         module = TrainingModule(model, self.log_mel, self._view(phase.batch_size, stream), self.truth, objective, self.recipe, phase,
