@@ -97,7 +97,7 @@ def teach(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch on the CPU; all cores by default.")] = None,
     accelerator: Annotated[str, typer.Option(help="auto, cpu or gpu.")] = "auto",
-    compiled: Annotated[bool, typer.Option("--compile", help="Let torch.compile generate the float network's code; try it on a GPU.")] = False,
+    compiled: Annotated[bool, typer.Option("--compile", help="Let torch.compile generate the float network's code.")] = False,
 ) -> None:
     """Train a teacher on whole clips or windows and keep its soft labels beside it."""
     from edgekd.pipeline.launch import relaunch_once, show_log
@@ -122,7 +122,7 @@ def distill(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch on the CPU; all cores by default.")] = None,
     accelerator: Annotated[str, typer.Option(help="auto, cpu or gpu.")] = "auto",
-    compiled: Annotated[bool, typer.Option("--compile", help="Let torch.compile generate the float network's code; try it on a GPU.")] = False,
+    compiled: Annotated[bool, typer.Option("--compile", help="Let torch.compile generate the float network's code.")] = False,
 ) -> None:
     """Train a student from teachers: first in float, then quantization-aware."""
     from edgekd.pipeline.launch import relaunch_once, show_log

@@ -12,7 +12,7 @@ from edgekd.errors import InputError
 from edgekd.pipeline import bench
 from edgekd.qgraph import tflite
 
-FIELDS = {"model", "engine", "threads", "frontend_ms", "network_ms", "pipeline_ms", "rss_mb", "start_s", "machine"}
+FIELDS = {"model", "engine", "threads", "frontend_ms", "network_ms", "network_warm_ms", "pipeline_ms", "rss_mb", "start_s", "machine"}
 REPEATS = 5
 
 
@@ -30,7 +30,7 @@ def instant_start(monkeypatch):
 def test_the_stages_of_one_file(tone_model):
     result, = bench.bench([tone_model], repeats=REPEATS)
     assert (result.model, result.engine, result.threads, result.repeats) == (str(tone_model), "litert", 1, REPEATS)
-    for times in (result.frontend_ms, result.network_ms, result.pipeline_ms):
+    for times in (result.frontend_ms, result.network_ms, result.network_warm_ms, result.pipeline_ms):
         assert 0 < times.p50 <= times.p95
         assert 0 < times.cpu_p50 <= times.cpu_p95
     assert result.pipeline_ms.cpu_p50 > result.frontend_ms.cpu_p50
@@ -63,6 +63,15 @@ def test_files_are_interleaved(monkeypatch):
 
 
 @pytest.mark.usefixtures("instant_start")
+def test_warm_networks_run_back_to_back_in_turns(monkeypatch):
+    order = []
+    monkeypatch.setattr(bench, "BURST", 2)
+    monkeypatch.setattr(bench, "BURST_WARM_UP", 1)
+    bench._bursts([lambda: order.append("a"), lambda: order.append("b")], 3)
+    assert "".join(order) == "aaabbb" + "aabb"  # one call in each burst is not counted; the second has one turn left
+
+
+@pytest.mark.usefixtures("instant_start")
 def test_an_int8_file_is_compared_with_its_float_twin_wherever_both_are_given(tmp_path):
     graph = toy.every_op()
     for precision in ("int8", "float"):
@@ -71,6 +80,7 @@ def test_an_int8_file_is_compared_with_its_float_twin_wherever_both_are_given(tm
     whole, twin = bench.bench([tmp_path], repeats=REPEATS)  # the folder stands for its files, int8 first
     assert (whole.precision, twin.precision) == ("int8", "float")
     assert whole.of_float == pytest.approx(whole.network_ms.p50 / twin.network_ms.p50, abs=1e-3)
+    assert whole.of_float_warm == pytest.approx(whole.network_warm_ms.p50 / twin.network_warm_ms.p50, abs=1e-3)
     assert twin.of_float is None
     alone, = bench.bench([tmp_path / "toy.int8.tflite"], repeats=REPEATS)
     assert alone.of_float is None
