@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import soundfile
 
 from edgekd.data.store import Clip
 from edgekd.data.writer import StoreWriter
@@ -57,6 +58,18 @@ def recipe_dict(role="student", **changes):
     for table, values in changes.items():
         raw[table] = {**raw.get(table, {}), **values} if isinstance(values, dict) else values
     return raw
+
+
+@pytest.fixture(scope="session")
+def response_folder(tmp_path_factory):
+    """Impulse responses: one that delays, one that rings, one at another rate in stereo, and a note that is none."""
+    folder = tmp_path_factory.mktemp("responses")
+    delayed, ringing = np.zeros(400), 0.5 * 0.9 ** np.arange(100)
+    delayed[100] = 0.5
+    for name, response, rate in (("delay.wav", delayed, RATE), ("ring.wav", ringing, RATE), ("wide.flac", np.stack([ringing] * 2, 1), 2 * RATE)):
+        soundfile.write(folder / name, response, rate)
+    (folder / "credits.txt").write_text("measured in a cellar")
+    return folder
 
 
 @pytest.fixture
