@@ -62,13 +62,10 @@ def recipe_dict(role="student", **changes):
 
 @pytest.fixture(scope="session")
 def response_folder(tmp_path_factory):
-    """Impulse responses: one that delays, one that rings, one at another rate in stereo, and a note that is none."""
+    """Two impulse responses, a low one and a high one."""
     folder = tmp_path_factory.mktemp("responses")
-    delayed, ringing = np.zeros(400), 0.5 * 0.9 ** np.arange(100)
-    delayed[100] = 0.5
-    for name, response, rate in (("delay.wav", delayed, RATE), ("ring.wav", ringing, RATE), ("wide.flac", np.stack([ringing] * 2, 1), 2 * RATE)):
-        soundfile.write(folder / name, response, rate)
-    (folder / "credits.txt").write_text("measured in a cellar")
+    for name, factor in (("low.wav", 0.9), ("high.wav", -0.8)):
+        soundfile.write(folder / name, 0.5 * factor ** np.arange(100), RATE)
     return folder
 
 

@@ -62,6 +62,8 @@ def test_responses_are_convolved_with_the_clips_that_have_one_and_cut_at_the_end
         expected = np.convolve(waveform[row].numpy(), responses[response].numpy())[:50]
         assert np.allclose(heard[row].numpy(), expected, atol=1e-5)
     assert torch.equal(heard[1], waveform[1])
+    nothing = torch.empty(0, dtype=torch.int64)
+    assert torch.equal(convolve(waveform, nothing, responses, nothing), waveform)
     assert torch.allclose(convolve(waveform[:, :8], torch.tensor([0]), responses, torch.tensor([0]))[0], heard[0, :8], atol=1e-5)
 
 

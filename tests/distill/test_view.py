@@ -39,7 +39,8 @@ def items_of(batch):
         style = batch["style"][item]
         style = style if style == item else batch["style_rows"][style - len(batch["partner"])]
         masks = tuple(batch[name][item].tolist() for name in ("mel_start", "mel_width", "frame_start", "frame_width"))
-        heard[int(clip[item])] = (rows[item], rows[partner], float(batch["share"][item]), rows[style], float(batch["style_share"][item]), masks)
+        shares = float(batch["share"][item]), float(batch["style_share"][item])
+        heard[int(clip[item])] = (rows[item], rows[partner], rows[style], shares, masks)
     return heard
 
 
