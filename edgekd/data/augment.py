@@ -1,12 +1,15 @@
 """What changes clips in training, batched on the training device. Every random number is drawn beforehand (`edgekd.distill.view`)."""
 
 import torch
+from scipy.fft import next_fast_len
 from torch import Tensor
 
 LOUDNESS_FLOOR = 1e-7
 """Least mean square in a loudness comparison: -70 dB of full scale."""
 LOUDNESS_RANGE_DB = 30.0
 """A mix never levels a difference of more than this."""
+STYLE_FLOOR = 1e-6
+"""Added to a mel bin's variance, so that a silent one has a deviation."""
 
 
 def gain(waveform: Tensor, decibels: Tensor) -> Tensor:
@@ -14,29 +17,69 @@ def gain(waveform: Tensor, decibels: Tensor) -> Tensor:
     return waveform * torch.pow(10.0, decibels / 20.0)[:, None]
 
 
-def mix(x: Tensor, partner: Tensor, share: Tensor) -> Tensor:
-    """Mixup (Zhang et al. 2018): `share * x + (1 - share) * x[partner]`.
+def convolve(waveform: Tensor, rows: Tensor, responses: Tensor, chosen: Tensor) -> Tensor:
+    """Hear some clips through impulse responses. What rings on after the end is cut.
 
     Args:
-        x: (batch, ...): waveforms, log-mel or probabilities.
-        partner: int64 (batch,), positions in the batch.
+        waveform: float32 (batch, time).
+        rows: int64 (k,) clips to change, each once.
+        responses: float32 (responses, taps).
+        chosen: int64 (k,) response of each.
+    """
+    if not len(rows):  # FFTs of nothing are refused
+        return waveform
+    samples = waveform.shape[1]
+    responses = responses[:, :samples]
+    size = next_fast_len(samples + responses.shape[1] - 1, real=True)
+    spectrum = torch.fft.rfft(waveform[rows], n=size) * torch.fft.rfft(responses, n=size)[chosen]
+    return waveform.index_copy(0, rows, torch.fft.irfft(spectrum, n=size)[:, :samples])
+
+
+def mix(x: Tensor, partner: Tensor, share: Tensor) -> Tensor:
+    """Mixup (Zhang et al. 2018) of the first clips with others: `share * x + (1 - share) * x[partner]`.
+
+    Args:
+        x: (rows, ...): waveforms, log-mel or probabilities.
+        partner: int64 (batch,), rows; batch <= rows.
         share: (batch,) in 0..1.
+
+    Returns:
+        (batch, ...).
     """
     share = share.reshape(-1, *[1] * (x.dim() - 1))
-    return torch.lerp(x[partner], x, share)
+    return torch.lerp(x[partner], x[:len(partner)], share)
 
 
 def mix_loudness(waveform: Tensor, partner: Tensor, share: Tensor) -> Tensor:
-    """Mix waveforms (batch, time), the partner brought to the clip's own level first, so that `share` is a share of sound pressure.
+    """Mix waveforms (rows, time) as `mix` does, the partner brought to the clip's own level first: `share` is a share of sound pressure.
 
     The power of a mix is that of the clip, for clips that have nothing in common. After between-class learning (Tokozume et al. 2018),
     which goes to the level of the quieter one.
     """
+    items = waveform[:len(partner)]
     power = waveform.square().mean(dim=1).clamp_min(LOUDNESS_FLOOR)
-    decibels = (10 * torch.log10(power / power[partner])).clamp(-LOUDNESS_RANGE_DB, LOUDNESS_RANGE_DB)  # of a clip above its partner
+    above = power[:len(partner)] / power[partner]
+    decibels = (10 * torch.log10(above)).clamp(-LOUDNESS_RANGE_DB, LOUDNESS_RANGE_DB)  # of a clip above its partner
     norm = torch.sqrt(share.square() + (1 - share).square())
     own, other = share / norm, (1 - share) / norm * torch.pow(10.0, decibels / 20)
-    return waveform * own[:, None] + waveform[partner] * other[:, None]
+    return items * own[:, None] + waveform[partner] * other[:, None]
+
+
+def mix_style(log_mel: Tensor, partner: Tensor, share: Tensor) -> Tensor:
+    """Freq-MixStyle (Schmid et al. 2022, after Zhou et al. 2021): the mean and deviation over frames of each mel bin become those of a mix.
+
+    Args:
+        log_mel: (rows, 1, mel, frame).
+        partner: int64 (batch,), rows whose statistics are mixed in; batch <= rows.
+        share: (batch,) in 0..1, a clip's own share in them; 1 changes nothing.
+
+    Returns:
+        (batch, 1, mel, frame).
+    """
+    variance, mean = torch.var_mean(log_mel, dim=3, keepdim=True, correction=0)  # (rows, 1, mel, 1)
+    deviation = torch.sqrt(variance + STYLE_FLOOR)
+    factor = mix(deviation, partner, share) / deviation[:len(partner)]
+    return log_mel[:len(partner)] * factor + (mix(mean, partner, share) - mean[:len(partner)] * factor)
 
 
 def mask(log_mel: Tensor, axis: int, start: Tensor, width: Tensor) -> Tensor:

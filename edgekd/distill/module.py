@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from edgekd import quant
-from edgekd.data.augment import gain, mask, mix, mix_loudness
+from edgekd.data.augment import convolve, gain, mask, mix, mix_loudness, mix_style
+from edgekd.distill.bank import ClipBank
 from edgekd.distill.objective import Objective
 from edgekd.distill.precision import computing
 from edgekd.distill.recipe import Qat, Recipe, Train
@@ -27,7 +28,7 @@ LEAST_RISE = 1e-4
 
 
 class EpochBatches:
-    """One epoch of a training view as tensors, sized for the trainer."""
+    """One epoch of a training view, sized for the trainer."""
 
     def __init__(self, view: TrainingView, epoch: int) -> None:
         self._view, self._epoch = view, epoch
@@ -35,9 +36,8 @@ class EpochBatches:
     def __len__(self) -> int:
         return self._view.steps
 
-    def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        for batch in self._view.batches(self._epoch):
-            yield {name: torch.from_numpy(value) for name, value in cast(dict[str, np.ndarray], batch).items()}
+    def __iter__(self) -> Iterator[Batch]:
+        return self._view.batches(self._epoch)
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,10 @@ class TrainingModule(pl.LightningModule):
         self.float_model = _copy_of(float_model) if float_model is not None and objective.wants_float else None
         self.log_mel = log_mel
         self.view, self.objective, self.recipe, self.phase = view, objective, recipe, phase
+        self.bank: ClipBank | None = None
+        self.hearing = LogMel(log_mel.fe, exact=False) if isinstance(phase, Train) else log_mel
+        """The front end of this phase's batches; tests are exact."""
+        self.register_buffer("responses", None if view.responses is None else torch.from_numpy(view.responses), persistent=False)
         self.register_buffer("label", truth.label, persistent=False)
         self.register_buffer("teachers", truth.teachers, persistent=False)
         self.sums: dict[str, Tensor] = {}
@@ -91,7 +95,20 @@ class TrainingModule(pl.LightningModule):
         return self.model if self.average is None else self.average
 
     def train_dataloader(self) -> EpochBatches:
+        if self.bank is None:
+            self.bank = ClipBank(self.view.store, self.device)
         return EpochBatches(self.view, self.current_epoch)
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> dict[str, Tensor]:  # noqa: ARG002
+        """A batch's arrays as tensors, its audio gathered: waveform float32 (rows, samples) in the place of `places`."""
+        assert self.bank is not None  # train_dataloader comes first
+        arrays = cast(dict[str, np.ndarray], {name: value for name, value in batch.items() if name != "places"})
+        tensors = {name: torch.from_numpy(value).to(device, non_blocking=True) for name, value in arrays.items()}
+        return {"waveform": self.bank.gather(batch["places"]), **tensors}
+
+    def on_fit_end(self) -> None:
+        """Give an accelerator's memory back to the phases to come."""
+        self.bank = None
 
     def on_train_epoch_start(self) -> None:
         """Seed what networks draw themselves (dropout), so that an epoch does not depend on the ones before; freeze scales at the end."""
@@ -103,10 +120,9 @@ class TrainingModule(pl.LightningModule):
         if isinstance(self.phase, Qat) and self.current_epoch >= self.phase.epochs - self.phase.freeze_epochs:
             quant.freeze(self.model)
 
-    def training_step(self, batch: Batch, _: int) -> Tensor:
-        tensors = cast(dict[str, Tensor], batch)
-        clip, partner, share = tensors["clip"], tensors["partner"], tensors["share"]
-        x = self.hear(tensors)
+    def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
+        clip, partner, share = batch["clip"], batch["partner"], batch["share"]
+        x = self.hear(batch)
         teachers = None if self.teachers is None else self.teachers[:, clip]
         float_logits = None
         if self.float_model is not None:
@@ -120,23 +136,37 @@ class TrainingModule(pl.LightningModule):
         return cast(Tensor, loss)
 
     def hear(self, batch: dict[str, Tensor]) -> Tensor:
-        """Augmented log-mel (batch, 1, mel, frame) of a batch."""
+        """Augmented log-mel (items, 1, mel, frame) of a batch as `transfer_batch_to_device` gives it."""
         augment = self.recipe.augment
+        mixed_first = augment.mixup_domain != "log_mel"
         with torch.no_grad():
             waveform = batch["waveform"]
+            if self.responses is not None:
+                waveform = convolve(waveform, batch["response_rows"], self.responses, batch["response"])
             if augment.gain_db > 0:
                 waveform = gain(waveform, batch["gain_db"])
-            if augment.mixup_p > 0 and augment.mixup_domain != "log_mel":
-                mixing = mix if augment.mixup_domain == "waveform" else mix_loudness
-                waveform = mixing(waveform, batch["partner"], batch["share"])
-            x = self.log_mel(waveform)
-            if augment.mixup_p > 0 and augment.mixup_domain == "log_mel":
-                x = mix(x, batch["partner"], batch["share"])
+            if mixed_first:
+                waveform = self._items(waveform, batch, mix if augment.mixup_domain == "waveform" else mix_loudness)
+            if augment.time_stretch > 1:
+                hop = torch.cat([batch["hop"][:len(batch["partner"])], batch["hop"][batch["style_rows"]]]) if mixed_first else batch["hop"]
+                x = self.hearing(waveform, hop, self.view.samples)
+            else:
+                x = self.hearing(waveform)
+            if not mixed_first:
+                x = self._items(x, batch, mix)
+            if augment.mixstyle_p > 0:
+                x = mix_style(x, batch["style"], batch["style_share"])
             if augment.mel_masks:
                 x = mask(x, MEL_AXIS, batch["mel_start"], batch["mel_width"])
             if augment.time_masks:
                 x = mask(x, FRAME_AXIS, batch["frame_start"], batch["frame_width"])
         return cast(Tensor, x)
+
+    def _items(self, x: Tensor, batch: dict[str, Tensor], mixing: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
+        """Of rows (rows, ...) the items, mixed, and after them the rows whose statistics are wanted, as they are."""
+        augment, partner = self.recipe.augment, batch["partner"]
+        items = mixing(x, partner, batch["share"]) if augment.mixup_p > 0 else x[:len(partner)]
+        return torch.cat([items, x[batch["style_rows"]]]) if augment.mixstyle_p > 0 else items
 
     def on_train_batch_end(self, *_: Any) -> None:
         """Move the average."""

@@ -108,9 +108,9 @@ class Objective:
         """Targets of a batch, mixed as its clips are.
 
         Args:
-            label: int64 (batch,).
-            teacher_logits: (teachers, batch, labels) or None.
-            partner, share: as in `edgekd.data.augment.mix`.
+            label: int64 (rows,): of the batch's clips and of others that are mixed into them.
+            teacher_logits: (teachers, rows, labels) or None.
+            partner, share: (batch,), as in `edgekd.data.augment.mix`.
             float_logits: (batch, labels) of what the batch became after mixing, or None.
         """
         labels = F.one_hot(label, self.labels).to(share.dtype)

@@ -30,6 +30,8 @@ DEFAULT_WINDOW = 1.0
 NAME = re.compile(r"\w[\w.-]*")
 """Of recipes; it begins the names of exported files."""
 Role = Literal["student", "teacher"]
+LATER_AUGMENT_KEYS = ("ir_p", "ir_folder", "ir_include", "ir_exclude", "ir_recorders", "mixstyle_p", "mixstyle_alpha", "time_stretch")
+"""Left out of the hash where they have their defaults, so that recipes of before they were there keep theirs."""
 
 
 class _Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -63,7 +65,7 @@ class Augment(_Table, frozen=True, kw_only=True):
     mixup_alpha: Positive = 0.2
     """Both parameters of the beta distribution of mixup's lambda."""
     mixup_p: Fraction = 0.0
-    """Probability that a clip is mixed with another of its batch."""
+    """Probability that a clip is mixed with another of the training clips."""
     mixup_domain: Literal["waveform", "loudness", "log_mel"] = "waveform"
     """Where the mix happens; "loudness" mixes waveforms so that lambda is the share of sound pressure (Tokozume et al. 2018)."""
     roll: NonNegative = 0.0
@@ -80,6 +82,27 @@ class Augment(_Table, frozen=True, kw_only=True):
     """Mel bins: the widest mel mask."""
     skip_silence: bool = True
     """Choose crops that are not digital silence, where the clip has any."""
+    ir_p: Fraction = 0.0
+    """Probability that a clip is heard through an impulse response, e.g. of another microphone."""
+    ir_folder: str = ""
+    """Folder of the impulse responses: audio files of any rate, the mean of their channels is taken."""
+    ir_include: tuple[str, ...] = ()
+    """Patterns of the file names to take, e.g. ["IR_*"]; none takes all."""
+    ir_exclude: tuple[str, ...] = ()
+    """Patterns of the file names to leave out, e.g. those kept for a test."""
+    ir_recorders: tuple[str, ...] = ()
+    """Recorders of the store whose clips are heard through impulse responses; none is all."""
+    mixstyle_p: Fraction = 0.0
+    """Probability that a clip takes on the mean and deviation of each mel bin of another (Freq-MixStyle, Schmid et al. 2022). Drawn for
+    each clip, where the original draws for each batch."""
+    mixstyle_alpha: Positive = 0.3
+    """Both parameters of the beta distribution of a clip's own share in them."""
+    time_stretch: Annotated[float, Meta(ge=1, le=4)] = 1.0
+    """Largest factor by which sound is made faster or slower, pitch kept: frames are read at another hop. A mix of waveforms goes at the
+    pace of its first clip."""
+
+
+DEFAULT_AUGMENT = Augment()
 
 
 class Distill(_Table, frozen=True, kw_only=True):
@@ -186,6 +209,8 @@ class Recipe(_Table, frozen=True, kw_only=True):
     def hash(self) -> str:
         """Sixteen hexadecimal digits that change with any value that decides what is trained: all but the `export` table."""
         trained = {name: value for name, value in msgspec.structs.asdict(self).items() if name != "export"}
+        trained["augment"] = {name: value for name, value in msgspec.structs.asdict(self.augment).items()
+                              if name not in LATER_AUGMENT_KEYS or value != getattr(DEFAULT_AUGMENT, name)}
         return hashlib.sha256(msgspec.json.encode(trained, order="sorted")).hexdigest()[:16]
 
 
@@ -228,6 +253,9 @@ def decode(raw: Mapping[str, Any], where: str) -> Recipe:
     both = sorted(set(recipe.data.train) & set(recipe.data.test))
     if both:
         raise InputError(f"{where}: split '{both[0]}' is in data.train and in data.test; a model is not tested on what it was trained on")
+    if recipe.augment.ir_p and not recipe.augment.ir_folder:
+        raise InputError(f"{where}: augment.ir_p is {recipe.augment.ir_p:g} but augment.ir_folder is not set; name the folder of the "
+                         "impulse responses")
     for split in recipe.export.calibrate:
         if split in recipe.data.train:
             raise InputError(f"{where}: split '{split}' is in export.calibrate and in data.train; fit the temperature on clips that the "

@@ -51,8 +51,8 @@ class DataInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class RunInfo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """run.json. frontend: with the mean and standard deviation of the training clips. window: samples heard at a time.
-    teachers: hash of each teacher's soft labels. metrics: name -> value, e.g. "float_clip_accuracy". seconds: of training, all resumes
-    together. created: ISO 8601 UTC."""
+    teachers: hash of each teacher's soft labels. impulse_responses: hash of those that clips were heard through, "" without.
+    metrics: name -> value, e.g. "float_clip_accuracy". seconds: of training, all resumes together. created: ISO 8601 UTC."""
 
     format: str = RUN_FORMAT
     version: int = RUN_VERSION
@@ -64,6 +64,7 @@ class RunInfo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     frontend: FrontEnd
     window: int
     teachers: tuple[str, ...] = ()
+    impulse_responses: str = ""
     metrics: dict[str, float] = {}
     seconds: float = 0.0
     created: str
@@ -302,7 +303,8 @@ def _resumable(path: Path, info: RunInfo, recipe: Recipe) -> Literal["resumed", 
     if changed and msgspec.structs.replace(read_recipe(path), export=recipe.export) == recipe:  # 2 or 2.0: equal, but written otherwise
         there = msgspec.structs.replace(there, recipe_hash=info.recipe_hash)
     for what, old, new in (("recipe", there.recipe_hash, info.recipe_hash), ("store", there.data.hash, info.data.hash),
-                           ("list of teachers", there.teachers, info.teachers)):
+                           ("list of teachers", there.teachers, info.teachers),
+                           ("set of impulse responses", there.impulse_responses, info.impulse_responses)):
         if old != new:
             raise InputError(f"{path}: begun with another {what} ({_short(old)}, now {_short(new)}); "
                              "resume with the same, or begin anew with --force")

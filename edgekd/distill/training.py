@@ -111,6 +111,7 @@ def train(recipe: Recipe, store: ClipStore, out: Path, teachers: Sequence[Path] 
     view = TrainingView(store, partition.train, recipe, recipe.train.batch_size, *_shape(recipe, store, fe), stream=FLOAT_STREAM)
     info = RunInfo(status="training", name=recipe.name, recipe_hash=recipe.hash, labels=store.labels, frontend=fe, window=view.samples,
                    data=DataInfo(store.name, store.hash, store.licence, store.synthetic), teachers=tuple(key for key, _ in labelled),
+                   impulse_responses=view.ir_hash,
                    created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
                    edgekd_version=importlib.metadata.version("edgekd"))
     if claim(out, info, recipe, force=options.force, resume=options.resume) == "finished":

@@ -1,5 +1,7 @@
 """The torch mirror of the front end: the same window and filterbank arrays, for training on batches of waveforms."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -7,9 +9,22 @@ from torch.nn import functional as F
 from edgekd.errors import InputError
 from edgekd.frontend import FrontEnd, bands, window_array
 
-CPU_CLIPS = 8
-"""Clips transformed at a time on the CPU: their frames and spectra stay in its cache, which is worth more than a larger batch."""
-ACCELERATOR_CLIPS = 256
+CPU_BYTES, ACCELERATOR_BYTES = 1 << 20, 1 << 26
+"""Windowed frames transformed at a time: on the CPU they and their spectra stay in its cache, which is worth more than a larger batch."""
+
+
+class _Work(NamedTuple):
+    """Arrays of the frames transformed at a time, kept between calls: fresh pages cost as much as FFTs. Up to n clips, f frames of each.
+
+    framed: (n, f, n_fft). spectrum: complex (n, f, bins). power: (n, f, bins). rounded: float32 (n, f, bins), `power` itself where that
+    is float32. mel: float32 (n * f, mels).
+    """
+
+    framed: Tensor
+    spectrum: Tensor
+    power: Tensor
+    rounded: Tensor
+    mel: Tensor
 
 
 class LogMel(nn.Module):
@@ -17,27 +32,38 @@ class LogMel(nn.Module):
 
     Has neither parameters nor state to save; its arrays follow the module to a device. Computed without gradient, the FFT in float64
     as there, the rest in float32, also under autocast.
+
+    Args:
+        fe: the front end.
+        exact: False also transforms in float32, nearly twice as fast, for the training of a float network: on ESC-50 within 7e-5 of the
+            exact values in 99.9 % of cases, and within 3e-3 in all (quiet bins beside loud ones).
     """
 
     window: Tensor
 
-    def __init__(self, fe: FrontEnd) -> None:
+    def __init__(self, fe: FrontEnd, exact: bool = True) -> None:
         super().__init__()
         self.fe = fe
-        self.register_buffer("window", torch.from_numpy(window_array(fe)).double(), persistent=False)
+        window = torch.from_numpy(window_array(fe))
+        self.register_buffer("window", window.double() if exact else window, persistent=False)
         self.bands = bands(fe)
         for index, band in enumerate(self.bands):
             self.register_buffer(f"band{index}", torch.from_numpy(band.weights), persistent=False)
+        self._kept: _Work | None = None
 
     def extra_repr(self) -> str:
         return repr(self.fe)
 
     @torch.no_grad()
-    def forward(self, waveform: Tensor) -> Tensor:
+    def forward(self, waveform: Tensor, hop: Tensor | None = None, samples: int | None = None) -> Tensor:
         """Normalised log-mel.
 
         Args:
             waveform: float (batch, time) in [-1, 1] at the front end's sample rate.
+            hop: int64 (batch,) samples from one frame to the next, each clip's own in the place of the front end's. More audio in as many
+                frames is the sound made faster, pitch kept.
+            samples: with `hop`, those that the frames would take at the front end's hop, which decides how many there are. The waveform
+                has `samples + (frames - 1) * (hop - hop_length)` or more.
 
         Returns:
             float32 (batch, 1, mel, frame).
@@ -45,39 +71,70 @@ class LogMel(nn.Module):
         Raises:
             InputError: the waveform does not fill one frame.
         """
-        fe, samples = self.fe, waveform.shape[-1]
+        fe, device = self.fe, waveform.device
+        samples = waveform.shape[-1] if samples is None else samples
         frames = fe.frames(samples)
         if frames == 0:
             raise InputError(f"a waveform of {samples} samples does not fill one frame (n_fft {fe.n_fft}, padding '{fe.padding}'); "
                              "give more audio or use padding 'end'")
-        device = waveform.device
-        at_once = min(max(len(waveform), 1), CPU_CLIPS if device.type == "cpu" else ACCELERATOR_CLIPS)
         out = torch.empty(len(waveform), fe.n_mels, frames, device=device)
-        # The work arrays are made once: fresh pages cost as much as FFTs.
-        framed = torch.empty(at_once, frames, fe.n_fft, dtype=torch.float64, device=device)
-        spectrum = torch.empty(at_once, frames, fe.n_fft // 2 + 1, dtype=torch.complex128, device=device)
-        power = torch.empty(spectrum.shape, dtype=torch.float64, device=device)
-        mel = torch.empty(at_once * frames, fe.n_mels, device=device)
+        work = self._work(device, frames)
+        at_once, block = work.framed.shape[:2]
         with torch.autocast(device.type, enabled=False):
             for start in range(0, len(waveform), at_once):
-                clips = self._prepare(waveform[start:start + at_once])  # (n, padded time)
-                n = len(clips)
-                torch.mul(clips.unfold(-1, fe.n_fft, fe.hop_length)[:, :frames], self.window, out=framed[:n])
-                torch.fft.rfft(framed[:n], out=spectrum[:n])
-                parts = torch.view_as_real(spectrum[:n])  # (n, frame, bin, 2)
-                torch.mul(parts[..., 0], parts[..., 0], out=power[:n]).addcmul_(parts[..., 1], parts[..., 1])
-                bins = power[:n].view(n * frames, -1).float()
-                for index, band in enumerate(self.bands):
-                    torch.mm(bins[:, band.bins], self.get_buffer(f"band{index}"), out=mel[:n * frames, band.mels])
-                logs = mel[:n * frames].clamp_(min=fe.log_floor).log_()
-                out[start:start + n] = logs.view(n, frames, fe.n_mels).transpose(1, 2)
+                clips = slice(start, start + at_once)
+                padded = self._prepare(waveform[clips], fe.pad_after(samples))  # (n, padded time)
+                if hop is not None:
+                    owner = torch.arange(len(padded), device=device)[:, None]
+                    place = torch.arange(frames, device=device) * hop[clips, None]  # (n, frame)
+                for first in range(0, frames, block):
+                    part = slice(first, first + block)
+                    if hop is None:
+                        framed = padded.unfold(-1, fe.n_fft, fe.hop_length)[:, :frames][:, part]  # (n, f, n_fft)
+                    else:
+                        framed = padded.unfold(-1, fe.n_fft, 1)[owner, place[:, part]]
+                    out[clips, :, part] = self._transform(framed, work)
         if fe.mean or fe.std != 1.0:
             out.sub_(fe.mean).mul_(1.0 / fe.std)
         return out.unsqueeze(1)
 
-    def _prepare(self, clips: Tensor) -> Tensor:
+    def _transform(self, frames: Tensor, work: _Work) -> Tensor:
+        """Frames (n, f, n_fft) to log-mel, float32 (n, mel, f), a view of `work`."""
+        n, f, _ = frames.shape
+        framed, spectrum, power, rounded = (each[:n, :f] for each in work[:4])
+        mel = work.mel[:n * f]
+        torch.mul(frames, self.window, out=framed)
+        torch.fft.rfft(framed, out=spectrum)
+        parts = torch.view_as_real(spectrum)  # (n, f, bin, 2)
+        parts.mul_(parts)  # in one run over memory, as against two over every other number
+        torch.add(parts[..., 0], parts[..., 1], out=power)
+        if rounded.dtype != power.dtype:
+            rounded.copy_(power)
+        bins = rounded.view(n * f, -1)
+        for index, band in enumerate(self.bands):
+            torch.mm(bins[:, band.bins], self.get_buffer(f"band{index}"), out=mel[:, band.mels])
+        return mel.clamp_(min=self.fe.log_floor).log_().view(n, f, -1).transpose(1, 2)
+
+    def _work(self, device: torch.device, frames: int) -> _Work:
+        """Arrays for several clips of so many frames, or for a part of one clip."""
+        fe, dtype = self.fe, self.window.dtype
+        budget = CPU_BYTES if device.type == "cpu" else ACCELERATOR_BYTES
+        fit = max(1, budget // (fe.n_fft * dtype.itemsize))  # frames
+        n, f = max(1, fit // frames), -(-frames // -(-frames // fit))
+        kept = self._kept
+        if kept is None or kept.framed.shape[:2] != (n, f) or kept.framed.device != device:
+            with torch.inference_mode(False):  # a tensor made in that mode could not be written to outside it
+                power = torch.empty(n, f, fe.n_fft // 2 + 1, dtype=dtype, device=device)
+                kept = self._kept = _Work(
+                    framed=torch.empty(n, f, fe.n_fft, dtype=dtype, device=device),
+                    spectrum=torch.empty_like(power, dtype=dtype.to_complex()), power=power,
+                    rounded=torch.empty_like(power, dtype=torch.float32) if dtype != torch.float32 else power,
+                    mel=torch.empty(n * f, fe.n_mels, device=device))
+        return kept
+
+    def _prepare(self, clips: Tensor, pad_after: int) -> Tensor:
         """Clips (n, time) with pre-emphasis and padding: float32 (n, padded time)."""
         clips = clips.float()
         if self.fe.pre_emphasis:
             clips = clips - self.fe.pre_emphasis * F.pad(clips, (1, -1))
-        return F.pad(clips, (self.fe.pad_before, self.fe.pad_after(clips.shape[-1])))
+        return F.pad(clips, (self.fe.pad_before, pad_after))

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import soundfile
 
 from edgekd.data.store import Clip
 from edgekd.data.writer import StoreWriter
@@ -57,6 +58,15 @@ def recipe_dict(role="student", **changes):
     for table, values in changes.items():
         raw[table] = {**raw.get(table, {}), **values} if isinstance(values, dict) else values
     return raw
+
+
+@pytest.fixture(scope="session")
+def response_folder(tmp_path_factory):
+    """Two impulse responses, a low one and a high one."""
+    folder = tmp_path_factory.mktemp("responses")
+    for name, factor in (("low.wav", 0.9), ("high.wav", -0.8)):
+        soundfile.write(folder / name, 0.5 * factor ** np.arange(100), RATE)
+    return folder
 
 
 @pytest.fixture

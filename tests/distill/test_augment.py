@@ -1,10 +1,15 @@
 """Augmentation on the training device."""
 
+import numpy as np
 import torch
 
-from edgekd.data.augment import gain, mask, mix, mix_loudness
+from edgekd.data.augment import convolve, gain, mask, mix, mix_loudness, mix_style
 
 PARTNER = torch.tensor([1, 0])
+
+
+def random(*shape):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
 
 
 def test_gain_is_in_decibels():
@@ -17,7 +22,7 @@ def test_mix_takes_the_share_of_each_item():
 
 
 def test_a_share_of_one_changes_nothing_to_the_bit():
-    x = torch.randn(2, 100, generator=torch.Generator().manual_seed(0))
+    x = random(2, 100)
     assert torch.equal(mix(x, PARTNER, torch.ones(2)), x)
     assert torch.equal(mix_loudness(x, PARTNER, torch.ones(2)), x)
 
@@ -32,7 +37,7 @@ def test_loudness_mix_levels_clips_before_it_shares_them():
 
 
 def test_masks_hide_the_places_asked_for_with_the_mean():
-    x = torch.randn(2, 1, 8, 6, generator=torch.Generator().manual_seed(0))
+    x = random(2, 1, 8, 6)
     start, width = torch.tensor([[1, 5], [0, 0]]), torch.tensor([[2, 1], [0, 0]])
     masked = mask(x, 2, start, width)
     hidden = [1, 2, 5]
@@ -40,3 +45,35 @@ def test_masks_hide_the_places_asked_for_with_the_mean():
     assert torch.equal(masked[0, 0, [0, 3, 4, 6, 7]], x[0, 0, [0, 3, 4, 6, 7]])
     assert torch.equal(masked[1], x[1])
     assert torch.equal(mask(x, 3, start, width)[0, 0, :, 3], x[0, 0, :, 3])
+
+
+def test_mixes_are_of_the_first_rows_with_any_row():
+    x, partner, share = random(5, 40), torch.tensor([4, 1, 0]), torch.tensor([0.5, 1.0, 0.25])
+    assert torch.allclose(mix(x, partner, share), torch.stack([(x[0] + x[4]) / 2, x[1], x[2] / 4 + 0.75 * x[0]]), atol=1e-6)
+    again = mix_loudness(torch.cat([x, random(3, 40)]), partner, share)
+    assert torch.equal(mix_loudness(x, partner, share), again)
+    assert again.shape == (3, 40)
+
+
+def test_responses_are_convolved_with_the_clips_that_have_one_and_cut_at_the_end():
+    waveform, responses = random(3, 50), random(2, 20)
+    heard = convolve(waveform, torch.tensor([2, 0]), responses, torch.tensor([1, 0]))
+    for row, response in ((2, 1), (0, 0)):
+        expected = np.convolve(waveform[row].numpy(), responses[response].numpy())[:50]
+        assert np.allclose(heard[row].numpy(), expected, atol=1e-5)
+    assert torch.equal(heard[1], waveform[1])
+    nothing = torch.empty(0, dtype=torch.int64)
+    assert torch.equal(convolve(waveform, nothing, responses, nothing), waveform)
+    assert torch.allclose(convolve(waveform[:, :8], torch.tensor([0]), responses, torch.tensor([0]))[0], heard[0, :8], atol=1e-5)
+
+
+def test_a_clip_takes_on_the_statistics_of_each_mel_bin_of_its_partner():
+    x = random(3, 1, 4, 50) * torch.tensor([1.0, 2.0, 3.0, 4.0])[:, None] + torch.arange(3.0)[:, None, None, None]
+    taken = mix_style(x, torch.tensor([2, 0]), torch.tensor([0.0, 0.25]))
+    assert taken.shape == (2, 1, 4, 50)
+    assert torch.allclose(taken[0].mean(dim=2), x[2].mean(dim=2), atol=1e-4)
+    assert torch.allclose(taken[0].std(dim=2), x[2].std(dim=2), rtol=1e-3)
+    assert torch.allclose(taken[1].mean(dim=2), 0.25 * x[1].mean(dim=2) + 0.75 * x[0].mean(dim=2), atol=1e-4)
+    shape = (x - x.mean(dim=3, keepdim=True)) / x.std(dim=3, keepdim=True)
+    assert torch.allclose((taken[0] - taken[0].mean(dim=2, keepdim=True)) / taken[0].std(dim=2, keepdim=True), shape[0], atol=1e-3)
+    assert torch.equal(mix_style(x, torch.tensor([0, 1]), torch.ones(2)), x[:2])

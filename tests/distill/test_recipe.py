@@ -61,6 +61,8 @@ def test_overrides_are_typed_by_their_field(path):
     ("seed=9999999999999999999", "seed"),
     ("name=../mine", r"name '\.\./mine' begins the names of files"),
     ("name=", "name ''"),
+    ("augment.ir_p=0.5", r"augment\.ir_p is 0\.5 but augment\.ir_folder is not set"),
+    ("augment.time_stretch=0.9", "time_stretch"),
 ])
 def test_bad_settings_are_refused_with_the_reason(path, override, message):
     with pytest.raises(InputError, match=message):
@@ -111,6 +113,13 @@ def test_every_shipped_recipe_is_valid(name):
     assert isinstance(recipe, Recipe)
     assert recipe.name == name
     model_config(recipe)
+
+
+def test_later_keys_of_augment_change_the_hash_only_where_they_are_set(path):
+    plain = load_recipe(path).hash
+    assert load_recipe(path, ["augment.time_stretch=1", "augment.ir_include=[]"]).hash == plain
+    changes = ("time_stretch=1.1", "mixstyle_p=0.4", "mixstyle_alpha=0.2", "ir_folder=x", "roll=0.1")
+    assert len({plain, *(load_recipe(path, [f"augment.{change}"]).hash for change in changes)}) == 6
 
 
 def test_the_export_table_leaves_the_hash_of_what_is_trained_alone(path):

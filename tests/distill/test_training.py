@@ -156,7 +156,7 @@ def test_the_float_network_keeps_the_quantised_one_near_itself(store, tmp_path):
     gaps = {}
     for weight in (0.0, 0.5, 1.0):
         changes = {"float_weight": weight, "lr": 0.01, "epochs": 6}
-        run = train(student(qat=changes, train={"epochs": 1}), store, tmp_path / str(weight))
+        run = train(student(qat=changes), store, tmp_path / str(weight))
         waveform = torch.from_numpy(np.stack([store.window(clip, 0, run.info.window) for clip in range(len(store.labels) * 7)]))
         with torch.no_grad():
             x = LogMel(run.frontend)(waveform)
@@ -312,6 +312,20 @@ def test_resuming_with_something_else_is_refused(straight, store, teacher, tmp_p
         train(same, other, straight, [teacher], resume)
     with pytest.raises(InputError, match="another list of teachers"):
         train(same, store, straight, [], resume)
+
+
+def test_resuming_with_other_impulse_responses_is_refused(store, response_folder, tmp_path, monkeypatch):
+    shutil.copytree(response_folder, tmp_path / "rooms")
+    recipe = student(augment={"ir_p": 0.5, "ir_folder": str(tmp_path / "rooms")}, train={"epochs": 2}, qat={"epochs": 0})
+    with monkeypatch.context() as patch:
+        cut(patch, "float", 1)
+        with pytest.raises(PowerCutError):
+            train(recipe, store, tmp_path / "s")
+    moved = (tmp_path / "rooms" / "low.wav").rename(tmp_path / "low.wav")
+    with pytest.raises(InputError, match="begun with another set of impulse responses"):
+        train(recipe, store, tmp_path / "s", options=Options(resume=True))
+    moved.rename(tmp_path / "rooms" / "low.wav")
+    assert len(train(recipe, store, tmp_path / "s", options=Options(resume=True)).info.impulse_responses) == 64
 
 
 def test_resuming_with_other_thresholds_takes_them_over_and_trains_nothing(straight, store, teacher, tmp_path):

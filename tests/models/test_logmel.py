@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -9,8 +10,10 @@ torch = pytest.importorskip("torch")
 
 from edgekd.errors import InputError  # noqa: E402
 from edgekd.frontend import FrontEnd, log_mel  # noqa: E402
-from edgekd.models.logmel import CPU_CLIPS, LogMel  # noqa: E402
+from edgekd.models.logmel import LogMel  # noqa: E402
 
+CLIPS = 11
+"""More than are transformed at a time, and no multiple of it."""
 ESC50 = Path(__file__).parents[2].parent / "shared/data/esc50/audio"
 CONFIGS = [
     FrontEnd(),
@@ -22,9 +25,9 @@ CONFIGS = [
 
 @pytest.mark.parametrize("fe", CONFIGS)
 def test_mirror_is_within_1e4_of_numpy(fe):
-    waveform = (0.1 * np.random.default_rng(0).standard_normal((CPU_CLIPS + 3, 16000))).astype(np.float32)
+    waveform = (0.1 * np.random.default_rng(0).standard_normal((CLIPS, 16000))).astype(np.float32)
     mirrored = LogMel(fe)(torch.from_numpy(waveform))
-    assert mirrored.shape == (CPU_CLIPS + 3, 1, fe.n_mels, fe.frames(16000))
+    assert mirrored.shape == (CLIPS, 1, fe.n_mels, fe.frames(16000))
     assert mirrored.dtype == torch.float32
     assert np.abs(mirrored[:, 0].numpy() - log_mel(fe, waveform)).max() <= 1e-4
 
@@ -59,3 +62,44 @@ def test_mirror_has_nothing_to_train_or_to_save_and_stays_float32_under_autocast
 def test_too_short_a_waveform_is_refused():
     with pytest.raises(InputError, match="does not fill one frame"):
         LogMel(FrontEnd())(torch.zeros(2, 1000))
+
+
+@pytest.mark.parametrize("fe", CONFIGS)
+def test_the_float32_transform_is_near_the_exact_one(fe):
+    waveform = torch.from_numpy((0.1 * np.random.default_rng(0).standard_normal((CLIPS, 16000))).astype(np.float32))
+    exact, quick = LogMel(fe)(waveform), LogMel(fe, exact=False)(waveform)
+    assert (quick - exact).abs().max() < 1e-2
+    assert (quick - exact).abs().mean() < 1e-5
+    assert not torch.equal(quick, exact)
+
+
+def test_long_clips_are_transformed_in_parts_and_after_short_ones():
+    fe, mirror = FrontEnd(mean=1.0), LogMel(FrontEnd(mean=1.0))
+    rng = np.random.default_rng(0)
+    for length in (16000, 160_000, 3000):  # 310 frames are more than are transformed at a time
+        waveform = (0.1 * rng.standard_normal((3, length))).astype(np.float32)
+        assert np.abs(mirror(torch.from_numpy(waveform))[:, 0].numpy() - log_mel(fe, waveform)).max() <= 1e-4
+
+
+def test_it_works_in_and_after_inference_mode():
+    mirror, waveform = LogMel(FrontEnd()), torch.ones(2, 16000)
+    with torch.inference_mode():
+        inside = mirror(waveform)
+    assert torch.equal(mirror(waveform), inside)
+
+
+@pytest.mark.parametrize("fe", CONFIGS)
+def test_a_hop_of_its_own_reads_each_clip_at_its_pace(fe):
+    fe = msgspec.structs.replace(fe, pre_emphasis=0.0)  # which would spread beyond the end of what is heard
+    samples = 8000
+    hops = [fe.hop_length, fe.hop_length - 37, fe.hop_length + 50] * 2
+    waveform = (0.1 * np.random.default_rng(0).standard_normal((len(hops), samples + fe.frames(samples) * 50))).astype(np.float32)
+    frames = fe.frames(samples)
+    for row, hop in zip(waveform, hops, strict=True):
+        row[samples + (frames - 1) * (hop - fe.hop_length):] = 0
+    stretched = LogMel(fe)(torch.from_numpy(waveform), torch.tensor(hops), samples)
+    assert stretched.shape == (len(hops), 1, fe.n_mels, frames)
+    for row, hop, heard in zip(waveform, hops, stretched, strict=True):
+        span = samples + (frames - 1) * (hop - fe.hop_length)
+        expected = log_mel(msgspec.structs.replace(fe, hop_length=hop), row[:span])[:, :frames]
+        assert np.abs(heard[0].numpy() - expected).max() <= 1e-4
