@@ -234,6 +234,35 @@ def bench(
     typer.echo(to_json(results) if as_json else to_text(results))
 
 
+@app.command("bench-train")
+def bench_train(
+    recipe: Annotated[str, typer.Argument(help="Name or path of a recipe.")] = "esc50-serfr32",
+    data: Annotated[Path | None, typer.Option(help="A clip store; by default one of noise is made.")] = None,
+    teacher: Annotated[str | None, typer.Option(help="Teacher recipe whose network is timed too.")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="key=value, e.g. train.batch_size=64; may be repeated.")] = None,
+    soft_labels: Annotated[int, typer.Option(help="Made-up teachers whose soft labels enter the loss.")] = 0,
+    clips: Annotated[int | None, typer.Option(help="One-second clips of the store that is made; 2,048 by default.")] = None,
+    batches: Annotated[int | None, typer.Option(help="Timed batches of each stage in each of three rounds; 8 by default.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch on the CPU; all cores by default.")] = None,
+    accelerator: Annotated[str, typer.Option(help="auto, cpu or gpu.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document and no table.")] = False,
+) -> None:
+    """Clips per second of each part of a training and of the whole; a table, then one line of JSON."""
+    from edgekd.pipeline.launch import relaunch_once
+
+    relaunch_once()
+    import msgspec
+
+    from edgekd.pipeline import bench_train as timing
+
+    result = timing.bench_train(recipe, data, teacher=teacher, overrides=settings or [], soft_labels=soft_labels,
+                                clips=timing.MADE_CLIPS if clips is None else clips,
+                                batches=timing.BATCHES if batches is None else batches, threads=threads, accelerator=accelerator)
+    if not as_json:
+        typer.echo(timing.to_text(result))
+    typer.echo(msgspec.json.encode(result).decode())
+
+
 @app.command()
 def evaluate(
     model: Annotated[Path, typer.Argument(help="A model file that 'edgekd export' wrote.")],
