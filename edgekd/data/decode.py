@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 from edgekd.data.journal import digest
 from edgekd.data.parallel import in_order
 from edgekd.data.source import Source
-from edgekd.data.store import to_pcm
+from edgekd.data.store import PCM_SCALE, to_pcm
 from edgekd.errors import InputError, MissingExtraError
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".w64", ".caf", ".au")
+PCM_16 = "PCM_16"
+"""libsndfile's name for samples of 16 bits."""
 NO_KEY = ""
 """Key of a source whose file is not there."""
 
@@ -55,11 +57,15 @@ def decode(path: Path, sample_rate: int, channels: int) -> NDArray[np.int16]:
     try:
         if path.stat().st_size == 0:
             raise InputError(f"{path}: the file is empty (0 bytes)")
-        waveform, rate = soundfile.read(os.fsencode(path), dtype="float32", always_2d=True)
+        with soundfile.SoundFile(os.fsencode(path)) as file:
+            rate = file.samplerate
+            waveform = file.read(dtype="int16" if file.subtype == PCM_16 else "float32", always_2d=True)
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
         raise InputError(f"{path}: cannot be read ({error.strerror if isinstance(error, OSError) else error})") from None
     except RuntimeError:  # soundfile's own error among them; its text misleads (a damaged mp3 "does not exist")
         raise InputError(f"{path}: is not readable audio; it is damaged or not one of {', '.join(AUDIO_SUFFIXES)}") from None
+    if waveform.dtype == np.int16:  # libsndfile's own way to float32 gives the same values in twice the time
+        waveform = waveform.astype(np.float32) / np.float32(PCM_SCALE)
     if len(waveform) == 0:
         raise InputError(f"{path}: holds no samples")
     if not np.isfinite(waveform).all():
