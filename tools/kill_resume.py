@@ -34,8 +34,7 @@ from edgekd.pipeline.launch import ALLOCATOR, MARKER, WAITING
 ENVIRONMENT = {**ALLOCATOR, **WAITING, MARKER: "1"}
 """What the commands would start themselves anew for."""
 CLIPS = 120
-SMALL = ("--set", "frontend.n_mels=16", "--set", "frontend.hop_length=1024", "--set", "train.batch_size=8", "--set", "train.warmup_epochs=1",
-         "--set", "train.test_every=2")
+SMALL = ("--set", "train.batch_size=8", "--set", "train.warmup_epochs=1", "--set", "train.test_every=2")
 TEACHER = ("synth-cp-resnet", *SMALL, "--set", "teacher.stem=4", "--set", "teacher.widths=[8]", "--set", "teacher.kernels=[[3,1]]",
            "--set", "teacher.groups=[1]", "--set", "teacher.pools=[1]", "--set", "train.epochs=2", "--threads", "1", "--accelerator", "cpu")
 QUICK = (*SMALL, "--set", "student.width=8", "--set", "qat.batch_size=8", "--set", "qat.freeze_epochs=1", "--set", "qat.calibration_clips=32")
