@@ -33,13 +33,20 @@ from edgekd.pipeline.launch import ALLOCATOR, MARKER, WAITING
 
 ENVIRONMENT = {**ALLOCATOR, **WAITING, MARKER: "1"}
 """What the commands would start themselves anew for."""
-CLIPS = 120
-SMALL = ("--set", "train.batch_size=8", "--set", "train.warmup_epochs=1", "--set", "train.test_every=2")
-TEACHER = ("synth-cp-resnet", *SMALL, "--set", "teacher.stem=4", "--set", "teacher.widths=[8]", "--set", "teacher.kernels=[[3,1]]",
-           "--set", "teacher.groups=[1]", "--set", "teacher.pools=[1]", "--set", "train.epochs=2", "--threads", "1", "--accelerator", "cpu")
-QUICK = (*SMALL, "--set", "student.width=8", "--set", "qat.batch_size=8", "--set", "qat.freeze_epochs=1", "--set", "qat.calibration_clips=32")
-STUDENT = ("synth-serfr24", *QUICK, "--set", "train.epochs=8", "--set", "qat.epochs=6", "--threads", "1", "--accelerator", "cpu")
-SWEPT = ("synth-serfr24", *QUICK, "--set", "train.epochs=2", "--set", "qat.epochs=1", "--threads", "1")
+CLIPS = 60
+ONE_THREAD = ("--threads", "1", "--accelerator", "cpu")
+
+
+def settings(*pairs: str) -> tuple[str, ...]:
+    """--set for each."""
+    return tuple(part for pair in pairs for part in ("--set", pair))
+
+
+TRAIN = settings("train.batch_size=8", "train.warmup_epochs=1", "train.test_every=2")
+TEACHER = ("synth-cp-resnet", *TRAIN, *settings("train.epochs=1", "view.seconds=1.0", "augment.roll=0.5"), *ONE_THREAD)
+QUICK = (*TRAIN, *settings("student.width=8", "qat.batch_size=8", "qat.freeze_epochs=1", "qat.calibration_clips=32"))
+STUDENT = ("synth-serfr24", *QUICK, *settings("train.epochs=6", "qat.epochs=4"), *ONE_THREAD)
+SWEPT = ("synth-serfr24", *QUICK, *settings("train.epochs=2", "qat.epochs=1"), "--threads", "1")
 WAVS, WAV_RATE = 1200, 44100
 TIMES = ("created", "seconds")
 """Fields of run.json that no two runs share."""

@@ -27,8 +27,9 @@ def counting(monkeypatch):
     """A kind that counts to twenty in a file, one step in 10 ms; `counting(step)`: what it writes at a step, Python."""
     def make(step):
         def begin(arguments, log):
+            program = [sys.executable, "-c", COUNTS.replace("STEP", step), *arguments]
             with log.open("ab") as file:
-                return subprocess.Popen([sys.executable, "-c", COUNTS.replace("STEP", step), *arguments], stderr=file, start_new_session=True)
+                return subprocess.Popen(program, stderr=file, start_new_session=True)
 
         monkeypatch.setattr(kill_resume, "begin", begin)
         return kill_resume.Kind(lambda out: [str(out)], kill_resume.file_results("steps.txt"), lambda _: "counting", lambda _: False)
@@ -57,7 +58,7 @@ def test_a_command_that_fails_stops_the_proof(counting, tmp_path):
 CHILD = "import subprocess, sys; subprocess.Popen(['sleep', '60']); print(1, flush=True); sys.stdin.read()"
 
 
-def test_children_end_with_their_parent(tmp_path):
+def test_children_end_with_their_parent():
     process = subprocess.Popen([sys.executable, "-c", CHILD], start_new_session=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     with process:
         process.stdout.readline()
