@@ -71,7 +71,8 @@ class StoreWriter:
                 opened.callback(self._clear)
                 if any(each != self._folder and in_use(each, unknown=False) for each in _siblings(self.path, PARTIAL)):
                     raise _busy(self.path)  # both began at once
-                (self._folder / REQUEST_FILE).write_text(request)
+                if left is None:
+                    (self._folder / REQUEST_FILE).write_text(request)
                 (self._folder / NEW).mkdir(exist_ok=True)
                 (self._folder / NEW / AUDIO_FILE).touch()
                 self._audio: BinaryIO = opened.enter_context((self._folder / NEW / AUDIO_FILE).open("r+b"))
