@@ -23,6 +23,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -51,7 +52,7 @@ WAVS, WAV_RATE = 1200, 44100
 TIMES = ("created", "seconds")
 """Fields of run.json that no two runs share."""
 GONE_S = 5.0
-"""How long the processes of a killed group may take to be gone."""
+"""How long killed processes may take to be gone."""
 
 Results = dict[str, bytes]
 
@@ -179,26 +180,40 @@ def begin(arguments: list[str], log: Path) -> subprocess.Popen[bytes]:
 
 
 def killed(process: subprocess.Popen[bytes], after: float) -> bool:
-    """Whether a process was still there after some seconds; it and its children are gone then."""
+    """Whether a process was still there after some seconds; it and all that it started are gone then."""
     try:
         process.wait(after)
     except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGSTOP)  # what is stopped starts nothing more
+        started = descendants(process.pid)
         os.killpg(process.pid, signal.SIGKILL)
+        for each in started:
+            with suppress(ProcessLookupError):
+                os.kill(each, signal.SIGKILL)
         process.wait()
-        end_group(process.pid)
+        limit = time.monotonic() + GONE_S
+        while any(is_alive(each) for each in started) and time.monotonic() < limit:
+            time.sleep(0.01)
         return process.returncode == -signal.SIGKILL  # else it ended by itself between the two
     return False
 
 
-def end_group(group: int) -> None:
-    """Wait until no process of a killed group is left."""
-    limit = time.monotonic() + GONE_S
-    while time.monotonic() < limit:
-        try:
-            os.killpg(group, 0)
-        except ProcessLookupError:
-            return
-        time.sleep(0.01)
+def descendants(process: int) -> list[int]:
+    """Children of a process and theirs, also those in sessions of their own."""
+    found: list[int] = []
+    for listed in Path(f"/proc/{process}/task").glob("*/children"):
+        with suppress(OSError):
+            for child in map(int, listed.read_text().split()):
+                found += [child, *descendants(child)]
+    return found
+
+
+def is_alive(process: int) -> bool:
+    """Whether a process runs; one that nobody has waited for yet does not."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def finish(arguments: list[str], log: Path) -> float:

@@ -55,11 +55,13 @@ def test_a_command_that_fails_stops_the_proof(counting, tmp_path):
         kill_resume.prove(counting("1 / 0"), tmp_path, 2, random.Random(0))
 
 
-CHILD = "import subprocess, sys; subprocess.Popen(['sleep', '60']); print(1, flush=True); sys.stdin.read()"
+CHILD = "import subprocess, sys; subprocess.Popen(['sleep', '60']{}); print(1, flush=True); sys.stdin.read()"
 
 
-def test_children_end_with_their_parent():
-    process = subprocess.Popen([sys.executable, "-c", CHILD], start_new_session=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+@pytest.mark.parametrize("session", ["", ", start_new_session=True"])
+def test_children_end_with_their_parent(session):
+    process = subprocess.Popen([sys.executable, "-c", CHILD.format(session)], start_new_session=True, stdin=subprocess.PIPE,
+                               stdout=subprocess.PIPE)
     with process:
         process.stdout.readline()
         assert kill_resume.killed(process, 0.01)
