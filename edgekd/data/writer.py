@@ -100,6 +100,11 @@ class StoreWriter:
         return max(len(self._journal.entries) - len(self._clips), 0)
 
     @property
+    def last_digest(self) -> bytes:
+        """Hash of the PCM of the clip that was added or taken last; only with a request."""
+        return self._journal.entries[len(self._clips) - 1].digest
+
+    @property
     def hint(self) -> str:
         """What remains when the writer is left now, for the end of a message; empty where that is nothing."""
         return f"; {len(self._journal.entries)} clips are kept in {self._folder.name}, and the same command goes on" if self._kept() else ""

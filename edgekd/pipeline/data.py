@@ -1,6 +1,5 @@
 """What `edgekd data` does: prepare a store from audio files, synthesise one, tell what is inside."""
 
-import hashlib
 import signal
 import sys
 import threading
@@ -146,7 +145,7 @@ def _fill(writer: StoreWriter, found: DataSet, *, sample_rate: int, channels: in
                 say(f"bad clip: {pcm}")
             else:
                 seen.add(clip.path)
-                same.add(clip, pcm)
+                same.add(clip, pcm, writer.last_digest)
     if bad and not skip_bad:
         raise InputError(f"{len(bad)} of {len(found.sources)} clips cannot be used (named above); no store was made; "
                          f"mend them or leave them out with --skip-bad{writer.hint}")
@@ -191,10 +190,10 @@ class _SameAudio:
         self._first: dict[bytes, Clip] = {}
         self._pairs: list[tuple[Clip, Clip]] = []
 
-    def add(self, clip: Clip, pcm: NDArray[np.int16]) -> None:
+    def add(self, clip: Clip, pcm: NDArray[np.int16], digest: bytes) -> None:
         if not pcm.any():
             return
-        first = self._first.setdefault(hashlib.blake2b(pcm.tobytes(), digest_size=16).digest(), clip)
+        first = self._first.setdefault(digest, clip)
         if (first.label, first.split) != (clip.label, clip.split):
             self._pairs.append((first, clip))
 
