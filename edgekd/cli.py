@@ -38,7 +38,7 @@ def data_prepare(
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out clips that cannot be used instead of refusing.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a store that is there.")] = False,
 ) -> None:
-    """Decode a data set once into a clip store."""
+    """Decode a data set once into a clip store. The same command goes on where it was stopped."""
     from edgekd.pipeline import data, data_info
 
     prepared = data.prepare(dataset, path, out, sample_rate=sample_rate, channels=channels, table=csv, test_fraction=test_fraction,

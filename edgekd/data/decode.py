@@ -2,17 +2,32 @@
 
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekd.data.journal import digest
 from edgekd.data.parallel import in_order
 from edgekd.data.source import Source
-from edgekd.data.store import to_pcm
+from edgekd.data.store import PCM_SCALE, to_pcm
 from edgekd.errors import InputError, MissingExtraError
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".w64", ".caf", ".au")
+PCM_16 = "PCM_16"
+"""libsndfile's name for samples of 16 bits."""
+NO_KEY = ""
+"""Key of a source whose file is not there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """A clip to come. key: of what it is made from; pcm: (time, channels) int16, or the error that its file met."""
+
+    source: Source
+    key: str
+    pcm: NDArray[np.int16] | InputError
 
 
 def is_audio(path: Path) -> bool:
@@ -42,11 +57,15 @@ def decode(path: Path, sample_rate: int, channels: int) -> NDArray[np.int16]:
     try:
         if path.stat().st_size == 0:
             raise InputError(f"{path}: the file is empty (0 bytes)")
-        waveform, rate = soundfile.read(os.fsencode(path), dtype="float32", always_2d=True)
+        with soundfile.SoundFile(os.fsencode(path)) as file:
+            rate = file.samplerate
+            waveform = file.read(dtype="int16" if file.subtype == PCM_16 else "float32", always_2d=True)
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
         raise InputError(f"{path}: cannot be read ({error.strerror if isinstance(error, OSError) else error})") from None
     except RuntimeError:  # soundfile's own error among them; its text misleads (a damaged mp3 "does not exist")
         raise InputError(f"{path}: is not readable audio; it is damaged or not one of {', '.join(AUDIO_SUFFIXES)}") from None
+    if waveform.dtype == np.int16:  # libsndfile's own way to float32 gives the same values in twice the time
+        waveform = waveform.astype(np.float32) / np.float32(PCM_SCALE)
     if len(waveform) == 0:
         raise InputError(f"{path}: holds no samples")
     if not np.isfinite(waveform).all():
@@ -59,18 +78,41 @@ def decode(path: Path, sample_rate: int, channels: int) -> NDArray[np.int16]:
     return to_pcm(waveform)
 
 
-def decode_all(sources: Sequence[Source], sample_rate: int, channels: int) -> Iterator[tuple[Source, NDArray[np.int16] | InputError]]:
-    """Decode many files on threads (libsndfile and soxr release the interpreter lock), in the order given.
+def decode_all(sources: Sequence[Source], sample_rate: int, channels: int) -> Iterator[Decoded]:
+    """Decode many files on threads (libsndfile and soxr release the interpreter lock), in the order given."""
+    return in_order(lambda source: decode_one(source, sample_rate, channels), sources)
 
-    Yields:
-        (source, pcm (time, channels) int16), or (source, the error that its file met).
+
+def decode_one(source: Source, sample_rate: int, channels: int) -> Decoded:
+    """As `decode`, with the source and its key, which is that of the file before it was read."""
+    key = source_key(source)
+    try:
+        return Decoded(source, key, decode(source.file, sample_rate, channels))
+    except InputError as error:
+        return Decoded(source, key, error)
+
+
+def source_key(source: Source) -> str:
+    """32 hex digits that change with what a clip's audio is made from: its file's place, size and time of change, not its row."""
+    try:
+        stat = source.file.stat()
+    except (OSError, ValueError):
+        return NO_KEY
+    return digest(f"{stat.st_size} {stat.st_mtime_ns} {source.file.absolute()}".encode(errors="surrogateescape")).hex()
+
+
+def decoders() -> str:
+    """Names and versions of what decodes and resamples: others may give other samples.
+
+    Raises:
+        MissingExtraError: see `decode`.
     """
-    def work(source: Source) -> tuple[Source, NDArray[np.int16] | InputError]:
-        try:
-            return source, decode(source.file, sample_rate, channels)
-        except InputError as error:
-            return source, error
-    return in_order(work, sources)
+    try:
+        import soundfile
+        import soxr
+    except ImportError as error:
+        raise MissingExtraError(error.name or "soundfile", "train") from None
+    return f"soundfile {soundfile.__version__}, {soundfile.__libsndfile_version__}, soxr {soxr.__version__}, {soxr.__libsoxr_version__}"
 
 
 def _to_channels(path: Path, waveform: NDArray[np.float32], channels: int) -> NDArray[np.float32]:

@@ -2,32 +2,54 @@
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
+
+TRIES, PAUSE_S = 5, 0.02
+"""How often a lock that is taken is asked for: who only looks whether a folder is in use holds it for a moment."""
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Mark a folder as in use, also where it is renamed meanwhile. A file system without locks marks nothing."""
+def held(folder: Path) -> Iterator[bool]:
+    """Mark a folder as in use, also where it is renamed meanwhile. A file system without locks marks nothing.
+
+    Yields:
+        whether no other process had it marked.
+    """
     handle = os.open(folder, os.O_RDONLY)
     try:
-        with suppress(OSError):
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
+        yield _taken(handle)
     finally:
         os.close(handle)
 
 
 def in_use(folder: Path, *, unknown: bool) -> bool:
-    """Whether a living process holds a folder; `unknown` where the file system cannot tell."""
-    handle = os.open(folder, os.O_RDONLY)
+    """Whether a living process holds a folder; `unknown` where the file system cannot tell. A folder that is gone is not in use."""
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        handle = os.open(folder, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: two that look do not take each other for its holder
     except BlockingIOError:
         return True
     except OSError:
         return unknown
     finally:
         os.close(handle)
+    return False
+
+
+def _taken(handle: int) -> bool:
+    for _ in range(TRIES):
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(PAUSE_S)
+        except OSError:  # no locks here
+            return True
+        else:
+            return True
     return False

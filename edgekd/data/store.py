@@ -7,6 +7,7 @@ a clip) and `store.json` (`StoreInfo`). It is known by the hash of its table and
 import csv
 import hashlib
 import io
+import mmap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -15,6 +16,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekd.data.readahead import is_streamed, will_read
 from edgekd.errors import InputError, nearest
 
 FORMAT = "edgekd-store"
@@ -98,9 +100,10 @@ class ClipStore:
         lengths: (clips,) int64 samples per clip.
         offsets: (clips,) int64 first sample of each clip in `pcm`.
         pcm: (total samples, channels) int16, read-only memory map.
+        streamed: whether the audio is too large to stay in memory, so that the kernel is told what is read next.
     """
 
-    def __init__(self, path: Path, info: StoreInfo, clips: list[Clip]) -> None:
+    def __init__(self, path: Path, info: StoreInfo, clips: list[Clip], streamed: bool | None = None) -> None:
         self.path = path
         self.info = info
         self.clips = clips
@@ -110,12 +113,19 @@ class ClipStore:
         self.lengths: NDArray[np.int64] = np.rint([clip.seconds * info.sample_rate for clip in clips]).astype(np.int64)
         self.offsets: NDArray[np.int64] = np.concatenate([[0], np.cumsum(self.lengths)[:-1]]).astype(np.int64)
         total = int(self.lengths.sum())
+        with (path / AUDIO_FILE).open("rb") as file:
+            self._map = mmap.mmap(file.fileno(), total * info.channels * PCM_TYPE.itemsize, access=mmap.ACCESS_READ)
         # a plain view of the map: slices of a np.memmap are slow to make, and arrays computed from them would claim to be maps too
-        self.pcm: NDArray[np.int16] = np.asarray(np.memmap(path / AUDIO_FILE, dtype=PCM_TYPE, mode="r", shape=(total, info.channels)))
+        self.pcm: NDArray[np.int16] = np.frombuffer(self._map, PCM_TYPE).reshape(total, info.channels)
+        self.streamed = is_streamed(len(self._map)) if streamed is None else streamed
 
     @classmethod
-    def open(cls, path: Path | str) -> "ClipStore":
+    def open(cls, path: Path | str, streamed: bool | None = None) -> "ClipStore":
         """Open a store and check its table's hash and its audio's size (`verify` also checks the audio's hash).
+
+        Args:
+            path: its folder.
+            streamed: as in the attribute; None decides by the size of the audio and the memory available now.
 
         Raises:
             InputError: not a store, of an unknown version, or damaged.
@@ -133,7 +143,7 @@ class ClipStore:
         expected = sum(round(clip.seconds * info.sample_rate) for clip in clips) * info.channels * PCM_TYPE.itemsize
         if not clips or audio_bytes != expected:
             raise _damaged(path, f"{AUDIO_FILE} holds {audio_bytes} bytes, the table asks for {expected}")
-        return cls(path, info, clips)
+        return cls(path, info, clips, streamed)
 
     @property
     def name(self) -> str:
@@ -195,8 +205,27 @@ class ClipStore:
 
     def window(self, index: int, start: int, window: int) -> NDArray[np.float32]:
         """(window,) float32 in [-1, 1]: samples from `start` of one clip, zeros after its end."""
+        if self.streamed:
+            self.will_need([index], [start], window)
         part = to_waveform(self.clip_pcm(index)[start:start + window])
         return np.pad(part, (0, window - len(part)))
+
+    def will_need(self, clips: Sequence[int] | NDArray[np.int64], starts: Sequence[int] | NDArray[np.int64] | None = None,
+                  samples: int | None = None) -> None:
+        """Have the kernel read windows that are wanted soon, while this process does something else; nothing unless `streamed`.
+
+        Args:
+            clips: indices.
+            starts: first sample of each clip's window; 0 by default.
+            samples: length of the windows; to the end of each clip by default.
+        """
+        if not self.streamed:
+            return
+        lengths = self.lengths[clips]
+        first = np.minimum(0 if starts is None else starts, lengths)
+        after = lengths if samples is None else np.minimum(first + samples, lengths)
+        bounds = (self.offsets[clips] + np.stack([first, after])) * self.channels * PCM_TYPE.itemsize  # (2, clips)
+        will_read(self._map, ((int(begin), int(end)) for begin, end in bounds.T if begin < end))
 
     def indices(self, splits: Iterable[str]) -> NDArray[np.int64]:
         """(clips,) int64 indices of the clips in the named splits, in table order.

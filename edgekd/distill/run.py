@@ -220,7 +220,7 @@ def check_place(path: Path, teachers: Sequence[Path], *, force: bool, resume: bo
     if path.exists() and not path.is_dir():
         raise InputError(f"{path} is a file; choose another --out")
     inside = {child.name for child in path.iterdir()} if path.exists() else set()
-    if not inside:
+    if inside <= {RUN_FILE + PART}:  # nothing, or a kill came before the run was there
         if resume:
             raise InputError(f"{path}: nothing to resume; leave out --resume to begin")
         return

@@ -1,10 +1,9 @@
 """What `edgekd data` does: prepare a store from audio files, synthesise one, tell what is inside."""
 
-import hashlib
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,8 +15,8 @@ from numpy.typing import NDArray
 
 from edgekd.data import esc50, folder
 from edgekd.data import synth as scenes
-from edgekd.data.decode import decode_all
-from edgekd.data.source import DataSet
+from edgekd.data.decode import Decoded, decode_all, decode_one, decoders, source_key
+from edgekd.data.source import DataSet, Source
 from edgekd.data.store import Clip, ClipStore, listing
 from edgekd.data.writer import StoreWriter, check_free
 from edgekd.errors import InputError, nearest
@@ -69,16 +68,24 @@ def prepare(dataset: str, path: Path, out: Path, *, sample_rate: int = 16000, ch
         say: told of each bad clip as it is met.
 
     Raises:
-        InputError: bad usage, a data set that is not there, or clips that cannot be used; no store is left then.
+        InputError: bad usage, a data set that is not there, or clips that cannot be used.
+
+    Stopped by whatever, also SIGKILL, an error or a full disk, it leaves no store but what was decoded, in a hidden folder beside `out`;
+    called again for the same place, rate and channels it checks that and goes on: the store is the one that a single run makes. A file
+    that changed meanwhile, or is new, is decoded again with all that follow it.
     """
     _check_rate(sample_rate)
     if channels not in CHANNELS:
         raise InputError(f"--channels {channels}: wanted {CHANNELS.start} to {CHANNELS.stop - 1}")
     check_free(out.resolve(), force)
     found = _find(dataset, path, {"table": table, "test_fraction": test_fraction, "licence": licence})
+    request = f"{sample_rate} Hz, {channels} channels, {decoders()}"
     with _interruptible(), StoreWriter(out, name=found.name, licence=found.licence, official_folds=found.official_folds,
-                                       sample_rate=sample_rate, channels=channels, force=force) as writer:
-        return _fill(writer, found, sample_rate=sample_rate, channels=channels, skip_bad=skip_bad, say=say)
+                                       sample_rate=sample_rate, channels=channels, force=force, request=request) as writer:
+        try:
+            return _fill(writer, found, sample_rate=sample_rate, channels=channels, skip_bad=skip_bad, say=say)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"{out}: interrupted{writer.hint}") from None
 
 
 def synth(out: Path, *, clips: int = 600, seconds: float = 3.0, seed: int = 0, sample_rate: int = 16000, force: bool = False) -> Prepared:
@@ -128,28 +135,52 @@ def _fill(writer: StoreWriter, found: DataSet, *, sample_rate: int, channels: in
     bad: list[tuple[str, str]] = []
     same = _SameAudio()
     seen: set[str] = set()
+    if writer.left:
+        say(f"going on with {writer.left} clips that an earlier run left")
     with _progress("decoding", len(found.sources)) as step:
-        for source, pcm in decode_all(found.sources, sample_rate, channels):
+        for clip, pcm in _clips(writer, found.sources, seen, sample_rate, channels):
             step()
-            name = source.clip.path
             if isinstance(pcm, InputError):
-                bad.append((name, str(pcm)))
-            elif name in seen:
-                bad.append((name, f"{name}: is listed more than once"))
+                bad.append((clip.path, str(pcm)))
+                say(f"bad clip: {pcm}")
             else:
-                writer.add(source.clip, pcm)
-                same.add(source.clip, pcm)
-                seen.add(name)
-                continue
-            say(f"bad clip: {bad[-1][1]}")
+                seen.add(clip.path)
+                same.add(clip, pcm, writer.last_digest)
     if bad and not skip_bad:
-        raise InputError(f"{len(bad)} of {len(found.sources)} clips cannot be used (named above); nothing was written; "
-                         "mend them or leave them out with --skip-bad")
+        raise InputError(f"{len(bad)} of {len(found.sources)} clips cannot be used (named above); no store was made; "
+                         f"mend them or leave them out with --skip-bad{writer.hint}")
     store = writer.finish()
     notes = [*found.notes, *same.notes()]
     if bad:
         notes.append(f"{len(bad)} of {len(found.sources)} clips were left out: {listing([name for name, _ in bad])}")
     return Prepared(store, notes, bad)
+
+
+def _clips(writer: StoreWriter, sources: Sequence[Source], seen: Container[str], sample_rate: int,
+           channels: int) -> Iterator[tuple[Clip, NDArray[np.int16] | InputError]]:
+    """Add each source to the store: what an earlier run left and still is what its source gives, then what is decoded now.
+
+    Yields:
+        (row, PCM that was added), or (row, the reason why it was not); the consumer puts the paths of those added into `seen`.
+    """
+    done = 0
+    while writer.left and done < len(sources):
+        source = sources[done]
+        done += 1
+        pcm = writer.take(source.clip, source_key(source)) if source.clip.path not in seen else None
+        yield (source.clip, pcm) if pcm is not None else _added(writer, decode_one(source, sample_rate, channels), seen)
+    for decoded in decode_all(sources[done:], sample_rate, channels):
+        yield _added(writer, decoded, seen)
+
+
+def _added(writer: StoreWriter, decoded: Decoded, seen: Container[str]) -> tuple[Clip, NDArray[np.int16] | InputError]:
+    clip, pcm = decoded.source.clip, decoded.pcm
+    if isinstance(pcm, InputError):
+        return clip, pcm
+    if clip.path in seen:
+        return clip, InputError(f"{clip.path}: is listed more than once")
+    writer.add(clip, pcm, decoded.key)
+    return clip, pcm
 
 
 class _SameAudio:
@@ -159,10 +190,10 @@ class _SameAudio:
         self._first: dict[bytes, Clip] = {}
         self._pairs: list[tuple[Clip, Clip]] = []
 
-    def add(self, clip: Clip, pcm: NDArray[np.int16]) -> None:
+    def add(self, clip: Clip, pcm: NDArray[np.int16], digest: bytes) -> None:
         if not pcm.any():
             return
-        first = self._first.setdefault(hashlib.blake2b(pcm.tobytes(), digest_size=16).digest(), clip)
+        first = self._first.setdefault(digest, clip)
         if (first.label, first.split) != (clip.label, clip.split):
             self._pairs.append((first, clip))
 

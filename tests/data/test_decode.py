@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import soundfile
+import soxr
 
 from edgekd.data.decode import decode
 from edgekd.data.parallel import in_order
@@ -30,6 +31,14 @@ def test_16_bit_audio_at_the_right_rate_is_copied_exactly(tmp_path):
     pcm = np.random.default_rng(0).integers(-32768, 32768, (1000, 2)).astype(np.int16)
     soundfile.write(tmp_path / "x.wav", pcm, 16000)
     np.testing.assert_array_equal(decode(tmp_path / "x.wav", 16000, 2), pcm)
+
+
+@pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT"])
+def test_samples_of_any_width_become_what_the_library_makes_of_them(tmp_path, subtype):
+    soundfile.write(tmp_path / "x.wav", np.random.default_rng(0).uniform(-1, 1, (3000, 2)), 44100, subtype=subtype)
+    waveform, _ = soundfile.read(tmp_path / "x.wav", dtype="float32")
+    wanted = soxr.resample(waveform.mean(axis=1), 44100, 16000)
+    np.testing.assert_array_equal(decode(tmp_path / "x.wav", 16000, 1)[:, 0], np.clip(np.rint(wanted * 32768), -32768, 32767))
 
 
 def test_channels_are_averaged_or_repeated(tmp_path):

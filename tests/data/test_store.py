@@ -217,14 +217,17 @@ def test_what_a_killed_writer_left_is_cleared_by_the_next(tmp_path):
     assert sorted(tmp_path.iterdir()) == [tmp_path / "other", tmp_path / "store"]
 
 
-def test_a_writer_at_work_and_what_is_no_store_are_not_cleared(tmp_path):
+def test_a_second_writer_of_a_store_is_refused_and_what_is_no_store_is_not_cleared(tmp_path):
     mine = tmp_path / ".store.partial-12345678"
     mine.mkdir()
     (mine / "thesis.txt").write_text("years of work")
     with StoreWriter(tmp_path / "store", name="toy", licence="none", sample_rate=RATE, channels=1) as writer:
-        build(tmp_path / "store", folds("", "", "", ""))
+        with pytest.raises(InputError, match="store is being made by another process"):
+            build(tmp_path / "store", folds("", "", "", ""))
         writer.add(Clip("a.wav", "cat", "train"), noise(100))
-        with pytest.raises(InputError, match="exists"):
+        (tmp_path / "store").mkdir()
+        (tmp_path / "store" / "mine.txt").touch()
+        with pytest.raises(InputError, match="exists and is not an edgekd store"):
             writer.finish()
     assert sorted(tmp_path.iterdir()) == [mine, tmp_path / "store"]
     assert (mine / "thesis.txt").exists()

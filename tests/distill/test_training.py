@@ -214,6 +214,14 @@ def test_a_folder_in_the_way_is_kept(straight, store, tmp_path):
         train(recipe, store, tmp_path / "new", options=Options(resume=True))
 
 
+def test_a_run_killed_before_its_first_file_was_whole_can_be_begun_again(store, tmp_path):
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "run.json.part").write_text('{"format": "edgekd')
+    recipe = student(train={"epochs": 1}, qat={"epochs": 0})
+    assert train(recipe, store, tmp_path / "s").info.status == "finished"
+    assert not (tmp_path / "s" / "run.json.part").exists()
+
+
 def test_force_begins_anew(straight, store, tmp_path):
     shutil.copytree(straight, tmp_path / "s")
     run = train(student(train={"epochs": 1}, qat={"epochs": 0}), store, tmp_path / "s", options=Options(force=True))

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -12,7 +13,9 @@ import pytest
 import soundfile
 
 from edgekd import cli
+from edgekd.data import decode
 from edgekd.data.store import ClipStore
+from edgekd.errors import InputError
 from edgekd.pipeline import data
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "esc50"
@@ -60,23 +63,108 @@ def test_prepare_then_info(edgekd, audio, tmp_path):
     assert report["silent"] == ["cat/silence.wav"]
 
 
-def test_bad_clips_are_all_named_and_nothing_is_left(edgekd, audio, tmp_path):
+@pytest.fixture
+def decoded(monkeypatch):
+    """Names of the files decoded so far."""
+    names = []
+    decode_file = decode.decode
+
+    def counting(path, *arguments):
+        names.append(path.name)
+        return decode_file(path, *arguments)
+
+    monkeypatch.setattr(decode, "decode", counting)
+    return names
+
+
+def files(store):
+    return {file.name: file.read_bytes() for file in store.iterdir()}
+
+
+def test_bad_clips_are_all_named_and_the_good_ones_are_kept(edgekd, audio, tmp_path, decoded):
     (audio / "dog" / "empty.wav").touch()
     (audio / "dog" / "junk.mp3").write_bytes(b"junk" * 100)
     soundfile.write(audio / "cat" / "nan.wav", np.array([np.nan] * 20000), 16000, subtype="FLOAT")
-    before = sorted(tmp_path.iterdir())
     status, out, err = edgekd("data", "prepare", "folder", audio, "--out", tmp_path / "store")
     assert status == 2
     assert out == ""
     for name in ("empty.wav: the file is empty", "junk.mp3: is not readable", "nan.wav: holds NaN"):
         assert name in err
-    assert err.splitlines()[-1] == ("edgekd: 3 of 13 clips cannot be used (named above); nothing was written; "
-                                    "mend them or leave them out with --skip-bad")
-    assert sorted(tmp_path.iterdir()) == before
+    (kept,) = tmp_path.glob(".store.*")
+    assert err.splitlines()[-1] == ("edgekd: 3 of 13 clips cannot be used (named above); no store was made; mend them or leave them out "
+                                    f"with --skip-bad; 10 clips are kept in {kept.name}, and the same command goes on")
+    decoded.clear()
     status, out, err = edgekd("data", "prepare", "folder", audio, "--out", tmp_path / "store", "--skip-bad")
     assert status == 0
     assert "10 clips, 2 labels" in out
     assert "3 of 13 clips were left out: cat/nan.wav, dog/empty.wav, dog/junk.mp3" in err
+    assert "going on with 10 clips that an earlier run left" in err
+    assert decoded == ["nan.wav", "empty.wav", "junk.mp3"]
+    assert not list(tmp_path.glob(".store.*"))
+
+
+def test_a_mended_clip_comes_to_its_place(edgekd, audio, tmp_path, decoded):
+    good, bad = (audio / "dog" / "1.flac").read_bytes(), audio / "dog" / "1a.wav"
+    bad.write_bytes(good[:100])
+    prepare = ("data", "prepare", "folder", audio, "--test-fraction", "0.4", "--out")
+    assert edgekd(*prepare, tmp_path / "store")[0] == 2
+    bad.write_bytes(good)
+    decoded.clear()
+    assert edgekd(*prepare, tmp_path / "store")[0] == 0
+    assert sorted(decoded) == ["1a.wav", "2.ogg", "3.mp3", "4.wav"]
+    assert edgekd(*prepare, tmp_path / "whole")[0] == 0
+    assert files(tmp_path / "store") == files(tmp_path / "whole")
+
+
+def test_rows_may_change_while_the_audio_is_kept(edgekd, audio, tmp_path, decoded):
+    bad = audio / "dog" / "z.wav"
+    bad.touch()
+    assert edgekd("data", "prepare", "folder", audio, "--out", tmp_path / "store")[0] == 2
+    bad.unlink()
+    decoded.clear()
+    assert edgekd("data", "prepare", "folder", audio, "--out", tmp_path / "store", "--test-fraction", "0.4", "--licence", "CC0-1.0")[0] == 0
+    assert decoded == []
+    store = ClipStore.open(tmp_path / "store")
+    assert (store.licence, len(store.indices(["test"]))) == ("CC0-1.0", 4)
+
+
+FULL_DISK = """
+import resource, sys
+from edgekd import cli
+resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+sys.argv = ["edgekd", *sys.argv[1:]]
+cli.main()
+"""
+
+
+def test_a_full_disk_is_one_line_and_the_same_command_goes_on(edgekd, audio, tmp_path, decoded):
+    prepare = ("data", "prepare", "folder", str(audio), "--out", str(tmp_path / "store"))
+    done = subprocess.run([sys.executable, "-c", FULL_DISK, *prepare], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert "cannot be written (File too large); free space or choose another --out; 4 clips are kept in .store.partial-" in done.stderr
+    assert edgekd(*prepare)[0] == 0
+    assert len(decoded) == 6
+    assert edgekd(*prepare[:-1], tmp_path / "whole")[0] == 0
+    assert files(tmp_path / "store") == files(tmp_path / "whole")
+
+
+def test_a_second_prepare_of_the_same_store_is_refused(edgekd, audio, tmp_path, monkeypatch):
+    prepare = ("data", "prepare", "folder", audio, "--out", tmp_path / "store")
+    decode_all = data.decode_all
+    answers = []
+
+    def meanwhile(*arguments):
+        for count, item in enumerate(decode_all(*arguments)):
+            if count == 5:
+                with pytest.raises(InputError) as caught:
+                    data.prepare("folder", audio, tmp_path / "store", say=print)
+                answers.append(str(caught.value))
+            yield item
+
+    monkeypatch.setattr(data, "decode_all", meanwhile)
+    assert edgekd(*prepare)[0] == 0
+    assert answers == [f"{tmp_path / 'store'} is being made by another process; wait for it or choose another --out"]
+    ClipStore.open(tmp_path / "store").verify()
 
 
 def test_a_table_with_missing_and_repeated_files_is_refused(edgekd, audio, tmp_path):
@@ -115,10 +203,10 @@ def test_an_existing_store_is_kept_without_force(edgekd, audio, tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_kill_leaves_neither_half_a_store_nor_harm_to_the_old_one(edgekd, audio, tmp_path, monkeypatch, number):
+def test_a_polite_kill_does_no_harm_to_the_old_store_and_the_same_command_goes_on(edgekd, audio, tmp_path, monkeypatch, decoded, number):
     prepare = ("data", "prepare", "folder", audio, "--out", tmp_path / "store")
     edgekd(*prepare)
-    before = sorted(tmp_path.rglob("*"))
+    before = files(tmp_path / "store")
     decode_all = data.decode_all
 
     def killed(*arguments):
@@ -130,12 +218,21 @@ def test_a_kill_leaves_neither_half_a_store_nor_harm_to_the_old_one(edgekd, audi
     monkeypatch.setattr(data, "decode_all", killed)
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite started in the background inherits it ignored
     try:
-        status, out, err = edgekd(*prepare, "--force")
+        status, out, err = edgekd(*prepare, "--licence", "new", "--force")
     finally:
         signal.signal(signal.SIGINT, handler)
-    assert (status, out, "Traceback" in err) == (130, "", False)
-    assert sorted(tmp_path.rglob("*")) == before
-    ClipStore.open(tmp_path / "store").verify()
+    (kept,) = tmp_path.glob(".store.*")
+    assert (status, out, err.splitlines()[-1]) == (130, "", f"edgekd: {tmp_path / 'store'}: interrupted; 5 clips are kept in {kept.name}, "
+                                                            "and the same command goes on")
+    assert files(tmp_path / "store") == before
+    monkeypatch.setattr(data, "decode_all", decode_all)
+    decoded.clear()
+    assert edgekd(*prepare, "--licence", "new", "--force")[0] == 0
+    assert len(decoded) == 5
+    assert sorted(tmp_path.iterdir()) == [audio, tmp_path / "store"]
+    store = ClipStore.open(tmp_path / "store")
+    store.verify()
+    assert store.licence == "new"
 
 
 def test_synth_is_loudly_synthetic(edgekd, tmp_path):

@@ -1,0 +1,199 @@
+"""A writer with a request goes on with what another left, and trusts none of it unseen."""
+
+from contextlib import closing
+
+import numpy as np
+import pytest
+
+from edgekd.data.journal import Entry, Journal
+from edgekd.data.lock import held, in_use
+from edgekd.data.store import Clip, ClipStore
+from edgekd.data.writer import StoreWriter
+from edgekd.errors import InputError
+
+SAMPLES = (1500, 700, 2300, 40)
+KEYS = [f"{n:032x}" for n in range(4)]
+CLIPS = [Clip(f"{n}.wav", "cat", "train") for n in range(4)]
+
+
+def pcm(n):
+    return np.random.default_rng(n).integers(-32768, 32768, (SAMPLES[n], 2)).astype(np.int16)
+
+
+def writer(path, request="one", **options):
+    return StoreWriter(path, name="toy", licence="none", sample_rate=1000, channels=2, request=request, **options)
+
+
+def stop_after(path, count, request="one"):
+    """Write some clips and leave in the middle; the hidden folder."""
+    with writer(path, request) as stopped:
+        for n in range(count):
+            stopped.add(CLIPS[n], pcm(n), KEYS[n])
+    (folder,) = path.parent.glob(f".{path.name}.partial-*")
+    return folder
+
+
+def go_on(path, keys=KEYS):
+    """Finish the store; the numbers of the clips that had to be added anew."""
+    added = []
+    with writer(path) as second:
+        for n, key in enumerate(keys):
+            taken = second.take(CLIPS[n], key) if second.left else None
+            if taken is None:
+                second.add(CLIPS[n], pcm(n), key)
+                added.append(n)
+            else:
+                np.testing.assert_array_equal(taken, pcm(n))
+        second.finish()
+    return added
+
+
+def files(path):
+    return {file.name: file.read_bytes() for file in path.iterdir()}
+
+
+@pytest.fixture
+def whole(tmp_path):
+    """The files of the store that one writer makes."""
+    assert go_on(tmp_path / "whole") == [0, 1, 2, 3]
+    return files(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("count", [1, 3, 4])
+def test_the_store_is_that_of_a_single_writer(tmp_path, whole, count):
+    path = tmp_path / "store"
+    stop_after(path, count)
+    assert not path.exists()
+    assert go_on(path) == [0, 1, 2, 3][count:]
+    assert files(path) == whole
+    assert sorted(tmp_path.iterdir()) == [path, tmp_path / "whole"]
+
+
+def tear_journal(folder):
+    journal = folder / "journal"
+    journal.write_bytes(journal.read_bytes()[:-1])
+
+
+def tear_audio(folder):
+    audio = folder / "store" / "audio.i16"
+    audio.write_bytes(audio.read_bytes()[:-1])
+
+
+def lose_audio(folder):
+    (folder / "store" / "audio.i16").unlink()
+
+
+def flip_a_bit(folder):
+    audio = folder / "store" / "audio.i16"
+    raw = bytearray(audio.read_bytes())
+    raw[4 * 1500 + 9] ^= 1  # in the second clip
+    audio.write_bytes(raw)
+
+
+def write_audio_of_no_line(folder):
+    with (folder / "store" / "audio.i16").open("ab") as file:
+        file.write(b"x" * 1001)
+
+
+def spoil_a_line(folder):
+    first, *rest = (folder / "journal").read_bytes().splitlines(keepends=True)
+    (folder / "journal").write_bytes(b"".join([first.replace(b" ", b"  "), *rest]))
+
+
+@pytest.mark.parametrize(("damage", "anew"), [
+    (tear_journal, [2, 3]), (tear_audio, [2, 3]), (lose_audio, [0, 1, 2, 3]), (flip_a_bit, [1, 2, 3]), (write_audio_of_no_line, [3]),
+    (spoil_a_line, [0, 1, 2, 3]),
+])
+def test_what_is_not_as_it_was_written_is_cut_off(tmp_path, whole, damage, anew):
+    path = tmp_path / "store"
+    damage(stop_after(path, 3))
+    assert go_on(path) == anew
+    assert files(path) == whole
+
+
+def test_a_changed_source_ends_what_is_taken(tmp_path):
+    path = tmp_path / "store"
+    stop_after(path, 4)
+    assert go_on(path, [KEYS[0], "f" * 32, *KEYS[2:]]) == [1, 2, 3]
+
+
+def test_clips_left_of_sources_that_are_gone_are_not_in_the_store(tmp_path):
+    path = tmp_path / "store"
+    stop_after(path, 4)
+    assert go_on(path, KEYS[:2]) == []
+    store = ClipStore.open(path)
+    store.verify()
+    assert [clip.path for clip in store.clips] == ["0.wav", "1.wav"]
+
+
+def test_it_can_be_stopped_again_and_again(tmp_path, whole):
+    path = tmp_path / "store"
+    for count in (1, 2, 3):
+        with writer(path) as stopped:
+            for n in range(count):
+                if stopped.left:
+                    assert stopped.take(CLIPS[n], KEYS[n]) is not None
+                else:
+                    stopped.add(CLIPS[n], pcm(n), KEYS[n])
+    assert go_on(path) == [3]
+    assert files(path) == whole
+
+
+def test_another_request_and_a_stop_before_the_first_clip_leave_nothing(tmp_path):
+    stop_after(tmp_path / "store", 2)
+    with writer(tmp_path / "store", "two") as other:
+        assert other.left == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_it_says_what_is_kept(tmp_path):
+    with writer(tmp_path / "store") as stopped:
+        assert stopped.hint == ""
+        stopped.add(CLIPS[0], pcm(0), KEYS[0])
+        assert "; 1 clips are kept in .store.partial-" in stopped.hint
+        stopped.finish()
+        assert stopped.hint == ""
+
+
+def test_what_another_process_works_on_is_neither_taken_nor_cleared(tmp_path):
+    folder = stop_after(tmp_path / "store", 2)
+    with held(folder), pytest.raises(InputError, match="being made by another process"):
+        writer(tmp_path / "store")
+    assert go_on(tmp_path / "store") == [2, 3]
+
+
+def test_a_held_folder_is_not_held_twice(tmp_path):
+    with held(tmp_path) as first, held(tmp_path) as second:
+        assert (first, second, in_use(tmp_path, unknown=False)) == (True, False, True)
+    assert not in_use(tmp_path, unknown=True)
+    assert not in_use(tmp_path / "gone", unknown=True)
+
+
+def test_a_disk_that_holds_something_else_than_was_written_makes_no_store(tmp_path, monkeypatch):
+    path = tmp_path / "store"
+    sync = StoreWriter._sync
+
+    def lying(self):
+        sync(self)
+        flip_a_bit(self._folder)
+
+    monkeypatch.setattr(StoreWriter, "_sync", lying)
+    with writer(path) as first:
+        for n in range(4):
+            first.add(CLIPS[n], pcm(n), KEYS[n])
+        with pytest.raises(InputError, match="the disk does not hold what was written"):
+            first.finish()
+    assert not path.exists()
+    monkeypatch.undo()
+    assert go_on(path) == [1, 2, 3]
+
+
+def test_a_journal_reads_back_what_was_added_and_cut(tmp_path):
+    entries = [Entry(key, samples, bytes(range(n, n + 16))) for n, (key, samples) in enumerate(zip(KEYS, SAMPLES, strict=True))]
+    with closing(Journal(tmp_path / "journal")) as journal:
+        for entry in entries:
+            journal.add(entry)
+        journal.cut(1)
+        journal.add(entries[3])
+    with closing(Journal(tmp_path / "journal")) as journal:
+        assert journal.entries == [entries[0], entries[3]]
