@@ -95,6 +95,8 @@ def teach(
     settings: Annotated[list[str] | None, typer.Option("--set", help="key=value, e.g. train.epochs=20; may be repeated.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a run folder that is there.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+    cross_fit: Annotated[int | None, typer.Option(
+        help="Train so many networks, each without its part of the training clips, which it then judges: soft labels out of fold.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch on the CPU; all cores by default.")] = None,
     accelerator: Annotated[str, typer.Option(help="auto, cpu or gpu.")] = "auto",
 ) -> None:
@@ -106,7 +108,7 @@ def teach(
     from edgekd.distill.training import Options
     from edgekd.pipeline.teach import teach as run_teach
 
-    run = run_teach(recipe, data, out, settings or [], Options(force, resume, threads, accelerator))
+    run = run_teach(recipe, data, out, settings or [], Options(force, resume, threads, accelerator), cross_fit)
     typer.echo(run.summary())
 
 

@@ -41,9 +41,13 @@ class Data(_Table, frozen=True, kw_only=True):
     train: tuple[str, ...]
     """Names of splits, e.g. ["fold1", "fold2", "fold3"]."""
     test: tuple[str, ...]
-    """Names of splits, disjoint from `train`."""
+    """Names of splits, disjoint from `train`; only with `held_out` may there be none."""
     allow_leaks: bool = False
     """Accept a group or parent clip that is on both sides."""
+    held_out: tuple[Count, ...] = ()
+    """[k, K]: test on part k (from 0) of K parts of the training clips instead of on `test`, and train on the other parts. Parts share
+    no recording and are alike in labels. Clips of `test`, which then may be [], are heard on neither side. Further pairs divide what
+    remains."""
 
 
 class View(_Table, frozen=True, kw_only=True):
@@ -182,6 +186,8 @@ class Recipe(_Table, frozen=True, kw_only=True):
     def hash(self) -> str:
         """Sixteen hexadecimal digits that change with any value that decides what is trained: all but the `export` table."""
         trained = {name: value for name, value in msgspec.structs.asdict(self).items() if name != "export"}
+        if not self.data.held_out:  # so that recipes of before it was there keep their hash
+            trained["data"] = {name: value for name, value in msgspec.structs.asdict(self.data).items() if name != "held_out"}
         return hashlib.sha256(msgspec.json.encode(trained, order="sorted")).hexdigest()[:16]
 
 
@@ -224,11 +230,21 @@ def decode(raw: Mapping[str, Any], where: str) -> Recipe:
     both = sorted(set(recipe.data.train) & set(recipe.data.test))
     if both:
         raise InputError(f"{where}: split '{both[0]}' is in data.train and in data.test; a model is not tested on what it was trained on")
+    _check_held_out(recipe.data.held_out, where)
     for split in recipe.export.calibrate:
         if split in recipe.data.train:
             raise InputError(f"{where}: split '{split}' is in export.calibrate and in data.train; fit the temperature on clips that the "
                              "model was not trained on")
     return recipe
+
+
+def _check_held_out(pairs: tuple[int, ...], where: str) -> None:
+    if len(pairs) % 2:
+        raise InputError(f"{where}: data.held_out = {list(pairs)}: write [k, K], part k (from 0) of K, e.g. [0, 4]")
+    for part, count in zip(pairs[::2], pairs[1::2], strict=True):
+        if count < 2 or part >= count:
+            raise InputError(f"{where}: data.held_out = {list(pairs)}: there is no part {part} of {count} to hold out; "
+                             "give at least 2 parts, counted from 0")
 
 
 def _override(raw: dict[str, Any], override: str) -> None:
