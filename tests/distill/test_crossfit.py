@@ -44,7 +44,8 @@ def test_every_training_clip_is_judged_by_the_fit_that_did_not_hear_it(teacher, 
         np.testing.assert_array_equal(logits[side.test], own[side.test])
         assert not np.array_equal(logits[side.train], own[side.train])
     others = store.indices(["b"])
-    np.testing.assert_allclose(logits[others].astype(np.float64), np.mean([own[others] for own in each], axis=0, dtype=np.float64), atol=1e-2)
+    mean = np.mean([own[others] for own in each], axis=0, dtype=np.float64)
+    np.testing.assert_allclose(logits[others].astype(np.float64), mean, atol=1e-2)
 
 
 def test_logits_are_put_together_by_the_assignment():
