@@ -101,9 +101,10 @@ def teach(
     accelerator: Annotated[str, typer.Option(help="auto, cpu or gpu.")] = "auto",
 ) -> None:
     """Train a teacher on whole clips or windows and keep its soft labels beside it."""
-    from edgekd.pipeline.launch import relaunch_once, show_log
+    from edgekd.pipeline.launch import end_with_parent, relaunch_once, show_log
 
     relaunch_once()
+    end_with_parent()
     show_log()
     from edgekd.distill.training import Options
     from edgekd.pipeline.teach import teach as run_teach
@@ -125,9 +126,10 @@ def distill(
     accelerator: Annotated[str, typer.Option(help="auto, cpu or gpu.")] = "auto",
 ) -> None:
     """Train a student from teachers: first in float, then quantization-aware."""
-    from edgekd.pipeline.launch import relaunch_once, show_log
+    from edgekd.pipeline.launch import end_with_parent, relaunch_once, show_log
 
     relaunch_once()
+    end_with_parent()
     show_log()
     from edgekd.distill.training import Options
     from edgekd.pipeline.distill import distill as run_distill
