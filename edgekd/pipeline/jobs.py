@@ -255,7 +255,8 @@ def _terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def execute(command: Sequence[str], log: Path, environment: Mapping[str, str], on_start: Callable[["subprocess.Popen[bytes]"], None]) -> int:
+def execute(command: Sequence[str], log: Path, environment: Mapping[str, str],
+            on_start: Callable[["subprocess.Popen[bytes]"], None]) -> int:
     """Run a process to its end, its output in `log`; its exit status.
 
     It has a session of its own, so that an interrupt at the terminal reaches it only through who started it.

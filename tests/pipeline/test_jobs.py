@@ -87,7 +87,7 @@ def test_the_same_jobs_go_on_where_they_were_stopped(tmp_path):
 
 def test_an_interrupt_ends_the_processes(tmp_path):
     started = tmp_path / "started"
-    slow = python("import pathlib, sys, time; pathlib.Path(sys.argv[1]).write_text(str(__import__('os').getpid())); time.sleep(60)", started)
+    slow = python("import os, pathlib, sys, time; pathlib.Path(sys.argv[1]).write_text(str(os.getpid())); time.sleep(60)", started)
 
     def interrupt():
         while not (started.exists() and started.read_text()):
