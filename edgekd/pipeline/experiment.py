@@ -19,6 +19,7 @@ import torch
 
 from edgekd.data.lock import held, in_use
 from edgekd.data.store import ClipStore
+from edgekd.distill.outoffold import assignment
 from edgekd.distill.recipe import Recipe, Role, load_recipe
 from edgekd.distill.run import PART, RUN_FILE, resolved, write_atomic
 from edgekd.errors import InputError
@@ -85,7 +86,7 @@ class Plan:
         taught = []
         for teacher in setting.teachers:
             recipe = _placed(teacher, fold, teacher.seed)
-            name = self._name(recipe, fold, (str(self.cross_fit),))
+            name = self._name(recipe, fold, () if self.cross_fit is None else (str(self.cross_fit),))
             self.teachers.setdefault(name, Planned(name, "", fold.name, recipe.seed, recipe))
             taught.append(name)
         recipe = _placed(setting.recipe, fold, seed)
@@ -98,13 +99,16 @@ class Plan:
         return self.out / RUNS_FOLDER / run
 
     def check(self) -> None:
-        """Divide the clips as each run will.
+        """Divide the clips as each run and fit will.
 
         Raises:
             InputError: see `ClipStore.partition`.
         """
         for data in dict.fromkeys(run.recipe.data for run in (*self.teachers.values(), *self.runs)):
             self.store.partition(data.train, data.test, data.allow_leaks, data.held_out)
+        if self.cross_fit is not None:
+            for teacher in self.teachers.values():
+                assignment(teacher.recipe, self.store, self.cross_fit)
 
     def jobs(self, workers: Workers) -> list[Job]:
         """Write the recipes; a job for each run, teachers first."""
