@@ -110,6 +110,8 @@ def crossval(question: Question, data: Path, out: Path, workers: Workers, say: C
         results.write_times(plan, outcomes)
         failed = failures(outcomes)
         if failed:
+            for stale in (results.MARKDOWN_FILE, results.JSON_FILE):
+                (out / stale).unlink(missing_ok=True)
             raise GateError("\n".join([f"{out}: {len(failed)} runs of {len(outcomes)} are not done; the same command tries again",
                                        *failed]))
         report = _Judge(plan, settings, folds, seeds, outer, inner).report()
@@ -182,7 +184,7 @@ class _Judge:
 
     def _fold(self, fold: Fold, keys: Sequence[tuple[str, str]]) -> Floats:
         """(networks, seeds, units, recordings, columns)."""
-        side = results.test_side(self.plan, self.outer[self.settings[0].label, fold.name, self.seeds[0]])
+        side = self.plan.tested(self.outer[self.settings[0].label, fold.name, self.seeds[0]])
         return np.stack([np.stack([side.tallies(self.plan.path(self.outer[label, fold.name, seed].name), network) for seed in self.seeds])
                          for label, network in keys])
 
@@ -193,7 +195,7 @@ class _Judge:
             means = {}
             for setting in self.settings:
                 runs = [self.inner[setting.label, fold.name, seed] for seed in self.seeds]
-                each = [run_figures(results.test_side(self.plan, run).tallies(self.plan.path(run.name), network)) for run in runs]
+                each = [run_figures(self.plan.tested(run).tallies(self.plan.path(run.name), network)) for run in runs]
                 means[setting.label] = float(np.mean([values[CHOICE_FIGURE] for values in each]))
             found[fold.name] = max(means, key=lambda label: means[label]), means
         return found

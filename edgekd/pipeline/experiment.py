@@ -20,9 +20,10 @@ import torch
 from edgekd.data.lock import held, in_use
 from edgekd.data.store import ClipStore
 from edgekd.distill.outoffold import assignment
-from edgekd.distill.recipe import Recipe, Role, load_recipe
+from edgekd.distill.recipe import Data, Recipe, Role, load_recipe
 from edgekd.distill.run import PART, RUN_FILE, resolved, write_atomic
 from edgekd.errors import InputError
+from edgekd.pipeline.answers import TestSide
 from edgekd.pipeline.jobs import Job, Outcome, Workers, chosen_workers, edgekd_command
 
 PLAN_FILE, RECIPES_FOLDER, RUNS_FOLDER, JOBS_FOLDER = "plan.json", "recipes", "runs", "jobs"
@@ -71,13 +72,14 @@ class Planned:
 
 @dataclass
 class Plan:
-    """All runs. teachers come before what they teach. cross_fit: of the teachers, None trains ordinary ones."""
+    """All runs. teachers: by name of the run. cross_fit: of the teachers, None for ordinary ones. sides: what is tested, computed once."""
 
     store: ClipStore
     out: Path
     cross_fit: int | None = None
     runs: list[Planned] = field(default_factory=list)
     teachers: dict[str, Planned] = field(default_factory=dict)
+    sides: dict[Data, TestSide] = field(default_factory=dict)
 
     def add(self, setting: Setting, fold: Fold, seed: int, *, inner: bool = False) -> Planned:
         """Plan a run and the teachers it needs, which all runs of a fold share; `inner` tests on a part of the training side."""
@@ -104,11 +106,18 @@ class Plan:
         Raises:
             InputError: see `ClipStore.partition`.
         """
-        for data in dict.fromkeys(run.recipe.data for run in (*self.teachers.values(), *self.runs)):
-            self.store.partition(data.train, data.test, data.allow_leaks, data.held_out)
+        for run in (*self.teachers.values(), *self.runs):
+            self.tested(run)
         if self.cross_fit is not None:
             for teacher in self.teachers.values():
                 assignment(teacher.recipe, self.store, self.cross_fit)
+
+    def tested(self, run: Planned) -> TestSide:
+        """What a run is tested on."""
+        data = run.recipe.data
+        if data not in self.sides:
+            self.sides[data] = TestSide.of(self.store, self.store.partition(data.train, data.test, data.allow_leaks, data.held_out).test)
+        return self.sides[data]
 
     def jobs(self, workers: Workers) -> list[Job]:
         """Write the recipes; a job for each run, teachers first."""

@@ -11,8 +11,8 @@ import msgspec
 
 from edgekd.distill.run import RUN_FILE, write_atomic
 from edgekd.evaluate.intervals import FIGURES, Interval
-from edgekd.pipeline.answers import UNITS, Estimate, TestSide, run_figures
-from edgekd.pipeline.experiment import Plan, Planned, Setting
+from edgekd.pipeline.answers import UNITS, Estimate, run_figures
+from edgekd.pipeline.experiment import Plan, Setting
 from edgekd.pipeline.jobs import Outcome
 
 CSV_FILE, MARKDOWN_FILE, JSON_FILE, TIMES_FILE = "results.csv", "results.md", "summary.json", "times.csv"
@@ -37,26 +37,19 @@ def csv_bytes(header: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
 
 
 def run_table(plan: Plan, settings: Mapping[str, Setting], outcomes: Mapping[str, Outcome]) -> bytes:
-    """results.csv: every planned run, in order, with the figures of its networks where it is done."""
+    """results.csv: every planned run, in order, then the teachers, with the figures of its networks where it is done."""
     rows = []
-    for run in plan.runs:
+    for run in (*plan.runs, *plan.teachers.values()):
         outcome = outcomes[run.name]
-        row: list[object] = [run.setting, run.fold, run.seed, run.name, outcome.state, outcome.error]
-        done = outcome.state == "done"
-        side = test_side(plan, run) if done else None
+        row: list[object] = [run.setting or f"teacher {run.recipe.name}", run.fold, run.seed, run.name, outcome.state, outcome.error]
+        networks = settings[run.setting].networks if run.setting else ("float",) if plan.cross_fit is None else ()
         for network in NETWORKS:
-            known = done and network in settings[run.setting].networks
-            values = run_figures(side.tallies(plan.path(run.name), network)) if side is not None and known else {}
+            known = outcome.state == "done" and network in networks
+            values = run_figures(plan.tested(run).tallies(plan.path(run.name), network)) if known else {}
             row += [f"{values[name]:.6f}" if values else "" for name in COLUMNS]
         rows.append(row)
     header = ["setting", "fold", "seed", "run", "state", "error", *(f"{network}_{name}" for network in NETWORKS for name in COLUMNS)]
     return csv_bytes(header, rows)
-
-
-def test_side(plan: Plan, run: Planned) -> TestSide:
-    """What a run was tested on."""
-    data = run.recipe.data
-    return TestSide.of(plan.store, plan.store.partition(data.train, data.test, data.allow_leaks, data.held_out).test)
 
 
 def write_times(plan: Plan, outcomes: Mapping[str, Outcome]) -> None:

@@ -185,7 +185,7 @@ def _estimates(plan: Plan, setting: Setting, runs: Sequence[Sequence[Planned]], 
         return {}
     folds = []
     for fold in runs:
-        side = results.test_side(plan, fold[0])
+        side = plan.tested(fold[0])
         folds.append(np.stack([np.stack([side.tallies(plan.path(run.name), network) for run in fold]) for network in setting.networks]))
     estimates = Estimates.of(folds)
     return {network: estimates.estimate(index) for index, network in enumerate(setting.networks)}

@@ -227,7 +227,9 @@ def test_a_sweep_tries_all_combinations_and_tells_what_failed(place, tmp_path, t
     report = sweep(grid, place / "store", tmp_path / "sw", ONE, quiet)
     rows = rows_of(tmp_path / "sw" / "results.csv")
     assert [(row["setting"], row["state"]) for row in rows] == [
-        ("t train.lr=0.01", "done"), ("t train.lr=1e30", "failed"), ("s train.lr=0.01", "done"), ("s train.lr=1e30", "failed")]
+        ("t train.lr=0.01", "done"), ("t train.lr=1e30", "failed"), ("s train.lr=0.01", "done"), ("s train.lr=1e30", "failed"),
+        ("teacher t", "done")]
+    assert rows[4]["run"] == rows[0]["run"]
     assert "lower the phase's lr" in rows[1]["error"]
     assert len(trained) == 4  # the teacher of the students is the first run of the teacher
     assert (rows[0]["qat_clip_accuracy"], rows[1]["float_clip_accuracy"]) == ("", "")
