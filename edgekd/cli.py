@@ -95,19 +95,22 @@ def teach(
     settings: Annotated[list[str] | None, typer.Option("--set", help="key=value, e.g. train.epochs=20; may be repeated.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a run folder that is there.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+    cross_fit: Annotated[int | None, typer.Option(
+        help="Train so many networks, each without its part of the training clips, which it then judges: soft labels out of fold.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch on the CPU; all cores by default.")] = None,
     accelerator: Annotated[str, typer.Option(help="auto, cpu or gpu.")] = "auto",
     compiled: Annotated[bool, typer.Option("--compile", help="Let torch.compile generate the float network's code.")] = False,
 ) -> None:
     """Train a teacher on whole clips or windows and keep its soft labels beside it."""
-    from edgekd.pipeline.launch import relaunch_once, show_log
+    from edgekd.pipeline.launch import end_with_parent, relaunch_once, show_log
 
     relaunch_once()
+    end_with_parent()
     show_log()
     from edgekd.distill.training import Options
     from edgekd.pipeline.teach import teach as run_teach
 
-    run = run_teach(recipe, data, out, settings or [], Options(force, resume, threads, accelerator, compiled))
+    run = run_teach(recipe, data, out, settings or [], Options(force, resume, threads, accelerator, compiled), cross_fit)
     typer.echo(run.summary())
 
 
@@ -125,15 +128,79 @@ def distill(
     compiled: Annotated[bool, typer.Option("--compile", help="Let torch.compile generate the float network's code.")] = False,
 ) -> None:
     """Train a student from teachers: first in float, then quantization-aware."""
-    from edgekd.pipeline.launch import relaunch_once, show_log
+    from edgekd.pipeline.launch import end_with_parent, relaunch_once, show_log
 
     relaunch_once()
+    end_with_parent()
     show_log()
     from edgekd.distill.training import Options
     from edgekd.pipeline.distill import distill as run_distill
 
     run = run_distill(recipe, data, out, teacher or [], settings or [], Options(force, resume, threads, accelerator, compiled))
     typer.echo(run.summary())
+
+
+@app.command()
+def crossval(
+    recipe: Annotated[str, typer.Argument(help="Name or path of a recipe, a student's or a teacher's.")],
+    data: Annotated[Path, typer.Option(help="A store that 'edgekd data' made.")],
+    out: Annotated[Path, typer.Option(help="Folder of runs and results; the same command goes on with it.")],
+    folds: Annotated[str | None, typer.Option(
+        help="Splits with commas, each tested by networks trained on the others; all that the recipe names.")] = None,
+    seeds: Annotated[str, typer.Option(help="With commas; more may be added later.")] = "0,1,2",
+    teach: Annotated[list[str] | None, typer.Option(help="Teacher recipe, trained in each fold first; may be repeated.")] = None,
+    teach_settings: Annotated[list[str] | None, typer.Option("--teach-set", help="key=value of all teacher recipes.")] = None,
+    cross_fit: Annotated[int | None, typer.Option(help="Cross-fit the teachers, as 'edgekd teach --cross-fit'.")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="key=value of the recipe, and of the other one too.")] = None,
+    against: Annotated[str | None, typer.Option(help="Another recipe: report the paired difference.")] = None,
+    against_settings: Annotated[list[str] | None, typer.Option(
+        "--against-set", help="key=value of the other recipe, on top of --set; without --against of the same recipe.")] = None,
+    against_teach: Annotated[list[str] | None, typer.Option(help="Teachers of the other recipe, or none; by default the same.")] = None,
+    choose: Annotated[bool, typer.Option("--choose", help="Also choose between the two, in each fold on a part of its training side.")
+                      ] = False,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Runs at a time: one per GPU, or as cores allow.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of each run on the CPU.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Train and test a recipe on every fold and seed: accuracies with 95 % intervals, and whether it beats another recipe."""
+    from edgekd.pipeline.crossval import Question
+    from edgekd.pipeline.crossval import crossval as run_crossval
+    from edgekd.pipeline.experiment import workers_here
+
+    question = Question(recipe, tuple(settings or ()), tuple(teach or ()), tuple(teach_settings or ()), against,
+                        tuple(against_settings or ()), tuple(against_teach or ()), folds, seeds, cross_fit, choose)
+    report = run_crossval(question, data, out, workers_here(jobs, threads, "local"), _say)
+    typer.echo(report.to_json().decode() if as_json else report.markdown)
+
+
+@app.command()
+def sweep(
+    recipes: Annotated[list[str], typer.Argument(help="Names or paths of recipes.")],
+    data: Annotated[Path, typer.Option(help="A store that 'edgekd data' made.")],
+    out: Annotated[Path, typer.Option(help="Folder of runs and results; the same command goes on with it.")],
+    vary: Annotated[list[str] | None, typer.Option(help="key=v1,v2: values of a key to try; may be repeated for all combinations.")] = None,
+    folds: Annotated[str | None, typer.Option(
+        help="Splits with commas, each tested by networks trained on the others, or all. By default each recipe's own splits.")] = None,
+    seeds: Annotated[str, typer.Option(help="With commas.")] = "0",
+    teach: Annotated[list[str] | None, typer.Option(help="Teacher recipe of all students, trained first; may be repeated.")] = None,
+    teach_settings: Annotated[list[str] | None, typer.Option("--teach-set", help="key=value of all teacher recipes.")] = None,
+    cross_fit: Annotated[int | None, typer.Option(help="Cross-fit the teachers, as 'edgekd teach --cross-fit'.")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="key=value of all recipes.")] = None,
+    engine: Annotated[str, typer.Option(help="local, ray, or auto: ray where it is installed and RAY_ADDRESS is set.")] = "auto",
+    jobs: Annotated[int | None, typer.Option(min=1, help="Runs at a time: one per GPU, or as cores allow.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of each run on the CPU.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Train and test all combinations of recipes, values, folds and seeds: one table, one plot; exit status 1 when a run failed."""
+    from edgekd.pipeline.experiment import workers_here
+    from edgekd.pipeline.sweep import Grid
+    from edgekd.pipeline.sweep import sweep as run_sweep
+
+    grid = Grid(tuple(recipes), tuple(settings or ()), tuple(vary or ()), tuple(teach or ()), tuple(teach_settings or ()), folds, seeds,
+                cross_fit)
+    report = run_sweep(grid, data, out, workers_here(jobs, threads, engine), _say)
+    typer.echo(report.to_json().decode() if as_json else report.markdown)
+    report.require()
 
 
 # --- models ---

@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekd.data.parts import divide, recordings
 from edgekd.data.readahead import is_streamed, will_read
 from edgekd.errors import InputError, nearest
 
@@ -241,19 +242,27 @@ class ClipStore:
             raise InputError(f"{self.path}: no split named; it has {', '.join(self.splits)}")
         return np.array([index for index, clip in enumerate(self.clips) if clip.split in wanted], dtype=np.int64)
 
-    def partition(self, train_splits: Sequence[str], test_splits: Sequence[str], allow_leaks: bool = False) -> Partition:
+    def partition(self, train_splits: Sequence[str], test_splits: Sequence[str], allow_leaks: bool = False,
+                  held_out: Sequence[int] = ()) -> Partition:
         """Divide clips into a training and a test side that share no group, no parent and have the same labels.
 
         A group or parent on both sides is a leak. Where the splits are official folds, the leaking clips are left out of training;
         elsewhere a leak is refused. `allow_leaks` keeps all clips.
 
+        Args:
+            train_splits, test_splits: names.
+            allow_leaks: see above.
+            held_out: k, K: the training side is divided into K parts by recording, and part k becomes the test side; further pairs divide
+                what remains. The test splits, which then may be none, are heard on neither side. A label may be missing in the test side.
+
         Raises:
-            InputError: an unknown or repeated split, a leak, or a label that is on one side only.
+            InputError: an unknown or repeated split, a leak, a label that is on one side only, or too few recordings to hold out.
         """
         both = sorted(set(train_splits) & set(test_splits))
         if both:
             raise InputError(f"{self.path}: split '{both[0]}' is named for training and for testing; take it from one of them")
-        train, test = self.indices(train_splits), self.indices(test_splits)
+        train = self.indices(train_splits)
+        test = self.indices(test_splits) if test_splits or not held_out else np.array([], np.int64)
         leaks = origins(self.clips[i] for i in train) & origins(self.clips[i] for i in test)
         left_out = np.array([], dtype=np.int64)
         if leaks and not allow_leaks:
@@ -262,8 +271,39 @@ class ClipStore:
                 raise InputError(f"{self.path}: {len(leaks)} groups are in training and in test ({listing(sorted(leaks))}); "
                                  "give each group one split, or allow leaks")
             train, left_out = train[~leaking], train[leaking]
-        self._refuse_one_sided(train, test)
+        if held_out:
+            train, test = self._hold_out(train, held_out)
+        else:
+            self._refuse_one_sided(train, test)
         return Partition(train, test, left_out, tuple(sorted(leaks)))
+
+    def parts(self, clips: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+        """(clips,) int64: which of `count` parts each clip is in; parts share no recording and are alike in labels.
+
+        Raises:
+            InputError: fewer recordings than parts.
+        """
+        recording = self.recordings(clips)
+        found = len(np.unique(recording))
+        if count > found:
+            raise InputError(f"{self.path}: {found} recordings cannot be divided into {count} parts; ask for {found} at most")
+        return divide(recording, self.label_index[clips], [self.clips[i].path for i in clips], count)
+
+    def recordings(self, clips: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(clips,) int64: a number for each group or parent that clips share, directly or through another of these clips."""
+        return recordings([origins([self.clips[i]]) for i in clips])
+
+    def _hold_out(self, train: NDArray[np.int64], held_out: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        labels = {self.clips[i].label for i in train}
+        test = train
+        for part, count in zip(held_out[::2], held_out[1::2], strict=True):
+            out = self.parts(train, count) == part
+            train, test = train[~out], train[out]
+        missing = sorted(labels - {self.clips[i].label for i in train})
+        if missing:
+            raise InputError(f"{self.path}: label {listing(missing)} is left with no clip to train on when part {held_out[-2]} of "
+                             f"{held_out[-1]} is held out; it has too few recordings: add some, or hold out other parts")
+        return train, test
 
     def _refuse_one_sided(self, train: NDArray[np.int64], test: NDArray[np.int64]) -> None:
         trained, tested = ({self.clips[i].label for i in side} for side in (train, test))

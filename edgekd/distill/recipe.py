@@ -30,8 +30,6 @@ DEFAULT_WINDOW = 1.0
 NAME = re.compile(r"\w[\w.-]*")
 """Of recipes; it begins the names of exported files."""
 Role = Literal["student", "teacher"]
-LATER_AUGMENT_KEYS = ("ir_p", "ir_folder", "ir_include", "ir_exclude", "ir_recorders", "mixstyle_p", "mixstyle_alpha", "time_stretch")
-"""Left out of the hash where they have their defaults, so that recipes of before they were there keep theirs."""
 
 
 class _Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -44,9 +42,13 @@ class Data(_Table, frozen=True, kw_only=True):
     train: tuple[str, ...]
     """Names of splits, e.g. ["fold1", "fold2", "fold3"]."""
     test: tuple[str, ...]
-    """Names of splits, disjoint from `train`."""
+    """Names of splits, disjoint from `train`; only with `held_out` may there be none."""
     allow_leaks: bool = False
     """Accept a group or parent clip that is on both sides."""
+    held_out: tuple[Count, ...] = ()
+    """[k, K]: test on part k (from 0) of K parts of the training clips instead of on `test`, and train on the other parts. Parts share
+    no recording and are alike in labels. Clips of `test`, which then may be [], are heard on neither side. Further pairs divide what
+    remains."""
 
 
 class View(_Table, frozen=True, kw_only=True):
@@ -100,9 +102,6 @@ class Augment(_Table, frozen=True, kw_only=True):
     time_stretch: Annotated[float, Meta(ge=1, le=4)] = 1.0
     """Largest factor by which sound is made faster or slower, pitch kept: frames are read at another hop. A mix of waveforms goes at the
     pace of its first clip."""
-
-
-DEFAULT_AUGMENT = Augment()
 
 
 class Distill(_Table, frozen=True, kw_only=True):
@@ -209,8 +208,6 @@ class Recipe(_Table, frozen=True, kw_only=True):
     def hash(self) -> str:
         """Sixteen hexadecimal digits that change with any value that decides what is trained: all but the `export` table."""
         trained = {name: value for name, value in msgspec.structs.asdict(self).items() if name != "export"}
-        trained["augment"] = {name: value for name, value in msgspec.structs.asdict(self.augment).items()
-                              if name not in LATER_AUGMENT_KEYS or value != getattr(DEFAULT_AUGMENT, name)}
         return hashlib.sha256(msgspec.json.encode(trained, order="sorted")).hexdigest()[:16]
 
 
@@ -256,11 +253,21 @@ def decode(raw: Mapping[str, Any], where: str) -> Recipe:
     if recipe.augment.ir_p and not recipe.augment.ir_folder:
         raise InputError(f"{where}: augment.ir_p is {recipe.augment.ir_p:g} but augment.ir_folder is not set; name the folder of the "
                          "impulse responses")
+    _check_held_out(recipe.data.held_out, where)
     for split in recipe.export.calibrate:
         if split in recipe.data.train:
             raise InputError(f"{where}: split '{split}' is in export.calibrate and in data.train; fit the temperature on clips that the "
                              "model was not trained on")
     return recipe
+
+
+def _check_held_out(pairs: tuple[int, ...], where: str) -> None:
+    if len(pairs) % 2:
+        raise InputError(f"{where}: data.held_out = {list(pairs)}: write [k, K], part k (from 0) of K, e.g. [0, 4]")
+    for part, count in zip(pairs[::2], pairs[1::2], strict=True):
+        if count < 2 or part >= count:
+            raise InputError(f"{where}: data.held_out = {list(pairs)}: there is no part {part} of {count} to hold out; "
+                             "give at least 2 parts, counted from 0")
 
 
 def _override(raw: dict[str, Any], override: str) -> None:

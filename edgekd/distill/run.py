@@ -1,13 +1,15 @@
 """A run folder: what a training leaves behind, and how it is opened again.
 
 RUN/recipe.json is the resolved recipe, RUN/run.json what came out, RUN/model.pt the float weights, RUN/qat.pt those of the
-quantization-aware network; beside them metrics.csv (one row an epoch), train.log, last.ckpt, tensorboard/, a teacher's softlabels/ and
-a student's export/.
+quantization-aware network; beside them metrics.csv (one row an epoch), train.log, last.ckpt, tensorboard/, what both networks said of
+the test windows (test-float.npz, test-qat.npz), a teacher's softlabels/ and a student's export/. A cross-fitted teacher has no network
+of its own: its folder holds run.json, recipe.json and one ordinary run a fit, fit0/ and so on.
 """
 
 import hashlib
 import io
 import pickle
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,12 +34,15 @@ RUN_VERSION = 1
 RUN_FILE, RECIPE_FILE = "run.json", "recipe.json"
 MODEL_FILE, QAT_FILE, CHECKPOINT_FILE = "model.pt", "qat.pt", "last.ckpt"
 METRICS_FILE, LOG_FILE = "metrics.csv", "train.log"
+TEST_FILES = {"float": "test-float.npz", "qat": "test-qat.npz"}
+"""Network -> its logits of the windows of the test side, a `score.Heard`."""
 TENSORBOARD_FOLDER, SOFT_LABELS_FOLDER, EXPORT_FOLDER = "tensorboard", "softlabels", "export"
 PART = ".part"
 """Ends the name of a file that is being written."""
 RUN_FILES = frozenset({RUN_FILE, RECIPE_FILE, MODEL_FILE, QAT_FILE, CHECKPOINT_FILE, METRICS_FILE, LOG_FILE, TENSORBOARD_FOLDER,
-                       SOFT_LABELS_FOLDER, EXPORT_FOLDER})
-"""All that a run folder holds, and all that may be removed with it."""
+                       SOFT_LABELS_FOLDER, EXPORT_FOLDER, *TEST_FILES.values()})
+"""All that a run folder holds, and all that may be removed with it; besides, folders of fits."""
+FIT_NAME = re.compile(r"fit\d+")
 
 
 class DataInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -52,7 +57,8 @@ class DataInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class RunInfo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """run.json. frontend: with the mean and standard deviation of the training clips. window: samples heard at a time.
     teachers: hash of each teacher's soft labels. impulse_responses: hash of those that clips were heard through, "" without.
-    metrics: name -> value, e.g. "float_clip_accuracy". seconds: of training, all resumes together. created: ISO 8601 UTC."""
+    metrics: name -> value, e.g. "float_clip_accuracy". seconds: of training, all resumes together. created: ISO 8601 UTC.
+    cross_fit: number of fits of a cross-fitted teacher, 0 for any other run. fits: hash of each fit's weights."""
 
     format: str = RUN_FORMAT
     version: int = RUN_VERSION
@@ -69,6 +75,8 @@ class RunInfo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     seconds: float = 0.0
     created: str
     edgekd_version: str
+    cross_fit: int = 0
+    fits: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -101,12 +109,19 @@ class Run:
 
     def summary(self) -> str:
         """One line: where the run is, its accuracies, and its time."""
-        shown = {"float_clip_accuracy": "float", "qat_clip_accuracy": "int8-aware"}
+        shown = {"out_of_fold_clip_accuracy": "training clips out of fold", "fits_clip_accuracy": "test clips by the mean of the fits",
+                 "float_clip_accuracy": "test clips float", "qat_clip_accuracy": "int8-aware"}
         scores = [f"{name} {100 * self.info.metrics[key]:.1f} %" for key, name in shown.items() if key in self.info.metrics]
-        return f"{self.path}: test clips {', '.join(scores)}; trained in {self.info.seconds:.0f} s"
+        return f"{self.path}: {', '.join(scores)}; trained in {self.info.seconds:.0f} s"
 
     def float_model(self) -> nn.Module:
-        """The trained float network, in eval mode, on the CPU."""
+        """The trained float network, in eval mode, on the CPU.
+
+        Raises:
+            InputError: a cross-fitted teacher, or damage.
+        """
+        if self.info.cross_fit:
+            raise InputError(f"{self.path}: a cross-fitted teacher is {self.info.cross_fit} networks; open one, e.g. {self.path / 'fit0'}")
         model = build(self.config, len(self.labels))
         return self._loaded(model, MODEL_FILE)
 
@@ -230,7 +245,7 @@ def check_place(path: Path, teachers: Sequence[Path], *, force: bool, resume: bo
         raise InputError(f"{path} exists; go on with --resume, begin anew with --force, or choose another --out")
     if in_use(path, unknown=False):
         raise InputError(f"{path} is being trained by another process; wait for it or choose another --out")
-    strange = sorted(name for name in inside if name.removesuffix(PART) not in RUN_FILES)
+    strange = sorted(name for name in inside if name.removesuffix(PART) not in RUN_FILES and not FIT_NAME.fullmatch(name))
     if force and strange:
         raise InputError(f"{path} holds what is not part of a run ({listing(strange)}); move it away or choose another --out")
 
@@ -304,7 +319,8 @@ def _resumable(path: Path, info: RunInfo, recipe: Recipe) -> Literal["resumed", 
         there = msgspec.structs.replace(there, recipe_hash=info.recipe_hash)
     for what, old, new in (("recipe", there.recipe_hash, info.recipe_hash), ("store", there.data.hash, info.data.hash),
                            ("list of teachers", there.teachers, info.teachers),
-                           ("set of impulse responses", there.impulse_responses, info.impulse_responses)):
+                           ("set of impulse responses", there.impulse_responses, info.impulse_responses),
+                           ("number of fits", str(there.cross_fit), str(info.cross_fit))):
         if old != new:
             raise InputError(f"{path}: begun with another {what} ({_short(old)}, now {_short(new)}); "
                              "resume with the same, or begin anew with --force")

@@ -1,5 +1,6 @@
 """How well a network does on clips of a store while it is trained. `edgekd evaluate` judges the exported file, not this."""
 
+import io
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +30,29 @@ class Score:
                 f"{prefix}_clip_log_loss": self.clip_log_loss}
 
 
+@dataclass(frozen=True)
+class Heard:
+    """What a network said of windows: logits float32 (windows, labels), silent bool (windows,), clip and start int64 (windows,)."""
+
+    logits: NDArray[np.float32]
+    silent: NDArray[np.bool_]
+    clip: Index
+    start: Index
+
+    def to_npz(self) -> bytes:
+        """A .npz file with these four arrays by name."""
+        buffer = io.BytesIO()
+        np.savez(buffer, logits=self.logits, silent=self.silent, clip=self.clip, start=self.start)
+        return buffer.getvalue()
+
+
+def hear(model: nn.Module, log_mel: nn.Module, store: ClipStore, clips: Index, view: View) -> Heard:
+    """Run a network over clips as its view hears them."""
+    places = scored_windows(store, clips, view)
+    logits, silent = window_logits(model, log_mel, store, places)
+    return Heard(logits.numpy(), silent.numpy(), places.clip, places.start)
+
+
 def window_logits(model: nn.Module, log_mel: nn.Module, store: ClipStore, places: Windows) -> tuple[Tensor, Tensor]:
     """Logits of windows, the model in eval mode (its mode is put back).
 
@@ -50,9 +74,8 @@ def window_logits(model: nn.Module, log_mel: nn.Module, store: ClipStore, places
 
 def score(model: nn.Module, log_mel: nn.Module, store: ClipStore, clips: Index, view: View) -> Score:
     """Test a network on clips as its view hears them."""
-    places = scored_windows(store, clips, view)
-    logits, silent = window_logits(model, log_mel, store, places)
-    return judge(logits.numpy(), silent.numpy(), places.clip, store.label_index)
+    heard = hear(model, log_mel, store, clips, view)
+    return judge(heard.logits, heard.silent, heard.clip, store.label_index)
 
 
 def judge(logits: NDArray[np.float32], silent: NDArray[np.bool_], owner: Index, label_index: Index) -> Score:

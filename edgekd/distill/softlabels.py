@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekd.data.store import ClipStore, listing
+from edgekd.distill.outoffold import assignment, combined, combined_key, opened_fits
 from edgekd.distill.run import SOFT_LABELS_FOLDER, Run, write_atomic
 from edgekd.distill.score import Score, judge, window_logits
 from edgekd.distill.view import scored_windows
@@ -41,9 +42,12 @@ def soft_labels(run: Run, store: ClipStore) -> tuple[str, Logits]:
         the key (64 hex digits) and float16 (clips, labels), in the order of the store's table.
 
     Raises:
-        InputError: the teacher has other labels or another sample rate than the store, or a cached file is damaged.
+        InputError: the teacher has other labels or another sample rate than the store, a cached file is damaged, or a cross-fitted
+            teacher is of another store or has changed.
     """
     check_fits(run, store)
+    if run.info.cross_fit:
+        return _out_of_fold(run, store)
     key = _key(run, store)
     path = run.path / SOFT_LABELS_FOLDER / f"{key[:16]}.npy"
     if path.is_file():
@@ -72,6 +76,13 @@ def check_fits(run: Run, store: ClipStore) -> None:
     if run.frontend.sample_rate != store.sample_rate:
         raise InputError(f"{run.path}: the teacher hears {run.frontend.sample_rate} Hz, {store.path} holds {store.sample_rate} Hz; "
                          "prepare the store at that rate")
+
+
+def _out_of_fold(run: Run, store: ClipStore) -> tuple[str, Logits]:
+    """Of a cross-fitted teacher: put together from those of its fits, which are cached with them."""
+    judge = assignment(run.recipe, store, run.info.cross_fit)
+    keys, logits = zip(*(soft_labels(fit, store) for fit in opened_fits(run, store)), strict=True)
+    return combined_key(judge, keys), combined(judge, logits)
 
 
 def _key(run: Run, store: ClipStore) -> str:

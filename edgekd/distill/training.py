@@ -32,6 +32,7 @@ from edgekd.distill.run import (
     MODEL_FILE,
     QAT_FILE,
     TENSORBOARD_FOLDER,
+    TEST_FILES,
     DataInfo,
     Run,
     RunInfo,
@@ -42,9 +43,10 @@ from edgekd.distill.run import (
     model_config,
     resolved,
     save_weights,
+    write_atomic,
     write_info,
 )
-from edgekd.distill.score import score
+from edgekd.distill.score import hear, judge
 from edgekd.distill.softlabels import check_fits, soft_labels, teacher_score
 from edgekd.distill.view import TrainingView, window_samples
 from edgekd.errors import InputError, nearest
@@ -103,9 +105,9 @@ def train(recipe: Recipe, store: ClipStore, out: Path, teachers: Sequence[Path] 
     if recipe.frontend.sample_rate != store.sample_rate:
         raise InputError(f"recipe {recipe.name}: its front end hears {recipe.frontend.sample_rate} Hz, {store.path} holds "
                          f"{store.sample_rate} Hz; prepare the store at the front end's rate")
-    partition = store.partition(recipe.data.train, recipe.data.test, recipe.data.allow_leaks)
+    partition = divided(recipe, store)
     _check_network(recipe, store, partition)
-    runs = [_teacher(path, recipe, store) for path in teachers]
+    runs = [_teacher(path, recipe, store, partition) for path in teachers]
     labelled = [soft_labels(run, store) for run in runs]
     fe = _normalised(recipe, store, partition)
     view = TrainingView(store, partition.train, recipe, recipe.train.batch_size, *_shape(recipe, store, fe), stream=FLOAT_STREAM)
@@ -132,6 +134,15 @@ def train(recipe: Recipe, store: ClipStore, out: Path, teachers: Sequence[Path] 
         finished = msgspec.structs.replace(info, status="finished", metrics=metrics, seconds=round(job.seconds, 1))
         write_info(out, finished)
     return load_run(out)
+
+
+def divided(recipe: Recipe, store: ClipStore) -> Partition:
+    """The training and the test side of a recipe.
+
+    Raises:
+        InputError: see `ClipStore.partition`.
+    """
+    return store.partition(recipe.data.train, recipe.data.test, recipe.data.allow_leaks, recipe.data.held_out)
 
 
 class _Job:
@@ -222,7 +233,9 @@ class _Job:
 
     def _tested(self, model: nn.Module, prefix: str) -> dict[str, float]:
         model = model.cpu().to(memory_format=torch.channels_last)
-        return score(model, self.log_mel.cpu(), self.store, self.partition.test, self.recipe.view).named(prefix)
+        heard = hear(model, self.log_mel.cpu(), self.store, self.partition.test, self.recipe.view)
+        write_atomic(self.out / TEST_FILES[prefix], heard.to_npz())
+        return judge(heard.logits, heard.silent, heard.clip, self.store.label_index).named(prefix)
 
     def _phase_reached(self) -> str | None:
         """The phase that last.ckpt is of, None without one."""
@@ -263,14 +276,21 @@ def _check_network(recipe: Recipe, store: ClipStore, partition: Partition) -> No
         quant.to_qat(model.eval())
 
 
-def _teacher(path: Path, recipe: Recipe, store: ClipStore) -> Run:
+def _teacher(path: Path, recipe: Recipe, store: ClipStore, partition: Partition) -> Run:
     """A finished run that may teach: it fits the store and was not trained on what the student is tested on."""
     run = load_run(path)
     check_fits(run, store)
-    seen = sorted(set(run.recipe.data.train) & set(recipe.data.test)) if run.info.data.hash == store.hash else []
+    if run.info.data.hash != store.hash:
+        return run
+    seen = sorted(set(run.recipe.data.train) & set(recipe.data.test))
     if seen:
         raise InputError(f"{path}: the teacher was trained on split '{seen[0]}', which the student is tested on; "
                          f"train it on {', '.join(recipe.data.train)}")
+    known = np.intersect1d(divided(run.recipe, store).train, partition.test)
+    if len(known):
+        held_out = f" --set data.held_out={list(recipe.data.held_out)}" if recipe.data.held_out else ""
+        raise InputError(f"{path}: the teacher was trained on {len(known)} of the clips that the student is tested on; "
+                         f"train it with the student's splits: --set 'data.train={list(recipe.data.train)}'{held_out}")
     return run
 
 

@@ -4,6 +4,8 @@ and show what edgekd logs."""
 import logging
 import os
 import sys
+import threading
+import time
 from pathlib import Path
 
 ALLOCATOR = {
@@ -15,6 +17,11 @@ ALLOCATOR = {
 WAITING = {"GOMP_SPINCOUNT": "1000"}
 """Threads that wait sleep soon: on a machine that others use, spinning made a step of two threads up to six times slower."""
 MARKER = "EDGEKD_LAUNCHED"
+PARENT = "EDGEKD_PARENT"
+"""Environment variable with the process that a job must not outlive."""
+ORPHAN_POLL_SECONDS = 0.5
+ORPHANED = 137
+"""Exit status of a process whose parent was killed: as if it had been killed too."""
 PROGRAMS = ("edgekd", "cli.py")
 """Names of this program in sys.argv[0]; any other process imports edgekd and is left alone."""
 
@@ -26,6 +33,33 @@ def relaunch_once() -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**ALLOCATOR, **WAITING, **os.environ, MARKER: "1"})
+
+
+def end_with_parent() -> None:
+    """Where another edgekd command started this process as one of its jobs, end when that one has ended, in whatever way. A run folder
+    may be left at any moment; an orphan would go on for hours and keep others out of it."""
+    given = os.environ.get(PARENT, "")
+    if not given.isdigit():
+        return
+    parent = int(given)
+    watched = os.getppid()  # another one where the job has started processes of its own
+
+    def watch() -> None:
+        while os.getppid() == watched and (watched == parent or _lives(parent)):
+            time.sleep(ORPHAN_POLL_SECONDS)
+        os._exit(ORPHANED)
+
+    threading.Thread(target=watch, name="end with parent", daemon=True).start()
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 class _Standard(logging.Handler):

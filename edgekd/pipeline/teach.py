@@ -1,9 +1,10 @@
-"""`edgekd teach`: trains one teacher."""
+"""`edgekd teach`: trains one teacher, or cross-fits one."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from edgekd.data.store import ClipStore
+from edgekd.distill.crossfit import cross_fit
 from edgekd.distill.recipe import load_recipe
 from edgekd.distill.run import Run
 from edgekd.distill.softlabels import soft_labels
@@ -11,7 +12,8 @@ from edgekd.distill.training import DEFAULT_OPTIONS, Options, train
 from edgekd.errors import InputError
 
 
-def teach(recipe: str, data: Path, out: Path, overrides: Sequence[str] = (), options: Options = DEFAULT_OPTIONS) -> Run:
+def teach(recipe: str, data: Path, out: Path, overrides: Sequence[str] = (), options: Options = DEFAULT_OPTIONS,
+          fits: int | None = None) -> Run:
     """Train a teacher and keep its soft labels for every clip of the store beside it.
 
     Args:
@@ -20,6 +22,7 @@ def teach(recipe: str, data: Path, out: Path, overrides: Sequence[str] = (), opt
         out: the run folder.
         overrides: "key=value" settings.
         options: how to run.
+        fits: train so many instead of one, each without its part of the training clips, whose soft labels it gives. None: one.
 
     Raises:
         InputError: the recipe is a student's, or anything that `edgekd.distill.training.train` refuses.
@@ -28,6 +31,8 @@ def teach(recipe: str, data: Path, out: Path, overrides: Sequence[str] = (), opt
     if loaded.role != "teacher":
         raise InputError(f"recipe {loaded.name} has a [student] table; train it with: edgekd distill {recipe}")
     store = ClipStore.open(data)
+    if fits is not None:
+        return cross_fit(loaded, store, out, fits, options)
     run = train(loaded, store, out, options=options)
     soft_labels(run, store)
     return run

@@ -1,0 +1,99 @@
+"""What the networks of finished runs said of their test sides, as tallies that figures and intervals are made of."""
+
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekd.data.store import ClipStore
+from edgekd.distill.run import TEST_FILES
+from edgekd.errors import InputError
+from edgekd.evaluate.intervals import FIGURES, Interval, figures, intervals, measured, resampled, tally
+from edgekd.evaluate.metrics import clip_probabilities, softmax
+
+UNITS = ("clips", "windows")
+"""First axis of a run's tallies."""
+
+Floats = NDArray[np.float64]
+Estimate = dict[str, dict[str, Interval]]
+"""Unit -> figure -> interval."""
+
+
+@dataclass(frozen=True)
+class TestSide:
+    """clips: (clips,) indices that are tested. recording: (clips,) 0 to recordings - 1."""
+
+    store: ClipStore
+    clips: NDArray[np.int64]
+    recording: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, store: ClipStore, clips: NDArray[np.int64]) -> "TestSide":
+        """Clips with their recordings."""
+        return cls(store, clips, store.recordings(clips))
+
+    def tallies(self, run: Path, network: str) -> Floats:
+        """(units, recordings, `intervals.COLUMNS`) of one network of a finished run. Silence is left out, as in `evaluate`.
+
+        Raises:
+            InputError: its answers are missing, damaged, or of other clips.
+        """
+        path = run / TEST_FILES[network]
+        try:
+            with np.load(path) as kept:
+                logits, silent, clip = kept["logits"], kept["silent"], kept["clip"]
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise InputError(f"{path}: cannot be read ({error}); remove {run} and run the same command again") from None
+        if set(clip) != set(self.clips):
+            raise InputError(f"{path}: is of other clips than the test side of this run; remove {run} and run the same command again")
+        place = np.searchsorted(self.clips, clip)  # (windows,) position in `clips`, which are in table order
+        windows = softmax(logits)
+        clips, silent_clips = clip_probabilities(windows, silent, place, len(self.clips))
+        truth, count = self.store.label_index[self.clips], int(self.recording.max()) + 1
+        return np.stack([
+            tally(clips[~silent_clips], truth[~silent_clips], self.recording[~silent_clips], count),
+            tally(windows[~silent], truth[place[~silent]], self.recording[place[~silent]], count)])
+
+
+def run_figures(tallies: Floats) -> dict[str, float]:
+    """Figures of one run by name, e.g. "clip_accuracy", of (units, recordings, columns)."""
+    values = figures(tallies.sum(axis=1))  # (units, figures)
+    return {f"{unit.removesuffix('s')}_{name}": float(values[row, column])
+            for row, unit in enumerate(UNITS) for column, name in enumerate(FIGURES)}
+
+
+@dataclass(frozen=True)
+class Estimates:
+    """Of several networks over the same folds: values (units, folds, networks, figures), draws (units, resamples, networks, figures)."""
+
+    values: Floats
+    draws: Floats
+
+    @classmethod
+    def of(cls, folds: Sequence[Floats]) -> "Estimates":
+        """From (networks, seeds, units, recordings, columns) of each fold."""
+        units = [[fold[:, :, unit] for fold in folds] for unit in range(len(UNITS))]
+        return cls(np.stack([measured(each) for each in units]), np.stack([resampled(each) for each in units]))
+
+    def estimate(self, network: int, minus: int | None = None) -> Estimate:
+        """Means over folds with intervals: of a network, or of its difference from another."""
+        values, draws = self.values[:, :, network].mean(axis=1), self.draws[:, :, network]
+        if minus is not None:
+            values, draws = values - self.values[:, :, minus].mean(axis=1), draws - self.draws[:, :, minus]
+        return {unit: intervals(values[row], draws[row]) for row, unit in enumerate(UNITS)}
+
+    def of_fold(self, fold: int, network: int) -> dict[str, dict[str, float]]:
+        """Unit -> figure -> value in one fold, the mean over seeds."""
+        return {unit: dict(zip(FIGURES, map(float, self.values[row, fold, network]), strict=True)) for row, unit in enumerate(UNITS)}
+
+
+def as_json(estimate: Estimate, *, difference: bool = False) -> Mapping[str, Mapping[str, Mapping[str, float | bool]]]:
+    """Unit -> figure -> {mean, low, high}, and for a difference excludes_zero."""
+    def of(each: Interval) -> dict[str, float | bool]:
+        values: dict[str, float | bool] = {"mean": each.mean, "low": each.low, "high": each.high}
+        return values | {"excludes_zero": each.excludes_zero} if difference else values
+
+    return {unit: {name: of(each) for name, each in row.items()} for unit, row in estimate.items()}
