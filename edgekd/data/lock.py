@@ -3,17 +3,25 @@
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Mark a folder as in use, also where it is renamed meanwhile. A file system without locks marks nothing."""
+    """Mark a folder as in use, also where it is renamed meanwhile. A file system without locks marks nothing.
+
+    Raises:
+        BlockingIOError: another process holds it.
+    """
     handle = os.open(folder, os.O_RDONLY)
     try:
-        with suppress(OSError):
+        try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise
+        except OSError:
+            pass
         yield
     finally:
         os.close(handle)

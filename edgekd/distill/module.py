@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from edgekd import quant
 from edgekd.data.augment import gain, mask, mix, mix_loudness
+from edgekd.distill import processes
 from edgekd.distill.objective import Objective
 from edgekd.distill.recipe import Qat, Recipe, Train
 from edgekd.distill.view import Batch, TrainingView
@@ -26,7 +27,7 @@ LEAST_RISE = 1e-4
 
 
 class EpochBatches:
-    """One epoch of a training view as tensors, sized for the trainer."""
+    """One epoch of a training view as tensors, sized for the trainer; of several processes, each gets its share of every batch."""
 
     def __init__(self, view: TrainingView, epoch: int) -> None:
         self._view, self._epoch = view, epoch
@@ -36,7 +37,17 @@ class EpochBatches:
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         for batch in self._view.batches(self._epoch):
+            if processes.world() > 1:
+                batch = share_of(batch, processes.rank(), processes.world())  # noqa: PLW2901
             yield {name: torch.from_numpy(value) for name, value in cast(dict[str, np.ndarray], batch).items()}
+
+
+def share_of(batch: Batch, rank: int, world: int) -> Batch:
+    """The items of one process; clips are mixed with clips of the same share."""
+    mine = np.array_split(np.arange(len(batch["clip"])), world)[rank]
+    share = {name: value[mine] for name, value in cast(dict[str, np.ndarray], batch).items()}
+    share["partner"] = share["partner"].argsort().argsort()  # their order is as random as they are
+    return cast(Batch, share)
 
 
 @dataclass(frozen=True)
@@ -89,7 +100,7 @@ class TrainingModule(pl.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """Seed what networks draw themselves (dropout), so that an epoch does not depend on the ones before; freeze scales at the end."""
-        entropy = [self.recipe.seed, self.phase_name == "qat", self.current_epoch]
+        entropy = [self.recipe.seed, self.phase_name == "qat", self.current_epoch, *([processes.rank()] if processes.rank() else [])]
         torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
         self.sums = {}
         if self.float_model is not None:
@@ -97,7 +108,7 @@ class TrainingModule(pl.LightningModule):
         if isinstance(self.phase, Qat) and self.current_epoch >= self.phase.epochs - self.phase.freeze_epochs:
             quant.freeze(self.model)
 
-    def training_step(self, batch: Batch, _: int) -> Tensor:
+    def training_step(self, batch: Batch, step: int) -> Tensor:
         tensors = cast(dict[str, Tensor], batch)
         clip, partner, share = tensors["clip"], tensors["partner"], tensors["share"]
         x = self.hear(tensors)
@@ -107,9 +118,16 @@ class TrainingModule(pl.LightningModule):
             with torch.no_grad():
                 float_logits = self.float_model(x)
         loss, logged = self.objective(self.model(x), self.objective.targets(self.label[clip], teachers, partner, share, float_logits))
+        weight = self._weight(len(clip), step)
         for name, value in logged.items():
+            value = value if weight == 1 else weight * value  # noqa: PLW2901
             self.sums[name] = self.sums[name] + value if name in self.sums else value
-        return cast(Tensor, loss)
+        return cast(Tensor, loss if weight == 1 else weight * loss)
+
+    def _weight(self, items: int, step: int) -> float:
+        """Of this process's share in a batch: the mean over processes of weighted means over items is the mean over all items."""
+        whole, more = divmod(len(self.view.clips), self.view.steps)
+        return items * processes.world() / (whole + (step < more))
 
     def hear(self, batch: dict[str, Tensor]) -> Tensor:
         """Augmented log-mel (batch, 1, mel, frame) of a batch."""

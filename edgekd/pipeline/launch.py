@@ -28,6 +28,11 @@ def relaunch_once() -> None:
     os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**ALLOCATOR, **WAITING, **os.environ, MARKER: "1"})
 
 
+def first_process() -> bool:
+    """Whether this process speaks for all that torchrun or srun have started beside it."""
+    return int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0) == 0
+
+
 class _Standard(logging.Handler):
     """Prints to whatever standard error is at the moment; a progress bar puts itself in its place."""
 
