@@ -105,7 +105,7 @@ class TrainingModule(pl.LightningModule):
         self.sums = {}
         if self.float_model is not None:
             self.float_model.eval()
-        if isinstance(self.phase, Qat) and self.current_epoch >= self.phase.epochs - self.phase.freeze_epochs:
+        if self._freezes and processes.world() == 1:
             quant.freeze(self.model)
 
     def training_step(self, batch: Batch, step: int) -> Tensor:
@@ -147,6 +147,18 @@ class TrainingModule(pl.LightningModule):
             if augment.time_masks:
                 x = mask(x, FRAME_AXIS, batch["frame_start"], batch["frame_width"])
         return cast(Tensor, x)
+
+    @property
+    def _freezes(self) -> bool:
+        """Whether scales no longer learn in this epoch."""
+        return isinstance(self.phase, Qat) and self.current_epoch >= self.phase.epochs - self.phase.freeze_epochs
+
+    def on_before_optimizer_step(self, *_: Any) -> None:
+        """Of several processes, each must have all gradients that it had in the first step: scales drop theirs here instead."""
+        if self._freezes and processes.world() > 1:
+            for quantiser in self.model.quantisers():
+                for threshold in quantiser.parameters():
+                    threshold.grad = None
 
     def on_train_batch_end(self, *_: Any) -> None:
         """Move the average."""

@@ -15,7 +15,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
 
@@ -131,16 +131,15 @@ def averaged(values: dict[str, Tensor]) -> dict[str, Tensor]:
     return dict(zip(values, total / world(), strict=True))
 
 
-def trainer_settings(accelerator: str, *, unused: bool) -> dict[str, Any]:
-    """Of Lightning's trainer. unused: whether parameters may go without a gradient.
+def trainer_settings(accelerator: str) -> dict[str, Any]:
+    """Of Lightning's trainer; every parameter must have a gradient in every step.
 
     Batch norm's statistics are those of each process's share and never exchanged: the first one's are kept.
     """
     if world() == 1:
         return {"accelerator": accelerator, "devices": 1}
     on_gpu = _on_gpu(accelerator)
-    strategy = _Strategy(cluster_environment=_OneOfMany(), broadcast_buffers=False, gradient_as_bucket_view=True,
-                         find_unused_parameters=unused)
+    strategy = _Strategy(cluster_environment=_OneOfMany(), broadcast_buffers=False, gradient_as_bucket_view=True)
     return {"accelerator": "gpu" if on_gpu else "cpu", "devices": [torch.cuda.current_device()] if on_gpu else 1, "num_nodes": world(),
             "strategy": strategy, "use_distributed_sampler": False}
 
@@ -242,6 +241,8 @@ class _Job:
         self._names: list[str] = []
         self._seen: list[float] = []
         self._beats: list[bytes] = []
+        self._deaf = True
+        """Whether the job's store does not answer, or no longer."""
         self._lock = threading.Lock()
 
     def stop(self, *_: object) -> NoReturn:
@@ -256,8 +257,8 @@ class _Job:
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         try:
             self._server = self._connected(here.rank == 0 and not here.hosted)
-            self._client = self._connected(False)
-            self._store = dist.PrefixStore(f"edgekd/{attempt}", self._client)
+            self._store = dist.PrefixStore(f"edgekd/{attempt}", self._connected(False))
+            self._deaf = False
             gpu = "" if device is None else f", GPU {getattr(torch.cuda.get_device_properties(device), 'uuid', device)}"
             self._store.set(f"name/{here.rank}", f"{socket.gethostname()}{gpu}\n{os.getpid()}")
             self._store.set(f"beat/{here.rank}", "0")
@@ -305,19 +306,22 @@ class _Job:
                              timeout=datetime.timedelta(seconds=JOIN_SECONDS))
 
     def _is_first_failure(self, status: int) -> bool:
+        if self._failed() is not None:
+            return False
         try:
-            if self._failed() is not None:
-                return False
-            self._store.set("status", str(status))
-            return self._store.add("failures", 1) == 1
-        except (RuntimeError, AttributeError):  # the store is gone, or was never there
-            return True
+            if not self._deaf:
+                self._store.set("status", str(status))
+                return self._store.add("failures", 1) == 1
+        except RuntimeError:
+            self._deaf = True
+        return True
 
     def _failed(self) -> int | None:
         """The exit status that another process has ended with, None while all are well."""
         try:
-            return int(self._store.get("status")) if self._store.check(["status"]) else None
+            return int(self._store.get("status")) if not self._deaf and self._store.check(["status"]) else None
         except RuntimeError:
+            self._deaf = True
             return None
 
     def _gone(self, seconds: float) -> list[int]:
@@ -325,14 +329,23 @@ class _Job:
         return [each for each, seen in enumerate(self._seen) if now - seen > seconds and each != self.here.rank]
 
     def _line_of(self, gone: list[int]) -> str:
-        who = self._names[gone[0]] if len(gone) == 1 else f"{len(gone)} processes, the first being {self._names[gone[0]]},"
+        if self._deaf:
+            who = "torchrun, which had started this process," if self.here.hosted else self._names[0]
+        else:
+            who = self._names[gone[0]] if len(gone) == 1 else f"{len(gone)} processes, the first being {self._names[gone[0]]},"
         return (f"{who} is gone without a word: killed, out of memory, or its machine is down; see to it, then start all processes "
                 "again with --resume")
 
     def _beat(self) -> None:
-        with self._lock, suppress(RuntimeError):  # a store that is gone gives no beats either
-            self._store.add(f"beat/{self.here.rank}", 1)
-            beats = self._store.multi_get([f"beat/{each}" for each in range(self.here.world)])
+        with self._lock:
+            if self._deaf:
+                return
+            try:
+                self._store.add(f"beat/{self.here.rank}", 1)
+                beats = self._store.multi_get([f"beat/{each}" for each in range(self.here.world)])
+            except RuntimeError:
+                self._deaf = True
+                return
             now = time.monotonic()
             for each, (old, new) in enumerate(zip(self._beats, beats, strict=True)):
                 if old != new:

@@ -237,7 +237,7 @@ class _Job:
         resume = self._phase_reached() == name
         table = "train" if isinstance(phase, Train) else "qat"
         with _quiet(), memory_told(f"the {name} phase with batches of {phase.batch_size}", smaller_batch(table, phase.batch_size)):
-            trainer = self._trainer(phase, end)
+            trainer = self._trainer(phase.epochs, end)
             handler = signal.getsignal(signal.SIGINT)
             try:
                 trainer.fit(module, ckpt_path=self.out / CHECKPOINT_FILE if resume else None)
@@ -247,14 +247,14 @@ class _Job:
         self.rows, self.seconds = end.rows, end.seconds
         return module
 
-    def _trainer(self, phase: Train | Qat, end: EpochEnd) -> pl.Trainer:
-        settings = processes.trainer_settings(self.options.accelerator, unused=isinstance(phase, Qat))  # scales that are frozen
+    def _trainer(self, epochs: int, end: EpochEnd) -> pl.Trainer:
         return pl.Trainer(
-            default_root_dir=self.out, max_epochs=phase.epochs, plugins=[Checkpoints()],
+            default_root_dir=self.out, max_epochs=epochs, plugins=[Checkpoints()],
             callbacks=[end] if processes.rank() else [end, Progress(end)],
             logger=TensorBoardLogger(self.out, name="", version=TENSORBOARD_FOLDER),
             enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
-            limit_val_batches=0, reload_dataloaders_every_n_epochs=1, **settings)
+            limit_val_batches=0, reload_dataloaders_every_n_epochs=1,
+            **processes.trainer_settings(self.options.accelerator))
 
     def _view(self, batch_size: int, stream: int) -> TrainingView:
         mels, frames = _shape(self.recipe, self.store, self.fe)

@@ -14,6 +14,8 @@ ALLOCATOR = {
 """Keeps glibc from handing freed memory back: page faults took 61 % of a training step without it."""
 WAITING = {"GOMP_SPINCOUNT": "1000"}
 """Threads that wait sleep soon: on a machine that others use, spinning made a step of two threads up to six times slower."""
+QUIET = {"TORCH_CPP_LOG_LEVEL": "ERROR"}
+"""torch warns in many lines when another process of a job is gone; `edgekd.distill.processes` says it in one."""
 MARKER = "EDGEKD_LAUNCHED"
 PROGRAMS = ("edgekd", "cli.py")
 """Names of this program in sys.argv[0]; any other process imports edgekd and is left alone."""
@@ -25,7 +27,7 @@ def relaunch_once() -> None:
         return
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**ALLOCATOR, **WAITING, **os.environ, MARKER: "1"})
+    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**ALLOCATOR, **WAITING, **QUIET, **os.environ, MARKER: "1"})
 
 
 def first_process() -> bool:
