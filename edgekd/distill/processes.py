@@ -15,7 +15,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
 
@@ -40,8 +40,8 @@ GONE_SECONDS = 5.0
 """Without a beat: who was meant when a connection breaks."""
 LOST_SECONDS = 25.0
 """Without a beat, where no connection breaks: a machine without power, or a collective on GPUs."""
-GRACE_SECONDS = 10.0
-"""From knowing that the job fails to ending this process where it hangs in a collective."""
+GRACE_SECONDS, TOLD_SECONDS = 10.0, 2.0
+"""From knowing that somebody is lost, or that another process has failed, to ending this one where it hangs in a collective."""
 INTERRUPTED = 130
 FIRST_PORT, PORTS = 15000, 10000
 """Under SLURM the port is taken from the job's number."""
@@ -265,7 +265,8 @@ class _Job:
             self._store.wait([f"name/{each}" for each in range(here.world)], datetime.timedelta(seconds=JOIN_SECONDS))
         except RuntimeError as error:
             raise InputError(f"process {here.rank + 1} of {here.world} did not find the others at {here.address}:{here.port} in "
-                             f"{JOIN_SECONDS:.0f} s ({_line(error)}); start all of them with torchrun or srun, or set MASTER_ADDR and MASTER_PORT") from None
+                             f"{JOIN_SECONDS:.0f} s ({_line(error)}); start all of them with torchrun or srun, or set MASTER_ADDR and "
+                             "MASTER_PORT") from None
         places, pids = zip(*(self._store.get(f"name/{each}").decode().split("\n") for each in range(here.world)), strict=True)
         if device is not None and len(set(places)) < here.world:
             raise InputError("two processes of one machine have the same GPU; start one for each GPU, or use --accelerator cpu")
@@ -274,8 +275,9 @@ class _Job:
         self._beats = [b""] * here.world
         self._seen = [time.monotonic()] * here.world
         threading.Thread(target=self._watch, daemon=True).start()
-        dist.init_process_group("gloo" if device is None else "cpu:gloo,cuda:nccl", store=dist.PrefixStore(f"group/{attempt}", self._server),
-                                rank=here.rank, world_size=here.world, timeout=datetime.timedelta(days=COLLECTIVE_DAYS), device_id=device)
+        backend = "gloo" if device is None else "cpu:gloo,cuda:nccl"
+        dist.init_process_group(backend, store=dist.PrefixStore(f"group/{attempt}", self._server), rank=here.rank, world_size=here.world,
+                                timeout=datetime.timedelta(days=COLLECTIVE_DAYS), device_id=device)
 
     def end(self, error: BaseException) -> NoReturn:
         """Leave as the job's first failure wants it: by the error here, where it is that, and otherwise silently.
@@ -297,9 +299,12 @@ class _Job:
             elif not isinstance(error, KeyboardInterrupt):
                 told = InputError(f"the connection of this job's processes broke ({_line(error)}); start all of them again with --resume")
         status = told.exit_status if isinstance(told, EdgekdError) else INTERRUPTED if isinstance(told, KeyboardInterrupt) else 1
-        if self._is_first_failure(status):
+        speaks = self._is_first_failure(status)
+        status = self._failed() or status
+        self._part()
+        if speaks:
             raise told from (error.__cause__ if told is error else None)
-        raise SystemExit(self._failed() or status) from None
+        raise SystemExit(status) from None
 
     def _connected(self, server: bool) -> dist.Store:
         return dist.TCPStore(self.here.address, self.here.port, is_master=server, wait_for_workers=False,
@@ -315,6 +320,19 @@ class _Job:
         except RuntimeError:
             self._deaf = True
         return True
+
+    def _part(self) -> None:
+        """Be counted among those that leave; the process that has the store keeps it until the others have read why."""
+        if self._deaf:
+            return
+        until = time.monotonic() + GONE_SECONDS
+        with suppress(RuntimeError):
+            left = self._store.add("left", 1)
+            hosts = self.here.rank == 0 and not self.here.hosted
+            while hosts and left + len(self._gone(GONE_SECONDS)) < self.here.world and time.monotonic() < until:
+                time.sleep(BEAT_SECONDS / 10)
+                self._beat()
+                left = self._store.add("left", 0)
 
     def _failed(self) -> int | None:
         """The exit status that another process has ended with, None while all are well."""
@@ -367,9 +385,10 @@ class _Job:
                 doomed = 0.0
                 continue
             doomed = doomed or now
-            if now - doomed > GRACE_SECONDS:
+            if now - doomed > (GRACE_SECONDS if failed is None else TOLD_SECONDS) and not self.ending.is_set():
                 if failed is None and self._is_first_failure(EdgekdError.exit_status):
                     log.error("edgekd: %s", self._line_of(gone))
+                self._part()
                 os._exit(EdgekdError.exit_status if failed is None else failed)
 
 

@@ -24,6 +24,12 @@ from tests.distill.conftest import recipe_dict, write_store
 
 ROOT = Path(__file__).parents[2]
 PART_CLIPS = 4
+PATIENCE = 200
+"""Seconds that a child may need on a busy machine, where starting takes longest; a few suffice on an idle one."""
+TOGETHER = 60
+"""Seconds in which the others end."""
+
+pytestmark = pytest.mark.timeout(2 * PATIENCE)
 SCRIPT = """
 import sys
 from pathlib import Path
@@ -95,19 +101,21 @@ def test_a_run_by_two_is_the_run_of_one(folder, monkeypatch):
     train(decode(recipe_dict("teacher", train={"epochs": 1}), "t"), store, folder / "t")
     one = train(student, store, folder / "one", [folder / "t"])
     begin = TrainingModule.on_train_epoch_start
-    with monkeypatch.context() as patch, pytest.raises(PowerCutError):
-        def stop(self):
-            if self.current_epoch == 1:
-                raise PowerCutError
-            begin(self)
 
+    def stop(self):
+        if self.current_epoch == 1:
+            raise PowerCutError
+        begin(self)
+
+    with monkeypatch.context() as patch:
         patch.setattr(TrainingModule, "on_train_epoch_start", stop)
-        train(student, store, folder / "resumed", [folder / "t"])
+        with pytest.raises(PowerCutError):
+            train(student, store, folder / "resumed", [folder / "t"])
     before = {path.name: path.read_bytes() for path in (folder / "t" / SOFT_LABELS_FOLDER).iterdir()}
     shutil.rmtree(folder / "t" / SOFT_LABELS_FOLDER)
     (folder / "job.py").write_text(SCRIPT.format(part_clips=PART_CLIPS))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(folder / "job.py"), str(folder)]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False, timeout=110)
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     assert {path.name: path.read_bytes() for path in (folder / "t" / SOFT_LABELS_FOLDER).iterdir()} == before
     for name in ("two", "resumed"):
@@ -119,16 +127,15 @@ def test_a_run_by_two_is_the_run_of_one(folder, monkeypatch):
             assert value == pytest.approx(one.info.metrics[metric], abs=0.35), metric
         assert run.qat_model()
     first = [(folder / name / METRICS_FILE).read_text().splitlines()[1].split(",") for name in ("one", "two")]
-    assert float(first[1][3]) == pytest.approx(float(first[0][3]), rel=0.15)  # loss of one step; batch norm and dropout differ
+    assert float(first[1][4]) == pytest.approx(float(first[0][4]), rel=0.15)  # label loss of one step; batch norm and dropout differ
 
 
 def test_an_error_of_the_first_ends_both_with_one_line(folder, start):
     (folder / "out").mkdir()
     (folder / "out" / "thesis.txt").write_text("three years")
-    began = time.monotonic()
     both = start("distill", "student.json", "--data", "store", "--out", "out", "--accelerator", "cpu")
-    assert [process.wait(60) for process in both] == [2, 2]
-    assert time.monotonic() - began < 60
+    assert both[0].wait(PATIENCE) == 2
+    assert both[1].wait(TOGETHER) == 2
     said = (folder / "0.err").read_text() + (folder / "1.err").read_text()
     assert re.fullmatch(r"edgekd: out is not empty and not an edgekd run folder; .*\n", said)
 
@@ -136,11 +143,11 @@ def test_an_error_of_the_first_ends_both_with_one_line(folder, start):
 @pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_one_that_is_killed_ends_the_other_which_says_so(folder, start, victim):
     both = start("distill", "student.json", "--data", "store", "--out", "out", "--set", "train.epochs=100000", "--accelerator", "cpu")
-    until = time.monotonic() + 60
+    until = time.monotonic() + PATIENCE
     while not (folder / "out" / CHECKPOINT_FILE).is_file() and time.monotonic() < until:
         time.sleep(0.1)
     both[victim].kill()
-    assert both[1 - victim].wait(60) == 2
+    assert both[1 - victim].wait(TOGETHER) == 2
     said = [line for line in (folder / f"{1 - victim}.err").read_text().splitlines() if line.startswith("edgekd:")]
     assert len(said) == 1
     assert re.search(rf"process {victim + 1} of 2 \(rank {victim} on .*, pid {both[victim].pid}\) is gone .*--resume", said[0])
@@ -162,7 +169,7 @@ def test_a_process_knows_its_place(variables, found):
 
 
 def test_half_a_launchers_variables_are_refused():
-    with pytest.raises(InputError, match="RANK='' in the environment is no number; start .* torchrun"):
+    with pytest.raises(InputError, match=r"RANK='' in the environment is no number; start .* torchrun"):
         place({"WORLD_SIZE": "2"})
 
 

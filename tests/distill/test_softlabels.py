@@ -118,5 +118,5 @@ def test_memory_that_runs_out_is_told(teacher, store, monkeypatch):
         raise MemoryError("Unable to allocate 9 TiB")
 
     monkeypatch.setattr(softlabels, "_compute", exhausted)
-    with pytest.raises(InputError, match="memory ran out in the soft labels of .*9 TiB.*free memory"):
+    with pytest.raises(InputError, match=r"memory ran out in the soft labels of .*9 TiB.*free memory"):
         soft_labels(teacher, store)
