@@ -97,12 +97,12 @@ def teach(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
     cross_fit: Annotated[int | None, typer.Option(
         help="Train so many networks, each without its part of the training clips, which it then judges: soft labels out of fold.")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch on the CPU; all cores by default.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch in each process; all cores by default.")] = None,
     accelerator: Annotated[str, typer.Option(help="auto, cpu or gpu.")] = "auto",
     compiled: Annotated[bool, typer.Option("--compile", help="Let torch.compile generate the float network's code.")] = False,
 ) -> None:
     """Train a teacher on whole clips or windows and keep its soft labels beside it."""
-    from edgekd.pipeline.launch import end_with_parent, relaunch_once, show_log
+    from edgekd.pipeline.launch import end_with_parent, first_process, relaunch_once, show_log
 
     relaunch_once()
     end_with_parent()
@@ -111,7 +111,8 @@ def teach(
     from edgekd.pipeline.teach import teach as run_teach
 
     run = run_teach(recipe, data, out, settings or [], Options(force, resume, threads, accelerator, compiled), cross_fit)
-    typer.echo(run.summary())
+    if first_process():
+        typer.echo(run.summary())
 
 
 @app.command()
@@ -123,12 +124,12 @@ def distill(
     settings: Annotated[list[str] | None, typer.Option("--set", help="key=value, e.g. train.epochs=20; may be repeated.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a run folder that is there.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch on the CPU; all cores by default.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch in each process; all cores by default.")] = None,
     accelerator: Annotated[str, typer.Option(help="auto, cpu or gpu.")] = "auto",
     compiled: Annotated[bool, typer.Option("--compile", help="Let torch.compile generate the float network's code.")] = False,
 ) -> None:
     """Train a student from teachers: first in float, then quantization-aware."""
-    from edgekd.pipeline.launch import end_with_parent, relaunch_once, show_log
+    from edgekd.pipeline.launch import end_with_parent, first_process, relaunch_once, show_log
 
     relaunch_once()
     end_with_parent()
@@ -137,7 +138,8 @@ def distill(
     from edgekd.pipeline.distill import distill as run_distill
 
     run = run_distill(recipe, data, out, teacher or [], settings or [], Options(force, resume, threads, accelerator, compiled))
-    typer.echo(run.summary())
+    if first_process():
+        typer.echo(run.summary())
 
 
 @app.command()
@@ -414,6 +416,7 @@ def demo(
 def main() -> None:
     """Entry point, which always exits: whatever stops a command becomes one line on standard error and an exit status."""
     from edgekd.errors import EdgekdError, missing_extra
+    from edgekd.pipeline.launch import first_process
 
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may hold what the terminal cannot show
@@ -426,7 +429,7 @@ def main() -> None:
     except EdgekdError as error:
         _stop(str(error), error.exit_status)
     except USAGE_ERROR as error:
-        _stop(_usage_line(error), EdgekdError.exit_status)
+        _stop(_usage_line(error) if first_process() else "", EdgekdError.exit_status)
     except KeyboardInterrupt as stop:
         _stop(str(stop) or "interrupted", INTERRUPTED)
     except BrokenPipeError:  # the reader has seen enough
@@ -457,7 +460,8 @@ def _usage_line(error: Any) -> str:
 
 
 def _stop(message: str, status: int) -> NoReturn:
-    print(message if "\n" in message else f"edgekd: {message}", file=sys.stderr)
+    if message:  # none where another process has the same to say
+        print(message if "\n" in message else f"edgekd: {message}", file=sys.stderr)
     sys.exit(status)
 
 

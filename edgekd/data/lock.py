@@ -12,15 +12,16 @@ TRIES, PAUSE_S = 5, 0.02
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[bool]:
+def held(folder: Path) -> Iterator[None]:
     """Mark a folder as in use, also where it is renamed meanwhile. A file system without locks marks nothing.
 
-    Yields:
-        whether no other process had it marked.
+    Raises:
+        BlockingIOError: another process has it marked.
     """
     handle = os.open(folder, os.O_RDONLY)
     try:
-        yield _taken(handle)
+        _take(handle)
+        yield
     finally:
         os.close(handle)
 
@@ -42,14 +43,15 @@ def in_use(folder: Path, *, unknown: bool) -> bool:
     return False
 
 
-def _taken(handle: int) -> bool:
-    for _ in range(TRIES):
+def _take(handle: int) -> None:
+    for turn in range(TRIES):
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            if turn + 1 == TRIES:
+                raise
             time.sleep(PAUSE_S)
         except OSError:  # no locks here
-            return True
+            return
         else:
-            return True
-    return False
+            return

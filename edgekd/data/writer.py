@@ -66,8 +66,10 @@ class StoreWriter:
             try:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 self._folder = left or _sibling(self.path, PARTIAL)
-                if not opened.enter_context(held(self._folder)):
-                    raise _busy(self.path)
+                try:
+                    opened.enter_context(held(self._folder))
+                except BlockingIOError:
+                    raise _busy(self.path) from None
                 opened.callback(self._clear)
                 if any(each != self._folder and in_use(each, unknown=False) for each in _siblings(self.path, PARTIAL)):
                     raise _busy(self.path)  # both began at once

@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from edgekd.data.store import ClipStore
+from edgekd.distill import processes
 from edgekd.distill.module import TrainingModule
-from edgekd.distill.run import CHECKPOINT_FILE, METRICS_FILE, PART, write_atomic
+from edgekd.distill.run import CHECKPOINT_FILE, METRICS_FILE, write_atomic
 from edgekd.distill.score import score
 from edgekd.distill.view import Index
 from edgekd.errors import InputError
@@ -29,8 +32,20 @@ LOG_SECONDS = 15.0
 """Least time between lines of progress where there is no bar."""
 
 
+class Checkpoints(TorchCheckpointIO):
+    """Writes checkpoints in one step, so that a full disk leaves the last one as it was."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: object = None) -> None:
+        del storage_options
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)
+        write_atomic(Path(path), buffer.getvalue())
+
+
 class EpochEnd(pl.Callback):
     """Tests, records and checkpoints a phase. Its rows travel in the checkpoint, so that a resumed run's metrics.csv is complete.
+
+    Of several processes, each brings its share of the losses; the first tests and writes, while the others wait for its checkpoint.
 
     Args:
         folder: the run.
@@ -62,13 +77,13 @@ class EpochEnd(pl.Callback):
         assert isinstance(module, TrainingModule)
         row: dict[str, Any] = {"phase": module.phase_name, "epoch": module.current_epoch + 1}
         row["lr"] = trainer.optimizers[0].param_groups[0]["lr"]
-        row |= {name: float(total) / module.view.steps for name, total in module.sums.items()}
+        row |= {name: float(total) / module.view.steps for name, total in processes.averaged(module.sums).items()}
         if not math.isfinite(row["loss"]):
             raise InputError(f"the loss became {row['loss']} in epoch {row['epoch']} of the {row['phase']} phase (lr {row['lr']:.3g}); "
                              "lower the phase's lr and begin anew with --force")
         last = row["epoch"] == trainer.max_epochs
         every = module.recipe.train.test_every
-        if last or (every and row["epoch"] % every == 0):
+        if processes.rank() == 0 and (last or (every and row["epoch"] % every == 0)):
             row |= score(module.tested, module.log_mel, self._store, self._test, module.recipe.view).named("test")
         self.rows.append(row)
         now = time.monotonic()
@@ -80,12 +95,11 @@ class EpochEnd(pl.Callback):
         writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(self.rows)
-        write_atomic(self._folder / METRICS_FILE, text.getvalue().encode())
+        if processes.rank() == 0:
+            write_atomic(self._folder / METRICS_FILE, text.getvalue().encode())
         if trainer.logger is not None:
             trainer.logger.log_metrics({name: value for name, value in row.items() if isinstance(value, float)}, step=len(self.rows))
-        part = self._folder / f"{CHECKPOINT_FILE}{PART}"
-        trainer.save_checkpoint(part)
-        part.replace(self._folder / CHECKPOINT_FILE)
+        trainer.save_checkpoint(self._folder / CHECKPOINT_FILE)
 
 
 class Progress(pl.Callback):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from edgekd import quant
 from edgekd.data.augment import convolve, gain, mask, mix, mix_loudness, mix_style
+from edgekd.distill import processes
 from edgekd.distill.bank import ClipBank
 from edgekd.distill.objective import Objective
 from edgekd.distill.precision import computing
@@ -112,15 +113,15 @@ class TrainingModule(pl.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """Seed what networks draw themselves (dropout), so that an epoch does not depend on the ones before; freeze scales at the end."""
-        entropy = [self.recipe.seed, self.phase_name == "qat", self.current_epoch]
+        entropy = [self.recipe.seed, self.phase_name == "qat", self.current_epoch, *([processes.rank()] if processes.rank() else [])]
         torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
         self.sums = {}
         if self.float_model is not None:
             self.float_model.eval()
-        if isinstance(self.phase, Qat) and self.current_epoch >= self.phase.epochs - self.phase.freeze_epochs:
+        if self._freezes and processes.world() == 1:
             quant.freeze(self.model)
 
-    def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
+    def training_step(self, batch: dict[str, Tensor], step: int) -> Tensor:
         clip, partner, share = batch["clip"], batch["partner"], batch["share"]
         x = self.hear(batch)
         teachers = None if self.teachers is None else self.teachers[:, clip]
@@ -131,9 +132,16 @@ class TrainingModule(pl.LightningModule):
         with computing(self.precision, x.device):
             logits = self.model(x)
         loss, logged = self.objective(logits.float(), self.objective.targets(self.label[clip], teachers, partner, share, float_logits))
+        weight = self._weight(len(partner), step)
         for name, value in logged.items():
+            value = value if weight == 1 else weight * value  # noqa: PLW2901
             self.sums[name] = self.sums[name] + value if name in self.sums else value
-        return cast(Tensor, loss)
+        return cast(Tensor, loss if weight == 1 else weight * loss)
+
+    def _weight(self, items: int, step: int) -> float:
+        """Of this process's share in a batch: the mean over processes of weighted means over items is the mean over all items."""
+        whole, more = divmod(len(self.view.clips), self.view.steps)
+        return items * processes.world() / (whole + (step < more))
 
     def hear(self, batch: dict[str, Tensor]) -> Tensor:
         """Augmented log-mel (items, 1, mel, frame) of a batch as `transfer_batch_to_device` gives it."""
@@ -167,6 +175,18 @@ class TrainingModule(pl.LightningModule):
         augment, partner = self.recipe.augment, batch["partner"]
         items = mixing(x, partner, batch["share"]) if augment.mixup_p > 0 else x[:len(partner)]
         return torch.cat([items, x[batch["style_rows"]]]) if augment.mixstyle_p > 0 else items
+
+    @property
+    def _freezes(self) -> bool:
+        """Whether scales no longer learn in this epoch."""
+        return isinstance(self.phase, Qat) and self.current_epoch >= self.phase.epochs - self.phase.freeze_epochs
+
+    def on_before_optimizer_step(self, *_: Any) -> None:
+        """Of several processes, each must have all gradients that it had in the first step: scales drop theirs here instead."""
+        if self._freezes and processes.world() > 1:
+            for quantiser in self.model.quantisers():
+                for threshold in quantiser.parameters():
+                    threshold.grad = None
 
     def on_train_batch_end(self, *_: Any) -> None:
         """Move the average."""

@@ -12,6 +12,7 @@ import pickle
 import re
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -260,6 +261,8 @@ def claim(path: Path, info: RunInfo, recipe: Recipe, *, force: bool, resume: boo
     if state == "finished" and read_recipe(path).export == recipe.export:
         return state
     try:
+        if path.exists() and in_use(path, unknown=False):  # begun since `check_place`
+            raise InputError(f"{path} is being trained by another process; wait for it or choose another --out")
         if force and path.exists():
             shutil.rmtree(path)
         path.mkdir(parents=True, exist_ok=True)
@@ -277,10 +280,19 @@ def write_info(path: Path, info: RunInfo) -> None:
 
 
 def write_atomic(path: Path, raw: bytes) -> None:
-    """Write a file that is there in full or not at all."""
+    """Write a file that is there in full or not at all.
+
+    Raises:
+        OSError: it can't be written; what was there is kept, and the error names the file.
+    """
     part = path.with_name(path.name + PART)
-    part.write_bytes(raw)
-    part.replace(path)
+    try:
+        part.write_bytes(raw)
+        part.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def save_weights(path: Path, model: nn.Module) -> None:

@@ -3,10 +3,12 @@
 import datetime
 import importlib.metadata
 import logging
+import os
+import platform
 import signal
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,9 @@ from torch import nn
 from edgekd import quant
 from edgekd.data.lock import held
 from edgekd.data.store import ClipStore, Partition
-from edgekd.distill.callbacks import EpochEnd, Progress
+from edgekd.distill import processes
+from edgekd.distill.callbacks import Checkpoints, EpochEnd, Progress
+from edgekd.distill.faults import disk_told, memory_told, smaller_batch
 from edgekd.distill.module import TrainingModule, Truth
 from edgekd.distill.objective import Objective
 from edgekd.distill.precision import compile_in_place, training_device, with_precision
@@ -31,6 +35,7 @@ from edgekd.distill.run import (
     LOG_FILE,
     MODEL_FILE,
     QAT_FILE,
+    RUN_FILE,
     TENSORBOARD_FOLDER,
     TEST_FILES,
     DataInfo,
@@ -68,8 +73,9 @@ LOG_FORMAT = "%(asctime)s %(message)s"
 
 @dataclass(frozen=True)
 class Options:
-    """How to run, as opposed to what to train. threads: of torch on the CPU, None for its default. accelerator: one of `ACCELERATORS`.
-    compile: let torch.compile generate the code of the float phase."""
+    """How to run, as opposed to what to train. threads: of torch on the CPU in each process, None for its default, or for one of several
+    processes as many as `OMP_NUM_THREADS` or SLURM give it. accelerator: one of `ACCELERATORS`. compile: let torch.compile generate the
+    code of the float phase."""
 
     force: bool = False
     resume: bool = False
@@ -84,10 +90,13 @@ DEFAULT_OPTIONS = Options()
 def train(recipe: Recipe, store: ClipStore, out: Path, teachers: Sequence[Path] = (), options: Options = DEFAULT_OPTIONS) -> Run:
     """Train a student or a teacher, or go on with one.
 
+    Under torchrun or srun all processes call this. They share each batch of the recipe, whose sizes are those of all together; the
+    first one claims the run, writes it and tests.
+
     Args:
         recipe: what to train.
         store: the clips.
-        out: the run folder.
+        out: the run folder, on a file system that all processes see.
         teachers: finished runs to distil from; none trains on labels alone.
         options: how.
 
@@ -95,13 +104,17 @@ def train(recipe: Recipe, store: ClipStore, out: Path, teachers: Sequence[Path] 
         the finished run, also when it was finished before.
 
     Raises:
-        InputError: anything that does not fit, found before the first epoch; or a loss that is no number.
+        InputError: anything that does not fit, found before the first epoch; or a loss that is no number, memory or a disk that is full,
+            a process that is gone.
     """
     _check_accelerator(options.accelerator)
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
-    recipe = with_precision(resolved(recipe), training_device(options.accelerator))
-    check_place(out, teachers, force=options.force, resume=options.resume)
+    with processes.joined(options.accelerator):
+        _set_threads(options.threads)
+        return _trained(with_precision(resolved(recipe), training_device(options.accelerator)), store, out, teachers, options)
+
+
+def _trained(recipe: Recipe, store: ClipStore, out: Path, teachers: Sequence[Path], options: Options) -> Run:
+    processes.first(lambda: check_place(out, teachers, force=options.force, resume=options.resume))
     if recipe.frontend.sample_rate != store.sample_rate:
         raise InputError(f"recipe {recipe.name}: its front end hears {recipe.frontend.sample_rate} Hz, {store.path} holds "
                          f"{store.sample_rate} Hz; prepare the store at the front end's rate")
@@ -109,21 +122,22 @@ def train(recipe: Recipe, store: ClipStore, out: Path, teachers: Sequence[Path] 
     _check_network(recipe, store, partition)
     runs = [_teacher(path, recipe, store, partition) for path in teachers]
     labelled = [soft_labels(run, store) for run in runs]
-    fe = _normalised(recipe, store, partition)
-    view = TrainingView(store, partition.train, recipe, recipe.train.batch_size, *_shape(recipe, store, fe), stream=FLOAT_STREAM)
+    fe = processes.first(lambda: _normalised(recipe, store, partition))
+    view = TrainingView(store, partition.train, recipe, recipe.train.batch_size, *_shape(recipe, store, fe), stream=FLOAT_STREAM,
+                        shard=processes.shard())
     info = RunInfo(status="training", name=recipe.name, recipe_hash=recipe.hash, labels=store.labels, frontend=fe, window=view.samples,
                    data=DataInfo(store.name, store.hash, store.licence, store.synthetic), teachers=tuple(key for key, _ in labelled),
                    impulse_responses=view.ir_hash,
                    created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
                    edgekd_version=importlib.metadata.version("edgekd"))
-    if claim(out, info, recipe, force=options.force, resume=options.resume) == "finished":
+    if processes.first(lambda: claim(out, info, recipe, force=options.force, resume=options.resume)) == "finished":
         log.info("%s is finished already; nothing to do", out)
         return load_run(out)
-    with held(out), _logged(out / LOG_FILE):
+    with disk_told(out), _owned(out), _logged(out / LOG_FILE):
         soft = torch.from_numpy(np.stack([each for _, each in labelled]).astype(np.float32)) if labelled else None
         job = _Job(recipe, store, partition, fe, out, options, Truth(torch.from_numpy(store.label_index), soft))
         try:
-            metrics = job.say_teachers(runs)
+            metrics = processes.first(lambda: job.say_teachers(runs))
             torch.manual_seed(recipe.seed)
             model = build(model_config(recipe), len(store.labels))
             metrics |= job.float_phase(model)
@@ -132,7 +146,7 @@ def train(recipe: Recipe, store: ClipStore, out: Path, teachers: Sequence[Path] 
         except KeyboardInterrupt as stop:
             raise KeyboardInterrupt(f"{out}: {str(stop) or 'interrupted'}; go on with --resume") from None
         finished = msgspec.structs.replace(info, status="finished", metrics=metrics, seconds=round(job.seconds, 1))
-        write_info(out, finished)
+        processes.first(lambda: write_info(out, finished))
     return load_run(out)
 
 
@@ -143,6 +157,26 @@ def divided(recipe: Recipe, store: ClipStore) -> Partition:
         InputError: see `ClipStore.partition`.
     """
     return store.partition(recipe.data.train, recipe.data.test, recipe.data.allow_leaks, recipe.data.held_out)
+
+
+@contextmanager
+def _owned(out: Path) -> Iterator[None]:
+    """Hold a run folder for all processes of this job; the others make sure that they see it.
+
+    Raises:
+        InputError: another job holds it, or it is on a file system of one machine alone.
+    """
+    with ExitStack() as stack:
+        if processes.rank() == 0:
+            try:
+                stack.enter_context(held(out))
+            except BlockingIOError:
+                raise InputError(f"{out} is being trained by another process; wait for it or choose another --out") from None
+        processes.wait()
+        if not (out / RUN_FILE).is_file():
+            raise InputError(f"{out}: machine {platform.node()} does not see the run folder that the first process has made; "
+                             "put --out and --data where all machines see them")
+        yield
 
 
 class _Job:
@@ -183,20 +217,30 @@ class _Job:
         """Train the float network in place, or load it where that is done; its test metrics."""
         if self._phase_reached() != "qat":
             module = self._fit(model, self.recipe.train, FLOAT_STREAM)
-            save_weights(self.out / MODEL_FILE, module.tested)
-        model.load_state_dict(load_saved(self.out / MODEL_FILE))
-        return self._tested(model, "float")
+            processes.first(lambda: save_weights(self.out / MODEL_FILE, module.tested))
+        model.load_state_dict(processes.first(lambda: load_saved(self.out / MODEL_FILE)))
+        return processes.first(lambda: self._tested(model, "float"))
 
     def qat_phase(self, model: nn.Module) -> dict[str, float]:
         """Train the quantization-aware form of a trained float network; its test metrics."""
         model = model.cpu().eval()
         qat = quant.to_qat(model)
-        view = self._view(self.recipe.qat.batch_size, CALIBRATION_STREAM)
-        quant.calibrate(qat, (self.log_mel.cpu()(torch.from_numpy(waveform)) for waveform in view.plain(self.recipe.qat.calibration_clips)))
+        qat.load_state_dict(processes.first(lambda: self._calibrated(qat)))
         module = self._fit(qat, self.recipe.qat, QAT_STREAM, model)
-        quant.settle(module.tested.cpu())
-        save_weights(self.out / QAT_FILE, module.tested)
-        return self._tested(module.tested.cpu(), "qat")
+        return processes.first(lambda: self._settled(module.tested))
+
+    def _calibrated(self, qat: quant.QuantNetwork) -> dict[str, Any]:
+        """Set the scales of a quantization-aware network; its state."""
+        view = self._view(self.recipe.qat.batch_size, CALIBRATION_STREAM)
+        with memory_told("the calibration of the qat phase", smaller_batch("qat", self.recipe.qat.batch_size)):
+            quant.calibrate(qat, (self.log_mel.cpu()(torch.from_numpy(heard)) for heard in view.plain(self.recipe.qat.calibration_clips)))
+        return dict(qat.state_dict())
+
+    def _settled(self, model: nn.Module) -> dict[str, float]:
+        """Settle and keep a trained quantization-aware network; its test metrics."""
+        quant.settle(model.cpu())
+        save_weights(self.out / QAT_FILE, model)
+        return self._tested(model.cpu(), "qat")
 
     def _fit(self, model: nn.Module, phase: Train | Qat, stream: int, float_model: nn.Module | None = None) -> TrainingModule:
         name = "float" if isinstance(phase, Train) else "qat"
@@ -209,7 +253,8 @@ class _Job:
                                 float_model)
         end = EpochEnd(self.out, self.store, self.partition.test, self.rows, self.seconds)
         resume = self._phase_reached() == name
-        with _quiet():
+        table = "train" if isinstance(phase, Train) else "qat"
+        with quiet(), memory_told(f"the {name} phase with batches of {phase.batch_size}", smaller_batch(table, phase.batch_size)):
             trainer = self._trainer(phase.epochs, end)
             handler = signal.getsignal(signal.SIGINT)
             try:
@@ -222,14 +267,16 @@ class _Job:
 
     def _trainer(self, epochs: int, end: EpochEnd) -> pl.Trainer:
         return pl.Trainer(
-            default_root_dir=self.out, max_epochs=epochs, accelerator=self.options.accelerator, devices=1,
-            callbacks=[end, Progress(end)], logger=TensorBoardLogger(self.out, name="", version=TENSORBOARD_FOLDER),
+            default_root_dir=self.out, max_epochs=epochs, plugins=[Checkpoints()],
+            callbacks=[end] if processes.rank() else [end, Progress(end)],
+            logger=TensorBoardLogger(self.out, name="", version=TENSORBOARD_FOLDER),
             enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
-            limit_val_batches=0, reload_dataloaders_every_n_epochs=1)
+            limit_val_batches=0, reload_dataloaders_every_n_epochs=1,
+            **processes.trainer_settings(self.options.accelerator))
 
     def _view(self, batch_size: int, stream: int) -> TrainingView:
         mels, frames = _shape(self.recipe, self.store, self.fe)
-        return TrainingView(self.store, self.partition.train, self.recipe, batch_size, mels, frames, stream)
+        return TrainingView(self.store, self.partition.train, self.recipe, batch_size, mels, frames, stream, processes.shard())
 
     def _tested(self, model: nn.Module, prefix: str) -> dict[str, float]:
         model = model.cpu().to(memory_format=torch.channels_last)
@@ -240,9 +287,7 @@ class _Job:
     def _phase_reached(self) -> str | None:
         """The phase that last.ckpt is of, None without one."""
         path = self.out / CHECKPOINT_FILE
-        if not path.is_file():
-            return None
-        return str(load_saved(path)["phase"])
+        return processes.first(lambda: str(load_saved(path)["phase"]) if path.is_file() else None)
 
 
 def _check_accelerator(name: str) -> None:
@@ -250,6 +295,14 @@ def _check_accelerator(name: str) -> None:
         raise InputError(f"accelerator '{name}' is unknown{nearest(name, ACCELERATORS)}")
     if name == "gpu" and not (torch.cuda.is_available() or torch.backends.mps.is_available()):
         raise InputError("accelerator 'gpu': torch sees none on this machine; use --accelerator cpu")
+
+
+def _set_threads(threads: int | None) -> None:
+    """As asked; by default one of several processes takes what its launcher gives it, and not all cores of its machine."""
+    if threads is None and processes.world() > 1 and "OMP_NUM_THREADS" not in os.environ:
+        threads = int(os.environ.get("SLURM_CPUS_PER_TASK", "1"))
+    if threads is not None:
+        torch.set_num_threads(threads)
 
 
 def _has_qat(recipe: Recipe) -> bool:
@@ -264,9 +317,14 @@ def _check_network(recipe: Recipe, store: ClipStore, partition: Partition) -> No
     """
     mels, frames = _shape(recipe, store, recipe.frontend)
     clips = len(partition.train)
-    smallest = clips // -(-clips // recipe.train.batch_size)
+    smallest = clips // -(-clips // recipe.train.batch_size) // processes.world()
+    for table, phase in (("train", recipe.train), ("qat", recipe.qat)):
+        least = clips // -(-clips // phase.batch_size)
+        if least < processes.world():
+            raise InputError(f"recipe {recipe.name}: a batch of {least} clips is too few for {processes.world()} processes; "
+                             f"start {least} at most, or raise {table}.batch_size ({phase.batch_size})")
     try:
-        with torch.no_grad(), _quiet():
+        with torch.no_grad(), quiet():
             model = build(model_config(recipe), len(store.labels))
             model(torch.zeros(min(smallest, 2), 1, mels, frames))
     except (RuntimeError, ValueError, ArithmeticError) as error:
@@ -323,10 +381,20 @@ def _normalised(recipe: Recipe, store: ClipStore, partition: Partition) -> Front
     return msgspec.structs.replace(fe, mean=round(mean, 4), std=round(std, 4))
 
 
+class _LogFile(logging.FileHandler):
+    """A full disk is told by what has to be kept, and not by the log."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        del record
+
+
 @contextmanager
 def _logged(path: Path) -> Iterator[None]:
-    """What edgekd logs also goes to a file."""
-    handler = logging.FileHandler(path, encoding="utf-8")
+    """What edgekd logs also goes to a file, from the first process."""
+    if processes.rank():
+        yield
+        return
+    handler = _LogFile(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter(LOG_FORMAT))
     logger = logging.getLogger("edgekd")
     level = logger.level
@@ -341,7 +409,7 @@ def _logged(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Lightning speaks of hardware, workers and tips, torch of what it is about to refuse; only errors are let through."""
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     levels = [logger.level for logger in loggers]

@@ -4,6 +4,7 @@ Every draw is keyed by (seed, stream, epoch, clip) (`edgekd.distill.draws`): how
 it is in, nor on the process that hears it, nor on the epochs before.
 """
 
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,8 @@ CROP_TRIES = 8
 """Crops drawn in search of one that is not silent."""
 MIN_SOUND = 0.1
 """Share of a crop's samples that are not digital silence, for a crop to be taken at once."""
+READ_AHEAD = 2
+"""Batches to come whose audio the kernel is told to read, where the store is larger than memory."""
 PLAIN_BATCH = 64
 """Clips in one batch of `TrainingView.plain`."""
 
@@ -186,9 +189,15 @@ class TrainingView:
         rank, processes = self._shard
         parts = np.array_split(draws.shuffled(self.clips), self.steps)
         plan = [self._rows(draws, np.array_split(part, processes)[rank]) for part in parts]
-        # Here the clips of every batch to come are known: plan[step + 2].clips, say, for what reads ahead.
+        ahead: deque[Batch] = deque()
         for rows in plan:
-            yield self._batch(draws, rows)
+            batch = self._batch(draws, rows)
+            places = batch["places"]
+            self.store.will_need(places.clip, places.start, places.samples)
+            ahead.append(batch)
+            if len(ahead) > READ_AHEAD:
+                yield ahead.popleft()
+        yield from ahead
 
     def plain(self, count: int) -> Iterator[Floats]:
         """Waveforms (up to 64, samples) of up to `count` training clips, without augmentation: for statistics and calibration."""

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edgekd.data.store import ClipStore
+from edgekd.distill.processes import joined
 from edgekd.distill.recipe import load_recipe
 from edgekd.distill.run import Run
 from edgekd.distill.training import DEFAULT_OPTIONS, Options, train
@@ -25,7 +26,8 @@ def distill(recipe: str, data: Path, out: Path, teachers: Sequence[Path] = (), o
     Raises:
         InputError: the recipe is a teacher's, or anything that `edgekd.distill.training.train` refuses.
     """
-    loaded = load_recipe(recipe, overrides)
-    if loaded.role != "student":
-        raise InputError(f"recipe {loaded.name} has a [teacher] table; train it with: edgekd teach {recipe}")
-    return train(loaded, ClipStore.open(data), out, teachers, options)
+    with joined(options.accelerator):
+        loaded = load_recipe(recipe, overrides)
+        if loaded.role != "student":
+            raise InputError(f"recipe {loaded.name} has a [teacher] table; train it with: edgekd teach {recipe}")
+        return train(loaded, ClipStore.open(data), out, teachers, options)

@@ -16,6 +16,8 @@ ALLOCATOR = {
 """Keeps glibc from handing freed memory back: page faults took 61 % of a training step without it."""
 WAITING = {"GOMP_SPINCOUNT": "1000"}
 """Threads that wait sleep soon: on a machine that others use, spinning made a step of two threads up to six times slower."""
+QUIET = {"TORCH_CPP_LOG_LEVEL": "ERROR"}
+"""torch warns in many lines when another process of a job is gone; `edgekd.distill.processes` says it in one."""
 MARKER = "EDGEKD_LAUNCHED"
 PARENT = "EDGEKD_PARENT"
 """Environment variable with the process that a job must not outlive."""
@@ -32,7 +34,12 @@ def relaunch_once() -> None:
         return
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**ALLOCATOR, **WAITING, **os.environ, MARKER: "1"})
+    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**ALLOCATOR, **WAITING, **QUIET, **os.environ, MARKER: "1"})
+
+
+def first_process() -> bool:
+    """Whether this process speaks for all that torchrun or srun have started beside it."""
+    return int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0) == 0
 
 
 def end_with_parent() -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from edgekd.data.store import ClipStore
 from edgekd.distill.crossfit import cross_fit
+from edgekd.distill.processes import joined
 from edgekd.distill.recipe import load_recipe
 from edgekd.distill.run import Run
 from edgekd.distill.softlabels import soft_labels
@@ -27,12 +28,13 @@ def teach(recipe: str, data: Path, out: Path, overrides: Sequence[str] = (), opt
     Raises:
         InputError: the recipe is a student's, or anything that `edgekd.distill.training.train` refuses.
     """
-    loaded = load_recipe(recipe, overrides)
-    if loaded.role != "teacher":
-        raise InputError(f"recipe {loaded.name} has a [student] table; train it with: edgekd distill {recipe}")
-    store = ClipStore.open(data)
-    if fits is not None:
-        return cross_fit(loaded, store, out, fits, options)
-    run = train(loaded, store, out, options=options)
-    soft_labels(run, store)
-    return run
+    with joined(options.accelerator):
+        loaded = load_recipe(recipe, overrides)
+        if loaded.role != "teacher":
+            raise InputError(f"recipe {loaded.name} has a [student] table; train it with: edgekd distill {recipe}")
+        store = ClipStore.open(data)
+        if fits is not None:
+            return cross_fit(loaded, store, out, fits, options)
+        run = train(loaded, store, out, options=options)
+        soft_labels(run, store)
+        return run

@@ -4,6 +4,7 @@ import csv
 import logging
 import shutil
 import signal
+from contextlib import ExitStack
 
 import msgspec
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 
 from edgekd import quant
 from edgekd.data.lock import held
+from edgekd.distill import training
 from edgekd.distill.module import TrainingModule, learning_rate_factor
 from edgekd.distill.recipe import Export, Train, decode, load_recipe
 from edgekd.distill.run import (
@@ -247,6 +249,51 @@ def test_a_run_that_is_being_trained_is_left_alone(straight, store):
             with pytest.raises(InputError, match="being trained by another process"):
                 train(student(), store, straight, options=options)
     assert load_run(straight).qat_model()
+
+
+def test_a_run_that_another_process_begins_meanwhile_is_left_alone(store, tmp_path, monkeypatch):
+    out = tmp_path / "s"
+    with ExitStack() as other:
+        def begun_elsewhere(recipe, *_):
+            out.mkdir()
+            other.enter_context(held(out))
+            return recipe.frontend
+
+        monkeypatch.setattr(training, "_normalised", begun_elsewhere)
+        with pytest.raises(InputError, match="being trained by another process"):
+            train(student(), store, out)
+    assert not any(out.iterdir())
+
+
+OUT_OF_MEMORY = [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 TiB."), MemoryError(),
+                 RuntimeError("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory: you tried to allocate")]
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=["gpu", "numpy", "cpu"])
+@pytest.mark.parametrize(("phase", "advice"), [("float", "train.batch_size=2"), ("qat", "qat.batch_size=2")])
+def test_memory_that_runs_out_is_told_with_half_the_batch(store, tmp_path, monkeypatch, error, phase, advice):
+    cut(monkeypatch, phase, 0, error)
+    with pytest.raises(InputError, match=rf"ran out in the {phase} phase with batches of 4 .*--set {advice} --force") as caught:
+        train(student(train={"epochs": 1}), store, tmp_path / "s")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("file", [CHECKPOINT_FILE, METRICS_FILE])
+def test_a_full_disk_keeps_the_last_epoch(straight, store, teacher, tmp_path, monkeypatch, file):
+    recipe = student(train={"ema_decay": 0.9})
+    begin = TrainingModule.on_train_epoch_start
+
+    def fill(self):
+        if self.current_epoch == 1:
+            (tmp_path / "s" / f"{file}{PART}").symlink_to("/dev/full")
+        begin(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingModule, "on_train_epoch_start", fill)
+        with pytest.raises(InputError, match=rf"{file} cannot be written \(No space left on device\); free space .*--resume"):
+            train(recipe, store, tmp_path / "s", [teacher])
+    train(recipe, store, tmp_path / "s", [teacher], Options(resume=True))
+    assert (tmp_path / "s" / METRICS_FILE).read_bytes() == (straight / METRICS_FILE).read_bytes()
 
 
 def test_force_replaces_a_damaged_run(straight, store, tmp_path):
