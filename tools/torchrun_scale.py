@@ -61,7 +61,8 @@ def main(
 def recipe(student: dict[str, Any], epochs: int, qat_epochs: int, batch_size: int) -> dict[str, Any]:
     """A recipe without tests before the end."""
     return {"name": "scale", "student": student, "data": {"train": ["train"], "test": ["test"]},
-            "frontend": msgspec.to_builtins(FrontEnd()), "augment": {"mixup_p": 0.5, "roll": 0.1}, "train": {"epochs": epochs, "batch_size": batch_size, "lr": 3e-3, "test_every": 0},
+            "frontend": msgspec.to_builtins(FrontEnd()), "augment": {"mixup_p": 0.5, "roll": 0.1},
+            "train": {"epochs": epochs, "batch_size": batch_size, "lr": 3e-3, "test_every": 0},
             "qat": {"epochs": qat_epochs, "batch_size": batch_size}}
 
 

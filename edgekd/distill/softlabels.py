@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekd.data.store import ClipStore, listing
-from edgekd.distill.outoffold import assignment, combined, combined_key, opened_fits
 from edgekd.distill import processes
 from edgekd.distill.faults import DISK_ERRORS, memory_told
+from edgekd.distill.outoffold import assignment, combined, combined_key, opened_fits
 from edgekd.distill.run import SOFT_LABELS_FOLDER, Run, write_atomic
 from edgekd.distill.score import Score, judge, window_logits
 from edgekd.distill.view import scored_windows

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from edgekd import quant
-from edgekd.data.store import Clip, ClipStore, Partition
+from edgekd.data.store import Clip, ClipStore
 from edgekd.data.writer import StoreWriter
 from edgekd.distill.bank import ClipBank
 from edgekd.distill.module import TrainingModule, Truth
@@ -27,7 +27,7 @@ from edgekd.distill.objective import Objective
 from edgekd.distill.precision import computing, training_device, with_precision
 from edgekd.distill.recipe import Recipe, load_recipe
 from edgekd.distill.run import model_config, resolved
-from edgekd.distill.training import quiet
+from edgekd.distill.training import divided, quiet
 from edgekd.distill.view import TrainingView, window_samples
 from edgekd.errors import InputError
 from edgekd.models import build
@@ -104,7 +104,8 @@ def to_text(result: TrainBenchmark) -> str:
     for stage in STAGES:
         value = result.clips_per_s[stage]
         lines.append(f"{stage.replace('_', ' '):20} {'-' if value is None else format(value, ',.0f'):>10}")
-    lines.append(f"the device waits {100 * result.waits:.1f} % of the time; an epoch of {result.clips:,} clips takes {result.epoch_s:.1f} s")
+    lines.append(f"the device waits {100 * result.waits:.1f} % of the time; an epoch of {result.clips:,} clips takes "
+                 f"{result.epoch_s:.1f} s")
     return "\n".join(lines)
 
 
@@ -113,7 +114,7 @@ class _Bench:
 
     def __init__(self, recipe: Recipe, teacher: Recipe | None, store: ClipStore, soft_labels: int, device: str) -> None:
         self.recipe, self.teacher, self.store, self.device = recipe, teacher, store, torch.device(device)
-        self.partition: Partition = store.partition(recipe.data.train, recipe.data.test, recipe.data.allow_leaks)
+        self.partition = divided(recipe, store)
         fe, labels = recipe.frontend, len(store.labels)
         frames = fe.frames(window_samples(recipe.view, store))
         self.view = TrainingView(store, self.partition.train, recipe, recipe.train.batch_size, fe.n_mels, frames, STREAM)
@@ -147,10 +148,11 @@ class _Bench:
         speeds = {stage: None if value is None or value < LOWEST_GAIN / self.view.steps else round(1 / value, 1)
                   for stage, value in per_clip.items()}
         return TrainBenchmark(
-            recipe=self.recipe.name, teacher=None if self.teacher is None else self.teacher.name, device=self.device.type, machine=machine(),
-            threads=torch.get_num_threads(), precision=self.recipe.train.precision, batch_size=self.recipe.train.batch_size,
-            soft_labels=0 if self.truth.teachers is None else len(self.truth.teachers), clips_per_s=speeds,
-            waits=round(max(0.0, 1 - busy / whole), 4), clips=len(self.partition.train), epoch_s=round(whole * len(self.partition.train), 2))
+            recipe=self.recipe.name, teacher=None if self.teacher is None else self.teacher.name, device=self.device.type,
+            machine=machine(), threads=torch.get_num_threads(), precision=self.recipe.train.precision,
+            batch_size=self.recipe.train.batch_size, soft_labels=0 if self.truth.teachers is None else len(self.truth.teachers),
+            clips_per_s=speeds, waits=round(max(0.0, 1 - busy / whole), 4), clips=len(self.partition.train),
+            epoch_s=round(whole * len(self.partition.train), 2))
 
     def _parts(self, batches: int, epoch: int) -> dict[str, list[float]]:
         """Seconds a clip of each stage but the whole, on the first batches of an epoch (`batches` of them, or as many as there are)."""
@@ -188,8 +190,9 @@ class _Bench:
                 float_logits = module.float_model(x)
         with computing(module.precision, self.device):
             logits = module.model(x)
-        label = self.truth.label.to(self.device)[clip]
-        loss, _ = module.objective(logits.float(), module.objective.targets(label, teachers, batch["partner"], batch["share"], float_logits))
+        targets = module.objective.targets(self.truth.label.to(self.device)[clip], teachers, batch["partner"], batch["share"],
+                                           float_logits)
+        loss, _ = module.objective(logits.float(), targets)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -212,8 +215,8 @@ class _Bench:
 
     def _module(self, model: nn.Module, *, quantised: bool) -> TrainingModule:
         phase = self.recipe.qat if quantised else self.recipe.train
-        objective = Objective(self.recipe.distill, len(self.store.labels), self.recipe.train.label_smoothing, self.truth.teachers is not None,
-                              self.recipe.qat.float_weight if quantised else 0.0)
+        objective = Objective(self.recipe.distill, len(self.store.labels), self.recipe.train.label_smoothing,
+                              self.truth.teachers is not None, self.recipe.qat.float_weight if quantised else 0.0)
         return TrainingModule(model, LogMel(self.recipe.frontend), self.view, self.truth, objective, self.recipe, phase,
                               self.model if quantised else None)
 

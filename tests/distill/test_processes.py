@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 
 import msgspec
-import numpy as np
 import pytest
 
 from edgekd.distill import softlabels
