@@ -9,19 +9,18 @@ from torch.nn import functional as F
 from edgekd.errors import InputError
 from edgekd.frontend import FrontEnd, bands, window_array
 
-CPU_BYTES, ACCELERATOR_BYTES = 1 << 20, 1 << 26
+CPU_BYTES, ACCELERATOR_BYTES = 5 << 18, 1 << 26
 """Windowed frames transformed at a time: on the CPU they and their spectra stay in its cache, which is worth more than a larger batch."""
 
 
 class _Work(NamedTuple):
     """Arrays of the frames transformed at a time, kept between calls: fresh pages cost as much as FFTs. Up to n clips, f frames of each.
 
-    framed: (n, f, n_fft). spectrum: complex (n, f, bins). power: (n, f, bins). rounded: float32 (n, f, bins), `power` itself where that
+    framed: (n, f, n_fft). power: (n, f, bins). rounded: float32 (n, f, bins), `power` itself where that
     is float32. mel: float32 (n * f, mels).
     """
 
     framed: Tensor
-    spectrum: Tensor
     power: Tensor
     rounded: Tensor
     mel: Tensor
@@ -101,11 +100,10 @@ class LogMel(nn.Module):
     def _transform(self, frames: Tensor, work: _Work) -> Tensor:
         """Frames (n, f, n_fft) to log-mel, float32 (n, mel, f), a view of `work`."""
         n, f, _ = frames.shape
-        framed, spectrum, power, rounded = (each[:n, :f] for each in work[:4])
+        framed, power, rounded = (each[:n, :f] for each in work[:3])
         mel = work.mel[:n * f]
         torch.mul(frames, self.window, out=framed)
-        torch.fft.rfft(framed, out=spectrum)
-        parts = torch.view_as_real(spectrum)  # (n, f, bin, 2)
+        parts = torch.view_as_real(torch.fft.rfft(framed))  # (n, f, bin, 2); given an `out`, rfft would copy into it
         parts.mul_(parts)  # in one run over memory, as against two over every other number
         torch.add(parts[..., 0], parts[..., 1], out=power)
         if rounded.dtype != power.dtype:
@@ -126,8 +124,7 @@ class LogMel(nn.Module):
             with torch.inference_mode(False):  # a tensor made in that mode could not be written to outside it
                 power = torch.empty(n, f, fe.n_fft // 2 + 1, dtype=dtype, device=device)
                 kept = self._kept = _Work(
-                    framed=torch.empty(n, f, fe.n_fft, dtype=dtype, device=device),
-                    spectrum=torch.empty_like(power, dtype=dtype.to_complex()), power=power,
+                    framed=torch.empty(n, f, fe.n_fft, dtype=dtype, device=device), power=power,
                     rounded=torch.empty_like(power, dtype=torch.float32) if dtype != torch.float32 else power,
                     mel=torch.empty(n * f, fe.n_mels, device=device))
         return kept
