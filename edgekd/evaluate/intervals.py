@@ -3,8 +3,8 @@
 Each resample draws, in every fold, as many of its test recordings as there are and as many of its seeds as there are, both with
 replacement; all networks of a fold are judged on the same draw, so that the difference of two recipes is a paired one. The interval
 holds the middle 95 % of the resampled means over folds. It speaks of other recordings and other seeds of the same folds: the folds'
-training sets overlap, which no resample can show, and with a single seed the luck of the seed is not in it. A calibration error is
-biased upwards by resampling, so that its interval lies high; differences of two are less so.
+training sets overlap, which no resample can show, and with a single seed the luck of the seed is not in it, with few (n - 1) / n of its
+variance. A calibration error is biased upwards by resampling, so that its interval lies high; differences of two are less so.
 """
 
 from collections.abc import Sequence

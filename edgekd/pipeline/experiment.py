@@ -248,11 +248,14 @@ def claimed(out: Path, identity: Mapping[str, str]) -> Iterator[None]:
         out.mkdir(parents=True, exist_ok=True)
         if in_use(out, unknown=False):
             raise InputError(f"{out} is in use by another edgekd process; wait for it or choose another --out")
-        with held(out):
-            write_atomic(out / PLAN_FILE, json.dumps({"format": FORMAT, **identity}, indent=2).encode() + b"\n")
-            yield
     except OSError as error:
-        raise InputError(f"{error.filename or out}: {error.strerror}; free space or choose another --out") from None
+        raise InputError(f"{out} cannot be made ({error.strerror}); choose another --out") from None
+    with held(out):
+        try:
+            write_atomic(out / PLAN_FILE, json.dumps({"format": FORMAT, **identity}, indent=2).encode() + b"\n")
+        except OSError as error:
+            raise InputError(f"{out} cannot be written ({error.strerror}); free space or choose another --out") from None
+        yield
 
 
 def check_place(out: Path, identity: Mapping[str, str]) -> None:

@@ -70,6 +70,13 @@ def test_a_teacher_learns_and_leaves_its_soft_labels(teacher):
     assert len(list((teacher.path / SOFT_LABELS_FOLDER).glob("*.npy"))) == 1
 
 
+def test_a_teacher_may_be_cross_fitted(place):
+    run = teach(str(place / "teacher.toml"), place / "store", place / "cross", ["train.epochs=1"], fits=2)
+    assert run.info.cross_fit == 2
+    assert "training clips out of fold" in run.summary()
+    assert [len(list((run.path / fit / SOFT_LABELS_FOLDER).glob("*.npy"))) for fit in ("fit0", "fit1")] == [1, 1]
+
+
 def test_a_student_learns_from_it_in_both_phases(place, teacher):
     run = distill(str(place / "student.toml"), place / "store", place / "s", [teacher.path, teacher.path])
     assert run.info.metrics["float_clip_accuracy"] == run.info.metrics["qat_clip_accuracy"] == 1.0
