@@ -22,8 +22,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -179,6 +179,16 @@ def begin(arguments: list[str], log: Path) -> subprocess.Popen[bytes]:
                                 env={**os.environ, **ENVIRONMENT}, start_new_session=True)
 
 
+@contextmanager
+def started(arguments: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A command that does not outlive this program."""
+    process = begin(arguments, log)
+    try:
+        yield process
+    finally:
+        killed(process, 0)
+
+
 def killed(process: subprocess.Popen[bytes], after: float) -> bool:
     """Whether a process was still there after some seconds; it and all that it started are gone then."""
     try:
@@ -223,8 +233,8 @@ def finish(arguments: list[str], log: Path) -> float:
         SystemExit: it fails.
     """
     began = time.monotonic()
-    status = begin(arguments, log).wait()
-    check(status, arguments, log)
+    with started(arguments, log) as process:
+        check(process.wait(), arguments, log)
     return time.monotonic() - began
 
 
@@ -244,11 +254,11 @@ def disturb(kind: Kind, out: Path, tally: Tally, times: int, rng: random.Random)
         arguments = [*kind.command(out), *resume]
         tally.resumes += began
         began = True
-        process = begin(arguments, log)
-        after = rng.uniform(0, tally.seconds) if tally.kills < times else None
-        if after is None or not killed(process, after):
-            check(process.wait(), arguments, log)
-            break
+        with started(arguments, log) as process:
+            after = rng.uniform(0, tally.seconds) if tally.kills < times else None
+            if after is None or not killed(process, after):
+                check(process.wait(), arguments, log)
+                break
         tally.kills += 1
         tally.fell[kind.stage(out)] += 1
     tally.runs += 1
@@ -305,6 +315,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the random moments")
     parser.add_argument("--folder", type=Path, help="where the temporary folder is made")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     folder = Path(tempfile.mkdtemp(prefix="kill-resume-", dir=arguments.folder))
     makers = kinds(folder)
     names = list(makers) if arguments.kind == "all" else [arguments.kind]

@@ -2,6 +2,7 @@
 
 import json
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -68,6 +69,13 @@ def test_children_end_with_their_parent(session):
         began = time.monotonic()
         process.stdout.read()  # ends when the child, which has it too, is gone
         assert time.monotonic() - began < 5
+
+
+def test_a_command_does_not_outlive_an_interrupt(counting, tmp_path):
+    counting("str(len(done))")
+    with pytest.raises(KeyboardInterrupt), kill_resume.started([str(tmp_path / "out")], tmp_path / "log") as process:
+        raise KeyboardInterrupt
+    assert process.returncode == -signal.SIGKILL
 
 
 def test_what_ended_by_itself_is_not_killed():
