@@ -14,13 +14,14 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from edgekd.data.lock import held
 from edgekd.data.store import ClipStore
+from edgekd.distill import processes
 from edgekd.distill.outoffold import ALL_FITS, assignment, combined, fit_paths, fit_recipe
+from edgekd.distill.precision import training_device, with_precision
 from edgekd.distill.recipe import Recipe
 from edgekd.distill.run import RUN_FILE, DataInfo, Run, RunInfo, check_place, claim, load_run, resolved, write_info
 from edgekd.distill.softlabels import Logits, soft_labels, teacher_score
-from edgekd.distill.training import DEFAULT_OPTIONS, Options, divided, train
+from edgekd.distill.training import DEFAULT_OPTIONS, Options, divided, owned, train
 from edgekd.distill.view import Index, window_samples
 from edgekd.errors import InputError
 
@@ -45,25 +46,26 @@ def cross_fit(recipe: Recipe, store: ClipStore, out: Path, count: int, options: 
     """
     if count < 2:
         raise InputError(f"--cross-fit {count}: give at least 2 fits, so that each can judge what another trained on")
-    recipe = resolved(recipe)
-    check_place(out, (), force=options.force, resume=options.resume)
+    recipe = with_precision(resolved(recipe), training_device(options.accelerator))
+    processes.first(lambda: check_place(out, (), force=options.force, resume=options.resume))
     tested = divided(recipe, store).test
     judge = assignment(recipe, store, count)
     info = RunInfo(status="training", name=recipe.name, recipe_hash=recipe.hash, labels=store.labels, frontend=recipe.frontend,
                    window=window_samples(recipe.view, store), data=DataInfo(store.name, store.hash, store.licence, store.synthetic),
                    created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
                    edgekd_version=importlib.metadata.version("edgekd"), cross_fit=count)
-    if claim(out, info, recipe, force=options.force, resume=options.resume) == "finished":
+    if processes.first(lambda: claim(out, info, recipe, force=options.force, resume=options.resume)) == "finished":
         log.info("%s is finished already; nothing to do", out)
         return load_run(out)
-    with held(out):
+    with owned(out):
         fits = []
         for fit, path in enumerate(fit_paths(out, count)):
             log.info("fit %d of %d: without the %d clips of its part", fit + 1, count, int((judge == fit).sum()))
             fits.append(_fitted(fit_recipe(recipe, fit, count), store, path, options))
         metrics = _metrics(judge, [soft_labels(fit, store)[1] for fit in fits], tested, store)
-        write_info(out, msgspec.structs.replace(info, status="finished", metrics=metrics, fits=tuple(fit.weights_hash for fit in fits),
-                                                seconds=round(sum(fit.info.seconds for fit in fits), 1)))
+        finished = msgspec.structs.replace(info, status="finished", metrics=metrics, fits=tuple(fit.weights_hash for fit in fits),
+                                           seconds=round(sum(fit.info.seconds for fit in fits), 1))
+        processes.first(lambda: write_info(out, finished))
     run = load_run(out)
     log.info(run.summary())
     return run
@@ -71,13 +73,19 @@ def cross_fit(recipe: Recipe, store: ClipStore, out: Path, count: int, options: 
 
 def _fitted(recipe: Recipe, store: ClipStore, path: Path, options: Options) -> Run:
     """One fit, new or resumed; a folder that was killed before it became a run is made anew."""
-    begun = (path / RUN_FILE).is_file()
-    if path.exists() and not begun:
-        shutil.rmtree(path)
+    begun = processes.first(lambda: _begun(path))
     try:
         return train(recipe, store, path, options=dataclasses.replace(options, force=False, resume=begun))
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"{path.parent}: interrupted; go on with --resume") from None
+
+
+def _begun(path: Path) -> bool:
+    """Whether a fit is there to go on with; what is there without being a run is removed."""
+    begun = (path / RUN_FILE).is_file()
+    if path.exists() and not begun:
+        shutil.rmtree(path)
+    return begun
 
 
 def _metrics(judge: Index, logits: list[Logits], tested: Index, store: ClipStore) -> dict[str, float]:

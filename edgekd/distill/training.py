@@ -133,7 +133,7 @@ def _trained(recipe: Recipe, store: ClipStore, out: Path, teachers: Sequence[Pat
     if processes.first(lambda: claim(out, info, recipe, force=options.force, resume=options.resume)) == "finished":
         log.info("%s is finished already; nothing to do", out)
         return load_run(out)
-    with disk_told(out), _owned(out), _logged(out / LOG_FILE):
+    with disk_told(out), owned(out), _logged(out / LOG_FILE):
         soft = torch.from_numpy(np.stack([each for _, each in labelled]).astype(np.float32)) if labelled else None
         job = _Job(recipe, store, partition, fe, out, options, Truth(torch.from_numpy(store.label_index), soft))
         try:
@@ -160,7 +160,7 @@ def divided(recipe: Recipe, store: ClipStore) -> Partition:
 
 
 @contextmanager
-def _owned(out: Path) -> Iterator[None]:
+def owned(out: Path) -> Iterator[None]:
     """Hold a run folder for all processes of this job; the others make sure that they see it.
 
     Raises:
