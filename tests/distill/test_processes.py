@@ -13,8 +13,8 @@ import msgspec
 import pytest
 
 from edgekd.distill import softlabels
+from edgekd.distill.job import Place, place
 from edgekd.distill.module import TrainingModule
-from edgekd.distill.processes import Place, place
 from edgekd.distill.recipe import decode
 from edgekd.distill.run import CHECKPOINT_FILE, METRICS_FILE, RUN_FILE, SOFT_LABELS_FOLDER, load_run
 from edgekd.distill.training import train

@@ -11,7 +11,7 @@ from edgekd.pipeline.export import EMITTERS
 from edgekd.resources import names
 from edgekd.target import load_target
 
-LABELS = {"esc50": 50, "synth": 10}
+LABELS = {"esc50": 50, "synth": 10, "tau22": 10}
 RECIPES = names("recipes")
 
 
