@@ -56,7 +56,7 @@ def test_compiling_leaves_names_values_and_mode_alone(monkeypatch):
 
 def test_a_machine_without_a_compiler_is_told(monkeypatch):
     class Broken(nn.Module):
-        def forward(self, x):
+        def forward(self, _):
             raise RuntimeError("no C++ compiler\nand much more")
 
     network = Broken()

@@ -33,7 +33,8 @@ def test_every_stage_of_a_student_is_timed_on_a_store_that_is_made(monkeypatch, 
     result = json.loads(line)
     assert result["clips_per_s"].keys() == set(STAGES)
     assert all(value is None or value > 0 for value in result["clips_per_s"].values())
-    assert all(result["clips_per_s"][stage] for stage in ("gather", "log_mel", "teacher_inference", "student_step", "qat_step", "end_to_end"))
+    timed = ("gather", "log_mel", "teacher_inference", "student_step", "qat_step", "end_to_end")
+    assert all(result["clips_per_s"][stage] for stage in timed)
     assert 0 <= result["waits"] < 1
     assert (result["soft_labels"], result["clips"], result["batch_size"]) == (2, 90, 8)
     assert result["epoch_s"] == pytest.approx(90 / result["clips_per_s"]["end_to_end"], rel=0.02)
@@ -41,7 +42,7 @@ def test_every_stage_of_a_student_is_timed_on_a_store_that_is_made(monkeypatch, 
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_teacher_recipe_has_no_quantised_step(tmp_path):
+def test_a_teacher_recipe_has_no_quantised_step():
     result = bench_train("synth-cp-resnet", None, overrides=("train.batch_size=8", "view.seconds=1"), clips=100, batches=1, threads=1)
     assert result.clips_per_s["qat_step"] is None
     assert result.clips_per_s["teacher_inference"] is None
@@ -59,5 +60,5 @@ def test_numbers_that_are_too_small_are_refused(arguments, message):
 
 
 def test_a_store_at_another_rate_is_refused(tone_store):
-    with pytest.raises(InputError, match="hears 16000 Hz, .* holds 8000 Hz"):
+    with pytest.raises(InputError, match=r"hears 16000 Hz, .* holds 8000 Hz"):
         bench_train(RECIPE, tone_store)
