@@ -238,7 +238,7 @@ class _Job:
 
     def _settled(self, model: nn.Module) -> dict[str, float]:
         """Settle and keep a trained quantization-aware network; its test metrics."""
-        quant.settle(model.cpu())
+        quant.settle(model.cpu(), _shape(self.recipe, self.store, self.fe))
         save_weights(self.out / QAT_FILE, model)
         return self._tested(model.cpu(), "qat")
 

@@ -100,11 +100,15 @@ def _average(op: AvgPool, x: Int8, source: Edge, output: Edge) -> Int8:
 def _mean(op: AvgPool, x: Int8, source: Edge, output: Edge) -> Int8:
     """XNNPACK's mean over axes: the sum with its zero point in it is scaled in float32, and both zero points come in one float32 number
     after it. Found by trying, on sums that nearly tie: this form met all of 1,655, none of ten others did."""
-    elements = op.kernel[0] * op.kernel[1]
-    multiplier = np.float32(source.scale) / np.float32(output.scale) * np.float32(1 / elements)
-    offset = np.float32(output.zero_point) - np.float32(source.zero_point * elements) * multiplier
+    multiplier, offset = mean_numbers(source, output, op.kernel[0] * op.kernel[1])
     total = _pool(x.astype(np.int32), op.kernel, op.stride, np.add)
     return rounding.saturate(total.astype(np.float32) * multiplier + offset, 0, np.int8)
+
+
+def mean_numbers(source: Edge, output: Edge, elements: int) -> tuple[np.float32, np.float32]:
+    """Multiplier and offset that make the output of a mean from the sum of `elements` int8 values, before rounding."""
+    multiplier = np.float32(source.scale) / np.float32(output.scale) * np.float32(1 / elements)
+    return multiplier, np.float32(output.zero_point) - np.float32(source.zero_point * elements) * multiplier
 
 
 def _looked_up(graph: QGraph, op: MaxPool | Taps | Sigmoid, x: Int8) -> Int8:

@@ -304,6 +304,10 @@ class QuantMeanPool(QuantBlock):
     def forward(self, *inputs: Tensor) -> Tensor:
         return self.output(inputs[0].mean(dim=(2, 3) if self.axes == "both" else 2, keepdim=True))
 
+    def elements(self, x: Tensor) -> int:
+        """How many values of (batch, channel, mel, frame) make one of the output."""
+        return x.shape[2] * (x.shape[3] if self.axes == "both" else 1)
+
     def lower(self, build: GraphBuilder, name: str, inputs: list[str]) -> str:
         _, mel, frame = build.edges[inputs[0]].shape
         kernel = (mel, frame) if self.axes == "both" else (mel, 1)

@@ -1,6 +1,8 @@
 """The quantization-aware network of any student: traced once, then run, calibrated, frozen and lowered from one list of steps."""
 
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -9,11 +11,11 @@ from torch import Tensor, fx, nn
 from edgekd.errors import InputError
 from edgekd.frontend import FrontEnd
 from edgekd.models.blocks import Block
-from edgekd.qgraph import addition
+from edgekd.qgraph import addition, reduction
 from edgekd.qgraph.graph import Edge, QGraph
 from edgekd.quant.activation import ActQuant
 from edgekd.quant.builder import GraphBuilder
-from edgekd.quant.forms import FORMS, QuantAdd, QuantBandedConv, QuantBlock
+from edgekd.quant.forms import FORMS, QuantAdd, QuantBandedConv, QuantBlock, QuantMeanPool
 
 SETTLE_REACH = 64
 """Float32 neighbours on either side that `settle` tries."""
@@ -114,33 +116,47 @@ def calibrate(network: QuantNetwork, batches: Iterable[Tensor]) -> None:
     network.train(training)
 
 
-def settle(network: QuantNetwork) -> None:
-    """Move the output scale of every addition by last bits, to where no pair of inputs comes near a tie, which engines round differently.
+@torch.no_grad()
+def settle(network: QuantNetwork, shape: tuple[int, int]) -> None:
+    """Move output scales by last bits, to where engines that round differently still give the same integers.
 
-    For a trained network, before it is tested. A scale moves by 8e-6 of itself at most.
+    An addition keeps all pairs of inputs away from ties, a mean over axes all sums from where a fused multiply-add tells. For a trained
+    network, before it is tested. A scale moves by 8e-6 of itself at most.
+
+    Args:
+        network: calibrated; it is put into eval mode.
+        shape: (mel, frame) of its input, which decides how much a mean sums up.
     """
+    network.eval()
     edges = {network.source: network.input}
+    values = {network.source: torch.zeros(1, 1, *shape)}
     for step in network.steps:
         block = network.blocks[_key(step.block)]
         edges[step.output] = block.edge
+        inputs = [values[name] for name in step.inputs]
         if isinstance(block, QuantAdd):
-            _settle([edges[name] for name in step.inputs], block.output)
+            first, second = (_edge(edges[name]) for name in step.inputs)
+            _settle(block.output, partial(addition.margin, (first, second)))
         elif isinstance(block, QuantBandedConv):
-            _settle([block.scaled, block.offset_edge], block.sum)
+            _settle(block.sum, partial(addition.margin, (_edge(block.scaled), _edge(block.offset_edge))))
+        elif isinstance(block, QuantMeanPool):
+            elements, source = block.elements(inputs[0]), _edge(edges[step.inputs[0]])
+            _settle(block.output, lambda output, source=source, count=elements: -reduction.disagreements(source, output, count), enough=0)
+        values[step.output] = block(*inputs)
 
 
-@torch.no_grad()
-def _settle(inputs: list[ActQuant], output: ActQuant) -> None:
-    """Try the float32 neighbours of the threshold, nearest first, and keep the one with the widest margin."""
+def _settle(output: ActQuant, worth: Callable[[Edge], float], enough: float = math.inf) -> None:
+    """Try the float32 neighbours of the threshold, nearest first, and keep the first of the greatest worth; what is `enough` ends it."""
     (threshold,) = output.parameters()
-    original, best = threshold.detach().clone(), -1.0
+    original, best = threshold.detach().clone(), -math.inf
     kept = original
-    first, second = (_edge(each) for each in inputs)
     for distance in sorted(range(-SETTLE_REACH, SETTLE_REACH + 1), key=abs):
         threshold.copy_((original.view(torch.int32) + distance).view(torch.float32))
-        margin = addition.margin((first, second), _edge(output))
-        if margin > best:
-            best, kept = margin, threshold.detach().clone()
+        found = worth(_edge(output))
+        if found > best:
+            best, kept = found, threshold.detach().clone()
+        if best >= enough:
+            break
     threshold.copy_(kept)
 
 

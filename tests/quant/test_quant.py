@@ -15,12 +15,12 @@ from edgekd.models.cp_mobile import CpMobileConfig
 from edgekd.models.cp_resnet import CpResNetConfig
 from edgekd.models.mobilenet_v2 import MobileNetV2Config
 from edgekd.models.serfr_cnn import SerfrCnnConfig
-from edgekd.qgraph import addition, graph, onnx, reference, tflite
+from edgekd.qgraph import addition, graph, onnx, reduction, reference, tflite
 from edgekd.qgraph.graph import Constant, Conv
 from edgekd.quant import QuantNetwork, calibrate, freeze, lower, settle, to_qat
 from edgekd.quant.activation import ActQuant
 from edgekd.quant.builder import GraphBuilder
-from edgekd.quant.forms import QuantBandedConv, conv_form
+from edgekd.quant.forms import QuantBandedConv, QuantMeanPool, conv_form
 
 LABELS = 5
 MELS, FRAMES = 64, 28
@@ -123,7 +123,7 @@ def test_qat_learns_weights_and_scales_until_frozen() -> None:
 def test_settling_widens_the_margin_of_every_addition_and_moves_scales_by_last_bits(config: ModelConfig) -> None:
     network = quantised(config)
     before = lower(network, FrontEnd(n_mels=MELS), FRAMES)
-    settle(network)
+    settle(network, (MELS, FRAMES))
     after = lower(network, FrontEnd(n_mels=MELS), FRAMES)
     margins = []
     for lowered in (before, after):
@@ -132,6 +132,27 @@ def test_settling_widens_the_margin_of_every_addition_and_moves_scales_by_last_b
     assert min(margins[1]) > 5e-6 > min(margins[0])
     moved = [abs(after.edges[name].scale / edge.scale - 1) for name, edge in before.edges.items()]
     assert 0 < max(moved) < 1e-5
+
+
+def test_settling_leaves_no_mean_that_a_fused_multiply_add_tells_apart() -> None:
+    network = quantised(CONFIGS[0])
+    gate = next(block for block in network.blocks.values() if isinstance(block, QuantMeanPool))
+    (threshold,) = gate.output.parameters()
+
+    def apart() -> int:
+        lowered = lower(network, FrontEnd(n_mels=MELS), FRAMES)
+        means = [op for op in lowered.ops if isinstance(op, graph.AvgPool)]
+        return sum(reduction.disagreements(lowered.edges[op.input], lowered.edges[op.output], op.kernel[0] * op.kernel[1])
+                   for op in means if op.kernel == lowered.edges[op.input].shape[1:])
+
+    with torch.no_grad():
+        for _ in range(2000):  # on to a scale by which some sum is told apart
+            threshold.copy_((threshold.view(torch.int32) + 1).view(torch.float32))
+            if apart():
+                break
+    assert apart() > 0
+    settle(network, (MELS, FRAMES))
+    assert apart() == 0
 
 
 def test_state_travels_through_a_state_dict() -> None:
