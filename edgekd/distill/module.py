@@ -17,7 +17,8 @@ from edgekd.distill import processes
 from edgekd.distill.bank import ClipBank
 from edgekd.distill.objective import Objective
 from edgekd.distill.precision import computing
-from edgekd.distill.recipe import Qat, Recipe, Train
+from edgekd.distill.recipe import Recipe
+from edgekd.distill.tables import Qat, Train
 from edgekd.distill.view import Batch, TrainingView
 from edgekd.models.logmel import LogMel
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from edgekd.data.augment import mix
-from edgekd.distill.recipe import BlendName, Distill
+from edgekd.distill.tables import BlendName, Distill
 
 
 @dataclass(frozen=True)

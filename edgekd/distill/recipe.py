@@ -8,171 +8,23 @@ import math
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import msgspec
-from msgspec import Meta
 
+from edgekd.distill.tables import Augment, Backend, Data, Distill, Export, Init, Qat, Seed, Specialists, Table, Taught, Train, View
 from edgekd.errors import InputError
 from edgekd.frontend import FrontEnd
 from edgekd.resources import convert, find, read_table
 
-Positive = Annotated[float, Meta(gt=0)]
-NonNegative = Annotated[float, Meta(ge=0)]
-Fraction = Annotated[float, Meta(ge=0, le=1)]
-Count = Annotated[int, Meta(ge=0)]
-AtLeastOne = Annotated[int, Meta(ge=1)]
-Seed = Annotated[int, Meta(ge=0, le=2**63 - 1)]
-BlendName = Literal["mean_prob", "mean_logit", "sum_kl"]
-PrecisionName = Literal["float32", "bf16", "auto"]
-DEFAULT_WINDOW = 1.0
-"""Seconds that the classifier sees at a time."""
 NAME = re.compile(r"\w[\w.-]*")
 """Of recipes; it begins the names of exported files."""
 Role = Literal["student", "teacher"]
+UNTRAINED = frozenset({"export", "teachers", "specialists", "backend"})
+"""Tables that say what happens before and after a run's own training; the soft labels of its teachers are part of the run by their hash."""
 
 
-class _Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of every table of a recipe."""
-
-
-class Data(_Table, frozen=True, kw_only=True):
-    """Which splits of the store train the model and which test it."""
-
-    train: tuple[str, ...]
-    """Names of splits, e.g. ["fold1", "fold2", "fold3"]."""
-    test: tuple[str, ...]
-    """Names of splits, disjoint from `train`; only with `held_out` may there be none."""
-    allow_leaks: bool = False
-    """Accept a group or parent clip that is on both sides."""
-    held_out: tuple[Count, ...] = ()
-    """[k, K]: test on part k (from 0) of K parts of the training clips instead of on `test`, and train on the other parts. Parts share
-    no recording and are alike in labels. Clips of `test`, which then may be [], are heard on neither side. Further pairs divide what
-    remains."""
-
-
-class View(_Table, frozen=True, kw_only=True):
-    """What a model hears at a time."""
-
-    span: Literal["crop", "clip"] = "crop"
-    """"crop": a window of `seconds`, drawn anew each epoch; a clip's prediction is the mean over its windows. "clip": the whole clip."""
-    seconds: Positive | None = None
-    """Length of the window; None is `DEFAULT_WINDOW`. For "clip" the common length, shorter clips being repeated and longer ones cropped;
-    None is the longest clip."""
-
-
-class Augment(_Table, frozen=True, kw_only=True):
-    """Random changes to what is heard in training; the defaults change nothing."""
-
-    mixup_alpha: Positive = 0.2
-    """Both parameters of the beta distribution of mixup's lambda."""
-    mixup_p: Fraction = 0.0
-    """Probability that a clip is mixed with another of the training clips."""
-    mixup_domain: Literal["waveform", "loudness", "log_mel"] = "waveform"
-    """Where the mix happens; "loudness" mixes waveforms so that lambda is the share of sound pressure (Tokozume et al. 2018)."""
-    roll: NonNegative = 0.0
-    """Seconds: the largest circular shift in either direction."""
-    gain_db: NonNegative = 0.0
-    """Decibels: the largest change of gain in either direction."""
-    time_masks: Count = 0
-    """Masks along frames (SpecAugment)."""
-    time_mask_frames: Count = 0
-    """Frames: the widest time mask."""
-    mel_masks: Count = 0
-    """Masks along mel bins."""
-    mel_mask_bins: Count = 0
-    """Mel bins: the widest mel mask."""
-    skip_silence: bool = True
-    """Choose crops that are not digital silence, where the clip has any."""
-    ir_p: Fraction = 0.0
-    """Probability that a clip is heard through an impulse response, e.g. of another microphone."""
-    ir_folder: str = ""
-    """Folder of the impulse responses: audio files of any rate, the mean of their channels is taken."""
-    ir_include: tuple[str, ...] = ()
-    """Patterns of the file names to take, e.g. ["IR_*"]; none takes all."""
-    ir_exclude: tuple[str, ...] = ()
-    """Patterns of the file names to leave out, e.g. those kept for a test."""
-    ir_recorders: tuple[str, ...] = ()
-    """Recorders of the store whose clips are heard through impulse responses; none is all."""
-    mixstyle_p: Fraction = 0.0
-    """Probability that a clip takes on the mean and deviation of each mel bin of another (Freq-MixStyle, Schmid et al. 2022). Drawn for
-    each clip, where the original draws for each batch."""
-    mixstyle_alpha: Positive = 0.3
-    """Both parameters of the beta distribution of a clip's own share in them."""
-    time_stretch: Annotated[float, Meta(ge=1, le=4)] = 1.0
-    """Largest factor by which sound is made faster or slower, pitch kept: frames are read at another hop. A mix of waveforms goes at the
-    pace of its first clip."""
-
-
-class Distill(_Table, frozen=True, kw_only=True):
-    """How teachers' soft labels are used. The term is KL(teacher || student) at the temperature, times temperature squared, batch mean."""
-
-    temperature: Positive = 2.0
-    kd_weight: NonNegative = 0.98
-    """Factor of the distillation term; 0 where a run has no teacher."""
-    label_weight: NonNegative = 0.02
-    """Factor of the label cross-entropy; 1 where a run has no teacher."""
-    blend: BlendName = "mean_prob"
-    """Mean of the teachers' probabilities, softmax of their mean logits, or the sum of one divergence per teacher."""
-
-
-class Train(_Table, frozen=True, kw_only=True):
-    """The float phase."""
-
-    epochs: AtLeastOne = 100
-    batch_size: AtLeastOne = 64
-    lr: Positive = 1e-3
-    """Peak learning rate."""
-    weight_decay: NonNegative = 1e-3
-    """On weights of two dimensions or more; decoupled with "adamw"."""
-    optimizer: Literal["adamw", "adam"] = "adamw"
-    precision: PrecisionName = "float32"
-    """In which the network computes while it trains; weights, statistics, the loss and all tests stay in float32. "bf16" is autocast,
-    "auto" is bf16 where the processor or GPU multiplies it natively and float32 elsewhere. The quantization-aware phase is in float32."""
-    warmup_epochs: NonNegative = 5.0
-    """Epochs of rise: linear with "cosine", exponential with "vivo"."""
-    schedule: Literal["cosine", "vivo"] = "cosine"
-    """After the rise: a cosine, or a straight line (Cai et al. 2023), down to `lr * min_lr_ratio`."""
-    min_lr_ratio: Fraction = 0.01
-    label_smoothing: Fraction = 0.0
-    """Share of a label's probability spread over all labels."""
-    ema_decay: Annotated[float, Meta(ge=0, lt=1)] = 0.0
-    """Decay per step of the exponential average of the weights that is tested and kept; 0 keeps the last weights."""
-    test_every: Count = 10
-    """Epochs between tests during training; 0 tests at the end only."""
-
-
-class Qat(_Table, frozen=True, kw_only=True):
-    """The quantization-aware phase, which goes on from the float weights with the same terms, the float network teaching beside them."""
-
-    epochs: Count = 10
-    """0 leaves the phase out."""
-    lr: Positive = 1e-4
-    float_weight: Fraction = 1.0
-    """Share of the loss that is the divergence from the run's own float network at the distillation temperature; the terms of the float
-    phase have the rest. 1 keeps the quantised network nearest to the float one, 0 lets it drift as far as its data lead it."""
-    batch_size: AtLeastOne = 64
-    weight_decay: NonNegative = 0.0
-    freeze_epochs: Count = 2
-    """Last epochs, in which scales no longer learn."""
-    calibration_clips: AtLeastOne = 512
-    """Training clips that set the first scales."""
-
-
-class Export(_Table, frozen=True, kw_only=True):
-    """What `edgekd export --data` demands of the files over held-out windows. Not part of the training, nor of `Recipe.hash`."""
-
-    calibrate: tuple[str, ...] = ()
-    """Splits whose windows fit the temperature, disjoint from `data.train`; none leaves it at 1."""
-    max_steps: Count | None = None
-    """Largest difference of a logit from the integer reference, in steps; None is 1 in LiteRT and 2 in ONNX Runtime."""
-    min_label_agreement: Fraction = 0.999
-    """Share of windows with the reference's label."""
-    max_accuracy_drop: Fraction = 0.02
-    """How far the window accuracy of a file may be below that of the float network."""
-
-
-class Recipe(_Table, frozen=True, kw_only=True):
+class Recipe(Table, frozen=True, kw_only=True):
     """One training run. Exactly one of `student` and `teacher`."""
 
     name: str
@@ -185,12 +37,19 @@ class Recipe(_Table, frozen=True, kw_only=True):
     """`kind`, an architecture of `edgekd.models`, and that architecture's fields."""
     teacher: dict[str, Any] | None = None
     """As `student`; a teacher has no quantization-aware phase."""
+    init: Init = Init()
     view: View = View()
     augment: Augment = Augment()
     distill: Distill = Distill()
     train: Train = Train()
     qat: Qat = Qat()
     export: Export = Export()
+    teachers: tuple[Taught, ...] = ()
+    """Trained before a student by `edgekd distill`, inside its run folder, where no --teacher is given."""
+    specialists: Specialists | None = None
+    """Further teachers of a student, one for each pair of labels that the first teacher confuses most."""
+    backend: Backend | None = None
+    """What judges the embeddings of the run and of others trained beside it."""
 
     @property
     def role(self) -> Role:
@@ -206,8 +65,8 @@ class Recipe(_Table, frozen=True, kw_only=True):
 
     @property
     def hash(self) -> str:
-        """Sixteen hexadecimal digits that change with any value that decides what is trained: all but the `export` table."""
-        trained = {name: value for name, value in msgspec.structs.asdict(self).items() if name != "export"}
+        """Sixteen hexadecimal digits that change with any value that decides what is trained: all but the `UNTRAINED` tables."""
+        trained = {name: value for name, value in msgspec.structs.asdict(self).items() if name not in UNTRAINED}
         return hashlib.sha256(msgspec.json.encode(trained, order="sorted")).hexdigest()[:16]
 
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgekd.data.store import ClipStore
-from edgekd.distill.recipe import View
+from edgekd.distill.tables import View
 from edgekd.distill.view import Index, Windows, gather, scored_windows
 
 SCORE_BATCH = 64

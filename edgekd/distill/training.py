@@ -29,7 +29,7 @@ from edgekd.distill.faults import disk_told, memory_told, smaller_batch
 from edgekd.distill.module import TrainingModule, Truth
 from edgekd.distill.objective import Objective
 from edgekd.distill.precision import compile_in_place, training_device, with_precision
-from edgekd.distill.recipe import Qat, Recipe, Train
+from edgekd.distill.recipe import Recipe
 from edgekd.distill.run import (
     CHECKPOINT_FILE,
     LOG_FILE,
@@ -53,6 +53,7 @@ from edgekd.distill.run import (
 )
 from edgekd.distill.score import hear, judge
 from edgekd.distill.softlabels import check_fits, soft_labels, teacher_score
+from edgekd.distill.tables import Qat, Train
 from edgekd.distill.view import TrainingView, window_samples
 from edgekd.errors import InputError, nearest
 from edgekd.frontend import FrontEnd

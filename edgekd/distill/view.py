@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from edgekd.data.responses import load_responses, responses_hash
 from edgekd.data.store import PCM_SCALE, ClipStore, windows
 from edgekd.distill.draws import Draws, Purpose
-from edgekd.distill.recipe import DEFAULT_WINDOW, Recipe, View
+from edgekd.distill.recipe import Recipe
 from edgekd.distill.sound import sound_of
+from edgekd.distill.tables import DEFAULT_WINDOW, View
 from edgekd.errors import InputError, nearest
 
 LONGEST_CLIP = 60.0

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekd.data.store import Clip, ClipStore, origins, windows
-from edgekd.distill.recipe import Export, Recipe
+from edgekd.distill.recipe import Recipe
+from edgekd.distill.tables import Export
 from edgekd.errors import InputError
 from edgekd.evaluate.agreement import MAX_STEPS, Agreement, agreement
 from edgekd.evaluate.calibration import Fit, calibrate

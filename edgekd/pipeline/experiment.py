@@ -20,8 +20,9 @@ import torch
 from edgekd.data.lock import held, in_use
 from edgekd.data.store import ClipStore
 from edgekd.distill.outoffold import assignment
-from edgekd.distill.recipe import Data, Recipe, Role, load_recipe
+from edgekd.distill.recipe import Recipe, Role, load_recipe
 from edgekd.distill.run import PART, RUN_FILE, resolved, write_atomic
+from edgekd.distill.tables import Data
 from edgekd.errors import InputError
 from edgekd.pipeline.answers import TestSide
 from edgekd.pipeline.jobs import Job, Outcome, Workers, chosen_workers, edgekd_command

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from edgekd.data.store import ClipStore
-from edgekd.distill.recipe import Export, Recipe
+from edgekd.distill.recipe import Recipe
+from edgekd.distill.tables import Export
 from edgekd.errors import InputError
 from edgekd.manifest import Calibration, Manifest
 from edgekd.pipeline.compare import Comparison, HeldOut, Outputs, Runner, compare, fit, held_out, run_all

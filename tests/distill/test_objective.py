@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from edgekd.distill.objective import Objective, blend
-from edgekd.distill.recipe import Distill
+from edgekd.distill.tables import Distill
 
 BATCH, LABELS = 5, 4
 PARTNER = torch.tensor([1, 2, 3, 4, 0])

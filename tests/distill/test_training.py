@@ -15,7 +15,7 @@ from edgekd import quant
 from edgekd.data.lock import held
 from edgekd.distill import training
 from edgekd.distill.module import TrainingModule, learning_rate_factor
-from edgekd.distill.recipe import Export, Train, decode, load_recipe
+from edgekd.distill.recipe import decode, load_recipe
 from edgekd.distill.run import (
     CHECKPOINT_FILE,
     METRICS_FILE,
@@ -28,6 +28,7 @@ from edgekd.distill.run import (
     resolved,
 )
 from edgekd.distill.score import judge
+from edgekd.distill.tables import Export, Train
 from edgekd.distill.training import Options, train
 from edgekd.errors import InputError
 from edgekd.models.logmel import LogMel

@@ -6,7 +6,8 @@ import pytest
 
 from edgekd.data.store import Clip, ClipStore
 from edgekd.data.writer import StoreWriter
-from edgekd.distill.recipe import Export, decode
+from edgekd.distill.recipe import decode
+from edgekd.distill.tables import Export
 from edgekd.errors import InputError
 from edgekd.pipeline.compare import compare, fit, held_out, run_all
 from edgekd.qgraph import reference
