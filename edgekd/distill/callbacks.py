@@ -23,9 +23,9 @@ from edgekd.errors import InputError
 
 log = logging.getLogger(__name__)
 
-COLUMNS = ("phase", "epoch", "lr", "loss", "label", "label_weighted", "kd", "kd_weighted", "float", "float_weighted",
-           "test_clip_accuracy", "test_window_accuracy", "test_clip_log_loss")
-"""Of metrics.csv; cells are empty where a run has no such term and in epochs without a test."""
+FIRST_COLUMNS, LAST_COLUMNS = ("phase", "epoch", "lr", "loss"), ("test_clip_accuracy", "test_window_accuracy", "test_clip_log_loss")
+"""Of metrics.csv; between them each term of the loss, raw and weighted. Cells are empty where a phase has no such term and in epochs
+without a test."""
 BAR_HERTZ = 2
 """Redraws of the bar in a second."""
 LOG_SECONDS = 15.0
@@ -92,7 +92,8 @@ class EpochEnd(pl.Callback):
 
     def _record(self, trainer: pl.Trainer, row: dict[str, Any]) -> None:
         text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        terms = dict.fromkeys(name for row in self.rows for name in row if name not in FIRST_COLUMNS + LAST_COLUMNS)
+        writer = csv.DictWriter(text, (*FIRST_COLUMNS, *terms, *LAST_COLUMNS), lineterminator="\n")
         writer.writeheader()
         writer.writerows(self.rows)
         if processes.rank() == 0:

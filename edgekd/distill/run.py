@@ -57,7 +57,8 @@ class DataInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class RunInfo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """run.json. frontend: with the mean and standard deviation of the training clips. window: samples heard at a time.
-    teachers: hash of each teacher's soft labels. impulse_responses: hash of those that clips were heard through, "" without.
+    teachers: hash of each teacher's soft labels, or of the teacher where it listens live. init: hash of the weights that the network began
+    with, "" for its own. impulse_responses: hash of those that clips were heard through, "" without.
     metrics: name -> value, e.g. "float_clip_accuracy". seconds: of training, all resumes together. created: ISO 8601 UTC.
     cross_fit: number of fits of a cross-fitted teacher, 0 for any other run. fits: hash of each fit's weights."""
 
@@ -71,6 +72,7 @@ class RunInfo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     frontend: FrontEnd
     window: int
     teachers: tuple[str, ...] = ()
+    init: str = ""
     impulse_responses: str = ""
     metrics: dict[str, float] = {}
     seconds: float = 0.0
@@ -330,7 +332,7 @@ def _resumable(path: Path, info: RunInfo, recipe: Recipe) -> Literal["resumed", 
     if changed and msgspec.structs.replace(read_recipe(path), export=recipe.export) == recipe:  # 2 or 2.0: equal, but written otherwise
         there = msgspec.structs.replace(there, recipe_hash=info.recipe_hash)
     for what, old, new in (("recipe", there.recipe_hash, info.recipe_hash), ("store", there.data.hash, info.data.hash),
-                           ("list of teachers", there.teachers, info.teachers),
+                           ("list of teachers", there.teachers, info.teachers), ("network to begin with", there.init, info.init),
                            ("set of impulse responses", there.impulse_responses, info.impulse_responses),
                            ("number of fits", str(there.cross_fit), str(info.cross_fit))):
         if old != new:
