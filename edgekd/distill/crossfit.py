@@ -18,10 +18,11 @@ from edgekd.data.store import ClipStore
 from edgekd.distill import processes
 from edgekd.distill.outoffold import ALL_FITS, assignment, combined, fit_paths, fit_recipe
 from edgekd.distill.precision import training_device, with_precision
+from edgekd.distill.preparation import divided
 from edgekd.distill.recipe import Recipe
 from edgekd.distill.run import RUN_FILE, DataInfo, Run, RunInfo, check_place, claim, load_run, resolved, write_info
 from edgekd.distill.softlabels import Logits, soft_labels, teacher_score
-from edgekd.distill.training import DEFAULT_OPTIONS, Options, divided, owned, train
+from edgekd.distill.training import DEFAULT_OPTIONS, Options, owned, train
 from edgekd.distill.view import Index, window_samples
 from edgekd.errors import InputError
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import msgspec
 import torch
 from torch import Tensor
 
@@ -13,7 +14,9 @@ from edgekd.distill.run import Run
 from edgekd.distill.view import Index, TeacherView
 from edgekd.frontend import FrontEnd
 from edgekd.models import front
+from edgekd.models.logmel import LogMel
 from edgekd.models.taps import Taps
+from edgekd.models.waveform import RawWaveform
 
 LIVE_STREAM = 16
 """Stream of the first teacher's draws, the next teacher has the next: how it hears a clip does not depend on the student."""
@@ -54,14 +57,27 @@ class LiveTeacher:
         heard = bank.gather(places)
         return gain(heard, torch.from_numpy(gain_db).to(heard.device)) if gain_db.any() else heard
 
+    def shares(self, front: LogMel | RawWaveform) -> bool:
+        """Whether a student's log-mel is the teacher's but for mean and standard deviation."""
+        return isinstance(front, LogMel) and isinstance(self.front, LogMel) and same_features(front.fe, self.frontend)
+
+    def adopted(self, x: Tensor, fe: FrontEnd) -> Tensor:
+        """A student's log-mel, masks and all, with the mean and standard deviation that the teacher is used to."""
+        own = self.frontend
+        return (x * fe.std + (fe.mean - own.mean)) / own.std
+
     @torch.no_grad()
-    def __call__(self, heard: Tensor, *, is_features: bool = False) -> tuple[Tensor, dict[str, Tensor]]:
-        """What it says of waveforms, or of what its own front end would make of them.
+    def __call__(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """What it says of what its front end, or `adopted`, gives it.
 
         Returns:
             logits float32 (batch, labels), and the taps by path.
         """
-        x = heard if is_features else self.front(heard)
         with computing(self._precision, x.device):
             logits, taps = self._taps(x)
         return logits.float(), {path: tap.float() for path, tap in taps.items()}
+
+
+def same_features(one: FrontEnd, other: FrontEnd) -> bool:
+    """Whether two front ends give the same log-mel but for mean and standard deviation."""
+    return msgspec.structs.replace(one, mean=0.0, std=1.0) == msgspec.structs.replace(other, mean=0.0, std=1.0)

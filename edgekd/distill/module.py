@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -15,12 +15,16 @@ from edgekd import quant
 from edgekd.data.augment import convolve, gain, mask, mix, mix_loudness, mix_style
 from edgekd.distill import processes
 from edgekd.distill.bank import ClipBank
-from edgekd.distill.objective import Objective
+from edgekd.distill.init import freeze_backbone, trainable
+from edgekd.distill.live import LiveTeacher
+from edgekd.distill.objective import Objective, Said
 from edgekd.distill.precision import computing
 from edgekd.distill.recipe import Recipe
 from edgekd.distill.tables import Qat, Train
-from edgekd.distill.view import Batch, TrainingView
+from edgekd.distill.view import Batch, TrainingView, segment_of
 from edgekd.models.logmel import LogMel
+from edgekd.models.taps import Taps
+from edgekd.models.waveform import RawWaveform
 
 EMA_WARMUP = 10
 """The average's decay is at most (1 + steps) / (EMA_WARMUP + steps), so that it forgets the initial weights soon."""
@@ -44,7 +48,8 @@ class EpochBatches:
 
 @dataclass(frozen=True)
 class Truth:
-    """What is known of all clips of the store. label: int64 (clips,). teachers: float32 (teachers, clips, labels) logits, or None."""
+    """What is known of all clips of the store. label: int64 (clips,). teachers: float32 (teachers, views, clips, segments, labels) logits,
+    or None where there are none or they listen live."""
 
     label: Tensor
     teachers: Tensor | None
@@ -54,27 +59,30 @@ class TrainingModule(pl.LightningModule):
     """Trains one network on one phase of a recipe.
 
     Args:
-        model: log_mel (batch, 1, mel, frame) -> logits (batch, labels).
-        log_mel: the front end with its final mean and standard deviation.
+        model: log_mel (batch, channels, mel, frame) or waveform (batch, channels, time) -> logits (batch, labels).
+        front: what makes the model's input of waveforms, with its final mean and standard deviation.
         view: the training set.
         truth: labels and soft labels.
         objective: the loss.
         recipe: the run's.
         phase: `recipe.train` or `recipe.qat`; the type tells which phase this is.
         float_model: the float network that `model` quantises, where the objective wants it.
+        live: teachers that listen in each step.
     """
 
-    def __init__(self, model: nn.Module, log_mel: LogMel, view: TrainingView, truth: Truth, objective: Objective, recipe: Recipe,
-                 phase: Train | Qat, float_model: nn.Module | None = None) -> None:
+    def __init__(self, model: nn.Module, front: LogMel | RawWaveform, view: TrainingView, truth: Truth, objective: Objective,
+                 recipe: Recipe, phase: Train | Qat, float_model: nn.Module | None = None, live: Sequence[LiveTeacher] = ()) -> None:
         super().__init__()
         self.model = model
         self.average = _copy_of(model) if isinstance(phase, Train) and phase.ema_decay > 0 else None
         self.float_model = _copy_of(float_model) if float_model is not None and objective.wants_float else None
-        self.log_mel = log_mel
+        self.front = front
         self.view, self.objective, self.recipe, self.phase = view, objective, recipe, phase
+        self.live = tuple(live)
         self.bank: ClipBank | None = None
-        self.hearing = LogMel(log_mel.fe, exact=False) if isinstance(phase, Train) else log_mel
+        self.hearing = LogMel(front.fe, exact=False) if isinstance(phase, Train) and isinstance(front, LogMel) else front
         """The front end of this phase's batches; tests are exact."""
+        self._taps = Taps(model, objective.student_taps)
         self.register_buffer("responses", None if view.responses is None else torch.from_numpy(view.responses), persistent=False)
         self.register_buffer("label", truth.label, persistent=False)
         self.register_buffer("teachers", truth.teachers, persistent=False)
@@ -106,11 +114,24 @@ class TrainingModule(pl.LightningModule):
         assert self.bank is not None  # train_dataloader comes first
         arrays = cast(dict[str, np.ndarray], {name: value for name, value in batch.items() if name != "places"})
         tensors = {name: torch.from_numpy(value).to(device, non_blocking=True) for name, value in arrays.items()}
+        if self.teachers is not None and self.teachers.shape[3] > 1:
+            segment = segment_of(batch["places"], self.view.store, self.teachers.shape[3])
+            tensors["segment"] = torch.from_numpy(segment).to(device, non_blocking=True)
+        if self.recipe.distill.teaching == "live":
+            for number, teacher in enumerate(self.live):
+                tensors[_heard_by(number)] = teacher.waveform(self.current_epoch, batch["clip"], self.bank)
         return {"waveform": self.bank.gather(batch["places"]), **tensors}
 
+    def on_fit_start(self) -> None:
+        for teacher in self.live:
+            teacher.to(self.device)
+
     def on_fit_end(self) -> None:
-        """Give an accelerator's memory back to the phases to come."""
+        """Give an accelerator's memory back to the phases to come, and leave the network without hooks."""
         self.bank = None
+        self._taps.close()
+        for teacher in self.live:
+            teacher.to(torch.device("cpu"))
 
     def on_train_epoch_start(self) -> None:
         """Seed what networks draw themselves (dropout), so that an epoch does not depend on the ones before; freeze scales at the end."""
@@ -119,33 +140,63 @@ class TrainingModule(pl.LightningModule):
         self.sums = {}
         if self.float_model is not None:
             self.float_model.eval()
+        if self.recipe.init.adapt == "head":
+            freeze_backbone(self.model)
         if self._freezes and processes.world() == 1:
             quant.freeze(self.model)
 
     def training_step(self, batch: dict[str, Tensor], step: int) -> Tensor:
         clip, partner, share = batch["clip"], batch["partner"], batch["share"]
-        x = self.hear(batch)
-        teachers = None if self.teachers is None else self.teachers[:, clip]
+        waveform, x = self.hear(batch)
+        teachers, teacher_taps = self._taught(batch, waveform, x)
         float_logits = None
         if self.float_model is not None:
             with torch.no_grad():
                 float_logits = self.float_model(x)
         with computing(self.precision, x.device):
-            logits = self.model(x)
-        loss, logged = self.objective(logits.float(), self.objective.targets(self.label[clip], teachers, partner, share, float_logits))
+            logits, taps = self._taps(x)
+        said = Said(logits.float(), {path: tap.float() for path, tap in taps.items()})
+        loss, logged = self.objective(said, self.objective.targets(self.label[clip], teachers, partner, share, float_logits, teacher_taps))
         weight = self._weight(len(partner), step)
         for name, value in logged.items():
             value = value if weight == 1 else weight * value  # noqa: PLW2901
             self.sums[name] = self.sums[name] + value if name in self.sums else value
         return cast(Tensor, loss if weight == 1 else weight * loss)
 
+    def _taught(self, batch: dict[str, Tensor], waveform: Tensor, x: Tensor) -> tuple[Tensor | None, list[dict[str, Tensor]] | None]:
+        """What the teachers say of a batch: logits (teachers, rows, labels), and the taps of those that listen live.
+
+        Args:
+            batch: as `transfer_batch_to_device` gives it.
+            waveform, x: what `hear` gave.
+        """
+        if self.live:
+            said = [self._listening(number, teacher, batch, waveform, x) for number, teacher in enumerate(self.live)]
+            return torch.stack([logits for logits, _ in said]), [taps for _, taps in said]
+        if self.teachers is None:
+            return None, None
+        soft = self.teachers[:, self.current_epoch % self.teachers.shape[1]]  # (teachers, clips, segments, labels)
+        segment = batch.get("segment", 0)
+        return soft[:, batch["clip"], segment], None
+
+    def _listening(self, number: int, teacher: LiveTeacher, batch: dict[str, Tensor], waveform: Tensor,
+                   x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        if self.recipe.distill.teaching == "live":
+            return teacher(teacher.front(batch[_heard_by(number)]))
+        return teacher(teacher.adopted(x, self.front.fe) if teacher.shares(self.front) else teacher.front(waveform))
+
     def _weight(self, items: int, step: int) -> float:
         """Of this process's share in a batch: the mean over processes of weighted means over items is the mean over all items."""
         whole, more = divmod(len(self.view.clips), self.view.steps)
         return items * processes.world() / (whole + (step < more))
 
-    def hear(self, batch: dict[str, Tensor]) -> Tensor:
-        """Augmented log-mel (items, 1, mel, frame) of a batch as `transfer_batch_to_device` gives it."""
+    def hear(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """A batch as `transfer_batch_to_device` gives it, augmented and mixed.
+
+        Returns:
+            the items' waveforms float32 (items, samples) or (items, channels, samples), unmixed where mixing is on log-mel; and what the
+            network gets: (items, channels, mel, frame), or (items, channels, time).
+        """
         augment = self.recipe.augment
         mixed_first = augment.mixup_domain != "log_mel"
         with torch.no_grad():
@@ -169,7 +220,7 @@ class TrainingModule(pl.LightningModule):
                 x = mask(x, MEL_AXIS, batch["mel_start"], batch["mel_width"])
             if augment.time_masks:
                 x = mask(x, FRAME_AXIS, batch["frame_start"], batch["frame_width"])
-        return cast(Tensor, x)
+        return waveform[:len(batch["partner"])], cast(Tensor, x)
 
     def _items(self, x: Tensor, batch: dict[str, Tensor], mixing: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
         """Of rows (rows, ...) the items, mixed, and after them the rows whose statistics are wanted, as they are."""
@@ -204,8 +255,8 @@ class TrainingModule(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         phase = self.phase
-        decayed, plain = [], []
-        for name, parameter in self.model.named_parameters():
+        decayed, plain = [], list(self.objective.parameters())
+        for name, parameter in trainable(self.model):
             (decayed if name.endswith("weight") and parameter.dim() > 1 else plain).append(parameter)
         groups = [{"params": decayed, "weight_decay": phase.weight_decay}, {"params": plain, "weight_decay": 0.0}]
         adam = torch.optim.Adam if isinstance(phase, Train) and phase.optimizer == "adam" else torch.optim.AdamW
@@ -223,6 +274,9 @@ def learning_rate_factor(phase: Train | Qat, steps: int) -> Callable[[int], floa
     least = phase.min_lr_ratio
 
     def factor(step: int) -> float:
+        if phase.schedule == "steps":
+            share = min(1.0, (step + 1) / rise) if rise else 1.0
+            return float(share * phase.gamma ** sum(step >= milestone * steps for milestone in phase.milestones))
         if step < rise:
             share = (step + 1) / rise
             return max(least, LEAST_RISE) ** (1 - share) if phase.schedule == "vivo" else share
@@ -236,3 +290,8 @@ def learning_rate_factor(phase: Train | Qat, steps: int) -> Callable[[int], floa
 def _copy_of(model: nn.Module) -> nn.Module:
     """A copy that is never trained."""
     return copy.deepcopy(model).requires_grad_(False)
+
+
+def _heard_by(number: int) -> str:
+    """Key of the waveforms of a live teacher in a batch on the device."""
+    return f"teacher{number}"

@@ -70,6 +70,17 @@ class Recipe(Table, frozen=True, kw_only=True):
         return hashlib.sha256(msgspec.json.encode(trained, order="sorted")).hexdigest()[:16]
 
 
+def decided(recipe: Recipe) -> str:
+    """All that decides what a recipe's own training and that of its stages (teachers, specialists, back-end) give; its hash without any."""
+    stages = (recipe.teachers, recipe.specialists, recipe.backend)
+    return "\n".join([recipe.hash, *([msgspec.json.encode(stages, order="sorted").decode()] if any(stages) else [])])
+
+
+def alone(recipe: Recipe) -> Recipe:
+    """The recipe of a student without teachers of its own: given others, or none, it trains no more than itself."""
+    return msgspec.structs.replace(recipe, teachers=(), specialists=None)
+
+
 def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     """Read a shipped recipe by name, or any by path (.toml, or the .json of a run folder).
 

@@ -240,8 +240,8 @@ class Specialists(Table, frozen=True, kw_only=True):
 
     recipe: str
     """Teacher recipe of the specialists; the generalist's weights begin it."""
-    pairs: AtLeastOne
-    """How many; pairs as often confused as the last of them are taken too."""
+    pairs: Count
+    """How many; pairs as often confused as the last of them are taken too. 0 trains no specialist."""
     held_out: tuple[Count, Count] = (0, 4)
     """[k, K]: pairs are chosen by a generalist trained without part k of K parts of the training clips, on that part."""
     set: tuple[str, ...] = ()

@@ -6,7 +6,6 @@ import logging
 import os
 import platform
 import signal
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -23,12 +22,27 @@ from torch import nn
 from edgekd import quant
 from edgekd.data.lock import held
 from edgekd.data.store import ClipStore, Partition
-from edgekd.distill import processes
+from edgekd.distill import init, processes
 from edgekd.distill.callbacks import Checkpoints, EpochEnd, Progress
 from edgekd.distill.faults import disk_told, memory_told, smaller_batch
+from edgekd.distill.live import LiveTeacher
 from edgekd.distill.module import TrainingModule, Truth
-from edgekd.distill.objective import Objective
+from edgekd.distill.objective import Objective, teacher_taps
 from edgekd.distill.precision import compile_in_place, training_device, with_precision
+from edgekd.distill.preparation import (
+    check_network,
+    check_same,
+    divided,
+    dry_run,
+    has_qat,
+    input_shape,
+    mel_frames,
+    normalised,
+    open_teacher,
+    stacked,
+    whole_clip,
+)
+from edgekd.distill.quiet import quiet
 from edgekd.distill.recipe import Recipe
 from edgekd.distill.run import (
     CHECKPOINT_FILE,
@@ -52,23 +66,18 @@ from edgekd.distill.run import (
     write_info,
 )
 from edgekd.distill.score import hear, judge
-from edgekd.distill.softlabels import check_fits, soft_labels, teacher_score
+from edgekd.distill.softlabels import Logits, soft_labels, teacher_score
 from edgekd.distill.tables import Qat, Train
 from edgekd.distill.view import TrainingView, window_samples
 from edgekd.errors import InputError, nearest
 from edgekd.frontend import FrontEnd
-from edgekd.models import build
-from edgekd.models.logmel import LogMel
+from edgekd.models import build, front
 
 log = logging.getLogger(__name__)
 
-STATISTICS_CLIPS = 2000
-"""Training clips that set the front end's mean and standard deviation."""
-FLOAT_STREAM, QAT_STREAM, STATISTICS_STREAM, CALIBRATION_STREAM = range(4)
-"""Streams of the generator in `edgekd.distill.view`."""
+FLOAT_STREAM, QAT_STREAM, _, CALIBRATION_STREAM = range(4)
+"""Of the draws in `edgekd.distill.view`. The one between is `preparation.STATISTICS_STREAM`; teachers have theirs from `LIVE_STREAM`."""
 ACCELERATORS = ("auto", "cpu", "gpu")
-LEAST_STD = 1e-3
-"""Log-mel standard deviation below which training clips hold no signal."""
 LOG_FORMAT = "%(asctime)s %(message)s"
 
 
@@ -120,44 +129,39 @@ def _trained(recipe: Recipe, store: ClipStore, out: Path, teachers: Sequence[Pat
         raise InputError(f"recipe {recipe.name}: its front end hears {recipe.frontend.sample_rate} Hz, {store.path} holds "
                          f"{store.sample_rate} Hz; prepare the store at the front end's rate")
     partition = divided(recipe, store)
-    _check_network(recipe, store, partition)
-    runs = [_teacher(path, recipe, store, partition) for path in teachers]
+    check_network(recipe, store, partition)
+    runs = [open_teacher(path, recipe, store, partition) for path in teachers]
+    begun = init.source(recipe, teachers)
     labelled = [soft_labels(run, store) for run in runs]
-    fe = processes.first(lambda: _normalised(recipe, store, partition))
-    view = TrainingView(store, partition.train, recipe, recipe.train.batch_size, *_shape(recipe, store, fe), stream=FLOAT_STREAM,
+    fe = processes.first(lambda: normalised(recipe, store, partition))
+    if recipe.distill.teaching == "same":
+        check_same(recipe, runs, fe)
+    view = TrainingView(store, partition.train, recipe, recipe.train.batch_size, *mel_frames(recipe, store, fe), stream=FLOAT_STREAM,
                         shard=processes.shard())
     info = RunInfo(status="training", name=recipe.name, recipe_hash=recipe.hash, labels=store.labels, frontend=fe, window=view.samples,
                    data=DataInfo(store.name, store.hash, store.licence, store.synthetic), teachers=tuple(key for key, _ in labelled),
-                   impulse_responses=view.ir_hash,
+                   init=begun.weights_hash if begun else "", impulse_responses=view.ir_hash,
                    created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
                    edgekd_version=importlib.metadata.version("edgekd"))
     if processes.first(lambda: claim(out, info, recipe, force=options.force, resume=options.resume)) == "finished":
         log.info("%s is finished already; nothing to do", out)
         return load_run(out)
     with disk_told(out), owned(out), _logged(out / LOG_FILE):
-        soft = torch.from_numpy(np.stack([each for _, each in labelled]).astype(np.float32)) if labelled else None
-        job = _Job(recipe, store, partition, fe, out, options, Truth(torch.from_numpy(store.label_index), soft))
+        job = _Job(recipe, store, partition, fe, out, options, runs)
         try:
-            metrics = processes.first(lambda: job.say_teachers(runs))
+            metrics = processes.first(lambda: job.say_teachers([each for _, each in labelled]))
             torch.manual_seed(recipe.seed)
             model = build(model_config(recipe), len(store.labels))
+            if begun is not None:
+                init.begin(model, begun, store.labels)
             metrics |= job.float_phase(model)
-            if _has_qat(recipe):
+            if has_qat(recipe):
                 metrics |= job.qat_phase(model)
         except KeyboardInterrupt as stop:
             raise KeyboardInterrupt(f"{out}: {str(stop) or 'interrupted'}; go on with --resume") from None
         finished = msgspec.structs.replace(info, status="finished", metrics=metrics, seconds=round(job.seconds, 1))
         processes.first(lambda: write_info(out, finished))
     return load_run(out)
-
-
-def divided(recipe: Recipe, store: ClipStore) -> Partition:
-    """The training and the test side of a recipe.
-
-    Raises:
-        InputError: see `ClipStore.partition`.
-    """
-    return store.partition(recipe.data.train, recipe.data.test, recipe.data.allow_leaks, recipe.data.held_out)
 
 
 @contextmanager
@@ -184,28 +188,33 @@ class _Job:
     """One training: what its phases share."""
 
     def __init__(self, recipe: Recipe, store: ClipStore, partition: Partition, fe: FrontEnd, out: Path, options: Options,
-                 truth: Truth) -> None:
+                 runs: Sequence[Run]) -> None:
         self.recipe, self.store, self.partition, self.fe, self.out = recipe, store, partition, fe, out
-        self.options, self.truth = options, truth
-        self.log_mel = LogMel(fe)
+        self.options, self.runs = options, runs
+        self.front = front(model_config(recipe), fe)
         self.rows: list[dict[str, Any]] = []
         self.seconds = 0.0
 
-    def say_teachers(self, runs: Sequence[Run]) -> dict[str, float]:
-        """Log what is trained on, and how good each teacher and their mean are; the mean's accuracies become metrics."""
+    def say_teachers(self, labelled: Sequence[Logits]) -> dict[str, float]:
+        """Log what is trained on, and how good each teacher and their mean are; the mean's accuracies become metrics.
+
+        Args:
+            labelled: soft labels of each teacher, of clips or of their segments.
+        """
         log.info("%s: %d clips to train on, %d to test on, %d labels", self.store.name, len(self.partition.train), len(self.partition.test),
                  len(self.store.labels))
         if len(self.partition.left_out):
             log.info("%d training clips are left out: their recordings are in the test split too", len(self.partition.left_out))
-        if self.truth.teachers is None:
+        if not labelled:
             if self.recipe.role == "student":
                 log.info("no teacher: the student learns from labels alone (kd_weight 0, label_weight 1)")
             return {}
-        probabilities = torch.softmax(self.truth.teachers, dim=-1)
+        logits = torch.from_numpy(np.stack([whole_clip(each) for each in labelled]).astype(np.float32))
+        probabilities = torch.softmax(logits, dim=-1)
         metrics: dict[str, float] = {}
-        rows = [(f"teacher {run.path}", each) for run, each in zip(runs, probabilities, strict=True)]
-        if len(runs) > 1:
-            rows.append((f"mean of {len(runs)} teachers", probabilities.mean(dim=0)))
+        rows = [(f"teacher {run.path}", each) for run, each in zip(self.runs, probabilities, strict=True)]
+        if len(rows) > 1:
+            rows.append((f"mean of {len(rows)} teachers", probabilities.mean(dim=0)))
         for name, each in rows:
             logits = each.clamp_min(torch.finfo(each.dtype).tiny).log().numpy()
             sides = (self.partition.train, self.partition.test)
@@ -216,7 +225,9 @@ class _Job:
 
     def float_phase(self, model: nn.Module) -> dict[str, float]:
         """Train the float network in place, or load it where that is done; its test metrics."""
-        if self._phase_reached() != "qat":
+        if self.recipe.init.adapt == "none":
+            processes.first(lambda: save_weights(self.out / MODEL_FILE, model))
+        elif self._phase_reached() != "qat":
             module = self._fit(model, self.recipe.train, FLOAT_STREAM)
             processes.first(lambda: save_weights(self.out / MODEL_FILE, module.tested))
         model.load_state_dict(processes.first(lambda: load_saved(self.out / MODEL_FILE)))
@@ -234,12 +245,12 @@ class _Job:
         """Set the scales of a quantization-aware network; its state."""
         view = self._view(self.recipe.qat.batch_size, CALIBRATION_STREAM)
         with memory_told("the calibration of the qat phase", smaller_batch("qat", self.recipe.qat.batch_size)):
-            quant.calibrate(qat, (self.log_mel.cpu()(torch.from_numpy(heard)) for heard in view.plain(self.recipe.qat.calibration_clips)))
+            quant.calibrate(qat, (self.front.cpu()(torch.from_numpy(heard)) for heard in view.plain(self.recipe.qat.calibration_clips)))
         return dict(qat.state_dict())
 
     def _settled(self, model: nn.Module) -> dict[str, float]:
         """Settle and keep a trained quantization-aware network; its test metrics."""
-        quant.settle(model.cpu(), _shape(self.recipe, self.store, self.fe))
+        quant.settle(model.cpu(), mel_frames(self.recipe, self.store, self.fe))
         save_weights(self.out / QAT_FILE, model)
         return self._tested(model.cpu(), "qat")
 
@@ -247,11 +258,18 @@ class _Job:
         name = "float" if isinstance(phase, Train) else "qat"
         model.train().to(memory_format=torch.channels_last)
         if self.options.compile and isinstance(phase, Train):
-            compile_in_place(model, torch.zeros(1, 1, *_shape(self.recipe, self.store, self.fe)))
-        objective = Objective(self.recipe.distill, len(self.store.labels), self.recipe.train.label_smoothing,
-                              self.truth.teachers is not None, 0.0 if isinstance(phase, Train) else phase.float_weight)
-        module = TrainingModule(model, self.log_mel, self._view(phase.batch_size, stream), self.truth, objective, self.recipe, phase,
-                                float_model)
+            compile_in_place(model, torch.zeros(1, *input_shape(self.recipe, self.store, self.fe)))
+        rest = 1.0 if isinstance(phase, Train) else 1 - phase.float_weight
+        live = self._live() if rest else ()
+        truth = self._truth(live)
+        teachers = len(self.runs) if live or truth.teachers is not None else 0
+        objective = Objective(self.recipe.distill, len(self.store.labels), self.recipe.train.label_smoothing, teachers, 1 - rest,
+                              quantised=float_model is not None)
+        if objective.student_taps:
+            samples = window_samples(self.recipe.view, self.store) if self.recipe.distill.teaching == "same" else None
+            objective.fit(dry_run(model, input_shape(self.recipe, self.store, self.fe), live, objective, samples))
+        module = TrainingModule(model, self.front, self._view(phase.batch_size, stream), truth, objective, self.recipe, phase, float_model,
+                                live)
         end = EpochEnd(self.out, self.store, self.partition.test, self.rows, self.seconds)
         resume = self._phase_reached() == name
         table = "train" if isinstance(phase, Train) else "qat"
@@ -266,6 +284,23 @@ class _Job:
         self.rows, self.seconds = end.rows, end.seconds
         return module
 
+    def _live(self) -> tuple[LiveTeacher, ...]:
+        """The teachers that listen in each step."""
+        if self.recipe.distill.teaching not in ("live", "same"):
+            return ()
+        wanted = teacher_taps(self.recipe.distill, len(self.runs))
+        return tuple(LiveTeacher(run, self.store, self.partition.train, number, taps, self.recipe.train.precision)
+                     for number, (run, taps) in enumerate(zip(self.runs, wanted, strict=True)))
+
+    def _truth(self, live: Sequence[LiveTeacher]) -> Truth:
+        """Labels, and the soft labels of teachers that do not listen live."""
+        label = torch.from_numpy(self.store.label_index)
+        distill = self.recipe.distill
+        if live or not self.runs or distill.teaching in ("live", "same"):
+            return Truth(label, None)
+        views = distill.views if distill.teaching == "views" else 0
+        return Truth(label, torch.from_numpy(stacked([soft_labels(run, self.store, views)[1] for run in self.runs])))
+
     def _trainer(self, epochs: int, end: EpochEnd) -> pl.Trainer:
         return pl.Trainer(
             default_root_dir=self.out, max_epochs=epochs, plugins=[Checkpoints()],
@@ -276,12 +311,12 @@ class _Job:
             **processes.trainer_settings(self.options.accelerator))
 
     def _view(self, batch_size: int, stream: int) -> TrainingView:
-        mels, frames = _shape(self.recipe, self.store, self.fe)
+        mels, frames = mel_frames(self.recipe, self.store, self.fe)
         return TrainingView(self.store, self.partition.train, self.recipe, batch_size, mels, frames, stream, processes.shard())
 
     def _tested(self, model: nn.Module, prefix: str) -> dict[str, float]:
         model = model.cpu().to(memory_format=torch.channels_last)
-        heard = hear(model, self.log_mel.cpu(), self.store, self.partition.test, self.recipe.view)
+        heard = hear(model, self.front.cpu(), self.store, self.partition.test, self.recipe.view)
         write_atomic(self.out / TEST_FILES[prefix], heard.to_npz())
         return judge(heard.logits, heard.silent, heard.clip, self.store.label_index).named(prefix)
 
@@ -304,82 +339,6 @@ def _set_threads(threads: int | None) -> None:
         threads = int(os.environ.get("SLURM_CPUS_PER_TASK", "1"))
     if threads is not None:
         torch.set_num_threads(threads)
-
-
-def _has_qat(recipe: Recipe) -> bool:
-    return recipe.role == "student" and recipe.qat.epochs > 0
-
-
-def _check_network(recipe: Recipe, store: ClipStore, partition: Partition) -> None:
-    """Hear silence once, in a batch as small as the smallest, and take the quantization-aware form: what does not fit is found early.
-
-    Raises:
-        InputError: sizes that torch refuses, a view or a batch too small for the network, or a block without an integer form.
-    """
-    mels, frames = _shape(recipe, store, recipe.frontend)
-    clips = len(partition.train)
-    smallest = clips // -(-clips // recipe.train.batch_size) // processes.world()
-    for table, phase in (("train", recipe.train), ("qat", recipe.qat)):
-        least = clips // -(-clips // phase.batch_size)
-        if least < processes.world():
-            raise InputError(f"recipe {recipe.name}: a batch of {least} clips is too few for {processes.world()} processes; "
-                             f"start {least} at most, or raise {table}.batch_size ({phase.batch_size})")
-    try:
-        with torch.no_grad(), quiet():
-            model = build(model_config(recipe), len(store.labels))
-            model(torch.zeros(min(smallest, 2), 1, mels, frames))
-    except (RuntimeError, ValueError, ArithmeticError) as error:
-        raise InputError(f"recipe {recipe.name}: this [{recipe.role}] cannot be trained on a log-mel of {mels} mels x {frames} frames "
-                         f"({str(error).splitlines()[0]}); change its sizes, the front end's, view.seconds or train.batch_size") from None
-    if _has_qat(recipe):
-        quant.to_qat(model.eval())
-
-
-def _teacher(path: Path, recipe: Recipe, store: ClipStore, partition: Partition) -> Run:
-    """A finished run that may teach: it fits the store and was not trained on what the student is tested on."""
-    run = load_run(path)
-    check_fits(run, store)
-    if run.info.data.hash != store.hash:
-        return run
-    seen = sorted(set(run.recipe.data.train) & set(recipe.data.test))
-    if seen:
-        raise InputError(f"{path}: the teacher was trained on split '{seen[0]}', which the student is tested on; "
-                         f"train it on {', '.join(recipe.data.train)}")
-    known = np.intersect1d(divided(run.recipe, store).train, partition.test)
-    if len(known):
-        held_out = f" --set data.held_out={list(recipe.data.held_out)}" if recipe.data.held_out else ""
-        raise InputError(f"{path}: the teacher was trained on {len(known)} of the clips that the student is tested on; "
-                         f"train it with the student's splits: --set 'data.train={list(recipe.data.train)}'{held_out}")
-    return run
-
-
-def _shape(recipe: Recipe, store: ClipStore, fe: FrontEnd) -> tuple[int, int]:
-    """(mels, frames) of what a model hears."""
-    samples = window_samples(recipe.view, store)
-    frames = fe.frames(samples)
-    if frames == 0:
-        raise InputError(f"recipe {recipe.name}: a view of {samples} samples does not fill one frame of n_fft {fe.n_fft}; "
-                         "raise view.seconds")
-    return fe.n_mels, frames
-
-
-def _normalised(recipe: Recipe, store: ClipStore, partition: Partition) -> FrontEnd:
-    """The front end with mean and standard deviation of the training clips, or as the recipe gives it."""
-    fe = recipe.frontend
-    mels, frames = _shape(recipe, store, fe)
-    if not recipe.normalize:
-        return fe
-    raw = LogMel(msgspec.structs.replace(fe, mean=0.0, std=1.0))
-    view = TrainingView(store, partition.train, recipe, recipe.train.batch_size, mels, frames, STATISTICS_STREAM)
-    count = total = squares = 0.0
-    for waveform in view.plain(STATISTICS_CLIPS):
-        features = raw(torch.from_numpy(waveform)).double()
-        count, total, squares = count + features.numel(), total + float(features.sum()), squares + float(features.square().sum())
-    mean = total / count
-    std = max(squares / count - mean**2, 0.0) ** 0.5
-    if std < LEAST_STD:
-        raise InputError(f"{store.path}: the training clips have no variation (log-mel standard deviation {std:.2g}); are they all silent?")
-    return msgspec.structs.replace(fe, mean=round(mean, 4), std=round(std, 4))
 
 
 class _LogFile(logging.FileHandler):
@@ -407,19 +366,3 @@ def _logged(path: Path) -> Iterator[None]:
         logger.removeHandler(handler)
         logger.setLevel(level)
         handler.close()
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Lightning speaks of hardware, workers and tips, torch of what it is about to refuse; only errors are let through."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)

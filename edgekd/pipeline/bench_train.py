@@ -25,9 +25,10 @@ from edgekd.distill.bank import ClipBank
 from edgekd.distill.module import TrainingModule, Truth
 from edgekd.distill.objective import Objective
 from edgekd.distill.precision import computing, training_device, with_precision
+from edgekd.distill.preparation import divided
+from edgekd.distill.quiet import quiet
 from edgekd.distill.recipe import Recipe, load_recipe
 from edgekd.distill.run import model_config, resolved
-from edgekd.distill.training import divided, quiet
 from edgekd.distill.view import TrainingView, window_samples
 from edgekd.errors import InputError
 from edgekd.models import build

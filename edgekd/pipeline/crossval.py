@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 
 from edgekd.data.store import ClipStore
+from edgekd.distill.recipe import alone
 from edgekd.errors import GateError, InputError
 from edgekd.evaluate.intervals import FIGURES
 from edgekd.pipeline import results
@@ -145,8 +146,9 @@ def chosen_settings(question: Question) -> list[Setting]:
                          "alone; leave it out")
     names = question.against_teachers or question.teachers
     label = " ".join([other.name, *question.against_settings, *(f"--teach {name}" for name in question.against_teachers)])
-    second = Setting(label if label != first.name else f"{label} (against)", other,
-                     () if names == (NO_TEACHERS,) else with_teachers(other, names, question.teacher_settings))
+    none = names == (NO_TEACHERS,)
+    second = Setting(label if label != first.name else f"{label} (against)", alone(other) if none else other,
+                     () if none else with_teachers(other, names, question.teacher_settings))
     if digest(settings[0]) == digest(second):
         raise InputError(f"--against: recipe {other.name} with the same settings and teachers; there is nothing to compare")
     return [*settings, second]

@@ -20,7 +20,7 @@ import torch
 from edgekd.data.lock import held, in_use
 from edgekd.data.store import ClipStore
 from edgekd.distill.outoffold import assignment
-from edgekd.distill.recipe import Recipe, Role, load_recipe
+from edgekd.distill.recipe import Recipe, Role, alone, decided, load_recipe
 from edgekd.distill.run import PART, RUN_FILE, resolved, write_atomic
 from edgekd.distill.tables import Data
 from edgekd.errors import InputError
@@ -92,7 +92,7 @@ class Plan:
             name = self._name(recipe, fold, () if self.cross_fit is None else (str(self.cross_fit),))
             self.teachers.setdefault(name, Planned(name, "", fold.name, recipe.seed, recipe))
             taught.append(name)
-        recipe = _placed(setting.recipe, fold, seed)
+        recipe = _placed(alone(setting.recipe) if taught else setting.recipe, fold, seed)
         run = Planned(self._name(recipe, fold, taught), setting.label, fold.name, seed, recipe, tuple(taught))
         self.runs.append(run)
         return run
@@ -139,9 +139,9 @@ class Plan:
         return found
 
     def _name(self, recipe: Recipe, fold: Fold, more: Iterable[str]) -> str:
-        decided = "\n".join([recipe.hash, self.store.hash, *more])
+        all_of_it = "\n".join([decided(recipe), self.store.hash, *more])
         place = re.sub(r"[^\w.-]+", "_", fold.name)
-        return f"{recipe.name}-{place}-seed{recipe.seed}-{hashlib.sha256(decided.encode()).hexdigest()[:DIGITS]}"
+        return f"{recipe.name}-{place}-seed{recipe.seed}-{hashlib.sha256(all_of_it.encode()).hexdigest()[:DIGITS]}"
 
 
 def _placed(recipe: Recipe, fold: Fold, seed: int) -> Recipe:
@@ -229,7 +229,7 @@ def seed_list(text: str) -> list[int]:
 def digest(setting: Setting) -> str:
     """16 hex digits of a recipe and its teachers, wherever they are trained and with whatever seed."""
     anywhere = Fold("", (), ())
-    parts = [_placed(recipe, anywhere, 0).hash for recipe in (setting.recipe, *setting.teachers)]
+    parts = [decided(_placed(recipe, anywhere, 0)) for recipe in (setting.recipe, *setting.teachers)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 

@@ -1,0 +1,211 @@
+"""What is found out before the first epoch: whether recipe, store, network and teachers fit, and the front end's statistics."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from edgekd import quant
+from edgekd.data.store import ClipStore, Partition
+from edgekd.distill import init, processes
+from edgekd.distill.live import LiveTeacher, same_features
+from edgekd.distill.objective import Objective, Shapes
+from edgekd.distill.quiet import quiet
+from edgekd.distill.recipe import Recipe
+from edgekd.distill.run import Run, load_run, model_config
+from edgekd.distill.softlabels import Logits, check_fits
+from edgekd.distill.view import TrainingView, window_samples
+from edgekd.errors import InputError
+from edgekd.frontend import FrontEnd
+from edgekd.models import build, hears
+from edgekd.models.logmel import LogMel
+from edgekd.models.taps import Taps
+
+STATISTICS_CLIPS = 2000
+"""Training clips that set the front end's mean and standard deviation."""
+STATISTICS_STREAM = 2
+"""Stream of their draws, see `edgekd.distill.training`."""
+LEAST_STD = 1e-3
+"""Log-mel standard deviation below which training clips hold no signal."""
+
+
+def divided(recipe: Recipe, store: ClipStore) -> Partition:
+    """The training and the test side of a recipe.
+
+    Raises:
+        InputError: see `ClipStore.partition`.
+    """
+    return store.partition(recipe.data.train, recipe.data.test, recipe.data.allow_leaks, recipe.data.held_out)
+
+
+def has_qat(recipe: Recipe) -> bool:
+    """Whether a quantization-aware phase follows the float one."""
+    return recipe.role == "student" and recipe.qat.epochs > 0
+
+
+def check_network(recipe: Recipe, store: ClipStore, partition: Partition) -> None:
+    """Hear silence once, in a batch as small as the smallest, and take the quantization-aware form: what does not fit is found early.
+
+    Raises:
+        InputError: sizes that torch refuses, a view or a batch too small for the network, or a block without an integer form.
+    """
+    init.check(recipe)
+    clips = len(partition.train)
+    smallest = clips // -(-clips // recipe.train.batch_size) // processes.world()
+    for table, phase in (("train", recipe.train), ("qat", recipe.qat)):
+        least = clips // -(-clips // phase.batch_size)
+        if least < processes.world():
+            raise InputError(f"recipe {recipe.name}: a batch of {least} clips is too few for {processes.world()} processes; "
+                             f"start {least} at most, or raise {table}.batch_size ({phase.batch_size})")
+    shape = input_shape(recipe, store, recipe.frontend)
+    try:
+        with torch.no_grad(), quiet():
+            model = build(model_config(recipe), len(store.labels))
+            model(torch.zeros(min(smallest, 2), *shape))
+    except (RuntimeError, ValueError, ArithmeticError) as error:
+        what = f"a waveform of {shape[1]} samples" if len(shape) == 2 else f"a log-mel of {shape[1]} mels x {shape[2]} frames"
+        raise InputError(f"recipe {recipe.name}: this [{recipe.role}] cannot be trained on {what}, channels {shape[0]} "
+                         f"({str(error).splitlines()[0]}); change its sizes, the front end's, view.seconds, view.channels or "
+                         "train.batch_size") from None
+    if has_qat(recipe):
+        quant.to_qat(model.eval())
+
+
+def open_teacher(path: Path, recipe: Recipe, store: ClipStore, partition: Partition) -> Run:
+    """A finished run that may teach: it fits the store and was not trained on what the student is tested on.
+
+    Raises:
+        InputError: it does not.
+    """
+    run = load_run(path)
+    check_fits(run, store)
+    if recipe.distill.teaching in ("live", "same") and run.info.cross_fit:
+        raise InputError(f'{path}: a cross-fitted teacher has no network that could listen live; set distill.teaching to "clip"')
+    if run.info.data.hash != store.hash:
+        return run
+    seen = sorted(set(run.recipe.data.train) & set(recipe.data.test))
+    if seen:
+        raise InputError(f"{path}: the teacher was trained on split '{seen[0]}', which the student is tested on; "
+                         f"train it on {', '.join(recipe.data.train)}")
+    known = np.intersect1d(divided(run.recipe, store).train, partition.test)
+    if len(known):
+        held_out = f" --set data.held_out={list(recipe.data.held_out)}" if recipe.data.held_out else ""
+        raise InputError(f"{path}: the teacher was trained on {len(known)} of the clips that the student is tested on; "
+                         f"train it with the student's splits: --set 'data.train={list(recipe.data.train)}'{held_out}")
+    return run
+
+
+def input_shape(recipe: Recipe, store: ClipStore, fe: FrontEnd) -> tuple[int, ...]:
+    """(channels, mels, frames) of what a model gets, or (channels, samples) of a waveform.
+
+    Raises:
+        InputError: a view that does not fill one frame.
+    """
+    samples = window_samples(recipe.view, store)
+    channels = store.channels if recipe.view.channels == "all" else 1
+    if hears(model_config(recipe)) == "waveform":
+        return channels, samples
+    frames = fe.frames(samples)
+    if frames == 0:
+        raise InputError(f"recipe {recipe.name}: a view of {samples} samples does not fill one frame of n_fft {fe.n_fft}; "
+                         "raise view.seconds")
+    return channels, fe.n_mels, frames
+
+
+def mel_frames(recipe: Recipe, store: ClipStore, fe: FrontEnd) -> tuple[int, int]:
+    """(mels, frames) of what a model gets, (0, 0) of a waveform."""
+    shape = input_shape(recipe, store, fe)
+    return (shape[1], shape[2]) if len(shape) == 3 else (0, 0)
+
+
+def normalised(recipe: Recipe, store: ClipStore, partition: Partition) -> FrontEnd:
+    """The front end with mean and standard deviation of the training clips, or as the recipe gives it.
+
+    Raises:
+        InputError: training clips without variation.
+    """
+    fe = recipe.frontend
+    mels, frames = mel_frames(recipe, store, fe)
+    if not recipe.normalize or not mels:
+        return fe
+    raw = LogMel(msgspec.structs.replace(fe, mean=0.0, std=1.0))
+    view = TrainingView(store, partition.train, recipe, recipe.train.batch_size, mels, frames, STATISTICS_STREAM)
+    count = total = squares = 0.0
+    for waveform in view.plain(STATISTICS_CLIPS):
+        features = raw(torch.from_numpy(waveform)).double()
+        count, total, squares = count + features.numel(), total + float(features.sum()), squares + float(features.square().sum())
+    mean = total / count
+    std = max(squares / count - mean**2, 0.0) ** 0.5
+    if std < LEAST_STD:
+        raise InputError(f"{store.path}: the training clips have no variation (log-mel standard deviation {std:.2g}); are they all silent?")
+    return msgspec.structs.replace(fe, mean=round(mean, 4), std=round(std, 4))
+
+
+def check_same(recipe: Recipe, runs: Sequence[Run], fe: FrontEnd) -> None:
+    """Refuse what "same" teaching cannot give teachers to hear.
+
+    Raises:
+        InputError: sound that is mixed, stretched or masked on the log-mel of a front end that is not the teacher's, or another rate.
+    """
+    augment = recipe.augment
+    for run in runs:
+        if same_features(run.frontend, fe) and hears(run.config) == "log_mel":
+            continue
+        for used, key in ((augment.mixup_p and augment.mixup_domain == "log_mel", 'mixup_domain = "log_mel"'),
+                          (augment.time_stretch > 1, "time_stretch"), (augment.mixstyle_p, "mixstyle_p")):
+            if used:
+                raise InputError(f'recipe {recipe.name}: with distill.teaching "same" the teacher {run.path} hears the student\'s waveform '
+                                 f"through a front end of its own, but augment.{key} changes the student's log-mel; leave it out, or give "
+                                 "both the same front end")
+
+
+def dry_run(model: nn.Module, shape: tuple[int, ...], teachers: Sequence[LiveTeacher], objective: Objective, samples: int | None) -> Shapes:
+    """Sizes of all that the objective compares, found by listening to two clips of silence.
+
+    Args:
+        model: the student.
+        shape: of its input, without the batch.
+        teachers: those that listen live.
+        objective: what wants taps.
+        samples: that the teachers hear; None for each as its view says.
+
+    Raises:
+        InputError: a tap that is not there.
+    """
+    training = model.training
+    student, channels = Taps(model.eval(), objective.student_taps), shape[0]
+    with torch.no_grad():
+        _, taps = student(torch.zeros(2, *shape))
+        said = [teacher(teacher.front(torch.zeros(2, channels, samples or teacher.view.samples)))[1] for teacher in teachers]
+    student.close()
+    model.train(training)
+    return Shapes({path: tuple(tap.shape[1:]) for path, tap in taps.items()},
+                  [{path: tuple(tap.shape[1:]) for path, tap in each.items()} for each in said])
+
+
+def whole_clip(logits: Logits) -> Logits:
+    """Soft labels of clips (clips, labels), or of their segments (clips, segments, labels), as one a clip (clips, labels)."""
+    return logits if logits.ndim == 2 else logits.mean(axis=1, dtype=np.float64).astype(np.float16)
+
+
+def stacked(logits: Sequence[Logits]) -> NDArray[np.float32]:
+    """Soft labels of several teachers as one array.
+
+    Args:
+        logits: of each teacher (views, clips, segments, labels); who has one segment says the same of all.
+
+    Returns:
+        float32 (teachers, views, clips, segments, labels).
+
+    Raises:
+        InputError: teachers with different numbers of segments, both above one.
+    """
+    counts = sorted({each.shape[2] for each in logits} - {1})
+    if len(counts) > 1:
+        raise InputError(f"the teachers judge {counts[0]} and {counts[1]} segments; teach them with the same view.segments, or with 1")
+    shape = (*logits[0].shape[:2], counts[0] if counts else 1, logits[0].shape[3])
+    return np.stack([np.broadcast_to(each, shape) for each in logits]).astype(np.float32)
