@@ -41,6 +41,7 @@ class Purpose(IntEnum):
     MEL_START = auto()
     FRAME_WIDTH = auto()
     FRAME_START = auto()
+    PAIR_OTHERS = auto()
 
 
 class Draws:

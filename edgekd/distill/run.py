@@ -3,7 +3,9 @@
 RUN/recipe.json is the resolved recipe, RUN/run.json what came out, RUN/model.pt the float weights, RUN/qat.pt those of the
 quantization-aware network; beside them metrics.csv (one row an epoch), train.log, last.ckpt, tensorboard/, what both networks said of
 the test windows (test-float.npz, test-qat.npz), a teacher's softlabels/ and a student's export/. A cross-fitted teacher has no network
-of its own: its folder holds run.json, recipe.json and one ordinary run a fit, fit0/ and so on.
+of its own: its folder holds run.json, recipe.json and one ordinary run a fit, fit0/ and so on. A student whose recipe trains its own
+teachers holds them: stages.json says so before there is a run.json, teachers/ and beside/ are run folders, pairs.json is what
+specialists changed and svm.json a back-end.
 """
 
 import hashlib
@@ -30,7 +32,7 @@ from edgekd.frontend import FrontEnd
 from edgekd.models import MODELS, ModelConfig, build
 from edgekd.resources import convert
 
-RUN_FORMAT = "edgekd-run"
+RUN_FORMAT, STAGES_FORMAT = "edgekd-run", "edgekd-stages"
 RUN_VERSION = 1
 RUN_FILE, RECIPE_FILE = "run.json", "recipe.json"
 MODEL_FILE, QAT_FILE, CHECKPOINT_FILE = "model.pt", "qat.pt", "last.ckpt"
@@ -38,11 +40,15 @@ METRICS_FILE, LOG_FILE = "metrics.csv", "train.log"
 TEST_FILES = {"float": "test-float.npz", "qat": "test-qat.npz"}
 """Network -> its logits of the windows of the test side, a `score.Heard`."""
 TENSORBOARD_FOLDER, SOFT_LABELS_FOLDER, EXPORT_FOLDER = "tensorboard", "softlabels", "export"
+STAGES_FILE, PAIRS_FILE, SVM_FILE = "stages.json", "pairs.json", "svm.json"
+TEACHERS_FOLDER, BESIDE_FOLDER = "teachers", "beside"
 PART = ".part"
 """Ends the name of a file that is being written."""
 RUN_FILES = frozenset({RUN_FILE, RECIPE_FILE, MODEL_FILE, QAT_FILE, CHECKPOINT_FILE, METRICS_FILE, LOG_FILE, TENSORBOARD_FOLDER,
-                       SOFT_LABELS_FOLDER, EXPORT_FOLDER, *TEST_FILES.values()})
-"""All that a run folder holds, and all that may be removed with it; besides, folders of fits."""
+                       SOFT_LABELS_FOLDER, EXPORT_FOLDER, STAGES_FILE, PAIRS_FILE, SVM_FILE, *TEST_FILES.values()})
+"""All that a run folder holds, and all that may be removed with it; besides, folders of fits and of stages."""
+STAGE_FOLDERS = frozenset({TEACHERS_FOLDER, BESIDE_FOLDER})
+"""Of a run with `STAGES_FILE`; elsewhere, folders of these names are the user's."""
 FIT_NAME = re.compile(r"fit\d+")
 
 
@@ -235,20 +241,24 @@ def check_place(path: Path, teachers: Sequence[Path], *, force: bool, resume: bo
         raise InputError("--force begins anew and --resume goes on; give one of them")
     if any(path.resolve() == teacher.resolve() for teacher in teachers):
         raise InputError(f"{path} is one of the teachers; choose another --out")
+    for teacher in teachers if force else ():
+        if path.resolve() in teacher.resolve().parents:
+            raise InputError(f"{path}: --force would delete the teacher {teacher}; choose another --out")
     if path.exists() and not path.is_dir():
         raise InputError(f"{path} is a file; choose another --out")
     inside = {child.name for child in path.iterdir()} if path.exists() else set()
-    if inside <= {RUN_FILE + PART}:  # nothing, or a kill came before the run was there
+    if inside <= {RUN_FILE + PART, STAGES_FILE + PART}:  # nothing, or a kill came before the run was there
         if resume:
             raise InputError(f"{path}: nothing to resume; leave out --resume to begin")
         return
     if not _is_run(path):
         raise InputError(f"{path} is not empty and not an edgekd run folder; choose another --out (--force replaces runs only)")
-    if not force and not resume:
+    if not force and not resume and RUN_FILE in inside:  # else its stages are there, and its own training comes now
         raise InputError(f"{path} exists; go on with --resume, begin anew with --force, or choose another --out")
     if in_use(path, unknown=False):
         raise InputError(f"{path} is being trained by another process; wait for it or choose another --out")
-    strange = sorted(name for name in inside if name.removesuffix(PART) not in RUN_FILES and not FIT_NAME.fullmatch(name))
+    known = RUN_FILES | (STAGE_FOLDERS if STAGES_FILE in inside else frozenset())
+    strange = sorted(name for name in inside if name.removesuffix(PART) not in known and not FIT_NAME.fullmatch(name))
     if force and strange:
         raise InputError(f"{path} holds what is not part of a run ({listing(strange)}); move it away or choose another --out")
 
@@ -319,11 +329,12 @@ def load_saved(path: Path) -> dict[str, Any]:
 
 
 def _is_run(path: Path) -> bool:
-    """A run, perhaps damaged: its run.json names the format."""
-    try:
-        return RUN_FORMAT.encode() in (path / RUN_FILE).read_bytes()
-    except OSError:
-        return False
+    """A run, perhaps damaged or with no more than its stages: its run.json or stages.json names the format."""
+    for file, told in ((RUN_FILE, RUN_FORMAT), (STAGES_FILE, STAGES_FORMAT)):
+        with suppress(OSError):
+            if told.encode() in (path / file).read_bytes():
+                return True
+    return False
 
 
 def _resumable(path: Path, info: RunInfo, recipe: Recipe) -> Literal["resumed", "finished"]:

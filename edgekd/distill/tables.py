@@ -231,6 +231,8 @@ class Taught(Table, frozen=True, kw_only=True):
     """Name or path of a teacher recipe."""
     name: str = ""
     """Of its run folder; "" is the recipe's name."""
+    teaches: bool = True
+    """false: it is only there for others to begin with ([init] run = its name)."""
     set: tuple[str, ...] = ()
     """"key=value" settings, e.g. ["seed=1"]."""
 
