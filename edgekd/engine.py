@@ -8,7 +8,7 @@ import io
 import math
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -35,7 +35,7 @@ MAX_TENSOR_ELEMENTS = 2**24
 """Of one tensor of a .tflite file: hundreds of times what a student holds."""
 TFLITE_VECTORS = {"operator codes": 1, "graph": 2, "buffers": 4}
 """Vectors of the model table, and their field numbers."""
-GRAPH_TENSORS, GRAPH_OPERATORS, OPERATOR_TENSORS = 0, 3, (1, 2)
+GRAPH_TENSORS, GRAPH_OUTPUTS, GRAPH_OPERATORS, OPERATOR_TENSORS = 0, 2, 3, (1, 2)
 """Field numbers in the graph's table, and in an operator's: what it reads and writes."""
 MAX_THREADS = 256
 """An engine asked for many thousands starts them all and never comes back."""
@@ -144,32 +144,32 @@ def _check(path: Path, manifest: Manifest, session: Session) -> None:
             raise InputError(f"{path}: the {what} is {found}, but the manifest says {promised}; export the model again")
 
 
-def _refuse_odd_graph(content: bytes) -> None:
+def refuse_odd_graph(content: bytes) -> None:
     """LiteRT reads a flatbuffer unverified, and ends the process where there are no operator codes, graph or buffers, or where an operator
     lacks a tensor."""
     (model,) = struct.unpack_from("<I", content)
     for name, number in TFLITE_VECTORS.items():
-        if _vector(content, model, number)[1] == 0:
+        if flat_vector(content, model, number)[1] == 0:
             raise ValueError(f"it has no {name}")
-    graph = _table(content, _vector(content, model, TFLITE_VECTORS["graph"])[0])
-    tensors = _vector(content, graph, GRAPH_TENSORS)[1]
-    first, operators = _vector(content, graph, GRAPH_OPERATORS)
+    graph = flat_table(content, flat_vector(content, model, TFLITE_VECTORS["graph"])[0])
+    tensors = flat_vector(content, graph, GRAPH_TENSORS)[1]
+    first, operators = flat_vector(content, graph, GRAPH_OPERATORS)
     left = len(content)  # an honest file has no more references than bytes
     for index in range(operators):
-        operator = _table(content, first + 4 * index)
+        operator = flat_table(content, first + 4 * index)
         for number in OPERATOR_TENSORS:
-            at, count = _vector(content, operator, number)
+            at, count = flat_vector(content, operator, number)
             left -= count
             if left < 0 or any(not 0 <= tensor < tensors for tensor in struct.unpack_from(f"<{count}i", content, at)):
                 raise ValueError(f"operator {index} lacks a tensor")
 
 
-def _table(content: bytes, reference: int) -> int:
+def flat_table(content: bytes, reference: int) -> int:
     """Where the table begins that a vector's element refers to."""
     return int(reference + struct.unpack_from("<I", content, reference)[0])
 
 
-def _vector(content: bytes, table: int, number: int) -> tuple[int, int]:
+def flat_vector(content: bytes, table: int, number: int) -> tuple[int, int]:
     """First element and length of a vector, by its table and field number; (0, 0) where it is absent."""
     vtable = table - struct.unpack_from("<i", content, table)[0]
     slot = 4 + 2 * number  # a vtable holds its size, its table's size, then the fields' offsets
@@ -178,7 +178,7 @@ def _vector(content: bytes, table: int, number: int) -> tuple[int, int]:
     (offset,) = struct.unpack_from("<H", content, vtable + slot)
     if not offset:
         return 0, 0
-    vector = _table(content, table + offset)
+    vector = flat_table(content, table + offset)
     return vector + 4, int(struct.unpack_from("<I", content, vector)[0])
 
 
@@ -186,9 +186,9 @@ class _LiteRT:
     """A .tflite file in LiteRT: one window at a time, as on the device."""
 
     def __init__(self, path: Path, content: bytes, threads: int) -> None:
-        interpreter_type = _litert_interpreter()
+        interpreter_type = litert_interpreter()
         try:
-            _refuse_odd_graph(content)
+            refuse_odd_graph(content)
             with silent_stderr():  # it announces its delegate there
                 self._interpreter = interpreter_type(model_content=content, num_threads=threads)
                 self._refuse_odd_tensors()
@@ -232,18 +232,9 @@ class _OnnxRuntime:
     """An .onnx file in ONNX Runtime: whole batches."""
 
     def __init__(self, path: Path, content: bytes, threads: int) -> None:
+        open_session = onnx_opener()
         try:
-            import onnxruntime
-        except ImportError:
-            raise MissingExtraError("onnxruntime", "onnx-runtime") from None
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-        options.log_severity_level = FATAL_ONLY
-        if not has_vnni():
-            options.add_session_config_entry(X64_PRECISION_KEY, "1")
-        try:
-            with contextlib.redirect_stdout(io.StringIO()):  # it prints some failures there before it raises them
-                self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+            self._session = open_session(content, threads)
             (source,), (output,) = self._session.get_inputs(), self._session.get_outputs()
             self.input_shape = tuple(source.shape[2:])
             self.input_dtype = np.dtype(source.type.removeprefix("tensor(").removesuffix(")").replace("float", FLOAT)).name
@@ -268,7 +259,30 @@ ENGINES: dict[Engine, tuple[str, type[_LiteRT] | type[_OnnxRuntime]]] = {
 """Name -> what it opens and how."""
 
 
-def _litert_interpreter() -> Any:
+def onnx_opener() -> Callable[[bytes, int], Any]:
+    """What makes a session of ONNX Runtime from an .onnx file's bytes and a number of threads.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    try:
+        import onnxruntime
+    except ImportError:
+        raise MissingExtraError("onnxruntime", "onnx-runtime") from None
+
+    def open_session(content: bytes, threads: int) -> Any:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+        options.log_severity_level = FATAL_ONLY
+        if not has_vnni():
+            options.add_session_config_entry(X64_PRECISION_KEY, "1")
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints some failures there before it raises them
+            return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+    return open_session
+
+
+def litert_interpreter() -> Any:
     """LiteRT's interpreter class, from whichever package is installed."""
     try:
         from ai_edge_litert.interpreter import Interpreter

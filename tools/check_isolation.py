@@ -23,7 +23,7 @@ OPTIONAL = frozenset({
 })
 TORCH_FREE_ROOMS = ("edgekd.complexity", "edgekd.evaluate", "edgekd.qgraph", "edgekd.runtime")
 TORCH_FREE_MODULES = (
-    "edgekd.cli", "edgekd.data.store", "edgekd.engine", "edgekd.errors", "edgekd.frontend", "edgekd.golden", "edgekd.manifest",
+    "edgekd.blackbox", "edgekd.cli", "edgekd.data.store", "edgekd.engine", "edgekd.errors", "edgekd.frontend", "edgekd.golden", "edgekd.manifest",
     "edgekd.modelfile", "edgekd.resources", "edgekd.rounding", "edgekd.target", "edgekd.pipeline.bench", "edgekd.pipeline.check",
     "edgekd.pipeline.evaluate", "edgekd.pipeline.info", "edgekd.pipeline.predict", "edgekd.pipeline.verify",
 )
