@@ -1,13 +1,13 @@
 """Anybody's frozen network as a map from a waveform to a vector: a .tflite or .onnx file, taken at an output or at an inner tensor.
 
 An inner tensor becomes an output before an engine sees the file: in a .tflite by four bytes of the graph's list of outputs, in an .onnx by
-one more name. So the engines and their delegates keep it, which LiteRT's flag for all tensors only does where it is made slow for debugging.
+one more name. So engines and their delegates keep this one and no other; LiteRT's flag that keeps all of them is for debugging.
 """
 
 import difflib
 import hashlib
 import struct
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,8 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekd import modelfile, rounding
-from edgekd.engine import (FLOAT, GRAPH_OPERATORS, GRAPH_OUTPUTS, OPERATOR_TENSORS, TFLITE_VECTORS, flat_table, flat_vector, litert_interpreter,
-                           onnx_opener, refuse_odd_graph, silent_stderr)
+from edgekd.engine import FLOAT, litert_interpreter, onnx_opener, refuse_odd_graph, silent_stderr, with_output
 from edgekd.errors import InputError, MissingExtraError, nearest
 from edgekd.frontend import log_mel
 from edgekd.manifest import Manifest
@@ -79,8 +78,8 @@ class BlackBox:
         answer = self._engine.run(self._input(waveform))
         kept = [size for size in answer.shape if size != 1]
         if len(kept) > 2:
-            raise InputError(f"{self.path}: the output taken is {answer.shape}, which is neither one vector nor one a frame; choose another, "
-                             "e.g. the one behind the last pool")
+            raise InputError(f"{self.path}: the output taken is {answer.shape}, which is neither one vector nor one a frame; choose "
+                             "another, e.g. the one behind the last pool")
         vector: NDArray[np.float32] = answer.reshape(kept or [1])
         if len(kept) == 2:
             vector = vector.mean(axis=0, dtype=np.float32)
@@ -148,12 +147,12 @@ class _LiteRT:
         interpreter_type = litert_interpreter()
         self._path = path
         try:
-            refuse_odd_graph(content)
+            refuse_odd_graph(content, optional_inputs=True)
             if output:
                 with silent_stderr():  # it announces its delegate there
                     names = {int(each["index"]): str(each["name"])
                              for each in interpreter_type(model_content=content).get_tensor_details()}
-                content = _with_output(content, lambda written: _chosen(path, output, {index: names[index] for index in written}))
+                content = with_output(content, lambda written: _chosen(path, output, {index: names[index] for index in written}))
             with silent_stderr():
                 self._interpreter = interpreter_type(model_content=content, num_threads=threads)
                 self._interpreter.allocate_tensors()
@@ -184,23 +183,6 @@ class _LiteRT:
             raise _cannot_run(self._path, "LiteRT", error) from None
         scale, zero_point = self._output["quantization"]
         return rounding.dequantize(answer, scale, zero_point) if np.issubdtype(answer.dtype, np.integer) else answer.astype(np.float32)
-
-
-def _with_output(content: bytes, choose: Callable[[list[int]], int]) -> bytes:
-    """A .tflite file whose first output is another tensor. choose: numbers of the tensors that operators write -> one of them."""
-    (model,) = struct.unpack_from("<I", content)
-    graph = flat_table(content, flat_vector(content, model, TFLITE_VECTORS["graph"])[0])
-    first, operators = flat_vector(content, graph, GRAPH_OPERATORS)
-    written: list[int] = []
-    for index in range(operators):
-        at, count = flat_vector(content, flat_table(content, first + 4 * index), OPERATOR_TENSORS[1])
-        written += struct.unpack_from(f"<{count}i", content, at)
-    at, count = flat_vector(content, graph, GRAPH_OUTPUTS)
-    if not count:
-        raise ValueError("it has no output")
-    changed = bytearray(content)
-    struct.pack_into("<i", changed, at, choose(written))
-    return bytes(changed)
 
 
 class _OnnxRuntime:
@@ -304,8 +286,8 @@ def _waveform_samples(path: Path, engine: _Engine) -> int | None:
     shape = tuple("?" if size is None else size for size in engine.shape)
     if not shape or any(size not in (1, "?") for size in shape[:-1]) or shape[-1] == 1:
         what = "anything" if not shape else f"({', '.join(map(str, shape))})"
-        raise InputError(f"{path}: reads {what}, which is not a waveform (time,), (1, time) or (1, 1, time); a file that reads a spectrogram "
-                         "needs edgekd's manifest, which has the front end")
+        raise InputError(f"{path}: reads {what}, which is not a waveform (time,), (1, time) or (1, 1, time); a file that reads a "
+                         "spectrogram needs edgekd's manifest, which has the front end")
     if engine.dtype != FLOAT:
         raise InputError(f"{path}: reads {engine.dtype}; give a file that reads a float32 waveform")
     return engine.shape[-1]

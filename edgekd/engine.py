@@ -144,32 +144,55 @@ def _check(path: Path, manifest: Manifest, session: Session) -> None:
             raise InputError(f"{path}: the {what} is {found}, but the manifest says {promised}; export the model again")
 
 
-def refuse_odd_graph(content: bytes) -> None:
+def refuse_odd_graph(content: bytes, optional_inputs: bool = False) -> None:
     """LiteRT reads a flatbuffer unverified, and ends the process where there are no operator codes, graph or buffers, or where an operator
-    lacks a tensor."""
+    lacks a tensor. optional_inputs: an operator may say with -1 that it has no bias or state, as no emitter of edgekd does."""
     (model,) = struct.unpack_from("<I", content)
     for name, number in TFLITE_VECTORS.items():
-        if flat_vector(content, model, number)[1] == 0:
+        if _vector(content, model, number)[1] == 0:
             raise ValueError(f"it has no {name}")
-    graph = flat_table(content, flat_vector(content, model, TFLITE_VECTORS["graph"])[0])
-    tensors = flat_vector(content, graph, GRAPH_TENSORS)[1]
-    first, operators = flat_vector(content, graph, GRAPH_OPERATORS)
+    graph = _table(content, _vector(content, model, TFLITE_VECTORS["graph"])[0])
+    tensors = _vector(content, graph, GRAPH_TENSORS)[1]
+    first, operators = _vector(content, graph, GRAPH_OPERATORS)
     left = len(content)  # an honest file has no more references than bytes
     for index in range(operators):
-        operator = flat_table(content, first + 4 * index)
+        operator = _table(content, first + 4 * index)
         for number in OPERATOR_TENSORS:
-            at, count = flat_vector(content, operator, number)
+            at, count = _vector(content, operator, number)
             left -= count
-            if left < 0 or any(not 0 <= tensor < tensors for tensor in struct.unpack_from(f"<{count}i", content, at)):
+            least = -1 if optional_inputs and number == OPERATOR_TENSORS[0] else 0
+            if left < 0 or any(not least <= tensor < tensors for tensor in struct.unpack_from(f"<{count}i", content, at)):
                 raise ValueError(f"operator {index} lacks a tensor")
 
 
-def flat_table(content: bytes, reference: int) -> int:
+def with_output(content: bytes, choose: Callable[[list[int]], int]) -> bytes:
+    """A .tflite file whose first output is another tensor, which engines and delegates then keep.
+
+    Args:
+        content: that `refuse_odd_graph` let pass.
+        choose: numbers of the tensors that operators write -> one of them.
+    """
+    (model,) = struct.unpack_from("<I", content)
+    graph = _table(content, _vector(content, model, TFLITE_VECTORS["graph"])[0])
+    first, operators = _vector(content, graph, GRAPH_OPERATORS)
+    written: list[int] = []
+    for index in range(operators):
+        at, count = _vector(content, _table(content, first + 4 * index), OPERATOR_TENSORS[1])
+        written += struct.unpack_from(f"<{count}i", content, at)
+    at, count = _vector(content, graph, GRAPH_OUTPUTS)
+    if not count:
+        raise ValueError("it has no output")
+    changed = bytearray(content)
+    struct.pack_into("<i", changed, at, choose(written))
+    return bytes(changed)
+
+
+def _table(content: bytes, reference: int) -> int:
     """Where the table begins that a vector's element refers to."""
     return int(reference + struct.unpack_from("<I", content, reference)[0])
 
 
-def flat_vector(content: bytes, table: int, number: int) -> tuple[int, int]:
+def _vector(content: bytes, table: int, number: int) -> tuple[int, int]:
     """First element and length of a vector, by its table and field number; (0, 0) where it is absent."""
     vtable = table - struct.unpack_from("<i", content, table)[0]
     slot = 4 + 2 * number  # a vtable holds its size, its table's size, then the fields' offsets
@@ -178,7 +201,7 @@ def flat_vector(content: bytes, table: int, number: int) -> tuple[int, int]:
     (offset,) = struct.unpack_from("<H", content, vtable + slot)
     if not offset:
         return 0, 0
-    vector = flat_table(content, table + offset)
+    vector = _table(content, table + offset)
     return vector + 4, int(struct.unpack_from("<I", content, vector)[0])
 
 
