@@ -205,6 +205,21 @@ def sweep(
     report.require()
 
 
+@app.command()
+def svm(
+    runs: Annotated[list[Path], typer.Argument(help="Finished run folders of the same labels, training clips and test clips.")],
+    data: Annotated[Path, typer.Option(help="The store that they were trained on.")],
+    kernels: Annotated[str, typer.Option(help="With commas: linear, rbf, poly, sigmoid; each run has the best of them.")] = "linear,rbf",
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch; all cores by default.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Judge test clips by support vector machines on the embeddings of runs, and by the sum of their scores."""
+    from edgekd.pipeline.svm import svm_of_runs
+
+    report = svm_of_runs(runs, data, [name.strip() for name in kernels.split(",") if name.strip()], threads)
+    typer.echo(report.to_json().decode() if as_json else report.to_text())
+
+
 # --- models ---
 
 

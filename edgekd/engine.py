@@ -8,7 +8,7 @@ import io
 import math
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -35,7 +35,7 @@ MAX_TENSOR_ELEMENTS = 2**24
 """Of one tensor of a .tflite file: hundreds of times what a student holds."""
 TFLITE_VECTORS = {"operator codes": 1, "graph": 2, "buffers": 4}
 """Vectors of the model table, and their field numbers."""
-GRAPH_TENSORS, GRAPH_OPERATORS, OPERATOR_TENSORS = 0, 3, (1, 2)
+GRAPH_TENSORS, GRAPH_OUTPUTS, GRAPH_OPERATORS, OPERATOR_TENSORS = 0, 2, 3, (1, 2)
 """Field numbers in the graph's table, and in an operator's: what it reads and writes."""
 MAX_THREADS = 256
 """An engine asked for many thousands starts them all and never comes back."""
@@ -144,9 +144,9 @@ def _check(path: Path, manifest: Manifest, session: Session) -> None:
             raise InputError(f"{path}: the {what} is {found}, but the manifest says {promised}; export the model again")
 
 
-def _refuse_odd_graph(content: bytes) -> None:
+def refuse_odd_graph(content: bytes, optional_inputs: bool = False) -> None:
     """LiteRT reads a flatbuffer unverified, and ends the process where there are no operator codes, graph or buffers, or where an operator
-    lacks a tensor."""
+    lacks a tensor. optional_inputs: an operator may say with -1 that it has no bias or state, as no emitter of edgekd does."""
     (model,) = struct.unpack_from("<I", content)
     for name, number in TFLITE_VECTORS.items():
         if _vector(content, model, number)[1] == 0:
@@ -160,8 +160,31 @@ def _refuse_odd_graph(content: bytes) -> None:
         for number in OPERATOR_TENSORS:
             at, count = _vector(content, operator, number)
             left -= count
-            if left < 0 or any(not 0 <= tensor < tensors for tensor in struct.unpack_from(f"<{count}i", content, at)):
+            least = -1 if optional_inputs and number == OPERATOR_TENSORS[0] else 0
+            if left < 0 or any(not least <= tensor < tensors for tensor in struct.unpack_from(f"<{count}i", content, at)):
                 raise ValueError(f"operator {index} lacks a tensor")
+
+
+def with_output(content: bytes, choose: Callable[[list[int]], int]) -> bytes:
+    """A .tflite file whose first output is another tensor, which engines and delegates then keep.
+
+    Args:
+        content: that `refuse_odd_graph` let pass.
+        choose: numbers of the tensors that operators write -> one of them.
+    """
+    (model,) = struct.unpack_from("<I", content)
+    graph = _table(content, _vector(content, model, TFLITE_VECTORS["graph"])[0])
+    first, operators = _vector(content, graph, GRAPH_OPERATORS)
+    written: list[int] = []
+    for index in range(operators):
+        at, count = _vector(content, _table(content, first + 4 * index), OPERATOR_TENSORS[1])
+        written += struct.unpack_from(f"<{count}i", content, at)
+    at, count = _vector(content, graph, GRAPH_OUTPUTS)
+    if not count:
+        raise ValueError("it has no output")
+    changed = bytearray(content)
+    struct.pack_into("<i", changed, at, choose(written))
+    return bytes(changed)
 
 
 def _table(content: bytes, reference: int) -> int:
@@ -186,9 +209,9 @@ class _LiteRT:
     """A .tflite file in LiteRT: one window at a time, as on the device."""
 
     def __init__(self, path: Path, content: bytes, threads: int) -> None:
-        interpreter_type = _litert_interpreter()
+        interpreter_type = litert_interpreter()
         try:
-            _refuse_odd_graph(content)
+            refuse_odd_graph(content)
             with silent_stderr():  # it announces its delegate there
                 self._interpreter = interpreter_type(model_content=content, num_threads=threads)
                 self._refuse_odd_tensors()
@@ -232,18 +255,9 @@ class _OnnxRuntime:
     """An .onnx file in ONNX Runtime: whole batches."""
 
     def __init__(self, path: Path, content: bytes, threads: int) -> None:
+        open_session = onnx_opener()
         try:
-            import onnxruntime
-        except ImportError:
-            raise MissingExtraError("onnxruntime", "onnx-runtime") from None
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-        options.log_severity_level = FATAL_ONLY
-        if not has_vnni():
-            options.add_session_config_entry(X64_PRECISION_KEY, "1")
-        try:
-            with contextlib.redirect_stdout(io.StringIO()):  # it prints some failures there before it raises them
-                self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+            self._session = open_session(content, threads)
             (source,), (output,) = self._session.get_inputs(), self._session.get_outputs()
             self.input_shape = tuple(source.shape[2:])
             self.input_dtype = np.dtype(source.type.removeprefix("tensor(").removesuffix(")").replace("float", FLOAT)).name
@@ -268,7 +282,30 @@ ENGINES: dict[Engine, tuple[str, type[_LiteRT] | type[_OnnxRuntime]]] = {
 """Name -> what it opens and how."""
 
 
-def _litert_interpreter() -> Any:
+def onnx_opener() -> Callable[[bytes, int], Any]:
+    """What makes a session of ONNX Runtime from an .onnx file's bytes and a number of threads.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    try:
+        import onnxruntime
+    except ImportError:
+        raise MissingExtraError("onnxruntime", "onnx-runtime") from None
+
+    def open_session(content: bytes, threads: int) -> Any:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+        options.log_severity_level = FATAL_ONLY
+        if not has_vnni():
+            options.add_session_config_entry(X64_PRECISION_KEY, "1")
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints some failures there before it raises them
+            return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+    return open_session
+
+
+def litert_interpreter() -> Any:
     """LiteRT's interpreter class, from whichever package is installed."""
     try:
         from ai_edge_litert.interpreter import Interpreter

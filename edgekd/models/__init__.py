@@ -11,6 +11,7 @@ from torch import nn
 
 from edgekd.frontend import FrontEnd
 from edgekd.models.bc_resnet import BcResNet, BcResNetAsc, BcResNetAscConfig, BcResNetConfig
+from edgekd.models.black_box import BlackBoxConfig, BlackBoxNetwork, check_front_end
 from edgekd.models.cnn14 import Cnn14, Cnn14Config, load_published
 from edgekd.models.cnn_gru import CnnGru, CnnGruConfig
 from edgekd.models.cp_mobile import CpMobile, CpMobileConfig
@@ -21,10 +22,11 @@ from edgekd.models.mobilenet_v2 import MobileNetV2, MobileNetV2Config
 from edgekd.models.raw_cnn import RawCnn, RawCnnConfig
 from edgekd.models.serfr_cnn import SerfrCnn, SerfrCnnConfig
 from edgekd.models.taps import Taps, segment_logits
+from edgekd.models.transformer import AstConfig, AstNetwork
 from edgekd.models.waveform import RawWaveform
 
 ModelConfig = (SerfrCnnConfig | BcResNetAscConfig | BcResNetConfig | CpResNetConfig | CpMobileConfig | MobileNetV2Config | RawCnnConfig
-               | CnnGruConfig | HLTdnnConfig | Cnn14Config)
+               | CnnGruConfig | HLTdnnConfig | Cnn14Config | BlackBoxConfig | AstConfig)
 """A frozen config; its `kind` in TOML is the key below. A class attribute `hears` says what the network is given."""
 
 MODELS: dict[type[ModelConfig], Callable[..., nn.Module]] = {
@@ -38,6 +40,8 @@ MODELS: dict[type[ModelConfig], Callable[..., nn.Module]] = {
     CnnGruConfig: CnnGru,
     HLTdnnConfig: HLTdnn,
     Cnn14Config: Cnn14,
+    BlackBoxConfig: BlackBoxNetwork,
+    AstConfig: AstNetwork,
 }
 """Config -> module (config, labels): log_mel (batch, channels, mel, frame) or waveform (batch, channels, time), float32 -> logits (batch,
 labels). Any can teach; those of blocks with an integer form alone (`edgekd.quant`) can be exported."""
@@ -68,5 +72,11 @@ def hears(config: ModelConfig) -> Literal["log_mel", "waveform"]:
 
 
 def front(config: ModelConfig, fe: FrontEnd, exact: bool = True) -> LogMel | RawWaveform:
-    """What makes the input of a config's network from waveforms; `exact` is of log-mel."""
+    """What makes the input of a config's network from waveforms; `exact` is of log-mel.
+
+    Raises:
+        InputError: a front end that a black box cannot hear through.
+    """
+    if isinstance(config, BlackBoxConfig):
+        check_front_end(config, fe)
     return RawWaveform(fe) if hears(config) == "waveform" else LogMel(fe, exact)
