@@ -19,6 +19,7 @@ from edgekd.distill.objective import Objective
 from edgekd.distill.precision import computing
 from edgekd.distill.recipe import Recipe
 from edgekd.distill.tables import Qat, Train
+from edgekd.distill.terms.term import Said
 from edgekd.distill.view import Batch, TrainingView
 from edgekd.models.logmel import LogMel
 
@@ -132,7 +133,8 @@ class TrainingModule(pl.LightningModule):
                 float_logits = self.float_model(x)
         with computing(self.precision, x.device):
             logits = self.model(x)
-        loss, logged = self.objective(logits.float(), self.objective.targets(self.label[clip], teachers, partner, share, float_logits))
+        targets = self.objective.targets(self.label[clip], teachers, partner, share, float_logits)
+        loss, logged = self.objective(Said(logits.float()), targets)
         weight = self._weight(len(partner), step)
         for name, value in logged.items():
             value = value if weight == 1 else weight * value  # noqa: PLW2901
@@ -205,7 +207,7 @@ class TrainingModule(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         phase = self.phase
         decayed, plain = [], []
-        for name, parameter in self.model.named_parameters():
+        for name, parameter in (*self.model.named_parameters(), *self.objective.named_parameters()):
             (decayed if name.endswith("weight") and parameter.dim() > 1 else plain).append(parameter)
         groups = [{"params": decayed, "weight_decay": phase.weight_decay}, {"params": plain, "weight_decay": 0.0}]
         adam = torch.optim.Adam if isinstance(phase, Train) and phase.optimizer == "adam" else torch.optim.AdamW

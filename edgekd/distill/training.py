@@ -249,7 +249,8 @@ class _Job:
         if self.options.compile and isinstance(phase, Train):
             compile_in_place(model, torch.zeros(1, 1, *_shape(self.recipe, self.store, self.fe)))
         objective = Objective(self.recipe.distill, len(self.store.labels), self.recipe.train.label_smoothing,
-                              self.truth.teachers is not None, 0.0 if isinstance(phase, Train) else phase.float_weight)
+                              0 if self.truth.teachers is None else len(self.truth.teachers),
+                              None if isinstance(phase, Train) else phase.float_weight)
         module = TrainingModule(model, self.log_mel, self._view(phase.batch_size, stream), self.truth, objective, self.recipe, phase,
                                 float_model)
         end = EpochEnd(self.out, self.store, self.partition.test, self.rows, self.seconds)

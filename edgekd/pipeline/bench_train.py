@@ -27,6 +27,7 @@ from edgekd.distill.objective import Objective
 from edgekd.distill.precision import computing, training_device, with_precision
 from edgekd.distill.recipe import Recipe, load_recipe
 from edgekd.distill.run import model_config, resolved
+from edgekd.distill.terms.term import Said
 from edgekd.distill.training import divided, quiet
 from edgekd.distill.view import TrainingView, window_samples
 from edgekd.errors import InputError
@@ -192,7 +193,7 @@ class _Bench:
             logits = module.model(x)
         targets = module.objective.targets(self.truth.label.to(self.device)[clip], teachers, batch["partner"], batch["share"],
                                            float_logits)
-        loss, _ = module.objective(logits.float(), targets)
+        loss, _ = module.objective(Said(logits.float()), targets)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -216,7 +217,8 @@ class _Bench:
     def _module(self, model: nn.Module, *, quantised: bool) -> TrainingModule:
         phase = self.recipe.qat if quantised else self.recipe.train
         objective = Objective(self.recipe.distill, len(self.store.labels), self.recipe.train.label_smoothing,
-                              self.truth.teachers is not None, self.recipe.qat.float_weight if quantised else 0.0)
+                              0 if self.truth.teachers is None else len(self.truth.teachers),
+                              self.recipe.qat.float_weight if quantised else None)
         return TrainingModule(model, LogMel(self.recipe.frontend), self.view, self.truth, objective, self.recipe, phase,
                               self.model if quantised else None)
 
