@@ -18,6 +18,8 @@ from edgekd.models.logmel import LogMel
 from edgekd.models.taps import Taps
 from edgekd.models.waveform import RawWaveform
 
+LIVE = ("live", "same")
+"""Values of `distill.teaching` for which teachers listen in each step."""
 LIVE_STREAM = 16
 """Stream of the first teacher's draws, the next teacher has the next: how it hears a clip does not depend on the student."""
 

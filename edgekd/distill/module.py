@@ -17,10 +17,11 @@ from edgekd.distill import processes
 from edgekd.distill.bank import ClipBank
 from edgekd.distill.init import freeze_backbone, trainable
 from edgekd.distill.live import LiveTeacher
-from edgekd.distill.objective import Objective, Said
+from edgekd.distill.objective import Objective
 from edgekd.distill.precision import computing
 from edgekd.distill.recipe import Recipe
 from edgekd.distill.tables import Qat, Train
+from edgekd.distill.terms.term import Said
 from edgekd.distill.view import Batch, TrainingView, segment_of
 from edgekd.models.logmel import LogMel
 from edgekd.models.taps import Taps
@@ -156,14 +157,15 @@ class TrainingModule(pl.LightningModule):
         with computing(self.precision, x.device):
             logits, taps = self._taps(x)
         said = Said(logits.float(), {path: tap.float() for path, tap in taps.items()})
-        loss, logged = self.objective(said, self.objective.targets(self.label[clip], teachers, partner, share, float_logits, teacher_taps))
+        targets = self.objective.targets(self.label[clip], teachers, partner, share, float_logits, teacher_taps)
+        loss, logged = self.objective(said, targets)
         weight = self._weight(len(partner), step)
         for name, value in logged.items():
             value = value if weight == 1 else weight * value  # noqa: PLW2901
             self.sums[name] = self.sums[name] + value if name in self.sums else value
         return cast(Tensor, loss if weight == 1 else weight * loss)
 
-    def _taught(self, batch: dict[str, Tensor], waveform: Tensor, x: Tensor) -> tuple[Tensor | None, list[dict[str, Tensor]] | None]:
+    def _taught(self, batch: dict[str, Tensor], waveform: Tensor, x: Tensor) -> tuple[Tensor | None, Sequence[dict[str, Tensor]]]:
         """What the teachers say of a batch: logits (teachers, rows, labels), and the taps of those that listen live.
 
         Args:
@@ -174,10 +176,10 @@ class TrainingModule(pl.LightningModule):
             said = [self._listening(number, teacher, batch, waveform, x) for number, teacher in enumerate(self.live)]
             return torch.stack([logits for logits, _ in said]), [taps for _, taps in said]
         if self.teachers is None:
-            return None, None
+            return None, ()
         soft = self.teachers[:, self.current_epoch % self.teachers.shape[1]]  # (teachers, clips, segments, labels)
         segment = batch.get("segment", 0)
-        return soft[:, batch["clip"], segment], None
+        return soft[:, batch["clip"], segment], ()
 
     def _listening(self, number: int, teacher: LiveTeacher, batch: dict[str, Tensor], waveform: Tensor,
                    x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -255,8 +257,8 @@ class TrainingModule(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         phase = self.phase
-        decayed, plain = [], list(self.objective.parameters())
-        for name, parameter in trainable(self.model):
+        decayed, plain = [], []
+        for name, parameter in (*trainable(self.model), *self.objective.named_parameters()):
             (decayed if name.endswith("weight") and parameter.dim() > 1 else plain).append(parameter)
         groups = [{"params": decayed, "weight_decay": phase.weight_decay}, {"params": plain, "weight_decay": 0.0}]
         adam = torch.optim.Adam if isinstance(phase, Train) and phase.optimizer == "adam" else torch.optim.AdamW

@@ -12,7 +12,7 @@ from torch import nn
 from edgekd import quant
 from edgekd.data.store import ClipStore, Partition
 from edgekd.distill import init, processes
-from edgekd.distill.live import LiveTeacher, same_features
+from edgekd.distill.live import LIVE, LiveTeacher, same_features
 from edgekd.distill.objective import Objective, Shapes
 from edgekd.distill.quiet import quiet
 from edgekd.distill.recipe import Recipe
@@ -83,7 +83,7 @@ def open_teacher(path: Path, recipe: Recipe, store: ClipStore, partition: Partit
     """
     run = load_run(path)
     check_fits(run, store)
-    if recipe.distill.teaching in ("live", "same") and run.info.cross_fit:
+    if recipe.distill.teaching in LIVE and run.info.cross_fit:
         raise InputError(f'{path}: a cross-fitted teacher has no network that could listen live; set distill.teaching to "clip"')
     if run.info.data.hash != store.hash:
         return run
@@ -184,7 +184,7 @@ def dry_run(model: nn.Module, shape: tuple[int, ...], teachers: Sequence[LiveTea
     student.close()
     model.train(training)
     return Shapes({path: tuple(tap.shape[1:]) for path, tap in taps.items()},
-                  [{path: tuple(tap.shape[1:]) for path, tap in each.items()} for each in said])
+                  tuple({path: tuple(tap.shape[1:]) for path, tap in each.items()} for each in said))
 
 
 def whole_clip(logits: Logits) -> Logits:

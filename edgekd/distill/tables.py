@@ -122,7 +122,7 @@ class Loss(Table, frozen=True, kw_only=True):
     "statistical" texture (SSATKD). "centre": of the student's embedding from its label's centre (Wen et al. 2016), without teachers."""
     weight: NonNegative = 1.0
     temperature: Positive | None = None
-    """Of losses of outputs; None is `distill.temperature`."""
+    """Of losses of outputs; None is `distill.temperature`. But for "cross_entropy" they are times its square."""
     standardise: bool = False
     """Of losses of outputs: logits of both sides to mean 0 and deviation 1 before the temperature (Sun et al. 2024)."""
     distance: Literal["mse", "cosine"] = "mse"
@@ -132,7 +132,8 @@ class Loss(Table, frozen=True, kw_only=True):
     teacher: str = "embedding"
     """Likewise in the teachers."""
     project: bool = True
-    """Learn a linear map (1x1 convolution and ReLU for textures) to the student's width; without, the widths must be equal."""
+    """Learn a linear map: of the student's embedding to the teacher's width, of the teacher's texture to the student's channels (1x1
+    convolution and ReLU). Without, the widths must be equal."""
     teachers: tuple[Count, ...] = ()
     """Numbers of the teachers, from 0, that this loss is taken over; none is all."""
     alpha: NonNegative = 1.0

@@ -25,9 +25,9 @@ from edgekd.data.store import ClipStore, Partition
 from edgekd.distill import init, processes
 from edgekd.distill.callbacks import Checkpoints, EpochEnd, Progress
 from edgekd.distill.faults import disk_told, memory_told, smaller_batch
-from edgekd.distill.live import LiveTeacher
+from edgekd.distill.live import LIVE, LiveTeacher
 from edgekd.distill.module import TrainingModule, Truth
-from edgekd.distill.objective import Objective, teacher_taps
+from edgekd.distill.objective import Objective
 from edgekd.distill.precision import compile_in_place, training_device, with_precision
 from edgekd.distill.preparation import (
     check_network,
@@ -134,6 +134,7 @@ def _trained(recipe: Recipe, store: ClipStore, out: Path, teachers: Sequence[Pat
     begun = init.source(recipe, teachers)
     labelled = [soft_labels(run, store) for run in runs]
     fe = processes.first(lambda: normalised(recipe, store, partition))
+    Objective(recipe.distill, len(store.labels), recipe.train.label_smoothing, len(runs))  # refuses terms that cannot be meant
     if recipe.distill.teaching == "same":
         check_same(recipe, runs, fe)
     view = TrainingView(store, partition.train, recipe, recipe.train.batch_size, *mel_frames(recipe, store, fe), stream=FLOAT_STREAM,
@@ -259,15 +260,8 @@ class _Job:
         model.train().to(memory_format=torch.channels_last)
         if self.options.compile and isinstance(phase, Train):
             compile_in_place(model, torch.zeros(1, *input_shape(self.recipe, self.store, self.fe)))
-        rest = 1.0 if isinstance(phase, Train) else 1 - phase.float_weight
-        live = self._live() if rest else ()
-        truth = self._truth(live)
-        teachers = len(self.runs) if live or truth.teachers is not None else 0
-        objective = Objective(self.recipe.distill, len(self.store.labels), self.recipe.train.label_smoothing, teachers, 1 - rest,
-                              quantised=float_model is not None)
-        if objective.student_taps:
-            samples = window_samples(self.recipe.view, self.store) if self.recipe.distill.teaching == "same" else None
-            objective.fit(dry_run(model, input_shape(self.recipe, self.store, self.fe), live, objective, samples))
+        share = None if isinstance(phase, Train) else phase.float_weight
+        objective, live, truth = self._taught(model, share)
         module = TrainingModule(model, self.front, self._view(phase.batch_size, stream), truth, objective, self.recipe, phase, float_model,
                                 live)
         end = EpochEnd(self.out, self.store, self.partition.test, self.rows, self.seconds)
@@ -284,19 +278,31 @@ class _Job:
         self.rows, self.seconds = end.rows, end.seconds
         return module
 
-    def _live(self) -> tuple[LiveTeacher, ...]:
-        """The teachers that listen in each step."""
-        if self.recipe.distill.teaching not in ("live", "same"):
-            return ()
-        wanted = teacher_taps(self.recipe.distill, len(self.runs))
-        return tuple(LiveTeacher(run, self.store, self.partition.train, number, taps, self.recipe.train.precision)
-                     for number, (run, taps) in enumerate(zip(self.runs, wanted, strict=True)))
+    def _taught(self, model: nn.Module, float_weight: float | None) -> tuple[Objective, tuple[LiveTeacher, ...], Truth]:
+        """The loss of a phase, the teachers that listen in each of its steps, and what the others have said.
 
-    def _truth(self, live: Sequence[LiveTeacher]) -> Truth:
+        Args:
+            model: the student.
+            float_weight: of the quantization-aware phase; 1 needs no teacher that listens.
+        """
+        distill, labels, smoothing = self.recipe.distill, len(self.store.labels), self.recipe.train.label_smoothing
+        runs = () if distill.teaching in LIVE and float_weight == 1 else self.runs
+        wanted = Objective(distill, labels, smoothing, len(runs), float_weight)
+        live: tuple[LiveTeacher, ...] = ()
+        if distill.teaching in LIVE:
+            live = tuple(LiveTeacher(run, self.store, self.partition.train, number, taps, self.recipe.train.precision)
+                         for number, (run, taps) in enumerate(zip(runs, wanted.teacher_taps, strict=True)))
+        if not wanted.student_taps:
+            return wanted, live, self._truth()
+        samples = window_samples(self.recipe.view, self.store) if distill.teaching == "same" else None
+        shapes = dry_run(model, input_shape(self.recipe, self.store, self.fe), live, wanted, samples)
+        return Objective(distill, labels, smoothing, len(runs), float_weight, shapes), live, self._truth()
+
+    def _truth(self) -> Truth:
         """Labels, and the soft labels of teachers that do not listen live."""
         label = torch.from_numpy(self.store.label_index)
         distill = self.recipe.distill
-        if live or not self.runs or distill.teaching in ("live", "same"):
+        if not self.runs or distill.teaching in LIVE:
             return Truth(label, None)
         views = distill.views if distill.teaching == "views" else 0
         return Truth(label, torch.from_numpy(stacked([soft_labels(run, self.store, views)[1] for run in self.runs])))

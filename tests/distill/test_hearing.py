@@ -21,7 +21,7 @@ def module_of(store, recipe, batch_size=4, phase=None):
     recipe = resolved(recipe)
     fe, clips = recipe.frontend, store.indices(["a"])
     view = TrainingView(store, clips, recipe, batch_size, fe.n_mels, fe.frames(8000), 0)
-    objective = Objective(recipe.distill, len(store.labels), 0.0, teachers=False)
+    objective = Objective(recipe.distill, len(store.labels), 0.0, teachers=0)
     model = build(model_config(recipe), len(store.labels))
     truth = Truth(torch.from_numpy(store.label_index), None)
     module = TrainingModule(model, LogMel(fe), view, truth, objective, recipe, phase or recipe.train)
