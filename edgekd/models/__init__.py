@@ -1,17 +1,26 @@
-"""Students and teachers: one file each, listed here. A new architecture is a new file and one line in a dict."""
+"""Students and teachers: one file each, listed here. A new architecture is a new file and one line in a dict.
+
+Each network has two class attributes: `HEAD`, the path of the module that belongs to the labels (all else is the backbone), and
+`EMBEDDING`, the path of the module whose output is the embedding.
+"""
 
 from collections.abc import Callable
+from typing import Literal
 
 from torch import nn
 
+from edgekd.frontend import FrontEnd
 from edgekd.models.bc_resnet import BcResNet, BcResNetAsc, BcResNetAscConfig, BcResNetConfig
 from edgekd.models.cp_mobile import CpMobile, CpMobileConfig
 from edgekd.models.cp_resnet import CpResNet, CpResNetConfig
+from edgekd.models.logmel import LogMel
 from edgekd.models.mobilenet_v2 import MobileNetV2, MobileNetV2Config
 from edgekd.models.serfr_cnn import SerfrCnn, SerfrCnnConfig
+from edgekd.models.taps import Taps, segment_logits
+from edgekd.models.waveform import RawWaveform
 
 ModelConfig = SerfrCnnConfig | BcResNetAscConfig | BcResNetConfig | CpResNetConfig | CpMobileConfig | MobileNetV2Config
-"""A frozen config; its `kind` in TOML is the key below."""
+"""A frozen config; its `kind` in TOML is the key below. A class attribute `hears` says what the network is given."""
 
 MODELS: dict[type[ModelConfig], Callable[..., nn.Module]] = {
     SerfrCnnConfig: SerfrCnn,
@@ -21,10 +30,22 @@ MODELS: dict[type[ModelConfig], Callable[..., nn.Module]] = {
     CpMobileConfig: CpMobile,
     MobileNetV2Config: MobileNetV2,
 }
-"""Config -> module (config, labels): log_mel (batch, 1, mel, frame) float32 -> logits (batch, labels). Any can teach; those without dynamic
-norms can be exported."""
+"""Config -> module (config, labels): log_mel (batch, channels, mel, frame) or waveform (batch, channels, time), float32 -> logits (batch,
+labels). Any can teach; those of blocks with an integer form alone (`edgekd.quant`) can be exported."""
+
+__all__ = ["MODELS", "ModelConfig", "Taps", "build", "front", "hears", "segment_logits"]
 
 
 def build(config: ModelConfig, labels: int) -> nn.Module:
     """The float network of a config for a number of labels, randomly initialised from torch's global generator."""
     return MODELS[type(config)](config, labels)
+
+
+def hears(config: ModelConfig) -> Literal["log_mel", "waveform"]:
+    """What the network of a config is given."""
+    return getattr(config, "hears", "log_mel")
+
+
+def front(config: ModelConfig, fe: FrontEnd, exact: bool = True) -> LogMel | RawWaveform:
+    """What makes the input of a config's network from waveforms; `exact` is of log-mel."""
+    return RawWaveform(fe) if hears(config) == "waveform" else LogMel(fe, exact)

@@ -6,12 +6,25 @@ BC-ResNet at tau 1 (40 mels x 101 frames, 12 labels) has 9,232 parameters and 2.
 Students use `norm = "batch"`: residual norm has no integer form. One band folds into the convolutions; more become two ops each.
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import msgspec
 from torch import Tensor, nn
 
-from edgekd.models.blocks import Activation, Add, Classifier, ConvNormAct, Dropout, Flatten, MaxPool, MeanPool, Norm, ResidualNorm
+from edgekd.models.blocks import (
+    Activation,
+    Add,
+    Classifier,
+    ConvNormAct,
+    Dropout,
+    MapClassifier,
+    MaxPool,
+    MeanPool,
+    Norm,
+    Pooling,
+    ResidualNorm,
+    head_of_features,
+)
 
 
 class BcResNetConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="bc_resnet"):
@@ -23,11 +36,17 @@ class BcResNetConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, ta
     """Bands of the sub-spectral norm; mel bins must be divisible at every stage. 1 is batch norm."""
     dropout: float = 0.1
     """Probability inside each block."""
+    pooling: Pooling = "mean"
+    """Over mel and frame before the dense layer; attention is for teachers, it has no integer form."""
+    heads: int = 1
+    """Of attention: parts of the channels that each weigh the frames for themselves."""
 
 
 class BcResNetAscConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="bc_resnet_asc"):
     """The scene form: stages of 2, 2, 2, 3 blocks with a norm after each, no dilation."""
 
+    channels: int = 1
+    """Of the input; a network that is exported has one."""
     width: int = 24
     """Channels c of stage 1."""
     bands: int = 1
@@ -68,6 +87,9 @@ class BroadcastBlock(nn.Module):
 class BcResNet(nn.Module):
     """log_mel (batch, 1, mel, frame) -> logits (batch, labels)."""
 
+    HEAD: ClassVar[str] = "classifier"
+    EMBEDDING: ClassVar[str] = "classifier.pool"
+
     def __init__(self, config: BcResNetConfig, labels: int) -> None:
         super().__init__()
         width = config.width
@@ -84,20 +106,23 @@ class BcResNet(nn.Module):
         layers.append(MeanPool("mel"))
         layers.append(ConvNormAct(channels, 4 * width))
         self.features = nn.Sequential(*layers)
-        self.classifier = Classifier(4 * width, labels)
+        self.classifier = Classifier(4 * width, labels, pooling=config.pooling, heads=config.heads)
 
     def forward(self, log_mel: Tensor) -> Tensor:
         return self.classifier(self.features(log_mel))
 
 
 class BcResNetAsc(nn.Module):
-    """log_mel (batch, 1, mel, frame) -> logits (batch, labels)."""
+    """log_mel (batch, channels, mel, frame) -> logits (batch, labels)."""
+
+    HEAD: ClassVar[str] = "classifier"
+    EMBEDDING: ClassVar[str] = "features"
 
     def __init__(self, config: BcResNetAscConfig, labels: int) -> None:
         super().__init__()
         channels = 2 * config.width
         stem_norm = "batch" if config.norm == "batch" else "none"  # residual norm takes its place
-        layers: list[nn.Module] = [ConvNormAct(1, channels, 5, stride=2, padding=2, norm=stem_norm, bias=False)]
+        layers: list[nn.Module] = [ConvNormAct(config.channels, channels, 5, stride=2, padding=2, norm=stem_norm, bias=False)]
         if config.norm == "residual":
             layers.append(ResidualNorm())
         for stage, (depth, growth) in enumerate(((2, 1), (2, 1.5), (2, 2), (3, 2.5))):
@@ -108,10 +133,9 @@ class BcResNetAsc(nn.Module):
             layers.append(ResidualNorm() if config.norm == "residual" else Norm(channels))
             if stage < 2:
                 layers.append(MaxPool(2))
-        layers.append(ConvNormAct(channels, labels, norm="none", activation="none"))
-        layers.append(MeanPool())
-        layers.append(Flatten())
         self.features = nn.Sequential(*layers)
+        self.classifier = MapClassifier(channels, labels)
+        self.register_load_state_dict_pre_hook(head_of_features)
 
     def forward(self, log_mel: Tensor) -> Tensor:
-        return self.features(log_mel)
+        return self.classifier(self.features(log_mel))

@@ -5,13 +5,16 @@ so that tracing it gives a list of known blocks. All maps are (batch, channel, m
 """
 
 from abc import ABC, abstractmethod
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from edgekd.errors import InputError
+
 Activation = Literal["none", "relu", "silu", "sigmoid", "hard_sigmoid"]
+Pooling = Literal["mean", "attention"]
 Size = int | tuple[int, int]
 
 
@@ -175,6 +178,29 @@ class MeanPool(Block):
         return x.mean(dim=(2, 3) if self.axes == "both" else 2, keepdim=True)
 
 
+class AttentionPool(Block):
+    """Self multi-head attention pooling (Jung et al. 2020): mean over mel, then a weighted sum over frames, (B, C, F, T) -> (B, C, 1, 1).
+
+    Each of `heads` parts h_t of the channels has weights softmax_t(h_t . u / sqrt(C / heads)) with a learned u. These begin at 0, where
+    all frames weigh the same. Dynamic: for teachers, it has no integer form.
+
+    Raises:
+        InputError: heads do not divide the channels.
+    """
+
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__()
+        if heads < 1 or channels % heads:
+            raise InputError(f"attention pooling: {channels} channels cannot be split into {heads} heads; choose heads that divide them")
+        self.heads = heads
+        self.query = nn.Parameter(torch.zeros(heads, channels // heads))
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = x.mean(dim=2).unflatten(1, (self.heads, -1))  # (B, H, C / H, T)
+        scores = torch.einsum("bhct,hc->bht", parts, self.query) / self.query.shape[1] ** 0.5
+        return torch.einsum("bhct,bht->bhc", parts, scores.softmax(dim=-1)).flatten(1)[..., None, None]
+
+
 class Dropout(Block):
     """Dropout while the float model trains; absent from the quantised one."""
 
@@ -222,14 +248,34 @@ class SqueezeExcite(nn.Module):
 
 
 class Classifier(nn.Module):
-    """Dropout, global mean and a dense layer as a 1x1 convolution: (B, C, F, T) -> logits (B, labels)."""
+    """Dropout, global pooling and a dense layer as a 1x1 convolution: (B, C, F, T) -> logits (B, labels). `heads` is of attention."""
 
-    def __init__(self, channels: int, labels: int, dropout: float = 0.0) -> None:
+    def __init__(self, channels: int, labels: int, dropout: float = 0.0, pooling: Pooling = "mean", heads: int = 1) -> None:
         super().__init__()
-        self.pool = MeanPool()
+        self.pool = MeanPool() if pooling == "mean" else AttentionPool(channels, heads)
         self.dropout = Dropout(dropout)
         self.dense = ConvNormAct(channels, labels, norm="none", activation="none")
         self.flatten = Flatten()
 
     def forward(self, x: Tensor) -> Tensor:
         return self.flatten(self.dense(self.dropout(self.pool(x))))
+
+
+class MapClassifier(nn.Module):
+    """A 1x1 convolution to the labels, then the mean over the map: (B, C, F, T) -> logits (B, labels)."""
+
+    def __init__(self, channels: int, labels: int, norm: Literal["batch", "none"] = "none") -> None:
+        super().__init__()
+        self.dense = ConvNormAct(channels, labels, norm=norm, activation="none")
+        self.pool = MeanPool()
+        self.flatten = Flatten()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.flatten(self.pool(self.dense(x)))
+
+
+def head_of_features(model: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Before weights are loaded: those of edgekd 0.1 have the dense layer of a `MapClassifier` as the last of `features`."""
+    old, new = f"{prefix}features.{len(model.features)}.", f"{prefix}classifier.dense."
+    for name in [name for name in state if name.startswith(old)]:
+        state[new + name.removeprefix(old)] = state.pop(name)

@@ -4,13 +4,13 @@ The default is the 2024 baseline: 61,148 parameters and 29,419,156 MACs (10 labe
 does, one MAC per parameter).
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import msgspec
 from torch import Tensor, nn
 
 from edgekd.errors import InputError
-from edgekd.models.blocks import AvgPool, ConvNormAct, Flatten, GlobalResponseNorm, MeanPool, Residual, eights
+from edgekd.models.blocks import AvgPool, ConvNormAct, GlobalResponseNorm, MapClassifier, Residual, eights, head_of_features
 
 
 class CpMobileConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="cp_mobile"):
@@ -38,6 +38,9 @@ class CpMobileConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, ta
 class CpMobile(nn.Module):
     """log_mel (batch, 1, mel, frame) -> logits (batch, labels)."""
 
+    HEAD: ClassVar[str] = "classifier"
+    EMBEDDING: ClassVar[str] = "features"
+
     def __init__(self, config: CpMobileConfig, labels: int) -> None:
         super().__init__()
         channels = eights(config.width)
@@ -49,11 +52,12 @@ class CpMobile(nn.Module):
             for _ in range(depth):
                 layers.append(_block(channels, outputs, config.expansion, next(strides), config.norm))
                 channels = outputs
-        layers += [ConvNormAct(channels, labels, activation="none"), MeanPool(), Flatten()]
         self.features = nn.Sequential(*layers)
+        self.classifier = MapClassifier(channels, labels, norm="batch")
+        self.register_load_state_dict_pre_hook(head_of_features)
 
     def forward(self, log_mel: Tensor) -> Tensor:
-        return self.features(log_mel)
+        return self.classifier(self.features(log_mel))
 
 
 def _block(inputs: int, outputs: int, expansion: float, stride: tuple[int, int], norm: str) -> nn.Module:

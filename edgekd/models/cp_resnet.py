@@ -5,16 +5,20 @@ The default is the small DCASE 2023 variant (rho 8): 127,674 parameters at 10 la
 batch norm in place of the bias here.
 """
 
+from typing import ClassVar
+
 import msgspec
 from torch import Tensor, nn
 
 from edgekd.errors import InputError
-from edgekd.models.blocks import Classifier, ConvNormAct, MaxPool, Residual
+from edgekd.models.blocks import Classifier, ConvNormAct, MaxPool, Pooling, Residual
 
 
 class CpResNetConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="cp_resnet"):
     """Stem, and for each block (one entry per block in every tuple) its width, kernels, groups and pooling."""
 
+    channels: int = 1
+    """Of the input; a network that is exported has one."""
     stem: int = 32
     """Channels of the stem."""
     stem_kernel: int = 5
@@ -31,6 +35,10 @@ class CpResNetConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, ta
     """Numbers, from 1, of the blocks followed by a 2x2 max pool; 0 is the stem."""
     dropout: float = 0.0
     """Probability, before the dense layer."""
+    pooling: Pooling = "mean"
+    """Over mel and frame before the dense layer; attention is for teachers, it has no integer form."""
+    heads: int = 1
+    """Of attention: parts of the channels that each weigh the frames for themselves."""
 
     def __post_init__(self) -> None:
         if not len(self.widths) == len(self.kernels) == len(self.groups):
@@ -39,18 +47,21 @@ class CpResNetConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, ta
 
 
 class CpResNet(nn.Module):
-    """log_mel (batch, 1, mel, frame) -> logits (batch, labels)."""
+    """log_mel (batch, channels, mel, frame) -> logits (batch, labels)."""
+
+    HEAD: ClassVar[str] = "classifier"
+    EMBEDDING: ClassVar[str] = "classifier.pool"
 
     def __init__(self, config: CpResNetConfig, labels: int) -> None:
         super().__init__()
         channels = config.stem
-        stem = ConvNormAct(1, channels, config.stem_kernel, stride=config.stem_stride, padding=config.stem_kernel // 2)
+        stem = ConvNormAct(config.channels, channels, config.stem_kernel, stride=config.stem_stride, padding=config.stem_kernel // 2)
         layers: list[nn.Module] = [stem, *_pool(config, 0)]
         for number, (width, kernels, groups) in enumerate(zip(config.widths, config.kernels, config.groups, strict=True), start=1):
             layers += [_basic_block(channels, width, kernels, groups), *_pool(config, number)]
             channels = width
         self.features = nn.Sequential(*layers)
-        self.classifier = Classifier(channels, labels, config.dropout)
+        self.classifier = Classifier(channels, labels, config.dropout, config.pooling, config.heads)
 
     def forward(self, log_mel: Tensor) -> Tensor:
         return self.classifier(self.features(log_mel))

@@ -1,9 +1,11 @@
 """MobileNetV2 on one log-mel channel (Sandler et al. 2018), at any width; ReLU for ReLU6."""
 
+from typing import ClassVar
+
 import msgspec
 from torch import Tensor, nn
 
-from edgekd.models.blocks import Classifier, ConvNormAct, Residual, eights
+from edgekd.models.blocks import Classifier, ConvNormAct, Pooling, Residual, eights
 
 _STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
 """Expansion, channels, blocks and stride of each stage of the paper's Table 2."""
@@ -12,6 +14,8 @@ _STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3
 class MobileNetV2Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="mobilenet_v2"):
     """Width and head."""
 
+    channels: int = 1
+    """Of the input; a network that is exported has one."""
     width: float = 1.0
     """Multiplier of every stage's channels."""
     stages: int = len(_STAGES)
@@ -20,15 +24,22 @@ class MobileNetV2Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     """Channels of the 1x1 convolution before the classifier."""
     dropout: float = 0.2
     """Probability, before the dense layer."""
+    pooling: Pooling = "mean"
+    """Over mel and frame before the dense layer; attention is for teachers, it has no integer form."""
+    heads: int = 1
+    """Of attention: parts of the channels that each weigh the frames for themselves."""
 
 
 class MobileNetV2(nn.Module):
-    """log_mel (batch, 1, mel, frame) -> logits (batch, labels)."""
+    """log_mel (batch, channels, mel, frame) -> logits (batch, labels)."""
+
+    HEAD: ClassVar[str] = "classifier"
+    EMBEDDING: ClassVar[str] = "classifier.pool"
 
     def __init__(self, config: MobileNetV2Config, labels: int) -> None:
         super().__init__()
         channels = eights(32 * config.width)
-        layers: list[nn.Module] = [ConvNormAct(1, channels, 3, stride=2, padding=1)]
+        layers: list[nn.Module] = [ConvNormAct(config.channels, channels, 3, stride=2, padding=1)]
         for expansion, base, depth, stride in _STAGES[: config.stages]:
             width = eights(base * config.width)
             for index in range(depth):
@@ -36,7 +47,7 @@ class MobileNetV2(nn.Module):
                 channels = width
         layers.append(ConvNormAct(channels, config.last_width))
         self.features = nn.Sequential(*layers)
-        self.classifier = Classifier(config.last_width, labels, config.dropout)
+        self.classifier = Classifier(config.last_width, labels, config.dropout, config.pooling, config.heads)
 
     def forward(self, log_mel: Tensor) -> Tensor:
         return self.classifier(self.features(log_mel))

@@ -4,10 +4,12 @@ Table 1 of the paper read literally (stride-1 stem, constant width) costs 46 MMA
 W, 2W, 2W) has 114,068 parameters and 27.3 MMAC at width 32, 69,185 and 15.9 MMAC at 24 (10 labels, 256 mels x 28 frames).
 """
 
+from typing import ClassVar
+
 import msgspec
 from torch import Tensor, nn
 
-from edgekd.models.blocks import AvgPool, Classifier, ConvNormAct, MaxPool, Residual, SqueezeExcite
+from edgekd.models.blocks import AvgPool, Classifier, ConvNormAct, MaxPool, Pooling, Residual, SqueezeExcite
 
 
 class SerfrCnnConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="serfr_cnn"):
@@ -29,10 +31,17 @@ class SerfrCnnConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, ta
     """Channels of the 1x1 convolution before the classifier."""
     dropout: float = 0.0
     """Probability, before the dense layer."""
+    pooling: Pooling = "mean"
+    """Over mel and frame before the dense layer; attention is for teachers, it has no integer form."""
+    heads: int = 1
+    """Of attention: parts of the channels that each weigh the frames for themselves."""
 
 
 class SerfrCnn(nn.Module):
     """log_mel (batch, 1, mel, frame) -> logits (batch, labels)."""
+
+    HEAD: ClassVar[str] = "classifier"
+    EMBEDDING: ClassVar[str] = "classifier.pool"
 
     def __init__(self, config: SerfrCnnConfig, labels: int) -> None:
         super().__init__()
@@ -47,7 +56,7 @@ class SerfrCnn(nn.Module):
             stages += [SqueezeExcite(width, config.se_reduction), ConvNormAct(width, following), MaxPool(2)]
         self.stages = nn.Sequential(*stages)
         self.last = ConvNormAct(widths[-1], config.last_width)
-        self.classifier = Classifier(config.last_width, labels, config.dropout)
+        self.classifier = Classifier(config.last_width, labels, config.dropout, config.pooling, config.heads)
 
     def forward(self, log_mel: Tensor) -> Tensor:
         x = self.pool(self.stem(log_mel))  # (B, W, 42, 14) at 256 x 28

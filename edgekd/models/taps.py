@@ -1,0 +1,113 @@
+"""What a network's modules give on the way to its logits, for losses between student and teacher; and logits of parts of the frames."""
+
+import difflib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edgekd.errors import InputError
+
+EMBEDDING = "embedding"
+"""The tap that every network has: the output of its module `EMBEDDING`."""
+_EXAMPLES = 5
+
+
+class Taps:
+    """Runs a network and keeps what some of its modules gave.
+
+    `Taps(model, ("embedding", "features.3"))(x)` is (logits, {path: output}). "embedding" is (batch, width): a map is averaged over mel
+    and frame. Other outputs come as they are, mostly (batch, channel, mel, frame). Gradients flow unless they are off.
+
+    Args:
+        model: any of `edgekd.models`.
+        paths: "embedding", or paths of modules as `model.named_modules()` has them.
+
+    Raises:
+        InputError: no module of that path; the message names near ones.
+    """
+
+    def __init__(self, model: nn.Module, paths: Sequence[str]) -> None:
+        self.model = model
+        self.paths = tuple(dict.fromkeys(paths))
+        self._taken: dict[str, Tensor] | None = None
+        modules = {name: module for name, module in model.named_modules() if name}
+        self._hooks = []
+        for path in self.paths:
+            place = model.EMBEDDING if path == EMBEDDING else path
+            if place not in modules:
+                raise InputError(f"{type(model).__name__} has no module '{place}' to tap{_hint(place, list(modules))}")
+            self._hooks.append(modules[place].register_forward_hook(self._hook(path)))
+
+    def __call__(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Logits (batch, labels) and the taps.
+
+        Raises:
+            InputError: a tapped module was not called or gave no tensor.
+        """
+        self._taken = {}
+        try:
+            logits = self.model(x)
+            taken = self._taken
+        finally:
+            self._taken = None
+        for path in (path for path in self.paths if path not in taken):
+            raise InputError(f"tap '{path}': {type(self.model).__name__} does not call this module; tap one inside or around it")
+        return logits, taken
+
+    def close(self) -> None:
+        """Leave the network as it was."""
+        for hook in self._hooks:
+            hook.remove()
+
+    def _hook(self, path: str) -> Callable[[nn.Module, Any, Any], None]:
+        def keep(module: nn.Module, _: Any, output: Any) -> None:
+            if self._taken is None:  # the network runs for someone else
+                return
+            if not isinstance(output, Tensor):
+                raise InputError(f"tap '{path}': {type(module).__name__} gives no single tensor; tap one inside or around it")
+            if path == EMBEDDING and output.dim() > 2:
+                output = output.mean(dim=tuple(range(2, output.dim())))  # (B, D)
+            self._taken[path] = output
+
+        return keep
+
+
+def _hint(path: str, modules: list[str]) -> str:
+    """Near names, or a few examples, of modules that could be meant."""
+    tops = [name for name in modules if name.count(".") < 2]
+    near = difflib.get_close_matches(path, modules, n=_EXAMPLES)
+    examples = [*tops[::max(1, len(tops) // _EXAMPLES)][:_EXAMPLES], EMBEDDING]
+    return (f"; did you mean {' or '.join(near)}?" if near else ";") + f" there are e.g. {', '.join(examples)}"
+
+
+def segment_logits(model: nn.Module, x: Tensor, segments: int) -> Tensor:
+    """What a network says of each of several equal parts of its input, the features being computed once over the whole.
+
+    Args:
+        model: any of `edgekd.models` whose head takes a map (batch, channel, ..., frame).
+        x: log_mel (batch, channels, mel, frame) or waveform (batch, channels, time).
+        segments: parts, one or more; where they do not divide the map's frames the first parts have one frame more.
+
+    Returns:
+        Logits (batch, segments, labels).
+
+    Raises:
+        InputError: the head takes no map, or one of fewer frames than segments.
+    """
+    head, taken = model.get_submodule(model.HEAD), []
+    hook = head.register_forward_pre_hook(lambda _, inputs: taken.append(inputs[0]))
+    try:
+        logits = model(x)
+    finally:
+        hook.remove()
+    if segments == 1:
+        return logits[:, None]
+    features = taken[0]
+    if features.dim() < 3:
+        raise InputError(f"{type(model).__name__} has one vector for all frames, so it cannot judge {segments} segments; set segments to 1")
+    if features.shape[-1] < segments:
+        raise InputError(f"{type(model).__name__} has {features.shape[-1]} frames before its classifier, too few for {segments} segments; "
+                         f"set segments to {features.shape[-1]} or fewer, or let it hear more")
+    return torch.stack([head(part) for part in features.tensor_split(segments, dim=-1)], dim=1)
