@@ -52,10 +52,10 @@ def mix(x: Tensor, partner: Tensor, share: Tensor) -> Tensor:
 
 
 def mix_loudness(waveform: Tensor, partner: Tensor, share: Tensor) -> Tensor:
-    """Mix waveforms (rows, ..., time) as `mix` does, the partner brought to the clip's own level first: `share` is a share of sound pressure.
+    """Mix waveforms (rows, ..., time) as `mix` does, the partner brought to the clip's own level first.
 
-    The power of a mix is that of the clip, for clips that have nothing in common. After between-class learning (Tokozume et al. 2018),
-    which goes to the level of the quieter one.
+    `share` is a share of sound pressure. The power of a mix is that of the clip, for clips that have nothing in common. After between-class
+    learning (Tokozume et al. 2018), which goes to the level of the quieter one.
     """
     items = waveform[:len(partner)]
     power = waveform.square().flatten(1).mean(dim=1).clamp_min(LOUDNESS_FLOOR)

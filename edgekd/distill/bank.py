@@ -59,7 +59,8 @@ class ClipBank:
             columns = np.stack([first, there, places.length]).reshape(3, -1, places.pieces)
             index = _in_pieces((sample - shift) % span, *torch.from_numpy(columns).to(self.device))
         else:
-            first, there, span, shift = torch.from_numpy(np.stack([first, there, span, shift])).to(self.device)[:, :, None]  # each (rows, 1)
+            columns = np.stack([first, there, span, shift])
+            first, there, span, shift = torch.from_numpy(columns).to(self.device)[:, :, None]  # each (rows, 1)
             place = (sample - shift) % span  # (rows, samples), in what is heard
             heard = sample < span
             if places.tile:

@@ -141,8 +141,7 @@ class TrainingModule(pl.LightningModule):
 
     def _weight(self, items: int, step: int) -> float:
         """Of this process's share in a batch: the mean over processes of weighted means over items is the mean over all items."""
-        whole, more = divmod(len(self.view.clips), self.view.steps)
-        return items * processes.world() / (whole + (step < more))
+        return items * processes.world() / self.view.sizes[step]
 
     def hear(self, batch: dict[str, Tensor]) -> Tensor:
         """Augmented log-mel (items, 1, mel, frame) of a batch as `transfer_batch_to_device` gives it."""

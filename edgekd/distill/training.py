@@ -54,7 +54,8 @@ from edgekd.distill.run import (
 from edgekd.distill.score import hear, judge
 from edgekd.distill.softlabels import check_fits, soft_labels, teacher_score
 from edgekd.distill.tables import Qat, Train
-from edgekd.distill.view import TrainingView, window_samples
+from edgekd.distill.view import TrainingView, batch_sizes
+from edgekd.distill.windows import window_samples
 from edgekd.errors import InputError, nearest
 from edgekd.frontend import FrontEnd
 from edgekd.models import build
@@ -317,10 +318,9 @@ def _check_network(recipe: Recipe, store: ClipStore, partition: Partition) -> No
         InputError: sizes that torch refuses, a view or a batch too small for the network, or a block without an integer form.
     """
     mels, frames = _shape(recipe, store, recipe.frontend)
-    clips = len(partition.train)
-    smallest = clips // -(-clips // recipe.train.batch_size) // processes.world()
+    smallest = min(batch_sizes(store, partition.train, recipe, recipe.train.batch_size)) // processes.world()
     for table, phase in (("train", recipe.train), ("qat", recipe.qat)):
-        least = clips // -(-clips // phase.batch_size)
+        least = min(batch_sizes(store, partition.train, recipe, phase.batch_size))
         if least < processes.world():
             raise InputError(f"recipe {recipe.name}: a batch of {least} clips is too few for {processes.world()} processes; "
                              f"start {least} at most, or raise {table}.batch_size ({phase.batch_size})")

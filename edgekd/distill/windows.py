@@ -22,8 +22,8 @@ Pcm = NDArray[np.int16]
 
 @dataclass(frozen=True)
 class Windows:
-    """Places to listen at, in rows of `pieces` entries. clip: (rows * pieces,) indices into the store; start: (rows * pieces,) first samples;
-    samples: length of each row."""
+    """Places to listen at, in rows of `pieces` entries. clip: (rows * pieces,) indices into the store; start: (rows * pieces,) first
+    samples; samples: length of each row."""
 
     clip: Index
     start: Index
@@ -162,7 +162,8 @@ def fetch(store: ClipStore, places: Windows) -> Pcm:
         heard = np.lib.stride_tricks.as_strided(store.pcm, shape, (step, step, channel), writeable=False)[first]
         return heard.reshape(len(places), places.samples, store.channels)
     out = np.empty((len(places), places.samples, store.channels), np.int16)
-    rows = _single(store, places, first, there, span) if places.length is None else _joined(store, places, places.length, first, there, span)
+    single = places.length is None
+    rows = _single(store, places, first, there, span) if single else _joined(store, places, first, there, wanted, span)
     for row, heard, whole, by in zip(out, rows, span.tolist(), shift.tolist(), strict=True):
         row[by:whole] = heard[:whole - by]
         row[:by] = heard[whole - by:]
@@ -182,7 +183,7 @@ def _single(store: ClipStore, places: Windows, first: Index, there: Index, span:
         yield heard
 
 
-def _joined(store: ClipStore, places: Windows, length: Index, first: Index, there: Index, span: Index) -> Iterator[Pcm]:
+def _joined(store: ClipStore, places: Windows, first: Index, there: Index, length: Index, span: Index) -> Iterator[Pcm]:
     """(span, channels) of each row of several clips."""
     entries = list(zip(first.tolist(), there.tolist(), length.tolist(), strict=True))
     for row, whole in enumerate(span.tolist()):

@@ -28,7 +28,8 @@ from edgekd.distill.precision import computing, training_device, with_precision
 from edgekd.distill.recipe import Recipe, load_recipe
 from edgekd.distill.run import model_config, resolved
 from edgekd.distill.training import divided, quiet
-from edgekd.distill.view import TrainingView, window_samples
+from edgekd.distill.view import TrainingView
+from edgekd.distill.windows import window_samples
 from edgekd.errors import InputError
 from edgekd.models import build
 from edgekd.models.logmel import LogMel
