@@ -10,12 +10,14 @@ import io
 import mmap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekd.data.parents import Parents, find_parents
 from edgekd.data.parts import divide, recordings
 from edgekd.data.readahead import is_streamed, will_read
 from edgekd.errors import InputError, nearest
@@ -182,6 +184,11 @@ class ClipStore:
         """All splits, sorted."""
         return tuple(sorted({clip.split for clip in self.clips}))
 
+    @cached_property
+    def parents(self) -> Parents:
+        """The recordings that clips are segments of."""
+        return find_parents([clip.parent for clip in self.clips], [clip.path for clip in self.clips], self.lengths)
+
     def verify(self) -> None:
         """Read all audio and compare its hash.
 
@@ -212,13 +219,13 @@ class ClipStore:
         return np.pad(part, (0, window - len(part)))
 
     def will_need(self, clips: Sequence[int] | NDArray[np.int64], starts: Sequence[int] | NDArray[np.int64] | None = None,
-                  samples: int | None = None) -> None:
+                  samples: int | NDArray[np.int64] | None = None) -> None:
         """Have the kernel read windows that are wanted soon, while this process does something else; nothing unless `streamed`.
 
         Args:
             clips: indices.
             starts: first sample of each clip's window; 0 by default.
-            samples: length of the windows; to the end of each clip by default.
+            samples: length of the windows, or of each; to the end of each clip by default.
         """
         if not self.streamed:
             return

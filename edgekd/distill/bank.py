@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from edgekd.data.store import PCM_SCALE, PCM_TYPE, ClipStore
-from edgekd.distill.view import Windows, fetch
+from edgekd.distill.windows import Windows, fetch
 
 FREE_SHARE = 0.5
 """Largest share of an accelerator's free memory that a store may take."""
@@ -37,8 +37,9 @@ class ClipBank:
                 self.pcm[part] = torch.from_numpy(store.pcm[part].astype(np.int16))  # a copy: torch wants memory that may be written to
 
     def gather(self, places: Windows) -> Tensor:
-        """Waveforms float32 (windows, samples) in [-1, 1], the mean of channels: those of `edgekd.distill.view.gather`."""
-        out = torch.empty(len(places), places.samples, device=self.device)
+        """Waveforms float32 in [-1, 1]: those of `edgekd.distill.windows.gather`, (rows, samples) or (rows, channels, samples)."""
+        channels = (self.store.channels,) if places.channels == "all" else ()
+        out = torch.empty(len(places), *channels, places.samples, device=self.device)
         at_once = max(1, (CACHED if self.device.type == "cpu" else MOVED_AT_ONCE) // places.samples)
         for start in range(0, len(places), at_once):
             part = places[start:start + at_once]
@@ -47,25 +48,45 @@ class ClipBank:
         return out
 
     def _resident(self, pcm: Tensor, places: Windows) -> Tensor:
-        """`edgekd.distill.view.fetch` by index: int16 (windows, samples, channels)."""
+        """`edgekd.distill.windows.fetch` by index: int16 (rows, samples, channels)."""
         span = np.full(len(places), places.samples) if places.span is None else places.span
         shift = np.zeros(len(places), np.int64) if places.shift is None else places.shift
-        columns = np.stack([self.store.offsets[places.clip] + places.start, self.store.lengths[places.clip] - places.start, span, shift])
-        first, there, span, shift = torch.from_numpy(columns).to(self.device)[:, :, None]  # each (windows, 1)
+        first, there = self.store.offsets[places.clip] + places.start, self.store.lengths[places.clip] - places.start
         sample = torch.arange(places.samples, device=self.device)
-        place = (sample - shift) % span  # (windows, samples), in what is heard
-        heard = sample < span
-        if places.tile:
-            place = place % there
+        if places.length is not None:
+            span, shift = torch.from_numpy(np.stack([span, shift])).to(self.device)[:, :, None]  # each (rows, 1)
+            heard = sample < span
+            columns = np.stack([first, there, places.length]).reshape(3, -1, places.pieces)
+            index = _in_pieces((sample - shift) % span, *torch.from_numpy(columns).to(self.device))
         else:
-            heard = heard & (place < there)
-        return pcm[torch.where(heard, first + place, 0)] * heard[..., None]
+            columns = np.stack([first, there, span, shift])
+            first, there, span, shift = torch.from_numpy(columns).to(self.device)[:, :, None]  # each (rows, 1)
+            place = (sample - shift) % span  # (rows, samples), in what is heard
+            heard = sample < span
+            if places.tile:
+                place = place % there
+            else:
+                heard = heard & (place < there)
+            index = first + place
+        return pcm[torch.where(heard, index, 0)] * heard[..., None]
+
+
+def _in_pieces(place: Tensor, first: Tensor, there: Tensor, length: Tensor) -> Tensor:
+    """Indices int64 (rows, samples) into the store of places in joined rows. first, there, length: (rows, pieces)."""
+    end = length.cumsum(dim=1)
+    place = place % end[:, -1:]
+    piece = torch.searchsorted(end, place, right=True)  # (rows, samples)
+    within = place - (end - length).gather(1, piece)
+    return first.gather(1, piece) + within % torch.minimum(there, length).gather(1, piece)
 
 
 def _to_waveform(pcm: Tensor, out: Tensor) -> None:
-    """int16 (windows, samples, channels) -> float32 (windows, samples)."""
+    """int16 (rows, samples, channels) -> float32 (rows, samples), or (rows, channels, samples) where `out` is."""
     channels = pcm.shape[2]
-    out.copy_(pcm[..., 0] if channels == 1 else pcm.float().sum(dim=2).div_(channels)).mul_(1 / PCM_SCALE)
+    if out.dim() == 3:
+        out.copy_(pcm.transpose(1, 2)).mul_(1 / PCM_SCALE)
+    else:
+        out.copy_(pcm[..., 0] if channels == 1 else pcm.float().sum(dim=2).div_(channels)).mul_(1 / PCM_SCALE)
 
 
 def _free_bytes(device: torch.device) -> int:

@@ -18,7 +18,7 @@ from edgekd.distill import processes
 from edgekd.distill.module import TrainingModule
 from edgekd.distill.run import CHECKPOINT_FILE, METRICS_FILE, write_atomic
 from edgekd.distill.score import score
-from edgekd.distill.view import Index
+from edgekd.distill.windows import Index
 from edgekd.errors import InputError
 
 log = logging.getLogger(__name__)

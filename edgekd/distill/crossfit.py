@@ -23,7 +23,7 @@ from edgekd.distill.recipe import Recipe
 from edgekd.distill.run import RUN_FILE, DataInfo, Run, RunInfo, check_place, claim, load_run, resolved, write_info
 from edgekd.distill.softlabels import Logits, soft_labels, teacher_score
 from edgekd.distill.training import DEFAULT_OPTIONS, Options, owned, train
-from edgekd.distill.view import Index, window_samples
+from edgekd.distill.windows import Index, window_samples
 from edgekd.errors import InputError
 
 log = logging.getLogger(__name__)

@@ -42,6 +42,7 @@ class Purpose(IntEnum):
     FRAME_WIDTH = auto()
     FRAME_START = auto()
     PAIR_OTHERS = auto()
+    JOINED = auto()
 
 
 class Draws:

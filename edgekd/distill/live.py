@@ -11,7 +11,8 @@ from edgekd.data.store import ClipStore
 from edgekd.distill.bank import ClipBank
 from edgekd.distill.precision import computing
 from edgekd.distill.run import Run
-from edgekd.distill.view import Index, TeacherView
+from edgekd.distill.view import TEACHER_STREAM, TeacherView
+from edgekd.distill.windows import Index
 from edgekd.frontend import FrontEnd
 from edgekd.models import front
 from edgekd.models.logmel import LogMel
@@ -20,8 +21,6 @@ from edgekd.models.waveform import RawWaveform
 
 LIVE = ("live", "same")
 """Values of `distill.teaching` for which teachers listen in each step."""
-LIVE_STREAM = 16
-"""Stream of the first teacher's draws, the next teacher has the next: how it hears a clip does not depend on the student."""
 
 
 class LiveTeacher:
@@ -39,7 +38,7 @@ class LiveTeacher:
         self.run = run
         self.network = run.float_model().requires_grad_(False).eval()
         self.front = front(run.config, run.frontend, exact=False)
-        self.view = TeacherView(store, clips, run.recipe, LIVE_STREAM + number)
+        self.view = TeacherView(store, clips, run.recipe, TEACHER_STREAM + number)
         self._taps = Taps(self.network, taps)
         self._precision = precision
 

@@ -22,7 +22,8 @@ from edgekd.distill.precision import computing
 from edgekd.distill.recipe import Recipe
 from edgekd.distill.tables import Qat, Train
 from edgekd.distill.terms.term import Said
-from edgekd.distill.view import Batch, TrainingView, segment_of
+from edgekd.distill.view import Batch, TrainingView
+from edgekd.distill.windows import segment_of
 from edgekd.models.logmel import LogMel
 from edgekd.models.taps import Taps
 from edgekd.models.waveform import RawWaveform
@@ -189,8 +190,7 @@ class TrainingModule(pl.LightningModule):
 
     def _weight(self, items: int, step: int) -> float:
         """Of this process's share in a batch: the mean over processes of weighted means over items is the mean over all items."""
-        whole, more = divmod(len(self.view.clips), self.view.steps)
-        return items * processes.world() / (whole + (step < more))
+        return items * processes.world() / self.view.sizes[step]
 
     def hear(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """A batch as `transfer_batch_to_device` gives it, augmented and mixed.

@@ -42,10 +42,11 @@ def assignment(recipe: Recipe, store: ClipStore, count: int) -> NDArray[np.int64
 
 
 def combined(judge: NDArray[np.int64], logits: Sequence[NDArray[np.floating[Any]]]) -> NDArray[np.float16]:
-    """float16 (clips, labels) from an assignment and the (clips, labels) logits of each fit."""
-    stacked = np.stack(logits).astype(np.float64)  # (fits, clips, labels)
+    """float16 (clips, ..., labels) from an assignment and the (clips, ..., labels) logits of each fit."""
+    stacked = np.stack(logits).astype(np.float64)  # (fits, clips, ..., labels)
     chosen = stacked[np.maximum(judge, 0), np.arange(len(judge))]
-    mixed: NDArray[np.float16] = np.where(judge[:, None] == ALL_FITS, stacked.mean(axis=0), chosen).astype(np.float16)
+    by_all = (judge == ALL_FITS).reshape(-1, *[1] * (chosen.ndim - 1))
+    mixed: NDArray[np.float16] = np.where(by_all, stacked.mean(axis=0), chosen).astype(np.float16)
     return mixed
 
 

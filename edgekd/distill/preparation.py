@@ -18,7 +18,8 @@ from edgekd.distill.quiet import quiet
 from edgekd.distill.recipe import Recipe
 from edgekd.distill.run import Run, load_run, model_config
 from edgekd.distill.softlabels import Logits, check_fits
-from edgekd.distill.view import TrainingView, window_samples
+from edgekd.distill.view import TrainingView, batch_sizes
+from edgekd.distill.windows import window_samples
 from edgekd.errors import InputError
 from edgekd.frontend import FrontEnd
 from edgekd.models import build, hears
@@ -54,10 +55,9 @@ def check_network(recipe: Recipe, store: ClipStore, partition: Partition) -> Non
         InputError: sizes that torch refuses, a view or a batch too small for the network, or a block without an integer form.
     """
     init.check(recipe)
-    clips = len(partition.train)
-    smallest = clips // -(-clips // recipe.train.batch_size) // processes.world()
+    smallest = min(batch_sizes(store, partition.train, recipe, recipe.train.batch_size)) // processes.world()
     for table, phase in (("train", recipe.train), ("qat", recipe.qat)):
-        least = clips // -(-clips // phase.batch_size)
+        least = min(batch_sizes(store, partition.train, recipe, phase.batch_size))
         if least < processes.world():
             raise InputError(f"recipe {recipe.name}: a batch of {least} clips is too few for {processes.world()} processes; "
                              f"start {least} at most, or raise {table}.batch_size ({phase.batch_size})")
@@ -196,7 +196,8 @@ def stacked(logits: Sequence[Logits]) -> NDArray[np.float32]:
     """Soft labels of several teachers as one array.
 
     Args:
-        logits: of each teacher (views, clips, segments, labels); who has one segment says the same of all.
+        logits: of each teacher (clips, labels), (clips, segments, labels) or (views, clips, segments, labels); who has one segment says
+            the same of all.
 
     Returns:
         float32 (teachers, views, clips, segments, labels).
@@ -204,6 +205,7 @@ def stacked(logits: Sequence[Logits]) -> NDArray[np.float32]:
     Raises:
         InputError: teachers with different numbers of segments, both above one.
     """
+    logits = [each[None, :, None] if each.ndim == 2 else each.reshape(-1, *each.shape[-3:]) for each in logits]
     counts = sorted({each.shape[2] for each in logits} - {1})
     if len(counts) > 1:
         raise InputError(f"the teachers judge {counts[0]} and {counts[1]} segments; teach them with the same view.segments, or with 1")

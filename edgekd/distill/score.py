@@ -8,9 +8,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from edgekd.data.augment import gain
 from edgekd.data.store import ClipStore
 from edgekd.distill.tables import View
-from edgekd.distill.view import Index, Windows, gather, scored_windows
+from edgekd.distill.windows import Floats, Index, Windows, gather, scored_windows
+from edgekd.models import segment_logits
 
 SCORE_BATCH = 64
 """Windows in one forward pass."""
@@ -47,17 +49,29 @@ class Heard:
 
 
 def hear(model: nn.Module, log_mel: nn.Module, store: ClipStore, clips: Index, view: View) -> Heard:
-    """Run a network over clips as its view hears them."""
+    """Run a network over clips as its view hears them. What is said of a recording is said of each of its segments."""
     places = scored_windows(store, clips, view)
-    logits, silent = window_logits(model, log_mel, store, places)
-    return Heard(logits.numpy(), silent.numpy(), places.clip, places.start)
+    logits, silent = (each.numpy() for each in window_logits(model, log_mel, store, places))
+    if view.span == "parent":
+        _, row = np.unique(store.parents.parent[clips], return_inverse=True)
+        return Heard(logits[row], silent[row], clips, np.zeros(len(clips), np.int64))
+    return Heard(logits, silent, places.owner, places.start[::places.pieces])
 
 
-def window_logits(model: nn.Module, log_mel: nn.Module, store: ClipStore, places: Windows) -> tuple[Tensor, Tensor]:
+def window_logits(model: nn.Module, log_mel: nn.Module, store: ClipStore, places: Windows, gain_db: Floats | None = None,
+                  segments: int = 1) -> tuple[Tensor, Tensor]:
     """Logits of windows, the model in eval mode (its mode is put back).
 
+    Args:
+        model: features -> logits.
+        log_mel: its front end.
+        store, places: what it hears.
+        gain_db: (windows,) decibels by which each is louder.
+        segments: of each window, judged each for itself where there is more than one.
+
     Returns:
-        logits float32 (windows, labels) and silent bool (windows,), both on the CPU; silent windows have only samples of zero.
+        logits float32 (windows, labels), or (windows, segments, labels) of several segments, and silent bool (windows,), both on the CPU;
+        silent windows have only samples of zero.
     """
     device = next(model.parameters()).device
     training = model.training
@@ -65,9 +79,13 @@ def window_logits(model: nn.Module, log_mel: nn.Module, store: ClipStore, places
     logits, silent = [], []
     with torch.inference_mode():
         for part in np.array_split(np.arange(len(places)), -(-len(places) // SCORE_BATCH)):
-            waveform = torch.from_numpy(gather(store, Windows(places.clip[part], places.start[part], places.samples, places.tile)))
-            silent.append(~waveform.any(dim=1))
-            logits.append(model(log_mel(waveform.to(device))).float().cpu())
+            waveform = torch.from_numpy(gather(store, places[part[0]:part[-1] + 1]))
+            silent.append(~waveform.flatten(1).any(dim=1))
+            waveform = waveform.to(device)
+            if gain_db is not None:
+                waveform = gain(waveform, torch.from_numpy(gain_db[part]).to(device))
+            x = log_mel(waveform)
+            logits.append((model(x) if segments == 1 else segment_logits(model, x, segments)).float().cpu())
     model.train(training)
     return torch.cat(logits), torch.cat(silent)
 

@@ -1,9 +1,11 @@
 """Soft labels: a teacher's raw logits for every clip of a store, computed once and kept beside the teacher's run.
 
 The key is a hash of the weights, the front end, the view and the store's table and audio; whatever changes one of them makes a new file.
+Of several augmented views of each clip it is also one of the augmentation, the seed and the clips that may be joined to others.
 
-They are computed in parts of `PART_CLIPS` clips, shared among the processes of a job and kept until all are there: an interrupted
-computation goes on where it was, and neither that nor the number of processes changes a byte of the file.
+They are computed in parts of `PART_CLIPS` clips (or recordings, whose segments share what is said of them), shared among the processes of
+a job and kept until all are there: an interrupted computation goes on where it was, and neither that nor the number of processes changes
+a byte of the file.
 """
 
 import hashlib
@@ -23,9 +25,10 @@ from edgekd.distill.faults import DISK_ERRORS, memory_told
 from edgekd.distill.outoffold import assignment, combined, combined_key, opened_fits
 from edgekd.distill.run import SOFT_LABELS_FOLDER, Run, write_atomic
 from edgekd.distill.score import Score, judge, window_logits
-from edgekd.distill.view import scored_windows
+from edgekd.distill.view import TEACHER_STREAM, TeacherView
+from edgekd.distill.windows import Floats, Index, Windows, scored_windows, window_samples
 from edgekd.errors import InputError
-from edgekd.models.logmel import LogMel
+from edgekd.models import front
 
 log = logging.getLogger(__name__)
 
@@ -44,39 +47,61 @@ class _Sidecar(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sha256: str
 
 
-def soft_labels(run: Run, store: ClipStore) -> tuple[str, Logits]:
+def soft_labels(run: Run, store: ClipStore, views: int = 0, clips: Index | None = None, stream: int = TEACHER_STREAM) -> tuple[str, Logits]:
     """A teacher's logits for all clips, from the cache or computed.
 
+    Segments of a recording share what a "parent" teacher says of it; of one whose view has segments each clip has the part that its
+    middle lies in.
+
+    Args:
+        run: the teacher.
+        store: the clips.
+        views: 0 for what it says of each clip as it is. Else how often it judges each clip, heard as `TeacherView` has it in the epochs
+            0, 1, ...
+        clips: (clips,) those that a "pair" teacher may join to others in its views; None is all.
+        stream: of the views' draws.
+
     Returns:
-        the key (64 hex digits) and float16 (clips, labels), in the order of the store's table.
+        the key (64 hex digits) and float16 logits, clips in the order of the store's table: (clips, labels), or (clips, segments, labels)
+        of a "clip" teacher whose view has segments; with views always (views, clips, segments, labels).
 
     Raises:
-        InputError: the teacher has other labels or another sample rate than the store, a cached file is damaged, or a cross-fitted
-            teacher is of another store or has changed.
+        InputError: the teacher has other labels or another sample rate than the store, a view that cannot have segments, a cached file is
+            damaged, or a cross-fitted teacher is of another store or has changed.
     """
     check_fits(run, store)
+    if run.recipe.view.segments > 1 and run.recipe.view.span not in {"clip", "parent"}:
+        raise InputError(f'{run.path}: view.segments = {run.recipe.view.segments} with view.span = "{run.recipe.view.span}"; segments are '
+                         'of "clip" and "parent"')
     if run.info.cross_fit:
-        return _out_of_fold(run, store)
-    key = processes.first(lambda: _key(run, store))
+        return _out_of_fold(run, store, views, clips, stream)
+    teacher = TeacherView(store, np.arange(len(store.clips)) if clips is None else clips, run.recipe, stream) if views else None
+    joined = clips if run.recipe.view.span == "pair" else None
+    key = processes.first(lambda: _key(run, store, views, joined, stream))
     path = run.path / SOFT_LABELS_FOLDER / f"{key[:16]}.npy"
     if not processes.first(path.is_file):
-        log.info("computing the soft labels of %s for %d clips", run.path, len(store.clips))
-        parts = [_Part(path, key, start, min(start + PART_CLIPS, len(store.clips))) for start in range(0, len(store.clips), PART_CLIPS)]
+        heard = _heard(run, store)
+        log.info("computing the soft labels of %s for %d clips%s", run.path, len(store.clips), f", {views} views each" if views else "")
+        parts = [_Part(path, key, view, len(heard), start, min(start + PART_CLIPS, len(heard)))
+                 for view in range(max(views, 1)) for start in range(0, len(heard), PART_CLIPS)]
         missing = processes.first(lambda: [place for place, part in enumerate(parts) if part.read() is None])
         if len(missing) < len(parts):
             log.info("%d of %d parts are there already", len(parts) - len(missing), len(parts))
         for place in missing[processes.rank()::processes.world()]:
             part = parts[place]
             with memory_told(f"the soft labels of {run.path}", "free memory, or start fewer processes on this machine"):
-                part.write(_compute(run, store, np.arange(part.start, part.stop)))
+                wanted = heard[part.start:part.stop]
+                part.write(_compute(run, store, wanted) if teacher is None else _of_view(run, store, *teacher.places(part.view, wanted)))
         processes.wait()
-        processes.first(lambda: _merge(path, key, store, parts))
+        processes.first(lambda: _merge(path, key, run, store, views, parts))
     return key, processes.first(lambda: _read(path, key, store))
 
 
-def teacher_score(logits: NDArray[np.floating[Any]], store: ClipStore, clips: NDArray[np.int64]) -> Score:
-    """Accuracy of soft labels (clips of the store, labels) on some of its clips."""
-    return judge(logits[clips].astype(np.float32), np.zeros(len(clips), bool), clips, store.label_index)
+def teacher_score(logits: NDArray[np.floating[Any]], store: ClipStore, clips: Index) -> Score:
+    """Accuracy of soft labels (clips of the store, labels) or (clips, segments, labels) on some of its clips."""
+    said = logits[clips].astype(np.float32)
+    owner = np.repeat(clips, said[..., 0].size // len(clips))
+    return judge(said.reshape(len(owner), -1), np.zeros(len(owner), bool), owner, store.label_index)
 
 
 def check_fits(run: Run, store: ClipStore) -> None:
@@ -94,27 +119,39 @@ def check_fits(run: Run, store: ClipStore) -> None:
                          "prepare the store at that rate")
 
 
-def _out_of_fold(run: Run, store: ClipStore) -> tuple[str, Logits]:
+def _out_of_fold(run: Run, store: ClipStore, views: int, clips: Index | None, stream: int) -> tuple[str, Logits]:
     """Of a cross-fitted teacher: put together from those of its fits, which are cached with them."""
     judge = assignment(run.recipe, store, run.info.cross_fit)
-    keys, logits = zip(*(soft_labels(fit, store) for fit in opened_fits(run, store)), strict=True)
+    keys, logits = zip(*(soft_labels(fit, store, views, clips, stream) for fit in opened_fits(run, store)), strict=True)
+    if views:
+        return combined_key(judge, keys), np.stack([combined(judge, of_view) for of_view in zip(*logits, strict=True)])
     return combined_key(judge, keys), combined(judge, logits)
 
 
-def _key(run: Run, store: ClipStore) -> str:
-    parts = (run.weights_hash, run.recipe.model, run.frontend, run.recipe.view, store.hash)
+def _key(run: Run, store: ClipStore, views: int = 0, joined: Index | None = None, stream: int = TEACHER_STREAM) -> str:
+    parts: tuple[Any, ...] = (run.weights_hash, run.recipe.model, run.frontend, run.recipe.view, store.hash)
+    if views:
+        among = "" if joined is None else hashlib.sha256(np.sort(joined).tobytes()).hexdigest()
+        parts += (views, run.recipe.augment, run.recipe.seed, stream, among)
     return hashlib.sha256(msgspec.json.encode(parts, order="sorted")).hexdigest()
 
 
-class _Part:
-    """Logits of clips start..stop on disk, with the key that they belong to."""
+def _heard(run: Run, store: ClipStore) -> Index:
+    """One clip for each thing that is judged: all clips, or the first of each recording, by its number in `store.parents`."""
+    if run.recipe.view.span == "parent":
+        return store.parents.segments[store.parents.first]
+    return np.arange(len(store.clips))
 
-    def __init__(self, whole: Path, key: str, start: int, stop: int) -> None:
-        self.path = whole.with_name(f"{whole.stem}-{start}-{stop}.npz")
-        self.key, self.start, self.stop = key, start, stop
+
+class _Part:
+    """Logits of one view of start..stop of `heard` clips or recordings on disk, with the key that they belong to."""
+
+    def __init__(self, whole: Path, key: str, view: int, heard: int, start: int, stop: int) -> None:
+        self.path = whole.with_name(f"{whole.stem}-{view * heard + start}-{view * heard + stop}.npz")
+        self.key, self.view, self.start, self.stop = key, view, start, stop
 
     def read(self) -> Logits | None:
-        """float16 (clips of the part, labels); None where the part is missing, damaged or of another key."""
+        """float16 (clips of the part, ..., labels); None where the part is missing, damaged or of another key."""
         try:
             with np.load(self.path, allow_pickle=False) as saved:
                 logits: Logits = saved["logits"]
@@ -129,10 +166,12 @@ class _Part:
         _put(self.path, buffer.getvalue())
 
 
-def _compute(run: Run, store: ClipStore, clips: NDArray[np.int64]) -> Logits:
-    """One view of each of some clips in a row: the whole, or the mean over windows that are not silent (over all, where all are)."""
+def _compute(run: Run, store: ClipStore, clips: Index) -> Logits:
+    """Each of some clips in a row as it is: the whole, or the mean over windows that are not silent (over all, where all are)."""
     places = scored_windows(store, clips, run.recipe.view)
-    logits, silent = window_logits(run.float_model(), LogMel(run.frontend), store, places)
+    if run.recipe.view.span != "crop":
+        return _of_view(run, store, places, None)
+    logits, silent = window_logits(run.float_model(), front(run.config, run.frontend), store, places)
     owner = places.clip - clips[0]
     heard = (~silent.numpy()).astype(np.float64)
     sounding = np.bincount(owner, weights=heard) > 0
@@ -142,7 +181,13 @@ def _compute(run: Run, store: ClipStore, clips: NDArray[np.int64]) -> Logits:
     return (summed / np.bincount(owner, weights=weight)[:, None]).astype(np.float16)
 
 
-def _merge(path: Path, key: str, store: ClipStore, parts: list[_Part]) -> None:
+def _of_view(run: Run, store: ClipStore, places: Windows, gain_db: Floats | None) -> Logits:
+    """(rows, labels), or (rows, segments, labels) of several segments."""
+    model, log_mel = run.float_model(), front(run.config, run.frontend)
+    return window_logits(model, log_mel, store, places, gain_db, run.recipe.view.segments)[0].numpy().astype(np.float16)
+
+
+def _merge(path: Path, key: str, run: Run, store: ClipStore, views: int, parts: list[_Part]) -> None:
     """Make the one file of all parts, and delete them."""
     if path.is_file():  # by another job, which has deleted them
         return
@@ -152,13 +197,34 @@ def _merge(path: Path, key: str, store: ClipStore, parts: list[_Part]) -> None:
             raise InputError(f"{part.path} is not there, though it was written; put the teacher where all machines see it, and let one job "
                              "at a time compute its soft labels")
     buffer = io.BytesIO()
-    np.save(buffer, np.concatenate(found))
+    np.save(buffer, _of_clips(run, store, np.concatenate(found), views))
     raw = buffer.getvalue()
     sidecar = _Sidecar(key, store.labels, len(store.clips), hashlib.sha256(raw).hexdigest())
     _put(path.with_suffix(".json"), msgspec.json.encode(sidecar))
     _put(path, raw)
     for part in parts:
         part.path.unlink(missing_ok=True)
+
+
+def _of_clips(run: Run, store: ClipStore, logits: Logits, views: int) -> Logits:
+    """What `soft_labels` returns, from what was said of all that is judged, view after view."""
+    view, parents = run.recipe.view, store.parents
+    logits = logits.reshape(max(views, 1), -1, *logits.shape[1:])  # (views, clips or recordings, ..., labels)
+    if view.span == "parent":
+        logits = logits[:, parents.parent]
+        if view.segments > 1:
+            logits = logits[:, np.arange(len(parents.parent)), _own_segment(store, window_samples(view, store), view.segments)]
+    if not views:
+        return logits[0]
+    return logits if logits.ndim == 4 else logits[:, :, None]
+
+
+def _own_segment(store: ClipStore, samples: int, segments: int) -> Index:
+    """(clips,) the part of its recording that a clip's middle lies in, of which a teacher hears the middle `samples`."""
+    parents = store.parents
+    begin = np.maximum(parents.length[parents.parent] - samples, 0) // 2
+    middle = 2 * (parents.before - begin) + store.lengths  # twice its place
+    return np.clip(middle * segments // (2 * samples), 0, segments - 1)
 
 
 def _put(path: Path, raw: bytes) -> None:

@@ -68,7 +68,8 @@ from edgekd.distill.run import (
 from edgekd.distill.score import hear, judge
 from edgekd.distill.softlabels import Logits, soft_labels, teacher_score
 from edgekd.distill.tables import Qat, Train
-from edgekd.distill.view import TrainingView, window_samples
+from edgekd.distill.view import TEACHER_STREAM, TrainingView
+from edgekd.distill.windows import window_samples
 from edgekd.errors import InputError, nearest
 from edgekd.frontend import FrontEnd
 from edgekd.models import build, front
@@ -76,7 +77,7 @@ from edgekd.models import build, front
 log = logging.getLogger(__name__)
 
 FLOAT_STREAM, QAT_STREAM, _, CALIBRATION_STREAM = range(4)
-"""Of the draws in `edgekd.distill.view`. The one between is `preparation.STATISTICS_STREAM`; teachers have theirs from `LIVE_STREAM`."""
+"""Of the draws in `edgekd.distill.view`. The one between is `preparation.STATISTICS_STREAM`; teachers have theirs from `TEACHER_STREAM`."""
 ACCELERATORS = ("auto", "cpu", "gpu")
 LOG_FORMAT = "%(asctime)s %(message)s"
 
@@ -305,7 +306,8 @@ class _Job:
         if not self.runs or distill.teaching in LIVE:
             return Truth(label, None)
         views = distill.views if distill.teaching == "views" else 0
-        return Truth(label, torch.from_numpy(stacked([soft_labels(run, self.store, views)[1] for run in self.runs])))
+        said = [soft_labels(run, self.store, views, self.partition.train, TEACHER_STREAM + number)[1] for number, run in enumerate(self.runs)]
+        return Truth(label, torch.from_numpy(stacked(said)))
 
     def _trainer(self, epochs: int, end: EpochEnd) -> pl.Trainer:
         return pl.Trainer(

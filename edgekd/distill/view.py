@@ -1,4 +1,4 @@
-"""What a model hears: windows for tests, one augmented epoch for training. Where to listen, not the audio itself. No torch here.
+"""What a model hears in training: one augmented epoch, and a teacher's view of it. Where to listen, not the audio itself. No torch here.
 
 Every draw is keyed by (seed, stream, epoch, clip) (`edgekd.distill.draws`): how a clip is heard in an epoch depends neither on the batch
 it is in, nor on the process that hears it, nor on the epochs before.
@@ -14,56 +14,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekd.data.responses import load_responses, responses_hash
-from edgekd.data.store import PCM_SCALE, ClipStore, windows
+from edgekd.data.store import ClipStore
+from edgekd.distill import sampling
 from edgekd.distill.draws import Draws, Purpose
+from edgekd.distill.listener import Listener
 from edgekd.distill.recipe import Recipe
-from edgekd.distill.sound import sound_of
-from edgekd.distill.tables import DEFAULT_WINDOW, View
+from edgekd.distill.tables import Augment
+from edgekd.distill.windows import Floats, Index, Windows, gather, whole_windows
 from edgekd.errors import InputError, nearest
 
-LONGEST_CLIP = 60.0
-"""Seconds: a "clip" view without a length refuses stores with longer clips, which would not fit in memory."""
-CROP_TRIES = 8
-"""Crops drawn in search of one that is not silent."""
-MIN_SOUND = 0.1
-"""Share of a crop's samples that are not digital silence, for a crop to be taken at once."""
 READ_AHEAD = 2
 """Batches to come whose audio the kernel is told to read, where the store is larger than memory."""
 PLAIN_BATCH = 64
 """Clips in one batch of `TrainingView.plain`."""
-
-Index = NDArray[np.int64]
-Floats = NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Windows:
-    """Places to listen at. clip: (windows,) indices into the store; start: (windows,) first samples; samples: length of each."""
-
-    clip: Index
-    start: Index
-    samples: int
-    tile: bool
-    """Whether what is too short is repeated (a whole clip) or followed by zeros (a window, as on the device)."""
-    span: Index | None = None
-    """(windows,) samples heard, at most `samples`; zeros follow. None hears all."""
-    shift: Index | None = None
-    """(windows,) circular shift of the samples heard, less than `span` in either direction; None is none."""
-
-    def __len__(self) -> int:
-        return len(self.clip)
-
-    def __getitem__(self, part: slice) -> "Windows":
-        span, shift = (None if each is None else each[part] for each in (self.span, self.shift))
-        return Windows(self.clip[part], self.start[part], self.samples, self.tile, span, shift)
+TEACHER_STREAM = 4
+"""Stream of a teacher's draws by default, after those of the phases of a training."""
 
 
 class Batch(TypedDict):
     """One training batch: b items, and after them the other clips that are mixed into items: together rows. m masks.
 
-    places: where to hear the rows. clip: int64 (rows,) indices into the store. gain_db: float32 (rows,). hop: int64 (rows,) samples
-    from frame to frame. response_rows: int64 (k,) rows heard through an impulse response; response: int64 (k,) which.
-    partner: int64 (b,) row of mixup's other clip. share: float32 (b,), 1 where nothing is mixed. style_rows: int64 (s,) rows whose
+    places: where to hear the rows. clip: int64 (rows,) indices into the store, of joined sounds the first clip. gain_db: float32 (rows,).
+    hop: int64 (rows,) samples from frame to frame. response_rows: int64 (k,) rows heard through an impulse response; response: int64 (k,)
+    which. partner: int64 (b,) row of mixup's other clip. share: float32 (b,), 1 where nothing is mixed. style_rows: int64 (s,) rows whose
     statistics Freq-MixStyle mixes in. style: int64 (b,), the item itself or b + the position in `style_rows`. style_share: float32 (b,).
     mel_start, mel_width, frame_start, frame_width: int64 (b, m).
     """
@@ -85,63 +58,6 @@ class Batch(TypedDict):
     frame_width: Index
 
 
-def window_samples(view: View, store: ClipStore) -> int:
-    """Samples that a model hears at a time.
-
-    Raises:
-        InputError: a whole-clip view of very long clips without a length.
-    """
-    if view.span == "crop" or view.seconds is not None:
-        return round((view.seconds or DEFAULT_WINDOW) * store.sample_rate)
-    longest = int(store.lengths.max())
-    if longest > LONGEST_CLIP * store.sample_rate:
-        raise InputError(f"{store.path}: the longest clip has {longest / store.sample_rate:.0f} s; set view.seconds, "
-                         "e.g. --set view.seconds=10")
-    return longest
-
-
-def scored_windows(store: ClipStore, clips: Index, view: View) -> Windows:
-    """Where a model listens in a test: consecutive windows of each clip, or its middle for a whole-clip view."""
-    samples = window_samples(view, store)
-    if view.span == "clip":
-        return Windows(clips, np.maximum(store.lengths[clips] - samples, 0) // 2, samples, tile=True)
-    starts = [windows(int(store.lengths[clip]), samples, samples) for clip in clips]
-    owner = np.repeat(clips, [len(each) for each in starts])
-    return Windows(owner, np.concatenate([np.asarray(each, np.int64) for each in starts]), samples, tile=False)
-
-
-def gather(store: ClipStore, places: Windows) -> Floats:
-    """Waveforms float32 (windows, samples) in [-1, 1], the mean of channels."""
-    pcm = fetch(store, places)
-    mono: Floats = pcm[..., 0].astype(np.float32) if store.channels == 1 else pcm.mean(axis=2, dtype=np.float32)
-    mono *= np.float32(1 / PCM_SCALE)  # a power of two: the same as dividing
-    return mono
-
-
-def fetch(store: ClipStore, places: Windows) -> NDArray[np.int16]:
-    """Samples int16 (windows, samples, channels), copied from the memory map."""
-    span = np.full(len(places), places.samples) if places.span is None else places.span
-    shift = np.zeros(len(places), np.int64) if places.shift is None else places.shift % span
-    there = np.minimum(store.lengths[places.clip] - places.start, span)  # samples that the clip has
-    first = store.offsets[places.clip] + places.start
-    if (there == places.samples).all() and not shift.any():  # plain windows, in one call
-        step, channel = store.pcm.strides
-        shape = (len(store.pcm) - places.samples + 1, places.samples, store.channels)
-        return np.lib.stride_tricks.as_strided(store.pcm, shape, (step, step, channel), writeable=False)[first]
-    out = np.empty((len(places), places.samples, store.channels), np.int16)
-    for row, begin, length, whole, by in zip(out, first.tolist(), there.tolist(), span.tolist(), shift.tolist(), strict=True):
-        heard = store.pcm[begin:begin + length]
-        if length < whole:
-            if places.tile:
-                heard = np.resize(heard, (whole, store.channels))
-            else:
-                heard = np.concatenate([heard, np.zeros((whole - length, store.channels), np.int16)])
-        row[by:whole] = heard[:whole - by]
-        row[:by] = heard[whole - by:]
-        row[whole:] = 0
-    return out
-
-
 class TrainingView:
     """A training set as one model hears it; `batches(epoch)` gives an epoch.
 
@@ -149,33 +65,40 @@ class TrainingView:
         store: where the audio is.
         clips: (clips,) indices to train on.
         recipe: its view, augmentation and seed.
-        batch_size: items of a batch at most; batches of an epoch differ by one item at most.
-        mels, frames: shape of the log-mel, for masks and time stretching.
+        batch_size: items of a batch at most; batches of an epoch differ by one item at most, of a specialist by two.
+        mels, frames: shape of the log-mel, for masks and time stretching; 0 for a network that hears waveforms.
         stream: tells the phases of a run apart.
         shard: (rank, processes): each process has its part of every batch; together they have the batches of one process.
 
     Attributes:
+        clips: the items of training: `clips`, or the first clip of each of their recordings in a "parent" view.
         samples: of the view; more are gathered where sound is made faster.
+        sizes: items of each batch of an epoch, of all ranks together.
         steps: batches of an epoch, for every rank.
         responses: float32 (responses, taps) of the augmentation, or None.
         ir_hash: 64 hex digits of `responses`, "" without them.
 
     Raises:
-        InputError: impulse responses that are not there or not readable, an unknown recorder, or a rank without a part of each batch.
+        InputError: impulse responses that are not there or not readable, an unknown recorder, labels of a pair that are not there,
+            recordings of several labels, augmentation of a log-mel that there is none of, or a rank without a part of each batch.
     """
 
     def __init__(self, store: ClipStore, clips: Index, recipe: Recipe, batch_size: int, mels: int, frames: int, stream: int,
                  shard: tuple[int, int] = (0, 1)) -> None:
-        self.store, self.clips, self.recipe = store, clips, recipe
-        self.samples = window_samples(recipe.view, store)
-        self.steps = -(-len(clips) // batch_size)
-        self._mels, self._frames, self._stream, self._shard = mels, frames, stream, shard
-        smallest = len(clips) // self.steps
+        self.store, self.clips, self.recipe = store, heard_once(store, clips, recipe), recipe
+        self.sizes = batch_sizes(store, clips, recipe, batch_size)
+        self.steps = len(self.sizes)
+        self._listener = Listener(store, clips, recipe, closed=True)
+        self.samples = self._listener.samples
+        self._mels, self._frames, self._stream, self._shard, self._batch_size = mels, frames, stream, shard, batch_size
+        smallest = min(self.sizes)
         if smallest < shard[1]:
             raise InputError(f"a batch of {smallest} clips cannot be divided among {shard[1]} processes; raise train.batch_size and "
                              "qat.batch_size, or use fewer processes")
-        self._place = np.full(len(store.lengths), -1)  # of a clip of the store in `clips`
-        self._place[clips] = np.arange(len(clips))
+        if not mels or not frames:
+            _refuse_log_mel(recipe.augment)
+        self._place = np.full(len(store.lengths), -1)  # of a clip of the store in `self.clips`
+        self._place[self.clips] = np.arange(len(self.clips))
         self.responses: Floats | None = None
         self.ir_hash = ""
         augment = recipe.augment
@@ -188,29 +111,34 @@ class TrainingView:
         """All training clips once, shuffled and augmented; of each batch this process's part."""
         draws = Draws(self.recipe.seed, self._stream, epoch)
         rank, processes = self._shard
-        parts = np.array_split(draws.shuffled(self.clips), self.steps)
-        plan = [self._rows(draws, np.array_split(part, processes)[rank]) for part in parts]
+        plan = [self._rows(draws, np.array_split(part, processes)[rank]) for part in self._epoch_parts(draws)]
         ahead: deque[Batch] = deque()
         for rows in plan:
             batch = self._batch(draws, rows)
             places = batch["places"]
-            self.store.will_need(places.clip, places.start, places.samples)
+            self.store.will_need(places.clip, places.start, places.samples if places.length is None else places.length)
             ahead.append(batch)
             if len(ahead) > READ_AHEAD:
                 yield ahead.popleft()
         yield from ahead
 
     def plain(self, count: int) -> Iterator[Floats]:
-        """Waveforms (up to 64, samples) of up to `count` training clips, without augmentation: for statistics and calibration."""
+        """Waveforms (up to 64, samples) of up to `count` training clips, without augmentation: for statistics and calibration.
+
+        Those of a view of all channels are (up to 64, channels, samples).
+        """
         draws = Draws(self.recipe.seed, self._stream, 0)
         chosen = draws.shuffled(self.clips)[:count]
         for part in np.array_split(chosen, -(-len(chosen) // PLAIN_BATCH)):
-            starts = self._starts(draws, part, np.full(len(part), self.samples), skip_silence=True)
-            yield gather(self.store, Windows(part, starts, self.samples, tile=self._whole))
+            span = np.full(len(part), self.samples)
+            yield gather(self.store, self._listener.places(draws, part, span, self.samples, None, skip_silence=True))
 
-    @property
-    def _whole(self) -> bool:
-        return self.recipe.view.span == "clip"
+    def _epoch_parts(self, draws: Draws) -> list[Index]:
+        """The items of each batch of an epoch."""
+        if self.recipe.data.pair:
+            in_pair = sampling.pair_mask(self.store, self.clips, self.recipe.data.pair)
+            return sampling.half_pair_batches(draws, self.clips, in_pair, self._batch_size)
+        return np.array_split(draws.shuffled(self.clips), self.steps)
 
     def _rows(self, draws: Draws, items: Index) -> "_Rows":
         """A batch's clips: its items, then those that are mixed into them and are not among them."""
@@ -236,9 +164,8 @@ class TrainingView:
         hop = np.maximum(np.rint(fe.hop_length * pace), 1).astype(np.int64)
         span = self.samples + (self._frames - 1) * (hop - fe.hop_length)
         longest = self.samples + (self._frames - 1) * (round(fe.hop_length * augment.time_stretch) - fe.hop_length)
-        limit = np.minimum(round(augment.roll * self.store.sample_rate), span // 2)
-        shift = (draws.one(Purpose.ROLL, clips) * (2 * limit + 1)).astype(np.int64) - limit
-        places = Windows(clips, self._starts(draws, clips, span, augment.skip_silence), longest, self._whole, span, shift)
+        shift = self._listener.shift(draws, clips, span)
+        places = self._listener.places(draws, clips, span, longest, shift, skip_silence=augment.skip_silence)
         response_rows, response = self._heard_through(draws, clips)
         style_rows, style = _kept(clips, items, rows.style)
         mel_start, mel_width = _masks(draws, items, Purpose.MEL_START, Purpose.MEL_WIDTH, augment.mel_masks, augment.mel_mask_bins,
@@ -246,25 +173,11 @@ class TrainingView:
         frame_start, frame_width = _masks(draws, items, Purpose.FRAME_START, Purpose.FRAME_WIDTH, augment.time_masks,
                                           augment.time_mask_frames, self._frames)
         return Batch(
-            places=places, clip=clips, gain_db=((2 * draws.one(Purpose.GAIN, clips) - 1) * augment.gain_db).astype(np.float32), hop=hop,
+            places=places, clip=clips, gain_db=self._listener.gain_db(draws, clips), hop=hop,
             response_rows=response_rows, response=response, partner=_positions(clips, rows.partner),
             share=_shares(draws, Purpose.MIX_SHARE, items, rows.partner, augment.mixup_alpha), style_rows=style_rows, style=style,
             style_share=_shares(draws, Purpose.STYLE_SHARE, items, rows.style, augment.mixstyle_alpha),
             mel_start=mel_start, mel_width=mel_width, frame_start=frame_start, frame_width=frame_width)
-
-    def _starts(self, draws: Draws, clips: Index, span: Index, skip_silence: bool) -> Index:
-        """First samples (clips,): of the first crop drawn that has sound in it, or of the one with most."""
-        room = np.maximum(self.store.lengths[clips] - span, 0)
-        silence_aware = skip_silence and not self._whole and bool(room.any())
-        tries = draws.uniform(Purpose.CROP, clips, CROP_TRIES if silence_aware else 1)
-        starts = (tries * (room[:, None] + 1)).astype(np.int64)  # (clips, tries)
-        if not silence_aware:
-            return starts[:, 0]
-        span = np.minimum(span, self.store.lengths[clips])[:, None]
-        sounding = sound_of(self.store).samples(clips[:, None], starts, span)
-        enough = sounding >= MIN_SOUND * span
-        taken = np.where(enough.any(axis=1), enough.argmax(axis=1), sounding.argmax(axis=1))
-        return np.take_along_axis(starts, taken[:, None], axis=1)[:, 0]
 
     def _heard_through(self, draws: Draws, clips: Index) -> tuple[Index, Index]:
         """Rows that are heard through impulse responses, and the response of each."""
@@ -273,6 +186,89 @@ class TrainingView:
         used = (draws.one(Purpose.RESPONSE_USED, clips) < self.recipe.augment.ir_p) & self._through[clips]
         rows = np.flatnonzero(used)
         return rows, (draws.one(Purpose.RESPONSE, clips[rows]) * len(self.responses)).astype(np.int64)
+
+
+class TeacherView:
+    """How a teacher hears clips while it teaches: cropped, joined, rolled and louder or softer as its own recipe has it, and not mixed,
+    masked, stretched or heard through other microphones.
+
+    Where the view has segments, sounds are neither rolled nor cropped at random, so that each segment stays in its place.
+
+    Args:
+        store: where the audio is.
+        clips: (clips,) the training clips of the student, of which "pair" joins some to each clip.
+        recipe: the teacher's.
+        stream: tells it apart from other draws with the recipe's seed.
+    """
+
+    def __init__(self, store: ClipStore, clips: Index, recipe: Recipe, stream: int = TEACHER_STREAM) -> None:
+        self.store, self.recipe, self._stream = store, recipe, stream
+        self._listener = Listener(store, clips, recipe, closed=False)
+
+    def places(self, epoch: int, clips: Index) -> tuple[Windows, Floats]:
+        """Where any clips (n,) of the store are heard, and the gain of each, float32 (n,) decibels.
+
+        Segments of one recording are heard alike in a "parent" view.
+        """
+        draws, listener, augment = Draws(self.recipe.seed, self._stream, epoch), self._listener, self.recipe.augment
+        if listener.parents is not None:
+            clips = listener.parents.segments[listener.parents.first[listener.parents.parent[clips]]]
+        gain_db = listener.gain_db(draws, clips)
+        if self.recipe.view.segments > 1:
+            return whole_windows(self.store, clips, self.recipe.view), gain_db
+        span = np.full(len(clips), listener.samples)
+        shift = listener.shift(draws, clips, span) if augment.roll else None
+        return listener.places(draws, clips, span, listener.samples, shift, skip_silence=augment.skip_silence), gain_db
+
+
+def heard_once(store: ClipStore, clips: Index, recipe: Recipe) -> Index:
+    """What an epoch goes through: the clips, or the first clip of each of their recordings in a "parent" view.
+
+    Raises:
+        InputError: a recording whose segments have several labels.
+    """
+    if recipe.view.span != "parent":
+        return clips
+    parents = store.parents.within(clips, store.lengths)
+    first = parents.segments[parents.first[parents.count > 0]]
+    label = np.zeros(len(parents.count), np.int64)
+    label[parents.parent[first]] = store.label_index[first]
+    other = np.flatnonzero(store.label_index[clips] != label[parents.parent[clips]])
+    if len(other):
+        name = store.clips[clips[other[0]]].parent
+        labels = sorted({store.clips[clip].label for clip in clips if store.clips[clip].parent == name})
+        raise InputError(f"{store.path}: the segments of parent '{name}' have the labels {', '.join(labels)}; give them one label, or set "
+                         "view.span to clip")
+    return first
+
+
+def batch_sizes(store: ClipStore, clips: Index, recipe: Recipe, batch_size: int) -> list[int]:
+    """Items of each batch of an epoch, of all processes together.
+
+    Raises:
+        InputError: see `heard_once` and `edgekd.distill.sampling`.
+    """
+    items = heard_once(store, clips, recipe)
+    if recipe.data.pair:
+        in_pair = sampling.pair_mask(store, items, recipe.data.pair)
+        return [2 * size for size in _divided(int(in_pair.sum()), sampling.steps(in_pair, batch_size))]
+    return _divided(len(items), -(-len(items) // batch_size))
+
+
+def _divided(items: int, parts: int) -> list[int]:
+    """Sizes of the parts that `np.array_split` makes."""
+    size, more = divmod(items, parts)
+    return [size + (part < more) for part in range(parts)]
+
+
+def _refuse_log_mel(augment: Augment) -> None:
+    """Refuse what changes a log-mel, for a network that hears waveforms."""
+    wanted = {"mel_masks": augment.mel_masks > 0, "time_masks": augment.time_masks > 0, "time_stretch": augment.time_stretch > 1,
+              "mixstyle_p": augment.mixstyle_p > 0, "mixup_domain": augment.mixup_p > 0 and augment.mixup_domain == "log_mel"}
+    off = {"time_stretch": "1", "mixup_domain": '"waveform"'}
+    for key in (key for key, set_ in wanted.items() if set_):
+        raise InputError(f"augment.{key} = {getattr(augment, key)} changes a log-mel, and this network hears waveforms; set it to "
+                         f"{off.get(key, '0')}")
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The torch mirror of the front end: the same window and filterbank arrays, for training on batches of waveforms."""
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -58,18 +58,22 @@ class LogMel(nn.Module):
         """Normalised log-mel.
 
         Args:
-            waveform: float (batch, time) in [-1, 1] at the front end's sample rate.
+            waveform: float (batch, time) or (batch, channels, time) in [-1, 1] at the front end's sample rate.
             hop: int64 (batch,) samples from one frame to the next, each clip's own in the place of the front end's. More audio in as many
                 frames is the sound made faster, pitch kept.
             samples: with `hop`, those that the frames would take at the front end's hop, which decides how many there are. The waveform
                 has `samples + (frames - 1) * (hop - hop_length)` or more.
 
         Returns:
-            float32 (batch, 1, mel, frame).
+            float32 (batch, 1, mel, frame) or (batch, channels, mel, frame).
 
         Raises:
             InputError: the waveform does not fill one frame.
         """
+        if waveform.dim() == 3:
+            batch, channels, _ = waveform.shape
+            each = None if hop is None else hop.repeat_interleave(channels)
+            return cast(Tensor, self(waveform.flatten(0, 1), each, samples)).unflatten(0, (batch, channels)).squeeze(2)
         fe, device = self.fe, waveform.device
         samples = waveform.shape[-1] if samples is None else samples
         frames = fe.frames(samples)

@@ -30,7 +30,8 @@ from edgekd.distill.quiet import quiet
 from edgekd.distill.recipe import Recipe, load_recipe
 from edgekd.distill.run import model_config, resolved
 from edgekd.distill.terms.term import Said
-from edgekd.distill.view import TrainingView, window_samples
+from edgekd.distill.view import TrainingView
+from edgekd.distill.windows import window_samples
 from edgekd.errors import InputError
 from edgekd.models import build
 from edgekd.models.logmel import LogMel

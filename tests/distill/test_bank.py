@@ -8,7 +8,7 @@ from edgekd.data.store import Clip
 from edgekd.data.writer import StoreWriter
 from edgekd.distill import bank
 from edgekd.distill.bank import ClipBank
-from edgekd.distill.view import Windows, gather
+from edgekd.distill.windows import Windows, gather
 
 CPU = torch.device("cpu")
 

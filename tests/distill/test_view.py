@@ -8,7 +8,8 @@ import pytest
 from edgekd.data.store import Clip
 from edgekd.data.writer import StoreWriter
 from edgekd.distill.sound import Sound
-from edgekd.distill.view import TrainingView, Windows, fetch, gather, scored_windows, window_samples
+from edgekd.distill.view import TrainingView
+from edgekd.distill.windows import Windows, fetch, gather, scored_windows, window_samples
 from edgekd.errors import InputError
 
 EVERYTHING = {"mixup_p": 0.5, "mixstyle_p": 0.5, "time_stretch": 1.2, "roll": 0.1, "gain_db": 3.0, "mel_masks": 2, "mel_mask_bins": 3}
@@ -159,7 +160,7 @@ def test_tests_hear_whole_windows_or_whole_clips(store, make_recipe):
 
 
 def test_whole_clips_of_a_store_with_very_long_ones_need_a_length(store, make_recipe, monkeypatch):
-    monkeypatch.setattr("edgekd.distill.view.LONGEST_CLIP", 1.0)
+    monkeypatch.setattr("edgekd.distill.windows.LONGEST_CLIP", 1.0)
     with pytest.raises(InputError, match=r"set view\.seconds"):
         window_samples(make_recipe("teacher").view, store)
 
