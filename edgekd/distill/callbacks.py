@@ -84,7 +84,7 @@ class EpochEnd(pl.Callback):
         last = row["epoch"] == trainer.max_epochs
         every = module.recipe.train.test_every
         if processes.rank() == 0 and (last or (every and row["epoch"] % every == 0)):
-            row |= score(module.tested, module.log_mel, self._store, self._test, module.recipe.view).named("test")
+            row |= score(module.tested, module.front, self._store, self._test, module.recipe.view).named("test")
         self.rows.append(row)
         now = time.monotonic()
         self.seconds, self._began = self.seconds + now - self._began, now

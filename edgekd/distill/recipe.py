@@ -124,6 +124,10 @@ def decode(raw: Mapping[str, Any], where: str) -> Recipe:
         raise InputError(f"{where}: augment.ir_p is {recipe.augment.ir_p:g} but augment.ir_folder is not set; name the folder of the "
                          "impulse responses")
     _check_held_out(recipe.data.held_out, where)
+    if recipe.role == "teacher" and (recipe.teachers or recipe.specialists or recipe.backend):
+        raise InputError(f"{where}: [[teachers]], [specialists] and [backend] are stages of a student; a teacher learns from labels alone")
+    if recipe.specialists and recipe.specialists.pairs and not recipe.teachers:
+        raise InputError(f"{where}: [specialists] begin as the first of [[teachers]], and there is none; add one")
     for split in recipe.export.calibrate:
         if split in recipe.data.train:
             raise InputError(f"{where}: split '{split}' is in export.calibrate and in data.train; fit the temperature on clips that the "

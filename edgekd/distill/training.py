@@ -306,7 +306,8 @@ class _Job:
         if not self.runs or distill.teaching in LIVE:
             return Truth(label, None)
         views = distill.views if distill.teaching == "views" else 0
-        said = [soft_labels(run, self.store, views, self.partition.train, TEACHER_STREAM + number)[1] for number, run in enumerate(self.runs)]
+        said = [soft_labels(run, self.store, views, self.partition.train, TEACHER_STREAM + number)[1]
+                for number, run in enumerate(self.runs)]
         return Truth(label, torch.from_numpy(stacked(said)))
 
     def _trainer(self, epochs: int, end: EpochEnd) -> pl.Trainer:

@@ -1,33 +1,81 @@
-"""`edgekd distill`: trains one student from teachers and labels."""
+"""`edgekd distill`: trains one student from teachers and labels, and before it the stages of its recipe."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 from edgekd.data.store import ClipStore
-from edgekd.distill.processes import joined
-from edgekd.distill.recipe import load_recipe
-from edgekd.distill.run import Run
+from edgekd.distill import processes
+from edgekd.distill.recipe import Recipe, alone, load_recipe
+from edgekd.distill.run import BESIDE_FOLDER, PAIRS_FILE, STAGES_FILE, SVM_FILE, Run, write_atomic
 from edgekd.distill.training import DEFAULT_OPTIONS, Options, train
 from edgekd.errors import InputError
+from edgekd.pipeline.specialists import check_specialists, report_pairs, train_specialists
+from edgekd.pipeline.stages import going_on, stage_recipe, staged, teaching, train_teachers, trained, with_init
+from edgekd.pipeline.svm import score_sum
+
+log = logging.getLogger(__name__)
+
+NO_TEACHER = "none"
+"""In the place of a teacher's folder: labels alone, also where the recipe has teachers of its own."""
 
 
 def distill(recipe: str, data: Path, out: Path, teachers: Sequence[Path] = (), overrides: Sequence[str] = (),
             options: Options = DEFAULT_OPTIONS) -> Run:
     """Train a student: the float phase, then the quantization-aware one.
 
+    A recipe with teachers, specialists or a back-end of its own trains these too, inside the run folder, unless teachers are given.
+
     Args:
         recipe: name or path of a recipe with a [student] table.
         data: a store.
         out: the run folder.
-        teachers: finished run folders; none means labels alone.
+        teachers: finished run folders in the place of the recipe's stages; `NO_TEACHER` means labels alone.
         overrides: "key=value" settings.
         options: how to run.
 
     Raises:
         InputError: the recipe is a teacher's, or anything that `edgekd.distill.training.train` refuses.
     """
-    with joined(options.accelerator):
+    none = [str(path) for path in teachers] == [NO_TEACHER]
+    if not none and NO_TEACHER in map(str, teachers):
+        raise InputError(f"--teacher {NO_TEACHER} means labels alone; leave out the other teachers")
+    with processes.joined(options.accelerator):
         loaded = load_recipe(recipe, overrides)
         if loaded.role != "student":
             raise InputError(f"recipe {loaded.name} has a [teacher] table; train it with: edgekd teach {recipe}")
-        return train(loaded, ClipStore.open(data), out, teachers, options)
+        store = ClipStore.open(data)
+        if teachers or not (loaded.teachers or loaded.backend):
+            return train(alone(loaded), store, out, () if none else teachers, options)
+        return _with_stages(loaded, store, out, options)
+
+
+def _with_stages(recipe: Recipe, store: ClipStore, out: Path, options: Options) -> Run:
+    """Teachers, specialists and systems beside it, then the student, and what judges them all."""
+    special = recipe.specialists is not None and recipe.specialists.pairs > 0
+    if special:
+        check_specialists(recipe)
+    beside = [(each.name, stage_recipe(each, recipe, "student")) for each in recipe.backend.beside] if recipe.backend else []
+    with staged(out, options):
+        made = train_teachers(recipe, store, out, options)
+        teachers = teaching(recipe, made)
+        specialists = train_specialists(recipe, store, out, teachers[0], options) if special else []
+        others = []
+        for name, system in beside:
+            path = out / BESIDE_FOLDER / (name or system.name)
+            log.info("beside it: %s", system.name)
+            others.append(_with_stages(system, store, path, going_on(path, options, STAGES_FILE)))
+    run = trained(with_init(recipe, made), store, out, [*teachers, *specialists], options)
+    if specialists and not processes.first((out / PAIRS_FILE).is_file):
+        processes.first(lambda: report_pairs(run, store, teachers[0], specialists, [*teachers, *specialists]))
+    if recipe.backend and not processes.first((out / SVM_FILE).is_file):
+        processes.first(lambda: _judged([run, *others], store, recipe.backend.kernels))
+    return run
+
+
+def _judged(runs: Sequence[Run], store: ClipStore, kernels: Sequence[str]) -> None:
+    """Write svm.json of the first run."""
+    report = score_sum(runs, store, kernels)
+    for line in report.to_text().splitlines():
+        log.info("%s", line)
+    write_atomic(runs[0].path / SVM_FILE, report.to_json() + b"\n")
