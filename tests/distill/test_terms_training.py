@@ -1,0 +1,28 @@
+"""Terms in a training step: what the objective learns is trained beside the network."""
+
+import torch
+
+from edgekd.distill.module import TrainingModule, Truth
+from edgekd.distill.objective import Objective
+from edgekd.distill.run import model_config, resolved
+from edgekd.distill.view import TrainingView
+from edgekd.models import build
+from edgekd.models.logmel import LogMel
+
+
+def test_an_optimizer_step_moves_learned_weights_and_they_travel_in_the_state(store, make_recipe):
+    losses = [{"loss": name} for name in ("kd", "cdf", "dist", "dkd", "cross_entropy")]
+    recipe = resolved(make_recipe(distill={"terms": losses, "weights": "learned"}))
+    fe, clips = recipe.frontend, store.indices(["a"])
+    view = TrainingView(store, clips, recipe, 5, fe.n_mels, fe.frames(8000), 0)
+    teachers = torch.randn(2, len(store.label_index), len(store.labels), generator=torch.Generator().manual_seed(0))
+    module = TrainingModule(build(model_config(recipe), len(store.labels)), LogMel(fe), view,
+                            Truth(torch.from_numpy(store.label_index), teachers), Objective(recipe.distill, len(store.labels), 0.0, 2),
+                            recipe, recipe.train)
+    batch = module.transfer_batch_to_device(next(iter(module.train_dataloader())), torch.device("cpu"), 0)
+    optimizer = module.configure_optimizers()["optimizer"]
+    module.training_step(batch, 0).backward()
+    optimizer.step()
+    learned = {name: value for name, value in module.state_dict().items() if name.startswith("objective.logs.")}
+    assert len(learned) == 6
+    assert all(value != 0 for value in learned.values())
