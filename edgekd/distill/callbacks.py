@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 COLUMNS = ("phase", "epoch", "lr", "loss", "label", "label_weighted", "kd", "kd_weighted", "float", "float_weighted",
            "test_clip_accuracy", "test_window_accuracy", "test_clip_log_loss")
-"""Of metrics.csv; cells are empty where a run has no such term and in epochs without a test."""
+"""Of metrics.csv, with those of other terms before "float"; cells are empty where a run has no such term and in epochs without a test."""
 BAR_HERTZ = 2
 """Redraws of the bar in a second."""
 LOG_SECONDS = 15.0
@@ -92,7 +92,9 @@ class EpochEnd(pl.Callback):
 
     def _record(self, trainer: pl.Trainer, row: dict[str, Any]) -> None:
         text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        terms = dict.fromkeys(name for each in self.rows for name in each if name not in COLUMNS)
+        place = COLUMNS.index("float")
+        writer = csv.DictWriter(text, (*COLUMNS[:place], *terms, *COLUMNS[place:]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(self.rows)
         if processes.rank() == 0:

@@ -1,10 +1,13 @@
 """Terms in a training step: what the objective learns is trained beside the network."""
 
+import csv
+
 import torch
 
 from edgekd.distill.module import TrainingModule, Truth
 from edgekd.distill.objective import Objective
-from edgekd.distill.run import model_config, resolved
+from edgekd.distill.run import METRICS_FILE, model_config, resolved
+from edgekd.distill.training import Options, train
 from edgekd.distill.view import TrainingView
 from edgekd.models import build
 from edgekd.models.logmel import LogMel
@@ -26,3 +29,16 @@ def test_an_optimizer_step_moves_learned_weights_and_they_travel_in_the_state(st
     learned = {name: value for name, value in module.state_dict().items() if name.startswith("objective.logs.")}
     assert len(learned) == 6
     assert all(value != 0 for value in learned.values())
+
+
+def test_each_term_has_its_columns_in_the_metrics_of_both_phases(store, make_recipe, tmp_path):
+    train(make_recipe("teacher", train={"epochs": 1}), store, tmp_path / "teacher", options=Options(threads=1))
+    recipe = make_recipe(distill={"terms": [{"loss": "dist"}, {"loss": "dkd"}, {"loss": "dkd", "standardise": True}], "weights": "learned"},
+                         train={"epochs": 1}, qat={"epochs": 1, "freeze_epochs": 0, "float_weight": 0.5})
+    train(recipe, store, tmp_path / "student", [tmp_path / "teacher"], Options(threads=1))
+    rows = list(csv.DictReader((tmp_path / "student" / METRICS_FILE).read_text().splitlines()))
+    assert [row["phase"] for row in rows] == ["float", "qat"]
+    for row in rows:
+        assert all(row[name] for name in ("label", "dist", "dkd", "dkd2"))
+        total = sum(float(value) for name, value in row.items() if name.endswith("_weighted") and value)
+        assert abs(total - float(row["loss"])) < 1e-5
