@@ -130,6 +130,13 @@ def test_a_blend_of_taps_counts_each_teacher_as_the_blend_of_outputs_does(how):
     assert torch.allclose(counts.sum(dim=0), 2 * WHOLE if how == "sum_kl" else WHOLE)
 
 
+def test_confidence_in_a_mixed_sound_is_by_its_mixed_label():
+    both = objective(2, blend="confidence", teaching="same")
+    partner, share, teachers = torch.tensor([3, 4]), torch.tensor([0.25, 1.0]), random(2, 2, LABELS, seed=1)
+    targets = both.targets(LABEL, teachers, partner, share)
+    assert torch.equal(targets.counts[0, 1], counted(teachers, torch.tensor([[0.25, 0, 0, 0.75], [0, 1.0, 0, 0]]), "confidence"))
+
+
 def test_labels_and_teachers_are_mixed_with_the_same_share():
     both = objective(2, temperature=2.0)
     share = torch.tensor([0.25, 1.0, 1.0, 1.0, 1.0])

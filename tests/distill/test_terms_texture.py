@@ -25,11 +25,20 @@ def test_a_pyramid_gives_its_map_back(size):
     assert all(level.abs().max() < 1e-6 for level in pyramid(torch.ones(1, 1, *size))[:-1])
 
 
-def test_edges_are_found_at_eight_angles_and_nowhere_in_a_constant_map():
-    ramp = torch.arange(9.0).expand(9, 9)  # rises to the right
-    found = edges(torch.stack([ramp, ramp.T])[:, None])[:, 0, :, 4, 4]
-    assert torch.allclose(found[0], torch.tensor([0.0, -6, -8, -6, 0, 6, 8, 6]) / 8)
-    assert torch.allclose(found[1], torch.tensor([-8.0, -6, 0, 6, 8, 6, 0, -6]) / 8)
+def test_edges_are_those_of_sobel_masks_at_eight_angles_and_nowhere_in_a_constant_map():
+    ring, places = [1, 2, 1, 0, -1, -2, -1, 0], [(0, 0), (0, 1), (0, 2), (1, 2), (2, 2), (2, 1), (2, 0), (1, 0)]
+    masks = torch.zeros(8, 1, 3, 3)
+    for turn in range(8):
+        for place, (row, column) in enumerate(places):
+            masks[turn, 0, row, column] = ring[(place + turn) % 8] / 8
+
+    def expected(x):
+        return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate").flatten(0, 1)[:, None], masks).unflatten(0, x.shape[:2])
+
+    a, b = random(BATCH, CHANNELS, 9, 7), random(BATCH, CHANNELS, 9, 7, seed=1)
+    assert torch.allclose(edges(a), expected(a)[:, :, :4], atol=1e-6)
+    assert torch.allclose(cosine(edges(a).flatten(1), edges(b).flatten(1), 1), F.cosine_similarity(expected(a).flatten(1),
+                                                                                                    expected(b).flatten(1)), atol=1e-6)
     assert edges(torch.full((1, 2, 5, 7), 3.0)).abs().max() < 1e-6
 
 
