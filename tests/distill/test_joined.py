@@ -7,12 +7,15 @@ import pytest
 import torch
 from torch import nn
 
-from edgekd.data.store import Clip
+from edgekd.data import store as stores
+from edgekd.data.store import Clip, ClipStore
 from edgekd.data.writer import StoreWriter
 from edgekd.distill.bank import ClipBank
 from edgekd.distill.recipe import decode
+from edgekd.distill.run import TEST_FILES
 from edgekd.distill.score import hear
 from edgekd.distill.tables import View
+from edgekd.distill.training import train
 from edgekd.distill.view import TeacherView, TrainingView
 from edgekd.distill.windows import Windows, fetch, gather, scored_windows, segment_of, window_samples
 from edgekd.errors import InputError
@@ -268,6 +271,17 @@ def test_segments_stay_in_their_places(recorded):
         assert gain_db.any()
 
 
+def test_the_kernel_is_told_of_every_piece(recorded, monkeypatch):
+    told = []
+    monkeypatch.setattr(stores, "will_read", lambda _, parts: told.extend(parts))
+    streamed = ClipStore.open(recorded.path, streamed=True)
+    batch = next(viewed(streamed, {"span": "parent", "seconds": 0.08}, batch_size=3).batches(0))
+    wanted = {(int(streamed.offsets[clip] + start) * 4, int(streamed.offsets[clip] + start + length) * 4)
+              for clip, start, length in zip(batch["places"].clip, batch["places"].start, batch["places"].length, strict=True) if length}
+    assert set(told) == wanted
+    assert sum(after - begin for begin, after in told) == (80 + 80 + 70) * 4  # the last is a clip of 70 samples, which is repeated
+
+
 def test_batches_of_a_specialist_are_half_of_its_pair(many):
     chosen = decode(recipe_dict("teacher", frontend=FRONT, data={"train": ["a"], "pair": ["m", "n"]}, augment=PLAIN), "test")
     view = TrainingView(many, many.indices(["a"]), chosen, 4, 8, 1, 0)
@@ -277,6 +291,25 @@ def test_batches_of_a_specialist_are_half_of_its_pair(many):
     unknown = decode(recipe_dict("teacher", frontend=FRONT, data={"train": ["a"], "pair": ["m", "k"]}), "test")
     with pytest.raises(InputError, match=r"no label 'k' of data\.pair"):
         TrainingView(many, many.indices(["a"]), unknown, 4, 8, 1, 0)
+
+
+@pytest.mark.parametrize(("view", "clips"), [({"span": "parent"}, [3, 3]), ({"span": "pair"}, [4, 4, 4])])
+def test_a_teacher_of_joined_sounds_is_trained_and_tested_clip_by_clip(tmp_path, view, clips):
+    rng = np.random.default_rng(0)
+    with StoreWriter(tmp_path / "s", name="s", licence="CC0", sample_rate=RATE, channels=1) as writer:
+        for split in "ab":
+            for number in range(12):
+                parent = f"{split}{number // 2}"
+                pcm = (3000 * rng.standard_normal((200, 1)) * (1 + number // 6)).astype(np.int16)
+                writer.add(Clip(f"{split}{number}.wav", "pq"[number // 6], split, parent=parent), pcm)
+        store = writer.finish()
+    chosen = decode(recipe_dict("teacher", view=view, frontend=FRONT, train={"epochs": 1, "batch_size": 4}), "test")
+    assert viewed(store, view, 4).sizes == clips
+    run = train(chosen, store, tmp_path / "t")
+    assert run.info.window == 400
+    with np.load(run.path / TEST_FILES["float"]) as tested:
+        assert tested["clip"].tolist() == store.indices(["b"]).tolist()
+        assert tested["logits"].shape == (12, 2)
 
 
 @pytest.mark.parametrize(("augment", "told"), [
