@@ -120,7 +120,8 @@ def distill(
     recipe: Annotated[str, typer.Argument(help="Name of a shipped student recipe, or a path to one.")],
     data: Annotated[Path, typer.Option(help="A store that 'edgekd data' made.")],
     out: Annotated[Path, typer.Option(help="The run folder to make.")],
-    teacher: Annotated[list[Path] | None, typer.Option(help="A finished run to learn from, in the place of the recipe's own; may be repeated. none: labels alone.")] = None,
+    teacher: Annotated[list[Path] | None, typer.Option(
+        help="A finished run to learn from, in the place of the recipe's own teachers; may be repeated. none: labels alone.")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="key=value, e.g. train.epochs=20; may be repeated.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a run folder that is there.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,

@@ -35,6 +35,7 @@ class Listener:
         if self.view.span == "parent":
             self.parents = store.parents.within(clips, store.lengths) if closed else store.parents
         if self.view.span == "pair":
+            clips = np.sort(clips)  # draws choose by place
             self._alike = clips[np.argsort(store.label_index[clips], kind="stable")]  # label after label
             self._count = np.bincount(store.label_index[clips], minlength=len(store.labels))
             self._first = np.cumsum(self._count) - self._count

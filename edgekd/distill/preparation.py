@@ -1,5 +1,6 @@
 """What is found out before the first epoch: whether recipe, store, network and teachers fit, and the front end's statistics."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,6 +26,8 @@ from edgekd.frontend import FrontEnd
 from edgekd.models import build, hears
 from edgekd.models.logmel import LogMel
 from edgekd.models.taps import Taps
+
+log = logging.getLogger(__name__)
 
 STATISTICS_CLIPS = 2000
 """Training clips that set the front end's mean and standard deviation."""
@@ -55,6 +58,7 @@ def check_network(recipe: Recipe, store: ClipStore, partition: Partition) -> Non
         InputError: sizes that torch refuses, a view or a batch too small for the network, or a block without an integer form.
     """
     init.check(recipe)
+    _check_channels(recipe, store)
     smallest = min(batch_sizes(store, partition.train, recipe, recipe.train.batch_size)) // processes.world()
     for table, phase in (("train", recipe.train), ("qat", recipe.qat)):
         least = min(batch_sizes(store, partition.train, recipe, phase.batch_size))
@@ -73,6 +77,29 @@ def check_network(recipe: Recipe, store: ClipStore, partition: Partition) -> Non
                          "train.batch_size") from None
     if has_qat(recipe):
         quant.to_qat(model.eval())
+
+
+def _check_channels(recipe: Recipe, store: ClipStore) -> None:
+    """Compare the channels that a network expects with those that its view gives it."""
+    given = store.channels if recipe.view.channels == "all" else 1
+    expected = getattr(model_config(recipe), "channels", 1)
+    if given != expected:
+        raise InputError(f"recipe {recipe.name}: [{recipe.role}] channels is {expected}, but view.channels = '{recipe.view.channels}' gives "
+                         f"{given} of the {store.channels} of {store.path}; change one of them, or prepare the store with --channels "
+                         f"{expected}")
+
+
+def check_terms(recipe: Recipe, store: ClipStore, teachers: int) -> None:
+    """Refuse terms that cannot be meant, and paths of taps that the student does not have.
+
+    Raises:
+        InputError: see `Objective` and `Taps`.
+    """
+    wanted = Objective(recipe.distill, len(store.labels), recipe.train.label_smoothing, teachers)
+    if wanted.dropped:
+        log.info("without teachers these terms are left out: %s", ", ".join(wanted.dropped))
+    if wanted.student_taps:
+        Taps(build(model_config(recipe), len(store.labels)), wanted.student_taps).close()
 
 
 def open_teacher(path: Path, recipe: Recipe, store: ClipStore, partition: Partition) -> Run:

@@ -11,6 +11,7 @@ a byte of the file.
 import hashlib
 import io
 import logging
+import math
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -100,7 +101,7 @@ def soft_labels(run: Run, store: ClipStore, views: int = 0, clips: Index | None 
 def teacher_score(logits: NDArray[np.floating[Any]], store: ClipStore, clips: Index) -> Score:
     """Accuracy of soft labels (clips of the store, labels) or (clips, segments, labels) on some of its clips."""
     said = logits[clips].astype(np.float32)
-    owner = np.repeat(clips, said[..., 0].size // len(clips))
+    owner = np.repeat(clips, math.prod(said.shape[1:-1]))
     return judge(said.reshape(len(owner), -1), np.zeros(len(owner), bool), owner, store.label_index)
 
 

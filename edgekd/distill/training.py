@@ -32,6 +32,7 @@ from edgekd.distill.precision import compile_in_place, training_device, with_pre
 from edgekd.distill.preparation import (
     check_network,
     check_same,
+    check_terms,
     divided,
     dry_run,
     has_qat,
@@ -72,7 +73,7 @@ from edgekd.distill.view import TEACHER_STREAM, TrainingView
 from edgekd.distill.windows import window_samples
 from edgekd.errors import InputError, nearest
 from edgekd.frontend import FrontEnd
-from edgekd.models import build, front
+from edgekd.models import front, initial
 
 log = logging.getLogger(__name__)
 
@@ -135,7 +136,7 @@ def _trained(recipe: Recipe, store: ClipStore, out: Path, teachers: Sequence[Pat
     begun = init.source(recipe, teachers)
     labelled = [soft_labels(run, store) for run in runs]
     fe = processes.first(lambda: normalised(recipe, store, partition))
-    Objective(recipe.distill, len(store.labels), recipe.train.label_smoothing, len(runs))  # refuses terms that cannot be meant
+    check_terms(recipe, store, len(runs))
     if recipe.distill.teaching == "same":
         check_same(recipe, runs, fe)
     view = TrainingView(store, partition.train, recipe, recipe.train.batch_size, *mel_frames(recipe, store, fe), stream=FLOAT_STREAM,
@@ -153,7 +154,7 @@ def _trained(recipe: Recipe, store: ClipStore, out: Path, teachers: Sequence[Pat
         try:
             metrics = processes.first(lambda: job.say_teachers([each for _, each in labelled]))
             torch.manual_seed(recipe.seed)
-            model = build(model_config(recipe), len(store.labels))
+            model = initial(model_config(recipe), len(store.labels))
             if begun is not None:
                 init.begin(model, begun, store.labels)
             metrics |= job.float_phase(model)

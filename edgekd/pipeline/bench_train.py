@@ -169,7 +169,7 @@ class _Bench:
             tensors = {name: torch.from_numpy(value).to(self.device) for name, value in batch.items() if isinstance(value, np.ndarray)}
             tensors["waveform"] = waveform
             hearing, (_, x) = self._timed(lambda tensors=tensors: self.module.hear(tensors))
-            plain, _ = self._timed(lambda heard=waveform[:items]: self.module.hearing(heard[:, :self.view.samples]))
+            plain, _ = self._timed(lambda heard=waveform[:items]: self.module.hearing(heard[..., :self.view.samples]))
             stepping, _ = self._timed(lambda x=x, tensors=tensors: self._step(self.module, optimizer, x, tensors))
             seconds = {"draws": drawing, "gather": gathering, "log_mel": plain, "augmentation": max(0.0, hearing - plain),
                        "student_step": stepping}

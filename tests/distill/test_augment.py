@@ -77,3 +77,17 @@ def test_a_clip_takes_on_the_statistics_of_each_mel_bin_of_its_partner():
     shape = (x - x.mean(dim=3, keepdim=True)) / x.std(dim=3, keepdim=True)
     assert torch.allclose((taken[0] - taken[0].mean(dim=2, keepdim=True)) / taken[0].std(dim=2, keepdim=True), shape[0], atol=1e-3)
     assert torch.equal(mix_style(x, torch.tensor([0, 1]), torch.ones(2)), x[:2])
+
+
+def test_channels_are_changed_alike():
+    """Each channel of a sound as the sound itself would be."""
+    waveform, share, decibels = random(2, 3, 400), torch.tensor([0.3, 0.8]), torch.tensor([3.0, -3.0])
+    response, rows, chosen = random(2, 50), torch.tensor([1]), torch.tensor([0])
+    for channel in range(3):
+        mono = waveform[:, channel]
+        assert torch.equal(gain(waveform, decibels)[:, channel], gain(mono, decibels))
+        assert torch.equal(mix(waveform, PARTNER, share)[:, channel], mix(mono, PARTNER, share))
+        heard = convolve(waveform, rows, response, chosen)[:, channel]
+        assert torch.allclose(heard, convolve(mono, rows, response, chosen), atol=1e-5)
+    same = waveform[:, :1].expand(2, 3, 400)
+    assert torch.allclose(mix_loudness(same, PARTNER, share)[:, 2], mix_loudness(same[:, 0], PARTNER, share), atol=1e-6)

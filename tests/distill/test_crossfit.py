@@ -48,6 +48,17 @@ def test_every_training_clip_is_judged_by_the_fit_that_did_not_hear_it(teacher, 
     np.testing.assert_allclose(logits[others].astype(np.float64), mean, atol=1e-2)
 
 
+def test_views_are_judged_by_the_same_fits(teacher, store):
+    key, views = soft_labels(teacher, store, views=2)
+    each = [soft_labels(load_run(teacher.path / f"fit{fit}"), store, views=2)[1] for fit in range(2)]
+    judge = assignment(teacher.recipe, store, 2)
+    assert views.shape == (2, len(store.clips), 1, 3)
+    for clip in np.flatnonzero(judge != ALL_FITS):
+        np.testing.assert_array_equal(views[:, clip], each[judge[clip]][:, clip])
+    assert not np.array_equal(views[0], views[1])
+    assert key != soft_labels(teacher, store)[0]
+
+
 def test_logits_are_put_together_by_the_assignment():
     first, second = np.zeros((3, 2)), np.full((3, 2), 4.0)
     np.testing.assert_array_equal(combined(np.array([1, 0, ALL_FITS]), [first, second]), [[4, 4], [0, 0], [2, 2]])

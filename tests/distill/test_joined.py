@@ -7,12 +7,15 @@ import pytest
 import torch
 from torch import nn
 
-from edgekd.data.store import Clip
+from edgekd.data import store as stores
+from edgekd.data.store import Clip, ClipStore
 from edgekd.data.writer import StoreWriter
 from edgekd.distill.bank import ClipBank
 from edgekd.distill.recipe import decode
+from edgekd.distill.run import TEST_FILES
 from edgekd.distill.score import hear
 from edgekd.distill.tables import View
+from edgekd.distill.training import train
 from edgekd.distill.view import TeacherView, TrainingView
 from edgekd.distill.windows import Windows, fetch, gather, scored_windows, segment_of, window_samples
 from edgekd.errors import InputError
@@ -164,7 +167,8 @@ def test_a_pair_is_the_clip_and_then_its_partner(many):
     for batch in viewed(many, {"span": "pair"}).batches(0):
         rows = batch["places"].clip.reshape(-1, 2)
         assert np.array_equal(rows[:, 0], batch["clip"])
-        assert np.array_equal(fetch(many, batch["places"]), np.stack([np.concatenate([many.clip_pcm(a), many.clip_pcm(b)]) for a, b in rows]))
+        expected = [np.concatenate([many.clip_pcm(clip) for clip in row]) for row in rows]
+        assert np.array_equal(fetch(many, batch["places"]), np.stack(expected))
 
 
 def test_how_a_clip_is_joined_does_not_depend_on_its_batch_or_process(many):
@@ -174,8 +178,9 @@ def test_how_a_clip_is_joined_does_not_depend_on_its_batch_or_process(many):
     parts = [viewed(many, view, 3, shard=(rank, 2), **augment) for rank in (0, 1)]
 
     def heard(*views):
-        return {int(clip): (row.tobytes(), batch["places"].clip.reshape(-1, 3)[place].tobytes()) for each in views
-                for batch in each.batches(2) for place, (clip, row) in enumerate(zip(batch["clip"], fetch(many, batch["places"]), strict=True))}
+        batches = [batch for each in views for batch in each.batches(2)]
+        return {int(clip): row.tobytes() for batch in batches
+                for clip, row in zip(batch["clip"], fetch(many, batch["places"]), strict=True)}
 
     assert heard(large) == heard(small) == heard(*parts)
     assert heard(large) != heard(viewed(many, view, 8, stream=1, **augment))
@@ -241,7 +246,7 @@ def test_a_teacher_hears_clips_by_its_recipe_and_epoch(many):
     train = many.indices(["a"])
     clips = np.arange(len(many.clips))
     places, gain_db = TeacherView(many, train, chosen).places(3, clips)
-    again, _ = TeacherView(many, train, chosen).places(3, clips[::-1])
+    again, _ = TeacherView(many, train[::-1], chosen).places(3, clips[::-1])
     assert np.array_equal(fetch(many, places), fetch(many, again)[::-1])
     later, other_gain = TeacherView(many, train, chosen).places(4, clips)
     assert (gain_db != other_gain).all()
@@ -268,6 +273,17 @@ def test_segments_stay_in_their_places(recorded):
         assert gain_db.any()
 
 
+def test_the_kernel_is_told_of_every_piece(recorded, monkeypatch):
+    told = []
+    monkeypatch.setattr(stores, "will_read", lambda _, parts: told.extend(parts))
+    streamed = ClipStore.open(recorded.path, streamed=True)
+    batch = next(viewed(streamed, {"span": "parent", "seconds": 0.08}, batch_size=3).batches(0))
+    wanted = {(int(streamed.offsets[clip] + start) * 4, int(streamed.offsets[clip] + start + length) * 4)
+              for clip, start, length in zip(batch["places"].clip, batch["places"].start, batch["places"].length, strict=True) if length}
+    assert set(told) == wanted
+    assert sum(after - begin for begin, after in told) == (80 + 80 + 70) * 4  # the last is a clip of 70 samples, which is repeated
+
+
 def test_batches_of_a_specialist_are_half_of_its_pair(many):
     chosen = decode(recipe_dict("teacher", frontend=FRONT, data={"train": ["a"], "pair": ["m", "n"]}, augment=PLAIN), "test")
     view = TrainingView(many, many.indices(["a"]), chosen, 4, 8, 1, 0)
@@ -277,6 +293,25 @@ def test_batches_of_a_specialist_are_half_of_its_pair(many):
     unknown = decode(recipe_dict("teacher", frontend=FRONT, data={"train": ["a"], "pair": ["m", "k"]}), "test")
     with pytest.raises(InputError, match=r"no label 'k' of data\.pair"):
         TrainingView(many, many.indices(["a"]), unknown, 4, 8, 1, 0)
+
+
+@pytest.mark.parametrize(("view", "clips"), [({"span": "parent"}, [3, 3]), ({"span": "pair"}, [4, 4, 4])])
+def test_a_teacher_of_joined_sounds_is_trained_and_tested_clip_by_clip(tmp_path, view, clips):
+    rng = np.random.default_rng(0)
+    with StoreWriter(tmp_path / "s", name="s", licence="CC0", sample_rate=RATE, channels=1) as writer:
+        for split in "ab":
+            for number in range(12):
+                parent = f"{split}{number // 2}"
+                pcm = (3000 * rng.standard_normal((200, 1)) * (1 + number // 6)).astype(np.int16)
+                writer.add(Clip(f"{split}{number}.wav", "pq"[number // 6], split, parent=parent), pcm)
+        store = writer.finish()
+    chosen = decode(recipe_dict("teacher", view=view, frontend=FRONT, train={"epochs": 1, "batch_size": 4}), "test")
+    assert viewed(store, view, 4).sizes == clips
+    run = train(chosen, store, tmp_path / "t")
+    assert run.info.window == 400
+    with np.load(run.path / TEST_FILES["float"]) as tested:
+        assert tested["clip"].tolist() == store.indices(["b"]).tolist()
+        assert tested["logits"].shape == (12, 2)
 
 
 @pytest.mark.parametrize(("augment", "told"), [

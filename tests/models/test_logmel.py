@@ -103,3 +103,15 @@ def test_a_hop_of_its_own_reads_each_clip_at_its_pace(fe):
         span = samples + (frames - 1) * (hop - fe.hop_length)
         expected = log_mel(msgspec.structs.replace(fe, hop_length=hop), row[:span])[:, :frames]
         assert np.abs(heard[0].numpy() - expected).max() <= 1e-4
+
+
+def test_channels_are_heard_each_for_itself():
+    fe = FrontEnd(n_fft=512, win_length=512, n_mels=20, mean=-3.0, std=2.0)
+    waveform = torch.from_numpy((0.1 * np.random.default_rng(0).standard_normal((5, 2, 6000))).astype(np.float32))
+    hop = torch.tensor([512, 500, 520, 480, 512])
+    mirror = LogMel(fe)
+    for more in ((), (hop, 5000)):
+        heard = mirror(waveform, *more)
+        assert heard.shape == (5, 2, 20, fe.frames(more[1] if more else 6000))
+        for channel in (0, 1):
+            assert torch.equal(heard[:, channel], mirror(waveform[:, channel], *more)[:, 0])
