@@ -123,18 +123,22 @@ def window_array(fe: FrontEnd) -> Array:
     return window
 
 
+def corners(fe: FrontEnd) -> Array64:
+    """Hz, (n_mels + 2,): triangle i rises from corner i to i + 1 and falls to i + 2."""
+    low, high = _HZ_TO_MEL[fe.mel_scale](np.array([fe.f_min, fe.top_hz]))
+    return _MEL_TO_HZ[fe.mel_scale](np.linspace(low, high, fe.n_mels + 2))
+
+
 def filterbank(fe: FrontEnd) -> Array:
     """Triangular mel filters of height 1, float32 (n_mels, n_fft // 2 + 1).
 
     A triangle so narrow that no FFT bin lies inside it would always be silent; it is replaced by the linear interpolation of the
     power spectrum at its centre (weights of the two bins around it, sum 1). All other filters are the textbook ones.
     """
-    to_mel = _HZ_TO_MEL[fe.mel_scale]
-    low, high = to_mel(np.array([fe.f_min, fe.top_hz]))
-    corners = _MEL_TO_HZ[fe.mel_scale](np.linspace(low, high, fe.n_mels + 2))
+    hz = corners(fe)
     bin_hz = fe.sample_rate / fe.n_fft
     bins = np.arange(fe.n_fft // 2 + 1) * bin_hz
-    left, centre, right = (corners[i:i + fe.n_mels, None] for i in range(3))  # (n_mels, 1)
+    left, centre, right = (hz[i:i + fe.n_mels, None] for i in range(3))  # (n_mels, 1)
     weights = np.empty((fe.n_mels, len(bins)), np.float32)
     for start in range(0, fe.n_mels, BAND_MELS):  # in parts: the float64 of all at once may take a gigabyte
         part = slice(start, start + BAND_MELS)

@@ -12,17 +12,21 @@ from torch import nn
 from edgekd.frontend import FrontEnd
 from edgekd.models.bc_resnet import BcResNet, BcResNetAsc, BcResNetAscConfig, BcResNetConfig
 from edgekd.models.black_box import BlackBoxConfig, BlackBoxNetwork, check_front_end
+from edgekd.models.cnn14 import Cnn14, Cnn14Config, load_published
+from edgekd.models.cnn_gru import CnnGru, CnnGruConfig
 from edgekd.models.cp_mobile import CpMobile, CpMobileConfig
 from edgekd.models.cp_resnet import CpResNet, CpResNetConfig
+from edgekd.models.hltdnn import HLTdnn, HLTdnnConfig
 from edgekd.models.logmel import LogMel
 from edgekd.models.mobilenet_v2 import MobileNetV2, MobileNetV2Config
+from edgekd.models.raw_cnn import RawCnn, RawCnnConfig
 from edgekd.models.serfr_cnn import SerfrCnn, SerfrCnnConfig
 from edgekd.models.taps import Taps, segment_logits
 from edgekd.models.transformer import AstConfig, AstNetwork
 from edgekd.models.waveform import RawWaveform
 
-ModelConfig = (SerfrCnnConfig | BcResNetAscConfig | BcResNetConfig | CpResNetConfig | CpMobileConfig | MobileNetV2Config | BlackBoxConfig
-               | AstConfig)
+ModelConfig = (SerfrCnnConfig | BcResNetAscConfig | BcResNetConfig | CpResNetConfig | CpMobileConfig | MobileNetV2Config | RawCnnConfig
+               | CnnGruConfig | HLTdnnConfig | Cnn14Config | BlackBoxConfig | AstConfig)
 """A frozen config; its `kind` in TOML is the key below. A class attribute `hears` says what the network is given."""
 
 MODELS: dict[type[ModelConfig], Callable[..., nn.Module]] = {
@@ -32,18 +36,34 @@ MODELS: dict[type[ModelConfig], Callable[..., nn.Module]] = {
     CpResNetConfig: CpResNet,
     CpMobileConfig: CpMobile,
     MobileNetV2Config: MobileNetV2,
+    RawCnnConfig: RawCnn,
+    CnnGruConfig: CnnGru,
+    HLTdnnConfig: HLTdnn,
+    Cnn14Config: Cnn14,
     BlackBoxConfig: BlackBoxNetwork,
     AstConfig: AstNetwork,
 }
 """Config -> module (config, labels): log_mel (batch, channels, mel, frame) or waveform (batch, channels, time), float32 -> logits (batch,
 labels). Any can teach; those of blocks with an integer form alone (`edgekd.quant`) can be exported."""
 
-__all__ = ["MODELS", "ModelConfig", "Taps", "build", "front", "hears", "segment_logits"]
+__all__ = ["MODELS", "ModelConfig", "Taps", "build", "front", "hears", "initial", "segment_logits"]
 
 
 def build(config: ModelConfig, labels: int) -> nn.Module:
     """The float network of a config for a number of labels, randomly initialised from torch's global generator."""
     return MODELS[type(config)](config, labels)
+
+
+def initial(config: ModelConfig, labels: int) -> nn.Module:
+    """`build`, and then the weights that the config names, if any: a network as its training begins.
+
+    Raises:
+        InputError: no such file of weights, or one of another network.
+    """
+    model = build(config, labels)
+    if isinstance(config, Cnn14Config) and config.weights:
+        load_published(model, config.weights)
+    return model
 
 
 def hears(config: ModelConfig) -> Literal["log_mel", "waveform"]:

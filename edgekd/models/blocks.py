@@ -274,8 +274,25 @@ class MapClassifier(nn.Module):
         return self.flatten(self.pool(self.dense(x)))
 
 
+class HiddenClassifier(nn.Module):
+    """A pool to (B, channels, 1, 1), a hidden dense layer with ReLU, whose output is the embedding, and a dense layer, dropout before each:
+    (B, C, F, T) -> logits (B, labels)."""
+
+    def __init__(self, pool: nn.Module, channels: int, hidden: int, labels: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.pool = pool
+        self.pooled_dropout = Dropout(dropout)
+        self.hidden = ConvNormAct(channels, hidden, norm="none")
+        self.dropout = Dropout(dropout)
+        self.dense = ConvNormAct(hidden, labels, norm="none", activation="none")
+        self.flatten = Flatten()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.flatten(self.dense(self.dropout(self.hidden(self.pooled_dropout(self.pool(x))))))
+
+
 def head_of_features(model: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Before weights are loaded: those of edgekd 0.1 have the dense layer of a `MapClassifier` as the last of `features`."""
+    """Before float weights are loaded: in older runs the dense layer of a `MapClassifier` is the last of `features`."""
     old, new = f"{prefix}features.{len(model.features)}.", f"{prefix}classifier.dense."
     for name in [name for name in state if name.startswith(old)]:
         state[new + name.removeprefix(old)] = state.pop(name)

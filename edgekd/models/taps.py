@@ -79,14 +79,15 @@ def _hint(path: str, modules: list[str]) -> str:
     tops = [name for name in modules if name.count(".") < 2]
     near = difflib.get_close_matches(path, modules, n=_EXAMPLES)
     examples = [*tops[::max(1, len(tops) // _EXAMPLES)][:_EXAMPLES], EMBEDDING]
-    return (f"; did you mean {' or '.join(near)}?" if near else ";") + f" there are e.g. {', '.join(examples)}"
+    there = f"there are e.g. {', '.join(examples)}"
+    return f"; did you mean {' or '.join(near)}? T{there[1:]}" if near else f"; {there}"
 
 
 def segment_logits(model: nn.Module, x: Tensor, segments: int) -> Tensor:
     """What a network says of each of several equal parts of its input, the features being computed once over the whole.
 
     Args:
-        model: any of `edgekd.models` whose head takes a map (batch, channel, ..., frame).
+        model: any of `edgekd.models` in which the outermost module of the path `HEAD` takes a map (batch, channel, mel, frame).
         x: log_mel (batch, channels, mel, frame) or waveform (batch, channels, time).
         segments: parts, one or more; where they do not divide the map's frames the first parts have one frame more.
 
@@ -96,7 +97,7 @@ def segment_logits(model: nn.Module, x: Tensor, segments: int) -> Tensor:
     Raises:
         InputError: the head takes no map, or one of fewer frames than segments.
     """
-    head, taken = model.get_submodule(model.HEAD), []
+    head, taken = model.get_submodule(model.HEAD.partition(".")[0]), []
     hook = head.register_forward_pre_hook(lambda _, inputs: taken.append(inputs[0]))
     try:
         logits = model(x)
@@ -104,9 +105,10 @@ def segment_logits(model: nn.Module, x: Tensor, segments: int) -> Tensor:
         hook.remove()
     if segments == 1:
         return logits[:, None]
-    features = taken[0]
-    if features.dim() < 3:
-        raise InputError(f"{type(model).__name__} has one vector for all frames, so it cannot judge {segments} segments; set segments to 1")
+    features = taken[0] if taken else logits
+    if features.dim() != 4:
+        raise InputError(f"{type(model).__name__} has no map of frames before its classifier, so it cannot judge {segments} segments; "
+                         "set segments to 1")
     if features.shape[-1] < segments:
         raise InputError(f"{type(model).__name__} has {features.shape[-1]} frames before its classifier, too few for {segments} segments; "
                          f"set segments to {features.shape[-1]} or fewer, or let it hear more")

@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 
 from edgekd.errors import InputError
 from edgekd.frontend import FrontEnd
-from edgekd.models.blocks import Block
+from edgekd.models.blocks import Block, ConvNormAct
 from edgekd.qgraph import addition, reduction
 from edgekd.qgraph.graph import Edge, QGraph
 from edgekd.quant.activation import ActQuant
@@ -79,7 +79,11 @@ def to_qat(model: nn.Module) -> QuantNetwork:
             result = node.args[0].name
         elif node.op == "call_module":
             inputs = tuple(argument.name for argument in node.args)
-            form = _form(model.get_submodule(str(node.target)), str(node.target), [edges[name] for name in inputs])
+            block = model.get_submodule(str(node.target))
+            if source in inputs and isinstance(block, ConvNormAct) and block.conv.in_channels != 1:
+                raise InputError(f"{node.target}: reads {block.conv.in_channels} channels of sound, and the integer graph has one; "
+                                 "export a student with channels = 1")
+            form = _form(block, str(node.target), [edges[name] for name in inputs])
             forms[str(node.target)] = form
             edges[node.name] = form.edge
             steps.append(Step(str(node.target), inputs, node.name))

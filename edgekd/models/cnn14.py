@@ -1,0 +1,151 @@
+"""CNN14 of PANNs (Kong et al. 2020), a teacher pretrained on AudioSet; at other widths a small twin.
+
+The default has 80,753,615 parameters at 527 labels and 64 mels; `widths = [16, 32, 64, 128], hidden = 128` has 311,642 at 10. Taps:
+`features.block1` (64 channels) to `features.block6`, after their pools.
+
+`weights` names a checkpoint as published ("Cnn14_mAP=0.431.pth"). It was trained on decibels of 32 kHz sound through filters of equal
+area. So the front end must be `PUBLISHED`, as it stands (`normalize = false` in the recipe); our filters are of equal height, which the
+first batch norm makes up for. What is left is the padding of the first and last frame, zeros here and a reflection there.
+"""
+
+import pickle
+from collections import OrderedDict
+from pathlib import Path
+from typing import ClassVar
+
+import msgspec
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from edgekd.errors import InputError
+from edgekd.frontend import FrontEnd, corners
+from edgekd.models.blocks import AvgPool, Block, ConvNormAct, Dropout, HiddenClassifier
+
+PUBLISHED = FrontEnd(sample_rate=32000, n_fft=1024, win_length=1024, hop_length=320, padding="center", n_mels=64, f_min=50.0, f_max=14000.0,
+                     mel_scale="slaney", log_floor=1e-10, mean=0.0, std=float(np.log(10) / 10))
+"""Front end of the published weights: nepers of power over `std` are decibels."""
+
+
+class Cnn14Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="cnn14"):
+    """Widths; the default is the published network."""
+
+    channels: int = 1
+    """Of the input."""
+    mels: int = 64
+    """Mel bins of the front end, each normalised for itself."""
+    widths: tuple[int, ...] = (64, 128, 256, 512, 1024, 2048)
+    """Channels of each block of two 3x3 convolutions; all but the last end in a 2x2 average pool."""
+    hidden: int = 2048
+    """Units of the hidden dense layer, the embedding."""
+    block_dropout: float = 0.2
+    """Probability, after each block."""
+    dropout: float = 0.5
+    """Probability, before each dense layer."""
+    weights: str = ""
+    """Path of a published checkpoint that training begins with, its last layer only where the number of labels is the same."""
+
+    def __post_init__(self) -> None:
+        if not self.widths:
+            raise InputError("cnn14: widths is empty; give the channels of one block or more")
+
+
+class MelNorm(Block):
+    """Batch norm per mel bin over (batch, channel, frame). No integer form."""
+
+    def __init__(self, mels: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(mels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[2] != self.norm.num_features:
+            raise InputError(f"cnn14: the front end gives {x.shape[2]} mel bins, and the network's mels is {self.norm.num_features}; "
+                             "set both to the same")
+        return self.norm(x.transpose(1, 2)).transpose(1, 2)
+
+
+class PeakAndMeanPool(Block):
+    """Mean over mel, then the maximum plus the mean over frames: (B, C, F, T) -> (B, C, 1, 1). No integer form."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.mean(dim=2, keepdim=True)  # (B, C, 1, T)
+        return x.amax(dim=3, keepdim=True) + x.mean(dim=3, keepdim=True)
+
+
+class Cnn14(nn.Module):
+    """log_mel (batch, channels, mel, frame) -> logits (batch, labels)."""
+
+    HEAD: ClassVar[str] = "classifier.dense"
+    EMBEDDING: ClassVar[str] = "classifier.hidden"
+
+    def __init__(self, config: Cnn14Config, labels: int) -> None:
+        super().__init__()
+        self.norm = MelNorm(config.mels)
+        blocks = OrderedDict[str, nn.Module]()
+        channels = config.channels
+        for number, width in enumerate(config.widths, start=1):
+            layers = [ConvNormAct(channels, width, 3, padding=1), ConvNormAct(width, width, 3, padding=1)]
+            pool = [AvgPool(2)] if number < len(config.widths) else []
+            blocks[f"block{number}"] = nn.Sequential(*layers, *pool, Dropout(config.block_dropout))
+            channels = width
+        self.features = nn.Sequential(blocks)
+        self.classifier = HiddenClassifier(PeakAndMeanPool(), channels, config.hidden, labels, config.dropout)
+
+    def forward(self, log_mel: Tensor) -> Tensor:
+        return self.classifier(self.features(self.norm(log_mel)))  # features: (B, 2048, 2, T / 32) at 64 mels
+
+
+def load_published(model: Cnn14, path: Path | str) -> None:
+    """Put the weights of a published checkpoint into a network, in place; a last layer for another number of labels stays as it is.
+
+    Args:
+        model: with the published widths, or those of the checkpoint.
+        path: a file of torch with a dict "model" of tensors.
+
+    Raises:
+        InputError: no such file, no such checkpoint, or one of another network.
+    """
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)["model"]
+    except FileNotFoundError:
+        raise InputError(f"cnn14: weights '{path}' is not there; give the path of a PANNs checkpoint of CNN14, or leave it out") from None
+    except (OSError, RuntimeError, KeyError, TypeError, IndexError, EOFError, pickle.UnpicklingError) as error:
+        raise InputError(f"cnn14: weights '{path}' is no PANNs checkpoint ({type(error).__name__}); give a file of torch with a dict "
+                         "'model'") from None
+    state = {}
+    for ours, value in model.state_dict().items():
+        theirs = _published_name(ours)
+        if theirs not in saved:
+            raise InputError(f"cnn14: weights '{path}' has no '{theirs}'; it is not of CNN14 with {len(model.features)} blocks")
+        tensor = saved[theirs]
+        if theirs.startswith("conv_block") and tensor.dim() == 4:
+            tensor = tensor.transpose(2, 3)  # theirs are (frame, mel)
+        elif theirs.startswith("fc") and tensor.dim() == 2:
+            tensor = tensor[..., None, None]
+        if tensor.shape != value.shape:
+            if theirs.startswith("fc_audioset"):
+                continue
+            raise InputError(f"cnn14: '{theirs}' of weights '{path}' is {tuple(tensor.shape)} and the network's {tuple(value.shape)}; "
+                             "use the default widths, mels, hidden and channels")
+        state[ours] = tensor
+    mean = "norm.norm.running_mean"
+    if len(state[mean]) == PUBLISHED.n_mels:
+        state[mean] = state[mean] - torch.from_numpy(_area_normalisation()).to(state[mean].dtype)
+    model.load_state_dict(state, strict=False)
+
+
+def _area_normalisation() -> np.ndarray:
+    """Decibels (n_mels,) that a filter of area 1 Hz is above ours of height 1."""
+    hz = corners(PUBLISHED)
+    return 10 * np.log10(2 / (hz[2:] - hz[:-2]))
+
+
+def _published_name(ours: str) -> str:
+    """Name in a published checkpoint of a tensor of ours."""
+    parts = ours.split(".")
+    if parts[0] == "norm":
+        return f"bn0.{parts[-1]}"
+    if parts[0] == "classifier":
+        return f"{'fc1' if parts[1] == 'hidden' else 'fc_audioset'}.{parts[-1]}"
+    layer = {"conv": "conv", "norm": "bn"}[parts[3]]  # features.block1.0.conv.weight
+    return f"conv_{parts[1]}.{layer}{int(parts[2]) + 1}.{parts[-1]}"
