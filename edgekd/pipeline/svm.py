@@ -93,6 +93,7 @@ def score_sum(runs: Sequence[Run], store: ClipStore, kernels: Sequence[str] = sv
     Raises:
         InputError: no run, another store, runs that differ in what they must share, a cross-fitted teacher, or see `svm.fit`.
     """
+    svm.check_kernels(kernels)
     train, test = _common_sides(runs, store)
     truth, recording = store.label_index, store.recordings(train)
     systems, scores = [], []
