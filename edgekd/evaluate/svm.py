@@ -34,6 +34,19 @@ class Svm:
         return np.stack([-scores, scores], axis=1) if scores.ndim == 1 else scores
 
 
+def check_kernels(kernels: Sequence[str]) -> None:
+    """Before anything slow is begun.
+
+    Raises:
+        InputError: an unknown kernel, or none.
+    """
+    for kernel in kernels:
+        if kernel not in KERNELS:
+            raise InputError(f"unknown kernel '{kernel}'{nearest(kernel, KERNELS)}")
+    if not kernels:
+        raise InputError(f"no kernel to choose from; give some of {', '.join(KERNELS)}")
+
+
 def fit(embeddings: Floats, truth: Integers, recording: Integers, labels: Sequence[str], kernels: Sequence[str] = DEFAULT_KERNELS) -> Svm:
     """Fit a machine on training items, its kernel and C chosen among them by recording.
 
@@ -47,11 +60,7 @@ def fit(embeddings: Floats, truth: Integers, recording: Integers, labels: Sequen
     Raises:
         InputError: an unknown kernel, none, fewer than two labels, a label without an item, or embeddings that are not finite.
     """
-    for kernel in kernels:
-        if kernel not in KERNELS:
-            raise InputError(f"unknown kernel '{kernel}'{nearest(kernel, KERNELS)}")
-    if not kernels:
-        raise InputError(f"no kernel to choose from; give some of {', '.join(KERNELS)}")
+    check_kernels(kernels)
     if len(labels) < 2:
         raise InputError(f"a support vector machine tells labels apart, but there is {len(labels)}; give a store of two or more")
     present = np.bincount(truth, minlength=len(labels)) > 0

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from edgekd.data.store import ClipStore, listing
 from edgekd.distill.run import Run, load_run
-from edgekd.distill.score import judge, window_logits
+from edgekd.distill.score import hear, judge
 from edgekd.distill.training import divided
-from edgekd.distill.view import Index, scored_windows
+from edgekd.distill.view import Index
 from edgekd.errors import InputError
 from edgekd.evaluate import svm
 from edgekd.evaluate.metrics import Floats
@@ -93,14 +93,15 @@ def score_sum(runs: Sequence[Run], store: ClipStore, kernels: Sequence[str] = sv
     Raises:
         InputError: no run, another store, runs that differ in what they must share, a cross-fitted teacher, or see `svm.fit`.
     """
+    svm.check_kernels(kernels)
     train, test = _common_sides(runs, store)
     truth, recording = store.label_index, store.recordings(train)
     systems, scores = [], []
     for run in runs:
-        heard, softmax_accuracy = _embeddings(run, store, train, test)
-        machine = svm.fit(heard[:len(train)], truth[train], recording, store.labels, kernels)
-        scores.append(machine.scores(heard[len(train):]))
-        systems.append(System(str(run.path), heard.shape[1], softmax_accuracy, _accuracy(scores[-1], truth[test]), machine.kernel,
+        of_train, of_test, softmax_accuracy = _embeddings(run, store, train, test)
+        machine = svm.fit(of_train, truth[train], recording, store.labels, kernels)
+        scores.append(machine.scores(of_test))
+        systems.append(System(str(run.path), of_train.shape[1], softmax_accuracy, _accuracy(scores[-1], truth[test]), machine.kernel,
                               machine.penalty, machine.inner_accuracy))
     return SvmReport(store.name, len(train), len(test), tuple(systems), _accuracy(svm.score_sum(scores), truth[test]))
 
@@ -149,18 +150,17 @@ class _Told(nn.Module):
         return torch.cat([logits, taps[EMBEDDING].flatten(1)], dim=1)
 
 
-def _embeddings(run: Run, store: ClipStore, train: Index, test: Index) -> tuple[Floats, float]:
-    """Embeddings float64 (train + test clips, width), training clips first, and the accuracy of the run's own softmax on test clips."""
-    places = scored_windows(store, np.concatenate([train, test]), run.recipe.view)
-    told, silent = window_logits(_Told(run.float_model()), front(run.config, run.frontend), store, places)
-    logits, embeddings = told.numpy()[:, :len(run.labels)], told.numpy()[:, len(run.labels):]
-    of_test = np.isin(places.clip, test)
-    score = judge(logits[of_test], silent.numpy()[of_test], places.clip[of_test], store.label_index)
-    return _clip_means(embeddings, silent.numpy(), places.clip), score.clip_accuracy
+def _embeddings(run: Run, store: ClipStore, train: Index, test: Index) -> tuple[Floats, Floats, float]:
+    """Embeddings float64 (clips, width) of training and of test clips, and the accuracy of the run's own softmax on test clips."""
+    told, ear, labels = _Told(run.float_model()), front(run.config, run.frontend), len(run.labels)
+    heard = [hear(told, ear, store, clips, run.recipe.view) for clips in (train, test)]
+    of_train, of_test = (_clip_means(each.logits[:, labels:], each.silent, each.clip) for each in heard)
+    score = judge(heard[1].logits[:, :labels], heard[1].silent, heard[1].clip, store.label_index)
+    return of_train, of_test, score.clip_accuracy
 
 
 def _clip_means(values: Floats, silent: np.ndarray, owner: Index) -> Floats:
-    """(clips, width), in the order of `owner`, the neighbouring (windows,) of a clip averaged; silent ones count where all are silent."""
+    """(clips, width) from (windows, width), the windows of a clip being neighbours; silent ones count where all of a clip are silent."""
     first = np.flatnonzero(np.r_[True, owner[1:] != owner[:-1]])
     place = np.repeat(np.arange(len(first)), np.diff(np.r_[first, len(owner)]))
     sounding = np.bincount(place, weights=~silent) > 0
