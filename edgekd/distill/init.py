@@ -95,8 +95,8 @@ def check(recipe: Recipe) -> None:
         raise InputError(f'recipe {recipe.name}: init.adapt = "{adapt}" would keep random weights; name a run in init.run, or weights or a '
                          "file in [teacher]")
     if adapt == "none" and not recipe.init.run and recipe.model.get("head", False):
-        raise InputError(f'recipe {recipe.name}: init.adapt = "none" would keep a random head; set teacher.head = false, so that the labels of the '
-                         'file itself count, or init.adapt = "head"')
+        raise InputError(f'recipe {recipe.name}: init.adapt = "none" would keep a random head; set teacher.head = false, so that the '
+                         'labels of the file itself count, or init.adapt = "head"')
 
 
 def trainable(model: nn.Module) -> list[tuple[str, torch.nn.Parameter]]:

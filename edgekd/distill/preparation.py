@@ -84,8 +84,8 @@ def _check_channels(recipe: Recipe, store: ClipStore) -> None:
     given = store.channels if recipe.view.channels == "all" else 1
     expected = getattr(model_config(recipe), "channels", 1)
     if given != expected:
-        raise InputError(f"recipe {recipe.name}: [{recipe.role}] channels is {expected}, but view.channels = '{recipe.view.channels}' gives "
-                         f"{given} of the {store.channels} of {store.path}; change one of them, or prepare the store with --channels "
+        raise InputError(f"recipe {recipe.name}: [{recipe.role}] channels is {expected}, but view.channels = '{recipe.view.channels}' "
+                         f"gives {given} of the {store.channels} of {store.path}; change one of them, or prepare the store with --channels "
                          f"{expected}")
 
 
