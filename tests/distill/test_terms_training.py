@@ -18,9 +18,9 @@ def test_an_optimizer_step_moves_learned_weights_and_they_travel_in_the_state(st
     recipe = resolved(make_recipe(distill={"terms": losses, "weights": "learned"}))
     fe, clips = recipe.frontend, store.indices(["a"])
     view = TrainingView(store, clips, recipe, 5, fe.n_mels, fe.frames(8000), 0)
-    teachers = torch.randn(2, len(store.label_index), len(store.labels), generator=torch.Generator().manual_seed(0))
+    teachers = torch.randn(2, 1, len(store.label_index), 1, len(store.labels), generator=torch.Generator().manual_seed(0))
     module = TrainingModule(build(model_config(recipe), len(store.labels)), LogMel(fe), view,
-                            Truth(torch.from_numpy(store.label_index), teachers[:, None, :, None]), Objective(recipe.distill, len(store.labels), 0.0, 2),
+                            Truth(torch.from_numpy(store.label_index), teachers), Objective(recipe.distill, len(store.labels), 0.0, 2),
                             recipe, recipe.train)
     batch = module.transfer_batch_to_device(next(iter(module.train_dataloader())), torch.device("cpu"), 0)
     optimizer = module.configure_optimizers()["optimizer"]
