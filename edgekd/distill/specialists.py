@@ -21,7 +21,7 @@ Network = Literal["float", "qat"]
 
 @dataclass(frozen=True)
 class Pair:
-    """Two labels by index, the smaller first, and how many clips of one were taken for the other."""
+    """Two labels by index, the smaller first, and how many windows or clips of one were taken for the other."""
 
     first: int
     second: int
@@ -38,10 +38,10 @@ def predicted(probabilities: Floats) -> Index:
 
 
 def confusion(predictions: Index, truth: Index, labels: int) -> Index:
-    """(labels, labels) int64 counts of clips: rows are the truth, columns the prediction.
+    """(labels, labels) int64 counts of clips or windows: rows are the truth, columns the prediction.
 
     Args:
-        predictions: (clips,) labels by index, `UNHEARD` for clips to leave out.
+        predictions: (clips,) labels by index, `UNHEARD` for those to leave out.
         truth: (clips,) likewise.
         labels: how many there are.
     """

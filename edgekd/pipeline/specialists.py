@@ -20,7 +20,7 @@ from edgekd.distill.outoffold import fit_recipe
 from edgekd.distill.recipe import Recipe
 from edgekd.distill.run import PAIRS_FILE, TEST_FILES, Run, load_run, write_atomic
 from edgekd.distill.softlabels import soft_labels
-from edgekd.distill.specialists import Floats, Index, Network, Pair, PairReport, confusing_pairs, confusion, pair_report, predicted
+from edgekd.distill.specialists import UNHEARD, Floats, Index, Network, Pair, PairReport, confusing_pairs, confusion, pair_report, predicted
 from edgekd.distill.tables import Specialists, Taught
 from edgekd.distill.training import DEFAULT_OPTIONS, Options, divided
 from edgekd.errors import InputError
@@ -156,9 +156,13 @@ def _chosen(chooser: Run, store: ClipStore, count: int) -> list[Pair]:
 
 
 def _confusions(chooser: Run, store: ClipStore) -> Index:
-    """(labels, labels) of a chooser on the part that it was not trained on."""
+    """(labels, labels) of windows that a chooser hears of the part that it was not trained on: of clips too many pairs would tie."""
     held_out = divided(chooser.recipe, store).test
-    return confusion(predicted(_own(chooser, "float", store, held_out)), store.label_index[held_out], len(store.labels))
+    kept = _kept(chooser, "float", store, held_out)
+    if kept is None:
+        raise _lost(chooser, "float")
+    logits, silent, clip = kept
+    return confusion(np.where(silent, UNHEARD, logits.argmax(axis=1)), store.label_index[clip], len(store.labels))
 
 
 def _pair(specialist: Run, store: ClipStore, counts: Index) -> Pair:
@@ -171,8 +175,12 @@ def _own(run: Run, network: Network, store: ClipStore, clips: Index) -> Floats:
     """(clips, labels) probabilities of a run's network on its own test side, zeros where a clip is silent."""
     found = _tested(run, network, store, clips)
     if found is None:
-        raise InputError(f"{run.path / TEST_FILES[network]}: missing, damaged or of other clips; remove {run.path} and train it again")
+        raise _lost(run, network)
     return found
+
+
+def _lost(run: Run, network: Network) -> InputError:
+    return InputError(f"{run.path / TEST_FILES[network]}: missing, damaged or of other clips; remove {run.path} and train it again")
 
 
 def _taught_by(run: Run, store: ClipStore, clips: Index) -> Floats:
@@ -185,12 +193,19 @@ def _taught_by(run: Run, store: ClipStore, clips: Index) -> Floats:
 
 
 def _tested(run: Run, network: Network, store: ClipStore, clips: Index) -> Floats | None:
+    kept = _kept(run, network, store, clips)
+    if kept is None:
+        return None
+    logits, silent, clip = kept
+    place = np.searchsorted(clips, clip)  # (windows,) position in `clips`, which are in table order
+    return clip_probabilities(softmax(logits), silent, place, len(clips))[0]
+
+
+def _kept(run: Run, network: Network, store: ClipStore, clips: Index) -> tuple[Floats, Index, Index] | None:
+    """Logits, silence and clip of the windows that a run was tested on, None where they are lost or of other clips."""
     try:
         with np.load(run.path / TEST_FILES[network]) as kept:
             logits, silent, clip = kept["logits"], kept["silent"], kept["clip"]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
-    if run.info.data.hash != store.hash or set(clip) != set(clips):
-        return None
-    place = np.searchsorted(clips, clip)  # (windows,) position in `clips`, which are in table order
-    return clip_probabilities(softmax(logits), silent, place, len(clips))[0]
+    return None if run.info.data.hash != store.hash or set(clip) != set(clips) else (logits, silent, clip)
