@@ -8,6 +8,7 @@ from edgekd.distill.module import TrainingModule
 from edgekd.distill.recipe import decode
 from edgekd.distill.run import MODEL_FILE, load_saved
 from edgekd.distill.training import Options, train
+from edgekd.errors import InputError
 from tests.distill.conftest import recipe_dict
 
 OPTIONS = Options(threads=1)
@@ -42,3 +43,26 @@ def test_the_head_alone_trains_in_each_epoch_also_after_a_test(store, begun, mak
     before = load_saved(begun.path / MODEL_FILE)
     for name, value in model.state_dict().items():
         assert torch.equal(value, before[name]) != init.in_head(model, name), name
+
+
+def test_a_network_does_not_begin_with_what_knows_its_test_clips(store, begun, make_recipe, tmp_path):
+    swapped = {"train": ["b"], "test": ["a"]}
+    for name, init_run, message in (("first", begun.path, r"init.run was trained on split 'a', which the teacher is tested on"),
+                                    ("second", tmp_path / "between", r"what init.run began with was trained on split 'a'")):
+        if name == "second":
+            between = {"train": ["b"], "test": [], "held_out": [0, 2]}  # its own test clips are unknown to it
+            recipe = make_recipe("teacher", data=between, init={"run": str(begun.path)}, train={"epochs": 1, "batch_size": 2})
+            train(recipe, store, tmp_path / "between", options=OPTIONS)
+        recipe = make_recipe("teacher", data=swapped, init={"run": str(init_run)})
+        with pytest.raises(InputError, match=message):
+            train(recipe, store, tmp_path / name, options=OPTIONS)
+        assert not (tmp_path / name).exists()
+
+
+def test_a_random_head_is_not_kept_and_nothing_is_not_trained(make_recipe):
+    cnn14 = {"kind": "cnn14", "weights": "cnn14.pth"}
+    with pytest.raises(InputError, match='keep a random head; set init.adapt = "head"'):
+        init.check(make_recipe("teacher", teacher=cnn14, init={"adapt": "none"}))
+    model = torch.nn.Sequential(torch.nn.Linear(1, 1).requires_grad_(False))
+    with pytest.raises(InputError, match='"full" has nothing to train'):
+        init.check_trains(make_recipe("teacher"), model)
