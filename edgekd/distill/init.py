@@ -1,10 +1,10 @@
 """What a network is before its training, and how much of it is trained."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
-import msgspec
 import torch
 from torch import nn
 
@@ -40,6 +40,18 @@ def source(recipe: Recipe, teachers: Sequence[Path]) -> Run | None:
         raise InputError(f"init.run = {wanted!r}: {run.path} is a cross-fitted teacher without a network of its own; name one of its fits, "
                          f"e.g. {run.path / 'fit0'}")
     return run
+
+
+def lineage(run: Run) -> Iterator[Run]:
+    """A run, and those that its weights began with one after the other, as far as their folders are still there."""
+    found: set[Path] = set()
+    with suppress(InputError):
+        while run.path.resolve() not in found:
+            yield run
+            found.add(run.path.resolve())
+            if run.recipe.init.run in {"", FIRST_TEACHER}:
+                return
+            run = load_run(Path(run.recipe.init.run))
 
 
 def begin(model: nn.Module, run: Run, labels: tuple[str, ...]) -> None:
@@ -94,18 +106,24 @@ def check(recipe: Recipe) -> None:
     if not brings_weights(recipe):
         raise InputError(f'recipe {recipe.name}: init.adapt = "{adapt}" would keep random weights; name a run in init.run, or weights or a '
                          "file in [teacher]")
-    if adapt == "none" and not recipe.init.run and recipe.model.get("head", False):
-        raise InputError(f'recipe {recipe.name}: init.adapt = "none" would keep a random head; set teacher.head = false, so that the '
-                         'labels of the file itself count, or init.adapt = "head"')
+    if adapt == "none" and not recipe.init.run and recipe.model.get("head", True):
+        own = "set teacher.head = false, so that the labels of the file itself count, or" if "head" in recipe.model else "set"
+        raise InputError(f'recipe {recipe.name}: init.adapt = "none" would keep a random head; {own} init.adapt = "head"')
+
+
+def check_trains(recipe: Recipe, model: nn.Module) -> None:
+    """Refuse to train what has nothing to learn.
+
+    Raises:
+        InputError: no parameter may change.
+    """
+    adapt = recipe.init.adapt
+    if adapt == "none" or any(adapt == "full" or in_head(model, name) for name, _ in trainable(model)):
+        return
+    raise InputError(f'recipe {recipe.name}: init.adapt = "{adapt}" has nothing to train in this {recipe.model["kind"]}; set '
+                     'teacher.head = true, or init.adapt = "none" to test and keep it as it is')
 
 
 def trainable(model: nn.Module) -> list[tuple[str, torch.nn.Parameter]]:
     """Parameters that an optimiser may change, by name."""
     return [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-
-
-def with_source(recipe: Recipe, run: Run | None) -> Recipe:
-    """The recipe with the folder of the run it begins with written out."""
-    if run is None:
-        return recipe
-    return msgspec.structs.replace(recipe, init=msgspec.structs.replace(recipe.init, run=str(run.path)))

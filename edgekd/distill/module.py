@@ -84,6 +84,8 @@ class TrainingModule(pl.LightningModule):
         self.bank: ClipBank | None = None
         self.hearing = LogMel(front.fe, exact=False) if isinstance(phase, Train) and isinstance(front, LogMel) else front
         """The front end of this phase's batches; tests are exact."""
+        if recipe.init.adapt == "head":
+            freeze_backbone(model)  # before several processes agree on which gradients there are, and the optimiser on what it changes
         self._taps = Taps(model, objective.student_taps)
         self.register_buffer("responses", None if view.responses is None else torch.from_numpy(view.responses), persistent=False)
         self.register_buffer("label", truth.label, persistent=False)
@@ -143,7 +145,7 @@ class TrainingModule(pl.LightningModule):
         if self.float_model is not None:
             self.float_model.eval()
         if self.recipe.init.adapt == "head":
-            freeze_backbone(self.model)
+            freeze_backbone(self.model.train())  # a test has left all of it in eval mode
         if self._freezes and processes.world() == 1:
             quant.freeze(self.model)
 

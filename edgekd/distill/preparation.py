@@ -55,7 +55,8 @@ def check_network(recipe: Recipe, store: ClipStore, partition: Partition) -> Non
     """Hear silence once, in a batch as small as the smallest, and take the quantization-aware form: what does not fit is found early.
 
     Raises:
-        InputError: sizes that torch refuses, a view or a batch too small for the network, or a block without an integer form.
+        InputError: sizes that torch refuses, a view or a batch too small for the network, nothing to train, or a block without an integer
+            form.
     """
     init.check(recipe)
     _check_channels(recipe, store)
@@ -75,6 +76,7 @@ def check_network(recipe: Recipe, store: ClipStore, partition: Partition) -> Non
         raise InputError(f"recipe {recipe.name}: this [{recipe.role}] cannot be trained on {what}, channels {shape[0]} "
                          f"({str(error).splitlines()[0]}); change its sizes, the front end's, view.seconds, view.channels or "
                          "train.batch_size") from None
+    init.check_trains(recipe, model)
     if has_qat(recipe):
         quant.to_qat(model.eval())
 
@@ -114,16 +116,33 @@ def open_teacher(path: Path, recipe: Recipe, store: ClipStore, partition: Partit
         raise InputError(f'{path}: a cross-fitted teacher has no network that could listen live; set distill.teaching to "clip"')
     if run.info.data.hash != store.hash:
         return run
-    seen = sorted(set(run.recipe.data.train) & set(recipe.data.test))
-    if seen:
-        raise InputError(f"{path}: the teacher was trained on split '{seen[0]}', which the student is tested on; "
-                         f"train it on {', '.join(recipe.data.train)}")
-    known = np.intersect1d(divided(run.recipe, store).train, partition.test)
-    if len(known):
-        held_out = f" --set data.held_out={list(recipe.data.held_out)}" if recipe.data.held_out else ""
-        raise InputError(f"{path}: the teacher was trained on {len(known)} of the clips that the student is tested on; "
-                         f"train it with the student's splits: --set 'data.train={list(recipe.data.train)}'{held_out}")
+    check_unseen(run, "the teacher", recipe, store, partition)
     return run
+
+
+def check_unseen(run: Run, what: str, recipe: Recipe, store: ClipStore, partition: Partition) -> None:
+    """Refuse a run that brings what it learned from test clips, itself or by the weights that it began with.
+
+    Args:
+        run: a teacher, or what a network begins with; `what` names it in errors.
+        recipe, store, partition: of the training that it is for.
+
+    Raises:
+        InputError: it was trained on what this training is tested on.
+    """
+    for each in init.lineage(run):
+        if each.info.data.hash != store.hash:
+            continue
+        by = what if each is run else f"what {what} began with"
+        seen = sorted(set(each.recipe.data.train) & set(recipe.data.test))
+        if seen:
+            raise InputError(f"{each.path}: {by} was trained on split '{seen[0]}', which the {recipe.role} is tested on; "
+                             f"train it on {', '.join(recipe.data.train)}")
+        known = np.intersect1d(divided(each.recipe, store).train, partition.test)
+        if len(known):
+            held_out = f" --set data.held_out={list(recipe.data.held_out)}" if recipe.data.held_out else ""
+            raise InputError(f"{each.path}: {by} was trained on {len(known)} of the clips that the {recipe.role} is tested on; "
+                             f"train it with the {recipe.role}'s splits: --set 'data.train={list(recipe.data.train)}'{held_out}")
 
 
 def input_shape(recipe: Recipe, store: ClipStore, fe: FrontEnd) -> tuple[int, ...]:

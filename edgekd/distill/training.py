@@ -33,6 +33,7 @@ from edgekd.distill.preparation import (
     check_network,
     check_same,
     check_terms,
+    check_unseen,
     divided,
     dry_run,
     has_qat,
@@ -134,6 +135,8 @@ def _trained(recipe: Recipe, store: ClipStore, out: Path, teachers: Sequence[Pat
     check_network(recipe, store, partition)
     runs = [open_teacher(path, recipe, store, partition) for path in teachers]
     begun = init.source(recipe, teachers)
+    if begun is not None:
+        check_unseen(begun, "init.run", recipe, store, partition)
     labelled = [soft_labels(run, store) for run in runs]
     fe = processes.first(lambda: normalised(recipe, store, partition))
     check_terms(recipe, store, len(runs))

@@ -71,11 +71,15 @@ def check_specialists(recipe: Recipe) -> None:
     """Find out whether the specialists of a recipe could be trained, before its teachers are.
 
     Raises:
-        InputError: see `stages.stage_recipe`; no teacher that teaches, a part that cannot be held out, or a batch without halves.
+        InputError: see `stages.stage_recipe`; no teacher that teaches, one that begins with another, a part that cannot be held out, or a batch without halves.
     """
     wanted = _wanted(recipe)
     if not any(teacher.teaches for teacher in recipe.teachers):
         raise InputError(f"recipe {recipe.name}: [specialists] begin as the first teacher, but none of [[teachers]] teaches; add one")
+    generalist = stage_recipe(next(teacher for teacher in recipe.teachers if teacher.teaches), recipe)
+    if generalist.init.run in [teacher.name or stage_recipe(teacher, recipe).name for teacher in recipe.teachers]:
+        raise InputError(f"recipe {recipe.name}: [specialists]: pairs are chosen on clips that the first teacher does not know, but it begins "
+                         f"with '{generalist.init.run}', which does; let it begin at random, or put another teacher first")
     specialist = stage_recipe(_taught(wanted), recipe)
     where = f"recipe {recipe.name}: [specialists] '{wanted.recipe}'"
     if specialist.data.pair:
