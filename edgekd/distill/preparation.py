@@ -23,7 +23,7 @@ from edgekd.distill.view import TrainingView, batch_sizes
 from edgekd.distill.windows import window_samples
 from edgekd.errors import InputError
 from edgekd.frontend import FrontEnd
-from edgekd.models import build, hears
+from edgekd.models import build, front, hears
 from edgekd.models.logmel import LogMel
 from edgekd.models.taps import Taps, segment_logits
 
@@ -58,6 +58,7 @@ def check_network(recipe: Recipe, store: ClipStore, partition: Partition) -> Non
         InputError: sizes that torch refuses, a view or a batch too small for the network, or a block without an integer form.
     """
     init.check(recipe)
+    front(model_config(recipe), recipe.frontend)  # for what a black box hears
     _check_channels(recipe, store)
     smallest = min(batch_sizes(store, partition.train, recipe, recipe.train.batch_size)) // processes.world()
     for table, phase in (("train", recipe.train), ("qat", recipe.qat)):
