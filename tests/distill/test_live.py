@@ -4,16 +4,17 @@ import csv
 import logging
 import shutil
 
+import numpy as np
 import pytest
 import torch
 
-from edgekd.distill import softlabels
+from edgekd.distill import softlabels, training
 from edgekd.distill.module import TrainingModule
 from edgekd.distill.recipe import decode
 from edgekd.distill.run import METRICS_FILE, MODEL_FILE, load_run
 from edgekd.distill.training import Options, train
 from edgekd.errors import InputError
-from tests.distill.conftest import RATE, recipe_dict, write_store
+from tests.distill.conftest import recipe_dict, write_store
 
 QUIET, RESUME = Options(threads=1), Options(threads=1, resume=True)
 TAPS = [{"loss": "kd"}, {"loss": "embedding"}, {"loss": "centre", "weight": 0.01}]
@@ -195,6 +196,27 @@ def test_an_interrupted_export_of_views_goes_on_within_a_training(store, teacher
     assert equal(weights(straight.path), weights(run.path))
 
 
+def test_each_teacher_judges_the_part_of_what_it_hears_itself(store, teachers, tmp_path, monkeypatch):
+    """Of a teacher that hears each clip twice in a row, crops lie in the first of two parts; of one that hears it once, in both."""
+    train(teacher_recipe(teacher={"widths": [6]}, view={"segments": 2, "seconds": 3.0}), store, tmp_path / "twice", options=QUIET)
+    really = training.soft_labels
+
+    def spoilt(run, *args):
+        key, logits = really(run, *args)
+        if spoil == run.path.name:
+            logits = logits.copy()
+            logits[:, 1] += np.arange(3, dtype=np.float16)
+        return key, logits
+
+    monkeypatch.setattr(training, "soft_labels", spoilt)
+    found = []
+    for spoil in ("", "twice", "parts"):
+        taught_by = [teachers / "whole", teachers / "parts", tmp_path / "twice"]
+        found.append(weights(train(student({}), store, tmp_path / f"s{spoil}", taught_by, QUIET).path))
+    assert equal(found[0], found[1])
+    assert not equal(found[0], found[2])
+
+
 def test_a_run_begins_with_the_weights_of_another_and_says_what_is_new(store, teachers, tmp_path, monkeypatch, caplog):
     caplog.set_level(logging.INFO, "edgekd")
     begun, fit = [], TrainingModule.on_fit_start
@@ -215,7 +237,8 @@ def test_a_run_begins_with_the_weights_of_another_and_says_what_is_new(store, te
     assert all(torch.equal(begun[1][name], old[name]) for name in old if not name.startswith("classifier"))
     assert begun[1]["classifier.dense.conv.weight"].shape[0] == 4
     assert "new are classifier.dense.conv.weight, classifier.dense.conv.bias" in caplog.text
-    train(student({"teaching": "live"}, init={"run": "teacher"}, student={"widths": [6]}), store, tmp_path / "s", [teachers / "whole"], QUIET)
+    same = student({"teaching": "live"}, init={"run": "teacher"}, student={"widths": [6]})
+    train(same, store, tmp_path / "s", [teachers / "whole"], QUIET)
     assert equal(begun[2], old)
 
 
@@ -262,7 +285,8 @@ def refused(message, *args, path):
 @pytest.mark.parametrize(("init", "network", "message"), [
     ({"adapt": "head"}, {}, 'adapt = "head" would keep random weights; name a run in init.run'),
     ({"adapt": "none"}, {}, 'adapt = "none" would keep random weights'),
-    ({"run": "WHOLE"}, {"kind": "mobilenet_v2", "width": 0.1, "stages": 2}, r"whole is a cp_resnet, but \[teacher\] of tones-teacher is a mobilenet_v2"),
+    ({"run": "WHOLE"}, {"kind": "mobilenet_v2", "width": 0.1, "stages": 2},
+     r"whole is a cp_resnet, but \[teacher\] of tones-teacher is a mobilenet_v2"),
     ({"run": "no/such/run"}, {}, "no/such/run does not exist"),
 ])
 def test_what_cannot_be_begun_with_is_refused(store, teachers, tmp_path, init, network, message):
@@ -324,8 +348,7 @@ def test_a_sound_that_is_too_short_for_a_teacher_is_told(store, tmp_path):
     assert train(student({"teaching": "live"}, view={"seconds": 0.25}), store, tmp_path / "s", [tmp_path / "t"], QUIET)
 
 
-def test_rates_of_stores_and_teachers_are_compared(store, teachers, tmp_path):
-    assert load_run(teachers / "whole").frontend.sample_rate == RATE
+def test_a_teacher_of_other_labels_does_not_listen(teachers, tmp_path):
     other = write_store(tmp_path / "other", tones={"high": 3000.0, "low": 300.0, "deep": 200.0})
     refused(r"whole: the teacher's 3 labels are not the 3 of .*\(not in both: deep, mid\)", student({"teaching": "live"}), other,
             tmp_path / "s", [teachers / "whole"], QUIET, path=tmp_path / "s")

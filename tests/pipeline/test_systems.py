@@ -3,6 +3,7 @@ differ in their stages alone, and mistakes that are found before anything is tra
 
 import shutil
 
+import msgspec
 import numpy as np
 import pytest
 from model_files import onnx_file
@@ -12,8 +13,9 @@ from edgekd import cli
 from edgekd.data.store import Clip, ClipStore
 from edgekd.data.writer import StoreWriter
 from edgekd.distill.recipe import load_recipe
-from edgekd.distill.run import STAGES_FILE, TEACHERS_FOLDER, load_run
+from edgekd.distill.run import PAIRS_FILE, STAGES_FILE, TEACHERS_FOLDER, load_run
 from edgekd.distill.softlabels import soft_labels
+from edgekd.distill.specialists import PairReport
 from edgekd.distill.training import Options
 from edgekd.errors import InputError
 from edgekd.pipeline.distill import distill
@@ -178,6 +180,19 @@ def test_specialists_without_teachers_are_refused(place, tmp_path):
     assert not (tmp_path / "s").exists()
 
 
+def test_a_specialist_confuses_its_pair_less_than_the_generalist(place, tmp_path):
+    write_student(ONE_TEACHER + """[specialists]
+recipe = "teacher.toml"
+pairs = 1
+held_out = [0, 2]
+set = ["train.epochs=20", "train.lr=0.01"]
+""")
+    run = distill("student.toml", place / "store", tmp_path / "s", options=QUIET)
+    report = msgspec.json.decode((run.path / PAIRS_FILE).read_bytes(), type=PairReport)
+    assert report.pairs
+    assert sum(pair.specialist for pair in report.pairs) < sum(pair.generalist for pair in report.pairs)
+
+
 def test_channels_that_do_not_fit_are_refused(place, tmp_path):
     with pytest.raises(InputError, match=r"channels is 1, but view.channels = 'all' gives 2 of the 2 of .*stereo"):
         teach("teacher.toml", place / "stereo", tmp_path / "t", ["view.channels=all"], QUIET)
@@ -193,7 +208,7 @@ def test_channels_that_do_not_fit_are_refused(place, tmp_path):
 def test_a_cross_fitted_teacher_does_not_listen_live(place, tmp_path):
     run = teach("teacher.toml", place / "store", tmp_path / "t", options=QUIET, fits=2)
     for teaching in ("live", "same"):
-        with pytest.raises(InputError, match="t: a cross-fitted teacher has no network that could listen live; set distill.teaching"):
+        with pytest.raises(InputError, match=r"t: a cross-fitted teacher has no network that could listen live; set distill\.teaching"):
             distill("student.toml", place / "store", tmp_path / "s", [run.path], [f"distill.teaching={teaching}"], QUIET)
     assert not (tmp_path / "s").exists()
     assert distill("student.toml", place / "store", tmp_path / "s", [run.path], ["distill.teaching=views", "distill.views=2"], QUIET)
@@ -206,7 +221,7 @@ def test_a_student_of_recordings_needs_teachers_of_recordings(place, tmp_path):
     parent = ["view.span=parent"]
     with pytest.raises(InputError, match=r'parts: a teacher with view.segments = 2 .*view.span = "parent" hears more than one part'):
         distill("student.toml", place / "store", tmp_path / "s", [parts], parent, QUIET)
-    with pytest.raises(InputError, match='view.span = "clip" judges one segment; train it with view.span = "parent"'):
+    with pytest.raises(InputError, match=r'view\.span = "clip" judges one segment; train it with view.span = "parent"'):
         distill("student.toml", place / "store", tmp_path / "s", [teachers["clip"]], parent, QUIET)
     assert not (tmp_path / "s").exists()
     distill("student.toml", place / "store", tmp_path / "s", [teachers["parent"]], parent, QUIET)
