@@ -11,7 +11,7 @@ import torch
 from edgekd.distill import softlabels, training
 from edgekd.distill.module import TrainingModule
 from edgekd.distill.recipe import decode
-from edgekd.distill.run import METRICS_FILE, MODEL_FILE, load_run
+from edgekd.distill.run import METRICS_FILE, MODEL_FILE, QAT_FILE, load_run
 from edgekd.distill.training import Options, train
 from edgekd.errors import InputError
 from tests.distill.conftest import recipe_dict, write_store
@@ -33,12 +33,12 @@ class PowerCutError(Exception):
     pass
 
 
-def cut(monkeypatch, epoch):
-    """Make the float phase stop when an epoch begins."""
+def cut(monkeypatch, epoch, phase="float"):
+    """Make a training stop when an epoch begins."""
     begin = TrainingModule.on_train_epoch_start
 
     def stop(self):
-        if self.current_epoch == epoch:
+        if (self.phase_name, self.current_epoch) == (phase, epoch):
             raise PowerCutError
         begin(self)
 
@@ -102,6 +102,27 @@ def test_each_way_of_teaching_resumes_to_the_same_bits_and_leaves_the_teacher_al
         names = {loss.loss for loss in recipe.distill.terms} or {"kd"}
         assert {"label", *names} <= {name for name, value in row.items() if value}
         assert {f"{name}_weighted" for name in names} <= row.keys()
+
+
+@pytest.mark.parametrize("way", ["live", "same"])
+def test_teachers_listen_in_the_quantization_aware_phase_too(store, teachers, tmp_path, monkeypatch, way):
+    qat = {"epochs": 2, "batch_size": 8, "freeze_epochs": 1, "calibration_clips": 8}
+    recipe = student(WAYS[way], train={"epochs": 1}, qat={**qat, "float_weight": 0.5})
+    straight = train(recipe, store, tmp_path / "straight", [teachers / "whole"], QUIET)
+    with monkeypatch.context() as patch:
+        cut(patch, 1, "qat")
+        with pytest.raises(PowerCutError):
+            train(recipe, store, tmp_path / "cut", [teachers / "whole"], QUIET)
+    resumed = train(recipe, store, tmp_path / "cut", [teachers / "whole"], RESUME)
+    assert rows_of(straight.path) == rows_of(resumed.path)
+    [*_, row] = rows_of(straight.path)
+    assert (row["phase"], row["embedding"]) == ("qat", "")  # taps are of the float network
+    assert row["kd"]
+    assert row["float"]
+    others = student(WAYS[way], train={"epochs": 1}, qat={**qat, "float_weight": 1.0})
+    alone = train(others, store, tmp_path / "alone", [teachers / "whole"], QUIET)
+    assert equal(weights(alone.path), weights(straight.path))
+    assert not equal(*(torch.load(run.path / QAT_FILE, weights_only=True) for run in (alone, straight)))
 
 
 def test_what_learns_beside_the_network_is_in_the_checkpoint_and_learns(store, teachers, tmp_path, monkeypatch):
