@@ -77,11 +77,17 @@ def placeless(recipe: Recipe) -> Recipe:
 
 
 def decided(recipe: Recipe) -> str:
-    """All that decides what a recipe's own training and that of its stages (teachers, specialists, back-end) give; its hash without any
-    and without a run to begin with."""
+    """All that decides what a recipe's own training and that of its stages (teachers, specialists, back-end) give, what the recipes of
+    stages say now among it; its hash without any and without a run to begin with.
+
+    Raises:
+        InputError: a stage's recipe that cannot be read.
+    """
     stages = (recipe.teachers, recipe.specialists, recipe.backend)
     staged = [msgspec.json.encode(stages, order="sorted").decode()] if any(stages) else []
-    return "\n".join([recipe.hash, *([recipe.init.run] if recipe.init.run else []), *staged])
+    special, beside = (recipe.specialists,) if recipe.specialists else (), recipe.backend.beside if recipe.backend else ()
+    within = [decided(load_recipe(each.recipe, each.set)) for each in (*recipe.teachers, *special, *beside)]
+    return "\n".join([recipe.hash, *([recipe.init.run] if recipe.init.run else []), *staged, *within])
 
 
 def alone(recipe: Recipe) -> Recipe:

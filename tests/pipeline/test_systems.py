@@ -154,6 +154,21 @@ def test_settings_that_differ_in_their_stages_alone_are_different_runs(place, tm
     assert (len(given) == 1) == ("init" not in tables and "backend" not in tables)  # in the place of stages
 
 
+def test_a_changed_recipe_of_a_stage_is_another_run(place, tmp_path):
+    store = ClipStore.open(place / "store")
+
+    def name():
+        return Plan(store, tmp_path).add(Setting("s", load_recipe("student.toml")), Fold("b", ("a",), ("b",)), 0).name
+
+    first = name()
+    assert name() == first
+    (tmp_path / "teacher.toml").write_text((tmp_path / "teacher.toml").read_text().replace("lr = 0.001", "lr = 0.002"))
+    assert name() != first
+    (tmp_path / "teacher.toml").unlink()
+    with pytest.raises(InputError, match=r"teacher\.toml: no such file"):
+        name()
+
+
 @pytest.mark.parametrize(("tables", "message"), [
     (TAPPED + 'student = "features.9"\n', r"no module 'features\.9'"),
     (TAPPED + 'teacher = "featurs"\n', r"no module 'featurs'.*features"),
