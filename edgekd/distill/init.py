@@ -27,7 +27,7 @@ def source(recipe: Recipe, teachers: Sequence[Path]) -> Run | None:
         teachers: run folders of the student's teachers.
 
     Raises:
-        InputError: the run is not there, not finished, or has several networks.
+        InputError: the run is not there, not finished, of another architecture, or has several networks.
     """
     wanted = recipe.init.run
     if not wanted:
@@ -39,6 +39,9 @@ def source(recipe: Recipe, teachers: Sequence[Path]) -> Run | None:
     if run.info.cross_fit:
         raise InputError(f"init.run = {wanted!r}: {run.path} is a cross-fitted teacher without a network of its own; name one of its fits, "
                          f"e.g. {run.path / 'fit0'}")
+    if run.recipe.model["kind"] != recipe.model["kind"]:  # of whose tensors some may have the same name and shape by chance
+        raise InputError(f"init.run = {wanted!r}: {run.path} is a {run.recipe.model['kind']}, but [{recipe.role}] of {recipe.name} is a "
+                         f"{recipe.model['kind']}; begin with a run of the same kind")
     return run
 
 
@@ -66,7 +69,7 @@ def begin(model: nn.Module, run: Run, labels: tuple[str, ...]) -> None:
              if name in mine and mine[name].shape == value.shape and (same_labels or not in_head(model, name))}
     if not taken:
         raise InputError(f"init.run: no weight of {run.path} ({run.recipe.model['kind']}) has the name and shape of one of this network; "
-                         "begin with a run of the same kind")
+                         "begin with a run of the same sizes")
     model.load_state_dict(mine | taken)
     new = [name for name in mine if name not in taken]
     log.info("%d of %d tensors are those of %s%s", len(taken), len(mine), run.path, f"; new are {listing(new)}" if new else "")

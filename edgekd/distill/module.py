@@ -51,10 +51,11 @@ class EpochBatches:
 @dataclass(frozen=True)
 class Truth:
     """What is known of all clips of the store. label: int64 (clips,). teachers: float32 (teachers, views, clips, segments, labels) logits,
-    or None where there are none or they listen live."""
+    or None where there are none or they listen live. heard: samples of a clip that each of them has judged in segments."""
 
     label: Tensor
     teachers: Tensor | None
+    heard: tuple[int, ...] = ()
 
 
 class TrainingModule(pl.LightningModule):
@@ -80,6 +81,7 @@ class TrainingModule(pl.LightningModule):
         self.float_model = _copy_of(float_model) if float_model is not None and objective.wants_float else None
         self.front = front
         self.view, self.objective, self.recipe, self.phase = view, objective, recipe, phase
+        self.heard = truth.heard
         self.live = tuple(live)
         self.bank: ClipBank | None = None
         self.hearing = LogMel(front.fe, exact=False) if isinstance(phase, Train) and isinstance(front, LogMel) else front
@@ -119,8 +121,9 @@ class TrainingModule(pl.LightningModule):
         arrays = cast(dict[str, np.ndarray], {name: value for name, value in batch.items() if name != "places"})
         tensors = {name: torch.from_numpy(value).to(device, non_blocking=True) for name, value in arrays.items()}
         if self.teachers is not None and self.teachers.shape[3] > 1:
-            segment = segment_of(batch["places"], self.view.store, self.teachers.shape[3])
-            tensors["segment"] = torch.from_numpy(segment).to(device, non_blocking=True)
+            places, segments = batch["places"], self.teachers.shape[3]
+            of_each = np.stack([segment_of(places, self.view.store, segments, heard) for heard in self.heard])  # (teachers, rows)
+            tensors["segment"] = torch.from_numpy(of_each).to(device, non_blocking=True)
         if self.recipe.distill.teaching == "live":
             for number, teacher in enumerate(self.live):
                 tensors[_heard_by(number)] = teacher.waveform(self.current_epoch, batch["clip"], self.bank)
@@ -181,8 +184,10 @@ class TrainingModule(pl.LightningModule):
         if self.teachers is None:
             return None, ()
         soft = self.teachers[:, self.current_epoch % self.teachers.shape[1]]  # (teachers, clips, segments, labels)
-        segment = batch.get("segment", 0)
-        return soft[:, batch["clip"], segment], ()
+        if "segment" not in batch:
+            return soft[:, batch["clip"], 0], ()
+        each = torch.arange(len(soft), device=soft.device)[:, None]
+        return soft[each, batch["clip"], batch["segment"]], ()
 
     def _listening(self, number: int, teacher: LiveTeacher, batch: dict[str, Tensor], waveform: Tensor,
                    x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

@@ -18,14 +18,14 @@ from edgekd.distill.objective import Objective, Shapes
 from edgekd.distill.quiet import quiet
 from edgekd.distill.recipe import Recipe
 from edgekd.distill.run import Run, load_run, model_config
-from edgekd.distill.softlabels import Logits, check_fits
+from edgekd.distill.softlabels import Logits, check_fits, check_segments
 from edgekd.distill.view import TrainingView, batch_sizes
 from edgekd.distill.windows import window_samples
 from edgekd.errors import InputError
 from edgekd.frontend import FrontEnd
-from edgekd.models import build, hears
+from edgekd.models import build, front, hears
 from edgekd.models.logmel import LogMel
-from edgekd.models.taps import Taps
+from edgekd.models.taps import Taps, segment_logits
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +59,7 @@ def check_network(recipe: Recipe, store: ClipStore, partition: Partition) -> Non
             form.
     """
     init.check(recipe)
+    front(model_config(recipe), recipe.frontend)  # for what a black box hears
     _check_channels(recipe, store)
     smallest = min(batch_sizes(store, partition.train, recipe, recipe.train.batch_size)) // processes.world()
     for table, phase in (("train", recipe.train), ("qat", recipe.qat)):
@@ -70,7 +71,11 @@ def check_network(recipe: Recipe, store: ClipStore, partition: Partition) -> Non
     try:
         with torch.no_grad(), quiet():
             model = build(model_config(recipe), len(store.labels))
-            model(torch.zeros(min(smallest, 2), *shape))
+            heard = torch.zeros(min(smallest, 2), *shape)
+            model(heard)
+            if recipe.role == "teacher" and recipe.view.segments > 1:
+                check_segments(recipe.view, f"recipe {recipe.name}")
+                segment_logits(model, heard, recipe.view.segments)
     except (RuntimeError, ValueError, ArithmeticError) as error:
         what = f"a waveform of {shape[1]} samples" if len(shape) == 2 else f"a log-mel of {shape[1]} mels x {shape[2]} frames"
         raise InputError(f"recipe {recipe.name}: this [{recipe.role}] cannot be trained on {what}, channels {shape[0]} "
@@ -91,17 +96,61 @@ def _check_channels(recipe: Recipe, store: ClipStore) -> None:
                          f"{expected}")
 
 
-def check_terms(recipe: Recipe, store: ClipStore, teachers: int) -> None:
-    """Refuse terms that cannot be meant, and paths of taps that the student does not have.
+def check_paths(recipe: Recipe, store: ClipStore, teachers: Sequence[Recipe | None]) -> None:
+    """What `check_terms` can find before the teachers are trained: terms that cannot be meant, and taps that are not there.
+
+    Args:
+        recipe: of the student.
+        store: the clips.
+        teachers: their recipes; None is not looked at.
 
     Raises:
         InputError: see `Objective` and `Taps`.
     """
-    wanted = Objective(recipe.distill, len(store.labels), recipe.train.label_smoothing, teachers)
+    wanted = Objective(recipe.distill, len(store.labels), recipe.train.label_smoothing, len(teachers))
+    for each, paths in zip((recipe, *teachers), (wanted.student_taps, *wanted.teacher_taps), strict=True):
+        if each is not None and paths:
+            Taps(build(model_config(each), len(store.labels)), paths).close()
+
+
+def check_terms(recipe: Recipe, store: ClipStore, partition: Partition, fe: FrontEnd, runs: Sequence[Run]) -> None:
+    """Refuse terms that cannot be meant, taps that are not there or do not fit, and teachers that cannot hear what they shall.
+
+    Args:
+        recipe, store, partition: of the training.
+        fe: the student's front end.
+        runs: its teachers.
+
+    Raises:
+        InputError: see `Objective`, `Taps` and `dry_run`.
+    """
+    labels, smoothing = len(store.labels), recipe.train.label_smoothing
+    wanted = Objective(recipe.distill, labels, smoothing, len(runs))
     if wanted.dropped:
         log.info("without teachers these terms are left out: %s", ", ".join(wanted.dropped))
-    if wanted.student_taps:
-        Taps(build(model_config(recipe), len(store.labels)), wanted.student_taps).close()
+    live = live_teachers(recipe, store, partition, runs, wanted)
+    if wanted.student_taps or live:
+        model = build(model_config(recipe), labels)
+        shapes = dry_run(model, input_shape(recipe, store, fe), live, wanted, same_samples(recipe, store))
+        Objective(recipe.distill, labels, smoothing, len(runs), shapes=shapes)
+
+
+def live_teachers(recipe: Recipe, store: ClipStore, partition: Partition, runs: Sequence[Run],
+                  wanted: Objective) -> tuple[LiveTeacher, ...]:
+    """Those that listen in each step of a training, with the taps that its objective wants.
+
+    Raises:
+        InputError: a tap that is not there.
+    """
+    if recipe.distill.teaching not in LIVE:
+        return ()
+    return tuple(LiveTeacher(run, store, partition.train, number, taps, recipe.train.precision)
+                 for number, (run, taps) in enumerate(zip(runs, wanted.teacher_taps, strict=True)))
+
+
+def same_samples(recipe: Recipe, store: ClipStore) -> int | None:
+    """Samples that teachers hear with the student; None where each hears what its own view says."""
+    return window_samples(recipe.view, store) if recipe.distill.teaching == "same" else None
 
 
 def open_teacher(path: Path, recipe: Recipe, store: ClipStore, partition: Partition) -> Run:
@@ -114,6 +163,7 @@ def open_teacher(path: Path, recipe: Recipe, store: ClipStore, partition: Partit
     check_fits(run, store)
     if recipe.distill.teaching in LIVE and run.info.cross_fit:
         raise InputError(f'{path}: a cross-fitted teacher has no network that could listen live; set distill.teaching to "clip"')
+    _check_heard_alike(run, recipe, store)
     if run.info.data.hash != store.hash:
         return run
     check_unseen(run, "the teacher", recipe, store, partition)
@@ -143,6 +193,21 @@ def check_unseen(run: Run, what: str, recipe: Recipe, store: ClipStore, partitio
             held_out = f" --set data.held_out={list(recipe.data.held_out)}" if recipe.data.held_out else ""
             raise InputError(f"{each.path}: {by} was trained on {len(known)} of the clips that the {recipe.role} is tested on; "
                              f"train it with the {recipe.role}'s splits: --set 'data.train={list(recipe.data.train)}'{held_out}")
+
+
+def _check_heard_alike(run: Run, recipe: Recipe, store: ClipStore) -> None:
+    """Refuse a teacher whose answers are of other parts of a sound than the student hears."""
+    span, teaching, segments = recipe.view.span, recipe.distill.teaching, run.recipe.view.segments
+    if segments > 1 and teaching in LIVE:
+        raise InputError(f'{run.path}: a teacher with view.segments = {segments} judges parts of sounds, but with distill.teaching '
+                         f'"{teaching}" it would judge wholes; set distill.teaching to "clip" or "views", or give a teacher with '
+                         "view.segments = 1")
+    if segments > 1 and span not in {"crop", "clip"}:
+        raise InputError(f'{run.path}: a teacher with view.segments = {segments} judges parts of sounds, but the student of view.span = '
+                         f'"{span}" hears more than one part; give a teacher with view.segments = 1')
+    if span == "parent" and run.recipe.view.span != "parent" and teaching != "same" and (store.parents.count > 1).any():
+        raise InputError(f'{run.path}: the student hears whole recordings (view.span = "parent"), of which this teacher of view.span = '
+                         f'"{run.recipe.view.span}" judges one segment; train it with view.span = "parent"')
 
 
 def input_shape(recipe: Recipe, store: ClipStore, fe: FrontEnd) -> tuple[int, ...]:
@@ -191,14 +256,17 @@ def normalised(recipe: Recipe, store: ClipStore, partition: Partition) -> FrontE
     return msgspec.structs.replace(fe, mean=round(mean, 4), std=round(std, 4))
 
 
-def check_same(recipe: Recipe, runs: Sequence[Run], fe: FrontEnd) -> None:
+def check_same(recipe: Recipe, store: ClipStore, runs: Sequence[Run], fe: FrontEnd) -> None:
     """Refuse what "same" teaching cannot give teachers to hear.
 
     Raises:
-        InputError: sound that is mixed, stretched or masked on the log-mel of a front end that is not the teacher's, or another rate.
+        InputError: sound that is mixed, stretched or masked on the log-mel of a front end that is not the teacher's, or other channels.
     """
     augment = recipe.augment
     for run in runs:
+        if store.channels > 1 and run.recipe.view.channels != recipe.view.channels:
+            raise InputError(f'recipe {recipe.name}: with distill.teaching "same" the teacher {run.path} hears what the student hears, but '
+                             f"its view.channels is '{run.recipe.view.channels}' and not '{recipe.view.channels}'; give both the same")
         if same_features(run.frontend, fe) and hears(run.config) == "log_mel":
             continue
         for used, key in ((augment.mixup_p and augment.mixup_domain == "log_mel", 'mixup_domain = "log_mel"'),
@@ -220,13 +288,20 @@ def dry_run(model: nn.Module, shape: tuple[int, ...], teachers: Sequence[LiveTea
         samples: that the teachers hear; None for each as its view says.
 
     Raises:
-        InputError: a tap that is not there.
+        InputError: a tap that is not there, or a teacher that cannot hear so much.
     """
     training = model.training
-    student, channels = Taps(model.eval(), objective.student_taps), shape[0]
+    student, said = Taps(model.eval(), objective.student_taps), []
     with torch.no_grad():
         _, taps = student(torch.zeros(2, *shape))
-        said = [teacher(teacher.front(torch.zeros(2, channels, samples or teacher.view.samples)))[1] for teacher in teachers]
+        for teacher in teachers:
+            channels, heard = (shape[0], samples) if samples else (teacher.view.channels, teacher.view.samples)
+            try:
+                said.append(teacher(teacher.front(torch.zeros(2, channels, heard)))[1])
+            except RuntimeError as error:
+                raise InputError(f"{teacher.run.path}: the teacher cannot hear {heard} samples, channels {channels} "
+                                 f"({str(error).splitlines()[0]}); let the student hear more (view.seconds), or set distill.teaching to "
+                                 '"live", in which teachers hear what their own recipes say') from None
     student.close()
     model.train(training)
     return Shapes({path: tuple(tap.shape[1:]) for path, tap in taps.items()},

@@ -65,15 +65,29 @@ class Recipe(Table, frozen=True, kw_only=True):
 
     @property
     def hash(self) -> str:
-        """Sixteen hexadecimal digits that change with any value that decides what is trained: all but the `UNTRAINED` tables."""
-        trained = {name: value for name, value in msgspec.structs.asdict(self).items() if name not in UNTRAINED}
+        """Sixteen hexadecimal digits that change with any value that decides what is trained: all but the `UNTRAINED` tables and the place
+        of the run to begin with, whose weights have a hash of their own in run.json."""
+        trained = {name: value for name, value in msgspec.structs.asdict(placeless(self)).items() if name not in UNTRAINED}
         return hashlib.sha256(msgspec.json.encode(trained, order="sorted")).hexdigest()[:16]
 
 
+def placeless(recipe: Recipe) -> Recipe:
+    """The recipe without the place of the run that it begins with: a run folder that is moved with its stages stays the same run."""
+    return msgspec.structs.replace(recipe, init=msgspec.structs.replace(recipe.init, run=""))
+
+
 def decided(recipe: Recipe) -> str:
-    """All that decides what a recipe's own training and that of its stages (teachers, specialists, back-end) give; its hash without any."""
+    """All that decides what a recipe's own training and that of its stages (teachers, specialists, back-end) give, what the recipes of
+    stages say now among it; its hash without any and without a run to begin with.
+
+    Raises:
+        InputError: a stage's recipe that cannot be read.
+    """
     stages = (recipe.teachers, recipe.specialists, recipe.backend)
-    return "\n".join([recipe.hash, *([msgspec.json.encode(stages, order="sorted").decode()] if any(stages) else [])])
+    staged = [msgspec.json.encode(stages, order="sorted").decode()] if any(stages) else []
+    special, beside = (recipe.specialists,) if recipe.specialists else (), recipe.backend.beside if recipe.backend else ()
+    within = [decided(load_recipe(each.recipe, each.set)) for each in (*recipe.teachers, *special, *beside)]
+    return "\n".join([recipe.hash, *([recipe.init.run] if recipe.init.run else []), *staged, *within])
 
 
 def alone(recipe: Recipe) -> Recipe:

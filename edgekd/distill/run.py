@@ -26,7 +26,7 @@ from torch import nn
 from edgekd import quant
 from edgekd.data.lock import in_use
 from edgekd.data.store import listing
-from edgekd.distill.recipe import Recipe, decode
+from edgekd.distill.recipe import Recipe, decode, placeless
 from edgekd.errors import InputError, nearest
 from edgekd.frontend import FrontEnd
 from edgekd.models import MODELS, ModelConfig, build
@@ -340,7 +340,7 @@ def _is_run(path: Path) -> bool:
 def _resumable(path: Path, info: RunInfo, recipe: Recipe) -> Literal["resumed", "finished"]:
     there = read_info(path)
     changed = there.recipe_hash != info.recipe_hash
-    if changed and msgspec.structs.replace(read_recipe(path), export=recipe.export) == recipe:  # 2 or 2.0: equal, but written otherwise
+    if changed and placeless(msgspec.structs.replace(read_recipe(path), export=recipe.export)) == placeless(recipe):  # 2 or 2.0: equal
         there = msgspec.structs.replace(there, recipe_hash=info.recipe_hash)
     for what, old, new in (("recipe", there.recipe_hash, info.recipe_hash), ("store", there.data.hash, info.data.hash),
                            ("list of teachers", there.teachers, info.teachers), ("network to begin with", there.init, info.init),

@@ -26,6 +26,7 @@ from edgekd.distill.faults import DISK_ERRORS, memory_told
 from edgekd.distill.outoffold import assignment, combined, combined_key, opened_fits
 from edgekd.distill.run import SOFT_LABELS_FOLDER, Run, write_atomic
 from edgekd.distill.score import Score, judge, window_logits
+from edgekd.distill.tables import View
 from edgekd.distill.view import TEACHER_STREAM, TeacherView
 from edgekd.distill.windows import Floats, Index, Windows, scored_windows, window_samples
 from edgekd.errors import InputError
@@ -71,9 +72,7 @@ def soft_labels(run: Run, store: ClipStore, views: int = 0, clips: Index | None 
             damaged, or a cross-fitted teacher is of another store or has changed.
     """
     check_fits(run, store)
-    if run.recipe.view.segments > 1 and run.recipe.view.span not in {"clip", "parent"}:
-        raise InputError(f'{run.path}: view.segments = {run.recipe.view.segments} with view.span = "{run.recipe.view.span}"; segments are '
-                         'of "clip" and "parent"')
+    check_segments(run.recipe.view, str(run.path))
     if run.info.cross_fit:
         return _out_of_fold(run, store, views, clips, stream)
     teacher = TeacherView(store, np.arange(len(store.clips)) if clips is None else clips, run.recipe, stream) if views else None
@@ -118,6 +117,16 @@ def check_fits(run: Run, store: ClipStore) -> None:
     if run.frontend.sample_rate != store.sample_rate:
         raise InputError(f"{run.path}: the teacher hears {run.frontend.sample_rate} Hz, {store.path} holds {store.sample_rate} Hz; "
                          "prepare the store at that rate")
+
+
+def check_segments(view: View, where: str) -> None:
+    """Refuse segments of what has none.
+
+    Raises:
+        InputError: segments of crops or of joined clips; `where` is named.
+    """
+    if view.segments > 1 and view.span not in {"clip", "parent"}:
+        raise InputError(f'{where}: view.segments = {view.segments} with view.span = "{view.span}"; segments are of "clip" and "parent"')
 
 
 def _out_of_fold(run: Run, store: ClipStore, views: int, clips: Index | None, stream: int) -> tuple[str, Logits]:

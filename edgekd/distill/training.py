@@ -38,9 +38,11 @@ from edgekd.distill.preparation import (
     dry_run,
     has_qat,
     input_shape,
+    live_teachers,
     mel_frames,
     normalised,
     open_teacher,
+    same_samples,
     stacked,
     whole_clip,
 )
@@ -139,9 +141,9 @@ def _trained(recipe: Recipe, store: ClipStore, out: Path, teachers: Sequence[Pat
         check_unseen(begun, "init.run", recipe, store, partition)
     labelled = [soft_labels(run, store) for run in runs]
     fe = processes.first(lambda: normalised(recipe, store, partition))
-    check_terms(recipe, store, len(runs))
     if recipe.distill.teaching == "same":
-        check_same(recipe, runs, fe)
+        check_same(recipe, store, runs, fe)
+    check_terms(recipe, store, partition, fe, runs)
     view = TrainingView(store, partition.train, recipe, recipe.train.batch_size, *mel_frames(recipe, store, fe), stream=FLOAT_STREAM,
                         shard=processes.shard())
     info = RunInfo(status="training", name=recipe.name, recipe_hash=recipe.hash, labels=store.labels, frontend=fe, window=view.samples,
@@ -293,14 +295,10 @@ class _Job:
         distill, labels, smoothing = self.recipe.distill, len(self.store.labels), self.recipe.train.label_smoothing
         runs = () if distill.teaching in LIVE and float_weight == 1 else self.runs
         wanted = Objective(distill, labels, smoothing, len(runs), float_weight)
-        live: tuple[LiveTeacher, ...] = ()
-        if distill.teaching in LIVE:
-            live = tuple(LiveTeacher(run, self.store, self.partition.train, number, taps, self.recipe.train.precision)
-                         for number, (run, taps) in enumerate(zip(runs, wanted.teacher_taps, strict=True)))
+        live = live_teachers(self.recipe, self.store, self.partition, runs, wanted)
         if not wanted.student_taps:
             return wanted, live, self._truth()
-        samples = window_samples(self.recipe.view, self.store) if distill.teaching == "same" else None
-        shapes = dry_run(model, input_shape(self.recipe, self.store, self.fe), live, wanted, samples)
+        shapes = dry_run(model, input_shape(self.recipe, self.store, self.fe), live, wanted, same_samples(self.recipe, self.store))
         return Objective(distill, labels, smoothing, len(runs), float_weight, shapes), live, self._truth()
 
     def _truth(self) -> Truth:
@@ -312,7 +310,8 @@ class _Job:
         views = distill.views if distill.teaching == "views" else 0
         said = [soft_labels(run, self.store, views, self.partition.train, TEACHER_STREAM + number)[1]
                 for number, run in enumerate(self.runs)]
-        return Truth(label, torch.from_numpy(stacked(said)))
+        heard = tuple(window_samples(run.recipe.view, self.store) for run in self.runs)
+        return Truth(label, torch.from_numpy(stacked(said)), heard)
 
     def _trainer(self, epochs: int, end: EpochEnd) -> pl.Trainer:
         return pl.Trainer(

@@ -205,6 +205,16 @@ class TeacherView:
         self.store, self.recipe, self._stream = store, recipe, stream
         self._listener = Listener(store, clips, recipe, closed=False)
 
+    @property
+    def samples(self) -> int:
+        """That the teacher hears at a time."""
+        return self._listener.samples
+
+    @property
+    def channels(self) -> int:
+        """That the teacher hears."""
+        return self.store.channels if self.recipe.view.channels == "all" else 1
+
     def places(self, epoch: int, clips: Index) -> tuple[Windows, Floats]:
         """Where any clips (n,) of the store are heard, and the gain of each, float32 (n,) decibels.
 

@@ -1,5 +1,6 @@
 """Support vector machines on embeddings, and the sum of their scores (Heo et al. 2019): a back-end in the place of the softmax."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -86,13 +87,15 @@ def _inner_accuracies(embeddings: Floats, truth: Integers, recording: Integers, 
     from sklearn.model_selection import StratifiedGroupKFold
 
     accuracies = np.zeros(len(candidates))
-    recordings = len(np.unique(recording))
-    if recordings < 2 or len(candidates) < 2:
+    count = min(INNER_PARTS, len(np.unique(recording)), int(np.bincount(truth).max()))
+    if count < 2 or len(candidates) < 2:
         return accuracies
     parts = np.zeros(len(truth), np.int64)
-    splitter = StratifiedGroupKFold(min(INNER_PARTS, recordings), shuffle=True, random_state=SEED)
-    for number, (_, part) in enumerate(splitter.split(embeddings, truth, recording)):
-        parts[part] = number
+    splitter = StratifiedGroupKFold(count, shuffle=True, random_state=SEED)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The least populated class", UserWarning)  # a rare label is on one side alone
+        for number, (_, part) in enumerate(splitter.split(embeddings, truth, recording)):
+            parts[part] = number
     inner = parts == 0
     if not inner.any() or len(np.unique(truth[~inner])) < 2:
         return accuracies

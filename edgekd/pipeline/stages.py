@@ -19,6 +19,7 @@ from edgekd.data.lock import held
 from edgekd.data.store import ClipStore
 from edgekd.distill import processes
 from edgekd.distill.faults import disk_told
+from edgekd.distill.preparation import check_network, check_paths
 from edgekd.distill.recipe import NAME, Recipe, Role, decode, load_recipe
 from edgekd.distill.run import RUN_FILE, STAGES_FILE, STAGES_FORMAT, TEACHERS_FOLDER, Run, check_place, resolved, write_atomic
 from edgekd.distill.tables import Data, Taught
@@ -117,11 +118,16 @@ def train_teachers(recipe: Recipe, store: ClipStore, out: Path, options: Options
             that `training.train` refuses.
     """
     teachers = teachers_of(recipe, out)
-    divided(resolved(recipe), store)
-    for each in (recipe, *(teacher for _, teacher in teachers)):
+    student = resolved(recipe)
+    partition = divided(student, store)
+    for each in (student, *(teacher for _, teacher in teachers)):
         if each.frontend.sample_rate != store.sample_rate:
             raise InputError(f"recipe {each.name}: its front end hears {each.frontend.sample_rate} Hz, {store.path} holds "
                              f"{store.sample_rate} Hz; prepare the store at the front end's rate")
+        check_network(each, store, partition)
+    pairs = recipe.specialists.pairs if recipe.specialists else 0
+    check_paths(student, store, [*(each for taught, (_, each) in zip(recipe.teachers, teachers, strict=True) if taught.teaches),
+                                 *[None] * pairs])
     made = {}
     for number, (name, teacher) in enumerate(teachers, 1):
         log.info("teacher %d of %d: %s", number, len(teachers), name)

@@ -119,6 +119,15 @@ def test_a_confident_blend_weighs_teachers_by_their_cross_entropy_with_the_label
     assert torch.allclose(soft[0], (weights[..., None] * F.softmax(teachers / 2, dim=-1)).sum(dim=0))
 
 
+@pytest.mark.parametrize("how", ["mean_prob", "mean_logit", "confidence"])
+def test_teachers_that_err_apart_are_better_together_than_the_best_of_them(how):
+    label = torch.arange(400) % LABELS
+    teachers = F.one_hot(label, LABELS) + random(5, 400, LABELS, seed=1)
+    together, = blend(teachers, Softening(1.0, False, tuple(range(5))), how, counted(teachers, F.one_hot(label, LABELS).float(), how))
+    accuracies = (teachers.argmax(dim=-1) == label).float().mean(dim=1)
+    assert (together.argmax(dim=-1) == label).float().mean() > accuracies.max() + 0.1
+
+
 @pytest.mark.parametrize("how", BLENDS)
 def test_a_blend_of_taps_counts_each_teacher_as_the_blend_of_outputs_does(how):
     both = tapped(Loss(loss="embedding", project=False), teachers=2, blend=how, label_weight=0.0)

@@ -444,6 +444,13 @@ def test_schedules_rise_to_the_peak_and_fall_to_the_least(schedule, warmup):
     assert (np.diff(values[warmup * steps:]) < 0).all()
 
 
+def test_steps_fall_after_their_epochs_and_rise_first_where_asked():
+    factor = learning_rate_factor(Train(epochs=60, schedule="steps", warmup_epochs=2, milestones=(15, 30, 45), gamma=0.2), 10)
+    assert [factor(step) for step in (20, 149, 150, 299, 300, 449, 450, 599)] == pytest.approx([1, 1, 0.2, 0.2, 0.04, 0.04, 0.008, 0.008])
+    assert [factor(step) for step in (0, 9, 19)] == pytest.approx([0.05, 0.5, 1])
+    assert learning_rate_factor(Train(epochs=60, schedule="steps", warmup_epochs=0), 10)(0) == 1
+
+
 def test_silent_windows_do_not_count():
     logits = np.array([[5.0, 0.0], [0.0, 9.0], [0.0, 5.0]], np.float32)
     silent = np.array([False, True, False])

@@ -69,6 +69,13 @@ def test_one_recording_leaves_no_choice():
     assert (machine.kernel, machine.inner_accuracy) == ("rbf", 0)
 
 
+@pytest.mark.parametrize("counts", [(3, 3, 3), (20, 20, 1)])
+def test_a_choice_is_made_of_few_clips_and_with_rare_labels(counts):
+    x, truth = clouds(0)
+    few = np.concatenate([np.flatnonzero(truth == label)[:count] for label, count in enumerate(counts)])
+    assert svm.fit(x[few], truth[few], few, LABELS).inner_accuracy > 0.5
+
+
 def test_what_cannot_be_learned_is_refused():
     x, truth = clouds(0)
     for arguments, message in (((x, truth, truth, LABELS, ("linaer",)), "unknown kernel 'linaer'; did you mean 'linear'"),

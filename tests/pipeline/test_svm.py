@@ -11,7 +11,7 @@ from edgekd.distill import recipe as recipes
 from edgekd.distill.run import load_run
 from edgekd.distill.score import window_logits
 from edgekd.distill.training import Options, train
-from edgekd.distill.view import scored_windows
+from edgekd.distill.windows import scored_windows
 from edgekd.errors import InputError
 from edgekd.evaluate import svm
 from edgekd.models import front
