@@ -61,7 +61,7 @@ def test_a_network_does_not_begin_with_what_knows_its_test_clips(store, begun, m
 
 def test_a_random_head_is_not_kept_and_nothing_is_not_trained(make_recipe):
     cnn14 = {"kind": "cnn14", "weights": "cnn14.pth"}
-    with pytest.raises(InputError, match='keep a random head; set init.adapt = "head"'):
+    with pytest.raises(InputError, match=r'keep a random head; set init\.adapt = "head"'):
         init.check(make_recipe("teacher", teacher=cnn14, init={"adapt": "none"}))
     model = torch.nn.Sequential(torch.nn.Linear(1, 1).requires_grad_(False))
     with pytest.raises(InputError, match='"full" has nothing to train'):
