@@ -1,5 +1,6 @@
 """Networks of which the head alone is trained."""
 
+import msgspec
 import pytest
 import torch
 
@@ -66,3 +67,13 @@ def test_a_random_head_is_not_kept_and_nothing_is_not_trained(make_recipe):
     model = torch.nn.Sequential(torch.nn.Linear(1, 1).requires_grad_(False))
     with pytest.raises(InputError, match='"full" has nothing to train'):
         init.check_trains(make_recipe("teacher"), model)
+
+
+def test_labels_that_a_file_names_are_those_of_the_store(store, make_recipe, monkeypatch):
+    alone = msgspec.structs.replace(make_recipe("teacher"), teacher={"kind": "black_box", "file": "x.onnx", "head": False})
+    for labels in (store.labels, None):
+        monkeypatch.setattr(init, "labels_of", lambda _, labels=labels: labels)
+        init.check_own_labels(alone, store)
+    monkeypatch.setattr(init, "labels_of", lambda _: store.labels[::-1])
+    with pytest.raises(InputError, match=r"x\.onnx: its labels .* are not those of"):
+        init.check_own_labels(alone, store)
