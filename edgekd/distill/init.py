@@ -8,10 +8,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from edgekd.data.store import listing
+from edgekd.blackbox import labels_of
+from edgekd.data.store import ClipStore, listing
 from edgekd.distill.recipe import Recipe
-from edgekd.distill.run import MODEL_FILE, Run, load_run, load_saved
+from edgekd.distill.run import MODEL_FILE, Run, load_run, load_saved, model_config
 from edgekd.errors import InputError
+from edgekd.models.black_box import BlackBoxConfig
 
 log = logging.getLogger(__name__)
 
@@ -125,6 +127,21 @@ def check_trains(recipe: Recipe, model: nn.Module) -> None:
         return
     raise InputError(f'recipe {recipe.name}: init.adapt = "{adapt}" has nothing to train in this {recipe.model["kind"]}; set '
                      'teacher.head = true, or init.adapt = "none" to test and keep it as it is')
+
+
+def check_own_labels(recipe: Recipe, store: ClipStore) -> None:
+    """Compare the labels of a black box that judges without a head with those of the store, where the file names them.
+
+    Raises:
+        InputError: others, or in another order.
+    """
+    config = model_config(recipe)
+    if not isinstance(config, BlackBoxConfig) or config.head:
+        return
+    labels = labels_of(config.file)
+    if labels not in (None, store.labels):
+        raise InputError(f"{config.file}: its labels {listing(labels)} are not those of {store.path}, {listing(store.labels)}, in this "
+                         "order; train a head on it (teacher.head = true)")
 
 
 def trainable(model: nn.Module) -> list[tuple[str, torch.nn.Parameter]]:

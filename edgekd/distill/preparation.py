@@ -82,6 +82,7 @@ def check_network(recipe: Recipe, store: ClipStore, partition: Partition) -> Non
                          f"({str(error).splitlines()[0]}); change its sizes, the front end's, view.seconds, view.channels or "
                          "train.batch_size") from None
     init.check_trains(recipe, model)
+    init.check_own_labels(recipe, store)
     if has_qat(recipe):
         quant.to_qat(model.eval())
 

@@ -67,7 +67,7 @@ def _with_stages(recipe: Recipe, store: ClipStore, out: Path, options: Options) 
             others.append(_with_stages(system, store, path, going_on(path, options, STAGES_FILE)))
     run = trained(with_init(recipe, made), store, out, [*teachers, *specialists], options)
     if specialists and not processes.first((out / PAIRS_FILE).is_file):
-        processes.first(lambda: report_pairs(run, store, teachers[0], specialists, [*teachers, *specialists]))
+        report_pairs(run, store, teachers[0], specialists, [*teachers, *specialists])
     if recipe.backend and not processes.first((out / SVM_FILE).is_file):
         processes.first(lambda: _judged([run, *others], store, recipe.backend.kernels))
     return run

@@ -71,15 +71,16 @@ def check_specialists(recipe: Recipe) -> None:
     """Find out whether the specialists of a recipe could be trained, before its teachers are.
 
     Raises:
-        InputError: see `stages.stage_recipe`; no teacher that teaches, one that begins with another, a part that cannot be held out, or a batch without halves.
+        InputError: see `stages.stage_recipe`; no teacher that teaches, a first one that begins with another, a part that cannot be held
+            out, or a batch without halves.
     """
     wanted = _wanted(recipe)
     if not any(teacher.teaches for teacher in recipe.teachers):
         raise InputError(f"recipe {recipe.name}: [specialists] begin as the first teacher, but none of [[teachers]] teaches; add one")
     generalist = stage_recipe(next(teacher for teacher in recipe.teachers if teacher.teaches), recipe)
     if generalist.init.run in [teacher.name or stage_recipe(teacher, recipe).name for teacher in recipe.teachers]:
-        raise InputError(f"recipe {recipe.name}: [specialists]: pairs are chosen on clips that the first teacher does not know, but it begins "
-                         f"with '{generalist.init.run}', which does; let it begin at random, or put another teacher first")
+        raise InputError(f"recipe {recipe.name}: [specialists]: pairs are chosen on clips that the first teacher does not know, but it "
+                         f"begins with '{generalist.init.run}', which does; let it begin at random, or put another teacher first")
     specialist = stage_recipe(_taught(wanted), recipe)
     where = f"recipe {recipe.name}: [specialists] '{wanted.recipe}'"
     if specialist.data.pair:
@@ -90,7 +91,8 @@ def check_specialists(recipe: Recipe) -> None:
 
 
 def report_pairs(run: Run, store: ClipStore, generalist: Path, specialists: Sequence[Path], teachers: Sequence[Path]) -> PairReport:
-    """Write pairs.json of a finished student: how often each pair is confused by all concerned, on the student's test side.
+    """Write pairs.json of a finished student: how often each pair is confused by all concerned, on the student's test side. All processes
+    call this.
 
     Args:
         run: the student.

@@ -1,5 +1,6 @@
 """Networks of which the head alone is trained."""
 
+import msgspec
 import pytest
 import torch
 
@@ -61,8 +62,18 @@ def test_a_network_does_not_begin_with_what_knows_its_test_clips(store, begun, m
 
 def test_a_random_head_is_not_kept_and_nothing_is_not_trained(make_recipe):
     cnn14 = {"kind": "cnn14", "weights": "cnn14.pth"}
-    with pytest.raises(InputError, match='keep a random head; set init.adapt = "head"'):
+    with pytest.raises(InputError, match=r'keep a random head; set init\.adapt = "head"'):
         init.check(make_recipe("teacher", teacher=cnn14, init={"adapt": "none"}))
     model = torch.nn.Sequential(torch.nn.Linear(1, 1).requires_grad_(False))
     with pytest.raises(InputError, match='"full" has nothing to train'):
         init.check_trains(make_recipe("teacher"), model)
+
+
+def test_labels_that_a_file_names_are_those_of_the_store(store, make_recipe, monkeypatch):
+    alone = msgspec.structs.replace(make_recipe("teacher"), teacher={"kind": "black_box", "file": "x.onnx", "head": False})
+    for labels in (store.labels, None):
+        monkeypatch.setattr(init, "labels_of", lambda _, labels=labels: labels)
+        init.check_own_labels(alone, store)
+    monkeypatch.setattr(init, "labels_of", lambda _: store.labels[::-1])
+    with pytest.raises(InputError, match=r"x\.onnx: its labels .* are not those of"):
+        init.check_own_labels(alone, store)
