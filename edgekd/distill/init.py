@@ -41,9 +41,7 @@ def source(recipe: Recipe, teachers: Sequence[Path]) -> Run | None:
     if run.info.cross_fit:
         raise InputError(f"init.run = {wanted!r}: {run.path} is a cross-fitted teacher without a network of its own; name one of its fits, "
                          f"e.g. {run.path / 'fit0'}")
-    if run.recipe.model["kind"] != recipe.model["kind"]:  # of whose tensors some may have the same name and shape by chance
-        raise InputError(f"init.run = {wanted!r}: {run.path} is a {run.recipe.model['kind']}, but [{recipe.role}] of {recipe.name} is a "
-                         f"{recipe.model['kind']}; begin with a run of the same kind")
+    check_kind(recipe, run.recipe, str(run.path))
     return run
 
 
@@ -57,6 +55,17 @@ def lineage(run: Run) -> Iterator[Run]:
             if run.recipe.init.run in {"", FIRST_TEACHER}:
                 return
             run = load_run(Path(run.recipe.init.run))
+
+
+def check_kind(recipe: Recipe, begun: Recipe, where: str) -> None:
+    """Compare the architecture of a network with that of the run that it begins with, of whose tensors some may fit another by chance.
+
+    Raises:
+        InputError: they differ; `where`, the run, is named.
+    """
+    if begun.model["kind"] != recipe.model["kind"]:
+        raise InputError(f"init.run = {recipe.init.run!r}: {where} is a {begun.model['kind']}, but [{recipe.role}] of {recipe.name} is a "
+                         f"{recipe.model['kind']}; begin with a run of the same kind")
 
 
 def begin(model: nn.Module, run: Run, labels: tuple[str, ...]) -> None:

@@ -19,6 +19,7 @@ from edgekd.data.lock import held
 from edgekd.data.store import ClipStore
 from edgekd.distill import processes
 from edgekd.distill.faults import disk_told
+from edgekd.distill.init import FIRST_TEACHER, check_kind
 from edgekd.distill.preparation import check_network, check_paths
 from edgekd.distill.recipe import NAME, Recipe, Role, decode, load_recipe
 from edgekd.distill.run import RUN_FILE, STAGES_FILE, STAGES_FORMAT, TEACHERS_FOLDER, Run, check_place, resolved, write_atomic
@@ -125,9 +126,10 @@ def train_teachers(recipe: Recipe, store: ClipStore, out: Path, options: Options
             raise InputError(f"recipe {each.name}: its front end hears {each.frontend.sample_rate} Hz, {store.path} holds "
                              f"{store.sample_rate} Hz; prepare the store at the front end's rate")
         check_network(each, store, partition)
-    pairs = recipe.specialists.pairs if recipe.specialists else 0
-    check_paths(student, store, [*(each for taught, (_, each) in zip(recipe.teachers, teachers, strict=True) if taught.teaches),
-                                 *[None] * pairs])
+    listed = [each for taught, (_, each) in zip(recipe.teachers, teachers, strict=True) if taught.teaches]
+    if student.init.run == FIRST_TEACHER and listed:
+        check_kind(student, listed[0], listed[0].name)
+    check_paths(student, store, [*listed, *[None] * (recipe.specialists.pairs if recipe.specialists else 0)])
     made = {}
     for number, (name, teacher) in enumerate(teachers, 1):
         log.info("teacher %d of %d: %s", number, len(teachers), name)

@@ -174,10 +174,13 @@ def test_a_changed_recipe_of_a_stage_is_another_run(place, tmp_path):
     (TAPPED + 'teacher = "featurs"\n', r"no module 'featurs'.*features"),
     (TAPPED + "teachers = [3]\n", "names teacher 3, but there is one teacher"),
     ('[distill]\n[[distill.terms]]\nloss = "embedding"\n', "distill.teaching is 'clip', which keeps the teachers' answers only"),
+    ('[init]\nrun = "teacher"\n[[teachers]]\nrecipe = "box.toml"\n',
+     r"init\.run = 'teacher': box is a black_box, but \[student\] of s is a cp_resnet"),
     ('[view]\nchannels = "all"\n', None),
     ("[augment]\nmel_masks = 1\nmel_mask_bins = 3\nir_p = 0.5\n", "ir_folder is not set"),
 ])
 def test_a_mistake_of_the_student_is_found_before_its_teachers_are_trained(place, tmp_path, tables, message):
+    sums(tmp_path / "sums.onnx")
     write_student(tables + ONE_TEACHER)
     if message is None:  # one channel is one channel
         assert distill("student.toml", place / "store", tmp_path / "s", options=QUIET)
