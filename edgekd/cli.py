@@ -391,7 +391,16 @@ def listen(
     *,
     model: Annotated[Path, typer.Option(help="A model file that 'edgekd export' wrote.")],
     source: Annotated[str | None, typer.Argument(
-        help="An audio file, or - for raw signed 16-bit little-endian mono at the model's rate on standard input.")] = None,
+        help="An audio file, or - for raw signed 16-bit little-endian mono at the model's rate on standard input. Without it a "
+             "microphone is heard, for ever.")] = None,
+    mic: Annotated[str | None, typer.Option(
+        help="The microphone: part of its name, hw:CARD,DEVICE or USB VENDOR:PRODUCT[:SERIAL]; see 'edgekd mics'.")] = None,
+    command: Annotated[str | None, typer.Option(
+        help="Instead of a microphone, a command that writes raw signed 16-bit samples, such as 'arecord ... -t raw'; run again when it "
+             "ends.")] = None,
+    channel: Annotated[int | None, typer.Option(help="The channel to use, from 0; by default the mean of all.")] = None,
+    rate: Annotated[int | None, typer.Option(help="Hz of the microphone, by default its own, or of the command, the model's.")] = None,
+    channels: Annotated[int | None, typer.Option(help="Channels that the command writes, by default 1.")] = None,
     engine: Annotated[str | None, typer.Option(help="litert or onnxruntime; by default the one that opens the file.")] = None,
     hop: Annotated[float, typer.Option(help="Seconds from decision to decision, 0.25 to the model's window.")] = 0.5,
     top: Annotated[int, typer.Option(help="How many labels to show.")] = 3,
@@ -399,15 +408,30 @@ def listen(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
 ) -> None:
     """Classify audio window by window, one decision per hop."""
+    from edgekd.runtime.capture_child import Request
     from edgekd.runtime.decision import to_json, to_text
     from edgekd.runtime.listen import listen as decisions
 
     line = to_json if as_json else to_text
     try:
-        for decision in decisions(source, model, engine=engine, threads=threads, hop_s=hop, top=top):
+        live = Request(mic, command, rate, channels, channel)
+        for decision in decisions(source, model, engine=engine, threads=threads, hop_s=hop, top=top, live=live):
             print(line(decision), flush=True)
     except BrokenPipeError:  # the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@app.command()
+def mics(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False) -> None:
+    """List the microphones by which 'edgekd listen --mic' can be told."""
+    import json
+
+    from edgekd.engine import silent_stderr
+    from edgekd.runtime.microphones import microphones, to_text
+
+    with silent_stderr():  # ALSA complains of what is not configured
+        found = microphones()
+    typer.echo("\n".join(json.dumps(one._asdict()) for one in found) if as_json else to_text(found), nl=bool(found) or not as_json)
 
 
 # --- demo ---

@@ -11,7 +11,10 @@ from numpy.typing import NDArray
 from edgekd.engine import open_model
 from edgekd.errors import InputError
 from edgekd.manifest import Manifest
+from edgekd.runtime.capture import Capture
+from edgekd.runtime.capture_child import Request
 from edgekd.runtime.decision import Decision, decide
+from edgekd.runtime.health import Change, Gap, State, Turn
 from edgekd.runtime.source import read_file, read_raw
 from edgekd.runtime.stream import WindowStream
 
@@ -34,46 +37,83 @@ class Classifier(Protocol):
 
 
 def listen(source: str | None, model: Path, *, engine: str | None = None, threads: int = 1, hop_s: float = 0.5,
-           top: int = 3) -> Iterator[Decision]:
+           top: int = 3, live: Request | None = None) -> Iterator[Decision | Change]:
     """Classify a source window by window.
 
     Args:
-        source: path of an audio file, or `-` for raw signed 16-bit little-endian mono at the model's rate on standard input.
+        source: path of an audio file, or `-` for raw signed 16-bit little-endian mono at the model's rate on standard input; None hears a
+            microphone or a command, for ever.
         model: an exported .tflite or .onnx file.
         engine: "litert" or "onnxruntime"; None takes the one that opens the file.
         threads: of the engine.
         hop_s: seconds from decision to decision, 0.25 to the model's window.
         top: labels in `Decision.top`, at most as many as the model knows.
+        live: what to hear where there is no source; by default the default microphone. A command's rate is the model's unless it says so.
 
     Yields:
-        a decision at the end of each window.
+        a decision at the end of each window; of a live source also each change of its state.
 
     Raises:
         InputError: a source, model or setting that cannot be used; audio shorter than one window.
         MissingExtraError: an engine, or what the file's format or rate needs, is not installed.
     """
-    if source is None:
-        raise InputError("a microphone cannot be opened in this version; give an audio file, or pipe one: "
-                         "arecord -f S16_LE -c 1 -r 16000 -t raw | edgekd listen - --model MODEL")
+    if source is not None and live is not None and live != Request():
+        raise InputError(f"{source} is a source of its own; leave out the options of microphones and commands, or the source")
     if source == STANDARD_INPUT and sys.stdin is None:
         raise InputError("standard input is closed; pipe raw samples into it or give an audio file")
     classifier = open_model(model, engine, threads)
     sample_rate = classifier.manifest.frontend.sample_rate
+    if source is None:
+        yield from _live(classifier, live or Request(), hop_s, top)
+        return
     chunks = read_raw(sys.stdin.buffer, sample_rate) if source == STANDARD_INPUT else read_file(Path(source), sample_rate)
     yield from decisions(classifier, chunks, "standard input" if source == STANDARD_INPUT else source, hop_s, top)
 
 
-def decisions(classifier: Classifier, chunks: Iterable[Array], where: str, hop_s: float, top: int) -> Iterator[Decision]:
-    """Decisions over chunks of samples, float32 (time,) at the model's rate; `where` names the source in errors."""
+def decisions(classifier: Classifier, chunks: Iterable[Array | Gap | Turn], where: str, hop_s: float,
+              top: int) -> Iterator[Decision | Change]:
+    """Decisions over chunks of samples, float32 (time,) at the model's rate; `where` names the source in errors.
+
+    A window never reaches over a `Gap`: the next one starts behind it, while the time goes on. A `Turn` is given on with its time.
+    """
     manifest = classifier.manifest
     rate, count = manifest.frontend.sample_rate, len(manifest.labels)
     if top < 1:
         raise InputError(f"top is {top}; it must be at least 1")
     stream = WindowStream(manifest.frontend, manifest.window, hop_s)
+    state: State = "HEALTHY"
+    start_s, drops, longest = 0.0, 0, 0
     for chunk in chunks:
-        for window in stream.push(chunk):
-            logits = classifier.logits(window.features[None])[0]  # (labels,)
-            yield decide(logits, manifest.labels, manifest.temperature, min(top, count), t=window.end / rate, rms=window.rms)
-    if stream.received < manifest.window:
-        raise InputError(f"{where}: {stream.received / rate:.2f} s of audio is shorter than the model's window of "
+        if isinstance(chunk, Turn):
+            state = chunk.state
+            yield Change(round(start_s + stream.received / rate + chunk.silent_s, 3), state, chunk.reason)
+        elif isinstance(chunk, Gap):
+            longest = max(longest, stream.received)
+            start_s += (stream.received + chunk.dropped) / rate + chunk.away_s
+            drops += chunk.dropped
+            stream = WindowStream(manifest.frontend, manifest.window, hop_s)
+        else:
+            for window in stream.push(chunk):
+                logits = classifier.logits(window.features[None])[0]  # (labels,)
+                yield decide(logits, manifest.labels, manifest.temperature, min(top, count), t=start_s + window.end / rate,
+                             rms=window.rms, drops=drops, state=state)
+    longest = max(longest, stream.received)
+    if longest < manifest.window:
+        raise InputError(f"{where}: {longest / rate:.2f} s of audio is shorter than the model's window of "
                          f"{manifest.window / rate:g} s; give more audio")
+
+
+def _live(classifier: Classifier, request: Request, hop_s: float, top: int) -> Iterator[Decision | Change]:
+    """Decisions over what a microphone or a command gives."""
+    if request.mic is not None and request.command is not None:
+        raise InputError("a microphone and a command are two sources; give one of them")
+    if request.channels is not None and request.command is None:
+        raise InputError("the number of channels is for a command; a microphone says how many it has, and a channel chooses one")
+    for name, value, least in (("rate", request.rate, 1), ("channels", request.channels, 1), ("channel", request.channel, 0)):
+        if value is not None and value < least:
+            raise InputError(f"{name} is {value}; it must be at least {least}")
+    sample_rate = classifier.manifest.frontend.sample_rate
+    if request.command is not None:
+        request = request._replace(rate=request.rate or sample_rate)
+    with Capture(request, sample_rate) as capture:
+        yield from decisions(classifier, capture, request.command or "the microphone", hop_s, top)

@@ -2,8 +2,10 @@
 
 import io
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +18,7 @@ from edgekd.frontend import FrontEnd, log_mel
 from edgekd.manifest import Counts, Manifest, Provenance, TensorQuant
 from edgekd.runtime import listen as listen_module
 from edgekd.runtime.decision import decide, probabilities, to_json, to_text
+from edgekd.runtime.health import Change, Gap, Turn
 from edgekd.runtime.listen import decisions
 
 QUANT = TensorQuant("float32", 1.0, 0)
@@ -65,7 +68,7 @@ def test_a_decision_ranks_labels_and_its_json_has_the_documented_fields():
     assert [label for label, _ in decision.top] == ["b", "c"]
     line = json.loads(to_json(decision))
     assert list(line) == ["t", "label", "probability", "top", "state", "rms", "drops"]
-    assert (line["t"], line["label"], line["rms"], line["drops"], line["state"]) == (1.5, "b", 0.25, 0, "listening")
+    assert (line["t"], line["label"], line["rms"], line["drops"], line["state"]) == (1.5, "b", 0.25, 0, "HEALTHY")
     assert line["top"][0] == ["b", line["probability"]]
     assert to_text(decision).split() == ["1.50", "s", "b", "0.84", "-12.0", "dBFS", "c", "0.11"]
 
@@ -107,7 +110,6 @@ def test_command_prints_lines_for_people_without_json(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
-    (["--model", "m"], "a microphone cannot be opened in this version"),
     (["none.wav", "--model", "m"], "none.wav: no such file"),
     (["-", "--model", "m", "--hop", "9"], "hop is 9 s"),
     (["-", "--model", "m", "--top", "0"], "top is 0"),
@@ -132,3 +134,70 @@ def test_a_reader_that_leaves_ends_it_cleanly(tmp_path):
             assert json.loads(process.stdout.readline())["rms"] == 0.0
             process.stdout.close()
             assert (process.wait(), process.stderr.read()) == (0, b"")
+
+
+NOISE = np.random.default_rng(1).standard_normal(48000).astype(np.float32) * 0.1
+
+
+def test_windows_never_reach_over_a_gap_and_the_time_goes_on():
+    found = list(decisions(ToyModel(), [NOISE[:20000], Gap(1600, 0.5), NOISE[20000:36000]], "x", 1.0, 3))
+    assert [(line.t, line.drops) for line in found] == [(1.0, 0), (1.25 + 0.1 + 0.5 + 1.0, 1600)]
+    (alone,) = decisions(ToyModel(), [NOISE[20000:36000]], "x", 1.0, 3)
+    assert found[1].top == alone.top
+
+
+def test_a_change_of_state_is_a_line_of_its_own_and_decisions_carry_the_state():
+    chunks = [Turn("HEALTHY", "hearing m"), NOISE[:16000], Turn("RECOVERING", "gone", 2.0), NOISE[16000:32000]]
+    found = list(decisions(ToyModel(), chunks, "x", 1.0, 3))
+    assert [json.loads(to_json(line)) for line in found if isinstance(line, Change)] == [
+        {"t": 0.0, "state": "HEALTHY", "reason": "hearing m"}, {"t": 3.0, "state": "RECOVERING", "reason": "gone"}]
+    assert [line.state for line in found if not isinstance(line, Change)] == ["HEALTHY", "RECOVERING"]
+    assert to_text(found[2]) == "     3.00 s  RECOVERING: gone"
+
+
+def test_command_hears_another_command_for_ever(monkeypatch, capsys, tmp_path):
+    (tmp_path / "a.raw").write_bytes(raw(tone(16000)))
+    lines = []
+
+    def stop(line):
+        lines.append(json.loads(to_json(line)))
+        if sum("label" in line for line in lines) == 2:
+            raise KeyboardInterrupt
+        return "x"
+    monkeypatch.setattr("edgekd.runtime.decision.to_json", stop)
+    status, _, _ = run(monkeypatch, capsys, "--model", "m", "--json", "--command", f"cat {tmp_path / 'a.raw'}")
+    assert status == 130
+    states = [line["state"] for line in lines if "reason" in line]
+    assert states[:3] == ["HEALTHY", "RECOVERING", "HEALTHY"]
+    assert [line["label"] for line in lines if "label" in line] == ["low", "low"]
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["--mic", "a", "--command", "b"], "a microphone and a command are two sources"),
+    (["--channels", "2"], "the number of channels is for a command"),
+    (["--rate", "0"], "rate is 0"),
+    (["--channel", "-1"], "channel is -1"),
+    (["-", "--mic", "a"], "- is a source of its own"),
+])
+def test_contradicting_options_of_live_sources_are_refused(monkeypatch, capsys, arguments, message):
+    status, out, err = run(monkeypatch, capsys, "--model", "m", *arguments)
+    assert (status, out) == (2, "")
+    assert message in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_signal_ends_it_and_all_that_it_started(stop, tmp_path):
+    program = ("import sys; sys.path.insert(0, sys.argv.pop(1)); import test_listen as t; "
+               "t.listen_module.open_model = lambda *_: t.ToyModel(); t.cli.main()")
+    heard = f"echo $$ > {tmp_path / 'pid'}; head -c 64000 /dev/urandom; exec sleep 600"
+    command = [sys.executable, "-c", program, str(Path(__file__).parent), "listen", "--model", "m", "--json", "--command", heard]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert json.loads(process.stdout.readline())["state"] == "HEALTHY"
+        pid = int((tmp_path / "pid").read_text())
+        start = time.monotonic()
+        process.send_signal(stop)
+        process.wait()
+        while Path(f"/proc/{pid}/cmdline").exists() and Path(f"/proc/{pid}/cmdline").read_bytes():  # empty where nobody reaps it
+            assert time.monotonic() - start < 5
+            time.sleep(0.01)

@@ -1,0 +1,372 @@
+"""A live source that keeps working: a process that hears, watched from here, and ended and started again whatever happens to it.
+
+No exception tells of a device that stalls, so blocks are watched for: none for some time, nothing but zeros (what is left of an unplugged
+microphone where another device takes its place), samples that are no numbers, the end of the process.
+"""
+
+import contextlib
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import Any, NamedTuple, Self, TypeVar
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekd.data.store import PCM_SCALE, to_pcm, to_waveform
+from edgekd.errors import InputError, MissingExtraError
+from edgekd.runtime.capture_child import BLOCK, FAILED, HEADER, MAGIC, OPENED, Failure, Opened, Request
+from edgekd.runtime.health import Gap, Health, Turn, Watch
+
+CHILD = (sys.executable, "-m", "edgekd.runtime.capture_child")
+POLL_S = 0.1
+"""How often the watch looks when nothing comes."""
+READ_BYTES = 1 << 16
+MAX_PAYLOAD = 1 << 24
+"""Bytes; a longer frame is none."""
+END_S = 0.5
+"""Longest wait for a killed process or for the thread: a process that hangs in the kernel is left behind."""
+CLOCK_DRIFT = 1e-3
+"""Most by which a sound card's clock is slow, as a share: samples that are late for it are not lost."""
+
+Array = NDArray[np.float32]
+Told = TypeVar("Told", Opened, Failure)
+
+
+class CaptureError(Exception):
+    """Why an attempt to hear has ended; the next one follows."""
+
+
+class Counts(NamedTuple):
+    """Samples of each channel at the source's rate since the start: received == given + dropped + waiting, at any moment.
+
+    received: came from the device, also those lost between the processes. given: handed on. dropped: lost because decisions were late.
+    waiting: in the queue. bad: NaN or infinite, over all channels, replaced by zeros. overflows: places where samples were lost unseen.
+    restarts: attempts after the first. lag_s: clock minus samples since the last start, seconds.
+    """
+
+    received: int
+    given: int
+    dropped: int
+    waiting: int
+    bad: int
+    overflows: int
+    restarts: int
+    lag_s: float
+
+
+class _Block(NamedTuple):
+    """Samples, float32 (time, channel). start: samples of each channel before them. breaks: places where sound was missing before them.
+    away_s: seconds in which nothing was heard before them. rate: Hz."""
+
+    start: int
+    breaks: int
+    away_s: float
+    rate: int
+    samples: Array
+
+
+class Capture:
+    """Sound of a microphone or a command, for ever: iterate over it inside its `with` block.
+
+    Yields float32 (time,) mono at `sample_rate`, on the grid of int16; a `Gap` where sound is missing; a `Turn` where the state changes.
+
+    Raises on iteration:
+        InputError: what trying again cannot heal: a channel that the device has not, a name that means two devices, no PortAudio.
+        MissingExtraError: sounddevice or soxr is needed and not installed.
+    """
+
+    def __init__(self, request: Request, sample_rate: int, watch: Watch | None = None, child: Sequence[str] = CHILD) -> None:
+        """request: what to hear. sample_rate: Hz of what is given on. watch: limits. child: the program that hears, for tests."""
+        self._request, self._sample_rate, self._watch, self._child = request, sample_rate, watch or Watch(), child
+        self._health = Health(self._watch, time.monotonic())
+        self._thread = threading.Thread(target=self._keep_hearing, daemon=True)
+        self._stopping = threading.Event()
+        self._changed = threading.Condition()  # guards the queue, the counts below and the error
+        self._queue: deque[_Block | Turn] = deque()
+        self._error: Exception | None = None
+        self._received = self._given = self._dropped = self._waiting = self._bad = self._overflows = self._restarts = 0
+        self._waiting_s = self._away_s = self._lag_s = 0.0
+        self._last_sample = time.monotonic()  # clock at its end; before the first one, of the start
+        self._breaks = 0
+        self._heard_well = False  # in this attempt
+
+    @property
+    def counts(self) -> Counts:
+        """What has been received and what became of it."""
+        with self._changed:
+            return Counts(self._received, self._given, self._dropped, self._waiting, self._bad, self._overflows, self._restarts,
+                          self._lag_s)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None) -> None:
+        self._stopping.set()
+        self._thread.join(2 * END_S)
+
+    def __iter__(self) -> Iterator[Array | Gap | Turn]:
+        ear, expected, breaks, away_s = _Ear(self._request.channel, self._sample_rate), 0, 0, 0.0
+        while True:
+            item = self._next()
+            if isinstance(item, Turn):
+                yield item
+                continue
+            if item.start != expected or item.breaks != breaks:
+                ear.forget()
+                dropped = round((item.start - expected) * self._sample_rate / item.rate)
+                yield Gap(dropped, item.away_s - away_s)
+            expected, breaks, away_s = item.start + len(item.samples), item.breaks, item.away_s
+            yield ear.hear(item.samples, item.rate)
+
+    def _next(self) -> _Block | Turn:
+        with self._changed:
+            while not self._queue:
+                if self._error is not None:
+                    raise self._error
+                self._changed.wait()
+            item = self._queue.popleft()
+            if isinstance(item, _Block):
+                self._given += len(item.samples)
+                self._waiting -= len(item.samples)
+                self._waiting_s -= len(item.samples) / item.rate
+            return item
+
+    def _keep_hearing(self) -> None:
+        """Attempt after attempt; runs in the thread."""
+        wait_s = self._watch.first_wait_s
+        while not self._stopping.is_set():
+            try:
+                with _Child([*self._child, json.dumps(self._request)]) as child:
+                    self._hear(child)
+            except (CaptureError, OSError) as failure:
+                self._tell(self._health.lost(str(failure)))
+            except Exception as error:  # also a bug: the thread must not die unseen
+                with self._changed:
+                    self._error = error
+                    self._changed.notify()
+                return
+            if self._heard_well:
+                wait_s = self._watch.first_wait_s
+            again = time.monotonic() + wait_s
+            while time.monotonic() < again and not self._stopping.wait(min(POLL_S, wait_s)):
+                self._tell(self._health.waited(time.monotonic()))
+            wait_s = min(2 * wait_s, self._watch.last_wait_s)
+            with self._changed:
+                self._restarts += 1
+
+    def _hear(self, child: "_Child") -> None:
+        """One attempt; returns when there is no more need.
+
+        Raises:
+            CaptureError: there is something wrong with what comes.
+            InputError: trying again is of no use.
+        """
+        self._heard_well = False
+        self._health.restarted()
+        session, deadline = None, time.monotonic() + self._watch.open_s
+        while not self._stopping.is_set():
+            for kind, lost, start, when, payload in child.frames():
+                if kind == OPENED:
+                    session = _Session(_told(Opened, payload))
+                elif kind == FAILED:
+                    failure = _told(Failure, payload)
+                    raise InputError(failure.message) if failure.fatal else CaptureError(failure.message)
+                elif kind == BLOCK and session is not None:
+                    self._take(session, start, when, payload, overflow=lost)
+                    deadline = time.monotonic() + self._watch.stall_s
+                else:
+                    raise CaptureError(f"the capture process sends a frame of an unknown kind {kind!r}")
+            now = time.monotonic()
+            self._tell(self._health.waited(now))
+            if now > deadline:
+                raise CaptureError(f"no sound arrives for {self._watch.open_s if session is None else self._watch.stall_s:g} s")
+            if self._health.has_only_zeros:
+                raise CaptureError(f"nothing but zeros for {self._watch.zeros_s:g} s")
+
+    def _take(self, session: "_Session", start: int, when: float, payload: bytes, *, overflow: bool) -> None:
+        """Check a block, count it, and put it into the queue."""
+        samples = session.samples(payload)
+        rate = session.opened.rate
+        bad = int(samples.size - np.isfinite(samples).sum())
+        if bad:
+            samples = np.nan_to_num(samples, nan=0.0, posinf=0.0, neginf=0.0)
+            self._tell(self._health.lost(f"{bad} samples that are NaN or infinite, replaced by zeros"))
+        missing = session.missing(start, len(samples))
+        lag_s = session.lag(when)
+        away_s = 0.0
+        broken = overflow or (session.is_first and self._restarts > 0)
+        if session.is_first:
+            away_s = max(0.0, when - len(samples) / rate - self._last_sample) if broken else 0.0
+        elif lag_s > session.usual_lag_s + self._watch.lag_s:
+            away_s, overflow, broken = lag_s - session.usual_lag_s, True, True
+            session.usual_lag_s = lag_s
+        session.usual_lag_s = min(lag_s, session.usual_lag_s + CLOCK_DRIFT * len(samples) / rate)
+        session.is_first, self._last_sample = False, when
+        with self._changed:
+            self._overflows += overflow
+            self._breaks += broken
+            self._away_s += away_s
+            self._lag_s = lag_s
+            self._bad += bad
+            self._received += missing
+            self._dropped += missing
+            self._queue.append(_Block(self._received, self._breaks, self._away_s, rate, samples))
+            self._received += len(samples)
+            self._waiting += len(samples)
+            self._waiting_s += len(samples) / rate
+            while self._waiting_s > self._watch.queue_s and self._waiting > len(samples):
+                self._drop_oldest()
+            self._changed.notify()
+        turn = self._health.heard(len(samples) / rate, time.monotonic(), session.text(), good=not bad and bool(samples.any()))
+        self._heard_well = self._heard_well or self._health.state == "HEALTHY"
+        self._tell(turn)
+
+    def _drop_oldest(self) -> None:
+        place, oldest = next((i, item) for i, item in enumerate(self._queue) if isinstance(item, _Block))
+        del self._queue[place]
+        self._dropped += len(oldest.samples)
+        self._waiting -= len(oldest.samples)
+        self._waiting_s -= len(oldest.samples) / oldest.rate
+
+    def _tell(self, turn: Turn | None) -> None:
+        if turn is not None:
+            silent_s = max(0.0, time.monotonic() - self._last_sample) if turn.state != "HEALTHY" else 0.0
+            with self._changed:
+                self._queue.append(turn._replace(silent_s=silent_s))
+                self._changed.notify()
+
+
+def _told(kind: type[Told], payload: bytes) -> Told:
+    """What the capture process says in JSON."""
+    try:
+        return msgspec.json.decode(payload, type=kind)
+    except msgspec.MsgspecError as error:
+        raise CaptureError(f"the capture process says what cannot be read ({error})") from None
+
+
+class _Session:
+    """One attempt's view of its own samples."""
+
+    def __init__(self, opened: Opened) -> None:
+        self.opened = opened
+        self.is_first = True
+        self.usual_lag_s = 0.0
+        self._next = 0
+        self._origin: float | None = None  # clock at sample 0
+
+    def samples(self, payload: bytes) -> Array:
+        """Interleaved bytes as float32 (time, channel)."""
+        try:
+            if self.opened.sample == "int16":
+                return np.frombuffer(payload, "<i2").reshape(-1, self.opened.channels).astype(np.float32) / np.float32(PCM_SCALE)
+            return np.frombuffer(payload, "<f4").reshape(-1, self.opened.channels)
+        except ValueError:
+            raise CaptureError(f"the capture process sends {len(payload)} bytes, which are no samples of {self.opened.channels} "
+                                 "channels") from None
+
+    def missing(self, start: int, count: int) -> int:
+        """Samples lost before a block of `count` that starts at `start`."""
+        if start < self._next:
+            raise CaptureError(f"the capture process sends sample {start} after {self._next}")
+        missing, self._next = start - self._next, start + count
+        return missing
+
+    def lag(self, when: float) -> float:
+        """Clock minus samples at the end of the newest block, seconds, after the first block."""
+        heard_s = self._next / self.opened.rate
+        if self._origin is None:
+            self._origin = when - heard_s
+        return when - self._origin - heard_s
+
+    def text(self) -> str:
+        """What is heard, for people."""
+        channels = f"{self.opened.channels} channel{'s' if self.opened.channels > 1 else ''}"
+        return f"{self.opened.name} at {self.opened.rate} Hz, {channels}"
+
+
+class _Ear:
+    """From what a device gives to what the model wants: one channel, its rate, the grid of int16."""
+
+    def __init__(self, channel: int | None, sample_rate: int) -> None:
+        self._channel, self._sample_rate = channel, sample_rate
+        self._stream: Any = None  # soxr has no type information
+
+    def forget(self) -> None:
+        """Begin anew after a gap: a resampler would join what does not belong together."""
+        self._stream = None
+
+    def hear(self, samples: Array, rate: int) -> Array:
+        """float32 (time, channel) at `rate` Hz -> float32 (time,) at the model's; a resampler holds some back."""
+        if self._channel is not None and self._channel >= samples.shape[1]:
+            raise InputError(f"channel is {self._channel}; the source has {samples.shape[1]}, counted from 0")
+        mono: Array = samples.mean(axis=1, dtype=np.float32) if self._channel is None else samples[:, self._channel]
+        if rate != self._sample_rate:
+            if self._stream is None:
+                try:
+                    import soxr
+                except ImportError:
+                    raise MissingExtraError(f"soxr (to bring {rate} Hz to the model's {self._sample_rate} Hz)", "mic") from None
+                self._stream = soxr.ResampleStream(rate, self._sample_rate, 1, dtype="float32")
+            mono = self._stream.resample_chunk(np.ascontiguousarray(mono))
+        return to_waveform(to_pcm(mono[:, None]))
+
+
+class _Child:
+    """A running capture process; leaving the `with` block kills it and all that it has started."""
+
+    def __init__(self, command: Sequence[str]) -> None:
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0,
+                                         start_new_session=True)
+        self._bytes = b""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(END_S)
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                pipe.close()
+
+    def frames(self) -> Iterator[tuple[bytes, bool, int, float, bytes]]:
+        """Whole frames that are there, after a short wait: kind, whether samples were lost before it, first sample, clock, payload.
+
+        Raises:
+            CaptureError: the process ended, or writes something else.
+        """
+        pipe = self._process.stdout
+        assert pipe is not None
+        if not select.select([pipe], [], [], POLL_S)[0]:
+            return
+        new = os.read(pipe.fileno(), READ_BYTES)
+        if not new:
+            raise CaptureError(f"the capture process has ended with status {self._status()}")
+        self._bytes += new
+        while len(self._bytes) >= HEADER.size:
+            magic, kind, lost, start, when, size = HEADER.unpack_from(self._bytes)
+            if magic != MAGIC or size > MAX_PAYLOAD:
+                raise CaptureError("the capture process writes something else than blocks of sound")
+            if len(self._bytes) < HEADER.size + size:
+                return
+            payload, self._bytes = self._bytes[HEADER.size:HEADER.size + size], self._bytes[HEADER.size + size:]
+            yield kind, bool(lost), start, when, payload
+
+    def _status(self) -> int | str:
+        try:
+            return self._process.wait(END_S)
+        except subprocess.TimeoutExpired:
+            return "unknown"

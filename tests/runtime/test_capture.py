@@ -1,0 +1,222 @@
+"""A live source against a capture process that fails in every way: each check of the watch finds its fault and heals it."""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgekd.errors import InputError, MissingExtraError
+from edgekd.runtime.capture import Capture, Counts
+from edgekd.runtime.capture_child import Request
+from edgekd.runtime.health import Gap, Turn, Watch
+
+FAKE = Path(__file__).with_name("fake_child.py")
+OPEN = ["open", 16000, 1]
+GOOD = [OPEN, ["sound", 20], ["stall"]]
+QUICK = Watch(stall_s=1.0, open_s=20.0, zeros_s=0.05, heal_s=0.02, failed_s=60.0, first_wait_s=0.01, last_wait_s=0.05)
+HURRIED = Watch(stall_s=0.2, open_s=20.0, zeros_s=0.05, heal_s=0.02, failed_s=60.0, first_wait_s=0.01, last_wait_s=0.05)
+
+
+class Heard:
+    """What a capture gave on."""
+
+    def __init__(self, items: list[np.ndarray | Gap | Turn], counts: Counts) -> None:
+        self.sound = np.concatenate([item for item in items if isinstance(item, np.ndarray)] or [np.empty(0, np.float32)])
+        self.turns = [(item.state, item.reason) for item in items if isinstance(item, Turn)]
+        self.gaps = [item for item in items if isinstance(item, Gap)]
+        self.items, self.counts = items, counts
+
+    @property
+    def states(self) -> list[str]:
+        return [state for state, _ in self.turns]
+
+
+@pytest.fixture
+def fake(tmp_path: Path) -> Callable[..., Capture]:
+    """A capture whose process plays the attempts that are given."""
+    def make(*attempts: list, request: Request | None = None, watch: Watch = QUICK, sample_rate: int = 16000) -> Capture:
+        (tmp_path / "script.json").write_text(json.dumps(attempts))
+        return Capture(request or Request(), sample_rate, watch, [sys.executable, str(FAKE), str(tmp_path)])
+    return make
+
+
+def until(capture: Capture, done: Callable[[Heard], bool]) -> Heard:
+    """Listen until something has happened."""
+    items: list = []
+    with capture:
+        for item in capture:
+            items.append(item)
+            counts = capture.counts
+            assert counts.received == counts.given + counts.dropped + counts.waiting
+            if done(heard := Heard(items, counts)):
+                return heard
+    raise AssertionError
+
+
+def healthy(times: int) -> Callable[[Heard], bool]:
+    return lambda heard: heard.states.count("HEALTHY") == times
+
+
+def test_sound_is_given_on_and_the_first_line_says_what_is_heard(fake):
+    heard = until(fake(GOOD), lambda heard: len(heard.sound) == 3200)
+    np.testing.assert_array_equal(heard.sound, np.full(3200, 0.125, np.float32))
+    assert heard.turns == [("HEALTHY", "hearing fake at 16000 Hz, 1 channel")]
+    assert heard.counts == Counts(3200, 3200, 0, 0, 0, 0, 0, pytest.approx(0.0, abs=1e-6))
+
+
+@pytest.mark.parametrize(("attempt", "reason"), [
+    ([OPEN, ["sound", 5], ["exit", 3]], "the capture process has ended with status 3"),
+    ([OPEN, ["sound", 5], ["zeros", 6], ["stall"]], "nothing but zeros for 0.05 s"),
+    ([OPEN, ["sound", 5], ["raw", "00" * 64], ["stall"]], "the capture process writes something else than blocks of sound"),
+    ([OPEN, ["sound", 5], ["frame", "5a", "00"], ["stall"]], "the capture process sends a frame of an unknown kind b'Z'"),
+    ([OPEN, ["sound", 5], ["frame", "4f", "7b"], ["stall"]], "the capture process says what cannot be read"),
+    ([OPEN, ["sound", 5], ["frame", "42", "0102030405"], ["stall"]], "sends 5 bytes, which are no samples of 1 channels"),
+    ([OPEN, ["sound", 5], ["back", 320], ["sound", 1], ["stall"]], "sends sample 480 after 800"),
+    ([OPEN, ["sound", 5], ["fail", "PortAudio has finished", False]], "PortAudio has finished"),
+])
+def test_a_fault_is_found_told_and_healed(fake, attempt, reason):
+    heard = until(fake(attempt, GOOD), healthy(2))
+    assert heard.states == ["HEALTHY", "RECOVERING", "HEALTHY"]
+    assert reason in heard.turns[1][1]
+    assert heard.counts.restarts == 1
+    assert [gap.dropped for gap in heard.gaps] == [0]
+
+
+def test_a_stalled_device_is_found_by_the_time_since_the_last_block(fake):
+    start = time.monotonic()
+    heard = until(fake([OPEN, ["sound", 5], ["stall"]], GOOD, watch=HURRIED), healthy(2))
+    assert heard.turns[1] == ("RECOVERING", "no sound arrives for 0.2 s")
+    assert heard.gaps[0].away_s > 0.2
+    assert time.monotonic() - start < 60
+
+
+def test_a_process_that_hangs_before_it_hears_is_replaced(fake):
+    heard = until(fake([["stall"]], GOOD, watch=Watch(open_s=1.5, heal_s=0.02, first_wait_s=0.01)), healthy(1))
+    assert heard.turns[0] == ("RECOVERING", "no sound arrives for 1.5 s")
+
+
+def test_samples_that_are_no_numbers_are_replaced_counted_and_told(fake):
+    heard = until(fake([OPEN, ["sound", 5], ["bad"], ["sound", 5], ["stall"]]), healthy(2))
+    assert heard.turns[1] == ("RECOVERING", "3 samples that are NaN or infinite, replaced by zeros")
+    assert heard.counts.bad == 3
+    assert heard.counts.restarts == 0
+    np.testing.assert_array_equal(heard.sound[800:804], np.float32([0, 0, 0, 0.5]))
+
+
+def test_an_overflow_is_counted_and_is_a_gap(fake):
+    heard = until(fake([OPEN, ["sound", 5], ["overflow"], ["sound", 5], ["stall"]]), lambda heard: len(heard.sound) == 11 * 160)
+    assert heard.counts.overflows == 1
+    assert heard.gaps == [Gap(0, 0.0)]
+    assert heard.states == ["HEALTHY"]
+
+
+def test_a_clock_that_runs_ahead_of_the_samples_means_lost_sound(fake):
+    heard = until(fake([OPEN, ["sound", 5], ["late", 3.0], ["sound", 5], ["stall"]]), lambda heard: len(heard.sound) == 1600)
+    assert heard.counts.overflows == 1
+    assert heard.counts.lag_s == pytest.approx(3.0)
+    assert heard.gaps == [Gap(0, pytest.approx(3.0, abs=1e-3))]
+
+
+def test_samples_lost_between_the_processes_are_dropped(fake):
+    heard = until(fake([OPEN, ["sound", 5], ["skip", 1000], ["sound", 5], ["stall"]]), lambda heard: len(heard.sound) == 1600)
+    assert (heard.counts.received, heard.counts.given, heard.counts.dropped) == (2600, 1600, 1000)
+    assert heard.gaps == [Gap(1000, 0.0)]
+
+
+def test_a_late_consumer_loses_the_oldest_sound_and_keeps_count(fake):
+    watch = Watch(stall_s=30.0, heal_s=0.02, queue_s=0.1)
+    capture = fake([OPEN, ["sound", 100], ["stall"]], watch=watch)
+    with capture:
+        while capture.counts.received < 16000:
+            time.sleep(0.01)
+        assert capture.counts[:4] == (16000, 0, 14400, 1600)
+        items = iter(capture)
+        assert next(items) == Turn("HEALTHY", "hearing fake at 16000 Hz, 1 channel")
+        assert next(items) == Gap(14400, 0.0)
+        assert sum(len(next(items)) for _ in range(10)) == 1600
+        assert capture.counts[:4] == (16000, 1600, 14400, 0)
+
+
+def test_failure_is_told_once_while_it_goes_on_trying(fake):
+    watch = Watch(open_s=4.0, heal_s=0.02, failed_s=3.0, first_wait_s=0.01, last_wait_s=0.05)
+    absent = ["fail", "no microphone; there is none", False]
+    heard = until(fake([absent], [absent], [["stall"]], GOOD, watch=watch), healthy(1))
+    assert heard.turns[:2] == [("RECOVERING", "no microphone; there is none"), ("FAILED", "no good sound for 3 s; still trying")]
+    assert heard.states == ["RECOVERING", "FAILED", "HEALTHY"]
+    assert heard.counts.restarts == 3
+    assert [item.silent_s > 3.0 for item in heard.items if isinstance(item, Turn)] == [False, True, False]
+    assert heard.gaps[0].away_s > 4.0
+
+
+def test_waits_between_attempts_double_up_to_the_longest(fake):
+    started = []
+    capture = fake([["exit", 1]], watch=Watch(first_wait_s=0.1, last_wait_s=0.4))
+    with capture:
+        while len(started) < 5:
+            if capture.counts.restarts >= len(started):
+                started.append(time.monotonic())
+            time.sleep(0.005)
+    waits = [later - earlier for earlier, later in pairwise(started)]
+    assert waits[0] >= 0.09
+    assert waits[1] >= 0.19
+    assert min(waits[2:]) >= 0.39
+
+
+def test_what_cannot_heal_is_an_error(fake):
+    with pytest.raises(InputError, match="'usb' may mean two"):
+        until(fake([["fail", "'usb' may mean two", True]]), lambda _: False)
+
+
+@pytest.mark.parametrize(("channel", "level"), [(None, 0.1875), (0, 0.125), (1, 0.25)])
+def test_one_channel_or_the_mean_of_all(fake, channel, level):
+    capture = fake([["open", 16000, 2], ["sound", 5], ["stall"]], request=Request(channel=channel))
+    heard = until(capture, lambda heard: len(heard.sound) == 800)
+    np.testing.assert_array_equal(heard.sound, np.full(800, level, np.float32))
+
+
+def test_a_channel_that_is_not_there_is_an_error(fake):
+    with pytest.raises(InputError, match="channel is 2; the source has 2, counted from 0"):
+        until(fake([["open", 16000, 2], ["sound", 5], ["stall"]], request=Request(channel=2)), lambda _: False)
+
+
+def test_another_rate_is_resampled_as_a_stream_that_begins_anew_after_a_gap(fake):
+    soxr = pytest.importorskip("soxr")
+    step = [["open", 48000, 1], ["sound", 30]]
+    heard = until(fake([*step, ["skip", 4800], ["sound", 30], ["stall"]]), lambda heard: heard.counts.given == 9600)
+    stream = soxr.ResampleStream(48000, 16000, 1, dtype="float32")
+    once = np.concatenate([stream.resample_chunk(np.full(160, 0.125, np.float32)) for _ in range(30)])
+    np.testing.assert_allclose(heard.sound, np.concatenate((once, once)), atol=1 / 32768)
+    assert heard.gaps == [Gap(1600, 0.0)]
+
+
+def test_another_rate_without_soxr_names_the_extra(fake, monkeypatch):
+    monkeypatch.setitem(sys.modules, "soxr", None)
+    with pytest.raises(MissingExtraError, match=r"48000 Hz to the model's 16000 Hz.*pip install 'edgekd\[mic\]'"):
+        until(fake([["open", 48000, 1], ["sound", 5], ["stall"]]), lambda _: False)
+
+
+def test_leaving_ends_the_process_at_once(fake, tmp_path):
+    until(fake(GOOD), healthy(1))
+    assert not alive(int((tmp_path / "pid").read_text()))
+
+
+def test_a_bug_in_the_watch_does_not_die_unseen(fake, monkeypatch):
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError
+    monkeypatch.setattr("edgekd.runtime.capture.Capture._take", broken)
+    with pytest.raises(ZeroDivisionError):
+        until(fake(GOOD), lambda _: False)
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
