@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from edgekd.engine import open_model
 from edgekd.errors import InputError
 from edgekd.manifest import Manifest
-from edgekd.runtime.decision import Decision, decide
+from edgekd.runtime.decision import PLAIN, Decider, Decision, DecisionSettings
 from edgekd.runtime.source import read_file, read_raw
 from edgekd.runtime.stream import WindowStream
 
@@ -34,7 +34,7 @@ class Classifier(Protocol):
 
 
 def listen(source: str | None, model: Path, *, engine: str | None = None, threads: int = 1, hop_s: float = 0.5,
-           top: int = 3) -> Iterator[Decision]:
+           top: int = 3, settings: DecisionSettings = PLAIN) -> Iterator[Decision]:
     """Classify a source window by window.
 
     Args:
@@ -44,6 +44,7 @@ def listen(source: str | None, model: Path, *, engine: str | None = None, thread
         threads: of the engine.
         hop_s: seconds from decision to decision, 0.25 to the model's window.
         top: labels in `Decision.top`, at most as many as the model knows.
+        settings: how steady decisions are.
 
     Yields:
         a decision at the end of each window.
@@ -60,20 +61,26 @@ def listen(source: str | None, model: Path, *, engine: str | None = None, thread
     classifier = open_model(model, engine, threads)
     sample_rate = classifier.manifest.frontend.sample_rate
     chunks = read_raw(sys.stdin.buffer, sample_rate) if source == STANDARD_INPUT else read_file(Path(source), sample_rate)
-    yield from decisions(classifier, chunks, "standard input" if source == STANDARD_INPUT else source, hop_s, top)
+    yield from decisions(classifier, chunks, "standard input" if source == STANDARD_INPUT else source, hop_s, top,
+                         settings)
 
 
-def decisions(classifier: Classifier, chunks: Iterable[Array], where: str, hop_s: float, top: int) -> Iterator[Decision]:
+def decisions(classifier: Classifier, chunks: Iterable[Array], where: str, hop_s: float, top: int,
+              settings: DecisionSettings = PLAIN) -> Iterator[Decision]:
     """Decisions over chunks of samples, float32 (time,) at the model's rate; `where` names the source in errors."""
     manifest = classifier.manifest
-    rate, count = manifest.frontend.sample_rate, len(manifest.labels)
+    rate = manifest.frontend.sample_rate
     if top < 1:
         raise InputError(f"top is {top}; it must be at least 1")
-    stream = WindowStream(manifest.frontend, manifest.window, hop_s)
+    stream = WindowStream(manifest.frontend, manifest.window, hop_s, settings.gate_rms)
+    decider = Decider(manifest.labels, manifest.temperature, top, settings)
     for chunk in chunks:
         for window in stream.push(chunk):
-            logits = classifier.logits(window.features[None])[0]  # (labels,)
-            yield decide(logits, manifest.labels, manifest.temperature, min(top, count), t=window.end / rate, rms=window.rms)
+            t = window.end / rate
+            if window.features is None:
+                yield decider.skip(t=t, rms=window.rms)
+            else:
+                yield decider.judge(classifier.logits(window.features[None])[0], t=t, rms=window.rms)  # logits: (labels,)
     if stream.received < manifest.window:
         raise InputError(f"{where}: {stream.received / rate:.2f} s of audio is shorter than the model's window of "
                          f"{manifest.window / rate:g} s; give more audio")
