@@ -405,17 +405,35 @@ def listen(
     hop: Annotated[float, typer.Option(help="Seconds from decision to decision, 0.25 to the model's window.")] = 0.5,
     top: Annotated[int, typer.Option(help="How many labels to show.")] = 3,
     threads: Annotated[int, typer.Option(help="Threads of the engine.")] = 1,
+    smooth: Annotated[float, typer.Option(
+        help="Time constant in seconds of the smoothing of probabilities, right for any hop; 0 is off.")] = 0.0,
+    margin: Annotated[float, typer.Option(
+        help="By how much another label's probability must exceed that of the label shown to replace it, 0 to below 1.")] = 0.0,
+    dwell: Annotated[float, typer.Option(help="Least seconds that a label, or unknown, is shown; 0 is off.")] = 0.0,
+    unknown: Annotated[float, typer.Option(help="Say 'unknown' below this probability, 0 to below 1; 0 is off.")] = 0.0,
+    gate: Annotated[float | None, typer.Option(
+        help="Windows below this level in dBFS, for instance -60, are not judged but marked as gated.")] = None,
+    replay: Annotated[bool, typer.Option("--replay", help="Print no decisions but, at the end of a file, a report on them.")] = False,
+    track: Annotated[Path | None, typer.Option(
+        help="A table start,end,label in seconds: a replay that also tells accuracy over time and delays of detection.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
 ) -> None:
     """Classify audio window by window, one decision per hop."""
     from edgekd.runtime.capture_child import Request
-    from edgekd.runtime.decision import to_json, to_text
+    from edgekd.runtime.decision import DecisionSettings, to_json, to_text
     from edgekd.runtime.listen import listen as decisions
 
+    settings = DecisionSettings(smooth_s=smooth, margin=margin, dwell_s=dwell, unknown=unknown, gate_dbfs=gate)
+    if replay or track is not None:
+        from edgekd.runtime import replay as replaying
+
+        report = replaying.replay(source, model, engine=engine, threads=threads, hop_s=hop, settings=settings, track=track)
+        print(replaying.to_json(report) if as_json else replaying.to_text(report))
+        return
     line = to_json if as_json else to_text
     try:
         live = Request(mic, command, rate, channels, channel)
-        for decision in decisions(source, model, engine=engine, threads=threads, hop_s=hop, top=top, live=live):
+        for decision in decisions(source, model, engine=engine, threads=threads, hop_s=hop, top=top, live=live, settings=settings):
             print(line(decision), flush=True)
     except BrokenPipeError:  # the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -13,7 +13,7 @@ from edgekd.errors import InputError
 from edgekd.manifest import Manifest
 from edgekd.runtime.capture import Capture
 from edgekd.runtime.capture_child import Request
-from edgekd.runtime.decision import Decision, decide
+from edgekd.runtime.decision import PLAIN, Decider, Decision, DecisionSettings
 from edgekd.runtime.health import Change, Gap, State, Turn
 from edgekd.runtime.source import read_file, read_raw
 from edgekd.runtime.stream import WindowStream
@@ -37,7 +37,7 @@ class Classifier(Protocol):
 
 
 def listen(source: str | None, model: Path, *, engine: str | None = None, threads: int = 1, hop_s: float = 0.5,
-           top: int = 3, live: Request | None = None) -> Iterator[Decision | Change]:
+           top: int = 3, live: Request | None = None, settings: DecisionSettings = PLAIN) -> Iterator[Decision | Change]:
     """Classify a source window by window.
 
     Args:
@@ -49,6 +49,7 @@ def listen(source: str | None, model: Path, *, engine: str | None = None, thread
         hop_s: seconds from decision to decision, 0.25 to the model's window.
         top: labels in `Decision.top`, at most as many as the model knows.
         live: what to hear where there is no source; by default the default microphone. A command's rate is the model's unless it says so.
+        settings: how steady decisions are.
 
     Yields:
         a decision at the end of each window; of a live source also each change of its state.
@@ -64,23 +65,24 @@ def listen(source: str | None, model: Path, *, engine: str | None = None, thread
     classifier = open_model(model, engine, threads)
     sample_rate = classifier.manifest.frontend.sample_rate
     if source is None:
-        yield from _live(classifier, live or Request(), hop_s, top)
+        yield from _live(classifier, live or Request(), hop_s, top, settings)
         return
     chunks = read_raw(sys.stdin.buffer, sample_rate) if source == STANDARD_INPUT else read_file(Path(source), sample_rate)
-    yield from decisions(classifier, chunks, "standard input" if source == STANDARD_INPUT else source, hop_s, top)
+    yield from decisions(classifier, chunks, "standard input" if source == STANDARD_INPUT else source, hop_s, top, settings)
 
 
-def decisions(classifier: Classifier, chunks: Iterable[Array | Gap | Turn], where: str, hop_s: float,
-              top: int) -> Iterator[Decision | Change]:
+def decisions(classifier: Classifier, chunks: Iterable[Array | Gap | Turn], where: str, hop_s: float, top: int,
+              settings: DecisionSettings = PLAIN) -> Iterator[Decision | Change]:
     """Decisions over chunks of samples, float32 (time,) at the model's rate; `where` names the source in errors.
 
     A window never reaches over a `Gap`: the next one starts behind it, while the time goes on. A `Turn` is given on with its time.
     """
     manifest = classifier.manifest
-    rate, count = manifest.frontend.sample_rate, len(manifest.labels)
+    rate = manifest.frontend.sample_rate
     if top < 1:
         raise InputError(f"top is {top}; it must be at least 1")
-    stream = WindowStream(manifest.frontend, manifest.window, hop_s)
+    stream = WindowStream(manifest.frontend, manifest.window, hop_s, settings.gate_rms)
+    decider = Decider(manifest.labels, manifest.temperature, top, settings)
     state: State = "HEALTHY"
     start_s, drops, longest = 0.0, 0, 0
     for chunk in chunks:
@@ -91,19 +93,23 @@ def decisions(classifier: Classifier, chunks: Iterable[Array | Gap | Turn], wher
             longest = max(longest, stream.received)
             start_s += (stream.received + chunk.dropped) / rate + chunk.away_s
             drops += chunk.dropped
-            stream = WindowStream(manifest.frontend, manifest.window, hop_s)
+            stream = WindowStream(manifest.frontend, manifest.window, hop_s, settings.gate_rms)
         else:
             for window in stream.push(chunk):
-                logits = classifier.logits(window.features[None])[0]  # (labels,)
-                yield decide(logits, manifest.labels, manifest.temperature, min(top, count), t=start_s + window.end / rate,
-                             rms=window.rms, drops=drops, state=state)
+                t = start_s + window.end / rate
+                if window.features is None:
+                    yield decider.skip(t=t, rms=window.rms, drops=drops, state=state)
+                else:
+                    logits = classifier.logits(window.features[None])[0]  # (labels,)
+                    yield decider.judge(logits, t=t, rms=window.rms, drops=drops, state=state)
     longest = max(longest, stream.received)
     if longest < manifest.window:
         raise InputError(f"{where}: {longest / rate:.2f} s of audio is shorter than the model's window of "
                          f"{manifest.window / rate:g} s; give more audio")
 
 
-def _live(classifier: Classifier, request: Request, hop_s: float, top: int) -> Iterator[Decision | Change]:
+def _live(classifier: Classifier, request: Request, hop_s: float, top: int,
+          settings: DecisionSettings) -> Iterator[Decision | Change]:
     """Decisions over what a microphone or a command gives."""
     if request.mic is not None and request.command is not None:
         raise InputError("a microphone and a command are two sources; give one of them")
@@ -116,4 +122,4 @@ def _live(classifier: Classifier, request: Request, hop_s: float, top: int) -> I
     if request.command is not None:
         request = request._replace(rate=request.rate or sample_rate)
     with Capture(request, sample_rate) as capture:
-        yield from decisions(classifier, capture, request.command or "the microphone", hop_s, top)
+        yield from decisions(classifier, capture, request.command or "the microphone", hop_s, top, settings)

@@ -16,12 +16,13 @@ Array = NDArray[np.float32]
 
 
 class Window(NamedTuple):
-    """One window of a stream. start, end: samples since the start of the stream. rms: 0..1. features: float32 (mel, frame)."""
+    """One window of a stream. start, end: samples since the start of the stream. rms: 0..1. features: float32 (mel, frame), None below
+    the gate."""
 
     start: int
     end: int
     rms: float
-    features: Array
+    features: Array | None
 
 
 class WindowStream:
@@ -32,12 +33,13 @@ class WindowStream:
     the ones that padding reaches, and with pre-emphasis the first. Holds one window of samples beyond the chunk it is given.
     """
 
-    def __init__(self, fe: FrontEnd, window: int, hop_s: float) -> None:
-        """fe: the front end. window: samples. hop_s: seconds from window to window, `MIN_HOP_S` to the window's length."""
+    def __init__(self, fe: FrontEnd, window: int, hop_s: float, gate_rms: float = 0.0) -> None:
+        """fe: the front end. window: samples. hop_s: seconds from window to window, `MIN_HOP_S` to the window's length. gate_rms: 0..1, of
+        the waveform, below which a window's features are not computed."""
         if not MIN_HOP_S <= hop_s <= max(window / fe.sample_rate, MIN_HOP_S):
             raise InputError(f"hop is {hop_s:g} s; it must be {MIN_HOP_S:g} s to {max(window / fe.sample_rate, MIN_HOP_S):g} s "
                              "(the model's window)")
-        self._fe, self._window, self._hop = fe, window, round(hop_s * fe.sample_rate)
+        self._fe, self._window, self._hop, self._gate_rms = fe, window, round(hop_s * fe.sample_rate), gate_rms
         self._frames = fe.frames(window)
         starts = np.arange(self._frames) * fe.hop_length - fe.pad_before
         self._left = int(np.sum(starts <= 0 if fe.pre_emphasis else starts < 0))  # frames that the window's left edge touches
@@ -62,7 +64,7 @@ class WindowStream:
             self._first = start
             waveform = self._samples[:self._window]
             rms = float(np.sqrt(np.mean(np.square(waveform, dtype=np.float64))))
-            yield Window(start, start + self._window, rms, self._features(waveform))
+            yield Window(start, start + self._window, rms, None if rms < self._gate_rms else self._features(waveform))
             self._count += 1
 
     def _start(self) -> int:
@@ -74,6 +76,9 @@ class WindowStream:
         fe = self._fe
         if self._frontend_stream is None:
             return log_mel(fe, waveform)
+        if self._streamed < self._first:  # windows without features left a gap
+            self._frontend_stream, self._streamed = LogMelStream(fe), self._first
+            self._recent = self._recent[:, :0]
         new = self._frontend_stream.push(waveform[self._streamed - self._first:])
         self._streamed = self._first + self._window
         self._recent = np.concatenate((self._recent, new), axis=1)[:, -self._frames:]

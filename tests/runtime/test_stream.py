@@ -37,6 +37,28 @@ def test_features_equal_those_of_each_window_alone(fe, hop, chunk):
         np.testing.assert_array_equal(window.features, log_mel(fe, waveform[window.start:window.end]))
 
 
+@pytest.mark.parametrize("fe", CONFIGS)
+@pytest.mark.parametrize("hop", [0.25, 0.5, 1.0])
+def test_windows_below_the_gate_have_no_features_and_those_around_them_the_same(fe, hop):
+    waveform = noise(160000)
+    waveform[30000:60000] *= 1e-4
+    waveform[80000:98000] *= 1e-4
+    stream = WindowStream(fe, 16000, hop, gate_rms=0.03)
+    found = [window for i in range(0, len(waveform), 1600) for window in stream.push(waveform[i:i + 1600])]
+    assert [window.start for window in found] == [window.start for window in windows(fe, waveform, hop, 1600)]
+    assert 0 < sum(window.features is None for window in found) < len(found) / 2
+    for window in found:
+        assert (window.features is None) == (window.rms < 0.03)
+        if window.features is not None:
+            np.testing.assert_array_equal(window.features, log_mel(fe, waveform[window.start:window.end]))
+
+
+def test_no_frames_are_computed_below_the_gate(monkeypatch):
+    monkeypatch.setattr(stream_module.LogMelStream, "push", None)
+    stream = WindowStream(FrontEnd(), 16000, 0.25, gate_rms=0.5)
+    assert [window.features for window in stream.push(noise(32000))] == [None] * 5
+
+
 def test_start_keeps_to_the_hop_without_drift_and_on_the_grid_of_frames():
     found = windows(FrontEnd(), noise(16000 + 8000 * 40), 0.5, 1600)
     assert len(found) == 41

@@ -1,0 +1,156 @@
+"""What is heard when in a recording, and how well a sequence of decisions told it."""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekd.data.source import read_table
+from edgekd.errors import InputError, nearest
+from edgekd.runtime.decision import UNKNOWN
+
+COLUMNS = ("start", "end", "label")
+SLACK_S = 0.05
+"""By how much the last span may end after the file: tracks are rounded, and resampling loses a moment."""
+
+
+class Span(NamedTuple):
+    """One label from `start` to `end`, seconds. row: of the table, for errors."""
+
+    start: float
+    end: float
+    label: str
+    row: int
+
+
+class Score(msgspec.Struct, frozen=True):
+    """How decisions agree with a track.
+
+    accuracy: share of the track's seconds, from the first decision on, at which its label was shown, 0..1; "unknown" is right only
+    where the track says so. accuracy_known: the same over the seconds at which a label was shown. onsets: spans that do not go on with the
+    label before. missed: of these, how many were never shown before the last window that hears them had ended. delay_p50_s, delay_p95_s:
+    seconds from an onset to the end of the first window with its label, 0 where it was shown already, over the onsets not missed.
+    A figure of nothing is None.
+    """
+
+    accuracy: float | None
+    accuracy_known: float | None
+    onsets: int
+    missed: int
+    delay_p50_s: float | None
+    delay_p95_s: float | None
+
+
+def read_track(path: Path, labels: Sequence[str]) -> tuple[Span, ...]:
+    """Spans of a table with the columns start, end and label, in the order of time; times that no span covers are not judged.
+
+    Args:
+        path: comma, tab or semicolon separated.
+        labels: that a model knows; "unknown" is allowed beside them, for what is none of them.
+
+    Raises:
+        InputError: no table, a column that is missing, a time that is none, a span that ends before it starts, an unknown label, two
+            spans that overlap.
+    """
+    columns, rows = read_table(path)
+    for name in COLUMNS:
+        if name not in columns:
+            raise InputError(f"{path} has no column '{name}'{nearest(name, columns)}; its first line must name {','.join(COLUMNS)}")
+    spans = []
+    for number, row in enumerate(rows, start=2):
+        where = f"{path}, row {number}"
+        start, end = (_seconds(row[name], f"{where}: {name}") for name in ("start", "end"))
+        if end <= start:
+            raise InputError(f"{where}: it ends at {end:g} s and starts at {start:g} s; a span must end after its start")
+        if row["label"] not in {*labels, UNKNOWN}:
+            raise InputError(f"{where}: the model knows no label '{row['label']}'{nearest(row['label'], [*labels, UNKNOWN])}")
+        spans.append(Span(start, end, row["label"], number))
+    spans.sort()
+    for before, after in pairwise(spans):
+        if after.start < before.end:
+            raise InputError(f"{path}: rows {before.row} ({before.start:g} to {before.end:g} s) and {after.row} ({after.start:g} to "
+                             f"{after.end:g} s) overlap; one label at a time")
+    return tuple(spans)
+
+
+def require_within(spans: Sequence[Span], seconds: float, path: Path) -> None:
+    """Refuse a track that goes on after a file of `seconds`.
+
+    Raises:
+        InputError: a span ends more than `SLACK_S` after it.
+    """
+    last = max(spans, key=lambda span: span.end)
+    if last.end > seconds + SLACK_S:
+        raise InputError(f"{path}, row {last.row}: it ends at {last.end:g} s, but the audio has {seconds:.2f} s; is it the track of "
+                         "another file?")
+
+
+def score(spans: Sequence[Span], times: Sequence[float], shown: Sequence[str], seconds: float, window_s: float) -> Score:
+    """Judge decisions by a track.
+
+    Args:
+        spans: in the order of time, none overlapping.
+        times: seconds of each decision, rising. Each holds until the next, the last until `seconds`.
+        shown: its label.
+        seconds: of audio.
+        window_s: seconds that a decision hears.
+    """
+    begins, ends, names = np.asarray(times), np.append(times[1:], seconds), np.asarray(shown)
+    judged = right = known = right_known = 0.0
+    for span in spans:
+        near = _near(begins, span.start, span.end)
+        held = np.clip(np.minimum(ends[near], span.end) - np.maximum(begins[near], span.start), 0.0, None)  # seconds of each in the span
+        matches, claims = names[near] == span.label, names[near] != UNKNOWN
+        judged += held.sum()
+        right += held[matches].sum()
+        known += held[claims].sum()
+        right_known += held[matches & claims].sum()
+    delays = []
+    onsets = _joined(spans)
+    for span in onsets:
+        near = _near(begins, span.start, span.end + window_s)
+        found = begins[near][names[near] == span.label]
+        if len(found):
+            delays.append(max(0.0, float(found[0]) - span.start))
+    p50, p95 = np.percentile(delays, (50, 95)).tolist() if delays else (None, None)
+    return Score(accuracy=_share(right, judged), accuracy_known=_share(right_known, known), onsets=len(onsets),
+                 missed=len(onsets) - len(delays), delay_p50_s=_rounded(p50), delay_p95_s=_rounded(p95))
+
+
+def _near(begins: NDArray[np.float64], start: float, end: float) -> slice:
+    """Decisions that are shown at some moment from `start` to before `end`; begins: seconds at which each is first shown, rising."""
+    return slice(max(int(np.searchsorted(begins, start, "right")) - 1, 0), int(np.searchsorted(begins, end)))
+
+
+def _joined(spans: Sequence[Span]) -> list[Span]:
+    """Spans with those made one that touch and have the same label."""
+    joined: list[Span] = []
+    for span in spans:
+        if joined and joined[-1].label == span.label and joined[-1].end == span.start:
+            joined[-1] = joined[-1]._replace(end=span.end)
+        else:
+            joined.append(span)
+    return joined
+
+
+def _seconds(text: str, where: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0.0 <= value < math.inf:
+        raise InputError(f"{where} is '{text}'; give seconds from the start of the file, 0 or more")
+    return value
+
+
+def _share(part: float, whole: float) -> float | None:
+    return round(float(part / whole), 4) if whole else None
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 3)
