@@ -113,12 +113,13 @@ class Capture:
 
     def __exit__(self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None) -> None:
         self._stopping.set()
+        with self._changed:
+            self._changed.notify_all()
         self._thread.join(2 * END_S)
 
     def __iter__(self) -> Iterator[Array | Gap | Turn]:
         ear, expected, breaks, away_s = _Ear(self._request.channel, self._sample_rate), 0, 0, 0.0
-        while True:
-            item = self._next()
+        while (item := self._next()) is not None:
             if isinstance(item, Turn):
                 yield item
                 continue
@@ -129,11 +130,14 @@ class Capture:
             expected, breaks, away_s = item.start + len(item.samples), item.breaks, item.away_s
             yield ear.hear(item.samples, item.rate)
 
-    def _next(self) -> _Block | Turn:
+    def _next(self) -> _Block | Turn | None:
+        """What comes next, after a wait; None when the `with` block has been left by another thread."""
         with self._changed:
             while not self._queue:
                 if self._error is not None:
                     raise self._error
+                if self._stopping.is_set():
+                    return None
                 self._changed.wait()
             item = self._queue.popleft()
             if isinstance(item, _Block):
@@ -191,7 +195,7 @@ class Capture:
             self._tell(self._health.waited(now))
             if now > deadline:
                 raise CaptureError(f"no sound arrives for {self._watch.open_s if session is None else self._watch.stall_s:g} s")
-            if self._health.has_only_zeros:
+            if self._health.has_only_zeros(now):
                 raise CaptureError(f"nothing but zeros for {self._watch.zeros_s:g} s")
 
     def _take(self, session: "_Session", start: int, when: float, payload: bytes, *, overflow: bool) -> None:
@@ -211,6 +215,8 @@ class Capture:
         elif lag_s > session.usual_lag_s + self._watch.lag_s:
             away_s, overflow, broken = lag_s - session.usual_lag_s, True, True
             session.usual_lag_s = lag_s
+        if overflow:
+            self._tell(self._health.lost("samples were lost before they arrived; the machine or its bus is too busy"))
         session.usual_lag_s = min(lag_s, session.usual_lag_s + CLOCK_DRIFT * len(samples) / rate)
         session.is_first, self._last_sample = False, when
         with self._changed:

@@ -109,11 +109,12 @@ def test_samples_that_are_no_numbers_are_replaced_counted_and_told(fake):
     np.testing.assert_array_equal(heard.sound[800:804], np.float32([0, 0, 0, 0.5]))
 
 
-def test_an_overflow_is_counted_and_is_a_gap(fake):
+def test_an_overflow_is_counted_told_and_a_gap(fake):
     heard = until(fake([OPEN, ["sound", 5], ["overflow"], ["sound", 5], ["stall"]]), lambda heard: len(heard.sound) == 11 * 160)
     assert heard.counts.overflows == 1
     assert heard.gaps == [Gap(0, 0.0)]
-    assert heard.states == ["HEALTHY"]
+    assert heard.states == ["HEALTHY", "RECOVERING", "HEALTHY"]
+    assert "samples were lost" in heard.turns[1][1]
 
 
 def test_a_clock_that_runs_ahead_of_the_samples_means_lost_sound(fake):
