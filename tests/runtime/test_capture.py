@@ -124,6 +124,14 @@ def test_a_clock_that_runs_ahead_of_the_samples_means_lost_sound(fake):
     assert heard.gaps == [Gap(0, pytest.approx(3.0, abs=1e-3))]
 
 
+def test_a_sound_card_whose_clock_is_a_little_slow_loses_nothing(fake):
+    slow = [["late", 5e-6], ["sound", 1]] * 400  # 500 ppm, in all twice the limit below
+    watch = Watch(stall_s=1.0, open_s=20.0, heal_s=0.02, lag_s=0.001)
+    heard = until(fake([OPEN, *slow, ["stall"]], watch=watch), lambda heard: len(heard.sound) == 64000)
+    assert heard.counts.lag_s == pytest.approx(2e-3, rel=0.01)
+    assert (heard.counts.overflows, heard.gaps, heard.states) == (0, [], ["HEALTHY"])
+
+
 def test_samples_lost_between_the_processes_are_dropped(fake):
     heard = until(fake([OPEN, ["sound", 5], ["skip", 1000], ["sound", 5], ["stall"]]), lambda heard: len(heard.sound) == 1600)
     assert (heard.counts.received, heard.counts.given, heard.counts.dropped) == (2600, 1600, 1000)
