@@ -178,23 +178,23 @@ class Capture:
         """
         self._heard_well = False
         self._health.restarted()
-        session, deadline = None, time.monotonic() + self._watch.open_s
+        session, limit_s, newest = None, self._watch.open_s, time.monotonic()
         while not self._stopping.is_set():
             for kind, lost, start, when, payload in child.frames():
                 if kind == OPENED:
-                    session = _Session(_told(Opened, payload))
+                    session, limit_s = _Session(_told(Opened, payload)), self._watch.stall_s
                 elif kind == FAILED:
                     failure = _told(Failure, payload)
                     raise InputError(failure.message) if failure.fatal else CaptureError(failure.message)
                 elif kind == BLOCK and session is not None:
                     self._take(session, start, when, payload, overflow=lost)
-                    deadline = time.monotonic() + self._watch.stall_s
                 else:
                     raise CaptureError(f"the capture process sends a frame of an unknown kind {kind!r}")
+                newest = time.monotonic()
             now = time.monotonic()
             self._tell(self._health.waited(now))
-            if now > deadline:
-                raise CaptureError(f"no sound arrives for {self._watch.open_s if session is None else self._watch.stall_s:g} s")
+            if now - newest > limit_s:
+                raise CaptureError(f"no sound arrives for {limit_s:g} s" if session else f"nothing could be opened in {limit_s:g} s")
             if self._health.has_only_zeros(now):
                 raise CaptureError(f"nothing but zeros for {self._watch.zeros_s:g} s")
 

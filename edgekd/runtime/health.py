@@ -34,10 +34,10 @@ class Gap(NamedTuple):
 class Watch(msgspec.Struct, frozen=True):
     """Limits, all in seconds.
 
-    stall_s: without a block. open_s: until the first block after a start. zeros_s: of nothing but zeros or bad samples, which real
-    microphones never give for so long. heal_s: of good sound until HEALTHY. failed_s: without good sound until FAILED. first_wait_s,
-    last_wait_s: between attempts, doubling. lag_s: by which the clock runs ahead of the samples at once when samples were lost on the
-    way. queue_s: of sound that waits while decisions are late, then the oldest is dropped.
+    stall_s: without a block. open_s: from the start of a process until its device is open. zeros_s: of nothing but zeros or bad samples,
+    which real microphones never give for so long. heal_s: of good sound until HEALTHY. failed_s: without good sound until FAILED.
+    first_wait_s, last_wait_s: between attempts, doubling. lag_s: by which the clock runs ahead of the samples at once when samples were
+    lost on the way. queue_s: of sound that waits while decisions are late, then the oldest is dropped.
     """
 
     stall_s: float = 2.0

@@ -98,7 +98,12 @@ def test_a_stalled_device_is_found_by_the_time_since_the_last_block(fake):
 
 def test_a_process_that_hangs_before_it_hears_is_replaced(fake):
     heard = until(fake([["stall"]], GOOD, watch=Watch(open_s=1.5, heal_s=0.02, first_wait_s=0.01)), healthy(1))
-    assert heard.turns[0] == ("RECOVERING", "no sound arrives for 1.5 s")
+    assert heard.turns[0] == ("RECOVERING", "nothing could be opened in 1.5 s")
+
+
+def test_a_device_that_opens_and_stays_silent_is_opened_again(fake):
+    heard = until(fake([OPEN, ["stall"]], GOOD, watch=HURRIED), healthy(1))
+    assert heard.turns[0] == ("RECOVERING", "no sound arrives for 0.2 s")
 
 
 def test_samples_that_are_no_numbers_are_replaced_counted_and_told(fake):
