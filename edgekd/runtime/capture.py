@@ -115,7 +115,7 @@ class Capture:
         self._stopping.set()
         with self._changed:
             self._changed.notify_all()
-        self._thread.join(2 * END_S)
+        self._thread.join(END_S)
 
     def __iter__(self) -> Iterator[Array | Gap | Turn]:
         ear, expected, breaks, away_s = _Ear(self._request.channel, self._sample_rate), 0, 0, 0.0
@@ -212,7 +212,7 @@ class Capture:
         broken = overflow or (session.is_first and self._restarts > 0)
         if session.is_first:
             away_s = max(0.0, when - len(samples) / rate - self._last_sample) if broken else 0.0
-        elif lag_s > session.usual_lag_s + self._watch.lag_s:
+        elif lag_s > session.usual_lag_s + self._watch.lag_s and samples.any():  # zeros after a pause are of another device
             away_s, overflow, broken = lag_s - session.usual_lag_s, True, True
             session.usual_lag_s = lag_s
         if overflow:

@@ -137,6 +137,12 @@ def test_a_sound_card_whose_clock_is_a_little_slow_loses_nothing(fake):
     assert (heard.counts.overflows, heard.gaps, heard.states) == (0, [], ["HEALTHY"])
 
 
+def test_zeros_after_a_pause_are_told_as_zeros(fake):
+    heard = until(fake([OPEN, ["sound", 5], ["late", 3.0], ["zeros", 5], ["stall"]], GOOD), healthy(2))
+    assert heard.turns[1] == ("RECOVERING", "nothing but zeros for 0.05 s")
+    assert heard.counts.overflows == 0
+
+
 def test_samples_lost_between_the_processes_are_dropped(fake):
     heard = until(fake([OPEN, ["sound", 5], ["skip", 1000], ["sound", 5], ["stall"]]), lambda heard: len(heard.sound) == 1600)
     assert (heard.counts.received, heard.counts.given, heard.counts.dropped) == (2600, 1600, 1000)
