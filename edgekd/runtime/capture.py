@@ -113,12 +113,13 @@ class Capture:
 
     def __exit__(self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None) -> None:
         self._stopping.set()
-        self._thread.join(2 * END_S)
+        with self._changed:
+            self._changed.notify_all()
+        self._thread.join(END_S)
 
     def __iter__(self) -> Iterator[Array | Gap | Turn]:
         ear, expected, breaks, away_s = _Ear(self._request.channel, self._sample_rate), 0, 0, 0.0
-        while True:
-            item = self._next()
+        while (item := self._next()) is not None:
             if isinstance(item, Turn):
                 yield item
                 continue
@@ -129,11 +130,14 @@ class Capture:
             expected, breaks, away_s = item.start + len(item.samples), item.breaks, item.away_s
             yield ear.hear(item.samples, item.rate)
 
-    def _next(self) -> _Block | Turn:
+    def _next(self) -> _Block | Turn | None:
+        """What comes next, after a wait; None when the `with` block has been left by another thread."""
         with self._changed:
             while not self._queue:
                 if self._error is not None:
                     raise self._error
+                if self._stopping.is_set():
+                    return None
                 self._changed.wait()
             item = self._queue.popleft()
             if isinstance(item, _Block):
@@ -174,24 +178,24 @@ class Capture:
         """
         self._heard_well = False
         self._health.restarted()
-        session, deadline = None, time.monotonic() + self._watch.open_s
+        session, limit_s, newest = None, self._watch.open_s, time.monotonic()
         while not self._stopping.is_set():
             for kind, lost, start, when, payload in child.frames():
                 if kind == OPENED:
-                    session = _Session(_told(Opened, payload))
+                    session, limit_s = _Session(_told(Opened, payload)), self._watch.stall_s
                 elif kind == FAILED:
                     failure = _told(Failure, payload)
                     raise InputError(failure.message) if failure.fatal else CaptureError(failure.message)
                 elif kind == BLOCK and session is not None:
                     self._take(session, start, when, payload, overflow=lost)
-                    deadline = time.monotonic() + self._watch.stall_s
                 else:
                     raise CaptureError(f"the capture process sends a frame of an unknown kind {kind!r}")
+                newest = time.monotonic()
             now = time.monotonic()
             self._tell(self._health.waited(now))
-            if now > deadline:
-                raise CaptureError(f"no sound arrives for {self._watch.open_s if session is None else self._watch.stall_s:g} s")
-            if self._health.has_only_zeros:
+            if now - newest > limit_s:
+                raise CaptureError(f"no sound arrives for {limit_s:g} s" if session else f"nothing could be opened in {limit_s:g} s")
+            if self._health.has_only_zeros(now):
                 raise CaptureError(f"nothing but zeros for {self._watch.zeros_s:g} s")
 
     def _take(self, session: "_Session", start: int, when: float, payload: bytes, *, overflow: bool) -> None:
@@ -208,9 +212,11 @@ class Capture:
         broken = overflow or (session.is_first and self._restarts > 0)
         if session.is_first:
             away_s = max(0.0, when - len(samples) / rate - self._last_sample) if broken else 0.0
-        elif lag_s > session.usual_lag_s + self._watch.lag_s:
+        elif lag_s > session.usual_lag_s + self._watch.lag_s and samples.any():  # zeros after a pause are of another device
             away_s, overflow, broken = lag_s - session.usual_lag_s, True, True
             session.usual_lag_s = lag_s
+        if overflow:
+            self._tell(self._health.lost("samples were lost before they arrived; the machine or its bus is too busy"))
         session.usual_lag_s = min(lag_s, session.usual_lag_s + CLOCK_DRIFT * len(samples) / rate)
         session.is_first, self._last_sample = False, when
         with self._changed:

@@ -131,8 +131,8 @@ def _hear(request: Request, outbox: _Outbox) -> Failure:
     try:
         stream = sounddevice.RawInputStream(rate, int(BLOCK_S * rate), microphone.number, channels, "float32", LATENCY_S, callback=callback,
                                             finished_callback=finished.set)
+        stream.start()  # may take seconds, for instance over Bluetooth
         outbox.send(frame(OPENED, json.dumps(Opened(microphone.name, rate, channels, "float32")).encode()))
-        stream.start()
         outbox.send_until(finished)
         stream.abort()  # never stop(): it waits for a stalled device
         stream.close()

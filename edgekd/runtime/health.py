@@ -34,19 +34,19 @@ class Gap(NamedTuple):
 class Watch(msgspec.Struct, frozen=True):
     """Limits, all in seconds.
 
-    stall_s: without a block. open_s: until the first block after a start. zeros_s: of nothing but zeros or bad samples. heal_s: of good
-    sound until HEALTHY. failed_s: without good sound until FAILED. first_wait_s, last_wait_s: between attempts, doubling. lag_s: by
-    which the clock runs ahead of the samples at once when samples were lost on the way. queue_s: of sound that waits while decisions are
-    late, then the oldest is dropped.
+    stall_s: without a block. open_s: from the start of a process until its device is open. zeros_s: of nothing but zeros or bad samples,
+    which real microphones never give for so long. heal_s: of good sound until HEALTHY. failed_s: without good sound until FAILED.
+    first_wait_s, last_wait_s: between attempts, doubling. lag_s: by which the clock runs ahead of the samples at once when samples were
+    lost on the way. queue_s: of sound that waits while decisions are late, then the oldest is dropped.
     """
 
     stall_s: float = 2.0
     open_s: float = 10.0
-    zeros_s: float = 5.0
+    zeros_s: float = 1.5
     heal_s: float = 0.3
     failed_s: float = 30.0
     first_wait_s: float = 0.25
-    last_wait_s: float = 5.0
+    last_wait_s: float = 2.0
     lag_s: float = 1.0
     queue_s: float = 10.0
 
@@ -57,21 +57,22 @@ class Health:
     def __init__(self, watch: Watch, now: float) -> None:
         """Nothing is heard yet and no state is known."""
         self._watch, self._last_good = watch, now
-        self._good_s = self._bad_s = 0.0
+        self._good_s = 0.0
+        self._bad_since: float | None = None
         self.state: State | None = None
 
-    @property
-    def has_only_zeros(self) -> bool:
-        """Whether blocks have come for long that held no good sound."""
-        return self._bad_s >= self._watch.zeros_s
+    def has_only_zeros(self, now: float) -> bool:
+        """Whether blocks come that have held no good sound for long. A pause before them counts: a device that is replaced may make one."""
+        return self._bad_since is not None and now - self._bad_since >= self._watch.zeros_s
 
     def heard(self, seconds: float, now: float, name: str, *, good: bool) -> Turn | None:
         """A block came. good: it holds sound and no bad samples. Returns the turn, where the state changes."""
         if not good:
+            if self._bad_since is None:
+                self._bad_since = self._last_good if self._good_s else now
             self._good_s = 0.0
-            self._bad_s += seconds
             return self.waited(now)
-        self._last_good, self._bad_s = now, 0.0
+        self._last_good, self._bad_since = now, None
         self._good_s += seconds
         return self._become("HEALTHY", f"hearing {name}") if self._good_s >= self._watch.heal_s else None
 
@@ -82,7 +83,7 @@ class Health:
 
     def restarted(self) -> None:
         """A new attempt: zeros are counted anew."""
-        self._good_s = self._bad_s = 0.0
+        self._good_s, self._bad_since = 0.0, None
 
     def waited(self, now: float) -> Turn | None:
         """Time has passed. Returns the turn, where the state changes."""

@@ -98,7 +98,12 @@ def test_a_stalled_device_is_found_by_the_time_since_the_last_block(fake):
 
 def test_a_process_that_hangs_before_it_hears_is_replaced(fake):
     heard = until(fake([["stall"]], GOOD, watch=Watch(open_s=1.5, heal_s=0.02, first_wait_s=0.01)), healthy(1))
-    assert heard.turns[0] == ("RECOVERING", "no sound arrives for 1.5 s")
+    assert heard.turns[0] == ("RECOVERING", "nothing could be opened in 1.5 s")
+
+
+def test_a_device_that_opens_and_stays_silent_is_opened_again(fake):
+    heard = until(fake([OPEN, ["stall"]], GOOD, watch=HURRIED), healthy(1))
+    assert heard.turns[0] == ("RECOVERING", "no sound arrives for 0.2 s")
 
 
 def test_samples_that_are_no_numbers_are_replaced_counted_and_told(fake):
@@ -109,11 +114,12 @@ def test_samples_that_are_no_numbers_are_replaced_counted_and_told(fake):
     np.testing.assert_array_equal(heard.sound[800:804], np.float32([0, 0, 0, 0.5]))
 
 
-def test_an_overflow_is_counted_and_is_a_gap(fake):
+def test_an_overflow_is_counted_told_and_a_gap(fake):
     heard = until(fake([OPEN, ["sound", 5], ["overflow"], ["sound", 5], ["stall"]]), lambda heard: len(heard.sound) == 11 * 160)
     assert heard.counts.overflows == 1
     assert heard.gaps == [Gap(0, 0.0)]
-    assert heard.states == ["HEALTHY"]
+    assert heard.states == ["HEALTHY", "RECOVERING", "HEALTHY"]
+    assert "samples were lost" in heard.turns[1][1]
 
 
 def test_a_clock_that_runs_ahead_of_the_samples_means_lost_sound(fake):
@@ -121,6 +127,20 @@ def test_a_clock_that_runs_ahead_of_the_samples_means_lost_sound(fake):
     assert heard.counts.overflows == 1
     assert heard.counts.lag_s == pytest.approx(3.0)
     assert heard.gaps == [Gap(0, pytest.approx(3.0, abs=1e-3))]
+
+
+def test_a_sound_card_whose_clock_is_a_little_slow_loses_nothing(fake):
+    slow = [["late", 5e-6], ["sound", 1]] * 400  # 500 ppm, in all twice the limit below
+    watch = Watch(stall_s=1.0, open_s=20.0, heal_s=0.02, lag_s=0.001)
+    heard = until(fake([OPEN, *slow, ["stall"]], watch=watch), lambda heard: len(heard.sound) == 64000)
+    assert heard.counts.lag_s == pytest.approx(2e-3, rel=0.01)
+    assert (heard.counts.overflows, heard.gaps, heard.states) == (0, [], ["HEALTHY"])
+
+
+def test_zeros_after_a_pause_are_told_as_zeros(fake):
+    heard = until(fake([OPEN, ["sound", 5], ["late", 3.0], ["zeros", 5], ["stall"]], GOOD), healthy(2))
+    assert heard.turns[1] == ("RECOVERING", "nothing but zeros for 0.05 s")
+    assert heard.counts.overflows == 0
 
 
 def test_samples_lost_between_the_processes_are_dropped(fake):

@@ -131,3 +131,10 @@ def test_the_oldest_blocks_are_lost_while_nobody_reads(monkeypatch):
     finished.set()
     outbox.send_until(finished)
     assert [start for _, _, start, _ in frames(pipe.data)] == list(range(3, capture_child.OUTBOX_BLOCKS + 3))
+
+
+def test_it_is_small():
+    program = ("import sys, edgekd.runtime.capture_child; "
+               "sys.exit(str({'numpy', 'msgspec', 'typer', 'sounddevice'} & {name.split('.')[0] for name in sys.modules} or ''))")
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.stderr.strip() == ""

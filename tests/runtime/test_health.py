@@ -23,17 +23,26 @@ def test_trouble_is_told_once_and_needs_good_sound_in_a_row_to_heal():
     assert health.heard(0.2, 1.8, "mic", good=True) == Turn("HEALTHY", "hearing mic")
 
 
-def test_zeros_count_in_seconds_of_sound_and_in_a_row():
+def test_zeros_count_since_the_last_good_sound_with_a_pause_before_them():
     health = Health(WATCH, 0.0)
-    health.heard(4.9, 4.9, "mic", good=False)
-    assert not health.has_only_zeros
     health.heard(0.1, 5.0, "mic", good=True)
-    health.heard(4.9, 9.9, "mic", good=False)
-    assert not health.has_only_zeros
-    health.heard(0.2, 10.1, "mic", good=False)
-    assert health.has_only_zeros
+    assert not health.has_only_zeros(99.0)
+    health.heard(0.1, 7.0, "mic", good=False)
+    assert not health.has_only_zeros(9.9)
+    assert health.has_only_zeros(10.0)
+    health.heard(0.1, 9.9, "mic", good=True)
+    assert not health.has_only_zeros(99.0)
+
+
+def test_a_new_attempt_counts_zeros_anew():
+    health = Health(WATCH, 0.0)
+    health.heard(0.1, 1.0, "mic", good=True)
+    health.heard(0.1, 2.0, "mic", good=False)
     health.restarted()
-    assert not health.has_only_zeros
+    assert not health.has_only_zeros(99.0)
+    health.heard(0.1, 50.0, "mic", good=False)
+    assert not health.has_only_zeros(54.9)
+    assert health.has_only_zeros(55.0)
 
 
 def test_long_trouble_is_failure_until_good_sound_comes():
