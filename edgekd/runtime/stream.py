@@ -79,7 +79,6 @@ class WindowStream:
             return log_mel(fe, waveform)
         if self._streamed < self._first:  # windows without features left a gap
             self._frontend_stream, self._streamed = LogMelStream(fe), self._first
-            self._recent = self._recent[:, :0]
         new = self._frontend_stream.push(waveform[self._streamed - self._first:])
         self._streamed = self._first + self._window
         self._recent = np.concatenate((self._recent, new), axis=1)[:, -self._frames:]
