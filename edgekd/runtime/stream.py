@@ -1,5 +1,6 @@
 """Cuts a stream of samples into windows on a clock of samples and computes the log-mel of each, every frame once where it can."""
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -63,7 +64,7 @@ class WindowStream:
             self._samples = self._samples[start - self._first:]
             self._first = start
             waveform = self._samples[:self._window]
-            rms = float(np.sqrt(np.mean(np.square(waveform, dtype=np.float64))))
+            rms = _rms(waveform)
             yield Window(start, start + self._window, rms, None if rms < self._gate_rms else self._features(waveform))
             self._count += 1
 
@@ -78,7 +79,6 @@ class WindowStream:
             return log_mel(fe, waveform)
         if self._streamed < self._first:  # windows without features left a gap
             self._frontend_stream, self._streamed = LogMelStream(fe), self._first
-            self._recent = self._recent[:, :0]
         new = self._frontend_stream.push(waveform[self._streamed - self._first:])
         self._streamed = self._first + self._window
         self._recent = np.concatenate((self._recent, new), axis=1)[:, -self._frames:]
@@ -89,4 +89,10 @@ class WindowStream:
             parts.insert(0, frames_of(fe, signal, self._left))
         if self._right:
             parts.append(frames_of(fe, signal[(self._frames - self._right) * fe.hop_length:], self._right))
-        return np.concatenate(parts, axis=1)
+        return np.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
+
+
+def _rms(waveform: Array) -> float:
+    """Root mean square of float32 (time,): in float64, where the sum is exact for samples on the grid of int16."""
+    exact = waveform.astype(np.float64)
+    return math.sqrt(float(np.dot(exact, exact)) / len(exact))

@@ -107,15 +107,25 @@ def test_a_replay_repeats_but_for_its_times():
     assert first == second
 
 
-def test_processor_time_of_reading_is_not_that_of_listening():
-    def slow():
-        for chunk in chunks(scenes(("low", 2))):
-            np.linalg.svd(np.random.default_rng(0).standard_normal((150, 150)))
-            yield chunk
+def test_processor_time_is_that_of_listening_without_reading_the_file(monkeypatch):
+    clock = [0.0]  # stands still but for reading, 1 s a chunk, and for the network, 0.25 s
+    monkeypatch.setattr(replay_module, "time", SimpleNamespace(thread_time=lambda: clock[0], perf_counter=lambda: clock[0]))
 
-    quick, slowed = (report(ToyModel(), source, "x", 1.0, DecisionSettings()) for source in (chunks(scenes(("low", 2))), slow()))
-    assert slowed.real_time_factor > quick.real_time_factor
-    assert slowed.cpu_us < 1e6 * slowed.real_time_factor * slowed.seconds / slowed.decisions / 2
+    def spend(seconds: float, value: object) -> object:
+        clock[0] += seconds
+        return value
+
+    model = ToyModel()
+    judge = model.logits
+    model.logits = lambda features: spend(0.25, judge(features))
+    found = report(model, (spend(1.0, chunk) for chunk in chunks(scenes(("low", 2)))), "x", 1.0, DecisionSettings())
+    assert (found.decisions, found.cpu_us, found.real_time_factor) == (2, 250000.0, (20 * 1.0 + 2 * 0.25) / 2.0)
+
+
+def test_silence_at_the_start_is_gated_and_not_counted_as_unknown():
+    found = report(ToyModel(), chunks(scenes(("", 3), ("low", 3))), "x", 0.5, DecisionSettings(gate_dbfs=-60.0))
+    assert (found.decisions, found.known, found.unknown, found.gated) == (11, 6, 0, 5)
+    assert (found.flips, found.flips_per_hour) == (1, 600.0)
 
 
 def test_command_replays_to_one_line_of_json_with_the_score_of_a_track(run, recording, tmp_path):
