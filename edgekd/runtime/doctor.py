@@ -23,6 +23,8 @@ Status = Literal["ok", "warn", "fail"]
 SILENCE_DBFS = -200.0
 """The level of nothing but zeros."""
 MIN_SECONDS, MAX_SECONDS = 0.5, 30.0
+SETTLE_S = 0.5
+"""Of sound that is not judged: a source begins with a click, or with what a server had kept, all at once."""
 LOW_PEAK_DBFS, NO_PEAK_DBFS = -60.0, -80.0
 LOW_RMS_DBFS, NO_RMS_DBFS = -75.0, -90.0
 """A quiet room gives a good microphone -70; the last bit of 16 is at -90."""
@@ -81,7 +83,7 @@ def listen_for(request: Request, seconds: float, wait_s: float, child: Sequence[
 
     Args:
         request: what to hear.
-        seconds: to record; less where the source falls silent for `wait_s`.
+        seconds: to record, after `SETTLE_S`; less where the source falls silent for `wait_s`.
         wait_s: longest wait for sound.
         child: the program that hears, for tests.
 
@@ -95,6 +97,7 @@ def listen_for(request: Request, seconds: float, wait_s: float, child: Sequence[
         raise InputError(f"a wait of {wait_s:g} s; give more than 0")
     watch = msgspec.structs.replace(UNHURRIED, failed_s=wait_s, open_s=max(UNHURRIED.open_s, wait_s))
     blocks: list[Heard] = []
+    settled_s = 0.0
     reason = "no answer"
     with Capture(request, watch=watch, child=child) as capture:
         for item in capture.blocks():
@@ -102,6 +105,9 @@ def listen_for(request: Request, seconds: float, wait_s: float, child: Sequence[
                 if item.state == "FAILED":
                     break
                 reason = item.reason
+                continue
+            if settled_s < SETTLE_S:
+                settled_s += len(item.samples) / item.rate
                 continue
             if blocks and (item.rate, item.samples.shape[1]) != (blocks[0].rate, blocks[0].samples.shape[1]):
                 blocks = []  # it came back as something else
@@ -211,13 +217,18 @@ def judge_noise(samples: Array, rate: int) -> Check:
 
 
 def judge_rate(clock: Sequence[tuple[int, float]], rate: int) -> Check:
-    """Samples against the clock. clock: numbers of samples and when they were there, seconds."""
+    """Samples against the clock: the median over all pairs of blocks, which forgives those that come late or all at once.
+
+    Args:
+        clock: numbers of samples and when they were there, seconds.
+        rate: nominal, Hz.
+    """
     limit = f"within {RATE_ERROR:g} of {rate} Hz"
     numbers, times = np.array(clock, np.float64).reshape(-1, 2).T
     if not len(numbers) or numbers[-1] - numbers[0] < MIN_CLOCK_S * rate:
         return Check("sample rate", "warn", None, "%", limit, "too little sound without a break to tell; record longer with --seconds")
-    spread = times - times.mean()
-    seconds_a_sample = float(spread @ (numbers - numbers.mean()) / np.square(numbers - numbers.mean()).sum())
+    earlier, later = np.triu_indices(len(numbers), 1)
+    seconds_a_sample = float(np.median((times[later] - times[earlier]) / (numbers[later] - numbers[earlier])))
     error = 100.0 * (1.0 / (rate * max(seconds_a_sample, 1e-12)) - 1.0)
     status: Status = "fail" if abs(error) > LARGE_RATE_ERROR else "warn" if abs(error) > RATE_ERROR else "ok"
     return _check("sample rate", status, round(error, 2), "%", limit,
@@ -281,7 +292,7 @@ def to_text(checks: Sequence[Check]) -> str:
 
 
 def _check(name: str, status: Status, value: float, unit: str, limit: str, advice: str) -> Check:
-    return Check(name, status, value, unit, limit, "" if status == "ok" else advice)
+    return Check(name, status, value + 0.0, unit, limit, "" if status == "ok" else advice)  # -0.0 becomes 0.0
 
 
 def _correlation(centred: NDArray[np.floating], power: NDArray[np.floating], pair: tuple[int, int]) -> float:

@@ -100,7 +100,7 @@ def record(order: Order, request: Request, watch: Watch | None = None, child: Se
             start = datetime.fromtimestamp(time.time() - len(samples) / rate, UTC)
             file = _write(folder, order.label, start, _wav(samples, rate))
             written += 1
-            yield Clip(str(file), start.isoformat(timespec="seconds"), round(len(samples) / rate, 3), rate, level)
+            yield Clip(str(file), start.isoformat(timespec="seconds"), round(len(samples) / rate, 3), rate, round(level, 2))
             if written == order.clips:
                 return
 

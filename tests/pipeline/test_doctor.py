@@ -44,8 +44,8 @@ def paced(path: Path, samples: np.ndarray) -> str:
 
 
 def test_command_judges_a_good_source_and_ends_with_0_and_a_clipped_one_with_1(report, tmp_path):
-    samples = np.random.default_rng(0).standard_normal(16000) * 0.003
-    samples[8000:] *= 20
+    samples = np.random.default_rng(0).standard_normal(20000) * 0.003
+    samples[12000:] *= 20
     options = ("--rate", "8000", "--seconds", "1.5", "--wait", "30", "--command")
     status, out, err = report(*options, paced(tmp_path / "a.raw", samples))
     assert (status, err) == (0, "")

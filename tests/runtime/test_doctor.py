@@ -102,6 +102,8 @@ def test_the_rate_is_measured_against_the_clock(speed, status):
 def test_jitter_of_the_clock_is_no_wrong_rate_and_too_little_sound_tells_nothing():
     jitter = np.random.default_rng(0).uniform(0.0, 0.02, 20)
     assert doctor.judge_rate([(number, second + late) for (number, second), late in zip(EXACT, jitter, strict=True)], RATE).status == "ok"
+    kept = [(number, max(second, 5.4)) for number, second in EXACT]  # half a second had been kept and came at once
+    assert doctor.judge_rate(kept, RATE).status == "ok"
     for clock in ((), EXACT[:1], EXACT[:5]):
         assert (doctor.judge_rate(clock, RATE).status, doctor.judge_rate(clock, RATE).value) == ("warn", None)
 
@@ -158,19 +160,19 @@ def fake(tmp_path: Path) -> Callable[..., list[str]]:
 
 
 def test_a_recording_has_all_channels_as_they_come(fake):
-    found = listen_for(Request(channel=1), 0.5, 30.0, fake([["open", 16000, 2], ["sound", 60], ["stall"]]))
+    found = listen_for(Request(channel=1), 0.5, 30.0, fake([["open", 16000, 2], ["zeros", 50], ["sound", 60], ["stall"]]))
     assert (found.samples.shape, found.rate, found.name, found.breaks) == ((8000, 2), 16000, "fake", 0)
     np.testing.assert_array_equal(found.samples[0], np.float32([0.125, 0.25]))
     assert doctor.judge_rate(found.clock, found.rate).value is None  # half a second
 
 
 def test_a_source_of_zeros_is_recorded_to_be_judged(fake):
-    found = listen_for(Request(), 6.0, 30.0, fake([["open", 16000, 1], ["zeros", 600], ["stall"]]))
+    found = listen_for(Request(), 6.0, 30.0, fake([["open", 16000, 1], ["zeros", 650], ["stall"]]))
     assert (found.seconds, found.breaks, found.samples.any()) == (6.0, 0, False)
 
 
 def test_a_source_that_stalls_gives_what_came(fake):
-    found = listen_for(Request(), 2.0, 3.0, fake([["open", 16000, 1], ["sound", 50], ["stall"]], [["stall"]]))
+    found = listen_for(Request(), 2.0, 3.0, fake([["open", 16000, 1], ["sound", 100], ["stall"]], [["stall"]]))
     assert found.seconds == 0.5
     assert named("sound", found).status == "fail"
 
