@@ -452,6 +452,66 @@ def mics(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON ob
     typer.echo("\n".join(json.dumps(one._asdict()) for one in found) if as_json else to_text(found), nl=bool(found) or not as_json)
 
 
+@app.command()
+def record(
+    label: Annotated[str, typer.Argument(help="What is heard: the name of the clips' folder.")],
+    out: Annotated[Path, typer.Option("--out", help="The folder above, which 'edgekd data prepare folder' reads later.")],
+    place: Annotated[str | None, typer.Option(
+        help="A folder below the label, for instance a room or a day: its clips stay together when data are split.")] = None,
+    seconds: Annotated[float, typer.Option(help="Length of each clip, 0.1 to 600.")] = 5.0,
+    count: Annotated[int | None, typer.Option(help="Clips to keep; without it until Ctrl-C.")] = None,
+    sample_rate: Annotated[int | None, typer.Option(help="Hz of the files, by default that of the source.")] = None,
+    min_level: Annotated[float | None, typer.Option(help="Do not keep clips below this level in dBFS, for instance -60.")] = None,
+    mic: Annotated[str | None, typer.Option(
+        help="The microphone: part of its name, hw:CARD,DEVICE or USB VENDOR:PRODUCT[:SERIAL]; see 'edgekd mics'.")] = None,
+    command: Annotated[str | None, typer.Option(
+        help="Instead of a microphone, a command that writes raw signed 16-bit samples; run again when it ends.")] = None,
+    channel: Annotated[int | None, typer.Option(help="The channel to use, from 0; by default the mean of all.")] = None,
+    rate: Annotated[int | None, typer.Option(
+        help="Hz of the microphone, by default its own, or of the command, by default --sample-rate.")] = None,
+    channels: Annotated[int | None, typer.Option(help="Channels that the command writes, by default 1.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a clip.")] = False,
+) -> None:
+    """Collect labelled clips from a microphone into OUT/LABEL, 16-bit wav, one line per clip; states go to standard error."""
+    from edgekd.runtime import record as recording
+    from edgekd.runtime.capture_child import Request
+
+    order = recording.Order(label, out, place, seconds, count, sample_rate, min_level)
+    line = recording.to_json if as_json else recording.to_text
+    try:
+        for made in recording.record(order, Request(mic, command, rate, channels, channel)):
+            if isinstance(made, str):
+                _say(made)
+            else:
+                print(line(made), flush=True)
+    except KeyboardInterrupt:
+        if count is not None:
+            raise  # without a count it is how a recording ends
+
+
+@app.command()
+def doctor(
+    model: Annotated[Path | None, typer.Option(help="A model file to open and verify.")] = None,
+    seconds: Annotated[float, typer.Option(help="Length of the recording, 0.5 to 30.")] = 2.0,
+    wait: Annotated[float, typer.Option(help="Longest wait for sound, in seconds.")] = 5.0,
+    mic: Annotated[str | None, typer.Option(
+        help="The microphone: part of its name, hw:CARD,DEVICE or USB VENDOR:PRODUCT[:SERIAL]; see 'edgekd mics'.")] = None,
+    command: Annotated[str | None, typer.Option(
+        help="Instead of a microphone, a command that writes raw signed 16-bit samples.")] = None,
+    channel: Annotated[int | None, typer.Option(help="The channel that will be used, from 0; by default the mean of all.")] = None,
+    rate: Annotated[int | None, typer.Option(help="Hz of the microphone, by default its own, or of the command.")] = None,
+    channels: Annotated[int | None, typer.Option(help="Channels that the command writes, by default 1.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Judge the microphone and this machine; exit status 1 where a check fails, 2 where nothing is heard."""
+    from edgekd.pipeline.doctor import examine
+    from edgekd.runtime.capture_child import Request
+
+    report = examine(Request(mic, command, rate, channels, channel), model, seconds=seconds, wait_s=wait)
+    typer.echo(report.to_json().decode() if as_json else report.to_text())
+    report.require()
+
+
 # --- demo ---
 
 

@@ -16,15 +16,16 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from types import TracebackType
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import NamedTuple, Self, TypeVar
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekd.data.store import PCM_SCALE, to_pcm, to_waveform
-from edgekd.errors import InputError, MissingExtraError
+from edgekd.data.store import PCM_SCALE
+from edgekd.errors import InputError
 from edgekd.runtime.capture_child import BLOCK, FAILED, HEADER, MAGIC, OPENED, Failure, Opened, Request
+from edgekd.runtime.ear import Ear, Heard
 from edgekd.runtime.health import Gap, Health, Turn, Watch
 
 CHILD = (sys.executable, "-m", "edgekd.runtime.capture_child")
@@ -66,12 +67,14 @@ class Counts(NamedTuple):
 
 class _Block(NamedTuple):
     """Samples, float32 (time, channel). start: samples of each channel before them. breaks: places where sound was missing before them.
-    away_s: seconds in which nothing was heard before them. rate: Hz."""
+    away_s: seconds in which nothing was heard before them. rate: Hz. when: time.monotonic() at its end. name: of the source."""
 
     start: int
     breaks: int
     away_s: float
     rate: int
+    when: float
+    name: str
     samples: Array
 
 
@@ -79,14 +82,20 @@ class Capture:
     """Sound of a microphone or a command, for ever: iterate over it inside its `with` block.
 
     Yields float32 (time,) mono at `sample_rate`, on the grid of int16; a `Gap` where sound is missing; a `Turn` where the state changes.
+    `blocks` gives the same as it comes, with all channels.
 
+    Raises at once:
+        InputError: a request that contradicts itself.
     Raises on iteration:
         InputError: what trying again cannot heal: a channel that the device has not, a name that means two devices, no PortAudio.
         MissingExtraError: sounddevice or soxr is needed and not installed.
     """
 
-    def __init__(self, request: Request, sample_rate: int, watch: Watch | None = None, child: Sequence[str] = CHILD) -> None:
-        """request: what to hear. sample_rate: Hz of what is given on. watch: limits. child: the program that hears, for tests."""
+    def __init__(self, request: Request, sample_rate: int | None = None, watch: Watch | None = None,
+                 child: Sequence[str] = CHILD) -> None:
+        """request: what to hear. sample_rate: Hz of what is given on; None is the source's. watch: limits. child: the program that
+        hears, for tests."""
+        _require_sense(request)
         self._request, self._sample_rate, self._watch, self._child = request, sample_rate, watch or Watch(), child
         self._health = Health(self._watch, time.monotonic())
         self._thread = threading.Thread(target=self._keep_hearing, daemon=True)
@@ -118,17 +127,26 @@ class Capture:
         self._thread.join(END_S)
 
     def __iter__(self) -> Iterator[Array | Gap | Turn]:
-        ear, expected, breaks, away_s = _Ear(self._request.channel, self._sample_rate), 0, 0, 0.0
+        ear = Ear(self._request.channel, self._sample_rate)
+        for item in self.blocks():
+            if isinstance(item, Turn):
+                yield item
+                continue
+            if item.gap is not None:
+                yield item.gap._replace(dropped=round(item.gap.dropped * (self._sample_rate or item.rate) / item.rate))
+            yield ear.hear(item)
+
+    def blocks(self) -> Iterator[Heard | Turn]:
+        """Blocks as they come, and turns. Raises as the class does."""
+        expected, breaks, away_s = 0, 0, 0.0
         while (item := self._next()) is not None:
             if isinstance(item, Turn):
                 yield item
                 continue
-            if item.start != expected or item.breaks != breaks:
-                ear.forget()
-                dropped = round((item.start - expected) * self._sample_rate / item.rate)
-                yield Gap(dropped, item.away_s - away_s)
+            broken = item.start != expected or item.breaks != breaks
+            gap = Gap(item.start - expected, item.away_s - away_s) if broken else None
             expected, breaks, away_s = item.start + len(item.samples), item.breaks, item.away_s
-            yield ear.hear(item.samples, item.rate)
+            yield Heard(item.samples, item.rate, item.when, gap, item.name)
 
     def _next(self) -> _Block | Turn | None:
         """What comes next, after a wait; None when the `with` block has been left by another thread."""
@@ -227,7 +245,7 @@ class Capture:
             self._bad += bad
             self._received += missing
             self._dropped += missing
-            self._queue.append(_Block(self._received, self._breaks, self._away_s, rate, samples))
+            self._queue.append(_Block(self._received, self._breaks, self._away_s, rate, when, session.opened.name, samples))
             self._received += len(samples)
             self._waiting += len(samples)
             self._waiting_s += len(samples) / rate
@@ -301,31 +319,17 @@ class _Session:
         return f"{self.opened.name} at {self.opened.rate} Hz, {channels}"
 
 
-class _Ear:
-    """From what a device gives to what the model wants: one channel, its rate, the grid of int16."""
-
-    def __init__(self, channel: int | None, sample_rate: int) -> None:
-        self._channel, self._sample_rate = channel, sample_rate
-        self._stream: Any = None  # soxr has no type information
-
-    def forget(self) -> None:
-        """Begin anew after a gap: a resampler would join what does not belong together."""
-        self._stream = None
-
-    def hear(self, samples: Array, rate: int) -> Array:
-        """float32 (time, channel) at `rate` Hz -> float32 (time,) at the model's; a resampler holds some back."""
-        if self._channel is not None and self._channel >= samples.shape[1]:
-            raise InputError(f"channel is {self._channel}; the source has {samples.shape[1]}, counted from 0")
-        mono: Array = samples.mean(axis=1, dtype=np.float32) if self._channel is None else samples[:, self._channel]
-        if rate != self._sample_rate:
-            if self._stream is None:
-                try:
-                    import soxr
-                except ImportError:
-                    raise MissingExtraError(f"soxr (to bring {rate} Hz to the model's {self._sample_rate} Hz)", "mic") from None
-                self._stream = soxr.ResampleStream(rate, self._sample_rate, 1, dtype="float32")
-            mono = self._stream.resample_chunk(np.ascontiguousarray(mono))
-        return to_waveform(to_pcm(mono[:, None]))
+def _require_sense(request: Request) -> None:
+    """Whether a request can be meant at all."""
+    if request.mic is not None and request.command is not None:
+        raise InputError("a microphone and a command are two sources; give one of them")
+    if request.channels is not None and request.command is None:
+        raise InputError("the number of channels is for a command; a microphone says how many it has, and a channel chooses one")
+    for name, value, least in (("rate", request.rate, 1), ("channels", request.channels, 1), ("channel", request.channel, 0)):
+        if value is not None and value < least:
+            raise InputError(f"{name} is {value}; it must be at least {least}")
+    if request.command is not None and request.rate is None:
+        raise InputError("a command writes raw samples that do not say their rate; give it")
 
 
 class _Child:

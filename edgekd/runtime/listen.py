@@ -111,15 +111,8 @@ def decisions(classifier: Classifier, chunks: Iterable[Array | Gap | Turn], wher
 def _live(classifier: Classifier, request: Request, hop_s: float, top: int,
           settings: DecisionSettings) -> Iterator[Decision | Change]:
     """Decisions over what a microphone or a command gives."""
-    if request.mic is not None and request.command is not None:
-        raise InputError("a microphone and a command are two sources; give one of them")
-    if request.channels is not None and request.command is None:
-        raise InputError("the number of channels is for a command; a microphone says how many it has, and a channel chooses one")
-    for name, value, least in (("rate", request.rate, 1), ("channels", request.channels, 1), ("channel", request.channel, 0)):
-        if value is not None and value < least:
-            raise InputError(f"{name} is {value}; it must be at least {least}")
     sample_rate = classifier.manifest.frontend.sample_rate
-    if request.command is not None:
-        request = request._replace(rate=request.rate or sample_rate)
+    if request.command is not None and request.rate is None:
+        request = request._replace(rate=sample_rate)
     with Capture(request, sample_rate) as capture:
         yield from decisions(classifier, capture, request.command or "the microphone", hop_s, top, settings)

@@ -217,7 +217,7 @@ def test_another_rate_is_resampled_as_a_stream_that_begins_anew_after_a_gap(fake
 
 def test_another_rate_without_soxr_names_the_extra(fake, monkeypatch):
     monkeypatch.setitem(sys.modules, "soxr", None)
-    with pytest.raises(MissingExtraError, match=r"48000 Hz to the model's 16000 Hz.*pip install 'edgekd\[mic\]'"):
+    with pytest.raises(MissingExtraError, match=r"48000 Hz to 16000 Hz.*pip install 'edgekd\[mic\]'"):
         until(fake([["open", 48000, 1], ["sound", 5], ["stall"]]), lambda _: False)
 
 
