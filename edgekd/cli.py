@@ -389,10 +389,13 @@ def predict(
 @app.command()
 def listen(
     *,
-    model: Annotated[Path, typer.Option(help="A model file that 'edgekd export' wrote.")],
     source: Annotated[str | None, typer.Argument(
         help="An audio file, or - for raw signed 16-bit little-endian mono at the model's rate on standard input. Without it a "
              "microphone is heard, for ever.")] = None,
+    model: Annotated[Path | None, typer.Option(help="A model file that 'edgekd export' wrote.")] = None,
+    config: Annotated[Path | None, typer.Option(
+        help="A .toml file with tables [model], [source], [decision] and [output], which have a key for each option here; options on "
+             "the command line override it, and a source here the whole table. Its paths are relative to the file.")] = None,
     mic: Annotated[str | None, typer.Option(
         help="The microphone: part of its name, hw:CARD,DEVICE or USB VENDOR:PRODUCT[:SERIAL]; see 'edgekd mics'.")] = None,
     command: Annotated[str | None, typer.Option(
@@ -402,38 +405,48 @@ def listen(
     rate: Annotated[int | None, typer.Option(help="Hz of the microphone, by default its own, or of the command, the model's.")] = None,
     channels: Annotated[int | None, typer.Option(help="Channels that the command writes, by default 1.")] = None,
     engine: Annotated[str | None, typer.Option(help="litert or onnxruntime; by default the one that opens the file.")] = None,
-    hop: Annotated[float, typer.Option(help="Seconds from decision to decision, 0.25 to the model's window.")] = 0.5,
-    top: Annotated[int, typer.Option(help="How many labels to show.")] = 3,
-    threads: Annotated[int, typer.Option(help="Threads of the engine.")] = 1,
-    smooth: Annotated[float, typer.Option(
-        help="Time constant in seconds of the smoothing of probabilities, right for any hop; 0 is off.")] = 0.0,
-    margin: Annotated[float, typer.Option(
-        help="By how much another label's probability must exceed that of the label shown to replace it, 0 to below 1.")] = 0.0,
-    dwell: Annotated[float, typer.Option(help="Least seconds that a label, or unknown, is shown; 0 is off.")] = 0.0,
-    unknown: Annotated[float, typer.Option(help="Say 'unknown' below this probability, 0 to below 1; 0 is off.")] = 0.0,
+    hop: Annotated[float | None, typer.Option(help="Seconds from decision to decision, 0.25 to the model's window; 0.5.")] = None,
+    top: Annotated[int | None, typer.Option(help="How many labels to show; 3.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads of the engine; 1.")] = None,
+    smooth: Annotated[float | None, typer.Option(
+        help="Time constant in seconds of the smoothing of probabilities, right for any hop; 0, the default, is off.")] = None,
+    margin: Annotated[float | None, typer.Option(
+        help="By how much another label's probability must exceed that of the label shown to replace it, 0 to below 1; 0.")] = None,
+    dwell: Annotated[float | None, typer.Option(help="Least seconds that a label, or unknown, is shown; 0, the default, is off.")] = None,
+    unknown: Annotated[float | None, typer.Option(
+        help="Say 'unknown' below this probability, 0 to below 1; 0, the default, is off.")] = None,
     gate: Annotated[float | None, typer.Option(
         help="Windows below this level in dBFS, for instance -60, are not judged but marked as gated.")] = None,
-    replay: Annotated[bool, typer.Option("--replay", help="Print no decisions but, at the end of a file, a report on them.")] = False,
+    replay: Annotated[bool | None, typer.Option(
+        "--replay/--no-replay", help="Print no decisions but, at the end of a file, a report on them.")] = None,
     track: Annotated[Path | None, typer.Option(
         help="A table start,end,label in seconds: a replay that also tells accuracy over time and delays of detection.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
+    as_json: Annotated[bool | None, typer.Option("--json/--no-json", help="Print one JSON object a line.")] = None,
 ) -> None:
     """Classify audio window by window, one decision per hop."""
-    from edgekd.runtime.capture_child import Request
-    from edgekd.runtime.decision import DecisionSettings, to_json, to_text
+    from edgekd.runtime.config import Config, override, read_config
+    from edgekd.runtime.decision import to_json, to_text
     from edgekd.runtime.listen import listen as decisions
 
-    settings = DecisionSettings(smooth_s=smooth, margin=margin, dwell_s=dwell, unknown=unknown, gate_dbfs=gate)
-    if replay or track is not None:
+    flags: dict[str, dict[str, Any]] = {
+        "model": {"file": model, "engine": engine, "threads": threads},
+        "source": {"file": source, "mic": mic, "command": command, "rate": rate, "channels": channels, "channel": channel},
+        "decision": {"hop": hop, "top": top, "smooth": smooth, "margin": margin, "dwell": dwell, "unknown": unknown, "gate": gate},
+        "output": {"json": as_json, "replay": replay, "track": track},
+    }
+    told = override(Config() if config is None else read_config(config), flags)
+    source, output, hop_s = told.source.file, told.output, told.decision.hop
+    if output.replay or output.track is not None:
         from edgekd.runtime import replay as replaying
 
-        report = replaying.replay(source, model, engine=engine, threads=threads, hop_s=hop, settings=settings, track=track)
-        print(replaying.to_json(report) if as_json else replaying.to_text(report))
+        report = replaying.replay(source, told.model_file, engine=told.model.engine, threads=told.model.threads, hop_s=hop_s,
+                                  settings=told.settings, track=None if output.track is None else Path(output.track))
+        print(replaying.to_json(report) if output.json else replaying.to_text(report))
         return
-    line = to_json if as_json else to_text
+    line = to_json if output.json else to_text
     try:
-        live = Request(mic, command, rate, channels, channel)
-        for decision in decisions(source, model, engine=engine, threads=threads, hop_s=hop, top=top, live=live, settings=settings):
+        for decision in decisions(source, told.model_file, engine=told.model.engine, threads=told.model.threads, hop_s=hop_s,
+                                  top=told.decision.top, live=told.request, settings=told.settings):
             print(line(decision), flush=True)
     except BrokenPipeError:  # the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
