@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -14,8 +15,8 @@ USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
 """Base of all that a command line can do wrong. Typer exports no name for it, and takes it from click or from a copy of its own."""
 MACHINE_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO})
 """Failures that are neither the user's command nor a bug: a full disk, a lost permission."""
-INTERRUPTED, PIPE_CLOSED = 130, 141
-"""Exit statuses of a shell for what SIGINT and SIGPIPE end."""
+INTERRUPTED, PIPE_CLOSED, TERMINATED = 130, 141, 143
+"""Exit statuses of a shell for what SIGINT, SIGPIPE and SIGTERM end."""
 
 app = typer.Typer(name="edgekd", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
                   help="From a folder of labelled audio to a live int8 acoustic scene classifier on a Raspberry Pi.")
@@ -423,8 +424,9 @@ def listen(
         help="A table start,end,label in seconds: a replay that also tells accuracy over time and delays of detection.")] = None,
     as_json: Annotated[bool | None, typer.Option("--json/--no-json", help="Print one JSON object a line.")] = None,
 ) -> None:
-    """Classify audio window by window, one decision per hop."""
-    from edgekd.runtime.config import Config, override, read_config
+    """Classify audio window by window, one decision per hop. SIGTERM and SIGINT end it; SIGHUP reads configuration and model again."""
+    from edgekd.runtime.config import Config, override, prepared, read_config
+    from edgekd.runtime.control import Control, Setup, StoppedError
     from edgekd.runtime.decision import to_json, to_text
     from edgekd.runtime.listen import listen as decisions
 
@@ -434,7 +436,16 @@ def listen(
         "decision": {"hop": hop, "top": top, "smooth": smooth, "margin": margin, "dwell": dwell, "unknown": unknown, "gate": gate},
         "output": {"json": as_json, "replay": replay, "track": track},
     }
-    told = override(Config() if config is None else read_config(config), flags)
+
+    def tell() -> Config:
+        return override(Config() if config is None else read_config(config), flags)
+
+    def load() -> Setup:
+        from edgekd.pipeline.verify import verify_model
+
+        return prepared(tell(), lambda opened, where: verify_model(opened, where).require())
+
+    told = tell()
     source, output, hop_s = told.source.file, told.output, told.decision.hop
     if output.replay or output.track is not None:
         from edgekd.runtime import replay as replaying
@@ -445,9 +456,15 @@ def listen(
         return
     line = to_json if output.json else to_text
     try:
-        for decision in decisions(source, told.model_file, engine=told.model.engine, threads=told.model.threads, hop_s=hop_s,
-                                  top=told.decision.top, live=told.request, settings=told.settings):
-            print(line(decision), flush=True)
+        with Control(load) as control:
+            for decision in decisions(source, told.model_file, engine=told.model.engine, threads=told.model.threads, hop_s=hop_s,
+                                      top=told.decision.top, live=told.request, settings=told.settings, control=control):
+                print(line(decision), flush=True)
+    except StoppedError as stop:
+        if stop.number == signal.SIGINT:
+            raise KeyboardInterrupt from None
+        if source not in (None, "-"):  # a file was not heard to its end
+            raise typer.Exit(TERMINATED) from None
     except BrokenPipeError:  # the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

@@ -85,9 +85,12 @@ class Capture:
         MissingExtraError: sounddevice or soxr is needed and not installed.
     """
 
-    def __init__(self, request: Request, sample_rate: int, watch: Watch | None = None, child: Sequence[str] = CHILD) -> None:
-        """request: what to hear. sample_rate: Hz of what is given on. watch: limits. child: the program that hears, for tests."""
+    def __init__(self, request: Request, sample_rate: int, watch: Watch | None = None, child: Sequence[str] = CHILD,
+                 idle_s: float | None = None) -> None:
+        """request: what to hear. sample_rate: Hz of what is given on. watch: limits. child: the program that hears, for tests. idle_s:
+        while nothing comes, an empty chunk is given each so many seconds; None gives none."""
         self._request, self._sample_rate, self._watch, self._child = request, sample_rate, watch or Watch(), child
+        self._idle_s = idle_s
         self._health = Health(self._watch, time.monotonic())
         self._thread = threading.Thread(target=self._keep_hearing, daemon=True)
         self._stopping = threading.Event()
@@ -119,6 +122,9 @@ class Capture:
         ear, expected, breaks, away_s = _Ear(self._request.channel, self._sample_rate), 0, 0, 0.0
         while True:
             item = self._next()
+            if item is None:
+                yield np.empty(0, np.float32)
+                continue
             if isinstance(item, Turn):
                 yield item
                 continue
@@ -129,12 +135,13 @@ class Capture:
             expected, breaks, away_s = item.start + len(item.samples), item.breaks, item.away_s
             yield ear.hear(item.samples, item.rate)
 
-    def _next(self) -> _Block | Turn:
+    def _next(self) -> _Block | Turn | None:
         with self._changed:
             while not self._queue:
                 if self._error is not None:
                     raise self._error
-                self._changed.wait()
+                if not self._changed.wait(self._idle_s):
+                    return None
             item = self._queue.popleft()
             if isinstance(item, _Block):
                 self._given += len(item.samples)

@@ -1,17 +1,19 @@
 """The configuration file of `edgekd listen`: a key for every option, which the command line overrides."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
 
+from edgekd.engine import Model, open_model
 from edgekd.errors import InputError
 from edgekd.resources import read_toml
 from edgekd.runtime.capture_child import Request
+from edgekd.runtime.control import Setup
 from edgekd.runtime.decision import DecisionSettings
-from edgekd.runtime.listen import STANDARD_INPUT
-from edgekd.runtime.stream import MIN_HOP_S
+from edgekd.runtime.listen import STANDARD_INPUT, require_hearable
+from edgekd.runtime.stream import MIN_HOP_S, WindowStream
 
 SOURCES = ("file", "mic", "command")
 """Keys that name a source; one of them at most."""
@@ -126,6 +128,23 @@ def override(config: Config, flags: Mapping[str, Mapping[str, Any]]) -> Config:
         config = msgspec.structs.replace(config, source=SourceTable())
     return msgspec.structs.replace(config, **{table: msgspec.structs.replace(getattr(config, table), **keys)
                                               for table, keys in given.items()})
+
+
+def prepared(config: Config, verify: Callable[[Model, str], None]) -> Setup:
+    """All that a running listener changes to, checked before it does.
+
+    Args:
+        config: what is told now.
+        verify: raises where a model, opened from the file named, does not compute here what it computed where it was exported.
+
+    Raises:
+        EdgekdError: a file that cannot be opened or does not pass, a value that does not fit the model.
+    """
+    model = open_model(config.model_file, config.model.engine, config.model.threads)
+    verify(model, str(config.model_file))
+    WindowStream(model.manifest.frontend, model.manifest.window, config.decision.hop)  # refuses a hop that does not fit
+    require_hearable(config.request)
+    return Setup(config.source.file, config.request, model, config.decision.hop, config.decision.top, config.settings)
 
 
 def _beside(config: Path, file: str | None) -> str | None:

@@ -1,7 +1,6 @@
 """The configuration file of the listener: read, refused and overridden."""
 
 import inspect
-import io
 import json
 import sys
 from pathlib import Path
@@ -74,11 +73,14 @@ def test_the_command_works_with_a_file_alone(monkeypatch, capsys, tmp_path):
     path = written(tmp_path, '[model]\nfile = "m.onnx"\nthreads = 2\n[source]\nfile = "-"\n[decision]\nhop = 1.0\ntop = 2\n'
                              "[output]\njson = true")
 
+    (tmp_path / "sound").write_bytes(bytes(64000))
+
     def run(*arguments: str) -> list[str]:
         monkeypatch.setattr(sys, "argv", ["edgekd", "listen", "--config", str(path), *arguments])
-        monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(bytes(64000))))
-        with pytest.raises(SystemExit):
-            cli.main()
+        with (tmp_path / "sound").open("rb") as sound:
+            monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=sound))
+            with pytest.raises(SystemExit):
+                cli.main()
         return capsys.readouterr().out.splitlines()
     lines = [json.loads(line) for line in run()]
     assert opened == [(tmp_path / "m.onnx", None, 2)]
