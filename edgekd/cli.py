@@ -1,5 +1,6 @@
 """The command line: typer commands that import what they need inside, call one function, and print. No logic here."""
 
+import contextlib
 import errno
 import io
 import os
@@ -423,18 +424,21 @@ def listen(
     track: Annotated[Path | None, typer.Option(
         help="A table start,end,label in seconds: a replay that also tells accuracy over time and delays of detection.")] = None,
     as_json: Annotated[bool | None, typer.Option("--json/--no-json", help="Print one JSON object a line.")] = None,
+    plain: Annotated[bool | None, typer.Option(
+        "--plain/--no-plain", help="Print lines also on a terminal, which otherwise shows a view of level, labels and state.")] = None,
 ) -> None:
     """Classify audio window by window, one decision per hop. SIGTERM and SIGINT end it; SIGHUP reads configuration and model again."""
     from edgekd.runtime.config import Config, override, prepared, read_config
     from edgekd.runtime.control import Control, Setup, StoppedError
     from edgekd.runtime.decision import to_json, to_text
     from edgekd.runtime.listen import listen as decisions
+    from edgekd.runtime.outputs.view import terminal_view
 
     flags: dict[str, dict[str, Any]] = {
         "model": {"file": model, "engine": engine, "threads": threads},
         "source": {"file": source, "mic": mic, "command": command, "rate": rate, "channels": channels, "channel": channel},
         "decision": {"hop": hop, "top": top, "smooth": smooth, "margin": margin, "dwell": dwell, "unknown": unknown, "gate": gate},
-        "output": {"json": as_json, "replay": replay, "track": track},
+        "output": {"json": as_json, "plain": plain, "replay": replay, "track": track},
     }
 
     def tell() -> Config:
@@ -456,10 +460,16 @@ def listen(
         return
     line = to_json if output.json else to_text
     try:
-        with Control(load) as control:
+        with Control(load) as control, contextlib.ExitStack() as drawing:
+            view = None if output.json or output.plain else terminal_view()
+            if view is not None:
+                drawing.enter_context(view)
             for decision in decisions(source, told.model_file, engine=told.model.engine, threads=told.model.threads, hop_s=hop_s,
                                       top=told.decision.top, live=told.request, settings=told.settings, control=control):
-                print(line(decision), flush=True)
+                if view is None:
+                    print(line(decision), flush=True)
+                else:
+                    view.show(decision)
     except StoppedError as stop:
         if stop.number == signal.SIGINT:
             raise KeyboardInterrupt from None

@@ -53,9 +53,11 @@ class DecisionTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class OutputTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`[output]`. json: a JSON object a line. replay: a report at a file's end. track: the table by which it judges."""
+    """`[output]`. json: a JSON object a line. plain: lines also on a terminal. replay: a report at a file's end. track: the table by which
+    it judges."""
 
     json: bool = False
+    plain: bool = False
     replay: bool = False
     track: str | None = None
 

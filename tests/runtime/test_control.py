@@ -138,9 +138,12 @@ def test_another_rate_or_source_is_another_capture_behind_a_gap(monkeypatch):
     monkeypatch.setattr(listen_module, "Capture", Ear)
     new = setup(Model(frontend=msgspec.structs.replace(MANIFEST.frontend, sample_rate=32000)), request=Request(mic="b"))
     heard = []
-    with pytest.raises(StoppedError):
+
+    def hear() -> None:
         for item in listen_module._live(setup(ToyModel()), Told(Swap(new, "new"))):
             heard.append(item)
+    with pytest.raises(StoppedError):
+        hear()
     assert opened == [(Request(), 16000), "closed", (Request(mic="b"), 32000), "closed"]
     kinds = [type(item) for item in heard]
     assert kinds == [Turn, np.ndarray, Swap, Turn, Gap, np.ndarray, np.ndarray]
