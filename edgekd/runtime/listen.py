@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekd.engine import open_model
-from edgekd.errors import InputError
+from edgekd.errors import InputError, MissingExtraError
 from edgekd.runtime.capture import Capture
 from edgekd.runtime.capture_child import Request
 from edgekd.runtime.control import IDLE_S, Classifier, Control, Setup, Swap
@@ -147,24 +147,36 @@ def _unbuffered(stream: Any) -> BinaryIO:
 
 
 def _live(setup: Setup, control: Control) -> Iterator[Array | Gap | Turn | Swap]:
-    """What a microphone or a command gives, and what is asked meanwhile; another source or rate is another capture."""
-    ended_s: float | None = None  # clock at the end of the capture before
+    """What a microphone or a command gives, and what is asked meanwhile; another source or rate is another capture.
+
+    Where the new one cannot be heard at all, the old setup comes back.
+    """
+    before: Setup | None = None  # until the new capture has given sound
+    ended_s = 0.0  # clock at the end of the one before
     while True:
         hearing = _wanted(setup)
-        with Capture(*hearing, idle_s=IDLE_S) as capture:
-            for chunk in capture:
-                if ended_s is not None and isinstance(chunk, np.ndarray) and len(chunk):
-                    yield Gap(0, max(0.0, time.monotonic() - ended_s - len(chunk) / setup.sample_rate))
-                    ended_s = None
-                yield chunk
-                swap = control.asked(setup)
-                if swap is None:
-                    continue
-                yield swap
-                setup = swap.setup or setup
-                if _wanted(setup) != hearing:
-                    break
-        ended_s = time.monotonic()
+        try:
+            with Capture(*hearing, idle_s=IDLE_S) as capture:
+                for chunk in capture:
+                    if before is not None and isinstance(chunk, np.ndarray) and len(chunk):
+                        yield Gap(0, max(0.0, time.monotonic() - ended_s - len(chunk) / setup.sample_rate))
+                        before = None
+                    yield chunk
+                    swap = control.asked(setup)
+                    if swap is None:
+                        continue
+                    yield swap
+                    old, setup = setup, swap.setup or setup
+                    if _wanted(setup) != hearing:
+                        before = before or old
+                        break
+        except (InputError, MissingExtraError) as error:
+            if before is None or before is setup:  # the old one fails too
+                raise
+            yield Swap(before, f"back to the model and the source before the reload: {error}")
+            setup = before
+        else:
+            ended_s = time.monotonic()
 
 
 def _wanted(setup: Setup) -> tuple[Request, int]:

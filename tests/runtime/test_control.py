@@ -117,7 +117,9 @@ class Told(Control):
         return self.swap if self.count == 2 else None
 
 
-def test_another_rate_or_source_is_another_capture_behind_a_gap(monkeypatch):
+@pytest.fixture
+def opened(monkeypatch):
+    """What captures were opened with; the microphone "none" cannot be heard."""
     opened = []
 
     class Ear:
@@ -132,21 +134,49 @@ def test_another_rate_or_source_is_another_capture_behind_a_gap(monkeypatch):
             opened.append("closed")
 
         def __iter__(self):
+            if opened[-1][0].mic == "none":
+                raise InputError("'none' may mean two")
             yield Turn("HEALTHY", "hearing")
             while True:
                 yield NOISE[:1600]
     monkeypatch.setattr(listen_module, "Capture", Ear)
-    new = setup(Model(frontend=msgspec.structs.replace(MANIFEST.frontend, sample_rate=32000)), request=Request(mic="b"))
+    return opened
+
+
+def hear(running: Setup, new: Setup) -> list:
+    """What is heard until the end where a reload brings another setup."""
     heard = []
 
-    def hear() -> None:
-        for item in listen_module._live(setup(ToyModel()), Told(Swap(new, "new"))):
+    def all_of_it() -> None:
+        for item in listen_module._live(running, Told(Swap(new, "new"))):
             heard.append(item)
     with pytest.raises(StoppedError):
-        hear()
+        all_of_it()
+    return heard
+
+
+def test_another_rate_or_source_is_another_capture_behind_a_gap(opened):
+    new = setup(Model(frontend=msgspec.structs.replace(MANIFEST.frontend, sample_rate=32000)), request=Request(mic="b"))
+    heard = hear(setup(ToyModel()), new)
     assert opened == [(Request(), 16000), "closed", (Request(mic="b"), 32000), "closed"]
-    kinds = [type(item) for item in heard]
-    assert kinds == [Turn, np.ndarray, Swap, Turn, Gap, np.ndarray, np.ndarray]
+    assert [type(item) for item in heard] == [Turn, np.ndarray, Swap, Turn, Gap, np.ndarray, np.ndarray]
+
+
+def test_a_new_source_that_can_never_be_heard_brings_the_old_one_back(opened):
+    running = setup(ToyModel())
+    heard = hear(running, setup(Model(name="new"), request=Request(mic="none")))
+    assert opened == [(Request(), 16000), "closed", (Request(mic="none"), 16000), "closed", (Request(), 16000), "closed"]
+    assert [type(item) for item in heard] == [Turn, np.ndarray, Swap, Swap, Turn, Gap, np.ndarray, np.ndarray]
+    assert heard[3] == Swap(running, "back to the model and the source before the reload: 'none' may mean two")
+
+
+def test_an_old_source_that_cannot_come_back_is_an_error(opened, monkeypatch):
+    ear = listen_module.Capture
+    monkeypatch.setattr(listen_module, "Capture", lambda *what, idle_s: ear(
+        what[0]._replace(mic="none" if opened else None), what[1], idle_s=idle_s))
+    with pytest.raises(InputError, match="'none' may mean two"):
+        list(listen_module._live(setup(ToyModel()), Told(Swap(setup(ToyModel(), request=Request(mic="b")), "new"))))
+    assert opened.count("closed") == 3
 
 
 PROGRAM = ("import sys; sys.path.insert(0, sys.argv.pop(1)); import test_listen as t; "
