@@ -1,8 +1,10 @@
 """The command line: typer commands that import what they need inside, call one function, and print. No logic here."""
 
+import contextlib
 import errno
 import io
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -14,8 +16,8 @@ USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
 """Base of all that a command line can do wrong. Typer exports no name for it, and takes it from click or from a copy of its own."""
 MACHINE_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO})
 """Failures that are neither the user's command nor a bug: a full disk, a lost permission."""
-INTERRUPTED, PIPE_CLOSED = 130, 141
-"""Exit statuses of a shell for what SIGINT and SIGPIPE end."""
+INTERRUPTED, PIPE_CLOSED, TERMINATED = 130, 141, 143
+"""Exit statuses of a shell for what SIGINT, SIGPIPE and SIGTERM end."""
 
 app = typer.Typer(name="edgekd", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
                   help="From a folder of labelled audio to a live int8 acoustic scene classifier on a Raspberry Pi.")
@@ -389,10 +391,13 @@ def predict(
 @app.command()
 def listen(
     *,
-    model: Annotated[Path, typer.Option(help="A model file that 'edgekd export' wrote.")],
     source: Annotated[str | None, typer.Argument(
         help="An audio file, or - for raw signed 16-bit little-endian mono at the model's rate on standard input. Without it a "
              "microphone is heard, for ever.")] = None,
+    model: Annotated[Path | None, typer.Option(help="A model file that 'edgekd export' wrote.")] = None,
+    config: Annotated[Path | None, typer.Option(
+        help="A .toml file with tables [model], [source], [decision] and [output], which have a key for each option here; options on "
+             "the command line override it, and a source here the whole table. Its paths are relative to the file.")] = None,
     mic: Annotated[str | None, typer.Option(
         help="The microphone: part of its name, hw:CARD,DEVICE or USB VENDOR:PRODUCT[:SERIAL]; see 'edgekd mics'.")] = None,
     command: Annotated[str | None, typer.Option(
@@ -402,39 +407,74 @@ def listen(
     rate: Annotated[int | None, typer.Option(help="Hz of the microphone, by default its own, or of the command, the model's.")] = None,
     channels: Annotated[int | None, typer.Option(help="Channels that the command writes, by default 1.")] = None,
     engine: Annotated[str | None, typer.Option(help="litert or onnxruntime; by default the one that opens the file.")] = None,
-    hop: Annotated[float, typer.Option(help="Seconds from decision to decision, 0.25 to the model's window.")] = 0.5,
-    top: Annotated[int, typer.Option(help="How many labels to show.")] = 3,
-    threads: Annotated[int, typer.Option(help="Threads of the engine.")] = 1,
-    smooth: Annotated[float, typer.Option(
-        help="Time constant in seconds of the smoothing of probabilities, right for any hop; 0 is off.")] = 0.0,
-    margin: Annotated[float, typer.Option(
-        help="By how much another label's probability must exceed that of the label shown to replace it, 0 to below 1.")] = 0.0,
-    dwell: Annotated[float, typer.Option(help="Least seconds that a label, or unknown, is shown; 0 is off.")] = 0.0,
-    unknown: Annotated[float, typer.Option(help="Say 'unknown' below this probability, 0 to below 1; 0 is off.")] = 0.0,
+    hop: Annotated[float | None, typer.Option(help="Seconds from decision to decision, 0.25 to the model's window; 0.5.")] = None,
+    top: Annotated[int | None, typer.Option(help="How many labels to show; 3.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads of the engine; 1.")] = None,
+    smooth: Annotated[float | None, typer.Option(
+        help="Time constant in seconds of the smoothing of probabilities, right for any hop; 0, the default, is off.")] = None,
+    margin: Annotated[float | None, typer.Option(
+        help="By how much another label's probability must exceed that of the label shown to replace it, 0 to below 1; 0.")] = None,
+    dwell: Annotated[float | None, typer.Option(help="Least seconds that a label, or unknown, is shown; 0, the default, is off.")] = None,
+    unknown: Annotated[float | None, typer.Option(
+        help="Say 'unknown' below this probability, 0 to below 1; 0, the default, is off.")] = None,
     gate: Annotated[float | None, typer.Option(
         help="Windows below this level in dBFS, for instance -60, are not judged but marked as gated.")] = None,
-    replay: Annotated[bool, typer.Option("--replay", help="Print no decisions but, at the end of a file, a report on them.")] = False,
+    replay: Annotated[bool | None, typer.Option(
+        "--replay/--no-replay", help="Print no decisions but, at the end of a file, a report on them.")] = None,
     track: Annotated[Path | None, typer.Option(
         help="A table start,end,label in seconds: a replay that also tells accuracy over time and delays of detection.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
+    as_json: Annotated[bool | None, typer.Option("--json/--no-json", help="Print one JSON object a line.")] = None,
+    plain: Annotated[bool | None, typer.Option(
+        "--plain/--no-plain", help="Print lines also on a terminal, which otherwise shows a view of level, labels and state.")] = None,
 ) -> None:
-    """Classify audio window by window, one decision per hop."""
-    from edgekd.runtime.capture_child import Request
-    from edgekd.runtime.decision import DecisionSettings, to_json, to_text
+    """Classify audio window by window, one decision per hop. SIGTERM and SIGINT end it; SIGHUP reads configuration and model again."""
+    from edgekd.runtime.config import Config, override, prepared, read_config
+    from edgekd.runtime.control import Control, Setup, StoppedError
+    from edgekd.runtime.decision import to_json, to_text
     from edgekd.runtime.listen import listen as decisions
+    from edgekd.runtime.outputs.view import terminal_view
 
-    settings = DecisionSettings(smooth_s=smooth, margin=margin, dwell_s=dwell, unknown=unknown, gate_dbfs=gate)
-    if replay or track is not None:
+    flags: dict[str, dict[str, Any]] = {
+        "model": {"file": model, "engine": engine, "threads": threads},
+        "source": {"file": source, "mic": mic, "command": command, "rate": rate, "channels": channels, "channel": channel},
+        "decision": {"hop": hop, "top": top, "smooth": smooth, "margin": margin, "dwell": dwell, "unknown": unknown, "gate": gate},
+        "output": {"json": as_json, "plain": plain, "replay": replay, "track": track},
+    }
+
+    def tell() -> Config:
+        return override(Config() if config is None else read_config(config), flags)
+
+    def load() -> Setup:
+        from edgekd.pipeline.verify import verify_model
+
+        return prepared(tell(), lambda opened, where: verify_model(opened, where).require())
+
+    told = tell()
+    source, output, hop_s = told.source.file, told.output, told.decision.hop
+    if output.replay or output.track is not None:
         from edgekd.runtime import replay as replaying
 
-        report = replaying.replay(source, model, engine=engine, threads=threads, hop_s=hop, settings=settings, track=track)
-        print(replaying.to_json(report) if as_json else replaying.to_text(report))
+        report = replaying.replay(source, told.model_file, engine=told.model.engine, threads=told.model.threads, hop_s=hop_s,
+                                  settings=told.settings, track=None if output.track is None else Path(output.track))
+        print(replaying.to_json(report) if output.json else replaying.to_text(report))
         return
-    line = to_json if as_json else to_text
+    line = to_json if output.json else to_text
     try:
-        live = Request(mic, command, rate, channels, channel)
-        for decision in decisions(source, model, engine=engine, threads=threads, hop_s=hop, top=top, live=live, settings=settings):
-            print(line(decision), flush=True)
+        with Control(load) as control, contextlib.ExitStack() as drawing:
+            view = None if output.json or output.plain else terminal_view()
+            if view is not None:
+                drawing.enter_context(view)
+            for decision in decisions(source, told.model_file, engine=told.model.engine, threads=told.model.threads, hop_s=hop_s,
+                                      top=told.decision.top, live=told.request, settings=told.settings, control=control):
+                if view is None:
+                    print(line(decision), flush=True)
+                else:
+                    view.show(decision)
+    except StoppedError as stop:
+        if stop.number == signal.SIGINT:
+            raise KeyboardInterrupt from None
+        if source not in (None, "-"):  # a file was not heard to its end
+            raise typer.Exit(TERMINATED) from None
     except BrokenPipeError:  # the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

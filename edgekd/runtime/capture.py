@@ -91,12 +91,15 @@ class Capture:
         MissingExtraError: sounddevice or soxr is needed and not installed.
     """
 
-    def __init__(self, request: Request, sample_rate: int | None = None, watch: Watch | None = None,
-                 child: Sequence[str] = CHILD) -> None:
-        """request: what to hear. sample_rate: Hz of what is given on; None is the source's. watch: limits. child: the program that
-        hears, for tests."""
-        _require_sense(request)
+    def __init__(self, request: Request, sample_rate: int | None = None, watch: Watch | None = None, child: Sequence[str] = CHILD,
+                 idle_s: float | None = None) -> None:
+        """request: what to hear. sample_rate: Hz of what is given on; None is the source's. watch: limits. child: the program that hears,
+        for tests. idle_s: while nothing comes, an empty chunk is given each so many seconds; None gives none."""
+        require_sense(request)
+        if request.command is not None and request.rate is None:
+            raise InputError("a command writes raw samples that do not say their rate; give it")
         self._request, self._sample_rate, self._watch, self._child = request, sample_rate, watch or Watch(), child
+        self._idle_s = idle_s
         self._health = Health(self._watch, time.monotonic())
         self._thread = threading.Thread(target=self._keep_hearing, daemon=True)
         self._stopping = threading.Event()
@@ -129,6 +132,9 @@ class Capture:
     def __iter__(self) -> Iterator[Array | Gap | Turn]:
         ear = Ear(self._request.channel, self._sample_rate)
         for item in self.blocks():
+            if item is None:
+                yield np.empty(0, np.float32)
+                continue
             if isinstance(item, Turn):
                 yield item
                 continue
@@ -136,11 +142,11 @@ class Capture:
                 yield item.gap._replace(dropped=round(item.gap.dropped * (self._sample_rate or item.rate) / item.rate))
             yield ear.hear(item)
 
-    def blocks(self) -> Iterator[Heard | Turn]:
-        """Blocks as they come, and turns. Raises as the class does."""
+    def blocks(self) -> Iterator[Heard | Turn | None]:
+        """Blocks as they come, and turns; None for each `idle_s` without either. Raises as the class does."""
         expected, breaks, away_s = 0, 0, 0.0
-        while (item := self._next()) is not None:
-            if isinstance(item, Turn):
+        while (item := self._next()) is not None or not self._stopping.is_set():
+            if item is None or isinstance(item, Turn):
                 yield item
                 continue
             broken = item.start != expected or item.breaks != breaks
@@ -149,14 +155,13 @@ class Capture:
             yield Heard(item.samples, item.rate, item.when, gap, item.name)
 
     def _next(self) -> _Block | Turn | None:
-        """What comes next, after a wait; None when the `with` block has been left by another thread."""
+        """What comes next, after a wait; None after `idle_s`, or when the `with` block has been left by another thread."""
         with self._changed:
             while not self._queue:
                 if self._error is not None:
                     raise self._error
-                if self._stopping.is_set():
+                if self._stopping.is_set() or not self._changed.wait(self._idle_s):
                     return None
-                self._changed.wait()
             item = self._queue.popleft()
             if isinstance(item, _Block):
                 self._given += len(item.samples)
@@ -319,8 +324,12 @@ class _Session:
         return f"{self.opened.name} at {self.opened.rate} Hz, {channels}"
 
 
-def _require_sense(request: Request) -> None:
-    """Whether a request can be meant at all."""
+def require_sense(request: Request) -> None:
+    """Refuse options of live sources that contradict each other.
+
+    Raises:
+        InputError: they do, or one is out of range.
+    """
     if request.mic is not None and request.command is not None:
         raise InputError("a microphone and a command are two sources; give one of them")
     if request.channels is not None and request.command is None:
@@ -328,8 +337,6 @@ def _require_sense(request: Request) -> None:
     for name, value, least in (("rate", request.rate, 1), ("channels", request.channels, 1), ("channel", request.channel, 0)):
         if value is not None and value < least:
             raise InputError(f"{name} is {value}; it must be at least {least}")
-    if request.command is not None and request.rate is None:
-        raise InputError("a command writes raw samples that do not say their rate; give it")
 
 
 class _Child:

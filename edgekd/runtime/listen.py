@@ -1,18 +1,19 @@
 """The listener: samples in, one decision per hop out. Needs numpy and one engine, nothing else."""
 
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgekd.engine import open_model
-from edgekd.errors import InputError
-from edgekd.manifest import Manifest
-from edgekd.runtime.capture import Capture
+from edgekd.errors import InputError, MissingExtraError
+from edgekd.runtime.capture import Capture, require_sense
 from edgekd.runtime.capture_child import Request
+from edgekd.runtime.control import IDLE_S, Classifier, Control, Setup, Swap
 from edgekd.runtime.decision import PLAIN, Decider, Decision, DecisionSettings
 from edgekd.runtime.health import Change, Gap, State, Turn
 from edgekd.runtime.source import read_file, read_raw
@@ -23,21 +24,9 @@ STANDARD_INPUT = "-"
 Array = NDArray[np.float32]
 
 
-class Classifier(Protocol):
-    """What the listener needs of a model; `edgekd.engine.open_model` gives one."""
-
-    @property
-    def manifest(self) -> Manifest:
-        """What travels in the file."""
-        ...
-
-    def logits(self, features: Array) -> Array:
-        """float32 (batch, mel, frame) -> float32 (batch, labels)."""
-        ...
-
-
 def listen(source: str | None, model: Path, *, engine: str | None = None, threads: int = 1, hop_s: float = 0.5,
-           top: int = 3, live: Request | None = None, settings: DecisionSettings = PLAIN) -> Iterator[Decision | Change]:
+           top: int = 3, live: Request | None = None, settings: DecisionSettings = PLAIN,
+           control: Control | None = None) -> Iterator[Decision | Change]:
     """Classify a source window by window.
 
     Args:
@@ -50,32 +39,38 @@ def listen(source: str | None, model: Path, *, engine: str | None = None, thread
         top: labels in `Decision.top`, at most as many as the model knows.
         live: what to hear where there is no source; by default the default microphone. A command's rate is the model's unless it says so.
         settings: how steady decisions are.
+        control: asked between chunks whether to end or to reload.
 
     Yields:
-        a decision at the end of each window; of a live source also each change of its state.
+        a decision at the end of each window; of a live source also each change of its state; after a reload a line on what came of it.
 
     Raises:
         InputError: a source, model or setting that cannot be used; audio shorter than one window.
         MissingExtraError: an engine, or what the file's format or rate needs, is not installed.
+        StoppedError: `control` asks for the end.
     """
     if source is not None and live is not None and live != Request():
         raise InputError(f"{source} is a source of its own; leave out the options of microphones and commands, or the source")
     if source == STANDARD_INPUT and sys.stdin is None:
         raise InputError("standard input is closed; pipe raw samples into it or give an audio file")
-    classifier = open_model(model, engine, threads)
-    sample_rate = classifier.manifest.frontend.sample_rate
+    setup = Setup(source, live or Request(), open_model(model, engine, threads), hop_s, top, settings)
+    control = control or Control()
     if source is None:
-        yield from _live(classifier, live or Request(), hop_s, top, settings)
-        return
-    chunks = read_raw(sys.stdin.buffer, sample_rate) if source == STANDARD_INPUT else read_file(Path(source), sample_rate)
-    yield from decisions(classifier, chunks, "standard input" if source == STANDARD_INPUT else source, hop_s, top, settings)
+        require_sense(setup.request)
+        chunks, where = _live(setup, control), setup.request.command or "the microphone"
+    elif source == STANDARD_INPUT:
+        chunks, where = _given(read_raw(_unbuffered(sys.stdin.buffer), setup.sample_rate, IDLE_S), setup, control), "standard input"
+    else:
+        chunks, where = _given(read_file(Path(source), setup.sample_rate), setup, control), source
+    yield from decisions(setup.classifier, chunks, where, hop_s, top, settings)
 
 
-def decisions(classifier: Classifier, chunks: Iterable[Array | Gap | Turn], where: str, hop_s: float, top: int,
+def decisions(classifier: Classifier, chunks: Iterable[Array | Gap | Turn | Swap], where: str, hop_s: float, top: int,
               settings: DecisionSettings = PLAIN) -> Iterator[Decision | Change]:
     """Decisions over chunks of samples, float32 (time,) at the model's rate; `where` names the source in errors.
 
-    A window never reaches over a `Gap`: the next one starts behind it, while the time goes on. A `Turn` is given on with its time.
+    A window never reaches over a `Gap`: the next one starts behind it, while the time goes on. A `Turn` is given on with its time. After
+    a `Swap` another model or other settings decide; samples that are waiting are kept where the windows stay the same.
     """
     manifest = classifier.manifest
     rate = manifest.frontend.sample_rate
@@ -94,6 +89,18 @@ def decisions(classifier: Classifier, chunks: Iterable[Array | Gap | Turn], wher
             start_s += (stream.received + chunk.dropped) / rate + chunk.away_s
             drops += chunk.dropped
             stream = WindowStream(manifest.frontend, manifest.window, hop_s, settings.gate_rms)
+        elif isinstance(chunk, Swap):
+            yield Change(round(start_s + stream.received / rate, 3), state, chunk.reason)
+            if chunk.setup is None:
+                continue
+            before = manifest.frontend, manifest.window, hop_s, settings.gate_rms
+            classifier, hop_s, settings = chunk.setup.classifier, chunk.setup.hop_s, chunk.setup.settings
+            manifest = classifier.manifest
+            if (manifest.frontend, manifest.window, hop_s, settings.gate_rms) != before:
+                start_s += stream.received / rate
+                stream = WindowStream(manifest.frontend, manifest.window, hop_s, settings.gate_rms)
+            rate, longest = manifest.frontend.sample_rate, manifest.window  # too little sound for the new one is no error
+            decider = Decider(manifest.labels, manifest.temperature, chunk.setup.top, settings)
         else:
             for window in stream.push(chunk):
                 t = start_s + window.end / rate
@@ -108,11 +115,56 @@ def decisions(classifier: Classifier, chunks: Iterable[Array | Gap | Turn], wher
                          f"{manifest.window / rate:g} s; give more audio")
 
 
-def _live(classifier: Classifier, request: Request, hop_s: float, top: int,
-          settings: DecisionSettings) -> Iterator[Decision | Change]:
-    """Decisions over what a microphone or a command gives."""
-    sample_rate = classifier.manifest.frontend.sample_rate
-    if request.command is not None and request.rate is None:
-        request = request._replace(rate=sample_rate)
-    with Capture(request, sample_rate) as capture:
-        yield from decisions(classifier, capture, request.command or "the microphone", hop_s, top, settings)
+def _given(chunks: Iterable[Array], setup: Setup, control: Control) -> Iterator[Array | Swap]:
+    """What a file or standard input gives, and what is asked meanwhile."""
+    for chunk in chunks:
+        yield chunk
+        swap = control.asked(setup)
+        if swap is not None:
+            yield swap
+            setup = swap.setup or setup
+
+
+def _unbuffered(stream: Any) -> BinaryIO:
+    """Standard input without its buffer, so that waiting for it sees all that is there."""
+    raw: BinaryIO = stream.raw
+    return raw
+
+
+def _live(setup: Setup, control: Control) -> Iterator[Array | Gap | Turn | Swap]:
+    """What a microphone or a command gives, and what is asked meanwhile; another source or rate is another capture.
+
+    Where the new one cannot be heard at all, the old setup comes back.
+    """
+    before: Setup | None = None  # until the new capture has given sound
+    ended_s = 0.0  # clock at the end of the one before
+    while True:
+        hearing = _wanted(setup)
+        try:
+            with Capture(*hearing, idle_s=IDLE_S) as capture:
+                for chunk in capture:
+                    if before is not None and isinstance(chunk, np.ndarray) and len(chunk):
+                        yield Gap(0, max(0.0, time.monotonic() - ended_s - len(chunk) / setup.sample_rate))
+                        before = None
+                    yield chunk
+                    swap = control.asked(setup)
+                    if swap is None:
+                        continue
+                    yield swap
+                    old, setup = setup, swap.setup or setup
+                    if _wanted(setup) != hearing:
+                        before = before or old
+                        break
+        except (InputError, MissingExtraError) as error:
+            if before is None or before is setup:  # the old one fails too
+                raise
+            yield Swap(before, f"back to the model and the source before the reload: {error}")
+            setup = before
+        else:
+            ended_s = time.monotonic()
+
+
+def _wanted(setup: Setup) -> tuple[Request, int]:
+    """What to hear, and the rate at which it is wanted, Hz; a command's own rate is the model's unless it says so."""
+    request = setup.request
+    return request if request.command is None else request._replace(rate=request.rate or setup.sample_rate), setup.sample_rate

@@ -119,6 +119,8 @@ def _clips(capture: Capture, order: Order, channel: int | None) -> Iterator[tupl
     """Clips without a break, float32 (time,) and Hz, for ever; lines for people between them."""
     ear, healthy, parts, held = Ear(channel, order.sample_rate), False, [np.empty(0, np.float32)], 0
     for item in capture.blocks():
+        if item is None:  # only where empty chunks are asked for
+            continue
         if isinstance(item, Turn):
             yield f"{item.state}: {item.reason}"
             healthy = item.state == "HEALTHY"

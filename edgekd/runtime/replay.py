@@ -9,8 +9,9 @@ import msgspec
 
 from edgekd.engine import open_model
 from edgekd.errors import InputError
+from edgekd.runtime.control import Classifier
 from edgekd.runtime.decision import PLAIN, UNKNOWN, Decision, DecisionSettings
-from edgekd.runtime.listen import STANDARD_INPUT, Array, Classifier, decisions
+from edgekd.runtime.listen import STANDARD_INPUT, Array, decisions
 from edgekd.runtime.source import read_file
 from edgekd.runtime.track import Score, Span, read_track, require_within, score
 

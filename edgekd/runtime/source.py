@@ -4,6 +4,7 @@ Samples lie on the grid of int16, rounded as a clip store rounds them, so that a
 """
 
 import os
+import select
 import wave
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,8 +58,13 @@ def read_file(path: Path, sample_rate: int) -> Iterator[Array]:
         yield to_waveform(to_pcm(chunk[:, None]))
 
 
-def read_raw(stream: BinaryIO, sample_rate: int) -> Iterator[Array]:
+def read_raw(stream: BinaryIO, sample_rate: int, idle_s: float | None = None) -> Iterator[Array]:
     """Samples of a pipe of raw signed 16-bit little-endian mono PCM at `sample_rate`, as they arrive: float32 (time,) in [-1, 1].
+
+    Args:
+        stream: of bytes; it must be unbuffered where there is an `idle_s`.
+        sample_rate: Hz.
+        idle_s: while nothing arrives, an empty chunk is given each so many seconds; None gives none.
 
     Raises:
         InputError: the stream is a terminal, or starts like a file of another format.
@@ -66,18 +72,24 @@ def read_raw(stream: BinaryIO, sample_rate: int) -> Iterator[Array]:
     if stream.isatty():
         raise InputError("standard input is a terminal; pipe raw signed 16-bit mono samples into it, for instance "
                          f"arecord -f S16_LE -c 1 -r {sample_rate} -t raw | edgekd listen - --model MODEL")
-    rest = stream.read(MAGIC_BYTES)
-    if rest in CONTAINERS:
-        raise InputError(f"standard input holds a {CONTAINERS[rest]} file, not raw samples; give the file itself as SOURCE, or record "
-                         "with -t raw")
-    size = 2 * int(CHUNK_S * sample_rate)
+    size, rest, begun = 2 * int(CHUNK_S * sample_rate), b"", False
     while True:
-        even = len(rest) - len(rest) % 2
-        yield to_waveform(np.frombuffer(rest[:even], PCM_TYPE)[:, None])
-        new = stream.read(size)
+        if idle_s is not None and not select.select([stream], [], [], idle_s)[0]:
+            yield np.empty(0, np.float32)
+            continue
+        new = stream.read(size if begun else MAGIC_BYTES - len(rest))
+        rest += new
+        if not begun and new and len(rest) < MAGIC_BYTES:
+            continue
+        if not begun and rest[:MAGIC_BYTES] in CONTAINERS:
+            raise InputError(f"standard input holds a {CONTAINERS[rest[:MAGIC_BYTES]]} file, not raw samples; give the file itself as "
+                             "SOURCE, or record with -t raw")
+        begun, even = True, len(rest) - len(rest) % 2
+        if even:
+            yield to_waveform(np.frombuffer(rest[:even], PCM_TYPE)[:, None])
         if not new:
             return
-        rest = rest[even:] + new
+        rest = rest[even:]
 
 
 def _is_plain_wav(path: Path, sample_rate: int) -> bool:

@@ -1,10 +1,10 @@
 """The listener and its command, on a model without an engine."""
 
-import io
 import json
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -49,9 +49,12 @@ def run(monkeypatch, capsys, *arguments: str, stdin: bytes = b"") -> tuple[int, 
     """Status, standard output and standard error of the command line."""
     monkeypatch.setattr(listen_module, "open_model", lambda *_: ToyModel())
     monkeypatch.setattr(sys, "argv", ["edgekd", "listen", *arguments])
-    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(stdin)))
-    with pytest.raises(SystemExit) as stopped:
-        cli.main()
+    with tempfile.TemporaryFile() as file:
+        file.write(stdin)
+        file.seek(0)
+        monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=file))
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
     output = capsys.readouterr()
     return stopped.value.code or 0, output.out, output.err
 

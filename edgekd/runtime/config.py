@@ -1,0 +1,154 @@
+"""The configuration file of `edgekd listen`: a key for every option, which the command line overrides."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from edgekd.engine import Model, open_model
+from edgekd.errors import InputError
+from edgekd.resources import read_toml
+from edgekd.runtime.capture import require_sense
+from edgekd.runtime.capture_child import Request
+from edgekd.runtime.control import Setup
+from edgekd.runtime.decision import DecisionSettings
+from edgekd.runtime.listen import STANDARD_INPUT
+from edgekd.runtime.stream import MIN_HOP_S, WindowStream
+
+SOURCES = ("file", "mic", "command")
+"""Keys that name a source; one of them at most."""
+
+Positive = Annotated[int, msgspec.Meta(ge=1)]
+
+
+class ModelTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[model]`. file: the model. engine: that runs it; None takes the one that opens the file. threads: of the engine."""
+
+    file: str | None = None
+    engine: Literal["litert", "onnxruntime"] | None = None
+    threads: Positive = 1
+
+
+class SourceTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[source]`. file: an audio file, or "-" for raw samples on standard input. The others are those of `Request`."""
+
+    file: str | None = None
+    mic: str | None = None
+    command: str | None = None
+    rate: Positive | None = None
+    channels: Positive | None = None
+    channel: Annotated[int, msgspec.Meta(ge=0)] | None = None
+
+
+class DecisionTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[decision]`. hop: seconds from decision to decision. top: labels shown. The others are those of `DecisionSettings`."""
+
+    hop: Annotated[float, msgspec.Meta(ge=MIN_HOP_S)] = 0.5
+    top: Positive = 3
+    smooth: float = 0.0
+    margin: float = 0.0
+    dwell: float = 0.0
+    unknown: float = 0.0
+    gate: float | None = None
+
+
+class OutputTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[output]`. json: a JSON object a line. plain: lines also on a terminal. replay: a report at a file's end. track: the table by which
+    it judges."""
+
+    json: bool = False
+    plain: bool = False
+    replay: bool = False
+    track: str | None = None
+
+
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """All that `edgekd listen` can be told."""
+
+    model: ModelTable = ModelTable()
+    source: SourceTable = SourceTable()
+    decision: DecisionTable = DecisionTable()
+    output: OutputTable = OutputTable()
+
+    @property
+    def model_file(self) -> Path:
+        """The model.
+
+        Raises:
+            InputError: none is named.
+        """
+        if self.model.file is None:
+            raise InputError("no model is named; give --model FILE, or a --config whose [model] table has a file")
+        return Path(self.model.file)
+
+    @property
+    def request(self) -> Request:
+        """What to hear where there is no file."""
+        source = self.source
+        return Request(source.mic, source.command, source.rate, source.channels, source.channel)
+
+    @property
+    def settings(self) -> DecisionSettings:
+        """How steady decisions are.
+
+        Raises:
+            InputError: a value out of range.
+        """
+        decision = self.decision
+        return DecisionSettings(smooth_s=decision.smooth, margin=decision.margin, dwell_s=decision.dwell, unknown=decision.unknown,
+                                gate_dbfs=decision.gate)
+
+
+def read_config(path: Path) -> Config:
+    """Read a configuration; its relative paths are relative to its own folder.
+
+    Raises:
+        InputError: unreadable, unknown or mistyped keys, values out of range, two sources.
+    """
+    config = read_toml(path, Config)
+    try:
+        _ = config.settings
+    except InputError as error:
+        raise InputError(f"{path}: [decision]: {error}") from None
+    named = [key for key in SOURCES if getattr(config.source, key) is not None]
+    if len(named) > 1:
+        raise InputError(f"{path}: [source]: {' and '.join(named)} are {len(named)} sources; keep one of them")
+    file = config.source.file
+    return msgspec.structs.replace(
+        config, model=msgspec.structs.replace(config.model, file=_beside(path, config.model.file)),
+        source=msgspec.structs.replace(config.source, file=file if file == STANDARD_INPUT else _beside(path, file)),
+        output=msgspec.structs.replace(config.output, track=_beside(path, config.output.track)))
+
+
+def override(config: Config, flags: Mapping[str, Mapping[str, Any]]) -> Config:
+    """The configuration with what the command line says: table -> key -> value, where None was not given.
+
+    A source that the command line names takes the place of the whole `[source]` table.
+    """
+    given = {table: {key: value for key, value in keys.items() if value is not None} for table, keys in flags.items()}
+    if not given.get("source", {}).keys().isdisjoint(SOURCES):
+        config = msgspec.structs.replace(config, source=SourceTable())
+    return msgspec.structs.replace(config, **{table: msgspec.structs.replace(getattr(config, table), **keys)
+                                              for table, keys in given.items()})
+
+
+def prepared(config: Config, verify: Callable[[Model, str], None]) -> Setup:
+    """All that a running listener changes to, checked before it does.
+
+    Args:
+        config: what is told now.
+        verify: raises where a model, opened from the file named, does not compute here what it computed where it was exported.
+
+    Raises:
+        EdgekdError: a file that cannot be opened or does not pass, a value that does not fit the model.
+    """
+    model = open_model(config.model_file, config.model.engine, config.model.threads)
+    verify(model, str(config.model_file))
+    WindowStream(model.manifest.frontend, model.manifest.window, config.decision.hop)  # refuses a hop that does not fit
+    require_sense(config.request)
+    return Setup(config.source.file, config.request, model, config.decision.hop, config.decision.top, config.settings)
+
+
+def _beside(config: Path, file: str | None) -> str | None:
+    return None if file is None else str(config.parent / file)

@@ -1,0 +1,88 @@
+"""The configuration file of the listener: read, refused and overridden."""
+
+import inspect
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import msgspec
+import pytest
+from runtime.test_listen import ToyModel
+
+from edgekd import cli
+from edgekd.errors import InputError
+from edgekd.runtime import listen as listen_module
+from edgekd.runtime.capture_child import Request
+from edgekd.runtime.config import Config, override, read_config
+from edgekd.runtime.decision import DecisionSettings
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "box.toml"
+    path.write_text(text)
+    return path
+
+
+def test_an_empty_file_means_the_defaults_of_the_options(tmp_path):
+    config = read_config(written(tmp_path, ""))
+    assert config == Config()
+    assert (config.settings, config.request) == (DecisionSettings(), Request())
+
+
+def test_every_option_has_a_key():
+    keys = {key for table in msgspec.structs.fields(Config) for key in table.type.__struct_fields__}
+    options = set(inspect.signature(cli.listen).parameters) - {"config"}
+    assert keys == options - {"source", "model", "as_json"} | {"file", "json"}
+
+
+def test_paths_are_relative_to_the_file_and_commands_stay(tmp_path):
+    config = read_config(written(tmp_path, '[model]\nfile = "a.tflite"\n[source]\nfile = "/b.wav"\n[output]\ntrack = "../c.csv"\n'))
+    assert config.model_file == tmp_path / "a.tflite"
+    assert (config.source.file, config.output.track) == ("/b.wav", str(tmp_path / "../c.csv"))
+    assert read_config(written(tmp_path, '[source]\nfile = "-"')).source.file == "-"
+    assert read_config(written(tmp_path, '[source]\ncommand = "cat a"\nrate = 8000')).request == Request(command="cat a", rate=8000)
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("[decision]\nsmoth = 1", r"\[decision\]: unknown key 'smoth'; did you mean 'smooth'\?"),
+    ("[modle]\nfile = 'a'", r"unknown key 'modle'; did you mean 'model'\?"),
+    ("[decision]\nhop = 0.1", r"decision\.hop: expected `float` >= 0\.25, got 0\.1"),
+    ("[decision]\ngate = 'low'", r"decision\.gate: expected `float \| null`, got `str` 'low'"),
+    ("[decision]\nsmooth = -1", r"\[decision\]: smooth is -1 s; it must be 0 to 3600 seconds"),
+    ("[source]\nmic = 'a'\ncommand = 'b'", r"\[source\]: mic and command are 2 sources; keep one of them"),
+    ("[model]\nengine = 'lite'", r"model\.engine: invalid enum value 'lite'"),
+    ("hop = ", "not valid TOML"),
+])
+def test_errors_name_the_file_the_key_and_the_value(tmp_path, text, message):
+    with pytest.raises(InputError, match=r"box\.toml: " + message):
+        read_config(written(tmp_path, text))
+
+
+def test_the_command_line_overrides_and_a_source_replaces_the_whole_table():
+    config = msgspec.convert({"source": {"mic": "usb", "rate": 48000}, "decision": {"hop": 1.0, "top": 2}}, Config)
+    same = override(config, {"source": {"mic": None, "channel": 1}, "decision": {"hop": 0.5, "top": None}})
+    assert same.request == Request(mic="usb", rate=48000, channel=1)
+    assert (same.decision.hop, same.decision.top) == (0.5, 2)
+    assert override(config, {"source": {"command": "cat"}}).request == Request(command="cat")
+
+
+def test_the_command_works_with_a_file_alone(monkeypatch, capsys, tmp_path):
+    opened = []
+    monkeypatch.setattr(listen_module, "open_model", lambda *how: opened.append(how) or ToyModel())
+    path = written(tmp_path, '[model]\nfile = "m.onnx"\nthreads = 2\n[source]\nfile = "-"\n[decision]\nhop = 1.0\ntop = 2\n'
+                             "[output]\njson = true")
+
+    (tmp_path / "sound").write_bytes(bytes(64000))
+
+    def run(*arguments: str) -> list[str]:
+        monkeypatch.setattr(sys, "argv", ["edgekd", "listen", "--config", str(path), *arguments])
+        with (tmp_path / "sound").open("rb") as sound:
+            monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=sound))
+            with pytest.raises(SystemExit):
+                cli.main()
+        return capsys.readouterr().out.splitlines()
+    lines = [json.loads(line) for line in run()]
+    assert opened == [(tmp_path / "m.onnx", None, 2)]
+    assert [(line["t"], len(line["top"])) for line in lines] == [(1.0, 2), (2.0, 2)]
+    assert [line.split()[0] for line in run("--hop", "0.5", "--no-json")] == ["1.00", "1.48", "1.99"]

@@ -1,0 +1,216 @@
+"""Signals: the end, and a reload that must pass before it replaces anything."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from runtime.test_listen import MANIFEST, ToyModel
+
+from edgekd.errors import GateError, InputError
+from edgekd.runtime import config as config_module
+from edgekd.runtime import listen as listen_module
+from edgekd.runtime.capture_child import Request
+from edgekd.runtime.config import Config, prepared
+from edgekd.runtime.control import Control, Setup, StoppedError, Swap
+from edgekd.runtime.decision import PLAIN
+from edgekd.runtime.health import Change, Gap, Turn
+from edgekd.runtime.listen import decisions
+
+NOISE = np.random.default_rng(1).standard_normal(64000).astype(np.float32) * 0.1
+
+
+class Model(ToyModel):
+    """A model with another manifest."""
+
+    def __init__(self, **changes: object) -> None:
+        self.manifest = msgspec.structs.replace(MANIFEST, **changes)
+
+
+def setup(model: ToyModel, **changes: object) -> Setup:
+    return Setup(None, Request(), model, 1.0, 3, PLAIN)._replace(**changes)
+
+
+def test_a_signal_sets_a_flag_that_is_looked_at_later_and_handlers_are_put_back():
+    before = signal.getsignal(signal.SIGTERM)
+    with Control() as control:
+        assert control.asked(setup(ToyModel())) is None
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(StoppedError) as stopped:
+            control.asked(setup(ToyModel()))
+        assert stopped.value.number == signal.SIGTERM
+        assert signal.getsignal(signal.SIGTERM) == before  # the second one acts as ever
+    assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
+
+
+@pytest.mark.parametrize(("running", "loaded", "reason"), [
+    (setup(ToyModel()), setup(Model(name="new")), "reloaded with the model new"),
+    (setup(ToyModel()), setup(ToyModel(), source="a.wav"), "not reloaded, all stays as it was: the source is now a.wav"),
+    (setup(ToyModel(), source="-"), setup(Model(frontend=msgspec.structs.replace(MANIFEST.frontend, sample_rate=32000)), source="-"),
+     "not reloaded, all stays as it was: the new model hears at 32000 Hz"),
+    (setup(ToyModel()), GateError("m.onnx: litert is 9 steps away"), "not reloaded, all stays as it was: m.onnx: litert is 9 steps away"),
+])
+def test_a_reload_is_told_and_refused_where_it_does_not_fit(running, loaded, reason):
+    def load() -> Setup:
+        if isinstance(loaded, Exception):
+            raise loaded
+        return loaded
+    with Control(load) as control:
+        os.kill(os.getpid(), signal.SIGHUP)
+        swap = control.asked(running)
+        assert swap.reason.startswith(reason)
+        assert swap.setup is (loaded if reason.startswith("reloaded") else None)
+        assert control.asked(running) is None
+
+
+def test_a_model_that_does_not_pass_is_never_used(monkeypatch):
+    monkeypatch.setattr(config_module, "open_model", lambda *_: ToyModel())
+
+    def refuse(_model: object, where: str) -> None:
+        raise GateError(f"{where} differs")
+    config = Config(model=config_module.ModelTable(file="m.onnx"))
+    with pytest.raises(GateError, match=r"m\.onnx differs"):
+        prepared(config, refuse)
+    with pytest.raises(InputError, match="hop is 9 s"):
+        prepared(msgspec.structs.replace(config, decision=config_module.DecisionTable(hop=9.0)), lambda *_: None)
+    assert prepared(config, lambda *_: None).classifier.manifest == MANIFEST
+
+
+def test_samples_are_kept_where_the_windows_stay_the_same():
+    swap = Swap(setup(Model(labels=("x", "y", "z"))), "new")
+    found = list(decisions(ToyModel(), [NOISE[:24000], swap, NOISE[24000:32000]], "x", 1.0, 3))
+    alone = list(decisions(Model(labels=("x", "y", "z")), [NOISE[:32000]], "x", 1.0, 3))
+    assert found[1] == Change(1.5, "HEALTHY", "new")
+    assert found[2] == alone[1]
+
+
+def test_another_window_begins_anew_and_the_time_goes_on():
+    swap = Swap(setup(Model(window=8000), hop_s=0.5), "new")
+    found = list(decisions(ToyModel(), [NOISE[:24000], swap, NOISE[24000:40000]], "x", 1.0, 3))
+    assert [line.t for line in found] == [1.0, 1.5, 2.0, pytest.approx(2.5, abs=0.03)]
+    assert found[2].top == next(iter(decisions(Model(window=8000), [NOISE[24000:32000]], "x", 0.5, 3))).top
+
+
+def test_a_refused_reload_changes_nothing_but_is_told():
+    found = list(decisions(ToyModel(), [NOISE[:24000], Swap(None, "bad"), NOISE[24000:32000]], "x", 1.0, 3))
+    assert [line for line in found if not isinstance(line, Change)] == list(decisions(ToyModel(), [NOISE[:32000]], "x", 1.0, 3))
+    assert found[1] == Change(1.5, "HEALTHY", "bad")
+
+
+class Told(Control):
+    """Asks for a reload after the second chunk, and for the end after the fifth."""
+
+    def __init__(self, swap: Swap) -> None:
+        super().__init__()
+        self.swap, self.count = swap, 0
+
+    def asked(self, _running: Setup) -> Swap | None:
+        self.count += 1
+        if self.count == 5:
+            raise StoppedError(signal.SIGTERM)
+        return self.swap if self.count == 2 else None
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """What captures were opened with; the microphone "none" cannot be heard."""
+    opened = []
+
+    class Ear:
+        def __init__(self, *what: object, idle_s: float) -> None:
+            opened.append(what)
+            assert idle_s > 0
+
+        def __enter__(self) -> "Ear":
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            opened.append("closed")
+
+        def __iter__(self):
+            if opened[-1][0].mic == "none":
+                raise InputError("'none' may mean two")
+            yield Turn("HEALTHY", "hearing")
+            while True:
+                yield NOISE[:1600]
+    monkeypatch.setattr(listen_module, "Capture", Ear)
+    return opened
+
+
+def hear(running: Setup, new: Setup) -> list:
+    """What is heard until the end where a reload brings another setup."""
+    heard = []
+
+    def all_of_it() -> None:
+        for item in listen_module._live(running, Told(Swap(new, "new"))):
+            heard.append(item)
+    with pytest.raises(StoppedError):
+        all_of_it()
+    return heard
+
+
+def test_another_rate_or_source_is_another_capture_behind_a_gap(opened):
+    new = setup(Model(frontend=msgspec.structs.replace(MANIFEST.frontend, sample_rate=32000)), request=Request(mic="b"))
+    heard = hear(setup(ToyModel()), new)
+    assert opened == [(Request(), 16000), "closed", (Request(mic="b"), 32000), "closed"]
+    assert [type(item) for item in heard] == [Turn, np.ndarray, Swap, Turn, Gap, np.ndarray, np.ndarray]
+
+
+def test_a_new_source_that_can_never_be_heard_brings_the_old_one_back(opened):
+    running = setup(ToyModel())
+    heard = hear(running, setup(Model(name="new"), request=Request(mic="none")))
+    assert opened == [(Request(), 16000), "closed", (Request(mic="none"), 16000), "closed", (Request(), 16000), "closed"]
+    assert [type(item) for item in heard] == [Turn, np.ndarray, Swap, Swap, Turn, Gap, np.ndarray, np.ndarray]
+    assert heard[3] == Swap(running, "back to the model and the source before the reload: 'none' may mean two")
+
+
+def test_an_old_source_that_cannot_come_back_is_an_error(opened, monkeypatch):
+    ear = listen_module.Capture
+    monkeypatch.setattr(listen_module, "Capture", lambda *what, idle_s: ear(
+        what[0]._replace(mic="none" if opened else None), what[1], idle_s=idle_s))
+    with pytest.raises(InputError, match="'none' may mean two"):
+        list(listen_module._live(setup(ToyModel()), Told(Swap(setup(ToyModel(), request=Request(mic="b")), "new"))))
+    assert opened.count("closed") == 3
+
+
+PROGRAM = ("import sys; sys.path.insert(0, sys.argv.pop(1)); import test_listen as t; "
+           "t.listen_module.open_model = lambda *_: t.ToyModel(); t.cli.main()")
+
+
+@pytest.mark.parametrize(("source", "stop", "status"), [
+    ("command", signal.SIGTERM, 0), ("command", signal.SIGINT, 130), ("-", signal.SIGTERM, 0)])
+def test_a_listener_that_hears_nothing_ends_at_once_without_a_trace(source, stop, status):
+    chosen = ["--command", "head -c 64000 /dev/urandom; exec sleep 600"] if source == "command" else ["-"]
+    command = [sys.executable, "-c", PROGRAM, str(Path(__file__).parent), "listen", "--model", "m", "--json", *chosen]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        if source == "-":
+            process.stdin.write(bytes(32000))
+            process.stdin.flush()
+        assert "state" in json.loads(process.stdout.readline())
+        start = time.monotonic()
+        process.send_signal(stop)
+        assert process.wait(5) == status
+        assert time.monotonic() - start < 3  # one second, on a machine that is not busy
+        assert process.stderr.read() == (b"" if stop == signal.SIGTERM else b"edgekd: interrupted\n")
+
+
+def test_sighup_keeps_the_old_model_and_says_why(tmp_path):
+    command = [sys.executable, "-c", PROGRAM, str(Path(__file__).parent), "listen", "-", "--model", str(tmp_path / "none.onnx"), "--json"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        process.stdin.write(bytes(32000))
+        process.stdin.flush()
+        first = json.loads(process.stdout.readline())
+        process.send_signal(signal.SIGHUP)
+        told = json.loads(process.stdout.readline())
+        assert told["reason"].startswith("not reloaded, all stays as it was: ")
+        assert "none.onnx" in told["reason"]
+        process.stdin.write(bytes(32000))
+        process.stdin.close()
+        assert [json.loads(line)["label"] for line in process.stdout][-1] == first["label"]
+        assert process.wait() == 0
