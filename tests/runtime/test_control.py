@@ -38,7 +38,7 @@ def setup(model: ToyModel, **changes: object) -> Setup:
 
 
 def test_a_signal_sets_a_flag_that_is_looked_at_later_and_handlers_are_put_back():
-    before = signal.getsignal(signal.SIGTERM)
+    before, hang_up = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGHUP)
     with Control() as control:
         assert control.asked(setup(ToyModel())) is None
         os.kill(os.getpid(), signal.SIGTERM)
@@ -46,7 +46,7 @@ def test_a_signal_sets_a_flag_that_is_looked_at_later_and_handlers_are_put_back(
             control.asked(setup(ToyModel()))
         assert stopped.value.number == signal.SIGTERM
         assert signal.getsignal(signal.SIGTERM) == before  # the second one acts as ever
-    assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
+    assert signal.getsignal(signal.SIGHUP) == hang_up
 
 
 @pytest.mark.parametrize(("running", "loaded", "reason"), [
