@@ -1,4 +1,7 @@
-"""The command line: typer commands that import what they need inside, call one function, and print. No logic here."""
+"""The command line: typer commands that import what they need inside, call one function, and print. No logic here.
+
+Past 400 lines because every command's options and their help stand here, in one place.
+"""
 
 import contextlib
 import errno

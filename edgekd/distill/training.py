@@ -173,8 +173,8 @@ def _trained(recipe: Recipe, store: ClipStore, out: Path, teachers: Sequence[Pat
 
 
 @contextmanager
-def owned(out: Path) -> Iterator[None]:
-    """Hold a run folder for all processes of this job; the others make sure that they see it.
+def owned(out: Path, made: str = RUN_FILE) -> Iterator[None]:
+    """Hold a run folder for all processes of this job; the others make sure that they see `made`, a file that the first has written there.
 
     Raises:
         InputError: another job holds it, or it is on a file system of one machine alone.
@@ -186,7 +186,7 @@ def owned(out: Path) -> Iterator[None]:
             except BlockingIOError:
                 raise InputError(f"{out} is being trained by another process; wait for it or choose another --out") from None
         processes.wait()
-        if not (out / RUN_FILE).is_file():
+        if not (out / made).is_file():
             raise InputError(f"{out}: machine {platform.node()} does not see the run folder that the first process has made; "
                              "put --out and --data where all machines see them")
         yield

@@ -7,15 +7,13 @@ another student of the same teachers gives them by --teacher RUN/teachers/NAME.
 
 import dataclasses
 import logging
-import platform
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
 
-from edgekd.data.lock import held
 from edgekd.data.store import ClipStore
 from edgekd.distill import processes
 from edgekd.distill.faults import disk_told
@@ -24,7 +22,7 @@ from edgekd.distill.preparation import check_network, check_paths
 from edgekd.distill.recipe import NAME, Recipe, Role, decode, load_recipe
 from edgekd.distill.run import RUN_FILE, STAGES_FILE, STAGES_FORMAT, TEACHERS_FOLDER, Run, check_place, resolved, write_atomic
 from edgekd.distill.tables import Data, Taught
-from edgekd.distill.training import DEFAULT_OPTIONS, Options, divided, train
+from edgekd.distill.training import DEFAULT_OPTIONS, Options, divided, owned, train
 from edgekd.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -64,16 +62,7 @@ def staged(out: Path, options: Options = DEFAULT_OPTIONS) -> Iterator[None]:
         InputError: something is in the way, there is nothing to resume, or another process works there.
     """
     processes.first(lambda: _claim(out, options))
-    with ExitStack() as stack:
-        if processes.rank() == 0:
-            try:
-                stack.enter_context(held(out))
-            except BlockingIOError:
-                raise InputError(f"{out} is being trained by another process; wait for it or choose another --out") from None
-        processes.wait()
-        if not (out / STAGES_FILE).is_file():
-            raise InputError(f"{out}: machine {platform.node()} does not see the run folder that the first process has made; "
-                             "put --out and --data where all machines see them")
+    with owned(out, STAGES_FILE):
         try:
             yield
         except KeyboardInterrupt as stop:  # it names the folder of the stage

@@ -1,4 +1,4 @@
-"""Training from recipe to run folder: resuming, refusing, and what the folder holds."""
+"""Training from recipe to run folder: resuming, refusing, and what the folder holds. Past 400 lines for its many ways to be refused."""
 
 import csv
 import logging

@@ -18,19 +18,11 @@ from edgekd.pipeline.crossval import Question, crossval
 from edgekd.pipeline.experiment import Fold, Plan, Setting, claimed, cross_folds, seed_list
 from edgekd.pipeline.jobs import Outcome, Slot, Workers, _prepared
 from edgekd.pipeline.sweep import Grid, sweep, varied
+from tests.pipeline.small import NETWORK, TABLES
 
 RATE = 8000
 ONE = Workers((Slot(),), 1)
-COMMON = """
-[data]
-train = ["a"]
-test = ["b"]
-[frontend]
-sample_rate = 8000
-n_fft = 256
-win_length = 256
-hop_length = 256
-n_mels = 16
+COMMON = TABLES + """
 [train]
 epochs = 1
 batch_size = 8
@@ -39,14 +31,6 @@ test_every = 0
 [qat]
 epochs = 1
 freeze_epochs = 0
-"""
-NETWORK = """
-kind = "cp_resnet"
-stem = 4
-widths = [8]
-kernels = [[3, 1]]
-groups = [1]
-pools = [1]
 """
 
 

@@ -18,31 +18,15 @@ from edgekd.pipeline import stages
 from edgekd.pipeline.specialists import check_specialists, report_pairs, specialist_names, train_specialists
 from edgekd.pipeline.stages import staged, teacher_path, teachers_of, teaching, train_teachers, trained, with_init
 from tests.distill.conftest import write_store
+from tests.pipeline.small import NETWORK, TABLES
 
-COMMON = """
-[data]
-train = ["a"]
-test = ["b"]
-[frontend]
-sample_rate = 8000
-n_fft = 256
-win_length = 256
-hop_length = 256
-n_mels = 16
+COMMON = TABLES + """
 [train]
 epochs = 1
 batch_size = 4
 lr = 1e-4
 [qat]
 epochs = 0
-"""
-NETWORK = """
-kind = "cp_resnet"
-stem = 4
-widths = [8]
-kernels = [[3, 1]]
-groups = [1]
-pools = [1]
 """
 TEACHERS = """
 [[teachers]]

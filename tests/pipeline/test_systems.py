@@ -22,19 +22,11 @@ from edgekd.pipeline.distill import distill
 from edgekd.pipeline.experiment import Fold, Plan, Setting
 from edgekd.pipeline.jobs import Slot, Workers
 from edgekd.pipeline.teach import teach
+from tests.pipeline.small import NETWORK, TABLES
 
 RATE = 8000
 TONES = {"high": 2500.0, "low": 250.0, "mid": 900.0}
-COMMON = """
-[data]
-train = ["a"]
-test = ["b"]
-[frontend]
-sample_rate = 8000
-n_fft = 256
-win_length = 256
-hop_length = 256
-n_mels = 16
+COMMON = TABLES + """
 [train]
 epochs = 1
 batch_size = 6
@@ -43,14 +35,6 @@ warmup_epochs = 0
 test_every = 0
 [qat]
 epochs = 0
-"""
-NETWORK = """
-kind = "cp_resnet"
-stem = 4
-widths = [8]
-kernels = [[3, 1]]
-groups = [1]
-pools = [1]
 """
 BOX = """
 kind = "black_box"

@@ -13,18 +13,10 @@ from edgekd.errors import InputError
 from edgekd.pipeline import launch
 from edgekd.pipeline.distill import distill
 from edgekd.pipeline.teach import teach
+from tests.pipeline.small import NETWORK, TABLES
 
 RATE = 8000
-COMMON = """
-[data]
-train = ["a"]
-test = ["b"]
-[frontend]
-sample_rate = 8000
-n_fft = 256
-win_length = 256
-hop_length = 256
-n_mels = 16
+COMMON = TABLES + """
 [train]
 epochs = 12
 batch_size = 4
@@ -32,14 +24,6 @@ lr = 0.01
 [qat]
 epochs = 1
 freeze_epochs = 0
-"""
-NETWORK = """
-kind = "cp_resnet"
-stem = 4
-widths = [8]
-kernels = [[3, 1]]
-groups = [1]
-pools = [1]
 """
 
 

@@ -202,5 +202,5 @@ def test_a_signal_ends_it_and_all_that_it_started(stop, tmp_path):
         process.send_signal(stop)
         process.wait()
         while Path(f"/proc/{pid}/cmdline").exists() and Path(f"/proc/{pid}/cmdline").read_bytes():  # empty where nobody reaps it
-            assert time.monotonic() - start < 10  # one second, on a machine that is not busy
+            assert time.monotonic() - start < 3
             time.sleep(0.01)
