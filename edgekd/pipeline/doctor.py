@@ -129,4 +129,4 @@ def _portaudio() -> str | None:
         asked = subprocess.run([sys.executable, "-c", ASK_PORTAUDIO], capture_output=True, text=True, check=False, timeout=PORTAUDIO_S)
     except (subprocess.TimeoutExpired, OSError):
         return None
-    return asked.stdout.strip() or None
+    return asked.stdout.strip().removeprefix("PortAudio ") or None
