@@ -50,11 +50,7 @@ def test_command_judges_a_good_source_and_ends_with_0_and_a_clipped_one_with_1(r
     status, out, err = report(*options, paced(tmp_path / "a.raw", samples))
     assert (status, err) == (0, "")
     assert "at 8000 Hz, 1 channel" in out
-    try:
-        import sounddevice
-        portaudio = sounddevice.get_portaudio_version()[1].removeprefix("PortAudio ")
-    except (ImportError, OSError):  # neither the package nor the library is needed for tests
-        portaudio = "not found"
+    portaudio = "V19" if doctor._version("sounddevice") else "not found"
     assert f"PortAudio {portaudio}" in out
     status, out, err = report("--json", *options, paced(tmp_path / "b.raw", np.clip(samples * 300, -1, 1)))
     found = json.loads(out)
@@ -80,6 +76,12 @@ def test_a_report_names_what_is_there_and_what_is_not():
     text = REPORT.to_text().splitlines()
     assert text[:4] == ["machine   aarch64, Linux, Python 3.11", "packages  numpy 2.0", "absent    soxr", "PortAudio not found"]
     assert text[-1] == "ok  peak  -20 dBFS  at least -60"
+
+
+def test_portaudio_is_named_once_and_is_none_where_it_does_not_answer(monkeypatch):
+    for program, answer in (("print('PortAudio V19, revision 1')", "V19, revision 1"), ("raise OSError", None)):
+        monkeypatch.setattr(doctor, "ASK_PORTAUDIO", program)
+        assert doctor._portaudio() == answer
 
 
 def test_silence_outranks_a_failed_check_and_warnings_pass():
