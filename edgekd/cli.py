@@ -429,12 +429,25 @@ def listen(
     as_json: Annotated[bool | None, typer.Option("--json/--no-json", help="Print one JSON object a line.")] = None,
     plain: Annotated[bool | None, typer.Option(
         "--plain/--no-plain", help="Print lines also on a terminal, which otherwise shows a view of level, labels and state.")] = None,
+    web: Annotated[str | None, typer.Option(
+        help="Serve a page with spectrogram, labels and health, and /metrics for Prometheus, at [HOST]:PORT, for instance :8080; without "
+             "a host to this machine alone.")] = None,
+    mqtt: Annotated[str | None, typer.Option(
+        help="Publish to the broker at mqtt://HOST[:PORT] or mqtts://..., with Home Assistant discovery; credentials come from --config or "
+             "the environment.")] = None,
+    hook: Annotated[str | None, typer.Option(
+        help="A command to run where the label shown changes, with the event as JSON on its standard input.")] = None,
+    webhook: Annotated[str | None, typer.Option(help="An http(s) address to post the same to.")] = None,
+    history: Annotated[Path | None, typer.Option(help="A database of decisions, which 'edgekd history' reads.")] = None,
+    clips: Annotated[Path | None, typer.Option(
+        help="A folder for the sound of uncertain windows, which 'edgekd data prepare folder' reads; without it none is stored.")] = None,
 ) -> None:
     """Classify audio window by window, one decision per hop. SIGTERM and SIGINT end it; SIGHUP reads configuration and model again."""
     from edgekd.runtime.config import Config, override, prepared, read_config
     from edgekd.runtime.control import Control, Setup, StoppedError
     from edgekd.runtime.decision import to_json, to_text
     from edgekd.runtime.listen import listen as decisions
+    from edgekd.runtime.outputs.opening import open_outputs
     from edgekd.runtime.outputs.view import terminal_view
 
     flags: dict[str, dict[str, Any]] = {
@@ -442,6 +455,8 @@ def listen(
         "source": {"file": source, "mic": mic, "command": command, "rate": rate, "channels": channels, "channel": channel},
         "decision": {"hop": hop, "top": top, "smooth": smooth, "margin": margin, "dwell": dwell, "unknown": unknown, "gate": gate},
         "output": {"json": as_json, "plain": plain, "replay": replay, "track": track},
+        "web": {"address": web}, "mqtt": {"url": mqtt}, "hook": {"command": hook, "url": webhook},
+        "history": {"file": history}, "clips": {"folder": clips},
     }
 
     def tell() -> Config:
@@ -463,12 +478,13 @@ def listen(
         return
     line = to_json if output.json else to_text
     try:
-        with Control(load) as control, contextlib.ExitStack() as drawing:
+        with Control(load) as control, open_outputs(told) as outputs, contextlib.ExitStack() as drawing:
             view = None if output.json or output.plain else terminal_view()
             if view is not None:
                 drawing.enter_context(view)
-            for decision in decisions(source, told.model_file, engine=told.model.engine, threads=told.model.threads, hop_s=hop_s,
-                                      top=told.decision.top, live=told.request, settings=told.settings, control=control):
+            lines = decisions(source, told.model_file, engine=told.model.engine, threads=told.model.threads, hop_s=hop_s,
+                              top=told.decision.top, live=told.request, settings=told.settings, control=control, observe=outputs.tell)
+            for decision in outputs.through(lines):
                 if view is None:
                     print(line(decision), flush=True)
                 else:

@@ -5,7 +5,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import msgspec
 
@@ -122,9 +122,9 @@ def _check_keys(raw: Mapping[str, Any], struct: type[msgspec.Struct], where: str
             continue
         if key not in fields:
             raise InputError(f"{where}: unknown key '{key}'{nearest(key, fields)}")
-        kind = fields[key]
-        if isinstance(kind, type) and issubclass(kind, msgspec.Struct) and isinstance(value, Mapping):
-            _check_keys(value, kind, f"{where}: [{key}]")
+        for kind in (fields[key], *get_args(fields[key])):  # a table, or one that may be absent
+            if isinstance(kind, type) and issubclass(kind, msgspec.Struct) and isinstance(value, Mapping):
+                _check_keys(value, kind, f"{where}: [{key}]")
 
 
 def _known(folders: tuple[Folder, ...]) -> list[str]:

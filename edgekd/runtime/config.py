@@ -14,10 +14,16 @@ from edgekd.runtime.capture_child import Request
 from edgekd.runtime.control import Setup
 from edgekd.runtime.decision import DecisionSettings
 from edgekd.runtime.listen import STANDARD_INPUT
+from edgekd.runtime.outputs.tables import ClipsTable, HistoryTable, HookTable, MqttTable, WebTable
 from edgekd.runtime.stream import MIN_HOP_S, WindowStream
 
 SOURCES = ("file", "mic", "command")
 """Keys that name a source; one of them at most."""
+
+OUTPUT_TABLES: dict[str, Callable[..., msgspec.Struct]] = {
+    "mqtt": MqttTable, "web": WebTable, "hook": HookTable, "history": HistoryTable, "clips": ClipsTable,
+}
+"""Tables that turn outputs on."""
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 
@@ -70,6 +76,11 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     source: SourceTable = SourceTable()
     decision: DecisionTable = DecisionTable()
     output: OutputTable = OutputTable()
+    mqtt: MqttTable | None = None
+    web: WebTable | None = None
+    hook: HookTable | None = None
+    history: HistoryTable | None = None
+    clips: ClipsTable | None = None
 
     @property
     def model_file(self) -> Path:
@@ -118,7 +129,9 @@ def read_config(path: Path) -> Config:
     return msgspec.structs.replace(
         config, model=msgspec.structs.replace(config.model, file=_beside(path, config.model.file)),
         source=msgspec.structs.replace(config.source, file=file if file == STANDARD_INPUT else _beside(path, file)),
-        output=msgspec.structs.replace(config.output, track=_beside(path, config.output.track)))
+        output=msgspec.structs.replace(config.output, track=_beside(path, config.output.track)),
+        history=config.history and msgspec.structs.replace(config.history, file=_beside(path, config.history.file)),
+        clips=config.clips and msgspec.structs.replace(config.clips, folder=_beside(path, config.clips.folder)))
 
 
 def override(config: Config, flags: Mapping[str, Mapping[str, Any]]) -> Config:
@@ -129,8 +142,9 @@ def override(config: Config, flags: Mapping[str, Mapping[str, Any]]) -> Config:
     given = {table: {key: value for key, value in keys.items() if value is not None} for table, keys in flags.items()}
     if not given.get("source", {}).keys().isdisjoint(SOURCES):
         config = msgspec.structs.replace(config, source=SourceTable())
-    return msgspec.structs.replace(config, **{table: msgspec.structs.replace(getattr(config, table), **keys)
-                                              for table, keys in given.items()})
+    return msgspec.structs.replace(config, **{
+        table: OUTPUT_TABLES[table](**keys) if getattr(config, table) is None else msgspec.structs.replace(getattr(config, table), **keys)
+        for table, keys in given.items() if keys})
 
 
 def prepared(config: Config, verify: Callable[[Model, str], None]) -> Setup:

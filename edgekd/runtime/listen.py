@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -11,22 +11,36 @@ from numpy.typing import NDArray
 
 from edgekd.engine import open_model
 from edgekd.errors import InputError, MissingExtraError
-from edgekd.runtime.capture import Capture, require_sense
+from edgekd.runtime.capture import Capture, Counts, require_sense
 from edgekd.runtime.capture_child import Request
 from edgekd.runtime.control import IDLE_S, Classifier, Control, Setup, Swap
 from edgekd.runtime.decision import PLAIN, Decider, Decision, DecisionSettings
 from edgekd.runtime.health import Change, Gap, State, Turn
+from edgekd.runtime.outputs.hub import Moment
 from edgekd.runtime.source import read_file, read_raw
 from edgekd.runtime.stream import WindowStream
 
 STANDARD_INPUT = "-"
 
 Array = NDArray[np.float32]
+Observe = Callable[[Decision | Change, Moment | None], None]
+"""Is told of each line before it is given on, and of what a decision was made of; must return at once."""
+
+
+class Hearing:
+    """The capture that is heard now, if any."""
+
+    capture: Capture | None = None
+
+    @property
+    def counts(self) -> Counts | None:
+        """Of the live source, since its start."""
+        return None if self.capture is None else self.capture.counts
 
 
 def listen(source: str | None, model: Path, *, engine: str | None = None, threads: int = 1, hop_s: float = 0.5,
            top: int = 3, live: Request | None = None, settings: DecisionSettings = PLAIN,
-           control: Control | None = None) -> Iterator[Decision | Change]:
+           control: Control | None = None, observe: Observe | None = None) -> Iterator[Decision | Change]:
     """Classify a source window by window.
 
     Args:
@@ -40,6 +54,7 @@ def listen(source: str | None, model: Path, *, engine: str | None = None, thread
         live: what to hear where there is no source; by default the default microphone. A command's rate is the model's unless it says so.
         settings: how steady decisions are.
         control: asked between chunks whether to end or to reload.
+        observe: is told of everything.
 
     Yields:
         a decision at the end of each window; of a live source also each change of its state; after a reload a line on what came of it.
@@ -54,24 +69,34 @@ def listen(source: str | None, model: Path, *, engine: str | None = None, thread
     if source == STANDARD_INPUT and sys.stdin is None:
         raise InputError("standard input is closed; pipe raw samples into it or give an audio file")
     setup = Setup(source, live or Request(), open_model(model, engine, threads), hop_s, top, settings)
-    control = control or Control()
+    control, hearing = control or Control(), Hearing()
     if source is None:
         require_sense(setup.request)
-        chunks, where = _live(setup, control), setup.request.command or "the microphone"
+        chunks, where = _live(setup, control, hearing), setup.request.command or "the microphone"
     elif source == STANDARD_INPUT:
         chunks, where = _given(read_raw(_unbuffered(sys.stdin.buffer), setup.sample_rate, IDLE_S), setup, control), "standard input"
     else:
         chunks, where = _given(read_file(Path(source), setup.sample_rate), setup, control), source
-    yield from decisions(setup.classifier, chunks, where, hop_s, top, settings)
+    yield from decisions(setup.classifier, chunks, where, hop_s, top, settings, observe, hearing)
 
 
 def decisions(classifier: Classifier, chunks: Iterable[Array | Gap | Turn | Swap], where: str, hop_s: float, top: int,
-              settings: DecisionSettings = PLAIN) -> Iterator[Decision | Change]:
+              settings: DecisionSettings = PLAIN, observe: Observe | None = None,
+              hearing: Hearing | None = None) -> Iterator[Decision | Change]:
     """Decisions over chunks of samples, float32 (time,) at the model's rate; `where` names the source in errors.
 
     A window never reaches over a `Gap`: the next one starts behind it, while the time goes on. A `Turn` is given on with its time. After
     a `Swap` another model or other settings decide; samples that are waiting are kept where the windows stay the same.
     """
+    for event, moment in _judged(classifier, chunks, where, hop_s, top, settings, hearing or Hearing()):
+        if observe is not None:
+            observe(event, moment)
+        yield event
+
+
+def _judged(classifier: Classifier, chunks: Iterable[Array | Gap | Turn | Swap], where: str, hop_s: float, top: int,
+            settings: DecisionSettings, hearing: Hearing) -> Iterator[tuple[Decision | Change, Moment | None]]:
+    """As `decisions`, each with what it was made of."""
     manifest = classifier.manifest
     rate = manifest.frontend.sample_rate
     if top < 1:
@@ -83,14 +108,14 @@ def decisions(classifier: Classifier, chunks: Iterable[Array | Gap | Turn | Swap
     for chunk in chunks:
         if isinstance(chunk, Turn):
             state = chunk.state
-            yield Change(round(start_s + stream.received / rate + chunk.silent_s, 3), state, chunk.reason)
+            yield Change(round(start_s + stream.received / rate + chunk.silent_s, 3), state, chunk.reason), None
         elif isinstance(chunk, Gap):
             longest = max(longest, stream.received)
             start_s += (stream.received + chunk.dropped) / rate + chunk.away_s
             drops += chunk.dropped
             stream = WindowStream(manifest.frontend, manifest.window, hop_s, settings.gate_rms)
         elif isinstance(chunk, Swap):
-            yield Change(round(start_s + stream.received / rate, 3), state, chunk.reason)
+            yield Change(round(start_s + stream.received / rate, 3), state, chunk.reason), None
             if chunk.setup is None:
                 continue
             before = manifest.frontend, manifest.window, hop_s, settings.gate_rms
@@ -102,13 +127,17 @@ def decisions(classifier: Classifier, chunks: Iterable[Array | Gap | Turn | Swap
             rate, longest = manifest.frontend.sample_rate, manifest.window  # too little sound for the new one is no error
             decider = Decider(manifest.labels, manifest.temperature, chunk.setup.top, settings)
         else:
+            began = time.perf_counter()
             for window in stream.push(chunk):
-                t = start_s + window.end / rate
+                t, heard = start_s + window.end / rate, time.perf_counter()
+                moment = Moment(manifest, window.waveform, window.features, heard - began, 0.0, hearing.counts)
                 if window.features is None:
-                    yield decider.skip(t=t, rms=window.rms, drops=drops, state=state)
+                    yield decider.skip(t=t, rms=window.rms, drops=drops, state=state), moment
                 else:
                     logits = classifier.logits(window.features[None])[0]  # (labels,)
-                    yield decider.judge(logits, t=t, rms=window.rms, drops=drops, state=state)
+                    moment = moment._replace(inference_s=time.perf_counter() - heard)
+                    yield decider.judge(logits, t=t, rms=window.rms, drops=drops, state=state), moment
+                began = time.perf_counter()
     longest = max(longest, stream.received)
     if longest < manifest.window:
         raise InputError(f"{where}: {longest / rate:.2f} s of audio is shorter than the model's window of "
@@ -131,7 +160,7 @@ def _unbuffered(stream: Any) -> BinaryIO:
     return raw
 
 
-def _live(setup: Setup, control: Control) -> Iterator[Array | Gap | Turn | Swap]:
+def _live(setup: Setup, control: Control, heard_now: Hearing) -> Iterator[Array | Gap | Turn | Swap]:
     """What a microphone or a command gives, and what is asked meanwhile; another source or rate is another capture.
 
     Where the new one cannot be heard at all, the old setup comes back.
@@ -142,6 +171,7 @@ def _live(setup: Setup, control: Control) -> Iterator[Array | Gap | Turn | Swap]
         hearing = _wanted(setup)
         try:
             with Capture(*hearing, idle_s=IDLE_S) as capture:
+                heard_now.capture = capture
                 for chunk in capture:
                     if before is not None and isinstance(chunk, np.ndarray) and len(chunk):
                         yield Gap(0, max(0.0, time.monotonic() - ended_s - len(chunk) / setup.sample_rate))

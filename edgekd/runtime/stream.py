@@ -17,12 +17,13 @@ Array = NDArray[np.float32]
 
 
 class Window(NamedTuple):
-    """One window of a stream. start, end: samples since the start of the stream. rms: 0..1. features: float32 (mel, frame), None below
-    the gate."""
+    """One window of a stream. start, end: samples since the start of the stream. rms: 0..1. waveform: float32 (time,), never changed later.
+    features: float32 (mel, frame), None below the gate."""
 
     start: int
     end: int
     rms: float
+    waveform: Array
     features: Array | None
 
 
@@ -65,7 +66,7 @@ class WindowStream:
             self._first = start
             waveform = self._samples[:self._window]
             rms = _rms(waveform)
-            yield Window(start, start + self._window, rms, None if rms < self._gate_rms else self._features(waveform))
+            yield Window(start, start + self._window, rms, waveform, None if rms < self._gate_rms else self._features(waveform))
             self._count += 1
 
     def _start(self) -> int:

@@ -14,7 +14,7 @@ from edgekd import cli
 from edgekd.errors import InputError
 from edgekd.runtime import listen as listen_module
 from edgekd.runtime.capture_child import Request
-from edgekd.runtime.config import Config, override, read_config
+from edgekd.runtime.config import OUTPUT_TABLES, Config, override, read_config
 from edgekd.runtime.decision import DecisionSettings
 
 
@@ -31,9 +31,11 @@ def test_an_empty_file_means_the_defaults_of_the_options(tmp_path):
 
 
 def test_every_option_has_a_key():
-    keys = {key for table in msgspec.structs.fields(Config) for key in table.type.__struct_fields__}
-    options = set(inspect.signature(cli.listen).parameters) - {"config"}
-    assert keys == options - {"source", "model", "as_json"} | {"file", "json"}
+    tables = {field.name: field.type for field in msgspec.structs.fields(Config)}
+    keys = {key for table in tables.values() for key in getattr(table, "__struct_fields__", ())}
+    options = set(inspect.signature(cli.listen).parameters) - {"config", "webhook"}
+    assert keys | OUTPUT_TABLES.keys() == options - {"source", "model", "as_json"} | {"file", "json"}
+    assert tables.keys() - OUTPUT_TABLES.keys() == {"model", "source", "decision", "output"}
 
 
 def test_paths_are_relative_to_the_file_and_commands_stay(tmp_path):

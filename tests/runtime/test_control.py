@@ -148,7 +148,7 @@ def hear(running: Setup, new: Setup) -> list:
     heard = []
 
     def all_of_it() -> None:
-        for item in listen_module._live(running, Told(Swap(new, "new"))):
+        for item in listen_module._live(running, Told(Swap(new, "new")), listen_module.Hearing()):
             heard.append(item)
     with pytest.raises(StoppedError):
         all_of_it()
@@ -174,8 +174,9 @@ def test_an_old_source_that_cannot_come_back_is_an_error(opened, monkeypatch):
     ear = listen_module.Capture
     monkeypatch.setattr(listen_module, "Capture", lambda *what, idle_s: ear(
         what[0]._replace(mic="none" if opened else None), what[1], idle_s=idle_s))
+    told = Told(Swap(setup(ToyModel(), request=Request(mic="b")), "new"))
     with pytest.raises(InputError, match="'none' may mean two"):
-        list(listen_module._live(setup(ToyModel()), Told(Swap(setup(ToyModel(), request=Request(mic="b")), "new"))))
+        list(listen_module._live(setup(ToyModel()), told, listen_module.Hearing()))
     assert opened.count("closed") == 3
 
 

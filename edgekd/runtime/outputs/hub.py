@@ -1,0 +1,137 @@
+"""Where decisions go besides standard output: what an output is, what it is told, and how none of them holds up the stream."""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from types import TracebackType
+from typing import Generic, NamedTuple, Protocol, Self, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekd.manifest import Manifest
+from edgekd.runtime.capture import Counts
+from edgekd.runtime.decision import Decision
+from edgekd.runtime.health import Change
+
+Array = NDArray[np.float32]
+Item = TypeVar("Item")
+
+CLOSE_S = 0.4
+"""Longest wait for an output's thread at the end: the whole listener has a second."""
+
+
+class Moment(NamedTuple):
+    """What a decision was made of; the arrays do not change later.
+
+    manifest: of the model that decided. waveform: float32 (time,) of the window at the model's rate. features: float32 (mel, frame), None
+    below the gate. features_s, inference_s: clock seconds they took. counts: of the live source since its start, None for files and pipes.
+    """
+
+    manifest: Manifest
+    waveform: Array
+    features: Array | None
+    features_s: float
+    inference_s: float
+    counts: Counts | None
+
+
+class Output(Protocol):
+    """Something that is told of every line."""
+
+    name: str
+    """As its table in the configuration."""
+
+    @property
+    def trouble(self) -> str | None:
+        """What is wrong, in a line without secrets; None while it works."""
+        ...
+
+    def tell(self, event: Decision | Change, moment: Moment | None) -> None:
+        """Take a line, and what a decision was made of. Returns at once, and never raises."""
+        ...
+
+    def close(self) -> None:
+        """The end; returns within `CLOSE_S`."""
+        ...
+
+
+class Outputs:
+    """All outputs of a listener; closes them when its `with` block is left."""
+
+    def __init__(self, outputs: Sequence[Output]) -> None:
+        self._outputs = tuple(outputs)
+        self._troubles: dict[str, str | None] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None) -> None:
+        closing = [threading.Thread(target=output.close, daemon=True) for output in self._outputs]
+        for thread in closing:  # together, as each may wait
+            thread.start()
+        for thread in closing:
+            thread.join(CLOSE_S)
+
+    def tell(self, event: Decision | Change, moment: Moment | None) -> None:
+        """Tell all outputs."""
+        for output in self._outputs:
+            output.tell(event, moment)
+
+    def through(self, lines: Iterator[Decision | Change]) -> Iterator[Decision | Change]:
+        """The lines as they come, and one wherever an output's trouble begins, changes or ends: of the source's state, which stays."""
+        for line in lines:
+            yield line
+            for output in self._outputs:
+                trouble = output.trouble
+                if trouble != self._troubles.get(output.name):
+                    self._troubles[output.name] = trouble
+                    news = Change(line.t, line.state, f"{output.name}: {trouble or 'works again'}")
+                    self.tell(news, None)
+                    yield news
+
+
+class Worker(Generic[Item]):
+    """A bounded queue and the thread that works it off. What is too much is dropped, the oldest first, and counted."""
+
+    def __init__(self, name: str, work: Callable[[Item], None], limit: int = 64) -> None:
+        """name: of the thread. work: takes one item; what it raises becomes the trouble, and the next success ends it. limit: of items."""
+        self._work, self._limit = work, limit
+        self._queue: deque[Item] = deque()
+        self._changed = threading.Condition()
+        self._stopping = False
+        self.dropped = 0
+        self.trouble: str | None = None
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def put(self, item: Item) -> None:
+        """Hand an item over; returns at once."""
+        with self._changed:
+            if len(self._queue) >= self._limit:
+                self._queue.popleft()
+                self.dropped += 1
+            self._queue.append(item)
+            self._changed.notify()
+
+    def close(self, wait_s: float = CLOSE_S) -> None:
+        """Work off what waits, for at most `wait_s` seconds."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify()
+        self._thread.join(wait_s)
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not self._queue:
+                    if self._stopping:
+                        return
+                    self._changed.wait()
+                item = self._queue.popleft()
+            try:
+                self._work(item)
+            except Exception as error:  # also a bug: the stream goes on, and the reason is shown
+                self.trouble = " ".join(str(error).split()) or type(error).__name__
+            else:
+                self.trouble = None

@@ -1,0 +1,110 @@
+"""Outputs of a listener: what they are told, what is said of their troubles, and that none of them holds up the stream."""
+
+import threading
+import time
+
+import pytest
+
+from edgekd.errors import InputError
+from edgekd.runtime.config import Config, override, read_config
+from edgekd.runtime.health import Change
+from edgekd.runtime.outputs.hub import CLOSE_S, Outputs, Worker
+from edgekd.runtime.outputs.tables import WebTable
+
+LINES = [Change(float(t), "HEALTHY", "hearing") for t in range(4)]
+
+
+class Toy:
+    """Remembers what it is told; is in trouble as its script says, line by line."""
+
+    def __init__(self, name: str, script: tuple[str | None, ...] = (), close_s: float = 0.0) -> None:
+        self.name, self._script, self._close_s, self.told = name, list(script), close_s, []
+
+    @property
+    def trouble(self) -> str | None:
+        return self._script.pop(0) if self._script else None
+
+    def tell(self, event, moment) -> None:  # noqa: ARG002
+        self.told.append(event)
+
+    def close(self) -> None:
+        time.sleep(self._close_s)
+
+
+def eventually(condition, seconds: float = 3.0) -> bool:
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.01)
+    return condition()
+
+
+def test_trouble_is_a_line_when_it_begins_changes_and_ends_and_all_outputs_hear_of_it():
+    first, second = Toy("mqtt", (None, "no broker", "no broker", "refused")), Toy("web")
+    outputs = Outputs([first, second])
+    given = list(outputs.through(iter([*LINES, LINES[-1]])))
+    news = [line.reason for line in given if line.reason != "hearing"]
+    assert news == ["mqtt: no broker", "mqtt: refused", "mqtt: works again"]
+    assert [line.reason for line in second.told] == news
+    assert all(line.state == "HEALTHY" for line in given)
+
+
+def test_slow_outputs_are_closed_together_and_not_waited_for():
+    began = time.monotonic()
+    with Outputs([Toy("a", close_s=20.0), Toy("b", close_s=20.0)]):
+        pass
+    assert time.monotonic() - began < 2 * CLOSE_S + 1.0
+
+
+def test_a_worker_drops_the_oldest_counts_it_and_recovers_from_errors():
+    gate, done = threading.Event(), []
+
+    def work(item: int) -> None:
+        gate.wait(10.0)
+        if item == 1:
+            raise OSError("no  route\nto host")
+        done.append(item)
+
+    worker = Worker("toy", work, limit=3)
+    worker.put(0)
+    assert eventually(lambda: not worker._queue)
+    for item in range(-4, 4):
+        worker.put(item)
+    assert worker.dropped == 5
+    gate.set()
+    assert eventually(lambda: done == [0, 2, 3])
+    assert worker.trouble is None
+    worker.put(1)
+    assert eventually(lambda: worker.trouble == "no route to host")
+    worker.close()
+    assert not worker._thread.is_alive()
+
+
+def test_a_worker_works_off_what_waits_when_it_is_closed():
+    done = []
+    worker = Worker("toy", done.append)
+    for item in range(50):
+        worker.put(item)
+    worker.close(5.0)
+    assert done == list(range(50))
+
+
+def test_flags_turn_outputs_on_and_files_are_beside_the_configuration(tmp_path):
+    flags = {"web": {"address": ":8080"}, "mqtt": {"url": None}, "hook": {"command": None, "url": None}}
+    config = override(Config(), flags)
+    assert (config.web, config.mqtt, config.hook) == (WebTable(":8080"), None, None)
+    (tmp_path / "box.toml").write_text('history.file = "h.sqlite"\nclips = { folder = "unsure", below = 0.3 }\nweb.address = ":1"')
+    config = override(read_config(tmp_path / "box.toml"), flags)
+    assert config.history.file == str(tmp_path / "h.sqlite")
+    assert (config.clips.folder, config.clips.below) == (str(tmp_path / "unsure"), 0.3)
+    assert config.web.address == ":8080"
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("web = { adress = ':1' }", r"\[web\]: unknown key 'adress'; did you mean 'address'\?"),
+    ("clips = { folder = 'a', below = 2.0 }", r"clips\.below: expected"),
+    ("history = {}", "history: .*`file`"),
+])
+def test_mistakes_in_the_tables_of_outputs_are_named(tmp_path, text, message):
+    (tmp_path / "box.toml").write_text(text)
+    with pytest.raises(InputError, match=message):
+        read_config(tmp_path / "box.toml")
