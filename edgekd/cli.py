@@ -30,7 +30,7 @@ app.add_typer(data_app, name="data")
 # --- data ---
 
 
-@data_app.command("prepare")
+@data_app.command("prepare", epilog="Example: edgekd data prepare folder audio --out own")
 def data_prepare(
     dataset: Annotated[str, typer.Argument(help="esc50 or folder.")],
     path: Annotated[Path, typer.Argument(help="Folder of the data set; for folder also a CSV file.")],
@@ -53,7 +53,7 @@ def data_prepare(
     print(data_info.text(data_info.describe(prepared.store)))
 
 
-@data_app.command("synth")
+@data_app.command("synth", epilog="Example: edgekd data synth --out store --clips 200")
 def data_synth(
     out: Annotated[Path, typer.Option("--out", help="The store to make.")],
     clips: Annotated[int, typer.Option(help="Clips in all, over ten scenes.")] = 600,
@@ -71,7 +71,7 @@ def data_synth(
     print(data_info.text(data_info.describe(made.store)))
 
 
-@data_app.command("info")
+@data_app.command("info", epilog="Example: edgekd data info store")
 def data_info(
     store: Annotated[Path, typer.Argument(help="A clip store.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
@@ -92,7 +92,7 @@ def _say(line: str) -> None:
 # --- train ---
 
 
-@app.command()
+@app.command(epilog="Example: edgekd teach synth-cp-resnet --data store --out teacher")
 def teach(
     recipe: Annotated[str, typer.Argument(help="Name of a shipped teacher recipe, or a path to one.")],
     data: Annotated[Path, typer.Option(help="A store that 'edgekd data' made.")],
@@ -120,7 +120,7 @@ def teach(
         typer.echo(run.summary())
 
 
-@app.command()
+@app.command(epilog="Example: edgekd distill synth-serfr24 --data store --teacher teacher --out student")
 def distill(
     recipe: Annotated[str, typer.Argument(help="Name of a shipped student recipe, or a path to one.")],
     data: Annotated[Path, typer.Option(help="A store that 'edgekd data' made.")],
@@ -148,7 +148,7 @@ def distill(
         typer.echo(run.summary())
 
 
-@app.command()
+@app.command(epilog="Example: edgekd crossval synth-serfr24 --data store --out cv --folds train,test --seeds 0,1")
 def crossval(
     recipe: Annotated[str, typer.Argument(help="Name or path of a recipe, a student's or a teacher's.")],
     data: Annotated[Path, typer.Option(help="A store that 'edgekd data' made.")],
@@ -181,7 +181,7 @@ def crossval(
     typer.echo(report.to_json().decode() if as_json else report.markdown)
 
 
-@app.command()
+@app.command(epilog="Example: edgekd sweep synth-serfr24 --data store --out sweep --vary train.lr=1e-3,3e-3")
 def sweep(
     recipes: Annotated[list[str], typer.Argument(help="Names or paths of recipes.")],
     data: Annotated[Path, typer.Option(help="A store that 'edgekd data' made.")],
@@ -211,7 +211,7 @@ def sweep(
     report.require()
 
 
-@app.command()
+@app.command(epilog="Example: edgekd svm teacher student --data store --kernels linear")
 def svm(
     runs: Annotated[list[Path], typer.Argument(help="Finished run folders of the same labels, training clips and test clips.")],
     data: Annotated[Path, typer.Option(help="The store that they were trained on.")],
@@ -229,7 +229,7 @@ def svm(
 # --- models ---
 
 
-@app.command()
+@app.command(epilog="Example: edgekd check models/synth-serfr24.int8.tflite --target pi-4")
 def check(
     models: Annotated[list[Path], typer.Argument(help="Exported .tflite or .onnx files, ours or anybody's; all of them are judged.")],
     target: Annotated[str, typer.Option(help="Name of a shipped target, or a path to a .toml file.")] = "dcase2023",
@@ -258,7 +258,7 @@ def check(
     checking.require_ok(checked)
 
 
-@app.command()
+@app.command(epilog="Example: edgekd info models/synth-serfr24.int8.tflite")
 def info(
     model: Annotated[Path, typer.Argument(help="A model file that 'edgekd export' wrote.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
@@ -269,7 +269,7 @@ def info(
     typer.echo(describe(model, as_json))
 
 
-@app.command()
+@app.command(epilog="Example: edgekd verify models/synth-serfr24.int8.tflite")
 def verify(
     model: Annotated[Path, typer.Argument(help="A model file that 'edgekd export' wrote.")],
     engine: Annotated[str | None, typer.Option(help="litert or onnxruntime; by default the one that opens the file.")] = None,
@@ -283,7 +283,7 @@ def verify(
     report.require()
 
 
-@app.command()
+@app.command(epilog="Example: edgekd export student --int8 --out models")
 def export(
     run: Annotated[Path, typer.Argument(help="A finished run folder of 'edgekd distill'.")],
     int8: Annotated[bool, typer.Option("--int8", help="Write the integer graph.")] = False,
@@ -308,7 +308,7 @@ def export(
     report.require()
 
 
-@app.command()
+@app.command(epilog="Example: edgekd bench models/synth-serfr24.int8.tflite")
 def bench(
     models: Annotated[list[Path], typer.Argument(help="Model files that 'edgekd export' wrote, or folders of them; timed interleaved.")],
     engine: Annotated[str | None, typer.Option(help="litert or onnxruntime; by default the one that opens each file.")] = None,
@@ -324,7 +324,7 @@ def bench(
     typer.echo(to_json(results) if as_json else to_text(results))
 
 
-@app.command("bench-train")
+@app.command("bench-train", epilog="Example: edgekd bench-train synth-serfr24 --data store --batches 2")
 def bench_train(
     recipe: Annotated[str, typer.Argument(help="Name or path of a recipe.")] = "esc50-serfr32",
     data: Annotated[Path | None, typer.Option(help="A clip store; by default one of noise is made.")] = None,
@@ -353,7 +353,7 @@ def bench_train(
     typer.echo(msgspec.json.encode(result).decode())
 
 
-@app.command()
+@app.command(epilog="Example: edgekd evaluate models/synth-serfr24.int8.tflite --data store")
 def evaluate(
     model: Annotated[Path, typer.Argument(help="A model file that 'edgekd export' wrote.")],
     data: Annotated[Path, typer.Option(help="A clip store.")],
@@ -372,7 +372,7 @@ def evaluate(
     report.require(min_accuracy)
 
 
-@app.command()
+@app.command(epilog="Example: edgekd predict models/synth-serfr24.int8.tflite audio --csv labels.csv")
 def predict(
     model: Annotated[Path, typer.Argument(help="A model file that 'edgekd export' wrote.")],
     folder: Annotated[Path, typer.Argument(help="Folder of audio files (wav, flac, ogg, mp3), searched through all levels.")],
@@ -391,7 +391,7 @@ def predict(
 # --- live ---
 
 
-@app.command()
+@app.command(epilog="Example: edgekd listen yard.wav --model models/synth-serfr24.int8.tflite")
 def listen(
     *,
     source: Annotated[str | None, typer.Argument(
@@ -498,7 +498,7 @@ def listen(
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-@app.command()
+@app.command(epilog="Example: edgekd mics")
 def mics(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False) -> None:
     """List the microphones by which 'edgekd listen --mic' can be told."""
     import json
@@ -511,7 +511,7 @@ def mics(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON ob
     typer.echo("\n".join(json.dumps(one._asdict()) for one in found) if as_json else to_text(found), nl=bool(found) or not as_json)
 
 
-@app.command()
+@app.command(epilog='Example: edgekd record rain --out audio --count 2 --rate 16000 --command "arecord -q -f S16_LE -r 16000 -t raw"')
 def record(
     label: Annotated[str, typer.Argument(help="What is heard: the name of the clips' folder.")],
     out: Annotated[Path, typer.Option("--out", help="The folder above, which 'edgekd data prepare folder' reads later.")],
@@ -548,7 +548,7 @@ def record(
             raise  # without a count it is how a recording ends
 
 
-@app.command()
+@app.command(epilog='Example: edgekd doctor --rate 16000 --command "arecord -q -f S16_LE -r 16000 -t raw"')
 def doctor(
     model: Annotated[Path | None, typer.Option(help="A model file to open and verify.")] = None,
     seconds: Annotated[float, typer.Option(help="Length of the recording, 0.5 to 30.")] = 2.0,
@@ -574,7 +574,7 @@ def doctor(
 # --- demo ---
 
 
-@app.command()
+@app.command(epilog="Example: edgekd demo --out first --keep")
 def demo(
     out: Annotated[Path, typer.Option(help="Folder of everything.")] = Path("edgekd-demo"),
     keep: Annotated[bool, typer.Option("--keep", help="Also keep the clips and the teachers.")] = False,

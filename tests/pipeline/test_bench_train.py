@@ -8,6 +8,7 @@ from edgekd.cli import main
 from edgekd.errors import InputError
 from edgekd.pipeline import bench_train as timing
 from edgekd.pipeline.bench_train import STAGES, bench_train, to_text
+from edgekd.pipeline.data import synth
 
 RECIPE = "synth-serfr24"
 SMALL = ("student.width=8", "student.last_width=16", "train.batch_size=8", "frontend.n_mels=64", "frontend.n_fft=512",
@@ -62,3 +63,9 @@ def test_numbers_that_are_too_small_are_refused(arguments, message):
 def test_a_store_at_another_rate_is_refused(tone_store):
     with pytest.raises(InputError, match=r"hears 16000 Hz, .* holds 8000 Hz"):
         bench_train(RECIPE, tone_store)
+
+
+def test_a_store_of_too_few_batches_is_refused(tmp_path):
+    synth(tmp_path / "store", clips=20, seconds=1.0)
+    with pytest.raises(InputError, match="an epoch of it has 1 batches of 32, and 2 warm up; give a larger store"):
+        bench_train("synth-cp-resnet", tmp_path / "store", overrides=("view.seconds=1", "augment.roll=0.5"), batches=1, threads=1)
