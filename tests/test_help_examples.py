@@ -23,7 +23,8 @@ WALK = (
 )
 """All commands, in an order in which each finds what it needs."""
 SMALLER = {
-    "record": ("--seconds", "1"), "data synth": ("--seconds", "1", "--clips", "60"), "bench": ("--repeats", "3"), "bench-train": ("--set", "train.batch_size=8"),
+    "record": ("--seconds", "1"), "data synth": ("--seconds", "1", "--clips", "60"), "bench": ("--repeats", "3"),
+    "bench-train": ("--set", "train.batch_size=8"),
     "teach": ("--set", "train.epochs=1", "--set", "view.seconds=1.0", "--set", "augment.roll=0.5"),
     **dict.fromkeys(("distill", "crossval", "sweep"), ("--set", "train.epochs=1", "--set", "qat.epochs=1", "--set", "student.width=8")),
 }

@@ -98,8 +98,8 @@ def bench_train(recipe: str, data: Path | None, *, teacher: str | None = None, o
                              f"{store.sample_rate} Hz; prepare the store at the front end's rate")
         bench = _Bench(loaded, taught_by, store, soft_labels, training_device(accelerator))
         if bench.view.steps <= WARM_UP:
-            raise InputError(f"{store.path}: an epoch of it has {bench.view.steps} batches of {loaded.train.batch_size}, and {WARM_UP} warm "
-                             "up; give a larger store or --set train.batch_size=N")
+            raise InputError(f"{store.path}: an epoch of it has {bench.view.steps} batches of {loaded.train.batch_size}, and {WARM_UP} "
+                             "warm up; give a larger store or --set train.batch_size=N")
         return bench.run(batches)
 
 
