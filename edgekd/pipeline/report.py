@@ -4,9 +4,13 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from edgekd.complexity import gate, ledger
 from edgekd.complexity.document import Checked
 from edgekd.complexity.gate import listed
+from edgekd.complexity.latency import NOTHING, Bench, from_bench
+from edgekd.complexity.ledger import Ledger
 from edgekd.complexity.table import verdict_line
 from edgekd.complexity.text import brief, number, used
 from edgekd.data.store import AUDIO_FILE, INFO_FILE, TABLE_FILE
@@ -30,7 +34,7 @@ from edgekd.pipeline.bench import Benchmark, bench
 from edgekd.pipeline.check import DEFAULT_TARGET
 from edgekd.pipeline.evaluate import EvaluationReport
 from edgekd.pipeline.info import rows
-from edgekd.target import load_target
+from edgekd.target import Target, load_target
 
 BENCH_REPEATS = 50
 """Turns of the short benchmark on a page."""
@@ -43,11 +47,12 @@ TILES = {"param_bytes": ("parameters", "B"), "macs": ("MACs a window", "")}
 
 @dataclass(frozen=True)
 class Plan:
-    """A page that can be written. checked: what the model costs; None where `why` says why that is not known."""
+    """A page that can be written. counts: what the model costs, judged by target; None where `why` says why that is not known."""
 
     out: Path
     model: Path
-    checked: Checked | None
+    target: Target
+    counts: Ledger | None
     why: str = ""
 
     def write(self, report: EvaluationReport, threads: int = 1) -> None:
@@ -82,8 +87,8 @@ def planned(out: Path | None, model: Path, data: Path, target: str | None, *, fo
     try:
         counts = ledger.count(model)
     except MissingExtraError as error:
-        return Plan(out, model, None, str(error))
-    return Plan(out, model, Checked(counts, gate.judge(counts, chosen)))
+        return Plan(out, model, chosen, None, str(error))
+    return Plan(out, model, chosen, counts)
 
 
 def check_place(out: Path, model: Path, data: Path, *, force: bool) -> None:
@@ -127,30 +132,41 @@ def page_of(plan: Plan, report: EvaluationReport, timed: Benchmark | str) -> Pag
     """What stands on the page of a model file; timed: how long it takes, or why that is not known."""
     manifest = read_manifest(plan.model)
     found = find(report.answers)
+    checked = _judged(plan, timed)
     described = {"name": manifest.name} | rows(plan.model, plan.model.stat().st_size, manifest) | {"labels": ", ".join(manifest.labels)}
     where = f"Paths as in the store, {report.data}."
     sections: list[Section] = [
         Table("Scores", score_rows(found), SCORE_HEADER, note=INTERVAL_NOTE),
         *finding_sections(found, manifest.labels, where, sentence(report.fit_note())),
-        *_complexity(plan), _latency(timed), Table("The model", list(described.items())),
+        *_complexity(checked, plan.why), _latency(timed), Table("The model", list(described.items())),
     ]
-    tiles = [*score_tiles(found), *_cost_tiles(plan.checked), *_time_tiles(timed)]
+    tiles = [*score_tiles(found), *_cost_tiles(checked), *_time_tiles(timed)]
     lead = f"{manifest.student}, {manifest.precision}, in {report.where()}"
     return Page("edgekd evaluation", plan.model.name, lead, tiles, sections, [SYNTHETIC_NOTE] if report.synthetic else [],
                 f"Model made by edgekd {manifest.provenance.edgekd_version} at {manifest.provenance.created}.")
 
 
-def _complexity(plan: Plan) -> list[Section]:
+def _judged(plan: Plan, timed: Benchmark | str) -> Checked | None:
+    """What `edgekd check` says; of a latency budget where this machine is the board that it is for."""
+    if plan.counts is None:
+        return None
+    measured = NOTHING
+    if plan.target.latency is not None and not isinstance(timed, str):
+        measured = from_bench((msgspec.convert(msgspec.to_builtins(timed), Bench),), str(plan.model), plan.target)
+    return Checked(plan.counts, gate.judge(plan.counts, plan.target, measured))
+
+
+def _complexity(checked: Checked | None, why: str) -> list[Section]:
     title = "What it costs"
-    if plan.checked is None:
-        return [Table(title, [], note=f"Not counted: {plan.why}")]
-    counts, verdict = plan.checked.ledger, plan.checked.verdict
+    if checked is None:
+        return [Table(title, [], note=f"Not counted: {why}")]
+    counts, verdict = checked.ledger, checked.verdict
     budgets = [[each.name, each.convention or "", each.status, number(each.value), number(each.limit), used(each.value, each.limit)]
                for each in verdict.budgets]
     rules = [[each.name, each.allowed, "ok" if each.ok else f"broken: {listed(each.found)}", "", "", ""] for each in verdict.rules]
     notes = [sentence(f"{each.name}: {each.note}") for each in verdict.budgets if each.note]
-    judged = Table(title, [*budgets, *rules], ("", "by", "verdict", "value", "limit", "used"), left=3, verdict=verdict_line(plan.checked),
-                   ok=plan.checked.ok, note=" ".join(["Judged as 'edgekd check' does, by the strictest convention that applies.", *notes]))
+    judged = Table(title, [*budgets, *rules], ("", "by", "verdict", "value", "limit", "used"), left=3, verdict=verdict_line(checked),
+                   ok=checked.ok, note=" ".join(["Judged as 'edgekd check' does, by the strictest convention that applies.", *notes]))
     frontend = "" if counts.frontend_macs is None else f" The front end takes about {counts.frontend_macs:,} MACs, which are in no budget."
     besides = (f"The file has {counts.file_bytes:,} bytes. At most {counts.peak_activation_bytes:,} bytes of activations are alive at "
                f"once.{frontend}")
@@ -176,7 +192,7 @@ def _latency(timed: Benchmark | str) -> Table:
     note = (f"Of the machine that made this page, and of no other: {timed.machine}, {timed.engine}, {timed.threads} thread(s), "
             f"{timed.repeats} windows one by one; 'edgekd bench' takes more. A fresh process answers after {timed.start_s:.2f} "
             f"s{resident}.")
-    return Table(title, times, ("milliseconds", "median", "95 %", "median of processor time"), note=note)
+    return Table(title, times, ("milliseconds", "median", "p95", "processor time, median"), note=note)
 
 
 def _time_tiles(timed: Benchmark | str) -> list[Tile]:

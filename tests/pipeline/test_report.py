@@ -12,6 +12,7 @@ from edgekd.data.store import Clip, ClipStore
 from edgekd.errors import InputError, MissingExtraError
 from edgekd.manifest import Calibration
 from edgekd.pipeline import report as reporting
+from edgekd.pipeline.bench import Benchmark, Times
 from edgekd.pipeline.evaluate import evaluate_file
 from edgekd.pipeline.report import page_of, planned
 from edgekd.qgraph import tflite
@@ -64,7 +65,7 @@ def test_costs_are_those_of_check(tone_model, tone_store, tmp_path):
     text = parsed(reporting.render(page_of(plan, evaluate_file(tone_model, tone_store), "why not"))).text
     counts = ledger.count(tone_model).conventions["exact"]
     assert f"exact {counts.macs:,} {counts.params:,} {counts.param_bytes:,}" in text
-    assert f"of {plan.checked.verdict.target}" in text
+    assert f"of {plan.target.name}" in text
     assert "Not measured: why not" in text
 
 
@@ -76,6 +77,17 @@ def test_another_target_judges(tone_model, tone_store, tmp_path):
     page = parsed((tmp_path / "x.html").read_bytes())
     assert "tiny: over budget" in page.text
     assert "tile bad" in [each.get("class") for each in page.tags("div")]
+
+
+@pytest.mark.parametrize(("machine", "said"), [
+    ("Raspberry Pi 4 Model B (asimd)", "latency_ms over 900 125"), ("AMD EPYC", "not measured as asked, but on AMD EPYC")])
+def test_a_latency_budget_is_judged_on_its_own_board_alone(tone_model, tone_store, tmp_path, machine, said):
+    plan = planned(tmp_path / "x.html", tone_model, tone_store, "pi-4", force=False)
+    slow = Times(900.0, 900.0, 900.0, 900.0)
+    timed = Benchmark(model=str(tone_model), engine="litert", threads=1, precision="int8", frontend_ms=slow, network_ms=slow,
+                      network_warm_ms=slow, pipeline_ms=slow, of_float=None, of_float_warm=None, rss_mb=None, start_s=1.0, repeats=50,
+                      machine=machine)
+    assert said in parsed(reporting.render(page_of(plan, evaluate_file(tone_model, tone_store), timed))).text
 
 
 def test_equal_findings_give_equal_pages(tone_model, tone_store, tmp_path):
