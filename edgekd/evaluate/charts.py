@@ -15,6 +15,8 @@ from edgekd.evaluate.metrics import CALIBRATION_BINS, Integers
 
 LEVELS = 5
 """Shades of a cell of the matrix."""
+FEW_LABELS = 16
+"""Up to which the cells of the matrix are large."""
 RIGHT, WRONG = "r", "w"
 """Beginnings of the classes of shades."""
 WIDTH, HEIGHT, LEFT, BOTTOM, EDGE = 300, 140, 44, 20, 8
@@ -55,7 +57,8 @@ def matrix(labels: Sequence[str], confusion: Integers) -> str:
         total = int(confusion[index].sum())
         cells = [_cell(int(count), total, name, labels[column], right=index == column) for column, count in enumerate(confusion[index])]
         rows.append(f'<tr><th scope="row" title="{escaped(name)}">{escaped(name)}</th>{"".join(cells)}</tr>')
-    return (f'<table class="matrix"><thead><tr><td class="corner">truth \\ answer</td>{heads}</tr></thead>'
+    size = " few" if len(labels) <= FEW_LABELS else ""
+    return (f'<table class="matrix{size}"><thead><tr><td class="corner">truth \\ answer</td>{heads}</tr></thead>'
             f"<tbody>{''.join(rows)}</tbody></table>")
 
 
