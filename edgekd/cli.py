@@ -106,7 +106,7 @@ def teach(
     accelerator: Annotated[str, typer.Option(help="auto, cpu or gpu.")] = "auto",
     compiled: Annotated[bool, typer.Option("--compile", help="Let torch.compile generate the float network's code.")] = False,
 ) -> None:
-    """Train a teacher on whole clips or windows and keep its soft labels beside it."""
+    """Train a teacher on whole clips or windows and keep its soft labels beside it, and a page for people, report.html."""
     from edgekd.pipeline.launch import end_with_parent, first_process, relaunch_once, show_log
 
     relaunch_once()
@@ -134,7 +134,7 @@ def distill(
     accelerator: Annotated[str, typer.Option(help="auto, cpu or gpu.")] = "auto",
     compiled: Annotated[bool, typer.Option("--compile", help="Let torch.compile generate the float network's code.")] = False,
 ) -> None:
-    """Train a student from teachers: first in float, then quantization-aware."""
+    """Train a student from teachers: first in float, then quantization-aware. Its run folder gets a page for people, report.html."""
     from edgekd.pipeline.launch import end_with_parent, first_process, relaunch_once, show_log
 
     relaunch_once()
@@ -362,14 +362,23 @@ def evaluate(
     hop: Annotated[float, typer.Option(help="Seconds between the starts of two windows.")] = 1.0,
     threads: Annotated[int, typer.Option(help="Threads of the engine.")] = 1,
     min_accuracy: Annotated[float | None, typer.Option(help="Exit status 1 when the clip accuracy (0..1) is below.")] = None,
+    report: Annotated[Path | None, typer.Option(
+        help="Also write a page for people there, e.g. report.html: one file with intervals, confusions and the paths of their clips, "
+             "reliability, complexity, and latency here.")] = None,
+    target: Annotated[str | None, typer.Option(help="With --report: the target that judges, as in 'edgekd check'; dcase2023.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a report that exists.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Run an exported file in its engine over a store: accuracies and log loss per window and per clip, per label and per recorder."""
     from edgekd.pipeline.evaluate import evaluate_file
+    from edgekd.pipeline.report import planned
 
-    report = evaluate_file(model, data, split or (), engine=engine, hop=hop, threads=threads, min_accuracy=min_accuracy)
-    typer.echo(report.to_json().decode() if as_json else report.to_text())
-    report.require(min_accuracy)
+    page = planned(report, model, data, target, force=force)
+    found = evaluate_file(model, data, split or (), engine=engine, hop=hop, threads=threads, min_accuracy=min_accuracy)
+    if page is not None:
+        page.write(found, threads)
+    typer.echo(found.to_json().decode() if as_json else found.to_text())
+    found.require(min_accuracy)
 
 
 @app.command(epilog="Example: edgekd predict models/synth-serfr24.int8.tflite audio --csv labels.csv")

@@ -2,10 +2,10 @@
 
 RUN/recipe.json is the resolved recipe, RUN/run.json what came out, RUN/model.pt the float weights, RUN/qat.pt those of the
 quantization-aware network; beside them metrics.csv (one row an epoch), train.log, last.ckpt, tensorboard/, what both networks said of
-the test windows (test-float.npz, test-qat.npz), a teacher's softlabels/ and a student's export/. A cross-fitted teacher has no network
-of its own: its folder holds run.json, recipe.json and one ordinary run a fit, fit0/ and so on. A student whose recipe trains its own
-teachers holds them: stages.json says so before there is a run.json, teachers/ and beside/ are run folders, pairs.json is what
-specialists changed and svm.json a back-end.
+the test windows (test-float.npz, test-qat.npz), report.html for people, a teacher's softlabels/ and a student's export/. A cross-fitted
+teacher has no network of its own: its folder holds run.json, recipe.json and one ordinary run a fit, fit0/ and so on. A student whose
+recipe trains its own teachers holds them: stages.json says so before there is a run.json, teachers/ and beside/ are run folders,
+pairs.json is what specialists changed and svm.json a back-end.
 """
 
 import hashlib
@@ -36,7 +36,7 @@ RUN_FORMAT, STAGES_FORMAT = "edgekd-run", "edgekd-stages"
 RUN_VERSION = 1
 RUN_FILE, RECIPE_FILE = "run.json", "recipe.json"
 MODEL_FILE, QAT_FILE, CHECKPOINT_FILE = "model.pt", "qat.pt", "last.ckpt"
-METRICS_FILE, LOG_FILE = "metrics.csv", "train.log"
+METRICS_FILE, LOG_FILE, REPORT_FILE = "metrics.csv", "train.log", "report.html"
 TEST_FILES = {"float": "test-float.npz", "qat": "test-qat.npz"}
 """Network -> its logits of the windows of the test side, a `score.Heard`."""
 TENSORBOARD_FOLDER, SOFT_LABELS_FOLDER, EXPORT_FOLDER = "tensorboard", "softlabels", "export"
@@ -45,7 +45,7 @@ TEACHERS_FOLDER, BESIDE_FOLDER = "teachers", "beside"
 PART = ".part"
 """Ends the name of a file that is being written."""
 RUN_FILES = frozenset({RUN_FILE, RECIPE_FILE, MODEL_FILE, QAT_FILE, CHECKPOINT_FILE, METRICS_FILE, LOG_FILE, TENSORBOARD_FOLDER,
-                       SOFT_LABELS_FOLDER, EXPORT_FOLDER, STAGES_FILE, PAIRS_FILE, SVM_FILE, *TEST_FILES.values()})
+                       SOFT_LABELS_FOLDER, EXPORT_FOLDER, STAGES_FILE, PAIRS_FILE, SVM_FILE, REPORT_FILE, *TEST_FILES.values()})
 """All that a run folder holds, and all that may be removed with it; besides, folders of fits and of stages."""
 STAGE_FOLDERS = frozenset({TEACHERS_FOLDER, BESIDE_FOLDER})
 """Of a run with `STAGES_FILE`; elsewhere, folders of these names are the user's."""

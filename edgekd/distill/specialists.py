@@ -105,18 +105,18 @@ class PairReport(msgspec.Struct, frozen=True, kw_only=True):
 
     def to_text(self) -> str:
         """A table for people."""
-        rows = self._rows()
+        rows = self.rows()
         widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
         return "\n".join(f"{row[0]:{widths[0]}}" + "".join(f"  {cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True))
                          for row in rows)
 
     def markdown(self) -> str:
         """The same table in Markdown."""
-        header, *rows = self._rows()
+        header, *rows = self.rows()
         lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
         return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
-    def _rows(self) -> list[list[str]]:
+    def rows(self) -> list[list[str]]:
         """A header, a row for each pair, and their sums where there are several."""
         student = "student" if self.network == "float" else "student int8-aware"
         header = ["confused on the test side", "clips", "generalist", "specialist", "mean of teachers", student]

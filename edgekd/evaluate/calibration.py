@@ -46,17 +46,23 @@ def calibrate(logits: NDArray[np.floating], truth: Integers, group_of: Integers)
     Raises:
         InputError: fewer than two groups.
     """
+    before, after = softmax(logits), cross_fitted(logits, truth, group_of)
+    losses = [log_loss(probabilities, truth) for probabilities in (before, after)]
+    errors = [expected_calibration_error(probabilities, truth) for probabilities in (before, after)]
+    return Fit(fit_temperature(logits, truth) if losses[1] < losses[0] else 1.0, *errors, *losses)
+
+
+def cross_fitted(logits: NDArray[np.floating], truth: Integers, group_of: Integers) -> Floats:
+    """(windows, labels) probabilities, each window's at a temperature fitted on other groups; arguments and errors as `calibrate`."""
     groups, place = np.unique(group_of, return_inverse=True)
     if len(groups) < 2:
         raise InputError(f"{len(groups)} recordings with sound to fit a temperature on; give at least 2")
     fold = (np.random.default_rng(SEED).permutation(len(groups)) % FOLDS)[place]  # (windows,)
-    before, after = softmax(logits), np.zeros(logits.shape)
+    probabilities = np.zeros(logits.shape)
     for each in np.unique(fold):
         inside = fold == each
-        after[inside] = softmax(logits[inside], fit_temperature(logits[~inside], truth[~inside]))
-    losses = [log_loss(probabilities, truth) for probabilities in (before, after)]
-    errors = [expected_calibration_error(probabilities, truth) for probabilities in (before, after)]
-    return Fit(fit_temperature(logits, truth) if losses[1] < losses[0] else 1.0, *errors, *losses)
+        probabilities[inside] = softmax(logits[inside], fit_temperature(logits[~inside], truth[~inside]))
+    return probabilities
 
 
 def fit_temperature(logits: NDArray[np.floating], truth: Integers) -> float:

@@ -210,8 +210,8 @@ def summary(out: Path, report: DemoReport, *, store_kept: bool) -> str:
     lines += [f"  {name:{width}} {100 * accuracy:6.1f} %" for name, accuracy in accuracies.items()]
     lines += ["Where the files are"]
     places = {**{str(path): f"the student in integers, {path.stat().st_size:,} bytes" for path in report.files},
-              str(out / STUDENT_RUN): "its run folder: recipe, metrics, weights, TensorBoard", str(out / RECORDING): "the fresh recording",
-              str(out / REPORT): "this summary"}
+              str(out / STUDENT_RUN): "its run folder: report.html, recipe, metrics, weights, TensorBoard",
+              str(out / RECORDING): "the fresh recording", str(out / REPORT): "this summary"}
     if store_kept:
         places |= {str(out / STORE): "the clips", str(out / RUNS): "the teachers' run folders"}
     width = max(map(len, places))

@@ -10,6 +10,7 @@ from edgekd.distill.recipe import Recipe, alone, load_recipe
 from edgekd.distill.run import BESIDE_FOLDER, PAIRS_FILE, STAGES_FILE, SVM_FILE, Run, write_atomic
 from edgekd.distill.training import DEFAULT_OPTIONS, Options, train
 from edgekd.errors import InputError
+from edgekd.pipeline.run_report import write_report
 from edgekd.pipeline.specialists import check_specialists, report_pairs, train_specialists
 from edgekd.pipeline.stages import going_on, stage_recipe, staged, teaching, train_teachers, trained, with_init
 from edgekd.pipeline.svm import score_sum
@@ -22,7 +23,7 @@ NO_TEACHER = "none"
 
 def distill(recipe: str, data: Path, out: Path, teachers: Sequence[Path] = (), overrides: Sequence[str] = (),
             options: Options = DEFAULT_OPTIONS) -> Run:
-    """Train a student: the float phase, then the quantization-aware one.
+    """Train a student: the float phase, then the quantization-aware one. The run folder gets a page for people, report.html.
 
     A recipe with teachers, specialists or a back-end of its own trains these too, inside the run folder, unless teachers are given.
 
@@ -46,7 +47,9 @@ def distill(recipe: str, data: Path, out: Path, teachers: Sequence[Path] = (), o
             raise InputError(f"recipe {loaded.name} has a [teacher] table; train it with: edgekd teach {recipe}")
         store = ClipStore.open(data)
         if teachers or not (loaded.teachers or loaded.backend):
-            return train(alone(loaded), store, out, () if none else teachers, options)
+            run = train(alone(loaded), store, out, () if none else teachers, options)
+            processes.first(lambda: write_report(run, store, () if none else teachers))
+            return run
         return _with_stages(loaded, store, out, options)
 
 
@@ -70,6 +73,7 @@ def _with_stages(recipe: Recipe, store: ClipStore, out: Path, options: Options) 
         report_pairs(run, store, teachers[0], specialists, [*teachers, *specialists])
     if recipe.backend and not processes.first((out / SVM_FILE).is_file):
         processes.first(lambda: _judged([run, *others], store, recipe.backend.kernels))
+    processes.first(lambda: write_report(run, store, [*teachers, *specialists]))
     return run
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from edgekd.data.store import ClipStore, listing, windows
 from edgekd.engine import open_model
 from edgekd.errors import GateError, InputError
+from edgekd.evaluate.findings import Answers
 from edgekd.evaluate.inference import hop_samples, window_logits
 from edgekd.evaluate.metrics import Evaluation, Scores, evaluate
 from edgekd.manifest import Manifest
@@ -28,6 +29,7 @@ class EvaluationReport:
         data: name of the data set; `synthetic` when a program made it.
         scores: windows, clips, labels and recorders.
         temperature: that divided the logits. fitted_here: whether it was fitted on some of these clips.
+        answers: what it was that is scored.
     """
 
     model: str
@@ -38,6 +40,7 @@ class EvaluationReport:
     scores: Evaluation
     temperature: float
     fitted_here: bool
+    answers: Answers
 
     def to_json(self) -> bytes:
         """The document of `evaluate --json`."""
@@ -46,15 +49,24 @@ class EvaluationReport:
                                     "clips": scores.clips, "per_label": scores.per_label, "per_recorder": scores.per_recorder,
                                     "temperature": self.temperature, "temperature_fitted_here": self.fitted_here})
 
-    def to_text(self) -> str:
-        """A table for people."""
+    def where(self) -> str:
+        """In which engine and on what, in words."""
         clips = self.scores.clips.count + self.scores.clips.silent
         which = "all clips, whatever their split (choose with --split)" if self.split == ALL_SPLITS else f"split {self.split}"
-        lines = [f"{self.model} in {self.engine} on {self.data}{' (synthetic)' if self.synthetic else ''}, {which}: {clips} clips", "",
+        return f"{self.engine} on {self.data}{' (synthetic)' if self.synthetic else ''}, {which}: {clips} clips"
+
+    def fit_note(self) -> str:
+        """What must be known of the temperature, "" where nothing."""
+        if not self.fitted_here:
+            return ""
+        return f"the temperature {self.temperature:g} was fitted on some of these clips, which flatters log loss and calibration"
+
+    def to_text(self) -> str:
+        """A table for people."""
+        lines = [f"{self.model} in {self.where()}", "",
                  f"{'':10}{'count':>8}{'silent':>8}{'accuracy':>10}{'macro':>8}{'log loss':>10}{'calibration':>13}",
                  _row("windows", self.scores.windows), _row("clips", self.scores.clips)]
-        if self.fitted_here:
-            lines.append(f"the temperature {self.temperature:g} was fitted on some of these clips, which flatters log loss and calibration")
+        lines += [note] if (note := self.fit_note()) else []
         for title, accuracies in (("label", self.scores.per_label), ("recorder", self.scores.per_recorder)):
             if accuracies:
                 width = max(len(name) for name in accuracies)
@@ -100,12 +112,15 @@ def evaluate_file(model_path: Path, data: Path, splits: Sequence[str] = (), *, e
     starts = [windows(int(store.lengths[index]), manifest.window, step) for index in chosen]
     clip_of = np.repeat(np.arange(len(chosen)), [len(of_clip) for of_clip in starts])
     logits, silent = window_logits(model, window_waveforms(store, chosen, starts, manifest.window))
-    recorders = [store.clips[index].recorder for index in chosen]
-    scores = evaluate(logits, silent, clip_of, truth, labels=manifest.labels, recorders=recorders, temperature=manifest.temperature)
+    clips = [store.clips[index] for index in chosen]
+    answers = Answers(logits, silent, clip_of, truth, store.recordings(chosen), manifest.labels, tuple(clip.path for clip in clips),
+                      tuple(clip.recorder for clip in clips), manifest.temperature)
+    scores = evaluate(logits, silent, clip_of, truth, labels=manifest.labels, recorders=answers.recorders, temperature=manifest.temperature)
     split = ",".join(splits) if splits else ALL_SPLITS
     fit = manifest.calibration
-    fitted_here = fit is not None and fit.data_hash == store.hash and any(store.clips[index].split in fit.splits for index in chosen)
-    return EvaluationReport(str(model_path), split, model.engine, store.name, store.synthetic, scores, manifest.temperature, fitted_here)
+    fitted_here = fit is not None and fit.data_hash == store.hash and any(clip.split in fit.splits for clip in clips)
+    return EvaluationReport(str(model_path), split, model.engine, store.name, store.synthetic, scores, manifest.temperature, fitted_here,
+                            answers)
 
 
 def window_waveforms(store: ClipStore, clips: NDArray[np.int64], starts: Sequence[Sequence[int]],

@@ -30,12 +30,15 @@ def info(model: str | Path, as_json: bool) -> str:
     size = path.stat().st_size
     if as_json:
         return msgspec.json.format(msgspec.json.encode(Document(str(path), size, manifest))).decode()
-    return _text(path, size, manifest)
+    described = rows(path, size, manifest)
+    width = max(len(name) for name in described)
+    return "\n".join([manifest.name, *(f"  {name.ljust(width)}  {value}" for name, value in described.items())])
 
 
-def _text(path: Path, size: int, manifest: Manifest) -> str:
+def rows(path: Path, size: int, manifest: Manifest) -> dict[str, str]:
+    """What a manifest says, in words; size: bytes of the file."""
     fe, source = manifest.frontend, manifest.provenance
-    rows = {
+    return {
         "file": f"{path} ({size:,} bytes)",
         "student": f"{manifest.student}, {manifest.precision}" + (", trained on synthetic data" if source.synthetic else ""),
         "labels": _labels(manifest.labels),
@@ -53,8 +56,6 @@ def _text(path: Path, size: int, manifest: Manifest) -> str:
         "scores": ", ".join(f"{name} {value:.4f}" for name, value in source.scores.items()) or "none",
         "made by": f"edgekd {source.edgekd_version} at {source.created}, manifest format {manifest.format_version}",
     }
-    width = max(len(name) for name in rows)
-    return "\n".join([manifest.name, *(f"  {name.ljust(width)}  {value}" for name, value in rows.items())])
 
 
 def _labels(labels: tuple[str, ...]) -> str:

@@ -5,17 +5,18 @@ from pathlib import Path
 
 from edgekd.data.store import ClipStore
 from edgekd.distill.crossfit import cross_fit
-from edgekd.distill.processes import joined
+from edgekd.distill.processes import first, joined
 from edgekd.distill.recipe import load_recipe
 from edgekd.distill.run import Run
 from edgekd.distill.softlabels import soft_labels
 from edgekd.distill.training import DEFAULT_OPTIONS, Options, train
 from edgekd.errors import InputError
+from edgekd.pipeline.run_report import write_report
 
 
 def teach(recipe: str, data: Path, out: Path, overrides: Sequence[str] = (), options: Options = DEFAULT_OPTIONS,
           fits: int | None = None) -> Run:
-    """Train a teacher and keep its soft labels for every clip of the store beside it.
+    """Train a teacher and keep its soft labels for every clip of the store beside it, and a page for people, report.html.
 
     Args:
         recipe: name or path of a recipe with a [teacher] table.
@@ -37,4 +38,5 @@ def teach(recipe: str, data: Path, out: Path, overrides: Sequence[str] = (), opt
             return cross_fit(loaded, store, out, fits, options)
         run = train(loaded, store, out, options=options)
         soft_labels(run, store)
+        first(lambda: write_report(run, store))
         return run

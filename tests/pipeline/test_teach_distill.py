@@ -1,18 +1,22 @@
 """`edgekd teach` and `edgekd distill` on a few clips, by recipes on disk."""
 
 import os
+import shutil
 import sys
 
 import numpy as np
 import pytest
 
-from edgekd.data.store import Clip
+from edgekd.data.store import Clip, ClipStore
 from edgekd.data.writer import StoreWriter
-from edgekd.distill.run import SOFT_LABELS_FOLDER
+from edgekd.distill.run import METRICS_FILE, REPORT_FILE, SOFT_LABELS_FOLDER, TEST_FILES, load_run
+from edgekd.distill.training import Options
 from edgekd.errors import InputError
 from edgekd.pipeline import launch
 from edgekd.pipeline.distill import distill
+from edgekd.pipeline.run_report import write_report
 from edgekd.pipeline.teach import teach
+from tests.evaluate.html_page import parsed
 from tests.pipeline.small import NETWORK, TABLES
 
 RATE = 8000
@@ -61,11 +65,69 @@ def test_a_teacher_may_be_cross_fitted(place):
     assert [len(list((run.path / fit / SOFT_LABELS_FOLDER).glob("*.npy"))) for fit in ("fit0", "fit1")] == [1, 1]
 
 
-def test_a_student_learns_from_it_in_both_phases(place, teacher):
-    run = distill(str(place / "student.toml"), place / "store", place / "s", [teacher.path, teacher.path])
+@pytest.fixture(scope="module")
+def student(place, teacher):
+    return distill(str(place / "student.toml"), place / "store", place / "s", [teacher.path, teacher.path])
+
+
+def test_a_student_learns_from_it_in_both_phases(student):
+    run = student
     assert run.info.metrics["float_clip_accuracy"] == run.info.metrics["qat_clip_accuracy"] == 1.0
     assert "float 100.0 %" in run.summary()
     assert len(run.info.teachers) == 2
+
+
+def test_a_run_has_a_page_with_its_curves_scores_and_teachers(student):
+    page = parsed((student.path / REPORT_FILE).read_bytes())
+    assert "student cp_resnet trained on tones, a; tested on 8 clips of b" in page.text
+    assert "float, clips 8 0 100.0 % (100.0 to 100.0)" in page.text
+    assert "int8-aware, clips 8 0 100.0 % (100.0 to 100.0)" in page.text
+    captions = [each["aria-label"] for each in page.tags("svg")]
+    for term in ("loss", "label", "kd"):
+        assert any(said.startswith(f"{term} from ") and said.endswith(" in epoch 12") for said in captions)
+    assert not any("weighted" in said for said in captions)
+    assert "t cp_resnet 100.0 % t cp_resnet 100.0 % mean of 2 100.0 % 100.0 %" in page.text
+    assert "No clip was taken for another label." in page.text
+    assert '"kd_weight":' in page.text  # the recipe
+
+
+def test_a_teacher_has_a_page_too(teacher):
+    page = parsed((teacher.path / REPORT_FILE).read_bytes())
+    assert "teacher cp_resnet trained on tones" in page.text
+    assert "labels alone" in page.text
+
+
+def test_the_page_of_a_finished_run_is_made_again_alike(place, teacher, student):
+    page = student.path / REPORT_FILE
+    before = page.read_bytes()
+    page.unlink()
+    distill(str(place / "student.toml"), place / "store", place / "s", [teacher.path, teacher.path], options=Options(resume=True))
+    assert page.read_bytes() == before
+
+
+def test_a_page_does_without_answers_that_are_damaged(place, student, tmp_path):
+    shutil.copytree(student.path, tmp_path / "s")
+    (tmp_path / "s" / TEST_FILES["qat"]).write_bytes(b"no zip")
+    (tmp_path / "s" / METRICS_FILE).unlink()
+    write_report(load_run(tmp_path / "s"), ClipStore.open(place / "store"))
+    text = parsed((tmp_path / "s" / REPORT_FILE).read_bytes()).text
+    assert "The int8-aware network is not judged" in text
+    assert "float, clips 8" in text
+    assert "Float phase" not in text
+
+
+def test_a_page_that_cannot_be_written_says_where(place, student, tmp_path):
+    shutil.copytree(student.path, tmp_path / "s")
+    (tmp_path / "s" / REPORT_FILE).unlink()
+    (tmp_path / "s" / REPORT_FILE).mkdir()
+    with pytest.raises(InputError, match=r"report\.html cannot be written .*--resume"):
+        write_report(load_run(tmp_path / "s"), ClipStore.open(place / "store"))
+
+
+def test_a_run_with_a_page_can_be_begun_anew(place):
+    for force in (False, True):
+        run = teach(str(place / "teacher.toml"), place / "store", place / "again", ["train.epochs=1"], Options(force=force))
+        assert (run.path / REPORT_FILE).is_file()
 
 
 def test_the_recipe_of_the_other_command_is_refused_with_the_command(place):

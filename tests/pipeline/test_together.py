@@ -4,10 +4,11 @@ import msgspec
 import pytest
 
 from edgekd.distill import processes
-from edgekd.distill.run import PAIRS_FILE, SVM_FILE
+from edgekd.distill.run import PAIRS_FILE, REPORT_FILE, SVM_FILE
 from edgekd.distill.training import Options
 from edgekd.pipeline.distill import distill
 from tests.distill.conftest import recipe_dict, write_store
+from tests.evaluate.html_page import parsed
 
 
 @pytest.fixture
@@ -44,3 +45,6 @@ def test_the_first_process_waits_for_no_other_in_what_it_does_alone(tmp_path):
     run = distill(str(tmp_path / "student.json"), tmp_path / "store", tmp_path / "run", options=Options(threads=1))
     assert (run.path / PAIRS_FILE).is_file()
     assert (run.path / SVM_FILE).is_file()
+    text = parsed((run.path / REPORT_FILE).read_bytes()).text
+    assert "confused on the test side clips generalist specialist mean of teachers student int8-aware" in text
+    assert "Accuracy of test clips. kernel softmax machine run linear" in text
