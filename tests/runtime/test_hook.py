@@ -1,7 +1,6 @@
 """The hook: a command and an address that are told of changes, and what they may do wrong."""
 
 import json
-import os
 import shlex
 import socket
 import ssl
@@ -176,7 +175,7 @@ def test_commands_leave_no_descriptors_and_no_processes_behind():
         hook.tell(decision(f"n{number}"), None)
         assert eventually(lambda: not hook._queues[0].worker._queue)
         time.sleep(0.05)
-        counts.append(len(os.listdir("/proc/self/fd")))
+        counts.append(len(list(Path("/proc/self/fd").iterdir())))
     hook.close()
     assert counts[-1] <= counts[2] + 3  # one may be running
 

@@ -12,6 +12,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import NamedTuple, Protocol
 
@@ -194,10 +195,8 @@ class Command:
                         selector.unregister(process.stdin)
                         process.stdin.close()
         os.killpg(process.pid, signal.SIGKILL)  # before the first process is waited for, while the number is its own
-        try:
+        with suppress(BlockingIOError):  # nothing more
             said = (said + (os.read(process.stderr.fileno(), MAX_SAID) if read <= MAX_SAID else b""))[-KEPT:]
-        except BlockingIOError:  # nothing more
-            pass
         return in_time, _last_words(said)
 
 

@@ -8,7 +8,6 @@ from edgekd.runtime.outputs.hub import Output, Outputs
 from edgekd.runtime.outputs.tables import ClipsTable, HistoryTable, HookTable
 
 
-
 def _hook(table: HookTable) -> Output:
     from edgekd.runtime.outputs.hook import open_hook
 

@@ -7,6 +7,7 @@ import socket
 import ssl
 import threading
 import time
+from contextlib import suppress
 from http import HTTPStatus
 from typing import NamedTuple
 from urllib.parse import quote, unquote, urlsplit
@@ -90,10 +91,8 @@ class Webhook:
 
         def give_up() -> None:
             late.set()
-            try:
+            with suppress(OSError):  # it has ended
                 socket.socket.shutdown(connected, socket.SHUT_RDWR)  # also of TLS, whose own would change what the other thread uses
-            except OSError:  # it has ended
-                pass
 
         timer = threading.Timer(max(0.0, deadline - time.monotonic()), give_up)
         timer.daemon = True
@@ -153,7 +152,8 @@ def read_address(url: str, token: str | None) -> Address:
     except UnicodeError:
         raise InputError(f"webhook: the address has a malformed host; {EXAMPLE}") from None
     target = quote((parts.path or "/") + (f"?{parts.query}" if parts.query else ""), safe=PATH_LETTERS)
-    return Address(host, port or PORTS[parts.scheme], parts.scheme == "https", target, _authorization(parts.username, parts.password, token))
+    authorization = _authorization(parts.username, parts.password, token)
+    return Address(host, port or PORTS[parts.scheme], parts.scheme == "https", target, authorization)
 
 
 def _authorization(user: str | None, password: str | None, token: str | None) -> str | None:
