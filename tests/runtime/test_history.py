@@ -88,8 +88,10 @@ def test_a_label_that_stays_is_one_row_and_changes_are_beside_it(clock, opened):
     opened.tell(Change(3.2, "FAILED", "gone"), None)
     save(opened)
     assert rows(file_of(opened)) == [
-        (2, "rain", START, START + 1.5, 1.0, 1.5, 3, 0, 0.7, 0.5, 0.9), (3, "wind", START + 1.5, START + 2.0, 2.5, 0.5, 2, 0, 0.5, 0.4, 0.6)]
-    assert rows(file_of(opened), "changes") == [(1, START, 1.0, None, "listening with the model toy"), (4, START + 2.5, 3.2, "FAILED", "gone")]
+        (2, "rain", START, START + 1.5, 1.0, 1.5, 3, 0, 0.7, 0.5, 0.9),
+        (3, "wind", START + 1.5, START + 2.0, 2.5, 0.5, 2, 0, 0.5, 0.4, 0.6)]
+    assert rows(file_of(opened), "changes") == [
+        (1, START, 1.0, None, "listening with the model toy"), (4, START + 2.5, 3.2, "FAILED", "gone")]
 
 
 def test_a_row_that_was_written_goes_on_growing(clock, opened):
@@ -99,7 +101,8 @@ def test_a_row_that_was_written_goes_on_growing(clock, opened):
         save(opened)
     tell(opened, 6.0, "wind")
     save(opened)
-    assert [row[1:7] for row in rows(file_of(opened))] == [("rain", START, START + 5, 1.0, 5.0, 5), ("wind", START + 5, START + 5, 6.0, 0.0, 1)]
+    assert [row[1:7] for row in rows(file_of(opened))] == [
+        ("rain", START, START + 5, 1.0, 5.0, 5), ("wind", START + 5, START + 5, 6.0, 0.0, 1)]
 
 
 def test_windows_that_were_not_judged_are_counted_apart(clock, opened):  # noqa: ARG001
@@ -197,9 +200,13 @@ def test_a_reader_that_stays_does_not_make_the_log_grow_without_end(tmp_path):
         reading.fetchone()
         reader.execute("BEGIN")
         reader.execute("SELECT count(*) FROM runs").fetchone()
-        with pytest.raises(sqlite3.OperationalError, match="has been reading"):
+
+        def fill() -> None:
             for first in range(0, 40_000, BATCH):
                 file.write([(None, run(first + i)) for i in range(BATCH)])
+
+        with pytest.raises(sqlite3.OperationalError, match="has been reading"):
+            fill()
         assert sizes(file.path) <= 1_000_000
     file.write([(None, run(1))])
     file.close()

@@ -234,11 +234,5 @@ def open_to_read(path: Path) -> closing[sqlite3.Connection]:
     if not path.is_file():
         raise InputError(f"{path}: no such file; give the database that 'edgekd listen --history' writes")
     require_ours(path)
-    address = f"{path.resolve().as_uri()}?mode=ro"
-    if not path.with_name(f"{path.name}-wal").exists():
-        try:  # nobody writes; where the folder cannot be written either, there can be no log
-            with closing(sqlite3.connect(address, uri=True, timeout=BUSY_S)) as trial:
-                trial.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        except sqlite3.OperationalError:
-            address += "&immutable=1"
-    return closing(sqlite3.connect(address, uri=True, timeout=BUSY_S))
+    written = path.with_name(f"{path.name}-wal").exists()  # where nobody writes there is no log, and none must be made for reading
+    return closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro{'' if written else '&immutable=1'}", uri=True, timeout=BUSY_S))
