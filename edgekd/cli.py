@@ -437,7 +437,8 @@ def listen(
              "the environment.")] = None,
     hook: Annotated[str | None, typer.Option(
         help="A command to run where the label shown changes, with the event as JSON on its standard input.")] = None,
-    webhook: Annotated[str | None, typer.Option(help="An http(s) address to post the same to.")] = None,
+    webhook: Annotated[str | None, typer.Option(
+        help="An http(s) address to post the same to, with the token in EDGEKD_WEBHOOK_TOKEN, if any.")] = None,
     history: Annotated[Path | None, typer.Option(help="A database of decisions, which 'edgekd history' reads.")] = None,
     clips: Annotated[Path | None, typer.Option(
         help="A folder for the sound of uncertain windows, which 'edgekd data prepare folder' reads; without it none is stored.")] = None,

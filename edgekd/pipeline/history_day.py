@@ -167,7 +167,7 @@ def _svg_row(name: str, slots: list[float], lengths: list[float], row: int, styl
 def _events(day: Day) -> str:
     """A line on how often the state changed, or none."""
     count = sum(event.state is not None for event in day.events)
-    return f"\n{count} lines on the source and the outputs: --since {day.day} --until {day.day}" if count else ""
+    return f"\n{count} line{'s' * (count > 1)} on the source and the outputs: --since {day.day} --until {day.day}" if count else ""
 
 
 def _joined(slots: list[float], count: int) -> list[float]:

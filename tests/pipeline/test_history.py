@@ -134,7 +134,7 @@ def test_a_day_is_drawn_in_eighty_columns(file, monkeypatch, capsys):
     assert lines[2] == f"{'(heard)':21} █████░" .replace("░", "") + " " * 19 + "·" + " " * 23 + "  2:31:00"
     assert lines[3] == f"{'rain':21} ████" + " " * 20 + "·" + " " * 23 + "  2:01:00"
     assert lines[4] == f"{'street, north':21} " + " " * 4 + "█" + " " * 43 + "  0:30:00"
-    assert lines[5].startswith("1 lines on the source")
+    assert lines[5].startswith("1 line on the source")
 
 
 def test_a_day_is_drawn_without_blocks_where_the_terminal_has_none(file):

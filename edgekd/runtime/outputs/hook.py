@@ -26,7 +26,7 @@ from edgekd.runtime.outputs.tables import HookTable
 
 QUEUE = 16
 """Events that wait for a slow command or address."""
-FINISH_S = 0.6 * CLOSE_S
+FINISH_S = 0.4 * CLOSE_S
 """What is running at the listener's end may go on for so long."""
 TICK_S = 0.05
 MAX_SAID, KEPT, SHOWN = 1 << 20, 1 << 12, 120
