@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from edgekd.errors import InputError
+from edgekd.runtime.config import read_config
 from edgekd.runtime.decision import Decision
 from edgekd.runtime.health import Change
 from edgekd.runtime.outputs import webhook as webhook_module
@@ -365,3 +366,15 @@ def test_an_untrusted_certificate_is_refused(monkeypatch, tmp_path):
     finally:
         server.shutdown()
         server.server_close()
+
+
+def test_the_table_is_read_and_its_mistakes_are_named(tmp_path):
+    file = tmp_path / "box.toml"
+    file.write_text("hook = { command = 'true', on = ['label', 'state'], timeout = 2 }")
+    assert read_config(file).hook == HookTable(command="true", on=("label", "state"), timeout=2.0)
+    for text, message in (("on = []", "hook.on"), ("on = ['lable']", "hook.on"),
+                          ("timeout = 0", "hook.timeout"), ("tokn = 's3cret'", "token")):
+        file.write_text(f"hook = {{ command = 'true', {text} }}")
+        with pytest.raises(InputError, match=message) as caught:
+            read_config(file)
+        assert "s3cret" not in str(caught.value)
