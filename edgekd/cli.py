@@ -499,7 +499,7 @@ def listen(
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-@app.command()
+@app.command(epilog="Example: edgekd history history.sqlite --day today")
 def history(
     file: Annotated[Path | None, typer.Argument(help="The database that 'edgekd listen --history FILE' writes; it may be writing.")] = None,
     since: Annotated[str | None, typer.Option(help="A day, a time (14:30, '2026-01-31 14:30') or how long ago (90m, 2h, 3d).")] = None,
