@@ -446,7 +446,8 @@ def listen(
              "the environment.")] = None,
     hook: Annotated[str | None, typer.Option(
         help="A command to run where the label shown changes, with the event as JSON on its standard input.")] = None,
-    webhook: Annotated[str | None, typer.Option(help="An http(s) address to post the same to.")] = None,
+    webhook: Annotated[str | None, typer.Option(
+        help="An http(s) address to post the same to, with the token in EDGEKD_WEBHOOK_TOKEN, if any.")] = None,
     history: Annotated[Path | None, typer.Option(help="A database of decisions, which 'edgekd history' reads.")] = None,
     clips: Annotated[Path | None, typer.Option(
         help="A folder for the sound of uncertain windows, which 'edgekd data prepare folder' reads; without it none is stored.")] = None,
@@ -505,6 +506,37 @@ def listen(
             raise typer.Exit(TERMINATED) from None
     except BrokenPipeError:  # the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@app.command(epilog="Example: edgekd history history.sqlite --day today")
+def history(
+    file: Annotated[Path | None, typer.Argument(help="The database that 'edgekd listen --history FILE' writes; it may be writing.")] = None,
+    since: Annotated[str | None, typer.Option(help="A day, a time (14:30, '2026-01-31 14:30') or how long ago (90m, 2h, 3d).")] = None,
+    until: Annotated[str | None, typer.Option(help="The same; a day is meant to its end.")] = None,
+    label: Annotated[str | None, typer.Option(help="Only this label.")] = None,
+    day: Annotated[str | None, typer.Option(help="Draw a day: YYYY-MM-DD, today or yesterday.")] = None,
+    svg: Annotated[Path | None, typer.Option(help="With --day: draw it into this file instead, which any browser shows.")] = None,
+    csv: Annotated[Path | None, typer.Option(help="Write a table, with times in UTC.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line, or with --day one document.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace a table that exists.")] = False,
+) -> None:
+    """Tell what a listener heard when: from when to when which label was shown, the newest last, in local time."""
+    from edgekd.pipeline import history as past
+    from edgekd.pipeline import history_day
+
+    question = past.ask(file, since=since, until=until, label=label, day=day, draws=svg is not None)
+    if csv is not None:
+        print(past.export(question, csv, force=force))
+    if question.day is not None and (csv is None or svg is not None):
+        drawn = history_day.read_day(question.day, past.rows(question))
+        if svg is not None:
+            print(history_day.write_svg(drawn, svg))
+        else:
+            print(history_day.to_json(drawn) if as_json else history_day.to_text(drawn, sys.stdout.encoding))
+    elif csv is None:
+        line = past.to_json if as_json else past.to_text
+        for row in past.rows(question):
+            print(line(row))
 
 
 @app.command(epilog="Example: edgekd mics")

@@ -5,8 +5,28 @@ from typing import Any
 
 from edgekd.runtime.config import OUTPUT_TABLES, Config
 from edgekd.runtime.outputs.hub import Output, Outputs
+from edgekd.runtime.outputs.tables import ClipsTable, HistoryTable, HookTable
 
-OPENERS: dict[str, Callable[[Any], Output]] = {}
+
+def _hook(table: HookTable) -> Output:
+    from edgekd.runtime.outputs.hook import open_hook
+
+    return open_hook(table)
+
+
+def _history(table: HistoryTable) -> Output:
+    from edgekd.runtime.outputs.history import open_history
+
+    return open_history(table)
+
+
+def _clips(table: ClipsTable) -> Output:
+    from edgekd.runtime.outputs.clips import open_clips
+
+    return open_clips(table)
+
+
+OPENERS: dict[str, Callable[[Any], Output]] = {"hook": _hook, "history": _history, "clips": _clips}
 """Name of a table -> what makes an output of it, at work."""
 
 
