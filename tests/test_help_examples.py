@@ -19,13 +19,12 @@ from edgekd.runtime import microphones
 
 WALK = (
     "record", "data prepare", "data synth", "data info", "teach", "distill", "crossval", "sweep", "svm", "bench-train", "export", "info",
-    "verify", "check", "bench", "evaluate", "predict", "listen", "history",
-    "mics", "doctor", "demo",
+    "verify", "check", "bench", "evaluate", "predict", "listen", "history", "mics", "doctor", "demo",
 )
 """All commands, in an order in which each finds what it needs."""
 SMALLER = {
-    "record": ("--seconds", "1"), "data synth": ("--seconds", "1", "--clips", "60"), "bench": ("--repeats", "3"), "listen": ("--history", "history.sqlite"),
-    "bench-train": ("--set", "train.batch_size=8"),
+    "record": ("--seconds", "1"), "data synth": ("--seconds", "1", "--clips", "60"), "bench": ("--repeats", "3"),
+    "listen": ("--history", "history.sqlite"), "bench-train": ("--set", "train.batch_size=8"),
     "teach": ("--set", "train.epochs=1", "--set", "view.seconds=1.0", "--set", "augment.roll=0.5"),
     **dict.fromkeys(("distill", "crossval", "sweep"), ("--set", "train.epochs=1", "--set", "qat.epochs=1", "--set", "student.width=8")),
 }
