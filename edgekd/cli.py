@@ -408,8 +408,9 @@ def listen(
              "microphone is heard, for ever.")] = None,
     model: Annotated[Path | None, typer.Option(help="A model file that 'edgekd export' wrote.")] = None,
     config: Annotated[Path | None, typer.Option(
-        help="A .toml file with tables [model], [source], [decision] and [output], which have a key for each option here; options on "
-             "the command line override it, and a source here the whole table. Its paths are relative to the file.")] = None,
+        help="A .toml file with tables [model], [source], [decision] and [output], which have a key for each option here, and [watch], "
+             "the limits by which a live source is watched; options on the command line override it, and a source here the whole table. "
+             "Its paths are relative to the file.")] = None,
     mic: Annotated[str | None, typer.Option(
         help="The microphone: part of its name, hw:CARD,DEVICE or USB VENDOR:PRODUCT[:SERIAL]; see 'edgekd mics'.")] = None,
     command: Annotated[str | None, typer.Option(
@@ -493,7 +494,8 @@ def listen(
             if view is not None:
                 drawing.enter_context(view)
             lines = decisions(source, told.model_file, engine=told.model.engine, threads=told.model.threads, hop_s=hop_s,
-                              top=told.decision.top, live=told.request, settings=told.settings, control=control, observe=outputs.tell)
+                              top=told.decision.top, live=told.request, settings=told.settings, control=control, observe=outputs.tell,
+                              watch=told.limits)
             for decision in outputs.through(lines):
                 if view is None:
                     print(line(decision), flush=True)
