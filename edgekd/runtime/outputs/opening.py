@@ -5,8 +5,16 @@ from typing import Any
 
 from edgekd.runtime.config import OUTPUT_TABLES, Config
 from edgekd.runtime.outputs.hub import Output, Outputs
+from edgekd.runtime.outputs.tables import MqttTable
 
-OPENERS: dict[str, Callable[[Any], Output]] = {}
+
+def _mqtt(table: MqttTable) -> Output:
+    from edgekd.runtime.outputs.mqtt import open_mqtt
+
+    return open_mqtt(table)
+
+
+OPENERS: dict[str, Callable[[Any], Output]] = {"mqtt": _mqtt}
 """Name of a table -> what makes an output of it, at work."""
 
 
