@@ -193,14 +193,14 @@ class Mqtt:
     def _run(self) -> None:
         wait_s = FIRST_WAIT_S
         while not self._closing.is_set():
-            connection = self._connection = Connection(self._broker, self._news)
             try:
-                connection.serve(self._closing)
+                self._connection = Connection(self._broker, self._news)
+                self._connection.serve(self._closing)
             except Exception as error:  # also a bug, in paho or here: the stream goes on, and the reason is shown
                 reason = " ".join(str(getattr(error, "strerror", None) or error).split()) or type(error).__name__
                 self._trouble = f"no connection to {self._broker.host}:{self._broker.port}: {reason}; trying again"
-            self._connection = None
-            if connection.worked_at is not None and time.monotonic() - connection.worked_at > STEADY_S:
+            connection, self._connection = self._connection, None
+            if connection is not None and connection.worked_at is not None and time.monotonic() - connection.worked_at > STEADY_S:
                 wait_s = FIRST_WAIT_S
             self._closing.wait(wait_s)
             wait_s = min(2.0 * wait_s, LAST_WAIT_S)
