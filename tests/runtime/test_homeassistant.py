@@ -49,38 +49,32 @@ def problems(payload: dict) -> list[str]:
     """What Home Assistant would refuse or ignore in a discovery payload."""
     found = wrong_keys("root", payload, ROOT) + wrong_keys("device", payload["device"], DEVICE) + wrong_keys(
         "origin", payload["origin"], ORIGIN)
-    if not payload["device"].get("identifiers") and not payload["device"].get("connections"):
-        found.append("device: neither identifiers nor connections")
-    if payload.get("qos", 0) not in (0, 1, 2):
-        found.append("qos")
     known = [entity.get("unique_id") for entity in payload["components"].values()]
-    if len(set(known)) < len(known):
-        found.append("unique ids are not")
+    wrong = {
+        "device: neither identifiers nor connections": not {"identifiers", "connections"} & payload["device"].keys(),
+        "qos": payload.get("qos", 0) not in (0, 1, 2),
+        "unique ids are not": len(set(known)) < len(known),
+    }
+    found += [what for what, is_so in wrong.items() if is_so]
     for name, entity in payload["components"].items():
         platform = entity.get("platform")
-        if platform not in PLATFORMS:
-            found.append(f"{name}: platform {platform}")
-            continue
-        found += wrong_keys(name, entity, PLATFORMS[platform])
-        if entity.get("device_class") not in {None, *DEVICE_CLASSES[platform]}:
-            found.append(f"{name}: device class {entity['device_class']}")
-        if entity.get("entity_category") not in (None, "diagnostic"):  # "config" is not for sensors
-            found.append(f"{name}: entity category")
-        if entity.get("state_class") not in {None, *STATE_CLASSES}:
-            found.append(f"{name}: state class")
-        expire = entity.get("expire_after", 0)
-        if type(expire) is not int or expire < 0:
-            found.append(f"{name}: expire_after {expire!r}")
-        if entity.get("device_class") == "enum" or "options" in entity:
-            if entity.get("device_class") != "enum" or not entity.get("options") or {"state_class", "unit_of_measurement"} & entity.keys():
-                found.append(f"{name}: options need the device class enum, and neither a state class nor a unit")
-            if len(set(entity.get("options", []))) < len(entity.get("options", [])):
-                found.append(f"{name}: options more than once")
-        if ("state_class" in entity) > ("value_template" in entity):
-            found.append(f"{name}: a number out of JSON needs a template")
-        if "icon" in entity and not entity["icon"].startswith("mdi:"):
-            found.append(f"{name}: icon")
+        found += [f"{name}: platform"] if platform not in PLATFORMS else wrong_entity(name, entity, platform)
     return found
+
+
+def wrong_entity(name: str, entity: dict, platform: str) -> list[str]:
+    options, expire = entity.get("options", ()), entity.get("expire_after", 0)
+    wrong = {
+        "device class": entity.get("device_class") not in {None, *DEVICE_CLASSES[platform]},
+        "entity category": entity.get("entity_category") not in (None, "diagnostic"),  # "config" is not for sensors
+        "state class": entity.get("state_class") not in {None, *STATE_CLASSES},
+        "expire_after": type(expire) is not int or expire < 0,
+        "options are for the class enum": ("options" in entity) != (entity.get("device_class") == "enum"),
+        "options with a state class or unit": "options" in entity and bool({"state_class", "unit_of_measurement"} & entity.keys()),
+        "options are none or not unique": "options" in entity and not 0 < len(set(options)) == len(options),
+        "icon": not entity.get("icon", "mdi:").startswith("mdi:"),
+    }
+    return wrong_keys(name, entity, PLATFORMS[platform]) + [f"{name}: {what}" for what, is_so in wrong.items() if is_so]
 
 
 def wrong_keys(where: str, given: dict, allowed: dict) -> list[str]:

@@ -14,7 +14,7 @@ import time
 import msgspec
 import numpy as np
 import pytest
-from runtime.broker_double import CONNECT, DISCONNECT, PUBLISH, SUBSCRIBE, BrokerDouble
+from runtime.broker_double import CONNECT, DISCONNECT, SUBSCRIBE, BrokerDouble
 from runtime.test_homeassistant import TERMS, TOLD
 from runtime.test_hub import eventually
 from runtime.test_listen import MANIFEST
@@ -76,8 +76,8 @@ def test_the_first_decision_says_everything_and_the_same_again_nothing():
     assert told["state"]["level"] == -20.0
     assert told["probabilities"]["probabilities"] == {"low": 0.8765, "high": 0.1}
     assert told["health"] | {"time": ""} == {
-        "time": "", "t": 1.0, "state": "HEALTHY", "reason": "", "problem": False, "outputs": {}, "drops": 7, "counts": MOMENT.counts._asdict(),
-        "reconnects": 0, "dropped": 0, "version": "1.2", "model": "toy"}
+        "time": "", "t": 1.0, "state": "HEALTHY", "reason": "", "problem": False, "outputs": {}, "drops": 7,
+        "counts": MOMENT.counts._asdict(), "reconnects": 0, "dropped": 0, "version": "1.2", "model": "toy"}
     news.tell(heard(1.5), MOMENT)
     assert topics(news) == []
 
@@ -310,7 +310,9 @@ def test_what_is_no_address_is_refused_with_the_form(url):
         address(url)
 
 
-@pytest.mark.parametrize("url", [f"mqtt://me:{SECRET}@broker", f"mqtt://{SECRET}@broker", f"mqtt://me:/{SECRET}#@broker", f"me:{SECRET}@broker"])
+@pytest.mark.parametrize("url", [
+    f"mqtt://me:{SECRET}@broker", f"mqtt://{SECRET}@broker", f"mqtt://me:/{SECRET}#@broker", f"me:{SECRET}@broker",
+])
 def test_credentials_in_an_address_are_refused_and_not_shown(url):
     with pytest.raises(InputError, match="list of processes") as refused:
         open_mqtt(MqttTable(url), {})
@@ -318,7 +320,8 @@ def test_credentials_in_an_address_are_refused_and_not_shown(url):
 
 
 @pytest.mark.parametrize("text", [
-    f"mqtt = 'mqtt://me:{SECRET}@broker'", f"[mqtt]\nurl = ['mqtt://me:{SECRET}@broker']", "[mqtt]\nurl = 'mqtt://b'\npassword = 4242424242",
+    f"mqtt = 'mqtt://me:{SECRET}@broker'", f"[mqtt]\nurl = ['mqtt://me:{SECRET}@broker']",
+    "[mqtt]\nurl = 'mqtt://b'\npassword = 4242424242",
     f"[mqtt]\nurl = 'mqtt://b'\npassword = ['{SECRET}']", f"[mqtt]\nurl = 'mqtt://b'\npasword = '{SECRET}'",
     f"[mqtt]\nurl = 'mqtt://b'\npassword = '{SECRET}",
 ])
