@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import msgspec
 import numpy as np
@@ -233,7 +234,7 @@ def nothing():
     """A port at which nobody listens."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    yield type("Nothing", (), {"port": port})
+    yield SimpleNamespace(port=port)
 
 
 BAD = {
@@ -288,6 +289,27 @@ def test_a_name_that_nobody_knows_is_a_trouble(monkeypatch):
     assert eventually(lambda: output.trouble is not None)
     assert output.trouble == "no connection to no-such-host.invalid:1883: Name or service not known; trying again"
     output.close()
+
+
+def test_waits_double_to_a_limit_and_begin_anew_after_a_connection_that_worked(monkeypatch):
+    waits, worked = [], iter([None] * 7 + [time.monotonic() - 60.0] + [None] * 2)
+
+    class Fails:
+        def __init__(self, *_: object) -> None:
+            self.worked_at = next(worked)
+
+        def serve(self, _closing: threading.Event) -> None:
+            raise OSError("no")
+
+    class Waits(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            waits.append(timeout)
+            if len(waits) == 10:
+                self.set()
+            return True
+    monkeypatch.setattr(mqtt_link, "Connection", Fails)
+    Mqtt._run(SimpleNamespace(_broker=Broker("b", 1, "c"), _news=None, _closing=Waits()))
+    assert waits == [1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 1.0, 2.0, 4.0]
 
 
 # --- the table ---
@@ -347,7 +369,7 @@ def test_credentials_come_from_the_table_a_file_or_the_environment(tmp_path):
     assert credentials(read_config(tmp_path / "box.toml").mqtt, {}) == ("me", SECRET)
     assert credentials(MqttTable("mqtt://b", username="me", password="a"), {}) == ("me", "a")
     assert credentials(MqttTable("mqtt://b", username="me", password="a"), {USERNAME: "you", PASSWORD: "b"}) == ("you", "b")
-    assert credentials(MqttTable("mqtt://b"), {}) == (None, None)
+    assert credentials(MqttTable("mqtt://b"), {USERNAME: "", PASSWORD: ""}) == (None, None)
 
 
 @pytest.mark.parametrize(("table", "message"), [
@@ -392,7 +414,7 @@ def test_what_is_not_told_has_defaults():
 
 def test_without_paho_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "paho", None)
-    monkeypatch.delitem(sys.modules, "edgekd.runtime.outputs.mqtt_link")
+    monkeypatch.delitem(sys.modules, "paho.mqtt.client", raising=False)
     with pytest.raises(MissingExtraError, match=r"paho-mqtt.*pip install 'edgekd\[mqtt\]'"):
         open_mqtt(MqttTable("mqtt://b"), {})
 

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from edgekd.errors import InputError, MissingExtraError
 from edgekd.runtime.outputs import homeassistant
 from edgekd.runtime.outputs.hub import Output
+from edgekd.runtime.outputs.mqtt_link import Broker, Mqtt
 from edgekd.runtime.outputs.mqtt_news import News, Terms
 from edgekd.runtime.outputs.tables import MqttTable
 
@@ -33,10 +34,8 @@ def open_mqtt(table: MqttTable, environment: Mapping[str, str] = os.environ) -> 
         MissingExtraError: paho-mqtt is not installed.
     """
     try:
-        from edgekd.runtime.outputs.mqtt_link import Broker, Mqtt
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != "paho":
-            raise
+        import paho.mqtt.client  # noqa: F401
+    except ModuleNotFoundError:
         raise MissingExtraError("paho-mqtt (which [mqtt] and --mqtt need)", "mqtt") from None
     scheme, host, port = address(table.url)
     terms = terms_of(table)
@@ -100,7 +99,7 @@ def credentials(table: MqttTable, environment: Mapping[str, str]) -> tuple[str |
         except (OSError, UnicodeDecodeError) as error:  # the latter's message would show a part
             why = error.strerror if isinstance(error, OSError) else "no text in UTF-8"
             raise InputError(f"[mqtt] password_file: {table.password_file} cannot be read ({why}); it holds the password alone") from None
-    username, password = environment.get(USERNAME, table.username), environment.get(PASSWORD, password)
+    username, password = environment.get(USERNAME) or table.username, environment.get(PASSWORD) or password
     if password is not None and username is None:
         raise InputError(f"[mqtt]: there is a password and no username; give username, or {USERNAME} in the environment")
     return username, password

@@ -8,16 +8,16 @@ acknowledged goes back to the news.
 import ssl
 import threading
 import time
-from typing import Any, NamedTuple
-
-import paho.mqtt.client as paho
-from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgekd.runtime.decision import Decision
 from edgekd.runtime.health import Change
 from edgekd.runtime.outputs import homeassistant
 from edgekd.runtime.outputs.hub import CLOSE_S, Moment
 from edgekd.runtime.outputs.mqtt_news import NAME, Message, News
+
+if TYPE_CHECKING:
+    import paho.mqtt.client as paho
 
 POLL_S = 0.1
 """How often the thread looks for news."""
@@ -60,13 +60,16 @@ class Connection:
 
     def __init__(self, broker: Broker, news: News) -> None:
         """Nothing is sent yet."""
+        import paho.mqtt.client as paho
+        from paho.mqtt.enums import CallbackAPIVersion
+
         self._broker, self._news = broker, news
         self._waiting: dict[int, tuple[float, Message]] = {}  # id -> since when, on the monotonic clock, and what is not acknowledged
         self._refused: str | None = None
         self._answered = self._greeted = False
         self.worked_at: float | None = None
         """When the broker first acknowledged something, on the monotonic clock."""
-        client = self._client = paho.Client(CallbackAPIVersion.VERSION2, broker.client_id, reconnect_on_failure=False)  # MQTT 3.1.1
+        client = self._client = paho.Client(CallbackAPIVersion.VERSION2, broker.client_id, reconnect_on_failure=False)
         client.connect_timeout = CONNECT_S
         client.username_pw_set(broker.username, broker.password)
         if broker.tls is not None:
@@ -101,8 +104,8 @@ class Connection:
         status = self._client.loop(seconds)
         if self._refused is not None:
             raise LinkError(self._refused)
-        if status != MQTTErrorCode.MQTT_ERR_SUCCESS:
-            raise LinkError("it closed the connection" if self._answered else "it closed the connection without an answer")
+        if status:
+            raise LinkError("the connection is lost" if self._answered else "it closed the connection without an answer")
 
     def _publish_news(self) -> bool:
         """Publish what may be on its way now; whether that is all there is."""
@@ -146,17 +149,17 @@ class Connection:
             connected.close()
         self._news.give_back([message for _, message in self._waiting.values()])
 
-    def _on_connect(self, _client: paho.Client, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
+    def _on_connect(self, _client: "paho.Client", _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
         if reason.is_failure:
             self._refused = f"it refuses the connection ({reason}){'; check username and password' if str(reason) in CREDENTIALS else ''}"
         else:
             self._answered = True
 
-    def _on_publish(self, _client: paho.Client, _data: Any, mid: int, _reason: Any, _properties: Any) -> None:
+    def _on_publish(self, _client: "paho.Client", _data: Any, mid: int, _reason: Any, _properties: Any) -> None:
         if self._waiting.pop(mid, None) is not None:
             self.worked_at = self.worked_at or time.monotonic()
 
-    def _on_message(self, _client: paho.Client, _data: Any, message: paho.MQTTMessage) -> None:
+    def _on_message(self, _client: "paho.Client", _data: Any, message: "paho.MQTTMessage") -> None:
         if message.payload == homeassistant.BORN:
             self._news.again()
 
