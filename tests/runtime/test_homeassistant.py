@@ -131,3 +131,10 @@ def test_templates_read_what_is_published(decision, values):
     health = json.loads(published["edgekd/kitchen/health"].payload)
     attributes = jinja2.Template(told["components"]["problem"]["json_attributes_template"]).render(value_json=health)
     assert json.loads(attributes) == {"reason": "no <sound> of \"it\"", "outputs": {}}
+
+
+def test_values_expire_and_all_goes_with_the_listener():
+    told = payload()
+    assert {key for key, entity in told["components"].items() if entity.get("expire_after") == 60} == {"label", "probability", "level"}
+    assert told["availability_topic"] == News(TERMS).availability(online=True).topic
+    assert News(TERMS).availability(online=False).payload == b"offline"  # as Home Assistant takes it by default

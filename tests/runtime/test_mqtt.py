@@ -272,6 +272,20 @@ def test_a_bad_broker_is_a_trouble_without_secrets_and_tried_again_while_the_str
     assert sum(thread.name == "mqtt" for thread in threading.enumerate()) == 0
 
 
+def test_no_more_than_a_few_messages_wait_for_a_broker_that_does_not_acknowledge():
+    news = News(TERMS._replace(buffer=100))
+    for number in range(100):
+        news.tell(heard(float(number), str(number)), MOMENT)
+    with BrokerDouble(acknowledges=False) as broker:
+        output = Mqtt(Broker("127.0.0.1", broker.port, "a"), news)
+        assert eventually(lambda: broker.of(CHANGE))
+        time.sleep(0.3)
+        acknowledged = [topic for topic, _, _ in broker.published if topic != PROBABILITIES]
+        assert len(acknowledged) == mqtt_link.IN_FLIGHT
+        output.close()
+        assert eventually(lambda: len(news._changes) == 100)
+
+
 @pytest.mark.usefixtures("fast")
 def test_it_works_again_when_the_broker_comes_back():
     with nothing() as place, publishing(place.port) as output:
