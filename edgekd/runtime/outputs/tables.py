@@ -1,6 +1,6 @@
 """The tables of the configuration file that turn outputs on; an output's code is imported only where its table is given."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -10,9 +10,36 @@ Share = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
 
 
 class MqttTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`[mqtt]`. url: mqtt://HOST[:PORT], or mqtts:// for TLS."""
+    """`[mqtt]`. url: mqtt://HOST[:PORT], or mqtts:// for TLS.
+
+    topic: what all topics begin with; by default edgekd/ and this machine's name, and another one for each listener. name: of the device in
+    Home Assistant, by default the topic's. discovery: the prefix of Home Assistant's discovery; false is none. every: least seconds between
+    two messages of probabilities. expire: seconds after which what was said last is no longer so; it is said again three times in that
+    time. buffer: changes of what is shown that are kept while the broker is away, then the oldest go. username, password: also from the
+    environment, which overrides them; password_file: holds nothing but the password. ca: file of the authorities that may sign the
+    broker's certificate, by default the system's. certificate, key: files of this client's own.
+    """
 
     url: str
+    topic: str | None = None
+    name: str | None = None
+    discovery: str | bool = "homeassistant"
+    every: Seconds = 5.0
+    expire: Annotated[int, msgspec.Meta(ge=3, le=86400)] = 60
+    buffer: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 1000
+    username: str | None = None
+    password: str | None = None
+    password_file: str | None = None
+    ca: str | None = None
+    certificate: str | None = None
+    key: str | None = None
+
+    def __repr__(self) -> str:
+        return f"MqttTable({', '.join(f'{key}={value!r}' for key, value in self.__rich_repr__())})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        told = {key: getattr(self, key) for key in self.__struct_fields__}
+        return list((told | ({} if self.password is None else {"password": "***"})).items())
 
 
 class WebTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
