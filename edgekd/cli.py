@@ -42,7 +42,7 @@ def data_prepare(
     csv: Annotated[Path | None, typer.Option(help="folder: a table filename,label[,split,group,recorder,parent].")] = None,
     test_fraction: Annotated[float | None, typer.Option(help="folder without splits, deepship: share of each label for test, 0.2.")] = None,
     licence: Annotated[str | None, typer.Option(help="folder: licence of the audio, kept in every model file.")] = None,
-    subset: Annotated[int | None, typer.Option(help="tau22: 5, 10, 25 or 50 percent of the training clips, as listed for DCASE 2024.")] = None,
+    subset: Annotated[int | None, typer.Option(help="tau22: 5, 10, 25 or 50 percent of the training clips (DCASE 2024).")] = None,
     fold: Annotated[int | None, typer.Option(help="tut18: number of the lists in evaluation_setup; 1 is published.")] = None,
     segment: Annotated[float | None, typer.Option(help="deepship: seconds of each clip that recordings are cut into, 5.")] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad",

@@ -5,7 +5,6 @@ the published part has KIND/NUMBER.wav. KIND/*-metafile has a line a passage, wi
 distances. Its numbers begin anew several times and are no key; date and time are, so only the whole set tells the ship of a recording.
 """
 
-import csv
 from dataclasses import replace
 from pathlib import Path
 
@@ -72,7 +71,7 @@ def read(path: Path, skip_bad: bool = False, segment: float = SEGMENT_SECONDS, t
     sources, note = deal(sources, test_fraction)
     notes = [note, f"{recordings} recordings in {len(sources)} segments of {segment:g} s; the ship of {known} recordings is known"]
     if known < recordings:
-        notes.append(f"{recordings - known} recordings, whose ship is not known, are groups of their own: one ship may be in train and in test")
+        notes.append(f"{recordings - known} recordings, whose ship is not known, are groups of their own: a ship may be on both sides")
     absent = sorted(set(LABELS.values()) - {source.clip.label for source in sources})
     notes += [f"no clips of {', '.join(absent)}"] if absent else []
     notes += [f"{len(bad)} recordings cannot be read and were left out: {listing(bad)}"] if bad else []
@@ -93,9 +92,9 @@ def _recordings(folder: Path) -> list[Path]:
 def _ships(folder: Path) -> Ships:
     """The ships of a folder's metafile; lines that are damaged are passed over, as a ship that is not known only widens a group's name."""
     ships: Ships = {}
-    for file in sorted(folder.glob(METAFILES)):
-        for line in csv.reader(file.read_text(encoding="utf-8", errors="replace").splitlines()):
-            fields = [field.strip() for field in line]
+    for file in (file for file in sorted(folder.glob(METAFILES)) if file.is_file()):
+        for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
+            fields = [field.strip() for field in line.split(",")]
             if len(fields) > TIME_FIELD and fields[SHIP_FIELD]:
                 ships[fields[DATE_FIELD], fields[TIME_FIELD]] = fields[SHIP_FIELD]
     return ships

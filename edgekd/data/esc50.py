@@ -46,4 +46,5 @@ def read(path: Path) -> DataSet:
         raise InputError(f"{path / AUDIO} holds none of the {len(sources)} clips that {META} lists; unpack ESC-50 again")
     absent_folds = Counter(source.clip.split for source in sources if source.clip.split not in present)
     notes = [f"{fold}: none of its {count} clips is here; the store has no {fold}" for fold, count in sorted(absent_folds.items())]
-    return DataSet(NAME, KNOWN[NAME].licence, [source for source in sources if source.clip.split in present], official_folds=True, notes=notes)
+    return DataSet(NAME, KNOWN[NAME].licence, [source for source in sources if source.clip.split in present],
+                   official_folds=True, notes=notes)

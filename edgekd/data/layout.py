@@ -50,9 +50,10 @@ def check_columns(table: Path, columns: Sequence[str], wanted: Iterable[str]) ->
 def audio_names(folder: Path) -> list[str]:
     """Names of the audio files right in a folder, sorted, listed once and not looked at one by one; none where there is no such folder."""
     try:
-        return sorted(entry.name for entry in os.scandir(folder) if entry.name.lower().endswith(AUDIO_SUFFIXES) and not entry.name.startswith("."))
+        names = sorted(entry.name for entry in os.scandir(folder))
     except OSError:
         return []
+    return [name for name in names if name.lower().endswith(AUDIO_SUFFIXES) and not name.startswith(".")]
 
 
 def present(sources: Sequence[Source], there: set[str], whose: str, skip_bad: bool,

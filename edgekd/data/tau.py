@@ -7,7 +7,7 @@ scene labels, fold1_test without. What neither list names is the split "unused".
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from edgekd.data.catalogue import KNOWN
@@ -93,8 +93,8 @@ def read_meta(table: Path, sliced: bool) -> list[Clip]:
     for number, row in enumerate(rows, start=2):
         name, scene, place = (row[column] for column in COLUMNS)
         if not name.startswith(f"{AUDIO}/") or not scene or "-" not in place:
-            raise InputError(f"{table}, row {number}: file '{name}', scene '{scene}', identifier '{place}'; wanted {AUDIO}/NAME.wav, a scene and "
-                             "CITY-LOCATION; unpack or download it again")
+            raise InputError(f"{table}, row {number}: file '{name}', scene '{scene}', identifier '{place}'; wanted {AUDIO}/NAME.wav, "
+                             "a scene and CITY-LOCATION; unpack or download it again")
         clips.append(Clip(name, scene, UNUSED, place, row.get(RECORDER_COLUMN) or MAIN_RECORDER, _parent(table, name) if sliced else ""))
     return clips
 
@@ -132,7 +132,7 @@ def split(clips: Sequence[Clip], setup: Path, rest: Rest, fold: int = 1) -> list
     if both:
         raise InputError(f"{setup}: {len(both)} clips are in the training and in the evaluation list ({listing(both)}); unpack it again")
     side = dict.fromkeys(train, TRAIN) | dict.fromkeys(evaluated, EVALUATE)
-    return [replace(clip, split=side.get(clip.path, UNUSED)) for clip in clips]
+    return [Clip(clip.path, clip.label, side.get(clip.path, UNUSED), clip.group, clip.recorder, clip.parent) for clip in clips]
 
 
 def read_list(folder: Path, stem: str, labels: Mapping[str, str], among: str = META) -> set[str] | None:
@@ -150,15 +150,30 @@ def read_list(folder: Path, stem: str, labels: Mapping[str, str], among: str = M
     table = _list_file(folder, stem)
     if table is None:
         return None
-    lines = read_lines(table)
-    names = {line[0]: line[1:2] for line in (lines[1:] if lines[0][0] == COLUMNS[0] else lines)}
+    names = dict(listed(table))
     strange = sorted(set(names) - set(labels))
     if strange:
         raise InputError(f"{table} names {len(strange)} files that are not in {among} ({listing(strange)}); unpack both from one archive")
     for name, scene in names.items():
-        if scene and scene[0] and scene[0] != labels[name]:
-            raise InputError(f"{table} says that {name} is '{scene[0]}', {META} says '{labels[name]}'; unpack both from one archive")
+        if scene not in ("", labels[name]):
+            raise InputError(f"{table} says that {name} is '{scene}', {META} says '{labels[name]}'; unpack both from one archive")
     return set(names)
+
+
+def listed(table: Path) -> list[tuple[str, str]]:
+    """Each file of a list and its scene, "" where the list has none; without a header these are the first two columns.
+
+    Raises:
+        InputError: as `read_lines`, or a row without a file.
+    """
+    lines = read_lines(table)
+    file, scene = COLUMNS[:2]
+    header, rows = (lines[0], lines[1:]) if file in lines[0] else ([file, scene], lines)
+    at, label = header.index(file), header.index(scene) if scene in header else len(header)
+    short = next((row for row in rows if len(row) <= at or not row[at]), None)
+    if short is not None:
+        raise InputError(f"{table}: row '{' '.join(short)}' names no file; unpack it again")
+    return [(row[at], row[label] if len(row) > label else "") for row in rows]
 
 
 def _list_file(folder: Path, stem: str) -> Path | None:

@@ -50,5 +50,5 @@ def _narrow(path: Path, clips: list[Clip], subset: int) -> list[Clip]:
     lists = (read_list(path / folder, f"split{subset}", labels, "the training list") for folder in SUBSET_FOLDERS)
     listed = next((names for names in lists if names), None)
     if listed is None:
-        raise InputError(f"{path} has no {SETUP}/split{subset}.csv; put the list of {subset} % there that the baseline of DCASE 2024 task 1 has")
+        raise InputError(f"{path} has no {SETUP}/split{subset}.csv; put it there, from the baseline of DCASE 2024 task 1")
     return [replace(clip, split=UNUSED) if clip.split == TRAIN and clip.path not in listed else clip for clip in clips]

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from edgekd.data.catalogue import KNOWN
 from edgekd.data.layout import audio_names, check_level, present
-from edgekd.data.source import DataSet, Source, read_lines
+from edgekd.data.source import DataSet, Source
 from edgekd.data.store import UNLABELLED, Clip
-from edgekd.data.tau import AUDIO, COLUMNS, META, SETUP
+from edgekd.data.tau import AUDIO, META, SETUP, listed
 from edgekd.errors import InputError
 
 NAME = "tau22-evaluation"
@@ -32,10 +32,10 @@ def read(path: Path, skip_bad: bool = False) -> DataSet:
     wanted = f"the folder of {known.title} that holds {SETUP}/ and {AUDIO}/"
     check_level(path, lambda folder: _list_of(folder) is not None, wanted, str(LISTS[0]))
     table = _list_of(path)
-    lines = read_lines(table) if table else []
-    if (path / SETUP / "fold1_evaluate.csv").is_file() or COLUMNS[1] in lines[0]:
+    files = listed(table) if table else []
+    if (path / SETUP / "fold1_evaluate.csv").is_file() or any(scene for _, scene in files):
         raise InputError(f"{path} holds labels: it is a development set; prepare it as tau22")
-    names = [line[0] for line in lines if line[0] != COLUMNS[0]]
+    names = [name for name, _ in files]
     if len(set(names)) < len(names):
         raise InputError(f"{table} lists a file more than once; unpack it again")
     sources = [Source(path / name, Clip(name, UNLABELLED, SPLIT)) for name in names]

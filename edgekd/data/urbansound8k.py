@@ -37,8 +37,8 @@ def read(path: Path, skip_bad: bool = False) -> DataSet:
     for number, row in enumerate(rows, start=2):
         file, recording, fold, label = (row[column] for column in COLUMNS)
         if f"fold{fold}" not in FOLDS or not file or not label:
-            raise InputError(f"{path / META}, row {number}: fold '{fold}', class '{label}', file '{file}'; wanted a fold of 1 to 10, a class "
-                             "and a file; unpack it again")
+            raise InputError(f"{path / META}, row {number}: fold '{fold}', class '{label}', file '{file}'; wanted a fold of 1 to 10, a "
+                             "class and a file; unpack it again")
         name = f"fold{fold}/{file}"
         sources.append(Source(path / AUDIO / name, Clip(name, label, f"fold{fold}", group=recording)))
     there = {f"{fold}/{name}" for fold in FOLDS for name in audio_names(path / AUDIO / fold)}

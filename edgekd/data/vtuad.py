@@ -85,11 +85,13 @@ def _split_sources(folder: Path, prefix: str, split: str) -> list[Source]:
                 raise ValueError
             if file in shared:
                 cut = (float(row[START_COLUMN]), float(row[LENGTH_COLUMN]))
+                if not (cut[0] >= 0 and cut[1] > 0):
+                    raise ValueError
                 path = f"{path}#{_whole(row[START_COLUMN])}"
         except ValueError:
             raise InputError(f"{table}, row {number}: label '{label}', file_index '{row['file_index']}', {START_COLUMN} "
-                             f"'{row.get(START_COLUMN)}', {LENGTH_COLUMN} '{row.get(LENGTH_COLUMN)}'; wanted a label and numbers; unpack it "
-                             "again") from None
+                             f"'{row.get(START_COLUMN)}', {LENGTH_COLUMN} '{row.get(LENGTH_COLUMN)}'; wanted a label and numbers; unpack "
+                             "it again") from None
         parent = f"{prefix}/{file}" if cut else ""
         sources.append(Source(folder / file, Clip(path, label, split, ship if ship not in ("", "0") else "", parent=parent), cut))
     return sources

@@ -21,6 +21,7 @@ ARCHIVES = "archives"
 """Folder inside the target for what is being downloaded."""
 DONE = ".done"
 BLOCK = 1 << 20
+"""Bytes that are written at once, and that a broken connection may cost."""
 TIMEOUT = (30.0, 120.0)
 """Seconds to connect, and between two blocks."""
 GIGABYTE = 1e9
@@ -85,8 +86,8 @@ def _free(name: str) -> Known:
     if not known.doi:
         raise InputError(f"'{name}' is {known.title}: there is nothing to download; go on with edgekd data prepare {name} PATH")
     if not known.free:
-        raise InputError(f"{known.title} cannot be downloaded from here: it comes from {known.owner} (doi {known.doi}); get it there, unpack it, "
-                         f"then: edgekd data prepare {name} FOLDER")
+        raise InputError(f"{known.title} cannot be downloaded from here: it comes from {known.owner} (doi {known.doi}); get it there, "
+                         f"unpack it, then: edgekd data prepare {name} FOLDER")
     return known
 
 
@@ -174,10 +175,10 @@ def download(remote: Remote, archives: Path, size: int) -> Path:
     try:
         return Path(pooch.retrieve(remote.url, known_hash=remote.hash, fname=remote.name, path=archives, downloader=resume))
     except requests.RequestException as error:
-        raise InputError(f"{remote.name}: the connection broke ({type(error).__name__}); what came is kept, the same command goes on") from None
+        raise InputError(f"{remote.name}: the connection broke ({type(error).__name__}); what came is kept, the next try goes on") from None
     except ValueError:
-        raise InputError(f"{remote.name}: what came does not match the published checksum {remote.hash} and was discarded; run the same "
-                         "command again, and if it fails again tell the owner of the data set") from None
+        raise InputError(f"{remote.name}: what came does not match the published checksum {remote.hash} and was discarded; run "
+                         "the same command again, and if it fails again tell the owner of the data set") from None
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -200,4 +201,4 @@ def _unpack(file: Path, out: Path) -> None:
         else:
             shutil.move(file, out / file.name)
     except (zipfile.BadZipFile, tarfile.TarError, OSError) as error:
-        raise InputError(f"{file} cannot be unpacked into {out} ({error}); free some space or delete it; the same command goes on") from None
+        raise InputError(f"{file} cannot be unpacked into {out} ({error}); free space or delete it; the same command goes on") from None
