@@ -15,6 +15,8 @@ from typing import Annotated, Any, NoReturn
 import typer
 import typer.main
 
+from edgekd.data.catalogue import KNOWN
+
 USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
 """Base of all that a command line can do wrong. Typer exports no name for it, and takes it from click or from a copy of its own."""
 MACHINE_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO})
@@ -32,22 +34,26 @@ app.add_typer(data_app, name="data")
 
 @data_app.command("prepare", epilog="Example: edgekd data prepare folder audio --out own")
 def data_prepare(
-    dataset: Annotated[str, typer.Argument(help="esc50 or folder.")],
-    path: Annotated[Path, typer.Argument(help="Folder of the data set; for folder also a CSV file.")],
+    dataset: Annotated[str, typer.Argument(help=f"One of {', '.join(KNOWN)}.")],
+    path: Annotated[Path, typer.Argument(help="Folder of the data set as published; for folder also a CSV file.")],
     out: Annotated[Path, typer.Option("--out", help="The store to make.")],
     sample_rate: Annotated[int, typer.Option(help="Hz of the store.")] = 16000,
     channels: Annotated[int, typer.Option(help="Channels of the store.")] = 1,
     csv: Annotated[Path | None, typer.Option(help="folder: a table filename,label[,split,group,recorder,parent].")] = None,
-    test_fraction: Annotated[float | None, typer.Option(help="folder without splits: share of each label for test, 0.2.")] = None,
+    test_fraction: Annotated[float | None, typer.Option(help="folder without splits, deepship: share of each label for test, 0.2.")] = None,
     licence: Annotated[str | None, typer.Option(help="folder: licence of the audio, kept in every model file.")] = None,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out clips that cannot be used instead of refusing.")] = False,
+    subset: Annotated[int | None, typer.Option(help="tau22: 5, 10, 25 or 50 percent of the training clips (DCASE 2024).")] = None,
+    fold: Annotated[int | None, typer.Option(help="tut18: number of the lists in evaluation_setup; 1 is published.")] = None,
+    segment: Annotated[float | None, typer.Option(help="deepship: seconds of each clip that recordings are cut into, 5.")] = None,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad",
+                                           help="Leave out clips that are missing or cannot be used instead of refusing.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a store that is there.")] = False,
 ) -> None:
     """Decode a data set once into a clip store. The same command goes on where it was stopped."""
     from edgekd.pipeline import data, data_info
 
     prepared = data.prepare(dataset, path, out, sample_rate=sample_rate, channels=channels, table=csv, test_fraction=test_fraction,
-                            licence=licence, skip_bad=skip_bad, force=force, say=_say)
+                            licence=licence, subset=subset, fold=fold, segment=segment, skip_bad=skip_bad, force=force, say=_say)
     for note in prepared.notes:
         _say(f"note: {note}")
     print(data_info.text(data_info.describe(prepared.store)))
@@ -69,6 +75,23 @@ def data_synth(
     for note in made.notes:
         _say(f"note: {note}")
     print(data_info.text(data_info.describe(made.store)))
+
+
+@data_app.command("fetch", epilog="Example: edgekd data fetch tau22 --out tau22 --accept-licence")
+def data_fetch(
+    dataset: Annotated[str, typer.Argument(help=f"One of {', '.join(name for name, known in KNOWN.items() if known.free)}.")],
+    out: Annotated[Path, typer.Option("--out", help="The folder to fill.")],
+    accept_licence: Annotated[bool, typer.Option("--accept-licence", help="The licence, which is shown, is accepted.")] = False,
+) -> None:
+    """Download and unpack a data set that its owner gives to anybody. The same command goes on where it was stopped."""
+    from edgekd.pipeline.fetch import fetch
+
+    def accept(licence: str) -> bool:
+        _say(licence)
+        return accept_licence or (sys.stdin.isatty() and typer.confirm("Do you accept it?", err=True))
+
+    folder = fetch(dataset, out, accept, _say)
+    print(f"{folder}: prepare it with: edgekd data prepare {dataset} {folder} --out STORE")
 
 
 @data_app.command("info", epilog="Example: edgekd data info store")

@@ -13,13 +13,13 @@ import soundfile
 import typer.main
 
 from edgekd import cli
-from edgekd.pipeline import crossval, demo, launch, sweep
+from edgekd.pipeline import crossval, demo, fetch, launch, sweep
 from edgekd.pipeline.jobs import Outcome, _prepared
 from edgekd.runtime import microphones
 
 WALK = (
-    "record", "data prepare", "data synth", "data info", "teach", "distill", "crossval", "sweep", "svm", "bench-train", "export", "info",
-    "verify", "check", "bench", "evaluate", "predict", "listen", "history", "mics", "doctor", "demo",
+    "record", "data prepare", "data synth", "data fetch", "data info", "teach", "distill", "crossval", "sweep", "svm", "bench-train",
+    "export", "info", "verify", "check", "bench", "evaluate", "predict", "listen", "history", "mics", "doctor", "demo",
 )
 """All commands, in an order in which each finds what it needs."""
 SMALLER = {
@@ -73,6 +73,7 @@ def place(tmp_path, monkeypatch):
     monkeypatch.setattr(crossval, "run_jobs", run_here)
     monkeypatch.setattr(sweep, "run_jobs", run_here)
     monkeypatch.setattr(microphones, "microphones", list)
+    monkeypatch.setattr(fetch, "fetch", lambda _, out, *__: out)
     monkeypatch.setattr(demo, "run_demo", lambda *_, **__: None)  # CI runs the README's
     return tmp_path
 
