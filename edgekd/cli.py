@@ -15,6 +15,8 @@ from typing import Annotated, Any, NoReturn
 import typer
 import typer.main
 
+from edgekd.data.catalogue import KNOWN
+
 USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
 """Base of all that a command line can do wrong. Typer exports no name for it, and takes it from click or from a copy of its own."""
 MACHINE_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO})
@@ -32,22 +34,26 @@ app.add_typer(data_app, name="data")
 
 @data_app.command("prepare", epilog="Example: edgekd data prepare folder audio --out own")
 def data_prepare(
-    dataset: Annotated[str, typer.Argument(help="esc50 or folder.")],
-    path: Annotated[Path, typer.Argument(help="Folder of the data set; for folder also a CSV file.")],
+    dataset: Annotated[str, typer.Argument(help=f"One of {', '.join(KNOWN)}.")],
+    path: Annotated[Path, typer.Argument(help="Folder of the data set as published; for folder also a CSV file.")],
     out: Annotated[Path, typer.Option("--out", help="The store to make.")],
     sample_rate: Annotated[int, typer.Option(help="Hz of the store.")] = 16000,
     channels: Annotated[int, typer.Option(help="Channels of the store.")] = 1,
     csv: Annotated[Path | None, typer.Option(help="folder: a table filename,label[,split,group,recorder,parent].")] = None,
-    test_fraction: Annotated[float | None, typer.Option(help="folder without splits: share of each label for test, 0.2.")] = None,
+    test_fraction: Annotated[float | None, typer.Option(help="folder without splits, deepship: share of each label for test, 0.2.")] = None,
     licence: Annotated[str | None, typer.Option(help="folder: licence of the audio, kept in every model file.")] = None,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out clips that cannot be used instead of refusing.")] = False,
+    subset: Annotated[int | None, typer.Option(help="tau22: 5, 10, 25 or 50 percent of the training clips (DCASE 2024).")] = None,
+    fold: Annotated[int | None, typer.Option(help="tut18: number of the lists in evaluation_setup; 1 is published.")] = None,
+    segment: Annotated[float | None, typer.Option(help="deepship: seconds of each clip that recordings are cut into, 5.")] = None,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad",
+                                           help="Leave out clips that are missing or cannot be used instead of refusing.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a store that is there.")] = False,
 ) -> None:
     """Decode a data set once into a clip store. The same command goes on where it was stopped."""
     from edgekd.pipeline import data, data_info
 
     prepared = data.prepare(dataset, path, out, sample_rate=sample_rate, channels=channels, table=csv, test_fraction=test_fraction,
-                            licence=licence, skip_bad=skip_bad, force=force, say=_say)
+                            licence=licence, subset=subset, fold=fold, segment=segment, skip_bad=skip_bad, force=force, say=_say)
     for note in prepared.notes:
         _say(f"note: {note}")
     print(data_info.text(data_info.describe(prepared.store)))
@@ -69,6 +75,23 @@ def data_synth(
     for note in made.notes:
         _say(f"note: {note}")
     print(data_info.text(data_info.describe(made.store)))
+
+
+@data_app.command("fetch", epilog="Example: edgekd data fetch tau22 --out tau22 --accept-licence")
+def data_fetch(
+    dataset: Annotated[str, typer.Argument(help=f"One of {', '.join(name for name, known in KNOWN.items() if known.free)}.")],
+    out: Annotated[Path, typer.Option("--out", help="The folder to fill.")],
+    accept_licence: Annotated[bool, typer.Option("--accept-licence", help="The licence, which is shown, is accepted.")] = False,
+) -> None:
+    """Download and unpack a data set that its owner gives to anybody. The same command goes on where it was stopped."""
+    from edgekd.pipeline.fetch import fetch
+
+    def accept(licence: str) -> bool:
+        _say(licence)
+        return accept_licence or (sys.stdin.isatty() and typer.confirm("Do you accept it?", err=True))
+
+    folder = fetch(dataset, out, accept, _say)
+    print(f"{folder}: prepare it with: edgekd data prepare {dataset} {folder} --out STORE")
 
 
 @data_app.command("info", epilog="Example: edgekd data info store")
@@ -408,8 +431,9 @@ def listen(
              "microphone is heard, for ever.")] = None,
     model: Annotated[Path | None, typer.Option(help="A model file that 'edgekd export' wrote.")] = None,
     config: Annotated[Path | None, typer.Option(
-        help="A .toml file with tables [model], [source], [decision] and [output], which have a key for each option here; options on "
-             "the command line override it, and a source here the whole table. Its paths are relative to the file.")] = None,
+        help="A .toml file with tables [model], [source], [decision] and [output], which have a key for each option here, and [watch], "
+             "the limits by which a live source is watched; options on the command line override it, and a source here the whole table. "
+             "Its paths are relative to the file.")] = None,
     mic: Annotated[str | None, typer.Option(
         help="The microphone: part of its name, hw:CARD,DEVICE or USB VENDOR:PRODUCT[:SERIAL]; see 'edgekd mics'.")] = None,
     command: Annotated[str | None, typer.Option(
@@ -446,7 +470,8 @@ def listen(
              "the environment.")] = None,
     hook: Annotated[str | None, typer.Option(
         help="A command to run where the label shown changes, with the event as JSON on its standard input.")] = None,
-    webhook: Annotated[str | None, typer.Option(help="An http(s) address to post the same to.")] = None,
+    webhook: Annotated[str | None, typer.Option(
+        help="An http(s) address to post the same to, with the token in EDGEKD_WEBHOOK_TOKEN, if any.")] = None,
     history: Annotated[Path | None, typer.Option(help="A database of decisions, which 'edgekd history' reads.")] = None,
     clips: Annotated[Path | None, typer.Option(
         help="A folder for the sound of uncertain windows, which 'edgekd data prepare folder' reads; without it none is stored.")] = None,
@@ -492,7 +517,8 @@ def listen(
             if view is not None:
                 drawing.enter_context(view)
             lines = decisions(source, told.model_file, engine=told.model.engine, threads=told.model.threads, hop_s=hop_s,
-                              top=told.decision.top, live=told.request, settings=told.settings, control=control, observe=outputs.tell)
+                              top=told.decision.top, live=told.request, settings=told.settings, control=control, observe=outputs.tell,
+                              watch=told.limits)
             for decision in outputs.through(lines):
                 if view is None:
                     print(line(decision), flush=True)
@@ -505,6 +531,37 @@ def listen(
             raise typer.Exit(TERMINATED) from None
     except BrokenPipeError:  # the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@app.command(epilog="Example: edgekd history history.sqlite --day today")
+def history(
+    file: Annotated[Path | None, typer.Argument(help="The database that 'edgekd listen --history FILE' writes; it may be writing.")] = None,
+    since: Annotated[str | None, typer.Option(help="A day, a time (14:30, '2026-01-31 14:30') or how long ago (90m, 2h, 3d).")] = None,
+    until: Annotated[str | None, typer.Option(help="The same; a day is meant to its end.")] = None,
+    label: Annotated[str | None, typer.Option(help="Only this label.")] = None,
+    day: Annotated[str | None, typer.Option(help="Draw a day: YYYY-MM-DD, today or yesterday.")] = None,
+    svg: Annotated[Path | None, typer.Option(help="With --day: draw it into this file instead, which any browser shows.")] = None,
+    csv: Annotated[Path | None, typer.Option(help="Write a table, with times in UTC.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line, or with --day one document.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace a table that exists.")] = False,
+) -> None:
+    """Tell what a listener heard when: from when to when which label was shown, the newest last, in local time."""
+    from edgekd.pipeline import history as past
+    from edgekd.pipeline import history_day
+
+    question = past.ask(file, since=since, until=until, label=label, day=day, draws=svg is not None)
+    if csv is not None:
+        print(past.export(question, csv, force=force))
+    if question.day is not None and (csv is None or svg is not None):
+        drawn = history_day.read_day(question.day, past.rows(question))
+        if svg is not None:
+            print(history_day.write_svg(drawn, svg))
+        else:
+            print(history_day.to_json(drawn) if as_json else history_day.to_text(drawn, sys.stdout.encoding))
+    elif csv is None:
+        line = past.to_json if as_json else past.to_text
+        for row in past.rows(question):
+            print(line(row))
 
 
 @app.command(epilog="Example: edgekd mics")

@@ -223,7 +223,8 @@ class _LiteRT:
             self.labels = int(output["shape"][-1])
         except (ValueError, RuntimeError, IndexError, struct.error) as error:  # IndexError: an output without dimensions
             raise InputError(_cannot_open(path, "LiteRT", error)) from None
-        self._source, self._output = source["index"], output["index"]
+        self._source, self._output = self._interpreter.tensor(source["index"]), self._interpreter.tensor(output["index"])
+        self._output_dtype = output["dtype"]
         self._path = path
 
     def _refuse_odd_tensors(self) -> None:
@@ -240,14 +241,13 @@ class _LiteRT:
     def run(self, q: NDArray[Any]) -> NDArray[Any]:
         """One inference per window."""
         try:
-            return np.stack([self._run_one(window) for window in q]) if len(q) else np.zeros((0, self.labels), q.dtype)
+            logits = np.empty((len(q), self.labels), self._output_dtype)
+            for window, answer in zip(q, logits, strict=True):
+                self._source()[:] = window.reshape(self._window_shape)  # views live only as long as the statement: invoke refuses others
+                self._interpreter.invoke()
+                answer[:] = self._output()
         except (ValueError, RuntimeError) as error:
             raise InputError(_cannot_open(self._path, "LiteRT", error)) from None
-
-    def _run_one(self, window: NDArray[Any]) -> NDArray[Any]:
-        self._interpreter.set_tensor(self._source, np.ascontiguousarray(window).reshape(self._window_shape))
-        self._interpreter.invoke()
-        logits: NDArray[Any] = self._interpreter.get_tensor(self._output)[0]
         return logits
 
 

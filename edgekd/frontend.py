@@ -39,7 +39,7 @@ _FLOAT32_REACH = 1e30
 """Numbers between its inverse and itself survive float32."""
 
 
-class FrontEnd(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class FrontEnd(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, cache_hash=True):
     """From a waveform in [-1, 1] (int16 / 32768) to normalised log-mel. The default gives (256, 28) for 16,000 samples.
 
     sample_rate: Hz. pre_emphasis: a of y[t] = x[t] - a x[t-1] with x[-1] = 0; 0 is off. n_fft: samples of a frame and of its FFT.
@@ -216,15 +216,16 @@ def frames_of(fe: FrontEnd, emphasised: Array, frames: int) -> Array:
     """Normalised log-mel of the first `frames` frames of a padded, pre-emphasised signal: float32 (n_mels, frames)."""
     plan = _plan(fe)
     blocks = -(-frames // BLOCK)
-    step = emphasised.strides[0]
-    view = np.lib.stride_tricks.as_strided(emphasised, (frames, fe.n_fft), (step * fe.hop_length, step), writeable=False)
-    spectrum = np.fft.rfft(np.multiply(view, plan.window, dtype=np.float64))  # (frames, bins)
+    signal = emphasised[:(frames - 1) * fe.hop_length + fe.n_fft].astype(np.float64)  # once, not in each of the frames that share a sample
+    overlapping = np.ndarray((frames, fe.n_fft), np.float64, signal, strides=(fe.hop_length * signal.itemsize, signal.itemsize))
+    parts = np.fft.rfft(overlapping * plan.window).view(np.float64)  # (frames, 2 * bins): real, imaginary, real, ...
+    np.square(parts, out=parts)
     power = np.zeros((blocks * BLOCK, fe.n_fft // 2 + 1), np.float32)
-    np.add(np.square(spectrum.real), np.square(spectrum.imag), out=power[:frames], casting="same_kind")
+    np.add(parts[:, ::2], parts[:, 1::2], out=power[:frames], casting="same_kind")
     in_blocks = power.reshape(blocks, BLOCK, -1)
     mel = np.empty((blocks, BLOCK, fe.n_mels), np.float32)
-    for band in plan.bands:
-        np.matmul(in_blocks[:, :, band.bins], band.weights, out=mel[:, :, band.mels])
+    for mels, bins, weights in plan.bands:
+        np.matmul(in_blocks[:, :, bins], weights, out=mel[:, :, mels])
     np.maximum(mel, np.float32(fe.log_floor), out=mel)
     np.log(mel, out=mel)
     if fe.mean or fe.std != 1.0:
@@ -248,11 +249,11 @@ class LogMelStream:
     def push(self, samples: Array) -> Array:
         """Take samples, float32 (time,), and give the frames that they complete, float32 (n_mels, k), k >= 0."""
         if len(samples):
-            new = np.empty(len(samples), np.float32)
-            emphasise(self._fe, samples, self._previous, new)
-            self._previous = np.float32(samples[-1])
+            pending, held = np.empty(len(self._pending) + len(samples), np.float32), len(self._pending)
+            pending[:held] = self._pending
+            emphasise(self._fe, samples, self._previous, pending[held:])
+            self._pending, self._previous = pending, np.float32(samples[-1])
             self._received += len(samples)
-            self._pending = np.concatenate((self._pending, new))
         return self._drain()
 
     def flush(self) -> Array:
@@ -274,13 +275,13 @@ class LogMelStream:
 
 
 class _Plan(NamedTuple):
-    window: Array
+    window: Array64
     bands: list[Band]
 
 
 @lru_cache(maxsize=16)
 def _plan(fe: FrontEnd) -> _Plan:
-    return _Plan(window_array(fe), bands(fe))
+    return _Plan(window_array(fe).astype(np.float64), bands(fe))
 
 
 def _slaney_to_mel(hz: Array64) -> Array64:

@@ -17,6 +17,8 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 SUFFIXES = (".toml", ".json")
 """Of files; any other text without a folder in it is the name of a shipped one."""
+SECRETS = frozenset({"password", "token"})
+"""Keys whose values no error shows."""
 _PACKAGE = Path(__file__).parent
 
 
@@ -108,8 +110,9 @@ def _explained(message: str, raw: Any) -> str:
     keys = re.findall(r"\w+", place)
     for key in keys:
         raw = raw[key] if isinstance(raw, Mapping) else raw[int(key)]
-    got = f" {raw!r}" if ", got" in what else f", got {raw!r}"
-    if isinstance(raw, Mapping) or repr(raw) in what:  # a key is missing, or the value was told
+    shown = re.sub(r"://.*@", "://***@", repr(raw))  # an address may hold a password
+    got = f" {shown}" if ", got" in what else f", got {shown}"
+    if isinstance(raw, Mapping) or repr(raw) in what or not SECRETS.isdisjoint(keys):  # a key is missing, the value was told or is secret
         got = ""
     return "".join([*(f"{'.'.join(keys)}: " for _ in keys[:1]), what[:1].lower(), what[1:], got])
 

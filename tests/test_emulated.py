@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+import wave
 from pathlib import Path
 
 import msgspec
@@ -20,6 +21,8 @@ from edgekd.errors import GateError, InputError
 from edgekd.manifest import TensorQuant
 from edgekd.pipeline.verify import verify
 from edgekd.qgraph import onnx, reference, tflite
+from edgekd.runtime.decision import to_json
+from edgekd.runtime.listen import listen
 
 pytest.importorskip("onnxruntime")
 
@@ -215,8 +218,67 @@ def test_a_release_without_a_parity_run_is_judged_by_verify_alone(parity, result
     assert last_json(capsys)["rows"][1]["parity"] is None
 
 
+@pytest.fixture
+def heard(models, tmp_path):
+    """What this machine and an emulated one said of a recording, and a way to write the latter anew."""
+    emulated_listen = load("emulated_listen")
+    wav = tmp_path / "noise.wav"
+    with wave.open(str(wav), "wb") as file:
+        file.setparams((1, 2, 8000, 0, "NONE", ""))
+        file.writeframes(np.random.default_rng(0).integers(-9000, 9000, 16000).astype("<i2").tobytes())
+    said = [to_json(each) for each in listen(str(wav), models / "toy.int8.tflite", hop_s=0.25)]
+
+    def compare(there):
+        for place, lines in (("host/x86_64", said), ("trixie/cortex-a72", there(said))):
+            (tmp_path / place).mkdir(parents=True, exist_ok=True)
+            (tmp_path / place / "toy.int8.tflite.listen").write_text("\n".join(lines))
+        emulated_listen.main(tmp_path, [models / "toy.int8.tflite"])
+    return compare
+
+
+def changed(line, **fields):
+    return json.dumps({**json.loads(line), **fields})
+
+
+def test_decisions_on_a_recording_are_compared_line_by_line(heard, capsys):
+    heard(lambda said: said)
+    document = last_json(capsys)
+    (row,) = document["rows"]
+    assert document["ok"] is True
+    assert (row["suite"], row["cpu"], row["differing"], row["max_apart"]) == ("trixie", "cortex-a72", 0, 0.0)
+    assert row["lines"] > 3
+
+
+def test_a_probability_may_be_one_step_of_a_logit_away_and_no_more(heard, models, capsys):
+    manifest = open_model(models / "toy.int8.tflite").manifest
+
+    def moved(said, steps):
+        top = json.loads(said[1])["top"]
+        odds = top[0][1] / (1.0 - top[0][1]) * np.exp(steps * manifest.output.scale / manifest.temperature)
+        return [said[0], changed(said[1], top=[[top[0][0], odds / (1.0 + odds)], *top[1:]]), *said[2:]]
+    heard(lambda said: moved(said, 0.9))
+    row = last_json(capsys)["rows"][0]
+    assert (row["differing"], row["beyond"]) == (1, 0)
+    with pytest.raises(GateError, match=r"heard otherwise: toy on trixie, cortex-a72"):
+        heard(lambda said: moved(said, 3.0))
+    assert last_json(capsys)["rows"][0]["beyond"] == 1
+
+
+@pytest.mark.parametrize(("there", "labels"), [
+    (lambda said: [changed(said[0], label="another"), *said[1:]], 1),
+    (lambda said: [changed(said[0], t=0.5), *said[1:]], 1),
+    (lambda said: said[:-1], 1),
+    (lambda _: ["Segmentation fault"], None),
+])
+def test_another_label_time_or_number_of_decisions_fails(heard, there, labels, capsys):
+    with pytest.raises(GateError, match="heard otherwise"):
+        heard(there)
+    assert labels in (None, last_json(capsys)["rows"][0]["labels"])
+
+
 @pytest.mark.parametrize(("arguments", "message"), [
     ([], "no MODEL given"),
+    (["--recording", "nothing.wav", "MODEL"], "nothing.wav: no such file"),
     (["--suites"], "--suites needs a value"),
     (["--colour", "red"], "unknown option --colour"),
     (["nothing.tflite"], "nothing.tflite: no such file"),
@@ -241,7 +303,7 @@ def test_help_tells_every_option():
     done = script("--help")
     assert done.returncode == 0
     assert all(option in done.stdout for option in ("--suites", "--cpus", "--windows", "--data", "--run", "--jobs", "--cache", "--python",
-                                                      "--mirror"))
+                                                      "--recording", "--mirror"))
     assert "set -e" not in done.stdout
 
 

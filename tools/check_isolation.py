@@ -19,7 +19,7 @@ from types import ModuleType
 TRAINING = frozenset({"torch", "brevitas", "lightning", "pytorch_lightning", "tensorflow"})
 OPTIONAL = frozenset({
     "ai_edge_litert", "tflite_runtime", "onnxruntime", "onnx", "flatbuffers", "google", "soundfile", "soxr", "sounddevice", "sklearn",
-    "scipy", "matplotlib", "tensorboard", "torchmetrics", "ptflops",
+    "scipy", "matplotlib", "tensorboard", "torchmetrics", "ptflops", "paho", "pooch", "requests",
 })
 TORCH_FREE_ROOMS = ("edgekd.complexity", "edgekd.evaluate", "edgekd.qgraph", "edgekd.runtime")
 TORCH_FREE_MODULES = (

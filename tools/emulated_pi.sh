@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Runs exported models on emulated Raspberry Pis: one aarch64 root per Pi OS release, the wheel with its device extras installed for it,
-# then `edgekd verify` and a parity run on each processor. What it proves is arithmetic; time and memory under emulation are not a Pi's.
+# then `edgekd verify` and a parity run on each processor, and where there is a recording `edgekd listen`, compared line by line with this
+# machine's. What it proves is arithmetic; time and memory under emulation are not a Pi's.
 #
 #   tools/emulated_pi.sh [options] MODEL...        as root, on Debian or Ubuntu; MODEL: int8 .tflite and .onnx files
 #     --suites "bookworm trixie"                   releases: Python 3.11 and 3.13
@@ -8,6 +9,7 @@
 #     --parity-suites "bookworm trixie"            those of the releases that the parity run is made on; all of them by default
 #     --windows 500                                windows of the parity run
 #     --data STORE [--split NAME] [--hop 0.5]      take them from a store, evenly, those of silence left out, instead of golden waveforms
+#     --recording WAV                              also listen to it, 16-bit at the models' rate, with the same wheel on both sides
 #     --run RUN                                    run folder of a model; repeatable. Logits are compared with its integer reference,
 #                                                  without it with this machine's engine
 #     --jobs 1                                     emulated processes at a time
@@ -24,15 +26,37 @@ program=emulated_pi
 source "$(dirname "${BASH_SOURCE[0]}")/emulated_root.sh"
 windows=500
 parity_suites=
+recording=
+listen_hop=0.25  # seconds
 choice=()  # of windows
 
 own_option() {
     case $1 in
         --windows) windows=$2 ;;
         --parity-suites) parity_suites=$2 ;;
+        --recording) recording=$2 ;;
         --data | --split | --hop | --run) choice+=("$1" "$2") ;;
         *) return 1 ;;
     esac
+}
+
+# The recording with each model: here, from the wheel in a folder of its own, and on each release and processor.
+listen_everywhere() {
+    local suite cpu model arguments
+    quietly pip "$python" -m pip install --no-compile --no-deps --target "$work/site.host" "$work"/dist/edgekd-*.whl \
+        || fail "the wheel could not be installed here"
+    for model in "${models[@]}"; do
+        model=$(basename -- "$model")
+        arguments=(-P -m edgekd.cli listen --json --hop "$listen_hop" --model)
+        spawn "host/$(uname -m)/$model.listen" env PYTHONPATH="$work/site.host" "$python" "${arguments[@]}" "$work/models/$model" \
+            "$work/recording.wav"
+        for suite in $suites; do
+            for cpu in $cpus; do
+                spawn "$suite/$cpu/$model.listen" run_on "$suite" "$cpu" /usr/bin/python3 "${arguments[@]}" "/w/models/$model" \
+                    /w/recording.wav
+            done
+        done
+    done
 }
 
 main() {
@@ -42,9 +66,11 @@ main() {
     check_count --windows "$windows"
     # shellcheck disable=SC2086  # a list of names
     check_names "suite of the parity run" "${parity_suites:=$suites}" $suites
+    [[ -z $recording || -f $recording ]] || fail "$recording: no such file"
     check_python
     prepare_host
     cp -- "$here/emulated_parity.py" "$work/"
+    [[ -z $recording ]] || cp -- "$recording" "$work/recording.wav"
     step "wheel"
     prepare_wheel
     step "cases"
@@ -68,9 +94,11 @@ main() {
             done
         done
     done
+    if [[ $recording ]]; then listen_everywhere; fi
     reap_all
     step "results"
     "$python" "$here/emulated_parity.py" table "$work/results" || status=$?
+    if [[ $recording ]]; then "$python" "$here/emulated_listen.py" "$work/results" "${models[@]}" || status=$?; fi
     return "$status"
 }
 

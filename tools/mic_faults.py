@@ -5,6 +5,7 @@
 Needs the extra `mic`, and (as root, without a sound card) apt install libportaudio2 libasound2-plugins pulseaudio pulseaudio-utils.
 PulseAudio runs in a temporary folder of its own; its microphone is a pipe that a thread fills with noise in real time, so the way from
 there on is that of a real one: PulseAudio, ALSA's plugin, PortAudio, the capture process. Prints a table, then one JSON line.
+Lost samples are the one fault that no virtual microphone has: `overflowing_child.py` takes the capture process's place there.
 Detection: from the fault to the change of state. Healing: from when mending begins, at a random moment of the attempts, to HEALTHY; the
 start of PulseAudio is part of it. Exits 1 where one took longer than its limit.
 """
@@ -14,19 +15,21 @@ import os
 import queue
 import random
 import subprocess
+import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Self
 
 import msgspec
 import numpy as np
+import overflowing_child
 import typer
 
-from edgekd.runtime.capture import Capture, Counts
+from edgekd.runtime.capture import CHILD, Capture, Counts
 from edgekd.runtime.capture_child import Request
 from edgekd.runtime.health import Turn
 
@@ -35,6 +38,8 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 RATE, MODEL_RATE = 48000, 16000
 FEED_S = 0.01
 """Seconds of noise written to the pipe at a time."""
+LEVEL_TOLERANCE = 0.2
+"""Of the level that is heard, as a share."""
 LIMIT_S = 60.0
 """Longest wait for a change of state."""
 DETECT_LIMIT_S, HEAL_LIMIT_S = 3.0, 5.0
@@ -45,6 +50,7 @@ UNDISTURBED_S = 20.0
 LEVELS = (0.1, 0.02)
 """Standard deviation of the noise in each channel of the microphone."""
 SOURCE = "faultymic"
+OVERFLOWING = (sys.executable, overflowing_child.__file__)
 
 
 class Case(msgspec.Struct, frozen=True):
@@ -98,7 +104,7 @@ class Machine:
     def __init__(self, folder: Path, noise: Noise) -> None:
         self._folder, self._noise = folder, noise
         self._daemon: subprocess.Popen[bytes] | None = None
-        self._socket = folder / "native"
+        self._socket, self._switch = folder / "native", folder / "overflow"
 
     def boot(self, rate: int = RATE, channels: int = 1) -> None:
         """Start the daemon and plug the microphone in."""
@@ -138,6 +144,10 @@ class Machine:
         """Stop or go on with the microphone, as power saving may."""
         self._control("suspend-source", SOURCE, "1" if on else "0")
 
+    def overflow(self, *, on: bool) -> None:
+        """Begin or end to lose samples."""
+        (self._switch.touch if on else self._switch.unlink)()
+
     def _control(self, *arguments: str, check: bool = True) -> int:
         """Run pactl; the status."""
         return subprocess.run(["pactl", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=check).returncode
@@ -146,8 +156,8 @@ class Machine:
 class Listener:
     """A capture that is consumed in a thread, with its changes of state and their times."""
 
-    def __init__(self, request: Request) -> None:
-        self._capture = Capture(request, MODEL_RATE)
+    def __init__(self, request: Request, child: Sequence[str] = CHILD) -> None:
+        self._capture = Capture(request, MODEL_RATE, child=child)
         self._turns: queue.SimpleQueue[tuple[float, Turn]] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._listen, daemon=True)
         self.level = 0.0
@@ -190,6 +200,9 @@ FAULTS: dict[str, tuple[Fault, Fault]] = {
     "source suspended": (lambda machine, _: machine.suspend(on=True), lambda machine, _: machine.suspend(on=False)),
     "module unloaded": (lambda machine, _: machine.unplug(), lambda machine, _: machine.plug()),
     "daemon killed": (lambda machine, _: machine.crash(), lambda machine, _: machine.boot()),
+    "another at 16000 Hz": (lambda machine, _: machine.unplug(), lambda machine, _: machine.plug(16000)),
+    "another in stereo": (lambda machine, _: machine.unplug(), lambda machine, _: machine.plug(RATE, 2)),
+    "samples lost": (lambda machine, _: machine.overflow(on=True), lambda machine, _: machine.overflow(on=False)),
 }
 """What breaks the microphone, and what mends it."""
 FORMS: dict[str, tuple[int, int, Request, float]] = {
@@ -207,7 +220,8 @@ def virtual() -> Iterator[tuple[Machine, Noise]]:
     """A machine with a microphone, in a temporary folder that PortAudio's ALSA plugin finds through the environment."""
     with tempfile.TemporaryDirectory(prefix="edgekd-mic-") as name:
         folder = Path(name)
-        os.environ.update(PULSE_RUNTIME_PATH=name, PULSE_CONFIG_PATH=name, PULSE_STATE_PATH=name, PULSE_SERVER=f"unix:{folder / 'native'}")
+        os.environ.update(PULSE_RUNTIME_PATH=name, PULSE_CONFIG_PATH=name, PULSE_STATE_PATH=name, PULSE_SERVER=f"unix:{folder / 'native'}",
+                          **{overflowing_child.OVERFLOW: str(folder / "overflow")})
         with Noise(folder / "mic.fifo") as noise:
             machine = Machine(folder, noise)
             try:
@@ -219,7 +233,7 @@ def virtual() -> Iterator[tuple[Machine, Noise]]:
 def break_and_heal(fault: str, machine: Machine, noise: Noise, moment: random.Random) -> Case:
     """One fault against one listener that was well."""
     break_it, mend = FAULTS[fault]
-    with Listener(Request("pulse")) as listener:
+    with Listener(Request("pulse"), OVERFLOWING if fault == "samples lost" else CHILD) as listener:
         heard_s, reason = listener.wait(time.monotonic(), "HEALTHY")
         if heard_s is None:
             return Case(fault, None, None, False, f"before the fault: {reason}")
@@ -231,8 +245,14 @@ def break_and_heal(fault: str, machine: Machine, noise: Noise, moment: random.Ra
         start = time.monotonic()
         mend(machine, noise)
         heal_s, healed = listener.wait(start, "HEALTHY")
-        ok = in_time(detect_s, heal_s) and is_balanced(listener.counts)
-    return Case(fault, detect_s, heal_s, ok, reason if ok or detect_s is None else healed)
+        time.sleep(1.0)
+        expected = expected_level(noise.rate, noise.channels)
+        ok = in_time(detect_s, heal_s) and is_balanced(listener.counts) and is_near(listener.level, expected)
+        note = f"{reason}; then {healed}, level {listener.level:.4f}, expected {expected:.4f}"
+    if (noise.rate, noise.channels) != (RATE, 1):
+        machine.unplug()
+        machine.plug()
+    return Case(fault, detect_s, heal_s, ok, note)
 
 
 def absent_at_start(machine: Machine, moment: random.Random) -> Case:
@@ -255,9 +275,8 @@ def hear(form: str, machine: Machine) -> Case:
     with Listener(request) as listener:
         heal_s, reason = listener.wait(time.monotonic(), "HEALTHY")
         time.sleep(1.0)
-        band = min(rate, request.rate or rate, MODEL_RATE)  # white noise keeps that share of its power
-        expected = level * (band / rate) ** 0.5
-        ok = heal_s is not None and abs(listener.level / expected - 1.0) < 0.2
+        expected = level * band_share(rate, request.rate)
+        ok = heal_s is not None and is_near(listener.level, expected)
         note = f"{reason}; level {listener.level:.4f}, expected {expected:.4f}"
     machine.unplug()
     machine.plug()
@@ -272,6 +291,21 @@ def undisturbed(seconds: float) -> Case:
         counts = listener.counts
     ok = heal_s is not None and not (counts.dropped or counts.overflows or counts.restarts or counts.bad) and is_balanced(counts)
     return Case("undisturbed", None, heal_s, ok, f"{reason}; {counts.received} samples, lag {counts.lag_s:.3f} s")
+
+
+def band_share(rate: int, opened: int | None = None) -> float:
+    """What is left of white noise's level at a microphone's rate after it was opened at another and brought to the model's."""
+    return float((min(rate, opened or rate, MODEL_RATE) / rate) ** 0.5)
+
+
+def expected_level(rate: int, channels: int) -> float:
+    """Of the mean of the microphone's channels, at the model's rate."""
+    return float(np.linalg.norm(LEVELS[:channels])) / channels * band_share(rate)
+
+
+def is_near(level: float, expected: float) -> bool:
+    """Whether the right sound is heard."""
+    return abs(level / expected - 1.0) < LEVEL_TOLERANCE
 
 
 def in_time(detect_s: float | None, heal_s: float | None) -> bool:

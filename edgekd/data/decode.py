@@ -35,13 +35,14 @@ def is_audio(path: Path) -> bool:
     return path.suffix.lower() in AUDIO_SUFFIXES and not path.name.startswith(".")
 
 
-def decode(path: Path, sample_rate: int, channels: int) -> NDArray[np.int16]:
+def decode(path: Path, sample_rate: int, channels: int, cut: tuple[float, float] | None = None) -> NDArray[np.int16]:
     """Read one file and bring it to a rate and channel count.
 
     Args:
         path: the audio file.
         sample_rate: Hz of the result (soxr, high quality).
         channels: 1 takes the mean of all channels; more than 1 wants as many in the file, or one that is repeated.
+        cut: (start, length) in seconds of the part to read; None reads all. A part that reaches past the end is shorter.
 
     Returns:
         (time, channels) int16.
@@ -59,7 +60,10 @@ def decode(path: Path, sample_rate: int, channels: int) -> NDArray[np.int16]:
             raise InputError(f"{path}: the file is empty (0 bytes)")
         with soundfile.SoundFile(os.fsencode(path)) as file:
             rate = file.samplerate
-            waveform = file.read(dtype="int16" if file.subtype == PCM_16 else "float32", always_2d=True)
+            start, frames = (0, -1) if cut is None else (round(seconds * rate) for seconds in cut)
+            if start:
+                file.seek(min(start, file.frames))
+            waveform = file.read(frames, dtype="int16" if file.subtype == PCM_16 else "float32", always_2d=True)
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
         raise InputError(f"{path}: cannot be read ({error.strerror if isinstance(error, OSError) else error})") from None
     except RuntimeError:  # soundfile's own error among them; its text misleads (a damaged mp3 "does not exist")
@@ -78,6 +82,24 @@ def decode(path: Path, sample_rate: int, channels: int) -> NDArray[np.int16]:
     return to_pcm(waveform)
 
 
+def file_seconds(path: Path) -> float:
+    """Length of an audio file by its header.
+
+    Raises:
+        InputError: unreadable.
+        MissingExtraError: soundfile is not installed.
+    """
+    try:
+        import soundfile
+    except ImportError:
+        raise MissingExtraError("soundfile", "train") from None
+    try:
+        found = soundfile.info(os.fsencode(path))
+    except (OSError, ValueError, RuntimeError):
+        raise InputError(f"{path}: is not readable audio; it is damaged or not one of {', '.join(AUDIO_SUFFIXES)}") from None
+    return float(found.frames / found.samplerate)
+
+
 def decode_all(sources: Sequence[Source], sample_rate: int, channels: int) -> Iterator[Decoded]:
     """Decode many files on threads (libsndfile and soxr release the interpreter lock), in the order given."""
     return in_order(lambda source: decode_one(source, sample_rate, channels), sources)
@@ -87,18 +109,19 @@ def decode_one(source: Source, sample_rate: int, channels: int) -> Decoded:
     """As `decode`, with the source and its key, which is that of the file before it was read."""
     key = source_key(source)
     try:
-        return Decoded(source, key, decode(source.file, sample_rate, channels))
+        return Decoded(source, key, decode(source.file, sample_rate, channels, source.cut))
     except InputError as error:
         return Decoded(source, key, error)
 
 
 def source_key(source: Source) -> str:
-    """32 hex digits that change with what a clip's audio is made from: its file's place, size and time of change, not its row."""
+    """32 hex digits that change with what a clip's audio is made from: its file's place, size, time of change and cut, not its row."""
     try:
         stat = source.file.stat()
     except (OSError, ValueError):
         return NO_KEY
-    return digest(f"{stat.st_size} {stat.st_mtime_ns} {source.file.absolute()}".encode(errors="surrogateescape")).hex()
+    cut = "" if source.cut is None else f"{source.cut} "
+    return digest(f"{stat.st_size} {stat.st_mtime_ns} {cut}{source.file.absolute()}".encode(errors="surrogateescape")).hex()
 
 
 def decoders() -> str:

@@ -3,12 +3,14 @@
 from collections import Counter
 from pathlib import Path
 
+from edgekd.data.catalogue import KNOWN
 from edgekd.data.decode import is_audio
+from edgekd.data.layout import check_columns, check_level
 from edgekd.data.source import DataSet, Source, read_table
 from edgekd.data.store import Clip
 from edgekd.errors import InputError
 
-LICENCE = "CC BY-NC 3.0"
+NAME = "esc50"
 META = Path("meta/esc50.csv")
 AUDIO = Path("audio")
 COLUMNS = ("filename", "fold", "category", "src_file")
@@ -24,13 +26,10 @@ def read(path: Path) -> DataSet:
     Raises:
         InputError: not an ESC-50 folder, a level too high or too deep, or a damaged table.
     """
+    check_level(path, lambda folder: (folder / META).is_file(), "the ESC-50 folder that holds audio/ and meta/", str(META))
     meta = path / META
-    if not meta.is_file():
-        raise InputError(f"{path} has no {META}{_hint(path)}")
     columns, rows = read_table(meta)
-    absent = [name for name in COLUMNS if name not in columns]
-    if absent:
-        raise InputError(f"{meta} has no column '{absent[0]}'; download ESC-50 again")
+    check_columns(meta, columns, COLUMNS)
     if not (path / AUDIO).is_dir():
         raise InputError(f"{path} has no folder {AUDIO}; unpack ESC-50 again")
     files = {file.stem: file for file in sorted((path / AUDIO).iterdir()) if is_audio(file)}
@@ -47,14 +46,5 @@ def read(path: Path) -> DataSet:
         raise InputError(f"{path / AUDIO} holds none of the {len(sources)} clips that {META} lists; unpack ESC-50 again")
     absent_folds = Counter(source.clip.split for source in sources if source.clip.split not in present)
     notes = [f"{fold}: none of its {count} clips is here; the store has no {fold}" for fold, count in sorted(absent_folds.items())]
-    return DataSet("esc50", LICENCE, [source for source in sources if source.clip.split in present], official_folds=True, notes=notes)
-
-
-def _hint(path: Path) -> str:
-    """Where the folder that was meant may be."""
-    if not path.is_dir():
-        return ": it is not a folder; give the ESC-50 folder that holds audio/ and meta/"
-    for candidate in (path.parent, *sorted(path.glob("*/")), *sorted(path.glob("*/*/"))):
-        if (candidate / META).is_file():
-            return f"; did you mean {candidate}?"
-    return "; give the ESC-50 folder that holds audio/ and meta/"
+    return DataSet(NAME, KNOWN[NAME].licence, [source for source in sources if source.clip.split in present],
+                   official_folds=True, notes=notes)

@@ -5,26 +5,24 @@ SPLIT/LABEL where every top folder has the name of a split (`SPLIT_NAMES`, or fo
 label are dealt to `test` and `train` by a hash of their name: the same data gives the same split on every machine.
 """
 
-import hashlib
 import re
-from collections import Counter
-from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
+from edgekd.data.catalogue import KNOWN
+from edgekd.data.deal import TEST_FRACTION, check_fraction, deal
 from edgekd.data.decode import AUDIO_SUFFIXES, is_audio
 from edgekd.data.source import DataSet, Source, read_table
 from edgekd.data.store import Clip, listing
 from edgekd.errors import InputError, nearest
 
+NAME = "folder"
 SPLIT_NAMES = frozenset({"train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval", "evaluate", "evaluation"})
 FOLD = re.compile(r"(fold|split)[ _-]?\d+")
 NEEDED_COLUMNS, OPTIONAL_COLUMNS = ("filename", "label"), ("split", "group", "recorder", "parent")
 WANTED_COLUMNS = f"{','.join(NEEDED_COLUMNS)}[,{','.join(OPTIONAL_COLUMNS)}]"
-TRAIN, TEST = "train", "test"
-UNKNOWN_LICENCE = "unknown"
 
 
-def read(path: Path, table: Path | None = None, test_fraction: float = 0.2, licence: str = UNKNOWN_LICENCE) -> DataSet:
+def read(path: Path, table: Path | None = None, test_fraction: float = TEST_FRACTION, licence: str = KNOWN[NAME].licence) -> DataSet:
     """Find the clips of a folder, or of a CSV.
 
     Args:
@@ -36,8 +34,7 @@ def read(path: Path, table: Path | None = None, test_fraction: float = 0.2, lice
     Raises:
         InputError: no clips, a folder a level too high or too deep, a CSV that does not fit.
     """
-    if not 0 < test_fraction < 1:
-        raise InputError(f"--test-fraction {test_fraction}: wanted more than 0 and less than 1")
+    check_fraction(test_fraction)
     if table is None and path.is_file() and not is_audio(path):
         path, table = path.parent, path
     if not path.is_dir():
@@ -47,7 +44,7 @@ def read(path: Path, table: Path | None = None, test_fraction: float = 0.2, lice
     if len(labels) == 1:
         raise InputError(f"{table or path}: every clip has the label '{labels.pop()}', and a classifier needs two labels or more")
     if not any(source.clip.split for source in sources):
-        sources, note = _deal(sources, test_fraction)
+        sources, note = deal(sources, test_fraction)
         notes.append(note)
     return DataSet(path.resolve().name, licence, sources, notes=notes)
 
@@ -116,32 +113,3 @@ def _from_table(path: Path, table: Path) -> tuple[list[Source], list[str]]:
         clip = Clip(str(file), row["label"], optional["split"], optional["group"], optional["recorder"], optional["parent"])
         sources.append(Source(path / file, clip))
     return sources, notes
-
-
-def _chance(name: str) -> bytes:
-    return hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()
-
-
-def _deal(sources: list[Source], test_fraction: float) -> tuple[list[Source], str]:
-    """Give whole groups (a clip without one is its own) to test, in the order of a hash, until each label has its share."""
-    def origin(source: Source) -> str:
-        return source.clip.group or source.clip.parent or source.clip.path
-
-    side: dict[str, str] = {}
-    for label in sorted({source.clip.label for source in sources}):
-        counts = Counter(origin(source) for source in sources if source.clip.label == label)
-        wanted = max(1, round(test_fraction * counts.total())) if len(counts) > 1 else 0
-        free = sorted((name for name in counts if name not in side), key=_chance)
-        dealt = sum(count for name, count in counts.items() if side.get(name) == TEST)
-        has_train = any(side.get(name) == TRAIN for name in counts)
-        for name in free[:None if has_train else -1]:
-            if dealt >= wanted:
-                break
-            side[name] = TEST
-            dealt += counts[name]
-        side.update({name: TRAIN for name in free if name not in side})
-    dealt_sources = [replace(source, clip=replace(source.clip, split=side[origin(source)])) for source in sources]
-    tests = sum(source.clip.split == TEST for source in dealt_sources)
-    note = (f"no splits given: {tests} of {len(sources)} clips dealt to '{TEST}', the rest to '{TRAIN}', whole groups by a hash of their "
-            "name (--test-fraction, or a CSV with a split column, changes this)")
-    return dealt_sources, note

@@ -14,10 +14,15 @@ DELIMITERS = (",", "\t", ";")
 
 @dataclass(frozen=True)
 class Source:
-    """One clip to come: its audio file and its row (whose `seconds` is not known yet)."""
+    """One clip to come: its audio file and its row (whose `seconds` is not known yet).
+
+    Attributes:
+        cut: (start, length) in seconds of the part of the file that is the clip; None is the whole file.
+    """
 
     file: Path
     clip: Clip
+    cut: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,26 @@ def read_table(path: Path) -> tuple[list[str], list[dict[str, str]]]:
     Raises:
         InputError: unreadable, not UTF-8, without rows, two columns of one name, or a row with more fields than columns.
     """
+    columns, *lines = read_lines(path)
+    if not lines:
+        raise InputError(f"{path} holds no rows below its header")
+    repeated = [name for name, count in Counter(columns).items() if name and count > 1]
+    if repeated:
+        raise InputError(f"{path} has column '{repeated[0]}' more than once; remove or rename one")
+    rows = []
+    for number, line in enumerate(lines, start=2):
+        if len(line) > len(columns):
+            raise InputError(f"{path}, row {number}: {len(line)} fields for {len(columns)} columns; quote a field that holds a delimiter")
+        rows.append(dict(zip(columns, line + [""] * (len(columns) - len(line)), strict=True)))
+    return columns, rows
+
+
+def read_lines(path: Path) -> list[list[str]]:
+    """Read the lines of a table that may have no header: stripped fields of each line that is not blank; one line or more.
+
+    Raises:
+        InputError: unreadable, not UTF-8, or blank.
+    """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
@@ -55,19 +80,10 @@ def read_table(path: Path) -> tuple[list[str], list[dict[str, str]]]:
     header = text.partition("\n")[0]
     delimiter = max(DELIMITERS, key=header.count)
     try:
-        lines = [line for line in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if any(cell.strip() for cell in line)]
+        lines = [[cell.strip() for cell in line] for line in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)]
     except csv.Error as error:
         raise InputError(f"{path} is not a table: {error}") from None
-    if len(lines) < 2:
-        raise InputError(f"{path} holds no rows below its header")
-    columns = [name.strip() for name in lines[0]]
-    repeated = [name for name, count in Counter(columns).items() if name and count > 1]
-    if repeated:
-        raise InputError(f"{path} has column '{repeated[0]}' more than once; remove or rename one")
-    rows = []
-    for number, line in enumerate(lines[1:], start=2):
-        if len(line) > len(columns):
-            raise InputError(f"{path}, row {number}: {len(line)} fields for {len(columns)} columns; quote a field that holds a delimiter")
-        cells = [cell.strip() for cell in line] + [""] * (len(columns) - len(line))
-        rows.append(dict(zip(columns, cells, strict=True)))
-    return columns, rows
+    lines = [line for line in lines if any(line)]
+    if not lines:
+        raise InputError(f"{path} holds no rows")
+    return lines

@@ -30,6 +30,8 @@ PCM_SCALE = 32768.0
 """int16 samples per unit of a [-1, 1] waveform."""
 HASH_BLOCK = 1 << 22
 """Bytes read at once when hashing or scanning audio."""
+UNLABELLED = "unlabelled"
+"""Label of every clip of a data set whose labels nobody published: to be predicted, never trained on or scored."""
 SHOWN = 5
 """How many names an error lists before it says how many more there are."""
 
@@ -263,8 +265,11 @@ class ClipStore:
                 what remains. The test splits, which then may be none, are heard on neither side. A label may be missing in the test side.
 
         Raises:
-            InputError: an unknown or repeated split, a leak, a label that is on one side only, or too few recordings to hold out.
+            InputError: an unknown or repeated split, a leak, a label that is on one side only, no labels at all, or too few recordings to
+                hold out.
         """
+        if UNLABELLED in self.labels:
+            raise InputError(f"{self.path}: {self.name} has no labels: nothing can be trained on it; give its folder to edgekd predict")
         both = sorted(set(train_splits) & set(test_splits))
         if both:
             raise InputError(f"{self.path}: split '{both[0]}' is named for training and for testing; take it from one of them")

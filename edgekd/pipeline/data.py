@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekd.data import esc50, folder
+from edgekd.data import deepship, esc50, folder, tau19, tau20, tau22, tau22_evaluation, tut18, urbansound8k, vtuad
 from edgekd.data import synth as scenes
+from edgekd.data.catalogue import KNOWN
 from edgekd.data.decode import Decoded, decode_all, decode_one, decoders, source_key
 from edgekd.data.source import DataSet, Source
 from edgekd.data.store import Clip, ClipStore, listing
@@ -27,10 +28,14 @@ MIN_SYNTH_CLIPS = len(scenes.SCENES) * scenes.TEST_EVERY
 """So many that each label is in train and in test."""
 SYNTHETIC_NOTE = "these are procedural scenes for smoke tests, not recordings: a score on them says nothing about real audio"
 SYNTH_SECONDS = (1.0, 600.0)
-ESC50, FOLDER = "esc50", "folder"
-DATASETS = (ESC50, FOLDER)
-FOLDER_OPTIONS = {"table": "csv", "test_fraction": "test-fraction", "licence": "licence"}
-"""Argument of `folder.read` -> its option on the command line."""
+ADAPTERS: dict[str, Callable[..., DataSet]] = {
+    "esc50": esc50.read, "tau22": tau22.read, "tau22-evaluation": tau22_evaluation.read, "tau20": tau20.read, "tau19": tau19.read,
+    "tut18": tut18.read, "urbansound8k": urbansound8k.read, "deepship": deepship.read, "vtuad": vtuad.read, "folder": folder.read,
+}
+"""Name of a data set -> what finds its clips; `KNOWN` tells the arguments that each takes besides the folder."""
+SKIP_BAD = "skip_bad"
+FLAGS = {"table": "csv", "test_fraction": "test-fraction"}
+"""Argument of an adapter -> its option on the command line, where that has another name."""
 
 Say = Callable[[str], None]
 """Takes one line for the user."""
@@ -52,17 +57,17 @@ class Prepared:
 
 
 def prepare(dataset: str, path: Path, out: Path, *, sample_rate: int = 16000, channels: int = 1, table: Path | None = None,
-            test_fraction: float | None = None, licence: str | None = None, skip_bad: bool = False, force: bool = False,
-            say: Say) -> Prepared:
+            test_fraction: float | None = None, licence: str | None = None, subset: int | None = None, fold: int | None = None,
+            segment: float | None = None, skip_bad: bool = False, force: bool = False, say: Say) -> Prepared:
     """Decode a data set into a store.
 
     Args:
-        dataset: one of `DATASETS`.
+        dataset: one of `ADAPTERS`.
         path: where the data set lies.
         out: the store to make.
         sample_rate: Hz of the store.
         channels: channels of the store.
-        table, test_fraction, licence: as in `folder.read`; only for "folder".
+        table, test_fraction, licence, subset, fold, segment: as in the adapter; only for data sets that take them.
         skip_bad: leave out clips that cannot be used instead of refusing.
         force: replace a store that is at `out`.
         say: told of each bad clip as it is met.
@@ -78,7 +83,8 @@ def prepare(dataset: str, path: Path, out: Path, *, sample_rate: int = 16000, ch
     if channels not in CHANNELS:
         raise InputError(f"--channels {channels}: wanted {CHANNELS.start} to {CHANNELS.stop - 1}")
     check_free(out.resolve(), force)
-    found = _find(dataset, path, {"table": table, "test_fraction": test_fraction, "licence": licence})
+    found = _find(dataset, path, skip_bad, {"table": table, "test_fraction": test_fraction, "licence": licence, "subset": subset,
+                                            "fold": fold, "segment": segment})
     request = f"{sample_rate} Hz, {channels} channels, {decoders()}"
     with _interruptible(), StoreWriter(out, name=found.name, licence=found.licence, official_folds=found.official_folds,
                                        sample_rate=sample_rate, channels=channels, force=force, request=request) as writer:
@@ -107,7 +113,7 @@ def synth(out: Path, *, clips: int = 600, seconds: float = 3.0, seed: int = 0, s
     if seed < 0:
         raise InputError(f"--seed {seed}: wanted 0 or more")
     with _interruptible(), StoreWriter(out, name=scenes.NAME, licence=scenes.LICENCE, synthetic=True, sample_rate=sample_rate, channels=1,
-                                       force=force) as writer, _progress("synthesising", clips) as step:
+                                       force=force) as writer, progress("synthesising", clips) as step:
         for clip, pcm in scenes.clips(clips, seconds, seed, sample_rate):
             writer.add(clip, pcm)
             step()
@@ -119,16 +125,17 @@ def _check_rate(sample_rate: int) -> None:
         raise InputError(f"--sample-rate {sample_rate}: wanted {SAMPLE_RATES.start} to {SAMPLE_RATES.stop - 1} Hz")
 
 
-def _find(dataset: str, path: Path, options: Mapping[str, Any]) -> DataSet:
-    """Ask the adapter of a data set; `options` holds those of "folder", None where not given."""
+def _find(dataset: str, path: Path, skip_bad: bool, options: Mapping[str, Any]) -> DataSet:
+    """Ask the adapter of a data set; `options` are None where not given."""
+    if dataset not in ADAPTERS:
+        raise InputError(f"no data set '{dataset}'{nearest(dataset, ADAPTERS)}")
     given = {name: value for name, value in options.items() if value is not None}
-    if dataset == FOLDER:
-        return folder.read(path, **given)
-    if dataset != ESC50:
-        raise InputError(f"no data set '{dataset}'{nearest(dataset, DATASETS)}")
-    if given:
-        raise InputError(f"--{FOLDER_OPTIONS[next(iter(given))]} belongs to 'data prepare {FOLDER}'; leave it out")
-    return esc50.read(path)
+    takes = KNOWN[dataset].options
+    for name in given:
+        if name not in takes:
+            owners = ", ".join(owner for owner, known in KNOWN.items() if name in known.options)
+            raise InputError(f"--{FLAGS.get(name, name)} belongs to 'data prepare {owners}'; leave it out")
+    return ADAPTERS[dataset](path, **given, **({SKIP_BAD: skip_bad} if SKIP_BAD in takes else {}))
 
 
 def _fill(writer: StoreWriter, found: DataSet, *, sample_rate: int, channels: int, skip_bad: bool, say: Say) -> Prepared:
@@ -137,7 +144,7 @@ def _fill(writer: StoreWriter, found: DataSet, *, sample_rate: int, channels: in
     seen: set[str] = set()
     if writer.left:
         say(f"going on with {writer.left} clips that an earlier run left")
-    with _progress("decoding", len(found.sources)) as step:
+    with progress("decoding", len(found.sources)) as step:
         for clip, pcm in _clips(writer, found.sources, seen, sample_rate, channels):
             step()
             if isinstance(pcm, InputError):
@@ -203,7 +210,7 @@ class _SameAudio:
 
 
 @contextmanager
-def _progress(what: str, total: int) -> Iterator[Callable[[], None]]:
+def progress(what: str, total: int) -> Iterator[Callable[[], None]]:
     """A progress bar on standard error where that is a terminal; yields what to call after each clip."""
     if not sys.stderr.isatty():
         yield lambda: None

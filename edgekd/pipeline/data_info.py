@@ -2,11 +2,13 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Callable
+from itertools import combinations
 from pathlib import Path
 
 import msgspec
 
-from edgekd.data.store import Clip, ClipStore, listing, origins
+from edgekd.data.catalogue import KNOWN
+from edgekd.data.store import UNLABELLED, Clip, ClipStore, listing, origins
 
 NO_RECORDER = "unknown"
 SHORT_SECONDS = 1.0
@@ -21,6 +23,7 @@ class StoreReport(msgspec.Struct, frozen=True, kw_only=True):
         labels: label -> split -> clips.
         splits: split -> clips.
         recorders: recorder ("unknown" where the data set does not say) -> split -> clips.
+        cities: city -> split -> clips; empty where the data set has none.
         leaks: group or parent that is in several splits -> those splits.
         one_split_labels: label -> its only split, where the store has several splits.
         silent: clips of digital silence (every sample zero).
@@ -40,6 +43,7 @@ class StoreReport(msgspec.Struct, frozen=True, kw_only=True):
     labels: dict[str, dict[str, int]]
     splits: dict[str, int]
     recorders: dict[str, dict[str, int]]
+    cities: dict[str, dict[str, int]]
     leaks: dict[str, list[str]]
     one_split_labels: dict[str, str]
     silent: list[str]
@@ -66,7 +70,7 @@ def describe(store: ClipStore) -> StoreReport:
         path=str(store.path), name=store.name, licence=store.licence, synthetic=store.synthetic, official_folds=store.info.official_folds,
         hash=store.hash, sample_rate=store.sample_rate, channels=store.channels, clips=len(store.clips),
         seconds=float(store.lengths.sum()) / store.sample_rate, labels=by_label,
-        splits=dict(sorted(Counter(clip.split for clip in store.clips).items())), recorders=by_recorder,
+        splits=dict(sorted(Counter(clip.split for clip in store.clips).items())), recorders=by_recorder, cities=_cities(store),
         leaks=_leaks(store), one_split_labels=one_split,
         silent=[clip.path for index, clip in enumerate(store.clips) if not store.clip_pcm(index).any()],
         short=[clip.path for clip in store.clips if clip.seconds < SHORT_SECONDS])
@@ -84,6 +88,8 @@ def text(report: StoreReport) -> str:
     ]
     if set(report.recorders) != {NO_RECORDER}:
         lines += ["", *_table("recorder", report.recorders, list(report.splits))]
+    if report.cities:
+        lines += ["", *_table("city", report.cities, list(report.splits))]
     found = warnings(report)
     return "\n".join(lines + (["", *found] if found else []))
 
@@ -91,9 +97,13 @@ def text(report: StoreReport) -> str:
 def warnings(report: StoreReport) -> list[str]:
     """One line for each thing that a training would meet."""
     found = []
+    if UNLABELLED in report.labels:
+        found.append("no labels: these clips can be predicted, not trained on")
     if report.leaks:
         remedy = "their clips are left out of training" if report.official_folds else "training against such a split will be refused"
-        found.append(f"leaks: {len(report.leaks)} in more than one split ({listing(list(report.leaks))}); {remedy}")
+        shared = Counter(pair for splits in report.leaks.values() for pair in combinations(splits, 2))
+        pairs = "; ".join(f"{count} in {a} and {b}" for (a, b), count in sorted(shared.items()))
+        found.append(f"leaks: {len(report.leaks)} in more than one split ({listing(list(report.leaks))}): {pairs}; {remedy}")
     if report.one_split_labels:
         names = [f"{label} in {split}" for label, split in report.one_split_labels.items()]
         found.append(f"labels in one split only: {listing(names)}; training against another split will be refused")
@@ -102,6 +112,11 @@ def warnings(report: StoreReport) -> list[str]:
     if report.short:
         found.append(f"clips shorter than {SHORT_SECONDS:g} s: {len(report.short)} ({listing(report.short)}); padded with zeros")
     return found
+
+
+def _cities(store: ClipStore) -> dict[str, dict[str, int]]:
+    known = KNOWN.get(store.name)
+    return _by_split(store.clips, lambda clip: clip.group.partition("-")[0]) if known and known.cities else {}
 
 
 def _leaks(store: ClipStore) -> dict[str, list[str]]:

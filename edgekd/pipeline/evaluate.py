@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekd.data.store import ClipStore, listing, windows
+from edgekd.data.store import UNLABELLED, ClipStore, listing, windows
 from edgekd.engine import open_model
 from edgekd.errors import GateError, InputError
 from edgekd.evaluate.findings import Answers
@@ -107,6 +107,7 @@ def evaluate_file(model_path: Path, data: Path, splits: Sequence[str] = (), *, e
     manifest = model.manifest
     step = hop_samples(manifest, hop)
     store = ClipStore.open(data)
+    check_labelled(store)
     chosen = store.indices(splits) if splits else np.arange(len(store.clips))
     truth = match_labels(manifest, store, chosen, str(model_path))
     starts = [windows(int(store.lengths[index]), manifest.window, step) for index in chosen]
@@ -121,6 +122,16 @@ def evaluate_file(model_path: Path, data: Path, splits: Sequence[str] = (), *, e
     fitted_here = fit is not None and fit.data_hash == store.hash and any(clip.split in fit.splits for clip in clips)
     return EvaluationReport(str(model_path), split, model.engine, store.name, store.synthetic, scores, manifest.temperature, fitted_here,
                             answers)
+
+
+def check_labelled(store: ClipStore) -> None:
+    """Refuse a data set without labels.
+
+    Raises:
+        InputError: as said.
+    """
+    if UNLABELLED in store.labels:
+        raise InputError(f"{store.path}: {store.name} has no labels to score against; give its folder to edgekd predict")
 
 
 def window_waveforms(store: ClipStore, clips: NDArray[np.int64], starts: Sequence[Sequence[int]],

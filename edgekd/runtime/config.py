@@ -12,7 +12,8 @@ from edgekd.resources import read_toml
 from edgekd.runtime.capture import require_sense
 from edgekd.runtime.capture_child import Request
 from edgekd.runtime.control import Setup
-from edgekd.runtime.decision import DecisionSettings
+from edgekd.runtime.decision import MAX_SECONDS, DecisionSettings
+from edgekd.runtime.health import Watch
 from edgekd.runtime.listen import STANDARD_INPUT
 from edgekd.runtime.outputs.tables import ClipsTable, HistoryTable, HookTable, MqttTable, WebTable
 from edgekd.runtime.stream import MIN_HOP_S, WindowStream
@@ -24,8 +25,13 @@ OUTPUT_TABLES: dict[str, Callable[..., msgspec.Struct]] = {
     "mqtt": MqttTable, "web": WebTable, "hook": HookTable, "history": HistoryTable, "clips": ClipsTable,
 }
 """Tables that turn outputs on."""
+MIN_LIMIT_S = 0.5
+"""Shortest that `[watch]` allows: several blocks of a live source."""
+MAX_QUEUE_S = 60.0
+"""Longest queue: more is neither live nor small."""
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
+Limit = Annotated[float, msgspec.Meta(ge=MIN_LIMIT_S, le=MAX_SECONDS)]
 
 
 class ModelTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -69,6 +75,16 @@ class OutputTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     track: str | None = None
 
 
+class WatchTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[watch]`, of live sources, in seconds. stall: without a block until they are opened again. zeros: the same of nothing but zeros; a
+    microphone whose noise floor is digital silence needs more. failed: without good sound until FAILED. queue: of sound that waits."""
+
+    stall: Limit = Watch().stall_s
+    zeros: Limit = Watch().zeros_s
+    failed: Limit = Watch().failed_s
+    queue: Annotated[float, msgspec.Meta(ge=MIN_LIMIT_S, le=MAX_QUEUE_S)] = Watch().queue_s
+
+
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """All that `edgekd listen` can be told."""
 
@@ -81,6 +97,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     hook: HookTable | None = None
     history: HistoryTable | None = None
     clips: ClipsTable | None = None
+    watch: WatchTable = WatchTable()
 
     @property
     def model_file(self) -> Path:
@@ -98,6 +115,12 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """What to hear where there is no file."""
         source = self.source
         return Request(source.mic, source.command, source.rate, source.channels, source.channel)
+
+    @property
+    def limits(self) -> Watch:
+        """By which a live source is watched."""
+        watch = self.watch
+        return Watch(stall_s=watch.stall, zeros_s=watch.zeros, failed_s=watch.failed, queue_s=watch.queue)
 
     @property
     def settings(self) -> DecisionSettings:
@@ -130,6 +153,8 @@ def read_config(path: Path) -> Config:
         config, model=msgspec.structs.replace(config.model, file=_beside(path, config.model.file)),
         source=msgspec.structs.replace(config.source, file=file if file == STANDARD_INPUT else _beside(path, file)),
         output=msgspec.structs.replace(config.output, track=_beside(path, config.output.track)),
+        mqtt=config.mqtt and msgspec.structs.replace(
+            config.mqtt, **{key: _beside(path, getattr(config.mqtt, key)) for key in ("password_file", "ca", "certificate", "key")}),
         history=config.history and msgspec.structs.replace(config.history, file=_beside(path, config.history.file)),
         clips=config.clips and msgspec.structs.replace(config.clips, folder=_beside(path, config.clips.folder)))
 
@@ -161,7 +186,8 @@ def prepared(config: Config, verify: Callable[[Model, str], None]) -> Setup:
     verify(model, str(config.model_file))
     WindowStream(model.manifest.frontend, model.manifest.window, config.decision.hop)  # refuses a hop that does not fit
     require_sense(config.request)
-    return Setup(config.source.file, config.request, model, config.decision.hop, config.decision.top, config.settings)
+    return Setup(config.source.file, config.request, model, config.decision.hop, config.decision.top, config.settings,
+                 config.limits)
 
 
 def _beside(config: Path, file: str | None) -> str | None:

@@ -15,6 +15,7 @@ from edgekd.errors import EdgekdError, InputError
 from edgekd.manifest import Manifest
 from edgekd.runtime.capture_child import Request
 from edgekd.runtime.decision import PLAIN, DecisionSettings
+from edgekd.runtime.health import Watch
 
 IDLE_S = 0.1
 """How often a listener that hears nothing looks at the flags."""
@@ -45,6 +46,7 @@ class Setup(NamedTuple):
     hop_s: float
     top: int
     settings: DecisionSettings = PLAIN
+    watch: Watch = Watch()
 
     @property
     def sample_rate(self) -> int:

@@ -106,8 +106,8 @@ class Decider:
         """The decision on a window that ends at `t` seconds, later than any before; logits: float32 (labels,)."""
         own = probabilities(logits, self._temperature)
         smoothed = self._smooth(own, t)
-        order = np.argsort(-smoothed, kind="stable")[:self._top]
-        best = int(order[0])
+        order = (-smoothed).argsort(kind="stable")[:self._top].tolist()
+        best = order[0]
         wanted = self._wanted(smoothed, best)
         if wanted != self._shown and t - self._changed >= self._settings.dwell_s:
             self._shown, self._changed = wanted, t

@@ -15,7 +15,7 @@ from edgekd.runtime.capture import Capture, Counts, require_sense
 from edgekd.runtime.capture_child import Request
 from edgekd.runtime.control import IDLE_S, Classifier, Control, Setup, Swap
 from edgekd.runtime.decision import PLAIN, Decider, Decision, DecisionSettings
-from edgekd.runtime.health import Change, Gap, State, Turn
+from edgekd.runtime.health import Change, Gap, State, Turn, Watch
 from edgekd.runtime.outputs.hub import Moment
 from edgekd.runtime.source import read_file, read_raw
 from edgekd.runtime.stream import WindowStream
@@ -40,7 +40,8 @@ class Hearing:
 
 def listen(source: str | None, model: Path, *, engine: str | None = None, threads: int = 1, hop_s: float = 0.5,
            top: int = 3, live: Request | None = None, settings: DecisionSettings = PLAIN,
-           control: Control | None = None, observe: Observe | None = None) -> Iterator[Decision | Change]:
+           control: Control | None = None, observe: Observe | None = None,
+           watch: Watch | None = None) -> Iterator[Decision | Change]:
     """Classify a source window by window.
 
     Args:
@@ -55,6 +56,7 @@ def listen(source: str | None, model: Path, *, engine: str | None = None, thread
         settings: how steady decisions are.
         control: asked between chunks whether to end or to reload.
         observe: is told of everything.
+        watch: limits by which a live source is watched.
 
     Yields:
         a decision at the end of each window; of a live source also each change of its state; after a reload a line on what came of it.
@@ -68,7 +70,7 @@ def listen(source: str | None, model: Path, *, engine: str | None = None, thread
         raise InputError(f"{source} is a source of its own; leave out the options of microphones and commands, or the source")
     if source == STANDARD_INPUT and sys.stdin is None:
         raise InputError("standard input is closed; pipe raw samples into it or give an audio file")
-    setup = Setup(source, live or Request(), open_model(model, engine, threads), hop_s, top, settings)
+    setup = Setup(source, live or Request(), open_model(model, engine, threads), hop_s, top, settings, watch or Watch())
     control, hearing = control or Control(), Hearing()
     if source is None:
         require_sense(setup.request)
@@ -194,7 +196,8 @@ def _live(setup: Setup, control: Control, heard_now: Hearing) -> Iterator[Array 
             ended_s = time.monotonic()
 
 
-def _wanted(setup: Setup) -> tuple[Request, int]:
-    """What to hear, and the rate at which it is wanted, Hz; a command's own rate is the model's unless it says so."""
+def _wanted(setup: Setup) -> tuple[Request, int, Watch]:
+    """What to hear, the rate at which it is wanted, Hz, and the limits; a command's own rate is the model's unless it says so."""
     request = setup.request
-    return request if request.command is None else request._replace(rate=request.rate or setup.sample_rate), setup.sample_rate
+    return (request if request.command is None else request._replace(rate=request.rate or setup.sample_rate), setup.sample_rate,
+            setup.watch)

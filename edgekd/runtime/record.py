@@ -4,13 +4,10 @@ A clip holds sound without a break: it begins anew where sound is missing, and o
 hidden name and renamed, so that whatever ends the program leaves no broken clip.
 """
 
-import io
 import os
 import time
-import wave
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
-from itertools import count
 from pathlib import Path
 
 import msgspec
@@ -18,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekd.data.folder import FOLD, SPLIT_NAMES
-from edgekd.data.store import to_pcm
 from edgekd.errors import InputError
 from edgekd.runtime.capture import CHILD, Capture
 from edgekd.runtime.capture_child import Request
+from edgekd.runtime.clip_file import PART_SUFFIX, cannot_write, wav, write_clip
 from edgekd.runtime.doctor import SILENCE_DBFS, level_dbfs, longest_zeros
 from edgekd.runtime.ear import Ear
 from edgekd.runtime.health import Turn, Watch
@@ -33,7 +30,6 @@ ZEROS_S = 1.0
 """Longest run of exact zeros in a clip: no microphone in use gives them, an unplugged one may."""
 MAX_NAME_BYTES = 200
 """Of a label: file names of 255 bytes hold it, a time and a number."""
-PART_SUFFIX = ".part"
 
 Array = NDArray[np.float32]
 
@@ -98,7 +94,7 @@ def record(order: Order, request: Request, watch: Watch | None = None, child: Se
                 yield f"a clip is not kept: {why}"
                 continue
             start = datetime.fromtimestamp(time.time() - len(samples) / rate, UTC)
-            file = _write(folder, order.label, start, _wav(samples, rate))
+            file = write_clip(folder, order.label, start, wav(samples, rate))
             written += 1
             yield Clip(str(file), start.isoformat(timespec="seconds"), round(len(samples) / rate, 3), rate, round(level, 2))
             if written == order.clips:
@@ -188,46 +184,5 @@ def _prepare(order: Order) -> Path:
         trial.touch()
         trial.unlink()
     except OSError as error:
-        raise _cannot_write(folder, error) from None
+        raise cannot_write(folder, error) from None
     return folder
-
-
-def _wav(samples: Array, rate: int) -> bytes:
-    """A file of 16-bit PCM."""
-    with io.BytesIO() as memory:
-        with wave.open(memory, "wb") as file:
-            file.setnchannels(1)
-            file.setsampwidth(2)
-            file.setframerate(rate)
-            file.writeframes(to_pcm(samples).tobytes())
-        return memory.getvalue()
-
-
-def _write(folder: Path, label: str, start: datetime, content: bytes) -> Path:
-    """Write a clip under a name that nothing has yet. Who makes the hidden file owns the name, also among several recorders."""
-    for number in count(1):
-        file = folder / f"{label}-{start:%Y%m%dT%H%M%SZ}-{number:04d}.wav"
-        part = file.with_name(f".{file.name}{PART_SUFFIX}")
-        try:
-            with part.open("xb") as stream:
-                try:
-                    if file.exists():
-                        part.unlink()
-                        continue
-                    stream.write(content)
-                    stream.flush()
-                    os.fsync(stream.fileno())  # a name may reach the disk before what it names
-                    part.rename(file)
-                except BaseException:
-                    part.unlink(missing_ok=True)
-                    raise
-        except FileExistsError:
-            continue
-        except OSError as error:
-            raise _cannot_write(file, error) from None
-        return file
-    raise AssertionError("numbers do not end")
-
-
-def _cannot_write(path: Path, error: OSError) -> InputError:
-    return InputError(f"{path}: cannot be written ({error.strerror}); free space or choose another --out")

@@ -49,9 +49,9 @@ class WindowStream:
         shared = self._frames - self._left - self._right - self._hop // fe.hop_length
         self._grid = fe.hop_length if shared > 0 else 1
         self._frontend_stream = LogMelStream(fe) if shared > 0 else None
-        self._recent = np.empty((fe.n_mels, 0), np.float32)  # the newest frames of the stream
-        self._samples = np.empty(0, np.float32)  # from sample `self._first` on
-        self._first = self._streamed = self._count = 0
+        self._recent = np.empty((0, fe.n_mels), np.float32).T  # the newest frames of the stream, one behind the other in memory
+        self._room = self._samples = np.empty(0, np.float32)  # the samples from `self._first` on are a part of the room
+        self._end = self._first = self._streamed = self._count = 0
 
     @property
     def received(self) -> int:
@@ -60,7 +60,7 @@ class WindowStream:
 
     def push(self, samples: Array) -> Iterator[Window]:
         """Take samples, float32 (time,), and yield the windows that they complete."""
-        self._samples = np.concatenate((self._samples, samples))
+        self._append(samples)
         while (start := self._start()) + self._window <= self.received:
             self._samples = self._samples[start - self._first:]
             self._first = start
@@ -68,6 +68,16 @@ class WindowStream:
             rms = _rms(waveform)
             yield Window(start, start + self._window, rms, waveform, None if rms < self._gate_rms else self._features(waveform))
             self._count += 1
+
+    def _append(self, samples: Array) -> None:
+        """Put samples behind those that are held, which only move where the room ends: each of them once in several calls."""
+        held, new = len(self._samples), len(samples)
+        if self._end + new > len(self._room):
+            room, self._end = np.empty(2 * (held + new), np.float32), held
+            room[:held], self._room = self._samples, room
+        self._room[self._end:self._end + new] = samples
+        self._end += new
+        self._samples = self._room[self._end - held - new:self._end]
 
     def _start(self) -> int:
         exact = self._count * self._hop

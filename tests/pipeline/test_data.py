@@ -280,7 +280,8 @@ def test_part_of_the_real_data_leaks_between_folds_and_is_left_out_of_training(e
         (tmp_path / "esc" / "audio" / name).symlink_to(REAL / "audio" / name)
     status, out, _ = edgekd("data", "prepare", "esc50", tmp_path / "esc", "--out", tmp_path / "store")
     assert status == 0
-    assert "leaks: 2 in more than one split (group 131943, group 134049); their clips are left out of training" in out
+    assert ("leaks: 2 in more than one split (group 131943, group 134049): 2 in fold2 and fold3; their clips are left out of "
+            "training") in out
     store = ClipStore.open(tmp_path / "store")
     leaks = {clip.split for clip in store.clips if clip.group == "131943"}
     part = store.partition([split for split in store.splits if split != min(leaks)], [min(leaks)])

@@ -14,8 +14,9 @@ from edgekd import cli
 from edgekd.errors import InputError
 from edgekd.runtime import listen as listen_module
 from edgekd.runtime.capture_child import Request
-from edgekd.runtime.config import OUTPUT_TABLES, Config, override, read_config
+from edgekd.runtime.config import OUTPUT_TABLES, Config, WatchTable, override, read_config
 from edgekd.runtime.decision import DecisionSettings
+from edgekd.runtime.health import Watch
 
 
 def written(folder: Path, text: str) -> Path:
@@ -27,15 +28,20 @@ def written(folder: Path, text: str) -> Path:
 def test_an_empty_file_means_the_defaults_of_the_options(tmp_path):
     config = read_config(written(tmp_path, ""))
     assert config == Config()
-    assert (config.settings, config.request) == (DecisionSettings(), Request())
+    assert (config.settings, config.request, config.limits) == (DecisionSettings(), Request(), Watch())
 
 
 def test_every_option_has_a_key():
     tables = {field.name: field.type for field in msgspec.structs.fields(Config)}
-    keys = {key for table in tables.values() for key in getattr(table, "__struct_fields__", ())}
+    keys = {key for table in tables.values() for key in getattr(table, "__struct_fields__", ()) if table is not WatchTable}
     options = set(inspect.signature(cli.listen).parameters) - {"config", "webhook"}
     assert keys | OUTPUT_TABLES.keys() == options - {"source", "model", "as_json"} | {"file", "json"}
-    assert tables.keys() - OUTPUT_TABLES.keys() == {"model", "source", "decision", "output"}
+    assert tables.keys() - OUTPUT_TABLES.keys() == {"model", "source", "decision", "output", "watch"}
+
+
+def test_limits_of_live_sources_are_those_of_the_watch(tmp_path):
+    config = read_config(written(tmp_path, "[watch]\nstall = 3\nzeros = 600.0\nfailed = 60\nqueue = 5.0\n"))
+    assert config.limits == Watch(stall_s=3.0, zeros_s=600.0, failed_s=60.0, queue_s=5.0)
 
 
 def test_paths_are_relative_to_the_file_and_commands_stay(tmp_path):
@@ -53,6 +59,9 @@ def test_paths_are_relative_to_the_file_and_commands_stay(tmp_path):
     ("[decision]\ngate = 'low'", r"decision\.gate: expected `float \| null`, got `str` 'low'"),
     ("[decision]\nsmooth = -1", r"\[decision\]: smooth is -1 s; it must be 0 to 3600 seconds"),
     ("[source]\nmic = 'a'\ncommand = 'b'", r"\[source\]: mic and command are 2 sources; keep one of them"),
+    ("[watch]\nzeros_s = 9.0", r"\[watch\]: unknown key 'zeros_s'; did you mean 'zeros'\?"),
+    ("[watch]\nstall = 0.1", r"watch\.stall: expected `float` >= 0\.5, got 0\.1"),
+    ("[watch]\nqueue = 100", r"watch\.queue: expected `float` <= 60\.0, got 100"),
     ("[model]\nengine = 'lite'", r"model\.engine: invalid enum value 'lite'"),
     ("hop = ", "not valid TOML"),
 ])

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from runtime.test_listen import MANIFEST, ToyModel
 
+from edgekd import cli
 from edgekd.errors import GateError, InputError
 from edgekd.runtime import config as config_module
 from edgekd.runtime import listen as listen_module
@@ -20,7 +21,7 @@ from edgekd.runtime.capture_child import Request
 from edgekd.runtime.config import Config, prepared
 from edgekd.runtime.control import Control, Setup, StoppedError, Swap
 from edgekd.runtime.decision import PLAIN
-from edgekd.runtime.health import Change, Gap, Turn
+from edgekd.runtime.health import Change, Gap, Turn, Watch
 from edgekd.runtime.listen import decisions
 
 NOISE = np.random.default_rng(1).standard_normal(64000).astype(np.float32) * 0.1
@@ -124,7 +125,8 @@ def opened(monkeypatch):
 
     class Ear:
         def __init__(self, *what: object, idle_s: float) -> None:
-            opened.append(what)
+            *wanted, watch = what
+            opened.append((*wanted, watch) if watch != Watch() else tuple(wanted))
             assert idle_s > 0
 
         def __enter__(self) -> "Ear":
@@ -162,6 +164,23 @@ def test_another_rate_or_source_is_another_capture_behind_a_gap(opened):
     assert [type(item) for item in heard] == [Turn, np.ndarray, Swap, Turn, Gap, np.ndarray, np.ndarray]
 
 
+def test_limits_in_the_file_reach_the_capture_and_a_reload(opened, monkeypatch, tmp_path):
+    path = tmp_path / "box.toml"
+    path.write_text('[model]\nfile = "m.onnx"\n[source]\nmic = "none"\n[watch]\nzeros = 60\n')
+    for module in (listen_module, config_module):
+        monkeypatch.setattr(module, "open_model", lambda *_: ToyModel())
+    monkeypatch.setattr(sys, "argv", ["edgekd", "listen", "--config", str(path)])
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert opened == [(Request(mic="none"), 16000, Watch(zeros_s=60.0)), "closed"]
+    assert prepared(config_module.read_config(path), lambda *_: None).watch == Watch(zeros_s=60.0)
+
+
+def test_other_limits_are_another_capture(opened):
+    hear(setup(ToyModel()), setup(ToyModel(), watch=Watch(zeros_s=60.0)))
+    assert opened == [(Request(), 16000), "closed", (Request(), 16000, Watch(zeros_s=60.0)), "closed"]
+
+
 def test_a_new_source_that_can_never_be_heard_brings_the_old_one_back(opened):
     running = setup(ToyModel())
     heard = hear(running, setup(Model(name="new"), request=Request(mic="none")))
@@ -173,7 +192,7 @@ def test_a_new_source_that_can_never_be_heard_brings_the_old_one_back(opened):
 def test_an_old_source_that_cannot_come_back_is_an_error(opened, monkeypatch):
     ear = listen_module.Capture
     monkeypatch.setattr(listen_module, "Capture", lambda *what, idle_s: ear(
-        what[0]._replace(mic="none" if opened else None), what[1], idle_s=idle_s))
+        what[0]._replace(mic="none" if opened else None), *what[1:], idle_s=idle_s))
     told = Told(Swap(setup(ToyModel(), request=Request(mic="b")), "new"))
     with pytest.raises(InputError, match="'none' may mean two"):
         list(listen_module._live(setup(ToyModel()), told, listen_module.Hearing()))

@@ -14,6 +14,7 @@ import pytest
 from edgekd import cli
 from edgekd.data import folder
 from edgekd.errors import InputError
+from edgekd.runtime import clip_file
 from edgekd.runtime import record as module
 from edgekd.runtime.capture_child import Request
 from edgekd.runtime.health import Watch
@@ -100,7 +101,7 @@ def test_nothing_is_overwritten(tmp_path):
     start = module.datetime(2026, 1, 2, 3, 4, 5, tzinfo=module.UTC)
     (tmp_path / "a-20260102T030405Z-0001.wav").write_bytes(b"mine")
     (tmp_path / ".a-20260102T030405Z-0002.wav.part").write_bytes(b"another's")
-    assert module._write(tmp_path, "a", start, b"new").name == "a-20260102T030405Z-0003.wav"
+    assert clip_file.write_clip(tmp_path, "a", start, b"new").name == "a-20260102T030405Z-0003.wav"
     assert (tmp_path / "a-20260102T030405Z-0001.wav").read_bytes() == b"mine"
     assert min(file.name for file in tmp_path.iterdir()) == ".a-20260102T030405Z-0002.wav.part"
     assert len(list(tmp_path.iterdir())) == 3
@@ -109,7 +110,7 @@ def test_nothing_is_overwritten(tmp_path):
 def test_a_full_disk_is_one_error_and_leaves_nothing(fake, tmp_path, monkeypatch):
     def full(_: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    monkeypatch.setattr(module.os, "fsync", full)
+    monkeypatch.setattr(clip_file.os, "fsync", full)
     with pytest.raises(InputError, match=r"\.wav: cannot be written \(No space left on device\); free space"):
         list(fake(Order("a", tmp_path / "out", seconds=0.1), [OPEN, ["sound", 60], ["stall"]]))
     assert list((tmp_path / "out" / "a").iterdir()) == []

@@ -5,8 +5,34 @@ from typing import Any
 
 from edgekd.runtime.config import OUTPUT_TABLES, Config
 from edgekd.runtime.outputs.hub import Output, Outputs
+from edgekd.runtime.outputs.tables import ClipsTable, HistoryTable, HookTable, MqttTable
 
-OPENERS: dict[str, Callable[[Any], Output]] = {}
+
+def _mqtt(table: MqttTable) -> Output:
+    from edgekd.runtime.outputs.mqtt import open_mqtt
+
+    return open_mqtt(table)
+
+
+def _hook(table: HookTable) -> Output:
+    from edgekd.runtime.outputs.hook import open_hook
+
+    return open_hook(table)
+
+
+def _history(table: HistoryTable) -> Output:
+    from edgekd.runtime.outputs.history import open_history
+
+    return open_history(table)
+
+
+def _clips(table: ClipsTable) -> Output:
+    from edgekd.runtime.outputs.clips import open_clips
+
+    return open_clips(table)
+
+
+OPENERS: dict[str, Callable[[Any], Output]] = {"mqtt": _mqtt, "hook": _hook, "history": _history, "clips": _clips}
 """Name of a table -> what makes an output of it, at work."""
 
 

@@ -115,5 +115,5 @@ def _bar(name: str, share: float, number: str, number_width: int, width: int, co
     left = Text(name)
     left.truncate(name_width, overflow="ellipsis", pad=True)
     full = round(min(max(share, 0.0), 1.0) * room)
-    bar = Text.assemble(("█" * full, colour), "░" * (room - full), " ") if room >= MIN_BAR else Text()
+    bar = Text.assemble(("█" * full, colour), ("░" * (room - full), "dim"), " ") if room >= MIN_BAR else Text()
     return Text.assemble(left, " ", bar, f"{number:>{number_width}}")

@@ -1,0 +1,243 @@
+"""The urban-scenes adapters, on made-up trees in the official layouts and on tables of the official size."""
+
+import random
+import time
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from edgekd.data import tau, tau19, tau20, tau22, tau22_evaluation, tut18
+from edgekd.data.decode import decode
+from edgekd.data.store import UNLABELLED
+from edgekd.errors import InputError
+from tests.data.trees import MOBILE_RECORDERS, scenes, table, wav
+
+
+@pytest.fixture
+def mobile(tmp_path):
+    return scenes(tmp_path / "tau22", slices=2, recorders=MOBILE_RECORDERS, rate=44100, channels=1)
+
+
+def counts(found):
+    return Counter(source.clip.split for source in found.sources)
+
+
+def test_tau22_is_read_with_its_lists_slices_places_and_recorders(mobile):
+    found = tau22.read(mobile)
+    assert counts(found) == {"train": 144, "evaluate": 42, "unused": 66}
+    clip = next(source.clip for source in found.sources if source.clip.path == "audio/bus-milan-1011-40000-1-s4.wav")
+    assert (clip.label, clip.split, clip.group, clip.recorder) == ("bus", "evaluate", "milan-1011", "s4")
+    assert clip.parent == "bus-milan-1011-40000-s4"
+    assert found.official_folds
+    assert "no commercial use" in found.licence
+    assert found.notes == ["66 clips are neither for training nor for evaluation: they are split 'unused'"]
+    pcm = decode(found.sources[0].file, 44100, 1)
+    assert pcm.shape == (2205, 1)
+    assert len(np.unique(pcm)) > 1000
+
+
+def test_a_subset_of_the_training_clips_leaves_the_rest_unused(mobile):
+    names = [source.clip.path for source in tau22.read(mobile).sources if source.clip.split == "train"][:14]
+    table(mobile / "split_setup" / "split10.csv", ("filename",), [[name] for name in names])
+    found = tau22.read(mobile, subset=10)
+    assert counts(found) == {"train": 14, "evaluate": 42, "unused": 196}
+    table(mobile / "evaluation_setup" / "split10.csv", ("filename",), [["audio/bus-milan-1011-40000-1-a.wav"]])
+    with pytest.raises(InputError, match="names 1 files that are not in the training list"):
+        tau22.read(mobile, subset=10)
+    with pytest.raises(InputError, match=r"has no evaluation_setup/split5.csv; put it there"):
+        tau22.read(mobile, subset=5)
+    with pytest.raises(InputError, match="--subset 7: wanted 5, 10"):
+        tau22.read(mobile, subset=7)
+
+
+def test_a_partial_download_is_counted_by_split_and_left_out_on_request(mobile):
+    for name in ("bus-milan-1011-40000-1-a", "bus-lisbon-1010-40000-0-a", "bus-lisbon-1010-40000-1-a"):
+        (mobile / "audio" / f"{name}.wav").unlink()
+    wav(mobile / "audio" / "stray.wav")
+    (mobile / "audio" / "._hidden.wav").write_bytes(b"")
+    with pytest.raises(InputError, match=r"3 of 252 clips .* missing: 1 of 42 of 'evaluate', 2 of 144 of 'train' .*--skip-bad"):
+        tau22.read(mobile)
+    found = tau22.read(mobile, skip_bad=True)
+    assert counts(found) == {"train": 142, "evaluate": 41, "unused": 66}
+    assert "3 of 252 clips are missing and were left out: 1 of 42 of 'evaluate', 2 of 144 of 'train'" in found.notes
+    assert "1 audio files that meta.csv does not list are ignored: audio/stray.wav" in found.notes
+
+
+def test_no_audio_at_all_is_told_whatever_is_left_out(tmp_path):
+    with pytest.raises(InputError, match="holds none of the 18 clips"):
+        tau19.read(scenes(tmp_path / "bare", audio=False), skip_bad=True)
+
+
+@pytest.mark.parametrize("level", ["..", "../..", "audio", "evaluation_setup"])
+def test_a_wrong_folder_level_is_told(tmp_path, level):
+    path = scenes(tmp_path / "data" / "tau19")
+    with pytest.raises(InputError, match=r"has no meta.csv; did you mean .*tau19\?"):
+        tau19.read((path / level).resolve())
+
+
+def test_tau19_and_tau20_are_whole_clips(tmp_path):
+    found = tau19.read(scenes(tmp_path / "tau19"))
+    assert counts(found) == {"train": 12, "evaluate": 3, "unused": 3}
+    assert {source.clip.parent for source in found.sources} == {""}
+    assert decode(found.sources[0].file, 48000, 2).shape == (2400, 2)
+    found = tau20.read(scenes(tmp_path / "tau20", recorders=MOBILE_RECORDERS, rate=44100, channels=1))
+    assert counts(found) == {"train": 72, "evaluate": 21, "unused": 33}
+
+
+def test_tut18_lists_are_text_without_header_and_other_folds_are_read_on_request(tmp_path):
+    path = scenes(tmp_path / "tut18", suffix=".txt", header=False)
+    assert counts(tut18.read(path)) == {"train": 12, "evaluate": 3, "unused": 3}
+    with pytest.raises(InputError, match=r"no fold2_evaluate.csv; .*the published fold is --fold 1"):
+        tut18.read(path, fold=2)
+    setup = path / "evaluation_setup"
+    (setup / "fold2_evaluate.txt").write_bytes((setup / "fold1_train.txt").read_bytes())
+    with pytest.raises(InputError, match=r"has no fold2_train.csv"):
+        tut18.read(path, fold=2)
+    (setup / "fold2_train.txt").write_bytes((setup / "fold1_evaluate.txt").read_bytes())
+    assert counts(tut18.read(path, fold=2)) == {"train": 3, "evaluate": 12, "unused": 3}
+
+
+def test_a_missing_evaluate_list_is_replaced_by_the_test_list(mobile):
+    (mobile / "evaluation_setup" / "fold1_evaluate.csv").unlink()
+    assert counts(tau22.read(mobile))["evaluate"] == 42
+    (mobile / "evaluation_setup" / "fold1_test.csv").unlink()
+    with pytest.raises(InputError, match=r"no fold1_evaluate.csv; unpack the archive"):
+        tau22.read(mobile)
+
+
+@pytest.mark.parametrize(("adapter", "documented"), [(tau22, 139620), (tau20, 13962), (tau19, 9185), (tut18, 6122)])
+def test_a_missing_training_list_that_cannot_be_told_from_the_rest_is_refused(tmp_path, adapter, documented):
+    path = scenes(tmp_path / "x", slices=2 if adapter is tau22 else 0)
+    (path / "evaluation_setup" / "fold1_train.csv").unlink()
+    with pytest.raises(InputError, match=rf"no fold1_train.csv, and the rest .* {documented} are documented; unpack the archive"):
+        adapter.read(path)
+
+
+def test_a_missing_training_list_is_told_from_the_rest_where_that_is_as_documented(tmp_path, monkeypatch):
+    path = scenes(tmp_path / "x")
+    (path / "evaluation_setup" / "fold1_train.csv").unlink()
+    monkeypatch.setattr(tau19, "EDITION", tau.Edition("tau19", tau.rest_of(12, lambda clip: not clip.group.startswith("milan-"))))
+    found = tau19.read(path)
+    assert counts(found) == {"train": 12, "evaluate": 3, "unused": 3}
+    assert found.notes[0].startswith("no fold1_train.csv: the training clips were told from the rest")
+
+
+@pytest.mark.parametrize(("file", "old", "new", "message"), [
+    ("meta.csv", "scene_label", "scene", "no column 'scene_label'"),
+    ("meta.csv", "\tbus\t", "\t\t", "scene ''"),
+    ("meta.csv", "\tlisbon-1000\t", "\tlisbon\t", "identifier 'lisbon'"),
+    ("meta.csv", "audio/bus-lisbon-1010-40001-a.wav", "audio/bus-lisbon-1010-40000-a.wav", "lists 1 files more than once"),
+    ("evaluation_setup/fold1_train.csv", "\tbus", "\ttram", "says that .* is 'tram', meta.csv says 'bus'"),
+    ("evaluation_setup/fold1_train.csv", "bus-lisbon-1010-40001", "bus-lisbon-1010-5", "names 1 files that are not in meta.csv"),
+    ("evaluation_setup/fold1_train.csv", "bus-lisbon-1010-40001", "bus-milan-1011-40000", "1 clips are in the training and in the"),
+    ("evaluation_setup/fold1_train.csv", None, "", "holds no rows"),
+    ("meta.csv", None, "filename\tscene_label\tidentifier\n", "holds no rows"),
+])
+def test_damaged_tables_are_refused(tmp_path, file, old, new, message):
+    path = scenes(tmp_path / "x", audio=False)
+    text = (path / file).read_text()
+    (path / file).write_text(text.replace(old, new) if old else new)
+    with pytest.raises(InputError, match=message):
+        tau19.read(path)
+
+
+def test_a_10_s_set_is_not_taken_for_tau22(tmp_path):
+    with pytest.raises(InputError, match="it is of another edition"):
+        tau22.read(scenes(tmp_path / "x"))
+
+
+def test_the_evaluation_set_has_no_labels(tmp_path, mobile):
+    path = tmp_path / "evaluation"
+    for number in range(3):
+        wav(path / "audio" / f"{number}.wav")
+    table(path / "evaluation_setup" / "fold1_test.csv", ("filename",), [[f"audio/{number}.wav"] for number in range(3)])
+    found = tau22_evaluation.read(path)
+    assert [(source.clip.path, source.clip.label, source.clip.split) for source in found.sources] == [
+        (f"audio/{number}.wav", UNLABELLED, "evaluation") for number in range(3)]
+    assert "no labels" in found.notes[-1]
+    (path / "audio" / "1.wav").unlink()
+    with pytest.raises(InputError, match=r"1 of 3 clips that fold1_test.csv lists are missing"):
+        tau22_evaluation.read(path)
+    with pytest.raises(InputError, match="it is a development set; prepare it as tau22"):
+        tau22_evaluation.read(mobile)
+
+
+PLACES = ((28, 12), (51, 20), (47, 20), (40, 17), (30, 11), (31, 12), (26, 10), (32, 14), (31, 12), (49, 21))
+"""Locations for training and for evaluation of each scene."""
+
+
+def full_size():
+    """(rows, training files, evaluated files) of a table with the counts of TAU 2022: 514 locations, 230,350 slices."""
+    rng = random.Random(0)
+    here = dict(zip(tau22.MAIN_RECORDER_CLIPS, PLACES, strict=True))
+    rows, train, evaluate = [], set(), set()
+
+    def add(scene, place, segments, recorder, into=None):
+        for segment in segments:
+            for piece in range(10):
+                name = f"audio/{scene}-{place}-{segment}-{piece}-{recorder}.wav"
+                rows.append((name, scene, place, recorder))
+                if into is not None:
+                    into.add(name)
+
+    for scene, (train_places, test_places) in here.items():
+        deaf = scene in ("bus", "metro_station", "tram")  # one place with recorder a alone
+        trained = tau22.MAIN_RECORDER_CLIPS[scene] // 10
+        for side, places, total in ((train, train_places, trained), (evaluate, test_places, 1440 - trained)):
+            shares = Counter(rng.choices(range(places), k=total - 12 * places)) + Counter(dict.fromkeys(range(places), 12))
+            for number in range(places):
+                place = f"city-{scene}{'t' if side is train else 'e'}{number}"
+                segments = range(shares[number])
+                if side is train:
+                    add(scene, place, segments, "a", train)
+                else:
+                    heard = 0 if deaf and number == 0 else len(split_evenly(33, places - deaf, number - deaf))
+                    add(scene, place, segments[:heard], "a", evaluate)
+                    add(scene, place, segments[heard:], "a")
+                    for recorder in ("b", "c", "s1", "s2", "s3", "s4", "s5", "s6"):
+                        fewer = number == places - 1 and (scene, recorder) in (("airport", "b"), ("airport", "c"))
+                        add(scene, place, segments[:heard - fewer], recorder, evaluate)
+        for recorder in ("b", "c", "s1", "s2", "s3", "s4", "s5", "s6"):
+            lacks = (recorder == "b") * (scene == "park") + (recorder == "c") * (scene in ("park", "tram"))
+            for number in range(train_places - 3):  # three places with recorder a alone
+                some = split_evenly(75 - lacks, train_places - 3, number)
+                add(scene, f"city-{scene}t{number}", some, recorder, train if recorder < "s4" else None)
+    return rows, train, evaluate
+
+
+def split_evenly(total, parts, part):
+    """range of so many as fall to a part."""
+    return range(total // parts + (part < total % parts))
+
+
+def test_fold_1_of_tau22_at_full_size_with_and_without_its_training_list(tmp_path):
+    rows, train, evaluate = full_size()
+    scene = {name: label for name, label, *_ in rows}
+    table(tmp_path / "meta.csv", ("filename", "scene_label", "identifier", "source_label"), rows)
+    setup = tmp_path / "evaluation_setup"
+    for name, files in (("train", train), ("evaluate", evaluate)):
+        table(setup / f"fold1_{name}.csv", ("filename", "scene_label"), [(file, scene[file]) for file in sorted(files)])
+    began = time.process_time()
+    listed = tau.read_tables(tmp_path, tau22.EDITION)
+    seconds = time.process_time() - began
+    assert Counter(clip.split for clip in listed) == {"train": 139620, "evaluate": 29680, "unused": 61050}
+    by_recorder = Counter((clip.split, clip.recorder) for clip in listed)
+    assert [by_recorder["train", recorder] for recorder in ("a", "b", "c", "s1")] == [102150, 7490, 7480, 7500]
+    assert by_recorder["evaluate", "a"] == by_recorder["evaluate", "s6"] == 3300
+    assert by_recorder["evaluate", "b"] == by_recorder["evaluate", "c"] == 3290
+    places = {split: {clip.group for clip in listed if clip.split == split} for split in ("train", "evaluate")}
+    assert (len(places["train"]), len(places["evaluate"]), len(places["train"] & places["evaluate"])) == (365, 146, 0)
+    assert len({clip.parent for clip in listed}) == 23035
+    assert seconds < 30
+    (setup / "fold1_train.csv").unlink()
+    assert tau.split(listed, setup, tau22.EDITION.rest) == listed
+
+
+def test_lists_may_have_columns_of_their_own(mobile):
+    names = [source.clip.path for source in tau22.read(mobile).sources if source.clip.split == "train"][:14]
+    table(mobile / "split25.csv", ("", "identifier", "filename"), [[number, "x-1", name] for number, name in enumerate(names)])
+    assert counts(tau22.read(mobile, subset=25))["train"] == 14
+    table(mobile / "split25.csv", ("", "filename"), [[0, names[0]], [1, ""]])
+    with pytest.raises(InputError, match="row '1 ' names no file"):
+        tau22.read(mobile, subset=25)

@@ -1,0 +1,373 @@
+"""The database of decisions: what is in it, how large it gets, and what befalls it."""
+
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from edgekd.errors import InputError
+from edgekd.runtime.decision import Decision
+from edgekd.runtime.health import Change
+from edgekd.runtime.outputs import history as module
+from edgekd.runtime.outputs.history import History, open_history
+from edgekd.runtime.outputs.history_file import BATCH, MAX_DAMAGED, Event, HistoryFile, Run, move_aside
+from edgekd.runtime.outputs.hub import CLOSE_S, Moment
+from edgekd.runtime.outputs.tables import HistoryTable
+
+START = 1_800_000_000.0
+
+
+class Clock:
+    """Stands for the module `time`: a clock that can be set, and one that cannot."""
+
+    def __init__(self) -> None:
+        self.now, self.steady = START, 100.0
+
+    def time(self) -> float:
+        return self.now
+
+    def monotonic(self) -> float:
+        return self.steady
+
+    def pass_by(self, seconds: float) -> None:
+        self.now, self.steady = self.now + seconds, self.steady + seconds
+
+
+@pytest.fixture
+def clock(monkeypatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(module, "time", made)
+    return made
+
+
+@pytest.fixture
+def opened(tmp_path, monkeypatch) -> Iterator[History]:
+    """A history that saves when the test says so."""
+    monkeypatch.setattr(module, "SAVE_S", 1000.0)
+    history = open_history(HistoryTable(str(tmp_path / "h.sqlite")))
+    yield history
+    history._stopping.set()
+    history._thread.join(5.0)
+
+
+def moment(model: str = "toy") -> Moment:
+    return Moment(SimpleNamespace(name=model, window=16000, frontend=SimpleNamespace(sample_rate=16000)), None, None, 0.0, 0.0, None)
+
+
+def tell(history: History, t: float, label: str = "rain", probability: float = 0.5, gated: bool = False, model: str = "toy") -> None:
+    history.tell(Decision(t, label, probability, (), "HEALTHY", 0.1, 0, probability, gated), moment(model))
+
+
+def save(history: History) -> None:
+    """As the thread would, in this one."""
+    history._save()
+    if history._file is not None:
+        history._file.close()
+        history._file = None
+
+
+def rows(path: Path, table: str = "runs") -> list[tuple]:
+    with closing(sqlite3.connect(path)) as db:
+        return db.execute(f"SELECT * FROM {table} ORDER BY id").fetchall()
+
+
+def file_of(history: History) -> Path:
+    return history._path
+
+
+def test_a_label_that_stays_is_one_row_and_changes_are_beside_it(clock, opened):
+    for t, label, probability in ((1.0, "rain", 0.5), (1.5, "rain", 0.9), (2.0, "rain", 0.7), (2.5, "wind", 0.4), (3.0, "wind", 0.6)):
+        tell(opened, t, label, probability)
+        clock.pass_by(0.5)
+    opened.tell(Change(3.2, "FAILED", "gone"), None)
+    save(opened)
+    assert rows(file_of(opened)) == [
+        (2, "rain", START, START + 1.5, 1.0, 1.5, 3, 0, 0.7, 0.5, 0.9),
+        (3, "wind", START + 1.5, START + 2.0, 2.5, 0.5, 2, 0, 0.5, 0.4, 0.6)]
+    assert rows(file_of(opened), "changes") == [
+        (1, START, 1.0, None, "listening with the model toy"), (4, START + 2.5, 3.2, "FAILED", "gone")]
+
+
+def test_a_row_that_was_written_goes_on_growing(clock, opened):
+    for t in range(1, 6):
+        tell(opened, float(t))
+        clock.pass_by(1.0)
+        save(opened)
+    tell(opened, 6.0, "wind")
+    save(opened)
+    assert [row[1:7] for row in rows(file_of(opened))] == [
+        ("rain", START, START + 5, 1.0, 5.0, 5), ("wind", START + 5, START + 5, 6.0, 0.0, 1)]
+
+
+def test_windows_that_were_not_judged_are_counted_apart(clock, opened):  # noqa: ARG001
+    tell(opened, 1.0, probability=0.4)
+    tell(opened, 1.5, probability=0.4, gated=True)
+    tell(opened, 4.0, "unknown", 0.0, gated=True)
+    save(opened)
+    assert [row[6:] for row in rows(file_of(opened))] == [(2, 1, 0.4, 0.4, 0.4), (1, 1, None, None, None)]
+
+
+def test_missing_sound_ends_a_row(clock, opened):
+    tell(opened, 1.0)
+    clock.pass_by(7.0)
+    tell(opened, 8.0)
+    save(opened)
+    assert [(row[2], row[3], row[4]) for row in rows(file_of(opened))] == [(START, START, 1.0), (START + 7, START + 7, 8.0)]
+
+
+@pytest.mark.parametrize("jump", [86400.0, -86400.0])
+def test_a_clock_that_is_set_changes_neither_the_order_nor_a_length(clock, opened, jump):
+    for t in (1.0, 2.0, 3.0, 4.0):
+        tell(opened, t)
+        clock.pass_by(1.0)
+        if t == 2.0:
+            clock.now += jump
+    save(opened)
+    found = rows(file_of(opened))
+    assert [row[3] - row[2] for row in found] == [1.0, 1.0]
+    assert [row[4] for row in found] == [1.0, 3.0]
+    assert rows(file_of(opened), "changes")[1][4] == f"the clock was set by {jump:+.0f} s"
+
+
+def test_another_model_is_named(clock, opened):  # noqa: ARG001
+    tell(opened, 1.0)
+    tell(opened, 1.5, model="other")
+    save(opened)
+    assert [row[4] for row in rows(file_of(opened), "changes")] == ["listening with the model toy", "listening with the model other"]
+
+
+def test_it_is_written_in_seconds_by_itself_and_at_the_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "SAVE_S", 0.05)
+    history = open_history(HistoryTable(str(tmp_path / "new" / "h.sqlite")))
+    tell(history, 1.0)
+    end = time.monotonic() + 5.0
+    while not history._saved_at and time.monotonic() < end:
+        time.sleep(0.01)
+    assert [row[4] for row in rows(tmp_path / "new" / "h.sqlite")] == [1.0]
+    tell(history, 1.5)
+    began = time.monotonic()
+    history.close()
+    assert time.monotonic() - began < CLOSE_S
+    assert [row[6] for row in rows(tmp_path / "new" / "h.sqlite")] == [2]
+    assert [file.name for file in (tmp_path / "new").iterdir()] == ["h.sqlite"]
+
+
+def sizes(path: Path) -> int:
+    return sum(file.stat().st_size for file in path.parent.iterdir())
+
+
+def run(number: int) -> Run:
+    return Run(f"label {number % 7}", START + number, START + number + 1, number * 1.0, 1.0, 2, 0, 0.5, 0.4, 0.6)
+
+
+def test_the_file_and_its_log_stay_below_the_limit_and_the_newest_stay(tmp_path):
+    file, largest = HistoryFile(tmp_path / "h.sqlite", 1_000_000), 0
+    for first in range(0, 40_000, BATCH):
+        file.write([(None, run(first + i) if i % 10 else Event(START, 1.0, "FAILED", "x" * 1000)) for i in range(BATCH)])
+        largest = max(largest, sizes(file.path))
+    assert 600_000 < largest <= 1_000_000
+    file.check()
+    file.close()
+    ids = sorted(row[0] for table in ("runs", "changes") for row in rows(file.path, table))
+    assert ids == list(range(ids[0], 40_001))
+    assert len(ids) > 5000
+
+
+def test_a_lower_limit_shrinks_a_file(tmp_path):
+    file = HistoryFile(tmp_path / "h.sqlite", 4_000_000)
+    for first in range(0, 30_000, BATCH):
+        file.write([(None, run(first + i)) for i in range(BATCH)])
+    file.close()
+    assert sizes(file.path) > 1_500_000
+    file = HistoryFile(tmp_path / "h.sqlite", 1_000_000)
+    file.write([(None, run(30_000))])
+    assert sizes(file.path) <= 1_000_000
+    file.close()
+    assert rows(file.path)[-1][0] == 30_001
+
+
+def test_a_reader_that_stays_does_not_make_the_log_grow_without_end(tmp_path):
+    file = HistoryFile(tmp_path / "h.sqlite", 1_000_000)
+    file.write([(None, run(0))])
+    with closing(sqlite3.connect(file.path)) as reader:
+        reading = reader.execute("SELECT * FROM runs")
+        reading.fetchone()
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM runs").fetchone()
+
+        def fill() -> None:
+            for first in range(0, 40_000, BATCH):
+                file.write([(None, run(first + i)) for i in range(BATCH)])
+
+        with pytest.raises(sqlite3.OperationalError, match="has been reading"):
+            fill()
+        assert sizes(file.path) <= 1_000_000
+    file.write([(None, run(1))])
+    file.close()
+
+
+def test_two_writers_overwrite_nothing(tmp_path):
+    first, second = (HistoryFile(tmp_path / "h.sqlite", 1_000_000) for _ in range(2))
+    assert first.write([(None, run(0))]) + second.write([(None, run(1))]) + first.write([(None, run(2)), (1, run(3))]) == [1, 2, 3, 1]
+    first.close()
+    second.close()
+    assert [row[4] for row in rows(first.path)] == [3.0, 1.0, 2.0]
+
+
+def broken(kind: str, path: Path) -> None:
+    if kind == "text":
+        path.write_bytes(b"these are no decisions\n" * 1000)
+        return
+    file = HistoryFile(path, 1_000_000)
+    for first in range(0, 5000, BATCH):
+        file.write([(None, run(first + i)) for i in range(BATCH)])
+    file.close()
+    content = path.read_bytes()
+    path.write_bytes({"zeros": bytes(len(content)), "cut": content[:len(content) // 2],
+                      "middle": content[:40_000] + b"\xff" * 20_000 + content[60_000:]}[kind])
+
+
+@pytest.mark.parametrize("kind", ["text", "zeros", "cut", "middle"])
+def test_a_damaged_file_is_named_moved_aside_and_begun_anew(tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(module, "SAVE_S", 1000.0)
+    path = tmp_path / "h.sqlite"
+    broken(kind, path)
+    damaged = path.read_bytes()
+    history = open_history(HistoryTable(str(path)))
+    tell(history, 1.0)
+    save(history)
+    assert history.trouble.startswith(f"{path} was damaged (")
+    assert history.trouble.endswith("and is now h.sqlite.damaged-1; a new one is begun")
+    assert path.with_name("h.sqlite.damaged-1").read_bytes() == damaged
+    save(history)
+    assert history.trouble.endswith("a new one is begun")  # long enough to be seen
+    monkeypatch.setattr(module, "NOTICE_S", 0.0)
+    history._notice_until = 0.0
+    assert history.trouble is None
+    history.close()
+    assert [row[4] for row in rows(path)] == [1.0]
+
+
+def test_damage_while_it_is_open_is_survived(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "SAVE_S", 1000.0)
+    path = tmp_path / "h.sqlite"
+    history = open_history(HistoryTable(str(path)))
+    for t in range(1, 4):
+        tell(history, 3.0 * t)
+    history._save()
+    history._file._shorten_log()
+    history._file._db.execute("PRAGMA shrink_memory")
+    path.write_bytes(b"\xff" * path.stat().st_size)
+    path.with_name("h.sqlite-wal").write_bytes(b"")
+    for t in range(4, 400):
+        tell(history, 3.0 * t)
+    history._save()
+    history._save()
+    assert "was damaged" in history.trouble
+    history._file.close()
+    history._file = None
+    assert rows(path)[-1][4] == 399 * 3.0
+    history.close()
+
+
+def test_damaged_files_do_not_fill_the_disk(tmp_path):
+    for _ in range(MAX_DAMAGED):
+        (tmp_path / "h").write_text("x")
+        move_aside(tmp_path / "h")
+    (tmp_path / "h").write_text("x")
+    with pytest.raises(OSError, match="look at the disk"):
+        move_aside(tmp_path / "h")
+
+
+def test_what_cannot_be_written_is_trouble_and_waits(opened, monkeypatch):
+    def full(*_arguments):
+        error = sqlite3.OperationalError("database or disk is full")
+        error.sqlite_errorcode = sqlite3.SQLITE_FULL
+        raise error
+    with monkeypatch.context() as patch:
+        patch.setattr(HistoryFile, "write", full)
+        tell(opened, 1.0)
+        save(opened)
+        assert opened.trouble == f"{file_of(opened)} cannot be written (database or disk is full); rows wait"
+        tell(opened, 1.5)
+        tell(opened, 2.0, "wind")
+    save(opened)
+    assert opened.trouble is None
+    assert [(row[0], row[1], row[6]) for row in rows(file_of(opened))] == [(2, "rain", 2), (3, "wind", 1)]
+
+
+def test_rows_that_wait_are_bounded(opened, monkeypatch):
+    monkeypatch.setattr(module, "LIMIT", 50)
+    file_of(opened).mkdir()
+    for t in range(100):
+        tell(opened, 5.0 * t)
+    save(opened)
+    assert "cannot be written" in opened.trouble
+    assert len(opened._waiting) == 50
+    assert opened.dropped == 51
+    file_of(opened).rmdir()
+    save(opened)
+    assert [row[4] for row in rows(file_of(opened))] == [5.0 * t for t in range(50, 100)]
+    assert opened.trouble is None
+
+
+def test_a_file_that_is_removed_is_begun_anew(opened):
+    tell(opened, 1.0)
+    opened._save()
+    file_of(opened).unlink()
+    tell(opened, 1.5)
+    opened._save()
+    assert opened.trouble == f"{file_of(opened)} was removed or replaced"
+    opened._file.close()
+    opened._file = None
+    assert [row[6] for row in rows(file_of(opened))] == [2]
+
+
+def test_another_programs_database_is_refused(tmp_path):
+    with closing(sqlite3.connect(tmp_path / "other.db")) as db:
+        db.execute("CREATE TABLE photos (id)")
+        db.commit()
+    before = (tmp_path / "other.db").read_bytes()
+    with pytest.raises(InputError, match="of another program"):
+        open_history(HistoryTable(str(tmp_path / "other.db")))
+    with pytest.raises(InputError, match="of another program"):
+        HistoryFile(tmp_path / "other.db", 1_000_000)
+    assert (tmp_path / "other.db").read_bytes() == before
+    with pytest.raises(InputError, match="is a folder"):
+        open_history(HistoryTable(str(tmp_path)))
+
+
+def test_a_later_format_is_refused(tmp_path):
+    file = HistoryFile(tmp_path / "h.sqlite", 1_000_000)
+    file._db.execute("PRAGMA user_version = 9")
+    file.close()
+    with pytest.raises(InputError, match="later edgekd"):
+        open_history(HistoryTable(str(file.path)))
+
+
+def test_a_kill_in_the_middle_costs_no_row_that_was_written(tmp_path):
+    program = ("import sys; from pathlib import Path; from edgekd.runtime.outputs.history_file import HistoryFile, Run\n"
+               "file = HistoryFile(Path(sys.argv[1]), 1_000_000)\n"
+               "for n in range(100000):\n"
+               "    print(file.write([(None, Run('a', 1.0, 2.0, 1.0, 1.0, 2, 0, 0.5, 0.5, 0.5))])[0], flush=True)\n")
+    with subprocess.Popen([sys.executable, "-c", program, str(tmp_path / "h")], stdout=subprocess.PIPE) as process:
+        lines = [process.stdout.readline() for _ in range(300)]
+        process.kill()
+        lines += process.stdout.readlines()
+    file = HistoryFile(tmp_path / "h", 1_000_000)
+    file.check()
+    file.close()
+    assert rows(tmp_path / "h")[-1][0] >= int(lines[-1])
+
+
+def test_telling_costs_microseconds(opened):
+    began = time.perf_counter()
+    for number in range(2000):
+        tell(opened, 1.0 + number * 0.5)
+    assert (time.perf_counter() - began) / 2000 < 1e-3

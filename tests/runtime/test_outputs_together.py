@@ -1,0 +1,67 @@
+"""Hook, history and clips on a listener, as a user turns them on."""
+
+import json
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+
+from edgekd.data import folder
+
+PROGRAM = ("import sys; sys.path.insert(0, sys.argv.pop(1)); import test_listen as t; "
+           "t.listen_module.open_model = lambda *_: t.ToyModel(); t.cli.main()")
+LISTEN = [sys.executable, "-c", PROGRAM, str(Path(__file__).parent), "listen", "-", "--model", "m", "--json"]
+SOUND = (np.random.default_rng(3).standard_normal(12 * 16000) * 3000).astype("<i2")
+
+
+def test_a_listener_keeps_and_tells_what_it_is_asked_to(tmp_path):
+    (tmp_path / "box.toml").write_text("[history]\nfile = 'h.sqlite'\n[clips]\nfolder = 'clips'\nbelow = 1.0\nevery = 2.0\nseconds = 2.0\n"
+                                       f"[hook]\ncommand = 'cat > {tmp_path}/part && mv {tmp_path}/part {tmp_path}/event'")
+    with subprocess.Popen([*LISTEN, "--config", tmp_path / "box.toml"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        for second in np.split(SOUND, 12):  # as a microphone would, but not so slowly
+            process.stdin.write(second.tobytes())
+            process.stdin.flush()
+            time.sleep(0.05)
+        end = time.monotonic() + 20.0
+        while not (tmp_path / "event").exists() and time.monotonic() < end:
+            time.sleep(0.02)
+        process.stdin.close()
+        lines = [json.loads(line) for line in process.stdout]
+    assert process.returncode == 0
+    assert [line["reason"] for line in lines if "reason" in line] == []
+    with closing(sqlite3.connect(tmp_path / "h.sqlite")) as db:
+        assert db.execute("SELECT sum(windows) FROM runs").fetchone() == (len(lines),)
+    event = json.loads((tmp_path / "event").read_text())
+    assert (event["event"], event["before"], event["t"]) == ("label", None, 1.0)
+    files = sorted((tmp_path / "clips").rglob("*.wav"))
+    assert len(files) >= 3  # the disk may be slow, and the sound comes twenty times too fast
+    (tmp_path / "clips" / "other" / files[0].parent.name).mkdir(parents=True)
+    files[0].rename(tmp_path / "clips" / "other" / files[0].parent.name / files[0].name)  # sorted by a person
+    found = folder.read(tmp_path / "clips").sources
+    assert len(found) == len(files)
+    assert "other" in {source.clip.label for source in found}
+
+
+def test_a_hook_that_hangs_delays_neither_decisions_nor_the_end(tmp_path):
+    with subprocess.Popen([*LISTEN, "--hook", f"echo $$ > {tmp_path}/pid; sleep 60"], stdin=subprocess.PIPE,
+                          stdout=subprocess.PIPE) as process:
+        process.stdin.write(SOUND.tobytes())
+        process.stdin.flush()
+        lines = [process.stdout.readline() for _ in range(20)]
+        assert all(lines)
+        began = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20.0) == 0
+        assert time.monotonic() - began < 5.0  # a second on a machine that does nothing else
+
+
+def test_what_is_off_is_not_imported():
+    program = ("import sys; from edgekd.runtime import listen, config; from edgekd.runtime.outputs.opening import open_outputs; "
+               "open_outputs(config.Config()); print(*(name for name in ('sqlite3', 'ssl', 'http.client', "
+               "'edgekd.runtime.outputs.hook', 'edgekd.runtime.outputs.history', 'edgekd.runtime.outputs.clips') if name in sys.modules))")
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == "\n"

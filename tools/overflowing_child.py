@@ -1,0 +1,40 @@
+"""The capture process with a sound card that overflows on demand, for `mic_faults.py`; PortAudio never raised its flag there by itself.
+
+    EDGEKD_OVERFLOW=FILE python tools/overflowing_child.py REQUEST
+
+While FILE exists every other block of sound is lost, and the one behind it carries the flag, as when a machine is too busy to take them.
+"""
+
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from edgekd.runtime import capture_child
+from edgekd.runtime.microphones import portaudio
+
+OVERFLOW = "EDGEKD_OVERFLOW"
+"""Names the file."""
+
+
+def overflowing() -> Any:
+    """What `capture_child` uses of sounddevice, with that stream."""
+    sounddevice, switch = portaudio(), Path(os.environ[OVERFLOW])
+
+    def opened(*arguments: Any, callback: Any, **options: Any) -> Any:
+        lost = False
+
+        def lossy(samples: Any, frames: int, times: object, status: Any) -> None:
+            nonlocal lost
+            lost = switch.exists() and not lost
+            if not lost:
+                callback(samples, frames, times, SimpleNamespace(input_overflow=True) if switch.exists() else status)
+
+        return sounddevice.RawInputStream(*arguments, callback=lossy, **options)
+
+    return SimpleNamespace(RawInputStream=opened, PortAudioError=sounddevice.PortAudioError)
+
+
+if __name__ == "__main__":
+    capture_child.portaudio = overflowing
+    capture_child.main()
