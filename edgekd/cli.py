@@ -429,7 +429,8 @@ def listen(
     source: Annotated[str | None, typer.Argument(
         help="An audio file, or - for raw signed 16-bit little-endian mono at the model's rate on standard input. Without it a "
              "microphone is heard, for ever.")] = None,
-    model: Annotated[Path | None, typer.Option(help="A model file that 'edgekd export' wrote.")] = None,
+    model: Annotated[Path | None, typer.Option(
+        help="A model file that 'edgekd export' wrote; by default the one that comes with edgekd, of the 50 labels of ESC-50.")] = None,
     config: Annotated[Path | None, typer.Option(
         help="A .toml file with tables [model], [source], [decision] and [output], which have a key for each option here, and [watch], "
              "the limits by which a live source is watched; options on the command line override it, and a source here the whole table. "

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from edgekd.engine import Model, open_model
+from edgekd.engine import Model, bundled_model, open_model
 from edgekd.errors import InputError
 from edgekd.resources import read_toml
 from edgekd.runtime.capture import require_sense
@@ -35,7 +35,8 @@ Limit = Annotated[float, msgspec.Meta(ge=MIN_LIMIT_S, le=MAX_SECONDS)]
 
 
 class ModelTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`[model]`. file: the model. engine: that runs it; None takes the one that opens the file. threads: of the engine."""
+    """`[model]`. file: the model, by default the one that comes with edgekd. engine: that runs it; None takes the one that opens the
+    file. threads: of the engine."""
 
     file: str | None = None
     engine: Literal["litert", "onnxruntime"] | None = None
@@ -101,14 +102,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def model_file(self) -> Path:
-        """The model.
-
-        Raises:
-            InputError: none is named.
-        """
-        if self.model.file is None:
-            raise InputError("no model is named; give --model FILE, or a --config whose [model] table has a file")
-        return Path(self.model.file)
+        """The model; where none is named, the one that comes with edgekd."""
+        return bundled_model(self.model.engine) if self.model.file is None else Path(self.model.file)
 
     @property
     def request(self) -> Request:
