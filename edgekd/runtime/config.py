@@ -130,6 +130,7 @@ def read_config(path: Path) -> Config:
         config, model=msgspec.structs.replace(config.model, file=_beside(path, config.model.file)),
         source=msgspec.structs.replace(config.source, file=file if file == STANDARD_INPUT else _beside(path, file)),
         output=msgspec.structs.replace(config.output, track=_beside(path, config.output.track)),
+        web=config.web and msgspec.structs.replace(config.web, token_file=_beside(path, config.web.token_file)),
         history=config.history and msgspec.structs.replace(config.history, file=_beside(path, config.history.file)),
         clips=config.clips and msgspec.structs.replace(config.clips, folder=_beside(path, config.clips.folder)))
 

@@ -5,8 +5,16 @@ from typing import Any
 
 from edgekd.runtime.config import OUTPUT_TABLES, Config
 from edgekd.runtime.outputs.hub import Output, Outputs
+from edgekd.runtime.outputs.tables import WebTable
 
-OPENERS: dict[str, Callable[[Any], Output]] = {}
+
+def _web(table: WebTable) -> Output:
+    from edgekd.runtime.outputs.web import Web
+
+    return Web(table)
+
+
+OPENERS: dict[str, Callable[[Any], Output]] = {"web": _web}
 """Name of a table -> what makes an output of it, at work."""
 
 
