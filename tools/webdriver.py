@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 from types import TracebackType
@@ -14,15 +15,16 @@ from typing import Any, Self
 from edgekd.errors import InputError
 
 START_S, ANSWER_S = 20.0, 60.0
-ARGUMENTS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars", "--force-color-profile=srgb",
-             "--disable-background-networking", "--no-first-run")
+ARGUMENTS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars",
+             "--force-color-profile=srgb", "--disable-background-networking", "--no-first-run")
 
 
 class Browser:
     """One page in a fresh profile."""
 
     def __init__(self) -> None:
-        """
+        """Start it.
+
         Raises:
             InputError: Chromium or its driver is not installed, or does not start.
         """

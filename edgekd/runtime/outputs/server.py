@@ -9,6 +9,7 @@ import errno
 import re
 import selectors
 import socket
+import struct
 import threading
 import time
 from collections import deque
@@ -27,12 +28,15 @@ ACCEPTS_PER_S, ACCEPT_BURST = 200.0, 256.0
 ACCEPTS_AT_ONCE = 8
 REQUEST_S, ANSWER_S, STALL_S, LINGER_S = 5.0, 20.0, 15.0, 1.0
 """Longest time for a request to arrive, for an answer to be read, without any progress of a stream, for the other side to close."""
-MAX_WAITING = 1 << 17
+MAX_WAITING = 1 << 16
 """Bytes that wait for one stream, beyond the snapshot it begins with."""
-SEND_BUFFER = 1 << 15
+SEND_BUFFER = 1 << 14
 """Bytes of the kernel's buffer of a connection."""
 TICK_S = 0.5
 """How often deadlines are looked at."""
+ROUND_S = 0.01
+"""Between two rounds of work: what comes meanwhile is done together, which bounds what busy clients cost; and as the interpreter runs one
+thread at a time, whoever called `wake` goes on first."""
 FIRST_RETRY_S, LAST_RETRY_S = 1.0, 30.0
 """Between attempts to listen, doubling."""
 BACKLOG = 128
@@ -123,7 +127,7 @@ class _Client:
 
 
 class Server:
-    """Listens in a thread until it is closed; what keeps it from that is its trouble, and is tried again."""
+    """Listens in a thread from its start until it is closed; what keeps it from that is its trouble, and is tried again."""
 
     def __init__(self, address: Address, answer: Callable[[Request], Response], news: Callable[[], bytes]) -> None:
         """answer: to a request. news: what to send to all streams now; called where `wake` was, and at least every `TICK_S`. Both are
@@ -144,6 +148,9 @@ class Server:
             end.setblocking(False)
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="web", daemon=True)
+
+    def start(self) -> None:
+        """Begin to listen."""
         self._thread.start()
 
     @property
@@ -167,19 +174,25 @@ class Server:
         looked = 0.0
         while not self._stopping:
             try:
-                now = time.monotonic()
-                self._listen(now)
-                for key, events in self._selector.select(TICK_S if self._hears or self._listener is None else 1.0 / ACCEPTS_PER_S):
-                    if key.fileobj is self._wakes:
-                        self._wakes.recv(READ_BYTES)
-                    elif key.fileobj is self._listener:
-                        self._accept(self._listener)
-                    else:
-                        self._serve(key.data, events)
+                self._listen(time.monotonic())
+                may_sleep = self._hears or self._listener is None
+                if self._selector.select(TICK_S if may_sleep else 0.0):
+                    time.sleep(ROUND_S)
+                    for key, events in self._selector.select(0.0):
+                        if key.fileobj is self._wakes:
+                            self._wakes.recv(READ_BYTES)
+                        elif key.fileobj is self._listener:
+                            self._accept(self._listener)
+                        else:
+                            self._serve(key.data, events)
+                elif not may_sleep:
+                    time.sleep(ROUND_S)
                 self._publish(self._news())
+                now = time.monotonic()
                 if now - looked >= TICK_S:
                     looked = now
                     self._expire(now)
+                self.trouble = self.trouble if self._listener is None else None
             except Exception as error:  # a bug: the stream of decisions goes on, and the reason is shown
                 self.trouble = " ".join(str(error).split()) or type(error).__name__
                 time.sleep(TICK_S)
@@ -300,8 +313,7 @@ class Server:
 
     def _send(self, client: _Client, part: memoryview) -> None:
         if client.waiting + len(part) > client.allowed:
-            self._cut += 1
-            self._drop(client)
+            self._cut_off(client)
             return
         if not client.waiting:
             client.until = time.monotonic() + (STALL_S if client.phase == "streaming" else ANSWER_S)
@@ -341,8 +353,16 @@ class Server:
                     continue
             if client.phase == "streaming" and not client.waiting:
                 continue
-            self._cut += client.phase == "streaming"
+            if client.phase == "streaming":
+                self._cut_off(client)
             self._drop(client)
+
+    def _cut_off(self, client: _Client) -> None:
+        """Close a stream that is not read, and what the kernel still holds for it."""
+        self._cut += 1
+        with contextlib.suppress(OSError):
+            client.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._drop(client)
 
     def _drop(self, client: _Client) -> None:
         self._streams.pop(client, None)

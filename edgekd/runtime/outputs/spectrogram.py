@@ -30,7 +30,6 @@ class Spectrogram:
         self.column_s = self._per_column * fe.hop_length / fe.sample_rate
         self.bands = min(BANDS, fe.n_mels)
         self._edges = np.arange(self.bands) * fe.n_mels // self.bands
-        self._sizes = np.diff(self._edges, append=fe.n_mels).astype(np.float32)
         self._floor = math.log(fe.log_floor)
         self._range = max(1.0, 2.0 * math.log(fe.win_length / 4.0) - self._floor)  # a Hann window's sum is half its length, a sine's half
         self._taken = 0  # frames of the sound so far
@@ -61,7 +60,7 @@ class Spectrogram:
 
     def _quantised(self, features: Array) -> NDArray[np.uint8]:
         """float32 (mel, column), -inf where nothing was computed -> uint8 (column, band)."""
-        bands = np.add.reduceat(features, self._edges, axis=0) / self._sizes[:, None]
+        bands = np.maximum.reduceat(features, self._edges, axis=0)  # a mean of logarithms would hide a tone
         level = (bands * self._fe.std + self._fe.mean - self._floor) / self._range
         steps = 1.0 + 254.0 * np.clip(level, 0.0, 1.0)
         return np.ascontiguousarray(np.where(np.isfinite(bands), np.rint(steps), 0.0).astype(np.uint8).T)

@@ -43,7 +43,8 @@ class Timeline:
             self._runs[0] = oldest, first + count - oldest, label
 
     def document(self, now: float) -> dict[str, Any]:
-        """slot_s: seconds. hours. now: as a number of slots. labels: names. runs: the first slot, how many, index into `labels`."""
+        """slot_s: seconds. hours. now: as a number of slots. labels: names. runs: the first slot, how many, index into `labels`; the slot
+        that is not over yet is a run of its own."""
         runs = [*self._runs, (self._open, 1, self._shown.most_common(1)[0][0])] if self._open is not None else []
         labels = list(dict.fromkeys(label for _, _, label in runs))
         index = {label: number for number, label in enumerate(labels)}

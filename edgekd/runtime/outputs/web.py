@@ -74,6 +74,7 @@ class Web:
             "/metrics": lambda: Response(200, TEXT_FORMAT, self._metrics.text(self._own_metrics())),
         }
         self._server = Server(address, self._answer, self._news)
+        self._server.start()
 
     @property
     def port(self) -> int | None:

@@ -57,7 +57,7 @@ function showDecision(decision) {
   }
   const gated = decision.gated === true;
   byId("probability").textContent = percent(decision.probability);
-  byId("since").textContent = gated ? "too quiet to judge; said before" : `for ${span((performance.now() - now.since) / 1000)}`;
+  byId("since").textContent = gated ? "too quiet to judge; said before" : performance.now() - now.since < 1000 ? "just now" : `for ${span((performance.now() - now.since) / 1000)}`;
   const dbfs = decision.rms > 0 ? 20 * Math.log10(decision.rms) : -Infinity;
   byId("level").textContent = decision.rms > 0 ? `${dbfs.toFixed(1)} dBFS` : "silence";
   byId("level-bar").style.width = `${100 * Math.min(1, Math.max(0, 1 - dbfs / FLOOR_DBFS))}%`;
@@ -177,7 +177,8 @@ function draw() {
 
 // --- timeline ---
 
-const past = { slotS: 10, runs: [], now: 0, at: 0, hours: 1, asked: 0 };
+const UNSELECTED = "Select a part to see when it was.";
+const past = { slotS: 10, runs: [], now: 0, at: 0, hours: null, asked: 0 };  // hours: of what is shown; null before it is chosen
 
 const slotNow = () => past.now + (performance.now() - past.at) / 1000 / past.slotS;
 const timeOf = (slot) => new Date(Date.now() - 1000 * past.slotS * (slotNow() - slot));
@@ -209,13 +210,15 @@ function offerRanges(hours) {
   const box = byId("ranges");
   if (box.querySelectorAll("input").length === offered.length) return;
   box.querySelectorAll("label").forEach((label) => label.remove());
-  if (!offered.some(([range]) => range === past.hours)) past.hours = offered.at(-1)[0];
+  const known = past.runs.length ? (past.now - past.runs[0][0]) * past.slotS / 3600 : 0;
+  past.hours ??= (offered.find(([range]) => range >= known) ?? offered.at(-1))[0];
   for (const [range, text] of offered) {
     const choice = element("label"), input = element("input");
     Object.assign(input, { type: "radio", name: "range", checked: range === past.hours });
     input.addEventListener("change", () => {
       past.hours = range;
-      byId("detail").textContent = "";
+      byId("detail").textContent = UNSELECTED;
+      byId("detail").classList.add("quiet");
       showTimeline();
     });
     choice.append(input, element("span", "", text));
@@ -286,6 +289,7 @@ function select(button) {
     other.setAttribute("aria-pressed", String(other === button));
   }
   byId("detail").textContent = button.getAttribute("aria-label");
+  byId("detail").classList.remove("quiet");
 }
 
 function moveAlongStrip(event) {
@@ -342,7 +346,7 @@ async function askModel() {
   model.labels.forEach((label, index) => hues.set(label, Math.round(index * 137.508) % 360));
   byId("model-name").textContent = model.name;
   const { provenance, counts } = model;
-  const score = Object.entries(provenance.scores).filter(([name]) => name.endsWith("_accuracy"));
+  const scores = Object.entries(provenance.scores).filter(([name]) => name.endsWith("_accuracy"));
   describe("model", [
     ["Name", model.name],
     ["Network", `${model.student}, ${model.precision}`],
@@ -352,7 +356,7 @@ async function askModel() {
     ["Trained on", provenance.synthetic ? `${provenance.data} (synthetic)` : provenance.data],
     ["Licence of the data", provenance.data_licence],
     ["Teachers", provenance.teachers.join(", ") || "none"],
-    ...score.map(([name, value]) => [words(name.replace("_accuracy", " accuracy")), percent(value)]),
+    ["Accuracy", scores.map(([name, value]) => `${words(name.replace("_accuracy", ""))} ${percent(value)}`).join(", ")],
     ["Calibration error", model.calibration_error === null ? "not calibrated" : percent(model.calibration_error)],
     ["Made", `${provenance.created.slice(0, 10)} by edgekd ${provenance.edgekd_version}`],
   ]);
