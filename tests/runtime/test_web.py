@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 import pytest
 from runtime.moments import MANIFEST, decision, moment
+from runtime.test_listen import raw, run, tone
 
 from edgekd.errors import InputError
 from edgekd.frontend import log_mel
@@ -392,7 +393,7 @@ def test_closing_ends_streams_and_the_thread(web):
 
 
 def test_a_bug_in_what_is_told_is_a_trouble_and_the_next_line_is_served(web):
-    web.tell(decision(1.0), "no moment")
+    web.tell(decision(1.0), moment(np.zeros((3, 28), np.float32)))
     assert eventually(lambda: web.trouble)
     web.tell(decision(1.5), moment())
     assert eventually(lambda: ask(web, "/healthz")[0] == 200)
@@ -459,3 +460,21 @@ def test_bytes_are_even_steps_from_the_floor_to_full_scale():
 
 def test_the_page_is_in_the_package():
     assert {file.name for file in PAGE.iterdir()} >= {"index.html", "login.html", *(file for file, _ in STATIC.values())}
+
+
+# --- the command ---
+
+
+def test_listen_says_who_may_see_it_and_serves_what_it_prints(monkeypatch, capsys):
+    monkeypatch.delenv("EDGEKD_WEB_TOKEN", raising=False)
+    free = socket.create_server(("127.0.0.1", 0))
+    port = free.getsockname()[1]
+    free.close()
+    closed = []
+    monkeypatch.setattr(Web, "close", lambda web: closed.append(web))  # noqa: PLW0108 (a method binds)
+    status, out, err = run(monkeypatch, capsys, "-", "--model", "x", "--json", "--web", f"0.0.0.0:{port}", stdin=raw(tone(32000)))
+    assert status == 0
+    assert f"everyone who can reach 0.0.0.0:{port} sees" in err
+    assert len(out.splitlines()) == 3
+    assert eventually(lambda: "edgekd_audio_seconds_total" in ask(closed[0], "/metrics")[2])
+    closed[0]._server.close()

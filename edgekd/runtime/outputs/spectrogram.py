@@ -46,7 +46,7 @@ class Spectrogram:
         frames = round(t * self._fe.sample_rate / self._fe.hop_length)
         new, self._taken = frames - self._taken, frames
         if moment.features is None:
-            whole = np.full((self._fe.n_mels, min(max(new, 0), self._fe.frames(len(moment.waveform)))), -np.inf, np.float32)
+            whole = np.full((self._fe.n_mels, min(max(new, 0), self._fe.frames(moment.manifest.window))), -np.inf, np.float32)
         else:
             whole = moment.features[:, max(0, moment.features.shape[1] - max(new, 0)):]
         frames_now = np.concatenate((self._rest, whole), axis=1)

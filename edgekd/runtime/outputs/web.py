@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import parse_qs
 
 import msgspec
+import numpy as np
 
 from edgekd.manifest import Manifest
 from edgekd.runtime.decision import Decision
@@ -29,6 +30,8 @@ BEAT_S = 2.0
 """A stream is never silent for longer."""
 RETRY_MS = 1000
 """After which a browser asks again."""
+NOTHING = np.empty(0, np.float32)
+"""Instead of the sound, which is not needed here and large."""
 PAGE = Path(__file__).parent / "page"
 JSON, EVENTS = "application/json", "text/event-stream"
 STATIC = {
@@ -37,6 +40,8 @@ STATIC = {
     "/icon.svg": ("icon.svg", "image/svg+xml"),
 }
 """Path -> file in `page/`, content type."""
+UNBUFFERED = (("X-Accel-Buffering", "no"),)
+"""What a proxy must be told to pass events on at once."""
 COOKIE_S = 31_536_000
 """How long a browser keeps that it knew the token, seconds."""
 HTML = "text/html; charset=utf-8"
@@ -56,19 +61,17 @@ class Web:
         address = address or parse_address(table.address)
         self._access = Access(address, read_token(table), table.hosts)
         self._page, self._login = ((PAGE / name).read_bytes() for name in ("index.html", "login.html"))
-        self._queue: deque[tuple[Decision | Change, Moment | None]] = deque()
+        self._queue: deque[tuple[Decision | Change, Moment | None]] = deque(maxlen=MAX_QUEUE)
         self._dropped = self._number = 0
         self._metrics, self._timeline = Metrics(), Timeline(table.hours)
         self._picture: Spectrogram | None = None
         self._manifest: Manifest | None = None
         self._sent_at = 0.0
         self._snapshot = b""  # kept until something changes
-        static = {path: Response(200, kind, (PAGE / file).read_bytes()) for path, (file, kind) in STATIC.items()}
-        self._public: dict[str, Callable[[], Response]] = {"/healthz": self._health}  # which anyone may read
-        self._public |= {path: lambda response=response: response for path, response in static.items()}  # type: ignore[misc]
+        self._static = {path: Response(200, kind, (PAGE / file).read_bytes()) for path, (file, kind) in STATIC.items()}
         self._answers: dict[str, Callable[[], Response]] = {
             "/": lambda: Response(200, HTML, self._page),
-            "/events": lambda: Response(200, EVENTS, self._greeting(), stream=True),
+            "/events": lambda: Response(200, EVENTS, self._greeting(), UNBUFFERED, stream=True),
             "/history.json": lambda: Response(200, JSON, msgspec.json.encode(self._timeline.document(time.monotonic()))),
             "/model.json": lambda: Response(200, JSON, msgspec.json.encode(_told(self._manifest))),
             "/metrics": lambda: Response(200, TEXT_FORMAT, self._metrics.text(self._own_metrics())),
@@ -88,10 +91,8 @@ class Web:
 
     def tell(self, event: Decision | Change, moment: Moment | None) -> None:
         """Queue a line; the oldest goes where the server's thread is far behind."""
-        if len(self._queue) >= MAX_QUEUE:
-            self._queue.popleft()
-            self._dropped += 1
-        self._queue.append((event, moment))
+        self._dropped += len(self._queue) == MAX_QUEUE
+        self._queue.append((event, moment and moment._replace(waveform=NOTHING)))
         self._server.wake()
 
     def close(self) -> None:
@@ -103,8 +104,10 @@ class Web:
     def _answer(self, request: Request) -> Response:
         if not self._access.knows(request.headers.get("host", "")):
             return Response(403, TEXT, b"This name is not known here; see 'hosts' of the [web] table.\n")
-        if request.path in self._public:
-            return self._public[request.path]()
+        if request.path == "/healthz":
+            return self._health()
+        if request.path in self._static:
+            return self._static[request.path]
         if request.path not in self._answers:
             return problem(404)
         return self._unknown(request) or self._answers[request.path]()

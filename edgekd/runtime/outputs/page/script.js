@@ -386,6 +386,7 @@ function lost() {
   line.source = null;
   document.body.classList.add("offline");
   showPill("bad", "No connection");
+  describe("vitals", [["Connection", line.lastAt === null ? "none" : `none since ${clock(line.lastAt, true)}`, true]]);
   byId("banner").textContent = line.lastAt === null ? "No connection to edgekd. Trying again."
     : `No connection to edgekd. What is shown is of ${clock(line.lastAt, true)}. Trying again.`;
   byId("banner").hidden = false;
