@@ -199,6 +199,8 @@ def look(listener: Listener, browser: Browser, pictures: Path | None) -> Iterato
     browser.prefer("dark")
     faint += browser.run(CONTRAST)
     yield Row("texts of too little contrast (AA)", f"{len(faint)} {faint[:3] if faint else ''}".strip(), "0", not faint)
+    holes = browser.run(HOLES)
+    yield Row("holes in the timeline", str(holes), "0", holes == 0)
     browser.run("document.querySelector('#strip .segment[tabindex=\"0\"]').focus()")
     before = browser.run("return document.activeElement.getAttribute('aria-label')")
     browser.press("ArrowLeft", 37)
@@ -210,6 +212,10 @@ def look(listener: Listener, browser: Browser, pictures: Path | None) -> Iterato
     yield Row("console errors", f"{len(errors)} {errors[:1] if errors else ''}".strip(), "0", not errors)
 
 
+HOLES = """
+const all = [...document.querySelectorAll("#strip .segment")].map((segment) => segment.getBoundingClientRect());
+return all.filter((segment, index) => index > 0 && segment.left - all[index - 1].right > 2).length;
+"""
 CONTRAST = """
 const parse = (text) => (text.match(/[\\d.]+/g) || [0, 0, 0, 0]).map(Number);
 const light = ([red, green, blue]) => [red, green, blue].map((part) => part / 255)

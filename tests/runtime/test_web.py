@@ -18,6 +18,7 @@ from runtime.test_listen import raw, run, tone
 
 from edgekd.errors import InputError
 from edgekd.frontend import log_mel
+from edgekd.runtime.config import read_config
 from edgekd.runtime.health import Change
 from edgekd.runtime.outputs import server as serving
 from edgekd.runtime.outputs.access import Access, Address, parse_address, read_token, warning
@@ -220,6 +221,12 @@ def test_a_token_comes_from_one_place_and_is_in_no_error(tmp_path):
             read_token(table, {})
         assert not re.search("short|with a space|horse", str(raised.value))
     assert TOKEN not in repr(WebTable(":1", token=TOKEN))
+
+
+def test_a_token_file_is_beside_the_configuration(tmp_path):
+    (tmp_path / "box.toml").write_text('[web]\naddress = ":8080"\ntoken_file = "token"\nhosts = ["a.example"]\nhours = 6')
+    table = read_config(tmp_path / "box.toml").web
+    assert (table.token_file, table.hosts, table.hours) == (str(tmp_path / "token"), ("a.example",), 6.0)
 
 
 def test_who_is_open_to_all_is_warned(monkeypatch):

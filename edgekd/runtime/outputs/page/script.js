@@ -233,7 +233,7 @@ function segments(width) {
   const shares = Array.from({ length: parts }, () => new Map()), totals = new Map();
   for (const [first, count, label] of past.runs) {
     for (let slot = Math.max(first, Math.ceil(begin)); slot < first + count; slot += 1) {
-      const share = shares[Math.min(parts - 1, Math.floor((slot - begin) / slots * parts))];
+      const share = shares[Math.min(parts - 1, Math.floor((slot - begin) * parts / slots + 1e-6))];
       share.set(label, (share.get(label) ?? 0) + 1);
       totals.set(label, (totals.get(label) ?? 0) + 1);
     }
