@@ -84,7 +84,7 @@ class Listener:
         self._threads = [threading.Thread(target=target, daemon=True) for target in (self._feed, self._read)]
 
     def __enter__(self) -> Self:
-        for thread in self._threads:
+        for thread in reversed(self._threads):
             thread.start()
         end = time.monotonic() + START_S
         while not self.lines and time.monotonic() < end:
@@ -127,9 +127,12 @@ class Listener:
                 self.delays.append((now, raw_ms - 1000.0 * max(0.0, self._others_s() - written[1])))
 
     def _others_s(self) -> float:
-        """Seconds for which the deciding thread waited for a processor, less what its own process's other threads may have had of it."""
+        """Seconds for which the deciding thread waited for a processor, less what its own process's other threads may have had of it; and
+        for which the thread that reads its lines waited."""
         times = {int(task.parent.name): task.read_text().split() for task in Path(f"/proc/{self.pid}/task").glob("*/schedstat")}
-        return (int(times[self.pid][1]) - sum(int(run) for thread, (run, *_) in times.items() if thread != self.pid)) / 1e9
+        own_ns = sum(int(run) for thread, (run, *_) in times.items() if thread != self.pid)
+        reading_ns = int(Path(f"/proc/self/task/{self._threads[1].native_id}/schedstat").read_text().split()[1])
+        return (int(times[self.pid][1]) - own_ns + reading_ns) / 1e9
 
     def cpu_s(self) -> float:
         """Processor seconds of all its threads."""
