@@ -243,6 +243,7 @@ def test_with_a_token_only_who_has_it_reads(web):
             assert ask(web, path, *headers)[0] == 401
     assert ask(web, "/?token=wrong")[0] == ask(web, "/?token=")[0] == 401
     assert "<form" in ask(web, "/")[2]
+    assert ["hidden" in ask(web, path)[2] for path in ("/", "/?token=wrong")] == [True, False]
     assert ask(web, "/style.css")[0] == 200
     assert ask(web, "/healthz")[0] == 503
     assert ask(web, "/metrics", f"Authorization: Bearer {TOKEN}")[0] == 200

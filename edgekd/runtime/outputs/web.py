@@ -121,7 +121,8 @@ class Web:
             return Response(303, headers=(("Location", "./"), ("Set-Cookie", cookie)))  # so that no address keeps it
         if access.admits(request.headers):
             return None
-        page = Response(401, HTML, self._login) if request.path == "/" else problem(401)
+        login = self._login.replace(b" hidden>", b">") if given else self._login
+        page = Response(401, HTML, login) if request.path == "/" else problem(401)
         return page._replace(headers=(("WWW-Authenticate", "Bearer"),))
 
     def _health(self) -> Response:
