@@ -149,7 +149,10 @@ def test_the_wheel_carries_every_package_and_data_folder():
     for path in files:
         if path.suffix != ".md" or path.parent.name == "zoo":
             folder = path.parent.relative_to(ROOT)
-            inside.setdefault(named.get(str(folder), ".".join(folder.parts)), set()).add(path)
+            package = named.get(str(folder), ".".join(folder.parts))
+            if package not in setup["packages"]:  # a folder of data inside a package
+                package = package.rpartition(".")[0]
+            inside.setdefault(package, set()).add(path)
     assert set(setup["packages"]) == inside.keys()
     for package, there in inside.items():
         left = {path for path in there if path.suffix != ".py"
