@@ -465,7 +465,7 @@ def listen(
         "--plain/--no-plain", help="Print lines also on a terminal, which otherwise shows a view of level, labels and state.")] = None,
     web: Annotated[str | None, typer.Option(
         help="Serve a page with spectrogram, labels and health, and /metrics for Prometheus, at [HOST]:PORT, for instance :8080; without "
-             "a host to this machine alone.")] = None,
+             "a host to this machine alone. EDGEKD_WEB_TOKEN or --config asks for a token.")] = None,
     mqtt: Annotated[str | None, typer.Option(
         help="Publish to the broker at mqtt://HOST[:PORT] or mqtts://..., with Home Assistant discovery; credentials come from --config or "
              "the environment.")] = None,
@@ -511,6 +511,11 @@ def listen(
                                   settings=told.settings, track=None if output.track is None else Path(output.track))
         print(replaying.to_json(report) if output.json else replaying.to_text(report))
         return
+    if told.web is not None:
+        from edgekd.runtime.outputs.access import warning
+
+        if (open_to_all := warning(told.web)) is not None:
+            print(f"edgekd: {open_to_all}", file=sys.stderr)
     line = to_json if output.json else to_text
     try:
         with Control(load) as control, open_outputs(told) as outputs, contextlib.ExitStack() as drawing:

@@ -150,6 +150,7 @@ def read_config(path: Path) -> Config:
         output=msgspec.structs.replace(config.output, track=_beside(path, config.output.track)),
         mqtt=config.mqtt and msgspec.structs.replace(
             config.mqtt, **{key: _beside(path, getattr(config.mqtt, key)) for key in ("password_file", "ca", "certificate", "key")}),
+        web=config.web and msgspec.structs.replace(config.web, token_file=_beside(path, config.web.token_file)),
         history=config.history and msgspec.structs.replace(config.history, file=_beside(path, config.history.file)),
         clips=config.clips and msgspec.structs.replace(config.clips, folder=_beside(path, config.clips.folder)))
 

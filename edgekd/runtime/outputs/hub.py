@@ -19,6 +19,8 @@ Item = TypeVar("Item")
 
 CLOSE_S = 0.4
 """Longest wait for an output's thread at the end: the whole listener has a second."""
+WORKS_AGAIN = "works again"
+"""What is said of an output whose trouble has ended."""
 
 
 class Moment(NamedTuple):
@@ -86,7 +88,7 @@ class Outputs:
                 trouble = output.trouble
                 if trouble != self._troubles.get(output.name):
                     self._troubles[output.name] = trouble
-                    news = Change(line.t, line.state, f"{output.name}: {trouble or 'works again'}")
+                    news = Change(line.t, line.state, f"{output.name}: {trouble or WORKS_AGAIN}")
                     self.tell(news, None)
                     yield news
 

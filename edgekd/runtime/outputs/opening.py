@@ -5,7 +5,13 @@ from typing import Any
 
 from edgekd.runtime.config import OUTPUT_TABLES, Config
 from edgekd.runtime.outputs.hub import Output, Outputs
-from edgekd.runtime.outputs.tables import ClipsTable, HistoryTable, HookTable, MqttTable
+from edgekd.runtime.outputs.tables import ClipsTable, HistoryTable, HookTable, MqttTable, WebTable
+
+
+def _web(table: WebTable) -> Output:
+    from edgekd.runtime.outputs.web import Web
+
+    return Web(table)
 
 
 def _mqtt(table: MqttTable) -> Output:
@@ -32,7 +38,7 @@ def _clips(table: ClipsTable) -> Output:
     return open_clips(table)
 
 
-OPENERS: dict[str, Callable[[Any], Output]] = {"mqtt": _mqtt, "hook": _hook, "history": _history, "clips": _clips}
+OPENERS: dict[str, Callable[[Any], Output]] = {"web": _web, "mqtt": _mqtt, "hook": _hook, "history": _history, "clips": _clips}
 """Name of a table -> what makes an output of it, at work."""
 
 

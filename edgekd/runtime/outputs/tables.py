@@ -6,6 +6,7 @@ import msgspec
 
 Megabytes = Annotated[float, msgspec.Meta(gt=0.0)]
 Seconds = Annotated[float, msgspec.Meta(gt=0.0, le=3600.0)]
+Hours = Annotated[float, msgspec.Meta(gt=0.0, le=168.0)]
 Share = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
 
 
@@ -43,9 +44,18 @@ class MqttTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class WebTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`[web]`. address: [HOST]:PORT, without a host this machine alone."""
+    """`[web]`. address: [HOST]:PORT, without a host this machine alone. token: without it nothing is shown; token_file: holds nothing but
+    the token; the environment's overrides both. hosts: further names by which a browser may ask where there is no token, for instance a
+    proxy's. hours: of the timeline."""
 
     address: str
+    token: str | None = None
+    token_file: str | None = None
+    hosts: tuple[str, ...] = ()
+    hours: Hours = 24.0
+
+    def __repr__(self) -> str:  # without the token
+        return f"WebTable(address={self.address!r})"
 
 
 class HookTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -1,0 +1,52 @@
+"""What was shown over the last hours, in memory that does not grow: the label that was shown most in each slot of time."""
+
+from collections import Counter, deque
+from typing import Any
+
+LEAST_SLOT_S = 10.0
+MAX_SLOTS = 8640
+"""A day of the shortest slots."""
+
+
+class Timeline:
+    """Slots of a clock, as runs of the same label; a slot in which nothing was decided is in none."""
+
+    def __init__(self, hours: float) -> None:
+        """hours: how long a slot is kept."""
+        self.slot_s = max(LEAST_SLOT_S, 3600.0 * hours / MAX_SLOTS)
+        self._slots = round(3600.0 * hours / self.slot_s)
+        self._open: int | None = None
+        self._shown: Counter[str] = Counter()  # in the open slot
+        self._runs: deque[tuple[int, int, str]] = deque()  # the first slot, how many, what was shown
+
+    def take(self, label: str, now: float) -> None:
+        """A label is shown at `now`, seconds of a clock that does not jump."""
+        slot = int(now // self.slot_s)
+        if self._open is not None and slot != self._open:
+            self._end(self._open, slot)
+        self._open = slot
+        self._shown[label] += 1
+
+    def _end(self, ended: int, now: int) -> None:
+        label = self._shown.most_common(1)[0][0]
+        self._shown.clear()
+        first, count, before = self._runs[-1] if self._runs else (0, 0, "")
+        if before == label and first + count == ended:
+            self._runs[-1] = first, count + 1, label
+        else:
+            self._runs.append((ended, 1, label))
+        oldest = now - self._slots
+        while self._runs and self._runs[0][0] + self._runs[0][1] <= oldest:
+            self._runs.popleft()
+        if self._runs and self._runs[0][0] < oldest:
+            first, count, label = self._runs[0]
+            self._runs[0] = oldest, first + count - oldest, label
+
+    def document(self, now: float) -> dict[str, Any]:
+        """slot_s: seconds. hours. now: as a number of slots. labels: names. runs: the first slot, how many, index into `labels`; the slot
+        that is not over yet is a run of its own."""
+        runs = [*self._runs, (self._open, 1, self._shown.most_common(1)[0][0])] if self._open is not None else []
+        labels = list(dict.fromkeys(label for _, _, label in runs))
+        index = {label: number for number, label in enumerate(labels)}
+        return {"slot_s": self.slot_s, "hours": self._slots * self.slot_s / 3600.0, "now": now / self.slot_s, "labels": labels,
+                "runs": [(first, count, index[label]) for first, count, label in runs]}

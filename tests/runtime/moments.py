@@ -1,0 +1,23 @@
+"""Decisions and what they were made of, for tests of outputs."""
+
+import numpy as np
+from msgspec import UNSET
+from runtime.test_listen import MANIFEST
+
+from edgekd.frontend import log_mel
+from edgekd.manifest import Manifest
+from edgekd.runtime.capture import Counts
+from edgekd.runtime.decision import Decision
+from edgekd.runtime.outputs.hub import Moment
+
+SILENCE = np.zeros(MANIFEST.window, np.float32)
+FEATURES = log_mel(MANIFEST.frontend, SILENCE)
+
+
+def decision(t: float, label: str = "low", *, rms: float = 0.1, gated: bool = False) -> Decision:
+    return Decision(t, label, 0.75, ((label, 0.75), ("high", 0.25)), "HEALTHY", rms, 0, None if gated else UNSET, gated or UNSET)
+
+
+def moment(features: np.ndarray | None = FEATURES, *, counts: Counts | None = None, inference_s: float = 0.001,
+           manifest: Manifest = MANIFEST) -> Moment:
+    return Moment(manifest, SILENCE, features, 0.002, inference_s, counts)

@@ -1,0 +1,488 @@
+"""The web output on loopback sockets: what it serves, to whom, and what clients cannot do to it."""
+
+import base64
+import json
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from html.parser import HTMLParser
+
+import msgspec
+import numpy as np
+import pytest
+from runtime.moments import MANIFEST, decision, moment
+from runtime.test_listen import raw, run, tone
+
+from edgekd.errors import InputError
+from edgekd.frontend import log_mel
+from edgekd.runtime.config import read_config
+from edgekd.runtime.health import Change
+from edgekd.runtime.outputs import server as serving
+from edgekd.runtime.outputs.access import Access, Address, parse_address, read_token, warning
+from edgekd.runtime.outputs.spectrogram import Spectrogram
+from edgekd.runtime.outputs.tables import WebTable
+from edgekd.runtime.outputs.timeline import Timeline
+from edgekd.runtime.outputs.web import PAGE, STATIC, Web
+
+LOCAL = Address("127.0.0.1", 0)
+TOKEN = "correct-horse-battery"
+
+
+def eventually(condition, seconds: float = 5.0) -> bool:
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.01)
+    return bool(condition())
+
+
+@pytest.fixture
+def web(request) -> Iterator[Web]:
+    output = Web(getattr(request, "param", WebTable(":1")), LOCAL)
+    assert eventually(lambda: output.port)
+    yield output
+    output.close()
+
+
+def connect(web: Web, receive_bytes: int | None = None) -> socket.socket:
+    connection = socket.socket()
+    if receive_bytes is not None:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+    connection.settimeout(8.0)
+    connection.connect(("127.0.0.1", web.port))
+    return connection
+
+
+def ask(web: Web, target: str | bytes, *headers: str, host: str = "localhost", method: str = "GET") -> tuple[int, str, str]:
+    """Status, head and body of a path, or of a whole request in bytes."""
+    lines = f"{method} {target} HTTP/1.1", f"Host: {host}", *headers, "", ""
+    request = target if isinstance(target, bytes) else "\r\n".join(lines).encode()
+    with connect(web) as connection:
+        connection.sendall(request)
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    head, _, body = answer.decode().partition("\r\n\r\n")
+    return int(head[9:12]), head, body
+
+
+class Stream:
+    """A client of /events."""
+
+    def __init__(self, web: Web, receive_bytes: int | None = None) -> None:
+        self.connection = connect(web, receive_bytes)
+        self.connection.sendall(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        self._file = self.connection.makefile("rb")
+
+    def until(self, kind: str) -> dict:
+        """The next event of a kind."""
+        found = ""
+        for line in self._file:
+            if line.startswith(b"event: "):
+                found = line.decode().split()[1]
+            elif line.startswith(b"data: ") and found == kind:
+                return json.loads(line[6:])
+        raise AssertionError(f"the stream ended before {kind}")
+
+    def close(self) -> None:
+        self._file.close()
+        self.connection.close()
+
+
+# --- what it serves ---
+
+
+def test_a_stream_begins_with_a_snapshot_and_goes_on_with_what_is_told(web):
+    web.tell(decision(1.0, "low"), moment())
+    web.tell(Change(1.0, "HEALTHY", "mqtt: no broker"), None)
+    assert eventually(lambda: "edgekd_output_trouble" in ask(web, "/metrics")[2])
+    first, second = Stream(web), Stream(web)
+    for stream in (first, second):
+        told = stream.until("snapshot")
+        assert told["decision"] == json.loads(msgspec.json.encode(decision(1.0, "low")))
+        assert (told["state"], told["troubles"], told["fresh"]) == ("HEALTHY", {"mqtt": "no broker"}, True)
+        assert len(base64.b64decode(told["columns"])) == 14 * told["bands"]  # 28 frames, 2 a column
+    web.tell(decision(1.5, "high"), moment())
+    web.tell(Change(2.0, "FAILED", "gone"), None)
+    for stream in (first, second):
+        told = stream.until("decision")
+        assert told["decision"]["label"] == "high"
+        assert len(base64.b64decode(told["columns"])) in (7 * 64, 8 * 64)
+        told = stream.until("change")
+        assert (told["state"], told["reason"]) == ("FAILED", "gone")
+        stream.close()
+
+
+def test_a_stream_that_nothing_is_told_of_still_beats(web):
+    stream = Stream(web)
+    assert stream.until("snapshot")["decision"] is None
+    assert stream.until("beat")["age"] is None
+    stream.close()
+
+
+def test_another_model_is_an_event_before_its_first_decision(web):
+    web.tell(decision(1.0), moment())
+    stream = Stream(web)
+    stream.until("snapshot")
+    other = msgspec.structs.replace(MANIFEST, name="other")
+    web.tell(decision(1.5), moment(manifest=other))
+    assert stream.until("model")["bands"] == 64
+    stream.until("decision")
+    stream.close()
+    assert json.loads(ask(web, "/model.json")[2])["name"] == "other"
+
+
+def test_the_model_the_timeline_and_the_numbers_are_served(web):
+    assert json.loads(ask(web, "/model.json")[2]) is None
+    web.tell(decision(1.0), moment())
+    assert eventually(lambda: json.loads(ask(web, "/model.json")[2]))
+    told = json.loads(ask(web, "/model.json")[2])
+    assert (told["labels"], told["window_s"], told["provenance"]["data_licence"]) == (["low", "middle", "high"], 1.0, "none")
+    told = json.loads(ask(web, "/history.json")[2])
+    assert (told["labels"], told["hours"], [run[1:] for run in told["runs"]]) == (["low"], 24.0, [[1, 0]])
+    status, head, body = ask(web, "/metrics")
+    assert (status, "Content-Type: text/plain; version=0.0.4" in head) == (200, True)
+    assert 'edgekd_decisions_total{label="low"} 1' in body
+    assert "edgekd_web_requests_total" in body
+
+
+def test_health_is_503_without_fresh_decisions_of_a_healthy_source(web):
+    assert ask(web, "/healthz")[::2] == (503, "HEALTHY: no decision yet\n")
+    web.tell(decision(1.0), moment())
+    assert eventually(lambda: ask(web, "/healthz")[0] == 200)
+    web.tell(Change(1.0, "RECOVERING", "no sound"), None)
+    assert eventually(lambda: ask(web, "/healthz")[0] == 503)
+
+
+class Links(HTMLParser):
+    """Collects what a page loads, and scripts and styles that are in the page itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.links, self.inline = [], []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        self.links += [given[key] for key in ("src", "href") if key in given]
+        self.inline += [tag] if tag == "style" or (tag == "script" and "src" not in given) else []
+        self.inline += [key for key in given if key == "style" or key.startswith("on")]
+
+
+@pytest.mark.parametrize("name", ["index.html", "login.html"])
+def test_pages_load_nothing_from_elsewhere_and_hold_no_script_of_their_own(web, name):
+    links = Links()
+    links.feed((PAGE / name).read_text())
+    assert links.inline == []
+    assert {f"/{link}" for link in links.links} <= {*STATIC, "/metrics"}
+    for path, (_, kind) in STATIC.items():
+        status, head, body = ask(web, path)
+        assert (status, f"Content-Type: {kind}" in head) == (200, True)
+        assert "://" not in body.replace("http://www.w3.org/2000/svg", "")
+
+
+def test_the_script_never_makes_markup_of_what_it_is_told():
+    assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|Function\(", (PAGE / "script.js").read_text())
+
+
+def test_answers_forbid_scripts_from_elsewhere_and_guessing_of_types(web):
+    head = ask(web, "/")[1]
+    assert "default-src 'none'; script-src 'self'" in head
+    assert "unsafe" not in head
+    assert "X-Content-Type-Options: nosniff" in head
+
+
+# --- to whom ---
+
+
+@pytest.mark.parametrize(("text", "address"), [
+    (":8080", ("127.0.0.1", 8080)), ("0.0.0.0:80", ("0.0.0.0", 80)), ("[::1]:1", ("::1", 1)), ("pi.local:65535", ("pi.local", 65535)),
+])
+def test_an_address_is_a_host_or_none_and_a_port(text, address):
+    assert parse_address(text) == address
+
+
+@pytest.mark.parametrize("text", [
+    "", "8080", ":", ":0", ":65536", ":-1", ":http", "::1:80", "[127.0.0.1]:80", "[pi]:80", "a b:80", "300.1.1.1:80", "http://localhost:80",
+    ":8080/", "*:80", ":٣",
+])
+def test_what_is_no_address_is_refused_before_the_first_decision(text):
+    with pytest.raises(InputError, match=r"web: .*is no address; give \[HOST\]:PORT"):
+        Web(WebTable(text))
+
+
+def test_a_token_comes_from_one_place_and_is_in_no_error(tmp_path):
+    (tmp_path / "token").write_text(f"{TOKEN}\n")
+    assert read_token(WebTable(":1", token_file=str(tmp_path / "token")), {}) == TOKEN
+    assert read_token(WebTable(":1", token="of-the-file"), {"EDGEKD_WEB_TOKEN": TOKEN}) == TOKEN
+    assert read_token(WebTable(":1"), {}) is None
+    for table in (WebTable(":1", token="short"), WebTable(":1", token="with a space"), WebTable(":1", token=TOKEN, token_file="x"),
+                  WebTable(":1", token_file=str(tmp_path / "absent"))):
+        with pytest.raises(InputError) as raised:
+            read_token(table, {})
+        assert not re.search("short|with a space|horse", str(raised.value))
+    assert TOKEN not in repr(WebTable(":1", token=TOKEN))
+
+
+def test_a_token_file_is_beside_the_configuration(tmp_path):
+    (tmp_path / "box.toml").write_text('[web]\naddress = ":8080"\ntoken_file = "token"\nhosts = ["a.example"]\nhours = 6')
+    table = read_config(tmp_path / "box.toml").web
+    assert (table.token_file, table.hosts, table.hours) == (str(tmp_path / "token"), ("a.example",), 6.0)
+
+
+def test_who_is_open_to_all_is_warned(monkeypatch):
+    monkeypatch.delenv("EDGEKD_WEB_TOKEN", raising=False)
+    assert "everyone who can reach 0.0.0.0:80 sees" in warning(WebTable("0.0.0.0:80"))
+    assert warning(WebTable("0.0.0.0:80", token=TOKEN)) is None
+    assert warning(WebTable("[::1]:80")) is None
+
+
+@pytest.mark.parametrize("web", [WebTable(":1", token=TOKEN)], indirect=True)
+def test_with_a_token_only_who_has_it_reads(web):
+    for path in ("/", "/events", "/metrics", "/history.json", "/model.json"):
+        for headers in ((), ("Authorization: Bearer wrong",), ("Cookie: edgekd_0=wrong",), (f"Cookie: edgekd_0={TOKEN}",)):
+            assert ask(web, path, *headers)[0] == 401
+    assert ask(web, "/?token=wrong")[0] == ask(web, "/?token=")[0] == 401
+    assert "<form" in ask(web, "/")[2]
+    assert ["hidden" in ask(web, path)[2] for path in ("/", "/?token=wrong")] == [True, False]
+    assert ask(web, "/style.css")[0] == 200
+    assert ask(web, "/healthz")[0] == 503
+    assert ask(web, "/metrics", f"Authorization: Bearer {TOKEN}")[0] == 200
+    status, head, _ = ask(web, f"/?token={TOKEN}")
+    cookie = re.search(r"Set-Cookie: ([^;]+); Path=/; HttpOnly; SameSite=Strict", head)
+    assert status == 303
+    assert TOKEN not in head
+    assert ask(web, "/history.json", f"Cookie: other=1; {cookie[1]}")[0] == 200
+
+
+def test_without_a_token_only_names_of_this_machine_are_known(web):
+    assert ask(web, "/", host="rebound.example")[0] == ask(web, "/events", host="localhost.example:80")[0] == 403
+    assert ask(web, b"GET / HTTP/1.0\r\n\r\n")[0] == 403
+    for host in ("localhost:8080", "127.0.0.1", "[::1]:8080"):
+        assert ask(web, "/", host=host)[0] == 200
+
+
+def test_beyond_this_machine_addresses_and_given_names_are_known():
+    access = Access(Address("0.0.0.0", 80), None, ("scenes.example",))
+    assert [access.knows(host) for host in ("192.168.1.7:80", "scenes.example", f"{socket.gethostname()}:80", "rebound.example")] == [
+        True, True, True, False]
+    assert Access(Address("0.0.0.0", 80), TOKEN).knows("any.example")
+
+
+# --- what clients cannot do ---
+
+
+@pytest.mark.parametrize("target", ["/../web.py", "/page/index.html", "/%2e%2e/web.py", "//etc/passwd", "/style.css/", "/login.html"])
+def test_only_known_paths_are_there(web, target):
+    assert ask(web, target)[0] == 404
+
+
+@pytest.mark.parametrize(("request_bytes", "status"), [
+    (b"GET / HTTP/1.1\r\nX: " + b"a" * 9000 + b"\r\n\r\n", 431), (b"a" * 100_000, 431), (b"nonsense\r\n\r\n", 400),
+    (b"GET / HTTP/1.1\r\n folded\r\n\r\n", 400), (b"GET / HTTP/1.1\r\nHost: a\r\nHost: localhost\r\n\r\n", 400),
+    (b"GET http://localhost/ HTTP/1.1\r\n\r\n", 400),
+    (b"POST / HTTP/1.1\r\nHost: localhost\r\n\r\nbody", 405), (b"G\0T / HTTP/1.1\r\n\r\n", 400),
+])
+def test_requests_that_are_none_are_refused(web, request_bytes, status):
+    assert ask(web, request_bytes)[0] == status
+    assert ask(web, "/")[0] == 200
+
+
+def test_head_has_no_body_and_does_not_open_a_stream(web):
+    status, head, body = ask(web, "/", method="HEAD")
+    assert (status, body) == (200, "")
+    assert re.search(r"Content-Length: [1-9]", head)
+    assert ask(web, "/events", method="HEAD")[::2] == (200, "")
+
+
+def test_headers_that_come_too_slowly_are_cut_off(web, monkeypatch):
+    monkeypatch.setattr(serving, "REQUEST_S", 0.2)
+    with connect(web) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\n")
+        assert connection.recv(4096).startswith(b"HTTP/1.1 408")
+
+
+def test_a_stream_that_never_reads_is_cut_off_and_the_others_are_not(web):
+    reader, silent = Stream(web), Stream(web, receive_bytes=4096)
+    reader.until("snapshot")
+    assert eventually(lambda: len(web._server._streams) == 2)
+    names = tuple((f"label {number} " + "x" * 100, 0.01) for number in range(100))
+    big = msgspec.structs.replace(decision(1.0), top=names)
+    for number in range(60):
+        web.tell(big, None)
+        assert len(reader.until("decision")["decision"]["top"]) == 100, number
+    assert eventually(lambda: web._server.counts.cut == 1)
+    assert web._server.counts.streams == 1
+    with pytest.raises(OSError, match="reset"):
+        list(iter(lambda: silent.connection.recv(65536), b""))
+    web.tell(decision(2.0, "high"), None)
+    assert reader.until("decision")["decision"]["label"] == "high"
+    silent.close()
+    reader.close()
+
+
+def test_a_stream_without_progress_is_cut_off(web, monkeypatch):
+    monkeypatch.setattr(serving, "STALL_S", 0.3)
+    monkeypatch.setattr(serving, "MAX_WAITING", 1 << 30)
+    silent = Stream(web, receive_bytes=4096)
+    assert eventually(lambda: len(web._server._streams) == 1)
+    big = msgspec.structs.replace(decision(1.0), top=(("x" * 400_000, 0.1),))
+    web.tell(big, None)
+    assert eventually(lambda: web._server.counts.cut == 1)
+    silent.close()
+
+
+def test_idle_connections_make_room_for_those_who_ask(web, monkeypatch):
+    monkeypatch.setattr(serving, "MAX_CLIENTS", 10)
+    idle = [connect(web) for _ in range(60)]
+    began = time.monotonic()
+    assert ask(web, "/healthz")[0] == 503
+    assert time.monotonic() - began < serving.REQUEST_S / 2
+    assert web._server.counts.refused >= 50
+    assert len(web._server._clients) <= 10
+    for connection in idle:
+        connection.close()
+
+
+def test_more_streams_than_there_is_room_for_are_refused(web, monkeypatch):
+    monkeypatch.setattr(serving, "MAX_STREAMS", 2)
+    streams = [Stream(web) for _ in range(2)]
+    for stream in streams:
+        stream.until("snapshot")
+    status, head, _ = ask(web, "/events")
+    assert (status, "Retry-After" in head) == (503, True)
+    streams[0].close()
+    assert eventually(lambda: web._server.counts.streams == 1)
+    streams[1].close()
+
+
+def test_connections_are_taken_at_a_bounded_rate(web, monkeypatch):
+    monkeypatch.setattr(serving, "ACCEPTS_PER_S", 20.0)
+    web._server._may_accept = 1.0
+    monkeypatch.setattr(serving, "ACCEPT_BURST", 1.0)
+    began = time.monotonic()
+    for _ in range(10):
+        ask(web, "/healthz")
+    assert time.monotonic() - began > 0.3
+
+
+def test_a_port_in_use_is_a_trouble_that_ends_when_it_is_free(monkeypatch):
+    monkeypatch.setattr(serving, "FIRST_RETRY_S", 0.1)
+    taken = socket.create_server(("127.0.0.1", 0))
+    port = taken.getsockname()[1]
+    web = Web(WebTable(f":{port}"))
+    try:
+        assert eventually(lambda: web.trouble == f"127.0.0.1:{port} is in use; trying again")
+        taken.close()
+        assert eventually(lambda: web.trouble is None)
+        assert ask(web, "/")[0] == 200
+    finally:
+        web.close()
+
+
+def test_telling_returns_at_once_and_what_is_too_much_is_counted(web):
+    web._server.close()  # nobody works it off
+    began = time.perf_counter()
+    for number in range(1000):
+        web.tell(decision(float(number)), moment())
+    assert time.perf_counter() - began < 0.5
+    assert (len(web._queue), web._dropped) == (64, 936)
+
+
+def test_closing_ends_streams_and_the_thread(web):
+    stream = Stream(web)
+    stream.until("snapshot")
+    began = time.monotonic()
+    web.close()
+    assert time.monotonic() - began < 1.0
+    assert not web._server._thread.is_alive()
+    with pytest.raises(AssertionError, match="ended"):
+        stream.until("decision")
+    stream.close()
+
+
+def test_a_bug_in_what_is_told_is_a_trouble_and_the_next_line_is_served(web):
+    web.tell(decision(1.0), moment(np.zeros((3, 28), np.float32)))
+    assert eventually(lambda: web.trouble)
+    web.tell(decision(1.5), moment())
+    assert eventually(lambda: ask(web, "/healthz")[0] == 200)
+
+
+def test_nothing_of_it_is_imported_where_it_is_off():
+    code = ("import sys; import edgekd.runtime.outputs.opening as o; from edgekd.runtime.config import Config; o.open_outputs(Config());"
+            "print([name for name in sys.modules if name.startswith('edgekd.runtime.outputs.')])")
+    loaded = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "web" not in loaded
+    assert "server" not in loaded
+
+
+# --- what it keeps ---
+
+
+def test_slots_hold_what_was_shown_most_and_equal_neighbours_are_one_run():
+    timeline = Timeline(1.0)
+    for second in range(60):
+        timeline.take("rain" if second < 25 or second == 33 else "dog", 100.0 + second)
+    told = timeline.document(160.0)
+    assert (told["slot_s"], told["now"], told["labels"]) == (10.0, 16.0, ["rain", "dog"])
+    assert told["runs"] == [(10, 3, 0), (13, 2, 1), (15, 1, 1)]
+    timeline.take("dog", 200.0)  # nothing was shown for a while
+    assert timeline.document(200.0)["runs"] == [(10, 3, 0), (13, 3, 1), (20, 1, 1)]
+
+
+def test_a_timeline_forgets_what_is_older_than_its_hours():
+    timeline = Timeline(0.05)  # 18 slots
+    for second in range(0, 1000, 2):
+        timeline.take(f"label {second // 10 % 2}", float(second))
+    runs = timeline.document(1000.0)["runs"]
+    assert 17 <= len(runs) <= 19
+    assert runs[0][0] >= 81
+    timeline = Timeline(0.05)
+    for second in range(1000):
+        timeline.take("rain", float(second))
+    assert timeline.document(1000.0)["runs"] == [(81, 18, 0), (99, 1, 0)]
+
+
+def test_columns_are_new_frames_alone_however_the_windows_overlap():
+    fe = MANIFEST.frontend
+    picture = Spectrogram(fe)
+    sound = np.random.default_rng(0).normal(-3.0, 1.0, (fe.n_mels, 28 + 32 * 31)).astype(np.float32)
+    drawn = []
+    for frame in range(28, sound.shape[1] + 1, 16):
+        t = (fe.win_length + (frame - 1) * fe.hop_length) / fe.sample_rate
+        drawn.append(picture.take(t, moment(sound[:, frame - 28:frame])))
+    columns = np.frombuffer(b"".join(drawn), np.uint8).reshape(-1, picture.bands)  # (column, band)
+    expected = sound.reshape(picture.bands, 4, -1, 2).mean(axis=3).max(axis=1).T
+    assert len(columns) == sound.shape[1] // 2
+    assert np.corrcoef(columns.ravel(), expected.ravel())[0, 1] > 0.99
+    assert len(picture.recent) == round(30 / picture.column_s) * picture.bands
+
+
+def test_bytes_are_even_steps_from_the_floor_to_full_scale():
+    picture = Spectrogram(MANIFEST.frontend)
+    assert set(picture.take(1.0, moment())) == {1}  # silence is the floor
+    sine = np.sin(2 * np.pi * 1000 * np.arange(16000) / 16000).astype(np.float32)
+    loud = picture.take(2.0, moment(log_mel(MANIFEST.frontend, sine)))
+    assert 225 <= max(loud) <= 255
+    assert set(picture.take(3.0, moment(features=None))) == {0}  # gated
+
+
+def test_the_page_is_in_the_package():
+    assert {file.name for file in PAGE.iterdir()} >= {"index.html", "login.html", *(file for file, _ in STATIC.values())}
+
+
+# --- the command ---
+
+
+def test_listen_says_who_may_see_it_and_serves_what_it_prints(monkeypatch, capsys):
+    monkeypatch.delenv("EDGEKD_WEB_TOKEN", raising=False)
+    free = socket.create_server(("127.0.0.1", 0))
+    port = free.getsockname()[1]
+    free.close()
+    closed = []
+    monkeypatch.setattr(Web, "close", lambda web: closed.append(web))  # noqa: PLW0108 (a method binds)
+    status, out, err = run(monkeypatch, capsys, "-", "--model", "x", "--json", "--web", f"0.0.0.0:{port}", stdin=raw(tone(32000)))
+    assert status == 0
+    assert f"everyone who can reach 0.0.0.0:{port} sees" in err
+    assert len(out.splitlines()) == 3
+    assert eventually(lambda: "edgekd_audio_seconds_total" in ask(closed[0], "/metrics")[2])
+    closed[0]._server.close()
