@@ -1,9 +1,9 @@
 """Makes the pictures of README.md: the terminal view, the web page and the report.
 
-    python tools/pictures.py MODEL RECORDING --data STORE --split NAME [--out .github/pictures]
+    python tools/pictures.py RECORDING --judged MODEL --data STORE --split NAME [--out .github/pictures]
 
-RECORDING, a file that the model can hear, is heard at the speed of a microphone for the page, and as fast as it goes for the view. Needs
-chromium and chromium-driver, and rich. Prints what it wrote.
+View and page are of the model that comes with edgekd, the report is of MODEL, which was not trained on the split. RECORDING is heard at the
+speed of a microphone for the page, and as fast as it goes for the view. Needs chromium and chromium-driver, and rich. Prints what it wrote.
 """
 
 import io
@@ -23,7 +23,7 @@ from rich.console import Console
 from webdriver import Browser
 
 from edgekd.data.store import to_pcm
-from edgekd.engine import open_model
+from edgekd.engine import bundled_model, open_model
 from edgekd.errors import EdgekdError, InputError
 from edgekd.runtime.decision import Decision, DecisionSettings
 from edgekd.runtime.listen import listen
@@ -32,7 +32,7 @@ from edgekd.runtime.source import read_file
 
 STEADY = DecisionSettings(smooth_s=1.0, margin=0.05, gate_dbfs=-80.0)
 COLUMNS = 76
-PAGE_WIDTH, PAGE_HEIGHT = 1000, 720
+PAGE_WIDTH, PAGE_HEIGHT, SCALE = 1080, 800, 1.25
 ADDRESS = "127.0.0.1:8642"
 CLI = (sys.executable, "-m", "edgekd.cli")
 FONT_FACES = re.compile(r"@font-face \{.*?\}", re.DOTALL)
@@ -61,7 +61,7 @@ def web_page(browser: Browser, model: Path, recording: Path, out: Path) -> None:
         assert process.stdin is not None
         try:
             _wait_for(f"http://{ADDRESS}/healthz")
-            browser.resize(PAGE_WIDTH, PAGE_HEIGHT)
+            browser.resize(PAGE_WIDTH, PAGE_HEIGHT, SCALE)
             browser.prefer("dark")
             browser.open(f"http://{ADDRESS}/")
             began, block = time.monotonic(), rate // 10
@@ -69,7 +69,7 @@ def web_page(browser: Browser, model: Path, recording: Path, out: Path) -> None:
                 process.stdin.write(to_pcm(samples[start:start + block]).tobytes())
                 process.stdin.flush()
                 time.sleep(max(0.0, began + (start + block) / rate - time.monotonic()))
-            browser.picture(out)
+            browser.picture(out, whole=False)
         finally:
             process.kill()
 
@@ -80,7 +80,7 @@ def report(browser: Browser, model: Path, data: Path, split: str, out: Path) -> 
         page = Path(folder) / "report.html"
         subprocess.run([*CLI, "evaluate", str(model), "--data", str(data), "--split", split, "--report", str(page)], check=True,
                        stdout=subprocess.DEVNULL)
-        browser.resize(PAGE_WIDTH, PAGE_HEIGHT)
+        browser.resize(PAGE_WIDTH, PAGE_HEIGHT, SCALE)
         browser.prefer("light")
         browser.open(page.as_uri())
         browser.picture(out, whole=False)
@@ -101,18 +101,18 @@ def _wait_for(url: str, seconds: float = 20.0) -> None:
 
 
 def main(
-    model: Annotated[Path, typer.Argument(help="An exported .tflite or .onnx file.")],
     recording: Annotated[Path, typer.Argument(help="What is heard.")],
-    data: Annotated[Path, typer.Option(help="A store to evaluate on.")],
+    judged: Annotated[Path, typer.Option(help="An exported file to report on.")],
+    data: Annotated[Path, typer.Option(help="A store to report on.")],
     split: Annotated[str, typer.Option(help="Of the store.")],
     out: Annotated[Path, typer.Option(help="Folder of the pictures.")] = Path(".github/pictures"),
 ) -> None:
     """Make the pictures."""
     out.mkdir(parents=True, exist_ok=True)
-    terminal(model, recording, out / "terminal.svg")
+    terminal(bundled_model(), recording, out / "terminal.svg")
     with Browser() as browser:
-        web_page(browser, model, recording, out / "web.png")
-        report(browser, model, data, split, out / "report.png")
+        web_page(browser, bundled_model(), recording, out / "web.png")
+        report(browser, judged, data, split, out / "report.png")
     print("\n".join(str(path) for path in sorted(out.iterdir())))
 
 

@@ -73,9 +73,9 @@ class Browser:
         """Errors and warnings of the console since the last call."""
         return [entry["message"] for entry in self._ask("/se/log", {"type": "browser"}) if entry["level"] in ("SEVERE", "WARNING")]
 
-    def resize(self, width: int, height: int) -> None:
-        """CSS pixels of the page, as on a phone where it is narrow."""
-        self._protocol("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=2, mobile=width < 600)
+    def resize(self, width: int, height: int, scale: float = 2.0) -> None:
+        """CSS pixels of the page, as on a phone where it is narrow. scale: pixels of a picture for each of them."""
+        self._protocol("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=scale, mobile=width < 600)
 
     def prefer(self, scheme: str, *, still: bool = False) -> None:
         """scheme: "dark" or "light". still: no motion."""
@@ -88,9 +88,9 @@ class Browser:
         for kind in ("rawKeyDown", "keyUp"):
             self._protocol("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code)
 
-    def picture(self, path: Path) -> None:
-        """The whole page as a PNG file."""
-        shot = self._protocol("Page.captureScreenshot", format="png", captureBeyondViewport=True)
+    def picture(self, path: Path, *, whole: bool = True) -> None:
+        """The page as a PNG file, or what is seen of it without scrolling."""
+        shot = self._protocol("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
         path.write_bytes(base64.b64decode(shot["data"]))
 
     def _protocol(self, command: str, **parameters: Any) -> Any:
