@@ -26,6 +26,8 @@ app = typer.Typer(name="edgekd", no_args_is_help=True, add_completion=False, pre
                   help="From a folder of labelled audio to a live int8 acoustic scene classifier on a Raspberry Pi.")
 data_app = typer.Typer(no_args_is_help=True, help="Prepare, synthesise and inspect clip stores.")
 app.add_typer(data_app, name="data")
+service_app = typer.Typer(no_args_is_help=True, help="Run the listener as a service of systemd, and change its model.")
+app.add_typer(service_app, name="service")
 
 # --- data ---
 
@@ -429,11 +431,13 @@ def listen(
     as_json: Annotated[bool | None, typer.Option("--json/--no-json", help="Print one JSON object a line.")] = None,
     plain: Annotated[bool | None, typer.Option(
         "--plain/--no-plain", help="Print lines also on a terminal, which otherwise shows a view of level, labels and state.")] = None,
+    changes: Annotated[bool | None, typer.Option(
+        "--changes/--no-changes", help="Print a line only where the label shown or the state changes.")] = None,
 ) -> None:
     """Classify audio window by window, one decision per hop. SIGTERM and SIGINT end it; SIGHUP reads configuration and model again."""
     from edgekd.runtime.config import Config, override, prepared, read_config
     from edgekd.runtime.control import Control, Setup, StoppedError
-    from edgekd.runtime.decision import to_json, to_text
+    from edgekd.runtime.decision import ChangesOnly, to_json, to_text
     from edgekd.runtime.listen import listen as decisions
     from edgekd.runtime.outputs.view import terminal_view
 
@@ -441,7 +445,7 @@ def listen(
         "model": {"file": model, "engine": engine, "threads": threads},
         "source": {"file": source, "mic": mic, "command": command, "rate": rate, "channels": channels, "channel": channel},
         "decision": {"hop": hop, "top": top, "smooth": smooth, "margin": margin, "dwell": dwell, "unknown": unknown, "gate": gate},
-        "output": {"json": as_json, "plain": plain, "replay": replay, "track": track},
+        "output": {"json": as_json, "plain": plain, "changes": changes, "replay": replay, "track": track},
     }
 
     def tell() -> Config:
@@ -461,18 +465,18 @@ def listen(
                                   settings=told.settings, track=None if output.track is None else Path(output.track))
         print(replaying.to_json(report) if output.json else replaying.to_text(report))
         return
-    line = to_json if output.json else to_text
+    line, news = to_json if output.json else to_text, ChangesOnly()
     try:
         with Control(load) as control, contextlib.ExitStack() as drawing:
-            view = None if output.json or output.plain else terminal_view()
+            view = None if output.json or output.plain or output.changes else terminal_view()
             if view is not None:
                 drawing.enter_context(view)
             for decision in decisions(source, told.model_file, engine=told.model.engine, threads=told.model.threads, hop_s=hop_s,
                                       top=told.decision.top, live=told.request, settings=told.settings, control=control):
-                if view is None:
-                    print(line(decision), flush=True)
-                else:
+                if view is not None:
                     view.show(decision)
+                elif news.is_new(decision) or not output.changes:
+                    print(line(decision), flush=True)
     except StoppedError as stop:
         if stop.number == signal.SIGINT:
             raise KeyboardInterrupt from None
@@ -553,6 +557,98 @@ def doctor(
     report = examine(Request(mic, command, rate, channels, channel), model, seconds=seconds, wait_s=wait)
     typer.echo(report.to_json().decode() if as_json else report.to_text())
     report.require()
+
+
+# --- service ---
+
+Root = Annotated[Path | None, typer.Option(
+    "--root", help="Prepare the files of another system below this directory instead of asking the systemd of this one.")]
+
+
+def _place(verb: str, root: Path | None, *, changes: bool = True) -> Any:
+    """Where a verb works, and on which systemd."""
+    from edgekd.pipeline.service_manager import this_machine
+    from edgekd.pipeline.service_place import Place
+
+    if root is not None:
+        return Place(root), None
+    return Place(Path("/")), this_machine(verb, str(Path(sys.executable).with_name("edgekd")), changes=changes)
+
+
+@service_app.command("install")
+def service_install(
+    model: Annotated[Path | None, typer.Argument(help="A model file that 'edgekd export' wrote; without it that installed stays.")] = None,
+    python: Annotated[str | None, typer.Option(
+        help="With --root: the interpreter as the service will see it; /opt/edgekd/bin/python. Otherwise that of this command.")] = None,
+    root: Root = None,
+) -> None:
+    """Write unit, user and configuration, verify the model, and start the listener, now and with the system. Again: bring them up to date.
+
+    Example: sudo /opt/edgekd/bin/edgekd service install scenes.int8.tflite
+    """
+    from edgekd.pipeline.service import install, own_python
+    from edgekd.pipeline.service_place import ROOM
+
+    place, manager = _place("install", root)
+    interpreter = python or (own_python() if root is None else f"{ROOM}/bin/python")
+    typer.echo("\n".join(install(place, manager, model, interpreter)))
+
+
+@service_app.command("status")
+def service_status(
+    root: Root = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Show how the service does, its model and configuration, and what to do; exit status 1 where something is wrong.
+
+    Example: edgekd service status
+    """
+    from edgekd.pipeline.service_status import status
+
+    report = status(*_place("status", root, changes=False))
+    typer.echo(report.to_json().decode() if as_json else report.to_text())
+    report.require()
+
+
+@service_app.command("update")
+def service_update(
+    model: Annotated[Path, typer.Argument(help="A model file that 'edgekd export' wrote.")],
+    root: Root = None,
+) -> None:
+    """Verify a model and let the running listener take it; where it does not go on, the model before comes back by itself.
+
+    Example: sudo /opt/edgekd/bin/edgekd service update scenes.int8.tflite
+    """
+    from edgekd.pipeline.service import update
+
+    place, manager = _place("update", root)
+    typer.echo("\n".join(update(place, manager, model)))
+
+
+@service_app.command("rollback")
+def service_rollback(root: Root = None) -> None:
+    """Go back to the model before the one in use; again: to the one before that. Five are kept.
+
+    Example: sudo /opt/edgekd/bin/edgekd service rollback
+    """
+    from edgekd.pipeline.service import rollback
+
+    typer.echo("\n".join(rollback(*_place("rollback", root))))
+
+
+@service_app.command("remove")
+def service_remove(
+    root: Root = None,
+    purge: Annotated[bool, typer.Option(
+        "--purge", help="Also the configuration, all models, and all that the listener has kept in /var/lib/edgekd.")] = False,
+) -> None:
+    """End the service and remove it; configuration and models stay.
+
+    Example: sudo /opt/edgekd/bin/edgekd service remove
+    """
+    from edgekd.pipeline.service import remove
+
+    typer.echo("\n".join(remove(*_place("remove", root), purge=purge)))
 
 
 # --- demo ---

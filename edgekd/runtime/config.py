@@ -54,11 +54,12 @@ class DecisionTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class OutputTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`[output]`. json: a JSON object a line. plain: lines also on a terminal. replay: a report at a file's end. track: the table by which
-    it judges."""
+    """`[output]`. json: a JSON object a line. plain: lines also on a terminal. changes: lines only where the label shown or the state
+    changes. replay: a report at a file's end. track: the table by which it judges."""
 
     json: bool = False
     plain: bool = False
+    changes: bool = False
     replay: bool = False
     track: str | None = None
 
@@ -73,14 +74,20 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def model_file(self) -> Path:
-        """The model.
+        """The model; a link without a suffix, such as that of a service, stands for what it points to now.
 
         Raises:
-            InputError: none is named.
+            InputError: none is named, or the link points to nothing.
         """
         if self.model.file is None:
             raise InputError("no model is named; give --model FILE, or a --config whose [model] table has a file")
-        return Path(self.model.file)
+        file = Path(self.model.file)
+        if file.suffix or not file.is_symlink():
+            return file
+        try:
+            return file.resolve(strict=True)
+        except OSError as error:
+            raise InputError(f"{file}: a link to no file ({error.strerror}); let it point to a model") from None
 
     @property
     def request(self) -> Request:

@@ -81,7 +81,7 @@ def test_a_report_names_what_is_there_and_what_is_not():
 def test_portaudio_is_named_once_and_is_none_where_it_does_not_answer(monkeypatch):
     for program, answer in (("print('PortAudio V19, revision 1')", "V19, revision 1"), ("raise OSError", None)):
         monkeypatch.setattr(doctor, "ASK_PORTAUDIO", program)
-        assert doctor._portaudio() == answer
+        assert doctor.portaudio_version() == answer
 
 
 def test_silence_outranks_a_failed_check_and_warnings_pass():
