@@ -8,6 +8,7 @@ import os
 import shutil
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import edgekd
 from edgekd.errors import GateError, InputError
@@ -23,6 +24,14 @@ START_S = 20.0
 """Longest wait for a decision after the start; a microphone may be plugged in any time later."""
 FRESH_S = 30.0
 """A watchdog that was fed so long ago is that of a listener that hears; it is fed each 15 s."""
+
+
+class Taken(NamedTuple):
+    """What came of a reload. problem: why the listener does not go on, or "". said: else what to say. refused: it goes on as it was."""
+
+    problem: str
+    said: str = ""
+    refused: bool = False
 
 
 def install(place: Place, manager: Manager | None, model: Path | None, python: str) -> list[str]:
@@ -94,7 +103,7 @@ def rollback(place: Place, manager: Manager | None) -> list[str]:
         refused = []
         for version in reversed(earlier):
             try:
-                if models.digest(version.path.read_bytes()) != version.digest:
+                if not models.is_whole(version):
                     raise InputError("not the bytes that were verified")
                 models.verify(version.path, version.path)
             except (InputError, GateError) as error:
@@ -172,24 +181,24 @@ def _change_over(place: Place, manager: Manager | None, before: models.Version |
     models.use(place.models, now)
     if manager is None:
         return f"{place.models / models.CURRENT}: now {now.path.name}"
-    problem, said = _taken(manager)
-    if not problem:
-        return said
+    taken = _taken(manager)
+    if not taken.problem:
+        return taken.said
     if before is None:
-        raise GateError(f"{now.path.name} stays, but the listener does not go on with it: {problem}; {LOOK}")
+        raise GateError(f"{now.path.name} stays, but the listener does not go on with it: {taken.problem}; {LOOK}")
     models.use(place.models, before)
     if now.number > before.number:
         models.discard(now)
-    if manager.state().reloaded and _taken(manager)[0]:  # it has the new one and does not take the old one back
+    if not taken.refused:  # it may have the new one
         manager.start()
-    raise GateError(f"back to {before.path.name}, because the listener does not go on with the new model: {problem}; {LOOK}")
+    raise GateError(f"back to {before.path.name}, because the listener does not go on with the new model: {taken.problem}; {LOOK}")
 
 
-def _taken(manager: Manager) -> tuple[str, str]:
-    """Ask the listener to reload and watch it. Returns the problem, or "" and what to say."""
+def _taken(manager: Manager) -> Taken:
+    """Ask the listener to reload and watch it."""
     before = now = manager.state()
     if not before.process or before.active not in ("active", "activating", "reloading"):
-        return "", "the service does not run now: it takes the model at its next start (sudo systemctl start edgekd)"
+        return Taken("", "the service does not run now: it takes the model at its next start (sudo systemctl start edgekd)")
     heard = before.fed > 0.0 and manager.clock() - before.fed < FRESH_S
     manager.reload()
     began = unchanged = manager.clock()  # unchanged: when it had surely not reloaded yet
@@ -197,14 +206,14 @@ def _taken(manager: Manager) -> tuple[str, str]:
         manager.sleep(POLL_S)
         asked, now = manager.clock(), manager.state()
         if now.process != before.process:
-            return f"it ended ({now.result or 'for no reason that is known'})", ""
+            return Taken(f"it ended ({now.result or 'for no reason that is known'})")
         if now.note == before.note:
             unchanged = asked
         elif not now.reloaded:
-            return now.note, ""
+            return Taken(now.note, refused=True)
         elif not heard or now.fed > unchanged:
-            return "", f"the listener has taken it{'' if heard else ', but hears nothing at the moment'}: {now.text}"
-    return f"no {'answer' if now.note == before.note else 'decision'} within {CHECK_S:g} s", ""
+            return Taken("", f"the listener has taken it{'' if heard else ', but hears nothing at the moment'}: {now.text}")
+    return Taken(f"no {'answer' if now.note == before.note else 'decision'} within {CHECK_S:g} s")
 
 
 def _settled(manager: Manager) -> str:

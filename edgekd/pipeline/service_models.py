@@ -58,9 +58,18 @@ def current(models: Path) -> Version | None:
     if found is None:
         what = "no link" if target is None else f"a link to {target}, which is no version that is kept"
         raise InputError(f"{path}: {what}; give a model to 'edgekd service update', or go back with 'edgekd service rollback'")
-    if digest(read_bytes(found.path)) != found.digest:
-        raise InputError(f"{found.path}: not the bytes that were verified; give the model to 'edgekd service update' again")
+    if not is_whole(found):
+        raise InputError(f"{found.path}: not the bytes that were verified; give the model to 'edgekd service update' again, or go back "
+                         "with 'edgekd service rollback'")
     return found
+
+
+def is_whole(version: Version) -> bool:
+    """Whether a version still has the bytes that were verified."""
+    try:
+        return digest(read_bytes(version.path)) == version.digest
+    except InputError:
+        return False
 
 
 def whole_current(models: Path) -> Version | None:
