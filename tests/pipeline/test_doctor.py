@@ -22,7 +22,7 @@ REPORT = Report("aarch64", "Linux", "3.11", {"numpy": "2.0", "soxr": None}, None
 @pytest.fixture
 def report(monkeypatch, capsys):
     """Run the command: its status, output and errors."""
-    monkeypatch.setattr(doctor, "_portaudio", lambda: "PortAudio V19")
+    monkeypatch.setattr(doctor, "portaudio_version", lambda: "PortAudio V19")
 
     def run(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["edgekd", "doctor", *arguments])
