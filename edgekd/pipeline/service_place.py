@@ -59,9 +59,7 @@ class Place:
         Raises:
             InputError: another process changes it now.
         """
-        for folder in (self.state, self.models):
-            folder.mkdir(mode=0o755, parents=True, exist_ok=True)
-            folder.chmod(0o755)  # whatever the umask is, the listener has to read here
+        make_folder(self.models)
         try:
             with held(self.models):
                 yield
@@ -113,6 +111,14 @@ def template(name: str) -> str:
     return (TEMPLATES / name).read_text(encoding="utf-8")
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those above it, where it is not there yet; everybody may read there, whatever the umask is."""
+    if not folder.is_dir():
+        make_folder(folder.parent)
+        folder.mkdir()
+        folder.chmod(0o755)
+
+
 def write(path: Path, content: bytes, mode: int) -> None:
     """Write a file, which appears complete or not at all; the folder is made.
 
@@ -121,7 +127,7 @@ def write(path: Path, content: bytes, mode: int) -> None:
         content: all of it.
         mode: permissions, whatever the umask is.
     """
-    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    make_folder(path.parent)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -143,7 +149,7 @@ def link(path: Path, target: str) -> None:
     """
     if path.is_dir() and not path.is_symlink():
         raise InputError(f"{path}: a directory where a link belongs; move it away")
-    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    make_folder(path.parent)
     new = path.with_name(f".{path.name}.new")
     new.unlink(missing_ok=True)  # of one that was killed
     new.symlink_to(target)

@@ -168,6 +168,15 @@ def test_the_link_is_followed_anew_by_each_reading(place, model):
         _ = read_config(place.config).model_file
 
 
+def test_the_listener_may_read_what_a_careful_umask_would_hide(place, model):
+    before = os.umask(0o077)
+    try:
+        install(place, None, model("first"), PYTHON)
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in (place.configuration, place.state, place.models, place.unit.parent)} == {0o755}
+
+
 def test_install_without_any_model_is_refused_before_anything_is_written(place):
     with pytest.raises(InputError, match="no model is installed yet"):
         install(place, None, None, PYTHON)
@@ -474,6 +483,10 @@ def test_the_unit_is_exposed_to_little(unit):
     assert done.returncode == 0, done.stdout
     level = float(re.search(r"Overall exposure level for edgekd.service: ([\d.]+)", done.stdout)[1])
     assert level <= MAX_EXPOSURE
+
+
+def test_portaudio_gets_the_callback_that_cffi_writes_as_code(unit):
+    assert not re.search(r"^MemoryDenyWriteExecute=", unit.read_text(), flags=re.MULTILINE)
 
 
 # --- the command line ---
