@@ -71,8 +71,8 @@ follow() {
         "/w/dist/$(basename -- "$work"/dist/edgekd-*.whl)[$extras]"
     installed=$(($(bytes "$site") - before))
     inside "$suite" "$room/bin/edgekd" service install "/w/models/$(basename -- "${models[0]}")" --root /
-    inside "$suite" cp /w/scene.wav /srv/scene.wav
-    inside "$suite" sed -i 's|^\[source\].*|[source]\nfile = "/srv/scene.wav"|' /etc/edgekd/listen.toml
+    inside "$suite" cp /w/scene.wav "$room/scene.wav"
+    inside "$suite" sed -i "s|^\[source\].*|[source]\nfile = \"$room/scene.wav\"|" /etc/edgekd/listen.toml
     inside "$suite" systemd-sysusers  # the users and modes that a start with the new files makes
     inside "$suite" systemd-tmpfiles --create edgekd.conf
     inside "$suite" "$room/bin/edgekd" service status --root /
