@@ -43,14 +43,14 @@ class State(NamedTuple):
 
     @property
     def note(self) -> str:
-        """What came of the last reload, with its time; "" before one."""
+        """What came of the last reload, with its number; "" before one."""
         _, found, note = self.text.partition(NOTE)
         return note.strip() if found else ""
 
     @property
     def reloaded(self) -> bool:
         """Whether the last reload took what was given."""
-        return self.note.partition(" s ")[2].startswith(RELOADED)
+        return self.note.partition(": ")[2].startswith(RELOADED)
 
 
 class Manager(Protocol):
@@ -81,7 +81,7 @@ class Manager(Protocol):
         ...
 
     def last_line(self) -> str:
-        """The newest line of the unit's journal; "" where there is none to be read."""
+        """The newest line that the listener wrote to the journal; "" where there is none to be read."""
         ...
 
     def clock(self) -> float:
@@ -129,8 +129,9 @@ class Systemd:
                      said.get("StatusText", ""), memory, (_number(said.get("WatchdogTimestampMonotonic", "")) or 0) / 1e6)
 
     def last_line(self) -> str:
-        """The newest line of the unit's journal; "" where there is none to be read."""
-        return _run("journalctl", f"--unit={UNIT}", "--lines=1", "--output=cat", "--no-pager", "--quiet", fails=True).strip()
+        """The newest line that the listener wrote to the journal; "" where there is none to be read."""
+        return _run("journalctl", f"_SYSTEMD_UNIT={UNIT}", "_TRANSPORT=stdout", "--lines=1", "--output=cat", "--no-pager", "--quiet",
+                    fails=True).strip()
 
     def clock(self) -> float:
         """Seconds of time.monotonic()."""

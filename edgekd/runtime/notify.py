@@ -20,8 +20,8 @@ from edgekd.runtime.health import NOT_RELOADED, RELOADED, WENT_BACK, Change
 SOCKET, WATCHDOG, WATCHDOG_PROCESS = "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"
 """Variables by which systemd tells where to send to, within how many microseconds it wants to be fed, and by which process."""
 RELOADS = (RELOADED, NOT_RELOADED, WENT_BACK)
-NOTE = "; at"
-"""Between the state and what came of the last reload, in the text that systemd shows."""
+NOTE = "; reload"
+"""Between the state and what came of the last reload, in the text that systemd shows; a number tells it from the one before."""
 FEEDS = 4
 """In each watchdog interval, so that a lost one does no harm."""
 WAIT_S = 10 * 365 * 86400.0
@@ -46,6 +46,7 @@ class Notifier:
         self._ready = self._extended = self._reloading = False
         self._heard_s = self._fed = self._told = -float("inf")  # seconds of sound; of the clock at the newest feed and text
         self._status = self._sent_status = self._note = ""
+        self._reloads = 0
 
     @property
     def trouble(self) -> str | None:
@@ -71,7 +72,8 @@ class Notifier:
 
     def _changed(self, change: Change) -> None:
         if change.reason.startswith(RELOADS):
-            self._note = f"{NOTE} {change.t:.1f} s {change.reason}"
+            self._reloads += 1
+            self._note = f"{NOTE} {self._reloads}: {change.reason}"
             self._fed = -float("inf")  # whoever asked for the reload waits for the first decision behind it
         else:
             self._status = f"{change.state}: {change.reason}"

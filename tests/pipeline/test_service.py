@@ -85,7 +85,7 @@ class Played:
         self.calls.append("reload")
         reason = {"takes": f"{RELOADED} tones", "deaf": f"{RELOADED} tones", "refuses": f"{NOT_RELOADED}: bad key"}.get(self.answer)
         if reason is not None:
-            self.running = self.running._replace(text=f"HEALTHY: low; at {self.now:.1f} s {reason}")
+            self.running = self.running._replace(text=f"HEALTHY: low; reload {self.calls.count('reload')}: {reason}")
         if self.answer == "takes" and self.running.fed:
             self.running = self.running._replace(fed=self.now + 0.5)
         if self.answer == "dies":
@@ -233,7 +233,7 @@ def test_a_service_that_ends_again_and_again_is_a_failure_with_its_last_line(pla
 def test_update_keeps_the_model_before_and_the_listener_takes_the_new_one(place, model, played):
     install(place, played, model("first"), PYTHON)
     said = update(place, played, model("second"))
-    assert said[-1].startswith("the listener has taken it: HEALTHY: low; at 1")
+    assert said[-1].startswith("the listener has taken it: HEALTHY: low; reload 1: ")
     assert in_use(place) == model("second").read_bytes()
     assert [version.number for version in versions(place.models)] == [1, 2]
     assert played.calls[2:] == ["reload"]
@@ -550,7 +550,7 @@ SYSTEMCTL = """#!/bin/sh
 echo "$0 $*" >> "$(dirname "$0")/calls"
 case "$1" in
     show) printf 'LoadState=loaded\\nActiveState=active\\nSubState=running\\nResult=success\\nMainPID=12\\nNRestarts=3\\n'
-          printf 'StatusText=HEALTHY: rain; at 5.0 s reloaded with the model a=b\\nUnitFileState=enabled\\nMemoryCurrent=[not set]\\n'
+          printf 'StatusText=HEALTHY: rain; reload 5: reloaded with the model a=b\\nUnitFileState=enabled\\nMemoryCurrent=[not set]\\n'
           printf 'WatchdogTimestampMonotonic=2500000\\n' ;;
     stop) echo 'Failed to stop: no permission' >&2; exit 4 ;;
     reset-failed) exit 1 ;;
@@ -569,7 +569,7 @@ def test_systemd_is_told_and_understood_through_its_own_commands(monkeypatch, tm
     state = manager.state()
     assert state == State("loaded", "active", "running", "success", "enabled", 12, 3, state.text, None, 2.5)
     assert state.reloaded
-    assert state.note == "5.0 s reloaded with the model a=b"
+    assert state.note == "5: reloaded with the model a=b"
     manager.prepare()
     manager.start()
     manager.reload()

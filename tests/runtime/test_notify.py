@@ -88,23 +88,23 @@ def test_a_reload_is_told_with_its_outcome_and_a_decision_behind_it(manager):
     manager.notifier.reloading()
     assert manager.told()[0] == "RELOADING=1"
     assert manager.change(2.0, "HEALTHY", f"{NOT_RELOADED}: box.toml: not valid\nTOML") == [
-        "READY=1", f"STATUS=HEALTHY: rain; at 2.0 s {NOT_RELOADED}: box.toml: not valid TOML"]
+        "READY=1", f"STATUS=HEALTHY: rain; reload 1: {NOT_RELOADED}: box.toml: not valid TOML"]
     manager.change(3.0, "HEALTHY", f"{RELOADED} scenes")
-    assert manager.hear(3.5) == ["WATCHDOG=1", f"STATUS=HEALTHY: rain; at 3.0 s {RELOADED} scenes"]
-    assert manager.hear(9.0, label="dog") == [f"STATUS=HEALTHY: dog; at 3.0 s {RELOADED} scenes"]
+    assert manager.hear(3.5) == ["WATCHDOG=1", f"STATUS=HEALTHY: rain; reload 2: {RELOADED} scenes"]
+    assert manager.hear(9.0, label="dog") == [f"STATUS=HEALTHY: dog; reload 2: {RELOADED} scenes"]
 
 
 def test_a_reload_before_the_first_decision_makes_nobody_ready(manager):
     manager.change(0.0, "FAILED", "no microphone")
     manager.notifier.reloading()
     assert manager.told() == []
-    assert manager.change(1.0, "FAILED", f"{RELOADED} scenes") == [f"STATUS=FAILED: no microphone; at 1.0 s {RELOADED} scenes"]
+    assert manager.change(1.0, "FAILED", f"{RELOADED} scenes") == [f"STATUS=FAILED: no microphone; reload 1: {RELOADED} scenes"]
 
 
 def test_a_long_reason_keeps_the_note_and_the_limit_of_a_message(manager):
     manager.change(1.0, "HEALTHY", f"{RELOADED} scenes")
     (status,) = manager.change(2.0, "RECOVERING", "\N{SNOWMAN}" * 9999)
-    assert status.endswith(f"at 1.0 s {RELOADED} scenes")
+    assert status.endswith(f"; reload 1: {RELOADED} scenes")
     assert len(status.encode()) < 4000
 
 
