@@ -63,6 +63,8 @@ class Report(msgspec.Struct, frozen=True):
 
     def to_text(self) -> str:
         """A summary for people."""
+        if not self.installed:
+            return self.problems[0]
         unit, model = self.unit, self.model
         lines = []
         if unit is not None:
