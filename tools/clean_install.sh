@@ -25,6 +25,7 @@ extras=pi
 root_packages=python3-venv,libportaudio2,systemd,libstdc++6
 limit=130
 room=/opt/edgekd
+authorities=/etc/ssl/certs/ca-certificates.crt
 
 own_option() {
     case $1 in
@@ -63,6 +64,7 @@ inside() {
 follow() {
     local suite=$1 over=$work/$1/upper site before installed start
     mkdir -p "$work/$suite"/{upper,work,root}
+    install -D -m 644 "$authorities" "$over$authorities"  # what update-ca-certificates makes: pip reads it before it asks nobody
     inside "$suite" systemd-sysusers  # the users that every started system has
     inside "$suite" python3 -m venv "$room"
     site=$(echo "$over$room"/lib/python*/site-packages)
@@ -89,7 +91,7 @@ report() {
     local suite installed after decisions ok all=true rows=()
     printf '%-10s %12s %18s %10s  %s\n' release "installed MB" "after first run MB" decisions ""
     for suite in $suites; do
-        read -r installed after decisions < <(tail -n 1 -- "$work/results/$suite")
+        read -r installed after decisions < <(tail -n 1 -- "$work/results/$suite") || decisions=
         if [[ ! $decisions =~ ^[1-9][0-9]*$ ]]; then installed=null after=null decisions=0 ok=false
         elif awk -v got="$installed" -v most="$limit" 'BEGIN { exit got <= most }'; then ok=false
         else ok=true; fi
@@ -107,6 +109,7 @@ main() {
     check_count --limit "$limit"
     [[ ${#models[@]} == 1 && ${models[0]} == *.tflite ]] || fail "give one MODEL, a .tflite file: [$extras] brings LiteRT alone"
     [[ $cpus != *" "* ]] || fail "--cpus is '$cpus'; give one processor"
+    [[ -f $authorities ]] || fail "$authorities is missing; install ca-certificates"
     check_python
     prepare_host
     step "wheel and recording"
