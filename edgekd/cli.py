@@ -26,7 +26,7 @@ app = typer.Typer(name="edgekd", no_args_is_help=True, add_completion=False, pre
                   help="From a folder of labelled audio to a live int8 acoustic scene classifier on a Raspberry Pi.")
 data_app = typer.Typer(no_args_is_help=True, help="Prepare, synthesise and inspect clip stores.")
 app.add_typer(data_app, name="data")
-service_app = typer.Typer(no_args_is_help=True, help="Run the listener as a service of systemd, and change its model.")
+service_app = typer.Typer(no_args_is_help=True, help="Run the listener as a service of systemd, and change its model; with sudo, except for status.")
 app.add_typer(service_app, name="service")
 
 # --- data ---
@@ -575,17 +575,14 @@ def _place(verb: str, root: Path | None, *, changes: bool = True) -> Any:
     return Place(Path("/")), this_machine(verb, str(Path(sys.executable).with_name("edgekd")), changes=changes)
 
 
-@service_app.command("install")
+@service_app.command("install", epilog="Example: edgekd service install models/synth-serfr24.int8.tflite --root image")
 def service_install(
     model: Annotated[Path | None, typer.Argument(help="A model file that 'edgekd export' wrote; without it that installed stays.")] = None,
     python: Annotated[str | None, typer.Option(
         help="With --root: the interpreter as the service will see it; /opt/edgekd/bin/python. Otherwise that of this command.")] = None,
     root: Root = None,
 ) -> None:
-    """Write unit, user and configuration, verify the model, and start the listener, now and with the system. Again: bring them up to date.
-
-    Example: sudo /opt/edgekd/bin/edgekd service install scenes.int8.tflite
-    """
+    """Write unit, user and configuration, verify the model, and start the listener, now and with the system. Again: bring them up to date."""
     from edgekd.pipeline.service import install, own_python
     from edgekd.pipeline.service_place import ROOM
 
@@ -594,15 +591,12 @@ def service_install(
     typer.echo("\n".join(install(place, manager, model, interpreter)))
 
 
-@service_app.command("status")
+@service_app.command("status", epilog="Example: edgekd service status --root image")
 def service_status(
     root: Root = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Show how the service does, its model and configuration, and what to do; exit status 1 where something is wrong.
-
-    Example: edgekd service status
-    """
+    """Show how the service does, its model and configuration, and what to do; exit status 1 where something is wrong."""
     from edgekd.pipeline.service_status import status
 
     report = status(*_place("status", root, changes=False))
@@ -610,42 +604,33 @@ def service_status(
     report.require()
 
 
-@service_app.command("update")
+@service_app.command("update", epilog="Example: edgekd service update models/synth-serfr24.int8.onnx --root image")
 def service_update(
     model: Annotated[Path, typer.Argument(help="A model file that 'edgekd export' wrote.")],
     root: Root = None,
 ) -> None:
-    """Verify a model and let the running listener take it; where it does not go on, the model before comes back by itself.
-
-    Example: sudo /opt/edgekd/bin/edgekd service update scenes.int8.tflite
-    """
+    """Verify a model and let the running listener take it; where it does not go on, the model before comes back by itself."""
     from edgekd.pipeline.service import update
 
     place, manager = _place("update", root)
     typer.echo("\n".join(update(place, manager, model)))
 
 
-@service_app.command("rollback")
+@service_app.command("rollback", epilog="Example: edgekd service rollback --root image")
 def service_rollback(root: Root = None) -> None:
-    """Go back to the model before the one in use; again: to the one before that. Five are kept.
-
-    Example: sudo /opt/edgekd/bin/edgekd service rollback
-    """
+    """Go back to the model before the one in use; again: to the one before that. Five are kept."""
     from edgekd.pipeline.service import rollback
 
     typer.echo("\n".join(rollback(*_place("rollback", root))))
 
 
-@service_app.command("remove")
+@service_app.command("remove", epilog="Example: edgekd service remove --root image")
 def service_remove(
     root: Root = None,
     purge: Annotated[bool, typer.Option(
         "--purge", help="Also the configuration, all models, and all that the listener has kept in /var/lib/edgekd.")] = False,
 ) -> None:
-    """End the service and remove it; configuration and models stay.
-
-    Example: sudo /opt/edgekd/bin/edgekd service remove
-    """
+    """End the service and remove it; configuration and models stay."""
     from edgekd.pipeline.service import remove
 
     typer.echo("\n".join(remove(*_place("remove", root), purge=purge)))

@@ -233,8 +233,8 @@ outside() {
     "$python" -m pip install -q --upgrade --no-compile --only-binary=:all: --implementation cp --python-version "$version" \
         --target "$work/root/opt/edgekd/lib/python$version/site-packages" "$(echo "$work"/dist/edgekd-*.whl)[pi]" > "$work/log" 2>&1 \
         || { tail -n 5 "$work/log" >&2; fail "pip found no packages for Python $version"; }
-    printf '%s\n' '[Service]' 'Type=oneshot' 'ExecStart=/w/service_check.sh --inside' 'StandardOutput=file:/w/results' \
-        'StandardError=file:/w/results' > "$work/root/etc/systemd/system/check.service"
+    printf '%s\n' '[Unit]' 'After=multi-user.target' '[Service]' 'Type=oneshot' 'ExecStart=/w/service_check.sh --inside' \
+        'StandardOutput=file:/w/results' 'StandardError=file:/w/results' > "$work/root/etc/systemd/system/check.service"
     mkdir -p "$work/root/etc/systemd/system/multi-user.target.wants"
     ln -sf ../check.service "$work/root/etc/systemd/system/multi-user.target.wants/check.service"
     mkdir -p "$group"
