@@ -26,7 +26,8 @@ app = typer.Typer(name="edgekd", no_args_is_help=True, add_completion=False, pre
                   help="From a folder of labelled audio to a live int8 acoustic scene classifier on a Raspberry Pi.")
 data_app = typer.Typer(no_args_is_help=True, help="Prepare, synthesise and inspect clip stores.")
 app.add_typer(data_app, name="data")
-service_app = typer.Typer(no_args_is_help=True, help="Run the listener as a service of systemd, and change its model; with sudo, except for status.")
+service_app = typer.Typer(no_args_is_help=True,
+                          help="Run the listener as a service of systemd, and change its model; with sudo, except for status.")
 app.add_typer(service_app, name="service")
 
 # --- data ---
@@ -582,7 +583,7 @@ def service_install(
         help="With --root: the interpreter as the service will see it; /opt/edgekd/bin/python. Otherwise that of this command.")] = None,
     root: Root = None,
 ) -> None:
-    """Write unit, user and configuration, verify the model, and start the listener, now and with the system. Again: bring them up to date."""
+    """Write unit, user and configuration, verify the model, start the listener, now and with the system. Again: bring all up to date."""
     from edgekd.pipeline.service import install, own_python
     from edgekd.pipeline.service_place import ROOM
 
