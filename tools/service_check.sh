@@ -201,10 +201,10 @@ container() {
 
 clean_up() {
     [[ ! -v first ]] || kill -KILL "$first" 2> /dev/null || true
-    wait || true
+    wait 2> /dev/null || true
     [[ ! -d $work/root ]] || umount "$work/root" || true
     rm -rf --one-file-system -- "$work"
-    [[ ! -d $group ]] || rmdir "$group"/*/ "$group" 2> /dev/null || true
+    [[ ! -d $group ]] || find "$group" -depth -type d -exec rmdir {} + || true
 }
 
 outside() {
