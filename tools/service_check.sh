@@ -140,7 +140,7 @@ inside() {
     check "and hears again" hears_again
     check "installed again, it goes on" edgekd service install
     check "removed, nothing is left" is_gone
-    echo done
+    printf 'done\n'
 }
 
 # --- outside ---
