@@ -79,6 +79,7 @@ is_exposed_to_little() { systemd-analyze security --threshold=20 --no-pager edge
 # The unit's own sandbox around a program that makes the callback which a stream of PortAudio needs.
 calls_back() {
     printf '%s\n' 'import sounddevice' 'sounddevice._ffi.callback("PaStreamCallback", print, error=1)' > /w/callback.py
+    chgrp audio /w/callback.py && chmod 640 /w/callback.py  # as sound cards are, readable by the group alone
     sed -e 's|^ExecStart=.*|ExecStart=/opt/edgekd/bin/python -P /w/callback.py|; s/^Type=.*/Type=oneshot/; /^Restart/d; /^WatchdogSec/d' \
         /etc/systemd/system/edgekd.service > /run/systemd/system/callback.service
     systemctl daemon-reload
