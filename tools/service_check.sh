@@ -205,7 +205,10 @@ clean_up() {
     wait 2> /dev/null || true
     [[ ! -d $work/root ]] || umount "$work/root" || true
     rm -rf --one-file-system -- "$work"
-    [[ ! -d $group ]] || find "$group" -depth -type d -exec rmdir {} + || true
+    for _ in {1..20}; do  # the last processes end a moment after the first
+        [[ -d $group ]] || break
+        find "$group" -depth -type d -exec rmdir {} + 2> /dev/null || sleep 0.2
+    done
 }
 
 outside() {
