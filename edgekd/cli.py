@@ -669,7 +669,8 @@ def _place(verb: str, root: Path | None, *, changes: bool = True) -> Any:
 
 @service_app.command("install", epilog="Example: edgekd service install models/synth-serfr24.int8.tflite --root image")
 def service_install(
-    model: Annotated[Path | None, typer.Argument(help="A model file that 'edgekd export' wrote; without it that installed stays.")] = None,
+    model: Annotated[Path | None, typer.Argument(
+        help="A model file that 'edgekd export' wrote; without it that installed stays, or else that of edgekd is taken.")] = None,
     python: Annotated[str | None, typer.Option(
         help="With --root: the interpreter as the service will see it; /opt/edgekd/bin/python. Otherwise that of this command.")] = None,
     root: Root = None,

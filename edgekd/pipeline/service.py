@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import edgekd
+from edgekd.engine import bundled_model
 from edgekd.errors import GateError, InputError
 from edgekd.pipeline import service_models as models
 from edgekd.pipeline.doctor import portaudio_version
@@ -40,19 +41,19 @@ def install(place: Place, manager: Manager | None, model: Path | None, python: s
     Args:
         place: where.
         manager: systemd, if it runs there.
-        model: .tflite or .onnx; None keeps the one that is installed.
+        model: .tflite or .onnx; None keeps the one that is installed, or takes the one that comes with edgekd.
         python: interpreter of the environment that edgekd is installed in, as the service sees it.
 
     Returns:
         What was done, line by line.
 
     Raises:
-        InputError: what the service would not find or could not use; no model.
+        InputError: what the service would not find or could not use.
         GateError: a model that computes something else here, or a service that ends again and again.
     """
     unit = place.unit_text(python)
     if model is None and models.whole_current(place.models) is None:
-        raise InputError("no model is installed yet; give one: edgekd service install MODEL")
+        model = bundled_model()
     with place.held():
         done = [] if model is None else _keep(place, model)[1]
         write(place.users, template("sysusers.conf").encode(), 0o644)

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from edgekd import cli, golden, modelfile
+from edgekd.engine import bundled_model
 from edgekd.errors import GateError, InputError
 from edgekd.manifest import TensorQuant
 from edgekd.pipeline import service, service_manager
@@ -20,7 +21,7 @@ from edgekd.pipeline.service_models import INCOMING, KEPT, current, versions
 from edgekd.pipeline.service_place import HIDDEN, Place, require_visible
 from edgekd.pipeline.service_status import status
 from edgekd.qgraph import reference, tflite
-from edgekd.runtime.config import read_config
+from edgekd.runtime.config import OUTPUT_TABLES, read_config
 from edgekd.runtime.health import NOT_RELOADED, RELOADED
 
 pytest.importorskip("ai_edge_litert")
@@ -151,10 +152,11 @@ def test_the_configuration_that_is_written_is_one_that_listen_reads(place, model
     config = read_config(place.config)
     assert config.model.file == "/var/lib/edgekd/models/current"
     assert config.output.changes
-    commented = re.sub(r"^# (\w+ = )", r"\1", place.config.read_text(), flags=re.MULTILINE)
+    commented = re.sub(r"^# (\w+ = |\[)", r"\1", place.config.read_text(), flags=re.MULTILINE)
     for source in ("mic", "command"):  # what is offered there is right too
         place.config.write_text(re.sub(rf"^{source} = .*", "", commented, flags=re.MULTILINE))
-        read_config(place.config)
+        offered = read_config(place.config)
+        assert all(getattr(offered, name) is not None for name in OUTPUT_TABLES)
 
 
 def test_the_link_is_followed_anew_by_each_reading(place, model):
@@ -177,10 +179,9 @@ def test_the_listener_may_read_what_a_careful_umask_would_hide(place, model):
     assert {path.stat().st_mode & 0o777 for path in (place.configuration, place.state, place.models, place.unit.parent)} == {0o755}
 
 
-def test_install_without_any_model_is_refused_before_anything_is_written(place):
-    with pytest.raises(InputError, match="no model is installed yet"):
-        install(place, None, None, PYTHON)
-    assert files(place.root) == {}
+def test_install_without_any_model_takes_the_one_that_comes_with_edgekd(place):
+    install(place, None, None, PYTHON)
+    assert place.models.joinpath("current").resolve().read_bytes() == bundled_model().read_bytes()
 
 
 @pytest.mark.parametrize("folder", HIDDEN)
