@@ -28,6 +28,9 @@ app = typer.Typer(name="edgekd", no_args_is_help=True, add_completion=False, pre
                   help="From a folder of labelled audio to a live int8 acoustic scene classifier on a Raspberry Pi.")
 data_app = typer.Typer(no_args_is_help=True, help="Prepare, synthesise and inspect clip stores.")
 app.add_typer(data_app, name="data")
+service_app = typer.Typer(no_args_is_help=True,
+                          help="Run the listener as a service of systemd, and change its model; with sudo, except for status.")
+app.add_typer(service_app, name="service")
 
 # --- data ---
 
@@ -476,12 +479,15 @@ def listen(
     history: Annotated[Path | None, typer.Option(help="A database of decisions, which 'edgekd history' reads.")] = None,
     clips: Annotated[Path | None, typer.Option(
         help="A folder for the sound of uncertain windows, which 'edgekd data prepare folder' reads; without it none is stored.")] = None,
+    changes: Annotated[bool | None, typer.Option(
+        "--changes/--no-changes", help="Print a line only where the label shown or the state changes.")] = None,
 ) -> None:
     """Classify audio window by window, one decision per hop. SIGTERM and SIGINT end it; SIGHUP reads configuration and model again."""
     from edgekd.runtime.config import Config, override, prepared, read_config
     from edgekd.runtime.control import Control, Setup, StoppedError
-    from edgekd.runtime.decision import to_json, to_text
+    from edgekd.runtime.decision import ChangesOnly, to_json, to_text
     from edgekd.runtime.listen import listen as decisions
+    from edgekd.runtime.notify import notifier
     from edgekd.runtime.outputs.opening import open_outputs
     from edgekd.runtime.outputs.view import terminal_view
 
@@ -489,7 +495,7 @@ def listen(
         "model": {"file": model, "engine": engine, "threads": threads},
         "source": {"file": source, "mic": mic, "command": command, "rate": rate, "channels": channels, "channel": channel},
         "decision": {"hop": hop, "top": top, "smooth": smooth, "margin": margin, "dwell": dwell, "unknown": unknown, "gate": gate},
-        "output": {"json": as_json, "plain": plain, "replay": replay, "track": track},
+        "output": {"json": as_json, "plain": plain, "changes": changes, "replay": replay, "track": track},
         "web": {"address": web}, "mqtt": {"url": mqtt}, "hook": {"command": hook, "url": webhook},
         "history": {"file": history}, "clips": {"folder": clips},
     }
@@ -500,6 +506,8 @@ def listen(
     def load() -> Setup:
         from edgekd.pipeline.verify import verify_model
 
+        if systemd is not None:
+            systemd.reloading()
         return prepared(tell(), lambda opened, where: verify_model(opened, where).require())
 
     told = tell()
@@ -516,20 +524,20 @@ def listen(
 
         if (open_to_all := warning(told.web)) is not None:
             print(f"edgekd: {open_to_all}", file=sys.stderr)
-    line = to_json if output.json else to_text
+    line, news, systemd = to_json if output.json else to_text, ChangesOnly(), notifier()
     try:
-        with Control(load) as control, open_outputs(told) as outputs, contextlib.ExitStack() as drawing:
-            view = None if output.json or output.plain else terminal_view()
+        with Control(load) as control, open_outputs(told, systemd) as outputs, contextlib.ExitStack() as drawing:
+            view = None if output.json or output.plain or output.changes else terminal_view()
             if view is not None:
                 drawing.enter_context(view)
             lines = decisions(source, told.model_file, engine=told.model.engine, threads=told.model.threads, hop_s=hop_s,
                               top=told.decision.top, live=told.request, settings=told.settings, control=control, observe=outputs.tell,
                               watch=told.limits)
             for decision in outputs.through(lines):
-                if view is None:
-                    print(line(decision), flush=True)
-                else:
+                if view is not None:
                     view.show(decision)
+                elif news.is_new(decision) or not output.changes:
+                    print(line(decision), flush=True)
     except StoppedError as stop:
         if stop.number == signal.SIGINT:
             raise KeyboardInterrupt from None
@@ -641,6 +649,84 @@ def doctor(
     report = examine(Request(mic, command, rate, channels, channel), model, seconds=seconds, wait_s=wait)
     typer.echo(report.to_json().decode() if as_json else report.to_text())
     report.require()
+
+
+# --- service ---
+
+Root = Annotated[Path | None, typer.Option(
+    "--root", help="Prepare the files of another system below this directory instead of asking the systemd of this one.")]
+
+
+def _place(verb: str, root: Path | None, *, changes: bool = True) -> Any:
+    """Where a verb works, and on which systemd."""
+    from edgekd.pipeline.service_manager import this_machine
+    from edgekd.pipeline.service_place import Place
+
+    if root is not None:
+        return Place(root), None
+    return Place(Path("/")), this_machine(verb, str(Path(sys.executable).with_name("edgekd")), changes=changes)
+
+
+@service_app.command("install", epilog="Example: edgekd service install models/synth-serfr24.int8.tflite --root image")
+def service_install(
+    model: Annotated[Path | None, typer.Argument(
+        help="A model file that 'edgekd export' wrote; without it that installed stays, or else that of edgekd is taken.")] = None,
+    python: Annotated[str | None, typer.Option(
+        help="With --root: the interpreter as the service will see it; /opt/edgekd/bin/python. Otherwise that of this command.")] = None,
+    root: Root = None,
+) -> None:
+    """Write unit, user and configuration, verify the model, start the listener, now and with the system. Again: bring all up to date."""
+    from edgekd.pipeline.service import install, own_python
+    from edgekd.pipeline.service_place import ROOM
+
+    place, manager = _place("install", root)
+    interpreter = python or (own_python() if root is None else f"{ROOM}/bin/python")
+    typer.echo("\n".join(install(place, manager, model, interpreter)))
+
+
+@service_app.command("status", epilog="Example: edgekd service status --root image")
+def service_status(
+    root: Root = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Show how the service does, its model and configuration, and what to do; exit status 1 where something is wrong."""
+    from edgekd.pipeline.service_status import status
+
+    report = status(*_place("status", root, changes=False))
+    typer.echo(report.to_json().decode() if as_json else report.to_text())
+    report.require()
+
+
+@service_app.command("update", epilog="Example: edgekd service update models/synth-serfr24.int8.onnx --root image")
+def service_update(
+    model: Annotated[Path, typer.Argument(help="A model file that 'edgekd export' wrote.")],
+    root: Root = None,
+) -> None:
+    """Verify a model and let the running listener take it; where it does not go on, the model before comes back by itself."""
+    from edgekd.pipeline.service import update
+
+    place, manager = _place("update", root)
+    typer.echo("\n".join(update(place, manager, model)))
+
+
+@service_app.command("rollback", epilog="Example: edgekd service rollback --root image")
+def service_rollback(root: Root = None) -> None:
+    """Go back to the model before the one in use; again: to the one before that. Five are kept."""
+    from edgekd.pipeline.service import rollback
+
+    typer.echo("\n".join(rollback(*_place("rollback", root))))
+
+
+@service_app.command("remove", epilog="Example: edgekd service remove --root image")
+def service_remove(
+    root: Root = None,
+    purge: Annotated[bool, typer.Option(
+        "--purge", help="Also the configuration, all models, and all that the listener has kept in /var/lib/edgekd.")] = False,
+) -> None:
+    """End the service and remove it; configuration and models stay."""
+    from edgekd.pipeline.service import remove
+
+    typer.echo("\n".join(remove(*_place("remove", root), purge=purge)))
 
 
 # --- demo ---

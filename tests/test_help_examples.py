@@ -19,7 +19,8 @@ from edgekd.runtime import microphones
 
 WALK = (
     "record", "data prepare", "data synth", "data fetch", "data info", "teach", "distill", "crossval", "sweep", "svm", "bench-train",
-    "export", "info", "verify", "check", "bench", "evaluate", "predict", "listen", "history", "mics", "doctor", "demo",
+    "export", "info", "verify", "check", "bench", "evaluate", "predict", "listen", "history", "service install",
+    "service update", "service status", "service rollback", "service remove", "mics", "doctor", "demo",
 )
 """All commands, in an order in which each finds what it needs."""
 SMALLER = {

@@ -189,10 +189,17 @@ make_root() {
     mv -- "$partial" "$root"
 }
 
+# Fills `platforms` with pip's options for wheels of aarch64.
+wheel_platforms() {
+    local minor
+    platforms=(--platform any --platform manylinux2014_aarch64)
+    for minor in "${glibc_minors[@]}"; do platforms+=(--platform "manylinux_2_${minor}_aarch64"); done
+}
+
 # Installs the wheel and its device extras for a release's Python with the host's pip, without emulation.
 install_wheel() {
-    local version=$1 wheel=$2 site=$3 platforms=(--platform any --platform manylinux2014_aarch64) minor
-    for minor in "${glibc_minors[@]}"; do platforms+=(--platform "manylinux_2_${minor}_aarch64"); done
+    local version=$1 wheel=$2 site=$3
+    wheel_platforms
     quietly pip "$python" -m pip install --no-compile --python-version "$version" --implementation cp --only-binary=:all: \
         "${platforms[@]}" --target "$site" "${wheel}[$extras]" || fail "pip found no device extras for Python $version"
 }

@@ -94,7 +94,7 @@ def examine(request: Request, model: Path | None = None, *, seconds: float = 2.0
     except EdgekdError as error:
         failure = str(error)
     return Report(platform.machine(), platform.platform(), platform.python_version(), packages,
-                  _portaudio() if packages["sounddevice"] else None, source, failure, checks)
+                  portaudio_version() if packages["sounddevice"] else None, source, failure, checks)
 
 
 def judge_engines(packages: dict[str, str | None]) -> Check:
@@ -123,8 +123,8 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _portaudio() -> str | None:
-    """Asked in a process of its own, which can be ended."""
+def portaudio_version() -> str | None:
+    """The version of PortAudio, None where it is not found; asked in a process of its own, which can be ended."""
     try:
         asked = subprocess.run([sys.executable, "-c", ASK_PORTAUDIO], capture_output=True, text=True, check=False, timeout=PORTAUDIO_S)
     except (subprocess.TimeoutExpired, OSError):

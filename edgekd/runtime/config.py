@@ -67,11 +67,12 @@ class DecisionTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class OutputTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`[output]`. json: a JSON object a line. plain: lines also on a terminal. replay: a report at a file's end. track: the table by which
-    it judges."""
+    """`[output]`. json: a JSON object a line. plain: lines also on a terminal. changes: lines only where the label shown or the state
+    changes. replay: a report at a file's end. track: the table by which it judges."""
 
     json: bool = False
     plain: bool = False
+    changes: bool = False
     replay: bool = False
     track: str | None = None
 
@@ -102,8 +103,21 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def model_file(self) -> Path:
-        """The model; where none is named, the one that comes with edgekd."""
-        return bundled_model(self.model.engine) if self.model.file is None else Path(self.model.file)
+        """The model; where none is named, the one that comes with edgekd. A link without a suffix, such as that of a service, stands for
+        what it points to now.
+
+        Raises:
+            InputError: the link points to nothing.
+        """
+        if self.model.file is None:
+            return bundled_model(self.model.engine)
+        file = Path(self.model.file)
+        if file.suffix or not file.is_symlink():
+            return file
+        try:
+            return file.resolve(strict=True)
+        except OSError as error:
+            raise InputError(f"{file}: a link to no file ({error.strerror}); let it point to a model") from None
 
     @property
     def request(self) -> Request:

@@ -15,7 +15,7 @@ from edgekd.errors import EdgekdError, InputError
 from edgekd.manifest import Manifest
 from edgekd.runtime.capture_child import Request
 from edgekd.runtime.decision import PLAIN, DecisionSettings
-from edgekd.runtime.health import Watch
+from edgekd.runtime.health import NOT_RELOADED, RELOADED, Watch
 
 IDLE_S = 0.1
 """How often a listener that hears nothing looks at the flags."""
@@ -115,5 +115,5 @@ class Control:
                 raise InputError(f"the new model hears at {setup.sample_rate} Hz and this source goes on at {running.sample_rate} Hz; "
                                  "start again for it")
         except EdgekdError as error:
-            return Swap(None, f"not reloaded, all stays as it was: {error}")
-        return Swap(setup, f"reloaded with the model {setup.classifier.manifest.name}")
+            return Swap(None, f"{NOT_RELOADED}: {error}")
+        return Swap(setup, f"{RELOADED} {setup.classifier.manifest.name}")

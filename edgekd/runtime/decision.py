@@ -146,6 +146,20 @@ class Decider:
                         raw=UNSET if self._plain else raw, gated=UNSET if self._plain else raw is None)
 
 
+class ChangesOnly:
+    """Tells the lines that say something new from those that only go on."""
+
+    def __init__(self) -> None:
+        self._label: str | None = None
+
+    def is_new(self, line: Decision | Change) -> bool:
+        """Whether it has another label than the decision before, or is a change of state."""
+        if isinstance(line, Change):
+            return True
+        before, self._label = self._label, line.label
+        return line.label != before
+
+
 def probabilities(logits: NDArray[np.float32], temperature: float) -> Array64:
     """Softmax of logits / temperature along the last axis; float32 (..., labels) -> float64, the same shape."""
     scaled = logits.astype(np.float64) / temperature

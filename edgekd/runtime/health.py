@@ -6,6 +6,10 @@ import msgspec
 
 State = Literal["HEALTHY", "RECOVERING", "FAILED"]
 """HEALTHY: sound is heard. RECOVERING: not now, or not to be trusted. FAILED: for long; it is tried again all the same."""
+RELOADED = "reloaded with the model"
+NOT_RELOADED = "not reloaded, all stays as it was"
+WENT_BACK = "back to the model and the source before the reload"
+"""How the reason of a line on a reload begins; the state is what it was."""
 
 
 class Change(msgspec.Struct, frozen=True):

@@ -15,7 +15,7 @@ from edgekd.runtime.capture import Capture, Counts, require_sense
 from edgekd.runtime.capture_child import Request
 from edgekd.runtime.control import IDLE_S, Classifier, Control, Setup, Swap
 from edgekd.runtime.decision import PLAIN, Decider, Decision, DecisionSettings
-from edgekd.runtime.health import Change, Gap, State, Turn, Watch
+from edgekd.runtime.health import WENT_BACK, Change, Gap, State, Turn, Watch
 from edgekd.runtime.outputs.hub import Moment
 from edgekd.runtime.source import read_file, read_raw
 from edgekd.runtime.stream import WindowStream
@@ -190,7 +190,7 @@ def _live(setup: Setup, control: Control, heard_now: Hearing) -> Iterator[Array 
         except (InputError, MissingExtraError) as error:
             if before is None or before is setup:  # the old one fails too
                 raise
-            yield Swap(before, f"back to the model and the source before the reload: {error}")
+            yield Swap(before, f"{WENT_BACK}: {error}")
             setup = before
         else:
             ended_s = time.monotonic()

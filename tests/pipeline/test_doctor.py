@@ -22,7 +22,7 @@ REPORT = Report("aarch64", "Linux", "3.11", {"numpy": "2.0", "soxr": None}, None
 @pytest.fixture
 def report(monkeypatch, capsys):
     """Run the command: its status, output and errors."""
-    monkeypatch.setattr(doctor, "_portaudio", lambda: "PortAudio V19")
+    monkeypatch.setattr(doctor, "portaudio_version", lambda: "PortAudio V19")
 
     def run(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["edgekd", "doctor", *arguments])
@@ -81,7 +81,7 @@ def test_a_report_names_what_is_there_and_what_is_not():
 def test_portaudio_is_named_once_and_is_none_where_it_does_not_answer(monkeypatch):
     for program, answer in (("print('PortAudio V19, revision 1')", "V19, revision 1"), ("raise OSError", None)):
         monkeypatch.setattr(doctor, "ASK_PORTAUDIO", program)
-        assert doctor._portaudio() == answer
+        assert doctor.portaudio_version() == answer
 
 
 def test_silence_outranks_a_failed_check_and_warnings_pass():

@@ -7,7 +7,8 @@ import pytest
 from msgspec import UNSET
 
 from edgekd.errors import InputError
-from edgekd.runtime.decision import UNKNOWN, UNKNOWN_BAND, Decider, DecisionSettings, decide, to_json, to_text
+from edgekd.runtime.decision import UNKNOWN, UNKNOWN_BAND, ChangesOnly, Decider, DecisionSettings, decide, to_json, to_text
+from edgekd.runtime.health import Change
 
 LABELS = ("a", "b", "c")
 
@@ -134,3 +135,10 @@ def test_all_rules_together_never_change_faster_than_the_dwell_and_repeat_to_the
 def test_settings_that_make_no_sense_are_refused(settings, message):
     with pytest.raises(InputError, match=message):
         DecisionSettings(**settings)
+
+
+def test_another_label_and_a_change_of_state_are_news():
+    news, decider = ChangesOnly(), Decider(LABELS, 1.0, 3)
+    lines = [decider.judge(logits(*shares), t=float(t), rms=0.1) for t, shares in enumerate((A, A, B, B))]
+    lines.insert(2, Change(1.5, "RECOVERING", "no microphone"))
+    assert [news.is_new(line) for line in lines] == [True, False, True, True, False]

@@ -112,6 +112,16 @@ def test_command_prints_lines_for_people_without_json(monkeypatch, capsys):
     assert [line.split()[2] for line in out.splitlines()] == ["low", "low"]
 
 
+def test_command_prints_only_changes_where_that_is_wanted(monkeypatch, capsys):
+    low, high = tone(32000), np.sign(tone(32000)) * np.tile((0.5, -0.5), 16000).astype(np.float32)
+    sound = raw(np.concatenate((low, high, low)))
+    every = [json.loads(line)["label"] for line in run(monkeypatch, capsys, "-", "--model", "m", "--json", stdin=sound)[1].splitlines()]
+    new = [json.loads(line)["label"] for line in
+           run(monkeypatch, capsys, "-", "--model", "m", "--json", "--changes", stdin=sound)[1].splitlines()]
+    assert new == [label for label, before in zip(every, [None, *every], strict=False) if label != before]
+    assert 1 < len(new) < len(every)
+
+
 @pytest.mark.parametrize(("arguments", "message"), [
     (["none.wav", "--model", "m"], "none.wav: no such file"),
     (["-", "--model", "m", "--hop", "9"], "hop is 9 s"),

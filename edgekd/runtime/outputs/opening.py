@@ -42,11 +42,12 @@ OPENERS: dict[str, Callable[[Any], Output]] = {"web": _web, "mqtt": _mqtt, "hook
 """Name of a table -> what makes an output of it, at work."""
 
 
-def open_outputs(config: Config) -> Outputs:
-    """The outputs of a configuration, at work.
+def open_outputs(config: Config, systemd: Output | None = None) -> Outputs:
+    """The outputs of a configuration, at work; systemd: what tells it of all that they are told.
 
     Raises:
         InputError: what can never work: an address that is none, a folder that cannot be written.
         MissingExtraError: a package that is not installed.
     """
-    return Outputs([OPENERS[name](table) for name in OUTPUT_TABLES if (table := getattr(config, name)) is not None])
+    outputs = [OPENERS[name](table) for name in OUTPUT_TABLES if (table := getattr(config, name)) is not None]
+    return Outputs(outputs if systemd is None else [systemd, *outputs])
