@@ -19,7 +19,7 @@ from edgekd.runtime import microphones
 
 WALK = (
     "record", "data prepare", "data synth", "data fetch", "data info", "teach", "distill", "crossval", "sweep", "svm", "bench-train",
-    "export", "info", "verify", "check", "bench", "evaluate", "predict", "listen", "history", "mics", "doctor", "demo",
+    "export", "info", "verify", "check", "bench", "evaluate", "predict", "submission", "listen", "history", "mics", "doctor", "demo",
 )
 """All commands, in an order in which each finds what it needs."""
 SMALLER = {

@@ -22,7 +22,7 @@ def graph():
 
 def network(graph, float_twin=False):
     source, output = graph.edges[graph.input], graph.edges[graph.output]
-    quants = [Quant("float32", 1.0, 0)] * 2 if float_twin else [Quant("uint8", each.scale, each.zero_point + UINT8) for each in (source, output)]
+    quants = [Quant("float32", 1.0, 0) if float_twin else Quant("uint8", each.scale, each.zero_point + UINT8) for each in (source, output)]
     return OnnxFile(onnx.emit(graph, float_twin), *quants).eval()
 
 
