@@ -4,6 +4,7 @@ What is run is the network alone, one window at a time, on noise: of somebody's 
 offline tracker asks no server where the machine stands; kWh do not depend on it.
 """
 
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -39,39 +40,40 @@ class Tracker(Protocol):
         ...
 
 
-def offline_tracker(country: str) -> Tracker:
-    """A tracker of codecarbon that needs no network.
-
-    Args:
-        country: ISO code of three letters, e.g. "FIN".
+def require(country: str) -> None:
+    """Find out whether energy can be measured, before anything slow is begun.
 
     Raises:
-        InputError: no such code. MissingExtraError: codecarbon is not installed.
+        InputError: no code of three letters. MissingExtraError: codecarbon is not installed.
     """
     if len(country) != COUNTRY_LETTERS or not country.isascii() or not country.isalpha():
         raise InputError(f"--energy '{country}': wanted the ISO code of a country, three letters, for instance FIN")
-    try:
-        from codecarbon import OfflineEmissionsTracker
-    except ImportError:
-        raise MissingExtraError("codecarbon", "energy") from None
+    if importlib.util.find_spec("codecarbon") is None:
+        raise MissingExtraError("codecarbon", "energy")
+
+
+def offline_tracker(country: str) -> Tracker:
+    """A tracker of codecarbon that needs no network; country: as `require` lets pass."""
+    from codecarbon import OfflineEmissionsTracker
+
     tracker: Tracker = OfflineEmissionsTracker(country_iso_code=country.upper(), measure_power_secs=MEASURE_SECONDS, save_to_file=False,
                                                log_level="error")
     return tracker
 
 
-def measure(model: Path, baseline: Path | None, track: Callable[[], Tracker], windows: int = WINDOWS) -> Energy:
+def measure(model: Path, baseline: Path | None, track: Callable[[], Tracker], windows: int | None = None) -> Energy:
     """Energy of as many inferences of a model, and of the baseline where its file is given.
 
     Args:
         model: a file of edgekd. baseline: any .tflite file.
         track: gives a fresh tracker for each of them.
-        windows: inferences.
+        windows: inferences; None takes `WINDOWS`.
 
     Raises:
         InputError: a file that cannot be run, or a tracker that tells no energy.
     """
     runs = (_model(model), None if baseline is None else _tflite(baseline))
-    return Energy(*(None if run is None else _kwh(run, track(), windows) for run in runs))
+    return Energy(*(None if run is None else _kwh(run, track(), windows or WINDOWS) for run in runs))
 
 
 def _kwh(run: Run, tracker: Tracker, windows: int) -> float:

@@ -170,6 +170,8 @@ def _begun(order: Order) -> tuple[Form, str, System, Path]:
         raise InputError("--energy-baseline without --energy COUNTRY, which measures both; give it")
     if order.energy is not None and not form.energy:
         raise InputError(f"--energy: the form of {form.year} has no energy; leave it out")
+    if order.energy is not None:
+        power.require(order.energy)
     home = order.out / TASK / label
     if home.exists() and not order.force:
         raise InputError(f"{home} exists; replace its files with --force, or choose another --out or --label")
