@@ -19,8 +19,8 @@ MEAN_TOLERANCE = 0.5
 KEEP = "write it anew with 'edgekd submission'"
 
 
-def read_meta(path: Path, findings: Findings) -> dict[str, Any]:
-    """The document of a meta file, empty where it is none.
+def yaml_reader() -> Any:
+    """The module that reads YAML.
 
     Raises:
         MissingExtraError: PyYAML is not installed.
@@ -29,6 +29,16 @@ def read_meta(path: Path, findings: Findings) -> dict[str, Any]:
         import yaml
     except ImportError:
         raise MissingExtraError("pyyaml", "train") from None
+    return yaml
+
+
+def read_meta(path: Path, findings: Findings) -> dict[str, Any]:
+    """The document of a meta file, empty where it is none.
+
+    Raises:
+        InputError: unreadable. MissingExtraError: see `yaml_reader`.
+    """
+    yaml = yaml_reader()
     try:
         document = yaml.safe_load(path.read_bytes().decode())
     except OSError as error:

@@ -22,7 +22,7 @@ from edgekd.models.onnx_file import OnnxFile, Quant
 INDEX = "models.json"
 CKPTS = "ckpts"
 GENERAL = "general"
-"""Device whose model serves all devices that have none."""
+"""Device whose model serves all devices that have none; written once more in `edgekd.evaluate.dcase`, since this module stands alone."""
 PCM_SCALE = 32768.0
 BATCH = 64
 

@@ -64,7 +64,7 @@ class OnnxFile(nn.Module):
         source, output: quantisation of its input and output.
 
     Raises:
-        InputError: an operator that edgekd does not write.
+        InputError: no ONNX model, or an operator that edgekd does not write.
         MissingExtraError: onnx is not installed.
     """
 
@@ -72,17 +72,21 @@ class OnnxFile(nn.Module):
         super().__init__()
         try:
             import onnx
+            from google.protobuf.message import DecodeError
             from onnx import numpy_helper
         except ImportError:
             raise MissingExtraError("onnx", "check") from None
-        graph = onnx.load_from_string(content).graph
+        try:
+            graph = onnx.load_from_string(content).graph
+            self.input_name, self.output_name = graph.input[0].name, graph.output[0].name
+        except (DecodeError, IndexError):
+            raise InputError("the file is no ONNX model; give a file of 'edgekd export'") from None
         self.quant_in, self.quant_out = source, output
         self.constants = {each.name: numpy_helper.to_array(each) for each in graph.initializer}
         self.reals: dict[str, tuple[np.ndarray, np.ndarray | None]] = {name: (value, None) for name, value in self.constants.items()}
         self.convs, self.values = nn.ModuleList(), nn.ParameterList()
         self.stored: dict[str, int] = {}
         self.steps: list[Step] = []
-        self.input_name, self.output_name = graph.input[0].name, graph.output[0].name
         for node in graph.node:
             attributes = {each.name: onnx.helper.get_attribute_value(each) for each in node.attribute}
             self._read(node.op_type, list(node.input), node.output[0], attributes)

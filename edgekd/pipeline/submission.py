@@ -11,6 +11,7 @@ from edgekd.engine import Model, open_model
 from edgekd.errors import InputError
 from edgekd.evaluate.dcase import GENERAL, META_SUFFIX, SCENES, SPLITS, Form, check_label, form_of, main_key, output_table
 from edgekd.evaluate.dcase_check import Findings, entries
+from edgekd.evaluate.dcase_check_meta import yaml_reader
 from edgekd.evaluate.dcase_meta import TEMPLATE, Energy, System, meta, meta_text
 from edgekd.pipeline import energy as power
 from edgekd.pipeline.submission_check import SubmissionReport, check_entry, check_package
@@ -78,6 +79,7 @@ def build(order: Order) -> SubmissionReport:
 
     Raises:
         InputError: options that are missing or contradict each other, models that do not fit the form, or files in the way.
+        MissingExtraError: a counter, a decoder, PyYAML or, where it is asked for, codecarbon is not installed.
     """
     form, label, system, out = _begun(order)
     paths = parse_models(order.models, form)
@@ -172,6 +174,7 @@ def _begun(order: Order) -> tuple[Form, str, System, Path]:
         raise InputError(f"--energy: the form of {form.year} has no energy; leave it out")
     if order.energy is not None:
         power.require(order.energy)
+    yaml_reader()  # which judges what is written in the end
     home = order.out / TASK / label
     if home.exists() and not order.force:
         raise InputError(f"{home} exists; replace its files with --force, or choose another --out or --label")

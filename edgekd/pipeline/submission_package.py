@@ -78,9 +78,17 @@ def complexity(models: Path) -> dict[str, dict[str, int]]:
 
     Args:
         models: the index, models.json.
+
+    Raises:
+        InputError: it is damaged, or one of its files.
     """
     found = {}
-    for key, network in Models(models).devices.items():
+    try:
+        networks = Models(models)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, InputError) as error:
+        raise InputError(f"{models}: the models of the package cannot be read ({' '.join(str(error).split())}); write it again with "
+                         "'edgekd submission'") from None
+    for key, network in networks.devices.items():
         shape = (1, 1, network.frontend.n_mels, network.frontend.frames(network.window))
         counted = torchinfo.summary(copy.deepcopy(network).float(), input_size=shape, verbose=0, device="cpu")
         parameters = [each for each in network.parameters() if isinstance(each, torch.Tensor)]

@@ -59,6 +59,12 @@ def test_counters_see_stored_bytes_and_every_convolution(graph):
     assert sum(each.numel() for each in made.parameters() if each.dtype == torch.int8) >= kernels
 
 
+@pytest.mark.parametrize("content", [b"", b"\x08not a model"])
+def test_a_file_that_is_no_model_is_refused(content):
+    with pytest.raises(InputError, match="no ONNX model"):
+        OnnxFile(content, Quant("uint8", 1.0, 0), Quant("uint8", 1.0, 0))
+
+
 def test_an_operator_that_edgekd_does_not_write_is_named(graph):
     import onnx as library
 

@@ -23,7 +23,7 @@ from edgekd.errors import InputError, MissingExtraError
 from edgekd.evaluate.dcase import RECORDERS, SCENES
 from edgekd.evaluate.inference import window_logits
 from edgekd.evaluate.metrics import softmax
-from edgekd.pipeline import energy, submission
+from edgekd.pipeline import energy, submission, submission_check
 from edgekd.pipeline.evaluate import evaluate_file
 from edgekd.pipeline.submission import Order, build, parse_models, write_template
 from edgekd.pipeline.submission_check import check
@@ -317,3 +317,30 @@ def test_init_writes_a_form_once(tmp_path):
     assert CliRunner().invoke(app, ["submission", "--init", str(path)]).exit_code == 0
     with pytest.raises(InputError, match="--force"):
         write_template(path)
+
+
+def test_a_package_that_was_changed_is_judged(make_model, system, evaluation, tmp_path):
+    out = tmp_path / "out"
+    build(Order((str(make_model("onnx")),), 2025, LABEL, system, out, evaluation=evaluation))
+    module = out / "inference" / "Last_Inst_task1" / f"{LABEL}.py"
+    module.write_text(module.read_text().replace("def load_inputs", "def load_input"))
+    (finding,) = check(out).findings
+    assert finding.startswith(f"{LABEL}.py: load_inputs: the function is missing; write it")
+    (module.parent / "ckpts" / LABEL / "general.onnx").write_bytes(b"\x08not a model")
+    with pytest.raises(InputError, match=r"models\.json: the models of the package cannot be read"):
+        check(out)
+
+
+def test_a_model_over_the_budget_of_its_year_is_told(make_model, system, evaluation, tmp_path, monkeypatch):
+    monkeypatch.setattr(submission_check, "MAX_BYTES", 4000)
+    models = (str(make_model("onnx")), f"s2={make_model('onnx', 1)}")
+    report = build(Order(models, 2025, LABEL, system, tmp_path / "out", evaluation=evaluation))
+    over = "Params of the model are over the budget of 4,000 (found 4,920); use a smaller model"
+    assert report.findings == (f"{LABEL}.py: general: {over}", f"{LABEL}.py: s2: {over}")
+
+
+def test_without_a_yaml_reader_nothing_is_begun(make_model, system, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "yaml", None)
+    with pytest.raises(MissingExtraError, match="pyyaml"):
+        build(Order((str(make_model("tflite")),), 2023, LABEL, system, tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
