@@ -288,11 +288,15 @@ def check(
 def info(
     model: Annotated[Path, typer.Argument(help="A model file that 'edgekd export' wrote.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    card: Annotated[bool, typer.Option("--card", help="Print a model card: Markdown with the metadata of Hugging Face's hub.")] = False,
 ) -> None:
     """Show what travels inside a model file: labels, front end, quantisation, counts, provenance."""
+    from edgekd.pipeline.card import card_of
     from edgekd.pipeline.info import info as describe
 
-    typer.echo(describe(model, as_json))
+    if card and as_json:
+        raise typer.BadParameter("--card and --json are two forms; give one of them")
+    typer.echo(card_of([model]) if card else describe(model, as_json), nl=not card)
 
 
 @app.command(epilog="Example: edgekd verify models/synth-serfr24.int8.tflite")
@@ -322,6 +326,7 @@ def export(
     calibrate_split: Annotated[list[str] | None, typer.Option(
         help="With --data: held-out split that fits the temperature; repeatable. Those of the recipe, which are none by default.")] = None,
     hop: Annotated[float, typer.Option(help="With --data: seconds between the starts of two windows.")] = 1.0,
+    card: Annotated[bool, typer.Option("--card", help="Also write a model card beside the files, NAME.PRECISION.md.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Write a student as model files that carry labels, front end and provenance, after running them in their engines."""
@@ -329,7 +334,7 @@ def export(
     from edgekd.pipeline.trial import chosen_trial
 
     trial = chosen_trial(data, split or (), calibrate_split or (), hop)
-    report = export_run(run, chosen_precision(int8=int8, as_float=as_float), formats, out, force=force, trial=trial)
+    report = export_run(run, chosen_precision(int8=int8, as_float=as_float), formats, out, force=force, trial=trial, card=card)
     typer.echo(report.to_json().decode() if as_json else report.to_text())
     report.require()
 
@@ -421,6 +426,44 @@ def predict(
     from edgekd.pipeline.predict import predict_folder
 
     typer.echo(predict_folder(model, folder, csv, engine=engine, hop=hop, threads=threads, force=force).to_text())
+
+
+@app.command(epilog="Example: edgekd submission --init system.toml")
+def submission(
+    models: Annotated[list[str] | None, typer.Argument(
+        help="Model files of 'edgekd export': one; in 2024 5=FILE 10=FILE ... 100=FILE; in 2025 a general .onnx file, and of recorders "
+             "with their own a=FILE, s1=FILE ...")] = None,
+    year: Annotated[int | None, typer.Option(help="2022 to 2025: whose form is written, or judged by --check; there by default told by the "
+                                                  "files.")] = None,
+    label: Annotated[str | None, typer.Option(help="LASTNAME_INSTITUTE_task1_N.")] = None,
+    system: Annotated[Path | None, typer.Option(help="A .toml file with authors and description, which --init begins.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the submission: task1/LABEL/..., in 2025 also inference/, a package.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Store of the development set, for the results in the meta file.")] = None,
+    split: Annotated[list[str] | None, typer.Option(help="With --data: its test split; repeatable. By default evaluate.")] = None,
+    evaluation: Annotated[Path | None, typer.Option(help="Folder or store of the evaluation set: the output has a row a file.")] = None,
+    energy: Annotated[str | None, typer.Option(help="2023, 2024: measure by codecarbon; the country's ISO code of three letters, e.g. "
+                                                    "FIN.")] = None,
+    energy_baseline: Annotated[Path | None, typer.Option(help="With --energy: the official baseline's .tflite file, measured too.")] = None,
+    init: Annotated[Path | None, typer.Option(help="Write the form for --system there, and nothing else.")] = None,
+    check: Annotated[Path | None, typer.Option(help="Judge the submissions in a folder, and write nothing.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace files that exist.")] = False,
+) -> None:
+    """Write the files of a DCASE task 1 submission and judge them; exit status 1 where the organisers would refuse something."""
+    from edgekd.pipeline import submission as submitting
+    from edgekd.pipeline.submission_check import check as judge
+
+    submitting.one_task(bool(models), init, check)
+    if init is not None:
+        print(f"{submitting.write_template(init, force=force)}: fill it in")
+        return
+    if check is not None:
+        report = judge(check, year, evaluation)
+    else:
+        report = submitting.build(submitting.Order(
+            tuple(models or ()), year, label, system, out, data, tuple(split or (submitting.DEVELOPMENT_SPLIT,)), evaluation, energy,
+            energy_baseline, force))
+    typer.echo(report.to_text())
+    report.require()
 
 
 # --- live ---

@@ -32,8 +32,8 @@ class MissingExtraError(EdgekdError):
         super().__init__(f"{what} is not installed; install it with: pip install 'edgekd[{extra}]'")
 
 
-TRAINING_PACKAGES = frozenset({"torch", "lightning", "brevitas", "tensorboard", "sklearn", "rich"})
-"""Packages of the extra "train" that commands import at once; a device has none of them."""
+TRAINING_PACKAGES = frozenset({"torch", "lightning", "brevitas", "tensorboard", "sklearn", "rich", "torchinfo", "soundfile", "soxr"})
+"""Packages of the extra "train" that commands import at once; a device has few of them."""
 
 
 def missing_extra(error: ModuleNotFoundError) -> MissingExtraError | None:

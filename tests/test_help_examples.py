@@ -19,7 +19,7 @@ from edgekd.runtime import microphones
 
 WALK = (
     "record", "data prepare", "data synth", "data fetch", "data info", "teach", "distill", "crossval", "sweep", "svm", "bench-train",
-    "export", "info", "verify", "check", "bench", "evaluate", "predict", "listen", "history", "service install",
+    "export", "info", "verify", "check", "bench", "evaluate", "predict", "submission", "listen", "history", "service install",
     "service update", "service status", "service rollback", "service remove", "mics", "doctor", "demo",
 )
 """All commands, in an order in which each finds what it needs."""
@@ -65,6 +65,7 @@ def place(tmp_path, monkeypatch):
     arecord.chmod(0o755)
     noise = np.random.default_rng(0).normal(0, 0.05, 48000)
     soundfile.write(tmp_path / "yard.wav", noise, 16000)
+    (tmp_path / "image" / "etc").mkdir(parents=True)
     (tmp_path / "audio" / "dog").mkdir(parents=True)
     for number in range(3):
         soundfile.write(tmp_path / "audio" / "dog" / f"{number}.wav", noise[:16000], 16000)

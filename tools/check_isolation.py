@@ -19,13 +19,14 @@ from types import ModuleType
 TRAINING = frozenset({"torch", "brevitas", "lightning", "pytorch_lightning", "tensorflow"})
 OPTIONAL = frozenset({
     "ai_edge_litert", "tflite_runtime", "onnxruntime", "onnx", "flatbuffers", "google", "soundfile", "soxr", "sounddevice", "sklearn",
-    "scipy", "matplotlib", "tensorboard", "torchmetrics", "ptflops", "paho", "pooch", "requests",
+    "scipy", "matplotlib", "tensorboard", "torchmetrics", "ptflops", "paho", "pooch", "requests", "yaml", "codecarbon",
 })
 TORCH_FREE_ROOMS = ("edgekd.complexity", "edgekd.evaluate", "edgekd.qgraph", "edgekd.runtime")
 TORCH_FREE_MODULES = (
     "edgekd.blackbox", "edgekd.cli", "edgekd.data.store", "edgekd.engine", "edgekd.errors", "edgekd.frontend", "edgekd.golden",
     "edgekd.manifest", "edgekd.modelfile", "edgekd.resources", "edgekd.rounding", "edgekd.target", "edgekd.pipeline.bench",
-    "edgekd.pipeline.check", "edgekd.pipeline.evaluate", "edgekd.pipeline.info", "edgekd.pipeline.predict", "edgekd.pipeline.verify",
+    "edgekd.pipeline.check", "edgekd.pipeline.evaluate", "edgekd.pipeline.info", "edgekd.pipeline.card", "edgekd.pipeline.energy",
+    "edgekd.pipeline.predict", "edgekd.pipeline.submission", "edgekd.pipeline.verify",
 )
 IMPORT_SECONDS = 0.15
 """Most that importing edgekd and its command line may take beyond numpy."""

@@ -23,6 +23,7 @@ from edgekd.engine import Model, open_model
 from edgekd.errors import GateError, InputError, nearest
 from edgekd.evaluate.agreement import Agreement, agreement
 from edgekd.manifest import Counts, Manifest, Provenance, TensorQuant
+from edgekd.pipeline.card import card_path, write_card
 from edgekd.pipeline.compare import FLOAT, Runner
 from edgekd.pipeline.float_counts import float_counts
 from edgekd.pipeline.trial import Candidates, Trial, TrialReport, judge, trial_windows
@@ -58,16 +59,18 @@ class ExportReport:
         counts: of the graph; equal for all files of one precision.
         agreement: file name -> how it agrees with the integer reference (float: with the first file) on noise.
         trial: over held-out windows, where a store was given.
+        card: the model card, where one was asked for.
     """
 
     files: tuple[Path, ...]
     counts: Counts
     agreement: dict[str, Agreement]
     trial: TrialReport | None = None
+    card: Path | None = None
 
     def to_text(self) -> str:
         """A summary for people."""
-        lines = [f"{path}  {path.stat().st_size:,} bytes" for path in self.files]
+        lines = [f"{path}  {path.stat().st_size:,} bytes" for path in (*self.files, *([self.card] if self.card else []))]
         lines.append(f"{self.counts.params:,} parameters in {self.counts.param_bytes:,} bytes, {self.counts.macs:,} MACs a window")
         for name, each in self.agreement.items():
             lines.append(f"{name}: at most {each.max_steps:.2g} steps from the reference on {CHECK_WINDOWS} windows of noise, "
@@ -77,7 +80,8 @@ class ExportReport:
     def to_json(self) -> bytes:
         """The document of `export --json`."""
         document = {"ok": self.trial is None or not self.trial.failures, "files": [str(path) for path in self.files],
-                    "counts": self.counts, "noise": self.agreement, "trial": self.trial and self.trial.to_builtins()}
+                    "card": self.card and str(self.card), "counts": self.counts, "noise": self.agreement,
+                    "trial": self.trial and self.trial.to_builtins()}
         return msgspec.json.encode(document)
 
     def require(self) -> None:
@@ -91,7 +95,7 @@ class ExportReport:
 
 
 def export_run(run_path: Path, precision: Precision, formats: str = FORMATS, out: Path | None = None, *, force: bool = False,
-               trial: Trial | None = None) -> ExportReport:
+               trial: Trial | None = None, card: bool = False) -> ExportReport:
     """Lower a student to its integer graph, write it in each format, and keep the files when their engines agree with the graph.
 
     Args:
@@ -101,6 +105,7 @@ def export_run(run_path: Path, precision: Precision, formats: str = FORMATS, out
         out: folder of the files; None is `export` inside the run.
         force: replace files of the same names.
         trial: what to judge on beside noise and golden waveforms.
+        card: also write a model card beside the files.
 
     Returns:
         The report. Where the trial missed a threshold it names no files, and its `require` fails.
@@ -113,7 +118,8 @@ def export_run(run_path: Path, precision: Precision, formats: str = FORMATS, out
     run = load_run(run_path)
     folder = run_path / EXPORT_FOLDER if out is None else out
     targets = [folder / f"{run.recipe.name}.{precision}.{kind}" for kind in chosen]
-    check_targets(folder, targets, force=force)
+    described = card_path(folder, run.recipe.name, precision) if card else None
+    check_targets(folder, [*targets, *([described] if described else [])], force=force)
     graph = lower_run(run)
     counted = float_counts(run.float_model(), (1, *graph.edges[graph.input].shape))
     manifests = [msgspec.structs.replace(manifest_of(run, graph, precision, kind), float_counts=counted) for kind in chosen]
@@ -140,7 +146,9 @@ def export_run(run_path: Path, precision: Precision, formats: str = FORMATS, out
                 path.replace(target)
     except OSError as error:
         raise InputError(f"{folder} cannot be written ({error.strerror}); choose another --out") from None
-    return ExportReport(tuple(targets), manifests[0].counts, agreed, tried)
+    if described is not None:
+        write_card(described, targets)
+    return ExportReport(tuple(targets), manifests[0].counts, agreed, tried, described)
 
 
 def _write(paths: Sequence[Path], contents: Sequence[bytes], manifests: Sequence[Manifest]) -> None:

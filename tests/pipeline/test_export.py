@@ -266,3 +266,22 @@ def test_trials_that_make_no_sense_are_refused_before_anything_is_written(run, t
     assert isinstance(result.exception, InputError)
     assert message in str(result.exception)
     assert not (tmp_path / "m").exists()
+
+
+def test_a_card_is_written_beside_the_files_and_printed_of_each(run, tmp_path):
+    report = export_run(run, "int8", out=tmp_path, card=True)
+    assert report.card == tmp_path / "tiny.int8.md"
+    text = report.card.read_text()
+    assert "Files: `tiny.int8.tflite`, `tiny.int8.onnx`." in text
+    assert "qat\\_clip\\_accuracy | 0.5000" in text
+    printed = CliRunner().invoke(app, ["info", str(tmp_path / "tiny.int8.onnx"), "--card"]).stdout
+    assert printed.startswith('---\nlicense: "cc0-1.0"\n')
+    assert "edgekd[onnx-runtime,mic]" in printed
+    with pytest.raises(InputError, match=r"tiny\.int8\.md"):
+        export_run(run, "int8", "onnx", tmp_path / ".", card=True)
+    assert CliRunner().invoke(app, ["info", str(tmp_path / "tiny.int8.onnx"), "--card", "--json"]).exit_code != 0
+
+
+def test_without_card_none_is_written(run, tmp_path):
+    assert export_run(run, "int8", "onnx", tmp_path).card is None
+    assert not list(tmp_path.glob("*.md"))
