@@ -9,7 +9,8 @@ from edgekd.errors import InputError
 from edgekd.runtime.config import Config, override, read_config
 from edgekd.runtime.health import Change
 from edgekd.runtime.outputs.hub import CLOSE_S, Outputs, Worker
-from edgekd.runtime.outputs.tables import WebTable
+from edgekd.runtime.outputs.opening import open_outputs
+from edgekd.runtime.outputs.tables import HistoryTable, HookTable, WebTable
 
 LINES = [Change(float(t), "HEALTHY", "hearing") for t in range(4)]
 
@@ -53,6 +54,14 @@ def test_slow_outputs_are_closed_together_and_not_waited_for():
     with Outputs([Toy(name, close_s=20.0) for name in "abcdefgh"]):
         pass
     assert time.monotonic() - began < 4 * CLOSE_S  # one after the other would take twice as long
+
+
+def test_outputs_before_one_that_is_refused_are_closed(tmp_path):
+    (tmp_path / "folder").mkdir()
+    before = set(threading.enumerate())
+    with pytest.raises(InputError, match="is a folder"):
+        open_outputs(Config(hook=HookTable("true"), history=HistoryTable(str(tmp_path / "folder"))))
+    assert eventually(lambda: set(threading.enumerate()) <= before)
 
 
 class Broken(Toy):

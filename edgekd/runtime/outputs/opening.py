@@ -43,10 +43,18 @@ OPENERS: dict[str, Callable[[Any], Output]] = {"web": _web, "mqtt": _mqtt, "hook
 
 
 def open_outputs(config: Config) -> Outputs:
-    """The outputs of a configuration, at work.
+    """The outputs of a configuration, at work; where one is refused, those before it are closed.
 
     Raises:
         InputError: what can never work: an address that is none, a folder that cannot be written.
         MissingExtraError: a package that is not installed.
     """
-    return Outputs([OPENERS[name](table) for name in OUTPUT_TABLES if (table := getattr(config, name)) is not None])
+    opened: list[Output] = []
+    try:
+        for name in OUTPUT_TABLES:
+            if (table := getattr(config, name)) is not None:
+                opened.append(OPENERS[name](table))
+    except BaseException:
+        with Outputs(opened):
+            raise
+    return Outputs(opened)
