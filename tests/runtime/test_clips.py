@@ -200,6 +200,12 @@ def test_a_full_disk_is_trouble_and_the_clip_is_written_when_there_is_room(tmp_p
     assert np.array_equal(read(files(tmp_path)[0])[0], to_pcm(NOISE[:RATE]))
 
 
+def test_a_place_that_cannot_be_looked_at_is_trouble(tmp_path):
+    clips = opened(table(tmp_path / ("x" * 300)))
+    tell(clips, 1.0)
+    assert "cannot be written (File name too long)" in clips.trouble
+
+
 def test_a_place_that_cannot_be_a_folder_is_trouble(tmp_path):
     (tmp_path / "rain").write_text("")
     clips = opened(table(tmp_path))

@@ -193,8 +193,9 @@ def open_clips(table: ClipsTable) -> Clips:
     Raises:
         InputError: the folder is a file.
     """
-    if Path(table.folder).exists() and not Path(table.folder).is_dir():
-        raise InputError(f"clips: {table.folder} is no folder; give one for the clips")
+    with suppress(OSError):  # what a listener's life may heal
+        if Path(table.folder).exists() and not Path(table.folder).is_dir():
+            raise InputError(f"clips: {table.folder} is no folder; give one for the clips")
     return Clips(table)
 
 
