@@ -29,6 +29,7 @@ class Moment(NamedTuple):
 
     manifest: of the model that decided. waveform: float32 (time,) of the window at the model's rate. features: float32 (mel, frame), None
     below the gate. features_s, inference_s: clock seconds they took. counts: of the live source since its start, None for files and pipes.
+    breaks: how often sound was missing before the window, be it for no time that is known.
     """
 
     manifest: Manifest
@@ -37,6 +38,7 @@ class Moment(NamedTuple):
     features_s: float
     inference_s: float
     counts: Counts | None
+    breaks: int = 0
 
 
 class Output(Protocol):
