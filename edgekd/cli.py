@@ -477,8 +477,9 @@ def listen(
     clips: Annotated[Path | None, typer.Option(
         help="A folder for the sound of uncertain windows, which 'edgekd data prepare folder' reads; without it none is stored.")] = None,
 ) -> None:
-    """Classify audio window by window, one decision per hop. SIGTERM and SIGINT end it; SIGHUP reads configuration and model again."""
-    from edgekd.runtime.config import Config, override, prepared, read_config
+    """Classify audio window by window, one decision per hop. SIGTERM and SIGINT end it; SIGHUP reads configuration and model again;
+    outputs stay as they are."""
+    from edgekd.runtime.config import Config, override, prepared, read_config, require_same_outputs
     from edgekd.runtime.control import Control, Setup, StoppedError
     from edgekd.runtime.decision import to_json, to_text
     from edgekd.runtime.listen import listen as decisions
@@ -500,7 +501,9 @@ def listen(
     def load() -> Setup:
         from edgekd.pipeline.verify import verify_model
 
-        return prepared(tell(), lambda opened, where: verify_model(opened, where).require())
+        now = tell()
+        require_same_outputs(told, now)
+        return prepared(now, lambda opened, where: verify_model(opened, where).require())
 
     told = tell()
     source, output, hop_s = told.source.file, told.output, told.decision.hop
