@@ -29,8 +29,8 @@ BATCH = 100
 MAX_TEXT = 300
 """Bytes of a reason or a label."""
 BUSY_S = 1.0
-MAX_DAMAGED = 20
-"""Damaged files that are kept; beyond, something destroys them, and a person must look."""
+MAX_DAMAGED = 5
+"""Damaged files that are kept, each as large as a history may be; beyond, something destroys them, and a person must look."""
 DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
 SCHEMA = """
