@@ -244,7 +244,7 @@ def test_sighup_says_that_outputs_need_a_start(tmp_path):
         process.stdin.write(bytes(32000))
         process.stdin.flush()
         process.stdout.readline()
-        file.write_text("[decision]\nhop = 0.25\n[mqtt]\nurl = 'mqtt://127.0.0.1'\nusername = 'a'\npassword = 'secret'\n[clips]\nfolder = 'c'\n")
+        file.write_text("[decision]\nhop = 0.25\n[mqtt]\nurl = 'mqtt://127.0.0.1'\npassword = 'secret'\n[clips]\nfolder = 'c'\n")
         process.send_signal(signal.SIGHUP)
         reason = json.loads(process.stdout.readline())["reason"]
         assert reason == ("not reloaded, all stays as it was: [mqtt] and [clips] changed, and outputs are opened at the start alone; "

@@ -200,7 +200,7 @@ class Command:
         except ProcessLookupError:  # whoever ignores SIGCHLD has nothing to wait for
             pass
         except PermissionError:  # another user's, by sudo; one that has ended is among them
-            self.trouble = None if in_time else f"the command took longer than {self._timeout_s:g} s and may not be killed; it is waited for"
+            self.trouble = None if in_time else f"the command takes longer than {self._timeout_s:g} s and may not be killed"
         with suppress(BlockingIOError):  # nothing more
             said = (said + (os.read(process.stderr.fileno(), MAX_SAID) if read <= MAX_SAID else b""))[-KEPT:]
         return in_time, _last_words(said)
