@@ -525,8 +525,9 @@ def listen(
     changes: Annotated[bool | None, typer.Option(
         "--changes/--no-changes", help="Print a line only where the label shown or the state changes.")] = None,
 ) -> None:
-    """Classify audio window by window, one decision per hop. SIGTERM and SIGINT end it; SIGHUP reads configuration and model again."""
-    from edgekd.runtime.config import Config, override, prepared, read_config
+    """Classify audio window by window, one decision per hop. SIGTERM and SIGINT end it; SIGHUP reads configuration and model again;
+    outputs stay as they are."""
+    from edgekd.runtime.config import Config, override, prepared, read_config, require_same_outputs
     from edgekd.runtime.control import Control, Setup, StoppedError
     from edgekd.runtime.decision import ChangesOnly, to_json, to_text
     from edgekd.runtime.listen import listen as decisions
@@ -551,7 +552,9 @@ def listen(
 
         if systemd is not None:
             systemd.reloading()
-        return prepared(tell(), lambda opened, where: verify_model(opened, where).require())
+        now = tell()
+        require_same_outputs(told, now)
+        return prepared(now, lambda opened, where: verify_model(opened, where).require())
 
     told = tell()
     source, output, hop_s = told.source.file, told.output, told.decision.hop

@@ -70,7 +70,10 @@ def ask(file: Path | None, *, since: str | None = None, until: str | None = None
         raise InputError("--day is a time of its own; leave out --since and --until, or --day")
     if day is not None:
         drawn = _date(day, "--day", now)
-        begin, end = _midnight(drawn), _midnight(drawn + timedelta(days=1))
+        try:
+            begin, end = _midnight(drawn), _midnight(drawn + timedelta(days=1))
+        except (ValueError, OverflowError):  # the first or the last that there is
+            raise InputError(f"--day is {drawn}; no history is so old or so new") from None
     else:
         drawn = None
         begin = -EVER if since is None else _instant(since, "--since", now, whole=False)

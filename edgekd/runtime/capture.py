@@ -7,6 +7,7 @@ microphone where another device takes its place), samples that are no numbers, t
 import contextlib
 import json
 import os
+import re
 import select
 import signal
 import subprocess
@@ -38,6 +39,8 @@ END_S = 0.5
 """Longest wait for a killed process or for the thread: a process that hangs in the kernel is left behind."""
 CLOCK_DRIFT = 1e-3
 """Most by which a sound card's clock is slow, as a share: samples that are late for it are not lost."""
+CREDENTIALS = re.compile(rb"://[^/\s\"']+@")
+"""In an address, before its host."""
 
 Array = NDArray[np.float32]
 Told = TypeVar("Told", Opened, Failure)
@@ -277,9 +280,9 @@ class Capture:
 
 
 def _told(kind: type[Told], payload: bytes) -> Told:
-    """What the capture process says in JSON."""
+    """What the capture process says in JSON, without the credentials of an address in a command: it goes to all outputs."""
     try:
-        return msgspec.json.decode(payload, type=kind)
+        return msgspec.json.decode(CREDENTIALS.sub(b"://***@", payload), type=kind)
     except msgspec.MsgspecError as error:
         raise CaptureError(f"the capture process says what cannot be read ({error})") from None
 

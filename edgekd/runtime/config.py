@@ -182,6 +182,17 @@ def override(config: Config, flags: Mapping[str, Mapping[str, Any]]) -> Config:
         for table, keys in given.items() if keys})
 
 
+def require_same_outputs(running: Config, told: Config) -> None:
+    """Outputs are opened at the start alone: refuse a reload that would seem to change them.
+
+    Raises:
+        InputError: a table differs.
+    """
+    changed = [f"[{name}]" for name in OUTPUT_TABLES if getattr(running, name) != getattr(told, name)]
+    if changed:
+        raise InputError(f"{' and '.join(changed)} changed, and outputs are opened at the start alone; start again for it")
+
+
 def prepared(config: Config, verify: Callable[[Model, str], None]) -> Setup:
     """All that a running listener changes to, checked before it does.
 

@@ -106,7 +106,7 @@ def _judged(classifier: Classifier, chunks: Iterable[Array | Gap | Turn | Swap],
     stream = WindowStream(manifest.frontend, manifest.window, hop_s, settings.gate_rms)
     decider = Decider(manifest.labels, manifest.temperature, top, settings)
     state: State = "HEALTHY"
-    start_s, drops, longest = 0.0, 0, 0
+    start_s, drops, longest, breaks = 0.0, 0, 0, 0
     for chunk in chunks:
         if isinstance(chunk, Turn):
             state = chunk.state
@@ -114,7 +114,7 @@ def _judged(classifier: Classifier, chunks: Iterable[Array | Gap | Turn | Swap],
         elif isinstance(chunk, Gap):
             longest = max(longest, stream.received)
             start_s += (stream.received + chunk.dropped) / rate + chunk.away_s
-            drops += chunk.dropped
+            drops, breaks = drops + chunk.dropped, breaks + 1
             stream = WindowStream(manifest.frontend, manifest.window, hop_s, settings.gate_rms)
         elif isinstance(chunk, Swap):
             yield Change(round(start_s + stream.received / rate, 3), state, chunk.reason), None
@@ -132,7 +132,7 @@ def _judged(classifier: Classifier, chunks: Iterable[Array | Gap | Turn | Swap],
             began = time.perf_counter()
             for window in stream.push(chunk):
                 t, heard = start_s + window.end / rate, time.perf_counter()
-                moment = Moment(manifest, window.waveform, window.features, heard - began, 0.0, hearing.counts)
+                moment = Moment(manifest, window.waveform, window.features, heard - began, 0.0, hearing.counts, breaks)
                 if window.features is None:
                     yield decider.skip(t=t, rms=window.rms, drops=drops, state=state), moment
                 else:

@@ -16,7 +16,7 @@ from edgekd.distill import softlabels
 from edgekd.distill.job import Place, place
 from edgekd.distill.module import TrainingModule
 from edgekd.distill.recipe import decode
-from edgekd.distill.run import CHECKPOINT_FILE, METRICS_FILE, RUN_FILE, SOFT_LABELS_FOLDER, load_run
+from edgekd.distill.run import CHECKPOINT_FILE, METRICS_FILE, REPORT_FILE, RUN_FILE, SOFT_LABELS_FOLDER, load_run
 from edgekd.distill.training import train
 from edgekd.errors import InputError
 from tests.distill.conftest import recipe_dict, write_store
@@ -119,7 +119,7 @@ def test_a_run_by_two_is_the_run_of_one(folder, monkeypatch):
     assert {path.name: path.read_bytes() for path in (folder / "t" / SOFT_LABELS_FOLDER).iterdir()} == before
     for name in ("two", "resumed"):
         run = load_run(folder / name)
-        assert {path.name for path in run.path.iterdir()} == {path.name for path in one.path.iterdir()}
+        assert {path.name for path in run.path.iterdir()} - {REPORT_FILE} == {path.name for path in one.path.iterdir()} - {REPORT_FILE}
         assert len((run.path / METRICS_FILE).read_text().splitlines()) == 1 + 2 + 2
         assert run.info.frontend == one.info.frontend
         for metric, value in run.info.metrics.items():

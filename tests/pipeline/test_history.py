@@ -188,6 +188,7 @@ def test_the_picture_of_a_day_is_whole_and_needs_nothing_else(file, tmp_path, mo
     ([], "no database is named; give the FILE that"), (["missing"], "missing: no such file"),
     (["FILE", "--since", "soon"], "--since is 'soon'; give a day"), (["FILE", "--until", "2026-13-01"], "--until is '2026-13-01'"),
     (["FILE", "--since", "25:00"], "--since is '25:00'"),
+    (["FILE", "--day", "9999-12-31"], "no history is so old or so new"), (["x" * 300], "cannot be read (File name too long)"),
     (["FILE", "--day", "2026-7-1"], "--day is '2026-7-1'; give a day like"),
     (["FILE", "--since", "2026-07-03", "--until", "2026-07-01"], "must be the earlier"),
     (["FILE", "--day", "today", "--since", "1h"], "leave out --since"), (["FILE", "--svg", "a.svg"], "--svg draws a day"),

@@ -79,6 +79,7 @@ def test_sound_is_given_on_and_the_first_line_says_what_is_heard(fake):
     ([OPEN, ["sound", 5], ["frame", "42", "0102030405"], ["stall"]], "sends 5 bytes, which are no samples of 1 channels"),
     ([OPEN, ["sound", 5], ["back", 320], ["sound", 1], ["stall"]], "sends sample 480 after 800"),
     ([OPEN, ["sound", 5], ["fail", "PortAudio has finished", False]], "PortAudio has finished"),
+    ([OPEN, ["sound", 5], ["fail", "rtsp://me:pa@ss@box:554/live?a@b: refused", False]], "rtsp://***@box:554/live?a@b: refused"),
 ])
 def test_a_fault_is_found_told_and_healed(fake, attempt, reason):
     heard = until(fake(attempt, GOOD), healthy(2))

@@ -32,12 +32,12 @@ def manifest(rate: int = RATE) -> SimpleNamespace:
 
 
 def tell(clips: Clips, t: float, sound: np.ndarray = NOISE, *, label: str = "rain", probability: float = 0.3, gated: bool = False,
-         state: str = "HEALTHY", top: tuple = (("wind", 0.3),), start: float = 0.0) -> None:
+         state: str = "HEALTHY", top: tuple = (("wind", 0.3),), start: float = 0.0, breaks: int = 0) -> None:
     """The decision on the second before `t`, `start` seconds being the time of the sound's beginning."""
     end = round((t - start) * RATE)
     window = sound[end - RATE:end]
     clips.tell(Decision(round(t, 3), label, probability, top, state, 0.1, 0),
-               Moment(manifest(), window, None if gated else FEATURES, 0.0, 0.0, None))
+               Moment(manifest(), window, None if gated else FEATURES, 0.0, 0.0, None, breaks))
 
 
 def opened(table: ClipsTable) -> Clips:
@@ -119,6 +119,13 @@ def test_no_clip_reaches_over_missing_sound(tmp_path, missing_s):
     assert np.array_equal(read(files(tmp_path)[0])[0], to_pcm(behind[:round(1.5 * RATE)]))
 
 
+def test_no_clip_reaches_over_a_break_of_unknown_length(tmp_path):
+    clips = opened(table(tmp_path))
+    tell(clips, 1.0, probability=0.9)
+    tell(clips, 2.0, breaks=1)
+    assert np.array_equal(read(files(tmp_path)[0])[0], to_pcm(NOISE[RATE:2 * RATE]))
+
+
 @pytest.mark.parametrize(("keys", "times"), [
     ({"every": 5.0}, [1, 6, 11, 3601]), ({"per_hour": 2}, [1, 2, 3601]), ({}, [1, 2, 3, 6, 11, 3601]),
 ])
@@ -198,6 +205,24 @@ def test_a_full_disk_is_trouble_and_the_clip_is_written_when_there_is_room(tmp_p
     tell(clips, 2.0, probability=0.9)
     assert clips.trouble is None
     assert np.array_equal(read(files(tmp_path)[0])[0], to_pcm(NOISE[:RATE]))
+
+
+def test_a_disk_that_stays_full_is_one_trouble_and_not_one_for_each_clip(tmp_path, monkeypatch):
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    monkeypatch.setattr(clip_file.os, "fsync", full)
+    clips, troubles = opened(table(tmp_path)), set()
+    for t, label in ((1.0, "rain"), (2.0, "wind"), (3.0, "rain")):
+        clips._retry_at = 0.0
+        tell(clips, t, label=label)
+        troubles.add(clips.trouble)
+    assert len(troubles) == 1
+
+
+def test_a_place_that_cannot_be_looked_at_is_trouble(tmp_path):
+    clips = opened(table(tmp_path / ("x" * 300)))
+    tell(clips, 1.0)
+    assert "cannot be written (File name too long)" in clips.trouble
 
 
 def test_a_place_that_cannot_be_a_folder_is_trouble(tmp_path):

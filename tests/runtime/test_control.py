@@ -234,3 +234,20 @@ def test_sighup_keeps_the_old_model_and_says_why(tmp_path):
         process.stdin.close()
         assert [json.loads(line)["label"] for line in process.stdout][-1] == first["label"]
         assert process.wait() == 0
+
+
+def test_sighup_says_that_outputs_need_a_start(tmp_path):
+    file = tmp_path / "box.toml"
+    file.write_text("[decision]\nhop = 0.5\n")
+    command = [sys.executable, "-c", PROGRAM, str(Path(__file__).parent), "listen", "-", "--model", "m", "--json", "--config", str(file)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        process.stdin.write(bytes(32000))
+        process.stdin.flush()
+        process.stdout.readline()
+        file.write_text("[decision]\nhop = 0.25\n[mqtt]\nurl = 'mqtt://127.0.0.1'\npassword = 'secret'\n[clips]\nfolder = 'c'\n")
+        process.send_signal(signal.SIGHUP)
+        reason = json.loads(process.stdout.readline())["reason"]
+        assert reason == ("not reloaded, all stays as it was: [mqtt] and [clips] changed, and outputs are opened at the start alone; "
+                          "start again for it")
+        process.stdin.close()
+        assert process.wait() == 0

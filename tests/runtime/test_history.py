@@ -16,7 +16,7 @@ from edgekd.runtime.decision import Decision
 from edgekd.runtime.health import Change
 from edgekd.runtime.outputs import history as module
 from edgekd.runtime.outputs.history import History, open_history
-from edgekd.runtime.outputs.history_file import BATCH, MAX_DAMAGED, Event, HistoryFile, Run, move_aside
+from edgekd.runtime.outputs.history_file import BATCH, MAX_DAMAGED, Event, HistoryFile, Run, move_aside, require_ours
 from edgekd.runtime.outputs.hub import CLOSE_S, Moment
 from edgekd.runtime.outputs.tables import HistoryTable
 
@@ -192,6 +192,17 @@ def test_a_lower_limit_shrinks_a_file(tmp_path):
     assert rows(file.path)[-1][0] == 30_001
 
 
+def test_a_run_that_goes_on_for_long_does_not_keep_what_came_after_it(tmp_path):
+    file, largest = HistoryFile(tmp_path / "h.sqlite", 1_000_000), 0
+    (known,) = file.write([(None, run(0))])
+    for _ in range(200):
+        file.write([(known, run(0)), *[(None, Event(START, 1.0, "HEALTHY", "x" * 250))] * 50])
+        largest = max(largest, sizes(file.path))
+    file.close()
+    assert largest <= 1_000_000
+    assert rows(file.path)[0][0] == known
+
+
 def test_a_reader_that_stays_does_not_make_the_log_grow_without_end(tmp_path):
     file = HistoryFile(tmp_path / "h.sqlite", 1_000_000)
     file.write([(None, run(0))])
@@ -327,6 +338,21 @@ def test_a_file_that_is_removed_is_begun_anew(opened):
     opened._file.close()
     opened._file = None
     assert [row[6] for row in rows(file_of(opened))] == [2]
+
+
+def test_the_thread_outlives_a_bug_and_names_it(opened, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(module.HistoryFile, "write", lambda *_: {}["a bug"])
+        tell(opened, 1.0)
+        opened._save()
+    assert opened.trouble == f"{file_of(opened)} cannot be written ('a bug'); rows wait"
+    save(opened)
+    assert opened.trouble is None
+    assert [row[6] for row in rows(file_of(opened))] == [1]
+
+
+def test_a_place_that_cannot_be_looked_at_is_no_reason_not_to_listen(tmp_path):
+    require_ours(tmp_path / ("x" * 300))
 
 
 def test_another_programs_database_is_refused(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import signal
 import socket
 import ssl
 import subprocess
@@ -17,8 +18,9 @@ from edgekd.errors import InputError
 from edgekd.runtime.config import read_config
 from edgekd.runtime.decision import Decision
 from edgekd.runtime.health import Change
+from edgekd.runtime.outputs import hook as hook_module
 from edgekd.runtime.outputs import webhook as webhook_module
-from edgekd.runtime.outputs.hook import QUEUE, Hook, open_hook
+from edgekd.runtime.outputs.hook import QUEUE, Command, DeliveryError, Hook, open_hook
 from edgekd.runtime.outputs.hub import CLOSE_S
 from edgekd.runtime.outputs.tables import HookTable
 from edgekd.runtime.outputs.webhook import open_webhook, read_address
@@ -378,3 +380,28 @@ def test_the_table_is_read_and_its_mistakes_are_named(tmp_path):
         with pytest.raises(InputError, match=message) as caught:
             read_config(file)
         assert "s3cret" not in str(caught.value)
+
+
+def test_a_command_of_another_user_is_waited_for_and_that_is_said(monkeypatch):
+    def refuse(*_: int) -> None:
+        raise PermissionError(1, "Operation not permitted")
+    monkeypatch.setattr(hook_module.os, "killpg", refuse)
+    Command("true", 5.0).deliver(b"{}")
+    command = Command("sleep 1", 0.1)
+    heard = []
+    listening = threading.Thread(target=lambda: heard.append(eventually(lambda: command.trouble is not None)))
+    listening.start()
+    with pytest.raises(DeliveryError, match="took longer"):
+        command.deliver(b"{}")
+    listening.join()
+    assert heard == [True]
+    assert command.trouble is None
+
+
+def test_a_listener_that_inherits_ignored_children_runs_commands(tmp_path):
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        Command(f"sleep 0.1; touch {tmp_path}/done", 10.0).deliver(b"{}")
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+    assert (tmp_path / "done").exists()

@@ -153,7 +153,10 @@ NOISE = np.random.default_rng(1).standard_normal(48000).astype(np.float32) * 0.1
 
 
 def test_windows_never_reach_over_a_gap_and_the_time_goes_on():
-    found = list(decisions(ToyModel(), [NOISE[:20000], Gap(1600, 0.5), NOISE[20000:36000]], "x", 1.0, 3))
+    breaks = []
+    found = list(decisions(ToyModel(), [NOISE[:20000], Gap(1600, 0.5), NOISE[20000:36000]], "x", 1.0, 3,
+                           observe=lambda _, moment: breaks.append(moment.breaks)))
+    assert breaks == [0, 1]
     assert [(line.t, line.drops) for line in found] == [(1.0, 0), (1.25 + 0.1 + 0.5 + 1.0, 1600)]
     (alone,) = decisions(ToyModel(), [NOISE[20000:36000]], "x", 1.0, 3)
     assert found[1].top == alone.top

@@ -427,6 +427,11 @@ def test_slots_hold_what_was_shown_most_and_equal_neighbours_are_one_run():
     assert told["runs"] == [(10, 3, 0), (13, 2, 1), (15, 1, 1)]
     timeline.take("dog", 200.0)  # nothing was shown for a while
     assert timeline.document(200.0)["runs"] == [(10, 3, 0), (13, 3, 1), (20, 1, 1)]
+    made = timeline.document(201.0)["runs"]
+    assert timeline.document(202.0)["runs"] is made  # whoever asks again and again costs little
+    for _ in range(9):
+        timeline.take("tram", 203.0)
+    assert timeline.document(203.0)["labels"][-1] == "tram"
 
 
 def test_a_timeline_forgets_what_is_older_than_its_hours():

@@ -74,12 +74,14 @@ class Ring:
 
 
 class Heard(NamedTuple):
-    """A window on its way to the thread that writes. now: UTC, at its end. guess: its most probable label."""
+    """A window on its way to the thread that writes. now: UTC, at its end. breaks: of the sound before it. guess: its most
+    probable label."""
 
     t: float
     now: datetime
     waveform: Array
     rate: int
+    breaks: int
     guess: str
     probability: float
     uncertain: bool
@@ -101,7 +103,7 @@ class Clips:
 
     def __init__(self, table: ClipsTable) -> None:
         self._table, self._folder, self._limit = table, Path(table.folder), int(table.max_mb * 1e6)
-        self._ring = Ring(0, 0.0)
+        self._ring, self._breaks = Ring(0, 0.0), 0
         self._written: deque[float] = deque()  # times of the clips of the last hour, seconds of audio
         self._last: float | None = None  # the newest of them
         self._total: int | None = None  # bytes of clips, None before the folder was searched
@@ -125,16 +127,16 @@ class Clips:
         if isinstance(event, Decision) and moment is not None:
             judged = moment.features is not None and event.state == "HEALTHY"
             guess = event.label if event.label != UNKNOWN or not event.top else event.top[0][0]
-            self._worker.put(Heard(event.t, datetime.now(UTC), moment.waveform, moment.manifest.frontend.sample_rate, guess,
-                                   event.probability, judged and event.probability < self._table.below))
+            self._worker.put(Heard(event.t, datetime.now(UTC), moment.waveform, moment.manifest.frontend.sample_rate,
+                                   moment.breaks, guess, event.probability, judged and event.probability < self._table.below))
 
     def close(self) -> None:
         """Write what waits, for a moment."""
         self._worker.close()
 
     def _work(self, heard: Heard) -> None:
-        if heard.rate != self._ring.rate:
-            self._ring = Ring(heard.rate, self._table.seconds)
+        if (heard.rate, heard.breaks) != (self._ring.rate, self._breaks):
+            self._ring, self._breaks = Ring(heard.rate, self._table.seconds), heard.breaks
         self._ring.hear(heard.t, heard.waveform)
         if heard.uncertain and self._is_due(heard.t) and self._ring.samples.any():
             samples = self._ring.samples
@@ -161,7 +163,8 @@ class Clips:
             folder.mkdir(parents=True, exist_ok=True)
             write_clip(folder, f"{name}-p{int(100 * clip.probability):02d}", clip.start, clip.content)
         except (InputError, OSError) as error:
-            self._failure = str(cannot_write(folder, error) if isinstance(error, OSError) else error)
+            # the first one stays: each would name another file and be news
+            self._failure = self._failure or str(cannot_write(folder, error) if isinstance(error, OSError) else error)
             self._retry_at = time.monotonic() + RETRY_S
             return
         self._failure = self._unsaved = None
@@ -193,8 +196,9 @@ def open_clips(table: ClipsTable) -> Clips:
     Raises:
         InputError: the folder is a file.
     """
-    if Path(table.folder).exists() and not Path(table.folder).is_dir():
-        raise InputError(f"clips: {table.folder} is no folder; give one for the clips")
+    with suppress(OSError):  # what a listener's life may heal
+        if Path(table.folder).exists() and not Path(table.folder).is_dir():
+            raise InputError(f"clips: {table.folder} is no folder; give one for the clips")
     return Clips(table)
 
 

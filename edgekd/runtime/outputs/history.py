@@ -15,7 +15,7 @@ from edgekd.errors import InputError
 from edgekd.runtime.decision import Decision
 from edgekd.runtime.health import Change
 from edgekd.runtime.outputs.history_file import BATCH, Event, HistoryFile, Run, is_damage, move_aside, require_ours
-from edgekd.runtime.outputs.hub import CLOSE_S, Moment
+from edgekd.runtime.outputs.hub import CLOSE_S, Moment, in_a_line
 from edgekd.runtime.outputs.tables import HistoryTable
 
 SAVE_S, GROWTH_S = 5.0, 30.0
@@ -142,7 +142,7 @@ class History:
         """Write all that waits. A failure is kept as the trouble, and what was not written waits on."""
         try:
             self._write()
-        except (sqlite3.Error, OSError, InputError) as error:
+        except Exception as error:  # also a bug: the thread must not die unseen
             self._retry_at = time.monotonic() + RETRY_S
             self._fail(error)
         else:
@@ -223,4 +223,4 @@ def open_history(table: HistoryTable) -> History:
 
 
 def _words(error: Exception) -> str:
-    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+    return (error.strerror if isinstance(error, OSError) else None) or in_a_line(error)

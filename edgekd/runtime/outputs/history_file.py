@@ -29,8 +29,8 @@ BATCH = 100
 MAX_TEXT = 300
 """Bytes of a reason or a label."""
 BUSY_S = 1.0
-MAX_DAMAGED = 20
-"""Damaged files that are kept; beyond, something destroys them, and a person must look."""
+MAX_DAMAGED = 5
+"""Damaged files that are kept, each as large as a history may be; beyond, something destroys them, and a person must look."""
 DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
 SCHEMA = """
@@ -146,26 +146,25 @@ class HistoryFile:
         bite = max(1, self._log_limit // 8 // PAGE)
         pages, free = self._number("PRAGMA page_count"), self._number("PRAGMA freelist_count")
         while pages - free > self._page_limit - bite or pages > self._page_limit:
-            if pages - free > self._page_limit - bite:
-                self._remove_oldest(bite / (pages - free))
+            removed = self._remove_oldest(bite / (pages - free)) if pages - free > self._page_limit - bite else 0
             if pages > self._page_limit:
                 self._db.execute(f"PRAGMA incremental_vacuum({bite})").fetchall()
             if self._shorten_log():
                 return  # a reader is at it; the rest next time
             before = pages, free
             pages, free = self._number("PRAGMA page_count"), self._number("PRAGMA freelist_count")
-            if (pages, free) == before:
+            if (pages, free) == before and not removed:
                 return
 
-    def _remove_oldest(self, share: float) -> None:
-        """Remove the first rows, about this share of all."""
+    def _remove_oldest(self, share: float) -> int:
+        """Remove the first rows, about this share of all, or fewer where there are few numbers among the first: a run that goes on for
+        long. Returns how many."""
         first, last = self._db.execute("SELECT min(id), max(id) FROM (SELECT min(id) AS id FROM runs UNION SELECT min(id) FROM changes "
                                        "UNION SELECT max(id) FROM runs UNION SELECT max(id) FROM changes)").fetchone()
         if first is None:
-            return
+            return 0
         cut = first + int(share * (last - first))
-        for table in ("runs", "changes"):
-            self._db.execute(f"DELETE FROM {table} WHERE id <= ?", (cut,))
+        return sum(self._db.execute(f"DELETE FROM {table} WHERE id <= ?", (cut,)).rowcount for table in ("runs", "changes"))
 
     def _shorten_log(self) -> bool:
         """Bring the log into the file and cut it to nothing. Returns whether a reader hinders it."""
@@ -209,11 +208,11 @@ def require_ours(path: Path) -> None:
     Raises:
         InputError: a folder, a database of another program, or one of a later version.
     """
-    if path.is_dir():
-        raise InputError(f"history: {path} is a folder; give a file, for instance {path / 'history.sqlite'}")
     try:
         with path.open("rb") as file:
             header = file.read(HEADER_BYTES)
+    except IsADirectoryError:
+        raise InputError(f"history: {path} is a folder; give a file, for instance {path / 'history.sqlite'}") from None
     except OSError:  # it is not there, or what a listener's life may heal
         return
     if len(header) < HEADER_BYTES or not header.startswith(MAGIC) or path.with_name(f"{path.name}-journal").exists():
@@ -229,10 +228,14 @@ def open_to_read(path: Path) -> closing[sqlite3.Connection]:
     """A connection that reads, also while a listener writes.
 
     Raises:
-        InputError: no such file, or no history.
+        InputError: no such file, one that cannot be read, or no history.
     """
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; give the database that 'edgekd listen --history' writes")
+    try:
+        if not path.is_file():
+            raise InputError(f"{path}: no such file; give the database that 'edgekd listen --history' writes")
+        path.open("rb").close()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); ask as whoever may, for instance with sudo") from None
     require_ours(path)
     written = path.with_name(f"{path.name}-wal").exists()  # where nobody writes there is no log, and none must be made for reading
     return closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro{'' if written else '&immutable=1'}", uri=True, timeout=BUSY_S))

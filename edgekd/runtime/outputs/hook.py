@@ -136,10 +136,10 @@ class Command:
     """Runs a shell command with an event on its standard input; what it prints is not read."""
 
     name = "command"
-    trouble: str | None = None
 
     def __init__(self, command: str, timeout_s: float) -> None:
         self._command, self._timeout_s, self._stopped = command, timeout_s, threading.Event()
+        self.trouble: str | None = None
 
     def deliver(self, body: bytes) -> None:
         """Run the command to its end, or to the end of its time.
@@ -156,6 +156,7 @@ class Command:
             raise DeliveryError(f"the command cannot be started ({getattr(error, 'strerror', None) or error})") from None
         with process:
             in_time, said = self._attend(process, body)
+        self.trouble = None
         if not in_time and not self._stopped.is_set():
             raise DeliveryError(f"the command took longer than {self._timeout_s:g} s and was killed{said}")
         if in_time and process.returncode:
@@ -194,7 +195,12 @@ class Command:
                     if not rest:
                         selector.unregister(process.stdin)
                         process.stdin.close()
-        os.killpg(process.pid, signal.SIGKILL)  # before the first process is waited for, while the number is its own
+        try:
+            os.killpg(process.pid, signal.SIGKILL)  # before the first process is waited for, while the number is its own
+        except ProcessLookupError:  # whoever ignores SIGCHLD has nothing to wait for
+            pass
+        except PermissionError:  # another user's, by sudo; one that has ended is among them
+            self.trouble = None if in_time else f"the command takes longer than {self._timeout_s:g} s and may not be killed"
         with suppress(BlockingIOError):  # nothing more
             said = (said + (os.read(process.stderr.fileno(), MAX_SAID) if read <= MAX_SAID else b""))[-KEPT:]
         return in_time, _last_words(said)
@@ -240,7 +246,10 @@ def _last_words(said: bytes) -> str:
 
 def _has_ended(pid: int) -> bool:
     """Whether a child has ended; it is left to be waited for, so that its number stays taken."""
-    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    try:
+        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    except ChildProcessError:  # where SIGCHLD is ignored, the system has waited for it
+        return True
 
 
 def _without_secrets(environment: Mapping[str, str]) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """Where decisions go besides standard output: what an output is, what it is told, and how none of them holds up the stream."""
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
@@ -28,6 +29,7 @@ class Moment(NamedTuple):
 
     manifest: of the model that decided. waveform: float32 (time,) of the window at the model's rate. features: float32 (mel, frame), None
     below the gate. features_s, inference_s: clock seconds they took. counts: of the live source since its start, None for files and pipes.
+    breaks: how often sound was missing before the window, be it for no time that is known.
     """
 
     manifest: Manifest
@@ -36,6 +38,7 @@ class Moment(NamedTuple):
     features_s: float
     inference_s: float
     counts: Counts | None
+    breaks: int = 0
 
 
 class Output(Protocol):
@@ -64,6 +67,7 @@ class Outputs:
     def __init__(self, outputs: Sequence[Output]) -> None:
         self._outputs = tuple(outputs)
         self._troubles: dict[str, str | None] = {}
+        self._bugs: dict[str, str] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -72,25 +76,37 @@ class Outputs:
         closing = [threading.Thread(target=output.close, daemon=True) for output in self._outputs]
         for thread in closing:  # together, as each may wait
             thread.start()
+        end = time.monotonic() + CLOSE_S
         for thread in closing:
-            thread.join(CLOSE_S)
+            thread.join(max(0.0, end - time.monotonic()))
 
     def tell(self, event: Decision | Change, moment: Moment | None) -> None:
-        """Tell all outputs."""
+        """Tell all outputs; what one raises all the same is its trouble."""
         for output in self._outputs:
-            output.tell(event, moment)
+            try:
+                output.tell(event, moment)
+            except Exception as error:  # a bug: the stream and the others go on, and the reason is shown
+                self._bugs[output.name] = in_a_line(error)
+            else:
+                self._bugs.pop(output.name, None)
 
     def through(self, lines: Iterator[Decision | Change]) -> Iterator[Decision | Change]:
         """The lines as they come, and one wherever an output's trouble begins, changes or ends: of the source's state, which stays."""
         for line in lines:
             yield line
             for output in self._outputs:
-                trouble = output.trouble
+                trouble = self._trouble(output)
                 if trouble != self._troubles.get(output.name):
                     self._troubles[output.name] = trouble
                     news = Change(line.t, line.state, f"{output.name}: {trouble or WORKS_AGAIN}")
                     self.tell(news, None)
                     yield news
+
+    def _trouble(self, output: Output) -> str | None:
+        try:
+            return self._bugs.get(output.name) or output.trouble
+        except Exception as error:  # as in `tell`
+            return in_a_line(error)
 
 
 class Worker(Generic[Item]):
@@ -134,6 +150,11 @@ class Worker(Generic[Item]):
             try:
                 self._work(item)
             except Exception as error:  # also a bug: the stream goes on, and the reason is shown
-                self.trouble = " ".join(str(error).split()) or type(error).__name__
+                self.trouble = in_a_line(error)
             else:
                 self.trouble = None
+
+
+def in_a_line(error: Exception) -> str:
+    """What an error says."""
+    return " ".join(str(error).split()) or type(error).__name__

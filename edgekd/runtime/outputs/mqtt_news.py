@@ -19,7 +19,7 @@ from edgekd.runtime.config import OUTPUT_TABLES
 from edgekd.runtime.decision import Decision
 from edgekd.runtime.health import Change
 from edgekd.runtime.outputs import homeassistant
-from edgekd.runtime.outputs.hub import Moment
+from edgekd.runtime.outputs.hub import WORKS_AGAIN, Moment
 
 NAME = "mqtt"
 """Of the output."""
@@ -124,7 +124,7 @@ class News:
             self._heard = change
         elif name == NAME:  # over by the time it can be told
             pass
-        elif trouble == "works again":
+        elif trouble == WORKS_AGAIN:
             self._troubles.pop(name, None)
         else:
             self._troubles[name] = trouble

@@ -43,11 +43,19 @@ OPENERS: dict[str, Callable[[Any], Output]] = {"web": _web, "mqtt": _mqtt, "hook
 
 
 def open_outputs(config: Config, systemd: Output | None = None) -> Outputs:
-    """The outputs of a configuration, at work; systemd: what tells it of all that they are told.
+    """The outputs of a configuration, at work; where one is refused, those before it are closed. systemd: what tells it of all that they
+    are told.
 
     Raises:
         InputError: what can never work: an address that is none, a folder that cannot be written.
         MissingExtraError: a package that is not installed.
     """
-    outputs = [OPENERS[name](table) for name in OUTPUT_TABLES if (table := getattr(config, name)) is not None]
-    return Outputs(outputs if systemd is None else [systemd, *outputs])
+    opened: list[Output] = [] if systemd is None else [systemd]
+    try:
+        for name in OUTPUT_TABLES:
+            if (table := getattr(config, name)) is not None:
+                opened.append(OPENERS[name](table))
+    except BaseException:
+        with Outputs(opened):
+            raise
+    return Outputs(opened)

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 from edgekd.runtime.outputs.access import Address
-from edgekd.runtime.outputs.hub import CLOSE_S
+from edgekd.runtime.outputs.hub import CLOSE_S, in_a_line
 
 MAX_REQUEST = 8192
 """Bytes of request line and headers."""
@@ -194,7 +194,7 @@ class Server:
                     self._expire(now)
                 self.trouble = self.trouble if self._listener is None else None
             except Exception as error:  # a bug: the stream of decisions goes on, and the reason is shown
-                self.trouble = " ".join(str(error).split()) or type(error).__name__
+                self.trouble = in_a_line(error)
                 time.sleep(TICK_S)
         for client in list(self._clients):
             self._drop(client)
