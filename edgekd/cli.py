@@ -234,6 +234,40 @@ def sweep(
     report.require()
 
 
+@app.command(epilog="Example: edgekd reproduce cp-mobile2024 --out table --smoke")
+def reproduce(
+    name: Annotated[str, typer.Argument(help="A published table: heo2019, heo2019-temperature, heo2019-points, jung2020, vivo2023, "
+                                             "vivo2023-teachers, cp-mobile2024, cp-mobile2024-25, ssatkd-deepship, ssatkd-vtuad; or a path.")],
+    out: Annotated[Path | None, typer.Option(help="Folder of store, runs and table; the same command goes on with it.")] = None,
+    data: Annotated[Path | None, typer.Option(help="The data set's folder as published, or a store of it.")] = None,
+    seeds: Annotated[str | None, typer.Option(help="With commas; more may be added later. 0,1,2, of --smoke 0.")] = None,
+    smoke: Annotated[bool, typer.Option("--smoke", help="A few steps a training, without --data on a made-up data set.")] = False,
+    budget: Annotated[bool, typer.Option("--budget", help="Only estimate how long it takes here; without the data, nothing is trained.")
+                      ] = False,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Runs at a time: one per GPU, or as cores allow.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of each run on the CPU.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Train and judge every row of a published table, and show the paper's figures beside ours with 95 % intervals."""
+    from edgekd.pipeline.experiment import workers_here
+
+    workers = workers_here(jobs, threads, "local")
+    if budget:
+        from edgekd.pipeline.budget import estimate
+
+        found = estimate(name, seeds, workers, _say)
+        typer.echo(found.to_json().decode() if as_json else found.to_text())
+        return
+    from edgekd.errors import InputError
+    from edgekd.pipeline.reproduce import reproduce as run_reproduce
+
+    if out is None:
+        raise InputError("reproduce wants a folder for its runs and its table: --out DIR")
+    report = run_reproduce(name, data, out, seeds, workers, _say, smoke=smoke)
+    typer.echo(report.to_json().decode() if as_json else report.to_markdown())
+    report.require()
+
+
 @app.command(epilog="Example: edgekd svm teacher student --data store --kernels linear")
 def svm(
     runs: Annotated[list[Path], typer.Argument(help="Finished run folders of the same labels, training clips and test clips.")],

@@ -143,7 +143,7 @@ def test_a_name_or_path_that_does_not_exist_is_refused():
 def test_the_wheel_carries_every_package_and_data_folder():
     setup = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     packages = {".".join(path.parent.relative_to(ROOT).parts) for path in (ROOT / "edgekd").rglob("*.py")}
-    data = {"edgekd.recipes", *(name for name in setup["package-dir"] if name != "edgekd")}
+    data = {"edgekd.recipes", "edgekd.reproductions", *(name for name in setup["package-dir"] if name != "edgekd")}
     assert set(setup["packages"]) == packages | data
     assert set(setup["package-data"]) == data
     for name, folder in setup["package-dir"].items():
