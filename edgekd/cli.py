@@ -16,6 +16,7 @@ import typer
 import typer.main
 
 from edgekd.data.catalogue import KNOWN
+from edgekd.resources import names
 
 USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
 """Base of all that a command line can do wrong. Typer exports no name for it, and takes it from click or from a copy of its own."""
@@ -236,8 +237,7 @@ def sweep(
 
 @app.command(epilog="Example: edgekd reproduce cp-mobile2024 --out table --smoke")
 def reproduce(
-    name: Annotated[str, typer.Argument(help="A published table: heo2019, heo2019-temperature, heo2019-points, jung2020, vivo2023, "
-                                             "vivo2023-teachers, cp-mobile2024, cp-mobile2024-25, ssatkd-deepship, ssatkd-vtuad; or a path.")],
+    name: Annotated[str, typer.Argument(help=f"A published table: {', '.join(names('reproductions'))}; or a path to one.")],
     out: Annotated[Path | None, typer.Option(help="Folder of store, runs and table; the same command goes on with it.")] = None,
     data: Annotated[Path | None, typer.Option(help="The data set's folder as published, or a store of it.")] = None,
     seeds: Annotated[str | None, typer.Option(help="With commas; more may be added later. 0,1,2, of --smoke 0.")] = None,
@@ -264,6 +264,38 @@ def reproduce(
     if out is None:
         raise InputError("reproduce wants a folder for its runs and its table: --out DIR")
     report = run_reproduce(name, data, out, seeds, workers, _say, smoke=smoke)
+    typer.echo(report.to_json().decode() if as_json else report.to_markdown())
+    report.require()
+
+
+@app.command(epilog="Example: edgekd adapt student --data store --out adapted --min-clips 10")
+def adapt(
+    run: Annotated[Path, typer.Argument(help="A finished student's run folder.")],
+    data: Annotated[Path, typer.Option(help="The store that it was trained on.")],
+    out: Annotated[Path, typer.Option(help="Folder of runs, models and results; the same command goes on with it.")],
+    recorders: Annotated[str | None, typer.Option(help="With commas; all with enough training clips by default.")] = None,
+    min_clips: Annotated[int, typer.Option(min=1, help="Recorders with fewer training clips keep the general model.")] = 100,
+    epochs: Annotated[int, typer.Option(min=1, help="Of the float phase.")] = 10,
+    qat_epochs: Annotated[int, typer.Option(min=1, help="Of the quantization-aware phase.")] = 5,
+    lr: Annotated[float, typer.Option(min=1e-9, help="Peak learning rate of the float phase.")] = 1e-4,
+    teacher: Annotated[list[Path] | None, typer.Option(help="A finished run to learn from beside the labels; may be repeated.")] = None,
+    target: Annotated[str, typer.Option(help="Whose budgets every file is held to.")] = "dcase2025",
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch; all cores by default.")] = None,
+    accelerator: Annotated[str, typer.Option(help="auto, cpu or gpu.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Fine-tune a student for each recorder, export and check every file, and write an index of them; exit status 1 over a budget."""
+    from edgekd.pipeline.launch import relaunch_once, show_log
+
+    relaunch_once()
+    show_log()
+    from edgekd.distill.training import Options
+    from edgekd.pipeline.adapt import Tuning
+    from edgekd.pipeline.adapt import adapt as run_adapt
+
+    tuning = Tuning(epochs, qat_epochs, lr, min_clips, target)
+    report = run_adapt(run, data, out, recorders=recorders, tuning=tuning, teachers=teacher or [],
+                       options=Options(threads=threads, accelerator=accelerator), say=_say)
     typer.echo(report.to_json().decode() if as_json else report.to_markdown())
     report.require()
 

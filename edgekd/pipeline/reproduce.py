@@ -241,7 +241,8 @@ def _judged(table: Reproduction, plan: Plan, runs: Mapping[tuple[str, int], Plan
         names = [runs[key, seed].name for key in keys for seed in seeds]
         done = sum(outcomes[name].state == "done" for name in names)
         known: dict[str, Interval] = _estimate(table, row, plan, runs, seeds) if done == len(names) else {}
-        counts = _counts(row, plan, runs[row.key, seeds[0]], table.data.labels) if known and not row.mean_of and COUNTS & set(table.figures) else {}
+        counted = known and not row.mean_of and COUNTS & set(table.figures)
+        counts = _counts(row, plan, runs[row.key, seeds[0]], table.data.labels) if counted else {}
         cells = {}
         for figure in dict.fromkeys((*table.figures, *_given(row))):
             if row.judge != "network" and figure not in SHARES:
