@@ -142,9 +142,22 @@ def test_a_name_or_path_that_does_not_exist_is_refused():
 
 def test_the_wheel_carries_every_package_and_data_folder():
     setup = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
-    packages = {".".join(path.parent.relative_to(ROOT).parts) for path in (ROOT / "edgekd").rglob("*.py")}
-    data = {"edgekd.recipes", "edgekd.reproductions", *(name for name in setup["package-dir"] if name != "edgekd")}
-    assert set(setup["packages"]) == packages | data
-    assert set(setup["package-data"]) == data
+    files = [path for path in (ROOT / "edgekd").rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    files += [path for name in ("targets", "teachers") for path in (ROOT / name).iterdir()]
+    named = {folder: name for name, folder in setup["package-dir"].items() if folder != name}
+    inside: dict[str, set[Path]] = {}
+    for path in files:
+        if path.suffix != ".md" or path.parent.name == "zoo":
+            folder = path.parent.relative_to(ROOT)
+            package = named.get(str(folder), ".".join(folder.parts))
+            if package not in setup["packages"]:  # a folder of data inside a package
+                package = package.rpartition(".")[0]
+            inside.setdefault(package, set()).add(path)
+    assert set(setup["packages"]) == inside.keys()
+    for package, there in inside.items():
+        left = {path for path in there if path.suffix != ".py"
+                and not any(path.match(pattern) for pattern in setup["package-data"].get(package, ()))}
+        assert not left, package
+    assert setup["package-data"].keys() <= inside.keys()
     for name, folder in setup["package-dir"].items():
         assert (ROOT / folder).is_dir(), name
