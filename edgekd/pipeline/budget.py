@@ -5,6 +5,7 @@ number of clips and the recipes' epochs do the rest. It is an estimate: reading,
 runs at the same time slow each other down, and a batch that is smaller than the recipe's makes the most of a CPU but not of a GPU.
 """
 
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -41,6 +42,8 @@ SMALLEST = 4
 """First batch that is timed."""
 DECODED = 32
 """Files of noise whose decoding is timed."""
+BUSY = 0.5
+"""Processes that want a core, for each core, above which a measurement is of a busy machine."""
 SEEDS = "0,1,2"
 SHARED = "teacher "
 """Begins the line of a teacher that all rows share."""
@@ -85,7 +88,8 @@ class Line:
 
 @dataclass(frozen=True)
 class Budget:
-    """An estimate. lines: of runs; longest: seconds of the longest that wait for each other. at_once: runs at a time."""
+    """An estimate. lines: of runs; longest: seconds of the longest that wait for each other. at_once: runs at a time. busy: processes
+    that wanted a core before the measurement, for each core; None where the system does not tell."""
 
     title: str
     machine: str
@@ -93,6 +97,7 @@ class Budget:
     threads: int
     at_once: int
     measured_s: float
+    busy: float | None
     counted: bool
     prepare_s: float
     longest: float
@@ -115,7 +120,8 @@ class Budget:
                   "seconds": round(line.runs * line.seconds, 1)} for line in self.lines]
         return msgspec.json.format(msgspec.json.encode({
             "title": self.title, "machine": self.machine, "device": self.device, "threads": self.threads, "runs_at_a_time": self.at_once,
-            "measured_s": round(self.measured_s, 1), "counts_are_known": self.counted, "prepare_s": round(self.prepare_s, 1),
+            "measured_s": round(self.measured_s, 1), "processes_per_core": self.busy, "counts_are_known": self.counted,
+            "prepare_s": round(self.prepare_s, 1),
             "lines": lines, "runs_s": round(self.summed, 1), "total_s": round(self.total, 1), "note": CAVEAT}), indent=2) + b"\n"
 
     def to_text(self) -> str:
@@ -127,8 +133,11 @@ class Budget:
                 f"{'prepare the data set':{width}} {'':5} {'':14} {_told(self.prepare_s):>14}"]
         rows += [f"{line.what:{width}} {line.runs:5} {_told(line.seconds):>14} {_told(line.runs * line.seconds):>14}"
                  for line in self.lines]
-        known = "" if self.counted else " The number of clips is a guess."
-        return "\n".join([*rows, f"{'about, to the table':{width}} {'':5} {'':14} {_told(self.total):>14}", "", CAVEAT + known])
+        notes = [CAVEAT, *(["The number of clips is a guess."] if not self.counted else [])]
+        if self.busy is not None and self.busy > BUSY:
+            notes.append(f"This machine has other work now ({self.busy:.1f} processes for each core), which is in these times; without it "
+                         "they are shorter.")
+        return "\n".join([*rows, f"{'about, to the table':{width}} {'':5} {'':14} {_told(self.total):>14}", "", *notes])
 
 
 def estimate(name: str, seeds: str | None, workers: Workers, say: Callable[[str], None]) -> Budget:
@@ -143,7 +152,7 @@ def estimate(name: str, seeds: str | None, workers: Workers, say: Callable[[str]
     Raises:
         InputError: see `reproduce.chosen_settings`.
     """
-    began = time.perf_counter()
+    began, busy = time.perf_counter(), _busy()
     table, count = load_reproduction(name), len(seed_list(seeds or SEEDS))
     settings = chosen_settings(table)
     device = "cpu" if workers.slots[0].gpu is None else training_device("auto")
@@ -159,7 +168,7 @@ def estimate(name: str, seeds: str | None, workers: Workers, say: Callable[[str]
     longest = shared + max(line.seconds for line in lines)
     batches = sorted(each.batch for each in paces.values())
     return Budget(table.title, machine(), device, workers.threads, min(len(workers.slots), sum(line.runs for line in lines)),
-                  time.perf_counter() - began, table.data.counted, _prepare_seconds(table.data), longest, (batches[0], batches[-1]),
+                  time.perf_counter() - began, busy, table.data.counted, _prepare_seconds(table.data), longest, (batches[0], batches[-1]),
                   tuple(lines))
 
 
@@ -326,6 +335,11 @@ def _prepare_seconds(data: Source) -> float:
         for _ in decode_all(sources, data.sample_rate, data.channels):
             pass
         return (time.perf_counter() - began) / DECODED * data.clips
+
+
+def _busy() -> float | None:
+    """Processes that want a core, for each core, over the last minute."""
+    return round(os.getloadavg()[0] / (os.cpu_count() or 1), 2) if hasattr(os, "getloadavg") else None
 
 
 def _told(seconds: float) -> str:
