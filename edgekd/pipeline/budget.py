@@ -40,6 +40,8 @@ MEASURED_S = 90.0
 """Seconds of measurement in all, divided among the networks of a table."""
 SMALLEST = 4
 """First batch that is timed."""
+REPEATS = 3
+"""Of the recipe's own batch, where there is time for it."""
 DECODED = 32
 """Files of noise whose decoding is timed."""
 BUSY = 0.5
@@ -55,7 +57,7 @@ CAVEAT = ("An estimate from a short measurement on noise: reading, augmentation 
 @dataclass(frozen=True)
 class Pace:
     """Seconds a clip of one network. train, qat: a step of either phase, 0 without the phase. listen: a test, or a teacher that judges.
-    batch: of the largest measurement."""
+    batch: the largest that was tried."""
 
     train: float
     qat: float
@@ -298,17 +300,19 @@ def _stepped(network: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, be
 
 
 def _timed(work: Callable[[int], None], largest: int, device: torch.device, limit_s: float) -> tuple[float, int]:
-    """Seconds a clip in the largest batch that there was time for, and that batch."""
-    end, batch = time.perf_counter() + limit_s, min(SMALLEST, largest)
+    """Least seconds a clip in batches that grow while there is time, which passes over what disturbed some of them; the largest batch."""
+    end, batch, repeats = time.perf_counter() + limit_s, min(SMALLEST, largest), 0
     work(batch)  # the first pays for memory and choices of kernels
+    least = float("inf")
     while True:
         _finish(device)
         began = time.perf_counter()
         work(batch)
         _finish(device)
         seconds = time.perf_counter() - began
-        if batch == largest or time.perf_counter() + 2 * 2 * seconds > end:
-            return seconds / batch, batch
+        least, repeats = min(least, seconds / batch), repeats + (batch == largest)
+        if repeats == REPEATS or time.perf_counter() + 2 * 2 * seconds > end:
+            return least, batch
         batch = min(2 * batch, largest)
 
 
