@@ -38,7 +38,7 @@ from edgekd.pipeline.stages import stage_recipe
 
 MEASURED_S = 90.0
 """Seconds of measurement in all, divided among the networks of a table."""
-SMALLEST = 4
+SMALLEST = 2
 """First batch that is timed."""
 REPEATS = 3
 """Of the recipe's own batch, where there is time for it."""
