@@ -16,6 +16,7 @@ import typer
 import typer.main
 
 from edgekd.data.catalogue import KNOWN
+from edgekd.resources import names
 
 USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
 """Base of all that a command line can do wrong. Typer exports no name for it, and takes it from click or from a copy of its own."""
@@ -234,6 +235,71 @@ def sweep(
                 cross_fit)
     report = run_sweep(grid, data, out, workers_here(jobs, threads, engine), _say)
     typer.echo(report.to_json().decode() if as_json else report.markdown)
+    report.require()
+
+
+@app.command(epilog="Example: edgekd reproduce cp-mobile2024 --out table --smoke")
+def reproduce(
+    name: Annotated[str, typer.Argument(help=f"A published table: {', '.join(names('reproductions'))}; or a path to one.")],
+    out: Annotated[Path | None, typer.Option(help="Folder of store, runs and table; the same command goes on with it.")] = None,
+    data: Annotated[Path | None, typer.Option(help="The data set's folder as published, or a store of it.")] = None,
+    seeds: Annotated[str | None, typer.Option(help="With commas; more may be added later. 0,1,2, of --smoke 0.")] = None,
+    smoke: Annotated[bool, typer.Option("--smoke", help="A few steps a training, without --data on a made-up data set.")] = False,
+    budget: Annotated[bool, typer.Option("--budget", help="Only estimate how long it takes here; without the data, nothing is trained.")
+                      ] = False,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Runs at a time: one per GPU, or as cores allow.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of each run on the CPU.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Train and judge every row of a published table, and show the paper's figures beside ours with 95 % intervals."""
+    from edgekd.pipeline.experiment import workers_here
+
+    workers = workers_here(jobs, threads, "local")
+    if budget:
+        from edgekd.pipeline.budget import estimate
+
+        found = estimate(name, seeds, workers, _say)
+        typer.echo(found.to_json().decode() if as_json else found.to_text())
+        return
+    from edgekd.errors import InputError
+    from edgekd.pipeline.reproduce import reproduce as run_reproduce
+
+    if out is None:
+        raise InputError("reproduce wants a folder for its runs and its table: --out DIR")
+    report = run_reproduce(name, data, out, seeds, workers, _say, smoke=smoke)
+    typer.echo(report.to_json().decode() if as_json else report.to_markdown())
+    report.require()
+
+
+@app.command(epilog="Example: edgekd adapt student --data store --out adapted --min-clips 10")
+def adapt(
+    run: Annotated[Path, typer.Argument(help="A finished student's run folder.")],
+    data: Annotated[Path, typer.Option(help="The store that it was trained on.")],
+    out: Annotated[Path, typer.Option(help="Folder of runs, models and results; the same command goes on with it.")],
+    recorders: Annotated[str | None, typer.Option(help="With commas; all with enough training clips by default.")] = None,
+    min_clips: Annotated[int, typer.Option(min=1, help="Recorders with fewer training clips keep the general model.")] = 100,
+    epochs: Annotated[int, typer.Option(min=1, help="Of the float phase.")] = 10,
+    qat_epochs: Annotated[int, typer.Option(min=1, help="Of the quantization-aware phase.")] = 5,
+    lr: Annotated[float, typer.Option(min=1e-9, help="Peak learning rate of the float phase.")] = 1e-4,
+    teacher: Annotated[list[Path] | None, typer.Option(help="A finished run to learn from beside the labels; may be repeated.")] = None,
+    target: Annotated[str, typer.Option(help="Whose budgets every file is held to.")] = "dcase2025",
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch; all cores by default.")] = None,
+    accelerator: Annotated[str, typer.Option(help="auto, cpu or gpu.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Fine-tune a student for each recorder, export and check every file, and write an index of them; exit status 1 over a budget."""
+    from edgekd.pipeline.launch import relaunch_once, show_log
+
+    relaunch_once()
+    show_log()
+    from edgekd.distill.training import Options
+    from edgekd.pipeline.adapt import Tuning
+    from edgekd.pipeline.adapt import adapt as run_adapt
+
+    tuning = Tuning(epochs, qat_epochs, lr, min_clips, target)
+    report = run_adapt(run, data, out, recorders=recorders, tuning=tuning, teachers=teacher or [],
+                       options=Options(threads=threads, accelerator=accelerator), say=_say)
+    typer.echo(report.to_json().decode() if as_json else report.to_markdown())
     report.require()
 
 

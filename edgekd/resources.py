@@ -1,4 +1,4 @@
-"""Finds and reads the TOML data that ships with edgekd: `targets/`, `teachers/` and recipes, in a checkout or in a wheel."""
+"""Finds and reads the TOML data that ships with edgekd: `targets/`, `teachers/`, recipes and reproductions, in a checkout or in a wheel."""
 
 import json
 import re
@@ -11,7 +11,7 @@ import msgspec
 
 from edgekd.errors import InputError, nearest
 
-Folder = Literal["targets", "teachers", "recipes"]
+Folder = Literal["targets", "teachers", "recipes", "reproductions"]
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -23,9 +23,10 @@ _PACKAGE = Path(__file__).parent
 
 
 def folder(name: Folder) -> Path:
-    """Where a kind of shipped TOML lies: recipes in the package; the others beside it in a checkout, in `_NAME` inside a wheel."""
-    if name == "recipes":
-        return _PACKAGE / "recipes"
+    """Where a kind of shipped TOML lies: recipes and reproductions in the package; the others beside it in a checkout, in `_NAME` inside a
+    wheel."""
+    if name in {"recipes", "reproductions"}:
+        return _PACKAGE / name
     beside = _PACKAGE.parent / name
     return beside if (_PACKAGE.parent / "pyproject.toml").is_file() and beside.is_dir() else _PACKAGE / f"_{name}"
 

@@ -13,18 +13,19 @@ import soundfile
 import typer.main
 
 from edgekd import cli
-from edgekd.pipeline import crossval, demo, fetch, launch, sweep
+from edgekd.pipeline import crossval, demo, fetch, launch, reproduce, sweep
 from edgekd.pipeline.jobs import Outcome, _prepared
 from edgekd.runtime import microphones
 
 WALK = (
-    "record", "data prepare", "data synth", "data fetch", "data info", "teach", "distill", "crossval", "sweep", "svm", "bench-train",
-    "export", "info", "verify", "check", "bench", "evaluate", "predict", "submission", "listen", "history", "service install",
-    "service update", "service status", "service rollback", "service remove", "mics", "doctor", "demo",
+    "record", "data prepare", "data synth", "data fetch", "data info", "teach", "distill", "crossval", "sweep", "reproduce", "adapt", "svm",
+    "bench-train", "export", "info", "verify", "check", "bench", "evaluate", "predict", "submission", "listen", "history",
+    "service install", "service update", "service status", "service rollback", "service remove", "mics", "doctor", "demo",
 )
 """All commands, in an order in which each finds what it needs."""
 SMALLER = {
     "record": ("--seconds", "1"), "data synth": ("--seconds", "1", "--clips", "60"), "bench": ("--repeats", "3"),
+    "adapt": ("--epochs", "1", "--qat-epochs", "1", "--recorders", "a", "--min-clips", "1"),
     "listen": ("--history", "history.sqlite"), "bench-train": ("--set", "train.batch_size=8"),
     "teach": ("--set", "train.epochs=1", "--set", "view.seconds=1.0", "--set", "augment.roll=0.5"),
     **dict.fromkeys(("distill", "crossval", "sweep"), ("--set", "train.epochs=1", "--set", "qat.epochs=1", "--set", "student.width=8")),
@@ -74,6 +75,7 @@ def place(tmp_path, monkeypatch):
     monkeypatch.setenv(launch.MARKER, "1")
     monkeypatch.setattr(crossval, "run_jobs", run_here)
     monkeypatch.setattr(sweep, "run_jobs", run_here)
+    monkeypatch.setattr(reproduce, "run_jobs", run_here)
     monkeypatch.setattr(microphones, "microphones", list)
     monkeypatch.setattr(fetch, "fetch", lambda _, out, *__: out)
     monkeypatch.setattr(demo, "run_demo", lambda *_, **__: None)  # CI runs the README's

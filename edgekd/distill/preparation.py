@@ -1,5 +1,6 @@
 """What is found out before the first epoch: whether recipe, store, network and teachers fit, and the front end's statistics."""
 
+import dataclasses
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from edgekd import quant
-from edgekd.data.store import ClipStore, Partition
+from edgekd.data.store import ClipStore, Partition, listing
 from edgekd.distill import init, processes
 from edgekd.distill.live import LIVE, LiveTeacher, same_features
 from edgekd.distill.objective import Objective, Shapes
@@ -21,7 +22,7 @@ from edgekd.distill.run import Run, load_run, model_config
 from edgekd.distill.softlabels import Logits, check_fits, check_segments
 from edgekd.distill.view import TrainingView, batch_sizes
 from edgekd.distill.windows import window_samples
-from edgekd.errors import InputError
+from edgekd.errors import InputError, nearest
 from edgekd.frontend import FrontEnd
 from edgekd.models import build, front, hears
 from edgekd.models.logmel import LogMel
@@ -41,9 +42,21 @@ def divided(recipe: Recipe, store: ClipStore) -> Partition:
     """The training and the test side of a recipe.
 
     Raises:
-        InputError: see `ClipStore.partition`.
+        InputError: see `ClipStore.partition`; a recorder that the store does not have, or that has no training clip.
     """
-    return store.partition(recipe.data.train, recipe.data.test, recipe.data.allow_leaks, recipe.data.held_out)
+    data = recipe.data
+    partition = store.partition(data.train, data.test, data.allow_leaks, data.held_out)
+    if not data.recorders:
+        return partition
+    recorder = np.array([clip.recorder for clip in store.clips], dtype=object)
+    trained = set(recorder[partition.train])
+    for name in data.recorders:
+        if name not in trained:
+            known = sorted(trained - {""})
+            what = "has no training clips" if name in recorder else f"is unknown{nearest(name, known)}"
+            raise InputError(f"{store.path}: recorder '{name}' of data.recorders {what}; training clips are of {listing(known) or 'no'} "
+                             "recorders")
+    return dataclasses.replace(partition, train=partition.train[np.isin(recorder[partition.train], data.recorders)])
 
 
 def has_qat(recipe: Recipe) -> bool:

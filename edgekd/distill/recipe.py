@@ -67,7 +67,9 @@ class Recipe(Table, frozen=True, kw_only=True):
     def hash(self) -> str:
         """Sixteen hexadecimal digits that change with any value that decides what is trained: all but the `UNTRAINED` tables and the place
         of the run to begin with, whose weights have a hash of their own in run.json."""
-        trained = {name: value for name, value in msgspec.structs.asdict(placeless(self)).items() if name not in UNTRAINED}
+        trained = {name: value for name, value in msgspec.to_builtins(placeless(self)).items() if name not in UNTRAINED}
+        if not self.data.recorders:  # a key that came later: runs made before it stay the same runs
+            del trained["data"]["recorders"]
         return hashlib.sha256(msgspec.json.encode(trained, order="sorted")).hexdigest()[:16]
 
 

@@ -5,7 +5,7 @@ quantization-aware network; beside them metrics.csv (one row an epoch), train.lo
 the test windows (test-float.npz, test-qat.npz), report.html for people, a teacher's softlabels/ and a student's export/. A cross-fitted
 teacher has no network of its own: its folder holds run.json, recipe.json and one ordinary run a fit, fit0/ and so on. A student whose
 recipe trains its own teachers holds them: stages.json says so before there is a run.json, teachers/ and beside/ are run folders,
-pairs.json is what specialists changed and svm.json a back-end.
+pairs.json is what specialists changed, svm.json a back-end and test-svm.npz its scores of the test clips.
 """
 
 import hashlib
@@ -40,12 +40,13 @@ METRICS_FILE, LOG_FILE, REPORT_FILE = "metrics.csv", "train.log", "report.html"
 TEST_FILES = {"float": "test-float.npz", "qat": "test-qat.npz"}
 """Network -> its logits of the windows of the test side, a `score.Heard`."""
 TENSORBOARD_FOLDER, SOFT_LABELS_FOLDER, EXPORT_FOLDER = "tensorboard", "softlabels", "export"
-STAGES_FILE, PAIRS_FILE, SVM_FILE = "stages.json", "pairs.json", "svm.json"
+STAGES_FILE, PAIRS_FILE, SVM_FILE, SVM_SCORES_FILE = "stages.json", "pairs.json", "svm.json", "test-svm.npz"
 TEACHERS_FOLDER, BESIDE_FOLDER = "teachers", "beside"
 PART = ".part"
 """Ends the name of a file that is being written."""
 RUN_FILES = frozenset({RUN_FILE, RECIPE_FILE, MODEL_FILE, QAT_FILE, CHECKPOINT_FILE, METRICS_FILE, LOG_FILE, TENSORBOARD_FOLDER,
-                       SOFT_LABELS_FOLDER, EXPORT_FOLDER, STAGES_FILE, PAIRS_FILE, SVM_FILE, REPORT_FILE, *TEST_FILES.values()})
+                       SOFT_LABELS_FOLDER, EXPORT_FOLDER, STAGES_FILE, PAIRS_FILE, SVM_FILE, SVM_SCORES_FILE, REPORT_FILE,
+                       *TEST_FILES.values()})
 """All that a run folder holds, and all that may be removed with it; besides, folders of fits and of stages."""
 STAGE_FOLDERS = frozenset({TEACHERS_FOLDER, BESIDE_FOLDER})
 """Of a run with `STAGES_FILE`; elsewhere, folders of these names are the user's."""

@@ -35,6 +35,8 @@ class Data(Table, frozen=True, kw_only=True):
     """[k, K]: test on part k (from 0) of K parts of the training clips instead of on `test`, and train on the other parts. Parts share
     no recording and are alike in labels. Clips of `test`, which then may be [], are heard on neither side. Further pairs divide what
     remains."""
+    recorders: tuple[str, ...] = ()
+    """Recorders whose clips train the model, e.g. ["a"] for a model of one device; none is all. What is tested stays the same."""
     pair: tuple[str, ...] = ()
     """Two labels of a specialist (Jung et al. 2020): half of each training batch are clips of these, half of all others, drawn anew each
     epoch; an epoch has all clips of the pair once. None: all training clips once."""

@@ -4,12 +4,13 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgekd.data.store import ClipStore
-from edgekd.distill.run import TEST_FILES
+from edgekd.distill.run import SVM_SCORES_FILE, TEST_FILES
 from edgekd.errors import InputError
 from edgekd.evaluate.intervals import FIGURES, Interval, figures, intervals, measured, resampled, tally
 from edgekd.evaluate.metrics import clip_probabilities, softmax
@@ -18,6 +19,7 @@ UNITS = ("clips", "windows")
 """First axis of a run's tallies."""
 
 Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
 Estimate = dict[str, dict[str, Interval]]
 """Unit -> figure -> interval."""
 
@@ -41,21 +43,58 @@ class TestSide:
         Raises:
             InputError: its answers are missing, damaged, or of other clips.
         """
-        path = run / TEST_FILES[network]
-        try:
-            with np.load(path) as kept:
-                logits, silent, clip = kept["logits"], kept["silent"], kept["clip"]
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise InputError(f"{path}: cannot be read ({error}); remove {run} and run the same command again") from None
-        if set(clip) != set(self.clips):
-            raise InputError(f"{path}: is of other clips than the test side of this run; remove {run} and run the same command again")
-        place = np.searchsorted(self.clips, clip)  # (windows,) position in `clips`, which are in table order
-        windows = softmax(logits)
+        windows, silent, place = self._heard(run, network)
         clips, silent_clips = clip_probabilities(windows, silent, place, len(self.clips))
-        truth, count = self.store.label_index[self.clips], int(self.recording.max()) + 1
+        truth, count = self.truth, self.recordings
         return np.stack([
             tally(clips[~silent_clips], truth[~silent_clips], self.recording[~silent_clips], count),
             tally(windows[~silent], truth[place[~silent]], self.recording[place[~silent]], count)])
+
+    @property
+    def truth(self) -> Integers:
+        """(clips,) index of each clip's label."""
+        return self.store.label_index[self.clips]
+
+    @property
+    def recordings(self) -> int:
+        """How many there are."""
+        return int(self.recording.max()) + 1
+
+    def probabilities(self, run: Path, network: str) -> tuple[Floats, NDArray[np.bool_]]:
+        """(clips, labels) of one network of a finished run, and (clips,) which clips are silent.
+
+        Raises:
+            InputError: see `tallies`.
+        """
+        windows, silent, place = self._heard(run, network)
+        return clip_probabilities(windows, silent, place, len(self.clips))
+
+    def svm_scores(self, run: Path, system: int) -> Floats:
+        """(clips, labels) that a back-end gave, of the run's first, second ... system, or with -1 of all together.
+
+        Raises:
+            InputError: see `tallies`.
+        """
+        scores, clip = self._read(run, SVM_SCORES_FILE, ("scores", "clip"))
+        found: Floats = scores[system][np.argsort(clip)]
+        return found
+
+    def _heard(self, run: Path, network: str) -> tuple[Floats, NDArray[np.bool_], Integers]:
+        """Probabilities of windows, which are silent, and their clips' positions in `clips`, which are in table order."""
+        logits, silent, clip = self._read(run, TEST_FILES[network], ("logits", "silent", "clip"))
+        return softmax(logits), silent, np.searchsorted(self.clips, clip)
+
+    def _read(self, run: Path, file: str, names: Sequence[str]) -> list[NDArray[Any]]:
+        """Arrays of a file of a run, the last of them being clips."""
+        path = run / file
+        try:
+            with np.load(path) as kept:
+                found = [kept[name] for name in names]
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise InputError(f"{path}: cannot be read ({error}); remove {run} and run the same command again") from None
+        if set(found[-1]) != set(self.clips):
+            raise InputError(f"{path}: is of other clips than the test side of this run; remove {run} and run the same command again")
+        return found
 
 
 def run_figures(tallies: Floats) -> dict[str, float]:

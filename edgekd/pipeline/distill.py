@@ -7,13 +7,13 @@ from pathlib import Path
 from edgekd.data.store import ClipStore
 from edgekd.distill import processes
 from edgekd.distill.recipe import Recipe, alone, load_recipe
-from edgekd.distill.run import BESIDE_FOLDER, PAIRS_FILE, STAGES_FILE, SVM_FILE, Run, write_atomic
+from edgekd.distill.run import BESIDE_FOLDER, PAIRS_FILE, STAGES_FILE, SVM_FILE, SVM_SCORES_FILE, Run, write_atomic
 from edgekd.distill.training import DEFAULT_OPTIONS, Options, train
 from edgekd.errors import InputError
 from edgekd.pipeline.run_report import write_report
 from edgekd.pipeline.specialists import check_specialists, report_pairs, train_specialists
 from edgekd.pipeline.stages import going_on, stage_recipe, staged, teaching, train_teachers, trained, with_init
-from edgekd.pipeline.svm import score_sum
+from edgekd.pipeline.svm import judged
 
 log = logging.getLogger(__name__)
 
@@ -78,8 +78,9 @@ def _with_stages(recipe: Recipe, store: ClipStore, out: Path, options: Options) 
 
 
 def _judged(runs: Sequence[Run], store: ClipStore, kernels: Sequence[str]) -> None:
-    """Write svm.json of the first run."""
-    report = score_sum(runs, store, kernels)
+    """Write svm.json of the first run, and before it the scores that it sums up."""
+    report, scores = judged(runs, store, kernels)
     for line in report.to_text().splitlines():
         log.info("%s", line)
+    write_atomic(runs[0].path / SVM_SCORES_FILE, scores.to_npz())
     write_atomic(runs[0].path / SVM_FILE, report.to_json() + b"\n")

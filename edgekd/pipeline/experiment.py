@@ -21,7 +21,7 @@ from edgekd.data.lock import held, in_use
 from edgekd.data.store import ClipStore
 from edgekd.distill.outoffold import assignment
 from edgekd.distill.recipe import Recipe, Role, alone, decided, load_recipe
-from edgekd.distill.run import PART, RUN_FILE, resolved, write_atomic
+from edgekd.distill.run import PART, RUN_FILE, STAGES_FILE, resolved, write_atomic
 from edgekd.distill.tables import Data
 from edgekd.errors import InputError
 from edgekd.pipeline.answers import TestSide
@@ -61,7 +61,8 @@ class Fold:
 
 @dataclass(frozen=True)
 class Planned:
-    """One run. name: of its folder. setting: its label, "" for a teacher. teachers: names of runs that come first."""
+    """One run. name: of its folder. setting: its label, "" for a teacher. teachers: run folders that come first, by the name of the run or
+    as RUN/teachers/NAME for one that was trained in it."""
 
     name: str
     setting: str
@@ -82,11 +83,12 @@ class Plan:
     teachers: dict[str, Planned] = field(default_factory=dict)
     sides: dict[Data, TestSide] = field(default_factory=dict)
 
-    def add(self, setting: Setting, fold: Fold, seed: int, *, inner: bool = False) -> Planned:
-        """Plan a run and the teachers it needs, which all runs of a fold share; `inner` tests on a part of the training side."""
+    def add(self, setting: Setting, fold: Fold, seed: int, *, inner: bool = False, taught_by: Sequence[str] = ()) -> Planned:
+        """Plan a run and the teachers it needs, which all runs of a fold share; `inner` tests on a part of the training side. taught_by:
+        further teachers, which other runs of this plan train inside themselves, as in `Planned.teachers`."""
         if inner:
             fold = Fold(f"{fold.name}-inner", fold.train, fold.test, (*fold.held_out, *INNER))
-        taught = []
+        taught = list(taught_by)
         for teacher in setting.teachers:
             recipe = _placed(teacher, fold, teacher.seed)
             name = self._name(recipe, fold, () if self.cross_fit is None else (str(self.cross_fit),))
@@ -135,7 +137,9 @@ class Plan:
             else:
                 teachers = itertools.chain.from_iterable(("--teacher", str(self.path(name).resolve())) for name in run.teachers)
                 command = edgekd_command("distill", str(path), *options, *teachers)
-            found.append(Job(run.name, command, run.teachers, folder / RUN_FILE))
+            staged = not run.teachers and bool(run.recipe.teachers or run.recipe.backend)
+            found.append(Job(run.name, command, tuple(dict.fromkeys(name.partition("/")[0] for name in run.teachers)),
+                             folder / (STAGES_FILE if staged else RUN_FILE)))
         return found
 
     def _name(self, recipe: Recipe, fold: Fold, more: Iterable[str]) -> str:

@@ -1,5 +1,6 @@
 """`edgekd svm`: support vector machines on the embeddings of finished runs, one a run, and the sum of their scores."""
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +64,20 @@ class SvmReport:
         return "\n".join([*lines, f"  {ENSEMBLE:{width}}{'':10}{100 * self.accuracy:8.2f} %"])
 
 
+@dataclass(frozen=True)
+class SvmScores:
+    """scores: float64 (systems + 1, clips, labels), the last row being the mean of the systems. clip: int64 (clips,) in the store."""
+
+    scores: Floats
+    clip: Index
+
+    def to_npz(self) -> bytes:
+        """A .npz file with these two arrays by name."""
+        buffer = io.BytesIO()
+        np.savez(buffer, scores=self.scores, clip=self.clip)
+        return buffer.getvalue()
+
+
 def svm_of_runs(paths: Sequence[Path], data: Path, kernels: Sequence[str] = svm.DEFAULT_KERNELS, threads: int | None = None) -> SvmReport:
     """Open runs and a store, and judge them.
 
@@ -81,6 +96,11 @@ def svm_of_runs(paths: Sequence[Path], data: Path, kernels: Sequence[str] = svm.
 
 
 def score_sum(runs: Sequence[Run], store: ClipStore, kernels: Sequence[str] = svm.DEFAULT_KERNELS) -> SvmReport:
+    """`judged`, without the scores."""
+    return judged(runs, store, kernels)[0]
+
+
+def judged(runs: Sequence[Run], store: ClipStore, kernels: Sequence[str] = svm.DEFAULT_KERNELS) -> tuple[SvmReport, SvmScores]:
     """Fit a machine on each run's embeddings of the training clips, and test each, and the mean of their scores, on the test clips.
 
     A clip's embedding is the mean over its windows that are not silent, as its run's view hears them without augmentation.
@@ -103,7 +123,9 @@ def score_sum(runs: Sequence[Run], store: ClipStore, kernels: Sequence[str] = sv
         scores.append(machine.scores(of_test))
         systems.append(System(str(run.path), of_train.shape[1], softmax_accuracy, _accuracy(scores[-1], truth[test]), machine.kernel,
                               machine.penalty, machine.inner_accuracy))
-    return SvmReport(store.name, len(train), len(test), tuple(systems), _accuracy(svm.score_sum(scores), truth[test]))
+    total = svm.score_sum(scores)
+    report = SvmReport(store.name, len(train), len(test), tuple(systems), _accuracy(total, truth[test]))
+    return report, SvmScores(np.stack([*scores, total]), test)
 
 
 def _accuracy(scores: Floats, truth: Index) -> float:

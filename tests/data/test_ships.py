@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from edgekd.data import deepship, vtuad
+from edgekd.data import deepship, trees, vtuad
 from edgekd.data.decode import decode, decode_one, source_key
 from edgekd.errors import InputError
-from tests.data import trees
 
 
 def test_deepship_recordings_are_cut_and_dealt_by_ship(tmp_path):

@@ -10,8 +10,8 @@ import pytest
 from edgekd.data import tau, tau19, tau20, tau22, tau22_evaluation, tut18
 from edgekd.data.decode import decode
 from edgekd.data.store import UNLABELLED
+from edgekd.data.trees import MOBILE_RECORDERS, scenes, table, wav
 from edgekd.errors import InputError
-from tests.data.trees import MOBILE_RECORDERS, scenes, table, wav
 
 
 @pytest.fixture

@@ -2,10 +2,9 @@
 
 import pytest
 
-from edgekd.data import urbansound8k
+from edgekd.data import trees, urbansound8k
 from edgekd.data.decode import decode
 from edgekd.errors import InputError
-from tests.data import trees
 
 
 @pytest.fixture

@@ -9,11 +9,11 @@ import soundfile
 import typer.main
 
 from edgekd import cli
+from edgekd.data import trees
 from edgekd.data.catalogue import KNOWN
 from edgekd.data.store import ClipStore
 from edgekd.errors import InputError
 from edgekd.pipeline import data, evaluate
-from tests.data import trees
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 to be exported gives a file within the budget it is meant for."""
 
 import csv
-import json
 import math
 from pathlib import Path
 
@@ -15,11 +14,11 @@ from edgekd.data.store import Clip
 from edgekd.data.writer import StoreWriter
 from edgekd.distill.recipe import Recipe, load_recipe
 from edgekd.distill.run import BESIDE_FOLDER, METRICS_FILE, PAIRS_FILE, SVM_FILE, TEACHERS_FOLDER, load_run, model_config, resolved
-from edgekd.distill.tables import Taught
 from edgekd.distill.training import Options
 from edgekd.models import build
 from edgekd.pipeline.distill import distill
 from edgekd.pipeline.export import EMITTERS
+from edgekd.pipeline.smoke import SECONDS, few_steps, narrowed, stages
 from edgekd.pipeline.teach import teach
 from edgekd.resources import names
 from edgekd.target import load_target
@@ -31,8 +30,6 @@ QUANTISED = {(recipe.model["kind"], recipe.distill.teaching, recipe.distill.term
 LABELS = {"esc50": 50}
 """By the first part of a recipe's name; the others have ten."""
 BUDGET = "dcase2023"
-SECONDS = 1.0
-"""Of the clips of `store_of`, and what is heard of longer ones."""
 SEGMENTS = 2
 """Of each recording, where a teacher hears recordings."""
 TONES = {"high": 3000.0, "low": 300.0, "mid": 1000.0}
@@ -52,33 +49,9 @@ def test_a_shipped_student_is_within_the_budget_in_both_formats(name, tmp_path):
         assert verdict.ok, [(budget.name, budget.value) for budget in verdict.budgets]
 
 
-def stages(recipe: Recipe) -> dict[str, list[Taught]]:
-    """What else a recipe trains, by the key of its table."""
-    found = {"teachers": list(recipe.teachers)}
-    if recipe.specialists:
-        found["specialists"] = [Taught(recipe=recipe.specialists.recipe, set=recipe.specialists.set)]
-    if recipe.backend and recipe.backend.beside:
-        found["backend.beside"] = list(recipe.backend.beside)
-    return {key: listed for key, listed in found.items() if listed}
-
-
-def few_steps(name: str) -> list[str]:
-    """Settings that make a training of a recipe, and of all its stages, a few steps of one epoch on short sounds. Networks, views,
-    augmentation, terms and ways of teaching stay as they are shipped."""
-    recipe = load_recipe(name)
-    settings = ["train.epochs=1", "train.batch_size=6", "train.test_every=0", "train.warmup_epochs=0"]
-    if name in EXPORTED:
-        settings += [f"qat.epochs={int(name in QUANTISED.values())}", "qat.batch_size=6", "qat.freeze_epochs=0", "qat.calibration_clips=6"]
-    if recipe.view.seconds:
-        settings.append(f"view.seconds={SECONDS}")
-    for key, listed in stages(recipe).items():
-        if key == "specialists":
-            settings += ["specialists.pairs=1", f"specialists.set={json.dumps([*listed[0].set, *few_steps(listed[0].recipe)])}"]
-            continue
-        tables = [f"{{recipe={json.dumps(each.recipe)}, name={json.dumps(each.name)}, teaches={json.dumps(each.teaches)}, "
-                  f"set={json.dumps([*each.set, *few_steps(each.recipe)])}}}" for each in listed]
-        settings.append(f"{key}=[{', '.join(tables)}]")
-    return settings
+def short(name: str) -> list[str]:
+    """Settings of a few steps, with a quantization-aware phase where it is to be tried."""
+    return few_steps(load_recipe(name), qat=name in QUANTISED.values())
 
 
 def reached(name: str) -> set[str]:
@@ -128,7 +101,7 @@ def write_tones(path: Path, rate: int, channels: int, splits: tuple[tuple[str, i
 def check(run, name):
     """What came out is finite and of the networks and methods of the shipped recipe."""
     shipped = resolved(load_recipe(name))
-    assert run.recipe.model == shipped.model
+    assert run.recipe.model == {**shipped.model, **narrowed(load_recipe(name))}
     assert run.recipe.distill == shipped.distill
     assert run.recipe.augment == shipped.augment
     assert (run.recipe.view.span, run.recipe.init.adapt) == (shipped.view.span, shipped.init.adapt)
@@ -154,7 +127,7 @@ def test_a_shipped_recipe_trains_with_all_its_stages(name, store_of, taught, tmp
     recipe = load_recipe(name)
     plain = bool(recipe.teachers) and recipe.specialists is None and recipe.backend is None
     there = taught.get(recipe.teachers, []) if plain else []
-    run = distill(name, store_of(recipe), tmp_path / "run", there, few_steps(name), Options(threads=1, accelerator="cpu"))
+    run = distill(name, store_of(recipe), tmp_path / "run", there, short(name), Options(threads=1, accelerator="cpu"))
     check(run, name)
     if there:
         assert len(run.info.teachers) == len(there)
@@ -181,5 +154,5 @@ def test_a_shipped_teacher_that_no_recipe_trains_is_trained(name, store_of, tmp_
     if missing := missing_file(name):
         pytest.skip(f"{missing} is not there; it is downloaded, see teachers/README.md")
     monkeypatch.chdir(ROOT)
-    run = teach(name, store_of(load_recipe(name)), tmp_path / "run", few_steps(name), Options(threads=1, accelerator="cpu"))
+    run = teach(name, store_of(load_recipe(name)), tmp_path / "run", short(name), Options(threads=1, accelerator="cpu"))
     check(run, name)

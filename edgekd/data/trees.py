@@ -1,7 +1,12 @@
-"""Data sets in their official layouts, made up: same tables, names, formats and traps, small counts, noise for audio."""
+"""Data sets in their official layouts, made up: same tables, names, formats and traps, small counts, noise for audio.
+
+For tests of adapters, and for `edgekd reproduce --smoke`, which goes from such a tree to its table.
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
-import soundfile
 
 SCENES = ("airport", "bus", "metro")
 CITIES = ("lisbon", "milan", "vienna")
@@ -9,23 +14,32 @@ US8K_COLUMNS = ("slice_file_name", "fsID", "start", "end", "salience", "fold", "
 MOBILE_RECORDERS = ("a", "b", "c", "s1", "s2", "s3", "s4")
 
 
-def wav(path, rate=44100, channels=1, seconds=0.05, subtype="PCM_24"):
-    """Writes a file of noise, the same for the same path."""
+SECONDS = 0.05
+"""Of a clip, unless a test or a smoke run wants more."""
+
+Row = tuple[str, str, str, str]
+"""File, scene, place (CITY-LOCATION) and recorder."""
+
+
+def wav(path: Path, rate: int = 44100, channels: int = 1, seconds: float = SECONDS, subtype: str = "PCM_24") -> None:
+    """Write a file of noise, the same for the same name."""
+    import soundfile
+
     path.parent.mkdir(parents=True, exist_ok=True)
     noise = np.random.default_rng(list(path.name.encode())).uniform(-0.5, 0.5, (round(rate * seconds), channels))
     soundfile.write(path, noise, rate, subtype=subtype)
 
 
-def table(path, header, rows, delimiter="\t"):
-    """Writes a table; header None writes none."""
+def table(path: Path, header: Sequence[object] | None, rows: Iterable[Sequence[object]], delimiter: str = "\t") -> None:
+    """Write a table; header None writes none."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = [*([header] if header else []), *rows]
     path.write_text("".join(delimiter.join(map(str, line)) + "\n" for line in lines), encoding="utf-8")
 
 
-def scene_rows(recorders, slices):
-    """(file, scene, place, recorder): three scenes, three cities, a location each, two segments."""
-    rows = []
+def scene_rows(recorders: Sequence[str], slices: int) -> list[Row]:
+    """Three scenes, three cities, a location each, two segments."""
+    rows: list[Row] = []
     for s, scene in enumerate(SCENES):
         for c, city in enumerate(CITIES):
             place = 1000 + 10 * s + c
@@ -37,8 +51,18 @@ def scene_rows(recorders, slices):
     return rows
 
 
-def scenes(path, *, slices=0, recorders=("a",), rate=48000, channels=2, suffix=".csv", header=True, audio=True):
-    """An urban-scenes set. Milan is evaluated, the second of its segments unused; s4 is never trained on."""
+def scenes(path: Path, *, slices: int = 0, recorders: Sequence[str] = ("a",), rate: int = 48000, channels: int = 2, suffix: str = ".csv",
+           header: bool = True, audio: bool = True, seconds: float = SECONDS) -> Path:
+    """An urban-scenes set. Milan is evaluated, the second of its segments unused; s4 is never trained on.
+
+    Args:
+        path: the folder to make.
+        slices: that 10 s recordings are cut into, 0 for editions of whole recordings.
+        recorders: names.
+        rate, channels, seconds: of the audio files.
+        suffix, header: of the lists.
+        audio: false leaves the audio files out.
+    """
     rows = scene_rows(recorders, slices)
     table(path / "meta.csv", ("filename", "scene_label", "identifier", "source_label"), rows)
     train = [row[:2] for row in rows if "milan" not in row[2] and row[3] != "s4"]
@@ -48,11 +72,19 @@ def scenes(path, *, slices=0, recorders=("a",), rate=48000, channels=2, suffix="
     table(path / "evaluation_setup" / f"fold1_evaluate{suffix}", labelled, evaluate)
     table(path / "evaluation_setup" / f"fold1_test{suffix}", ("filename",) if header else None, [row[:1] for row in evaluate])
     for name, *_ in rows if audio else ():
-        wav(path / name, rate, channels)
+        wav(path / name, rate, channels, seconds)
     return path
 
 
-def urbansound8k(path):
+def subset(path: Path, percent: int) -> Path:
+    """Add the list of a subset of the training clips to an urban-scenes set: all of one of the training cities."""
+    meta = (path / "meta.csv").read_text(encoding="utf-8").splitlines()[1:]
+    names = [line.split("\t")[0] for line in meta if "-lisbon-" in line and not line.endswith("\ts4")]
+    table(path / "evaluation_setup" / f"split{percent}.csv", ("filename",), [[name] for name in names])
+    return path
+
+
+def urbansound8k(path: Path) -> Path:
     """Twenty clips in ten folds, of several rates, depths and channel counts."""
     rows = []
     for fold in range(1, 11):
@@ -65,28 +97,29 @@ def urbansound8k(path):
     return path
 
 
-def deepship(path):
-    """Four kinds of ships, five passages of 0.35 s each; the first two of a kind are of one ship."""
+def deepship(path: Path, seconds: float = 0.35) -> Path:
+    """Four kinds of ships, five passages of `seconds` each; the first two of a kind are of one ship."""
     for kind in ("Cargo", "Passengership", "Tanker", "Tug"):
-        rows = []
+        rows: list[Sequence[object]] = []
         for number in range(5):
             date, time = f"2017110{number + 1}", f"20362{number}"
-            wav(path / kind / f"{date}-{number}" / f"{time}.wav", 32000, seconds=0.35)
+            wav(path / kind / f"{date}-{number}" / f"{time}.wav", 32000, seconds=seconds)
             rows.append((number, 70, f"{kind.upper()} {max(number, 1)} ", date, time, 458, "1583-1981", "\t"))
         table(path / kind / f"{kind.lower()}-metafile", None, [*rows[:2], (), *rows[2:]], ",")
     return path
 
 
-def vtuad(path, shared=False):
-    """A scenario: three clips of each label in each split; the ship of the first is in all of them. shared: clips are parts of one file."""
+def vtuad(path: Path, shared: bool = False, seconds: float = 0.1) -> Path:
+    """A scenario: three clips of each label in each split; the ship of the first is in all of them. shared: clips of 0.1 s are parts of one
+    file; else each is a file of `seconds`."""
     for s, split in enumerate(("train", "validation", "test")):
-        rows = []
+        rows: list[Sequence[object]] = []
         for k, label in enumerate(("background", "cargo", "tug")):
             for number in range(3):
                 file = 10 * k if shared else 10 * k + number
                 ship = "" if label == "background" else f"{316000000 + (10 * k if number == 0 else 100 * s + 10 * k + number)}.0"
                 rows.append((len(rows), label, 0.1, file, number if shared else 7, 32000, 0, 20170701, ship))
-                wav(path / split / "audio" / label / f"{file}.wav", 32000, seconds=2.5 if shared else 0.1)
+                wav(path / split / "audio" / label / f"{file}.wav", 32000, seconds=2.5 if shared else seconds)
         table(path / split / "metadata.csv",
               ("", "label", "duration_sec", "file_index", "sub_init", "sample_rate", "class_code", "date", "MMSI"), rows, ",")
     return path

@@ -1,0 +1,283 @@
+"""`edgekd reproduce`: tables as data, from a made-up folder in its official layout to paper and measured side by side."""
+
+import csv
+import json
+import os
+import sys
+
+import pytest
+
+from edgekd import cli
+from edgekd.data import trees
+from edgekd.distill.run import RUN_FILE, STAGES_FILE, load_run, model_config
+from edgekd.errors import GateError, InputError
+from edgekd.models import build
+from edgekd.pipeline import budget
+from edgekd.pipeline import reproduce as reproduce_module
+from edgekd.pipeline.budget import Pace, estimate, measure
+from edgekd.pipeline.jobs import Outcome, Slot, Workers, _prepared
+from edgekd.pipeline.reproduce import chosen_settings, reproduce
+from edgekd.pipeline.reproduction import load_reproduction
+from edgekd.resources import names
+from tests.pipeline.small import NETWORK, TABLES
+
+TABLES_HERE = names("reproductions")
+ALL_TABLES = "EDGEKD_TEST_TABLES"
+"""Set, every shipped table is trained for a few steps; else only the one in the command's help, by the test of examples."""
+ONE = Workers((Slot(),), 1)
+COMMON = TABLES.replace('["a"]', '["train"]').replace('["b"]', '["evaluate"]') + """
+[view]
+seconds = 0.5
+[train]
+epochs = 2
+batch_size = 4
+lr = 0.01
+warmup_epochs = 0
+test_every = 0
+"""
+TABLE = """
+title = "Tones"
+paper = "Nobody 2000"
+figures = ["accuracy", "macro_accuracy", "log_loss", "params"]
+[data]
+set = "tau19"
+sample_rate = 8000
+train = 12
+test = 3
+clips = 18
+seconds = 0.5
+labels = 10
+"""
+ROWS = """
+[[rows]]
+label = "teacher"
+recipe = "teacher.toml"
+[[rows]]
+label = "taught"
+recipe = "student.toml"
+network = "qat"
+paper = { accuracy = 0.5, log_loss = 2.0 }
+source = "Table 1"
+[[rows]]
+label = "alone"
+recipe = "student.toml"
+teachers = "none"
+[[rows]]
+label = "both"
+mean_of = ["teacher", "alone"]
+[[rows]]
+label = "machine"
+recipe = "judged.toml"
+judge = "svm"
+[[rows]]
+label = "its teacher"
+recipe = "judged.toml"
+part = "teachers/t"
+[[rows]]
+label = "taught by its teacher"
+recipe = "judged.toml"
+set = ["distill.temperature=4.0"]
+teachers_of = "machine"
+"""
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """The current directory, with recipes, a table and a data set."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "teacher.toml").write_text(f'name = "t"\n{COMMON}\n[teacher]{NETWORK}')
+    student = f'{COMMON}\n[qat]\nepochs = 1\n[student]{NETWORK}\n[[teachers]]\nrecipe = "teacher.toml"\n'
+    (tmp_path / "student.toml").write_text(f'name = "s"\n{student}')
+    judged = student.replace("[qat]\nepochs = 1", "[qat]\nepochs = 0")
+    (tmp_path / "judged.toml").write_text(f'name = "j"\n{judged}\n[backend]\nkernels = ["linear"]\n')
+    (tmp_path / "table.toml").write_text(TABLE + ROWS)
+    trees.scenes(tmp_path / "tau19", seconds=0.5)
+    return tmp_path
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """Jobs are run in this process; the names of those that were run."""
+    ran = []
+
+    def here(jobs, folder, *_):
+        folder.mkdir(exist_ok=True)
+        outcomes = {}
+        for job in jobs:
+            outcomes[job.name] = Outcome("done", "", folder / f"{job.name}.log")
+            if not (folder / f"{job.name}.done").exists():
+                ran.append(job.name)
+                try:
+                    cli._run(list(_prepared(job)[4:]))
+                    (folder / f"{job.name}.done").touch()
+                except InputError as error:
+                    outcomes[job.name] = Outcome("failed", str(error), folder / f"{job.name}.log")
+        return outcomes
+
+    monkeypatch.setenv("EDGEKD_LAUNCHED", "1")
+    monkeypatch.setattr(reproduce_module, "run_jobs", here)
+    return ran
+
+
+def quiet(_):
+    return None
+
+
+def test_a_table_is_trained_judged_and_gone_on_with(place, trained):
+    report = reproduce("table.toml", place / "tau19", place / "out", "0,1", ONE, quiet)
+    # per seed: teacher, student, student alone, judged, taught by its teacher; and the teacher that students share is that of seed 0
+    assert len(trained) == 10
+    rows = {each.row.label: each for each in report.rows}
+    assert all((each.done, each.runs) == ((4, 4) if each.row.mean_of else (2, 2)) for each in report.rows)
+    runs = sorted((place / "out" / "runs").iterdir())
+    taught = [load_run(path) for path in runs if path.name.startswith("s-") and load_run(path).info.teachers]
+    assert len(taught) == 2
+    measured = rows["taught"].figures["accuracy"]
+    assert measured["measured"] == pytest.approx(sum(run.info.metrics["qat_clip_accuracy"] for run in taught) / 2)
+    assert measured["low"] <= measured["measured"] <= measured["high"]
+    assert measured["difference"] == pytest.approx(measured["measured"] - 0.5)
+    assert rows["taught"].figures["macro_accuracy"]["measured"] == pytest.approx(measured["measured"])  # one clip a label
+    network = build(model_config(taught[0].recipe), 10)  # labels of the whole data set, not of the three that were made up
+    assert rows["taught"].figures["params"]["measured"] == sum(each.numel() for each in network.parameters())
+    judged = [path for path in runs if (path / "svm.json").is_file()]
+    machines = [json.loads((path / "svm.json").read_bytes())["systems"][0]["svm_accuracy"] for path in judged]
+    assert rows["machine"].figures["accuracy"]["measured"] == pytest.approx(sum(machines) / 2)
+    assert "log_loss" not in rows["machine"].figures
+    its = [load_run(path / "teachers" / "t").info.metrics["float_clip_accuracy"] for path in judged]
+    assert rows["its teacher"].figures["accuracy"]["measured"] == pytest.approx(sum(its) / 2)
+    others = [load_run(path) for path in runs if path.name.startswith("j-") and path not in judged]
+    assert [run.recipe.distill.temperature for run in others] == [4.0, 4.0]
+    assert all(run.info.teachers for run in others)
+    with (place / "out" / "results.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    told = next(line for line in lines if line["paper"])
+    assert (told["system"], told["judged"], told["source"], told["paper"]) == ("taught", "int8-aware", "Table 1", "0.5")
+    text = (place / "out" / "results.md").read_text()
+    assert "| taught | int8-aware | log loss | 2.000 |" in text
+    assert "| both | float | accuracy | - |" in text
+    done = len(trained)
+    assert reproduce("table.toml", None, place / "out", "0,1", ONE, quiet).rows == report.rows
+    assert len(trained) == done
+
+
+@pytest.mark.usefixtures("trained")
+def test_a_run_that_fails_leaves_its_row_open(place):
+    rows = ROWS.replace('label = "alone"\n', 'label = "alone"\nset = ["view.seconds=0.001"]\n').split('[[rows]]\nlabel = "both"')[0]
+    (place / "table.toml").write_text(TABLE + rows)
+    report = reproduce("table.toml", place / "tau19", place / "out", "0", ONE, quiet)
+    figures = {each.row.label: each.figures["accuracy"]["measured"] for each in report.rows}
+    assert figures["alone"] is None
+    assert figures["taught"] is not None
+    assert "0 of 1" in report.to_markdown()
+    with pytest.raises(GateError, match="1 runs are not done; the same command tries again"):
+        report.require()
+
+
+def test_a_smoke_run_makes_its_own_data_set_and_shortens_every_training(place, trained):
+    (place / "table.toml").write_text(TABLE + '[[rows]]\nlabel = "taught"\nrecipe = "judged.toml"\n')
+    report = reproduce("table.toml", None, place / "out", None, ONE, quiet, smoke=True)
+    run = load_run(place / "out" / "runs" / trained[0])
+    assert (run.recipe.train.epochs, load_run(run.path / "teachers" / "t").recipe.train.epochs) == (1, 1)
+    assert (place / "out" / "tree" / "meta.csv").is_file()
+    assert "its figures mean nothing" in report.to_markdown()
+    with pytest.raises(InputError, match="begun with another command"):
+        reproduce("table.toml", place / "tau19", place / "out", None, ONE, quiet)
+
+
+def test_an_interrupted_run_with_stages_is_gone_on_with_by_what_its_stages_have(place, monkeypatch):
+    jobs = []
+    monkeypatch.setattr(reproduce_module, "run_jobs", lambda found, *_: jobs.extend(found) or exit_now())
+
+    def exit_now():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt, match="out: interrupted; go on with the same command"):
+        reproduce("table.toml", place / "tau19", place / "out", "0", ONE, quiet)
+    begun = {job.name[:2]: job.begun.name for job in jobs if not job.needs}
+    assert begun == {"t-": RUN_FILE, "s-": RUN_FILE, "j-": STAGES_FILE}
+    by_teacher = next(job for job in jobs if job.needs and job.name.startswith("j-"))
+    assert by_teacher.command[-2:] == ("--teacher", str((place / "out" / "runs" / by_teacher.needs[0]).resolve() / "teachers" / "t"))
+
+
+@pytest.mark.parametrize(("old", "new", "message"), [
+    ('label = "alone"', 'label = "taught"', "row 'taught': there is another of this label"),
+    ('mean_of = ["teacher", "alone"]', 'mean_of = ["tutor"]', "row 'both': names 'tutor', which is no row before it"),
+    ('part = "teachers/t"', 'part = "../t"', "part '../t' is no stage of a run"),
+    ('mean_of = ["teacher", "alone"]', "", "wants either a recipe or mean_of"),
+    ('judge = "svm"', 'judge = "svm"\npaper = { log_loss = 1.0 }', "scores of support vector machines are no probabilities"),
+    ('teachers = "none"', 'teacher = "none"', "teacher"),
+    ('figures = ["accuracy",', 'figures = ["acuracy",', "'acuracy' is unknown"),
+    ('judge = "svm"', 'network = "qat"', "row 'machine': recipe judged.toml has no quantization-aware phase"),
+])
+def test_a_table_that_makes_no_sense_is_refused(place, old, new, message):
+    text = TABLE + ROWS
+    assert old in text
+    (place / "table.toml").write_text(text.replace(old, new))
+    with pytest.raises(InputError, match=message):
+        chosen_settings(load_reproduction("table.toml"))
+
+
+def test_data_that_are_missing_or_of_another_set_are_told(place, tmp_path):
+    with pytest.raises(InputError, match="wants the folder of TAU Urban Acoustic Scenes 2019, development: give it with --data FOLDER, "
+                                         "after edgekd data fetch tau19, or try the path with --smoke"):
+        reproduce("table.toml", None, place / "out", None, ONE, quiet)
+    assert not (place / "out").exists()
+    cli._run(["data", "synth", "--out", "synth", "--clips", "60", "--seconds", "1"])
+    with pytest.raises(InputError, match=r"its data set is .*, this table wants tau19"):
+        reproduce("table.toml", tmp_path / "synth", place / "out", None, ONE, quiet)
+
+
+@pytest.mark.parametrize("name", TABLES_HERE)
+def test_every_shipped_table_can_be_planned_whole_and_short(name):
+    table = load_reproduction(name)
+    for smoke in (False, True):
+        settings = chosen_settings(table, smoke=smoke)
+        assert all(setting.recipe.frontend.sample_rate == table.data.sample_rate for setting in settings.values())
+        assert all((setting.recipe.train.epochs == 1) == smoke for setting in settings.values())
+    assert all(figure in table.figures for row in table.rows for figure in reproduce_module._given(row))
+
+
+def test_a_budget_adds_up_steps_tests_stages_and_seeds(place, monkeypatch):
+    monkeypatch.setattr(budget, "measure", lambda *_: Pace(1.0, 10.0, 0.5, 4))
+    found = estimate("table.toml", "0,1,2", Workers((Slot(), Slot()), 1), quiet)
+    lines = {line.what: line for line in found.lines}
+    # 2 epochs of 12 clips, a test of 3 at half a second, and a teacher judges all 18 clips
+    teacher = 2 * 12 + 0.5 * (3 + 18)
+    assert (lines["teacher t"].runs, lines["teacher t"].seconds) == (1, teacher)
+    assert (lines["taught"].runs, lines["taught"].seconds) == (3, 2 * 12 + 1.5 + 12 * 10 + 1.5)
+    assert (lines["machine"].seconds, lines["machine"].trainings) == (teacher + 2 * 12 + 1.5, 2)
+    assert lines["taught by its teacher"].seconds == 2 * 12 + 1.5
+    assert found.summed == pytest.approx(sum(line.runs * line.seconds for line in found.lines))
+    assert found.total == pytest.approx(found.prepare_s + found.summed / 2)
+    assert "An estimate from a short measurement" in found.to_text()
+    assert json.loads(found.to_json())["total_s"] == pytest.approx(found.total, abs=0.1)
+    assert not (place / "out").exists()
+
+
+@pytest.mark.usefixtures("place")
+def test_a_network_is_measured_in_batches_up_to_its_own():
+    table = load_reproduction("table.toml")
+    pace = measure(chosen_settings(table)[table.row("taught").key].recipe, table.data, "cpu", 5.0)
+    assert min(pace.train, pace.qat, pace.listen) > 0
+    assert pace.batch == 4
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("trained")
+@pytest.mark.timeout(600)
+@pytest.mark.skipif(not os.environ.get(ALL_TABLES), reason=f"takes minutes; set {ALL_TABLES}=1")
+@pytest.mark.parametrize("name", TABLES_HERE)
+def test_every_shipped_table_reaches_its_end_on_a_made_up_data_set(name, tmp_path):
+    report = reproduce(name, None, tmp_path / "out", None, ONE, quiet, smoke=True)
+    report.require()
+    for each in report.rows:
+        assert all(cell["measured"] is not None for cell in each.figures.values()), each.row.label
+
+
+def test_the_command_without_a_folder_and_an_unknown_table_is_one_line(monkeypatch, capsys):
+    for arguments, message in ((["heo2019", "--smoke"], "--out DIR"), (["heo2091", "--out", "out", "--smoke"], "did you mean 'heo2019'")):
+        monkeypatch.setattr(sys, "argv", ["edgekd", "reproduce", *arguments])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        assert stopped.value.code == 2
+        assert message in capsys.readouterr().err
