@@ -25,6 +25,9 @@ MACHINE_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCE
 INTERRUPTED, PIPE_CLOSED, TERMINATED = 130, 141, 143
 """Exit statuses of a shell for what SIGINT, SIGPIPE and SIGTERM end."""
 
+BLAS_THREADS = "OPENBLAS_NUM_THREADS"
+"""Environment variable that numpy's BLAS reads when numpy is imported."""
+
 app = typer.Typer(name="edgekd", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
                   help="From a folder of labelled audio to a live int8 acoustic scene classifier on a Raspberry Pi.")
 data_app = typer.Typer(no_args_is_help=True, help="Prepare, synthesise and inspect clip stores.")
@@ -110,6 +113,11 @@ def data_info(
 
     report = data_info.info(store)
     print(msgspec.json.encode(report).decode() if as_json else data_info.text(report))
+
+
+def _without_blas_threads() -> None:
+    """Before numpy is imported: the products of a window's front end are small, and threads for them cost eight times what they compute."""
+    os.environ.setdefault(BLAS_THREADS, "1")
 
 
 def _say(line: str) -> None:
@@ -414,6 +422,7 @@ def bench(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document: an object for one file, a list for several.")] = False,
 ) -> None:
     """Time front end, network and whole pipeline of exported files; resident memory and start-up in a fresh process."""
+    _without_blas_threads()
     from edgekd.pipeline.bench import REPEATS, to_json, to_text
     from edgekd.pipeline.bench import bench as run_bench
 
@@ -489,6 +498,7 @@ def predict(
     force: Annotated[bool, typer.Option("--force", help="Replace a table that exists.")] = False,
 ) -> None:
     """Classify every recording in a folder and write one row of probabilities per file."""
+    _without_blas_threads()
     from edgekd.pipeline.predict import predict_folder
 
     typer.echo(predict_folder(model, folder, csv, engine=engine, hop=hop, threads=threads, force=force).to_text())
@@ -593,6 +603,7 @@ def listen(
 ) -> None:
     """Classify audio window by window, one decision per hop. SIGTERM and SIGINT end it; SIGHUP reads configuration and model again;
     outputs stay as they are."""
+    _without_blas_threads()
     from edgekd.runtime.config import Config, override, prepared, read_config, require_same_outputs
     from edgekd.runtime.control import Control, Setup, StoppedError
     from edgekd.runtime.decision import ChangesOnly, to_json, to_text

@@ -1,6 +1,7 @@
 """The model that comes with edgekd: it is what it says, within the budget, and heard where no model is named."""
 
 import json
+import os
 import subprocess
 import sys
 import wave
@@ -49,3 +50,19 @@ def test_the_file_is_of_the_engine_asked_for_or_installed(monkeypatch):
         assert bundled_model().suffix == suffix
     with pytest.raises(InputError, match="unknown engine 'lite'"):
         bundled_model("lite")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts the threads of a process in /proc")
+def test_listening_starts_no_threads_for_small_products(tmp_path):
+    with wave.open(str(tmp_path / "noise.wav"), "wb") as file:
+        file.setparams((1, 2, 16000, 0, "NONE", ""))
+        file.writeframes(bytes(32000))
+    program = ("import os, sys; from edgekd import cli\n"
+               "assert 'numpy' not in sys.modules\n"
+               f"sys.argv = ['edgekd', 'listen', {str(tmp_path / 'noise.wav')!r}]\n"
+               "try: cli.main()\n"
+               "except SystemExit as stopped: assert not stopped.code\n"
+               "print(len(os.listdir('/proc/self/task')))")
+    environment = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True, env=environment)
+    assert done.stdout.splitlines()[-1] == "1"
