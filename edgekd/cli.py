@@ -463,7 +463,8 @@ def bench_train(
 def evaluate(
     model: Annotated[Path, typer.Argument(help="A model file that 'edgekd export' wrote.")],
     data: Annotated[Path, typer.Option(help="A clip store.")],
-    split: Annotated[list[str] | None, typer.Option(help="Split to evaluate on; repeatable. All clips by default.")] = None,
+    split: Annotated[list[str] | None, typer.Option(
+        help="Split to evaluate on; repeatable. By default all clips, also those trained on.")] = None,
     engine: Annotated[str | None, typer.Option(help="litert or onnxruntime; by default the one that opens the file.")] = None,
     hop: Annotated[float, typer.Option(help="Seconds between the starts of two windows.")] = 1.0,
     threads: Annotated[int, typer.Option(help="Threads of the engine.")] = 1,
@@ -554,9 +555,10 @@ def listen(
     model: Annotated[Path | None, typer.Option(
         help="A model file that 'edgekd export' wrote; by default the one that comes with edgekd, of the 50 labels of ESC-50.")] = None,
     config: Annotated[Path | None, typer.Option(
-        help="A .toml file with tables [model], [source], [decision] and [output], which have a key for each option here, and [watch], "
-             "the limits by which a live source is watched; options on the command line override it, and a source here the whole table. "
-             "Its paths are relative to the file.")] = None,
+        help="A .toml file with tables [model], [source], [decision], [output], [web], [mqtt], [hook], [history] and [clips], which have a "
+             "key for each option here and more (see edgekd/runtime/README.md), and [watch], the limits by which a live source is "
+             "watched; options on the command line override it, and a source here the whole table. Its paths are relative to the "
+             "file.")] = None,
     mic: Annotated[str | None, typer.Option(
         help="The microphone: part of its name, hw:CARD,DEVICE or USB VENDOR:PRODUCT[:SERIAL]; see 'edgekd mics'.")] = None,
     command: Annotated[str | None, typer.Option(
@@ -680,7 +682,7 @@ def history(
     svg: Annotated[Path | None, typer.Option(help="With --day: draw it into this file instead, which any browser shows.")] = None,
     csv: Annotated[Path | None, typer.Option(help="Write a table, with times in UTC.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line, or with --day one document.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace a table that exists.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace a table or a picture that exists.")] = False,
 ) -> None:
     """Tell what a listener heard when: from when to when which label was shown, the newest last, in local time."""
     from edgekd.pipeline import history as past
@@ -692,7 +694,7 @@ def history(
     if question.day is not None and (csv is None or svg is not None):
         drawn = history_day.read_day(question.day, past.rows(question))
         if svg is not None:
-            print(history_day.write_svg(drawn, svg))
+            print(history_day.write_svg(drawn, svg, force=force))
         else:
             print(history_day.to_json(drawn) if as_json else history_day.to_text(drawn, sys.stdout.encoding))
     elif csv is None:

@@ -114,7 +114,8 @@ def read_bytes(path: Path) -> bytes:
     Raises:
         InputError: another suffix, unreadable, too large, or bytes that are not a model of that kind.
     """
-    _check_suffix(path)
+    if path.suffix or path.exists():  # a name without one that is not there is rather a folder mistyped
+        _check_suffix(path)
     try:
         if not path.is_dir() and not path.is_file() and path.exists():  # opening a pipe would wait, a device may never end
             raise InputError(f"{path}: not a regular file; give a .tflite or .onnx file")

@@ -220,6 +220,8 @@ def test_other_files_are_refused(tmp_path, name, content, message):
 def test_unreadable_places(tmp_path, emitted):
     with pytest.raises(InputError, match="cannot be read"):
         modelfile.read(tmp_path / "missing.onnx")
+    with pytest.raises(InputError, match="cannot be read"):
+        modelfile.read(tmp_path / "missing")
     (tmp_path / "folder.onnx").mkdir()
     with pytest.raises(InputError, match="cannot be read"):
         modelfile.read(tmp_path / "folder.onnx")

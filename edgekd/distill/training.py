@@ -122,7 +122,7 @@ def train(recipe: Recipe, store: ClipStore, out: Path, teachers: Sequence[Path] 
         InputError: anything that does not fit, found before the first epoch; or a loss that is no number, memory or a disk that is full,
             a process that is gone.
     """
-    _check_accelerator(options.accelerator)
+    check_accelerator(options.accelerator)
     with processes.joined(options.accelerator):
         _set_threads(options.threads)
         return _trained(with_precision(resolved(recipe), training_device(options.accelerator)), store, out, teachers, options)
@@ -338,7 +338,12 @@ class _Job:
         return processes.first(lambda: str(load_saved(path)["phase"]) if path.is_file() else None)
 
 
-def _check_accelerator(name: str) -> None:
+def check_accelerator(name: str) -> None:
+    """Refuse what --accelerator does not know, and a GPU where there is none.
+
+    Raises:
+        InputError: as said.
+    """
     if name not in ACCELERATORS:
         raise InputError(f"accelerator '{name}' is unknown{nearest(name, ACCELERATORS)}")
     if name == "gpu" and not (torch.cuda.is_available() or torch.backends.mps.is_available()):

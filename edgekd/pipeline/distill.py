@@ -8,7 +8,7 @@ from edgekd.data.store import ClipStore
 from edgekd.distill import processes
 from edgekd.distill.recipe import Recipe, alone, load_recipe
 from edgekd.distill.run import BESIDE_FOLDER, PAIRS_FILE, STAGES_FILE, SVM_FILE, SVM_SCORES_FILE, Run, write_atomic
-from edgekd.distill.training import DEFAULT_OPTIONS, Options, train
+from edgekd.distill.training import DEFAULT_OPTIONS, Options, check_accelerator, train
 from edgekd.errors import InputError
 from edgekd.pipeline.run_report import write_report
 from edgekd.pipeline.specialists import check_specialists, report_pairs, train_specialists
@@ -55,6 +55,7 @@ def distill(recipe: str, data: Path, out: Path, teachers: Sequence[Path] = (), o
 
 def _with_stages(recipe: Recipe, store: ClipStore, out: Path, options: Options) -> Run:
     """Teachers, specialists and systems beside it, then the student, and what judges them all."""
+    check_accelerator(options.accelerator)  # before the folder is made, which a second try would have to replace
     special = recipe.specialists is not None and recipe.specialists.pairs > 0
     if special:
         check_specialists(recipe)

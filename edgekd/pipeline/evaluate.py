@@ -29,6 +29,7 @@ class EvaluationReport:
         data: name of the data set; `synthetic` when a program made it.
         scores: windows, clips, labels and recorders.
         temperature: that divided the logits. fitted_here: whether it was fitted on some of these clips.
+        trained_here: whether all clips of the very store that the model was trained on are scored.
         answers: what it was that is scored.
     """
 
@@ -40,6 +41,7 @@ class EvaluationReport:
     scores: Evaluation
     temperature: float
     fitted_here: bool
+    trained_here: bool
     answers: Answers
 
     def to_json(self) -> bytes:
@@ -55,6 +57,12 @@ class EvaluationReport:
         which = "all clips, whatever their split (choose with --split)" if self.split == ALL_SPLITS else f"split {self.split}"
         return f"{self.engine} on {self.data}{' (synthetic)' if self.synthetic else ''}, {which}: {clips} clips"
 
+    def trained_note(self) -> str:
+        """What must be known of the clips, "" where nothing."""
+        if not self.trained_here:
+            return ""
+        return "the model was trained on some of these clips, which flatters all scores; choose others with --split"
+
     def fit_note(self) -> str:
         """What must be known of the temperature, "" where nothing."""
         if not self.fitted_here:
@@ -66,7 +74,7 @@ class EvaluationReport:
         lines = [f"{self.model} in {self.where()}", "",
                  f"{'':10}{'count':>8}{'silent':>8}{'accuracy':>10}{'macro':>8}{'log loss':>10}{'calibration':>13}",
                  _row("windows", self.scores.windows), _row("clips", self.scores.clips)]
-        lines += [note] if (note := self.fit_note()) else []
+        lines += [note for note in (self.trained_note(), self.fit_note()) if note]
         for title, accuracies in (("label", self.scores.per_label), ("recorder", self.scores.per_recorder)):
             if accuracies:
                 width = max(len(name) for name in accuracies)
@@ -120,8 +128,9 @@ def evaluate_file(model_path: Path, data: Path, splits: Sequence[str] = (), *, e
     split = ",".join(splits) if splits else ALL_SPLITS
     fit = manifest.calibration
     fitted_here = fit is not None and fit.data_hash == store.hash and any(clip.split in fit.splits for clip in clips)
+    trained_here = not splits and manifest.provenance.data_hash == store.hash
     return EvaluationReport(str(model_path), split, model.engine, store.name, store.synthetic, scores, manifest.temperature, fitted_here,
-                            answers)
+                            trained_here, answers)
 
 
 def check_labelled(store: ClipStore) -> None:

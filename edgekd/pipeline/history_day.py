@@ -108,12 +108,14 @@ def to_json(day: Day) -> str:
                                 "events": len(day.events)}).decode()
 
 
-def write_svg(day: Day, path: Path) -> str:
+def write_svg(day: Day, path: Path, *, force: bool = False) -> str:
     """Write the picture. Returns a line for people.
 
     Raises:
-        InputError: it cannot be written.
+        InputError: a file that exists, a place that cannot be written.
     """
+    if path.is_file() and not force:
+        raise InputError(f"{path} exists; replace it with --force or choose another --svg")
     try:
         path.write_text(to_svg(day), encoding="utf-8")
     except OSError as error:

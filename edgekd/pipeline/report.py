@@ -142,7 +142,8 @@ def page_of(plan: Plan, report: EvaluationReport, timed: Benchmark | str) -> Pag
     ]
     tiles = [*score_tiles(found), *_cost_tiles(checked), *_time_tiles(timed)]
     lead = f"{manifest.student}, {manifest.precision}, in {report.where()}"
-    return Page("edgekd evaluation", plan.model.name, lead, tiles, sections, [SYNTHETIC_NOTE] if report.synthetic else [],
+    notes = [note for note in (sentence(report.trained_note()), SYNTHETIC_NOTE if report.synthetic else "") if note]
+    return Page("edgekd evaluation", plan.model.name, lead, tiles, sections, notes,
                 f"Model made by edgekd {manifest.provenance.edgekd_version} at {manifest.provenance.created}.")
 
 

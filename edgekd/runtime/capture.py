@@ -100,7 +100,7 @@ class Capture:
         for tests. idle_s: while nothing comes, an empty chunk is given each so many seconds; None gives none."""
         require_sense(request)
         if request.command is not None and request.rate is None:
-            raise InputError("a command writes raw samples that do not say their rate; give it")
+            raise InputError("a command writes raw samples that do not say their rate; give it with --rate, for instance 16000")
         self._request, self._sample_rate, self._watch, self._child = request, sample_rate, watch or Watch(), child
         self._idle_s = idle_s
         self._health = Health(self._watch, time.monotonic())

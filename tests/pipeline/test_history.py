@@ -173,6 +173,8 @@ def test_the_picture_of_a_day_is_whole_and_needs_nothing_else(file, tmp_path, mo
     out = tmp_path / "day.svg"
     status, text, _ = command(monkeypatch, capsys, file, "--day", "2026-07-02", "--svg", out)
     assert (status, text) == (0, f"{out}: 2026-07-02, 3 labels\n")
+    assert command(monkeypatch, capsys, file, "--day", "2026-07-02", "--svg", out)[0] == 2
+    assert command(monkeypatch, capsys, file, "--day", "2026-07-02", "--svg", out, "--force")[0] == 0
     svg = out.read_text()
     root = ElementTree.fromstring(svg)
     texts = [element.text for element in root.iter("{http://www.w3.org/2000/svg}text")]

@@ -1,6 +1,7 @@
 """Systems of several trainings in one command: what is given in the place of a recipe's own stages, folders that are moved, runs that
 differ in their stages alone, and mistakes that are found before anything is trained."""
 
+import dataclasses
 import shutil
 
 import msgspec
@@ -101,6 +102,12 @@ def test_teachers_given_take_the_place_of_the_recipes_own(place, tmp_path):
         distill("student.toml", place / "store", tmp_path / "x", ["none", given], options=QUIET)
     with pytest.raises(InputError, match="begun without training its own teachers"):
         distill("student.toml", place / "store", tmp_path / "given", options=RESUME)
+
+
+def test_an_unknown_accelerator_leaves_no_folder_behind(place, tmp_path):
+    with pytest.raises(InputError, match="accelerator 'tpu' is unknown"):
+        distill("student.toml", place / "store", tmp_path / "out", options=dataclasses.replace(QUIET, accelerator="tpu"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_run_that_is_moved_with_its_stages_goes_on(place, tmp_path):

@@ -8,6 +8,7 @@ import pytest
 from edgekd.errors import InputError
 from edgekd.runtime.config import Config, override, read_config
 from edgekd.runtime.health import Change
+from edgekd.runtime.outputs.history import History
 from edgekd.runtime.outputs.hub import CLOSE_S, Outputs, Worker
 from edgekd.runtime.outputs.opening import open_outputs
 from edgekd.runtime.outputs.tables import HistoryTable, HookTable, WebTable
@@ -32,6 +33,12 @@ class Toy:
         time.sleep(self._close_s)
 
 
+def told_first(outputs: Outputs, lines: list[Change]):
+    for line in lines:
+        outputs.tell(line, None)
+        yield line
+
+
 def eventually(condition, seconds: float = 3.0) -> bool:
     end = time.monotonic() + seconds
     while not condition() and time.monotonic() < end:
@@ -47,6 +54,15 @@ def test_trouble_is_a_line_when_it_begins_changes_and_ends_and_all_outputs_hear_
     assert news == ["mqtt: no broker", "mqtt: refused", "mqtt: works again"]
     assert [line.reason for line in second.told] == news
     assert all(line.state == "HEALTHY" for line in given)
+
+
+def test_what_cannot_be_delivered_at_the_end_is_a_line_too(tmp_path):
+    (tmp_path / "file").touch()
+    with Outputs([History(HistoryTable(str(tmp_path / "file" / "h.sqlite")))]) as outputs:
+        given = list(outputs.through(told_first(outputs, LINES)))
+    assert [line.reason for line in given[:-1]] == ["hearing"] * len(LINES)
+    assert given[-1].reason.startswith("history: ")
+    assert "file" in given[-1].reason
 
 
 def test_slow_outputs_are_closed_together_and_not_waited_for():

@@ -173,7 +173,8 @@ def test_an_interrupt_is_the_usual_end_without_a_count(monkeypatch, capsys, tmp_
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
-    (["--command", "x"], "do not say their rate"), (["--command", "x", "--mic", "y"], "two sources"), (["--seconds", "0"], "a clip of 0 s"),
+    (["--command", "x"], "do not say their rate; give it with --rate"),
+    (["--command", "x", "--mic", "y"], "two sources"), (["--seconds", "0"], "a clip of 0 s"),
 ])
 def test_bad_usage_is_one_line_and_status_2(monkeypatch, capsys, tmp_path, arguments, message):
     status, out, err = run(monkeypatch, capsys, "a", "--out", str(tmp_path / "out"), *arguments)

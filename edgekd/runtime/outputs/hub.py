@@ -68,11 +68,18 @@ class Outputs:
         self._outputs = tuple(outputs)
         self._troubles: dict[str, str | None] = {}
         self._bugs: dict[str, str] = {}
+        self._closed = False
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
         closing = [threading.Thread(target=output.close, daemon=True) for output in self._outputs]
         for thread in closing:  # together, as each may wait
             thread.start()
@@ -91,16 +98,26 @@ class Outputs:
                 self._bugs.pop(output.name, None)
 
     def through(self, lines: Iterator[Decision | Change]) -> Iterator[Decision | Change]:
-        """The lines as they come, and one wherever an output's trouble begins, changes or ends: of the source's state, which stays."""
+        """The lines as they come, and one wherever an output's trouble begins, changes or ends: of the source's state, which stays.
+
+        Where the lines end, the outputs are closed first: what they cannot deliver at the end is said too.
+        """
+        line = None
         for line in lines:
             yield line
-            for output in self._outputs:
-                trouble = self._trouble(output)
-                if trouble != self._troubles.get(output.name):
-                    self._troubles[output.name] = trouble
-                    news = Change(line.t, line.state, f"{output.name}: {trouble or WORKS_AGAIN}")
-                    self.tell(news, None)
-                    yield news
+            for news in self._news(line):
+                self.tell(news, None)
+                yield news
+        self._close()
+        if line is not None:
+            yield from self._news(line)
+
+    def _news(self, line: Decision | Change) -> Iterator[Change]:
+        for output in self._outputs:
+            trouble = self._trouble(output)
+            if trouble != self._troubles.get(output.name):
+                self._troubles[output.name] = trouble
+                yield Change(line.t, line.state, f"{output.name}: {trouble or WORKS_AGAIN}")
 
     def _trouble(self, output: Output) -> str | None:
         try:
