@@ -9,12 +9,15 @@ out. Prints a table, one row per hour's worth, then one JSON line; ends with sta
 
 import json
 import math
+import os
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as `edgekd listen` does
 
 import numpy as np
 import typer
