@@ -32,8 +32,8 @@ VNNI = frozenset({"avx512_vnni", "avx_vnni"})
 FATAL_ONLY = 4
 """ONNX Runtime's log severity: what fails is raised, and told once."""
 STDERR = 2
-MAX_TENSOR_ELEMENTS = 2**24
-"""Of one tensor of a .tflite file: hundreds of times what a student holds."""
+MAX_ELEMENTS = 2**24
+"""Of all tensors of a .tflite file together: more than ten times what the largest student has."""
 TFLITE_VECTORS = {"operator codes": 1, "graph": 2, "buffers": 4}
 """Vectors of the model table, and their field numbers."""
 GRAPH_TENSORS, GRAPH_OUTPUTS, GRAPH_OPERATORS, OPERATOR_TENSORS = 0, 2, 3, (1, 2)
@@ -231,10 +231,11 @@ class _LiteRT:
     def _refuse_odd_tensors(self) -> None:
         """Before they are allocated: absurd shapes, and types that edgekd does not write together, which make XNNPACK abort the process."""
         (source,) = self._interpreter.get_input_details()
-        types = {np.dtype(source["dtype"]).name, "int32"}
+        types, left = {np.dtype(source["dtype"]).name, "int32"}, MAX_ELEMENTS
         for tensor in self._interpreter.get_tensor_details():
             size = math.prod(int(length) for length in tensor["shape"])
-            if not 0 <= size <= MAX_TENSOR_ELEMENTS:
+            left -= size
+            if size < 0 or left < 0:
                 raise ValueError(f"tensor '{tensor['name']}' has the shape {tuple(tensor['shape'])}")
             if np.dtype(tensor["dtype"]).name not in types:
                 raise ValueError(f"tensor '{tensor['name']}' is {np.dtype(tensor['dtype']).name} in a model of {source['dtype'].__name__}")

@@ -1,6 +1,7 @@
 """Model files in their engines: right logits, any batch, and one clear line for what cannot run."""
 
 import contextlib
+import math
 import subprocess
 import sys
 
@@ -164,7 +165,8 @@ def test_every_suffix_has_an_engine():
 
 
 def test_absurd_shapes_are_refused_before_they_are_allocated(tmp_path, monkeypatch):
-    monkeypatch.setattr(engines, "MAX_TENSOR_ELEMENTS", 1000)
+    largest = max(math.prod(edge.shape) for edge in GRAPH.edges.values())
+    monkeypatch.setattr(engines, "MAX_ELEMENTS", largest)  # together they are more
     with pytest.raises(InputError, match=r"toy.int8.tflite: LiteRT cannot run this model \(tensor '.*' has the shape \("):
         open_model(save(tmp_path, "tflite"))
 

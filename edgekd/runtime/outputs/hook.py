@@ -227,9 +227,9 @@ def open_hook(table: HookTable) -> Hook:
 
 
 def to_body(note: Note) -> bytes:
-    """The event as JSON: what, time, before, and all that a line of `listen --json` has."""
+    """The event as a line of JSON: what, time, before, and all that a line of `listen --json` has."""
     when = note.when.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    return msgspec.json.encode({"event": note.what, "time": when, "before": note.before, **msgspec.to_builtins(note.event)})
+    return msgspec.json.encode({"event": note.what, "time": when, "before": note.before, **msgspec.to_builtins(note.event)}) + b"\n"
 
 
 def printable(text: str) -> str:
