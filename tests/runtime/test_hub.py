@@ -69,7 +69,7 @@ def test_slow_outputs_are_closed_together_and_not_waited_for():
     began = time.monotonic()
     with Outputs([Toy(name, close_s=20.0) for name in "abcdefgh"]):
         pass
-    assert time.monotonic() - began < 4 * CLOSE_S  # one after the other would take twice as long
+    assert time.monotonic() - began < 7 * CLOSE_S  # one after the other would take longer, also where nothing else runs
 
 
 def test_outputs_before_one_that_is_refused_are_closed(tmp_path):
