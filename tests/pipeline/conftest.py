@@ -7,11 +7,13 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from edgekd import modelfile
+from edgekd import cli, modelfile
 from edgekd.data.store import Clip
 from edgekd.data.writer import StoreWriter
+from edgekd.errors import InputError
 from edgekd.frontend import FrontEnd
 from edgekd.manifest import Counts, Manifest, Provenance, TensorQuant
+from edgekd.pipeline.jobs import Outcome, _prepared
 from edgekd.qgraph import onnx, tflite
 from edgekd.qgraph.graph import Conv, Edge, QGraph
 
@@ -87,3 +89,35 @@ def tone_store(tmp_path):
 def tone_fixtures() -> ModuleType:
     """This module: helpers for tests that make stores and models of their own."""
     return sys.modules[__name__]
+
+
+@pytest.fixture
+def edgekd(monkeypatch, capsys):
+    """Runs a command line; returns its exit status, standard output and standard error."""
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["edgekd", *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        return caught.value.code or 0, *capsys.readouterr()
+    return run
+
+
+@pytest.fixture
+def jobs_here():
+    """What stands for `run_jobs`: jobs are run in this process, which saves the seconds of starting one. Its `ran` has their names."""
+    def run_jobs(jobs, folder, *_):
+        folder.mkdir(exist_ok=True)
+        outcomes = {}
+        for job in jobs:
+            outcomes[job.name] = Outcome("done", "", folder / f"{job.name}.log")
+            if not (folder / f"{job.name}.done").exists():
+                run_jobs.ran.append(job.name)
+                try:
+                    cli._run(list(_prepared(job)[4:]))
+                    (folder / f"{job.name}.done").touch()
+                except InputError as error:
+                    outcomes[job.name] = Outcome("failed", str(error), folder / f"{job.name}.log")
+        return outcomes
+
+    run_jobs.ran = []
+    return run_jobs

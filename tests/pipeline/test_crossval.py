@@ -16,7 +16,7 @@ from edgekd.pipeline import crossval as crossval_module
 from edgekd.pipeline import sweep as sweep_module
 from edgekd.pipeline.crossval import Question, crossval
 from edgekd.pipeline.experiment import Fold, Plan, Setting, claimed, cross_folds, seed_list
-from edgekd.pipeline.jobs import Outcome, Slot, Workers, _prepared
+from edgekd.pipeline.jobs import Slot, Workers
 from edgekd.pipeline.sweep import Grid, sweep, varied
 from tests.pipeline.small import NETWORK, TABLES
 
@@ -53,27 +53,11 @@ def place(tmp_path_factory):
 
 
 @pytest.fixture
-def trained(monkeypatch):
-    """Jobs are run in this process, which saves the seconds of starting one; the names of those that were run."""
-    names = []
-
-    def here(jobs, folder, *_):
-        folder.mkdir(exist_ok=True)
-        outcomes = {}
-        for job in jobs:
-            outcomes[job.name] = Outcome("done", "", folder / f"{job.name}.log")
-            if not (folder / f"{job.name}.done").exists():
-                names.append(job.name)
-                try:
-                    cli._run(list(_prepared(job)[4:]))
-                    (folder / f"{job.name}.done").touch()
-                except InputError as error:
-                    outcomes[job.name] = Outcome("failed", str(error), folder / f"{job.name}.log")
-        return outcomes
-
-    monkeypatch.setattr(crossval_module, "run_jobs", here)
-    monkeypatch.setattr(sweep_module, "run_jobs", here)
-    return names
+def trained(monkeypatch, jobs_here):
+    """The names of the jobs that were run, in this process."""
+    monkeypatch.setattr(crossval_module, "run_jobs", jobs_here)
+    monkeypatch.setattr(sweep_module, "run_jobs", jobs_here)
+    return jobs_here.ran
 
 
 def quiet(_):

@@ -12,24 +12,12 @@ import numpy as np
 import pytest
 import soundfile
 
-from edgekd import cli
 from edgekd.data import decode
 from edgekd.data.store import ClipStore
 from edgekd.errors import InputError
 from edgekd.pipeline import data
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "esc50"
-
-
-@pytest.fixture
-def edgekd(monkeypatch, capsys):
-    """Runs a command line; returns its exit status, standard output and standard error."""
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["edgekd", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        return caught.value.code or 0, *capsys.readouterr()
-    return run
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """`data prepare` of each published data set, from its official layout to a store, on the command line."""
 
 import json
-import sys
 
 import numpy as np
 import pytest
@@ -14,17 +13,6 @@ from edgekd.data.catalogue import KNOWN
 from edgekd.data.store import ClipStore
 from edgekd.errors import InputError
 from edgekd.pipeline import data, evaluate
-
-
-@pytest.fixture
-def edgekd(monkeypatch, capsys):
-    """Runs a command line; returns its exit status, standard output and standard error."""
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["edgekd", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        return caught.value.code or 0, *capsys.readouterr()
-    return run
 
 
 def evaluation(path):

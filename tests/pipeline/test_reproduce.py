@@ -15,7 +15,7 @@ from edgekd.models import build
 from edgekd.pipeline import budget
 from edgekd.pipeline import reproduce as reproduce_module
 from edgekd.pipeline.budget import Pace, estimate, measure
-from edgekd.pipeline.jobs import Outcome, Slot, Workers, _prepared
+from edgekd.pipeline.jobs import Slot, Workers
 from edgekd.pipeline.reproduce import chosen_settings, reproduce
 from edgekd.pipeline.reproduction import load_reproduction
 from edgekd.resources import names
@@ -96,27 +96,11 @@ def place(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def trained(monkeypatch):
-    """Jobs are run in this process; the names of those that were run."""
-    ran = []
-
-    def here(jobs, folder, *_):
-        folder.mkdir(exist_ok=True)
-        outcomes = {}
-        for job in jobs:
-            outcomes[job.name] = Outcome("done", "", folder / f"{job.name}.log")
-            if not (folder / f"{job.name}.done").exists():
-                ran.append(job.name)
-                try:
-                    cli._run(list(_prepared(job)[4:]))
-                    (folder / f"{job.name}.done").touch()
-                except InputError as error:
-                    outcomes[job.name] = Outcome("failed", str(error), folder / f"{job.name}.log")
-        return outcomes
-
+def trained(monkeypatch, jobs_here):
+    """The names of the jobs that were run, in this process."""
     monkeypatch.setenv("EDGEKD_LAUNCHED", "1")
-    monkeypatch.setattr(reproduce_module, "run_jobs", here)
-    return ran
+    monkeypatch.setattr(reproduce_module, "run_jobs", jobs_here)
+    return jobs_here.ran
 
 
 def quiet(_):

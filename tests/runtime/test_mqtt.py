@@ -1,4 +1,7 @@
-"""Publishing by MQTT: what is said and when, to a broker that is well, and to all the others."""
+"""Publishing by MQTT: what is said and when, to a broker that is well, and to all the others.
+
+Past 400 lines because every way in which a broker fails stands here, on the same broker double.
+"""
 
 import contextlib
 import json
