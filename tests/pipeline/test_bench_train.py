@@ -38,7 +38,7 @@ def test_every_stage_of_a_student_is_timed_on_a_store_that_is_made(monkeypatch, 
     assert all(result["clips_per_s"][stage] for stage in timed)
     assert 0 <= result["waits"] < 1
     assert (result["soft_labels"], result["clips"], result["batch_size"]) == (2, 90, 8)
-    assert result["epoch_s"] == pytest.approx(90 / result["clips_per_s"]["end_to_end"], rel=0.02)
+    assert result["epoch_s"] == pytest.approx(90 / result["clips_per_s"]["end_to_end"], abs=0.01, rel=0.02)  # printed to 0.01 s
     assert any(row.startswith("end to end") for row in table)
 
 
