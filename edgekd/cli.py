@@ -469,6 +469,13 @@ def evaluate(
     hop: Annotated[float, typer.Option(help="Seconds between the starts of two windows.")] = 1.0,
     threads: Annotated[int, typer.Option(help="Threads of the engine.")] = 1,
     min_accuracy: Annotated[float | None, typer.Option(help="Exit status 1 when the clip accuracy (0..1) is below.")] = None,
+    microphones: Annotated[Path | None, typer.Option(
+        help="A folder of impulse responses of microphones: judge the same clips through each as well, and the worst of them.")] = None,
+    mic_split: Annotated[str | None, typer.Option(
+        help="With --microphones: test, those of makes kept for tests, train or all; test. Makes are told by makes.toml in the folder, or "
+             "by the table of MicIRP that comes with edgekd.")] = None,
+    max_drop: Annotated[float | None, typer.Option(
+        help="With --microphones: exit status 1 when the worst clip accuracy is lower by more than this (0..1).")] = None,
     report: Annotated[Path | None, typer.Option(
         help="Also write a page for people there, e.g. report.html: one file with intervals, confusions and the paths of their clips, "
              "reliability, complexity, and latency here.")] = None,
@@ -477,15 +484,18 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Run an exported file in its engine over a store: accuracies and log loss per window and per clip, per label and per recorder."""
+    _without_blas_threads()
+    from edgekd.pipeline.device_shift import asked
     from edgekd.pipeline.evaluate import evaluate_file
     from edgekd.pipeline.report import planned
 
+    through = asked(microphones, mic_split, max_drop)
     page = planned(report, model, data, target, force=force)
-    found = evaluate_file(model, data, split or (), engine=engine, hop=hop, threads=threads, min_accuracy=min_accuracy)
+    found = evaluate_file(model, data, split or (), engine=engine, hop=hop, threads=threads, min_accuracy=min_accuracy, microphones=through)
     if page is not None:
         page.write(found, threads)
     typer.echo(found.to_json().decode() if as_json else found.to_text())
-    found.require(min_accuracy)
+    found.require(min_accuracy, max_drop)
 
 
 @app.command(epilog="Example: edgekd predict models/synth-serfr24.int8.tflite audio --csv labels.csv")

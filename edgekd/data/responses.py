@@ -1,4 +1,4 @@
-"""Impulse responses of microphones and rooms, read from a folder for augmentation."""
+"""Impulse responses of microphones and rooms, read from a folder: for augmentation, and for tests of other microphones."""
 
 import hashlib
 from collections.abc import Sequence
@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekd.data.decode import decode, is_audio
+from edgekd.data.makes import Made, MicSplit, of_split
 from edgekd.data.store import to_waveform
 from edgekd.errors import InputError
 
@@ -16,30 +17,46 @@ ONSET = 0.1
 """Share of a response's peak at which its direct sound begins; what comes before is delay."""
 
 
-def load_responses(folder: Path, sample_rate: int, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> NDArray[np.float32]:
-    """The impulse responses of a folder, in the order of their file names.
+def response_files(folder: Path, split: MicSplit = "all", include: Sequence[str] = (), exclude: Sequence[str] = ()) -> list[Made]:
+    """The files of a folder that are taken, in the order of their names.
 
     Args:
         folder: audio files; folders inside are not looked into.
-        sample_rate: Hz of the result.
+        split: of the makes, see `edgekd.data.makes`.
         include, exclude: patterns of file names, as a shell's; a file is taken where one of `include` fits, or there is none, and none
             of `exclude` does.
+
+    Raises:
+        InputError: no folder, no file that fits; see `of_split`.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not a folder of impulse responses; name one (augment.ir_folder in a recipe, --microphones)")
+    files = sorted(path for path in folder.iterdir() if is_audio(path))
+    fit = [path for path in files if _fits(path.name, include or ("*",)) and not _fits(path.name, exclude)]
+    if not fit:
+        raise InputError(f"{folder}: none of {len(files)} audio files fits augment.ir_include {list(include)} and not augment.ir_exclude "
+                         f"{list(exclude)}")
+    taken = of_split(fit, folder, split)
+    if not taken:
+        raise InputError(f"{folder}: none of {len(fit)} audio files is of a make in [{split}]; take another split")
+    return taken
+
+
+def load_responses(files: Sequence[Made], sample_rate: int) -> NDArray[np.float32]:
+    """The impulse responses in files.
+
+    Args:
+        files: at least one.
+        sample_rate: Hz of the result.
 
     Returns:
         float32 (responses, longest): each of unit energy, so that it keeps the level of noise, from its direct sound on, zeros at the end.
 
     Raises:
-        InputError: no folder, no file that fits, one that is not readable or silent.
+        InputError: a file that is not readable or silent.
         MissingExtraError: soundfile or soxr is not installed.
     """
-    if not folder.is_dir():
-        raise InputError(f"{folder} is not a folder of impulse responses; set augment.ir_folder to one")
-    files = sorted(path for path in folder.iterdir() if is_audio(path))
-    taken = [path for path in files if _fits(path.name, include or ("*",)) and not _fits(path.name, exclude)]
-    if not taken:
-        raise InputError(f"{folder}: none of {len(files)} audio files fits augment.ir_include {list(include)} and not augment.ir_exclude "
-                         f"{list(exclude)}")
-    read = [_response(path, sample_rate) for path in taken]
+    read = [_response(path, sample_rate) for path, _ in files]
     responses = np.zeros((len(read), max(map(len, read))), np.float32)
     for row, response in zip(responses, read, strict=True):
         row[:len(response)] = response

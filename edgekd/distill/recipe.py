@@ -68,8 +68,10 @@ class Recipe(Table, frozen=True, kw_only=True):
         """Sixteen hexadecimal digits that change with any value that decides what is trained: all but the `UNTRAINED` tables and the place
         of the run to begin with, whose weights have a hash of their own in run.json."""
         trained = {name: value for name, value in msgspec.to_builtins(placeless(self)).items() if name not in UNTRAINED}
-        if not self.data.recorders:  # a key that came later: runs made before it stay the same runs
+        if not self.data.recorders:  # keys that came later: runs made before them stay the same runs
             del trained["data"]["recorders"]
+        if self.augment.ir_split == "all":
+            del trained["augment"]["ir_split"]
         return hashlib.sha256(msgspec.json.encode(trained, order="sorted")).hexdigest()[:16]
 
 

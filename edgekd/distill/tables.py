@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from edgekd.data.makes import MicSplit
+
 Positive = Annotated[float, Meta(gt=0)]
 NonNegative = Annotated[float, Meta(ge=0)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
@@ -98,6 +100,9 @@ class Augment(Table, frozen=True, kw_only=True):
     """Probability that a clip is heard through an impulse response, e.g. of another microphone."""
     ir_folder: str = ""
     """Folder of the impulse responses: audio files of any rate, the mean of their channels is taken."""
+    ir_split: MicSplit = "all"
+    """Microphones to take by their make: "train" leaves those of other makes for 'edgekd evaluate --microphones'. Makes are told by
+    makes.toml in the folder, or by the table of MicIRP that comes with edgekd."""
     ir_include: tuple[str, ...] = ()
     """Patterns of the file names to take, e.g. ["IR_*"]; none takes all."""
     ir_exclude: tuple[str, ...] = ()

@@ -13,7 +13,7 @@ from typing import TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekd.data.responses import load_responses, responses_hash
+from edgekd.data.responses import load_responses, response_files, responses_hash
 from edgekd.data.store import ClipStore
 from edgekd.distill import sampling
 from edgekd.distill.draws import Draws, Purpose
@@ -103,7 +103,8 @@ class TrainingView:
         self.ir_hash = ""
         augment = recipe.augment
         if augment.ir_p:
-            self.responses = load_responses(Path(augment.ir_folder), store.sample_rate, augment.ir_include, augment.ir_exclude)
+            files = response_files(Path(augment.ir_folder), augment.ir_split, augment.ir_include, augment.ir_exclude)
+            self.responses = load_responses(files, store.sample_rate)
             self.ir_hash = responses_hash(self.responses)
             self._through = _recorded_by(store, augment.ir_recorders)
 

@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekd.data.makes import MicSplit
 from edgekd.data.store import UNLABELLED, ClipStore, listing, windows
 from edgekd.engine import open_model
 from edgekd.errors import GateError, InputError
@@ -15,6 +16,7 @@ from edgekd.evaluate.findings import Answers
 from edgekd.evaluate.inference import hop_samples, window_logits
 from edgekd.evaluate.metrics import Evaluation, Scores, evaluate
 from edgekd.manifest import Manifest
+from edgekd.pipeline.device_shift import Microphones, ShiftReport, hear
 
 ALL_SPLITS = "all"
 """What a report says for `split` when none was chosen."""
@@ -31,6 +33,7 @@ class EvaluationReport:
         temperature: that divided the logits. fitted_here: whether it was fitted on some of these clips.
         trained_here: whether all clips of the very store that the model was trained on are scored.
         answers: what it was that is scored.
+        shift: the same clips through other microphones, where asked for.
     """
 
     model: str
@@ -43,13 +46,15 @@ class EvaluationReport:
     fitted_here: bool
     trained_here: bool
     answers: Answers
+    shift: ShiftReport | None = None
 
     def to_json(self) -> bytes:
         """The document of `evaluate --json`."""
         scores = self.scores
-        return msgspec.json.encode({"model": self.model, "split": self.split, "engine": self.engine, "windows": scores.windows,
-                                    "clips": scores.clips, "per_label": scores.per_label, "per_recorder": scores.per_recorder,
-                                    "temperature": self.temperature, "temperature_fitted_here": self.fitted_here})
+        document = {"model": self.model, "split": self.split, "engine": self.engine, "windows": scores.windows,
+                    "clips": scores.clips, "per_label": scores.per_label, "per_recorder": scores.per_recorder,
+                    "temperature": self.temperature, "temperature_fitted_here": self.fitted_here}
+        return msgspec.json.encode(document if self.shift is None else document | {"microphones": self.shift.to_builtins()})
 
     def where(self) -> str:
         """In which engine and on what, in words."""
@@ -80,21 +85,24 @@ class EvaluationReport:
                 width = max(len(name) for name in accuracies)
                 lines += ["", f"clip accuracy per {title}"]
                 lines += [f"  {name:{width}} {100 * accuracy:6.1f} %" for name, accuracy in accuracies.items()]
-        return "\n".join(lines)
+        return "\n".join(lines if self.shift is None else [*lines, "", self.shift.to_text()])
 
-    def require(self, min_accuracy: float | None) -> None:
-        """Judge the clip accuracy.
+    def require(self, min_accuracy: float | None, max_drop: float | None = None) -> None:
+        """Judge the clip accuracy, and that through the worst microphone.
 
         Raises:
-            GateError: it is below `min_accuracy`, 0..1.
+            GateError: it is below `min_accuracy`, 0..1; see `ShiftReport.require`.
         """
         accuracy = self.scores.clips.accuracy
         if min_accuracy is not None and accuracy < min_accuracy:
             raise GateError(f"{self.model}: clip accuracy {accuracy:.4f} is below --min-accuracy {min_accuracy:g}")
+        if self.shift is not None:
+            self.shift.require(max_drop)
 
 
 def evaluate_file(model_path: Path, data: Path, splits: Sequence[str] = (), *, engine: str | None = None, hop: float = 1.0,
-                  threads: int = 1, min_accuracy: float | None = None) -> EvaluationReport:
+                  threads: int = 1, min_accuracy: float | None = None,
+                  microphones: tuple[Path, MicSplit] | None = None) -> EvaluationReport:
     """Run a model file over the clips of a store.
 
     Args:
@@ -105,9 +113,11 @@ def evaluate_file(model_path: Path, data: Path, splits: Sequence[str] = (), *, e
         hop: seconds between the starts of two windows of a clip.
         threads: of the engine.
         min_accuracy: only checked to be a fraction here, before the work; `EvaluationReport.require` judges.
+        microphones: a folder of impulse responses, and which of its makes, that the clips are heard through as well.
 
     Raises:
-        InputError: a file or store that can't be read, of another sample rate or with other labels; an unknown split; bad numbers.
+        InputError: a file or store that can't be read, of another sample rate or with other labels; an unknown split; bad numbers; see
+            `Microphones.read`.
     """
     if min_accuracy is not None and not 0.0 <= min_accuracy <= 1.0:
         raise InputError(f"--min-accuracy is {min_accuracy:g}; give a fraction from 0 to 1, for instance 0.7")
@@ -118,6 +128,7 @@ def evaluate_file(model_path: Path, data: Path, splits: Sequence[str] = (), *, e
     check_labelled(store)
     chosen = store.indices(splits) if splits else np.arange(len(store.clips))
     truth = match_labels(manifest, store, chosen, str(model_path))
+    through = None if microphones is None else Microphones.read(*microphones, manifest.frontend.sample_rate)
     starts = [windows(int(store.lengths[index]), manifest.window, step) for index in chosen]
     clip_of = np.repeat(np.arange(len(chosen)), [len(of_clip) for of_clip in starts])
     logits, silent = window_logits(model, window_waveforms(store, chosen, starts, manifest.window))
@@ -130,7 +141,7 @@ def evaluate_file(model_path: Path, data: Path, splits: Sequence[str] = (), *, e
     fitted_here = fit is not None and fit.data_hash == store.hash and any(clip.split in fit.splits for clip in clips)
     trained_here = not splits and manifest.provenance.data_hash == store.hash
     return EvaluationReport(str(model_path), split, model.engine, store.name, store.synthetic, scores, manifest.temperature, fitted_here,
-                            trained_here, answers)
+                            trained_here, answers, None if through is None else hear(model, store, chosen, starts, answers, through))
 
 
 def check_labelled(store: ClipStore) -> None:

@@ -32,6 +32,7 @@ from edgekd.evaluate.sections import Section, Table
 from edgekd.modelfile import read_manifest
 from edgekd.pipeline.bench import Benchmark, bench
 from edgekd.pipeline.check import DEFAULT_TARGET
+from edgekd.pipeline.device_shift import HEADER, NOTE, ShiftReport
 from edgekd.pipeline.evaluate import EvaluationReport
 from edgekd.pipeline.info import rows
 from edgekd.target import Target, load_target
@@ -136,7 +137,7 @@ def page_of(plan: Plan, report: EvaluationReport, timed: Benchmark | str) -> Pag
     described = {"name": manifest.name} | rows(plan.model, plan.model.stat().st_size, manifest) | {"labels": ", ".join(manifest.labels)}
     where = f"Paths as in the store, {report.data}."
     sections: list[Section] = [
-        Table("Scores", score_rows(found), SCORE_HEADER, note=INTERVAL_NOTE),
+        Table("Scores", score_rows(found), SCORE_HEADER, note=INTERVAL_NOTE), *_shifted(report.shift),
         *finding_sections(found, manifest.labels, where, sentence(report.fit_note())),
         *_complexity(checked, plan.why), _latency(timed), Table("The model", list(described.items())),
     ]
@@ -145,6 +146,12 @@ def page_of(plan: Plan, report: EvaluationReport, timed: Benchmark | str) -> Pag
     notes = [note for note in (sentence(report.trained_note()), SYNTHETIC_NOTE if report.synthetic else "") if note]
     return Page("edgekd evaluation", plan.model.name, lead, tiles, sections, notes,
                 f"Model made by edgekd {manifest.provenance.edgekd_version} at {manifest.provenance.created}.")
+
+
+def _shifted(shift: ShiftReport | None) -> list[Section]:
+    if shift is None:
+        return []
+    return [Table("Through other microphones", shift.rows(), HEADER, left=2, note=f"{sentence(shift.where())} {NOTE}")]
 
 
 def _judged(plan: Plan, timed: Benchmark | str) -> Checked | None:

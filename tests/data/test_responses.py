@@ -6,11 +6,16 @@ import numpy as np
 import pytest
 import soundfile
 
-from edgekd.data.responses import load_responses, responses_hash
+from edgekd.data import responses as module
+from edgekd.data.responses import response_files, responses_hash
 from edgekd.errors import InputError
 
 MICS = Path(__file__).parents[2].parent / "shared/data/mics"
 RATE = 8000
+
+
+def load_responses(folder, rate, include=(), exclude=()):
+    return module.load_responses(response_files(folder, "all", include, exclude), rate)
 
 
 @pytest.fixture
@@ -43,7 +48,7 @@ def test_patterns_choose_files_and_the_hash_tells_choices_apart(folder):
 
 
 def test_what_is_no_set_of_responses_is_refused(folder):
-    with pytest.raises(InputError, match=r"nowhere is not a folder of impulse responses; set augment\.ir_folder"):
+    with pytest.raises(InputError, match=r"nowhere is not a folder of impulse responses; name one"):
         load_responses(folder / "nowhere", RATE)
     with pytest.raises(InputError, match=r"none of 3 audio files fits augment\.ir_include \['Ring\*'\]"):
         load_responses(folder, RATE, include=["Ring*"])
@@ -63,3 +68,6 @@ def test_measured_microphones_are_read():
     assert np.allclose(np.square(responses).sum(axis=1), 1, rtol=1e-4)
     assert (np.abs(responses).argmax(axis=1) < 160).all()  # the peak is within 10 ms
     assert len(load_responses(MICS, 16000, exclude=["IR_*"])) == 29
+    sides = [{path.name for path, _ in response_files(MICS, split)} for split in ("train", "test")]
+    assert [len(side) for side in sides] == [30, 15]  # every file has a make
+    assert not sides[0] & sides[1]

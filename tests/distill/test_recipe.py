@@ -122,3 +122,10 @@ def test_the_export_table_leaves_the_hash_of_what_is_trained_alone(path):
     """Thresholds may change after the training."""
     assert load_recipe(path, ["export.max_steps=1", 'export.calibrate=["c"]']).hash == load_recipe(path).hash
     assert load_recipe(path, ["qat.epochs=1"]).hash != load_recipe(path).hash
+
+
+def test_a_split_of_microphones_is_part_of_what_is_trained_and_taking_all_changes_no_hash(path):
+    plain, everything, train = (load_recipe(path, each).hash for each in ((), ["augment.ir_split=all"], ["augment.ir_split=train"]))
+    assert plain == everything != train
+    with pytest.raises(InputError, match="ir_split"):
+        load_recipe(path, ["augment.ir_split=mine"])

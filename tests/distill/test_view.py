@@ -1,6 +1,7 @@
 """What models hear: windows, crops, and draws that depend on nothing but (seed, stream, epoch, clip)."""
 
 import dataclasses
+import shutil
 
 import numpy as np
 import pytest
@@ -214,7 +215,7 @@ def test_faster_sound_takes_more_audio_and_slower_takes_less(store, make_recipe)
     assert places.samples == view.samples + 29 * 128
 
 
-def test_clips_of_named_recorders_alone_are_heard_through_responses(stereo, make_recipe, response_folder):
+def test_clips_of_named_recorders_alone_are_heard_through_responses_of_a_split(stereo, make_recipe, response_folder, tmp_path):
     augment = {"ir_p": 1.0, "ir_folder": str(response_folder), "ir_recorders": ["a"]}
     recipe = make_recipe(augment=augment, view={"seconds": 0.1}, frontend={"sample_rate": 1000, "n_fft": 32, "win_length": 32,
                                                                          "hop_length": 32})
@@ -222,6 +223,10 @@ def test_clips_of_named_recorders_alone_are_heard_through_responses(stereo, make
     batch = next(view.batches(0))
     assert sorted(batch["clip"][batch["response_rows"]]) == [0, 2]
     assert len(view.ir_hash) == 64
+    own = shutil.copytree(response_folder, tmp_path / "own")
+    (own / "makes.toml").write_text('[train]\nAcme = ["low"]\n[test]\nBell = ["high"]\n')
+    trained = TrainingView(stereo, np.arange(3), make_recipe(augment={**augment, "ir_folder": str(own), "ir_split": "train"}), 3, 16, 3, 0)
+    assert np.array_equal(trained.responses, view.responses[1:])  # of "high" and "low", in this order
     with pytest.raises(InputError, match=r"no clip is of recorder 'c' of augment\.ir_recorders; allowed: a, b"):
         TrainingView(stereo, np.arange(3), make_recipe(augment={**augment, "ir_recorders": ["c"]}), 3, 16, 3, 0)
 
