@@ -328,10 +328,13 @@ def svm(
 
 # --- models ---
 
+Model = Annotated[Path, typer.Argument(help="A model file that 'edgekd export' wrote, or the name of one in 'edgekd zoo'.")]
+
 
 @app.command(epilog="Example: edgekd check models/synth-serfr24.int8.tflite --target pi-4")
 def check(
-    models: Annotated[list[Path], typer.Argument(help="Exported .tflite or .onnx files, ours or anybody's; all of them are judged.")],
+    models: Annotated[list[Path], typer.Argument(
+        help="Exported .tflite or .onnx files, ours or anybody's, or names in 'edgekd zoo'; all of them are judged.")],
     target: Annotated[str, typer.Option(help="Name of a shipped target, or a path to a .toml file.")] = "dcase2023",
     report_format: Annotated[str, typer.Option("--format", help="What is printed: table, json, markdown, junit or badge.")] = "table",
     report: Annotated[list[str] | None, typer.Option(help="FORMAT=FILE: also write a report there; may be repeated.")] = None,
@@ -346,8 +349,10 @@ def check(
     force: Annotated[bool, typer.Option("--force", help="Replace reports that exist.")] = False,
 ) -> None:
     """Count what exported files cost and judge it; exit status 1 when one is over budget, against a rule, or has grown."""
+    from edgekd.bundled import model_file
     from edgekd.pipeline import check as checking
 
+    models = [model_file(each) for each in models]
     printed = checking.known_format(report_format, "--format")
     places = checking.parse_reports(report or (), badge, models, force=force)
     options = checking.CheckOptions(target, baseline, checking.parse_tolerance(tolerance, baseline), latency_ms, board, bench,
@@ -360,29 +365,43 @@ def check(
 
 @app.command(epilog="Example: edgekd info models/synth-serfr24.int8.tflite")
 def info(
-    model: Annotated[Path, typer.Argument(help="A model file that 'edgekd export' wrote.")],
+    model: Model,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
     card: Annotated[bool, typer.Option("--card", help="Print a model card: Markdown with the metadata of Hugging Face's hub.")] = False,
 ) -> None:
     """Show what travels inside a model file: labels, front end, quantisation, counts, provenance."""
+    from edgekd.bundled import model_file
     from edgekd.pipeline.card import card_of
     from edgekd.pipeline.info import info as describe
 
+    model = model_file(model)
     if card and as_json:
         raise typer.BadParameter("--card and --json are two forms; give one of them")
     typer.echo(card_of([model]) if card else describe(model, as_json), nl=not card)
 
 
+@app.command(epilog="Example: edgekd zoo esc50-best")
+def zoo(
+    name: Annotated[str | None, typer.Argument(help="A model, whose card is shown; without it all are listed.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """List the models that come with edgekd: labels, cost, accuracy, licence. Their names stand for files in all commands."""
+    from edgekd.pipeline.zoo import zoo as describe
+
+    typer.echo(describe(name, as_json=as_json))
+
+
 @app.command(epilog="Example: edgekd verify models/synth-serfr24.int8.tflite")
 def verify(
-    model: Annotated[Path, typer.Argument(help="A model file that 'edgekd export' wrote.")],
+    model: Model,
     engine: Annotated[str | None, typer.Option(help="litert or onnxruntime; by default the one that opens the file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Replay the golden vectors inside a model file on this machine; exit status 1 when it computes something else."""
+    from edgekd.bundled import model_file
     from edgekd.pipeline.verify import verify as replay
 
-    report = replay(model, engine)
+    report = replay(model_file(model, engine), engine)
     typer.echo(report.to_json().decode() if as_json else report.to_text())
     report.require()
 
@@ -401,6 +420,8 @@ def export(
         help="With --data: held-out split that fits the temperature; repeatable. Those of the recipe, which are none by default.")] = None,
     hop: Annotated[float, typer.Option(help="With --data: seconds between the starts of two windows.")] = 1.0,
     card: Annotated[bool, typer.Option("--card", help="Also write a model card beside the files, NAME.PRECISION.md.")] = False,
+    crossval: Annotated[Path | None, typer.Option(
+        help="Folder of a finished 'edgekd crossval' of the same recipe, whose accuracies files and card then tell.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Write a student as model files that carry labels, front end and provenance, after running them in their engines."""
@@ -408,14 +429,16 @@ def export(
     from edgekd.pipeline.trial import chosen_trial
 
     trial = chosen_trial(data, split or (), calibrate_split or (), hop)
-    report = export_run(run, chosen_precision(int8=int8, as_float=as_float), formats, out, force=force, trial=trial, card=card)
+    report = export_run(run, chosen_precision(int8=int8, as_float=as_float), formats, out, force=force, trial=trial, card=card,
+                        crossval=crossval)
     typer.echo(report.to_json().decode() if as_json else report.to_text())
     report.require()
 
 
 @app.command(epilog="Example: edgekd bench models/synth-serfr24.int8.tflite")
 def bench(
-    models: Annotated[list[Path], typer.Argument(help="Model files that 'edgekd export' wrote, or folders of them; timed interleaved.")],
+    models: Annotated[list[Path], typer.Argument(
+        help="Model files that 'edgekd export' wrote, folders of them, or names in 'edgekd zoo'; timed interleaved.")],
     engine: Annotated[str | None, typer.Option(help="litert or onnxruntime; by default the one that opens each file.")] = None,
     threads: Annotated[int, typer.Option(help="Threads of the engine.")] = 1,
     repeats: Annotated[int | None, typer.Option(help="Turns; in each, every file runs every stage once. 300 by default.")] = None,
@@ -423,10 +446,12 @@ def bench(
 ) -> None:
     """Time front end, network and whole pipeline of exported files; resident memory and start-up in a fresh process."""
     _without_blas_threads()
+    from edgekd.bundled import model_file
     from edgekd.pipeline.bench import REPEATS, to_json, to_text
     from edgekd.pipeline.bench import bench as run_bench
 
-    results = run_bench(models, engine=engine, threads=threads, repeats=REPEATS if repeats is None else repeats)
+    results = run_bench([model_file(each, engine) for each in models], engine=engine, threads=threads,
+                        repeats=REPEATS if repeats is None else repeats)
     typer.echo(to_json(results) if as_json else to_text(results))
 
 
@@ -461,7 +486,7 @@ def bench_train(
 
 @app.command(epilog="Example: edgekd evaluate models/synth-serfr24.int8.tflite --data store")
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="A model file that 'edgekd export' wrote.")],
+    model: Model,
     data: Annotated[Path, typer.Option(help="A clip store.")],
     split: Annotated[list[str] | None, typer.Option(
         help="Split to evaluate on; repeatable. By default all clips, also those trained on.")] = None,
@@ -485,11 +510,12 @@ def evaluate(
 ) -> None:
     """Run an exported file in its engine over a store: accuracies and log loss per window and per clip, per label and per recorder."""
     _without_blas_threads()
+    from edgekd.bundled import model_file
     from edgekd.pipeline.device_shift import asked
     from edgekd.pipeline.evaluate import evaluate_file
     from edgekd.pipeline.report import planned
 
-    through = asked(microphones, mic_split, max_drop)
+    model, through = model_file(model, engine), asked(microphones, mic_split, max_drop)
     page = planned(report, model, data, target, force=force)
     found = evaluate_file(model, data, split or (), engine=engine, hop=hop, threads=threads, min_accuracy=min_accuracy, microphones=through)
     if page is not None:
@@ -500,7 +526,7 @@ def evaluate(
 
 @app.command(epilog="Example: edgekd predict models/synth-serfr24.int8.tflite audio --csv labels.csv")
 def predict(
-    model: Annotated[Path, typer.Argument(help="A model file that 'edgekd export' wrote.")],
+    model: Model,
     folder: Annotated[Path, typer.Argument(help="Folder of audio files (wav, flac, ogg, mp3), searched through all levels.")],
     csv: Annotated[Path, typer.Option(help="The table to write: filename, label, one probability column per label.")],
     engine: Annotated[str | None, typer.Option(help="litert or onnxruntime; by default the one that opens the file.")] = None,
@@ -510,9 +536,10 @@ def predict(
 ) -> None:
     """Classify every recording in a folder and write one row of probabilities per file."""
     _without_blas_threads()
+    from edgekd.bundled import model_file
     from edgekd.pipeline.predict import predict_folder
 
-    typer.echo(predict_folder(model, folder, csv, engine=engine, hop=hop, threads=threads, force=force).to_text())
+    typer.echo(predict_folder(model_file(model, engine), folder, csv, engine=engine, hop=hop, threads=threads, force=force).to_text())
 
 
 @app.command(epilog="Example: edgekd submission --init system.toml")
@@ -563,7 +590,8 @@ def listen(
         help="An audio file, or - for raw signed 16-bit little-endian mono at the model's rate on standard input. Without it a "
              "microphone is heard, for ever.")] = None,
     model: Annotated[Path | None, typer.Option(
-        help="A model file that 'edgekd export' wrote; by default the one that comes with edgekd, of the 50 labels of ESC-50.")] = None,
+        help="A model file that 'edgekd export' wrote, or the name of one in 'edgekd zoo'; by default the one marked there, of the 50 "
+             "labels of ESC-50.")] = None,
     config: Annotated[Path | None, typer.Option(
         help="A .toml file with tables [model], [source], [decision], [output], [web], [mqtt], [hook], [history] and [clips], which have a "
              "key for each option here and more (see edgekd/runtime/README.md), and [watch], the limits by which a live source is "
@@ -765,7 +793,7 @@ def record(
 
 @app.command(epilog='Example: edgekd doctor --rate 16000 --command "arecord -q -f S16_LE -r 16000 -t raw"')
 def doctor(
-    model: Annotated[Path | None, typer.Option(help="A model file to open and verify.")] = None,
+    model: Annotated[Path | None, typer.Option(help="A model file to open and verify, or the name of one in 'edgekd zoo'.")] = None,
     seconds: Annotated[float, typer.Option(help="Length of the recording, 0.5 to 30.")] = 2.0,
     wait: Annotated[float, typer.Option(help="Longest wait for sound, in seconds.")] = 5.0,
     mic: Annotated[str | None, typer.Option(
@@ -778,10 +806,12 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Judge the microphone and this machine; exit status 1 where a check fails, 2 where nothing is heard."""
+    from edgekd.bundled import model_file
     from edgekd.pipeline.doctor import examine
     from edgekd.runtime.capture_child import Request
 
-    report = examine(Request(mic, command, rate, channels, channel), model, seconds=seconds, wait_s=wait)
+    report = examine(Request(mic, command, rate, channels, channel), None if model is None else model_file(model), seconds=seconds,
+                     wait_s=wait)
     typer.echo(report.to_json().decode() if as_json else report.to_text())
     report.require()
 
@@ -805,18 +835,20 @@ def _place(verb: str, root: Path | None, *, changes: bool = True) -> Any:
 @service_app.command("install", epilog="Example: edgekd service install models/synth-serfr24.int8.tflite --root image")
 def service_install(
     model: Annotated[Path | None, typer.Argument(
-        help="A model file that 'edgekd export' wrote; without it that installed stays, or else that of edgekd is taken.")] = None,
+        help="A model file that 'edgekd export' wrote, or the name of one in 'edgekd zoo'; without it that installed stays, or else the "
+             "default of 'edgekd listen' is taken.")] = None,
     python: Annotated[str | None, typer.Option(
         help="With --root: the interpreter as the service will see it; /opt/edgekd/bin/python. Otherwise that of this command.")] = None,
     root: Root = None,
 ) -> None:
     """Write unit, user and configuration, verify the model, start the listener, now and with the system. Again: bring all up to date."""
+    from edgekd.bundled import model_file
     from edgekd.pipeline.service import install, own_python
     from edgekd.pipeline.service_place import ROOM
 
     place, manager = _place("install", root)
     interpreter = python or (own_python() if root is None else f"{ROOM}/bin/python")
-    typer.echo("\n".join(install(place, manager, model, interpreter)))
+    typer.echo("\n".join(install(place, manager, None if model is None else model_file(model), interpreter)))
 
 
 @service_app.command("status", epilog="Example: edgekd service status --root image")
@@ -834,14 +866,15 @@ def service_status(
 
 @service_app.command("update", epilog="Example: edgekd service update models/synth-serfr24.int8.onnx --root image")
 def service_update(
-    model: Annotated[Path, typer.Argument(help="A model file that 'edgekd export' wrote.")],
+    model: Model,
     root: Root = None,
 ) -> None:
     """Verify a model and let the running listener take it; where it does not go on, the model before comes back by itself."""
+    from edgekd.bundled import model_file
     from edgekd.pipeline.service import update
 
     place, manager = _place("update", root)
-    typer.echo("\n".join(update(place, manager, model)))
+    typer.echo("\n".join(update(place, manager, model_file(model))))
 
 
 @service_app.command("rollback", epilog="Example: edgekd service rollback --root image")

@@ -9,7 +9,6 @@ import math
 import os
 import struct
 from collections.abc import Callable, Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -282,22 +281,6 @@ ENGINES: dict[Engine, tuple[str, type[_LiteRT] | type[_OnnxRuntime]]] = {
     "litert": (".tflite", _LiteRT), "onnxruntime": (".onnx", _OnnxRuntime),
 }
 """Name -> what it opens and how."""
-LITERT_PACKAGES = ("ai_edge_litert", "tflite_runtime")
-BUNDLED = Path(__file__).parent / "zoo" / "esc50-best.int8"
-"""The model that is heard where none is named, less the suffix; zoo/README.md says what it is."""
-
-
-def bundled_model(engine: str | None = None) -> Path:
-    """The model that comes with edgekd, as the file for an engine; None takes LiteRT's, or ONNX Runtime's where only that is installed.
-
-    Raises:
-        InputError: an unknown engine.
-    """
-    if engine is None:
-        engine = "litert" if any(find_spec(package) for package in LITERT_PACKAGES) or not find_spec("onnxruntime") else "onnxruntime"
-    if engine not in ENGINES:
-        raise InputError(f"unknown engine '{engine}'{nearest(engine, ENGINES)}")
-    return BUNDLED.with_name(BUNDLED.name + ENGINES[engine][0])
 
 
 def onnx_opener() -> Callable[[bytes, int], Any]:

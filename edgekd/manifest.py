@@ -8,8 +8,8 @@ import msgspec
 from edgekd.errors import InputError
 from edgekd.frontend import FrontEnd
 
-FORMAT_VERSION = 3
-"""Version 1 had neither golden vectors nor a calibration, version 2 no counts of the float network."""
+FORMAT_VERSION = 4
+"""Version 1 had neither golden vectors nor a calibration, version 2 no counts of the float network, version 3 no cross-validation."""
 MAX_VECTORS = 64
 MAX_MODULES = 4096
 FLOAT_BYTES = 4
@@ -96,6 +96,27 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     loss_after: NonNegative
 
 
+class Estimate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An accuracy, 0..1; between low and high lie 95 % of the resamples of a bootstrap."""
+
+    mean: Fraction
+    low: Fraction
+    high: Fraction
+
+
+class CrossValidation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What networks of the model's recipe reached that were trained on all of `folds` but one and tested on that one, each in turn and
+    with each of `seeds`. clips, windows: accuracy, the mean over folds. network: "qat" computes what an int8 file does."""
+
+    data: str
+    data_hash: str
+    folds: tuple[str, ...]
+    seeds: tuple[Natural, ...]
+    network: Literal["float", "qat"]
+    clips: Estimate
+    windows: Estimate
+
+
 class GoldenVector(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One waveform of `edgekd.golden` and what came of it at export.
 
@@ -137,6 +158,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     provenance: Provenance
     temperature: Scale = 1.0
     calibration: Calibration | None = None
+    crossval: CrossValidation | None = None
     golden: Golden | None = None
     float_counts: dict[Literal["torchinfo", "ptflops"], FloatCount] = {}
     format_version: int = FORMAT_VERSION
@@ -190,7 +212,11 @@ def _from_2(document: dict[str, Any]) -> dict[str, Any]:
     return {**document, "format_version": 3}
 
 
-MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1, 2: _from_2}
+def _from_3(document: dict[str, Any]) -> dict[str, Any]:
+    return {**document, "format_version": 4}
+
+
+MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1, 2: _from_2, 3: _from_3}
 """Version -> what makes a document of the next one."""
 
 

@@ -19,7 +19,7 @@ from edgekd.runtime import microphones
 
 WALK = (
     "record", "data prepare", "data synth", "data fetch", "data info", "teach", "distill", "crossval", "sweep", "reproduce", "adapt", "svm",
-    "bench-train", "export", "info", "verify", "check", "bench", "evaluate", "predict", "submission", "listen", "history",
+    "bench-train", "export", "info", "zoo", "verify", "check", "bench", "evaluate", "predict", "submission", "listen", "history",
     "service install", "service update", "service status", "service rollback", "service remove", "mics", "doctor", "demo",
 )
 """All commands, in an order in which each finds what it needs."""

@@ -23,10 +23,10 @@ OPTIONAL = frozenset({
 })
 TORCH_FREE_ROOMS = ("edgekd.complexity", "edgekd.evaluate", "edgekd.qgraph", "edgekd.runtime")
 TORCH_FREE_MODULES = (
-    "edgekd.blackbox", "edgekd.cli", "edgekd.data.store", "edgekd.engine", "edgekd.errors", "edgekd.frontend", "edgekd.golden",
-    "edgekd.manifest", "edgekd.modelfile", "edgekd.resources", "edgekd.rounding", "edgekd.target", "edgekd.pipeline.bench",
+    "edgekd.blackbox", "edgekd.bundled", "edgekd.cli", "edgekd.data.store", "edgekd.engine", "edgekd.errors", "edgekd.frontend",
+    "edgekd.golden", "edgekd.manifest", "edgekd.modelfile", "edgekd.resources", "edgekd.rounding", "edgekd.target", "edgekd.pipeline.bench",
     "edgekd.pipeline.check", "edgekd.pipeline.evaluate", "edgekd.pipeline.info", "edgekd.pipeline.card", "edgekd.pipeline.energy",
-    "edgekd.pipeline.predict", "edgekd.pipeline.submission", "edgekd.pipeline.verify",
+    "edgekd.pipeline.predict", "edgekd.pipeline.submission", "edgekd.pipeline.verify", "edgekd.pipeline.zoo",
 )
 IMPORT_SECONDS = 0.15
 """Most that importing edgekd and its command line may take beyond numpy."""

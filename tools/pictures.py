@@ -22,8 +22,9 @@ import typer
 from rich.console import Console
 from webdriver import Browser
 
+from edgekd.bundled import bundled_model
 from edgekd.data.store import to_pcm
-from edgekd.engine import bundled_model, open_model
+from edgekd.engine import open_model
 from edgekd.errors import EdgekdError, InputError
 from edgekd.runtime.decision import Decision, DecisionSettings
 from edgekd.runtime.listen import listen

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from edgekd.evaluate.yamltext import dump
-from edgekd.manifest import Manifest
+from edgekd.manifest import CrossValidation, Estimate, Manifest
 
 HUB_LICENCES = frozenset({
     "apache-2.0", "mit", "bsd", "bsd-2-clause", "bsd-3-clause", "gpl", "gpl-2.0", "gpl-3.0", "lgpl-3.0", "agpl-3.0", "mpl-2.0", "odbl",
@@ -60,6 +60,8 @@ def metadata(manifest: Manifest, formats: Sequence[str]) -> dict[str, Any]:
     """What the hub reads of a card. formats: of the files, e.g. ("tflite", "onnx")."""
     source = manifest.provenance
     accuracies = {name: value for name, value in source.scores.items() if ACCURACY in name}
+    if manifest.crossval is not None:
+        accuracies |= {"crossval_clip_accuracy": manifest.crossval.clips.mean, "crossval_window_accuracy": manifest.crossval.windows.mean}
     tags = ["acoustic-scene-classification", "edge", manifest.student, manifest.precision, *formats]
     tags += ["knowledge-distillation"] if source.teachers else []
     tags += ["synthetic-data"] if source.synthetic else []
@@ -134,10 +136,26 @@ def _cost(counts: Sequence[CountRow], budgets: Sequence[BudgetRow], target: str)
     return "\n\n".join(parts)
 
 
+def crossval_text(found: CrossValidation) -> str:
+    """A cross-validation on one line: accuracies with their intervals, and what they are of."""
+    return (f"{estimate_text(found.clips)} of clips, {estimate_text(found.windows)} of windows right, {len(found.folds)} folds of "
+            f"{found.data} ({', '.join(found.folds)}) in turn, seeds {', '.join(map(str, found.seeds))}")
+
+
+def estimate_text(found: Estimate) -> str:
+    """`84.1 % (82.9 to 85.3)`."""
+    return f"{100 * found.mean:.1f} % ({100 * found.low:.1f} to {100 * found.high:.1f})"
+
+
 def _scores(manifest: Manifest) -> str:
     scores = manifest.provenance.scores
     rows = [(name, f"{value:.4f}") for name, value in scores.items()]
     text = _table(("score at the end of training", "value"), rows) if rows else "The file carries none; 'edgekd evaluate' measures them."
+    if manifest.crossval is not None:
+        network = "int8-aware" if manifest.crossval.network == "qat" else "float"
+        text = (f"Cross-validated: {plain(crossval_text(manifest.crossval))}, by {network} networks of this recipe that were trained on "
+                "the other folds; this file holds a further one. In brackets the 95 % interval of a bootstrap over test recordings and "
+                f"seeds.\n\n{text}")
     fit = manifest.calibration
     if fit is None:
         return f"{text}\n\nIts probabilities are not calibrated."

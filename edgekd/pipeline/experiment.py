@@ -154,6 +154,11 @@ def _placed(recipe: Recipe, fold: Fold, seed: int) -> Recipe:
     return msgspec.structs.replace(recipe, data=data, seed=seed, export=msgspec.structs.replace(recipe.export, calibrate=()))
 
 
+def anywhere(recipe: Recipe) -> Recipe:
+    """The recipe on no splits, with seed 0: equal for all its runs of an experiment."""
+    return _placed(recipe, Fold("", (), ()), 0)
+
+
 def workers_here(jobs: int | None, threads: int | None, engine: str) -> Workers:
     """Where runs are trained; see `jobs.chosen_workers`."""
     return chosen_workers(jobs, threads, engine, torch.cuda.device_count())
@@ -232,8 +237,7 @@ def seed_list(text: str) -> list[int]:
 
 def digest(setting: Setting) -> str:
     """16 hex digits of a recipe and its teachers, wherever they are trained and with whatever seed."""
-    anywhere = Fold("", (), ())
-    parts = [decided(_placed(recipe, anywhere, 0)) for recipe in (setting.recipe, *setting.teachers)]
+    parts = [decided(anywhere(recipe)) for recipe in (setting.recipe, *setting.teachers)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 

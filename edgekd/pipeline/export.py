@@ -26,6 +26,7 @@ from edgekd.manifest import Counts, Manifest, Provenance, TensorQuant
 from edgekd.pipeline.card import card_path, write_card
 from edgekd.pipeline.compare import FLOAT, Runner
 from edgekd.pipeline.float_counts import float_counts
+from edgekd.pipeline.quoted import quoted
 from edgekd.pipeline.trial import Candidates, Trial, TrialReport, judge, trial_windows
 from edgekd.pipeline.verify import verify_model
 from edgekd.qgraph import onnx, reference, tflite
@@ -95,7 +96,7 @@ class ExportReport:
 
 
 def export_run(run_path: Path, precision: Precision, formats: str = FORMATS, out: Path | None = None, *, force: bool = False,
-               trial: Trial | None = None, card: bool = False) -> ExportReport:
+               trial: Trial | None = None, card: bool = False, crossval: Path | None = None) -> ExportReport:
     """Lower a student to its integer graph, write it in each format, and keep the files when their engines agree with the graph.
 
     Args:
@@ -106,6 +107,7 @@ def export_run(run_path: Path, precision: Precision, formats: str = FORMATS, out
         force: replace files of the same names.
         trial: what to judge on beside noise and golden waveforms.
         card: also write a model card beside the files.
+        crossval: folder of a finished cross-validation of the run's recipe, whose figures travel in the files; see `quoted`.
 
     Returns:
         The report. Where the trial missed a threshold it names no files, and its `require` fails.
@@ -120,9 +122,11 @@ def export_run(run_path: Path, precision: Precision, formats: str = FORMATS, out
     targets = [folder / f"{run.recipe.name}.{precision}.{kind}" for kind in chosen]
     described = card_path(folder, run.recipe.name, precision) if card else None
     check_targets(folder, [*targets, *([described] if described else [])], force=force)
+    figures = None if crossval is None else quoted(crossval, run, "qat" if precision == "int8" else "float")
     graph = lower_run(run)
     counted = float_counts(run.float_model(), (1, *graph.edges[graph.input].shape))
-    manifests = [msgspec.structs.replace(manifest_of(run, graph, precision, kind), float_counts=counted) for kind in chosen]
+    manifests = [msgspec.structs.replace(manifest_of(run, graph, precision, kind), float_counts=counted, crossval=figures)
+                 for kind in chosen]
     windows = None if trial is None else trial_windows(trial, run.recipe, manifests[0])
     contents = [EMITTERS[kind](graph, float_twin=precision == "float") for kind in chosen]
     try:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import msgspec
 
+from edgekd.evaluate.card import crossval_text
 from edgekd.manifest import Calibration, Manifest, TensorQuant
 from edgekd.modelfile import read_manifest
 
@@ -54,6 +55,7 @@ def rows(path: Path, size: int, manifest: Manifest) -> dict[str, str]:
         "recipe": f"{source.recipe} ({source.recipe_hash})",
         "teachers": ", ".join(source.teachers) or "none",
         "scores": ", ".join(f"{name} {value:.4f}" for name, value in source.scores.items()) or "none",
+        "cross-validation": crossval_text(manifest.crossval) if manifest.crossval else "none",
         "made by": f"edgekd {source.edgekd_version} at {source.created}, manifest format {manifest.format_version}",
     }
 

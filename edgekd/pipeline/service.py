@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import edgekd
-from edgekd.engine import bundled_model
+from edgekd.bundled import bundled_model
 from edgekd.errors import GateError, InputError
 from edgekd.pipeline import service_models as models
 from edgekd.pipeline.doctor import portaudio_version

@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from edgekd.engine import Model, bundled_model, open_model
+from edgekd.bundled import bundled_model, model_file, zoo_names
+from edgekd.engine import Model, open_model
 from edgekd.errors import InputError
 from edgekd.resources import read_toml
 from edgekd.runtime.capture import require_sense
@@ -35,8 +36,8 @@ Limit = Annotated[float, msgspec.Meta(ge=MIN_LIMIT_S, le=MAX_SECONDS)]
 
 
 class ModelTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`[model]`. file: the model, by default the one that comes with edgekd. engine: that runs it; None takes the one that opens the
-    file. threads: of the engine."""
+    """`[model]`. file: the model, or the name of one that comes with edgekd; by default the best of those. engine: that runs it; None
+    takes the one that opens the file. threads: of the engine."""
 
     file: str | None = None
     engine: Literal["litert", "onnxruntime"] | None = None
@@ -107,13 +108,13 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         what it points to now.
 
         Raises:
-            InputError: the link points to nothing.
+            InputError: the link points to nothing; see `edgekd.bundled.model_file`.
         """
         if self.model.file is None:
             return bundled_model(self.model.engine)
         file = Path(self.model.file)
         if file.suffix or not file.is_symlink():
-            return file
+            return model_file(file, self.model.engine)
         try:
             return file.resolve(strict=True)
         except OSError as error:
@@ -159,7 +160,7 @@ def read_config(path: Path) -> Config:
         raise InputError(f"{path}: [source]: {' and '.join(named)} are {len(named)} sources; keep one of them")
     file = config.source.file
     return msgspec.structs.replace(
-        config, model=msgspec.structs.replace(config.model, file=_beside(path, config.model.file)),
+        config, model=msgspec.structs.replace(config.model, file=_model_beside(path, config.model.file)),
         source=msgspec.structs.replace(config.source, file=file if file == STANDARD_INPUT else _beside(path, file)),
         output=msgspec.structs.replace(config.output, track=_beside(path, config.output.track)),
         mqtt=config.mqtt and msgspec.structs.replace(
@@ -209,6 +210,12 @@ def prepared(config: Config, verify: Callable[[Model, str], None]) -> Setup:
     require_sense(config.request)
     return Setup(config.source.file, config.request, model, config.decision.hop, config.decision.top, config.settings,
                  config.limits)
+
+
+def _model_beside(config: Path, file: str | None) -> str | None:
+    """As `_beside`, but for the name of a model that comes with edgekd, where no such file is there."""
+    beside = _beside(config, file)
+    return file if file in zoo_names() and beside is not None and not Path(beside).exists() else beside
 
 
 def _beside(config: Path, file: str | None) -> str | None:

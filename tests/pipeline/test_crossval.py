@@ -3,6 +3,7 @@
 import csv
 import json
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -12,10 +13,13 @@ from edgekd.data.writer import StoreWriter
 from edgekd.distill.recipe import load_recipe
 from edgekd.distill.run import load_run
 from edgekd.errors import GateError, InputError
+from edgekd.modelfile import read_manifest
 from edgekd.pipeline import crossval as crossval_module
 from edgekd.pipeline import sweep as sweep_module
 from edgekd.pipeline.crossval import Question, crossval
 from edgekd.pipeline.experiment import Fold, Plan, Setting, claimed, cross_folds, seed_list
+from edgekd.pipeline.export import export_run
+from edgekd.pipeline.info import info
 from edgekd.pipeline.jobs import Slot, Workers
 from edgekd.pipeline.sweep import Grid, sweep, varied
 from tests.pipeline.small import NETWORK, TABLES
@@ -122,6 +126,31 @@ def test_a_crossval_of_something_else_keeps_its_folder_and_seeds_may_be_added(pl
     assert len(trained) == 2
     crossval(Question(str(place / "teacher.toml"), folds="a,b", seeds="1,0"), place / "store", tmp_path / "cv", ONE, quiet)
     assert len(trained) == 4
+
+
+@pytest.mark.usefixtures("trained")
+def test_a_model_quotes_the_crossval_of_its_own_recipe_and_of_no_other(place, tmp_path):
+    question = Question(str(place / "student.toml"), folds="a,b", seeds="0", against_settings=("train.lr=0.001",))
+    summary = crossval(question, place / "store", tmp_path / "cv", ONE, quiet).summary
+    for row in rows_of(tmp_path / "cv" / "results.csv")[:2]:
+        report = export_run(tmp_path / "cv" / "runs" / row["run"], "int8", "onnx", tmp_path / row["setting"], card=True,
+                            crossval=tmp_path / "cv")
+        found, figures = read_manifest(report.files[0]).crossval, summary["networks"][row["setting"]]["qat"]["mean"]
+        assert (found.folds, found.seeds, found.network, found.data) == (("a", "b"), (0,), "qat", "tones")
+        assert msgspec.to_builtins(found.clips) == figures["clips"]["accuracy"]
+        assert msgspec.to_builtins(found.windows) == figures["windows"]["accuracy"]
+        assert f"Cross-validated: {100 * found.clips.mean:.1f} % (" in report.card.read_text()
+        assert f"{100 * found.windows.mean:.1f} % (" in info(report.files[0], False)
+    store = str(place / "store")
+    cli._run(["distill", str(place / "student.toml"), "--data", store, "--out", str(tmp_path / "all"), "--set", 'data.train=["a","b","c"]',
+              "--set", "data.test=[]", "--set", "data.held_out=[0,4]", "--set", "seed=3", "--threads", "1"])
+    assert export_run(tmp_path / "all", "int8", "onnx", crossval=tmp_path / "cv").files
+    cli._run(["distill", str(place / "student.toml"), "--data", store, "--out", str(tmp_path / "other"), "--set", "train.lr=0.1",
+              "--threads", "1"])
+    with pytest.raises(InputError, match=r"is of s, s train\.lr=0\.001, none of which is s of .*other with its settings"):
+        export_run(tmp_path / "other", "int8", crossval=tmp_path / "cv")
+    with pytest.raises(InputError, match="is no folder of a finished 'edgekd crossval'"):
+        export_run(tmp_path / "all", "int8", out=tmp_path / "x", crossval=place)
 
 
 @pytest.mark.usefixtures("trained")

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from edgekd import cli, golden, modelfile
-from edgekd.engine import bundled_model
+from edgekd.bundled import bundled_model
 from edgekd.errors import GateError, InputError
 from edgekd.manifest import TensorQuant
 from edgekd.pipeline import service, service_manager
