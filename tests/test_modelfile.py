@@ -107,7 +107,7 @@ def test_a_changed_digit_of_the_manifest_is_refused(written):
     digits = [position for position in range(raw.rindex(b'{"name"'), raw.rindex(b"}")) if chr(raw[position]).isdigit()]
     for position in digits[::7]:
         raw[position] ^= 1
-        with pytest.raises(InputError, match=r"damaged|changed since it was exported"):
+        with pytest.raises(InputError, match=r"damaged|changed since it was exported|manifest format version 5 is unknown"):
             modelfile.split(written, bytes(raw))
         raw[position] ^= 1
     assert modelfile.split(written, bytes(raw)) == modelfile.read(written)
