@@ -643,6 +643,8 @@ def listen(
         report = replaying.replay(source, told.model_file, engine=told.model.engine, threads=told.model.threads, hop_s=hop_s,
                                   settings=told.settings, track=None if output.track is None else Path(output.track))
         print(replaying.to_json(report) if output.json else replaying.to_text(report))
+        if (note := replaying.left_out(told)) is not None:
+            _say(f"edgekd: {note}")
         return
     if told.web is not None:
         from edgekd.runtime.outputs.access import warning
@@ -657,7 +659,7 @@ def listen(
                 drawing.enter_context(view)
             lines = decisions(source, told.model_file, engine=told.model.engine, threads=told.model.threads, hop_s=hop_s,
                               top=told.decision.top, live=told.request, settings=told.settings, control=control, observe=outputs.tell,
-                              watch=told.limits)
+                              watch=told.limits, news=outputs.news)
             for decision in outputs.through(lines):
                 if view is not None:
                     view.show(decision)

@@ -122,6 +122,11 @@ class Capture:
             return Counts(self._received, self._given, self._dropped, self._waiting, self._bad, self._overflows, self._restarts,
                           self._lag_s)
 
+    @property
+    def silent_s(self) -> float:
+        """Since the newest sample, or since the start, seconds."""
+        return max(0.0, time.monotonic() - self._last_sample)
+
     def __enter__(self) -> Self:
         self._thread.start()
         return self
@@ -273,7 +278,7 @@ class Capture:
 
     def _tell(self, turn: Turn | None) -> None:
         if turn is not None:
-            silent_s = max(0.0, time.monotonic() - self._last_sample) if turn.state != "HEALTHY" else 0.0
+            silent_s = self.silent_s if turn.state != "HEALTHY" else 0.0
             with self._changed:
                 self._queue.append(turn._replace(silent_s=silent_s))
                 self._changed.notify()

@@ -117,7 +117,7 @@ def listen_for(request: Request, seconds: float, wait_s: float, child: Sequence[
             if sum(len(block.samples) for block in blocks) >= seconds * item.rate:
                 break
     if not blocks:
-        cure = "plug a microphone in (see 'edgekd mics')" if request.command is None else "give a --command that writes raw samples"
+        cure = "see what 'edgekd mics' lists" if request.command is None else "give a --command that writes raw samples"
         raise InputError(f"nothing is heard for {wait_s:g} s: {reason}; {cure}, or wait longer (--wait)")
     return recording(blocks)
 

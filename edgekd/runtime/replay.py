@@ -9,6 +9,7 @@ import msgspec
 
 from edgekd.engine import open_model
 from edgekd.errors import InputError
+from edgekd.runtime.config import OUTPUT_TABLES, Config
 from edgekd.runtime.control import Classifier
 from edgekd.runtime.decision import PLAIN, UNKNOWN, Decision, DecisionSettings
 from edgekd.runtime.listen import STANDARD_INPUT, Array, decisions
@@ -109,6 +110,12 @@ def report(classifier: Classifier, chunks: Iterator[Array], source: str, hop_s: 
         flips=flips, flips_per_hour=round(HOUR_S * flips / seconds, 2), unknown_share=round(unknown / count, 4),
         gated_share=round(gated / count, 4), real_time_factor=round(wall_s / seconds, 6), cpu_us=round(1e6 * cpu_s / count, 1),
         settings=settings, score=None if spans is None else score(spans, times, shown, seconds, classifier.manifest.window / rate))
+
+
+def left_out(config: Config) -> str | None:
+    """A line on the outputs that a configuration turns on and a replay does not tell; None where there is none."""
+    names = [f"[{name}]" for name in OUTPUT_TABLES if getattr(config, name) is not None]
+    return f"a replay only judges: {' and '.join(names)} were told nothing; leave out --replay and --track for that" if names else None
 
 
 def to_json(result: Report) -> str:
