@@ -127,7 +127,7 @@ def chosen_settings(question: Question) -> list[Setting]:
     Raises:
         InputError: see `experiment.load`; a choice without alternative, or two that are the same.
     """
-    first = load(question.recipe, question.settings)
+    first = load(question.recipe, question.settings, teacher_settings=() if question.teachers else question.teacher_settings)
     if question.teachers and first.role != "student":
         raise InputError(f"--teach {question.teachers[0]}: recipe {first.name} is a teacher's and learns from labels alone; leave it out")
     if question.cross_fit is not None and question.cross_fit < 2:
@@ -140,11 +140,12 @@ def chosen_settings(question: Question) -> list[Setting]:
         if question.choose:
             raise InputError("--choose chooses between two recipes; name the other with --against")
         return settings
-    other = load(question.against or question.recipe, (*question.settings, *question.against_settings))
+    names = question.against_teachers or question.teachers
+    other = load(question.against or question.recipe, (*question.settings, *question.against_settings),
+                 teacher_settings=() if names else question.teacher_settings)
     if question.against_teachers and other.role != "student":
         raise InputError(f"--against-teach {question.against_teachers[0]}: recipe {other.name} is a teacher's and learns from labels "
                          "alone; leave it out")
-    names = question.against_teachers or question.teachers
     label = " ".join([other.name, *question.against_settings, *(f"--teach {name}" for name in question.against_teachers)])
     none = names == (NO_TEACHERS,)
     second = Setting(label if label != first.name else f"{label} (against)", alone(other) if none else other,

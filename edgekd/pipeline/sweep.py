@@ -131,14 +131,16 @@ def chosen_settings(grid: Grid) -> tuple[list[Setting], list[Setting]]:
     for key in keys:
         if keys.count(key) > 1:
             raise InputError(f"--vary {key} is there twice; name all its values once: --vary {key}=v1,v2")
+    own = () if grid.teachers else grid.teacher_settings
     for name in grid.recipes:
-        recipe = load(name, grid.settings)
+        recipe = load(name, grid.settings, teacher_settings=own)
         if any(base.recipe.name == recipe.name for base in bases):
             raise InputError(f"{name}: there is another recipe of the name '{recipe.name}'; give one of them another name")
         teachers = with_teachers(recipe, grid.teachers, grid.teacher_settings)
         bases.append(Setting(recipe.name, recipe, teachers))
         for combination in itertools.product(*choices):
-            settings.append(Setting(" ".join([recipe.name, *combination]), load(name, (*grid.settings, *combination)), teachers))
+            varied_recipe = load(name, (*grid.settings, *combination), teacher_settings=own)
+            settings.append(Setting(" ".join([recipe.name, *combination]), varied_recipe, teachers))
     return bases, settings
 
 
