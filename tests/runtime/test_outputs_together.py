@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+import wave
 from contextlib import closing
 from pathlib import Path
 
@@ -47,6 +48,17 @@ def test_a_listener_keeps_and_tells_what_it_is_asked_to(tmp_path):
     found = folder.read(tmp_path / "clips").sources
     assert len(found) == len(files)
     assert "other" in {source.clip.label for source in found}
+
+
+def test_the_history_of_a_file_has_its_times(tmp_path):
+    with wave.open(str(tmp_path / "yard.wav"), "wb") as file:
+        file.setparams((1, 2, 16000, 0, "NONE", ""))
+        file.writeframes(SOUND.tobytes())
+    command = [*LISTEN[:5], tmp_path / "yard.wav", *LISTEN[6:], "--history", tmp_path / "h.sqlite"]
+    assert subprocess.run(command, check=False, stdout=subprocess.DEVNULL).returncode == 0
+    with closing(sqlite3.connect(tmp_path / "h.sqlite")) as db:
+        ((began, ended),) = db.execute("SELECT min(began), max(ended) FROM runs").fetchall()
+    assert 10.0 < ended - began < 12.0
 
 
 def test_a_hook_that_hangs_delays_neither_decisions_nor_the_end(tmp_path):
