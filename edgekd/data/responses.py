@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from edgekd.data.decode import decode, is_audio
 from edgekd.data.store import to_waveform
 from edgekd.errors import InputError
+from edgekd.wording import counted
 
 ONSET = 0.1
 """Share of a response's peak at which its direct sound begins; what comes before is delay."""
@@ -37,8 +38,8 @@ def load_responses(folder: Path, sample_rate: int, include: Sequence[str] = (), 
     files = sorted(path for path in folder.iterdir() if is_audio(path))
     taken = [path for path in files if _fits(path.name, include or ("*",)) and not _fits(path.name, exclude)]
     if not taken:
-        raise InputError(f"{folder}: none of {len(files)} audio files fits augment.ir_include {list(include)} and not augment.ir_exclude "
-                         f"{list(exclude)}")
+        raise InputError(f"{folder}: none of {counted(len(files), 'audio file')} fits augment.ir_include {list(include)} and not "
+                         f"augment.ir_exclude {list(exclude)}")
     read = [_response(path, sample_rate) for path in taken]
     responses = np.zeros((len(read), max(map(len, read))), np.float32)
     for row, response in zip(responses, read, strict=True):

@@ -34,6 +34,7 @@ from edgekd.pipeline.experiment import (
     with_teachers,
 )
 from edgekd.pipeline.jobs import Workers, run_jobs
+from edgekd.wording import counted
 
 NO_TEACHERS = "none"
 """Of --against-teach: the other recipe learns from labels alone."""
@@ -113,7 +114,7 @@ def crossval(question: Question, data: Path, out: Path, workers: Workers, say: C
         if failed:
             for stale in (results.MARKDOWN_FILE, results.JSON_FILE):
                 (out / stale).unlink(missing_ok=True)
-            raise GateError("\n".join([f"{out}: {len(failed)} runs of {len(outcomes)} are not done; the same command tries again",
+            raise GateError("\n".join([f"{out}: {counted(len(failed), 'run')} of {len(outcomes)} not done; the same command tries again",
                                        *failed]))
         report = _Judge(plan, settings, folds, seeds, outer, inner).report()
         results.write(out, results.MARKDOWN_FILE, report.markdown)

@@ -37,7 +37,8 @@ def distill(recipe: str, data: Path, out: Path, teachers: Sequence[Path] = (), o
         teacher_overrides: "key=value" settings of all teachers that the recipe trains.
 
     Raises:
-        InputError: the recipe is a teacher's, settings of teachers where none is trained, or anything that `edgekd.distill.training.train` refuses.
+        InputError: the recipe is a teacher's, settings of teachers where none is trained, or anything that
+            `edgekd.distill.training.train` refuses.
     """
     none = [str(path) for path in teachers] == [NO_TEACHER]
     if not none and NO_TEACHER in map(str, teachers):

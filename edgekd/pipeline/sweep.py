@@ -29,6 +29,7 @@ from edgekd.pipeline.experiment import (
     with_teachers,
 )
 from edgekd.pipeline.jobs import Outcome, Workers, run_jobs
+from edgekd.wording import counted
 
 PLOT_FILES = ("results.png", "results.svg")
 FOLDS_HERE = "all"
@@ -73,7 +74,8 @@ class SweepReport:
             GateError: with a line for each.
         """
         if self.failed:
-            raise GateError(f"{self.out}: {len(self.failed)} runs are not done; the same command tries again\n" + "\n".join(self.failed))
+            raise GateError(f"{self.out}: {counted(len(self.failed), 'run')} not done; the same command tries again\n"
+                            + "\n".join(self.failed))
 
 
 def sweep(grid: Grid, data: Path, out: Path, workers: Workers, say: Callable[[str], None]) -> SweepReport:
@@ -204,7 +206,8 @@ def _summary(plan: Plan, settings: Sequence[Setting], found: Mapping[tuple[str, 
 
 def _markdown(plan: Plan, settings: Sequence[Setting], found: Mapping[tuple[str, str], Estimate],
               runs: Mapping[str, Sequence[Sequence[Planned]]], outcomes: Mapping[str, Outcome]) -> str:
-    parts = ["# Sweep", f"{plan.store.name}, {len(settings)} settings, {len(plan.runs)} runs. {results.INTERVAL_NOTE}"]
+    parts = ["# Sweep",
+             f"{plan.store.name}, {counted(len(settings), 'setting')}, {counted(len(plan.runs), 'run')}. {results.INTERVAL_NOTE}"]
     for network in results.NETWORKS:
         rows = []
         for setting in settings:

@@ -15,6 +15,7 @@ from edgekd.runtime.decision import PLAIN, UNKNOWN, Decision, DecisionSettings
 from edgekd.runtime.listen import STANDARD_INPUT, Array, decisions
 from edgekd.runtime.source import read_file
 from edgekd.runtime.track import Score, Span, read_track, require_within, score
+from edgekd.wording import counted
 
 HOUR_S = 3600.0
 
@@ -126,7 +127,7 @@ def to_json(result: Report) -> str:
 def to_text(result: Report) -> str:
     """The report as lines for people."""
     lines = [
-        f"{result.source}: {result.seconds:,.1f} s of audio, {result.decisions:,} decisions, one each {result.hop_s:g} s",
+        f"{result.source}: {result.seconds:,.1f} s of audio, {counted(result.decisions, 'decision')}, one each {result.hop_s:g} s",
         f"  flips        {result.flips:,} ({result.flips_per_hour:g} an hour)",
         f"  unknown      {result.unknown:,} ({result.unknown_share:.1%})",
         f"  gated        {result.gated:,} ({result.gated_share:.1%})",

@@ -85,7 +85,7 @@ def test_bad_clips_are_all_named_and_the_good_ones_are_kept(edgekd, audio, tmp_p
     status, out, err = edgekd("data", "prepare", "folder", audio, "--out", tmp_path / "store", "--skip-bad")
     assert status == 0
     assert "10 clips, 2 labels" in out
-    assert "3 of 13 clips were left out: cat/nan.wav, dog/empty.wav, dog/junk.mp3" in err
+    assert "3 of 13 clips left out: cat/nan.wav, dog/empty.wav, dog/junk.mp3" in err
     assert "going on with 10 clips that an earlier run left" in err
     assert sorted(decoded) == ["empty.wav", "junk.mp3", "nan.wav"]
     assert not list(tmp_path.glob(".store.*"))
