@@ -82,7 +82,7 @@ def present(sources: Sequence[Source], there: set[str], whose: str, skip_bad: bo
         listed, missing = (Counter(source.clip.split for source in some) for some in (sources, absent))
         shares = ", ".join(f"{count} of {listed[split]} of '{split}'" for split, count in sorted(missing.items()))
         if not kept:
-            raise InputError(f"{absent[0].file.parent} holds none of the {counted(len(sources), 'clip')} that {whose} lists; unpack "
+            raise InputError(f"{absent[0].file.parent} holds none of the {len(sources)} clips that {whose} lists; unpack "
                              "the audio there")
         if not skip_bad:
             raise InputError(f"{len(absent)} of {counted(len(sources), 'clip')} that {whose} lists cannot be found: {shares} "

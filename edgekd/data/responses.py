@@ -38,7 +38,7 @@ def load_responses(folder: Path, sample_rate: int, include: Sequence[str] = (), 
     files = sorted(path for path in folder.iterdir() if is_audio(path))
     taken = [path for path in files if _fits(path.name, include or ("*",)) and not _fits(path.name, exclude)]
     if not taken:
-        raise InputError(f"{folder}: none of {counted(len(files), 'audio file')} fits augment.ir_include {list(include)} and not "
+        raise InputError(f"{folder}: {counted(len(files), 'audio file')}, none of which fits augment.ir_include {list(include)} and not "
                          f"augment.ir_exclude {list(exclude)}")
     read = [_response(path, sample_rate) for path in taken]
     responses = np.zeros((len(read), max(map(len, read))), np.float32)

@@ -93,7 +93,7 @@ def predict_folder(model_path: Path, folder: Path, csv_path: Path, *, engine: st
         else:
             predictions.append(_predict(model, path.relative_to(base).as_posix(), waveform, step))
     if not predictions:
-        raise InputError(f"{folder}: none of {counted(len(files), 'audio file')} is readable (first: {unreadable[0]})")
+        raise InputError(f"{folder}: {counted(len(files), 'audio file')}, none of them readable (first: {unreadable[0]})")
     write_csv(csv_path, model.manifest.labels, predictions)
     silent = tuple(prediction.filename for prediction in predictions if prediction.label is None)
     return PredictReport(csv_path, len(predictions), silent, tuple(unreadable))

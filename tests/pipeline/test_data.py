@@ -173,7 +173,7 @@ def test_warnings_before_a_training_would_meet_them(edgekd, audio, tmp_path):
     assert status == 0
     assert "labels in one split only: cat in train" in out
     assert "leaks: 1 in more than one split (group g)" in out
-    assert "1 clips repeat the audio of a clip with another label or split: cat/0.wav (cat, train) = dog/same.wav (dog, train)" in err
+    assert "1 clip repeats the audio of a clip with another label or split: cat/0.wav (cat, train) = dog/same.wav (dog, train)" in err
 
 
 def test_an_existing_store_is_kept_without_force(edgekd, audio, tmp_path):
