@@ -162,7 +162,9 @@ def distill(
     out: Annotated[Path, typer.Option(help="The run folder to make.")],
     teacher: Annotated[list[Path] | None, typer.Option(
         help="A finished run to learn from, in the place of the recipe's own teachers; may be repeated. none: labels alone.")] = None,
-    settings: Annotated[list[str] | None, typer.Option("--set", help="key=value, e.g. train.epochs=20; may be repeated.")] = None,
+    settings: Annotated[list[str] | None, typer.Option(
+        "--set", help="key=value of the student, e.g. train.epochs=20; may be repeated.")] = None,
+    teach_settings: Annotated[list[str] | None, typer.Option("--teach-set", help="key=value of all teachers of the recipe.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a run folder that is there.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch in each process; all cores by default.")] = None,
@@ -178,7 +180,8 @@ def distill(
     from edgekd.distill.training import Options
     from edgekd.pipeline.distill import distill as run_distill
 
-    run = run_distill(recipe, data, out, teacher or [], settings or [], Options(force, resume, threads, accelerator, compiled))
+    run = run_distill(recipe, data, out, teacher or [], settings or [], Options(force, resume, threads, accelerator, compiled),
+                      teach_settings or [])
     if first_process():
         typer.echo(run.summary())
 
@@ -192,7 +195,7 @@ def crossval(
         help="Splits with commas, each tested by networks trained on the others; all that the recipe names.")] = None,
     seeds: Annotated[str, typer.Option(help="With commas; more may be added later.")] = "0,1,2",
     teach: Annotated[list[str] | None, typer.Option(help="Teacher recipe, trained in each fold first; may be repeated.")] = None,
-    teach_settings: Annotated[list[str] | None, typer.Option("--teach-set", help="key=value of all teacher recipes.")] = None,
+    teach_settings: Annotated[list[str] | None, typer.Option("--teach-set", help="key=value of all teachers.")] = None,
     cross_fit: Annotated[int | None, typer.Option(help="Cross-fit the teachers, as 'edgekd teach --cross-fit'.")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="key=value of the recipe, and of the other one too.")] = None,
     against: Annotated[str | None, typer.Option(help="Another recipe: report the paired difference.")] = None,
@@ -226,7 +229,7 @@ def sweep(
         help="Splits with commas, each tested by networks trained on the others, or all. By default each recipe's own splits.")] = None,
     seeds: Annotated[str, typer.Option(help="With commas.")] = "0",
     teach: Annotated[list[str] | None, typer.Option(help="Teacher recipe of all students, trained first; may be repeated.")] = None,
-    teach_settings: Annotated[list[str] | None, typer.Option("--teach-set", help="key=value of all teacher recipes.")] = None,
+    teach_settings: Annotated[list[str] | None, typer.Option("--teach-set", help="key=value of all teachers.")] = None,
     cross_fit: Annotated[int | None, typer.Option(help="Cross-fit the teachers, as 'edgekd teach --cross-fit'.")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="key=value of all recipes.")] = None,
     engine: Annotated[str, typer.Option(help="local, ray, or auto: ray where it is installed and RAY_ADDRESS is set.")] = "auto",
@@ -681,6 +684,8 @@ def listen(
         report = replaying.replay(source, told.model_file, engine=told.model.engine, threads=told.model.threads, hop_s=hop_s,
                                   settings=told.settings, track=None if output.track is None else Path(output.track))
         print(replaying.to_json(report) if output.json else replaying.to_text(report))
+        if (note := replaying.left_out(told)) is not None:
+            _say(f"edgekd: {note}")
         return
     if told.web is not None:
         from edgekd.runtime.outputs.access import warning
@@ -695,7 +700,7 @@ def listen(
                 drawing.enter_context(view)
             lines = decisions(source, told.model_file, engine=told.model.engine, threads=told.model.threads, hop_s=hop_s,
                               top=told.decision.top, live=told.request, settings=told.settings, control=control, observe=outputs.tell,
-                              watch=told.limits)
+                              watch=told.limits, news=outputs.news)
             for decision in outputs.through(lines):
                 if view is not None:
                     view.show(decision)

@@ -5,6 +5,7 @@ from html import escape
 
 from edgekd.complexity.document import Checked
 from edgekd.complexity.text import brief, plain
+from edgekd.wording import counted
 
 NARROW, WIDE = frozenset("fijlrtI|.,:;!'()[] /-"), frozenset("mwMW%@")
 NARROW_PX, NORMAL_PX, WIDE_PX = 4.2, 7.0, 10.5
@@ -22,7 +23,7 @@ def badge(checked: Sequence[Checked]) -> str:
         costs = "" if exact is None else f"{brief(exact.param_bytes, 'B')}, {brief(exact.macs, 'MAC')}"
         message = f"over: {costs}" if failed else costs
     else:
-        message = f"{failed} of {len(checked)} fail" if failed else f"{len(checked)} models ok"
+        message = f"{failed} of {len(checked)} fail" if failed else f"{counted(len(checked), 'model')} ok"
     left, right = _width(label), _width(message)
     title = escape(f"{label}: {message}")
     return "\n".join([

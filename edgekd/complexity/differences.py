@@ -13,6 +13,7 @@ import msgspec
 
 from edgekd.complexity.network import Network, Node, Tensor
 from edgekd.manifest import FLOAT_BYTES, FloatCount, ModuleCount
+from edgekd.wording import counted
 
 NESSI = "nessi_tflite"
 NESSI_REASONS = {
@@ -121,8 +122,8 @@ def of_float_network(convention: str, table: Iterable[Row], left: Iterable[Modul
         modules = row.modules[convention]
         found += _where_different(convention, row.node.name, _exact(row), _of_modules(modules), {
             "macs": _float_macs_reason(row, modules), "params": _float_params_reason(row, modules),
-            "param_bytes": f"{FLOAT_BYTES} bytes for each of {sum(module.params for module in modules):,} parameters of the float network; "
-                           f"in the file {', '.join(sorted({tensor.dtype for tensor in row.charged})) or 'none'}"})
+            "param_bytes": f"{FLOAT_BYTES} bytes for each of {counted(sum(module.params for module in modules), 'parameter')} of the "
+                           f"float network; in the file {', '.join(sorted({tensor.dtype for tensor in row.charged})) or 'none'}"})
     for module in left:
         reason = f"{module.kind}: in the float network only"
         found += _where_different(convention, module.name, {"macs": 0, "params": 0, "param_bytes": 0}, _of_modules([module]),
@@ -161,7 +162,7 @@ def _nessi_params_reason(row: Row) -> str:
     again = len(row.constants) - len(row.charged)
     state = len(row.nessi_constants) - len(row.constants)
     parts = [f"{again} of its constants shared with earlier ops, which NeSsi counts again"] if again else []
-    return "; ".join([*parts, f"{state} tensors of state, which NeSsi counts as constants"] if state else parts)
+    return "; ".join([*parts, f"{counted(state, 'tensor')} of state, which NeSsi counts as constants"] if state else parts)
 
 
 def _float_macs_reason(row: Row, modules: Sequence[ModuleCount]) -> str:

@@ -10,6 +10,7 @@ from edgekd.complexity.latency import NOTHING, Measured, conditions
 from edgekd.complexity.ledger import Ledger
 from edgekd.complexity.text import number
 from edgekd.target import ENGINE_FORMATS, Target
+from edgekd.wording import counted
 
 Status = Literal["ok", "over", "unknown", "not measured"]
 
@@ -122,7 +123,7 @@ def _latency(target: Target, measured: Measured, required: bool) -> Budget:
 
 def _uncounted(ledger: Ledger) -> str | None:
     """Why the MACs are only a lower bound: ops that hold weights and have no counting rule."""
-    ops = [f"{unknown.op} ({unknown.params:,} parameters)" for unknown in ledger.unknown if unknown.params]
+    ops = [f"{unknown.op} ({counted(unknown.params, 'parameter')})" for unknown in ledger.unknown if unknown.params]
     return f"no rule counts the MACs of {listed(ops)}, so the count is only a lower bound" if ops else None
 
 
@@ -153,7 +154,7 @@ def _rules(ledger: Ledger, target: Target) -> Iterable[Rule]:
         yield rule("dtypes", found, f"only {listed(rules.dtypes)}")
     if rules.operators is not None:
         yield rule("operators", sorted(op for op in ledger.operators if not _matches(op, rules.operators)),
-                   f"not among the {len(rules.operators)} operators of {target.name}")
+                   f"not among the {counted(len(rules.operators), 'operator')} of {target.name}")
     if rules.forbidden_operators is not None:
         found = sorted(op for op in ledger.operators if _matches(op, rules.forbidden_operators))
         yield rule("forbidden_operators", found, f"none of {listed(rules.forbidden_operators)}")

@@ -8,6 +8,7 @@ import msgspec
 from edgekd.complexity.stored import read_json
 from edgekd.errors import InputError
 from edgekd.target import Latency, Target, same_name
+from edgekd.wording import counted
 
 Milliseconds = Annotated[float, msgspec.Meta(gt=0, le=1e9)]
 
@@ -85,12 +86,12 @@ def from_bench(benches: tuple[Bench, ...], model: str, target: Target) -> Measur
             times = {"network": bench.network_ms, "frontend": bench.frontend_ms, "pipeline": bench.pipeline_ms}[budget.stage]
             return Measured(times.p50 if budget.percentile == "p50" else times.p95)
     bench = found[0]
-    return Measured(None, f"not measured as asked, but on {bench.machine}, {bench.engine}, {bench.threads} thread(s)")
+    return Measured(None, f"not measured as asked, but on {bench.machine}, {bench.engine}, {counted(bench.threads, 'thread')}")
 
 
 def conditions(budget: Latency) -> str:
     """What a latency budget is for, in words."""
-    return f"{budget.stage} {budget.percentile}, {' or '.join(budget.engines)}, {budget.threads} thread(s), {budget.board}"
+    return f"{budget.stage} {budget.percentile}, {' or '.join(budget.engines)}, {counted(budget.threads, 'thread')}, {budget.board}"
 
 
 def is_board(machine: str, board: str) -> bool:

@@ -9,6 +9,7 @@ from edgekd.complexity.gate import Budget, Rule, listed
 from edgekd.complexity.ledger import Ledger
 from edgekd.complexity.table import differences, op, verdict_line
 from edgekd.complexity.text import number, plain, shape, shorten, used
+from edgekd.wording import counted
 
 OK, FAILED, OPEN = "✅", "❌", "➖"
 
@@ -46,7 +47,8 @@ def _one(checked: Checked) -> str:
         parts.append(_changes(checked.comparison))
     layers = [[code(shorten(layer.name)), code(op(layer)), shape(layer.input), shape(layer.output), shape(layer.weight),
                f"{layer.macs:,}", f"{layer.param_bytes:,}"] for layer in ledger.layers]
-    parts.append(_folded(f"{len(layers):,} layers", _table(["layer", "op", "input", "output", "kernel", "macs", "param bytes"], layers)))
+    header = ["layer", "op", "input", "output", "kernel", "macs", "param bytes"]
+    parts.append(_folded(counted(len(layers), "layer"), _table(header, layers)))
     return "\n\n".join(parts)
 
 
@@ -69,7 +71,7 @@ def _totals(ledger: Ledger) -> str:
         *_table(["convention", "macs", "params", "param bytes"], rows), "",
         f"File {ledger.file_bytes:,} bytes; activations alive at once at most {ledger.peak_activation_bytes:,} bytes; parameters that are "
         f"not zero {ledger.nonzero_params:,}; bytes by type: {stored or 'none'}; front end {frontend} MACs, in no budget.",
-        *(f"\n- no counting rule: {code(each.op)} x {each.count:,}, {each.params:,} parameters: {code(each.note)}"
+        *(f"\n- no counting rule: {code(each.op)} x {each.count:,}, {counted(each.params, 'parameter')}: {code(each.note)}"
           for each in ledger.unknown),
     ]
     if ledger.differences:
@@ -85,7 +87,7 @@ def _changes(comparison: Comparison) -> str:
              *_table(["", "total", "before", "now", "change"], totals)]
     if layers:
         header = ["layer", "op", "", "macs before", "macs now", "bytes before", "bytes now"]
-        lines += ["", _folded(f"{len(layers):,} layers changed", _table(header, layers))]
+        lines += ["", _folded(f"{counted(len(layers), 'layer')} changed", _table(header, layers))]
     return "\n".join(lines)
 
 

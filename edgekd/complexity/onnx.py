@@ -21,6 +21,7 @@ from edgekd.complexity import onnx_rules as rules
 from edgekd.complexity.network import Network, Node, Tensor, bits_of
 from edgekd.complexity.values import MAX_KERNEL, REAL_KERNELS, count_nonzero, emulated
 from edgekd.errors import InputError, MissingExtraError
+from edgekd.wording import counted
 
 DTYPES = {"FLOAT": "float32", "DOUBLE": "float64"}
 """ONNX's names of types that say no size; the others are taken in lower case."""
@@ -63,8 +64,8 @@ def read(path: Path, raw: bytes) -> Network:
 
 def _network(path: Path, model: Any, onnx: Any) -> Network:
     if model.functions:
-        raise InputError(f"{path}: has {len(model.functions):,} functions of its own, such as '{model.functions[0].name}', which are not "
-                         "counted; inline them first (onnx.inliner.inline_local_functions)")
+        raise InputError(f"{path}: has {counted(len(model.functions), 'function')} of its own, such as '{model.functions[0].name}', not "
+                         "counted; inline first (onnx.inliner.inline_local_functions)")
     for node in model.graph.node:
         if any(isinstance(text, bytes) for text in (node.name, node.op_type, node.domain, *node.input, *node.output)):
             raise ValueError("a name is not UTF-8")  # protobuf hands such a string over as bytes

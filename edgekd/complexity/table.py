@@ -10,6 +10,7 @@ from edgekd.complexity.document import Checked
 from edgekd.complexity.gate import Budget, Rule, listed
 from edgekd.complexity.ledger import Layer, Ledger
 from edgekd.complexity.text import number, plain, shape, shorten, used
+from edgekd.wording import counted
 
 
 def table(checked: Sequence[Checked]) -> str:
@@ -82,7 +83,7 @@ def _totals(ledger: Ledger) -> list[str]:
             *([f"convolutions that are pools or copies in fact: {ledger.emulated.macs:,} macs, which exact leaves out"]
               if ledger.emulated.macs else []),
             f"parameters that are not zero: {ledger.nonzero_params:,}; bytes by type: {stored or 'none'}",
-            *(f"no counting rule: {shorten(each.op)} x {each.count:,} ({each.params:,} parameters): {each.note}"
+            *(f"no counting rule: {shorten(each.op)} x {each.count:,} ({counted(each.params, 'parameter')}): {each.note}"
               for each in ledger.unknown),
             f"front end macs: {frontend}"]
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from edgekd.data.source import Source
 from edgekd.errors import InputError
+from edgekd.wording import counted
 
 TRAIN, TEST = "train", "test"
 TEST_FRACTION = 0.2
@@ -47,8 +48,8 @@ def deal(sources: Sequence[Source], test_fraction: float) -> tuple[list[Source],
         side.update({name: TRAIN for name in free if name not in side})
     dealt_sources = [replace(source, clip=replace(source.clip, split=side[origin(source)])) for source in sources]
     tests = sum(source.clip.split == TEST for source in dealt_sources)
-    note = (f"no splits given: {tests} of {len(sources)} clips dealt to '{TEST}', the rest to '{TRAIN}', whole groups by a hash of their "
-            "name (--test-fraction, or a CSV with a split column, changes this)")
+    note = (f"no splits given: {tests} of {counted(len(sources), 'clip')} dealt to '{TEST}', the rest to '{TRAIN}', whole groups by a "
+            "hash of their name (--test-fraction, or a CSV with a split column, changes this)")
     return dealt_sources, note
 
 

@@ -13,6 +13,7 @@ from edgekd.data.parallel import in_order
 from edgekd.data.source import Source
 from edgekd.data.store import PCM_SCALE, to_pcm
 from edgekd.errors import InputError, MissingExtraError
+from edgekd.wording import counted
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".w64", ".caf", ".au")
 PCM_16 = "PCM_16"
@@ -147,7 +148,7 @@ def _to_channels(path: Path, waveform: NDArray[np.float32], channels: int) -> ND
         return mono
     if waveform.shape[1] == 1:
         return np.repeat(waveform, channels, axis=1)
-    raise InputError(f"{path}: has {waveform.shape[1]} channels, wanted {channels} (or 1); prepare with --channels 1")
+    raise InputError(f"{path}: has {counted(waveform.shape[1], 'channel')}, wanted {channels} (or 1); prepare with --channels 1")
 
 
 def _resample(waveform: NDArray[np.float32], rate: int, sample_rate: int) -> NDArray[np.float32]:

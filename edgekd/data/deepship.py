@@ -15,6 +15,7 @@ from edgekd.data.layout import audio_names, check_level
 from edgekd.data.source import DataSet, Source
 from edgekd.data.store import Clip, listing
 from edgekd.errors import InputError
+from edgekd.wording import counted
 
 NAME = "deepship"
 LABELS = {
@@ -69,12 +70,14 @@ def read(path: Path, skip_bad: bool = False, segment: float = SEGMENT_SECONDS, t
     if not sources:
         raise InputError(f"{path} holds no recordings below {', '.join(folder.name for folder in _kinds(path))}; unpack them there")
     sources, note = deal(sources, test_fraction)
-    notes = [note, f"{recordings} recordings in {len(sources)} segments of {segment:g} s; the ship of {known} recordings is known"]
+    notes = [note, f"{counted(recordings, 'recording')} in {counted(len(sources), 'segment')} of {segment:g} s; the ship of "
+                   f"{counted(known, 'recording')} is known"]
     if known < recordings:
-        notes.append(f"{recordings - known} recordings, whose ship is not known, are groups of their own: a ship may be on both sides")
+        notes.append(f"{counted(recordings - known, 'recording')} of a ship that is not known, each a group of its own: a ship may be on "
+                     "both sides")
     absent = sorted(set(LABELS.values()) - {source.clip.label for source in sources})
     notes += [f"no clips of {', '.join(absent)}"] if absent else []
-    notes += [f"{len(bad)} recordings cannot be read and were left out: {listing(bad)}"] if bad else []
+    notes += [f"{counted(len(bad), 'recording')} that cannot be read left out: {listing(bad)}"] if bad else []
     return DataSet(NAME, KNOWN[NAME].licence, sources, notes=notes)
 
 

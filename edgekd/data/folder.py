@@ -14,6 +14,7 @@ from edgekd.data.decode import AUDIO_SUFFIXES, is_audio
 from edgekd.data.source import DataSet, Source, read_table
 from edgekd.data.store import Clip, listing
 from edgekd.errors import InputError, nearest
+from edgekd.wording import counted
 
 NAME = "folder"
 SPLIT_NAMES = frozenset({"train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval", "evaluate", "evaluation"})
@@ -58,7 +59,8 @@ def _from_tree(path: Path) -> tuple[list[Source], list[str]]:
     loose = [part[0] for part in parts if len(part) == 1]
     if loose:
         hint = f"did you mean {path.resolve().parent}?" if len(loose) == len(files) else "move them into the folder of their label"
-        raise InputError(f"{path}: {len(loose)} audio files lie outside any label folder ({listing(loose)}); {hint}")
+        raise InputError(f"{path}: {counted(len(loose), 'audio file lies', 'audio files lie')} outside any label folder "
+                         f"({listing(loose)}); {hint}")
     tops = sorted({part[0] for part in parts})
     if all(_names_split(top) for top in tops):
         misplaced = ["/".join(part) for part in parts if len(part) == 2]

@@ -9,6 +9,7 @@ from edgekd.data.decode import AUDIO_SUFFIXES
 from edgekd.data.source import Source
 from edgekd.data.store import listing
 from edgekd.errors import InputError
+from edgekd.wording import counted
 
 Holds = Callable[[Path], bool]
 """Whether a folder is the one that is meant."""
@@ -81,12 +82,13 @@ def present(sources: Sequence[Source], there: set[str], whose: str, skip_bad: bo
         listed, missing = (Counter(source.clip.split for source in some) for some in (sources, absent))
         shares = ", ".join(f"{count} of {listed[split]} of '{split}'" for split, count in sorted(missing.items()))
         if not kept:
-            raise InputError(f"{absent[0].file.parent} holds none of the {len(sources)} clips that {whose} lists; unpack the audio there")
+            raise InputError(f"{absent[0].file.parent} holds none of the {len(sources)} clips that {whose} lists; unpack "
+                             "the audio there")
         if not skip_bad:
-            raise InputError(f"{len(absent)} of {len(sources)} clips that {whose} lists are missing: {shares} (first: {absent[0].file}); "
-                             "download and unpack the rest, or leave them out with --skip-bad")
-        notes.append(f"{len(absent)} of {len(sources)} clips are missing and were left out: {shares}")
+            raise InputError(f"{len(absent)} of {counted(len(sources), 'clip')} that {whose} lists cannot be found: {shares} "
+                             f"(first: {absent[0].file}); download and unpack the rest, or leave them out with --skip-bad")
+        notes.append(f"{len(absent)} of {counted(len(sources), 'clip')} missing and left out: {shares}")
     extra = sorted(there.difference(names))
     if extra:
-        notes.append(f"{len(extra)} audio files that {whose} does not list are ignored: {listing(extra)}")
+        notes.append(f"{counted(len(extra), 'audio file')} that {whose} does not list, ignored: {listing(extra)}")
     return kept, notes

@@ -12,6 +12,7 @@ from edgekd.data.decode import decode, is_audio
 from edgekd.data.makes import Made, MicSplit, of_split
 from edgekd.data.store import to_waveform
 from edgekd.errors import InputError
+from edgekd.wording import counted
 
 ONSET = 0.1
 """Share of a response's peak at which its direct sound begins; what comes before is delay."""
@@ -34,11 +35,11 @@ def response_files(folder: Path, split: MicSplit = "all", include: Sequence[str]
     files = sorted(path for path in folder.iterdir() if is_audio(path))
     fit = [path for path in files if _fits(path.name, include or ("*",)) and not _fits(path.name, exclude)]
     if not fit:
-        raise InputError(f"{folder}: none of {len(files)} audio files fits augment.ir_include {list(include)} and not augment.ir_exclude "
-                         f"{list(exclude)}")
+        raise InputError(f"{folder}: {counted(len(files), 'audio file')}, none of which fits augment.ir_include {list(include)} and not "
+                         f"augment.ir_exclude {list(exclude)}")
     taken = of_split(fit, folder, split)
     if not taken:
-        raise InputError(f"{folder}: none of {len(fit)} audio files is of a make in [{split}]; take another split")
+        raise InputError(f"{folder}: {counted(len(fit), 'audio file')}, none of a make in [{split}]; take another split")
     return taken
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from edgekd.data.store import Clip
 from edgekd.errors import InputError
+from edgekd.wording import counted
 
 DELIMITERS = (",", "\t", ";")
 
@@ -60,7 +61,8 @@ def read_table(path: Path) -> tuple[list[str], list[dict[str, str]]]:
     rows = []
     for number, line in enumerate(lines, start=2):
         if len(line) > len(columns):
-            raise InputError(f"{path}, row {number}: {len(line)} fields for {len(columns)} columns; quote a field that holds a delimiter")
+            raise InputError(f"{path}, row {number}: {counted(len(line), 'field')} for {counted(len(columns), 'column')}; "
+                             "quote a field that holds a delimiter")
         rows.append(dict(zip(columns, line + [""] * (len(columns) - len(line)), strict=True)))
     return columns, rows
 

@@ -21,6 +21,7 @@ from edgekd.data.parents import Parents, find_parents
 from edgekd.data.parts import divide, recordings
 from edgekd.data.readahead import is_streamed, will_read
 from edgekd.errors import InputError, nearest
+from edgekd.wording import counted
 
 FORMAT = "edgekd-store"
 FORMAT_VERSION = 1
@@ -280,8 +281,8 @@ class ClipStore:
         if leaks and not allow_leaks:
             leaking = np.array([not leaks.isdisjoint(origins([self.clips[i]])) for i in train], dtype=bool)
             if not self.info.official_folds:
-                raise InputError(f"{self.path}: {len(leaks)} groups are in training and in test ({listing(sorted(leaks))}); "
-                                 "give each group one split, or allow leaks")
+                raise InputError(f"{self.path}: {counted(len(leaks), 'group is', 'groups are')} in training and in test "
+                                 f"({listing(sorted(leaks))}); give each group one split, or allow leaks")
             train, left_out = train[~leaking], train[leaking]
         if held_out:
             train, test = self._hold_out(train, held_out)
@@ -298,7 +299,7 @@ class ClipStore:
         recording = self.recordings(clips)
         found = len(np.unique(recording))
         if count > found:
-            raise InputError(f"{self.path}: {found} recordings cannot be divided into {count} parts; ask for {found} at most")
+            raise InputError(f"{self.path}: {counted(found, 'recording')} cannot be divided into {count} parts; ask for {found} at most")
         return divide(recording, self.label_index[clips], [self.clips[i].path for i in clips], count)
 
     def recordings(self, clips: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -15,6 +15,7 @@ from edgekd.data.layout import audio_names, check_columns, check_level, present
 from edgekd.data.source import DataSet, Source, read_lines, read_table
 from edgekd.data.store import Clip, listing
 from edgekd.errors import InputError
+from edgekd.wording import counted
 
 META, AUDIO, SETUP = "meta.csv", "audio", "evaluation_setup"
 COLUMNS = ("filename", "scene_label", "identifier")
@@ -77,7 +78,7 @@ def with_files(path: Path, edition: Edition, clips: Sequence[Clip], skip_bad: bo
         notes.append(f"no fold1_train.csv: the training clips were told from the rest of {META} and are as many as documented")
     unused = sum(source.clip.split == UNUSED for source in sources)
     if unused:
-        notes.append(f"{unused} clips are neither for training nor for evaluation: they are split '{UNUSED}'")
+        notes.append(f"{counted(unused, 'clip is', 'clips are')} neither for training nor for evaluation: split '{UNUSED}'")
     return DataSet(edition.name, KNOWN[edition.name].licence, sources, official_folds=True, notes=notes)
 
 
@@ -116,7 +117,7 @@ def split(clips: Sequence[Clip], setup: Path, rest: Rest, fold: int = 1) -> list
     labels = {clip.path: clip.label for clip in clips}
     if len(labels) < len(clips):
         twice = [name for name, count in Counter(clip.path for clip in clips).items() if count > 1]
-        raise InputError(f"{setup.parent / META} lists {len(twice)} files more than once ({listing(twice)}); unpack it again")
+        raise InputError(f"{setup.parent / META} lists {counted(len(twice), 'file')} more than once ({listing(twice)}); unpack it again")
     evaluated = read_list(setup, f"fold{fold}_evaluate", labels)
     if evaluated is None:
         evaluated = read_list(setup, f"fold{fold}_test", labels)
@@ -130,7 +131,8 @@ def split(clips: Sequence[Clip], setup: Path, rest: Rest, fold: int = 1) -> list
         train = rest(clips, frozenset(evaluated))
     both = sorted(train & evaluated)
     if both:
-        raise InputError(f"{setup}: {len(both)} clips are in the training and in the evaluation list ({listing(both)}); unpack it again")
+        raise InputError(f"{setup}: {counted(len(both), 'clip is', 'clips are')} in the training and in the evaluation list "
+                         f"({listing(both)}); unpack it again")
     side = dict.fromkeys(train, TRAIN) | dict.fromkeys(evaluated, EVALUATE)
     return [Clip(clip.path, clip.label, side.get(clip.path, UNUSED), clip.group, clip.recorder, clip.parent) for clip in clips]
 
@@ -153,7 +155,8 @@ def read_list(folder: Path, stem: str, labels: Mapping[str, str], among: str = M
     names = dict(listed(table))
     strange = sorted(set(names) - set(labels))
     if strange:
-        raise InputError(f"{table} names {len(strange)} files that are not in {among} ({listing(strange)}); unpack both from one archive")
+        raise InputError(f"{table} names {counted(len(strange), 'file that is', 'files that are')} not in {among} "
+                         f"({listing(strange)}); unpack both from one archive")
     for name, scene in names.items():
         if scene not in ("", labels[name]):
             raise InputError(f"{table} says that {name} is '{scene}', {META} says '{labels[name]}'; unpack both from one archive")
@@ -221,6 +224,6 @@ def checked(names: set[str], train: int) -> set[str]:
         InputError: they are not.
     """
     if len(names) != train:
-        raise InputError(f"{SETUP} has no fold1_train.csv, and the rest of {META} makes {len(names)} training clips where {train} are "
-                         "documented; unpack the archive *.meta.zip of the data set there")
+        raise InputError(f"{SETUP} has no fold1_train.csv, and the rest of {META} makes {counted(len(names), 'training clip')} where "
+                         f"{train} are documented; unpack the archive *.meta.zip of the data set there")
     return names

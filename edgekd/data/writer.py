@@ -24,6 +24,7 @@ from edgekd.data.lock import held, in_use
 from edgekd.data.readahead import forget
 from edgekd.data.store import AUDIO_FILE, FORMAT, INFO_FILE, PCM_TYPE, TABLE_FILE, Clip, ClipStore, StoreInfo, encode_table, listing
 from edgekd.errors import InputError
+from edgekd.wording import counted
 
 STORE_FILES = frozenset({AUDIO_FILE, TABLE_FILE, INFO_FILE})
 PARTIAL, OLD = "partial", "old"
@@ -109,7 +110,9 @@ class StoreWriter:
     @property
     def hint(self) -> str:
         """What remains when the writer is left now, for the end of a message; empty where that is nothing."""
-        return f"; {len(self._journal.entries)} clips are kept in {self._folder.name}, and the same command goes on" if self._kept() else ""
+        if not self._kept():
+            return ""
+        return f"; {counted(len(self._journal.entries), 'clip is', 'clips are')} kept in {self._folder.name}, and the same command goes on"
 
     def take(self, clip: Clip, key: str) -> NDArray[np.int16] | None:
         """Add a clip from what an earlier writer left.

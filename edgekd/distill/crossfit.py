@@ -25,6 +25,7 @@ from edgekd.distill.softlabels import Logits, soft_labels, teacher_score
 from edgekd.distill.training import DEFAULT_OPTIONS, Options, owned, train
 from edgekd.distill.windows import Index, window_samples
 from edgekd.errors import InputError
+from edgekd.wording import counted
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +62,7 @@ def cross_fit(recipe: Recipe, store: ClipStore, out: Path, count: int, options: 
     with owned(out):
         fits = []
         for fit, path in enumerate(fit_paths(out, count)):
-            log.info("fit %d of %d: without the %d clips of its part", fit + 1, count, int((judge == fit).sum()))
+            log.info("fit %d of %d: without the %s of its part", fit + 1, count, counted(int((judge == fit).sum()), "clip"))
             fits.append(_fitted(fit_recipe(recipe, fit, count), store, path, options))
         metrics = _metrics(judge, [soft_labels(fit, store)[1] for fit in fits], tested, store)
         finished = msgspec.structs.replace(info, status="finished", metrics=metrics, fits=tuple(fit.weights_hash for fit in fits),

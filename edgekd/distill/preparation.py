@@ -27,6 +27,7 @@ from edgekd.frontend import FrontEnd
 from edgekd.models import build, front, hears
 from edgekd.models.logmel import LogMel
 from edgekd.models.taps import Taps, segment_logits
+from edgekd.wording import counted
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +79,7 @@ def check_network(recipe: Recipe, store: ClipStore, partition: Partition) -> Non
     for table, phase in (("train", recipe.train), ("qat", recipe.qat)):
         least = min(batch_sizes(store, partition.train, recipe, phase.batch_size))
         if least < processes.world():
-            raise InputError(f"recipe {recipe.name}: a batch of {least} clips is too few for {processes.world()} processes; "
+            raise InputError(f"recipe {recipe.name}: a batch of {counted(least, 'clip')} is too small for {processes.world()} processes; "
                              f"start {least} at most, or raise {table}.batch_size ({phase.batch_size})")
     shape = input_shape(recipe, store, recipe.frontend)
     try:

@@ -99,6 +99,18 @@ def alone(recipe: Recipe) -> Recipe:
     return msgspec.structs.replace(recipe, teachers=(), specialists=None)
 
 
+def with_teacher_settings(recipe: Recipe, settings: Sequence[str]) -> Recipe:
+    """The recipe with settings on top for each teacher that it trains first, specialists among them.
+
+    Args:
+        recipe: of a student.
+        settings: "key=value", as of `load_recipe`.
+    """
+    teachers = tuple(msgspec.structs.replace(each, set=(*each.set, *settings)) for each in recipe.teachers)
+    special = recipe.specialists and msgspec.structs.replace(recipe.specialists, set=(*recipe.specialists.set, *settings))
+    return msgspec.structs.replace(recipe, teachers=teachers, specialists=special)
+
+
 def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     """Read a shipped recipe by name, or any by path (.toml, or the .json of a run folder).
 

@@ -31,6 +31,7 @@ from edgekd.distill.view import TEACHER_STREAM, TeacherView
 from edgekd.distill.windows import Floats, Index, Windows, scored_windows, window_samples
 from edgekd.errors import InputError
 from edgekd.models import front
+from edgekd.wording import counted
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +82,8 @@ def soft_labels(run: Run, store: ClipStore, views: int = 0, clips: Index | None 
     path = run.path / SOFT_LABELS_FOLDER / f"{key[:16]}.npy"
     if not processes.first(path.is_file):
         heard = _heard(run, store)
-        log.info("computing the soft labels of %s for %d clips%s", run.path, len(store.clips), f", {views} views each" if views else "")
+        log.info("computing the soft labels of %s for %s%s", run.path, counted(len(store.clips), "clip"),
+                 f", {views} views each" if views else "")
         parts = [_Part(path, key, view, len(heard), start, min(start + PART_CLIPS, len(heard)))
                  for view in range(max(views, 1)) for start in range(0, len(heard), PART_CLIPS)]
         missing = processes.first(lambda: [place for place, part in enumerate(parts) if part.read() is None])

@@ -77,6 +77,7 @@ from edgekd.distill.windows import window_samples
 from edgekd.errors import InputError, nearest
 from edgekd.frontend import FrontEnd
 from edgekd.models import front, initial
+from edgekd.wording import counted
 
 log = logging.getLogger(__name__)
 
@@ -212,7 +213,7 @@ class _Job:
         log.info("%s: %d clips to train on, %d to test on, %d labels", self.store.name, len(self.partition.train), len(self.partition.test),
                  len(self.store.labels))
         if len(self.partition.left_out):
-            log.info("%d training clips are left out: their recordings are in the test split too", len(self.partition.left_out))
+            log.info("%s left out: the test split has the same recordings", counted(len(self.partition.left_out), "training clip"))
         if not labelled:
             if self.recipe.role == "student":
                 log.info("no teacher: the student learns from labels alone (kd_weight 0, label_weight 1)")

@@ -22,6 +22,7 @@ from edgekd.distill.recipe import Recipe
 from edgekd.distill.tables import Augment
 from edgekd.distill.windows import Floats, Index, Windows, gather, whole_windows
 from edgekd.errors import InputError, nearest
+from edgekd.wording import counted
 
 READ_AHEAD = 2
 """Batches to come whose audio the kernel is told to read, where the store is larger than memory."""
@@ -93,8 +94,8 @@ class TrainingView:
         self._mels, self._frames, self._stream, self._shard, self._batch_size = mels, frames, stream, shard, batch_size
         smallest = min(self.sizes)
         if smallest < shard[1]:
-            raise InputError(f"a batch of {smallest} clips cannot be divided among {shard[1]} processes; raise train.batch_size and "
-                             "qat.batch_size, or use fewer processes")
+            raise InputError(f"a batch of {counted(smallest, 'clip')} cannot be divided among {shard[1]} processes; raise train.batch_size "
+                             "and qat.batch_size, or use fewer processes")
         if not mels or not frames:
             _refuse_log_mel(recipe.augment)
         self._place = np.full(len(store.lengths), -1)  # of a clip of the store in `self.clips`

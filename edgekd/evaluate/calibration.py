@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from edgekd.errors import InputError
 from edgekd.evaluate.metrics import Floats, Integers, expected_calibration_error, log_loss, softmax
+from edgekd.wording import counted
 
 COLDEST, HOTTEST = 0.02, 50.0
 """Temperatures between which the best one is sought."""
@@ -56,7 +57,7 @@ def cross_fitted(logits: NDArray[np.floating], truth: Integers, group_of: Intege
     """(windows, labels) probabilities, each window's at a temperature fitted on other groups; arguments and errors as `calibrate`."""
     groups, place = np.unique(group_of, return_inverse=True)
     if len(groups) < 2:
-        raise InputError(f"{len(groups)} recordings with sound to fit a temperature on; give at least 2")
+        raise InputError(f"{counted(len(groups), 'recording')} with sound to fit a temperature on; give at least 2")
     fold = (np.random.default_rng(SEED).permutation(len(groups)) % FOLDS)[place]  # (windows,)
     probabilities = np.zeros(logits.shape)
     for each in np.unique(fold):

@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from edgekd.data.store import listing
 from edgekd.errors import InputError
 from edgekd.evaluate.dcase import LABEL, LABEL_FORM, META_SUFFIX, SCENES, Form
+from edgekd.wording import counted
 
 COLUMNS = ["filename", "scene_label", *SCENES]
 AUDIO_SUFFIX = ".wav"
@@ -181,10 +182,11 @@ def _check_complete(file: str, names: Counter[str], expected: Sequence[str] | in
         wanted = set(expected)
     missing, strange = sorted(wanted - set(names), key=_order), sorted(set(names) - wanted, key=_order)
     if missing:
-        what = f"{len(missing):,} of {len(wanted):,} files of the evaluation set are missing"
+        what = f"{len(missing):,} of {counted(len(wanted), 'file')} of the evaluation set missing"
         findings.add(file, "", what, listing(missing), "judge all of them")
     if strange:
-        findings.add(file, "", f"{len(strange):,} files are not in the evaluation set", listing(strange), "remove their rows")
+        what = f"{counted(len(strange), 'file is', 'files are')} not in the evaluation set"
+        findings.add(file, "", what, listing(strange), "remove their rows")
 
 
 def _order(name: str) -> tuple[int, str]:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekd.errors import InputError
+from edgekd.wording import counted
 
 PROBABILITY_FLOOR = 1e-12
 """Least probability inside a logarithm, so that one hopeless clip doesn't make the log loss infinite."""
@@ -124,7 +125,8 @@ def evaluate(logits: NDArray[np.floating], silent: NDArray[np.bool_], clip_of: I
     if len(truth) == 0:
         raise InputError("there is no clip to evaluate; choose another split")
     if silent.all():
-        raise InputError(f"all {len(silent)} windows are digital silence; there is nothing to evaluate")
+        raise InputError(f"{counted(len(silent), 'window, and it is', 'windows, and all are')} digital silence; there is nothing to "
+                         "evaluate")
     if not np.isfinite(logits[~silent]).all():
         raise InputError("the model gives logits that are not finite; its weights are damaged, train or export it again")
     windows = softmax(logits, temperature)

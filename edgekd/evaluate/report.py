@@ -13,6 +13,7 @@ from edgekd.evaluate.findings import Findings
 from edgekd.evaluate.intervals import Interval
 from edgekd.evaluate.metrics import Scores
 from edgekd.evaluate.sections import Bars, Calibration, Matrix, Pairs, Section
+from edgekd.wording import counted
 
 STYLE = Path(__file__).with_name("report.css")
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
@@ -85,9 +86,10 @@ def render(page: Page) -> bytes:
 def score_tiles(found: Findings, name: str = "") -> list[Tile]:
     """Clip and window accuracy, and what the confidence is worth; name: of the network, before each."""
     of_windows, of_clips = found.scores.windows, found.scores.clips
-    tiles = [("clip accuracy", percent(of_clips.accuracy), f"{between(found.intervals['clips']['accuracy'])}; {of_clips.count:,} clips"),
+    tiles = [("clip accuracy", percent(of_clips.accuracy),
+              f"{between(found.intervals['clips']['accuracy'])}; {counted(of_clips.count, 'clip')}"),
              ("window accuracy", percent(of_windows.accuracy),
-              f"{between(found.intervals['windows']['accuracy'])}; {of_windows.count:,} windows"),
+              f"{between(found.intervals['windows']['accuracy'])}; {counted(of_windows.count, 'window')}"),
              ("calibration error", f"{of_windows.calibration_error:.3f}",
               f"{between(found.intervals['windows']['calibration_error'], share=False)}; windows")]
     return [Tile(f"{name}{title}", value, note) for title, value, note in tiles]

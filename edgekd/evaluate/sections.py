@@ -8,6 +8,7 @@ from edgekd.evaluate import charts
 from edgekd.evaluate.charts import escaped
 from edgekd.evaluate.findings import Confused, Mistake, Reliability, Share
 from edgekd.evaluate.metrics import Integers
+from edgekd.wording import counted
 
 MATRIX_LABELS = 120
 """Labels beyond which a confusion matrix is no picture any more; the confused pairs tell the same."""
@@ -96,8 +97,8 @@ class Pairs(Section):
         parts = [_note(f"{self.where} Probabilities are those of the whole clip."),
                  *(_pair(pair, opened=number < OPEN_PAIRS) for number, pair in enumerate(shown))]
         if len(self.pairs) > PAIRS:
-            parts.append(_note(f"{len(self.pairs) - PAIRS:,} more pairs, each with at most {len(shown[-1].mistakes)} such clips, are not "
-                               "listed."))
+            parts.append(_note(f"Not listed: {counted(len(self.pairs) - PAIRS, 'more pair')}, with at most "
+                               f"{counted(len(shown[-1].mistakes), 'such clip')} each."))
         return "".join(parts)
 
 
@@ -146,7 +147,7 @@ def _pair(pair: Confused, *, opened: bool) -> str:
     title, count = " and ".join(pair.labels), len(pair.mistakes)
     rows = [_mistake(each) for each in pair.mistakes[:PATHS]]
     cut = _note(f"and {count - PATHS} more") if count > PATHS else ""
-    return (f"<details{' open' if opened else ''}><summary><b>{escaped(title)}</b> {count} of {pair.clips} clips</summary>"
+    return (f"<details{' open' if opened else ''}><summary><b>{escaped(title)}</b> {count} of {counted(pair.clips, 'clip')}</summary>"
             f"{_table(title, PAIR_HEADER, rows, left=3)}{cut}</details>")
 
 

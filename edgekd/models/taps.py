@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from edgekd.errors import InputError
+from edgekd.wording import counted
 
 EMBEDDING = "embedding"
 """The tap that every network has: the output of its module `EMBEDDING`."""
@@ -110,6 +111,6 @@ def segment_logits(model: nn.Module, x: Tensor, segments: int) -> Tensor:
         raise InputError(f"{type(model).__name__} has no map of frames before its classifier, so it cannot judge {segments} segments; "
                          "set segments to 1")
     if features.shape[-1] < segments:
-        raise InputError(f"{type(model).__name__} has {features.shape[-1]} frames before its classifier, too few for {segments} segments; "
-                         f"set segments to {features.shape[-1]} or fewer, or let it hear more")
+        raise InputError(f"{type(model).__name__} has {counted(features.shape[-1], 'frame')} before its classifier, too few for {segments} "
+                         f"segments; set segments to {features.shape[-1]} or fewer, or let it hear more")
     return torch.stack([head(part) for part in features.tensor_split(segments, dim=-1)], dim=1)

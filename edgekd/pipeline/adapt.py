@@ -28,6 +28,7 @@ from edgekd.pipeline.check import CheckOptions, check, require_ok
 from edgekd.pipeline.experiment import claimed
 from edgekd.pipeline.export import EMITTERS, export_run
 from edgekd.pipeline.stages import trained
+from edgekd.wording import counted
 
 INDEX_FORMAT, INDEX_VERSION = "edgekd-recorders", 1
 INDEX_FILE, RUNS_FOLDER, MODELS_FOLDER, GENERAL = "index.json", "runs", "models", "general"
@@ -122,7 +123,7 @@ def adapt(run_path: Path, data: Path, out: Path, *, recorders: str | None = None
     with claimed(out, identity):
         made: dict[str, Run] = {}
         for number, recorder in enumerate(chosen, 1):
-            say(f"recorder {number} of {len(chosen)}: {recorder}, {clips[recorder]:,} training clips")
+            say(f"recorder {number} of {len(chosen)}: {recorder}, {counted(clips[recorder], 'training clip')}")
             path = out / RUNS_FOLDER / folder_name(recorder)
             try:
                 made[recorder] = trained(recorder_recipe(run, recorder, tuning), store, path, teachers, options or Options())
@@ -191,7 +192,7 @@ def _chosen(recorders: str | None, clips: dict[str, int], store: ClipStore, tuni
                                  "general model")
     chosen = [name for name in asked if clips[name] >= tuning.min_clips]
     if not chosen:
-        raise InputError(f"no recorder has {tuning.min_clips} training clips or more "
+        raise InputError(f"no recorder has {counted(tuning.min_clips, 'training clip')} or more "
                          f"({', '.join(f'{name} {count:,}' for name, count in clips.items())}); lower --min-clips")
     folders = [folder_name(name) for name in (GENERAL, *chosen)]
     for folder in folders:

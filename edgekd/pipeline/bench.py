@@ -27,6 +27,7 @@ from edgekd.errors import InputError
 from edgekd.frontend import log_mel
 from edgekd.manifest import Manifest
 from edgekd.runtime.decision import decide
+from edgekd.wording import counted
 
 PATTERNS = ("*.int8.tflite", "*.float.tflite", "*.int8.onnx", "*.float.onnx")
 """What a folder stands for."""
@@ -130,7 +131,8 @@ def to_text(results: Sequence[Benchmark]) -> str:
     names = [Path(result.model).name for result in results]
     width = max(map(len, names))
     stages = ("network", "warm", "frontend", "pipeline")
-    lines = [f"{results[0].machine}; {results[0].threads} thread(s), batch 1, {results[0].repeats} interleaved turns; milliseconds",
+    lines = [f"{results[0].machine}; {counted(results[0].threads, 'thread')}, batch 1, "
+             f"{counted(results[0].repeats, 'interleaved turn')}; milliseconds",
              " ".join([f"{'':{width}}  {'engine':<12}", *(f"{stage + ' p50':>12} {'p95':>8} {'cpu p50':>8}" for stage in stages),
                        f"{'of float':>9} {'warm':>6} {'rss MB':>7} {'start s':>8}"])]
     for name, result in zip(names, results, strict=True):

@@ -36,6 +36,7 @@ from edgekd.errors import InputError
 from edgekd.models import build
 from edgekd.models.logmel import LogMel
 from edgekd.pipeline.bench import machine
+from edgekd.wording import counted
 
 STAGES = ("draws", "gather", "log_mel", "augmentation", "teacher_inference", "student_step", "qat_step", "end_to_end")
 BATCHES, ROUNDS, WARM_UP = 8, 3, 2
@@ -98,19 +99,19 @@ def bench_train(recipe: str, data: Path | None, *, teacher: str | None = None, o
                              f"{store.sample_rate} Hz; prepare the store at the front end's rate")
         bench = _Bench(loaded, taught_by, store, soft_labels, training_device(accelerator))
         if bench.view.steps <= WARM_UP:
-            raise InputError(f"{store.path}: an epoch of it has {bench.view.steps} batches of {loaded.train.batch_size}, and {WARM_UP} "
-                             "warm up; give a larger store or --set train.batch_size=N")
+            raise InputError(f"{store.path}: an epoch of it has {counted(bench.view.steps, 'batch', 'batches')} of "
+                             f"{loaded.train.batch_size}, and {WARM_UP} warm up; give a larger store or --set train.batch_size=N")
         return bench.run(batches)
 
 
 def to_text(result: TrainBenchmark) -> str:
     """A table for people."""
-    lines = [f"{result.machine}; {result.device}, {result.threads} thread(s), {result.precision}, batches of {result.batch_size}",
+    lines = [f"{result.machine}; {result.device}, {counted(result.threads, 'thread')}, {result.precision}, batches of {result.batch_size}",
              f"{'':20} {'clips/s':>10}"]
     for stage in STAGES:
         value = result.clips_per_s[stage]
         lines.append(f"{stage.replace('_', ' '):20} {'-' if value is None else format(value, ',.0f'):>10}")
-    lines.append(f"the device waits {100 * result.waits:.1f} % of the time; an epoch of {result.clips:,} clips takes "
+    lines.append(f"the device waits {100 * result.waits:.1f} % of the time; an epoch of {counted(result.clips, 'clip')} takes "
                  f"{result.epoch_s:.1f} s")
     return "\n".join(lines)
 

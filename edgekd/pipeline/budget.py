@@ -35,6 +35,7 @@ from edgekd.pipeline.jobs import Workers
 from edgekd.pipeline.reproduce import chosen_settings
 from edgekd.pipeline.reproduction import Reproduction, Source, load_reproduction
 from edgekd.pipeline.stages import stage_recipe
+from edgekd.wording import counted
 
 MEASURED_S = 90.0
 """Seconds of measurement in all, divided among the networks of a table."""
@@ -129,8 +130,9 @@ class Budget:
     def to_text(self) -> str:
         """A table for people."""
         width = max(len("prepare the data set"), *(len(line.what) for line in self.lines))
-        rows = [f"{self.title}", f"{self.machine}; {self.device}, {self.threads} thread(s) a run, {self.at_once} runs at a time; measured "
-                f"for {self.measured_s:.0f} s on noise, in batches of {' to '.join(map(str, dict.fromkeys(self.batches)))}", "",
+        rows = [f"{self.title}", f"{self.machine}; {self.device}, {counted(self.threads, 'thread')} a run, "
+                f"{counted(self.at_once, 'run')} at a time; "
+                f"measured for {self.measured_s:.0f} s on noise, in batches of {' to '.join(map(str, dict.fromkeys(self.batches)))}", "",
                 f"{'':{width}} {'runs':>5} {'a run':>14} {'together':>14}",
                 f"{'prepare the data set':{width}} {'':5} {'':14} {_told(self.prepare_s):>14}"]
         rows += [f"{line.what:{width}} {line.runs:5} {_told(line.seconds):>14} {_told(line.runs * line.seconds):>14}"

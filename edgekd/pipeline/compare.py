@@ -18,6 +18,7 @@ from edgekd.evaluate.metrics import Evaluation, evaluate
 from edgekd.frontend import log_mel
 from edgekd.manifest import Manifest
 from edgekd.pipeline.evaluate import match_labels, window_waveforms
+from edgekd.wording import counted
 
 Runner = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 """Features (batch, mel, frame) to logits (batch, labels)."""
@@ -170,7 +171,7 @@ class Comparison:
                 continue
             each, most = self.agreement[name], MAX_STEPS[name] if thresholds.max_steps is None else thresholds.max_steps
             if round(each.max_steps, 2) > most:
-                found.append(f"{name}: {each.max_steps:.3g} steps from {self.anchor}, more than {most}")
+                found.append(f"{name}: {counted(each.max_steps, 'step', form='.3g')} from {self.anchor}, more than {most}")
             if each.label_agreement < thresholds.min_label_agreement:
                 found.append(f"{name}: the label of {self.anchor} in {100 * each.label_agreement:.2f} % of windows, less than "
                              f"{100 * thresholds.min_label_agreement:g} %")
@@ -178,10 +179,10 @@ class Comparison:
 
     def to_text(self) -> str:
         """Tables for people."""
-        left_out = f"; {self.left_out} clips left out that share a recording with training" if self.left_out else ""
+        left_out = f"; {counted(self.left_out, 'clip')} left out for sharing a recording with training" if self.left_out else ""
         some = next(iter(self.scores.values()))
-        lines = [f"{self.data}, split {', '.join(self.splits)}: {some.clips.count} clips, {self.windows:,} windows and "
-                 f"{some.windows.silent} silent ones, temperature {self.temperature:g}{left_out}",
+        lines = [f"{self.data}, split {', '.join(self.splits)}: {counted(some.clips.count, 'clip')}, {counted(self.windows, 'window')} and "
+                 f"{counted(some.windows.silent, 'silent one')}, temperature {self.temperature:g}{left_out}",
                  f"  {'accuracy of':12}{'windows':>10}{'clips':>10}{'log loss':>10}{'calibration':>13}"
                  f"   steps, differing, same label as {self.anchor}"]
         for name, scores in self.scores.items():

@@ -34,6 +34,7 @@ from edgekd.pipeline.experiment import (
     with_teachers,
 )
 from edgekd.pipeline.jobs import Workers, run_jobs
+from edgekd.wording import counted
 
 NO_TEACHERS = "none"
 """Of --against-teach: the other recipe learns from labels alone."""
@@ -113,7 +114,7 @@ def crossval(question: Question, data: Path, out: Path, workers: Workers, say: C
         if failed:
             for stale in (results.MARKDOWN_FILE, results.JSON_FILE):
                 (out / stale).unlink(missing_ok=True)
-            raise GateError("\n".join([f"{out}: {len(failed)} runs of {len(outcomes)} are not done; the same command tries again",
+            raise GateError("\n".join([f"{out}: {counted(len(failed), 'run')} of {len(outcomes)} not done; the same command tries again",
                                        *failed]))
         report = _Judge(plan, settings, folds, seeds, outer, inner).report()
         results.write(out, results.MARKDOWN_FILE, report.markdown)
@@ -127,7 +128,7 @@ def chosen_settings(question: Question) -> list[Setting]:
     Raises:
         InputError: see `experiment.load`; a choice without alternative, or two that are the same.
     """
-    first = load(question.recipe, question.settings)
+    first = load(question.recipe, question.settings, teacher_settings=() if question.teachers else question.teacher_settings)
     if question.teachers and first.role != "student":
         raise InputError(f"--teach {question.teachers[0]}: recipe {first.name} is a teacher's and learns from labels alone; leave it out")
     if question.cross_fit is not None and question.cross_fit < 2:
@@ -140,11 +141,12 @@ def chosen_settings(question: Question) -> list[Setting]:
         if question.choose:
             raise InputError("--choose chooses between two recipes; name the other with --against")
         return settings
-    other = load(question.against or question.recipe, (*question.settings, *question.against_settings))
+    names = question.against_teachers or question.teachers
+    other = load(question.against or question.recipe, (*question.settings, *question.against_settings),
+                 teacher_settings=() if names else question.teacher_settings)
     if question.against_teachers and other.role != "student":
         raise InputError(f"--against-teach {question.against_teachers[0]}: recipe {other.name} is a teacher's and learns from labels "
                          "alone; leave it out")
-    names = question.against_teachers or question.teachers
     label = " ".join([other.name, *question.against_settings, *(f"--teach {name}" for name in question.against_teachers)])
     none = names == (NO_TEACHERS,)
     second = Setting(label if label != first.name else f"{label} (against)", alone(other) if none else other,

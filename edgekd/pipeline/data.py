@@ -21,6 +21,7 @@ from edgekd.data.source import DataSet, Source
 from edgekd.data.store import Clip, ClipStore, listing
 from edgekd.data.writer import StoreWriter, check_free
 from edgekd.errors import InputError, nearest
+from edgekd.wording import counted
 
 SAMPLE_RATES = range(1000, 384001)
 CHANNELS = range(1, 33)
@@ -143,7 +144,7 @@ def _fill(writer: StoreWriter, found: DataSet, *, sample_rate: int, channels: in
     same = _SameAudio()
     seen: set[str] = set()
     if writer.left:
-        say(f"going on with {writer.left} clips that an earlier run left")
+        say(f"going on with {counted(writer.left, 'clip')} that an earlier run left")
     with progress("decoding", len(found.sources)) as step:
         for clip, pcm in _clips(writer, found.sources, seen, sample_rate, channels):
             step()
@@ -154,12 +155,12 @@ def _fill(writer: StoreWriter, found: DataSet, *, sample_rate: int, channels: in
                 seen.add(clip.path)
                 same.add(clip, pcm, writer.last_digest)
     if bad and not skip_bad:
-        raise InputError(f"{len(bad)} of {len(found.sources)} clips cannot be used (named above); no store was made; "
+        raise InputError(f"{len(bad)} of {counted(len(found.sources), 'clip')} cannot be used (named above); no store was made; "
                          f"mend them or leave them out with --skip-bad{writer.hint}")
     store = writer.finish()
     notes = [*found.notes, *same.notes()]
     if bad:
-        notes.append(f"{len(bad)} of {len(found.sources)} clips were left out: {listing([name for name, _ in bad])}")
+        notes.append(f"{len(bad)} of {counted(len(found.sources), 'clip')} left out: {listing([name for name, _ in bad])}")
     return Prepared(store, notes, bad)
 
 
@@ -206,7 +207,8 @@ class _SameAudio:
 
     def notes(self) -> list[str]:
         pairs = [f"{a.path} ({a.label}, {a.split}) = {b.path} ({b.label}, {b.split})" for a, b in self._pairs]
-        return [f"{len(pairs)} clips repeat the audio of a clip with another label or split: {listing(pairs)}"] if pairs else []
+        repeat = counted(len(pairs), "clip repeats", "clips repeat")
+        return [f"{repeat} the audio of a clip with another label or split: {listing(pairs)}"] if pairs else []
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import msgspec
 
 from edgekd.data.catalogue import KNOWN
 from edgekd.data.store import UNLABELLED, Clip, ClipStore, listing, origins
+from edgekd.wording import counted
 
 NO_RECORDER = "unknown"
 SHORT_SECONDS = 1.0
@@ -79,10 +80,10 @@ def describe(store: ClipStore) -> StoreReport:
 def text(report: StoreReport) -> str:
     """The report for a person: facts, warnings, a table of clips per label and split, and one per recorder where known."""
     length = f"{report.seconds:.1f} s" if report.seconds < 3600 else f"{report.seconds / 3600:.2f} h"
-    kind = "clips of SYNTHETIC audio (made by a program, not recorded)" if report.synthetic else "clips"
+    kind = " of SYNTHETIC audio (made by a program, not recorded)" if report.synthetic else ""
     lines = [
-        f"{report.path}: {report.name}, {report.clips} {kind}, {len(report.labels)} labels, {length}, {report.sample_rate} Hz, "
-        f"{report.channels} channel{'s' if report.channels > 1 else ''}",
+        f"{report.path}: {report.name}, {counted(report.clips, 'clip')}{kind}, {counted(len(report.labels), 'label')}, {length}, "
+        f"{report.sample_rate} Hz, {counted(report.channels, 'channel')}",
         f"licence {report.licence}; hash {report.hash}", "",
         *_table("label", report.labels, list(report.splits)),
     ]

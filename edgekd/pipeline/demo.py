@@ -1,5 +1,6 @@
 """`edgekd demo`: the whole path on synthetic scenes, through the functions that the commands call."""
 
+import shlex
 import shutil
 import time
 import wave
@@ -88,9 +89,22 @@ def run_demo(out: Path, say: Say, *, keep: bool = False, force: bool = False, se
     Raises:
         InputError: the folder exists, or can't be written.
         GateError: the exported student is over budget or hardly better than chance or a linear model.
+        KeyboardInterrupt: with how to begin anew; a demo is too short to go on with.
     """
-    began = time.monotonic()
     claim(out, force=force)
+    anew = f"begin anew with: edgekd demo --out {shlex.quote(str(out))}{' --keep' if keep else ''} --force"
+    try:
+        return _made(out, say, keep=keep, settings=settings)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"{out}: interrupted; {anew}") from None
+    except InputError as error:
+        what, _, advice = str(error).partition("; ")
+        raise InputError(f"{what}; see to it and {anew}") if "--resume" in advice else error from None
+
+
+def _made(out: Path, say: Say, *, keep: bool, settings: Settings) -> DemoReport:
+    """The demo in its folder."""
+    began = time.monotonic()
     stage = _Stages(say)
     say(f"Everything on synthetic scenes, made by a program and not recorded, in {out}. It takes about two minutes on two cores.")
     with stage("1/7 data: ten scenes, several recorders; other cities and one more recorder in the test split"):

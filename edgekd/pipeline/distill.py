@@ -6,7 +6,7 @@ from pathlib import Path
 
 from edgekd.data.store import ClipStore
 from edgekd.distill import processes
-from edgekd.distill.recipe import Recipe, alone, load_recipe
+from edgekd.distill.recipe import Recipe, alone, load_recipe, with_teacher_settings
 from edgekd.distill.run import BESIDE_FOLDER, PAIRS_FILE, STAGES_FILE, SVM_FILE, SVM_SCORES_FILE, Run, write_atomic
 from edgekd.distill.training import DEFAULT_OPTIONS, Options, check_accelerator, train
 from edgekd.errors import InputError
@@ -22,7 +22,7 @@ NO_TEACHER = "none"
 
 
 def distill(recipe: str, data: Path, out: Path, teachers: Sequence[Path] = (), overrides: Sequence[str] = (),
-            options: Options = DEFAULT_OPTIONS) -> Run:
+            options: Options = DEFAULT_OPTIONS, teacher_overrides: Sequence[str] = ()) -> Run:
     """Train a student: the float phase, then the quantization-aware one. The run folder gets a page for people, report.html.
 
     A recipe with teachers, specialists or a back-end of its own trains these too, inside the run folder, unless teachers are given.
@@ -34,9 +34,11 @@ def distill(recipe: str, data: Path, out: Path, teachers: Sequence[Path] = (), o
         teachers: finished run folders in the place of the recipe's stages; `NO_TEACHER` means labels alone.
         overrides: "key=value" settings.
         options: how to run.
+        teacher_overrides: "key=value" settings of all teachers that the recipe trains.
 
     Raises:
-        InputError: the recipe is a teacher's, or anything that `edgekd.distill.training.train` refuses.
+        InputError: the recipe is a teacher's, settings of teachers where none is trained, or anything that
+            `edgekd.distill.training.train` refuses.
     """
     none = [str(path) for path in teachers] == [NO_TEACHER]
     if not none and NO_TEACHER in map(str, teachers):
@@ -47,14 +49,18 @@ def distill(recipe: str, data: Path, out: Path, teachers: Sequence[Path] = (), o
             raise InputError(f"recipe {loaded.name} has a [teacher] table; train it with: edgekd teach {recipe}")
         store = ClipStore.open(data)
         if teachers or not (loaded.teachers or loaded.backend):
+            if teacher_overrides:
+                why = "with --teacher none is trained" if teachers else f"recipe {loaded.name} has no teachers of its own"
+                raise InputError(f"--teach-set {teacher_overrides[0]}: {why}; leave it out")
             run = train(alone(loaded), store, out, () if none else teachers, options)
             processes.first(lambda: write_report(run, store, () if none else teachers))
             return run
-        return _with_stages(loaded, store, out, options)
+        return _with_stages(loaded, store, out, options, teacher_overrides)
 
 
-def _with_stages(recipe: Recipe, store: ClipStore, out: Path, options: Options) -> Run:
+def _with_stages(recipe: Recipe, store: ClipStore, out: Path, options: Options, teacher_overrides: Sequence[str]) -> Run:
     """Teachers, specialists and systems beside it, then the student, and what judges them all."""
+    recipe = with_teacher_settings(recipe, teacher_overrides)
     check_accelerator(options.accelerator)  # before the folder is made, which a second try would have to replace
     special = recipe.specialists is not None and recipe.specialists.pairs > 0
     if special:
@@ -68,7 +74,7 @@ def _with_stages(recipe: Recipe, store: ClipStore, out: Path, options: Options) 
         for name, system in beside:
             path = out / BESIDE_FOLDER / (name or system.name)
             log.info("beside it: %s", system.name)
-            others.append(_with_stages(system, store, path, going_on(path, options, STAGES_FILE)))
+            others.append(_with_stages(system, store, path, going_on(path, options, STAGES_FILE), teacher_overrides))
     run = trained(with_init(recipe, made), store, out, [*teachers, *specialists], options)
     if specialists and not processes.first((out / PAIRS_FILE).is_file):
         report_pairs(run, store, teachers[0], specialists, [*teachers, *specialists])

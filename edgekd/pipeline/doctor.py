@@ -12,6 +12,7 @@ from edgekd.errors import EdgekdError, GateError, InputError
 from edgekd.pipeline.verify import verify
 from edgekd.runtime.capture_child import Request
 from edgekd.runtime.doctor import Check, judge, listen_for, to_text, worst
+from edgekd.wording import counted
 
 ENGINES = {"ai-edge-litert": "litert", "tflite-runtime": "litert", "onnxruntime": "onnx-runtime"}
 """Package -> the extra that brings it, or its like."""
@@ -57,7 +58,7 @@ class Report(msgspec.Struct, frozen=True):
         lines = [f"machine   {self.machine}, {self.system}, Python {self.python}", f"packages  {', '.join(there)}",
                  f"absent    {', '.join(absent) or 'none'}", f"PortAudio {self.portaudio or 'not found'}"]
         if self.source is not None:
-            channels = f"{self.source.channels} channel{'s' if self.source.channels > 1 else ''}"
+            channels = counted(self.source.channels, "channel")
             lines.append(f"heard     {self.source.seconds:g} s of {self.source.name} at {self.source.rate} Hz, {channels}")
         return "\n".join([*lines, "", to_text(self.checks)])
 

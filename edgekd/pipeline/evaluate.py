@@ -17,6 +17,7 @@ from edgekd.evaluate.inference import hop_samples, window_logits
 from edgekd.evaluate.metrics import Evaluation, Scores, evaluate
 from edgekd.manifest import Manifest
 from edgekd.pipeline.device_shift import Microphones, ShiftReport, hear
+from edgekd.wording import counted
 
 ALL_SPLITS = "all"
 """What a report says for `split` when none was chosen."""
@@ -60,7 +61,7 @@ class EvaluationReport:
         """In which engine and on what, in words."""
         clips = self.scores.clips.count + self.scores.clips.silent
         which = "all clips, whatever their split (choose with --split)" if self.split == ALL_SPLITS else f"split {self.split}"
-        return f"{self.engine} on {self.data}{' (synthetic)' if self.synthetic else ''}, {which}: {clips} clips"
+        return f"{self.engine} on {self.data}{' (synthetic)' if self.synthetic else ''}, {which}: {counted(clips, 'clip')}"
 
     def trained_note(self) -> str:
         """What must be known of the clips, "" where nothing."""

@@ -20,7 +20,7 @@ import torch
 from edgekd.data.lock import held, in_use
 from edgekd.data.store import ClipStore
 from edgekd.distill.outoffold import assignment
-from edgekd.distill.recipe import Recipe, Role, alone, decided, load_recipe
+from edgekd.distill.recipe import Recipe, Role, alone, decided, load_recipe, with_teacher_settings
 from edgekd.distill.run import PART, RUN_FILE, STAGES_FILE, resolved, write_atomic
 from edgekd.distill.tables import Data
 from edgekd.errors import InputError
@@ -164,13 +164,13 @@ def workers_here(jobs: int | None, threads: int | None, engine: str) -> Workers:
     return chosen_workers(jobs, threads, engine, torch.cuda.device_count())
 
 
-def load(name_or_path: str, settings: Sequence[str], role: Role | None = None) -> Recipe:
-    """A recipe with its architecture checked.
+def load(name_or_path: str, settings: Sequence[str], role: Role | None = None, teacher_settings: Sequence[str] = ()) -> Recipe:
+    """A recipe with its architecture checked. teacher_settings: on top for all teachers of its own.
 
     Raises:
         InputError: see `load_recipe`; an unknown architecture, or the other role.
     """
-    recipe = resolved(load_recipe(name_or_path, settings))
+    recipe = with_teacher_settings(resolved(load_recipe(name_or_path, settings)), teacher_settings)
     if role is not None and recipe.role != role:
         raise InputError(f"recipe {recipe.name} has a [{recipe.role}] table; give one with a [{role}] table here")
     return recipe

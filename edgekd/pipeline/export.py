@@ -31,6 +31,7 @@ from edgekd.pipeline.trial import Candidates, Trial, TrialReport, judge, trial_w
 from edgekd.pipeline.verify import verify_model
 from edgekd.qgraph import onnx, reference, tflite
 from edgekd.qgraph.graph import Constant, Conv, Edge, QGraph
+from edgekd.wording import counted
 
 Precision = Literal["int8", "float"]
 
@@ -74,8 +75,8 @@ class ExportReport:
         lines = [f"{path}  {path.stat().st_size:,} bytes" for path in (*self.files, *([self.card] if self.card else []))]
         lines.append(f"{self.counts.params:,} parameters in {self.counts.param_bytes:,} bytes, {self.counts.macs:,} MACs a window")
         for name, each in self.agreement.items():
-            lines.append(f"{name}: at most {each.max_steps:.2g} steps from the reference on {CHECK_WINDOWS} windows of noise, "
-                         f"same label in {100 * each.label_agreement:.1f} %")
+            lines.append(f"{name}: at most {counted(each.max_steps, 'step', form='.2g')} from the reference on {CHECK_WINDOWS} windows of "
+                         f"noise, same label in {100 * each.label_agreement:.1f} %")
         return "\n".join(lines if self.trial is None else [*lines, self.trial.to_text()])
 
     def to_json(self) -> bytes:

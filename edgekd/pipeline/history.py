@@ -17,6 +17,7 @@ import msgspec
 
 from edgekd.errors import InputError, nearest
 from edgekd.runtime.outputs.history_file import Event, Run, open_to_read
+from edgekd.wording import counted
 
 PORTION = 2000
 """Rows read at a time."""
@@ -144,7 +145,7 @@ def export(question: Question, path: Path, *, force: bool = False) -> str:
             whole.replace(path)
     except OSError as error:
         raise InputError(f"{path} cannot be written ({error.strerror}); choose another --csv") from None
-    return f"{path}: {count} rows"
+    return f"{path}: {counted(count, 'row')}"
 
 
 def local(seconds: float) -> str:

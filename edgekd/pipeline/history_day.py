@@ -15,6 +15,7 @@ import msgspec
 from edgekd.errors import InputError
 from edgekd.pipeline.history import duration, local
 from edgekd.runtime.outputs.history_file import Event, Run
+from edgekd.wording import counted
 
 MINUTES = 5
 SLOTS = 24 * 60 // MINUTES
@@ -120,7 +121,7 @@ def write_svg(day: Day, path: Path, *, force: bool = False) -> str:
         path.write_text(to_svg(day), encoding="utf-8")
     except OSError as error:
         raise InputError(f"{path} cannot be written ({error.strerror}); choose another --svg") from None
-    return f"{path}: {day.day}, {len(day.labels)} labels"
+    return f"{path}: {day.day}, {counted(len(day.labels), 'label')}"
 
 
 def to_svg(day: Day) -> str:

@@ -24,6 +24,7 @@ import edgekd
 from edgekd.data.lock import in_use
 from edgekd.errors import InputError, nearest
 from edgekd.pipeline.launch import PARENT
+from edgekd.wording import counted
 
 ENGINES = ("auto", "local", "ray")
 DONE, LOG = ".done", ".log"
@@ -147,7 +148,7 @@ def run_jobs(jobs: Sequence[Job], folder: Path, workers: Workers, say: Say) -> d
     outcomes = {job.name: Outcome("done", "", folder / f"{job.name}{LOG}") for job in jobs if (folder / f"{job.name}{DONE}").is_file()}
     waiting = [job for job in jobs if job.name not in outcomes]
     if outcomes:
-        say(f"{len(outcomes)} of {len(jobs)} runs are done already")
+        say(f"{len(outcomes)} of {counted(len(jobs), 'run')} done already")
     if not waiting:
         return outcomes
     engine, free = _engine(workers), list(workers.slots)

@@ -15,6 +15,7 @@ from edgekd.engine import open_model
 from edgekd.errors import InputError
 from edgekd.evaluate.inference import Model, Waveform, hop_samples, window_logits
 from edgekd.evaluate.metrics import clip_probabilities, softmax
+from edgekd.wording import counted
 
 PROBABILITY_FORMAT = ".6f"
 
@@ -45,7 +46,7 @@ class PredictReport:
 
     def to_text(self) -> str:
         """A summary for people."""
-        lines = [f"{self.csv}: {self.rows} files"]
+        lines = [f"{self.csv}: {counted(self.rows, 'file')}"]
         if self.silent:
             lines.append(f"digital silence, without a label ({len(self.silent)}): {listing(self.silent)}")
         if self.unreadable:
@@ -92,7 +93,7 @@ def predict_folder(model_path: Path, folder: Path, csv_path: Path, *, engine: st
         else:
             predictions.append(_predict(model, path.relative_to(base).as_posix(), waveform, step))
     if not predictions:
-        raise InputError(f"{folder}: none of {len(files)} audio files is readable (first: {unreadable[0]})")
+        raise InputError(f"{folder}: {counted(len(files), 'audio file')}, none of them readable (first: {unreadable[0]})")
     write_csv(csv_path, model.manifest.labels, predictions)
     silent = tuple(prediction.filename for prediction in predictions if prediction.label is None)
     return PredictReport(csv_path, len(predictions), silent, tuple(unreadable))

@@ -36,6 +36,7 @@ from edgekd.pipeline.device_shift import HEADER, NOTE, ShiftReport
 from edgekd.pipeline.evaluate import EvaluationReport
 from edgekd.pipeline.info import rows
 from edgekd.target import Target, load_target
+from edgekd.wording import counted
 
 BENCH_REPEATS = 50
 """Turns of the short benchmark on a page."""
@@ -197,7 +198,7 @@ def _latency(timed: Benchmark | str) -> Table:
         return Table(title, [], note=f"Not measured: {timed}")
     times = [[name, *(f"{getattr(getattr(timed, field), key):.3f}" for key in ("p50", "p95", "cpu_p50"))] for name, field in STAGES.items()]
     resident = "" if timed.rss_mb is None else f", {timed.rss_mb:.0f} MB resident"
-    note = (f"Of the machine that made this page, and of no other: {timed.machine}, {timed.engine}, {timed.threads} thread(s), "
+    note = (f"Of the machine that made this page, and of no other: {timed.machine}, {timed.engine}, {counted(timed.threads, 'thread')}, "
             f"{timed.repeats} windows one by one; 'edgekd bench' takes more. A fresh process answers after {timed.start_s:.2f} "
             f"s{resident}.")
     return Table(title, times, ("milliseconds", "median", "p95", "processor time, median"), note=note)

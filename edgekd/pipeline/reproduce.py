@@ -28,6 +28,7 @@ from edgekd.pipeline.jobs import Outcome, Workers, run_jobs
 from edgekd.pipeline.reproduction import COUNTS, SHARES, Reproduction, Row, Source, load_reproduction
 from edgekd.pipeline.smoke import few_steps, make_tree
 from edgekd.pipeline.stages import stage_recipe
+from edgekd.wording import counted
 
 STORE_FOLDER, TREE_FOLDER = "store", "tree"
 """Inside the output folder: the prepared data set, and a made-up one."""
@@ -105,7 +106,8 @@ class ReproduceReport:
             GateError: with a line for each.
         """
         if self.failed:
-            raise GateError(f"{self.out}: {len(self.failed)} runs are not done; the same command tries again\n" + "\n".join(self.failed))
+            raise GateError(f"{self.out}: {counted(len(self.failed), 'run')} not done; the same command tries again\n"
+                            + "\n".join(self.failed))
 
 
 def reproduce(name: str, data: Path | None, out: Path, seeds: str | None, workers: Workers, say: Callable[[str], None], *,
@@ -144,7 +146,7 @@ def reproduce(name: str, data: Path | None, out: Path, seeds: str | None, worker
         results.write(out, RUNS_FILE, results.run_table(plan, {each.label: each for each in settings.values()}, outcomes))
         results.write_times(plan, outcomes)
         side = plan.tested(plan.runs[0])
-        where = f"{store.name}: {len(side.clips):,} test clips"
+        where = f"{store.name}: {counted(len(side.clips), 'test clip')}"
         report = ReproduceReport(out, table, tuple(chosen), where, smoke, tuple(_judged(table, plan, runs, chosen, outcomes)),
                                  tuple(failures(outcomes)))
         results.write(out, results.MARKDOWN_FILE, report.to_markdown())
@@ -209,7 +211,7 @@ def _store(source: Source, data: Path | None, out: Path, say: Callable[[str], No
         if got != wanted:
             raise InputError(f"{path}: its {what} is {got}, this table wants {wanted}; give another --data, or the folder as published")
     if not smoke and source.counted and len(store.clips) != source.clips:
-        say(f"note: {path} has {len(store.clips):,} clips, the whole data set has {source.clips:,}: the table is of these")
+        say(f"note: {path} has {counted(len(store.clips), 'clip')}, the whole data set has {source.clips:,}: the table is of these")
     return store
 
 

@@ -46,6 +46,7 @@ from edgekd.evaluate.report import (
 )
 from edgekd.evaluate.sections import Curves, Listing, Section, Table
 from edgekd.pipeline.svm import ENSEMBLE, SvmReport
+from edgekd.wording import counted
 
 T = TypeVar("T")
 
@@ -88,7 +89,7 @@ def page_of(run: Run, store: ClipStore, teachers: Sequence[Path]) -> Page:
     if store.synthetic:
         notes.append(SYNTHETIC_NOTE)
     lead = (f"{run.recipe.role} {run.config.__struct_config__.tag} trained on {store.name}, {', '.join(run.recipe.data.train)}; tested on "
-            f"{len(clips):,} clips of {', '.join(run.recipe.data.test) or 'the part held out'}")
+            f"{counted(len(clips), 'clip')} of {', '.join(run.recipe.data.test) or 'the part held out'}")
     return Page("edgekd training run", run.recipe.name, lead, _tiles(run, found), _sections(run, store, teachers, found), notes,
                 f"Trained by edgekd {run.info.edgekd_version} from {run.info.created} on, in {run.info.seconds:,.0f} s.")
 

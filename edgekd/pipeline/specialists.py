@@ -26,6 +26,7 @@ from edgekd.distill.training import DEFAULT_OPTIONS, Options, divided
 from edgekd.errors import InputError
 from edgekd.evaluate.metrics import clip_probabilities, softmax
 from edgekd.pipeline.stages import CHOOSER, SPECIALIST, on_splits, stage_recipe, teacher_path, trained
+from edgekd.wording import counted
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +62,7 @@ def train_specialists(recipe: Recipe, store: ClipStore, out: Path, generalist: P
     paths = []
     for number, (pair, name) in enumerate(zip(pairs, specialist_names([pair.of(store.labels) for pair in pairs]), strict=True), 1):
         first, second = pair.of(store.labels)
-        log.info("specialist %d of %d: %s and %s, confused %d times", number, len(pairs), first, second, pair.errors)
+        log.info("specialist %d of %d: %s and %s, confused %s", number, len(pairs), first, second, counted(pair.errors, "time"))
         specialist = _specialist(recipe, (first, second), generalist)
         paths.append(trained(specialist, store, teacher_path(out, name), options=options).path)
     return paths

@@ -18,6 +18,7 @@ from edgekd.pipeline.submission_check import SubmissionReport, check_entry, chec
 from edgekd.pipeline.submission_data import EvaluationSet, development, judge, open_evaluation
 from edgekd.resources import read_toml
 from edgekd.target import load_target
+from edgekd.wording import counted
 
 TASK = "task1"
 DEVELOPMENT_SPLIT = "evaluate"
@@ -107,8 +108,8 @@ def build(order: Order) -> SubmissionReport:
         check_entry(entry, form, None if clips is None else clips.names, findings)
     if form.package:
         check_package(out, label, findings)
-    for key, counted in ledgers.items():
-        for failure in gate.judge(counted, load_target(form.target)).failures():
+    for key, counts in ledgers.items():
+        for failure in gate.judge(counts, load_target(form.target)).failures():
             findings.add(paths[key].name, key, f"fails {form.target}", failure, "export a smaller student")
     return SubmissionReport(out, written, tuple(notes), tuple(findings.lines()))
 
@@ -189,7 +190,8 @@ def _outputs(clips: EvaluationSet, models: Mapping[str, Model], form: Form, labe
         probabilities, silent = judge(clips, group)
         tables[form.output_names(label)[key]] = output_table(clips.names, probabilities, next(iter(group.values())).manifest.labels)
     if silent:
-        notes.append(f"{silent} clips are digital silence: all scenes have the same probability, and the label is the first")
+        notes.append(f"{counted(silent, 'clip is', 'clips are')} digital silence: all scenes have the same probability, and the "
+                     "label is the first")
     if form.package and len(models) > 1 and not any(clips.recorders):
         notes.append("the evaluation set tells no recorders: the general model judged all of it")
     return tables

@@ -9,6 +9,7 @@ from edgekd.evaluate.dcase import FORMS, MAX_BYTES, MAX_MACS, Form, form_of
 from edgekd.evaluate.dcase_check import Entry, Findings, check_names, check_output, entries, looks_like
 from edgekd.evaluate.dcase_check_meta import check_meta, read_meta, year_of
 from edgekd.pipeline.submission_data import open_evaluation
+from edgekd.wording import counted
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class SubmissionReport:
             GateError: there are findings.
         """
         if self.findings:
-            raise GateError(f"{self.place}: {len(self.findings)} findings; correct them before you submit")
+            raise GateError(f"{self.place}: {counted(len(self.findings), 'finding')}; correct what they say before you submit")
 
 
 def check(folder: Path, year: int | None = None, evaluation: Path | None = None) -> SubmissionReport:

@@ -20,6 +20,7 @@ from edgekd.evaluate import svm
 from edgekd.evaluate.metrics import Floats
 from edgekd.models import Taps, front
 from edgekd.models.taps import EMBEDDING
+from edgekd.wording import counted
 
 ENSEMBLE = "score sum"
 
@@ -56,7 +57,7 @@ class SvmReport:
     def to_text(self) -> str:
         """A table for people."""
         width = max(len(ENSEMBLE), *(len(each.run) for each in self.systems))
-        lines = [f"{self.data}: {self.test_clips:,} test clips, machines fitted on {self.train_clips:,} training clips",
+        lines = [f"{self.data}: {counted(self.test_clips, 'test clip')}, machines fitted on {counted(self.train_clips, 'training clip')}",
                  f"  {'accuracy':{width}}{'softmax':>10}{'svm':>10}   kernel"]
         for each in self.systems:
             lines.append(f"  {each.run:{width}}{100 * each.softmax_accuracy:8.2f} %{100 * each.svm_accuracy:8.2f} %   {each.kernel}, "

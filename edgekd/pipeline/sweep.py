@@ -29,6 +29,7 @@ from edgekd.pipeline.experiment import (
     with_teachers,
 )
 from edgekd.pipeline.jobs import Outcome, Workers, run_jobs
+from edgekd.wording import counted
 
 PLOT_FILES = ("results.png", "results.svg")
 FOLDS_HERE = "all"
@@ -73,7 +74,8 @@ class SweepReport:
             GateError: with a line for each.
         """
         if self.failed:
-            raise GateError(f"{self.out}: {len(self.failed)} runs are not done; the same command tries again\n" + "\n".join(self.failed))
+            raise GateError(f"{self.out}: {counted(len(self.failed), 'run')} not done; the same command tries again\n"
+                            + "\n".join(self.failed))
 
 
 def sweep(grid: Grid, data: Path, out: Path, workers: Workers, say: Callable[[str], None]) -> SweepReport:
@@ -131,14 +133,16 @@ def chosen_settings(grid: Grid) -> tuple[list[Setting], list[Setting]]:
     for key in keys:
         if keys.count(key) > 1:
             raise InputError(f"--vary {key} is there twice; name all its values once: --vary {key}=v1,v2")
+    own = () if grid.teachers else grid.teacher_settings
     for name in grid.recipes:
-        recipe = load(name, grid.settings)
+        recipe = load(name, grid.settings, teacher_settings=own)
         if any(base.recipe.name == recipe.name for base in bases):
             raise InputError(f"{name}: there is another recipe of the name '{recipe.name}'; give one of them another name")
         teachers = with_teachers(recipe, grid.teachers, grid.teacher_settings)
         bases.append(Setting(recipe.name, recipe, teachers))
         for combination in itertools.product(*choices):
-            settings.append(Setting(" ".join([recipe.name, *combination]), load(name, (*grid.settings, *combination)), teachers))
+            varied_recipe = load(name, (*grid.settings, *combination), teacher_settings=own)
+            settings.append(Setting(" ".join([recipe.name, *combination]), varied_recipe, teachers))
     return bases, settings
 
 
@@ -202,7 +206,8 @@ def _summary(plan: Plan, settings: Sequence[Setting], found: Mapping[tuple[str, 
 
 def _markdown(plan: Plan, settings: Sequence[Setting], found: Mapping[tuple[str, str], Estimate],
               runs: Mapping[str, Sequence[Sequence[Planned]]], outcomes: Mapping[str, Outcome]) -> str:
-    parts = ["# Sweep", f"{plan.store.name}, {len(settings)} settings, {len(plan.runs)} runs. {results.INTERVAL_NOTE}"]
+    parts = ["# Sweep",
+             f"{plan.store.name}, {counted(len(settings), 'setting')}, {counted(len(plan.runs), 'run')}. {results.INTERVAL_NOTE}"]
     for network in results.NETWORKS:
         rows = []
         for setting in settings:

@@ -9,6 +9,7 @@ from edgekd.engine import Model, open_model
 from edgekd.errors import GateError
 from edgekd.evaluate.agreement import MAX_STEPS, Agreement, agreement
 from edgekd.golden import replay
+from edgekd.wording import counted
 
 MAX_FEATURES_ERROR = 1e-4
 """Log units between the features of two machines; float32 transforms of golden waveforms differ by less than 2e-6."""
@@ -41,8 +42,8 @@ class VerifyReport:
             found.append(f"the features are {self.features_max_error:.2g} log units away, more than {MAX_FEATURES_ERROR:g}")
         if not self.input_agreement >= MIN_INPUT_AGREEMENT:
             found.append(f"{100 * self.input_agreement:.2f} % of the int8 input is the same, less than {100 * MIN_INPUT_AGREEMENT:g} %")
-        found += [f"{name} is {each.max_steps:.3g} steps away, more than {MAX_STEPS[name]}" for name, each in self.engines.items()
-                  if not round(each.max_steps, 2) <= MAX_STEPS[name]]
+        found += [f"{name} is {counted(each.max_steps, 'step', form='.3g')} away, more than {MAX_STEPS[name]}"
+                  for name, each in self.engines.items() if not round(each.max_steps, 2) <= MAX_STEPS[name]]
         return found
 
     def to_json(self) -> bytes:
@@ -53,10 +54,10 @@ class VerifyReport:
 
     def to_text(self) -> str:
         """A summary for people."""
-        lines = [f"{self.model}: {self.vectors} golden waveforms",
+        lines = [f"{self.model}: {counted(self.vectors, 'golden waveform')}",
                  f"  {'features':14} at most {self.features_max_error:.2g} log units away (limit {MAX_FEATURES_ERROR:g})",
                  f"  {'int8 input':14} {100 * self.input_agreement:.3f} % the same (limit {100 * MIN_INPUT_AGREEMENT:g} %)"]
-        lines += [f"  {name:14} at most {each.max_steps:.3g} steps away (limit {MAX_STEPS[name]}), same label in "
+        lines += [f"  {name:14} at most {counted(each.max_steps, 'step', form='.3g')} away (limit {MAX_STEPS[name]}), same label in "
                   f"{100 * each.label_agreement:.1f} %" for name, each in self.engines.items()]
         return "\n".join([*lines, f"{self.model}: {'differs' if self.failures else 'ok'}"])
 

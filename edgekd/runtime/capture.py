@@ -28,6 +28,7 @@ from edgekd.errors import InputError
 from edgekd.runtime.capture_child import BLOCK, FAILED, HEADER, MAGIC, OPENED, Failure, Opened, Request
 from edgekd.runtime.ear import Ear, Heard
 from edgekd.runtime.health import Gap, Health, Turn, Watch
+from edgekd.wording import counted
 
 CHILD = (sys.executable, "-m", "edgekd.runtime.capture_child")
 POLL_S = 0.1
@@ -121,6 +122,11 @@ class Capture:
         with self._changed:
             return Counts(self._received, self._given, self._dropped, self._waiting, self._bad, self._overflows, self._restarts,
                           self._lag_s)
+
+    @property
+    def silent_s(self) -> float:
+        """Since the newest sample, or since the start, seconds."""
+        return max(0.0, time.monotonic() - self._last_sample)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -231,7 +237,7 @@ class Capture:
         bad = int(samples.size - np.isfinite(samples).sum())
         if bad:
             samples = np.nan_to_num(samples, nan=0.0, posinf=0.0, neginf=0.0)
-            self._tell(self._health.lost(f"{bad} samples that are NaN or infinite, replaced by zeros"))
+            self._tell(self._health.lost(f"{counted(bad, 'sample that is', 'samples that are')} NaN or infinite, replaced by zeros"))
         missing = session.missing(start, len(samples))
         lag_s = session.lag(when)
         away_s = 0.0
@@ -273,7 +279,7 @@ class Capture:
 
     def _tell(self, turn: Turn | None) -> None:
         if turn is not None:
-            silent_s = max(0.0, time.monotonic() - self._last_sample) if turn.state != "HEALTHY" else 0.0
+            silent_s = self.silent_s if turn.state != "HEALTHY" else 0.0
             with self._changed:
                 self._queue.append(turn._replace(silent_s=silent_s))
                 self._changed.notify()
@@ -304,8 +310,8 @@ class _Session:
                 return np.frombuffer(payload, "<i2").reshape(-1, self.opened.channels).astype(np.float32) / np.float32(PCM_SCALE)
             return np.frombuffer(payload, "<f4").reshape(-1, self.opened.channels)
         except ValueError:
-            raise CaptureError(f"the capture process sends {len(payload)} bytes, which are no samples of {self.opened.channels} "
-                                 "channels") from None
+            raise CaptureError(f"the capture process sends {len(payload)} bytes, which are no samples of "
+                               f"{counted(self.opened.channels, 'channel')}") from None
 
     def missing(self, start: int, count: int) -> int:
         """Samples lost before a block of `count` that starts at `start`."""
@@ -323,7 +329,7 @@ class _Session:
 
     def text(self) -> str:
         """What is heard, for people."""
-        channels = f"{self.opened.channels} channel{'s' if self.opened.channels > 1 else ''}"
+        channels = counted(self.opened.channels, "channel")
         return f"{self.opened.name} at {self.opened.rate} Hz, {channels}"
 
 

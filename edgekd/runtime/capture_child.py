@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 from edgekd.errors import EdgekdError, InputError
 from edgekd.runtime.microphones import Microphone, MicrophoneAbsentError, choose, microphones, portaudio
+from edgekd.wording import counted
 
 BLOCK_S = 0.1
 """Seconds of sound in a block: longer ones come late."""
@@ -137,7 +138,7 @@ def _hear(request: Request, outbox: _Outbox) -> Failure:
         stream.abort()  # never stop(): it waits for a stalled device
         stream.close()
     except sounddevice.PortAudioError as error:
-        return Failure(f"{microphone.name} cannot be heard at {rate} Hz with {channels} channels ({error})", False)
+        return Failure(f"{microphone.name} cannot be heard at {rate} Hz with {counted(channels, 'channel')} ({error})", False)
     return Failure(f"PortAudio has finished the stream of {microphone.name}", False)
 
 

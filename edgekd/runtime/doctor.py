@@ -17,6 +17,7 @@ from edgekd.runtime.capture import CHILD, Capture
 from edgekd.runtime.capture_child import BLOCK_S, Request
 from edgekd.runtime.ear import Heard
 from edgekd.runtime.health import Turn, Watch
+from edgekd.wording import counted
 
 Status = Literal["ok", "warn", "fail"]
 
@@ -117,7 +118,7 @@ def listen_for(request: Request, seconds: float, wait_s: float, child: Sequence[
             if sum(len(block.samples) for block in blocks) >= seconds * item.rate:
                 break
     if not blocks:
-        cure = "plug a microphone in (see 'edgekd mics')" if request.command is None else "give a --command that writes raw samples"
+        cure = "see what 'edgekd mics' lists" if request.command is None else "give a --command that writes raw samples"
         raise InputError(f"nothing is heard for {wait_s:g} s: {reason}; {cure}, or wait longer (--wait)")
     return recording(blocks)
 
@@ -161,7 +162,7 @@ def judge_length(found_s: float, wanted_s: float, breaks: int) -> Check:
         return Check("sound", "fail", round(found_s, 2), "s", limit, "the source falls silent: check the cable, the hub and the power")
     if breaks:
         return Check("sound", "warn", round(found_s, 2), "s", limit,
-                     f"sound is missing in {breaks} places: the machine is too busy, or the USB connection is loose")
+                     f"sound is missing in {counted(breaks, 'place')}: the machine is too busy, or the USB connection is loose")
     return Check("sound", "ok", round(found_s, 2), "s", limit)
 
 

@@ -4,7 +4,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,8 @@ STANDARD_INPUT = "-"
 Array = NDArray[np.float32]
 Observe = Callable[[Decision | Change, Moment | None], None]
 """Is told of each line before it is given on, and of what a decision was made of; must return at once."""
+News = Callable[[float, State], Iterable[Change]]
+"""Gives what else there is to say at so many seconds, in a state of the source; asked after each chunk, also where no sound comes."""
 
 
 class Hearing:
@@ -37,11 +39,23 @@ class Hearing:
         """Of the live source, since its start."""
         return None if self.capture is None else self.capture.counts
 
+    @property
+    def silent_s(self) -> float:
+        """Since the newest sample of the live source, seconds; 0 where there is none."""
+        return 0.0 if self.capture is None else self.capture.silent_s
+
+
+class _Beat(NamedTuple):
+    """A chunk is worked off. t: seconds since the start. state: of the source."""
+
+    t: float
+    state: State
+
 
 def listen(source: str | None, model: Path, *, engine: str | None = None, threads: int = 1, hop_s: float = 0.5,
            top: int = 3, live: Request | None = None, settings: DecisionSettings = PLAIN,
            control: Control | None = None, observe: Observe | None = None,
-           watch: Watch | None = None) -> Iterator[Decision | Change]:
+           watch: Watch | None = None, news: News | None = None) -> Iterator[Decision | Change]:
     """Classify a source window by window.
 
     Args:
@@ -57,9 +71,11 @@ def listen(source: str | None, model: Path, *, engine: str | None = None, thread
         control: asked between chunks whether to end or to reload.
         observe: is told of everything.
         watch: limits by which a live source is watched.
+        news: what else there is to say; the first line is always of the source.
 
     Yields:
-        a decision at the end of each window; of a live source also each change of its state; after a reload a line on what came of it.
+        a decision at the end of each window; of a live source also each change of its state; after a reload a line on what came of it;
+        what `news` gives.
 
     Raises:
         InputError: a source, model or setting that cannot be used; audio shorter than one window.
@@ -79,26 +95,32 @@ def listen(source: str | None, model: Path, *, engine: str | None = None, thread
         chunks, where = _given(read_raw(_unbuffered(sys.stdin.buffer), setup.sample_rate, IDLE_S), setup, control), "standard input"
     else:
         chunks, where = _given(read_file(Path(source), setup.sample_rate), setup, control), source
-    yield from decisions(setup.classifier, chunks, where, hop_s, top, settings, observe, hearing)
+    yield from decisions(setup.classifier, chunks, where, hop_s, top, settings, observe, hearing, news)
 
 
 def decisions(classifier: Classifier, chunks: Iterable[Array | Gap | Turn | Swap], where: str, hop_s: float, top: int,
               settings: DecisionSettings = PLAIN, observe: Observe | None = None,
-              hearing: Hearing | None = None) -> Iterator[Decision | Change]:
+              hearing: Hearing | None = None, news: News | None = None) -> Iterator[Decision | Change]:
     """Decisions over chunks of samples, float32 (time,) at the model's rate; `where` names the source in errors.
 
     A window never reaches over a `Gap`: the next one starts behind it, while the time goes on. A `Turn` is given on with its time. After
     a `Swap` another model or other settings decide; samples that are waiting are kept where the windows stay the same.
     """
+    begun = False  # before its first line nothing is known of a live source's state
     for event, moment in _judged(classifier, chunks, where, hop_s, top, settings, hearing or Hearing()):
-        if observe is not None:
-            observe(event, moment)
-        yield event
+        if isinstance(event, _Beat):
+            lines: Iterable[Decision | Change] = news(*event) if begun and news is not None else ()
+        else:
+            lines, begun = (event,), True
+        for line in lines:
+            if observe is not None:
+                observe(line, moment)
+            yield line
 
 
 def _judged(classifier: Classifier, chunks: Iterable[Array | Gap | Turn | Swap], where: str, hop_s: float, top: int,
-            settings: DecisionSettings, hearing: Hearing) -> Iterator[tuple[Decision | Change, Moment | None]]:
-    """As `decisions`, each with what it was made of."""
+            settings: DecisionSettings, hearing: Hearing) -> Iterator[tuple[Decision | Change | _Beat, Moment | None]]:
+    """As `decisions`, each with what it was made of, and a beat after each chunk."""
     manifest = classifier.manifest
     rate = manifest.frontend.sample_rate
     if top < 1:
@@ -118,16 +140,15 @@ def _judged(classifier: Classifier, chunks: Iterable[Array | Gap | Turn | Swap],
             stream = WindowStream(manifest.frontend, manifest.window, hop_s, settings.gate_rms)
         elif isinstance(chunk, Swap):
             yield Change(round(start_s + stream.received / rate, 3), state, chunk.reason), None
-            if chunk.setup is None:
-                continue
-            before = manifest.frontend, manifest.window, hop_s, settings.gate_rms
-            classifier, hop_s, settings = chunk.setup.classifier, chunk.setup.hop_s, chunk.setup.settings
-            manifest = classifier.manifest
-            if (manifest.frontend, manifest.window, hop_s, settings.gate_rms) != before:
-                start_s += stream.received / rate
-                stream = WindowStream(manifest.frontend, manifest.window, hop_s, settings.gate_rms)
-            rate, longest = manifest.frontend.sample_rate, manifest.window  # too little sound for the new one is no error
-            decider = Decider(manifest.labels, manifest.temperature, chunk.setup.top, settings)
+            if chunk.setup is not None:
+                before = manifest.frontend, manifest.window, hop_s, settings.gate_rms
+                classifier, hop_s, settings = chunk.setup.classifier, chunk.setup.hop_s, chunk.setup.settings
+                manifest = classifier.manifest
+                if (manifest.frontend, manifest.window, hop_s, settings.gate_rms) != before:
+                    start_s += stream.received / rate
+                    stream = WindowStream(manifest.frontend, manifest.window, hop_s, settings.gate_rms)
+                rate, longest = manifest.frontend.sample_rate, manifest.window  # too little sound for the new one is no error
+                decider = Decider(manifest.labels, manifest.temperature, chunk.setup.top, settings)
         else:
             began = time.perf_counter()
             for window in stream.push(chunk):
@@ -140,6 +161,7 @@ def _judged(classifier: Classifier, chunks: Iterable[Array | Gap | Turn | Swap],
                     moment = moment._replace(inference_s=time.perf_counter() - heard)
                     yield decider.judge(logits, t=t, rms=window.rms, drops=drops, state=state), moment
                 began = time.perf_counter()
+        yield _Beat(round(start_s + stream.received / rate + hearing.silent_s, 3), state), None
     longest = max(longest, stream.received)
     if longest < manifest.window:
         raise InputError(f"{where}: {longest / rate:.2f} s of audio is shorter than the model's window of "

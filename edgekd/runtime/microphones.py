@@ -108,8 +108,11 @@ def choose(wanted: str | None, found: Sequence[Microphone]) -> Microphone:
         matching = [microphone for microphone in found if wanted in microphone.names()]
         matching = matching or [microphone for microphone in found if wanted.lower() in microphone.name.lower()]
     what = "no microphone" if wanted is None else f"no microphone {wanted!r}"
+    if not found:
+        raise MicrophoneAbsentError(f"{what}{'' if wanted is None else ' nor any other'} is there; plug one in, which is then found by "
+                                    "itself, or give a --command that writes raw samples (edgekd listen also hears a FILE)")
     if not matching:
-        raise MicrophoneAbsentError(f"{what}; there is {'none' if not found else ', '.join(map(_listed, found))}")
+        raise MicrophoneAbsentError(f"{what}; there is {', '.join(map(_listed, found))}")
     if len(matching) > 1:
         raise InputError(f"{wanted!r} may mean {' or '.join(map(_listed, matching))}; give more of the name, the hw: address or the USB "
                          "identity")

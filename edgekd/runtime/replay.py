@@ -9,11 +9,13 @@ import msgspec
 
 from edgekd.engine import open_model
 from edgekd.errors import InputError
+from edgekd.runtime.config import OUTPUT_TABLES, Config
 from edgekd.runtime.control import Classifier
 from edgekd.runtime.decision import PLAIN, UNKNOWN, Decision, DecisionSettings
 from edgekd.runtime.listen import STANDARD_INPUT, Array, decisions
 from edgekd.runtime.source import read_file
 from edgekd.runtime.track import Score, Span, read_track, require_within, score
+from edgekd.wording import counted
 
 HOUR_S = 3600.0
 
@@ -111,6 +113,12 @@ def report(classifier: Classifier, chunks: Iterator[Array], source: str, hop_s: 
         settings=settings, score=None if spans is None else score(spans, times, shown, seconds, classifier.manifest.window / rate))
 
 
+def left_out(config: Config) -> str | None:
+    """A line on the outputs that a configuration turns on and a replay does not tell; None where there is none."""
+    names = [f"[{name}]" for name in OUTPUT_TABLES if getattr(config, name) is not None]
+    return f"a replay only judges: {' and '.join(names)} were told nothing; leave out --replay and --track for that" if names else None
+
+
 def to_json(result: Report) -> str:
     """The report as one line of JSON."""
     return msgspec.json.encode(result).decode()
@@ -119,7 +127,7 @@ def to_json(result: Report) -> str:
 def to_text(result: Report) -> str:
     """The report as lines for people."""
     lines = [
-        f"{result.source}: {result.seconds:,.1f} s of audio, {result.decisions:,} decisions, one each {result.hop_s:g} s",
+        f"{result.source}: {result.seconds:,.1f} s of audio, {counted(result.decisions, 'decision')}, one each {result.hop_s:g} s",
         f"  flips        {result.flips:,} ({result.flips_per_hour:g} an hour)",
         f"  unknown      {result.unknown:,} ({result.unknown_share:.1%})",
         f"  gated        {result.gated:,} ({result.gated_share:.1%})",

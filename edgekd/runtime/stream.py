@@ -49,7 +49,7 @@ class WindowStream:
         shared = self._frames - self._left - self._right - self._hop // fe.hop_length
         self._grid = fe.hop_length if shared > 0 else 1
         self._frontend_stream = LogMelStream(fe) if shared > 0 else None
-        self._recent = np.empty((0, fe.n_mels), np.float32).T  # the newest frames of the stream, one behind the other in memory
+        self._recent = np.empty((0, fe.n_mels), np.float32).T  # the newest frames of the stream
         self._room = self._samples = np.empty(0, np.float32)  # the samples from `self._first` on are a part of the room
         self._end = self._first = self._streamed = self._count = 0
 

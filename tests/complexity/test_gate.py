@@ -114,7 +114,7 @@ def test_a_latency_that_nobody_measured_is_told_and_fails_only_on_demand():
     verdict = gate.judge(LEDGER, board)
     assert verdict.ok
     assert (verdict.budgets[0].value, verdict.budgets[0].status) == (None, "not measured")
-    assert "pipeline p95, litert, 1 thread(s), Raspberry Pi 4" in verdict.budgets[0].note
+    assert "pipeline p95, litert, 1 thread, Raspberry Pi 4" in verdict.budgets[0].note
     required = gate.judge(LEDGER, board, require_latency=True)
     assert not required.ok
     assert required.failures()[0].startswith("latency_ms: not measured")

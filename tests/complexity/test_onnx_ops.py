@@ -146,7 +146,7 @@ def test_functions_of_the_file_are_refused(tmp_path):
     opset = [helper.make_opsetid("", 17)]
     model.functions.append(helper.make_function(FOREIGN_DOMAIN, "Mine", ["x"], ["y"], [helper.make_node("Relu", ["x"], ["y"])], opset))
     onnx.save(model, path)
-    with pytest.raises(InputError, match=r"1 functions of its own, such as 'Mine'.*inline them"):
+    with pytest.raises(InputError, match=r"1 function of its own, such as 'Mine'.*inline first"):
         ledger.count(path)
 
 

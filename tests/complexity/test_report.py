@@ -73,7 +73,7 @@ def test_junit_has_a_case_for_everything_judged():
     assert (root.get("tests"), root.get("failures")) == ("9", "3")
     assert (first.get("tests"), first.get("failures"), first.get("skipped"), second.get("failures")) == ("8", "3", "1", "0")
     failed = {case.get("name"): case.find("failure").get("message") for case in first if case.find("failure") is not None}
-    assert failed == {"toy: macs": "macs 1,000 > 950", "toy: operators": "CONV_2D: not among the 1 operators of toy",
+    assert failed == {"toy: macs": "macs 1,000 > 950", "toy: operators": "CONV_2D: not among the 1 operator of toy",
                       "toy: growth of file_bytes": "file_bytes 2,000 -> 3,000 (+50.00 %), 2 % tolerated"}
     assert next(case for case in first if case.get("name") == "toy: latency_ms").find("skipped") is not None
 

@@ -74,7 +74,7 @@ def test_names_that_are_not_utf8_are_written_with_escapes(tmp_path):
 
 
 @pytest.mark.parametrize(("names", "level", "message"), [
-    (("cat/1.wav", "dog/2.wav"), "cat", r"lie outside any label folder \(1.wav\); did you mean .*set\?"),
+    (("cat/1.wav", "dog/2.wav"), "cat", r"1 audio file lies outside any label folder \(1.wav\); did you mean .*set\?"),
     (("cat/1.wav", "dog/2.wav", "3.wav"), "", r"\(3.wav\); move them"),
     (("set/cat/1.wav", "set/dog/2.wav"), "", r"one folder of audio only \('set'\).*did you mean .*set\?"),
     (("cat/1.wav",), "", "needs two labels or more"),

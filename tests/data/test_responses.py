@@ -50,7 +50,7 @@ def test_patterns_choose_files_and_the_hash_tells_choices_apart(folder):
 def test_what_is_no_set_of_responses_is_refused(folder):
     with pytest.raises(InputError, match=r"nowhere is not a folder of impulse responses; name one"):
         load_responses(folder / "nowhere", RATE)
-    with pytest.raises(InputError, match=r"none of 3 audio files fits augment\.ir_include \['Ring\*'\]"):
+    with pytest.raises(InputError, match=r"3 audio files, none of which fits augment\.ir_include \['Ring\*'\]"):
         load_responses(folder, RATE, include=["Ring*"])
     (folder / "bad.wav").write_bytes(b"junk")
     with pytest.raises(InputError, match=r"bad\.wav: is not readable audio"):

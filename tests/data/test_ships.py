@@ -48,7 +48,7 @@ def test_the_published_part_of_deepship_is_grouped_by_recording(tmp_path):
             trees.wav(path / kind / f"{number}.wav", 32000, seconds=0.1)
     found = deepship.read(path)
     assert [source.clip.group for source in found.sources[:2]] == ["Cargo/1.wav", "Cargo/2.wav"]
-    assert "6 recordings, whose ship is not known" in " ".join(found.notes)
+    assert "6 recordings of a ship that is not known" in " ".join(found.notes)
     assert "no clips of tanker, tug" in found.notes
 
 
@@ -61,7 +61,7 @@ def test_deepship_tells_a_wrong_level_damage_and_bad_options(tmp_path):
     with pytest.raises(InputError, match=r"203620.wav: is not readable audio.*--skip-bad"):
         deepship.read(path, segment=0.1)
     notes = deepship.read(path, segment=0.1, skip_bad=True).notes
-    assert "1 recordings cannot be read and were left out: Tug/20171101-0/203620.wav" in notes
+    assert "1 recording that cannot be read left out: Tug/20171101-0/203620.wav" in notes
     with pytest.raises(InputError, match="--segment 0: wanted more than 0"):
         deepship.read(path, segment=0)
     with pytest.raises(InputError, match="--test-fraction 1"):
@@ -102,7 +102,7 @@ def test_vtuad_tells_a_wrong_level_missing_and_extra_files_and_damage(tmp_path):
             vtuad.read((path / level).resolve())
     (path / "test" / "audio" / "tug" / "20.wav").unlink()
     trees.wav(path / "test" / "audio" / "tug" / "99.wav")
-    with pytest.raises(InputError, match=r"1 of 27 clips .* missing: 1 of 9 of 'test'"):
+    with pytest.raises(InputError, match=r"1 of 27 clips .* cannot be found: 1 of 9 of 'test'"):
         vtuad.read(path)
     notes = " ".join(vtuad.read(path, skip_bad=True).notes)
     assert "ignored: test/audio/tug/99.wav" in notes

@@ -31,7 +31,7 @@ def test_tau22_is_read_with_its_lists_slices_places_and_recorders(mobile):
     assert clip.parent == "bus-milan-1011-40000-s4"
     assert found.official_folds
     assert "no commercial use" in found.licence
-    assert found.notes == ["66 clips are neither for training nor for evaluation: they are split 'unused'"]
+    assert found.notes == ["66 clips are neither for training nor for evaluation: split 'unused'"]
     pcm = decode(found.sources[0].file, 44100, 1)
     assert pcm.shape == (2205, 1)
     assert len(np.unique(pcm)) > 1000
@@ -43,7 +43,7 @@ def test_a_subset_of_the_training_clips_leaves_the_rest_unused(mobile):
     found = tau22.read(mobile, subset=10)
     assert counts(found) == {"train": 14, "evaluate": 42, "unused": 196}
     table(mobile / "evaluation_setup" / "split10.csv", ("filename",), [["audio/bus-milan-1011-40000-1-a.wav"]])
-    with pytest.raises(InputError, match="names 1 files that are not in the training list"):
+    with pytest.raises(InputError, match="names 1 file that is not in the training list"):
         tau22.read(mobile, subset=10)
     with pytest.raises(InputError, match=r"has no evaluation_setup/split5.csv; put it there"):
         tau22.read(mobile, subset=5)
@@ -56,12 +56,12 @@ def test_a_partial_download_is_counted_by_split_and_left_out_on_request(mobile):
         (mobile / "audio" / f"{name}.wav").unlink()
     wav(mobile / "audio" / "stray.wav")
     (mobile / "audio" / "._hidden.wav").write_bytes(b"")
-    with pytest.raises(InputError, match=r"3 of 252 clips .* missing: 1 of 42 of 'evaluate', 2 of 144 of 'train' .*--skip-bad"):
+    with pytest.raises(InputError, match=r"3 of 252 clips .* cannot be found: 1 of 42 of 'evaluate', 2 of 144 of 'train' .*--skip-bad"):
         tau22.read(mobile)
     found = tau22.read(mobile, skip_bad=True)
     assert counts(found) == {"train": 142, "evaluate": 41, "unused": 66}
-    assert "3 of 252 clips are missing and were left out: 1 of 42 of 'evaluate', 2 of 144 of 'train'" in found.notes
-    assert "1 audio files that meta.csv does not list are ignored: audio/stray.wav" in found.notes
+    assert "3 of 252 clips missing and left out: 1 of 42 of 'evaluate', 2 of 144 of 'train'" in found.notes
+    assert "1 audio file that meta.csv does not list, ignored: audio/stray.wav" in found.notes
 
 
 def test_no_audio_at_all_is_told_whatever_is_left_out(tmp_path):
@@ -127,10 +127,10 @@ def test_a_missing_training_list_is_told_from_the_rest_where_that_is_as_document
     ("meta.csv", "scene_label", "scene", "no column 'scene_label'"),
     ("meta.csv", "\tbus\t", "\t\t", "scene ''"),
     ("meta.csv", "\tlisbon-1000\t", "\tlisbon\t", "identifier 'lisbon'"),
-    ("meta.csv", "audio/bus-lisbon-1010-40001-a.wav", "audio/bus-lisbon-1010-40000-a.wav", "lists 1 files more than once"),
+    ("meta.csv", "audio/bus-lisbon-1010-40001-a.wav", "audio/bus-lisbon-1010-40000-a.wav", "lists 1 file more than once"),
     ("evaluation_setup/fold1_train.csv", "\tbus", "\ttram", "says that .* is 'tram', meta.csv says 'bus'"),
-    ("evaluation_setup/fold1_train.csv", "bus-lisbon-1010-40001", "bus-lisbon-1010-5", "names 1 files that are not in meta.csv"),
-    ("evaluation_setup/fold1_train.csv", "bus-lisbon-1010-40001", "bus-milan-1011-40000", "1 clips are in the training and in the"),
+    ("evaluation_setup/fold1_train.csv", "bus-lisbon-1010-40001", "bus-lisbon-1010-5", "names 1 file that is not in meta.csv"),
+    ("evaluation_setup/fold1_train.csv", "bus-lisbon-1010-40001", "bus-milan-1011-40000", "1 clip is in the training and in the"),
     ("evaluation_setup/fold1_train.csv", None, "", "holds no rows"),
     ("meta.csv", None, "filename\tscene_label\tidentifier\n", "holds no rows"),
 ])
@@ -157,7 +157,7 @@ def test_the_evaluation_set_has_no_labels(tmp_path, mobile):
         (f"audio/{number}.wav", UNLABELLED, "evaluation") for number in range(3)]
     assert "no labels" in found.notes[-1]
     (path / "audio" / "1.wav").unlink()
-    with pytest.raises(InputError, match=r"1 of 3 clips that fold1_test.csv lists are missing"):
+    with pytest.raises(InputError, match=r"1 of 3 clips that fold1_test.csv lists cannot be found"):
         tau22_evaluation.read(path)
     with pytest.raises(InputError, match="it is a development set; prepare it as tau22"):
         tau22_evaluation.read(mobile)

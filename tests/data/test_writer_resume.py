@@ -150,7 +150,7 @@ def test_it_says_what_is_kept(tmp_path):
     with writer(tmp_path / "store") as stopped:
         assert stopped.hint == ""
         stopped.add(CLIPS[0], pcm(0), KEYS[0])
-        assert "; 1 clips are kept in .store.partial-" in stopped.hint
+        assert "; 1 clip is kept in .store.partial-" in stopped.hint
         stopped.finish()
         assert stopped.hint == ""
 

@@ -64,5 +64,5 @@ def test_answers_without_a_best_temperature_stay_within_bounds():
 
 
 def test_one_recording_is_not_enough():
-    with pytest.raises(InputError, match=r"1 recordings with sound .* at least 2"):
+    with pytest.raises(InputError, match=r"1 recording with sound .* at least 2"):
         calibrate(np.eye(3), np.arange(3), np.zeros(3, np.int64))

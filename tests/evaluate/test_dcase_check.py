@@ -47,7 +47,7 @@ def test_a_good_output_passes(output):
     (3, "x", "row 4, bus: is no probability (found x)"),
     (3, "nan", "row 4, bus: is no probability (found nan)"), (4, "", "row 4, metro: is no probability (found nothing)"),
     (1, "Bus", "row 4: the scene_label is none of the ten (found Bus)"), (0, "0.wav", "row 4: the file is there twice (found 0.wav)"),
-    (0, "2.flac", "row 4: the file name does not end in .wav"), (0, "9.wav", "1 files are not in the evaluation set (found 9.wav)"),
+    (0, "2.flac", "row 4: the file name does not end in .wav"), (0, "9.wav", "1 file is not in the evaluation set (found 9.wav)"),
 ])
 def test_a_bad_field_is_told_with_its_row(output, column, value, message):
     spoil(output, 3, column, value)
@@ -79,7 +79,7 @@ def test_a_label_that_is_not_the_most_probable_is_told(output):
     (lambda text: text.replace("airport\tbus", "bus\tairport", 1), "row 1: columns are in another order"),
     (lambda text: text.partition("\n")[2], "row 1: the header is wrong"), (lambda _: "", "row 1: the header is wrong"),
     (lambda text: text + "\n", "row 10: has not 12 fields (found 0)"),
-    (lambda text: text[:text.rindex("\n", 0, -1) + 1], "1 of 8 files of the evaluation set are missing (found 7.wav)"),
+    (lambda text: text[:text.rindex("\n", 0, -1) + 1], "1 of 8 files of the evaluation set missing (found 7.wav)"),
 ])
 def test_a_bad_table_is_told(output, change, message):
     output.write_text(change(output.read_text()))
@@ -89,7 +89,7 @@ def test_a_bad_table_is_told(output, change, message):
 
 def test_a_gap_in_the_numbers_is_told_without_the_evaluation_set(output):
     spoil(output, 3, 0, "77.wav")
-    assert any("files of the evaluation set are missing (found 2.wav)" in line for line in of_output(output, None))
+    assert any("files of the evaluation set missing (found 2.wav)" in line for line in of_output(output, None))
 
 
 def test_names_are_judged(tmp_path, output):

@@ -93,7 +93,7 @@ def test_clip_probabilities_do_not_need_sorted_windows():
 
 @pytest.mark.parametrize(("logits", "silent", "clip_of", "truth", "message"), [
     (np.zeros((0, 3)), np.zeros(0, bool), np.zeros(0, int), np.zeros(0, int), "no clip"),
-    (np.zeros((2, 3)), [True, True], [0, 0], [0], "all 2 windows are digital silence"),
+    (np.zeros((2, 3)), [True, True], [0, 0], [0], "2 windows, and all are digital silence"),
     (np.full((1, 3), np.nan), [False], [0], [0], "not finite"),
 ])
 def test_what_cannot_be_scored_is_refused(logits, silent, clip_of, truth, message):

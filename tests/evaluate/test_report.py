@@ -101,7 +101,7 @@ def test_lists_of_pairs_and_clips_are_bounded_and_say_so():
     pairs = [Confused(("a", "b"), 99, mistakes), *[Confused(("c", str(i)), 9, mistakes[:2]) for i in range(sections.PAIRS)]]
     page = parsed(page_with(Pairs("pairs", pairs, "")))
     assert "and 7 more" in page.text
-    assert "1 more pairs, each with at most 2 such clips" in page.text
+    assert "Not listed: 1 more pair, with at most 2 such clips each" in page.text
     assert [("open" in each) for each in page.tags("details")] == [True] * 3 + [False] * (sections.PAIRS - 3)
     assert "No clip was taken for another" in parsed(page_with(Pairs("pairs", [], ""))).text
 

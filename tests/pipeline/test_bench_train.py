@@ -67,5 +67,5 @@ def test_a_store_at_another_rate_is_refused(tone_store):
 
 def test_a_store_of_too_few_batches_is_refused(tmp_path):
     synth(tmp_path / "store", clips=40, seconds=1.0)
-    with pytest.raises(InputError, match="an epoch of it has 1 batches of 32, and 2 warm up; give a larger store"):
+    with pytest.raises(InputError, match="an epoch of it has 1 batch of 32, and 2 warm up; give a larger store"):
         bench_train("synth-cp-resnet", tmp_path / "store", overrides=("view.seconds=1", "augment.roll=0.5"), batches=1, threads=1)

@@ -75,7 +75,7 @@ def test_a_broken_rule_fails_by_name(tone_model, make_target, run):
     status, out, err = run(tone_model, "--target", make_target("macs = 1_000_000", '[rules]\noperators = ["ADD"]'))
     assert status == 1
     assert out.splitlines()[-1] == "tiny: against the rules"
-    assert re.search(r"fails tiny: operators .*CONV_2D.*: not among the 1 operators of tiny", err)
+    assert re.search(r"fails tiny: operators .*CONV_2D.*: not among the 1 operator of tiny", err)
 
 
 def test_an_op_without_a_rule_that_holds_weights_cannot_pass(run, tmp_path):

@@ -85,7 +85,7 @@ def test_bad_clips_are_all_named_and_the_good_ones_are_kept(edgekd, audio, tmp_p
     status, out, err = edgekd("data", "prepare", "folder", audio, "--out", tmp_path / "store", "--skip-bad")
     assert status == 0
     assert "10 clips, 2 labels" in out
-    assert "3 of 13 clips were left out: cat/nan.wav, dog/empty.wav, dog/junk.mp3" in err
+    assert "3 of 13 clips left out: cat/nan.wav, dog/empty.wav, dog/junk.mp3" in err
     assert "going on with 10 clips that an earlier run left" in err
     assert sorted(decoded) == ["empty.wav", "junk.mp3", "nan.wav"]
     assert not list(tmp_path.glob(".store.*"))
@@ -173,7 +173,7 @@ def test_warnings_before_a_training_would_meet_them(edgekd, audio, tmp_path):
     assert status == 0
     assert "labels in one split only: cat in train" in out
     assert "leaks: 1 in more than one split (group g)" in out
-    assert "1 clips repeat the audio of a clip with another label or split: cat/0.wav (cat, train) = dog/same.wav (dog, train)" in err
+    assert "1 clip repeats the audio of a clip with another label or split: cat/0.wav (cat, train) = dog/same.wav (dog, train)" in err
 
 
 def test_an_existing_store_is_kept_without_force(edgekd, audio, tmp_path):

@@ -1,9 +1,12 @@
 """`edgekd demo` in small: every stage runs and its folder is looked after."""
 
+import shlex
+
 import pytest
 
 from edgekd.errors import GateError, InputError
 from edgekd.modelfile import read_manifest
+from edgekd.pipeline import demo
 from edgekd.pipeline.demo import DemoReport, Settings, claim, judge, linear_accuracy, run_demo
 from edgekd.pipeline.evaluate import evaluate_file
 
@@ -29,6 +32,24 @@ def test_every_stage_runs_and_the_files_are_where_it_says(tmp_path):
     assert (tmp_path / "demo" / "demo.txt").read_text().startswith("edgekd demo")
     with pytest.raises(InputError, match="exists; replace it with --force"):
         run_demo(tmp_path / "demo", said.append, settings=SMALL)
+
+
+@pytest.mark.parametrize(("stop", "said"), [
+    (KeyboardInterrupt("teacher: interrupted in epoch 2; go on with --resume"), "interrupted"),
+    (InputError("run.json cannot be written (No space left on device); free space there and go on with --resume: it is kept"),
+     r"run\.json cannot be written \(No space left on device\); see to it and"),
+])
+def test_a_demo_that_ends_early_says_how_to_begin_anew(tmp_path, monkeypatch, stop, said):
+    def teach(*_):
+        raise stop
+    monkeypatch.setattr(demo, "teach", teach)
+    out = tmp_path / "my demo"
+    with pytest.raises(type(stop), match=said) as stopped:
+        run_demo(out, [].append, keep=True, settings=SMALL)
+    _, _, advice = str(stopped.value).partition("begin anew with: ")
+    assert shlex.split(advice) == ["edgekd", "demo", "--out", str(out), "--keep", "--force"]
+    assert "--resume" not in str(stopped.value)
+    claim(out, force=True)  # as the advice would
 
 
 def report_with(exported):

@@ -65,7 +65,7 @@ def test_a_folder_without_a_readable_file_writes_nothing(tone_model, tmp_path):
     folder = tmp_path / "broken"
     folder.mkdir()
     (folder / "a.wav").write_bytes(b"RIFF")
-    with pytest.raises(InputError, match="none of 1 audio files is readable"):
+    with pytest.raises(InputError, match="1 audio file, none of them readable"):
         predict_folder(tone_model, folder, tmp_path / "p.csv")
     assert not (tmp_path / "p.csv").exists()
 

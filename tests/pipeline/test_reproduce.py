@@ -153,7 +153,7 @@ def test_a_run_that_fails_leaves_its_row_open(place):
     assert figures["alone"] is None
     assert figures["taught"] is not None
     assert "0 of 1" in report.to_markdown()
-    with pytest.raises(GateError, match="1 runs are not done; the same command tries again"):
+    with pytest.raises(GateError, match="1 run not done; the same command tries again"):
         report.require()
 
 

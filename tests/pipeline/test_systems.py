@@ -19,6 +19,7 @@ from edgekd.distill.softlabels import soft_labels
 from edgekd.distill.specialists import PairReport
 from edgekd.distill.training import Options
 from edgekd.errors import InputError
+from edgekd.pipeline import crossval, sweep
 from edgekd.pipeline.distill import distill
 from edgekd.pipeline.experiment import Fold, Plan, Setting
 from edgekd.pipeline.jobs import Slot, Workers
@@ -102,6 +103,40 @@ def test_teachers_given_take_the_place_of_the_recipes_own(place, tmp_path):
         distill("student.toml", place / "store", tmp_path / "x", ["none", given], options=QUIET)
     with pytest.raises(InputError, match="begun without training its own teachers"):
         distill("student.toml", place / "store", tmp_path / "given", options=RESUME)
+
+
+def test_settings_of_teachers_reach_all_that_the_recipe_trains_and_not_the_student(place, tmp_path):
+    write_student(ONE_TEACHER + '[specialists]\nrecipe = "teacher.toml"\npairs = 1\nset = ["train.lr=1e-4"]\n'
+                  '[backend]\nkernels = ["linear"]\n[[backend.beside]]\nrecipe = "other.toml"\n')
+    (tmp_path / "other.toml").write_text(f'name = "o"\n{COMMON}\n[student]{NETWORK}\n{ONE_TEACHER}')
+    cli._run(["distill", "student.toml", "--data", str(place / "store"), "--out", "out", "--teach-set", "train.epochs=2",
+              "--teach-set", "train.lr=1e-5", "--threads", "1"])
+    taught = [path for path in tmp_path.glob(f"out/**/{TEACHERS_FOLDER}/*") if path.is_dir()]
+    assert {path.name.partition("-")[0] for path in taught} == {"t", "chooser", "specialist"}
+    assert len([path for path in taught if path.name == "t"]) == 2  # also that of the system beside it
+    for path in taught:
+        train = load_run(path).recipe.train
+        assert (train.epochs, train.lr) == (2, 1e-5)
+    assert load_run(tmp_path / "out").recipe.train.epochs == 1
+    with pytest.raises(InputError, match="begun with another recipe"):
+        distill("student.toml", place / "store", tmp_path / "out", options=RESUME)
+
+
+@pytest.mark.parametrize(("tables", "given", "why"), [
+    (ONE_TEACHER, ["none"], "with --teacher none is trained"), ("", [], "recipe s has no teachers of its own")])
+def test_settings_of_teachers_that_are_not_trained_are_refused(place, tmp_path, tables, given, why):
+    write_student(tables)
+    with pytest.raises(InputError, match=f"--teach-set seed=1: {why}; leave it out"):
+        distill("student.toml", place / "store", tmp_path / "out", given, options=QUIET, teacher_overrides=["seed=1"])
+
+
+def test_settings_of_teachers_are_for_those_named_or_else_for_the_recipes_own(place):  # noqa: ARG001
+    for teachers, own in (((), ("seed=1",)), (("teacher.toml",), ())):
+        (cross,) = crossval.chosen_settings(crossval.Question("student.toml", teachers=teachers, teacher_settings=("seed=1",)))
+        swept, _ = sweep.chosen_settings(sweep.Grid(("student.toml",), (), (), teachers, ("seed=1",), None, "0", None))
+        for setting in (cross, *swept):
+            assert setting.recipe.teachers[0].set == own
+            assert [teacher.seed for teacher in setting.teachers] == [1] * len(teachers)
 
 
 def test_an_unknown_accelerator_leaves_no_folder_behind(place, tmp_path):

@@ -76,7 +76,7 @@ def test_sound_is_given_on_and_the_first_line_says_what_is_heard(fake):
     ([OPEN, ["sound", 5], ["raw", "00" * 64], ["stall"]], "the capture process writes something else than blocks of sound"),
     ([OPEN, ["sound", 5], ["frame", "5a", "00"], ["stall"]], "the capture process sends a frame of an unknown kind b'Z'"),
     ([OPEN, ["sound", 5], ["frame", "4f", "7b"], ["stall"]], "the capture process says what cannot be read"),
-    ([OPEN, ["sound", 5], ["frame", "42", "0102030405"], ["stall"]], "sends 5 bytes, which are no samples of 1 channels"),
+    ([OPEN, ["sound", 5], ["frame", "42", "0102030405"], ["stall"]], "sends 5 bytes, which are no samples of 1 channel"),
     ([OPEN, ["sound", 5], ["back", 320], ["sound", 1], ["stall"]], "sends sample 480 after 800"),
     ([OPEN, ["sound", 5], ["fail", "PortAudio has finished", False]], "PortAudio has finished"),
     ([OPEN, ["sound", 5], ["fail", "rtsp://me:pa@ss@box:554/live?a@b: refused", False]], "rtsp://***@box:554/live?a@b: refused"),

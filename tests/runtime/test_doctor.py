@@ -178,8 +178,8 @@ def test_a_source_that_stalls_gives_what_came(fake):
 
 
 def test_no_microphone_is_an_error_that_says_why(fake):
-    with pytest.raises(InputError, match=r"nothing is heard for 4 s: no microphone; there is none; plug a microphone in"):
-        listen_for(Request(), 2.0, 4.0, fake([["fail", "no microphone; there is none", False]]))
+    with pytest.raises(InputError, match=r"nothing is heard for 4 s: no microphone is there; plug one in; see .*mics.*--wait"):
+        listen_for(Request(), 2.0, 4.0, fake([["fail", "no microphone is there; plug one in", False]]))
     with pytest.raises(InputError, match=r"nothing is heard for 4 s: it ended; give a --command that writes raw samples"):
         listen_for(Request(command="x", rate=16000), 2.0, 4.0, fake([["fail", "it ended", False]]))
 

@@ -94,6 +94,22 @@ def test_a_label_that_stays_is_one_row_and_changes_are_beside_it(clock, opened):
         (1, START, 1.0, None, "listening with the model toy"), (4, START + 2.5, 3.2, "FAILED", "gone")]
 
 
+def test_times_of_a_file_are_as_if_it_were_played(clock, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "SAVE_S", 1000.0)
+    history = open_history(HistoryTable(str(tmp_path / "h.sqlite")), "yard.wav")
+    for t, label in ((1.0, "rain"), (2.0, "rain"), (3.0, "wind"), (3600.0, "wind")):
+        clock.pass_by(0.001)
+        clock.now += 5000.0 * (t == 2.0)  # is set, which does not matter
+        tell(history, t, label)
+    save(history)
+    history._stopping.set()
+    assert [row[1:4] for row in rows(file_of(history))] == [
+        ("rain", START + 1.0, START + 3.0), ("wind", START + 3.0, START + 3.0), ("wind", START + 3600.0, START + 3600.0)]
+    assert rows(file_of(history), "changes") == [
+        (1, START, 0.0, None, "hearing yard.wav; times count from here as if it were played"),
+        (2, START + 1.0, 1.0, None, "listening with the model toy")]
+
+
 def test_a_row_that_was_written_goes_on_growing(clock, opened):
     for t in range(1, 6):
         tell(opened, float(t))

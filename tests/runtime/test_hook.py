@@ -150,7 +150,10 @@ def gone(pid: int) -> bool:
     return state in "ZX"
 
 
-@pytest.mark.parametrize(("command", "troubled"), [("sleep 60 & echo $! > {0}; wait", True), ("sleep 60 & echo $! > {0}", False)])
+@pytest.mark.parametrize(("command", "troubled"), [
+    ("sleep 60 & echo $! > {0}; wait", True), ("sleep 60 & echo $! > {0}", False),
+    ("setsid sh -c 'echo $$ > {0}; exec sleep 60' & sleep 60", True),
+    ("setsid sh -c 'echo $$ > {0}; exec sleep 60' & while ! [ -s {0} ]; do sleep 0.01; done", False)])
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 def test_nothing_that_a_command_starts_outlives_it(tmp_path, command, troubled):
     hook = hooked(command.format(tmp_path / "pid"), 0.5)

@@ -171,6 +171,20 @@ def test_a_change_of_state_is_a_line_of_its_own_and_decisions_carry_the_state():
     assert to_text(found[2]) == "     3.00 s  RECOVERING: gone"
 
 
+def test_news_is_asked_for_also_where_no_sound_comes_and_all_are_told_of_it():
+    nothing, told, asked = np.empty(0, np.float32), [], []
+
+    def news(t, state):
+        asked.append((t, state))
+        return [Change(t, state, "hook: no")] if len(asked) == 3 else []
+
+    chunks = [nothing, Turn("HEALTHY", "hearing m"), NOISE[:16000], Turn("RECOVERING", "gone", 2.0), nothing]
+    found = list(decisions(ToyModel(), chunks, "x", 1.0, 3, news=news, observe=lambda line, _: told.append(line)))
+    assert asked == [(0.0, "HEALTHY"), (1.0, "HEALTHY"), (1.0, "RECOVERING"), (1.0, "RECOVERING")]  # not before the first line
+    assert [getattr(line, "reason", "") for line in found] == ["hearing m", "", "gone", "hook: no"]
+    assert told == found
+
+
 def test_command_hears_another_command_for_ever(monkeypatch, capsys, tmp_path):
     (tmp_path / "a.raw").write_bytes(raw(tone(16000)))
     lines = []

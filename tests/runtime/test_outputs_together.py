@@ -5,11 +5,14 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
+import wave
 from contextlib import closing
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from edgekd.data import folder
 
@@ -47,6 +50,17 @@ def test_a_listener_keeps_and_tells_what_it_is_asked_to(tmp_path):
     assert "other" in {source.clip.label for source in found}
 
 
+def test_the_history_of_a_file_has_its_times(tmp_path):
+    with wave.open(str(tmp_path / "yard.wav"), "wb") as file:
+        file.setparams((1, 2, 16000, 0, "NONE", ""))
+        file.writeframes(SOUND.tobytes())
+    command = [*LISTEN[:5], tmp_path / "yard.wav", *LISTEN[6:], "--history", tmp_path / "h.sqlite"]
+    assert subprocess.run(command, check=False, stdout=subprocess.DEVNULL).returncode == 0
+    with closing(sqlite3.connect(tmp_path / "h.sqlite")) as db:
+        ((began, ended),) = db.execute("SELECT min(began), max(ended) FROM runs").fetchall()
+    assert 10.0 < ended - began < 12.0
+
+
 def test_a_hook_that_hangs_delays_neither_decisions_nor_the_end(tmp_path):
     with subprocess.Popen([*LISTEN, "--hook", f"echo $$ > {tmp_path}/pid; sleep 60"], stdin=subprocess.PIPE,
                           stdout=subprocess.PIPE) as process:
@@ -58,6 +72,24 @@ def test_a_hook_that_hangs_delays_neither_decisions_nor_the_end(tmp_path):
         process.send_signal(signal.SIGTERM)
         assert process.wait(20.0) == 0
         assert time.monotonic() - began < 5.0  # a second on a machine that does nothing else
+
+
+@pytest.mark.parametrize("source", ["-", "command"])
+def test_trouble_is_a_line_also_while_no_sound_comes(source):
+    chosen = LISTEN if source == "-" else [*LISTEN[:5], *LISTEN[6:], "--command", "head -c 40000 /dev/urandom; exec sleep 60"]
+    with subprocess.Popen([*chosen, "--hook", "sleep 0.5; exit 3"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        ending = threading.Timer(20.0, process.kill)  # where nothing is said, nothing would end
+        ending.start()
+        process.stdin.write(SOUND[:20000].tobytes() if source == "-" else b"")
+        process.stdin.flush()
+        lines = []
+        while not lines or "hook" not in lines[-1].get("reason", ""):
+            lines.append(json.loads(process.stdout.readline()))
+        ending.cancel()
+        process.kill()
+    assert lines[-1]["reason"] == "hook: the command ended with status 3"
+    assert lines[-1]["t"] >= lines[-2]["t"]
+    assert [line["state"] for line in lines] == ["HEALTHY"] * len(lines)  # before the source itself is in trouble
 
 
 def test_what_is_off_is_not_imported():

@@ -154,6 +154,14 @@ def test_command_replays_to_lines_for_people(run, recording, tmp_path):
     assert (status, "accuracy     0.0%" in out, "1, 1 missed" in out, "median none" in out) == (0, True, True, True)
 
 
+def test_command_says_which_outputs_a_replay_leaves_out(run, recording, tmp_path):
+    history = tmp_path / "h.sqlite"
+    status, out, err = run(recording, "--replay", "--json", "--history", history, "--hook", "exit 1")
+    assert (status, json.loads(out)["source"]) == (0, str(recording))
+    assert err == "edgekd: a replay only judges: [hook] and [history] were told nothing; leave out --replay and --track for that\n"
+    assert not history.exists()
+
+
 def test_command_steadies_decisions_and_marks_gated_ones(run, recording):
     _, plain, _ = run(recording, "--json")
     _, steady, _ = run(recording, "--json", "--smooth", "2", "--gate", "-60")

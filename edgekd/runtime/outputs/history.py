@@ -2,6 +2,7 @@
 
 The stream only adds to numbers in memory. A thread writes them: what is complete after a few seconds, the label that goes on less often,
 so that a memory card lasts. Clock times tell when; the order never depends on them, and a label's stretch ends where the clock is set.
+Of an audio file, which is heard faster than it would be played, times are as if it were played from the moment on at which it was opened.
 """
 
 import sqlite3
@@ -45,7 +46,9 @@ class History:
 
     name = "history"
 
-    def __init__(self, table: HistoryTable) -> None:
+    def __init__(self, table: HistoryTable, file: str | None = None) -> None:
+        """file: the audio file that is heard, None for a live source."""
+        self._heard_file, self._began = file, time.time()
         self._path, self._max_bytes = Path(table.file), int(table.max_mb * 1e6)
         self._lock = threading.Lock()
         self._waiting: deque[_Stretch] = deque()
@@ -69,13 +72,8 @@ class History:
 
     def tell(self, event: Decision | Change, moment: Moment | None) -> None:
         """Take a line."""
-        now = time.time()
-        offset = now - time.monotonic()
         with self._lock:
-            if self._offset is not None and abs(offset - self._offset) > JUMP_S:
-                self._open = None
-                self._add(Event(now, event.t, None, f"the clock was set by {offset - self._offset:+.0f} s"))
-            self._offset = offset
+            now = self._now(event.t)
             if isinstance(event, Change):
                 self._add(Event(now, event.t, event.state, event.reason))
                 return
@@ -91,6 +89,20 @@ class History:
         """Write what waits, for a moment."""
         self._stopping.set()
         self._thread.join(0.9 * CLOSE_S)
+
+    def _now(self, t: float) -> float:
+        """Clock time of a line at `t` seconds. Adds a row where the clock was set, and one at the beginning of a file."""
+        now = time.time()
+        offset = now - time.monotonic()
+        before, self._offset = self._offset, offset
+        if self._heard_file is not None:
+            if before is None:
+                self._add(Event(self._began, 0.0, None, f"hearing {self._heard_file}; times count from here as if it were played"))
+            return self._began + t
+        if before is not None and abs(offset - before) > JUMP_S:
+            self._open = None
+            self._add(Event(now, t, None, f"the clock was set by {offset - before:+.0f} s"))
+        return now
 
     def _decide(self, decision: Decision, now: float, window_s: float) -> None:
         stretch = self._open
@@ -212,14 +224,14 @@ class History:
         self._notice, self._notice_until = notice, time.monotonic() + NOTICE_S
 
 
-def open_history(table: HistoryTable) -> History:
-    """The history of a configuration; the file need not exist nor be writable yet.
+def open_history(table: HistoryTable, file: str | None = None) -> History:
+    """The history of a configuration; the database need not exist nor be writable yet. file: the audio file that is heard, if any.
 
     Raises:
         InputError: a folder, or a database of another program or of a later version.
     """
     require_ours(Path(table.file))
-    return History(table)
+    return History(table, file)
 
 
 def _words(error: Exception) -> str:

@@ -1,7 +1,8 @@
 """A command that is run, and an address that is posted to, where the label shown changes; each gets the event as JSON.
 
 Each has its own queue and thread, so that neither waits for the other. A command runs alone, in a process group of its own that is killed
-when its time is up and also when its first process ends: nothing that it starts outlives it.
+when its time is up and also when its first process ends: nothing that it starts outlives it. What leaves the group (setsid, a daemon) is
+known on Linux by a mark in the environment, which all that a command starts inherit unless they clear it.
 """
 
 import os
@@ -9,11 +10,13 @@ import re
 import selectors
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -33,6 +36,10 @@ MAX_SAID, KEPT, SHOWN = 1 << 20, 1 << 12, 120
 """Bytes of a command's standard error that are read, and kept of them; characters of its last line that are shown."""
 SECRET = re.compile(r"EDGEKD_.*(PASSWORD|TOKEN).*")
 """Variables of the environment that a command does not get."""
+MARK = "EDGEKD_HOOK_RUN"
+"""Variable of the environment by which all that one run of a command starts is found."""
+SWEEPS = 10
+"""Searches for what a command has left at most: a process may start another while it is found."""
 
 
 class DeliveryError(Exception):
@@ -149,13 +156,15 @@ class Command:
         """
         if self._stopped.is_set():
             return
+        mark = os.urandom(16).hex()
         try:
             process = subprocess.Popen(self._command, shell=True, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-                                       bufsize=0, start_new_session=True, env=_without_secrets(os.environ))
+                                       bufsize=0, start_new_session=True, env={**_without_secrets(os.environ), MARK: mark})
         except (OSError, ValueError) as error:  # ValueError: a zero byte
             raise DeliveryError(f"the command cannot be started ({getattr(error, 'strerror', None) or error})") from None
         with process:
             in_time, said = self._attend(process, body)
+        _kill_marked(mark)
         self.trouble = None
         if not in_time and not self._stopped.is_set():
             raise DeliveryError(f"the command took longer than {self._timeout_s:g} s and was killed{said}")
@@ -250,6 +259,26 @@ def _has_ended(pid: int) -> bool:
         return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
     except ChildProcessError:  # where SIGCHLD is ignored, the system has waited for it
         return True
+
+
+def _kill_marked(mark: str) -> None:
+    """Kill what is left of a run of a command, known by its mark; needs Linux's /proc."""
+    if sys.platform != "linux":
+        return
+    line = f"{MARK}={mark}".encode()
+    for _ in range(SWEEPS):
+        found = False
+        for place in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):  # it has ended, or is another user's
+                process = os.pidfd_open(int(place.name))  # the number may be another's by the time of the kill, this may not
+                try:
+                    if line in (place / "environ").read_bytes().split(b"\0"):
+                        signal.pidfd_send_signal(process, signal.SIGKILL)
+                        found = True
+                finally:
+                    os.close(process)
+        if not found:
+            return
 
 
 def _without_secrets(environment: Mapping[str, str]) -> dict[str, str]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from edgekd.manifest import Manifest
 from edgekd.runtime.capture import Counts
 from edgekd.runtime.decision import Decision
-from edgekd.runtime.health import Change
+from edgekd.runtime.health import Change, State
 
 Array = NDArray[np.float32]
 Item = TypeVar("Item")
@@ -97,27 +97,29 @@ class Outputs:
             else:
                 self._bugs.pop(output.name, None)
 
-    def through(self, lines: Iterator[Decision | Change]) -> Iterator[Decision | Change]:
-        """The lines as they come, and one wherever an output's trouble begins, changes or ends: of the source's state, which stays.
+    def news(self, t: float, state: State) -> list[Change]:
+        """A line for each output whose trouble begins, changes or ends.
 
-        Where the lines end, the outputs are closed first: what they cannot deliver at the end is said too.
+        Args:
+            t: of the lines, seconds since the start.
+            state: of the source; it stays.
         """
-        line = None
-        for line in lines:
-            yield line
-            for news in self._news(line):
-                self.tell(news, None)
-                yield news
-        self._close()
-        if line is not None:
-            yield from self._news(line)
-
-    def _news(self, line: Decision | Change) -> Iterator[Change]:
+        lines = []
         for output in self._outputs:
             trouble = self._trouble(output)
             if trouble != self._troubles.get(output.name):
                 self._troubles[output.name] = trouble
-                yield Change(line.t, line.state, f"{output.name}: {trouble or WORKS_AGAIN}")
+                lines.append(Change(t, state, f"{output.name}: {trouble or WORKS_AGAIN}"))
+        return lines
+
+    def through(self, lines: Iterator[Decision | Change]) -> Iterator[Decision | Change]:
+        """The lines as they come. Where they end, the outputs are closed: what they cannot deliver at the end is said too."""
+        line = None
+        for line in lines:
+            yield line
+        self._close()
+        if line is not None:
+            yield from self.news(line.t, line.state)
 
     def _trouble(self, output: Output) -> str | None:
         try:

@@ -4,42 +4,43 @@ from collections.abc import Callable
 from typing import Any
 
 from edgekd.runtime.config import OUTPUT_TABLES, Config
+from edgekd.runtime.listen import STANDARD_INPUT
 from edgekd.runtime.outputs.hub import Output, Outputs
 from edgekd.runtime.outputs.tables import ClipsTable, HistoryTable, HookTable, MqttTable, WebTable
 
 
-def _web(table: WebTable) -> Output:
+def _web(table: WebTable, _config: Config) -> Output:
     from edgekd.runtime.outputs.web import Web
 
     return Web(table)
 
 
-def _mqtt(table: MqttTable) -> Output:
+def _mqtt(table: MqttTable, _config: Config) -> Output:
     from edgekd.runtime.outputs.mqtt import open_mqtt
 
     return open_mqtt(table)
 
 
-def _hook(table: HookTable) -> Output:
+def _hook(table: HookTable, _config: Config) -> Output:
     from edgekd.runtime.outputs.hook import open_hook
 
     return open_hook(table)
 
 
-def _history(table: HistoryTable) -> Output:
+def _history(table: HistoryTable, config: Config) -> Output:
     from edgekd.runtime.outputs.history import open_history
 
-    return open_history(table)
+    return open_history(table, None if config.source.file == STANDARD_INPUT else config.source.file)
 
 
-def _clips(table: ClipsTable) -> Output:
+def _clips(table: ClipsTable, _config: Config) -> Output:
     from edgekd.runtime.outputs.clips import open_clips
 
     return open_clips(table)
 
 
-OPENERS: dict[str, Callable[[Any], Output]] = {"web": _web, "mqtt": _mqtt, "hook": _hook, "history": _history, "clips": _clips}
-"""Name of a table -> what makes an output of it, at work."""
+OPENERS: dict[str, Callable[[Any, Config], Output]] = {"web": _web, "mqtt": _mqtt, "hook": _hook, "history": _history, "clips": _clips}
+"""Name of a table -> what makes an output of it and of the configuration that it is in, at work."""
 
 
 def open_outputs(config: Config, systemd: Output | None = None) -> Outputs:
@@ -54,7 +55,7 @@ def open_outputs(config: Config, systemd: Output | None = None) -> Outputs:
     try:
         for name in OUTPUT_TABLES:
             if (table := getattr(config, name)) is not None:
-                opened.append(OPENERS[name](table))
+                opened.append(OPENERS[name](table, config))
     except BaseException:
         with Outputs(opened):
             raise
