@@ -15,9 +15,10 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekd import modelfile, rounding
+from edgekd import modelfile, onnxsize, rounding, tflitesize
 from edgekd.errors import InputError, MissingExtraError, nearest
 from edgekd.manifest import Manifest, TensorQuant
+from edgekd.tflitesize import table, vector
 
 Engine = Literal["litert", "onnxruntime"]
 
@@ -33,6 +34,10 @@ FATAL_ONLY = 4
 STDERR = 2
 MAX_ELEMENTS = 2**24
 """Of all tensors of a .tflite file together: more than ten times what the largest student has."""
+MAX_ONNX_ELEMENTS = 2**25
+"""As above: an .onnx file spells most tensors of an int8 model two or three times, and the largest student has a tenth of it."""
+MAX_READ = 2**24
+"""By the windows of one operator, a convolution or a pool, for one output channel: 25 times what the largest student has."""
 TFLITE_VECTORS = {"operator codes": 1, "graph": 2, "buffers": 4}
 """Vectors of the model table, and their field numbers."""
 GRAPH_TENSORS, GRAPH_OUTPUTS, GRAPH_OPERATORS, OPERATOR_TENSORS = 0, 2, 3, (1, 2)
@@ -117,7 +122,8 @@ def open_model(path: str | Path, engine: str | None = None, threads: int = 1) ->
         threads: that the engine computes with.
 
     Raises:
-        InputError: a file without a manifest, damaged, or at odds with its manifest; an unknown engine or one for another format.
+        InputError: a file without a manifest, damaged, at odds with its manifest, or one that would take very much memory; an unknown
+            engine or one for another format.
         MissingExtraError: the engine is not installed.
     """
     path = Path(path)
@@ -149,16 +155,16 @@ def refuse_odd_graph(content: bytes, optional_inputs: bool = False) -> None:
     lacks a tensor. optional_inputs: an operator may say with -1 that it has no bias or state, as no emitter of edgekd does."""
     (model,) = struct.unpack_from("<I", content)
     for name, number in TFLITE_VECTORS.items():
-        if _vector(content, model, number)[1] == 0:
+        if vector(content, model, number)[1] == 0:
             raise ValueError(f"it has no {name}")
-    graph = _table(content, _vector(content, model, TFLITE_VECTORS["graph"])[0])
-    tensors = _vector(content, graph, GRAPH_TENSORS)[1]
-    first, operators = _vector(content, graph, GRAPH_OPERATORS)
+    graph = table(content, vector(content, model, TFLITE_VECTORS["graph"])[0])
+    tensors = vector(content, graph, GRAPH_TENSORS)[1]
+    first, operators = vector(content, graph, GRAPH_OPERATORS)
     left = len(content)  # an honest file has no more references than bytes
     for index in range(operators):
-        operator = _table(content, first + 4 * index)
+        operator = table(content, first + 4 * index)
         for number in OPERATOR_TENSORS:
-            at, count = _vector(content, operator, number)
+            at, count = vector(content, operator, number)
             left -= count
             least = -1 if optional_inputs and number == OPERATOR_TENSORS[0] else 0
             if left < 0 or any(not least <= tensor < tensors for tensor in struct.unpack_from(f"<{count}i", content, at)):
@@ -173,36 +179,18 @@ def with_output(content: bytes, choose: Callable[[list[int]], int]) -> bytes:
         choose: numbers of the tensors that operators write -> one of them.
     """
     (model,) = struct.unpack_from("<I", content)
-    graph = _table(content, _vector(content, model, TFLITE_VECTORS["graph"])[0])
-    first, operators = _vector(content, graph, GRAPH_OPERATORS)
+    graph = table(content, vector(content, model, TFLITE_VECTORS["graph"])[0])
+    first, operators = vector(content, graph, GRAPH_OPERATORS)
     written: list[int] = []
     for index in range(operators):
-        at, count = _vector(content, _table(content, first + 4 * index), OPERATOR_TENSORS[1])
+        at, count = vector(content, table(content, first + 4 * index), OPERATOR_TENSORS[1])
         written += struct.unpack_from(f"<{count}i", content, at)
-    at, count = _vector(content, graph, GRAPH_OUTPUTS)
+    at, count = vector(content, graph, GRAPH_OUTPUTS)
     if not count:
         raise ValueError("it has no output")
     changed = bytearray(content)
     struct.pack_into("<i", changed, at, choose(written))
     return bytes(changed)
-
-
-def _table(content: bytes, reference: int) -> int:
-    """Where the table begins that a vector's element refers to."""
-    return int(reference + struct.unpack_from("<I", content, reference)[0])
-
-
-def _vector(content: bytes, table: int, number: int) -> tuple[int, int]:
-    """First element and length of a vector, by its table and field number; (0, 0) where it is absent."""
-    vtable = table - struct.unpack_from("<i", content, table)[0]
-    slot = 4 + 2 * number  # a vtable holds its size, its table's size, then the fields' offsets
-    if vtable < 0 or slot + 2 > struct.unpack_from("<H", content, vtable)[0]:
-        return 0, 0
-    (offset,) = struct.unpack_from("<H", content, vtable + slot)
-    if not offset:
-        return 0, 0
-    vector = _table(content, table + offset)
-    return vector + 4, int(struct.unpack_from("<I", content, vector)[0])
 
 
 class _LiteRT:
@@ -211,10 +199,12 @@ class _LiteRT:
     def __init__(self, path: Path, content: bytes, threads: int) -> None:
         interpreter_type = litert_interpreter()
         try:
+            tflitesize.refuse_crowds(content)
             refuse_odd_graph(content)
             with silent_stderr():  # it announces its delegate there
                 self._interpreter = interpreter_type(model_content=content, num_threads=threads)
                 self._refuse_odd_tensors()
+                tflitesize.refuse_untrue_shapes(content, MAX_READ)
                 self._interpreter.allocate_tensors()
             (source,), (output,) = self._interpreter.get_input_details(), self._interpreter.get_output_details()
             self._window_shape = tuple(int(size) for size in source["shape"])  # (1, mel, frame, 1)
@@ -258,6 +248,7 @@ class _OnnxRuntime:
     def __init__(self, path: Path, content: bytes, threads: int) -> None:
         open_session = onnx_opener()
         try:
+            onnxsize.refuse_costly_graph(content, MAX_ONNX_ELEMENTS, MAX_READ)
             self._session = open_session(content, threads)
             (source,), (output,) = self._session.get_inputs(), self._session.get_outputs()
             self.input_shape = tuple(source.shape[2:])

@@ -41,6 +41,8 @@ VARINT, FIXED64, LENGTH_DELIMITED, FIXED32 = 0, 1, 2, 5
 """Wire types of protobuf."""
 FIXED_SIZES = {FIXED64: 8, FIXED32: 4}
 MAX_VARINT_BYTES = 10
+MAX_FIELD_NUMBER = 2**29 - 1
+"""Protobuf's own; some of its readers drop the bits above and would see another field."""
 MAX_FIELDS = 2**16
 """Of one protobuf message: a graph with more nodes is no model for a small device, and every node costs its readers memory and time."""
 
@@ -291,24 +293,24 @@ def fields(raw: bytes, position: int = 0, stop: int | None = None) -> Iterator[t
         start, count = position, count + 1
         if count > MAX_FIELDS:
             raise DamagedError(f"more than {MAX_FIELDS:,} fields in one message")
-        tag, position = _read_varint(raw, position)
+        tag, position = read_varint(raw, position)
         wire, number = tag & 7, tag >> 3
         payload = position
         if wire == VARINT:
-            _, position = _read_varint(raw, position)
+            _, position = read_varint(raw, position)
         elif wire == LENGTH_DELIMITED:
-            length, payload = _read_varint(raw, position)
+            length, payload = read_varint(raw, position)
             position = payload + length
         elif wire in FIXED_SIZES:
             position += FIXED_SIZES[wire]
         else:
             raise DamagedError(f"wire type {wire} at byte {start}")
-        if number == 0 or position > stop:
+        if not 0 < number <= MAX_FIELD_NUMBER or position > stop:
             raise DamagedError(f"field {number} at byte {start} of {stop} is cut off or garbled")
         yield number, start, payload, position
 
 
-def _read_varint(raw: bytes, position: int) -> tuple[int, int]:
+def read_varint(raw: bytes, position: int) -> tuple[int, int]:
     """The number and the position behind it."""
     value = 0
     for index, byte in enumerate(raw[position:position + MAX_VARINT_BYTES]):

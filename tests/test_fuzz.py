@@ -41,10 +41,13 @@ from edgekd.errors import InputError
 def refuse(path):
     raise InputError(path.name)
 
+def starve(path):
+    raise InputError("cannot run this model (Failed to allocate memory for requested buffer of size 139586445568)")
+
 held = []
 fuzz.READERS = {"whole": Path.read_bytes, "refusing": refuse, "wrong": lambda path: [][1], "dead": lambda path: os.abort(),
                 "asleep": lambda path: time.sleep(60), "greedy": lambda path: held.append(b"x" * 2**28 * 3),
-                "fat": lambda path: held.append(bytearray(range(256)) * 2**20 * 2), "last": refuse}
+                "fat": lambda path: held.append(bytearray(range(256)) * 2**20 * 2), "starved": starve, "last": refuse}
 plan = fuzz.Plan([fuzz.load(Path(sys.argv[2]))], 0, ["flip"])
 for event in fuzz.events(plan, range(2), 2.0):
     print(event.index, event.reader, event.outcome, event.kind)
@@ -74,6 +77,8 @@ def models(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
     for suffix, raw in EMITTED.items():
         modelfile.write(folder / f"toy.int8{suffix}", raw, complete_manifest(suffix))
+    twin = tflite.emit(GRAPH, float_twin=True)
+    modelfile.write(folder / "toy.float.tflite", twin, toy.manifest(GRAPH, "tflite", "float"))
     (folder / "foreign.tflite").write_bytes(EMITTED[".tflite"])
     fuzz_seeds.write(folder)
     return sorted(folder.iterdir())
@@ -100,7 +105,7 @@ def test_whatever_a_reader_does_is_noticed_and_the_next_one_goes_on(models):
     done = run(next(path for path in models if path.name == "toy.int8.tflite"), code=BROKEN)
     assert done.returncode == 0, done.stderr
     outcomes = ["whole ok", "refusing refused", "wrong traceback", "dead crashed", "asleep hung", "greedy memory", "fat memory",
-                "last refused"]
+                "starved memory", "last refused"]
     assert done.stdout.splitlines() == [f"{index} {outcome} flip" for index in (0, 1) for outcome in outcomes]
 
 
@@ -115,7 +120,7 @@ def test_a_kind_that_needs_a_manifest_needs_a_file_with_one(models):
     assert "needs a MODEL with a manifest" in done.stderr
 
 
-def overlapping(tensors: int, name: int, rank: int, operators: int, inputs: int, subgraphs: int = 1) -> bytes:
+def overlapping(tensors: int, name: int, rank: int, operators: int, inputs: int, subgraphs: int = 1, size: int = 2**31 - 1) -> bytes:
     """A .tflite whose tensors are all the same one, operators too: a small file that seems to hold very much."""
     builder = flatbuffers.Builder(1024)
 
@@ -132,7 +137,7 @@ def overlapping(tensors: int, name: int, rank: int, operators: int, inputs: int,
         return getattr(schema, f"{kind}End")(builder)
 
     text = builder.CreateByteVector(b"x" * name)
-    tensor = table("Tensor", Shape=vector(rank, value=2**31 - 1), Name=text, Type=schema.TensorType.INT8)
+    tensor = table("Tensor", Shape=vector(rank, value=size), Name=text, Type=schema.TensorType.INT8)
     indices = vector(inputs)
     graph = table("SubGraph", Tensors=vector(tensors, tensor), Inputs=indices, Outputs=indices,
                   Operators=vector(operators, table("Operator", Inputs=indices, Outputs=indices)))
@@ -203,6 +208,22 @@ def sealed(content: bytes, suffix: str, **changes: object) -> bytes:
     return modelfile.sealed(suffix, content, json.dumps(document).encode())
 
 
+def padded(suffix: str) -> bytes:
+    """Under a right digest, a padding of 2**28, of the batch or of mel bands, where the file says small shapes or none."""
+    if suffix == ".onnx":
+        model = pytest.importorskip("onnx").load_model_from_string(EMITTED[suffix])
+        pads = next(tensor for tensor in model.graph.initializer if tensor.name.endswith("/pads"))
+        pads.raw_data = pads.raw_data[:4 * 8] + (2**28).to_bytes(8, "little") + pads.raw_data[5 * 8:]
+        return sealed(model.SerializeToString(), suffix)
+    content = tflite.emit(GRAPH, float_twin=True)
+    model = schema.ModelT.InitFromPackedBuf(bytearray(content), 0)
+    operator = next(each for each in model.subgraphs[0].operators
+                    if model.operatorCodes[each.opcodeIndex].builtinCode == schema.BuiltinOperator.PAD)
+    values = bytes(model.buffers[model.subgraphs[0].tensors[operator.inputs[1]].buffer].data)
+    changed = content.replace(values, values[:4 * 3] + (2**28).to_bytes(4, "little") + values[4 * 4:])
+    return modelfile.sealed(suffix, changed, manifest.encode(toy.manifest(GRAPH, "tflite", "float")))
+
+
 def hostile() -> dict[str, bytes]:
     """Files made to take all time or memory."""
     scale, relu = np.array(0.1, np.float32), helper.make_node("Relu", ["input"], ["logits"])
@@ -219,6 +240,8 @@ def hostile() -> dict[str, bytes]:
         "buffers.tflite": shared_buffer(10_000, 1_000_000), "bodies.onnx": onnx_model([*branching(20, 500), relu]),
         "values.onnx": onnx_model([helper.make_node("Constant", [], ["c"], value=floats), relu]),
         "engine.tflite": sealed(overlapping(3, 1, 4, 1, 1), ".tflite"),
+        "copies.tflite": sealed(overlapping(16_000, 1, 100_000, 1, 1, size=1), ".tflite"),
+        "padded.onnx": padded(".onnx"), "padded.tflite": padded(".tflite"),
         "nodes.onnx": EMITTED[".onnx"] + field(7, field(1, b"") * 20 * CROWD), "fields.onnx": EMITTED[".onnx"] + field(1, b"") * 20 * CROWD,
         "attributes.onnx": field(7, field(1, field(5, b"") * 20 * CROWD)), "deep.onnx": nested(3000),
         "circle.onnx": onnx_model([*circle, relu], scale=scale), "input.onnx": onnx_model([relu], (1, 2**62, 2**62, 2**62)),

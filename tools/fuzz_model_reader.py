@@ -5,7 +5,7 @@
 MODEL is any .tflite or .onnx, with a manifest or without. Each mutation goes through `modelfile.read_manifest`, `ledger.count`, `info`,
 `engine.open_model` (and one inference) and `verify` in a worker process, forked from this one with everything imported. A worker takes
 many mutations; when it dies or stays silent, that is written down and the next one goes on behind the place. It may use 512 MB: that is
-enforced on its address space, and its resident memory is watched.
+enforced on its address space, its resident memory is watched, and a refusal for want of memory counts as taking it.
 
 Outcomes: ok; refused, with an EdgekdError; and four that must not happen: traceback (any other exception, or a warning), crashed (the
 process died), hung, memory. Prints tables, then one JSON line; exit status 1 when one of the four happened. `--keep` saves what caused
@@ -52,6 +52,8 @@ LIMIT_MB, BATCH = 512, 500
 """Of memory, and mutations per worker: few enough that what one leaks does not tell on the last."""
 DONE_EARLY = 77
 """Exit status of a worker that wants a fresh one to go on."""
+OUT_OF_MEMORY = ("MemoryError", "bad_alloc", "Failed to allocate memory")
+"""What a refusal says that came only from the limit: without one the engine would have taken the memory."""
 BAD = ("traceback", "crashed", "hung", "memory")
 OUTCOMES = ("ok", "refused", *BAD)
 EXTREMES = (0, 1, 2, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFF0, 0xFFFFFFFF)
@@ -266,7 +268,7 @@ def _work(plan: Plan, todo: Sequence[tuple[int, str]], folder: Path, out: int) -
         try:
             READERS[reader](path)
         except EdgekdError as error:
-            outcome, detail = ("memory" if "MemoryError" in str(error) else "refused"), str(error)
+            outcome, detail = ("memory" if any(sign in str(error) for sign in OUT_OF_MEMORY) else "refused"), str(error)
         except MemoryError as error:
             outcome, detail = "memory", repr(error)
         except Exception as error:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgekd import quant
+from edgekd import engine, onnxsize, quant, tflitesize
 from edgekd.complexity import gate, ledger
 from edgekd.data.store import Clip
 from edgekd.data.writer import StoreWriter
@@ -29,6 +29,8 @@ QUANTISED = {(recipe.model["kind"], recipe.distill.teaching, recipe.distill.term
 """One recipe for each architecture and way of teaching: its quantization-aware phase, which takes the most time, is trained too."""
 LABELS = {"esc50": 50}
 """By the first part of a recipe's name; the others have ten."""
+HOSTILE = {"tflite": lambda content: tflitesize.refuse_untrue_shapes(content, engine.MAX_READ),
+           "onnx": lambda content: onnxsize.refuse_costly_graph(content, engine.MAX_ONNX_ELEMENTS, engine.MAX_READ)}
 BUDGET = "dcase2023"
 SEGMENTS = 2
 """Of each recording, where a teacher hears recordings."""
@@ -45,6 +47,8 @@ def test_a_shipped_student_is_within_the_budget_in_both_formats(name, tmp_path):
     for kind, emit in EMITTERS.items():
         path = tmp_path / f"{name}.{kind}"
         path.write_bytes(emit(graph))
+        for content in (path.read_bytes(), emit(graph, float_twin=True)):
+            HOSTILE[kind](content)  # must not take it for one
         verdict = gate.judge(ledger.count(path), load_target(BUDGET))
         assert verdict.ok, [(budget.name, budget.value) for budget in verdict.budgets]
 
