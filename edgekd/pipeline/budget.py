@@ -29,6 +29,7 @@ from edgekd.distill.recipe import Recipe
 from edgekd.distill.run import model_config, resolved
 from edgekd.distill.tables import DEFAULT_WINDOW, Taught
 from edgekd.models import build, front, hears
+from edgekd.models.transformer import AstConfig
 from edgekd.pipeline.bench import machine
 from edgekd.pipeline.experiment import Setting, seed_list
 from edgekd.pipeline.jobs import Workers
@@ -182,7 +183,7 @@ def _planned(table: Reproduction, settings: dict[str, Setting], seeds: int) -> l
     for each in teachers.values():
         found.append((f"{SHARED}{each.name}", 1, [_teacher(each, data, 1.0)]))
     for row in table.rows:
-        if row.mean_of or any(what == settings[row.key].label for what, _, _ in found):
+        if not row.trained or any(what == settings[row.key].label for what, _, _ in found):
             continue
         setting = settings[row.key]
         live: tuple[Recipe, ...] = setting.teachers
@@ -253,6 +254,8 @@ def measure(recipe: Recipe, data: Source, device: str, limit_s: float) -> Pace:
     place = torch.device(device)
     recipe = with_precision(recipe, device)
     config = model_config(recipe)
+    if isinstance(config, AstConfig):
+        config = msgspec.structs.replace(config, weights="")  # of the sizes that the recipe tells, nothing fetched
     network = build(config, data.labels).to(place, memory_format=torch.channels_last)
     ear = front(config, recipe.frontend, exact=False).to(place)
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4)

@@ -37,7 +37,8 @@ PLAIN, MACRO = range(2)
 """First axis of a row's tallies: every clip weighs the same, or every label does."""
 SMOKE_NOTE = "A smoke run on a made-up data set with a few steps a training: it shows that the path goes through; its figures mean nothing."
 HEADER = ["system", "judged", "figure", "paper", "measured", "difference", "runs"]
-CSV_HEADER = ["system", "judged", "figure", "source", "paper", "measured", "low", "high", "difference", "runs_done", "runs"]
+CSV_HEADER = ["system", "judged", "figure", "source", "paper", "measured", "low", "high", "difference", "runs_done", "runs",
+              "not_reproduced"]
 
 Cell = dict[str, float | None]
 """paper, measured, low, high and difference of a figure; None where it is not known."""
@@ -68,7 +69,7 @@ class ReproduceReport:
     def to_json(self) -> bytes:
         """One document."""
         rows = [{"system": each.row.label, "judged": judged(each.row), "source": each.row.source, "runs_done": each.done,
-                 "runs": each.runs, "figures": each.figures} for each in self.rows]
+                 "runs": each.runs, "not_reproduced": each.row.not_reproduced, "figures": each.figures} for each in self.rows]
         return msgspec.json.format(msgspec.json.encode({
             "title": self.table.title, "paper": self.table.paper, "smoke": self.smoke, "seeds": self.seeds, "rows": rows,
             "notes": self.table.notes, "failed": self.failed}), indent=2) + b"\n"
@@ -80,13 +81,13 @@ class ReproduceReport:
 
         return results.csv_bytes(CSV_HEADER, [
             [each.row.label, judged(each.row), name, each.row.source, of(cell["paper"]), of(cell["measured"]), of(cell["low"]),
-             of(cell["high"]), of(cell["difference"]), each.done, each.runs]
+             of(cell["high"]), of(cell["difference"]), each.done, each.runs, each.row.not_reproduced]
             for each in self.rows for name, cell in each.figures.items()])
 
     def to_markdown(self) -> str:
         """The table for people."""
-        lines = [[each.row.label, judged(each.row), name.replace("_", " "), _shown(name, cell["paper"]), _with_interval(name, cell),
-                  _shown(name, cell["difference"], sign=True), f"{each.done} of {each.runs}"]
+        lines = [[each.row.label, judged(each.row), name.replace("_", " "), _shown(name, cell["paper"]), _told(each, name, cell),
+                  _shown(name, cell["difference"], sign=True), f"{each.done} of {each.runs}" if each.runs else "-"]
                  for each in self.rows for name, cell in each.figures.items()]
         parts = [f"# {self.table.title}", f"{self.table.paper}. {self.where}, seeds {', '.join(map(str, self.seeds))}. "
                  "In brackets the 95 % interval of a bootstrap over test recordings and seeds; with one seed it does not hold the luck of "
@@ -168,7 +169,7 @@ def chosen_settings(table: Reproduction, *, smoke: bool = False) -> dict[str, Se
     """
     found: dict[str, Setting] = {}
     for row in table.rows:
-        if row.mean_of or row.key in found:
+        if not row.trained or row.key in found:
             continue
         recipe = load(row.recipe, row.set)
         if smoke:
@@ -179,7 +180,7 @@ def chosen_settings(table: Reproduction, *, smoke: bool = False) -> dict[str, Se
             (each.key == row.key and each.part) or (each.teachers_of and table.row(each.teachers_of).key == row.key) for each in table.rows)
         found[row.key] = Setting(row.label, recipe, tuple(stage_recipe(each, recipe) for each in recipe.teachers) if shared else ())
     for row in table.rows:
-        if not row.mean_of and row.network not in found[row.key].networks and not row.part:
+        if row.trained and row.network not in found[row.key].networks and not row.part:
             raise InputError(f"row '{row.label}': recipe {row.recipe} has no quantization-aware phase; set network = \"float\"")
     return found
 
@@ -217,7 +218,7 @@ def planned(table: Reproduction, settings: Mapping[str, Setting], plan: Plan, se
     """(key, seed) -> run, those that teach others first."""
     runs: dict[tuple[str, int], Planned] = {}
     for row in table.rows:
-        if row.mean_of or (row.key, seeds[0]) in runs:
+        if not row.trained or (row.key, seeds[0]) in runs:
             continue
         setting = settings[row.key]
         parts = setting.recipe.data
@@ -237,11 +238,14 @@ def _judged(table: Reproduction, plan: Plan, runs: Mapping[tuple[str, int], Plan
             outcomes: Mapping[str, Outcome]) -> list[Measured]:
     found = []
     for row in table.rows:
+        if row.not_reproduced:
+            found.append(Measured(row, {figure: _cell(getattr(row.paper, figure), None, None) for figure in _given(row)}, 0, 0))
+            continue
         keys = [table.row(label).key for label in row.mean_of] or [row.key]
         names = [runs[key, seed].name for key in keys for seed in seeds]
         done = sum(outcomes[name].state == "done" for name in names)
         known: dict[str, Interval] = _estimate(table, row, plan, runs, seeds) if done == len(names) else {}
-        counted = known and not row.mean_of and COUNTS & set(table.figures)
+        counted = known and row.trained and COUNTS & set(table.figures)
         counts = _counts(row, plan, runs[row.key, seeds[0]], table.data.labels) if counted else {}
         cells = {}
         for figure in dict.fromkeys((*table.figures, *_given(row))):
@@ -321,7 +325,10 @@ def _shown(figure: str, value: float | None, *, sign: bool = False) -> str:
     return text
 
 
-def _with_interval(figure: str, cell: Cell) -> str:
+def _told(each: Measured, figure: str, cell: Cell) -> str:
+    """What was measured, with its interval, or why it was not."""
+    if each.row.not_reproduced:
+        return f"not reproduced: {each.row.not_reproduced}"
     text = _shown(figure, cell["measured"])
     if cell["low"] is None:
         return text

@@ -9,7 +9,8 @@ import pytest
 
 from edgekd import cli
 from edgekd.data import trees
-from edgekd.distill.run import RUN_FILE, STAGES_FILE, load_run, model_config
+from edgekd.distill.recipe import load_recipe
+from edgekd.distill.run import RUN_FILE, STAGES_FILE, load_run, model_config, resolved
 from edgekd.errors import GateError, InputError
 from edgekd.models import build
 from edgekd.pipeline import budget
@@ -18,6 +19,7 @@ from edgekd.pipeline.budget import Pace, estimate, measure
 from edgekd.pipeline.jobs import Slot, Workers
 from edgekd.pipeline.reproduce import chosen_settings, reproduce
 from edgekd.pipeline.reproduction import load_reproduction
+from edgekd.pipeline.smoke import few_steps
 from edgekd.resources import names
 from tests.pipeline.small import NETWORK, TABLES
 
@@ -78,6 +80,10 @@ label = "taught by its teacher"
 recipe = "judged.toml"
 set = ["distill.temperature=4.0"]
 teachers_of = "machine"
+[[rows]]
+label = "theirs"
+not_reproduced = "it is nowhere to be had"
+paper = { accuracy = 0.9 }
 """
 
 
@@ -112,7 +118,7 @@ def test_a_table_is_trained_judged_and_gone_on_with(place, trained):
     # per seed: teacher, student, student alone, judged, taught by its teacher; and the teacher that students share is that of seed 0
     assert len(trained) == 10
     rows = {each.row.label: each for each in report.rows}
-    assert all((each.done, each.runs) == ((4, 4) if each.row.mean_of else (2, 2)) for each in report.rows)
+    assert all((each.done, each.runs) == ((4, 4) if each.row.mean_of else (2, 2)) for each in report.rows if not each.row.not_reproduced)
     runs = sorted((place / "out" / "runs").iterdir())
     taught = [load_run(path) for path in runs if path.name.startswith("s-") and load_run(path).info.teachers]
     assert len(taught) == 2
@@ -138,6 +144,11 @@ def test_a_table_is_trained_judged_and_gone_on_with(place, trained):
     assert (told["system"], told["judged"], told["source"], told["paper"]) == ("taught", "int8-aware", "Table 1", "0.5")
     text = (place / "out" / "results.md").read_text()
     assert "| taught | int8-aware | log loss | 2.000 |" in text
+    assert "| theirs | float | accuracy | 90.0 % | not reproduced: it is nowhere to be had | - | - |" in text
+    theirs = next(line for line in lines if line["system"] == "theirs")
+    assert (theirs["paper"], theirs["measured"], theirs["not_reproduced"]) == ("0.9", "", "it is nowhere to be had")
+    told = json.loads((place / "out" / "summary.json").read_bytes())["rows"]
+    assert [each["not_reproduced"] for each in told if each["not_reproduced"]] == ["it is nowhere to be had"]
     assert "| both | float | accuracy | - |" in text
     done = len(trained)
     assert reproduce("table.toml", None, place / "out", "0,1", ONE, quiet).rows == report.rows
@@ -187,7 +198,9 @@ def test_an_interrupted_run_with_stages_is_gone_on_with_by_what_its_stages_have(
     ('label = "alone"', 'label = "taught"', "row 'taught': there is another of this label"),
     ('mean_of = ["teacher", "alone"]', 'mean_of = ["tutor"]', "row 'both': names 'tutor', which is no row before it"),
     ('part = "teachers/t"', 'part = "../t"', "part '../t' is no stage of a run"),
-    ('mean_of = ["teacher", "alone"]', "", "wants either a recipe or mean_of"),
+    ('mean_of = ["teacher", "alone"]', "", "wants a recipe, mean_of or not_reproduced; give one of them alone"),
+    ('mean_of = ["teacher", "alone"]', 'mean_of = ["teacher"]\nnot_reproduced = "no"', "wants a recipe, mean_of or not_reproduced"),
+    ("paper = { accuracy = 0.9 }", "", "row 'theirs': is not reproduced and has no figure of the paper"),
     ('judge = "svm"', 'judge = "svm"\npaper = { log_loss = 1.0 }', "scores of support vector machines are no probabilities"),
     ('teachers = "none"', 'teacher = "none"', "teacher"),
     ('figures = ["accuracy",', 'figures = ["acuracy",', "'acuracy' is unknown"),
@@ -219,6 +232,32 @@ def test_every_shipped_table_can_be_planned_whole_and_short(name):
         assert all(setting.recipe.frontend.sample_rate == table.data.sample_rate for setting in settings.values())
         assert all((setting.recipe.train.epochs == 1) == smoke for setting in settings.values())
     assert all(figure in table.figures for row in table.rows for figure in reproduce_module._given(row))
+
+
+def test_a_table_of_nothing_but_others_figures_is_refused(tmp_path):
+    (tmp_path / "table.toml").write_text(TABLE + '[[rows]]\nlabel = "theirs"\nnot_reproduced = "no"\npaper = { accuracy = 0.9 }\n')
+    with pytest.raises(InputError, match=r"table.toml: has no \[\[rows\]\] with a recipe"):
+        load_reproduction(str(tmp_path / "table.toml"))
+
+
+def test_cp_mobile_of_2023_names_who_stands_in_for_its_teachers():
+    table = load_reproduction("cp-mobile2023")
+    taught = chosen_settings(table)[table.row("CP-Mobile 128k, taught by AST and CP-ResNet").key]
+    assert [recipe.model["kind"] for recipe in taught.teachers] == ["cp_resnet"] * 3 + ["ast"] * 3
+    assert "PaSST is replaced by AST" in table.notes[0]
+    others = [row for row in table.rows if row.not_reproduced]
+    assert all("PaSST" in row.label or "evaluation set" in row.label for row in others)
+    assert {row.paper.macro_accuracy for row in others} == {0.658, 0.627, 0.587}
+    assert all(row.paper.macro_accuracy is None for row in table.rows if row.trained)
+
+
+def test_a_budget_and_a_short_run_fetch_no_weights():
+    pytest.importorskip("transformers", reason="needs transformers, the extra 'hub'")
+    sizes = ("teacher.weights=nobody/nothing", "teacher.hidden=24", "teacher.heads=2", "teacher.layers=1")
+    teacher = load_recipe("tau22-cp-mobile2023-ast", sizes)
+    assert measure(resolved(teacher), load_reproduction("cp-mobile2023").data, "cpu", 1.0).train > 0
+    short = load_recipe("tau22-cp-mobile2023-ast", few_steps(load_recipe("tau22-cp-mobile2023-ast")))
+    assert (short.model["weights"], short.model["hidden"]) == ("", 24)
 
 
 def test_a_budget_adds_up_steps_tests_stages_and_seeds(place, monkeypatch):
