@@ -9,6 +9,7 @@ import msgspec
 
 from edgekd.data.catalogue import KNOWN
 from edgekd.data.store import UNLABELLED, Clip, ClipStore, listing, origins
+from edgekd.data.tau import UNUSED
 
 NO_RECORDER = "unknown"
 SHORT_SECONDS = 1.0
@@ -24,7 +25,7 @@ class StoreReport(msgspec.Struct, frozen=True, kw_only=True):
         splits: split -> clips.
         recorders: recorder ("unknown" where the data set does not say) -> split -> clips.
         cities: city -> split -> clips; empty where the data set has none.
-        leaks: group or parent that is in several splits -> those splits.
+        leaks: group or parent that is in several splits -> those splits; what is unused of official ones is in none.
         one_split_labels: label -> its only split, where the store has several splits.
         silent: clips of digital silence (every sample zero).
         short: clips shorter than one second.
@@ -122,7 +123,7 @@ def _cities(store: ClipStore) -> dict[str, dict[str, int]]:
 def _leaks(store: ClipStore) -> dict[str, list[str]]:
     splits: dict[str, set[str]] = defaultdict(set)
     for clip in store.clips:
-        for origin in origins([clip]):
+        for origin in origins([clip] if clip.split != UNUSED or not store.info.official_folds else []):
             splits[origin].add(clip.split)
     return {origin: sorted(found) for origin, found in sorted(splits.items()) if len(found) > 1}
 

@@ -29,7 +29,7 @@ and may have to be fetched."""
 TREES: Mapping[str, Callable[[Path], Path]] = {
     "tau22": lambda path: trees.scenes(path, slices=SLICES, recorders=("a", "s4"), rate=44100, channels=1, seconds=SECONDS),
     "tau19": lambda path: trees.scenes(path, seconds=SECONDS),
-    "tut18": lambda path: trees.scenes(path, suffix=".txt", header=False, seconds=SECONDS),
+    "tut18": lambda path: trees.tut18(path, SECONDS),
     "deepship": lambda path: trees.deepship(path, SECONDS),
     "vtuad": lambda path: trees.vtuad(path, seconds=SECONDS),
 }
