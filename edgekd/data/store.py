@@ -265,11 +265,15 @@ class ClipStore:
                 what remains. The test splits, which then may be none, are heard on neither side. A label may be missing in the test side.
 
         Raises:
-            InputError: an unknown or repeated split, a leak, a label that is on one side only, no labels at all, or too few recordings to
-                hold out.
+            InputError: an unknown or repeated split, a leak, a label that is on one side only, no labels at all, too few recordings to
+                hold out, or official folds that would all be mixed and dealt anew.
         """
         if UNLABELLED in self.labels:
             raise InputError(f"{self.path}: {self.name} has no labels: nothing can be trained on it; give its folder to edgekd predict")
+        if held_out and self.info.official_folds and len(self.splits) > 1 and set(self.splits) <= set(train_splits):
+            raise InputError(f"{self.path}: data.held_out = {list(held_out)} would mix the official folds of {self.name} and deal them "
+                             "anew, and such a score compares with no other; keep one of them out as data.test, or test each by edgekd "
+                             "crossval")
         both = sorted(set(train_splits) & set(test_splits))
         if both:
             raise InputError(f"{self.path}: split '{both[0]}' is named for training and for testing; take it from one of them")

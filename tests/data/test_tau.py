@@ -147,7 +147,8 @@ def test_damaged_tables_are_refused(tmp_path, file, old, new, message):
 
 def test_no_edition_is_taken_for_another(tmp_path):
     made = {"tau22": scenes(tmp_path / "a", slices=2, recorders=MOBILE_RECORDERS),
-            "tau20": scenes(tmp_path / "b", recorders=MOBILE_RECORDERS), "tau19": scenes(tmp_path / "c"), "tut18": tut18_tree(tmp_path / "d")}
+            "tau20": scenes(tmp_path / "b", recorders=MOBILE_RECORDERS), "tau19": scenes(tmp_path / "c"),
+            "tut18": tut18_tree(tmp_path / "d")}
     adapters = {"tau22": tau22, "tau20": tau20, "tau19": tau19, "tut18": tut18}
     for name, path in made.items():
         for wanted, adapter in adapters.items():
