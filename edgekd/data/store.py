@@ -290,7 +290,7 @@ class ClipStore:
         if held_out:
             train, test = self._hold_out(train, held_out)
         else:
-            self._refuse_one_sided(train, test)
+            self._refuse_one_sided(train, test, len(left_out))
         return Partition(train, test, left_out, tuple(sorted(leaks)))
 
     def parts(self, clips: NDArray[np.int64], count: int) -> NDArray[np.int64]:
@@ -321,11 +321,13 @@ class ClipStore:
                              f"{held_out[-1]} is held out; it has too few recordings: add some, or hold out other parts")
         return train, test
 
-    def _refuse_one_sided(self, train: NDArray[np.int64], test: NDArray[np.int64]) -> None:
+    def _refuse_one_sided(self, train: NDArray[np.int64], test: NDArray[np.int64], left_out: int) -> None:
+        hint = (f" ({left_out} training clips were left out, whose groups are in test too; data.allow_leaks = true keeps them)" if left_out
+                else "")
         trained, tested = ({self.clips[i].label for i in side} for side in (train, test))
         for labels, where, other in ((trained - tested, "training", "test"), (tested - trained, "test", "training")):
             if labels:
-                raise InputError(f"{self.path}: label {listing(sorted(labels))} is in {where} only; "
+                raise InputError(f"{self.path}: label {listing(sorted(labels))} is in {where} only{hint}; "
                                  f"add {other} clips of it or choose other splits")
 
 

@@ -19,8 +19,8 @@ def test_the_ten_folds_are_kept_and_clips_grouped_by_recording(path):
     assert (clip.path, clip.label, clip.group) == ("fold2/201-1-0-0.wav", "dog_bark", "201")
     assert found.official_folds
     assert found.licence == "CC BY-NC 3.0"
-    assert found.notes == ["the folds are never mixed: test each once, by edgekd crossval RECIPE --data STORE --out DIR --folds fold1,fold2,"
-                           "fold3,fold4,fold5,fold6,fold7,fold8,fold9,fold10"]
+    folds = "fold1,fold2,fold3,fold4,fold5,fold6,fold7,fold8,fold9,fold10"
+    assert found.notes == [f"the folds are never mixed: test each once, by edgekd crossval RECIPE --data STORE --out DIR --folds {folds}"]
     assert {decode(source.file, 16000, 1).shape for source in found.sources} == {(800, 1)}
 
 

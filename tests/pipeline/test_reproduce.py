@@ -251,6 +251,11 @@ def test_cp_mobile_of_2023_names_who_stands_in_for_its_teachers():
     assert all(row.paper.macro_accuracy is None for row in table.rows if row.trained)
 
 
+def test_vtuad_is_trained_on_its_publishers_split_whose_ships_are_on_both_sides():
+    settings = chosen_settings(load_reproduction("ssatkd-vtuad"))
+    assert all(setting.recipe.data.allow_leaks for setting in settings.values())
+
+
 def test_a_budget_and_a_short_run_fetch_no_weights():
     pytest.importorskip("transformers", reason="needs transformers, the extra 'hub'")
     sizes = ("teacher.weights=nobody/nothing", "teacher.hidden=24", "teacher.heads=2", "teacher.layers=1")
