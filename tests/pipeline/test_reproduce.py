@@ -271,7 +271,10 @@ def test_a_budget_adds_up_steps_tests_stages_and_seeds(place, monkeypatch):
     lines = {line.what: line for line in found.lines}
     # 2 epochs of 12 clips, a test of 3 at half a second, and a teacher judges all 18 clips
     teacher = 2 * 12 + 0.5 * (3 + 18)
-    assert (lines["teacher t"].runs, lines["teacher t"].seconds) == (1, teacher)
+    assert "teacher t" not in lines  # it is the run of the teacher's own row with seed 0
+    assert (lines["teacher"].runs, lines["teacher"].seconds) == (3, teacher)
+    others = {line.what: line for line in estimate("table.toml", "1,2", Workers((Slot(),), 1), quiet).lines}
+    assert (others["teacher t"].runs, others["teacher"].runs, others["teacher t"].seconds) == (1, 2, teacher)
     assert (lines["taught"].runs, lines["taught"].seconds) == (3, 2 * 12 + 1.5 + 12 * 10 + 1.5)
     assert (lines["machine"].seconds, lines["machine"].trainings) == (teacher + 2 * 12 + 1.5, 2)
     assert lines["taught by its teacher"].seconds == 2 * 12 + 1.5
