@@ -3,6 +3,7 @@
 For tests of adapters, and for `edgekd reproduce --smoke`, which goes from such a tree to its table.
 """
 
+import itertools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ SCENES = ("airport", "bus", "metro")
 CITIES, CITIES_OF_2018 = ("lisbon", "milan", "vienna"), ("london", "paris", "vienna")
 """The second is evaluated."""
 US8K_COLUMNS = ("slice_file_name", "fsID", "start", "end", "salience", "fold", "classID", "class")
+ESC50_COLUMNS = ("filename", "fold", "target", "category", "esc10", "src_file", "take")
 MOBILE_RECORDERS = ("a", "b", "c", "s1", "s2", "s3", "s4")
 
 
@@ -91,14 +93,25 @@ def subset(path: Path, percent: int) -> Path:
     return path
 
 
-def urbansound8k(path: Path) -> Path:
+def esc50(path: Path, seconds: float = SECONDS) -> Path:
+    """Fifteen clips in five folds."""
+    rows = []
+    for fold, (number, label) in itertools.product(range(1, 6), enumerate(("dog", "rain", "siren"))):
+        name, source = f"{fold}-{100 * fold + number}-A-{number}.wav", 100 * fold + number
+        rows.append((name, fold, number, label, False, source, "A"))
+        wav(path / "audio" / name, seconds=seconds, subtype="PCM_16")
+    table(path / "meta" / "esc50.csv", ESC50_COLUMNS, rows, ",")
+    return path
+
+
+def urbansound8k(path: Path, seconds: float = SECONDS) -> Path:
     """Twenty clips in ten folds, of several rates, depths and channel counts."""
     rows = []
     for fold in range(1, 11):
         for number, label in enumerate(("car_horn", "dog_bark")):
             name = f"{100 * fold + number}-{number}-0-0.wav"
             rows.append((name, 100 * fold + number, 0.0, 0.05, 1, fold, number, label))
-            wav(path / "audio" / f"fold{fold}" / name, (44100, 48000, 96000)[fold % 3], 1 + fold % 2, subtype=("PCM_16", "PCM_24")[number])
+            wav(path / "audio" / f"fold{fold}" / name, (44100, 48000, 96000)[fold % 3], 1 + fold % 2, seconds, ("PCM_16", "PCM_24")[number])
     table(path / "metadata" / "UrbanSound8K.csv", US8K_COLUMNS, rows, ",")
     (path / "UrbanSound8K_README.txt").write_text("read me")
     return path

@@ -184,13 +184,13 @@ def _shared(settings: dict[str, Setting]) -> list[Recipe]:
 def _planned(table: Reproduction, settings: dict[str, Setting], seeds: Sequence[int]) -> list[tuple[str, int, list[Training]]]:
     """(what, runs, trainings of a run), as `reproduce.planned` has them."""
     found: list[tuple[str, int, list[Training]]] = []
-    data = table.data
+    data, folds = table.data, max(len(table.folds), 1)
     of_rows = {decided(msgspec.structs.replace(setting.recipe, seed=seed)) for setting in settings.values() for seed in seeds}
     teachers = [each for each in _shared(settings) if decided(each) not in of_rows]  # the others are runs of a row of their own
     alike = [decided(msgspec.structs.replace(each, seed=0)) for each in teachers]
     for key, runs in Counter(alike).items():
         each = teachers[alike.index(key)]
-        found.append((f"{SHARED}{each.name}", runs, [_teacher(each, data, 1.0)]))
+        found.append((f"{SHARED}{each.name}", runs * folds, [_teacher(each, data, 1.0)]))
     for row in table.rows:
         if not row.trained or any(what == settings[row.key].label for what, _, _ in found):
             continue
@@ -202,7 +202,7 @@ def _planned(table: Reproduction, settings: dict[str, Setting], seeds: Sequence[
         recipe = setting.recipe
         own = [] if setting.teachers or row.teachers_of else list(_stages(recipe, data))
         heard = live or tuple(stage_recipe(each, recipe) for each in recipe.teachers if each.teaches)
-        found.append((setting.label, len(seeds), [*own, _training(recipe, data, heard)]))
+        found.append((setting.label, len(seeds) * folds, [*own, _training(recipe, data, heard)]))
     return found
 
 

@@ -3,6 +3,7 @@
 DIR/store is the prepared data set, DIR/runs/ the run folders of all rows and seeds. The same command goes on wherever it was stopped.
 """
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,10 @@ STORE_FOLDER, TREE_FOLDER = "store", "tree"
 """Inside the output folder: the prepared data set, and a made-up one."""
 RUNS_FILE = "runs.csv"
 SMOKE_SEEDS = "0"
+SMOKE_FOLDS = 2
+"""So many of a table's folds are tested in a smoke run."""
+OWN = ("",)
+"""The only fold where a table names none: the splits of the recipes."""
 PLAIN, MACRO = range(2)
 """First axis of a row's tallies: every clip weighs the same, or every label does."""
 SMOKE_NOTE = "A smoke run on a made-up data set with a few steps a training: it shows that the path goes through; its figures mean nothing."
@@ -40,6 +45,8 @@ HEADER = ["system", "judged", "figure", "paper", "measured", "difference", "runs
 CSV_HEADER = ["system", "judged", "figure", "source", "paper", "measured", "low", "high", "difference", "runs_done", "runs",
               "not_reproduced"]
 
+Runs = Mapping[tuple[str, int, int], Planned]
+"""(`Row.key`, number of the fold, seed) -> run."""
 Cell = dict[str, float | None]
 """paper, measured, low, high and difference of a figure; None where it is not known."""
 
@@ -137,17 +144,19 @@ def reproduce(name: str, data: Path | None, out: Path, seeds: str | None, worker
         try:
             store = _store(table.data, data, out, say, smoke=smoke)
             plan = Plan(store, out)
-            runs = planned(table, settings, plan, chosen)
+            tested = (table.folds[:SMOKE_FOLDS] if smoke else table.folds) or OWN
+            runs = planned(table, settings, plan, chosen, tested)
             plan.check()
             outcomes = run_jobs(plan.jobs(workers), out / JOBS_FOLDER, workers, say)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"{out}: interrupted; go on with the same command") from None
         results.write(out, RUNS_FILE, results.run_table(plan, {each.label: each for each in settings.values()}, outcomes))
         results.write_times(plan, outcomes)
-        side = plan.tested(plan.runs[0])
-        where = f"{store.name}: {len(side.clips):,} test clips"
-        report = ReproduceReport(out, table, tuple(chosen), where, smoke, tuple(_judged(table, plan, runs, chosen, outcomes)),
-                                 tuple(failures(outcomes)))
+        key = next(row.key for row in table.rows if row.trained)
+        clips = sum(len(plan.tested(runs[key, place, chosen[0]]).clips) for place in range(len(tested)))
+        where = f"{store.name}: {clips:,} test clips{f' in {len(tested)} folds' if table.folds else ''}"
+        report = ReproduceReport(out, table, tuple(chosen), where, smoke,
+                                 tuple(_judged(table, plan, runs, chosen, len(tested), outcomes)), tuple(failures(outcomes)))
         results.write(out, results.MARKDOWN_FILE, report.to_markdown())
         results.write(out, results.CSV_FILE, report.to_csv())
         results.write(out, results.JSON_FILE, report.to_json())
@@ -214,27 +223,32 @@ def _store(source: Source, data: Path | None, out: Path, say: Callable[[str], No
     return store
 
 
-def planned(table: Reproduction, settings: Mapping[str, Setting], plan: Plan, seeds: Sequence[int]) -> dict[tuple[str, int], Planned]:
-    """(key, seed) -> run, those that teach others first."""
-    runs: dict[tuple[str, int], Planned] = {}
+def planned(table: Reproduction, settings: Mapping[str, Setting], plan: Plan, seeds: Sequence[int], tested: Sequence[str] = OWN) -> Runs:
+    """All runs, those that teach others first. tested: folds, or `OWN`."""
+    runs: dict[tuple[str, int, int], Planned] = {}
     for row in table.rows:
-        if not row.trained or (row.key, seeds[0]) in runs:
+        if not row.trained or (row.key, 0, seeds[0]) in runs:
             continue
         setting = settings[row.key]
-        parts = setting.recipe.data
-        fold = Fold("+".join(parts.test) or "held out", parts.train, parts.test, parts.held_out)
-        for seed in seeds:
+        for (place, name), seed in itertools.product(enumerate(tested), seeds):
             taught_by: list[str] = []
             if row.teachers_of:
                 base = table.row(row.teachers_of).key
                 owner = settings[base].recipe
-                taught_by = [f"{runs[base, seed].name}/teachers/{each.name or stage_recipe(each, owner).name}" for each in owner.teachers
-                             if each.teaches]
-            runs[row.key, seed] = plan.add(setting, fold, seed, taught_by=taught_by)
+                taught_by = [f"{runs[base, place, seed].name}/teachers/{each.name or stage_recipe(each, owner).name}"
+                             for each in owner.teachers if each.teaches]
+            runs[row.key, place, seed] = plan.add(setting, _fold(table, setting.recipe, name), seed, taught_by=taught_by)
     return runs
 
 
-def _judged(table: Reproduction, plan: Plan, runs: Mapping[tuple[str, int], Planned], seeds: Sequence[int],
+def _fold(table: Reproduction, recipe: Recipe, tested: str) -> Fold:
+    """A fold of the table by its name, or the recipe's own splits."""
+    if tested:
+        return Fold(tested, tuple(other for other in table.folds if other != tested), (tested,))
+    return Fold("+".join(recipe.data.test) or "held out", recipe.data.train, recipe.data.test, recipe.data.held_out)
+
+
+def _judged(table: Reproduction, plan: Plan, runs: Runs, seeds: Sequence[int], folds: int,
             outcomes: Mapping[str, Outcome]) -> list[Measured]:
     found = []
     for row in table.rows:
@@ -242,11 +256,11 @@ def _judged(table: Reproduction, plan: Plan, runs: Mapping[tuple[str, int], Plan
             found.append(Measured(row, {figure: _cell(getattr(row.paper, figure), None, None) for figure in _given(row)}, 0, 0))
             continue
         keys = [table.row(label).key for label in row.mean_of] or [row.key]
-        names = [runs[key, seed].name for key in keys for seed in seeds]
+        names = [runs[key, place, seed].name for key in keys for place in range(folds) for seed in seeds]
         done = sum(outcomes[name].state == "done" for name in names)
-        known: dict[str, Interval] = _estimate(table, row, plan, runs, seeds) if done == len(names) else {}
+        known: dict[str, Interval] = _estimate(table, row, plan, runs, seeds, folds) if done == len(names) else {}
         counted = known and row.trained and COUNTS & set(table.figures)
-        counts = _counts(row, plan, runs[row.key, seeds[0]], table.data.labels) if counted else {}
+        counts = _counts(row, plan, runs[row.key, 0, seeds[0]], table.data.labels) if counted else {}
         cells = {}
         for figure in dict.fromkeys((*table.figures, *_given(row))):
             if row.judge != "network" and figure not in SHARES:
@@ -267,23 +281,21 @@ def _cell(paper: float | None, known: Interval | None, count: int | None) -> Cel
             "difference": None if paper is None or value is None else value - paper}
 
 
-def _estimate(table: Reproduction, row: Row, plan: Plan, runs: Mapping[tuple[str, int], Planned],
-              seeds: Sequence[int]) -> dict[str, Interval]:
-    """Figure -> measured mean with its interval."""
-    side = plan.tested(runs[table.row(row.mean_of[0]).key if row.mean_of else row.key, seeds[0]])
-    fold = np.stack([_tallies(table, row, plan, side, runs, seed) for seed in seeds], axis=1)  # (2, seeds, recordings, columns)
-    values, draws = measured([fold])[0], resampled([fold])  # (2, figures), (resamples, 2, figures)
+def _estimate(table: Reproduction, row: Row, plan: Plan, runs: Runs, seeds: Sequence[int], folds: int) -> dict[str, Interval]:
+    """Figure -> measured mean over folds with its interval."""
+    tallies = [np.stack([_tallies(table, row, plan, runs, place, seed) for seed in seeds], axis=1)
+               for place in range(folds)]  # of each fold (2, seeds, recordings, columns)
+    values, draws = measured(tallies).mean(axis=0), resampled(tallies)  # (2, figures), (resamples, 2, figures)
     plain, macro = (intervals(values[kind], draws[:, kind]) for kind in (PLAIN, MACRO))
     return {"accuracy": plain[FIGURES[0]], "log_loss": plain[FIGURES[1]], "macro_accuracy": macro[FIGURES[0]]}
 
 
-def _tallies(table: Reproduction, row: Row, plan: Plan, side: TestSide, runs: Mapping[tuple[str, int], Planned], seed: int) -> Floats:
-    """(2, recordings, columns): see `PLAIN`."""
-    if row.mean_of:
-        each = [_answers(plan, side, table.row(label), runs[table.row(label).key, seed]) for label in row.mean_of]
-        answers, silent = np.mean([answered for answered, _ in each], axis=0), np.any([quiet for _, quiet in each], axis=0)
-    else:
-        answers, silent = _answers(plan, side, row, runs[row.key, seed])
+def _tallies(table: Reproduction, row: Row, plan: Plan, runs: Runs, place: int, seed: int) -> Floats:
+    """(2, recordings, columns) of one fold and seed: see `PLAIN`."""
+    judged_rows = [table.row(label) for label in row.mean_of] or [row]
+    side = plan.tested(runs[judged_rows[0].key, place, seed])
+    each = [_answers(plan, side, judged_row, runs[judged_row.key, place, seed]) for judged_row in judged_rows]
+    answers, silent = np.mean([answered for answered, _ in each], axis=0), np.any([quiet for _, quiet in each], axis=0)
     truth, recording = side.truth[~silent], side.recording[~silent]
     plain = tally(answers[~silent], truth, recording, side.recordings)
     weight = 1 / np.bincount(truth, minlength=len(side.store.labels))[truth]  # (clips,): labels weigh the same

@@ -51,9 +51,9 @@ class Source(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     channels: AtLeastOne = 1
     """Of the store."""
     train: AtLeastOne
-    """Clips trained on."""
+    """Clips trained on, of a fold where there are folds."""
     test: AtLeastOne
-    """Clips tested on."""
+    """Clips tested on, likewise."""
     clips: AtLeastOne
     """Of the whole set, which are all prepared."""
     counted: bool = True
@@ -115,6 +115,9 @@ class Reproduction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     notes: tuple[str, ...] = ()
     """What is known to differ from the paper, and what it does not say; printed with the table."""
     data: Source
+    folds: tuple[str, ...] = ()
+    """Splits that take turns at being tested, all others of them being trained on; figures are means over them. None: the recipes' own
+    splits."""
     figures: tuple[str, ...] = ("accuracy",)
     """Of `FIGURES`, measured in each row whether or not the paper gives them."""
     rows: tuple[Row, ...]
@@ -137,6 +140,8 @@ def load_reproduction(name_or_path: str) -> Reproduction:
     for figure in found.figures:
         if figure not in FIGURES:
             raise InputError(f"{path}: figures: '{figure}' is unknown; give some of {', '.join(FIGURES)}")
+    if len(set(found.folds)) != len(found.folds) or len(found.folds) == 1:
+        raise InputError(f"{path}: folds = {list(found.folds)}: name at least two, each once, or none")
     earlier: dict[str, Row] = {}
     for row in found.rows:
         _check(row, earlier, f"{path}: row '{row.label}'")

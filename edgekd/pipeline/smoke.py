@@ -30,6 +30,8 @@ TREES: Mapping[str, Callable[[Path], Path]] = {
     "tau22": lambda path: trees.scenes(path, slices=SLICES, recorders=("a", "s4"), rate=44100, channels=1, seconds=SECONDS),
     "tau19": lambda path: trees.scenes(path, seconds=SECONDS),
     "tut18": lambda path: trees.tut18(path, SECONDS),
+    "esc50": lambda path: trees.esc50(path, SECONDS),
+    "urbansound8k": lambda path: trees.urbansound8k(path, SECONDS),
     "deepship": lambda path: trees.deepship(path, SECONDS),
     "vtuad": lambda path: trees.vtuad(path, seconds=SECONDS),
 }

@@ -234,6 +234,42 @@ def test_every_shipped_table_can_be_planned_whole_and_short(name):
     assert all(figure in table.figures for row in table.rows for figure in reproduce_module._given(row))
 
 
+FOLDS = """
+[[rows]]
+label = "teacher"
+recipe = "teacher.toml"
+[[rows]]
+label = "alone"
+recipe = "student.toml"
+teachers = "none"
+[[rows]]
+label = "both"
+mean_of = ["teacher", "alone"]
+"""
+
+
+def test_the_folds_of_a_table_take_turns_at_being_tested(place, trained, monkeypatch):
+    text = (TABLE + FOLDS).replace('set = "tau19"', 'set = "esc50"').replace("figures =", 'folds = ["fold1", "fold3", "fold5"]\nfigures =')
+    (place / "table.toml").write_text(text)
+    report = reproduce("table.toml", trees.esc50(place / "esc50", 0.5), place / "out", "0,1", ONE, quiet)
+    assert report.where == "esc50: 9 test clips in 3 folds"
+    assert [(each.done, each.runs) for each in report.rows] == [(6, 6), (6, 6), (12, 12)]
+    runs = [load_run(path) for path in (place / "out" / "runs").iterdir()]
+    assert {(run.recipe.data.train, run.recipe.data.test) for run in runs} == {
+        (("fold3", "fold5"), ("fold1",)), (("fold1", "fold5"), ("fold3",)), (("fold1", "fold3"), ("fold5",))}
+    teachers = [run.info.metrics["float_clip_accuracy"] for run in runs if run.recipe.name == "t"]
+    assert len(teachers) == 6
+    assert report.rows[0].figures["accuracy"]["measured"] == pytest.approx(sum(teachers) / 6)
+    monkeypatch.setattr(budget, "measure", lambda *_: Pace(1.0, 10.0, 0.5, 4))
+    assert [line.runs for line in estimate("table.toml", "0,1", Workers((Slot(),), 1), quiet).lines] == [6, 6]
+    trained.clear()
+    reproduce("table.toml", None, place / "short", None, ONE, quiet, smoke=True).require()
+    assert len(trained) == 4  # two rows, two of the folds
+    (place / "table.toml").write_text(text.replace('"fold3"', '"fold1"'))
+    with pytest.raises(InputError, match=r"folds = \['fold1', 'fold1', 'fold5'\]: name at least two, each once"):
+        load_reproduction("table.toml")
+
+
 def test_a_table_of_nothing_but_others_figures_is_refused(tmp_path):
     (tmp_path / "table.toml").write_text(TABLE + '[[rows]]\nlabel = "theirs"\nnot_reproduced = "no"\npaper = { accuracy = 0.9 }\n')
     with pytest.raises(InputError, match=r"table.toml: has no \[\[rows\]\] with a recipe"):
