@@ -146,6 +146,8 @@ def reproduce(name: str, data: Path | None, out: Path, seeds: str | None, worker
             plan = Plan(store, out)
             tested = (table.folds[:SMOKE_FOLDS] if smoke else table.folds) or OWN
             runs = planned(table, settings, plan, chosen, tested)
+            if not smoke:
+                _check_sides(table, plan)
             plan.check()
             outcomes = run_jobs(plan.jobs(workers), out / JOBS_FOLDER, workers, say)
         except KeyboardInterrupt:
@@ -221,6 +223,24 @@ def _store(source: Source, data: Path | None, out: Path, say: Callable[[str], No
     if not smoke and source.counted and len(store.clips) != source.clips:
         say(f"note: {path} has {len(store.clips):,} clips, the whole data set has {source.clips:,}: the table is of these")
     return store
+
+
+def _check_sides(table: Reproduction, plan: Plan) -> None:
+    """Refuse a whole data set whose split is another one, such as a store of all training clips where the table is of a quarter.
+
+    Raises:
+        InputError: as said.
+    """
+    source, store, data = table.data, plan.store, plan.runs[0].recipe.data
+    if table.folds or not source.counted or len(store.clips) != source.clips:
+        return
+    sides = store.partition(data.train, data.test, data.allow_leaks, data.held_out)
+    train, test = len(sides.train) + len(sides.left_out), len(sides.test)
+    for side, got, wanted in (("train on", train, source.train), ("test on", test, source.test)):
+        if got != wanted:
+            options = "".join(f" --{name} {value}" for name, value in source.options.items())
+            raise InputError(f"{store.path}: it has {got:,} clips to {side}, this table {wanted:,}; prepare it by edgekd data prepare "
+                             f"{source.set}{options} --sample-rate {source.sample_rate}, or give the folder as published")
 
 
 def planned(table: Reproduction, settings: Mapping[str, Setting], plan: Plan, seeds: Sequence[int], tested: Sequence[str] = OWN) -> Runs:

@@ -224,6 +224,17 @@ def test_data_that_are_missing_or_of_another_set_are_told(place, tmp_path):
         reproduce("table.toml", tmp_path / "synth", place / "out", None, ONE, quiet)
 
 
+def test_a_store_of_another_split_than_the_tables_is_refused(place, trained):
+    text = (TABLE + ROWS).replace("train = 12", "train = 6\noptions = { subset = 25 }")
+    (place / "table.toml").write_text(text)
+    run = ("data", "prepare", "tau19", str(place / "tau19"), "--out", str(place / "store"), "--sample-rate", "8000")
+    cli._run(list(run))
+    with pytest.raises(InputError, match=r"store: it has 12 clips to train on, this table 6; prepare it by edgekd data prepare tau19 "
+                                         "--subset 25 --sample-rate 8000, or give the folder"):
+        reproduce("table.toml", place / "store", place / "out", "0", ONE, quiet)
+    assert trained == []
+
+
 @pytest.mark.parametrize("name", TABLES_HERE)
 def test_every_shipped_table_can_be_planned_whole_and_short(name):
     table = load_reproduction(name)
