@@ -1,5 +1,6 @@
 """What `edgekd data info` tells of a store: counts, lengths, leaks, silence, licence, hash."""
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from itertools import combinations
@@ -12,6 +13,7 @@ from edgekd.data.store import UNLABELLED, Clip, ClipStore, listing, origins
 from edgekd.data.tau import UNUSED
 
 NO_RECORDER = "unknown"
+NUMBERS = re.compile(r"(\d+)")
 SHORT_SECONDS = 1.0
 """Clips below this are shorter than a window and are padded with zeros."""
 
@@ -71,7 +73,7 @@ def describe(store: ClipStore) -> StoreReport:
         path=str(store.path), name=store.name, licence=store.licence, synthetic=store.synthetic, official_folds=store.info.official_folds,
         hash=store.hash, sample_rate=store.sample_rate, channels=store.channels, clips=len(store.clips),
         seconds=float(store.lengths.sum()) / store.sample_rate, labels=by_label,
-        splits=dict(sorted(Counter(clip.split for clip in store.clips).items())), recorders=by_recorder, cities=_cities(store),
+        splits=dict(sorted(Counter(clip.split for clip in store.clips).items(), key=lambda item: _natural(item[0]))), recorders=by_recorder, cities=_cities(store),
         leaks=_leaks(store), one_split_labels=one_split,
         silent=[clip.path for index, clip in enumerate(store.clips) if not store.clip_pcm(index).any()],
         short=[clip.path for clip in store.clips if clip.seconds < SHORT_SECONDS])
@@ -126,6 +128,11 @@ def _leaks(store: ClipStore) -> dict[str, list[str]]:
         for origin in origins([clip] if clip.split != UNUSED or not store.info.official_folds else []):
             splits[origin].add(clip.split)
     return {origin: sorted(found) for origin, found in sorted(splits.items()) if len(found) > 1}
+
+
+def _natural(name: str) -> list[str | int]:
+    """Orders fold2 before fold10: texts and numbers in turn."""
+    return [int(part) if number % 2 else part for number, part in enumerate(NUMBERS.split(name))]
 
 
 def _by_split(clips: list[Clip], key: Callable[[Clip], str]) -> dict[str, dict[str, int]]:
