@@ -66,6 +66,7 @@ def info(path: Path) -> StoreReport:
 
 def describe(store: ClipStore) -> StoreReport:
     """Count what an open store holds; reads all audio once."""
+    counts = Counter(clip.split for clip in store.clips)
     by_label = _by_split(store.clips, lambda clip: clip.label)
     by_recorder = _by_split(store.clips, lambda clip: clip.recorder or NO_RECORDER)
     one_split = {label: next(iter(splits)) for label, splits in by_label.items() if len(splits) == 1} if len(store.splits) > 1 else {}
@@ -73,7 +74,7 @@ def describe(store: ClipStore) -> StoreReport:
         path=str(store.path), name=store.name, licence=store.licence, synthetic=store.synthetic, official_folds=store.info.official_folds,
         hash=store.hash, sample_rate=store.sample_rate, channels=store.channels, clips=len(store.clips),
         seconds=float(store.lengths.sum()) / store.sample_rate, labels=by_label,
-        splits=dict(sorted(Counter(clip.split for clip in store.clips).items(), key=lambda item: _natural(item[0]))), recorders=by_recorder, cities=_cities(store),
+        splits={split: counts[split] for split in sorted(counts, key=_natural)}, recorders=by_recorder, cities=_cities(store),
         leaks=_leaks(store), one_split_labels=one_split,
         silent=[clip.path for index, clip in enumerate(store.clips) if not store.clip_pcm(index).any()],
         short=[clip.path for clip in store.clips if clip.seconds < SHORT_SECONDS])
