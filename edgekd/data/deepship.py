@@ -56,7 +56,7 @@ def read(path: Path, skip_bad: bool = False, segment: float = SEGMENT_SECONDS, t
         raise InputError(f"--segment {segment}: wanted more than 0 seconds")
     check_fraction(test_fraction)
     check_level(path, lambda folder: len(_kinds(folder)) > 1, "the DeepShip folder that holds them",
-                "two or more of the folders Cargo, Passengership, Tanker and Tug")
+                "folders of two kinds of ships (Cargo, Passengership, Tanker, Tug)")
     sources: list[Source] = []
     bad, recordings, known = [], 0, 0
     for folder in _kinds(path):
