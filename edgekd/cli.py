@@ -192,7 +192,7 @@ def crossval(
     data: Annotated[Path, typer.Option(help="A store that 'edgekd data' made.")],
     out: Annotated[Path, typer.Option(help="Folder of runs and results; the same command goes on with it.")],
     folds: Annotated[str | None, typer.Option(
-        help="Splits with commas, each tested by networks trained on the others; all that the recipe names.")] = None,
+        help="Splits with commas, each tested by networks trained on the others and never mixed; all that the recipe names.")] = None,
     seeds: Annotated[str, typer.Option(help="With commas; more may be added later.")] = "0,1,2",
     teach: Annotated[list[str] | None, typer.Option(help="Teacher recipe, trained in each fold first; may be repeated.")] = None,
     teach_settings: Annotated[list[str] | None, typer.Option("--teach-set", help="key=value of all teachers.")] = None,

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,13 @@ from edgekd.wording import counted
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".w64", ".caf", ".au")
 PCM_16 = "PCM_16"
 """libsndfile's name for samples of 16 bits."""
+BYTE_ORDERS: dict[bytes, Literal["little", "big"]] = {b"RIFF": "little", b"FORM": "big"}
+"""First bytes of a wav and an aiff file -> order of those of the size that follow."""
+HEAD_BYTES = 8
+STREAMED = 0x7FFFFFFF
+"""Bytes from which a size says that the writer did not know it."""
+SLACK_BYTES, SLACK = 64, 0.01
+"""What a size may be off, as writers are not exact: bytes and share."""
 NO_KEY = ""
 """Key of a source whose file is not there."""
 
@@ -49,7 +57,7 @@ def decode(path: Path, sample_rate: int, channels: int, cut: tuple[float, float]
         (time, channels) int16.
 
     Raises:
-        InputError: missing, unreadable, empty, holding NaN or infinity, or of a channel count that does not fit.
+        InputError: missing, unreadable, empty, cut off, holding NaN or infinity, or of a channel count that does not fit.
         MissingExtraError: soundfile or soxr is not installed.
     """
     try:
@@ -57,8 +65,10 @@ def decode(path: Path, sample_rate: int, channels: int, cut: tuple[float, float]
     except ImportError:
         raise MissingExtraError("soundfile", "train") from None
     try:
-        if path.stat().st_size == 0:
+        size = path.stat().st_size
+        if size == 0:
             raise InputError(f"{path}: the file is empty (0 bytes)")
+        _refuse_cut_off(path, size)
         with soundfile.SoundFile(os.fsencode(path)) as file:
             rate = file.samplerate
             start, frames = (0, -1) if cut is None else (round(seconds * rate) for seconds in cut)
@@ -81,6 +91,21 @@ def decode(path: Path, sample_rate: int, channels: int, cut: tuple[float, float]
         if len(waveform) == 0:
             raise InputError(f"{path}: holds no samples at {sample_rate} Hz")
     return to_pcm(waveform)
+
+
+def _refuse_cut_off(path: Path, size: int) -> None:
+    """Refuse a wav or aiff file that is shorter than it says, of which libsndfile silently reads what is there.
+
+    Raises:
+        InputError: as said.
+    """
+    with path.open("rb") as file:
+        head = file.read(HEAD_BYTES)
+    if len(head) < HEAD_BYTES or head[:4] not in BYTE_ORDERS:
+        return
+    said = int.from_bytes(head[4:], BYTE_ORDERS[head[:4]]) + HEAD_BYTES
+    if said < STREAMED and said - size > max(SLACK_BYTES, said * SLACK):
+        raise InputError(f"{path}: is cut off, {size:,} of {said:,} bytes are here; download or copy it again")
 
 
 def file_seconds(path: Path) -> float:

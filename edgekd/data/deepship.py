@@ -1,10 +1,13 @@
 """DeepShip (Irfan et al. 2021, doi 10.1016/j.eswa.2021.115270): 47 h of 265 ships of four kinds, wav files of seconds to minutes.
 
-A folder a kind: Cargo, Passengership (or Passenger), Tanker, Tug. The whole set has a folder for each passage, KIND/DATE-NUMBER/TIME.wav;
-the published part has KIND/NUMBER.wav. KIND/*-metafile has a line a passage, without header: number, AIS type, ship, date, time, seconds,
-distances. Its numbers begin anew several times and are no key; date and time are, so only the whole set tells the ship of a recording.
+A folder a kind: Cargo, Passengership (or Passenger), Tanker (or Tank), Tug. The whole set has a folder for each passage,
+KIND/DATE-NUMBER/TIME.wav; the part in the authors' public repository has KIND/NUMBER.wav. KIND/*-metafile has a line a passage, without
+header: number, AIS type, ship, date, time, seconds, distances. Its numbers begin anew several times and are no key; date and time are, and
+date and number where they name one ship, so only the whole set tells the ship of a recording. The metafiles were read from that repository,
+the layout of the whole set from what its users say.
 """
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +26,9 @@ LABELS = {
 }
 """Folder in small letters -> label."""
 METAFILES = "*-metafile*"
-SHIP_FIELD, DATE_FIELD, TIME_FIELD = 2, 3, 4
+NUMBER_FIELD, SHIP_FIELD, DATE_FIELD, TIME_FIELD = 0, 2, 3, 4
+PASSAGE = re.compile(r"(\d{8})[a-z]*-(\d+)")
+"""Folder of a passage: date and number."""
 SEGMENT_SECONDS = 5.0
 """As Ritu et al. (SSATKD); the authors of DeepShip and others cut 3 s."""
 
@@ -31,7 +36,7 @@ ROUNDING = 1e-6
 """Segments: what the division of two lengths may lack to a whole number."""
 
 Ships = dict[tuple[str, str], str]
-"""(date YYYYMMDD, time HHMMSS) -> ship."""
+"""(date YYYYMMDD, time HHMMSS or number) -> ship; "" where there are two."""
 
 
 def read(path: Path, skip_bad: bool = False, segment: float = SEGMENT_SECONDS, test_fraction: float = TEST_FRACTION) -> DataSet:
@@ -51,7 +56,8 @@ def read(path: Path, skip_bad: bool = False, segment: float = SEGMENT_SECONDS, t
     if not segment > 0:
         raise InputError(f"--segment {segment}: wanted more than 0 seconds")
     check_fraction(test_fraction)
-    check_level(path, lambda folder: len(_kinds(folder)) > 1, "the DeepShip folder that holds them", "folders Cargo, Tanker and so on")
+    check_level(path, lambda folder: len(_kinds(folder)) > 1, "the DeepShip folder that holds them",
+                "folders of two kinds of ships (Cargo, Passengership, Tanker, Tug)")
     sources: list[Source] = []
     bad, recordings, known = [], 0, 0
     for folder in _kinds(path):
@@ -64,7 +70,7 @@ def read(path: Path, skip_bad: bool = False, segment: float = SEGMENT_SECONDS, t
                     raise InputError(f"{error}; download it again, or leave such out with --skip-bad") from None
                 bad.append(f"{folder.name}/{name}")
                 continue
-            ship = ships.get((name.parent.name[:8], name.stem), "")
+            ship = _ship(ships, name)
             recordings, known = recordings + 1, known + bool(ship)
             sources += _segments(folder, name, seconds, segment, ship)
     if not sources:
@@ -99,8 +105,18 @@ def _ships(folder: Path) -> Ships:
         for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
             fields = [field.strip() for field in line.split(",")]
             if len(fields) > TIME_FIELD and fields[SHIP_FIELD]:
-                ships[fields[DATE_FIELD], fields[TIME_FIELD]] = fields[SHIP_FIELD]
+                for key in ((fields[DATE_FIELD], fields[TIME_FIELD]), (fields[DATE_FIELD], fields[NUMBER_FIELD])):
+                    ships[key] = fields[SHIP_FIELD] if ships.get(key, fields[SHIP_FIELD]) == fields[SHIP_FIELD] else ""
     return ships
+
+
+def _ship(ships: Ships, name: Path) -> str:
+    """The ship of a recording: by date and time, else by date and number; "" where it is not known."""
+    passage = PASSAGE.fullmatch(name.parent.name)
+    if passage is None:
+        return ""
+    date, number = passage.groups()
+    return ships.get((date, name.stem)) or ships.get((date, number), "")
 
 
 def _segments(folder: Path, name: Path, seconds: float, segment: float, ship: str) -> list[Source]:

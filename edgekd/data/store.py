@@ -266,11 +266,15 @@ class ClipStore:
                 what remains. The test splits, which then may be none, are heard on neither side. A label may be missing in the test side.
 
         Raises:
-            InputError: an unknown or repeated split, a leak, a label that is on one side only, no labels at all, or too few recordings to
-                hold out.
+            InputError: an unknown or repeated split, a leak, a label that is on one side only, no labels at all, too few recordings to
+                hold out, or official folds that would all be mixed and dealt anew.
         """
         if UNLABELLED in self.labels:
             raise InputError(f"{self.path}: {self.name} has no labels: nothing can be trained on it; give its folder to edgekd predict")
+        if held_out and self.info.official_folds and len(self.splits) > 1 and set(self.splits) <= set(train_splits):
+            raise InputError(f"{self.path}: data.held_out = {list(held_out)} would mix the official folds of {self.name} and deal them "
+                             "anew, and such a score compares with no other; keep one of them out as data.test, or test each by edgekd "
+                             "crossval")
         both = sorted(set(train_splits) & set(test_splits))
         if both:
             raise InputError(f"{self.path}: split '{both[0]}' is named for training and for testing; take it from one of them")
@@ -287,7 +291,7 @@ class ClipStore:
         if held_out:
             train, test = self._hold_out(train, held_out)
         else:
-            self._refuse_one_sided(train, test)
+            self._refuse_one_sided(train, test, len(left_out))
         return Partition(train, test, left_out, tuple(sorted(leaks)))
 
     def parts(self, clips: NDArray[np.int64], count: int) -> NDArray[np.int64]:
@@ -318,11 +322,13 @@ class ClipStore:
                              f"{held_out[-1]} is held out; it has too few recordings: add some, or hold out other parts")
         return train, test
 
-    def _refuse_one_sided(self, train: NDArray[np.int64], test: NDArray[np.int64]) -> None:
+    def _refuse_one_sided(self, train: NDArray[np.int64], test: NDArray[np.int64], left_out: int) -> None:
+        hint = (f" ({left_out} training clips were left out, whose groups are in test too; data.allow_leaks = true keeps them)" if left_out
+                else "")
         trained, tested = ({self.clips[i].label for i in side} for side in (train, test))
         for labels, where, other in ((trained - tested, "training", "test"), (tested - trained, "test", "training")):
             if labels:
-                raise InputError(f"{self.path}: label {listing(sorted(labels))} is in {where} only; "
+                raise InputError(f"{self.path}: label {listing(sorted(labels))} is in {where} only{hint}; "
                                  f"add {other} clips of it or choose other splits")
 
 

@@ -7,7 +7,7 @@ scene labels, fold1_test without. What neither list names is the split "unused".
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgekd.data.catalogue import KNOWN
@@ -24,6 +24,11 @@ TRAIN, EVALUATE, UNUSED = "train", "evaluate", "unused"
 LIST_SUFFIXES = (".csv", ".txt")
 TRAINING_RECORDERS = frozenset({"a", "b", "c", "s1", "s2", "s3"})
 """Of the Mobile sets of 2020 and later; s4 to s6 are for evaluation only."""
+
+SLICE_PARTS = 6
+"""Of the file name of a slice, SCENE-CITY-LOCATION-SEGMENT-SLICE-RECORDER; that of a whole recording has one less."""
+CITIES_OF_2018 = frozenset({"barcelona", "helsinki", "london", "paris", "stockholm", "vienna"})
+"""The editions of 2019 and later have more."""
 
 Rest = Callable[[Sequence[Clip], frozenset[str]], set[str]]
 """Tells the training clips from all clips and the names of those evaluated, by what is documented of an edition."""
@@ -62,8 +67,32 @@ def read_tables(path: Path, edition: Edition, fold: int = 1) -> list[Clip]:
         InputError: as `read`.
     """
     title = KNOWN[edition.name].title
-    check_level(path, lambda folder: (folder / META).is_file(), f"the folder of {title} that holds {META} and {AUDIO}/", META)
-    return split(read_meta(path / META, edition.sliced), path / SETUP, edition.rest, fold)
+    check_level(path, lambda folder: (folder / META).is_file() and (folder == path or _is(folder, edition)),
+                f"the folder of {title} that holds {META} and {AUDIO}/", META)
+    clips = read_meta(path / META)
+    there = told_edition(clips)
+    if there != edition.name:
+        raise InputError(f"{path / META} is that of {KNOWN[there].title}, not of {title}: prepare it as {there}, or give the other folder")
+    if edition.sliced:
+        clips = [replace(clip, parent=_parent(path / META, clip.path)) for clip in clips]
+    return split(clips, path / SETUP, edition.rest, fold)
+
+
+def told_edition(clips: Sequence[Clip]) -> str:
+    """Name of the edition that a meta.csv is of, told by what each has of its own: slices, recorders, cities."""
+    if clips[0].path.count("-") == SLICE_PARTS - 1:
+        return "tau22"
+    if {clip.recorder for clip in clips} != {MAIN_RECORDER}:
+        return "tau20"
+    return "tut18" if {clip.group.partition("-")[0] for clip in clips} <= CITIES_OF_2018 else "tau19"
+
+
+def _is(folder: Path, edition: Edition) -> bool:
+    """Whether a folder's meta.csv is that of an edition."""
+    try:
+        return told_edition(read_meta(folder / META)) == edition.name
+    except InputError:
+        return False
 
 
 def with_files(path: Path, edition: Edition, clips: Sequence[Clip], skip_bad: bool) -> DataSet:
@@ -82,8 +111,8 @@ def with_files(path: Path, edition: Edition, clips: Sequence[Clip], skip_bad: bo
     return DataSet(edition.name, KNOWN[edition.name].licence, sources, official_folds=True, notes=notes)
 
 
-def read_meta(table: Path, sliced: bool) -> list[Clip]:
-    """The clips of a meta.csv, without splits.
+def read_meta(table: Path) -> list[Clip]:
+    """The clips of a meta.csv, without splits and parents.
 
     Raises:
         InputError: damaged.
@@ -96,7 +125,7 @@ def read_meta(table: Path, sliced: bool) -> list[Clip]:
         if not name.startswith(f"{AUDIO}/") or not scene or "-" not in place:
             raise InputError(f"{table}, row {number}: file '{name}', scene '{scene}', identifier '{place}'; wanted {AUDIO}/NAME.wav, "
                              "a scene and CITY-LOCATION; unpack or download it again")
-        clips.append(Clip(name, scene, UNUSED, place, row.get(RECORDER_COLUMN) or MAIN_RECORDER, _parent(table, name) if sliced else ""))
+        clips.append(Clip(name, scene, UNUSED, place, row.get(RECORDER_COLUMN) or MAIN_RECORDER))
     return clips
 
 
@@ -104,7 +133,7 @@ def _parent(table: Path, name: str) -> str:
     """audio/SCENE-CITY-LOCATION-SEGMENT-SLICE-RECORDER.wav -> SCENE-CITY-LOCATION-SEGMENT-RECORDER, the name in the 10 s edition."""
     parts = name.removeprefix(f"{AUDIO}/").rpartition(".")[0].rsplit("-", 2)
     if len(parts) != 3 or parts[0].count("-") < 3 or not parts[1].isdigit():
-        raise InputError(f"{table}: '{name}' is not {AUDIO}/SCENE-CITY-LOCATION-SEGMENT-SLICE-RECORDER.wav; it is of another edition")
+        raise InputError(f"{table}: '{name}' is not {AUDIO}/SCENE-CITY-LOCATION-SEGMENT-SLICE-RECORDER.wav; unpack or download it again")
     return f"{parts[0]}-{parts[2]}"
 
 

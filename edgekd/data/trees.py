@@ -3,14 +3,17 @@
 For tests of adapters, and for `edgekd reproduce --smoke`, which goes from such a tree to its table.
 """
 
+import itertools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 SCENES = ("airport", "bus", "metro")
-CITIES = ("lisbon", "milan", "vienna")
+CITIES, CITIES_OF_2018 = ("lisbon", "milan", "vienna"), ("london", "paris", "vienna")
+"""The second is evaluated."""
 US8K_COLUMNS = ("slice_file_name", "fsID", "start", "end", "salience", "fold", "classID", "class")
+ESC50_COLUMNS = ("filename", "fold", "target", "category", "esc10", "src_file", "take")
 MOBILE_RECORDERS = ("a", "b", "c", "s1", "s2", "s3", "s4")
 
 
@@ -37,11 +40,11 @@ def table(path: Path, header: Sequence[object] | None, rows: Iterable[Sequence[o
     path.write_text("".join(delimiter.join(map(str, line)) + "\n" for line in lines), encoding="utf-8")
 
 
-def scene_rows(recorders: Sequence[str], slices: int) -> list[Row]:
+def scene_rows(recorders: Sequence[str], slices: int, cities: Sequence[str]) -> list[Row]:
     """Three scenes, three cities, a location each, two segments."""
     rows: list[Row] = []
     for s, scene in enumerate(SCENES):
-        for c, city in enumerate(CITIES):
+        for c, city in enumerate(cities):
             place = 1000 + 10 * s + c
             for segment in range(2):
                 for recorder in recorders:
@@ -52,8 +55,8 @@ def scene_rows(recorders: Sequence[str], slices: int) -> list[Row]:
 
 
 def scenes(path: Path, *, slices: int = 0, recorders: Sequence[str] = ("a",), rate: int = 48000, channels: int = 2, suffix: str = ".csv",
-           header: bool = True, audio: bool = True, seconds: float = SECONDS) -> Path:
-    """An urban-scenes set. Milan is evaluated, the second of its segments unused; s4 is never trained on.
+           header: bool = True, audio: bool = True, seconds: float = SECONDS, cities: Sequence[str] = CITIES) -> Path:
+    """An urban-scenes set. The second city is evaluated, the second of its segments unused; s4 is never trained on.
 
     Args:
         path: the folder to make.
@@ -62,11 +65,12 @@ def scenes(path: Path, *, slices: int = 0, recorders: Sequence[str] = ("a",), ra
         rate, channels, seconds: of the audio files.
         suffix, header: of the lists.
         audio: false leaves the audio files out.
+        cities: three.
     """
-    rows = scene_rows(recorders, slices)
+    rows = scene_rows(recorders, slices, cities)
     table(path / "meta.csv", ("filename", "scene_label", "identifier", "source_label"), rows)
-    train = [row[:2] for row in rows if "milan" not in row[2] and row[3] != "s4"]
-    evaluate = [row[:2] for row in rows if "milan" in row[2] and "-40000-" in row[0]]
+    train = [row[:2] for row in rows if cities[1] not in row[2] and row[3] != "s4"]
+    evaluate = [row[:2] for row in rows if cities[1] in row[2] and "-40000-" in row[0]]
     labelled = ("filename", "scene_label") if header else None
     table(path / "evaluation_setup" / f"fold1_train{suffix}", labelled, train)
     table(path / "evaluation_setup" / f"fold1_evaluate{suffix}", labelled, evaluate)
@@ -74,6 +78,11 @@ def scenes(path: Path, *, slices: int = 0, recorders: Sequence[str] = ("a",), ra
     for name, *_ in rows if audio else ():
         wav(path / name, rate, channels, seconds)
     return path
+
+
+def tut18(path: Path, seconds: float = SECONDS) -> Path:
+    """The urban scenes of 2018: lists without header."""
+    return scenes(path, suffix=".txt", header=False, seconds=seconds, cities=CITIES_OF_2018)
 
 
 def subset(path: Path, percent: int) -> Path:
@@ -84,14 +93,25 @@ def subset(path: Path, percent: int) -> Path:
     return path
 
 
-def urbansound8k(path: Path) -> Path:
+def esc50(path: Path, seconds: float = SECONDS) -> Path:
+    """Fifteen clips in five folds."""
+    rows = []
+    for fold, (number, label) in itertools.product(range(1, 6), enumerate(("dog", "rain", "siren"))):
+        name, source = f"{fold}-{100 * fold + number}-A-{number}.wav", 100 * fold + number
+        rows.append((name, fold, number, label, False, source, "A"))
+        wav(path / "audio" / name, seconds=seconds, subtype="PCM_16")
+    table(path / "meta" / "esc50.csv", ESC50_COLUMNS, rows, ",")
+    return path
+
+
+def urbansound8k(path: Path, seconds: float = SECONDS) -> Path:
     """Twenty clips in ten folds, of several rates, depths and channel counts."""
     rows = []
     for fold in range(1, 11):
         for number, label in enumerate(("car_horn", "dog_bark")):
             name = f"{100 * fold + number}-{number}-0-0.wav"
             rows.append((name, 100 * fold + number, 0.0, 0.05, 1, fold, number, label))
-            wav(path / "audio" / f"fold{fold}" / name, (44100, 48000, 96000)[fold % 3], 1 + fold % 2, subtype=("PCM_16", "PCM_24")[number])
+            wav(path / "audio" / f"fold{fold}" / name, (44100, 48000, 96000)[fold % 3], 1 + fold % 2, seconds, ("PCM_16", "PCM_24")[number])
     table(path / "metadata" / "UrbanSound8K.csv", US8K_COLUMNS, rows, ",")
     (path / "UrbanSound8K_README.txt").write_text("read me")
     return path

@@ -43,4 +43,5 @@ def read(path: Path, skip_bad: bool = False) -> DataSet:
         sources.append(Source(path / AUDIO / name, Clip(name, label, f"fold{fold}", group=recording)))
     there = {f"{fold}/{name}" for fold in FOLDS for name in audio_names(path / AUDIO / fold)}
     kept, notes = present(sources, there, META.name, skip_bad)
+    notes.append(f"the folds are never mixed: test each once, by edgekd crossval RECIPE --data STORE --out DIR --folds {','.join(FOLDS)}")
     return DataSet(NAME, KNOWN[NAME].licence, kept, official_folds=True, notes=notes)

@@ -1,8 +1,10 @@
 """VTUAD (Domingos, Skelton and Santos 2022, doi 10.21227/msg0-ag12): one-second clips of four kinds of ships and of background, 32 kHz.
 
-Three scenarios, inclusion_2000_exclusion_4000 and so on (a ship within 2,000 m of the hydrophone, no other within 4,000 m); in each
-train/, validation/ and test/, with metadata.csv (label, file_index, sub_init, duration_sec, date, MMSI ...) and audio/LABEL/FILE_INDEX.wav.
-Rows that share a file are parts of it, `sub_init` seconds after its start. The split is by clip: one ship (MMSI) may be on both sides.
+Three scenarios, inclusion_2000_exclusion_4000, ..3000..5000 and ..4000..6000 (a ship within 2,000 m of the hydrophone, no other within
+4,000 m), each an archive of its own; in each train/, validation/ and test/, with metadata.csv (label, file_index, sub_init, duration_sec,
+date, MMSI ...) and audio/LABEL/FILE_INDEX.wav. That is what the publishers' own code writes and reads; the data are for subscribers, and no
+copy of them was at hand. There, one-second clips are shuffled and then split, so that most ships (MMSI; 0 for background) and recordings
+are on both sides. Rows that share a file, as in the table that it starts from, are parts of it, `sub_init` seconds after its start.
 """
 
 from collections import Counter
@@ -54,7 +56,7 @@ def read(path: Path, skip_bad: bool = False) -> DataSet:
     both = [ship for ship, count in Counter(ship for ship, _ in sides).items() if count > 1]
     if both:
         more.append(f"{len(both)} of {len({ship for ship, _ in sides})} ships are in more than one split, by the publishers' choice; their "
-                    "clips are left out of training unless leaks are allowed")
+                    "clips are left out of training, or kept by --set data.allow_leaks=true, as in published figures")
     return DataSet(NAME, KNOWN[NAME].licence, kept, official_folds=True, notes=notes + more)
 
 

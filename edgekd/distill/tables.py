@@ -189,7 +189,7 @@ class Train(Table, frozen=True, kw_only=True):
     warmup_epochs: NonNegative = 5.0
     """Epochs of rise: linear with "cosine", exponential with "vivo"."""
     schedule: Literal["cosine", "vivo", "steps"] = "cosine"
-    """After the rise: a cosine, or a straight line (Cai et al. 2023), down to `lr * min_lr_ratio`; or steps."""
+    """After the rise: a cosine, or a straight line (Fei et al. 2023), down to `lr * min_lr_ratio`; or steps."""
     milestones: tuple[AtLeastOne, ...] = ()
     """Of "steps": epochs after which the learning rate is multiplied by `gamma`."""
     gamma: Fraction = 0.2

@@ -24,6 +24,9 @@ SAME_LICENCE = {"cc0": "cc0-1.0", "apache-2": "apache-2.0", "bsd-3": "bsd-3-clau
 OTHER = "other"
 LIBRARY, TASK, TASK_NAME = "edgekd", "audio-classification", "Acoustic scene classification"
 ACCURACY = "accuracy"
+TEACHERS, FLOAT = "teachers_", "float_"
+"""How names of scores begin that are of the teachers and, for an int8 file, of another network: they stand in the card, but are not claimed
+on the hub."""
 MAX_NAME = 96
 """Letters of a licence's name in metadata: a longer one is no name but a text, which stands in the card itself."""
 MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|~!])")
@@ -59,7 +62,8 @@ def code(text: str) -> str:
 def metadata(manifest: Manifest, formats: Sequence[str]) -> dict[str, Any]:
     """What the hub reads of a card. formats: of the files, e.g. ("tflite", "onnx")."""
     source = manifest.provenance
-    accuracies = {name: value for name, value in source.scores.items() if ACCURACY in name}
+    others = (TEACHERS, FLOAT) if manifest.precision == "int8" else (TEACHERS,)
+    accuracies = {name: value for name, value in source.scores.items() if ACCURACY in name and not name.startswith(others)}
     if manifest.crossval is not None:
         accuracies |= {"crossval_clip_accuracy": manifest.crossval.clips.mean, "crossval_window_accuracy": manifest.crossval.windows.mean}
     tags = ["acoustic-scene-classification", "edge", manifest.student, manifest.precision, *formats]

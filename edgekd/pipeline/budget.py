@@ -7,6 +7,7 @@ runs at the same time slow each other down, and a batch that is smaller than the
 
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,10 +26,11 @@ from edgekd.distill.live import LIVE
 from edgekd.distill.precision import computing, training_device, with_precision
 from edgekd.distill.preparation import has_qat
 from edgekd.distill.quiet import quiet
-from edgekd.distill.recipe import Recipe
+from edgekd.distill.recipe import Recipe, decided
 from edgekd.distill.run import model_config, resolved
 from edgekd.distill.tables import DEFAULT_WINDOW, Taught
 from edgekd.models import build, front, hears
+from edgekd.models.transformer import AstConfig
 from edgekd.pipeline.bench import machine
 from edgekd.pipeline.experiment import Setting, seed_list
 from edgekd.pipeline.jobs import Workers
@@ -157,18 +159,18 @@ def estimate(name: str, seeds: str | None, workers: Workers, say: Callable[[str]
         InputError: see `reproduce.chosen_settings`.
     """
     began, busy = time.perf_counter(), _busy()
-    table, count = load_reproduction(name), len(seed_list(seeds or SEEDS))
+    table, chosen = load_reproduction(name), seed_list(seeds or SEEDS)
     settings = chosen_settings(table)
     device = "cpu" if workers.slots[0].gpu is None else training_device("auto")
     torch.set_num_threads(workers.threads)
-    planned = _planned(table, settings, count)
+    planned = _planned(table, settings, chosen)
     wanted = {_key(recipe): recipe for _, _, trainings in planned for each in trainings for recipe in (each.recipe, *each.live)}
     paces = {}
     for number, (key, recipe) in enumerate(wanted.items(), 1):
         say(f"measuring network {number} of {len(wanted)}: {recipe.name}")
         paces[key] = measure(recipe, table.data, device, MEASURED_S / len(wanted))
     lines = [Line(what, runs, sum(_seconds(each, paces) for each in trainings), len(trainings)) for what, runs, trainings in planned]
-    shared = max((line.seconds for line in lines if line.what.startswith(SHARED)), default=0.0)
+    shared = max((_seconds(_teacher(each, table.data, 1.0), paces) for each in _shared(settings)), default=0.0)
     longest = shared + max(line.seconds for line in lines)
     batches = sorted(each.batch for each in paces.values())
     return Budget(table.title, machine(), device, workers.threads, min(len(workers.slots), sum(line.runs for line in lines)),
@@ -176,15 +178,23 @@ def estimate(name: str, seeds: str | None, workers: Workers, say: Callable[[str]
                   tuple(lines))
 
 
-def _planned(table: Reproduction, settings: dict[str, Setting], seeds: int) -> list[tuple[str, int, list[Training]]]:
+def _shared(settings: dict[str, Setting]) -> list[Recipe]:
+    """Teachers that runs of several rows share."""
+    return list({decided(each): each for setting in settings.values() for each in setting.teachers}.values())
+
+
+def _planned(table: Reproduction, settings: dict[str, Setting], seeds: Sequence[int]) -> list[tuple[str, int, list[Training]]]:
     """(what, runs, trainings of a run), as `reproduce.planned` has them."""
     found: list[tuple[str, int, list[Training]]] = []
-    teachers = {msgspec.json.encode(each): each for setting in settings.values() for each in setting.teachers}
-    data = table.data
-    for each in teachers.values():
-        found.append((f"{SHARED}{each.name}", 1, [_teacher(each, data, 1.0)]))
+    data, folds = table.data, max(len(table.folds), 1)
+    of_rows = {decided(msgspec.structs.replace(setting.recipe, seed=seed)) for setting in settings.values() for seed in seeds}
+    teachers = [each for each in _shared(settings) if decided(each) not in of_rows]  # the others are runs of a row of their own
+    alike = [decided(msgspec.structs.replace(each, seed=0)) for each in teachers]
+    for key, runs in Counter(alike).items():
+        each = teachers[alike.index(key)]
+        found.append((f"{SHARED}{each.name}", runs * folds, [_teacher(each, data, 1.0)]))
     for row in table.rows:
-        if row.mean_of or any(what == settings[row.key].label for what, _, _ in found):
+        if not row.trained or any(what == settings[row.key].label for what, _, _ in found):
             continue
         setting = settings[row.key]
         live: tuple[Recipe, ...] = setting.teachers
@@ -194,7 +204,7 @@ def _planned(table: Reproduction, settings: dict[str, Setting], seeds: int) -> l
         recipe = setting.recipe
         own = [] if setting.teachers or row.teachers_of else list(_stages(recipe, data))
         heard = live or tuple(stage_recipe(each, recipe) for each in recipe.teachers if each.teaches)
-        found.append((setting.label, seeds, [*own, _training(recipe, data, heard)]))
+        found.append((setting.label, len(seeds) * folds, [*own, _training(recipe, data, heard)]))
     return found
 
 
@@ -255,6 +265,8 @@ def measure(recipe: Recipe, data: Source, device: str, limit_s: float) -> Pace:
     place = torch.device(device)
     recipe = with_precision(recipe, device)
     config = model_config(recipe)
+    if isinstance(config, AstConfig):
+        config = msgspec.structs.replace(config, weights="")  # of the sizes that the recipe tells, nothing fetched
     network = build(config, data.labels).to(place, memory_format=torch.channels_last)
     ear = front(config, recipe.frontend, exact=False).to(place)
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4)

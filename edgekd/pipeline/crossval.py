@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 
 from edgekd.data.store import ClipStore
+from edgekd.data.tau import UNUSED
 from edgekd.distill.recipe import alone
 from edgekd.errors import GateError, InputError
 from edgekd.evaluate.intervals import FIGURES
@@ -204,6 +205,12 @@ class _Judge:
             found[fold.name] = max(means, key=lambda label: means[label]), means
         return found
 
+    def _left_out(self) -> list[str]:
+        """Official folds of the store that are neither trained nor tested on."""
+        used = {split for fold in self.folds for split in (*fold.train, *fold.test)}
+        used.add(UNUSED)
+        return [split for split in self.plan.store.splits if split not in used] if self.plan.store.info.official_folds else []
+
     def _teachers(self) -> dict[str, dict[str, Any]]:
         """Run -> fold and accuracies of each teacher."""
         return {name: {"recipe": run.recipe.name, "fold": run.fold} | {
@@ -223,6 +230,7 @@ class _Judge:
 
         return {
             "store": {"name": self.plan.store.name, "hash": self.plan.store.hash}, "folds": [fold.name for fold in self.folds],
+            "folds_left_out": self._left_out(),
             "seeds": self.seeds, "cross_fit": self.plan.cross_fit,
             "recipes": {setting.label: {"name": setting.recipe.name, "hash": digest(setting),
                                         "teachers": [teacher.name for teacher in setting.teachers]} for setting in self.settings},
@@ -236,6 +244,9 @@ class _Judge:
         labels = " against ".join(setting.label for setting in self.settings)
         parts = [f"# {labels}", f"{self.plan.store.name}: {len(self.folds)} folds ({', '.join(fold.name for fold in self.folds)}), seeds "
                                 f"{', '.join(map(str, self.seeds))}. {results.INTERVAL_NOTE}"]
+        if out := self._left_out():
+            parts.append(f"The official folds {', '.join(out)} take no part, so that these figures are not those of the data set's own "
+                         "cross-validation; name all of them with --folds for that.")
         for index, (label, network) in enumerate(keys):
             rows = [[fold.name, *results.value_cells(estimates.of_fold(row, index))] for row, fold in enumerate(self.folds)]
             rows.append(["mean", *results.interval_cells(found[label, network])])

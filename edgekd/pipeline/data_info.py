@@ -1,5 +1,6 @@
 """What `edgekd data info` tells of a store: counts, lengths, leaks, silence, licence, hash."""
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from itertools import combinations
@@ -9,9 +10,11 @@ import msgspec
 
 from edgekd.data.catalogue import KNOWN
 from edgekd.data.store import UNLABELLED, Clip, ClipStore, listing, origins
+from edgekd.data.tau import UNUSED
 from edgekd.wording import counted
 
 NO_RECORDER = "unknown"
+NUMBERS = re.compile(r"(\d+)")
 SHORT_SECONDS = 1.0
 """Clips below this are shorter than a window and are padded with zeros."""
 
@@ -25,7 +28,7 @@ class StoreReport(msgspec.Struct, frozen=True, kw_only=True):
         splits: split -> clips.
         recorders: recorder ("unknown" where the data set does not say) -> split -> clips.
         cities: city -> split -> clips; empty where the data set has none.
-        leaks: group or parent that is in several splits -> those splits.
+        leaks: group or parent that is in several splits -> those splits; what is unused of official ones is in none.
         one_split_labels: label -> its only split, where the store has several splits.
         silent: clips of digital silence (every sample zero).
         short: clips shorter than one second.
@@ -64,6 +67,7 @@ def info(path: Path) -> StoreReport:
 
 def describe(store: ClipStore) -> StoreReport:
     """Count what an open store holds; reads all audio once."""
+    counts = Counter(clip.split for clip in store.clips)
     by_label = _by_split(store.clips, lambda clip: clip.label)
     by_recorder = _by_split(store.clips, lambda clip: clip.recorder or NO_RECORDER)
     one_split = {label: next(iter(splits)) for label, splits in by_label.items() if len(splits) == 1} if len(store.splits) > 1 else {}
@@ -71,7 +75,7 @@ def describe(store: ClipStore) -> StoreReport:
         path=str(store.path), name=store.name, licence=store.licence, synthetic=store.synthetic, official_folds=store.info.official_folds,
         hash=store.hash, sample_rate=store.sample_rate, channels=store.channels, clips=len(store.clips),
         seconds=float(store.lengths.sum()) / store.sample_rate, labels=by_label,
-        splits=dict(sorted(Counter(clip.split for clip in store.clips).items())), recorders=by_recorder, cities=_cities(store),
+        splits={split: counts[split] for split in sorted(counts, key=_natural)}, recorders=by_recorder, cities=_cities(store),
         leaks=_leaks(store), one_split_labels=one_split,
         silent=[clip.path for index, clip in enumerate(store.clips) if not store.clip_pcm(index).any()],
         short=[clip.path for clip in store.clips if clip.seconds < SHORT_SECONDS])
@@ -123,9 +127,14 @@ def _cities(store: ClipStore) -> dict[str, dict[str, int]]:
 def _leaks(store: ClipStore) -> dict[str, list[str]]:
     splits: dict[str, set[str]] = defaultdict(set)
     for clip in store.clips:
-        for origin in origins([clip]):
+        for origin in origins([clip] if clip.split != UNUSED or not store.info.official_folds else []):
             splits[origin].add(clip.split)
     return {origin: sorted(found) for origin, found in sorted(splits.items()) if len(found) > 1}
+
+
+def _natural(name: str) -> list[str | int]:
+    """Orders fold2 before fold10: texts and numbers in turn."""
+    return [int(part) if number % 2 else part for number, part in enumerate(NUMBERS.split(name))]
 
 
 def _by_split(clips: list[Clip], key: Callable[[Clip], str]) -> dict[str, dict[str, int]]:

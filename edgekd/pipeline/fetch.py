@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgekd.data.catalogue import KNOWN, Known
+from edgekd.data.lock import held, in_use
 from edgekd.errors import InputError, MissingExtraError, nearest
 from edgekd.pipeline.data import progress
 
@@ -53,7 +54,8 @@ def fetch(name: str, out: Path, accept: Callable[[str], bool], say: Say) -> Path
         the folder to prepare from.
 
     Raises:
-        InputError: not to be had freely, licence not accepted, no connection, no space, a wrong checksum.
+        InputError: not to be had freely, licence not accepted, no connection, no space, a wrong checksum, another process at work there.
+        KeyboardInterrupt: with how to go on.
         MissingExtraError: pooch is not installed.
     """
     known = _free(name)
@@ -63,8 +65,21 @@ def fetch(name: str, out: Path, accept: Callable[[str], bool], say: Say) -> Path
     archives = out / ARCHIVES
     try:
         archives.mkdir(parents=True, exist_ok=True)
+        if in_use(archives, unknown=False):
+            raise InputError(f"{out} is being filled by another edgekd process; wait for it or choose another --out")
     except OSError as error:
         raise InputError(f"{out} cannot be made: {error.strerror}; choose another --out") from None
+    with held(archives):
+        try:
+            _fill(known, out, archives, say)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"{out}: interrupted; what came is kept, the same command goes on") from None
+    inside = [folder for folder in sorted(out.glob("*/")) if folder.name != ARCHIVES]
+    return inside[0] if len(inside) == 1 else out
+
+
+def _fill(known: Known, out: Path, archives: Path, say: Say) -> None:
+    """Download and unpack what is not there yet."""
     wanted = [remote for remote in listing_of(known.doi) if not (archives / (remote.name + DONE)).exists()]
     sizes = [size_of(remote) for remote in wanted]
     _check_space(out, archives, wanted, sizes)
@@ -74,8 +89,6 @@ def fetch(name: str, out: Path, accept: Callable[[str], bool], say: Say) -> Path
         _unpack(file, out)
         (archives / (remote.name + DONE)).touch()
         file.unlink(missing_ok=True)
-    inside = [folder for folder in sorted(out.glob("*/")) if folder.name != ARCHIVES]
-    return inside[0] if len(inside) == 1 else out
 
 
 def _free(name: str) -> Known:

@@ -3,6 +3,7 @@
 DIR/store is the prepared data set, DIR/runs/ the run folders of all rows and seeds. The same command goes on wherever it was stopped.
 """
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,12 +35,19 @@ STORE_FOLDER, TREE_FOLDER = "store", "tree"
 """Inside the output folder: the prepared data set, and a made-up one."""
 RUNS_FILE = "runs.csv"
 SMOKE_SEEDS = "0"
+SMOKE_FOLDS = 2
+"""So many of a table's folds are tested in a smoke run."""
+OWN = ("",)
+"""The only fold where a table names none: the splits of the recipes."""
 PLAIN, MACRO = range(2)
 """First axis of a row's tallies: every clip weighs the same, or every label does."""
 SMOKE_NOTE = "A smoke run on a made-up data set with a few steps a training: it shows that the path goes through; its figures mean nothing."
 HEADER = ["system", "judged", "figure", "paper", "measured", "difference", "runs"]
-CSV_HEADER = ["system", "judged", "figure", "source", "paper", "measured", "low", "high", "difference", "runs_done", "runs"]
+CSV_HEADER = ["system", "judged", "figure", "source", "paper", "measured", "low", "high", "difference", "runs_done", "runs",
+              "not_reproduced"]
 
+Runs = Mapping[tuple[str, int, int], Planned]
+"""(`Row.key`, number of the fold, seed) -> run."""
 Cell = dict[str, float | None]
 """paper, measured, low, high and difference of a figure; None where it is not known."""
 
@@ -69,7 +77,7 @@ class ReproduceReport:
     def to_json(self) -> bytes:
         """One document."""
         rows = [{"system": each.row.label, "judged": judged(each.row), "source": each.row.source, "runs_done": each.done,
-                 "runs": each.runs, "figures": each.figures} for each in self.rows]
+                 "runs": each.runs, "not_reproduced": each.row.not_reproduced, "figures": each.figures} for each in self.rows]
         return msgspec.json.format(msgspec.json.encode({
             "title": self.table.title, "paper": self.table.paper, "smoke": self.smoke, "seeds": self.seeds, "rows": rows,
             "notes": self.table.notes, "failed": self.failed}), indent=2) + b"\n"
@@ -81,13 +89,13 @@ class ReproduceReport:
 
         return results.csv_bytes(CSV_HEADER, [
             [each.row.label, judged(each.row), name, each.row.source, of(cell["paper"]), of(cell["measured"]), of(cell["low"]),
-             of(cell["high"]), of(cell["difference"]), each.done, each.runs]
+             of(cell["high"]), of(cell["difference"]), each.done, each.runs, each.row.not_reproduced]
             for each in self.rows for name, cell in each.figures.items()])
 
     def to_markdown(self) -> str:
         """The table for people."""
-        lines = [[each.row.label, judged(each.row), name.replace("_", " "), _shown(name, cell["paper"]), _with_interval(name, cell),
-                  _shown(name, cell["difference"], sign=True), f"{each.done} of {each.runs}"]
+        lines = [[each.row.label, judged(each.row), name.replace("_", " "), _shown(name, cell["paper"]), _told(each, name, cell),
+                  _shown(name, cell["difference"], sign=True), f"{each.done} of {each.runs}" if each.runs else "-"]
                  for each in self.rows for name, cell in each.figures.items()]
         parts = [f"# {self.table.title}", f"{self.table.paper}. {self.where}, seeds {', '.join(map(str, self.seeds))}. "
                  "In brackets the 95 % interval of a bootstrap over test recordings and seeds; with one seed it does not hold the luck of "
@@ -138,17 +146,21 @@ def reproduce(name: str, data: Path | None, out: Path, seeds: str | None, worker
         try:
             store = _store(table.data, data, out, say, smoke=smoke)
             plan = Plan(store, out)
-            runs = planned(table, settings, plan, chosen)
+            tested = (table.folds[:SMOKE_FOLDS] if smoke else table.folds) or OWN
+            runs = planned(table, settings, plan, chosen, tested)
+            if not smoke:
+                _check_sides(table, plan)
             plan.check()
             outcomes = run_jobs(plan.jobs(workers), out / JOBS_FOLDER, workers, say)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"{out}: interrupted; go on with the same command") from None
         results.write(out, RUNS_FILE, results.run_table(plan, {each.label: each for each in settings.values()}, outcomes))
         results.write_times(plan, outcomes)
-        side = plan.tested(plan.runs[0])
-        where = f"{store.name}: {counted(len(side.clips), 'test clip')}"
-        report = ReproduceReport(out, table, tuple(chosen), where, smoke, tuple(_judged(table, plan, runs, chosen, outcomes)),
-                                 tuple(failures(outcomes)))
+        key = next(row.key for row in table.rows if row.trained)
+        clips = sum(len(plan.tested(runs[key, place, chosen[0]]).clips) for place in range(len(tested)))
+        where = f"{store.name}: {counted(clips, 'test clip')}{f' in {len(tested)} folds' if table.folds else ''}"
+        report = ReproduceReport(out, table, tuple(chosen), where, smoke,
+                                 tuple(_judged(table, plan, runs, chosen, len(tested), outcomes)), tuple(failures(outcomes)))
         results.write(out, results.MARKDOWN_FILE, report.to_markdown())
         results.write(out, results.CSV_FILE, report.to_csv())
         results.write(out, results.JSON_FILE, report.to_json())
@@ -170,7 +182,7 @@ def chosen_settings(table: Reproduction, *, smoke: bool = False) -> dict[str, Se
     """
     found: dict[str, Setting] = {}
     for row in table.rows:
-        if row.mean_of or row.key in found:
+        if not row.trained or row.key in found:
             continue
         recipe = load(row.recipe, row.set)
         if smoke:
@@ -181,7 +193,7 @@ def chosen_settings(table: Reproduction, *, smoke: bool = False) -> dict[str, Se
             (each.key == row.key and each.part) or (each.teachers_of and table.row(each.teachers_of).key == row.key) for each in table.rows)
         found[row.key] = Setting(row.label, recipe, tuple(stage_recipe(each, recipe) for each in recipe.teachers) if shared else ())
     for row in table.rows:
-        if not row.mean_of and row.network not in found[row.key].networks and not row.part:
+        if row.trained and row.network not in found[row.key].networks and not row.part:
             raise InputError(f"row '{row.label}': recipe {row.recipe} has no quantization-aware phase; set network = \"float\"")
     return found
 
@@ -215,36 +227,62 @@ def _store(source: Source, data: Path | None, out: Path, say: Callable[[str], No
     return store
 
 
-def planned(table: Reproduction, settings: Mapping[str, Setting], plan: Plan, seeds: Sequence[int]) -> dict[tuple[str, int], Planned]:
-    """(key, seed) -> run, those that teach others first."""
-    runs: dict[tuple[str, int], Planned] = {}
+def _check_sides(table: Reproduction, plan: Plan) -> None:
+    """Refuse a whole data set whose split is another one, such as a store of all training clips where the table is of a quarter.
+
+    Raises:
+        InputError: as said.
+    """
+    source, store, data = table.data, plan.store, plan.runs[0].recipe.data
+    if table.folds or not source.counted or len(store.clips) != source.clips:
+        return
+    sides = store.partition(data.train, data.test, data.allow_leaks, data.held_out)
+    train, test = len(sides.train) + len(sides.left_out), len(sides.test)
+    for side, got, wanted in (("train on", train, source.train), ("test on", test, source.test)):
+        if got != wanted:
+            options = "".join(f" --{name} {value}" for name, value in source.options.items())
+            raise InputError(f"{store.path}: it has {got:,} clips to {side}, this table {wanted:,}; prepare it by edgekd data prepare "
+                             f"{source.set}{options} --sample-rate {source.sample_rate}, or give the folder as published")
+
+
+def planned(table: Reproduction, settings: Mapping[str, Setting], plan: Plan, seeds: Sequence[int], tested: Sequence[str] = OWN) -> Runs:
+    """All runs, those that teach others first. tested: folds, or `OWN`."""
+    runs: dict[tuple[str, int, int], Planned] = {}
     for row in table.rows:
-        if row.mean_of or (row.key, seeds[0]) in runs:
+        if not row.trained or (row.key, 0, seeds[0]) in runs:
             continue
         setting = settings[row.key]
-        parts = setting.recipe.data
-        fold = Fold("+".join(parts.test) or "held out", parts.train, parts.test, parts.held_out)
-        for seed in seeds:
+        for (place, name), seed in itertools.product(enumerate(tested), seeds):
             taught_by: list[str] = []
             if row.teachers_of:
                 base = table.row(row.teachers_of).key
                 owner = settings[base].recipe
-                taught_by = [f"{runs[base, seed].name}/teachers/{each.name or stage_recipe(each, owner).name}" for each in owner.teachers
-                             if each.teaches]
-            runs[row.key, seed] = plan.add(setting, fold, seed, taught_by=taught_by)
+                taught_by = [f"{runs[base, place, seed].name}/teachers/{each.name or stage_recipe(each, owner).name}"
+                             for each in owner.teachers if each.teaches]
+            runs[row.key, place, seed] = plan.add(setting, _fold(table, setting.recipe, name), seed, taught_by=taught_by)
     return runs
 
 
-def _judged(table: Reproduction, plan: Plan, runs: Mapping[tuple[str, int], Planned], seeds: Sequence[int],
+def _fold(table: Reproduction, recipe: Recipe, tested: str) -> Fold:
+    """A fold of the table by its name, or the recipe's own splits."""
+    if tested:
+        return Fold(tested, tuple(other for other in table.folds if other != tested), (tested,))
+    return Fold("+".join(recipe.data.test) or "held out", recipe.data.train, recipe.data.test, recipe.data.held_out)
+
+
+def _judged(table: Reproduction, plan: Plan, runs: Runs, seeds: Sequence[int], folds: int,
             outcomes: Mapping[str, Outcome]) -> list[Measured]:
     found = []
     for row in table.rows:
+        if row.not_reproduced:
+            found.append(Measured(row, {figure: _cell(getattr(row.paper, figure), None, None) for figure in _given(row)}, 0, 0))
+            continue
         keys = [table.row(label).key for label in row.mean_of] or [row.key]
-        names = [runs[key, seed].name for key in keys for seed in seeds]
+        names = [runs[key, place, seed].name for key in keys for place in range(folds) for seed in seeds]
         done = sum(outcomes[name].state == "done" for name in names)
-        known: dict[str, Interval] = _estimate(table, row, plan, runs, seeds) if done == len(names) else {}
-        counted = known and not row.mean_of and COUNTS & set(table.figures)
-        counts = _counts(row, plan, runs[row.key, seeds[0]], table.data.labels) if counted else {}
+        known: dict[str, Interval] = _estimate(table, row, plan, runs, seeds, folds) if done == len(names) else {}
+        counted = known and row.trained and COUNTS & set(table.figures)
+        counts = _counts(row, plan, runs[row.key, 0, seeds[0]], table.data.labels) if counted else {}
         cells = {}
         for figure in dict.fromkeys((*table.figures, *_given(row))):
             if row.judge != "network" and figure not in SHARES:
@@ -265,23 +303,21 @@ def _cell(paper: float | None, known: Interval | None, count: int | None) -> Cel
             "difference": None if paper is None or value is None else value - paper}
 
 
-def _estimate(table: Reproduction, row: Row, plan: Plan, runs: Mapping[tuple[str, int], Planned],
-              seeds: Sequence[int]) -> dict[str, Interval]:
-    """Figure -> measured mean with its interval."""
-    side = plan.tested(runs[table.row(row.mean_of[0]).key if row.mean_of else row.key, seeds[0]])
-    fold = np.stack([_tallies(table, row, plan, side, runs, seed) for seed in seeds], axis=1)  # (2, seeds, recordings, columns)
-    values, draws = measured([fold])[0], resampled([fold])  # (2, figures), (resamples, 2, figures)
+def _estimate(table: Reproduction, row: Row, plan: Plan, runs: Runs, seeds: Sequence[int], folds: int) -> dict[str, Interval]:
+    """Figure -> measured mean over folds with its interval."""
+    tallies = [np.stack([_tallies(table, row, plan, runs, place, seed) for seed in seeds], axis=1)
+               for place in range(folds)]  # of each fold (2, seeds, recordings, columns)
+    values, draws = measured(tallies).mean(axis=0), resampled(tallies)  # (2, figures), (resamples, 2, figures)
     plain, macro = (intervals(values[kind], draws[:, kind]) for kind in (PLAIN, MACRO))
     return {"accuracy": plain[FIGURES[0]], "log_loss": plain[FIGURES[1]], "macro_accuracy": macro[FIGURES[0]]}
 
 
-def _tallies(table: Reproduction, row: Row, plan: Plan, side: TestSide, runs: Mapping[tuple[str, int], Planned], seed: int) -> Floats:
-    """(2, recordings, columns): see `PLAIN`."""
-    if row.mean_of:
-        each = [_answers(plan, side, table.row(label), runs[table.row(label).key, seed]) for label in row.mean_of]
-        answers, silent = np.mean([answered for answered, _ in each], axis=0), np.any([quiet for _, quiet in each], axis=0)
-    else:
-        answers, silent = _answers(plan, side, row, runs[row.key, seed])
+def _tallies(table: Reproduction, row: Row, plan: Plan, runs: Runs, place: int, seed: int) -> Floats:
+    """(2, recordings, columns) of one fold and seed: see `PLAIN`."""
+    judged_rows = [table.row(label) for label in row.mean_of] or [row]
+    side = plan.tested(runs[judged_rows[0].key, place, seed])
+    each = [_answers(plan, side, judged_row, runs[judged_row.key, place, seed]) for judged_row in judged_rows]
+    answers, silent = np.mean([answered for answered, _ in each], axis=0), np.any([quiet for _, quiet in each], axis=0)
     truth, recording = side.truth[~silent], side.recording[~silent]
     plain = tally(answers[~silent], truth, recording, side.recordings)
     weight = 1 / np.bincount(truth, minlength=len(side.store.labels))[truth]  # (clips,): labels weigh the same
@@ -323,7 +359,10 @@ def _shown(figure: str, value: float | None, *, sign: bool = False) -> str:
     return text
 
 
-def _with_interval(figure: str, cell: Cell) -> str:
+def _told(each: Measured, figure: str, cell: Cell) -> str:
+    """What was measured, with its interval, or why it was not."""
+    if each.row.not_reproduced:
+        return f"not reproduced: {each.row.not_reproduced}"
     text = _shown(figure, cell["measured"])
     if cell["low"] is None:
         return text

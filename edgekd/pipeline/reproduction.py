@@ -51,9 +51,9 @@ class Source(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     channels: AtLeastOne = 1
     """Of the store."""
     train: AtLeastOne
-    """Clips trained on."""
+    """Clips trained on, of a fold where there are folds."""
     test: AtLeastOne
-    """Clips tested on."""
+    """Clips tested on, likewise."""
     clips: AtLeastOne
     """Of the whole set, which are all prepared."""
     counted: bool = True
@@ -74,7 +74,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     label: str
     """Unique in the table."""
     recipe: str = ""
-    """Name of a recipe; "" only with `mean_of`."""
+    """Name of a recipe; "" only with `mean_of` or `not_reproduced`."""
     set: tuple[str, ...] = ()
     """"key=value" settings of the recipe."""
     teachers: Literal["recipe", "none"] = "recipe"
@@ -89,9 +89,16 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """"svm": the support vector machine on the embedding of `part`, "svm_sum": the sum of all machines' scores of the run."""
     mean_of: tuple[str, ...] = ()
     """Labels of earlier rows: the mean of their probabilities is judged, and nothing is trained."""
+    not_reproduced: str = ""
+    """Why nothing can be trained or judged for it; the paper's figures stand alone."""
     paper: Figures = Figures()
     source: str = ""
     """Where the paper says so, e.g. "Table 3"."""
+
+    @property
+    def trained(self) -> bool:
+        """Whether runs are made for it."""
+        return bool(self.recipe)
 
     @property
     def key(self) -> str:
@@ -108,6 +115,9 @@ class Reproduction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     notes: tuple[str, ...] = ()
     """What is known to differ from the paper, and what it does not say; printed with the table."""
     data: Source
+    folds: tuple[str, ...] = ()
+    """Splits that take turns at being tested, all others of them being trained on; figures are means over them. None: the recipes' own
+    splits."""
     figures: tuple[str, ...] = ("accuracy",)
     """Of `FIGURES`, measured in each row whether or not the paper gives them."""
     rows: tuple[Row, ...]
@@ -125,11 +135,13 @@ def load_reproduction(name_or_path: str) -> Reproduction:
     """
     path = find(name_or_path, "reproductions")
     found = read_toml(path, Reproduction)
-    if not found.rows:
-        raise InputError(f"{path}: has no [[rows]]; add one")
+    if not any(row.trained for row in found.rows):
+        raise InputError(f"{path}: has no [[rows]] with a recipe; add one")
     for figure in found.figures:
         if figure not in FIGURES:
             raise InputError(f"{path}: figures: '{figure}' is unknown; give some of {', '.join(FIGURES)}")
+    if len(set(found.folds)) != len(found.folds) or len(found.folds) == 1:
+        raise InputError(f"{path}: folds = {list(found.folds)}: name at least two, each once, or none")
     earlier: dict[str, Row] = {}
     for row in found.rows:
         _check(row, earlier, f"{path}: row '{row.label}'")
@@ -143,13 +155,15 @@ def _check(row: Row, earlier: Mapping[str, Row], where: str) -> None:
     for label in (*row.mean_of, *([row.teachers_of] if row.teachers_of else [])):
         if label not in earlier:
             raise InputError(f"{where}: names '{label}', which is no row before it; change their order or the name")
-    if bool(row.recipe) == bool(row.mean_of):
-        raise InputError(f"{where}: wants either a recipe or mean_of; give one of them")
-    if any(earlier[label].judge != "network" or earlier[label].mean_of for label in row.mean_of):
+    if sum(map(bool, (row.recipe, row.mean_of, row.not_reproduced))) != 1:
+        raise InputError(f"{where}: wants a recipe, mean_of or not_reproduced; give one of them alone")
+    if row.not_reproduced and row.paper == Figures():
+        raise InputError(f"{where}: is not reproduced and has no figure of the paper; give one in paper, or remove the row")
+    if any(earlier[label].judge != "network" or not earlier[label].trained for label in row.mean_of):
         raise InputError(f"{where}: mean_of is of networks' probabilities; name rows that are judged as networks")
     if row.part and not PART.fullmatch(row.part):
         raise InputError(f"{where}: part '{row.part}' is no stage of a run; write teachers/NAME or beside/NAME")
     if row.judge != "network" and row.paper.log_loss is not None:
         raise InputError(f"{where}: scores of support vector machines are no probabilities; leave log_loss out")
-    if row.teachers_of and (row.teachers == "none" or not earlier[row.teachers_of].recipe):
+    if row.teachers_of and (row.teachers == "none" or not earlier[row.teachers_of].trained):
         raise InputError(f"{where}: teachers_of and teachers = \"none\" contradict each other, or '{row.teachers_of}' trains nothing")

@@ -19,13 +19,19 @@ SECONDS = 1.0
 SLICES = 2
 """Of each made-up recording of a sliced edition."""
 
-NARROWED = {"cnn14": {"widths": [8, 16, 32, 64, 64, 64], "hidden": 64}}
-"""Kind -> sizes in the place of its default ones, whose 81 million parameters take longer to write than to train."""
+NARROWED: Mapping[str, Mapping[str, Any]] = {
+    "cnn14": {"weights": "", "widths": [8, 16, 32, 64, 64, 64], "hidden": 64},
+    "ast": {"weights": "", "hidden": 24, "layers": 2, "heads": 2},
+}
+"""Kind -> sizes in the place of its default ones or of published weights, whose 80 million parameters take longer to write than to train
+and may have to be fetched."""
 
 TREES: Mapping[str, Callable[[Path], Path]] = {
     "tau22": lambda path: trees.scenes(path, slices=SLICES, recorders=("a", "s4"), rate=44100, channels=1, seconds=SECONDS),
     "tau19": lambda path: trees.scenes(path, seconds=SECONDS),
-    "tut18": lambda path: trees.scenes(path, suffix=".txt", header=False, seconds=SECONDS),
+    "tut18": lambda path: trees.tut18(path, SECONDS),
+    "esc50": lambda path: trees.esc50(path, SECONDS),
+    "urbansound8k": lambda path: trees.urbansound8k(path, SECONDS),
     "deepship": lambda path: trees.deepship(path, SECONDS),
     "vtuad": lambda path: trees.vtuad(path, seconds=SECONDS),
 }
@@ -57,9 +63,9 @@ def stages(recipe: Recipe) -> dict[str, list[Taught]]:
 
 
 def narrowed(recipe: Recipe) -> Mapping[str, Any]:
-    """Sizes of a recipe's network in a short training, where they are not its own."""
+    """Sizes of a recipe's network in a short training, where they are not its own; those of published weights are."""
     sizes = NARROWED.get(recipe.model["kind"], {})
-    return {} if sizes.keys() & recipe.model.keys() else sizes
+    return {} if sizes.keys() & recipe.model.keys() and not recipe.model.get("weights") else sizes
 
 
 def few_steps(recipe: Recipe, *, qat: bool = True) -> list[str]:
@@ -76,7 +82,7 @@ def few_steps(recipe: Recipe, *, qat: bool = True) -> list[str]:
     settings = ["train.epochs=1", f"train.batch_size={BATCH}", "train.test_every=0", "train.warmup_epochs=0"]
     if recipe.qat.epochs:
         settings += [f"qat.epochs={int(qat)}", f"qat.batch_size={BATCH}", "qat.freeze_epochs=0", f"qat.calibration_clips={BATCH}"]
-    settings += [f"{recipe.role}.{key}={size}" for key, size in narrowed(recipe).items()]
+    settings += [f"{recipe.role}.{key}={json.dumps(size)}" for key, size in narrowed(recipe).items()]
     if recipe.view.seconds:
         settings.append(f"view.seconds={SECONDS}")
     for key, listed in stages(recipe).items():

@@ -96,6 +96,9 @@ def build(order: Order) -> SubmissionReport:
     clips = None if order.evaluation is None else open_evaluation(order.evaluation)
     if clips is not None:
         files |= {f"{TASK}/{label}/{name}": table for name, table in _outputs(clips, models, form, label, notes).items()}
+        if form.clips is not None and len(clips.names) != form.clips:
+            notes.append(f"{order.evaluation} has {len(clips.names):,} files and the evaluation set of {form.year} {form.clips:,}: the "
+                         "output is of these alone, and --check without --evaluation will miss the others")
     results = development(paths, form, order.data, order.splits)
     if order.data is None:
         notes.append("no --data: the results on the development set are empty")

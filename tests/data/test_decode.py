@@ -74,6 +74,19 @@ def test_what_cannot_be_used_is_named(tmp_path, make, message):
         decode(path, 16000, 1)
 
 
+@pytest.mark.parametrize("name", ["a.wav", "a.aiff"])
+def test_a_file_that_is_cut_off_is_named_and_one_whose_size_is_not_told_is_read(tmp_path, name):
+    path = tmp_path / name
+    soundfile.write(path, np.zeros(8000), 8000)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:9000])
+    with pytest.raises(InputError, match=rf"{name}: is cut off, 9,000 of 16,0.. bytes are here; download or copy it again"):
+        decode(path, 8000, 1)
+    for head in (whole[:4] + b"\xff\xff\xff\xff" + whole[8:], whole[:-20]):
+        path.write_bytes(head)
+        assert len(decode(path, 8000, 1)) > 7980
+
+
 def test_a_name_that_no_file_can_have_is_named(tmp_path):
     with pytest.raises(InputError, match=r"cannot be read .*null byte"):
         decode(tmp_path / "a\0.wav", 16000, 1)

@@ -52,6 +52,22 @@ def test_the_published_part_of_deepship_is_grouped_by_recording(tmp_path):
     assert "no clips of tanker, tug" in found.notes
 
 
+def test_the_ship_of_a_recording_is_known_by_the_number_of_its_day_too(tmp_path):
+    path = trees.deepship(tmp_path / "DeepShip")
+    (path / "Cargo" / "20171104-3" / "203623.wav").rename(path / "Cargo" / "20171104-3" / "203624.wav")
+    (path / "Cargo" / "20171103-2").rename(path / "Cargo" / "20171103b-2")
+    found = deepship.read(path, segment=0.1)
+    groups = {source.clip.parent: source.clip.group for source in found.sources}
+    assert groups["Cargo/20171104-3/203624.wav"] == "CARGO 3"
+    assert groups["Cargo/20171103b-2/203622.wav"] == "CARGO 2"
+    with (path / "Cargo" / "cargo-metafile").open("a") as table:
+        table.write("3,70,ANOTHER,20171104,101010,458,1583-1981,\n")
+    found = deepship.read(path, segment=0.1)  # two ships of one day and number
+    groups = {source.clip.parent: source.clip.group for source in found.sources}
+    assert groups["Cargo/20171104-3/203624.wav"] == "Cargo/20171104-3/203624.wav"
+    assert groups["Cargo/20171105-4/203624.wav"] == "CARGO 4"
+
+
 def test_deepship_tells_a_wrong_level_damage_and_bad_options(tmp_path):
     path = trees.deepship(tmp_path / "DeepShip")
     for level in ("..", "Cargo", "Cargo/20171101-0"):

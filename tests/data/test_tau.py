@@ -10,7 +10,8 @@ import pytest
 from edgekd.data import tau, tau19, tau20, tau22, tau22_evaluation, tut18
 from edgekd.data.decode import decode
 from edgekd.data.store import UNLABELLED
-from edgekd.data.trees import MOBILE_RECORDERS, scenes, table, wav
+from edgekd.data.trees import CITIES_OF_2018, MOBILE_RECORDERS, scenes, table, wav
+from edgekd.data.trees import tut18 as tut18_tree
 from edgekd.errors import InputError
 
 
@@ -86,7 +87,7 @@ def test_tau19_and_tau20_are_whole_clips(tmp_path):
 
 
 def test_tut18_lists_are_text_without_header_and_other_folds_are_read_on_request(tmp_path):
-    path = scenes(tmp_path / "tut18", suffix=".txt", header=False)
+    path = tut18_tree(tmp_path / "tut18")
     assert counts(tut18.read(path)) == {"train": 12, "evaluate": 3, "unused": 3}
     with pytest.raises(InputError, match=r"no fold2_evaluate.csv; .*the published fold is --fold 1"):
         tut18.read(path, fold=2)
@@ -106,9 +107,11 @@ def test_a_missing_evaluate_list_is_replaced_by_the_test_list(mobile):
         tau22.read(mobile)
 
 
-@pytest.mark.parametrize(("adapter", "documented"), [(tau22, 139620), (tau20, 13962), (tau19, 9185), (tut18, 6122)])
-def test_a_missing_training_list_that_cannot_be_told_from_the_rest_is_refused(tmp_path, adapter, documented):
-    path = scenes(tmp_path / "x", slices=2 if adapter is tau22 else 0)
+@pytest.mark.parametrize(("adapter", "tree", "documented"), [
+    (tau22, {"slices": 2}, 139620), (tau20, {"recorders": MOBILE_RECORDERS}, 13962), (tau19, {}, 9185),
+    (tut18, {"cities": CITIES_OF_2018}, 6122)])
+def test_a_missing_training_list_that_cannot_be_told_from_the_rest_is_refused(tmp_path, adapter, tree, documented):
+    path = scenes(tmp_path / "x", **tree)
     (path / "evaluation_setup" / "fold1_train.csv").unlink()
     with pytest.raises(InputError, match=rf"no fold1_train.csv, and the rest .* {documented} are documented; unpack the archive"):
         adapter.read(path)
@@ -142,9 +145,28 @@ def test_damaged_tables_are_refused(tmp_path, file, old, new, message):
         tau19.read(path)
 
 
-def test_a_10_s_set_is_not_taken_for_tau22(tmp_path):
-    with pytest.raises(InputError, match="it is of another edition"):
-        tau22.read(scenes(tmp_path / "x"))
+def test_no_edition_is_taken_for_another(tmp_path):
+    made = {"tau22": scenes(tmp_path / "a", slices=2, recorders=MOBILE_RECORDERS),
+            "tau20": scenes(tmp_path / "b", recorders=MOBILE_RECORDERS), "tau19": scenes(tmp_path / "c"),
+            "tut18": tut18_tree(tmp_path / "d")}
+    adapters = {"tau22": tau22, "tau20": tau20, "tau19": tau19, "tut18": tut18}
+    for name, path in made.items():
+        for wanted, adapter in adapters.items():
+            if wanted == name:
+                assert adapter.read(path).name == name
+                continue
+            with pytest.raises(InputError, match=rf"meta.csv is that of .*, not of .*: prepare it as {name}, or give the other folder"):
+                adapter.read(path)
+    for name, adapter in adapters.items():
+        with pytest.raises(InputError, match=rf"has no meta.csv; did you mean {made[name]}\?"):
+            adapter.read(tmp_path)
+
+
+def test_names_of_slices_are_checked(tmp_path):
+    path = scenes(tmp_path / "x", slices=2)
+    (path / "meta.csv").write_text((path / "meta.csv").read_text().replace("bus-lisbon-1010-40001-1-a", "bus-lisbon-1010-40001-a"))
+    with pytest.raises(InputError, match=r"'audio/bus-lisbon-1010-40001-a.wav' is not .*SLICE-RECORDER.wav; unpack or download it again"):
+        tau22.read(path)
 
 
 def test_the_evaluation_set_has_no_labels(tmp_path, mobile):

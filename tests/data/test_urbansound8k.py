@@ -18,7 +18,9 @@ def test_the_ten_folds_are_kept_and_clips_grouped_by_recording(path):
     clip = found.sources[3].clip
     assert (clip.path, clip.label, clip.group) == ("fold2/201-1-0-0.wav", "dog_bark", "201")
     assert found.official_folds
-    assert (found.licence, found.notes) == ("CC BY-NC 3.0", [])
+    assert found.licence == "CC BY-NC 3.0"
+    folds = "fold1,fold2,fold3,fold4,fold5,fold6,fold7,fold8,fold9,fold10"
+    assert found.notes == [f"the folds are never mixed: test each once, by edgekd crossval RECIPE --data STORE --out DIR --folds {folds}"]
     assert {decode(source.file, 16000, 1).shape for source in found.sources} == {(800, 1)}
 
 

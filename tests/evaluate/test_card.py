@@ -66,6 +66,13 @@ def test_a_card_has_the_metadata_of_the_hub_and_tells_what_the_file_holds():
         assert told in body, told
 
 
+def test_a_card_claims_no_accuracy_of_another_network_on_the_hub():
+    scores = {"teachers_test_clip_accuracy": 0.9, "float_clip_accuracy": 0.8, "qat_clip_accuracy": 0.7}
+    front, body = head(written(manifest(scores=scores)))
+    assert [each["name"] for each in front["model-index"][0]["results"][0]["metrics"]] == ["qat_clip_accuracy"]
+    assert "0.9000" in body
+
+
 def test_a_card_without_scores_claims_none():
     front, body = head(written(manifest(scores={}, teachers=(), synthetic=True)))
     assert "model-index" not in front

@@ -4,6 +4,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from edgekd.distill.recipe import load_recipe
+from edgekd.distill.run import model_config, resolved
 from edgekd.errors import InputError
 from edgekd.models import ModelConfig, build
 from edgekd.models.bc_resnet import BcResNetAscConfig, BcResNetConfig
@@ -71,6 +73,16 @@ def test_cp_mobile_is_the_baseline_of_2024() -> None:
     norms = sum(parameter.numel() for module in build(config, 10).modules() if isinstance(module, torch.nn.BatchNorm2d)
                 for parameter in module.parameters())
     assert (params, round(1e6 * mmac) + norms) == (61_148, 29_419_156)  # torchinfo counts a batch norm's parameters as MACs
+
+
+@pytest.mark.parametrize(("settings", "published"), [
+    (("student.width=16", "student.growth=1.5", "student.expansion=1.75"), 12_310),
+    (("student.growth=1.7", "student.expansion=1.9"), 54_182),
+])
+def test_cp_mobile_has_the_published_sizes_of_2023(settings: tuple[str, ...], published: int) -> None:
+    model = build(model_config(resolved(load_recipe("tau22-cp-mobile2023", settings))), 10)
+    norms = sum(module.num_features for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d))
+    assert sum(p.numel() for p in model.parameters()) - norms == published  # folded: a bias in the place of two parameters
 
 
 def test_cp_mobile_with_global_response_norm_starts_as_without() -> None:

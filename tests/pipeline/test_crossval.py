@@ -118,6 +118,24 @@ def _check_summary(summary, rows):
         assert figures["chosen"]["folds"][fold] == figures[chosen]["folds"][fold]
 
 
+def test_official_folds_that_take_no_part_are_told(place, tmp_path, trained):
+    store = ClipStore.open(place / "store")
+    with StoreWriter(tmp_path / "store", name="tones", licence="CC0", sample_rate=RATE, channels=1, official_folds=True) as writer:
+        for number, clip in enumerate(store.clips):
+            writer.add(clip, store.clip_pcm(number))
+        writer.finish()
+    question = Question(str(place / "teacher.toml"), seeds="0", folds="a,c")
+    report = crossval(question, tmp_path / "store", tmp_path / "some", ONE, print)
+    assert "The official folds b take no part" in report.markdown
+    assert report.summary["folds_left_out"] == ["b"]
+    whole = crossval(Question(str(place / "teacher.toml"), seeds="0", folds="a,b,c"), tmp_path / "store", tmp_path / "all", ONE, print)
+    assert ("take no part" in whole.markdown, whole.summary["folds_left_out"]) == (False, [])
+    assert len(trained) == 5
+    with pytest.raises(InputError, match=r"held_out = \[0, 4\] would mix the official folds of tones and deal them anew"):
+        ClipStore.open(tmp_path / "store").partition(["a", "b", "c"], [], held_out=[0, 4])
+    assert len(ClipStore.open(tmp_path / "store").partition(["a", "b"], [], held_out=[0, 4]).test) > 0
+
+
 def test_a_crossval_of_something_else_keeps_its_folder_and_seeds_may_be_added(place, tmp_path, trained):
     question = Question(str(place / "teacher.toml"), folds="a,b", seeds="0")
     crossval(question, place / "store", tmp_path / "cv", ONE, quiet)

@@ -119,6 +119,22 @@ def test_a_broken_connection_keeps_what_came_and_the_next_try_goes_on(server, tm
 
 
 @pytest.mark.usefixtures("remotes")
+def test_an_interrupt_and_a_second_process_are_told(server, tmp_path, monkeypatch):
+    def stop(*_):
+        (tmp_path / "out" / "archives" / "meta.zip.part").write_bytes(server.files["/meta.zip"][:60])
+        with pytest.raises(InputError, match="out is being filled by another edgekd process; wait for it"):
+            get(tmp_path / "out")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(fetch, "download", stop)
+        with pytest.raises(KeyboardInterrupt, match="out: interrupted; what came is kept, the same command goes on"):
+            get(tmp_path / "out")
+    assert get(tmp_path / "out").name == "scenes"
+    assert ("/meta.zip", "bytes=60-") in server.asked
+
+
+@pytest.mark.usefixtures("remotes")
 def test_a_part_that_is_whole_already_is_taken(server, tmp_path):
     archives = tmp_path / "out" / "archives"
     archives.mkdir(parents=True)

@@ -9,7 +9,8 @@ import pytest
 
 from edgekd import cli
 from edgekd.data import trees
-from edgekd.distill.run import RUN_FILE, STAGES_FILE, load_run, model_config
+from edgekd.distill.recipe import load_recipe
+from edgekd.distill.run import RUN_FILE, STAGES_FILE, load_run, model_config, resolved
 from edgekd.errors import GateError, InputError
 from edgekd.models import build
 from edgekd.pipeline import budget
@@ -18,6 +19,7 @@ from edgekd.pipeline.budget import Pace, estimate, measure
 from edgekd.pipeline.jobs import Slot, Workers
 from edgekd.pipeline.reproduce import chosen_settings, reproduce
 from edgekd.pipeline.reproduction import load_reproduction
+from edgekd.pipeline.smoke import few_steps
 from edgekd.resources import names
 from tests.pipeline.small import NETWORK, TABLES
 
@@ -78,6 +80,10 @@ label = "taught by its teacher"
 recipe = "judged.toml"
 set = ["distill.temperature=4.0"]
 teachers_of = "machine"
+[[rows]]
+label = "theirs"
+not_reproduced = "it is nowhere to be had"
+paper = { accuracy = 0.9 }
 """
 
 
@@ -112,7 +118,7 @@ def test_a_table_is_trained_judged_and_gone_on_with(place, trained):
     # per seed: teacher, student, student alone, judged, taught by its teacher; and the teacher that students share is that of seed 0
     assert len(trained) == 10
     rows = {each.row.label: each for each in report.rows}
-    assert all((each.done, each.runs) == ((4, 4) if each.row.mean_of else (2, 2)) for each in report.rows)
+    assert all((each.done, each.runs) == ((4, 4) if each.row.mean_of else (2, 2)) for each in report.rows if not each.row.not_reproduced)
     runs = sorted((place / "out" / "runs").iterdir())
     taught = [load_run(path) for path in runs if path.name.startswith("s-") and load_run(path).info.teachers]
     assert len(taught) == 2
@@ -138,6 +144,11 @@ def test_a_table_is_trained_judged_and_gone_on_with(place, trained):
     assert (told["system"], told["judged"], told["source"], told["paper"]) == ("taught", "int8-aware", "Table 1", "0.5")
     text = (place / "out" / "results.md").read_text()
     assert "| taught | int8-aware | log loss | 2.000 |" in text
+    assert "| theirs | float | accuracy | 90.0 % | not reproduced: it is nowhere to be had | - | - |" in text
+    theirs = next(line for line in lines if line["system"] == "theirs")
+    assert (theirs["paper"], theirs["measured"], theirs["not_reproduced"]) == ("0.9", "", "it is nowhere to be had")
+    told = json.loads((place / "out" / "summary.json").read_bytes())["rows"]
+    assert [each["not_reproduced"] for each in told if each["not_reproduced"]] == ["it is nowhere to be had"]
     assert "| both | float | accuracy | - |" in text
     done = len(trained)
     assert reproduce("table.toml", None, place / "out", "0,1", ONE, quiet).rows == report.rows
@@ -187,7 +198,9 @@ def test_an_interrupted_run_with_stages_is_gone_on_with_by_what_its_stages_have(
     ('label = "alone"', 'label = "taught"', "row 'taught': there is another of this label"),
     ('mean_of = ["teacher", "alone"]', 'mean_of = ["tutor"]', "row 'both': names 'tutor', which is no row before it"),
     ('part = "teachers/t"', 'part = "../t"', "part '../t' is no stage of a run"),
-    ('mean_of = ["teacher", "alone"]', "", "wants either a recipe or mean_of"),
+    ('mean_of = ["teacher", "alone"]', "", "wants a recipe, mean_of or not_reproduced; give one of them alone"),
+    ('mean_of = ["teacher", "alone"]', 'mean_of = ["teacher"]\nnot_reproduced = "no"', "wants a recipe, mean_of or not_reproduced"),
+    ("paper = { accuracy = 0.9 }", "", "row 'theirs': is not reproduced and has no figure of the paper"),
     ('judge = "svm"', 'judge = "svm"\npaper = { log_loss = 1.0 }', "scores of support vector machines are no probabilities"),
     ('teachers = "none"', 'teacher = "none"', "teacher"),
     ('figures = ["accuracy",', 'figures = ["acuracy",', "'acuracy' is unknown"),
@@ -211,6 +224,17 @@ def test_data_that_are_missing_or_of_another_set_are_told(place, tmp_path):
         reproduce("table.toml", tmp_path / "synth", place / "out", None, ONE, quiet)
 
 
+def test_a_store_of_another_split_than_the_tables_is_refused(place, trained):
+    text = (TABLE + ROWS).replace("train = 12", "train = 6\noptions = { subset = 25 }")
+    (place / "table.toml").write_text(text)
+    run = ("data", "prepare", "tau19", str(place / "tau19"), "--out", str(place / "store"), "--sample-rate", "8000")
+    cli._run(list(run))
+    with pytest.raises(InputError, match=r"store: it has 12 clips to train on, this table 6; prepare it by edgekd data prepare tau19 "
+                                         "--subset 25 --sample-rate 8000, or give the folder"):
+        reproduce("table.toml", place / "store", place / "out", "0", ONE, quiet)
+    assert trained == []
+
+
 @pytest.mark.parametrize("name", TABLES_HERE)
 def test_every_shipped_table_can_be_planned_whole_and_short(name):
     table = load_reproduction(name)
@@ -221,13 +245,83 @@ def test_every_shipped_table_can_be_planned_whole_and_short(name):
     assert all(figure in table.figures for row in table.rows for figure in reproduce_module._given(row))
 
 
+FOLDS = """
+[[rows]]
+label = "teacher"
+recipe = "teacher.toml"
+[[rows]]
+label = "alone"
+recipe = "student.toml"
+teachers = "none"
+[[rows]]
+label = "both"
+mean_of = ["teacher", "alone"]
+"""
+
+
+def test_the_folds_of_a_table_take_turns_at_being_tested(place, trained, monkeypatch):
+    text = (TABLE + FOLDS).replace('set = "tau19"', 'set = "esc50"').replace("figures =", 'folds = ["fold1", "fold3", "fold5"]\nfigures =')
+    (place / "table.toml").write_text(text)
+    report = reproduce("table.toml", trees.esc50(place / "esc50", 0.5), place / "out", "0,1", ONE, quiet)
+    assert report.where == "esc50: 9 test clips in 3 folds"
+    assert [(each.done, each.runs) for each in report.rows] == [(6, 6), (6, 6), (12, 12)]
+    runs = [load_run(path) for path in (place / "out" / "runs").iterdir()]
+    assert {(run.recipe.data.train, run.recipe.data.test) for run in runs} == {
+        (("fold3", "fold5"), ("fold1",)), (("fold1", "fold5"), ("fold3",)), (("fold1", "fold3"), ("fold5",))}
+    teachers = [run.info.metrics["float_clip_accuracy"] for run in runs if run.recipe.name == "t"]
+    assert len(teachers) == 6
+    assert report.rows[0].figures["accuracy"]["measured"] == pytest.approx(sum(teachers) / 6)
+    monkeypatch.setattr(budget, "measure", lambda *_: Pace(1.0, 10.0, 0.5, 4))
+    assert [line.runs for line in estimate("table.toml", "0,1", Workers((Slot(),), 1), quiet).lines] == [6, 6]
+    trained.clear()
+    reproduce("table.toml", None, place / "short", None, ONE, quiet, smoke=True).require()
+    assert len(trained) == 4  # two rows, two of the folds
+    (place / "table.toml").write_text(text.replace('"fold3"', '"fold1"'))
+    with pytest.raises(InputError, match=r"folds = \['fold1', 'fold1', 'fold5'\]: name at least two, each once"):
+        load_reproduction("table.toml")
+
+
+def test_a_table_of_nothing_but_others_figures_is_refused(tmp_path):
+    (tmp_path / "table.toml").write_text(TABLE + '[[rows]]\nlabel = "theirs"\nnot_reproduced = "no"\npaper = { accuracy = 0.9 }\n')
+    with pytest.raises(InputError, match=r"table.toml: has no \[\[rows\]\] with a recipe"):
+        load_reproduction(str(tmp_path / "table.toml"))
+
+
+def test_cp_mobile_of_2023_names_who_stands_in_for_its_teachers():
+    table = load_reproduction("cp-mobile2023")
+    taught = chosen_settings(table)[table.row("CP-Mobile 128k, taught by AST and CP-ResNet").key]
+    assert [recipe.model["kind"] for recipe in taught.teachers] == ["cp_resnet"] * 3 + ["ast"] * 3
+    assert "PaSST is replaced by AST" in table.notes[0]
+    others = [row for row in table.rows if row.not_reproduced]
+    assert all("PaSST" in row.label or "evaluation set" in row.label for row in others)
+    assert {row.paper.macro_accuracy for row in others} == {0.658, 0.627, 0.587}
+    assert all(row.paper.macro_accuracy is None for row in table.rows if row.trained)
+
+
+def test_vtuad_is_trained_on_its_publishers_split_whose_ships_are_on_both_sides():
+    settings = chosen_settings(load_reproduction("ssatkd-vtuad"))
+    assert all(setting.recipe.data.allow_leaks for setting in settings.values())
+
+
+def test_a_budget_and_a_short_run_fetch_no_weights():
+    pytest.importorskip("transformers", reason="needs transformers, the extra 'hub'")
+    sizes = ("teacher.weights=nobody/nothing", "teacher.hidden=24", "teacher.heads=2", "teacher.layers=1")
+    teacher = load_recipe("tau22-cp-mobile2023-ast", sizes)
+    assert measure(resolved(teacher), load_reproduction("cp-mobile2023").data, "cpu", 1.0).train > 0
+    short = load_recipe("tau22-cp-mobile2023-ast", few_steps(load_recipe("tau22-cp-mobile2023-ast")))
+    assert (short.model["weights"], short.model["hidden"]) == ("", 24)
+
+
 def test_a_budget_adds_up_steps_tests_stages_and_seeds(place, monkeypatch):
     monkeypatch.setattr(budget, "measure", lambda *_: Pace(1.0, 10.0, 0.5, 4))
     found = estimate("table.toml", "0,1,2", Workers((Slot(), Slot()), 1), quiet)
     lines = {line.what: line for line in found.lines}
     # 2 epochs of 12 clips, a test of 3 at half a second, and a teacher judges all 18 clips
     teacher = 2 * 12 + 0.5 * (3 + 18)
-    assert (lines["teacher t"].runs, lines["teacher t"].seconds) == (1, teacher)
+    assert "teacher t" not in lines  # it is the run of the teacher's own row with seed 0
+    assert (lines["teacher"].runs, lines["teacher"].seconds) == (3, teacher)
+    others = {line.what: line for line in estimate("table.toml", "1,2", Workers((Slot(),), 1), quiet).lines}
+    assert (others["teacher t"].runs, others["teacher"].runs, others["teacher t"].seconds) == (1, 2, teacher)
     assert (lines["taught"].runs, lines["taught"].seconds) == (3, 2 * 12 + 1.5 + 12 * 10 + 1.5)
     assert (lines["machine"].seconds, lines["machine"].trainings) == (teacher + 2 * 12 + 1.5, 2)
     assert lines["taught by its teacher"].seconds == 2 * 12 + 1.5

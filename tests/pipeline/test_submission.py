@@ -119,6 +119,7 @@ def test_the_files_of_2023_hold_what_the_model_says_and_pass_the_check(make_mode
     np.testing.assert_allclose([float(value) for value in rows[3][2:]], [expected[scene] for scene in SCENES], atol=1e-6)
     assert set(rows[-1][2:]) == {"0.10000000"}
     assert any("1 clip is digital silence" in note for note in report.notes)
+    assert any(f"has {CLIPS} files and the evaluation set of 2023 135,730" in note for note in report.notes)
     document = read_meta(out)
     scored = evaluate_file(model, development, ["evaluate"]).scores
     results = document["results"]["development_dataset"]
