@@ -207,7 +207,7 @@ PROGRAM = ("import sys; sys.path.insert(0, sys.argv.pop(1)); import test_listen 
     ("command", signal.SIGTERM, 0), ("command", signal.SIGINT, 130), ("-", signal.SIGTERM, 0)])
 def test_a_listener_that_hears_nothing_ends_at_once_without_a_trace(source, stop, status):
     chosen = ["--command", "head -c 64000 /dev/urandom; exec sleep 600"] if source == "command" else ["-"]
-    command = [sys.executable, "-c", PROGRAM, str(Path(__file__).parent), "listen", "--model", "m", "--json", *chosen]
+    command = [sys.executable, "-c", PROGRAM, str(Path(__file__).parent), "listen", "--model", "m.tflite", "--json", *chosen]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         if source == "-":
             process.stdin.write(bytes(32000))
@@ -239,7 +239,7 @@ def test_sighup_keeps_the_old_model_and_says_why(tmp_path):
 def test_sighup_says_that_outputs_need_a_start(tmp_path):
     file = tmp_path / "box.toml"
     file.write_text("[decision]\nhop = 0.5\n")
-    command = [sys.executable, "-c", PROGRAM, str(Path(__file__).parent), "listen", "-", "--model", "m", "--json", "--config", str(file)]
+    command = [sys.executable, "-c", PROGRAM, str(Path(__file__).parent), "listen", "-", "--model", "m.tflite", "--json", "--config", str(file)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         process.stdin.write(bytes(32000))
         process.stdin.flush()

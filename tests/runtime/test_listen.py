@@ -99,7 +99,7 @@ def test_less_than_a_window_is_an_error():
 
 
 def test_command_prints_one_json_line_per_hop_from_a_pipe(monkeypatch, capsys):
-    status, out, err = run(monkeypatch, capsys, "-", "--model", "m", "--json", "--hop", "1", "--top", "9", stdin=raw(tone(48000)))
+    status, out, err = run(monkeypatch, capsys, "-", "--model", "m.tflite", "--json", "--hop", "1", "--top", "9", stdin=raw(tone(48000)))
     assert (status, err) == (0, "")
     lines = [json.loads(line) for line in out.splitlines()]
     assert [line["t"] for line in lines] == [1.0, 2.0, 3.0]
@@ -107,7 +107,7 @@ def test_command_prints_one_json_line_per_hop_from_a_pipe(monkeypatch, capsys):
 
 
 def test_command_prints_lines_for_people_without_json(monkeypatch, capsys):
-    status, out, _ = run(monkeypatch, capsys, "-", "--model", "m", stdin=raw(tone(24000)))
+    status, out, _ = run(monkeypatch, capsys, "-", "--model", "m.tflite", stdin=raw(tone(24000)))
     assert status == 0
     assert [line.split()[2] for line in out.splitlines()] == ["low", "low"]
 
@@ -115,18 +115,18 @@ def test_command_prints_lines_for_people_without_json(monkeypatch, capsys):
 def test_command_prints_only_changes_where_that_is_wanted(monkeypatch, capsys):
     low, high = tone(32000), np.sign(tone(32000)) * np.tile((0.5, -0.5), 16000).astype(np.float32)
     sound = raw(np.concatenate((low, high, low)))
-    every = [json.loads(line)["label"] for line in run(monkeypatch, capsys, "-", "--model", "m", "--json", stdin=sound)[1].splitlines()]
+    every = [json.loads(line)["label"] for line in run(monkeypatch, capsys, "-", "--model", "m.tflite", "--json", stdin=sound)[1].splitlines()]
     new = [json.loads(line)["label"] for line in
-           run(monkeypatch, capsys, "-", "--model", "m", "--json", "--changes", stdin=sound)[1].splitlines()]
+           run(monkeypatch, capsys, "-", "--model", "m.tflite", "--json", "--changes", stdin=sound)[1].splitlines()]
     assert new == [label for label, before in zip(every, [None, *every], strict=False) if label != before]
     assert 1 < len(new) < len(every)
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
-    (["none.wav", "--model", "m"], "none.wav: no such file"),
-    (["-", "--model", "m", "--hop", "9"], "hop is 9 s"),
-    (["-", "--model", "m", "--top", "0"], "top is 0"),
-    (["-", "--model", "m"], "standard input: 0.00 s of audio is shorter"),
+    (["none.wav", "--model", "m.tflite"], "none.wav: no such file"),
+    (["-", "--model", "m.tflite", "--hop", "9"], "hop is 9 s"),
+    (["-", "--model", "m.tflite", "--top", "0"], "top is 0"),
+    (["-", "--model", "m.tflite"], "standard input: 0.00 s of audio is shorter"),
 ])
 def test_bad_usage_is_one_line_and_status_2(monkeypatch, capsys, arguments, message):
     status, out, err = run(monkeypatch, capsys, *arguments)
@@ -138,7 +138,7 @@ def test_bad_usage_is_one_line_and_status_2(monkeypatch, capsys, arguments, mess
 def test_a_reader_that_leaves_ends_it_cleanly(tmp_path):
     program = ("import sys; sys.path.insert(0, sys.argv.pop(1)); import test_listen as t; "
                "t.listen_module.open_model = lambda *_: t.ToyModel(); t.cli.main()")
-    command = [sys.executable, "-c", program, str(Path(__file__).parent), "listen", "-", "--model", "m", "--json"]
+    command = [sys.executable, "-c", program, str(Path(__file__).parent), "listen", "-", "--model", "m.tflite", "--json"]
     source = tmp_path / "long.raw"
     source.write_bytes(bytes(2 * 16000 * 600))
     with source.open("rb") as stdin:
@@ -195,7 +195,7 @@ def test_command_hears_another_command_for_ever(monkeypatch, capsys, tmp_path):
             raise KeyboardInterrupt
         return "x"
     monkeypatch.setattr("edgekd.runtime.decision.to_json", stop)
-    status, _, _ = run(monkeypatch, capsys, "--model", "m", "--json", "--command", f"cat {tmp_path / 'a.raw'}")
+    status, _, _ = run(monkeypatch, capsys, "--model", "m.tflite", "--json", "--command", f"cat {tmp_path / 'a.raw'}")
     assert status == 130
     states = [line["state"] for line in lines if "reason" in line]
     assert states[:3] == ["HEALTHY", "RECOVERING", "HEALTHY"]
@@ -210,7 +210,7 @@ def test_command_hears_another_command_for_ever(monkeypatch, capsys, tmp_path):
     (["-", "--mic", "a"], "- is a source of its own"),
 ])
 def test_contradicting_options_of_live_sources_are_refused(monkeypatch, capsys, arguments, message):
-    status, out, err = run(monkeypatch, capsys, "--model", "m", *arguments)
+    status, out, err = run(monkeypatch, capsys, "--model", "m.tflite", *arguments)
     assert (status, out) == (2, "")
     assert message in err
     assert err.count("\n") == 1
@@ -221,7 +221,7 @@ def test_a_signal_ends_it_and_all_that_it_started(stop, tmp_path):
     program = ("import sys; sys.path.insert(0, sys.argv.pop(1)); import test_listen as t; "
                "t.listen_module.open_model = lambda *_: t.ToyModel(); t.cli.main()")
     heard = f"echo $$ > {tmp_path / 'pid'}; head -c 64000 /dev/urandom; exec sleep 600"
-    command = [sys.executable, "-c", program, str(Path(__file__).parent), "listen", "--model", "m", "--json", "--command", heard]
+    command = [sys.executable, "-c", program, str(Path(__file__).parent), "listen", "--model", "m.tflite", "--json", "--command", heard]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert json.loads(process.stdout.readline())["state"] == "HEALTHY"
         pid = int((tmp_path / "pid").read_text())

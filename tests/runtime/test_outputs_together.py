@@ -18,7 +18,7 @@ from edgekd.data import folder
 
 PROGRAM = ("import sys; sys.path.insert(0, sys.argv.pop(1)); import test_listen as t; "
            "t.listen_module.open_model = lambda *_: t.ToyModel(); t.cli.main()")
-LISTEN = [sys.executable, "-c", PROGRAM, str(Path(__file__).parent), "listen", "-", "--model", "m", "--json"]
+LISTEN = [sys.executable, "-c", PROGRAM, str(Path(__file__).parent), "listen", "-", "--model", "m.tflite", "--json"]
 SOUND = (np.random.default_rng(3).standard_normal(12 * 16000) * 3000).astype("<i2")
 
 

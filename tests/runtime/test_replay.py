@@ -61,7 +61,7 @@ def run(monkeypatch, capsys):
     def run_listen(*arguments: object) -> tuple[int, str, str]:
         for module in (listen_module, replay_module):
             monkeypatch.setattr(module, "open_model", lambda *_: ToyModel())
-        monkeypatch.setattr(sys, "argv", ["edgekd", "listen", *map(str, arguments), "--model", "m"])
+        monkeypatch.setattr(sys, "argv", ["edgekd", "listen", *map(str, arguments), "--model", "m.tflite"])
         with pytest.raises(SystemExit) as stopped:
             cli.main()
         output = capsys.readouterr()

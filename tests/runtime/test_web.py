@@ -488,7 +488,7 @@ def test_listen_says_who_may_see_it_and_serves_what_it_prints(monkeypatch, capsy
     free.close()
     closed = []
     monkeypatch.setattr(Web, "close", lambda web: closed.append(web))  # noqa: PLW0108 (a method binds)
-    status, out, err = run(monkeypatch, capsys, "-", "--model", "x", "--json", "--web", f"0.0.0.0:{port}", stdin=raw(tone(32000)))
+    status, out, err = run(monkeypatch, capsys, "-", "--model", "x.tflite", "--json", "--web", f"0.0.0.0:{port}", stdin=raw(tone(32000)))
     assert status == 0
     assert f"everyone who can reach 0.0.0.0:{port} sees" in err
     assert len(out.splitlines()) == 3
