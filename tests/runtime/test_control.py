@@ -239,7 +239,8 @@ def test_sighup_keeps_the_old_model_and_says_why(tmp_path):
 def test_sighup_says_that_outputs_need_a_start(tmp_path):
     file = tmp_path / "box.toml"
     file.write_text("[decision]\nhop = 0.5\n")
-    command = [sys.executable, "-c", PROGRAM, str(Path(__file__).parent), "listen", "-", "--model", "m.tflite", "--json", "--config", str(file)]
+    command = [sys.executable, "-c", PROGRAM, str(Path(__file__).parent), "listen", "-", "--model", "m.tflite", "--json",
+               "--config", str(file)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         process.stdin.write(bytes(32000))
         process.stdin.flush()

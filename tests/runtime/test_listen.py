@@ -115,7 +115,8 @@ def test_command_prints_lines_for_people_without_json(monkeypatch, capsys):
 def test_command_prints_only_changes_where_that_is_wanted(monkeypatch, capsys):
     low, high = tone(32000), np.sign(tone(32000)) * np.tile((0.5, -0.5), 16000).astype(np.float32)
     sound = raw(np.concatenate((low, high, low)))
-    every = [json.loads(line)["label"] for line in run(monkeypatch, capsys, "-", "--model", "m.tflite", "--json", stdin=sound)[1].splitlines()]
+    every = [json.loads(line)["label"] for line in
+             run(monkeypatch, capsys, "-", "--model", "m.tflite", "--json", stdin=sound)[1].splitlines()]
     new = [json.loads(line)["label"] for line in
            run(monkeypatch, capsys, "-", "--model", "m.tflite", "--json", "--changes", stdin=sound)[1].splitlines()]
     assert new == [label for label, before in zip(every, [None, *every], strict=False) if label != before]
