@@ -9,7 +9,7 @@ import wave
 import numpy as np
 import pytest
 
-from edgekd import bundled, cli
+from edgekd import bundled
 from edgekd.bundled import DEFAULT, ZOO, bundled_model, model_file, zoo_card, zoo_files, zoo_names
 from edgekd.complexity.gate import judge
 from edgekd.complexity.ledger import count
@@ -25,17 +25,6 @@ from edgekd.runtime.config import Config, ModelTable, read_config
 from edgekd.target import load_target
 
 FILES = [path for name in zoo_names() for path in zoo_files(name)]
-
-
-@pytest.fixture
-def edgekd(monkeypatch, capsys):
-    """Runs a command line; returns its exit status, standard output and standard error."""
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["edgekd", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        return caught.value.code or 0, *capsys.readouterr()
-    return run
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)

@@ -23,9 +23,10 @@ from edgekd.distill.outoffold import assignment
 from edgekd.distill.recipe import Recipe, Role, alone, decided, load_recipe, with_teacher_settings
 from edgekd.distill.run import PART, RUN_FILE, STAGES_FILE, resolved, write_atomic
 from edgekd.distill.tables import Data
-from edgekd.errors import InputError
+from edgekd.errors import GateError, InputError
 from edgekd.pipeline.answers import TestSide
 from edgekd.pipeline.jobs import Job, Outcome, Workers, chosen_workers, edgekd_command
+from edgekd.wording import counted
 
 PLAN_FILE, RECIPES_FOLDER, RUNS_FOLDER, JOBS_FOLDER = "plan.json", "recipes", "runs", "jobs"
 FORMAT = "edgekd-experiment"
@@ -298,3 +299,13 @@ def _read_plan(out: Path) -> dict[str, str]:
 def failures(outcomes: Mapping[str, Outcome]) -> list[str]:
     """A line for each run that is not done."""
     return [f"{name}: {outcome.error} (see {outcome.log})" for name, outcome in outcomes.items() if outcome.state != "done"]
+
+
+def require_done(out: Path, failed: Sequence[str]) -> None:
+    """Refuse results that lack runs. failed: their lines, as `failures` gives them.
+
+    Raises:
+        GateError: there are some.
+    """
+    if failed:
+        raise GateError("\n".join([f"{out}: {counted(len(failed), 'run')} not done; the same command tries again", *failed]))

@@ -17,13 +17,13 @@ from edgekd.data.store import INFO_FILE, ClipStore
 from edgekd.distill.preparation import input_shape
 from edgekd.distill.recipe import Recipe, alone
 from edgekd.distill.run import model_config, read_recipe
-from edgekd.errors import GateError, InputError
+from edgekd.errors import InputError
 from edgekd.evaluate.intervals import COLUMNS, FIGURES, Interval, intervals, measured, resampled, tally
 from edgekd.models import build
 from edgekd.pipeline import data as preparing
 from edgekd.pipeline import results
 from edgekd.pipeline.answers import Floats, TestSide
-from edgekd.pipeline.experiment import JOBS_FOLDER, Fold, Plan, Planned, Setting, claimed, failures, load, seed_list
+from edgekd.pipeline.experiment import JOBS_FOLDER, Fold, Plan, Planned, Setting, claimed, failures, load, require_done, seed_list
 from edgekd.pipeline.float_counts import float_counts
 from edgekd.pipeline.jobs import Outcome, Workers, run_jobs
 from edgekd.pipeline.reproduction import COUNTS, SHARES, Reproduction, Row, Source, load_reproduction
@@ -113,9 +113,7 @@ class ReproduceReport:
         Raises:
             GateError: with a line for each.
         """
-        if self.failed:
-            raise GateError(f"{self.out}: {counted(len(self.failed), 'run')} not done; the same command tries again\n"
-                            + "\n".join(self.failed))
+        require_done(self.out, self.failed)
 
 
 def reproduce(name: str, data: Path | None, out: Path, seeds: str | None, workers: Workers, say: Callable[[str], None], *,

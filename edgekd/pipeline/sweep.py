@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from edgekd.data.store import ClipStore
-from edgekd.errors import GateError, InputError
+from edgekd.errors import InputError
 from edgekd.pipeline import results
 from edgekd.pipeline.answers import Estimate, Estimates, as_json
 from edgekd.pipeline.experiment import (
@@ -25,6 +25,7 @@ from edgekd.pipeline.experiment import (
     digest,
     failures,
     load,
+    require_done,
     seed_list,
     with_teachers,
 )
@@ -73,9 +74,7 @@ class SweepReport:
         Raises:
             GateError: with a line for each.
         """
-        if self.failed:
-            raise GateError(f"{self.out}: {counted(len(self.failed), 'run')} not done; the same command tries again\n"
-                            + "\n".join(self.failed))
+        require_done(self.out, self.failed)
 
 
 def sweep(grid: Grid, data: Path, out: Path, workers: Workers, say: Callable[[str], None]) -> SweepReport:

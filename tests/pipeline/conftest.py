@@ -92,17 +92,6 @@ def tone_fixtures() -> ModuleType:
 
 
 @pytest.fixture
-def edgekd(monkeypatch, capsys):
-    """Runs a command line; returns its exit status, standard output and standard error."""
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["edgekd", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        return caught.value.code or 0, *capsys.readouterr()
-    return run
-
-
-@pytest.fixture
 def jobs_here():
     """What stands for `run_jobs`: jobs are run in this process, which saves the seconds of starting one. Its `ran` has their names."""
     def run_jobs(jobs, folder, *_):
