@@ -51,11 +51,11 @@ class EpochBatches:
 @dataclass(frozen=True)
 class Truth:
     """What is known of all clips of the store. label: int64 (clips,). teachers: float32 (teachers, views, clips, segments, labels) logits,
-    or None where there are none or they listen live. heard: samples of a clip that each of them has judged in segments."""
+    or None where there are none or they listen live. heard: samples of a clip that each of them has judged in segments, None for all."""
 
     label: Tensor
     teachers: Tensor | None
-    heard: tuple[int, ...] = ()
+    heard: tuple[int | None, ...] = ()
 
 
 class TrainingModule(pl.LightningModule):

@@ -89,7 +89,8 @@ def check_network(recipe: Recipe, store: ClipStore, partition: Partition) -> Non
             model(heard)
             if recipe.role == "teacher" and recipe.view.segments > 1:
                 check_segments(recipe.view, f"recipe {recipe.name}")
-                segment_logits(model, heard, recipe.view.segments)
+                if recipe.view.span != "crop":
+                    segment_logits(model, heard, recipe.view.segments)
     except (RuntimeError, ValueError, ArithmeticError) as error:
         what = f"a waveform of {shape[1]} samples" if len(shape) == 2 else f"a log-mel of {shape[1]} mels x {shape[2]} frames"
         raise InputError(f"recipe {recipe.name}: this [{recipe.role}] cannot be trained on {what}, channels {shape[0]} "
@@ -213,7 +214,10 @@ def check_unseen(run: Run, what: str, recipe: Recipe, store: ClipStore, partitio
 def _check_heard_alike(run: Run, recipe: Recipe, store: ClipStore) -> None:
     """Refuse a teacher whose answers are of other parts of a sound than the student hears."""
     span, teaching, segments = recipe.view.span, recipe.distill.teaching, run.recipe.view.segments
-    if segments > 1 and teaching in LIVE:
+    if segments > 1 and run.recipe.view.span == "crop" and teaching == "views":
+        raise InputError(f'{run.path}: a teacher with view.span = "crop" and view.segments = {segments} judges its windows as they are, '
+                         'which distill.teaching "views" would change; set distill.teaching to "clip" or "same"')
+    if segments > 1 and run.recipe.view.span != "crop" and teaching in LIVE:
         raise InputError(f'{run.path}: a teacher with view.segments = {segments} judges parts of sounds, but with distill.teaching '
                          f'"{teaching}" it would judge wholes; set distill.teaching to "clip" or "views", or give a teacher with '
                          "view.segments = 1")

@@ -28,7 +28,7 @@ from edgekd.distill.run import SOFT_LABELS_FOLDER, Run, write_atomic
 from edgekd.distill.score import Score, judge, window_logits
 from edgekd.distill.tables import View
 from edgekd.distill.view import TEACHER_STREAM, TeacherView
-from edgekd.distill.windows import Floats, Index, Windows, scored_windows, window_samples
+from edgekd.distill.windows import Floats, Index, Windows, scored_windows, segment_windows, window_samples
 from edgekd.errors import InputError
 from edgekd.models import front
 from edgekd.wording import counted
@@ -66,7 +66,7 @@ def soft_labels(run: Run, store: ClipStore, views: int = 0, clips: Index | None 
 
     Returns:
         the key (64 hex digits) and float16 logits, clips in the order of the store's table: (clips, labels), or (clips, segments, labels)
-        of a "clip" teacher whose view has segments; with views always (views, clips, segments, labels).
+        of a "crop" or "clip" teacher whose view has segments; with views always (views, clips, segments, labels).
 
     Raises:
         InputError: the teacher has other labels or another sample rate than the store, a view that cannot have segments, a cached file is
@@ -125,10 +125,10 @@ def check_segments(view: View, where: str) -> None:
     """Refuse segments of what has none.
 
     Raises:
-        InputError: segments of crops or of joined clips; `where` is named.
+        InputError: segments of joined clips; `where` is named.
     """
-    if view.segments > 1 and view.span not in {"clip", "parent"}:
-        raise InputError(f'{where}: view.segments = {view.segments} with view.span = "{view.span}"; segments are of "clip" and "parent"')
+    if view.segments > 1 and view.span == "pair":
+        raise InputError(f'{where}: view.segments = {view.segments} with view.span = "pair"; segments are of "crop", "clip" and "parent"')
 
 
 def _out_of_fold(run: Run, store: ClipStore, views: int, clips: Index | None, stream: int) -> tuple[str, Logits]:
@@ -179,18 +179,24 @@ class _Part:
 
 
 def _compute(run: Run, store: ClipStore, clips: Index) -> Logits:
-    """Each of some clips in a row as it is: the whole, or the mean over windows that are not silent (over all, where all are)."""
-    places = scored_windows(store, clips, run.recipe.view)
-    if run.recipe.view.span != "crop":
+    """Each of some clips in a row as it is: the whole, or the mean over windows that are not silent (over all, where all are). Of a "crop"
+    view with segments each of its windows, a silent one as that mean."""
+    view = run.recipe.view
+    places = scored_windows(store, clips, view) if view.span != "crop" or view.segments == 1 else segment_windows(store, clips, view)
+    if view.span != "crop":
         return _of_view(run, store, places, None)
-    logits, silent = window_logits(run.float_model(), front(run.config, run.frontend), store, places)
+    said, quiet = window_logits(run.float_model(), front(run.config, run.frontend), store, places)
+    logits, silent = said.numpy(), quiet.numpy()
     owner = places.clip - clips[0]
-    heard = (~silent.numpy()).astype(np.float64)
+    heard = (~silent).astype(np.float64)
     sounding = np.bincount(owner, weights=heard) > 0
     weight = np.where(sounding[owner], heard, 1.0)
     summed = np.zeros((len(clips), logits.shape[1]))
-    np.add.at(summed, owner, logits.numpy() * weight[:, None])
-    return (summed / np.bincount(owner, weights=weight)[:, None]).astype(np.float16)
+    np.add.at(summed, owner, logits * weight[:, None])
+    mean = summed / np.bincount(owner, weights=weight)[:, None]
+    if view.segments == 1:
+        return mean.astype(np.float16)
+    return np.where(silent[:, None], mean[owner], logits).reshape(len(clips), view.segments, -1).astype(np.float16)
 
 
 def _of_view(run: Run, store: ClipStore, places: Windows, gain_db: Floats | None) -> Logits:

@@ -69,8 +69,9 @@ class View(Table, frozen=True, kw_only=True):
     channels: Literal["mean", "all"] = "mean"
     """Channels of the store: their mean, or each for itself."""
     segments: AtLeastOne = 1
-    """Soft labels of "clip" and "parent": 1 gives one for the whole. More gives the teacher's own posteriors of so many equal parts of what
-    it hears; a crop is taught by the part that its middle lies in, a segment of a parent by its own."""
+    """Soft labels: 1 gives one for the whole clip or parent. More gives the teacher's own posteriors of so many equal parts of it; a crop
+    is taught by the part that its middle lies in, a segment of a parent by its own. A "clip" or "parent" teacher hears the whole and says
+    what each part is; a "crop" teacher hears a window around the middle of each part."""
 
 
 class Augment(Table, frozen=True, kw_only=True):

@@ -311,7 +311,7 @@ class _Job:
         views = distill.views if distill.teaching == "views" else 0
         said = [soft_labels(run, self.store, views, self.partition.train, TEACHER_STREAM + number)[1]
                 for number, run in enumerate(self.runs)]
-        heard = tuple(window_samples(run.recipe.view, self.store) for run in self.runs)
+        heard = tuple(None if run.recipe.view.span == "crop" else window_samples(run.recipe.view, self.store) for run in self.runs)
         return Truth(label, torch.from_numpy(stacked(said)), heard)
 
     def _trainer(self, epochs: int, end: EpochEnd) -> pl.Trainer:

@@ -116,6 +116,17 @@ def joined_windows(store: ClipStore, parents: Parents, numbers: Index, begin: In
                    rows.channels)
 
 
+def segment_windows(store: ClipStore, clips: Index, view: View) -> Windows:
+    """Windows of a "crop" view around the middles of the equal parts of each clip that are its segments, or as near as the clip allows:
+    (clips * segments,) rows, clip after clip."""
+    samples, segments = window_samples(view, store), view.segments
+    owner = np.repeat(clips, segments)
+    length = store.lengths[owner]
+    middle = (2 * np.tile(np.arange(segments), len(clips)) + 1) * length // (2 * segments)
+    start = np.clip(middle - samples // 2, 0, np.maximum(length - samples, 0))
+    return Windows(owner, start, samples, tile=False, channels=view.channels)
+
+
 def segment_of(places: Windows, store: ClipStore, segments: int, heard: int | None = None) -> Index:
     """The segment that the middle of each crop lies in.
 

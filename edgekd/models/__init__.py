@@ -24,9 +24,10 @@ from edgekd.models.serfr_cnn import SerfrCnn, SerfrCnnConfig
 from edgekd.models.taps import Taps, segment_logits
 from edgekd.models.transformer import AstConfig, AstNetwork
 from edgekd.models.waveform import RawWaveform
+from edgekd.models.yamnet import Yamnet, YamnetConfig, load_yamnet
 
 ModelConfig = (SerfrCnnConfig | BcResNetAscConfig | BcResNetConfig | CpResNetConfig | CpMobileConfig | MobileNetV2Config | RawCnnConfig
-               | CnnGruConfig | HLTdnnConfig | Cnn14Config | BlackBoxConfig | AstConfig)
+               | CnnGruConfig | HLTdnnConfig | Cnn14Config | BlackBoxConfig | AstConfig | YamnetConfig)
 """A frozen config; its `kind` in TOML is the key below. A class attribute `hears` says what the network is given."""
 
 MODELS: dict[type[ModelConfig], Callable[..., nn.Module]] = {
@@ -42,6 +43,7 @@ MODELS: dict[type[ModelConfig], Callable[..., nn.Module]] = {
     Cnn14Config: Cnn14,
     BlackBoxConfig: BlackBoxNetwork,
     AstConfig: AstNetwork,
+    YamnetConfig: Yamnet,
 }
 """Config -> module (config, labels): log_mel (batch, channels, mel, frame) or waveform (batch, channels, time), float32 -> logits (batch,
 labels). Any can teach; those of blocks with an integer form alone (`edgekd.quant`) can be exported."""
@@ -63,6 +65,8 @@ def initial(config: ModelConfig, labels: int) -> nn.Module:
     model = build(config, labels)
     if isinstance(config, Cnn14Config) and config.weights:
         load_published(model, config.weights)
+    if isinstance(config, YamnetConfig) and config.weights:
+        load_yamnet(model, config.weights)
     return model
 
 

@@ -341,8 +341,17 @@ def test_a_teacher_of_segments_cannot_listen_live(store, teachers, tmp_path, tea
             student({"teaching": teaching}), store, tmp_path / "s", [teachers / "parts"], QUIET, path=tmp_path / "s")
 
 
+def test_a_teacher_of_windows_teaches_by_them_or_by_what_the_student_hears(store, tmp_path):
+    train(teacher_recipe(view={"span": "crop", "seconds": 0.5, "segments": 4}), store, tmp_path / "t", options=QUIET)
+    students = {way: train(student({"teaching": way}), store, tmp_path / way, [tmp_path / "t"], QUIET) for way in ("clip", "same")}
+    assert not equal(weights(students["clip"].path), weights(students["same"].path))
+    assert len(list((tmp_path / "t" / "softlabels").glob("*.npy"))) == 1
+    refused('view.segments = 4 judges its windows as they are, which distill.teaching "views" would change',
+            student({"teaching": "views"}), store, tmp_path / "s", [tmp_path / "t"], QUIET, path=tmp_path / "s")
+
+
 @pytest.mark.parametrize(("view", "message"), [
-    ({"span": "crop", "segments": 2}, 'view.segments = 2 with view.span = "crop"; segments are of "clip" and "parent"'),
+    ({"span": "pair", "segments": 2}, 'view.segments = 2 with view.span = "pair"; segments are of "crop", "clip" and "parent"'),
     ({"span": "clip", "segments": 99}, "too few for 99 segments"),
 ])
 def test_segments_that_cannot_be_are_refused_before_the_teacher_is_trained(store, tmp_path, view, message):

@@ -1,0 +1,178 @@
+"""YAMNet (Plakal and Ellis 2020), a MobileNet (Howard et al. 2017) trained on AudioSet, as a teacher whose every layer can be trained on.
+
+3,195,456 parameters without the dense layer. It hears waveforms at 16 kHz and has its own front end: 25 ms every 10 ms, 64 mels from 125 to
+7,500 Hz, log(magnitude + 0.001). `weights` names the .tflite file as published; batch norms are folded into its convolutions and its
+weights are int8 with a scale for each channel or tensor, which is undone here. Where the published network hears patches of 0.96 s, this
+one hears all frames of a sound at once. As a frozen file with a head it is a `black_box`.
+"""
+
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import msgspec
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from edgekd.engine import litert_interpreter, silent_stderr
+from edgekd.errors import InputError
+from edgekd.models.blocks import Block, Classifier
+
+_LAYERS = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5, (1024, 2), (1024, 1))
+"""Channels and stride of the separable convolutions after the stem of 32."""
+_STEM = 32
+SAMPLE_RATE, WINDOW, HOP, FFT, MELS, LOW_HZ, HIGH_HZ, LOG_OFFSET = 16000, 400, 160, 512, 64, 125.0, 7500.0, 0.001
+"""Of its front end: Hz, samples, samples, samples, bands, Hz, Hz, and what is added to a magnitude before the logarithm."""
+
+
+class YamnetConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="yamnet"):
+    """Where it begins, and its head."""
+
+    hears: ClassVar[Literal["log_mel", "waveform"]] = "waveform"
+
+    weights: str = ""
+    """Path of the published .tflite file that training begins with; "" begins at random."""
+    dropout: float = 0.0
+    """Probability, before the dense layer."""
+
+
+class YamnetFeatures(Block):
+    """waveform (B, 1, T) -> log-mel (B, 1, mel, frame), in float32 whatever the rest computes in. No integer form."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("window", torch.hann_window(WINDOW), persistent=False)
+        self.register_buffer("filters", torch.from_numpy(_mel_filters()), persistent=False)
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        if waveform.shape[1] != 1:
+            raise InputError(f"yamnet: hears one channel, got {waveform.shape[1]}; set view.channels = 'mean'")
+        with torch.autocast(waveform.device.type, enabled=False):
+            sound = waveform.float()
+            sound = F.pad(sound, (0, max(WINDOW - sound.shape[-1], 0)))
+            frames = sound.unfold(-1, WINDOW, HOP) * self.window  # (B, 1, frame, 400)
+            magnitude = torch.fft.rfft(frames, FFT).abs() @ self.filters  # (B, 1, frame, mel)
+            return torch.log(magnitude + LOG_OFFSET).transpose(2, 3)
+
+
+class PaddedConv(Block):
+    """Convolution with a bias and ReLU, padded as TensorFlow's "SAME": an odd row or column of zeros comes last. No integer form."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int = 1, stride: int = 1, groups: int = 1) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, groups=groups)
+
+    def forward(self, x: Tensor) -> Tensor:
+        (kernel, _), (stride, _) = self.conv.kernel_size, self.conv.stride
+        missing = [max((-(-size // stride) - 1) * stride + kernel - size, 0) for size in x.shape[2:]]
+        if any(missing):
+            mel, frame = missing
+            x = F.pad(x, (frame // 2, frame - frame // 2, mel // 2, mel - mel // 2))
+        return F.relu(self.conv(x))
+
+
+class Yamnet(nn.Module):
+    """waveform (batch, 1, time) -> logits (batch, labels)."""
+
+    HEAD: ClassVar[str] = "classifier.dense"
+    EMBEDDING: ClassVar[str] = "classifier.pool"
+
+    def __init__(self, config: YamnetConfig, labels: int) -> None:
+        super().__init__()
+        self.log_mel = YamnetFeatures()
+        layers: list[nn.Module] = [PaddedConv(1, _STEM, 3, 2)]
+        channels = _STEM
+        for width, stride in _LAYERS:
+            layers += [PaddedConv(channels, channels, 3, stride, groups=channels), PaddedConv(channels, width)]
+            channels = width
+        self.features = nn.Sequential(*layers)
+        self.classifier = Classifier(channels, labels, config.dropout)
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        return self.classifier(self.features(self.log_mel(waveform)))  # features: (B, 1024, 2, 4) of a second
+
+
+def load_yamnet(model: Yamnet, path: Path | str) -> None:
+    """Put the published weights into a network, in place; the dense layer is for other labels and stays as it is.
+
+    Args:
+        model: to change.
+        path: of YAMNet's .tflite file.
+
+    Raises:
+        InputError: no such file, or not of YAMNet.
+        MissingExtraError: LiteRT is not installed.
+    """
+    tensors = _tensors(Path(path))
+    with torch.no_grad():
+        for number, layer in enumerate(model.features):
+            conv = layer.conv
+            depthwise = conv.groups > 1
+            stem = "layer1/conv" if not number else f"layer{(number + 3) // 2}/{'depthwise' if depthwise else 'pointwise'}_conv"
+            bias = _one(tensors, path, stem, (conv.out_channels,))
+            shape = (1, 3, 3, conv.out_channels) if depthwise else (conv.out_channels, *conv.kernel_size, conv.in_channels)
+            weight = torch.from_numpy(_one(tensors, path, stem, shape))  # (out, frame, mel, in), or (1, frame, mel, out)
+            conv.weight.copy_(weight.permute(3, 0, 2, 1) if depthwise else weight.permute(0, 3, 2, 1))
+            conv.bias.copy_(torch.from_numpy(bias))
+
+
+Tensors = list[tuple[str, NDArray[np.float32]]]
+
+
+def _tensors(path: Path) -> Tensors:
+    """Names and values, as float32, of the constants of a .tflite file."""
+    interpreter_type = litert_interpreter()
+    try:
+        with silent_stderr():
+            interpreter: Any = interpreter_type(model_content=path.read_bytes())
+            interpreter.allocate_tensors()
+            details = interpreter.get_tensor_details()
+            constants = [(each, interpreter.get_tensor(each["index"])) for each in details if _is_weight(each)]
+    except OSError as error:
+        raise InputError(f"yamnet: weights '{path}' cannot be read ({error.strerror}); give the path of yamnet.tflite") from None
+    except (ValueError, RuntimeError) as error:
+        raise InputError(f"yamnet: weights '{path}' is no model of LiteRT ({' '.join(str(error).split())}); give yamnet.tflite") from None
+    return [(_name(each), _plain(each, value)) for each, value in constants]
+
+
+def _name(detail: dict[str, Any]) -> str:
+    """The first of the names that the converter joined."""
+    return str(detail["name"]).split(";")[0]
+
+
+def _is_weight(detail: dict[str, Any]) -> bool:
+    return "/layer" in _name(detail) and "/relu/" not in _name(detail)
+
+
+def _plain(detail: dict[str, Any], value: NDArray[Any]) -> NDArray[np.float32]:
+    """A constant without its quantisation."""
+    scales, axis = detail["quantization_parameters"]["scales"], detail["quantization_parameters"]["quantized_dimension"]
+    if value.dtype != np.int8:
+        return value.astype(np.float32)
+    shape = [1] * value.ndim
+    if len(scales) > 1:
+        shape[axis] = len(scales)
+    return value.astype(np.float32) * np.reshape(scales, shape).astype(np.float32)
+
+
+def _one(tensors: Tensors, path: Path | str, layer: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    for name, value in tensors:
+        if f"/{layer}/" in name and value.shape == shape:
+            return value
+    raise InputError(f"yamnet: weights '{path}' has no tensor {shape} of {layer}; give the published yamnet.tflite")
+
+
+def _mel_filters() -> NDArray[np.float32]:
+    """(257, 64) triangles whose sides are straight in mel (HTK); the band of 0 Hz is left out."""
+    def mel(hz: Any) -> Any:
+        return 1127.0 * np.log1p(np.asarray(hz, np.float64) / 700.0)
+
+    corners = np.linspace(mel(LOW_HZ), mel(HIGH_HZ), MELS + 2)
+    place = mel(np.linspace(0, SAMPLE_RATE / 2, FFT // 2 + 1))[:, None]
+    rising = (place - corners[:-2]) / (corners[1:-1] - corners[:-2])
+    falling = (corners[2:] - place) / (corners[2:] - corners[1:-1])
+    filters = np.maximum(0.0, np.minimum(rising, falling))
+    filters[0] = 0.0
+    return filters.astype(np.float32)
