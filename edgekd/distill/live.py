@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import msgspec
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from edgekd.data.augment import gain
 from edgekd.data.store import ClipStore
@@ -37,6 +37,10 @@ class LiveTeacher:
     def __init__(self, run: Run, store: ClipStore, clips: Index, number: int, taps: Sequence[str], precision: str) -> None:
         self.run = run
         self.network = run.float_model().requires_grad_(False).eval()
+        if precision == "bf16":
+            for layer in self.network.modules():
+                if isinstance(layer, nn.Conv2d | nn.Linear):
+                    layer.to(torch.bfloat16)  # as autocast would in each step
         self.front = front(run.config, run.frontend, exact=False)
         self.view = TeacherView(store, clips, run.recipe, TEACHER_STREAM + number)
         self._taps = Taps(self.network, taps)

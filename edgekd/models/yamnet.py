@@ -52,9 +52,9 @@ class YamnetFeatures(Block):
         with torch.autocast(waveform.device.type, enabled=False):
             sound = waveform.float()
             sound = F.pad(sound, (0, max(WINDOW - sound.shape[-1], 0)))
-            frames = sound.unfold(-1, WINDOW, HOP) * self.window  # (B, 1, frame, 400)
-            magnitude = torch.fft.rfft(frames, FFT).abs() @ self.filters  # (B, 1, frame, mel)
-            return torch.log(magnitude + LOG_OFFSET).transpose(2, 3)
+            spectrum = torch.fft.rfft(sound.unfold(-1, WINDOW, HOP) * self.window, FFT)  # (B, 1, frame, bin)
+            magnitude = (spectrum.real.square() + spectrum.imag.square()).sqrt()  # a third of the time of abs()
+            return torch.log(magnitude @ self.filters + LOG_OFFSET).transpose(2, 3)  # (B, 1, mel, frame)
 
 
 class PaddedConv(Block):
