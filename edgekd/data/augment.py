@@ -17,6 +17,26 @@ def gain(waveform: Tensor, decibels: Tensor) -> Tensor:
     return waveform * _each(torch.pow(10.0, decibels / 20.0), waveform)
 
 
+def played(waveform: Tensor, speed: Tensor, samples: int) -> Tensor:
+    """Play clips at other speeds, pitch and all, with straight lines between samples.
+
+    Args:
+        waveform: float32 (batch, ..., time); what lies beyond its end is its last sample.
+        speed: float (batch,) factors, above 1 faster.
+        samples: that are played.
+
+    Returns:
+        (batch, ..., samples).
+    """
+    place = torch.arange(samples, device=waveform.device, dtype=torch.float64) * _each(speed.double(), waveform)  # (batch, ..., samples)
+    place = place.clamp(max=waveform.shape[-1] - 1)
+    before = place.long()
+    after = (before + 1).clamp(max=waveform.shape[-1] - 1)
+    share = (place - before).to(waveform.dtype)
+    shape = (*waveform.shape[:-1], samples)
+    return torch.lerp(waveform.gather(-1, before.expand(shape)), waveform.gather(-1, after.expand(shape)), share)
+
+
 def convolve(waveform: Tensor, rows: Tensor, responses: Tensor, chosen: Tensor) -> Tensor:
     """Hear some clips through impulse responses. What rings on after the end is cut.
 

@@ -43,6 +43,7 @@ class Purpose(IntEnum):
     FRAME_START = auto()
     PAIR_OTHERS = auto()
     JOINED = auto()
+    SPEED = auto()
 
 
 class Draws:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from edgekd import quant
-from edgekd.data.augment import convolve, gain, mask, mix, mix_loudness, mix_style
+from edgekd.data.augment import convolve, gain, mask, mix, mix_loudness, mix_style, played
 from edgekd.distill import processes
 from edgekd.distill.bank import ClipBank
 from edgekd.distill.init import freeze_backbone, trainable
@@ -210,6 +210,8 @@ class TrainingModule(pl.LightningModule):
         mixed_first = augment.mixup_domain != "log_mel"
         with torch.no_grad():
             waveform = batch["waveform"]
+            if augment.speed > 1:
+                waveform = played(waveform, batch["speed"], self.view.played)
             if self.responses is not None:
                 waveform = convolve(waveform, batch["response_rows"], self.responses, batch["response"])
             if augment.gain_db > 0:

@@ -72,6 +72,8 @@ class Recipe(Table, frozen=True, kw_only=True):
             del trained["data"]["recorders"]
         if self.augment.ir_split == "all":
             del trained["augment"]["ir_split"]
+        if self.augment.speed == 1.0:
+            del trained["augment"]["speed"]
         return hashlib.sha256(msgspec.json.encode(trained, order="sorted")).hexdigest()[:16]
 
 

@@ -118,6 +118,9 @@ class Augment(Table, frozen=True, kw_only=True):
     time_stretch: Annotated[float, Meta(ge=1, le=4)] = 1.0
     """Largest factor by which sound is made faster or slower, pitch kept: frames are read at another hop. A mix of waveforms goes at the
     pace of its first clip."""
+    speed: Annotated[float, Meta(ge=1, le=4)] = 1.0
+    """Largest factor by which sound is played faster or slower, pitch and all (Tokozume et al. 2018: 1.25). Teachers that hear what the
+    student hears hear it too."""
 
 
 class Loss(Table, frozen=True, kw_only=True):

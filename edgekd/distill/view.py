@@ -36,15 +36,16 @@ class Batch(TypedDict):
     """One training batch: b items, and after them the other clips that are mixed into items: together rows. m masks.
 
     places: where to hear the rows. clip: int64 (rows,) indices into the store, of joined sounds the first clip. gain_db: float32 (rows,).
-    hop: int64 (rows,) samples from frame to frame. response_rows: int64 (k,) rows heard through an impulse response; response: int64 (k,)
-    which. partner: int64 (b,) row of mixup's other clip. share: float32 (b,), 1 where nothing is mixed. style_rows: int64 (s,) rows whose
-    statistics Freq-MixStyle mixes in. style: int64 (b,), the item itself or b + the position in `style_rows`. style_share: float32 (b,).
-    mel_start, mel_width, frame_start, frame_width: int64 (b, m).
+    speed: float32 (rows,) factor at which what is heard is played. hop: int64 (rows,) samples from frame to frame. response_rows: int64
+    (k,) rows heard through an impulse response; response: int64 (k,) which. partner: int64 (b,) row of mixup's other clip. share: float32
+    (b,), 1 where nothing is mixed. style_rows: int64 (s,) rows whose statistics Freq-MixStyle mixes in. style: int64 (b,), the item itself
+    or b + the position in `style_rows`. style_share: float32 (b,). mel_start, mel_width, frame_start, frame_width: int64 (b, m).
     """
 
     places: Windows
     clip: Index
     gain_db: Floats
+    speed: Floats
     hop: Index
     response_rows: Index
     response: Index
@@ -73,7 +74,8 @@ class TrainingView:
 
     Attributes:
         clips: the items of training: `clips`, or the first clip of each of their recordings in a "parent" view.
-        samples: of the view; more are gathered where sound is made faster.
+        samples: of the view.
+        played: samples at most that the frames of the view take, more where sound is stretched in time.
         sizes: items of each batch of an epoch, of all ranks together.
         steps: batches of an epoch, for every rank.
         responses: float32 (responses, taps) of the augmentation, or None.
@@ -92,6 +94,8 @@ class TrainingView:
         self._listener = Listener(store, clips, recipe, closed=True)
         self.samples = self._listener.samples
         self._mels, self._frames, self._stream, self._shard, self._batch_size = mels, frames, stream, shard, batch_size
+        fe = recipe.frontend
+        self.played = self.samples + (frames - 1) * (round(fe.hop_length * recipe.augment.time_stretch) - fe.hop_length)
         smallest = min(self.sizes)
         if smallest < shard[1]:
             raise InputError(f"a batch of {counted(smallest, 'clip')} cannot be divided among {shard[1]} processes; raise train.batch_size "
@@ -165,7 +169,10 @@ class TrainingView:
         pace = augment.time_stretch ** (2 * draws.one(Purpose.STRETCH, clips) - 1)
         hop = np.maximum(np.rint(fe.hop_length * pace), 1).astype(np.int64)
         span = self.samples + (self._frames - 1) * (hop - fe.hop_length)
-        longest = self.samples + (self._frames - 1) * (round(fe.hop_length * augment.time_stretch) - fe.hop_length)
+        speed = augment.speed ** (2 * draws.one(Purpose.SPEED, clips) - 1)
+        longest = self.played
+        if augment.speed > 1:  # to the sample after the last place that is played
+            span, longest = ((span - 1) * speed).astype(np.int64) + 2, int((longest - 1) * augment.speed) + 2
         shift = self._listener.shift(draws, clips, span)
         places = self._listener.places(draws, clips, span, longest, shift, skip_silence=augment.skip_silence)
         response_rows, response = self._heard_through(draws, clips)
@@ -175,7 +182,7 @@ class TrainingView:
         frame_start, frame_width = _masks(draws, items, Purpose.FRAME_START, Purpose.FRAME_WIDTH, augment.time_masks,
                                           augment.time_mask_frames, self._frames)
         return Batch(
-            places=places, clip=clips, gain_db=self._listener.gain_db(draws, clips), hop=hop,
+            places=places, clip=clips, gain_db=self._listener.gain_db(draws, clips), speed=speed.astype(np.float32), hop=hop,
             response_rows=response_rows, response=response, partner=_positions(clips, rows.partner),
             share=_shares(draws, Purpose.MIX_SHARE, items, rows.partner, augment.mixup_alpha), style_rows=style_rows, style=style,
             style_share=_shares(draws, Purpose.STYLE_SHARE, items, rows.style, augment.mixstyle_alpha),

@@ -37,7 +37,8 @@ def heard(store, recipe, batch_size=4):
 
 @pytest.mark.parametrize("domain", ["waveform", "loudness", "log_mel"])
 def test_what_a_clip_becomes_does_not_depend_on_its_batch(store, make_recipe, response_folder, domain):
-    everything = {"mixup_domain": domain, "ir_p": 0.5, "ir_folder": str(response_folder), "mixstyle_p": 0.5, "time_stretch": 1.3}
+    everything = {"mixup_domain": domain, "ir_p": 0.5, "ir_folder": str(response_folder), "mixstyle_p": 0.5, "time_stretch": 1.3,
+                  "speed": 1.2}
     recipe = make_recipe(augment=everything)
     small, large = heard(store, recipe, 2), heard(store, recipe, 15)
     assert len(small) == 15
@@ -47,7 +48,7 @@ def test_what_a_clip_becomes_does_not_depend_on_its_batch(store, make_recipe, re
 @pytest.mark.parametrize("change", [
     {"mixup_p": 1.0}, {"mixup_p": 1.0, "mixup_domain": "loudness"}, {"mixup_p": 1.0, "mixup_domain": "log_mel"}, {"ir_p": 1.0},
     {"mixstyle_p": 1.0}, {"time_stretch": 1.5}, {"gain_db": 6.0}, {"roll": 0.2}, {"mel_masks": 2, "mel_mask_bins": 8},
-    {"time_masks": 2, "time_mask_frames": 10},
+    {"time_masks": 2, "time_mask_frames": 10}, {"speed": 1.3},
 ])
 def test_each_augmentation_changes_what_is_heard_and_alone_keeps_the_shape(store, make_recipe, response_folder, change):
     plain = heard(store, make_recipe(augment=OFF))
@@ -83,6 +84,20 @@ def test_labels_are_mixed_as_the_clips_are(store, make_recipe):
             assert np.allclose(targets.labels[row], expected, atol=1e-6)
         assert torch.equal(module.hear(batch)[1], module.hearing(mix(batch["waveform"], batch["partner"], batch["share"])))
         assert module.training_step(batch, 0).isfinite()
+
+
+def test_sound_at_another_speed_has_another_pitch_and_the_same_place(store, make_recipe):
+    module, batches = module_of(store, make_recipe(augment={**OFF, "speed": 2.0}), 15)
+    (batch,) = batches
+    starts = next(module.view.batches(0))["places"].start
+    waveform, _ = module.hear(batch)
+    assert waveform.shape == (15, module.view.samples)
+    for row, (clip, start, speed) in enumerate(zip(batch["clip"], starts, batch["speed"], strict=True)):
+        source = np.pad(store.waveform(int(clip)), (0, 20_000))[int(start):]
+        place = np.arange(module.view.samples) * float(speed)
+        inside = place < len(store.waveform(int(clip))) - start - 1
+        assert np.allclose(waveform[row][inside], np.interp(place, np.arange(len(source)), source)[inside], atol=1e-4)
+    assert (batch["speed"].min() < 0.8, batch["speed"].max() > 1.3) == (True, True)
 
 
 def test_faster_sound_is_higher_in_tempo_and_not_in_pitch(store, make_recipe):
