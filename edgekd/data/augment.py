@@ -103,6 +103,17 @@ def mix_style(log_mel: Tensor, partner: Tensor, share: Tensor) -> Tensor:
     return log_mel[:len(partner)] * factor + (mix(mean, partner, share) - mean[:len(partner)] * factor)
 
 
+def colour(log_mel: Tensor, rise: Tensor, floor: float) -> Tensor:
+    """Raise and lower mel bins, as a microphone does.
+
+    Args:
+        log_mel: (batch, channels, mel, frame).
+        rise: (batch, mel), in the unit of the log-mel.
+        floor: least value of a log-mel.
+    """
+    return (log_mel + rise[:, None, :, None]).clamp_min(floor)
+
+
 def mask(log_mel: Tensor, axis: int, start: Tensor, width: Tensor) -> Tensor:
     """Put each item's mean in the place of bands or frames (Park et al. 2019).
 

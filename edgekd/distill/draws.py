@@ -44,6 +44,10 @@ class Purpose(IntEnum):
     PAIR_OTHERS = auto()
     JOINED = auto()
     SPEED = auto()
+    FILTER_USED = auto()
+    FILTER_BANDS = auto()
+    FILTER_CORNER = auto()
+    FILTER_DB = auto()
 
 
 class Draws:

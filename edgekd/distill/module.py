@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from edgekd import quant
-from edgekd.data.augment import convolve, gain, mask, mix, mix_loudness, mix_style, played
+from edgekd.data.augment import colour, convolve, gain, mask, mix, mix_loudness, mix_style, played
 from edgekd.distill import processes
 from edgekd.distill.bank import ClipBank
 from edgekd.distill.init import freeze_backbone, trainable
@@ -31,6 +31,8 @@ from edgekd.models.waveform import RawWaveform
 EMA_WARMUP = 10
 """The average's decay is at most (1 + steps) / (EMA_WARMUP + steps), so that it forgets the initial weights soon."""
 MEL_AXIS, FRAME_AXIS = 2, 3
+NEPERS_PER_DB = math.log(10) / 10
+"""Of power, whose natural logarithm a log-mel is."""
 LEAST_RISE = 1e-4
 """Where an exponential rise starts when the schedule ends at zero."""
 
@@ -227,6 +229,9 @@ class TrainingModule(pl.LightningModule):
                 x = self._items(x, batch, mix)
             if augment.mixstyle_p > 0:
                 x = mix_style(x, batch["style"], batch["style_share"])
+            if augment.filter_p > 0:
+                fe = self.front.fe
+                x = colour(x, batch["filter_db"] * (NEPERS_PER_DB / fe.std), (math.log(fe.log_floor) - fe.mean) / fe.std)
             if augment.mel_masks:
                 x = mask(x, MEL_AXIS, batch["mel_start"], batch["mel_width"])
             if augment.time_masks:

@@ -72,8 +72,9 @@ class Recipe(Table, frozen=True, kw_only=True):
             del trained["data"]["recorders"]
         if self.augment.ir_split == "all":
             del trained["augment"]["ir_split"]
-        if self.augment.speed == 1.0:
-            del trained["augment"]["speed"]
+        later = {"speed": self.augment.speed > 1, **dict.fromkeys(("filter_p", "filter_db", "filter_bands"), self.augment.filter_p > 0)}
+        for key in (key for key, used in later.items() if not used):
+            del trained["augment"][key]
         return hashlib.sha256(msgspec.json.encode(trained, order="sorted")).hexdigest()[:16]
 
 
@@ -155,6 +156,9 @@ def decode(raw: Mapping[str, Any], where: str) -> Recipe:
     if recipe.augment.ir_p and not recipe.augment.ir_folder:
         raise InputError(f"{where}: augment.ir_p is {recipe.augment.ir_p:g} but augment.ir_folder is not set; name the folder of the "
                          "impulse responses")
+    least, most = recipe.augment.filter_bands
+    if least > most:
+        raise InputError(f"{where}: augment.filter_bands = [{least}, {most}]: write the least and the most, e.g. [{most}, {least}]")
     _check_held_out(recipe.data.held_out, where)
     if recipe.role == "teacher" and (recipe.teachers or recipe.specialists or recipe.backend):
         raise InputError(f"{where}: [[teachers]], [specialists] and [backend] are stages of a student; a teacher learns from labels alone")

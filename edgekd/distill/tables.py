@@ -115,6 +115,13 @@ class Augment(Table, frozen=True, kw_only=True):
     each clip, where the original draws for each batch."""
     mixstyle_alpha: Positive = 0.3
     """Both parameters of the beta distribution of a clip's own share in them."""
+    filter_p: Fraction = 0.0
+    """Probability that a clip's mel bins are raised and lowered along a random curve, as another microphone would colour it (FilterAugment,
+    Nam et al. 2022)."""
+    filter_db: NonNegative = 6.0
+    """Decibels: the curve's largest height in either direction."""
+    filter_bands: tuple[AtLeastOne, AtLeastOne] = (2, 5)
+    """Least and most straight lines that the curve consists of."""
     time_stretch: Annotated[float, Meta(ge=1, le=4)] = 1.0
     """Largest factor by which sound is made faster or slower, pitch kept: frames are read at another hop. A mix of waveforms goes at the
     pace of its first clip."""

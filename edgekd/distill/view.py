@@ -39,7 +39,8 @@ class Batch(TypedDict):
     speed: float32 (rows,) factor at which what is heard is played. hop: int64 (rows,) samples from frame to frame. response_rows: int64
     (k,) rows heard through an impulse response; response: int64 (k,) which. partner: int64 (b,) row of mixup's other clip. share: float32
     (b,), 1 where nothing is mixed. style_rows: int64 (s,) rows whose statistics Freq-MixStyle mixes in. style: int64 (b,), the item itself
-    or b + the position in `style_rows`. style_share: float32 (b,). mel_start, mel_width, frame_start, frame_width: int64 (b, m).
+    or b + the position in `style_rows`. style_share: float32 (b,). filter_db: float32 (b, mels), (b, 0) without. mel_start, mel_width,
+    frame_start, frame_width: int64 (b, m).
     """
 
     places: Windows
@@ -54,6 +55,7 @@ class Batch(TypedDict):
     style_rows: Index
     style: Index
     style_share: Floats
+    filter_db: Floats
     mel_start: Index
     mel_width: Index
     frame_start: Index
@@ -186,6 +188,7 @@ class TrainingView:
             response_rows=response_rows, response=response, partner=_positions(clips, rows.partner),
             share=_shares(draws, Purpose.MIX_SHARE, items, rows.partner, augment.mixup_alpha), style_rows=style_rows, style=style,
             style_share=_shares(draws, Purpose.STYLE_SHARE, items, rows.style, augment.mixstyle_alpha),
+            filter_db=_curves(draws, items, augment, self._mels),
             mel_start=mel_start, mel_width=mel_width, frame_start=frame_start, frame_width=frame_width)
 
     def _heard_through(self, draws: Draws, clips: Index) -> tuple[Index, Index]:
@@ -283,7 +286,8 @@ def _divided(items: int, parts: int) -> list[int]:
 def _refuse_log_mel(augment: Augment) -> None:
     """Refuse what changes a log-mel, for a network that hears waveforms."""
     wanted = {"mel_masks": augment.mel_masks > 0, "time_masks": augment.time_masks > 0, "time_stretch": augment.time_stretch > 1,
-              "mixstyle_p": augment.mixstyle_p > 0, "mixup_domain": augment.mixup_p > 0 and augment.mixup_domain == "log_mel"}
+              "mixstyle_p": augment.mixstyle_p > 0, "filter_p": augment.filter_p > 0,
+              "mixup_domain": augment.mixup_p > 0 and augment.mixup_domain == "log_mel"}
     off = {"time_stretch": "1", "mixup_domain": '"waveform"'}
     for key in (key for key, set_ in wanted.items() if set_):
         raise InputError(f"augment.{key} = {getattr(augment, key)} changes a log-mel, and this network hears waveforms; set it to "
@@ -320,6 +324,22 @@ def _shares(draws: Draws, purpose: Purpose, items: Index, other: Index, alpha: f
     mixed = other != items
     share[mixed] = draws.beta(purpose, items[mixed], alpha)
     return share
+
+
+def _curves(draws: Draws, items: Index, augment: Augment, mels: int) -> Floats:
+    """(items, mels) decibels by which mel bins rise; (items, 0) where none ever do."""
+    if not augment.filter_p:
+        return np.zeros((len(items), 0), np.float32)
+    least, most = augment.filter_bands
+    bands = least + (draws.one(Purpose.FILTER_BANDS, items) * (most - least + 1)).astype(np.int64)
+    inner = draws.uniform(Purpose.FILTER_CORNER, items, most)
+    height = (2 * draws.uniform(Purpose.FILTER_DB, items, most + 1) - 1) * augment.filter_db
+    curves = np.zeros((len(items), mels), np.float32)
+    for row in np.flatnonzero(draws.one(Purpose.FILTER_USED, items) < augment.filter_p):
+        lines = int(bands[row])
+        corner = np.concatenate([[0.0], np.sort(inner[row, :lines - 1]), [1.0]]) * (mels - 1)
+        curves[row] = np.interp(np.arange(mels), corner, height[row, :lines + 1])
+    return curves
 
 
 def _masks(draws: Draws, items: Index, start: Purpose, width: Purpose, masks: int, widest: int, size: int) -> tuple[Index, Index]:

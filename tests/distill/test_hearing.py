@@ -38,7 +38,7 @@ def heard(store, recipe, batch_size=4):
 @pytest.mark.parametrize("domain", ["waveform", "loudness", "log_mel"])
 def test_what_a_clip_becomes_does_not_depend_on_its_batch(store, make_recipe, response_folder, domain):
     everything = {"mixup_domain": domain, "ir_p": 0.5, "ir_folder": str(response_folder), "mixstyle_p": 0.5, "time_stretch": 1.3,
-                  "speed": 1.2}
+                  "speed": 1.2, "filter_p": 0.5}
     recipe = make_recipe(augment=everything)
     small, large = heard(store, recipe, 2), heard(store, recipe, 15)
     assert len(small) == 15
@@ -49,6 +49,7 @@ def test_what_a_clip_becomes_does_not_depend_on_its_batch(store, make_recipe, re
     {"mixup_p": 1.0}, {"mixup_p": 1.0, "mixup_domain": "loudness"}, {"mixup_p": 1.0, "mixup_domain": "log_mel"}, {"ir_p": 1.0},
     {"mixstyle_p": 1.0}, {"time_stretch": 1.5}, {"gain_db": 6.0}, {"roll": 0.2}, {"mel_masks": 2, "mel_mask_bins": 8},
     {"time_masks": 2, "time_mask_frames": 10}, {"speed": 1.3},
+    {"filter_p": 1.0},
 ])
 def test_each_augmentation_changes_what_is_heard_and_alone_keeps_the_shape(store, make_recipe, response_folder, change):
     plain = heard(store, make_recipe(augment=OFF))
@@ -98,6 +99,20 @@ def test_sound_at_another_speed_has_another_pitch_and_the_same_place(store, make
         inside = place < len(store.waveform(int(clip))) - start - 1
         assert np.allclose(waveform[row][inside], np.interp(place, np.arange(len(source)), source)[inside], atol=1e-4)
     assert (batch["speed"].min() < 0.8, batch["speed"].max() > 1.3) == (True, True)
+
+
+def test_a_filter_raises_mel_bins_along_straight_lines_and_keeps_the_floor(store, make_recipe):
+    one_line = {**OFF, "filter_db": 12.0, "filter_bands": [1, 1]}
+    plain, coloured = (heard(store, make_recipe(augment={**one_line, "filter_p": share})) for share in (0.0, 1.0))
+    fe = make_recipe().frontend
+    for clip in plain:
+        rise = (coloured[clip] - plain[clip])[0] * fe.std * 10 / np.log(10)  # decibels (mel, frame)
+        above = plain[clip][0] > np.log(fe.log_floor) / fe.std + 3
+        curve = torch.where(above, rise, torch.nan).nanmean(dim=1)
+        known = ~curve.isnan()
+        assert curve[known].abs().max() <= 12.01
+        bins = np.arange(len(curve))[known.numpy()]
+        assert np.allclose(np.polyval(np.polyfit(bins, curve[known], 1), bins), curve[known], atol=0.05)  # one line
 
 
 def test_faster_sound_is_higher_in_tempo_and_not_in_pitch(store, make_recipe):

@@ -65,7 +65,8 @@ def test_overrides_are_typed_by_their_field(path):
     ("name=../mine", r"name '\.\./mine' begins the names of files"),
     ("name=", "name ''"),
     ("augment.ir_p=0.5", r"augment\.ir_p is 0\.5 but augment\.ir_folder is not set"),
-    ("augment.time_stretch=0.9", "time_stretch"),
+    ("augment.time_stretch=0.9", "time_stretch"), ("augment.speed=0.9", "speed"),
+    ("augment.filter_bands=[5, 2]", r"filter_bands = \[5, 2\]: write the least and the most, e\.g\. \[2, 5\]"),
 ])
 def test_bad_settings_are_refused_with_the_reason(path, override, message):
     with pytest.raises(InputError, match=message):
