@@ -18,6 +18,7 @@ from edgekd.models.cp_mobile import CpMobile, CpMobileConfig
 from edgekd.models.cp_resnet import CpResNet, CpResNetConfig
 from edgekd.models.hltdnn import HLTdnn, HLTdnnConfig
 from edgekd.models.logmel import LogMel
+from edgekd.models.mobilenet_v1 import MobileNetV1, MobileNetV1Config, load_first_layers
 from edgekd.models.mobilenet_v2 import MobileNetV2, MobileNetV2Config
 from edgekd.models.raw_cnn import RawCnn, RawCnnConfig
 from edgekd.models.serfr_cnn import SerfrCnn, SerfrCnnConfig
@@ -27,7 +28,8 @@ from edgekd.models.waveform import RawWaveform
 from edgekd.models.yamnet import Yamnet, YamnetConfig, load_yamnet
 
 ModelConfig = (SerfrCnnConfig | BcResNetAscConfig | BcResNetConfig | CpResNetConfig | CpMobileConfig | MobileNetV2Config | RawCnnConfig
-               | CnnGruConfig | HLTdnnConfig | Cnn14Config | BlackBoxConfig | AstConfig | YamnetConfig)
+               | CnnGruConfig | HLTdnnConfig | Cnn14Config | BlackBoxConfig | AstConfig | YamnetConfig
+               | MobileNetV1Config)
 """A frozen config; its `kind` in TOML is the key below. A class attribute `hears` says what the network is given."""
 
 MODELS: dict[type[ModelConfig], Callable[..., nn.Module]] = {
@@ -36,6 +38,7 @@ MODELS: dict[type[ModelConfig], Callable[..., nn.Module]] = {
     BcResNetConfig: BcResNet,
     CpResNetConfig: CpResNet,
     CpMobileConfig: CpMobile,
+    MobileNetV1Config: MobileNetV1,
     MobileNetV2Config: MobileNetV2,
     RawCnnConfig: RawCnn,
     CnnGruConfig: CnnGru,
@@ -67,6 +70,8 @@ def initial(config: ModelConfig, labels: int) -> nn.Module:
         load_published(model, config.weights)
     if isinstance(config, YamnetConfig) and config.weights:
         load_yamnet(model, config.weights)
+    if isinstance(config, MobileNetV1Config) and config.weights:
+        load_first_layers(model, config.weights)
     return model
 
 

@@ -105,17 +105,38 @@ def load_yamnet(model: Yamnet, path: Path | str) -> None:
         InputError: no such file, or not of YAMNet.
         MissingExtraError: LiteRT is not installed.
     """
-    tensors = _tensors(Path(path))
     with torch.no_grad():
-        for number, layer in enumerate(model.features):
-            conv = layer.conv
-            depthwise = conv.groups > 1
-            stem = "layer1/conv" if not number else f"layer{(number + 3) // 2}/{'depthwise' if depthwise else 'pointwise'}_conv"
-            bias = _one(tensors, path, stem, (conv.out_channels,))
-            shape = (1, 3, 3, conv.out_channels) if depthwise else (conv.out_channels, *conv.kernel_size, conv.in_channels)
-            weight = torch.from_numpy(_one(tensors, path, stem, shape))  # (out, frame, mel, in), or (1, frame, mel, out)
-            conv.weight.copy_(weight.permute(3, 0, 2, 1) if depthwise else weight.permute(0, 3, 2, 1))
-            conv.bias.copy_(torch.from_numpy(bias))
+        for layer, (weight, bias) in zip(model.features, published_layers(path, len(model.features)), strict=True):
+            layer.conv.weight.copy_(weight)
+            layer.conv.bias.copy_(bias)
+
+
+def published_layers(path: Path | str, count: int) -> list[tuple[Tensor, Tensor]]:
+    """Weights (out, in / groups, mel, frame) and biases (out,), float32, of the first convolutions of YAMNet's .tflite file: the stem, then
+    of each separable convolution the depthwise and the pointwise one.
+
+    Raises:
+        InputError: no such file, or not of YAMNet.
+        MissingExtraError: LiteRT is not installed.
+    """
+    tensors, layers, inputs = _tensors(Path(path)), [], 1
+    for number, (outputs, kernel, depthwise) in enumerate(_convolutions()[:count]):
+        name = f"layer{(number + 3) // 2}/{'depthwise' if depthwise else 'pointwise'}_conv" if number else "layer1/conv"
+        shape = (1, kernel, kernel, outputs) if depthwise else (outputs, kernel, kernel, inputs)
+        weight = torch.from_numpy(_one(tensors, path, name, shape))  # (out, frame, mel, in), or (1, frame, mel, out)
+        bias = torch.from_numpy(_one(tensors, path, name, (outputs,)))
+        layers.append((weight.permute(3, 0, 2, 1) if depthwise else weight.permute(0, 3, 2, 1), bias))
+        inputs = outputs
+    return layers
+
+
+def _convolutions() -> list[tuple[int, int, bool]]:
+    """Outputs, kernel and whether it is depthwise, of each convolution."""
+    found, inputs = [(_STEM, 3, False)], _STEM
+    for width, _ in _LAYERS:
+        found += [(inputs, 3, True), (width, 1, False)]
+        inputs = width
+    return found
 
 
 Tensors = list[tuple[str, NDArray[np.float32]]]

@@ -1,0 +1,83 @@
+"""MobileNet on one log-mel channel (Howard et al. 2017): a stem and separable convolutions. With the first layers of YAMNet a student that
+begins with what AudioSet taught.
+
+The default is cut for 50 labels: 127,256 parameter bytes, 23.3 MMAC on 97 frames of 64 mels. YAMNet's features are those of
+`FrontEnd(n_fft=512, win_length=400, hop_length=160, n_mels=64, f_min=125, f_max=7500, mel_scale="htk", log_floor=1e-6, mean=0, std=2)` but
+for details: half the logarithm of a power is that of a magnitude.
+"""
+
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import msgspec
+import torch
+from torch import Tensor, nn
+
+from edgekd.errors import InputError
+from edgekd.models.blocks import Classifier, ConvNormAct
+from edgekd.models.yamnet import published_layers
+
+
+class MobileNetV1Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="mobilenet_v1"):
+    """Widths and strides."""
+
+    channels: int = 1
+    """Of the input; a network that is exported has one."""
+    stem: int = 32
+    """Channels of the stem, a 3x3 convolution of stride 2."""
+    layers: tuple[tuple[int, int], ...] = ((64, 1), (128, 2), (128, 1), (256, 2), (184, 1))
+    """Channels and stride of each separable convolution."""
+    norm: Literal["batch", "none"] = "batch"
+    """After each convolution; "none" gives it a bias, as `weights` has."""
+    weights: str = ""
+    """Path of YAMNet's .tflite file, with whose first layers training begins; narrower layers take their first channels. "" begins at
+    random."""
+    dropout: float = 0.0
+    """Probability, before the dense layer."""
+
+    def __post_init__(self) -> None:
+        if self.weights and self.norm != "none":
+            raise InputError("mobilenet_v1: YAMNet's file has its batch norms folded into its convolutions; set norm = 'none' for weights")
+
+
+class MobileNetV1(nn.Module):
+    """log_mel (batch, channels, mel, frame) -> logits (batch, labels)."""
+
+    HEAD: ClassVar[str] = "classifier"
+    EMBEDDING: ClassVar[str] = "classifier.pool"
+
+    def __init__(self, config: MobileNetV1Config, labels: int) -> None:
+        super().__init__()
+        norm, channels = config.norm, config.stem
+        layers: list[nn.Module] = [ConvNormAct(config.channels, channels, 3, stride=2, padding=1, norm=norm)]
+        for width, stride in config.layers:
+            layers += [ConvNormAct(channels, channels, 3, stride=stride, padding=1, groups=channels, norm=norm),
+                       ConvNormAct(channels, width, norm=norm)]
+            channels = width
+        self.features = nn.Sequential(*layers)
+        self.classifier = Classifier(channels, labels, config.dropout)
+
+    def forward(self, log_mel: Tensor) -> Tensor:
+        return self.classifier(self.features(log_mel))
+
+
+def load_first_layers(model: MobileNetV1, path: Path | str) -> None:
+    """Put YAMNet's published weights into the layers of a network, in place, as many as it has; of a narrower one the first channels. The
+    dense layer stays as it is.
+
+    Args:
+        model: without norms, each layer at most as wide as YAMNet's.
+        path: of YAMNet's .tflite file.
+
+    Raises:
+        InputError: no such file, not of YAMNet, or a layer that is wider.
+        MissingExtraError: LiteRT is not installed.
+    """
+    for number, (layer, (weight, bias)) in enumerate(zip(model.features, published_layers(path, len(model.features)), strict=False)):
+        outputs, inputs = layer.conv.weight.shape[:2]
+        if outputs > weight.shape[0] or inputs > weight.shape[1]:
+            raise InputError(f"mobilenet_v1: convolution {number} has {inputs} to {outputs} channels, more than the {weight.shape[1]} to "
+                             f"{weight.shape[0]} of YAMNet; use widths up to YAMNet's")
+        with torch.no_grad():
+            layer.conv.weight.copy_(weight[:outputs, :inputs])
+            layer.conv.bias.copy_(bias[:outputs])
