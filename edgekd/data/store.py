@@ -253,7 +253,7 @@ class ClipStore:
         return np.array([index for index, clip in enumerate(self.clips) if clip.split in wanted], dtype=np.int64)
 
     def partition(self, train_splits: Sequence[str], test_splits: Sequence[str], allow_leaks: bool = False,
-                  held_out: Sequence[int] = ()) -> Partition:
+                  held_out: Sequence[int] = (), mixed_folds: bool = False) -> Partition:
         """Divide clips into a training and a test side that share no group, no parent and have the same labels.
 
         A group or parent on both sides is a leak. Where the splits are official folds, the leaking clips are left out of training;
@@ -264,6 +264,7 @@ class ClipStore:
             allow_leaks: see above.
             held_out: k, K: the training side is divided into K parts by recording, and part k becomes the test side; further pairs divide
                 what remains. The test splits, which then may be none, are heard on neither side. A label may be missing in the test side.
+            mixed_folds: accept that all official folds are mixed and dealt anew.
 
         Raises:
             InputError: an unknown or repeated split, a leak, a label that is on one side only, no labels at all, too few recordings to
@@ -271,10 +272,10 @@ class ClipStore:
         """
         if UNLABELLED in self.labels:
             raise InputError(f"{self.path}: {self.name} has no labels: nothing can be trained on it; give its folder to edgekd predict")
-        if held_out and self.info.official_folds and len(self.splits) > 1 and set(self.splits) <= set(train_splits):
+        if held_out and not mixed_folds and self.info.official_folds and len(self.splits) > 1 and set(self.splits) <= set(train_splits):
             raise InputError(f"{self.path}: data.held_out = {list(held_out)} would mix the official folds of {self.name} and deal them "
-                             "anew, and such a score compares with no other; keep one of them out as data.test, or test each by edgekd "
-                             "crossval")
+                             "anew, and such a score compares with no other; keep one of them out as data.test, test each by edgekd "
+                             "crossval, or set data.mixed_folds = true for a final model, whose figures are those of a crossval")
         both = sorted(set(train_splits) & set(test_splits))
         if both:
             raise InputError(f"{self.path}: split '{both[0]}' is named for training and for testing; take it from one of them")

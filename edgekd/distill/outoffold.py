@@ -37,7 +37,7 @@ def assignment(recipe: Recipe, store: ClipStore, count: int) -> NDArray[np.int64
     judge = np.full(len(store.clips), ALL_FITS, np.int64)
     for fit in range(count):
         data = fit_recipe(recipe, fit, count).data
-        judge[store.partition(data.train, data.test, data.allow_leaks, data.held_out).test] = fit
+        judge[data.sides(store).test] = fit
     return judge
 
 

@@ -46,7 +46,7 @@ def divided(recipe: Recipe, store: ClipStore) -> Partition:
         InputError: see `ClipStore.partition`; a recorder that the store does not have, or that has no training clip.
     """
     data = recipe.data
-    partition = store.partition(data.train, data.test, data.allow_leaks, data.held_out)
+    partition = data.sides(store)
     if not data.recorders:
         return partition
     recorder = np.array([clip.recorder for clip in store.clips], dtype=object)

@@ -70,6 +70,8 @@ class Recipe(Table, frozen=True, kw_only=True):
         trained = {name: value for name, value in msgspec.to_builtins(placeless(self)).items() if name not in UNTRAINED}
         if not self.data.recorders:  # keys that came later: runs made before them stay the same runs
             del trained["data"]["recorders"]
+        if not self.data.mixed_folds:
+            del trained["data"]["mixed_folds"]
         if self.augment.ir_split == "all":
             del trained["augment"]["ir_split"]
         later = {"speed": self.augment.speed > 1, **dict.fromkeys(("filter_p", "filter_db", "filter_bands"), self.augment.filter_p > 0)}

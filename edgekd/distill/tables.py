@@ -6,6 +6,7 @@ import msgspec
 from msgspec import Meta
 
 from edgekd.data.makes import MicSplit
+from edgekd.data.store import ClipStore, Partition
 
 Positive = Annotated[float, Meta(gt=0)]
 NonNegative = Annotated[float, Meta(ge=0)]
@@ -37,11 +38,18 @@ class Data(Table, frozen=True, kw_only=True):
     """[k, K]: test on part k (from 0) of K parts of the training clips instead of on `test`, and train on the other parts. Parts share
     no recording and are alike in labels. Clips of `test`, which then may be [], are heard on neither side. Further pairs divide what
     remains."""
+    mixed_folds: bool = False
+    """Accept that `held_out` mixes all official folds and deals them anew: for a final model, whose figures are those of a
+    cross-validation of its recipe."""
     recorders: tuple[str, ...] = ()
     """Recorders whose clips train the model, e.g. ["a"] for a model of one device; none is all. What is tested stays the same."""
     pair: tuple[str, ...] = ()
     """Two labels of a specialist (Jung et al. 2020): half of each training batch are clips of these, half of all others, drawn anew each
     epoch; an epoch has all clips of the pair once. None: all training clips once."""
+
+    def sides(self, store: ClipStore) -> Partition:
+        """The training and the test side of a store, of all recorders; see `ClipStore.partition`."""
+        return store.partition(self.train, self.test, self.allow_leaks, self.held_out, self.mixed_folds)
 
 
 class Init(Table, frozen=True, kw_only=True):

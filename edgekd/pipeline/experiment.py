@@ -120,7 +120,7 @@ class Plan:
         """What a run is tested on."""
         data = run.recipe.data
         if data not in self.sides:
-            self.sides[data] = TestSide.of(self.store, self.store.partition(data.train, data.test, data.allow_leaks, data.held_out).test)
+            self.sides[data] = TestSide.of(self.store, data.sides(self.store).test)
         return self.sides[data]
 
     def jobs(self, workers: Workers) -> list[Job]:

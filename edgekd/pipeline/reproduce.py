@@ -234,7 +234,7 @@ def _check_sides(table: Reproduction, plan: Plan) -> None:
     source, store, data = table.data, plan.store, plan.runs[0].recipe.data
     if table.folds or not source.counted or len(store.clips) != source.clips:
         return
-    sides = store.partition(data.train, data.test, data.allow_leaks, data.held_out)
+    sides = data.sides(store)
     train, test = len(sides.train) + len(sides.left_out), len(sides.test)
     for side, got, wanted in (("train on", train, source.train), ("test on", test, source.test)):
         if got != wanted:

@@ -1,4 +1,4 @@
-"""YAMNet as a network: its shapes, and that with the published weights it says what the published file says."""
+"""YAMNet as a network: with the published weights it says what the published file says; and a student of its first layers."""
 
 from pathlib import Path
 
@@ -8,8 +8,11 @@ import soundfile
 import torch
 
 from edgekd.blackbox import open_features
+from edgekd.distill.recipe import load_recipe
 from edgekd.errors import InputError
 from edgekd.models import build, initial
+from edgekd.models.logmel import LogMel
+from edgekd.models.mobilenet_v1 import MobileNetV1Config
 from edgekd.models.yamnet import YamnetConfig
 from edgekd.quant import to_qat
 
@@ -60,7 +63,7 @@ def test_other_weights_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"none\.tflite' cannot be read \(No such file or directory\); give the path of yamnet\.tflite"):
         initial(YamnetConfig(weights=str(tmp_path / "none.tflite")), 50)
     other = YAMNET.with_name("dcase2022_baseline.tflite")
-    with pytest.raises(InputError, match=r"has no tensor \(32,\) of layer1/conv; give the published yamnet\.tflite"):
+    with pytest.raises(InputError, match=r"has no tensor \(32, 3, 3, 1\) of layer1/conv; give the published yamnet\.tflite"):
         initial(YamnetConfig(weights=str(other)), 50)
 
 
@@ -70,3 +73,37 @@ def test_it_hears_one_channel_and_has_no_integer_form():
         model(torch.randn(1, 2, PATCH))
     with pytest.raises(InputError, match="log_mel: YamnetFeatures has no integer form"):
         to_qat(model)
+
+
+def test_the_student_is_within_the_budget_and_has_an_integer_form():
+    model = build(MobileNetV1Config(norm="none"), 50)
+    sizes = [(each.numel(), name.endswith("bias")) for name, each in model.named_parameters()]
+    assert sum(size * (4 if bias else 1) for size, bias in sizes) == 127_256
+    to_qat(model)
+    to_qat(build(MobileNetV1Config(), 50))
+
+
+@needs_yamnet
+def test_the_student_begins_with_the_first_layers_and_hears_what_they_hear():
+    yamnet = initial(YamnetConfig(weights=str(YAMNET)), 50).eval()
+    student = initial(MobileNetV1Config(norm="none", weights=str(YAMNET)), 50).eval()
+    for ours, theirs in zip(student.features, yamnet.features, strict=False):
+        outputs, inputs = ours.conv.weight.shape[:2]
+        assert torch.equal(ours.conv.weight, theirs.conv.weight[:outputs, :inputs])
+        assert torch.equal(ours.conv.bias, theirs.conv.bias[:outputs])
+    assert student.features[-1].conv.weight.shape[0] == 184
+    log_mel, first = LogMel(load_recipe("esc50-best").frontend), 9  # to the 256 channels, where the widths still are the same
+    for path in sorted(ESC50.glob("*.flac"))[:3]:
+        sound = torch.from_numpy(soundfile.read(path, dtype="float32")[0][None, :16_000])
+        with torch.inference_mode():
+            ours = student.features[:first](log_mel(sound)).mean(dim=(2, 3))[0].numpy()
+            theirs = yamnet.features[:first](yamnet.log_mel(sound[:, None])).mean(dim=(2, 3))[0].numpy()
+        assert np.corrcoef(ours, theirs)[0, 1] > 0.8  # bands of power are not quite those of magnitudes
+
+
+@needs_yamnet
+def test_weights_that_do_not_fit_the_student_are_refused():
+    with pytest.raises(InputError, match="set norm = 'none' for weights"):
+        MobileNetV1Config(weights=str(YAMNET))
+    with pytest.raises(InputError, match=r"convolution 2 has 32 to 65 channels, more than the 32 to 64 of YAMNet"):
+        initial(MobileNetV1Config(norm="none", layers=((65, 1),), weights=str(YAMNET)), 50)

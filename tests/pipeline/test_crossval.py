@@ -12,6 +12,7 @@ from edgekd.data.store import Clip, ClipStore
 from edgekd.data.writer import StoreWriter
 from edgekd.distill.recipe import load_recipe
 from edgekd.distill.run import load_run
+from edgekd.distill.tables import Data
 from edgekd.errors import GateError, InputError
 from edgekd.modelfile import read_manifest
 from edgekd.pipeline import crossval as crossval_module
@@ -134,6 +135,8 @@ def test_official_folds_that_take_no_part_are_told(place, tmp_path, trained):
     with pytest.raises(InputError, match=r"held_out = \[0, 4\] would mix the official folds of tones and deal them anew"):
         ClipStore.open(tmp_path / "store").partition(["a", "b", "c"], [], held_out=[0, 4])
     assert len(ClipStore.open(tmp_path / "store").partition(["a", "b"], [], held_out=[0, 4]).test) > 0
+    final = Data(train=("a", "b", "c"), test=(), held_out=(0, 4), mixed_folds=True).sides(ClipStore.open(tmp_path / "store"))
+    assert (len(final.train) + len(final.test), len(final.test) > 0) == (len(store.clips), True)
 
 
 def test_a_crossval_of_something_else_keeps_its_folder_and_seeds_may_be_added(place, tmp_path, trained):
