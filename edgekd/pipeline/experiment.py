@@ -151,7 +151,7 @@ class Plan:
 
 def _placed(recipe: Recipe, fold: Fold, seed: int) -> Recipe:
     """The recipe on the splits of a fold."""
-    data = msgspec.structs.replace(recipe.data, train=fold.train, test=fold.test, held_out=fold.held_out)
+    data = msgspec.structs.replace(recipe.data, train=fold.train, test=fold.test, held_out=fold.held_out, mixed_folds=False)
     return msgspec.structs.replace(recipe, data=data, seed=seed, export=msgspec.structs.replace(recipe.export, calibrate=()))
 
 

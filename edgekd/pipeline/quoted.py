@@ -80,8 +80,9 @@ def quoted(folder: Path, run: Run, network: Network) -> CrossValidation:
 
 
 def _question(recipe: Recipe, teachers: int) -> tuple[str, int]:
-    """What a cross-validation and a run must have in common."""
-    return anywhere(recipe).hash, teachers
+    """What a cross-validation and a run must have in common: all but where and in which precision each was trained."""
+    placeless = anywhere(recipe)
+    return msgspec.structs.replace(placeless, train=msgspec.structs.replace(placeless.train, precision="auto")).hash, teachers
 
 
 def _asked(folder: Path, name: str) -> tuple[str, int]:

@@ -164,7 +164,8 @@ def test_a_model_quotes_the_crossval_of_its_own_recipe_and_of_no_other(place, tm
         assert f"{100 * found.windows.mean:.1f} % (" in info(report.files[0], False)
     store = str(place / "store")
     cli._run(["distill", str(place / "student.toml"), "--data", store, "--out", str(tmp_path / "all"), "--set", 'data.train=["a","b","c"]',
-              "--set", "data.test=[]", "--set", "data.held_out=[0,4]", "--set", "seed=3", "--threads", "1"])
+              "--set", "data.test=[]", "--set", "data.held_out=[0,4]", "--set", "data.mixed_folds=true", "--set", "seed=3",
+              "--set", "train.precision=bf16", "--threads", "1"])
     assert export_run(tmp_path / "all", "int8", "onnx", crossval=tmp_path / "cv").files
     cli._run(["distill", str(place / "student.toml"), "--data", store, "--out", str(tmp_path / "other"), "--set", "train.lr=0.1",
               "--threads", "1"])
