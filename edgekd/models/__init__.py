@@ -25,7 +25,7 @@ from edgekd.models.serfr_cnn import SerfrCnn, SerfrCnnConfig
 from edgekd.models.taps import Taps, segment_logits
 from edgekd.models.transformer import AstConfig, AstNetwork
 from edgekd.models.waveform import RawWaveform
-from edgekd.models.yamnet import Yamnet, YamnetConfig, load_yamnet
+from edgekd.models.yamnet import Yamnet, YamnetConfig, check_rate, load_yamnet
 
 ModelConfig = (SerfrCnnConfig | BcResNetAscConfig | BcResNetConfig | CpResNetConfig | CpMobileConfig | MobileNetV2Config | RawCnnConfig
                | CnnGruConfig | HLTdnnConfig | Cnn14Config | BlackBoxConfig | AstConfig | YamnetConfig
@@ -84,8 +84,10 @@ def front(config: ModelConfig, fe: FrontEnd, exact: bool = True) -> LogMel | Raw
     """What makes the input of a config's network from waveforms; `exact` is of log-mel.
 
     Raises:
-        InputError: a front end that a black box cannot hear through.
+        InputError: a front end that a black box or YAMNet cannot hear through.
     """
     if isinstance(config, BlackBoxConfig):
         check_front_end(config, fe)
+    if isinstance(config, YamnetConfig):
+        check_rate(fe)
     return RawWaveform(fe) if hears(config) == "waveform" else LogMel(fe, exact)

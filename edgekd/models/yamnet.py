@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from edgekd.engine import litert_interpreter, silent_stderr
 from edgekd.errors import InputError
+from edgekd.frontend import FrontEnd
 from edgekd.models.blocks import Block, Classifier
 
 _LAYERS = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5, (1024, 2), (1024, 1))
@@ -92,6 +93,18 @@ class Yamnet(nn.Module):
 
     def forward(self, waveform: Tensor) -> Tensor:
         return self.classifier(self.features(self.log_mel(waveform)))  # features: (B, 1024, 2, 4) of a second
+
+
+def check_rate(fe: FrontEnd) -> None:
+    """Whether YAMNet may hear what a recipe's front end hears.
+
+    Raises:
+        InputError: another sample rate, or a pre-emphasis.
+    """
+    if fe.sample_rate != SAMPLE_RATE or fe.pre_emphasis:
+        raise InputError(f"yamnet: hears plain waveforms at {SAMPLE_RATE} Hz, but the recipe's front end has {fe.sample_rate} Hz and a "
+                         f"pre-emphasis of {fe.pre_emphasis:g}; prepare a store at {SAMPLE_RATE} Hz and set frontend.sample_rate = "
+                         f"{SAMPLE_RATE} and frontend.pre_emphasis = 0")
 
 
 def load_yamnet(model: Yamnet, path: Path | str) -> None:

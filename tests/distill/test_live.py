@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from edgekd.distill import softlabels, training
+from edgekd.distill.live import LiveTeacher
 from edgekd.distill.module import TrainingModule
 from edgekd.distill.recipe import decode
 from edgekd.distill.run import METRICS_FILE, MODEL_FILE, QAT_FILE, load_run
@@ -339,6 +340,14 @@ def test_a_tap_that_is_wrong_is_named_before_anything_is_written(store, teachers
 def test_a_teacher_of_segments_cannot_listen_live(store, teachers, tmp_path, teaching):
     refused(f'view.segments = 2 judges parts of sounds, but with distill.teaching "{teaching}" it would judge wholes',
             student({"teaching": teaching}), store, tmp_path / "s", [teachers / "parts"], QUIET, path=tmp_path / "s")
+
+
+def test_a_bf16_teacher_says_what_it_says_under_autocast(store, teachers):
+    run = load_run(teachers / "whole")
+    x = torch.randn(4, 1, run.frontend.n_mels, 30)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        expected = run.float_model().eval()(x).float()
+    assert torch.equal(LiveTeacher(run, store, store.indices(["a"]), 0, (), "bf16")(x)[0], expected)
 
 
 def test_a_teacher_of_windows_teaches_by_them_or_by_what_the_student_hears(store, tmp_path):

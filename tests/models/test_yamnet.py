@@ -10,7 +10,8 @@ import torch
 from edgekd.blackbox import open_features
 from edgekd.distill.recipe import load_recipe
 from edgekd.errors import InputError
-from edgekd.models import build, initial
+from edgekd.frontend import FrontEnd
+from edgekd.models import build, front, initial
 from edgekd.models.logmel import LogMel
 from edgekd.models.mobilenet_v1 import MobileNetV1Config
 from edgekd.models.yamnet import YamnetConfig
@@ -65,6 +66,13 @@ def test_other_weights_are_refused(tmp_path):
     other = YAMNET.with_name("dcase2022_baseline.tflite")
     with pytest.raises(InputError, match=r"has no tensor \(32, 3, 3, 1\) of layer1/conv; give the published yamnet\.tflite"):
         initial(YamnetConfig(weights=str(other)), 50)
+
+
+@pytest.mark.parametrize("other", [{"sample_rate": 32_000}, {"pre_emphasis": 0.97}])
+def test_sound_that_it_was_not_trained_on_is_refused(other):
+    front(YamnetConfig(), FrontEnd())
+    with pytest.raises(InputError, match=r"hears plain waveforms at 16000 Hz, .* set frontend\.sample_rate = 16000"):
+        front(YamnetConfig(), FrontEnd(**other))
 
 
 def test_it_hears_one_channel_and_has_no_integer_form():
