@@ -24,7 +24,7 @@ from edgekd.distill.view import TrainingView, batch_sizes
 from edgekd.distill.windows import window_samples
 from edgekd.errors import InputError, nearest
 from edgekd.frontend import FrontEnd
-from edgekd.models import build, front, hears
+from edgekd.models import build, front, hears, initial
 from edgekd.models.logmel import LogMel
 from edgekd.models.taps import Taps, segment_logits
 from edgekd.wording import counted
@@ -84,7 +84,7 @@ def check_network(recipe: Recipe, store: ClipStore, partition: Partition) -> Non
     shape = input_shape(recipe, store, recipe.frontend)
     try:
         with torch.no_grad(), quiet():
-            model = build(model_config(recipe), len(store.labels))
+            model = initial(model_config(recipe), len(store.labels))  # weights that are not there are told here
             heard = torch.zeros(min(smallest, 2), *shape)
             model(heard)
             if recipe.role == "teacher" and recipe.view.segments > 1:

@@ -3,8 +3,8 @@ begins with what AudioSet taught.
 
 The default is cut for 50 labels: 127,256 bytes of int8 weights and int32 biases, 23.3 MMAC on 97 frames of 64 mels. YAMNet's features are
 those of `FrontEnd(n_fft=512, win_length=400, hop_length=160, n_mels=64, f_min=125, f_max=7500, mel_scale="htk", log_floor=1e-6, mean=0,
-std=2)` but for details: half the logarithm of a power is that of a magnitude, but a wide band has more magnitude than the root of its power,
-up to 0.9 in natural logarithm.
+std=2)` but for details: half the logarithm of a power is that of a magnitude, but a wide band has more magnitude than the root of its
+power, up to 0.9 in natural logarithm.
 """
 
 from pathlib import Path

@@ -8,7 +8,8 @@ import soundfile
 import torch
 
 from edgekd.blackbox import open_features
-from edgekd.distill.recipe import load_recipe
+from edgekd.distill.recipe import decode, load_recipe
+from edgekd.distill.training import train
 from edgekd.errors import InputError
 from edgekd.frontend import FrontEnd
 from edgekd.models import build, front, initial
@@ -16,6 +17,7 @@ from edgekd.models.logmel import LogMel
 from edgekd.models.mobilenet_v1 import MobileNetV1Config
 from edgekd.models.yamnet import YamnetConfig
 from edgekd.quant import to_qat
+from tests.distill.conftest import recipe_dict, write_store
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 YAMNET, ESC50 = SHARED / "models/yamnet.tflite", SHARED / "esc50/audio"
@@ -115,3 +117,12 @@ def test_weights_that_do_not_fit_the_student_are_refused():
         MobileNetV1Config(weights=str(YAMNET))
     with pytest.raises(InputError, match=r"convolution 2 has 32 to 65 channels, more than the 32 to 64 of YAMNet"):
         initial(MobileNetV1Config(norm="none", layers=((65, 1),), weights=str(YAMNET)), 50)
+
+
+def test_missing_weights_are_told_before_a_run_folder_is_made(tmp_path):
+    store = write_store(tmp_path / "store")
+    student = {"kind": "mobilenet_v1", "norm": "none", "weights": str(tmp_path / "none.tflite")}
+    recipe = decode({**recipe_dict(), "student": student}, "student")
+    with pytest.raises(InputError, match=r"none\.tflite' cannot be read"):
+        train(recipe, store, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
