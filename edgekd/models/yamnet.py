@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from edgekd.engine import litert_interpreter, silent_stderr
 from edgekd.errors import InputError
 from edgekd.frontend import FrontEnd
-from edgekd.models.blocks import Block, Classifier
+from edgekd.models.blocks import Block, Classifier, convolve
 
 _LAYERS = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5, (1024, 2), (1024, 1))
 """Channels and stride of the separable convolutions after the stem of 32."""
@@ -71,7 +71,7 @@ class PaddedConv(Block):
         if any(missing):
             mel, frame = missing
             x = F.pad(x, (frame // 2, frame - frame // 2, mel // 2, mel - mel // 2))
-        return F.relu(self.conv(x))
+        return F.relu(convolve(self.conv, x))
 
 
 class Yamnet(nn.Module):

@@ -9,7 +9,7 @@ from edgekd.distill.run import model_config, resolved
 from edgekd.errors import InputError
 from edgekd.models import ModelConfig, build
 from edgekd.models.bc_resnet import BcResNetAscConfig, BcResNetConfig
-from edgekd.models.blocks import AvgPool, GlobalResponseNorm, SqueezeExcite, SubSpectralNorm
+from edgekd.models.blocks import AvgPool, ConvNormAct, GlobalResponseNorm, SqueezeExcite, SubSpectralNorm
 from edgekd.models.cp_mobile import CpMobileConfig
 from edgekd.models.cp_resnet import CpResNetConfig
 from edgekd.models.mobilenet_v2 import MobileNetV2Config
@@ -128,3 +128,16 @@ def test_sub_spectral_norm_normalises_each_band_alone() -> None:
     x = torch.randn(4, 3, 10, 6) * torch.arange(1, 11)[:, None]
     bands = SubSpectralNorm(3, 5)(x).reshape(4, 3, 5, 2, 6)
     assert torch.allclose(bands.std(dim=(0, 3, 4), correction=0), torch.ones(3, 5), atol=1e-3)
+
+
+def test_a_strided_depthwise_convolution_is_computed_in_float32_while_bfloat16_trains() -> None:
+    block = ConvNormAct(8, 8, 3, stride=2, padding=1, groups=8, norm="none")
+    x = torch.randn(2, 8, 9, 12)
+    with torch.autocast("cpu", torch.bfloat16):
+        trained = block(x)
+        with torch.no_grad():
+            judged = block(x)
+    assert torch.equal(trained, block(x))
+    assert trained.requires_grad
+    assert judged.dtype == torch.bfloat16
+    torch.testing.assert_close(judged.float(), trained.detach(), rtol=0.02, atol=0.02)
