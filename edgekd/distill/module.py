@@ -86,6 +86,8 @@ class TrainingModule(pl.LightningModule):
         self.heard = truth.heard
         self.live = tuple(live)
         self.bank: ClipBank | None = None
+        self.said: Tensor | None = None
+        """Logits of live teachers in the epochs that repeat, (teachers, epochs, clips of the store, labels); NaN is yet to be heard."""
         self.hearing = LogMel(front.fe, exact=False) if isinstance(phase, Train) and isinstance(front, LogMel) else front
         """The front end of this phase's batches; tests are exact."""
         if recipe.init.adapt == "head":
@@ -135,9 +137,23 @@ class TrainingModule(pl.LightningModule):
         for teacher in self.live:
             teacher.to(self.device)
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what teachers have said: heard again in another batch, its last bits might be others."""
+        if self.said is not None:
+            checkpoint["said"] = self.said
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take it back."""
+        self.said = checkpoint.get("said")
+
+    def on_train_start(self) -> None:
+        """Move it to the training device, where the other tensors are by then."""
+        if self.said is not None:
+            self.said = self.said.to(self.device)
+
     def on_fit_end(self) -> None:
         """Give an accelerator's memory back to the phases to come, and leave the network without hooks."""
-        self.bank = None
+        self.bank = self.said = None
         self._taps.close()
         for teacher in self.live:
             teacher.to(torch.device("cpu"))
@@ -181,8 +197,9 @@ class TrainingModule(pl.LightningModule):
             waveform, x: what `hear` gave.
         """
         if self.live:
-            said = [self._listening(number, teacher, batch, waveform, x) for number, teacher in enumerate(self.live)]
-            return torch.stack([logits for logits, _ in said]), [taps for _, taps in said]
+            if not self.view.repeat:
+                return self._listened(batch, waveform, x)
+            return self._remembered(batch, waveform, x), ()
         if self.teachers is None:
             return None, ()
         soft = self.teachers[:, self.current_epoch % self.teachers.shape[1]]  # (teachers, clips, segments, labels)
@@ -190,6 +207,21 @@ class TrainingModule(pl.LightningModule):
             return soft[:, batch["clip"], 0], ()
         each = torch.arange(len(soft), device=soft.device)[:, None]
         return soft[each, batch["clip"], batch["segment"]], ()
+
+    def _listened(self, batch: dict[str, Tensor], waveform: Tensor, x: Tensor) -> tuple[Tensor, Sequence[dict[str, Tensor]]]:
+        said = [self._listening(number, teacher, batch, waveform, x) for number, teacher in enumerate(self.live)]
+        return torch.stack([logits for logits, _ in said]), [taps for _, taps in said]
+
+    def _remembered(self, batch: dict[str, Tensor], waveform: Tensor, x: Tensor) -> Tensor:
+        """Logits (teachers, items, labels), listened to where they are not known yet."""
+        items, epoch = batch["clip"][:len(batch["partner"])], self.current_epoch % self.view.repeat
+        if self.said is not None and not (known := self.said[:, epoch, items]).isnan().any():
+            return known
+        logits, _ = self._listened(batch, waveform, x)
+        if self.said is None:
+            self.said = logits.new_full((len(logits), self.view.repeat, len(self.label), logits.shape[2]), torch.nan)
+        self.said[:, epoch, items] = logits
+        return logits
 
     def _listening(self, number: int, teacher: LiveTeacher, batch: dict[str, Tensor], waveform: Tensor,
                    x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

@@ -236,6 +236,9 @@ def counted(logits: Tensor, labels: Tensor, how: BlendName) -> Tensor:
 
 def _check(distill: Distill, teachers: int) -> None:
     """Refuse terms that cannot be meant."""
+    if distill.repeat and distill.teaching != "same":
+        raise InputError(f"distill.repeat = {distill.repeat} is for teachers that hear what the student hears, but distill.teaching is "
+                         f"'{distill.teaching}'; set distill.teaching = 'same' or distill.repeat = 0")
     for number, loss in enumerate(distill.terms):
         where = f"distill.terms[{number}] ({loss.loss})"
         for option in msgspec.structs.fields(Loss):
@@ -249,6 +252,8 @@ def _check(distill: Distill, teachers: int) -> None:
         if loss.loss in TAPPED and distill.teaching not in {"live", "same"}:
             raise InputError(f"{where}: distill.teaching is '{distill.teaching}', which keeps the teachers' answers only; "
                              "set distill.teaching = 'live' or 'same'")
+        if loss.loss in TAPPED and distill.repeat:
+            raise InputError(f"{where}: distill.repeat = {distill.repeat} remembers the teachers' logits only; set it to 0")
         if len(set(loss.teachers)) < len(loss.teachers):
             raise InputError(f"{where}: teachers = {list(loss.teachers)} names a teacher twice; name each once")
         wrong = [each for each in loss.teachers if each >= teachers]

@@ -74,6 +74,8 @@ class Recipe(Table, frozen=True, kw_only=True):
             del trained["data"]["mixed_folds"]
         if self.augment.ir_split == "all":
             del trained["augment"]["ir_split"]
+        if not self.distill.repeat:
+            del trained["distill"]["repeat"]
         later = {"speed": self.augment.speed > 1, **dict.fromkeys(("filter_p", "filter_db", "filter_bands"), self.augment.filter_p > 0)}
         for key in (key for key, used in later.items() if not used):
             del trained["augment"][key]

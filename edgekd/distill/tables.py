@@ -190,6 +190,9 @@ class Distill(Table, frozen=True, kw_only=True):
     the teachers hear what the student hears, through their own front ends."""
     views: AtLeastOne = 1
     """Of "views"."""
+    repeat: Count = 0
+    """With "same": epochs after which training hears the same sounds, mixes and masks again, in another order, so that teachers need not
+    judge them again: their logits are remembered. 0 never repeats. Without teachers nothing repeats."""
 
 
 class Train(Table, frozen=True, kw_only=True):

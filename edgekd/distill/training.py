@@ -270,8 +270,8 @@ class _Job:
             compile_in_place(model, torch.zeros(1, *input_shape(self.recipe, self.store, self.fe)))
         share = None if isinstance(phase, Train) else phase.float_weight
         objective, live, truth = self._taught(model, share)
-        module = TrainingModule(model, self.front, self._view(phase.batch_size, stream), truth, objective, self.recipe, phase, float_model,
-                                live)
+        view = self._view(phase.batch_size, stream, self.recipe.distill.repeat if live else 0)
+        module = TrainingModule(model, self.front, view, truth, objective, self.recipe, phase, float_model, live)
         end = EpochEnd(self.out, self.store, self.partition.test, self.rows, self.seconds)
         resume = self._phase_reached() == name
         table = "train" if isinstance(phase, Train) else "qat"
@@ -323,9 +323,9 @@ class _Job:
             limit_val_batches=0, reload_dataloaders_every_n_epochs=1,
             **processes.trainer_settings(self.options.accelerator))
 
-    def _view(self, batch_size: int, stream: int) -> TrainingView:
+    def _view(self, batch_size: int, stream: int, repeat: int = 0) -> TrainingView:
         mels, frames = mel_frames(self.recipe, self.store, self.fe)
-        return TrainingView(self.store, self.partition.train, self.recipe, batch_size, mels, frames, stream, processes.shard())
+        return TrainingView(self.store, self.partition.train, self.recipe, batch_size, mels, frames, stream, processes.shard(), repeat)
 
     def _tested(self, model: nn.Module, prefix: str) -> dict[str, float]:
         model = model.cpu().to(memory_format=torch.channels_last)

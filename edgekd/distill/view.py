@@ -73,6 +73,7 @@ class TrainingView:
         mels, frames: shape of the log-mel, for masks and time stretching; 0 for a network that hears waveforms.
         stream: tells the phases of a run apart.
         shard: (rank, processes): each process has its part of every batch; together they have the batches of one process.
+        repeat: epochs after which what is heard is heard again, in another order; 0 for never.
 
     Attributes:
         clips: the items of training: `clips`, or the first clip of each of their recordings in a "parent" view.
@@ -89,7 +90,8 @@ class TrainingView:
     """
 
     def __init__(self, store: ClipStore, clips: Index, recipe: Recipe, batch_size: int, mels: int, frames: int, stream: int,
-                 shard: tuple[int, int] = (0, 1)) -> None:
+                 shard: tuple[int, int] = (0, 1), repeat: int = 0) -> None:
+        self.repeat = repeat
         self.store, self.clips, self.recipe = store, heard_once(store, clips, recipe), recipe
         self.sizes = batch_sizes(store, clips, recipe, batch_size)
         self.steps = len(self.sizes)
@@ -117,9 +119,10 @@ class TrainingView:
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         """All training clips once, shuffled and augmented; of each batch this process's part."""
-        draws = Draws(self.recipe.seed, self._stream, epoch)
+        order = Draws(self.recipe.seed, self._stream, epoch)
+        draws = Draws(self.recipe.seed, self._stream, epoch % self.repeat) if self.repeat else order
         rank, processes = self._shard
-        plan = [self._rows(draws, np.array_split(part, processes)[rank]) for part in self._epoch_parts(draws)]
+        plan = [self._rows(draws, np.array_split(part, processes)[rank]) for part in self._epoch_parts(order)]
         ahead: deque[Batch] = deque()
         for rows in plan:
             batch = self._batch(draws, rows)

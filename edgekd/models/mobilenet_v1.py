@@ -8,7 +8,7 @@ power, up to 0.9 in natural logarithm.
 """
 
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import msgspec
 import torch
@@ -33,12 +33,18 @@ class MobileNetV1Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     weights: str = ""
     """Path of YAMNet's .tflite file, with whose first layers training begins; narrower layers take their first channels. "" begins at
     random."""
+    frozen: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """First convolutions, the stem among them, that stay as `weights` has them while the float network is trained."""
     dropout: float = 0.0
     """Probability, before the dense layer."""
 
     def __post_init__(self) -> None:
         if self.weights and self.norm != "none":
             raise InputError("mobilenet_v1: YAMNet's file has its batch norms folded into its convolutions; set norm = 'none' for weights")
+        if self.frozen and not self.weights:
+            raise InputError(f"mobilenet_v1: frozen = {self.frozen} would keep random convolutions; give weights")
+        if self.frozen > 1 + 2 * len(self.layers):
+            raise InputError(f"mobilenet_v1: frozen = {self.frozen}, but there are {1 + 2 * len(self.layers)} convolutions; freeze fewer")
 
 
 class MobileNetV1(nn.Module):
@@ -56,6 +62,7 @@ class MobileNetV1(nn.Module):
                        ConvNormAct(channels, width, norm=norm)]
             channels = width
         self.features = nn.Sequential(*layers)
+        self.features[:config.frozen].requires_grad_(False)
         self.classifier = Classifier(channels, labels, config.dropout)
 
     def forward(self, log_mel: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ TEXTURES = [{"loss": "kd"}, {"loss": "structural", "student": "features.1", "tea
 WAYS = {
     "live": {"teaching": "live", "terms": TAPS},
     "same": {"teaching": "same", "terms": TEXTURES, "weights": "learned"},
+    "repeat": {"teaching": "same", "repeat": 1},
     "views": {"teaching": "views", "views": 2},
     "segments": {"teaching": "clip"},
 }
@@ -167,9 +168,43 @@ def test_one_teacher_trains_the_same_student_however_it_is_blended(store, teache
 def test_ways_of_teaching_teach_differently(store, teachers, tmp_path):
     found = [weights(train(student(distill), store, tmp_path / name, [teachers / teacher], QUIET).path) for name, teacher, distill in (
         ("clip", "whole", {}), ("views", "whole", WAYS["views"]), ("live", "whole", {"teaching": "live"}),
-        ("same", "whole", {"teaching": "same"}), ("parts", "parts", {}), ("alone", "whole", {"kd_weight": 0.0}))]
+        ("same", "whole", {"teaching": "same"}), ("repeat", "whole", WAYS["repeat"]), ("parts", "parts", {}),
+        ("alone", "whole", {"kd_weight": 0.0}))]
     for number, one in enumerate(found):
         assert not any(equal(one, other) for other in found[:number])
+
+
+def test_teachers_listen_to_what_is_repeated_once(store, teachers, tmp_path, monkeypatch):
+    counts, heard = [], {}
+    listen, step = TrainingModule._listening, TrainingModule._taught
+
+    def counted(self, number, teacher, batch, waveform, x):
+        counts.append(len(x))
+        return listen(self, number, teacher, batch, waveform, x)
+
+    def kept(self, batch, waveform, x):
+        said, taps = step(self, batch, waveform, x)
+        for item, sound, logits in zip(batch["clip"][:len(batch["partner"])].tolist(), waveform, said[0], strict=True):
+            heard.setdefault((self.current_epoch, item), (sound.clone(), logits))
+        return said, taps
+
+    monkeypatch.setattr(TrainingModule, "_listening", counted)
+    monkeypatch.setattr(TrainingModule, "_taught", kept)
+    recipe = student({"teaching": "same", "repeat": 2}, train={"epochs": 5, "test_every": 0}, augment={"mixup_p": 0.5})
+    train(recipe, store, tmp_path / "s", [teachers / "whole"], QUIET)
+    items = {item for _, item in heard}
+    assert sum(counts) == 2 * len(items)
+    for (epoch, item), (sound, logits) in heard.items():
+        assert torch.equal(sound, heard[epoch % 2, item][0])
+        assert torch.equal(logits, heard[epoch % 2, item][1])
+    assert any(not torch.equal(heard[0, item][0], heard[1, item][0]) for item in items)
+
+
+def test_repeats_are_for_logits_of_teachers_that_hear_the_same(store, teachers, tmp_path):
+    for distill, message in (({"repeat": 2}, "distill.repeat = 2 is for teachers that hear what the student hears"),
+                             ({**WAYS["same"], "repeat": 2}, "distill.repeat = 2 remembers the teachers' logits only")):
+        with pytest.raises(InputError, match=message):
+            train(student(distill), store, tmp_path / "s", [teachers / "whole"], QUIET)
 
 
 def test_views_are_computed_once_and_a_changed_teacher_is_refused(store, teachers, tmp_path, monkeypatch, caplog):

@@ -112,6 +112,17 @@ def test_the_student_begins_with_the_first_layers_and_hears_what_they_hear():
 
 
 @needs_yamnet
+def test_frozen_convolutions_are_not_trained():
+    student = initial(MobileNetV1Config(norm="none", weights=str(YAMNET), frozen=3), 50)
+    trained = {name for name, parameter in student.named_parameters() if parameter.requires_grad}
+    assert {name for name, _ in student.named_parameters()} - trained == {
+        f"features.{number}.conv.{kind}" for number in range(3) for kind in ("weight", "bias")}
+    with pytest.raises(InputError, match="frozen = 3 would keep random convolutions; give weights"):
+        MobileNetV1Config(frozen=3)
+    with pytest.raises(InputError, match="frozen = 12, but there are 11 convolutions; freeze fewer"):
+        MobileNetV1Config(norm="none", weights=str(YAMNET), frozen=12)
+
+
 def test_weights_that_do_not_fit_the_student_are_refused():
     with pytest.raises(InputError, match="set norm = 'none' for weights"):
         MobileNetV1Config(weights=str(YAMNET))
