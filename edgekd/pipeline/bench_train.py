@@ -253,7 +253,8 @@ class _Bench:
 
 def _of_outputs(recipe: Recipe) -> Recipe:
     """The recipe with the default term in the place of its own, whose teachers may have to listen live: those are not timed."""
-    return msgspec.structs.replace(recipe, distill=msgspec.structs.replace(recipe.distill, terms=(), teaching="clip", weights="fixed"))
+    distill = msgspec.structs.replace(recipe.distill, terms=(), teaching="clip", repeat=0, weights="fixed")
+    return msgspec.structs.replace(recipe, distill=distill)
 
 
 class _Clock(pl.Callback):

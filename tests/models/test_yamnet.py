@@ -123,6 +123,7 @@ def test_frozen_convolutions_are_not_trained():
         MobileNetV1Config(norm="none", weights=str(YAMNET), frozen=14)
 
 
+@needs_yamnet
 def test_weights_that_do_not_fit_the_student_are_refused():
     with pytest.raises(InputError, match="set norm = 'none' for weights"):
         MobileNetV1Config(weights=str(YAMNET))

@@ -14,6 +14,9 @@ RECIPE = "synth-serfr24"
 SMALL = ("student.width=8", "student.last_width=16", "train.batch_size=8", "frontend.n_mels=64", "frontend.n_fft=512",
          "frontend.win_length=512")
 
+LIVE = ("distill.teaching=same", "distill.repeat=2")
+"""Teachers that would listen in each step; the benchmark times soft labels in their place."""
+
 
 @pytest.fixture
 def quick(monkeypatch):
@@ -24,7 +27,7 @@ def quick(monkeypatch):
 @pytest.mark.usefixtures("quick")
 def test_every_stage_of_a_student_is_timed_on_a_store_that_is_made(monkeypatch, capsys):
     arguments = ["bench-train", RECIPE, "--clips", "100", "--batches", "1", "--teacher", "synth-cp-resnet", "--soft-labels", "2",
-                 "--threads", "1", *(part for each in SMALL for part in ("--set", each))]
+                 "--threads", "1", *(part for each in (*SMALL, *LIVE) for part in ("--set", each))]
     monkeypatch.setattr("sys.argv", ["edgekd", *arguments])
     monkeypatch.setenv("EDGEKD_LAUNCHED", "1")
     with pytest.raises(SystemExit) as stop:
