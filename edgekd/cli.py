@@ -502,6 +502,9 @@ def evaluate(
     mic_split: Annotated[str | None, typer.Option(
         help="With --microphones: test, those of makes kept for tests, train or all; test. Makes are told by makes.toml in the folder, or "
              "by the table of MicIRP that comes with edgekd.")] = None,
+    equalise: Annotated[int | None, typer.Option(
+        help="With --microphones: put each behind an equaliser first, made from so many unlabelled clips of the other splits heard through "
+             "it, as 'edgekd equalise' makes one.")] = None,
     max_drop: Annotated[float | None, typer.Option(
         help="With --microphones: exit status 1 when the worst clip accuracy is lower by more than this (0..1).")] = None,
     report: Annotated[Path | None, typer.Option(
@@ -518,9 +521,10 @@ def evaluate(
     from edgekd.pipeline.evaluate import evaluate_file
     from edgekd.pipeline.report import planned
 
-    model, through = model_file(model, engine), asked(microphones, mic_split, max_drop)
+    model, through = model_file(model, engine), asked(microphones, mic_split, max_drop, equalise)
     page = planned(report, model, data, target, force=force)
-    found = evaluate_file(model, data, split or (), engine=engine, hop=hop, threads=threads, min_accuracy=min_accuracy, microphones=through)
+    found = evaluate_file(model, data, split or (), engine=engine, hop=hop, threads=threads, min_accuracy=min_accuracy, microphones=through,
+                          equalise=equalise)
     if page is not None:
         page.write(found, threads)
     typer.echo(found.to_json().decode() if as_json else found.to_text())
@@ -534,6 +538,8 @@ def predict(
     csv: Annotated[Path, typer.Option(help="The table to write: filename, label, one probability column per label.")],
     engine: Annotated[str | None, typer.Option(help="litert or onnxruntime; by default the one that opens the file.")] = None,
     hop: Annotated[float, typer.Option(help="Seconds between the starts of two windows.")] = 1.0,
+    equaliser: Annotated[Path | None, typer.Option(
+        help="Of the microphone that recorded them, a file that 'edgekd equalise' wrote.")] = None,
     threads: Annotated[int, typer.Option(help="Threads of the engine.")] = 1,
     force: Annotated[bool, typer.Option("--force", help="Replace a table that exists.")] = False,
 ) -> None:
@@ -542,7 +548,28 @@ def predict(
     from edgekd.bundled import model_file
     from edgekd.pipeline.predict import predict_folder
 
-    typer.echo(predict_folder(model_file(model, engine), folder, csv, engine=engine, hop=hop, threads=threads, force=force).to_text())
+    typer.echo(predict_folder(model_file(model, engine), folder, csv, engine=engine, hop=hop, equaliser=equaliser, threads=threads,
+                              force=force).to_text())
+
+
+@app.command(epilog="Example: edgekd equalise models/synth-serfr24.int8.tflite audio --out mic.json")
+def equalise(
+    model: Model,
+    folder: Annotated[Path, typer.Argument(
+        help="Recordings made with the microphone, two minutes or more of many kinds of sound, without labels: a folder searched through "
+             "all levels, or a file.")],
+    out: Annotated[Path, typer.Option(help="The file to write, for --equaliser of listen and predict.")],
+    gate: Annotated[float | None, typer.Option(help="Leave out windows below this level in dBFS, for instance -60.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that exists.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Measure what a microphone adds to each band of a model's log-mel, so that listen and predict can take it off."""
+    _without_blas_threads()
+    from edgekd.bundled import model_file
+    from edgekd.pipeline.equalise import equalise as measure
+
+    report = measure(model_file(model), folder, out, gate_dbfs=gate, force=force)
+    typer.echo(report.to_json().decode() if as_json else report.to_text())
 
 
 @app.command(epilog="Example: edgekd submission --init system.toml")
@@ -608,6 +635,7 @@ def listen(
     channel: Annotated[int | None, typer.Option(help="The channel to use, from 0; by default the mean of all.")] = None,
     rate: Annotated[int | None, typer.Option(help="Hz of the microphone, by default its own, or of the command, the model's.")] = None,
     channels: Annotated[int | None, typer.Option(help="Channels that the command writes, by default 1.")] = None,
+    equaliser: Annotated[Path | None, typer.Option(help="The microphone's, a file that 'edgekd equalise' wrote.")] = None,
     engine: Annotated[str | None, typer.Option(help="litert or onnxruntime; by default the one that opens the file.")] = None,
     hop: Annotated[float | None, typer.Option(help="Seconds from decision to decision, 0.25 to the model's window; 0.5.")] = None,
     top: Annotated[int | None, typer.Option(help="How many labels to show; 3.")] = None,
@@ -657,7 +685,8 @@ def listen(
 
     flags: dict[str, dict[str, Any]] = {
         "model": {"file": model, "engine": engine, "threads": threads},
-        "source": {"file": source, "mic": mic, "command": command, "rate": rate, "channels": channels, "channel": channel},
+        "source": {"file": source, "mic": mic, "command": command, "rate": rate, "channels": channels, "channel": channel,
+                   "equaliser": equaliser},
         "decision": {"hop": hop, "top": top, "smooth": smooth, "margin": margin, "dwell": dwell, "unknown": unknown, "gate": gate},
         "output": {"json": as_json, "plain": plain, "changes": changes, "replay": replay, "track": track},
         "web": {"address": web}, "mqtt": {"url": mqtt}, "hook": {"command": hook, "url": webhook},
@@ -682,7 +711,8 @@ def listen(
         from edgekd.runtime import replay as replaying
 
         report = replaying.replay(source, told.model_file, engine=told.model.engine, threads=told.model.threads, hop_s=hop_s,
-                                  settings=told.settings, track=None if output.track is None else Path(output.track))
+                                  settings=told.settings, track=None if output.track is None else Path(output.track),
+                                  equaliser=told.source.equaliser)
         print(replaying.to_json(report) if output.json else replaying.to_text(report))
         if (note := replaying.left_out(told)) is not None:
             _say(f"edgekd: {note}")
@@ -700,7 +730,7 @@ def listen(
                 drawing.enter_context(view)
             lines = decisions(source, told.model_file, engine=told.model.engine, threads=told.model.threads, hop_s=hop_s,
                               top=told.decision.top, live=told.request, settings=told.settings, control=control, observe=outputs.tell,
-                              watch=told.limits, news=outputs.news)
+                              watch=told.limits, news=outputs.news, equaliser=told.source.equaliser)
             for decision in outputs.through(lines):
                 if view is not None:
                     view.show(decision)

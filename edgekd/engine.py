@@ -75,15 +75,19 @@ class Session(Protocol):
 class Model:
     """An opened model file. engine: "litert" or "onnxruntime". manifest: what the file says about itself."""
 
-    def __init__(self, manifest: Manifest, engine: Engine, session: Session) -> None:
+    def __init__(self, manifest: Manifest, engine: Engine, session: Session, colour: NDArray[np.float32] | None = None) -> None:
         self.manifest = manifest
         self.engine = engine
-        self._session = session
+        self._session, self._colour = session, colour
 
     @property
     def input_quant(self) -> TensorQuant:
         """Quantisation of the input."""
         return self.manifest.input
+
+    def behind(self, colour: NDArray[np.float32]) -> "Model":
+        """This model, which takes `colour`, float32 (mel, 1), off the features that `logits` is given."""
+        return Model(self.manifest, self.engine, self._session, colour)
 
     def logits(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         """Classify windows.
@@ -98,6 +102,8 @@ class Model:
             InputError: the wrong shape, NaN, or a failure inside the engine.
         """
         source, output = self.manifest.input, self.manifest.output
+        if self._colour is not None:
+            features = features - self._colour
         if source.dtype == FLOAT:
             q: NDArray[Any] = np.asarray(features, np.float32)
         else:

@@ -8,8 +8,9 @@ import msgspec
 from edgekd.errors import InputError
 from edgekd.frontend import FrontEnd
 
-FORMAT_VERSION = 4
-"""Version 1 had neither golden vectors nor a calibration, version 2 no counts of the float network, version 3 no cross-validation."""
+FORMAT_VERSION = 5
+"""Version 1 had neither golden vectors nor a calibration, version 2 no counts of the float network, version 3 no cross-validation,
+version 4 no mean spectrum."""
 MAX_VECTORS = 64
 MAX_MODULES = 4096
 FLOAT_BYTES = 4
@@ -143,7 +144,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     labels: in the order of the logits. window: samples of one inference at `frontend.sample_rate`. temperature: divides the logits
     before the softmax; 1 where there is no `calibration`. float_counts: convention -> count of the network before it was folded and
-    quantised.
+    quantised. spectrum: (mel,) mean natural log-mel of the training clips without augmentation, frames of digital silence left out; empty
+    where it is not known.
     """
 
     name: str
@@ -161,6 +163,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     crossval: CrossValidation | None = None
     golden: Golden | None = None
     float_counts: dict[Literal["torchinfo", "ptflops"], FloatCount] = {}
+    spectrum: tuple[float, ...] = ()
     format_version: int = FORMAT_VERSION
 
 
@@ -198,6 +201,8 @@ def decode(raw: bytes, where: str) -> Manifest:
     for convention, count in manifest.float_counts.items():
         if (count.macs, count.params) != (sum(each.macs for each in count.modules), sum(each.params for each in count.modules)):
             raise _damaged(where, f"the counts of {convention} do not add up")
+    if manifest.spectrum and len(manifest.spectrum) != manifest.frontend.n_mels:
+        raise _damaged(where, f"the mean spectrum does not fit {manifest.frontend.n_mels} bands")
     if manifest.frontend.frames(manifest.window) * manifest.frontend.n_fft > MAX_FRAME_SAMPLES:
         raise _damaged(where, f"a window of {manifest.window:,} samples has {manifest.frontend.frames(manifest.window):,} frames of "
                               f"{manifest.frontend.n_fft:,} samples")
@@ -216,7 +221,11 @@ def _from_3(document: dict[str, Any]) -> dict[str, Any]:
     return {**document, "format_version": 4}
 
 
-MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1, 2: _from_2, 3: _from_3}
+def _from_4(document: dict[str, Any]) -> dict[str, Any]:
+    return {**document, "format_version": 5}
+
+
+MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1, 2: _from_2, 3: _from_3, 4: _from_4}
 """Version -> what makes a document of the next one."""
 
 

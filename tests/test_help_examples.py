@@ -19,8 +19,8 @@ from edgekd.runtime import microphones
 
 WALK = (
     "record", "data prepare", "data synth", "data fetch", "data info", "teach", "distill", "crossval", "sweep", "reproduce", "adapt", "svm",
-    "bench-train", "export", "info", "zoo", "verify", "check", "bench", "evaluate", "predict", "submission", "listen", "history",
-    "service install", "service update", "service status", "service rollback", "service remove", "mics", "doctor", "demo",
+    "bench-train", "export", "info", "zoo", "verify", "check", "bench", "evaluate", "predict", "equalise", "submission", "listen",
+    "history", "service install", "service update", "service status", "service rollback", "service remove", "mics", "doctor", "demo",
 )
 """All commands, in an order in which each finds what it needs."""
 SMALLER = {
@@ -69,7 +69,7 @@ def place(tmp_path, monkeypatch):
     soundfile.write(tmp_path / "yard.wav", noise, 16000)
     (tmp_path / "image" / "etc").mkdir(parents=True)
     (tmp_path / "audio" / "dog").mkdir(parents=True)
-    for number in range(3):
+    for number in range(10):
         soundfile.write(tmp_path / "audio" / "dog" / f"{number}.wav", noise[:16000], 16000)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{Path(sys.executable).parent}:/usr/bin:/bin")

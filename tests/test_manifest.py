@@ -47,9 +47,9 @@ def test_what_is_no_manifest_is_refused(raw):
         manifests.decode(raw, "x.tflite")
 
 
-@pytest.mark.parametrize("version", [5, 0, -1, "1", 1.0, True, None])
+@pytest.mark.parametrize("version", [6, 0, -1, "1", 1.0, True, None])
 def test_another_version_is_refused(version):
-    with pytest.raises(InputError, match=rf"x\.onnx: manifest format version {version!r} is unknown \(this edgekd reads 1 to 4\); update"):
+    with pytest.raises(InputError, match=rf"x\.onnx: manifest format version {version!r} is unknown \(this edgekd reads 1 to 5\); update"):
         manifests.decode(msgspec.json.encode({"format_version": version}), "x.onnx")
 
 
@@ -57,7 +57,7 @@ def test_version_1_is_read_as_one_without_golden_vectors_and_calibration():
     document = msgspec.to_builtins(MANIFEST)
     del document["golden"], document["calibration"]
     read = manifests.decode(msgspec.json.encode({**document, "format_version": 1}), "x.onnx")
-    assert (read.golden, read.calibration, read.format_version) == (None, None, 4)
+    assert (read.golden, read.calibration, read.format_version) == (None, None, 5)
     assert read == MANIFEST
 
 
@@ -65,7 +65,7 @@ def test_version_2_is_read_as_one_without_counts_of_the_float_network():
     document = msgspec.to_builtins(MANIFEST)
     del document["float_counts"]
     read = manifests.decode(msgspec.json.encode({**document, "format_version": 2}), "x.onnx")
-    assert (read.float_counts, read.format_version) == ({}, 4)
+    assert (read.float_counts, read.format_version) == ({}, 5)
     assert read == MANIFEST
 
 
@@ -73,8 +73,24 @@ def test_version_3_is_read_as_one_without_a_cross_validation():
     document = msgspec.to_builtins(MANIFEST)
     del document["crossval"]
     read = manifests.decode(msgspec.json.encode({**document, "format_version": 3}), "x.onnx")
-    assert (read.crossval, read.format_version) == (None, 4)
+    assert (read.crossval, read.format_version) == (None, 5)
     assert read == MANIFEST
+
+
+def test_version_4_is_read_as_one_without_a_mean_spectrum():
+    document = msgspec.to_builtins(MANIFEST)
+    del document["spectrum"]
+    read = manifests.decode(msgspec.json.encode({**document, "format_version": 4}), "x.onnx")
+    assert (read.spectrum, read.format_version) == ((), 5)
+    assert read == MANIFEST
+
+
+def test_a_mean_spectrum_that_does_not_fit_the_bands_is_refused():
+    bands = MANIFEST.frontend.n_mels
+    document = {**msgspec.to_builtins(MANIFEST), "spectrum": [-0.5] * bands}
+    assert manifests.decode(msgspec.json.encode(document), "x.onnx").spectrum == (-0.5,) * bands
+    with pytest.raises(InputError, match=rf"x\.onnx: the manifest is damaged \(the mean spectrum does not fit {bands} bands"):
+        manifests.decode(msgspec.json.encode({**document, "spectrum": [0.5]}), "x.onnx")
 
 
 def count(**changes):

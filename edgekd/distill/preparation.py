@@ -22,6 +22,7 @@ from edgekd.distill.run import Run, load_run, model_config
 from edgekd.distill.softlabels import Logits, check_fits, check_segments
 from edgekd.distill.view import TrainingView, batch_sizes
 from edgekd.distill.windows import window_samples
+from edgekd.equaliser import BandMean
 from edgekd.errors import InputError, nearest
 from edgekd.frontend import FrontEnd
 from edgekd.models import build, front, hears, initial
@@ -252,27 +253,33 @@ def mel_frames(recipe: Recipe, store: ClipStore, fe: FrontEnd) -> tuple[int, int
     return (shape[1], shape[2]) if len(shape) == 3 else (0, 0)
 
 
-def normalised(recipe: Recipe, store: ClipStore, partition: Partition) -> FrontEnd:
-    """The front end with mean and standard deviation of the training clips, or as the recipe gives it.
+def measured(recipe: Recipe, store: ClipStore, partition: Partition) -> tuple[FrontEnd, tuple[float, ...]]:
+    """The front end with mean and standard deviation of the training clips, or as the recipe gives it; and `RunInfo.spectrum`.
 
     Raises:
         InputError: training clips without variation.
     """
     fe = recipe.frontend
     mels, frames = mel_frames(recipe, store, fe)
-    if not recipe.normalize or not mels:
-        return fe
-    raw = LogMel(msgspec.structs.replace(fe, mean=0.0, std=1.0))
+    if not mels:
+        return fe, ()
+    plain = msgspec.structs.replace(fe, mean=0.0, std=1.0)
+    raw, bands = LogMel(plain), BandMean(plain)
     view = TrainingView(store, partition.train, recipe, recipe.train.batch_size, mels, frames, STATISTICS_STREAM)
     count = total = squares = 0.0
     for waveform in view.plain(STATISTICS_CLIPS):
-        features = raw(torch.from_numpy(waveform)).double()
+        features = raw(torch.from_numpy(waveform))
+        bands.add(features.numpy())
+        features = features.double()
         count, total, squares = count + features.numel(), total + float(features.sum()), squares + float(features.square().sum())
+    spectrum = tuple(bands.value().round(4).tolist()) if bands.frames else ()
+    if not recipe.normalize:
+        return fe, spectrum
     mean = total / count
     std = max(squares / count - mean**2, 0.0) ** 0.5
     if std < LEAST_STD:
         raise InputError(f"{store.path}: the training clips have no variation (log-mel standard deviation {std:.2g}); are they all silent?")
-    return msgspec.structs.replace(fe, mean=round(mean, 4), std=round(std, 4))
+    return msgspec.structs.replace(fe, mean=round(mean, 4), std=round(std, 4)), spectrum
 
 
 def check_same(recipe: Recipe, store: ClipStore, runs: Sequence[Run], fe: FrontEnd) -> None:

@@ -64,6 +64,7 @@ class DataInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class RunInfo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """run.json. frontend: with the mean and standard deviation of the training clips. window: samples heard at a time.
+    spectrum: (mel,) their mean natural log-mel, as in a model file; empty for a network that hears waveforms, and in older runs.
     teachers: hash of each teacher's soft labels, or of the teacher where it listens live. init: hash of the weights that the network began
     with, "" for its own. impulse_responses: hash of those that clips were heard through, "" without.
     metrics: name -> value, e.g. "float_clip_accuracy". seconds: of training, all resumes together. created: ISO 8601 UTC.
@@ -78,6 +79,7 @@ class RunInfo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     labels: tuple[str, ...]
     frontend: FrontEnd
     window: int
+    spectrum: tuple[float, ...] = ()
     teachers: tuple[str, ...] = ()
     init: str = ""
     impulse_responses: str = ""

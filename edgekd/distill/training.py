@@ -39,8 +39,8 @@ from edgekd.distill.preparation import (
     has_qat,
     input_shape,
     live_teachers,
+    measured,
     mel_frames,
-    normalised,
     open_teacher,
     same_samples,
     stacked,
@@ -141,15 +141,15 @@ def _trained(recipe: Recipe, store: ClipStore, out: Path, teachers: Sequence[Pat
     if begun is not None:
         check_unseen(begun, "init.run", recipe, store, partition)
     labelled = [soft_labels(run, store) for run in runs]
-    fe = processes.first(lambda: normalised(recipe, store, partition))
+    fe, spectrum = processes.first(lambda: measured(recipe, store, partition))
     if recipe.distill.teaching == "same":
         check_same(recipe, store, runs, fe)
     check_terms(recipe, store, partition, fe, runs)
     view = TrainingView(store, partition.train, recipe, recipe.train.batch_size, *mel_frames(recipe, store, fe), stream=FLOAT_STREAM,
                         shard=processes.shard())
     info = RunInfo(status="training", name=recipe.name, recipe_hash=recipe.hash, labels=store.labels, frontend=fe, window=view.samples,
-                   data=DataInfo(store.name, store.hash, store.licence, store.synthetic), teachers=tuple(key for key, _ in labelled),
-                   init=begun.weights_hash if begun else "", impulse_responses=view.ir_hash,
+                   spectrum=spectrum, data=DataInfo(store.name, store.hash, store.licence, store.synthetic),
+                   teachers=tuple(key for key, _ in labelled), init=begun.weights_hash if begun else "", impulse_responses=view.ir_hash,
                    created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
                    edgekd_version=importlib.metadata.version("edgekd"))
     if processes.first(lambda: claim(out, info, recipe, force=options.force, resume=options.resume)) == "finished":

@@ -103,7 +103,7 @@ class EvaluationReport:
 
 def evaluate_file(model_path: Path, data: Path, splits: Sequence[str] = (), *, engine: str | None = None, hop: float = 1.0,
                   threads: int = 1, min_accuracy: float | None = None,
-                  microphones: tuple[Path, MicSplit] | None = None) -> EvaluationReport:
+                  microphones: tuple[Path, MicSplit] | None = None, equalise: int | None = None) -> EvaluationReport:
     """Run a model file over the clips of a store.
 
     Args:
@@ -115,6 +115,7 @@ def evaluate_file(model_path: Path, data: Path, splits: Sequence[str] = (), *, e
         threads: of the engine.
         min_accuracy: only checked to be a fraction here, before the work; `EvaluationReport.require` judges.
         microphones: a folder of impulse responses, and which of its makes, that the clips are heard through as well.
+        equalise: clips of other splits that an equaliser of each microphone is made from; None uses none.
 
     Raises:
         InputError: a file or store that can't be read, of another sample rate or with other labels; an unknown split; bad numbers; see
@@ -141,8 +142,9 @@ def evaluate_file(model_path: Path, data: Path, splits: Sequence[str] = (), *, e
     fit = manifest.calibration
     fitted_here = fit is not None and fit.data_hash == store.hash and any(clip.split in fit.splits for clip in clips)
     trained_here = not splits and manifest.provenance.data_hash == store.hash
+    shift = None if through is None else hear(model, store, chosen, starts, answers, through, equalise)
     return EvaluationReport(str(model_path), split, model.engine, store.name, store.synthetic, scores, manifest.temperature, fitted_here,
-                            trained_here, answers, None if through is None else hear(model, store, chosen, starts, answers, through))
+                            trained_here, answers, shift)
 
 
 def check_labelled(store: ClipStore) -> None:

@@ -281,7 +281,7 @@ def manifest_of(run: Run, graph: QGraph, precision: Precision, kind: str) -> Man
     return Manifest(
         name=recipe.name, student=str(recipe.model["kind"]), precision=precision, labels=info.labels, frontend=info.frontend,
         window=info.window, input=_quant_of(graph.edges[graph.input], precision, kind),
-        output=_quant_of(graph.edges[graph.output], precision, kind), counts=count(graph, precision),
+        output=_quant_of(graph.edges[graph.output], precision, kind), counts=count(graph, precision), spectrum=info.spectrum,
         provenance=Provenance(
             recipe=recipe.name, recipe_hash=recipe.hash, data=info.data.name, data_hash=info.data.hash, data_licence=info.data.licence,
             synthetic=info.data.synthetic, edgekd_version=importlib.metadata.version("edgekd"),

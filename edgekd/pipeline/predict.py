@@ -12,6 +12,7 @@ from edgekd.data.decode import decode, is_audio
 from edgekd.data.parallel import in_order
 from edgekd.data.store import listing, to_waveform, windows
 from edgekd.engine import open_model
+from edgekd.equaliser import with_equaliser
 from edgekd.errors import InputError
 from edgekd.evaluate.inference import Model, Waveform, hop_samples, window_logits
 from edgekd.evaluate.metrics import clip_probabilities, softmax
@@ -55,7 +56,7 @@ class PredictReport:
 
 
 def predict_folder(model_path: Path, folder: Path, csv_path: Path, *, engine: str | None = None, hop: float = 1.0, threads: int = 1,
-                   force: bool = False) -> PredictReport:
+                   force: bool = False, equaliser: Path | None = None) -> PredictReport:
     """Classify every audio file below a folder and write a CSV of `filename,label,` and one probability column per label.
 
     Args:
@@ -66,6 +67,7 @@ def predict_folder(model_path: Path, folder: Path, csv_path: Path, *, engine: st
         hop: seconds between the starts of two windows of a file.
         threads: of the engine.
         force: replace a CSV that exists.
+        equaliser: a file of `edgekd equalise` for the microphone that recorded them.
 
     Raises:
         InputError: no audio file, none readable, a CSV that exists or can't be written, or a damaged model.
@@ -76,7 +78,7 @@ def predict_folder(model_path: Path, folder: Path, csv_path: Path, *, engine: st
     if csv_path.exists() and not force:
         raise InputError(f"{csv_path} exists; replace it with --force or choose another --csv")
     files = audio_files(folder)
-    model = open_model(model_path, engine, threads)
+    model = with_equaliser(open_model(model_path, engine, threads), equaliser)
     step = hop_samples(model.manifest, hop)
     base = folder if folder.is_dir() else folder.parent
     predictions, unreadable = [], []

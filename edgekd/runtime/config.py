@@ -8,6 +8,7 @@ import msgspec
 
 from edgekd.bundled import bundled_model, model_file, zoo_names
 from edgekd.engine import Model, open_model
+from edgekd.equaliser import with_equaliser
 from edgekd.errors import InputError
 from edgekd.resources import read_toml
 from edgekd.runtime.capture import require_sense
@@ -45,7 +46,8 @@ class ModelTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class SourceTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`[source]`. file: an audio file, or "-" for raw samples on standard input. The others are those of `Request`."""
+    """`[source]`. file: an audio file, or "-" for raw samples on standard input. equaliser: of the microphone, by `edgekd equalise`. The
+    others are those of `Request`."""
 
     file: str | None = None
     mic: str | None = None
@@ -53,6 +55,7 @@ class SourceTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rate: Positive | None = None
     channels: Positive | None = None
     channel: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    equaliser: str | None = None
 
 
 class DecisionTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -161,7 +164,8 @@ def read_config(path: Path) -> Config:
     file = config.source.file
     return msgspec.structs.replace(
         config, model=msgspec.structs.replace(config.model, file=_model_beside(path, config.model.file)),
-        source=msgspec.structs.replace(config.source, file=file if file == STANDARD_INPUT else _beside(path, file)),
+        source=msgspec.structs.replace(config.source, file=file if file == STANDARD_INPUT else _beside(path, file),
+                                              equaliser=_beside(path, config.source.equaliser)),
         output=msgspec.structs.replace(config.output, track=_beside(path, config.output.track)),
         mqtt=config.mqtt and msgspec.structs.replace(
             config.mqtt, **{key: _beside(path, getattr(config.mqtt, key)) for key in ("password_file", "ca", "certificate", "key")}),
@@ -208,7 +212,8 @@ def prepared(config: Config, verify: Callable[[Model, str], None]) -> Setup:
     verify(model, str(config.model_file))
     WindowStream(model.manifest.frontend, model.manifest.window, config.decision.hop)  # refuses a hop that does not fit
     require_sense(config.request)
-    return Setup(config.source.file, config.request, model, config.decision.hop, config.decision.top, config.settings,
+    classifier = with_equaliser(model, config.source.equaliser)
+    return Setup(config.source.file, config.request, classifier, config.decision.hop, config.decision.top, config.settings,
                  config.limits)
 
 

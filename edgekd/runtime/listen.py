@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekd.engine import open_model
+from edgekd.equaliser import with_equaliser
 from edgekd.errors import InputError, MissingExtraError
 from edgekd.runtime.capture import Capture, Counts, require_sense
 from edgekd.runtime.capture_child import Request
@@ -55,7 +56,7 @@ class _Beat(NamedTuple):
 def listen(source: str | None, model: Path, *, engine: str | None = None, threads: int = 1, hop_s: float = 0.5,
            top: int = 3, live: Request | None = None, settings: DecisionSettings = PLAIN,
            control: Control | None = None, observe: Observe | None = None,
-           watch: Watch | None = None, news: News | None = None) -> Iterator[Decision | Change]:
+           watch: Watch | None = None, news: News | None = None, equaliser: str | Path | None = None) -> Iterator[Decision | Change]:
     """Classify a source window by window.
 
     Args:
@@ -72,6 +73,7 @@ def listen(source: str | None, model: Path, *, engine: str | None = None, thread
         observe: is told of everything.
         watch: limits by which a live source is watched.
         news: what else there is to say; the first line is always of the source.
+        equaliser: a file of `edgekd equalise` for the microphone.
 
     Yields:
         a decision at the end of each window; of a live source also each change of its state; after a reload a line on what came of it;
@@ -86,7 +88,8 @@ def listen(source: str | None, model: Path, *, engine: str | None = None, thread
         raise InputError(f"{source} is a source of its own; leave out the options of microphones and commands, or the source")
     if source == STANDARD_INPUT and sys.stdin is None:
         raise InputError("standard input is closed; pipe raw samples into it or give an audio file")
-    setup = Setup(source, live or Request(), open_model(model, engine, threads), hop_s, top, settings, watch or Watch())
+    setup = Setup(source, live or Request(), with_equaliser(open_model(model, engine, threads), equaliser), hop_s, top,
+                  settings, watch or Watch())
     control, hearing = control or Control(), Hearing()
     if source is None:
         require_sense(setup.request)

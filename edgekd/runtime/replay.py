@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from edgekd.engine import open_model
+from edgekd.equaliser import with_equaliser
 from edgekd.errors import InputError
 from edgekd.runtime.config import OUTPUT_TABLES, Config
 from edgekd.runtime.control import Classifier
@@ -67,12 +68,13 @@ class _Meter:
 
 
 def replay(source: str | None, model: Path, *, engine: str | None = None, threads: int = 1, hop_s: float = 0.5,
-           settings: DecisionSettings = PLAIN, track: Path | None = None) -> Report:
+           settings: DecisionSettings = PLAIN, track: Path | None = None, equaliser: str | Path | None = None) -> Report:
     """Listen to an audio file as fast as it goes and judge the decisions.
 
     Args:
         source: path of the file.
         model, engine, threads, hop_s, settings: as of `listen`.
+        equaliser: a file of `edgekd equalise` for the microphone that recorded it.
         track: a table start,end,label in seconds of what is heard when; None judges without.
 
     Raises:
@@ -81,7 +83,7 @@ def replay(source: str | None, model: Path, *, engine: str | None = None, thread
     """
     if source is None or source == STANDARD_INPUT:
         raise InputError("a replay needs an audio file; give one instead of the microphone or standard input")
-    classifier = open_model(model, engine, threads)
+    classifier = with_equaliser(open_model(model, engine, threads), equaliser)
     spans = None if track is None else read_track(track, classifier.manifest.labels)
     chunks = read_file(Path(source), classifier.manifest.frontend.sample_rate)
     return report(classifier, chunks, source, hop_s, settings, spans, track)

@@ -30,7 +30,9 @@ from edgekd.distill.run import (
 from edgekd.distill.score import judge
 from edgekd.distill.tables import Export, Train
 from edgekd.distill.training import Options, train
+from edgekd.equaliser import BandMean
 from edgekd.errors import InputError
+from edgekd.frontend import log_mel
 from edgekd.models.logmel import LogMel
 from tests.distill.conftest import recipe_dict, write_store
 
@@ -170,10 +172,18 @@ def test_the_float_network_keeps_the_quantised_one_near_itself(store, tmp_path):
 
 
 def test_the_front_end_is_normalised_by_the_training_clips(straight, store):
-    log_mel = LogMel(load_run(straight).frontend)
-    features = log_mel(torch.stack([torch.from_numpy(store.window(clip, 0, 8000)) for clip in store.indices(["a"])]))
+    fe = load_run(straight).frontend
+    features = LogMel(fe)(torch.stack([torch.from_numpy(store.window(clip, 0, 8000)) for clip in store.indices(["a"])]))
     assert abs(features.mean()) < 0.3
     assert 0.7 < features.std() < 1.3
+
+
+def test_the_mean_spectrum_of_the_training_clips_is_kept(straight, store):
+    run = load_run(straight)
+    fe, spectrum = run.frontend, np.array(run.info.spectrum)
+    heard = BandMean(fe)
+    heard.add(log_mel(fe, np.stack([store.window(clip, 0, 8000) for clip in store.indices(["a"])])))
+    assert np.abs(spectrum - heard.value()).max() < 0.5  # crops of clips, another part of each
 
 
 def test_teachers_accuracies_are_said_before_the_first_epoch(store, teacher, tmp_path, monkeypatch, caplog):
@@ -259,9 +269,9 @@ def test_a_run_that_another_process_begins_meanwhile_is_left_alone(store, tmp_pa
         def begun_elsewhere(recipe, *_):
             out.mkdir()
             other.enter_context(held(out))
-            return recipe.frontend
+            return recipe.frontend, ()
 
-        monkeypatch.setattr(training, "normalised", begun_elsewhere)
+        monkeypatch.setattr(training, "measured", begun_elsewhere)
         with pytest.raises(InputError, match="being trained by another process"):
             train(student(), store, out)
     assert not any(out.iterdir())
