@@ -16,6 +16,7 @@ from edgekd.frontend import corners, log_mel
 from edgekd.pipeline.equalise import equalise
 from edgekd.pipeline.evaluate import evaluate_file
 from edgekd.qgraph import tflite
+from edgekd.runtime.config import override, prepared, read_config
 
 RATE = 8000
 TILT = np.array([0.4, -0.36])
@@ -169,3 +170,17 @@ def test_microphones_are_judged_behind_equalisers(edgekd, model, coloured):
         assert status == 2
         assert message in err
     assert "--equalise 3 without --microphones FOLDER" in edgekd("evaluate", model, "--data", store, "--equalise", 3)[2]
+
+
+def test_a_configuration_names_the_equaliser_beside_it(model, recordings, tmp_path):
+    made = equalise(model, recordings, tmp_path / "mic.json").equaliser
+    (tmp_path / "box.toml").write_text('[model]\nfile = "tones.int8.tflite"\n[source]\nequaliser = "mic.json"\n')
+    config = read_config(tmp_path / "box.toml")
+    features = np.zeros((1, 8, made.frontend.frames(RATE)), np.float32)
+    plain = open_model(model).logits(features)
+    assert (prepared(config, lambda *_: None).classifier.logits(features) != plain).any()
+    elsewhere = override(config, {"source": {"mic": "USB"}})  # another microphone than that of the file
+    assert elsewhere.source.equaliser is None
+    (tmp_path / "mic.json").write_text("{")
+    with pytest.raises(InputError, match="is no equaliser, or a damaged one"):
+        prepared(config, lambda *_: None)
