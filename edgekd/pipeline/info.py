@@ -50,6 +50,7 @@ def rows(path: Path, size: int, manifest: Manifest) -> dict[str, str]:
         "output": f"{_quant(manifest.output)}, temperature {manifest.temperature:g}",
         "calibration": _calibration(manifest.calibration),
         "golden": f"{len(manifest.golden.vectors)} waveforms for 'edgekd verify'" if manifest.golden else "no vectors",
+        "spectrum": "mean of the training clips, for 'edgekd equalise'" if manifest.spectrum else "unknown",
         "counts": f"{manifest.counts.macs:,} macs, {manifest.counts.params:,} parameters, {manifest.counts.param_bytes:,} bytes",
         "data": f"{source.data} ({source.data_hash}), licence {source.data_licence}",
         "recipe": f"{source.recipe} ({source.recipe_hash})",
