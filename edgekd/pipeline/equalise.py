@@ -13,7 +13,9 @@ from edgekd.engine import Model, open_model
 from edgekd.equaliser import BandMean, Equaliser, colour
 from edgekd.errors import InputError
 from edgekd.frontend import corners, log_mel
-from edgekd.pipeline.predict import audio_files
+from edgekd.pipeline.predict import audio_files, write_whole
+from edgekd.runtime.decision import DecisionSettings
+from edgekd.runtime.doctor import level_dbfs
 from edgekd.wording import counted
 
 LEAST_WINDOWS = 10
@@ -77,8 +79,7 @@ def equalise(model_path: Path, folder: Path, out: Path, *, gate_dbfs: float | No
         raise InputError(f"{out} is a folder; give --out a file name, for instance {out / 'mic.json'}")
     if out.exists() and not force:
         raise InputError(f"{out} exists; replace it with --force or choose another --out")
-    if gate_dbfs is not None and not -200.0 <= gate_dbfs < 0.0:
-        raise InputError(f"--gate is {gate_dbfs:g} dBFS; give -200 to below 0, for instance -60")
+    DecisionSettings(gate_dbfs=gate_dbfs)  # refuses a level that is none
     files = audio_files(folder)
     model = open_model(model_path)
     manifest = model.manifest
@@ -90,7 +91,7 @@ def equalise(model_path: Path, folder: Path, out: Path, *, gate_dbfs: float | No
         except InputError as error:
             unreadable.append(str(error))
             continue
-        of_file, below = _hear(model, waveform, mean, 0.0 if gate_dbfs is None else 10.0 ** (gate_dbfs / 20))
+        of_file, below = _hear(model, waveform, mean, gate_dbfs)
         heard, quiet = heard + of_file, quiet + below
     if len(unreadable) == len(files):
         raise InputError(f"{folder}: {counted(len(files), 'audio file')}, none of them readable (first: {unreadable[0]})")
@@ -101,27 +102,20 @@ def equalise(model_path: Path, folder: Path, out: Path, *, gate_dbfs: float | No
     made = Equaliser(model=manifest.name, data_hash=manifest.provenance.data_hash, frontend=manifest.frontend,
                      db=tuple(colour(manifest, mean.value()).round(2).tolist()), windows=heard, seconds=round(seconds, 3),
                      created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        partial = out.with_name(f".{out.name}.part")
-        partial.write_bytes(msgspec.json.format(msgspec.json.encode(made), indent=2) + b"\n")
-        partial.replace(out)
-    except OSError as error:
-        raise InputError(f"{out} cannot be written ({error.strerror}); choose another --out") from None
+    write_whole(out, msgspec.json.format(msgspec.json.encode(made), indent=2) + b"\n", "--out")
     return EqualiseReport(out, made, quiet, tuple(unreadable))
 
 
-def _hear(model: Model, waveform: np.ndarray[tuple[int, ...], np.dtype[np.float32]], mean: BandMean, gate: float) -> tuple[int, int]:
-    """Add a recording's windows to the mean; how many were heard, and how many were below the gate, an amplitude 0..1."""
+def _hear(model: Model, waveform: np.ndarray[tuple[int, ...], np.dtype[np.float32]], mean: BandMean, gate: float | None) -> tuple[int, int]:
+    """Add a recording's windows to the mean; how many were heard, and how many were below the gate, dBFS."""
     window = model.manifest.window
     padded = np.pad(waveform, (0, max(0, window - len(waveform))))
     heard = quiet = 0
     for start in windows(len(padded), window, window):
         sound = padded[start:start + window]
-        level = float(np.sqrt(np.mean(np.square(sound, dtype=np.float64))))
-        if level == 0.0:
+        if not sound.any():
             continue
-        if level < gate:
+        if gate is not None and level_dbfs(sound) < gate:
             quiet += 1
             continue
         mean.add(log_mel(model.manifest.frontend, sound))

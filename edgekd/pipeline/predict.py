@@ -118,7 +118,7 @@ def audio_files(folder: Path) -> list[Path]:
 
 
 def write_csv(path: Path, labels: tuple[str, ...], predictions: list[Prediction]) -> None:
-    """Write beside the target first and rename, so that no half a file is ever seen.
+    """Write a row of each prediction.
 
     Raises:
         InputError: the place can't be written.
@@ -130,14 +130,23 @@ def write_csv(path: Path, labels: tuple[str, ...], predictions: list[Prediction]
         known = prediction.probabilities
         values = [""] * len(labels) if known is None else [format(value, PROBABILITY_FORMAT) for value in known]
         writer.writerow([prediction.filename, prediction.label or "", *values])
+    write_whole(path, text.getvalue().encode("utf-8", "surrogateescape"), "--csv")
+
+
+def write_whole(path: Path, content: bytes, option: str) -> None:
+    """Write beside the target first and rename, so that no half a file is ever seen. option: that named it.
+
+    Raises:
+        InputError: the place can't be written.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as partial:
             whole = Path(partial) / path.name
-            whole.write_bytes(text.getvalue().encode("utf-8", "surrogateescape"))
+            whole.write_bytes(content)
             whole.replace(path)
     except OSError as error:
-        raise InputError(f"{path} cannot be written ({error.strerror}); choose another --csv") from None
+        raise InputError(f"{path} cannot be written ({error.strerror}); choose another {option}") from None
 
 
 def _predict(model: Model, filename: str, waveform: Waveform, step: int) -> Prediction:

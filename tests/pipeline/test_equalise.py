@@ -103,7 +103,7 @@ def test_quiet_and_silent_windows_are_left_out(edgekd, model, recordings, tmp_pa
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    (("--gate", "3"), "--gate is 3 dBFS; give -200 to below 0"),
+    (("--gate", "3"), "gate is 3 dBFS; full scale is 0 and less is negative"),
     (("--gate", "-2"), "0 windows of sound; an equaliser needs 10 or more, better 120, of many kinds of sound; record more, or lower"),
     (("--out", "."), ". is a folder; give --out a file name"),
     (("--out", "tones.int8.tflite"), "tones.int8.tflite exists; replace it with --force"),
