@@ -54,6 +54,10 @@ def test_every_model_has_a_file_for_each_engine_its_card_and_the_way_to_make_it_
     assert f"edgekd distill {name} " in readme
 
 
+def test_the_small_one_fits_a_microcontroller():
+    assert judge(count(bundled_model("litert", "esc50-small")), load_target("cortex-m7")).ok
+
+
 def test_nothing_else_lies_in_the_zoo():
     known = {path for name in zoo_names() for path in (*zoo_files(name), zoo_card(name))} | {ZOO / "README.md"}
     assert {path for path in ZOO.iterdir() if path.is_file()} == known
