@@ -13,7 +13,8 @@ from edgekd.engine import Model, open_model
 from edgekd.equaliser import BandMean, Equaliser, colour
 from edgekd.errors import InputError
 from edgekd.frontend import corners, log_mel
-from edgekd.pipeline.predict import audio_files, write_whole
+from edgekd.pipeline.predict import audio_files
+from edgekd.pipeline.whole import whole_file
 from edgekd.runtime.decision import DecisionSettings
 from edgekd.runtime.doctor import level_dbfs
 from edgekd.wording import counted
@@ -102,7 +103,8 @@ def equalise(model_path: Path, folder: Path, out: Path, *, gate_dbfs: float | No
     made = Equaliser(model=manifest.name, data_hash=manifest.provenance.data_hash, frontend=manifest.frontend,
                      db=tuple(colour(manifest, mean.value()).round(2).tolist()), windows=heard, seconds=round(seconds, 3),
                      created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
-    write_whole(out, msgspec.json.format(msgspec.json.encode(made), indent=2) + b"\n", "--out")
+    with whole_file(out, "--out") as whole:
+        whole.write_bytes(msgspec.json.format(msgspec.json.encode(made), indent=2) + b"\n")
     return EqualiseReport(out, made, quiet, tuple(unreadable))
 
 

@@ -6,7 +6,6 @@ A listener may be writing meanwhile: rows are read in portions, so that it is ne
 import csv
 import re
 import sqlite3
-import tempfile
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from datetime import time as clock_time
@@ -16,6 +15,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from edgekd.errors import InputError, nearest
+from edgekd.pipeline.whole import whole_file
 from edgekd.runtime.outputs.history_file import Event, Run, open_to_read
 from edgekd.wording import counted
 
@@ -132,19 +132,12 @@ def export(question: Question, path: Path, *, force: bool = False) -> str:
     if path.exists() and not force:
         raise InputError(f"{path} exists; replace it with --force or choose another --csv")
     count = 0
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as partial:
-            whole = Path(partial) / path.name
-            with whole.open("w", encoding="utf-8", newline="") as file:
-                writer = csv.writer(file, lineterminator="\n")
-                writer.writerow(COLUMNS)
-                for row in rows(question):
-                    writer.writerow(_cells(row))
-                    count += 1
-            whole.replace(path)
-    except OSError as error:
-        raise InputError(f"{path} cannot be written ({error.strerror}); choose another --csv") from None
+    with whole_file(path, "--csv") as whole, whole.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for row in rows(question):
+            writer.writerow(_cells(row))
+            count += 1
     return f"{path}: {counted(count, 'row')}"
 
 

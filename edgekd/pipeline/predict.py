@@ -2,7 +2,6 @@
 
 import csv
 import io
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from edgekd.equaliser import with_equaliser
 from edgekd.errors import InputError
 from edgekd.evaluate.inference import Model, Waveform, hop_samples, window_logits
 from edgekd.evaluate.metrics import clip_probabilities, softmax
+from edgekd.pipeline.whole import whole_file
 from edgekd.wording import counted
 
 PROBABILITY_FORMAT = ".6f"
@@ -130,23 +130,8 @@ def write_csv(path: Path, labels: tuple[str, ...], predictions: list[Prediction]
         known = prediction.probabilities
         values = [""] * len(labels) if known is None else [format(value, PROBABILITY_FORMAT) for value in known]
         writer.writerow([prediction.filename, prediction.label or "", *values])
-    write_whole(path, text.getvalue().encode("utf-8", "surrogateescape"), "--csv")
-
-
-def write_whole(path: Path, content: bytes, option: str) -> None:
-    """Write beside the target first and rename, so that no half a file is ever seen. option: that named it.
-
-    Raises:
-        InputError: the place can't be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as partial:
-            whole = Path(partial) / path.name
-            whole.write_bytes(content)
-            whole.replace(path)
-    except OSError as error:
-        raise InputError(f"{path} cannot be written ({error.strerror}); choose another {option}") from None
+    with whole_file(path, "--csv") as whole:
+        whole.write_bytes(text.getvalue().encode("utf-8", "surrogateescape"))
 
 
 def _predict(model: Model, filename: str, waveform: Waveform, step: int) -> Prediction:

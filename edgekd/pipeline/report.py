@@ -35,6 +35,7 @@ from edgekd.pipeline.check import DEFAULT_TARGET
 from edgekd.pipeline.device_shift import HEADER, NOTE, ShiftReport
 from edgekd.pipeline.evaluate import EvaluationReport
 from edgekd.pipeline.info import rows
+from edgekd.pipeline.whole import unwritable, whole_file
 from edgekd.target import Target, load_target
 from edgekd.wording import counted
 
@@ -63,7 +64,9 @@ class Plan:
         Raises:
             InputError: the file cannot be written.
         """
-        write_page(self.out, render(page_of(self, report, _timed(self.model, report.engine, threads))))
+        page = render(page_of(self, report, _timed(self.model, report.engine, threads)))
+        with whole_file(self.out, "--report") as whole:
+            whole.write_bytes(page)
 
 
 def planned(out: Path | None, model: Path, data: Path, target: str | None, *, force: bool) -> Plan | None:
@@ -112,22 +115,7 @@ def check_place(out: Path, model: Path, data: Path, *, force: bool) -> None:
         with tempfile.TemporaryFile(dir=out.parent):
             pass
     except OSError as error:
-        raise _unwritable(out, error) from None
-
-
-def write_page(out: Path, page: bytes) -> None:
-    """Write beside the place first and rename, so that no half a page is ever seen.
-
-    Raises:
-        InputError: it cannot be written.
-    """
-    try:
-        with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as partial:
-            whole = Path(partial) / out.name
-            whole.write_bytes(page)
-            whole.replace(out)
-    except OSError as error:
-        raise _unwritable(out, error) from None
+        raise unwritable(out, error, "--report") from None
 
 
 def page_of(plan: Plan, report: EvaluationReport, timed: Benchmark | str) -> Page:
@@ -214,7 +202,3 @@ def _timed(model: Path, engine: str, threads: int) -> Benchmark | str:
         return bench([model], engine=engine, threads=threads, repeats=BENCH_REPEATS)[0]
     except EdgekdError as error:
         return str(error)
-
-
-def _unwritable(out: Path, error: OSError) -> InputError:
-    return InputError(f"--report {out}: cannot be written ({error.strerror}); choose another place")

@@ -141,7 +141,7 @@ def test_a_folder_that_cannot_be_written_is_refused_first(tone_model, tone_store
         raise OSError(28, os.strerror(28))
 
     monkeypatch.setattr(reporting.tempfile, "TemporaryFile", full)
-    with pytest.raises(InputError, match=r"cannot be written \(No space left on device\); choose another place"):
+    with pytest.raises(InputError, match=r"cannot be written \(No space left on device\); choose another --report"):
         planned(tmp_path / "x.html", tone_model, tone_store, None, force=False)
 
 
