@@ -15,7 +15,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 import typer.main
 
-from edgekd.data.catalogue import KNOWN
+from edgekd.data.sets.catalogue import KNOWN
 from edgekd.resources import names
 
 USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
@@ -57,13 +57,13 @@ def data_prepare(
     force: Annotated[bool, typer.Option("--force", help="Replace a store that is there.")] = False,
 ) -> None:
     """Decode a data set once into a clip store. The same command goes on where it was stopped."""
-    from edgekd.pipeline import data, data_info
+    from edgekd.data import info, prepare
 
-    prepared = data.prepare(dataset, path, out, sample_rate=sample_rate, channels=channels, table=csv, test_fraction=test_fraction,
+    prepared = prepare.prepare(dataset, path, out, sample_rate=sample_rate, channels=channels, table=csv, test_fraction=test_fraction,
                             licence=licence, subset=subset, fold=fold, segment=segment, skip_bad=skip_bad, force=force, say=_say)
     for note in prepared.notes:
         _say(f"note: {note}")
-    print(data_info.text(data_info.describe(prepared.store)))
+    print(info.text(info.describe(prepared.store)))
 
 
 @data_app.command("synth", epilog="Example: edgekd data synth --out store --clips 200")
@@ -76,12 +76,12 @@ def data_synth(
     force: Annotated[bool, typer.Option("--force", help="Replace a store that is there.")] = False,
 ) -> None:
     """Make a clip store of procedural scenes: a smoke data set, not recordings."""
-    from edgekd.pipeline import data, data_info
+    from edgekd.data import info, prepare
 
-    made = data.synth(out, clips=clips, seconds=seconds, seed=seed, sample_rate=sample_rate, force=force)
+    made = prepare.synth(out, clips=clips, seconds=seconds, seed=seed, sample_rate=sample_rate, force=force)
     for note in made.notes:
         _say(f"note: {note}")
-    print(data_info.text(data_info.describe(made.store)))
+    print(info.text(info.describe(made.store)))
 
 
 @data_app.command("fetch", epilog="Example: edgekd data fetch tau22 --out tau22 --accept-licence")
@@ -91,7 +91,7 @@ def data_fetch(
     accept_licence: Annotated[bool, typer.Option("--accept-licence", help="The licence, which is shown, is accepted.")] = False,
 ) -> None:
     """Download and unpack a data set that its owner gives to anybody. The same command goes on where it was stopped."""
-    from edgekd.pipeline.fetch import fetch
+    from edgekd.data.fetch import fetch
 
     def accept(licence: str) -> bool:
         _say(licence)
@@ -109,10 +109,10 @@ def data_info(
     """Check a clip store and tell what it holds."""
     import msgspec
 
-    from edgekd.pipeline import data_info
+    from edgekd.data import info
 
-    report = data_info.info(store)
-    print(msgspec.json.encode(report).decode() if as_json else data_info.text(report))
+    report = info.info(store)
+    print(msgspec.json.encode(report).decode() if as_json else info.text(report))
 
 
 def _without_blas_threads() -> None:
@@ -142,13 +142,13 @@ def teach(
     compiled: Annotated[bool, typer.Option("--compile", help="Let torch.compile generate the float network's code.")] = False,
 ) -> None:
     """Train a teacher on whole clips or windows and keep its soft labels beside it, and a page for people, report.html."""
-    from edgekd.pipeline.launch import end_with_parent, first_process, relaunch_once, show_log
+    from edgekd.train.launch import end_with_parent, first_process, relaunch_once, show_log
 
     relaunch_once()
     end_with_parent()
     show_log()
-    from edgekd.distill.training import Options
-    from edgekd.pipeline.teach import teach as run_teach
+    from edgekd.train.loop.training import Options
+    from edgekd.train.teach import teach as run_teach
 
     run = run_teach(recipe, data, out, settings or [], Options(force, resume, threads, accelerator, compiled), cross_fit)
     if first_process():
@@ -172,13 +172,13 @@ def distill(
     compiled: Annotated[bool, typer.Option("--compile", help="Let torch.compile generate the float network's code.")] = False,
 ) -> None:
     """Train a student from teachers: first in float, then quantization-aware. Its run folder gets a page for people, report.html."""
-    from edgekd.pipeline.launch import end_with_parent, first_process, relaunch_once, show_log
+    from edgekd.train.launch import end_with_parent, first_process, relaunch_once, show_log
 
     relaunch_once()
     end_with_parent()
     show_log()
-    from edgekd.distill.training import Options
-    from edgekd.pipeline.distill import distill as run_distill
+    from edgekd.train.distill import distill as run_distill
+    from edgekd.train.loop.training import Options
 
     run = run_distill(recipe, data, out, teacher or [], settings or [], Options(force, resume, threads, accelerator, compiled),
                       teach_settings or [])
@@ -209,9 +209,9 @@ def crossval(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Train and test a recipe on every fold and seed: accuracies with 95 % intervals, and whether it beats another recipe."""
-    from edgekd.pipeline.crossval import Question
-    from edgekd.pipeline.crossval import crossval as run_crossval
-    from edgekd.pipeline.experiment import workers_here
+    from edgekd.experiments.crossval import Question
+    from edgekd.experiments.crossval import crossval as run_crossval
+    from edgekd.experiments.plan import workers_here
 
     question = Question(recipe, tuple(settings or ()), tuple(teach or ()), tuple(teach_settings or ()), against,
                         tuple(against_settings or ()), tuple(against_teach or ()), folds, seeds, cross_fit, choose)
@@ -238,9 +238,9 @@ def sweep(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Train and test all combinations of recipes, values, folds and seeds: one table, one plot; exit status 1 when a run failed."""
-    from edgekd.pipeline.experiment import workers_here
-    from edgekd.pipeline.sweep import Grid
-    from edgekd.pipeline.sweep import sweep as run_sweep
+    from edgekd.experiments.plan import workers_here
+    from edgekd.experiments.sweep import Grid
+    from edgekd.experiments.sweep import sweep as run_sweep
 
     grid = Grid(tuple(recipes), tuple(settings or ()), tuple(vary or ()), tuple(teach or ()), tuple(teach_settings or ()), folds, seeds,
                 cross_fit)
@@ -263,17 +263,17 @@ def reproduce(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Train and judge every row of a published table, and show the paper's figures beside ours with 95 % intervals."""
-    from edgekd.pipeline.experiment import workers_here
+    from edgekd.experiments.plan import workers_here
 
     workers = workers_here(jobs, threads, "local")
     if budget:
-        from edgekd.pipeline.budget import estimate
+        from edgekd.experiments.budget import estimate
 
         found = estimate(name, seeds, workers, _say)
         typer.echo(found.to_json().decode() if as_json else found.to_text())
         return
     from edgekd.errors import InputError
-    from edgekd.pipeline.reproduce import reproduce as run_reproduce
+    from edgekd.experiments.reproduce import reproduce as run_reproduce
 
     if out is None:
         raise InputError("reproduce wants a folder for its runs and its table: --out DIR")
@@ -299,13 +299,13 @@ def adapt(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Fine-tune a student for each recorder, export and check every file, and write an index of them; exit status 1 over a budget."""
-    from edgekd.pipeline.launch import relaunch_once, show_log
+    from edgekd.train.launch import relaunch_once, show_log
 
     relaunch_once()
     show_log()
-    from edgekd.distill.training import Options
-    from edgekd.pipeline.adapt import Tuning
-    from edgekd.pipeline.adapt import adapt as run_adapt
+    from edgekd.dcase.adapt import Tuning
+    from edgekd.dcase.adapt import adapt as run_adapt
+    from edgekd.train.loop.training import Options
 
     tuning = Tuning(epochs, qat_epochs, lr, min_clips, target)
     report = run_adapt(run, data, out, recorders=recorders, tuning=tuning, teachers=teacher or [],
@@ -323,7 +323,7 @@ def svm(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Judge test clips by support vector machines on the embeddings of runs, and by the sum of their scores."""
-    from edgekd.pipeline.svm import svm_of_runs
+    from edgekd.train.stages.svm import svm_of_runs
 
     report = svm_of_runs(runs, data, [name.strip() for name in kernels.split(",") if name.strip()], threads)
     typer.echo(report.to_json().decode() if as_json else report.to_text())
@@ -352,8 +352,8 @@ def check(
     force: Annotated[bool, typer.Option("--force", help="Replace reports that exist.")] = False,
 ) -> None:
     """Count what exported files cost and judge it; exit status 1 when one is over budget, against a rule, or has grown."""
-    from edgekd.bundled import model_file
-    from edgekd.pipeline import check as checking
+    from edgekd.complexity import check as checking
+    from edgekd.modelfile.zoo import model_file
 
     models = [model_file(each) for each in models]
     printed = checking.known_format(report_format, "--format")
@@ -373,9 +373,9 @@ def info(
     card: Annotated[bool, typer.Option("--card", help="Print a model card: Markdown with the metadata of Hugging Face's hub.")] = False,
 ) -> None:
     """Show what travels inside a model file: labels, front end, quantisation, counts, provenance."""
-    from edgekd.bundled import model_file
-    from edgekd.pipeline.card import card_of
-    from edgekd.pipeline.info import info as describe
+    from edgekd.export.card import card_of
+    from edgekd.modelfile.zoo import model_file
+    from edgekd.report.model_info import info as describe
 
     model = model_file(model)
     if card and as_json:
@@ -389,7 +389,7 @@ def zoo(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """List the models that come with edgekd: labels, cost, accuracy, licence. Their names stand for files in all commands."""
-    from edgekd.pipeline.zoo import zoo as describe
+    from edgekd.report.zoo_table import zoo as describe
 
     typer.echo(describe(name, as_json=as_json))
 
@@ -401,8 +401,8 @@ def verify(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Replay the golden vectors inside a model file on this machine; exit status 1 when it computes something else."""
-    from edgekd.bundled import model_file
-    from edgekd.pipeline.verify import verify as replay
+    from edgekd.modelfile.verify import verify as replay
+    from edgekd.modelfile.zoo import model_file
 
     report = replay(model_file(model, engine), engine)
     typer.echo(report.to_json().decode() if as_json else report.to_text())
@@ -428,12 +428,17 @@ def export(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Write a student as model files that carry labels, front end and provenance, after running them in their engines."""
-    from edgekd.pipeline.export import chosen_precision, export_run
-    from edgekd.pipeline.trial import chosen_trial
+    from edgekd.export.export import chosen_precision, export_run
+    from edgekd.export.parity import chosen_trial
 
     trial = chosen_trial(data, split or (), calibrate_split or (), hop)
-    report = export_run(run, chosen_precision(int8=int8, as_float=as_float), formats, out, force=force, trial=trial, card=card,
-                        crossval=crossval)
+    precision = chosen_precision(int8=int8, as_float=as_float)
+    figures = None
+    if crossval is not None:
+        from edgekd.experiments.crossval_summary import crossval_summary
+
+        figures = crossval_summary(crossval, run, precision)
+    report = export_run(run, precision, formats, out, force=force, trial=trial, card=card, crossval=figures)
     typer.echo(report.to_json().decode() if as_json else report.to_text())
     report.require()
 
@@ -449,9 +454,9 @@ def bench(
 ) -> None:
     """Time front end, network and whole pipeline of exported files; resident memory and start-up in a fresh process."""
     _without_blas_threads()
-    from edgekd.bundled import model_file
-    from edgekd.pipeline.bench import REPEATS, to_json, to_text
-    from edgekd.pipeline.bench import bench as run_bench
+    from edgekd.evaluation.bench import REPEATS, to_json, to_text
+    from edgekd.evaluation.bench import bench as run_bench
+    from edgekd.modelfile.zoo import model_file
 
     results = run_bench([model_file(each, engine) for each in models], engine=engine, threads=threads,
                         repeats=REPEATS if repeats is None else repeats)
@@ -472,12 +477,12 @@ def bench_train(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document and no table.")] = False,
 ) -> None:
     """Clips per second of each part of a training and of the whole; a table, then one line of JSON."""
-    from edgekd.pipeline.launch import relaunch_once
+    from edgekd.train.launch import relaunch_once
 
     relaunch_once()
     import msgspec
 
-    from edgekd.pipeline import bench_train as timing
+    from edgekd.train import bench as timing
 
     result = timing.bench_train(recipe, data, teacher=teacher, overrides=settings or [], soft_labels=soft_labels,
                                 clips=timing.MADE_CLIPS if clips is None else clips,
@@ -516,10 +521,10 @@ def evaluate(
 ) -> None:
     """Run an exported file in its engine over a store: accuracies and log loss per window and per clip, per label and per recorder."""
     _without_blas_threads()
-    from edgekd.bundled import model_file
-    from edgekd.pipeline.device_shift import asked
-    from edgekd.pipeline.evaluate import evaluate_file
-    from edgekd.pipeline.report import planned
+    from edgekd.evaluation.evaluate import evaluate_file
+    from edgekd.evaluation.microphones import asked
+    from edgekd.evaluation.report import planned
+    from edgekd.modelfile.zoo import model_file
 
     model, through = model_file(model, engine), asked(microphones, mic_split, max_drop, equalise)
     page = planned(report, model, data, target, force=force)
@@ -545,8 +550,8 @@ def predict(
 ) -> None:
     """Classify every recording in a folder and write one row of probabilities per file."""
     _without_blas_threads()
-    from edgekd.bundled import model_file
-    from edgekd.pipeline.predict import predict_folder
+    from edgekd.evaluation.predict import predict_folder
+    from edgekd.modelfile.zoo import model_file
 
     typer.echo(predict_folder(model_file(model, engine), folder, csv, engine=engine, hop=hop, equaliser=equaliser, threads=threads,
                               force=force).to_text())
@@ -565,8 +570,8 @@ def equalise(
 ) -> None:
     """Measure what a microphone adds to each band of a model's log-mel, so that listen and predict can take it off."""
     _without_blas_threads()
-    from edgekd.bundled import model_file
-    from edgekd.pipeline.equalise import equalise as measure
+    from edgekd.evaluation.equalise import equalise as measure
+    from edgekd.modelfile.zoo import model_file
 
     report = measure(model_file(model), folder, out, gate_dbfs=gate, force=force)
     typer.echo(report.to_json().decode() if as_json else report.to_text())
@@ -593,8 +598,8 @@ def submission(
     force: Annotated[bool, typer.Option("--force", help="Replace files that exist.")] = False,
 ) -> None:
     """Write the files of a DCASE task 1 submission and judge them; exit status 1 where the organisers would refuse something."""
-    from edgekd.pipeline import submission as submitting
-    from edgekd.pipeline.submission_check import check as judge
+    from edgekd.dcase import submission as submitting
+    from edgekd.dcase.check import check as judge
 
     submitting.one_task(bool(models), init, check)
     if init is not None:
@@ -697,7 +702,7 @@ def listen(
         return override(Config() if config is None else read_config(config), flags)
 
     def load() -> Setup:
-        from edgekd.pipeline.verify import verify_model
+        from edgekd.modelfile.verify import verify_model
 
         if systemd is not None:
             systemd.reloading()
@@ -718,7 +723,7 @@ def listen(
             _say(f"edgekd: {note}")
         return
     if told.web is not None:
-        from edgekd.runtime.outputs.access import warning
+        from edgekd.runtime.outputs.web.access import warning
 
         if (open_to_all := warning(told.web)) is not None:
             print(f"edgekd: {open_to_all}", file=sys.stderr)
@@ -758,8 +763,8 @@ def history(
     force: Annotated[bool, typer.Option("--force", help="Replace a table or a picture that exists.")] = False,
 ) -> None:
     """Tell what a listener heard when: from when to when which label was shown, the newest last, in local time."""
-    from edgekd.pipeline import history as past
-    from edgekd.pipeline import history_day
+    from edgekd.runtime.outputs.history import day as history_day
+    from edgekd.runtime.outputs.history import query as past
 
     question = past.ask(file, since=since, until=until, label=label, day=day, draws=svg is not None)
     if csv is not None:
@@ -781,8 +786,8 @@ def mics(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON ob
     """List the microphones by which 'edgekd listen --mic' can be told."""
     import json
 
-    from edgekd.engine import silent_stderr
-    from edgekd.runtime.microphones import microphones, to_text
+    from edgekd.modelfile.engine import silent_stderr
+    from edgekd.runtime.source.microphones import microphones, to_text
 
     with silent_stderr():  # ALSA complains of what is not configured
         found = microphones()
@@ -811,7 +816,7 @@ def record(
 ) -> None:
     """Collect labelled clips from a microphone into OUT/LABEL, 16-bit wav, one line per clip; states go to standard error."""
     from edgekd.runtime import record as recording
-    from edgekd.runtime.capture_child import Request
+    from edgekd.runtime.source.child import Request
 
     order = recording.Order(label, out, place, seconds, count, sample_rate, min_level)
     line = recording.to_json if as_json else recording.to_text
@@ -841,9 +846,9 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Judge the microphone and this machine; exit status 1 where a check fails, 2 where nothing is heard."""
-    from edgekd.bundled import model_file
-    from edgekd.pipeline.doctor import examine
-    from edgekd.runtime.capture_child import Request
+    from edgekd.modelfile.zoo import model_file
+    from edgekd.runtime.diagnose import examine
+    from edgekd.runtime.source.child import Request
 
     report = examine(Request(mic, command, rate, channels, channel), None if model is None else model_file(model), seconds=seconds,
                      wait_s=wait)
@@ -859,8 +864,8 @@ Root = Annotated[Path | None, typer.Option(
 
 def _place(verb: str, root: Path | None, *, changes: bool = True) -> Any:
     """Where a verb works, and on which systemd."""
-    from edgekd.pipeline.service_manager import this_machine
-    from edgekd.pipeline.service_place import Place
+    from edgekd.service.paths import Place
+    from edgekd.service.systemd import this_machine
 
     if root is not None:
         return Place(root), None
@@ -877,9 +882,9 @@ def service_install(
     root: Root = None,
 ) -> None:
     """Write unit, user and configuration, verify the model, start the listener, now and with the system. Again: bring all up to date."""
-    from edgekd.bundled import model_file
-    from edgekd.pipeline.service import install, own_python
-    from edgekd.pipeline.service_place import ROOM
+    from edgekd.modelfile.zoo import model_file
+    from edgekd.service.paths import ROOM
+    from edgekd.service.verbs import install, own_python
 
     place, manager = _place("install", root)
     interpreter = python or (own_python() if root is None else f"{ROOM}/bin/python")
@@ -892,7 +897,7 @@ def service_status(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Show how the service does, its model and configuration, and what to do; exit status 1 where something is wrong."""
-    from edgekd.pipeline.service_status import status
+    from edgekd.service.status import status
 
     report = status(*_place("status", root, changes=False))
     typer.echo(report.to_json().decode() if as_json else report.to_text())
@@ -905,8 +910,8 @@ def service_update(
     root: Root = None,
 ) -> None:
     """Verify a model and let the running listener take it; where it does not go on, the model before comes back by itself."""
-    from edgekd.bundled import model_file
-    from edgekd.pipeline.service import update
+    from edgekd.modelfile.zoo import model_file
+    from edgekd.service.verbs import update
 
     place, manager = _place("update", root)
     typer.echo("\n".join(update(place, manager, model_file(model))))
@@ -915,7 +920,7 @@ def service_update(
 @service_app.command("rollback", epilog="Example: edgekd service rollback --root image")
 def service_rollback(root: Root = None) -> None:
     """Go back to the model before the one in use; again: to the one before that. Five are kept."""
-    from edgekd.pipeline.service import rollback
+    from edgekd.service.verbs import rollback
 
     typer.echo("\n".join(rollback(*_place("rollback", root))))
 
@@ -927,7 +932,7 @@ def service_remove(
         "--purge", help="Also the configuration, all models, and all that the listener has kept in /var/lib/edgekd.")] = False,
 ) -> None:
     """End the service and remove it; configuration and models stay."""
-    from edgekd.pipeline.service import remove
+    from edgekd.service.verbs import remove
 
     typer.echo("\n".join(remove(*_place("remove", root), purge=purge)))
 
@@ -942,11 +947,11 @@ def demo(
     force: Annotated[bool, typer.Option("--force", help="Replace the folder of an earlier demo.")] = False,
 ) -> None:
     """The whole path on synthetic scenes, in at most three minutes on two cores."""
-    from edgekd.pipeline.launch import relaunch_once, show_log
+    from edgekd.train.launch import relaunch_once, show_log
 
     relaunch_once()
     show_log()
-    from edgekd.pipeline.demo import run_demo
+    from edgekd.demo import run_demo
 
     run_demo(out, lambda text: print(text, flush=True), keep=keep, force=force)
 
@@ -954,7 +959,7 @@ def demo(
 def main() -> None:
     """Entry point, which always exits: whatever stops a command becomes one line on standard error and an exit status."""
     from edgekd.errors import EdgekdError, missing_extra
-    from edgekd.pipeline.launch import first_process
+    from edgekd.train.launch import first_process
 
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may hold what the terminal cannot show

@@ -2,12 +2,15 @@
 
 import os
 import sys
+from pathlib import Path
 
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from edgekd import cli
+
+pytest_plugins = ["helpers.tones", "helpers.trainings"]
 
 
 @pytest.fixture
@@ -19,3 +22,19 @@ def edgekd(monkeypatch, capsys):
             cli.main()
         return caught.value.code or 0, *capsys.readouterr()
     return run
+
+
+@pytest.fixture
+def full_disk(monkeypatch):
+    """`full_disk(name)`: files of that name cannot be written any more; gives the way back."""
+    def fill(name):
+        replace = Path.replace
+
+        def refuse(self, target):
+            if Path(target).name == name:
+                raise OSError(28, "No space left on device", str(target))
+            return replace(self, target)
+
+        monkeypatch.setattr(Path, "replace", refuse)
+        return lambda: monkeypatch.setattr(Path, "replace", replace)
+    return fill

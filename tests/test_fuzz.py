@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from qgraph import toy
 
-from edgekd import golden, manifest, modelfile
-from edgekd.complexity import ledger
+from edgekd.complexity import counts as ledger
+from edgekd.modelfile import container, golden, manifest
 from edgekd.qgraph import onnx, reference, tflite
 
 pytest.importorskip("onnxruntime")
@@ -76,9 +76,9 @@ def models(tmp_path_factory):
     """One file of each format with a manifest, and several without."""
     folder = tmp_path_factory.mktemp("models")
     for suffix, raw in EMITTED.items():
-        modelfile.write(folder / f"toy.int8{suffix}", raw, complete_manifest(suffix))
+        container.write(folder / f"toy.int8{suffix}", raw, complete_manifest(suffix))
     twin = tflite.emit(GRAPH, float_twin=True)
-    modelfile.write(folder / "toy.float.tflite", twin, toy.manifest(GRAPH, "tflite", "float"))
+    container.write(folder / "toy.float.tflite", twin, toy.manifest(GRAPH, "tflite", "float"))
     (folder / "foreign.tflite").write_bytes(EMITTED[".tflite"])
     fuzz_seeds.write(folder)
     return sorted(folder.iterdir())
@@ -168,12 +168,12 @@ def archive(entries: int, compression: int, content: bytes) -> bytes:
     buffer = io.BytesIO(EMITTED[".tflite"])
     with zipfile.ZipFile(buffer, "a", compression) as file:
         for index in range(entries):
-            file.writestr(zipfile.ZipInfo(str(index)) if entries > 1 else modelfile.MANIFEST_KEY, content)
+            file.writestr(zipfile.ZipInfo(str(index)) if entries > 1 else container.MANIFEST_KEY, content)
     return buffer.getvalue()
 
 
 def field(number: int, payload: bytes) -> bytes:
-    return modelfile._field(number, payload)
+    return container._field(number, payload)
 
 
 def nested(depth: int) -> bytes:
@@ -205,7 +205,7 @@ def sealed(content: bytes, suffix: str, **changes: object) -> bytes:
     document = json.loads(manifest.encode(toy.manifest(GRAPH, suffix[1:])))
     for key, value in changes.items():
         document[key] = {**document[key], **value} if isinstance(value, dict) else value
-    return modelfile.sealed(suffix, content, json.dumps(document).encode())
+    return container.sealed(suffix, content, json.dumps(document).encode())
 
 
 def padded(suffix: str) -> bytes:
@@ -221,7 +221,7 @@ def padded(suffix: str) -> bytes:
                     if model.operatorCodes[each.opcodeIndex].builtinCode == schema.BuiltinOperator.PAD)
     values = bytes(model.buffers[model.subgraphs[0].tensors[operator.inputs[1]].buffer].data)
     changed = content.replace(values, values[:4 * 3] + (2**28).to_bytes(4, "little") + values[4 * 4:])
-    return modelfile.sealed(suffix, changed, manifest.encode(toy.manifest(GRAPH, "tflite", "float")))
+    return container.sealed(suffix, changed, manifest.encode(toy.manifest(GRAPH, "tflite", "float")))
 
 
 def hostile() -> dict[str, bytes]:

@@ -17,10 +17,10 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from edgekd.engine import Model, open_model
-from edgekd.pipeline.bench import stages_of
+from edgekd.evaluation.bench import stages_of
+from edgekd.modelfile.engine import Model, open_model
 from edgekd.runtime.listen import decisions
-from edgekd.runtime.source import CHUNK_S
+from edgekd.runtime.source.files import CHUNK_S
 
 MARK = 0x45444745 << 24
 """insn_marks.c knows it too."""

@@ -37,10 +37,10 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import numpy as np
 import typer
 
-from edgekd.data.store import to_pcm
-from edgekd.engine import Model, open_model
+from edgekd.data.store.store import to_pcm
 from edgekd.errors import EdgekdError, InputError
-from edgekd.pipeline.bench import machine
+from edgekd.evaluation.bench import machine
+from edgekd.modelfile.engine import Model, open_model
 from edgekd.runtime.decision import DecisionSettings, to_json
 from edgekd.runtime.listen import decisions
 

@@ -18,9 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
-from edgekd.data.readahead import forget
-from edgekd.data.store import Clip, ClipStore
-from edgekd.data.writer import StoreWriter
+from edgekd.data.store.readahead import forget
+from edgekd.data.store.store import Clip, ClipStore
+from edgekd.data.store.writer import StoreWriter
 
 RATE = 16000
 BATCH = 64

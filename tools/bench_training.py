@@ -20,7 +20,7 @@ import numpy as np
 import soundfile
 import typer
 
-from edgekd.pipeline.launch import ALLOCATOR, MARKER
+from edgekd.train.launch import ALLOCATOR, MARKER
 
 RECIPE = "tau22-cp-mobile"
 RATE = 44100

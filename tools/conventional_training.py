@@ -21,10 +21,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from edgekd.distill.recipe import load_recipe
-from edgekd.distill.run import model_config
 from edgekd.frontend import FrontEnd, filterbank
 from edgekd.models import build
+from edgekd.train.recipe.recipe import load_recipe
+from edgekd.train.run.folder import model_config
 
 ZERO_CROSSINGS = 6
 """Of the resampling filter on each side, torchaudio's default."""

@@ -21,12 +21,13 @@ import msgspec
 import numpy as np
 import typer
 
-from edgekd import frontend, golden, rounding
-from edgekd.data.store import ClipStore, windows
-from edgekd.engine import FLOAT, Model, open_model
+from edgekd import frontend, rounding
+from edgekd.data.store.store import ClipStore, windows
 from edgekd.errors import EdgekdError, InputError
-from edgekd.evaluate.inference import hop_samples
-from edgekd.manifest import TensorQuant
+from edgekd.evaluation.inference import hop_samples
+from edgekd.modelfile import golden
+from edgekd.modelfile.engine import FLOAT, Model, open_model
+from edgekd.modelfile.manifest import TensorQuant
 from edgekd.qgraph import reference
 from edgekd.qgraph.graph import QGraph
 
@@ -163,8 +164,8 @@ def _engine_identity(path: Path, model: Model) -> list[str]:
 
 def _lower(path: Path) -> QGraph:
     """The integer graph of a run; this needs the training half."""
-    from edgekd.distill.run import load_run
-    from edgekd.pipeline.export import lower_run
+    from edgekd.export.export import lower_run
+    from edgekd.train.run.folder import load_run
 
     return lower_run(load_run(path))
 

@@ -16,9 +16,9 @@ from typing import Annotated
 import msgspec
 import typer
 
-from edgekd import modelfile
 from edgekd.errors import EdgekdError, GateError, InputError
-from edgekd.manifest import Manifest
+from edgekd.modelfile import container
+from edgekd.modelfile.manifest import Manifest
 from edgekd.runtime.decision import Decision
 
 LISTEN, HOST = ".listen", "host"
@@ -86,7 +86,7 @@ def main(
     """Compare what emulated boards said of a recording with what this machine says."""
     rows = []
     for model in models:
-        manifest, (mine, *_) = modelfile.read(model).manifest, [*results.glob(f"{HOST}/*/{model.name}{LISTEN}"), None]
+        manifest, (mine, *_) = container.read(model).manifest, [*results.glob(f"{HOST}/*/{model.name}{LISTEN}"), None]
         here = read(mine) if mine else []
         if not here:
             raise InputError(f"{results}/{HOST}: holds no decisions of this machine with {model.name}; see the .log file there")

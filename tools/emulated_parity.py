@@ -17,9 +17,9 @@ import msgspec
 import numpy as np
 import typer
 
-from edgekd.engine import Model, open_model
 from edgekd.errors import EdgekdError, GateError, InputError
-from edgekd.evaluate.agreement import MAX_STEPS, agreement
+from edgekd.metrics.agreement import MAX_STEPS, agreement
+from edgekd.modelfile.engine import Model, open_model
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 

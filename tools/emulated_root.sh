@@ -101,7 +101,7 @@ cpuinfo() {
 }
 
 check_python() {
-    "$python" -P -c 'import edgekd.engine, pip' 2> /dev/null || fail "$python has no edgekd or no pip; name one that has with --python"
+    "$python" -P -c 'import edgekd.modelfile.engine, pip' 2> /dev/null || fail "$python has no edgekd or no pip; name one that has with --python"
 }
 
 # The host's side of emulation: tools, the kernel told to run aarch64 programs through qemu, and this run's folder, removed at its end.

@@ -17,10 +17,10 @@ import torch
 import typer
 
 from edgekd import rounding
-from edgekd.data.store import ClipStore
-from edgekd.engine import FLOAT, open_model
+from edgekd.data.store.store import ClipStore
 from edgekd.errors import EdgekdError, GateError, InputError
-from edgekd.manifest import Manifest
+from edgekd.modelfile.engine import FLOAT, open_model
+from edgekd.modelfile.manifest import Manifest
 from edgekd.models.logmel import LogMel
 from edgekd.runtime.stream import WindowStream
 

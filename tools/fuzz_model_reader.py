@@ -40,12 +40,12 @@ import onnx.shape_inference  # noqa: F401
 import onnxruntime  # noqa: F401
 import typer
 
-from edgekd import modelfile
-from edgekd.complexity import ledger
-from edgekd.engine import open_model
+from edgekd.complexity import counts as ledger
 from edgekd.errors import EdgekdError, InputError, nearest
-from edgekd.pipeline.info import info
-from edgekd.pipeline.verify import verify
+from edgekd.modelfile import container
+from edgekd.modelfile.engine import open_model
+from edgekd.modelfile.verify import verify
+from edgekd.report.model_info import info
 
 MEGABYTE = 2**20
 LIMIT_MB, BATCH = 512, 500
@@ -145,26 +145,26 @@ def garbled_manifest(rng: Rng, source: Source) -> bytes:
             table, key = _place(rng, document)
             table[key] = ABSURD[int(rng.integers(len(ABSURD)))]
         encoded = json.dumps(document).encode()
-    return modelfile.sealed(source.suffix, source.content, encoded)
+    return container.sealed(source.suffix, source.content, encoded)
 
 
 def resealed(rng: Rng, source: Source) -> bytes:
     """A mutated model under a right digest: nothing but the engine and its checks stand in its way."""
     assert source.manifest is not None
     kind = str(rng.choice(list(BYTES)))
-    return modelfile.sealed(source.suffix, BYTES[kind](rng, source.content, source.content), source.manifest)
+    return container.sealed(source.suffix, BYTES[kind](rng, source.content, source.content), source.manifest)
 
 
 def bomb(rng: Rng, source: Source) -> bytes:
     """Metadata that would unpack to much, or come in a crowd."""
     if source.suffix == ".onnx":
-        entry = modelfile.metadata({modelfile.MANIFEST_KEY: b"{" * int(rng.choice([0, 1, 2**16, 5 * MEGABYTE]))})
+        entry = container.metadata({container.MANIFEST_KEY: b"{" * int(rng.choice([0, 1, 2**16, 5 * MEGABYTE]))})
         return source.content + entry * (1 if len(entry) > MEGABYTE else 1000)
     with tempfile.TemporaryFile() as file:
         file.write(source.content)
         with zipfile.ZipFile(file, "a", zipfile.ZIP_DEFLATED if rng.random() < 0.5 else zipfile.ZIP_STORED) as archive:
             if rng.random() < 0.5:
-                archive.writestr(modelfile.MANIFEST_KEY, b" " * (BOMB_MB if archive.compression else 1) * MEGABYTE)
+                archive.writestr(container.MANIFEST_KEY, b" " * (BOMB_MB if archive.compression else 1) * MEGABYTE)
             else:
                 for index in range(3000):
                     archive.writestr(zipfile.ZipInfo(str(index)), b"")
@@ -230,7 +230,7 @@ def _run(path: Path) -> None:
 
 
 READERS: dict[str, Callable[[Path], object]] = {
-    "read_manifest": modelfile.read_manifest, "count": ledger.count, "info": lambda path: info(path, False), "open": _run,
+    "read_manifest": container.read_manifest, "count": ledger.count, "info": lambda path: info(path, False), "open": _run,
     "verify": verify,
 }
 
@@ -340,8 +340,8 @@ def _one_worker(plan: Plan, todo: Sequence[tuple[int, str]], folder: Path, timeo
 
 def load(path: Path) -> Source:
     """A file and, where it has them, its parts."""
-    raw = modelfile.read_bytes(path)
-    file = modelfile.split(path, raw)
+    raw = container.read_bytes(path)
+    file = container.split(path, raw)
     return Source(path, raw, raw) if file is None else Source(path, raw, file.content, msgspec.json.encode(file.manifest))
 
 

@@ -30,7 +30,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from edgekd.pipeline.launch import ALLOCATOR, MARKER, WAITING
+from edgekd.train.launch import ALLOCATOR, MARKER, WAITING
 
 ENVIRONMENT = {**ALLOCATOR, **WAITING, MARKER: "1"}
 """What the commands would start themselves anew for."""

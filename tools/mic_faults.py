@@ -29,9 +29,9 @@ import numpy as np
 import overflowing_child
 import typer
 
-from edgekd.runtime.capture import CHILD, Capture, Counts
-from edgekd.runtime.capture_child import Request
-from edgekd.runtime.health import Turn
+from edgekd.runtime.source.capture import CHILD, Capture, Counts
+from edgekd.runtime.source.child import Request
+from edgekd.runtime.source.health import Turn
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 

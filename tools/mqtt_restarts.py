@@ -34,7 +34,7 @@ import typer
 from mqtt_players import LIMIT_S, SECRET, TOPIC, USERNAME, Listener, Mosquitto, Watcher, free_port, wait_for
 
 from edgekd.errors import EdgekdError, GateError, InputError
-from edgekd.pipeline.bench import machine
+from edgekd.evaluation.bench import machine
 
 NAMES = ("state", "health", "availability", "config")
 """Last parts of the topics that are retained."""

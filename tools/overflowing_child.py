@@ -10,8 +10,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from edgekd.runtime import capture_child
-from edgekd.runtime.microphones import portaudio
+from edgekd.runtime.source import child
+from edgekd.runtime.source.microphones import portaudio
 
 OVERFLOW = "EDGEKD_OVERFLOW"
 """Names the file."""
@@ -36,5 +36,5 @@ def overflowing() -> Any:
 
 
 if __name__ == "__main__":
-    capture_child.portaudio = overflowing
-    capture_child.main()
+    child.portaudio = overflowing
+    child.main()

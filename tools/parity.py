@@ -15,16 +15,16 @@ import msgspec
 import numpy as np
 import typer
 
-from edgekd.data.store import ClipStore, windows
-from edgekd.distill.run import load_run
-from edgekd.engine import open_model
+from edgekd.data.store.store import ClipStore, windows
 from edgekd.errors import EdgekdError, InputError
-from edgekd.evaluate.agreement import agreement
-from edgekd.evaluate.inference import BATCH, hop_samples
+from edgekd.evaluation.evaluate import match_labels, window_waveforms
+from edgekd.evaluation.inference import BATCH, hop_samples
+from edgekd.export.export import lower_run
 from edgekd.frontend import log_mel
-from edgekd.pipeline.evaluate import match_labels, window_waveforms
-from edgekd.pipeline.export import lower_run
+from edgekd.metrics.agreement import agreement
+from edgekd.modelfile.engine import open_model
 from edgekd.qgraph import reference
+from edgekd.train.run.folder import load_run
 
 PATTERNS = ("*.int8.tflite", "*.int8.onnx")
 

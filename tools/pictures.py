@@ -22,14 +22,14 @@ import typer
 from rich.console import Console
 from webdriver import Browser
 
-from edgekd.bundled import bundled_model
-from edgekd.data.store import to_pcm
-from edgekd.engine import open_model
+from edgekd.data.store.store import to_pcm
 from edgekd.errors import EdgekdError, InputError
+from edgekd.modelfile.engine import open_model
+from edgekd.modelfile.zoo import bundled_model
 from edgekd.runtime.decision import Decision, DecisionSettings
 from edgekd.runtime.listen import listen
 from edgekd.runtime.outputs.view import HISTORY, Shown, render
-from edgekd.runtime.source import read_file
+from edgekd.runtime.source.files import read_file
 
 STEADY = DecisionSettings(smooth_s=1.0, margin=0.05, gate_dbfs=-80.0)
 COLUMNS = 76

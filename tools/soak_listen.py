@@ -22,9 +22,9 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as `edgekd listen` does
 import numpy as np
 import typer
 
-from edgekd.engine import open_model
 from edgekd.errors import EdgekdError, GateError
-from edgekd.pipeline.bench import machine
+from edgekd.evaluation.bench import machine
+from edgekd.modelfile.engine import open_model
 from edgekd.runtime.decision import UNKNOWN, DecisionSettings, to_json
 from edgekd.runtime.listen import Classifier, decisions
 

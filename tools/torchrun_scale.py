@@ -23,11 +23,11 @@ import msgspec
 import torch
 import typer
 
-from edgekd.data.store import ClipStore
-from edgekd.distill.run import Run, load_run
+from edgekd.data.prepare import synth
+from edgekd.data.store.store import ClipStore
 from edgekd.errors import EdgekdError, GateError, InputError
 from edgekd.frontend import FrontEnd
-from edgekd.pipeline.data import synth
+from edgekd.train.run.folder import Run, load_run
 
 STUDENTS: dict[str, dict[str, Any]] = {"serfr_cnn": {"kind": "serfr_cnn", "width": 24}, "cp_mobile": {"kind": "cp_mobile"}}
 STARTERS = {1: (), 2: ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")}

@@ -28,11 +28,11 @@ import numpy as np
 import typer
 from webdriver import Browser
 
-from edgekd.data.store import to_pcm
-from edgekd.engine import open_model
+from edgekd.data.store.store import to_pcm
 from edgekd.errors import EdgekdError
-from edgekd.pipeline.bench import machine
-from edgekd.runtime.source import read_file
+from edgekd.evaluation.bench import machine
+from edgekd.modelfile.engine import open_model
+from edgekd.runtime.source.files import read_file
 
 HERE = Path(__file__).parent
 CHUNK = 512

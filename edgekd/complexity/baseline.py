@@ -7,12 +7,12 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from edgekd.complexity import ledger as ledgers
-from edgekd.complexity.ledger import Layer, Ledger
-from edgekd.complexity.stored import read_json
-from edgekd.complexity.text import encodable
+from edgekd.complexity import counts as ledgers
+from edgekd.complexity.counts import Layer, Ledger
+from edgekd.complexity.reports.names import encodable
+from edgekd.complexity.reports.stored import read_json
 from edgekd.errors import InputError
-from edgekd.modelfile import SUFFIXES
+from edgekd.modelfile.container import SUFFIXES
 
 FORMAT_VERSION = 1
 """Of the document of `check --format json`; documents of before carry none and are the same."""

@@ -11,9 +11,9 @@ from typing import Literal
 
 import msgspec
 
-from edgekd.complexity.network import Network, Node, Tensor
-from edgekd.manifest import FLOAT_BYTES, FloatCount, ModuleCount
-from edgekd.wording import counted
+from edgekd.complexity.readers.network import Network, Node, Tensor
+from edgekd.modelfile.manifest import FLOAT_BYTES, FloatCount, ModuleCount
+from edgekd.text import counted
 
 NESSI = "nessi_tflite"
 NESSI_REASONS = {

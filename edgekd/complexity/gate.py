@@ -6,11 +6,11 @@ from typing import Literal
 
 import msgspec
 
+from edgekd.complexity.counts import Ledger
 from edgekd.complexity.latency import NOTHING, Measured, conditions
-from edgekd.complexity.ledger import Ledger
-from edgekd.complexity.text import number
-from edgekd.target import ENGINE_FORMATS, Target
-from edgekd.wording import counted
+from edgekd.complexity.reports.names import number
+from edgekd.complexity.target import ENGINE_FORMATS, Target
+from edgekd.text import counted
 
 Status = Literal["ok", "over", "unknown", "not measured"]
 

@@ -5,10 +5,10 @@ from typing import Annotated
 
 import msgspec
 
-from edgekd.complexity.stored import read_json
+from edgekd.complexity.reports.stored import read_json
+from edgekd.complexity.target import Latency, Target, same_name
 from edgekd.errors import InputError
-from edgekd.target import Latency, Target, same_name
-from edgekd.wording import counted
+from edgekd.text import counted
 
 Milliseconds = Annotated[float, msgspec.Meta(gt=0, le=1e9)]
 

@@ -17,9 +17,9 @@ from msgspec import Meta
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from edgekd.blackbox import BlackBox, open_features
 from edgekd.errors import InputError
 from edgekd.frontend import FrontEnd
+from edgekd.modelfile.black_box import BlackBox, open_features
 
 REMEMBERED = 1 << 16
 """Sounds whose features are kept, so that those heard again without augmentation cost nothing: 256 MB at 1,024 features."""
@@ -34,7 +34,7 @@ class BlackBoxConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     file: str
     """Path, absolute or from where the command is run."""
     output: str = ""
-    """"" is the file's first output; else the name or the number of an output or of an inner tensor, see `edgekd.blackbox`."""
+    """"" is the file's first output; else the name or the number of an output or of an inner tensor, see `edgekd.modelfile.black_box`."""
     sample_rate: Annotated[int, Meta(gt=0)] = 16000
     """Hz that the file was trained at."""
     hop: Annotated[float, Meta(gt=0)] | None = None
@@ -68,7 +68,7 @@ class BlackBoxNetwork(nn.Module):
     """waveform (batch, 1, time) -> logits (batch, labels).
 
     Raises:
-        InputError: see `edgekd.blackbox.open_features`; another sample rate than the file's; without a head another number of labels.
+        InputError: see `edgekd.modelfile.black_box.open_features`; another sample rate than the file's; without a head another number of labels.
     """
 
     HEAD: ClassVar[str] = "head"

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from edgekd.errors import InputError
-from edgekd.wording import counted
+from edgekd.text import counted
 
 EMBEDDING = "embedding"
 """The tap that every network has: the output of its module `EMBEDDING`."""

@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from edgekd.engine import litert_interpreter, silent_stderr
 from edgekd.errors import InputError
 from edgekd.frontend import FrontEnd
+from edgekd.modelfile.engine import litert_interpreter, silent_stderr
 from edgekd.models.blocks import Block, Classifier, convolve
 
 _LAYERS = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5, (1024, 2), (1024, 1))

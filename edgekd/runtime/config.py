@@ -6,18 +6,18 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from edgekd.bundled import bundled_model, model_file, zoo_names
-from edgekd.engine import Model, open_model
-from edgekd.equaliser import with_equaliser
 from edgekd.errors import InputError
+from edgekd.modelfile.engine import Model, open_model
+from edgekd.modelfile.equaliser import with_equaliser
+from edgekd.modelfile.zoo import bundled_model, model_file, zoo_names
 from edgekd.resources import read_toml
-from edgekd.runtime.capture import require_sense
-from edgekd.runtime.capture_child import Request
+from edgekd.runtime.config_tables import ClipsTable, HistoryTable, HookTable, MqttTable, WebTable
 from edgekd.runtime.control import Setup
 from edgekd.runtime.decision import MAX_SECONDS, DecisionSettings
-from edgekd.runtime.health import Watch
 from edgekd.runtime.listen import STANDARD_INPUT
-from edgekd.runtime.outputs.tables import ClipsTable, HistoryTable, HookTable, MqttTable, WebTable
+from edgekd.runtime.source.capture import require_sense
+from edgekd.runtime.source.child import Request
+from edgekd.runtime.source.health import Watch
 from edgekd.runtime.stream import MIN_HOP_S, WindowStream
 
 SOURCES = ("file", "mic", "command")
@@ -111,7 +111,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         what it points to now.
 
         Raises:
-            InputError: the link points to nothing; see `edgekd.bundled.model_file`.
+            InputError: the link points to nothing; see `edgekd.modelfile.zoo.model_file`.
         """
         if self.model.file is None:
             return bundled_model(self.model.engine)

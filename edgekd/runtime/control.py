@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekd.errors import EdgekdError, InputError
-from edgekd.manifest import Manifest
-from edgekd.runtime.capture_child import Request
+from edgekd.modelfile.manifest import Manifest
 from edgekd.runtime.decision import PLAIN, DecisionSettings
-from edgekd.runtime.health import NOT_RELOADED, RELOADED, Watch
+from edgekd.runtime.source.child import Request
+from edgekd.runtime.source.health import NOT_RELOADED, RELOADED, Watch
 
 IDLE_S = 0.1
 """How often a listener that hears nothing looks at the flags."""
@@ -25,7 +25,7 @@ Array = NDArray[np.float32]
 
 
 class Classifier(Protocol):
-    """What the listener needs of a model; `edgekd.engine.open_model` gives one."""
+    """What the listener needs of a model; `edgekd.modelfile.engine.open_model` gives one."""
 
     @property
     def manifest(self) -> Manifest:

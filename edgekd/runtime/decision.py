@@ -13,7 +13,7 @@ from msgspec import UNSET, UnsetType
 from numpy.typing import NDArray
 
 from edgekd.errors import InputError
-from edgekd.runtime.health import Change, State
+from edgekd.runtime.source.health import Change, State
 
 UNKNOWN = "unknown"
 """The label of a decision that claims nothing."""

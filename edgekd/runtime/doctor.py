@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekd.errors import InputError
-from edgekd.runtime.capture import CHILD, Capture
-from edgekd.runtime.capture_child import BLOCK_S, Request
-from edgekd.runtime.ear import Heard
-from edgekd.runtime.health import Turn, Watch
-from edgekd.wording import counted
+from edgekd.runtime.source.capture import CHILD, Capture
+from edgekd.runtime.source.child import BLOCK_S, Request
+from edgekd.runtime.source.health import Turn, Watch
+from edgekd.runtime.source.resample import Heard
+from edgekd.text import counted
 
 Status = Literal["ok", "warn", "fail"]
 

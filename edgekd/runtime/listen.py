@@ -9,16 +9,16 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekd.engine import open_model
-from edgekd.equaliser import with_equaliser
 from edgekd.errors import InputError, MissingExtraError
-from edgekd.runtime.capture import Capture, Counts, require_sense
-from edgekd.runtime.capture_child import Request
+from edgekd.modelfile.engine import open_model
+from edgekd.modelfile.equaliser import with_equaliser
 from edgekd.runtime.control import IDLE_S, Classifier, Control, Setup, Swap
 from edgekd.runtime.decision import PLAIN, Decider, Decision, DecisionSettings
-from edgekd.runtime.health import WENT_BACK, Change, Gap, State, Turn, Watch
-from edgekd.runtime.outputs.hub import Moment
-from edgekd.runtime.source import read_file, read_raw
+from edgekd.runtime.outputs.base import Moment
+from edgekd.runtime.source.capture import Capture, Counts, require_sense
+from edgekd.runtime.source.child import Request
+from edgekd.runtime.source.files import read_file, read_raw
+from edgekd.runtime.source.health import WENT_BACK, Change, Gap, State, Turn, Watch
 from edgekd.runtime.stream import WindowStream
 
 STANDARD_INPUT = "-"

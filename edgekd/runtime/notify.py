@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, MutableMapping
 
 from edgekd.runtime.decision import Decision
-from edgekd.runtime.health import NOT_RELOADED, RELOADED, WENT_BACK, Change
+from edgekd.runtime.source.health import NOT_RELOADED, RELOADED, WENT_BACK, Change
 
 SOCKET, WATCHDOG, WATCHDOG_PROCESS = "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"
 """Variables by which systemd tells where to send to, within how many microseconds it wants to be fed, and by which process."""

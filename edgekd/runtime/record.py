@@ -14,14 +14,14 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekd.data.folder import FOLD, SPLIT_NAMES
+from edgekd.data.sets.folder import FOLD, SPLIT_NAMES
 from edgekd.errors import InputError
-from edgekd.runtime.capture import CHILD, Capture
-from edgekd.runtime.capture_child import Request
 from edgekd.runtime.clip_file import PART_SUFFIX, cannot_write, wav, write_clip
 from edgekd.runtime.doctor import SILENCE_DBFS, level_dbfs, longest_zeros
-from edgekd.runtime.ear import Ear
-from edgekd.runtime.health import Turn, Watch
+from edgekd.runtime.source.capture import CHILD, Capture
+from edgekd.runtime.source.child import Request
+from edgekd.runtime.source.health import Turn, Watch
+from edgekd.runtime.source.resample import Ear
 
 MIN_CLIP_S, MAX_CLIP_S = 0.1, 600.0
 MIN_RATE, MAX_RATE = 1000, 384000

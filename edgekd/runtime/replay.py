@@ -7,16 +7,16 @@ from pathlib import Path
 
 import msgspec
 
-from edgekd.engine import open_model
-from edgekd.equaliser import with_equaliser
 from edgekd.errors import InputError
+from edgekd.modelfile.engine import open_model
+from edgekd.modelfile.equaliser import with_equaliser
 from edgekd.runtime.config import OUTPUT_TABLES, Config
 from edgekd.runtime.control import Classifier
 from edgekd.runtime.decision import PLAIN, UNKNOWN, Decision, DecisionSettings
 from edgekd.runtime.listen import STANDARD_INPUT, Array, decisions
-from edgekd.runtime.source import read_file
+from edgekd.runtime.source.files import read_file
 from edgekd.runtime.track import Score, Span, read_track, require_within, score
-from edgekd.wording import counted
+from edgekd.text import counted
 
 HOUR_S = 3600.0
 

@@ -8,9 +8,9 @@ from complexity.toy_ledger import LEDGER, target
 
 from edgekd.complexity import gate
 from edgekd.complexity.baseline import TOLERANCE, Baseline, Stored, compare, parse_tolerance
-from edgekd.complexity.document import Checked
-from edgekd.complexity.ledger import Count, Layer, Ledger
-from edgekd.complexity.report import FORMATS
+from edgekd.complexity.counts import Count, Layer, Ledger
+from edgekd.complexity.reports.document import Checked
+from edgekd.complexity.reports.formats import FORMATS
 from edgekd.errors import InputError
 
 

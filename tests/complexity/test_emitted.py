@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from edgekd.complexity import ledger
+from edgekd.complexity import counts as ledger
 from edgekd.qgraph import onnx, tflite
 from edgekd.qgraph.graph import Add, Conv, Edge, MaxPool, QGraph
 

@@ -5,11 +5,11 @@ import pytest
 from complexity.toy_ledger import LEDGER, target
 
 from edgekd.complexity import gate, latency
+from edgekd.complexity.counts import Count, Layer, UnknownOp, frontend_macs
 from edgekd.complexity.latency import Bench, Measured, Times
-from edgekd.complexity.ledger import Count, Layer, UnknownOp, frontend_macs
+from edgekd.complexity.target import CONVENTIONS, Latency, Rules, Target
 from edgekd.errors import InputError
 from edgekd.frontend import FrontEnd, filterbank
-from edgekd.target import CONVENTIONS, Latency, Rules, Target
 
 BOARD = Latency(board="Raspberry Pi 4", engines=("litert",), threads=1, limit_ms=20)
 

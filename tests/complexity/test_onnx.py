@@ -10,8 +10,8 @@ import pytest
 from model_files import onnx_file as save
 from onnx import helper
 
-from edgekd.complexity import ledger
-from edgekd.complexity import onnx as onnx_ledger
+from edgekd.complexity import counts as ledger
+from edgekd.complexity.readers import onnx as onnx_ledger
 from edgekd.errors import InputError
 
 CONV_MACS, DENSE_MACS = 8 * 6 * 4 * 3 * 3 * 2, 4 * 10

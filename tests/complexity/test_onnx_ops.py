@@ -8,7 +8,7 @@ import pytest
 from model_files import FOREIGN_DOMAIN, ones, onnx_file
 from onnx import TensorProto, helper, numpy_helper
 
-from edgekd.complexity import ledger
+from edgekd.complexity import counts as ledger
 from edgekd.errors import InputError
 
 STEPS, WIDTH, HIDDEN = 7, 5, 3

@@ -3,7 +3,7 @@
 from types import SimpleNamespace
 
 from edgekd.complexity.differences import Difference
-from edgekd.complexity.table import differences
+from edgekd.complexity.reports.table import differences
 
 
 def test_reasons_that_differ_only_in_numbers_are_one_line():

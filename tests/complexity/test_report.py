@@ -9,12 +9,12 @@ from complexity.toy_ledger import LEDGER, target
 
 from edgekd.complexity import gate
 from edgekd.complexity.baseline import Stored, compare
-from edgekd.complexity.document import Checked
-from edgekd.complexity.ledger import Ledger
-from edgekd.complexity.markdown import code
-from edgekd.complexity.report import FORMATS
-from edgekd.complexity.text import plain
-from edgekd.target import Latency, Rules
+from edgekd.complexity.counts import Ledger
+from edgekd.complexity.reports.document import Checked
+from edgekd.complexity.reports.formats import FORMATS
+from edgekd.complexity.reports.markdown import code
+from edgekd.complexity.reports.names import plain
+from edgekd.complexity.target import Latency, Rules
 
 HOSTILE = "a|b\\|c`d``]]><script>&amp;\"'\x1b[31m\n::error::@someone ![x](y)\x00\ud800\u202e"
 

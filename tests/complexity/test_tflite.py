@@ -8,7 +8,8 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 from model_files import ones, tflite_file
 
-from edgekd.complexity import ledger, tflite
+from edgekd.complexity import counts as ledger
+from edgekd.complexity.readers import tflite
 from edgekd.errors import InputError
 
 MODELS = Path(__file__).parents[3] / "shared" / "data" / "models"

@@ -7,7 +7,8 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 from model_files import ones, quantised, tflite_file
 
-from edgekd.complexity import ledger, tflite
+from edgekd.complexity import counts as ledger
+from edgekd.complexity.readers import tflite
 from edgekd.errors import InputError
 
 STEPS, WIDTH, CELLS, OUT = 7, 5, 4, 3

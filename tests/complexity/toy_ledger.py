@@ -1,7 +1,7 @@
 """A small ledger that every number of can be checked by eye, and targets of a few budgets."""
 
-from edgekd.complexity.ledger import Count, Layer, Ledger
-from edgekd.target import Budgets, Target
+from edgekd.complexity.counts import Count, Layer, Ledger
+from edgekd.complexity.target import Budgets, Target
 
 LEDGER = Ledger(
     model="m.tflite",

@@ -5,8 +5,8 @@ import pytest
 import soundfile
 import soxr
 
-from edgekd.data.decode import decode
-from edgekd.data.parallel import in_order
+from edgekd.data.audio.decode import decode
+from edgekd.data.audio.parallel import in_order
 from edgekd.errors import InputError
 
 

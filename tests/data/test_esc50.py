@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from edgekd.data import esc50
+from edgekd.data.sets import esc50
 from edgekd.errors import InputError
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "esc50"

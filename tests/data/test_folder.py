@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from edgekd.data import folder
+from edgekd.data.sets import folder
 from edgekd.errors import InputError
 
 

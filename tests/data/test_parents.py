@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from edgekd.data.parents import find_parents
+from edgekd.data.store.parents import find_parents
 
 PATHS = [f"x-{number}.wav" for number in (0, 1, 10, 2)] + ["lone.wav", "b/y-1.wav", "a/y-2.wav"]
 PARENTS = ["x"] * 4 + ["", "y", "y"]

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from edgekd.data.parts import divide, recordings
-from edgekd.data.store import Clip
+from edgekd.data.store.parts import divide, recordings
+from edgekd.data.store.store import Clip
 from edgekd.errors import InputError
 from tests.data.test_store import build
 

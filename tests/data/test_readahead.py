@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from edgekd.data import readahead, store
-from edgekd.data.store import Clip, ClipStore
-from edgekd.data.writer import StoreWriter
+from edgekd.data.store import readahead, store
+from edgekd.data.store.store import Clip, ClipStore
+from edgekd.data.store.writer import StoreWriter
 
 GIB = 1 << 30
 

@@ -8,8 +8,8 @@ import sys
 import numpy as np
 import pytest
 
-from edgekd.data.store import Clip, ClipStore, listing, windows
-from edgekd.data.writer import StoreWriter
+from edgekd.data.store.store import Clip, ClipStore, listing, windows
+from edgekd.data.store.writer import StoreWriter
 from edgekd.errors import InputError
 
 RATE = 1000
@@ -198,8 +198,8 @@ KILLED = """
 import os, signal, sys
 import numpy as np
 from pathlib import Path
-from edgekd.data.store import Clip
-from edgekd.data.writer import StoreWriter
+from edgekd.data.store.store import Clip
+from edgekd.data.store.writer import StoreWriter
 writer = StoreWriter(Path(sys.argv[1]), name="toy", licence="none", sample_rate=1000, channels=1)
 writer.add(Clip("a.wav", "cat", "train"), np.ones((100, 1), np.int16))
 os.kill(os.getpid(), signal.SIGKILL)

@@ -6,7 +6,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from edgekd.data import synth
+from edgekd.data.sets import synth
 from edgekd.frontend import FrontEnd, log_mel
 
 RATE = 16000

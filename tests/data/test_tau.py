@@ -7,11 +7,11 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from edgekd.data import tau, tau19, tau20, tau22, tau22_evaluation, tut18
-from edgekd.data.decode import decode
-from edgekd.data.store import UNLABELLED
-from edgekd.data.trees import CITIES_OF_2018, MOBILE_RECORDERS, scenes, table, wav
-from edgekd.data.trees import tut18 as tut18_tree
+from edgekd.data.audio.decode import decode
+from edgekd.data.sets import tau, tau19, tau20, tau22, tau22_evaluation, tut18
+from edgekd.data.sets.fixtures import CITIES_OF_2018, MOBILE_RECORDERS, scenes, table, wav
+from edgekd.data.sets.fixtures import tut18 as tut18_tree
+from edgekd.data.store.store import UNLABELLED
 from edgekd.errors import InputError
 
 

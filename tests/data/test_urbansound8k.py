@@ -2,14 +2,14 @@
 
 import pytest
 
-from edgekd.data import trees, urbansound8k
-from edgekd.data.decode import decode
+from edgekd.data.audio.decode import decode
+from edgekd.data.sets import fixtures, urbansound8k
 from edgekd.errors import InputError
 
 
 @pytest.fixture
 def path(tmp_path):
-    return trees.urbansound8k(tmp_path / "UrbanSound8K")
+    return fixtures.urbansound8k(tmp_path / "UrbanSound8K")
 
 
 def test_the_ten_folds_are_kept_and_clips_grouped_by_recording(path):
@@ -26,7 +26,7 @@ def test_the_ten_folds_are_kept_and_clips_grouped_by_recording(path):
 
 def test_missing_and_extra_files_are_counted(path):
     (path / "audio" / "fold3" / "300-0-0-0.wav").unlink()
-    trees.wav(path / "audio" / "fold3" / "copy.wav")
+    fixtures.wav(path / "audio" / "fold3" / "copy.wav")
     with pytest.raises(InputError, match=r"1 of 20 clips .* cannot be found: 1 of 2 of 'fold3' .*--skip-bad"):
         urbansound8k.read(path)
     found = urbansound8k.read(path, skip_bad=True)

@@ -5,11 +5,11 @@ from contextlib import closing
 import numpy as np
 import pytest
 
-from edgekd.data.journal import Entry, Journal
-from edgekd.data.lock import held, in_use
-from edgekd.data.store import Clip, ClipStore
-from edgekd.data.writer import StoreWriter
+from edgekd.data.store.journal import Entry, Journal
+from edgekd.data.store.store import Clip, ClipStore
+from edgekd.data.store.writer import StoreWriter
 from edgekd.errors import InputError
+from edgekd.files import held, in_use
 
 SAMPLES = (1500, 700, 2300, 40)
 KEYS = [f"{n:032x}" for n in range(4)]

@@ -12,7 +12,7 @@ from model_files import onnx_file
 from onnx import helper
 from torch.nn import functional as F
 
-from edgekd.data.decode import decode
+from edgekd.data.audio.decode import decode
 from edgekd.errors import InputError
 from edgekd.frontend import FrontEnd
 from edgekd.models import Taps, build, front

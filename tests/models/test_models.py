@@ -4,8 +4,6 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from edgekd.distill.recipe import load_recipe
-from edgekd.distill.run import model_config, resolved
 from edgekd.errors import InputError
 from edgekd.models import ModelConfig, build
 from edgekd.models.bc_resnet import BcResNetAscConfig, BcResNetConfig
@@ -14,6 +12,8 @@ from edgekd.models.cp_mobile import CpMobileConfig
 from edgekd.models.cp_resnet import CpResNetConfig
 from edgekd.models.mobilenet_v2 import MobileNetV2Config
 from edgekd.models.serfr_cnn import SerfrCnnConfig
+from edgekd.train.recipe.recipe import load_recipe
+from edgekd.train.run.folder import model_config, resolved
 
 
 def counts(config: ModelConfig, labels: int, shape: tuple[int, int]) -> tuple[int, float]:

@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from helpers.trainings import recipe_dict, write_store
 
-from edgekd.blackbox import open_features
-from edgekd.distill.recipe import decode, load_recipe
-from edgekd.distill.training import train
 from edgekd.errors import InputError
 from edgekd.frontend import FrontEnd
+from edgekd.modelfile.black_box import open_features
 from edgekd.models import build, front, initial
 from edgekd.models.logmel import LogMel
 from edgekd.models.mobilenet_v1 import MobileNetV1Config
 from edgekd.models.yamnet import YamnetConfig
 from edgekd.quant import to_qat
-from tests.distill.conftest import recipe_dict, write_store
+from edgekd.train.loop.training import train
+from edgekd.train.recipe.recipe import decode, load_recipe
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 YAMNET, ESC50 = SHARED / "models/yamnet.tflite", SHARED / "esc50/audio"

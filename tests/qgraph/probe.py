@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgekd.engine import X64_PRECISION_KEY, has_vnni
+from edgekd.modelfile.engine import X64_PRECISION_KEY, has_vnni
 
 
 def litert(model: bytes):

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from edgekd.frontend import FrontEnd
-from edgekd.manifest import Counts, Manifest, Provenance, TensorQuant
+from edgekd.modelfile.manifest import Counts, Manifest, Provenance, TensorQuant
 from edgekd.qgraph.graph import (
     CLIP01_SCALE,
     SIGMOID_SCALE,

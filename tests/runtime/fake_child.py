@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgekd.runtime.capture_child import BLOCK, FAILED, OPENED, Failure, Opened, frame
+from edgekd.runtime.source.child import BLOCK, FAILED, OPENED, Failure, Opened, frame
 
 FRAMES = 160
 

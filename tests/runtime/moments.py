@@ -5,10 +5,10 @@ from msgspec import UNSET
 from runtime.test_listen import MANIFEST
 
 from edgekd.frontend import log_mel
-from edgekd.manifest import Manifest
-from edgekd.runtime.capture import Counts
+from edgekd.modelfile.manifest import Manifest
 from edgekd.runtime.decision import Decision
-from edgekd.runtime.outputs.hub import Moment
+from edgekd.runtime.outputs.base import Moment
+from edgekd.runtime.source.capture import Counts
 
 SILENCE = np.zeros(MANIFEST.window, np.float32)
 FEATURES = log_mel(MANIFEST.frontend, SILENCE)

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from edgekd.errors import InputError, MissingExtraError
-from edgekd.runtime.capture import Capture, Counts
-from edgekd.runtime.capture_child import Request
-from edgekd.runtime.health import Gap, Turn, Watch
+from edgekd.runtime.source.capture import Capture, Counts
+from edgekd.runtime.source.child import Request
+from edgekd.runtime.source.health import Gap, Turn, Watch
 
 FAKE = Path(__file__).with_name("fake_child.py")
 OPEN = ["open", 16000, 1]
@@ -230,7 +230,7 @@ def test_leaving_ends_the_process_at_once(fake, tmp_path):
 def test_a_bug_in_the_watch_does_not_die_unseen(fake, monkeypatch):
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError
-    monkeypatch.setattr("edgekd.runtime.capture.Capture._take", broken)
+    monkeypatch.setattr("edgekd.runtime.source.capture.Capture._take", broken)
     with pytest.raises(ZeroDivisionError):
         until(fake(GOOD), lambda _: False)
 

@@ -8,10 +8,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from edgekd.runtime import capture_child
-from edgekd.runtime.capture_child import BLOCK, FAILED, HEADER, MAGIC, OPENED, Request
+from edgekd.runtime.source import child
+from edgekd.runtime.source.child import BLOCK, FAILED, HEADER, MAGIC, OPENED, Request
 
-PROGRAM = [sys.executable, "-m", "edgekd.runtime.capture_child"]
+PROGRAM = [sys.executable, "-m", "edgekd.runtime.source.child"]
 
 
 def frames(data: bytes) -> list[tuple[bytes, bool, int, bytes]]:
@@ -86,7 +86,7 @@ class Pipe:
 
     def __init__(self, monkeypatch):
         self.data = b""
-        monkeypatch.setattr(capture_child.os, "write", self.write)
+        monkeypatch.setattr(child.os, "write", self.write)
 
     def write(self, _descriptor, data):
         self.data += bytes(data)
@@ -97,16 +97,16 @@ class Pipe:
 def portaudio(monkeypatch):
     """A PortAudio with one device that PulseAudio would give."""
     fake = SimpleNamespace(RawInputStream=FakeStream, PortAudioError=PortAudioError)
-    one = capture_child.Microphone(3, "pulse", "", "", "", 44100, 32, True)
-    monkeypatch.setattr(capture_child, "portaudio", lambda: fake)
-    monkeypatch.setattr(capture_child, "microphones", lambda: [one])
+    one = child.Microphone(3, "pulse", "", "", "", 44100, 32, True)
+    monkeypatch.setattr(child, "portaudio", lambda: fake)
+    monkeypatch.setattr(child, "microphones", lambda: [one])
     return fake
 
 
 @pytest.mark.usefixtures("portaudio")
 def test_a_microphone_is_heard_at_its_rate_in_short_blocks_and_never_stopped(monkeypatch):
     pipe = Pipe(monkeypatch)
-    failure = capture_child._hear(Request(), capture_child._Outbox(1))
+    failure = child._hear(Request(), child._Outbox(1))
     opened, first, second = frames(pipe.data)
     assert json.loads(opened[3]) == ["pulse", 44100, 2, "float32"]
     assert (first, second) == ((BLOCK, False, 0, b"abcd"), (BLOCK, True, 1, b"efgh"))
@@ -119,22 +119,22 @@ def test_a_device_that_cannot_be_opened_is_tried_again(portaudio, monkeypatch):
         raise PortAudioError("Device unavailable")
     portaudio.RawInputStream = refuse
     Pipe(monkeypatch)
-    failure = capture_child._hear(Request(rate=8000), capture_child._Outbox(1))
+    failure = child._hear(Request(rate=8000), child._Outbox(1))
     assert failure == ("pulse cannot be heard at 8000 Hz with 2 channels (Device unavailable)", False)
 
 
 def test_the_oldest_blocks_are_lost_while_nobody_reads(monkeypatch):
-    pipe, finished = Pipe(monkeypatch), capture_child.threading.Event()
-    outbox = capture_child._Outbox(1)
-    for i in range(capture_child.OUTBOX_BLOCKS + 3):
-        outbox.put(capture_child.frame(BLOCK, b"", i))
+    pipe, finished = Pipe(monkeypatch), child.threading.Event()
+    outbox = child._Outbox(1)
+    for i in range(child.OUTBOX_BLOCKS + 3):
+        outbox.put(child.frame(BLOCK, b"", i))
     finished.set()
     outbox.send_until(finished)
-    assert [start for _, _, start, _ in frames(pipe.data)] == list(range(3, capture_child.OUTBOX_BLOCKS + 3))
+    assert [start for _, _, start, _ in frames(pipe.data)] == list(range(3, child.OUTBOX_BLOCKS + 3))
 
 
 def test_it_is_small():
-    program = ("import sys, edgekd.runtime.capture_child; "
+    program = ("import sys, edgekd.runtime.source.child; "
                "sys.exit(str({'numpy', 'msgspec', 'typer', 'sounddevice'} & {name.split('.')[0] for name in sys.modules} or ''))")
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.stderr.strip() == ""

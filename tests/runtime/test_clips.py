@@ -9,17 +9,17 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from edgekd.data import folder as folder_data
-from edgekd.data.store import to_pcm
+from edgekd.data.sets import folder as folder_data
+from edgekd.data.store.store import to_pcm
 from edgekd.errors import InputError
 from edgekd.frontend import FrontEnd
 from edgekd.runtime import clip_file
+from edgekd.runtime.config_tables import ClipsTable
 from edgekd.runtime.decision import UNKNOWN, Decision
-from edgekd.runtime.health import Change
 from edgekd.runtime.outputs import clips as clips_module
+from edgekd.runtime.outputs.base import Moment
 from edgekd.runtime.outputs.clips import Clips, Ring, folder_name, open_clips
-from edgekd.runtime.outputs.hub import Moment
-from edgekd.runtime.outputs.tables import ClipsTable
+from edgekd.runtime.source.health import Change
 from edgekd.runtime.stream import WindowStream
 
 RATE = 16000

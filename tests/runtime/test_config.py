@@ -13,10 +13,10 @@ from runtime.test_listen import ToyModel
 from edgekd import cli
 from edgekd.errors import InputError
 from edgekd.runtime import listen as listen_module
-from edgekd.runtime.capture_child import Request
 from edgekd.runtime.config import OUTPUT_TABLES, Config, WatchTable, override, read_config
 from edgekd.runtime.decision import DecisionSettings
-from edgekd.runtime.health import Watch
+from edgekd.runtime.source.child import Request
+from edgekd.runtime.source.health import Watch
 
 
 def written(folder: Path, text: str) -> Path:

@@ -17,12 +17,12 @@ from edgekd import cli
 from edgekd.errors import GateError, InputError
 from edgekd.runtime import config as config_module
 from edgekd.runtime import listen as listen_module
-from edgekd.runtime.capture_child import Request
 from edgekd.runtime.config import Config, prepared
 from edgekd.runtime.control import Control, Setup, StoppedError, Swap
 from edgekd.runtime.decision import PLAIN
-from edgekd.runtime.health import Change, Gap, Turn, Watch
 from edgekd.runtime.listen import decisions
+from edgekd.runtime.source.child import Request
+from edgekd.runtime.source.health import Change, Gap, Turn, Watch
 
 NOISE = np.random.default_rng(1).standard_normal(64000).astype(np.float32) * 0.1
 

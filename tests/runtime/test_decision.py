@@ -8,7 +8,7 @@ from msgspec import UNSET
 
 from edgekd.errors import InputError
 from edgekd.runtime.decision import UNKNOWN, UNKNOWN_BAND, ChangesOnly, Decider, DecisionSettings, decide, to_json, to_text
-from edgekd.runtime.health import Change
+from edgekd.runtime.source.health import Change
 
 LABELS = ("a", "b", "c")
 

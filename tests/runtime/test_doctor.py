@@ -10,10 +10,10 @@ import pytest
 
 from edgekd.errors import InputError
 from edgekd.runtime import doctor
-from edgekd.runtime.capture_child import Request
 from edgekd.runtime.doctor import Check, Recording, judge, listen_for, longest_zeros, recording, to_text, worst
-from edgekd.runtime.ear import Heard
-from edgekd.runtime.health import Gap
+from edgekd.runtime.source.child import Request
+from edgekd.runtime.source.health import Gap
+from edgekd.runtime.source.resample import Heard
 
 RATE = 16000
 FAKE = Path(__file__).with_name("fake_child.py")

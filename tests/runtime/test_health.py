@@ -1,6 +1,6 @@
 """The states of a live source, on a clock of numbers."""
 
-from edgekd.runtime.health import Health, Turn, Watch
+from edgekd.runtime.source.health import Health, Turn, Watch
 
 WATCH = Watch(zeros_s=5.0, heal_s=0.3, failed_s=30.0)
 

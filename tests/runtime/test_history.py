@@ -12,13 +12,13 @@ from types import SimpleNamespace
 import pytest
 
 from edgekd.errors import InputError
+from edgekd.runtime.config_tables import HistoryTable
 from edgekd.runtime.decision import Decision
-from edgekd.runtime.health import Change
-from edgekd.runtime.outputs import history as module
-from edgekd.runtime.outputs.history import History, open_history
-from edgekd.runtime.outputs.history_file import BATCH, MAX_DAMAGED, Event, HistoryFile, Run, move_aside, require_ours
-from edgekd.runtime.outputs.hub import CLOSE_S, Moment
-from edgekd.runtime.outputs.tables import HistoryTable
+from edgekd.runtime.outputs.base import CLOSE_S, Moment
+from edgekd.runtime.outputs.history import output as module
+from edgekd.runtime.outputs.history.database import BATCH, MAX_DAMAGED, Event, HistoryFile, Run, move_aside, require_ours
+from edgekd.runtime.outputs.history.output import History, open_history
+from edgekd.runtime.source.health import Change
 
 START = 1_800_000_000.0
 
@@ -394,7 +394,7 @@ def test_a_later_format_is_refused(tmp_path):
 
 
 def test_a_kill_in_the_middle_costs_no_row_that_was_written(tmp_path):
-    program = ("import sys; from pathlib import Path; from edgekd.runtime.outputs.history_file import HistoryFile, Run\n"
+    program = ("import sys; from pathlib import Path; from edgekd.runtime.outputs.history.database import HistoryFile, Run\n"
                "file = HistoryFile(Path(sys.argv[1]), 1_000_000)\n"
                "for n in range(100000):\n"
                "    print(file.write([(None, Run('a', 1.0, 2.0, 1.0, 1.0, 2, 0, 0.5, 0.5, 0.5))])[0], flush=True)\n")

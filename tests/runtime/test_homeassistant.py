@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from runtime.test_listen import MANIFEST
 
-from edgekd.runtime.capture import Counts
 from edgekd.runtime.decision import Decision
-from edgekd.runtime.health import Change
-from edgekd.runtime.outputs.homeassistant import config_topic, device, ident
-from edgekd.runtime.outputs.hub import Moment
-from edgekd.runtime.outputs.mqtt_news import News, Terms
+from edgekd.runtime.outputs.base import Moment
+from edgekd.runtime.outputs.mqtt.homeassistant import config_topic, device, ident
+from edgekd.runtime.outputs.mqtt.messages import News, Terms
+from edgekd.runtime.source.capture import Counts
+from edgekd.runtime.source.health import Change
 
 # Keys and rules from https://www.home-assistant.io/integrations/mqtt/#device-discovery-payload (required and shared options, device and
 # origin), /integrations/sensor.mqtt/, /integrations/binary_sensor.mqtt/, and developers.home-assistant.io/docs/core/entity/sensor (state

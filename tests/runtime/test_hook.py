@@ -16,14 +16,14 @@ import pytest
 
 from edgekd.errors import InputError
 from edgekd.runtime.config import read_config
+from edgekd.runtime.config_tables import HookTable
 from edgekd.runtime.decision import Decision
-from edgekd.runtime.health import Change
-from edgekd.runtime.outputs import hook as hook_module
-from edgekd.runtime.outputs import webhook as webhook_module
-from edgekd.runtime.outputs.hook import QUEUE, Command, DeliveryError, Hook, open_hook
-from edgekd.runtime.outputs.hub import CLOSE_S
-from edgekd.runtime.outputs.tables import HookTable
-from edgekd.runtime.outputs.webhook import open_webhook, read_address
+from edgekd.runtime.outputs.base import CLOSE_S
+from edgekd.runtime.outputs.hooks import hook as hook_module
+from edgekd.runtime.outputs.hooks import webhook as webhook_module
+from edgekd.runtime.outputs.hooks.hook import QUEUE, Command, DeliveryError, Hook, open_hook
+from edgekd.runtime.outputs.hooks.webhook import open_webhook, read_address
+from edgekd.runtime.source.health import Change
 
 
 def decision(label: str, t: float = 1.0, state: str = "HEALTHY") -> Decision:
@@ -136,7 +136,7 @@ def test_a_command_that_fails_is_trouble_in_a_line_until_one_works(command, trou
 def test_a_command_that_cannot_be_started_is_trouble(monkeypatch):
     def none_left(*_arguments, **_options):
         raise BlockingIOError(11, "Resource temporarily unavailable")
-    monkeypatch.setattr("edgekd.runtime.outputs.hook.subprocess.Popen", none_left)
+    monkeypatch.setattr("edgekd.runtime.outputs.hooks.hook.subprocess.Popen", none_left)
     hook = hooked("true")
     assert eventually(lambda: hook.trouble == "the command cannot be started (Resource temporarily unavailable)")
     hook.close()

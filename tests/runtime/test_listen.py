@@ -15,11 +15,11 @@ import pytest
 from edgekd import cli
 from edgekd.errors import InputError
 from edgekd.frontend import FrontEnd, log_mel
-from edgekd.manifest import Counts, Manifest, Provenance, TensorQuant
+from edgekd.modelfile.manifest import Counts, Manifest, Provenance, TensorQuant
 from edgekd.runtime import listen as listen_module
 from edgekd.runtime.decision import decide, probabilities, to_json, to_text
-from edgekd.runtime.health import Change, Gap, Turn
 from edgekd.runtime.listen import decisions
+from edgekd.runtime.source.health import Change, Gap, Turn
 
 QUANT = TensorQuant("float32", 1.0, 0)
 MANIFEST = Manifest(

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from runtime.moments import MANIFEST, decision, moment
 
-from edgekd.runtime.capture import Counts
-from edgekd.runtime.health import Change
-from edgekd.runtime.outputs.metrics import FRESH_S, Metrics
+from edgekd.runtime.outputs.web.prometheus import FRESH_S, Metrics
+from edgekd.runtime.source.capture import Counts
+from edgekd.runtime.source.health import Change
 
 NAME = r"[a-zA-Z_:][a-zA-Z0-9_:]*"
 LABEL = r'[a-zA-Z_][a-zA-Z0-9_]*="(?:[^"\\\n]|\\\\|\\"|\\n)*"'

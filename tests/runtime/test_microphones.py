@@ -8,8 +8,8 @@ import pytest
 
 from edgekd import cli
 from edgekd.errors import InputError, MissingExtraError
-from edgekd.runtime import microphones as module
-from edgekd.runtime.microphones import MicrophoneAbsentError, choose, described, microphones, to_text
+from edgekd.runtime.source import microphones as module
+from edgekd.runtime.source.microphones import MicrophoneAbsentError, choose, described, microphones, to_text
 
 
 def device(name: str, channels: int = 1, rate: float = 48000.0) -> dict:

@@ -19,21 +19,21 @@ import msgspec
 import numpy as np
 import pytest
 from runtime.broker_double import CONNECT, DISCONNECT, SUBSCRIBE, BrokerDouble
+from runtime.test_base import eventually
 from runtime.test_homeassistant import TERMS, TOLD
-from runtime.test_hub import eventually
 from runtime.test_listen import MANIFEST
 
 from edgekd.errors import InputError, MissingExtraError
-from edgekd.runtime.capture import Counts
 from edgekd.runtime.config import Config, read_config
+from edgekd.runtime.config_tables import MqttTable
 from edgekd.runtime.decision import to_json
-from edgekd.runtime.health import Change
-from edgekd.runtime.outputs import mqtt_link
-from edgekd.runtime.outputs.hub import CLOSE_S, Moment
-from edgekd.runtime.outputs.mqtt import PASSWORD, USERNAME, address, credentials, open_mqtt, terms_of, tls_of
-from edgekd.runtime.outputs.mqtt_link import Broker, Mqtt
-from edgekd.runtime.outputs.mqtt_news import News
-from edgekd.runtime.outputs.tables import MqttTable
+from edgekd.runtime.outputs.base import CLOSE_S, Moment
+from edgekd.runtime.outputs.mqtt import connection
+from edgekd.runtime.outputs.mqtt.connection import Broker, Mqtt
+from edgekd.runtime.outputs.mqtt.messages import News
+from edgekd.runtime.outputs.mqtt.settings import PASSWORD, USERNAME, address, credentials, open_mqtt, terms_of, tls_of
+from edgekd.runtime.source.capture import Counts
+from edgekd.runtime.source.health import Change
 
 SECRET = "hunter2-secret"
 MOMENT = Moment(MANIFEST, np.zeros(3, np.float32), None, 0.0, 0.0, Counts(9, 8, 1, 0, 0, 0, 2, 0.0))
@@ -160,7 +160,7 @@ def test_without_discovery_home_assistant_is_told_nothing():
 def fast(monkeypatch):
     """Short waits."""
     for name, seconds in (("FIRST_WAIT_S", 0.02), ("LAST_WAIT_S", 0.05), ("ANSWER_S", 0.4), ("POLL_S", 0.02), ("CONNECT_S", 0.5)):
-        monkeypatch.setattr(mqtt_link, name, seconds)
+        monkeypatch.setattr(connection, name, seconds)
 
 
 @contextlib.contextmanager
@@ -284,7 +284,7 @@ def test_no_more_than_a_few_messages_wait_for_a_broker_that_does_not_acknowledge
         assert eventually(lambda: broker.of(CHANGE))
         time.sleep(0.3)
         acknowledged = [topic for topic, _, _ in broker.published if topic != PROBABILITIES]
-        assert len(acknowledged) == mqtt_link.IN_FLIGHT
+        assert len(acknowledged) == connection.IN_FLIGHT
         output.close()
         assert eventually(lambda: len(news._changes) == 100)
 
@@ -324,7 +324,7 @@ def test_waits_double_to_a_limit_and_begin_anew_after_a_connection_that_worked(m
             if len(waits) == 10:
                 self.set()
             return True
-    monkeypatch.setattr(mqtt_link, "Connection", Fails)
+    monkeypatch.setattr(connection, "Connection", Fails)
     Mqtt._run(SimpleNamespace(_broker=Broker("b", 1, "c"), _news=None, _closing=Waits()))
     assert waits == [1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 1.0, 2.0, 4.0]
 
@@ -441,7 +441,7 @@ def test_without_paho_the_extra_is_named(monkeypatch):
 
 @pytest.mark.skipif(shutil.which("mosquitto") is None, reason="no mosquitto on this machine")
 def test_a_real_broker_keeps_what_is_retained_and_publishes_the_will(tmp_path, monkeypatch):
-    monkeypatch.setattr(mqtt_link, "FIRST_WAIT_S", 0.1)
+    monkeypatch.setattr(connection, "FIRST_WAIT_S", 0.1)
     import paho.mqtt.client as paho
 
     with nothing() as place:

@@ -6,8 +6,8 @@ import socket
 import pytest
 
 from edgekd.runtime.decision import Decision
-from edgekd.runtime.health import NOT_RELOADED, RELOADED, Change
 from edgekd.runtime.notify import WAIT_S, Notifier, notifier
+from edgekd.runtime.source.health import NOT_RELOADED, RELOADED, Change
 
 WATCHDOG_S = 60.0
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgekd.data import folder
+from edgekd.data.sets import folder
 
 PROGRAM = ("import sys; sys.path.insert(0, sys.argv.pop(1)); import test_listen as t; "
            "t.listen_module.open_model = lambda *_: t.ToyModel(); t.cli.main()")
@@ -95,5 +95,5 @@ def test_trouble_is_a_line_also_while_no_sound_comes(source):
 def test_what_is_off_is_not_imported():
     program = ("import sys; from edgekd.runtime import listen, config; from edgekd.runtime.outputs.opening import open_outputs; "
                "open_outputs(config.Config()); print(*(name for name in ('sqlite3', 'ssl', 'http.client', "
-               "'edgekd.runtime.outputs.hook', 'edgekd.runtime.outputs.history', 'edgekd.runtime.outputs.clips') if name in sys.modules))")
+               "'edgekd.runtime.outputs.hooks.hook', 'edgekd.runtime.outputs.history.output', 'edgekd.runtime.outputs.clips') if name in sys.modules))")
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == "\n"

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from edgekd import cli
-from edgekd.data import folder
+from edgekd.data.sets import folder
 from edgekd.errors import InputError
 from edgekd.runtime import clip_file
 from edgekd.runtime import record as module
-from edgekd.runtime.capture_child import Request
-from edgekd.runtime.health import Watch
 from edgekd.runtime.record import Clip, Order, record
+from edgekd.runtime.source.child import Request
+from edgekd.runtime.source.health import Watch
 
 FAKE = Path(__file__).with_name("fake_child.py")
 OPEN = ["open", 16000, 1]

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgekd.data.decode import decode
-from edgekd.data.store import to_waveform
+from edgekd.data.audio.decode import decode
+from edgekd.data.store.store import to_waveform
 from edgekd.errors import InputError, MissingExtraError
-from edgekd.runtime.source import read_file, read_raw
+from edgekd.runtime.source.files import read_file, read_raw
 
 
 def tone(samples: int, rate: int = 16000) -> np.ndarray:

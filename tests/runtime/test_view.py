@@ -10,8 +10,8 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from edgekd.runtime.decision import Decision
-from edgekd.runtime.health import Change
 from edgekd.runtime.outputs.view import Shown, View, render, terminal_view
+from edgekd.runtime.source.health import Change
 
 
 def decision(t: float, label: str = "rain", rms: float = 0.1, probability: float = 0.75) -> Decision:

@@ -22,13 +22,13 @@ from runtime.test_listen import raw, run, tone
 from edgekd.errors import InputError
 from edgekd.frontend import log_mel
 from edgekd.runtime.config import read_config
-from edgekd.runtime.health import Change
-from edgekd.runtime.outputs import server as serving
-from edgekd.runtime.outputs.access import Access, Address, parse_address, read_token, warning
-from edgekd.runtime.outputs.spectrogram import Spectrogram
-from edgekd.runtime.outputs.tables import WebTable
-from edgekd.runtime.outputs.timeline import Timeline
-from edgekd.runtime.outputs.web import PAGE, STATIC, Web
+from edgekd.runtime.config_tables import WebTable
+from edgekd.runtime.outputs.web import server as serving
+from edgekd.runtime.outputs.web.access import Access, Address, parse_address, read_token, warning
+from edgekd.runtime.outputs.web.spectrogram import Spectrogram
+from edgekd.runtime.outputs.web.timeline import Timeline
+from edgekd.runtime.outputs.web.web import PAGE, STATIC, Web
+from edgekd.runtime.source.health import Change
 
 LOCAL = Address("127.0.0.1", 0)
 TOKEN = "correct-horse-battery"

@@ -6,7 +6,7 @@ import overflowing_child
 import pytest
 from mic_faults import Case, expected_level, in_time, is_balanced, is_near, table
 
-from edgekd.runtime.capture import Counts
+from edgekd.runtime.source.capture import Counts
 
 
 @pytest.mark.parametrize(("detect_s", "heal_s", "ok"), [

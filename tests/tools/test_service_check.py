@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from edgekd.pipeline.service_place import template
+from edgekd.service.paths import template
 
 SCRIPT = Path(__file__).parents[2] / "tools" / "service_check.sh"
 

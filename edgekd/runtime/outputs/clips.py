@@ -16,14 +16,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekd.data.store import to_pcm
+from edgekd.data.store.store import to_pcm
 from edgekd.errors import InputError
 from edgekd.runtime.clip_file import PART_SUFFIX, cannot_write, wav, write_clip
+from edgekd.runtime.config_tables import ClipsTable
 from edgekd.runtime.decision import UNKNOWN, Decision
-from edgekd.runtime.health import Change
-from edgekd.runtime.outputs.hub import Moment, Worker
-from edgekd.runtime.outputs.tables import ClipsTable
+from edgekd.runtime.outputs.base import Moment, Worker
 from edgekd.runtime.record import MAX_NAME_BYTES
+from edgekd.runtime.source.health import Change
 
 QUEUE = 16
 """Windows that wait for a slow disk; each holds its sound in memory."""

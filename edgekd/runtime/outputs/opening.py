@@ -4,31 +4,31 @@ from collections.abc import Callable
 from typing import Any
 
 from edgekd.runtime.config import OUTPUT_TABLES, Config
+from edgekd.runtime.config_tables import ClipsTable, HistoryTable, HookTable, MqttTable, WebTable
 from edgekd.runtime.listen import STANDARD_INPUT
-from edgekd.runtime.outputs.hub import Output, Outputs
-from edgekd.runtime.outputs.tables import ClipsTable, HistoryTable, HookTable, MqttTable, WebTable
+from edgekd.runtime.outputs.base import Output, Outputs
 
 
 def _web(table: WebTable, _config: Config) -> Output:
-    from edgekd.runtime.outputs.web import Web
+    from edgekd.runtime.outputs.web.web import Web
 
     return Web(table)
 
 
 def _mqtt(table: MqttTable, _config: Config) -> Output:
-    from edgekd.runtime.outputs.mqtt import open_mqtt
+    from edgekd.runtime.outputs.mqtt.settings import open_mqtt
 
     return open_mqtt(table)
 
 
 def _hook(table: HookTable, _config: Config) -> Output:
-    from edgekd.runtime.outputs.hook import open_hook
+    from edgekd.runtime.outputs.hooks.hook import open_hook
 
     return open_hook(table)
 
 
 def _history(table: HistoryTable, config: Config) -> Output:
-    from edgekd.runtime.outputs.history import open_history
+    from edgekd.runtime.outputs.history.output import open_history
 
     return open_history(table, None if config.source.file == STANDARD_INPUT else config.source.file)
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from edgekd.runtime.decision import Decision
-from edgekd.runtime.health import Change
+from edgekd.runtime.source.health import Change
 
 REDRAW_S = 1.0
 """Least seconds between two drawings, but a change of state is drawn at once: nothing may follow it."""

@@ -1,0 +1,308 @@
+"""Reads a .tflite file into a `Network` through the official flatbuffers schema; no interpreter runs.
+
+A constant that the file only unpacks (DEQUANTIZE of float16 weights, DENSIFY of sparse ones) is read as the constant itself. Branches and
+loops are unknown ops: how often they run is not in the file.
+
+A hostile file may have any number of tables share the same bytes, so that reading all it seems to hold would never end. So only what is
+counted is read, and hardly more of it than the file has bytes.
+"""
+
+import struct
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekd.complexity.readers import tflite_rules as rules
+from edgekd.complexity.readers.network import Network, Node, Tensor, bits_of
+from edgekd.complexity.readers.values import count_nonzero, emulated, kernel_values
+from edgekd.errors import InputError, MissingExtraError
+
+UNPACKERS = frozenset({"DEQUANTIZE", "DENSIFY"})
+"""Ops that, given a constant, an engine runs once when it loads the file."""
+EMULATORS = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D"})
+"""Convolutions that may be another op in fact."""
+MALFORMED = (struct.error, IndexError, KeyError, TypeError, ValueError, AttributeError, OverflowError)
+"""What the flatbuffers reader raises on a damaged file."""
+MAX_ENTRIES = 2**14
+"""Tensors or operators of all subgraphs of a file."""
+MAX_SUBGRAPHS = 64
+MAX_RANK = 16
+SHARING = 4
+"""How often the bytes of a file may be read on average: honest writers let equal vectors share theirs."""
+NO_RULE = "its constants are counted; its multiply-accumulates are not: no rule covers it"
+"""What is said of an unknown op."""
+
+
+def read(path: Path, raw: bytes) -> Network:
+    """Parse the bytes of a .tflite file.
+
+    Raises:
+        InputError: damaged, several networks in one file, or a free dimension besides the batch.
+        MissingExtraError: the schema package is not installed.
+    """
+    try:
+        from ai_edge_litert import schema_py_generated as schema
+    except ImportError:
+        raise MissingExtraError("ai-edge-litert", "check") from None
+    try:
+        return _Reader(path, raw, schema.Model.GetRootAs(raw, 0), schema).network()
+    except MALFORMED as error:
+        raise InputError(f"{path}: the TFLite file is damaged ({type(error).__name__}: {error}); export or download it again") from None
+
+
+class _Budget:
+    """Bytes that may still be read."""
+
+    def __init__(self, left: int) -> None:
+        self.left = left
+
+    def spend(self, size: int) -> int:
+        """Take from it; the size again.
+
+        Raises:
+            ValueError: the file seems to hold more than its bytes.
+        """
+        self.left -= size
+        if self.left < 0:
+            raise ValueError("its tables overlap")
+        return size
+
+    def integers(self, values: Any) -> tuple[int, ...]:
+        """A vector of 32-bit numbers, which an empty one is not: the reader gives 0 for it."""
+        if isinstance(values, int):
+            return ()
+        self.spend(values.nbytes)
+        return tuple(int(value) for value in values)
+
+    def shape(self, values: Any, least: int = 0) -> tuple[int, ...]:
+        """A shape whose sizes are at least `least`."""
+        shape = self.integers(values)
+        if len(shape) > MAX_RANK or any(size < least for size in shape):
+            raise ValueError(f"a shape of {len(shape)} sizes, the least {min(shape)}")
+        return shape
+
+
+@dataclass
+class _Graph:
+    """One subgraph. keys: its tensors by number. bodies: number of a node -> other subgraphs that it runs; runs: all of these."""
+
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    keys: list[str] = field(default_factory=list)
+    nodes: list[Node] = field(default_factory=list)
+    bodies: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    runs: set[int] = field(default_factory=set)
+
+
+class _Reader:
+    """One pass over a file; `alias` maps a tensor to the constant that it is unpacked from."""
+
+    def __init__(self, path: Path, raw: bytes, model: Any, schema: Any) -> None:
+        self.path, self.raw, self.model, self.schema = path, raw, model, schema
+        self.budget = _Budget(SHARING * len(raw))
+        self.ops, self.types = _names(schema.BuiltinOperator), _names(schema.TensorType)
+        self.tensors: dict[str, Tensor] = {}
+        self.handles: dict[str, Any] = {}
+        self.constants: set[str] = set()
+        self.variables: dict[str, None] = {}
+        self.alias: dict[str, str] = {}
+        self.results: set[str] = set()
+        self.nonzero: dict[int, int] = {}
+        self.graphs: dict[int, _Graph] = {}
+        self.operators: Counter[str] = Counter()
+        self.entries = 0
+
+    def network(self) -> Network:
+        """The first subgraph, with those that it runs folded into the ops that run them."""
+        count = self.model.SubgraphsLength()
+        if not 0 < count <= MAX_SUBGRAPHS:
+            raise InputError(f"{self.path}: {count:,} subgraphs, where 1 to {MAX_SUBGRAPHS} can be counted")
+        waiting = [0]
+        while waiting:
+            index = waiting.pop()
+            if index not in self.graphs:
+                if not 0 <= index < count:
+                    raise IndexError(f"subgraph {index} of {count}")
+                waiting += self._subgraph(index).runs
+        if len(self.graphs) < count:
+            raise InputError(f"{self.path}: {count} subgraphs, and the first runs {len(self.graphs) - 1} of them; "
+                             "only a file of a single network can be counted")
+        main = self.graphs[0]
+        macs = {number: sum(node.macs for node in graph.nodes) for number, graph in self.graphs.items()}
+        charged = {0}
+        for index, bodies in main.bodies.items():
+            inside = self._all_run(bodies)
+            note = (f"the constants of what it runs are counted; its multiply-accumulates are not: how often it runs is not in the file "
+                    f"(each subgraph once: {sum(macs[number] for number in inside):,})")
+            more = [name for number in sorted(inside - charged) for node in self.graphs[number].nodes for name in node.constants]
+            charged |= inside
+            main.nodes[index] = replace(main.nodes[index], constants=(*main.nodes[index].constants, *more), unknown=note)
+        return Network(tuple(main.nodes), self.tensors, main.inputs, main.outputs, tuple(self.variables), dict(self.operators))
+
+    def _all_run(self, numbers: Sequence[int]) -> set[int]:
+        """Subgraphs and those that they run in their turn."""
+        inside, waiting = set[int](), list(numbers)
+        while waiting:
+            number = waiting.pop()
+            if number not in inside:
+                inside.add(number)
+                waiting += self.graphs[number].runs
+        return inside
+
+    def _subgraph(self, number: int) -> _Graph:
+        """Read a subgraph."""
+        source, graph = self.model.Subgraphs(number), _Graph()
+        self.graphs[number] = graph
+        self.entries += max(source.TensorsLength(), source.OperatorsLength())
+        if self.entries > MAX_ENTRIES:
+            raise InputError(f"{self.path}: {source.TensorsLength():,} tensors and {source.OperatorsLength():,} operators, more than "
+                             f"{MAX_ENTRIES:,}; this is no model for a small device")
+        for index in range(source.TensorsLength()):
+            graph.keys.append(self._tensor(source.Tensors(index), f"{number}.{index}", free=number == 0))
+        graph.inputs = tuple(graph.keys[index] for index in self.budget.integers(source.InputsAsNumpy()))
+        graph.outputs = tuple(graph.keys[index] for index in self.budget.integers(source.OutputsAsNumpy()))
+        self.results.update(graph.outputs)
+        for index in range(source.OperatorsLength()):
+            self._operator(source.Operators(index), graph)
+        return graph
+
+    def _tensor(self, tensor: Any, number: str, *, free: bool) -> str:
+        """Read a tensor; its key. free: look for free dimensions."""
+        name = tensor.Name() or b""
+        self.budget.spend(len(name))
+        key = f"{number}:{name.decode(errors='replace')}"
+        signature = self.budget.shape(tensor.ShapeSignatureAsNumpy(), -1)
+        if free:
+            _refuse_free_dimensions(self.path, key, signature)
+        shape, dtype = self.budget.shape(tensor.ShapeAsNumpy()), self.types[tensor.Type()].lower()
+        data = self._stored(tensor.Buffer())
+        if tensor.IsVariable():
+            self.variables[key] = None
+        elif data is not None:
+            self.constants.add(key)
+        if data is None:
+            self.tensors[key] = Tensor(key, shape, dtype, key)
+            return key
+        if not bits_of(dtype):
+            raise InputError(f"{self.path}: constant '{key}' has type {dtype}, which has no fixed size; it cannot be counted")
+        if tensor.Buffer() not in self.nonzero:
+            self.budget.spend(len(data))
+            self.nonzero[tensor.Buffer()] = count_nonzero(data, dtype)
+        constant = Tensor(key, shape, dtype, f"buffer {tensor.Buffer()}", self.nonzero[tensor.Buffer()])
+        if len(data) < constant.bytes and tensor.Sparsity() is None:
+            raise ValueError(f"tensor '{key}' has {len(data):,} bytes of {constant.bytes:,}")
+        self.tensors[key], self.handles[key] = constant, tensor
+        return key
+
+    def _stored(self, index: int) -> Any:
+        """The bytes of a buffer, inside the tables or behind them; None where there are none."""
+        if index >= self.model.BuffersLength():
+            raise IndexError(f"buffer {index} of {self.model.BuffersLength()}")
+        buffer = self.model.Buffers(index)
+        data = buffer.DataAsNumpy()  # a view, refused where it would leave the file
+        if not isinstance(data, int) and len(data) > 0:
+            return data
+        if buffer.Size() == 0:
+            return None
+        if buffer.Offset() + buffer.Size() > len(self.raw):
+            raise IndexError(f"buffer {index} ends behind the file")
+        return memoryview(self.raw)[buffer.Offset():buffer.Offset() + buffer.Size()]
+
+    def _operator(self, operator: Any, graph: _Graph) -> None:
+        """Append the node of an operator."""
+        op = self._op_name(operator.OpcodeIndex())
+        self.operators[op] += 1
+        keys = [graph.keys[index] if index >= 0 else None for index in self.budget.integers(operator.InputsAsNumpy())]
+        reads = [None if key is None else self.tensors[self.alias.get(key, key)] for key in keys]
+        writes = [self.tensors[graph.keys[index]] for index in self.budget.integers(operator.OutputsAsNumpy())]
+        if op in UNPACKERS and reads and reads[0] and reads[0].name in self.constants and writes[0].name not in self.results:
+            self.alias[writes[0].name] = reads[0].name
+            return
+        options = self._options(op, operator)
+        if op in rules.BODIES:
+            graph.bodies[len(graph.nodes)] = rules.BODIES[op](options)
+            graph.runs.update(graph.bodies[len(graph.nodes)])
+        graph.nodes.append(self._node(op, options, reads, writes))
+
+    def _op_name(self, index: int) -> str:
+        if index >= self.model.OperatorCodesLength():
+            raise IndexError(f"operator code {index} of {self.model.OperatorCodesLength()}")
+        code = self.model.OperatorCodes(index)
+        number = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())  # old writers fill only the deprecated field
+        op = self.ops.get(number, f"BUILTIN:{number}")
+        if op != "CUSTOM":
+            return op
+        name = code.CustomCode() or b""
+        self.budget.spend(len(name))
+        return f"CUSTOM:{name.decode(errors='replace')}"
+
+    def _options(self, op: str, operator: Any) -> Any:
+        """The options table of an op whose counting rule needs it, else None."""
+        kind = rules.OPTIONS.get(op)
+        if kind is None:
+            return None
+        table, options = operator.BuiltinOptions(), getattr(self.schema, kind)()
+        options.Init(table.Bytes, table.Pos)
+        return options
+
+    def _node(self, op: str, options: Any, reads: Sequence[Tensor | None], writes: list[Tensor]) -> Node:
+        """Apply the counting rules of one op."""
+        call = rules.Call(op, options, reads, sum(tensor.elements for tensor in writes))
+        macs = rules.MACS[op](call) if op in rules.MACS else 0
+        kernel, emulates = rules.kernel(call), self._emulates(call) if op in EMULATORS and macs else ""
+        present = [tensor for tensor in reads if tensor is not None]
+        constants = tuple(tensor.name for tensor in present if tensor.name in self.constants)
+        return Node(
+            name=writes[0].name.split(":", 1)[1] if writes else op, op=op,
+            inputs=tuple(tensor.name for tensor in present if tensor.name not in self.constants),
+            outputs=tuple(tensor.name for tensor in writes), constants=constants, kernel=kernel.name if kernel else None,
+            weight=kernel.shape if kernel else None, macs=0 if emulates else macs,
+            nessi_macs=rules.NESSI_MACS[op](call) if op in rules.NESSI_MACS else 0,
+            nessi_constants=(*constants, *(tensor.name for tensor in present if tensor.name in self.variables)),
+            emulates=emulates, emulated_macs=macs if emulates else 0, unknown="" if op in rules.KNOWN else NO_RULE)
+
+    def _emulates(self, call: rules.Call) -> str:
+        """Whether a convolution is another op in fact; looked at where each output channel reads one input channel."""
+        kernel, bias = call.reads[1], call.reads[2] if len(call.reads) > 2 else None
+        by_output = call.op == "CONV_2D"  # (out, mel, frame, 1), else (1, mel, frame, out)
+        if kernel is None or kernel.name not in self.constants or (bias is not None and bias.nonzero != 0):
+            return ""
+        if by_output and kernel.shape[-1] != 1:
+            return ""
+        tensor = self.handles[kernel.name]
+        data = self._stored(tensor.Buffer())
+        self.budget.spend(len(data))
+        values = None if tensor.Sparsity() is not None else kernel_values(data[:kernel.bytes], kernel.dtype, kernel.shape)
+        scale, zero_point = self._quantisation(tensor, kernel.dtype)
+        if values is None or scale is None:
+            return ""
+        rows = values.reshape(len(values), -1) if by_output else values.reshape(-1, kernel.shape[-1]).T  # (out, mel * frame)
+        return emulated(rows, scale, zero_point) if len(scale) in (1, len(rows)) else ""
+
+    def _quantisation(self, tensor: Any, dtype: str) -> tuple[NDArray[Any] | None, int]:
+        """Scales, of each output channel or of all, and the zero point; no scales where they are missing or zero points differ."""
+        quantisation = tensor.Quantization()
+        if dtype == "float32" or quantisation is None:
+            return np.ones(1), 0
+        scales, zeros = quantisation.ScaleAsNumpy(), self.budget.integers(quantisation.ZeroPointAsNumpy()) or (0,)
+        if isinstance(scales, int) or len({*zeros}) > 1:
+            return None, 0
+        self.budget.spend(scales.nbytes)
+        return np.asarray(scales, np.float64), zeros[0]
+
+
+def _names(enumeration: type) -> dict[int, str]:
+    """Value -> name of a schema enumeration."""
+    return {value: name for name, value in vars(enumeration).items() if isinstance(value, int)}
+
+
+def _refuse_free_dimensions(path: Path, key: str, signature: tuple[int, ...]) -> None:
+    """A free batch counts as 1; any other free size would make every count an accident."""
+    if any(size < 0 for size in signature[1:]) or signature == (-1,):
+        raise InputError(f"{path}: tensor '{key}' has a free dimension in {signature}; export with fixed sizes "
+                         "(only the batch may be free)")

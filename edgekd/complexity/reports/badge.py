@@ -1,0 +1,43 @@
+"""The badge: an SVG for a README, which needs no service and no font."""
+
+from collections.abc import Sequence
+from html import escape
+
+from edgekd.complexity.reports.document import Checked
+from edgekd.complexity.reports.names import brief, plain
+from edgekd.text import counted
+
+NARROW, WIDE = frozenset("fijlrtI|.,:;!'()[] /-"), frozenset("mwMW%@")
+NARROW_PX, NORMAL_PX, WIDE_PX = 4.2, 7.0, 10.5
+"""Rough widths of letters at 11 px, since no font can be measured here; `textLength` makes the text fit them."""
+PADDING_PX, HEIGHT_PX = 6, 20
+GREEN, RED, GREY = "#2e7d32", "#c62828", "#555"
+
+
+def badge(checked: Sequence[Checked]) -> str:
+    """Target on the left; on the right bytes and MACs of one model, or how many of several pass; green or red."""
+    failed = sum(not each.ok for each in checked)
+    label = plain(checked[0].verdict.target) if checked else "edgekd"
+    if len(checked) == 1:
+        exact = checked[0].ledger.conventions["exact"]
+        costs = "" if exact is None else f"{brief(exact.param_bytes, 'B')}, {brief(exact.macs, 'MAC')}"
+        message = f"over: {costs}" if failed else costs
+    else:
+        message = f"{failed} of {len(checked)} fail" if failed else f"{counted(len(checked), 'model')} ok"
+    left, right = _width(label), _width(message)
+    title = escape(f"{label}: {message}")
+    return "\n".join([
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{left + right}" height="{HEIGHT_PX}" role="img" '
+        f'aria-label="{title}">',
+        f"<title>{title}</title>",
+        f'<rect width="{left + right}" height="{HEIGHT_PX}" rx="3" fill="{GREY}"/>',
+        f'<path d="M{left} 0h{right - 3}a3 3 0 0 1 3 3v{HEIGHT_PX - 6}a3 3 0 0 1-3 3H{left}z" fill="{RED if failed else GREEN}"/>',
+        '<g fill="#fff" font-family="Verdana,DejaVu Sans,sans-serif" font-size="11">',
+        *(f'<text x="{x + PADDING_PX}" y="14" textLength="{width - 2 * PADDING_PX}">{escape(text)}</text>'
+          for x, width, text in ((0, left, label), (left, right, message))),
+        "</g>", "</svg>", "",
+    ])
+
+
+def _width(text: str) -> int:
+    return 2 * PADDING_PX + round(sum(NARROW_PX if letter in NARROW else WIDE_PX if letter in WIDE else NORMAL_PX for letter in text))

@@ -1,0 +1,154 @@
+"""What `edgekd data info` tells of a store: counts, lengths, leaks, silence, licence, hash."""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from itertools import combinations
+from pathlib import Path
+
+import msgspec
+
+from edgekd.data.sets.catalogue import KNOWN
+from edgekd.data.sets.tau import UNUSED
+from edgekd.data.store.store import UNLABELLED, Clip, ClipStore, listing, origins
+from edgekd.text import counted
+
+NO_RECORDER = "unknown"
+NUMBERS = re.compile(r"(\d+)")
+SHORT_SECONDS = 1.0
+"""Clips below this are shorter than a window and are padded with zeros."""
+
+
+class StoreReport(msgspec.Struct, frozen=True, kw_only=True):
+    """The JSON document of `data info --json`.
+
+    Attributes:
+        seconds: of all clips together.
+        labels: label -> split -> clips.
+        splits: split -> clips.
+        recorders: recorder ("unknown" where the data set does not say) -> split -> clips.
+        cities: city -> split -> clips; empty where the data set has none.
+        leaks: group or parent that is in several splits -> those splits; what is unused of official ones is in none.
+        one_split_labels: label -> its only split, where the store has several splits.
+        silent: clips of digital silence (every sample zero).
+        short: clips shorter than one second.
+    """
+
+    path: str
+    name: str
+    licence: str
+    synthetic: bool
+    official_folds: bool
+    hash: str
+    sample_rate: int
+    channels: int
+    clips: int
+    seconds: float
+    labels: dict[str, dict[str, int]]
+    splits: dict[str, int]
+    recorders: dict[str, dict[str, int]]
+    cities: dict[str, dict[str, int]]
+    leaks: dict[str, list[str]]
+    one_split_labels: dict[str, str]
+    silent: list[str]
+    short: list[str]
+
+
+def info(path: Path) -> StoreReport:
+    """Open a store, check the hash of its audio and describe it.
+
+    Raises:
+        InputError: not a store, or damaged.
+    """
+    store = ClipStore.open(path)
+    store.verify()
+    return describe(store)
+
+
+def describe(store: ClipStore) -> StoreReport:
+    """Count what an open store holds; reads all audio once."""
+    counts = Counter(clip.split for clip in store.clips)
+    by_label = _by_split(store.clips, lambda clip: clip.label)
+    by_recorder = _by_split(store.clips, lambda clip: clip.recorder or NO_RECORDER)
+    one_split = {label: next(iter(splits)) for label, splits in by_label.items() if len(splits) == 1} if len(store.splits) > 1 else {}
+    return StoreReport(
+        path=str(store.path), name=store.name, licence=store.licence, synthetic=store.synthetic, official_folds=store.info.official_folds,
+        hash=store.hash, sample_rate=store.sample_rate, channels=store.channels, clips=len(store.clips),
+        seconds=float(store.lengths.sum()) / store.sample_rate, labels=by_label,
+        splits={split: counts[split] for split in sorted(counts, key=_natural)}, recorders=by_recorder, cities=_cities(store),
+        leaks=_leaks(store), one_split_labels=one_split,
+        silent=[clip.path for index, clip in enumerate(store.clips) if not store.clip_pcm(index).any()],
+        short=[clip.path for clip in store.clips if clip.seconds < SHORT_SECONDS])
+
+
+def text(report: StoreReport) -> str:
+    """The report for a person: facts, warnings, a table of clips per label and split, and one per recorder where known."""
+    length = f"{report.seconds:.1f} s" if report.seconds < 3600 else f"{report.seconds / 3600:.2f} h"
+    kind = " of SYNTHETIC audio (made by a program, not recorded)" if report.synthetic else ""
+    lines = [
+        f"{report.path}: {report.name}, {counted(report.clips, 'clip')}{kind}, {counted(len(report.labels), 'label')}, {length}, "
+        f"{report.sample_rate} Hz, {counted(report.channels, 'channel')}",
+        f"licence {report.licence}; hash {report.hash}", "",
+        *_table("label", report.labels, list(report.splits)),
+    ]
+    if set(report.recorders) != {NO_RECORDER}:
+        lines += ["", *_table("recorder", report.recorders, list(report.splits))]
+    if report.cities:
+        lines += ["", *_table("city", report.cities, list(report.splits))]
+    found = warnings(report)
+    return "\n".join(lines + (["", *found] if found else []))
+
+
+def warnings(report: StoreReport) -> list[str]:
+    """One line for each thing that a training would meet."""
+    found = []
+    if UNLABELLED in report.labels:
+        found.append("no labels: these clips can be predicted, not trained on")
+    if report.leaks:
+        remedy = "their clips are left out of training" if report.official_folds else "training against such a split will be refused"
+        shared = Counter(pair for splits in report.leaks.values() for pair in combinations(splits, 2))
+        pairs = "; ".join(f"{count} in {a} and {b}" for (a, b), count in sorted(shared.items()))
+        found.append(f"leaks: {len(report.leaks)} in more than one split ({listing(list(report.leaks))}): {pairs}; {remedy}")
+    if report.one_split_labels:
+        names = [f"{label} in {split}" for label, split in report.one_split_labels.items()]
+        found.append(f"labels in one split only: {listing(names)}; training against another split will be refused")
+    if report.silent:
+        found.append(f"silent clips: {len(report.silent)} ({listing(report.silent)})")
+    if report.short:
+        found.append(f"clips shorter than {SHORT_SECONDS:g} s: {len(report.short)} ({listing(report.short)}); padded with zeros")
+    return found
+
+
+def _cities(store: ClipStore) -> dict[str, dict[str, int]]:
+    known = KNOWN.get(store.name)
+    return _by_split(store.clips, lambda clip: clip.group.partition("-")[0]) if known and known.cities else {}
+
+
+def _leaks(store: ClipStore) -> dict[str, list[str]]:
+    splits: dict[str, set[str]] = defaultdict(set)
+    for clip in store.clips:
+        for origin in origins([clip] if clip.split != UNUSED or not store.info.official_folds else []):
+            splits[origin].add(clip.split)
+    return {origin: sorted(found) for origin, found in sorted(splits.items()) if len(found) > 1}
+
+
+def _natural(name: str) -> list[str | int]:
+    """Orders fold2 before fold10: texts and numbers in turn."""
+    return [int(part) if number % 2 else part for number, part in enumerate(NUMBERS.split(name))]
+
+
+def _by_split(clips: list[Clip], key: Callable[[Clip], str]) -> dict[str, dict[str, int]]:
+    counts = Counter((key(clip), clip.split) for clip in clips)
+    nested: dict[str, dict[str, int]] = {}
+    for (name, split), count in sorted(counts.items()):
+        nested.setdefault(name, {})[split] = count
+    return nested
+
+
+def _table(title: str, counts: dict[str, dict[str, int]], splits: list[str]) -> list[str]:
+    width = max(len(title), *(len(name) for name in counts))
+    widths = [max(len(split), 6) for split in splits]
+    head = "  ".join([title.ljust(width), *(split.rjust(size) for split, size in zip(splits, widths, strict=True))])
+    rows = ["  ".join([name.ljust(width), *(str(row.get(split, 0)).rjust(size) for split, size in zip(splits, widths, strict=True))])
+            for name, row in counts.items()]
+    return [head, *rows]

@@ -1,0 +1,243 @@
+"""What `edgekd data` does: prepare a store from audio files, synthesise one, tell what is inside."""
+
+import signal
+import sys
+import threading
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekd.data.audio.decode import Decoded, decode_all, decode_one, decoders, source_key
+from edgekd.data.sets import deepship, esc50, folder, tau19, tau20, tau22, tau22_evaluation, tut18, urbansound8k, vtuad
+from edgekd.data.sets import synth as scenes
+from edgekd.data.sets.catalogue import KNOWN
+from edgekd.data.sets.source import DataSet, Source
+from edgekd.data.store.store import Clip, ClipStore, listing
+from edgekd.data.store.writer import StoreWriter, check_free
+from edgekd.errors import InputError, nearest
+from edgekd.text import counted
+
+SAMPLE_RATES = range(1000, 384001)
+CHANNELS = range(1, 33)
+MIN_SYNTH_CLIPS = len(scenes.SCENES) * scenes.TEST_EVERY
+"""So many that each label is in train and in test."""
+SYNTHETIC_NOTE = "these are procedural scenes for smoke tests, not recordings: a score on them says nothing about real audio"
+SYNTH_SECONDS = (1.0, 600.0)
+ADAPTERS: dict[str, Callable[..., DataSet]] = {
+    "esc50": esc50.read, "tau22": tau22.read, "tau22-evaluation": tau22_evaluation.read, "tau20": tau20.read, "tau19": tau19.read,
+    "tut18": tut18.read, "urbansound8k": urbansound8k.read, "deepship": deepship.read, "vtuad": vtuad.read, "folder": folder.read,
+}
+"""Name of a data set -> what finds its clips; `KNOWN` tells the arguments that each takes besides the folder."""
+SKIP_BAD = "skip_bad"
+FLAGS = {"table": "csv", "test_fraction": "test-fraction"}
+"""Argument of an adapter -> its option on the command line, where that has another name."""
+
+Say = Callable[[str], None]
+"""Takes one line for the user."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A finished store and what was met on the way.
+
+    Attributes:
+        store: opened.
+        notes: facts and warnings, one line each.
+        bad: (file, reason) of each clip that is not in the store.
+    """
+
+    store: ClipStore
+    notes: list[str]
+    bad: list[tuple[str, str]] = field(default_factory=list)
+
+
+def prepare(dataset: str, path: Path, out: Path, *, sample_rate: int = 16000, channels: int = 1, table: Path | None = None,
+            test_fraction: float | None = None, licence: str | None = None, subset: int | None = None, fold: int | None = None,
+            segment: float | None = None, skip_bad: bool = False, force: bool = False, say: Say) -> Prepared:
+    """Decode a data set into a store.
+
+    Args:
+        dataset: one of `ADAPTERS`.
+        path: where the data set lies.
+        out: the store to make.
+        sample_rate: Hz of the store.
+        channels: channels of the store.
+        table, test_fraction, licence, subset, fold, segment: as in the adapter; only for data sets that take them.
+        skip_bad: leave out clips that cannot be used instead of refusing.
+        force: replace a store that is at `out`.
+        say: told of each bad clip as it is met.
+
+    Raises:
+        InputError: bad usage, a data set that is not there, or clips that cannot be used.
+
+    Stopped by whatever, also SIGKILL, an error or a full disk, it leaves no store but what was decoded, in a hidden folder beside `out`;
+    called again for the same place, rate and channels it checks that and goes on: the store is the one that a single run makes. A file
+    that changed meanwhile, or is new, is decoded again with all that follow it.
+    """
+    _check_rate(sample_rate)
+    if channels not in CHANNELS:
+        raise InputError(f"--channels {channels}: wanted {CHANNELS.start} to {CHANNELS.stop - 1}")
+    check_free(out.resolve(), force)
+    found = _find(dataset, path, skip_bad, {"table": table, "test_fraction": test_fraction, "licence": licence, "subset": subset,
+                                            "fold": fold, "segment": segment})
+    request = f"{sample_rate} Hz, {channels} channels, {decoders()}"
+    with _interruptible(), StoreWriter(out, name=found.name, licence=found.licence, official_folds=found.official_folds,
+                                       sample_rate=sample_rate, channels=channels, force=force, request=request) as writer:
+        try:
+            return _fill(writer, found, sample_rate=sample_rate, channels=channels, skip_bad=skip_bad, say=say)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"{out}: interrupted{writer.hint}") from None
+
+
+def synth(out: Path, *, clips: int = 600, seconds: float = 3.0, seed: int = 0, sample_rate: int = 16000, force: bool = False) -> Prepared:
+    """Make a store of procedural scenes.
+
+    Args:
+        out: the store to make.
+        clips, seconds, seed, sample_rate: as in `scenes.clips`.
+        force: replace a store that is at `out`.
+
+    Raises:
+        InputError: bad usage, or a place that cannot be written.
+    """
+    _check_rate(sample_rate)
+    if clips < MIN_SYNTH_CLIPS:
+        raise InputError(f"--clips {clips}: wanted {MIN_SYNTH_CLIPS} or more, so that each label is in train and in test")
+    if not SYNTH_SECONDS[0] <= seconds <= SYNTH_SECONDS[1]:
+        raise InputError(f"--seconds {seconds}: wanted {SYNTH_SECONDS[0]:g} to {SYNTH_SECONDS[1]:g}")
+    if seed < 0:
+        raise InputError(f"--seed {seed}: wanted 0 or more")
+    with _interruptible(), StoreWriter(out, name=scenes.NAME, licence=scenes.LICENCE, synthetic=True, sample_rate=sample_rate, channels=1,
+                                       force=force) as writer, progress("synthesising", clips) as step:
+        for clip, pcm in scenes.clips(clips, seconds, seed, sample_rate):
+            writer.add(clip, pcm)
+            step()
+        return Prepared(writer.finish(), [SYNTHETIC_NOTE])
+
+
+def _check_rate(sample_rate: int) -> None:
+    if sample_rate not in SAMPLE_RATES:
+        raise InputError(f"--sample-rate {sample_rate}: wanted {SAMPLE_RATES.start} to {SAMPLE_RATES.stop - 1} Hz")
+
+
+def _find(dataset: str, path: Path, skip_bad: bool, options: Mapping[str, Any]) -> DataSet:
+    """Ask the adapter of a data set; `options` are None where not given."""
+    if dataset not in ADAPTERS:
+        raise InputError(f"no data set '{dataset}'{nearest(dataset, ADAPTERS)}")
+    given = {name: value for name, value in options.items() if value is not None}
+    takes = KNOWN[dataset].options
+    for name in given:
+        if name not in takes:
+            owners = ", ".join(owner for owner, known in KNOWN.items() if name in known.options)
+            raise InputError(f"--{FLAGS.get(name, name)} belongs to 'data prepare {owners}'; leave it out")
+    return ADAPTERS[dataset](path, **given, **({SKIP_BAD: skip_bad} if SKIP_BAD in takes else {}))
+
+
+def _fill(writer: StoreWriter, found: DataSet, *, sample_rate: int, channels: int, skip_bad: bool, say: Say) -> Prepared:
+    bad: list[tuple[str, str]] = []
+    same = _SameAudio()
+    seen: set[str] = set()
+    if writer.left:
+        say(f"going on with {counted(writer.left, 'clip')} that an earlier run left")
+    with progress("decoding", len(found.sources)) as step:
+        for clip, pcm in _clips(writer, found.sources, seen, sample_rate, channels):
+            step()
+            if isinstance(pcm, InputError):
+                bad.append((clip.path, str(pcm)))
+                say(f"bad clip: {pcm}")
+            else:
+                seen.add(clip.path)
+                same.add(clip, pcm, writer.last_digest)
+    if bad and not skip_bad:
+        raise InputError(f"{len(bad)} of {counted(len(found.sources), 'clip')} cannot be used (named above); no store was made; "
+                         f"mend them or leave them out with --skip-bad{writer.hint}")
+    store = writer.finish()
+    notes = [*found.notes, *same.notes()]
+    if bad:
+        notes.append(f"{len(bad)} of {counted(len(found.sources), 'clip')} left out: {listing([name for name, _ in bad])}")
+    return Prepared(store, notes, bad)
+
+
+def _clips(writer: StoreWriter, sources: Sequence[Source], seen: Container[str], sample_rate: int,
+           channels: int) -> Iterator[tuple[Clip, NDArray[np.int16] | InputError]]:
+    """Add each source to the store: what an earlier run left and still is what its source gives, then what is decoded now.
+
+    Yields:
+        (row, PCM that was added), or (row, the reason why it was not); the consumer puts the paths of those added into `seen`.
+    """
+    done = 0
+    while writer.left and done < len(sources):
+        source = sources[done]
+        done += 1
+        pcm = writer.take(source.clip, source_key(source)) if source.clip.path not in seen else None
+        yield (source.clip, pcm) if pcm is not None else _added(writer, decode_one(source, sample_rate, channels), seen)
+    for decoded in decode_all(sources[done:], sample_rate, channels):
+        yield _added(writer, decoded, seen)
+
+
+def _added(writer: StoreWriter, decoded: Decoded, seen: Container[str]) -> tuple[Clip, NDArray[np.int16] | InputError]:
+    clip, pcm = decoded.source.clip, decoded.pcm
+    if isinstance(pcm, InputError):
+        return clip, pcm
+    if clip.path in seen:
+        return clip, InputError(f"{clip.path}: is listed more than once")
+    writer.add(clip, pcm, decoded.key)
+    return clip, pcm
+
+
+class _SameAudio:
+    """Finds clips of equal audio that have different labels or splits. Silence is equal to silence and not counted."""
+
+    def __init__(self) -> None:
+        self._first: dict[bytes, Clip] = {}
+        self._pairs: list[tuple[Clip, Clip]] = []
+
+    def add(self, clip: Clip, pcm: NDArray[np.int16], digest: bytes) -> None:
+        if not pcm.any():
+            return
+        first = self._first.setdefault(digest, clip)
+        if (first.label, first.split) != (clip.label, clip.split):
+            self._pairs.append((first, clip))
+
+    def notes(self) -> list[str]:
+        pairs = [f"{a.path} ({a.label}, {a.split}) = {b.path} ({b.label}, {b.split})" for a, b in self._pairs]
+        repeat = counted(len(pairs), "clip repeats", "clips repeat")
+        return [f"{repeat} the audio of a clip with another label or split: {listing(pairs)}"] if pairs else []
+
+
+@contextmanager
+def progress(what: str, total: int) -> Iterator[Callable[[], None]]:
+    """A progress bar on standard error where that is a terminal; yields what to call after each clip."""
+    if not sys.stderr.isatty():
+        yield lambda: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task(what, total=total)
+        yield lambda: progress.advance(task)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let a polite kill or a lost terminal clean up as Ctrl-C does."""
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,117 @@
+"""Anybody's audio: a tree `LABEL/*.wav`, a tree `SPLIT/LABEL/*.wav`, or a CSV of `filename,label[,split,group,recorder,parent]`.
+
+A tree is read through all levels below a label; clips of one folder further down (LABEL/PLACE/x.wav) are one group. The tree counts as
+SPLIT/LABEL where every top folder has the name of a split (`SPLIT_NAMES`, or fold and a number). Without splits, whole groups of each
+label are dealt to `test` and `train` by a hash of their name: the same data gives the same split on every machine.
+"""
+
+import re
+from pathlib import Path, PurePosixPath
+
+from edgekd.data.audio.decode import AUDIO_SUFFIXES, is_audio
+from edgekd.data.sets.catalogue import KNOWN
+from edgekd.data.sets.source import DataSet, Source, read_table
+from edgekd.data.store.deal import TEST_FRACTION, check_fraction, deal
+from edgekd.data.store.store import Clip, listing
+from edgekd.errors import InputError, nearest
+from edgekd.text import counted
+
+NAME = "folder"
+SPLIT_NAMES = frozenset({"train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval", "evaluate", "evaluation"})
+FOLD = re.compile(r"(fold|split)[ _-]?\d+")
+NEEDED_COLUMNS, OPTIONAL_COLUMNS = ("filename", "label"), ("split", "group", "recorder", "parent")
+WANTED_COLUMNS = f"{','.join(NEEDED_COLUMNS)}[,{','.join(OPTIONAL_COLUMNS)}]"
+
+
+def read(path: Path, table: Path | None = None, test_fraction: float = TEST_FRACTION, licence: str = KNOWN[NAME].licence) -> DataSet:
+    """Find the clips of a folder, or of a CSV.
+
+    Args:
+        path: the folder that holds the label folders, or that file names in the CSV start from; or the CSV itself.
+        table: a CSV; without it the tree is read.
+        test_fraction: share of the clips of each label that goes to `test` where the data has no splits, between 0 and 1.
+        licence: of the audio, for the record.
+
+    Raises:
+        InputError: no clips, a folder a level too high or too deep, a CSV that does not fit.
+    """
+    check_fraction(test_fraction)
+    if table is None and path.is_file() and not is_audio(path):
+        path, table = path.parent, path
+    if not path.is_dir():
+        raise InputError(f"{path} is not a folder; give the folder that holds one folder per label, or a CSV")
+    sources, notes = _from_table(path, table) if table else _from_tree(path)
+    labels = {source.clip.label for source in sources}
+    if len(labels) == 1:
+        raise InputError(f"{table or path}: every clip has the label '{labels.pop()}', and a classifier needs two labels or more")
+    if not any(source.clip.split for source in sources):
+        sources, note = deal(sources, test_fraction)
+        notes.append(note)
+    return DataSet(path.resolve().name, licence, sources, notes=notes)
+
+
+def _from_tree(path: Path) -> tuple[list[Source], list[str]]:
+    """Clips of a tree; splits are empty unless the top folders are splits."""
+    files = sorted(file for file in path.rglob("*") if is_audio(file) and file.is_file() and not _hidden(file.relative_to(path)))
+    if not files:
+        raise InputError(f"{path} holds no audio ({', '.join(AUDIO_SUFFIXES)}); give the folder that holds one folder per label")
+    parts = [PurePosixPath(file.relative_to(path)).parts for file in files]
+    loose = [part[0] for part in parts if len(part) == 1]
+    if loose:
+        hint = f"did you mean {path.resolve().parent}?" if len(loose) == len(files) else "move them into the folder of their label"
+        raise InputError(f"{path}: {counted(len(loose), 'audio file lies', 'audio files lie')} outside any label folder "
+                         f"({listing(loose)}); {hint}")
+    tops = sorted({part[0] for part in parts})
+    if all(_names_split(top) for top in tops):
+        misplaced = ["/".join(part) for part in parts if len(part) == 2]
+        if misplaced:
+            raise InputError(f"{path}: its folders are splits ({', '.join(tops)}), but audio lies outside any label folder "
+                             f"({listing(misplaced)}); wanted SPLIT/LABEL/FILE")
+        sources = [_tree_source(file, part, 1) for file, part in zip(files, parts, strict=True)]
+        return sources, [f"folders read as SPLIT/LABEL: {', '.join(tops)}"]
+    if len(tops) == 1:
+        below = {part[1] for part in parts if len(part) > 2}
+        hint = f"; did you mean {path / tops[0]}?" if len(below) > 1 else ""
+        raise InputError(f"{path} holds one folder of audio only ('{tops[0]}'), and a classifier needs two labels or more{hint}")
+    return [_tree_source(file, part, 0) for file, part in zip(files, parts, strict=True)], []
+
+
+def _tree_source(file: Path, parts: tuple[str, ...], level: int) -> Source:
+    """The clip of a file whose label is its `level`-th folder; the split, if any, comes before."""
+    parts = tuple(_utf8(part) for part in parts)
+    group = "/".join(parts[level:-1]) if len(parts) > level + 2 else ""
+    return Source(file, Clip("/".join(parts), parts[level], parts[0] if level else "", group=group))
+
+
+def _utf8(name: str) -> str:
+    """A file name that can be printed and kept in JSON: bytes that are not UTF-8 become \\xNN."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def _hidden(file: Path) -> bool:
+    return any(part.startswith((".", "__MACOSX")) for part in file.parts)
+
+
+def _names_split(name: str) -> bool:
+    return name.lower() in SPLIT_NAMES or FOLD.fullmatch(name.lower()) is not None
+
+
+def _from_table(path: Path, table: Path) -> tuple[list[Source], list[str]]:
+    """Clips of a CSV, in its order."""
+    columns, rows = read_table(table)
+    for name in NEEDED_COLUMNS:
+        if name not in columns:
+            raise InputError(f"{table} has no column '{name}'{nearest(name, columns)}; wanted {WANTED_COLUMNS}")
+    unread = [name for name in columns if name and name not in NEEDED_COLUMNS + OPTIONAL_COLUMNS]
+    notes = [f"{table.name}: columns not read: {listing(unread)}"] if unread else []
+    sources = []
+    filled = (*NEEDED_COLUMNS, "split") if any(row.get("split") for row in rows) else NEEDED_COLUMNS
+    for number, row in enumerate(rows, start=2):
+        for name in filled:
+            if not row[name]:
+                raise InputError(f"{table}, row {number}: no {name}; fill it in or remove the row")
+        optional = {name: row.get(name, "") for name in OPTIONAL_COLUMNS}
+        file = PurePosixPath(row["filename"])  # ./x.wav and x.wav are one clip
+        clip = Clip(str(file), row["label"], optional["split"], optional["group"], optional["recorder"], optional["parent"])
+        sources.append(Source(path / file, clip))
+    return sources, notes

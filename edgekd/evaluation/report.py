@@ -1,0 +1,205 @@
+"""`edgekd evaluate --report`: gathers what the page of a model file tells, and writes it. What a page looks like is `evaluate.report`'s."""
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from edgekd.complexity import counts as ledger
+from edgekd.complexity import gate
+from edgekd.complexity.check import DEFAULT_TARGET
+from edgekd.complexity.counts import Ledger
+from edgekd.complexity.gate import listed
+from edgekd.complexity.latency import NOTHING, Bench, from_bench
+from edgekd.complexity.reports.document import Checked
+from edgekd.complexity.reports.names import brief, number, used
+from edgekd.complexity.reports.table import verdict_line
+from edgekd.complexity.target import Target, load_target
+from edgekd.data.store.store import AUDIO_FILE, INFO_FILE, TABLE_FILE
+from edgekd.errors import EdgekdError, InputError, MissingExtraError
+from edgekd.evaluation.bench import Benchmark, bench
+from edgekd.evaluation.evaluate import EvaluationReport
+from edgekd.evaluation.microphones import HEADER, NOTE, ShiftReport
+from edgekd.files import output_file, unwritable
+from edgekd.metrics.findings import find
+from edgekd.modelfile.container import read_manifest
+from edgekd.report.model_info import rows
+from edgekd.report.page import (
+    INTERVAL_NOTE,
+    SCORE_HEADER,
+    SYNTHETIC_NOTE,
+    Page,
+    Tile,
+    finding_sections,
+    render,
+    score_rows,
+    score_tiles,
+    sentence,
+)
+from edgekd.report.sections import Section, Table
+from edgekd.text import counted
+
+BENCH_REPEATS = 50
+"""Turns of the short benchmark on a page."""
+STAGES = {"front end": "frontend_ms", "network": "network_ms", "network, again and again": "network_warm_ms",
+          "whole pipeline": "pipeline_ms"}
+"""Of a benchmark, in words."""
+TILES = {"param_bytes": ("parameters", "B"), "macs": ("MACs a window", "")}
+"""Budgets that stand at the head of a page: name and unit there."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A page that can be written. counts: what the model costs, judged by target; None where `why` says why that is not known."""
+
+    out: Path
+    model: Path
+    target: Target
+    counts: Ledger | None
+    why: str = ""
+
+    def write(self, report: EvaluationReport, threads: int = 1) -> None:
+        """Time the model, and write the page of what was found of it.
+
+        Raises:
+            InputError: the file cannot be written.
+        """
+        page = render(page_of(self, report, _timed(self.model, report.engine, threads)))
+        with output_file(self.out, "--report") as whole:
+            whole.write_bytes(page)
+
+
+def planned(out: Path | None, model: Path, data: Path, target: str | None, *, force: bool) -> Plan | None:
+    """Find out whether a page can be written, before anything slow is begun; None where none is asked for.
+
+    Args:
+        out: the file.
+        model, data: what is evaluated on what, which no page may replace.
+        target: name or path of the target that judges; None takes `DEFAULT_TARGET`.
+        force: replace a file that exists.
+
+    Raises:
+        InputError: an unknown target, a model that cannot be counted, a file in the way or a place that cannot be written; options that
+            are of no use without a page.
+    """
+    if out is None:
+        if target is not None or force:
+            option = "--force" if force else f"--target {target}"
+            raise InputError(f"{option} without --report FILE, which it is for; name the page to write")
+        return None
+    check_place(out, model, data, force=force)
+    chosen = load_target(target or DEFAULT_TARGET)
+    try:
+        counts = ledger.count(model)
+    except MissingExtraError as error:
+        return Plan(out, model, chosen, None, str(error))
+    return Plan(out, model, chosen, counts)
+
+
+def check_place(out: Path, model: Path, data: Path, *, force: bool) -> None:
+    """Refuse a place where no page can be written, or where it would replace what is evaluated.
+
+    Raises:
+        InputError: why not.
+    """
+    taken = {model.resolve(), *((data / name).resolve() for name in (AUDIO_FILE, TABLE_FILE, INFO_FILE))}
+    if out.is_dir():
+        raise InputError(f"--report {out}: is a folder; give a file name, for instance {out / 'report.html'}")
+    if out.resolve() in taken:
+        raise InputError(f"--report {out}: is part of what is evaluated; give the page a file of its own")
+    if out.exists() and not force:
+        raise InputError(f"--report {out}: exists; replace it with --force, or choose another place")
+    if not out.parent.is_dir():
+        raise InputError(f"--report {out}: there is no folder {out.parent}; make it")
+    try:
+        with tempfile.TemporaryFile(dir=out.parent):
+            pass
+    except OSError as error:
+        raise unwritable(out, error, "--report") from None
+
+
+def page_of(plan: Plan, report: EvaluationReport, timed: Benchmark | str) -> Page:
+    """What stands on the page of a model file; timed: how long it takes, or why that is not known."""
+    manifest = read_manifest(plan.model)
+    found = find(report.answers)
+    checked = _judged(plan, timed)
+    described = {"name": manifest.name} | rows(plan.model, plan.model.stat().st_size, manifest) | {"labels": ", ".join(manifest.labels)}
+    where = f"Paths as in the store, {report.data}."
+    sections: list[Section] = [
+        Table("Scores", score_rows(found), SCORE_HEADER, note=INTERVAL_NOTE), *_shifted(report.shift),
+        *finding_sections(found, manifest.labels, where, sentence(report.fit_note())),
+        *_complexity(checked, plan.why), _latency(timed), Table("The model", list(described.items())),
+    ]
+    tiles = [*score_tiles(found), *_cost_tiles(checked), *_time_tiles(timed)]
+    lead = f"{manifest.student}, {manifest.precision}, in {report.where()}"
+    notes = [note for note in (sentence(report.trained_note()), SYNTHETIC_NOTE if report.synthetic else "") if note]
+    return Page("edgekd evaluation", plan.model.name, lead, tiles, sections, notes,
+                f"Model made by edgekd {manifest.provenance.edgekd_version} at {manifest.provenance.created}.")
+
+
+def _shifted(shift: ShiftReport | None) -> list[Section]:
+    if shift is None:
+        return []
+    return [Table("Through other microphones", shift.rows(), HEADER, left=2, note=f"{sentence(shift.where())} {NOTE}")]
+
+
+def _judged(plan: Plan, timed: Benchmark | str) -> Checked | None:
+    """What `edgekd check` says; of a latency budget where this machine is the board that it is for."""
+    if plan.counts is None:
+        return None
+    measured = NOTHING
+    if plan.target.latency is not None and not isinstance(timed, str):
+        measured = from_bench((msgspec.convert(msgspec.to_builtins(timed), Bench),), str(plan.model), plan.target)
+    return Checked(plan.counts, gate.judge(plan.counts, plan.target, measured))
+
+
+def _complexity(checked: Checked | None, why: str) -> list[Section]:
+    title = "What it costs"
+    if checked is None:
+        return [Table(title, [], note=f"Not counted: {why}")]
+    counts, verdict = checked.ledger, checked.verdict
+    budgets = [[each.name, each.convention or "", each.status, number(each.value), number(each.limit), used(each.value, each.limit)]
+               for each in verdict.budgets]
+    rules = [[each.name, each.allowed, "ok" if each.ok else f"broken: {listed(each.found)}", "", "", ""] for each in verdict.rules]
+    notes = [sentence(f"{each.name}: {each.note}") for each in verdict.budgets if each.note]
+    judged = Table(title, [*budgets, *rules], ("", "by", "verdict", "value", "limit", "used"), left=3, verdict=verdict_line(checked),
+                   ok=checked.ok, note=" ".join(["Judged as 'edgekd check' does, by the strictest convention that applies.", *notes]))
+    frontend = "" if counts.frontend_macs is None else f" The front end takes about {counts.frontend_macs:,} MACs, which are in no budget."
+    besides = (f"The file has {counts.file_bytes:,} bytes. At most {counts.peak_activation_bytes:,} bytes of activations are alive at "
+               f"once.{frontend}")
+    conventions = [[name, f"{count.macs:,}", f"{count.params:,}", f"{count.param_bytes:,}"]
+                   for name, count in counts.conventions.items() if count is not None]
+    return [judged, Table("Counts by convention", conventions, ("", "macs", "params", "param_bytes"), note=besides)]
+
+
+def _cost_tiles(checked: Checked | None) -> list[Tile]:
+    if checked is None:
+        return []
+    return [Tile(TILES[each.name][0], brief(int(each.value), TILES[each.name][1]),
+                 f"{used(each.value, each.limit)} of {checked.verdict.target}", each.ok)
+            for each in checked.verdict.budgets if each.name in TILES and each.value is not None]
+
+
+def _latency(timed: Benchmark | str) -> Table:
+    title = "How long it takes on this machine"
+    if isinstance(timed, str):
+        return Table(title, [], note=f"Not measured: {timed}")
+    times = [[name, *(f"{getattr(getattr(timed, field), key):.3f}" for key in ("p50", "p95", "cpu_p50"))] for name, field in STAGES.items()]
+    resident = "" if timed.rss_mb is None else f", {timed.rss_mb:.0f} MB resident"
+    note = (f"Of the machine that made this page, and of no other: {timed.machine}, {timed.engine}, {counted(timed.threads, 'thread')}, "
+            f"{timed.repeats} windows one by one; 'edgekd bench' takes more. A fresh process answers after {timed.start_s:.2f} "
+            f"s{resident}.")
+    return Table(title, times, ("milliseconds", "median", "p95", "processor time, median"), note=note)
+
+
+def _time_tiles(timed: Benchmark | str) -> list[Tile]:
+    return [] if isinstance(timed, str) else [Tile("a decision takes", f"{timed.pipeline_ms.p50:.1f} ms", "median, on this machine")]
+
+
+def _timed(model: Path, engine: str, threads: int) -> Benchmark | str:
+    """The benchmark, or why there is none: the scores are there already, and are not lost for it."""
+    try:
+        return bench([model], engine=engine, threads=threads, repeats=BENCH_REPEATS)[0]
+    except EdgekdError as error:
+        return str(error)

@@ -1,0 +1,135 @@
+"""The trial of an export on held-out windows: temperature, comparison, verdict."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgekd.data.store.store import ClipStore
+from edgekd.errors import InputError
+from edgekd.export.compare import Comparison, HeldOut, Outputs, Runner, compare, fit, held_out, run_all
+from edgekd.modelfile.manifest import Calibration, Manifest
+from edgekd.train.recipe.recipe import Recipe
+from edgekd.train.recipe.schema import Export
+
+DECIMALS = 4
+"""Of the temperature and the figures of its fit in a manifest."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What files are judged on.
+
+    Attributes:
+        data: a clip store.
+        splits: to compare on; none takes the recipe's test splits.
+        calibrate: splits that fit the temperature; none takes those of the recipe's export table.
+        hop: seconds between the starts of two windows.
+    """
+
+    data: Path
+    splits: tuple[str, ...] = ()
+    calibrate: tuple[str, ...] = ()
+    hop: float = 1.0
+
+
+@dataclass(frozen=True)
+class Windows:
+    """compared: to compare on. calibrating: to fit the temperature on, None leaves it at 1."""
+
+    compared: HeldOut
+    calibrating: HeldOut | None
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The executions of one student.
+
+    Attributes:
+        models: name -> features to logits; "float" is the float network, files have their engine's name.
+        anchor: the name that logits are compared with and the temperature is fitted on.
+        step: logit units of one step of the output.
+        integers: whether all but "float" are on the same integer grid.
+    """
+
+    models: Mapping[str, Runner]
+    anchor: str
+    step: float
+    integers: bool
+
+
+@dataclass(frozen=True)
+class TrialReport:
+    """comparison: over held-out windows. calibration: how the temperature was fitted, if it was. failures: thresholds that the files
+    miss, one phrase each."""
+
+    comparison: Comparison
+    calibration: Calibration | None
+    failures: tuple[str, ...]
+
+    def to_text(self) -> str:
+        """Tables for people."""
+        fitted = "temperature 1: no split was named to fit it on (--calibrate-split)"
+        if self.calibration is not None:
+            each = self.calibration
+            fitted = (f"temperature {self.comparison.temperature:g} from {each.windows:,} windows of {each.data} {', '.join(each.splits)}\n"
+                      f"  expected calibration error {each.error_before:.4f} -> {each.error_after:.4f}, log loss {each.loss_before:.3f} -> "
+                      f"{each.loss_after:.3f} (on other recordings than those fitted on)")
+        return f"{fitted}\n\n{self.comparison.to_text()}"
+
+    def to_builtins(self) -> dict[str, Any]:
+        """For JSON."""
+        each = self.comparison
+        scores = {name: {"windows": row.windows, "clips": row.clips, "per_label": row.per_label, "per_recorder": row.per_recorder}
+                  for name, row in each.scores.items()}
+        return {"data": each.data, "splits": each.splits, "windows": each.windows, "left_out": each.left_out,
+                "temperature": each.temperature, "calibration": self.calibration, "scores": scores, "anchor": each.anchor,
+                "agreement": each.agreement, "failures": self.failures}
+
+
+def chosen_trial(data: Path | None, splits: Sequence[str], calibrate: Sequence[str], hop: float) -> Trial | None:
+    """What the options of `edgekd export` ask for; None without a store.
+
+    Raises:
+        InputError: splits without a store.
+    """
+    if data is None and (splits or calibrate):
+        raise InputError(f"--{'split' if splits else 'calibrate-split'} without --data; name the clip store that holds it")
+    return None if data is None else Trial(data, tuple(splits), tuple(calibrate), hop)
+
+
+def trial_windows(trial: Trial, recipe: Recipe, manifest: Manifest) -> Windows:
+    """The windows of a trial.
+
+    Raises:
+        InputError: see `compare.held_out`.
+    """
+    store = ClipStore.open(trial.data)
+    calibrating = trial.calibrate or recipe.export.calibrate
+    return Windows(held_out(store, recipe, manifest, trial.splits or recipe.data.test, trial.hop),
+                   held_out(store, recipe, manifest, calibrating, trial.hop) if calibrating else None)
+
+
+def judge(windows: Windows, candidates: Candidates, thresholds: Export) -> TrialReport:
+    """Run every candidate, fit the temperature, compare.
+
+    Raises:
+        InputError: nothing but silence, too little to fit a temperature on, or logits that are not finite.
+    """
+    compared, calibrating, anchor = windows.compared, windows.calibrating, candidates.anchor
+    outputs = run_all(compared, candidates.models)
+    temperature, calibration = 1.0, None
+    if calibrating is not None:
+        same = calibrating.splits == compared.splits
+        temperature, calibration = _calibrated(calibrating, outputs if same else run_all(calibrating, {anchor: candidates.models[anchor]}),
+                                               anchor)
+    comparison = compare(compared, outputs, anchor, candidates.step, temperature, integers=candidates.integers)
+    return TrialReport(comparison, calibration, tuple(comparison.failures(thresholds)))
+
+
+def _calibrated(windows: HeldOut, outputs: Outputs, anchor: str) -> tuple[float, Calibration]:
+    """The temperature of the anchor's logits, and the record of its fit."""
+    found = fit(windows, outputs.logits[anchor], outputs.silent)
+    figures = (round(each, DECIMALS) for each in (found.error_before, found.error_after, found.loss_before, found.loss_after))
+    record = Calibration(windows.store.name, windows.store.hash, windows.splits, int((~outputs.silent).sum()), *figures)
+    return round(found.temperature, DECIMALS), record

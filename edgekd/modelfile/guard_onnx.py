@@ -1,0 +1,255 @@
+"""Bounds what an .onnx file takes in memory, by its shapes and before an engine opens it. Standard library only, no protobuf package.
+
+The file says shapes of its input and its constants only; all others follow from attributes and from numbers in constants, so that one
+changed bit of a padding makes gigabytes. Known are the operators that edgekd writes and those attributes; anything else is refused.
+"""
+
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from math import prod
+
+from edgekd.modelfile.container import LENGTH_DELIMITED, MODEL_GRAPH, VARINT, fields, read_varint
+
+MAX_RANK = 8
+DOMAINS = ("", "ai.onnx")
+"""The standard's own operators."""
+MODEL_FUNCTIONS = 25
+GRAPH_NODE, GRAPH_INITIALIZER, GRAPH_INPUT, GRAPH_SPARSE = 1, 5, 11, 15
+NODE_INPUT, NODE_OUTPUT, NODE_NAME, NODE_OPERATOR, NODE_ATTRIBUTE, NODE_DOMAIN = 1, 2, 3, 4, 5, 7
+ATTRIBUTE_NAME, ATTRIBUTE_INTEGERS = 1, (3, 8)
+TENSOR_DIMS, TENSOR_TYPE, TENSOR_INT64, TENSOR_NAME, TENSOR_RAW, TENSOR_EXTERNAL = 1, 2, 7, 8, 9, (13, 14)
+VALUE_NAME, VALUE_TYPE, TYPE_TENSOR, TENSOR_SHAPE, SHAPE_DIM, DIM_VALUE = 1, 2, 1, 2, 1, 1
+"""Field numbers in ONNX's messages."""
+INT64, INT64_BYTES, INT64_MASK, INT64_SIGN = 7, 8, 2**64 - 1, 2**63
+
+Shape = tuple[int, ...]
+Span = tuple[int, int]
+
+
+class _Message:
+    """A protobuf message in `raw`; a field that is there more than once is read as protobuf does: merged, or the last."""
+
+    def __init__(self, raw: bytes, spans: Sequence[Span]) -> None:
+        self.raw = raw
+        self._found: dict[int, list[tuple[int, Span]]] = {}
+        for span in spans:
+            for number, start, payload, end in fields(raw, *span):
+                self._found.setdefault(number, []).append((raw[start] & 7, (payload, end)))
+
+    def __contains__(self, number: int) -> bool:
+        return number in self._found
+
+    def spans(self, number: int) -> list[Span]:
+        """Where the payloads of a field lie: texts, bytes or messages."""
+        found = self._found.get(number, [])
+        if any(wire != LENGTH_DELIMITED for wire, _ in found):
+            raise ValueError(f"field {number} of a message has wire type {found[0][0]}")
+        return [span for _, span in found]
+
+    def each(self, number: int) -> Iterator["_Message"]:
+        """The messages of a repeated field."""
+        return (_Message(self.raw, [span]) for span in self.spans(number))
+
+    def merged(self, number: int) -> "_Message":
+        """The message of a field that is not repeated."""
+        return _Message(self.raw, self.spans(number))
+
+    def texts(self, number: int) -> list[str]:
+        """Of a repeated field; UnicodeDecodeError, a ValueError, where one is none."""
+        return [self.raw[start:end].decode() for start, end in self.spans(number)]
+
+    def text(self, number: int) -> str:
+        """Of a field that is not repeated, "" where it is absent."""
+        return (self.texts(number) or [""])[-1]
+
+    def integers(self, number: int) -> list[int]:
+        """int64 numbers of a field, packed or one by one."""
+        numbers = []
+        for wire, (start, end) in self._found.get(number, []):
+            position = start
+            if wire not in (VARINT, LENGTH_DELIMITED):
+                raise ValueError(f"field {number} of a message has wire type {wire}")
+            while position < end:
+                value, position = read_varint(self.raw, position)
+                numbers.append(_signed(value))
+        return numbers
+
+
+def _signed(value: int) -> int:
+    """Of 64 bits."""
+    value &= INT64_MASK
+    return value - 2 * INT64_SIGN if value >= INT64_SIGN else value
+
+
+@dataclass(frozen=True)
+class _Call:
+    """One operator. sources: shapes of its inputs; constant: int64 numbers of an input by its position."""
+
+    sources: Sequence[Shape]
+    attributes: dict[str, list[int]]
+    constant: Callable[[int], list[int]]
+
+    def slides(self, kernel: Sequence[int]) -> list[int]:
+        """Output sizes of a window that slides over the axes behind batch and channel."""
+        sizes = self.sources[0][2:]
+        ones, zeros = [1] * len(sizes), [0] * 2 * len(sizes)
+        strides, dilations = self.attributes.get("strides", ones), self.attributes.get("dilations", ones)
+        pads = self.attributes.get("pads", zeros)
+        if min((*strides, *dilations), default=1) < 1 or min(pads, default=0) < 0:
+            raise ValueError(f"strides {strides}, dilations {dilations}, pads {pads}")
+        ends = pads[len(sizes):]
+        return [(size + before + after - dilation * (length - 1) - 1) // stride + 1 for size, before, after, length, stride, dilation
+                in zip(sizes, pads[:len(sizes)], ends, kernel, strides, dilations, strict=True)]
+
+
+def _same(call: _Call) -> Shape:
+    return call.sources[0]
+
+
+def _broadcast(call: _Call) -> Shape:
+    rank = max(map(len, call.sources))
+    return tuple(max(sizes) for sizes in zip(*((1,) * (rank - len(shape)) + shape for shape in call.sources), strict=True))
+
+
+def _conv(call: _Call) -> Shape:
+    kernel = call.sources[1]
+    return call.sources[0][0], kernel[0], *call.slides(kernel[2:])
+
+
+def _pool(call: _Call) -> Shape:
+    return *call.sources[0][:2], *call.slides(call.attributes["kernel_shape"])
+
+
+def _global_pool(call: _Call) -> Shape:
+    return *call.sources[0][:2], *(1 for _ in call.sources[0][2:])
+
+
+def _pad(call: _Call) -> Shape:
+    shape, pads = call.sources[0], call.constant(1)
+    if min(pads) < 0:
+        raise ValueError(f"pads {pads}")
+    return tuple(size + before + after for size, before, after in zip(shape, pads[:len(shape)], pads[len(shape):], strict=True))
+
+
+def _slice(call: _Call) -> Shape:
+    shape = list(call.sources[0])
+    for start, end, axis, step in zip(*(call.constant(index) for index in range(1, 5)), strict=True):
+        shape[axis] = len(range(shape[axis])[start:end:step])
+    return tuple(shape)
+
+
+def _concat(call: _Call) -> Shape:
+    (axis,), shape = call.attributes["axis"], list(call.sources[0])
+    shape[axis] = sum(source[axis] for source in call.sources)
+    return tuple(shape)
+
+
+def _flatten(call: _Call) -> Shape:
+    if call.attributes["axis"] != [1]:  # along another the batch would be part of both sizes
+        raise ValueError(f"axis {call.attributes['axis']}")
+    return call.sources[0][0], prod(call.sources[0][1:])
+
+
+def _kernel(call: _Call) -> int:
+    return prod(call.sources[1][1:])
+
+
+def _filter(call: _Call) -> int:
+    return prod(call.attributes["kernel_shape"])
+
+
+SLIDING = ("kernel_shape", "strides", "pads")
+OPERATORS: dict[str, tuple[Callable[[_Call], Shape], tuple[str, ...]]] = {
+    **dict.fromkeys(("DequantizeLinear", "QuantizeLinear"), (_same, ("axis",))), **dict.fromkeys(("Sigmoid", "Relu", "Clip"), (_same, ())),
+    **dict.fromkeys(("Add", "Mul"), (_broadcast, ())), "Conv": (_conv, (*SLIDING, "dilations", "group")), "MaxPool": (_pool, SLIDING),
+    "AveragePool": (_pool, (*SLIDING, "count_include_pad")), "GlobalAveragePool": (_global_pool, ()), "Pad": (_pad, ()),
+    "Slice": (_slice, ()), "Concat": (_concat, ("axis",)), "Flatten": (_flatten, ("axis",)),
+}
+"""Operators that edgekd writes: shape of the output, and attributes."""
+WINDOWS = {"Conv": _kernel, "MaxPool": _filter, "AveragePool": _filter}
+"""Elements of its input that an output of an operator reads."""
+
+
+def refuse_costly_graph(content: bytes, most: int, most_read: int) -> None:
+    """Refuse what would fill the memory.
+
+    Args:
+        content: of an .onnx file that `modelfile` let pass.
+        most: elements of all tensors of one window together, constants too.
+        most_read: elements that the windows of one operator read for one channel, each as often as it is read: an engine may gather them.
+
+    Raises:
+        ValueError: more, or what edgekd does not write.
+        modelfile.DamagedError: cut off or garbled.
+    """
+    model = _Message(content, [(0, len(content))])
+    graph = model.merged(MODEL_GRAPH)
+    if MODEL_FUNCTIONS in model or GRAPH_SPARSE in graph:  # a sparse constant may unpack to any size
+        raise ValueError("it has functions of its own or sparse constants, which edgekd does not write")
+    _Sizes(graph, most, most_read)
+
+
+class _Sizes:
+    """One pass over a graph. The batch is 1 where it is free."""
+
+    def __init__(self, graph: _Message, most: int, most_read: int) -> None:
+        self.most, self.left, self.most_read = most, most, most_read
+        self.shapes: dict[str, Shape] = {}
+        self.graph = graph
+        self.constants: dict[str, Span] = {}
+        for value in graph.each(GRAPH_INPUT):
+            sizes = value.merged(VALUE_TYPE).merged(TYPE_TENSOR).merged(TENSOR_SHAPE).each(SHAPE_DIM)
+            name = value.text(VALUE_NAME)
+            self._add(f"input '{name}' has", name, tuple((size.integers(DIM_VALUE) or [1])[-1] for size in sizes))
+        for span in graph.spans(GRAPH_INITIALIZER):
+            tensor = _Message(graph.raw, [span])
+            name = tensor.text(TENSOR_NAME)
+            if any(number in tensor for number in TENSOR_EXTERNAL):
+                raise ValueError(f"constant '{name}' lies in another file")
+            self._add(f"constant '{name}' has", name, tuple(tensor.integers(TENSOR_DIMS)))
+            self.constants[name] = span  # a hostile one has very many fields
+        for node in graph.each(GRAPH_NODE):
+            self._operator(node)
+
+    def _add(self, what: str, name: str, shape: Shape) -> None:
+        """Note a shape."""
+        if len(shape) > MAX_RANK:
+            raise ValueError(f"{what} {len(shape):,} dimensions")
+        self.left -= prod(shape)
+        if self.left < 0 or any(size < 1 for size in shape):
+            raise ValueError(f"{what} the shape {shape}; all tensors together may have {self.most:,} elements")
+        self.shapes[name] = shape
+
+    def _operator(self, node: _Message) -> None:
+        kind, domain, names, outputs = node.text(NODE_OPERATOR), node.text(NODE_DOMAIN), node.texts(NODE_INPUT), node.texts(NODE_OUTPUT)
+        what = f"{kind} '{node.text(NODE_NAME)}'"
+        if kind not in OPERATORS or domain not in DOMAINS or len(outputs) != 1:
+            raise ValueError(f"{what} with {len(outputs)} outputs is no operator that edgekd writes")
+        rule, known = OPERATORS[kind]
+        attributes: dict[str, list[int]] = {}
+        for attribute in node.each(NODE_ATTRIBUTE):
+            name = attribute.text(ATTRIBUTE_NAME)
+            if name not in known or name in attributes:
+                raise ValueError(f"{what} has an attribute '{name}' that edgekd does not write, or twice")
+            attributes[name] = [number for field in ATTRIBUTE_INTEGERS for number in attribute.integers(field)]
+        try:
+            call = _Call([self.shapes[name] for name in names], attributes, lambda index: self._numbers(names[index]))
+            shape = rule(call)
+            windows = prod(shape[2:]) * WINDOWS[kind](call) if kind in WINDOWS else 0
+        except (LookupError, ValueError, ZeroDivisionError) as error:  # LookupError: too few inputs or axes, or one that is not there
+            raise ValueError(f"{what} makes no sense ({error})") from None
+        self._add(f"{what} writes", outputs[0], shape)
+        if windows > self.most_read:
+            raise ValueError(f"{what} reads {windows:,} elements, more than {self.most_read:,}")
+
+    def _numbers(self, name: str) -> list[int]:
+        """A short constant of int64."""
+        tensor, count = _Message(self.graph.raw, [self.constants[name]]), prod(self.shapes[name])
+        if tensor.integers(TENSOR_TYPE) != [INT64] or count > 2 * MAX_RANK:
+            raise ValueError(f"constant '{name}' is no short vector of int64")
+        raw = b"".join(tensor.raw[start:end] for start, end in tensor.spans(TENSOR_RAW)[-1:])
+        numbers = [*struct.unpack(f"<{count}q", raw)] if len(raw) == INT64_BYTES * count else tensor.integers(TENSOR_INT64)
+        if len(numbers) != count:
+            raise ValueError(f"constant '{name}' has {len(numbers):,} numbers, where its shape is {self.shapes[name]}")
+        return numbers

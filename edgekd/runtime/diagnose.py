@@ -1,0 +1,133 @@
+"""`edgekd doctor`: is this machine, with its microphone and perhaps a model, ready to listen?"""
+
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import msgspec
+
+from edgekd.errors import EdgekdError, GateError, InputError
+from edgekd.modelfile.verify import verify
+from edgekd.runtime.doctor import Check, judge, listen_for, to_text, worst
+from edgekd.runtime.source.child import Request
+from edgekd.text import counted
+
+ENGINES = {"ai-edge-litert": "litert", "tflite-runtime": "litert", "onnxruntime": "onnx-runtime"}
+"""Package -> the extra that brings it, or its like."""
+PACKAGES = ("edgekd", "numpy", *ENGINES, "sounddevice", "soundfile", "soxr")
+ASK_PORTAUDIO = "import sounddevice; print(sounddevice.get_portaudio_version()[1])"
+PORTAUDIO_S = 10.0
+"""Longest wait for PortAudio, which may hang while it looks for devices."""
+
+
+class Source(msgspec.Struct, frozen=True):
+    """What was heard. rate: Hz."""
+
+    name: str
+    rate: int
+    channels: int
+    seconds: float
+
+
+class Report(msgspec.Struct, frozen=True):
+    """What was found.
+
+    machine, system, python: of this machine. packages: name -> version, None where it is not installed. portaudio: its version, or None.
+    source: what was heard; None where nothing was, and then `failure` says why. checks: of the sound, the engines and the model.
+    """
+
+    machine: str
+    system: str
+    python: str
+    packages: dict[str, str | None]
+    portaudio: str | None
+    source: Source | None
+    failure: str
+    checks: list[Check]
+
+    def to_json(self) -> bytes:
+        """The document of `doctor --json`."""
+        return msgspec.json.encode({"status": "fail" if self.failure else worst(self.checks), **msgspec.structs.asdict(self)})
+
+    def to_text(self) -> str:
+        """A summary for people."""
+        there = [f"{name} {version}" for name, version in self.packages.items() if version is not None]
+        absent = [name for name, version in self.packages.items() if version is None]
+        lines = [f"machine   {self.machine}, {self.system}, Python {self.python}", f"packages  {', '.join(there)}",
+                 f"absent    {', '.join(absent) or 'none'}", f"PortAudio {self.portaudio or 'not found'}"]
+        if self.source is not None:
+            channels = counted(self.source.channels, "channel")
+            lines.append(f"heard     {self.source.seconds:g} s of {self.source.name} at {self.source.rate} Hz, {channels}")
+        return "\n".join([*lines, "", to_text(self.checks)])
+
+    def require(self) -> None:
+        """Judge.
+
+        Raises:
+            InputError: nothing was heard.
+            GateError: a check failed.
+        """
+        if self.failure:
+            raise InputError(self.failure)
+        failed = [check.name for check in self.checks if check.status == "fail"]
+        if failed:
+            raise GateError(f"failed: {', '.join(failed)}; do what stands below each of them")
+
+
+def examine(request: Request, model: Path | None = None, *, seconds: float = 2.0, wait_s: float = 5.0) -> Report:
+    """Look at the machine, record and judge. Whatever keeps it from hearing is in the report.
+
+    Args:
+        request: what to hear.
+        model: a model file to open and verify.
+        seconds: of sound.
+        wait_s: longest wait for sound.
+    """
+    packages = {name: _version(name) for name in PACKAGES}
+    checks = [judge_engines(packages), *([] if model is None else [judge_model(model)])]
+    source, failure = None, ""
+    try:
+        found = listen_for(request, seconds, wait_s)
+        checks = judge(found, seconds, request.channel) + checks
+        source = Source(found.name, found.rate, found.samples.shape[1], round(found.seconds, 3))
+    except EdgekdError as error:
+        failure = str(error)
+    return Report(platform.machine(), platform.platform(), platform.python_version(), packages,
+                  portaudio_version() if packages["sounddevice"] else None, source, failure, checks)
+
+
+def judge_engines(packages: dict[str, str | None]) -> Check:
+    """Whether a model can be run. packages: name -> version."""
+    there = sum(packages.get(name) is not None for name in ENGINES)
+    if not there:
+        return Check("engines", "fail", 0.0, "", "at least one", f"install one with: pip install 'edgekd[{ENGINES['ai-edge-litert']}]'")
+    return Check("engines", "ok", float(there), "", "at least one")
+
+
+def judge_model(model: Path) -> Check:
+    """Whether a model file opens, and computes here what it computed where it was made."""
+    limit = "opens and replays its golden vectors"
+    try:
+        report = verify(model)
+        report.require()
+    except EdgekdError as error:
+        return Check("model", "fail", None, "", limit, str(error))
+    return Check("model", "ok", float(report.vectors), "vectors", limit)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def portaudio_version() -> str | None:
+    """The version of PortAudio, None where it is not found; asked in a process of its own, which can be ended."""
+    try:
+        asked = subprocess.run([sys.executable, "-c", ASK_PORTAUDIO], capture_output=True, text=True, check=False, timeout=PORTAUDIO_S)
+    except (subprocess.TimeoutExpired, OSError):
+        return None
+    return asked.stdout.strip().removeprefix("PortAudio ") or None

@@ -1,0 +1,201 @@
+"""What `edgekd history` does: reads the database of a listener, as lines, as a table, or as the picture of a day.
+
+A listener may be writing meanwhile: rows are read in portions, so that it is never held up.
+"""
+
+import csv
+import re
+import sqlite3
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, timedelta
+from datetime import time as clock_time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from edgekd.errors import InputError, nearest
+from edgekd.files import output_file
+from edgekd.runtime.outputs.history.database import Event, Run, open_to_read
+from edgekd.text import counted
+
+PORTION = 2000
+"""Rows read at a time."""
+EVER = 1e12
+"""Seconds since 1970 after everything."""
+UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+AGO = re.compile(rf"(\d{{1,9}}(?:\.\d{{1,9}})?)\s*([{''.join(UNITS)}])")
+CLOCK = re.compile(r"\d{1,2}:\d{2}(:\d{2})?")
+COLUMNS = ("began", "ended", "seconds", "label", "windows", "gated", "mean", "least", "most", "state", "reason")
+QUERY = """
+SELECT id, label, began, ended, t, seconds, windows, gated, mean, least, most, NULL, NULL FROM runs
+    WHERE id > :after AND ended >= :since AND began < :until AND (:label IS NULL OR label = :label)
+UNION ALL
+SELECT id, NULL, at, NULL, t, NULL, NULL, NULL, NULL, NULL, NULL, state, reason FROM changes
+    WHERE id > :after AND at >= :since AND at < :until AND :label IS NULL
+ORDER BY id LIMIT :portion
+"""
+
+
+class Question(NamedTuple):
+    """What to tell of. since, until: UTC, seconds since 1970. label: None is all, also what is no decision. day: that is drawn, if any."""
+
+    file: Path
+    since: float
+    until: float
+    label: str | None
+    day: date | None
+
+
+def ask(file: Path | None, *, since: str | None = None, until: str | None = None, label: str | None = None, day: str | None = None,
+        draws: bool = False, now: datetime | None = None) -> Question:
+    """Read what a command line asks for.
+
+    Args:
+        file: the database.
+        since, until: a date, a date and a time, a time of today, all of the local zone, or how long ago; a date alone is meant as a whole.
+        label: to tell of alone.
+        day: a date, today or yesterday.
+        draws: whether there will be a picture, which is of a day.
+        now: for tests.
+
+    Raises:
+        InputError: no file, times that are none, or that contradict each other, a label that the file does not have.
+    """
+    if file is None:
+        raise InputError("no database is named; give the FILE that 'edgekd listen --history FILE' writes")
+    now = now or datetime.now()
+    if draws and day is None:
+        raise InputError("--svg draws a day; say which, for instance --day today")
+    if day is not None and (since is not None or until is not None):
+        raise InputError("--day is a time of its own; leave out --since and --until, or --day")
+    if day is not None:
+        drawn = _date(day, "--day", now)
+        try:
+            begin, end = _midnight(drawn), _midnight(drawn + timedelta(days=1))
+        except (ValueError, OverflowError):  # the first or the last that there is
+            raise InputError(f"--day is {drawn}; no history is so old or so new") from None
+    else:
+        drawn = None
+        begin = -EVER if since is None else _instant(since, "--since", now, whole=False)
+        end = EVER if until is None else _instant(until, "--until", now, whole=True)
+    if begin >= end:
+        raise InputError(f"--since is {since} and --until {until}; it must be the earlier of them")
+    question = Question(file, begin, end, label, drawn)
+    if label is not None:
+        known = [row[0] for row in _read(file, "SELECT DISTINCT label FROM runs", {})]
+        if label not in known:
+            raise InputError(f"{file} has no decision with the label '{label}'{nearest(label, known) if known else ''}")
+    return question
+
+
+def rows(question: Question) -> Iterator[Run | Event]:
+    """Rows in the order in which they began.
+
+    Raises:
+        InputError: the file is missing, no history, or damaged.
+    """
+    after = 0
+    while True:
+        portion = _read(question.file, QUERY, {"after": after, "since": question.since, "until": question.until, "label": question.label,
+                                               "portion": PORTION})
+        for _, label, began, ended, t, *numbers, state, reason in portion:
+            yield Event(began, t, state, reason) if label is None else Run(label, began, ended, t, *numbers)
+        if len(portion) < PORTION:
+            return
+        after = portion[-1][0]
+
+
+def to_text(row: Run | Event) -> str:
+    """A line for people: local time, how long, label, mean probability, least and highest; or what happened."""
+    if isinstance(row, Event):
+        return f"{local(row.at)}  {'':9}  {f'{row.state}: ' if row.state else ''}{row.reason}"
+    sure = "" if row.mean is None else f"{row.mean:.2f}  {row.least:.2f}..{row.most:.2f}"
+    return f"{local(row.began)}  {duration(row.ended - row.began):>9}  {row.label:<24} {sure or 'not judged'}"
+
+
+def to_json(row: Run | Event) -> str:
+    """A line for programs; times are UTC."""
+    content: dict[str, Any] = row._asdict()
+    content.update({name: _utc(content[name]) for name in ("at", "began", "ended") if name in content})
+    return msgspec.json.encode(content).decode()
+
+
+def export(question: Question, path: Path, *, force: bool = False) -> str:
+    """Write rows as a table with times in UTC, beside the target first. Returns a line for people.
+
+    Raises:
+        InputError: as `rows`; a table that exists, a place that cannot be written.
+    """
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; give --csv a file name, for instance {path / 'history.csv'}")
+    if path.exists() and not force:
+        raise InputError(f"{path} exists; replace it with --force or choose another --csv")
+    count = 0
+    with output_file(path, "--csv") as whole, whole.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for row in rows(question):
+            writer.writerow(_cells(row))
+            count += 1
+    return f"{path}: {counted(count, 'row')}"
+
+
+def local(seconds: float) -> str:
+    """A time of the local zone."""
+    return datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def duration(seconds: float) -> str:
+    """Hours, minutes and seconds."""
+    whole = round(seconds)
+    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
+
+
+def _cells(row: Run | Event) -> list[Any]:
+    if isinstance(row, Event):
+        return [_utc(row.at), *[""] * (len(COLUMNS) - 3), row.state or "", row.reason]
+    numbers = [row.windows, row.gated, *("" if value is None else value for value in (row.mean, row.least, row.most))]
+    return [_utc(row.began), _utc(row.ended), row.seconds, row.label, *numbers, "", ""]
+
+
+def _read(file: Path, query: str, values: dict[str, Any]) -> list[Any]:
+    """All that a query gives; the database is let go at once."""
+    try:
+        with open_to_read(file) as db:
+            return db.execute(query, values).fetchall()
+    except sqlite3.Error as error:
+        raise InputError(f"{file}: cannot be read as a history ({error}); a listener moves a damaged one aside when it starts") from None
+
+
+def _utc(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _date(text: str, what: str, now: datetime) -> date:
+    if text in ("today", "yesterday"):
+        return now.date() - timedelta(days=text == "yesterday")
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise InputError(f"{what} is '{text}'; give a day like {now:%Y-%m-%d}, today or yesterday") from None
+
+
+def _midnight(day: date) -> float:
+    """Of the local zone, at the day's beginning."""
+    return datetime.combine(day, clock_time()).timestamp()
+
+
+def _instant(text: str, what: str, now: datetime, *, whole: bool) -> float:
+    """A time; whole: a day is meant to its end."""
+    try:
+        if ago := AGO.fullmatch(text):
+            return now.timestamp() - float(ago[1]) * UNITS[ago[2]]
+        if CLOCK.fullmatch(text):
+            return datetime.combine(now.date(), clock_time.fromisoformat(text.rjust(5 if text.count(":") == 1 else 8, "0"))).timestamp()
+        if text in ("today", "yesterday") or len(text) == len("2026-01-01"):
+            return _midnight(_date(text, what, now) + timedelta(days=whole))
+        return datetime.fromisoformat(text).timestamp()
+    except (ValueError, OverflowError, OSError, InputError):
+        raise InputError(f"{what} is '{text}'; give a day or a time of the local zone, like {now:%Y-%m-%d} or '{now:%Y-%m-%d} 14:30', a "
+                         "time of today, like 14:30, or how long ago, like 90m, 2h or 3d") from None

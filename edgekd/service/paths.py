@@ -1,0 +1,145 @@
+"""Where the parts of the service lie, in this system or in a root directory that is prepared for another, and how they are written."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from edgekd.errors import InputError
+from edgekd.files import atomic_write, held, sync_folder
+
+UNIT = "edgekd.service"
+TEMPLATES = Path(__file__).parent / "unit_files"
+HIDDEN = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")
+"""What ProtectHome= and PrivateTmp= keep the service from seeing."""
+ROOM = "/opt/edgekd"
+"""Where edgekd is best installed for a service."""
+BACKOFF_SINCE = 254
+"""Version of systemd that first waits longer and longer."""
+BACKOFF = "RestartSteps=6\nRestartMaxDelaySec=2min"
+SAFE_PATH = re.compile(r"/[\w./+@-]+")
+"""Of an interpreter: characters that mean nothing else in a unit."""
+LIBRARY = re.compile(r"libsystemd-shared-(\d+)")
+
+
+class Place:
+    """A root directory and the paths below it; all of them stay below it, whatever links are there."""
+
+    def __init__(self, root: Path) -> None:
+        """root: "/" or a directory that holds the files of another system.
+
+        Raises:
+            InputError: it is not there, or holds no system.
+        """
+        self.root = root.absolute()
+        if not (root / "etc").is_dir():
+            what = "has no directory etc" if root.is_dir() else "no such directory"
+            raise InputError(f"{root}: {what}; give the root directory of a system")
+        self.unit = self._below("etc/systemd/system") / UNIT
+        self.wanted = self._below("etc/systemd/system/multi-user.target.wants") / UNIT
+        self.users = self._below("etc/sysusers.d") / "edgekd.conf"
+        self.modes = self._below("etc/tmpfiles.d") / "edgekd.conf"
+        self.configuration = self._below("etc/edgekd")
+        self.config = self.configuration / "listen.toml"
+        self.state = self._below("var/lib/edgekd")
+        self.models = self._below("var/lib/edgekd/models")
+
+    def _below(self, folder: str) -> Path:
+        path = self.root / folder
+        if not path.resolve().is_relative_to(self.root.resolve()):
+            raise InputError(f"{path}: leads out of {self.root} to {path.resolve()}; make the link a relative one")
+        return path
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep others from changing the service meanwhile; makes the folder of models.
+
+        Raises:
+            InputError: another process changes it now.
+        """
+        make_folder(self.models)
+        try:
+            with held(self.models):
+                yield
+        except BlockingIOError:
+            raise InputError(f"{self.models}: another 'edgekd service' works there; wait for its end") from None
+
+    def systemd_version(self) -> int:
+        """Of the systemd that is installed there; 0 where it cannot be told."""
+        libraries = [*self.root.glob("usr/lib/systemd/libsystemd-shared-*"), *self.root.glob("usr/lib/*/systemd/libsystemd-shared-*"),
+                     *self.root.glob("lib/systemd/libsystemd-shared-*")]
+        return max((int(found[1]) for found in map(LIBRARY.match, (path.name for path in libraries)) if found), default=0)
+
+    def unit_text(self, python: str) -> str:
+        """The unit. python: path of the interpreter, as the service sees it.
+
+        Raises:
+            InputError: a path that the service cannot see, or that a unit cannot hold.
+        """
+        if not SAFE_PATH.fullmatch(python):
+            raise InputError(f"{python}: no absolute path of letters, digits and ./+@-_, as a unit needs; {install_hint()}")
+        require_visible(python)
+        backoff = f"{BACKOFF}\n" if self.systemd_version() >= BACKOFF_SINCE else ""
+        return template(UNIT).replace("@PYTHON@", python).replace("@BACKOFF@\n", backoff)
+
+
+def require_visible(*paths: str) -> None:
+    """Refuse what the service would not find.
+
+    Args:
+        paths: absolute.
+
+    Raises:
+        InputError: one of them is hidden from the service.
+    """
+    for path in paths:
+        hidden = next((each for each in HIDDEN if Path(path).is_relative_to(each)), None)
+        if hidden is not None:
+            raise InputError(f"{path} lies below {hidden}, which the service cannot see; {install_hint()}")
+
+
+def install_hint() -> str:
+    """How to install edgekd where a service sees it."""
+    return (f"install edgekd for all users: sudo python3 -m venv {ROOM} && sudo {ROOM}/bin/pip install 'edgekd[pi]', "
+            f"then sudo {ROOM}/bin/edgekd service install MODEL")
+
+
+def template(name: str) -> str:
+    """A file that ships with edgekd."""
+    return (TEMPLATES / name).read_text(encoding="utf-8")
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those above it, where it is not there yet; everybody may read there, whatever the umask is."""
+    if not folder.is_dir():
+        make_folder(folder.parent)
+        folder.mkdir()
+        folder.chmod(0o755)
+
+
+def write(path: Path, content: bytes, mode: int) -> None:
+    """Write a file, which appears complete or not at all; the folder is made.
+
+    Args:
+        path: replaced where it is there.
+        content: all of it.
+        mode: permissions, whatever the umask is.
+    """
+    make_folder(path.parent)
+    atomic_write(path, content, mode=mode, durable=True)
+
+
+def link(path: Path, target: str) -> None:
+    """Let a link point to `target`; whoever follows it finds the old or the new one, never none. A file in its place is replaced.
+
+    Raises:
+        InputError: a directory is in its place.
+    """
+    if path.is_dir() and not path.is_symlink():
+        raise InputError(f"{path}: a directory where a link belongs; move it away")
+    make_folder(path.parent)
+    new = path.with_name(f".{path.name}.new")
+    new.unlink(missing_ok=True)  # of one that was killed
+    new.symlink_to(target)
+    new.replace(path)
+    sync_folder(path.parent)

@@ -1,0 +1,151 @@
+"""The models of the service: numbered versions side by side, and a link to the one that is used.
+
+A folder of files `0003-1a2b3c4d5e6f.tflite`, where the number grows with each update and the rest is the start of the file's SHA-256, and
+`current`, a link to one of them. What is not linked is never read by the listener, so that only the change of the link counts.
+"""
+
+import hashlib
+import re
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from edgekd.errors import EdgekdError, GateError, InputError
+from edgekd.files import sync_folder
+from edgekd.modelfile.container import read_bytes
+from edgekd.modelfile.engine import open_model
+from edgekd.modelfile.verify import verify_model
+from edgekd.service.paths import link, write
+
+CURRENT = "current"
+KEPT = 5
+"""Versions, the one in use among them."""
+DIGEST = 12
+"""Hexadecimal digits of a SHA-256."""
+NAME = re.compile(rf"(\d{{4,}})-([0-9a-f]{{{DIGEST}}})\.(tflite|onnx)")
+INCOMING = ".incoming-"
+"""How the folder of a model begins that is not verified yet."""
+
+
+class Version(NamedTuple):
+    """One that is kept. number: from 1. digest: what its content should have."""
+
+    number: int
+    digest: str
+    path: Path
+
+
+def versions(models: Path) -> list[Version]:
+    """All that are kept, the oldest first."""
+    if not models.is_dir():
+        return []
+    matches = [NAME.fullmatch(path.name) for path in models.iterdir()]
+    return sorted(Version(int(match[1]), match[2], models / match[0]) for match in matches if match)
+
+
+def current(models: Path) -> Version | None:
+    """The version in use; None where there is none.
+
+    Raises:
+        InputError: the link is damaged: it is no link, or does not point to a version that is whole.
+    """
+    path = models / CURRENT
+    if not path.is_symlink() and not path.exists():
+        return None
+    target = path.readlink() if path.is_symlink() else None
+    found = next((version for version in versions(models) if target is not None and str(target) == version.path.name), None)
+    if found is None:
+        what = "no link" if target is None else f"a link to {target}, which is no version that is kept"
+        raise InputError(f"{path}: {what}; give a model to 'edgekd service update', or go back with 'edgekd service rollback'")
+    if not is_whole(found):
+        raise InputError(f"{found.path}: not the bytes that were verified; give the model to 'edgekd service update' again, or go back "
+                         "with 'edgekd service rollback'")
+    return found
+
+
+def is_whole(version: Version) -> bool:
+    """Whether a version still has the bytes that were verified."""
+    try:
+        return digest(read_bytes(version.path)) == version.digest
+    except InputError:
+        return False
+
+
+def whole_current(models: Path) -> Version | None:
+    """As `current`, but None also where the link is damaged."""
+    try:
+        return current(models)
+    except InputError:
+        return None
+
+
+def digest(content: bytes) -> str:
+    """The start of the SHA-256 of a file's bytes."""
+    return hashlib.sha256(content).hexdigest()[:DIGEST]
+
+
+def verify(path: Path, named: Path) -> None:
+    """Let a model replay its golden vectors here. named: the file that errors name.
+
+    Raises:
+        InputError: a file that cannot be opened, or has no golden vectors.
+        GateError: it computes something else than where it was exported.
+    """
+    try:
+        verify_model(open_model(path), str(named)).require()
+    except EdgekdError as error:
+        kind = GateError if error.exit_status == GateError.exit_status else InputError
+        raise kind(str(error).replace(str(path), str(named))) from None
+
+
+def add(models: Path, file: Path, verifier: Callable[[Path, Path], None] = verify) -> Version:
+    """Keep a model as the newest version, after it has passed; the link stays as it is.
+
+    Args:
+        models: the folder.
+        file: .tflite or .onnx.
+        verifier: as `verify`; it sees the copy, which nobody else changes.
+
+    Raises:
+        InputError: unreadable, or refused.
+        GateError: refused.
+    """
+    content = read_bytes(file)
+    for old in models.glob(f"{INCOMING}*"):  # of one that was killed
+        shutil.rmtree(old)
+    with tempfile.TemporaryDirectory(dir=models, prefix=INCOMING) as folder:
+        copy = Path(folder) / f"model{file.suffix}"
+        write(copy, content, 0o644)
+        verifier(copy, file)
+        number = max((version.number for version in versions(models)), default=0) + 1
+        kept = Version(number, digest(content), models / f"{number:04d}-{digest(content)}{file.suffix}")
+        copy.replace(kept.path)
+    sync_folder(models)
+    return kept
+
+
+def use(models: Path, version: Version) -> None:
+    """Let the link point to a version."""
+    link(models / CURRENT, version.path.name)
+
+
+def discard(version: Version) -> None:
+    """Remove a version that is not in use."""
+    version.path.unlink(missing_ok=True)
+
+
+def prune(models: Path, before: Version | None, now: Version) -> None:
+    """Remove what nobody goes back to any more: versions that a rollback has left, and the oldest beyond `KEPT`.
+
+    Args:
+        models: the folder.
+        before: the version in use before `now`, None where it is not known.
+        now: the newest version, which is in use.
+    """
+    for version in versions(models):
+        if before is not None and before.number < version.number < now.number:
+            discard(version)
+    for version in versions(models)[:-KEPT]:
+        discard(version)

@@ -1,0 +1,143 @@
+"""Terms between outputs: divergences of a student's logits from a teacher's softened probabilities.
+
+Where both sides are softened a loss is times temperature squared, so that gradients do not shrink as it rises (Hinton et al. 2015).
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from edgekd.train.loss.term import FLOOR, OutputTerm, OwnTerm, Said, Softening, Targets, cosine
+from edgekd.train.recipe.schema import Loss
+
+LEAST_VARIANCE = 1e-8
+"""Added to the variance of logits that are standardised, so that equal ones have a deviation."""
+
+
+def scaled(logits: Tensor, softening: Softening) -> Tensor:
+    """Logits (..., labels) as softmax gets them."""
+    if softening.standardise:
+        variance, mean = torch.var_mean(logits, dim=-1, keepdim=True, correction=0)
+        logits = (logits - mean) / torch.sqrt(variance + LEAST_VARIANCE)
+    return logits / softening.temperature
+
+
+class LabelTerm(OwnTerm):
+    """Cross-entropy against the (mixed, smoothed) labels."""
+
+    def forward(self, said: Said, targets: Targets) -> Tensor:
+        return F.cross_entropy(said.logits, targets.labels, reduction="none")
+
+
+class FloatTerm(OwnTerm):
+    """KL(float network || quantised network) at a temperature, times its square."""
+
+    def __init__(self, temperature: float) -> None:
+        super().__init__()
+        self.softening = Softening(temperature, False, ())
+
+    def forward(self, said: Said, targets: Targets) -> Tensor:
+        assert targets.float_logits is not None  # the module gives them where the objective has this term
+        return _divergence(said.logits, F.softmax(scaled(targets.float_logits, self.softening), dim=-1), self.softening)
+
+
+class Divergence(OutputTerm):
+    """KL(teacher || student), both softened (Hinton et al. 2015)."""
+
+    def __init__(self, softening: Softening) -> None:
+        super().__init__()
+        self.softening = softening
+
+    def forward(self, logits: Tensor, teacher: Tensor, shares: Tensor) -> Tensor:  # noqa: ARG002
+        return _divergence(logits, teacher, self.softening)
+
+
+class SoftCrossEntropy(OutputTerm):
+    """Cross-entropy against the teacher's softened probabilities, the student at temperature 1 (Heo et al. 2019): not times temperature
+    squared, as the gradient is the difference of both probabilities at any temperature."""
+
+    def __init__(self, softening: Softening) -> None:
+        super().__init__()
+        self.softening, self.student = softening, Softening(1.0, softening.standardise, ())
+
+    def forward(self, logits: Tensor, teacher: Tensor, shares: Tensor) -> Tensor:  # noqa: ARG002
+        return -(teacher * F.log_softmax(scaled(logits, self.student), dim=-1)).sum(dim=-1)
+
+
+class CumulativeDistance(OutputTerm):
+    """Sum of squared differences of the cumulative distributions over labels in their order (SSATKD's response)."""
+
+    def __init__(self, softening: Softening) -> None:
+        super().__init__()
+        self.softening = softening
+
+    def forward(self, logits: Tensor, teacher: Tensor, shares: Tensor) -> Tensor:  # noqa: ARG002
+        student = F.softmax(scaled(logits, self.softening), dim=-1)
+        return (student - teacher).cumsum(dim=-1).square().sum(dim=-1) * self.softening.temperature**2
+
+
+class Relations(OutputTerm):
+    """DIST (Huang et al. 2022): 1 - Pearson correlation of each item's probabilities between labels, and of each label's within the batch.
+
+    alpha, beta: weights of both. The second is a property of the batch: items have parts of it, some negative, whose mean is its value.
+    Probabilities that vary much less than sqrt(FLOOR) count as agreeing.
+    """
+
+    def __init__(self, softening: Softening, alpha: float, beta: float) -> None:
+        super().__init__()
+        self.softening, self.alpha, self.beta = softening, alpha, beta
+
+    def forward(self, logits: Tensor, teacher: Tensor, shares: Tensor) -> Tensor:  # noqa: ARG002
+        return self.relations(F.softmax(scaled(logits, self.softening), dim=-1), teacher) * self.softening.temperature**2
+
+    def relations(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """Of predictions (batch, labels): (batch,)."""
+        between = 1 - cosine(student - student.mean(dim=1, keepdim=True), teacher - teacher.mean(dim=1, keepdim=True), 1)
+        student, teacher = student - student.mean(dim=0), teacher - teacher.mean(dim=0)
+        lengths = ((student.square().sum(dim=0) + FLOOR) * (teacher.square().sum(dim=0) + FLOOR)).sqrt()  # (labels,)
+        within = 1 - (len(student) * student * teacher + FLOOR) / lengths  # its mean over items is 1 - `cosine` of each label's column
+        return self.alpha * between + self.beta * within.mean(dim=1)
+
+
+class Decoupled(OutputTerm):
+    """DKD (Zhao et al. 2022): alpha times the divergence of the label's probability from the rest, beta times that among other labels.
+
+    The label of a mixed item is the one of the greater share. KL(teacher || student) is the first part and (1 - teacher's probability of
+    the label) times the second.
+    """
+
+    def __init__(self, softening: Softening, alpha: float, beta: float) -> None:
+        super().__init__()
+        self.softening, self.alpha, self.beta = softening, alpha, beta
+
+    def forward(self, logits: Tensor, teacher: Tensor, shares: Tensor) -> Tensor:
+        label = F.one_hot(shares.argmax(dim=-1), shares.shape[-1]).bool()
+        logits = scaled(logits, self.softening)
+        others, rest = logits.masked_fill(label, -torch.inf), teacher.masked_fill(label, 0.0)
+        both = torch.stack([logits[label], others.logsumexp(dim=-1)], dim=-1) - logits.logsumexp(dim=-1, keepdim=True)  # (batch, 2)
+        own = F.kl_div(both, torch.stack([teacher[label], rest.sum(dim=-1)], dim=-1), reduction="none").sum(dim=-1)
+        among = F.log_softmax(others, dim=-1).masked_fill(label, 0.0)
+        rest = rest / rest.sum(dim=-1, keepdim=True).clamp_min(torch.finfo(rest.dtype).tiny)
+        other = F.kl_div(among, rest, reduction="none").sum(dim=-1)
+        return (self.alpha * own + self.beta * other) * self.softening.temperature**2
+
+
+def output_term(loss: Loss, softening: Softening) -> OutputTerm:
+    """The term of a loss of outputs."""
+    match loss.loss:
+        case "cross_entropy":
+            return SoftCrossEntropy(softening)
+        case "cdf":
+            return CumulativeDistance(softening)
+        case "dist":
+            return Relations(softening, loss.alpha, loss.beta)
+        case "dkd":
+            return Decoupled(softening, loss.alpha, loss.beta)
+        case _:
+            return Divergence(softening)
+
+
+def _divergence(logits: Tensor, teacher: Tensor, softening: Softening) -> Tensor:
+    """KL of softened probabilities (batch, labels) from logits (batch, labels): (batch,)."""
+    student = F.log_softmax(scaled(logits, softening), dim=-1)
+    return F.kl_div(student, teacher, reduction="none").sum(dim=-1) * softening.temperature**2

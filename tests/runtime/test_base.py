@@ -1,0 +1,156 @@
+"""Outputs of a listener: what they are told, what is said of their troubles, and that none of them holds up the stream."""
+
+import threading
+import time
+
+import pytest
+
+from edgekd.errors import InputError
+from edgekd.runtime.config import Config, override, read_config
+from edgekd.runtime.config_tables import HistoryTable, HookTable, WebTable
+from edgekd.runtime.outputs.base import CLOSE_S, Outputs, Worker
+from edgekd.runtime.outputs.history.output import History
+from edgekd.runtime.outputs.opening import open_outputs
+from edgekd.runtime.source.health import Change
+
+LINES = [Change(float(t), "HEALTHY", "hearing") for t in range(4)]
+
+
+class Toy:
+    """Remembers what it is told; is in trouble as its script says, line by line."""
+
+    def __init__(self, name: str, script: tuple[str | None, ...] = (), close_s: float = 0.0) -> None:
+        self.name, self._script, self._close_s, self.told = name, list(script), close_s, []
+
+    @property
+    def trouble(self) -> str | None:
+        return self._script.pop(0) if self._script else None
+
+    def tell(self, event, moment) -> None:  # noqa: ARG002
+        self.told.append(event)
+
+    def close(self) -> None:
+        time.sleep(self._close_s)
+
+
+def told_first(outputs: Outputs, lines: list[Change]):
+    for line in lines:
+        outputs.tell(line, None)
+        yield line
+
+
+def eventually(condition, seconds: float = 3.0) -> bool:
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.01)
+    return condition()
+
+
+def test_trouble_is_a_line_when_it_begins_changes_and_ends():
+    outputs = Outputs([Toy("mqtt", (None, "no broker", "no broker", "refused")), Toy("web")])
+    given = [line for t in range(5) for line in outputs.news(float(t), "RECOVERING")]
+    assert given == [Change(1.0, "RECOVERING", "mqtt: no broker"), Change(3.0, "RECOVERING", "mqtt: refused"),
+                     Change(4.0, "RECOVERING", "mqtt: works again")]
+
+
+def test_what_cannot_be_delivered_at_the_end_is_a_line_too(tmp_path):
+    (tmp_path / "file").touch()
+    with Outputs([History(HistoryTable(str(tmp_path / "file" / "h.sqlite")))]) as outputs:
+        given = list(outputs.through(told_first(outputs, LINES)))
+    assert [line.reason for line in given[:-1]] == ["hearing"] * len(LINES)
+    assert given[-1].reason.startswith("history: ")
+    assert "file" in given[-1].reason
+
+
+def test_slow_outputs_are_closed_together_and_not_waited_for():
+    began = time.monotonic()
+    with Outputs([Toy(name, close_s=20.0) for name in "abcdefgh"]):
+        pass
+    assert time.monotonic() - began < 7 * CLOSE_S  # one after the other would take longer, also where nothing else runs
+
+
+def test_outputs_before_one_that_is_refused_are_closed(tmp_path):
+    (tmp_path / "folder").mkdir()
+    before = set(threading.enumerate())
+    with pytest.raises(InputError, match="is a folder"):
+        open_outputs(Config(hook=HookTable("true"), history=HistoryTable(str(tmp_path / "folder"))))
+    assert eventually(lambda: set(threading.enumerate()) <= before)
+
+
+class Broken(Toy):
+    """Raises wherever it should not."""
+
+    @property
+    def trouble(self) -> str | None:
+        raise RuntimeError("no trouble\nknown")
+
+    def tell(self, event, moment) -> None:
+        super().tell(event, moment)
+        raise KeyError
+
+
+def test_an_output_that_raises_stops_neither_the_stream_nor_the_others():
+    broken, other = Broken("web"), Toy("mqtt")
+    outputs = Outputs([broken, other])
+    for line in LINES:
+        outputs.tell(line, None)
+    assert other.told == broken.told == LINES
+    assert [line.reason for line in outputs.news(3.0, "HEALTHY")] == ["web: KeyError"]
+    broken.tell = lambda *_: None
+    outputs.tell(LINES[0], None)
+    assert [line.reason for line in outputs.news(3.0, "HEALTHY")] == ["web: no trouble known"]
+
+
+def test_a_worker_drops_the_oldest_counts_it_and_recovers_from_errors():
+    gate, done = threading.Event(), []
+
+    def work(item: int) -> None:
+        gate.wait(10.0)
+        if item == 1:
+            raise OSError("no  route\nto host")
+        done.append(item)
+
+    worker = Worker("toy", work, limit=3)
+    worker.put(0)
+    assert eventually(lambda: not worker._queue)
+    for item in range(-4, 4):
+        worker.put(item)
+    assert worker.dropped == 5
+    gate.set()
+    assert eventually(lambda: done == [0, 2, 3])
+    assert worker.trouble is None
+    worker.put(1)
+    assert eventually(lambda: worker.trouble == "no route to host")
+    worker.close()
+    assert not worker._thread.is_alive()
+
+
+def test_a_worker_works_off_what_waits_when_it_is_closed():
+    done = []
+    worker = Worker("toy", done.append)
+    for item in range(50):
+        worker.put(item)
+    worker.close(5.0)
+    assert done == list(range(50))
+
+
+def test_flags_turn_outputs_on_and_files_are_beside_the_configuration(tmp_path):
+    flags = {"web": {"address": ":8080"}, "mqtt": {"url": None}, "hook": {"command": None, "url": None}}
+    config = override(Config(), flags)
+    assert (config.web, config.mqtt, config.hook) == (WebTable(":8080"), None, None)
+    (tmp_path / "box.toml").write_text('history.file = "h.sqlite"\nclips = { folder = "unsure", below = 0.3 }\nweb.address = ":1"')
+    config = override(read_config(tmp_path / "box.toml"), flags)
+    assert config.history.file == str(tmp_path / "h.sqlite")
+    assert (config.clips.folder, config.clips.below) == (str(tmp_path / "unsure"), 0.3)
+    assert config.web.address == ":8080"
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("web = { adress = ':1' }", r"\[web\]: unknown key 'adress'; did you mean 'address'\?"),
+    ("clips = { folder = 'a', below = 2.0 }", r"clips\.below: expected"),
+    ("history = {}", "history: .*`file`"),
+])
+def test_mistakes_in_the_tables_of_outputs_are_named(tmp_path, text, message):
+    (tmp_path / "box.toml").write_text(text)
+    with pytest.raises(InputError, match=message):
+        read_config(tmp_path / "box.toml")

@@ -1,0 +1,107 @@
+"""`edgekd doctor`: its report, its exit status, and what it says of models and packages."""
+
+import json
+import sys
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from edgekd import cli
+from edgekd.errors import GateError, InputError
+from edgekd.modelfile.verify import VerifyReport
+from edgekd.runtime import diagnose
+from edgekd.runtime.diagnose import PACKAGES, Report, judge_engines, judge_model
+from edgekd.runtime.doctor import Check
+
+GOOD = Check("peak", "ok", -20.0, "dBFS", "at least -60")
+REPORT = Report("aarch64", "Linux", "3.11", {"numpy": "2.0", "soxr": None}, None, None, "", [GOOD])
+
+
+@pytest.fixture
+def report(monkeypatch, capsys):
+    """Run the command: its status, output and errors."""
+    monkeypatch.setattr(diagnose, "portaudio_version", lambda: "PortAudio V19")
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["edgekd", "doctor", *arguments])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        output = capsys.readouterr()
+        return stopped.value.code or 0, output.out, output.err
+    return run
+
+
+def paced(path: Path, samples: np.ndarray) -> str:
+    """A command that writes samples of 8 kHz as fast as a microphone gives them."""
+    path.write_bytes((samples * 32767).astype("<i2").tobytes())
+    program = ("import sys, time; data = open(sys.argv[1], 'rb').read(); start = time.monotonic()\n"
+               "for i in range(0, len(data), 1600):\n"
+               "    time.sleep(max(0, start + (i + 1600) / 16000 - time.monotonic()))\n"
+               "    sys.stdout.buffer.write(data[i:i + 1600]); sys.stdout.flush()")
+    return f'{sys.executable} -c "{program}" {path}; sleep 60'
+
+
+def test_command_judges_a_good_source_and_ends_with_0_and_a_clipped_one_with_1(report, tmp_path):
+    samples = np.random.default_rng(0).standard_normal(20000) * 0.003
+    samples[12000:] *= 20
+    options = ("--rate", "8000", "--seconds", "1.5", "--wait", "30", "--command")
+    status, out, err = report(*options, paced(tmp_path / "a.raw", samples))
+    assert (status, err) == (0, "")
+    assert "at 8000 Hz, 1 channel" in out
+    portaudio = "V19" if diagnose._version("sounddevice") else "not found"
+    assert f"PortAudio {portaudio}" in out
+    status, out, err = report("--json", *options, paced(tmp_path / "b.raw", np.clip(samples * 300, -1, 1)))
+    found = json.loads(out)
+    assert (status, found["status"], found["source"]["rate"], found["source"]["seconds"]) == (1, "fail", 8000, 1.5)
+    assert next(check["status"] for check in found["checks"] if check["name"] == "clipping") == "fail"
+    assert set(found["packages"]) == set(PACKAGES)
+    assert "failed: clipping" in err
+    assert err.count("\n") == 1
+
+
+def test_nothing_heard_is_status_2_with_a_line_that_says_why_and_the_rest_of_the_report(report, tmp_path):
+    (tmp_path / "bad.onnx").write_bytes(b"x")
+    status, out, err = report("--json", "--rate", "8000", "--wait", "4", "--command", "exit 3", "--model", str(tmp_path / "bad.onnx"))
+    assert status == 2
+    assert "nothing is heard for 4 s: the command ended with status 3" in err
+    assert err.count("\n") == 1
+    found = json.loads(out)
+    assert (found["status"], found["source"]) == ("fail", None)
+    assert [check["name"] for check in found["checks"]] == ["engines", "model"]
+
+
+def test_a_report_names_what_is_there_and_what_is_not():
+    text = REPORT.to_text().splitlines()
+    assert text[:4] == ["machine   aarch64, Linux, Python 3.11", "packages  numpy 2.0", "absent    soxr", "PortAudio not found"]
+    assert text[-1] == "ok  peak  -20 dBFS  at least -60"
+
+
+def test_portaudio_is_named_once_and_is_none_where_it_does_not_answer(monkeypatch):
+    for program, answer in (("print('PortAudio V19, revision 1')", "V19, revision 1"), ("raise OSError", None)):
+        monkeypatch.setattr(diagnose, "ASK_PORTAUDIO", program)
+        assert diagnose.portaudio_version() == answer
+
+
+def test_silence_outranks_a_failed_check_and_warnings_pass():
+    bad, warned = (msgspec.structs.replace(GOOD, status=status) for status in ("fail", "warn"))
+    msgspec.structs.replace(REPORT, checks=[warned]).require()
+    with pytest.raises(GateError, match="failed: peak;"):
+        msgspec.structs.replace(REPORT, checks=[bad, warned]).require()
+    with pytest.raises(InputError, match="nothing"):
+        msgspec.structs.replace(REPORT, checks=[bad], failure="nothing").require()
+
+
+def test_one_engine_is_enough_and_none_is_a_failure():
+    assert judge_engines({"ai-edge-litert": None, "onnxruntime": "1.20"}).status == "ok"
+    check = judge_engines({"ai-edge-litert": None})
+    assert (check.status, check.advice) == ("fail", "install one with: pip install 'edgekd[litert]'")
+
+
+def test_a_model_is_opened_and_verified(monkeypatch, tmp_path):
+    assert judge_model(tmp_path / "none.onnx").status == "fail"
+    for error, status in ((0.0, "ok"), (1.0, "fail")):
+        monkeypatch.setattr(diagnose, "verify", lambda path, error=error: VerifyReport(str(path), 8, error, 1.0, {}))
+        assert judge_model(tmp_path / "m.onnx").status == status
+    assert "log units away" in judge_model(tmp_path / "m.onnx").advice

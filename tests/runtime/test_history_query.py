@@ -1,0 +1,224 @@
+"""`edgekd history`: lines, tables and pictures of a listener's database, and how mistakes are answered."""
+
+import csv
+import json
+import sqlite3
+import sys
+import time
+from contextlib import closing
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from edgekd import cli
+from edgekd.errors import InputError
+from edgekd.runtime.outputs.history import day as history_day
+from edgekd.runtime.outputs.history import query
+from edgekd.runtime.outputs.history.database import BATCH, Event, HistoryFile, Run
+
+HOUR = 3600.0
+
+
+@pytest.fixture(autouse=True)
+def zone(monkeypatch):
+    """The local zone is Berlin's."""
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+def at(text: str) -> float:
+    return datetime.fromisoformat(f"{text}+02:00").timestamp()
+
+
+def run(label: str, began: str, seconds: float, mean: float | None = 0.8) -> Run:
+    return Run(label, at(began), at(began) + seconds, 0.0, seconds, int(2 * seconds) + 1, 0, mean, mean and 0.5, mean and 0.9)
+
+
+ROWS = [Event(at("2026-07-01T22:00"), 1.0, None, "listening with the model toy"), run("rain", "2026-07-01T22:00", 4 * HOUR),
+        run("street, north", "2026-07-02T02:00", 1800.0, 0.4), Event(at("2026-07-02T02:30"), 2.0, "FAILED", "gone"),
+        run("rain", "2026-07-02T12:00", 60.0), run("quiet", "2026-07-03T00:00", 60.0, None)]
+
+
+@pytest.fixture
+def file(tmp_path) -> Path:
+    made = HistoryFile(tmp_path / "h.sqlite", 10_000_000)
+    made.write([(None, row) for row in ROWS])
+    made.close()
+    return tmp_path / "h.sqlite"
+
+
+def command(monkeypatch, capsys, *arguments: str | Path) -> tuple[int, str, str]:
+    monkeypatch.setattr(sys, "argv", ["edgekd", "history", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    output = capsys.readouterr()
+    return stopped.value.code or 0, output.out, output.err
+
+
+def test_lines_are_in_local_time_the_newest_last(file, monkeypatch, capsys):
+    status, out, err = command(monkeypatch, capsys, file)
+    assert (status, err) == (0, "")
+    assert out.splitlines() == [
+        "2026-07-01 22:00:00             listening with the model toy",
+        "2026-07-01 22:00:00    4:00:00  rain                     0.80  0.50..0.90",
+        "2026-07-02 02:00:00    0:30:00  street, north            0.40  0.50..0.90",
+        "2026-07-02 02:30:00             FAILED: gone",
+        "2026-07-02 12:00:00    0:01:00  rain                     0.80  0.50..0.90",
+        "2026-07-03 00:00:00    0:01:00  quiet                    not judged"]
+
+
+def test_json_is_an_object_a_line_in_utc(file, monkeypatch, capsys):
+    _, out, _ = command(monkeypatch, capsys, file, "--json")
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert len(lines) == len(ROWS)
+    assert lines[3] == {"at": "2026-07-02T00:30:00.000Z", "t": 2.0, "state": "FAILED", "reason": "gone"}
+    assert (lines[1]["label"], lines[1]["began"], lines[1]["ended"], lines[1]["mean"]) == (
+        "rain", "2026-07-01T20:00:00.000Z", "2026-07-02T00:00:00.000Z", 0.8)
+
+
+@pytest.mark.parametrize(("asked", "wanted"), [
+    ({}, [0, 1, 2, 3, 4, 5]), ({"since": "2026-07-02"}, [1, 2, 3, 4, 5]), ({"until": "2026-07-01"}, [0, 1]),
+    ({"since": "2026-07-02 02:30", "until": "2026-07-02"}, [2, 3, 4]), ({"since": "12:00"}, [4, 5]), ({"since": "2h"}, [5]),
+    ({"since": "yesterday", "until": "yesterday"}, [1, 2, 3, 4]), ({"label": "rain"}, [1, 4]), ({"day": "2026-07-02"}, [1, 2, 3, 4]),
+    ({"since": "2026-07-01T22:00:00+00:00"}, [1, 2, 3, 4, 5]),
+])
+def test_what_is_asked_for_is_told(file, asked, wanted):
+    now = datetime.fromisoformat("2026-07-03T00:30") if "12:00" not in asked.values() else datetime.fromisoformat("2026-07-02T20:00")
+    assert list(query.rows(query.ask(file, now=now, **asked))) == [ROWS[i] for i in wanted]
+
+
+def test_many_rows_come_in_portions_and_hold_up_no_writer(tmp_path, monkeypatch):
+    monkeypatch.setattr(query, "PORTION", 7)
+    writer = HistoryFile(tmp_path / "h", 1_000_000)
+    writer.write([(None, run(f"l{i}", "2026-07-01T22:00", 1.0) if i % 3 else Event(0.0, 0.0, None, str(i))) for i in range(BATCH)])
+    found = []
+    for row in query.rows(query.ask(tmp_path / "h")):
+        found.append(row)
+        assert not writer._shorten_log()
+    assert len(found) == BATCH
+    assert [row.label for row in found if isinstance(row, Run)] == [f"l{i}" for i in range(BATCH) if i % 3]
+    writer.close()
+
+
+def test_a_folder_that_cannot_be_written_can_be_read(file):
+    file.chmod(0o444)
+    file.parent.chmod(0o555)
+    try:
+        assert len(list(query.rows(query.ask(file)))) == len(ROWS)
+    finally:
+        file.parent.chmod(0o755)
+    assert [path.name for path in file.parent.iterdir()] == ["h.sqlite"]
+
+
+def test_csv_is_whole_in_utc_and_replaces_nothing_unasked(file, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "new" / "out.csv"
+    assert command(monkeypatch, capsys, file, "--csv", out, "--since", "2026-07-02") == (0, f"{out}: 5 rows\n", "")
+    with out.open(newline="") as opened:
+        table = list(csv.DictReader(opened))
+    assert [row["label"] for row in table] == ["rain", "street, north", "", "rain", "quiet"]
+    assert (table[1]["began"], table[1]["seconds"], table[1]["mean"]) == ("2026-07-02T00:00:00.000Z", "1800.0", "0.4")
+    assert (table[2]["state"], table[2]["reason"], table[2]["began"]) == ("FAILED", "gone", "2026-07-02T00:30:00.000Z")
+    assert command(monkeypatch, capsys, file, "--csv", out)[0] == 2
+    assert command(monkeypatch, capsys, file, "--csv", out, "--force")[1] == f"{out}: 6 rows\n"
+    assert [path.name for path in out.parent.iterdir()] == ["out.csv"]
+
+
+def test_a_day_is_drawn_in_eighty_columns(file, monkeypatch, capsys):
+    _, out, _ = command(monkeypatch, capsys, file, "--day", "2026-07-02")
+    lines = out.splitlines()
+    assert max(map(len, lines)) < 80
+    assert lines[2] == f"{'(heard)':21} █████░" .replace("░", "") + " " * 19 + "·" + " " * 23 + "  2:31:00"
+    assert lines[3] == f"{'rain':21} ████" + " " * 20 + "·" + " " * 23 + "  2:01:00"
+    assert lines[4] == f"{'street, north':21} " + " " * 4 + "█" + " " * 43 + "  0:30:00"
+    assert lines[5].startswith("1 line on the source")
+
+
+def test_a_day_is_drawn_without_blocks_where_the_terminal_has_none(file):
+    question = query.ask(file, day="2026-07-02")
+    day = history_day.read_day(question.day, query.rows(question))
+    for encoding in ("ascii", "latin-1", None, "no-such"):
+        assert history_day.to_text(day, encoding).splitlines()[3].startswith(f"{'rain':21} ####")
+        history_day.to_text(day, encoding).encode("ascii")
+
+
+def test_a_day_as_json_has_seconds_in_each_hour(file, monkeypatch, capsys):
+    _, out, _ = command(monkeypatch, capsys, file, "--day", "2026-07-02", "--json")
+    day = json.loads(out)
+    assert day["labels"]["rain"] == [3600.0, 3600.0, *[0.0] * 10, 60.0, *[0.0] * 11]
+    assert (day["day"], len(day["heard"]), day["events"]) == ("2026-07-02", 24, 1)
+
+
+def test_a_day_without_decisions_says_so(file, monkeypatch, capsys):
+    assert command(monkeypatch, capsys, file, "--day", "2020-01-01") == (0, "2020-01-01: no decisions\n", "")
+
+
+@pytest.mark.parametrize(("day", "hours", "second", "third"), [("2026-03-29", 23, 3600.0, 0.0), ("2026-10-25", 25, 3600.0, 7200.0)])
+def test_days_on_which_clocks_change(day, hours, second, third):
+    drawn = date.fromisoformat(day)
+    begin = datetime.fromisoformat(day).timestamp()
+    found = history_day.read_day(drawn, [Run("a", begin - 9, begin + hours * HOUR + 9, 0.0, 0.0, 1, 0, None, None, None)])
+    assert sum(found.heard) == hours * HOUR
+    assert found.hours["a"][1:3] == [second, third]
+    assert sum(found.lengths) == hours * HOUR
+
+
+def test_the_picture_of_a_day_is_whole_and_needs_nothing_else(file, tmp_path, monkeypatch, capsys):
+    made = HistoryFile(file, 10_000_000)
+    made.write([(None, run("<b>&\x07", "2026-07-02T12:02", 600.0))])
+    made.close()
+    out = tmp_path / "day.svg"
+    status, text, _ = command(monkeypatch, capsys, file, "--day", "2026-07-02", "--svg", out)
+    assert (status, text) == (0, f"{out}: 2026-07-02, 3 labels\n")
+    assert command(monkeypatch, capsys, file, "--day", "2026-07-02", "--svg", out)[0] == 2
+    assert command(monkeypatch, capsys, file, "--day", "2026-07-02", "--svg", out, "--force")[0] == 0
+    svg = out.read_text()
+    root = ElementTree.fromstring(svg)
+    texts = [element.text for element in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert {"rain", "street, north", "<b>& ", "12:00", "2:01:00"} <= set(texts)
+    assert svg.count("http") == 1  # the namespace
+    assert "gone" in svg
+    rain = next(group for group in root.iter("{http://www.w3.org/2000/svg}g") if group[0].text.startswith("rain"))
+    bars = [element for element in rain if element.tag.endswith("rect")]
+    assert [(float(bar.get("x")), float(bar.get("width"))) for bar in bars] == [(190.0, 60.0), (190.0 + 360.0, 2.5)]
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    ([], "no database is named; give the FILE that"), (["missing"], "missing: no such file"),
+    (["FILE", "--since", "soon"], "--since is 'soon'; give a day"), (["FILE", "--until", "2026-13-01"], "--until is '2026-13-01'"),
+    (["FILE", "--since", "25:00"], "--since is '25:00'"),
+    (["FILE", "--day", "9999-12-31"], "no history is so old or so new"), (["x" * 300], "cannot be read (File name too long)"),
+    (["FILE", "--day", "2026-7-1"], "--day is '2026-7-1'; give a day like"),
+    (["FILE", "--since", "2026-07-03", "--until", "2026-07-01"], "must be the earlier"),
+    (["FILE", "--day", "today", "--since", "1h"], "leave out --since"), (["FILE", "--svg", "a.svg"], "--svg draws a day"),
+    (["FILE", "--label", "rian"], "no decision with the label 'rian'; did you mean 'rain'?"),
+    (["FILE", "--csv", "."], "is a folder"), (["FILE", "--day", "today", "--svg", "/"], "cannot be written"),
+    (["other"], "database of another program"), (["text"], "cannot be read as a history"), (["folder"], "no such file"),
+])
+def test_mistakes_are_one_line_and_status_2(file, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(file.parent)
+    with closing(sqlite3.connect("other")) as db:
+        db.execute("CREATE TABLE photos (id)")
+        db.commit()
+    Path("text").write_text("no database")
+    Path("folder").mkdir()
+    status, out, err = command(monkeypatch, capsys, *["h.sqlite" if word == "FILE" else word for word in arguments])
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert message in err
+
+
+def test_a_damaged_file_is_named(file):
+    content = bytearray(file.read_bytes())
+    content[4096:] = b"\xff" * (len(content) - 4096)
+    file.write_bytes(content)
+    with pytest.raises(InputError, match="cannot be read as a history"):
+        list(query.rows(query.ask(file)))
+
+
+def test_times_are_of_the_zone_now():
+    assert query.local(datetime(2026, 7, 1, 20, tzinfo=UTC).timestamp()) == "2026-07-01 22:00:00"
+    assert query.duration(timedelta(days=2, seconds=61).total_seconds()) == "48:01:01"

@@ -1,0 +1,166 @@
+"""Every recipe that is shipped is trained for a few steps, stages and all, by the function of its command, and every student that is made
+to be exported gives a file within the budget it is meant for."""
+
+import csv
+import math
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgekd import quant
+from edgekd.complexity import counts, gate
+from edgekd.complexity.target import load_target
+from edgekd.data.store.store import Clip
+from edgekd.data.store.writer import StoreWriter
+from edgekd.experiments.smoke import SECONDS, few_steps, narrowed, stages
+from edgekd.export.export import EMITTERS
+from edgekd.modelfile import engine, guard_onnx, guard_tflite
+from edgekd.models import build
+from edgekd.resources import names
+from edgekd.train.distill import distill
+from edgekd.train.loop.training import Options
+from edgekd.train.recipe.recipe import Recipe, load_recipe
+from edgekd.train.run.folder import BESIDE_FOLDER, METRICS_FILE, PAIRS_FILE, SVM_FILE, TEACHERS_FOLDER, load_run, model_config, resolved
+from edgekd.train.teach import teach
+
+RECIPES, TEACHERS = names("recipes"), names("teachers")
+EXPORTED = [name for name in RECIPES if load_recipe(name).qat.epochs]
+QUANTISED = {(recipe.model["kind"], recipe.distill.teaching, recipe.distill.terms): recipe.name for recipe in map(load_recipe, EXPORTED)}
+"""One recipe for each architecture and way of teaching: its quantization-aware phase, which takes the most time, is trained too."""
+LABELS = {"esc50": 50}
+"""By the first part of a recipe's name; the others have ten."""
+HOSTILE = {"tflite": lambda content: guard_tflite.refuse_untrue_shapes(content, engine.MAX_READ),
+           "onnx": lambda content: guard_onnx.refuse_costly_graph(content, engine.MAX_ONNX_ELEMENTS, engine.MAX_READ)}
+BUDGET = "dcase2023"
+SEGMENTS = 2
+"""Of each recording, where a teacher hears recordings."""
+TONES = {"high": 3000.0, "low": 300.0, "mid": 1000.0}
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("name", EXPORTED)
+def test_a_shipped_student_is_within_the_budget_in_both_formats(name, tmp_path):
+    recipe = load_recipe(name)
+    model = build(model_config(recipe), LABELS.get(name.split("-")[0], 10)).eval()
+    frames = recipe.frontend.frames(round((recipe.view.seconds or 1.0) * recipe.frontend.sample_rate))
+    graph = quant.lower(quant.to_qat(model).eval(), recipe.frontend, frames)
+    for kind, emit in EMITTERS.items():
+        path = tmp_path / f"{name}.{kind}"
+        path.write_bytes(emit(graph))
+        for content in (path.read_bytes(), emit(graph, float_twin=True)):
+            HOSTILE[kind](content)  # must not take it for one
+        verdict = gate.judge(counts.count(path), load_target(BUDGET))
+        assert verdict.ok, [(budget.name, budget.value) for budget in verdict.budgets]
+
+
+def short(name: str) -> list[str]:
+    """Settings of a few steps, with a quantization-aware phase where it is to be tried."""
+    return few_steps(load_recipe(name), qat=name in QUANTISED.values())
+
+
+def reached(name: str) -> set[str]:
+    """The recipe, and all that are trained with it."""
+    return {name}.union(*(reached(each.recipe) for listed in stages(load_recipe(name)).values() for each in listed))
+
+
+def missing(name: str) -> str:
+    """What a recipe or one of its stages wants that is not part of the repository and not there; "" where all is there."""
+    models = [load_recipe(each).model for each in reached(name)]
+    if find_spec("transformers") is None and any(model["kind"] == "ast" for model in models):
+        return "the extra 'hub'"
+    return next((file for file in sorted({model.get("file", "") for model in models} - {""}) if not (ROOT / file).is_file()), "")
+
+
+@pytest.fixture(scope="session")
+def store_of(tmp_path_factory):
+    """`store_of(recipe)`: a store of noisy tones with the recipe's rate, channels and splits, made once for all that have the same."""
+    made: dict[tuple[object, ...], Path] = {}
+
+    def store_of(recipe: Recipe) -> Path:
+        channels = 2 if recipe.view.channels == "all" else 1
+        segments = SEGMENTS if any(load_recipe(name).view.span == "parent" for name in reached(recipe.name)) else 1
+        clips = 6 if recipe.specialists else 3  # of a label; a part is held out for specialists
+        splits = (*((split, clips // len(recipe.data.train)) for split in recipe.data.train), *((split, 1) for split in recipe.data.test))
+        key = (recipe.frontend.sample_rate, channels, splits, segments)
+        if key not in made:
+            made[key] = tmp_path_factory.mktemp("tones") / "store"
+            write_tones(made[key], *key)
+        return made[key]
+
+    return store_of
+
+
+def write_tones(path: Path, rate: int, channels: int, splits: tuple[tuple[str, int], ...], segments: int) -> None:
+    rng, time = np.random.default_rng(0), np.arange(round(SECONDS * rate)) / rate
+    with StoreWriter(path, name="tones", licence="CC0", sample_rate=rate, channels=channels, synthetic=True) as writer:
+        for split, count in splits:
+            for label, hertz in TONES.items():
+                for number in range(count):
+                    for segment in range(segments):
+                        wave = 6000 * np.sin(2 * np.pi * hertz * rng.uniform(0.9, 1.1) * time)[:, None]
+                        pcm = (wave + rng.normal(0, 3000, (len(time), channels))).astype(np.int16)
+                        parent = f"{split}-{label}{number}" if segments > 1 else ""
+                        writer.add(Clip(f"{split}/{label}{number}-{segment}.wav", label, split, parent=parent), pcm)
+        writer.finish()
+
+
+def check(run, name):
+    """What came out is finite and of the networks and methods of the shipped recipe."""
+    shipped = resolved(load_recipe(name))
+    assert run.recipe.model == {**shipped.model, **narrowed(load_recipe(name))}
+    assert run.recipe.distill == shipped.distill
+    assert run.recipe.augment == shipped.augment
+    assert (run.recipe.view.span, run.recipe.init.adapt) == (shipped.view.span, shipped.init.adapt)
+    metrics = (run.path / METRICS_FILE).read_text().splitlines()
+    rows = list(csv.DictReader(metrics))
+    assert [row["phase"] for row in rows] == ["float", "qat"][:1 + (run.recipe.role == "student" and run.recipe.qat.epochs > 0)]
+    assert all(math.isfinite(float(row["loss"])) for row in rows)
+    for loss in run.recipe.distill.terms if run.info.teachers else ():
+        assert loss.loss in rows[0]
+
+
+@pytest.fixture(scope="session")
+def taught():
+    """Teachers that are trained already, by `[[teachers]]` of recipes that have nothing else; others may learn from them too."""
+    return {}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_shipped_recipe_trains_with_all_its_stages(name, store_of, taught, tmp_path, monkeypatch):
+    if wanted := missing(name):
+        pytest.skip(f"{wanted} is not there; see teachers/README.md")
+    monkeypatch.chdir(ROOT)  # files of recipes are named from here
+    recipe = load_recipe(name)
+    plain = bool(recipe.teachers) and recipe.specialists is None and recipe.backend is None
+    there = taught.get(recipe.teachers, []) if plain else []
+    run = distill(name, store_of(recipe), tmp_path / "run", there, short(name), Options(threads=1, accelerator="cpu"))
+    check(run, name)
+    if there:
+        assert len(run.info.teachers) == len(there)
+        return
+    made = {path.name: load_run(path) for path in (run.path / TEACHERS_FOLDER).glob("*")} if recipe.teachers else {}
+    for each in recipe.teachers:
+        check(made[each.name or each.recipe], each.recipe)
+    if plain:
+        taught[recipe.teachers] = [made[each.name or each.recipe].path for each in recipe.teachers if each.teaches]
+    specialists = [load_run(path) for path in (run.path / TEACHERS_FOLDER).glob("specialist-*")]
+    assert bool(specialists) == bool(recipe.specialists) == (run.path / PAIRS_FILE).is_file()
+    for specialist in specialists:
+        check(specialist, recipe.specialists.recipe)
+    assert len(run.info.teachers) == sum(each.teaches for each in recipe.teachers) + len(specialists)
+    assert (run.path / SVM_FILE).is_file() == (recipe.backend is not None)
+    for each in recipe.backend.beside if recipe.backend else ():
+        beside = load_run(run.path / BESIDE_FOLDER / (each.name or each.recipe))
+        check(beside, each.recipe)
+        assert len(beside.info.teachers) == len(load_recipe(each.recipe).teachers)
+
+
+@pytest.mark.parametrize("name", sorted(set(TEACHERS) - set().union(*(reached(name) for name in RECIPES))))
+def test_a_shipped_teacher_that_no_recipe_trains_is_trained(name, store_of, tmp_path, monkeypatch):
+    if wanted := missing(name):
+        pytest.skip(f"{wanted} is not there; see teachers/README.md")
+    monkeypatch.chdir(ROOT)
+    run = teach(name, store_of(load_recipe(name)), tmp_path / "run", short(name), Options(threads=1, accelerator="cpu"))
+    check(run, name)

@@ -1,0 +1,461 @@
+"""Training from recipe to run folder: resuming, refusing, and what the folder holds. Past 400 lines for its many ways to be refused."""
+
+import csv
+import logging
+import shutil
+import signal
+from contextlib import ExitStack
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from helpers.trainings import recipe_dict, write_store
+
+from edgekd import quant
+from edgekd.errors import InputError
+from edgekd.files import PART, held
+from edgekd.frontend import log_mel
+from edgekd.modelfile.equaliser import BandMean
+from edgekd.models.logmel import LogMel
+from edgekd.train.loop import training
+from edgekd.train.loop.module import TrainingModule, learning_rate_factor
+from edgekd.train.loop.training import Options, train
+from edgekd.train.loop.validation import judge
+from edgekd.train.recipe.recipe import decode, load_recipe
+from edgekd.train.recipe.schema import Export, Train
+from edgekd.train.run.folder import CHECKPOINT_FILE, METRICS_FILE, MODEL_FILE, QAT_FILE, RECIPE_FILE, RUN_FILE, load_run, resolved
+
+
+class PowerCutError(Exception):
+    pass
+
+
+def student(**changes):
+    return decode(recipe_dict(**changes), "student")
+
+
+@pytest.fixture(scope="module")
+def teacher(store, tmp_path_factory):
+    path = tmp_path_factory.mktemp("teachers") / "t"
+    train(decode(recipe_dict("teacher"), "teacher"), store, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def straight(store, teacher, tmp_path_factory):
+    """A student that was never interrupted."""
+    path = tmp_path_factory.mktemp("students") / "s"
+    train(student(train={"ema_decay": 0.9}), store, path, [teacher])
+    return path
+
+
+def metrics_of(path):
+    """Rows of metrics.csv."""
+    return list(csv.DictReader((path / METRICS_FILE).read_text().splitlines()))
+
+
+def cut(monkeypatch, phase, epoch, error=PowerCutError):
+    """Make a training stop when an epoch begins."""
+    begin = TrainingModule.on_train_epoch_start
+
+    def stop(self):
+        if (self.phase_name, self.current_epoch) == (phase, epoch):
+            raise error
+        begin(self)
+
+    monkeypatch.setattr(TrainingModule, "on_train_epoch_start", stop)
+
+
+@pytest.mark.parametrize(("phase", "epoch"), [("float", 0), ("float", 2), ("qat", 0), ("qat", 1)])
+def test_an_interrupted_run_resumes_to_the_same_bits(straight, store, teacher, tmp_path, monkeypatch, phase, epoch):
+    recipe = student(train={"ema_decay": 0.9})
+    with monkeypatch.context() as patch:
+        cut(patch, phase, epoch)
+        with pytest.raises(PowerCutError):
+            train(recipe, store, tmp_path / "s", [teacher])
+    with pytest.raises(InputError, match="not finished; run its command again with --resume"):
+        load_run(tmp_path / "s")
+    run = train(recipe, store, tmp_path / "s", [teacher], Options(resume=True))
+    assert run.info.metrics == load_run(straight).info.metrics
+    assert (tmp_path / "s" / METRICS_FILE).read_bytes() == (straight / METRICS_FILE).read_bytes()
+    for file in (MODEL_FILE, QAT_FILE):
+        first, second = (torch.load(path / file, weights_only=True) for path in (straight, tmp_path / "s"))
+        assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_an_interrupt_is_answered_with_how_to_go_on(store, tmp_path, monkeypatch):
+    handler = signal.getsignal(signal.SIGINT)
+    cut(monkeypatch, "float", 1, KeyboardInterrupt)
+    with pytest.raises(KeyboardInterrupt, match="s: interrupted in epoch 2 of the float phase; go on with --resume"):
+        train(student(), store, tmp_path / "s")
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_an_interrupt_between_phases_is_answered_too(store, tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(quant, "calibrate", interrupted)
+    with pytest.raises(KeyboardInterrupt, match="s: interrupted; go on with --resume"):
+        train(student(train={"epochs": 1}), store, tmp_path / "s")
+
+
+def test_a_run_goes_on_by_its_own_recipe(store, tmp_path, monkeypatch):
+    recipe = student(student={"dropout": 0}, qat={"epochs": 0})  # the recipe folder says 0, read back it is 0.0
+    with monkeypatch.context() as patch:
+        cut(patch, "float", 1)
+        with pytest.raises(PowerCutError):
+            train(recipe, store, tmp_path / "s")
+    again = load_recipe(str(tmp_path / "s" / RECIPE_FILE))
+    assert train(again, store, tmp_path / "s", options=Options(resume=True)).info.status == "finished"
+
+
+def test_a_damaged_checkpoint_is_named(store, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        cut(patch, "float", 1)
+        with pytest.raises(PowerCutError):
+            train(student(), store, tmp_path / "s")
+    (tmp_path / "s" / CHECKPOINT_FILE).write_bytes(b"junk")
+    with pytest.raises(InputError, match=r"last\.ckpt: cannot be loaded .*--force"):
+        train(student(), store, tmp_path / "s", options=Options(resume=True))
+
+
+def test_a_finished_run_says_so_and_is_left_alone(straight, store, teacher, caplog):
+    before = (straight / RUN_FILE).read_bytes()
+    with caplog.at_level(logging.INFO, "edgekd"):
+        train(student(train={"ema_decay": 0.9}), store, straight, [teacher], Options(resume=True))
+    assert "finished already" in caplog.text
+    assert (straight / RUN_FILE).read_bytes() == before
+
+
+def test_the_folder_holds_metrics_of_every_epoch_and_both_networks(straight, store):
+    rows = metrics_of(straight)
+    assert [(row["phase"], row["epoch"]) for row in rows] == [("float", "1"), ("float", "2"), ("float", "3"), ("qat", "1"), ("qat", "2")]
+    for row in rows:
+        weighted = [float(row[name]) for name in ("label_weighted", "kd_weighted", "float_weighted") if row[name]]
+        assert float(row["loss"]) == pytest.approx(sum(weighted), rel=1e-5)
+    assert [bool(row["float"]) for row in rows] == [False, False, False, True, True]
+    assert [bool(row["test_clip_accuracy"]) for row in rows] == [False, True, True, False, True]
+    assert any((straight / "tensorboard").iterdir())
+    run = load_run(straight)
+    assert run.labels == store.labels
+    assert run.info.data.synthetic
+    waveform = torch.from_numpy(store.window(0, 0, run.info.window))[None]
+    for model in (run.float_model(), run.qat_model()):
+        assert model(LogMel(run.frontend)(waveform)).shape == (1, 3)
+    assert rows[-1]["test_clip_accuracy"] == str(run.info.metrics["qat_clip_accuracy"])
+
+
+def test_the_float_network_keeps_the_quantised_one_near_itself(store, tmp_path):
+    gaps = {}
+    for weight in (0.0, 0.5, 1.0):
+        changes = {"float_weight": weight, "lr": 0.01, "epochs": 6}
+        run = train(student(qat=changes), store, tmp_path / str(weight))
+        waveform = torch.from_numpy(np.stack([store.window(clip, 0, run.info.window) for clip in range(len(store.labels) * 7)]))
+        with torch.no_grad():
+            x = LogMel(run.frontend)(waveform)
+            gaps[weight] = (run.float_model()(x) - run.qat_model()(x)).square().mean().sqrt().item()
+    weights = [load_run(tmp_path / name).float_model().state_dict() for name in ("0.0", "1.0")]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])  # it teaches, and does not learn
+    assert gaps[1.0] < gaps[0.5] < gaps[0.0]
+
+
+def test_the_front_end_is_normalised_by_the_training_clips(straight, store):
+    fe = load_run(straight).frontend
+    features = LogMel(fe)(torch.stack([torch.from_numpy(store.window(clip, 0, 8000)) for clip in store.indices(["a"])]))
+    assert abs(features.mean()) < 0.3
+    assert 0.7 < features.std() < 1.3
+
+
+def test_the_mean_spectrum_of_the_training_clips_is_kept(straight, store):
+    run = load_run(straight)
+    fe, spectrum = run.frontend, np.array(run.info.spectrum)
+    heard = BandMean(fe)
+    heard.add(log_mel(fe, np.stack([store.window(clip, 0, 8000) for clip in store.indices(["a"])])))
+    assert np.abs(spectrum - heard.value()).max() < 0.5  # crops of clips, another part of each
+
+
+def test_teachers_accuracies_are_said_before_the_first_epoch(store, teacher, tmp_path, monkeypatch, caplog):
+    cut(monkeypatch, "float", 0)
+    with caplog.at_level(logging.INFO, "edgekd"), pytest.raises(PowerCutError):
+        train(student(), store, tmp_path / "s", [teacher, teacher])
+    said = [record.message for record in caplog.records if "of training clips" in record.message]
+    assert len(said) == 3
+    assert said[-1].startswith("mean of 2 teachers")
+
+
+def test_without_teachers_the_labels_count_alone_and_it_is_said(store, tmp_path, caplog):
+    with caplog.at_level(logging.INFO, "edgekd"):
+        train(student(train={"epochs": 1}, qat={"epochs": 0}), store, tmp_path / "s")
+    assert "no teacher" in caplog.text
+    row = metrics_of(tmp_path / "s")[0]
+    assert row["loss"] == row["label"]
+    assert "kd" not in row
+    with pytest.raises(InputError, match="no quantization-aware weights"):
+        load_run(tmp_path / "s").qat_model()
+
+
+def test_a_loss_that_is_no_number_stops_with_a_clear_line(store, tmp_path):
+    with pytest.raises(InputError, match=r"loss became nan .*lower the phase's lr"):
+        train(student(train={"lr": 1e30}), store, tmp_path / "s")
+
+
+def test_a_folder_in_the_way_is_kept(straight, store, tmp_path):
+    recipe = student()
+    with pytest.raises(InputError, match="--resume, begin anew with --force"):
+        train(recipe, store, straight)
+    (tmp_path / "thesis.txt").write_text("three years")
+    for options in (Options(), Options(force=True), Options(resume=True)):
+        with pytest.raises(InputError, match="not an edgekd run folder"):
+            train(recipe, store, tmp_path, options=options)
+    with pytest.raises(InputError, match=r"thesis\.txt is a file"):
+        train(recipe, store, tmp_path / "thesis.txt")
+    with pytest.raises(InputError, match="give one of them"):
+        train(recipe, store, tmp_path / "new", options=Options(force=True, resume=True))
+    assert (tmp_path / "thesis.txt").read_text() == "three years"
+    with pytest.raises(InputError, match="nothing to resume"):
+        train(recipe, store, tmp_path / "new", options=Options(resume=True))
+
+
+def test_a_run_killed_before_its_first_file_was_whole_can_be_begun_again(store, tmp_path):
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "run.json.part").write_text('{"format": "edgekd')
+    recipe = student(train={"epochs": 1}, qat={"epochs": 0})
+    assert train(recipe, store, tmp_path / "s").info.status == "finished"
+    assert not (tmp_path / "s" / "run.json.part").exists()
+
+
+def test_force_begins_anew(straight, store, tmp_path):
+    shutil.copytree(straight, tmp_path / "s")
+    run = train(student(train={"epochs": 1}, qat={"epochs": 0}), store, tmp_path / "s", options=Options(force=True))
+    assert run.recipe.train.epochs == 1
+    assert not (tmp_path / "s" / QAT_FILE).exists()
+
+
+def test_force_deletes_nothing_but_runs(store, teacher, tmp_path):
+    shutil.copytree(teacher, tmp_path / "t")
+    force = Options(force=True)
+    with pytest.raises(InputError, match="t is one of the teachers"):
+        train(student(), store, tmp_path / "t", [tmp_path / "s" / ".." / "t"], force)
+    (tmp_path / "t" / "thesis.txt").write_text("three years")
+    with pytest.raises(InputError, match=r"not part of a run \(thesis\.txt\)"):
+        train(student(), store, tmp_path / "t", options=force)
+    assert load_run(tmp_path / "t").float_model()
+    assert (tmp_path / "t" / "thesis.txt").exists()
+
+
+def test_a_run_that_is_being_trained_is_left_alone(straight, store):
+    with held(straight):
+        for options in (Options(force=True), Options(resume=True)):
+            with pytest.raises(InputError, match="being trained by another process"):
+                train(student(), store, straight, options=options)
+    assert load_run(straight).qat_model()
+
+
+def test_a_run_that_another_process_begins_meanwhile_is_left_alone(store, tmp_path, monkeypatch):
+    out = tmp_path / "s"
+    with ExitStack() as other:
+        def begun_elsewhere(recipe, *_):
+            out.mkdir()
+            other.enter_context(held(out))
+            return recipe.frontend, ()
+
+        monkeypatch.setattr(training, "measured", begun_elsewhere)
+        with pytest.raises(InputError, match="being trained by another process"):
+            train(student(), store, out)
+    assert not any(out.iterdir())
+
+
+OUT_OF_MEMORY = [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 TiB."), MemoryError(),
+                 RuntimeError("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory: you tried to allocate")]
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=["gpu", "numpy", "cpu"])
+@pytest.mark.parametrize(("phase", "advice"), [("float", "train.batch_size=2"), ("qat", "qat.batch_size=2")])
+def test_memory_that_runs_out_is_told_with_half_the_batch(store, tmp_path, monkeypatch, error, phase, advice):
+    cut(monkeypatch, phase, 0, error)
+    with pytest.raises(InputError, match=rf"ran out in the {phase} phase with batches of 4 .*--set {advice} --force") as caught:
+        train(student(train={"epochs": 1}), store, tmp_path / "s")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("file", [CHECKPOINT_FILE, METRICS_FILE])
+def test_a_full_disk_keeps_the_last_epoch(straight, store, teacher, tmp_path, monkeypatch, full_disk, file):
+    recipe = student(train={"ema_decay": 0.9})
+    begin, free = TrainingModule.on_train_epoch_start, []
+
+    def fill(self):
+        if self.current_epoch == 1:
+            free.append(full_disk(file))
+        begin(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingModule, "on_train_epoch_start", fill)
+        with pytest.raises(InputError, match=rf"{file} cannot be written \(No space left on device\); free space .*--resume"):
+            train(recipe, store, tmp_path / "s", [teacher])
+    free[0]()
+    train(recipe, store, tmp_path / "s", [teacher], Options(resume=True))
+    assert (tmp_path / "s" / METRICS_FILE).read_bytes() == (straight / METRICS_FILE).read_bytes()
+
+
+def test_force_replaces_a_damaged_run(straight, store, tmp_path):
+    shutil.copytree(straight, tmp_path / "s")
+    info = tmp_path / "s" / RUN_FILE
+    info.write_bytes(info.read_bytes()[:-20])
+    (tmp_path / "s" / f"{CHECKPOINT_FILE}{PART}").write_bytes(b"half")
+    once = student(train={"epochs": 1}, qat={"epochs": 0})
+    with pytest.raises(InputError, match=r"run\.json: damaged .*--force"):
+        train(once, store, tmp_path / "s", options=Options(resume=True))
+    train(once, store, tmp_path / "s", options=Options(force=True))
+    assert not (tmp_path / "s" / f"{CHECKPOINT_FILE}{PART}").exists()
+
+
+def test_a_run_of_another_version_is_refused(teacher, tmp_path):
+    shutil.copytree(teacher, tmp_path / "t")
+    info = tmp_path / "t" / RUN_FILE
+    info.write_bytes(msgspec.json.encode({**msgspec.json.decode(info.read_bytes()), "version": 2, "colour": "red"}))
+    with pytest.raises(InputError, match="run version 2 is unknown"):
+        load_run(tmp_path / "t")
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(b""), lambda path: path.write_bytes(b"junk"),
+                                    lambda path: path.write_bytes(path.read_bytes()[:-100])], ids=["missing", "empty", "junk", "cut"])
+def test_damaged_weights_of_a_teacher_are_named(store, teacher, tmp_path, damage):
+    shutil.copytree(teacher, tmp_path / "t")
+    damage(tmp_path / "t" / MODEL_FILE)
+    with pytest.raises(InputError, match=r"model\.pt: cannot be loaded") as caught:
+        train(student(), store, tmp_path / "s", [tmp_path / "t"])
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize(("table", "message"), [
+    ({"stem": 0}, "cannot be trained on a log-mel of 16 mels x 31 frames"),
+    ({"groups": [3]}, "divisible"),
+    ({"pools": [0, 1], "stem_stride": [8, 8], "stem_kernel": 1}, "too small"),
+    ({"dropout": 2.0}, "dropout"),
+])
+def test_a_network_that_does_not_fit_is_refused_before_anything_is_written(store, tmp_path, table, message):
+    with pytest.raises(InputError, match=message) as caught:
+        train(student(student=table), store, tmp_path / "s")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_batch_too_small_for_batch_norm_is_refused(store, tmp_path):
+    whole_map = {"stem_stride": [16, 31], "stem_kernel": 1, "pools": []}  # (4, 1, 1) after the stem
+    with pytest.raises(InputError, match=r"more than 1 value per channel.* train\.batch_size"):
+        train(student(student=whole_map, train={"batch_size": 2}), store, tmp_path / "s")  # 15 clips: the last batch has one
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_student_without_an_integer_form_is_refused_before_the_float_phase(store, tmp_path):
+    recipe = recipe_dict()
+    recipe["student"] = {"kind": "bc_resnet_asc", "width": 4, "norm": "residual"}
+    with pytest.raises(InputError, match="ResidualNorm has no integer form"):
+        train(decode(recipe, "student"), store, tmp_path / "s")
+    assert not (tmp_path / "s").exists()
+    recipe["qat"]["epochs"] = 0
+    train(decode(recipe, "student"), store, tmp_path / "s")
+
+
+def test_resuming_with_something_else_is_refused(straight, store, teacher, tmp_path):
+    same = student(train={"ema_decay": 0.9})
+    other = write_store(tmp_path / "other", clips=(("a", 3), ("b", 1)))
+    resume = Options(resume=True)
+    with pytest.raises(InputError, match="another recipe"):
+        train(student(train={"ema_decay": 0.8}), store, straight, [teacher], resume)
+    with pytest.raises(InputError, match="another store"):
+        train(same, other, straight, [teacher], resume)
+    with pytest.raises(InputError, match="another list of teachers"):
+        train(same, store, straight, [], resume)
+
+
+def test_resuming_with_other_impulse_responses_is_refused(store, response_folder, tmp_path, monkeypatch):
+    shutil.copytree(response_folder, tmp_path / "rooms")
+    recipe = student(augment={"ir_p": 0.5, "ir_folder": str(tmp_path / "rooms")}, train={"epochs": 2}, qat={"epochs": 0})
+    with monkeypatch.context() as patch:
+        cut(patch, "float", 1)
+        with pytest.raises(PowerCutError):
+            train(recipe, store, tmp_path / "s")
+    moved = (tmp_path / "rooms" / "low.wav").rename(tmp_path / "low.wav")
+    with pytest.raises(InputError, match="begun with another set of impulse responses"):
+        train(recipe, store, tmp_path / "s", options=Options(resume=True))
+    moved.rename(tmp_path / "rooms" / "low.wav")
+    assert len(train(recipe, store, tmp_path / "s", options=Options(resume=True)).info.impulse_responses) == 64
+
+
+def test_resuming_with_other_thresholds_takes_them_over_and_trains_nothing(straight, store, teacher, tmp_path):
+    shutil.copytree(straight, tmp_path / "s")
+    file = tmp_path / "s" / RECIPE_FILE
+    recipe = msgspec.json.decode(file.read_bytes())
+    assert recipe.pop("export")  # as a run of before the table was there
+    file.write_bytes(msgspec.json.encode(recipe))
+    assert load_run(tmp_path / "s").recipe.export == Export()
+    changed = student(train={"ema_decay": 0.9}, export={"max_accuracy_drop": 0.5})
+    run = train(changed, store, tmp_path / "s", [teacher], Options(resume=True))
+    assert run.recipe.export.max_accuracy_drop == 0.5
+    assert run.info == load_run(straight).info
+
+
+def test_an_unfinished_teacher_is_refused(store, teacher, tmp_path):
+    shutil.copytree(teacher, tmp_path / "t")
+    info = msgspec.json.decode((tmp_path / "t" / RUN_FILE).read_bytes())
+    (tmp_path / "t" / RUN_FILE).write_bytes(msgspec.json.encode({**info, "status": "training"}))
+    with pytest.raises(InputError, match="not finished"):
+        train(student(), store, tmp_path / "s", [tmp_path / "t"])
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_teacher_that_knows_the_test_clips_is_refused(store, teacher, tmp_path):
+    with pytest.raises(InputError, match="trained on split 'a', which the student is tested on"):
+        train(student(data={"train": ["b"], "test": ["a"]}), store, tmp_path / "s", [teacher])
+
+
+@pytest.mark.parametrize(("accelerator", "message"), [("gpu", "torch sees none"), ("cpuu", "did you mean 'cpu'")])
+def test_an_accelerator_that_is_not_there_is_refused(store, tmp_path, monkeypatch, accelerator, message):
+    for backend in (torch.cuda, torch.backends.mps):
+        monkeypatch.setattr(backend, "is_available", lambda: False)
+    with pytest.raises(InputError, match=message):
+        train(student(), store, tmp_path / "s", options=Options(accelerator=accelerator))
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_store_of_another_rate_is_refused(store, tmp_path):
+    with pytest.raises(InputError, match=r"hears 16000 Hz, .* holds 8000 Hz"):
+        train(student(frontend={"sample_rate": 16000}), store, tmp_path / "s")
+
+
+def test_the_folder_keeps_the_resolved_recipe(straight):
+    run = load_run(straight)
+    assert run.recipe == resolved(student(train={"ema_decay": 0.9}))
+    assert run.info.recipe_hash == run.recipe.hash
+
+
+@pytest.mark.parametrize(("schedule", "warmup"), [("cosine", 5), ("vivo", 30)])
+def test_schedules_rise_to_the_peak_and_fall_to_the_least(schedule, warmup):
+    steps = 4
+    factor = learning_rate_factor(Train(epochs=80, schedule=schedule, warmup_epochs=warmup, min_lr_ratio=0.01), steps)
+    values = np.array([factor(step) for step in range(80 * steps + 1)])
+    assert values.max() == pytest.approx(1.0)
+    assert values.argmax() in (warmup * steps - 1, warmup * steps)
+    assert values[-1] == pytest.approx(0.01)
+    assert (np.diff(values[: warmup * steps]) > 0).all()
+    assert (np.diff(values[warmup * steps:]) < 0).all()
+
+
+def test_steps_fall_after_their_epochs_and_rise_first_where_asked():
+    factor = learning_rate_factor(Train(epochs=60, schedule="steps", warmup_epochs=2, milestones=(15, 30, 45), gamma=0.2), 10)
+    assert [factor(step) for step in (20, 149, 150, 299, 300, 449, 450, 599)] == pytest.approx([1, 1, 0.2, 0.2, 0.04, 0.04, 0.008, 0.008])
+    assert [factor(step) for step in (0, 9, 19)] == pytest.approx([0.05, 0.5, 1])
+    assert learning_rate_factor(Train(epochs=60, schedule="steps", warmup_epochs=0), 10)(0) == 1
+
+
+def test_silent_windows_do_not_count():
+    logits = np.array([[5.0, 0.0], [0.0, 9.0], [0.0, 5.0]], np.float32)
+    silent = np.array([False, True, False])
+    result = judge(logits, silent, np.array([0, 0, 1]), np.array([0, 1]))
+    assert (result.clip_accuracy, result.window_accuracy) == (1.0, 1.0)
+    everything = judge(logits, np.array([True, True, False]), np.array([0, 0, 1]), np.array([0, 1]))
+    assert everything.clip_accuracy == 0.5
