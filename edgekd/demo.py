@@ -32,7 +32,14 @@ TEACHERS = ("synth-cp-resnet", "synth-mobilenetv2")
 STUDENT = "synth-serfr24"
 TARGET = "dcase2023"
 TRAIN_SPLIT, TEST_SPLIT = "train", "test"
-STORE, RUNS, STUDENT_RUN, MODELS, RECORDING, REPORT = "store", "teachers", "student", "models", "recording.wav", "demo.txt"
+STORE, RUNS, STUDENT_RUN, MODELS, RECORDING, REPORT = (
+    "store",
+    "teachers",
+    "student",
+    "models",
+    "recording.wav",
+    "demo.txt",
+)
 """What lies in the demo's folder."""
 REPORT_TITLE = "edgekd demo"
 """First line of the report; a folder with such a report is a demo's and may be replaced with --force."""
@@ -51,8 +58,8 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Settings:
-    """Sizes. clips, seconds: of the store. teach, distill: "key=value" changes to the recipes. margin: accuracy by which the student
-    must beat chance and a linear model, 0..1."""
+    """Sizes. clips, seconds: of the store. teach, distill: "key=value" changes to the recipes. margin: accuracy by
+    which the student must beat chance and a linear model, 0..1."""
 
     clips: int = 600
     seconds: float = 3.0
@@ -65,8 +72,8 @@ class Settings:
 class DemoReport:
     """What came out, as clip accuracies on the test split, 0..1.
 
-    baselines: chance and a linear model. trained: the teachers, and the student before quantisation. exported: each model file in
-    its engine. files: the model files, .tflite first. seconds: of the whole.
+    baselines: chance and a linear model. trained: the teachers, and the student before quantisation. exported: each
+    model file in its engine. files: the model files, .tflite first. seconds: of the whole.
     """
 
     baselines: dict[str, float]
@@ -76,7 +83,9 @@ class DemoReport:
     seconds: float
 
 
-def run_demo(out: Path, say: Say, *, keep: bool = False, force: bool = False, settings: Settings = Settings()) -> DemoReport:
+def run_demo(
+    out: Path, say: Say, *, keep: bool = False, force: bool = False, settings: Settings = Settings()
+) -> DemoReport:
     """Synthesise, teach, distil, export, check, evaluate and listen.
 
     Args:
@@ -106,13 +115,20 @@ def _made(out: Path, say: Say, *, keep: bool, settings: Settings) -> DemoReport:
     """The demo in its folder."""
     began = time.monotonic()
     stage = _Stages(say)
-    say(f"Everything on synthetic scenes, made by a program and not recorded, in {out}. It takes about two minutes on two cores.")
+    say(
+        f"Everything on synthetic scenes, made by a program and not recorded, in {out}. It takes about two minutes on"
+        " two cores."
+    )
     with stage("1/7 data: ten scenes, several recorders; other cities and one more recorder in the test split"):
         store = synth(out / STORE, clips=settings.clips, seconds=settings.seconds).store
     with stage(f"2/7 teachers: {' and '.join(TEACHERS)}, on whole clips"):
         taught = [teach(name, out / STORE, out / RUNS / name, settings.teach, OPTIONS) for name in TEACHERS]
-    with stage(f"3/7 student: {STUDENT}, on windows of 1 s, float and then quantization-aware, with the teachers' soft labels"):
-        run = distill(STUDENT, out / STORE, out / STUDENT_RUN, [each.path for each in taught], settings.distill, OPTIONS)
+    with stage(
+        f"3/7 student: {STUDENT}, on windows of 1 s, float and then quantization-aware, with the teachers' soft labels"
+    ):
+        run = distill(
+            STUDENT, out / STORE, out / STUDENT_RUN, [each.path for each in taught], settings.distill, OPTIONS
+        )
     with stage("4/7 export: the integer graph as .tflite and .onnx"):
         exported = export_run(out / STUDENT_RUN, "int8", out=out / MODELS)
         say(exported.to_text())
@@ -123,14 +139,24 @@ def _made(out: Path, say: Say, *, keep: bool, settings: Settings) -> DemoReport:
     with stage("6/7 evaluate: the files in their engines, on the test split"):
         reports = [evaluate_file(path, out / STORE, [TEST_SPLIT]) for path in exported.files]
         say(reports[0].to_text())
-        baselines = {"chance": 1 / len(store.labels), "linear model on the mean log-mel": linear_accuracy(store, run.frontend)}
+        baselines = {
+            "chance": 1 / len(store.labels),
+            "linear model on the mean log-mel": linear_accuracy(store, run.frontend),
+        }
     with stage(f"7/7 listen: a fresh recording of a {RECORDED_SCENE}"):
         write_recording(out / RECORDING, store.sample_rate)
-        say("\n".join(to_text(decision) for decision in listen(str(out / RECORDING), exported.files[0], hop_s=HOP_SECONDS)))
+        say(
+            "\n".join(
+                to_text(decision) for decision in listen(str(out / RECORDING), exported.files[0], hop_s=HOP_SECONDS)
+            )
+        )
     if not keep:
         for bulk in (out / STORE, out / RUNS):
             shutil.rmtree(bulk)
-    trained = {f"{each.recipe.role} {each.recipe.name}, float": each.info.metrics["float_clip_accuracy"] for each in [*taught, run]}
+    trained = {
+        f"{each.recipe.role} {each.recipe.name}, float": each.info.metrics["float_clip_accuracy"]
+        for each in [*taught, run]
+    }
     in_engines = {f"student {Path(each.model).name} in {each.engine}": each.scores.clips.accuracy for each in reports}
     report = DemoReport(baselines, trained, in_engines, exported.files, time.monotonic() - began)
     text = summary(out, report, store_kept=keep)
@@ -172,8 +198,14 @@ def claim(out: Path, *, force: bool) -> None:
         inside = {child.name for child in out.iterdir()} if out.exists() else set()
         if inside and not force:
             raise InputError(f"{out} exists; replace it with --force or choose another --out")
-        if inside and (REPORT not in inside or inside - ours or not (out / REPORT).read_text(encoding="utf-8").startswith(REPORT_TITLE)):
-            raise InputError(f"{out} holds other things than a demo; choose another --out (--force replaces demos only)")
+        if inside and (
+            REPORT not in inside
+            or inside - ours
+            or not (out / REPORT).read_text(encoding="utf-8").startswith(REPORT_TITLE)
+        ):
+            raise InputError(
+                f"{out} holds other things than a demo; choose another --out (--force replaces demos only)"
+            )
         if inside:
             shutil.rmtree(out)
         out.mkdir(parents=True, exist_ok=True)
@@ -183,8 +215,10 @@ def claim(out: Path, *, force: bool) -> None:
 
 
 def linear_accuracy(store: ClipStore, fe: FrontEnd) -> float:
-    """Test accuracy, 0..1, of a logistic regression on each clip's mean log-mel: what the scenes are hard enough to defeat."""
-    features = np.stack([log_mel(fe, store.waveform(index)).mean(axis=1) for index in range(len(store.clips))])  # (clips, mel)
+    """Test accuracy, 0..1, of a logistic regression on each clip's mean log-mel: what the scenes are hard enough to
+    defeat."""
+    # (clips, mel)
+    features = np.stack([log_mel(fe, store.waveform(index)).mean(axis=1) for index in range(len(store.clips))])
     train, test = store.indices([TRAIN_SPLIT]), store.indices([TEST_SPLIT])
     model = make_pipeline(StandardScaler(), LogisticRegression(C=LINEAR_C, max_iter=LINEAR_STEPS))
     model.fit(features[train], store.label_index[train])
@@ -211,8 +245,10 @@ def judge(report: DemoReport, margin: float) -> None:
     floor = max(report.baselines.values()) + margin
     for name, accuracy in report.exported.items():
         if accuracy < floor:
-            raise GateError(f"{name}: accuracy {accuracy:.3f} is below {floor:.3f}, which is {margin:g} above chance and a linear model; "
-                            "something is wrong with this installation")
+            raise GateError(
+                f"{name}: accuracy {accuracy:.3f} is below {floor:.3f}, which is {margin:g} above chance and a linear"
+                " model; something is wrong with this installation"
+            )
 
 
 def summary(out: Path, report: DemoReport, *, store_kept: bool) -> str:
@@ -220,18 +256,28 @@ def summary(out: Path, report: DemoReport, *, store_kept: bool) -> str:
     accuracies = report.baselines | report.trained | report.exported
     width = max(map(len, accuracies))
     model = report.files[0]
-    lines = [f"What came out in {report.seconds:.0f} s: accuracy on the test clips (synthetic: the figures say nothing about real scenes)"]
+    lines = [
+        f"What came out in {report.seconds:.0f} s: accuracy on the test clips (synthetic: the figures say nothing about"
+        " real scenes)"
+    ]
     lines += [f"  {name:{width}} {100 * accuracy:6.1f} %" for name, accuracy in accuracies.items()]
     lines += ["Where the files are"]
-    places = {**{str(path): f"the student in integers, {path.stat().st_size:,} bytes" for path in report.files},
-              str(out / STUDENT_RUN): "its run folder: report.html, recipe, metrics, weights, TensorBoard",
-              str(out / RECORDING): "the fresh recording", str(out / REPORT): "this summary"}
+    places = {
+        **{str(path): f"the student in integers, {path.stat().st_size:,} bytes" for path in report.files},
+        str(out / STUDENT_RUN): "its run folder: report.html, recipe, metrics, weights, TensorBoard",
+        str(out / RECORDING): "the fresh recording",
+        str(out / REPORT): "this summary",
+    }
     if store_kept:
         places |= {str(out / STORE): "the clips", str(out / RUNS): "the teachers' run folders"}
     width = max(map(len, places))
     lines += [f"  {place:{width}}  {what}" for place, what in places.items()]
-    lines += ["Try next", f"  edgekd info {model}", f"  edgekd check {model} --target {TARGET}",
-              f"  edgekd listen {out / RECORDING} --model {model} --json"]
+    lines += [
+        "Try next",
+        f"  edgekd info {model}",
+        f"  edgekd check {model} --target {TARGET}",
+        f"  edgekd listen {out / RECORDING} --model {model} --json",
+    ]
     if store_kept:
         lines.append(f"  edgekd evaluate {model} --data {out / STORE} --split {TEST_SPLIT}")
     else:

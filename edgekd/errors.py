@@ -1,4 +1,5 @@
-"""The one tree of errors that edgekd raises on purpose; the command line turns each into one line and an exit status."""
+"""The one tree of errors that edgekd raises on purpose; the command line turns each into one line and an exit
+status."""
 
 import difflib
 from collections.abc import Iterable
@@ -32,12 +33,15 @@ class MissingExtraError(EdgekdError):
         super().__init__(f"{what} is not installed; install it with: pip install 'edgekd[{extra}]'")
 
 
-TRAINING_PACKAGES = frozenset({"torch", "lightning", "brevitas", "tensorboard", "sklearn", "rich", "torchinfo", "soundfile", "soxr"})
+TRAINING_PACKAGES = frozenset(
+    {"torch", "lightning", "brevitas", "tensorboard", "sklearn", "rich", "torchinfo", "soundfile", "soxr"}
+)
 """Packages of the extra "train" that commands import at once; a device has few of them."""
 
 
 def missing_extra(error: ModuleNotFoundError) -> MissingExtraError | None:
-    """The error to show when a training package is not installed; None where another module is missing, which is a bug."""
+    """The error to show when a training package is not installed; None where another module is missing, which is a
+    bug."""
     package = (error.name or "").partition(".")[0]
     return MissingExtraError(package, "train") if package in TRAINING_PACKAGES else None
 

@@ -1,6 +1,7 @@
 """Files that appear complete or not at all, and locks on folders.
 
-Every file that edgekd replaces is written by `atomic_write` or `atomic_path`; a folder that a process works in is marked by `held`.
+Every file that edgekd replaces is written by `atomic_write` or `atomic_path`; a folder that a process works in is
+marked by `held`.
 """
 
 import fcntl
@@ -16,7 +17,8 @@ from edgekd.errors import InputError
 PART = ".part"
 """Suffix of a file that is being written."""
 LOCK_TRIES, LOCK_PAUSE_S = 5, 0.02
-"""How often a taken lock is tried again: a process that only looks whether a folder is in use holds the lock for a moment."""
+"""How often a taken lock is tried again: a process that only looks whether a folder is in use holds the lock for a
+moment."""
 
 
 @contextmanager
@@ -86,11 +88,13 @@ def unwritable(path: Path, error: OSError, option: str) -> InputError:
 
 
 def finished_name(name: str) -> str:
-    """The name of the file that `name` becomes when it is written: ".run.json.1f2e3d4c.part" -> "run.json", other names as they are."""
+    """The name of the file that `name` becomes when it is written: ".run.json.1f2e3d4c.part" -> "run.json", other names
+    as they are."""
     if not name.endswith(PART):
         return name
     whole = name.removesuffix(PART)
-    return whole[1:].rpartition(".")[0] if whole.startswith(".") else whole  # without a dot: written by versions before 0.2
+    # without a dot: written by versions before 0.2
+    return whole[1:].rpartition(".")[0] if whole.startswith(".") else whole
 
 
 def remove_unfinished(folder: Path) -> None:
@@ -127,13 +131,15 @@ def held(folder: Path) -> Iterator[None]:
 
 
 def in_use(folder: Path, *, unknown: bool) -> bool:
-    """Whether a living process holds a folder; `unknown` where the file system cannot tell. A missing folder is not in use."""
+    """Whether a living process holds a folder; `unknown` where the file system cannot tell. A missing folder is not in
+    use."""
     try:
         handle = os.open(folder, os.O_RDONLY)
     except FileNotFoundError:
         return False
     try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: two that look do not take each other for the holder
+        # shared: two that look do not take each other for the holder
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
     except OSError:

@@ -1,11 +1,13 @@
-"""The front end, the only definition of it: log-mel features of clips and of streams in numpy, float32, bit-equal to each other.
+"""The front end, the only definition of it: log-mel features of clips and of streams in numpy, float32, bit-equal to
+each other.
 
-Conventions: layout (mel, frame); frames of `n_fft` samples every `hop_length`; a periodic Hann window of `win_length` samples in
-the middle of the frame; power spectrum without scaling; triangles of height 1; natural logarithm of the mel power clamped from
-below at `log_floor`. The FFT is float64: in float32 its rounding, next to a loud band, moved quiet ones by up to 1e-3, and it was no
-faster in numpy. Speed comes from three things: all frames of a clip in one real FFT, the filterbank kept as a few dense
-bands (a triangle touches few bins), and the matrix products always in blocks of `BLOCK` frames. The last also makes a frame's
-result independent of how many frames are computed with it, which is why clips and streams agree to the bit.
+Conventions: layout (mel, frame); frames of `n_fft` samples every `hop_length`; a periodic Hann window of `win_length`
+samples in the middle of the frame; power spectrum without scaling; triangles of height 1; natural logarithm of the mel
+power clamped from below at `log_floor`. The FFT is float64: in float32 its rounding, next to a loud band, moved quiet
+ones by up to 1e-3, and it was no faster in numpy. Speed comes from three things: all frames of a clip in one real FFT,
+the filterbank kept as a few dense bands (a triangle touches few bins), and the matrix products always in blocks of
+`BLOCK` frames. The last also makes a frame's result independent of how many frames are computed with it, which is why
+clips and streams agree to the bit.
 """
 
 from collections.abc import Callable
@@ -30,7 +32,11 @@ Array = NDArray[np.float32]
 Array64 = NDArray[np.float64]
 
 _RANGES = {
-    "sample_rate": (1, 768_000), "n_fft": (2, 32_768), "win_length": (1, 32_768), "hop_length": (1, 32_768), "n_mels": (1, 1024),
+    "sample_rate": (1, 768_000),
+    "n_fft": (2, 32_768),
+    "win_length": (1, 32_768),
+    "hop_length": (1, 32_768),
+    "n_mels": (1, 1024),
 }
 """Least and most of each size; the most is far beyond any use and keeps a damaged file from asking for all memory."""
 
@@ -42,11 +48,13 @@ _FLOAT32_REACH = 1e30
 class FrontEnd(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, cache_hash=True):
     """From a waveform in [-1, 1] (int16 / 32768) to normalised log-mel. The default gives (256, 28) for 16,000 samples.
 
-    sample_rate: Hz. pre_emphasis: a of y[t] = x[t] - a x[t-1] with x[-1] = 0; 0 is off. n_fft: samples of a frame and of its FFT.
+    sample_rate: Hz. pre_emphasis: a of y[t] = x[t] - a x[t-1] with x[-1] = 0; 0 is off. n_fft: samples of a frame and
+    of its FFT.
     win_length: samples of the Hann window, at most n_fft. hop_length: samples from one frame to the next.
-    padding: "none" drops the rest that does not fill a frame; "end" completes the last frame with zeros; "center" adds n_fft // 2
-    zeros at both ends. n_mels: mel bands. f_min, f_max: Hz, outer corners of the first and the last triangle; f_max None is half
-    the sample rate. mel_scale: "fant" is 1000 / log 2 * log(1 + f / 1000). log_floor: least mel power before the logarithm.
+    padding: "none" drops the rest that does not fill a frame; "end" completes the last frame with zeros; "center" adds
+    n_fft // 2 zeros at both ends. n_mels: mel bands. f_min, f_max: Hz, outer corners of the first and the last
+    triangle; f_max None is half the sample rate. mel_scale: "fant" is 1000 / log 2 * log(1 + f / 1000). log_floor:
+    least mel power before the logarithm.
     mean, std: of the log-mel values over the training data; the output is (log_mel - mean) / std.
     """
 
@@ -69,25 +77,39 @@ class FrontEnd(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             if not least <= getattr(self, name) <= most:
                 raise InputError(f"frontend: {name} is {getattr(self, name)}; it must be {least} to {most}")
         if self.win_length > self.n_fft:
-            raise InputError(f"frontend: win_length {self.win_length} is longer than n_fft {self.n_fft}; raise n_fft or shorten win_length")
+            raise InputError(
+                f"frontend: win_length {self.win_length} is longer than n_fft {self.n_fft}; raise n_fft or shorten"
+                " win_length"
+            )
         if self.hop_length > self.win_length:
-            raise InputError(f"frontend: hop_length {self.hop_length} is longer than win_length {self.win_length}, so audio between frames "
-                             "would be lost; shorten hop_length")
+            raise InputError(
+                f"frontend: hop_length {self.hop_length} is longer than win_length {self.win_length}, so audio between"
+                " frames would be lost; shorten hop_length"
+            )
         if self.padding not in get_args(Padding):
             raise InputError(f"frontend: padding is {self.padding!r}; allowed: {', '.join(get_args(Padding))}")
         if self.mel_scale not in _HZ_TO_MEL:
             raise InputError(f"frontend: mel_scale is {self.mel_scale!r}; allowed: {', '.join(_HZ_TO_MEL)}")
         if not 0.0 <= self.f_min <= self.top_hz - _LEAST_BAND_HZ:
-            raise InputError(f"frontend: f_min {self.f_min} Hz must be at least 0 and {_LEAST_BAND_HZ:g} Hz below f_max {self.top_hz} Hz")
+            raise InputError(
+                f"frontend: f_min {self.f_min} Hz must be at least 0 and {_LEAST_BAND_HZ:g} Hz below f_max"
+                f" {self.top_hz} Hz"
+            )
         if not self.top_hz <= self.sample_rate / 2:
-            raise InputError(f"frontend: f_max {self.f_max} Hz is above half of sample_rate {self.sample_rate} Hz; lower f_max")
+            raise InputError(
+                f"frontend: f_max {self.f_max} Hz is above half of sample_rate {self.sample_rate} Hz; lower f_max"
+            )
         if not 0.0 <= self.pre_emphasis < 1.0:
             raise InputError(f"frontend: pre_emphasis is {self.pre_emphasis}; it must be at least 0 and below 1")
         if not 1.0 / _FLOAT32_REACH <= self.log_floor <= _FLOAT32_REACH:
-            raise InputError(f"frontend: log_floor is {self.log_floor}; it must be {1.0 / _FLOAT32_REACH:g} to {_FLOAT32_REACH:g}")
+            raise InputError(
+                f"frontend: log_floor is {self.log_floor}; it must be {1.0 / _FLOAT32_REACH:g} to {_FLOAT32_REACH:g}"
+            )
         if not (abs(self.mean) <= _FLOAT32_REACH and 1.0 / _FLOAT32_REACH <= self.std <= _FLOAT32_REACH):
-            raise InputError(f"frontend: mean is {self.mean} and std {self.std}; both must be finite and std above 0, within "
-                             f"{_FLOAT32_REACH:g}")
+            raise InputError(
+                f"frontend: mean is {self.mean} and std {self.std}; both must be finite and std above 0, within "
+                f"{_FLOAT32_REACH:g}"
+            )
 
     @property
     def top_hz(self) -> float:
@@ -119,7 +141,7 @@ def window_array(fe: FrontEnd) -> Array:
     """Periodic Hann window, float32 (n_fft,): `win_length` samples in the middle, zeros around them."""
     window = np.zeros(fe.n_fft, np.float32)
     start = (fe.n_fft - fe.win_length) // 2
-    window[start:start + fe.win_length] = 0.5 - 0.5 * np.cos(2.0 * np.pi * np.arange(fe.win_length) / fe.win_length)
+    window[start : start + fe.win_length] = 0.5 - 0.5 * np.cos(2.0 * np.pi * np.arange(fe.win_length) / fe.win_length)
     return window
 
 
@@ -132,17 +154,20 @@ def corners(fe: FrontEnd) -> Array64:
 def filterbank(fe: FrontEnd) -> Array:
     """Triangular mel filters of height 1, float32 (n_mels, n_fft // 2 + 1).
 
-    A triangle so narrow that no FFT bin lies inside it would always be silent; it is replaced by the linear interpolation of the
-    power spectrum at its centre (weights of the two bins around it, sum 1). All other filters are the textbook ones.
+    A triangle so narrow that no FFT bin lies inside it would always be silent; it is replaced by the linear
+    interpolation of the power spectrum at its centre (weights of the two bins around it, sum 1). All other filters are
+    the textbook ones.
     """
     hz = corners(fe)
     bin_hz = fe.sample_rate / fe.n_fft
     bins = np.arange(fe.n_fft // 2 + 1) * bin_hz
-    left, centre, right = (hz[i:i + fe.n_mels, None] for i in range(3))  # (n_mels, 1)
+    left, centre, right = (hz[i : i + fe.n_mels, None] for i in range(3))  # (n_mels, 1)
     weights = np.empty((fe.n_mels, len(bins)), np.float32)
     for start in range(0, fe.n_mels, BAND_MELS):  # in parts: the float64 of all at once may take a gigabyte
         part = slice(start, start + BAND_MELS)
-        rows = np.maximum(0.0, np.minimum((bins - left[part]) / (centre - left)[part], (right[part] - bins) / (right - centre)[part]))
+        rows = np.maximum(
+            0.0, np.minimum((bins - left[part]) / (centre - left)[part], (right[part] - bins) / (right - centre)[part])
+        )
         empty = rows.max(axis=1) == 0.0
         rows[empty] = np.maximum(0.0, 1.0 - np.abs(bins - np.minimum(centre[part][empty], bins[-1])) / bin_hz)
         weights[part] = rows  # (BAND_MELS, bins)
@@ -186,8 +211,10 @@ def log_mel(fe: FrontEnd, waveform: Array) -> Array:
     samples = waveform.shape[-1]
     frames = fe.frames(samples)
     if frames == 0:
-        raise InputError(f"a waveform of {samples} samples does not fill one frame (n_fft {fe.n_fft}, padding '{fe.padding}'); "
-                         "give more audio or use padding 'end'")
+        raise InputError(
+            f"a waveform of {samples} samples does not fill one frame (n_fft {fe.n_fft}, padding '{fe.padding}'); "
+            "give more audio or use padding 'end'"
+        )
     clips = waveform.reshape(-1, samples)
     out = np.empty((len(clips), fe.n_mels, frames), np.float32)
     for clip, target in zip(clips, out, strict=True):
@@ -199,12 +226,13 @@ def padded(fe: FrontEnd, clip: Array) -> Array:
     """A whole clip, float32 (time,), ready for `frames_of`: pre-emphasised, with the zeros of the padding around it."""
     samples = len(clip)
     signal = np.zeros(fe.pad_before + samples + fe.pad_after(samples), np.float32)
-    emphasise(fe, clip, np.float32(0.0), signal[fe.pad_before:fe.pad_before + samples])
+    emphasise(fe, clip, np.float32(0.0), signal[fe.pad_before : fe.pad_before + samples])
     return signal
 
 
 def emphasise(fe: FrontEnd, samples: Array, previous: np.float32, out: Array) -> None:
-    """Pre-emphasis of float32 (time,) into `out`; `previous` is the sample before the first one (0 at the start of a clip)."""
+    """Pre-emphasis of float32 (time,) into `out`; `previous` is the sample before the first one (0 at the start of a
+    clip)."""
     out[:] = samples
     if fe.pre_emphasis and len(samples):
         factor = np.float32(fe.pre_emphasis)
@@ -216,8 +244,11 @@ def frames_of(fe: FrontEnd, emphasised: Array, frames: int) -> Array:
     """Normalised log-mel of the first `frames` frames of a padded, pre-emphasised signal: float32 (n_mels, frames)."""
     plan = _plan(fe)
     blocks = -(-frames // BLOCK)
-    signal = emphasised[:(frames - 1) * fe.hop_length + fe.n_fft].astype(np.float64)  # once, not in each of the frames that share a sample
-    overlapping = np.ndarray((frames, fe.n_fft), np.float64, signal, strides=(fe.hop_length * signal.itemsize, signal.itemsize))
+    # once, not in each of the frames that share a sample
+    signal = emphasised[: (frames - 1) * fe.hop_length + fe.n_fft].astype(np.float64)
+    overlapping = np.ndarray(
+        (frames, fe.n_fft), np.float64, signal, strides=(fe.hop_length * signal.itemsize, signal.itemsize)
+    )
     parts = np.fft.rfft(overlapping * plan.window).view(np.float64)  # (frames, 2 * bins): real, imaginary, real, ...
     np.square(parts, out=parts)
     power = np.zeros((blocks * BLOCK, fe.n_fft // 2 + 1), np.float32)
@@ -257,7 +288,8 @@ class LogMelStream:
         return self._drain()
 
     def flush(self) -> Array:
-        """End the stream: give the frames that padding completes, float32 (n_mels, k). Nothing may be pushed after it."""
+        """End the stream: give the frames that padding completes, float32 (n_mels, k). Nothing may be pushed after
+        it."""
         fe = self._fe
         if fe.frames(self._received) > self._frames:
             self._pending = np.concatenate((self._pending, np.zeros(fe.pad_after(self._received), np.float32)))
@@ -269,7 +301,7 @@ class LogMelStream:
         if ready == 0:
             return np.empty((fe.n_mels, 0), np.float32)
         out = frames_of(fe, self._pending, ready)
-        self._pending = self._pending[ready * fe.hop_length:]
+        self._pending = self._pending[ready * fe.hop_length :]
         self._frames += ready
         return out
 
@@ -285,7 +317,10 @@ def _plan(fe: FrontEnd) -> _Plan:
 
 
 def _slaney_to_mel(hz: Array64) -> Array64:
-    log_part = SLANEY_BREAK_HZ / SLANEY_HZ_PER_MEL + np.log(np.maximum(hz, SLANEY_BREAK_HZ) / SLANEY_BREAK_HZ) / SLANEY_LOG_STEP
+    log_part = (
+        SLANEY_BREAK_HZ / SLANEY_HZ_PER_MEL
+        + np.log(np.maximum(hz, SLANEY_BREAK_HZ) / SLANEY_BREAK_HZ) / SLANEY_LOG_STEP
+    )
     return np.where(hz < SLANEY_BREAK_HZ, hz / SLANEY_HZ_PER_MEL, log_part)
 
 

@@ -1,4 +1,5 @@
-"""Finds and reads the TOML data that ships with edgekd: `targets/`, `teachers/`, recipes and reproductions, in a checkout or in a wheel."""
+"""Finds and reads the TOML data that ships with edgekd: `targets/`, `teachers/`, recipes and reproductions, in a
+checkout or in a wheel."""
 
 import json
 import re
@@ -23,8 +24,8 @@ _PACKAGE = Path(__file__).parent
 
 
 def folder(name: Folder) -> Path:
-    """Where a kind of shipped TOML lies: recipes and reproductions in the package; the others beside it in a checkout, in `_NAME` inside a
-    wheel."""
+    """Where a kind of shipped TOML lies: recipes and reproductions in the package; the others beside it in a checkout,
+    in `_NAME` inside a wheel."""
     if name in {"recipes", "reproductions"}:
         return _PACKAGE / name
     beside = _PACKAGE.parent / name
@@ -106,14 +107,16 @@ def convert(raw: Mapping[str, Any], kind: type[T], where: str) -> T:
 
 
 def _explained(message: str, raw: Any) -> str:
-    """What msgspec says ("Expected `int` >= 1 - at `$.train.epochs`"), with the key in front and the value that was got behind."""
+    """What msgspec says ("Expected `int` >= 1 - at `$.train.epochs`"), with the key in front and the value that was got
+    behind."""
     what, _, place = message.partition(" - at `$")
     keys = re.findall(r"\w+", place)
     for key in keys:
         raw = raw[key] if isinstance(raw, Mapping) else raw[int(key)]
     shown = re.sub(r"://.*@", "://***@", repr(raw))  # an address may hold a password
     got = f" {shown}" if ", got" in what else f", got {shown}"
-    if isinstance(raw, Mapping) or repr(raw) in what or not SECRETS.isdisjoint(keys):  # a key is missing, the value was told or is secret
+    # a key is missing, the value was told or is secret
+    if isinstance(raw, Mapping) or repr(raw) in what or not SECRETS.isdisjoint(keys):
         got = ""
     return "".join([*(f"{'.'.join(keys)}: " for _ in keys[:1]), what[:1].lower(), what[1:], got])
 

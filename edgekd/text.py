@@ -40,7 +40,8 @@ def columns(header: Sequence[str], rows: Iterable[Sequence[str]], *, left: int =
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]], *, left: int = 1) -> str:
-    """A Markdown table; the first `left` columns are aligned to the left, the others, which are numbers, to the right."""
+    """A Markdown table; the first `left` columns are aligned to the left, the others, which are numbers, to the
+    right."""
     rule = ["---" if index < left else "---:" for index in range(len(header))]
     return "\n".join(
         "| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in (header, rule, *rows)

@@ -16,17 +16,20 @@ pytest_plugins = ["helpers.tones", "helpers.trainings"]
 @pytest.fixture
 def edgekd(monkeypatch, capsys):
     """Runs a command line; returns its exit status, standard output and standard error."""
+
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["edgekd", *map(str, arguments)])
         with pytest.raises(SystemExit) as caught:
             cli.main()
         return caught.value.code or 0, *capsys.readouterr()
+
     return run
 
 
 @pytest.fixture
 def full_disk(monkeypatch):
     """`full_disk(name)`: files of that name cannot be written any more; gives the way back."""
+
     def fill(name):
         replace = Path.replace
 
@@ -37,4 +40,5 @@ def full_disk(monkeypatch):
 
         monkeypatch.setattr(Path, "replace", refuse)
         return lambda: monkeypatch.setattr(Path, "replace", replace)
+
     return fill

@@ -10,8 +10,13 @@ from edgekd.errors import GateError, InputError
 from edgekd.evaluation.evaluate import evaluate_file
 from edgekd.modelfile.container import read_manifest
 
-SMALL = Settings(clips=80, seconds=1.0, teach=("train.epochs=1", "view.seconds=1.0", "train.test_every=0"),
-                 distill=("train.epochs=1", "train.test_every=0", "qat.epochs=1", "qat.calibration_clips=32"), margin=-1.0)
+SMALL = Settings(
+    clips=80,
+    seconds=1.0,
+    teach=("train.epochs=1", "view.seconds=1.0", "train.test_every=0"),
+    distill=("train.epochs=1", "train.test_every=0", "qat.epochs=1", "qat.calibration_clips=32"),
+    margin=-1.0,
+)
 
 
 def test_every_stage_runs_and_the_files_are_where_it_says(tmp_path):
@@ -34,14 +39,23 @@ def test_every_stage_runs_and_the_files_are_where_it_says(tmp_path):
         run_demo(tmp_path / "demo", said.append, settings=SMALL)
 
 
-@pytest.mark.parametrize(("stop", "said"), [
-    (KeyboardInterrupt("teacher: interrupted in epoch 2; go on with --resume"), "interrupted"),
-    (InputError("run.json cannot be written (No space left on device); free space there and go on with --resume: it is kept"),
-     r"run\.json cannot be written \(No space left on device\); see to it and"),
-])
+@pytest.mark.parametrize(
+    ("stop", "said"),
+    [
+        (KeyboardInterrupt("teacher: interrupted in epoch 2; go on with --resume"), "interrupted"),
+        (
+            InputError(
+                "run.json cannot be written (No space left on device); free space there and go on with --resume: it is"
+                " kept"
+            ),
+            r"run\.json cannot be written \(No space left on device\); see to it and",
+        ),
+    ],
+)
 def test_a_demo_that_ends_early_says_how_to_begin_anew(tmp_path, monkeypatch, stop, said):
     def teach(*_):
         raise stop
+
     monkeypatch.setattr(demo, "teach", teach)
     out = tmp_path / "my demo"
     with pytest.raises(type(stop), match=said) as stopped:

@@ -24,7 +24,9 @@ def failing(path):
 def test_what_was_there_stays_where_writing_fails(tmp_path):
     path = tmp_path / "table.csv"
     path.write_bytes(b"before")
-    with pytest.raises(InputError, match=r"table\.csv cannot be written \(No space left on device\); choose another --csv"):
+    with pytest.raises(
+        InputError, match=r"table\.csv cannot be written \(No space left on device\); choose another --csv"
+    ):
         failing(path)
     assert path.read_bytes() == b"before"
     assert [*tmp_path.iterdir()] == [path]

@@ -11,7 +11,16 @@ CONFIGS = [
     FrontEnd(),
     FrontEnd(padding="center", pre_emphasis=0.97),
     FrontEnd(padding="end", mel_scale="htk", win_length=1500),
-    FrontEnd(n_fft=512, win_length=400, hop_length=160, n_mels=40, mel_scale="slaney", f_min=50.0, f_max=7000.0, pre_emphasis=0.5),
+    FrontEnd(
+        n_fft=512,
+        win_length=400,
+        hop_length=160,
+        n_mels=40,
+        mel_scale="slaney",
+        f_min=50.0,
+        f_max=7000.0,
+        pre_emphasis=0.5,
+    ),
     FrontEnd(n_fft=4801, win_length=4801, hop_length=1920, padding="end", mean=-3.0, std=4.0),
 ]
 
@@ -27,8 +36,10 @@ def slow_log_mel(fe: FrontEnd, waveform: np.ndarray) -> np.ndarray:
     if fe.padding == "center":
         y = np.pad(y, fe.n_fft // 2)
     columns, start = [], 0
-    while start + fe.n_fft <= len(y) or (fe.padding == "end" and (start == 0 or start - fe.hop_length + fe.n_fft < len(y))):
-        frame = np.pad(y[start:start + fe.n_fft], (0, max(0, start + fe.n_fft - len(y))))
+    while start + fe.n_fft <= len(y) or (
+        fe.padding == "end" and (start == 0 or start - fe.hop_length + fe.n_fft < len(y))
+    ):
+        frame = np.pad(y[start : start + fe.n_fft], (0, max(0, start + fe.n_fft - len(y))))
         power = np.abs(np.fft.rfft(frame * window_array(fe))) ** 2
         columns.append((np.log(np.maximum(filterbank(fe) @ power, fe.log_floor)) - fe.mean) / fe.std)
         start += fe.hop_length
@@ -55,7 +66,7 @@ def test_log_mel_is_its_definition(fe):
 def test_stream_equals_clip_to_the_bit_for_any_chunking(fe, chunk):
     waveform = noise(20011)
     stream = LogMelStream(fe)
-    parts = [stream.push(waveform[i:i + chunk]) for i in range(0, len(waveform), chunk)] + [stream.flush()]
+    parts = [stream.push(waveform[i : i + chunk]) for i in range(0, len(waveform), chunk)] + [stream.flush()]
     np.testing.assert_array_equal(np.concatenate(parts, axis=1), log_mel(fe, waveform))
 
 
@@ -91,13 +102,22 @@ def test_silence_is_the_floor_everywhere():
     np.testing.assert_allclose(features, (np.log(1e-5) + 2.0) / 3.0, rtol=1e-6)
 
 
-@pytest.mark.parametrize(("scale", "top_mel"), [("fant", 1000 * np.log2(9.0)), ("htk", 2595 * np.log10(1 + 8000 / 700)),
-                                                ("slaney", 15 + 27 * np.log(8.0) / np.log(6.4))])
+@pytest.mark.parametrize(
+    ("scale", "top_mel"),
+    [
+        ("fant", 1000 * np.log2(9.0)),
+        ("htk", 2595 * np.log10(1 + 8000 / 700)),
+        ("slaney", 15 + 27 * np.log(8.0) / np.log(6.4)),
+    ],
+)
 def test_filters_peak_where_their_scale_says(scale, top_mel):
     bank = filterbank(FrontEnd(mel_scale=scale, n_mels=32))
     mel = np.arange(1, 33) * top_mel / 33
-    hz = {"fant": lambda m: 1000 * (2 ** (m / 1000) - 1), "htk": lambda m: 700 * (10 ** (m / 2595) - 1),
-          "slaney": lambda m: np.where(m < 15, m * 200 / 3, 1000 * np.exp((m - 15) * np.log(6.4) / 27))}[scale](mel)
+    hz = {
+        "fant": lambda m: 1000 * (2 ** (m / 1000) - 1),
+        "htk": lambda m: 700 * (10 ** (m / 2595) - 1),
+        "slaney": lambda m: np.where(m < 15, m * 200 / 3, 1000 * np.exp((m - 15) * np.log(6.4) / 27)),
+    }[scale](mel)
     assert np.all(np.abs(bank.argmax(axis=1) - hz / 7.8125) <= 1.0)
     assert 0.9 < bank.max() <= 1.0
 
@@ -113,7 +133,7 @@ def test_wide_filters_are_the_textbook_triangles():
     fe = FrontEnd(mel_scale="htk", n_mels=10)
     corners = 700 * (10 ** (np.linspace(0, 2595 * np.log10(1 + 8000 / 700), 12) / 2595) - 1)
     bins = np.arange(1025) * 16000 / 2048
-    expected = np.stack([np.interp(bins, corners[i:i + 3], [0.0, 1.0, 0.0]) for i in range(10)])
+    expected = np.stack([np.interp(bins, corners[i : i + 3], [0.0, 1.0, 0.0]) for i in range(10)])
     np.testing.assert_allclose(filterbank(fe), expected, atol=1e-6)
 
 
@@ -125,22 +145,25 @@ def test_window_is_periodic_hann_in_the_middle_of_the_frame():
     assert not window[12:].any()
 
 
-@pytest.mark.parametrize(("settings", "message"), [
-    ({"win_length": 4096}, r"win_length 4096 is longer than n_fft 2048"),
-    ({"hop_length": 3000}, r"hop_length 3000 is longer than win_length 2048"),
-    ({"f_max": 9000.0}, r"f_max 9000.0 Hz is above half of sample_rate 16000"),
-    ({"f_min": 4000.0, "f_max": 3000.0}, r"f_min 4000.0 Hz must be at least 0 and 1 Hz below f_max 3000.0"),
-    ({"n_mels": 0}, "n_mels is 0; it must be 1 to 1024"),
-    ({"n_mels": 10**9}, "n_mels is 1000000000; it must be 1 to 1024"),
-    ({"n_fft": 2**31, "win_length": 2**31}, "n_fft is 2147483648; it must be 2 to 32768"),
-    ({"sample_rate": 0}, "sample_rate is 0"),
-    ({"padding": "same"}, "padding is 'same'; allowed: none, center, end"),
-    ({"mel_scale": "bark"}, "mel_scale is 'bark'; allowed: fant, htk, slaney"),
-    ({"pre_emphasis": 1.0}, "pre_emphasis is 1.0"),
-    ({"log_floor": 0.0}, "log_floor is 0.0"),
-    ({"std": 0.0}, "std 0.0"),
-    ({"mean": float("nan")}, "mean is nan"),
-])
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"win_length": 4096}, r"win_length 4096 is longer than n_fft 2048"),
+        ({"hop_length": 3000}, r"hop_length 3000 is longer than win_length 2048"),
+        ({"f_max": 9000.0}, r"f_max 9000.0 Hz is above half of sample_rate 16000"),
+        ({"f_min": 4000.0, "f_max": 3000.0}, r"f_min 4000.0 Hz must be at least 0 and 1 Hz below f_max 3000.0"),
+        ({"n_mels": 0}, "n_mels is 0; it must be 1 to 1024"),
+        ({"n_mels": 10**9}, "n_mels is 1000000000; it must be 1 to 1024"),
+        ({"n_fft": 2**31, "win_length": 2**31}, "n_fft is 2147483648; it must be 2 to 32768"),
+        ({"sample_rate": 0}, "sample_rate is 0"),
+        ({"padding": "same"}, "padding is 'same'; allowed: none, center, end"),
+        ({"mel_scale": "bark"}, "mel_scale is 'bark'; allowed: fant, htk, slaney"),
+        ({"pre_emphasis": 1.0}, "pre_emphasis is 1.0"),
+        ({"log_floor": 0.0}, "log_floor is 0.0"),
+        ({"std": 0.0}, "std 0.0"),
+        ({"mean": float("nan")}, "mean is nan"),
+    ],
+)
 def test_settings_that_contradict_each_other_are_refused_by_name(settings, message):
     with pytest.raises(InputError, match=message):
         FrontEnd(**settings)

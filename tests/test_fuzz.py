@@ -1,4 +1,5 @@
-"""`tools/fuzz_model_reader.py`: nothing that reads a model file falls over a few hundred mutations, and the tool would notice if it did."""
+"""`tools/fuzz_model_reader.py`: nothing that reads a model file falls over a few hundred mutations, and the tool would
+notice if it did."""
 
 import io
 import json
@@ -45,7 +46,8 @@ def starve(path):
     raise InputError("cannot run this model (Failed to allocate memory for requested buffer of size 139586445568)")
 
 held = []
-fuzz.READERS = {"whole": Path.read_bytes, "refusing": refuse, "wrong": lambda path: [][1], "dead": lambda path: os.abort(),
+fuzz.READERS = {"whole": Path.read_bytes,
+                "refusing": refuse, "wrong": lambda path: [][1], "dead": lambda path: os.abort(),
                 "asleep": lambda path: time.sleep(60), "greedy": lambda path: held.append(b"x" * 2**28 * 3),
                 "fat": lambda path: held.append(bytearray(range(256)) * 2**20 * 2), "starved": starve, "last": refuse}
 plan = fuzz.Plan([fuzz.load(Path(sys.argv[2]))], 0, ["flip"])
@@ -57,7 +59,9 @@ for event in fuzz.events(plan, range(2), 5.0):
 def run(*arguments: str | Path, code: str | None = None) -> subprocess.CompletedProcess[str]:
     """The tool, or `code` with the tool's path as its first argument."""
     program = [sys.executable, TOOL] if code is None else [sys.executable, "-c", code, TOOL]
-    return subprocess.run([*program, *arguments], capture_output=True, text=True, check=False, env={**os.environ, "PYTHONWARNINGS": ""})
+    return subprocess.run(
+        [*program, *arguments], capture_output=True, text=True, check=False, env={**os.environ, "PYTHONWARNINGS": ""}
+    )
 
 
 def complete_manifest(suffix: str) -> manifest.Manifest:
@@ -65,9 +69,19 @@ def complete_manifest(suffix: str) -> manifest.Manifest:
     plain, source, output = toy.manifest(GRAPH, suffix[1:]), GRAPH.edges[GRAPH.input], GRAPH.edges[GRAPH.output]
     quant = manifest.TensorQuant("int8", source.scale, source.zero_point)
     modules = tuple(manifest.ModuleCount(op.name, "Conv2d", 1000, 10) for op in GRAPH.ops)
-    counts = {name: manifest.FloatCount("0", 1000 * len(modules), 10 * len(modules), modules) for name in ("torchinfo", "ptflops")}
-    vectors = golden.make(plain.frontend, plain.window, quant, output.scale, lambda features: (
-        reference.dequantize(reference.run(GRAPH, reference.quantize(features[:, None], source)), output)))
+    counts = {
+        name: manifest.FloatCount("0", 1000 * len(modules), 10 * len(modules), modules)
+        for name in ("torchinfo", "ptflops")
+    }
+    vectors = golden.make(
+        plain.frontend,
+        plain.window,
+        quant,
+        output.scale,
+        lambda features: reference.dequantize(
+            reference.run(GRAPH, reference.quantize(features[:, None], source)), output
+        ),
+    )
     return msgspec.structs.replace(plain, float_counts=counts, golden=vectors)
 
 
@@ -104,8 +118,17 @@ def test_mutated_files_are_read_or_refused(models):
 def test_whatever_a_reader_does_is_noticed_and_the_next_one_goes_on(models):
     done = run(next(path for path in models if path.name == "toy.int8.tflite"), code=BROKEN)
     assert done.returncode == 0, done.stderr
-    outcomes = ["whole ok", "refusing refused", "wrong traceback", "dead crashed", "asleep hung", "greedy memory", "fat memory",
-                "starved memory", "last refused"]
+    outcomes = [
+        "whole ok",
+        "refusing refused",
+        "wrong traceback",
+        "dead crashed",
+        "asleep hung",
+        "greedy memory",
+        "fat memory",
+        "starved memory",
+        "last refused",
+    ]
     assert done.stdout.splitlines() == [f"{index} {outcome} flip" for index in (0, 1) for outcome in outcomes]
 
 
@@ -120,7 +143,9 @@ def test_a_kind_that_needs_a_manifest_needs_a_file_with_one(models):
     assert "needs a MODEL with a manifest" in done.stderr
 
 
-def overlapping(tensors: int, name: int, rank: int, operators: int, inputs: int, subgraphs: int = 1, size: int = 2**31 - 1) -> bytes:
+def overlapping(
+    tensors: int, name: int, rank: int, operators: int, inputs: int, subgraphs: int = 1, size: int = 2**31 - 1
+) -> bytes:
     """A .tflite whose tensors are all the same one, operators too: a small file that seems to hold very much."""
     builder = flatbuffers.Builder(1024)
 
@@ -139,10 +164,17 @@ def overlapping(tensors: int, name: int, rank: int, operators: int, inputs: int,
     text = builder.CreateByteVector(b"x" * name)
     tensor = table("Tensor", Shape=vector(rank, value=size), Name=text, Type=schema.TensorType.INT8)
     indices = vector(inputs)
-    graph = table("SubGraph", Tensors=vector(tensors, tensor), Inputs=indices, Outputs=indices,
-                  Operators=vector(operators, table("Operator", Inputs=indices, Outputs=indices)))
+    graph = table(
+        "SubGraph",
+        Tensors=vector(tensors, tensor),
+        Inputs=indices,
+        Outputs=indices,
+        Operators=vector(operators, table("Operator", Inputs=indices, Outputs=indices)),
+    )
     codes, buffers = vector(1, table("OperatorCode")), vector(1, table("Buffer"))
-    builder.Finish(table("Model", Version=3, OperatorCodes=codes, Subgraphs=vector(subgraphs, graph), Buffers=buffers), b"TFL3")
+    builder.Finish(
+        table("Model", Version=3, OperatorCodes=codes, Subgraphs=vector(subgraphs, graph), Buffers=buffers), b"TFL3"
+    )
     return bytes(builder.Output())
 
 
@@ -185,9 +217,13 @@ def nested(depth: int) -> bytes:
 
 
 def onnx_model(nodes: list, shape: tuple[int, ...] = (1, 2, 8, 6), **constants: np.ndarray) -> bytes:
-    graph = helper.make_graph(nodes, "hostile", [helper.make_tensor_value_info("input", 1, shape)],
-                              [helper.make_tensor_value_info("logits", 1, None)],
-                              [pytest.importorskip("onnx.numpy_helper").from_array(value, name) for name, value in constants.items()])
+    graph = helper.make_graph(
+        nodes,
+        "hostile",
+        [helper.make_tensor_value_info("input", 1, shape)],
+        [helper.make_tensor_value_info("logits", 1, None)],
+        [pytest.importorskip("onnx.numpy_helper").from_array(value, name) for name, value in constants.items()],
+    )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9).SerializeToString()
 
 
@@ -196,7 +232,10 @@ def branching(depth: int, width: int) -> list:
     nodes = [helper.make_node("Relu", ["input"], [f"r{index}"]) for index in range(width)]
     if depth:
         nodes += branching(depth - 1, width)
-    body, end = (helper.make_graph(each, "body", [], [helper.make_tensor_value_info("r0", 1, [1, 2, 8, 6])]) for each in (nodes, nodes[:1]))
+    body, end = (
+        helper.make_graph(each, "body", [], [helper.make_tensor_value_info("r0", 1, [1, 2, 8, 6])])
+        for each in (nodes, nodes[:1])
+    )
     return [helper.make_node("If", ["input"], ["b"], then_branch=body, else_branch=end)]
 
 
@@ -209,18 +248,22 @@ def sealed(content: bytes, suffix: str, **changes: object) -> bytes:
 
 
 def padded(suffix: str) -> bytes:
-    """Under a right digest, a padding of 2**28, of the batch or of mel bands, where the file says small shapes or none."""
+    """Under a right digest, a padding of 2**28, of the batch or of mel bands, where the file says small shapes or
+    none."""
     if suffix == ".onnx":
         model = pytest.importorskip("onnx").load_model_from_string(EMITTED[suffix])
         pads = next(tensor for tensor in model.graph.initializer if tensor.name.endswith("/pads"))
-        pads.raw_data = pads.raw_data[:4 * 8] + (2**28).to_bytes(8, "little") + pads.raw_data[5 * 8:]
+        pads.raw_data = pads.raw_data[: 4 * 8] + (2**28).to_bytes(8, "little") + pads.raw_data[5 * 8 :]
         return sealed(model.SerializeToString(), suffix)
     content = tflite.emit(GRAPH, float_twin=True)
     model = schema.ModelT.InitFromPackedBuf(bytearray(content), 0)
-    operator = next(each for each in model.subgraphs[0].operators
-                    if model.operatorCodes[each.opcodeIndex].builtinCode == schema.BuiltinOperator.PAD)
+    operator = next(
+        each
+        for each in model.subgraphs[0].operators
+        if model.operatorCodes[each.opcodeIndex].builtinCode == schema.BuiltinOperator.PAD
+    )
     values = bytes(model.buffers[model.subgraphs[0].tensors[operator.inputs[1]].buffer].data)
-    changed = content.replace(values, values[:4 * 3] + (2**28).to_bytes(4, "little") + values[4 * 4:])
+    changed = content.replace(values, values[: 4 * 3] + (2**28).to_bytes(4, "little") + values[4 * 4 :])
     return container.sealed(suffix, changed, manifest.encode(toy.manifest(GRAPH, "tflite", "float")))
 
 
@@ -231,22 +274,36 @@ def hostile() -> dict[str, bytes]:
     floats.dims[0] = 2**40
     circle = [helper.make_node("DequantizeLinear", [a, "scale"], [b]) for a, b in ("ab", "ba")]
     return {
-        "tensors.tflite": overlapping(10_000, 100_000, 4, 1, 1), "subgraphs.tflite": overlapping(1000, 1000, 4, 1, 1, subgraphs=1000),
-        "operators.tflite": overlapping(10, 0, 4, 10_000, 100_000), "quadratic.tflite": overlapping(16_000, 0, 2, 16_000, 1),
-        "rank.tflite": overlapping(1, 0, 100_000, 1, 1), "crowd.tflite": archive(CROWD // 10, zipfile.ZIP_STORED, b""),
-        "bomb.tflite": archive(1, zipfile.ZIP_DEFLATED, bytes(2**27)), "frontend.tflite": sealed(
-            EMITTED[".tflite"], ".tflite", frontend={"n_fft": 32768, "win_length": 32768, "n_mels": 1024}),
+        "tensors.tflite": overlapping(10_000, 100_000, 4, 1, 1),
+        "subgraphs.tflite": overlapping(1000, 1000, 4, 1, 1, subgraphs=1000),
+        "operators.tflite": overlapping(10, 0, 4, 10_000, 100_000),
+        "quadratic.tflite": overlapping(16_000, 0, 2, 16_000, 1),
+        "rank.tflite": overlapping(1, 0, 100_000, 1, 1),
+        "crowd.tflite": archive(CROWD // 10, zipfile.ZIP_STORED, b""),
+        "bomb.tflite": archive(1, zipfile.ZIP_DEFLATED, bytes(2**27)),
+        "frontend.tflite": sealed(
+            EMITTED[".tflite"], ".tflite", frontend={"n_fft": 32768, "win_length": 32768, "n_mels": 1024}
+        ),
         "window.tflite": sealed(EMITTED[".tflite"], ".tflite", window=2**62),
-        "buffers.tflite": shared_buffer(10_000, 1_000_000), "bodies.onnx": onnx_model([*branching(20, 500), relu]),
+        "buffers.tflite": shared_buffer(10_000, 1_000_000),
+        "bodies.onnx": onnx_model([*branching(20, 500), relu]),
         "values.onnx": onnx_model([helper.make_node("Constant", [], ["c"], value=floats), relu]),
         "engine.tflite": sealed(overlapping(3, 1, 4, 1, 1), ".tflite"),
         "copies.tflite": sealed(overlapping(16_000, 1, 100_000, 1, 1, size=1), ".tflite"),
-        "padded.onnx": padded(".onnx"), "padded.tflite": padded(".tflite"),
-        "nodes.onnx": EMITTED[".onnx"] + field(7, field(1, b"") * 20 * CROWD), "fields.onnx": EMITTED[".onnx"] + field(1, b"") * 20 * CROWD,
-        "attributes.onnx": field(7, field(1, field(5, b"") * 20 * CROWD)), "deep.onnx": nested(3000),
-        "circle.onnx": onnx_model([*circle, relu], scale=scale), "input.onnx": onnx_model([relu], (1, 2**62, 2**62, 2**62)),
-        "shape.onnx": onnx_model([helper.make_node("ConstantOfShape", ["big"], ["c"]), relu], big=np.array([2**40, 2**20])),
-        "expand.onnx": onnx_model([helper.make_node("Expand", ["input", "big"], ["logits"])], big=np.array([2**20] * 4)),
+        "padded.onnx": padded(".onnx"),
+        "padded.tflite": padded(".tflite"),
+        "nodes.onnx": EMITTED[".onnx"] + field(7, field(1, b"") * 20 * CROWD),
+        "fields.onnx": EMITTED[".onnx"] + field(1, b"") * 20 * CROWD,
+        "attributes.onnx": field(7, field(1, field(5, b"") * 20 * CROWD)),
+        "deep.onnx": nested(3000),
+        "circle.onnx": onnx_model([*circle, relu], scale=scale),
+        "input.onnx": onnx_model([relu], (1, 2**62, 2**62, 2**62)),
+        "shape.onnx": onnx_model(
+            [helper.make_node("ConstantOfShape", ["big"], ["c"]), relu], big=np.array([2**40, 2**20])
+        ),
+        "expand.onnx": onnx_model(
+            [helper.make_node("Expand", ["input", "big"], ["logits"])], big=np.array([2**20] * 4)
+        ),
     }
 
 

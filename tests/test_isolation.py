@@ -1,4 +1,5 @@
-"""The half of edgekd that a device or a CI gate needs runs without the training frameworks, and without any optional package."""
+"""The half of edgekd that a device or a CI gate needs runs without the training frameworks, and without any optional
+package."""
 
 import subprocess
 import sys
@@ -11,6 +12,8 @@ TOOL = Path(__file__).parents[1] / "tools" / "check_isolation.py"
 
 @pytest.mark.parametrize("arguments", [[], ["--base-only"]])
 def test_the_torch_free_half_imports_with_frameworks_blocked(arguments):
-    done = subprocess.run([sys.executable, str(TOOL), "--no-timing", *arguments], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, str(TOOL), "--no-timing", *arguments], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("isolation ok")

@@ -1,11 +1,13 @@
 """Judges instruction counts of emulated boards against a baseline; `arm_cost.sh` counts them and calls this.
 
     python tools/arm_cost.py check [--baseline FILE] [--tolerance 0.01]            before anything is counted
-    python tools/arm_cost.py judge RESULTS [--baseline FILE] [--tolerance 0.01]    RESULTS/SUITE/CPU/MODEL.TURN and .TURN.marks
+    python tools/arm_cost.py judge RESULTS [--baseline FILE] [--tolerance 0.01]    RESULTS/SUITE/CPU/MODEL.TURN and
+    .TURN.marks
 
-The cost of a stage is the difference between its long and its short loop, by the turn: start-up, imports and the loops' surroundings
-cancel. It is that of the thread that loops, where an engine with one thread computes: ONNX Runtime has a thread of its own that now and
-then does something, which would make counts less repeatable. Prints a table, then one JSON line (`Costs`), the next baseline.
+The cost of a stage is the difference between its long and its short loop, by the turn: start-up, imports and the loops'
+surroundings cancel. It is that of the thread that loops, where an engine with one thread computes: ONNX Runtime has a
+thread of its own that now and then does something, which would make counts less repeatable. Prints a table, then one
+JSON line (`Costs`), the next baseline.
 """
 
 import statistics
@@ -24,7 +26,8 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 MAX_SPREAD = 0.001
 """Of a count between processes, as a share of the least: beyond it counts are no gate."""
 MAX_ELSEWHERE = 0.02
-"""Of the instructions of all threads, the share that other threads than the counted one may execute during the loops."""
+"""Of the instructions of all threads, the share that other threads than the counted one may execute during the
+loops."""
 TOLERANCE = 0.01
 MARKS = ".marks"
 NOTHING = "-"
@@ -47,9 +50,9 @@ class Loops(msgspec.Struct, frozen=True):
 
 
 class Row(msgspec.Struct, frozen=True):
-    """Instructions per turn of each stage of a model on a release and processor: medians of `repeats` processes. spread: largest less
-    least, as a share of the least. elsewhere: largest share of the instructions during the loops that other threads executed. versions: of
-    what decides counts beside the model."""
+    """Instructions per turn of each stage of a model on a release and processor: medians of `repeats` processes.
+    spread: largest less least, as a share of the least. elsewhere: largest share of the instructions during the loops
+    that other threads executed. versions: of what decides counts beside the model."""
 
     suite: str
     cpu: str
@@ -111,7 +114,9 @@ def judge(
     if baseline is not None:
         known = {row.key for row in earlier}
         if not known & {row.key for row in rows}:
-            raise InputError(f"{baseline}: holds none of the models counted ({', '.join(row.name for row in rows)}); make it again")
+            raise InputError(
+                f"{baseline}: holds none of the models counted ({', '.join(row.name for row in rows)}); make it again"
+            )
         failures += grown(rows, earlier, tolerance)
     _print_table(rows, earlier)
     print(msgspec.json.encode(Costs(tuple(rows), not failures, tuple(failures))).decode())
@@ -130,7 +135,9 @@ def read_baseline(path: Path) -> tuple[Row, ...]:
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); give the JSON line of an earlier run") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is no baseline ({error}); make one with: tools/arm_cost.sh MODEL | tail -n 1 > {path.name}") from None
+        raise InputError(
+            f"{path} is no baseline ({error}); make one with: tools/arm_cost.sh MODEL | tail -n 1 > {path.name}"
+        ) from None
 
 
 def gather(results: Path, qemu: str) -> tuple[list[Row], list[str]]:
@@ -153,9 +160,19 @@ def gather(results: Path, qemu: str) -> tuple[list[Row], list[str]]:
             continue
         loops = counted[0].loops
         of_stage = {stage: [turn.costs[stage] for turn in counted] for stage in loops.stages}
-        rows.append(Row(suite, cpu, model, loops.engine, {stage: statistics.median(each) for stage, each in of_stage.items()},
-                        {stage: round(max(each) / min(each) - 1, 6) for stage, each in of_stage.items()},
-                        round(max(turn.elsewhere for turn in counted), 6), len(paths), {**loops.versions, "qemu": qemu}))
+        rows.append(
+            Row(
+                suite,
+                cpu,
+                model,
+                loops.engine,
+                {stage: statistics.median(each) for stage, each in of_stage.items()},
+                {stage: round(max(each) / min(each) - 1, 6) for stage, each in of_stage.items()},
+                round(max(turn.elsewhere for turn in counted), 6),
+                len(paths),
+                {**loops.versions, "qemu": qemu},
+            )
+        )
     if not rows:
         raise InputError(f"{results}: holds no counts ({'; '.join(failures) or 'nothing was run'}); run arm_cost.sh")
     return rows, failures
@@ -165,11 +182,17 @@ def unsteady(rows: Iterable[Row]) -> list[str]:
     """Counts that do not repeat, or are not the whole, one phrase each."""
     found = []
     for row in rows:
-        found += [f"the {stage} of {row.name} differs by {100 * spread:.2f} % between processes, more than {100 * MAX_SPREAD:g} %"
-                  for stage, spread in row.spread.items() if spread > MAX_SPREAD]
+        found += [
+            f"the {stage} of {row.name} differs by {100 * spread:.2f} % between processes, more than"
+            f" {100 * MAX_SPREAD:g} %"
+            for stage, spread in row.spread.items()
+            if spread > MAX_SPREAD
+        ]
         if row.elsewhere > MAX_ELSEWHERE:
-            found.append(f"{row.name}: {100 * row.elsewhere:.1f} % of the instructions are other threads', more than "
-                         f"{100 * MAX_ELSEWHERE:g} %, and not counted")
+            found.append(
+                f"{row.name}: {100 * row.elsewhere:.1f} % of the instructions are other threads', more than "
+                f"{100 * MAX_ELSEWHERE:g} %, and not counted"
+            )
     return found
 
 
@@ -182,14 +205,18 @@ def grown(rows: Iterable[Row], earlier: Iterable[Row], tolerance: float) -> list
         for stage, count in row.instructions.items() if old else ():
             was = old.instructions.get(stage)
             if was is not None and count > was * (1 + tolerance):
-                found.append(f"the {stage} of {row.name} has grown by {100 * (count / was - 1):.2f} %, from {was:,.0f} to {count:,.0f} "
-                             f"instructions{_changed(old.versions, row.versions)}")
+                found.append(
+                    f"the {stage} of {row.name} has grown by {100 * (count / was - 1):.2f} %, from {was:,.0f} to"
+                    f" {count:,.0f} instructions{_changed(old.versions, row.versions)}"
+                )
     return found
 
 
 def _changed(old: dict[str, str], new: dict[str, str]) -> str:
     """What else is not as it was."""
-    changes = [f"{name} {old.get(name, NOTHING)} to {new.get(name, NOTHING)}" for name in new if old.get(name) != new.get(name)]
+    changes = [
+        f"{name} {old.get(name, NOTHING)} to {new.get(name, NOTHING)}" for name in new if old.get(name) != new.get(name)
+    ]
     return f" ({', '.join(changes)})" if changes else ""
 
 
@@ -200,8 +227,10 @@ def _read_turn(path: Path) -> Turn | None:
         loops = msgspec.json.decode(path.read_bytes(), type=Loops)
         lines = [line.split() for line in marks.read_text().splitlines()]  # mark, own, all
         own, every = ([int(line[column]) for line in lines] for column in (1, 2))
-        costs = {stage: ((end - middle) - (middle - start)) / (loops.many - loops.few)
-                 for stage, start, middle, end in zip(loops.stages, own[::3], own[1::3], own[2::3], strict=True)}
+        costs = {
+            stage: ((end - middle) - (middle - start)) / (loops.many - loops.few)
+            for stage, start, middle, end in zip(loops.stages, own[::3], own[1::3], own[2::3], strict=True)
+        }
         return Turn(loops, costs, 1 - (own[-1] - own[0]) / (every[-1] - every[0]))
     except (OSError, ValueError, IndexError, ZeroDivisionError, msgspec.DecodeError):
         return None
@@ -209,7 +238,9 @@ def _read_turn(path: Path) -> Turn | None:
 
 def _check_tolerance(tolerance: float) -> None:
     if not 0 <= tolerance < 1:
-        raise InputError(f"--tolerance is {tolerance}; give a share of at least 0 and below 1, for instance {TOLERANCE}")
+        raise InputError(
+            f"--tolerance is {tolerance}; give a share of at least 0 and below 1, for instance {TOLERANCE}"
+        )
 
 
 def _print_table(rows: Sequence[Row], earlier: Iterable[Row]) -> None:
@@ -220,11 +251,17 @@ def _print_table(rows: Sequence[Row], earlier: Iterable[Row]) -> None:
     for row in rows:
         old, since = before.get(row.key), NOTHING
         if old:
-            change = {stage: count / old.instructions[stage] - 1 for stage, count in row.instructions.items() if stage in old.instructions}
+            change = {
+                stage: count / old.instructions[stage] - 1
+                for stage, count in row.instructions.items()
+                if stage in old.instructions
+            }
             stage = max(change, key=lambda name: abs(change[name]), default="")
             since = f"{100 * change[stage]:+.2f} % {stage}" if stage else NOTHING
         counts = [f"{row.instructions[stage]:,.0f}" if stage in row.instructions else NOTHING for stage in COLUMNS]
-        lines.append([row.suite, row.cpu, row.engine, row.model, *counts, f"{100 * max(row.spread.values()):.3f} %", since])
+        lines.append(
+            [row.suite, row.cpu, row.engine, row.model, *counts, f"{100 * max(row.spread.values()):.3f} %", since]
+        )
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())

@@ -1,8 +1,10 @@
-"""What arm_cost.sh counts: loops over the stages of a model file, with a mark for insn_marks.c before, between and after them.
+"""What arm_cost.sh counts: loops over the stages of a model file, with a mark for insn_marks.c before, between and
+after them.
 
     python tools/arm_cost_loops.py MODEL    prints one JSON line: `Loops`
 
-The stages are those of `edgekd bench` (network, front end, and the pipeline from one window to a decision) and the stream that `listen`
+The stages are those of `edgekd bench` (network, front end, and the pipeline from one window to a decision) and the
+stream that `listen`
 runs: chunks as a microphone gives them, half a second of new audio from decision to decision.
 """
 
@@ -35,8 +37,8 @@ PACKAGES = {"litert": "ai-edge-litert", "onnxruntime": "onnxruntime"}
 
 
 class Loops(msgspec.Struct, frozen=True):
-    """stages: in the order of their marks, three each. few, many: turns between the marks of a stage. versions: of what decides the count
-    beside the model."""
+    """stages: in the order of their marks, three each. few, many: turns between the marks of a stage. versions: of what
+    decides the count beside the model."""
 
     engine: str
     stages: tuple[str, ...]
@@ -78,7 +80,7 @@ def _chunks(model: Model) -> Iterator[np.ndarray]:
     noise = (LEVEL * np.random.default_rng(SEED).standard_normal(rate)).astype(np.float32)
     size = int(CHUNK_S * rate)
     while True:
-        yield from (noise[start:start + size] for start in range(0, rate, size))
+        yield from (noise[start : start + size] for start in range(0, rate, size))
 
 
 if __name__ == "__main__":

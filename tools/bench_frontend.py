@@ -1,4 +1,5 @@
-"""Times the front end on one thread: numpy log-mel of a 1 s window, streaming per hop, and the torch mirror where torch is installed.
+"""Times the front end on one thread: numpy log-mel of a 1 s window, streaming per hop, and the torch mirror where torch
+is installed.
 
     OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 python tools/bench_frontend.py
 
@@ -27,7 +28,8 @@ HOPS = (8, 16)
 
 
 def microseconds(work: Callable[[], object], repeats: int = REPEATS) -> tuple[float, float]:
-    """Median and least processor time of one call on this thread, microseconds: steadier than the clock on a busy machine."""
+    """Median and least processor time of one call on this thread, microseconds: steadier than the clock on a busy
+    machine."""
     work()
     times = []
     for _ in range(repeats):
@@ -54,7 +56,7 @@ def main() -> None:
     waveforms = (0.1 * np.random.default_rng(0).standard_normal((BATCH, fe.sample_rate))).astype(np.float32)
     rows = {"numpy log-mel, 1 s": microseconds(lambda: log_mel(fe, waveforms[0]))}
     for frames in HOPS:
-        stream, hop = LogMelStream(fe), waveforms[0, :frames * fe.hop_length]
+        stream, hop = LogMelStream(fe), waveforms[0, : frames * fe.hop_length]
         stream.push(waveforms[0])
         rows[f"numpy stream, hop of {frames} frames"] = microseconds(lambda stream=stream, hop=hop: stream.push(hop))
     if find_spec("torch") is not None:
@@ -62,8 +64,19 @@ def main() -> None:
     print(f"{'':<34}{'median us':>10}{'least us':>10}{'per s':>10}")
     for name, (median, least) in rows.items():
         print(f"{name:<34}{median:>10.1f}{least:>10.1f}{1e6 / median:>10.0f}")
-    print(json.dumps({"machine": f"{platform.machine()}, {os.cpu_count()} cores", "numpy": np.__version__, "threads": 1,
-                      "us": {name: {"median": round(median, 1), "least": round(least, 1)} for name, (median, least) in rows.items()}}))
+    print(
+        json.dumps(
+            {
+                "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+                "numpy": np.__version__,
+                "threads": 1,
+                "us": {
+                    name: {"median": round(median, 1), "least": round(least, 1)}
+                    for name, (median, least) in rows.items()
+                },
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

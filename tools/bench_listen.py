@@ -1,15 +1,19 @@
-"""Times listening: processor time of a decision back to back and at four a second, share of a core, memory, and start-up.
+"""Times listening: processor time of a decision back to back and at four a second, share of a core, memory, and
+start-up.
 
-    OMP_NUM_THREADS=1 python tools/bench_listen.py MODEL [--conventional ../shared/data/models/dcase2022_baseline.tflite] [--mic]
+    OMP_NUM_THREADS=1 python tools/bench_listen.py MODEL [--conventional
+    ../shared/data/models/dcase2022_baseline.tflite] [--mic]
 
-A decision is all that `edgekd listen --json` does for one hop of noise: chunks into windows, features of new frames, the network, the
-JSON line. Times are processor time of the thread, in which an engine with one thread runs. Paced, each decision finds its data out of
-the nearest caches, as on a device. Memory and start-up (from the start of the process to its first decision) are those of fresh
-processes: the command itself on a pipe, and on a file of 16-bit PCM. PSS counts only a part of libraries that other processes have mapped
-too, as this tool has; RSS counts all. With librosa and --conventional, a listener that computes each window anew takes turns with ours in
-everything. The command is also heard side by side with its terminal view, with --plain and with --json, each on a terminal and on a pipe of
-noise in real time; with --mic also with the view on the virtual microphone of `mic_faults.py`, as two processes. Of these the memory counts
-what processes share once, as if nothing else ran on the machine (`alone`). Prints tables of medians over the repeats, then one JSON line.
+A decision is all that `edgekd listen --json` does for one hop of noise: chunks into windows, features of new frames,
+the network, the JSON line. Times are processor time of the thread, in which an engine with one thread runs. Paced, each
+decision finds its data out of the nearest caches, as on a device. Memory and start-up (from the start of the process to
+its first decision) are those of fresh
+processes: the command itself on a pipe, and on a file of 16-bit PCM. PSS counts only a part of libraries that other
+processes have mapped too, as this tool has; RSS counts all. With librosa and --conventional, a listener that computes
+each window anew takes turns with ours in everything. The command is also heard side by side with its terminal view,
+with --plain and with --json, each on a terminal and on a pipe of noise in real time; with --mic also with the view on
+the virtual microphone of `mic_faults.py`, as two processes. Of these the memory counts what processes share once, as if
+nothing else ran on the machine (`alone`). Prints tables of medians over the repeats, then one JSON line.
 """
 
 import contextlib
@@ -69,7 +73,9 @@ Step = Callable[[], object]
 
 def noise(model: Model, seconds: float) -> np.ndarray:
     """Seeded noise at the model's rate, float32 (time,)."""
-    return (0.1 * np.random.default_rng(0).standard_normal(round(seconds * model.manifest.frontend.sample_rate))).astype(np.float32)
+    return (
+        0.1 * np.random.default_rng(0).standard_normal(round(seconds * model.manifest.frontend.sample_rate))
+    ).astype(np.float32)
 
 
 def step_of(model: Model) -> Step:
@@ -103,14 +109,16 @@ def environment() -> dict[str, str]:
 
 
 def first_line_s(command: list[str], stdin: bytes | None = None) -> tuple[float, dict[str, float]]:
-    """Seconds from a process's start to its first line, and, of one that waits for the end of its input, its memory after
-    `FIRST_DECISIONS` lines.
+    """Seconds from a process's start to its first line, and, of one that waits for the end of its input, its memory
+    after `FIRST_DECISIONS` lines.
 
     Raises:
         InputError: it ends before.
     """
     began = time.monotonic()
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()) as process:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()
+    ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         assert process.stderr is not None
@@ -123,7 +131,10 @@ def first_line_s(command: list[str], stdin: bytes | None = None) -> tuple[float,
             first_s = first_s or time.monotonic() - began
             lines.append(line)
         if len(lines) < FIRST_DECISIONS:
-            raise InputError(f"{' '.join(command)} made {len(lines)} decisions; it says: {process.stderr.read().decode().strip()[-200:]}")
+            raise InputError(
+                f"{' '.join(command)} made {len(lines)} decisions; it says:"
+                f" {process.stderr.read().decode().strip()[-200:]}"
+            )
         held = memory(process.pid)
         process.stdin.close()
         process.stdout.read()
@@ -138,10 +149,14 @@ def memory(pid: int) -> dict[str, float]:
     except OSError:
         return {}
     fields = dict(line.split(":", 1) for line in rollup.splitlines() if ":" in line)
-    return {f"{name.lower()}_mb": 1024 * int(fields[name].split()[0]) / 1e6 for name in ("Pss", "Rss") if name in fields}
+    return {
+        f"{name.lower()}_mb": 1024 * int(fields[name].split()[0]) / 1e6 for name in ("Pss", "Rss") if name in fields
+    }
 
 
-def fresh(model_path: Path, model: Model, conventional: Path | None, wav: Path) -> Iterator[tuple[str, float, dict[str, float]]]:
+def fresh(
+    model_path: Path, model: Model, conventional: Path | None, wav: Path
+) -> Iterator[tuple[str, float, dict[str, float]]]:
     """Once each: the contender, seconds to the first decision on a file, memory."""
     options = ["--model", str(model_path), "--json", "--hop", str(HOP_S)]
     start_s, _ = first_line_s([*LISTEN, str(wav), *options])
@@ -149,8 +164,18 @@ def fresh(model_path: Path, model: Model, conventional: Path | None, wav: Path) 
     _, held = first_line_s([*LISTEN, "-", *options], to_pcm(noise(model, seconds)).tobytes())
     yield EDGEKD, start_s, held
     if conventional is not None:
-        yield CONVENTIONAL, *first_line_s([sys.executable, str(HERE / "conventional_listening.py"), str(conventional), str(HOP_S),
-                                           str(FIRST_DECISIONS)])
+        yield (
+            CONVENTIONAL,
+            *first_line_s(
+                [
+                    sys.executable,
+                    str(HERE / "conventional_listening.py"),
+                    str(conventional),
+                    str(HOP_S),
+                    str(FIRST_DECISIONS),
+                ]
+            ),
+        )
 
 
 class Terminal:
@@ -159,8 +184,9 @@ class Terminal:
     def __init__(self, *arguments: str) -> None:
         self._screen, screen = pty.openpty()
         termios.tcsetwinsize(screen, ROWS_COLUMNS)
-        self._process = subprocess.Popen([*LISTEN, *arguments], stdin=subprocess.PIPE, stdout=screen, stderr=screen, bufsize=0,
-                                         env=environment())
+        self._process = subprocess.Popen(
+            [*LISTEN, *arguments], stdin=subprocess.PIPE, stdout=screen, stderr=screen, bufsize=0, env=environment()
+        )
         os.close(screen)
         self._seen = b""
         self._looking = threading.Thread(target=self._look)
@@ -186,7 +212,9 @@ class Terminal:
             self._process.stdin.write(sound)
         except BrokenPipeError:
             self._looking.join()
-            raise InputError(f"{' '.join(map(str, self._process.args))} ended; it says: {self._seen.decode(errors='replace')}") from None
+            raise InputError(
+                f"{' '.join(map(str, self._process.args))} ended; it says: {self._seen.decode(errors='replace')}"
+            ) from None
 
     def cpu_s(self) -> float:
         """Processor seconds of all threads of all its processes."""
@@ -194,7 +222,8 @@ class Terminal:
         return sum(int(stat.read_text().split()[0]) for stat in threads) / 1e9
 
     def memory(self) -> dict[str, float]:
-        """Megabytes of its processes together: PSS, and `alone`, in which a page of a file counts once and no other process matters."""
+        """Megabytes of its processes together: PSS, and `alone`, in which a page of a file counts once and no other
+        process matters."""
         files: Counter[tuple[str, ...]] = Counter()
         pss_kb = own_kb = 0
         for pid in self._processes():
@@ -216,7 +245,14 @@ class Terminal:
     def _processes(self) -> list[int]:
         """It and the children of its threads."""
         pid = self._process.pid
-        return [pid, *(int(child) for each in Path(f"/proc/{pid}/task").glob("*/children") for child in each.read_text().split())]
+        return [
+            pid,
+            *(
+                int(child)
+                for each in Path(f"/proc/{pid}/task").glob("*/children")
+                for child in each.read_text().split()
+            ),
+        ]
 
     def _look(self) -> None:
         with contextlib.suppress(OSError):  # the terminal's end
@@ -227,9 +263,13 @@ class Terminal:
 def on_terminals(model_path: Path, model: Model, seconds: float) -> dict[str, dict[str, float]]:
     """Percent of a core and megabytes of the command with each output, side by side."""
     options = ("--model", str(model_path), "--hop", str(HOP_S))
-    sound = itertools.cycle(to_pcm(chunk).tobytes() for chunk in np.split(noise(model, NOISE_S), round(NOISE_S / CHUNK_S)))
+    sound = itertools.cycle(
+        to_pcm(chunk).tobytes() for chunk in np.split(noise(model, NOISE_S), round(NOISE_S / CHUNK_S))
+    )
     with contextlib.ExitStack() as stack:
-        terminals = {name: stack.enter_context(Terminal("-", *options, *arguments)) for name, arguments in OUTPUTS.items()}
+        terminals = {
+            name: stack.enter_context(Terminal("-", *options, *arguments)) for name, arguments in OUTPUTS.items()
+        }
         began, counted, before = time.monotonic(), 0.0, dict.fromkeys(OUTPUTS, 0.0)
         for number in range(round((SETTLE_S + seconds) / CHUNK_S)):
             if not counted and number * CHUNK_S >= SETTLE_S:
@@ -239,7 +279,10 @@ def on_terminals(model_path: Path, model: Model, seconds: float) -> dict[str, di
                 each.hear(chunk)
             time.sleep(max(0.0, began + (number + 1) * CHUNK_S - time.monotonic()))
         wall_s = time.monotonic() - counted
-        return {name: {"core_percent": 100.0 * (each.cpu_s() - before[name]) / wall_s, **each.memory()} for name, each in terminals.items()}
+        return {
+            name: {"core_percent": 100.0 * (each.cpu_s() - before[name]) / wall_s, **each.memory()}
+            for name, each in terminals.items()
+        }
 
 
 def on_microphone(model_path: Path, seconds: float) -> dict[str, float]:
@@ -252,18 +295,29 @@ def on_microphone(model_path: Path, seconds: float) -> dict[str, float]:
             time.sleep(SETTLE_S)
             began, before = time.monotonic(), terminal.cpu_s()
             time.sleep(seconds)
-            return {"core_percent": 100.0 * (terminal.cpu_s() - before) / (time.monotonic() - began), **terminal.memory()}
+            return {
+                "core_percent": 100.0 * (terminal.cpu_s() - before) / (time.monotonic() - began),
+                **terminal.memory(),
+            }
 
 
 def main(
     model_path: Annotated[Path, typer.Argument(metavar="MODEL", help="A model file that 'edgekd export' wrote.")],
-    conventional: Annotated[Path | None, typer.Option(
-        help="The DCASE 2022 baseline's .tflite, heard through librosa; left out where that is not installed.")] = None,
-    repeats: Annotated[int, typer.Option(min=1, help="Turns, in each of which every contender does everything once.")] = 5,
+    conventional: Annotated[
+        Path | None,
+        typer.Option(
+            help="The DCASE 2022 baseline's .tflite, heard through librosa; left out where that is not installed."
+        ),
+    ] = None,
+    repeats: Annotated[
+        int, typer.Option(min=1, help="Turns, in each of which every contender does everything once.")
+    ] = 5,
     count: Annotated[int, typer.Option(min=1, help="Decisions back to back in a turn.")] = 200,
     paced_count: Annotated[int, typer.Option(min=1, help="Decisions at four a second in a turn.")] = 40,
     terminal_s: Annotated[float, typer.Option(min=1, help="Seconds on terminals in a turn.")] = 20.0,
-    mic: Annotated[bool, typer.Option("--mic", help="Also hear a virtual microphone; needs PulseAudio as mic_faults.py does.")] = False,
+    mic: Annotated[
+        bool, typer.Option("--mic", help="Also hear a virtual microphone; needs PulseAudio as mic_faults.py does.")
+    ] = False,
 ) -> None:
     """Measure listening."""
     model = open_model(model_path)
@@ -293,22 +347,42 @@ def main(
             for name, start_s, held in fresh(model_path, model, conventional, wav):
                 for key, value in {"start_s": start_s, **held}.items():
                     figures[name].setdefault(key, []).append(value)
-            for name, row in {**on_terminals(model_path, model, terminal_s),
-                              **({"view, microphone": on_microphone(model_path, terminal_s)} if mic else {})}.items():
+            for name, row in {
+                **on_terminals(model_path, model, terminal_s),
+                **({"view, microphone": on_microphone(model_path, terminal_s)} if mic else {}),
+            }.items():
                 for key, value in row.items():
                     processes.setdefault(name, {}).setdefault(key, []).append(value)
-    medians, whole = ({name: {key: round(statistics.median(values), 3) for key, values in rows.items()} for name, rows in each.items()}
-                      for each in (figures, processes))
+    medians, whole = (
+        {
+            name: {key: round(statistics.median(values), 3) for key, values in rows.items()}
+            for name, rows in each.items()
+        }
+        for each in (figures, processes)
+    )
     print(f"{'':<14}{'us/decision':>13}{'us paced':>11}{'% of a core':>13}{'PSS MB':>9}{'RSS MB':>9}{'start s':>9}")
     for name, row in medians.items():
-        print(f"{name:<14}{row['cpu_us']:>13.0f}{row['paced_cpu_us']:>11.0f}{row['core_percent']:>13.3f}{row['pss_mb']:>9.1f}"
-              f"{row['rss_mb']:>9.1f}{row['start_s']:>9.3f}")
+        print(
+            f"{name:<14}{row['cpu_us']:>13.0f}{row['paced_cpu_us']:>11.0f}{row['core_percent']:>13.3f}{row['pss_mb']:>9.1f}"
+            f"{row['rss_mb']:>9.1f}{row['start_s']:>9.3f}"
+        )
     print(f"\n{'whole processes':<20}{'% of a core':>13}{'PSS MB':>9}{'alone MB':>10}")
     for name, row in whole.items():
         print(f"{name:<20}{row['core_percent']:>13.3f}{row['pss_mb']:>9.1f}{row['alone_mb']:>10.1f}")
-    print(json.dumps({"model": str(model_path), "engine": model.engine, "threads": 1, "hop_s": HOP_S, "repeats": repeats,
-                      "machine": machine(), **medians,
-                      "processes": whole}))
+    print(
+        json.dumps(
+            {
+                "model": str(model_path),
+                "engine": model.engine,
+                "threads": 1,
+                "hop_s": HOP_S,
+                "repeats": repeats,
+                "machine": machine(),
+                **medians,
+                "processes": whole,
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -2,9 +2,9 @@
 
     python tools/bench_prepare.py --clips 20000
 
-Wall clock of the whole command in a fresh process, start and read-back included, on all processors; then the same command goes on with a
-store that was stopped after the last clip, which is what checking costs. Prints a table, then one JSON line. The wavs are noise in a
-temporary folder, just written: reading them from a slow disk is not measured.
+Wall clock of the whole command in a fresh process, start and read-back included, on all processors; then the same
+command goes on with a store that was stopped after the last clip, which is what checking costs. Prints a table, then
+one JSON line. The wavs are noise in a temporary folder, just written: reading them from a slow disk is not measured.
 """
 
 import argparse
@@ -35,7 +35,9 @@ def make_wavs(folder: Path, clips: int, subtype: str) -> None:
         (folder / f"label{label}").mkdir(parents=True)
     for number in range(clips):
         start = int(rng.integers(len(noise) - RATE))
-        soundfile.write(folder / f"label{number % LABELS}" / f"{number}.wav", noise[start:start + RATE], RATE, subtype=subtype)
+        soundfile.write(
+            folder / f"label{number % LABELS}" / f"{number}.wav", noise[start : start + RATE], RATE, subtype=subtype
+        )
 
 
 def seconds(wavs: Path, store: Path, wanted: int) -> tuple[float, float]:
@@ -45,8 +47,12 @@ def seconds(wavs: Path, store: Path, wanted: int) -> tuple[float, float]:
         SystemExit: it ends with another.
     """
     began, used = time.monotonic(), processor_seconds()
-    done = subprocess.run([sys.executable, "-P", "-m", "edgekd.cli", "data", "prepare", "folder", str(wavs), "--out", str(store)],
-                          capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "edgekd.cli", "data", "prepare", "folder", str(wavs), "--out", str(store)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode != wanted:
         sys.exit(f"prepare ended with {done.returncode}, not {wanted}: {done.stderr}")
     return time.monotonic() - began, processor_seconds() - used
@@ -70,8 +76,13 @@ def measure(folder: Path, clips: int, subtype: str) -> dict[str, float]:
     again, _ = seconds(wavs, stopped, 0)
     if any(file.read_bytes() != (stopped / file.name).read_bytes() for file in store.iterdir()):
         sys.exit("the store that was stopped and gone on with is another")
-    return {"seconds": round(whole, 2), "clips_per_s": round(clips / whole), "processor_ms_per_clip": round(1e3 * used / clips, 3),
-            "going_on_seconds": round(again, 2), "going_on_clips_per_s": round(clips / again)}
+    return {
+        "seconds": round(whole, 2),
+        "clips_per_s": round(clips / whole),
+        "processor_ms_per_clip": round(1e3 * used / clips, 3),
+        "going_on_seconds": round(again, 2),
+        "going_on_clips_per_s": round(clips / again),
+    }
 
 
 def main() -> None:
@@ -83,10 +94,20 @@ def main() -> None:
         rows = {name: measure(Path(folder), arguments.clips, subtype) for name, subtype in SUBTYPES.items()}
     print(f"{'':<8}{'clips':>8}{'s':>8}{'clips/s':>9}{'CPU ms/clip':>13}{'going on s':>12}{'clips/s':>9}")
     for name, row in rows.items():
-        print(f"{name:<8}{arguments.clips:>8}{row['seconds']:>8.1f}{row['clips_per_s']:>9}{row['processor_ms_per_clip']:>13.2f}"
-              f"{row['going_on_seconds']:>12.1f}{row['going_on_clips_per_s']:>9}")
-    print(json.dumps({"machine": f"{platform.machine()}, {os.cpu_count()} cores", "load": round(os.getloadavg()[0], 1),
-                      "clips": arguments.clips, "prepare": rows}))
+        print(
+            f"{name:<8}{arguments.clips:>8}{row['seconds']:>8.1f}{row['clips_per_s']:>9}{row['processor_ms_per_clip']:>13.2f}"
+            f"{row['going_on_seconds']:>12.1f}{row['going_on_clips_per_s']:>9}"
+        )
+    print(
+        json.dumps(
+            {
+                "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+                "load": round(os.getloadavg()[0], 1),
+                "clips": arguments.clips,
+                "prepare": rows,
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -2,9 +2,10 @@
 
     python tools/bench_store.py --gib 4
 
-Writes a store of random PCM (one-second clips at 16 kHz, 32 kB each), drops its pages before every turn, and gathers batches of random
-clips, as a training does: "faults" reads through the map, "told" tells each window as it is read, "ahead" tells the batch after the next
-too. Prints clips per second and the bytes that the disk gave for each clip, then one JSON line.
+Writes a store of random PCM (one-second clips at 16 kHz, 32 kB each), drops its pages before every turn, and gathers
+batches of random clips, as a training does: "faults" reads through the map, "told" tells each window as it is read,
+"ahead" tells the batch after the next too. Prints clips per second and the bytes that the disk gave for each clip, then
+one JSON line.
 """
 
 import argparse
@@ -42,12 +43,14 @@ def make(path: Path, clips: int) -> None:
 
 def read_bytes() -> int:
     """What this process had read from disk so far."""
-    return next(int(line.split()[1]) for line in Path("/proc/self/io").read_text().splitlines() if line.startswith("read_bytes"))
+    return next(
+        int(line.split()[1]) for line in Path("/proc/self/io").read_text().splitlines() if line.startswith("read_bytes")
+    )
 
 
 def batches(store: ClipStore, order: np.ndarray, ahead: int) -> Iterator[np.ndarray]:
     """(batch, samples) float32, the kernel told of `ahead` batches beyond each."""
-    parts = [order[start:start + BATCH] for start in range(0, len(order), BATCH)]
+    parts = [order[start : start + BATCH] for start in range(0, len(order), BATCH)]
     for part in parts[:ahead]:
         store.will_need(part)
     for number, part in enumerate(parts):
@@ -69,8 +72,11 @@ def measure(path: Path, clips: int, streamed: bool, ahead: int) -> dict[str, flo
         time.sleep(WORK_S)
         waited += time.monotonic() - slept
     seconds = time.monotonic() - began
-    return {"clips_per_s": round(len(order) / seconds), "kib_per_clip": round((read_bytes() - before) / len(order) / KIB, 1),
-            "ms_per_batch": round(1e3 * (seconds - waited) / len(order) * BATCH, 2)}
+    return {
+        "clips_per_s": round(len(order) / seconds),
+        "kib_per_clip": round((read_bytes() - before) / len(order) / KIB, 1),
+        "ms_per_batch": round(1e3 * (seconds - waited) / len(order) * BATCH, 2),
+    }
 
 
 def main() -> None:
@@ -87,8 +93,17 @@ def main() -> None:
     print(f"{'':<8}{'clips/s':>9}{'ms a batch':>12}{'KiB read a clip':>17}")
     for name, row in rows.items():
         print(f"{name:<8}{row['clips_per_s']:>9}{row['ms_per_batch']:>12}{row['kib_per_clip']:>17}")
-    print(json.dumps({"machine": f"{platform.machine()}, {os.cpu_count()} cores", "gib": arguments.gib, "clips": arguments.clips,
-                      "work_ms": 1e3 * WORK_S, "turns": rows}))
+    print(
+        json.dumps(
+            {
+                "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+                "gib": arguments.gib,
+                "clips": arguments.clips,
+                "work_ms": 1e3 * WORK_S,
+                "turns": rows,
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -2,8 +2,9 @@
 
 Usage: python tools/check_isolation.py [--base-only] [--no-timing]
 
-`--base-only` also blocks every optional package, as on a machine where nothing but the base install exists: what is optional
-must be imported where it is used. Exits 1 and names the module on the first failure. Prints one line otherwise.
+`--base-only` also blocks every optional package, as on a machine where nothing but the base install exists: what is
+optional must be imported where it is used. Exits 1 and names the module on the first failure. Prints one line
+otherwise.
 """
 
 import argparse
@@ -17,13 +18,37 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 TRAINING = frozenset({"torch", "brevitas", "lightning", "pytorch_lightning", "tensorflow"})
-OPTIONAL = frozenset({
-    "ai_edge_litert", "tflite_runtime", "onnxruntime", "onnx", "flatbuffers", "google", "soundfile", "soxr", "sounddevice", "sklearn",
-    "scipy", "matplotlib", "tensorboard", "torchmetrics", "ptflops", "paho", "pooch", "requests", "yaml", "codecarbon",
-})
+OPTIONAL = frozenset(
+    {
+        "ai_edge_litert",
+        "tflite_runtime",
+        "onnxruntime",
+        "onnx",
+        "flatbuffers",
+        "google",
+        "soundfile",
+        "soxr",
+        "sounddevice",
+        "sklearn",
+        "scipy",
+        "matplotlib",
+        "tensorboard",
+        "torchmetrics",
+        "ptflops",
+        "paho",
+        "pooch",
+        "requests",
+        "yaml",
+        "codecarbon",
+    }
+)
 TORCH_ROOMS = ("edgekd.models", "edgekd.quant", "edgekd.train", "edgekd.export", "edgekd.experiments")
 TORCH_MODULES = (
-    "edgekd.data.audio.augment", "edgekd.dcase.adapt", "edgekd.dcase.inference_module", "edgekd.dcase.onnx_module", "edgekd.dcase.package",
+    "edgekd.data.audio.augment",
+    "edgekd.dcase.adapt",
+    "edgekd.dcase.inference_module",
+    "edgekd.dcase.onnx_module",
+    "edgekd.dcase.package",
     "edgekd.demo",
 )
 TORCH_FREE_MODULES = ("edgekd.export.card",)
@@ -39,7 +64,9 @@ class Blocker:
     def __init__(self, blocked: frozenset[str]) -> None:
         self.blocked = blocked
 
-    def find_spec(self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
         """Raise for a blocked package, leave the rest to other finders."""
         del path, target
         if name.split(".", maxsplit=1)[0] in self.blocked:
@@ -52,14 +79,23 @@ def torch_free_modules() -> list[str]:
     package = importlib.import_module("edgekd")
     found = [module.name for module in pkgutil.walk_packages(package.__path__, "edgekd.", onerror=lambda _: None)]
     torch = (*TORCH_ROOMS, *TORCH_MODULES)
-    found = [name for name in found if name in TORCH_FREE_MODULES or not any(name == each or name.startswith(f"{each}.") for each in torch)]
+    found = [
+        name
+        for name in found
+        if name in TORCH_FREE_MODULES or not any(name == each or name.startswith(f"{each}.") for each in torch)
+    ]
     return sorted(found)
 
 
 def import_seconds() -> float:
     """Seconds of `import edgekd, edgekd.cli` beyond numpy, the best of a few fresh interpreters."""
-    code = "import numpy, time; start = time.perf_counter(); import edgekd, edgekd.cli; print(time.perf_counter() - start)"
-    runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(TIMING_RUNS)]
+    code = (
+        "import numpy, time; start = time.perf_counter(); import edgekd, edgekd.cli; print(time.perf_counter() - start)"
+    )
+    runs = [
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        for _ in range(TIMING_RUNS)
+    ]
     return min(float(run.stdout) for run in runs)
 
 

@@ -1,6 +1,8 @@
-"""A conventional listener, for `bench_listen.py` to compare with: log-mel by librosa of a whole window each time, then the .tflite network.
+"""A conventional listener, for `bench_listen.py` to compare with: log-mel by librosa of a whole window each time, then
+the .tflite network.
 
-The sizes of the front end are those of the DCASE 2022 Task 1 baseline: 44.1 kHz, FFT of 2048, window of 40 ms, hop of 20 ms, 40 bands.
+The sizes of the front end are those of the DCASE 2022 Task 1 baseline: 44.1 kHz, FFT of 2048, window of 40 ms, hop of
+20 ms, 40 bands.
 
     python tools/conventional_listening.py MODEL HOP_S DECISIONS    # then waits for standard input to close
 """
@@ -29,10 +31,11 @@ class Conventional:
 
     def __call__(self) -> int:
         """The next decision: the index of a label."""
-        window = self._noise[self._start:self._start + SAMPLE_RATE]
+        window = self._noise[self._start : self._start + SAMPLE_RATE]
         self._start = (self._start + self._hop) % (len(self._noise) - SAMPLE_RATE)
-        mel = librosa.feature.melspectrogram(y=window, sr=SAMPLE_RATE, n_fft=N_FFT, win_length=WIN_LENGTH, hop_length=HOP_LENGTH,
-                                             n_mels=N_MELS)
+        mel = librosa.feature.melspectrogram(
+            y=window, sr=SAMPLE_RATE, n_fft=N_FFT, win_length=WIN_LENGTH, hop_length=HOP_LENGTH, n_mels=N_MELS
+        )
         log_mel = np.log(mel + LOG_FLOOR).astype(np.float32)  # (mel, frame)
         self._interpreter.set_tensor(self._source["index"], log_mel.reshape(self._source["shape"]))
         self._interpreter.invoke()

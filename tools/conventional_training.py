@@ -1,8 +1,10 @@
-"""A conventional training pipeline, for `bench_training.py` to compare with: what most DCASE baselines do, with the parts most of them use.
+"""A conventional training pipeline, for `bench_training.py` to compare with: what most DCASE baselines do, with the
+parts most of them use.
 
-A `Dataset` decodes one wav file an item in worker processes; the training step resamples, computes log-mel with a whole-batch STFT and a
-dense filterbank, and trains in torch's default memory layout, under the default allocator. The network, the batch, the sizes of the front
-end and the optimiser are those of the recipe that edgekd trains. Prints clips per second of each step after the first, as JSON.
+A `Dataset` decodes one wav file an item in worker processes; the training step resamples, computes log-mel with a
+whole-batch STFT and a dense filterbank, and trains in torch's default memory layout, under the default allocator. The
+network, the batch, the sizes of the front end and the optimiser are those of the recipe that edgekd trains. Prints
+clips per second of each step after the first, as JSON.
 
     python tools/conventional_training.py WAVS RECIPE STEPS --workers 2 --threads 2
 """
@@ -48,7 +50,8 @@ class Wavs(Dataset[tuple[Tensor, int]]):
 
 
 class Resample(nn.Module):
-    """Windowed-sinc resampling as one strided convolution with a kernel for each output phase (Smith, "Digital Audio Resampling")."""
+    """Windowed-sinc resampling as one strided convolution with a kernel for each output phase (Smith, "Digital Audio
+    Resampling")."""
 
     def __init__(self, old: int, new: int) -> None:
         super().__init__()
@@ -81,7 +84,9 @@ class Mel(nn.Module):
 
     def forward(self, waveform: Tensor) -> Tensor:
         fe = self.fe
-        spectrum = torch.stft(waveform, fe.n_fft, fe.hop_length, fe.win_length, self.window, center=True, return_complex=True)
+        spectrum = torch.stft(
+            waveform, fe.n_fft, fe.hop_length, fe.win_length, self.window, center=True, return_complex=True
+        )
         return (self.bank @ spectrum.abs().square() + 1e-5).log()[:, None]
 
 

@@ -1,9 +1,11 @@
 """Keeps what model files shall compute: the int8 input of many windows, and the logits of the integer reference for it.
 
-    python tools/emulated_cases.py MODEL... --out FOLDER [--windows 500] [--data STORE --split fold4 --hop 0.5] [--run RUN]...
+    python tools/emulated_cases.py MODEL... --out FOLDER [--windows 500] [--data STORE --split fold4 --hop 0.5] [--run
+    RUN]...
 
-A run is recognised as a model's own by the golden vectors in the file: its reference gives exactly the logits kept there. Without
-any --run, the logits are those of this machine's engine. `emulated_parity.py` replays FOLDER/MODEL.npz on another machine.
+A run is recognised as a model's own by the golden vectors in the file: its reference gives exactly the logits kept
+there. Without any --run, the logits are those of this machine's engine. `emulated_parity.py` replays FOLDER/MODEL.npz
+on another machine.
 """
 
 import hashlib
@@ -46,8 +48,12 @@ Where = tuple[int, int]
 def main(
     models: Annotated[list[Path], typer.Argument(help="int8 model files; their names must differ.")],
     out: Annotated[Path, typer.Option(help="Folder of the cases.")],
-    cache: Annotated[Path | None, typer.Option(help="Where cases are kept for the next time; by default nowhere.")] = None,
-    count: Annotated[int, typer.Option("--windows", min=1, help="Windows per model, or as many as the store has.")] = 500,
+    cache: Annotated[
+        Path | None, typer.Option(help="Where cases are kept for the next time; by default nowhere.")
+    ] = None,
+    count: Annotated[
+        int, typer.Option("--windows", min=1, help="Windows per model, or as many as the store has.")
+    ] = 500,
     data: Annotated[Path | None, typer.Option(help="A clip store; golden waveforms by default.")] = None,
     split: Annotated[str | None, typer.Option(help="Of the store; all clips by default.")] = None,
     hop: Annotated[float, typer.Option(help="Seconds between windows of a clip.")] = 0.5,
@@ -61,12 +67,18 @@ def main(
         model = open_model(path)
         kept, against = _kept_quant(path, model), anchor(model, graphs)
         if graphs and not against:
-            raise InputError(f"{path}: its golden logits are of none of the runs {', '.join(graphs)}; name the run that it was exported "
-                             "from with --run, or export it again")
+            raise InputError(
+                f"{path}: its golden logits are of none of the runs {', '.join(graphs)}; name the run that it was"
+                " exported from with --run, or export it again"
+            )
         about = {
-            "anchor": fingerprint(graphs[against]) if against else _engine_identity(path, model), "windows": count, "input": kept,
-            "frontend": model.manifest.frontend, "window": model.manifest.window,
-            "data": None if store is None else [store.info, split, hop], "code": [Path(file).read_text() for file in CODE],
+            "anchor": fingerprint(graphs[against]) if against else _engine_identity(path, model),
+            "windows": count,
+            "input": kept,
+            "frontend": model.manifest.frontend,
+            "window": model.manifest.window,
+            "data": None if store is None else [store.info, split, hop],
+            "code": [Path(file).read_text() for file in CODE],
         }
         key = hashlib.sha256(msgspec.json.encode(about)).hexdigest()
         found = (cache or out) / f"{key}.npz"
@@ -112,11 +124,17 @@ def waveforms(model: Model, store: ClipStore | None, split: str | None, hop: flo
         yield from (golden.waveform(FIRST_SEED + index, window) for index in range(count))
         return
     if store.info.sample_rate != rate:
-        raise InputError(f"{store.path}: {store.info.sample_rate} Hz, but the model hears {rate} Hz; prepare the store at that rate")
+        raise InputError(
+            f"{store.path}: {store.info.sample_rate} Hz, but the model hears {rate} Hz; prepare the store at that rate"
+        )
     step = hop_samples(model.manifest, hop)
     clips = store.indices([split]) if split else range(len(store.clips))
-    places: list[Where] = [(int(clip), start) for clip in clips for start in windows(int(store.lengths[clip]), window, step)
-                           if store.window(int(clip), start, window).any()]
+    places: list[Where] = [
+        (int(clip), start)
+        for clip in clips
+        for start in windows(int(store.lengths[clip]), window, step)
+        if store.window(int(clip), start, window).any()
+    ]
     chosen = np.unique(np.linspace(0, len(places) - 1, min(count, len(places))).round().astype(int)) if places else []
     yield from (store.window(*places[index], window) for index in chosen)
 
@@ -131,11 +149,12 @@ def quantised(model: Model, waves: Iterator[np.ndarray], kept: TensorQuant) -> n
 
 
 def steps(model: Model, q: np.ndarray, graph: QGraph | None) -> np.ndarray:
-    """Logits in steps above zero, int16 (windows, labels): of a graph's integer reference, or of the model's engine here."""
+    """Logits in steps above zero, int16 (windows, labels): of a graph's integer reference, or of the model's engine
+    here."""
     if graph is not None:
         return reference.run(graph, q[:, None]).astype(np.int16) - np.int16(graph.edges[graph.output].zero_point)
     shifted = q if model.input_quant.dtype == "int8" else (q.astype(np.int16) + UINT8_SHIFT).astype(np.uint8)
-    parts = [model.run_quantized(shifted[start:start + BATCH]) for start in range(0, len(q), BATCH)]
+    parts = [model.run_quantized(shifted[start : start + BATCH]) for start in range(0, len(q), BATCH)]
     return np.concatenate(parts).astype(np.int16) - np.int16(model.manifest.output.zero_point)
 
 

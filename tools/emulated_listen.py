@@ -1,10 +1,11 @@
 """Does `edgekd listen` say the same on another machine? Compares its lines on one recording with those of this machine.
 
-    python tools/emulated_listen.py RESULTS MODEL...    RESULTS/SUITE/CPU/MODEL.listen: from `listen --json`; SUITE host is this machine
+    python tools/emulated_listen.py RESULTS MODEL...    RESULTS/SUITE/CPU/MODEL.listen: from `listen --json`; SUITE host
+    is this machine
 
-A probability may differ by one step: by as much as one int8 step of one logit can change it, and by what the rounding of a line hides.
-Prints a table, then one JSON line; exit status 1 when a line says another label or time, or a probability is further away.
-`emulated_pi.sh` calls it.
+A probability may differ by one step: by as much as one int8 step of one logit can change it, and by what the rounding
+of a line hides. Prints a table, then one JSON line; exit status 1 when a line says another label or time, or a
+probability is further away. `emulated_pi.sh` calls it.
 """
 
 import math
@@ -27,9 +28,9 @@ ROUNDING = 1e-4
 
 
 class Row(msgspec.Struct, frozen=True):
-    """A recording on a release and processor. lines: decisions there. differing: lines that are not the same to the letter. labels:
-    lines with another label or time, or on one side alone. max_apart: most by which a probability differs. beyond: how many differ by
-    more than a step."""
+    """A recording on a release and processor. lines: decisions there. differing: lines that are not the same to the
+    letter. labels: lines with another label or time, or on one side alone. max_apart: most by which a probability
+    differs. beyond: how many differ by more than a step."""
 
     suite: str
     cpu: str
@@ -49,11 +50,19 @@ class Row(msgspec.Struct, frozen=True):
 def compare(there: list[Decision], here: list[Decision], manifest: Manifest, place: tuple[str, str]) -> Row:
     """Line by line. place: suite and processor."""
     step = manifest.output.scale / manifest.temperature
-    apart = [(abs(p - q), reach(q, step)) for one, other in zip(there, here, strict=False) for p, q in pairs(one, other)]
+    apart = [
+        (abs(p - q), reach(q, step)) for one, other in zip(there, here, strict=False) for p, q in pairs(one, other)
+    ]
     both = list(zip_longest(there, here))
-    return Row(*place, manifest.name, len(there), sum(one != other for one, other in both),
-               sum(one is None or other is None or (one.t, one.label) != (other.t, other.label) for one, other in both),
-               round(max((distance for distance, _ in apart), default=0.0), 6), sum(distance > limit for distance, limit in apart))
+    return Row(
+        *place,
+        manifest.name,
+        len(there),
+        sum(one != other for one, other in both),
+        sum(one is None or other is None or (one.t, one.label) != (other.t, other.label) for one, other in both),
+        round(max((distance for distance, _ in apart), default=0.0), 6),
+        sum(distance > limit for distance, limit in apart),
+    )
 
 
 def pairs(one: Decision, other: Decision) -> list[tuple[float, float]]:
@@ -63,7 +72,8 @@ def pairs(one: Decision, other: Decision) -> list[tuple[float, float]]:
 
 
 def reach(probability: float, step: float) -> float:
-    """By how much a probability may differ: its log-odds move by `step` at most where one logit does. step: over the temperature."""
+    """By how much a probability may differ: its log-odds move by `step` at most where one logit does. step: over the
+    temperature."""
     if not 0.0 < probability < 1.0:
         return ROUNDING
     odds = math.exp(step) * probability / (1.0 - probability)
@@ -89,9 +99,14 @@ def main(
         manifest, (mine, *_) = container.read(model).manifest, [*results.glob(f"{HOST}/*/{model.name}{LISTEN}"), None]
         here = read(mine) if mine else []
         if not here:
-            raise InputError(f"{results}/{HOST}: holds no decisions of this machine with {model.name}; see the .log file there")
-        rows += [compare(read(path), here, manifest, (path.parent.parent.name, path.parent.name))
-                 for path in sorted(results.glob(f"*/*/{model.name}{LISTEN}")) if path != mine]
+            raise InputError(
+                f"{results}/{HOST}: holds no decisions of this machine with {model.name}; see the .log file there"
+            )
+        rows += [
+            compare(read(path), here, manifest, (path.parent.parent.name, path.parent.name))
+            for path in sorted(results.glob(f"*/*/{model.name}{LISTEN}"))
+            if path != mine
+        ]
     if not rows:
         raise InputError(f"{results}: holds no SUITE/CPU/MODEL{LISTEN}; run emulated_pi.sh with --recording")
     form = "{:<10}{:<13}{:<32}{:>7}{:>11}{:>14}{:>11}{:>15}"
@@ -101,7 +116,9 @@ def main(
     ok = all(row.ok for row in rows)
     print(msgspec.json.encode({"ok": ok, "rows": rows}).decode())
     if not ok:
-        raise GateError("heard otherwise: " + "; ".join(f"{row.model} on {row.suite}, {row.cpu}" for row in rows if not row.ok))
+        raise GateError(
+            "heard otherwise: " + "; ".join(f"{row.model} on {row.suite}, {row.cpu}" for row in rows if not row.ok)
+        )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
 """Does another machine compute the same logits? Replays kept cases there; needs only the base install and the engines.
 
     python tools/emulated_parity.py replay CASES MODEL...    CASES: the folder that emulated_cases.py wrote
-    python tools/emulated_parity.py table RESULTS            RESULTS/SUITE/CPU/MODEL.verify, .parity: from `verify --json` and `replay`
+    python tools/emulated_parity.py table RESULTS            RESULTS/SUITE/CPU/MODEL.verify, .parity: from `verify
+    --json` and `replay`
 
-`replay` runs windows one at a time, as a device does. Both print a table, then one JSON line; exit status 1 when logits are more steps
-away than the engine may be, or another label is given for more than one window in a thousand. `emulated_pi.sh` calls both.
+`replay` runs windows one at a time, as a device does. Both print a table, then one JSON line; exit status 1 when logits
+are more steps away than the engine may be, or another label is given for more than one window in a thousand.
+`emulated_pi.sh` calls both.
 """
 
 import sys
@@ -32,8 +34,8 @@ NOTHING = "-"
 
 
 class Parity(msgspec.Struct, frozen=True):
-    """Replayed cases of a model file. against: what the kept logits come from. max_steps, differing, label_agreement: of the int8 logits
-    (`Agreement`). cpu_s: processor seconds of the engine, under emulation those of the emulator."""
+    """Replayed cases of a model file. against: what the kept logits come from. max_steps, differing, label_agreement:
+    of the int8 logits (`Agreement`). cpu_s: processor seconds of the engine, under emulation those of the emulator."""
 
     model: str
     ok: bool
@@ -73,8 +75,10 @@ def replay(
 ) -> None:
     """Run the kept inputs here and compare."""
     found = [_replay(cases / f"{path.name}.npz", path.name, open_model(path)) for path in models]
-    _print_table(["model", "engine", "windows", "max steps", "differing", "same label", "against"],
-                 [[each.model, each.engine, str(each.windows), *_figures(each), each.against] for each in found])
+    _print_table(
+        ["model", "engine", "windows", "max steps", "differing", "same label", "against"],
+        [[each.model, each.engine, str(each.windows), *_figures(each), each.against] for each in found],
+    )
     print(msgspec.json.encode(found).decode())
     failed = [f"{each.model} in {each.engine}" for each in found if not each.ok]
     if failed:
@@ -87,8 +91,22 @@ def table(results: Annotated[Path, typer.Argument(help="Folder of results.")]) -
     rows = [_row(path) for path in sorted(results.glob(f"*/*/*{VERIFY}"))]
     if not rows:
         raise InputError(f"{results}: holds no SUITE/CPU/MODEL{VERIFY}; run emulated_pi.sh")
-    _print_table(["suite", "cpu", "engine", "model", "verify", "features off by", "windows", "max steps", "differing", "same label",
-                  "cpu s / 1000"], [_cells(row) for row in rows])
+    _print_table(
+        [
+            "suite",
+            "cpu",
+            "engine",
+            "model",
+            "verify",
+            "features off by",
+            "windows",
+            "max steps",
+            "differing",
+            "same label",
+            "cpu s / 1000",
+        ],
+        [_cells(row) for row in rows],
+    )
     errors = [row.verify.features_max_error for row in rows if row.verify]
     print(f"features: at most {max(errors, default=float('nan')):.2g} log units from those of the export")
     ok = all(row.ok for row in rows)
@@ -102,13 +120,20 @@ def _replay(case: Path, name: str, model: Model) -> Parity:
     if model.input_quant.dtype == "uint8":
         q = (q.astype(np.int16) + UINT8_SHIFT).astype(np.uint8)
     began = time.process_time()
-    got = np.concatenate([model.run_quantized(window[None]) for window in q]).astype(np.int64) - model.manifest.output.zero_point
+    got = (
+        np.concatenate([model.run_quantized(window[None]) for window in q]).astype(np.int64)
+        - model.manifest.output.zero_point
+    )
     cpu_s = time.process_time() - began
     if got.shape != expected.shape:
-        raise InputError(f"{case}: holds logits of shape {expected.shape}, {name} gives {got.shape}; make the cases again")
+        raise InputError(
+            f"{case}: holds logits of shape {expected.shape}, {name} gives {got.shape}; make the cases again"
+        )
     pair = agreement(expected, got)
     ok = pair.max_steps <= MAX_STEPS[model.engine] and pair.label_agreement >= MIN_LABEL_AGREEMENT
-    return Parity(name, ok, model.engine, len(got), against, pair.max_steps, pair.differing, pair.label_agreement, round(cpu_s, 2))
+    return Parity(
+        name, ok, model.engine, len(got), against, pair.max_steps, pair.differing, pair.label_agreement, round(cpu_s, 2)
+    )
 
 
 def _read(case: Path, name: str) -> tuple[np.ndarray, np.ndarray, str]:
@@ -147,9 +172,26 @@ def _cells(row: Row) -> list[str]:
     verdict = "crashed" if row.verify is None else "ok" if row.verify.ok else "differs"
     error = f"{row.verify.features_max_error:.1e}" if row.verify else NOTHING
     if row.parity is None:
-        return [row.suite, row.cpu, engine, row.model, verdict, error, *[NOTHING if row.ok or verdict != "ok" else "crashed"] * 5]
-    return [row.suite, row.cpu, engine, row.model, verdict, error, str(row.parity.windows), *_figures(row.parity),
-            f"{1000 * row.parity.cpu_s / row.parity.windows:.1f}"]
+        return [
+            row.suite,
+            row.cpu,
+            engine,
+            row.model,
+            verdict,
+            error,
+            *[NOTHING if row.ok or verdict != "ok" else "crashed"] * 5,
+        ]
+    return [
+        row.suite,
+        row.cpu,
+        engine,
+        row.model,
+        verdict,
+        error,
+        str(row.parity.windows),
+        *_figures(row.parity),
+        f"{1000 * row.parity.cpu_s / row.parity.windows:.1f}",
+    ]
 
 
 def _figures(parity: Parity) -> list[str]:

@@ -1,10 +1,11 @@
-"""Compares the features that `edgekd listen` computes from a stream with those that training saw, over all clips of a store.
+"""Compares the features that `edgekd listen` computes from a stream with those that training saw, over all clips of a
+store.
 
     python tools/feature_parity.py MODEL... --data STORE
 
-Each clip is pushed in blocks of 100 ms into the runner's window stream (numpy); every window's samples also go through the torch mirror
-that trains. Prints per model the largest difference in log units, and the share of elements that give the same int8 input; then one JSON
-line. Exit status 1 where a difference is above 1e-4 or the share below 99.9 %.
+Each clip is pushed in blocks of 100 ms into the runner's window stream (numpy); every window's samples also go through
+the torch mirror that trains. Prints per model the largest difference in log units, and the share of elements that give
+the same int8 input; then one JSON line. Exit status 1 where a difference is above 1e-4 or the share below 99.9 %.
 """
 
 import sys
@@ -39,17 +40,28 @@ def compare(manifest: Manifest, clips: ClipStore, hop: float) -> dict[str, float
     for clip in range(len(clips.clips)):
         samples = clips.window(clip, 0, int(clips.lengths[clip]))
         stream = WindowStream(fe, manifest.window, hop)
-        heard = [window for start in range(0, len(samples), block) for window in stream.push(samples[start:start + block])]
+        heard = [
+            window for start in range(0, len(samples), block) for window in stream.push(samples[start : start + block])
+        ]
         if not heard:
             continue
         streamed = np.stack([window.features for window in heard])  # (windows, mel, frame)
-        trained = mirror(torch.from_numpy(np.stack([samples[window.start:window.end] for window in heard])))[:, 0].numpy()
+        trained = mirror(torch.from_numpy(np.stack([samples[window.start : window.end] for window in heard])))[
+            :, 0
+        ].numpy()
         error = max(error, float(np.abs(streamed - trained).max()) * fe.std)
         windows, elements = windows + len(heard), elements + streamed.size
         if source is not None:
-            integers = [rounding.quantize(each, source.scale, source.zero_point, source.dtype) for each in (streamed, trained)]
+            integers = [
+                rounding.quantize(each, source.scale, source.zero_point, source.dtype) for each in (streamed, trained)
+            ]
             same += int((integers[0] == integers[1]).sum())
-    return {"windows": windows, "max_error": error, "elements": elements, "same_input": same / max(elements, 1) if source else 1.0}
+    return {
+        "windows": windows,
+        "max_error": error,
+        "elements": elements,
+        "same_input": same / max(elements, 1) if source else 1.0,
+    }
 
 
 def main(
@@ -64,16 +76,24 @@ def main(
     for path in model:
         manifest = open_model(path).manifest
         if manifest.frontend.sample_rate != clips.sample_rate:
-            raise InputError(f"{path} hears {manifest.frontend.sample_rate} Hz, {data} holds {clips.sample_rate} Hz; "
-                             "prepare a store at that rate")
+            raise InputError(
+                f"{path} hears {manifest.frontend.sample_rate} Hz, {data} holds {clips.sample_rate} Hz; "
+                "prepare a store at that rate"
+            )
         results[path.name] = result = compare(manifest, clips, hop)
-        print(f"{path.name}: {result['windows']} windows, features differ by at most {result['max_error']:.2g} log units, "
-              f"{100 * result['same_input']:.4f} % of int8 inputs are the same", flush=True)
+        print(
+            f"{path.name}: {result['windows']} windows, features differ by at most {result['max_error']:.2g} log units,"
+            f" {100 * result['same_input']:.4f} % of int8 inputs are the same",
+            flush=True,
+        )
         if result["max_error"] > MAX_ERROR or result["same_input"] < MIN_SAME:
             failed.append(path.name)
     print(msgspec.json.encode({"data": str(data), "hop": hop, "models": results}).decode())
     if failed:
-        raise GateError(f"features of {', '.join(failed)} differ by more than {MAX_ERROR} or in more than {1 - MIN_SAME:.1%} of inputs")
+        raise GateError(
+            f"features of {', '.join(failed)} differ by more than {MAX_ERROR} or in more than {1 - MIN_SAME:.1%} of"
+            " inputs"
+        )
 
 
 if __name__ == "__main__":

@@ -2,19 +2,22 @@
 
     python tools/fuzz_model_reader.py MODEL... [--mutations 100000] [--seed 0] [--keep DIR]
 
-MODEL is any .tflite or .onnx, with a manifest or without. Each mutation goes through `modelfile.read_manifest`, `ledger.count`, `info`,
-`engine.open_model` (and one inference) and `verify` in a worker process, forked from this one with everything imported. A worker takes
-many mutations; when it dies or stays silent, that is written down and the next one goes on behind the place. It may use 512 MB: that is
-enforced on its address space, its resident memory is watched, and a refusal for want of memory counts as taking it.
+MODEL is any .tflite or .onnx, with a manifest or without. Each mutation goes through `modelfile.read_manifest`,
+`ledger.count`, `info`, `engine.open_model` (and one inference) and `verify` in a worker process, forked from this one
+with everything imported. A worker takes many mutations; when it dies or stays silent, that is written down and the next
+one goes on behind the place. It may use 512 MB: that is enforced on its address space, its resident memory is watched,
+and a refusal for want of memory counts as taking it.
 
-Outcomes: ok; refused, with an EdgekdError; and four that must not happen: traceback (any other exception, or a warning), crashed (the
-process died), hung, memory. Prints tables, then one JSON line; exit status 1 when one of the four happened. `--keep` saves what caused
-them, and `--seed` with `--first` gives the same mutation again. `--as-is` reads each file once, unchanged.
+Outcomes: ok; refused, with an EdgekdError; and four that must not happen: traceback (any other exception, or a
+warning), crashed (the process died), hung, memory. Prints tables, then one JSON line; exit status 1 when one of the
+four happened. `--keep` saves what caused them, and `--seed` with `--first` gives the same mutation again. `--as-is`
+reads each file once, unchanged.
 """
 
 import os
 
-os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"  # a process with threads cannot be forked safely
+# a process with threads cannot be forked safely
+os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 import collections
 import json
@@ -58,7 +61,25 @@ BAD = ("traceback", "crashed", "hung", "memory")
 OUTCOMES = ("ok", "refused", *BAD)
 EXTREMES = (0, 1, 2, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFF0, 0xFFFFFFFF)
 HUGE_VARINT = b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01"
-ABSURD: tuple[Any, ...] = (None, True, -1, 0, 1, 2**31 - 1, 2**53, 2**63, -(2**63), 1e308, -1e308, 1e-308, "", "x" * 2**16, [], {}, [[]])
+ABSURD: tuple[Any, ...] = (
+    None,
+    True,
+    -1,
+    0,
+    1,
+    2**31 - 1,
+    2**53,
+    2**63,
+    -(2**63),
+    1e308,
+    -1e308,
+    1e-308,
+    "",
+    "x" * 2**16,
+    [],
+    {},
+    [[]],
+)
 DEPTH, BOMB_MB = 5000, 16
 
 Rng = np.random.Generator
@@ -81,7 +102,9 @@ class Source:
 
 def truncate(rng: Rng, raw: bytes, _: bytes) -> bytes:
     """The beginning, more often nearly all of it."""
-    size = int(rng.integers(len(raw))) if rng.random() < 0.5 else len(raw) - int(rng.integers(1, min(len(raw), 4096) + 1))
+    size = (
+        int(rng.integers(len(raw))) if rng.random() < 0.5 else len(raw) - int(rng.integers(1, min(len(raw), 4096) + 1))
+    )
     return raw[:size]
 
 
@@ -97,7 +120,7 @@ def overwrite(rng: Rng, raw: bytes, _: bytes) -> bytes:
     """A run of random bytes, or of one byte."""
     start, size = int(rng.integers(len(raw))), int(rng.integers(1, 65))
     new = rng.bytes(size) if rng.random() < 0.5 else bytes([int(rng.integers(256))]) * size
-    return raw[:start] + new + raw[start + size:]
+    return raw[:start] + new + raw[start + size :]
 
 
 def splice(rng: Rng, raw: bytes, other: bytes) -> bytes:
@@ -105,29 +128,35 @@ def splice(rng: Rng, raw: bytes, other: bytes) -> bytes:
     donor = other if rng.random() < 0.5 else raw
     first, size = int(rng.integers(len(donor))), int(2 ** rng.uniform(2, 14))
     start, cut = int(rng.integers(len(raw))), int(2 ** rng.uniform(0, 14)) if rng.random() < 0.5 else size
-    return raw[:start] + donor[first:first + size] + raw[start + cut:]
+    return raw[:start] + donor[first : first + size] + raw[start + cut :]
 
 
 def number(rng: Rng, raw: bytes, _: bytes) -> bytes:
-    """Aligned 32-bit numbers become extreme: offsets, lengths and sizes of a flatbuffer, also offsets that lead back."""
+    """Aligned 32-bit numbers become extreme: offsets, lengths and sizes of a flatbuffer, also offsets that lead
+    back."""
     data = bytearray(raw)
     reach = len(raw) if rng.random() < 0.5 else min(len(raw), 2**14)  # tables lie in front of weights, or behind
     for position in 4 * rng.integers(max(1, reach // 4), size=rng.integers(1, 5)):
         back = -int(rng.integers(position + 1)) // 4 * 4
         values = int(rng.choice(EXTREMES)), back & 0xFFFFFFFF, int(rng.integers(len(raw)))
         value = values[int(rng.integers(len(values)))]
-        data[position:position + 4] = value.to_bytes(4, "little")
+        data[position : position + 4] = value.to_bytes(4, "little")
     return bytes(data)
 
 
 def varint(rng: Rng, raw: bytes, _: bytes) -> bytes:
     """Protobuf's numbers become huge."""
     start = int(rng.integers(len(raw)))
-    return raw[:start] + HUGE_VARINT[int(rng.integers(len(HUGE_VARINT))):] + raw[start + int(rng.integers(3)):]
+    return raw[:start] + HUGE_VARINT[int(rng.integers(len(HUGE_VARINT))) :] + raw[start + int(rng.integers(3)) :]
 
 
 BYTES: dict[str, Callable[[Rng, bytes, bytes], bytes]] = {
-    "truncate": truncate, "flip": flip, "overwrite": overwrite, "splice": splice, "number": number, "varint": varint,
+    "truncate": truncate,
+    "flip": flip,
+    "overwrite": overwrite,
+    "splice": splice,
+    "number": number,
+    "varint": varint,
 }
 """Mutations of bytes: (generator, file, another file) -> bytes."""
 
@@ -170,14 +199,19 @@ def bomb(rng: Rng, source: Source) -> bytes:
                     archive.writestr(zipfile.ZipInfo(str(index)), b"")
         file.seek(0)
         raw = bytearray(file.read())
-    for position in (raw.rfind(b"PK\x01\x02"), raw.rfind(b"PK\x05\x06")):  # a size or an offset in the directory that lies
+    # a size or an offset in the directory that lies
+    for position in (raw.rfind(b"PK\x01\x02"), raw.rfind(b"PK\x05\x06")):
         if rng.random() < 0.5:
             start = position + 4 * int(rng.integers(1, 6))
-            raw[start:start + 4] = int(rng.choice(EXTREMES)).to_bytes(4, "little")
+            raw[start : start + 4] = int(rng.choice(EXTREMES)).to_bytes(4, "little")
     return bytes(raw)
 
 
-STRUCTURED: dict[str, Callable[[Rng, Source], bytes]] = {"manifest": garbled_manifest, "resealed": resealed, "bomb": bomb}
+STRUCTURED: dict[str, Callable[[Rng, Source], bytes]] = {
+    "manifest": garbled_manifest,
+    "resealed": resealed,
+    "bomb": bomb,
+}
 """Mutations that know the container."""
 NEED_MANIFEST = ("manifest", "resealed")
 
@@ -197,7 +231,8 @@ def _place(rng: Rng, document: Any) -> tuple[Any, Any]:
 
 @dataclass(frozen=True)
 class Plan:
-    """What decides every mutation. kinds: keys of `BYTES` and `STRUCTURED`; none leaves the files as they are, mutation 0 the first."""
+    """What decides every mutation. kinds: keys of `BYTES` and `STRUCTURED`; none leaves the files as they are, mutation
+    0 the first."""
 
     sources: Sequence[Source]
     seed: int
@@ -230,7 +265,10 @@ def _run(path: Path) -> None:
 
 
 READERS: dict[str, Callable[[Path], object]] = {
-    "read_manifest": container.read_manifest, "count": ledger.count, "info": lambda path: info(path, False), "open": _run,
+    "read_manifest": container.read_manifest,
+    "count": ledger.count,
+    "info": lambda path: info(path, False),
+    "open": _run,
     "verify": verify,
 }
 
@@ -276,8 +314,17 @@ def _work(plan: Plan, todo: Sequence[tuple[int, str]], folder: Path, out: int) -
         peak = _status("VmHWM:")
         if peak > LIMIT_MB:
             outcome, detail = "memory", f"{peak:.0f} MB resident"
-        line = json.dumps([index, reader, outcome, kind, round(time.monotonic() - began, 4), round(peak, 1),
-                           "" if outcome in ("ok", "refused") else detail])
+        line = json.dumps(
+            [
+                index,
+                reader,
+                outcome,
+                kind,
+                round(time.monotonic() - began, 4),
+                round(peak, 1),
+                "" if outcome in ("ok", "refused") else detail,
+            ]
+        )
         os.write(out, line.encode(errors="replace") + b"\n")
         if outcome == "memory":  # what it left behind would be charged to the next
             os._exit(DONE_EARLY)
@@ -334,15 +381,28 @@ def _one_worker(plan: Plan, todo: Sequence[tuple[int, str]], folder: Path, timeo
         code = os.waitstatus_to_exitcode(status)
         if code == DONE_EARLY:
             return
-        yield Event(index, reader, "hung" if hung else "crashed", mutation(plan, index)[0],
-                    detail=f"silent for {timeout_s} s" if hung else signal.Signals(-code).name if code < 0 else f"exit status {code}")
+        yield Event(
+            index,
+            reader,
+            "hung" if hung else "crashed",
+            mutation(plan, index)[0],
+            detail=(
+                f"silent for {timeout_s} s"
+                if hung
+                else signal.Signals(-code).name
+                if code < 0
+                else f"exit status {code}"
+            ),
+        )
 
 
 def load(path: Path) -> Source:
     """A file and, where it has them, its parts."""
     raw = container.read_bytes(path)
     file = container.split(path, raw)
-    return Source(path, raw, raw) if file is None else Source(path, raw, file.content, msgspec.json.encode(file.manifest))
+    return (
+        Source(path, raw, raw) if file is None else Source(path, raw, file.content, msgspec.json.encode(file.manifest))
+    )
 
 
 def main(
@@ -373,11 +433,18 @@ def main(
     for event in events(plan, range(first, first + mutations), timeout):
         counts[event.reader][event.outcome] += 1
         kinds[event.kind] += event.reader == "count"
-        slowest, largest = max(slowest, event, key=lambda each: each.seconds), max(largest, event, key=lambda each: each.peak_mb)
+        slowest, largest = (
+            max(slowest, event, key=lambda each: each.seconds),
+            max(largest, event, key=lambda each: each.peak_mb),
+        )
         if event.outcome in BAD:
             bad.append(event)
             if len(bad) <= 50:  # more would say the same
-                print(f"{event.index} ({event.kind}): {event.reader} {event.outcome}: {event.detail}", file=sys.stderr, flush=True)
+                print(
+                    f"{event.index} ({event.kind}): {event.reader} {event.outcome}: {event.detail}",
+                    file=sys.stderr,
+                    flush=True,
+                )
             if keep is not None:
                 _, suffix, raw = mutation(plan, event.index)
                 keep.mkdir(parents=True, exist_ok=True)
@@ -386,11 +453,26 @@ def main(
     for reader, found in counts.items():
         print(f"{reader:14}" + "".join(f"{found[outcome]:>11,}" for outcome in OUTCOMES))
     print(", ".join(f"{kind} {count:,}" for kind, count in sorted(kinds.items())))
-    print(f"slowest: {slowest.seconds:.2f} s, {slowest.reader} of {slowest.index}; most memory: {largest.peak_mb:.0f} MB resident, "
-          f"{largest.reader} of {largest.index}")
-    print(json.dumps({"mutations": mutations, "seed": seed, "first": first, "files": [path.name for path in models],
-                      "seconds": round(time.monotonic() - began, 1), "bad": len(bad), "slowest_s": slowest.seconds,
-                      "peak_mb": largest.peak_mb, "readers": counts, "kinds": kinds}))
+    print(
+        f"slowest: {slowest.seconds:.2f} s, {slowest.reader} of {slowest.index}; most memory: {largest.peak_mb:.0f} MB"
+        f" resident, {largest.reader} of {largest.index}"
+    )
+    print(
+        json.dumps(
+            {
+                "mutations": mutations,
+                "seed": seed,
+                "first": first,
+                "files": [path.name for path in models],
+                "seconds": round(time.monotonic() - began, 1),
+                "bad": len(bad),
+                "slowest_s": slowest.seconds,
+                "peak_mb": largest.peak_mb,
+                "readers": counts,
+                "kinds": kinds,
+            }
+        )
+    )
     sys.exit(1 if bad else 0)
 
 

@@ -1,13 +1,14 @@
-"""Kills trainings, soft-label exports, `data prepare` and sweeps at random moments, goes on, and compares with an undisturbed run.
+"""Kills trainings, soft-label exports, `data prepare` and sweeps at random moments, goes on, and compares with an
+undisturbed run.
 
     python tools/kill_resume.py --times 50
     python tools/kill_resume.py --kind training --times 200 --seed 7 --folder /tmp/kills
 
-Each kind runs once undisturbed. Then it is begun, its processes are ended by SIGKILL after a random time, up to what the undisturbed run
-took, and it is begun again as a user would, until it finishes or was killed often enough; and so on with a new run. What every run leaves
-must be that of the undisturbed one, byte for byte: weights, metrics.csv, run.json without its times, soft labels, the files of a store,
-results.csv. One thread; a small synthetic store. Prints a table, then one JSON line; exit status 1 where anything differs, and the folder
-is kept then.
+Each kind runs once undisturbed. Then it is begun, its processes are ended by SIGKILL after a random time, up to what
+the undisturbed run took, and it is begun again as a user would, until it finishes or was killed often enough; and so on
+with a new run. What every run leaves must be that of the undisturbed one, byte for byte: weights, metrics.csv, run.json
+without its times, soft labels, the files of a store, results.csv. One thread; a small synthetic store. Prints a table,
+then one JSON line; exit status 1 where anything differs, and the folder is kept then.
 """
 
 import argparse
@@ -92,7 +93,9 @@ class Tally:
 
 def without_times(raw: bytes) -> bytes:
     """run.json less what no two runs share."""
-    return json.dumps({key: value for key, value in json.loads(raw).items() if key not in TIMES}, sort_keys=True).encode()
+    return json.dumps(
+        {key: value for key, value in json.loads(raw).items() if key not in TIMES}, sort_keys=True
+    ).encode()
 
 
 def run_results(run: Path) -> Results:
@@ -129,7 +132,9 @@ def sweep_stage(sweep: Path) -> str:
 
 def file_results(pattern: str) -> Callable[[Path], Results]:
     """The files of a folder that match."""
-    return lambda folder: {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.glob(pattern)) if file.is_file()}
+    return lambda folder: {
+        str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.glob(pattern)) if file.is_file()
+    }
 
 
 def kinds(folder: Path) -> dict[str, Callable[[], Kind]]:
@@ -137,22 +142,51 @@ def kinds(folder: Path) -> dict[str, Callable[[], Kind]]:
     store, teacher = folder / "data", folder / "teacher"
 
     def training() -> Kind:
-        return Kind(lambda out: ["distill", *STUDENT, "--data", str(store), "--out", str(out), "--teacher", str(teacher)], run_results,
-                    run_stage, lambda _: False, lambda out: (out / "run.json").is_file())
+        return Kind(
+            lambda out: ["distill", *STUDENT, "--data", str(store), "--out", str(out), "--teacher", str(teacher)],
+            run_results,
+            run_stage,
+            lambda _: False,
+            lambda out: (out / "run.json").is_file(),
+        )
 
     def softlabels() -> Kind:
-        return Kind(lambda out: ["teach", *TEACHER, "--data", str(store), "--out", str(out)], file_results("softlabels/*"),
-                    lambda out: "finished" if list(out.glob("softlabels/*.npy")) else "computing", lambda _: False, lambda _: True,
-                    lambda out: copy_without_labels(teacher, out))
+        return Kind(
+            lambda out: ["teach", *TEACHER, "--data", str(store), "--out", str(out)],
+            file_results("softlabels/*"),
+            lambda out: "finished" if list(out.glob("softlabels/*.npy")) else "computing",
+            lambda _: False,
+            lambda _: True,
+            lambda out: copy_without_labels(teacher, out),
+        )
 
     def prepare() -> Kind:
         make_wavs(folder / "wavs")
-        return Kind(lambda out: ["data", "prepare", "folder", str(folder / "wavs"), "--out", str(out)], file_results("*"), prepare_stage,
-                    lambda out: (out / "store.json").is_file())
+        return Kind(
+            lambda out: ["data", "prepare", "folder", str(folder / "wavs"), "--out", str(out)],
+            file_results("*"),
+            prepare_stage,
+            lambda out: (out / "store.json").is_file(),
+        )
 
     def sweep() -> Kind:
-        return Kind(lambda out: ["sweep", *SWEPT, "--data", str(store), "--out", str(out), "--vary", "train.lr=1e-3,3e-3", "--jobs", "2"],
-                    file_results("results.csv"), sweep_stage, lambda _: False)
+        return Kind(
+            lambda out: [
+                "sweep",
+                *SWEPT,
+                "--data",
+                str(store),
+                "--out",
+                str(out),
+                "--vary",
+                "train.lr=1e-3,3e-3",
+                "--jobs",
+                "2",
+            ],
+            file_results("results.csv"),
+            sweep_stage,
+            lambda _: False,
+        )
 
     return {"training": training, "softlabels": softlabels, "prepare": prepare, "sweep": sweep}
 
@@ -175,8 +209,14 @@ def make_wavs(folder: Path) -> None:
 def begin(arguments: list[str], log: Path) -> subprocess.Popen[bytes]:
     """Start a command in a process group of its own."""
     with log.open("ab") as file:
-        return subprocess.Popen([sys.executable, "-P", "-m", "edgekd.cli", *arguments], stdin=subprocess.DEVNULL, stdout=file, stderr=file,
-                                env={**os.environ, **ENVIRONMENT}, start_new_session=True)
+        return subprocess.Popen(
+            [sys.executable, "-P", "-m", "edgekd.cli", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            env={**os.environ, **ENVIRONMENT},
+            start_new_session=True,
+        )
 
 
 @contextmanager
@@ -300,10 +340,22 @@ def report(tallies: Mapping[str, Tally], seed: int) -> str:
     lines = [f"{'kind':<12}{'kills':>6}{'resumes':>9}{'runs':>6}{'equal':>7}  where kills fell"]
     for name, tally in tallies.items():
         fell = ", ".join(f"{stage} {count}" for stage, count in tally.fell.most_common())
-        lines.append(f"{name:<12}{tally.kills:>6}{tally.resumes:>9}{tally.runs:>6}{'no' if tally.differ else 'yes':>7}  {fell}")
+        lines.append(
+            f"{name:<12}{tally.kills:>6}{tally.resumes:>9}{tally.runs:>6}{'no' if tally.differ else 'yes':>7}  {fell}"
+        )
         lines += [f"  differs: {each}" for each in tally.differ]
-    rows = {name: {"kills": tally.kills, "resumes": tally.resumes, "runs": tally.runs, "seconds": round(tally.seconds, 1),
-                   "fell": dict(tally.fell), "equal": not tally.differ, "differ": tally.differ} for name, tally in tallies.items()}
+    rows = {
+        name: {
+            "kills": tally.kills,
+            "resumes": tally.resumes,
+            "runs": tally.runs,
+            "seconds": round(tally.seconds, 1),
+            "fell": dict(tally.fell),
+            "equal": not tally.differ,
+            "differ": tally.differ,
+        }
+        for name, tally in tallies.items()
+    }
     machine = f"{platform.machine()}, {os.cpu_count()} cores"
     return "\n".join([*lines, json.dumps({"machine": machine, "seed": seed, "kinds": rows})])
 

@@ -1,13 +1,15 @@
-"""Breaks a virtual microphone in every way that it can break, and times how long `listen`'s capture takes to notice and to heal.
+"""Breaks a virtual microphone in every way that it can break, and times how long `listen`'s capture takes to notice and
+to heal.
 
     python tools/mic_faults.py [--times N] [--only NAME] [--seed N]
 
-Needs the extra `mic`, and (as root, without a sound card) apt install libportaudio2 libasound2-plugins pulseaudio pulseaudio-utils.
-PulseAudio runs in a temporary folder of its own; its microphone is a pipe that a thread fills with noise in real time, so the way from
-there on is that of a real one: PulseAudio, ALSA's plugin, PortAudio, the capture process. Prints a table, then one JSON line.
-Lost samples are the one fault that no virtual microphone has: `overflowing_child.py` takes the capture process's place there.
-Detection: from the fault to the change of state. Healing: from when mending begins, at a random moment of the attempts, to HEALTHY; the
-start of PulseAudio is part of it. Exits 1 where one took longer than its limit.
+Needs the extra `mic`, and (as root, without a sound card) apt install libportaudio2 libasound2-plugins pulseaudio
+pulseaudio-utils. PulseAudio runs in a temporary folder of its own; its microphone is a pipe that a thread fills with
+noise in real time, so the way from there on is that of a real one: PulseAudio, ALSA's plugin, PortAudio, the capture
+process. Prints a table, then one JSON line. Lost samples are the one fault that no virtual microphone has:
+`overflowing_child.py` takes the capture process's place there.
+Detection: from the fault to the change of state. Healing: from when mending begins, at a random moment of the attempts,
+to HEALTHY; the start of PulseAudio is part of it. Exits 1 where one took longer than its limit.
 """
 
 import contextlib
@@ -54,7 +56,8 @@ OVERFLOWING = (sys.executable, overflowing_child.__file__)
 
 
 class Case(msgspec.Struct, frozen=True):
-    """One fault, once. detect_s, heal_s: None where it was not seen in `LIMIT_S`, or where there is nothing to see. note: what else."""
+    """One fault, once. detect_s, heal_s: None where it was not seen in `LIMIT_S`, or where there is nothing to see.
+    note: what else."""
 
     fault: str
     detect_s: float | None
@@ -64,7 +67,8 @@ class Case(msgspec.Struct, frozen=True):
 
 
 class Noise:
-    """Fills a pipe with 16-bit noise in real time, in a thread; what the pipe does not take is lost, as air would be."""
+    """Fills a pipe with 16-bit noise in real time, in a thread; what the pipe does not take is lost, as air would
+    be."""
 
     def __init__(self, pipe: Path) -> None:
         self.pipe, self.rate, self.channels = pipe, RATE, 1
@@ -85,7 +89,7 @@ class Noise:
             due = max(due + FEED_S, time.monotonic() - 1.0)
             if self.paused.is_set():
                 continue
-            noise = rng.standard_normal((int(FEED_S * self.rate), self.channels)) * LEVELS[:self.channels]
+            noise = rng.standard_normal((int(FEED_S * self.rate), self.channels)) * LEVELS[: self.channels]
             try:
                 if descriptor is None:
                     descriptor = os.open(self.pipe, os.O_WRONLY | os.O_NONBLOCK)
@@ -109,11 +113,15 @@ class Machine:
     def boot(self, rate: int = RATE, channels: int = 1) -> None:
         """Start the daemon and plug the microphone in."""
         script = self._folder / "start.pa"
-        script.write_text(f"load-module module-native-protocol-unix auth-anonymous=1 socket={self._socket}\n"
-                          "load-module module-null-sink sink_name=speaker\n")
+        script.write_text(
+            f"load-module module-native-protocol-unix auth-anonymous=1 socket={self._socket}\n"
+            "load-module module-null-sink sink_name=speaker\n"
+        )
         self._socket.unlink(missing_ok=True)
         command = ["pulseaudio", "-n", "-F", str(script), "--daemonize=no", "--exit-idle-time=-1", "--use-pid-file=no"]
-        self._daemon = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self._daemon = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         end = time.monotonic() + LIMIT_S
         while self._control("info", check=False):
             if time.monotonic() > end:
@@ -132,8 +140,15 @@ class Machine:
         """Plug the microphone in and make it the default."""
         self._noise.rate, self._noise.channels = rate, channels
         self._noise.pipe.unlink(missing_ok=True)
-        self._control("load-module", "module-pipe-source", f"source_name={SOURCE}", f"file={self._noise.pipe}", "format=s16le",
-                      f"rate={rate}", f"channels={channels}")
+        self._control(
+            "load-module",
+            "module-pipe-source",
+            f"source_name={SOURCE}",
+            f"file={self._noise.pipe}",
+            "format=s16le",
+            f"rate={rate}",
+            f"channels={channels}",
+        )
         self._control("set-default-source", SOURCE)
 
     def unplug(self) -> None:
@@ -150,7 +165,9 @@ class Machine:
 
     def _control(self, *arguments: str, check: bool = True) -> int:
         """Run pactl; the status."""
-        return subprocess.run(["pactl", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=check).returncode
+        return subprocess.run(
+            ["pactl", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=check
+        ).returncode
 
 
 class Listener:
@@ -220,8 +237,13 @@ def virtual() -> Iterator[tuple[Machine, Noise]]:
     """A machine with a microphone, in a temporary folder that PortAudio's ALSA plugin finds through the environment."""
     with tempfile.TemporaryDirectory(prefix="edgekd-mic-") as name:
         folder = Path(name)
-        os.environ.update(PULSE_RUNTIME_PATH=name, PULSE_CONFIG_PATH=name, PULSE_STATE_PATH=name, PULSE_SERVER=f"unix:{folder / 'native'}",
-                          **{overflowing_child.OVERFLOW: str(folder / "overflow")})
+        os.environ.update(
+            PULSE_RUNTIME_PATH=name,
+            PULSE_CONFIG_PATH=name,
+            PULSE_STATE_PATH=name,
+            PULSE_SERVER=f"unix:{folder / 'native'}",
+            **{overflowing_child.OVERFLOW: str(folder / "overflow")},
+        )
         with Noise(folder / "mic.fifo") as noise:
             machine = Machine(folder, noise)
             try:
@@ -289,12 +311,17 @@ def undisturbed(seconds: float) -> Case:
         heal_s, reason = listener.wait(time.monotonic(), "HEALTHY")
         time.sleep(seconds)
         counts = listener.counts
-    ok = heal_s is not None and not (counts.dropped or counts.overflows or counts.restarts or counts.bad) and is_balanced(counts)
+    ok = (
+        heal_s is not None
+        and not (counts.dropped or counts.overflows or counts.restarts or counts.bad)
+        and is_balanced(counts)
+    )
     return Case("undisturbed", None, heal_s, ok, f"{reason}; {counts.received} samples, lag {counts.lag_s:.3f} s")
 
 
 def band_share(rate: int, opened: int | None = None) -> float:
-    """What is left of white noise's level at a microphone's rate after it was opened at another and brought to the model's."""
+    """What is left of white noise's level at a microphone's rate after it was opened at another and brought to the
+    model's."""
     return float((min(rate, opened or rate, MODEL_RATE) / rate) ** 0.5)
 
 
@@ -323,11 +350,20 @@ def table(cases: list[Case]) -> str:
     rows = [("fault", "ok", "detected: median", "max", "healed: median", "max", "note")]
     for fault in dict.fromkeys(case.fault for case in cases):
         those = [case for case in cases if case.fault == fault]
-        times = [[value for value in values if value is not None] for values in ((c.detect_s for c in those), (c.heal_s for c in those))]
-        shown = [f"{value:.2f} s" if some else "-" for some in times for value in ((median(some), max(some)) if some else (0.0, 0.0))]
+        times = [
+            [value for value in values if value is not None]
+            for values in ((c.detect_s for c in those), (c.heal_s for c in those))
+        ]
+        shown = [
+            f"{value:.2f} s" if some else "-"
+            for some in times
+            for value in ((median(some), max(some)) if some else (0.0, 0.0))
+        ]
         rows.append((fault, f"{sum(case.ok for case in those)}/{len(those)}", *shown, those[-1].note))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
 
 
 @app.command()
@@ -347,7 +383,9 @@ def main(
         for name, case in (run for run in runs if only in run[0]):
             for number in range(1 if name == "undisturbed" else times):
                 cases.append(case())
-                typer.echo(f"{name} {number + 1}/{times}: {'ok' if cases[-1].ok else 'NOT OK'} {cases[-1].note}", err=True)
+                typer.echo(
+                    f"{name} {number + 1}/{times}: {'ok' if cases[-1].ok else 'NOT OK'} {cases[-1].note}", err=True
+                )
     typer.echo(table(cases))
     typer.echo(msgspec.json.encode({"times": times, "ok": all(case.ok for case in cases), "cases": cases}))
     raise typer.Exit(0 if cases and all(case.ok for case in cases) else 1)

@@ -1,4 +1,5 @@
-"""Small model files written by hand, for tests and as seeds of the fuzzer: .tflite through the schema, .onnx through its helpers."""
+"""Small model files written by hand, for tests and as seeds of the fuzzer: .tflite through the schema, .onnx through
+its helpers."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,12 +20,14 @@ def ones(*shape: int, dtype: Any = np.int8) -> np.ndarray:
     return np.ones(shape, dtype)
 
 
-def tflite_file(path: Path, tensors: list[tuple], operators: list[tuple], inputs: list[int], outputs: list[int], *more: tuple) -> Path:
+def tflite_file(
+    path: Path, tensors: list[tuple], operators: list[tuple], inputs: list[int], outputs: list[int], *more: tuple
+) -> Path:
     """Write a .tflite file.
 
     tensors: (shape, dtype name, constant array or None, changes of the table such as isVariable).
-    operators: (op name, inputs, outputs, options); CUSTOM:name for custom ones. more: further subgraphs, each (tensors, operators,
-    inputs, outputs).
+    operators: (op name, inputs, outputs, options); CUSTOM:name for custom ones. more: further subgraphs, each (tensors,
+    operators, inputs, outputs).
     """
     model = schema.ModelT()
     model.version, model.buffers, model.operatorCodes = 3, [schema.BufferT()], []
@@ -56,7 +59,10 @@ def _subgraph(model: Any, tensors: list[tuple], operators: list[tuple], inputs: 
         code.deprecatedBuiltinCode = min(code.builtinCode, 127)
         operator.opcodeIndex, operator.inputs, operator.outputs = len(model.operatorCodes), reads, writes
         if options is not None:
-            operator.builtinOptions, operator.builtinOptionsType = options, getattr(schema.BuiltinOptions, type(options).__name__[:-1])
+            operator.builtinOptions, operator.builtinOptionsType = (
+                options,
+                getattr(schema.BuiltinOptions, type(options).__name__[:-1]),
+            )
         model.operatorCodes.append(code)
         graph.operators.append(operator)
     return graph
@@ -69,13 +75,23 @@ def quantised(scale: Sequence[float], axis: int = 0) -> dict[str, Any]:
     return {"quantization": table}
 
 
-def onnx_file(path: Path, nodes: list, constants: dict[str, np.ndarray], shape: Sequence[int | str], output: str = "logits",
-              **more: Any) -> Path:
+def onnx_file(
+    path: Path,
+    nodes: list,
+    constants: dict[str, np.ndarray],
+    shape: Sequence[int | str],
+    output: str = "logits",
+    **more: Any,
+) -> Path:
     """Write an .onnx file with one float input. more: of `helper.make_graph`."""
     graph = helper.make_graph(
-        nodes, "toy", [helper.make_tensor_value_info("input", TensorProto.FLOAT, list(shape))],
+        nodes,
+        "toy",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, list(shape))],
         [helper.make_tensor_value_info(output, TensorProto.FLOAT, None)],
-        [numpy_helper.from_array(value, name) for name, value in constants.items()], **more)
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+        **more,
+    )
     domains = [helper.make_opsetid("", OPSET), helper.make_opsetid(FOREIGN_DOMAIN, 1)]
     onnx.save(helper.make_model(graph, opset_imports=domains, ir_version=IR_VERSION), path)
     return path

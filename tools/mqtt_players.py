@@ -1,4 +1,5 @@
-"""Who plays in `mqtt_restarts.py`: a mosquitto, a client that receives everything, and `edgekd listen` on made-up sound."""
+"""Who plays in `mqtt_restarts.py`: a mosquitto, a client that receives everything, and `edgekd listen` on made-up
+sound."""
 
 import contextlib
 import json
@@ -37,21 +38,36 @@ class Mosquitto:
         self._process: subprocess.Popen[bytes] | None = None
         folder.mkdir(parents=True)
         (folder / "data").mkdir()
-        subprocess.run(["mosquitto_passwd", "-b", "-c", str(folder / "passwords"), USERNAME, SECRET], check=True, capture_output=True)
+        subprocess.run(
+            ["mosquitto_passwd", "-b", "-c", str(folder / "passwords"), USERNAME, SECRET],
+            check=True,
+            capture_output=True,
+        )
         for path in (folder, folder / "data", folder / "passwords"):
             path.chmod(0o700)
         for name, port in (("broker", self.port), ("seed", self._spare)):
-            lines = [f"listener {port} 127.0.0.1", "allow_anonymous false", f"password_file {folder}/passwords", "persistence true",
-                     f"persistence_location {folder}/data/", "autosave_on_changes true", "autosave_interval 1", "max_queued_messages 0",
-                     "user root" if os.geteuid() == 0 else ""]
+            lines = [
+                f"listener {port} 127.0.0.1",
+                "allow_anonymous false",
+                f"password_file {folder}/passwords",
+                "persistence true",
+                f"persistence_location {folder}/data/",
+                "autosave_on_changes true",
+                "autosave_interval 1",
+                "max_queued_messages 0",
+                "user root" if os.geteuid() == 0 else "",
+            ]
             if tls:
                 lines += [f"certfile {folder}/server.pem", f"keyfile {folder}/server.key"]
             (folder / f"{name}.conf").write_text("\n".join(lines) + "\n")
 
     def start(self, name: str = "broker", port: int | None = None) -> None:
         """Start, and wait until it listens."""
-        self._process = subprocess.Popen(["mosquitto", "-c", str(self.folder / f"{name}.conf")], stdout=subprocess.DEVNULL,
-                                         stderr=(self.folder / "log").open("ab"))
+        self._process = subprocess.Popen(
+            ["mosquitto", "-c", str(self.folder / f"{name}.conf")],
+            stdout=subprocess.DEVNULL,
+            stderr=(self.folder / "log").open("ab"),
+        )
         end = time.monotonic() + LIMIT_S
         while time.monotonic() < end:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port or self.port), 1.0):
@@ -130,14 +146,31 @@ class Listener:
     """`edgekd listen -` on made-up sound, and its lines. seconds: of sound in one of the clock."""
 
     def __init__(self, model: Path, table: str, folder: Path, speed: float, password: str = SECRET) -> None:
-        (folder / "box.toml").write_text(f"[decision]\nhop = 0.5\n[output]\njson = true\n[mqtt]\ntopic = '{TOPIC}'\nevery = 1.0\n{table}")
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "EDGEKD_MQTT_USERNAME": USERNAME,
-                       "EDGEKD_MQTT_PASSWORD": password}
-        self.command = [sys.executable, "-P", "-m", "edgekd.cli", "listen", "-", "--model", str(model), "--config",
-                        str(folder / "box.toml")]
+        (folder / "box.toml").write_text(
+            f"[decision]\nhop = 0.5\n[output]\njson = true\n[mqtt]\ntopic = '{TOPIC}'\nevery = 1.0\n{table}"
+        )
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+            "EDGEKD_MQTT_USERNAME": USERNAME,
+            "EDGEKD_MQTT_PASSWORD": password,
+        }
+        self.command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "edgekd.cli",
+            "listen",
+            "-",
+            "--model",
+            str(model),
+            "--config",
+            str(folder / "box.toml"),
+        ]
         self.errors = folder / "errors"
-        self.process = subprocess.Popen(self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors.open("wb"),
-                                        env=environment)
+        self.process = subprocess.Popen(
+            self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors.open("wb"), env=environment
+        )
         self.lines: list[dict[str, Any]] = []
         self.times: list[float] = []
         self._ended = threading.Event()
@@ -170,7 +203,11 @@ class Listener:
     def changes(self) -> list[float]:
         """Times of the decisions that show another label than the one before."""
         told = self.decisions
-        return [line["t"] for before, line in zip([{"label": None}, *told[:-1]], told, strict=True) if line["label"] != before["label"]]
+        return [
+            line["t"]
+            for before, line in zip([{"label": None}, *told[:-1]], told, strict=True)
+            if line["label"] != before["label"]
+        ]
 
     @property
     def troubles(self) -> list[str]:
@@ -196,7 +233,11 @@ class Listener:
         with contextlib.suppress(OSError), self.process.stdin as pipe:
             while not self._ended.wait(max(0.0, due - time.monotonic())):
                 if number % round(SCENE_S / CHUNK_S) == 0:
-                    level, tone, pitch = rng.uniform(0.001, 0.2), rng.uniform(0.0, 0.4) * (rng.random() < 0.6), rng.uniform(80.0, 6000.0)
+                    level, tone, pitch = (
+                        rng.uniform(0.001, 0.2),
+                        rng.uniform(0.0, 0.4) * (rng.random() < 0.6),
+                        rng.uniform(80.0, 6000.0),
+                    )
                 wave = level * rng.standard_normal(chunk) + tone * np.sin(2.0 * np.pi * pitch / RATE * np.arange(chunk))
                 pipe.write((32767 * np.clip(wave, -1.0, 1.0)).astype("<i2").tobytes())
                 pipe.flush()

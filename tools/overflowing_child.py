@@ -1,8 +1,10 @@
-"""The capture process with a sound card that overflows on demand, for `mic_faults.py`; PortAudio never raised its flag there by itself.
+"""The capture process with a sound card that overflows on demand, for `mic_faults.py`; PortAudio never raised its flag
+there by itself.
 
     EDGEKD_OVERFLOW=FILE python tools/overflowing_child.py REQUEST
 
-While FILE exists every other block of sound is lost, and the one behind it carries the flag, as when a machine is too busy to take them.
+While FILE exists every other block of sound is lost, and the one behind it carries the flag, as when a machine is too
+busy to take them.
 """
 
 import os

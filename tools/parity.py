@@ -2,7 +2,8 @@
 
     python tools/parity.py RUN MODEL_DIR STORE --split fold4 [--hop 0.5]
 
-RUN is the run folder that MODEL_DIR's files were exported from: the graph is lowered from it again. Prints a table, then one JSON line.
+RUN is the run folder that MODEL_DIR's files were exported from: the graph is lowered from it again. Prints a table,
+then one JSON line.
 """
 
 import sys
@@ -33,7 +34,9 @@ def main(
     run: Annotated[Path, typer.Argument(help="The run folder.")],
     model_dir: Annotated[Path, typer.Argument(help="Folder of its exported int8 files.")],
     store: Annotated[Path, typer.Argument(help="A clip store.")],
-    split: Annotated[list[str] | None, typer.Option(help="Split whose windows are taken; repeatable. All by default.")] = None,
+    split: Annotated[
+        list[str] | None, typer.Option(help="Split whose windows are taken; repeatable. All by default.")
+    ] = None,
     hop: Annotated[float, typer.Option(help="Seconds between the starts of two windows.")] = 1.0,
 ) -> None:
     """Compare the integer reference, LiteRT and ONNX Runtime."""
@@ -54,17 +57,25 @@ def main(
     began = time.monotonic()
     while batch := list(islice(waveforms, BATCH)):
         features = log_mel(manifest.frontend, np.stack(batch))  # (batch, mel, frame)
-        steps["reference"].append(reference.run(graph, reference.quantize(features[:, None], source)).astype(np.int64) - output.zero_point)
+        steps["reference"].append(
+            reference.run(graph, reference.quantize(features[:, None], source)).astype(np.int64) - output.zero_point
+        )
         for name, model in models.items():
             steps[name].append(np.rint(model.logits(features) / output.scale).astype(np.int64))
     logits = {name: np.concatenate(parts) for name, parts in steps.items()}
     names = list(logits)
-    pairs = {f"{left} - {right}": agreement(logits[left], logits[right]) for i, left in enumerate(names) for right in names[i + 1:]}
+    pairs = {
+        f"{left} - {right}": agreement(logits[left], logits[right])
+        for i, left in enumerate(names)
+        for right in names[i + 1 :]
+    }
     width = max(map(len, pairs))
     print(f"{len(logits['reference'])} windows, {time.monotonic() - began:.1f} s")
     print(f"{'':{width}} {'max steps':>10} {'differing':>10} {'same label':>11}")
     for name, pair in pairs.items():
-        print(f"{name:{width}} {pair.max_steps:10.0f} {100 * pair.differing:8.2f} % {100 * pair.label_agreement:9.2f} %")
+        print(
+            f"{name:{width}} {pair.max_steps:10.0f} {100 * pair.differing:8.2f} % {100 * pair.label_agreement:9.2f} %"
+        )
     print(msgspec.json.encode({"run": str(run), "windows": len(logits["reference"]), "pairs": pairs}).decode())
 
 

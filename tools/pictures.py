@@ -2,8 +2,9 @@
 
     python tools/pictures.py RECORDING --judged MODEL --data STORE --split NAME [--out .github/pictures]
 
-View and page are of the model that comes with edgekd, the report is of MODEL, which was not trained on the split. RECORDING is heard at the
-speed of a microphone for the page, and as fast as it goes for the view. Needs chromium and chromium-driver, and rich. Prints what it wrote.
+View and page are of the model that comes with edgekd, the report is of MODEL, which was not trained on the split.
+RECORDING is heard at the speed of a microphone for the page, and as fast as it goes for the view. Needs chromium and
+chromium-driver, and rich. Prints what it wrote.
 """
 
 import io
@@ -44,7 +45,11 @@ def terminal(model: Path, recording: Path, out: Path) -> None:
     """The view at the end of a recording, as SVG."""
     began = time.process_time()
     lines = [line for line in listen(str(recording), model, settings=STEADY, top=5) if isinstance(line, Decision)]
-    changes = [line for before, line in zip([None, *lines], lines, strict=False) if before is None or before.label != line.label]
+    changes = [
+        line
+        for before, line in zip([None, *lines], lines, strict=False)
+        if before is None or before.label != line.label
+    ]
     history = tuple((line.t, line.label) for line in reversed(changes[-HISTORY:]))
     factor = (time.process_time() - began) / lines[-1].t
     shown = Shown(lines[-1], "HEALTHY", f"hearing {recording.name}", history, factor)
@@ -57,7 +62,22 @@ def web_page(browser: Browser, model: Path, recording: Path, out: Path) -> None:
     """The page after the recording, heard in real time."""
     rate = open_model(model).manifest.frontend.sample_rate
     samples = np.concatenate(list(read_file(recording, rate)))
-    command = [*CLI, "listen", "-", "--model", str(model), "--web", ADDRESS, "--json", "--hop", "0.25", "--smooth", "1", "--margin", "0.05"]
+    command = [
+        *CLI,
+        "listen",
+        "-",
+        "--model",
+        str(model),
+        "--web",
+        ADDRESS,
+        "--json",
+        "--hop",
+        "0.25",
+        "--smooth",
+        "1",
+        "--margin",
+        "0.05",
+    ]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as process:
         assert process.stdin is not None
         try:
@@ -67,7 +87,7 @@ def web_page(browser: Browser, model: Path, recording: Path, out: Path) -> None:
             browser.open(f"http://{ADDRESS}/")
             began, block = time.monotonic(), rate // 10
             for start in range(0, len(samples), block):
-                process.stdin.write(to_pcm(samples[start:start + block]).tobytes())
+                process.stdin.write(to_pcm(samples[start : start + block]).tobytes())
                 process.stdin.flush()
                 time.sleep(max(0.0, began + (start + block) / rate - time.monotonic()))
             browser.picture(out, whole=False)
@@ -79,8 +99,11 @@ def report(browser: Browser, model: Path, data: Path, split: str, out: Path) -> 
     """The top of the page of `evaluate --report`."""
     with tempfile.TemporaryDirectory() as folder:
         page = Path(folder) / "report.html"
-        subprocess.run([*CLI, "evaluate", str(model), "--data", str(data), "--split", split, "--report", str(page)], check=True,
-                       stdout=subprocess.DEVNULL)
+        subprocess.run(
+            [*CLI, "evaluate", str(model), "--data", str(data), "--split", split, "--report", str(page)],
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
         browser.resize(PAGE_WIDTH, PAGE_HEIGHT, SCALE)
         browser.prefer("light")
         browser.open(page.as_uri())

@@ -1,10 +1,12 @@
-"""Listens to hours of synthetic audio faster than real time: memory must not grow after the first hour's worth, and no sample be lost.
+"""Listens to hours of synthetic audio faster than real time: memory must not grow after the first hour's worth, and no
+sample be lost.
 
     python tools/soak_listen.py MODEL --hours 24
 
-Seeded noise with tones and, for a tenth of the time, digital silence goes through `decisions` in chunks of varying length, with all rules
-on. Each decision must be that of the next window, at its time, and the last one ends with the last sample: one that is lost leaves it
-out. Prints a table, one row per hour's worth, then one JSON line; ends with status 1 where something is wrong.
+Seeded noise with tones and, for a tenth of the time, digital silence goes through `decisions` in chunks of varying
+length, with all rules on. Each decision must be that of the next window, at its time, and the last one ends with the
+last sample: one that is lost leaves it out. Prints a table, one row per hour's worth, then one JSON line; ends with
+status 1 where something is wrong.
 """
 
 import json
@@ -52,7 +54,7 @@ class Feed:
             scene, position = self._scene(min(SCENE_S * self._rate, self._left)), 0
             self._left -= len(scene)
             while position < len(scene):
-                chunk = scene[position:position + int(self._rng.integers(1, longest))]
+                chunk = scene[position : position + int(self._rng.integers(1, longest))]
                 position += len(chunk)
                 self.samples += len(chunk)
                 yield chunk
@@ -73,17 +75,23 @@ def resident_mb() -> float:
         GateError: the system does not tell.
     """
     try:
-        fields = dict(line.split(":", 1) for line in Path("/proc/self/smaps_rollup").read_text().splitlines() if ":" in line)
+        fields = dict(
+            line.split(":", 1) for line in Path("/proc/self/smaps_rollup").read_text().splitlines() if ":" in line
+        )
     except OSError as error:
-        raise GateError(f"/proc/self/smaps_rollup cannot be read ({error.strerror}); memory can be watched on Linux only") from None
+        raise GateError(
+            f"/proc/self/smaps_rollup cannot be read ({error.strerror}); memory can be watched on Linux only"
+        ) from None
     return 1024 * sum(int(fields[name].split()[0]) for name in ("Private_Clean", "Private_Dirty")) / MEGABYTE
 
 
 def soak(model: Classifier, hours: int, hop_s: float, seed: int) -> tuple[Counter[str], list[float], list[str]]:
-    """Listen for `hours` of audio: counts of decisions and samples, megabytes after each hour's worth, what went wrong."""
+    """Listen for `hours` of audio: counts of decisions and samples, megabytes after each hour's worth, what went
+    wrong."""
     frontend, window = model.manifest.frontend, model.manifest.window
     rate, hop = frontend.sample_rate, round(hop_s * frontend.sample_rate)
-    turn = frontend.hop_length // math.gcd(frontend.hop_length, hop)  # after so many hops a window starts on the grid and at its time
+    # after so many hops a window starts on the grid and at its time
+    turn = frontend.hop_length // math.gcd(frontend.hop_length, hop)
     last = turn * math.ceil(hours * HOUR_S / hop_s / turn)
     samples = last * hop + window
     feed, counts, held, wrong = Feed(rate, samples, seed), Counter[str](), [], []
@@ -98,13 +106,21 @@ def soak(model: Classifier, hours: int, hop_s: float, seed: int) -> tuple[Counte
         end_s = decision.t
         if decision.t >= HOUR_S * (len(held) + 1):
             held.append(resident_mb())
-            print(f"{len(held):>5}{number:>12,}{counts['unknown']:>10,}{counts['gated']:>10,}{held[-1]:>11.2f}", flush=True)
+            print(
+                f"{len(held):>5}{number:>12,}{counts['unknown']:>10,}{counts['gated']:>10,}{held[-1]:>11.2f}",
+                flush=True,
+            )
     counts["samples"], counts["decisions"] = feed.samples, number
     if feed.samples != samples or number != last + 1 or abs(end_s - samples / rate) > ROUNDING_S:
-        wrong.append(f"{feed.samples:,} of {samples:,} samples were taken, and of {last + 1:,} decisions the last was number {number:,}, "
-                     f"{samples / rate - end_s:.3f} s before the end")
+        wrong.append(
+            f"{feed.samples:,} of {samples:,} samples were taken, and of {last + 1:,} decisions the last was number"
+            f" {number:,}, {samples / rate - end_s:.3f} s before the end"
+        )
     if counts["known"] + counts["unknown"] + counts["gated"] != number:
-        wrong.append(f"{number:,} decisions are not {counts['known']:,} known, {counts['unknown']:,} unknown and {counts['gated']:,} gated")
+        wrong.append(
+            f"{number:,} decisions are not {counts['known']:,} known, {counts['unknown']:,} unknown and"
+            f" {counts['gated']:,} gated"
+        )
     return counts, held, wrong
 
 
@@ -123,9 +139,21 @@ def main(
     growth = max(held) - held[0] if held else 0.0
     if growth > growth_mb:
         wrong.append(f"memory grew by {growth:.2f} MB after the first hour")
-    print(json.dumps({"model": str(model_path), "hours": hours, "hop_s": hop, **counts, "memory_mb": [round(each, 2) for each in held],
-                      "growth_mb": round(growth, 3), "times_real_time": round(hours * HOUR_S / wall_s, 1), "ok": not wrong,
-                      "machine": machine()}))
+    print(
+        json.dumps(
+            {
+                "model": str(model_path),
+                "hours": hours,
+                "hop_s": hop,
+                **counts,
+                "memory_mb": [round(each, 2) for each in held],
+                "growth_mb": round(growth, 3),
+                "times_real_time": round(hours * HOUR_S / wall_s, 1),
+                "ok": not wrong,
+                "machine": machine(),
+            }
+        )
+    )
     if wrong:
         raise GateError("; ".join(wrong))
 

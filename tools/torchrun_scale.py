@@ -2,10 +2,10 @@
 
     python tools/torchrun_scale.py [--student serfr_cnn|cp_mobile] [--epochs 6] [--repeats 3]
 
-The same training of a synthetic store by one process and by two under torchrun (gloo, loopback), in turns on an otherwise idle machine
-of two cores or more. Clips per second are those of the run's own clock, which begins with the first step: start-up is left out, the
-test after the last epoch and the checkpoints of all are in. Prints a table of medians, then one JSON line with the ratio; ends with
-status 1 where it is below --bar.
+The same training of a synthetic store by one process and by two under torchrun (gloo, loopback), in turns on an
+otherwise idle machine of two cores or more. Clips per second are those of the run's own clock, which begins with the
+first step: start-up is left out, the test after the last epoch and the checkpoints of all are in. Prints a table of
+medians, then one JSON line with the ratio; ends with status 1 where it is below --bar.
 """
 
 import json
@@ -29,7 +29,10 @@ from edgekd.errors import EdgekdError, GateError, InputError
 from edgekd.frontend import FrontEnd
 from edgekd.train.run.folder import Run, load_run
 
-STUDENTS: dict[str, dict[str, Any]] = {"serfr_cnn": {"kind": "serfr_cnn", "width": 24}, "cp_mobile": {"kind": "cp_mobile"}}
+STUDENTS: dict[str, dict[str, Any]] = {
+    "serfr_cnn": {"kind": "serfr_cnn", "width": 24},
+    "cp_mobile": {"kind": "cp_mobile"},
+}
 STARTERS = {1: (), 2: ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")}
 BAR = 1.7
 
@@ -49,7 +52,9 @@ def main(
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         store = synth(folder / "store", clips=clips, seconds=1.0).store
-        (folder / "recipe.json").write_bytes(msgspec.json.encode(recipe(STUDENTS[student], epochs, qat_epochs, batch_size)))
+        (folder / "recipe.json").write_bytes(
+            msgspec.json.encode(recipe(STUDENTS[student], epochs, qat_epochs, batch_size))
+        )
         rows: dict[int, list[tuple[float, Run, float]]] = {count: [] for count in STARTERS}
         for turn in range(repeats):
             for count in STARTERS:
@@ -60,26 +65,49 @@ def main(
 
 def recipe(student: dict[str, Any], epochs: int, qat_epochs: int, batch_size: int) -> dict[str, Any]:
     """A recipe without tests before the end."""
-    return {"name": "scale", "student": student, "data": {"train": ["train"], "test": ["test"]},
-            "frontend": msgspec.to_builtins(FrontEnd()), "augment": {"mixup_p": 0.5, "roll": 0.1},
-            "train": {"epochs": epochs, "batch_size": batch_size, "lr": 3e-3, "test_every": 0},
-            "qat": {"epochs": qat_epochs, "batch_size": batch_size}}
+    return {
+        "name": "scale",
+        "student": student,
+        "data": {"train": ["train"], "test": ["test"]},
+        "frontend": msgspec.to_builtins(FrontEnd()),
+        "augment": {"mixup_p": 0.5, "roll": 0.1},
+        "train": {"epochs": epochs, "batch_size": batch_size, "lr": 3e-3, "test_every": 0},
+        "qat": {"epochs": qat_epochs, "batch_size": batch_size},
+    }
 
 
 def trained(folder: Path, count: int, turn: int) -> tuple[float, Run, float]:
     """Train once with `count` processes: seconds of the run's clock, the run, and seconds from start to end."""
     out = folder / f"{count}-{turn}"
-    command = [sys.executable, *STARTERS[count], "-m", "edgekd.cli", "distill", str(folder / "recipe.json"), "--data",
-               str(folder / "store"), "--out", str(out), "--threads", "1", "--accelerator", "cpu"]
+    command = [
+        sys.executable,
+        *STARTERS[count],
+        "-m",
+        "edgekd.cli",
+        "distill",
+        str(folder / "recipe.json"),
+        "--data",
+        str(folder / "store"),
+        "--out",
+        str(out),
+        "--threads",
+        "1",
+        "--accelerator",
+        "cpu",
+    ]
     began = time.monotonic()
-    done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False
+    )
     if done.returncode:
         raise InputError(f"{count} of 2 processes: the training ended with status {done.returncode}\n{done.stderr}")
     run = load_run(out)
     return run.info.seconds, run, time.monotonic() - began
 
 
-def report(rows: dict[int, list[tuple[float, Run, float]]], heard: int, store: ClipStore, student: str, bar: float) -> None:
+def report(
+    rows: dict[int, list[tuple[float, Run, float]]], heard: int, store: ClipStore, student: str, bar: float
+) -> None:
     """Print the table and the line.
 
     Raises:
@@ -87,19 +115,39 @@ def report(rows: dict[int, list[tuple[float, Run, float]]], heard: int, store: C
     """
     speed = {count: statistics.median(heard / seconds for seconds, _, _ in each) for count, each in rows.items()}
     names = list(rows[1][0][1].info.metrics)
-    metrics = {count: {name: statistics.median(run.info.metrics[name] for _, run, _ in each) for name in names}
-               for count, each in rows.items()}
+    metrics = {
+        count: {name: statistics.median(run.info.metrics[name] for _, run, _ in each) for name in names}
+        for count, each in rows.items()
+    }
     ratio = speed[2] / speed[1]
-    print(f"{'processes':<12}{'clips/s':>10}{'least':>10}{'most':>10}{'whole s':>10}" + "".join(f"{name:>27}" for name in names))
+    print(
+        f"{'processes':<12}{'clips/s':>10}{'least':>10}{'most':>10}{'whole s':>10}"
+        + "".join(f"{name:>27}" for name in names)
+    )
     for count, each in rows.items():
         speeds = [heard / seconds for seconds, _, _ in each]
         whole = statistics.median(seconds for _, _, seconds in each)
-        print(f"{count:<12}{speed[count]:>10.1f}{min(speeds):>10.1f}{max(speeds):>10.1f}{whole:>10.1f}"
-              + "".join(f"{metrics[count][name]:>27.3f}" for name in names))
-    print(json.dumps({"machine": f"{platform.machine()}, {os.cpu_count()} cores", "torch": torch.__version__, "student": student,
-                      "store": store.name, "clips": heard, "repeats": len(rows[1]), "threads": 1, "backend": "gloo",
-                      "clips_per_s": {str(count): round(value, 1) for count, value in speed.items()}, "metrics": metrics,
-                      "ratio": round(ratio, 3)}))
+        print(
+            f"{count:<12}{speed[count]:>10.1f}{min(speeds):>10.1f}{max(speeds):>10.1f}{whole:>10.1f}"
+            + "".join(f"{metrics[count][name]:>27.3f}" for name in names)
+        )
+    print(
+        json.dumps(
+            {
+                "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+                "torch": torch.__version__,
+                "student": student,
+                "store": store.name,
+                "clips": heard,
+                "repeats": len(rows[1]),
+                "threads": 1,
+                "backend": "gloo",
+                "clips_per_s": {str(count): round(value, 1) for count, value in speed.items()},
+                "metrics": metrics,
+                "ratio": round(ratio, 3),
+            }
+        )
+    )
     if ratio < bar:
         raise GateError(f"two processes are {ratio:.2f} times as fast as one; wanted {bar:g}; was the machine idle?")
 

@@ -1,4 +1,5 @@
-"""Clients of the web page for `web_page_check.py`, in a process of their own: well-behaved, idle, slow and hostile ones.
+"""Clients of the web page for `web_page_check.py`, in a process of their own: well-behaved, idle, slow and hostile
+ones.
 
     python tools/web_clients.py KIND PORT [COUNT] [SECONDS]
 
@@ -16,10 +17,27 @@ from collections.abc import Callable
 
 HOST = "127.0.0.1"
 EVENTS = b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n"
-TRAVERSALS = ("/../../../../etc/passwd", "/..%2f..%2f..%2fetc/passwd", "/page/../web.py", "//etc/passwd", "/%2e%2e/%2e%2e/etc/passwd",
-              "/style.css/../../web.py", "http://localhost/etc/passwd", "/page/index.html", "/style.css%00", "\\..\\web.py")
-BAD_REQUESTS = (b"\x16\x03\x01\x02\x00\x01", b"GET / HTTP/9\r\n\r\n", b"G\0T / HTTP/1.1\r\n\r\n", b"GET / HTTP/1.1\r\n folded: x\r\n\r\n",
-                b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", b"POST / HTTP/1.1\r\nHost: localhost\r\n\r\n", b"\r\n\r\n")
+TRAVERSALS = (
+    "/../../../../etc/passwd",
+    "/..%2f..%2f..%2fetc/passwd",
+    "/page/../web.py",
+    "//etc/passwd",
+    "/%2e%2e/%2e%2e/etc/passwd",
+    "/style.css/../../web.py",
+    "http://localhost/etc/passwd",
+    "/page/index.html",
+    "/style.css%00",
+    "\\..\\web.py",
+)
+BAD_REQUESTS = (
+    b"\x16\x03\x01\x02\x00\x01",
+    b"GET / HTTP/9\r\n\r\n",
+    b"G\0T / HTTP/1.1\r\n\r\n",
+    b"GET / HTTP/1.1\r\n folded: x\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+    b"POST / HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    b"\r\n\r\n",
+)
 
 
 def say(**figures: object) -> None:
@@ -165,7 +183,13 @@ def flood(port: int, count: int, seconds: float) -> None:
     say(opened=opened, turned_away=ended, at_once=opened - ended)
 
 
-KINDS: dict[str, Callable[[int, int, float], None]] = {"watch": watch, "silent": silent, "slow": slow, "hostile": hostile, "flood": flood}
+KINDS: dict[str, Callable[[int, int, float], None]] = {
+    "watch": watch,
+    "silent": silent,
+    "slow": slow,
+    "hostile": hostile,
+    "flood": flood,
+}
 
 if __name__ == "__main__":
     KINDS[sys.argv[1]](int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4]))

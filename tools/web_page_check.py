@@ -1,12 +1,14 @@
-"""Looks at the web page of `edgekd listen` in a headless Chromium, and at what its clients cost the stream, hostile ones included.
+"""Looks at the web page of `edgekd listen` in a headless Chromium, and at what its clients cost the stream, hostile
+ones included.
 
     python tools/web_page_check.py MODEL [--sound FILE]... [--pictures DIR] [--no-browser]
 
-Chromium comes with: apt install chromium chromium-driver. A real `edgekd listen -` hears the sound in real time, 32 ms at a time. A
-decision's delay is from when the last sample of its window was written to when its line was read, less the time in which other processes
-had the processor that it waited for (the kernel's schedstat). Share and delay are compared in rounds with and without clients, which run
-in a process of their own; on a busy machine --real-time (as root) gives the check itself precedence. Prints a table, then one JSON line.
-Exits 1 where a bar is missed. Past 400 lines because all rounds share one listener and one table.
+Chromium comes with: apt install chromium chromium-driver. A real `edgekd listen -` hears the sound in real time, 32 ms
+at a time. A decision's delay is from when the last sample of its window was written to when its line was read, less the
+time in which other processes had the processor that it waited for (the kernel's schedstat). Share and delay are
+compared in rounds with and without clients, which run in a process of their own; on a busy machine --real-time (as
+root) gives the check itself precedence. Prints a table, then one JSON line. Exits 1 where a bar is missed. Past 400
+lines because all rounds share one listener and one table.
 """
 
 import contextlib
@@ -39,7 +41,8 @@ CHUNK = 512
 """Samples written at a time: a window ends with one."""
 CLIENTS = 50
 UPDATE_LIMIT_S, SHARE_LIMIT, DELAY_LIMIT_MS, SLOW_LIMIT_S = 1.0, 1.0, 10.0, 8.0
-"""Seconds from a decision to the page; percent of a core for `CLIENTS`; milliseconds added to decisions; to be rid of slow headers."""
+"""Seconds from a decision to the page; percent of a core for `CLIENTS`; milliseconds added to decisions; to be rid of
+slow headers."""
 START_S = 60.0
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 """Threads of numpy that spin would hide what clients cost."""
@@ -66,14 +69,37 @@ class Listener:
     """`edgekd listen -` with a page, hearing a sound over and over in real time."""
 
     def __init__(self, model: Path, pcm: bytes, port: int, hop_s: float, *, with_page: bool = True) -> None:
-        command = [sys.executable, "-P", "-m", "edgekd.cli", "listen", "-", "--model", str(model), "--json", "--hop", str(hop_s),
-                   "--top", "5", "--smooth", "1", "--dwell", "1", *(["--web", f":{port}"] if with_page else [])]
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "edgekd.cli",
+            "listen",
+            "-",
+            "--model",
+            str(model),
+            "--json",
+            "--hop",
+            str(hop_s),
+            "--top",
+            "5",
+            "--smooth",
+            "1",
+            "--dwell",
+            "1",
+            *(["--web", f":{port}"] if with_page else []),
+        ]
         manifest = open_model(model).manifest
         self._rate, self._window = manifest.frontend.sample_rate, manifest.window
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                         env={**os.environ, **ONE_THREAD, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))})
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, **ONE_THREAD, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        )
         self.pid, self.port, self._pcm = self._process.pid, port, pcm
-        self._written: dict[int, tuple[float, float]] = {}  # samples -> when the last of them was written, and what others had taken
+        # samples -> when the last of them was written, and what others had taken
+        self._written: dict[int, tuple[float, float]] = {}
         self.lines: list[tuple[float, dict[str, Any]]] = []
         """Unix time at which a line was read, and the line."""
         self.delays: list[tuple[float, float]] = []
@@ -91,7 +117,9 @@ class Listener:
             time.sleep(0.05)
         return self
 
-    def __exit__(self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None) -> None:
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
         self._stopping = True
         self._process.send_signal(signal.SIGTERM)
         try:
@@ -105,7 +133,7 @@ class Listener:
         first = 2 * (self._window % CHUNK)  # windows end on the grid of frames from here on
         with contextlib.suppress(OSError):
             while not self._stopping:
-                chunk = self._pcm[at:at + (first if samples == 0 and first else step)]
+                chunk = self._pcm[at : at + (first if samples == 0 and first else step)]
                 others_s = self._others_s()
                 self._process.stdin.write(chunk)
                 self._process.stdin.flush()
@@ -127,16 +155,21 @@ class Listener:
                 self.delays.append((now, raw_ms - 1000.0 * max(0.0, self._others_s() - written[1])))
 
     def _others_s(self) -> float:
-        """Seconds for which the deciding thread waited for a processor, less what its own process's other threads may have had of it; and
-        for which the thread that reads its lines waited."""
-        times = {int(task.parent.name): task.read_text().split() for task in Path(f"/proc/{self.pid}/task").glob("*/schedstat")}
+        """Seconds for which the deciding thread waited for a processor, less what its own process's other threads may
+        have had of it; and for which the thread that reads its lines waited."""
+        times = {
+            int(task.parent.name): task.read_text().split()
+            for task in Path(f"/proc/{self.pid}/task").glob("*/schedstat")
+        }
         own_ns = sum(int(run) for thread, (run, *_) in times.items() if thread != self.pid)
         reading_ns = int(Path(f"/proc/self/task/{self._threads[1].native_id}/schedstat").read_text().split()[1])
         return (int(times[self.pid][1]) - own_ns + reading_ns) / 1e9
 
     def cpu_s(self) -> float:
         """Processor seconds of all its threads."""
-        return sum(int(task.read_text().split()[0]) for task in Path(f"/proc/{self.pid}/task").glob("*/schedstat")) / 1e9
+        return (
+            sum(int(task.read_text().split()[0]) for task in Path(f"/proc/{self.pid}/task").glob("*/schedstat")) / 1e9
+        )
 
     def resident_mb(self) -> float:
         """10^6 bytes."""
@@ -187,8 +220,12 @@ def look(listener: Listener, browser: Browser, pictures: Path | None) -> Iterato
     time.sleep(30.0)
     late = updates(listener, began, browser.run("return window.seen"))
     yield Row("decision to page, median", f"{1000 * statistics.median(late):.0f} ms", "", ok=True)
-    yield Row(f"decision to page, slowest of {len(late)}", f"{1000 * max(late):.0f} ms", f"<= {UPDATE_LIMIT_S:g} s",
-              max(late) <= UPDATE_LIMIT_S and len(late) >= 30)
+    yield Row(
+        f"decision to page, slowest of {len(late)}",
+        f"{1000 * max(late):.0f} ms",
+        f"<= {UPDATE_LIMIT_S:g} s",
+        max(late) <= UPDATE_LIMIT_S and len(late) >= 30,
+    )
     for width, size in WIDTHS.items():
         for scheme in ("dark", "light"):
             browser.resize(*size)
@@ -207,7 +244,9 @@ def look(listener: Listener, browser: Browser, pictures: Path | None) -> Iterato
     browser.run("document.querySelector('#strip .segment[tabindex=\"0\"]').focus()")
     before = browser.run("return document.activeElement.getAttribute('aria-label')")
     browser.press("ArrowLeft", 37)
-    moved = browser.run("return [document.activeElement.getAttribute('aria-label'), document.getElementById('detail').textContent]")
+    moved = browser.run(
+        "return [document.activeElement.getAttribute('aria-label'), document.getElementById('detail').textContent]"
+    )
     alone = browser.run("return document.querySelectorAll('#strip .segment').length") == 1
     yield Row("timeline by keyboard", moved[1], "moves", moved[0] == moved[1] and (alone or moved[0] != before))
     browser.run("document.activeElement.blur()")
@@ -249,29 +288,51 @@ def updates(listener: Listener, began: float, seen: list[tuple[float, str]]) -> 
         if when < began or "rms" not in line or time.time() - when < UPDATE_LIMIT_S:
             continue
         text = f"{20 * np.log10(line['rms']):.1f} dBFS" if line["rms"] > 0 else "silence"
-        found = next((index for index, (at, level) in enumerate(rest) if level == text and at / 1000 >= when - 0.1), None)
+        found = next(
+            (index for index, (at, level) in enumerate(rest) if level == text and at / 1000 >= when - 0.1), None
+        )
         if found is None:
             late.append(float("inf"))
         else:
             late.append(max(0.0, rest[found][0] / 1000 - when))
-            del rest[:found + 1]
+            del rest[: found + 1]
     return late
 
 
 def restart(model: Path, pcm: bytes, port: int, hop_s: float, browser: Browser) -> Iterator[Row]:
     """The page while the listener goes, and comes back."""
-    gone = browser.wait("document.body.classList.contains('offline') && !document.getElementById('banner').hidden", 15.0)
-    yield Row("server gone: page says so", "never" if gone is None else f"{gone:.2f} s", "<= 10 s", gone is not None and gone <= 10)
+    gone = browser.wait(
+        "document.body.classList.contains('offline') && !document.getElementById('banner').hidden", 15.0
+    )
+    yield Row(
+        "server gone: page says so",
+        "never" if gone is None else f"{gone:.2f} s",
+        "<= 10 s",
+        gone is not None and gone <= 10,
+    )
     with Listener(model, pcm, port, hop_s) as listener:
         back = browser.wait("!document.body.classList.contains('offline') && window.seen", 20.0)
-        yield Row("server back: page goes on", "never" if back is None else f"{back:.2f} s", "<= 10 s", back is not None and back <= 10)
+        yield Row(
+            "server back: page goes on",
+            "never" if back is None else f"{back:.2f} s",
+            "<= 10 s",
+            back is not None and back <= 10,
+        )
         began = time.time()
         time.sleep(5.0)
         late = updates(listener, began, browser.run("return window.seen"))
-        yield Row("decision to page after it, slowest", f"{1000 * max(late, default=np.inf):.0f} ms", f"<= {UPDATE_LIMIT_S:g} s",
-                  bool(late) and max(late) <= UPDATE_LIMIT_S)
-    errors = [error for error in browser.console() if not any(f"net::ERR_{network}" in error for network in NETWORK_ERRORS)]
-    yield Row("console errors but of the network", f"{len(errors)} {errors[:1] if errors else ''}".strip(), "0", not errors)
+        yield Row(
+            "decision to page after it, slowest",
+            f"{1000 * max(late, default=np.inf):.0f} ms",
+            f"<= {UPDATE_LIMIT_S:g} s",
+            bool(late) and max(late) <= UPDATE_LIMIT_S,
+        )
+    errors = [
+        error for error in browser.console() if not any(f"net::ERR_{network}" in error for network in NETWORK_ERRORS)
+    ]
+    yield Row(
+        "console errors but of the network", f"{len(errors)} {errors[:1] if errors else ''}".strip(), "0", not errors
+    )
 
 
 def load(listener: Listener, rounds: int, round_s: float, calm: list[float]) -> Iterator[Row]:
@@ -294,8 +355,12 @@ def load(listener: Listener, rounds: int, round_s: float, calm: list[float]) -> 
         shares.append(share[True] - share[False])
         alone.append(share[False])
     added = statistics.median(shares)
-    yield Row(f"{CLIENTS} clients, core share added ({min(shares):.2f} to {max(shares):.2f} in {rounds} rounds)", f"{added:.2f} %",
-              f"<= {SHARE_LIMIT:g} %", added <= SHARE_LIMIT)
+    yield Row(
+        f"{CLIENTS} clients, core share added ({min(shares):.2f} to {max(shares):.2f} in {rounds} rounds)",
+        f"{added:.2f} %",
+        f"<= {SHARE_LIMIT:g} %",
+        added <= SHARE_LIMIT,
+    )
     yield Row("core share of the listener alone", f"{statistics.median(alone):.2f} %", "", ok=True)
     yield from compared(f"{CLIENTS} clients", calm, busy)
 
@@ -304,15 +369,24 @@ def compared(what: str, calm: list[float], busy: list[float]) -> Iterator[Row]:
     """Delays of decisions without and with something, milliseconds."""
     for name, share in (("median", 0.5), ("p99", 0.99), ("max", 1.0)):
         before, after = quantile(calm, share), quantile(busy, share)
-        yield Row(f"{what}: delay of decisions, {name} ({len(calm)} and {len(busy)})", f"{before:.1f} -> {after:.1f} ms",
-                  f"<= +{DELAY_LIMIT_MS:g} ms", after - before <= DELAY_LIMIT_MS)
+        yield Row(
+            f"{what}: delay of decisions, {name} ({len(calm)} and {len(busy)})",
+            f"{before:.1f} -> {after:.1f} ms",
+            f"<= +{DELAY_LIMIT_MS:g} ms",
+            after - before <= DELAY_LIMIT_MS,
+        )
 
 
 def attack(listener: Listener, seconds: float, calm: list[float]) -> Iterator[Row]:
     """Clients that mean harm, one kind after the other; `calm`: delays without them."""
     time.sleep(2.0)
     before_mb = listener.resident_mb()
-    for kind, count, limit_s in (("hostile", 1, seconds), ("slow", 120, seconds), ("flood", 10_000, 2.0 * seconds), ("silent", 5, 240.0)):
+    for kind, count, limit_s in (
+        ("hostile", 1, seconds),
+        ("slow", 120, seconds),
+        ("flood", 10_000, 2.0 * seconds),
+        ("silent", 5, 240.0),
+    ):
         began = time.time()
         cpu, clock = listener.cpu_s(), time.monotonic()
         clients = Clients(kind, listener.port, count, limit_s)
@@ -332,15 +406,33 @@ def attack(listener: Listener, seconds: float, calm: list[float]) -> Iterator[Ro
 def judged(kind: str, met: dict[str, Any]) -> Iterator[Row]:
     """What clients of a kind met."""
     if kind == "hostile":
-        wrong = {what: status for what, status in met["statuses"].items() if status not in ("400", "403", "404", "405", "408", "431")}
-        yield Row(f"hostile: {len(met['statuses'])} requests refused, {met['asked']} served", str(wrong or "all"), "all", not wrong)
+        wrong = {
+            what: status
+            for what, status in met["statuses"].items()
+            if status not in ("400", "403", "404", "405", "408", "431")
+        }
+        yield Row(
+            f"hostile: {len(met['statuses'])} requests refused, {met['asked']} served",
+            str(wrong or "all"),
+            "all",
+            not wrong,
+        )
     elif kind == "flood":
-        yield Row("flood: connections opened, turned away", f"{met['opened']:,}, {met['turned_away']:,}", "10,000", met["opened"] >= 10_000)
+        yield Row(
+            "flood: connections opened, turned away",
+            f"{met['opened']:,}, {met['turned_away']:,}",
+            "10,000",
+            met["opened"] >= 10_000,
+        )
     else:
         last_s = met["last_s"] or float("inf")
         bar = SLOW_LIMIT_S if kind == "slow" else None
-        yield Row(f"{kind}: {met['closed']} closed, the last after", f"{last_s:.1f} s", "all" if bar is None else f"<= {bar:g} s",
-                  met["still_open"] == 0 and last_s <= (bar or last_s))
+        yield Row(
+            f"{kind}: {met['closed']} closed, the last after",
+            f"{last_s:.1f} s",
+            "all" if bar is None else f"<= {bar:g} s",
+            met["still_open"] == 0 and last_s <= (bar or last_s),
+        )
 
 
 def taken_port(model: Path, pcm: bytes, port: int, hop_s: float) -> Iterator[Row]:
@@ -365,28 +457,42 @@ def cost_of_memory(model: Path, pcm: bytes, port: int, hop_s: float, resident_mb
     """A listener without the page beside one with it."""
     with Listener(model, pcm, port, hop_s, with_page=False) as plain:
         time.sleep(8.0)
-        return Row("memory of the page", f"{resident_mb - plain.resident_mb():.1f} MB of {resident_mb:.0f}", "<= 5 MB",
-                   resident_mb - plain.resident_mb() <= 5.0)
+        return Row(
+            "memory of the page",
+            f"{resident_mb - plain.resident_mb():.1f} MB of {resident_mb:.0f}",
+            "<= 5 MB",
+            resident_mb - plain.resident_mb() <= 5.0,
+        )
 
 
 def main(
     model: Annotated[Path, typer.Argument(help="A model file that 'edgekd export' wrote.")],
-    sound: Annotated[list[Path] | None, typer.Option(help="An audio file to hear; repeatable. Noise by default.")] = None,
-    pictures: Annotated[Path | None, typer.Option(help="Folder for screenshots, dark and light, wide and as on a phone.")] = None,
+    sound: Annotated[
+        list[Path] | None, typer.Option(help="An audio file to hear; repeatable. Noise by default.")
+    ] = None,
+    pictures: Annotated[
+        Path | None, typer.Option(help="Folder for screenshots, dark and light, wide and as on a phone.")
+    ] = None,
     port: Annotated[int, typer.Option(help="Of the page.")] = 8798,
     hop: Annotated[float, typer.Option(help="Seconds from decision to decision.")] = 0.5,
     rounds: Annotated[int, typer.Option(min=1, help="With and without clients.")] = 5,
     round_s: Annotated[float, typer.Option(min=4.0, help="Seconds of each.")] = 20.0,
     attack_s: Annotated[float, typer.Option(min=4.0, help="Seconds of each kind of attack.")] = 30.0,
-    warm_up: Annotated[float, typer.Option(help="Seconds of listening before the pictures, which fill the timeline.")] = 35.0,
-    real_time: Annotated[bool, typer.Option("--real-time", help="Tool and listener, not the clients, go before all else.")] = False,
+    warm_up: Annotated[
+        float, typer.Option(help="Seconds of listening before the pictures, which fill the timeline.")
+    ] = 35.0,
+    real_time: Annotated[
+        bool, typer.Option("--real-time", help="Tool and listener, not the clients, go before all else.")
+    ] = False,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Look at the page in Chromium.")] = True,
     under_load: Annotated[bool, typer.Option("--load/--no-load", help="Measure what clients cost.")] = True,
 ) -> None:
     """Check the page."""
     rate = open_model(model).manifest.frontend.sample_rate
     parts = [np.concatenate(list(read_file(path, rate))) for path in sound or []]
-    heard = np.concatenate(parts) if parts else 0.1 * np.random.default_rng(0).standard_normal(60 * rate).astype(np.float32)
+    heard = (
+        np.concatenate(parts) if parts else 0.1 * np.random.default_rng(0).standard_normal(60 * rate).astype(np.float32)
+    )
     pcm = to_pcm(heard).tobytes()
     rows: list[Row] = []
 
@@ -416,8 +522,18 @@ def main(
             tell(iter([Row("slowest decision of all, others' work included", f"{slowest:.1f} ms", "", ok=True)]))
         tell(iter([cost_of_memory(model, pcm, port, hop, resident_mb)]))
         tell(taken_port(model, pcm, port, hop))
-    print(json.dumps({"model": str(model), "hop_s": hop, "clients": CLIENTS, "machine": machine(), "ok": all(row.ok for row in rows),
-                      "rows": [row._asdict() for row in rows]}))
+    print(
+        json.dumps(
+            {
+                "model": str(model),
+                "hop_s": hop,
+                "clients": CLIENTS,
+                "machine": machine(),
+                "ok": all(row.ok for row in rows),
+                "rows": [row._asdict() for row in rows],
+            }
+        )
+    )
     if not all(row.ok for row in rows):
         raise typer.Exit(1)
 

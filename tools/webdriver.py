@@ -15,8 +15,16 @@ from typing import Any, Self
 from edgekd.errors import InputError
 
 START_S, ANSWER_S = 20.0, 60.0
-ARGUMENTS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars",
-             "--force-color-profile=srgb", "--disable-background-networking", "--no-first-run")
+ARGUMENTS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--hide-scrollbars",
+    "--force-color-profile=srgb",
+    "--disable-background-networking",
+    "--no-first-run",
+)
 
 
 class Browser:
@@ -31,11 +39,24 @@ class Browser:
         driver = shutil.which("chromedriver")
         if driver is None:
             raise InputError("chromedriver is not installed; on Debian: apt install chromium chromium-driver")
-        self._driver = subprocess.Popen([driver, "--port=0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        self._driver = subprocess.Popen(
+            [driver, "--port=0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
         assert self._driver.stdout is not None
-        port = next((line.rpartition("port ")[2].strip(" .\n") for line in self._driver.stdout if "successfully on port" in line), "")
+        port = next(
+            (
+                line.rpartition("port ")[2].strip(" .\n")
+                for line in self._driver.stdout
+                if "successfully on port" in line
+            ),
+            "",
+        )
         self._at = f"http://127.0.0.1:{port}/session"
-        wanted = {"browserName": "chrome", "goog:loggingPrefs": {"browser": "ALL"}, "goog:chromeOptions": {"args": list(ARGUMENTS)}}
+        wanted = {
+            "browserName": "chrome",
+            "goog:loggingPrefs": {"browser": "ALL"},
+            "goog:chromeOptions": {"args": list(ARGUMENTS)},
+        }
         try:
             session = self._ask("", {"capabilities": {"alwaysMatch": wanted}})["sessionId"]
         except BaseException:
@@ -46,7 +67,9 @@ class Browser:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None) -> None:
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
         with contextlib.suppress(OSError, InputError):
             self._ask("", None, "DELETE")
         self._driver.terminate()
@@ -71,17 +94,31 @@ class Browser:
 
     def console(self) -> list[str]:
         """Errors and warnings of the console since the last call."""
-        return [entry["message"] for entry in self._ask("/se/log", {"type": "browser"}) if entry["level"] in ("SEVERE", "WARNING")]
+        return [
+            entry["message"]
+            for entry in self._ask("/se/log", {"type": "browser"})
+            if entry["level"] in ("SEVERE", "WARNING")
+        ]
 
     def resize(self, width: int, height: int, scale: float = 2.0) -> None:
         """CSS pixels of the page, as on a phone where it is narrow. scale: pixels of a picture for each of them."""
-        self._protocol("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=scale, mobile=width < 600)
+        self._protocol(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=scale,
+            mobile=width < 600,
+        )
 
     def prefer(self, scheme: str, *, still: bool = False) -> None:
         """scheme: "dark" or "light". still: no motion."""
-        self._protocol("Emulation.setEmulatedMedia", features=[
-            {"name": "prefers-color-scheme", "value": scheme},
-            {"name": "prefers-reduced-motion", "value": "reduce" if still else "no-preference"}])
+        self._protocol(
+            "Emulation.setEmulatedMedia",
+            features=[
+                {"name": "prefers-color-scheme", "value": scheme},
+                {"name": "prefers-reduced-motion", "value": "reduce" if still else "no-preference"},
+            ],
+        )
 
     def press(self, key: str, code: int) -> None:
         """A key, down and up; a letter's or one of "Tab", "ArrowLeft", ..."""

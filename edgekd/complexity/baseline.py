@@ -75,7 +75,8 @@ class LayerChange(msgspec.Struct, frozen=True):
 
 
 class Comparison(msgspec.Struct, frozen=True):
-    """baseline: where the earlier counts come from. ok: nothing grew by more than the tolerance. layers: those that changed."""
+    """baseline: where the earlier counts come from. ok: nothing grew by more than the tolerance. layers: those that
+    changed."""
 
     baseline: str
     tolerance: float
@@ -85,8 +86,12 @@ class Comparison(msgspec.Struct, frozen=True):
 
     def failures(self) -> list[str]:
         """What grew too much, one short text each."""
-        return [f"{change.name} {change.before:,} -> {change.after:,} ({percent(change)}; {100 * self.tolerance:g} % tolerated)"
-                for change in self.changes if not change.ok]
+        return [
+            f"{change.name} {change.before:,} -> {change.after:,} ({percent(change)}; {100 * self.tolerance:g} %"
+            " tolerated)"
+            for change in self.changes
+            if not change.ok
+        ]
 
 
 def parse_tolerance(text: str | None, baseline: Path | None) -> float:
@@ -98,7 +103,9 @@ def parse_tolerance(text: str | None, baseline: Path | None) -> float:
     if text is None:
         return TOLERANCE
     if baseline is None:
-        raise InputError(f"--tolerance is '{text}' without --baseline; give the earlier model or report to compare with")
+        raise InputError(
+            f"--tolerance is '{text}' without --baseline; give the earlier model or report to compare with"
+        )
     number = text.strip().removesuffix("%")
     try:
         value = float(number) / (100 if text.strip().endswith("%") else 1)
@@ -116,8 +123,8 @@ class Baseline:
         """Read what can be read before anything is counted.
 
         Args:
-            path: a .tflite or .onnx file, a .json that `check --format json` printed, or a folder of earlier versions, each at the path
-                that the model has on the command line, or under its name.
+            path: a .tflite or .onnx file, a .json that `check --format json` printed, or a folder of earlier versions,
+                each at the path that the model has on the command line, or under its name.
             models: those on the command line.
 
         Raises:
@@ -132,9 +139,14 @@ class Baseline:
             for stored in self._stored:
                 _check_document(stored, path)
         elif path.suffix not in SUFFIXES:
-            raise InputError(f"--baseline {path}: neither a model file nor a stored report; give a {', '.join(SUFFIXES)} or .json file")
+            raise InputError(
+                f"--baseline {path}: neither a model file nor a stored report; give a {', '.join(SUFFIXES)} or .json"
+                " file"
+            )
         elif not self._alone:
-            raise InputError(f"--baseline {path}: one model file for {len(models)} models; give a .json of them, or a folder")
+            raise InputError(
+                f"--baseline {path}: one model file for {len(models)} models; give a .json of them, or a folder"
+            )
 
     def compare(self, now: Ledger, tolerance: float) -> Comparison | None:
         """Judge a ledger; None where the baseline has nothing of that model, which is then a new one.
@@ -147,20 +159,25 @@ class Baseline:
             return None
         suffix = PurePath(before.model).suffix
         if suffix in SUFFIXES and suffix != PurePath(now.model).suffix:
-            raise InputError(f"--baseline {self._path}: a {suffix} model, but {now.model} is none, and their layers cannot be compared; "
-                             "give an earlier version of the same file")
+            raise InputError(
+                f"--baseline {self._path}: a {suffix} model, but {now.model} is none, and their layers cannot be"
+                " compared; give an earlier version of the same file"
+            )
         return compare(before, now, encodable(str(self._path)), tolerance)
 
     def _before(self, now: Ledger) -> Stored | None:
         if self._stored:
             name = encodable(PurePath(now.model).name)
             found = [stored for stored in self._stored if stored.model == encodable(now.model)] or [
-                stored for stored in self._stored if PurePath(stored.model).name == name]
+                stored for stored in self._stored if PurePath(stored.model).name == name
+            ]
             return found[0] if found else self._stored[0] if self._alone and len(self._stored) == 1 else None
         path = self._path
         if path.is_dir():
             model = PurePath(now.model)
-            places = [path / model.name] if model.is_absolute() or ".." in model.parts else [path / model, path / model.name]
+            places = (
+                [path / model.name] if model.is_absolute() or ".." in model.parts else [path / model, path / model.name]
+            )
             inside = [place for place in places if place.is_file()]
             if not inside:
                 return None
@@ -183,17 +200,26 @@ def percent(change: Change) -> str:
 
 def _check_document(stored: Stored, path: Path) -> None:
     if stored.format_version > FORMAT_VERSION:
-        raise InputError(f"--baseline {path}: version {stored.format_version} of the document, and this edgekd reads {FORMAT_VERSION}; "
-                         "update edgekd or make the baseline again")
+        raise InputError(
+            f"--baseline {path}: version {stored.format_version} of the document, and this edgekd reads"
+            f" {FORMAT_VERSION}; update edgekd or make the baseline again"
+        )
     if stored.conventions.get("exact") is None:
-        raise InputError(f"--baseline {path}: holds no count by 'exact'; give what 'edgekd check --format json' printed")
+        raise InputError(
+            f"--baseline {path}: holds no count by 'exact'; give what 'edgekd check --format json' printed"
+        )
 
 
 def _totals(stored: Stored) -> dict[str, int]:
     exact = stored.conventions["exact"]
     assert exact is not None
-    return {"macs": exact.macs, "params": exact.params, "param_bytes": exact.param_bytes,
-            "peak_activation_bytes": stored.peak_activation_bytes, "file_bytes": stored.file_bytes}
+    return {
+        "macs": exact.macs,
+        "params": exact.params,
+        "param_bytes": exact.param_bytes,
+        "peak_activation_bytes": stored.peak_activation_bytes,
+        "file_bytes": stored.file_bytes,
+    }
 
 
 def _change(name: str, before: int, after: int, tolerance: float) -> Change:
@@ -202,7 +228,8 @@ def _change(name: str, before: int, after: int, tolerance: float) -> Change:
 
 
 def _layer_changes(before: Sequence[StoredLayer], after: Sequence[StoredLayer]) -> list[LayerChange]:
-    """Layers of one name and op are the same layer; what is left of an op is paired in order, since exporters rename freely."""
+    """Layers of one name and op are the same layer; what is left of an op is paired in order, since exporters rename
+    freely."""
     pairs: list[tuple[StoredLayer | None, StoredLayer | None]] = []
     by_name: defaultdict[tuple[str, str], list[StoredLayer]] = defaultdict(list)
     for layer in reversed(before):
@@ -214,7 +241,9 @@ def _layer_changes(before: Sequence[StoredLayer], after: Sequence[StoredLayer]) 
     for layer, old in zip(after, matched, strict=True):
         pairs.append((old if old is not None else left[layer.op].pop() if left[layer.op] else None, layer))
     pairs += [(layer, None) for layers in left.values() for layer in reversed(layers)]
-    return [_layer_change(old, new) for old, new in pairs if old is None or new is None or _figures(old) != _figures(new)]
+    return [
+        _layer_change(old, new) for old, new in pairs if old is None or new is None or _figures(old) != _figures(new)
+    ]
 
 
 def _figures(layer: StoredLayer | Layer) -> tuple[object, ...]:
@@ -225,5 +254,11 @@ def _layer_change(old: StoredLayer | None, new: StoredLayer | None) -> LayerChan
     shown = new or old
     assert shown is not None
     return LayerChange(
-        shown.name, shown.op, "added" if old is None else "removed" if new is None else "changed",
-        old.macs if old else 0, new.macs if new else 0, old.param_bytes if old else 0, new.param_bytes if new else 0)
+        shown.name,
+        shown.op,
+        "added" if old is None else "removed" if new is None else "changed",
+        old.macs if old else 0,
+        new.macs if new else 0,
+        old.param_bytes if old else 0,
+        new.param_bytes if new else 0,
+    )

@@ -1,4 +1,5 @@
-"""What `edgekd check` does: count exported files, judge them against a target and an earlier version, write the reports."""
+"""What `edgekd check` does: count exported files, judge them against a target and an earlier version, write the
+reports."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +15,16 @@ from edgekd.complexity.reports.names import plain
 from edgekd.complexity.target import Target, load_target
 from edgekd.errors import GateError, InputError, nearest
 
-__all__ = ["CheckOptions", "check", "known_format", "parse_reports", "parse_tolerance", "render", "require_ok", "write_reports"]
+__all__ = [
+    "CheckOptions",
+    "check",
+    "known_format",
+    "parse_reports",
+    "parse_tolerance",
+    "render",
+    "require_ok",
+    "write_reports",
+]
 DEFAULT_TARGET = "dcase2023"
 
 
@@ -22,9 +32,9 @@ DEFAULT_TARGET = "dcase2023"
 class CheckOptions:
     """What is judged, and by what.
 
-    target: name of a shipped target, or a path. baseline: a model file, a stored report or a folder of earlier versions. tolerance:
-    the fraction by which a total may have grown. latency_ms, board: a measured figure and where it was measured. bench: a document of
-    `bench --json`. require_latency: a latency budget without a measurement fails.
+    target: name of a shipped target, or a path. baseline: a model file, a stored report or a folder of earlier
+    versions. tolerance: the fraction by which a total may have grown. latency_ms, board: a measured figure and where it
+    was measured. bench: a document of `bench --json`. require_latency: a latency budget without a measurement fails.
     """
 
     target: str | Path = DEFAULT_TARGET
@@ -49,7 +59,9 @@ def check(models: Sequence[str | Path], options: CheckOptions) -> list[Checked]:
     for model, figure in zip(models, measured, strict=True):
         counts = ledger.count(model)
         verdict = gate.judge(counts, target, figure, require_latency=options.require_latency)
-        checked.append(Checked(counts, verdict, None if baseline is None else baseline.compare(counts, options.tolerance)))
+        checked.append(
+            Checked(counts, verdict, None if baseline is None else baseline.compare(counts, options.tolerance))
+        )
     return checked
 
 
@@ -129,8 +141,12 @@ def require_ok(checked: Sequence[Checked]) -> None:
         raise GateError(plain(f"{len(failed)} of {len(checked)} models fail {target}: {each}"))
     verdict, what = failed[0].verdict, ", ".join(failed[0].failures())
     only_over = sum(budget.status == "over" for budget in verdict.budgets) == len(failed[0].failures())
-    raise GateError(plain(f"{failed[0].ledger.model}: {'over the budgets of' if only_over else 'fails'} {target}: {what}"
-                          f"{'; export a smaller student' if only_over else ''}"))
+    raise GateError(
+        plain(
+            f"{failed[0].ledger.model}: {'over the budgets of' if only_over else 'fails'} {target}: {what}"
+            f"{'; export a smaller student' if only_over else ''}"
+        )
+    )
 
 
 def _measured(models: Sequence[str | Path], target: Target, options: CheckOptions) -> list[Measured]:
@@ -146,10 +162,14 @@ def _measured(models: Sequence[str | Path], target: Target, options: CheckOption
         return [latency.from_bench(benches, str(model), target) for model in models]
     if options.latency_ms is not None:
         if len(models) > 1:
-            raise InputError(f"--latency-ms is one figure for {len(models)} models; check one model, or give --bench FILE")
+            raise InputError(
+                f"--latency-ms is one figure for {len(models)} models; check one model, or give --bench FILE"
+            )
         return [latency.given(options.latency_ms, options.board, target)]
     if options.board is not None:
-        raise InputError("--board without --latency-ms: there is nothing to judge; give the milliseconds measured there")
+        raise InputError(
+            "--board without --latency-ms: there is nothing to judge; give the milliseconds measured there"
+        )
     if options.require_latency and target.latency is None:
         raise InputError(f"--require-latency: target {target.name} sets no latency budget; choose a target of a board")
     return [NOTHING] * len(models)

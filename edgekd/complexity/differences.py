@@ -1,7 +1,8 @@
-"""Says, op by op, why another convention counts something else than `exact`. What it says of a convention adds up to all that separates it.
+"""Says, op by op, why another convention counts something else than `exact`. What it says of a convention adds up to
+all that separates it.
 
-NeSsi counts the file, by rules of its own. torchinfo and ptflops count the float network that the file was made of, module by module; a
-module belongs to the op that bears its block's name.
+NeSsi counts the file, by rules of its own. torchinfo and ptflops count the float network that the file was made of,
+module by module; a module belongs to the op that bears its block's name.
 """
 
 from collections import defaultdict
@@ -17,7 +18,8 @@ from edgekd.text import counted
 
 NESSI = "nessi_tflite"
 NESSI_REASONS = {
-    "MEAN": "NeSsi counts a mean, every input element once", "ADD": "NeSsi counts a sum, every output element once",
+    "MEAN": "NeSsi counts a mean, every input element once",
+    "ADD": "NeSsi counts a sum, every output element once",
     "MAX_POOL_2D": "NeSsi counts a pool, output elements times kernel",
     "AVERAGE_POOL_2D": "NeSsi counts a pool, output elements times kernel",
 }
@@ -29,7 +31,8 @@ Quantity = Literal["macs", "params", "param_bytes"]
 
 
 class Difference(msgspec.Struct, frozen=True):
-    """Where a convention counts something else than `exact`. layer: an op of the file, or a module that only the convention sees."""
+    """Where a convention counts something else than `exact`. layer: an op of the file, or a module that only the
+    convention sees."""
 
     convention: str
     layer: str
@@ -41,8 +44,8 @@ class Difference(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Row:
-    """One op. charged: its constants but those of an earlier op. outputs: elements of its first output, 0 where they are not known.
-    modules: convention -> modules of the float network that it is made of."""
+    """One op. charged: its constants but those of an earlier op. outputs: elements of its first output, 0 where they
+    are not known. modules: convention -> modules of the float network that it is made of."""
 
     node: Node
     charged: Sequence[Tensor]
@@ -65,9 +68,16 @@ class Row:
 def rows(network: Network) -> list[Row]:
     """The ops of a network with their constants."""
     tensors = network.tensors
-    return [Row(node, charged, [tensors[name] for name in node.constants], [tensors[name] for name in node.nessi_constants],
-                elements(tensors[name] for name in node.outputs[:1] if name in tensors))
-            for node, charged in zip(network.nodes, network.charged(), strict=True)]
+    return [
+        Row(
+            node,
+            charged,
+            [tensors[name] for name in node.constants],
+            [tensors[name] for name in node.nessi_constants],
+            elements(tensors[name] for name in node.outputs[:1] if name in tensors),
+        )
+        for node, charged in zip(network.nodes, network.charged(), strict=True)
+    ]
 
 
 def elements(tensors: Iterable[Tensor]) -> int:
@@ -83,7 +93,8 @@ def stored_bytes(tensors: Iterable[Tensor]) -> int:
 def assign(table: Sequence[Row], convention: str, count: FloatCount) -> list[ModuleCount]:
     """Give each op the modules that it is made of; the modules that belong to none.
 
-    The emitters name an op after its block, with anything more behind a slash; a block's modules have its name and more behind a dot.
+    The emitters name an op after its block, with anything more behind a slash; a block's modules have its name and more
+    behind a dot.
     """
     owners: dict[str, Row] = {}
     for row in table:
@@ -107,10 +118,16 @@ def of_nessi(table: Iterable[Row]) -> list[Difference]:
     found = []
     for row in table:
         node = row.node
-        theirs: dict[Quantity, int] = {"macs": node.nessi_macs, "params": elements(row.nessi_constants),
-                                       "param_bytes": stored_bytes(row.nessi_constants)}
-        reasons: dict[Quantity, str] = {"macs": _nessi_macs_reason(row), "params": _nessi_params_reason(row),
-                                        "param_bytes": _nessi_params_reason(row)}
+        theirs: dict[Quantity, int] = {
+            "macs": node.nessi_macs,
+            "params": elements(row.nessi_constants),
+            "param_bytes": stored_bytes(row.nessi_constants),
+        }
+        reasons: dict[Quantity, str] = {
+            "macs": _nessi_macs_reason(row),
+            "params": _nessi_params_reason(row),
+            "param_bytes": _nessi_params_reason(row),
+        }
         found += _where_different(NESSI, node.name, _exact(row), theirs, reasons)
     return found
 
@@ -120,14 +137,30 @@ def of_float_network(convention: str, table: Iterable[Row], left: Iterable[Modul
     found = []
     for row in table:
         modules = row.modules[convention]
-        found += _where_different(convention, row.node.name, _exact(row), _of_modules(modules), {
-            "macs": _float_macs_reason(row, modules), "params": _float_params_reason(row, modules),
-            "param_bytes": f"{FLOAT_BYTES} bytes for each of {counted(sum(module.params for module in modules), 'parameter')} of the "
-                           f"float network; in the file {', '.join(sorted({tensor.dtype for tensor in row.charged})) or 'none'}"})
+        found += _where_different(
+            convention,
+            row.node.name,
+            _exact(row),
+            _of_modules(modules),
+            {
+                "macs": _float_macs_reason(row, modules),
+                "params": _float_params_reason(row, modules),
+                "param_bytes": (
+                    f"{FLOAT_BYTES} bytes for each of {counted(sum(module.params for module in modules), 'parameter')}"
+                    " of the float network; in the file"
+                    f" {', '.join(sorted({tensor.dtype for tensor in row.charged})) or 'none'}"
+                ),
+            },
+        )
     for module in left:
         reason = f"{module.kind}: in the float network only"
-        found += _where_different(convention, module.name, {"macs": 0, "params": 0, "param_bytes": 0}, _of_modules([module]),
-                                  {"macs": reason, "params": reason, "param_bytes": reason})
+        found += _where_different(
+            convention,
+            module.name,
+            {"macs": 0, "params": 0, "param_bytes": 0},
+            _of_modules([module]),
+            {"macs": reason, "params": reason, "param_bytes": reason},
+        )
     return found
 
 
@@ -142,10 +175,14 @@ def _of_modules(modules: Iterable[ModuleCount]) -> dict[Quantity, int]:
     return {"macs": macs, "params": params, "param_bytes": FLOAT_BYTES * params}
 
 
-def _where_different(convention: str, layer: str, exact: dict[Quantity, int], theirs: dict[Quantity, int],
-                     reasons: dict[Quantity, str]) -> list[Difference]:
-    return [Difference(convention, layer, quantity, exact[quantity], theirs[quantity], reasons[quantity])
-            for quantity in exact if exact[quantity] != theirs[quantity]]
+def _where_different(
+    convention: str, layer: str, exact: dict[Quantity, int], theirs: dict[Quantity, int], reasons: dict[Quantity, str]
+) -> list[Difference]:
+    return [
+        Difference(convention, layer, quantity, exact[quantity], theirs[quantity], reasons[quantity])
+        for quantity in exact
+        if exact[quantity] != theirs[quantity]
+    ]
 
 
 def _nessi_macs_reason(row: Row) -> str:
@@ -153,8 +190,12 @@ def _nessi_macs_reason(row: Row) -> str:
     if node.emulates:
         return f"{node.op} with a kernel that makes it {_article(node.emulates)}, which NeSsi counts as a convolution"
     if node.op == "FULLY_CONNECTED" and node.weight:
-        return (f"NeSsi takes the last size of the input for the width of the dense layer: {node.nessi_macs * node.weight[1] // node.macs} "
-                f"for {node.weight[1]}") if node.macs else UNEXPLAINED
+        return (
+            "NeSsi takes the last size of the input for the width of the dense layer:"
+            f" {node.nessi_macs * node.weight[1] // node.macs} for {node.weight[1]}"
+            if node.macs
+            else UNEXPLAINED
+        )
     return NESSI_REASONS.get(node.op, f"NeSsi has no rule for {node.op}")
 
 
@@ -162,7 +203,9 @@ def _nessi_params_reason(row: Row) -> str:
     again = len(row.constants) - len(row.charged)
     state = len(row.nessi_constants) - len(row.constants)
     parts = [f"{again} of its constants shared with earlier ops, which NeSsi counts again"] if again else []
-    return "; ".join([*parts, f"{counted(state, 'tensor')} of state, which NeSsi counts as constants"] if state else parts)
+    return "; ".join(
+        [*parts, f"{counted(state, 'tensor')} of state, which NeSsi counts as constants"] if state else parts
+    )
 
 
 def _float_macs_reason(row: Row, modules: Sequence[ModuleCount]) -> str:
@@ -173,8 +216,11 @@ def _float_macs_reason(row: Row, modules: Sequence[ModuleCount]) -> str:
     parts = [f"{norms:+,}: the batch norm, one for each parameter"] if norms else []
     convolves = any("Norm" not in module.kind for module in modules)
     if rest and not convolves:
-        parts.append(f"{rest:+,}: a batch norm on its own, which the file runs as a depthwise 1x1 convolution" if modules else
-                     f"{rest:+,}: in the file only")
+        parts.append(
+            f"{rest:+,}: a batch norm on its own, which the file runs as a depthwise 1x1 convolution"
+            if modules
+            else f"{rest:+,}: in the file only"
+        )
     elif rest:
         parts.append(f"{rest:+,}: a bias at each output" if rest == row.outputs else f"{rest:+,}: {UNEXPLAINED}")
     return "; ".join(parts)

@@ -1,4 +1,5 @@
-"""Judges a ledger against a target: each budget by the strictest convention that applies, and what the file consists of."""
+"""Judges a ledger against a target: each budget by the strictest convention that applies, and what the file consists
+of."""
 
 from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
@@ -18,9 +19,9 @@ Status = Literal["ok", "over", "unknown", "not measured"]
 class Budget(msgspec.Struct, frozen=True):
     """One judged budget; a latency is in milliseconds.
 
-    value: null where the file does not tell it or nothing was measured. convention: whose count was the largest; null for what every
-    convention measures alike. status: "unknown" where a count is a lower bound or missing, which fails. note: why, or what a latency
-    is of. source: where the limit comes from.
+    value: null where the file does not tell it or nothing was measured. convention: whose count was the largest; null
+    for what every convention measures alike. status: "unknown" where a count is a lower bound or missing, which fails.
+    note: why, or what a latency is of. source: where the limit comes from.
     """
 
     name: str
@@ -53,14 +54,17 @@ class Verdict(msgspec.Struct, frozen=True):
 
     def failures(self) -> list[str]:
         """What is wrong, one short text each."""
-        return [*(explained(budget) for budget in self.budgets if not budget.ok),
-                *(f"{rule.name} {listed(rule.found)}: {rule.allowed}" for rule in self.rules if not rule.ok)]
+        return [
+            *(explained(budget) for budget in self.budgets if not budget.ok),
+            *(f"{rule.name} {listed(rule.found)}: {rule.allowed}" for rule in self.rules if not rule.ok),
+        ]
 
 
 COUNTED = frozenset({"param_bytes", "params", "macs"})
 """Budgets on which the conventions disagree."""
 MEASURED: dict[str, Callable[[Ledger], int]] = {
-    "peak_activation_bytes": lambda ledger: ledger.peak_activation_bytes, "file_bytes": lambda ledger: ledger.file_bytes,
+    "peak_activation_bytes": lambda ledger: ledger.peak_activation_bytes,
+    "file_bytes": lambda ledger: ledger.file_bytes,
 }
 SHOWN = 6
 """Names listed of what breaks a rule; beyond it only how many there are."""
@@ -80,7 +84,9 @@ def judge(ledger: Ledger, target: Target, latency: Measured = NOTHING, *, requir
     if target.latency is not None:
         budgets.append(_latency(target, latency, require_latency))
     rules = tuple(_rules(ledger, target))
-    return Verdict(target.name, all(budget.ok for budget in budgets) and all(rule.ok for rule in rules), tuple(budgets), rules)
+    return Verdict(
+        target.name, all(budget.ok for budget in budgets) and all(rule.ok for rule in rules), tuple(budgets), rules
+    )
 
 
 def explained(budget: Budget) -> str:
@@ -88,7 +94,11 @@ def explained(budget: Budget) -> str:
     value, limit = number(budget.value), number(budget.limit)
     if budget.status == "ok":
         return f"{budget.name} {value} of {limit}"
-    return f"{budget.name} {value} > {limit}" if budget.status == "over" else f"{budget.name}: {budget.note or budget.status}"
+    return (
+        f"{budget.name} {value} > {limit}"
+        if budget.status == "over"
+        else f"{budget.name}: {budget.note or budget.status}"
+    )
 
 
 def _judged(ledger: Ledger, target: Target, name: str, limit: int) -> Budget:
@@ -153,8 +163,11 @@ def _rules(ledger: Ledger, target: Target) -> Iterable[Rule]:
         found = sorted(dtype for dtype in ledger.bytes_by_dtype if dtype not in rules.dtypes)
         yield rule("dtypes", found, f"only {listed(rules.dtypes)}")
     if rules.operators is not None:
-        yield rule("operators", sorted(op for op in ledger.operators if not _matches(op, rules.operators)),
-                   f"not among the {counted(len(rules.operators), 'operator')} of {target.name}")
+        yield rule(
+            "operators",
+            sorted(op for op in ledger.operators if not _matches(op, rules.operators)),
+            f"not among the {counted(len(rules.operators), 'operator')} of {target.name}",
+        )
     if rules.forbidden_operators is not None:
         found = sorted(op for op in ledger.operators if _matches(op, rules.forbidden_operators))
         yield rule("forbidden_operators", found, f"none of {listed(rules.forbidden_operators)}")

@@ -1,4 +1,5 @@
-"""Measured milliseconds for a latency budget: one figure from the command line, or what `edgekd bench --json` wrote on the board."""
+"""Measured milliseconds for a latency budget: one figure from the command line, or what `edgekd bench --json` wrote on
+the board."""
 
 from pathlib import Path, PurePath
 from typing import Annotated
@@ -52,10 +53,14 @@ def given(ms: float, board: str | None, target: Target) -> Measured:
     if not 0 < ms < float("inf"):
         raise InputError(f"--latency-ms is {ms:g}; it must be positive")
     if board is None:
-        raise InputError(f"--latency-ms needs --board NAME, the board it was measured on; {target.name} judges {budget.board}")
+        raise InputError(
+            f"--latency-ms needs --board NAME, the board it was measured on; {target.name} judges {budget.board}"
+        )
     if not (is_board(board, budget.board) or any(same_name(board, name) for name in (target.name, *target.aliases))):
-        raise InputError(f"--board is '{board}', but the latency budget of {target.name} is for {budget.board}; "
-                         "measure there or choose another target")
+        raise InputError(
+            f"--board is '{board}', but the latency budget of {target.name} is for {budget.board}; "
+            "measure there or choose another target"
+        )
     return Measured(float(ms))
 
 
@@ -83,25 +88,35 @@ def from_bench(benches: tuple[Bench, ...], model: str, target: Target) -> Measur
         return Measured(None, f"not measured: the bench document has no {PurePath(model).name}")
     for bench in found:
         if bench.engine in budget.engines and bench.threads == budget.threads and is_board(bench.machine, budget.board):
-            times = {"network": bench.network_ms, "frontend": bench.frontend_ms, "pipeline": bench.pipeline_ms}[budget.stage]
+            times = {"network": bench.network_ms, "frontend": bench.frontend_ms, "pipeline": bench.pipeline_ms}[
+                budget.stage
+            ]
             return Measured(times.p50 if budget.percentile == "p50" else times.p95)
     bench = found[0]
-    return Measured(None, f"not measured as asked, but on {bench.machine}, {bench.engine}, {counted(bench.threads, 'thread')}")
+    return Measured(
+        None, f"not measured as asked, but on {bench.machine}, {bench.engine}, {counted(bench.threads, 'thread')}"
+    )
 
 
 def conditions(budget: Latency) -> str:
     """What a latency budget is for, in words."""
-    return f"{budget.stage} {budget.percentile}, {' or '.join(budget.engines)}, {counted(budget.threads, 'thread')}, {budget.board}"
+    return (
+        f"{budget.stage} {budget.percentile}, {' or '.join(budget.engines)}, {counted(budget.threads, 'thread')},"
+        f" {budget.board}"
+    )
 
 
 def is_board(machine: str, board: str) -> bool:
-    """Whether a machine's name begins with the words of a board's: "Raspberry Pi 4 Model B Rev 1.4 (asimd)" is a "Raspberry Pi 4", a
-    "Raspberry Pi 400" is none."""
+    """Whether a machine's name begins with the words of a board's: "Raspberry Pi 4 Model B Rev 1.4 (asimd)" is a
+    "Raspberry Pi 4", a "Raspberry Pi 400" is none."""
     words = board.casefold().split()
-    return machine.casefold().split()[:len(words)] == words
+    return machine.casefold().split()[: len(words)] == words
 
 
 def _budget(target: Target, option: str) -> Latency:
     if target.latency is None:
-        raise InputError(f"{option}: target {target.name} sets no latency budget; choose a target of a board, or leave the option out")
+        raise InputError(
+            f"{option}: target {target.name} sets no latency budget; choose a target of a board, or leave the"
+            " option out"
+        )
     return target.latency

@@ -25,7 +25,8 @@ Names = Annotated[tuple[Text, ...], msgspec.Meta(min_length=1)]
 class Budgets(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Upper limits of an exported model file; an absent one is not judged.
 
-    param_bytes: bytes of all constants of the ops. params: how many they are, zeros too. macs: multiply-accumulates of one inference.
+    param_bytes: bytes of all constants of the ops. params: how many they are, zeros too. macs: multiply-accumulates of
+    one inference.
     peak_activation_bytes: the largest sum of activations alive at once. file_bytes: size of the file itself.
     """
 
@@ -39,9 +40,9 @@ class Budgets(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a file may consist of; an absent one is not judged.
 
-    formats: of the file. engines: that run there; one of them must open the file. dtypes: of stored constants. operators: the only ones
-    allowed. forbidden_operators: any but these. Operators may be patterns: `CUSTOM:*` is any custom op of TFLite, `com.microsoft.*` any
-    of that ONNX domain.
+    formats: of the file. engines: that run there; one of them must open the file. dtypes: of stored constants.
+    operators: the only ones allowed. forbidden_operators: any but these. Operators may be patterns: `CUSTOM:*` is any
+    custom op of TFLite, `com.microsoft.*` any of that ONNX domain.
     """
 
     formats: Names | None = None
@@ -68,8 +69,9 @@ class Latency(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One target.
 
-    source: where its numbers come from (a rule, a data sheet); sources: of single budgets or rules, where it is another. convention: the
-    one that judges params, param_bytes and macs; by default the strictest that applies to the file. aliases: what else users may type.
+    source: where its numbers come from (a rule, a data sheet); sources: of single budgets or rules, where it is
+    another. convention: the one that judges params, param_bytes and macs; by default the strictest that applies to the
+    file. aliases: what else users may type.
     """
 
     name: Text
@@ -91,8 +93,8 @@ def load_target(name_or_path: str | Path) -> Target:
     """Read a shipped target by name (`dcase2023`, `pi-4`, also `Pi 4` or `rpi4`) or any target file by path.
 
     Raises:
-        InputError: unknown name (nearest one suggested), unreadable file, a key that is missing, unknown or out of range, nothing to
-            judge, or limits that contradict each other.
+        InputError: unknown name (nearest one suggested), unreadable file, a key that is missing, unknown or out of
+            range, nothing to judge, or limits that contradict each other.
     """
     path = _find(name_or_path)
     target = resources.read_toml(path, Target)
@@ -131,27 +133,42 @@ def _check(target: Target, path: Path) -> None:
     """Refuse a target that judges nothing, or whose limits contradict each other."""
     budgets, rules, latency = target.budgets, target.rules, target.latency
     if (budgets, rules, latency) == (Budgets(), Rules(), None):
-        raise InputError(f"{path}: sets no budget, so every model would pass; give one of: {', '.join(Budgets.__struct_fields__)}")
-    for key, names, known in (("convention", (target.convention,) if target.convention else (), CONVENTIONS),
-                              ("[rules] formats", rules.formats, FORMATS), ("[rules] engines", rules.engines, ENGINE_FORMATS),
-                              ("[latency] engines", latency.engines if latency else (), ENGINE_FORMATS)):
+        raise InputError(
+            f"{path}: sets no budget, so every model would pass; give one of: {', '.join(Budgets.__struct_fields__)}"
+        )
+    for key, names, known in (
+        ("convention", (target.convention,) if target.convention else (), CONVENTIONS),
+        ("[rules] formats", rules.formats, FORMATS),
+        ("[rules] engines", rules.engines, ENGINE_FORMATS),
+        ("[latency] engines", latency.engines if latency else (), ENGINE_FORMATS),
+    ):
         for name in names or ():
             if name not in known:
                 raise InputError(f"{path}: {key}: '{name}' is unknown{nearest(name, known)}")
     both = sorted(set(rules.operators or ()) & set(rules.forbidden_operators or ()))
     if both:
-        raise InputError(f"{path}: [rules]: {both[0]} is both in operators and in forbidden_operators; drop it from one")
+        raise InputError(
+            f"{path}: [rules]: {both[0]} is both in operators and in forbidden_operators; drop it from one"
+        )
     formats = set(rules.formats or FORMATS) & {ENGINE_FORMATS[engine] for engine in rules.engines or ENGINE_FORMATS}
     if not formats:
-        raise InputError(f"{path}: [rules]: no engine of {', '.join(rules.engines or ())} opens a format of "
-                         f"{', '.join(rules.formats or ())}, so every model would fail; allow one that does")
+        raise InputError(
+            f"{path}: [rules]: no engine of {', '.join(rules.engines or ())} opens a format of "
+            f"{', '.join(rules.formats or ())}, so every model would fail; allow one that does"
+        )
     if CONVENTION_FORMATS.get(target.convention or "", next(iter(formats))) not in formats:
-        raise InputError(f"{path}: convention: '{target.convention}' counts no {' or '.join(sorted(formats))} file, and no other is "
-                         "allowed; name another convention")
+        raise InputError(
+            f"{path}: convention: '{target.convention}' counts no {' or '.join(sorted(formats))} file, and no other is "
+            "allowed; name another convention"
+        )
     for engine in latency.engines if latency else ():
         if engine not in (rules.engines or ENGINE_FORMATS) or ENGINE_FORMATS[engine] not in formats:
-            raise InputError(f"{path}: [latency] engines: '{engine}' is not among what [rules] allow; measure one that is")
-    set_keys = {key for part in (budgets, rules) for key, value in msgspec.structs.asdict(part).items() if value is not None}
+            raise InputError(
+                f"{path}: [latency] engines: '{engine}' is not among what [rules] allow; measure one that is"
+            )
+    set_keys = {
+        key for part in (budgets, rules) for key, value in msgspec.structs.asdict(part).items() if value is not None
+    }
     set_keys |= {"latency"} if latency else set()
     for key in target.sources:
         if key not in set_keys:

@@ -1,8 +1,8 @@
 """`edgekd data fetch`: downloads a data set whose owner gives it to anybody, after its licence was accepted.
 
-Which files there are, where, and their checksums is told by the owner's record, found by its DOI (pooch). A file that was cut off goes on
-where it stopped; one that does not match its checksum is discarded. Archives are unpacked one after the other and then deleted; an empty
-NAME.done beside them says that one needs nothing more.
+Which files there are, where, and their checksums is told by the owner's record, found by its DOI (pooch). A file that
+was cut off goes on where it stopped; one that does not match its checksum is discarded. Archives are unpacked one after
+the other and then deleted; an empty NAME.done beside them says that one needs nothing more.
 """
 
 import errno
@@ -54,14 +54,19 @@ def fetch(name: str, out: Path, accept: Callable[[str], bool], say: Say) -> Path
         the folder to prepare from.
 
     Raises:
-        InputError: not to be had freely, licence not accepted, no connection, no space, a wrong checksum, another process at work there.
+        InputError: not to be had freely, licence not accepted, no connection, no space, a wrong checksum, another
+            process at work there.
         KeyboardInterrupt: with how to go on.
         MissingExtraError: pooch is not installed.
     """
     known = _free(name)
-    if not accept(f"{known.title}, by {known.owner}; licence: {known.licence}; its full text is in the record, doi {known.doi}"):
-        raise InputError(f"{name}: its licence ({known.licence}) was not accepted; nothing was downloaded. Read it in the record doi "
-                         f"{known.doi}, then add --accept-licence")
+    if not accept(
+        f"{known.title}, by {known.owner}; licence: {known.licence}; its full text is in the record, doi {known.doi}"
+    ):
+        raise InputError(
+            f"{name}: its licence ({known.licence}) was not accepted; nothing was downloaded. Read it in the record doi"
+            f" {known.doi}, then add --accept-licence"
+        )
     archives = out / ARCHIVES
     try:
         archives.mkdir(parents=True, exist_ok=True)
@@ -97,10 +102,14 @@ def _free(name: str) -> Known:
         raise InputError(f"no data set '{name}'{nearest(name, KNOWN)}")
     known = KNOWN[name]
     if not known.doi:
-        raise InputError(f"'{name}' is {known.title}: there is nothing to download; go on with edgekd data prepare {name} PATH")
+        raise InputError(
+            f"'{name}' is {known.title}: there is nothing to download; go on with edgekd data prepare {name} PATH"
+        )
     if not known.free:
-        raise InputError(f"{known.title} cannot be downloaded from here: it comes from {known.owner} (doi {known.doi}); get it there, "
-                         f"unpack it, then: edgekd data prepare {name} FOLDER")
+        raise InputError(
+            f"{known.title} cannot be downloaded from here: it comes from {known.owner} (doi {known.doi}); get it"
+            f" there, unpack it, then: edgekd data prepare {name} FOLDER"
+        )
     return known
 
 
@@ -123,7 +132,9 @@ def listing_of(doi: str) -> list[Remote]:
         repository.populate_registry(box)
         return [Remote(name, repository.download_url(name), known) for name, known in box.registry.items()]
     except (RequestException, ValueError) as error:
-        raise InputError(f"the record doi {doi} cannot be read ({type(error).__name__}); check the network and try again") from None
+        raise InputError(
+            f"the record doi {doi} cannot be read ({type(error).__name__}); check the network and try again"
+        ) from None
 
 
 def size_of(remote: Remote) -> int:
@@ -138,18 +149,23 @@ def size_of(remote: Remote) -> int:
         answer = requests.head(remote.url, allow_redirects=True, timeout=TIMEOUT)
         answer.raise_for_status()
     except requests.RequestException as error:
-        raise InputError(f"{remote.name} cannot be reached ({type(error).__name__}); check the network; the same command goes on") from None
+        raise InputError(
+            f"{remote.name} cannot be reached ({type(error).__name__}); check the network; the same command goes on"
+        ) from None
     return int(answer.headers.get("Content-Length", 0))
 
 
 def _check_space(out: Path, archives: Path, wanted: Sequence[Remote], sizes: Sequence[int]) -> None:
-    """Refuse where what is left to download, unpacked, and one archive beside it do not fit. Audio hardly shrinks in archives."""
+    """Refuse where what is left to download, unpacked, and one archive beside it do not fit. Audio hardly shrinks in
+    archives."""
     have = sum(_part(archives, remote).stat().st_size for remote in wanted if _part(archives, remote).exists())
     needed = sum(sizes) + max(sizes, default=0) - have
     free = shutil.disk_usage(out).free
     if needed > free:
-        raise InputError(f"{out}: about {needed / GIGABYTE:.1f} GB are needed and {free / GIGABYTE:.1f} GB are free; free some or choose "
-                         "another --out; the same command goes on")
+        raise InputError(
+            f"{out}: about {needed / GIGABYTE:.1f} GB are needed and {free / GIGABYTE:.1f} GB are free; free some or"
+            " choose another --out; the same command goes on"
+        )
 
 
 def _part(archives: Path, remote: Remote) -> Path:
@@ -165,7 +181,8 @@ def download(remote: Remote, archives: Path, size: int) -> Path:
         size: bytes, for the progress bar.
 
     Raises:
-        InputError: the connection broke or the disk is full (what came is kept), or the checksum is wrong (it is discarded).
+        InputError: the connection broke or the disk is full (what came is kept), or the checksum is wrong (it is
+            discarded).
     """
     import pooch
     import requests
@@ -174,7 +191,9 @@ def download(remote: Remote, archives: Path, size: int) -> Path:
 
     def resume(url: str, target: str, _: object) -> None:
         have = part.stat().st_size if part.exists() else 0
-        with requests.get(url, stream=True, timeout=TIMEOUT, headers={"Range": f"bytes={have}-"} if have else {}) as answer:
+        with requests.get(
+            url, stream=True, timeout=TIMEOUT, headers={"Range": f"bytes={have}-"} if have else {}
+        ) as answer:
             if not (have and answer.status_code == ALL_THERE):
                 answer.raise_for_status()
                 mode = "ab" if answer.status_code == PARTIAL else "wb"
@@ -186,16 +205,24 @@ def download(remote: Remote, archives: Path, size: int) -> Path:
 
     pooch.get_logger().setLevel("ERROR")
     try:
-        return Path(pooch.retrieve(remote.url, known_hash=remote.hash, fname=remote.name, path=archives, downloader=resume))
+        return Path(
+            pooch.retrieve(remote.url, known_hash=remote.hash, fname=remote.name, path=archives, downloader=resume)
+        )
     except requests.RequestException as error:
-        raise InputError(f"{remote.name}: the connection broke ({type(error).__name__}); what came is kept, the next try goes on") from None
+        raise InputError(
+            f"{remote.name}: the connection broke ({type(error).__name__}); what came is kept, the next try goes on"
+        ) from None
     except ValueError:
-        raise InputError(f"{remote.name}: what came does not match the published checksum {remote.hash} and was discarded; run "
-                         "the same command again, and if it fails again tell the owner of the data set") from None
+        raise InputError(
+            f"{remote.name}: what came does not match the published checksum {remote.hash} and was discarded; run "
+            "the same command again, and if it fails again tell the owner of the data set"
+        ) from None
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise InputError(f"{archives}: the disk is full; what came is kept: free some space, and the same command goes on") from None
+        raise InputError(
+            f"{archives}: the disk is full; what came is kept: free some space, and the same command goes on"
+        ) from None
 
 
 def _unpack(file: Path, out: Path) -> None:
@@ -214,4 +241,6 @@ def _unpack(file: Path, out: Path) -> None:
         else:
             shutil.move(file, out / file.name)
     except (zipfile.BadZipFile, tarfile.TarError, OSError) as error:
-        raise InputError(f"{file} cannot be unpacked into {out} ({error}); free space or delete it; the same command goes on") from None
+        raise InputError(
+            f"{file} cannot be unpacked into {out} ({error}); free space or delete it; the same command goes on"
+        ) from None

@@ -70,25 +70,46 @@ def describe(store: ClipStore) -> StoreReport:
     counts = Counter(clip.split for clip in store.clips)
     by_label = _by_split(store.clips, lambda clip: clip.label)
     by_recorder = _by_split(store.clips, lambda clip: clip.recorder or NO_RECORDER)
-    one_split = {label: next(iter(splits)) for label, splits in by_label.items() if len(splits) == 1} if len(store.splits) > 1 else {}
+    one_split = (
+        {label: next(iter(splits)) for label, splits in by_label.items() if len(splits) == 1}
+        if len(store.splits) > 1
+        else {}
+    )
     return StoreReport(
-        path=str(store.path), name=store.name, licence=store.licence, synthetic=store.synthetic, official_folds=store.info.official_folds,
-        hash=store.hash, sample_rate=store.sample_rate, channels=store.channels, clips=len(store.clips),
-        seconds=float(store.lengths.sum()) / store.sample_rate, labels=by_label,
-        splits={split: counts[split] for split in sorted(counts, key=_natural)}, recorders=by_recorder, cities=_cities(store),
-        leaks=_leaks(store), one_split_labels=one_split,
+        path=str(store.path),
+        name=store.name,
+        licence=store.licence,
+        synthetic=store.synthetic,
+        official_folds=store.info.official_folds,
+        hash=store.hash,
+        sample_rate=store.sample_rate,
+        channels=store.channels,
+        clips=len(store.clips),
+        seconds=float(store.lengths.sum()) / store.sample_rate,
+        labels=by_label,
+        splits={split: counts[split] for split in sorted(counts, key=_natural)},
+        recorders=by_recorder,
+        cities=_cities(store),
+        leaks=_leaks(store),
+        one_split_labels=one_split,
         silent=[clip.path for index, clip in enumerate(store.clips) if not store.clip_pcm(index).any()],
-        short=[clip.path for clip in store.clips if clip.seconds < SHORT_SECONDS])
+        short=[clip.path for clip in store.clips if clip.seconds < SHORT_SECONDS],
+    )
 
 
 def text(report: StoreReport) -> str:
-    """The report for a person: facts, warnings, a table of clips per label and split, and one per recorder where known."""
+    """The report for a person: facts, warnings, a table of clips per label and split, and one per recorder where
+    known."""
     length = f"{report.seconds:.1f} s" if report.seconds < 3600 else f"{report.seconds / 3600:.2f} h"
     kind = " of SYNTHETIC audio (made by a program, not recorded)" if report.synthetic else ""
     lines = [
-        f"{report.path}: {report.name}, {counted(report.clips, 'clip')}{kind}, {counted(len(report.labels), 'label')}, {length}, "
-        f"{report.sample_rate} Hz, {counted(report.channels, 'channel')}",
-        f"licence {report.licence}; hash {report.hash}", "",
+        (
+            f"{report.path}: {report.name}, {counted(report.clips, 'clip')}{kind},"
+            f" {counted(len(report.labels), 'label')}, {length}, {report.sample_rate} Hz,"
+            f" {counted(report.channels, 'channel')}"
+        ),
+        f"licence {report.licence}; hash {report.hash}",
+        "",
         *_table("label", report.labels, list(report.splits)),
     ]
     if set(report.recorders) != {NO_RECORDER}:
@@ -105,17 +126,25 @@ def warnings(report: StoreReport) -> list[str]:
     if UNLABELLED in report.labels:
         found.append("no labels: these clips can be predicted, not trained on")
     if report.leaks:
-        remedy = "their clips are left out of training" if report.official_folds else "training against such a split will be refused"
+        remedy = (
+            "their clips are left out of training"
+            if report.official_folds
+            else "training against such a split will be refused"
+        )
         shared = Counter(pair for splits in report.leaks.values() for pair in combinations(splits, 2))
         pairs = "; ".join(f"{count} in {a} and {b}" for (a, b), count in sorted(shared.items()))
-        found.append(f"leaks: {len(report.leaks)} in more than one split ({listing(list(report.leaks))}): {pairs}; {remedy}")
+        found.append(
+            f"leaks: {len(report.leaks)} in more than one split ({listing(list(report.leaks))}): {pairs}; {remedy}"
+        )
     if report.one_split_labels:
         names = [f"{label} in {split}" for label, split in report.one_split_labels.items()]
         found.append(f"labels in one split only: {listing(names)}; training against another split will be refused")
     if report.silent:
         found.append(f"silent clips: {len(report.silent)} ({listing(report.silent)})")
     if report.short:
-        found.append(f"clips shorter than {SHORT_SECONDS:g} s: {len(report.short)} ({listing(report.short)}); padded with zeros")
+        found.append(
+            f"clips shorter than {SHORT_SECONDS:g} s: {len(report.short)} ({listing(report.short)}); padded with zeros"
+        )
     return found
 
 
@@ -149,6 +178,13 @@ def _table(title: str, counts: dict[str, dict[str, int]], splits: list[str]) -> 
     width = max(len(title), *(len(name) for name in counts))
     widths = [max(len(split), 6) for split in splits]
     head = "  ".join([title.ljust(width), *(split.rjust(size) for split, size in zip(splits, widths, strict=True))])
-    rows = ["  ".join([name.ljust(width), *(str(row.get(split, 0)).rjust(size) for split, size in zip(splits, widths, strict=True))])
-            for name, row in counts.items()]
+    rows = [
+        "  ".join(
+            [
+                name.ljust(width),
+                *(str(row.get(split, 0)).rjust(size) for split, size in zip(splits, widths, strict=True)),
+            ]
+        )
+        for name, row in counts.items()
+    ]
     return [head, *rows]

@@ -27,11 +27,21 @@ SAMPLE_RATES = range(1000, 384001)
 CHANNELS = range(1, 33)
 MIN_SYNTH_CLIPS = len(scenes.SCENES) * scenes.TEST_EVERY
 """So many that each label is in train and in test."""
-SYNTHETIC_NOTE = "these are procedural scenes for smoke tests, not recordings: a score on them says nothing about real audio"
+SYNTHETIC_NOTE = (
+    "these are procedural scenes for smoke tests, not recordings: a score on them says nothing about real audio"
+)
 SYNTH_SECONDS = (1.0, 600.0)
 ADAPTERS: dict[str, Callable[..., DataSet]] = {
-    "esc50": esc50.read, "tau22": tau22.read, "tau22-evaluation": tau22_evaluation.read, "tau20": tau20.read, "tau19": tau19.read,
-    "tut18": tut18.read, "urbansound8k": urbansound8k.read, "deepship": deepship.read, "vtuad": vtuad.read, "folder": folder.read,
+    "esc50": esc50.read,
+    "tau22": tau22.read,
+    "tau22-evaluation": tau22_evaluation.read,
+    "tau20": tau20.read,
+    "tau19": tau19.read,
+    "tut18": tut18.read,
+    "urbansound8k": urbansound8k.read,
+    "deepship": deepship.read,
+    "vtuad": vtuad.read,
+    "folder": folder.read,
 }
 """Name of a data set -> what finds its clips; `KNOWN` tells the arguments that each takes besides the folder."""
 SKIP_BAD = "skip_bad"
@@ -57,9 +67,23 @@ class Prepared:
     bad: list[tuple[str, str]] = field(default_factory=list)
 
 
-def prepare(dataset: str, path: Path, out: Path, *, sample_rate: int = 16000, channels: int = 1, table: Path | None = None,
-            test_fraction: float | None = None, licence: str | None = None, subset: int | None = None, fold: int | None = None,
-            segment: float | None = None, skip_bad: bool = False, force: bool = False, say: Say) -> Prepared:
+def prepare(
+    dataset: str,
+    path: Path,
+    out: Path,
+    *,
+    sample_rate: int = 16000,
+    channels: int = 1,
+    table: Path | None = None,
+    test_fraction: float | None = None,
+    licence: str | None = None,
+    subset: int | None = None,
+    fold: int | None = None,
+    segment: float | None = None,
+    skip_bad: bool = False,
+    force: bool = False,
+    say: Say,
+) -> Prepared:
     """Decode a data set into a store.
 
     Args:
@@ -76,26 +100,50 @@ def prepare(dataset: str, path: Path, out: Path, *, sample_rate: int = 16000, ch
     Raises:
         InputError: bad usage, a data set that is not there, or clips that cannot be used.
 
-    Stopped by whatever, also SIGKILL, an error or a full disk, it leaves no store but what was decoded, in a hidden folder beside `out`;
-    called again for the same place, rate and channels it checks that and goes on: the store is the one that a single run makes. A file
-    that changed meanwhile, or is new, is decoded again with all that follow it.
+    Stopped by whatever, also SIGKILL, an error or a full disk, it leaves no store but what was decoded, in a hidden
+    folder beside `out`; called again for the same place, rate and channels it checks that and goes on: the store is the
+    one that a single run makes. A file that changed meanwhile, or is new, is decoded again with all that follow it.
     """
     _check_rate(sample_rate)
     if channels not in CHANNELS:
         raise InputError(f"--channels {channels}: wanted {CHANNELS.start} to {CHANNELS.stop - 1}")
     check_free(out.resolve(), force)
-    found = _find(dataset, path, skip_bad, {"table": table, "test_fraction": test_fraction, "licence": licence, "subset": subset,
-                                            "fold": fold, "segment": segment})
+    found = _find(
+        dataset,
+        path,
+        skip_bad,
+        {
+            "table": table,
+            "test_fraction": test_fraction,
+            "licence": licence,
+            "subset": subset,
+            "fold": fold,
+            "segment": segment,
+        },
+    )
     request = f"{sample_rate} Hz, {channels} channels, {decoders()}"
-    with _interruptible(), StoreWriter(out, name=found.name, licence=found.licence, official_folds=found.official_folds,
-                                       sample_rate=sample_rate, channels=channels, force=force, request=request) as writer:
+    with (
+        _interruptible(),
+        StoreWriter(
+            out,
+            name=found.name,
+            licence=found.licence,
+            official_folds=found.official_folds,
+            sample_rate=sample_rate,
+            channels=channels,
+            force=force,
+            request=request,
+        ) as writer,
+    ):
         try:
             return _fill(writer, found, sample_rate=sample_rate, channels=channels, skip_bad=skip_bad, say=say)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"{out}: interrupted{writer.hint}") from None
 
 
-def synth(out: Path, *, clips: int = 600, seconds: float = 3.0, seed: int = 0, sample_rate: int = 16000, force: bool = False) -> Prepared:
+def synth(
+    out: Path, *, clips: int = 600, seconds: float = 3.0, seed: int = 0, sample_rate: int = 16000, force: bool = False
+) -> Prepared:
     """Make a store of procedural scenes.
 
     Args:
@@ -108,13 +156,26 @@ def synth(out: Path, *, clips: int = 600, seconds: float = 3.0, seed: int = 0, s
     """
     _check_rate(sample_rate)
     if clips < MIN_SYNTH_CLIPS:
-        raise InputError(f"--clips {clips}: wanted {MIN_SYNTH_CLIPS} or more, so that each label is in train and in test")
+        raise InputError(
+            f"--clips {clips}: wanted {MIN_SYNTH_CLIPS} or more, so that each label is in train and in test"
+        )
     if not SYNTH_SECONDS[0] <= seconds <= SYNTH_SECONDS[1]:
         raise InputError(f"--seconds {seconds}: wanted {SYNTH_SECONDS[0]:g} to {SYNTH_SECONDS[1]:g}")
     if seed < 0:
         raise InputError(f"--seed {seed}: wanted 0 or more")
-    with _interruptible(), StoreWriter(out, name=scenes.NAME, licence=scenes.LICENCE, synthetic=True, sample_rate=sample_rate, channels=1,
-                                       force=force) as writer, progress("synthesising", clips) as step:
+    with (
+        _interruptible(),
+        StoreWriter(
+            out,
+            name=scenes.NAME,
+            licence=scenes.LICENCE,
+            synthetic=True,
+            sample_rate=sample_rate,
+            channels=1,
+            force=force,
+        ) as writer,
+        progress("synthesising", clips) as step,
+    ):
         for clip, pcm in scenes.clips(clips, seconds, seed, sample_rate):
             writer.add(clip, pcm)
             step()
@@ -139,7 +200,9 @@ def _find(dataset: str, path: Path, skip_bad: bool, options: Mapping[str, Any]) 
     return ADAPTERS[dataset](path, **given, **({SKIP_BAD: skip_bad} if SKIP_BAD in takes else {}))
 
 
-def _fill(writer: StoreWriter, found: DataSet, *, sample_rate: int, channels: int, skip_bad: bool, say: Say) -> Prepared:
+def _fill(
+    writer: StoreWriter, found: DataSet, *, sample_rate: int, channels: int, skip_bad: bool, say: Say
+) -> Prepared:
     bad: list[tuple[str, str]] = []
     same = _SameAudio()
     seen: set[str] = set()
@@ -155,21 +218,28 @@ def _fill(writer: StoreWriter, found: DataSet, *, sample_rate: int, channels: in
                 seen.add(clip.path)
                 same.add(clip, pcm, writer.last_digest)
     if bad and not skip_bad:
-        raise InputError(f"{len(bad)} of {counted(len(found.sources), 'clip')} cannot be used (named above); no store was made; "
-                         f"mend them or leave them out with --skip-bad{writer.hint}")
+        raise InputError(
+            f"{len(bad)} of {counted(len(found.sources), 'clip')} cannot be used (named above); no store was made; "
+            f"mend them or leave them out with --skip-bad{writer.hint}"
+        )
     store = writer.finish()
     notes = [*found.notes, *same.notes()]
     if bad:
-        notes.append(f"{len(bad)} of {counted(len(found.sources), 'clip')} left out: {listing([name for name, _ in bad])}")
+        notes.append(
+            f"{len(bad)} of {counted(len(found.sources), 'clip')} left out: {listing([name for name, _ in bad])}"
+        )
     return Prepared(store, notes, bad)
 
 
-def _clips(writer: StoreWriter, sources: Sequence[Source], seen: Container[str], sample_rate: int,
-           channels: int) -> Iterator[tuple[Clip, NDArray[np.int16] | InputError]]:
-    """Add each source to the store: what an earlier run left and still is what its source gives, then what is decoded now.
+def _clips(
+    writer: StoreWriter, sources: Sequence[Source], seen: Container[str], sample_rate: int, channels: int
+) -> Iterator[tuple[Clip, NDArray[np.int16] | InputError]]:
+    """Add each source to the store: what an earlier run left and still is what its source gives, then what is decoded
+    now.
 
     Yields:
-        (row, PCM that was added), or (row, the reason why it was not); the consumer puts the paths of those added into `seen`.
+        (row, PCM that was added), or (row, the reason why it was not); the consumer puts the paths of those added into
+        `seen`.
     """
     done = 0
     while writer.left and done < len(sources):
@@ -229,6 +299,7 @@ def progress(what: str, total: int) -> Iterator[Callable[[], None]]:
 @contextmanager
 def _interruptible() -> Iterator[None]:
     """Let a polite kill or a lost terminal clean up as Ctrl-C does."""
+
     def interrupt(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 

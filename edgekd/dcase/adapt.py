@@ -1,8 +1,10 @@
-"""`edgekd adapt`: a model for each recorder (DCASE 2025), fine-tuned from one student, and an index that says which file is for whom.
+"""`edgekd adapt`: a model for each recorder (DCASE 2025), fine-tuned from one student, and an index that says which
+file is for whom.
 
-DIR/runs/RECORDER are ordinary runs, DIR/models/RECORDER and DIR/models/general exported files, DIR/models/index.json their index. The
-accuracies are of the int8-aware networks on the student's own test clips. A recorder's model is offered whether or not it is better there:
-to choose by the test would flatter it. The same command goes on where it was stopped.
+DIR/runs/RECORDER are ordinary runs, DIR/models/RECORDER and DIR/models/general exported files, DIR/models/index.json
+their index. The accuracies are of the int8-aware networks on the student's own test clips. A recorder's model is
+offered whether or not it is better there: to choose by the test would flatter it. The same command goes on where it was
+stopped.
 """
 
 import hashlib
@@ -39,8 +41,8 @@ TITLES = ["recorder", "training clips", "test clips", "general", "adapted", "dif
 
 @dataclass(frozen=True)
 class Tuning:
-    """How to fine-tune. epochs, qat_epochs: of the two phases. lr: peak learning rate of the float phase. min_clips: recorders with fewer
-    training clips keep the general model. target: whose budgets every file is held to."""
+    """How to fine-tune. epochs, qat_epochs: of the two phases. lr: peak learning rate of the float phase. min_clips:
+    recorders with fewer training clips keep the general model. target: whose budgets every file is held to."""
 
     epochs: int = 10
     qat_epochs: int = 5
@@ -51,7 +53,8 @@ class Tuning:
 
 @dataclass(frozen=True)
 class Adapted:
-    """A recorder. general, adapted, difference: clip accuracy with its interval, None where there is no test clip or no model."""
+    """A recorder. general, adapted, difference: clip accuracy with its interval, None where there is no test clip or no
+    model."""
 
     recorder: str
     train_clips: int
@@ -72,19 +75,47 @@ class AdaptReport:
 
     def to_json(self) -> bytes:
         """One document."""
-        return msgspec.json.format(msgspec.json.encode({"out": str(self.out), "recorders": self.rows, "index": self.index,
-                                                        "failed": self.failed}), indent=2) + b"\n"
+        return (
+            msgspec.json.format(
+                msgspec.json.encode(
+                    {"out": str(self.out), "recorders": self.rows, "index": self.index, "failed": self.failed}
+                ),
+                indent=2,
+            )
+            + b"\n"
+        )
 
     def to_markdown(self) -> str:
         """A table for people."""
+
         def of(each: Interval | None, *, difference: bool = False) -> str:
             return "-" if each is None else tables.interval(FIGURES[0], each, difference=difference)
 
-        rows = [[row.recorder, f"{row.train_clips:,}", f"{row.test_clips:,}", of(row.general), of(row.adapted),
-                 of(row.difference, difference=True)] for row in self.rows]
-        return "\n\n".join(["# One model for each recorder", "Clip accuracy of the int8-aware networks. In brackets the 95 % interval of a "
-                            "bootstrap over test recordings; bold where the interval of a difference excludes zero. Recorders without a "
-                            "model of their own are judged by the general one.", markdown_table(TITLES, rows)]) + "\n"
+        rows = [
+            [
+                row.recorder,
+                f"{row.train_clips:,}",
+                f"{row.test_clips:,}",
+                of(row.general),
+                of(row.adapted),
+                of(row.difference, difference=True),
+            ]
+            for row in self.rows
+        ]
+        return (
+            "\n\n".join(
+                [
+                    "# One model for each recorder",
+                    (
+                        "Clip accuracy of the int8-aware networks. In brackets the 95 % interval of a bootstrap over"
+                        " test recordings; bold where the interval of a difference excludes zero. Recorders without a"
+                        " model of their own are judged by the general one."
+                    ),
+                    markdown_table(TITLES, rows),
+                ]
+            )
+            + "\n"
+        )
 
     def require(self) -> None:
         """Refuse files that are over a budget.
@@ -96,8 +127,17 @@ class AdaptReport:
             raise GateError("\n".join(self.failed))
 
 
-def adapt(run_path: Path, data: Path, out: Path, *, recorders: str | None = None, tuning: Tuning | None = None,
-          teachers: Sequence[Path] = (), options: Options | None = None, say: Callable[[str], None]) -> AdaptReport:
+def adapt(
+    run_path: Path,
+    data: Path,
+    out: Path,
+    *,
+    recorders: str | None = None,
+    tuning: Tuning | None = None,
+    teachers: Sequence[Path] = (),
+    options: Options | None = None,
+    say: Callable[[str], None],
+) -> AdaptReport:
     """Fine-tune a student for each recorder, export and check every file, or go on with that.
 
     Args:
@@ -118,16 +158,24 @@ def adapt(run_path: Path, data: Path, out: Path, *, recorders: str | None = None
     _check_run(run, store)
     clips = _training_clips(run, store)
     chosen = _chosen(recorders, clips, store, tuning)
-    identity = {"command": "adapt", "store": store.hash, "run": run.weights_hash, "--epochs": str(tuning.epochs),
-                "--qat-epochs": str(tuning.qat_epochs), "--lr": str(tuning.lr),
-                "--teacher": ",".join(load_run(path).weights_hash for path in teachers) or "none"}
+    identity = {
+        "command": "adapt",
+        "store": store.hash,
+        "run": run.weights_hash,
+        "--epochs": str(tuning.epochs),
+        "--qat-epochs": str(tuning.qat_epochs),
+        "--lr": str(tuning.lr),
+        "--teacher": ",".join(load_run(path).weights_hash for path in teachers) or "none",
+    }
     with claimed(out, identity):
         made: dict[str, Run] = {}
         for number, recorder in enumerate(chosen, 1):
             say(f"recorder {number} of {len(chosen)}: {recorder}, {counted(clips[recorder], 'training clip')}")
             path = out / RUNS_FOLDER / folder_name(recorder)
             try:
-                made[recorder] = trained(recorder_recipe(run, recorder, tuning), store, path, teachers, options or Options())
+                made[recorder] = trained(
+                    recorder_recipe(run, recorder, tuning), store, path, teachers, options or Options()
+                )
             except KeyboardInterrupt:
                 raise KeyboardInterrupt(f"{out}: interrupted; go on with the same command") from None
         index, failed = _exported(run, made, out / MODELS_FOLDER, tuning.target)
@@ -151,23 +199,45 @@ def recorder_recipe(run: Run, recorder: str, tuning: Tuning) -> Recipe:
     own, replace = alone(run.recipe), msgspec.structs.replace
     # statistics of a few clips would move the input under weights that know another
     recipe = replace(
-        own, name=f"{own.name}-{folder_name(recorder)}", frontend=run.frontend, normalize=False, backend=None,
-        data=replace(own.data, recorders=(recorder,)), init=replace(own.init, run=str(run.path.resolve())),
-        train=replace(own.train, epochs=tuning.epochs, lr=tuning.lr, warmup_epochs=0, schedule="cosine", milestones=(), ema_decay=0.0,
-                      test_every=0),
-        qat=replace(own.qat, epochs=tuning.qat_epochs, freeze_epochs=min(own.qat.freeze_epochs, tuning.qat_epochs // 2)))
+        own,
+        name=f"{own.name}-{folder_name(recorder)}",
+        frontend=run.frontend,
+        normalize=False,
+        backend=None,
+        data=replace(own.data, recorders=(recorder,)),
+        init=replace(own.init, run=str(run.path.resolve())),
+        train=replace(
+            own.train,
+            epochs=tuning.epochs,
+            lr=tuning.lr,
+            warmup_epochs=0,
+            schedule="cosine",
+            milestones=(),
+            ema_decay=0.0,
+            test_every=0,
+        ),
+        qat=replace(
+            own.qat, epochs=tuning.qat_epochs, freeze_epochs=min(own.qat.freeze_epochs, tuning.qat_epochs // 2)
+        ),
+    )
     return decode(msgspec.to_builtins(recipe), f"{run.path} for recorder {recorder}")
 
 
 def _check_run(run: Run, store: ClipStore) -> None:
     if not has_qat(run.recipe):
-        raise InputError(f"{run.path}: has no quantization-aware phase, so that nothing can be exported; give a student's run of edgekd "
-                         "distill with qat.epochs above 0")
+        raise InputError(
+            f"{run.path}: has no quantization-aware phase, so that nothing can be exported; give a student's run of"
+            " edgekd distill with qat.epochs above 0"
+        )
     if run.info.data.hash != store.hash:
-        raise InputError(f"{run.path}: was trained on another store ({run.info.data.name} {run.info.data.hash[:8]}, {store.path} is "
-                         f"{store.hash[:8]}); give --data of its training")
+        raise InputError(
+            f"{run.path}: was trained on another store ({run.info.data.name} {run.info.data.hash[:8]}, {store.path} is "
+            f"{store.hash[:8]}); give --data of its training"
+        )
     if run.recipe.data.recorders:
-        raise InputError(f"{run.path}: is itself a model of recorder {listing(run.recipe.data.recorders)}; give the general student")
+        raise InputError(
+            f"{run.path}: is itself a model of recorder {listing(run.recipe.data.recorders)}; give the general student"
+        )
 
 
 def _training_clips(run: Run, store: ClipStore) -> dict[str, int]:
@@ -189,12 +259,16 @@ def _chosen(recorders: str | None, clips: dict[str, int], store: ClipStore, tuni
             if name not in clips:
                 raise InputError(f"--recorders: {store.path} has no recorder '{name}'{nearest(name, clips)}")
             if not clips[name]:
-                raise InputError(f"--recorders: recorder '{name}' has no training clips in {store.path}; leave it out, it keeps the "
-                                 "general model")
+                raise InputError(
+                    f"--recorders: recorder '{name}' has no training clips in {store.path}; leave it out, it keeps the "
+                    "general model"
+                )
     chosen = [name for name in asked if clips[name] >= tuning.min_clips]
     if not chosen:
-        raise InputError(f"no recorder has {counted(tuning.min_clips, 'training clip')} or more "
-                         f"({', '.join(f'{name} {count:,}' for name, count in clips.items())}); lower --min-clips")
+        raise InputError(
+            f"no recorder has {counted(tuning.min_clips, 'training clip')} or more "
+            f"({', '.join(f'{name} {count:,}' for name, count in clips.items())}); lower --min-clips"
+        )
     folders = [folder_name(name) for name in (GENERAL, *chosen)]
     for folder in folders:
         if folders.count(folder) > 1:
@@ -204,6 +278,7 @@ def _chosen(recorders: str | None, clips: dict[str, int], store: ClipStore, tuni
 
 def _exported(run: Run, made: dict[str, Run], folder: Path, target: str) -> tuple[dict[str, Any], list[str]]:
     """Write model files and their index; the index, and a line for each file that is over a budget."""
+
     def files(each: Run, name: str) -> dict[str, str]:
         place = folder / name
         wanted = {kind: place / f"{each.recipe.name}.{PRECISION}.{kind}" for kind in EMITTERS}
@@ -219,9 +294,20 @@ def _exported(run: Run, made: dict[str, Run], folder: Path, target: str) -> tupl
             require_ok(check([path], CheckOptions(target)))
         except GateError as error:
             failed.append(str(error))
-    hashes = {file: hashlib.sha256((folder / file).read_bytes()).hexdigest() for each in (general, *own.values()) for file in each.values()}
-    index = {"format": INDEX_FORMAT, "version": INDEX_VERSION, "labels": run.labels, "target": target, "general": general, "recorders": own,
-             "sha256": hashes}
+    hashes = {
+        file: hashlib.sha256((folder / file).read_bytes()).hexdigest()
+        for each in (general, *own.values())
+        for file in each.values()
+    }
+    index = {
+        "format": INDEX_FORMAT,
+        "version": INDEX_VERSION,
+        "labels": run.labels,
+        "target": target,
+        "general": general,
+        "recorders": own,
+        "sha256": hashes,
+    }
     atomic_write(folder / INDEX_FILE, msgspec.json.format(msgspec.json.encode(index), indent=2) + b"\n")
     return index, failed
 
@@ -236,19 +322,21 @@ def _rows(run: Run, made: dict[str, Run], store: ClipStore, clips: dict[str, int
         figures: list[Interval | None] = [None, None, None]
         if tested.any():
             runs = [run, *([made[recorder]] if recorder in made else [])]
-            fold = np.stack([_tally(side, each, tested) for each in runs])[:, None]  # (networks, 1 seed, recordings, columns)
+            # (networks, 1 seed, recordings, columns)
+            fold = np.stack([_tally(side, each, tested) for each in runs])[:, None]
             values, draws = measured([fold])[0], resampled([fold])
             found = [intervals(values[network], draws[:, network])[FIGURES[0]] for network in range(len(runs))]
             if len(runs) > 1:
                 found.append(intervals(values[1] - values[0], draws[:, 1] - draws[:, 0])[FIGURES[0]])
-            figures[:len(found)] = found
+            figures[: len(found)] = found
         if count or tested.any():
             rows.append(Adapted(recorder, count, int(tested.sum()), *figures))
     return rows
 
 
 def _tally(side: TestSide, run: Run, tested: np.ndarray) -> np.ndarray:
-    """(recordings, columns) of a run's answers on some of its test clips, numbered from 0 by recordings that these have."""
+    """(recordings, columns) of a run's answers on some of its test clips, numbered from 0 by recordings that these
+    have."""
     answers, silent = side.probabilities(run.path, "qat")
     _, recording = np.unique(side.recording[tested], return_inverse=True)
     heard = ~silent[tested]

@@ -14,7 +14,8 @@ from edgekd.text import counted
 
 @dataclass(frozen=True)
 class SubmissionReport:
-    """What was written or judged. notes: what must be known. findings: what the organisers would refuse, one line each."""
+    """What was written or judged. notes: what must be known. findings: what the organisers would refuse, one line
+    each."""
 
     place: Path
     files: tuple[Path, ...]
@@ -34,7 +35,9 @@ class SubmissionReport:
             GateError: there are findings.
         """
         if self.findings:
-            raise GateError(f"{self.place}: {counted(len(self.findings), 'finding')}; correct what they say before you submit")
+            raise GateError(
+                f"{self.place}: {counted(len(self.findings), 'finding')}; correct what they say before you submit"
+            )
 
 
 def check(folder: Path, year: int | None = None, evaluation: Path | None = None) -> SubmissionReport:
@@ -64,7 +67,8 @@ def check(folder: Path, year: int | None = None, evaluation: Path | None = None)
 
 
 def check_entry(entry: Entry, form: Form, expected: Sequence[str] | None, findings: Findings) -> None:
-    """Judge one submission; expected: names of the files of the evaluation set, None where only their numbers are known."""
+    """Judge one submission; expected: names of the files of the evaluation set, None where only their numbers are
+    known."""
     check_names(entry, form, findings)
     wanted = set(form.output_names(entry.label).values())
     for path in entry.outputs:
@@ -77,14 +81,21 @@ def check_entry(entry: Entry, form: Form, expected: Sequence[str] | None, findin
 
 
 def check_package(folder: Path, label: str, findings: Findings) -> None:
-    """Whether the inference package, where it lies beside the files, has its four functions and models within their budgets."""
+    """Whether the inference package, where it lies beside the files, has its four functions and models within their
+    budgets."""
     from edgekd.dcase import package as packaging
 
     modules = sorted(folder.rglob(f"{packaging.module_name(label)}.py"))
     if not modules:
         return
     for name in packaging.missing_functions(modules[0]):
-        findings.add(modules[0].name, name, "the function is missing", "", "write it, as the organisers' inference package has it")
+        findings.add(
+            modules[0].name,
+            name,
+            "the function is missing",
+            "",
+            "write it, as the organisers' inference package has it",
+        )
     index = modules[0].parent / packaging.CKPTS / modules[0].stem / packaging.INDEX
     for key, each in packaging.complexity(index).items() if index.is_file() else ():
         for what, limit in (("MACs", MAX_MACS), ("Params", MAX_BYTES)):

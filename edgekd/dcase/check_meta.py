@@ -1,4 +1,5 @@
-"""Judges the meta file of a DCASE task 1 submission: keys that must be there, authors, budgets, numbers that cannot be."""
+"""Judges the meta file of a DCASE task 1 submission: keys that must be there, authors, budgets, numbers that cannot
+be."""
 
 import math
 from collections.abc import Mapping
@@ -75,8 +76,14 @@ def check_meta(path: Path, document: Mapping[str, Any], form: Form, label: str, 
     judge = _Judge(path.name, findings)
     submission = judge.block(document, "", "submission", ("label", "name", "abbreviation", "authors"))
     _submission(judge, submission, label)
-    wanted = ["description", "complexity", "external_datasets", "source_code", *(["energy_consumption"] if form.energy else []),
-              *(["inference_code"] if form.package else [])]
+    wanted = [
+        "description",
+        "complexity",
+        "external_datasets",
+        "source_code",
+        *(["energy_consumption"] if form.energy else []),
+        *(["inference_code"] if form.package else []),
+    ]
     system = judge.block(document, "", "system", wanted)
     judge.block(system, "system", "description", form.description)
     _complexity(judge, judge.block(system, "system", "complexity", form.complexity), form)
@@ -119,8 +126,9 @@ class _Judge:
                 self.add(f"{where}.{key}", "the key is missing", "", "add it, with null where it does not apply")
         return block
 
-    def number(self, block: Mapping[str, Any], above: str, key: str, least: float, most: float, do: str, *,
-               empty: bool = False) -> float | None:
+    def number(
+        self, block: Mapping[str, Any], above: str, key: str, least: float, most: float, do: str, *, empty: bool = False
+    ) -> float | None:
         """A number within bounds, or None. empty: null is allowed."""
         if key not in block:
             return None
@@ -135,7 +143,12 @@ class _Judge:
 
 def _submission(judge: _Judge, submission: Mapping[str, Any], label: str) -> None:
     if "label" in submission and submission["label"] != label:
-        judge.add("submission.label", "is not the label of the file", submission["label"], f"write {label}, or rename the files")
+        judge.add(
+            "submission.label",
+            "is not the label of the file",
+            submission["label"],
+            f"write {label}, or rename the files",
+        )
     short = submission.get("abbreviation", "")
     if "abbreviation" in submission and (not isinstance(short, str) or not 1 <= len(short) <= MAX_ABBREVIATION):
         judge.add("submission.abbreviation", f"has not 1 to {MAX_ABBREVIATION} characters", short, "shorten it")
@@ -143,7 +156,12 @@ def _submission(judge: _Judge, submission: Mapping[str, Any], label: str) -> Non
         return
     authors = submission["authors"]
     if not isinstance(authors, list) or not authors or not all(isinstance(author, Mapping) for author in authors):
-        judge.add("submission.authors", "is no list of authors", authors, "give lastname, firstname, email and affiliation of each")
+        judge.add(
+            "submission.authors",
+            "is no list of authors",
+            authors,
+            "give lastname, firstname, email and affiliation of each",
+        )
         return
     for number, author in enumerate(authors, start=1):
         for key in AUTHOR:
@@ -151,30 +169,55 @@ def _submission(judge: _Judge, submission: Mapping[str, Any], label: str) -> Non
                 judge.add(f"submission.authors, {number}.", f"has no {key}", "", "add it")
     corresponding = sum(bool(author.get("corresponding")) for author in authors)
     if corresponding != 1:
-        judge.add("submission.authors", "wanted exactly one corresponding author", corresponding, "mark one with corresponding: true")
+        judge.add(
+            "submission.authors",
+            "wanted exactly one corresponding author",
+            corresponding,
+            "mark one with corresponding: true",
+        )
 
 
 def _complexity(judge: _Judge, block: Mapping[str, Any], form: Form) -> None:
     above = "system.complexity"
-    values = {key: judge.number(block, above, key, 0 if key.endswith(("zero", "use")) else 1, 2**53, "give a whole number")
-              for key in COMPLEXITY if key in form.complexity}
+    values = {
+        key: judge.number(block, above, key, 0 if key.endswith(("zero", "use")) else 1, 2**53, "give a whole number")
+        for key in COMPLEXITY
+        if key in form.complexity
+    }
     for key, limit in (form.limit, ("macs", MAX_MACS)):
         value = values.get(key)
         if value is not None and value > limit:
-            judge.add(f"{above}.{key}", f"is over the budget of {form.year}, {limit:,}", f"{value:,.0f}", "submit a smaller model")
+            judge.add(
+                f"{above}.{key}",
+                f"is over the budget of {form.year}, {limit:,}",
+                f"{value:,.0f}",
+                "submit a smaller model",
+            )
     for key, value in values.items():
         if value is not None and value != int(value):
             judge.add(f"{above}.{key}", "is no whole number", value, "give a whole number")
     total, nonzero = values.get("total_parameters"), values.get("total_parameters_non_zero")
     if total is not None and nonzero is not None and nonzero > total:
-        judge.add(f"{above}.total_parameters_non_zero", "is more than all parameters", f"{nonzero:,.0f} of {total:,.0f}", "correct it")
+        judge.add(
+            f"{above}.total_parameters_non_zero",
+            "is more than all parameters",
+            f"{nonzero:,.0f} of {total:,.0f}",
+            "correct it",
+        )
 
 
 def _datasets(judge: _Judge, datasets: Any) -> None:
-    for number, each in enumerate(datasets if isinstance(datasets, list) else [datasets] if isinstance(datasets, Mapping) else [], start=1):
+    for number, each in enumerate(
+        datasets if isinstance(datasets, list) else [datasets] if isinstance(datasets, Mapping) else [], start=1
+    ):
         for key in DATASET:
             if not isinstance(each, Mapping) or key not in each:
-                judge.add(f"system.external_datasets, {number}.", f"has no {key}", "", "add it, with null where it does not apply")
+                judge.add(
+                    f"system.external_datasets, {number}.",
+                    f"has no {key}",
+                    "",
+                    "add it, with null where it does not apply",
+                )
 
 
 def _results(judge: _Judge, block: Mapping[str, Any], above: str) -> None:
@@ -182,14 +225,22 @@ def _results(judge: _Judge, block: Mapping[str, Any], above: str) -> None:
     means = {}
     for name, members in (("class_wise", SCENES), ("device_wise", RECORDERS)):
         group = judge.block(block, above, name, members)
-        means[name] = [_score(judge, judge.block(group, f"{above}.{name}", member, SCORE), f"{above}.{name}.{member}")
-                       for member in members if member in group]
+        means[name] = [
+            _score(judge, judge.block(group, f"{above}.{name}", member, SCORE), f"{above}.{name}.{member}")
+            for member in members
+            if member in group
+        ]
     classes = [value for value in means["class_wise"] if value is not None]
     if overall is None or len(classes) < len(SCENES):
         return
     mean = sum(classes) / len(classes)
     if abs(mean - overall) > MEAN_TOLERANCE:
-        judge.add(f"{above}.overall.accuracy", f"is not the mean of the class-wise accuracies, {mean:.2f}", overall, "write their mean")
+        judge.add(
+            f"{above}.overall.accuracy",
+            f"is not the mean of the class-wise accuracies, {mean:.2f}",
+            overall,
+            "write their mean",
+        )
     if 0.0 < max(classes) <= 1.0:
         judge.add(f"{above}.class_wise", "accuracies look like fractions", max(classes), "give percent, 0 to 100")
 

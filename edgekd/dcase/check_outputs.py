@@ -1,7 +1,8 @@
-"""Judges the files of a DCASE task 1 submission before the organisers do: names and outputs. The meta file is `dcase_check_meta`'s.
+"""Judges the files of a DCASE task 1 submission before the organisers do: names and outputs. The meta file is
+`dcase_check_meta`'s.
 
-It asks for what their validator of 2024 asks for, and besides for what the rules say and that validator does not look at: probabilities
-that are some, the label of the greatest, the order of columns, budgets, plausible numbers.
+It asks for what their validator of 2024 asks for, and besides for what the rules say and that validator does not look
+at: probabilities that are some, the label of the greatest, the order of columns, budgets, plausible numbers.
 """
 
 import csv
@@ -56,7 +57,9 @@ class Findings:
         self.counts[file, what] += 1
         if self.counts[file, what] <= SHOWN:
             shown = " ".join(str(value).split())
-            self.found.append(Finding(file, where, what, shown if len(shown) <= SHOWN_VALUE else f"{shown[:SHOWN_VALUE]}...", do))
+            self.found.append(
+                Finding(file, where, what, shown if len(shown) <= SHOWN_VALUE else f"{shown[:SHOWN_VALUE]}...", do)
+            )
 
     def lines(self) -> list[str]:
         """One line each."""
@@ -85,12 +88,22 @@ def entries(folder: Path) -> list[Entry]:
     outputs = [path for path in files if OUTPUT_MARK in path.name and path.suffix == ".csv"]
     labels = sorted({*metas, *(path.name.partition(OUTPUT_MARK)[0] for path in outputs)})
     if not labels:
-        raise InputError(f"{folder} holds no submission (LABEL{META_SUFFIX}, LABEL.output.csv); give the --out of 'edgekd submission'")
+        raise InputError(
+            f"{folder} holds no submission (LABEL{META_SUFFIX}, LABEL.output.csv); give the --out of 'edgekd"
+            " submission'"
+        )
     homes = {path.parent for path in (*metas.values(), *outputs)}
     named = {*metas.values(), *outputs}
     strays = [path for path in files if path.parent in homes and path not in named and path.suffix not in REPORTS]
-    return [Entry(label, metas.get(label), tuple(path for path in outputs if path.name.partition(OUTPUT_MARK)[0] == label),
-                  tuple(path for path in strays if label in path.name)) for label in labels]
+    return [
+        Entry(
+            label,
+            metas.get(label),
+            tuple(path for path in outputs if path.name.partition(OUTPUT_MARK)[0] == label),
+            tuple(path for path in strays if label in path.name),
+        )
+        for label in labels
+    ]
 
 
 def looks_like(entry: Entry) -> int | None:
@@ -109,10 +122,22 @@ def check_names(entry: Entry, form: Form, findings: Findings) -> None:
     for name in sorted(wanted - there):
         findings.add(name, "", "the file is missing", "", "write it with 'edgekd submission --evaluation'")
     for path in [*(path for path in entry.outputs if path.name not in wanted), *entry.others]:
-        findings.add(path.name, "", f"is no file of the form of {form.year}", "", f"remove it, or name it {listing(sorted(wanted))}")
+        findings.add(
+            path.name,
+            "",
+            f"is no file of the form of {form.year}",
+            "",
+            f"remove it, or name it {listing(sorted(wanted))}",
+        )
     for path in [*entry.outputs, *([entry.meta] if entry.meta else [])]:
         if path.parent.name.count("_task1_") and path.parent.name != entry.label:
-            findings.add(path.name, "", "lies in the folder of another submission", path.parent.name, f"move it to {entry.label}/")
+            findings.add(
+                path.name,
+                "",
+                "lies in the folder of another submission",
+                path.parent.name,
+                f"move it to {entry.label}/",
+            )
 
 
 def check_output(path: Path, expected: Sequence[str] | int | None, findings: Findings) -> None:
@@ -120,8 +145,8 @@ def check_output(path: Path, expected: Sequence[str] | int | None, findings: Fin
 
     Args:
         path: the output.
-        expected: names of the files of the evaluation set, without folders; or how many there are, 0.wav on; None asks that they be
-            numbered without gaps.
+        expected: names of the files of the evaluation set, without folders; or how many there are, 0.wav on; None asks
+            that they be numbered without gaps.
         findings: is added to.
     """
     try:
@@ -142,14 +167,26 @@ def check_output(path: Path, expected: Sequence[str] | int | None, findings: Fin
     for number, row in enumerate(rows[1:], start=2):
         where = f"row {number}"
         if len(row) != len(COLUMNS):
-            findings.add(path.name, where, f"has not {len(COLUMNS)} fields", len(row), "separate them by single tabs; leave no line empty")
+            findings.add(
+                path.name,
+                where,
+                f"has not {len(COLUMNS)} fields",
+                len(row),
+                "separate them by single tabs; leave no line empty",
+            )
             continue
         name = PurePosixPath(row[0]).name
         names[name] += 1
         if names[name] > 1:
             findings.add(path.name, where, "the file is there twice", row[0], "keep one row of each file")
         if not name.endswith(AUDIO_SUFFIX):
-            findings.add(path.name, where, f"the file name does not end in {AUDIO_SUFFIX}", row[0], "name it as the evaluation set does")
+            findings.add(
+                path.name,
+                where,
+                f"the file name does not end in {AUDIO_SUFFIX}",
+                row[0],
+                "name it as the evaluation set does",
+            )
         _check_row(path.name, where, row, findings)
     _check_complete(path.name, names, expected, findings)
 
@@ -165,14 +202,24 @@ def _check_row(file: str, where: str, row: Sequence[str], findings: Findings) ->
             findings.add(file, f"{where}, {scene}", "is no probability", text or "nothing", "give a number from 0 to 1")
         values.append(value)
     if row[1] not in SCENES:
-        findings.add(file, where, "the scene_label is none of the ten", row[1] or "nothing", f"give one of {', '.join(SCENES)}")
+        findings.add(
+            file, where, "the scene_label is none of the ten", row[1] or "nothing", f"give one of {', '.join(SCENES)}"
+        )
     if not all(0.0 <= value <= 1.0 for value in values):
         return
     if abs(sum(values) - 1.0) > SUM_TOLERANCE:
-        findings.add(file, where, "the probabilities do not add up to 1", f"{sum(values):.6g}", "give softmax probabilities, not logits")
+        findings.add(
+            file,
+            where,
+            "the probabilities do not add up to 1",
+            f"{sum(values):.6g}",
+            "give softmax probabilities, not logits",
+        )
     if row[1] in SCENES and values[SCENES.index(row[1])] < max(values):
         best = SCENES[values.index(max(values))]
-        findings.add(file, where, "the scene_label is not the most probable scene", f"{row[1]}, where {best} is", f"write {best}")
+        findings.add(
+            file, where, "the scene_label is not the most probable scene", f"{row[1]}, where {best} is", f"write {best}"
+        )
 
 
 def _check_complete(file: str, names: Counter[str], expected: Sequence[str] | int | None, findings: Findings) -> None:
@@ -193,4 +240,3 @@ def _order(name: str) -> tuple[int, str]:
     """Numbers by their value."""
     stem = name.removesuffix(AUDIO_SUFFIX)
     return (int(stem) if stem.isascii() and stem.isdigit() else 2**62, name)
-

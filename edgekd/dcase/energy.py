@@ -1,7 +1,8 @@
-"""Energy of inference by codecarbon, for a DCASE submission: a student's and the official baseline's on the same machine.
+"""Energy of inference by codecarbon, for a DCASE submission: a student's and the official baseline's on the same
+machine.
 
-What is run is the network alone, one window at a time, on noise: of somebody's baseline file no front end is known. codecarbon's
-offline tracker asks no server where the machine stands; kWh do not depend on it.
+What is run is the network alone, one window at a time, on noise: of somebody's baseline file no front end is known.
+codecarbon's offline tracker asks no server where the machine stands; kWh do not depend on it.
 """
 
 import importlib.util
@@ -56,8 +57,9 @@ def offline_tracker(country: str) -> Tracker:
     """A tracker of codecarbon that needs no network; country: as `require` lets pass."""
     from codecarbon import OfflineEmissionsTracker
 
-    tracker: Tracker = OfflineEmissionsTracker(country_iso_code=country.upper(), measure_power_secs=MEASURE_SECONDS, save_to_file=False,
-                                               log_level="error")
+    tracker: Tracker = OfflineEmissionsTracker(
+        country_iso_code=country.upper(), measure_power_secs=MEASURE_SECONDS, save_to_file=False, log_level="error"
+    )
     return tracker
 
 
@@ -86,7 +88,10 @@ def _kwh(run: Run, tracker: Tracker, windows: int) -> float:
         tracker.stop()
     energy = getattr(tracker.final_emissions_data, "energy_consumed", None)
     if not isinstance(energy, int | float) or not energy > 0:
-        raise InputError(f"codecarbon told no energy of {windows:,} inferences (found {energy!r}); it cannot read this machine's power")
+        raise InputError(
+            f"codecarbon told no energy of {windows:,} inferences (found {energy!r}); it cannot read this machine's"
+            " power"
+        )
     return float(energy)
 
 
@@ -108,7 +113,9 @@ def _tflite(path: Path) -> Run:
             interpreter = interpreter_type(model_content=content, num_threads=1)
             interpreter.allocate_tensors()
         (source,) = interpreter.get_input_details()
-        interpreter.set_tensor(source["index"], np.random.default_rng(0).integers(0, 100, source["shape"]).astype(source["dtype"]))
+        interpreter.set_tensor(
+            source["index"], np.random.default_rng(0).integers(0, 100, source["shape"]).astype(source["dtype"])
+        )
     except Exception as error:  # LiteRT raises whatever it meets
         raise InputError(f"--energy-baseline {path}: cannot be run ({' '.join(str(error).split())})") from None
     run: Run = interpreter.invoke

@@ -1,8 +1,10 @@
-"""The forms of DCASE task 1 submissions, 2022 to 2025: names of files, columns of the output, what the meta file must hold, budgets.
+"""The forms of DCASE task 1 submissions, 2022 to 2025: names of files, columns of the output, what the meta file must
+hold, budgets.
 
-Sources: the organisers' submission pages, their validator of 2024 (github.com/toni-heittola/dcase2024_task1_submission_validator) and their
-inference package of 2025. The validator of 2024 asks for results of one system, the page of that year for those of each split: we
-write both. For 2022 no validator was found; its form is that of 2023 without energy.
+Sources: the organisers' submission pages, their validator of 2024
+(github.com/toni-heittola/dcase2024_task1_submission_validator) and their inference package of 2025. The validator of
+2024 asks for results of one system, the page of that year for those of each split: we write both. For 2022 no validator
+was found; its form is that of 2023 without energy.
 """
 
 import csv
@@ -17,8 +19,18 @@ from numpy.typing import NDArray
 from edgekd.errors import InputError
 from edgekd.metrics.scores import Floats, Integers, log_loss
 
-SCENES = ("airport", "bus", "metro", "metro_station", "park", "public_square", "shopping_mall", "street_pedestrian", "street_traffic",
-          "tram")
+SCENES = (
+    "airport",
+    "bus",
+    "metro",
+    "metro_station",
+    "park",
+    "public_square",
+    "shopping_mall",
+    "street_pedestrian",
+    "street_traffic",
+    "tram",
+)
 RECORDERS = ("a", "b", "c", "s1", "s2", "s3", "s4", "s5", "s6")
 """Of the development set; those from s4 on are in its test part alone."""
 TRAINED_RECORDERS = RECORDERS[:6]
@@ -37,12 +49,30 @@ META_SUFFIX = ".meta.yaml"
 PERCENT_DIGITS, LOSS_DIGITS = 3, 5
 
 DESCRIPTION = (
-    "input_sampling_rate", "acoustic_features", "embeddings", "data_augmentation", "machine_learning_method",
-    "ensemble_method_subsystem_count", "decision_making", "external_data_usage", "complexity_management", "pipeline", "framework",
+    "input_sampling_rate",
+    "acoustic_features",
+    "embeddings",
+    "data_augmentation",
+    "machine_learning_method",
+    "ensemble_method_subsystem_count",
+    "decision_making",
+    "external_data_usage",
+    "complexity_management",
+    "pipeline",
+    "framework",
 )
 DESCRIPTION_2025 = (
-    "input_sampling_rate", "acoustic_features", "data_augmentation", "machine_learning_method", "external_data_usage",
-    "complexity_management", "pipeline", "framework", "device_information", "num_models_at_inference", "model_weight_sharing",
+    "input_sampling_rate",
+    "acoustic_features",
+    "data_augmentation",
+    "machine_learning_method",
+    "external_data_usage",
+    "complexity_management",
+    "pipeline",
+    "framework",
+    "device_information",
+    "num_models_at_inference",
+    "model_weight_sharing",
 )
 COMPLEXITY = ("total_model_size", "total_parameters", "total_parameters_non_zero", "memory_use", "macs")
 ENERGY = ("training", "inference", "baseline_inference")
@@ -57,7 +87,8 @@ class Form:
         limit: key of `complexity` with a budget besides macs, and the budget.
         description, complexity: keys of those blocks of `system`.
         keys: of the models of one submission.
-        results: blocks of results.development_dataset that each hold overall, class_wise and device_wise; "" is that itself.
+        results: blocks of results.development_dataset that each hold overall, class_wise and device_wise; "" is that
+            itself.
         energy: whether energy is reported. package: whether code is submitted, by a link.
         clips: in its evaluation set, None where that is not known here.
         conventions: counters, the first that has counted a file is reported.
@@ -87,8 +118,19 @@ FORMS = {
     2022: Form(2022, "dcase2022", ("total_parameters", MAX_PARAMS), energy=False, clips=None),
     2023: Form(2023, "dcase2023", BYTES),
     2024: Form(2024, "dcase2023", BYTES, keys=SPLITS, results=("", *(f"split_{split}" for split in SPLITS))),
-    2025: Form(2025, "dcase2025", BYTES, DESCRIPTION_2025, ("total_model_size", "total_parameters", "macs"), (GENERAL, *TRAINED_RECORDERS),
-               ("device_specific", "general"), energy=False, package=True, clips=None, conventions=("torchinfo", "exact")),
+    2025: Form(
+        2025,
+        "dcase2025",
+        BYTES,
+        DESCRIPTION_2025,
+        ("total_model_size", "total_parameters", "macs"),
+        (GENERAL, *TRAINED_RECORDERS),
+        ("device_specific", "general"),
+        energy=False,
+        package=True,
+        clips=None,
+        conventions=("torchinfo", "exact"),
+    ),
 }
 """Year -> form."""
 
@@ -148,12 +190,13 @@ def output_table(names: Sequence[str], probabilities: Floats, labels: Sequence[s
     return text.getvalue().encode("utf-8", "surrogateescape")
 
 
-def scores(probabilities: Floats, heard: NDArray[np.bool_], truth: Integers, labels: Sequence[str],
-           recorders: Sequence[str]) -> dict[str, object]:
+def scores(
+    probabilities: Floats, heard: NDArray[np.bool_], truth: Integers, labels: Sequence[str], recorders: Sequence[str]
+) -> dict[str, object]:
     """The blocks overall, class_wise and device_wise of a development result, accuracies in percent.
 
-    The overall accuracy is the mean of the class-wise ones, as the rules ask; log losses are means over clips. What nothing was heard of is
-    None.
+    The overall accuracy is the mean of the class-wise ones, as the rules ask; log losses are means over clips. What
+    nothing was heard of is None.
 
     Args:
         probabilities: (clips, labels). heard: (clips,) those that are no digital silence.
@@ -164,20 +207,30 @@ def scores(probabilities: Floats, heard: NDArray[np.bool_], truth: Integers, lab
     def score(chosen: NDArray[np.bool_]) -> dict[str, float | None]:
         if not (chosen := chosen & heard).any():
             return {"accuracy": None, "logloss": None}
-        return {"accuracy": _percent(right[chosen].mean()), "logloss": round(log_loss(probabilities[chosen], truth[chosen]), LOSS_DIGITS)}
+        return {
+            "accuracy": _percent(right[chosen].mean()),
+            "logloss": round(log_loss(probabilities[chosen], truth[chosen]), LOSS_DIGITS),
+        }
 
     class_wise = {scene: score(truth == list(labels).index(scene)) for scene in SCENES}
     known = [float(right[heard & (truth == index)].mean()) for index in np.unique(truth[heard])]
     overall = score(np.ones(len(truth), bool)) | ({"accuracy": _percent(np.mean(known))} if known else {})
     names = np.array(recorders, dtype=object)
-    return {"overall": overall, "class_wise": class_wise, "device_wise": {name: score(names == name) for name in RECORDERS}}
+    return {
+        "overall": overall,
+        "class_wise": class_wise,
+        "device_wise": {name: score(names == name) for name in RECORDERS},
+    }
 
 
 def no_scores() -> dict[str, object]:
     """As `scores`, where nothing was measured."""
     empty = {"accuracy": None, "logloss": None}
-    return {"overall": dict(empty), "class_wise": {scene: dict(empty) for scene in SCENES},
-            "device_wise": {name: dict(empty) for name in RECORDERS}}
+    return {
+        "overall": dict(empty),
+        "class_wise": {scene: dict(empty) for scene in SCENES},
+        "device_wise": {name: dict(empty) for name in RECORDERS},
+    }
 
 
 def _percent(share: np.floating | float) -> float:

@@ -1,8 +1,9 @@
-"""The inference interface that DCASE 2025 task 1 asks of a submission: load_model, load_inputs, get_model_for_device, predict.
+"""The inference interface that DCASE 2025 task 1 asks of a submission: load_model, load_inputs, get_model_for_device,
+predict.
 
-`edgekd submission --year 2025` copies this module, the front end and the network beside it into an installable package, where it needs no
-edgekd. Its models lie in a folder `ckpts/MODULE` with an index, models.json; each recording device may have its own, all others have
-"general".
+`edgekd submission --year 2025` copies this module, the front end and the network beside it into an installable package,
+where it needs no edgekd. Its models lie in a folder `ckpts/MODULE` with an index, models.json; each recording device
+may have its own, all others have "general".
 """
 
 import json
@@ -22,13 +23,15 @@ from edgekd.frontend import FrontEnd, log_mel
 INDEX = "models.json"
 CKPTS = "ckpts"
 GENERAL = "general"
-"""Device whose model serves all devices that have none; written once more in `edgekd.dcase.forms`, since this module stands alone."""
+"""Device whose model serves all devices that have none; written once more in `edgekd.dcase.forms`, since this module
+stands alone."""
 PCM_SCALE = 32768.0
 BATCH = 64
 
 
 class DeviceModel(OnnxFile):
-    """The network of one device. frontend: what its features are; window: samples that it hears; temperature: divides its logits."""
+    """The network of one device. frontend: what its features are; window: samples that it hears; temperature: divides
+    its logits."""
 
     def __init__(self, folder: Path, entry: dict[str, Any]) -> None:
         super().__init__((folder / entry["file"]).read_bytes(), *(Quant(**entry[name]) for name in ("input", "output")))
@@ -47,7 +50,9 @@ class Models(nn.Module):
         super().__init__()
         document = json.loads(index.read_text(encoding="utf-8"))
         self.class_order: list[str] = document["class_order"]
-        self.devices = nn.ModuleDict({name: DeviceModel(index.parent, entry) for name, entry in document["models"].items()})
+        self.devices = nn.ModuleDict(
+            {name: DeviceModel(index.parent, entry) for name, entry in document["models"].items()}
+        )
 
     def forward(self, features: Tensor) -> Tensor:
         """Of the general model."""
@@ -61,10 +66,14 @@ def load_model(model_file_path: str | None = None) -> Models:
 
 
 def load_inputs(file_paths: list[str], device_ids: list[str], model: Models) -> list[Tensor]:
-    """Log-mel features float32 (1, 1, mel, frame) of each file, as its device's model hears them: the first window, zeros after its end."""
+    """Log-mel features float32 (1, 1, mel, frame) of each file, as its device's model hears them: the first window,
+    zeros after its end."""
     if len(file_paths) != len(device_ids):
         raise ValueError(f"{len(file_paths)} files and {len(device_ids)} device ids; give one for each file")
-    return [_features(path, get_model_for_device(model, device)) for path, device in zip(file_paths, device_ids, strict=True)]
+    return [
+        _features(path, get_model_for_device(model, device))
+        for path, device in zip(file_paths, device_ids, strict=True)
+    ]
 
 
 def get_model_for_device(model: Models, device_id: str) -> nn.Module:
@@ -72,8 +81,9 @@ def get_model_for_device(model: Models, device_id: str) -> nn.Module:
     return model.devices[device_id if device_id in model.devices else GENERAL]
 
 
-def predict(file_paths: list[str], device_ids: list[str], model_file_path: str | None = None,
-            use_cuda: bool = False) -> tuple[list[Tensor], list[str]]:
+def predict(
+    file_paths: list[str], device_ids: list[str], model_file_path: str | None = None, use_cuda: bool = False
+) -> tuple[list[Tensor], list[str]]:
     """Logits (labels,) of each file in the order given, and the scenes that they are of."""
     model = load_model(model_file_path).to("cuda" if use_cuda and torch.cuda.is_available() else "cpu")
     logits: list[Tensor] = [torch.empty(0)] * len(file_paths)
@@ -85,7 +95,7 @@ def predict(file_paths: list[str], device_ids: list[str], model_file_path: str |
         for network, indices in networks.values():
             device = next(network.parameters()).device
             for start in range(0, len(indices), BATCH):
-                some = indices[start:start + BATCH]
+                some = indices[start : start + BATCH]
                 features = torch.cat(load_inputs([file_paths[i] for i in some], [device_ids[i] for i in some], model))
                 for index, answer in zip(some, network(features.to(device)).cpu(), strict=True):
                     logits[index] = answer

@@ -1,4 +1,5 @@
-"""The meta file of a DCASE task 1 submission, filled from a manifest, counts and results; people fill in a TOML file for the rest."""
+"""The meta file of a DCASE task 1 submission, filled from a manifest, counts and results; people fill in a TOML file
+for the rest."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,7 +11,7 @@ from edgekd.errors import InputError
 from edgekd.modelfile.manifest import Manifest
 from edgekd.report.yaml_text import dump
 
-TEMPLATE = '''# What 'edgekd submission --system' asks of people. The rest is filled from the model files, their counts and their scores.
+TEMPLATE = """# What 'edgekd submission --system' asks of people. The rest comes from model files, counts and scores.
 name = "Distilled int8 student"        # for the tables of results
 abbreviation = "edgekd"                # at most 10 characters
 source_code = ""                       # address of the training code, if it is public
@@ -39,7 +40,7 @@ external_data_usage = ""               # e.g. "pre-trained model"
 # name = "PaSST"
 # url = "https://github.com/kkoutini/PaSST"
 # total_audio_length = 5000            # minutes
-'''
+"""
 
 
 class Affiliation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -95,18 +96,25 @@ class System(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """
         corresponding = sum(author.corresponding for author in self.authors)
         if corresponding != 1:
-            raise InputError(f"{where}: {corresponding} of {len(self.authors)} authors are corresponding; mark exactly one")
+            raise InputError(
+                f"{where}: {corresponding} of {len(self.authors)} authors are corresponding; mark exactly one"
+            )
         if not 1 <= len(self.abbreviation) <= MAX_ABBREVIATION:
-            raise InputError(f"{where}: abbreviation '{self.abbreviation}' has {len(self.abbreviation)} characters; give 1 to "
-                             f"{MAX_ABBREVIATION}")
+            raise InputError(
+                f"{where}: abbreviation '{self.abbreviation}' has {len(self.abbreviation)} characters; give 1 to "
+                f"{MAX_ABBREVIATION}"
+            )
         strange = [key for key in self.description if key not in form.description]
         if strange:
-            raise InputError(f"{where}: [description] '{strange[0]}' is not in the form of {form.year} (it has "
-                             f"{', '.join(form.description)})")
+            raise InputError(
+                f"{where}: [description] '{strange[0]}' is not in the form of {form.year} (it has "
+                f"{', '.join(form.description)})"
+            )
 
 
 class Energy(msgspec.Struct, frozen=True):
-    """kWh of judging the development-test set, or as many windows. baseline_inference: of the official baseline on the same machine."""
+    """kWh of judging the development-test set, or as many windows. baseline_inference: of the official baseline on the
+    same machine."""
 
     inference: float | None = None
     baseline_inference: float | None = None
@@ -114,11 +122,20 @@ class Energy(msgspec.Struct, frozen=True):
     @property
     def normalised(self) -> float | None:
         """Inference in units of the baseline's, None where one is missing."""
-        return self.inference / self.baseline_inference if self.inference is not None and self.baseline_inference else None
+        return (
+            self.inference / self.baseline_inference if self.inference is not None and self.baseline_inference else None
+        )
 
 
-def meta(form: Form, label: str, system: System, models: Mapping[str, Manifest], complexity: Mapping[str, int],
-         results: Mapping[str, Mapping[str, Any]], energy: Energy) -> dict[str, Any]:
+def meta(
+    form: Form,
+    label: str,
+    system: System,
+    models: Mapping[str, Manifest],
+    complexity: Mapping[str, int],
+    results: Mapping[str, Mapping[str, Any]],
+    energy: Energy,
+) -> dict[str, Any]:
     """The document of a meta file.
 
     Args:
@@ -131,7 +148,9 @@ def meta(form: Form, label: str, system: System, models: Mapping[str, Manifest],
         energy: measured.
     """
     main = models[main_key(models)]
-    described = _description(main, models, form) | {key: value for key, value in system.description.items() if value != ""}
+    described = _description(main, models, form) | {
+        key: value for key, value in system.description.items() if value != ""
+    }
     block: dict[str, Any] = {}
     if form.package:
         block["inference_code"] = system.inference_code or None
@@ -144,8 +163,12 @@ def meta(form: Form, label: str, system: System, models: Mapping[str, Manifest],
     development: dict[str, Any] = {}
     for name, result in results.items():
         development |= result if not name else {name: result}
-    submission = {"label": label, "name": system.name, "abbreviation": system.abbreviation,
-                  "authors": [msgspec.to_builtins(author) for author in system.authors]}
+    submission = {
+        "label": label,
+        "name": system.name,
+        "abbreviation": system.abbreviation,
+        "authors": [msgspec.to_builtins(author) for author in system.authors],
+    }
     return {"submission": submission, "system": block, "results": {"development_dataset": development}}
 
 
@@ -159,13 +182,25 @@ def _description(main: Manifest, models: Mapping[str, Manifest], form: Form) -> 
     taught = bool(main.provenance.teachers)
     int8 = main.precision == "int8"
     own = sorted(set(models) & set(RECORDERS))
-    stages = [*(["train teachers", "train student with knowledge distillation"] if taught else ["train student"]),
-              *(["quantization-aware training"] if int8 else []), *(["device-specific fine-tuning"] if own else [])]
-    managed = [*(["knowledge distillation"] if taught else []), *(["weight quantization"] if int8 else []), "network design"]
+    stages = [
+        *(["train teachers", "train student with knowledge distillation"] if taught else ["train student"]),
+        *(["quantization-aware training"] if int8 else []),
+        *(["device-specific fine-tuning"] if own else []),
+    ]
+    managed = [
+        *(["knowledge distillation"] if taught else []),
+        *(["weight quantization"] if int8 else []),
+        "network design",
+    ]
     return {
-        "input_sampling_rate": f"{main.frontend.sample_rate / 1000:g}kHz", "acoustic_features": "log-mel energies",
-        "machine_learning_method": main.student, "ensemble_method_subsystem_count": 1, "decision_making": "maximum likelihood",
-        "complexity_management": ", ".join(managed), "pipeline": ", ".join(stages), "framework": "pytorch",
+        "input_sampling_rate": f"{main.frontend.sample_rate / 1000:g}kHz",
+        "acoustic_features": "log-mel energies",
+        "machine_learning_method": main.student,
+        "ensemble_method_subsystem_count": 1,
+        "decision_making": "maximum likelihood",
+        "complexity_management": ", ".join(managed),
+        "pipeline": ", ".join(stages),
+        "framework": "pytorch",
         "device_information": "per-device fine-tuning" if own else None,
         "num_models_at_inference": len(models) if form.package else None,
         "model_weight_sharing": "fully device-specific" if own else "fully shared",

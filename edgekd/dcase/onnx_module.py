@@ -1,7 +1,8 @@
-"""An exported .onnx file as a torch module that computes what the file says, with the file's own weights as its parameters.
+"""An exported .onnx file as a torch module that computes what the file says, with the file's own weights as its
+parameters.
 
-Counters for torch see what the file holds: convolutions with int8 kernels and int32 biases, no copies in float. Values between ops
-are the file's integers, held in float32. Only the operators that edgekd writes are known.
+Counters for torch see what the file holds: convolutions with int8 kernels and int32 biases, no copies in float. Values
+between ops are the file's integers, held in float32. Only the operators that edgekd writes are known.
 """
 
 from collections.abc import Callable
@@ -20,7 +21,8 @@ CHANNELS = (-1, 1, 1, 1)
 
 
 class Quant(NamedTuple):
-    """Quantisation of an input or output: real = (q - zero_point) * scale; dtype "uint8" or "float32", which ignores both."""
+    """Quantisation of an input or output: real = (q - zero_point) * scale; dtype "uint8" or "float32", which ignores
+    both."""
 
     dtype: str
     scale: float
@@ -38,8 +40,14 @@ class Step(NamedTuple):
 class StoredConv2d(nn.Module):
     """Convolution of real values with a kernel as stored, which is multiplied by its scale when it is used."""
 
-    def __init__(self, weight: np.ndarray, scale: np.ndarray | None, bias: np.ndarray | None, bias_scale: np.ndarray | None,
-                 attributes: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        weight: np.ndarray,
+        scale: np.ndarray | None,
+        bias: np.ndarray | None,
+        bias_scale: np.ndarray | None,
+        attributes: dict[str, Any],
+    ) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.tensor(weight), requires_grad=False)
         self.bias = None if bias is None else nn.Parameter(torch.tensor(bias), requires_grad=False)
@@ -47,13 +55,18 @@ class StoredConv2d(nn.Module):
         self.register_buffer("bias_scale", torch.tensor(1.0 if bias_scale is None else bias_scale).float())
         mel, frame, mel_end, frame_end = attributes.get("pads", (0, 0, 0, 0))
         self.pads = (frame, frame_end, mel, mel_end)
-        self.stride, self.dilation = tuple(attributes.get("strides", (1, 1))), tuple(attributes.get("dilations", (1, 1)))
+        self.stride, self.dilation = (
+            tuple(attributes.get("strides", (1, 1))),
+            tuple(attributes.get("dilations", (1, 1))),
+        )
         self.groups = attributes.get("group", 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, in, mel, frame) -> (batch, out, mel', frame'), both real."""
         bias = None if self.bias is None else self.bias.float() * self.bias_scale
-        return F.conv2d(F.pad(x, self.pads), self.weight.float() * self.scale, bias, self.stride, 0, self.dilation, self.groups)
+        return F.conv2d(
+            F.pad(x, self.pads), self.weight.float() * self.scale, bias, self.stride, 0, self.dilation, self.groups
+        )
 
 
 class OnnxFile(nn.Module):
@@ -83,7 +96,9 @@ class OnnxFile(nn.Module):
             raise InputError("the file is no ONNX model; give a file of 'edgekd export'") from None
         self.quant_in, self.quant_out = source, output
         self.constants = {each.name: numpy_helper.to_array(each) for each in graph.initializer}
-        self.reals: dict[str, tuple[np.ndarray, np.ndarray | None]] = {name: (value, None) for name, value in self.constants.items()}
+        self.reals: dict[str, tuple[np.ndarray, np.ndarray | None]] = {
+            name: (value, None) for name, value in self.constants.items()
+        }
         self.convs, self.values = nn.ModuleList(), nn.ParameterList()
         self.stored: dict[str, int] = {}
         self.steps: list[Step] = []
@@ -95,7 +110,11 @@ class OnnxFile(nn.Module):
         """Normalised log-mel (batch, 1, mel, frame) -> logits (batch, labels), float32."""
         source, output = self.quant_in, self.quant_out
         features = features.float()
-        values = {self.input_name: features if source.dtype == "float32" else _quantize(features, source.scale, source.zero_point)}
+        values = {
+            self.input_name: (
+                features if source.dtype == "float32" else _quantize(features, source.scale, source.zero_point)
+            )
+        }
         for name, index in self.stored.items():
             values[name] = self.values[index].float()
         for step in self.steps:
@@ -114,7 +133,9 @@ class OnnxFile(nn.Module):
             self.steps.append(Step((inputs[0],), output, self.convs[-1]))
             return
         if kind not in OPS:
-            raise InputError(f"the file has the operator {kind}, which edgekd does not write; give a file of 'edgekd export'")
+            raise InputError(
+                f"the file has the operator {kind}, which edgekd does not write; give a file of 'edgekd export'"
+            )
         tensors, run = OPS[kind](inputs, attributes, self.constants)
         for name in tensors:
             if name in self.constants and name not in self.stored:
@@ -148,7 +169,9 @@ def _max_pool(inputs: list[str], attributes: dict[str, Any], _: Constants) -> Ma
 def _average_pool(inputs: list[str], attributes: dict[str, Any], _: Constants) -> Made:
     mel, frame, mel_end, frame_end = attributes.get("pads", (0, 0, 0, 0))
     pads = (frame, frame_end, mel, mel_end)
-    return inputs, lambda x: F.avg_pool2d(F.pad(x, pads), tuple(attributes["kernel_shape"]), tuple(attributes["strides"]))
+    return inputs, lambda x: F.avg_pool2d(
+        F.pad(x, pads), tuple(attributes["kernel_shape"]), tuple(attributes["strides"])
+    )
 
 
 def _pad(inputs: list[str], _: dict[str, Any], constants: Constants) -> Made:
@@ -169,8 +192,13 @@ def _clip(inputs: list[str], _: dict[str, Any], constants: Constants) -> Made:
 
 
 OPS: dict[str, Callable[[list[str], dict[str, Any], Constants], Made]] = {
-    "QuantizeLinear": _quantize_op, "DequantizeLinear": _dequantize_op, "MaxPool": _max_pool, "AveragePool": _average_pool, "Pad": _pad,
-    "Slice": _slice, "Clip": _clip,
+    "QuantizeLinear": _quantize_op,
+    "DequantizeLinear": _dequantize_op,
+    "MaxPool": _max_pool,
+    "AveragePool": _average_pool,
+    "Pad": _pad,
+    "Slice": _slice,
+    "Clip": _clip,
     "GlobalAveragePool": lambda inputs, *_: (inputs, lambda x: x.mean((2, 3), keepdim=True)),
     "Concat": lambda inputs, attributes, _: (inputs, lambda *x: torch.cat(x, attributes["axis"])),
     "Flatten": lambda inputs, *_: (inputs, lambda x: x.flatten(1)),
@@ -179,4 +207,5 @@ OPS: dict[str, Callable[[list[str], dict[str, Any], Constants], Made]] = {
     "Add": lambda inputs, *_: (inputs, torch.add),
     "Mul": lambda inputs, *_: (inputs, torch.mul),
 }
-"""Operator -> from its inputs, attributes and the file's constants, which inputs are tensors and what is computed of them."""
+"""Operator -> from its inputs, attributes and the file's constants, which inputs are tensors and what is computed of
+them."""

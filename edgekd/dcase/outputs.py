@@ -1,4 +1,5 @@
-"""What the models of a DCASE submission say: of the evaluation set, and of the development set with the scores that the meta file has."""
+"""What the models of a DCASE submission say: of the evaluation set, and of the development set with the scores that the
+meta file has."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -49,8 +50,10 @@ def open_evaluation(place: Path) -> EvaluationSet:
 
         def stored(indices: Sequence[int], rate: int) -> Iterator[Waveform]:
             if rate != store.sample_rate:
-                raise InputError(f"{place} holds audio at {store.sample_rate} Hz, the model hears {rate} Hz; prepare it again with "
-                                 f"--sample-rate {rate}, or give the folder of the evaluation set")
+                raise InputError(
+                    f"{place} holds audio at {store.sample_rate} Hz, the model hears {rate} Hz; prepare it again with "
+                    f"--sample-rate {rate}, or give the folder of the evaluation set"
+                )
             return (store.waveform(index) for index in indices)
 
         return _named(place, [(clip.path, clip.recorder) for clip in store.clips], stored)
@@ -65,11 +68,16 @@ def open_evaluation(place: Path) -> EvaluationSet:
     return _named(place, [(str(file), recorder) for file, recorder in sources], decoded)
 
 
-def _named(place: Path, clips: Sequence[tuple[str, str]], waveforms: Callable[[Sequence[int], int], Iterator[Waveform]]) -> EvaluationSet:
+def _named(
+    place: Path, clips: Sequence[tuple[str, str]], waveforms: Callable[[Sequence[int], int], Iterator[Waveform]]
+) -> EvaluationSet:
     names = [path.replace("\\", "/").rpartition("/")[2] for path, _ in clips]
     twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:
-        raise InputError(f"{place}: files of one name in several folders ({listing(twice)}); an output tells files by their names alone")
+        raise InputError(
+            f"{place}: files of one name in several folders ({listing(twice)}); an output tells files by their names"
+            " alone"
+        )
     return EvaluationSet(tuple(names), tuple(recorder for _, recorder in clips), waveforms)
 
 
@@ -90,7 +98,12 @@ def judge(clips: EvaluationSet, models: Mapping[str, Model]) -> tuple[Floats, in
 
 def by_model(recorders: Sequence[str], models: Mapping[str, object]) -> dict[str, NDArray[np.int64]]:
     """Key of a model -> indices of the clips that it judges, only where there are some."""
-    keys = np.array([recorder if recorder in models else GENERAL if GENERAL in models else next(iter(models)) for recorder in recorders])
+    keys = np.array(
+        [
+            recorder if recorder in models else GENERAL if GENERAL in models else next(iter(models))
+            for recorder in recorders
+        ]
+    )
     return {key: np.flatnonzero(keys == key) for key in models if (keys == key).any()}
 
 
@@ -103,7 +116,7 @@ def _probabilities(model: Model, waveforms: Iterator[Waveform]) -> tuple[Floats,
             padded = np.pad(waveform, (0, max(0, window - len(waveform))))
             starts = windows(len(padded), window, step)
             counts.append(len(starts))
-            yield from (padded[start:start + window] for start in starts)
+            yield from (padded[start : start + window] for start in starts)
 
     logits, silent = window_logits(model, parts())
     clip_of = np.repeat(np.arange(len(counts)), counts)
@@ -112,7 +125,9 @@ def _probabilities(model: Model, waveforms: Iterator[Waveform]) -> tuple[Floats,
     return found, int(unheard.sum())
 
 
-def development(paths: Mapping[str, Path], form: Form, data: Path | None, splits: Sequence[str]) -> dict[str, dict[str, object]]:
+def development(
+    paths: Mapping[str, Path], form: Form, data: Path | None, splits: Sequence[str]
+) -> dict[str, dict[str, object]]:
     """The results of each block of the form, empty ones without a store.
 
     Raises:
@@ -134,7 +149,9 @@ def _scores(reports: Mapping[str, EvaluationReport]) -> dict[str, object]:
     probabilities, heard = np.zeros((len(answers.truth), len(answers.labels))), np.zeros(len(answers.truth), bool)
     for key, indices in by_model(answers.recorders, reports).items():
         said = reports[key].answers
-        found, silent = clip_probabilities(softmax(said.logits, said.temperature), said.silent, said.clip_of, len(said.truth))
+        found, silent = clip_probabilities(
+            softmax(said.logits, said.temperature), said.silent, said.clip_of, len(said.truth)
+        )
         ordered = found[:, [said.labels.index(label) for label in answers.labels]]
         probabilities[indices], heard[indices] = ordered[indices], ~silent[indices]
     return scores(probabilities, heard, answers.truth, answers.labels, answers.recorders)

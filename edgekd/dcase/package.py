@@ -1,7 +1,9 @@
-"""The inference package of a DCASE 2025 submission: an installable folder that needs no edgekd, with the models of all recorders.
+"""The inference package of a DCASE 2025 submission: an installable folder that needs no edgekd, with the models of all
+recorders.
 
-Its module has the interface of the organisers' inference package; what it does is `edgekd.dcase.inference_module`, copied with the front
-end and the reader of .onnx files. Weights are integers as in the files, so that the organisers' script counts bytes as they are stored.
+Its module has the interface of the organisers' inference package; what it does is `edgekd.dcase.inference_module`,
+copied with the front end and the reader of .onnx files. Weights are integers as in the files, so that the organisers'
+script counts bytes as they are stored.
 """
 
 import ast
@@ -53,23 +55,36 @@ def package(label: str, models: Mapping[str, Path]) -> dict[str, bytes]:
     order: list[str] = []
     for key, path in models.items():
         if path.suffix != ".onnx":
-            raise InputError(f"{path}: the package of 2025 holds .onnx files; write one with 'edgekd export --format onnx'")
+            raise InputError(
+                f"{path}: the package of 2025 holds .onnx files; write one with 'edgekd export --format onnx'"
+            )
         opened = container.read(path)
         manifest = opened.manifest
         if set(manifest.labels) != set(SCENES) or (order and list(manifest.labels) != order):
-            raise InputError(f"{path}: its labels are {', '.join(manifest.labels)}; the models of a package need the ten scenes, in one "
-                             "order")
+            raise InputError(
+                f"{path}: its labels are {', '.join(manifest.labels)}; the models of a package need the ten scenes, in"
+                " one order"
+            )
         order = list(manifest.labels)
-        entries[key] = {"file": f"{key}.onnx", "frontend": msgspec.to_builtins(manifest.frontend), "window": manifest.window,
-                        "temperature": manifest.temperature, "input": msgspec.to_builtins(manifest.input),
-                        "output": msgspec.to_builtins(manifest.output)}
+        entries[key] = {
+            "file": f"{key}.onnx",
+            "frontend": msgspec.to_builtins(manifest.frontend),
+            "window": manifest.window,
+            "temperature": manifest.temperature,
+            "input": msgspec.to_builtins(manifest.input),
+            "output": msgspec.to_builtins(manifest.output),
+        }
         files[f"{name}/{CKPTS}/{module}/{key}.onnx"] = opened.content
     index = json.dumps({"class_order": order, "models": entries}, indent=2)
     files |= {
         f"{name}/{CKPTS}/{module}/{INDEX}": index.encode(),
-        f"{name}/{module}.py": _source(inference_module), f"{name}/__init__.py": b"", f"{name}/{RESOURCES}/__init__.py": b"",
-        f"{name}/{RESOURCES}/{DUMMY}": _silence(), "requirements.txt": "".join(f"{each}\n" for each in REQUIREMENTS).encode(),
-        "pyproject.toml": _project(name).encode(), "README.md": _readme(name, label).encode(),
+        f"{name}/{module}.py": _source(inference_module),
+        f"{name}/__init__.py": b"",
+        f"{name}/{RESOURCES}/__init__.py": b"",
+        f"{name}/{RESOURCES}/{DUMMY}": _silence(),
+        "requirements.txt": "".join(f"{each}\n" for each in REQUIREMENTS).encode(),
+        "pyproject.toml": _project(name).encode(),
+        "README.md": _readme(name, label).encode(),
     }
     return files | {f"{name}/{each.__name__.rpartition('.')[2]}.py": _source(each) for each in COPIED}
 
@@ -87,14 +102,19 @@ def complexity(models: Path) -> dict[str, dict[str, int]]:
     try:
         networks = Models(models)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, InputError) as error:
-        raise InputError(f"{models}: the models of the package cannot be read ({' '.join(str(error).split())}); write it again with "
-                         "'edgekd submission'") from None
+        raise InputError(
+            f"{models}: the models of the package cannot be read ({' '.join(str(error).split())}); write it again with "
+            "'edgekd submission'"
+        ) from None
     for key, network in networks.devices.items():
         shape = (1, 1, network.frontend.n_mels, network.frontend.frames(network.window))
         counted = torchinfo.summary(copy.deepcopy(network).float(), input_size=shape, verbose=0, device="cpu")
         parameters = [each for each in network.parameters() if isinstance(each, torch.Tensor)]
-        found[key] = {"MACs": int(counted.total_mult_adds), "Params": sum(each.numel() * each.element_size() for each in parameters),
-                      "count": sum(each.numel() for each in parameters)}
+        found[key] = {
+            "MACs": int(counted.total_mult_adds),
+            "Params": sum(each.numel() * each.element_size() for each in parameters),
+            "count": sum(each.numel() for each in parameters),
+        }
     return found
 
 
@@ -105,7 +125,9 @@ def missing_functions(module: Path) -> list[str]:
     except (SyntaxError, ValueError, OSError):
         return list(FUNCTIONS)
     names = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
-    names |= {alias.asname or alias.name for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    names |= {
+        alias.asname or alias.name for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names
+    }
     return [name for name in FUNCTIONS if name not in names]
 
 
@@ -123,13 +145,18 @@ def _silence() -> bytes:
 
 def _project(name: str) -> str:
     requirements = "".join(f"    {json.dumps(each)},\n" for each in REQUIREMENTS)
-    return (f'[build-system]\nrequires = ["setuptools>=77"]\nbuild-backend = "setuptools.build_meta"\n\n[project]\nname = "{name}"\n'
-            f'version = "0.1.0"\ndescription = "Inference package of a submission to DCASE 2025 task 1"\nrequires-python = "{PYTHON}"\n'
-            f"dependencies = [\n{requirements}]\n\n[tool.setuptools]\npackages = [\"{name}\", \"{name}.{RESOURCES}\"]\n\n"
-            f'[tool.setuptools.package-data]\n"{name}" = ["{CKPTS}/*/*"]\n"{name}.{RESOURCES}" = ["*.wav"]\n')
+    return (
+        '[build-system]\nrequires = ["setuptools>=77"]\nbuild-backend = "setuptools.build_meta"\n\n[project]\nname ='
+        f' "{name}"\nversion = "0.1.0"\ndescription = "Inference package of a submission to DCASE 2025 task'
+        f' 1"\nrequires-python = "{PYTHON}"\ndependencies = [\n{requirements}]\n\n[tool.setuptools]\npackages ='
+        f' ["{name}", "{name}.{RESOURCES}"]\n\n[tool.setuptools.package-data]\n"{name}" ='
+        f' ["{CKPTS}/*/*"]\n"{name}.{RESOURCES}" = ["*.wav"]\n'
+    )
 
 
 def _readme(name: str, label: str) -> str:
-    return (f"# {name}\n\nInference package of {label} for DCASE 2025 task 1, written by edgekd. Models for recorders that have none are "
-            f"`{GENERAL}`.\n\n```sh\npip install .\n```\n\n```python\nfrom {name} import {module_name(label)} as api\n\n"
-            'logits, scenes = api.predict(["0.wav"], ["a"])\n```\n')
+    return (
+        f"# {name}\n\nInference package of {label} for DCASE 2025 task 1, written by edgekd. Models for recorders that"
+        f" have none are `{GENERAL}`.\n\n```sh\npip install .\n```\n\n```python\nfrom {name} import"
+        f' {module_name(label)} as api\n\nlogits, scenes = api.predict(["0.wav"], ["a"])\n```\n'
+    )

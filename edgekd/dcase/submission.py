@@ -33,7 +33,8 @@ class Order:
     Attributes:
         models: files, or KEY=FILE with a split of 2024 or a recorder of 2025.
         year, label: of the submission. system: the TOML file that people filled in. out: folder of everything.
-        data, splits: store of the development set, and its test splits. evaluation: folder or store of the evaluation set.
+        data, splits: store of the development set, and its test splits. evaluation: folder or store of the evaluation
+            set.
         energy: ISO code of the country, None measures nothing. energy_baseline: .tflite file of the official baseline.
         force: replace files that are there.
     """
@@ -58,7 +59,10 @@ def one_task(models: bool, init: Path | None, check: Path | None) -> None:
         InputError: as said.
     """
     if sum((models, init is not None, check is not None)) != 1:
-        raise InputError("give one of: MODEL... to write a submission, --check FOLDER to judge one, --init FILE for the form to fill in")
+        raise InputError(
+            "give one of: MODEL... to write a submission, --check FOLDER to judge one, --init FILE for the form to"
+            " fill in"
+        )
 
 
 def write_template(path: Path, *, force: bool = False) -> Path:
@@ -80,7 +84,8 @@ def build(order: Order) -> SubmissionReport:
     """Write a submission, then judge it as `submission_check.check` does.
 
     Raises:
-        InputError: options that are missing or contradict each other, models that do not fit the form, or files in the way.
+        InputError: options that are missing or contradict each other, models that do not fit the form, or files in the
+            way.
         MissingExtraError: a counter, a decoder, PyYAML or, where it is asked for, codecarbon is not installed.
     """
     form, label, system, out = _begun(order)
@@ -88,23 +93,31 @@ def build(order: Order) -> SubmissionReport:
     models = {key: open_model(path) for key, path in paths.items()}
     for key, model in models.items():
         if set(model.manifest.labels) != set(SCENES):
-            raise InputError(f"{paths[key]}: its labels are {', '.join(model.manifest.labels)}; a submission needs the ten scenes "
-                             f"{', '.join(SCENES)}")
+            raise InputError(
+                f"{paths[key]}: its labels are {', '.join(model.manifest.labels)}; a submission needs the ten scenes "
+                f"{', '.join(SCENES)}"
+            )
     ledgers = {key: ledger.count(path) for key, path in paths.items()}
     notes: list[str] = []
     complexity = complexity_of(ledgers, form, notes)
     files = _package(label, paths, complexity, notes) if form.package else {}
     clips = None if order.evaluation is None else open_evaluation(order.evaluation)
     if clips is not None:
-        files |= {f"{TASK}/{label}/{name}": table for name, table in _outputs(clips, models, form, label, notes).items()}
+        files |= {
+            f"{TASK}/{label}/{name}": table for name, table in _outputs(clips, models, form, label, notes).items()
+        }
         if form.clips is not None and len(clips.names) != form.clips:
-            notes.append(f"{order.evaluation} has {len(clips.names):,} files and the evaluation set of {form.year} {form.clips:,}: the "
-                         "output is of these alone, and --check without --evaluation will miss the others")
+            notes.append(
+                f"{order.evaluation} has {len(clips.names):,} files and the evaluation set of {form.year}"
+                f" {form.clips:,}: the output is of these alone, and --check without --evaluation will miss the others"
+            )
     results = development(paths, form, order.data, order.splits)
     if order.data is None:
         notes.append("no --data: the results on the development set are empty")
     used = _energy(order, paths, notes)
-    document = meta(form, label, system, {key: model.manifest for key, model in models.items()}, complexity, results, used)
+    document = meta(
+        form, label, system, {key: model.manifest for key, model in models.items()}, complexity, results, used
+    )
     files[f"{TASK}/{label}/{label}{META_SUFFIX}"] = meta_text(document, notes).encode("utf-8", "backslashreplace")
     written = _write(out, files)
     findings = Findings()
@@ -132,19 +145,25 @@ def parse_models(texts: Sequence[str], form: Form) -> dict[str, Path]:
                 raise InputError(f"{text}: '{key}' is none of {', '.join(form.keys)} in {form.year}")
             key, file = GENERAL, text
         if key not in form.keys:
-            raise InputError(f"{text}: {form.year} asks for a model of each split; give them as {SPLITS[0]}=FILE ... {SPLITS[-1]}=FILE")
+            raise InputError(
+                f"{text}: {form.year} asks for a model of each split; give them as {SPLITS[0]}=FILE ..."
+                f" {SPLITS[-1]}=FILE"
+            )
         if key in found:
             raise InputError(f"{text}: the second model for '{key}'; give one")
         found[key] = Path(file)
     missing = [key for key in (SPLITS if form.keys == SPLITS else (GENERAL,)) if key not in found]
     if missing:
-        raise InputError(f"no model for {', '.join(missing)}; {form.year} asks for " + (
-            "one of each split, 5=FILE ... 100=FILE" if form.keys == SPLITS else "a general one"))
+        raise InputError(
+            f"no model for {', '.join(missing)}; {form.year} asks for "
+            + ("one of each split, 5=FILE ... 100=FILE" if form.keys == SPLITS else "a general one")
+        )
     return {key: found[key] for key in form.keys if key in found}
 
 
 def complexity_of(ledgers: Mapping[str, Ledger], form: Form, notes: list[str]) -> dict[str, int]:
     """The block of the most complex model, by the year's counters; notes tell which."""
+
     def macs_by(counted: Ledger) -> str:
         return next(name for name in form.conventions if counted.conventions.get(name) is not None)
 
@@ -153,12 +172,19 @@ def complexity_of(ledgers: Mapping[str, Ledger], form: Form, notes: list[str]) -
         return 0 if count is None else count.macs
 
     most = max(ledgers.values(), key=macs)
-    stored_by = "nessi_tflite" if "nessi_tflite" in form.conventions and most.conventions.get("nessi_tflite") else "exact"
+    stored_by = (
+        "nessi_tflite" if "nessi_tflite" in form.conventions and most.conventions.get("nessi_tflite") else "exact"
+    )
     stored = most.conventions[stored_by]
     assert stored is not None  # the exact count is always there
     notes.append(f"complexity of {Path(most.model).name}: macs by {macs_by(most)}, parameters and bytes by {stored_by}")
-    return {"total_model_size": stored.param_bytes, "total_parameters": stored.params, "memory_use": stored.param_bytes,
-            "total_parameters_non_zero": min(most.nonzero_params, stored.params), "macs": macs(most)}
+    return {
+        "total_model_size": stored.param_bytes,
+        "total_parameters": stored.params,
+        "memory_use": stored.param_bytes,
+        "total_parameters_non_zero": min(most.nonzero_params, stored.params),
+        "macs": macs(most),
+    }
 
 
 def _begun(order: Order) -> tuple[Form, str, System, Path]:
@@ -168,8 +194,10 @@ def _begun(order: Order) -> tuple[Form, str, System, Path]:
         InputError: see `build`.
     """
     if order.year is None or order.label is None or order.system is None or order.out is None:
-        raise InputError("--year, --label, --system and --out are needed besides the models; 'edgekd submission --init system.toml' writes "
-                         "the form for --system")
+        raise InputError(
+            "--year, --label, --system and --out are needed besides the models; 'edgekd submission --init system.toml'"
+            " writes the form for --system"
+        )
     form, label = form_of(order.year), check_label(order.label)
     system = read_toml(order.system, System)
     system.check(str(order.system), form)
@@ -186,16 +214,22 @@ def _begun(order: Order) -> tuple[Form, str, System, Path]:
     return form, label, system, order.out
 
 
-def _outputs(clips: EvaluationSet, models: Mapping[str, Model], form: Form, label: str, notes: list[str]) -> dict[str, bytes]:
+def _outputs(
+    clips: EvaluationSet, models: Mapping[str, Model], form: Form, label: str, notes: list[str]
+) -> dict[str, bytes]:
     """File name -> output of each split, or of all models together."""
     tables = {}
     groups = {key: {key: model} for key, model in models.items()} if form.keys == SPLITS else {GENERAL: models}
     for key, group in groups.items():
         probabilities, silent = judge(clips, group)
-        tables[form.output_names(label)[key]] = output_table(clips.names, probabilities, next(iter(group.values())).manifest.labels)
+        tables[form.output_names(label)[key]] = output_table(
+            clips.names, probabilities, next(iter(group.values())).manifest.labels
+        )
     if silent:
-        notes.append(f"{counted(silent, 'clip is', 'clips are')} digital silence: all scenes have the same probability, and the "
-                     "label is the first")
+        notes.append(
+            f"{counted(silent, 'clip is', 'clips are')} digital silence: all scenes have the same probability, and the "
+            "label is the first"
+        )
     if form.package and len(models) > 1 and not any(clips.recorders):
         notes.append("the evaluation set tells no recorders: the general model judged all of it")
     return tables
@@ -207,8 +241,11 @@ def _energy(order: Order, paths: Mapping[str, Path], notes: list[str]) -> Energy
         return Energy()
     country = order.energy
     used = power.measure(paths[main_key(paths)], order.energy_baseline, lambda: power.offline_tracker(country))
-    told = "the normalised one is empty without --energy-baseline FILE" if used.normalised is None else (
-        f"{used.normalised:.3f} of the baseline's on this machine")
+    told = (
+        "the normalised one is empty without --energy-baseline FILE"
+        if used.normalised is None
+        else (f"{used.normalised:.3f} of the baseline's on this machine")
+    )
     notes.append(f"energy of {power.WINDOWS:,} inferences of the network: {told}")
     return used
 
@@ -223,8 +260,10 @@ def _package(label: str, paths: Mapping[str, Path], complexity: dict[str, int], 
         counted = packaging.complexity(next(Path(folder).rglob(packaging.INDEX)))
     largest = max(counted.values(), key=lambda each: (each["MACs"], each["Params"]))
     complexity |= {"macs": largest["MACs"], "total_model_size": largest["Params"], "total_parameters": largest["count"]}
-    notes[:] = ["complexity as the organisers' script counts the inference package: MACs by torchinfo, with biases "
-                "and average pools that are written as convolutions; bytes of parameters as stored"]
+    notes[:] = [
+        "complexity as the organisers' script counts the inference package: MACs by torchinfo, with biases "
+        "and average pools that are written as convolutions; bytes of parameters as stored"
+    ]
     return {f"{packaging.FOLDER}/{name}": content for name, content in files.items()}
 
 
@@ -240,5 +279,7 @@ def _write(out: Path, files: Mapping[str, bytes]) -> tuple[Path, ...]:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
     except OSError as error:
-        raise InputError(f"{error.filename or out}: cannot be written ({error.strerror}); choose another --out") from None
+        raise InputError(
+            f"{error.filename or out}: cannot be written ({error.strerror}); choose another --out"
+        ) from None
     return tuple(out / name for name in files)

@@ -1,11 +1,11 @@
 """What `edgekd bench` does: time model files in their engines, stage by stage, all of them interleaved in one run.
 
-Stages, each on one window of seeded noise, batch 1: the front end (`log_mel` of a whole window), the network (`run_quantized` on
-quantised features), and the pipeline (a waveform to a decision: both, with quantisation and softmax). Interleaving makes all files meet
-the same disturbances; the processor time of the calling thread is the steadier figure on a busy machine. A network between front ends
-finds its weights out of the nearest caches, as on a device; run again and again, as engines' own benchmarks do, it finds them there. Both
-are reported. Start-up and resident memory are taken in fresh interpreters that do what a device does: import, open the file, classify one
-window.
+Stages, each on one window of seeded noise, batch 1: the front end (`log_mel` of a whole window), the network
+(`run_quantized` on quantised features), and the pipeline (a waveform to a decision: both, with quantisation and
+softmax). Interleaving makes all files meet the same disturbances; the processor time of the calling thread is the
+steadier figure on a busy machine. A network between front ends finds its weights out of the nearest caches, as on a
+device; run again and again, as engines' own benchmarks do, it finds them there. Both are reported. Start-up and
+resident memory are taken in fresh interpreters that do what a device does: import, open the file, classify one window.
 """
 
 import json
@@ -46,11 +46,15 @@ TOP = 3
 PROC_STATUS, RESIDENT = Path("/proc/self/status"), "VmRSS:"
 EXTENSIONS = frozenset({"avx2", "avx512f", "avx512_vnni", "avx_vnni", "asimd", "asimddp", "i8mm"})
 """Of an instruction set, what decides the speed of int8."""
-CHILD = "import sys; from edgekd.evaluation.bench import first_logits; print(first_logits(sys.argv[1], sys.argv[2], int(sys.argv[3])))"
+CHILD = (
+    "import sys; from edgekd.evaluation.bench import first_logits; print(first_logits(sys.argv[1], sys.argv[2],"
+    " int(sys.argv[3])))"
+)
 
 
 class Times(msgspec.Struct, frozen=True):
-    """Milliseconds of one stage: wall clock, and processor time of the calling thread (with several threads of the engine only a part)."""
+    """Milliseconds of one stage: wall clock, and processor time of the calling thread (with several threads of the
+    engine only a part)."""
 
     p50: float
     p95: float
@@ -61,9 +65,9 @@ class Times(msgspec.Struct, frozen=True):
 class Benchmark(msgspec.Struct, frozen=True):
     """`bench --json` of one file: fields may be added, never renamed.
 
-    rss_mb: resident megabytes (10^6 bytes) of a fresh process after its first decision, null where the system does not tell. start_s:
-    from the start of such a process to its first logits. network_warm_ms: of the network back to back. of_float, of_float_warm: p50 of
-    `network_ms` and `network_warm_ms` over that of the float twin in the same run.
+    rss_mb: resident megabytes (10^6 bytes) of a fresh process after its first decision, null where the system does not
+    tell. start_s: from the start of such a process to its first logits. network_warm_ms: of the network back to back.
+    of_float, of_float_warm: p50 of `network_ms` and `network_warm_ms` over that of the float twin in the same run.
     """
 
     model: str
@@ -82,7 +86,9 @@ class Benchmark(msgspec.Struct, frozen=True):
     machine: str
 
 
-def bench(models: Sequence[Path], *, engine: str | None = None, threads: int = 1, repeats: int = REPEATS) -> list[Benchmark]:
+def bench(
+    models: Sequence[Path], *, engine: str | None = None, threads: int = 1, repeats: int = REPEATS
+) -> list[Benchmark]:
     """Time model files against each other.
 
     Args:
@@ -106,17 +112,32 @@ def bench(models: Sequence[Path], *, engine: str | None = None, threads: int = 1
     stages = [stages_of(model) for model in opened]
     times, warm = _interleaved(stages, repeats), _bursts([each["network"] for each in stages], repeats)
     machine_name = machine()
-    twins = {(model.manifest.name, model.engine): (each["network"].p50, burst.p50)
-             for model, each, burst in zip(opened, times, warm, strict=True) if model.manifest.precision == "float"}
+    twins = {
+        (model.manifest.name, model.engine): (each["network"].p50, burst.p50)
+        for model, each, burst in zip(opened, times, warm, strict=True)
+        if model.manifest.precision == "float"
+    }
     results = []
     for path, model, each, burst, (start_s, rss_mb) in zip(paths, opened, times, warm, starts, strict=True):
         twin = None if model.manifest.precision == "float" else twins.get((model.manifest.name, model.engine))
-        results.append(Benchmark(
-            model=str(path), engine=model.engine, threads=threads, precision=model.manifest.precision, frontend_ms=each["frontend"],
-            network_ms=each["network"], network_warm_ms=burst, pipeline_ms=each["pipeline"],
-            of_float=None if twin is None else round(each["network"].p50 / twin[0], 3),
-            of_float_warm=None if twin is None else round(burst.p50 / twin[1], 3),
-            rss_mb=rss_mb, start_s=start_s, repeats=repeats, machine=machine_name))
+        results.append(
+            Benchmark(
+                model=str(path),
+                engine=model.engine,
+                threads=threads,
+                precision=model.manifest.precision,
+                frontend_ms=each["frontend"],
+                network_ms=each["network"],
+                network_warm_ms=burst,
+                pipeline_ms=each["pipeline"],
+                of_float=None if twin is None else round(each["network"].p50 / twin[0], 3),
+                of_float_warm=None if twin is None else round(burst.p50 / twin[1], 3),
+                rss_mb=rss_mb,
+                start_s=start_s,
+                repeats=repeats,
+                machine=machine_name,
+            )
+        )
     return results
 
 
@@ -131,16 +152,33 @@ def to_text(results: Sequence[Benchmark]) -> str:
     names = [Path(result.model).name for result in results]
     width = max(map(len, names))
     stages = ("network", "warm", "frontend", "pipeline")
-    lines = [f"{results[0].machine}; {counted(results[0].threads, 'thread')}, batch 1, "
-             f"{counted(results[0].repeats, 'interleaved turn')}; milliseconds",
-             " ".join([f"{'':{width}}  {'engine':<12}", *(f"{stage + ' p50':>12} {'p95':>8} {'cpu p50':>8}" for stage in stages),
-                       f"{'of float':>9} {'warm':>6} {'rss MB':>7} {'start s':>8}"])]
+    lines = [
+        (
+            f"{results[0].machine}; {counted(results[0].threads, 'thread')}, batch 1, "
+            f"{counted(results[0].repeats, 'interleaved turn')}; milliseconds"
+        ),
+        " ".join(
+            [
+                f"{'':{width}}  {'engine':<12}",
+                *(f"{stage + ' p50':>12} {'p95':>8} {'cpu p50':>8}" for stage in stages),
+                f"{'of float':>9} {'warm':>6} {'rss MB':>7} {'start s':>8}",
+            ]
+        ),
+    ]
     for name, result in zip(names, results, strict=True):
         times = [result.network_ms, result.network_warm_ms, result.frontend_ms, result.pipeline_ms]
-        lines.append(" ".join([
-            f"{name:{width}}  {result.engine:<12}", *(f"{each.p50:12.3f} {each.p95:8.3f} {each.cpu_p50:8.3f}" for each in times),
-            f"{_shown(result.of_float, '.2f'):>9} {_shown(result.of_float_warm, '.2f'):>6} {_shown(result.rss_mb, '.1f'):>7} "
-            f"{result.start_s:8.2f}"]))
+        lines.append(
+            " ".join(
+                [
+                    f"{name:{width}}  {result.engine:<12}",
+                    *(f"{each.p50:12.3f} {each.p95:8.3f} {each.cpu_p50:8.3f}" for each in times),
+                    (
+                        f"{_shown(result.of_float, '.2f'):>9} {_shown(result.of_float_warm, '.2f'):>6}"
+                        f" {_shown(result.rss_mb, '.1f'):>7} {result.start_s:8.2f}"
+                    ),
+                ]
+            )
+        )
     return "\n".join(lines)
 
 
@@ -160,10 +198,14 @@ def start(path: Path, engine: str, threads: int) -> tuple[float, float | None]:
     for _ in range(STARTS):
         began = time.monotonic()  # one clock for all processes
         try:
-            done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=START_TIMEOUT_S, env=environment)
+            done = subprocess.run(
+                command, capture_output=True, text=True, check=True, timeout=START_TIMEOUT_S, env=environment
+            )
         except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
             reason = str(error.stderr or error).strip().rpartition("\n")[2]
-            raise InputError(f"{path}: a fresh process cannot run this model ({reason}); open it with 'edgekd info'") from None
+            raise InputError(
+                f"{path}: a fresh process cannot run this model ({reason}); open it with 'edgekd info'"
+            ) from None
         answer = json.loads(done.stdout)
         seconds.append(answer["ready"] - began)
         if answer["rss_mb"] is not None:
@@ -172,7 +214,8 @@ def start(path: Path, engine: str, threads: int) -> tuple[float, float | None]:
 
 
 def first_logits(path: str, engine: str, threads: int) -> str:
-    """What the fresh process of `start` does: classify one window, then say when that was (`time.monotonic`) and what it holds, as JSON."""
+    """What the fresh process of `start` does: classify one window, then say when that was (`time.monotonic`) and what
+    it holds, as JSON."""
     model = open_model(path, engine, threads)
     model.logits(log_mel(model.manifest.frontend, _noise(model.manifest))[None])
     ready = time.monotonic()
@@ -197,7 +240,10 @@ def machine() -> str:
 def _inside(folder: Path) -> list[Path]:
     paths = [path for pattern in PATTERNS for path in sorted(folder.glob(pattern))]
     if not paths:
-        raise InputError(f"{folder} holds no {' or '.join(PATTERNS)}; fill it with 'edgekd export RUN --int8 --out {folder}' and --float")
+        raise InputError(
+            f"{folder} holds no {' or '.join(PATTERNS)}; fill it with 'edgekd export RUN --int8 --out {folder}' and"
+            " --float"
+        )
     return paths
 
 
@@ -219,7 +265,11 @@ def stages_of(model: Model) -> dict[str, Callable[[], object]]:
         logits = model.logits(log_mel(manifest.frontend, waveform)[None])[0]
         return decide(logits, manifest.labels, manifest.temperature, top, t=0.0, rms=NOISE_LEVEL)
 
-    return {"frontend": lambda: log_mel(manifest.frontend, waveform), "network": lambda: model.run_quantized(q), "pipeline": pipeline}
+    return {
+        "frontend": lambda: log_mel(manifest.frontend, waveform),
+        "network": lambda: model.run_quantized(q),
+        "pipeline": pipeline,
+    }
 
 
 def _interleaved(stages: Sequence[dict[str, Callable[[], object]]], repeats: int) -> list[dict[str, Times]]:

@@ -22,7 +22,8 @@ from edgekd.text import counted
 LEAST_WINDOWS = 10
 """Fewer tell of the sounds, not of the microphone."""
 ENOUGH_WINDOWS = 120
-"""On fold 4 of ESC-50 15 microphones stay 4 points of clips behind in the mean with 10 clips of 5 s, and not with 30."""
+"""On fold 4 of ESC-50 15 microphones stay 4 points of clips behind in the mean with 10 clips of 5 s, and not with
+30."""
 SHOWN = 8
 """Bands in the text, at most."""
 
@@ -45,35 +46,50 @@ class EqualiseReport:
     def to_text(self) -> str:
         """A summary for people."""
         made = self.equaliser
-        hz, bands = corners(made.frontend)[1:-1], np.linspace(0, len(made.db) - 1, min(SHOWN, len(made.db))).round().astype(int)
-        lines = [f"{self.out}: from {counted(made.windows, 'window')} of sound ({made.seconds:.0f} s); the microphone adds",
-                 *(f"  {hz[band]:7.0f} Hz  {made.db[band]:+6.1f} dB" for band in bands)]
+        hz, bands = (
+            corners(made.frontend)[1:-1],
+            np.linspace(0, len(made.db) - 1, min(SHOWN, len(made.db))).round().astype(int),
+        )
+        lines = [
+            f"{self.out}: from {counted(made.windows, 'window')} of sound ({made.seconds:.0f} s); the microphone adds",
+            *(f"  {hz[band]:7.0f} Hz  {made.db[band]:+6.1f} dB" for band in bands),
+        ]
         if made.windows < ENOUGH_WINDOWS:
-            lines.append(f"better hear {ENOUGH_WINDOWS} windows or more, of many kinds of sound: so few also tell of the sounds")
+            lines.append(
+                f"better hear {ENOUGH_WINDOWS} windows or more, of many kinds of sound: so few also tell of the sounds"
+            )
         if self.quiet:
             lines.append(f"below the gate, left out: {counted(self.quiet, 'window')}")
         if self.unreadable:
-            lines += [f"left out, unreadable ({len(self.unreadable)}):", *(f"  {message}" for message in self.unreadable)]
+            lines += [
+                f"left out, unreadable ({len(self.unreadable)}):",
+                *(f"  {message}" for message in self.unreadable),
+            ]
         return "\n".join(lines)
 
     def to_json(self) -> bytes:
         """The document of `equalise --json`."""
-        return msgspec.json.encode({"out": str(self.out), "equaliser": self.equaliser, "quiet": self.quiet,
-                                    "unreadable": self.unreadable})
+        return msgspec.json.encode(
+            {"out": str(self.out), "equaliser": self.equaliser, "quiet": self.quiet, "unreadable": self.unreadable}
+        )
 
 
-def equalise(model_path: Path, folder: Path, out: Path, *, gate_dbfs: float | None = None, force: bool = False) -> EqualiseReport:
+def equalise(
+    model_path: Path, folder: Path, out: Path, *, gate_dbfs: float | None = None, force: bool = False
+) -> EqualiseReport:
     """Measure a microphone by recordings of many kinds of sound, which need no labels.
 
     Args:
         model_path: .tflite or .onnx with a manifest that tells the mean spectrum of its training clips.
         folder: of recordings made with the microphone, searched through all levels; or one recording.
         out: the file to write.
-        gate_dbfs: windows below this level are left out, as `edgekd listen --gate` would leave them unjudged; None takes all sound.
+        gate_dbfs: windows below this level are left out, as `edgekd listen --gate` would leave them unjudged; None
+            takes all sound.
         force: replace a file that exists.
 
     Raises:
-        InputError: no audio, none readable, too little sound; a model without a mean spectrum; a file that exists or can't be written.
+        InputError: no audio, none readable, too little sound; a model without a mean spectrum; a file that exists or
+            can't be written.
         MissingExtraError: no decoder or no engine is installed.
     """
     if out.is_dir():
@@ -95,26 +111,38 @@ def equalise(model_path: Path, folder: Path, out: Path, *, gate_dbfs: float | No
         of_file, below = _hear(model, waveform, mean, gate_dbfs)
         heard, quiet = heard + of_file, quiet + below
     if len(unreadable) == len(files):
-        raise InputError(f"{folder}: {counted(len(files), 'audio file')}, none of them readable (first: {unreadable[0]})")
+        raise InputError(
+            f"{folder}: {counted(len(files), 'audio file')}, none of them readable (first: {unreadable[0]})"
+        )
     if heard < LEAST_WINDOWS:
-        raise InputError(f"{folder}: {counted(heard, 'window')} of sound; an equaliser needs {LEAST_WINDOWS} or more, better "
-                         f"{ENOUGH_WINDOWS}, of many kinds of sound; record more{', or lower --gate' if quiet else ''}")
+        raise InputError(
+            f"{folder}: {counted(heard, 'window')} of sound; an equaliser needs {LEAST_WINDOWS} or more, better "
+            f"{ENOUGH_WINDOWS}, of many kinds of sound; record more{', or lower --gate' if quiet else ''}"
+        )
     seconds = heard * manifest.window / manifest.frontend.sample_rate
-    made = Equaliser(model=manifest.name, data_hash=manifest.provenance.data_hash, frontend=manifest.frontend,
-                     db=tuple(colour(manifest, mean.value()).round(2).tolist()), windows=heard, seconds=round(seconds, 3),
-                     created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
+    made = Equaliser(
+        model=manifest.name,
+        data_hash=manifest.provenance.data_hash,
+        frontend=manifest.frontend,
+        db=tuple(colour(manifest, mean.value()).round(2).tolist()),
+        windows=heard,
+        seconds=round(seconds, 3),
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    )
     with output_file(out, "--out") as whole:
         whole.write_bytes(msgspec.json.format(msgspec.json.encode(made), indent=2) + b"\n")
     return EqualiseReport(out, made, quiet, tuple(unreadable))
 
 
-def _hear(model: Model, waveform: np.ndarray[tuple[int, ...], np.dtype[np.float32]], mean: BandMean, gate: float | None) -> tuple[int, int]:
+def _hear(
+    model: Model, waveform: np.ndarray[tuple[int, ...], np.dtype[np.float32]], mean: BandMean, gate: float | None
+) -> tuple[int, int]:
     """Add a recording's windows to the mean; how many were heard, and how many were below the gate, dBFS."""
     window = model.manifest.window
     padded = np.pad(waveform, (0, max(0, window - len(waveform))))
     heard = quiet = 0
     for start in windows(len(padded), window, window):
-        sound = padded[start:start + window]
+        sound = padded[start : start + window]
         if not sound.any():
             continue
         if gate is not None and level_dbfs(sound) < gate:

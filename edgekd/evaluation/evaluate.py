@@ -52,16 +52,32 @@ class EvaluationReport:
     def to_json(self) -> bytes:
         """The document of `evaluate --json`."""
         scores = self.scores
-        document = {"model": self.model, "split": self.split, "engine": self.engine, "windows": scores.windows,
-                    "clips": scores.clips, "per_label": scores.per_label, "per_recorder": scores.per_recorder,
-                    "temperature": self.temperature, "temperature_fitted_here": self.fitted_here}
-        return msgspec.json.encode(document if self.shift is None else document | {"microphones": self.shift.to_builtins()})
+        document = {
+            "model": self.model,
+            "split": self.split,
+            "engine": self.engine,
+            "windows": scores.windows,
+            "clips": scores.clips,
+            "per_label": scores.per_label,
+            "per_recorder": scores.per_recorder,
+            "temperature": self.temperature,
+            "temperature_fitted_here": self.fitted_here,
+        }
+        return msgspec.json.encode(
+            document if self.shift is None else document | {"microphones": self.shift.to_builtins()}
+        )
 
     def where(self) -> str:
         """In which engine and on what, in words."""
         clips = self.scores.clips.count + self.scores.clips.silent
-        which = "all clips, whatever their split (choose with --split)" if self.split == ALL_SPLITS else f"split {self.split}"
-        return f"{self.engine} on {self.data}{' (synthetic)' if self.synthetic else ''}, {which}: {counted(clips, 'clip')}"
+        which = (
+            "all clips, whatever their split (choose with --split)"
+            if self.split == ALL_SPLITS
+            else f"split {self.split}"
+        )
+        return (
+            f"{self.engine} on {self.data}{' (synthetic)' if self.synthetic else ''}, {which}: {counted(clips, 'clip')}"
+        )
 
     def trained_note(self) -> str:
         """What must be known of the clips, "" where nothing."""
@@ -73,13 +89,20 @@ class EvaluationReport:
         """What must be known of the temperature, "" where nothing."""
         if not self.fitted_here:
             return ""
-        return f"the temperature {self.temperature:g} was fitted on some of these clips, which flatters log loss and calibration"
+        return (
+            f"the temperature {self.temperature:g} was fitted on some of these clips, which flatters log loss and"
+            " calibration"
+        )
 
     def to_text(self) -> str:
         """A table for people."""
-        lines = [f"{self.model} in {self.where()}", "",
-                 f"{'':10}{'count':>8}{'silent':>8}{'accuracy':>10}{'macro':>8}{'log loss':>10}{'calibration':>13}",
-                 _row("windows", self.scores.windows), _row("clips", self.scores.clips)]
+        lines = [
+            f"{self.model} in {self.where()}",
+            "",
+            f"{'':10}{'count':>8}{'silent':>8}{'accuracy':>10}{'macro':>8}{'log loss':>10}{'calibration':>13}",
+            _row("windows", self.scores.windows),
+            _row("clips", self.scores.clips),
+        ]
         lines += [note for note in (self.trained_note(), self.fit_note()) if note]
         for title, accuracies in (("label", self.scores.per_label), ("recorder", self.scores.per_recorder)):
             if accuracies:
@@ -101,9 +124,18 @@ class EvaluationReport:
             self.shift.require(max_drop)
 
 
-def evaluate_file(model_path: Path, data: Path, splits: Sequence[str] = (), *, engine: str | None = None, hop: float = 1.0,
-                  threads: int = 1, min_accuracy: float | None = None,
-                  microphones: tuple[Path, MicSplit] | None = None, equalise: int | None = None) -> EvaluationReport:
+def evaluate_file(
+    model_path: Path,
+    data: Path,
+    splits: Sequence[str] = (),
+    *,
+    engine: str | None = None,
+    hop: float = 1.0,
+    threads: int = 1,
+    min_accuracy: float | None = None,
+    microphones: tuple[Path, MicSplit] | None = None,
+    equalise: int | None = None,
+) -> EvaluationReport:
     """Run a model file over the clips of a store.
 
     Args:
@@ -118,8 +150,8 @@ def evaluate_file(model_path: Path, data: Path, splits: Sequence[str] = (), *, e
         equalise: clips of other splits that an equaliser of each microphone is made from; None uses none.
 
     Raises:
-        InputError: a file or store that can't be read, of another sample rate or with other labels; an unknown split; bad numbers; see
-            `Microphones.read`.
+        InputError: a file or store that can't be read, of another sample rate or with other labels; an unknown split;
+            bad numbers; see `Microphones.read`.
     """
     if min_accuracy is not None and not 0.0 <= min_accuracy <= 1.0:
         raise InputError(f"--min-accuracy is {min_accuracy:g}; give a fraction from 0 to 1, for instance 0.7")
@@ -135,16 +167,44 @@ def evaluate_file(model_path: Path, data: Path, splits: Sequence[str] = (), *, e
     clip_of = np.repeat(np.arange(len(chosen)), [len(of_clip) for of_clip in starts])
     logits, silent = window_logits(model, window_waveforms(store, chosen, starts, manifest.window))
     clips = [store.clips[index] for index in chosen]
-    answers = Answers(logits, silent, clip_of, truth, store.recordings(chosen), manifest.labels, tuple(clip.path for clip in clips),
-                      tuple(clip.recorder for clip in clips), manifest.temperature)
-    scores = evaluate(logits, silent, clip_of, truth, labels=manifest.labels, recorders=answers.recorders, temperature=manifest.temperature)
+    answers = Answers(
+        logits,
+        silent,
+        clip_of,
+        truth,
+        store.recordings(chosen),
+        manifest.labels,
+        tuple(clip.path for clip in clips),
+        tuple(clip.recorder for clip in clips),
+        manifest.temperature,
+    )
+    scores = evaluate(
+        logits,
+        silent,
+        clip_of,
+        truth,
+        labels=manifest.labels,
+        recorders=answers.recorders,
+        temperature=manifest.temperature,
+    )
     split = ",".join(splits) if splits else ALL_SPLITS
     fit = manifest.calibration
     fitted_here = fit is not None and fit.data_hash == store.hash and any(clip.split in fit.splits for clip in clips)
     trained_here = not splits and manifest.provenance.data_hash == store.hash
     shift = None if through is None else hear(model, store, chosen, starts, answers, through, equalise)
-    return EvaluationReport(str(model_path), split, model.engine, store.name, store.synthetic, scores, manifest.temperature, fitted_here,
-                            trained_here, answers, shift)
+    return EvaluationReport(
+        str(model_path),
+        split,
+        model.engine,
+        store.name,
+        store.synthetic,
+        scores,
+        manifest.temperature,
+        fitted_here,
+        trained_here,
+        answers,
+        shift,
+    )
 
 
 def check_labelled(store: ClipStore) -> None:
@@ -154,11 +214,14 @@ def check_labelled(store: ClipStore) -> None:
         InputError: as said.
     """
     if UNLABELLED in store.labels:
-        raise InputError(f"{store.path}: {store.name} has no labels to score against; give its folder to edgekd predict")
+        raise InputError(
+            f"{store.path}: {store.name} has no labels to score against; give its folder to edgekd predict"
+        )
 
 
-def window_waveforms(store: ClipStore, clips: NDArray[np.int64], starts: Sequence[Sequence[int]],
-                     window: int) -> Iterator[NDArray[np.float32]]:
+def window_waveforms(
+    store: ClipStore, clips: NDArray[np.int64], starts: Sequence[Sequence[int]], window: int
+) -> Iterator[NDArray[np.float32]]:
     """The windows of clips in order, float32 (window,) each; `starts` holds each clip's first samples."""
     for index, of_clip in zip(clips, starts, strict=True):
         for start in of_clip:
@@ -169,19 +232,26 @@ def match_labels(manifest: Manifest, store: ClipStore, clips: NDArray[np.int64],
     """(clips,) int64: each clip's label as an index into the model's labels.
 
     Raises:
-        InputError: the store has another sample rate than the front end, or clips have labels that the model doesn't know.
+        InputError: the store has another sample rate than the front end, or clips have labels that the model doesn't
+            know.
     """
     if store.sample_rate != manifest.frontend.sample_rate:
-        raise InputError(f"{store.path} holds audio at {store.sample_rate} Hz, {where} hears {manifest.frontend.sample_rate} Hz; "
-                         f"prepare the store again with --sample-rate {manifest.frontend.sample_rate}")
+        raise InputError(
+            f"{store.path} holds audio at {store.sample_rate} Hz, {where} hears {manifest.frontend.sample_rate} Hz; "
+            f"prepare the store again with --sample-rate {manifest.frontend.sample_rate}"
+        )
     position = {label: index for index, label in enumerate(manifest.labels)}
     strange = sorted({store.clips[index].label for index in clips} - set(position))
     if strange:
-        raise InputError(f"{where} knows no label {listing(strange)} of {store.path} (it knows {listing(manifest.labels)}); "
-                         "evaluate it on data with its labels")
+        raise InputError(
+            f"{where} knows no label {listing(strange)} of {store.path} (it knows {listing(manifest.labels)}); "
+            "evaluate it on data with its labels"
+        )
     return np.array([position[store.clips[index].label] for index in clips], dtype=np.int64)
 
 
 def _row(name: str, scores: Scores) -> str:
-    return (f"{name:10}{scores.count:8}{scores.silent:8}{100 * scores.accuracy:8.1f} %{100 * scores.macro_accuracy:6.1f} %"
-            f"{scores.log_loss:10.3f}{scores.calibration_error:13.4f}")
+    return (
+        f"{name:10}{scores.count:8}{scores.silent:8}{100 * scores.accuracy:8.1f} %{100 * scores.macro_accuracy:6.1f} %"
+        f"{scores.log_loss:10.3f}{scores.calibration_error:13.4f}"
+    )

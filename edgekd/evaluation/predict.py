@@ -23,7 +23,8 @@ PROBABILITY_FORMAT = ".6f"
 
 @dataclass(frozen=True)
 class Prediction:
-    """One file. label and probabilities (float64 (labels,)) are None where the file is digital silence from end to end."""
+    """One file. label and probabilities (float64 (labels,)) are None where the file is digital silence from end to
+    end."""
 
     filename: str
     label: str | None
@@ -51,13 +52,26 @@ class PredictReport:
         if self.silent:
             lines.append(f"digital silence, without a label ({len(self.silent)}): {listing(self.silent)}")
         if self.unreadable:
-            lines += [f"left out, unreadable ({len(self.unreadable)}):", *(f"  {message}" for message in self.unreadable)]
+            lines += [
+                f"left out, unreadable ({len(self.unreadable)}):",
+                *(f"  {message}" for message in self.unreadable),
+            ]
         return "\n".join(lines)
 
 
-def predict_folder(model_path: Path, folder: Path, csv_path: Path, *, engine: str | None = None, hop: float = 1.0, threads: int = 1,
-                   force: bool = False, equaliser: Path | None = None) -> PredictReport:
-    """Classify every audio file below a folder and write a CSV of `filename,label,` and one probability column per label.
+def predict_folder(
+    model_path: Path,
+    folder: Path,
+    csv_path: Path,
+    *,
+    engine: str | None = None,
+    hop: float = 1.0,
+    threads: int = 1,
+    force: bool = False,
+    equaliser: Path | None = None,
+) -> PredictReport:
+    """Classify every audio file below a folder and write a CSV of `filename,label,` and one probability column per
+    label.
 
     Args:
         model_path: .tflite or .onnx with a manifest.
@@ -95,7 +109,9 @@ def predict_folder(model_path: Path, folder: Path, csv_path: Path, *, engine: st
         else:
             predictions.append(_predict(model, path.relative_to(base).as_posix(), waveform, step))
     if not predictions:
-        raise InputError(f"{folder}: {counted(len(files), 'audio file')}, none of them readable (first: {unreadable[0]})")
+        raise InputError(
+            f"{folder}: {counted(len(files), 'audio file')}, none of them readable (first: {unreadable[0]})"
+        )
     write_csv(csv_path, model.manifest.labels, predictions)
     silent = tuple(prediction.filename for prediction in predictions if prediction.label is None)
     return PredictReport(csv_path, len(predictions), silent, tuple(unreadable))
@@ -139,8 +155,10 @@ def _predict(model: Model, filename: str, waveform: Waveform, step: int) -> Pred
     window = model.manifest.window
     padded = np.pad(waveform, (0, max(0, window - len(waveform))))
     starts = windows(len(padded), window, step)
-    logits, silent = window_logits(model, (padded[start:start + window] for start in starts))
-    clips, silent_clips = clip_probabilities(softmax(logits, model.manifest.temperature), silent, np.zeros(len(starts), np.int64), 1)
+    logits, silent = window_logits(model, (padded[start : start + window] for start in starts))
+    clips, silent_clips = clip_probabilities(
+        softmax(logits, model.manifest.temperature), silent, np.zeros(len(starts), np.int64), 1
+    )
     if silent_clips[0]:
         return Prediction(filename, None, None)
     return Prediction(filename, model.manifest.labels[int(clips[0].argmax())], clips[0])

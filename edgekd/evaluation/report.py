@@ -1,4 +1,5 @@
-"""`edgekd evaluate --report`: gathers what the page of a model file tells, and writes it. What a page looks like is `evaluate.report`'s."""
+"""`edgekd evaluate --report`: gathers what the page of a model file tells, and writes it. What a page looks like is
+`evaluate.report`'s."""
 
 import tempfile
 from dataclasses import dataclass
@@ -42,8 +43,12 @@ from edgekd.text import counted
 
 BENCH_REPEATS = 50
 """Turns of the short benchmark on a page."""
-STAGES = {"front end": "frontend_ms", "network": "network_ms", "network, again and again": "network_warm_ms",
-          "whole pipeline": "pipeline_ms"}
+STAGES = {
+    "front end": "frontend_ms",
+    "network": "network_ms",
+    "network, again and again": "network_warm_ms",
+    "whole pipeline": "pipeline_ms",
+}
 """Of a benchmark, in words."""
 TILES = {"param_bytes": ("parameters", "B"), "macs": ("MACs a window", "")}
 """Budgets that stand at the head of a page: name and unit there."""
@@ -51,7 +56,8 @@ TILES = {"param_bytes": ("parameters", "B"), "macs": ("MACs a window", "")}
 
 @dataclass(frozen=True)
 class Plan:
-    """A page that can be written. counts: what the model costs, judged by target; None where `why` says why that is not known."""
+    """A page that can be written. counts: what the model costs, judged by target; None where `why` says why that is not
+    known."""
 
     out: Path
     model: Path
@@ -80,8 +86,8 @@ def planned(out: Path | None, model: Path, data: Path, target: str | None, *, fo
         force: replace a file that exists.
 
     Raises:
-        InputError: an unknown target, a model that cannot be counted, a file in the way or a place that cannot be written; options that
-            are of no use without a page.
+        InputError: an unknown target, a model that cannot be counted, a file in the way or a place that cannot be
+            written; options that are of no use without a page.
     """
     if out is None:
         if target is not None or force:
@@ -124,18 +130,32 @@ def page_of(plan: Plan, report: EvaluationReport, timed: Benchmark | str) -> Pag
     manifest = read_manifest(plan.model)
     found = find(report.answers)
     checked = _judged(plan, timed)
-    described = {"name": manifest.name} | rows(plan.model, plan.model.stat().st_size, manifest) | {"labels": ", ".join(manifest.labels)}
+    described = (
+        {"name": manifest.name}
+        | rows(plan.model, plan.model.stat().st_size, manifest)
+        | {"labels": ", ".join(manifest.labels)}
+    )
     where = f"Paths as in the store, {report.data}."
     sections: list[Section] = [
-        Table("Scores", score_rows(found), SCORE_HEADER, note=INTERVAL_NOTE), *_shifted(report.shift),
+        Table("Scores", score_rows(found), SCORE_HEADER, note=INTERVAL_NOTE),
+        *_shifted(report.shift),
         *finding_sections(found, manifest.labels, where, sentence(report.fit_note())),
-        *_complexity(checked, plan.why), _latency(timed), Table("The model", list(described.items())),
+        *_complexity(checked, plan.why),
+        _latency(timed),
+        Table("The model", list(described.items())),
     ]
     tiles = [*score_tiles(found), *_cost_tiles(checked), *_time_tiles(timed)]
     lead = f"{manifest.student}, {manifest.precision}, in {report.where()}"
     notes = [note for note in (sentence(report.trained_note()), SYNTHETIC_NOTE if report.synthetic else "") if note]
-    return Page("edgekd evaluation", plan.model.name, lead, tiles, sections, notes,
-                f"Model made by edgekd {manifest.provenance.edgekd_version} at {manifest.provenance.created}.")
+    return Page(
+        "edgekd evaluation",
+        plan.model.name,
+        lead,
+        tiles,
+        sections,
+        notes,
+        f"Model made by edgekd {manifest.provenance.edgekd_version} at {manifest.provenance.created}.",
+    )
 
 
 def _shifted(shift: ShiftReport | None) -> list[Section]:
@@ -159,42 +179,86 @@ def _complexity(checked: Checked | None, why: str) -> list[Section]:
     if checked is None:
         return [Table(title, [], note=f"Not counted: {why}")]
     counts, verdict = checked.ledger, checked.verdict
-    budgets = [[each.name, each.convention or "", each.status, number(each.value), number(each.limit), used(each.value, each.limit)]
-               for each in verdict.budgets]
-    rules = [[each.name, each.allowed, "ok" if each.ok else f"broken: {listed(each.found)}", "", "", ""] for each in verdict.rules]
+    budgets = [
+        [
+            each.name,
+            each.convention or "",
+            each.status,
+            number(each.value),
+            number(each.limit),
+            used(each.value, each.limit),
+        ]
+        for each in verdict.budgets
+    ]
+    rules = [
+        [each.name, each.allowed, "ok" if each.ok else f"broken: {listed(each.found)}", "", "", ""]
+        for each in verdict.rules
+    ]
     notes = [sentence(f"{each.name}: {each.note}") for each in verdict.budgets if each.note]
-    judged = Table(title, [*budgets, *rules], ("", "by", "verdict", "value", "limit", "used"), left=3, verdict=verdict_line(checked),
-                   ok=checked.ok, note=" ".join(["Judged as 'edgekd check' does, by the strictest convention that applies.", *notes]))
-    frontend = "" if counts.frontend_macs is None else f" The front end takes about {counts.frontend_macs:,} MACs, which are in no budget."
-    besides = (f"The file has {counts.file_bytes:,} bytes. At most {counts.peak_activation_bytes:,} bytes of activations are alive at "
-               f"once.{frontend}")
-    conventions = [[name, f"{count.macs:,}", f"{count.params:,}", f"{count.param_bytes:,}"]
-                   for name, count in counts.conventions.items() if count is not None]
+    judged = Table(
+        title,
+        [*budgets, *rules],
+        ("", "by", "verdict", "value", "limit", "used"),
+        left=3,
+        verdict=verdict_line(checked),
+        ok=checked.ok,
+        note=" ".join(["Judged as 'edgekd check' does, by the strictest convention that applies.", *notes]),
+    )
+    frontend = (
+        ""
+        if counts.frontend_macs is None
+        else f" The front end takes about {counts.frontend_macs:,} MACs, which are in no budget."
+    )
+    besides = (
+        f"The file has {counts.file_bytes:,} bytes. At most {counts.peak_activation_bytes:,} bytes of activations are"
+        f" alive at once.{frontend}"
+    )
+    conventions = [
+        [name, f"{count.macs:,}", f"{count.params:,}", f"{count.param_bytes:,}"]
+        for name, count in counts.conventions.items()
+        if count is not None
+    ]
     return [judged, Table("Counts by convention", conventions, ("", "macs", "params", "param_bytes"), note=besides)]
 
 
 def _cost_tiles(checked: Checked | None) -> list[Tile]:
     if checked is None:
         return []
-    return [Tile(TILES[each.name][0], brief(int(each.value), TILES[each.name][1]),
-                 f"{used(each.value, each.limit)} of {checked.verdict.target}", each.ok)
-            for each in checked.verdict.budgets if each.name in TILES and each.value is not None]
+    return [
+        Tile(
+            TILES[each.name][0],
+            brief(int(each.value), TILES[each.name][1]),
+            f"{used(each.value, each.limit)} of {checked.verdict.target}",
+            each.ok,
+        )
+        for each in checked.verdict.budgets
+        if each.name in TILES and each.value is not None
+    ]
 
 
 def _latency(timed: Benchmark | str) -> Table:
     title = "How long it takes on this machine"
     if isinstance(timed, str):
         return Table(title, [], note=f"Not measured: {timed}")
-    times = [[name, *(f"{getattr(getattr(timed, field), key):.3f}" for key in ("p50", "p95", "cpu_p50"))] for name, field in STAGES.items()]
+    times = [
+        [name, *(f"{getattr(getattr(timed, field), key):.3f}" for key in ("p50", "p95", "cpu_p50"))]
+        for name, field in STAGES.items()
+    ]
     resident = "" if timed.rss_mb is None else f", {timed.rss_mb:.0f} MB resident"
-    note = (f"Of the machine that made this page, and of no other: {timed.machine}, {timed.engine}, {counted(timed.threads, 'thread')}, "
-            f"{timed.repeats} windows one by one; 'edgekd bench' takes more. A fresh process answers after {timed.start_s:.2f} "
-            f"s{resident}.")
+    note = (
+        f"Of the machine that made this page, and of no other: {timed.machine}, {timed.engine},"
+        f" {counted(timed.threads, 'thread')}, {timed.repeats} windows one by one; 'edgekd bench' takes more. A fresh"
+        f" process answers after {timed.start_s:.2f} s{resident}."
+    )
     return Table(title, times, ("milliseconds", "median", "p95", "processor time, median"), note=note)
 
 
 def _time_tiles(timed: Benchmark | str) -> list[Tile]:
-    return [] if isinstance(timed, str) else [Tile("a decision takes", f"{timed.pipeline_ms.p50:.1f} ms", "median, on this machine")]
+    return (
+        []
+        if isinstance(timed, str)
+        else [Tile("a decision takes", f"{timed.pipeline_ms.p50:.1f} ms", "median, on this machine")]
+    )
 
 
 def _timed(model: Path, engine: str, threads: int) -> Benchmark | str:

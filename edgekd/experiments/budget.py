@@ -1,8 +1,9 @@
 """`edgekd reproduce --budget`: how long a table takes on the machine at hand, before any of its data is there.
 
-Each network of the table takes a few steps on noise, in batches that grow to the recipe's own while the time lasts; the data set's known
-number of clips and the recipes' epochs do the rest. It is an estimate: reading, augmentation and support vector machines are not in it,
-runs at the same time slow each other down, and a batch that is smaller than the recipe's makes the most of a CPU but not of a GPU.
+Each network of the table takes a few steps on noise, in batches that grow to the recipe's own while the time lasts; the
+data set's known number of clips and the recipes' epochs do the rest. It is an estimate: reading, augmentation and
+support vector machines are not in it, runs at the same time slow each other down, and a batch that is smaller than the
+recipe's makes the most of a CPU but not of a GPU.
 """
 
 import os
@@ -53,14 +54,16 @@ SEEDS = "0,1,2"
 SHARED = "teacher "
 """Begins the line of a teacher that all rows share."""
 UNITS = ((86400.0, "days"), (3600.0, "hours"), (60.0, "minutes"))
-CAVEAT = ("An estimate from a short measurement on noise: reading, augmentation and support vector machines are not in it, and runs at the "
-          "same time slow each other down. Expect up to half as much again.")
+CAVEAT = (
+    "An estimate from a short measurement on noise: reading, augmentation and support vector machines are not in it,"
+    " and runs at the same time slow each other down. Expect up to half as much again."
+)
 
 
 @dataclass(frozen=True)
 class Pace:
-    """Seconds a clip of one network. train, qat: a step of either phase, 0 without the phase. listen: a test, or a teacher that judges.
-    batch: the largest that was tried."""
+    """Seconds a clip of one network. train, qat: a step of either phase, 0 without the phase. listen: a test, or a
+    teacher that judges. batch: the largest that was tried."""
 
     train: float
     qat: float
@@ -93,8 +96,8 @@ class Line:
 
 @dataclass(frozen=True)
 class Budget:
-    """An estimate. lines: of runs; longest: seconds of the longest that wait for each other. at_once: runs at a time. busy: processes
-    that wanted a core before the measurement, for each core; None where the system does not tell."""
+    """An estimate. lines: of runs; longest: seconds of the longest that wait for each other. at_once: runs at a time.
+    busy: processes that wanted a core before the measurement, for each core; None where the system does not tell."""
 
     title: str
     machine: str
@@ -121,28 +124,64 @@ class Budget:
 
     def to_json(self) -> bytes:
         """One document."""
-        lines = [{"what": line.what, "runs": line.runs, "trainings_per_run": line.trainings, "seconds_per_run": round(line.seconds, 1),
-                  "seconds": round(line.runs * line.seconds, 1)} for line in self.lines]
-        return msgspec.json.format(msgspec.json.encode({
-            "title": self.title, "machine": self.machine, "device": self.device, "threads": self.threads, "runs_at_a_time": self.at_once,
-            "measured_s": round(self.measured_s, 1), "processes_per_core": self.busy, "counts_are_known": self.counted,
-            "prepare_s": round(self.prepare_s, 1),
-            "lines": lines, "runs_s": round(self.summed, 1), "total_s": round(self.total, 1), "note": CAVEAT}), indent=2) + b"\n"
+        lines = [
+            {
+                "what": line.what,
+                "runs": line.runs,
+                "trainings_per_run": line.trainings,
+                "seconds_per_run": round(line.seconds, 1),
+                "seconds": round(line.runs * line.seconds, 1),
+            }
+            for line in self.lines
+        ]
+        return (
+            msgspec.json.format(
+                msgspec.json.encode(
+                    {
+                        "title": self.title,
+                        "machine": self.machine,
+                        "device": self.device,
+                        "threads": self.threads,
+                        "runs_at_a_time": self.at_once,
+                        "measured_s": round(self.measured_s, 1),
+                        "processes_per_core": self.busy,
+                        "counts_are_known": self.counted,
+                        "prepare_s": round(self.prepare_s, 1),
+                        "lines": lines,
+                        "runs_s": round(self.summed, 1),
+                        "total_s": round(self.total, 1),
+                        "note": CAVEAT,
+                    }
+                ),
+                indent=2,
+            )
+            + b"\n"
+        )
 
     def to_text(self) -> str:
         """A table for people."""
         width = max(len("prepare the data set"), *(len(line.what) for line in self.lines))
-        rows = [f"{self.title}", f"{self.machine}; {self.device}, {counted(self.threads, 'thread')} a run, "
-                f"{counted(self.at_once, 'run')} at a time; "
-                f"measured for {self.measured_s:.0f} s on noise, in batches of {' to '.join(map(str, dict.fromkeys(self.batches)))}", "",
-                f"{'':{width}} {'runs':>5} {'a run':>14} {'together':>14}",
-                f"{'prepare the data set':{width}} {'':5} {'':14} {_told(self.prepare_s):>14}"]
-        rows += [f"{line.what:{width}} {line.runs:5} {_told(line.seconds):>14} {_told(line.runs * line.seconds):>14}"
-                 for line in self.lines]
+        rows = [
+            f"{self.title}",
+            (
+                f"{self.machine}; {self.device}, {counted(self.threads, 'thread')} a run,"
+                f" {counted(self.at_once, 'run')} at a time; measured for {self.measured_s:.0f} s on noise, in batches"
+                f" of {' to '.join(map(str, dict.fromkeys(self.batches)))}"
+            ),
+            "",
+            f"{'':{width}} {'runs':>5} {'a run':>14} {'together':>14}",
+            f"{'prepare the data set':{width}} {'':5} {'':14} {_told(self.prepare_s):>14}",
+        ]
+        rows += [
+            f"{line.what:{width}} {line.runs:5} {_told(line.seconds):>14} {_told(line.runs * line.seconds):>14}"
+            for line in self.lines
+        ]
         notes = [CAVEAT, *(["The number of clips is a guess."] if not self.counted else [])]
         if self.busy is not None and self.busy > BUSY:
-            notes.append(f"This machine has other work now ({self.busy:.1f} processes for each core), which is in these times; without it "
-                         "they are shorter.")
+            notes.append(
+                f"This machine has other work now ({self.busy:.1f} processes for each core), which is in these times;"
+                " without it they are shorter."
+            )
         return "\n".join([*rows, f"{'about, to the table':{width}} {'':5} {'':14} {_told(self.total):>14}", "", *notes])
 
 
@@ -164,18 +203,37 @@ def estimate(name: str, seeds: str | None, workers: Workers, say: Callable[[str]
     device = "cpu" if workers.slots[0].gpu is None else training_device("auto")
     torch.set_num_threads(workers.threads)
     planned = _planned(table, settings, chosen)
-    wanted = {_key(recipe): recipe for _, _, trainings in planned for each in trainings for recipe in (each.recipe, *each.live)}
+    wanted = {
+        _key(recipe): recipe
+        for _, _, trainings in planned
+        for each in trainings
+        for recipe in (each.recipe, *each.live)
+    }
     paces = {}
     for number, (key, recipe) in enumerate(wanted.items(), 1):
         say(f"measuring network {number} of {len(wanted)}: {recipe.name}")
         paces[key] = measure(recipe, table.data, device, MEASURED_S / len(wanted))
-    lines = [Line(what, runs, sum(_seconds(each, paces) for each in trainings), len(trainings)) for what, runs, trainings in planned]
+    lines = [
+        Line(what, runs, sum(_seconds(each, paces) for each in trainings), len(trainings))
+        for what, runs, trainings in planned
+    ]
     shared = max((_seconds(_teacher(each, table.data, 1.0), paces) for each in _shared(settings)), default=0.0)
     longest = shared + max(line.seconds for line in lines)
     batches = sorted(each.batch for each in paces.values())
-    return Budget(table.title, machine(), device, workers.threads, min(len(workers.slots), sum(line.runs for line in lines)),
-                  time.perf_counter() - began, busy, table.data.counted, _prepare_seconds(table.data), longest, (batches[0], batches[-1]),
-                  tuple(lines))
+    return Budget(
+        table.title,
+        machine(),
+        device,
+        workers.threads,
+        min(len(workers.slots), sum(line.runs for line in lines)),
+        time.perf_counter() - began,
+        busy,
+        table.data.counted,
+        _prepare_seconds(table.data),
+        longest,
+        (batches[0], batches[-1]),
+        tuple(lines),
+    )
 
 
 def _shared(settings: dict[str, Setting]) -> list[Recipe]:
@@ -183,12 +241,17 @@ def _shared(settings: dict[str, Setting]) -> list[Recipe]:
     return list({decided(each): each for setting in settings.values() for each in setting.teachers}.values())
 
 
-def _planned(table: Reproduction, settings: dict[str, Setting], seeds: Sequence[int]) -> list[tuple[str, int, list[Training]]]:
+def _planned(
+    table: Reproduction, settings: dict[str, Setting], seeds: Sequence[int]
+) -> list[tuple[str, int, list[Training]]]:
     """(what, runs, trainings of a run), as `reproduce.planned` has them."""
     found: list[tuple[str, int, list[Training]]] = []
     data, folds = table.data, max(len(table.folds), 1)
-    of_rows = {decided(msgspec.structs.replace(setting.recipe, seed=seed)) for setting in settings.values() for seed in seeds}
-    teachers = [each for each in _shared(settings) if decided(each) not in of_rows]  # the others are runs of a row of their own
+    of_rows = {
+        decided(msgspec.structs.replace(setting.recipe, seed=seed)) for setting in settings.values() for seed in seeds
+    }
+    # the others are runs of a row of their own
+    teachers = [each for each in _shared(settings) if decided(each) not in of_rows]
     alike = [decided(msgspec.structs.replace(each, seed=0)) for each in teachers]
     for key, runs in Counter(alike).items():
         each = teachers[alike.index(key)]
@@ -221,7 +284,9 @@ def _stages(recipe: Recipe, data: Source) -> Iterator[Training]:
     for each in recipe.backend.beside if recipe.backend else ():
         system = stage_recipe(each, recipe, "student")
         yield from _stages(system, data)
-        yield _training(system, data, tuple(stage_recipe(taught, system) for taught in system.teachers if taught.teaches))
+        yield _training(
+            system, data, tuple(stage_recipe(taught, system) for taught in system.teachers if taught.teaches)
+        )
 
 
 def _teacher(recipe: Recipe, data: Source, share: float) -> Training:
@@ -232,7 +297,9 @@ def _teacher(recipe: Recipe, data: Source, share: float) -> Training:
 def _training(recipe: Recipe, data: Source, teachers: Sequence[Recipe]) -> Training:
     sounds = data.segments if recipe.view.span == "parent" else 1
     live = tuple(teachers) if recipe.distill.teaching in LIVE else ()
-    return Training(recipe, data.train / sounds, data.test / sounds, live, data.clips / sounds if recipe.role == "teacher" else 0.0)
+    return Training(
+        recipe, data.train / sounds, data.test / sounds, live, data.clips / sounds if recipe.role == "teacher" else 0.0
+    )
 
 
 def _seconds(each: Training, paces: dict[str, Pace]) -> float:
@@ -249,8 +316,17 @@ def _seconds(each: Training, paces: dict[str, Pace]) -> float:
 def _key(recipe: Recipe) -> str:
     """What decides the pace of a network."""
     view = recipe.view
-    return msgspec.json.encode((resolved(recipe).model, recipe.frontend, view.span, view.seconds, view.joined, recipe.train.precision,
-                                has_qat(recipe))).decode()
+    return msgspec.json.encode(
+        (
+            resolved(recipe).model,
+            recipe.frontend,
+            view.span,
+            view.seconds,
+            view.joined,
+            recipe.train.precision,
+            has_qat(recipe),
+        )
+    ).decode()
 
 
 def measure(recipe: Recipe, data: Source, device: str, limit_s: float) -> Pace:
@@ -294,13 +370,23 @@ def measure(recipe: Recipe, data: Source, device: str, limit_s: float) -> Pace:
             network.to(place)
             quantised.to(place)
             second = torch.optim.AdamW(quantised.parameters(), lr=1e-4)
-            qat, _ = _timed(lambda size: _stepped(quantised.train(), second, heard(size), network.eval(), "float32", data.labels),
-                            recipe.qat.batch_size, place, limit_s / phases)
+            qat, _ = _timed(
+                lambda size: _stepped(quantised.train(), second, heard(size), network.eval(), "float32", data.labels),
+                recipe.qat.batch_size,
+                place,
+                limit_s / phases,
+            )
     return Pace(train, qat, listening, batch)
 
 
-def _stepped(network: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, beside: nn.Module | None, precision: str,
-             labels: int) -> None:
+def _stepped(
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    x: Tensor,
+    beside: nn.Module | None,
+    precision: str,
+    labels: int,
+) -> None:
     """A step of training on random labels, after another network has listened."""
     if beside is not None:
         with torch.no_grad():
@@ -314,7 +400,8 @@ def _stepped(network: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, be
 
 
 def _timed(work: Callable[[int], None], largest: int, device: torch.device, limit_s: float) -> tuple[float, int]:
-    """Least seconds a clip in batches that grow while there is time, which passes over what disturbed some of them; the largest batch."""
+    """Least seconds a clip in batches that grow while there is time, which passes over what disturbed some of them; the
+    largest batch."""
     end, batch, repeats = time.perf_counter() + limit_s, min(SMALLEST, largest), 0
     work(batch)  # the first pays for memory and choices of kernels
     least = float("inf")
@@ -338,13 +425,16 @@ def _finish(device: torch.device) -> None:
 def _sound(recipe: Recipe, data: Source) -> tuple[int, ...]:
     """Shape of the waveform that a view hears: (samples,) or (channels, samples)."""
     view = recipe.view
-    seconds = view.seconds or (DEFAULT_WINDOW if view.span == "crop" else data.seconds * (data.segments if view.span == "parent" else 1))
+    seconds = view.seconds or (
+        DEFAULT_WINDOW if view.span == "crop" else data.seconds * (data.segments if view.span == "parent" else 1)
+    )
     samples = round(seconds * recipe.frontend.sample_rate) * (view.joined if view.span == "pair" else 1)
     return (data.channels, samples) if view.channels == "all" else (samples,)
 
 
 def _prepare_seconds(data: Source) -> float:
-    """Seconds to decode and resample all clips, by a few files of noise that are read from memory's copy of the disk."""
+    """Seconds to decode and resample all clips, by a few files of noise that are read from memory's copy of the
+    disk."""
     with TemporaryDirectory() as folder:
         path = Path(folder) / "noise.wav"
         fixtures.wav(path, data.file_rate, data.file_channels, data.seconds)

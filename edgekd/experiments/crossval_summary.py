@@ -1,4 +1,5 @@
-"""`edgekd export --crossval`: the figures of a finished cross-validation, for a student that was trained by the same recipe."""
+"""`edgekd export --crossval`: the figures of a finished cross-validation, for a student that was trained by the same
+recipe."""
 
 import csv
 from pathlib import Path
@@ -56,7 +57,8 @@ def crossval_summary(folder: Path, run_path: Path, precision: Precision) -> Cros
         precision: "int8" takes the figures of the quantization-aware networks.
 
     Raises:
-        InputError: no such folder or run, another store, other recipes, another number of teachers, or no network of that precision.
+        InputError: no such folder or run, another store, other recipes, another number of teachers, or no network of
+            that precision.
     """
     run, network = load_run(run_path), NETWORKS[precision]
     try:
@@ -66,26 +68,42 @@ def crossval_summary(folder: Path, run_path: Path, precision: Precision) -> Cros
     except (OSError, KeyError, UnicodeDecodeError, msgspec.DecodeError) as error:
         raise InputError(f"--crossval {folder}: is no folder of a finished 'edgekd crossval' ({error})") from None
     if summary.store.hash != run.info.data.hash:
-        raise InputError(f"--crossval {folder}: is of the store {summary.store.name} ({summary.store.hash[:16]}), and {run.path} was "
-                         f"trained on {run.info.data.name} ({run.info.data.hash[:16]}); give one of the same")
+        raise InputError(
+            f"--crossval {folder}: is of the store {summary.store.name} ({summary.store.hash[:16]}), and {run.path} was"
+            f" trained on {run.info.data.name} ({run.info.data.hash[:16]}); give one of the same"
+        )
     wanted = _question(run.recipe, len(run.info.teachers))
     tried = {label: _asked(folder, run_of[label]) for label in summary.networks if label in run_of}
     same = [label for label, asked in tried.items() if asked == wanted]
     if not same:
-        raise InputError(f"--crossval {folder}: is of {listing([*tried])}, none of which is {run.recipe.name} of {run.path} with its "
-                         f"settings and number of teachers ({len(run.info.teachers)}); cross-validate what is exported")
+        raise InputError(
+            f"--crossval {folder}: is of {listing([*tried])}, none of which is {run.recipe.name} of {run.path} with its"
+            f" settings and number of teachers ({len(run.info.teachers)}); cross-validate what is exported"
+        )
     if network not in summary.networks[same[0]]:
-        raise InputError(f"--crossval {folder}: has no {network} network of {same[0]}; export --float, or cross-validate with qat.epochs "
-                         "above 0")
+        raise InputError(
+            f"--crossval {folder}: has no {network} network of {same[0]}; export --float, or cross-validate with"
+            " qat.epochs above 0"
+        )
     mean = summary.networks[same[0]][network].mean
-    return CrossValidation(summary.store.name, summary.store.hash, summary.folds, summary.seeds, network, mean.clips.accuracy,
-                           mean.windows.accuracy)
+    return CrossValidation(
+        summary.store.name,
+        summary.store.hash,
+        summary.folds,
+        summary.seeds,
+        network,
+        mean.clips.accuracy,
+        mean.windows.accuracy,
+    )
 
 
 def _question(recipe: Recipe, teachers: int) -> tuple[str, int]:
     """What a cross-validation and a run must have in common: all but where and in which precision each was trained."""
     placeless = anywhere(recipe)
-    return msgspec.structs.replace(placeless, train=msgspec.structs.replace(placeless.train, precision="auto")).hash, teachers
+    return (
+        msgspec.structs.replace(placeless, train=msgspec.structs.replace(placeless.train, precision="auto")).hash,
+        teachers,
+    )
 
 
 def _asked(folder: Path, name: str) -> tuple[str, int]:

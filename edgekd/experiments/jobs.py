@@ -1,7 +1,8 @@
-"""Runs command lines as processes of their own, several at a time, those that others need first, and picks up where it was stopped.
+"""Runs command lines as processes of their own, several at a time, those that others need first, and picks up where it
+was stopped.
 
-A job that has ended well leaves FOLDER/NAME.done, so that the same jobs in the same folder go on after any interruption; a job that was
-half way is told to `--resume`. What a job prints is in FOLDER/NAME.log.
+A job that has ended well leaves FOLDER/NAME.done, so that the same jobs in the same folder go on after any
+interruption; a job that was half way is told to `--resume`. What a job prints is in FOLDER/NAME.log.
 """
 
 import importlib.util
@@ -48,7 +49,8 @@ class Job:
         name: unique; names its log.
         command: program and arguments.
         needs: names of jobs that must have ended well before.
-        begun: a file that is there once the job can be resumed; where its folder exists without it, the folder is removed.
+        begun: a file that is there once the job can be resumed; where its folder exists without it, the folder is
+            removed.
     """
 
     name: str
@@ -108,8 +110,8 @@ def chosen_workers(jobs: int | None, threads: int | None, engine: str, gpus: int
 
     Args:
         jobs: asked for; None is one per GPU, or as many as cores have room for.
-        threads: of each; None shares the cores where `jobs` or GPUs say how many there are, and is 1 elsewhere: small networks gain
-            more from another run beside them.
+        threads: of each; None shares the cores where `jobs` or GPUs say how many there are, and is 1 elsewhere: small
+            networks gain more from another run beside them.
         engine: one of `ENGINES`.
         gpus: that torch sees.
 
@@ -145,7 +147,11 @@ def run_jobs(jobs: Sequence[Job], folder: Path, workers: Workers, say: Say) -> d
         InputError: ray is asked for and not installed.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    outcomes = {job.name: Outcome("done", "", folder / f"{job.name}{LOG}") for job in jobs if (folder / f"{job.name}{DONE}").is_file()}
+    outcomes = {
+        job.name: Outcome("done", "", folder / f"{job.name}{LOG}")
+        for job in jobs
+        if (folder / f"{job.name}{DONE}").is_file()
+    }
     waiting = [job for job in jobs if job.name not in outcomes]
     if outcomes:
         say(f"{len(outcomes)} of {counted(len(jobs), 'run')} done already")
@@ -156,17 +162,21 @@ def run_jobs(jobs: Sequence[Job], folder: Path, workers: Workers, say: Say) -> d
     with _terminable():
         try:
             while waiting or taken:
-                for job in _ready(waiting, outcomes, folder)[:len(free)]:
+                for job in _ready(waiting, outcomes, folder)[: len(free)]:
                     waiting.remove(job)
                     taken[job.name] = free.pop(0)
-                    engine.start(job.name, _prepared(job), folder / f"{job.name}{LOG}", _environment(workers, taken[job.name]))
+                    engine.start(
+                        job.name, _prepared(job), folder / f"{job.name}{LOG}", _environment(workers, taken[job.name])
+                    )
                 if not taken:  # all that waits needs what has failed
                     break
                 for name, status in engine.finished().items():
                     free.append(taken.pop(name))
                     outcomes[name] = _ended(folder, name, status)
-                    say(f"{len(outcomes)} of {len(jobs)}: {name} {outcomes[name].state}"
-                        + (f" ({outcomes[name].error})" if outcomes[name].error else ""))
+                    say(
+                        f"{len(outcomes)} of {len(jobs)}: {name} {outcomes[name].state}"
+                        + (f" ({outcomes[name].error})" if outcomes[name].error else "")
+                    )
         finally:
             engine.stop()
     return {job.name: outcomes[job.name] for job in jobs}
@@ -256,15 +266,25 @@ def _terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def execute(command: Sequence[str], log: Path, environment: Mapping[str, str],
-            on_start: Callable[["subprocess.Popen[bytes]"], None]) -> int:
+def execute(
+    command: Sequence[str],
+    log: Path,
+    environment: Mapping[str, str],
+    on_start: Callable[["subprocess.Popen[bytes]"], None],
+) -> int:
     """Run a process to its end, its output in `log`; its exit status.
 
     It has a session of its own, so that an interrupt at the terminal reaches it only through who started it.
     """
     with log.open("wb") as output:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
-                                   env={**os.environ, **environment, PARENT: str(os.getpid())})
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env={**os.environ, **environment, PARENT: str(os.getpid())},
+        )
         on_start(process)
         return process.wait()
 

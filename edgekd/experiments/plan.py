@@ -1,7 +1,8 @@
 """Many trainings of one question: which runs it takes, the folder that holds them, and the jobs that make them.
 
-DIR/plan.json says what the folder belongs to, DIR/recipes/ holds the recipe of every run, DIR/runs/ the run folders, DIR/jobs/ what they
-printed. A run's name ends in a hash of all that decides it, so that nothing is trained twice and nothing stale is read.
+DIR/plan.json says what the folder belongs to, DIR/recipes/ holds the recipe of every run, DIR/runs/ the run folders,
+DIR/jobs/ what they printed. A run's name ends in a hash of all that decides it, so that nothing is trained twice and
+nothing stale is read.
 """
 
 import hashlib
@@ -38,7 +39,8 @@ INNER = (0, 4)
 
 @dataclass(frozen=True)
 class Setting:
-    """One answer to the question: a recipe with its settings. label: unique. teachers: recipes of the student's teachers."""
+    """One answer to the question: a recipe with its settings. label: unique. teachers: recipes of the student's
+    teachers."""
 
     label: str
     recipe: Recipe
@@ -62,8 +64,8 @@ class Fold:
 
 @dataclass(frozen=True)
 class Planned:
-    """One run. name: of its folder. setting: its label, "" for a teacher. teachers: run folders that come first, by the name of the run or
-    as RUN/teachers/NAME for one that was trained in it."""
+    """One run. name: of its folder. setting: its label, "" for a teacher. teachers: run folders that come first, by the
+    name of the run or as RUN/teachers/NAME for one that was trained in it."""
 
     name: str
     setting: str
@@ -75,7 +77,8 @@ class Planned:
 
 @dataclass
 class Plan:
-    """All runs. teachers: by name of the run. cross_fit: of the teachers, None for ordinary ones. sides: what is tested, computed once."""
+    """All runs. teachers: by name of the run. cross_fit: of the teachers, None for ordinary ones. sides: what is
+    tested, computed once."""
 
     store: ClipStore
     out: Path
@@ -84,9 +87,12 @@ class Plan:
     teachers: dict[str, Planned] = field(default_factory=dict)
     sides: dict[Data, TestSide] = field(default_factory=dict)
 
-    def add(self, setting: Setting, fold: Fold, seed: int, *, inner: bool = False, taught_by: Sequence[str] = ()) -> Planned:
-        """Plan a run and the teachers it needs, which all runs of a fold share; `inner` tests on a part of the training side. taught_by:
-        further teachers, which other runs of this plan train inside themselves, as in `Planned.teachers`."""
+    def add(
+        self, setting: Setting, fold: Fold, seed: int, *, inner: bool = False, taught_by: Sequence[str] = ()
+    ) -> Planned:
+        """Plan a run and the teachers it needs, which all runs of a fold share; `inner` tests on a part of the training
+        side. taught_by: further teachers, which other runs of this plan train inside themselves, as in
+        `Planned.teachers`."""
         if inner:
             fold = Fold(f"{fold.name}-inner", fold.train, fold.test, (*fold.held_out, *INNER))
         taught = list(taught_by)
@@ -131,16 +137,35 @@ class Plan:
             path = (self.out / RECIPES_FOLDER / f"{run.name}.json").resolve()
             atomic_write(path, msgspec.json.format(msgspec.json.encode(run.recipe), indent=2) + b"\n")
             folder = self.path(run.name).resolve()
-            options = ["--data", str(self.store.path.resolve()), "--out", str(folder), "--threads", str(workers.threads)]
+            options = [
+                "--data",
+                str(self.store.path.resolve()),
+                "--out",
+                str(folder),
+                "--threads",
+                str(workers.threads),
+            ]
             if run.recipe.role == "teacher":
-                fits = ["--cross-fit", str(self.cross_fit)] if self.cross_fit is not None and run.name in self.teachers else []
+                fits = (
+                    ["--cross-fit", str(self.cross_fit)]
+                    if self.cross_fit is not None and run.name in self.teachers
+                    else []
+                )
                 command = edgekd_command("teach", str(path), *options, *fits)
             else:
-                teachers = itertools.chain.from_iterable(("--teacher", str(self.path(name).resolve())) for name in run.teachers)
+                teachers = itertools.chain.from_iterable(
+                    ("--teacher", str(self.path(name).resolve())) for name in run.teachers
+                )
                 command = edgekd_command("distill", str(path), *options, *teachers)
             staged = not run.teachers and bool(run.recipe.teachers or run.recipe.backend)
-            found.append(Job(run.name, command, tuple(dict.fromkeys(name.partition("/")[0] for name in run.teachers)),
-                             folder / (STAGES_FILE if staged else RUN_FILE)))
+            found.append(
+                Job(
+                    run.name,
+                    command,
+                    tuple(dict.fromkeys(name.partition("/")[0] for name in run.teachers)),
+                    folder / (STAGES_FILE if staged else RUN_FILE),
+                )
+            )
         return found
 
     def _name(self, recipe: Recipe, fold: Fold, more: Iterable[str]) -> str:
@@ -151,8 +176,12 @@ class Plan:
 
 def _placed(recipe: Recipe, fold: Fold, seed: int) -> Recipe:
     """The recipe on the splits of a fold."""
-    data = msgspec.structs.replace(recipe.data, train=fold.train, test=fold.test, held_out=fold.held_out, mixed_folds=False)
-    return msgspec.structs.replace(recipe, data=data, seed=seed, export=msgspec.structs.replace(recipe.export, calibrate=()))
+    data = msgspec.structs.replace(
+        recipe.data, train=fold.train, test=fold.test, held_out=fold.held_out, mixed_folds=False
+    )
+    return msgspec.structs.replace(
+        recipe, data=data, seed=seed, export=msgspec.structs.replace(recipe.export, calibrate=())
+    )
 
 
 def anywhere(recipe: Recipe) -> Recipe:
@@ -165,7 +194,9 @@ def workers_here(jobs: int | None, threads: int | None, engine: str) -> Workers:
     return chosen_workers(jobs, threads, engine, torch.cuda.device_count())
 
 
-def load(name_or_path: str, settings: Sequence[str], role: Role | None = None, teacher_settings: Sequence[str] = ()) -> Recipe:
+def load(
+    name_or_path: str, settings: Sequence[str], role: Role | None = None, teacher_settings: Sequence[str] = ()
+) -> Recipe:
     """A recipe with its architecture checked. teacher_settings: on top for all teachers of its own.
 
     Raises:
@@ -196,15 +227,20 @@ def cross_folds(recipe: Recipe, store: ClipStore, names: str | None) -> list[Fol
         names: of splits, with commas.
 
     Raises:
-        InputError: a fold that the store does not have, one that is named twice, fewer than two, or a recipe that holds out a part.
+        InputError: a fold that the store does not have, one that is named twice, fewer than two, or a recipe that holds
+            out a part.
     """
     if recipe.data.held_out:
-        raise InputError(f"recipe {recipe.name} has data.held_out = {list(recipe.data.held_out)}, but folds decide what is tested; "
-                         "take it out")
+        raise InputError(
+            f"recipe {recipe.name} has data.held_out = {list(recipe.data.held_out)}, but folds decide what is tested; "
+            "take it out"
+        )
     chosen = split_list(names, "--folds") if names is not None else sorted({*recipe.data.train, *recipe.data.test})
     store.indices(chosen)
     if len(chosen) < 2:
-        raise InputError(f"--folds {chosen[0]}: one fold leaves nothing to train on; name at least two of {', '.join(store.splits)}")
+        raise InputError(
+            f"--folds {chosen[0]}: one fold leaves nothing to train on; name at least two of {', '.join(store.splits)}"
+        )
     return [Fold(name, tuple(other for other in chosen if other != name), (name,)) for name in chosen]
 
 
@@ -251,7 +287,8 @@ def claimed(out: Path, identity: Mapping[str, str]) -> Iterator[None]:
         identity: what must not change between two commands, by name, e.g. {"store": HASH}.
 
     Raises:
-        InputError: something else is there, it belongs to something else, another process works in it, or it cannot be written.
+        InputError: something else is there, it belongs to something else, another process works in it, or it cannot be
+            written.
     """
     check_place(out, identity)
     try:
@@ -264,7 +301,9 @@ def claimed(out: Path, identity: Mapping[str, str]) -> Iterator[None]:
         try:
             atomic_write(out / PLAN_FILE, json.dumps({"format": FORMAT, **identity}, indent=2).encode() + b"\n")
         except OSError as error:
-            raise InputError(f"{out} cannot be written ({error.strerror}); free space or choose another --out") from None
+            raise InputError(
+                f"{out} cannot be written ({error.strerror}); free space or choose another --out"
+            ) from None
         yield
 
 
@@ -282,8 +321,10 @@ def check_place(out: Path, identity: Mapping[str, str]) -> None:
     for name in [*identity, *there]:
         if there.get(name) != identity.get(name):
             old, new = there.get(name, "none")[:16], identity.get(name, "none")[:16]
-            raise InputError(f"{out}: begun with another {name} ({old}, now {new}); give what it was begun with, remove it, "
-                             "or choose another --out")
+            raise InputError(
+                f"{out}: begun with another {name} ({old}, now {new}); give what it was begun with, remove it, "
+                "or choose another --out"
+            )
 
 
 def _read_plan(out: Path) -> dict[str, str]:
@@ -298,7 +339,9 @@ def _read_plan(out: Path) -> dict[str, str]:
 
 def failures(outcomes: Mapping[str, Outcome]) -> list[str]:
     """A line for each run that is not done."""
-    return [f"{name}: {outcome.error} (see {outcome.log})" for name, outcome in outcomes.items() if outcome.state != "done"]
+    return [
+        f"{name}: {outcome.error} (see {outcome.log})" for name, outcome in outcomes.items() if outcome.state != "done"
+    ]
 
 
 def require_done(out: Path, failed: Sequence[str]) -> None:
@@ -308,4 +351,6 @@ def require_done(out: Path, failed: Sequence[str]) -> None:
         GateError: there are some.
     """
     if failed:
-        raise GateError("\n".join([f"{out}: {counted(len(failed), 'run')} not done; the same command tries again", *failed]))
+        raise GateError(
+            "\n".join([f"{out}: {counted(len(failed), 'run')} not done; the same command tries again", *failed])
+        )

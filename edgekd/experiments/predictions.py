@@ -38,7 +38,8 @@ class TestSide:
         return cls(store, clips, store.recordings(clips))
 
     def tallies(self, run: Path, network: str) -> Floats:
-        """(units, recordings, `intervals.COLUMNS`) of one network of a finished run. Silence is left out, as in `evaluate`.
+        """(units, recordings, `intervals.COLUMNS`) of one network of a finished run. Silence is left out, as in
+        `evaluate`.
 
         Raises:
             InputError: its answers are missing, damaged, or of other clips.
@@ -46,9 +47,12 @@ class TestSide:
         windows, silent, place = self._heard(run, network)
         clips, silent_clips = clip_probabilities(windows, silent, place, len(self.clips))
         truth, count = self.truth, self.recordings
-        return np.stack([
-            tally(clips[~silent_clips], truth[~silent_clips], self.recording[~silent_clips], count),
-            tally(windows[~silent], truth[place[~silent]], self.recording[place[~silent]], count)])
+        return np.stack(
+            [
+                tally(clips[~silent_clips], truth[~silent_clips], self.recording[~silent_clips], count),
+                tally(windows[~silent], truth[place[~silent]], self.recording[place[~silent]], count),
+            ]
+        )
 
     @property
     def truth(self) -> Integers:
@@ -80,7 +84,8 @@ class TestSide:
         return found
 
     def _heard(self, run: Path, network: str) -> tuple[Floats, NDArray[np.bool_], Integers]:
-        """Probabilities of windows, which are silent, and their clips' positions in `clips`, which are in table order."""
+        """Probabilities of windows, which are silent, and their clips' positions in `clips`, which are in table
+        order."""
         logits, silent, clip = self._read(run, TEST_FILES[network], ("logits", "silent", "clip"))
         return softmax(logits), silent, np.searchsorted(self.clips, clip)
 
@@ -93,20 +98,26 @@ class TestSide:
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise InputError(f"{path}: cannot be read ({error}); remove {run} and run the same command again") from None
         if set(found[-1]) != set(self.clips):
-            raise InputError(f"{path}: is of other clips than the test side of this run; remove {run} and run the same command again")
+            raise InputError(
+                f"{path}: is of other clips than the test side of this run; remove {run} and run the same command again"
+            )
         return found
 
 
 def run_figures(tallies: Floats) -> dict[str, float]:
     """Figures of one run by name, e.g. "clip_accuracy", of (units, recordings, columns)."""
     values = figures(tallies.sum(axis=1))  # (units, figures)
-    return {f"{unit.removesuffix('s')}_{name}": float(values[row, column])
-            for row, unit in enumerate(UNITS) for column, name in enumerate(FIGURES)}
+    return {
+        f"{unit.removesuffix('s')}_{name}": float(values[row, column])
+        for row, unit in enumerate(UNITS)
+        for column, name in enumerate(FIGURES)
+    }
 
 
 @dataclass(frozen=True)
 class Estimates:
-    """Of several networks over the same folds: values (units, folds, networks, figures), draws (units, resamples, networks, figures)."""
+    """Of several networks over the same folds: values (units, folds, networks, figures), draws (units, resamples,
+    networks, figures)."""
 
     values: Floats
     draws: Floats
@@ -126,11 +137,15 @@ class Estimates:
 
     def of_fold(self, fold: int, network: int) -> dict[str, dict[str, float]]:
         """Unit -> figure -> value in one fold, the mean over seeds."""
-        return {unit: dict(zip(FIGURES, map(float, self.values[row, fold, network]), strict=True)) for row, unit in enumerate(UNITS)}
+        return {
+            unit: dict(zip(FIGURES, map(float, self.values[row, fold, network]), strict=True))
+            for row, unit in enumerate(UNITS)
+        }
 
 
 def as_json(estimate: Estimate, *, difference: bool = False) -> Mapping[str, Mapping[str, Mapping[str, float | bool]]]:
     """Unit -> figure -> {mean, low, high}, and for a difference excludes_zero."""
+
     def of(each: Interval) -> dict[str, float | bool]:
         values: dict[str, float | bool] = {"mean": each.mean, "low": each.low, "high": each.high}
         return values | {"excludes_zero": each.excludes_zero} if difference else values

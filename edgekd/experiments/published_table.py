@@ -1,6 +1,7 @@
 """A published table and how it is measured here: one TOML file a table in `reproductions/`. No torch here.
 
-A table has rows; rows of the same recipe, settings and teachers are judged on the same runs. So a run that trains stages gives several
+A table has rows; rows of the same recipe, settings and teachers are judged on the same runs. So a run that trains
+stages gives several
 rows: what its teachers, the systems beside it and its back-end do is taken out of its folder.
 """
 
@@ -27,7 +28,8 @@ AtLeastOne = Annotated[int, Meta(ge=1)]
 
 
 class Figures(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a paper says of a system; what it does not say is left out. Accuracies and log loss of clips, as the paper counts them."""
+    """What a paper says of a system; what it does not say is left out. Accuracies and log loss of clips, as the paper
+    counts them."""
 
     accuracy: Fraction | None = None
     macro_accuracy: Fraction | None = None
@@ -86,7 +88,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     network: Literal["float", "qat"] = "float"
     """What the paper judges: the float network, or the quantised one."""
     judge: Judge = "network"
-    """"svm": the support vector machine on the embedding of `part`, "svm_sum": the sum of all machines' scores of the run."""
+    """"svm": the support vector machine on the embedding of `part`, "svm_sum": the sum of all machines' scores of the
+    run."""
     mean_of: tuple[str, ...] = ()
     """Labels of earlier rows: the mean of their probabilities is judged, and nothing is trained."""
     not_reproduced: str = ""
@@ -116,8 +119,8 @@ class Reproduction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """What is known to differ from the paper, and what it does not say; printed with the table."""
     data: Source
     folds: tuple[str, ...] = ()
-    """Splits that take turns at being tested, all others of them being trained on; figures are means over them. None: the recipes' own
-    splits."""
+    """Splits that take turns at being tested, all others of them being trained on; figures are means over them. None:
+    the recipes' own splits."""
     figures: tuple[str, ...] = ("accuracy",)
     """Of `FIGURES`, measured in each row whether or not the paper gives them."""
     rows: tuple[Row, ...]
@@ -158,7 +161,9 @@ def _check(row: Row, earlier: Mapping[str, Row], where: str) -> None:
     if sum(map(bool, (row.recipe, row.mean_of, row.not_reproduced))) != 1:
         raise InputError(f"{where}: wants a recipe, mean_of or not_reproduced; give one of them alone")
     if row.not_reproduced and row.paper == Figures():
-        raise InputError(f"{where}: is not reproduced and has no figure of the paper; give one in paper, or remove the row")
+        raise InputError(
+            f"{where}: is not reproduced and has no figure of the paper; give one in paper, or remove the row"
+        )
     if any(earlier[label].judge != "network" or not earlier[label].trained for label in row.mean_of):
         raise InputError(f"{where}: mean_of is of networks' probabilities; name rows that are judged as networks")
     if row.part and not PART.fullmatch(row.part):
@@ -166,4 +171,6 @@ def _check(row: Row, earlier: Mapping[str, Row], where: str) -> None:
     if row.judge != "network" and row.paper.log_loss is not None:
         raise InputError(f"{where}: scores of support vector machines are no probabilities; leave log_loss out")
     if row.teachers_of and (row.teachers == "none" or not earlier[row.teachers_of].trained):
-        raise InputError(f"{where}: teachers_of and teachers = \"none\" contradict each other, or '{row.teachers_of}' trains nothing")
+        raise InputError(
+            f"{where}: teachers_of and teachers = \"none\" contradict each other, or '{row.teachers_of}' trains nothing"
+        )

@@ -1,4 +1,5 @@
-"""Jobs as Ray tasks: the same command lines, on whatever machines the cluster has. Folders must be on a file system that all can see."""
+"""Jobs as Ray tasks: the same command lines, on whatever machines the cluster has. Folders must be on a file system
+that all can see."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,4 +1,5 @@
-"""Recipes made so short that all their stages train within seconds, and data sets made up in their official layouts. No torch here.
+"""Recipes made so short that all their stages train within seconds, and data sets made up in their official layouts. No
+torch here.
 
 Nothing that such a run measures means anything; it shows that a path goes through to its end.
 """
@@ -23,11 +24,13 @@ NARROWED: Mapping[str, Mapping[str, Any]] = {
     "cnn14": {"weights": "", "widths": [8, 16, 32, 64, 64, 64], "hidden": 64},
     "ast": {"weights": "", "hidden": 24, "layers": 2, "heads": 2},
 }
-"""Kind -> sizes in the place of its default ones or of published weights, whose 80 million parameters take longer to write than to train
-and may have to be fetched."""
+"""Kind -> sizes in the place of its default ones or of published weights, whose 80 million parameters take longer to
+write than to train and may have to be fetched."""
 
 TREES: Mapping[str, Callable[[Path], Path]] = {
-    "tau22": lambda path: fixtures.scenes(path, slices=SLICES, recorders=("a", "s4"), rate=44100, channels=1, seconds=SECONDS),
+    "tau22": lambda path: fixtures.scenes(
+        path, slices=SLICES, recorders=("a", "s4"), rate=44100, channels=1, seconds=SECONDS
+    ),
     "tau19": lambda path: fixtures.scenes(path, seconds=SECONDS),
     "tut18": lambda path: fixtures.tut18(path, SECONDS),
     "esc50": lambda path: fixtures.esc50(path, SECONDS),
@@ -69,8 +72,8 @@ def narrowed(recipe: Recipe) -> Mapping[str, Any]:
 
 
 def few_steps(recipe: Recipe, *, qat: bool = True) -> list[str]:
-    """Settings that make a training of a recipe, and of all its stages, a few steps of one epoch on short sounds. Networks but those of
-    `NARROWED`, views, augmentation, terms and ways of teaching stay as they are.
+    """Settings that make a training of a recipe, and of all its stages, a few steps of one epoch on short sounds.
+    Networks but those of `NARROWED`, views, augmentation, terms and ways of teaching stay as they are.
 
     Args:
         recipe: as it would be trained.
@@ -81,7 +84,12 @@ def few_steps(recipe: Recipe, *, qat: bool = True) -> list[str]:
     """
     settings = ["train.epochs=1", f"train.batch_size={BATCH}", "train.test_every=0", "train.warmup_epochs=0"]
     if recipe.qat.epochs:
-        settings += [f"qat.epochs={int(qat)}", f"qat.batch_size={BATCH}", "qat.freeze_epochs=0", f"qat.calibration_clips={BATCH}"]
+        settings += [
+            f"qat.epochs={int(qat)}",
+            f"qat.batch_size={BATCH}",
+            "qat.freeze_epochs=0",
+            f"qat.calibration_clips={BATCH}",
+        ]
     settings += [f"{recipe.role}.{key}={json.dumps(size)}" for key, size in narrowed(recipe).items()]
     if recipe.view.seconds:
         settings.append(f"view.seconds={SECONDS}")
@@ -90,7 +98,10 @@ def few_steps(recipe: Recipe, *, qat: bool = True) -> list[str]:
         if key == "specialists":
             settings += ["specialists.pairs=1", f"specialists.set={short[0]}"]
             continue
-        tables = [f"{{recipe={json.dumps(each.recipe)}, name={json.dumps(each.name)}, teaches={json.dumps(each.teaches)}, set={settled}}}"
-                  for each, settled in zip(listed, short, strict=True)]
+        tables = [
+            f"{{recipe={json.dumps(each.recipe)}, name={json.dumps(each.name)}, teaches={json.dumps(each.teaches)},"
+            f" set={settled}}}"
+            for each, settled in zip(listed, short, strict=True)
+        ]
         settings.append(f"{key}=[{', '.join(tables)}]")
     return settings

@@ -57,7 +57,8 @@ class Grid:
 
 @dataclass(frozen=True)
 class SweepReport:
-    """What came out. estimates: (setting, network) -> figures, of the settings whose runs are all done. failed: a line a run."""
+    """What came out. estimates: (setting, network) -> figures, of the settings whose runs are all done. failed: a line
+    a run."""
 
     out: Path
     summary: dict[str, Any]
@@ -94,11 +95,19 @@ def sweep(grid: Grid, data: Path, out: Path, workers: Workers, say: Callable[[st
     bases, settings = chosen_settings(grid)
     store, seeds = ClipStore.open(data), seed_list(grid.seeds)
     plan = Plan(store, out, grid.cross_fit)
-    runs = {setting.label: [[plan.add(setting, fold, seed) for seed in seeds] for fold in _folds(setting, store, grid.folds)]
-            for setting in settings}
+    runs = {
+        setting.label: [
+            [plan.add(setting, fold, seed) for seed in seeds] for fold in _folds(setting, store, grid.folds)
+        ]
+        for setting in settings
+    }
     plan.check()
-    identity = {"command": "sweep", "store": store.hash, "--cross-fit": str(grid.cross_fit),
-                **{f"recipe {base.label}": digest(base) for base in bases}}
+    identity = {
+        "command": "sweep",
+        "store": store.hash,
+        "--cross-fit": str(grid.cross_fit),
+        **{f"recipe {base.label}": digest(base) for base in bases},
+    }
     with claimed(out, identity):
         try:
             outcomes = run_jobs(plan.jobs(workers), out / JOBS_FOLDER, workers, say)
@@ -106,10 +115,17 @@ def sweep(grid: Grid, data: Path, out: Path, workers: Workers, say: Callable[[st
             raise KeyboardInterrupt(f"{out}: interrupted; go on with the same command") from None
         tables.write(out, tables.CSV_FILE, tables.run_table(plan, {each.label: each for each in settings}, outcomes))
         tables.write_times(plan, outcomes)
-        found = {(setting.label, network): each for setting in settings
-                 for network, each in _estimates(plan, setting, runs[setting.label], outcomes).items()}
-        report = SweepReport(out, _summary(plan, settings, found, seeds, outcomes), _markdown(plan, settings, found, runs, outcomes),
-                             tuple(failures(outcomes)))
+        found = {
+            (setting.label, network): each
+            for setting in settings
+            for network, each in _estimates(plan, setting, runs[setting.label], outcomes).items()
+        }
+        report = SweepReport(
+            out,
+            _summary(plan, settings, found, seeds, outcomes),
+            _markdown(plan, settings, found, runs, outcomes),
+            tuple(failures(outcomes)),
+        )
         tables.write(out, tables.MARKDOWN_FILE, report.markdown)
         tables.write(out, tables.JSON_FILE, report.to_json())
         for name, raw in plots(settings, found).items():
@@ -136,7 +152,9 @@ def chosen_settings(grid: Grid) -> tuple[list[Setting], list[Setting]]:
     for name in grid.recipes:
         recipe = load(name, grid.settings, teacher_settings=own)
         if any(base.recipe.name == recipe.name for base in bases):
-            raise InputError(f"{name}: there is another recipe of the name '{recipe.name}'; give one of them another name")
+            raise InputError(
+                f"{name}: there is another recipe of the name '{recipe.name}'; give one of them another name"
+            )
         teachers = with_teachers(recipe, grid.teachers, grid.teacher_settings)
         bases.append(Setting(recipe.name, recipe, teachers))
         for combination in itertools.product(*choices):
@@ -170,7 +188,11 @@ def varied(text: str) -> list[str]:
     found = [each.strip() for each in found]
     for each in found:
         if not each or found.count(each) > 1:
-            raise InputError(f"--vary {text!r}: " + (f"{each} is there twice" if each else "a value is empty") + "; name each value once")
+            raise InputError(
+                f"--vary {text!r}: "
+                + (f"{each} is there twice" if each else "a value is empty")
+                + "; name each value once"
+            )
     return [f"{key}={each}" for each in found]
 
 
@@ -182,31 +204,65 @@ def _folds(setting: Setting, store: ClipStore, names: str | None) -> list[Fold]:
     return [Fold("+".join(data.test) or "held out", data.train, data.test, data.held_out)]
 
 
-def _estimates(plan: Plan, setting: Setting, runs: Sequence[Sequence[Planned]], outcomes: Mapping[str, Outcome]) -> dict[str, Estimate]:
+def _estimates(
+    plan: Plan, setting: Setting, runs: Sequence[Sequence[Planned]], outcomes: Mapping[str, Outcome]
+) -> dict[str, Estimate]:
     """Network -> figures of a setting; none where one of its runs is not done, since what is left would not compare."""
     if any(outcomes[run.name].state != "done" for fold in runs for run in fold):
         return {}
     folds = []
     for fold in runs:
         side = plan.tested(fold[0])
-        folds.append(np.stack([np.stack([side.tallies(plan.path(run.name), network) for run in fold]) for network in setting.networks]))
+        folds.append(
+            np.stack(
+                [np.stack([side.tallies(plan.path(run.name), network) for run in fold]) for network in setting.networks]
+            )
+        )
     estimates = Estimates.of(folds)
     return {network: estimates.estimate(index) for index, network in enumerate(setting.networks)}
 
 
-def _summary(plan: Plan, settings: Sequence[Setting], found: Mapping[tuple[str, str], Estimate], seeds: Sequence[int],
-             outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
-    return {"store": {"name": plan.store.name, "hash": plan.store.hash}, "seeds": seeds, "cross_fit": plan.cross_fit,
-            "settings": {setting.label: {"recipe": setting.recipe.name, "hash": digest(setting),
-                                         "networks": {network: as_json(found[setting.label, network]) for network in setting.networks
-                                                      if (setting.label, network) in found}} for setting in settings},
-            "failed": {name: outcome.error for name, outcome in outcomes.items() if outcome.state != "done"}}
+def _summary(
+    plan: Plan,
+    settings: Sequence[Setting],
+    found: Mapping[tuple[str, str], Estimate],
+    seeds: Sequence[int],
+    outcomes: Mapping[str, Outcome],
+) -> dict[str, Any]:
+    return {
+        "store": {"name": plan.store.name, "hash": plan.store.hash},
+        "seeds": seeds,
+        "cross_fit": plan.cross_fit,
+        "settings": {
+            setting.label: {
+                "recipe": setting.recipe.name,
+                "hash": digest(setting),
+                "networks": {
+                    network: as_json(found[setting.label, network])
+                    for network in setting.networks
+                    if (setting.label, network) in found
+                },
+            }
+            for setting in settings
+        },
+        "failed": {name: outcome.error for name, outcome in outcomes.items() if outcome.state != "done"},
+    }
 
 
-def _markdown(plan: Plan, settings: Sequence[Setting], found: Mapping[tuple[str, str], Estimate],
-              runs: Mapping[str, Sequence[Sequence[Planned]]], outcomes: Mapping[str, Outcome]) -> str:
-    parts = ["# Sweep",
-             f"{plan.store.name}, {counted(len(settings), 'setting')}, {counted(len(plan.runs), 'run')}. {tables.INTERVAL_NOTE}"]
+def _markdown(
+    plan: Plan,
+    settings: Sequence[Setting],
+    found: Mapping[tuple[str, str], Estimate],
+    runs: Mapping[str, Sequence[Sequence[Planned]]],
+    outcomes: Mapping[str, Outcome],
+) -> str:
+    parts = [
+        "# Sweep",
+        (
+            f"{plan.store.name}, {counted(len(settings), 'setting')}, {counted(len(plan.runs), 'run')}."
+            f" {tables.INTERVAL_NOTE}"
+        ),
+    ]
     for network in tables.NETWORKS:
         rows = []
         for setting in settings:
@@ -235,13 +291,25 @@ def plots(settings: Sequence[Setting], found: Mapping[tuple[str, str], Estimate]
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     for offset, network in ((-0.1, "float"), (0.1, "qat")):
-        rows = [(place + offset, found[setting.label, network]["clips"]["accuracy"]) for place, setting in enumerate(settings)
-                if (setting.label, network) in found]
+        rows = [
+            (place + offset, found[setting.label, network]["clips"]["accuracy"])
+            for place, setting in enumerate(settings)
+            if (setting.label, network) in found
+        ]
         if rows:
-            error = [[100 * max(width, 0.0) for width in widths]
-                     for widths in ([each.mean - each.low for _, each in rows], [each.high - each.mean for _, each in rows])]
-            axes.errorbar([100 * each.mean for _, each in rows], [place for place, _ in rows], xerr=error, fmt="o", capsize=3,
-                          color=COLOURS[network], label=tables.NAMES[network])
+            error = [
+                [100 * max(width, 0.0) for width in widths]
+                for widths in ([each.mean - each.low for _, each in rows], [each.high - each.mean for _, each in rows])
+            ]
+            axes.errorbar(
+                [100 * each.mean for _, each in rows],
+                [place for place, _ in rows],
+                xerr=error,
+                fmt="o",
+                capsize=3,
+                color=COLOURS[network],
+                label=tables.NAMES[network],
+            )
     axes.set_yticks(range(len(settings)), [setting.label for setting in settings])
     axes.set_ylim(len(settings) - 0.5, -0.5)
     axes.set_xlabel("clip accuracy, %, with 95 % intervals")

@@ -1,5 +1,5 @@
-"""Tables of many runs: a CSV row for each, and Markdown for people. What took how long is kept apart, so that the tables of the same
-command are the same byte for byte."""
+"""Tables of many runs: a CSV row for each, and Markdown for people. What took how long is kept apart, so that the
+tables of the same command are the same byte for byte."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,23 +23,41 @@ TITLES = ["clip accuracy", "log loss", "calibration error", "window accuracy", "
 """Of `COLUMNS`, in Markdown."""
 SHARES = frozenset({"accuracy"})
 """Figures that are shown in per cent."""
-INTERVAL_NOTE = ("In brackets the 95 % interval of a bootstrap over test recordings (within folds) and seeds; with one seed it does not "
-                 "hold the luck of the seed. Folds weigh the same. Accuracies are of the last epoch.")
+INTERVAL_NOTE = (
+    "In brackets the 95 % interval of a bootstrap over test recordings (within folds) and seeds; with one seed it does"
+    " not hold the luck of the seed. Folds weigh the same. Accuracies are of the last epoch."
+)
 
 
 def run_table(plan: Plan, settings: Mapping[str, Setting], outcomes: Mapping[str, Outcome]) -> bytes:
-    """results.csv: every planned run, in order, then the teachers, with the figures of its networks where it is done."""
+    """results.csv: every planned run, in order, then the teachers, with the figures of its networks where it is
+    done."""
     rows = []
     for run in (*plan.runs, *plan.teachers.values()):
         outcome = outcomes[run.name]
-        row: list[object] = [run.setting or f"teacher {run.recipe.name}", run.fold, run.seed, run.name, outcome.state, outcome.error]
+        row: list[object] = [
+            run.setting or f"teacher {run.recipe.name}",
+            run.fold,
+            run.seed,
+            run.name,
+            outcome.state,
+            outcome.error,
+        ]
         networks = settings[run.setting].networks if run.setting else ("float",) if plan.cross_fit is None else ()
         for network in NETWORKS:
             known = outcome.state == "done" and network in networks
             values = run_figures(plan.tested(run).tallies(plan.path(run.name), network)) if known else {}
             row += [f"{values[name]:.6f}" if values else "" for name in COLUMNS]
         rows.append(row)
-    header = ["setting", "fold", "seed", "run", "state", "error", *(f"{network}_{name}" for network in NETWORKS for name in COLUMNS)]
+    header = [
+        "setting",
+        "fold",
+        "seed",
+        "run",
+        "state",
+        "error",
+        *(f"{network}_{name}" for network in NETWORKS for name in COLUMNS),
+    ]
     return csv_bytes(header, rows)
 
 

@@ -1,4 +1,5 @@
-"""`edgekd export --card` and `edgekd info --card`: gathers what a model card tells; `evaluate.card` knows how it looks."""
+"""`edgekd export --card` and `edgekd info --card`: gathers what a model card tells; `evaluate.card` knows how it
+looks."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,8 +30,15 @@ def card_of(files: Sequence[Path], target: str = DEFAULT_TARGET) -> str:
     except MissingExtraError:  # a device without the extra "check" still gets the rest
         pass
     else:
-        counts = [(name, each.macs, each.params, each.param_bytes) for name, each in counted.conventions.items() if each is not None]
-        budgets = [(each.name, number(each.value), number(each.limit), each.status) for each in gate.judge(counted, judge).budgets]
+        counts = [
+            (name, each.macs, each.params, each.param_bytes)
+            for name, each in counted.conventions.items()
+            if each is not None
+        ]
+        budgets = [
+            (each.name, number(each.value), number(each.limit), each.status)
+            for each in gate.judge(counted, judge).budgets
+        ]
     return card(read_manifest(files[0]), [path.name for path in files], counts, budgets, judge.name)
 
 

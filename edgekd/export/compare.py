@@ -1,4 +1,5 @@
-"""Several executions of one student over the same held-out windows: how far apart, how accurate, how well calibrated."""
+"""Several executions of one student over the same held-out windows: how far apart, how accurate, how well
+calibrated."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -56,7 +57,9 @@ class HeldOut:
         """(windows,) an id of the recording or place that a window comes from."""
         ids: dict[str, int] = {}
         clips = [self.store.clips[index] for index in self.clips]
-        return np.array([ids.setdefault(clip.group or clip.parent or clip.path, len(ids)) for clip in clips], np.int64)[self.clip_of]
+        return np.array([ids.setdefault(clip.group or clip.parent or clip.path, len(ids)) for clip in clips], np.int64)[
+            self.clip_of
+        ]
 
 
 def held_out(store: ClipStore, recipe: Recipe, manifest: Manifest, splits: Sequence[str], hop: float) -> HeldOut:
@@ -70,19 +73,25 @@ def held_out(store: ClipStore, recipe: Recipe, manifest: Manifest, splits: Seque
         hop: seconds between the starts of two windows.
 
     Raises:
-        InputError: an unknown split, one that the student was trained on, another sample rate, unknown labels, or nothing left.
+        InputError: an unknown split, one that the student was trained on, another sample rate, unknown labels, or
+            nothing left.
     """
     clips = store.indices(splits)
     kept = clips
     if store.name == manifest.provenance.data:
         trained = sorted(set(splits) & set(recipe.data.train))
         if trained:
-            raise InputError(f"{store.path}: the student was trained on split '{trained[0]}'; choose a held-out one, "
-                             f"for instance {', '.join(recipe.data.test)}")
+            raise InputError(
+                f"{store.path}: the student was trained on split '{trained[0]}'; choose a held-out one, "
+                f"for instance {', '.join(recipe.data.test)}"
+            )
         heard = _heard(store, recipe)
         kept = np.array([index for index in clips if heard.isdisjoint(origins([store.clips[index]]))], np.int64)
         if not len(kept):
-            raise InputError(f"{store.path}: all clips of {', '.join(splits)} share a recording with training clips; choose another split")
+            raise InputError(
+                f"{store.path}: all clips of {', '.join(splits)} share a recording with training clips; choose another"
+                " split"
+            )
     starts = [windows(int(store.lengths[index]), manifest.window, hop_samples(manifest, hop)) for index in kept]
     clip_of = np.repeat(np.arange(len(kept)), [len(of_clip) for of_clip in starts])
     truth = match_labels(manifest, store, kept, manifest.name)
@@ -90,7 +99,8 @@ def held_out(store: ClipStore, recipe: Recipe, manifest: Manifest, splits: Seque
 
 
 def _heard(store: ClipStore, recipe: Recipe) -> set[str]:
-    """Groups and parents of the clips that were trained on; clips that leak into the test split were left out of training."""
+    """Groups and parents of the clips that were trained on; clips that leak into the test split were left out of
+    training."""
     if recipe.data.allow_leaks:
         return set()
     tested = origins(clip for clip in store.clips if clip.split in recipe.data.test)
@@ -165,31 +175,54 @@ class Comparison:
         for name in (name for name in self.scores if name in MAX_STEPS):
             accuracy = self.scores[name].windows.accuracy
             if accuracy < expected - thresholds.max_accuracy_drop:
-                found.append(f"{name}: window accuracy {accuracy:.4f} is more than {thresholds.max_accuracy_drop:g} below {expected:.4f} "
-                             "of the float network")
+                found.append(
+                    f"{name}: window accuracy {accuracy:.4f} is more than {thresholds.max_accuracy_drop:g} below"
+                    f" {expected:.4f} of the float network"
+                )
             if name not in self.agreement:
                 continue
             each, most = self.agreement[name], MAX_STEPS[name] if thresholds.max_steps is None else thresholds.max_steps
             if round(each.max_steps, 2) > most:
-                found.append(f"{name}: {counted(each.max_steps, 'step', form='.3g')} from {self.anchor}, more than {most}")
+                found.append(
+                    f"{name}: {counted(each.max_steps, 'step', form='.3g')} from {self.anchor}, more than {most}"
+                )
             if each.label_agreement < thresholds.min_label_agreement:
-                found.append(f"{name}: the label of {self.anchor} in {100 * each.label_agreement:.2f} % of windows, less than "
-                             f"{100 * thresholds.min_label_agreement:g} %")
+                found.append(
+                    f"{name}: the label of {self.anchor} in {100 * each.label_agreement:.2f} % of windows, less than "
+                    f"{100 * thresholds.min_label_agreement:g} %"
+                )
         return found
 
     def to_text(self) -> str:
         """Tables for people."""
-        left_out = f"; {counted(self.left_out, 'clip')} left out for sharing a recording with training" if self.left_out else ""
+        left_out = (
+            f"; {counted(self.left_out, 'clip')} left out for sharing a recording with training"
+            if self.left_out
+            else ""
+        )
         some = next(iter(self.scores.values()))
-        lines = [f"{self.data}, split {', '.join(self.splits)}: {counted(some.clips.count, 'clip')}, {counted(self.windows, 'window')} and "
-                 f"{counted(some.windows.silent, 'silent one')}, temperature {self.temperature:g}{left_out}",
-                 f"  {'accuracy of':12}{'windows':>10}{'clips':>10}{'log loss':>10}{'calibration':>13}"
-                 f"   steps, differing, same label as {self.anchor}"]
+        lines = [
+            (
+                f"{self.data}, split {', '.join(self.splits)}: {counted(some.clips.count, 'clip')},"
+                f" {counted(self.windows, 'window')} and {counted(some.windows.silent, 'silent one')}, temperature"
+                f" {self.temperature:g}{left_out}"
+            ),
+            (
+                f"  {'accuracy of':12}{'windows':>10}{'clips':>10}{'log loss':>10}{'calibration':>13}"
+                f"   steps, differing, same label as {self.anchor}"
+            ),
+        ]
         for name, scores in self.scores.items():
             apart = self.agreement.get(name)
-            steps = f"   {apart.max_steps:5.3g}{100 * apart.differing:9.2f} %{100 * apart.label_agreement:9.2f} %" if apart else ""
-            lines.append(f"  {name:12}{100 * scores.windows.accuracy:8.2f} %{100 * scores.clips.accuracy:8.2f} %"
-                         f"{scores.windows.log_loss:10.3f}{scores.windows.calibration_error:13.4f}{steps}")
+            steps = (
+                f"   {apart.max_steps:5.3g}{100 * apart.differing:9.2f} %{100 * apart.label_agreement:9.2f} %"
+                if apart
+                else ""
+            )
+            lines.append(
+                f"  {name:12}{100 * scores.windows.accuracy:8.2f} %{100 * scores.clips.accuracy:8.2f} %"
+                f"{scores.windows.log_loss:10.3f}{scores.windows.calibration_error:13.4f}{steps}"
+            )
         lines += self._rows("recorder", {name: scores.per_recorder for name, scores in self.scores.items()})
         return "\n".join(lines + self._rows("label", {name: scores.per_label for name, scores in self.scores.items()}))
 
@@ -202,11 +235,20 @@ class Comparison:
         shown = sorted(names, key=lambda name: -change[name])[:SHOWN_LABELS]
         width = max(len(title), *map(len, shown))
         which = "" if len(shown) == len(names) else f" (the {len(shown)} of {len(names)} that change most)"
-        lines = ["", f"  clip accuracy per {title}{which}", f"  {title:{width}}" + "".join(f"{name:>13}" for name in columns)]
-        return lines + [f"  {name:{width}}" + "".join(f"{100 * column[name]:11.1f} %" for column in columns.values()) for name in shown]
+        lines = [
+            "",
+            f"  clip accuracy per {title}{which}",
+            f"  {title:{width}}" + "".join(f"{name:>13}" for name in columns),
+        ]
+        return lines + [
+            f"  {name:{width}}" + "".join(f"{100 * column[name]:11.1f} %" for column in columns.values())
+            for name in shown
+        ]
 
 
-def compare(held: HeldOut, outputs: Outputs, anchor: str, step: float, temperature: float, *, integers: bool) -> Comparison:
+def compare(
+    held: HeldOut, outputs: Outputs, anchor: str, step: float, temperature: float, *, integers: bool
+) -> Comparison:
     """Score every execution.
 
     Args:
@@ -215,16 +257,29 @@ def compare(held: HeldOut, outputs: Outputs, anchor: str, step: float, temperatu
         anchor: the row that logits are compared with.
         step: logit units of one step of the output.
         temperature: that divides the logits of all rows.
-        integers: whether all rows but "float" are on the same integer grid; if not, only engines are compared with the anchor.
+        integers: whether all rows but "float" are on the same integer grid; if not, only engines are compared with the
+            anchor.
 
     Raises:
         InputError: nothing but silence, or logits that are not finite.
     """
     recorders = [held.store.clips[index].recorder for index in held.clips]
-    scores = {name: evaluate(logits, outputs.silent, held.clip_of, held.truth, labels=held.manifest.labels, recorders=recorders,
-                             temperature=temperature) for name, logits in outputs.logits.items()}
+    scores = {
+        name: evaluate(
+            logits,
+            outputs.silent,
+            held.clip_of,
+            held.truth,
+            labels=held.manifest.labels,
+            recorders=recorders,
+            temperature=temperature,
+        )
+        for name, logits in outputs.logits.items()
+    }
     whole = np.rint if integers else np.asarray
     compared = [name for name in outputs.logits if name in MAX_STEPS or (integers and name != FLOAT)]
     steps = {name: whole(outputs.logits[name][~outputs.silent] / step) for name in compared}
     agreed = {name: agreement(steps[anchor], each) for name, each in steps.items() if name != anchor}
-    return Comparison(held.store.name, held.splits, int((~outputs.silent).sum()), held.left_out, temperature, scores, anchor, agreed)
+    return Comparison(
+        held.store.name, held.splits, int((~outputs.silent).sum()), held.left_out, temperature, scores, anchor, agreed
+    )

@@ -1,6 +1,8 @@
-"""`edgekd export`: a finished student's integer graph, written as model files that carry their manifest and were run before they are kept.
+"""`edgekd export`: a finished student's integer graph, written as model files that carry their manifest and were run
+before they are kept.
 
-Files are judged on noise, on golden waveforms, and where a clip store is given on held-out windows; what fails is not kept.
+Files are judged on noise, on golden waveforms, and where a clip store is given on held-out windows; what fails is not
+kept.
 """
 
 import datetime
@@ -72,18 +74,30 @@ class ExportReport:
 
     def to_text(self) -> str:
         """A summary for people."""
-        lines = [f"{path}  {path.stat().st_size:,} bytes" for path in (*self.files, *([self.card] if self.card else []))]
-        lines.append(f"{self.counts.params:,} parameters in {self.counts.param_bytes:,} bytes, {self.counts.macs:,} MACs a window")
+        lines = [
+            f"{path}  {path.stat().st_size:,} bytes" for path in (*self.files, *([self.card] if self.card else []))
+        ]
+        lines.append(
+            f"{self.counts.params:,} parameters in {self.counts.param_bytes:,} bytes, {self.counts.macs:,} MACs a"
+            " window"
+        )
         for name, each in self.agreement.items():
-            lines.append(f"{name}: at most {counted(each.max_steps, 'step', form='.2g')} from the reference on {CHECK_WINDOWS} windows of "
-                         f"noise, same label in {100 * each.label_agreement:.1f} %")
+            lines.append(
+                f"{name}: at most {counted(each.max_steps, 'step', form='.2g')} from the reference on {CHECK_WINDOWS}"
+                f" windows of noise, same label in {100 * each.label_agreement:.1f} %"
+            )
         return "\n".join(lines if self.trial is None else [*lines, self.trial.to_text()])
 
     def to_json(self) -> bytes:
         """The document of `export --json`."""
-        document = {"ok": self.trial is None or not self.trial.failures, "files": [str(path) for path in self.files],
-                    "card": self.card and str(self.card), "counts": self.counts, "noise": self.agreement,
-                    "trial": self.trial and self.trial.to_builtins()}
+        document = {
+            "ok": self.trial is None or not self.trial.failures,
+            "files": [str(path) for path in self.files],
+            "card": self.card and str(self.card),
+            "counts": self.counts,
+            "noise": self.agreement,
+            "trial": self.trial and self.trial.to_builtins(),
+        }
         return msgspec.json.encode(document)
 
     def require(self) -> None:
@@ -93,12 +107,25 @@ class ExportReport:
             GateError: a threshold of the recipe was missed over held-out windows.
         """
         if self.trial is not None and self.trial.failures:
-            raise GateError(f"{'; '.join(self.trial.failures)}; nothing was written (the recipe's [export] table holds the thresholds)")
+            raise GateError(
+                f"{'; '.join(self.trial.failures)}; nothing was written (the recipe's [export] table holds the"
+                " thresholds)"
+            )
 
 
-def export_run(run_path: Path, precision: Precision, formats: str = FORMATS, out: Path | None = None, *, force: bool = False,
-               trial: Trial | None = None, card: bool = False, crossval: CrossValidation | None = None) -> ExportReport:
-    """Lower a student to its integer graph, write it in each format, and keep the files when their engines agree with the graph.
+def export_run(
+    run_path: Path,
+    precision: Precision,
+    formats: str = FORMATS,
+    out: Path | None = None,
+    *,
+    force: bool = False,
+    trial: Trial | None = None,
+    card: bool = False,
+    crossval: CrossValidation | None = None,
+) -> ExportReport:
+    """Lower a student to its integer graph, write it in each format, and keep the files when their engines agree with
+    the graph.
 
     Args:
         run_path: a finished run of `edgekd distill`.
@@ -125,8 +152,10 @@ def export_run(run_path: Path, precision: Precision, formats: str = FORMATS, out
     check_targets(folder, [*targets, *([described] if described else [])], force=force)
     graph = lower_run(run)
     counted = float_counts(run.float_model(), (1, *graph.edges[graph.input].shape))
-    manifests = [msgspec.structs.replace(manifest_of(run, graph, precision, kind), float_counts=counted, crossval=crossval)
-                 for kind in chosen]
+    manifests = [
+        msgspec.structs.replace(manifest_of(run, graph, precision, kind), float_counts=counted, crossval=crossval)
+        for kind in chosen
+    ]
     windows = None if trial is None else trial_windows(trial, run.recipe, manifests[0])
     contents = [EMITTERS[kind](graph, float_twin=precision == "float") for kind in chosen]
     try:
@@ -136,10 +165,20 @@ def export_run(run_path: Path, precision: Precision, formats: str = FORMATS, out
             _write(fresh, contents, manifests)
             agreed = check_agreement(graph, fresh, precision)
             opened = [open_model(path) for path in fresh]
-            tried = None if windows is None else judge(windows, _candidates(run, graph, opened, precision), run.recipe.export)
-            changes = {"golden": golden.make(manifests[0].frontend, manifests[0].window, int8_quant(graph.edges[graph.input]),
-                                             graph.edges[graph.output].scale,
-                                             reference_runner(graph) if precision == "int8" else opened[0].logits)}
+            tried = (
+                None
+                if windows is None
+                else judge(windows, _candidates(run, graph, opened, precision), run.recipe.export)
+            )
+            changes = {
+                "golden": golden.make(
+                    manifests[0].frontend,
+                    manifests[0].window,
+                    int8_quant(graph.edges[graph.input]),
+                    graph.edges[graph.output].scale,
+                    reference_runner(graph) if precision == "int8" else opened[0].logits,
+                )
+            }
             if tried is not None:
                 changes |= {"temperature": tried.comparison.temperature, "calibration": tried.calibration}
             _write(fresh, contents, [msgspec.structs.replace(manifest, **changes) for manifest in manifests])
@@ -178,8 +217,12 @@ def _candidates(run: Run, graph: QGraph, opened: Sequence[Model], precision: Pre
     if precision == "int8":
         models[REFERENCE] = reference_runner(graph)
     models |= {model.engine: model.logits for model in opened}
-    return Candidates(models, REFERENCE if precision == "int8" else opened[0].engine, graph.edges[graph.output].scale,
-                      integers=precision == "int8")
+    return Candidates(
+        models,
+        REFERENCE if precision == "int8" else opened[0].engine,
+        graph.edges[graph.output].scale,
+        integers=precision == "int8",
+    )
 
 
 def reference_runner(graph: QGraph) -> Runner:
@@ -255,10 +298,11 @@ def lower_run(run: Run) -> QGraph:
 
 
 def count(graph: QGraph, precision: Precision) -> Counts:
-    """Complexity of the graph's convolutions and dense layers: weights, biases and other trained constants, and exact MACs of one window.
+    """Complexity of the graph's convolutions and dense layers: weights, biases and other trained constants, and exact
+    MACs of one window.
 
-    Pools, which an emitter may spell as convolutions with constant weights, have no parameters here; `edgekd check` counts what a
-    file spells.
+    Pools, which an emitter may spell as convolutions with constant weights, have no parameters here; `edgekd check`
+    counts what a file spells.
     """
     weight_bytes, bias_bytes = (INT8_BYTES, INT32_BYTES) if precision == "int8" else (FLOAT32_BYTES, FLOAT32_BYTES)
     macs = params = param_bytes = 0
@@ -278,13 +322,29 @@ def manifest_of(run: Run, graph: QGraph, precision: Precision, kind: str) -> Man
     """What travels in a file of a run. kind: a key of `EMITTERS`."""
     info, recipe = run.info, run.recipe
     return Manifest(
-        name=recipe.name, student=str(recipe.model["kind"]), precision=precision, labels=info.labels, frontend=info.frontend,
-        window=info.window, input=_quant_of(graph.edges[graph.input], precision, kind),
-        output=_quant_of(graph.edges[graph.output], precision, kind), counts=count(graph, precision), spectrum=info.spectrum,
+        name=recipe.name,
+        student=str(recipe.model["kind"]),
+        precision=precision,
+        labels=info.labels,
+        frontend=info.frontend,
+        window=info.window,
+        input=_quant_of(graph.edges[graph.input], precision, kind),
+        output=_quant_of(graph.edges[graph.output], precision, kind),
+        counts=count(graph, precision),
+        spectrum=info.spectrum,
         provenance=Provenance(
-            recipe=recipe.name, recipe_hash=recipe.hash, data=info.data.name, data_hash=info.data.hash, data_licence=info.data.licence,
-            synthetic=info.data.synthetic, edgekd_version=importlib.metadata.version("edgekd"),
-            created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), teachers=info.teachers, scores=info.metrics))
+            recipe=recipe.name,
+            recipe_hash=recipe.hash,
+            data=info.data.name,
+            data_hash=info.data.hash,
+            data_licence=info.data.licence,
+            synthetic=info.data.synthetic,
+            edgekd_version=importlib.metadata.version("edgekd"),
+            created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            teachers=info.teachers,
+            scores=info.metrics,
+        ),
+    )
 
 
 def _quant_of(edge: Edge, precision: Precision, kind: str) -> TensorQuant:
@@ -316,7 +376,8 @@ def check_agreement(graph: QGraph, paths: Sequence[Path], precision: Precision) 
         GateError: more than `MAX_STEPS` apart.
     """
     source, output = graph.edges[graph.input], graph.edges[graph.output]
-    features = np.random.default_rng(CHECK_SEED).standard_normal((CHECK_WINDOWS, *source.shape[1:]), np.float32)  # (windows, mel, frame)
+    # (windows, mel, frame)
+    features = np.random.default_rng(CHECK_SEED).standard_normal((CHECK_WINDOWS, *source.shape[1:]), np.float32)
     logits = {path.name: open_model(path).logits(features) for path in paths}
     if precision == "int8":
         expected = reference_runner(graph)(features)
@@ -324,9 +385,13 @@ def check_agreement(graph: QGraph, paths: Sequence[Path], precision: Precision) 
         name, expected = next(iter(logits.items()))
         del logits[name]
     rounded = np.rint if precision == "int8" else np.asarray
-    agreed = {name: agreement(rounded(expected / output.scale), rounded(each / output.scale)) for name, each in logits.items()}
+    agreed = {
+        name: agreement(rounded(expected / output.scale), rounded(each / output.scale)) for name, each in logits.items()
+    }
     for name, each in agreed.items():
         if round(each.max_steps, 2) > MAX_STEPS:
-            raise GateError(f"{name}: its engine is {each.max_steps:.2f} steps away from the graph on noise, more than {MAX_STEPS}; "
-                            "nothing was written")
+            raise GateError(
+                f"{name}: its engine is {each.max_steps:.2f} steps away from the graph on noise, more than {MAX_STEPS};"
+                " nothing was written"
+            )
     return agreed

@@ -1,8 +1,8 @@
 """What torchinfo and ptflops say of a float network: their own figures, module by module, for the manifest.
 
-ptflops counts by its `aten` backend, which sees every convolution and matrix product that runs, as nn module or as function, with a bias
-at each output. Its `pytorch` backend also counts activations, pools and norms, by other rules for modules than for functions, so that its
-figure depends on how the same network is written.
+ptflops counts by its `aten` backend, which sees every convolution and matrix product that runs, as nn module or as
+function, with a bias at each output. Its `pytorch` backend also counts activations, pools and norms, by other rules for
+modules than for functions, so that its figure depends on how the same network is written.
 """
 
 import importlib.metadata
@@ -38,8 +38,11 @@ def _torchinfo(network: nn.Module, shape: tuple[int, ...]) -> FloatCount:
         raise MissingExtraError("torchinfo", "train") from None
     statistics = summary(network, input_data=torch.zeros(shape), verbose=0)
     names = {id(module): name for name, module in network.named_modules()}
-    modules = [ModuleCount(names[info.layer_id], info.class_name, info.macs, 0 if info.is_recursive else info.num_params)
-               for info in statistics.summary_list if info.is_leaf_layer]
+    modules = [
+        ModuleCount(names[info.layer_id], info.class_name, info.macs, 0 if info.is_recursive else info.num_params)
+        for info in statistics.summary_list
+        if info.is_leaf_layer
+    ]
     return _count("torchinfo", modules, statistics.total_mult_adds, statistics.total_params)
 
 
@@ -51,12 +54,19 @@ def _ptflops(network: nn.Module, shape: tuple[int, ...]) -> FloatCount:
 
     def measure(module: nn.Module, size: tuple[int, ...]) -> tuple[int, int]:
         with torch.no_grad():
-            macs, params = get_model_complexity_info(module, size[1:], as_strings=False, print_per_layer_stat=False, backend="aten")
+            macs, params = get_model_complexity_info(
+                module, size[1:], as_strings=False, print_per_layer_stat=False, backend="aten"
+            )
         return int(macs), int(params)
 
     sizes: dict[str, list[tuple[int, ...]]] = {}
-    hooks = [module.register_forward_pre_hook(lambda _, inputs, name=name: sizes.setdefault(name, []).append(tuple(inputs[0].shape)))
-             for name, module in network.named_modules() if not any(module.children()) and any(True for _ in module.parameters())]
+    hooks = [
+        module.register_forward_pre_hook(
+            lambda _, inputs, name=name: sizes.setdefault(name, []).append(tuple(inputs[0].shape))
+        )
+        for name, module in network.named_modules()
+        if not any(module.children()) and any(True for _ in module.parameters())
+    ]
     with torch.no_grad():
         network(torch.zeros(shape))
     for hook in hooks:

@@ -60,8 +60,8 @@ class Candidates:
 
 @dataclass(frozen=True)
 class TrialReport:
-    """comparison: over held-out windows. calibration: how the temperature was fitted, if it was. failures: thresholds that the files
-    miss, one phrase each."""
+    """comparison: over held-out windows. calibration: how the temperature was fitted, if it was. failures: thresholds
+    that the files miss, one phrase each."""
 
     comparison: Comparison
     calibration: Calibration | None
@@ -72,19 +72,38 @@ class TrialReport:
         fitted = "temperature 1: no split was named to fit it on (--calibrate-split)"
         if self.calibration is not None:
             each = self.calibration
-            fitted = (f"temperature {self.comparison.temperature:g} from {each.windows:,} windows of {each.data} {', '.join(each.splits)}\n"
-                      f"  expected calibration error {each.error_before:.4f} -> {each.error_after:.4f}, log loss {each.loss_before:.3f} -> "
-                      f"{each.loss_after:.3f} (on other recordings than those fitted on)")
+            fitted = (
+                f"temperature {self.comparison.temperature:g} from {each.windows:,} windows of {each.data}"
+                f" {', '.join(each.splits)}\n  expected calibration error {each.error_before:.4f} ->"
+                f" {each.error_after:.4f}, log loss {each.loss_before:.3f} -> {each.loss_after:.3f} (on other"
+                " recordings than those fitted on)"
+            )
         return f"{fitted}\n\n{self.comparison.to_text()}"
 
     def to_builtins(self) -> dict[str, Any]:
         """For JSON."""
         each = self.comparison
-        scores = {name: {"windows": row.windows, "clips": row.clips, "per_label": row.per_label, "per_recorder": row.per_recorder}
-                  for name, row in each.scores.items()}
-        return {"data": each.data, "splits": each.splits, "windows": each.windows, "left_out": each.left_out,
-                "temperature": each.temperature, "calibration": self.calibration, "scores": scores, "anchor": each.anchor,
-                "agreement": each.agreement, "failures": self.failures}
+        scores = {
+            name: {
+                "windows": row.windows,
+                "clips": row.clips,
+                "per_label": row.per_label,
+                "per_recorder": row.per_recorder,
+            }
+            for name, row in each.scores.items()
+        }
+        return {
+            "data": each.data,
+            "splits": each.splits,
+            "windows": each.windows,
+            "left_out": each.left_out,
+            "temperature": each.temperature,
+            "calibration": self.calibration,
+            "scores": scores,
+            "anchor": each.anchor,
+            "agreement": each.agreement,
+            "failures": self.failures,
+        }
 
 
 def chosen_trial(data: Path | None, splits: Sequence[str], calibrate: Sequence[str], hop: float) -> Trial | None:
@@ -94,7 +113,9 @@ def chosen_trial(data: Path | None, splits: Sequence[str], calibrate: Sequence[s
         InputError: splits without a store.
     """
     if data is None and (splits or calibrate):
-        raise InputError(f"--{'split' if splits else 'calibrate-split'} without --data; name the clip store that holds it")
+        raise InputError(
+            f"--{'split' if splits else 'calibrate-split'} without --data; name the clip store that holds it"
+        )
     return None if data is None else Trial(data, tuple(splits), tuple(calibrate), hop)
 
 
@@ -106,8 +127,10 @@ def trial_windows(trial: Trial, recipe: Recipe, manifest: Manifest) -> Windows:
     """
     store = ClipStore.open(trial.data)
     calibrating = trial.calibrate or recipe.export.calibrate
-    return Windows(held_out(store, recipe, manifest, trial.splits or recipe.data.test, trial.hop),
-                   held_out(store, recipe, manifest, calibrating, trial.hop) if calibrating else None)
+    return Windows(
+        held_out(store, recipe, manifest, trial.splits or recipe.data.test, trial.hop),
+        held_out(store, recipe, manifest, calibrating, trial.hop) if calibrating else None,
+    )
 
 
 def judge(windows: Windows, candidates: Candidates, thresholds: Export) -> TrialReport:
@@ -121,8 +144,9 @@ def judge(windows: Windows, candidates: Candidates, thresholds: Export) -> Trial
     temperature, calibration = 1.0, None
     if calibrating is not None:
         same = calibrating.splits == compared.splits
-        temperature, calibration = _calibrated(calibrating, outputs if same else run_all(calibrating, {anchor: candidates.models[anchor]}),
-                                               anchor)
+        temperature, calibration = _calibrated(
+            calibrating, outputs if same else run_all(calibrating, {anchor: candidates.models[anchor]}), anchor
+        )
     comparison = compare(compared, outputs, anchor, candidates.step, temperature, integers=candidates.integers)
     return TrialReport(comparison, calibration, tuple(comparison.failures(thresholds)))
 
@@ -130,6 +154,8 @@ def judge(windows: Windows, candidates: Candidates, thresholds: Export) -> Trial
 def _calibrated(windows: HeldOut, outputs: Outputs, anchor: str) -> tuple[float, Calibration]:
     """The temperature of the anchor's logits, and the record of its fit."""
     found = fit(windows, outputs.logits[anchor], outputs.silent)
-    figures = (round(each, DECIMALS) for each in (found.error_before, found.error_after, found.loss_before, found.loss_after))
+    figures = (
+        round(each, DECIMALS) for each in (found.error_before, found.error_after, found.loss_before, found.loss_after)
+    )
     record = Calibration(windows.store.name, windows.store.hash, windows.splits, int((~outputs.silent).sum()), *figures)
     return round(found.temperature, DECIMALS), record

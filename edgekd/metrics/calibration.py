@@ -1,4 +1,5 @@
-"""The temperature that makes probabilities mean what they say (Guo et al. 2017, "On calibration of modern neural networks")."""
+"""The temperature that makes probabilities mean what they say (Guo et al. 2017, "On calibration of modern neural
+networks")."""
 
 import math
 from dataclasses import dataclass
@@ -24,8 +25,8 @@ class Fit:
 
     Attributes:
         temperature: fitted on everything; 1 when that does not lower the log loss of other recordings.
-        error_before, error_after: expected calibration error at temperature 1, and cross-fitted: each recording at the temperature of
-            those of the other folds, so that no window judges a temperature that it helped to fit.
+        error_before, error_after: expected calibration error at temperature 1, and cross-fitted: each recording at the
+            temperature of those of the other folds, so that no window judges a temperature that it helped to fit.
         loss_before, loss_after: log loss in nats, likewise.
     """
 
@@ -54,7 +55,8 @@ def calibrate(logits: NDArray[np.floating], truth: Integers, group_of: Integers)
 
 
 def cross_fitted(logits: NDArray[np.floating], truth: Integers, group_of: Integers) -> Floats:
-    """(windows, labels) probabilities, each window's at a temperature fitted on other groups; arguments and errors as `calibrate`."""
+    """(windows, labels) probabilities, each window's at a temperature fitted on other groups; arguments and errors as
+    `calibrate`."""
     groups, place = np.unique(group_of, return_inverse=True)
     if len(groups) < 2:
         raise InputError(f"{counted(len(groups), 'recording')} with sound to fit a temperature on; give at least 2")
@@ -69,8 +71,8 @@ def cross_fitted(logits: NDArray[np.floating], truth: Integers, group_of: Intege
 def fit_temperature(logits: NDArray[np.floating], truth: Integers) -> float:
     """The temperature of least log loss, `COLDEST` to `HOTTEST`.
 
-    The log loss is convex in 1 / temperature, and its slope there is the mean of (expected logit - logit of the truth): halve until
-    it vanishes.
+    The log loss is convex in 1 / temperature, and its slope there is the mean of (expected logit - logit of the truth):
+    halve until it vanishes.
 
     Args:
         logits: (windows, labels), at least one window.

@@ -1,4 +1,5 @@
-"""What the answers of a network say beyond its scores: how sure the scores are, what its confidence is worth, which clips it gets wrong.
+"""What the answers of a network say beyond its scores: how sure the scores are, what its confidence is worth, which
+clips it gets wrong.
 
 numpy only, no engine: logits and truth in, numbers out.
 """
@@ -109,7 +110,8 @@ class Findings:
         intervals: "windows" and "clips" -> figure -> 95 % interval over recordings.
         labels: those present, in the order of the network's.
         recorders: those named, by name.
-        reliability: at temperature 1, at the network's own where that is another, and cross-fitted on these recordings where there are two.
+        reliability: at temperature 1, at the network's own where that is another, and cross-fitted on these recordings
+            where there are two.
         pairs: all that are ever confused, the most confused first.
     """
 
@@ -128,13 +130,22 @@ def find(answers: Answers) -> Findings:
         InputError: see `edgekd.metrics.scores.evaluate`.
     """
     silent, clip_of, truth = answers.silent, answers.clip_of, answers.truth
-    scores = evaluate(answers.logits, silent, clip_of, truth, labels=answers.labels, recorders=answers.recorders,
-                      temperature=answers.temperature)
+    scores = evaluate(
+        answers.logits,
+        silent,
+        clip_of,
+        truth,
+        labels=answers.labels,
+        recorders=answers.recorders,
+        temperature=answers.temperature,
+    )
     windows = softmax(answers.logits, answers.temperature)
     clips, silent_clips = clip_probabilities(windows, silent, clip_of, len(truth))
     heard = np.flatnonzero(~silent_clips)
     right = clips[heard].argmax(axis=1) == truth[heard]
-    of_label, of_recorder = ([names[clip] for clip in heard] for names in ([answers.labels[label] for label in truth], answers.recorders))
+    of_label, of_recorder = (
+        [names[clip] for clip in heard] for names in ([answers.labels[label] for label in truth], answers.recorders)
+    )
     return Findings(
         scores=scores,
         intervals=_intervals(answers, windows, clips, heard),
@@ -146,11 +157,16 @@ def find(answers: Answers) -> Findings:
 
 
 def _intervals(answers: Answers, windows: Floats, clips: Floats, heard: Integers) -> dict[str, dict[str, Interval]]:
-    """Of (windows, labels) and (clips, labels) probabilities, both judged on the same draws of one fold and one seed."""
+    """Of (windows, labels) and (clips, labels) probabilities, both judged on the same draws of one fold and one
+    seed."""
     count, sound = int(answers.recording.max()) + 1, ~answers.silent
     clip_of = answers.clip_of[sound]
-    fold = np.stack([tally(windows[sound], answers.truth[clip_of], answers.recording[clip_of], count),
-                     tally(clips[heard], answers.truth[heard], answers.recording[heard], count)])[:, None]
+    fold = np.stack(
+        [
+            tally(windows[sound], answers.truth[clip_of], answers.recording[clip_of], count),
+            tally(clips[heard], answers.truth[heard], answers.recording[heard], count),
+        ]
+    )[:, None]
     values, draws = measured([fold])[0], resampled([fold])  # (units, figures), (resamples, units, figures)
     return {unit: intervals(values[row], draws[:, row]) for row, unit in enumerate(("windows", "clips"))}
 
@@ -166,7 +182,9 @@ def _reliability(answers: Answers) -> tuple[Reliability, ...]:
     truth, recording = answers.truth[clip_of], answers.recording[clip_of]
     found = [_judged("temperature 1", softmax(logits), truth)]
     if answers.temperature != 1.0:
-        found.append(_judged(f"the model's temperature, {answers.temperature:g}", softmax(logits, answers.temperature), truth))
+        found.append(
+            _judged(f"the model's temperature, {answers.temperature:g}", softmax(logits, answers.temperature), truth)
+        )
     if len(np.unique(recording)) > 1:
         name = f"temperature fitted on other recordings here, about {fit_temperature(logits, truth):.3g}"
         found.append(_judged(name, cross_fitted(logits, truth, recording), truth))
@@ -177,9 +195,13 @@ def _judged(name: str, probabilities: Floats, truth: Integers) -> Reliability:
     confidence = probabilities.max(axis=1)
     bins = np.minimum((confidence * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
     count = np.bincount(bins, minlength=CALIBRATION_BINS)
-    means = [np.bincount(bins, weights=each, minlength=CALIBRATION_BINS) / np.maximum(count, 1)
-             for each in (confidence, probabilities.argmax(axis=1) == truth)]
-    return Reliability(name, expected_calibration_error(probabilities, truth), log_loss(probabilities, truth), count, *means)
+    means = [
+        np.bincount(bins, weights=each, minlength=CALIBRATION_BINS) / np.maximum(count, 1)
+        for each in (confidence, probabilities.argmax(axis=1) == truth)
+    ]
+    return Reliability(
+        name, expected_calibration_error(probabilities, truth), log_loss(probabilities, truth), count, *means
+    )
 
 
 def _confused(answers: Answers, clips: Floats, heard: Integers) -> tuple[Confused, ...]:
@@ -189,10 +211,17 @@ def _confused(answers: Answers, clips: Floats, heard: Integers) -> tuple[Confuse
     for clip in heard:
         said, true = int(clips[clip].argmax()), int(truth[clip])
         if said != true:
-            mistake = Mistake(answers.paths[clip], labels[true], labels[said], float(clips[clip, said]), float(clips[clip, true]))
+            mistake = Mistake(
+                answers.paths[clip], labels[true], labels[said], float(clips[clip, said]), float(clips[clip, true])
+            )
             found.setdefault((min(said, true), max(said, true)), []).append(mistake)
     count = np.bincount(truth[heard], minlength=len(labels))
     ranked = sorted(found.items(), key=lambda item: (-len(item[1]), item[0]))
-    return tuple(Confused((labels[first], labels[second]), int(count[first] + count[second]),
-                          tuple(sorted(mistakes, key=lambda each: (-each.probability, each.path))))
-                 for (first, second), mistakes in ranked)
+    return tuple(
+        Confused(
+            (labels[first], labels[second]),
+            int(count[first] + count[second]),
+            tuple(sorted(mistakes, key=lambda each: (-each.probability, each.path))),
+        )
+        for (first, second), mistakes in ranked
+    )

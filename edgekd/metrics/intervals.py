@@ -1,10 +1,12 @@
-"""How sure a cross-validated figure is: a bootstrap over test recordings within folds and over seeds (Efron and Tibshirani 1993).
+"""How sure a cross-validated figure is: a bootstrap over test recordings within folds and over seeds (Efron and
+Tibshirani 1993).
 
-Each resample draws, in every fold, as many of its test recordings as there are and as many of its seeds as there are, both with
-replacement; all networks of a fold are judged on the same draw, so that the difference of two recipes is a paired one. The interval
-holds the middle 95 % of the resampled means over folds. It speaks of other recordings and other seeds of the same folds: the folds'
-training sets overlap, which no resample can show, and with a single seed the luck of the seed is not in it, with few (n - 1) / n of its
-variance. A calibration error is biased upwards by resampling, so that its interval lies high; differences of two are less so.
+Each resample draws, in every fold, as many of its test recordings as there are and as many of its seeds as there are,
+both with replacement; all networks of a fold are judged on the same draw, so that the difference of two recipes is a
+paired one. The interval holds the middle 95 % of the resampled means over folds. It speaks of other recordings and
+other seeds of the same folds: the folds' training sets overlap, which no resample can show, and with a single seed the
+luck of the seed is not in it, with few (n - 1) / n of its variance. A calibration error is biased upwards by
+resampling, so that its interval lies high; differences of two are less so.
 """
 
 from collections.abc import Sequence
@@ -60,7 +62,9 @@ def tally(probabilities: Floats, truth: Integers, recording: Integers, recording
     sums = np.zeros((recordings, COLUMNS))
     np.add.at(sums[:, 0], recording, 1.0)
     np.add.at(sums[:, 1], recording, right.astype(np.float64))
-    np.add.at(sums[:, 2], recording, -np.log(np.maximum(probabilities[np.arange(len(truth)), truth], PROBABILITY_FLOOR)))
+    np.add.at(
+        sums[:, 2], recording, -np.log(np.maximum(probabilities[np.arange(len(truth)), truth], PROBABILITY_FLOOR))
+    )
     np.add.at(sums, (recording, len(FIGURES) + bins), confidence - right)
     return sums
 
@@ -68,7 +72,7 @@ def tally(probabilities: Floats, truth: Integers, recording: Integers, recording
 def figures(sums: Floats) -> Floats:
     """(..., `COLUMNS`) sums over recordings -> (..., 3) `FIGURES`; zeros where there is no item."""
     items = np.maximum(sums[..., 0], 1.0)
-    values = [sums[..., 1], sums[..., 2], np.abs(sums[..., len(FIGURES):]).sum(axis=-1)]
+    values = [sums[..., 1], sums[..., 2], np.abs(sums[..., len(FIGURES) :]).sum(axis=-1)]
     return np.stack([value / items for value in values], axis=-1)
 
 
@@ -90,7 +94,9 @@ def resampled(folds: Sequence[Floats], resamples: int = RESAMPLES) -> Floats:
         block = max(1, DRAWN_AT_ONCE // recordings)
         for start in range(0, resamples, block):
             part = slice(start, min(start + block, resamples))
-            counts = rng.multinomial(recordings, np.full(recordings, 1 / recordings), part.stop - start).astype(np.float64)
+            counts = rng.multinomial(recordings, np.full(recordings, 1 / recordings), part.stop - start).astype(
+                np.float64
+            )
             drawn = figures(np.tensordot(counts, fold, axes=(1, 2)))  # (block, networks, seeds, 3)
             mean[part] += np.einsum("bnsf,bs->bnf", drawn, seed_counts[part]) / len(folds)
     return mean
@@ -103,5 +109,9 @@ def measured(folds: Sequence[Floats]) -> Floats:
 
 def intervals(values: Floats, resamples: NDArray[np.float64]) -> dict[str, Interval]:
     """Figure -> interval, of (3,) measured values and (resamples, 3)."""
-    low, high = np.round(np.quantile(resamples, [(1 - COVERED) / 2, (1 + COVERED) / 2], axis=0), DECIMALS) + 0.0  # no -0
-    return {name: Interval(*(float(each) for each in row)) for name, row in zip(FIGURES, zip(values, low, high, strict=True), strict=True)}
+    # no -0
+    low, high = np.round(np.quantile(resamples, [(1 - COVERED) / 2, (1 + COVERED) / 2], axis=0), DECIMALS) + 0.0
+    return {
+        name: Interval(*(float(each) for each in row))
+        for name, row in zip(FIGURES, zip(values, low, high, strict=True), strict=True)
+    }

@@ -1,7 +1,7 @@
 """What other microphones do to a model: the same clips heard through each, judged in pairs with the clips as they are.
 
-numpy only, no engine: logits and truth in, numbers out. Windows that are digital silence in the clips as they are stay out of every figure,
-also where a microphone rings on into them, so that the same windows and clips are compared.
+numpy only, no engine: logits and truth in, numbers out. Windows that are digital silence in the clips as they are stay
+out of every figure, also where a microphone rings on into them, so that the same windows and clips are compared.
 """
 
 from collections.abc import Sequence
@@ -17,8 +17,8 @@ from edgekd.metrics.scores import Floats, clip_probabilities, softmax
 
 @dataclass(frozen=True)
 class Paired:
-    """accuracy: 0..1, a mean of accuracies where several microphones are meant. difference: from the clips as they are, with its 95 %
-    interval over recordings, which both are resampled with."""
+    """accuracy: 0..1, a mean of accuracies where several microphones are meant. difference: from the clips as they are,
+    with its 95 % interval over recordings, which both are resampled with."""
 
     accuracy: float
     difference: Interval
@@ -26,7 +26,8 @@ class Paired:
 
 @dataclass(frozen=True)
 class Microphone:
-    """clips, windows: heard through it. lost, gained: clips that are only right as they are, and only right through it."""
+    """clips, windows: heard through it. lost, gained: clips that are only right as they are, and only right through
+    it."""
 
     name: str
     make: str
@@ -65,8 +66,8 @@ class DeviceShift:
 
     @property
     def worst(self) -> Microphone:
-        """The microphone with the lowest clip accuracy. That it is the lowest of many is in part chance, which its interval does not
-        hold."""
+        """The microphone with the lowest clip accuracy. That it is the lowest of many is in part chance, which its
+        interval does not hold."""
         return self.microphones[-1]
 
     @property
@@ -91,8 +92,12 @@ def device_shift(answers: Answers, logits: NDArray[np.floating], microphones: Se
         windows = softmax(each, answers.temperature)
         clips, silent = clip_probabilities(windows, answers.silent, answers.clip_of, len(truth))
         right.append((clips.argmax(axis=1) == truth) & ~silent)
-        sums.append([tally(clips[~silent], truth[~silent], answers.recording[~silent], recordings),
-                     tally(windows[heard], truth[clip_of], answers.recording[clip_of], recordings)])
+        sums.append(
+            [
+                tally(clips[~silent], truth[~silent], answers.recording[~silent], recordings),
+                tally(windows[heard], truth[clip_of], answers.recording[clip_of], recordings),
+            ]
+        )
     folds = np.array(sums).swapaxes(0, 1)[:, :, None]  # (units, networks, seeds, recordings, columns)
     of_clips, of_windows = (_Unit(measured([fold])[0], resampled([fold])) for fold in folds)
 
@@ -101,18 +106,31 @@ def device_shift(answers: Answers, logits: NDArray[np.floating], microphones: Se
 
     found, of_make = [], dict[str, list[int]]()
     for place, (name, make) in enumerate(microphones, 1):
-        found.append(Microphone(name, make, of_clips.paired([place]), of_windows.paired([place]), int((right[0] & ~right[place]).sum()),
-                                int((right[place] & ~right[0]).sum())))
+        found.append(
+            Microphone(
+                name,
+                make,
+                of_clips.paired([place]),
+                of_windows.paired([place]),
+                int((right[0] & ~right[place]).sum()),
+                int((right[place] & ~right[0]).sum()),
+            )
+        )
         of_make.setdefault(make, []).append(place)
     makes = (group(make, places) for make, places in of_make.items())
-    return DeviceShift(of_clips.accuracy([0]), of_windows.accuracy([0]), tuple(sorted(found, key=_rank)), tuple(sorted(makes, key=_rank)),
-                       group("mean", range(1, len(found) + 1)))
+    return DeviceShift(
+        of_clips.accuracy([0]),
+        of_windows.accuracy([0]),
+        tuple(sorted(found, key=_rank)),
+        tuple(sorted(makes, key=_rank)),
+        group("mean", range(1, len(found) + 1)),
+    )
 
 
 @dataclass(frozen=True)
 class _Unit:
-    """Of clips or of windows: values (networks, figures), draws (resamples, networks, figures); the first network is the clips as they
-    are."""
+    """Of clips or of windows: values (networks, figures), draws (resamples, networks, figures); the first network is
+    the clips as they are."""
 
     values: Floats
     draws: Floats
@@ -121,7 +139,10 @@ class _Unit:
         return float(self.values[members, FIGURES.index("accuracy")].mean())
 
     def paired(self, members: Sequence[int]) -> Paired:
-        values, draws = self.values[members].mean(axis=0) - self.values[0], self.draws[:, members].mean(axis=1) - self.draws[:, 0]
+        values, draws = (
+            self.values[members].mean(axis=0) - self.values[0],
+            self.draws[:, members].mean(axis=1) - self.draws[:, 0],
+        )
         return Paired(self.accuracy(members), intervals(values, draws)["accuracy"])
 
 

@@ -1,7 +1,7 @@
 """Scores of one-second windows and of whole clips. numpy only, no engine: logits and truth in, numbers out.
 
-A clip's probabilities are the mean of the probabilities of its windows. Windows of digital silence (and clips that hold nothing
-else) carry no evidence: they are counted apart and left out of every score.
+A clip's probabilities are the mean of the probabilities of its windows. Windows of digital silence (and clips that hold
+nothing else) carry no evidence: they are counted apart and left out of every score.
 """
 
 from collections.abc import Sequence
@@ -75,7 +75,8 @@ def log_loss(probabilities: Floats, truth: Integers) -> float:
 
 
 def expected_calibration_error(probabilities: Floats, truth: Integers) -> float:
-    """Mean over items of |accuracy - mean confidence| of the item's bin, 0..1, in `CALIBRATION_BINS` bins of confidence.
+    """Mean over items of |accuracy - mean confidence| of the item's bin, 0..1, in `CALIBRATION_BINS` bins of
+    confidence.
 
     Args:
         probabilities: (items, labels), at least one item.
@@ -87,7 +88,9 @@ def expected_calibration_error(probabilities: Floats, truth: Integers) -> float:
     return float(np.abs(np.bincount(bins, weights=surplus)).sum() / len(truth))
 
 
-def clip_probabilities(windows: Floats, silent: NDArray[np.bool_], clip_of: Integers, clips: int) -> tuple[Floats, NDArray[np.bool_]]:
+def clip_probabilities(
+    windows: Floats, silent: NDArray[np.bool_], clip_of: Integers, clips: int
+) -> tuple[Floats, NDArray[np.bool_]]:
     """Mean of the window probabilities of each clip.
 
     Args:
@@ -106,8 +109,16 @@ def clip_probabilities(windows: Floats, silent: NDArray[np.bool_], clip_of: Inte
     return totals / np.maximum(counts, 1)[:, None], counts == 0
 
 
-def evaluate(logits: NDArray[np.floating], silent: NDArray[np.bool_], clip_of: Integers, truth: Integers, *,
-             labels: Sequence[str], recorders: Sequence[str], temperature: float = 1.0) -> Evaluation:
+def evaluate(
+    logits: NDArray[np.floating],
+    silent: NDArray[np.bool_],
+    clip_of: Integers,
+    truth: Integers,
+    *,
+    labels: Sequence[str],
+    recorders: Sequence[str],
+    temperature: float = 1.0,
+) -> Evaluation:
     """Score the windows of a set of clips.
 
     Args:
@@ -125,10 +136,14 @@ def evaluate(logits: NDArray[np.floating], silent: NDArray[np.bool_], clip_of: I
     if len(truth) == 0:
         raise InputError("there is no clip to evaluate; choose another split")
     if silent.all():
-        raise InputError(f"{counted(len(silent), 'window, and it is', 'windows, and all are')} digital silence; there is nothing to "
-                         "evaluate")
+        raise InputError(
+            f"{counted(len(silent), 'window, and it is', 'windows, and all are')} digital silence; there is nothing to "
+            "evaluate"
+        )
     if not np.isfinite(logits[~silent]).all():
-        raise InputError("the model gives logits that are not finite; its weights are damaged, train or export it again")
+        raise InputError(
+            "the model gives logits that are not finite; its weights are damaged, train or export it again"
+        )
     windows = softmax(logits, temperature)
     clips, silent_clips = clip_probabilities(windows, silent, clip_of, len(truth))
     answers = clips.argmax(axis=1)
@@ -141,7 +156,9 @@ def evaluate(logits: NDArray[np.floating], silent: NDArray[np.bool_], clip_of: I
         windows=_scores(windows, silent, truth[clip_of]),
         clips=_scores(clips, silent_clips, truth),
         per_label={labels[index]: float(right[heard & (truth == index)].mean()) for index in np.unique(truth[heard])},
-        per_recorder={name: float(right[heard & (recorder_of == name)].mean()) for name in sorted(set(recorder_of[heard])) if name},
+        per_recorder={
+            name: float(right[heard & (recorder_of == name)].mean()) for name in sorted(set(recorder_of[heard])) if name
+        },
         confusion=confusion,
     )
 

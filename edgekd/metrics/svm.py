@@ -1,4 +1,5 @@
-"""Support vector machines on embeddings, and the sum of their scores (Heo et al. 2019): a back-end in the place of the softmax."""
+"""Support vector machines on embeddings, and the sum of their scores (Heo et al. 2019): a back-end in the place of the
+softmax."""
 
 import warnings
 from collections.abc import Sequence
@@ -15,13 +16,15 @@ DEFAULT_KERNELS = ("linear", "rbf")
 PENALTIES = (0.1, 1.0, 10.0)
 """Values of C that are tried with each kernel, for embeddings of deviation 1."""
 INNER_PARTS = 4
-"""Parts of the training clips by recording; kernel and C are chosen on one of them by machines that were fitted on the others."""
+"""Parts of the training clips by recording; kernel and C are chosen on one of them by machines that were fitted on the
+others."""
 SEED = 0
 
 
 @dataclass(frozen=True)
 class Svm:
-    """A fitted machine. kernel, penalty: chosen. inner_accuracy: 0..1 of that choice on the inner part, 0 where there was none."""
+    """A fitted machine. kernel, penalty: chosen. inner_accuracy: 0..1 of that choice on the inner part, 0 where there
+    was none."""
 
     kernel: str
     penalty: float
@@ -29,8 +32,8 @@ class Svm:
     machine: Any
 
     def scores(self, embeddings: Floats) -> Floats:
-        """(items, width) -> (items, labels), larger where a label is likelier: pairwise votes, ties told apart by their margins. The
-        scale is the same for all machines of as many labels, so that their scores can be averaged."""
+        """(items, width) -> (items, labels), larger where a label is likelier: pairwise votes, ties told apart by their
+        margins. The scale is the same for all machines of as many labels, so that their scores can be averaged."""
         scores: Floats = np.asarray(self.machine.decision_function(embeddings), np.float64)
         return np.stack([-scores, scores], axis=1) if scores.ndim == 1 else scores
 
@@ -48,7 +51,13 @@ def check_kernels(kernels: Sequence[str]) -> None:
         raise InputError(f"no kernel to choose from; give some of {', '.join(KERNELS)}")
 
 
-def fit(embeddings: Floats, truth: Integers, recording: Integers, labels: Sequence[str], kernels: Sequence[str] = DEFAULT_KERNELS) -> Svm:
+def fit(
+    embeddings: Floats,
+    truth: Integers,
+    recording: Integers,
+    labels: Sequence[str],
+    kernels: Sequence[str] = DEFAULT_KERNELS,
+) -> Svm:
     """Fit a machine on training items, its kernel and C chosen among them by recording.
 
     Args:
@@ -59,16 +68,23 @@ def fit(embeddings: Floats, truth: Integers, recording: Integers, labels: Sequen
         kernels: of `KERNELS`, to choose from.
 
     Raises:
-        InputError: an unknown kernel, none, fewer than two labels, a label without an item, or embeddings that are not finite.
+        InputError: an unknown kernel, none, fewer than two labels, a label without an item, or embeddings that are not
+            finite.
     """
     check_kernels(kernels)
     if len(labels) < 2:
-        raise InputError(f"a support vector machine tells labels apart, but there is {len(labels)}; give a store of two or more")
+        raise InputError(
+            f"a support vector machine tells labels apart, but there is {len(labels)}; give a store of two or more"
+        )
     present = np.bincount(truth, minlength=len(labels)) > 0
     if not present.all():
-        raise InputError(f"label '{labels[int(np.argmin(present))]}' has no training clip; a support vector machine cannot learn it")
+        raise InputError(
+            f"label '{labels[int(np.argmin(present))]}' has no training clip; a support vector machine cannot learn it"
+        )
     if not np.isfinite(embeddings).all():
-        raise InputError("embeddings that are not finite; the network has diverged, train it again with a lower train.lr")
+        raise InputError(
+            "embeddings that are not finite; the network has diverged, train it again with a lower train.lr"
+        )
     candidates = [(kernel, penalty) for kernel in kernels for penalty in PENALTIES]
     accuracies = _inner_accuracies(embeddings, truth, recording, candidates)
     best = int(np.argmax(accuracies))  # of equals the first
@@ -82,8 +98,11 @@ def score_sum(scores: Sequence[Floats]) -> Floats:
     return mean
 
 
-def _inner_accuracies(embeddings: Floats, truth: Integers, recording: Integers, candidates: Sequence[tuple[str, float]]) -> Floats:
-    """(candidates,) accuracies on the inner part; zeros, so that the first is taken, where the items cannot be divided."""
+def _inner_accuracies(
+    embeddings: Floats, truth: Integers, recording: Integers, candidates: Sequence[tuple[str, float]]
+) -> Floats:
+    """(candidates,) accuracies on the inner part; zeros, so that the first is taken, where the items cannot be
+    divided."""
     from sklearn.model_selection import StratifiedGroupKFold
 
     accuracies = np.zeros(len(candidates))

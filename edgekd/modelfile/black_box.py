@@ -1,7 +1,9 @@
-"""Anybody's frozen network as a map from a waveform to a vector: a .tflite or .onnx file, taken at an output or at an inner tensor.
+"""Anybody's frozen network as a map from a waveform to a vector: a .tflite or .onnx file, taken at an output or at an
+inner tensor.
 
-An inner tensor becomes an output before an engine sees the file: in a .tflite by four bytes of the graph's list of outputs, in an .onnx by
-one more name. So engines and their delegates keep this one and no other; LiteRT's flag that keeps all of them is for debugging.
+An inner tensor becomes an output before an engine sees the file: in a .tflite by four bytes of the graph's list of
+outputs, in an .onnx by one more name. So engines and their delegates keep this one and no other; LiteRT's flag that
+keeps all of them is for debugging.
 """
 
 import difflib
@@ -72,15 +74,18 @@ class BlackBox:
             float32 (width,); the mean over frames where the tensor has a vector for each.
 
         Raises:
-            InputError: a waveform of another length, a failure inside the engine, or a tensor of more than frames and width.
+            InputError: a waveform of another length, a failure inside the engine, or a tensor of more than frames and
+                width.
         """
         if self.samples not in (None, len(waveform)):
             raise InputError(f"{self.path}: hears {self.samples} samples at a time, got {len(waveform)}")
         answer = self._engine.run(self._input(waveform))
         kept = [size for size in answer.shape if size != 1]
         if len(kept) > 2:
-            raise InputError(f"{self.path}: the output taken is {answer.shape}, which is neither one vector nor one a frame; choose "
-                             "another, e.g. the one behind the last pool")
+            raise InputError(
+                f"{self.path}: the output taken is {answer.shape}, which is neither one vector nor one a frame; choose "
+                "another, e.g. the one behind the last pool"
+            )
         vector: NDArray[np.float32] = answer.reshape(kept or [1])
         if len(kept) == 2:
             vector = vector.mean(axis=0, dtype=np.float32)
@@ -101,13 +106,16 @@ def open_features(path: str | Path, output: str = "", threads: int = 1) -> Black
     """Open a network for its features.
 
     Args:
-        path: .tflite or .onnx, of edgekd or of anybody: one input, a float32 waveform (time,), (1, time) or (1, 1, time).
-        output: "" the first output. Else the name of an output or of any tensor that an operator writes, in a .tflite also one of the names
-            that the converter joined with ";"; or a number, of a .tflite's tensor or of an .onnx file's outputs.
+        path: .tflite or .onnx, of edgekd or of anybody: one input, a float32 waveform (time,), (1, time) or (1, 1,
+            time).
+        output: "" the first output. Else the name of an output or of any tensor that an operator writes, in a .tflite
+            also one of the names that the converter joined with ";"; or a number, of a .tflite's tensor or of an .onnx
+            file's outputs.
         threads: that the engine computes with.
 
     Raises:
-        InputError: unreadable, another kind of file or of input, an unknown output, or a network that the engine can't run.
+        InputError: unreadable, another kind of file or of input, an unknown output, or a network that the engine can't
+            run.
         MissingExtraError: the engine is not installed.
     """
     path = Path(path)
@@ -151,9 +159,13 @@ class _LiteRT:
             refuse_odd_graph(content, optional_inputs=True)
             if output:
                 with silent_stderr():  # it announces its delegate there
-                    names = {int(each["index"]): str(each["name"])
-                             for each in interpreter_type(model_content=content).get_tensor_details()}
-                content = with_output(content, lambda written: _chosen(path, output, {index: names[index] for index in written}))
+                    names = {
+                        int(each["index"]): str(each["name"])
+                        for each in interpreter_type(model_content=content).get_tensor_details()
+                    }
+                content = with_output(
+                    content, lambda written: _chosen(path, output, {index: names[index] for index in written})
+                )
             with silent_stderr():
                 self._interpreter = interpreter_type(model_content=content, num_threads=threads)
                 self._interpreter.allocate_tensors()
@@ -167,7 +179,9 @@ class _LiteRT:
         self.dtype = np.dtype(source["dtype"]).name
         self._source, self._given = source["index"], tuple(int(size) for size in source["shape"])
         if np.issubdtype(self._output["dtype"], np.integer) and not self._output["quantization"][0]:
-            raise InputError(f"{path}: the output taken holds {np.dtype(self._output['dtype']).name} numbers; choose one of float32")
+            raise InputError(
+                f"{path}: the output taken holds {np.dtype(self._output['dtype']).name} numbers; choose one of float32"
+            )
 
     def run(self, x: NDArray[Any]) -> NDArray[Any]:
         """One inference; the tensor float32 or dequantised."""
@@ -183,7 +197,11 @@ class _LiteRT:
         except (ValueError, RuntimeError) as error:
             raise _cannot_run(self._path, "LiteRT", error) from None
         scale, zero_point = self._output["quantization"]
-        return rounding.dequantize(answer, scale, zero_point) if np.issubdtype(answer.dtype, np.integer) else answer.astype(np.float32)
+        return (
+            rounding.dequantize(answer, scale, zero_point)
+            if np.issubdtype(answer.dtype, np.integer)
+            else answer.astype(np.float32)
+        )
 
 
 class _OnnxRuntime:
@@ -210,7 +228,9 @@ class _OnnxRuntime:
         self.shape: Shape = tuple(size if isinstance(size, int) else None for size in source.shape)
         self.dtype = source.type.removeprefix("tensor(").removesuffix(")").replace("float", FLOAT)
         self._source, self._output = source.name, name
-        self._quant = manifest.output if manifest is not None and name == outputs[0] and manifest.output.dtype != FLOAT else None
+        self._quant = (
+            manifest.output if manifest is not None and name == outputs[0] and manifest.output.dtype != FLOAT else None
+        )
 
     def run(self, x: NDArray[Any]) -> NDArray[Any]:
         """One inference; the tensor float32 or dequantised."""
@@ -221,8 +241,10 @@ class _OnnxRuntime:
         if self._quant is not None:
             return rounding.dequantize(answer, self._quant.scale, self._quant.zero_point)
         if not np.issubdtype(answer.dtype, np.floating):
-            raise InputError(f"{self._path}: tensor '{self._output}' holds {answer.dtype.name} numbers; choose one of float32, "
-                             "e.g. what a DequantizeLinear gives")
+            raise InputError(
+                f"{self._path}: tensor '{self._output}' holds {answer.dtype.name} numbers; choose one of float32, "
+                "e.g. what a DequantizeLinear gives"
+            )
         return answer.astype(np.float32)
 
 
@@ -248,11 +270,17 @@ ENGINES: dict[str, Any] = {".tflite": _LiteRT, ".onnx": _OnnxRuntime}
 def _chosen(path: Path, output: str, names: Mapping[int, str]) -> int:
     """The tensor of a .tflite file that is meant, by its whole name, by one of the names in it, or by its number."""
     parts = {index: name.split(FUSED) for index, name in names.items()}
-    for found in ([index for index, name in names.items() if name == output], [index for index, each in parts.items() if output in each]):
+    for found in (
+        [index for index, name in names.items() if name == output],
+        [index for index, each in parts.items() if output in each],
+    ):
         if len(found) == 1:
             return found[0]
         if found:
-            raise InputError(f"{path}: several tensors have the name '{output}': numbers {', '.join(map(str, found))}; give one of these")
+            raise InputError(
+                f"{path}: several tensors have the name '{output}': numbers {', '.join(map(str, found))}; give one of"
+                " these"
+            )
     if output.isdecimal():
         return _numbered(path, int(output), names)
     raise InputError(f"{path}: no tensor '{output}'{_near(output, [name for each in parts.values() for name in each])}")
@@ -287,8 +315,10 @@ def _waveform_samples(path: Path, engine: _Engine) -> int | None:
     shape = tuple("?" if size is None else size for size in engine.shape)
     if not shape or any(size not in (1, "?") for size in shape[:-1]) or shape[-1] == 1:
         what = "anything" if not shape else f"({', '.join(map(str, shape))})"
-        raise InputError(f"{path}: reads {what}, which is not a waveform (time,), (1, time) or (1, 1, time); a file that reads a "
-                         "spectrogram needs edgekd's manifest, which has the front end")
+        raise InputError(
+            f"{path}: reads {what}, which is not a waveform (time,), (1, time) or (1, 1, time); a file that reads a "
+            "spectrogram needs edgekd's manifest, which has the front end"
+        )
     if engine.dtype != FLOAT:
         raise InputError(f"{path}: reads {engine.dtype}; give a file that reads a float32 waveform")
     return engine.shape[-1]
@@ -296,4 +326,7 @@ def _waveform_samples(path: Path, engine: _Engine) -> int | None:
 
 def _cannot_run(path: Path, engine: str, error: Exception) -> InputError:
     reason = " ".join(str(error).split())
-    return InputError(f"{path}: {engine} cannot run this model ({reason}); it is damaged, or has operators or sizes that the engine lacks")
+    return InputError(
+        f"{path}: {engine} cannot run this model ({reason}); it is damaged, or has operators or sizes that the engine"
+        " lacks"
+    )

@@ -1,8 +1,10 @@
-"""The model file: one .tflite or .onnx that also carries its manifest. Standard library only; no engine, no protobuf package.
+"""The model file: one .tflite or .onnx that also carries its manifest. Standard library only; no engine, no protobuf
+package.
 
-Both formats take the manifest behind the model, and stay readable by every other tool: a .tflite gets a zip archive appended (the
-convention of TFLite metadata), an .onnx two more `metadata_props` (fields of a protobuf message may come in any order). Beside
-the manifest lies the SHA-256 of the model's bytes in front of it and of the manifest, so that a damaged file is refused instead of run.
+Both formats take the manifest behind the model, and stay readable by every other tool: a .tflite gets a zip archive
+appended (the convention of TFLite metadata), an .onnx two more `metadata_props` (fields of a protobuf message may come
+in any order). Beside the manifest lies the SHA-256 of the model's bytes in front of it and of the manifest, so that a
+damaged file is refused instead of run.
 """
 
 import hashlib
@@ -24,7 +26,8 @@ MANIFEST_KEY, DIGEST_KEY = "edgekd.json", "edgekd.sha256"
 """Names of the zip entries and of the metadata properties."""
 MAX_MANIFEST_BYTES = 4 * 2**20
 ENTRY_SIGNATURE, MAX_ENTRIES = b"PK\x01\x02", 64
-"""What each entry of a zip archive's directory starts with, and how many there may be: two are ours, TFLite metadata brings a few."""
+"""What each entry of a zip archive's directory starts with, and how many there may be: two are ours, TFLite metadata
+brings a few."""
 MAX_MODEL_BYTES = 2**26
 TFLITE_IDENTIFIER, IDENTIFIER_START = b"TFL3", 4
 MODEL_GRAPH, MODEL_METADATA = 7, 14
@@ -32,9 +35,11 @@ MODEL_GRAPH, MODEL_METADATA = 7, 14
 GRAPH_INITIALIZER = 5
 """Field number in ONNX's GraphProto."""
 TENSOR_DATA = frozenset({4, 9, 10})
-"""Numbers of the fields in ONNX's TensorProto that take no more room in memory than in the file: float_data, raw_data, double_data."""
+"""Numbers of the fields in ONNX's TensorProto that take no more room in memory than in the file: float_data, raw_data,
+double_data."""
 MAX_STRUCTURE_BYTES = 2**21
-"""Of an .onnx file, its weights and metadata left out: an empty node has two bytes in the file and some hundred in memory."""
+"""Of an .onnx file, its weights and metadata left out: an empty node has two bytes in the file and some hundred in
+memory."""
 ENTRY_KEY, ENTRY_VALUE = 1, 2
 """Field numbers in ONNX's StringStringEntryProto."""
 VARINT, FIXED64, LENGTH_DELIMITED, FIXED32 = 0, 1, 2, 5
@@ -44,7 +49,8 @@ MAX_VARINT_BYTES = 10
 MAX_FIELD_NUMBER = 2**29 - 1
 """Protobuf's own; some of its readers drop the bits above and would see another field."""
 MAX_FIELDS = 2**16
-"""Of one protobuf message: a graph with more nodes is no model for a small device, and every node costs its readers memory and time."""
+"""Of one protobuf message: a graph with more nodes is no model for a small device, and every node costs its readers
+memory and time."""
 
 
 @dataclass(frozen=True)
@@ -96,8 +102,10 @@ def read(path: str | Path) -> ModelFile:
     path = Path(path)
     found = split(path, read_bytes(path))
     if found is None:
-        raise InputError(f"{path}: carries no edgekd manifest: another tool wrote this model, or the file is cut off; "
-                         "give a file that 'edgekd export' wrote")
+        raise InputError(
+            f"{path}: carries no edgekd manifest: another tool wrote this model, or the file is cut off; "
+            "give a file that 'edgekd export' wrote"
+        )
     return found
 
 
@@ -110,13 +118,16 @@ def read_bytes(path: Path) -> bytes:
     if path.suffix or path.exists():  # a name without one that is not there is rather a folder mistyped
         _check_suffix(path)
     try:
-        if not path.is_dir() and not path.is_file() and path.exists():  # opening a pipe would wait, a device may never end
+        # opening a pipe would wait, a device may never end
+        if not path.is_dir() and not path.is_file() and path.exists():
             raise InputError(f"{path}: not a regular file; give a .tflite or .onnx file")
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             if size > MAX_MODEL_BYTES:
-                raise InputError(f"{path}: {size:,} bytes, larger than {MAX_MODEL_BYTES:,}, which is no model for a small device; "
-                                 "give an exported one")
+                raise InputError(
+                    f"{path}: {size:,} bytes, larger than {MAX_MODEL_BYTES:,}, which is no model for a small device; "
+                    "give an exported one"
+                )
             raw = file.read(size)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); give a .tflite or .onnx file") from None
@@ -143,7 +154,9 @@ def split(path: Path, raw: bytes) -> ModelFile | None:
     manifest = manifests.decode(entries[MANIFEST_KEY], str(path))
     content = raw[:size]
     if entries.get(DIGEST_KEY) != _digest(content, entries[MANIFEST_KEY]):
-        raise InputError(f"{path}: the file has changed since it was exported (SHA-256 differs); copy it or export it again")
+        raise InputError(
+            f"{path}: the file has changed since it was exported (SHA-256 differs); copy it or export it again"
+        )
     return ModelFile(manifest, content)
 
 
@@ -162,14 +175,16 @@ def _check_kind(path: Path, raw: bytes) -> None:
     """Whether the bytes look like what the suffix says."""
     try:
         if path.suffix == ".tflite":
-            genuine = raw[IDENTIFIER_START:IDENTIFIER_START + len(TFLITE_IDENTIFIER)] == TFLITE_IDENTIFIER
+            genuine = raw[IDENTIFIER_START : IDENTIFIER_START + len(TFLITE_IDENTIFIER)] == TFLITE_IDENTIFIER
         else:
             genuine = any(number == MODEL_GRAPH for number, _, _, _ in fields(raw))
             _check_structure(raw)
     except DamagedError as error:
         raise InputError(f"{path}: not an ONNX file, or damaged ({error}); copy it or export it again") from None
     if not genuine:
-        raise InputError(f"{path}: not a {path.suffix} model but {len(raw):,} other bytes; give a file that 'edgekd export' wrote")
+        raise InputError(
+            f"{path}: not a {path.suffix} model but {len(raw):,} other bytes; give a file that 'edgekd export' wrote"
+        )
 
 
 class DamagedError(Exception):
@@ -177,12 +192,13 @@ class DamagedError(Exception):
 
 
 def _zip(model_bytes: bytes, entries: dict[str, bytes]) -> bytes:
-    """A zip archive that follows the model, its offsets counted from the model's start; the same bytes at any time of day."""
+    """A zip archive that follows the model, its offsets counted from the model's start; the same bytes at any time of
+    day."""
     buffer = io.BytesIO(model_bytes)
     with zipfile.ZipFile(buffer, "a") as archive:
         for name, value in entries.items():
             archive.writestr(zipfile.ZipInfo(name), value)
-    return buffer.getvalue()[len(model_bytes):]
+    return buffer.getvalue()[len(model_bytes) :]
 
 
 def _read_zip(raw: bytes) -> tuple[int, dict[str, bytes]]:
@@ -204,8 +220,18 @@ def _read_zip(raw: bytes) -> tuple[int, dict[str, bytes]]:
                 if member.compress_type != zipfile.ZIP_STORED:  # ours never is; a crafted one could unpack to any size
                     raise DamagedError(f"{member.filename} is compressed")
                 _check_size(member.file_size)
-            return min((member.header_offset for member in members), default=0), {member.filename: archive.read(member) for member in ours}
-    except (zipfile.BadZipFile, EOFError, OSError, ValueError, RuntimeError, NotImplementedError, OverflowError) as error:
+            return min((member.header_offset for member in members), default=0), {
+                member.filename: archive.read(member) for member in ours
+            }
+    except (
+        zipfile.BadZipFile,
+        EOFError,
+        OSError,
+        ValueError,
+        RuntimeError,
+        NotImplementedError,
+        OverflowError,
+    ) as error:
         raise DamagedError(f"manifest: {error}") from None
 
 
@@ -242,7 +268,9 @@ def _read_metadata(raw: bytes) -> tuple[int, dict[str, bytes]]:
     for field, start, payload, end in fields(raw):
         key = ""
         if field == MODEL_METADATA:
-            parts = {number: raw[payload + first:payload + last] for number, _, first, last in fields(raw[payload:end])}
+            parts = {
+                number: raw[payload + first : payload + last] for number, _, first, last in fields(raw[payload:end])
+            }
             key = parts.get(ENTRY_KEY, b"").decode(errors="replace")
         if key in (MANIFEST_KEY, DIGEST_KEY):
             if key in entries:
@@ -274,7 +302,8 @@ def _varint(value: int) -> bytes:
 
 
 def fields(raw: bytes, position: int = 0, stop: int | None = None) -> Iterator[tuple[int, int, int, int]]:
-    """Fields of the protobuf message in `raw[position:stop]`: (number, start of the field, start and end of its payload).
+    """Fields of the protobuf message in `raw[position:stop]`: (number, start of the field, start and end of its
+    payload).
 
     Raises:
         DamagedError: cut off, garbled, or more than `MAX_FIELDS` of them.
@@ -304,7 +333,7 @@ def fields(raw: bytes, position: int = 0, stop: int | None = None) -> Iterator[t
 def read_varint(raw: bytes, position: int) -> tuple[int, int]:
     """The number and the position behind it."""
     value = 0
-    for index, byte in enumerate(raw[position:position + MAX_VARINT_BYTES]):
+    for index, byte in enumerate(raw[position : position + MAX_VARINT_BYTES]):
         value |= (byte & 0x7F) << 7 * index
         if byte < 0x80:
             return value, position + index + 1

@@ -25,8 +25,8 @@ Engine = Literal["litert", "onnxruntime"]
 
 FLOAT = "float32"
 X64_PRECISION_KEY = "session.x64quantprecision"
-"""Without it ONNX Runtime's int8 products saturate on x86 processors that have AVX2 but no VNNI: logits wrong by 20 steps. With it they are
-right everywhere, and where VNNI would be right too, twice as slow."""
+"""Without it ONNX Runtime's int8 products saturate on x86 processors that have AVX2 but no VNNI: logits wrong by 20
+steps. With it they are right everywhere, and where VNNI would be right too, twice as slow."""
 CPU_INFO = Path("/proc/cpuinfo")
 VNNI = frozenset({"avx512_vnni", "avx_vnni"})
 """Flags of x86 processors whose 8-bit products do not saturate."""
@@ -36,9 +36,11 @@ STDERR = 2
 MAX_ELEMENTS = 2**24
 """Of all tensors of a .tflite file together: more than ten times what the largest student has."""
 MAX_ONNX_ELEMENTS = 2**25
-"""As above: an .onnx file spells most tensors of an int8 model two or three times, and the largest student has a tenth of it."""
+"""As above: an .onnx file spells most tensors of an int8 model two or three times, and the largest student has a tenth
+of it."""
 MAX_READ = 2**24
-"""By the windows of one operator, a convolution or a pool, for one output channel: 25 times what the largest student has."""
+"""By the windows of one operator, a convolution or a pool, for one output channel: 25 times what the largest student
+has."""
 TFLITE_VECTORS = {"operator codes": 1, "graph": 2, "buffers": 4}
 """Vectors of the model table, and their field numbers."""
 GRAPH_TENSORS, GRAPH_OUTPUTS, GRAPH_OPERATORS, OPERATOR_TENSORS = 0, 2, 3, (1, 2)
@@ -48,9 +50,12 @@ MAX_THREADS = 256
 
 
 def cpu_flags() -> frozenset[str]:
-    """Extensions of an x86 processor's instruction set as Linux names them; none where the system does not tell, and on Arm."""
+    """Extensions of an x86 processor's instruction set as Linux names them; none where the system does not tell, and on
+    Arm."""
     try:
-        flags = next((line for line in CPU_INFO.read_text(errors="replace").splitlines() if line.startswith("flags")), "")
+        flags = next(
+            (line for line in CPU_INFO.read_text(errors="replace").splitlines() if line.startswith("flags")), ""
+        )
     except OSError:
         return frozenset()
     return frozenset(flags.split())
@@ -76,7 +81,9 @@ class Session(Protocol):
 class Model:
     """An opened model file. engine: "litert" or "onnxruntime". manifest: what the file says about itself."""
 
-    def __init__(self, manifest: Manifest, engine: Engine, session: Session, colour: NDArray[np.float32] | None = None) -> None:
+    def __init__(
+        self, manifest: Manifest, engine: Engine, session: Session, colour: NDArray[np.float32] | None = None
+    ) -> None:
         self.manifest = manifest
         self.engine = engine
         self._session, self._colour = session, colour
@@ -113,10 +120,13 @@ class Model:
         return answer if output.dtype == FLOAT else rounding.dequantize(answer, output.scale, output.zero_point)
 
     def run_quantized(self, q: NDArray[Any]) -> NDArray[Any]:
-        """As `logits`, on what the file itself reads and writes: (batch, mel, frame) and (batch, labels) of the manifest's types."""
+        """As `logits`, on what the file itself reads and writes: (batch, mel, frame) and (batch, labels) of the
+        manifest's types."""
         if q.ndim != 3 or q.shape[1:] != self._session.input_shape or q.dtype != self._session.input_dtype:
-            raise InputError(f"{self.manifest.name}: the model reads {self._session.input_dtype} (batch, mel, frame) of "
-                             f"{self._session.input_shape}, got {q.dtype} {q.shape}; use the manifest's front end and window")
+            raise InputError(
+                f"{self.manifest.name}: the model reads {self._session.input_dtype} (batch, mel, frame) of "
+                f"{self._session.input_shape}, got {q.dtype} {q.shape}; use the manifest's front end and window"
+            )
         return self._session.run(q)
 
 
@@ -129,8 +139,8 @@ def open_model(path: str | Path, engine: str | None = None, threads: int = 1) ->
         threads: that the engine computes with.
 
     Raises:
-        InputError: a file without a manifest, damaged, at odds with its manifest, or one that would take very much memory; an unknown
-            engine or one for another format.
+        InputError: a file without a manifest, damaged, at odds with its manifest, or one that would take very much
+            memory; an unknown engine or one for another format.
         MissingExtraError: the engine is not installed.
     """
     path = Path(path)
@@ -141,7 +151,9 @@ def open_model(path: str | Path, engine: str | None = None, threads: int = 1) ->
     file = container.read(path)
     name, session_type = next((name, opener) for name, (suffix, opener) in ENGINES.items() if suffix == path.suffix)
     if engine not in (None, name):
-        raise InputError(f"{path}: engine '{engine}' does not open {path.suffix} files; use engine '{name}' or another file")
+        raise InputError(
+            f"{path}: engine '{engine}' does not open {path.suffix} files; use engine '{name}' or another file"
+        )
     session = session_type(path, file.content, threads)
     _check(path, file.manifest, session)
     return Model(file.manifest, name, session)
@@ -150,16 +162,20 @@ def open_model(path: str | Path, engine: str | None = None, threads: int = 1) ->
 def _check(path: Path, manifest: Manifest, session: Session) -> None:
     """Whether the file's tensors are what its manifest promises."""
     shape = manifest.frontend.n_mels, manifest.frontend.frames(manifest.window)
-    pairs = {"input (mel, frame)": (session.input_shape, shape), "input type": (session.input_dtype, manifest.input.dtype),
-             "number of labels": (session.labels, len(manifest.labels))}
+    pairs = {
+        "input (mel, frame)": (session.input_shape, shape),
+        "input type": (session.input_dtype, manifest.input.dtype),
+        "number of labels": (session.labels, len(manifest.labels)),
+    }
     for what, (found, promised) in pairs.items():
         if found != promised:
             raise InputError(f"{path}: the {what} is {found}, but the manifest says {promised}; export the model again")
 
 
 def refuse_odd_graph(content: bytes, optional_inputs: bool = False) -> None:
-    """LiteRT reads a flatbuffer unverified, and ends the process where there are no operator codes, graph or buffers, or where an operator
-    lacks a tensor. optional_inputs: an operator may say with -1 that it has no bias or state, as no emitter of edgekd does."""
+    """LiteRT reads a flatbuffer unverified, and ends the process where there are no operator codes, graph or buffers,
+    or where an operator lacks a tensor. optional_inputs: an operator may say with -1 that it has no bias or state, as
+    no emitter of edgekd does."""
     (model,) = struct.unpack_from("<I", content)
     for name, number in TFLITE_VECTORS.items():
         if vector(content, model, number)[1] == 0:
@@ -174,7 +190,9 @@ def refuse_odd_graph(content: bytes, optional_inputs: bool = False) -> None:
             at, count = vector(content, operator, number)
             left -= count
             least = -1 if optional_inputs and number == OPERATOR_TENSORS[0] else 0
-            if left < 0 or any(not least <= tensor < tensors for tensor in struct.unpack_from(f"<{count}i", content, at)):
+            if left < 0 or any(
+                not least <= tensor < tensors for tensor in struct.unpack_from(f"<{count}i", content, at)
+            ):
                 raise ValueError(f"operator {index} lacks a tensor")
 
 
@@ -218,14 +236,19 @@ class _LiteRT:
             self.input_shape = self._window_shape[1:3]
             self.input_dtype = np.dtype(source["dtype"]).name
             self.labels = int(output["shape"][-1])
-        except (ValueError, RuntimeError, IndexError, struct.error) as error:  # IndexError: an output without dimensions
+        # IndexError: an output without dimensions
+        except (ValueError, RuntimeError, IndexError, struct.error) as error:
             raise InputError(_cannot_open(path, "LiteRT", error)) from None
-        self._source, self._output = self._interpreter.tensor(source["index"]), self._interpreter.tensor(output["index"])
+        self._source, self._output = (
+            self._interpreter.tensor(source["index"]),
+            self._interpreter.tensor(output["index"]),
+        )
         self._output_dtype = output["dtype"]
         self._path = path
 
     def _refuse_odd_tensors(self) -> None:
-        """Before they are allocated: absurd shapes, and types that edgekd does not write together, which make XNNPACK abort the process."""
+        """Before they are allocated: absurd shapes, and types that edgekd does not write together, which make XNNPACK
+        abort the process."""
         (source,) = self._interpreter.get_input_details()
         types, left = {np.dtype(source["dtype"]).name, "int32"}, MAX_ELEMENTS
         for tensor in self._interpreter.get_tensor_details():
@@ -234,14 +257,18 @@ class _LiteRT:
             if size < 0 or left < 0:
                 raise ValueError(f"tensor '{tensor['name']}' has the shape {tuple(tensor['shape'])}")
             if np.dtype(tensor["dtype"]).name not in types:
-                raise ValueError(f"tensor '{tensor['name']}' is {np.dtype(tensor['dtype']).name} in a model of {source['dtype'].__name__}")
+                raise ValueError(
+                    f"tensor '{tensor['name']}' is {np.dtype(tensor['dtype']).name} in a model of"
+                    f" {source['dtype'].__name__}"
+                )
 
     def run(self, q: NDArray[Any]) -> NDArray[Any]:
         """One inference per window."""
         try:
             logits = np.empty((len(q), self.labels), self._output_dtype)
             for window, answer in zip(q, logits, strict=True):
-                self._source()[:] = window.reshape(self._window_shape)  # views live only as long as the statement: invoke refuses others
+                # views live only as long as the statement: invoke refuses others
+                self._source()[:] = window.reshape(self._window_shape)
                 self._interpreter.invoke()
                 answer[:] = self._output()
         except (ValueError, RuntimeError) as error:
@@ -259,7 +286,9 @@ class _OnnxRuntime:
             self._session = open_session(content, threads)
             (source,), (output,) = self._session.get_inputs(), self._session.get_outputs()
             self.input_shape = tuple(source.shape[2:])
-            self.input_dtype = np.dtype(source.type.removeprefix("tensor(").removesuffix(")").replace("float", FLOAT)).name
+            self.input_dtype = np.dtype(
+                source.type.removeprefix("tensor(").removesuffix(")").replace("float", FLOAT)
+            ).name
             self.labels = output.shape[-1]
         except Exception as error:  # its exceptions have no common base of their own
             raise InputError(_cannot_open(path, "ONNX Runtime", error)) from None
@@ -276,7 +305,8 @@ class _OnnxRuntime:
 
 
 ENGINES: dict[Engine, tuple[str, type[_LiteRT] | type[_OnnxRuntime]]] = {
-    "litert": (".tflite", _LiteRT), "onnxruntime": (".onnx", _OnnxRuntime),
+    "litert": (".tflite", _LiteRT),
+    "onnxruntime": (".onnx", _OnnxRuntime),
 }
 """Name -> what it opens and how."""
 

@@ -1,8 +1,9 @@
 """A microphone's colour, found without labels and taken off the log-mel: band-wise matching of means.
 
-A linear microphone adds a constant to every band of the log-mel. So the mean of what is heard through it, over sounds of many kinds, less
-the mean of the training clips, which travels in the model file, is what it adds (Mezza, Habets, Mueller, Sarti: Unsupervised domain
-adaptation for acoustic scene classification using band-wise statistics matching, EUSIPCO 2020).
+A linear microphone adds a constant to every band of the log-mel. So the mean of what is heard through it, over sounds
+of many kinds, less the mean of the training clips, which travels in the model file, is what it adds (Mezza, Habets,
+Mueller, Sarti: Unsupervised domain adaptation for acoustic scene classification using band-wise statistics matching,
+EUSIPCO 2020).
 """
 
 import math
@@ -32,8 +33,8 @@ Floats = NDArray[np.float64]
 class Equaliser(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What `edgekd equalise` writes.
 
-    model: name of the model whose training clips were compared with. data_hash: of their store. frontend: of the model. db: (mel,) what the
-    microphone adds to each band. windows, seconds: what was heard. created: ISO 8601 UTC.
+    model: name of the model whose training clips were compared with. data_hash: of their store. frontend: of the model.
+    db: (mel,) what the microphone adds to each band. windows, seconds: what was heard. created: ISO 8601 UTC.
     """
 
     format: Literal["edgekd-equaliser"] = FORMAT
@@ -48,14 +49,16 @@ class Equaliser(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class BandMean:
-    """The mean natural log-mel of each band over frames that are not digital silence. fe: the front end that `add` is given log-mel of."""
+    """The mean natural log-mel of each band over frames that are not digital silence. fe: the front end that `add` is
+    given log-mel of."""
 
     def __init__(self, fe: FrontEnd) -> None:
         self._fe, self.frames = fe, 0
         self._sum: Floats = np.zeros(fe.n_mels)
 
     def add(self, features: NDArray[np.float32], sounding: NDArray[np.bool_] | None = None) -> None:
-        """features: normalised log-mel, float32 (..., mel, frame). sounding: (..., frame) frames that count; by default those of sound."""
+        """features: normalised log-mel, float32 (..., mel, frame). sounding: (..., frame) frames that count; by default
+        those of sound."""
         chosen = self.sounding(features) if sounding is None else sounding
         self._sum += np.moveaxis(features, -2, -1)[chosen].sum(axis=0, dtype=np.float64)
         self.frames += int(chosen.sum())
@@ -88,8 +91,10 @@ def colour(manifest: Manifest, heard: Floats) -> Floats:
         InputError: the file does not tell the mean of its training clips.
     """
     if not manifest.spectrum:
-        raise InputError(f"{manifest.name}: the file does not tell the mean spectrum of its training clips; train and export it "
-                         "again with this edgekd")
+        raise InputError(
+            f"{manifest.name}: the file does not tell the mean spectrum of its training clips; train and export it "
+            "again with this edgekd"
+        )
     added: Floats = (heard - np.array(manifest.spectrum)) / NEPERS_PER_DB
     return added
 
@@ -114,13 +119,19 @@ def _read(path: Path, manifest: Manifest) -> Equaliser:
     try:
         made = msgspec.json.decode(path.read_bytes(), type=Equaliser)
     except OSError as error:
-        raise InputError(f"{path}: the equaliser cannot be read ({error.strerror}); 'edgekd equalise' makes one") from None
+        raise InputError(
+            f"{path}: the equaliser cannot be read ({error.strerror}); 'edgekd equalise' makes one"
+        ) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, InputError) as error:
         raise InputError(f"{path} is no equaliser, or a damaged one ({error}); {again}") from None
     if _shape(made.frontend) != _shape(manifest.frontend) or len(made.db) != manifest.frontend.n_mels:
-        raise InputError(f"{path} was made for {made.model}, whose front end is another than that of {manifest.name}; {again}")
+        raise InputError(
+            f"{path} was made for {made.model}, whose front end is another than that of {manifest.name}; {again}"
+        )
     if made.data_hash != manifest.provenance.data_hash:
-        raise InputError(f"{path} was made for {made.model}, which was trained on other clips than {manifest.name}; {again}")
+        raise InputError(
+            f"{path} was made for {made.model}, which was trained on other clips than {manifest.name}; {again}"
+        )
     return made
 
 

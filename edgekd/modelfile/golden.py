@@ -1,9 +1,9 @@
 """Golden vectors: waveforms that every machine makes alike, and what a model computed from them where it was exported.
 
-The waveforms come from integers alone, so they need no file, belong to no data set, and are the same samples everywhere: a hash of
-a counter gives noise, a running sum colours it, phase counters give triangle waves, and eight segments have their own loudness. The
-noise keeps every mel band far above the rounding of a float32 FFT: the log-mel of such a waveform is off by less than 2e-6 in log units
-between a float32 and a float64 transform.
+The waveforms come from integers alone, so they need no file, belong to no data set, and are the same samples
+everywhere: a hash of a counter gives noise, a running sum colours it, phase counters give triangle waves, and eight
+segments have their own loudness. The noise keeps every mel band far above the rounding of a float32 FFT: the log-mel of
+such a waveform is off by less than 2e-6 in log units between a float32 and a float64 transform.
 """
 
 import zlib
@@ -51,8 +51,8 @@ class Replay:
     """What this machine computed, against what was kept.
 
     Attributes:
-        features_max_error: largest difference of the log-mel in log units, by clip and by stream: exact at the probes; elsewhere
-            as far as an element lies outside its quantisation step.
+        features_max_error: largest difference of the log-mel in log units, by clip and by stream: exact at the probes;
+            elsewhere as far as an element lies outside its quantisation step.
         input_agreement: share 0..1 of the quantised input elements that are the same.
         logits: (vectors, labels) from the kept input, in steps of the output's scale.
         expected: as kept, in the same unit.
@@ -76,20 +76,21 @@ def waveform(seed: int, samples: int) -> Features:
     white = (random_words(seed, NOISE_STREAM, samples + MAX_WIDTH) >> 16).astype(np.int64) - PCM_PEAK
     width = 1 << int(p[0] % 6)  # samples of the running mean, 1 to 32
     total = np.cumsum(white)
-    mix = (total[MAX_WIDTH:] - total[MAX_WIDTH - width:-width]) // width + (white[:samples] >> 3)
+    mix = (total[MAX_WIDTH:] - total[MAX_WIDTH - width : -width]) // width + (white[:samples] >> 3)
     time = np.arange(samples, dtype=np.int64)
     for tone in range(TONES):
         step = (2**24 + int(p[1 + tone] % 2**24)) << int(p[4 + tone] % 6)  # of 2**32 a cycle: sample rate / 256 to / 4
         triangle = np.abs(step * time % PHASES - PHASES // 2) // 2**15 - PCM_PEAK
         mix += triangle >> 3 + int(p[7 + tone] % 4)
-    loudness = 4 + p[10:10 + SEGMENTS] % 13
+    loudness = 4 + p[10 : 10 + SEGMENTS] % 13
     mix = mix * loudness[time * SEGMENTS // samples] >> 4 + int(p[18] % 4)
     wave: Features = np.clip(mix, -PCM_PEAK, PCM_PEAK - 1).astype(np.float32) / np.float32(PCM_PEAK)
     return wave
 
 
 def make(frontend: FrontEnd, window: int, source: TensorQuant, step: float, run: Runner) -> Golden:
-    """Golden vectors of a model: waveforms of different labels, each told with a wide margin, where the candidates allow it.
+    """Golden vectors of a model: waveforms of different labels, each told with a wide margin, where the candidates
+    allow it.
 
     Args:
         frontend, window: as the manifest has them.
@@ -97,14 +98,22 @@ def make(frontend: FrontEnd, window: int, source: TensorQuant, step: float, run:
         step: logit units of one step of the output.
         run: what the model shall compute, on quantised and dequantised features.
     """
-    features = np.stack([log_mel(frontend, waveform(seed, window)) for seed in range(CANDIDATES)])  # (candidates, mel, frame)
+    # (candidates, mel, frame)
+    features = np.stack([log_mel(frontend, waveform(seed, window)) for seed in range(CANDIDATES)])
     q = rounding.quantize(features, source.scale, source.zero_point, np.int8)
-    steps = np.asarray(run(rounding.dequantize(q, source.scale, source.zero_point)), np.float64) / step  # (candidates, labels)
+    # (candidates, labels)
+    steps = np.asarray(run(rounding.dequantize(q, source.scale, source.zero_point)), np.float64) / step
     vectors = []
     for seed in _widest(steps):
         probes = features[seed].reshape(-1)[probe_positions(seed, features[seed].size, PROBES)]
-        vectors.append(GoldenVector(seed, probes.astype(PROBE_TYPE).tobytes(), zlib.compress(q[seed].tobytes(), 9),
-                                    tuple(_plain(value) for value in steps[seed])))
+        vectors.append(
+            GoldenVector(
+                seed,
+                probes.astype(PROBE_TYPE).tobytes(),
+                zlib.compress(q[seed].tobytes(), 9),
+                tuple(_plain(value) for value in steps[seed]),
+            )
+        )
     return Golden(source, step, tuple(vectors))
 
 
@@ -121,12 +130,18 @@ def replay(manifest: Manifest, run: Runner, where: str) -> Replay:
     """
     golden = manifest.golden
     if golden is None:
-        raise InputError(f"{where}: carries no golden vectors, it was exported before edgekd wrote them; export it again")
+        raise InputError(
+            f"{where}: carries no golden vectors, it was exported before edgekd wrote them; export it again"
+        )
     shape = manifest.frontend.n_mels, manifest.frontend.frames(manifest.window)
     if manifest.window > MAX_SAMPLES or shape[0] * shape[1] > MAX_ELEMENTS:
-        raise InputError(f"{where}: a window of {manifest.window:,} samples with a log-mel of {shape} is too large for golden vectors; "
-                         "export the model again")
-    kept = np.stack([_unpack(vector, shape, f"{where}: golden vector {index}") for index, vector in enumerate(golden.vectors)])
+        raise InputError(
+            f"{where}: a window of {manifest.window:,} samples with a log-mel of {shape} is too large for golden"
+            " vectors; export the model again"
+        )
+    kept = np.stack(
+        [_unpack(vector, shape, f"{where}: golden vector {index}") for index, vector in enumerate(golden.vectors)]
+    )
     expected = [vector.logits for vector in golden.vectors]
     if any(len(logits) != len(manifest.labels) for logits in expected):
         raise InputError(f"{where}: the golden vectors have not one logit per label; export the model again")
@@ -136,7 +151,8 @@ def replay(manifest: Manifest, run: Runner, where: str) -> Replay:
         for features in (log_mel(manifest.frontend, wave), _streamed(manifest.frontend, wave)):
             errors += [_probe_error(vector, features), _excess(q, features, source)]
             same.append(float((rounding.quantize(features, source.scale, source.zero_point, np.int8) == q).mean()))
-    runs = [run(rounding.dequantize(q[None], source.scale, source.zero_point)) for q in kept]  # one at a time: there may be many
+    # one at a time: there may be many
+    runs = [run(rounding.dequantize(q[None], source.scale, source.zero_point)) for q in kept]
     logits = np.concatenate(runs).astype(np.float64) / golden.step
     if manifest.output.dtype != "float32":
         logits = np.rint(logits)
@@ -156,7 +172,8 @@ def _mix(words: NDArray[np.uint32]) -> NDArray[np.uint32]:
 
 
 def _widest(steps: NDArray[np.float64]) -> list[int]:
-    """Candidates to keep: the safest of each label first, then the others, by the margin between first and second label."""
+    """Candidates to keep: the safest of each label first, then the others, by the margin between first and second
+    label."""
     ordered = np.sort(steps, axis=1)
     margins = ordered[:, -1] - ordered[:, -2] if steps.shape[1] > 1 else np.zeros(len(steps))
     ranked = [int(index) for index in np.argsort(-margins, kind="stable")]
@@ -187,7 +204,7 @@ def _unpack(vector: GoldenVector, shape: tuple[int, int], where: str) -> NDArray
 def _streamed(frontend: FrontEnd, wave: Features) -> Features:
     """The log-mel of a waveform that arrives in chunks."""
     stream = LogMelStream(frontend)
-    parts = [stream.push(wave[start:start + STREAM_CHUNK]) for start in range(0, len(wave), STREAM_CHUNK)]
+    parts = [stream.push(wave[start : start + STREAM_CHUNK]) for start in range(0, len(wave), STREAM_CHUNK)]
     return np.concatenate([*parts, stream.flush()], axis=1)
 
 
@@ -198,7 +215,8 @@ def _probe_error(vector: GoldenVector, features: Features) -> float:
 
 
 def _excess(q: NDArray[np.int8], features: Features, source: TensorQuant) -> float:
-    """How far the worst element lies outside the step that its kept integer stands for; the outermost steps have no outer end."""
+    """How far the worst element lies outside the step that its kept integer stands for; the outermost steps have no
+    outer end."""
     bounds = np.iinfo(np.int8)
     steps = q.astype(np.float64) - source.zero_point
     low = np.where(q == bounds.min, -np.inf, (steps - 0.5) * source.scale)

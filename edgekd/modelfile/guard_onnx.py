@@ -1,7 +1,9 @@
-"""Bounds what an .onnx file takes in memory, by its shapes and before an engine opens it. Standard library only, no protobuf package.
+"""Bounds what an .onnx file takes in memory, by its shapes and before an engine opens it. Standard library only, no
+protobuf package.
 
-The file says shapes of its input and its constants only; all others follow from attributes and from numbers in constants, so that one
-changed bit of a padding makes gigabytes. Known are the operators that edgekd writes and those attributes; anything else is refused.
+The file says shapes of its input and its constants only; all others follow from attributes and from numbers in
+constants, so that one changed bit of a padding makes gigabytes. Known are the operators that edgekd writes and those
+attributes; anything else is refused.
 """
 
 import struct
@@ -28,7 +30,8 @@ Span = tuple[int, int]
 
 
 class _Message:
-    """A protobuf message in `raw`; a field that is there more than once is read as protobuf does: merged, or the last."""
+    """A protobuf message in `raw`; a field that is there more than once is read as protobuf does: merged, or the
+    last."""
 
     def __init__(self, raw: bytes, spans: Sequence[Span]) -> None:
         self.raw = raw
@@ -98,9 +101,13 @@ class _Call:
         pads = self.attributes.get("pads", zeros)
         if min((*strides, *dilations), default=1) < 1 or min(pads, default=0) < 0:
             raise ValueError(f"strides {strides}, dilations {dilations}, pads {pads}")
-        ends = pads[len(sizes):]
-        return [(size + before + after - dilation * (length - 1) - 1) // stride + 1 for size, before, after, length, stride, dilation
-                in zip(sizes, pads[:len(sizes)], ends, kernel, strides, dilations, strict=True)]
+        ends = pads[len(sizes) :]
+        return [
+            (size + before + after - dilation * (length - 1) - 1) // stride + 1
+            for size, before, after, length, stride, dilation in zip(
+                sizes, pads[: len(sizes)], ends, kernel, strides, dilations, strict=True
+            )
+        ]
 
 
 def _same(call: _Call) -> Shape:
@@ -109,7 +116,9 @@ def _same(call: _Call) -> Shape:
 
 def _broadcast(call: _Call) -> Shape:
     rank = max(map(len, call.sources))
-    return tuple(max(sizes) for sizes in zip(*((1,) * (rank - len(shape)) + shape for shape in call.sources), strict=True))
+    return tuple(
+        max(sizes) for sizes in zip(*((1,) * (rank - len(shape)) + shape for shape in call.sources), strict=True)
+    )
 
 
 def _conv(call: _Call) -> Shape:
@@ -129,7 +138,9 @@ def _pad(call: _Call) -> Shape:
     shape, pads = call.sources[0], call.constant(1)
     if min(pads) < 0:
         raise ValueError(f"pads {pads}")
-    return tuple(size + before + after for size, before, after in zip(shape, pads[:len(shape)], pads[len(shape):], strict=True))
+    return tuple(
+        size + before + after for size, before, after in zip(shape, pads[: len(shape)], pads[len(shape) :], strict=True)
+    )
 
 
 def _slice(call: _Call) -> Shape:
@@ -161,10 +172,17 @@ def _filter(call: _Call) -> int:
 
 SLIDING = ("kernel_shape", "strides", "pads")
 OPERATORS: dict[str, tuple[Callable[[_Call], Shape], tuple[str, ...]]] = {
-    **dict.fromkeys(("DequantizeLinear", "QuantizeLinear"), (_same, ("axis",))), **dict.fromkeys(("Sigmoid", "Relu", "Clip"), (_same, ())),
-    **dict.fromkeys(("Add", "Mul"), (_broadcast, ())), "Conv": (_conv, (*SLIDING, "dilations", "group")), "MaxPool": (_pool, SLIDING),
-    "AveragePool": (_pool, (*SLIDING, "count_include_pad")), "GlobalAveragePool": (_global_pool, ()), "Pad": (_pad, ()),
-    "Slice": (_slice, ()), "Concat": (_concat, ("axis",)), "Flatten": (_flatten, ("axis",)),
+    **dict.fromkeys(("DequantizeLinear", "QuantizeLinear"), (_same, ("axis",))),
+    **dict.fromkeys(("Sigmoid", "Relu", "Clip"), (_same, ())),
+    **dict.fromkeys(("Add", "Mul"), (_broadcast, ())),
+    "Conv": (_conv, (*SLIDING, "dilations", "group")),
+    "MaxPool": (_pool, SLIDING),
+    "AveragePool": (_pool, (*SLIDING, "count_include_pad")),
+    "GlobalAveragePool": (_global_pool, ()),
+    "Pad": (_pad, ()),
+    "Slice": (_slice, ()),
+    "Concat": (_concat, ("axis",)),
+    "Flatten": (_flatten, ("axis",)),
 }
 """Operators that edgekd writes: shape of the output, and attributes."""
 WINDOWS = {"Conv": _kernel, "MaxPool": _filter, "AveragePool": _filter}
@@ -177,7 +195,8 @@ def refuse_costly_graph(content: bytes, most: int, most_read: int) -> None:
     Args:
         content: of an .onnx file that `modelfile` let pass.
         most: elements of all tensors of one window together, constants too.
-        most_read: elements that the windows of one operator read for one channel, each as often as it is read: an engine may gather them.
+        most_read: elements that the windows of one operator read for one channel, each as often as it is read: an
+            engine may gather them.
 
     Raises:
         ValueError: more, or what edgekd does not write.
@@ -222,7 +241,12 @@ class _Sizes:
         self.shapes[name] = shape
 
     def _operator(self, node: _Message) -> None:
-        kind, domain, names, outputs = node.text(NODE_OPERATOR), node.text(NODE_DOMAIN), node.texts(NODE_INPUT), node.texts(NODE_OUTPUT)
+        kind, domain, names, outputs = (
+            node.text(NODE_OPERATOR),
+            node.text(NODE_DOMAIN),
+            node.texts(NODE_INPUT),
+            node.texts(NODE_OUTPUT),
+        )
         what = f"{kind} '{node.text(NODE_NAME)}'"
         if kind not in OPERATORS or domain not in DOMAINS or len(outputs) != 1:
             raise ValueError(f"{what} with {len(outputs)} outputs is no operator that edgekd writes")
@@ -237,7 +261,8 @@ class _Sizes:
             call = _Call([self.shapes[name] for name in names], attributes, lambda index: self._numbers(names[index]))
             shape = rule(call)
             windows = prod(shape[2:]) * WINDOWS[kind](call) if kind in WINDOWS else 0
-        except (LookupError, ValueError, ZeroDivisionError) as error:  # LookupError: too few inputs or axes, or one that is not there
+        # LookupError: too few inputs or axes, or one that is not there
+        except (LookupError, ValueError, ZeroDivisionError) as error:
             raise ValueError(f"{what} makes no sense ({error})") from None
         self._add(f"{what} writes", outputs[0], shape)
         if windows > self.most_read:
@@ -249,7 +274,9 @@ class _Sizes:
         if tensor.integers(TENSOR_TYPE) != [INT64] or count > 2 * MAX_RANK:
             raise ValueError(f"constant '{name}' is no short vector of int64")
         raw = b"".join(tensor.raw[start:end] for start, end in tensor.spans(TENSOR_RAW)[-1:])
-        numbers = [*struct.unpack(f"<{count}q", raw)] if len(raw) == INT64_BYTES * count else tensor.integers(TENSOR_INT64)
+        numbers = (
+            [*struct.unpack(f"<{count}q", raw)] if len(raw) == INT64_BYTES * count else tensor.integers(TENSOR_INT64)
+        )
         if len(numbers) != count:
             raise ValueError(f"constant '{name}' has {len(numbers):,} numbers, where its shape is {self.shapes[name]}")
         return numbers

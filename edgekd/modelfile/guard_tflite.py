@@ -1,9 +1,9 @@
-"""Bounds what a .tflite file takes in memory, before LiteRT allocates it: how much it holds, and whether its tensors have the shapes that
-it says. Standard library only.
+"""Bounds what a .tflite file takes in memory, before LiteRT allocates it: how much it holds, and whether its tensors
+have the shapes that it says. Standard library only.
 
-Any number of tables may share the same bytes, and LiteRT copies each. It goes by the operators and overwrites the shapes that the file
-says, so that one changed bit of a padding makes gigabytes in a file whose tensors seem small. Known are the operators that edgekd writes;
-anything else is refused.
+Any number of tables may share the same bytes, and LiteRT copies each. It goes by the operators and overwrites the
+shapes that the file says, so that one changed bit of a padding makes gigabytes in a file whose tensors seem small.
+Known are the operators that edgekd writes; anything else is refused.
 """
 
 import struct
@@ -76,8 +76,8 @@ def _integers(content: bytes, start: int, number: int, most: int) -> Shape:
 
 @dataclass(frozen=True)
 class _Call:
-    """One operator. sources: shapes of its inputs; constant: int32 numbers of an input by its position and rank; option: number of a field
-    and its default -> 32-bit number; flag: number of a field -> number of one byte."""
+    """One operator. sources: shapes of its inputs; constant: int32 numbers of an input by its position and rank;
+    option: number of a field and its default -> 32-bit number; flag: number of a field -> number of one byte."""
 
     sources: Sequence[Shape]
     constant: Callable[[int, int], Shape]
@@ -102,7 +102,9 @@ def _same(call: _Call) -> Shape:
 
 def _broadcast(call: _Call) -> Shape:
     rank = max(map(len, call.sources))
-    return tuple(max(sizes) for sizes in zip(*((1,) * (rank - len(shape)) + shape for shape in call.sources), strict=True))
+    return tuple(
+        max(sizes) for sizes in zip(*((1,) * (rank - len(shape)) + shape for shape in call.sources), strict=True)
+    )
 
 
 def _conv(call: _Call) -> Shape:
@@ -125,14 +127,18 @@ def _pad(call: _Call) -> Shape:
     pads = call.constant(1, 2)
     if min(pads) < 0:
         raise ValueError(f"paddings {pads}")
-    return tuple(size + before + after for size, before, after in zip(call.sources[0], pads[::2], pads[1::2], strict=True))
+    return tuple(
+        size + before + after for size, before, after in zip(call.sources[0], pads[::2], pads[1::2], strict=True)
+    )
 
 
 def _slice(call: _Call) -> Shape:
     starts, sizes = call.constant(1, 1), call.constant(2, 1)
     if min(starts) < 0:
         raise ValueError(f"starts {starts}")
-    return tuple(whole - start if size < 0 else size for whole, start, size in zip(call.sources[0], starts, sizes, strict=True))
+    return tuple(
+        whole - start if size < 0 else size for whole, start, size in zip(call.sources[0], starts, sizes, strict=True)
+    )
 
 
 def _transpose(call: _Call) -> Shape:
@@ -165,8 +171,8 @@ def _no_window(_: _Call) -> int:
 
 @dataclass(frozen=True)
 class _Rule:
-    """One operator. options: type of its table, 0 where it needs none; window: elements of its input that an output reads, 0 where it
-    slides none."""
+    """One operator. options: type of its table, 0 where it needs none; window: elements of its input that an output
+    reads, 0 where it slides none."""
 
     name: str
     shape: Callable[[_Call], Shape]
@@ -177,12 +183,19 @@ class _Rule:
 
 ANY_NUMBER = -1
 OPERATORS = {
-    0: _Rule("ADD", _broadcast, 2), 1: _Rule("AVERAGE_POOL_2D", _pool, 1, 5, lambda call: prod(_filter(call))),
+    0: _Rule("ADD", _broadcast, 2),
+    1: _Rule("AVERAGE_POOL_2D", _pool, 1, 5, lambda call: prod(_filter(call))),
     2: _Rule("CONCATENATION", _concatenation, ANY_NUMBER, 10),
     3: _Rule("CONV_2D", _conv, 3, 1, lambda call: prod(call.sources[1][1:])),
-    4: _Rule("DEPTHWISE_CONV_2D", _depthwise, 3, 2, lambda call: prod(call.sources[1][1:3])), 14: _Rule("LOGISTIC", _same, 1),
-    17: _Rule("MAX_POOL_2D", _pool, 1, 5, lambda call: prod(_filter(call))), 18: _Rule("MUL", _broadcast, 2), 19: _Rule("RELU", _same, 1),
-    22: _Rule("RESHAPE", _reshape, 2), 34: _Rule("PAD", _pad, 2), 39: _Rule("TRANSPOSE", _transpose, 2), 40: _Rule("MEAN", _mean, 2, 27),
+    4: _Rule("DEPTHWISE_CONV_2D", _depthwise, 3, 2, lambda call: prod(call.sources[1][1:3])),
+    14: _Rule("LOGISTIC", _same, 1),
+    17: _Rule("MAX_POOL_2D", _pool, 1, 5, lambda call: prod(_filter(call))),
+    18: _Rule("MUL", _broadcast, 2),
+    19: _Rule("RELU", _same, 1),
+    22: _Rule("RESHAPE", _reshape, 2),
+    34: _Rule("PAD", _pad, 2),
+    39: _Rule("TRANSPOSE", _transpose, 2),
+    40: _Rule("MEAN", _mean, 2, 27),
     65: _Rule("SLICE", _slice, 3),
 }
 """Number of an operator in the schema -> its rule."""
@@ -209,12 +222,16 @@ def refuse_crowds(content: bytes) -> None:
     foreign = [(tensor, number) for tensor in tensors for number in TENSOR_FOREIGN]
     foreign += [(operator, OPERATOR_INTERMEDIATES) for operator in operators]
     if any(_field(content, *each) is not None for each in foreign):
-        raise ValueError("a tensor is sparse or has variants, or an operator has intermediates, which edgekd does not write")
+        raise ValueError(
+            "a tensor is sparse or has variants, or an operator has intermediates, which edgekd does not write"
+        )
     left = len(content)  # an honest file has no more numbers than bytes
     for start in tensors:
         place = _field(content, start, TENSOR_QUANTISATION)
         quantisation = [] if place is None else [(table(content, place), number) for number in QUANTISATION_VECTORS]
-        left -= sum(vector(content, *each)[1] for each in [(start, TENSOR_SHAPE), (start, TENSOR_SIGNATURE), *quantisation])
+        left -= sum(
+            vector(content, *each)[1] for each in [(start, TENSOR_SHAPE), (start, TENSOR_SIGNATURE), *quantisation]
+        )
         if left < 0:
             raise ValueError("its tensors have more sizes and scales than the file has bytes")
 
@@ -224,7 +241,8 @@ def refuse_untrue_shapes(content: bytes, most_read: int) -> None:
 
     Args:
         content: of a .tflite file with a graph, whose operators have their tensors, and that `refuse_crowds` let pass.
-        most_read: elements that the windows of one operator read for one channel, each as often as it is read: an engine may gather them.
+        most_read: elements that the windows of one operator read for one channel, each as often as it is read: an
+            engine may gather them.
 
     Raises:
         ValueError: another shape, or what edgekd does not write.
@@ -249,20 +267,28 @@ class _Graph:
 
     def check(self, operator: int) -> None:
         """Compare the output of one operator, by where its table begins."""
-        inputs, outputs = (_integers(self.content, operator, number, len(self.content)) for number in (OPERATOR_INPUTS, OPERATOR_OUTPUTS))
+        inputs, outputs = (
+            _integers(self.content, operator, number, len(self.content))
+            for number in (OPERATOR_INPUTS, OPERATOR_OUTPUTS)
+        )
         code = self._element(self.codes, _number(self.content, operator, OPERATOR_CODE, "I", 0))
         number = max(_number(self.content, code, CODE_OLD, "b", 0), _number(self.content, code, CODE_NEW, "i", 0))
         rule = OPERATORS.get(number)
         if rule is None or len(outputs) != 1 or not inputs or rule.inputs not in (ANY_NUMBER, len(inputs)):
-            raise ValueError(f"operator {number} with {len(inputs)} inputs and {len(outputs)} outputs is none that edgekd writes")
+            raise ValueError(
+                f"operator {number} with {len(inputs)} inputs and {len(outputs)} outputs is none that edgekd writes"
+            )
         what = f"{rule.name} that writes '{self._name(outputs[0])}'"
         if rule.options and _number(self.content, operator, OPERATOR_OPTIONS_TYPE, "B", 0) != rule.options:
             raise ValueError(f"{what} has options of another operator")
         place = _field(self.content, operator, OPERATOR_OPTIONS) if rule.options else operator
         options = operator if place is None else table(self.content, place)
-        call = _Call([self._shape(tensor) for tensor in inputs], lambda index, rank: self._constant(inputs[index], rank),
-                     lambda field, default: _number(self.content, options, field, "i", default),
-                     lambda field: _number(self.content, options, field, "B", 0))
+        call = _Call(
+            [self._shape(tensor) for tensor in inputs],
+            lambda index, rank: self._constant(inputs[index], rank),
+            lambda field, default: _number(self.content, options, field, "i", default),
+            lambda field: _number(self.content, options, field, "B", 0),
+        )
         try:
             made, said = rule.shape(call), self._shape(outputs[0])
             windows = prod(made[:3]) * rule.window(call)
@@ -287,10 +313,11 @@ class _Graph:
 
     def _name(self, tensor: int) -> str:
         first, count = vector(self.content, self._element(self.tensors, tensor), TENSOR_NAME)
-        return self.content[first:first + min(count, MAX_NAME)].decode(errors="replace")
+        return self.content[first : first + min(count, MAX_NAME)].decode(errors="replace")
 
     def _constant(self, tensor: int, rank: int) -> Shape:
-        """Values of a short int32 constant inside the flatbuffer. Of another rank an engine would read the options instead."""
+        """Values of a short int32 constant inside the flatbuffer. Of another rank an engine would read the options
+        instead."""
         start, count = self._element(self.tensors, tensor), prod(self._shape(tensor))
         buffer = self._element(self.buffers, _number(self.content, start, TENSOR_BUFFER, "I", 0))
         first, size = vector(self.content, buffer, BUFFER_DATA)

@@ -1,4 +1,5 @@
-"""What travels inside a model file: labels, front end, quantisation, counts, provenance, golden vectors. One format with a version."""
+"""What travels inside a model file: labels, front end, quantisation, counts, provenance, golden vectors. One format
+with a version."""
 
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
@@ -9,14 +10,15 @@ from edgekd.errors import InputError
 from edgekd.frontend import FrontEnd
 
 FORMAT_VERSION = 5
-"""Version 1 had neither golden vectors nor a calibration, version 2 no counts of the float network, version 3 no cross-validation,
-version 4 no mean spectrum."""
+"""Version 1 had neither golden vectors nor a calibration, version 2 no counts of the float network, version 3 no
+cross-validation, version 4 no mean spectrum."""
 MAX_VECTORS = 64
 MAX_MODULES = 4096
 FLOAT_BYTES = 4
 """Of each parameter of a float network."""
 MAX_FRAME_SAMPLES = 2**23
-"""Samples that the front end transforms for one window, frames times FFT size: beyond it takes hundreds of megabytes."""
+"""Samples that the front end transforms for one window, frames times FFT size: beyond it takes hundreds of
+megabytes."""
 
 Scale = Annotated[float, msgspec.Meta(ge=2.0**-100, le=2.0**100)]
 """Within what float32 can divide by and multiply with."""
@@ -34,7 +36,8 @@ class TensorQuant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Counts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Complexity of the exported graph: exact MACs per window (convolutions and dense layers), parameters, their bytes."""
+    """Complexity of the exported graph: exact MACs per window (convolutions and dense layers), parameters, their
+    bytes."""
 
     macs: int
     params: int
@@ -42,7 +45,8 @@ class Counts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ModuleCount(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """What a counter says of one module. name: in the network, "features.0.conv"; empty for what belongs to none. kind: "Conv2d"."""
+    """What a counter says of one module. name: in the network, "features.0.conv"; empty for what belongs to none. kind:
+    "Conv2d"."""
 
     name: str
     kind: str
@@ -51,8 +55,8 @@ class ModuleCount(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_f
 
 
 class FloatCount(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a counter for torch says of the float network at the input of one window. counter: name and version. Totals are the sums over
-    `modules`, those that it counts something for."""
+    """What a counter for torch says of the float network at the input of one window. counter: name and version. Totals
+    are the sums over `modules`, those that it counts something for."""
 
     counter: str
     macs: Natural
@@ -83,8 +87,9 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What the temperature was fitted on: windows of `splits` of the store with `data_hash`.
 
-    error_before, loss_before: expected calibration error and log loss (nats) at temperature 1. error_after, loss_after: at temperatures
-    fitted on other recordings than those they are judged on. Where that did not lower the loss, the temperature is 1.
+    error_before, loss_before: expected calibration error and log loss (nats) at temperature 1. error_after, loss_after:
+    at temperatures fitted on other recordings than those they are judged on. Where that did not lower the loss, the
+    temperature is 1.
     """
 
     data: str
@@ -106,8 +111,9 @@ class Estimate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class CrossValidation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What networks of the model's recipe reached that were trained on all of `folds` but one and tested on that one, each in turn and
-    with each of `seeds`. clips, windows: accuracy, the mean over folds. network: "qat" computes what an int8 file does."""
+    """What networks of the model's recipe reached that were trained on all of `folds` but one and tested on that one,
+    each in turn and with each of `seeds`. clips, windows: accuracy, the mean over folds. network: "qat" computes what
+    an int8 file does."""
 
     data: str
     data_hash: str
@@ -121,8 +127,9 @@ class CrossValidation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class GoldenVector(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One waveform of `edgekd.modelfile.golden` and what came of it at export.
 
-    seed: of the waveform. probes: little-endian float32 features at the positions that the seed gives. input: deflated int8 features,
-    (mel, frame). logits: in steps of `Golden.step` above zero; whole numbers, those of the integer reference, in an integer model.
+    seed: of the waveform. probes: little-endian float32 features at the positions that the seed gives. input: deflated
+    int8 features, (mel, frame). logits: in steps of `Golden.step` above zero; whole numbers, those of the integer
+    reference, in an integer model.
     """
 
     seed: Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
@@ -132,7 +139,8 @@ class GoldenVector(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Golden(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What `edgekd verify` replays. input: int8 quantisation of the features, in every file. step: logit units of one step."""
+    """What `edgekd verify` replays. input: int8 quantisation of the features, in every file. step: logit units of one
+    step."""
 
     input: TensorQuant
     step: Scale
@@ -142,10 +150,10 @@ class Golden(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The whole deployment beside the weights.
 
-    labels: in the order of the logits. window: samples of one inference at `frontend.sample_rate`. temperature: divides the logits
-    before the softmax; 1 where there is no `calibration`. float_counts: convention -> count of the network before it was folded and
-    quantised. spectrum: (mel,) mean natural log-mel of the training clips without augmentation, frames of digital silence left out; empty
-    where it is not known.
+    labels: in the order of the logits. window: samples of one inference at `frontend.sample_rate`. temperature: divides
+    the logits before the softmax; 1 where there is no `calibration`. float_counts: convention -> count of the network
+    before it was folded and quantised. spectrum: (mel,) mean natural log-mel of the training clips without
+    augmentation, frames of digital silence left out; empty where it is not known.
     """
 
     name: str
@@ -188,8 +196,10 @@ def decode(raw: bytes, where: str) -> Manifest:
         raise _damaged(where, error) from None
     version = document.get("format_version")
     if type(version) is not int or version not in {*MIGRATIONS, FORMAT_VERSION}:
-        raise InputError(f"{where}: manifest format version {version!r} is unknown (this edgekd reads 1 to {FORMAT_VERSION}); "
-                         "update edgekd or export the model again")
+        raise InputError(
+            f"{where}: manifest format version {version!r} is unknown (this edgekd reads 1 to {FORMAT_VERSION}); "
+            "update edgekd or export the model again"
+        )
     for older in range(version, FORMAT_VERSION):
         document = MIGRATIONS[older](document)
     try:
@@ -199,13 +209,19 @@ def decode(raw: bytes, where: str) -> Manifest:
     if len(set(manifest.labels)) < len(manifest.labels):
         raise _damaged(where, "a label is there twice")
     for convention, count in manifest.float_counts.items():
-        if (count.macs, count.params) != (sum(each.macs for each in count.modules), sum(each.params for each in count.modules)):
+        if (count.macs, count.params) != (
+            sum(each.macs for each in count.modules),
+            sum(each.params for each in count.modules),
+        ):
             raise _damaged(where, f"the counts of {convention} do not add up")
     if manifest.spectrum and len(manifest.spectrum) != manifest.frontend.n_mels:
         raise _damaged(where, f"the mean spectrum does not fit {manifest.frontend.n_mels} bands")
     if manifest.frontend.frames(manifest.window) * manifest.frontend.n_fft > MAX_FRAME_SAMPLES:
-        raise _damaged(where, f"a window of {manifest.window:,} samples has {manifest.frontend.frames(manifest.window):,} frames of "
-                              f"{manifest.frontend.n_fft:,} samples")
+        raise _damaged(
+            where,
+            f"a window of {manifest.window:,} samples has {manifest.frontend.frames(manifest.window):,} frames of "
+            f"{manifest.frontend.n_fft:,} samples",
+        )
     return manifest
 
 

@@ -39,26 +39,50 @@ class VerifyReport:
         """What is out of tolerance, one phrase each."""
         found = []
         if not self.features_max_error <= MAX_FEATURES_ERROR:
-            found.append(f"the features are {self.features_max_error:.2g} log units away, more than {MAX_FEATURES_ERROR:g}")
+            found.append(
+                f"the features are {self.features_max_error:.2g} log units away, more than {MAX_FEATURES_ERROR:g}"
+            )
         if not self.input_agreement >= MIN_INPUT_AGREEMENT:
-            found.append(f"{100 * self.input_agreement:.2f} % of the int8 input is the same, less than {100 * MIN_INPUT_AGREEMENT:g} %")
-        found += [f"{name} is {counted(each.max_steps, 'step', form='.3g')} away, more than {MAX_STEPS[name]}"
-                  for name, each in self.engines.items() if not round(each.max_steps, 2) <= MAX_STEPS[name]]
+            found.append(
+                f"{100 * self.input_agreement:.2f} % of the int8 input is the same, less than"
+                f" {100 * MIN_INPUT_AGREEMENT:g} %"
+            )
+        found += [
+            f"{name} is {counted(each.max_steps, 'step', form='.3g')} away, more than {MAX_STEPS[name]}"
+            for name, each in self.engines.items()
+            if not round(each.max_steps, 2) <= MAX_STEPS[name]
+        ]
         return found
 
     def to_json(self) -> bytes:
         """The document of `verify --json`."""
-        engines = {name: {"max_steps": each.max_steps, "label_agreement": each.label_agreement} for name, each in self.engines.items()}
-        return msgspec.json.encode({"model": self.model, "ok": not self.failures, "features_max_error": self.features_max_error,
-                                    "engines": engines, "input_agreement": self.input_agreement, "vectors": self.vectors})
+        engines = {
+            name: {"max_steps": each.max_steps, "label_agreement": each.label_agreement}
+            for name, each in self.engines.items()
+        }
+        return msgspec.json.encode(
+            {
+                "model": self.model,
+                "ok": not self.failures,
+                "features_max_error": self.features_max_error,
+                "engines": engines,
+                "input_agreement": self.input_agreement,
+                "vectors": self.vectors,
+            }
+        )
 
     def to_text(self) -> str:
         """A summary for people."""
-        lines = [f"{self.model}: {counted(self.vectors, 'golden waveform')}",
-                 f"  {'features':14} at most {self.features_max_error:.2g} log units away (limit {MAX_FEATURES_ERROR:g})",
-                 f"  {'int8 input':14} {100 * self.input_agreement:.3f} % the same (limit {100 * MIN_INPUT_AGREEMENT:g} %)"]
-        lines += [f"  {name:14} at most {counted(each.max_steps, 'step', form='.3g')} away (limit {MAX_STEPS[name]}), same label in "
-                  f"{100 * each.label_agreement:.1f} %" for name, each in self.engines.items()]
+        lines = [
+            f"{self.model}: {counted(self.vectors, 'golden waveform')}",
+            f"  {'features':14} at most {self.features_max_error:.2g} log units away (limit {MAX_FEATURES_ERROR:g})",
+            f"  {'int8 input':14} {100 * self.input_agreement:.3f} % the same (limit {100 * MIN_INPUT_AGREEMENT:g} %)",
+        ]
+        lines += [
+            f"  {name:14} at most {counted(each.max_steps, 'step', form='.3g')} away (limit {MAX_STEPS[name]}), same"
+            f" label in {100 * each.label_agreement:.1f} %"
+            for name, each in self.engines.items()
+        ]
         return "\n".join([*lines, f"{self.model}: {'differs' if self.failures else 'ok'}"])
 
     def require(self) -> None:
@@ -88,5 +112,10 @@ def verify(path: Path, engine: str | None = None) -> VerifyReport:
 def verify_model(model: Model, where: str) -> VerifyReport:
     """As `verify`, of an opened model."""
     found = replay(model.manifest, model.logits, where)
-    return VerifyReport(where, len(found.expected), found.features_max_error, found.input_agreement,
-                        {model.engine: agreement(found.expected, found.logits)})
+    return VerifyReport(
+        where,
+        len(found.expected),
+        found.features_max_error,
+        found.input_agreement,
+        {model.engine: agreement(found.expected, found.logits)},
+    )

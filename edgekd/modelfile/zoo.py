@@ -1,4 +1,5 @@
-"""The models that come with edgekd, in `zoo/`: their names, files and cards. A name may stand wherever a command wants a model file."""
+"""The models that come with edgekd, in `zoo/`: their names, files and cards. A name may stand wherever a command wants
+a model file."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,7 +18,9 @@ DEFAULT = "esc50-best"
 def zoo_names() -> list[str]:
     """Names of the models, sorted."""
     suffixes = tuple(f".{PRECISION}{suffix}" for suffix, _ in ENGINES.values())
-    return sorted({path.name.removesuffix(suffix) for path in ZOO.iterdir() for suffix in suffixes if path.name.endswith(suffix)})
+    return sorted(
+        {path.name.removesuffix(suffix) for path in ZOO.iterdir() for suffix in suffixes if path.name.endswith(suffix)}
+    )
 
 
 def zoo_files(name: str) -> list[Path]:
@@ -44,7 +47,11 @@ def bundled_model(engine: str | None = None, name: str = DEFAULT) -> Path:
         InputError: an unknown engine or name.
     """
     if engine is None:
-        engine = "litert" if any(find_spec(package) for package in LITERT_PACKAGES) or not find_spec("onnxruntime") else "onnxruntime"
+        engine = (
+            "litert"
+            if any(find_spec(package) for package in LITERT_PACKAGES) or not find_spec("onnxruntime")
+            else "onnxruntime"
+        )
     if engine not in ENGINES:
         raise InputError(f"unknown engine '{engine}'{nearest(engine, ENGINES)}")
     suffix, _ = ENGINES[engine]

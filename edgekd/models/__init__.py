@@ -1,7 +1,7 @@
 """Students and teachers: one file each, listed here. A new architecture is a new file and one line in a dict.
 
-Each network has two class attributes: `HEAD`, the path of the module that belongs to the labels (all else is the backbone), and
-`EMBEDDING`, the path of the module whose output is the embedding.
+Each network has two class attributes: `HEAD`, the path of the module that belongs to the labels (all else is the
+backbone), and `EMBEDDING`, the path of the module whose output is the embedding.
 """
 
 from collections.abc import Callable
@@ -27,9 +27,22 @@ from edgekd.models.transformer import AstConfig, AstNetwork
 from edgekd.models.waveform import RawWaveform
 from edgekd.models.yamnet import Yamnet, YamnetConfig, check_rate, load_yamnet
 
-ModelConfig = (SerfrCnnConfig | BcResNetAscConfig | BcResNetConfig | CpResNetConfig | CpMobileConfig | MobileNetV2Config | RawCnnConfig
-               | CnnGruConfig | HLTdnnConfig | Cnn14Config | BlackBoxConfig | AstConfig | YamnetConfig
-               | MobileNetV1Config)
+ModelConfig = (
+    SerfrCnnConfig
+    | BcResNetAscConfig
+    | BcResNetConfig
+    | CpResNetConfig
+    | CpMobileConfig
+    | MobileNetV2Config
+    | RawCnnConfig
+    | CnnGruConfig
+    | HLTdnnConfig
+    | Cnn14Config
+    | BlackBoxConfig
+    | AstConfig
+    | YamnetConfig
+    | MobileNetV1Config
+)
 """A frozen config; its `kind` in TOML is the key below. A class attribute `hears` says what the network is given."""
 
 MODELS: dict[type[ModelConfig], Callable[..., nn.Module]] = {
@@ -48,8 +61,9 @@ MODELS: dict[type[ModelConfig], Callable[..., nn.Module]] = {
     AstConfig: AstNetwork,
     YamnetConfig: Yamnet,
 }
-"""Config -> module (config, labels): log_mel (batch, channels, mel, frame) or waveform (batch, channels, time), float32 -> logits (batch,
-labels). Any can teach; those of blocks with an integer form alone (`edgekd.quant`) can be exported."""
+"""Config -> module (config, labels): log_mel (batch, channels, mel, frame) or waveform (batch, channels, time), float32
+-> logits (batch, labels). Any can teach; those of blocks with an integer form alone (`edgekd.quant`) can be
+exported."""
 
 __all__ = ["MODELS", "ModelConfig", "Taps", "build", "front", "hears", "initial", "segment_logits"]
 

@@ -1,9 +1,9 @@
 """BC-ResNet (Kim et al. 2021, broadcasted residual learning) and its scene variant BC-ResNet-ASC, at any width.
 
-BC-ResNet at tau 1 (40 mels x 101 frames, 12 labels) has 9,232 parameters and 2.48 MMAC; BC-ResNet-ASC at width 80 with residual norm and
-4 bands has 314,650 (10 labels), as a student at width 24 32,314 and 5.6 MMAC (256 x 28), at width 48, the widest multiple of eight within
-128,000 bytes, 116,170 and 17.2 MMAC.
-Students use `norm = "batch"`: residual norm has no integer form. One band folds into the convolutions; more become two ops each.
+BC-ResNet at tau 1 (40 mels x 101 frames, 12 labels) has 9,232 parameters and 2.48 MMAC; BC-ResNet-ASC at width 80 with
+residual norm and 4 bands has 314,650 (10 labels), as a student at width 24 32,314 and 5.6 MMAC (256 x 28), at width 48,
+the widest multiple of eight within 128,000 bytes, 116,170 and 17.2 MMAC. Students use `norm = "batch"`: residual norm
+has no integer form. One band folds into the convolutions; more become two ops each.
 """
 
 from typing import ClassVar, Literal
@@ -50,7 +50,8 @@ class BcResNetAscConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     width: int = 24
     """Channels c of stage 1."""
     bands: int = 1
-    """Bands of the sub-spectral norm, which must divide the mel bins of every stage; 1 is batch norm, the fastest as integers."""
+    """Bands of the sub-spectral norm, which must divide the mel bins of every stage; 1 is batch norm, the fastest as
+    integers."""
     norm: Literal["batch", "residual"] = "batch"
     """Norm between stages: residual norm for teachers, batch norm for students."""
     activation: Literal["silu", "relu"] = "silu"
@@ -62,16 +63,41 @@ class BcResNetAscConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
 class BroadcastBlock(nn.Module):
     """Broadcasted residual block: a 2-D frequency branch plus a 1-D temporal branch broadcast over mel."""
 
-    def __init__(self, inputs: int, outputs: int, *, stride: int = 1, dilation: int = 1, bands: int = 1, activation: Activation = "silu",
-                 dropout: float = 0.1) -> None:
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        stride: int = 1,
+        dilation: int = 1,
+        bands: int = 1,
+        activation: Activation = "silu",
+        dropout: float = 0.1,
+    ) -> None:
         super().__init__()
         self.transition = inputs != outputs
         self.expand = ConvNormAct(inputs, outputs) if self.transition else nn.Sequential()
-        self.frequency = ConvNormAct(outputs, outputs, (3, 1), stride=(stride, 1), padding=(1, 0), groups=outputs, activation="none",
-                                     norm="batch" if bands == 1 else "sub_spectral", bands=bands)
+        self.frequency = ConvNormAct(
+            outputs,
+            outputs,
+            (3, 1),
+            stride=(stride, 1),
+            padding=(1, 0),
+            groups=outputs,
+            activation="none",
+            norm="batch" if bands == 1 else "sub_spectral",
+            bands=bands,
+        )
         self.mean = MeanPool("mel")
-        self.temporal = ConvNormAct(outputs, outputs, (1, 3), padding=(0, dilation), dilation=(1, dilation), groups=outputs,
-                                    activation=activation)
+        self.temporal = ConvNormAct(
+            outputs,
+            outputs,
+            (1, 3),
+            padding=(0, dilation),
+            dilation=(1, dilation),
+            groups=outputs,
+            activation=activation,
+        )
         self.pointwise = ConvNormAct(outputs, outputs, norm="none", activation="none", bias=False)
         self.dropout = Dropout(dropout)
         self.broadcast = Add("relu" if self.transition else "none")
@@ -99,10 +125,17 @@ class BcResNet(nn.Module):
             outputs = int(width * growth)
             for index in range(depth):
                 stride = 2 if stage in (1, 2) and index == 0 else 1
-                layers.append(BroadcastBlock(channels, outputs, stride=stride, dilation=2**stage, bands=config.bands,
-                                             dropout=config.dropout))
+                layers.append(
+                    BroadcastBlock(
+                        channels, outputs, stride=stride, dilation=2**stage, bands=config.bands, dropout=config.dropout
+                    )
+                )
                 channels = outputs
-        layers.append(ConvNormAct(channels, channels, 5, padding=(0, 2), groups=channels, norm="none", activation="none", bias=False))
+        layers.append(
+            ConvNormAct(
+                channels, channels, 5, padding=(0, 2), groups=channels, norm="none", activation="none", bias=False
+            )
+        )
         layers.append(MeanPool("mel"))
         layers.append(ConvNormAct(channels, 4 * width))
         self.features = nn.Sequential(*layers)
@@ -122,13 +155,19 @@ class BcResNetAsc(nn.Module):
         super().__init__()
         channels = 2 * config.width
         stem_norm = "batch" if config.norm == "batch" else "none"  # residual norm takes its place
-        layers: list[nn.Module] = [ConvNormAct(config.channels, channels, 5, stride=2, padding=2, norm=stem_norm, bias=False)]
+        layers: list[nn.Module] = [
+            ConvNormAct(config.channels, channels, 5, stride=2, padding=2, norm=stem_norm, bias=False)
+        ]
         if config.norm == "residual":
             layers.append(ResidualNorm())
         for stage, (depth, growth) in enumerate(((2, 1), (2, 1.5), (2, 2), (3, 2.5))):
             outputs = int(config.width * growth)
             for _ in range(depth):
-                layers.append(BroadcastBlock(channels, outputs, bands=config.bands, activation=config.activation, dropout=config.dropout))
+                layers.append(
+                    BroadcastBlock(
+                        channels, outputs, bands=config.bands, activation=config.activation, dropout=config.dropout
+                    )
+                )
                 channels = outputs
             layers.append(ResidualNorm() if config.norm == "residual" else Norm(channels))
             if stage < 2:

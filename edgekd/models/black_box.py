@@ -1,7 +1,8 @@
 """Any .tflite or .onnx file as a teacher: frozen, run by its engine, with a trained head on what it says of a sound.
 
-YAMNet (Plakal and Ellis 2020), for instance, is `file = "yamnet.tflite"`, `output = "yamnet_frames/global_average_pooling2d/Mean"`: 1,024
-features of patches of 0.975 s at 16 kHz, of which a linear head for 50 labels has 51,250 parameters.
+YAMNet (Plakal and Ellis 2020), for instance, is `file = "yamnet.tflite"`, `output =
+"yamnet_frames/global_average_pooling2d/Mean"`: 1,024 features of patches of 0.975 s at 16 kHz, of which a linear head
+for 50 labels has 51,250 parameters.
 """
 
 import functools
@@ -22,19 +23,23 @@ from edgekd.frontend import FrontEnd
 from edgekd.modelfile.black_box import BlackBox, open_features
 
 REMEMBERED = 1 << 16
-"""Sounds whose features are kept, so that those heard again without augmentation cost nothing: 256 MB at 1,024 features."""
+"""Sounds whose features are kept, so that those heard again without augmentation cost nothing: 256 MB at 1,024
+features."""
 OPEN_FILES = 8
 """Files that stay open in a process."""
 
 
-class BlackBoxConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="black_box"):
+class BlackBoxConfig(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="black_box"
+):
     """The file, what is taken of it, how it goes over a sound, and the head."""
 
     hears: ClassVar[Literal["log_mel", "waveform"]] = "waveform"
     file: str
     """Path, absolute or from where the command is run."""
     output: str = ""
-    """"" is the file's first output; else the name or the number of an output or of an inner tensor, see `edgekd.modelfile.black_box`."""
+    """"" is the file's first output; else the name or the number of an output or of an inner tensor, see
+    `edgekd.modelfile.black_box`."""
     sample_rate: Annotated[int, Meta(gt=0)] = 16000
     """Hz that the file was trained at."""
     hop: Annotated[float, Meta(gt=0)] | None = None
@@ -58,17 +63,22 @@ def check_front_end(config: BlackBoxConfig, fe: FrontEnd) -> None:
         InputError: another sample rate, or a pre-emphasis.
     """
     if fe.sample_rate != config.sample_rate:
-        raise InputError(f"{config.file}: hears {config.sample_rate} Hz (sample_rate of the black box), but the recipe's front end has "
-                         f"{fe.sample_rate} Hz; prepare a store at {config.sample_rate} Hz and set frontend.sample_rate")
+        raise InputError(
+            f"{config.file}: hears {config.sample_rate} Hz (sample_rate of the black box), but the recipe's front end"
+            f" has {fe.sample_rate} Hz; prepare a store at {config.sample_rate} Hz and set frontend.sample_rate"
+        )
     if fe.pre_emphasis:
-        raise InputError(f"{config.file}: hears plain waveforms, but frontend.pre_emphasis is {fe.pre_emphasis:g}; set it to 0")
+        raise InputError(
+            f"{config.file}: hears plain waveforms, but frontend.pre_emphasis is {fe.pre_emphasis:g}; set it to 0"
+        )
 
 
 class BlackBoxNetwork(nn.Module):
     """waveform (batch, 1, time) -> logits (batch, labels).
 
     Raises:
-        InputError: see `edgekd.modelfile.black_box.open_features`; another sample rate than the file's; without a head another number of labels.
+        InputError: see `edgekd.modelfile.black_box.open_features`; another sample rate than the file's; without a head
+            another number of labels.
     """
 
     HEAD: ClassVar[str] = "head"
@@ -80,11 +90,19 @@ class BlackBoxNetwork(nn.Module):
         width = self.frozen.width
         if not config.head:
             if width != labels:
-                raise InputError(f"{config.file}: gives {width} values, but there are {labels} labels; train a head on it (head = true)")
+                raise InputError(
+                    f"{config.file}: gives {width} values, but there are {labels} labels; train a head on it (head ="
+                    " true)"
+                )
             self.head: nn.Module = nn.Identity()
         elif config.hidden:
-            self.head = nn.Sequential(nn.Dropout(config.dropout), nn.Linear(width, config.hidden), nn.ReLU(), nn.Dropout(config.dropout),
-                                      nn.Linear(config.hidden, labels))
+            self.head = nn.Sequential(
+                nn.Dropout(config.dropout),
+                nn.Linear(width, config.hidden),
+                nn.ReLU(),
+                nn.Dropout(config.dropout),
+                nn.Linear(config.hidden, labels),
+            )
         else:
             self.head = nn.Sequential(nn.Dropout(config.dropout), nn.Linear(width, labels))
 
@@ -95,8 +113,8 @@ class BlackBoxNetwork(nn.Module):
 class _Frozen(nn.Module):
     """waveform (batch, 1, time) -> features (batch, width), without gradient.
 
-    Its state is the hash of the file, so that weights of a head are known to belong to it, and a parameter without elements, which tells
-    where the network is.
+    Its state is the hash of the file, so that weights of a head are known to belong to it, and a parameter without
+    elements, which tells where the network is.
     """
 
     def __init__(self, config: BlackBoxConfig) -> None:
@@ -114,8 +132,10 @@ class _Frozen(nn.Module):
         self._kept: OrderedDict[bytes, NDArray[np.float32]] = OrderedDict()
         manifest = self._box.manifest
         if manifest is not None and manifest.frontend.sample_rate != config.sample_rate:
-            raise InputError(f"{config.file}: its manifest says {manifest.frontend.sample_rate} Hz, but sample_rate of the black box is "
-                             f"{config.sample_rate}; set it to {manifest.frontend.sample_rate}")
+            raise InputError(
+                f"{config.file}: its manifest says {manifest.frontend.sample_rate} Hz, but sample_rate of the black box"
+                f" is {config.sample_rate}; set it to {manifest.frontend.sample_rate}"
+            )
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and other processes open the file themselves: engines cannot be copied."""
@@ -137,15 +157,21 @@ class _Frozen(nn.Module):
         """
         trained = bytes(state.tolist()).hex()
         if trained != self._box.sha256:
-            raise InputError(f"{self.config.file}: is another file than the head was trained on (SHA-256 {self._box.sha256[:8]}, then "
-                             f"{trained[:8]}); put that one there, or train the run again")
+            raise InputError(
+                f"{self.config.file}: is another file than the head was trained on (SHA-256 {self._box.sha256[:8]},"
+                f" then {trained[:8]}); put that one there, or train the run again"
+            )
 
     @torch.compiler.disable
     def forward(self, waveform: Tensor) -> Tensor:
         if waveform.shape[1] != 1:
-            raise InputError(f"{self.config.file}: hears one channel, got {waveform.shape[1]}; set view.channels = 'mean'")
+            raise InputError(
+                f"{self.config.file}: hears one channel, got {waveform.shape[1]}; set view.channels = 'mean'"
+            )
         rows = waveform.detach()[:, 0].float().cpu().numpy()  # (B, time)
-        return torch.from_numpy(np.stack([self._features(np.ascontiguousarray(row)) for row in rows])).to(waveform.device)
+        return torch.from_numpy(np.stack([self._features(np.ascontiguousarray(row)) for row in rows])).to(
+            waveform.device
+        )
 
     def _features(self, sound: NDArray[np.float32]) -> NDArray[np.float32]:
         """(width,) of (time,), from memory where it was heard before."""
@@ -158,12 +184,15 @@ class _Frozen(nn.Module):
         return features
 
     def _heard(self, sound: NDArray[np.float32]) -> NDArray[np.float32]:
-        """(width,) of (time,): patches that begin at multiples of the hop and lie inside; zeros fill up a sound shorter than one."""
+        """(width,) of (time,): patches that begin at multiples of the hop and lie inside; zeros fill up a sound shorter
+        than one."""
         config = self.config
         length = self._box.samples or (round(config.seconds * config.sample_rate) if config.seconds else len(sound))
         hop = length if config.hop is None else max(1, round(config.hop * config.sample_rate))
         sound = np.pad(sound, (0, max(length - len(sound), 0)))
-        patches = np.stack([self._box.vector(sound[start:start + length]) for start in range(0, len(sound) - length + 1, hop)])
+        patches = np.stack(
+            [self._box.vector(sound[start : start + length]) for start in range(0, len(sound) - length + 1, hop)]
+        )
         mean = patches.mean(axis=0)
         return mean if config.pool == "mean" else np.concatenate([mean, patches.max(axis=0)])
 

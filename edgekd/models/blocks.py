@@ -1,7 +1,7 @@
 """The closed vocabulary that students are composed of. Each kind of block is declared once, here, in its float form.
 
-`edgekd.quant` maps every leaf (`Block`) to its quantization-aware form and to integer ops; a student calls blocks and nothing else,
-so that tracing it gives a list of known blocks. All maps are (batch, channel, mel, frame) float32.
+`edgekd.quant` maps every leaf (`Block`) to its quantization-aware form and to integer ops; a student calls blocks and
+nothing else, so that tracing it gives a list of known blocks. All maps are (batch, channel, mel, frame) float32.
 """
 
 from abc import ABC, abstractmethod
@@ -40,9 +40,15 @@ def activate(x: Tensor, activation: Activation) -> Tensor:
 
 
 def convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """conv(x), but depthwise with strides in float32 even where a CPU's autocast says bfloat16, whose backward pass is a slow path there:
-    17 ms for 3 (torch 2.13, Zen 4, 16 maps of 64 x 32 x 49, one core)."""
-    if torch.is_grad_enabled() and x.device.type == "cpu" and conv.groups > 1 and max(conv.stride) > 1 and torch.is_autocast_enabled("cpu"):
+    """conv(x), but depthwise with strides in float32 even where a CPU's autocast says bfloat16, whose backward pass is
+    a slow path there: 17 ms for 3 (torch 2.13, Zen 4, 16 maps of 64 x 32 x 49, one core)."""
+    if (
+        torch.is_grad_enabled()
+        and x.device.type == "cpu"
+        and conv.groups > 1
+        and max(conv.stride) > 1
+        and torch.is_autocast_enabled("cpu")
+    ):
         with torch.autocast("cpu", enabled=False):
             return conv(x.float())  # type: ignore[no-any-return]
     return conv(x)  # type: ignore[no-any-return]
@@ -56,7 +62,8 @@ class Block(nn.Module, ABC):
 
 
 class SubSpectralNorm(nn.Module):
-    """Batch normalisation per channel and band of mel bins: (B, C, F, T) as (B, C * bands, F / bands, T) (Chang et al. 2021)."""
+    """Batch normalisation per channel and band of mel bins: (B, C, F, T) as (B, C * bands, F / bands, T) (Chang et al.
+    2021)."""
 
     def __init__(self, channels: int, bands: int) -> None:
         super().__init__()
@@ -72,16 +79,36 @@ class SubSpectralNorm(nn.Module):
 class ConvNormAct(Block):
     """Convolution (also depthwise, grouped, dilated), batch or sub-spectral norm, activation.
 
-    norm: "batch" (folds into the convolution), "none" (the convolution has a bias unless told otherwise) or "sub_spectral" with
-    `bands` > 1.
+    norm: "batch" (folds into the convolution), "none" (the convolution has a bias unless told otherwise) or
+    "sub_spectral" with `bands` > 1.
     """
 
-    def __init__(self, inputs: int, outputs: int, kernel: Size = 1, *, stride: Size = 1, padding: Size = 0, dilation: Size = 1,
-                 groups: int = 1, norm: Literal["batch", "none", "sub_spectral"] = "batch", bands: int = 1, activation: Activation = "relu",
-                 bias: bool = True) -> None:
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: Size = 1,
+        *,
+        stride: Size = 1,
+        padding: Size = 0,
+        dilation: Size = 1,
+        groups: int = 1,
+        norm: Literal["batch", "none", "sub_spectral"] = "batch",
+        bands: int = 1,
+        activation: Activation = "relu",
+        bias: bool = True,
+    ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(inputs, outputs, pair(kernel), pair(stride), pair(padding), pair(dilation), groups,
-                              bias=bias and norm == "none")
+        self.conv = nn.Conv2d(
+            inputs,
+            outputs,
+            pair(kernel),
+            pair(stride),
+            pair(padding),
+            pair(dilation),
+            groups,
+            bias=bias and norm == "none",
+        )
         self.norm: nn.Module = nn.Identity()
         if norm == "batch":
             self.norm = nn.BatchNorm2d(outputs)
@@ -105,7 +132,8 @@ class Norm(Block):
 
 
 class ResidualNorm(Block):
-    """weight * x + instance norm per mel bin over (channel, frame) (Kim et al. 2021). Dynamic: for teachers, it has no integer form."""
+    """weight * x + instance norm per mel bin over (channel, frame) (Kim et al. 2021). Dynamic: for teachers, it has no
+    integer form."""
 
     def __init__(self, weight: float = 0.1, eps: float = 1e-5) -> None:
         super().__init__()
@@ -118,8 +146,9 @@ class ResidualNorm(Block):
 
 
 class GlobalResponseNorm(Block):
-    """x + gamma * x * n + beta, n the L2 norm of each channel's map over the mean of these norms, then an activation (Woo et al. 2023,
-    with one gamma and one beta in all as in CP-Mobile). Dynamic: for teachers, it has no integer form."""
+    """x + gamma * x * n + beta, n the L2 norm of each channel's map over the mean of these norms, then an activation
+    (Woo et al. 2023, with one gamma and one beta in all as in CP-Mobile). Dynamic: for teachers, it has no integer
+    form."""
 
     def __init__(self, activation: Activation = "none", eps: float = 1e-6) -> None:
         super().__init__()
@@ -130,7 +159,9 @@ class GlobalResponseNorm(Block):
 
     def forward(self, x: Tensor) -> Tensor:
         norms = torch.linalg.vector_norm(x, dim=(2, 3), keepdim=True)  # (B, C, 1, 1)
-        return activate(x + self.gamma * x * norms / (norms.mean(dim=1, keepdim=True) + self.eps) + self.beta, self.activation)
+        return activate(
+            x + self.gamma * x * norms / (norms.mean(dim=1, keepdim=True) + self.eps) + self.beta, self.activation
+        )
 
 
 class Add(Block):
@@ -188,10 +219,11 @@ class MeanPool(Block):
 
 
 class AttentionPool(Block):
-    """Self multi-head attention pooling (Jung et al. 2020): mean over mel, then a weighted sum over frames, (B, C, F, T) -> (B, C, 1, 1).
+    """Self multi-head attention pooling (Jung et al. 2020): mean over mel, then a weighted sum over frames, (B, C, F,
+    T) -> (B, C, 1, 1).
 
-    Each of `heads` parts h_t of the channels has weights softmax_t(h_t . u / sqrt(C / heads)) with a learned u. These begin at 0, where
-    all frames weigh the same. Dynamic: for teachers, it has no integer form.
+    Each of `heads` parts h_t of the channels has weights softmax_t(h_t . u / sqrt(C / heads)) with a learned u. These
+    begin at 0, where all frames weigh the same. Dynamic: for teachers, it has no integer form.
 
     Raises:
         InputError: heads do not divide the channels.
@@ -200,7 +232,10 @@ class AttentionPool(Block):
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()
         if heads < 1 or channels % heads:
-            raise InputError(f"attention pooling: {channels} channels cannot be split into {heads} heads; choose heads that divide them")
+            raise InputError(
+                f"attention pooling: {channels} channels cannot be split into {heads} heads; choose heads that divide"
+                " them"
+            )
         self.heads = heads
         self.query = nn.Parameter(torch.zeros(heads, channels // heads))
 
@@ -231,7 +266,9 @@ class Flatten(Block):
 class Residual(nn.Module):
     """activation(body(x) + shortcut(x)); no shortcut is the identity."""
 
-    def __init__(self, body: nn.Module, activation: Literal["none", "relu"] = "relu", shortcut: nn.Module | None = None) -> None:
+    def __init__(
+        self, body: nn.Module, activation: Literal["none", "relu"] = "relu", shortcut: nn.Module | None = None
+    ) -> None:
         super().__init__()
         self.body = body
         self.shortcut = nn.Sequential() if shortcut is None else shortcut
@@ -242,9 +279,12 @@ class Residual(nn.Module):
 
 
 class SqueezeExcite(nn.Module):
-    """Channel gate: mean -> 1x1 to channels / reduction, ReLU -> 1x1, gate (Hu et al. 2018). A hard sigmoid costs no integer op."""
+    """Channel gate: mean -> 1x1 to channels / reduction, ReLU -> 1x1, gate (Hu et al. 2018). A hard sigmoid costs no
+    integer op."""
 
-    def __init__(self, channels: int, reduction: int = 16, gate: Literal["sigmoid", "hard_sigmoid"] = "hard_sigmoid") -> None:
+    def __init__(
+        self, channels: int, reduction: int = 16, gate: Literal["sigmoid", "hard_sigmoid"] = "hard_sigmoid"
+    ) -> None:
         super().__init__()
         hidden = max(1, channels // reduction)
         self.pool = MeanPool()
@@ -257,9 +297,12 @@ class SqueezeExcite(nn.Module):
 
 
 class Classifier(nn.Module):
-    """Dropout, global pooling and a dense layer as a 1x1 convolution: (B, C, F, T) -> logits (B, labels). `heads` is of attention."""
+    """Dropout, global pooling and a dense layer as a 1x1 convolution: (B, C, F, T) -> logits (B, labels). `heads` is of
+    attention."""
 
-    def __init__(self, channels: int, labels: int, dropout: float = 0.0, pooling: Pooling = "mean", heads: int = 1) -> None:
+    def __init__(
+        self, channels: int, labels: int, dropout: float = 0.0, pooling: Pooling = "mean", heads: int = 1
+    ) -> None:
         super().__init__()
         self.pool = MeanPool() if pooling == "mean" else AttentionPool(channels, heads)
         self.dropout = Dropout(dropout)
@@ -284,8 +327,8 @@ class MapClassifier(nn.Module):
 
 
 class HiddenClassifier(nn.Module):
-    """A pool to (B, channels, 1, 1), a hidden dense layer with ReLU, whose output is the embedding, and a dense layer, dropout before each:
-    (B, C, F, T) -> logits (B, labels)."""
+    """A pool to (B, channels, 1, 1), a hidden dense layer with ReLU, whose output is the embedding, and a dense layer,
+    dropout before each: (B, C, F, T) -> logits (B, labels)."""
 
     def __init__(self, pool: nn.Module, channels: int, hidden: int, labels: int, dropout: float = 0.0) -> None:
         super().__init__()

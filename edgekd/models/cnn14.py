@@ -1,11 +1,12 @@
 """CNN14 of PANNs (Kong et al. 2020), a teacher pretrained on AudioSet; at other widths a small twin.
 
-The default has 80,753,615 parameters at 527 labels and 64 mels; `widths = [16, 32, 64, 128], hidden = 128` has 311,642 at 10. Taps:
-`features.block1` (64 channels) to `features.block6`, after their pools.
+The default has 80,753,615 parameters at 527 labels and 64 mels; `widths = [16, 32, 64, 128], hidden = 128` has 311,642
+at 10. Taps: `features.block1` (64 channels) to `features.block6`, after their pools.
 
-`weights` names a checkpoint as published ("Cnn14_mAP=0.431.pth"). It was trained on decibels of 32 kHz sound through filters of equal
-area. So the front end must be `PUBLISHED`, as it stands (`normalize = false` in the recipe); our filters are of equal height, which the
-first batch norm makes up for. What is left is the padding of the first and last frame, zeros here and a reflection there.
+`weights` names a checkpoint as published ("Cnn14_mAP=0.431.pth"). It was trained on decibels of 32 kHz sound through
+filters of equal area. So the front end must be `PUBLISHED`, as it stands (`normalize = false` in the recipe); our
+filters are of equal height, which the first batch norm makes up for. What is left is the padding of the first and last
+frame, zeros here and a reflection there.
 """
 
 import pickle
@@ -22,8 +23,20 @@ from edgekd.errors import InputError
 from edgekd.frontend import FrontEnd, corners
 from edgekd.models.blocks import AvgPool, Block, ConvNormAct, Dropout, HiddenClassifier
 
-PUBLISHED = FrontEnd(sample_rate=32000, n_fft=1024, win_length=1024, hop_length=320, padding="center", n_mels=64, f_min=50.0, f_max=14000.0,
-                     mel_scale="slaney", log_floor=1e-10, mean=0.0, std=float(np.log(10) / 10))
+PUBLISHED = FrontEnd(
+    sample_rate=32000,
+    n_fft=1024,
+    win_length=1024,
+    hop_length=320,
+    padding="center",
+    n_mels=64,
+    f_min=50.0,
+    f_max=14000.0,
+    mel_scale="slaney",
+    log_floor=1e-10,
+    mean=0.0,
+    std=float(np.log(10) / 10),
+)
 """Front end of the published weights: nepers of power over `std` are decibels."""
 
 
@@ -43,7 +56,8 @@ class Cnn14Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_f
     dropout: float = 0.5
     """Probability, before each dense layer."""
     weights: str = ""
-    """Path of a published checkpoint that training begins with, its last layer only where the number of labels is the same."""
+    """Path of a published checkpoint that training begins with, its last layer only where the number of labels is the
+    same."""
 
     def __post_init__(self) -> None:
         if not self.widths:
@@ -59,8 +73,10 @@ class MelNorm(Block):
 
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[2] != self.norm.num_features:
-            raise InputError(f"cnn14: the front end gives {x.shape[2]} mel bins, and the network's mels is {self.norm.num_features}; "
-                             "set both to the same")
+            raise InputError(
+                f"cnn14: the front end gives {x.shape[2]} mel bins, and the network's mels is {self.norm.num_features};"
+                " set both to the same"
+            )
         return self.norm(x.transpose(1, 2)).transpose(1, 2)
 
 
@@ -96,7 +112,8 @@ class Cnn14(nn.Module):
 
 
 def load_published(model: Cnn14, path: Path | str) -> None:
-    """Put the weights of a published checkpoint into a network, in place; a last layer for another number of labels stays as it is.
+    """Put the weights of a published checkpoint into a network, in place; a last layer for another number of labels
+    stays as it is.
 
     Args:
         model: with the published widths, or those of the checkpoint.
@@ -108,15 +125,21 @@ def load_published(model: Cnn14, path: Path | str) -> None:
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)["model"]
     except FileNotFoundError:
-        raise InputError(f"cnn14: weights '{path}' is not there; give the path of a PANNs checkpoint of CNN14, or leave it out") from None
+        raise InputError(
+            f"cnn14: weights '{path}' is not there; give the path of a PANNs checkpoint of CNN14, or leave it out"
+        ) from None
     except (OSError, RuntimeError, KeyError, TypeError, IndexError, EOFError, pickle.UnpicklingError) as error:
-        raise InputError(f"cnn14: weights '{path}' is no PANNs checkpoint ({type(error).__name__}); give a file of torch with a dict "
-                         "'model'") from None
+        raise InputError(
+            f"cnn14: weights '{path}' is no PANNs checkpoint ({type(error).__name__}); give a file of torch with a dict"
+            " 'model'"
+        ) from None
     state = {}
     for ours, value in model.state_dict().items():
         theirs = _published_name(ours)
         if theirs not in saved:
-            raise InputError(f"cnn14: weights '{path}' has no '{theirs}'; it is not of CNN14 with {len(model.features)} blocks")
+            raise InputError(
+                f"cnn14: weights '{path}' has no '{theirs}'; it is not of CNN14 with {len(model.features)} blocks"
+            )
         tensor = saved[theirs]
         if theirs.startswith("conv_block") and tensor.dim() == 4:
             tensor = tensor.transpose(2, 3)  # theirs are (frame, mel)
@@ -125,8 +148,10 @@ def load_published(model: Cnn14, path: Path | str) -> None:
         if tensor.shape != value.shape:
             if theirs.startswith("fc_audioset"):
                 continue
-            raise InputError(f"cnn14: '{theirs}' of weights '{path}' is {tuple(tensor.shape)} and the network's {tuple(value.shape)}; "
-                             "use the default widths, mels, hidden and channels")
+            raise InputError(
+                f"cnn14: '{theirs}' of weights '{path}' is {tuple(tensor.shape)} and the network's"
+                f" {tuple(value.shape)}; use the default widths, mels, hidden and channels"
+            )
         state[ours] = tensor
     mean = "norm.norm.running_mean"
     if len(state[mean]) == PUBLISHED.n_mels:

@@ -1,11 +1,12 @@
 """The residual CNN on spectrograms and the CNN-GRU of Heo et al. 2019 (teacher-student learning with soft labels).
 
-The paper's input is 256 coefficients x 249 frames of 10 s of 48 kHz stereo (windows of 100 ms each 40 ms, padding "end"). The CNN is
-trained first, without GRU, then the CNN-GRU from its weights: layers have the same names in both. The paper's table has 120 channels in
-the last block, but the GRU reads 480 values, a mean and a maximum of 240 channels: 240 here. ReLU, and pools behind blocks, where the
-paper does not say.
+The paper's input is 256 coefficients x 249 frames of 10 s of 48 kHz stereo (windows of 100 ms each 40 ms, padding
+"end"). The CNN is trained first, without GRU, then the CNN-GRU from its weights: layers have the same names in both.
+The paper's table has 120 channels in the last block, but the GRU reads 480 values, a mean and a maximum of 240
+channels: 240 here. ReLU, and pools behind blocks, where the paper does not say.
 
-Parameters at 10 labels: 2,496,954, without GRU 1,111,674; with `channels = 1, stem = 8, widths = [8, 16, 24, 32]` 61,298 and 36,338.
+Parameters at 10 labels: 2,496,954, without GRU 1,111,674; with `channels = 1, stem = 8, widths = [8, 16, 24, 32]`
+61,298 and 36,338.
 """
 
 from typing import ClassVar
@@ -42,8 +43,10 @@ class CnnGruConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_
 
     def __post_init__(self) -> None:
         if not self.widths or len(self.widths) != len(self.pools):
-            raise InputError(f"cnn_gru: widths {self.widths} and pools {self.pools} must have one entry per block; "
-                             "give both the same length")
+            raise InputError(
+                f"cnn_gru: widths {self.widths} and pools {self.pools} must have one entry per block; "
+                "give both the same length"
+            )
 
 
 class MeanMaxPool(Block):
@@ -74,7 +77,9 @@ class CnnGru(nn.Module):
     def __init__(self, config: CnnGruConfig, labels: int) -> None:
         super().__init__()
         channels = config.stem
-        self.stem = ConvNormAct(config.channels, channels, config.stem_kernel, stride=config.stem_stride, padding=config.stem_kernel // 2)
+        self.stem = ConvNormAct(
+            config.channels, channels, config.stem_kernel, stride=config.stem_stride, padding=config.stem_kernel // 2
+        )
         blocks: list[nn.Module] = []
         for width, size in zip(config.widths, config.pools, strict=True):
             block = _basic_block(channels, width)
@@ -86,7 +91,8 @@ class CnnGru(nn.Module):
         self.classifier = HiddenClassifier(over_frames, 2 * channels, config.embedding, labels, config.dropout)
 
     def forward(self, log_mel: Tensor) -> Tensor:
-        return self.classifier(self.pool(self.blocks(self.stem(log_mel))))  # blocks: (B, 240, 21, 20), pool: (B, 480, 1, 20)
+        # blocks: (B, 240, 21, 20), pool: (B, 480, 1, 20)
+        return self.classifier(self.pool(self.blocks(self.stem(log_mel))))
 
 
 def _basic_block(inputs: int, outputs: int) -> Residual:

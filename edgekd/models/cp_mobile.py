@@ -1,7 +1,8 @@
-"""CP-Mobile (Schmid et al. 2023, first place of DCASE 2023 Task 1; in 2024 without global response norm the task's baseline).
+"""CP-Mobile (Schmid et al. 2023, first place of DCASE 2023 Task 1; in 2024 without global response norm the task's
+baseline).
 
-The default is the 2024 baseline: 61,148 parameters and 29,419,156 MACs (10 labels, 256 mels x 65 frames, batch norm counted as torchinfo
-does, one MAC per parameter).
+The default is the 2024 baseline: 61,148 parameters and 29,419,156 MACs (10 labels, 256 mels x 65 frames, batch norm
+counted as torchinfo does, one MAC per parameter).
 """
 
 from typing import ClassVar, Literal
@@ -10,7 +11,15 @@ import msgspec
 from torch import Tensor, nn
 
 from edgekd.errors import InputError
-from edgekd.models.blocks import AvgPool, ConvNormAct, GlobalResponseNorm, MapClassifier, Residual, eights, head_of_features
+from edgekd.models.blocks import (
+    AvgPool,
+    ConvNormAct,
+    GlobalResponseNorm,
+    MapClassifier,
+    Residual,
+    eights,
+    head_of_features,
+)
 
 
 class CpMobileConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="cp_mobile"):
@@ -31,8 +40,10 @@ class CpMobileConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, ta
 
     def __post_init__(self) -> None:
         if self.width < 8 or len(self.strides) != sum(self.depths):
-            raise InputError(f"cp_mobile: width {self.width} must be at least 8, and strides {self.strides} must have one entry for each "
-                             f"of the {sum(self.depths)} blocks of depths {self.depths}")
+            raise InputError(
+                f"cp_mobile: width {self.width} must be at least 8, and strides {self.strides} must have one entry for"
+                f" each of the {sum(self.depths)} blocks of depths {self.depths}"
+            )
 
 
 class CpMobile(nn.Module):
@@ -44,8 +55,11 @@ class CpMobile(nn.Module):
     def __init__(self, config: CpMobileConfig, labels: int) -> None:
         super().__init__()
         channels = eights(config.width)
-        layers: list[nn.Module] = [ConvNormAct(1, channels // 4, 3, stride=2, padding=1),
-                                   ConvNormAct(channels // 4, channels, 3, stride=2, padding=1)]  # (B, W, 64, 17) at 256 x 65
+        layers: list[nn.Module] = [
+            ConvNormAct(1, channels // 4, 3, stride=2, padding=1),
+            # (B, W, 64, 17) at 256 x 65
+            ConvNormAct(channels // 4, channels, 3, stride=2, padding=1),
+        ]
         strides = iter(config.strides)
         for stage, depth in enumerate(config.depths):
             outputs = eights(eights(config.width) * config.growth**stage)
@@ -61,10 +75,14 @@ class CpMobile(nn.Module):
 
 
 def _block(inputs: int, outputs: int, expansion: float, stride: tuple[int, int], norm: str) -> nn.Module:
-    """Expand, depthwise, project; beside them a shortcut where the width stays, averaged over 3x3 where the size does not."""
+    """Expand, depthwise, project; beside them a shortcut where the width stays, averaged over 3x3 where the size does
+    not."""
     hidden, dynamic, skips = eights(inputs * expansion), norm == "global_response", inputs == outputs
-    body = nn.Sequential(ConvNormAct(inputs, hidden), ConvNormAct(hidden, hidden, 3, stride=stride, padding=1, groups=hidden),
-                         ConvNormAct(hidden, outputs, activation="none" if skips or dynamic else "relu"))
+    body = nn.Sequential(
+        ConvNormAct(inputs, hidden),
+        ConvNormAct(hidden, hidden, 3, stride=stride, padding=1, groups=hidden),
+        ConvNormAct(hidden, outputs, activation="none" if skips or dynamic else "relu"),
+    )
     shortcut = AvgPool(3, stride, 1) if stride != (1, 1) else None
     block = Residual(body, "none" if dynamic else "relu", shortcut) if skips else body
     return nn.Sequential(block, GlobalResponseNorm("relu")) if dynamic else block

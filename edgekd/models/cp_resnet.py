@@ -1,8 +1,9 @@
-"""CP-ResNet: a residual CNN with a limited receptive field (Koutini et al. 2019 and 2021). A teacher, and small, a student.
+"""CP-ResNet: a residual CNN with a limited receptive field (Koutini et al. 2019 and 2021). A teacher, and small, a
+student.
 
-The published networks are told apart by rho, a rule for which convolutions are 3x3 and which 1x1; here the kernels are written out.
-The default is the small DCASE 2023 variant (rho 8): 127,674 parameters at 10 labels, ten fewer than published, whose classifier has a
-batch norm in place of the bias here.
+The published networks are told apart by rho, a rule for which convolutions are 3x3 and which 1x1; here the kernels are
+written out. The default is the small DCASE 2023 variant (rho 8): 127,674 parameters at 10 labels, ten fewer than
+published, whose classifier has a batch norm in place of the bias here.
 """
 
 from typing import ClassVar
@@ -42,8 +43,10 @@ class CpResNetConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, ta
 
     def __post_init__(self) -> None:
         if not len(self.widths) == len(self.kernels) == len(self.groups):
-            raise InputError(f"cp_resnet: widths {self.widths}, kernels {self.kernels} and groups {self.groups} must have one entry per "
-                             "block; give all three the same length")
+            raise InputError(
+                f"cp_resnet: widths {self.widths}, kernels {self.kernels} and groups {self.groups} must have one entry"
+                " per block; give all three the same length"
+            )
 
 
 class CpResNet(nn.Module):
@@ -55,9 +58,13 @@ class CpResNet(nn.Module):
     def __init__(self, config: CpResNetConfig, labels: int) -> None:
         super().__init__()
         channels = config.stem
-        stem = ConvNormAct(config.channels, channels, config.stem_kernel, stride=config.stem_stride, padding=config.stem_kernel // 2)
+        stem = ConvNormAct(
+            config.channels, channels, config.stem_kernel, stride=config.stem_stride, padding=config.stem_kernel // 2
+        )
         layers: list[nn.Module] = [stem, *_pool(config, 0)]
-        for number, (width, kernels, groups) in enumerate(zip(config.widths, config.kernels, config.groups, strict=True), start=1):
+        for number, (width, kernels, groups) in enumerate(
+            zip(config.widths, config.kernels, config.groups, strict=True), start=1
+        ):
             layers += [_basic_block(channels, width, kernels, groups), *_pool(config, number)]
             channels = width
         self.features = nn.Sequential(*layers)

@@ -1,7 +1,7 @@
 """HLTDNN, a time delay network with a parallel histogram layer (Ritu et al. 2023), the student of SSATKD (2025).
 
-Taps: `features.block1` to `features.block4`, after their pools; SSATKD takes `features.block2`. 14,914 parameters (10 labels,
-64 mels). Batch norms are ours.
+Taps: `features.block1` to `features.block4`, after their pools; SSATKD takes `features.block2`. 14,914 parameters (10
+labels, 64 mels). Batch norms are ours.
 """
 
 from collections import OrderedDict
@@ -39,20 +39,25 @@ class HLTdnnConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_
 
     def __post_init__(self) -> None:
         if not self.widths or len(self.widths) != len(self.kernels):
-            raise InputError(f"hltdnn: widths {self.widths} and kernels {self.kernels} must have one entry per block; "
-                             "give both the same length")
-        if self.mels < BLOCK_POOL**len(self.widths):
-            raise InputError(f"hltdnn: {self.mels} mels do not last for {len(self.widths)} blocks that halve them; "
-                             f"give {BLOCK_POOL**len(self.widths)} or more")
+            raise InputError(
+                f"hltdnn: widths {self.widths} and kernels {self.kernels} must have one entry per block; "
+                "give both the same length"
+            )
+        if self.mels < BLOCK_POOL ** len(self.widths):
+            raise InputError(
+                f"hltdnn: {self.mels} mels do not last for {len(self.widths)} blocks that halve them; "
+                f"give {BLOCK_POOL ** len(self.widths)} or more"
+            )
         if self.bins == 1:
             raise InputError("hltdnn: a histogram of one bin is constant; give bins = 2 or more, or 0 for none")
 
 
 class Histogram(Block):
-    """Soft histogram of each channel over the map: (B, C, F, T) -> (B, C * bins, 1, 1), sums of 1 over the bins. No integer form.
+    """Soft histogram of each channel over the map: (B, C, F, T) -> (B, C * bins, 1, 1), sums of 1 over the bins. No
+    integer form.
 
-    A value counts in each bin by exp(-(width * (value - centre))^2), its counts scaled to a sum of 1; centres and widths of every channel
-    are learned. They begin evenly spread over what a ReLU behind a batch norm gives.
+    A value counts in each bin by exp(-(width * (value - centre))^2), its counts scaled to a sum of 1; centres and
+    widths of every channel are learned. They begin evenly spread over what a ReLU behind a batch norm gives.
     """
 
     def __init__(self, channels: int, bins: int, eps: float = 1e-6) -> None:
@@ -64,7 +69,8 @@ class Histogram(Block):
 
     def forward(self, x: Tensor) -> Tensor:
         distance = x.flatten(2)[:, :, None] - self.centre[..., None]  # (B, C, bins, F * T)
-        counts = torch.exp(-(self.width[..., None] * distance).square()) + self.eps  # a value far from all bins counts in all
+        # a value far from all bins counts in all
+        counts = torch.exp(-(self.width[..., None] * distance).square()) + self.eps
         return (counts / counts.sum(dim=2, keepdim=True)).mean(dim=3).flatten(1)[..., None, None]
 
 
@@ -80,7 +86,7 @@ class _TemporalAndHistogram(nn.Module):
 
     def __init__(self, config: HLTdnnConfig) -> None:
         super().__init__()
-        channels, mels = config.widths[-1], config.mels // BLOCK_POOL**len(config.widths)
+        channels, mels = config.widths[-1], config.mels // BLOCK_POOL ** len(config.widths)
         self.temporal = ConvNormAct(channels, config.temporal, (mels, 1), norm="none", activation="sigmoid")
         self.pool = MeanPool()
         self.histogram = Histogram(channels, config.bins) if config.bins else None
@@ -117,7 +123,9 @@ class HLTdnn(nn.Module):
         blocks = OrderedDict[str, nn.Module]()
         channels = config.channels
         for number, (width, kernel) in enumerate(zip(config.widths, config.kernels, strict=True), start=1):
-            blocks[f"block{number}"] = nn.Sequential(ConvNormAct(channels, width, kernel, padding=kernel // 2), MaxPool(BLOCK_POOL))
+            blocks[f"block{number}"] = nn.Sequential(
+                ConvNormAct(channels, width, kernel, padding=kernel // 2), MaxPool(BLOCK_POOL)
+            )
             channels = width
         self.features = nn.Sequential(blocks)
         self.classifier = _Classifier(config, labels)

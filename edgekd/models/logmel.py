@@ -10,11 +10,13 @@ from edgekd.errors import InputError
 from edgekd.frontend import FrontEnd, bands, window_array
 
 CPU_BYTES, ACCELERATOR_BYTES = 5 << 18, 1 << 26
-"""Windowed frames transformed at a time: on the CPU they and their spectra stay in its cache, which is worth more than a larger batch."""
+"""Windowed frames transformed at a time: on the CPU they and their spectra stay in its cache, which is worth more than
+a larger batch."""
 
 
 class _Work(NamedTuple):
-    """Arrays of the frames transformed at a time, kept between calls: fresh pages cost as much as FFTs. Up to n clips, f frames of each.
+    """Arrays of the frames transformed at a time, kept between calls: fresh pages cost as much as FFTs. Up to n clips,
+    f frames of each.
 
     framed: (n, f, n_fft). power: (n, f, bins). rounded: float32 (n, f, bins), `power` itself where that
     is float32. mel: float32 (n * f, mels).
@@ -29,13 +31,13 @@ class _Work(NamedTuple):
 class LogMel(nn.Module):
     """Log-mel of waveforms, within 1e-4 of `edgekd.frontend.log_mel` (natural log units); on ESC-50 within 2e-6.
 
-    Has neither parameters nor state to save; its arrays follow the module to a device. Computed without gradient, the FFT in float64
-    as there, the rest in float32, also under autocast.
+    Has neither parameters nor state to save; its arrays follow the module to a device. Computed without gradient, the
+    FFT in float64 as there, the rest in float32, also under autocast.
 
     Args:
         fe: the front end.
-        exact: False also transforms in float32, nearly twice as fast, for the training of a float network: on ESC-50 within 7e-5 of the
-            exact values in 99.9 % of cases, and within 3e-3 in all (quiet bins beside loud ones).
+        exact: False also transforms in float32, nearly twice as fast, for the training of a float network: on ESC-50
+            within 7e-5 of the exact values in 99.9 % of cases, and within 3e-3 in all (quiet bins beside loud ones).
     """
 
     window: Tensor
@@ -59,10 +61,10 @@ class LogMel(nn.Module):
 
         Args:
             waveform: float (batch, time) or (batch, channels, time) in [-1, 1] at the front end's sample rate.
-            hop: int64 (batch,) samples from one frame to the next, each clip's own in the place of the front end's. More audio in as many
-                frames is the sound made faster, pitch kept.
-            samples: with `hop`, those that the frames would take at the front end's hop, which decides how many there are. The waveform
-                has `samples + (frames - 1) * (hop - hop_length)` or more.
+            hop: int64 (batch,) samples from one frame to the next, each clip's own in the place of the front end's.
+                More audio in as many frames is the sound made faster, pitch kept.
+            samples: with `hop`, those that the frames would take at the front end's hop, which decides how many there
+                are. The waveform has `samples + (frames - 1) * (hop - hop_length)` or more.
 
         Returns:
             float32 (batch, 1, mel, frame) or (batch, channels, mel, frame).
@@ -78,8 +80,10 @@ class LogMel(nn.Module):
         samples = waveform.shape[-1] if samples is None else samples
         frames = fe.frames(samples)
         if frames == 0:
-            raise InputError(f"a waveform of {samples} samples does not fill one frame (n_fft {fe.n_fft}, padding '{fe.padding}'); "
-                             "give more audio or use padding 'end'")
+            raise InputError(
+                f"a waveform of {samples} samples does not fill one frame (n_fft {fe.n_fft}, padding '{fe.padding}'); "
+                "give more audio or use padding 'end'"
+            )
         out = torch.empty(len(waveform), fe.n_mels, frames, device=device)
         work = self._work(device, frames)
         at_once, block = work.framed.shape[:2]
@@ -105,7 +109,7 @@ class LogMel(nn.Module):
         """Frames (n, f, n_fft) to log-mel, float32 (n, mel, f), a view of `work`."""
         n, f, _ = frames.shape
         framed, power, rounded = (each[:n, :f] for each in work[:3])
-        mel = work.mel[:n * f]
+        mel = work.mel[: n * f]
         torch.mul(frames, self.window, out=framed)
         parts = torch.view_as_real(torch.fft.rfft(framed))  # (n, f, bin, 2); given an `out`, rfft would copy into it
         parts.mul_(parts)  # in one run over memory, as against two over every other number
@@ -128,9 +132,11 @@ class LogMel(nn.Module):
             with torch.inference_mode(False):  # a tensor made in that mode could not be written to outside it
                 power = torch.empty(n, f, fe.n_fft // 2 + 1, dtype=dtype, device=device)
                 kept = self._kept = _Work(
-                    framed=torch.empty(n, f, fe.n_fft, dtype=dtype, device=device), power=power,
+                    framed=torch.empty(n, f, fe.n_fft, dtype=dtype, device=device),
+                    power=power,
                     rounded=torch.empty_like(power, dtype=torch.float32) if dtype != torch.float32 else power,
-                    mel=torch.empty(n * f, fe.n_mels, device=device))
+                    mel=torch.empty(n * f, fe.n_mels, device=device),
+                )
         return kept
 
     def _prepare(self, clips: Tensor, pad_after: int) -> Tensor:

@@ -1,10 +1,11 @@
-"""MobileNet on one log-mel channel (Howard et al. 2017): a stem and separable convolutions. With the first layers of YAMNet a student that
-begins with what AudioSet taught.
+"""MobileNet on one log-mel channel (Howard et al. 2017): a stem and separable convolutions. With the first layers of
+YAMNet a student that begins with what AudioSet taught.
 
-The default is cut for 50 labels: 126,024 bytes of int8 weights and int32 biases, 21.9 MMAC on 97 frames of 64 mels. YAMNet's features are
-those of `FrontEnd(n_fft=512, win_length=400, hop_length=160, n_mels=64, f_min=125, f_max=7500, mel_scale="htk", log_floor=1e-6, mean=0,
-std=2)` but for details: half the logarithm of a power is that of a magnitude, but a wide band has more magnitude than the root of its
-power, up to 0.9 in natural logarithm; a mean of -0.9 takes half of that away.
+The default is cut for 50 labels: 126,024 bytes of int8 weights and int32 biases, 21.9 MMAC on 97 frames of 64 mels.
+YAMNet's features are those of `FrontEnd(n_fft=512, win_length=400, hop_length=160, n_mels=64, f_min=125, f_max=7500,
+mel_scale="htk", log_floor=1e-6, mean=0, std=2)` but for details: half the logarithm of a power is that of a magnitude,
+but a wide band has more magnitude than the root of its power, up to 0.9 in natural logarithm; a mean of -0.9 takes half
+of that away.
 """
 
 from pathlib import Path
@@ -31,8 +32,8 @@ class MobileNetV1Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     norm: Literal["batch", "none"] = "batch"
     """After each convolution; "none" gives it a bias, as `weights` has."""
     weights: str = ""
-    """Path of YAMNet's .tflite file, with whose first layers training begins; narrower layers take their first channels. "" begins at
-    random."""
+    """Path of YAMNet's .tflite file, with whose first layers training begins; narrower layers take their first
+    channels. "" begins at random."""
     frozen: Annotated[int, msgspec.Meta(ge=0)] = 0
     """First convolutions, the stem among them, that stay as `weights` has them while the float network is trained."""
     dropout: float = 0.0
@@ -40,11 +41,17 @@ class MobileNetV1Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
 
     def __post_init__(self) -> None:
         if self.weights and self.norm != "none":
-            raise InputError("mobilenet_v1: YAMNet's file has its batch norms folded into its convolutions; set norm = 'none' for weights")
+            raise InputError(
+                "mobilenet_v1: YAMNet's file has its batch norms folded into its convolutions; set norm = 'none' for"
+                " weights"
+            )
         if self.frozen and not self.weights:
             raise InputError(f"mobilenet_v1: frozen = {self.frozen} would keep random convolutions; give weights")
         if self.frozen > 1 + 2 * len(self.layers):
-            raise InputError(f"mobilenet_v1: frozen = {self.frozen}, but there are {1 + 2 * len(self.layers)} convolutions; freeze fewer")
+            raise InputError(
+                f"mobilenet_v1: frozen = {self.frozen}, but there are {1 + 2 * len(self.layers)} convolutions; freeze"
+                " fewer"
+            )
 
 
 class MobileNetV1(nn.Module):
@@ -58,11 +65,13 @@ class MobileNetV1(nn.Module):
         norm, channels = config.norm, config.stem
         layers: list[nn.Module] = [ConvNormAct(config.channels, channels, 3, stride=2, padding=1, norm=norm)]
         for width, stride in config.layers:
-            layers += [ConvNormAct(channels, channels, 3, stride=stride, padding=1, groups=channels, norm=norm),
-                       ConvNormAct(channels, width, norm=norm)]
+            layers += [
+                ConvNormAct(channels, channels, 3, stride=stride, padding=1, groups=channels, norm=norm),
+                ConvNormAct(channels, width, norm=norm),
+            ]
             channels = width
         self.features = nn.Sequential(*layers)
-        self.features[:config.frozen].requires_grad_(False)
+        self.features[: config.frozen].requires_grad_(False)
         self.classifier = Classifier(channels, labels, config.dropout)
 
     def forward(self, log_mel: Tensor) -> Tensor:
@@ -70,8 +79,8 @@ class MobileNetV1(nn.Module):
 
 
 def load_first_layers(model: MobileNetV1, path: Path | str) -> None:
-    """Put YAMNet's published weights into the layers of a network, in place, as many as it has; of a narrower one the first channels. The
-    dense layer stays as it is.
+    """Put YAMNet's published weights into the layers of a network, in place, as many as it has; of a narrower one the
+    first channels. The dense layer stays as it is.
 
     Args:
         model: without norms, each layer at most as wide as YAMNet's.
@@ -81,11 +90,15 @@ def load_first_layers(model: MobileNetV1, path: Path | str) -> None:
         InputError: no such file, not of YAMNet, or a layer that is wider.
         MissingExtraError: LiteRT is not installed.
     """
-    for number, (layer, (weight, bias)) in enumerate(zip(model.features, published_layers(path, len(model.features)), strict=False)):
+    for number, (layer, (weight, bias)) in enumerate(
+        zip(model.features, published_layers(path, len(model.features)), strict=False)
+    ):
         outputs, inputs = layer.conv.weight.shape[:2]
         if outputs > weight.shape[0] or inputs > weight.shape[1]:
-            raise InputError(f"mobilenet_v1: convolution {number} has {inputs} to {outputs} channels, more than the {weight.shape[1]} to "
-                             f"{weight.shape[0]} of YAMNet; use widths up to YAMNet's")
+            raise InputError(
+                f"mobilenet_v1: convolution {number} has {inputs} to {outputs} channels, more than the"
+                f" {weight.shape[1]} to {weight.shape[0]} of YAMNet; use widths up to YAMNet's"
+            )
         with torch.no_grad():
             layer.conv.weight.copy_(weight[:outputs, :inputs])
             layer.conv.bias.copy_(bias[:outputs])

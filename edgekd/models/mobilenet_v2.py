@@ -56,6 +56,9 @@ class MobileNetV2(nn.Module):
 def _inverted_residual(inputs: int, outputs: int, expansion: int, stride: int) -> nn.Module:
     hidden = inputs * expansion
     expand = [] if expansion == 1 else [ConvNormAct(inputs, hidden)]
-    body = nn.Sequential(*expand, ConvNormAct(hidden, hidden, 3, stride=stride, padding=1, groups=hidden),
-                         ConvNormAct(hidden, outputs, activation="none"))
+    body = nn.Sequential(
+        *expand,
+        ConvNormAct(hidden, hidden, 3, stride=stride, padding=1, groups=hidden),
+        ConvNormAct(hidden, outputs, activation="none"),
+    )
     return Residual(body, activation="none") if stride == 1 and inputs == outputs else body

@@ -1,8 +1,9 @@
 """The residual CNN on waveforms of Heo et al. 2019 (teacher-student learning with soft labels).
 
-The default is the paper's, for 10 s of 48 kHz stereo with a pre-emphasis of 0.97: 479,999 samples become 39,999 frames of 64 channels,
-and after the blocks 13,333, 4,444, 1,481, 493, 164, 54 and 18; 612,170 parameters (10 labels). A small one for 1 s of 16 kHz mono is
-`channels = 1, stem = 16, widths = [16, 32, 32, 64, 64]`: 63,914. ReLU where the paper does not say.
+The default is the paper's, for 10 s of 48 kHz stereo with a pre-emphasis of 0.97: 479,999 samples become 39,999 frames
+of 64 channels, and after the blocks 13,333, 4,444, 1,481, 493, 164, 54 and 18; 612,170 parameters (10 labels). A small
+one for 1 s of 16 kHz mono is `channels = 1, stem = 16, widths = [16, 32, 32, 64, 64]`: 63,914. ReLU where the paper
+does not say.
 """
 
 from typing import ClassVar, Literal
@@ -73,11 +74,14 @@ class RawCnn(nn.Module):
             blocks.append(nn.Sequential(_basic_block(channels, width), MaxPool((1, config.pool))))
             channels = width
         self.blocks = nn.Sequential(*blocks)
-        pool = {"max": GlobalMaxPool, "mean": MeanPool, "attention": lambda: AttentionPool(channels, config.heads)}[config.pooling]()
+        pool = {"max": GlobalMaxPool, "mean": MeanPool, "attention": lambda: AttentionPool(channels, config.heads)}[
+            config.pooling
+        ]()
         self.classifier = HiddenClassifier(pool, channels, config.embedding, labels, config.dropout)
 
     def forward(self, waveform: Tensor) -> Tensor:
-        return self.classifier(self.blocks(self.stem(self.as_map(waveform))))  # stem: (B, 64, 1, 39999), blocks: (B, 128, 1, 18)
+        # stem: (B, 64, 1, 39999), blocks: (B, 128, 1, 18)
+        return self.classifier(self.blocks(self.stem(self.as_map(waveform))))
 
 
 def _basic_block(inputs: int, outputs: int) -> Residual:

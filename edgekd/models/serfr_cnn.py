@@ -1,7 +1,8 @@
 """SERFR-CNN, the student of Fei et al. 2023 (vivo, DCASE 2023 Task 1), in the reading that fits the DCASE budget.
 
-Table 1 of the paper read literally (stride-1 stem, constant width) costs 46 MMAC at width 32. The default here (stem stride (2, 1), widths
-W, 2W, 2W) has 114,068 parameters and 27.3 MMAC at width 32, 69,185 and 15.9 MMAC at 24 (10 labels, 256 mels x 28 frames).
+Table 1 of the paper read literally (stride-1 stem, constant width) costs 46 MMAC at width 32. The default here (stem
+stride (2, 1), widths W, 2W, 2W) has 114,068 parameters and 27.3 MMAC at width 32, 69,185 and 15.9 MMAC at 24 (10
+labels, 256 mels x 28 frames).
 """
 
 from typing import ClassVar

@@ -1,4 +1,5 @@
-"""What a network's modules give on the way to its logits, for losses between student and teacher; and logits of parts of the frames."""
+"""What a network's modules give on the way to its logits, for losses between student and teacher; and logits of parts
+of the frames."""
 
 import difflib
 from collections.abc import Callable, Sequence
@@ -18,8 +19,9 @@ _EXAMPLES = 5
 class Taps:
     """Runs a network and keeps what some of its modules gave.
 
-    `Taps(model, ("embedding", "features.3"))(x)` is (logits, {path: output}). "embedding" is (batch, width): a map is averaged over mel
-    and frame. Other outputs come as they are, mostly (batch, channel, mel, frame). Gradients flow unless they are off.
+    `Taps(model, ("embedding", "features.3"))(x)` is (logits, {path: output}). "embedding" is (batch, width): a map is
+    averaged over mel and frame. Other outputs come as they are, mostly (batch, channel, mel, frame). Gradients flow
+    unless they are off.
 
     Args:
         model: any of `edgekd.models`.
@@ -54,7 +56,9 @@ class Taps:
         finally:
             self._taken = None
         for path in (path for path in self.paths if path not in taken):
-            raise InputError(f"tap '{path}': {type(self.model).__name__} does not call this module; tap one inside or around it")
+            raise InputError(
+                f"tap '{path}': {type(self.model).__name__} does not call this module; tap one inside or around it"
+            )
         return logits, taken
 
     def close(self) -> None:
@@ -67,7 +71,9 @@ class Taps:
             if self._taken is None:  # the network runs for someone else
                 return
             if not isinstance(output, Tensor):
-                raise InputError(f"tap '{path}': {type(module).__name__} gives no single tensor; tap one inside or around it")
+                raise InputError(
+                    f"tap '{path}': {type(module).__name__} gives no single tensor; tap one inside or around it"
+                )
             if path == EMBEDDING and output.dim() > 2:
                 output = output.mean(dim=tuple(range(2, output.dim())))  # (B, D)
             self._taken[path] = output
@@ -79,7 +85,7 @@ def _hint(path: str, modules: list[str]) -> str:
     """Near names, or a few examples, of modules that could be meant."""
     tops = [name for name in modules if name.count(".") < 2]
     near = difflib.get_close_matches(path, modules, n=_EXAMPLES)
-    examples = [*tops[::max(1, len(tops) // _EXAMPLES)][:_EXAMPLES], EMBEDDING]
+    examples = [*tops[:: max(1, len(tops) // _EXAMPLES)][:_EXAMPLES], EMBEDDING]
     there = f"there are e.g. {', '.join(examples)}"
     return f"; did you mean {' or '.join(near)}? T{there[1:]}" if near else f"; {there}"
 
@@ -88,7 +94,8 @@ def segment_logits(model: nn.Module, x: Tensor, segments: int) -> Tensor:
     """What a network says of each of several equal parts of its input, the features being computed once over the whole.
 
     Args:
-        model: any of `edgekd.models` in which the outermost module of the path `HEAD` takes a map (batch, channel, mel, frame).
+        model: any of `edgekd.models` in which the outermost module of the path `HEAD` takes a map (batch, channel, mel,
+            frame).
         x: log_mel (batch, channels, mel, frame) or waveform (batch, channels, time).
         segments: parts, one or more; where they do not divide the map's frames the first parts have one frame more.
 
@@ -108,9 +115,13 @@ def segment_logits(model: nn.Module, x: Tensor, segments: int) -> Tensor:
         return logits[:, None]
     features = taken[0] if taken else logits
     if features.dim() != 4:
-        raise InputError(f"{type(model).__name__} has no map of frames before its classifier, so it cannot judge {segments} segments; "
-                         "set segments to 1")
+        raise InputError(
+            f"{type(model).__name__} has no map of frames before its classifier, so it cannot judge {segments}"
+            " segments; set segments to 1"
+        )
     if features.shape[-1] < segments:
-        raise InputError(f"{type(model).__name__} has {counted(features.shape[-1], 'frame')} before its classifier, too few for {segments} "
-                         f"segments; set segments to {features.shape[-1]} or fewer, or let it hear more")
+        raise InputError(
+            f"{type(model).__name__} has {counted(features.shape[-1], 'frame')} before its classifier, too few for"
+            f" {segments} segments; set segments to {features.shape[-1]} or fewer, or let it hear more"
+        )
     return torch.stack([head(part) for part in features.tensor_split(segments, dim=-1)], dim=1)

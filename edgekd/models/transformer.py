@@ -1,7 +1,9 @@
-"""Audio Spectrogram Transformer (Gong et al. 2021), as `transformers` has it: a teacher, from pretrained weights or random ones.
+"""Audio Spectrogram Transformer (Gong et al. 2021), as `transformers` has it: a teacher, from pretrained weights or
+random ones.
 
-The published one (12 layers of width 768, patches of 16 every 10 mels and frames) has 86.2 million parameters before the head. It was
-trained on 128 mels of 10 s at 16 kHz; another number of mels or frames interpolates its position embeddings.
+The published one (12 layers of width 768, patches of 16 every 10 mels and frames) has 86.2 million parameters before
+the head. It was trained on 128 mels of 10 s at 16 kHz; another number of mels or frames interpolates its position
+embeddings.
 """
 
 import contextlib
@@ -33,8 +35,8 @@ class AstConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fie
     """Pretrained weights, or the sizes of random ones, which are those of the tiny published transformer."""
 
     weights: str = ""
-    """A folder that `save_pretrained` wrote, or a name on the Hugging Face hub, e.g. "MIT/ast-finetuned-audioset-10-10-0.4593"; all sizes
-    below are then those of the weights. "" is random weights."""
+    """A folder that `save_pretrained` wrote, or a name on the Hugging Face hub, e.g.
+    "MIT/ast-finetuned-audioset-10-10-0.4593"; all sizes below are then those of the weights. "" is random weights."""
     hidden: AtLeastOne = 192
     """Width of the layers."""
     layers: AtLeastOne = 12
@@ -55,8 +57,10 @@ class AstConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fie
         if self.hidden % self.heads:
             raise InputError(f"ast: {self.heads} heads do not divide hidden = {self.hidden}; change one of them")
         if self.patch > min(self.mels, self.frames):
-            raise InputError(f"ast: a patch of {self.patch} is larger than the grid of {self.mels} mels x {self.frames} frames; make it "
-                             "smaller")
+            raise InputError(
+                f"ast: a patch of {self.patch} is larger than the grid of {self.mels} mels x {self.frames} frames; make"
+                " it smaller"
+            )
 
 
 class AstNetwork(nn.Module):
@@ -69,9 +73,12 @@ class AstNetwork(nn.Module):
         super().__init__()
         self.transformer = _transformer(config)
         sizes = self.transformer.config
-        self.grid = self.transformer.embeddings.get_shape(sizes)  # (mel, frame) patches that the position embeddings are for
+        # (mel, frame) patches that the position embeddings are for
+        self.grid = self.transformer.embeddings.get_shape(sizes)
         self.pool = nn.Identity()
-        self.classifier = nn.Sequential(nn.LayerNorm(sizes.hidden_size), nn.Dropout(config.dropout), nn.Linear(sizes.hidden_size, labels))
+        self.classifier = nn.Sequential(
+            nn.LayerNorm(sizes.hidden_size), nn.Dropout(config.dropout), nn.Linear(sizes.hidden_size, labels)
+        )
 
     def forward(self, log_mel: Tensor) -> Tensor:
         if log_mel.shape[1] != 1:
@@ -79,10 +86,14 @@ class AstNetwork(nn.Module):
         x = log_mel[:, 0].transpose(1, 2)  # (B, frame, mel)
         sizes = self.transformer.config
         if min(x.shape[1:]) < sizes.patch_size:
-            raise InputError(f"ast: {x.shape[2]} mels x {x.shape[1]} frames are less than a patch of {sizes.patch_size}; hear longer "
-                             "sounds or set a smaller patch")
-        grid = tuple((size - sizes.patch_size) // stride + 1
-                     for size, stride in ((x.shape[2], sizes.frequency_stride), (x.shape[1], sizes.time_stride)))
+            raise InputError(
+                f"ast: {x.shape[2]} mels x {x.shape[1]} frames are less than a patch of {sizes.patch_size}; hear longer"
+                " sounds or set a smaller patch"
+            )
+        grid = tuple(
+            (size - sizes.patch_size) // stride + 1
+            for size, stride in ((x.shape[2], sizes.frequency_stride), (x.shape[1], sizes.time_stride))
+        )
         if grid == self.grid:
             answer = self.transformer(x)
         else:
@@ -105,13 +116,26 @@ def _transformer(config: AstConfig) -> Any:
     except ImportError:
         raise MissingExtraError("transformers", "hub") from None
     if not config.weights:
-        return ASTModel(ASTConfig(
-            hidden_size=config.hidden, num_hidden_layers=config.layers, num_attention_heads=config.heads,
-            intermediate_size=MLP_RATIO * config.hidden, patch_size=config.patch, frequency_stride=config.strides[0],
-            time_stride=config.strides[1], max_length=config.frames, num_mel_bins=config.mels))
+        return ASTModel(
+            ASTConfig(
+                hidden_size=config.hidden,
+                num_hidden_layers=config.layers,
+                num_attention_heads=config.heads,
+                intermediate_size=MLP_RATIO * config.hidden,
+                patch_size=config.patch,
+                frequency_stride=config.strides[0],
+                time_stride=config.strides[1],
+                max_length=config.frames,
+                num_mel_bins=config.mels,
+            )
+        )
     local = Path(config.weights)
-    if not local.is_dir() and (local.is_absolute() or config.weights.startswith((".", "~")) or config.weights.count("/") > 1):
-        raise InputError(f"ast: there is no folder {config.weights}; give one that save_pretrained wrote, or a name on the hub")
+    if not local.is_dir() and (
+        local.is_absolute() or config.weights.startswith((".", "~")) or config.weights.count("/") > 1
+    ):
+        raise InputError(
+            f"ast: there is no folder {config.weights}; give one that save_pretrained wrote, or a name on the hub"
+        )
     try:
         with _quiet():
             kind = ASTConfig.get_config_dict(config.weights)[0].get("model_type")
@@ -119,11 +143,15 @@ def _transformer(config: AstConfig) -> Any:
     except Exception as error:  # those of the hub and of file formats have no base of their own
         reason = " ".join(str(error).split())
         what = "cannot be loaded" if local.is_dir() else "is no folder here and cannot be fetched from the hub"
-        raise InputError(f"ast: {config.weights} {what} ({reason}); give the folder of a complete copy, or the network") from None
+        raise InputError(
+            f"ast: {config.weights} {what} ({reason}); give the folder of a complete copy, or the network"
+        ) from None
     missing = sorted(found["missing_keys"])
     if kind != ASTConfig.model_type or missing:
-        raise InputError(f"ast: {config.weights} has no weights of an '{ASTConfig.model_type}' but is a '{kind}'"
-                         f"{f' without {missing[0]}' if missing else ''}; give other weights")
+        raise InputError(
+            f"ast: {config.weights} has no weights of an '{ASTConfig.model_type}' but is a '{kind}'"
+            f"{f' without {missing[0]}' if missing else ''}; give other weights"
+        )
     return network
 
 

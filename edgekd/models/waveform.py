@@ -9,7 +9,8 @@ from edgekd.frontend import FrontEnd
 
 
 class RawWaveform(nn.Module):
-    """Waveforms as `LogMel` is given them, with the front end's pre-emphasis; its mean and deviation are of log-mel and not used."""
+    """Waveforms as `LogMel` is given them, with the front end's pre-emphasis; its mean and deviation are of log-mel and
+    not used."""
 
     def __init__(self, fe: FrontEnd) -> None:
         super().__init__()
@@ -34,7 +35,9 @@ class RawWaveform(nn.Module):
             InputError: a hop is given.
         """
         if hop is not None:
-            raise InputError("a network that hears waveforms has no frames to stretch in time; set augment.time_stretch to 1")
+            raise InputError(
+                "a network that hears waveforms has no frames to stretch in time; set augment.time_stretch to 1"
+            )
         sound = (waveform if waveform.dim() == 3 else waveform[:, None])[..., :samples].float()
         if self.fe.pre_emphasis:
             sound = sound - self.fe.pre_emphasis * F.pad(sound, (1, -1))

@@ -1,9 +1,11 @@
-"""YAMNet (Plakal and Ellis 2020), a MobileNet (Howard et al. 2017) trained on AudioSet, as a teacher whose every layer can be trained on.
+"""YAMNet (Plakal and Ellis 2020), a MobileNet (Howard et al. 2017) trained on AudioSet, as a teacher whose every layer
+can be trained on.
 
-3,195,456 parameters without the dense layer. It hears waveforms at 16 kHz and has its own front end: 25 ms every 10 ms, 64 mels from 125 to
-7,500 Hz, log(magnitude + 0.001). `weights` names the .tflite file as published; batch norms are folded into its convolutions and its
-weights are int8 with a scale for each channel or tensor, which is undone here. Where the published network hears patches of 0.96 s, this
-one hears all frames of a sound at once. As a frozen file with a head it is a `black_box`.
+3,195,456 parameters without the dense layer. It hears waveforms at 16 kHz and has its own front end: 25 ms every 10 ms,
+64 mels from 125 to 7,500 Hz, log(magnitude + 0.001). `weights` names the .tflite file as published; batch norms are
+folded into its convolutions and its weights are int8 with a scale for each channel or tensor, which is undone here.
+Where the published network hears patches of 0.96 s, this one hears all frames of a sound at once. As a frozen file with
+a head it is a `black_box`.
 """
 
 from pathlib import Path
@@ -25,7 +27,8 @@ _LAYERS = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)
 """Channels and stride of the separable convolutions after the stem of 32."""
 _STEM = 32
 SAMPLE_RATE, WINDOW, HOP, FFT, MELS, LOW_HZ, HIGH_HZ, LOG_OFFSET = 16000, 400, 160, 512, 64, 125.0, 7500.0, 0.001
-"""Of its front end: Hz, samples, samples, samples, bands, Hz, Hz, and what is added to a magnitude before the logarithm."""
+"""Of its front end: Hz, samples, samples, samples, bands, Hz, Hz, and what is added to a magnitude before the
+logarithm."""
 
 
 class YamnetConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="yamnet"):
@@ -59,7 +62,8 @@ class YamnetFeatures(Block):
 
 
 class PaddedConv(Block):
-    """Convolution with a bias and ReLU, padded as TensorFlow's "SAME": an odd row or column of zeros comes last. No integer form."""
+    """Convolution with a bias and ReLU, padded as TensorFlow's "SAME": an odd row or column of zeros comes last. No
+    integer form."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int = 1, stride: int = 1, groups: int = 1) -> None:
         super().__init__()
@@ -102,9 +106,11 @@ def check_rate(fe: FrontEnd) -> None:
         InputError: another sample rate, or a pre-emphasis.
     """
     if fe.sample_rate != SAMPLE_RATE or fe.pre_emphasis:
-        raise InputError(f"yamnet: hears plain waveforms at {SAMPLE_RATE} Hz, but the recipe's front end has {fe.sample_rate} Hz and a "
-                         f"pre-emphasis of {fe.pre_emphasis:g}; prepare a store at {SAMPLE_RATE} Hz and set frontend.sample_rate = "
-                         f"{SAMPLE_RATE} and frontend.pre_emphasis = 0")
+        raise InputError(
+            f"yamnet: hears plain waveforms at {SAMPLE_RATE} Hz, but the recipe's front end has {fe.sample_rate} Hz and"
+            f" a pre-emphasis of {fe.pre_emphasis:g}; prepare a store at {SAMPLE_RATE} Hz and set frontend.sample_rate"
+            f" = {SAMPLE_RATE} and frontend.pre_emphasis = 0"
+        )
 
 
 def load_yamnet(model: Yamnet, path: Path | str) -> None:
@@ -125,8 +131,8 @@ def load_yamnet(model: Yamnet, path: Path | str) -> None:
 
 
 def published_layers(path: Path | str, count: int) -> list[tuple[Tensor, Tensor]]:
-    """Weights (out, in / groups, mel, frame) and biases (out,), float32, of the first convolutions of YAMNet's .tflite file: the stem, then
-    of each separable convolution the depthwise and the pointwise one.
+    """Weights (out, in / groups, mel, frame) and biases (out,), float32, of the first convolutions of YAMNet's .tflite
+    file: the stem, then of each separable convolution the depthwise and the pointwise one.
 
     Raises:
         InputError: no such file, or not of YAMNet.
@@ -165,9 +171,13 @@ def _tensors(path: Path) -> Tensors:
             details = interpreter.get_tensor_details()
             constants = [(each, interpreter.get_tensor(each["index"])) for each in details if _is_weight(each)]
     except OSError as error:
-        raise InputError(f"yamnet: weights '{path}' cannot be read ({error.strerror}); give the path of yamnet.tflite") from None
+        raise InputError(
+            f"yamnet: weights '{path}' cannot be read ({error.strerror}); give the path of yamnet.tflite"
+        ) from None
     except (ValueError, RuntimeError) as error:
-        raise InputError(f"yamnet: weights '{path}' is no model of LiteRT ({' '.join(str(error).split())}); give yamnet.tflite") from None
+        raise InputError(
+            f"yamnet: weights '{path}' is no model of LiteRT ({' '.join(str(error).split())}); give yamnet.tflite"
+        ) from None
     return [(_name(each), _plain(each, value)) for each, value in constants]
 
 
@@ -200,6 +210,7 @@ def _one(tensors: Tensors, path: Path | str, layer: str, shape: tuple[int, ...])
 
 def _mel_filters() -> NDArray[np.float32]:
     """(257, 64) triangles whose sides are straight in mel (HTK); the band of 0 Hz is left out."""
+
     def mel(hz: Any) -> Any:
         return 1127.0 * np.log1p(np.asarray(hz, np.float64) / 700.0)
 

@@ -1,10 +1,11 @@
 """Scales by which a float32 adder gives the integers of the reference's fixed-point one.
 
-ONNX Runtime adds in float32, whose last bit at 128 steps is 1.5e-5 of a step, so a pair of inputs that nearly ties may fall to the other
-side, and always does where its window is full of that pair. There are only 65,536 pairs, so an addition can be looked at as a whole:
-training settles on an output scale that keeps all pairs away from ties (`margin`), and an .onnx file moves the input scales, by a few last
-bits, to where the pair nearest to a tie is as far from it as can be, on the reference's side (`scales`). Over 150 random additions
-ONNX Runtime differed in 82 with the scales as they are, in 5 with the second step alone.
+ONNX Runtime adds in float32, whose last bit at 128 steps is 1.5e-5 of a step, so a pair of inputs that nearly ties may
+fall to the other side, and always does where its window is full of that pair. There are only 65,536 pairs, so an
+addition can be looked at as a whole: training settles on an output scale that keeps all pairs away from ties
+(`margin`), and an .onnx file moves the input scales, by a few last bits, to where the pair nearest to a tie is as far
+from it as can be, on the reference's side (`scales`). Over 150 random additions ONNX Runtime differed in 82 with the
+scales as they are, in 5 with the second step alone.
 """
 
 import numpy as np
@@ -31,8 +32,10 @@ def scales(edges: tuple[Edge, Edge], output: Edge) -> tuple[np.float32, np.float
     candidates = [_around(np.float32(output.scale * multiplier / 2.0**shift)) for multiplier in multipliers]
     if not len(ties):
         return candidates[0][REACH], candidates[1][REACH]
-    products = [values[taken] * (each / np.float32(output.scale)).astype(np.float64)[:, None]
-                for values, taken, each in zip((a, b), (first, second), candidates, strict=True)]  # (candidates, pairs)
+    products = [
+        values[taken] * (each / np.float32(output.scale)).astype(np.float64)[:, None]
+        for values, taken, each in zip((a, b), (first, second), candidates, strict=True)
+    ]  # (candidates, pairs)
     margins: Float64 = ((products[0][:, None] + products[1] - ties) * side).min(axis=2)
     best = np.unravel_index(int(margins.argmax()), margins.shape)
     return candidates[0][best[0]], candidates[1][best[1]]
@@ -45,8 +48,8 @@ def margin(edges: tuple[Edge, Edge], output: Edge) -> float:
 
 
 def _pairs(edges: tuple[Edge, Edge], output: Edge) -> tuple[list[Float64], Float64, Float64, NDArray[np.bool_]]:
-    """Both inputs without zero points (256,); of each pair (256, 256) the exact sum in output steps, the tie next to it, and whether the
-    output does not saturate far beyond it."""
+    """Both inputs without zero points (256,); of each pair (256, 256) the exact sum in output steps, the tie next to
+    it, and whether the output does not saturate far beyond it."""
     multipliers, shift = add_multipliers(list(edges), output)
     steps = np.arange(INT8_MIN, INT8_MAX + 1, dtype=np.float64)
     inputs = [steps - edge.zero_point for edge in edges]

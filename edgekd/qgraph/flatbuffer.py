@@ -46,8 +46,17 @@ class FlatbufferWriter:
         """Tensors so far: the index of the next."""
         return len(self._tensors)
 
-    def tensor(self, name: str, shape: Sequence[int], dtype: type[np.generic], *, scale: Sequence[float] | None = None,
-               zero_point: int = 0, axis: int = 0, buffer: int = 0) -> int:
+    def tensor(
+        self,
+        name: str,
+        shape: Sequence[int],
+        dtype: type[np.generic],
+        *,
+        scale: Sequence[float] | None = None,
+        zero_point: int = 0,
+        axis: int = 0,
+        buffer: int = 0,
+    ) -> int:
         """Add a tensor; scale None is not quantised, one scale is per tensor, more are per channel along axis."""
         tensor = self.schema.TensorT()
         tensor.name, tensor.shape, tensor.buffer, tensor.hasRank = name.encode(), list(shape), buffer, True
@@ -60,14 +69,23 @@ class FlatbufferWriter:
         self._tensors.append(tensor)
         return len(self._tensors) - 1
 
-    def constant(self, name: str, values: NDArray[Any], scale: Sequence[float] | None = None, axis: int = 0, zero_point: int = 0) -> int:
+    def constant(
+        self, name: str, values: NDArray[Any], scale: Sequence[float] | None = None, axis: int = 0, zero_point: int = 0
+    ) -> int:
         """Add a constant tensor; equal constants are stored once."""
         scales = None if scale is None else tuple(float(value) for value in scale)
         key = (values.dtype.str, values.shape, values.tobytes(), scales, axis, zero_point)
         if key not in self._constants:
             self._buffers.append(np.frombuffer(values.tobytes(), np.uint8))
-            self._constants[key] = self.tensor(name, values.shape, values.dtype.type, scale=scales, axis=axis,
-                                               zero_point=zero_point, buffer=len(self._buffers) - 1)
+            self._constants[key] = self.tensor(
+                name,
+                values.shape,
+                values.dtype.type,
+                scale=scales,
+                axis=axis,
+                zero_point=zero_point,
+                buffer=len(self._buffers) - 1,
+            )
         return self._constants[key]
 
     def operator(self, name: str, inputs: Sequence[int], output: int, kind: str = "", **options: object) -> None:
@@ -117,7 +135,7 @@ def _aligned_buffer(schema: Any, data: NDArray[np.uint8] | None) -> Any:
                 return super().Pack(builder)
             builder.StartVector(1, len(data), BUFFER_ALIGNMENT)
             builder.head -= len(data)
-            builder.Bytes[builder.head:builder.head + len(data)] = data.tobytes()
+            builder.Bytes[builder.head : builder.head + len(data)] = data.tobytes()
             vector = builder.EndVector()
             schema.BufferStart(builder)
             schema.BufferAddData(builder, vector)

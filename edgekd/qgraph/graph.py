@@ -3,8 +3,8 @@
 Layout: every edge is (channel, mel, frame) without the batch axis; emitters transpose as their format asks.
 Numbers: an edge holds int8 values q in -128..127 that stand for `(q - zero_point) * scale`; zero padding is padding
 with the zero point. For each op the exact result is computed in int32 (`Conv`, pools, `Mul`) and then requantised:
-`clip(rint(float32(acc) * float32(multiplier)) + zero_point, -128, 127)`; the bounds of that clip are the activation. `Add` has
-fixed-point multipliers, `Sigmoid` a table (`reference`).
+`clip(rint(float32(acc) * float32(multiplier)) + zero_point, -128, 127)`; the bounds of that clip are the activation.
+`Add` has fixed-point multipliers, `Sigmoid` a table (`reference`).
 """
 
 from dataclasses import dataclass
@@ -22,8 +22,9 @@ MULTIPLIERS, ADD_MULTIPLIERS = (2.0**-32, 2.0**8), (2.0**-10, 2.0**8)
 """Requantisation factors that XNNPACK takes: at least, below."""
 
 Activation = Literal["none", "relu", "clip01"]
-"""What the float twin applies after an op. In integers it is only saturation: a `relu` output has zero point -128, and a
-`clip01` output (hard sigmoid, its `x / 6 + 1 / 2` already inside weights and bias) has scale 1/255 and zero point -128."""
+"""What the float twin applies after an op. In integers it is only saturation: a `relu` output has zero point -128, and
+a `clip01` output (hard sigmoid, its `x / 6 + 1 / 2` already inside weights and bias) has scale 1/255 and zero point
+-128."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,8 @@ class Conv:
     """2-D convolution, also depthwise (groups == channels), grouped, dilated, and dense (1x1 on a 1x1 map).
 
     weight: int8 (out, in / groups, kernel_mel, kernel_frame), values -127..127. weight_scale: float32 (out,).
-    bias: int32 (out,) at scale `input scale * weight_scale`. padding: (mel_before, mel_after, frame_before, frame_after).
+    bias: int32 (out,) at scale `input scale * weight_scale`. padding: (mel_before, mel_after, frame_before,
+    frame_after).
     """
 
     name: str
@@ -125,9 +127,11 @@ class Constant:
 
 @dataclass(frozen=True)
 class Taps:
-    """What a kernel sees of a map with one channel, as channels: (kernel_frame * kernel_mel, mel, frame), mel positions innermost.
+    """What a kernel sees of a map with one channel, as channels: (kernel_frame * kernel_mel, mel, frame), mel positions
+    innermost.
 
-    Lowering gives none: `tune.split_stem` makes it of a stem, whose convolution becomes 1x1. padding: as in `Conv`, with the zero point.
+    Lowering gives none: `tune.split_stem` makes it of a stem, whose convolution becomes 1x1. padding: as in `Conv`,
+    with the zero point.
     """
 
     name: str
@@ -170,7 +174,9 @@ class QGraph:
                 if name not in known:
                     raise InputError(f"{op.name}: reads edge '{name}' before it is written; order the ops by data flow")
             if op.output in known or op.output not in self.edges:
-                raise InputError(f"{op.name}: writes edge '{op.output}', {'written already' if op.output in known else 'undeclared'}")
+                raise InputError(
+                    f"{op.name}: writes edge '{op.output}', {'written already' if op.output in known else 'undeclared'}"
+                )
             known.add(op.output)
             if isinstance(op, Conv):
                 _validate_conv(op, self.edges[op.input])
@@ -179,7 +185,9 @@ class QGraph:
                 raise InputError(f"{op.name}: output shape {self.edges[op.output].shape}, but the op gives {expected}")
         for edge in self.edges.values():
             if not (np.isfinite(edge.scale) and edge.scale > 0):
-                raise InputError(f"edge '{edge.name}': scale {edge.scale} must be finite and positive; recalibrate the layer")
+                raise InputError(
+                    f"edge '{edge.name}': scale {edge.scale} must be finite and positive; recalibrate the layer"
+                )
             if not INT8_MIN <= edge.zero_point <= INT8_MAX:
                 raise InputError(f"edge '{edge.name}': zero point {edge.zero_point} is outside {INT8_MIN}..{INT8_MAX}")
         for op in self.ops:
@@ -187,30 +195,40 @@ class QGraph:
         if self.output not in known:
             raise InputError(f"the graph's output edge '{self.output}' is never written")
         if self.edges[self.output].shape[1:] != (1, 1):
-            raise InputError(f"the graph's output edge '{self.output}' has shape {self.edges[self.output].shape}, not (labels, 1, 1)")
+            raise InputError(
+                f"the graph's output edge '{self.output}' has shape {self.edges[self.output].shape}, not (labels, 1, 1)"
+            )
 
 
 def _validate_quantisation(op: Op, inputs: list[Edge], output: Edge) -> None:
-    """Saturation is the activation, and the engines' kernels take only some scales: anything else would be another model."""
+    """Saturation is the activation, and the engines' kernels take only some scales: anything else would be another
+    model."""
     activation = op.activation if isinstance(op, Conv | Add) else "none"
     if (activation != "none" or isinstance(op, Sigmoid)) and output.zero_point != INT8_MIN:
-        raise InputError(f"{op.name}: its output has zero point {output.zero_point}, but "
-                         f"{'a sigmoid' if isinstance(op, Sigmoid) else activation} needs {INT8_MIN}")
+        raise InputError(
+            f"{op.name}: its output has zero point {output.zero_point}, but "
+            f"{'a sigmoid' if isinstance(op, Sigmoid) else activation} needs {INT8_MIN}"
+        )
     fixed = SIGMOID_SCALE if isinstance(op, Sigmoid) else CLIP01_SCALE if activation == "clip01" else output.scale
     if not np.isclose(output.scale, fixed, rtol=1e-6, atol=0):
         raise InputError(f"{op.name}: its output has scale {output.scale}, but needs {fixed}")
     if isinstance(op, MaxPool) and (inputs[0].scale, inputs[0].zero_point) != (output.scale, output.zero_point):
-        raise InputError(f"{op.name}: a maximum pool keeps the scale and zero point of its input, {inputs[0].scale} and "
-                         f"{inputs[0].zero_point}, but its output has {output.scale} and {output.zero_point}")
+        raise InputError(
+            f"{op.name}: a maximum pool keeps the scale and zero point of its input, {inputs[0].scale} and "
+            f"{inputs[0].zero_point}, but its output has {output.scale} and {output.zero_point}"
+        )
     low, high = ADD_MULTIPLIERS if isinstance(op, Add) else MULTIPLIERS
     for multiplier in multipliers(op, inputs, output):
         if not low <= multiplier < high:
-            raise InputError(f"{op.name}: multiplier {multiplier:.3g} from input to output is outside {low:.3g}..{high:.3g}, which XNNPACK "
-                             "takes; recalibrate the layer")
+            raise InputError(
+                f"{op.name}: multiplier {multiplier:.3g} from input to output is outside {low:.3g}..{high:.3g}, which"
+                " XNNPACK takes; recalibrate the layer"
+            )
 
 
 def multipliers(op: Op, inputs: list[Edge], output: Edge) -> list[float]:
-    """The factors from the op's exact integer results to output steps: per channel, per summand, or one; none for table lookups."""
+    """The factors from the op's exact integer results to output steps: per channel, per summand, or one; none for table
+    lookups."""
     if isinstance(op, Conv):
         return [float(scale) * inputs[0].scale / output.scale for scale in op.weight_scale]
     if isinstance(op, Mul):
@@ -223,28 +241,51 @@ def multipliers(op: Op, inputs: list[Edge], output: Edge) -> list[float]:
 def _validate_conv(op: Conv, source: Edge) -> None:
     """A dead channel or a saturating bias passes parity tests and still ruins a model: refuse it by name."""
     out, in_group = op.weight.shape[:2]
-    if in_group * op.groups != source.shape[0] or out % op.groups or op.weight_scale.shape != (out,) or op.bias.shape != (out,):
-        raise InputError(f"{op.name}: weight {op.weight.shape}, {op.groups} groups, {op.weight_scale.shape} scales and "
-                         f"{op.bias.shape} biases do not fit an input of {source.shape[0]} channels")
+    if (
+        in_group * op.groups != source.shape[0]
+        or out % op.groups
+        or op.weight_scale.shape != (out,)
+        or op.bias.shape != (out,)
+    ):
+        raise InputError(
+            f"{op.name}: weight {op.weight.shape}, {op.groups} groups, {op.weight_scale.shape} scales and "
+            f"{op.bias.shape} biases do not fit an input of {source.shape[0]} channels"
+        )
     if not np.all(np.isfinite(op.weight_scale)) or np.any(op.weight_scale <= 0):
-        raise InputError(f"{op.name}: a weight scale is zero, negative or not finite; the channel is dead, retrain or prune it")
+        raise InputError(
+            f"{op.name}: a weight scale is zero, negative or not finite; the channel is dead, retrain or prune it"
+        )
     if np.any(np.abs(op.bias.astype(np.int64)) >= 2**30):
         channel = int(np.argmax(np.abs(op.bias.astype(np.int64))))
-        raise InputError(f"{op.name}: bias of channel {channel} is {op.bias[channel]}, near int32 saturation (weight scale "
-                         f"{op.weight_scale[channel]:.3g}, input scale {source.scale:.3g}); the channel is dead, retrain or prune it")
+        raise InputError(
+            f"{op.name}: bias of channel {channel} is {op.bias[channel]}, near int32 saturation (weight scale "
+            f"{op.weight_scale[channel]:.3g}, input scale {source.scale:.3g}); the channel is dead, retrain or prune it"
+        )
 
 
 def output_shape(op: Op, shapes: list[tuple[int, int, int]]) -> tuple[int, int, int]:
     """Shape that an op gives for the shapes it reads, each (channel, mel, frame)."""
     if isinstance(op, Conv | Taps):
         kernel = op.kernel if isinstance(op, Taps) else op.weight.shape[2:]
-        size = [(shapes[0][axis + 1] + op.padding[2 * axis] + op.padding[2 * axis + 1]
-                 - op.dilation[axis] * (kernel[axis] - 1) - 1) // op.stride[axis] + 1 for axis in (0, 1)]
+        size = [
+            (
+                shapes[0][axis + 1]
+                + op.padding[2 * axis]
+                + op.padding[2 * axis + 1]
+                - op.dilation[axis] * (kernel[axis] - 1)
+                - 1
+            )
+            // op.stride[axis]
+            + 1
+            for axis in (0, 1)
+        ]
         return kernel[0] * kernel[1] if isinstance(op, Taps) else op.weight.shape[0], size[0], size[1]
     if isinstance(op, MaxPool | AvgPool):
         padding = op.padding if isinstance(op, AvgPool) else (0, 0, 0, 0)
-        pooled = [(shapes[0][axis + 1] + padding[2 * axis] + padding[2 * axis + 1] - op.kernel[axis]) // op.stride[axis] + 1
-                  for axis in (0, 1)]
+        pooled = [
+            (shapes[0][axis + 1] + padding[2 * axis] + padding[2 * axis + 1] - op.kernel[axis]) // op.stride[axis] + 1
+            for axis in (0, 1)
+        ]
         return shapes[0][0], pooled[0], pooled[1]
     if isinstance(op, Add | Mul):
         channel, mel, frame = np.broadcast_shapes(*shapes)

@@ -1,7 +1,9 @@
-"""The integer graph as an ONNX model in QDQ form that ONNX Runtime fuses completely: no float operator is left at run time.
+"""The integer graph as an ONNX model in QDQ form that ONNX Runtime fuses completely: no float operator is left at run
+time.
 
-Activations are uint8 everywhere (int8 relabelled: value and zero point + 128, exact), because ONNX Runtime is slow on int8 ones and
-does not fuse mixed types. Weights are int8, symmetric, per channel; biases int32. The model reads and writes uint8 itself.
+Activations are uint8 everywhere (int8 relabelled: value and zero point + 128, exact), because ONNX Runtime is slow on
+int8 ones and does not fuse mixed types. Weights are int8, symmetric, per channel; biases int32. The model reads and
+writes uint8 itself.
 """
 
 from collections.abc import Sequence
@@ -64,18 +66,25 @@ class _Emitter:
         self._node("Flatten", [output.name], "logits", axis=1)
         dtype = self.helper.np_dtype_to_tensor_dtype(np.dtype(np.float32 if self.float_twin else np.uint8))
         graph = self.helper.make_graph(
-            self.nodes, "edgekd", [self.helper.make_tensor_value_info(source.name, dtype, [BATCH, *source.shape])],
+            self.nodes,
+            "edgekd",
+            [self.helper.make_tensor_value_info(source.name, dtype, [BATCH, *source.shape])],
             [self.helper.make_tensor_value_info("logits", dtype, [BATCH, output.shape[0]])],
-            [self.numpy_helper.from_array(value, name) for name, value in self.constants.items()])
-        model = self.helper.make_model(graph, producer_name="edgekd", ir_version=IR_VERSION,
-                                       opset_imports=[self.helper.make_opsetid("", OPSET)])
+            [self.numpy_helper.from_array(value, name) for name, value in self.constants.items()],
+        )
+        model = self.helper.make_model(
+            graph, producer_name="edgekd", ir_version=IR_VERSION, opset_imports=[self.helper.make_opsetid("", OPSET)]
+        )
         return bytes(model.SerializeToString())
 
     def _op(self, op: Op) -> None:
         if isinstance(op, Constant):
             edge = self.graph.edges[op.output]
-            value = rounding.dequantize(op.value, edge.scale, edge.zero_point) if self.float_twin else (
-                (op.value.astype(np.int16) + UINT8_OFFSET).astype(np.uint8))
+            value = (
+                rounding.dequantize(op.value, edge.scale, edge.zero_point)
+                if self.float_twin
+                else ((op.value.astype(np.int16) + UINT8_OFFSET).astype(np.uint8))
+            )
             self.constants[op.output] = value[None]  # (1, channel, mel, frame)
             return
         if isinstance(op, MaxPool):  # works on the integers themselves
@@ -96,10 +105,20 @@ class _Emitter:
 
     def _conv(self, op: Conv, source: str) -> None:
         bias_scale = np.float32(self.graph.edges[op.input].scale) * op.weight_scale
-        constants = [self._constant(f"{op.name}/weight", op.weight, op.weight_scale),
-                     self._constant(f"{op.name}/bias", op.bias, bias_scale)]
-        self._write(op, "Conv", [source, *constants], kernel_shape=op.weight.shape[2:], strides=op.stride, dilations=op.dilation,
-                    group=op.groups, pads=_pads(op))
+        constants = [
+            self._constant(f"{op.name}/weight", op.weight, op.weight_scale),
+            self._constant(f"{op.name}/bias", op.bias, bias_scale),
+        ]
+        self._write(
+            op,
+            "Conv",
+            [source, *constants],
+            kernel_shape=op.weight.shape[2:],
+            strides=op.stride,
+            dilations=op.dilation,
+            group=op.groups,
+            pads=_pads(op),
+        )
 
     def _taps(self, op: Taps) -> None:
         """Slices over mel stacked as channels, then slices over frames: moves the integers themselves."""
@@ -109,12 +128,21 @@ class _Emitter:
             pads = self._integers(f"{op.name}/pads", [0, 0, before_mel, before_frame, 0, 0, after_mel, after_frame])
             plane = f"{op.name}/padded"
             self._node("Pad", [op.input, pads, self._zero_point(self.graph.edges[op.input])], plane)
-        for axis, (kernel, stride, dilation, size) in enumerate(zip(op.kernel, op.stride, op.dilation, sizes, strict=True), start=2):
+        for axis, (kernel, stride, dilation, size) in enumerate(
+            zip(op.kernel, op.stride, op.dilation, sizes, strict=True), start=2
+        ):
             parts = []
             for position in range(kernel):
                 start = position * dilation
-                bounds = [self._integers(f"{op.name}/{axis}/{position}/{name}", [value]) for name, value in (
-                    ("start", start), ("end", start + (size - 1) * stride + 1), ("axis", axis), ("step", stride))]
+                bounds = [
+                    self._integers(f"{op.name}/{axis}/{position}/{name}", [value])
+                    for name, value in (
+                        ("start", start),
+                        ("end", start + (size - 1) * stride + 1),
+                        ("axis", axis),
+                        ("step", stride),
+                    )
+                ]
                 self._node("Slice", [plane, *bounds], f"{op.name}/{axis}/{position}")
                 parts.append(f"{op.name}/{axis}/{position}")
             plane = op.output if axis == 3 else f"{op.name}/{axis}"
@@ -129,7 +157,15 @@ class _Emitter:
         if is_global(op, self.graph.edges[op.input]):
             self._write(op, "GlobalAveragePool", [source])
         else:
-            self._write(op, "AveragePool", [source], kernel_shape=op.kernel, strides=op.stride, pads=_pads(op), count_include_pad=1)
+            self._write(
+                op,
+                "AveragePool",
+                [source],
+                kernel_shape=op.kernel,
+                strides=op.stride,
+                pads=_pads(op),
+                count_include_pad=1,
+            )
 
     def _read(self, op: Op, name: str) -> str:
         """The real values of an edge for one reader."""
@@ -154,7 +190,9 @@ class _Emitter:
         activation = op.activation if isinstance(op, Conv | Add) else "none"
         if not self.float_twin:
             self._node(kind, sources, f"{op.name}/real", **attributes)
-            self._node("QuantizeLinear", [f"{op.name}/real", *self._quantisation(self.graph.edges[op.output])], op.output)
+            self._node(
+                "QuantizeLinear", [f"{op.name}/real", *self._quantisation(self.graph.edges[op.output])], op.output
+            )
         elif activation == "none":
             self._node(kind, sources, op.output, **attributes)
         else:

@@ -1,10 +1,11 @@
-"""The numpy oracle of the integer graph: what every exported file must compute, within 1 step (LiteRT) or 2 (ONNX Runtime).
+"""The numpy oracle of the integer graph: what every exported file must compute, within 1 step (LiteRT) or 2 (ONNX
+Runtime).
 
-Measured on random graphs with every op: LiteRT 1.2.0 and 2.1.6 with XNNPACK differ in no logit, ONNX Runtime only where an addition
-nearly ties. Accumulators are exact: integer products and sums are exact below 2**24 in float32 and below 2**53 in float64, and BLAS makes
-them fast. Requantisation is
-`clip(rint(float32(acc) * float32(multiplier)) + zero_point)`, the formula of both engines' convolution kernels. A mean over axes rounds
-elsewhere (`_mean`): a last bit decides ties.
+Measured on random graphs with every op: LiteRT 1.2.0 and 2.1.6 with XNNPACK differ in no logit, ONNX Runtime only where
+an addition nearly ties. Accumulators are exact: integer products and sums are exact below 2**24 in float32 and below
+2**53 in float64, and BLAS makes them fast. Requantisation is `clip(rint(float32(acc) * float32(multiplier)) +
+zero_point)`, the formula of both engines' convolution kernels. A mean over axes rounds elsewhere (`_mean`): a last bit
+decides ties.
 """
 
 from typing import Any
@@ -14,7 +15,21 @@ from numpy.typing import NDArray
 
 from edgekd import rounding
 from edgekd.errors import InputError
-from edgekd.qgraph.graph import INT8_MAX, INT8_MIN, AvgPool, Constant, Conv, Edge, MaxPool, Mul, Op, QGraph, Sigmoid, Taps, op_inputs
+from edgekd.qgraph.graph import (
+    INT8_MAX,
+    INT8_MIN,
+    AvgPool,
+    Constant,
+    Conv,
+    Edge,
+    MaxPool,
+    Mul,
+    Op,
+    QGraph,
+    Sigmoid,
+    Taps,
+    op_inputs,
+)
 from edgekd.qgraph.tune import is_reduction
 
 CHUNK = 16
@@ -56,13 +71,14 @@ def run(graph: QGraph, x: Int8) -> Int8:
 
 
 def run_edges(graph: QGraph, x: Int8, names: tuple[str, ...]) -> dict[str, Int8]:
-    """Execute a graph and keep the named edges, each int8 (batch, channel, mel, frame); arguments and errors as in `run`."""
+    """Execute a graph and keep the named edges, each int8 (batch, channel, mel, frame); arguments and errors as in
+    `run`."""
     shape = graph.edges[graph.input].shape
     if x.dtype != np.int8 or x.shape[1:] != shape:
         raise InputError(f"the graph reads int8 (batch, {', '.join(map(str, shape))}), got {x.dtype} {x.shape}")
     kept: dict[str, list[Int8]] = {name: [] for name in names}
     for start in range(0, max(len(x), 1), CHUNK):
-        values = {graph.input: x[start:start + CHUNK]}
+        values = {graph.input: x[start : start + CHUNK]}
         for op in graph.ops:
             values[op.output] = run_op(graph, op, [values[name] for name in op_inputs(op)])
         for name in names:
@@ -81,7 +97,9 @@ def run_op(graph: QGraph, op: Op, inputs: list[Int8]) -> Int8:
     reals = [_centred(value, edge) for value, edge in zip(inputs, edges, strict=True)]
     scale = np.float32(edges[0].scale)
     if isinstance(op, Conv):
-        return _requantise(_convolve(op, reals[0]), (scale * op.weight_scale / np.float32(output.scale))[:, None, None], output)
+        return _requantise(
+            _convolve(op, reals[0]), (scale * op.weight_scale / np.float32(output.scale))[:, None, None], output
+        )
     if isinstance(op, AvgPool):
         return _average(op, inputs[0], edges[0], output)
     if isinstance(op, Mul):
@@ -94,12 +112,15 @@ def _average(op: AvgPool, x: Int8, source: Edge, output: Edge) -> Int8:
     if is_reduction(op, source):
         return _mean(op, x, source, output)
     multiplier = np.float32(source.scale) * np.float32(1 / (op.kernel[0] * op.kernel[1])) / np.float32(output.scale)
-    return _requantise(_pool(_padded(_centred(x, source), op.padding), op.kernel, op.stride, np.add), multiplier, output)
+    return _requantise(
+        _pool(_padded(_centred(x, source), op.padding), op.kernel, op.stride, np.add), multiplier, output
+    )
 
 
 def _mean(op: AvgPool, x: Int8, source: Edge, output: Edge) -> Int8:
-    """XNNPACK's mean over axes: the sum with its zero point in it is scaled in float32, and both zero points come in one float32 number
-    after it. Found by trying, on sums that nearly tie: this form met all of 1,655, none of ten others did."""
+    """XNNPACK's mean over axes: the sum with its zero point in it is scaled in float32, and both zero points come in
+    one float32 number after it. Found by trying, on sums that nearly tie: this form met all of 1,655, none of ten
+    others did."""
     multiplier, offset = mean_numbers(source, output, op.kernel[0] * op.kernel[1])
     total = _pool(x.astype(np.int32), op.kernel, op.stride, np.add)
     return rounding.saturate(total.astype(np.float32) * multiplier + offset, 0, np.int8)
@@ -125,7 +146,9 @@ def _add(reals: list[Float64], edges: list[Edge], output: Edge) -> Int8:
     """XNNPACK's adder: multipliers of 21 bits, rounded half up. ONNX Runtime's float one differs on rare near-ties."""
     multipliers, shift = add_multipliers(edges, output)
     total = sum(real * multiplier for real, multiplier in zip(reals, multipliers, strict=True))
-    return rounding.saturate(np.floor(np.ldexp(np.asarray(total, np.float64), -shift) + 0.5), output.zero_point, np.int8)
+    return rounding.saturate(
+        np.floor(np.ldexp(np.asarray(total, np.float64), -shift) + 0.5), output.zero_point, np.int8
+    )
 
 
 def add_multipliers(edges: list[Edge], output: Edge) -> tuple[list[float], int]:
@@ -139,8 +162,12 @@ def _convolve(op: Conv, x: Float64) -> Float64:
     """Exact accumulators with bias, float64 (batch, out, mel, frame), as one product per kernel position."""
     out, in_group, kernel_mel, kernel_frame = op.weight.shape
     x = _padded(x, op.padding)
-    size = [(x.shape[axis + 2] - op.dilation[axis] * (op.weight.shape[axis + 2] - 1) - 1) // op.stride[axis] + 1 for axis in (0, 1)]
-    largest = in_group * kernel_mel * kernel_frame * (INT8_MAX - INT8_MIN) * -INT8_MIN  # of an accumulator, whatever the values
+    size = [
+        (x.shape[axis + 2] - op.dilation[axis] * (op.weight.shape[axis + 2] - 1) - 1) // op.stride[axis] + 1
+        for axis in (0, 1)
+    ]
+    # of an accumulator, whatever the values
+    largest = in_group * kernel_mel * kernel_frame * (INT8_MAX - INT8_MIN) * -INT8_MIN
     exact = np.float32 if largest < FLOAT32_EXACT else np.float64
     x = x.astype(exact)
     weight = op.weight.astype(exact).reshape(op.groups, out // op.groups, in_group, kernel_mel, kernel_frame)
@@ -157,8 +184,14 @@ def _convolve(op: Conv, x: Float64) -> Float64:
 def _taps(op: Taps, x: Int8, zero_point: int, size: tuple[int, ...]) -> Int8:
     """The views of every kernel position, one after the other."""
     x = np.pad(x, ((0, 0), (0, 0), op.padding[:2], op.padding[2:]), constant_values=zero_point)
-    return np.concatenate([_shifted(x, (i * op.dilation[0], j * op.dilation[1]), op.stride, list(size))
-                           for j in range(op.kernel[1]) for i in range(op.kernel[0])], axis=1)
+    return np.concatenate(
+        [
+            _shifted(x, (i * op.dilation[0], j * op.dilation[1]), op.stride, list(size))
+            for j in range(op.kernel[1])
+            for i in range(op.kernel[0])
+        ],
+        axis=1,
+    )
 
 
 def _pool(x: NDArray[Any], kernel: tuple[int, int], stride: tuple[int, int], combine: np.ufunc) -> NDArray[Any]:
@@ -179,7 +212,12 @@ def _padded(x: Float64, padding: tuple[int, int, int, int]) -> Float64:
 
 def _shifted(x: NDArray[Any], start: tuple[int, int], stride: tuple[int, int], size: list[int]) -> NDArray[Any]:
     """The strided view that one kernel position sees."""
-    return x[:, :, start[0]:start[0] + (size[0] - 1) * stride[0] + 1:stride[0], start[1]:start[1] + (size[1] - 1) * stride[1] + 1:stride[1]]
+    return x[
+        :,
+        :,
+        start[0] : start[0] + (size[0] - 1) * stride[0] + 1 : stride[0],
+        start[1] : start[1] + (size[1] - 1) * stride[1] + 1 : stride[1],
+    ]
 
 
 def _centred(q: Int8, edge: Edge) -> Float64:

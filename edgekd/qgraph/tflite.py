@@ -1,8 +1,9 @@
-"""The integer graph as a .tflite flatbuffer, written directly: no TensorFlow, milliseconds, weights and scales bit-exact.
+"""The integer graph as a .tflite flatbuffer, written directly: no TensorFlow, milliseconds, weights and scales
+bit-exact.
 
-int8 NHWC in and out, in the forms that XNNPACK takes as one partition: an average over whole axes is MEAN, any other average pool a
-depthwise convolution, the stem is slices and a 1x1 convolution (`tune`). Padding is SAME where that is exactly the padding asked for,
-otherwise PAD and VALID (XNNPACK folds the PAD into the convolution).
+int8 NHWC in and out, in the forms that XNNPACK takes as one partition: an average over whole axes is MEAN, any other
+average pool a depthwise convolution, the stem is slices and a 1x1 convolution (`tune`). Padding is SAME where that is
+exactly the padding asked for, otherwise PAD and VALID (XNNPACK folds the PAD into the convolution).
 """
 
 from collections.abc import Sequence
@@ -89,16 +90,27 @@ class _Emitter:
         bias_scale = np.float32(edge.scale) * op.weight_scale
         if self.float_twin:
             scale = op.weight_scale if depthwise else op.weight_scale[:, None, None, None]
-            constants = (self.file.constant(f"{op.name}/weight", weight * scale),
-                         self.file.constant(f"{op.name}/bias", (op.bias * bias_scale).astype(np.float32)))
+            constants = (
+                self.file.constant(f"{op.name}/weight", weight * scale),
+                self.file.constant(f"{op.name}/bias", (op.bias * bias_scale).astype(np.float32)),
+            )
         else:
-            constants = (self.file.constant(f"{op.name}/weight", weight, op.weight_scale.tolist(), 3 if depthwise else 0),
-                         self.file.constant(f"{op.name}/bias", op.bias, bias_scale.tolist()))
-        options = {"padding": self.padding.SAME if same else self.padding.VALID, "strideH": op.stride[0], "strideW": op.stride[1],
-                   "dilationHFactor": op.dilation[0], "dilationWFactor": op.dilation[1]}
+            constants = (
+                self.file.constant(f"{op.name}/weight", weight, op.weight_scale.tolist(), 3 if depthwise else 0),
+                self.file.constant(f"{op.name}/bias", op.bias, bias_scale.tolist()),
+            )
+        options = {
+            "padding": self.padding.SAME if same else self.padding.VALID,
+            "strideH": op.stride[0],
+            "strideW": op.stride[1],
+            "dilationHFactor": op.dilation[0],
+            "dilationWFactor": op.dilation[1],
+        }
         if depthwise:
             multiplier = op.weight.shape[0] // edge.shape[0]
-            self._activated("DEPTHWISE_CONV_2D", (source, *constants), op, "DepthwiseConv2D", depthMultiplier=multiplier, **options)
+            self._activated(
+                "DEPTHWISE_CONV_2D", (source, *constants), op, "DepthwiseConv2D", depthMultiplier=multiplier, **options
+            )
         else:
             self._activated("CONV_2D", (source, *constants), op, "Conv2D", **options)
 
@@ -119,28 +131,42 @@ class _Emitter:
         return padded
 
     def _taps(self, op: Taps, source: int, output: int) -> None:
-        """Fold both axes by their strides, so that what a kernel position sees is a rectangle, and cut out one after the other."""
+        """Fold both axes by their strides, so that what a kernel position sees is a rectangle, and cut out one after
+        the other."""
         edge, (_, mels, frames) = self.graph.edges[op.input], self.graph.edges[op.output].shape
         mel, frame = (_fold(op, axis, edge.shape[axis + 1], size) for axis, size in enumerate((mels, frames)))
         padded = (mel.stride * mel.length, frame.stride * frame.length)
-        paddings = np.array([[op.padding[2 * axis], padded[axis] - edge.shape[axis + 1] - op.padding[2 * axis]] for axis in (0, 1)])
+        paddings = np.array(
+            [[op.padding[2 * axis], padded[axis] - edge.shape[axis + 1] - op.padding[2 * axis]] for axis in (0, 1)]
+        )
         plane = self._moved(op, "RESHAPE", source, edge.shape[1:], edge.shape[1:])
         if paddings.any():
             plane = self._moved(op, "PAD", plane, padded, paddings)
         folded = (mel.length, mel.stride, frame.length, frame.stride)
         if folded[1::2] != (1, 1):
             plane = self._moved(op, "RESHAPE", plane, folded, folded)
-            plane = self._moved(op, "TRANSPOSE", plane, (mel.stride, mel.length, frame.stride, frame.length), (1, 0, 3, 2))
+            plane = self._moved(
+                op, "TRANSPOSE", plane, (mel.stride, mel.length, frame.stride, frame.length), (1, 0, 3, 2)
+            )
             plane = self._moved(op, "RESHAPE", plane, padded, padded)
         rows = mels * op.kernel[0]
-        plane = self._stacked(op, [self._cut(op, plane, (start, 0), (mels, padded[1])) for start in mel.starts], (mels, padded[1]))
-        plane = self._stacked(op, [self._cut(op, plane, (0, start), (rows, frames)) for start in frame.starts], (rows, frames))
+        plane = self._stacked(
+            op, [self._cut(op, plane, (start, 0), (mels, padded[1])) for start in mel.starts], (mels, padded[1])
+        )
+        plane = self._stacked(
+            op, [self._cut(op, plane, (0, start), (rows, frames)) for start in frame.starts], (rows, frames)
+        )
         by_tap = (op.kernel[0] * op.kernel[1], mels * frames)
         plane = self._moved(op, "RESHAPE", plane, by_tap, by_tap)
         plane = self._moved(op, "TRANSPOSE", plane, by_tap[::-1], (1, 0))
         shape = (1, mels, frames, by_tap[0])
-        self.file.operator("RESHAPE", (plane, self.file.constant(f"{op.name}/shape", np.array(shape, np.int32))), output, "Reshape",
-                           newShape=list(shape))
+        self.file.operator(
+            "RESHAPE",
+            (plane, self.file.constant(f"{op.name}/shape", np.array(shape, np.int32))),
+            output,
+            "Reshape",
+            newShape=list(shape),
+        )
 
     def _moved(self, op: Taps, name: str, source: int, shape: Sequence[int], argument: Any) -> int:
         """The tensor of an operator that moves values and computes none; its argument is a constant."""
@@ -153,7 +179,10 @@ class _Emitter:
     def _cut(self, op: Taps, source: int, start: tuple[int, int], shape: tuple[int, int]) -> int:
         """A rectangle of a plane."""
         cut = self._tensor(self.graph.edges[op.input], f"{op.name}/{self.file.tensors}", shape)
-        constants = [self.file.constant(f"{op.name}/{self.file.tensors}", np.array(values, np.int32)) for values in (start, shape)]
+        constants = [
+            self.file.constant(f"{op.name}/{self.file.tensors}", np.array(values, np.int32))
+            for values in (start, shape)
+        ]
         self.file.operator("SLICE", (source, *constants), cut, "Slice")
         return cut
 
@@ -162,9 +191,11 @@ class _Emitter:
         rows = [shape[0]] * len(parts)
         while len(parts) > 1:
             groups = range(0, len(parts), MAX_CONCATENATED)
-            heights = [sum(rows[start:start + MAX_CONCATENATED]) for start in groups]
-            parts = [self._concatenated(op, parts[start:start + MAX_CONCATENATED], (height, shape[1]))
-                     for start, height in zip(groups, heights, strict=True)]
+            heights = [sum(rows[start : start + MAX_CONCATENATED]) for start in groups]
+            parts = [
+                self._concatenated(op, parts[start : start + MAX_CONCATENATED], (height, shape[1]))
+                for start, height in zip(groups, heights, strict=True)
+            ]
             rows = heights
         return parts[0]
 
@@ -178,15 +209,26 @@ class _Emitter:
     def _avg_pool(self, op: AvgPool, source: int, output: int) -> None:
         edge = self.graph.edges[op.input]
         if is_reduction(op, edge):
-            axes = [axis for axis, size, whole in zip(MAP_AXES, op.kernel, edge.shape[1:], strict=True) if size == whole]
+            axes = [
+                axis for axis, size, whole in zip(MAP_AXES, op.kernel, edge.shape[1:], strict=True) if size == whole
+            ]
             constant = self.file.constant(f"{op.name}/axes", np.array(axes, np.int32))
             self.file.operator("MEAN", (source, constant), output, "Reducer", keepDims=True)
         else:
             self._pool("AVERAGE_POOL_2D", op, self._pad(op, edge, source) if any(op.padding) else source, output)
 
     def _pool(self, name: str, op: MaxPool | AvgPool, source: int, output: int) -> None:
-        self.file.operator(name, (source,), output, "Pool2D", padding=self.padding.VALID, filterHeight=op.kernel[0],
-                           filterWidth=op.kernel[1], strideH=op.stride[0], strideW=op.stride[1])
+        self.file.operator(
+            name,
+            (source,),
+            output,
+            "Pool2D",
+            padding=self.padding.VALID,
+            filterHeight=op.kernel[0],
+            filterWidth=op.kernel[1],
+            strideH=op.stride[0],
+            strideW=op.stride[1],
+        )
 
     def _activated(self, name: str, sources: Sequence[int], op: Conv | Add, kind: str, **options: int) -> None:
         """An operator and its activation: saturation in int8, fused in the float twin.
@@ -212,7 +254,8 @@ class _Emitter:
 
 
 class _Fold(NamedTuple):
-    """One axis as (length, stride) instead of length * stride values; starts: of each kernel position once that is (stride, length)."""
+    """One axis as (length, stride) instead of length * stride values; starts: of each kernel position once that is
+    (stride, length)."""
 
     stride: int
     length: int
@@ -228,12 +271,16 @@ def _fold(op: Taps, axis: int, size: int, out: int) -> _Fold:
 
 
 def _is_same(op: Conv, shape: tuple[int, int, int]) -> bool:
-    """Whether SAME gives exactly this padding: its zeros before the map and its output size; what follows is then equal too."""
+    """Whether SAME gives exactly this padding: its zeros before the map and its output size; what follows is then equal
+    too."""
     for axis in (0, 1):
         size, stride = shape[axis + 1], op.stride[axis]
         span = op.dilation[axis] * (op.weight.shape[axis + 2] - 1) + 1
-        before, after = op.padding[2 * axis:2 * axis + 2]
+        before, after = op.padding[2 * axis : 2 * axis + 2]
         out = -(-size // stride)
-        if before != max((out - 1) * stride + span - size, 0) // 2 or (size + before + after - span) // stride + 1 != out:
+        if (
+            before != max((out - 1) * stride + span - size, 0) // 2
+            or (size + before + after - span) // stride + 1 != out
+        ):
             return False
     return True

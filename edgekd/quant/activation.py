@@ -1,4 +1,5 @@
-"""One quantised activation edge: a Brevitas quantiser with a threshold that is calibrated, then learned, then frozen."""
+"""One quantised activation edge: a Brevitas quantiser with a threshold that is calibrated, then learned, then
+frozen."""
 
 import math
 from typing import Any
@@ -17,7 +18,8 @@ _MAX_SAMPLES = 200_000
 """Values looked at per batch and edge while calibrating."""
 _MIN_PEAK = 1e-6
 _SILENT_RANGE = 1.0
-"""An edge whose peak stays below `_MIN_PEAK` in calibration (a gate's hidden layer may) gets this range instead of a vanishing scale."""
+"""An edge whose peak stays below `_MIN_PEAK` in calibration (a gate's hidden layer may) gets this range instead of a
+vanishing scale."""
 
 
 class _LearnedUint8(Uint8ActPerTensorFloat):
@@ -44,12 +46,18 @@ class _SoftGate(Uint8ActPerTensorFloat):
     scaling_init = 255 / 256
 
 
-_QUANTISERS: dict[str, Any] = {"signed": _LearnedInt8, "unsigned": _LearnedUint8, "constant": _LearnedInt8, "hard_gate": _HardGate,
-                               "soft_gate": _SoftGate}
+_QUANTISERS: dict[str, Any] = {
+    "signed": _LearnedInt8,
+    "unsigned": _LearnedUint8,
+    "constant": _LearnedInt8,
+    "hard_gate": _HardGate,
+    "soft_gate": _SoftGate,
+}
 
 
 class ActQuant(nn.Module):
-    """Fake quantisation of one edge to 8 bits: "signed" and "constant" have zero point 0, the others the int8 zero point -128.
+    """Fake quantisation of one edge to 8 bits: "signed" and "constant" have zero point 0, the others the int8 zero
+    point -128.
 
     A "constant" is trained, not computed: its range holds all of it.
 
@@ -61,8 +69,8 @@ class ActQuant(nn.Module):
         self.kind = kind
         self.quant = qnn.QuantIdentity(act_quant=_QUANTISERS[kind], return_quant_tensor=False)
         self.logits = False
-        """Whether this is the network's output: its range then ends at the highest value that wins, since what saturates far below it
-        decides nothing, and smaller steps leave fewer ties between labels."""
+        """Whether this is the network's output: its range then ends at the highest value that wins, since what
+        saturates far below it decides nothing, and smaller steps leave fewer ties between labels."""
         self.calibrating = False
         self.peak = 0.0
 

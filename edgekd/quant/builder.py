@@ -30,7 +30,13 @@ class GraphBuilder:
         channel, mel, frame = np.broadcast_shapes(*(self.edges[name].shape for name in inputs))
         return channel, mel, frame
 
-    def pooled(self, source: str, kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int] = (0, 0)) -> Shape:
+    def pooled(
+        self, source: str, kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int] = (0, 0)
+    ) -> Shape:
         """Shape after a floor-mode pool, with the same padding before and after each axis."""
         channel, mel, frame = self.edges[source].shape
-        return channel, (mel + 2 * padding[0] - kernel[0]) // stride[0] + 1, (frame + 2 * padding[1] - kernel[1]) // stride[1] + 1
+        return (
+            channel,
+            (mel + 2 * padding[0] - kernel[0]) // stride[0] + 1,
+            (frame + 2 * padding[1] - kernel[1]) // stride[1] + 1,
+        )

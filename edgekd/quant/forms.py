@@ -1,7 +1,9 @@
-"""For each kind of block: its quantization-aware form and its lowering to ops of the integer graph. One class per kind, one dict.
+"""For each kind of block: its quantization-aware form and its lowering to ops of the integer graph. One class per kind,
+one dict.
 
-Batch norm is folded into the convolution before QAT starts and biases are rounded to their int32 grid (input scale x weight scale) in every
-forward pass, so what is trained is what is exported. With float biases 39 % of SERFR-CNN-32's logits were a step or more away.
+Batch norm is folded into the convolution before QAT starts and biases are rounded to their int32 grid (input scale x
+weight scale) in every forward pass, so what is trained is what is exported. With float biases 39 % of SERFR-CNN-32's
+logits were a step or more away.
 """
 
 from abc import ABC, abstractmethod
@@ -62,18 +64,40 @@ class QuantConv(QuantBlock):
 
     def __init__(self, block: blocks.ConvNormAct, inputs: list[ActQuant]) -> None:
         super().__init__()
-        weight, bias = (block.conv.weight, block.conv.bias) if isinstance(block.norm, nn.Identity) else _fold(block.conv, block.norm)
+        weight, bias = (
+            (block.conv.weight, block.conv.bias)
+            if isinstance(block.norm, nn.Identity)
+            else _fold(block.conv, block.norm)
+        )
         self._build(block.conv, weight, bias, block.activation, inputs[0])
 
-    def _build(self, conv: nn.Conv2d, weight: Tensor, bias: Tensor | None, activation: blocks.Activation, source: ActQuant) -> None:
-        self.conv = qnn.QuantConv2d(conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation,
-                                    conv.groups, bias=True, weight_quant=Int8WeightPerChannelFloat, return_quant_tensor=False)
+    def _build(
+        self, conv: nn.Conv2d, weight: Tensor, bias: Tensor | None, activation: blocks.Activation, source: ActQuant
+    ) -> None:
+        self.conv = qnn.QuantConv2d(
+            conv.in_channels,
+            conv.out_channels,
+            conv.kernel_size,
+            conv.stride,
+            conv.padding,
+            conv.dilation,
+            conv.groups,
+            bias=True,
+            weight_quant=Int8WeightPerChannelFloat,
+            return_quant_tensor=False,
+        )
         with torch.no_grad():
             self.conv.weight.copy_(weight)
             self.conv.bias.copy_(torch.zeros_like(self.conv.bias) if bias is None else bias)
         self.activation = activation
         self._source = (source,)  # in a tuple: it belongs to another block
-        kind = {"none": "signed", "relu": "unsigned", "hard_sigmoid": "hard_gate", "silu": "signed", "sigmoid": "signed"}[activation]
+        kind = {
+            "none": "signed",
+            "relu": "unsigned",
+            "hard_sigmoid": "hard_gate",
+            "silu": "signed",
+            "sigmoid": "signed",
+        }[activation]
         self.output = ActQuant(kind)
         """Quantiser of the convolution; with "silu" and "sigmoid" of the value before the logistic."""
         self.gate = ActQuant("soft_gate") if activation in ("silu", "sigmoid") else nn.Identity()
@@ -100,19 +124,36 @@ class QuantConv(QuantBlock):
         quantised = self.conv.quant_weight()
         weight = quantised.int().numpy().astype(np.int8)
         scale = quantised.scale.detach().numpy().astype(np.float32).reshape(-1)
-        step = np.float64(build.edges[inputs[0]].scale) * scale.astype(np.float64)  # value of one accumulator unit, (out,)
+        # value of one accumulator unit, (out,)
+        step = np.float64(build.edges[inputs[0]].scale) * scale.astype(np.float64)
         if not np.all(step > 0):
-            raise InputError(f"{name}: weight scale of channel {int(np.argmin(scale))} is {scale.min():.3g}; the channel is dead, "
-                             "retrain or prune it")
+            raise InputError(
+                f"{name}: weight scale of channel {int(np.argmin(scale))} is {scale.min():.3g}; the channel is dead, "
+                "retrain or prune it"
+            )
         bias = np.rint(self.conv.bias.detach().numpy().astype(np.float64) / step)
         fused: q.Activation = "relu" if self.activation == "relu" else "none"
         if self.activation == "hard_sigmoid":  # clip(x / 6 + 1 / 2): a sixth of the scale, and 3 added before it
             fused, bias, scale = "clip01", bias + np.rint(3 / step), (scale / np.float32(6)).astype(np.float32)
-        saturated = np.clip(bias, np.iinfo(np.int32).min, np.iinfo(np.int32).max).astype(np.int32)  # QGraph.validate refuses these by name
+        # QGraph.validate refuses these by name
+        saturated = np.clip(bias, np.iinfo(np.int32).min, np.iinfo(np.int32).max).astype(np.int32)
         output = build.edge(name, self._shape(build, inputs[0]), self.output)
         (top, left), conv = self.conv.padding, self.conv
-        build.ops.append(q.Conv(name, inputs[0], output, weight, scale, saturated, conv.stride, (top, top, left, left), conv.dilation,
-                                conv.groups, fused))
+        build.ops.append(
+            q.Conv(
+                name,
+                inputs[0],
+                output,
+                weight,
+                scale,
+                saturated,
+                conv.stride,
+                (top, top, left, left),
+                conv.dilation,
+                conv.groups,
+                fused,
+            )
+        )
         if isinstance(self.gate, ActQuant):
             gate = build.edge(f"{name}.gate", build.edges[output].shape, self.gate)
             build.ops.append(q.Sigmoid(f"{name}.gate", output, gate))
@@ -125,8 +166,12 @@ class QuantConv(QuantBlock):
 
     def _shape(self, build: GraphBuilder, source: str) -> tuple[int, int, int]:
         _, mel, frame = build.edges[source].shape
-        size = [(extent + 2 * self.conv.padding[axis] - self.conv.dilation[axis] * (self.conv.kernel_size[axis] - 1) - 1)
-                // self.conv.stride[axis] + 1 for axis, extent in enumerate((mel, frame))]
+        size = [
+            (extent + 2 * self.conv.padding[axis] - self.conv.dilation[axis] * (self.conv.kernel_size[axis] - 1) - 1)
+            // self.conv.stride[axis]
+            + 1
+            for axis, extent in enumerate((mel, frame))
+        ]
         return self.conv.out_channels, size[0], size[1]
 
 
@@ -145,19 +190,27 @@ class QuantNorm(QuantConv):
 class QuantBandedConv(QuantConv):
     """Convolution with a sub-spectral norm: a factor and an offset per channel and mel bin behind an int8 convolution.
 
-    The largest factor of a channel is folded into its weights, so that the factors left, at most 1, lose little to their 8 bits.
+    The largest factor of a channel is folded into its weights, so that the factors left, at most 1, lose little to
+    their 8 bits.
     """
 
     def __init__(self, block: blocks.ConvNormAct, inputs: list[ActQuant]) -> None:
         nn.Module.__init__(self)
         assert isinstance(block.norm, blocks.SubSpectralNorm)  # conv_form
         if block.activation not in ("none", "relu"):
-            raise InputError(f"a sub-spectral norm followed by '{block.activation}' has no integer form; use none or relu there")
+            raise InputError(
+                f"a sub-spectral norm followed by '{block.activation}' has no integer form; use none or relu there"
+            )
         norm, bands = block.norm.norm, block.norm.bands
         factor, offset = (part.detach().reshape(-1, bands) for part in _affine(norm))  # (out, bands)
         peak = factor.abs().amax(dim=1)  # (out,)
-        self._build(block.conv, block.conv.weight * peak[:, None, None, None], None if block.conv.bias is None else block.conv.bias * peak,
-                    "none", inputs[0])
+        self._build(
+            block.conv,
+            block.conv.weight * peak[:, None, None, None],
+            None if block.conv.bias is None else block.conv.bias * peak,
+            "none",
+            inputs[0],
+        )
         self.gain = nn.Parameter(factor / peak.clamp_min(torch.finfo(peak.dtype).tiny)[:, None])
         self.offset = nn.Parameter(offset.clone())
         self.gain_edge, self.scaled, self.offset_edge = ActQuant("constant"), _range(signed=True), ActQuant("constant")
@@ -170,7 +223,10 @@ class QuantBandedConv(QuantConv):
 
     def forward(self, *inputs: Tensor) -> Tensor:
         x = super().forward(*inputs)  # (B, C, F, T)
-        gain, offset = (edge(_spread(each, x.shape[2])) for edge, each in ((self.gain_edge, self.gain), (self.offset_edge, self.offset)))
+        gain, offset = (
+            edge(_spread(each, x.shape[2]))
+            for edge, each in ((self.gain_edge, self.gain), (self.offset_edge, self.offset))
+        )
         return self.sum(blocks.activate(self.scaled(x * gain) + offset, self.after))
 
     def lower(self, build: GraphBuilder, name: str, inputs: list[str]) -> str:
@@ -195,7 +251,9 @@ class QuantBandedConv(QuantConv):
 def _spread(values: Tensor, mels: int) -> Tensor:
     """Values per band (channel, bands) as (channel, mel, 1)."""
     if mels % values.shape[1]:
-        raise InputError(f"{mels} mel bins cannot be split into {values.shape[1]} bands; choose n_mels or bands so that they divide")
+        raise InputError(
+            f"{mels} mel bins cannot be split into {values.shape[1]} bands; choose n_mels or bands so that they divide"
+        )
     return values.repeat_interleave(mels // values.shape[1], dim=1)[..., None]
 
 
@@ -347,5 +405,5 @@ FORMS: dict[type[blocks.Block], Callable[[Any, list[ActQuant]], QuantBlock]] = {
     blocks.Dropout: PassThrough,
     blocks.Flatten: PassThrough,
 }
-"""Kind of block -> QAT form, built from (block, quantisers of its inputs). What is absent (residual and global response norm) has no
-integer form."""
+"""Kind of block -> QAT form, built from (block, quantisers of its inputs). What is absent (residual and global response
+norm) has no integer form."""

@@ -1,4 +1,5 @@
-"""The quantization-aware network of any student: traced once, then run, calibrated, frozen and lowered from one list of steps."""
+"""The quantization-aware network of any student: traced once, then run, calibrated, frozen and lowered from one list of
+steps."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -32,7 +33,9 @@ class Step(NamedTuple):
 class QuantNetwork(nn.Module):
     """log_mel (batch, 1, mel, frame) -> logits (batch, labels), every edge on its 8-bit grid."""
 
-    def __init__(self, steps: list[Step], blocks: dict[str, QuantBlock], source: str, result: str, input_quantiser: ActQuant) -> None:
+    def __init__(
+        self, steps: list[Step], blocks: dict[str, QuantBlock], source: str, result: str, input_quantiser: ActQuant
+    ) -> None:
         super().__init__()
         self.input = input_quantiser
         self.blocks = nn.ModuleDict({_key(name): block for name, block in blocks.items()})
@@ -65,7 +68,8 @@ def to_qat(model: nn.Module) -> QuantNetwork:
     """The QAT form of a trained float student; batch norms are folded, weights copied, ranges not yet calibrated.
 
     Raises:
-        InputError: the student calls something outside the block vocabulary, or a block without an integer form; it is named.
+        InputError: the student calls something outside the block vocabulary, or a block without an integer form; it is
+            named.
     """
     steps: list[Step] = []
     forms: dict[str, QuantBlock] = {}
@@ -81,15 +85,19 @@ def to_qat(model: nn.Module) -> QuantNetwork:
             inputs = tuple(argument.name for argument in node.args)
             block = model.get_submodule(str(node.target))
             if source in inputs and isinstance(block, ConvNormAct) and block.conv.in_channels != 1:
-                raise InputError(f"{node.target}: reads {block.conv.in_channels} channels of sound, and the integer graph has one; "
-                                 "export a student with channels = 1")
+                raise InputError(
+                    f"{node.target}: reads {block.conv.in_channels} channels of sound, and the integer graph has one; "
+                    "export a student with channels = 1"
+                )
             form = _form(block, str(node.target), [edges[name] for name in inputs])
             forms[str(node.target)] = form
             edges[node.name] = form.edge
             steps.append(Step(str(node.target), inputs, node.name))
         else:
-            raise InputError(f"the student calls {node.op} '{node.target}', which is no block of edgekd.models.blocks; "
-                             "compose it of blocks to export it")
+            raise InputError(
+                f"the student calls {node.op} '{node.target}', which is no block of edgekd.models.blocks; "
+                "compose it of blocks to export it"
+            )
     edges[result].logits = True
     return QuantNetwork(steps, forms, source, result, edges[source])
 
@@ -97,7 +105,9 @@ def to_qat(model: nn.Module) -> QuantNetwork:
 def _form(block: nn.Module, name: str, inputs: list[ActQuant]) -> QuantBlock:
     form: Any = FORMS.get(type(block))  # type: ignore[arg-type]
     if form is None:
-        raise InputError(f"{name}: {type(block).__name__} has no integer form; a student that is exported must not use it")
+        raise InputError(
+            f"{name}: {type(block).__name__} has no integer form; a student that is exported must not use it"
+        )
     try:
         return form(block, inputs)  # type: ignore[no-any-return]
     except InputError as error:
@@ -105,7 +115,8 @@ def _form(block: nn.Module, name: str, inputs: list[ActQuant]) -> QuantBlock:
 
 
 def calibrate(network: QuantNetwork, batches: Iterable[Tensor]) -> None:
-    """Set the range of every edge from log_mel batches (batch, 1, mel, frame) run through the unquantised activations."""
+    """Set the range of every edge from log_mel batches (batch, 1, mel, frame) run through the unquantised
+    activations."""
     quantisers = network.quantisers()
     training = network.training
     network.eval()
@@ -124,8 +135,8 @@ def calibrate(network: QuantNetwork, batches: Iterable[Tensor]) -> None:
 def settle(network: QuantNetwork, shape: tuple[int, int]) -> None:
     """Move output scales by last bits, to where engines that round differently still give the same integers.
 
-    An addition keeps all pairs of inputs away from ties, a mean over axes all sums from where a fused multiply-add tells. For a trained
-    network, before it is tested. A scale moves by 8e-6 of itself at most.
+    An addition keeps all pairs of inputs away from ties, a mean over axes all sums from where a fused multiply-add
+    tells. For a trained network, before it is tested. A scale moves by 8e-6 of itself at most.
 
     Args:
         network: calibrated; it is put into eval mode.
@@ -145,12 +156,17 @@ def settle(network: QuantNetwork, shape: tuple[int, int]) -> None:
             _settle(block.sum, partial(addition.margin, (_edge(block.scaled), _edge(block.offset_edge))))
         elif isinstance(block, QuantMeanPool):
             elements, source = block.elements(inputs[0]), _edge(edges[step.inputs[0]])
-            _settle(block.output, lambda output, source=source, count=elements: -reduction.disagreements(source, output, count), enough=0)
+            _settle(
+                block.output,
+                lambda output, source=source, count=elements: -reduction.disagreements(source, output, count),
+                enough=0,
+            )
         values[step.output] = block(*inputs)
 
 
 def _settle(output: ActQuant, worth: Callable[[Edge], float], enough: float = math.inf) -> None:
-    """Try the float32 neighbours of the threshold, nearest first, and keep the first of the greatest worth; what is `enough` ends it."""
+    """Try the float32 neighbours of the threshold, nearest first, and keep the first of the greatest worth; what is
+    `enough` ends it."""
     (threshold,) = output.parameters()
     original, best = threshold.detach().clone(), -math.inf
     kept = original

@@ -1,7 +1,9 @@
-"""Pictures of a page as HTML and inline SVG, laid by hand: bars, a confusion matrix, lines over epochs, a reliability curve.
+"""Pictures of a page as HTML and inline SVG, laid by hand: bars, a confusion matrix, lines over epochs, a reliability
+curve.
 
-Colours come from the classes of report.css, so that a picture is right on a light and on a dark page. Nothing needs a script, and what a
-picture tells is also there as text: in cells, or in titles, which pointers show and screen readers say.
+Colours come from the classes of report.css, so that a picture is right on a light and on a dark page. Nothing needs a
+script, and what a picture tells is also there as text: in cells, or in titles, which pointers show and screen readers
+say.
 """
 
 import html
@@ -28,10 +30,12 @@ SMALLEST_DOT, LARGEST_DOT = 1.5, 8.0
 
 
 def escaped(text: object) -> str:
-    """Text for HTML, in elements and in quoted attributes. What does not print (control characters, lone surrogates, changes of direction)
-    is shown as Python writes it: names come from data sets that anybody may have made."""
-    shown = "".join(letter if letter.isprintable() else letter.encode("unicode_escape", "backslashreplace").decode()
-                    for letter in str(text))
+    """Text for HTML, in elements and in quoted attributes. What does not print (control characters, lone surrogates,
+    changes of direction) is shown as Python writes it: names come from data sets that anybody may have made."""
+    shown = "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape", "backslashreplace").decode()
+        for letter in str(text)
+    )
     return html.escape(shown)
 
 
@@ -43,23 +47,32 @@ def percent(fraction: float) -> str:
 def bars(shares: Sequence[Share]) -> str:
     """A bar for each share, the worst first: its name, the bar, per cent, how many of how many."""
     ranked = sorted(shares, key=lambda each: each.right / each.count)
-    rows = [f'<li><span title="{escaped(each.name)}">{escaped(each.name)}</span>'
-            f'<i><b style="width:{100 * each.right / each.count:.1f}%"></b></i><span>{percent(each.right / each.count)}</span>'
-            f"<span>{each.right:,} of {each.count:,}</span></li>" for each in ranked]
+    rows = [
+        f'<li><span title="{escaped(each.name)}">{escaped(each.name)}</span><i><b'
+        f' style="width:{100 * each.right / each.count:.1f}%"></b></i><span>{percent(each.right / each.count)}</span>'
+        f"<span>{each.right:,} of {each.count:,}</span></li>"
+        for each in ranked
+    ]
     return f'<ol class="bars">{"".join(rows)}</ol>'
 
 
 def matrix(labels: Sequence[str], confusion: Integers) -> str:
-    """A table of (labels, labels) clip counts that is a heat map too; rows are the truth, columns the answers. Zeros are blank."""
+    """A table of (labels, labels) clip counts that is a heat map too; rows are the truth, columns the answers. Zeros
+    are blank."""
     heads = "".join(f'<th scope="col" title="{escaped(name)}"><span>{escaped(name)}</span></th>' for name in labels)
     rows = []
     for index, name in enumerate(labels):
         total = int(confusion[index].sum())
-        cells = [_cell(int(count), total, name, labels[column], right=index == column) for column, count in enumerate(confusion[index])]
+        cells = [
+            _cell(int(count), total, name, labels[column], right=index == column)
+            for column, count in enumerate(confusion[index])
+        ]
         rows.append(f'<tr><th scope="row" title="{escaped(name)}">{escaped(name)}</th>{"".join(cells)}</tr>')
     size = " few" if len(labels) <= FEW_LABELS else ""
-    return (f'<table class="matrix{size}"><thead><tr><td class="corner">truth \\ answer</td>{heads}</tr></thead>'
-            f"<tbody>{''.join(rows)}</tbody></table>")
+    return (
+        f'<table class="matrix{size}"><thead><tr><td class="corner">truth \\ answer</td>{heads}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table>"
+    )
 
 
 def _cell(count: int, total: int, truth: str, answer: str, *, right: bool) -> str:
@@ -89,16 +102,25 @@ def lines(name: str, values: Sequence[tuple[int, float]]) -> str:
     def y(value: float) -> float:
         return floor - (floor - top) * (value - low) / ((high - low) or 1.0)
 
-    parts = [f'<path class="grid" d="M{LEFT} {y(tick):.1f}H{right}"/>'
-             f'<text x="{LEFT - 6}" y="{y(tick) + 4:.1f}" class="end">{tick:.4g}</text>' for tick in ticks]
-    parts += [f'<text x="{x(epoch):.1f}" y="{HEIGHT - 5}" class="{place}">{epoch}</text>'
-              for epoch, place in ((first, "start"), (last, "end"))[:1 + (last > first)]]
+    parts = [
+        f'<path class="grid" d="M{LEFT} {y(tick):.1f}H{right}"/>'
+        f'<text x="{LEFT - 6}" y="{y(tick) + 4:.1f}" class="end">{tick:.4g}</text>'
+        for tick in ticks
+    ]
+    parts += [
+        f'<text x="{x(epoch):.1f}" y="{HEIGHT - 5}" class="{place}">{epoch}</text>'
+        for epoch, place in ((first, "start"), (last, "end"))[: 1 + (last > first)]
+    ]
     if len(values) > 1:
-        parts.append(f'<polyline class="line" points="{" ".join(f"{x(epoch):.1f},{y(value):.1f}" for epoch, value in values)}"/>')
+        parts.append(
+            f'<polyline class="line" points="{" ".join(f"{x(epoch):.1f},{y(value):.1f}" for epoch, value in values)}"/>'
+        )
     parts.append(f'<circle class="dot" r="3" cx="{x(last):.1f}" cy="{y(values[-1][1]):.1f}"/>')
     said = f"{name} from {values[0][1]:.4g} in epoch {first} to {values[-1][1]:.4g} in epoch {last}"
-    return (f"<figure><figcaption>{escaped(name)} <b>{values[-1][1]:.4g}</b></figcaption>"
-            f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escaped(said)}">{"".join(parts)}</svg></figure>')
+    return (
+        f"<figure><figcaption>{escaped(name)} <b>{values[-1][1]:.4g}</b></figcaption>"
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escaped(said)}">{"".join(parts)}</svg></figure>'
+    )
 
 
 def _ticks(low: float, high: float) -> list[float]:
@@ -112,17 +134,26 @@ def _ticks(low: float, high: float) -> list[float]:
 
 
 def reliability(curves: Mapping[str, Reliability]) -> str:
-    """Accuracy over confidence in bins, of curves by their class in report.css. Dots grow with the windows in their bin."""
+    """Accuracy over confidence in bins, of curves by their class in report.css. Dots grow with the windows in their
+    bin."""
     size = SIDE - AXIS - EDGE
     ticks = [0.0, 0.25, 0.5, 0.75, 1.0]
-    parts = [f'<path class="grid" d="M{AXIS} {EDGE + size * (1 - tick):.1f}h{size}M{AXIS + size * tick:.1f} {EDGE}v{size}"/>'
-             f'<text class="end" x="{AXIS - 6}" y="{EDGE + size * (1 - tick) + 4:.1f}">{tick:g}</text>'
-             f'<text class="{_anchor(tick)}" x="{AXIS + size * tick:.1f}" y="{EDGE + size + 16}">{tick:g}</text>' for tick in ticks]
-    parts += [f'<path class="ideal" d="M{AXIS} {EDGE + size}l{size} -{size}"/>',
-              f'<text class="middle" x="{AXIS + size / 2:g}" y="{SIDE - 8}">confidence</text>',
-              f'<text class="middle" transform="translate(12 {EDGE + size / 2:g}) rotate(-90)">accuracy</text>']
+    parts = [
+        f'<path class="grid" d="M{AXIS} {EDGE + size * (1 - tick):.1f}h{size}M{AXIS + size * tick:.1f} {EDGE}v{size}"/>'
+        f'<text class="end" x="{AXIS - 6}" y="{EDGE + size * (1 - tick) + 4:.1f}">{tick:g}</text>'
+        f'<text class="{_anchor(tick)}" x="{AXIS + size * tick:.1f}" y="{EDGE + size + 16}">{tick:g}</text>'
+        for tick in ticks
+    ]
+    parts += [
+        f'<path class="ideal" d="M{AXIS} {EDGE + size}l{size} -{size}"/>',
+        f'<text class="middle" x="{AXIS + size / 2:g}" y="{SIDE - 8}">confidence</text>',
+        f'<text class="middle" transform="translate(12 {EDGE + size / 2:g}) rotate(-90)">accuracy</text>',
+    ]
     parts += [_curve(each, style, size) for style, each in curves.items()]
-    return f'<svg class="square" viewBox="0 0 {SIDE} {SIDE}" role="img" aria-label="accuracy over confidence">{"".join(parts)}</svg>'
+    return (
+        f'<svg class="square" viewBox="0 0 {SIDE} {SIDE}" role="img" aria-label="accuracy over'
+        f' confidence">{"".join(parts)}</svg>'
+    )
 
 
 def _curve(each: Reliability, style: str, size: int) -> str:
@@ -133,19 +164,34 @@ def _curve(each: Reliability, style: str, size: int) -> str:
         radius = max(SMALLEST_DOT, LARGEST_DOT * math.sqrt(each.count[i] / each.count.max()))
         said = f"confidence {each.confidence[i]:.3f}, accuracy {each.accuracy[i]:.3f}, windows {each.count[i]:,}"
         dots.append(f'<circle r="{radius:.1f}" cx="{x:.1f}" cy="{y:.1f}"><title>{said}</title></circle>')
-    return f'<g class="{style}"><polyline points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in places)}"/>{"".join(dots)}</g>'
+    return (
+        f'<g class="{style}"><polyline points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in places)}"/>{"".join(dots)}</g>'
+    )
 
 
 def bins(curves: Sequence[Reliability]) -> tuple[list[str], list[list[str]]]:
     """Header and rows of what `reliability` draws."""
-    header = ["confidence", *(title for each in curves for title in (f"windows at {each.name}", "confidence", "accuracy"))]
-    rows = [[f"{i / CALIBRATION_BINS:.2f} to {(i + 1) / CALIBRATION_BINS:.2f}", *(cell for each in curves for cell in _bin(each, i))]
-            for i in range(CALIBRATION_BINS) if any(each.count[i] for each in curves)]
+    header = [
+        "confidence",
+        *(title for each in curves for title in (f"windows at {each.name}", "confidence", "accuracy")),
+    ]
+    rows = [
+        [
+            f"{i / CALIBRATION_BINS:.2f} to {(i + 1) / CALIBRATION_BINS:.2f}",
+            *(cell for each in curves for cell in _bin(each, i)),
+        ]
+        for i in range(CALIBRATION_BINS)
+        if any(each.count[i] for each in curves)
+    ]
     return header, rows
 
 
 def _bin(each: Reliability, i: int) -> tuple[str, str, str]:
-    return (f"{each.count[i]:,}", f"{each.confidence[i]:.3f}", f"{each.accuracy[i]:.3f}") if each.count[i] else ("0", "", "")
+    return (
+        (f"{each.count[i]:,}", f"{each.confidence[i]:.3f}", f"{each.accuracy[i]:.3f}")
+        if each.count[i]
+        else ("0", "", "")
+    )
 
 
 def _anchor(tick: float) -> str:

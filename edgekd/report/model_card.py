@@ -1,8 +1,8 @@
 """The model card of an exported file: Markdown below the metadata that Hugging Face's hub reads from a card.
 
-Metadata keys by the hub's documentation (hub-docs, modelcard.md): license, license_name where that is "other", library_name,
-pipeline_tag, tags, datasets, metrics and model-index. What stands in a card comes from the manifest and the counts, nothing is made up:
-a score is named as the run named it.
+Metadata keys by the hub's documentation (hub-docs, modelcard.md): license, license_name where that is "other",
+library_name, pipeline_tag, tags, datasets, metrics and model-index. What stands in a card comes from the manifest and
+the counts, nothing is made up: a score is named as the run named it.
 """
 
 import re
@@ -12,21 +12,50 @@ from typing import Any
 from edgekd.modelfile.manifest import CrossValidation, Estimate, Manifest
 from edgekd.report.yaml_text import dump
 
-HUB_LICENCES = frozenset({
-    "apache-2.0", "mit", "bsd", "bsd-2-clause", "bsd-3-clause", "gpl", "gpl-2.0", "gpl-3.0", "lgpl-3.0", "agpl-3.0", "mpl-2.0", "odbl",
-    "pddl", "unlicense", "cc", "cc0-1.0", "cc-by-2.0", "cc-by-2.5", "cc-by-3.0", "cc-by-4.0", "cc-by-sa-3.0", "cc-by-sa-4.0",
-    "cc-by-nc-2.0",
-    "cc-by-nc-3.0", "cc-by-nc-4.0", "cc-by-nd-4.0", "cc-by-nc-nd-3.0", "cc-by-nc-nd-4.0", "cc-by-nc-sa-2.0", "cc-by-nc-sa-3.0",
-    "cc-by-nc-sa-4.0", "unknown",
-})
+HUB_LICENCES = frozenset(
+    {
+        "apache-2.0",
+        "mit",
+        "bsd",
+        "bsd-2-clause",
+        "bsd-3-clause",
+        "gpl",
+        "gpl-2.0",
+        "gpl-3.0",
+        "lgpl-3.0",
+        "agpl-3.0",
+        "mpl-2.0",
+        "odbl",
+        "pddl",
+        "unlicense",
+        "cc",
+        "cc0-1.0",
+        "cc-by-2.0",
+        "cc-by-2.5",
+        "cc-by-3.0",
+        "cc-by-4.0",
+        "cc-by-sa-3.0",
+        "cc-by-sa-4.0",
+        "cc-by-nc-2.0",
+        "cc-by-nc-3.0",
+        "cc-by-nc-4.0",
+        "cc-by-nd-4.0",
+        "cc-by-nc-nd-3.0",
+        "cc-by-nc-nd-4.0",
+        "cc-by-nc-sa-2.0",
+        "cc-by-nc-sa-3.0",
+        "cc-by-nc-sa-4.0",
+        "unknown",
+    }
+)
 """Identifiers that the hub takes in `license`."""
 SAME_LICENCE = {"cc0": "cc0-1.0", "apache-2": "apache-2.0", "bsd-3": "bsd-3-clause", "creative-commons-zero": "cc0-1.0"}
 OTHER = "other"
 LIBRARY, TASK, TASK_NAME = "edgekd", "audio-classification", "Acoustic scene classification"
 ACCURACY = "accuracy"
 TEACHERS, FLOAT = "teachers_", "float_"
-"""How names of scores begin that are of the teachers and, for an int8 file, of another network: they stand in the card, but are not claimed
-on the hub."""
+"""How names of scores begin that are of the teachers and, for an int8 file, of another network: they stand in the card,
+but are not claimed on the hub."""
 MAX_NAME = 96
 """Letters of a licence's name in metadata: a longer one is no name but a text, which stands in the card itself."""
 MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|~!])")
@@ -38,8 +67,8 @@ BudgetRow = tuple[str, str, str, str]
 
 
 def hub_licence(licence: str) -> dict[str, str]:
-    """The metadata keys of a licence as people write it: `CC BY-NC 3.0` is `{"license": "cc-by-nc-3.0"}`; one that the hub does not know
-    is `other` with a `license_name`."""
+    """The metadata keys of a licence as people write it: `CC BY-NC 3.0` is `{"license": "cc-by-nc-3.0"}`; one that the
+    hub does not know is `other` with a `license_name`."""
     name = re.sub(r"[^a-z0-9.]+", "-", licence.casefold()).strip("-.")
     name = SAME_LICENCE.get(name, name)
     if name in HUB_LICENCES:
@@ -63,23 +92,46 @@ def metadata(manifest: Manifest, formats: Sequence[str]) -> dict[str, Any]:
     """What the hub reads of a card. formats: of the files, e.g. ("tflite", "onnx")."""
     source = manifest.provenance
     others = (TEACHERS, FLOAT) if manifest.precision == "int8" else (TEACHERS,)
-    accuracies = {name: value for name, value in source.scores.items() if ACCURACY in name and not name.startswith(others)}
+    accuracies = {
+        name: value for name, value in source.scores.items() if ACCURACY in name and not name.startswith(others)
+    }
     if manifest.crossval is not None:
-        accuracies |= {"crossval_clip_accuracy": manifest.crossval.clips.mean, "crossval_window_accuracy": manifest.crossval.windows.mean}
+        accuracies |= {
+            "crossval_clip_accuracy": manifest.crossval.clips.mean,
+            "crossval_window_accuracy": manifest.crossval.windows.mean,
+        }
     tags = ["acoustic-scene-classification", "edge", manifest.student, manifest.precision, *formats]
     tags += ["knowledge-distillation"] if source.teachers else []
     tags += ["synthetic-data"] if source.synthetic else []
-    document: dict[str, Any] = {**hub_licence(source.data_licence), "library_name": LIBRARY, "pipeline_tag": TASK,
-                                "tags": list(dict.fromkeys(tags)), "datasets": [source.data]}
+    document: dict[str, Any] = {
+        **hub_licence(source.data_licence),
+        "library_name": LIBRARY,
+        "pipeline_tag": TASK,
+        "tags": list(dict.fromkeys(tags)),
+        "datasets": [source.data],
+    }
     if accuracies:
         document["metrics"] = [ACCURACY]
-        document["model-index"] = [{"name": manifest.name, "results": [{
-            "task": {"type": TASK, "name": TASK_NAME}, "dataset": {"type": source.data, "name": source.data},
-            "metrics": [{"type": ACCURACY, "name": name, "value": value} for name, value in accuracies.items()]}]}]
+        document["model-index"] = [
+            {
+                "name": manifest.name,
+                "results": [
+                    {
+                        "task": {"type": TASK, "name": TASK_NAME},
+                        "dataset": {"type": source.data, "name": source.data},
+                        "metrics": [
+                            {"type": ACCURACY, "name": name, "value": value} for name, value in accuracies.items()
+                        ],
+                    }
+                ],
+            }
+        ]
     return document
 
 
-def card(manifest: Manifest, files: Sequence[str], counts: Sequence[CountRow], budgets: Sequence[BudgetRow], target: str) -> str:
+def card(
+    manifest: Manifest, files: Sequence[str], counts: Sequence[CountRow], budgets: Sequence[BudgetRow], target: str
+) -> str:
     """The card.
 
     Args:
@@ -90,14 +142,22 @@ def card(manifest: Manifest, files: Sequence[str], counts: Sequence[CountRow], b
     """
     formats = [name.rpartition(".")[2] for name in files]
     sections = [
-        f"# {plain(manifest.name)}", _lead(manifest),
-        "## How to run", _usage(files),
-        "## Input and output", _table(("", ""), _interface(manifest)),
-        "## Cost", _cost(counts, budgets, target),
-        "## Scores", _scores(manifest),
-        "## Training", _table(("", ""), _training(manifest)),
-        "## Limits", _limits(manifest),
-        "## Labels", ", ".join(code(label) for label in manifest.labels),
+        f"# {plain(manifest.name)}",
+        _lead(manifest),
+        "## How to run",
+        _usage(files),
+        "## Input and output",
+        _table(("", ""), _interface(manifest)),
+        "## Cost",
+        _cost(counts, budgets, target),
+        "## Scores",
+        _scores(manifest),
+        "## Training",
+        _table(("", ""), _training(manifest)),
+        "## Limits",
+        _limits(manifest),
+        "## Labels",
+        ", ".join(code(label) for label in manifest.labels),
     ]
     return f"---\n{dump(metadata(manifest, formats))}---\n\n" + "\n\n".join(sections) + "\n"
 
@@ -105,16 +165,21 @@ def card(manifest: Manifest, files: Sequence[str], counts: Sequence[CountRow], b
 def _lead(manifest: Manifest) -> str:
     seconds = manifest.window / manifest.frontend.sample_rate
     made = " It was trained on sounds that a program made, not on recordings." if manifest.provenance.synthetic else ""
-    return (f"A {plain(manifest.student)} in {manifest.precision} that tells {len(manifest.labels)} labels apart, one window of "
-            f"{seconds:g} s at a time, on a CPU.{made} Labels, front end and quantisation travel inside the file.")
+    return (
+        f"A {plain(manifest.student)} in {manifest.precision} that tells {len(manifest.labels)} labels apart, one"
+        f" window of {seconds:g} s at a time, on a CPU.{made} Labels, front end and quantisation travel inside the"
+        " file."
+    )
 
 
 def _usage(files: Sequence[str]) -> str:
     name = files[0]
     quoted = name if re.fullmatch(r"[\w.+-]+", name) else "'" + name.replace("'", "'\\''") + "'"
     extra = "litert" if name.endswith(".tflite") else "onnx-runtime"
-    return (f"```sh\npip install 'edgekd[{extra},mic]'\nedgekd verify {quoted}\nedgekd predict {quoted} recordings --csv labels.csv\n"
-            f"edgekd listen --model {quoted}\n```\n\nFiles: {', '.join(code(each) for each in files)}.")
+    return (
+        f"```sh\npip install 'edgekd[{extra},mic]'\nedgekd verify {quoted}\nedgekd predict {quoted} recordings --csv"
+        f" labels.csv\nedgekd listen --model {quoted}\n```\n\nFiles: {', '.join(code(each) for each in files)}."
+    )
 
 
 def _interface(manifest: Manifest) -> list[tuple[str, str]]:
@@ -122,10 +187,20 @@ def _interface(manifest: Manifest) -> list[tuple[str, str]]:
     golden = manifest.golden
     return [
         ("window", f"{manifest.window:,} samples at {fe.sample_rate:,} Hz"),
-        ("features", f"{fe.n_mels} x {fe.frames(manifest.window)} log-mel ({fe.mel_scale}), FFT {fe.n_fft}, window {fe.win_length}, hop "
-                     f"{fe.hop_length}, {fe.f_min:g} to {fe.top_hz:g} Hz"),
-        ("input, output", f"{manifest.input.dtype}, {manifest.output.dtype}; probabilities are the softmax of the logits divided by "
-                          f"{manifest.temperature:g}"),
+        (
+            "features",
+            (
+                f"{fe.n_mels} x {fe.frames(manifest.window)} log-mel ({fe.mel_scale}), FFT {fe.n_fft}, window"
+                f" {fe.win_length}, hop {fe.hop_length}, {fe.f_min:g} to {fe.top_hz:g} Hz"
+            ),
+        ),
+        (
+            "input, output",
+            (
+                f"{manifest.input.dtype}, {manifest.output.dtype}; probabilities are the softmax of the logits divided"
+                f" by {manifest.temperature:g}"
+            ),
+        ),
         ("golden vectors", f"{len(golden.vectors)} waveforms, which 'edgekd verify' replays" if golden else "none"),
     ]
 
@@ -142,8 +217,10 @@ def _cost(counts: Sequence[CountRow], budgets: Sequence[BudgetRow], target: str)
 
 def crossval_text(found: CrossValidation) -> str:
     """A cross-validation on one line: accuracies with their intervals, and what they are of."""
-    return (f"{estimate_text(found.clips)} of clips, {estimate_text(found.windows)} of windows right, {len(found.folds)} folds of "
-            f"{found.data} ({', '.join(found.folds)}) in turn, seeds {', '.join(map(str, found.seeds))}")
+    return (
+        f"{estimate_text(found.clips)} of clips, {estimate_text(found.windows)} of windows right, {len(found.folds)}"
+        f" folds of {found.data} ({', '.join(found.folds)}) in turn, seeds {', '.join(map(str, found.seeds))}"
+    )
 
 
 def estimate_text(found: Estimate) -> str:
@@ -154,37 +231,57 @@ def estimate_text(found: Estimate) -> str:
 def _scores(manifest: Manifest) -> str:
     scores = manifest.provenance.scores
     rows = [(name, f"{value:.4f}") for name, value in scores.items()]
-    text = _table(("score at the end of training", "value"), rows) if rows else "The file carries none; 'edgekd evaluate' measures them."
+    text = (
+        _table(("score at the end of training", "value"), rows)
+        if rows
+        else "The file carries none; 'edgekd evaluate' measures them."
+    )
     if manifest.crossval is not None:
         network = "int8-aware" if manifest.crossval.network == "qat" else "float"
-        text = (f"Cross-validated: {plain(crossval_text(manifest.crossval))}, by {network} networks of this recipe that were trained on "
-                "the other folds; this file holds a further one. In brackets the 95 % interval of a bootstrap over test recordings and "
-                f"seeds.\n\n{text}")
+        text = (
+            f"Cross-validated: {plain(crossval_text(manifest.crossval))}, by {network} networks of this recipe that"
+            " were trained on the other folds; this file holds a further one. In brackets the 95 % interval of a"
+            f" bootstrap over test recordings and seeds.\n\n{text}"
+        )
     fit = manifest.calibration
     if fit is None:
         return f"{text}\n\nIts probabilities are not calibrated."
-    return (f"{text}\n\nCalibrated on {fit.windows:,} windows of {plain(fit.data)} ({plain(', '.join(fit.splits))}): expected calibration "
-            f"error {fit.error_before:.4f} before, {fit.error_after:.4f} after; log loss {fit.loss_before:.3f} before, "
-            f"{fit.loss_after:.3f} after.")
+    return (
+        f"{text}\n\nCalibrated on {fit.windows:,} windows of {plain(fit.data)} ({plain(', '.join(fit.splits))}):"
+        f" expected calibration error {fit.error_before:.4f} before, {fit.error_after:.4f} after; log loss"
+        f" {fit.loss_before:.3f} before, {fit.loss_after:.3f} after."
+    )
 
 
 def _training(manifest: Manifest) -> list[tuple[str, str]]:
     source = manifest.provenance
-    return [("data", f"{source.data} ({source.data_hash})"), ("licence of the data", source.data_licence),
-            ("recipe", f"{source.recipe} ({source.recipe_hash})"), ("teachers", ", ".join(source.teachers) or "none"),
-            ("made by", f"edgekd {source.edgekd_version} at {source.created}")]
+    return [
+        ("data", f"{source.data} ({source.data_hash})"),
+        ("licence of the data", source.data_licence),
+        ("recipe", f"{source.recipe} ({source.recipe_hash})"),
+        ("teachers", ", ".join(source.teachers) or "none"),
+        ("made by", f"edgekd {source.edgekd_version} at {source.created}"),
+    ]
 
 
 def _limits(manifest: Manifest) -> str:
     source = manifest.provenance
     lines = [
-        "It always answers one of its labels, also where none of them is heard; 'edgekd listen --unknown' hides unsure answers.",
-        f"It was measured on {plain(source.data)} alone: expect less of other microphones, rooms and places; 'edgekd evaluate' measures.",
+        (
+            "It always answers one of its labels, also where none of them is heard; 'edgekd listen --unknown' hides"
+            " unsure answers."
+        ),
+        (
+            f"It was measured on {plain(source.data)} alone: expect less of other microphones, rooms and places;"
+            " 'edgekd evaluate' measures."
+        ),
         f"The licence of its training data ({plain(source.data_licence)}) may restrict the use of the weights.",
         "Windows of digital silence are not judged. It must decide nothing that safety depends on.",
     ]
     if source.synthetic:
-        lines.insert(0, "Its training data were made by a program: it shows that the path works, and knows no real place.")
+        lines.insert(
+            0, "Its training data were made by a program: it shows that the path works, and knows no real place."
+        )
     return "\n".join(f"- {line}" for line in lines)
 
 

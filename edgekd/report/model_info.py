@@ -41,17 +41,25 @@ def rows(path: Path, size: int, manifest: Manifest) -> dict[str, str]:
     fe, source = manifest.frontend, manifest.provenance
     return {
         "file": f"{path} ({size:,} bytes)",
-        "student": f"{manifest.student}, {manifest.precision}" + (", trained on synthetic data" if source.synthetic else ""),
+        "student": (
+            f"{manifest.student}, {manifest.precision}" + (", trained on synthetic data" if source.synthetic else "")
+        ),
         "labels": _labels(manifest.labels),
         "window": f"{manifest.window} samples at {fe.sample_rate} Hz ({manifest.window / fe.sample_rate:g} s)",
-        "front end": f"{fe.n_mels} x {fe.frames(manifest.window)} log-mel ({fe.mel_scale}), FFT {fe.n_fft}, window {fe.win_length}, "
-                     f"hop {fe.hop_length}, padding {fe.padding}, {fe.f_min:g}..{fe.top_hz:g} Hz, mean {fe.mean:.4g}, std {fe.std:.4g}",
+        "front end": (
+            f"{fe.n_mels} x {fe.frames(manifest.window)} log-mel ({fe.mel_scale}), FFT {fe.n_fft}, window"
+            f" {fe.win_length}, hop {fe.hop_length}, padding {fe.padding}, {fe.f_min:g}..{fe.top_hz:g} Hz, mean"
+            f" {fe.mean:.4g}, std {fe.std:.4g}"
+        ),
         "input": _quant(manifest.input),
         "output": f"{_quant(manifest.output)}, temperature {manifest.temperature:g}",
         "calibration": _calibration(manifest.calibration),
         "golden": f"{len(manifest.golden.vectors)} waveforms for 'edgekd verify'" if manifest.golden else "no vectors",
         "spectrum": "mean of the training clips, for 'edgekd equalise'" if manifest.spectrum else "unknown",
-        "counts": f"{manifest.counts.macs:,} macs, {manifest.counts.params:,} parameters, {manifest.counts.param_bytes:,} bytes",
+        "counts": (
+            f"{manifest.counts.macs:,} macs, {manifest.counts.params:,} parameters, {manifest.counts.param_bytes:,}"
+            " bytes"
+        ),
         "data": f"{source.data} ({source.data_hash}), licence {source.data_licence}",
         "recipe": f"{source.recipe} ({source.recipe_hash})",
         "teachers": ", ".join(source.teachers) or "none",
@@ -69,9 +77,15 @@ def _labels(labels: tuple[str, ...]) -> str:
 def _calibration(calibration: Calibration | None) -> str:
     if calibration is None:
         return "none"
-    return (f"on {calibration.windows:,} windows of {calibration.data} {', '.join(calibration.splits)}: expected "
-            f"calibration error {calibration.error_before:.4f} -> {calibration.error_after:.4f}")
+    return (
+        f"on {calibration.windows:,} windows of {calibration.data} {', '.join(calibration.splits)}: expected "
+        f"calibration error {calibration.error_before:.4f} -> {calibration.error_after:.4f}"
+    )
 
 
 def _quant(quant: TensorQuant) -> str:
-    return quant.dtype if quant.dtype == "float32" else f"{quant.dtype}, scale {quant.scale:.6g}, zero point {quant.zero_point}"
+    return (
+        quant.dtype
+        if quant.dtype == "float32"
+        else f"{quant.dtype}, scale {quant.scale:.6g}, zero point {quant.zero_point}"
+    )

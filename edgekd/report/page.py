@@ -1,7 +1,7 @@
 """A page for people: one HTML file with everything in it, readable without a script, a network or a wide screen.
 
-What is on it comes as plain values, so that equal values give equal bytes. A policy in the page itself keeps browsers from running or
-loading anything, whatever names a data set has.
+What is on it comes as plain values, so that equal values give equal bytes. A policy in the page itself keeps browsers
+from running or loading anything, whatever names a data set has.
 """
 
 from collections.abc import Sequence
@@ -18,8 +18,10 @@ from edgekd.text import counted
 STYLE = Path(__file__).with_name("report.css")
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 SCORE_HEADER = ("", "count", "silent", "accuracy", "macro", "log loss", "calibration error")
-INTERVAL_NOTE = ("In brackets: between these lie 95 % of the resamples of a bootstrap over test recordings. It speaks of other recordings "
-                 "of the same kind, not of another training. Digital silence is left out of all scores.")
+INTERVAL_NOTE = (
+    "In brackets: between these lie 95 % of the resamples of a bootstrap over test recordings. It speaks of other"
+    " recordings of the same kind, not of another training. Digital silence is left out of all scores."
+)
 SYNTHETIC_NOTE = "Synthetic clips, made by a program and not recorded: the figures say nothing about real scenes."
 
 
@@ -35,7 +37,8 @@ class Tile:
 
 @dataclass(frozen=True)
 class Page:
-    """kind: what it is a page of, over the title. lead: a sentence below it. notes: what readers must know before they believe it."""
+    """kind: what it is a page of, over the title. lead: a sentence below it. notes: what readers must know before they
+    believe it."""
 
     kind: str
     title: str
@@ -50,9 +53,11 @@ def render(page: Page) -> bytes:
     """The file, UTF-8."""
     named = [(f"s{number}", section) for number, section in enumerate(page.sections, 1)]
     links = "".join(f'<a href="#{name}">{escaped(section.title)}</a>' for name, section in named)
-    sections = "\n".join(f'<section id="{name}" aria-labelledby="{name}h">\n'
-                         f'<h2 id="{name}h">{escaped(section.title)}{section.badge()}</h2>\n{section.body()}\n</section>'
-                         for name, section in named)
+    sections = "\n".join(
+        f'<section id="{name}" aria-labelledby="{name}h">\n'
+        f'<h2 id="{name}h">{escaped(section.title)}{section.badge()}</h2>\n{section.body()}\n</section>'
+        for name, section in named
+    )
     notes = "".join(f'<p class="warn">{escaped(note)}</p>' for note in page.notes)
     return f"""<!doctype html>
 <html lang="en">
@@ -86,19 +91,32 @@ def render(page: Page) -> bytes:
 def score_tiles(found: Findings, name: str = "") -> list[Tile]:
     """Clip and window accuracy, and what the confidence is worth; name: of the network, before each."""
     of_windows, of_clips = found.scores.windows, found.scores.clips
-    tiles = [("clip accuracy", percent(of_clips.accuracy),
-              f"{between(found.intervals['clips']['accuracy'])}; {counted(of_clips.count, 'clip')}"),
-             ("window accuracy", percent(of_windows.accuracy),
-              f"{between(found.intervals['windows']['accuracy'])}; {counted(of_windows.count, 'window')}"),
-             ("calibration error", f"{of_windows.calibration_error:.3f}",
-              f"{between(found.intervals['windows']['calibration_error'], share=False)}; windows")]
+    tiles = [
+        (
+            "clip accuracy",
+            percent(of_clips.accuracy),
+            f"{between(found.intervals['clips']['accuracy'])}; {counted(of_clips.count, 'clip')}",
+        ),
+        (
+            "window accuracy",
+            percent(of_windows.accuracy),
+            f"{between(found.intervals['windows']['accuracy'])}; {counted(of_windows.count, 'window')}",
+        ),
+        (
+            "calibration error",
+            f"{of_windows.calibration_error:.3f}",
+            f"{between(found.intervals['windows']['calibration_error'], share=False)}; windows",
+        ),
+    ]
     return [Tile(f"{name}{title}", value, note) for title, value, note in tiles]
 
 
 def score_rows(found: Findings, name: str = "") -> list[list[str]]:
     """Rows of a table with `SCORE_HEADER`: clips and windows of one network."""
-    return [_scored(f"{name}{unit}", scores, found.intervals[unit])
-            for unit, scores in (("clips", found.scores.clips), ("windows", found.scores.windows))]
+    return [
+        _scored(f"{name}{unit}", scores, found.intervals[unit])
+        for unit, scores in (("clips", found.scores.clips), ("windows", found.scores.windows))
+    ]
 
 
 def finding_sections(found: Findings, labels: Sequence[str], where: str, note: str = "") -> list[Section]:
@@ -113,8 +131,12 @@ def finding_sections(found: Findings, labels: Sequence[str], where: str, note: s
     sections: list[Section] = [Bars("Accuracy per label", found.labels)]
     if found.recorders:
         sections.append(Bars("Accuracy per recorder", found.recorders))
-    return [*sections, Matrix("Confusion matrix", labels, found.scores.confusion), Pairs("Most confused pairs", found.pairs, where),
-            Calibration("What the confidence is worth", found.reliability, note)]
+    return [
+        *sections,
+        Matrix("Confusion matrix", labels, found.scores.confusion),
+        Pairs("Most confused pairs", found.pairs, where),
+        Calibration("What the confidence is worth", found.reliability, note),
+    ]
 
 
 def between(each: Interval, *, share: bool = True) -> str:
@@ -128,11 +150,19 @@ def sentence(text: str) -> str:
 
 
 def _tile(each: Tile) -> str:
-    return (f'<div class="{"tile" if each.ok else "tile bad"}"><dt>{escaped(each.name)}</dt>'
-            f"<dd><strong>{escaped(each.value)}</strong><span>{escaped(each.note)}</span></dd></div>")
+    return (
+        f'<div class="{"tile" if each.ok else "tile bad"}"><dt>{escaped(each.name)}</dt>'
+        f"<dd><strong>{escaped(each.value)}</strong><span>{escaped(each.note)}</span></dd></div>"
+    )
 
 
 def _scored(name: str, scores: Scores, intervals: dict[str, Interval]) -> list[str]:
-    return [name, f"{scores.count:,}", f"{scores.silent:,}", f"{percent(scores.accuracy)} ({between(intervals['accuracy'])})",
-            percent(scores.macro_accuracy), f"{scores.log_loss:.3f} ({between(intervals['log_loss'], share=False)})",
-            f"{scores.calibration_error:.4f} ({between(intervals['calibration_error'], share=False)})"]
+    return [
+        name,
+        f"{scores.count:,}",
+        f"{scores.silent:,}",
+        f"{percent(scores.accuracy)} ({between(intervals['accuracy'])})",
+        percent(scores.macro_accuracy),
+        f"{scores.log_loss:.3f} ({between(intervals['log_loss'], share=False)})",
+        f"{scores.calibration_error:.4f} ({between(intervals['calibration_error'], share=False)})",
+    ]

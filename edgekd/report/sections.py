@@ -38,8 +38,8 @@ class Section(ABC):
 
 @dataclass(frozen=True)
 class Table(Section):
-    """Rows of text. header: none for a list of names and values. left: columns of words, before those of numbers. verdict: shown beside the
-    title, good or bad by `ok`."""
+    """Rows of text. header: none for a list of names and values. left: columns of words, before those of numbers.
+    verdict: shown beside the title, good or bad by `ok`."""
 
     rows: Sequence[Sequence[str]]
     header: Sequence[str] = ()
@@ -77,10 +77,14 @@ class Matrix(Section):
 
     def body(self) -> str:
         if len(self.labels) > MATRIX_LABELS:
-            return _note(f"{len(self.labels)} labels are too many for a picture (at most {MATRIX_LABELS}); the pairs below say what is "
-                         "confused.")
-        return (_note("Clips: a row for each true label, a column for each answer. The stronger the colour, the larger the share of a row.")
-                + _scrolled(self.title, charts.matrix(self.labels, self.confusion)))
+            return _note(
+                f"{len(self.labels)} labels are too many for a picture (at most {MATRIX_LABELS}); the pairs below say"
+                " what is confused."
+            )
+        return _note(
+            "Clips: a row for each true label, a column for each answer. The stronger the colour, the larger the share"
+            " of a row."
+        ) + _scrolled(self.title, charts.matrix(self.labels, self.confusion))
 
 
 @dataclass(frozen=True)
@@ -94,11 +98,17 @@ class Pairs(Section):
         if not self.pairs:
             return _note("No clip was taken for another label.")
         shown = self.pairs[:PAIRS]
-        parts = [_note(f"{self.where} Probabilities are those of the whole clip."),
-                 *(_pair(pair, opened=number < OPEN_PAIRS) for number, pair in enumerate(shown))]
+        parts = [
+            _note(f"{self.where} Probabilities are those of the whole clip."),
+            *(_pair(pair, opened=number < OPEN_PAIRS) for number, pair in enumerate(shown)),
+        ]
         if len(self.pairs) > PAIRS:
-            parts.append(_note(f"Not listed: {counted(len(self.pairs) - PAIRS, 'more pair')}, with at most "
-                               f"{counted(len(shown[-1].mistakes), 'such clip')} each."))
+            parts.append(
+                _note(
+                    f"Not listed: {counted(len(self.pairs) - PAIRS, 'more pair')}, with at most "
+                    f"{counted(len(shown[-1].mistakes), 'such clip')} each."
+                )
+            )
         return "".join(parts)
 
 
@@ -113,11 +123,17 @@ class Calibration(Section):
         rows = [[each.name, f"{each.error:.4f}", f"{each.loss:.3f}"] for each in self.curves]
         drawn = dict(zip(CURVES, self.curves, strict=False))
         keys = "".join(f'<li class="{style}"><i></i>{escaped(each.name)}</li>' for style, each in drawn.items())
-        return (_note("Of windows. On the diagonal a confidence of 0.8 is right in 80 % of the cases; below it the network is too sure.")
-                + _note(self.note)
-                + f'<div class="beside"><figure>{charts.reliability(drawn)}<ul class="keys">{keys}</ul></figure>'
-                  f"<div>{_table(self.title, ('', 'calibration error', 'log loss'), rows)}"
-                  f"<details><summary>the bins</summary>{_table('bins', *charts.bins([*drawn.values()]))}</details></div></div>")
+        return (
+            _note(
+                "Of windows. On the diagonal a confidence of 0.8 is right in 80 % of the cases; below it the network is"
+                " too sure."
+            )
+            + _note(self.note)
+            + f'<div class="beside"><figure>{charts.reliability(drawn)}<ul class="keys">{keys}</ul></figure>'
+            f"<div>{_table(self.title, ('', 'calibration error', 'log loss'), rows)}"
+            "<details><summary>the"
+            f" bins</summary>{_table('bins', *charts.bins([*drawn.values()]))}</details></div></div>"
+        )
 
 
 @dataclass(frozen=True)
@@ -147,8 +163,10 @@ def _pair(pair: Confused, *, opened: bool) -> str:
     title, count = " and ".join(pair.labels), len(pair.mistakes)
     rows = [_mistake(each) for each in pair.mistakes[:PATHS]]
     cut = _note(f"and {count - PATHS} more") if count > PATHS else ""
-    return (f"<details{' open' if opened else ''}><summary><b>{escaped(title)}</b> {count} of {counted(pair.clips, 'clip')}</summary>"
-            f"{_table(title, PAIR_HEADER, rows, left=3)}{cut}</details>")
+    return (
+        f"<details{' open' if opened else ''}><summary><b>{escaped(title)}</b> {count} of"
+        f" {counted(pair.clips, 'clip')}</summary>{_table(title, PAIR_HEADER, rows, left=3)}{cut}</details>"
+    )
 
 
 def _mistake(each: Mistake) -> list[str]:
@@ -171,4 +189,6 @@ def _table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], lef
     for first, *others in rows:
         cells = "".join(f"<td{kind}>{escaped(cell)}</td>" for kind, cell in zip(kinds[1:], others, strict=True))
         lines.append(f'<tr><th scope="row">{escaped(first)}</th>{cells}</tr>')
-    return _scrolled(title, f'<table class="data"><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table>')
+    return _scrolled(
+        title, f'<table class="data"><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table>'
+    )

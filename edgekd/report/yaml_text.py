@@ -1,4 +1,5 @@
-"""Writes YAML without a library: nested keys in blocks, every text in double quotes as JSON has them, which YAML reads alike."""
+"""Writes YAML without a library: nested keys in blocks, every text in double quotes as JSON has them, which YAML reads
+alike."""
 
 import json
 import math
@@ -15,7 +16,8 @@ ESCAPED = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff\ud800-\udfff]")
 
 
 def dump(value: Mapping[str, Any]) -> str:
-    """A document of mappings, sequences, texts, numbers, truth values and None (null); numbers that are not finite are null.
+    """A document of mappings, sequences, texts, numbers, truth values and None (null); numbers that are not finite are
+    null.
 
     Returns:
         lines that end in a line break.

@@ -12,13 +12,16 @@ from edgekd.report.model_card import estimate_text
 
 HEADER = ("", "labels", "bytes", "MMAC", "clip accuracy", "licence of the data")
 MARK = "*"
-NOTE = (f"{MARK} is what 'edgekd listen' hears with where no model is named. Bytes of parameters; MMAC of a window; accuracy in "
-        "cross-validation, with its 95 % interval. Any name stands for a model file; 'edgekd zoo NAME' shows its card.")
+NOTE = (
+    f"{MARK} is what 'edgekd listen' hears with where no model is named. Bytes of parameters; MMAC of a window;"
+    " accuracy in cross-validation, with its 95 % interval. Any name stands for a model file; 'edgekd zoo NAME' shows"
+    " its card."
+)
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """A model in `zoo --json`: fields may be added, never renamed. default: heard where none is named. crossval: null where nobody
-    cross-validated its recipe."""
+    """A model in `zoo --json`: fields may be added, never renamed. default: heard where none is named. crossval: null
+    where nobody cross-validated its recipe."""
 
     name: str
     default: bool
@@ -43,8 +46,20 @@ def entry(name: str) -> Entry:
     files = zoo_files(name)
     manifest = read_manifest(files[0])
     counts, source = manifest.counts, manifest.provenance
-    return Entry(name, name == DEFAULT, [str(path) for path in files], str(zoo_card(name)), manifest.student, manifest.labels,
-                 counts.params, counts.param_bytes, counts.macs, manifest.crossval, source.data, source.data_licence)
+    return Entry(
+        name,
+        name == DEFAULT,
+        [str(path) for path in files],
+        str(zoo_card(name)),
+        manifest.student,
+        manifest.labels,
+        counts.params,
+        counts.param_bytes,
+        counts.macs,
+        manifest.crossval,
+        source.data,
+        source.data_licence,
+    )
 
 
 def zoo(name: str | None, *, as_json: bool) -> str:
@@ -69,9 +84,22 @@ def _table(entries: list[Entry]) -> str:
     rows = [list(HEADER)]
     for each in entries:
         accuracy = estimate_text(each.crossval.clips) if each.crossval else "not cross-validated"
-        rows.append([f"{each.name}{MARK if each.default else ''}", f"{len(each.labels)}, {each.data}", f"{each.param_bytes:,}",
-                     f"{each.macs / 1e6:.1f}", accuracy, each.data_licence])
+        rows.append(
+            [
+                f"{each.name}{MARK if each.default else ''}",
+                f"{len(each.labels)}, {each.data}",
+                f"{each.param_bytes:,}",
+                f"{each.macs / 1e6:.1f}",
+                accuracy,
+                each.data_licence,
+            ]
+        )
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEADER))]
-    lines = ["  ".join(cell.rjust(width) if column in (2, 3) else cell.ljust(width)
-                       for column, (cell, width) in enumerate(zip(row, widths, strict=True))).rstrip() for row in rows]
+    lines = [
+        "  ".join(
+            cell.rjust(width) if column in (2, 3) else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
     return "\n".join([*lines, "", NOTE])

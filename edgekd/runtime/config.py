@@ -24,7 +24,11 @@ SOURCES = ("file", "mic", "command")
 """Keys that name a source; one of them at most."""
 
 OUTPUT_TABLES: dict[str, Callable[..., msgspec.Struct]] = {
-    "mqtt": MqttTable, "web": WebTable, "hook": HookTable, "history": HistoryTable, "clips": ClipsTable,
+    "mqtt": MqttTable,
+    "web": WebTable,
+    "hook": HookTable,
+    "history": HistoryTable,
+    "clips": ClipsTable,
 }
 """Tables that turn outputs on."""
 MIN_LIMIT_S = 0.5
@@ -37,8 +41,8 @@ Limit = Annotated[float, msgspec.Meta(ge=MIN_LIMIT_S, le=MAX_SECONDS)]
 
 
 class ModelTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`[model]`. file: the model, or the name of one that comes with edgekd; by default the best of those. engine: that runs it; None
-    takes the one that opens the file. threads: of the engine."""
+    """`[model]`. file: the model, or the name of one that comes with edgekd; by default the best of those. engine: that
+    runs it; None takes the one that opens the file. threads: of the engine."""
 
     file: str | None = None
     engine: Literal["litert", "onnxruntime"] | None = None
@@ -46,8 +50,8 @@ class ModelTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class SourceTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`[source]`. file: an audio file, or "-" for raw samples on standard input. equaliser: of the microphone, by `edgekd equalise`. The
-    others are those of `Request`."""
+    """`[source]`. file: an audio file, or "-" for raw samples on standard input. equaliser: of the microphone, by
+    `edgekd equalise`. The others are those of `Request`."""
 
     file: str | None = None
     mic: str | None = None
@@ -59,7 +63,8 @@ class SourceTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class DecisionTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`[decision]`. hop: seconds from decision to decision. top: labels shown. The others are those of `DecisionSettings`."""
+    """`[decision]`. hop: seconds from decision to decision. top: labels shown. The others are those of
+    `DecisionSettings`."""
 
     hop: Annotated[float, msgspec.Meta(ge=MIN_HOP_S)] = 0.5
     top: Positive = 3
@@ -71,8 +76,8 @@ class DecisionTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class OutputTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`[output]`. json: a JSON object a line. plain: lines also on a terminal. changes: lines only where the label shown or the state
-    changes. replay: a report at a file's end. track: the table by which it judges."""
+    """`[output]`. json: a JSON object a line. plain: lines also on a terminal. changes: lines only where the label
+    shown or the state changes. replay: a report at a file's end. track: the table by which it judges."""
 
     json: bool = False
     plain: bool = False
@@ -82,8 +87,9 @@ class OutputTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class WatchTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`[watch]`, of live sources, in seconds. stall: without a block until they are opened again. zeros: the same of nothing but zeros; a
-    microphone whose noise floor is digital silence needs more. failed: without good sound until FAILED. queue: of sound that waits."""
+    """`[watch]`, of live sources, in seconds. stall: without a block until they are opened again. zeros: the same of
+    nothing but zeros; a microphone whose noise floor is digital silence needs more. failed: without good sound until
+    FAILED. queue: of sound that waits."""
 
     stall: Limit = Watch().stall_s
     zeros: Limit = Watch().zeros_s
@@ -107,8 +113,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def model_file(self) -> Path:
-        """The model; where none is named, the one that comes with edgekd. A link without a suffix, such as that of a service, stands for
-        what it points to now.
+        """The model; where none is named, the one that comes with edgekd. A link without a suffix, such as that of a
+        service, stands for what it points to now.
 
         Raises:
             InputError: the link points to nothing; see `edgekd.modelfile.zoo.model_file`.
@@ -143,8 +149,13 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             InputError: a value out of range.
         """
         decision = self.decision
-        return DecisionSettings(smooth_s=decision.smooth, margin=decision.margin, dwell_s=decision.dwell, unknown=decision.unknown,
-                                gate_dbfs=decision.gate)
+        return DecisionSettings(
+            smooth_s=decision.smooth,
+            margin=decision.margin,
+            dwell_s=decision.dwell,
+            unknown=decision.unknown,
+            gate_dbfs=decision.gate,
+        )
 
 
 def read_config(path: Path) -> Config:
@@ -163,15 +174,23 @@ def read_config(path: Path) -> Config:
         raise InputError(f"{path}: [source]: {' and '.join(named)} are {len(named)} sources; keep one of them")
     file = config.source.file
     return msgspec.structs.replace(
-        config, model=msgspec.structs.replace(config.model, file=_model_beside(path, config.model.file)),
-        source=msgspec.structs.replace(config.source, file=file if file == STANDARD_INPUT else _beside(path, file),
-                                              equaliser=_beside(path, config.source.equaliser)),
+        config,
+        model=msgspec.structs.replace(config.model, file=_model_beside(path, config.model.file)),
+        source=msgspec.structs.replace(
+            config.source,
+            file=file if file == STANDARD_INPUT else _beside(path, file),
+            equaliser=_beside(path, config.source.equaliser),
+        ),
         output=msgspec.structs.replace(config.output, track=_beside(path, config.output.track)),
-        mqtt=config.mqtt and msgspec.structs.replace(
-            config.mqtt, **{key: _beside(path, getattr(config.mqtt, key)) for key in ("password_file", "ca", "certificate", "key")}),
+        mqtt=config.mqtt
+        and msgspec.structs.replace(
+            config.mqtt,
+            **{key: _beside(path, getattr(config.mqtt, key)) for key in ("password_file", "ca", "certificate", "key")},
+        ),
         web=config.web and msgspec.structs.replace(config.web, token_file=_beside(path, config.web.token_file)),
         history=config.history and msgspec.structs.replace(config.history, file=_beside(path, config.history.file)),
-        clips=config.clips and msgspec.structs.replace(config.clips, folder=_beside(path, config.clips.folder)))
+        clips=config.clips and msgspec.structs.replace(config.clips, folder=_beside(path, config.clips.folder)),
+    )
 
 
 def override(config: Config, flags: Mapping[str, Mapping[str, Any]]) -> Config:
@@ -182,9 +201,18 @@ def override(config: Config, flags: Mapping[str, Mapping[str, Any]]) -> Config:
     given = {table: {key: value for key, value in keys.items() if value is not None} for table, keys in flags.items()}
     if not given.get("source", {}).keys().isdisjoint(SOURCES):
         config = msgspec.structs.replace(config, source=SourceTable())
-    return msgspec.structs.replace(config, **{
-        table: OUTPUT_TABLES[table](**keys) if getattr(config, table) is None else msgspec.structs.replace(getattr(config, table), **keys)
-        for table, keys in given.items() if keys})
+    return msgspec.structs.replace(
+        config,
+        **{
+            table: (
+                OUTPUT_TABLES[table](**keys)
+                if getattr(config, table) is None
+                else msgspec.structs.replace(getattr(config, table), **keys)
+            )
+            for table, keys in given.items()
+            if keys
+        },
+    )
 
 
 def require_same_outputs(running: Config, told: Config) -> None:
@@ -195,7 +223,9 @@ def require_same_outputs(running: Config, told: Config) -> None:
     """
     changed = [f"[{name}]" for name in OUTPUT_TABLES if getattr(running, name) != getattr(told, name)]
     if changed:
-        raise InputError(f"{' and '.join(changed)} changed, and outputs are opened at the start alone; start again for it")
+        raise InputError(
+            f"{' and '.join(changed)} changed, and outputs are opened at the start alone; start again for it"
+        )
 
 
 def prepared(config: Config, verify: Callable[[Model, str], None]) -> Setup:
@@ -203,7 +233,8 @@ def prepared(config: Config, verify: Callable[[Model, str], None]) -> Setup:
 
     Args:
         config: what is told now.
-        verify: raises where a model, opened from the file named, does not compute here what it computed where it was exported.
+        verify: raises where a model, opened from the file named, does not compute here what it computed where it was
+            exported.
 
     Raises:
         EdgekdError: a file that cannot be opened or does not pass, a value that does not fit the model.
@@ -213,8 +244,15 @@ def prepared(config: Config, verify: Callable[[Model, str], None]) -> Setup:
     WindowStream(model.manifest.frontend, model.manifest.window, config.decision.hop)  # refuses a hop that does not fit
     require_sense(config.request)
     classifier = with_equaliser(model, config.source.equaliser)
-    return Setup(config.source.file, config.request, classifier, config.decision.hop, config.decision.top, config.settings,
-                 config.limits)
+    return Setup(
+        config.source.file,
+        config.request,
+        classifier,
+        config.decision.hop,
+        config.decision.top,
+        config.settings,
+        config.limits,
+    )
 
 
 def _model_beside(config: Path, file: str | None) -> str | None:

@@ -1,4 +1,5 @@
-"""The tables of the configuration file that turn outputs on; an output's code is imported only where its table is given."""
+"""The tables of the configuration file that turn outputs on; an output's code is imported only where its table is
+given."""
 
 from typing import Annotated, Any, Literal
 
@@ -13,12 +14,13 @@ Share = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
 class MqttTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[mqtt]`. url: mqtt://HOST[:PORT], or mqtts:// for TLS.
 
-    topic: what all topics begin with; by default edgekd/ and this machine's name, and another one for each listener. name: of the device in
-    Home Assistant, by default the topic's. discovery: the prefix of Home Assistant's discovery; false is none. every: least seconds between
-    two messages of probabilities. expire: seconds after which what was said last is no longer so; it is said again three times in that
-    time. buffer: changes of what is shown that are kept while the broker is away, then the oldest go. username, password: also from the
-    environment, which overrides them; password_file: holds nothing but the password. ca: file of the authorities that may sign the
-    broker's certificate, by default the system's. certificate, key: files of this client's own.
+    topic: what all topics begin with; by default edgekd/ and this machine's name, and another one for each listener.
+    name: of the device in Home Assistant, by default the topic's. discovery: the prefix of Home Assistant's discovery;
+    false is none. every: least seconds between two messages of probabilities. expire: seconds after which what was said
+    last is no longer so; it is said again three times in that time. buffer: changes of what is shown that are kept
+    while the broker is away, then the oldest go. username, password: also from the environment, which overrides them;
+    password_file: holds nothing but the password. ca: file of the authorities that may sign the broker's certificate,
+    by default the system's. certificate, key: files of this client's own.
     """
 
     url: str
@@ -44,9 +46,9 @@ class MqttTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class WebTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`[web]`. address: [HOST]:PORT, without a host this machine alone. token: without it nothing is shown; token_file: holds nothing but
-    the token; the environment's overrides both. hosts: further names by which a browser may ask where there is no token, for instance a
-    proxy's. hours: of the timeline."""
+    """`[web]`. address: [HOST]:PORT, without a host this machine alone. token: without it nothing is shown; token_file:
+    holds nothing but the token; the environment's overrides both. hosts: further names by which a browser may ask where
+    there is no token, for instance a proxy's. hours: of the timeline."""
 
     address: str
     token: str | None = None
@@ -59,8 +61,9 @@ class WebTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class HookTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`[hook]`. command, url: what is run, and what is posted to, where something changes. timeout: seconds that each may take. on: what
-    changes: the label shown, the state of the source. token: sent to `url` as bearer; by default that of EDGEKD_WEBHOOK_TOKEN."""
+    """`[hook]`. command, url: what is run, and what is posted to, where something changes. timeout: seconds that each
+    may take. on: what changes: the label shown, the state of the source. token: sent to `url` as bearer; by default
+    that of EDGEKD_WEBHOOK_TOKEN."""
 
     command: str | None = None
     url: str | None = None
@@ -80,9 +83,9 @@ class HistoryTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ClipsTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`[clips]`. folder: of the clips. below: windows whose label has a lower probability are kept. seconds: of a clip, that before the
-    window included. max_mb: of all clips in 10^6 bytes, beyond which the oldest go. every: least seconds from one to the next. per_hour: at
-    most so many."""
+    """`[clips]`. folder: of the clips. below: windows whose label has a lower probability are kept. seconds: of a clip,
+    that before the window included. max_mb: of all clips in 10^6 bytes, beyond which the oldest go. every: least
+    seconds from one to the next. per_hour: at most so many."""
 
     folder: str
     below: Share = 0.5

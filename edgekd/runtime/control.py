@@ -38,7 +38,8 @@ class Classifier(Protocol):
 
 
 class Setup(NamedTuple):
-    """All that a listener works with. source: a file, "-" for standard input, None for what `request` says. hop_s: seconds. top: labels."""
+    """All that a listener works with. source: a file, "-" for standard input, None for what `request` says. hop_s:
+    seconds. top: labels."""
 
     source: str | None
     request: Request
@@ -55,7 +56,8 @@ class Setup(NamedTuple):
 
 
 class Swap(NamedTuple):
-    """A reload on its way through a stream of samples. setup: what holds from here on; None: the old one stays. reason: what happened."""
+    """A reload on its way through a stream of samples. setup: what holds from here on; None: the old one stays. reason:
+    what happened."""
 
     setup: Setup | None
     reason: str
@@ -70,7 +72,8 @@ class StoppedError(Exception):
 
 
 class Control:
-    """Inside its `with` block SIGTERM and SIGINT ask for the end and SIGHUP for a reload; a second SIGTERM or SIGINT acts as ever."""
+    """Inside its `with` block SIGTERM and SIGINT ask for the end and SIGHUP for a reload; a second SIGTERM or SIGINT
+    acts as ever."""
 
     def __init__(self, load: Callable[[], Setup] | None = None) -> None:
         """load: reads, opens and verifies anew what was told; without it nothing can be reloaded."""
@@ -84,7 +87,9 @@ class Control:
             self._before[number] = signal.signal(number, self._note)
         return self
 
-    def __exit__(self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None) -> None:
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
@@ -112,8 +117,10 @@ class Control:
             if setup.source != running.source:
                 raise InputError(f"the source is now {setup.source or 'a microphone or command'}; start again for it")
             if setup.source is not None and setup.sample_rate != running.sample_rate:
-                raise InputError(f"the new model hears at {setup.sample_rate} Hz and this source goes on at {running.sample_rate} Hz; "
-                                 "start again for it")
+                raise InputError(
+                    f"the new model hears at {setup.sample_rate} Hz and this source goes on at {running.sample_rate}"
+                    " Hz; start again for it"
+                )
         except EdgekdError as error:
             return Swap(None, f"{NOT_RELOADED}: {error}")
         return Swap(setup, f"{RELOADED} {setup.classifier.manifest.name}")

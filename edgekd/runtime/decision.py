@@ -1,8 +1,9 @@
-"""What the listener says about a window: from logits to a label, its probability and the runners-up, steadied over time.
+"""What the listener says about a window: from logits to a label, its probability and the runners-up, steadied over
+time.
 
-Probabilities are smoothed with one time constant, whatever the hop: a window's share falls by the factor e in each `smooth_s` seconds. What
-is shown changes only when another label leads by a margin and the last change is a while ago; below a threshold nothing is claimed. In
-`DecisionSettings()` all of this is off, and each window speaks for itself.
+Probabilities are smoothed with one time constant, whatever the hop: a window's share falls by the factor e in each
+`smooth_s` seconds. What is shown changes only when another label leads by a margin and the last change is a while ago;
+below a threshold nothing is claimed. In `DecisionSettings()` all of this is off, and each window speaks for itself.
 """
 
 import math
@@ -18,7 +19,8 @@ from edgekd.runtime.source.health import Change, State
 UNKNOWN = "unknown"
 """The label of a decision that claims nothing."""
 UNKNOWN_BAND = 0.1
-"""Share of the way from the threshold to 1 that the best label must climb above it before something is claimed again."""
+"""Share of the way from the threshold to 1 that the best label must climb above it before something is claimed
+again."""
 MAX_SECONDS = 3600.0
 """Longest time constant and dwell: beyond it a listener shows what it heard at its start."""
 MIN_GATE_DBFS = -150.0
@@ -30,11 +32,12 @@ Array64 = NDArray[np.float64]
 class DecisionSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How steady decisions are; by default each is that of its window alone.
 
-    smooth_s: time constant of the exponential smoothing of probabilities, seconds of audio, 0 to `MAX_SECONDS`; 0 is off. margin: by how
-    much another label's smoothed probability must exceed that of the label shown to replace it, 0 to below 1. dwell_s: least seconds
-    that a label, or "unknown", is shown, 0 to `MAX_SECONDS`. unknown: smoothed probability of the label shown below which "unknown" is
-    said, until a label exceeds the threshold by `UNKNOWN_BAND` of the way to 1; 0 to below 1, 0 is off. gate_dbfs: windows of a lower
-    level are not judged, dB relative to an rms of 1 (a full-scale sine has -3), `MIN_GATE_DBFS` to below 0; None is off.
+    smooth_s: time constant of the exponential smoothing of probabilities, seconds of audio, 0 to `MAX_SECONDS`; 0 is
+    off. margin: by how much another label's smoothed probability must exceed that of the label shown to replace it, 0
+    to below 1. dwell_s: least seconds that a label, or "unknown", is shown, 0 to `MAX_SECONDS`. unknown: smoothed
+    probability of the label shown below which "unknown" is said, until a label exceeds the threshold by `UNKNOWN_BAND`
+    of the way to 1; 0 to below 1, 0 is off. gate_dbfs: windows of a lower level are not judged, dB relative to an rms
+    of 1 (a full-scale sine has -3), `MIN_GATE_DBFS` to below 0; None is off.
     """
 
     smooth_s: float = 0.0
@@ -51,8 +54,10 @@ class DecisionSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
             if not 0.0 <= value < 1.0:
                 raise InputError(f"{name} is {value:g}; it is a probability, at least 0 and below 1, for instance 0.4")
         if self.gate_dbfs is not None and not MIN_GATE_DBFS <= self.gate_dbfs < 0.0:
-            raise InputError(f"gate is {self.gate_dbfs:g} dBFS; full scale is 0 and less is negative: give {MIN_GATE_DBFS:g} to below 0, "
-                             "for instance -60")
+            raise InputError(
+                f"gate is {self.gate_dbfs:g} dBFS; full scale is 0 and less is negative: give {MIN_GATE_DBFS:g} to"
+                " below 0, for instance -60"
+            )
 
     @property
     def gate_rms(self) -> float:
@@ -67,15 +72,16 @@ PLAIN = DecisionSettings()
 class Decision(msgspec.Struct, frozen=True):
     """One decision; its JSON is one line of `listen --json`.
 
-    t: seconds of audio since the start, at the window's end. label: what is shown; with plain settings the most probable label.
-    probability: of the label, smoothed; of "unknown" that of the most probable label. top: the first k labels with their probabilities,
-    smoothed and falling; the label shown need not be the first. state: of the source, HEALTHY for files and pipes. rms: of the
-    window's waveform, 0..1; 0 is digital silence. drops: samples, at the model's rate, that were lost since the start because decisions
-    were late.
+    t: seconds of audio since the start, at the window's end. label: what is shown; with plain settings the most
+    probable label.
+    probability: of the label, smoothed; of "unknown" that of the most probable label. top: the first k labels with
+    their probabilities, smoothed and falling; the label shown need not be the first. state: of the source, HEALTHY for
+    files and pipes. rms: of the window's waveform, 0..1; 0 is digital silence. drops: samples, at the model's rate,
+    that were lost since the start because decisions were late.
 
-    Only with settings that are not plain: raw: what this window alone gives for the label shown (for "unknown": for the first of `top`),
-    None where it was not judged. gated: the window was below the gate and not judged; label, probability and top are those of the last
-    that was, or "unknown", 0 and none.
+    Only with settings that are not plain: raw: what this window alone gives for the label shown (for "unknown": for the
+    first of `top`), None where it was not judged. gated: the window was below the gate and not judged; label,
+    probability and top are those of the last that was, or "unknown", 0 and none.
     """
 
     t: float
@@ -92,21 +98,26 @@ class Decision(msgspec.Struct, frozen=True):
 class Decider:
     """Turns the logits of windows in their order into decisions; equal probabilities keep the order of the labels."""
 
-    def __init__(self, labels: tuple[str, ...], temperature: float, top: int, settings: DecisionSettings = PLAIN) -> None:
+    def __init__(
+        self, labels: tuple[str, ...], temperature: float, top: int, settings: DecisionSettings = PLAIN
+    ) -> None:
         """labels: in the order of the logits. temperature: divides the logits. top: labels in `Decision.top`."""
         self._labels, self._temperature, self._top, self._settings = labels, temperature, top, settings
         self._plain = settings == PLAIN
         self._known_again = settings.unknown + UNKNOWN_BAND * (1.0 - settings.unknown)
         self._smoothed: Array64 | None = None
-        self._judged = self._changed = -math.inf  # seconds: the last window that was judged, the last change of what is shown
+        # seconds: the last window that was judged, the last change of what is shown
+        self._judged = self._changed = -math.inf
         self._shown: int | None = None  # index of the label; None is unknown
         self._said: tuple[str, float, tuple[tuple[str, float], ...]] = (UNKNOWN, 0.0, ())
 
-    def judge(self, logits: NDArray[np.float32], *, t: float, rms: float, drops: int = 0, state: State = "HEALTHY") -> Decision:
+    def judge(
+        self, logits: NDArray[np.float32], *, t: float, rms: float, drops: int = 0, state: State = "HEALTHY"
+    ) -> Decision:
         """The decision on a window that ends at `t` seconds, later than any before; logits: float32 (labels,)."""
         own = probabilities(logits, self._temperature)
         smoothed = self._smooth(own, t)
-        order = (-smoothed).argsort(kind="stable")[:self._top].tolist()
+        order = (-smoothed).argsort(kind="stable")[: self._top].tolist()
         best = order[0]
         wanted = self._wanted(smoothed, best)
         if wanted != self._shown and t - self._changed >= self._settings.dwell_s:
@@ -142,8 +153,17 @@ class Decider:
 
     def _decision(self, t: float, rms: float, drops: int, state: State, raw: float | None) -> Decision:
         label, probability, top = self._said
-        return Decision(t=round(t, 3), label=label, probability=probability, top=top, state=state, rms=round(rms, 6), drops=drops,
-                        raw=UNSET if self._plain else raw, gated=UNSET if self._plain else raw is None)
+        return Decision(
+            t=round(t, 3),
+            label=label,
+            probability=probability,
+            top=top,
+            state=state,
+            rms=round(rms, 6),
+            drops=drops,
+            raw=UNSET if self._plain else raw,
+            gated=UNSET if self._plain else raw is None,
+        )
 
 
 class ChangesOnly:
@@ -168,8 +188,17 @@ def probabilities(logits: NDArray[np.float32], temperature: float) -> Array64:
     return result
 
 
-def decide(logits: NDArray[np.float32], labels: tuple[str, ...], temperature: float, top: int, *, t: float, rms: float,
-           drops: int = 0, state: State = "HEALTHY") -> Decision:
+def decide(
+    logits: NDArray[np.float32],
+    labels: tuple[str, ...],
+    temperature: float,
+    top: int,
+    *,
+    t: float,
+    rms: float,
+    drops: int = 0,
+    state: State = "HEALTHY",
+) -> Decision:
     """The plain decision on one window alone; logits: float32 (labels,)."""
     return Decider(labels, temperature, top).judge(logits, t=t, rms=rms, drops=drops, state=state)
 

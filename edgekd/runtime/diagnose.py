@@ -34,8 +34,10 @@ class Source(msgspec.Struct, frozen=True):
 class Report(msgspec.Struct, frozen=True):
     """What was found.
 
-    machine, system, python: of this machine. packages: name -> version, None where it is not installed. portaudio: its version, or None.
-    source: what was heard; None where nothing was, and then `failure` says why. checks: of the sound, the engines and the model.
+    machine, system, python: of this machine. packages: name -> version, None where it is not installed. portaudio: its
+    version, or None.
+    source: what was heard; None where nothing was, and then `failure` says why. checks: of the sound, the engines and
+    the model.
     """
 
     machine: str
@@ -49,17 +51,25 @@ class Report(msgspec.Struct, frozen=True):
 
     def to_json(self) -> bytes:
         """The document of `doctor --json`."""
-        return msgspec.json.encode({"status": "fail" if self.failure else worst(self.checks), **msgspec.structs.asdict(self)})
+        return msgspec.json.encode(
+            {"status": "fail" if self.failure else worst(self.checks), **msgspec.structs.asdict(self)}
+        )
 
     def to_text(self) -> str:
         """A summary for people."""
         there = [f"{name} {version}" for name, version in self.packages.items() if version is not None]
         absent = [name for name, version in self.packages.items() if version is None]
-        lines = [f"machine   {self.machine}, {self.system}, Python {self.python}", f"packages  {', '.join(there)}",
-                 f"absent    {', '.join(absent) or 'none'}", f"PortAudio {self.portaudio or 'not found'}"]
+        lines = [
+            f"machine   {self.machine}, {self.system}, Python {self.python}",
+            f"packages  {', '.join(there)}",
+            f"absent    {', '.join(absent) or 'none'}",
+            f"PortAudio {self.portaudio or 'not found'}",
+        ]
         if self.source is not None:
             channels = counted(self.source.channels, "channel")
-            lines.append(f"heard     {self.source.seconds:g} s of {self.source.name} at {self.source.rate} Hz, {channels}")
+            lines.append(
+                f"heard     {self.source.seconds:g} s of {self.source.name} at {self.source.rate} Hz, {channels}"
+            )
         return "\n".join([*lines, "", to_text(self.checks)])
 
     def require(self) -> None:
@@ -94,15 +104,30 @@ def examine(request: Request, model: Path | None = None, *, seconds: float = 2.0
         source = Source(found.name, found.rate, found.samples.shape[1], round(found.seconds, 3))
     except EdgekdError as error:
         failure = str(error)
-    return Report(platform.machine(), platform.platform(), platform.python_version(), packages,
-                  portaudio_version() if packages["sounddevice"] else None, source, failure, checks)
+    return Report(
+        platform.machine(),
+        platform.platform(),
+        platform.python_version(),
+        packages,
+        portaudio_version() if packages["sounddevice"] else None,
+        source,
+        failure,
+        checks,
+    )
 
 
 def judge_engines(packages: dict[str, str | None]) -> Check:
     """Whether a model can be run. packages: name -> version."""
     there = sum(packages.get(name) is not None for name in ENGINES)
     if not there:
-        return Check("engines", "fail", 0.0, "", "at least one", f"install one with: pip install 'edgekd[{ENGINES['ai-edge-litert']}]'")
+        return Check(
+            "engines",
+            "fail",
+            0.0,
+            "",
+            "at least one",
+            f"install one with: pip install 'edgekd[{ENGINES['ai-edge-litert']}]'",
+        )
     return Check("engines", "ok", float(there), "", "at least one")
 
 
@@ -127,7 +152,9 @@ def _version(package: str) -> str | None:
 def portaudio_version() -> str | None:
     """The version of PortAudio, None where it is not found; asked in a process of its own, which can be ended."""
     try:
-        asked = subprocess.run([sys.executable, "-c", ASK_PORTAUDIO], capture_output=True, text=True, check=False, timeout=PORTAUDIO_S)
+        asked = subprocess.run(
+            [sys.executable, "-c", ASK_PORTAUDIO], capture_output=True, text=True, check=False, timeout=PORTAUDIO_S
+        )
     except (subprocess.TimeoutExpired, OSError):
         return None
     return asked.stdout.strip().removeprefix("PortAudio ") or None

@@ -1,6 +1,8 @@
-"""Is what a microphone gives fit for a model? A few seconds are recorded as they come and judged by rules that need no microphone.
+"""Is what a microphone gives fit for a model? A few seconds are recorded as they come and judged by rules that need no
+microphone.
 
-Limits are for ordinary rooms and microphones: a warning says that something is worth a look, a failure that decisions cannot be trusted.
+Limits are for ordinary rooms and microphones: a warning says that something is worth a look, a failure that decisions
+cannot be trusted.
 """
 
 import math
@@ -38,7 +40,8 @@ ZEROS_S, LONG_ZEROS_S = 0.02, 0.2
 FRAME_S, FLOOR_PERCENTILE = 0.05, 10.0
 NOISE_DBFS = -40.0
 RATE_ERROR, LARGE_RATE_ERROR = 1.0, 5.0
-"""Percent: the clock at the end of a block is some ten milliseconds uncertain, half a percent of two seconds. A wrong rate is far more."""
+"""Percent: the clock at the end of a block is some ten milliseconds uncertain, half a percent of two seconds. A wrong
+rate is far more."""
 MIN_CLOCK_S = 1.0
 DEAD_DB = 40.0
 """By which a dead channel is quieter than the loudest."""
@@ -51,7 +54,8 @@ Array = NDArray[np.float32]
 
 
 class Check(msgspec.Struct, frozen=True):
-    """One judgement. value: found, in `unit`; None where there is no number. limit: what is ok. advice: what to do, "" where it is."""
+    """One judgement. value: found, in `unit`; None where there is no number. limit: what is ok. advice: what to do, ""
+    where it is."""
 
     name: str
     status: Status
@@ -62,7 +66,8 @@ class Check(msgspec.Struct, frozen=True):
 
 
 class Recording(NamedTuple):
-    """What was heard. samples: float32 (time, channel). rate: nominal, Hz. name: of the source. breaks: places where sound is missing.
+    """What was heard. samples: float32 (time, channel). rate: nominal, Hz. name: of the source. breaks: places where
+    sound is missing.
 
     clock: for each block since the last break, its last sample's number and when it was there, seconds.
     """
@@ -131,7 +136,9 @@ def recording(blocks: Sequence[Heard]) -> Recording:
             clock = []
         clock.append((clock[-1][0] + len(block.samples) if clock else 0, block.when))
     breaks = sum(block.gap is not None for block in blocks[1:])
-    return Recording(np.concatenate([block.samples for block in blocks]), blocks[0].rate, blocks[0].name, breaks, tuple(clock))
+    return Recording(
+        np.concatenate([block.samples for block in blocks]), blocks[0].rate, blocks[0].name, breaks, tuple(clock)
+    )
 
 
 def judge(found: Recording, seconds: float, channel: int | None = None) -> list[Check]:
@@ -150,19 +157,40 @@ def judge(found: Recording, seconds: float, channel: int | None = None) -> list[
         raise InputError(f"channel is {channel}; {found.name} has {channels}, counted from 0")
     used = found.samples if channel is None else found.samples[:, [channel]]
     mono: Array = used.mean(axis=1, dtype=np.float32)
-    return [judge_length(found.seconds, seconds, found.breaks), judge_peak(mono), judge_rms(mono), judge_clipping(used), judge_offset(used),
-            judge_zeros(mono, found.rate), judge_noise(mono, found.rate), judge_rate(found.clock, found.rate),
-            judge_channels(found.samples, channel)]
+    return [
+        judge_length(found.seconds, seconds, found.breaks),
+        judge_peak(mono),
+        judge_rms(mono),
+        judge_clipping(used),
+        judge_offset(used),
+        judge_zeros(mono, found.rate),
+        judge_noise(mono, found.rate),
+        judge_rate(found.clock, found.rate),
+        judge_channels(found.samples, channel),
+    ]
 
 
 def judge_length(found_s: float, wanted_s: float, breaks: int) -> Check:
     """Whether all the sound came, without a break."""
     limit = f"{wanted_s:g} s without a break"
     if found_s < wanted_s - BLOCK_S:
-        return Check("sound", "fail", round(found_s, 2), "s", limit, "the source falls silent: check the cable, the hub and the power")
+        return Check(
+            "sound",
+            "fail",
+            round(found_s, 2),
+            "s",
+            limit,
+            "the source falls silent: check the cable, the hub and the power",
+        )
     if breaks:
-        return Check("sound", "warn", round(found_s, 2), "s", limit,
-                     f"sound is missing in {counted(breaks, 'place')}: the machine is too busy, or the USB connection is loose")
+        return Check(
+            "sound",
+            "warn",
+            round(found_s, 2),
+            "s",
+            limit,
+            f"sound is missing in {counted(breaks, 'place')}: the machine is too busy, or the USB connection is loose",
+        )
     return Check("sound", "ok", round(found_s, 2), "s", limit)
 
 
@@ -170,8 +198,14 @@ def judge_peak(samples: Array) -> Check:
     """The largest sample, of float32 (time,)."""
     peak = _dbfs(float(np.abs(samples).max(initial=0.0)))
     status: Status = "fail" if peak < NO_PEAK_DBFS else "warn" if peak < LOW_PEAK_DBFS else "ok"
-    return _check("peak", status, round(peak, 1), "dBFS", f"at least {LOW_PEAK_DBFS:g}",
-                  "hardly any sound: unmute the microphone, raise its gain (alsamixer, F4), make a noise while this runs")
+    return _check(
+        "peak",
+        status,
+        round(peak, 1),
+        "dBFS",
+        f"at least {LOW_PEAK_DBFS:g}",
+        "hardly any sound: unmute the microphone, raise its gain (alsamixer, F4), make a noise while this runs",
+    )
 
 
 def judge_rms(samples: Array) -> Check:
@@ -179,49 +213,92 @@ def judge_rms(samples: Array) -> Check:
     level = level_dbfs(samples - samples.mean(dtype=np.float64)) if len(samples) else SILENCE_DBFS
     limit = f"{LOW_RMS_DBFS:g} to {LOUD_RMS_DBFS:g}"
     if level > LOUD_RMS_DBFS:
-        return Check("rms", "warn", round(level, 1), "dBFS", limit, "very loud: lower the gain, or move away from the source")
+        return Check(
+            "rms", "warn", round(level, 1), "dBFS", limit, "very loud: lower the gain, or move away from the source"
+        )
     status: Status = "fail" if level < NO_RMS_DBFS else "warn" if level < LOW_RMS_DBFS else "ok"
-    return _check("rms", status, round(level, 1), "dBFS", limit, "very quiet: unmute the microphone, raise its gain (alsamixer, F4)")
+    return _check(
+        "rms",
+        status,
+        round(level, 1),
+        "dBFS",
+        limit,
+        "very quiet: unmute the microphone, raise its gain (alsamixer, F4)",
+    )
 
 
 def judge_clipping(samples: Array) -> Check:
     """Share of samples at full scale, over the channels of float32 (time, channel)."""
     share = float((np.abs(samples) >= FULL_SCALE).mean()) if samples.size else 0.0
     status: Status = "fail" if share > MANY_CLIPPED_SHARE else "warn" if share > CLIPPED_SHARE else "ok"
-    return _check("clipping", status, round(100.0 * share, 4), "%", f"at most {100.0 * CLIPPED_SHARE:g}",
-                  "samples at full scale: lower the gain, switch automatic gain and boost off")
+    return _check(
+        "clipping",
+        status,
+        round(100.0 * share, 4),
+        "%",
+        f"at most {100.0 * CLIPPED_SHARE:g}",
+        "samples at full scale: lower the gain, switch automatic gain and boost off",
+    )
 
 
 def judge_offset(samples: Array) -> Check:
     """The largest mean of a channel of float32 (time, channel)."""
     offset = float(np.abs(samples.mean(axis=0, dtype=np.float64)).max()) if samples.size else 0.0
     status: Status = "fail" if offset > LARGE_OFFSET else "warn" if offset > OFFSET else "ok"
-    return _check("DC offset", status, round(100.0 * offset, 3), "% of full scale", f"at most {100.0 * OFFSET:g}",
-                  "a constant takes part of the range: the sound card is faulty, or microphone and card do not fit; try another input")
+    return _check(
+        "DC offset",
+        status,
+        round(100.0 * offset, 3),
+        "% of full scale",
+        f"at most {100.0 * OFFSET:g}",
+        "a constant takes part of the range: the sound card is faulty, or microphone and card do not fit; try another"
+        " input",
+    )
 
 
 def judge_zeros(samples: Array, rate: int) -> Check:
     """The longest run of exact zeros in float32 (time,)."""
     longest_s = longest_zeros(samples) / rate
     status: Status = "fail" if longest_s > LONG_ZEROS_S else "warn" if longest_s > ZEROS_S else "ok"
-    return _check("zeros", status, round(1000.0 * longest_s, 1), "ms", f"at most {1000.0 * ZEROS_S:g} in a row",
-                  "exact zeros are no sound: unmute the microphone, switch noise suppression off, choose the device itself with --mic")
+    return _check(
+        "zeros",
+        status,
+        round(1000.0 * longest_s, 1),
+        "ms",
+        f"at most {1000.0 * ZEROS_S:g} in a row",
+        "exact zeros are no sound: unmute the microphone, switch noise suppression off, choose the device itself with"
+        " --mic",
+    )
 
 
 def judge_noise(samples: Array, rate: int) -> Check:
     """The level of the quietest frames of float32 (time,): what is always there."""
     size = max(1, int(FRAME_S * rate))
-    frames = samples[:len(samples) - len(samples) % size].reshape(-1, size)  # (frame, time)
+    frames = samples[: len(samples) - len(samples) % size].reshape(-1, size)  # (frame, time)
     if not len(frames):
-        return Check("noise floor", "warn", None, "dBFS", f"at most {NOISE_DBFS:g}", "too short to tell; record longer with --seconds")
+        return Check(
+            "noise floor",
+            "warn",
+            None,
+            "dBFS",
+            f"at most {NOISE_DBFS:g}",
+            "too short to tell; record longer with --seconds",
+        )
     centred = frames - samples.mean(dtype=np.float64)
     floor = _dbfs(float(np.percentile(np.sqrt(np.square(centred).mean(axis=1)), FLOOR_PERCENTILE)))
-    return _check("noise floor", "warn" if floor > NOISE_DBFS else "ok", round(floor, 1), "dBFS", f"at most {NOISE_DBFS:g}",
-                  "never quiet: run this in a quiet moment; if it stays, lower the gain, look for hum, a fan, a bad USB supply")
+    return _check(
+        "noise floor",
+        "warn" if floor > NOISE_DBFS else "ok",
+        round(floor, 1),
+        "dBFS",
+        f"at most {NOISE_DBFS:g}",
+        "never quiet: run this in a quiet moment; if it stays, lower the gain, look for hum, a fan, a bad USB supply",
+    )
 
 
 def judge_rate(clock: Sequence[tuple[int, float]], rate: int) -> Check:
-    """Samples against the clock: the median over all pairs of blocks, which forgives those that come late or all at once.
+    """Samples against the clock: the median over all pairs of blocks, which forgives those that come late or all at
+    once.
 
     Args:
         clock: numbers of samples and when they were there, seconds.
@@ -230,17 +307,32 @@ def judge_rate(clock: Sequence[tuple[int, float]], rate: int) -> Check:
     limit = f"within {RATE_ERROR:g} of {rate} Hz"
     numbers, times = np.array(clock, np.float64).reshape(-1, 2).T
     if not len(numbers) or numbers[-1] - numbers[0] < MIN_CLOCK_S * rate:
-        return Check("sample rate", "warn", None, "%", limit, "too little sound without a break to tell; record longer with --seconds")
+        return Check(
+            "sample rate",
+            "warn",
+            None,
+            "%",
+            limit,
+            "too little sound without a break to tell; record longer with --seconds",
+        )
     earlier, later = np.triu_indices(len(numbers), 1)
     seconds_a_sample = float(np.median((times[later] - times[earlier]) / (numbers[later] - numbers[earlier])))
     error = 100.0 * (1.0 / (rate * max(seconds_a_sample, 1e-12)) - 1.0)
     status: Status = "fail" if abs(error) > LARGE_RATE_ERROR else "warn" if abs(error) > RATE_ERROR else "ok"
-    return _check("sample rate", status, round(error, 2), "%", limit,
-                  "the source is not as fast as it says: give its own rate with --rate, or choose the device by --mic hw:CARD,DEVICE")
+    return _check(
+        "sample rate",
+        status,
+        round(error, 2),
+        "%",
+        limit,
+        "the source is not as fast as it says: give its own rate with --rate, or choose the device by --mic"
+        " hw:CARD,DEVICE",
+    )
 
 
 def judge_channels(samples: Array, channel: int | None = None) -> Check:
-    """Channels of float32 (time, channel) that are dead, the same, or cancel in the mean. channel: the one in use; None is the mean."""
+    """Channels of float32 (time, channel) that are dead, the same, or cancel in the mean. channel: the one in use; None
+    is the mean."""
     count = samples.shape[1]
     limit = "all alive, none twice" if count > 1 else "one"
     centred = samples - samples.mean(axis=0, dtype=np.float64)
@@ -249,25 +341,52 @@ def judge_channels(samples: Array, channel: int | None = None) -> Check:
     dead = [index for index in range(count) if not alive[index]]
     value = float(count)
     if len(dead) == count:
-        return Check("channels", "fail", value, "", limit, "no channel hears anything: unmute the microphone, choose another with --mic")
+        return Check(
+            "channels",
+            "fail",
+            value,
+            "",
+            limit,
+            "no channel hears anything: unmute the microphone, choose another with --mic",
+        )
     best = int(power.argmax())
     if dead:
         hurt = channel is None or channel in dead
-        return Check("channels", "fail" if hurt else "warn", value, "", limit,
-                     f"channel {_list(dead)} hears nothing" + (f": use --channel {best}" if hurt else ""))
+        return Check(
+            "channels",
+            "fail" if hurt else "warn",
+            value,
+            "",
+            limit,
+            f"channel {_list(dead)} hears nothing" + (f": use --channel {best}" if hurt else ""),
+        )
     pairs = list(combinations(range(count), 2))
     opposite = [pair for pair in pairs if _correlation(centred, power, pair) < OPPOSITE]
     if opposite:
-        return Check("channels", "warn" if channel is not None else "fail", value, "", limit,
-                     f"channels {_list(opposite[0])} are opposite, and their mean cancels: use --channel {best}")
+        return Check(
+            "channels",
+            "warn" if channel is not None else "fail",
+            value,
+            "",
+            limit,
+            f"channels {_list(opposite[0])} are opposite, and their mean cancels: use --channel {best}",
+        )
     same = [pair for pair in pairs if np.array_equal(samples[:, pair[0]], samples[:, pair[1]])]
     if same:
-        return Check("channels", "warn", value, "", limit, f"channels {_list(same[0])} are the same: one microphone, which does no harm")
+        return Check(
+            "channels",
+            "warn",
+            value,
+            "",
+            limit,
+            f"channels {_list(same[0])} are the same: one microphone, which does no harm",
+        )
     return Check("channels", "ok", value, "", limit)
 
 
 def level_dbfs(samples: NDArray[np.floating]) -> float:
-    """The level of (time,): its rms in dB, where an rms of 1 is 0 and a full-scale sine -3; `SILENCE_DBFS` for zeros."""
+    """The level of (time,): its rms in dB, where an rms of 1 is 0 and a full-scale sine -3; `SILENCE_DBFS` for
+    zeros."""
     return _dbfs(math.sqrt(float(np.square(samples, dtype=np.float64).mean()))) if len(samples) else SILENCE_DBFS
 
 
@@ -285,8 +404,15 @@ def worst(checks: Sequence[Check]) -> Status:
 
 def to_text(checks: Sequence[Check]) -> str:
     """A table for people, with what to do under each line that needs it."""
-    rows = [(check.status.upper() if check.status != "ok" else "ok", check.name,
-             "-" if check.value is None else f"{check.value:g} {check.unit}".strip(), check.limit) for check in checks]
+    rows = [
+        (
+            check.status.upper() if check.status != "ok" else "ok",
+            check.name,
+            "-" if check.value is None else f"{check.value:g} {check.unit}".strip(),
+            check.limit,
+        )
+        for check in checks
+    ]
     widths = [max((len(row[i]) for row in rows), default=0) for i in range(4)]
     lines = []
     for row, check in zip(rows, checks, strict=True):

@@ -27,7 +27,8 @@ Array = NDArray[np.float32]
 Observe = Callable[[Decision | Change, Moment | None], None]
 """Is told of each line before it is given on, and of what a decision was made of; must return at once."""
 News = Callable[[float, State], Iterable[Change]]
-"""Gives what else there is to say at so many seconds, in a state of the source; asked after each chunk, also where no sound comes."""
+"""Gives what else there is to say at so many seconds, in a state of the source; asked after each chunk, also where no
+sound comes."""
 
 
 class Hearing:
@@ -53,21 +54,34 @@ class _Beat(NamedTuple):
     state: State
 
 
-def listen(source: str | None, model: Path, *, engine: str | None = None, threads: int = 1, hop_s: float = 0.5,
-           top: int = 3, live: Request | None = None, settings: DecisionSettings = PLAIN,
-           control: Control | None = None, observe: Observe | None = None,
-           watch: Watch | None = None, news: News | None = None, equaliser: str | Path | None = None) -> Iterator[Decision | Change]:
+def listen(
+    source: str | None,
+    model: Path,
+    *,
+    engine: str | None = None,
+    threads: int = 1,
+    hop_s: float = 0.5,
+    top: int = 3,
+    live: Request | None = None,
+    settings: DecisionSettings = PLAIN,
+    control: Control | None = None,
+    observe: Observe | None = None,
+    watch: Watch | None = None,
+    news: News | None = None,
+    equaliser: str | Path | None = None,
+) -> Iterator[Decision | Change]:
     """Classify a source window by window.
 
     Args:
-        source: path of an audio file, or `-` for raw signed 16-bit little-endian mono at the model's rate on standard input; None hears a
-            microphone or a command, for ever.
+        source: path of an audio file, or `-` for raw signed 16-bit little-endian mono at the model's rate on standard
+            input; None hears a microphone or a command, for ever.
         model: an exported .tflite or .onnx file.
         engine: "litert" or "onnxruntime"; None takes the one that opens the file.
         threads: of the engine.
         hop_s: seconds from decision to decision, 0.25 to the model's window.
         top: labels in `Decision.top`, at most as many as the model knows.
-        live: what to hear where there is no source; by default the default microphone. A command's rate is the model's unless it says so.
+        live: what to hear where there is no source; by default the default microphone. A command's rate is the model's
+            unless it says so.
         settings: how steady decisions are.
         control: asked between chunks whether to end or to reload.
         observe: is told of everything.
@@ -76,8 +90,8 @@ def listen(source: str | None, model: Path, *, engine: str | None = None, thread
         equaliser: a file of `edgekd equalise` for the microphone.
 
     Yields:
-        a decision at the end of each window; of a live source also each change of its state; after a reload a line on what came of it;
-        what `news` gives.
+        a decision at the end of each window; of a live source also each change of its state; after a reload a line on
+        what came of it; what `news` gives.
 
     Raises:
         InputError: a source, model or setting that cannot be used; audio shorter than one window.
@@ -85,29 +99,50 @@ def listen(source: str | None, model: Path, *, engine: str | None = None, thread
         StoppedError: `control` asks for the end.
     """
     if source is not None and live is not None and live != Request():
-        raise InputError(f"{source} is a source of its own; leave out the options of microphones and commands, or the source")
+        raise InputError(
+            f"{source} is a source of its own; leave out the options of microphones and commands, or the source"
+        )
     if source == STANDARD_INPUT and sys.stdin is None:
         raise InputError("standard input is closed; pipe raw samples into it or give an audio file")
-    setup = Setup(source, live or Request(), with_equaliser(open_model(model, engine, threads), equaliser), hop_s, top,
-                  settings, watch or Watch())
+    setup = Setup(
+        source,
+        live or Request(),
+        with_equaliser(open_model(model, engine, threads), equaliser),
+        hop_s,
+        top,
+        settings,
+        watch or Watch(),
+    )
     control, hearing = control or Control(), Hearing()
     if source is None:
         require_sense(setup.request)
         chunks, where = _live(setup, control, hearing), setup.request.command or "the microphone"
     elif source == STANDARD_INPUT:
-        chunks, where = _given(read_raw(_unbuffered(sys.stdin.buffer), setup.sample_rate, IDLE_S), setup, control), "standard input"
+        chunks, where = (
+            _given(read_raw(_unbuffered(sys.stdin.buffer), setup.sample_rate, IDLE_S), setup, control),
+            "standard input",
+        )
     else:
         chunks, where = _given(read_file(Path(source), setup.sample_rate), setup, control), source
     yield from decisions(setup.classifier, chunks, where, hop_s, top, settings, observe, hearing, news)
 
 
-def decisions(classifier: Classifier, chunks: Iterable[Array | Gap | Turn | Swap], where: str, hop_s: float, top: int,
-              settings: DecisionSettings = PLAIN, observe: Observe | None = None,
-              hearing: Hearing | None = None, news: News | None = None) -> Iterator[Decision | Change]:
+def decisions(
+    classifier: Classifier,
+    chunks: Iterable[Array | Gap | Turn | Swap],
+    where: str,
+    hop_s: float,
+    top: int,
+    settings: DecisionSettings = PLAIN,
+    observe: Observe | None = None,
+    hearing: Hearing | None = None,
+    news: News | None = None,
+) -> Iterator[Decision | Change]:
     """Decisions over chunks of samples, float32 (time,) at the model's rate; `where` names the source in errors.
 
-    A window never reaches over a `Gap`: the next one starts behind it, while the time goes on. A `Turn` is given on with its time. After
-    a `Swap` another model or other settings decide; samples that are waiting are kept where the windows stay the same.
+    A window never reaches over a `Gap`: the next one starts behind it, while the time goes on. A `Turn` is given on
+    with its time. After a `Swap` another model or other settings decide; samples that are waiting are kept where the
+    windows stay the same.
     """
     begun = False  # before its first line nothing is known of a live source's state
     for event, moment in _judged(classifier, chunks, where, hop_s, top, settings, hearing or Hearing()):
@@ -121,8 +156,15 @@ def decisions(classifier: Classifier, chunks: Iterable[Array | Gap | Turn | Swap
             yield line
 
 
-def _judged(classifier: Classifier, chunks: Iterable[Array | Gap | Turn | Swap], where: str, hop_s: float, top: int,
-            settings: DecisionSettings, hearing: Hearing) -> Iterator[tuple[Decision | Change | _Beat, Moment | None]]:
+def _judged(
+    classifier: Classifier,
+    chunks: Iterable[Array | Gap | Turn | Swap],
+    where: str,
+    hop_s: float,
+    top: int,
+    settings: DecisionSettings,
+    hearing: Hearing,
+) -> Iterator[tuple[Decision | Change | _Beat, Moment | None]]:
     """As `decisions`, each with what it was made of, and a beat after each chunk."""
     manifest = classifier.manifest
     rate = manifest.frontend.sample_rate
@@ -150,7 +192,8 @@ def _judged(classifier: Classifier, chunks: Iterable[Array | Gap | Turn | Swap],
                 if (manifest.frontend, manifest.window, hop_s, settings.gate_rms) != before:
                     start_s += stream.received / rate
                     stream = WindowStream(manifest.frontend, manifest.window, hop_s, settings.gate_rms)
-                rate, longest = manifest.frontend.sample_rate, manifest.window  # too little sound for the new one is no error
+                # too little sound for the new one is no error
+                rate, longest = manifest.frontend.sample_rate, manifest.window
                 decider = Decider(manifest.labels, manifest.temperature, chunk.setup.top, settings)
         else:
             began = time.perf_counter()
@@ -167,8 +210,10 @@ def _judged(classifier: Classifier, chunks: Iterable[Array | Gap | Turn | Swap],
         yield _Beat(round(start_s + stream.received / rate + hearing.silent_s, 3), state), None
     longest = max(longest, stream.received)
     if longest < manifest.window:
-        raise InputError(f"{where}: {longest / rate:.2f} s of audio is shorter than the model's window of "
-                         f"{manifest.window / rate:g} s; give more audio")
+        raise InputError(
+            f"{where}: {longest / rate:.2f} s of audio is shorter than the model's window of "
+            f"{manifest.window / rate:g} s; give more audio"
+        )
 
 
 def _given(chunks: Iterable[Array], setup: Setup, control: Control) -> Iterator[Array | Swap]:
@@ -222,7 +267,11 @@ def _live(setup: Setup, control: Control, heard_now: Hearing) -> Iterator[Array 
 
 
 def _wanted(setup: Setup) -> tuple[Request, int, Watch]:
-    """What to hear, the rate at which it is wanted, Hz, and the limits; a command's own rate is the model's unless it says so."""
+    """What to hear, the rate at which it is wanted, Hz, and the limits; a command's own rate is the model's unless it
+    says so."""
     request = setup.request
-    return (request if request.command is None else request._replace(rate=request.rate or setup.sample_rate), setup.sample_rate,
-            setup.watch)
+    return (
+        request if request.command is None else request._replace(rate=request.rate or setup.sample_rate),
+        setup.sample_rate,
+        setup.watch,
+    )

@@ -1,12 +1,14 @@
 """Tells systemd that the listener is ready, alive, and what it hears: the protocol of sd_notify, without its library.
 
-Ready is a listener that has decided on fresh sound once, and alive one that goes on doing so: nothing else feeds the watchdog, so that a
-microphone that hangs, a device that gives zeros and a listener that is stuck are all noticed. Quiet or gated windows count as well, because
-they too are sound that was heard. Until the first decision there is no watchdog: a microphone may be plugged in much later. What limits the
-start is then the unit's TimeoutStartSec, which the first word of the stream, for instance that no microphone is there, makes as good as
-endless. A microphone that is lost later costs one restart: the watchdog ends the listener, and the new one waits.
+Ready is a listener that has decided on fresh sound once, and alive one that goes on doing so: nothing else feeds the
+watchdog, so that a microphone that hangs, a device that gives zeros and a listener that is stuck are all noticed. Quiet
+or gated windows count as well, because they too are sound that was heard. Until the first decision there is no
+watchdog: a microphone may be plugged in much later. What limits the start is then the unit's TimeoutStartSec, which the
+first word of the stream, for instance that no microphone is there, makes as good as endless. A microphone that is lost
+later costs one restart: the watchdog ends the listener, and the new one waits.
 
-Sent from the thread of the stream, which is what the watchdog is to judge; a datagram that finds no room is kept for the next line.
+Sent from the thread of the stream, which is what the watchdog is to judge; a datagram that finds no room is kept for
+the next line.
 """
 
 import os
@@ -18,10 +20,12 @@ from edgekd.runtime.decision import Decision
 from edgekd.runtime.source.health import NOT_RELOADED, RELOADED, WENT_BACK, Change
 
 SOCKET, WATCHDOG, WATCHDOG_PROCESS = "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"
-"""Variables by which systemd tells where to send to, within how many microseconds it wants to be fed, and by which process."""
+"""Variables by which systemd tells where to send to, within how many microseconds it wants to be fed, and by which
+process."""
 RELOADS = (RELOADED, NOT_RELOADED, WENT_BACK)
 NOTE = "; reload"
-"""Between the state and what came of the last reload, in the text that systemd shows; a number tells it from the one before."""
+"""Between the state and what came of the last reload, in the text that systemd shows; a number tells it from the one
+before."""
 FEEDS = 4
 """In each watchdog interval, so that a lost one does no harm."""
 WAIT_S = 10 * 365 * 86400.0
@@ -37,8 +41,11 @@ class Notifier:
 
     name = "systemd"
 
-    def __init__(self, address: str, watchdog_s: float | None = None, clock: Callable[[], float] = time.monotonic) -> None:
-        """address: of a datagram socket, "@" before the name of an abstract one. watchdog_s: in which it wants to be fed; None: never."""
+    def __init__(
+        self, address: str, watchdog_s: float | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """address: of a datagram socket, "@" before the name of an abstract one. watchdog_s: in which it wants to be
+        fed; None: never."""
         self._address = "\0" + address[1:] if address.startswith("@") else address
         self._feed_s = None if watchdog_s is None else watchdog_s / FEEDS
         self._clock = clock
@@ -46,7 +53,8 @@ class Notifier:
         self._socket.setblocking(False)
         self._trouble: str | None = None
         self._ready = self._extended = self._reloading = False
-        self._heard_s = self._fed = self._told = -float("inf")  # seconds of sound; of the clock at the newest feed and text
+        # seconds of sound; of the clock at the newest feed and text
+        self._heard_s = self._fed = self._told = -float("inf")
         self._status = self._sent_status = self._note = ""
         self._reloads = 0
 
@@ -118,7 +126,8 @@ class Notifier:
 
 
 def notifier(environ: MutableMapping[str, str] = os.environ) -> Notifier | None:
-    """What systemd asks for, taken out of the environment so that no command that is started answers for the listener; None: nothing.
+    """What systemd asks for, taken out of the environment so that no command that is started answers for the listener;
+    None: nothing.
 
     Args:
         environ: of this process.

@@ -1,7 +1,8 @@
-"""Labelled clips from a live source, in the layout FOLDER/LABEL[/PLACE]/NAME.wav that `edgekd data prepare folder` reads.
+"""Labelled clips from a live source, in the layout FOLDER/LABEL[/PLACE]/NAME.wav that `edgekd data prepare folder`
+reads.
 
-A clip holds sound without a break: it begins anew where sound is missing, and only while the source is healthy. It is written under a
-hidden name and renamed, so that whatever ends the program leaves no broken clip.
+A clip holds sound without a break: it begins anew where sound is missing, and only while the source is healthy. It is
+written under a hidden name and renamed, so that whatever ends the program leaves no broken clip.
 """
 
 import os
@@ -35,7 +36,8 @@ Array = NDArray[np.float32]
 
 
 class Clip(msgspec.Struct, frozen=True):
-    """A clip that was written. file: its path. start: UTC, ISO 8601. seconds, sample_rate: of it. level: rms in dBFS, rms of 1 is 0."""
+    """A clip that was written. file: its path. start: UTC, ISO 8601. seconds, sample_rate: of it. level: rms in dBFS,
+    rms of 1 is 0."""
 
     file: str
     start: str
@@ -47,8 +49,9 @@ class Clip(msgspec.Struct, frozen=True):
 class Order(msgspec.Struct, frozen=True):
     """What to record.
 
-    label: name of the folder of the clips. out: the folder above. place: of a folder below, whose clips stay together when data are split;
-    None is none. seconds: of each clip. clips: how many; None is without end. sample_rate: Hz of the files; None is the source's.
+    label: name of the folder of the clips. out: the folder above. place: of a folder below, whose clips stay together
+    when data are split; None is none. seconds: of each clip. clips: how many; None is without end. sample_rate: Hz of
+    the files; None is the source's.
     min_level: dBFS; quieter clips are not kept; None keeps all.
     """
 
@@ -61,7 +64,9 @@ class Order(msgspec.Struct, frozen=True):
     min_level: float | None = None
 
 
-def record(order: Order, request: Request, watch: Watch | None = None, child: Sequence[str] = CHILD) -> Iterator[Clip | str]:
+def record(
+    order: Order, request: Request, watch: Watch | None = None, child: Sequence[str] = CHILD
+) -> Iterator[Clip | str]:
     """Record clips.
 
     Args:
@@ -73,7 +78,8 @@ def record(order: Order, request: Request, watch: Watch | None = None, child: Se
         each clip after it is there; a line for people where the source's state changes or a clip is not kept.
 
     Raises:
-        InputError: an order that makes no sense, a folder that cannot be written, a full disk, what `Capture` cannot heal.
+        InputError: an order that makes no sense, a folder that cannot be written, a full disk, what `Capture` cannot
+            heal.
         MissingExtraError: sounddevice, or soxr for another rate, is not installed.
     """
     _require_sense(order)
@@ -96,7 +102,9 @@ def record(order: Order, request: Request, watch: Watch | None = None, child: Se
             start = datetime.fromtimestamp(time.time() - len(samples) / rate, UTC)
             file = write_clip(folder, order.label, start, wav(samples, rate))
             written += 1
-            yield Clip(str(file), start.isoformat(timespec="seconds"), round(len(samples) / rate, 3), rate, round(level, 2))
+            yield Clip(
+                str(file), start.isoformat(timespec="seconds"), round(len(samples) / rate, 3), rate, round(level, 2)
+            )
             if written == order.clips:
                 return
 
@@ -154,8 +162,10 @@ def _require_sense(order: Order) -> None:
     if order.place is not None:
         _require_name("place", order.place)
     if order.label.lower() in SPLIT_NAMES or FOLD.fullmatch(order.label.lower()):
-        raise InputError(f"label {order.label!r} is the name of a split, as which 'edgekd data prepare folder' may read it; "
-                         "choose another")
+        raise InputError(
+            f"label {order.label!r} is the name of a split, as which 'edgekd data prepare folder' may read it; "
+            "choose another"
+        )
     if not MIN_CLIP_S <= order.seconds <= MAX_CLIP_S:
         raise InputError(f"a clip of {order.seconds:g} s; give {MIN_CLIP_S:g} to {MAX_CLIP_S:g}")
     if order.clips is not None and order.clips < 1:
@@ -163,12 +173,15 @@ def _require_sense(order: Order) -> None:
     if order.sample_rate is not None and not MIN_RATE <= order.sample_rate <= MAX_RATE:
         raise InputError(f"a sample rate of {order.sample_rate} Hz; give {MIN_RATE} to {MAX_RATE}")
     if order.min_level is not None and not SILENCE_DBFS <= order.min_level < 0.0:
-        raise InputError(f"a least level of {order.min_level:g} dBFS; full scale is 0 and less is negative, for instance -60")
+        raise InputError(
+            f"a least level of {order.min_level:g} dBFS; full scale is 0 and less is negative, for instance -60"
+        )
 
 
 def _require_name(what: str, name: str) -> None:
     """Whether a name is that of one visible folder on every system."""
-    printable = name.isprintable() and not set(name) & set('/\\:*?"<>|')  # a surrogate, for bytes that are not UTF-8, does not print
+    # a surrogate, for bytes that are not UTF-8, does not print
+    printable = name.isprintable() and not set(name) & set('/\\:*?"<>|')
     if not printable or name != name.strip() or not name or name.startswith((".", "__MACOSX")) or name.endswith("."):
         raise InputError(f"{what} {name!r} is no name for a folder; use letters, digits, spaces, - and _")
     if len(name.encode()) > MAX_NAME_BYTES:

@@ -1,4 +1,5 @@
-"""A recording heard faster than real time, and what its decisions were like: for choosing `DecisionSettings` offline."""
+"""A recording heard faster than real time, and what its decisions were like: for choosing `DecisionSettings`
+offline."""
 
 import time
 from collections.abc import Iterator
@@ -24,11 +25,12 @@ HOUR_S = 3600.0
 class Report(msgspec.Struct, frozen=True):
     """`listen --replay --json`: fields may be added, never renamed.
 
-    seconds: of audio. decisions: all, which are `known` (a label was shown), `unknown` and `gated` (not judged), together. flips: how
-    often what is shown changed, and per hour of audio. unknown_share, gated_share: of all decisions, 0..1. real_time_factor: seconds on
-    the clock for a second of audio, reading included; below 1 is faster than real time. cpu_us: processor time of the listening thread
-    for a decision, microseconds, without reading and resampling the file (with several threads of the engine only a part). settings:
-    that made the decisions. score: where a track was given.
+    seconds: of audio. decisions: all, which are `known` (a label was shown), `unknown` and `gated` (not judged),
+    together. flips: how often what is shown changed, and per hour of audio. unknown_share, gated_share: of all
+    decisions, 0..1. real_time_factor: seconds on the clock for a second of audio, reading included; below 1 is faster
+    than real time. cpu_us: processor time of the listening thread for a decision, microseconds, without reading and
+    resampling the file (with several threads of the engine only a part). settings: that made the decisions. score:
+    where a track was given.
     """
 
     source: str
@@ -67,8 +69,17 @@ class _Meter:
             yield chunk
 
 
-def replay(source: str | None, model: Path, *, engine: str | None = None, threads: int = 1, hop_s: float = 0.5,
-           settings: DecisionSettings = PLAIN, track: Path | None = None, equaliser: str | Path | None = None) -> Report:
+def replay(
+    source: str | None,
+    model: Path,
+    *,
+    engine: str | None = None,
+    threads: int = 1,
+    hop_s: float = 0.5,
+    settings: DecisionSettings = PLAIN,
+    track: Path | None = None,
+    equaliser: str | Path | None = None,
+) -> Report:
     """Listen to an audio file as fast as it goes and judge the decisions.
 
     Args:
@@ -89,9 +100,17 @@ def replay(source: str | None, model: Path, *, engine: str | None = None, thread
     return report(classifier, chunks, source, hop_s, settings, spans, track)
 
 
-def report(classifier: Classifier, chunks: Iterator[Array], source: str, hop_s: float, settings: DecisionSettings,
-           spans: tuple[Span, ...] | None = None, track: Path | None = None) -> Report:
-    """Judge the decisions over chunks of samples, float32 (time,) at the model's rate; `source` and `track` name them in errors."""
+def report(
+    classifier: Classifier,
+    chunks: Iterator[Array],
+    source: str,
+    hop_s: float,
+    settings: DecisionSettings,
+    spans: tuple[Span, ...] | None = None,
+    track: Path | None = None,
+) -> Report:
+    """Judge the decisions over chunks of samples, float32 (time,) at the model's rate; `source` and `track` name them
+    in errors."""
     rate = classifier.manifest.frontend.sample_rate
     meter = _Meter(chunks)
     times, shown, unknown, gated = [], [], 0, 0
@@ -109,16 +128,32 @@ def report(classifier: Classifier, chunks: Iterator[Array], source: str, hop_s: 
         require_within(spans, seconds, track or Path(source))
     flips = sum(after != before for before, after in pairwise(shown))
     return Report(
-        source=source, seconds=round(seconds, 3), hop_s=hop_s, decisions=count, known=count - unknown - gated, unknown=unknown, gated=gated,
-        flips=flips, flips_per_hour=round(HOUR_S * flips / seconds, 2), unknown_share=round(unknown / count, 4),
-        gated_share=round(gated / count, 4), real_time_factor=round(wall_s / seconds, 6), cpu_us=round(1e6 * cpu_s / count, 1),
-        settings=settings, score=None if spans is None else score(spans, times, shown, seconds, classifier.manifest.window / rate))
+        source=source,
+        seconds=round(seconds, 3),
+        hop_s=hop_s,
+        decisions=count,
+        known=count - unknown - gated,
+        unknown=unknown,
+        gated=gated,
+        flips=flips,
+        flips_per_hour=round(HOUR_S * flips / seconds, 2),
+        unknown_share=round(unknown / count, 4),
+        gated_share=round(gated / count, 4),
+        real_time_factor=round(wall_s / seconds, 6),
+        cpu_us=round(1e6 * cpu_s / count, 1),
+        settings=settings,
+        score=None if spans is None else score(spans, times, shown, seconds, classifier.manifest.window / rate),
+    )
 
 
 def left_out(config: Config) -> str | None:
     """A line on the outputs that a configuration turns on and a replay does not tell; None where there is none."""
     names = [f"[{name}]" for name in OUTPUT_TABLES if getattr(config, name) is not None]
-    return f"a replay only judges: {' and '.join(names)} were told nothing; leave out --replay and --track for that" if names else None
+    return (
+        f"a replay only judges: {' and '.join(names)} were told nothing; leave out --replay and --track for that"
+        if names
+        else None
+    )
 
 
 def to_json(result: Report) -> str:
@@ -129,7 +164,10 @@ def to_json(result: Report) -> str:
 def to_text(result: Report) -> str:
     """The report as lines for people."""
     lines = [
-        f"{result.source}: {result.seconds:,.1f} s of audio, {counted(result.decisions, 'decision')}, one each {result.hop_s:g} s",
+        (
+            f"{result.source}: {result.seconds:,.1f} s of audio, {counted(result.decisions, 'decision')}, one each"
+            f" {result.hop_s:g} s"
+        ),
         f"  flips        {result.flips:,} ({result.flips_per_hour:g} an hour)",
         f"  unknown      {result.unknown:,} ({result.unknown_share:.1%})",
         f"  gated        {result.gated:,} ({result.gated_share:.1%})",
@@ -139,7 +177,10 @@ def to_text(result: Report) -> str:
     judged = result.score
     if judged is not None:
         lines += [
-            f"  accuracy     {_percent(judged.accuracy)} of the track's time, {_percent(judged.accuracy_known)} where a label is shown",
+            (
+                f"  accuracy     {_percent(judged.accuracy)} of the track's time, {_percent(judged.accuracy_known)}"
+                " where a label is shown"
+            ),
             f"  onsets       {judged.onsets:,}, {judged.missed:,} missed",
             f"  delay        median {_delay(judged.delay_p50_s)}, p95 {_delay(judged.delay_p95_s)}",
         ]

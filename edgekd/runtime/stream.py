@@ -1,4 +1,5 @@
-"""Cuts a stream of samples into windows on a clock of samples and computes the log-mel of each, every frame once where it can."""
+"""Cuts a stream of samples into windows on a clock of samples and computes the log-mel of each, every frame once where
+it can."""
 
 import math
 from collections.abc import Iterator
@@ -17,8 +18,8 @@ Array = NDArray[np.float32]
 
 
 class Window(NamedTuple):
-    """One window of a stream. start, end: samples since the start of the stream. rms: 0..1. waveform: float32 (time,), never changed later.
-    features: float32 (mel, frame), None below the gate."""
+    """One window of a stream. start, end: samples since the start of the stream. rms: 0..1. waveform: float32 (time,),
+    never changed later. features: float32 (mel, frame), None below the gate."""
 
     start: int
     end: int
@@ -30,21 +31,26 @@ class Window(NamedTuple):
 class WindowStream:
     """Windows of a stream, with features equal to the bit to `log_mel` of each window alone, whatever the chunks.
 
-    Window k starts at k hops. Where overlapping windows can share frames, its start is rounded down to the grid of frames (without
-    drift: by less than `hop_length` samples), so that only new frames are computed, and those that the window's own edges touch:
-    the ones that padding reaches, and with pre-emphasis the first. Holds one window of samples beyond the chunk it is given.
+    Window k starts at k hops. Where overlapping windows can share frames, its start is rounded down to the grid of
+    frames (without
+    drift: by less than `hop_length` samples), so that only new frames are computed, and those that the window's own
+    edges touch: the ones that padding reaches, and with pre-emphasis the first. Holds one window of samples beyond the
+    chunk it is given.
     """
 
     def __init__(self, fe: FrontEnd, window: int, hop_s: float, gate_rms: float = 0.0) -> None:
-        """fe: the front end. window: samples. hop_s: seconds from window to window, `MIN_HOP_S` to the window's length. gate_rms: 0..1, of
-        the waveform, below which a window's features are not computed."""
+        """fe: the front end. window: samples. hop_s: seconds from window to window, `MIN_HOP_S` to the window's length.
+        gate_rms: 0..1, of the waveform, below which a window's features are not computed."""
         if not MIN_HOP_S <= hop_s <= max(window / fe.sample_rate, MIN_HOP_S):
-            raise InputError(f"hop is {hop_s:g} s; it must be {MIN_HOP_S:g} s to {max(window / fe.sample_rate, MIN_HOP_S):g} s "
-                             "(the model's window)")
+            raise InputError(
+                f"hop is {hop_s:g} s; it must be {MIN_HOP_S:g} s to {max(window / fe.sample_rate, MIN_HOP_S):g} s "
+                "(the model's window)"
+            )
         self._fe, self._window, self._hop, self._gate_rms = fe, window, round(hop_s * fe.sample_rate), gate_rms
         self._frames = fe.frames(window)
         starts = np.arange(self._frames) * fe.hop_length - fe.pad_before
-        self._left = int(np.sum(starts <= 0 if fe.pre_emphasis else starts < 0))  # frames that the window's left edge touches
+        # frames that the window's left edge touches
+        self._left = int(np.sum(starts <= 0 if fe.pre_emphasis else starts < 0))
         self._right = int(np.sum(starts + fe.n_fft > window))
         shared = self._frames - self._left - self._right - self._hop // fe.hop_length
         self._grid = fe.hop_length if shared > 0 else 1
@@ -62,22 +68,25 @@ class WindowStream:
         """Take samples, float32 (time,), and yield the windows that they complete."""
         self._append(samples)
         while (start := self._start()) + self._window <= self.received:
-            self._samples = self._samples[start - self._first:]
+            self._samples = self._samples[start - self._first :]
             self._first = start
-            waveform = self._samples[:self._window]
+            waveform = self._samples[: self._window]
             rms = _rms(waveform)
-            yield Window(start, start + self._window, rms, waveform, None if rms < self._gate_rms else self._features(waveform))
+            yield Window(
+                start, start + self._window, rms, waveform, None if rms < self._gate_rms else self._features(waveform)
+            )
             self._count += 1
 
     def _append(self, samples: Array) -> None:
-        """Put samples behind those that are held, which only move where the room ends: each of them once in several calls."""
+        """Put samples behind those that are held, which only move where the room ends: each of them once in several
+        calls."""
         held, new = len(self._samples), len(samples)
         if self._end + new > len(self._room):
             room, self._end = np.empty(2 * (held + new), np.float32), held
             room[:held], self._room = self._samples, room
-        self._room[self._end:self._end + new] = samples
+        self._room[self._end : self._end + new] = samples
         self._end += new
-        self._samples = self._room[self._end - held - new:self._end]
+        self._samples = self._room[self._end - held - new : self._end]
 
     def _start(self) -> int:
         exact = self._count * self._hop
@@ -90,16 +99,16 @@ class WindowStream:
             return log_mel(fe, waveform)
         if self._streamed < self._first:  # windows without features left a gap
             self._frontend_stream, self._streamed = LogMelStream(fe), self._first
-        new = self._frontend_stream.push(waveform[self._streamed - self._first:])
+        new = self._frontend_stream.push(waveform[self._streamed - self._first :])
         self._streamed = self._first + self._window
-        self._recent = np.concatenate((self._recent, new), axis=1)[:, -self._frames:]
+        self._recent = np.concatenate((self._recent, new), axis=1)[:, -self._frames :]
         middle = self._frames - self._left - self._right
-        parts = [self._recent[:, self._recent.shape[1] - middle:]]
+        parts = [self._recent[:, self._recent.shape[1] - middle :]]
         signal = padded(fe, waveform) if self._left or self._right else waveform
         if self._left:
             parts.insert(0, frames_of(fe, signal, self._left))
         if self._right:
-            parts.append(frames_of(fe, signal[(self._frames - self._right) * fe.hop_length:], self._right))
+            parts.append(frames_of(fe, signal[(self._frames - self._right) * fe.hop_length :], self._right))
         return np.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
 
 

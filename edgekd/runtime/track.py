@@ -31,11 +31,11 @@ class Span(NamedTuple):
 class Score(msgspec.Struct, frozen=True):
     """How decisions agree with a track.
 
-    accuracy: share of the track's seconds, from the first decision on, at which its label was shown, 0..1; "unknown" is right only
-    where the track says so. accuracy_known: the same over the seconds at which a label was shown. onsets: spans that do not go on with the
-    label before. missed: of these, how many were never shown before the last window that hears them had ended. delay_p50_s, delay_p95_s:
-    seconds from an onset to the end of the first window with its label, 0 where it was shown already, over the onsets not missed.
-    A figure of nothing is None.
+    accuracy: share of the track's seconds, from the first decision on, at which its label was shown, 0..1; "unknown" is
+    right only where the track says so. accuracy_known: the same over the seconds at which a label was shown. onsets:
+    spans that do not go on with the label before. missed: of these, how many were never shown before the last window
+    that hears them had ended. delay_p50_s, delay_p95_s: seconds from an onset to the end of the first window with its
+    label, 0 where it was shown already, over the onsets not missed. A figure of nothing is None.
     """
 
     accuracy: float | None
@@ -47,34 +47,43 @@ class Score(msgspec.Struct, frozen=True):
 
 
 def read_track(path: Path, labels: Sequence[str]) -> tuple[Span, ...]:
-    """Spans of a table with the columns start, end and label, in the order of time; times that no span covers are not judged.
+    """Spans of a table with the columns start, end and label, in the order of time; times that no span covers are not
+    judged.
 
     Args:
         path: comma, tab or semicolon separated.
         labels: that a model knows; "unknown" is allowed beside them, for what is none of them.
 
     Raises:
-        InputError: no table, a column that is missing, a time that is none, a span that ends before it starts, an unknown label, two
-            spans that overlap.
+        InputError: no table, a column that is missing, a time that is none, a span that ends before it starts, an
+            unknown label, two spans that overlap.
     """
     columns, rows = read_table(path)
     for name in COLUMNS:
         if name not in columns:
-            raise InputError(f"{path} has no column '{name}'{nearest(name, columns)}; its first line must name {','.join(COLUMNS)}")
+            raise InputError(
+                f"{path} has no column '{name}'{nearest(name, columns)}; its first line must name {','.join(COLUMNS)}"
+            )
     spans = []
     for number, row in enumerate(rows, start=2):
         where = f"{path}, row {number}"
         start, end = (_seconds(row[name], f"{where}: {name}") for name in ("start", "end"))
         if end <= start:
-            raise InputError(f"{where}: it ends at {end:g} s and starts at {start:g} s; a span must end after its start")
+            raise InputError(
+                f"{where}: it ends at {end:g} s and starts at {start:g} s; a span must end after its start"
+            )
         if row["label"] not in {*labels, UNKNOWN}:
-            raise InputError(f"{where}: the model knows no label '{row['label']}'{nearest(row['label'], [*labels, UNKNOWN])}")
+            raise InputError(
+                f"{where}: the model knows no label '{row['label']}'{nearest(row['label'], [*labels, UNKNOWN])}"
+            )
         spans.append(Span(start, end, row["label"], number))
     spans.sort()
     for before, after in pairwise(spans):
         if after.start < before.end:
-            raise InputError(f"{path}: rows {before.row} ({before.start:g} to {before.end:g} s) and {after.row} ({after.start:g} to "
-                             f"{after.end:g} s) overlap; one label at a time")
+            raise InputError(
+                f"{path}: rows {before.row} ({before.start:g} to {before.end:g} s) and {after.row} ({after.start:g} to "
+                f"{after.end:g} s) overlap; one label at a time"
+            )
     return tuple(spans)
 
 
@@ -86,11 +95,15 @@ def require_within(spans: Sequence[Span], seconds: float, path: Path) -> None:
     """
     last = max(spans, key=lambda span: span.end)
     if last.end > seconds + SLACK_S:
-        raise InputError(f"{path}, row {last.row}: it ends at {last.end:g} s, but the audio has {seconds:.2f} s; is it the track of "
-                         "another file?")
+        raise InputError(
+            f"{path}, row {last.row}: it ends at {last.end:g} s, but the audio has {seconds:.2f} s; is it the track of "
+            "another file?"
+        )
 
 
-def score(spans: Sequence[Span], times: Sequence[float], shown: Sequence[str], seconds: float, window_s: float) -> Score:
+def score(
+    spans: Sequence[Span], times: Sequence[float], shown: Sequence[str], seconds: float, window_s: float
+) -> Score:
     """Judge decisions by a track.
 
     Args:
@@ -104,7 +117,8 @@ def score(spans: Sequence[Span], times: Sequence[float], shown: Sequence[str], s
     judged = right = known = right_known = 0.0
     for span in spans:
         near = _near(begins, span.start, span.end)
-        held = np.clip(np.minimum(ends[near], span.end) - np.maximum(begins[near], span.start), 0.0, None)  # seconds of each in the span
+        # seconds of each in the span
+        held = np.clip(np.minimum(ends[near], span.end) - np.maximum(begins[near], span.start), 0.0, None)
         matches, claims = names[near] == span.label, names[near] != UNKNOWN
         judged += held.sum()
         right += held[matches].sum()
@@ -118,12 +132,19 @@ def score(spans: Sequence[Span], times: Sequence[float], shown: Sequence[str], s
         if len(found):
             delays.append(max(0.0, float(found[0]) - span.start))
     p50, p95 = np.percentile(delays, (50, 95)).tolist() if delays else (None, None)
-    return Score(accuracy=_share(right, judged), accuracy_known=_share(right_known, known), onsets=len(onsets),
-                 missed=len(onsets) - len(delays), delay_p50_s=_rounded(p50), delay_p95_s=_rounded(p95))
+    return Score(
+        accuracy=_share(right, judged),
+        accuracy_known=_share(right_known, known),
+        onsets=len(onsets),
+        missed=len(onsets) - len(delays),
+        delay_p50_s=_rounded(p50),
+        delay_p95_s=_rounded(p95),
+    )
 
 
 def _near(begins: NDArray[np.float64], start: float, end: float) -> slice:
-    """Decisions that are shown at some moment from `start` to before `end`; begins: seconds at which each is first shown, rising."""
+    """Decisions that are shown at some moment from `start` to before `end`; begins: seconds at which each is first
+    shown, rising."""
     return slice(max(int(np.searchsorted(begins, start, "right")) - 1, 0), int(np.searchsorted(begins, end)))
 
 

@@ -1,4 +1,5 @@
-"""Where the parts of the service lie, in this system or in a root directory that is prepared for another, and how they are written."""
+"""Where the parts of the service lie, in this system or in a root directory that is prepared for another, and how they
+are written."""
 
 import re
 from collections.abc import Iterator
@@ -66,9 +67,14 @@ class Place:
 
     def systemd_version(self) -> int:
         """Of the systemd that is installed there; 0 where it cannot be told."""
-        libraries = [*self.root.glob("usr/lib/systemd/libsystemd-shared-*"), *self.root.glob("usr/lib/*/systemd/libsystemd-shared-*"),
-                     *self.root.glob("lib/systemd/libsystemd-shared-*")]
-        return max((int(found[1]) for found in map(LIBRARY.match, (path.name for path in libraries)) if found), default=0)
+        libraries = [
+            *self.root.glob("usr/lib/systemd/libsystemd-shared-*"),
+            *self.root.glob("usr/lib/*/systemd/libsystemd-shared-*"),
+            *self.root.glob("lib/systemd/libsystemd-shared-*"),
+        ]
+        return max(
+            (int(found[1]) for found in map(LIBRARY.match, (path.name for path in libraries)) if found), default=0
+        )
 
     def unit_text(self, python: str) -> str:
         """The unit. python: path of the interpreter, as the service sees it.
@@ -77,7 +83,9 @@ class Place:
             InputError: a path that the service cannot see, or that a unit cannot hold.
         """
         if not SAFE_PATH.fullmatch(python):
-            raise InputError(f"{python}: no absolute path of letters, digits and ./+@-_, as a unit needs; {install_hint()}")
+            raise InputError(
+                f"{python}: no absolute path of letters, digits and ./+@-_, as a unit needs; {install_hint()}"
+            )
         require_visible(python)
         backoff = f"{BACKOFF}\n" if self.systemd_version() >= BACKOFF_SINCE else ""
         return template(UNIT).replace("@PYTHON@", python).replace("@BACKOFF@\n", backoff)
@@ -100,8 +108,10 @@ def require_visible(*paths: str) -> None:
 
 def install_hint() -> str:
     """How to install edgekd where a service sees it."""
-    return (f"install edgekd for all users: sudo python3 -m venv {ROOM} && sudo {ROOM}/bin/pip install 'edgekd[pi]', "
-            f"then sudo {ROOM}/bin/edgekd service install MODEL")
+    return (
+        f"install edgekd for all users: sudo python3 -m venv {ROOM} && sudo {ROOM}/bin/pip install 'edgekd[pi]', "
+        f"then sudo {ROOM}/bin/edgekd service install MODEL"
+    )
 
 
 def template(name: str) -> str:
@@ -130,7 +140,8 @@ def write(path: Path, content: bytes, mode: int) -> None:
 
 
 def link(path: Path, target: str) -> None:
-    """Let a link point to `target`; whoever follows it finds the old or the new one, never none. A file in its place is replaced.
+    """Let a link point to `target`; whoever follows it finds the old or the new one, never none. A file in its place is
+    replaced.
 
     Raises:
         InputError: a directory is in its place.

@@ -16,8 +16,8 @@ BOOT_OPTIONS = "/boot/firmware/cmdline.txt"
 
 
 class UnitReport(msgspec.Struct, frozen=True):
-    """What systemd says. text: of the listener. fed_s: seconds since the watchdog was fed, None where it was not. memory_mb: of 10^6 bytes,
-    None where it is not counted; restarts: since the start."""
+    """What systemd says. text: of the listener. fed_s: seconds since the watchdog was fed, None where it was not.
+    memory_mb: of 10^6 bytes, None where it is not counted; restarts: since the start."""
 
     active: str
     sub: str
@@ -29,7 +29,8 @@ class UnitReport(msgspec.Struct, frozen=True):
 
 
 class ModelReport(msgspec.Struct, frozen=True):
-    """The model in use. file: in the place. digest: start of its SHA-256. version: its number. labels: how many it tells."""
+    """The model in use. file: in the place. digest: start of its SHA-256. version: its number. labels: how many it
+    tells."""
 
     name: str
     file: str
@@ -42,9 +43,9 @@ class ModelReport(msgspec.Struct, frozen=True):
 class Report(msgspec.Struct, frozen=True):
     """What was found.
 
-    installed: whether the unit is there. unit: None where no systemd was asked. model: None where there is none that is whole. earlier:
-    files of the versions to go back to, the newest first. configuration: path. journal: its newest line. problems: what keeps it from
-    working, each with what to do. notes: what is worth knowing.
+    installed: whether the unit is there. unit: None where no systemd was asked. model: None where there is none that is
+    whole. earlier: files of the versions to go back to, the newest first. configuration: path. journal: its newest
+    line. problems: what keeps it from working, each with what to do. notes: what is worth knowing.
     """
 
     ok: bool
@@ -68,15 +69,24 @@ class Report(msgspec.Struct, frozen=True):
         unit, model = self.unit, self.model
         lines = []
         if unit is not None:
-            lines += [f"unit           {unit.active} ({unit.sub}), {unit.enabled or 'not installed'}, {unit.restarts} restarts",
-                      f"says           {unit.text or '-'}",
-                      f"watchdog       {'not fed yet' if unit.fed_s is None else f'fed {unit.fed_s:.0f} s ago'}",
-                      f"memory         {'not counted' if unit.memory_mb is None else f'{unit.memory_mb:.0f} MB'}"]
+            lines += [
+                (
+                    f"unit           {unit.active} ({unit.sub}), {unit.enabled or 'not installed'}, {unit.restarts}"
+                    " restarts"
+                ),
+                f"says           {unit.text or '-'}",
+                f"watchdog       {'not fed yet' if unit.fed_s is None else f'fed {unit.fed_s:.0f} s ago'}",
+                f"memory         {'not counted' if unit.memory_mb is None else f'{unit.memory_mb:.0f} MB'}",
+            ]
         if model is not None:
-            lines += [f"model          {model.name}, {model.labels} labels, exported {model.created}",
-                      f"file           {model.file} (version {model.version}, SHA-256 {model.digest}...)"]
-        lines += [f"earlier        {', '.join(Path(file).name for file in self.earlier) or 'none'}",
-                  f"configuration  {self.configuration}"]
+            lines += [
+                f"model          {model.name}, {model.labels} labels, exported {model.created}",
+                f"file           {model.file} (version {model.version}, SHA-256 {model.digest}...)",
+            ]
+        lines += [
+            f"earlier        {', '.join(Path(file).name for file in self.earlier) or 'none'}",
+            f"configuration  {self.configuration}",
+        ]
         lines += [f"journal        {self.journal}"] if self.journal else []
         lines += [f"problem        {problem}" for problem in self.problems]
         return "\n".join([*lines, *(f"note           {note}" for note in self.notes)])
@@ -125,8 +135,15 @@ def status(place: Place, manager: Manager | None) -> Report:
         unit = UnitReport(state.active, state.sub, state.enabled, state.restarts, state.text, fed_s, memory_mb)
         problems += _problems(state)
         if state.active == "active" and memory_mb is None:
-            notes.append(f"memory is not limited here; on Raspberry Pi OS append cgroup_enable=memory to the line in {BOOT_OPTIONS}")
-    earlier = [str(version.path) for version in reversed(models.versions(place.models)) if model is None or version.number < model.version]
+            notes.append(
+                "memory is not limited here; on Raspberry Pi OS append cgroup_enable=memory to the line in"
+                f" {BOOT_OPTIONS}"
+            )
+    earlier = [
+        str(version.path)
+        for version in reversed(models.versions(place.models))
+        if model is None or version.number < model.version
+    ]
     return Report(not problems, True, unit, model, earlier, str(place.config), journal, problems, notes)
 
 
@@ -135,7 +152,14 @@ def _model(place: Place) -> ModelReport | None:
     if version is None:
         return None
     manifest = read_manifest(version.path)
-    return ModelReport(manifest.name, str(version.path), version.digest, version.number, len(manifest.labels), manifest.provenance.created)
+    return ModelReport(
+        manifest.name,
+        str(version.path),
+        version.digest,
+        version.number,
+        len(manifest.labels),
+        manifest.provenance.created,
+    )
 
 
 def _problems(state: State) -> list[str]:
@@ -147,7 +171,10 @@ def _problems(state: State) -> list[str]:
         found.append(f"the listener ended ({state.result}) and is tried again; see why: sudo journalctl -u edgekd")
     elif state.active == "activating":
         said = state.text or "it has not said anything yet"
-        found.append(f"it waits for its first sound ({said}); plug a microphone in, or choose one of 'edgekd mics' in the configuration")
+        found.append(
+            f"it waits for its first sound ({said}); plug a microphone in, or choose one of 'edgekd mics' in the"
+            " configuration"
+        )
     elif state.active not in ("active", "reloading"):
         found.append(f"it is {state.active or 'not known to systemd'}: sudo systemctl start edgekd")
     return found

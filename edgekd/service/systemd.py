@@ -13,8 +13,19 @@ from edgekd.service.paths import UNIT
 
 RUNS = Path("/run/systemd/system")
 """There while systemd is what started this machine."""
-PROPERTIES = ("LoadState", "ActiveState", "SubState", "Result", "MainPID", "NRestarts", "StatusText", "UnitFileState", "MemoryCurrent",
-              "WatchdogUSec", "WatchdogTimestampMonotonic")
+PROPERTIES = (
+    "LoadState",
+    "ActiveState",
+    "SubState",
+    "Result",
+    "MainPID",
+    "NRestarts",
+    "StatusText",
+    "UnitFileState",
+    "MemoryCurrent",
+    "WatchdogUSec",
+    "WatchdogTimestampMonotonic",
+)
 COMMAND_S = 90.0
 """Longest wait for a command; a stop may take as long as the unit allows."""
 POLL_S = 0.25
@@ -25,9 +36,11 @@ UNSET = 2**64 - 1
 class State(NamedTuple):
     """What systemd says of the unit.
 
-    load, active, sub: states, such as "loaded", "active" and "running". result: why it ended last, "success" while all is well. enabled: of
-    the unit file. process: id of the listener, 0 for none. restarts: by systemd since the unit was started. text: what the listener says.
-    memory: bytes, None where it is not counted. fed: clock at the newest food of the watchdog, seconds of time.monotonic(), 0 for none.
+    load, active, sub: states, such as "loaded", "active" and "running". result: why it ended last, "success" while all
+    is well. enabled: of the unit file. process: id of the listener, 0 for none. restarts: by systemd since the unit was
+    started. text: what the listener says.
+    memory: bytes, None where it is not counted. fed: clock at the newest food of the watchdog, seconds of
+    time.monotonic(), 0 for none.
     """
 
     load: str = ""
@@ -122,16 +135,36 @@ class Systemd:
 
     def state(self) -> State:
         """What it says of the unit."""
-        said = dict(line.partition("=")[::2] for line in _run("systemctl", "show", UNIT, f"--property={','.join(PROPERTIES)}").splitlines())
+        said = dict(
+            line.partition("=")[::2]
+            for line in _run("systemctl", "show", UNIT, f"--property={','.join(PROPERTIES)}").splitlines()
+        )
         memory = _number(said.get("MemoryCurrent", ""))
-        return State(said.get("LoadState", ""), said.get("ActiveState", ""), said.get("SubState", ""), said.get("Result", ""),
-                     said.get("UnitFileState", ""), _number(said.get("MainPID", "")) or 0, _number(said.get("NRestarts", "")) or 0,
-                     said.get("StatusText", ""), memory, (_number(said.get("WatchdogTimestampMonotonic", "")) or 0) / 1e6)
+        return State(
+            said.get("LoadState", ""),
+            said.get("ActiveState", ""),
+            said.get("SubState", ""),
+            said.get("Result", ""),
+            said.get("UnitFileState", ""),
+            _number(said.get("MainPID", "")) or 0,
+            _number(said.get("NRestarts", "")) or 0,
+            said.get("StatusText", ""),
+            memory,
+            (_number(said.get("WatchdogTimestampMonotonic", "")) or 0) / 1e6,
+        )
 
     def last_line(self) -> str:
         """The newest line that the listener wrote to the journal; "" where there is none to be read."""
-        return _run("journalctl", f"_SYSTEMD_UNIT={UNIT}", "_TRANSPORT=stdout", "--lines=1", "--output=cat", "--no-pager", "--quiet",
-                    fails=True).strip()
+        return _run(
+            "journalctl",
+            f"_SYSTEMD_UNIT={UNIT}",
+            "_TRANSPORT=stdout",
+            "--lines=1",
+            "--output=cat",
+            "--no-pager",
+            "--quiet",
+            fails=True,
+        ).strip()
 
     def clock(self) -> float:
         """Seconds of time.monotonic()."""
@@ -154,10 +187,14 @@ def this_machine(verb: str, command: str, *, changes: bool = True) -> Systemd:
         InputError: systemd does not run here, or the user may not do that.
     """
     if not RUNS.is_dir():
-        raise InputError(f"systemd does not run here, so 'edgekd service {verb}' has nothing to work on; to prepare a system in which "
-                         "it will run give --root DIRECTORY (--root / for this one)")
+        raise InputError(
+            f"systemd does not run here, so 'edgekd service {verb}' has nothing to work on; to prepare a system in"
+            " which it will run give --root DIRECTORY (--root / for this one)"
+        )
     if changes and os.geteuid() != 0:
-        raise InputError(f"'edgekd service {verb}' changes the system, which only root may: sudo {command} service {verb} ...")
+        raise InputError(
+            f"'edgekd service {verb}' changes the system, which only root may: sudo {command} service {verb} ..."
+        )
     return Systemd()
 
 
@@ -168,8 +205,15 @@ def _run(*words: str, fails: bool = False) -> str:
         InputError: it fails, hangs or is not there.
     """
     try:
-        done = subprocess.run(words, capture_output=True, text=True, errors="replace", check=False, timeout=COMMAND_S,
-                              stdin=subprocess.DEVNULL)
+        done = subprocess.run(
+            words,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+            timeout=COMMAND_S,
+            stdin=subprocess.DEVNULL,
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         if fails:
             return ""

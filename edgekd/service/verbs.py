@@ -1,7 +1,8 @@
 """`edgekd service`: the listener as a systemd service, with models that can be changed and changed back while it runs.
 
-Each verb works on a `Place`, and on the systemd that runs there; None prepares a root directory that some other machine will start from.
-Everything is checked before anything is written, files appear whole, and the unit comes last: whatever stops a verb, the same verb goes on.
+Each verb works on a `Place`, and on the systemd that runs there; None prepares a root directory that some other machine
+will start from. Everything is checked before anything is written, files appear whole, and the unit comes last: whatever
+stops a verb, the same verb goes on.
 """
 
 import os
@@ -28,7 +29,8 @@ FRESH_S = 30.0
 
 
 class Taken(NamedTuple):
-    """What came of a reload. problem: why the listener does not go on, or "". said: else what to say. refused: it goes on as it was."""
+    """What came of a reload. problem: why the listener does not go on, or "". said: else what to say. refused: it goes
+    on as it was."""
 
     problem: str
     said: str = ""
@@ -73,7 +75,8 @@ def install(place: Place, manager: Manager | None, model: Path | None, python: s
 
 
 def update(place: Place, manager: Manager | None, model: Path) -> list[str]:
-    """Let the service use another model, which is verified before; where the listener does not go on with it, the one before comes back.
+    """Let the service use another model, which is verified before; where the listener does not go on with it, the one
+    before comes back.
 
     Raises:
         InputError: the service is not installed, or the model cannot be used; all stays as it was.
@@ -100,7 +103,9 @@ def rollback(place: Place, manager: Manager | None) -> list[str]:
     _require_installed(place)
     with place.held():
         before = models.whole_current(place.models)
-        earlier = [version for version in models.versions(place.models) if before is None or version.number < before.number]
+        earlier = [
+            version for version in models.versions(place.models) if before is None or version.number < before.number
+        ]
         refused = []
         for version in reversed(earlier):
             try:
@@ -111,7 +116,9 @@ def rollback(place: Place, manager: Manager | None) -> list[str]:
                 refused.append(f"note: {version.path.name} is passed over: {error}")
                 continue
             return [*refused, f"{version.path}: the model again", _change_over(place, manager, before, version)]
-        raise InputError(f"{place.models}: no earlier model is kept there that passes; give one to 'edgekd service update'")
+        raise InputError(
+            f"{place.models}: no earlier model is kept there that passes; give one to 'edgekd service update'"
+        )
 
 
 def remove(place: Place, manager: Manager | None, *, purge: bool = False) -> list[str]:
@@ -151,17 +158,25 @@ def own_python() -> str:
     Raises:
         InputError: it cannot.
     """
-    require_visible(sys.executable, str(Path(sys.executable).resolve()), sys.base_prefix, str(Path(edgekd.__file__).resolve().parent))
+    require_visible(
+        sys.executable,
+        str(Path(sys.executable).resolve()),
+        sys.base_prefix,
+        str(Path(edgekd.__file__).resolve().parent),
+    )
     return sys.executable
 
 
 def _require_installed(place: Place) -> None:
     if not place.unit.is_file():
-        raise InputError(f"{place.unit}: not there, so no service is installed; begin with: edgekd service install MODEL")
+        raise InputError(
+            f"{place.unit}: not there, so no service is installed; begin with: edgekd service install MODEL"
+        )
 
 
 def _keep(place: Place, model: Path, *, prune: bool = True) -> tuple[models.Version, list[str]]:
-    """The version of a model, a new one unless it is in use already, and a line on it; with `prune` the link points to it at once."""
+    """The version of a model, a new one unless it is in use already, and a line on it; with `prune` the link points to
+    it at once."""
     before = models.whole_current(place.models)
     now = models.add(place.models, model)
     if before is not None and (before.digest, before.path.suffix) == (now.digest, now.path.suffix):
@@ -192,14 +207,18 @@ def _change_over(place: Place, manager: Manager | None, before: models.Version |
         models.discard(now)
     if not taken.refused:  # it may have the new one
         manager.start()
-    raise GateError(f"back to {before.path.name}, because the listener does not go on with the new model: {taken.problem}; {LOOK}")
+    raise GateError(
+        f"back to {before.path.name}, because the listener does not go on with the new model: {taken.problem}; {LOOK}"
+    )
 
 
 def _taken(manager: Manager) -> Taken:
     """Ask the listener to reload and watch it."""
     before = now = manager.state()
     if not before.process or before.active not in ("active", "activating", "reloading"):
-        return Taken("", "the service does not run now: it takes the model at its next start (sudo systemctl start edgekd)")
+        return Taken(
+            "", "the service does not run now: it takes the model at its next start (sudo systemctl start edgekd)"
+        )
     heard = before.fed > 0.0 and manager.clock() - before.fed < FRESH_S
     manager.reload()
     began = unchanged = manager.clock()  # unchanged: when it had surely not reloaded yet
@@ -213,7 +232,9 @@ def _taken(manager: Manager) -> Taken:
         elif not now.reloaded:
             return Taken(now.note, refused=True)
         elif not heard or now.fed > unchanged:
-            return Taken("", f"the listener has taken it{'' if heard else ', but hears nothing at the moment'}: {now.text}")
+            return Taken(
+                "", f"the listener has taken it{'' if heard else ', but hears nothing at the moment'}: {now.text}"
+            )
     return Taken(f"no {'answer' if now.note == before.note else 'decision'} within {CHECK_S:g} s")
 
 
@@ -231,8 +252,13 @@ def _settled(manager: Manager) -> str:
         if now.active == "active":
             return f"the service runs: {now.text}"
         if now.restarts or now.active == "failed" or now.sub == "auto-restart":
-            raise GateError(f"installed, but the listener ends again and again: {manager.last_line() or now.result}; {LOOK}")
-    return f"the service waits for its first sound: {now.text or 'nothing is told yet'}; see: edgekd service status, edgekd mics"
+            raise GateError(
+                f"installed, but the listener ends again and again: {manager.last_line() or now.result}; {LOOK}"
+            )
+    return (
+        f"the service waits for its first sound: {now.text or 'nothing is told yet'}; see: edgekd service status,"
+        " edgekd mics"
+    )
 
 
 def _microphone_notes() -> list[str]:

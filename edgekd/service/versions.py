@@ -1,7 +1,8 @@
 """The models of the service: numbered versions side by side, and a link to the one that is used.
 
-A folder of files `0003-1a2b3c4d5e6f.tflite`, where the number grows with each update and the rest is the start of the file's SHA-256, and
-`current`, a link to one of them. What is not linked is never read by the listener, so that only the change of the link counts.
+A folder of files `0003-1a2b3c4d5e6f.tflite`, where the number grows with each update and the rest is the start of the
+file's SHA-256, and `current`, a link to one of them. What is not linked is never read by the listener, so that only the
+change of the link counts.
 """
 
 import hashlib
@@ -55,13 +56,19 @@ def current(models: Path) -> Version | None:
     if not path.is_symlink() and not path.exists():
         return None
     target = path.readlink() if path.is_symlink() else None
-    found = next((version for version in versions(models) if target is not None and str(target) == version.path.name), None)
+    found = next(
+        (version for version in versions(models) if target is not None and str(target) == version.path.name), None
+    )
     if found is None:
         what = "no link" if target is None else f"a link to {target}, which is no version that is kept"
-        raise InputError(f"{path}: {what}; give a model to 'edgekd service update', or go back with 'edgekd service rollback'")
+        raise InputError(
+            f"{path}: {what}; give a model to 'edgekd service update', or go back with 'edgekd service rollback'"
+        )
     if not is_whole(found):
-        raise InputError(f"{found.path}: not the bytes that were verified; give the model to 'edgekd service update' again, or go back "
-                         "with 'edgekd service rollback'")
+        raise InputError(
+            f"{found.path}: not the bytes that were verified; give the model to 'edgekd service update' again, or go"
+            " back with 'edgekd service rollback'"
+        )
     return found
 
 

@@ -1,8 +1,9 @@
-"""What `edgekd bench-train` does: clips per second of each part of a training, of the whole, and how long the device waits for the host.
+"""What `edgekd bench-train` does: clips per second of each part of a training, of the whole, and how long the device
+waits for the host.
 
-Parts and whole take turns, on batches of the recipe's own size and augmentation, with networks that nobody has trained: speed does not
-depend on weights. Times end when the device has finished. The whole is Lightning's trainer with the run's own module, as `edgekd distill`
-uses it; only tests, checkpoints and progress are absent.
+Parts and whole take turns, on batches of the recipe's own size and augmentation, with networks that nobody has trained:
+speed does not depend on weights. Times end when the device has finished. The whole is Lightning's trainer with the
+run's own module, as `edgekd distill` uses it; only tests, checkpoints and progress are absent.
 """
 
 import statistics
@@ -51,8 +52,9 @@ LOWEST_GAIN = 1e-6
 
 
 class TrainBenchmark(msgspec.Struct, frozen=True, kw_only=True):
-    """`bench-train --json`. clips_per_s: stage of `STAGES` -> clips per second, null where the recipe has no such stage. waits: share of
-    the whole's time in which the device computes none of the stages. epoch_s: seconds of an epoch over the store's training clips."""
+    """`bench-train --json`. clips_per_s: stage of `STAGES` -> clips per second, null where the recipe has no such
+    stage. waits: share of the whole's time in which the device computes none of the stages. epoch_s: seconds of an
+    epoch over the store's training clips."""
 
     recipe: str
     teacher: str | None
@@ -68,8 +70,18 @@ class TrainBenchmark(msgspec.Struct, frozen=True, kw_only=True):
     epoch_s: float
 
 
-def bench_train(recipe: str, data: Path | None, *, teacher: str | None = None, overrides: Sequence[str] = (), soft_labels: int = 0,
-                clips: int = MADE_CLIPS, batches: int = BATCHES, threads: int | None = None, accelerator: str = "auto") -> TrainBenchmark:
+def bench_train(
+    recipe: str,
+    data: Path | None,
+    *,
+    teacher: str | None = None,
+    overrides: Sequence[str] = (),
+    soft_labels: int = 0,
+    clips: int = MADE_CLIPS,
+    batches: int = BATCHES,
+    threads: int | None = None,
+    accelerator: str = "auto",
+) -> TrainBenchmark:
     """Time the parts of a training.
 
     Args:
@@ -85,9 +97,15 @@ def bench_train(recipe: str, data: Path | None, *, teacher: str | None = None, o
     Raises:
         InputError: a recipe or store that does not fit, or a number out of range.
     """
-    for name, value in (("--batches", batches), ("--clips", clips - MADE_LABELS * TEST_EVERY + 1), ("--soft-labels", soft_labels + 1)):
+    for name, value in (
+        ("--batches", batches),
+        ("--clips", clips - MADE_LABELS * TEST_EVERY + 1),
+        ("--soft-labels", soft_labels + 1),
+    ):
         if value < 1:
-            raise InputError(f"{name} is too small; --batches must be 1 or more, --clips {MADE_LABELS * TEST_EVERY} or more")
+            raise InputError(
+                f"{name} is too small; --batches must be 1 or more, --clips {MADE_LABELS * TEST_EVERY} or more"
+            )
     if threads is not None:
         torch.set_num_threads(threads)
     loaded = with_precision(resolved(load_recipe(recipe, overrides)), training_device(accelerator))
@@ -95,24 +113,35 @@ def bench_train(recipe: str, data: Path | None, *, teacher: str | None = None, o
     with tempfile.TemporaryDirectory() as folder:
         store = ClipStore.open(data) if data is not None else _noise_store(Path(folder) / "noise", loaded, clips)
         if loaded.frontend.sample_rate != store.sample_rate:
-            raise InputError(f"recipe {loaded.name}: its front end hears {loaded.frontend.sample_rate} Hz, {store.path} holds "
-                             f"{store.sample_rate} Hz; prepare the store at the front end's rate")
+            raise InputError(
+                f"recipe {loaded.name}: its front end hears {loaded.frontend.sample_rate} Hz, {store.path} holds "
+                f"{store.sample_rate} Hz; prepare the store at the front end's rate"
+            )
         bench = _Bench(loaded, taught_by, store, soft_labels, training_device(accelerator))
         if bench.view.steps <= WARM_UP:
-            raise InputError(f"{store.path}: an epoch of it has {counted(bench.view.steps, 'batch', 'batches')} of "
-                             f"{loaded.train.batch_size}, and {WARM_UP} warm up; give a larger store or --set train.batch_size=N")
+            raise InputError(
+                f"{store.path}: an epoch of it has {counted(bench.view.steps, 'batch', 'batches')} of "
+                f"{loaded.train.batch_size}, and {WARM_UP} warm up; give a larger store or --set train.batch_size=N"
+            )
         return bench.run(batches)
 
 
 def to_text(result: TrainBenchmark) -> str:
     """A table for people."""
-    lines = [f"{result.machine}; {result.device}, {counted(result.threads, 'thread')}, {result.precision}, batches of {result.batch_size}",
-             f"{'':20} {'clips/s':>10}"]
+    lines = [
+        (
+            f"{result.machine}; {result.device}, {counted(result.threads, 'thread')}, {result.precision}, batches of"
+            f" {result.batch_size}"
+        ),
+        f"{'':20} {'clips/s':>10}",
+    ]
     for stage in STAGES:
         value = result.clips_per_s[stage]
         lines.append(f"{stage.replace('_', ' '):20} {'-' if value is None else format(value, ',.0f'):>10}")
-    lines.append(f"the device waits {100 * result.waits:.1f} % of the time; an epoch of {counted(result.clips, 'clip')} takes "
-                 f"{result.epoch_s:.1f} s")
+    lines.append(
+        f"the device waits {100 * result.waits:.1f} % of the time; an epoch of {counted(result.clips, 'clip')} takes "
+        f"{result.epoch_s:.1f} s"
+    )
     return "\n".join(lines)
 
 
@@ -124,7 +153,9 @@ class _Bench:
         self.partition = divided(recipe, store)
         fe, labels = recipe.frontend, len(store.labels)
         frames = fe.frames(window_samples(recipe.view, store))
-        self.view = TrainingView(store, self.partition.train, recipe, recipe.train.batch_size, fe.n_mels, frames, STREAM)
+        self.view = TrainingView(
+            store, self.partition.train, recipe, recipe.train.batch_size, fe.n_mels, frames, STREAM
+        )
         torch.manual_seed(recipe.seed)
         soft = torch.randn(soft_labels, 1, len(store.clips), 1, labels) if soft_labels else None
         self.truth = Truth(torch.from_numpy(store.label_index), soft)
@@ -152,17 +183,28 @@ class _Bench:
         busy += (per_clip["augmentation"] or 0.0) + (per_clip["student_step"] or 0.0)
         if self.bank.pcm is not None:
             busy += per_clip["gather"] or 0.0
-        speeds = {stage: None if value is None or value < LOWEST_GAIN / self.view.steps else round(1 / value, 1)
-                  for stage, value in per_clip.items()}
+        speeds = {
+            stage: None if value is None or value < LOWEST_GAIN / self.view.steps else round(1 / value, 1)
+            for stage, value in per_clip.items()
+        }
         return TrainBenchmark(
-            recipe=self.recipe.name, teacher=None if self.teacher is None else self.teacher.name, device=self.device.type,
-            machine=machine(), threads=torch.get_num_threads(), precision=self.recipe.train.precision,
-            batch_size=self.recipe.train.batch_size, soft_labels=0 if self.truth.teachers is None else len(self.truth.teachers),
-            clips_per_s=speeds, waits=round(max(0.0, 1 - busy / whole), 4), clips=len(self.partition.train),
-            epoch_s=round(whole * len(self.partition.train), 2))
+            recipe=self.recipe.name,
+            teacher=None if self.teacher is None else self.teacher.name,
+            device=self.device.type,
+            machine=machine(),
+            threads=torch.get_num_threads(),
+            precision=self.recipe.train.precision,
+            batch_size=self.recipe.train.batch_size,
+            soft_labels=0 if self.truth.teachers is None else len(self.truth.teachers),
+            clips_per_s=speeds,
+            waits=round(max(0.0, 1 - busy / whole), 4),
+            clips=len(self.partition.train),
+            epoch_s=round(whole * len(self.partition.train), 2),
+        )
 
     def _parts(self, batches: int, epoch: int) -> dict[str, list[float]]:
-        """Seconds a clip of each stage but the whole, on the first batches of an epoch (`batches` of them, or as many as there are)."""
+        """Seconds a clip of each stage but the whole, on the first batches of an epoch (`batches` of them, or as many
+        as there are)."""
         taken: dict[str, list[float]] = {stage: [] for stage in STAGES[:-1]}
         optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, fused=True)
         coming = self.view.batches(epoch)
@@ -170,16 +212,27 @@ class _Bench:
             drawing, batch = self._timed(lambda: next(coming))
             items = len(batch["partner"])
             gathering, waveform = self._timed(lambda places=batch["places"]: self.bank.gather(places))
-            tensors = {name: torch.from_numpy(value).to(self.device) for name, value in batch.items() if isinstance(value, np.ndarray)}
+            tensors = {
+                name: torch.from_numpy(value).to(self.device)
+                for name, value in batch.items()
+                if isinstance(value, np.ndarray)
+            }
             tensors["waveform"] = waveform
             hearing, (_, x) = self._timed(lambda tensors=tensors: self.module.hear(tensors))
-            plain, _ = self._timed(lambda heard=waveform[:items]: self.module.hearing(heard[..., :self.view.samples]))
+            plain, _ = self._timed(lambda heard=waveform[:items]: self.module.hearing(heard[..., : self.view.samples]))
             stepping, _ = self._timed(lambda x=x, tensors=tensors: self._step(self.module, optimizer, x, tensors))
-            seconds = {"draws": drawing, "gather": gathering, "log_mel": plain, "augmentation": max(0.0, hearing - plain),
-                       "student_step": stepping}
+            seconds = {
+                "draws": drawing,
+                "gather": gathering,
+                "log_mel": plain,
+                "augmentation": max(0.0, hearing - plain),
+                "student_step": stepping,
+            }
             if self.qat is not None:
                 qat_optimizer = torch.optim.AdamW(self.qat.model.parameters(), lr=1e-4, fused=True)
-                seconds["qat_step"], _ = self._timed(lambda x=x, t=tensors, o=qat_optimizer: self._step(self.qat, o, x, t))
+                seconds["qat_step"], _ = self._timed(
+                    lambda x=x, t=tensors, o=qat_optimizer: self._step(self.qat, o, x, t)
+                )
             if self.heard_by is not None:
                 seconds["teacher_inference"], _ = self._timed(lambda heard=waveform[:items]: self._teach(heard))
             if number >= WARM_UP:
@@ -187,7 +240,9 @@ class _Bench:
                     taken[stage].append(value / items)
         return taken
 
-    def _step(self, module: TrainingModule, optimizer: torch.optim.Optimizer, x: Tensor, batch: dict[str, Tensor]) -> None:
+    def _step(
+        self, module: TrainingModule, optimizer: torch.optim.Optimizer, x: Tensor, batch: dict[str, Tensor]
+    ) -> None:
         """One optimiser step on log-mel that is there already."""
         clip = batch["clip"]
         teachers = None if self.truth.teachers is None else self.truth.teachers.to(self.device)[:, 0, clip, 0]
@@ -197,8 +252,9 @@ class _Bench:
                 float_logits = module.float_model(x)
         with computing(module.precision, self.device):
             logits = module.model(x)
-        targets = module.objective.targets(self.truth.label.to(self.device)[clip], teachers, batch["partner"], batch["share"],
-                                           float_logits)
+        targets = module.objective.targets(
+            self.truth.label.to(self.device)[clip], teachers, batch["partner"], batch["share"], float_logits
+        )
         loss, _ = module.objective(Said(logits.float()), targets)
         optimizer.zero_grad()
         loss.backward()
@@ -215,18 +271,40 @@ class _Bench:
         clock = _Clock(self.device)
         module = self._module(self._placed(build(model_config(self.recipe), len(self.store.labels))), quantised=False)
         with quiet():
-            pl.Trainer(max_steps=WARM_UP + batches, accelerator="cpu" if self.device.type == "cpu" else "gpu", devices=1, logger=False,
-                       enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, limit_val_batches=0,
-                       num_sanity_val_steps=0, reload_dataloaders_every_n_epochs=1, callbacks=[clock]).fit(module)
+            pl.Trainer(
+                max_steps=WARM_UP + batches,
+                accelerator="cpu" if self.device.type == "cpu" else "gpu",
+                devices=1,
+                logger=False,
+                enable_checkpointing=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+                limit_val_batches=0,
+                num_sanity_val_steps=0,
+                reload_dataloaders_every_n_epochs=1,
+                callbacks=[clock],
+            ).fit(module)
         return [(clock.ended - clock.began) / batches / (len(self.partition.train) / self.view.steps)]
 
     def _module(self, model: nn.Module, *, quantised: bool) -> TrainingModule:
         phase = self.recipe.qat if quantised else self.recipe.train
-        objective = Objective(self.recipe.distill, len(self.store.labels), self.recipe.train.label_smoothing,
-                              0 if self.truth.teachers is None else len(self.truth.teachers),
-                              self.recipe.qat.float_weight if quantised else None)
-        return TrainingModule(model, LogMel(self.recipe.frontend), self.view, self.truth, objective, self.recipe, phase,
-                              self.model if quantised else None)
+        objective = Objective(
+            self.recipe.distill,
+            len(self.store.labels),
+            self.recipe.train.label_smoothing,
+            0 if self.truth.teachers is None else len(self.truth.teachers),
+            self.recipe.qat.float_weight if quantised else None,
+        )
+        return TrainingModule(
+            model,
+            LogMel(self.recipe.frontend),
+            self.view,
+            self.truth,
+            objective,
+            self.recipe,
+            phase,
+            self.model if quantised else None,
+        )
 
     def _qat(self) -> TrainingModule:
         """The quantization-aware form, calibrated on one batch."""
@@ -252,7 +330,8 @@ class _Bench:
 
 
 def _of_outputs(recipe: Recipe) -> Recipe:
-    """The recipe with the default term in the place of its own, whose teachers may have to listen live: those are not timed."""
+    """The recipe with the default term in the place of its own, whose teachers may have to listen live: those are not
+    timed."""
     distill = msgspec.structs.replace(recipe.distill, terms=(), teaching="clip", repeat=0, weights="fixed")
     return msgspec.structs.replace(recipe, distill=distill)
 
@@ -292,4 +371,3 @@ def _noise_store(path: Path, recipe: Recipe, clips: int) -> ClipStore:
             split = test[turn % len(test)] if turn % TEST_EVERY == 0 else train[turn % len(train)]
             writer.add(Clip(f"{number}", f"label{number % MADE_LABELS}", split), noise[number % NOISE_CLIPS])
         return writer.finish()
-

@@ -22,11 +22,20 @@ NO_TEACHER = "none"
 """In the place of a teacher's folder: labels alone, also where the recipe has teachers of its own."""
 
 
-def distill(recipe: str, data: Path, out: Path, teachers: Sequence[Path] = (), overrides: Sequence[str] = (),
-            options: Options = DEFAULT_OPTIONS, teacher_overrides: Sequence[str] = ()) -> Run:
-    """Train a student: the float phase, then the quantization-aware one. The run folder gets a page for people, report.html.
+def distill(
+    recipe: str,
+    data: Path,
+    out: Path,
+    teachers: Sequence[Path] = (),
+    overrides: Sequence[str] = (),
+    options: Options = DEFAULT_OPTIONS,
+    teacher_overrides: Sequence[str] = (),
+) -> Run:
+    """Train a student: the float phase, then the quantization-aware one. The run folder gets a page for people,
+    report.html.
 
-    A recipe with teachers, specialists or a back-end of its own trains these too, inside the run folder, unless teachers are given.
+    A recipe with teachers, specialists or a back-end of its own trains these too, inside the run folder, unless
+    teachers are given.
 
     Args:
         recipe: name or path of a recipe with a [student] table.
@@ -51,7 +60,9 @@ def distill(recipe: str, data: Path, out: Path, teachers: Sequence[Path] = (), o
         store = ClipStore.open(data)
         if teachers or not (loaded.teachers or loaded.backend):
             if teacher_overrides:
-                why = "with --teacher none is trained" if teachers else f"recipe {loaded.name} has no teachers of its own"
+                why = (
+                    "with --teacher none is trained" if teachers else f"recipe {loaded.name} has no teachers of its own"
+                )
                 raise InputError(f"--teach-set {teacher_overrides[0]}: {why}; leave it out")
             run = train(alone(loaded), store, out, () if none else teachers, options)
             processes.first(lambda: write_report(run, store, () if none else teachers))
@@ -59,14 +70,18 @@ def distill(recipe: str, data: Path, out: Path, teachers: Sequence[Path] = (), o
         return _with_stages(loaded, store, out, options, teacher_overrides)
 
 
-def _with_stages(recipe: Recipe, store: ClipStore, out: Path, options: Options, teacher_overrides: Sequence[str]) -> Run:
+def _with_stages(
+    recipe: Recipe, store: ClipStore, out: Path, options: Options, teacher_overrides: Sequence[str]
+) -> Run:
     """Teachers, specialists and systems beside it, then the student, and what judges them all."""
     recipe = with_teacher_settings(recipe, teacher_overrides)
     check_accelerator(options.accelerator)  # before the folder is made, which a second try would have to replace
     special = recipe.specialists is not None and recipe.specialists.pairs > 0
     if special:
         check_specialists(recipe)
-    beside = [(each.name, stage_recipe(each, recipe, "student")) for each in recipe.backend.beside] if recipe.backend else []
+    beside = (
+        [(each.name, stage_recipe(each, recipe, "student")) for each in recipe.backend.beside] if recipe.backend else []
+    )
     with staged(out, options):
         made = train_teachers(recipe, store, out, options)
         teachers = teaching(recipe, made)

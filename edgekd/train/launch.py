@@ -1,5 +1,5 @@
-"""What a training command does first: start its process anew, once, with an environment that must be set before Python starts,
-and show what edgekd logs."""
+"""What a training command does first: start its process anew, once, with an environment that must be set before Python
+starts, and show what edgekd logs."""
 
 import logging
 import os
@@ -15,7 +15,8 @@ ALLOCATOR = {
 }
 """Keeps glibc from handing freed memory back: page faults took 61 % of a training step without it."""
 WAITING = {"GOMP_SPINCOUNT": "1000"}
-"""Threads that wait sleep soon: on a machine that others use, spinning made a step of two threads up to six times slower."""
+"""Threads that wait sleep soon: on a machine that others use, spinning made a step of two threads up to six times
+slower."""
 QUIET = {"TORCH_CPP_LOG_LEVEL": "ERROR"}
 """torch warns in many lines when another process of a job is gone; `edgekd.train.parallel.processes` says it in one."""
 MARKER = "EDGEKD_LAUNCHED"
@@ -29,12 +30,17 @@ PROGRAMS = ("edgekd", "cli.py")
 
 
 def relaunch_once() -> None:
-    """Replace this process by itself under the allocator's settings; returns at once where that was done, or would not help."""
+    """Replace this process by itself under the allocator's settings; returns at once where that was done, or would not
+    help."""
     if MARKER in os.environ or not sys.platform.startswith("linux") or Path(sys.argv[0]).name not in PROGRAMS:
         return
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**ALLOCATOR, **WAITING, **QUIET, **os.environ, MARKER: "1"})
+    os.execve(
+        sys.executable,
+        [sys.executable, *sys.orig_argv[1:]],
+        {**ALLOCATOR, **WAITING, **QUIET, **os.environ, MARKER: "1"},
+    )
 
 
 def first_process() -> bool:
@@ -43,8 +49,8 @@ def first_process() -> bool:
 
 
 def end_with_parent() -> None:
-    """Where another edgekd command started this process as one of its jobs, end when that one has ended, in whatever way. A run folder
-    may be left at any moment; an orphan would go on for hours and keep others out of it."""
+    """Where another edgekd command started this process as one of its jobs, end when that one has ended, in whatever
+    way. A run folder may be left at any moment; an orphan would go on for hours and keep others out of it."""
     given = os.environ.get(PARENT, "")
     if not given.isdigit():
         return

@@ -14,9 +14,16 @@ from edgekd.train.teachers.cross_fit import cross_fit
 from edgekd.train.teachers.soft_labels import soft_labels
 
 
-def teach(recipe: str, data: Path, out: Path, overrides: Sequence[str] = (), options: Options = DEFAULT_OPTIONS,
-          fits: int | None = None) -> Run:
-    """Train a teacher and keep its soft labels for every clip of the store beside it, and a page for people, report.html.
+def teach(
+    recipe: str,
+    data: Path,
+    out: Path,
+    overrides: Sequence[str] = (),
+    options: Options = DEFAULT_OPTIONS,
+    fits: int | None = None,
+) -> Run:
+    """Train a teacher and keep its soft labels for every clip of the store beside it, and a page for people,
+    report.html.
 
     Args:
         recipe: name or path of a recipe with a [teacher] table.
@@ -24,7 +31,8 @@ def teach(recipe: str, data: Path, out: Path, overrides: Sequence[str] = (), opt
         out: the run folder.
         overrides: "key=value" settings.
         options: how to run.
-        fits: train so many instead of one, each without its part of the training clips, whose soft labels it gives. None: one.
+        fits: train so many instead of one, each without its part of the training clips, whose soft labels it gives.
+            None: one.
 
     Raises:
         InputError: the recipe is a student's, or anything that `edgekd.train.loop.training.train` refuses.

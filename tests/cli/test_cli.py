@@ -15,7 +15,9 @@ from edgekd.data import info
 
 BASELINE = Path(__file__).parents[3] / "shared" / "data" / "models" / "dcase2022_baseline.tflite"
 
-needs_baseline = pytest.mark.skipif(not BASELINE.is_file(), reason="needs ../shared/data/models/dcase2022_baseline.tflite")
+needs_baseline = pytest.mark.skipif(
+    not BASELINE.is_file(), reason="needs ../shared/data/models/dcase2022_baseline.tflite"
+)
 
 
 def commands(application: typer.Typer, prefix: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
@@ -58,10 +60,13 @@ def test_an_unknown_option_exits_2(words, capsys):
     assert err.count("\n") == 1
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    (("data", "synth"), "edgekd: Missing option '--out'; see edgekd data synth --help\n"),
-    (("zzz",), "edgekd: No such command 'zzz'; see edgekd --help\n"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("data", "synth"), "edgekd: Missing option '--out'; see edgekd data synth --help\n"),
+        (("zzz",), "edgekd: No such command 'zzz'; see edgekd --help\n"),
+    ],
+)
 def test_a_wrong_command_line_gets_one_line_and_exit_2(arguments, message, capsys):
     assert in_process(capsys, *arguments) == (2, "", message)
 
@@ -73,12 +78,15 @@ def test_no_command_gets_the_help(arguments, capsys):
     assert "Commands:" in out + err
 
 
-@pytest.mark.parametrize(("error", "status", "message"), [
-    (KeyboardInterrupt(), 130, "interrupted"),
-    (KeyboardInterrupt("interrupted in epoch 2"), 130, "interrupted in epoch 2"),
-    (OSError(errno.ENOSPC, "No space left on device", "a/b"), 2, "a/b: No space left on device"),
-    (ModuleNotFoundError("No module named 'torch'", name="torch"), 2, "pip install 'edgekd[train]'"),
-])
+@pytest.mark.parametrize(
+    ("error", "status", "message"),
+    [
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (KeyboardInterrupt("interrupted in epoch 2"), 130, "interrupted in epoch 2"),
+        (OSError(errno.ENOSPC, "No space left on device", "a/b"), 2, "a/b: No space left on device"),
+        (ModuleNotFoundError("No module named 'torch'", name="torch"), 2, "pip install 'edgekd[train]'"),
+    ],
+)
 def test_whatever_stops_a_command_gets_one_line(error, status, message, capsys, monkeypatch):
     def fail(_path):
         raise error
@@ -92,7 +100,9 @@ def test_whatever_stops_a_command_gets_one_line(error, status, message, capsys, 
 def test_a_reader_that_has_seen_enough_is_no_error():
     reader, writer = os.pipe()
     os.close(reader)
-    done = subprocess.run([sys.executable, "-m", "edgekd.cli", "--help"], stdout=writer, stderr=subprocess.PIPE, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "edgekd.cli", "--help"], stdout=writer, stderr=subprocess.PIPE, check=False
+    )
     os.close(writer)
     assert (done.returncode, done.stderr) == (141, b"")
 
@@ -107,10 +117,17 @@ def test_a_bug_shows_its_traceback(monkeypatch):
         main()
 
 
-@pytest.mark.parametrize("arguments", [
-    ("check", "nothing.tflite"), ("check", "model.bin"), ("check", "nothing.tflite", "--target", "dcase2032"),
-    ("check", "nothing.tflite", "--format", "xml"), ("info", "nothing.tflite"), ("info", "nothing.onnx", "--json"),
-])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("check", "nothing.tflite"),
+        ("check", "model.bin"),
+        ("check", "nothing.tflite", "--target", "dcase2032"),
+        ("check", "nothing.tflite", "--format", "xml"),
+        ("info", "nothing.tflite"),
+        ("info", "nothing.onnx", "--json"),
+    ],
+)
 def test_a_mistake_gets_one_line_and_exit_2(arguments, capsys):
     status, out, err = in_process(capsys, *arguments)
     assert status == 2
@@ -132,19 +149,27 @@ def test_check_of_a_foreign_model_within_its_budgets(capsys):
 @needs_baseline
 def test_check_over_budget_exits_1_and_says_by_how_much(tmp_path, capsys):
     path = tmp_path / "small.toml"
-    path.write_text('name = "small"\ndescription = "d"\nsource = "s"\n[budgets]\nparam_bytes = 46_511\nmacs = 30_000_000\n')
+    path.write_text(
+        'name = "small"\ndescription = "d"\nsource = "s"\n[budgets]\nparam_bytes = 46_511\nmacs = 30_000_000\n'
+    )
     status, out, err = in_process(capsys, "check", BASELINE, "--target", path)
     assert status == 1
     assert out.rstrip().endswith("small: over budget")
-    assert err == f"edgekd: {BASELINE}: over the budgets of small: param_bytes 46,512 > 46,511; export a smaller student\n"
+    assert (
+        err == f"edgekd: {BASELINE}: over the budgets of small: param_bytes 46,512 > 46,511; export a smaller student\n"
+    )
 
 
 @needs_baseline
 def test_a_file_name_that_is_not_text_is_printed_somehow(tmp_path):
     path = tmp_path / os.fsdecode(b"m\xff.tflite")
     path.write_bytes(BASELINE.read_bytes())
-    done = subprocess.run([sys.executable, "-m", "edgekd.cli", "check", path], capture_output=True, check=False,
-                          env={**os.environ, "PYTHONIOENCODING": "utf-8:strict"})
+    done = subprocess.run(
+        [sys.executable, "-m", "edgekd.cli", "check", path],
+        capture_output=True,
+        check=False,
+        env={**os.environ, "PYTHONIOENCODING": "utf-8:strict"},
+    )
     assert (done.returncode, done.stderr) == (0, b"")
     assert b"m\\udcff.tflite" in done.stdout
 

@@ -1,6 +1,8 @@
-"""The example in the help of every command, run as it stands, one after the other in one folder: each uses what those before made.
+"""The example in the help of every command, run as it stands, one after the other in one folder: each uses what those
+before made.
 
-Only the sizes differ: the store is small, networks train for an epoch, and a command that stands for a microphone writes noise.
+Only the sizes differ: the store is small, networks train for an epoch, and a command that stands for a microphone
+writes noise.
 """
 
 import shlex
@@ -20,17 +22,53 @@ from edgekd.runtime.source import microphones
 from edgekd.train import launch
 
 WALK = (
-    "record", "data prepare", "data synth", "data fetch", "data info", "teach", "distill", "crossval", "sweep", "reproduce", "adapt", "svm",
-    "bench-train", "export", "info", "zoo", "verify", "check", "bench", "evaluate", "predict", "equalise", "submission", "listen",
-    "history", "service install", "service update", "service status", "service rollback", "service remove", "mics", "doctor", "demo",
+    "record",
+    "data prepare",
+    "data synth",
+    "data fetch",
+    "data info",
+    "teach",
+    "distill",
+    "crossval",
+    "sweep",
+    "reproduce",
+    "adapt",
+    "svm",
+    "bench-train",
+    "export",
+    "info",
+    "zoo",
+    "verify",
+    "check",
+    "bench",
+    "evaluate",
+    "predict",
+    "equalise",
+    "submission",
+    "listen",
+    "history",
+    "service install",
+    "service update",
+    "service status",
+    "service rollback",
+    "service remove",
+    "mics",
+    "doctor",
+    "demo",
 )
 """All commands, in an order in which each finds what it needs."""
 SMALLER = {
-    "record": ("--seconds", "1"), "data synth": ("--seconds", "1", "--clips", "60"), "bench": ("--repeats", "3"),
+    "record": ("--seconds", "1"),
+    "data synth": ("--seconds", "1", "--clips", "60"),
+    "bench": ("--repeats", "3"),
     "adapt": ("--epochs", "1", "--qat-epochs", "1", "--recorders", "a", "--min-clips", "1"),
-    "listen": ("--history", "history.sqlite"), "bench-train": ("--set", "train.batch_size=8"),
+    "listen": ("--history", "history.sqlite"),
+    "bench-train": ("--set", "train.batch_size=8"),
     "teach": ("--set", "train.epochs=1", "--set", "view.seconds=1.0", "--set", "augment.roll=0.5"),
-    **dict.fromkeys(("distill", "crossval", "sweep"), ("--set", "train.epochs=1", "--set", "qat.epochs=1", "--set", "student.width=8")),
+    **dict.fromkeys(
+        ("distill", "crossval", "sweep"),
+        ("--set", "train.epochs=1", "--set", "qat.epochs=1", "--set", "student.width=8"),
+    ),
 }
 """Options added to an example; a later one overrides."""
 ARECORD = """#!{python}
@@ -48,7 +86,9 @@ def commands(group: object, words: tuple[str, ...] = ()) -> dict[str, object]:
     """Words that call a command -> the command."""
     found = {}
     for name, command in group.commands.items():
-        found |= commands(command, (*words, name)) if hasattr(command, "commands") else {" ".join((*words, name)): command}
+        found |= (
+            commands(command, (*words, name)) if hasattr(command, "commands") else {" ".join((*words, name)): command}
+        )
     return found
 
 
@@ -97,4 +137,14 @@ def test_every_command_has_an_example_that_runs(place, monkeypatch, capsys):
             cli.main()
         printed = capsys.readouterr()
         assert not stopped.value.code, f"{example}: {printed.err}"
-    assert {path.name for path in place.iterdir()} >= {"audio", "own", "store", "teacher", "student", "cv", "sweep", "models", "labels.csv"}
+    assert {path.name for path in place.iterdir()} >= {
+        "audio",
+        "own",
+        "store",
+        "teacher",
+        "student",
+        "cv",
+        "sweep",
+        "models",
+        "labels.csv",
+    }

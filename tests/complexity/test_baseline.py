@@ -51,16 +51,34 @@ def test_what_was_nothing_has_grown_beyond_any_tolerance():
 
 
 def test_layers_are_told_apart_by_name_and_then_by_order():
-    before = with_layers(("a", "CONV", 1), ("b", "CONV", 2), ("c", "ADD", 3), ("old1", "MUL", 4), ("old2", "MUL", 5), ("gone", "PAD", 6))
-    after = with_layers(("a", "CONV", 1), ("b", "CONV", 20), ("c", "ADD", 3), ("new1", "MUL", 4), ("new2", "MUL", 50), ("come", "MEAN", 7))
+    before = with_layers(
+        ("a", "CONV", 1), ("b", "CONV", 2), ("c", "ADD", 3), ("old1", "MUL", 4), ("old2", "MUL", 5), ("gone", "PAD", 6)
+    )
+    after = with_layers(
+        ("a", "CONV", 1),
+        ("b", "CONV", 20),
+        ("c", "ADD", 3),
+        ("new1", "MUL", 4),
+        ("new2", "MUL", 50),
+        ("come", "MEAN", 7),
+    )
     changes = compare(stored(before), after, "old", 0.0).layers
     assert [(each.name, each.change, each.macs_before, each.macs) for each in changes] == [
-        ("b", "changed", 2, 20), ("new2", "changed", 5, 50), ("come", "added", 0, 7), ("gone", "removed", 6, 0)]
+        ("b", "changed", 2, 20),
+        ("new2", "changed", 5, 50),
+        ("come", "added", 0, 7),
+        ("gone", "removed", 6, 0),
+    ]
 
 
 def test_layers_of_one_name_are_paired_in_order():
     before = with_layers(("x", "ADD", 1), ("x", "ADD", 2))
-    assert compare(stored(before), with_layers(("x", "ADD", 1), ("x", "ADD", 2), ("x", "ADD", 3)), "old", 0.0).layers[0].macs == 3
+    assert (
+        compare(stored(before), with_layers(("x", "ADD", 1), ("x", "ADD", 2), ("x", "ADD", 3)), "old", 0.0)
+        .layers[0]
+        .macs
+        == 3
+    )
 
 
 def test_a_stored_report_is_a_baseline(tmp_path):
@@ -80,19 +98,34 @@ def test_of_a_stored_report_of_several_models_each_finds_its_own(tmp_path):
 
 def test_reports_of_before_this_version_are_read(tmp_path):
     old = json.loads(document(tmp_path / "new.json", LEDGER).read_text())
-    fields = ("model", "target", "ok", "conventions", "frontend_macs", "peak_activation_bytes", "file_bytes", "budgets", "layers")
+    fields = (
+        "model",
+        "target",
+        "ok",
+        "conventions",
+        "frontend_macs",
+        "peak_activation_bytes",
+        "file_bytes",
+        "budgets",
+        "layers",
+    )
     path = tmp_path / "old.json"
     path.write_text(json.dumps({field: old[field] for field in fields}))
     assert Baseline(path, ["m.tflite"]).compare(LEDGER, 0.0).ok
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"format_version": 2}, "version 2 of the document, and this edgekd reads 1; update edgekd"),
-    ({"conventions": {"exact": None}}, "holds no count by 'exact'"),
-    ({"file_bytes": -1}, "another document"), ({"file_bytes": 10**30}, "another document"),
-    ({"layers": 3}, "another document"), ({"model": None}, "another document"),
-    ({"conventions": {"exact": {"macs": 1.5, "params": 1, "param_bytes": 1}}}, "another document"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format_version": 2}, "version 2 of the document, and this edgekd reads 1; update edgekd"),
+        ({"conventions": {"exact": None}}, "holds no count by 'exact'"),
+        ({"file_bytes": -1}, "another document"),
+        ({"file_bytes": 10**30}, "another document"),
+        ({"layers": 3}, "another document"),
+        ({"model": None}, "another document"),
+        ({"conventions": {"exact": {"macs": 1.5, "params": 1, "param_bytes": 1}}}, "another document"),
+    ],
+)
 def test_a_report_that_cannot_be_is_refused(tmp_path, change, message):
     path = document(tmp_path / "old.json", LEDGER)
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
@@ -100,12 +133,19 @@ def test_a_report_that_cannot_be_is_refused(tmp_path, change, message):
         Baseline(path, ["m.tflite"])
 
 
-@pytest.mark.parametrize(("raw", "message"), [
-    (b"", "damaged, or no JSON"), (b'{"model": "m.tfl', "damaged, or no JSON"), (b"\xff\xfe", "damaged, or no JSON"),
-    (b"[]", "an empty list"), (b"{}", "another document .*missing required field `model`"),
-    (b"3", "another document"), (b"[[]]", "another document"),
-    (b"[" * 100_000, "another document"),
-])
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        (b"", "damaged, or no JSON"),
+        (b'{"model": "m.tfl', "damaged, or no JSON"),
+        (b"\xff\xfe", "damaged, or no JSON"),
+        (b"[]", "an empty list"),
+        (b"{}", "another document .*missing required field `model`"),
+        (b"3", "another document"),
+        (b"[[]]", "another document"),
+        (b"[" * 100_000, "another document"),
+    ],
+)
 def test_what_is_no_report_is_refused(tmp_path, raw, message):
     path = tmp_path / "old.json"
     path.write_bytes(raw)
@@ -125,7 +165,9 @@ def test_other_files_are_no_baseline(tmp_path):
         Baseline(path, ["m.tflite"]).compare(LEDGER, 0.0)
 
 
-@pytest.mark.parametrize(("text", "value"), [("0", 0.0), ("0.02", 0.02), ("2%", 0.02), (" 2 % ", 0.02), ("100%", 1.0), (None, TOLERANCE)])
+@pytest.mark.parametrize(
+    ("text", "value"), [("0", 0.0), ("0.02", 0.02), ("2%", 0.02), (" 2 % ", 0.02), ("100%", 1.0), (None, TOLERANCE)]
+)
 def test_tolerances_are_fractions_or_percentages(tmp_path, text, value):
     assert parse_tolerance(text, tmp_path) == pytest.approx(value)
 

@@ -30,6 +30,7 @@ def make_target(tmp_path):
         path = tmp_path / "tiny.toml"
         path.write_text(f'name = "tiny"\ndescription = "d"\nsource = "s"\n[budgets]\n{budgets}\n{more}')
         return path
+
     return make
 
 
@@ -41,14 +42,27 @@ def run(monkeypatch, capsys):
             main()
         captured = capsys.readouterr()
         return int(stop.value.code or 0), captured.out, captured.err
+
     return command
 
 
 def bench_document(path: Path, model: Path, **changes) -> Path:
     times = {"p50": 10.0, "p95": 15.0, "cpu_p50": 1.0, "cpu_p95": 1.0}
-    document = {"model": str(model), "engine": "litert", "threads": 1, "precision": "int8", "frontend_ms": times, "network_ms": times,
-                "pipeline_ms": times, "of_float": None, "rss_mb": None, "start_s": 1.0, "repeats": 300,
-                "machine": "Raspberry Pi 4 Model B Rev 1.4 (asimd)", **changes}
+    document = {
+        "model": str(model),
+        "engine": "litert",
+        "threads": 1,
+        "precision": "int8",
+        "frontend_ms": times,
+        "network_ms": times,
+        "pipeline_ms": times,
+        "of_float": None,
+        "rss_mb": None,
+        "start_s": 1.0,
+        "repeats": 300,
+        "machine": "Raspberry Pi 4 Model B Rev 1.4 (asimd)",
+        **changes,
+    }
     path.write_text(json.dumps(document))
     return path
 
@@ -57,7 +71,9 @@ def test_over_a_budget_fails_and_names_it(tone_model, make_target):
     size = tone_model.stat().st_size
     checked = check([tone_model], CheckOptions(make_target(f"macs = 1_000_000\nfile_bytes = {size - 1}")))
     assert [budget.ok for budget in checked[0].verdict.budgets] == [True, False]
-    with pytest.raises(GateError, match=f"over the budgets of tiny: file_bytes {size:,} > {size - 1:,}; export a smaller student"):
+    with pytest.raises(
+        GateError, match=f"over the budgets of tiny: file_bytes {size:,} > {size - 1:,}; export a smaller student"
+    ):
         require_ok(checked)
 
 
@@ -79,12 +95,19 @@ def test_a_broken_rule_fails_by_name(tone_model, make_target, run):
 
 
 def test_an_op_without_a_rule_that_holds_weights_cannot_pass(run, tmp_path):
-    model = tflite_file(tmp_path / "attention.tflite", [((1, 4), "FLOAT32", None), ((10, 4), "FLOAT32", ones(10, 4, dtype=np.float32)),
-                                                        ((1, 10), "FLOAT32", None)], [("CUSTOM:Attention", [0, 1], [2], None)], [0], [2])
+    model = tflite_file(
+        tmp_path / "attention.tflite",
+        [((1, 4), "FLOAT32", None), ((10, 4), "FLOAT32", ones(10, 4, dtype=np.float32)), ((1, 10), "FLOAT32", None)],
+        [("CUSTOM:Attention", [0, 1], [2], None)],
+        [0],
+        [2],
+    )
     status, out, err = run(model)
     assert status == 1
     assert "no counting rule: CUSTOM:Attention x 1 (40 parameters)" in out
-    assert "macs: no rule counts the MACs of CUSTOM:Attention (40 parameters), so the count is only a lower bound" in err
+    assert (
+        "macs: no rule counts the MACs of CUSTOM:Attention (40 parameters), so the count is only a lower bound" in err
+    )
     status, _, err = run(model, "--target", "cortex-m7")
     assert status == 1
     assert "operators CUSTOM:Attention: not among the 97 operators of cortex-m7" in err
@@ -109,11 +132,17 @@ def test_several_reports_of_one_run(tone_model, make_target, run, tmp_path):
     assert ET.parse(badge).getroot().get("aria-label").startswith("dcase2023: ")
 
 
-@pytest.mark.parametrize(("reports", "message"), [
-    (["summary.md"], "--report is 'summary.md'; give FORMAT=FILE"), (["markdown="], "give FORMAT=FILE"),
-    (["markdwn=s.md"], "--report: 'markdwn' is unknown; did you mean 'markdown'"), (["json=no/such/s.json"], "there is no folder no/such"),
-    (["json=a.txt", "table=a.txt"], "a.txt: named twice, or a model"), (["json=m.tflite"], "m.tflite: named twice, or a model"),
-])
+@pytest.mark.parametrize(
+    ("reports", "message"),
+    [
+        (["summary.md"], "--report is 'summary.md'; give FORMAT=FILE"),
+        (["markdown="], "give FORMAT=FILE"),
+        (["markdwn=s.md"], "--report: 'markdwn' is unknown; did you mean 'markdown'"),
+        (["json=no/such/s.json"], "there is no folder no/such"),
+        (["json=a.txt", "table=a.txt"], "a.txt: named twice, or a model"),
+        (["json=m.tflite"], "m.tflite: named twice, or a model"),
+    ],
+)
 def test_reports_that_cannot_be_written_are_refused(reports, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=message):
@@ -182,17 +211,27 @@ def test_a_latency_is_judged_where_it_was_measured(tone_model, make_target, run,
     assert run(tone_model, "--target", target, "--bench", elsewhere, "--require-latency")[0] == 1
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    (["--tolerance", "2%"], "without --baseline"), (["--baseline", "MODEL", "--tolerance", "200%"], "must be within 0 and 1"),
-    (["--baseline", "weights.pt"], "neither a model file nor a stored report"), (["--baseline", "bench.json"], "another document"),
-    (["--baseline", "no.tflite"], "cannot be read"), (["--latency-ms", "3"], "sets no latency budget"),
-    (["--latency-ms", "3", "--target", "pi-4"], "needs --board"), (["--board", "pi-4"], "--board without --latency-ms"),
-    (["--latency-ms", "3", "--board", "pi-5", "--target", "pi-4"], "is for Raspberry Pi 4"), (["--bench", "bench.json"], "sets no latency"),
-    (["--bench", "bench.json", "--board", "pi-4", "--target", "pi-4"], "leave --latency-ms and --board out"),
-    (["--bench", "weights.pt", "--target", "pi-4"], "cannot be read"), (["--require-latency"], "sets no latency budget"),
-    (["MODEL", "--latency-ms", "3", "--board", "pi-4", "--target", "pi-4"], "one figure for 2 models"),
-    (["--format", "jsn"], "--format: 'jsn' is unknown; did you mean 'json'"), (["--target", "pi-44"], "did you mean 'pi-4'"),
-])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--tolerance", "2%"], "without --baseline"),
+        (["--baseline", "MODEL", "--tolerance", "200%"], "must be within 0 and 1"),
+        (["--baseline", "weights.pt"], "neither a model file nor a stored report"),
+        (["--baseline", "bench.json"], "another document"),
+        (["--baseline", "no.tflite"], "cannot be read"),
+        (["--latency-ms", "3"], "sets no latency budget"),
+        (["--latency-ms", "3", "--target", "pi-4"], "needs --board"),
+        (["--board", "pi-4"], "--board without --latency-ms"),
+        (["--latency-ms", "3", "--board", "pi-5", "--target", "pi-4"], "is for Raspberry Pi 4"),
+        (["--bench", "bench.json"], "sets no latency"),
+        (["--bench", "bench.json", "--board", "pi-4", "--target", "pi-4"], "leave --latency-ms and --board out"),
+        (["--bench", "weights.pt", "--target", "pi-4"], "cannot be read"),
+        (["--require-latency"], "sets no latency budget"),
+        (["MODEL", "--latency-ms", "3", "--board", "pi-4", "--target", "pi-4"], "one figure for 2 models"),
+        (["--format", "jsn"], "--format: 'jsn' is unknown; did you mean 'json'"),
+        (["--target", "pi-44"], "did you mean 'pi-4'"),
+    ],
+)
 def test_options_that_contradict_each_other_get_one_line(options, message, tone_model, run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     bench_document(tmp_path / "bench.json", tone_model)
@@ -202,8 +241,18 @@ def test_options_that_contradict_each_other_get_one_line(options, message, tone_
 
 
 def test_nothing_of_the_training_half_is_imported(tone_models):
-    code = ("import sys; from edgekd.cli import main\ntry:\n    main()\nexcept SystemExit as stop:\n"
-            "    print(stop.code, sorted({'torch', 'lightning', 'brevitas', 'onnxruntime', 'tensorflow'} & set(sys.modules)))")
-    command = [sys.executable, "-c", code, "check", *map(str, tone_models.values()), "--baseline", str(tone_models["litert"].parent)]
+    code = (
+        "import sys; from edgekd.cli import main\ntry:\n    main()\nexcept SystemExit as stop:\n    print(stop.code,"
+        " sorted({'torch', 'lightning', 'brevitas', 'onnxruntime', 'tensorflow'} & set(sys.modules)))"
+    )
+    command = [
+        sys.executable,
+        "-c",
+        code,
+        "check",
+        *map(str, tone_models.values()),
+        "--baseline",
+        str(tone_models["litert"].parent),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "0 []"

@@ -15,19 +15,42 @@ WEIGHTS, BIASES = 8 * 2 * 9 + 2 * 8 * 8 + LABELS * 8 * 8 * 4, 3 * 8 + LABELS
 
 def conv(name: str, source: str, out: int, kernel: tuple[int, int, int], padding: int = 0) -> Conv:
     rng = np.random.default_rng(len(name))  # other values in each layer: equal constants are stored, and counted, once
-    return Conv(name, source, name, rng.integers(-127, 128, (out, *kernel)).astype(np.int8), np.full(out, 0.01, np.float32),
-                rng.integers(-999, 999, out).astype(np.int32), padding=(padding,) * 4)
+    return Conv(
+        name,
+        source,
+        name,
+        rng.integers(-127, 128, (out, *kernel)).astype(np.int8),
+        np.full(out, 0.01, np.float32),
+        rng.integers(-999, 999, out).astype(np.int32),
+        padding=(padding,) * 4,
+    )
 
 
 @pytest.fixture(scope="module")
 def graph() -> QGraph:
-    shapes = {"input": (2, 16, 8), "stem": (8, 16, 8), "pool": (8, 8, 4), "one": (8, 8, 4), "second": (8, 8, 4), "sum": (8, 8, 4),
-              "head": (LABELS, 1, 1)}
+    shapes = {
+        "input": (2, 16, 8),
+        "stem": (8, 16, 8),
+        "pool": (8, 8, 4),
+        "one": (8, 8, 4),
+        "second": (8, 8, 4),
+        "sum": (8, 8, 4),
+        "head": (LABELS, 1, 1),
+    }
     edges = {name: Edge(name, shape, 0.05, 0) for name, shape in shapes.items()}
-    graph = QGraph(edges, (
-        conv("stem", "input", 8, (2, 3, 3), padding=1), MaxPool("pool", "stem", "pool", (2, 2), (2, 2)), conv("one", "pool", 8, (8, 1, 1)),
-        conv("second", "one", 8, (8, 1, 1)), Add("sum", ("pool", "second"), "sum"), conv("head", "sum", LABELS, (8, 8, 4)),
-    ), "input", "head")
+    graph = QGraph(
+        edges,
+        (
+            conv("stem", "input", 8, (2, 3, 3), padding=1),
+            MaxPool("pool", "stem", "pool", (2, 2), (2, 2)),
+            conv("one", "pool", 8, (8, 1, 1)),
+            conv("second", "one", 8, (8, 1, 1)),
+            Add("sum", ("pool", "second"), "sum"),
+            conv("head", "sum", LABELS, (8, 8, 4)),
+        ),
+        "input",
+        "head",
+    )
     graph.validate()
     return graph
 
@@ -42,6 +65,11 @@ def test_both_formats_cost_what_the_graph_says(graph, suffix, float_twin, weight
     assert exact.macs == CONV_MACS
     shape_constants = exact.params - WEIGHTS - BIASES  # the final reshape and the like, a few 4- or 8-byte integers
     assert 0 <= shape_constants <= 8
-    assert WEIGHTS * weight_bytes + BIASES * 4 <= exact.param_bytes <= WEIGHTS * weight_bytes + BIASES * 4 + 8 * shape_constants
+    assert (
+        WEIGHTS * weight_bytes + BIASES * 4
+        <= exact.param_bytes
+        <= WEIGHTS * weight_bytes + BIASES * 4 + 8 * shape_constants
+    )
     activation_bytes = 4 if float_twin else 1
-    assert counts.peak_activation_bytes == activation_bytes * (2 + 8) * 16 * 8  # the stem reads its input and writes 8 channels
+    # the stem reads its input and writes 8 channels
+    assert counts.peak_activation_bytes == activation_bytes * (2 + 8) * 16 * 8

@@ -19,8 +19,16 @@ def ruled(**rules: tuple[str, ...]) -> Target:
 
 
 def test_a_value_at_its_limit_passes_and_one_above_fails():
-    assert gate.judge(LEDGER, target(macs=1000, param_bytes=90, params=50, peak_activation_bytes=300, file_bytes=2000)).ok
-    for budget in ({"macs": 999}, {"param_bytes": 89}, {"params": 49}, {"peak_activation_bytes": 299}, {"file_bytes": 1999}):
+    assert gate.judge(
+        LEDGER, target(macs=1000, param_bytes=90, params=50, peak_activation_bytes=300, file_bytes=2000)
+    ).ok
+    for budget in (
+        {"macs": 999},
+        {"param_bytes": 89},
+        {"params": 49},
+        {"peak_activation_bytes": 299},
+        {"file_bytes": 1999},
+    ):
         verdict = gate.judge(LEDGER, target(**budget))
         assert not verdict.ok
         assert [(judged.name, judged.status) for judged in verdict.budgets] == [(next(iter(budget)), "over")]
@@ -48,7 +56,10 @@ def test_counts_of_the_float_network_judge_no_bytes():
     counted = msgspec.structs.replace(LEDGER, conventions={**LEDGER.conventions, "torchinfo": Count(1100, 60, 240)})
     verdict = gate.judge(counted, target(macs=2000, params=2000, param_bytes=2000))
     assert {budget.name: (budget.value, budget.convention) for budget in verdict.budgets} == {
-        "macs": (1100, "torchinfo"), "params": (60, "torchinfo"), "param_bytes": (90, "nessi_tflite")}
+        "macs": (1100, "torchinfo"),
+        "params": (60, "torchinfo"),
+        "param_bytes": (90, "nessi_tflite"),
+    }
 
 
 def test_a_target_can_name_every_convention_of_the_ledger():
@@ -64,13 +75,17 @@ def test_an_unknown_op_with_weights_cannot_pass_a_mac_budget():
     verdict = gate.judge(unknown, target(macs=10**9, param_bytes=10**9))
     assert [(budget.name, budget.status) for budget in verdict.budgets] == [("param_bytes", "ok"), ("macs", "unknown")]
     assert not verdict.ok
-    assert verdict.failures() == ["macs: no rule counts the MACs of LSTM (1,234 parameters), so the count is only a lower bound"]
+    assert verdict.failures() == [
+        "macs: no rule counts the MACs of LSTM (1,234 parameters), so the count is only a lower bound"
+    ]
     assert gate.judge(unknown, target(macs=999)).budgets[0].status == "over"
     assert gate.judge(unknown, target(param_bytes=90)).ok
 
 
 def test_an_unknown_op_without_weights_is_told():
-    verdict = gate.judge(msgspec.structs.replace(LEDGER, unknown=(UnknownOp("CUSTOM", 1, 0, 0, "nothing"),)), target(macs=1000))
+    verdict = gate.judge(
+        msgspec.structs.replace(LEDGER, unknown=(UnknownOp("CUSTOM", 1, 0, 0, "nothing"),)), target(macs=1000)
+    )
     assert verdict.ok
     assert "CUSTOM" in (verdict.budgets[0].note or "")
 
@@ -78,16 +93,21 @@ def test_an_unknown_op_without_weights_is_told():
 def test_activations_of_unknown_size_cannot_pass_their_budget():
     layer = Layer("cell", "LSTM", None, None, None, 0, 0, 0)
     verdict = gate.judge(msgspec.structs.replace(LEDGER, layers=(layer,)), target(peak_activation_bytes=10**9))
-    assert verdict.failures() == ["peak_activation_bytes: the sizes of what LSTM writes are unknown, so the count is only a lower bound"]
+    assert verdict.failures() == [
+        "peak_activation_bytes: the sizes of what LSTM writes are unknown, so the count is only a lower bound"
+    ]
 
 
-@pytest.mark.parametrize(("rules", "found"), [
-    ({"formats": ("onnx",)}, ("tflite",)),
-    ({"engines": ("onnxruntime",)}, ("tflite",)),
-    ({"dtypes": ("int8",)}, ("int32",)),
-    ({"operators": ("ADD", "MUL")}, ("CONV_2D",)),
-    ({"forbidden_operators": ("CONV_2D", "LSTM")}, ("CONV_2D",)),
-])
+@pytest.mark.parametrize(
+    ("rules", "found"),
+    [
+        ({"formats": ("onnx",)}, ("tflite",)),
+        ({"engines": ("onnxruntime",)}, ("tflite",)),
+        ({"dtypes": ("int8",)}, ("int32",)),
+        ({"operators": ("ADD", "MUL")}, ("CONV_2D",)),
+        ({"forbidden_operators": ("CONV_2D", "LSTM")}, ("CONV_2D",)),
+    ],
+)
 def test_a_broken_rule_fails_by_name(rules, found):
     verdict = gate.judge(LEDGER, ruled(**rules))
     assert not verdict.ok
@@ -103,8 +123,16 @@ def test_operators_may_be_patterns():
 
 
 def test_rules_that_are_kept_pass():
-    verdict = gate.judge(LEDGER, ruled(formats=("tflite",), engines=("onnxruntime", "tflite_micro"), dtypes=("int8", "int32", "int64"),
-                                       operators=("CONV_2D", "ADD"), forbidden_operators=("LSTM",)))
+    verdict = gate.judge(
+        LEDGER,
+        ruled(
+            formats=("tflite",),
+            engines=("onnxruntime", "tflite_micro"),
+            dtypes=("int8", "int32", "int64"),
+            operators=("CONV_2D", "ADD"),
+            forbidden_operators=("LSTM",),
+        ),
+    )
     assert verdict.ok
     assert [rule.ok for rule in verdict.rules] == [True] * 5
 
@@ -124,8 +152,15 @@ def test_a_latency_that_nobody_measured_is_told_and_fails_only_on_demand():
 
 def bench(**changes) -> Bench:
     times = Times(10, 15)
-    fields = {"model": "/elsewhere/m.tflite", "engine": "litert", "threads": 1, "machine": "Raspberry Pi 4 Model B Rev 1.4 (asimd)",
-              "network_ms": Times(1, 2), "frontend_ms": Times(3, 4), "pipeline_ms": times}
+    fields = {
+        "model": "/elsewhere/m.tflite",
+        "engine": "litert",
+        "threads": 1,
+        "machine": "Raspberry Pi 4 Model B Rev 1.4 (asimd)",
+        "network_ms": Times(1, 2),
+        "frontend_ms": Times(3, 4),
+        "pipeline_ms": times,
+    }
     return Bench(**{**fields, **changes})
 
 
@@ -134,9 +169,13 @@ def test_a_bench_document_is_judged_where_it_measured_what_the_budget_asks():
     assert latency.from_bench((bench(model="other.tflite"), bench()), "here/m.tflite", board).ms == 15
     network = msgspec.structs.replace(board, latency=msgspec.structs.replace(BOARD, stage="network", percentile="p50"))
     assert latency.from_bench((bench(),), "m.tflite", network).ms == 1
-    for change, word in (({"machine": "AMD EPYC (avx2)"}, "AMD EPYC"), ({"threads": 4}, "4 thread"),
-                         ({"engine": "onnxruntime"}, "onnxruntime"), ({"machine": "Raspberry Pi 400 Rev 1.0"}, "Pi 400"),
-                         ({"model": "n.tflite"}, "has no m.tflite")):
+    for change, word in (
+        ({"machine": "AMD EPYC (avx2)"}, "AMD EPYC"),
+        ({"threads": 4}, "4 thread"),
+        ({"engine": "onnxruntime"}, "onnxruntime"),
+        ({"machine": "Raspberry Pi 400 Rev 1.0"}, "Pi 400"),
+        ({"model": "n.tflite"}, "has no m.tflite"),
+    ):
         figure = latency.from_bench((bench(**change),), "m.tflite", board)
         assert figure.ms is None
         assert word in figure.why
@@ -148,10 +187,17 @@ def test_the_board_of_a_figure_may_be_named_in_several_ways(board):
     assert latency.given(3.5, board, pi).ms == 3.5
 
 
-@pytest.mark.parametrize(("ms", "board", "message"), [
-    (0.0, "pi-4", "must be positive"), (float("nan"), "pi-4", "must be positive"), (float("inf"), "pi-4", "must be positive"),
-    (3.0, None, "needs --board NAME"), (3.0, "pi-5", "for Raspberry Pi 4"), (3.0, "Raspberry Pi 400", "for Raspberry Pi 4"),
-])
+@pytest.mark.parametrize(
+    ("ms", "board", "message"),
+    [
+        (0.0, "pi-4", "must be positive"),
+        (float("nan"), "pi-4", "must be positive"),
+        (float("inf"), "pi-4", "must be positive"),
+        (3.0, None, "needs --board NAME"),
+        (3.0, "pi-5", "for Raspberry Pi 4"),
+        (3.0, "Raspberry Pi 400", "for Raspberry Pi 4"),
+    ],
+)
 def test_a_figure_of_nothing_is_refused(ms, board, message):
     with pytest.raises(InputError, match=message):
         latency.given(ms, board, Target("pi-4", "a board", "nowhere", latency=BOARD))

@@ -20,42 +20,59 @@ CONV_MACS, DENSE_MACS = 8 * 6 * 4 * 3 * 3 * 2, 4 * 10
 def float_model(path: Path, input_shape: Sequence[int | str] = (1, 2, 8, 6)) -> Path:
     nodes = [
         helper.make_node("Conv", ["input", "kernel", "bias"], ["conv"], "conv", pads=[1, 1, 1, 1]),
-        helper.make_node("Relu", ["conv"], ["relu"]), helper.make_node("GlobalAveragePool", ["relu"], ["pool"]),
+        helper.make_node("Relu", ["conv"], ["relu"]),
+        helper.make_node("GlobalAveragePool", ["relu"], ["pool"]),
         helper.make_node("Flatten", ["pool"], ["flat"]),
         helper.make_node("Gemm", ["flat", "dense"], ["logits"], "dense", transB=1),
     ]
-    constants = {"kernel": np.ones((4, 2, 3, 3), np.float32), "bias": np.ones(4, np.float32), "dense": np.ones((10, 4), np.float32)}
+    constants = {
+        "kernel": np.ones((4, 2, 3, 3), np.float32),
+        "bias": np.ones(4, np.float32),
+        "dense": np.ones((10, 4), np.float32),
+    }
     return save(path, nodes, constants, input_shape)
 
 
 def qdq_model(path: Path) -> Path:
     """The same layers, uint8 activations and int8 weights, spelled as quantise-dequantise pairs."""
+
     def pair(name: str) -> list:
-        return [helper.make_node("QuantizeLinear", [name, "scale", "zero"], [f"{name}_q"]),
-                helper.make_node("DequantizeLinear", [f"{name}_q", "scale", "zero"], [f"{name}_d"])]
+        return [
+            helper.make_node("QuantizeLinear", [name, "scale", "zero"], [f"{name}_q"]),
+            helper.make_node("DequantizeLinear", [f"{name}_q", "scale", "zero"], [f"{name}_d"]),
+        ]
 
     nodes = [
-        *pair("input"), helper.make_node("DequantizeLinear", ["kernel", "scale", "weight_zero"], ["kernel_d"]),
+        *pair("input"),
+        helper.make_node("DequantizeLinear", ["kernel", "scale", "weight_zero"], ["kernel_d"]),
         helper.make_node("DequantizeLinear", ["bias", "scale"], ["bias_d"]),
         helper.make_node("DequantizeLinear", ["dense", "scale", "weight_zero"], ["dense_d"]),
         helper.make_node("Conv", ["input_d", "kernel_d", "bias_d"], ["conv"], "conv", pads=[1, 1, 1, 1]),
-        helper.make_node("Relu", ["conv"], ["relu"]), *pair("relu"),
-        helper.make_node("GlobalAveragePool", ["relu_d"], ["pool"], "pool"), *pair("pool"),
+        helper.make_node("Relu", ["conv"], ["relu"]),
+        *pair("relu"),
+        helper.make_node("GlobalAveragePool", ["relu_d"], ["pool"], "pool"),
+        *pair("pool"),
         helper.make_node("Flatten", ["pool_d"], ["flat"], "flat"),
         helper.make_node("Gemm", ["flat", "dense_d"], ["gemm"], "dense", transB=1),
         helper.make_node("QuantizeLinear", ["gemm", "scale", "zero"], ["gemm_q"]),
         helper.make_node("DequantizeLinear", ["gemm_q", "scale", "zero"], ["logits"]),
     ]
     constants = {
-        "scale": np.array(0.1, np.float32), "zero": np.array(128, np.uint8), "weight_zero": np.array(0, np.int8),
-        "kernel": np.ones((4, 2, 3, 3), np.int8), "bias": np.ones(4, np.int32), "dense": np.ones((10, 4), np.int8),
+        "scale": np.array(0.1, np.float32),
+        "zero": np.array(128, np.uint8),
+        "weight_zero": np.array(0, np.int8),
+        "kernel": np.ones((4, 2, 3, 3), np.int8),
+        "bias": np.ones(4, np.int32),
+        "dense": np.ones((10, 4), np.int8),
     }
     return save(path, nodes, constants, (1, 2, 8, 6))
 
 
 def test_a_float_graph_counts_four_bytes_a_parameter(tmp_path):
     counts = ledger.count(float_model(tmp_path / "float.onnx"))
-    assert counts.conventions["exact"] == ledger.Count(macs=CONV_MACS + DENSE_MACS, params=72 + 4 + 40, param_bytes=4 * 116)
+    assert counts.conventions["exact"] == ledger.Count(
+        macs=CONV_MACS + DENSE_MACS, params=72 + 4 + 40, param_bytes=4 * 116
+    )
     assert counts.conventions["nessi_tflite"] is None
     assert counts.peak_activation_bytes == 4 * (2 * 8 * 6 + 4 * 8 * 6)  # the ReLU is part of the convolution
 
@@ -63,8 +80,17 @@ def test_a_float_graph_counts_four_bytes_a_parameter(tmp_path):
 def test_a_qdq_graph_counts_what_the_engine_holds(tmp_path):
     counts = ledger.count(qdq_model(tmp_path / "qdq.onnx"))
     # int8 kernels 1 B, int32 bias 4 B, no scales and zero points
-    assert counts.conventions["exact"] == ledger.Count(macs=CONV_MACS + DENSE_MACS, params=72 + 4 + 40, param_bytes=72 + 16 + 40)
-    assert [layer.op for layer in counts.layers] == ["QuantizeLinear", "Conv", "GlobalAveragePool", "Flatten", "Gemm", "DequantizeLinear"]
+    assert counts.conventions["exact"] == ledger.Count(
+        macs=CONV_MACS + DENSE_MACS, params=72 + 4 + 40, param_bytes=72 + 16 + 40
+    )
+    assert [layer.op for layer in counts.layers] == [
+        "QuantizeLinear",
+        "Conv",
+        "GlobalAveragePool",
+        "Flatten",
+        "Gemm",
+        "DequantizeLinear",
+    ]
     # largest while the input is quantised: 4-byte samples in, 1-byte samples out
     assert counts.peak_activation_bytes == 5 * 2 * 8 * 6
     assert counts.layers[1].weight == (4, 2, 3, 3)
@@ -72,7 +98,10 @@ def test_a_qdq_graph_counts_what_the_engine_holds(tmp_path):
 
 
 def test_a_free_batch_counts_as_one(tmp_path):
-    fixed, free = ledger.count(float_model(tmp_path / "a.onnx")), ledger.count(float_model(tmp_path / "b.onnx", ("batch", 2, 8, 6)))
+    fixed, free = (
+        ledger.count(float_model(tmp_path / "a.onnx")),
+        ledger.count(float_model(tmp_path / "b.onnx", ("batch", 2, 8, 6))),
+    )
     assert free.conventions == fixed.conventions
     assert free.peak_activation_bytes == fixed.peak_activation_bytes
 
@@ -83,8 +112,10 @@ def test_any_other_free_dimension_is_refused(tmp_path):
 
 
 def test_a_grouped_and_a_transposed_convolution(tmp_path):
-    nodes = [helper.make_node("Conv", ["input", "depthwise"], ["a"], group=4),
-             helper.make_node("ConvTranspose", ["a", "up"], ["logits"], strides=[2, 2])]
+    nodes = [
+        helper.make_node("Conv", ["input", "depthwise"], ["a"], group=4),
+        helper.make_node("ConvTranspose", ["a", "up"], ["logits"], strides=[2, 2]),
+    ]
     constants = {"depthwise": np.ones((4, 1, 3, 3), np.float32), "up": np.ones((4, 5, 2, 2), np.float32)}
     counts = ledger.count(save(tmp_path / "m.onnx", nodes, constants, (1, 4, 8, 6)))
     assert [layer.macs for layer in counts.layers] == [4 * 6 * 4 * 9, 4 * 6 * 4 * 5 * 4]
@@ -131,9 +162,11 @@ def test_a_long_chain_of_quantisers_is_walked_once(tmp_path):
     constants = {"scale": np.array(0.1, np.float32), "zero": np.array(128, np.uint8)}
     nodes = [helper.make_node("QuantizeLinear", ["input", "scale", "zero"], ["q0"])]
     for index in range(length):
-        nodes += [helper.make_node("DequantizeLinear", [f"q{index}", "scale", "zero"], [f"d{index}"]),
-                  helper.make_node("Relu", [f"d{index}"], [f"r{index}"]),
-                  helper.make_node("QuantizeLinear", [f"r{index}", "scale", "zero"], [f"q{index + 1}"])]
+        nodes += [
+            helper.make_node("DequantizeLinear", [f"q{index}", "scale", "zero"], [f"d{index}"]),
+            helper.make_node("Relu", [f"d{index}"], [f"r{index}"]),
+            helper.make_node("QuantizeLinear", [f"r{index}", "scale", "zero"], [f"q{index + 1}"]),
+        ]
     nodes.append(helper.make_node("DequantizeLinear", [f"q{length}", "scale", "zero"], ["logits"]))
     began = time.thread_time()
     ledger.count(save(tmp_path / "chain.onnx", nodes, constants, (1, 2, 8, 6)))
@@ -144,7 +177,9 @@ def test_quantisers_in_a_circle_are_refused(tmp_path):
     constants = {"scale": np.array(0.1, np.float32)}
     nodes = [helper.make_node("DequantizeLinear", [a, "scale"], [b]) for a, b in ("ab", "ba")]
     with pytest.raises(InputError, match=r"circle.onnx"):
-        ledger.count(save(tmp_path / "circle.onnx", [*nodes, helper.make_node("Relu", ["b"], ["logits"])], constants, (1, 2)))
+        ledger.count(
+            save(tmp_path / "circle.onnx", [*nodes, helper.make_node("Relu", ["b"], ["logits"])], constants, (1, 2))
+        )
     reader = onnx_ledger._Reader.__new__(onnx_ledger._Reader)
     reader.alias, reader.roots = {"a": "b", "b": "a"}, {}
     with pytest.raises(ValueError, match="circle"):

@@ -7,10 +7,14 @@ from edgekd.complexity.reports.table import differences
 
 
 def test_reasons_that_differ_only_in_numbers_are_one_line():
-    found = [Difference("ptflops", f"layer{index}", "macs", 0, count, f"+{count}: a bias at each of 4 int8 outputs")
-             for index, count in enumerate((1_000, 20))]
+    found = [
+        Difference("ptflops", f"layer{index}", "macs", 0, count, f"+{count}: a bias at each of 4 int8 outputs")
+        for index, count in enumerate((1_000, 20))
+    ]
     other = Difference("ptflops", "pool", "macs", 0, 5, "a pool")
     assert differences(SimpleNamespace(differences=[*found, other])) == [
-        "ptflops: macs +1,020 in 2 layers, n: a bias at each of 4 int8 outputs", "ptflops: macs +5 in pool, a pool"]
+        "ptflops: macs +1,020 in 2 layers, n: a bias at each of 4 int8 outputs",
+        "ptflops: macs +5 in pool, a pool",
+    ]
     alone = differences(SimpleNamespace(differences=found[:1]))
     assert alone == ["ptflops: macs +1,000 in layer0, +1000: a bias at each of 4 int8 outputs"]

@@ -26,18 +26,39 @@ def checked(limit: int = 950, ledger: Ledger = LEDGER, **changes) -> Checked:
 
 def hostile() -> Ledger:
     layer = msgspec.structs.replace(LEDGER.layers[0], name=HOSTILE, op=HOSTILE)
-    return msgspec.structs.replace(LEDGER, model=f"{HOSTILE}.tflite", layers=(layer,), operators={HOSTILE: 1}, bytes_by_dtype={HOSTILE: 1})
+    return msgspec.structs.replace(
+        LEDGER, model=f"{HOSTILE}.tflite", layers=(layer,), operators={HOSTILE: 1}, bytes_by_dtype={HOSTILE: 1}
+    )
 
 
 def test_the_json_document_has_the_agreed_fields():
     document = json.loads(FORMATS["json"]([checked()]))
     assert list(document)[:9] == [
-        "model", "target", "ok", "conventions", "frontend_macs", "peak_activation_bytes", "file_bytes", "budgets", "layers"]
+        "model",
+        "target",
+        "ok",
+        "conventions",
+        "frontend_macs",
+        "peak_activation_bytes",
+        "file_bytes",
+        "budgets",
+        "layers",
+    ]
     assert document["ok"] is False
     assert document["conventions"]["nessi_tflite"] == {"macs": 1000, "params": 50, "param_bytes": 90}
     assert document["conventions"]["torchinfo"] is None
-    assert document["budgets"] == [{"name": "macs", "value": 1000, "limit": 950, "ok": False, "convention": "nessi_tflite",
-                                    "status": "over", "note": None, "source": "nowhere"}]
+    assert document["budgets"] == [
+        {
+            "name": "macs",
+            "value": 1000,
+            "limit": 950,
+            "ok": False,
+            "convention": "nessi_tflite",
+            "status": "over",
+            "note": None,
+            "source": "nowhere",
+        }
+    ]
     assert document["layers"][0]["output"] == [1, 8, 6, 4]
     assert document["nonzero_params"] == 49
     assert document["baseline"] is None
@@ -67,21 +88,38 @@ def test_junit_has_a_case_for_everything_judged():
     board = Latency(board="Raspberry Pi 4", engines=("litert",), threads=1, limit_ms=20)
     grown = msgspec.structs.replace(LEDGER, file_bytes=3000)
     judged = checked(ledger=grown, rules=Rules(operators=("ADD",)), latency=board)
-    judged = msgspec.structs.replace(judged, comparison=compare(msgspec.convert(LEDGER, Stored, from_attributes=True), grown, "old", 0.02))
+    judged = msgspec.structs.replace(
+        judged, comparison=compare(msgspec.convert(LEDGER, Stored, from_attributes=True), grown, "old", 0.02)
+    )
     root = ET.fromstring(FORMATS["junit"]([judged, checked(1000)]))
     first, second = root
     assert (root.get("tests"), root.get("failures")) == ("9", "3")
-    assert (first.get("tests"), first.get("failures"), first.get("skipped"), second.get("failures")) == ("8", "3", "1", "0")
-    failed = {case.get("name"): case.find("failure").get("message") for case in first if case.find("failure") is not None}
-    assert failed == {"toy: macs": "macs 1,000 > 950", "toy: operators": "CONV_2D: not among the 1 operator of toy",
-                      "toy: growth of file_bytes": "file_bytes 2,000 -> 3,000 (+50.00 %), 2 % tolerated"}
+    assert (first.get("tests"), first.get("failures"), first.get("skipped"), second.get("failures")) == (
+        "8",
+        "3",
+        "1",
+        "0",
+    )
+    failed = {
+        case.get("name"): case.find("failure").get("message") for case in first if case.find("failure") is not None
+    }
+    assert failed == {
+        "toy: macs": "macs 1,000 > 950",
+        "toy: operators": "CONV_2D: not among the 1 operator of toy",
+        "toy: growth of file_bytes": "file_bytes 2,000 -> 3,000 (+50.00 %), 2 % tolerated",
+    }
     assert next(case for case in first if case.get("name") == "toy: latency_ms").find("skipped") is not None
 
 
-@pytest.mark.parametrize(("models", "words"), [
-    ([checked(1000)], "toy: 80 B, 900 MAC"), ([checked(1)], "toy: over: 80 B, 900 MAC"), ([checked(1000), checked(1)], "toy: 1 of 2 fail"),
-    ([checked(1000)] * 2, "toy: 2 models ok"),
-])
+@pytest.mark.parametrize(
+    ("models", "words"),
+    [
+        ([checked(1000)], "toy: 80 B, 900 MAC"),
+        ([checked(1)], "toy: over: 80 B, 900 MAC"),
+        ([checked(1000), checked(1)], "toy: 1 of 2 fail"),
+        ([checked(1000)] * 2, "toy: 2 models ok"),
+    ],
+)
 def test_the_badge_says_it_in_a_few_words(models, words):
     root = ET.fromstring(FORMATS["badge"](models))
     assert root.get("aria-label") == words

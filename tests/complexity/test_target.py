@@ -40,10 +40,22 @@ def test_every_shipped_target_reads_and_is_named_as_its_file(name):
     assert load_target(name).name == name
 
 
-@pytest.mark.parametrize(("typed", "name"), [
-    ("4", "pi-4"), ("Pi 4", "pi-4"), ("rpi4", "pi-4"), ("raspberry-pi-5", "pi-5"), ("zero-2w", "pi-zero-2w"), ("Zero 2 W", "pi-zero-2w"),
-    ("3", "pi-3"), ("DCASE2022", "dcase2022"), ("dcase-2025", "dcase2025"), ("dcase2024", "dcase2023"), ("STM32F746", "cortex-m7"),
-])
+@pytest.mark.parametrize(
+    ("typed", "name"),
+    [
+        ("4", "pi-4"),
+        ("Pi 4", "pi-4"),
+        ("rpi4", "pi-4"),
+        ("raspberry-pi-5", "pi-5"),
+        ("zero-2w", "pi-zero-2w"),
+        ("Zero 2 W", "pi-zero-2w"),
+        ("3", "pi-3"),
+        ("DCASE2022", "dcase2022"),
+        ("dcase-2025", "dcase2025"),
+        ("dcase2024", "dcase2023"),
+        ("STM32F746", "cortex-m7"),
+    ],
+)
 def test_a_target_is_found_by_what_users_type(typed, name):
     assert load_target(typed).name == name
 
@@ -79,7 +91,17 @@ def test_operators_of_the_microcontroller_are_builtins_of_the_format():
     builtins = {name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)}
     operators = load_target("cortex-m7").rules.operators
     assert set(operators) <= builtins
-    assert {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "MEAN", "ADD", "MUL", "LOGISTIC", "MAX_POOL_2D", "PAD"} <= set(operators)
+    assert {
+        "CONV_2D",
+        "DEPTHWISE_CONV_2D",
+        "FULLY_CONNECTED",
+        "MEAN",
+        "ADD",
+        "MUL",
+        "LOGISTIC",
+        "MAX_POOL_2D",
+        "PAD",
+    } <= set(operators)
     assert not {"CUSTOM", "RFFT2D", "CONV_3D"} & set(operators)
 
 
@@ -98,34 +120,52 @@ def test_a_path_is_read_as_it_is(tmp_path):
     assert load_target(path).budgets.macs == 5
 
 
-@pytest.mark.parametrize(("text", "message"), [
-    (GOOD + "mac = 7", r"\[budgets\]: unknown key 'mac'; did you mean 'macs'"),
-    (GOOD.replace("macs = 5", "macs = 0"), "macs"),
-    (GOOD.replace("macs = 5", 'macs = "5"'), "macs"),
-    (GOOD.replace('name = "board"', ""), "missing required field `name`"),
-    (GOOD.replace("macs = 5", ""), "sets no budget, so every model would pass; give one of: param_bytes, params, macs"),
-    (GOOD.replace("macs = 5", "macs = -5"), "macs"),
-    (GOOD.replace("macs = 5", "macs = 99999999999999999999"), "macs"),
-    (GOOD.replace('source = "its data sheet"', 'source = ""'), "source"),
-    ("name = ", "not valid TOML"),
-    (f'convention = "exat"\n{GOOD}', "convention: 'exat' is unknown; did you mean 'exact'"),
-    (GOOD + '[rules]\nformats = ["tflit"]', r"\[rules\] formats: 'tflit' is unknown; did you mean 'tflite'"),
-    (GOOD + '[rules]\nengines = ["litret"]', r"\[rules\] engines: 'litret' is unknown; did you mean 'litert'"),
-    (GOOD + '[rules]\noperators = ["ADD", "MUL"]\nforbidden_operators = ["MUL"]', "MUL is both in operators and in forbidden_operators"),
-    (GOOD + "[rules]\noperators = []", "operators"),
-    (GOOD + '[rules]\nformats = ["onnx"]\nengines = ["litert"]', "no engine of litert opens a format of onnx"),
-    (f'convention = "nessi_tflite"\n{GOOD}[rules]\nformats = ["onnx"]', "'nessi_tflite' counts no onnx file"),
-    (GOOD + '[latency]\nengines = ["litert"]\nthreads = 1\nlimit_ms = 5', "latency: .*missing required field `board`"),
-    (GOOD + BOARD.replace("limit_ms = 5", "limit_ms = 0"), "limit_ms"),
-    (GOOD + BOARD.replace("limit_ms = 5", "limit_ms = nan"), "limit_ms"),
-    (GOOD + BOARD.replace("limit_ms = 5", "limit_ms = inf"), "limit_ms"),
-    (GOOD + BOARD.replace("threads = 1", "threads = 0"), "threads"),
-    (GOOD + BOARD + 'stage = "all"', "stage"),
-    (GOOD + BOARD + "limit = 3", "limit"),
-    (GOOD + BOARD.replace("litert", "litret"), r"\[latency\] engines: 'litret' is unknown"),
-    (GOOD + BOARD + '[rules]\nengines = ["onnxruntime"]', r"\[latency\] engines: 'litert' is not among what \[rules\] allow"),
-    (GOOD + '[sources]\nmac = "a sheet"', r"\[sources\]: 'mac' is nothing that this target sets; did you mean 'macs'"),
-])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (GOOD + "mac = 7", r"\[budgets\]: unknown key 'mac'; did you mean 'macs'"),
+        (GOOD.replace("macs = 5", "macs = 0"), "macs"),
+        (GOOD.replace("macs = 5", 'macs = "5"'), "macs"),
+        (GOOD.replace('name = "board"', ""), "missing required field `name`"),
+        (
+            GOOD.replace("macs = 5", ""),
+            "sets no budget, so every model would pass; give one of: param_bytes, params, macs",
+        ),
+        (GOOD.replace("macs = 5", "macs = -5"), "macs"),
+        (GOOD.replace("macs = 5", "macs = 99999999999999999999"), "macs"),
+        (GOOD.replace('source = "its data sheet"', 'source = ""'), "source"),
+        ("name = ", "not valid TOML"),
+        (f'convention = "exat"\n{GOOD}', "convention: 'exat' is unknown; did you mean 'exact'"),
+        (GOOD + '[rules]\nformats = ["tflit"]', r"\[rules\] formats: 'tflit' is unknown; did you mean 'tflite'"),
+        (GOOD + '[rules]\nengines = ["litret"]', r"\[rules\] engines: 'litret' is unknown; did you mean 'litert'"),
+        (
+            GOOD + '[rules]\noperators = ["ADD", "MUL"]\nforbidden_operators = ["MUL"]',
+            "MUL is both in operators and in forbidden_operators",
+        ),
+        (GOOD + "[rules]\noperators = []", "operators"),
+        (GOOD + '[rules]\nformats = ["onnx"]\nengines = ["litert"]', "no engine of litert opens a format of onnx"),
+        (f'convention = "nessi_tflite"\n{GOOD}[rules]\nformats = ["onnx"]', "'nessi_tflite' counts no onnx file"),
+        (
+            GOOD + '[latency]\nengines = ["litert"]\nthreads = 1\nlimit_ms = 5',
+            "latency: .*missing required field `board`",
+        ),
+        (GOOD + BOARD.replace("limit_ms = 5", "limit_ms = 0"), "limit_ms"),
+        (GOOD + BOARD.replace("limit_ms = 5", "limit_ms = nan"), "limit_ms"),
+        (GOOD + BOARD.replace("limit_ms = 5", "limit_ms = inf"), "limit_ms"),
+        (GOOD + BOARD.replace("threads = 1", "threads = 0"), "threads"),
+        (GOOD + BOARD + 'stage = "all"', "stage"),
+        (GOOD + BOARD + "limit = 3", "limit"),
+        (GOOD + BOARD.replace("litert", "litret"), r"\[latency\] engines: 'litret' is unknown"),
+        (
+            GOOD + BOARD + '[rules]\nengines = ["onnxruntime"]',
+            r"\[latency\] engines: 'litert' is not among what \[rules\] allow",
+        ),
+        (
+            GOOD + '[sources]\nmac = "a sheet"',
+            r"\[sources\]: 'mac' is nothing that this target sets; did you mean 'macs'",
+        ),
+    ],
+)
 def test_a_wrong_file_is_refused_with_the_reason(tmp_path, text, message):
     path = tmp_path / "board.toml"
     path.write_text(text)
@@ -155,8 +195,12 @@ def test_the_wheel_carries_every_package_and_data_folder():
             inside.setdefault(package, set()).add(path)
     assert set(setup["packages"]) == inside.keys()
     for package, there in inside.items():
-        left = {path for path in there if path.suffix != ".py"
-                and not any(path.match(pattern) for pattern in setup["package-data"].get(package, ()))}
+        left = {
+            path
+            for path in there
+            if path.suffix != ".py"
+            and not any(path.match(pattern) for pattern in setup["package-data"].get(package, ()))
+        }
         assert not left, package
     assert setup["package-data"].keys() <= inside.keys()
     for name, folder in setup["package-dir"].items():

@@ -37,7 +37,10 @@ def test_what_separates_the_two_figures_of_the_baseline_is_named():
     assert [(each.exact, each.theirs) for each in found.values()] == [(0, 32_000), (0, 2_560), (6_400, 3_200)]
     assert {each.convention for each in found.values()} == {"nessi_tflite"}
     assert "a pool" in found["sequential/max_pooling2d/MaxPool"].why
-    assert found["sequential/dense/Relu"].why == "NeSsi takes the last size of the input for the width of the dense layer: 32 for 64"
+    assert (
+        found["sequential/dense/Relu"].why
+        == "NeSsi takes the last size of the input for the width of the dense layer: 32 for 64"
+    )
 
 
 @pytest.mark.skipif(not (MODELS / "yamnet.tflite").is_file(), reason="needs ../shared/data/models/yamnet.tflite")
@@ -51,7 +54,8 @@ def test_layers_add_up_to_the_totals_of_a_foreign_float_model():
     assert counts.operators["RFFT2D"] == 1
     assert counts.unknown == ()
     assert [(each.quantity, each.theirs - each.exact) for each in counts.differences] == [("macs", 6_144)]
-    mel = next(layer for layer in counts.layers if layer.op == "FULLY_CONNECTED")  # the front end, 257 bins to 64 bands over 96 frames
+    # the front end, 257 bins to 64 bands over 96 frames
+    mel = next(layer for layer in counts.layers if layer.op == "FULLY_CONNECTED")
     assert mel.macs == 96 * 257 * 64
     assert exact.macs - mel.macs == 69_165_056  # its authors say 69.2 million multiplications
 
@@ -59,24 +63,33 @@ def test_layers_add_up_to_the_totals_of_a_foreign_float_model():
 def test_each_rule_on_a_file_built_by_hand(tmp_path):
     pool = schema.Pool2DOptionsT()
     pool.filterHeight, pool.filterWidth = 2, 2
-    path = tflite_file(tmp_path / "rules.tflite", tensors=[
-        ((1, 8, 6, 2), "INT8", None),                        # 0 input
-        ((4, 3, 3, 2), "INT8", ones(4, 3, 3, 2)),            # 1 kernel
-        ((4,), "INT32", ones(4, dtype=np.int32)),            # 2 bias
-        ((1, 8, 6, 4), "INT8", None),                        # 3 convolution
-        ((1, 3, 3, 4), "INT8", ones(1, 3, 3, 4)),            # 4 depthwise kernel
-        ((1, 8, 6, 4), "INT8", None),                        # 5 depthwise convolution
-        ((1, 8, 6, 4), "INT8", None),                        # 6 sum
-        ((1, 4, 3, 4), "INT8", None),                        # 7 pool
-        ((2,), "INT32", np.array([1, 2], np.int32)),         # 8 axes
-        ((1, 4), "INT8", None),                              # 9 mean
-        ((10, 4), "INT8", ones(10, 4)),                      # 10 dense kernel
-        ((1, 10), "INT8", None),                             # 11 logits
-    ], operators=[
-        ("CONV_2D", [0, 1, 2], [3], schema.Conv2DOptionsT()), ("DEPTHWISE_CONV_2D", [3, 4, 2], [5], schema.DepthwiseConv2DOptionsT()),
-        ("ADD", [3, 5], [6], schema.AddOptionsT()), ("MAX_POOL_2D", [6], [7], pool), ("MEAN", [7, 8], [9], schema.ReducerOptionsT()),
-        ("FULLY_CONNECTED", [9, 10, -1], [11], schema.FullyConnectedOptionsT()),
-    ], inputs=[0], outputs=[11])
+    path = tflite_file(
+        tmp_path / "rules.tflite",
+        tensors=[
+            ((1, 8, 6, 2), "INT8", None),  # 0 input
+            ((4, 3, 3, 2), "INT8", ones(4, 3, 3, 2)),  # 1 kernel
+            ((4,), "INT32", ones(4, dtype=np.int32)),  # 2 bias
+            ((1, 8, 6, 4), "INT8", None),  # 3 convolution
+            ((1, 3, 3, 4), "INT8", ones(1, 3, 3, 4)),  # 4 depthwise kernel
+            ((1, 8, 6, 4), "INT8", None),  # 5 depthwise convolution
+            ((1, 8, 6, 4), "INT8", None),  # 6 sum
+            ((1, 4, 3, 4), "INT8", None),  # 7 pool
+            ((2,), "INT32", np.array([1, 2], np.int32)),  # 8 axes
+            ((1, 4), "INT8", None),  # 9 mean
+            ((10, 4), "INT8", ones(10, 4)),  # 10 dense kernel
+            ((1, 10), "INT8", None),  # 11 logits
+        ],
+        operators=[
+            ("CONV_2D", [0, 1, 2], [3], schema.Conv2DOptionsT()),
+            ("DEPTHWISE_CONV_2D", [3, 4, 2], [5], schema.DepthwiseConv2DOptionsT()),
+            ("ADD", [3, 5], [6], schema.AddOptionsT()),
+            ("MAX_POOL_2D", [6], [7], pool),
+            ("MEAN", [7, 8], [9], schema.ReducerOptionsT()),
+            ("FULLY_CONNECTED", [9, 10, -1], [11], schema.FullyConnectedOptionsT()),
+        ],
+        inputs=[0],
+        outputs=[11],
+    )
     counts = ledger.count(path)
     conv, depthwise, dense = 8 * 6 * 4 * 3 * 3 * 2, 8 * 6 * 4 * 3 * 3, 4 * 10
     assert [layer.macs for layer in counts.layers] == [conv, depthwise, 0, 0, 0, dense]
@@ -94,7 +107,11 @@ def test_each_rule_on_a_file_built_by_hand(tmp_path):
 
 def test_damaged_and_foreign_bytes_are_refused(tmp_path):
     path = tmp_path / "broken.tflite"
-    cases = [(b"", "not a .tflite model"), (b"RIFF" + bytes(60), "not a .tflite model"), (b"\xff\xff\xff\x7fTFL3" + bytes(20), "damaged")]
+    cases = [
+        (b"", "not a .tflite model"),
+        (b"RIFF" + bytes(60), "not a .tflite model"),
+        (b"\xff\xff\xff\x7fTFL3" + bytes(20), "damaged"),
+    ]
     for raw, message in cases:
         path.write_bytes(raw)
         with pytest.raises(InputError, match=message):
@@ -137,7 +154,9 @@ def test_tables_that_share_their_bytes_are_refused_soon(tmp_path):
 
 @pytest.mark.parametrize(("shape", "message"), [((1,) * 17, "a shape of 17 sizes"), ((1, -2), "the least -2")])
 def test_absurd_shapes_are_refused(tmp_path, shape, message):
-    path = tflite_file(tmp_path / "shape.tflite", [((1, 2), "INT8", None), (shape, "INT8", None)], [("RELU", [0], [1], None)], [0], [1])
+    path = tflite_file(
+        tmp_path / "shape.tflite", [((1, 2), "INT8", None), (shape, "INT8", None)], [("RELU", [0], [1], None)], [0], [1]
+    )
     with pytest.raises(InputError, match=message):
         ledger.count(path)
 
@@ -150,13 +169,17 @@ def test_counts_that_no_reader_of_json_takes_are_refused(tmp_path):
 
 
 def test_indices_beyond_their_tables_are_refused(tmp_path):
-    path = tflite_file(tmp_path / "a.tflite", [((1, 2), "INT8", None), ((1, 2), "INT8", None)], [("RELU", [7], [1], None)], [0], [1])
+    path = tflite_file(
+        tmp_path / "a.tflite", [((1, 2), "INT8", None), ((1, 2), "INT8", None)], [("RELU", [7], [1], None)], [0], [1]
+    )
     with pytest.raises(InputError, match="damaged"):
         ledger.count(path)
 
 
 def test_more_tensors_than_any_small_model_has_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(tflite, "MAX_ENTRIES", 1)
-    path = tflite_file(tmp_path / "many.tflite", [((1, 2), "INT8", None), ((1, 2), "INT8", None)], [("RELU", [0], [1], None)], [0], [1])
+    path = tflite_file(
+        tmp_path / "many.tflite", [((1, 2), "INT8", None), ((1, 2), "INT8", None)], [("RELU", [0], [1], None)], [0], [1]
+    )
     with pytest.raises(InputError, match="2 tensors and 1 operators, more than 1"):
         ledger.count(path)

@@ -6,9 +6,14 @@ from edgekd.complexity.target import Budgets, Target
 LEDGER = Ledger(
     model="m.tflite",
     conventions={"exact": Count(900, 50, 80), "nessi_tflite": Count(1000, 50, 90), "torchinfo": None, "ptflops": None},
-    frontend_macs=None, peak_activation_bytes=300, file_bytes=2000,
+    frontend_macs=None,
+    peak_activation_bytes=300,
+    file_bytes=2000,
     layers=(Layer("stem", "CONV_2D", (1, 8, 6, 2), (1, 8, 6, 4), (4, 3, 3, 2), 900, 50, 80),),
-    nonzero_params=49, bytes_by_dtype={"int8": 64, "int32": 16}, operators={"CONV_2D": 1}, engine_format="tflite",
+    nonzero_params=49,
+    bytes_by_dtype={"int8": 64, "int32": 16},
+    operators={"CONV_2D": 1},
+    engine_format="tflite",
 )
 
 

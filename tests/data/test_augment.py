@@ -49,7 +49,9 @@ def test_masks_hide_the_places_asked_for_with_the_mean():
 
 def test_mixes_are_of_the_first_rows_with_any_row():
     x, partner, share = random(5, 40), torch.tensor([4, 1, 0]), torch.tensor([0.5, 1.0, 0.25])
-    assert torch.allclose(mix(x, partner, share), torch.stack([(x[0] + x[4]) / 2, x[1], x[2] / 4 + 0.75 * x[0]]), atol=1e-6)
+    assert torch.allclose(
+        mix(x, partner, share), torch.stack([(x[0] + x[4]) / 2, x[1], x[2] / 4 + 0.75 * x[0]]), atol=1e-6
+    )
     again = mix_loudness(torch.cat([x, random(3, 40)]), partner, share)
     assert torch.equal(mix_loudness(x, partner, share), again)
     assert again.shape == (3, 40)
@@ -64,7 +66,9 @@ def test_responses_are_convolved_with_the_clips_that_have_one_and_cut_at_the_end
     assert torch.equal(heard[1], waveform[1])
     nothing = torch.empty(0, dtype=torch.int64)
     assert torch.equal(convolve(waveform, nothing, responses, nothing), waveform)
-    assert torch.allclose(convolve(waveform[:, :8], torch.tensor([0]), responses, torch.tensor([0]))[0], heard[0, :8], atol=1e-5)
+    assert torch.allclose(
+        convolve(waveform[:, :8], torch.tensor([0]), responses, torch.tensor([0]))[0], heard[0, :8], atol=1e-5
+    )
 
 
 def test_a_clip_takes_on_the_statistics_of_each_mel_bin_of_its_partner():
@@ -75,7 +79,9 @@ def test_a_clip_takes_on_the_statistics_of_each_mel_bin_of_its_partner():
     assert torch.allclose(taken[0].std(dim=2), x[2].std(dim=2), rtol=1e-3)
     assert torch.allclose(taken[1].mean(dim=2), 0.25 * x[1].mean(dim=2) + 0.75 * x[0].mean(dim=2), atol=1e-4)
     shape = (x - x.mean(dim=3, keepdim=True)) / x.std(dim=3, keepdim=True)
-    assert torch.allclose((taken[0] - taken[0].mean(dim=2, keepdim=True)) / taken[0].std(dim=2, keepdim=True), shape[0], atol=1e-3)
+    assert torch.allclose(
+        (taken[0] - taken[0].mean(dim=2, keepdim=True)) / taken[0].std(dim=2, keepdim=True), shape[0], atol=1e-3
+    )
     assert torch.equal(mix_style(x, torch.tensor([0, 1]), torch.ones(2)), x[:2])
 
 

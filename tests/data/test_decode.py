@@ -14,8 +14,10 @@ def sine(rate, hertz=440.0, seconds=1.0):
     return 0.5 * np.sin(2 * np.pi * hertz * np.arange(round(rate * seconds)) / rate)
 
 
-@pytest.mark.parametrize(("name", "rate", "tolerance"), [("x.wav", 44100, 0.002), ("x.flac", 8000, 0.002), ("x.ogg", 48000, 0.05),
-                                                        ("x.mp3", 22050, 0.05)])
+@pytest.mark.parametrize(
+    ("name", "rate", "tolerance"),
+    [("x.wav", 44100, 0.002), ("x.flac", 8000, 0.002), ("x.ogg", 48000, 0.05), ("x.mp3", 22050, 0.05)],
+)
 def test_any_format_and_rate_becomes_the_same_tone(tmp_path, name, rate, tolerance):
     soundfile.write(tmp_path / name, sine(rate), rate)
     pcm = decode(tmp_path / name, 16000, 1)
@@ -23,8 +25,12 @@ def test_any_format_and_rate_becomes_the_same_tone(tmp_path, name, rate, toleran
     assert pcm.shape[1] == 1
     assert len(pcm) == pytest.approx(16000, abs=0.1 * 16000 if name == "x.mp3" else 2)
     middle = slice(4000, 12000)
-    lag = 0 if name != "x.mp3" else np.argmax([np.dot(pcm[4000 + k:12000 + k, 0].astype(float), sine(16000)[middle]) for k in range(100)])
-    np.testing.assert_allclose(pcm[4000 + lag:12000 + lag, 0] / 32768, sine(16000)[middle], atol=tolerance)
+    lag = (
+        0
+        if name != "x.mp3"
+        else np.argmax([np.dot(pcm[4000 + k : 12000 + k, 0].astype(float), sine(16000)[middle]) for k in range(100)])
+    )
+    np.testing.assert_allclose(pcm[4000 + lag : 12000 + lag, 0] / 32768, sine(16000)[middle], atol=tolerance)
 
 
 def test_16_bit_audio_at_the_right_rate_is_copied_exactly(tmp_path):
@@ -38,7 +44,9 @@ def test_samples_of_any_width_become_what_the_library_makes_of_them(tmp_path, su
     soundfile.write(tmp_path / "x.wav", np.random.default_rng(0).uniform(-1, 1, (3000, 2)), 44100, subtype=subtype)
     waveform, _ = soundfile.read(tmp_path / "x.wav", dtype="float32")
     wanted = soxr.resample(waveform.mean(axis=1), 44100, 16000)
-    np.testing.assert_array_equal(decode(tmp_path / "x.wav", 16000, 1)[:, 0], np.clip(np.rint(wanted * 32768), -32768, 32767))
+    np.testing.assert_array_equal(
+        decode(tmp_path / "x.wav", 16000, 1)[:, 0], np.clip(np.rint(wanted * 32768), -32768, 32767)
+    )
 
 
 def test_channels_are_averaged_or_repeated(tmp_path):
@@ -57,16 +65,19 @@ def test_overdriven_float_audio_is_clipped_not_wrapped(tmp_path):
     np.testing.assert_array_equal(decode(tmp_path / "x.wav", 16000, 1)[:, 0], [32767, -32768, 0])
 
 
-@pytest.mark.parametrize(("make", "message"), [
-    (lambda path: path.unlink(missing_ok=True), "cannot be read"),
-    (lambda path: path.write_bytes(b""), "the file is empty"),
-    (lambda path: path.write_bytes(b"not audio at all" * 50), "not readable audio"),
-    (lambda path: path.mkdir(), "(cannot be read|not readable audio)"),
-    (lambda path: soundfile.write(path, np.zeros(0), 16000), "holds no samples"),
-    (lambda path: soundfile.write(path, np.array([0.0, np.nan]), 16000, subtype="FLOAT"), "NaN or infinite"),
-    (lambda path: soundfile.write(path, np.array([0.0, np.inf]), 16000, subtype="FLOAT"), "NaN or infinite"),
-    (lambda path: soundfile.write(path, np.zeros(1), 384000), "no samples at 16000 Hz"),
-])
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda path: path.unlink(missing_ok=True), "cannot be read"),
+        (lambda path: path.write_bytes(b""), "the file is empty"),
+        (lambda path: path.write_bytes(b"not audio at all" * 50), "not readable audio"),
+        (lambda path: path.mkdir(), "(cannot be read|not readable audio)"),
+        (lambda path: soundfile.write(path, np.zeros(0), 16000), "holds no samples"),
+        (lambda path: soundfile.write(path, np.array([0.0, np.nan]), 16000, subtype="FLOAT"), "NaN or infinite"),
+        (lambda path: soundfile.write(path, np.array([0.0, np.inf]), 16000, subtype="FLOAT"), "NaN or infinite"),
+        (lambda path: soundfile.write(path, np.zeros(1), 384000), "no samples at 16000 Hz"),
+    ],
+)
 def test_what_cannot_be_used_is_named(tmp_path, make, message):
     path = tmp_path / "x.wav"
     make(path)
@@ -80,7 +91,9 @@ def test_a_file_that_is_cut_off_is_named_and_one_whose_size_is_not_told_is_read(
     soundfile.write(path, np.zeros(8000), 8000)
     whole = path.read_bytes()
     path.write_bytes(whole[:9000])
-    with pytest.raises(InputError, match=rf"{name}: is cut off, 9,000 of 16,0.. bytes are here; download or copy it again"):
+    with pytest.raises(
+        InputError, match=rf"{name}: is cut off, 9,000 of 16,0.. bytes are here; download or copy it again"
+    ):
         decode(path, 8000, 1)
     for head in (whole[:4] + b"\xff\xff\xff\xff" + whole[8:], whole[:-20]):
         path.write_bytes(head)

@@ -11,8 +11,12 @@ from edgekd.errors import InputError
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "esc50"
 HEADER = "filename,fold,target,category,esc10,src_file,take"
-ROWS = ["1-10-A-0.wav,1,0,dog,True,10,A", "2-10-A-1.wav,2,1,cat,True,10,A", "2-11-A-0.wav,2,0,dog,True,11,A",
-        "5-12-A-0.wav,5,0,dog,True,12,A"]
+ROWS = [
+    "1-10-A-0.wav,1,0,dog,True,10,A",
+    "2-10-A-1.wav,2,1,cat,True,10,A",
+    "2-11-A-0.wav,2,0,dog,True,11,A",
+    "5-12-A-0.wav,5,0,dog,True,12,A",
+]
 
 
 def make(path, rows=ROWS, files=("1-10-A-0.flac", "2-10-A-1.flac", "2-11-A-0.flac"), header=HEADER):
@@ -47,12 +51,15 @@ def test_a_wrong_folder_level_is_told(tmp_path, level):
         esc50.read((tmp_path / "esc" / level).resolve())
 
 
-@pytest.mark.parametrize(("rows", "files", "header", "message"), [
-    (ROWS, (), HEADER, "holds none of the 4 clips"),
-    (["1-10-A-0.wav,7,0,dog,True,10,A"], ("x.wav",), HEADER, "row 2: fold '7'"),
-    (ROWS, (), HEADER.replace("category", "kind"), "no column 'category'"),
-    ([], (), HEADER, "holds no rows"),
-])
+@pytest.mark.parametrize(
+    ("rows", "files", "header", "message"),
+    [
+        (ROWS, (), HEADER, "holds none of the 4 clips"),
+        (["1-10-A-0.wav,7,0,dog,True,10,A"], ("x.wav",), HEADER, "row 2: fold '7'"),
+        (ROWS, (), HEADER.replace("category", "kind"), "no column 'category'"),
+        ([], (), HEADER, "holds no rows"),
+    ],
+)
 def test_a_damaged_copy_is_refused(tmp_path, rows, files, header, message):
     with pytest.raises(InputError, match=message):
         esc50.read(make(tmp_path / "esc", rows, files, header))

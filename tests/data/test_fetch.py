@@ -33,7 +33,9 @@ class Server(http.server.ThreadingHTTPServer):
 
     def add(self, name, content):
         self.files[f"/{name}"] = content
-        return fetch.Remote(name, f"http://127.0.0.1:{self.server_port}/{name}", f"md5:{hashlib.md5(content).hexdigest()}")
+        return fetch.Remote(
+            name, f"http://127.0.0.1:{self.server_port}/{name}", f"md5:{hashlib.md5(content).hexdigest()}"
+        )
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -56,7 +58,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_response(206 if start else 200)
         self.send_header("Content-Length", str(len(content) - start))
         self.end_headers()
-        self.wfile.write(content[start:][:self.server.limit])
+        self.wfile.write(content[start:][: self.server.limit])
 
 
 @pytest.fixture
@@ -97,7 +99,10 @@ def test_archives_are_downloaded_checked_unpacked_and_not_again(server, tmp_path
     assert (folder / "audio" / "a.wav").stat().st_size == 4000
     assert (folder / "meta.csv").read_text() == "filename\n"
     assert [line.partition(",")[0] for line in said] == ["1 of 2: meta.zip", "2 of 2: audio.1.tar.gz"]
-    assert sorted(path.name for path in (tmp_path / "out" / "archives").iterdir()) == ["audio.1.tar.gz.done", "meta.zip.done"]
+    assert sorted(path.name for path in (tmp_path / "out" / "archives").iterdir()) == [
+        "audio.1.tar.gz.done",
+        "meta.zip.done",
+    ]
     asked = len(server.asked)
     assert get(tmp_path / "out") == folder
     assert len(server.asked) == asked
@@ -145,7 +150,10 @@ def test_a_part_that_is_whole_already_is_taken(server, tmp_path):
 def test_a_wrong_checksum_is_told_and_nothing_of_it_is_kept(server, remotes, tmp_path):
     right = server.files["/meta.zip"]
     server.files["/meta.zip"] = b"x" * len(right)
-    with pytest.raises(InputError, match=rf"meta.zip: what came does not match the published checksum {remotes[0].hash} and was discarded"):
+    with pytest.raises(
+        InputError,
+        match=rf"meta.zip: what came does not match the published checksum {remotes[0].hash} and was discarded",
+    ):
         get(tmp_path / "out")
     assert list((tmp_path / "out" / "archives").iterdir()) == []
     server.files["/meta.zip"] = right
@@ -168,7 +176,9 @@ def test_a_full_disk_keeps_what_came(tmp_path, monkeypatch):
         def write(self, _):
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "open", lambda self, mode="r", **more: Full() if self.suffix == ".part" else opened(self, mode, **more))
+    monkeypatch.setattr(
+        Path, "open", lambda self, mode="r", **more: Full() if self.suffix == ".part" else opened(self, mode, **more)
+    )
     with pytest.raises(InputError, match="the disk is full; what came is kept"):
         get(tmp_path / "out")
 
@@ -234,13 +244,22 @@ def test_on_a_terminal_the_licence_is_asked_for(tmp_path, monkeypatch, capsys, a
     assert (tmp_path / "out").exists() == (status == 0)
 
 
-@pytest.mark.parametrize(("name", "message"), [
-    ("deepship", "DeepShip cannot be downloaded from here: it comes from Muhammad Irfan et al., .*doi 10.1016/j.eswa.2021.115270"),
-    ("vtuad", "IEEE DataPort .*doi 10.21227/msg0-ag12.*edgekd data prepare vtuad FOLDER"),
-    ("esc50", "Karol J. Piczak"),
-    ("folder", "there is nothing to download"),
-    ("tau", "no data set 'tau'; did you mean"),
-])
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "deepship",
+            (
+                "DeepShip cannot be downloaded from here: it comes from Muhammad Irfan et al., .*doi"
+                " 10.1016/j.eswa.2021.115270"
+            ),
+        ),
+        ("vtuad", "IEEE DataPort .*doi 10.21227/msg0-ag12.*edgekd data prepare vtuad FOLDER"),
+        ("esc50", "Karol J. Piczak"),
+        ("folder", "there is nothing to download"),
+        ("tau", "no data set 'tau'; did you mean"),
+    ],
+)
 def test_what_cannot_be_downloaded_is_refused_with_where_it_is(monkeypatch, capsys, tmp_path, name, message):
     status, out, err = run(monkeypatch, capsys, name, "--out", tmp_path / "out", "--accept-licence")
     assert (status, out, err.count("\n")) == (2, "", 1)

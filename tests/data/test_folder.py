@@ -30,7 +30,11 @@ def test_a_tree_of_labels_is_dealt_into_train_and_test_the_same_way_every_time(t
     names = [f"{label}/{i}.wav" for label in ("cat", "dog") for i in range(10)]
     found = folder.read(tree(tmp_path / "set", *names, ".git/x.wav", "cat/._1.wav", "cat/readme.txt"))
     assert Counter((source.clip.label, source.clip.split) for source in found.sources) == {
-        ("cat", "train"): 8, ("cat", "test"): 2, ("dog", "train"): 8, ("dog", "test"): 2}
+        ("cat", "train"): 8,
+        ("cat", "test"): 2,
+        ("dog", "train"): 8,
+        ("dog", "test"): 2,
+    }
     assert splits(found) == splits(folder.read(tree(tmp_path / "elsewhere", *names)))
     assert "4 of 20 clips dealt to 'test'" in found.notes[0]
     assert found.name == "set"
@@ -38,7 +42,9 @@ def test_a_tree_of_labels_is_dealt_into_train_and_test_the_same_way_every_time(t
 
 
 def test_folders_below_a_label_are_groups_and_stay_together(tmp_path):
-    found = folder.read(tree(tmp_path, *(f"{label}/place{p}/{i}.wav" for label in ("cat", "dog") for p in range(4) for i in range(5))))
+    found = folder.read(
+        tree(tmp_path, *(f"{label}/place{p}/{i}.wav" for label in ("cat", "dog") for p in range(4) for i in range(5)))
+    )
     sides = {(source.clip.group, source.clip.split) for source in found.sources}
     assert len(sides) == 8  # each group on one side only
     assert "cat/place0" in {group for group, _ in sides}
@@ -46,7 +52,9 @@ def test_folders_below_a_label_are_groups_and_stay_together(tmp_path):
 
 
 def test_a_group_shared_by_labels_stays_whole_and_each_label_keeps_both_sides(tmp_path):
-    rows = [f"{label}{g}{i}.wav,{label},place{g}" for label in ("cat", "dog", "owl") for g in range(6) for i in range(2)]
+    rows = [
+        f"{label}{g}{i}.wav,{label},place{g}" for label in ("cat", "dog", "owl") for g in range(6) for i in range(2)
+    ]
     found = folder.read(*table(tmp_path / "set", "filename,label,group", *rows))
     assert len({(source.clip.group, source.clip.split) for source in found.sources}) == 6
     assert len({(source.clip.label, source.clip.split) for source in found.sources}) == 6
@@ -59,8 +67,12 @@ def test_a_label_with_one_group_stays_in_train(tmp_path):
 
 def test_a_tree_of_splits_keeps_them(tmp_path):
     found = folder.read(tree(tmp_path, "train/cat/1.wav", "train/dog/far/2.flac", "Test/cat/3.mp3", "fold_1/dog/4.ogg"))
-    assert splits(found) == {"train/cat/1.wav": "train", "train/dog/far/2.flac": "train", "Test/cat/3.mp3": "Test",
-                             "fold_1/dog/4.ogg": "fold_1"}
+    assert splits(found) == {
+        "train/cat/1.wav": "train",
+        "train/dog/far/2.flac": "train",
+        "Test/cat/3.mp3": "Test",
+        "fold_1/dog/4.ogg": "fold_1",
+    }
     assert {source.clip.label for source in found.sources} == {"cat", "dog"}
     assert {source.clip.group for source in found.sources} == {"", "dog/far"}
     assert found.notes == ["folders read as SPLIT/LABEL: Test, fold_1, train"]
@@ -69,19 +81,29 @@ def test_a_tree_of_splits_keeps_them(tmp_path):
 def test_names_that_are_not_utf8_are_written_with_escapes(tmp_path):
     tree(tmp_path, *(os.fsdecode(name) for name in (b"caf\xe9/\xff.wav", b"mus\xc3\xa9e/\xff.wav")))
     clips = [source.clip for source in folder.read(tmp_path).sources]
-    assert sorted((clip.label, clip.path) for clip in clips) == [("caf\\xe9", "caf\\xe9/\\xff.wav"), ("musée", "musée/\\xff.wav")]
+    assert sorted((clip.label, clip.path) for clip in clips) == [
+        ("caf\\xe9", "caf\\xe9/\\xff.wav"),
+        ("musée", "musée/\\xff.wav"),
+    ]
     assert all(source.file.exists() for source in folder.read(tmp_path).sources)
 
 
-@pytest.mark.parametrize(("names", "level", "message"), [
-    (("cat/1.wav", "dog/2.wav"), "cat", r"1 audio file lies outside any label folder \(1.wav\); did you mean .*set\?"),
-    (("cat/1.wav", "dog/2.wav", "3.wav"), "", r"\(3.wav\); move them"),
-    (("set/cat/1.wav", "set/dog/2.wav"), "", r"one folder of audio only \('set'\).*did you mean .*set\?"),
-    (("cat/1.wav",), "", "needs two labels or more"),
-    (("train/1.wav", "test/dog/2.wav"), "", r"\(train/1.wav\); wanted SPLIT/LABEL/FILE"),
-    (("cat/1.txt",), "", "holds no audio"),
-    (("cat/1.wav",), "nothing", "is not a folder"),
-])
+@pytest.mark.parametrize(
+    ("names", "level", "message"),
+    [
+        (
+            ("cat/1.wav", "dog/2.wav"),
+            "cat",
+            r"1 audio file lies outside any label folder \(1.wav\); did you mean .*set\?",
+        ),
+        (("cat/1.wav", "dog/2.wav", "3.wav"), "", r"\(3.wav\); move them"),
+        (("set/cat/1.wav", "set/dog/2.wav"), "", r"one folder of audio only \('set'\).*did you mean .*set\?"),
+        (("cat/1.wav",), "", "needs two labels or more"),
+        (("train/1.wav", "test/dog/2.wav"), "", r"\(train/1.wav\); wanted SPLIT/LABEL/FILE"),
+        (("cat/1.txt",), "", "holds no audio"),
+        (("cat/1.wav",), "nothing", "is not a folder"),
+    ],
+)
 def test_a_wrong_folder_is_told(tmp_path, names, level, message):
     with pytest.raises(InputError, match=message):
         folder.read(tree(tmp_path / "set", *names) / level)
@@ -92,7 +114,14 @@ def test_a_table_gives_all_columns_and_may_be_the_path_itself(tmp_path):
     path, csv = table(tmp_path / "set", header, 'x/1.wav;cat;fold1;g;a;p;"fine; so far"', "2.wav; dog ;fold2")
     found = folder.read(csv)
     first, second = (source.clip for source in found.sources)
-    assert (first.path, first.label, first.split, first.group, first.recorder, first.parent) == ("x/1.wav", "cat", "fold1", "g", "a", "p")
+    assert (first.path, first.label, first.split, first.group, first.recorder, first.parent) == (
+        "x/1.wav",
+        "cat",
+        "fold1",
+        "g",
+        "a",
+        "p",
+    )
     assert (second.label, second.group) == ("dog", "")
     assert found.sources[0].file == path / "x/1.wav"
     assert found.notes == ["clips.csv: columns not read: mood"]
@@ -106,15 +135,18 @@ def test_a_table_of_tabs_with_windows_line_ends_and_empty_columns_is_read(tmp_pa
     assert found.notes == []
 
 
-@pytest.mark.parametrize(("lines", "message"), [
-    (["file,label", "1.wav,cat"], "no column 'filename'; did you mean 'file'"),
-    (["filename,label", "1.wav,"], "row 2: no label"),
-    (["filename,label,split", "1.wav,cat,a", "2.wav,cat,"], "row 3: no split"),
-    (["filename,label"], "holds no rows"),
-    (["filename,label,label", "1.wav,cat,dog"], "column 'label' more than once"),
-    (["filename,label", "1.wav,cat", "2.wav,cat"], r"clips\.csv: every clip has the label 'cat'"),
-    (["filename,label", "1,2.wav,cat"], "row 2: 3 fields for 2 columns"),
-])
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (["file,label", "1.wav,cat"], "no column 'filename'; did you mean 'file'"),
+        (["filename,label", "1.wav,"], "row 2: no label"),
+        (["filename,label,split", "1.wav,cat,a", "2.wav,cat,"], "row 3: no split"),
+        (["filename,label"], "holds no rows"),
+        (["filename,label,label", "1.wav,cat,dog"], "column 'label' more than once"),
+        (["filename,label", "1.wav,cat", "2.wav,cat"], r"clips\.csv: every clip has the label 'cat'"),
+        (["filename,label", "1,2.wav,cat"], "row 2: 3 fields for 2 columns"),
+    ],
+)
 def test_a_table_that_does_not_fit_is_refused(tmp_path, lines, message):
     with pytest.raises(InputError, match=message):
         folder.read(*table(tmp_path / "set", *lines))

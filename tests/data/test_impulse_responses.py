@@ -42,7 +42,10 @@ def test_patterns_choose_files_and_the_hash_tells_choices_apart(folder):
     everything = load_responses(folder, RATE)
     assert np.array_equal(load_responses(folder, RATE, include=["d*", "ring.wav"]), everything[:2])
     assert len(load_responses(folder, RATE, exclude=["*.wav"])) == 1
-    hashes = {responses_hash(each) for each in (everything, everything[:2], everything[::-1], load_responses(folder, RATE, ["room*"]))}
+    hashes = {
+        responses_hash(each)
+        for each in (everything, everything[:2], everything[::-1], load_responses(folder, RATE, ["room*"]))
+    }
     assert len(hashes) == 4
     assert responses_hash(load_responses(folder, RATE)) == responses_hash(everything)
 

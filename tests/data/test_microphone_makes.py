@@ -43,12 +43,15 @@ def test_a_folders_own_table_counts_and_all_takes_also_what_nobody_named(folder)
         of_split(given, folder, "test")
 
 
-@pytest.mark.parametrize(("table", "message"), [
-    ('[train]\nAcme = ["a1"]\n[test]\nAcme = ["a2"]\n', r"make 'Acme' is in \[train\] and in \[test\]"),
-    ('[train]\nAcme = ["a1"]\n[test]\nBell = ["a1"]\n', "'a1' is there twice"),
-    ('[train]\nAcme = "a1"\n[test]\n', "train"),
-    ('[train]\n[tets]\n', "unknown key 'tets'; did you mean 'test'"),
-])
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ('[train]\nAcme = ["a1"]\n[test]\nAcme = ["a2"]\n', r"make 'Acme' is in \[train\] and in \[test\]"),
+        ('[train]\nAcme = ["a1"]\n[test]\nBell = ["a1"]\n', "'a1' is there twice"),
+        ('[train]\nAcme = "a1"\n[test]\n', "train"),
+        ("[train]\n[tets]\n", "unknown key 'tets'; did you mean 'test'"),
+    ],
+)
 def test_a_table_that_is_no_split_is_refused(folder, table, message):
     (folder / "makes.toml").write_text(table)
     with pytest.raises(InputError, match=message):

@@ -10,8 +10,11 @@ from tests.data.test_store import build
 
 
 def clips_of(count, split="train", labels=("cat", "dog"), group=""):
-    return [Clip(f"{split}-{label}{number}.wav", label, split, group=f"{group}{label}{number}" if group else "")
-            for label in labels for number in range(count)]
+    return [
+        Clip(f"{split}-{label}{number}.wav", label, split, group=f"{group}{label}{number}" if group else "")
+        for label in labels
+        for number in range(count)
+    ]
 
 
 def test_clips_are_tied_through_others():
@@ -51,7 +54,11 @@ def test_held_out_parts_cover_the_training_side_once_and_test_splits_are_heard_b
 
 
 def test_recordings_of_the_test_splits_are_in_no_part(tmp_path):
-    clips = [*clips_of(4, group="g"), Clip("more.wav", "cat", "train", group="leak"), Clip("t.wav", "cat", "test", group="leak")]
+    clips = [
+        *clips_of(4, group="g"),
+        Clip("more.wav", "cat", "train", group="leak"),
+        Clip("t.wav", "cat", "test", group="leak"),
+    ]
     side = build(tmp_path / "store", clips, official=True).partition(["train"], ["test"], held_out=[0, 2])
     np.testing.assert_array_equal(side.left_out, [8])
     assert 8 not in np.concatenate([side.train, side.test])

@@ -35,8 +35,9 @@ def audio(tmp_path):
 def test_prepare_then_info(edgekd, audio, tmp_path):
     soundfile.write(audio / "cat" / "silence.wav", np.zeros(32000), 16000)
     soundfile.write(audio / "cat" / "short.wav", np.full(4000, 0.1), 8000)
-    status, out, err = edgekd("data", "prepare", "folder", audio, "--out", tmp_path / "store", "--licence", "CC0-1.0",
-                              "--sample-rate", 8000)
+    status, out, err = edgekd(
+        "data", "prepare", "folder", audio, "--out", tmp_path / "store", "--licence", "CC0-1.0", "--sample-rate", 8000
+    )
     assert status == 0
     assert "12 clips, 2 labels" in out
     assert "silent clips: 1 (cat/silence.wav)" in out
@@ -45,7 +46,12 @@ def test_prepare_then_info(edgekd, audio, tmp_path):
     status, out, _ = edgekd("data", "info", tmp_path / "store", "--json")
     report = json.loads(out)
     assert status == 0
-    assert (report["clips"], report["sample_rate"], report["licence"], report["synthetic"]) == (12, 8000, "CC0-1.0", False)
+    assert (report["clips"], report["sample_rate"], report["licence"], report["synthetic"]) == (
+        12,
+        8000,
+        "CC0-1.0",
+        False,
+    )
     assert report["hash"] == ClipStore.open(tmp_path / "store").hash
     assert report["labels"] == {"cat": {"test": 1, "train": 6}, "dog": {"test": 1, "train": 4}}
     assert report["silent"] == ["cat/silence.wav"]
@@ -79,8 +85,11 @@ def test_bad_clips_are_all_named_and_the_good_ones_are_kept(edgekd, audio, tmp_p
     for name in ("empty.wav: the file is empty", "junk.mp3: is not readable", "nan.wav: holds NaN"):
         assert name in err
     (kept,) = tmp_path.glob(".store.*")
-    assert err.splitlines()[-1] == ("edgekd: 3 of 13 clips cannot be used (named above); no store was made; mend them or leave them out "
-                                    f"with --skip-bad; 10 clips are kept in {kept.name}, and the same command goes on")
+    assert (
+        err.splitlines()[-1]
+        == "edgekd: 3 of 13 clips cannot be used (named above); no store was made; mend them or leave them out "
+        f"with --skip-bad; 10 clips are kept in {kept.name}, and the same command goes on"
+    )
     decoded.clear()
     status, out, err = edgekd("data", "prepare", "folder", audio, "--out", tmp_path / "store", "--skip-bad")
     assert status == 0
@@ -110,7 +119,21 @@ def test_rows_may_change_while_the_audio_is_kept(edgekd, audio, tmp_path, decode
     assert edgekd("data", "prepare", "folder", audio, "--out", tmp_path / "store")[0] == 2
     bad.unlink()
     decoded.clear()
-    assert edgekd("data", "prepare", "folder", audio, "--out", tmp_path / "store", "--test-fraction", "0.4", "--licence", "CC0-1.0")[0] == 0
+    assert (
+        edgekd(
+            "data",
+            "prepare",
+            "folder",
+            audio,
+            "--out",
+            tmp_path / "store",
+            "--test-fraction",
+            "0.4",
+            "--licence",
+            "CC0-1.0",
+        )[0]
+        == 0
+    )
     assert decoded == []
     store = ClipStore.open(tmp_path / "store")
     assert (store.licence, len(store.indices(["test"]))) == ("CC0-1.0", 4)
@@ -129,7 +152,10 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(edgekd, audio, tmp
     prepare = ("data", "prepare", "folder", str(audio), "--out", str(tmp_path / "store"))
     done = subprocess.run([sys.executable, "-c", FULL_DISK, *prepare], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
-    assert "cannot be written (File too large); free space or choose another --out; 4 clips are kept in .store.partial-" in done.stderr
+    assert (
+        "cannot be written (File too large); free space or choose another --out; 4 clips are kept in .store.partial-"
+        in done.stderr
+    )
     assert edgekd(*prepare)[0] == 0
     assert len(decoded) == 6
     assert edgekd(*prepare[:-1], tmp_path / "whole")[0] == 0
@@ -157,7 +183,9 @@ def test_a_second_prepare_of_the_same_store_is_refused(edgekd, audio, tmp_path, 
 
 def test_a_table_with_missing_and_repeated_files_is_refused(edgekd, audio, tmp_path):
     table = tmp_path / "clips.csv"
-    table.write_text("filename,label,split\ncat/0.wav,cat,train\ncat/0.wav,cat,train\ndog/none.wav,dog,train\ndog/0.wav,dog,test\n")
+    table.write_text(
+        "filename,label,split\ncat/0.wav,cat,train\ncat/0.wav,cat,train\ndog/none.wav,dog,train\ndog/0.wav,dog,test\n"
+    )
     status, _, err = edgekd("data", "prepare", "folder", audio, "--csv", table, "--out", tmp_path / "store")
     assert status == 2
     assert "cat/0.wav: is listed more than once" in err
@@ -168,12 +196,17 @@ def test_a_table_with_missing_and_repeated_files_is_refused(edgekd, audio, tmp_p
 def test_warnings_before_a_training_would_meet_them(edgekd, audio, tmp_path):
     shutil.copy(audio / "cat" / "0.wav", audio / "dog" / "same.wav")
     table = tmp_path / "clips.csv"
-    table.write_text("filename,label,split,group\ncat/0.wav,cat,train,g\ndog/same.wav,dog,train,\ndog/0.wav,dog,test,g\n")
+    table.write_text(
+        "filename,label,split,group\ncat/0.wav,cat,train,g\ndog/same.wav,dog,train,\ndog/0.wav,dog,test,g\n"
+    )
     status, out, err = edgekd("data", "prepare", "folder", audio, "--csv", table, "--out", tmp_path / "store")
     assert status == 0
     assert "labels in one split only: cat in train" in out
     assert "leaks: 1 in more than one split (group g)" in out
-    assert "1 clip repeats the audio of a clip with another label or split: cat/0.wav (cat, train) = dog/same.wav (dog, train)" in err
+    assert (
+        "1 clip repeats the audio of a clip with another label or split: cat/0.wav (cat, train) = dog/same.wav (dog,"
+        " train)" in err
+    )
 
 
 def test_an_existing_store_is_kept_without_force(edgekd, audio, tmp_path):
@@ -191,7 +224,9 @@ def test_an_existing_store_is_kept_without_force(edgekd, audio, tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_polite_kill_does_no_harm_to_the_old_store_and_the_same_command_goes_on(edgekd, audio, tmp_path, monkeypatch, decoded, number):
+def test_a_polite_kill_does_no_harm_to_the_old_store_and_the_same_command_goes_on(
+    edgekd, audio, tmp_path, monkeypatch, decoded, number
+):
     prepare = ("data", "prepare", "folder", audio, "--out", tmp_path / "store")
     edgekd(*prepare)
     before = files(tmp_path / "store")
@@ -204,14 +239,18 @@ def test_a_polite_kill_does_no_harm_to_the_old_store_and_the_same_command_goes_o
             yield item
 
     monkeypatch.setattr(data, "decode_all", killed)
-    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite started in the background inherits it ignored
+    # a suite started in the background inherits it ignored
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         status, out, err = edgekd(*prepare, "--licence", "new", "--force")
     finally:
         signal.signal(signal.SIGINT, handler)
     (kept,) = tmp_path.glob(".store.*")
-    assert (status, out, err.splitlines()[-1]) == (130, "", f"edgekd: {tmp_path / 'store'}: interrupted; 5 clips are kept in {kept.name}, "
-                                                            "and the same command goes on")
+    assert (status, out, err.splitlines()[-1]) == (
+        130,
+        "",
+        f"edgekd: {tmp_path / 'store'}: interrupted; 5 clips are kept in {kept.name}, and the same command goes on",
+    )
     assert files(tmp_path / "store") == before
     monkeypatch.setattr(data, "decode_all", decode_all)
     decoded.clear()
@@ -224,7 +263,9 @@ def test_a_polite_kill_does_no_harm_to_the_old_store_and_the_same_command_goes_o
 
 
 def test_synth_is_loudly_synthetic(edgekd, tmp_path):
-    status, out, err = edgekd("data", "synth", "--out", tmp_path / "store", "--clips", 40, "--seconds", 1, "--sample-rate", 8000)
+    status, out, err = edgekd(
+        "data", "synth", "--out", tmp_path / "store", "--clips", 40, "--seconds", 1, "--sample-rate", 8000
+    )
     assert status == 0
     assert "40 clips of SYNTHETIC audio (made by a program, not recorded), 10 labels" in out
     assert "not recordings" in err
@@ -233,18 +274,24 @@ def test_synth_is_loudly_synthetic(edgekd, tmp_path):
     assert len(store.partition(["train"], ["test"]).test) == 10
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    (("prepare", "esc5", "AUDIO", "--out", "OUT"), "no data set 'esc5'; did you mean 'esc50'"),
-    (("prepare", "esc50", "AUDIO", "--out", "OUT"), "has no meta/esc50.csv"),
-    (("prepare", "esc50", "AUDIO", "--out", "OUT", "--licence", "mine"), "--licence belongs to 'data prepare folder'"),
-    (("prepare", "folder", "AUDIO", "--out", "OUT", "--sample-rate", "0"), "--sample-rate 0"),
-    (("prepare", "folder", "AUDIO", "--out", "OUT", "--channels", "0"), "--channels 0"),
-    (("synth", "--out", "OUT", "--clips", "39"), "--clips 39: wanted 40 or more"),
-    (("synth", "--out", "OUT", "--seconds", "0"), "--seconds 0"),
-    (("synth", "--out", "OUT", "--seed", "-1"), "--seed -1"),
-    (("info", "OUT"), "does not exist"),
-    (("info", "AUDIO"), "is not an edgekd store"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("prepare", "esc5", "AUDIO", "--out", "OUT"), "no data set 'esc5'; did you mean 'esc50'"),
+        (("prepare", "esc50", "AUDIO", "--out", "OUT"), "has no meta/esc50.csv"),
+        (
+            ("prepare", "esc50", "AUDIO", "--out", "OUT", "--licence", "mine"),
+            "--licence belongs to 'data prepare folder'",
+        ),
+        (("prepare", "folder", "AUDIO", "--out", "OUT", "--sample-rate", "0"), "--sample-rate 0"),
+        (("prepare", "folder", "AUDIO", "--out", "OUT", "--channels", "0"), "--channels 0"),
+        (("synth", "--out", "OUT", "--clips", "39"), "--clips 39: wanted 40 or more"),
+        (("synth", "--out", "OUT", "--seconds", "0"), "--seconds 0"),
+        (("synth", "--out", "OUT", "--seed", "-1"), "--seed -1"),
+        (("info", "OUT"), "does not exist"),
+        (("info", "AUDIO"), "is not an edgekd store"),
+    ],
+)
 def test_bad_usage_is_one_line(edgekd, audio, tmp_path, arguments, message):
     places = {"AUDIO": audio, "OUT": tmp_path / "out"}
     status, out, err = edgekd("data", *(places.get(argument, argument) for argument in arguments))
@@ -268,8 +315,10 @@ def test_part_of_the_real_data_leaks_between_folds_and_is_left_out_of_training(e
         (tmp_path / "esc" / "audio" / name).symlink_to(REAL / "audio" / name)
     status, out, _ = edgekd("data", "prepare", "esc50", tmp_path / "esc", "--out", tmp_path / "store")
     assert status == 0
-    assert ("leaks: 2 in more than one split (group 131943, group 134049): 2 in fold2 and fold3; their clips are left out of "
-            "training") in out
+    assert (
+        "leaks: 2 in more than one split (group 131943, group 134049): 2 in fold2 and fold3; their clips are left out"
+        " of training" in out
+    )
     store = ClipStore.open(tmp_path / "store")
     leaks = {clip.split for clip in store.clips if clip.group == "131943"}
     part = store.partition([split for split in store.splits if split != min(leaks)], [min(leaks)])

@@ -13,6 +13,7 @@ GIB = 1 << 30
 @pytest.fixture
 def machine(tmp_path, monkeypatch):
     """Sets what the system tells: MemAvailable in KiB, lines of /proc/self/cgroup, files of the control groups."""
+
     def tell(available, groups=(), files=None):
         monkeypatch.setattr(readahead, "MEMINFO", tmp_path / "meminfo")
         monkeypatch.setattr(readahead, "CGROUP", tmp_path / "cgroup")
@@ -23,13 +24,21 @@ def machine(tmp_path, monkeypatch):
         for name, text in (files or {}).items():
             (tmp_path / "groups" / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / "groups" / name).write_text(text)
+
     return tell
 
 
 def limited(name, limit, used, cached, version=2):
-    files = ("memory.max", "memory.current", "file") if version == 2 else ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_cache")
-    return {f"{name}/{files[0]}": f"{limit}\n", f"{name}/{files[1]}": f"{used}\n",
-            f"{name}/memory.stat": f"anon 5\n{files[2]} {cached}\n"}
+    files = (
+        ("memory.max", "memory.current", "file")
+        if version == 2
+        else ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_cache")
+    )
+    return {
+        f"{name}/{files[0]}": f"{limit}\n",
+        f"{name}/{files[1]}": f"{used}\n",
+        f"{name}/memory.stat": f"anon 5\n{files[2]} {cached}\n",
+    }
 
 
 def test_memory_is_what_the_machine_has_left(machine):

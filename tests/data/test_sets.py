@@ -19,7 +19,9 @@ from edgekd.evaluation import evaluate
 def evaluation(path):
     for number in range(2):
         fixtures.wav(path / "audio" / f"{number}.wav")
-    fixtures.table(path / "evaluation_setup" / "fold1_test.csv", ("filename",), [[f"audio/{number}.wav"] for number in range(2)])
+    fixtures.table(
+        path / "evaluation_setup" / "fold1_test.csv", ("filename",), [[f"audio/{number}.wav"] for number in range(2)]
+    )
     return path
 
 
@@ -56,7 +58,9 @@ def test_each_is_prepared_and_described(edgekd, tmp_path, name):
     assert KNOWN[name].licence in out
     status, out, _ = edgekd("data", "info", tmp_path / "store", "--json")
     report = json.loads(out)
-    assert list(report["splits"].items()) == sorted(splits.items(), key=lambda item: (item[0].rstrip("0123456789"), len(item[0]), item[0]))
+    assert list(report["splits"].items()) == sorted(
+        splits.items(), key=lambda item: (item[0].rstrip("0123456789"), len(item[0]), item[0])
+    )
     assert report["channels"] == (2 if name == "tau19" else 1)
     assert bool(report["cities"]) == KNOWN[name].cities
     store = ClipStore.open(tmp_path / "store")
@@ -74,11 +78,16 @@ def test_info_counts_cities_and_recorders_and_what_is_unused_leaks_nowhere(edgek
 
 
 def test_what_has_no_labels_is_refused_for_training_and_scoring(edgekd, tmp_path):
-    _, out, err = edgekd("data", "prepare", "tau22-evaluation", evaluation(tmp_path / "tree"), "--out", tmp_path / "store")
+    _, out, err = edgekd(
+        "data", "prepare", "tau22-evaluation", evaluation(tmp_path / "tree"), "--out", tmp_path / "store"
+    )
     assert "no labels: these clips can be predicted, not trained on" in out
     assert "note: these clips have no labels" in err
     store = ClipStore.open(tmp_path / "store")
-    with pytest.raises(InputError, match="tau22-evaluation has no labels: nothing can be trained on it; give its folder to edgekd predict"):
+    with pytest.raises(
+        InputError,
+        match="tau22-evaluation has no labels: nothing can be trained on it; give its folder to edgekd predict",
+    ):
         store.partition(["evaluation"], [])
     with pytest.raises(InputError, match="has no labels to score against; give its folder to edgekd predict"):
         evaluate.check_labelled(store)
@@ -98,15 +107,23 @@ def test_a_cut_store_goes_on_where_it_was_stopped(edgekd, tmp_path):
     assert (tmp_path / "store" / "audio.i16").read_bytes() == (tmp_path / "whole" / "audio.i16").read_bytes()
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    (("prepare", "tau2", "TREE"), "no data set 'tau2'; did you mean 'tau2"),
-    (("prepare", "tau19", "TREE", "--subset", "5"), "--subset belongs to 'data prepare tau22'"),
-    (("prepare", "tau22", "TREE", "--segment", "5"), "--segment belongs to 'data prepare deepship'"),
-    (("prepare", "urbansound8k", "TREE", "--test-fraction", "0.5"), "--test-fraction belongs to 'data prepare deepship, folder'"),
-    (("prepare", "tut18", "TREE", "--fold", "0"), "--fold 0: wanted 1 or more"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("prepare", "tau2", "TREE"), "no data set 'tau2'; did you mean 'tau2"),
+        (("prepare", "tau19", "TREE", "--subset", "5"), "--subset belongs to 'data prepare tau22'"),
+        (("prepare", "tau22", "TREE", "--segment", "5"), "--segment belongs to 'data prepare deepship'"),
+        (
+            ("prepare", "urbansound8k", "TREE", "--test-fraction", "0.5"),
+            "--test-fraction belongs to 'data prepare deepship, folder'",
+        ),
+        (("prepare", "tut18", "TREE", "--fold", "0"), "--fold 0: wanted 1 or more"),
+    ],
+)
 def test_bad_usage_is_one_line(edgekd, tmp_path, arguments, message):
-    status, out, err = edgekd("data", *(str(tmp_path) if word == "TREE" else word for word in arguments), "--out", tmp_path / "store")
+    status, out, err = edgekd(
+        "data", *(str(tmp_path) if word == "TREE" else word for word in arguments), "--out", tmp_path / "store"
+    )
     assert (status, out) == (2, "")
     assert message in err
     assert err.count("\n") == 1

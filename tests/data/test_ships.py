@@ -13,10 +13,15 @@ from edgekd.errors import InputError
 
 def test_deepship_recordings_are_cut_and_dealt_by_ship(tmp_path):
     found = deepship.read(fixtures.deepship(tmp_path / "DeepShip"), segment=0.1, test_fraction=0.25)
-    assert Counter(source.clip.label for source in found.sources) == dict.fromkeys(("cargo", "passengership", "tanker", "tug"), 15)
+    assert Counter(source.clip.label for source in found.sources) == dict.fromkeys(
+        ("cargo", "passengership", "tanker", "tug"), 15
+    )
     first, second = found.sources[0], found.sources[1]
     assert (first.clip.path, first.clip.parent, first.clip.group) == (
-        "Cargo/20171101-0/203620.wav#0", "Cargo/20171101-0/203620.wav", "CARGO 1")
+        "Cargo/20171101-0/203620.wav#0",
+        "Cargo/20171101-0/203620.wav",
+        "CARGO 1",
+    )
     assert (first.cut, second.cut) == ((0.0, 0.1), (0.1, 0.1))
     sides = Counter(group for group, _ in {(source.clip.group, source.clip.split) for source in found.sources})
     assert set(sides.values()) == {1}
@@ -43,7 +48,9 @@ def test_a_recording_no_longer_than_a_segment_is_one_clip(tmp_path):
 def test_the_published_part_of_deepship_is_grouped_by_recording(tmp_path):
     path = tmp_path / "DeepShip"
     for kind in ("Cargo", "Passengership"):
-        fixtures.table(path / kind / f"{kind.lower()}-metafile", None, [(1, 70, "SWIFT", "20171104", "203623", 458, "1-2")], ",")
+        fixtures.table(
+            path / kind / f"{kind.lower()}-metafile", None, [(1, 70, "SWIFT", "20171104", "203623", 458, "1-2")], ","
+        )
         for number in (1, 2, 3):
             fixtures.wav(path / kind / f"{number}.wav", 32000, seconds=0.1)
     found = deepship.read(path)
@@ -92,7 +99,9 @@ def test_a_scenario_of_vtuad_is_read_and_ships_in_several_splits_are_told(tmp_pa
     assert {source.clip.group for source in found.sources if source.clip.label == "background"} == {""}
     assert found.official_folds
     assert len(found.notes) == 1
-    assert found.notes[0].startswith("2 of 14 ships are in more than one split, by the publishers' choice; their clips are left out")
+    assert found.notes[0].startswith(
+        "2 of 14 ships are in more than one split, by the publishers' choice; their clips are left out"
+    )
 
 
 def test_rows_of_vtuad_that_share_a_file_are_parts_of_it(tmp_path):

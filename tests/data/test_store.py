@@ -20,7 +20,9 @@ def noise(samples, seed=0, channels=1):
 
 
 def build(path, clips, *, force=False, channels=1, official=False, samples=(1500, 700, 2300)):
-    with StoreWriter(path, name="toy", licence="none", sample_rate=RATE, channels=channels, official_folds=official, force=force) as writer:
+    with StoreWriter(
+        path, name="toy", licence="none", sample_rate=RATE, channels=channels, official_folds=official, force=force
+    ) as writer:
         for seed, clip in enumerate(clips):
             writer.add(clip, noise(samples[seed % len(samples)], seed, channels))
         return writer.finish()
@@ -29,22 +31,34 @@ def build(path, clips, *, force=False, channels=1, official=False, samples=(1500
 def folds(*groups, parents=("", "", "", "")):
     """Two labels in train and in test, with the groups given in that order."""
     places = [("cat", "train"), ("dog", "train"), ("cat", "test"), ("dog", "test")]
-    return [Clip(f"{i}.wav", label, split, group=group, parent=parent)
-            for i, ((label, split), group, parent) in enumerate(zip(places, groups, parents, strict=True))]
+    return [
+        Clip(f"{i}.wav", label, split, group=group, parent=parent)
+        for i, ((label, split), group, parent) in enumerate(zip(places, groups, parents, strict=True))
+    ]
 
 
 def test_audio_and_table_come_back(tmp_path):
-    clips = [Clip("b/ü,\"1\"\n.wav", "dog", "fold1", "g1", "a", "p1"), Clip("a.wav", "cat", "fold2"), Clip("c.wav", "dog", "fold2")]
+    clips = [
+        Clip('b/ü,"1"\n.wav', "dog", "fold1", "g1", "a", "p1"),
+        Clip("a.wav", "cat", "fold2"),
+        Clip("c.wav", "dog", "fold2"),
+    ]
     made = build(tmp_path / "deep" / "store", clips)
     store = ClipStore.open(str(tmp_path / "deep" / "store"))
     assert store.hash == made.hash
-    assert (store.name, store.licence, store.sample_rate, store.channels, store.synthetic) == ("toy", "none", RATE, 1, False)
+    assert (store.name, store.licence, store.sample_rate, store.channels, store.synthetic) == (
+        "toy",
+        "none",
+        RATE,
+        1,
+        False,
+    )
     assert store.labels == ("cat", "dog")
     assert store.splits == ("fold1", "fold2")
     np.testing.assert_array_equal(store.label_index, [1, 0, 1])
     np.testing.assert_array_equal(store.lengths, [1500, 700, 2300])
     np.testing.assert_array_equal(store.offsets, [0, 1500, 2200])
-    assert store.clips[0] == Clip("b/ü,\"1\"\n.wav", "dog", "fold1", "g1", "a", "p1", 1.5)
+    assert store.clips[0] == Clip('b/ü,"1"\n.wav', "dog", "fold1", "g1", "a", "p1", 1.5)
     for index, samples in enumerate(store.lengths):
         np.testing.assert_array_equal(store.clip_pcm(index), noise(samples, index))
         np.testing.assert_array_equal(store.waveform(index), noise(samples, index)[:, 0] / np.float32(32768))
@@ -97,10 +111,13 @@ def test_clean_splits_are_divided_whole(tmp_path):
     assert part.leaks == ()
 
 
-@pytest.mark.parametrize(("groups", "parents", "leak"), [
-    (("a", "b", "a", "d"), ("", "", "", ""), "group a"),
-    (("", "", "", ""), ("p", "q", "r", "q"), "parent q"),
-])
+@pytest.mark.parametrize(
+    ("groups", "parents", "leak"),
+    [
+        (("a", "b", "a", "d"), ("", "", "", ""), "group a"),
+        (("", "", "", ""), ("p", "q", "r", "q"), "parent q"),
+    ],
+)
 def test_a_leak_is_refused_unless_allowed(tmp_path, groups, parents, leak):
     store = build(tmp_path / "store", folds(*groups, parents=parents))
     with pytest.raises(InputError, match=leak):
@@ -122,7 +139,9 @@ def test_a_label_on_one_side_only_is_refused(tmp_path):
     clips = [*folds("", "", "", ""), Clip("x.wav", "bird", "train")]
     with pytest.raises(InputError, match="label bird is in training only"):
         build(tmp_path / "store", clips).partition(["train"], ["test"])
-    with pytest.raises(InputError, match=r"label dog is in test only \(1 training clips were left out, .*allow_leaks = true keeps them"):
+    with pytest.raises(
+        InputError, match=r"label dog is in test only \(1 training clips were left out, .*allow_leaks = true keeps them"
+    ):
         build(tmp_path / "other", folds("a", "b", "c", "b"), official=True).partition(["train"], ["test"])
 
 
@@ -144,21 +163,25 @@ def edit_info(**changes):
     def edit(store):
         info = store / "store.json"
         info.write_text(json.dumps(json.loads(info.read_text()) | changes))
+
     return edit
 
 
-@pytest.mark.parametrize(("damage", "message"), [
-    (cut_audio, "audio.i16 holds 8999 bytes, the table asks for 9000"),
-    (relabel, "clips.csv does not match its recorded hash"),
-    (lambda store: (store / "audio.i16").unlink(), "audio.i16 cannot be read"),
-    (lambda store: (store / "clips.csv").unlink(), "clips.csv cannot be read"),
-    (lambda store: (store / "store.json").unlink(), "not an edgekd store"),
-    (lambda store: (store / "store.json").write_bytes(b"\xff{"), "store is damaged"),
-    (lambda store: (store / "store.json").write_bytes(b"[1]"), "store is damaged"),
-    (edit_info(version=99), "version 99 is unknown"),
-    (edit_info(channels=0), "impossible values"),
-    (edit_info(colour="red"), "unknown field `colour`"),
-])
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (cut_audio, "audio.i16 holds 8999 bytes, the table asks for 9000"),
+        (relabel, "clips.csv does not match its recorded hash"),
+        (lambda store: (store / "audio.i16").unlink(), "audio.i16 cannot be read"),
+        (lambda store: (store / "clips.csv").unlink(), "clips.csv cannot be read"),
+        (lambda store: (store / "store.json").unlink(), "not an edgekd store"),
+        (lambda store: (store / "store.json").write_bytes(b"\xff{"), "store is damaged"),
+        (lambda store: (store / "store.json").write_bytes(b"[1]"), "store is damaged"),
+        (edit_info(version=99), "version 99 is unknown"),
+        (edit_info(channels=0), "impossible values"),
+        (edit_info(colour="red"), "unknown field `colour`"),
+    ],
+)
 def test_a_damaged_store_is_refused_in_one_line(tmp_path, damage, message):
     build(tmp_path / "store", folds("", "", "", "")[:3])
     damage(tmp_path / "store")

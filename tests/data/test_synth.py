@@ -37,16 +37,30 @@ def test_the_same_seed_gives_the_same_clips_and_another_seed_others(data):
 
 def test_labels_are_the_ten_scenes_and_each_is_in_both_splits(data):
     clips, _ = data
-    assert list(synth.SCENES) == ["airport", "bus", "metro", "metro_station", "park", "public_square", "shopping_mall", "street_pedestrian",
-                                  "street_traffic", "tram"]
-    assert {(clip.label, clip.split) for clip in clips} == {(label, split) for label in synth.SCENES for split in ("train", "test")}
+    assert list(synth.SCENES) == [
+        "airport",
+        "bus",
+        "metro",
+        "metro_station",
+        "park",
+        "public_square",
+        "shopping_mall",
+        "street_pedestrian",
+        "street_traffic",
+        "tram",
+    ]
+    assert {(clip.label, clip.split) for clip in clips} == {
+        (label, split) for label in synth.SCENES for split in ("train", "test")
+    }
     assert len({clip.path for clip in clips}) == len(clips)
 
 
 def test_places_are_disjoint_and_one_recorder_is_new_in_test(data):
     clips, _ = data
-    groups, recorders = ({split: {getattr(clip, what) for clip in clips if clip.split == split} for split in ("train", "test")}
-                         for what in ("group", "recorder"))
+    groups, recorders = (
+        {split: {getattr(clip, what) for clip in clips if clip.split == split} for split in ("train", "test")}
+        for what in ("group", "recorder")
+    )
     assert not groups["train"] & groups["test"]
     assert recorders["test"] - recorders["train"] == {"s2"}
     assert len(recorders["train"]) == 3
@@ -64,7 +78,9 @@ def test_the_mean_spectrum_does_not_tell_the_scene_but_its_course_in_time_does(d
     features = log_mel(FRONTEND, pcm.astype(np.float32) / 32768)  # (clips, mel, frame)
     mean = features.mean(axis=-1)
     modulation = np.abs(np.fft.fft2(features - mean[..., np.newaxis]))[:, :12]  # slow over mel, both directions in time
-    modulation = np.log(np.concatenate([modulation[..., :24], modulation[..., -24:]], axis=-1) + 1e-3).reshape(len(clips), -1)
+    modulation = np.log(np.concatenate([modulation[..., :24], modulation[..., -24:]], axis=-1) + 1e-3).reshape(
+        len(clips), -1
+    )
     assert score(mean, clips) < 0.4
     assert score(modulation, clips) > 0.6
 

@@ -57,7 +57,9 @@ def test_a_partial_download_is_counted_by_split_and_left_out_on_request(mobile):
         (mobile / "audio" / f"{name}.wav").unlink()
     wav(mobile / "audio" / "stray.wav")
     (mobile / "audio" / "._hidden.wav").write_bytes(b"")
-    with pytest.raises(InputError, match=r"3 of 252 clips .* cannot be found: 1 of 42 of 'evaluate', 2 of 144 of 'train' .*--skip-bad"):
+    with pytest.raises(
+        InputError, match=r"3 of 252 clips .* cannot be found: 1 of 42 of 'evaluate', 2 of 144 of 'train' .*--skip-bad"
+    ):
         tau22.read(mobile)
     found = tau22.read(mobile, skip_bad=True)
     assert counts(found) == {"train": 142, "evaluate": 41, "unused": 66}
@@ -107,36 +109,64 @@ def test_a_missing_evaluate_list_is_replaced_by_the_test_list(mobile):
         tau22.read(mobile)
 
 
-@pytest.mark.parametrize(("adapter", "tree", "documented"), [
-    (tau22, {"slices": 2}, 139620), (tau20, {"recorders": MOBILE_RECORDERS}, 13962), (tau19, {}, 9185),
-    (tut18, {"cities": CITIES_OF_2018}, 6122)])
+@pytest.mark.parametrize(
+    ("adapter", "tree", "documented"),
+    [
+        (tau22, {"slices": 2}, 139620),
+        (tau20, {"recorders": MOBILE_RECORDERS}, 13962),
+        (tau19, {}, 9185),
+        (tut18, {"cities": CITIES_OF_2018}, 6122),
+    ],
+)
 def test_a_missing_training_list_that_cannot_be_told_from_the_rest_is_refused(tmp_path, adapter, tree, documented):
     path = scenes(tmp_path / "x", **tree)
     (path / "evaluation_setup" / "fold1_train.csv").unlink()
-    with pytest.raises(InputError, match=rf"no fold1_train.csv, and the rest .* {documented} are documented; unpack the archive"):
+    with pytest.raises(
+        InputError, match=rf"no fold1_train.csv, and the rest .* {documented} are documented; unpack the archive"
+    ):
         adapter.read(path)
 
 
 def test_a_missing_training_list_is_told_from_the_rest_where_that_is_as_documented(tmp_path, monkeypatch):
     path = scenes(tmp_path / "x")
     (path / "evaluation_setup" / "fold1_train.csv").unlink()
-    monkeypatch.setattr(tau19, "EDITION", tau.Edition("tau19", tau.rest_of(12, lambda clip: not clip.group.startswith("milan-"))))
+    monkeypatch.setattr(
+        tau19, "EDITION", tau.Edition("tau19", tau.rest_of(12, lambda clip: not clip.group.startswith("milan-")))
+    )
     found = tau19.read(path)
     assert counts(found) == {"train": 12, "evaluate": 3, "unused": 3}
     assert found.notes[0].startswith("no fold1_train.csv: the training clips were told from the rest")
 
 
-@pytest.mark.parametrize(("file", "old", "new", "message"), [
-    ("meta.csv", "scene_label", "scene", "no column 'scene_label'"),
-    ("meta.csv", "\tbus\t", "\t\t", "scene ''"),
-    ("meta.csv", "\tlisbon-1000\t", "\tlisbon\t", "identifier 'lisbon'"),
-    ("meta.csv", "audio/bus-lisbon-1010-40001-a.wav", "audio/bus-lisbon-1010-40000-a.wav", "lists 1 file more than once"),
-    ("evaluation_setup/fold1_train.csv", "\tbus", "\ttram", "says that .* is 'tram', meta.csv says 'bus'"),
-    ("evaluation_setup/fold1_train.csv", "bus-lisbon-1010-40001", "bus-lisbon-1010-5", "names 1 file that is not in meta.csv"),
-    ("evaluation_setup/fold1_train.csv", "bus-lisbon-1010-40001", "bus-milan-1011-40000", "1 clip is in the training and in the"),
-    ("evaluation_setup/fold1_train.csv", None, "", "holds no rows"),
-    ("meta.csv", None, "filename\tscene_label\tidentifier\n", "holds no rows"),
-])
+@pytest.mark.parametrize(
+    ("file", "old", "new", "message"),
+    [
+        ("meta.csv", "scene_label", "scene", "no column 'scene_label'"),
+        ("meta.csv", "\tbus\t", "\t\t", "scene ''"),
+        ("meta.csv", "\tlisbon-1000\t", "\tlisbon\t", "identifier 'lisbon'"),
+        (
+            "meta.csv",
+            "audio/bus-lisbon-1010-40001-a.wav",
+            "audio/bus-lisbon-1010-40000-a.wav",
+            "lists 1 file more than once",
+        ),
+        ("evaluation_setup/fold1_train.csv", "\tbus", "\ttram", "says that .* is 'tram', meta.csv says 'bus'"),
+        (
+            "evaluation_setup/fold1_train.csv",
+            "bus-lisbon-1010-40001",
+            "bus-lisbon-1010-5",
+            "names 1 file that is not in meta.csv",
+        ),
+        (
+            "evaluation_setup/fold1_train.csv",
+            "bus-lisbon-1010-40001",
+            "bus-milan-1011-40000",
+            "1 clip is in the training and in the",
+        ),
+        ("evaluation_setup/fold1_train.csv", None, "", "holds no rows"),
+        ("meta.csv", None, "filename\tscene_label\tidentifier\n", "holds no rows"),
+    ],
+)
 def test_damaged_tables_are_refused(tmp_path, file, old, new, message):
     path = scenes(tmp_path / "x", audio=False)
     text = (path / file).read_text()
@@ -146,16 +176,21 @@ def test_damaged_tables_are_refused(tmp_path, file, old, new, message):
 
 
 def test_no_edition_is_taken_for_another(tmp_path):
-    made = {"tau22": scenes(tmp_path / "a", slices=2, recorders=MOBILE_RECORDERS),
-            "tau20": scenes(tmp_path / "b", recorders=MOBILE_RECORDERS), "tau19": scenes(tmp_path / "c"),
-            "tut18": tut18_tree(tmp_path / "d")}
+    made = {
+        "tau22": scenes(tmp_path / "a", slices=2, recorders=MOBILE_RECORDERS),
+        "tau20": scenes(tmp_path / "b", recorders=MOBILE_RECORDERS),
+        "tau19": scenes(tmp_path / "c"),
+        "tut18": tut18_tree(tmp_path / "d"),
+    }
     adapters = {"tau22": tau22, "tau20": tau20, "tau19": tau19, "tut18": tut18}
     for name, path in made.items():
         for wanted, adapter in adapters.items():
             if wanted == name:
                 assert adapter.read(path).name == name
                 continue
-            with pytest.raises(InputError, match=rf"meta.csv is that of .*, not of .*: prepare it as {name}, or give the other folder"):
+            with pytest.raises(
+                InputError, match=rf"meta.csv is that of .*, not of .*: prepare it as {name}, or give the other folder"
+            ):
                 adapter.read(path)
     for name, adapter in adapters.items():
         with pytest.raises(InputError, match=rf"has no meta.csv; did you mean {made[name]}\?"):
@@ -164,8 +199,13 @@ def test_no_edition_is_taken_for_another(tmp_path):
 
 def test_names_of_slices_are_checked(tmp_path):
     path = scenes(tmp_path / "x", slices=2)
-    (path / "meta.csv").write_text((path / "meta.csv").read_text().replace("bus-lisbon-1010-40001-1-a", "bus-lisbon-1010-40001-a"))
-    with pytest.raises(InputError, match=r"'audio/bus-lisbon-1010-40001-a.wav' is not .*SLICE-RECORDER.wav; unpack or download it again"):
+    (path / "meta.csv").write_text(
+        (path / "meta.csv").read_text().replace("bus-lisbon-1010-40001-1-a", "bus-lisbon-1010-40001-a")
+    )
+    with pytest.raises(
+        InputError,
+        match=r"'audio/bus-lisbon-1010-40001-a.wav' is not .*SLICE-RECORDER.wav; unpack or download it again",
+    ):
         tau22.read(path)
 
 
@@ -176,7 +216,8 @@ def test_the_evaluation_set_has_no_labels(tmp_path, mobile):
     table(path / "evaluation_setup" / "fold1_test.csv", ("filename",), [[f"audio/{number}.wav"] for number in range(3)])
     found = tau22_evaluation.read(path)
     assert [(source.clip.path, source.clip.label, source.clip.split) for source in found.sources] == [
-        (f"audio/{number}.wav", UNLABELLED, "evaluation") for number in range(3)]
+        (f"audio/{number}.wav", UNLABELLED, "evaluation") for number in range(3)
+    ]
     assert "no labels" in found.notes[-1]
     (path / "audio" / "1.wav").unlink()
     with pytest.raises(InputError, match=r"1 of 3 clips that fold1_test.csv lists cannot be found"):
@@ -207,7 +248,9 @@ def full_size():
         deaf = scene in ("bus", "metro_station", "tram")  # one place with recorder a alone
         trained = tau22.MAIN_RECORDER_CLIPS[scene] // 10
         for side, places, total in ((train, train_places, trained), (evaluate, test_places, 1440 - trained)):
-            shares = Counter(rng.choices(range(places), k=total - 12 * places)) + Counter(dict.fromkeys(range(places), 12))
+            shares = Counter(rng.choices(range(places), k=total - 12 * places)) + Counter(
+                dict.fromkeys(range(places), 12)
+            )
             for number in range(places):
                 place = f"city-{scene}{'t' if side is train else 'e'}{number}"
                 segments = range(shares[number])
@@ -219,7 +262,7 @@ def full_size():
                     add(scene, place, segments[heard:], "a")
                     for recorder in ("b", "c", "s1", "s2", "s3", "s4", "s5", "s6"):
                         fewer = number == places - 1 and (scene, recorder) in (("airport", "b"), ("airport", "c"))
-                        add(scene, place, segments[:heard - fewer], recorder, evaluate)
+                        add(scene, place, segments[: heard - fewer], recorder, evaluate)
         for recorder in ("b", "c", "s1", "s2", "s3", "s4", "s5", "s6"):
             lacks = (recorder == "b") * (scene == "park") + (recorder == "c") * (scene in ("park", "tram"))
             for number in range(train_places - 3):  # three places with recorder a alone
@@ -258,7 +301,11 @@ def test_fold_1_of_tau22_at_full_size_with_and_without_its_training_list(tmp_pat
 
 def test_lists_may_have_columns_of_their_own(mobile):
     names = [source.clip.path for source in tau22.read(mobile).sources if source.clip.split == "train"][:14]
-    table(mobile / "split25.csv", ("", "identifier", "filename"), [[number, "x-1", name] for number, name in enumerate(names)])
+    table(
+        mobile / "split25.csv",
+        ("", "identifier", "filename"),
+        [[number, "x-1", name] for number, name in enumerate(names)],
+    )
     assert counts(tau22.read(mobile, subset=25))["train"] == 14
     table(mobile / "split25.csv", ("", "filename"), [[0, names[0]], [1, ""]])
     with pytest.raises(InputError, match="row '1 ' names no file"):

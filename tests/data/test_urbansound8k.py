@@ -20,7 +20,9 @@ def test_the_ten_folds_are_kept_and_clips_grouped_by_recording(path):
     assert found.official_folds
     assert found.licence == "CC BY-NC 3.0"
     folds = "fold1,fold2,fold3,fold4,fold5,fold6,fold7,fold8,fold9,fold10"
-    assert found.notes == [f"the folds are never mixed: test each once, by edgekd crossval RECIPE --data STORE --out DIR --folds {folds}"]
+    assert found.notes == [
+        f"the folds are never mixed: test each once, by edgekd crossval RECIPE --data STORE --out DIR --folds {folds}"
+    ]
     assert {decode(source.file, 16000, 1).shape for source in found.sources} == {(800, 1)}
 
 
@@ -40,11 +42,14 @@ def test_a_wrong_folder_level_is_told(path, level):
         urbansound8k.read((path / level).resolve())
 
 
-@pytest.mark.parametrize(("old", "new", "message"), [
-    ("fsID", "fs", "no column 'fsID'"),
-    ("0.05,1,7,0", "0.05,1,11,0", "row 14: fold '11'"),
-    ("dog_bark", "", "class ''"),
-])
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("fsID", "fs", "no column 'fsID'"),
+        ("0.05,1,7,0", "0.05,1,11,0", "row 14: fold '11'"),
+        ("dog_bark", "", "class ''"),
+    ],
+)
 def test_a_damaged_table_is_refused(path, old, new, message):
     table = path / urbansound8k.META
     table.write_text(table.read_text().replace(old, new))

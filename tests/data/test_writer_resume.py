@@ -100,10 +100,17 @@ def spoil_a_line(folder):
     (folder / "journal").write_bytes(b"".join([first.replace(b" ", b"  "), *rest]))
 
 
-@pytest.mark.parametrize(("damage", "anew"), [
-    (tear_journal, [2, 3]), (tear_audio, [2, 3]), (lose_audio, [0, 1, 2, 3]), (flip_a_bit, [1, 2, 3]), (write_audio_of_no_line, [3]),
-    (spoil_a_line, [0, 1, 2, 3]),
-])
+@pytest.mark.parametrize(
+    ("damage", "anew"),
+    [
+        (tear_journal, [2, 3]),
+        (tear_audio, [2, 3]),
+        (lose_audio, [0, 1, 2, 3]),
+        (flip_a_bit, [1, 2, 3]),
+        (write_audio_of_no_line, [3]),
+        (spoil_a_line, [0, 1, 2, 3]),
+    ],
+)
 def test_what_is_not_as_it_was_written_is_cut_off(tmp_path, whole, damage, anew):
     path = tmp_path / "store"
     damage(stop_after(path, 3))
@@ -191,7 +198,9 @@ def test_a_disk_that_holds_something_else_than_was_written_makes_no_store(tmp_pa
 
 
 def test_a_journal_reads_back_what_was_added_and_cut(tmp_path):
-    entries = [Entry(key, samples, bytes(range(n, n + 16))) for n, (key, samples) in enumerate(zip(KEYS, SAMPLES, strict=True))]
+    entries = [
+        Entry(key, samples, bytes(range(n, n + 16))) for n, (key, samples) in enumerate(zip(KEYS, SAMPLES, strict=True))
+    ]
     with closing(Journal(tmp_path / "journal")) as journal:
         for entry in entries:
             journal.add(entry)

@@ -29,9 +29,13 @@ def store(tmp_path_factory):
     with StoreWriter(path, name="tones", licence="CC0", sample_rate=RATE, channels=1, synthetic=True) as writer:
         for split, recorders in CLIPS.items():
             for recorder, count in recorders.items():
-                for label, hertz in list({"high": 3000.0, "low": 300.0, "mid": 1000.0}.items())[:1 if recorder == "z" else None]:
+                for label, hertz in list({"high": 3000.0, "low": 300.0, "mid": 1000.0}.items())[
+                    : 1 if recorder == "z" else None
+                ]:
                     for number in range(count):
-                        pcm = tone(hertz * (0.8 if recorder == "y" else 1), 1.0, [len(split + recorder), number, int(hertz)])
+                        pcm = tone(
+                            hertz * (0.8 if recorder == "y" else 1), 1.0, [len(split + recorder), number, int(hertz)]
+                        )
                         writer.add(Clip(f"{split}/{recorder}{label}{number}.wav", label, split, recorder=recorder), pcm)
         return writer.finish()
 
@@ -50,10 +54,13 @@ def test_recorders_filter_what_trains_and_not_what_tests(store):
     np.testing.assert_array_equal(own.test, every.test)
 
 
-@pytest.mark.parametrize(("recorder", "message"), [
-    ("xx", "recorder 'xx' of data.recorders is unknown; did you mean 'x'"),
-    ("s", "recorder 's' of data.recorders has no training clips; training clips are of x, y, z recorders"),
-])
+@pytest.mark.parametrize(
+    ("recorder", "message"),
+    [
+        ("xx", "recorder 'xx' of data.recorders is unknown; did you mean 'x'"),
+        ("s", "recorder 's' of data.recorders has no training clips; training clips are of x, y, z recorders"),
+    ],
+)
 def test_a_recorder_without_training_clips_is_refused(store, recorder, message):
     with pytest.raises(InputError, match=message):
         divided(decode(recipe_dict(data={"recorders": [recorder]}), ""), store)
@@ -70,7 +77,11 @@ def test_each_recorder_with_enough_clips_gets_a_model_and_goes_on(student, store
     assert said == ["recorder 1 of 2: x, 24 training clips", "recorder 2 of 2: y, 12 training clips"]
     rows = {row.recorder: row for row in report.rows}
     assert {name: (row.train_clips, row.test_clips) for name, row in rows.items()} == {
-        "s": (0, 6), "x": (24, 12), "y": (12, 6), "z": (1, 0)}
+        "s": (0, 6),
+        "x": (24, 12),
+        "y": (12, 6),
+        "z": (1, 0),
+    }
     assert rows["y"].difference.mean == pytest.approx(rows["y"].adapted.mean - rows["y"].general.mean)
     assert rows["s"].general is not None
     assert (rows["s"].adapted, rows["z"].general, rows["z"].adapted) == (None, None, None)
@@ -89,7 +100,14 @@ def test_each_recorder_with_enough_clips_gets_a_model_and_goes_on(student, store
     assert again.rows == report.rows
     assert (tmp_path / "out" / "runs" / "y" / "model.pt").stat().st_mtime_ns == trained
     with pytest.raises(InputError, match=r"begun with another --lr \(0.0001, now 0.001\)"):
-        adapt(student.path, store.path, tmp_path / "out", tuning=dataclasses.replace(SHORT, lr=1e-3), options=FAST, say=said.append)
+        adapt(
+            student.path,
+            store.path,
+            tmp_path / "out",
+            tuning=dataclasses.replace(SHORT, lr=1e-3),
+            options=FAST,
+            say=said.append,
+        )
 
 
 def test_fine_tuning_keeps_the_front_end_and_begins_with_the_student(student):
@@ -99,11 +117,14 @@ def test_fine_tuning_keeps_the_front_end_and_begins_with_the_student(student):
     assert (recipe.train.epochs, recipe.train.lr, recipe.init.run) == (3, 1e-5, str(student.path.resolve()))
 
 
-@pytest.mark.parametrize(("recorders", "tuning", "message"), [
-    ("x,q", SHORT, "--recorders: .* has no recorder 'q'"),
-    ("s", SHORT, "recorder 's' has no training clips in .*; leave it out, it keeps the general model"),
-    (None, Tuning(min_clips=50), r"no recorder has 50 training clips or more \(s 0, x 24, y 12, z 1\)"),
-])
+@pytest.mark.parametrize(
+    ("recorders", "tuning", "message"),
+    [
+        ("x,q", SHORT, "--recorders: .* has no recorder 'q'"),
+        ("s", SHORT, "recorder 's' has no training clips in .*; leave it out, it keeps the general model"),
+        (None, Tuning(min_clips=50), r"no recorder has 50 training clips or more \(s 0, x 24, y 12, z 1\)"),
+    ],
+)
 def test_what_cannot_be_adapted_is_refused(student, store, tmp_path, recorders, tuning, message):
     with pytest.raises(InputError, match=message):
         adapt(student.path, store.path, tmp_path / "out", recorders=recorders, tuning=tuning, options=FAST, say=print)
@@ -119,8 +140,15 @@ def test_another_store_and_a_model_over_budget_are_told(student, store, tmp_path
         adapt(student.path, other.path, tmp_path / "out", tuning=SHORT, options=FAST, say=print)
     small = tmp_path / "small.toml"
     small.write_text('name = "small"\ndescription = "a budget of nothing"\nsource = "this test"\n[budgets]\nmacs = 5\n')
-    report = adapt(student.path, store.path, tmp_path / "out", recorders="y", options=FAST, say=print,
-                   tuning=Tuning(epochs=1, qat_epochs=1, min_clips=4, target=str(small)))
+    report = adapt(
+        student.path,
+        store.path,
+        tmp_path / "out",
+        recorders="y",
+        options=FAST,
+        say=print,
+        tuning=Tuning(epochs=1, qat_epochs=1, min_clips=4, target=str(small)),
+    )
     assert len(report.failed) == 4
     with pytest.raises(GateError, match="over the budgets of small"):
         report.require()

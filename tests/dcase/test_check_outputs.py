@@ -42,13 +42,19 @@ def test_a_good_output_passes(output):
     assert of_output(output, len(NAMES)) == []
 
 
-@pytest.mark.parametrize(("column", "value", "message"), [
-    (2, "1.5", "row 4, airport: is no probability (found 1.5); give a number from 0 to 1"),
-    (3, "x", "row 4, bus: is no probability (found x)"),
-    (3, "nan", "row 4, bus: is no probability (found nan)"), (4, "", "row 4, metro: is no probability (found nothing)"),
-    (1, "Bus", "row 4: the scene_label is none of the ten (found Bus)"), (0, "0.wav", "row 4: the file is there twice (found 0.wav)"),
-    (0, "2.flac", "row 4: the file name does not end in .wav"), (0, "9.wav", "1 file is not in the evaluation set (found 9.wav)"),
-])
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        (2, "1.5", "row 4, airport: is no probability (found 1.5); give a number from 0 to 1"),
+        (3, "x", "row 4, bus: is no probability (found x)"),
+        (3, "nan", "row 4, bus: is no probability (found nan)"),
+        (4, "", "row 4, metro: is no probability (found nothing)"),
+        (1, "Bus", "row 4: the scene_label is none of the ten (found Bus)"),
+        (0, "0.wav", "row 4: the file is there twice (found 0.wav)"),
+        (0, "2.flac", "row 4: the file name does not end in .wav"),
+        (0, "9.wav", "1 file is not in the evaluation set (found 9.wav)"),
+    ],
+)
 def test_a_bad_field_is_told_with_its_row(output, column, value, message):
     spoil(output, 3, column, value)
     told = of_output(output)
@@ -70,17 +76,23 @@ def test_a_label_that_is_not_the_most_probable_is_told(output):
     best = SCENES[int(np.argmax([float(value) for value in row[2:]]))]
     other = next(scene for scene in SCENES if scene != best)
     spoil(output, 2, 1, other)
-    assert of_output(output) == [f"{output.name}: row 3: the scene_label is not the most probable scene (found {other}, where {best} is); "
-                                 f"write {best}"]
+    assert of_output(output) == [
+        f"{output.name}: row 3: the scene_label is not the most probable scene (found {other}, where {best} is); "
+        f"write {best}"
+    ]
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    (lambda text: text.replace("\t", ","), "row 1: columns are separated by commas"),
-    (lambda text: text.replace("airport\tbus", "bus\tairport", 1), "row 1: columns are in another order"),
-    (lambda text: text.partition("\n")[2], "row 1: the header is wrong"), (lambda _: "", "row 1: the header is wrong"),
-    (lambda text: text + "\n", "row 10: has not 12 fields (found 0)"),
-    (lambda text: text[:text.rindex("\n", 0, -1) + 1], "1 of 8 files of the evaluation set missing (found 7.wav)"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: text.replace("\t", ","), "row 1: columns are separated by commas"),
+        (lambda text: text.replace("airport\tbus", "bus\tairport", 1), "row 1: columns are in another order"),
+        (lambda text: text.partition("\n")[2], "row 1: the header is wrong"),
+        (lambda _: "", "row 1: the header is wrong"),
+        (lambda text: text + "\n", "row 10: has not 12 fields (found 0)"),
+        (lambda text: text[: text.rindex("\n", 0, -1) + 1], "1 of 8 files of the evaluation set missing (found 7.wav)"),
+    ],
+)
 def test_a_bad_table_is_told(output, change, message):
     output.write_text(change(output.read_text()))
     told = of_output(output)
@@ -98,7 +110,10 @@ def test_names_are_judged(tmp_path, output):
     findings = Findings()
     check_names(entry, FORMS[2023], findings)
     told = findings.lines()
-    assert any("the label is not formed as asked (found Last_task1); name it LASTNAME_INSTITUTE_task1_N" in line for line in told)
+    assert any(
+        "the label is not formed as asked (found Last_task1); name it LASTNAME_INSTITUTE_task1_N" in line
+        for line in told
+    )
     assert any("Last_task1.meta.yaml: the file is missing" in line for line in told)
     findings = Findings()
     check_names(entry, FORMS[2024], findings)
@@ -114,17 +129,40 @@ def test_a_folder_without_a_submission_is_refused(tmp_path):
 def good(year):
     """A document that passes."""
     form = FORMS[year]
-    block = {"overall": SCORE, "class_wise": dict.fromkeys(SCENES, SCORE), "device_wise": dict.fromkeys(RECORDERS, SCORE)}
+    block = {
+        "overall": SCORE,
+        "class_wise": dict.fromkeys(SCENES, SCORE),
+        "device_wise": dict.fromkeys(RECORDERS, SCORE),
+    }
     development = {}
     for name in form.results:
         development |= {name: block} if name else block
-    system = {"description": dict.fromkeys(form.description, "x"), "complexity": dict.fromkeys(form.complexity, 1000),
-              "external_datasets": None, "source_code": None}
-    system |= {"energy_consumption": {"training": 1.0, "inference": 0.1, "baseline_inference": None}} if form.energy else {}
+    system = {
+        "description": dict.fromkeys(form.description, "x"),
+        "complexity": dict.fromkeys(form.complexity, 1000),
+        "external_datasets": None,
+        "source_code": None,
+    }
+    system |= (
+        {"energy_consumption": {"training": 1.0, "inference": 0.1, "baseline_inference": None}} if form.energy else {}
+    )
     system |= {"inference_code": "https://host.example/code"} if form.package else {}
-    author = {"lastname": "L", "firstname": "F", "email": "l@inst.example", "corresponding": True, "affiliation": {"institute": "I"}}
-    submission = {"label": LABEL, "name": "n", "abbreviation": "n", "authors": [author, author | {"corresponding": False}]}
-    return json.loads(json.dumps({"submission": submission, "system": system, "results": {"development_dataset": development}}))
+    author = {
+        "lastname": "L",
+        "firstname": "F",
+        "email": "l@inst.example",
+        "corresponding": True,
+        "affiliation": {"institute": "I"},
+    }
+    submission = {
+        "label": LABEL,
+        "name": "n",
+        "abbreviation": "n",
+        "authors": [author, author | {"corresponding": False}],
+    }
+    return json.loads(
+        json.dumps({"submission": submission, "system": system, "results": {"development_dataset": development}})
+    )
 
 
 def of_meta(tmp_path, document, year):
@@ -147,25 +185,73 @@ def test_empty_results_pass(tmp_path):
     assert of_meta(tmp_path, document, 2023) == []
 
 
-@pytest.mark.parametrize(("year", "place", "value", "message"), [
-    (2022, "submission.label", "Other_Inst_task1_1", "submission.label: is not the label of the file (found Other_Inst_task1_1)"),
-    (2022, "submission.abbreviation", "elevenchars", "submission.abbreviation: has not 1 to 10 characters (found elevenchars)"),
-    (2022, "submission.authors.1.corresponding", True, "submission.authors: wanted exactly one corresponding author (found 2)"),
-    (2022, "submission.authors.0.corresponding", False, "submission.authors: wanted exactly one corresponding author (found 0)"),
-    (2022, "submission.authors.0.email", "", "submission.authors, 1.: has no email"),
-    (2022, "system.complexity.total_parameters", 128001, "total_parameters: is over the budget of 2022, 128,000 (found 128,001)"),
-    (2023, "system.complexity.total_model_size", 131120, "total_model_size: is over the budget of 2023, 128,000 (found 131,120)"),
-    (2024, "system.complexity.macs", 30000001, "macs: is over the budget of 2024, 30,000,000 (found 30,000,001)"),
-    (2025, "system.complexity.macs", "29 M", "macs: is no such number (found 29 M)"),
-    (2023, "system.complexity.total_parameters_non_zero", 1001, "total_parameters_non_zero: is more than all parameters"),
-    (2023, "system.complexity.total_parameters", 10.5, "total_parameters: is no whole number"),
-    (2023, "system.energy_consumption.inference", -1, "inference: is no such number"),
-    (2025, "system.inference_code", None, "inference_code: is empty"),
-    (2023, "system.external_datasets", [{"name": "PaSST"}], "external_datasets, 1.: has no url"),
-    (2023, "results.development_dataset.overall.accuracy", 60.0, "is not the mean of the class-wise accuracies, 50.00 (found 60.0)"),
-    (2023, "results.development_dataset.class_wise.bus.accuracy", 101, "class_wise.bus.accuracy: is no such number (found 101)"),
-    (2023, "results.development_dataset.device_wise.s6.logloss", -0.1, "device_wise.s6.logloss: is no such number"),
-])
+@pytest.mark.parametrize(
+    ("year", "place", "value", "message"),
+    [
+        (
+            2022,
+            "submission.label",
+            "Other_Inst_task1_1",
+            "submission.label: is not the label of the file (found Other_Inst_task1_1)",
+        ),
+        (
+            2022,
+            "submission.abbreviation",
+            "elevenchars",
+            "submission.abbreviation: has not 1 to 10 characters (found elevenchars)",
+        ),
+        (
+            2022,
+            "submission.authors.1.corresponding",
+            True,
+            "submission.authors: wanted exactly one corresponding author (found 2)",
+        ),
+        (
+            2022,
+            "submission.authors.0.corresponding",
+            False,
+            "submission.authors: wanted exactly one corresponding author (found 0)",
+        ),
+        (2022, "submission.authors.0.email", "", "submission.authors, 1.: has no email"),
+        (
+            2022,
+            "system.complexity.total_parameters",
+            128001,
+            "total_parameters: is over the budget of 2022, 128,000 (found 128,001)",
+        ),
+        (
+            2023,
+            "system.complexity.total_model_size",
+            131120,
+            "total_model_size: is over the budget of 2023, 128,000 (found 131,120)",
+        ),
+        (2024, "system.complexity.macs", 30000001, "macs: is over the budget of 2024, 30,000,000 (found 30,000,001)"),
+        (2025, "system.complexity.macs", "29 M", "macs: is no such number (found 29 M)"),
+        (
+            2023,
+            "system.complexity.total_parameters_non_zero",
+            1001,
+            "total_parameters_non_zero: is more than all parameters",
+        ),
+        (2023, "system.complexity.total_parameters", 10.5, "total_parameters: is no whole number"),
+        (2023, "system.energy_consumption.inference", -1, "inference: is no such number"),
+        (2025, "system.inference_code", None, "inference_code: is empty"),
+        (2023, "system.external_datasets", [{"name": "PaSST"}], "external_datasets, 1.: has no url"),
+        (
+            2023,
+            "results.development_dataset.overall.accuracy",
+            60.0,
+            "is not the mean of the class-wise accuracies, 50.00 (found 60.0)",
+        ),
+        (
+            2023,
+            "results.development_dataset.class_wise.bus.accuracy",
+            101,
+            "class_wise.bus.accuracy: is no such number (found 101)",
+        ),
+        (2023, "results.development_dataset.device_wise.s6.logloss", -0.1, "device_wise.s6.logloss: is no such number"),
+    ],
+)
 def test_a_bad_value_is_told_with_its_key(tmp_path, year, place, value, message):
     document = good(year)
     *path, last = [int(part) if part.isdigit() else part for part in place.split(".")]
@@ -179,14 +265,28 @@ def test_a_bad_value_is_told_with_its_key(tmp_path, year, place, value, message)
 
 def test_fractions_for_percent_are_told(tmp_path):
     document = yaml.safe_load(yaml.safe_dump(good(2023)).replace("50.0", "0.5"))
-    assert any("accuracies look like fractions (found 0.5); give percent" in line for line in of_meta(tmp_path, document, 2023))
+    assert any(
+        "accuracies look like fractions (found 0.5); give percent" in line for line in of_meta(tmp_path, document, 2023)
+    )
 
 
-@pytest.mark.parametrize("missing", [
-    "submission", "system", "results", "submission.authors", "system.complexity", "system.complexity.macs", "system.description.pipeline",
-    "system.energy_consumption", "system.external_datasets", "results.development_dataset.class_wise.tram",
-    "results.development_dataset.device_wise.s4.logloss", "results.development_dataset.overall",
-])
+@pytest.mark.parametrize(
+    "missing",
+    [
+        "submission",
+        "system",
+        "results",
+        "submission.authors",
+        "system.complexity",
+        "system.complexity.macs",
+        "system.description.pipeline",
+        "system.energy_consumption",
+        "system.external_datasets",
+        "results.development_dataset.class_wise.tram",
+        "results.development_dataset.device_wise.s4.logloss",
+        "results.development_dataset.overall",
+    ],
+)
 def test_a_missing_key_is_told(tmp_path, missing):
     document = good(2023)
     *path, last = missing.split(".")

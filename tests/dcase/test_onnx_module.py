@@ -1,4 +1,5 @@
-"""Exported .onnx files executed by torch: the same integers as the reference, and what counters for torch see of them."""
+"""Exported .onnx files executed by torch: the same integers as the reference, and what counters for torch see of
+them."""
 
 import copy
 
@@ -22,7 +23,10 @@ def graph():
 
 def network(graph, float_twin=False):
     source, output = graph.edges[graph.input], graph.edges[graph.output]
-    quants = [Quant("float32", 1.0, 0) if float_twin else Quant("uint8", each.scale, each.zero_point + UINT8) for each in (source, output)]
+    quants = [
+        Quant("float32", 1.0, 0) if float_twin else Quant("uint8", each.scale, each.zero_point + UINT8)
+        for each in (source, output)
+    ]
     return OnnxFile(onnx.emit(graph, float_twin), *quants).eval()
 
 
@@ -53,7 +57,9 @@ def test_counters_see_stored_bytes_and_every_convolution(graph):
     assert stored == {torch.int8, torch.int32, torch.uint8}
     shape = (1, *graph.edges[graph.input].shape)
     counted = torchinfo.summary(copy.deepcopy(made).float(), input_size=shape, verbose=0)
-    macs = sum(op.weight.size * np.prod(graph.edges[op.output].shape[1:]) for op in graph.ops if type(op).__name__ == "Conv")
+    macs = sum(
+        op.weight.size * np.prod(graph.edges[op.output].shape[1:]) for op in graph.ops if type(op).__name__ == "Conv"
+    )
     assert counted.total_mult_adds >= macs
     kernels = sum(op.weight.size for op in graph.ops if type(op).__name__ == "Conv")
     assert sum(each.numel() for each in made.parameters() if each.dtype == torch.int8) >= kernels

@@ -1,4 +1,5 @@
-"""`edgekd submission` with hand-made models of the ten scenes: files of each year, the inference package, energy by a stand-in."""
+"""`edgekd submission` with hand-made models of the ten scenes: files of each year, the inference package, energy by a
+stand-in."""
 
 import importlib.util
 import json
@@ -42,8 +43,12 @@ def scene_graph(frames, seed):
     rng = np.random.default_rng(seed)
     edges = {"log_mel": Edge("log_mel", (1, 8, frames), 0.03, 0), "sum": Edge("sum", (10, 1, 1), 0.1, 0)}
     weight = rng.integers(-127, 128, (10, 1, 8, frames)).astype(np.int8)
-    graph = QGraph(edges, (Conv("sum", "log_mel", "sum", weight, np.full(10, 2e-4, np.float32), rng.integers(-9, 9, 10, np.int32)),),
-                   "log_mel", "sum")
+    graph = QGraph(
+        edges,
+        (Conv("sum", "log_mel", "sum", weight, np.full(10, 2e-4, np.float32), rng.integers(-9, 9, 10, np.int32)),),
+        "log_mel",
+        "sum",
+    )
     graph.validate()
     return graph
 
@@ -57,7 +62,9 @@ def make_model(tmp_path_factory, tone_fixtures):
         fe = tone_fixtures.FRONTEND
         path = folder / f"scenes{seed}.{kind}"
         shift, dtype = (128, "uint8") if kind == "onnx" else (0, "int8")
-        manifest = tone_fixtures.manifest_for(labels=(*SCENES[5:], *SCENES[:5]), shift=shift, dtype=dtype, temperature=1.5)
+        manifest = tone_fixtures.manifest_for(
+            labels=(*SCENES[5:], *SCENES[:5]), shift=shift, dtype=dtype, temperature=1.5
+        )
         container.write(path, EMITTERS[kind](scene_graph(fe.frames(tone_fixtures.WINDOW), seed)), manifest)
         return path
 
@@ -89,9 +96,14 @@ def evaluation(tmp_path):
 @pytest.fixture
 def development(tmp_path, tone_fixtures):
     """A clip of each scene by each recorder."""
-    items = [(Clip(f"{scene}-{recorder}.wav", scene, "evaluate", recorder=recorder),
-              np.random.default_rng([s, r]).normal(0, 900, RATE).astype(np.int16))
-             for s, scene in enumerate(SCENES) for r, recorder in enumerate(RECORDERS)]
+    items = [
+        (
+            Clip(f"{scene}-{recorder}.wav", scene, "evaluate", recorder=recorder),
+            np.random.default_rng([s, r]).normal(0, 900, RATE).astype(np.int16),
+        )
+        for s, scene in enumerate(SCENES)
+        for r, recorder in enumerate(RECORDERS)
+    ]
     return tone_fixtures.write_store(tmp_path / "development", items).path
 
 
@@ -104,7 +116,9 @@ def read_meta(folder):
     return yaml.safe_load((folder / "task1" / LABEL / f"{LABEL}.meta.yaml").read_text())
 
 
-def test_the_files_of_2023_hold_what_the_model_says_and_pass_the_check(make_model, system, evaluation, development, tmp_path):
+def test_the_files_of_2023_hold_what_the_model_says_and_pass_the_check(
+    make_model, system, evaluation, development, tmp_path
+):
     model = make_model("tflite")
     out = tmp_path / "out"
     report = build(Order((str(model),), 2023, LABEL, system, out, development, evaluation=evaluation))
@@ -117,7 +131,9 @@ def test_the_files_of_2023_hold_what_the_model_says_and_pass_the_check(make_mode
     logits, _ = window_logits(opened, [np.rint(waveform * 32768).astype(np.float32) / 32768])
     expected = dict(zip(opened.manifest.labels, softmax(logits, 1.5)[0], strict=True))
     assert rows[3][1] == max(expected, key=expected.get)
-    np.testing.assert_allclose([float(value) for value in rows[3][2:]], [expected[scene] for scene in SCENES], atol=1e-6)
+    np.testing.assert_allclose(
+        [float(value) for value in rows[3][2:]], [expected[scene] for scene in SCENES], atol=1e-6
+    )
     assert set(rows[-1][2:]) == {"0.10000000"}
     assert any("1 clip is digital silence" in note for note in report.notes)
     assert any(f"has {CLIPS} files and the evaluation set of 2023 135,730" in note for note in report.notes)
@@ -142,7 +158,10 @@ def test_2024_has_an_output_and_results_of_each_split(make_model, system, evalua
     out = tmp_path / "out"
     report = build(Order(models, 2024, LABEL, system, out, development, evaluation=evaluation))
     assert report.findings == ()
-    outputs = {split: (out / "task1" / LABEL / f"{LABEL}.output.split_{split}.csv").read_text() for split in ("5", "10", "25", "50", "100")}
+    outputs = {
+        split: (out / "task1" / LABEL / f"{LABEL}.output.split_{split}.csv").read_text()
+        for split in ("5", "10", "25", "50", "100")
+    }
     assert len(set(outputs.values())) == 5
     results = read_meta(out)["results"]["development_dataset"]
     assert results["overall"] == results["split_100"]["overall"]
@@ -150,7 +169,9 @@ def test_2024_has_an_output_and_results_of_each_split(make_model, system, evalua
     assert check(out, evaluation=evaluation).notes == (f"{LABEL}: judged by the form of 2024",)
 
 
-def test_2025_uses_each_recorders_model_and_its_package_says_the_same(make_model, system, evaluation, development, tmp_path):
+def test_2025_uses_each_recorders_model_and_its_package_says_the_same(
+    make_model, system, evaluation, development, tmp_path
+):
     general, own = make_model("onnx", 0), make_model("onnx", 1)
     out = tmp_path / "out"
     report = build(Order((str(general), f"a={own}"), 2025, LABEL, system, out, development, evaluation=evaluation))
@@ -164,12 +185,30 @@ def test_2025_uses_each_recorders_model_and_its_package_says_the_same(make_model
     assert results["device_specific"]["device_wise"]["a"]["accuracy"] == pytest.approx(100 * alone, abs=1e-2)
     assert document["system"]["description"]["num_models_at_inference"] == 2
     kernels = 10 * 8 * 61
-    assert document["system"]["complexity"]["total_model_size"] == kernels + 4 * 10  # int8 kernels, int32 biases, as torch holds them
+    # int8 kernels, int32 biases, as torch holds them
+    assert document["system"]["complexity"]["total_model_size"] == kernels + 4 * 10
     _, rows = read_output(out / "task1" / LABEL / f"{LABEL}.output.csv")
     site = tmp_path / "site"
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--target",
-                    str(site), str(out / "inference")], check=True, capture_output=True)
-    probabilities = predict_by_package(site, [evaluation / row[0].join(("audio/", "")) for row in rows], ["a", "s9"] * (CLIPS // 2))
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--no-deps",
+            "--no-build-isolation",
+            "--no-index",
+            "--target",
+            str(site),
+            str(out / "inference"),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    probabilities = predict_by_package(
+        site, [evaluation / row[0].join(("audio/", "")) for row in rows], ["a", "s9"] * (CLIPS // 2)
+    )
     said = np.array([[float(value) for value in row[2:]] for row in rows])
     np.testing.assert_allclose(probabilities[:-1], said[:-1], atol=0.03)  # two engines, a step of the logits is 0.1
 
@@ -192,8 +231,13 @@ assert torch.equal(network(x)[0], logits[0])
 order = [scenes.index(scene) for scene in sorted(scenes)]
 print(json.dumps(torch.softmax(torch.stack(logits), 1)[:, order].tolist()))
 """
-    done = subprocess.run([sys.executable, "-P", "-c", code, json.dumps([str(site), [str(file) for file in files], devices])],
-                          capture_output=True, text=True, check=False, cwd=site)
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code, json.dumps([str(site), [str(file) for file in files], devices])],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=site,
+    )
     assert done.returncode == 0, done.stderr
     return np.array(json.loads(done.stdout))
 
@@ -204,23 +248,40 @@ def test_a_package_wants_onnx_files(make_model, system, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(("year", "models", "message"), [
-    (2023, ["a.tflite", "b.tflite"], "the second model for 'general'"), (2024, ["a.tflite"], "a model of each split"),
-    (2024, ["5=a.tflite", "10=b.tflite"], "no model for 25, 50, 100"), (2025, ["a=a.onnx"], "no model for general"),
-    (2025, ["x.onnx", "s4=a.onnx"], "'s4' is none of general, a, b, c"), (2022, ["5=a.tflite"], "'5' is none of general"),
-])
+@pytest.mark.parametrize(
+    ("year", "models", "message"),
+    [
+        (2023, ["a.tflite", "b.tflite"], "the second model for 'general'"),
+        (2024, ["a.tflite"], "a model of each split"),
+        (2024, ["5=a.tflite", "10=b.tflite"], "no model for 25, 50, 100"),
+        (2025, ["a=a.onnx"], "no model for general"),
+        (2025, ["x.onnx", "s4=a.onnx"], "'s4' is none of general, a, b, c"),
+        (2022, ["5=a.tflite"], "'5' is none of general"),
+    ],
+)
 def test_models_that_do_not_fit_the_year_are_told(year, models, message):
     with pytest.raises(InputError, match=message):
         parse_models(models, submission.form_of(year))
 
 
-@pytest.mark.parametrize(("changes", "message"), [
-    ({"label": "Last-task1"}, "LASTNAME_INSTITUTE_task1_N"), ({"year": 2021}, "wanted 2022, 2023, 2024, 2025"),
-    ({"system": None}, "--init"),
-    ({"energy": "FIN", "year": 2022}, "the form of 2022 has no energy"), ({"energy": "Finland"}, "three letters"),
-])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"label": "Last-task1"}, "LASTNAME_INSTITUTE_task1_N"),
+        ({"year": 2021}, "wanted 2022, 2023, 2024, 2025"),
+        ({"system": None}, "--init"),
+        ({"energy": "FIN", "year": 2022}, "the form of 2022 has no energy"),
+        ({"energy": "Finland"}, "three letters"),
+    ],
+)
 def test_bad_orders_write_nothing(make_model, system, tmp_path, changes, message):
-    order = {"models": (str(make_model("tflite")),), "year": 2023, "label": LABEL, "system": system, "out": tmp_path / "out"} | changes
+    order = {
+        "models": (str(make_model("tflite")),),
+        "year": 2023,
+        "label": LABEL,
+        "system": system,
+        "out": tmp_path / "out",
+    } | changes
     with pytest.raises(InputError, match=message):
         build(Order(**order))
     assert not (tmp_path / "out").exists()
@@ -231,11 +292,15 @@ def test_a_model_of_other_labels_is_refused(tone_model, system, tmp_path):
         build(Order((str(tone_model),), 2023, LABEL, system, tmp_path / "out"))
 
 
-@pytest.mark.parametrize(("old", "new", "message"), [
-    ("corresponding = true", "corresponding = false", "mark exactly one"),
-    ('abbreviation = "edgekd" ', 'abbreviation = "elevenchars" ', "has 11 characters"),
-    ("data_augmentation", "augmentation", "not in the form of 2023"), ("lastname", "surname", "surname|lastname"),
-])
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("corresponding = true", "corresponding = false", "mark exactly one"),
+        ('abbreviation = "edgekd" ', 'abbreviation = "elevenchars" ', "has 11 characters"),
+        ("data_augmentation", "augmentation", "not in the form of 2023"),
+        ("lastname", "surname", "surname|lastname"),
+    ],
+)
 def test_a_system_file_that_the_organisers_would_refuse_is_told(make_model, system, tmp_path, old, new, message):
     system.write_text(system.read_text().replace(old, new))
     with pytest.raises(InputError, match=message):
@@ -266,8 +331,17 @@ def test_energy_is_told_in_units_of_the_baselines(make_model, system, tmp_path, 
     codecarbon.OfflineEmissionsTracker = lambda **options: asked.append(options) or StandIn([kwh.pop(0)])
     monkeypatch.setitem(sys.modules, "codecarbon", codecarbon)
     monkeypatch.setattr(energy, "WINDOWS", 3)
-    report = build(Order((str(make_model("tflite")),), 2023, LABEL, system, tmp_path / "out", energy="FIN",
-                         energy_baseline=make_model("tflite", 1)))
+    report = build(
+        Order(
+            (str(make_model("tflite")),),
+            2023,
+            LABEL,
+            system,
+            tmp_path / "out",
+            energy="FIN",
+            energy_baseline=make_model("tflite", 1),
+        )
+    )
     assert [options["country_iso_code"] for options in asked] == ["FIN", "FIN"]
     consumed = read_meta(tmp_path / "out")["system"]["energy_consumption"]
     assert consumed == {"training": None, "inference": 4e-5, "baseline_inference": 2e-5}
@@ -305,7 +379,18 @@ def test_a_folder_with_two_files_of_one_name_is_refused(make_model, system, eval
 
 def test_the_command_tells_findings_with_status_1_and_judges_what_is_there(make_model, system, evaluation, tmp_path):
     out = tmp_path / "out"
-    arguments = ["submission", str(make_model("tflite")), "--year", "2022", "--label", LABEL, "--system", str(system), "--out", str(out)]
+    arguments = [
+        "submission",
+        str(make_model("tflite")),
+        "--year",
+        "2022",
+        "--label",
+        LABEL,
+        "--system",
+        str(system),
+        "--out",
+        str(out),
+    ]
     run = CliRunner().invoke(app, arguments)
     assert "Last_Inst_task1_1.output.csv: the file is missing" in run.stdout
     assert run.exit_code == 1

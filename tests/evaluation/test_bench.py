@@ -12,7 +12,18 @@ from edgekd.evaluation import bench
 from edgekd.modelfile import container
 from edgekd.qgraph import tflite
 
-FIELDS = {"model", "engine", "threads", "frontend_ms", "network_ms", "network_warm_ms", "pipeline_ms", "rss_mb", "start_s", "machine"}
+FIELDS = {
+    "model",
+    "engine",
+    "threads",
+    "frontend_ms",
+    "network_ms",
+    "network_warm_ms",
+    "pipeline_ms",
+    "rss_mb",
+    "start_s",
+    "machine",
+}
 REPEATS = 5
 
 
@@ -28,7 +39,7 @@ def instant_start(monkeypatch):
 
 
 def test_the_stages_of_one_file(tone_model):
-    result, = bench.bench([tone_model], repeats=REPEATS)
+    (result,) = bench.bench([tone_model], repeats=REPEATS)
     assert (result.model, result.engine, result.threads, result.repeats) == (str(tone_model), "litert", 1, REPEATS)
     for times in (result.frontend_ms, result.network_ms, result.network_warm_ms, result.pipeline_ms):
         assert 0 < times.p50 <= times.p95
@@ -82,18 +93,21 @@ def test_an_int8_file_is_compared_with_its_float_twin_wherever_both_are_given(tm
     assert whole.of_float == pytest.approx(whole.network_ms.p50 / twin.network_ms.p50, abs=1e-3)
     assert whole.of_float_warm == pytest.approx(whole.network_warm_ms.p50 / twin.network_warm_ms.p50, abs=1e-3)
     assert twin.of_float is None
-    alone, = bench.bench([tmp_path / "toy.int8.tflite"], repeats=REPEATS)
+    (alone,) = bench.bench([tmp_path / "toy.int8.tflite"], repeats=REPEATS)
     assert alone.of_float is None
     text = bench.to_text([whole, msgspec.structs.replace(twin, rss_mb=None)])
     assert "toy.float.tflite" in text
     assert len(text.splitlines()) == 4
 
 
-@pytest.mark.parametrize(("name", "arguments", "message"), [
-    ("litert", {"engine": "onnxruntime"}, "does not open .tflite files"),
-    ("litert", {"threads": 0}, "0 threads"),
-    ("litert", {"repeats": 0}, "--repeats is 0"),
-])
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("litert", {"engine": "onnxruntime"}, "does not open .tflite files"),
+        ("litert", {"threads": 0}, "0 threads"),
+        ("litert", {"repeats": 0}, "--repeats is 0"),
+    ],
+)
 def test_bad_settings_are_refused(tone_models, name, arguments, message):
     with pytest.raises(InputError, match=message):
         bench.bench([tone_models[name]], **arguments)

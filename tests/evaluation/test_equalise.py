@@ -27,11 +27,13 @@ def sounds(tones, count=12):
     """Noise of every level beside tones: what a model was trained on. float (count, samples)."""
     rng = np.random.default_rng(1)
     noise = rng.normal(size=(count, 2 * RATE)) * 10 ** rng.uniform(-3, -1.5, (count, 1))
-    return noise + 0.5 * np.stack([tones.tone("low" if each % 2 else "high", 2.0, each) / 32768 for each in range(count)])
+    return noise + 0.5 * np.stack(
+        [tones.tone("low" if each % 2 else "high", 2.0, each) / 32768 for each in range(count)]
+    )
 
 
 def through(sound, response=TILT):
-    return np.convolve(sound, response)[:len(sound)]
+    return np.convolve(sound, response)[: len(sound)]
 
 
 @pytest.fixture
@@ -40,7 +42,11 @@ def model(tmp_path, tone_fixtures):
     mean = BandMean(tone_fixtures.FRONTEND)
     mean.add(log_mel(tone_fixtures.FRONTEND, sounds(tone_fixtures).astype(np.float32)))
     path = tmp_path / "tones.int8.tflite"
-    container.write(path, tflite.emit(tone_fixtures.low_or_high_graph()), tone_fixtures.manifest_for(spectrum=tuple(mean.value().tolist())))
+    container.write(
+        path,
+        tflite.emit(tone_fixtures.low_or_high_graph()),
+        tone_fixtures.manifest_for(spectrum=tuple(mean.value().tolist())),
+    )
     return path
 
 
@@ -64,10 +70,14 @@ def test_what_the_microphone_adds_is_found(model, recordings, tmp_path, tone_fix
     assert "better hear 120 windows or more" in report.to_text()
 
 
-def test_an_equalised_model_says_of_coloured_sound_what_the_model_says_of_plain(model, recordings, tmp_path, tone_fixtures):
+def test_an_equalised_model_says_of_coloured_sound_what_the_model_says_of_plain(
+    model, recordings, tmp_path, tone_fixtures
+):
     equalise(model, recordings, tmp_path / "mic.json")
     plain = tone_fixtures.tone("low", 1.0) / 32768
-    features, coloured = (log_mel(tone_fixtures.FRONTEND, each.astype(np.float32))[None] for each in (plain, through(plain)))
+    features, coloured = (
+        log_mel(tone_fixtures.FRONTEND, each.astype(np.float32))[None] for each in (plain, through(plain))
+    )
     opened = open_model(model)
     behind = with_equaliser(opened, tmp_path / "mic.json")
     said, heard, corrected = opened.logits(features), opened.logits(coloured), behind.logits(coloured)
@@ -76,18 +86,27 @@ def test_an_equalised_model_says_of_coloured_sound_what_the_model_says_of_plain(
 
 
 def test_predict_and_listen_take_an_equaliser(edgekd, model, recordings, tmp_path, tone_fixtures):
-    quiet = through(tone_fixtures.tone("low", 2.0) / 32768 * 0.05 + 0.004 * np.random.default_rng(2).normal(size=2 * RATE))
+    quiet = through(
+        tone_fixtures.tone("low", 2.0) / 32768 * 0.05 + 0.004 * np.random.default_rng(2).normal(size=2 * RATE)
+    )
     soundfile.write(tmp_path / "low.wav", quiet, RATE)
     assert edgekd("equalise", model, recordings, "--out", tmp_path / "mic.json")[0] == 0
     labels = []
     for options in ((), ("--equaliser", tmp_path / "mic.json")):
-        status, _, err = edgekd("predict", model, tmp_path / "low.wav", "--csv", tmp_path / "p.csv", "--force", *options)
+        status, _, err = edgekd(
+            "predict", model, tmp_path / "low.wav", "--csv", tmp_path / "p.csv", "--force", *options
+        )
         assert (status, err) == (0, "")
         with (tmp_path / "p.csv").open(newline="") as file:
             predicted = next(csv.DictReader(file))["label"]
         out = edgekd("listen", tmp_path / "low.wav", "--model", model, "--json", *options)[1]
         assert {json.loads(line)["label"] for line in out.splitlines()} == {predicted}
-        assert json.loads(edgekd("listen", tmp_path / "low.wav", "--model", model, "--replay", "--json", *options)[1])["decisions"] > 0
+        assert (
+            json.loads(edgekd("listen", tmp_path / "low.wav", "--model", model, "--replay", "--json", *options)[1])[
+                "decisions"
+            ]
+            > 0
+        )
         labels.append(predicted)
     assert labels == ["high", "low"]
 
@@ -102,22 +121,35 @@ def test_quiet_and_silent_windows_are_left_out(edgekd, model, recordings, tmp_pa
     assert json.loads((tmp_path / "mic.json").read_text()) == document["equaliser"]
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    (("--gate", "3"), "gate is 3 dBFS; full scale is 0 and less is negative"),
-    (("--gate", "-2"), "0 windows of sound; an equaliser needs 10 or more, better 120, of many kinds of sound; record more, or lower"),
-    (("--out", "."), ". is a folder; give --out a file name"),
-    (("--out", "tones.int8.tflite"), "tones.int8.tflite exists; replace it with --force"),
-])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--gate", "3"), "gate is 3 dBFS; full scale is 0 and less is negative"),
+        (
+            ("--gate", "-2"),
+            (
+                "0 windows of sound; an equaliser needs 10 or more, better 120, of many kinds of sound; record more, or"
+                " lower"
+            ),
+        ),
+        (("--out", "."), ". is a folder; give --out a file name"),
+        (("--out", "tones.int8.tflite"), "tones.int8.tflite exists; replace it with --force"),
+    ],
+)
 def test_what_makes_no_sense_is_refused(edgekd, monkeypatch, model, recordings, tmp_path, options, message):
     monkeypatch.chdir(tmp_path)
-    status, out, err = edgekd("equalise", model, recordings, *(() if "--out" in options else ("--out", "mic.json")), *options)
+    status, out, err = edgekd(
+        "equalise", model, recordings, *(() if "--out" in options else ("--out", "mic.json")), *options
+    )
     assert (status, out) == (2, "")
     assert message in err
     assert not (tmp_path / "mic.json").exists()
 
 
 def test_a_model_that_does_not_tell_its_spectrum_is_refused(tone_model, recordings, tmp_path):
-    with pytest.raises(InputError, match="does not tell the mean spectrum of its training clips; train and export it again"):
+    with pytest.raises(
+        InputError, match="does not tell the mean spectrum of its training clips; train and export it again"
+    ):
         equalise(tone_model, recordings, tmp_path / "mic.json")
 
 
@@ -126,10 +158,21 @@ def test_files_of_other_models_and_damaged_ones_are_refused(model, recordings, t
     made = equalise(model, recordings, path).equaliser
     other = msgspec.structs.replace(made.frontend, hop_length=100)
     for content, message in (
-            (b"", "is no equaliser, or a damaged one"), (b'{"db": 1}', "is no equaliser, or a damaged one"),
-            (msgspec.json.encode(msgspec.structs.replace(made, db=made.db[1:])), "whose front end is another than that of tones"),
-            (msgspec.json.encode(msgspec.structs.replace(made, frontend=other)), "whose front end is another than that of tones"),
-            (msgspec.json.encode(msgspec.structs.replace(made, data_hash="1")), "which was trained on other clips than tones")):
+        (b"", "is no equaliser, or a damaged one"),
+        (b'{"db": 1}', "is no equaliser, or a damaged one"),
+        (
+            msgspec.json.encode(msgspec.structs.replace(made, db=made.db[1:])),
+            "whose front end is another than that of tones",
+        ),
+        (
+            msgspec.json.encode(msgspec.structs.replace(made, frontend=other)),
+            "whose front end is another than that of tones",
+        ),
+        (
+            msgspec.json.encode(msgspec.structs.replace(made, data_hash="1")),
+            "which was trained on other clips than tones",
+        ),
+    ):
         path.write_bytes(content)
         with pytest.raises(InputError, match=message):
             with_equaliser(opened, path)
@@ -150,9 +193,14 @@ def coloured(tmp_path, tone_fixtures):
     (folder / "makes.toml").write_text('[train]\n[test]\nAcme = ["tilt"]\n')
     clip = tone_fixtures.Clip
     noise = 0.004 * np.random.default_rng(2).normal(size=2 * RATE)
-    items = [(clip(f"b{index}.wav", "low", "b"), (32767 * sound).astype(np.int16)) for index, sound in enumerate(sounds(tone_fixtures))]
-    items += [(clip(f"a{label}.wav", label, "a"), (tone_fixtures.tone(label, 2.0) * 0.05 + 32767 * noise).astype(np.int16))
-              for label in ("low", "high")]
+    items = [
+        (clip(f"b{index}.wav", "low", "b"), (32767 * sound).astype(np.int16))
+        for index, sound in enumerate(sounds(tone_fixtures))
+    ]
+    items += [
+        (clip(f"a{label}.wav", label, "a"), (tone_fixtures.tone(label, 2.0) * 0.05 + 32767 * noise).astype(np.int16))
+        for label in ("low", "high")
+    ]
     return tone_fixtures.write_store(tmp_path / "store", items).path, folder
 
 

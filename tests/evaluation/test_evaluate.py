@@ -51,7 +51,9 @@ def test_scores_on_the_clips_of_the_training_are_said_to_be_flattered(tone_model
     container.write(tmp_path / "own.tflite", tflite.emit(tone_fixtures.low_or_high_graph()), own)
     said = "the model was trained on some of these clips"
     page = tmp_path / "report.html"
-    result = CliRunner().invoke(app, ["evaluate", str(tmp_path / "own.tflite"), "--data", str(tone_store), "--report", str(page)])
+    result = CliRunner().invoke(
+        app, ["evaluate", str(tmp_path / "own.tflite"), "--data", str(tone_store), "--report", str(page)]
+    )
     assert said in result.stdout
     assert said in page.read_text().replace("The model", "the model")
     assert said not in evaluate_file(tmp_path / "own.tflite", tone_store, ["b"]).to_text()
@@ -59,14 +61,28 @@ def test_scores_on_the_clips_of_the_training_are_said_to_be_flattered(tone_model
 
 
 def test_json_holds_the_documented_fields_and_nothing_else_is_printed(tone_model, tone_store):
-    result = CliRunner().invoke(app, ["evaluate", str(tone_model), "--data", str(tone_store), "--split", "a", "--split", "b", "--json"])
+    result = CliRunner().invoke(
+        app, ["evaluate", str(tone_model), "--data", str(tone_store), "--split", "a", "--split", "b", "--json"]
+    )
     assert result.exit_code == 0
     document = json.loads(result.stdout)
-    assert set(document) == {"model", "split", "engine", "windows", "clips", "per_label", "per_recorder", "temperature",
-                             "temperature_fitted_here"}
+    assert set(document) == {
+        "model",
+        "split",
+        "engine",
+        "windows",
+        "clips",
+        "per_label",
+        "per_recorder",
+        "temperature",
+        "temperature_fitted_here",
+    }
     assert document["split"] == "a,b"
-    assert set(document["windows"]) == set(document["clips"]) == {"count", "silent", "accuracy", "macro_accuracy", "log_loss",
-                                                                "calibration_error"}
+    assert (
+        set(document["windows"])
+        == set(document["clips"])
+        == {"count", "silent", "accuracy", "macro_accuracy", "log_loss", "calibration_error"}
+    )
     assert document["per_label"] == {"high": 1.0, "low": 0.75}
 
 
@@ -95,13 +111,17 @@ def test_a_hop_that_is_no_time_is_refused(tone_model, tone_store, hop):
 
 
 def test_another_sample_rate_is_refused(tone_model, tone_fixtures, tmp_path):
-    store = tone_fixtures.write_store(tmp_path / "fast", [(Clip("a.wav", "low", "a"), tone_fixtures.tone("low", 1.0))], rate=16000)
+    store = tone_fixtures.write_store(
+        tmp_path / "fast", [(Clip("a.wav", "low", "a"), tone_fixtures.tone("low", 1.0))], rate=16000
+    )
     with pytest.raises(InputError, match=r"at 16000 Hz.* hears 8000 Hz.*--sample-rate 8000"):
         evaluate_file(tone_model, store.path)
 
 
 def test_labels_that_the_model_does_not_know_are_refused(tone_model, tone_fixtures, tmp_path):
-    store = tone_fixtures.write_store(tmp_path / "other", [(Clip("a.wav", "middle", "a"), tone_fixtures.tone("low", 1.0))])
+    store = tone_fixtures.write_store(
+        tmp_path / "other", [(Clip("a.wav", "middle", "a"), tone_fixtures.tone("low", 1.0))]
+    )
     with pytest.raises(InputError, match="knows no label middle"):
         evaluate_file(tone_model, store.path)
 

@@ -32,7 +32,9 @@ def test_clips_are_judged_through_microphones_of_makes_kept_for_tests(tone_model
     found = report.shift.found
     assert (found.clips, report.scores.clips.accuracy) == (1.0, 1.0)
     assert [(each.name, each.make, each.clips.accuracy, each.lost, each.gained) for each in found.microphones] == [
-        ("plain", "Acme", 1.0, 0, 0), ("deaf", "Bell", 0.5, 2, 0)]
+        ("plain", "Acme", 1.0, 0, 0),
+        ("deaf", "Bell", 0.5, 2, 0),
+    ]
     assert found.microphones[0].windows.difference.low == found.microphones[0].windows.difference.high == 0
     text = report.to_text()
     assert f"through 2 microphones of 2 makes, those for tests, in {microphones}" in text
@@ -45,15 +47,27 @@ def test_clips_are_judged_through_microphones_of_makes_kept_for_tests(tone_model
 def test_windows_are_heard_as_in_a_clip_that_was_heard_whole(tone_model, tone_store, tmp_path, monkeypatch):
     folder = tmp_path / "rooms"
     folder.mkdir()
-    soundfile.write(folder / "room.wav", 0.3 * np.random.default_rng(0).normal(size=5000) * 0.999 ** np.arange(5000), RATE, subtype="FLOAT")
+    soundfile.write(
+        folder / "room.wav",
+        0.3 * np.random.default_rng(0).normal(size=5000) * 0.999 ** np.arange(5000),
+        RATE,
+        subtype="FLOAT",
+    )
     kept = {}
     monkeypatch.setattr(device_shift, "device_shift", lambda _, logits, __: kept.update(logits=logits))
     evaluate_file(tone_model, tone_store, ["a"], hop=0.5, microphones=(folder, "all"))
     store, model = ClipStore.open(tone_store), open_model(tone_model)
     responses = device_shift.Microphones.read(folder, "all", RATE).responses
     heard = [np.convolve(store.waveform(clip), responses[0]) for clip in range(4)]
-    expected = [model.logits(log_mel(model.manifest.frontend, np.stack([
-        clip[start:start + RATE] for start in range(0, 12001, 4000)]).astype(np.float32))) for clip in heard]
+    expected = [
+        model.logits(
+            log_mel(
+                model.manifest.frontend,
+                np.stack([clip[start : start + RATE] for start in range(0, 12001, 4000)]).astype(np.float32),
+            )
+        )
+        for clip in heard
+    ]
     assert np.abs(kept["logits"][0, :16] - np.concatenate(expected)).max() <= model.manifest.output.scale
 
 
@@ -73,13 +87,16 @@ def test_json_and_page_tell_of_every_microphone(edgekd, tone_model, tone_store, 
     assert "through deaf" in err
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    (("--mic-split", "train"), "--mic-split train without --microphones FOLDER"),
-    (("--max-drop", "0.1"), "--max-drop 0.1 without --microphones FOLDER"),
-    (("--microphones", "mics", "--max-drop", "3"), "--max-drop is 3; give a fraction"),
-    (("--microphones", "mics", "--mic-split", "trian"), "did you mean 'train'"),
-    (("--microphones", "nowhere"), "nowhere is not a folder of impulse responses"),
-])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--mic-split", "train"), "--mic-split train without --microphones FOLDER"),
+        (("--max-drop", "0.1"), "--max-drop 0.1 without --microphones FOLDER"),
+        (("--microphones", "mics", "--max-drop", "3"), "--max-drop is 3; give a fraction"),
+        (("--microphones", "mics", "--mic-split", "trian"), "did you mean 'train'"),
+        (("--microphones", "nowhere"), "nowhere is not a folder of impulse responses"),
+    ],
+)
 def test_options_that_make_no_sense_are_refused(edgekd, tone_model, tone_store, options, message):
     status, out, err = edgekd("evaluate", tone_model, "--data", tone_store, *options)
     assert (status, out) == (2, "")

@@ -30,7 +30,11 @@ def read(path):
 def test_every_file_gets_a_label_and_a_probability_per_label(tone_model, recordings, tmp_path):
     report = predict_folder(tone_model, recordings, tmp_path / "out" / "p.csv")
     rows = read(tmp_path / "out" / "p.csv")
-    assert [(row["filename"], row["label"]) for row in rows] == [("a_low.flac", "low"), ("b_high.wav", "high"), ("deep/short.ogg", "low")]
+    assert [(row["filename"], row["label"]) for row in rows] == [
+        ("a_low.flac", "low"),
+        ("b_high.wav", "high"),
+        ("deep/short.ogg", "low"),
+    ]
     assert list(rows[0]) == ["filename", "label", "high", "low"]
     for row in rows:
         assert float(row["high"]) + float(row["low"]) == pytest.approx(1.0, abs=1e-5)

@@ -29,8 +29,11 @@ def run(*arguments):
 def finished(tone_models, tone_fixtures, tmp_path_factory):
     """(what the command printed as JSON without and with a report, the page)."""
     folder = tmp_path_factory.mktemp("page")
-    items = [(Clip(f"{label}/{i}.wav", label, "a", recorder=f"r{i}"), tone_fixtures.tone(label, 1.0, i))
-             for label in tone_fixtures.LABELS for i in (0, 1)]
+    items = [
+        (Clip(f"{label}/{i}.wav", label, "a", recorder=f"r{i}"), tone_fixtures.tone(label, 1.0, i))
+        for label in tone_fixtures.LABELS
+        for i in (0, 1)
+    ]
     items.append((Clip("rare/wrong.wav", "low", "a"), tone_fixtures.tone("high", 1.0)))
     tone_fixtures.write_store(folder / "store", items)
     arguments = [tone_models["litert"], "--data", folder / "store", "--split", "a", "--json"]
@@ -79,14 +82,32 @@ def test_another_target_judges(tone_model, tone_store, tmp_path):
     assert "tile bad" in [each.get("class") for each in page.tags("div")]
 
 
-@pytest.mark.parametrize(("machine", "said"), [
-    ("Raspberry Pi 4 Model B (asimd)", "latency_ms over 900 125"), ("AMD EPYC", "not measured as asked, but on AMD EPYC")])
+@pytest.mark.parametrize(
+    ("machine", "said"),
+    [
+        ("Raspberry Pi 4 Model B (asimd)", "latency_ms over 900 125"),
+        ("AMD EPYC", "not measured as asked, but on AMD EPYC"),
+    ],
+)
 def test_a_latency_budget_is_judged_on_its_own_board_alone(tone_model, tone_store, tmp_path, machine, said):
     plan = planned(tmp_path / "x.html", tone_model, tone_store, "pi-4", force=False)
     slow = Times(900.0, 900.0, 900.0, 900.0)
-    timed = Benchmark(model=str(tone_model), engine="litert", threads=1, precision="int8", frontend_ms=slow, network_ms=slow,
-                      network_warm_ms=slow, pipeline_ms=slow, of_float=None, of_float_warm=None, rss_mb=None, start_s=1.0, repeats=50,
-                      machine=machine)
+    timed = Benchmark(
+        model=str(tone_model),
+        engine="litert",
+        threads=1,
+        precision="int8",
+        frontend_ms=slow,
+        network_ms=slow,
+        network_warm_ms=slow,
+        pipeline_ms=slow,
+        of_float=None,
+        of_float_warm=None,
+        rss_mb=None,
+        start_s=1.0,
+        repeats=50,
+        machine=machine,
+    )
     assert said in parsed(reporting.render(page_of(plan, evaluate_file(tone_model, tone_store), timed))).text
 
 
@@ -97,8 +118,13 @@ def test_equal_findings_give_equal_pages(tone_model, tone_store, tmp_path):
 
 def test_labels_and_paths_are_inert(tone_fixtures, tmp_path):
     model = tmp_path / "evil.tflite"
-    container.write(model, tflite.emit(tone_fixtures.low_or_high_graph()), tone_fixtures.manifest_for(labels=(EVIL, "low")))
-    items = [(Clip(f"{EVIL}{i}.wav", EVIL, "a", recorder=EVIL), tone_fixtures.tone("low" if i else "high", 1.0, i)) for i in (0, 1)]
+    container.write(
+        model, tflite.emit(tone_fixtures.low_or_high_graph()), tone_fixtures.manifest_for(labels=(EVIL, "low"))
+    )
+    items = [
+        (Clip(f"{EVIL}{i}.wav", EVIL, "a", recorder=EVIL), tone_fixtures.tone("low" if i else "high", 1.0, i))
+        for i in (0, 1)
+    ]
     store = tone_fixtures.write_store(tmp_path / "store", items)
     plan = planned(tmp_path / "x.html", model, store.path, None, force=False)
     raw = reporting.render(page_of(plan, evaluate_file(model, store.path), EVIL))
@@ -119,10 +145,18 @@ def test_a_file_that_exists_is_kept_without_force_and_replaced_with_it(tone_mode
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
-@pytest.mark.parametrize(("place", "message"), [
-    ("", "is a folder; give a file name"), ("none/report.html", "there is no folder .*none; make it"),
-    ("store/audio.i16", "is part of what is evaluated"), ("store/clips.csv", "is part of what is evaluated")])
-def test_a_place_that_will_not_do_is_refused_before_the_model_is_run(tone_model, tone_store, tmp_path, monkeypatch, place, message):
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ("", "is a folder; give a file name"),
+        ("none/report.html", "there is no folder .*none; make it"),
+        ("store/audio.i16", "is part of what is evaluated"),
+        ("store/clips.csv", "is part of what is evaluated"),
+    ],
+)
+def test_a_place_that_will_not_do_is_refused_before_the_model_is_run(
+    tone_model, tone_store, tmp_path, monkeypatch, place, message
+):
     monkeypatch.setattr("edgekd.evaluation.evaluate.evaluate_file", lambda *_, **__: pytest.fail("evaluated"))
     done = run(tone_model, "--data", tone_store, "--report", tmp_path / place, "--force")
     assert isinstance(done.exception, InputError)
@@ -150,7 +184,9 @@ def test_an_unknown_target_is_refused_first(tone_model, tone_store, tmp_path):
         planned(tmp_path / "x.html", tone_model, tone_store, "dcase2032", force=False)
 
 
-@pytest.mark.parametrize(("target", "force", "option"), [("dcase2023", False, "--target dcase2023"), (None, True, "--force")])
+@pytest.mark.parametrize(
+    ("target", "force", "option"), [("dcase2023", False, "--target dcase2023"), (None, True, "--force")]
+)
 def test_options_of_a_report_are_refused_without_one(tone_model, tone_store, target, force, option):
     with pytest.raises(InputError, match=f"{option} without --report FILE"):
         planned(None, tone_model, tone_store, target, force=force)
@@ -169,7 +205,11 @@ def test_a_device_without_the_readers_of_check_still_gets_its_page(tone_model, t
 def test_a_temperature_that_was_fitted_on_these_clips_is_said(tone_fixtures, tone_store, tmp_path):
     store, model = ClipStore.open(tone_store), tmp_path / "fitted.tflite"
     fit = Calibration("tones", store.hash, ("a",), 8, 0.1, 0.05, 0.6, 0.5)
-    container.write(model, tflite.emit(tone_fixtures.low_or_high_graph()), tone_fixtures.manifest_for(calibration=fit, temperature=1.5))
+    container.write(
+        model,
+        tflite.emit(tone_fixtures.low_or_high_graph()),
+        tone_fixtures.manifest_for(calibration=fit, temperature=1.5),
+    )
     plan = planned(tmp_path / "x.html", model, tone_store, None, force=False)
     text = parsed(reporting.render(page_of(plan, evaluate_file(model, tone_store), "none"))).text
     assert "The temperature 1.5 was fitted on some of these clips" in text

@@ -1,4 +1,5 @@
-"""`edgekd crossval` and `edgekd sweep` on a few clips: which runs are planned, what is told of them, and what is refused."""
+"""`edgekd crossval` and `edgekd sweep` on a few clips: which runs are planned, what is told of them, and what is
+refused."""
 
 import csv
 import json
@@ -28,7 +29,9 @@ from edgekd.train.run.folder import load_run
 
 RATE = 8000
 ONE = Workers((Slot(),), 1)
-COMMON = TABLES + """
+COMMON = (
+    TABLES
+    + """
 [train]
 epochs = 1
 batch_size = 8
@@ -38,6 +41,7 @@ test_every = 0
 epochs = 1
 freeze_epochs = 0
 """
+)
 
 
 @pytest.fixture(scope="module")
@@ -45,13 +49,19 @@ def place(tmp_path_factory):
     """A folder with a store of three splits, a teacher recipe and a student recipe."""
     folder = tmp_path_factory.mktemp("place")
     rng = np.random.default_rng(0)
-    with StoreWriter(folder / "store", name="tones", licence="CC0", sample_rate=RATE, channels=1, synthetic=True) as writer:
+    with StoreWriter(
+        folder / "store", name="tones", licence="CC0", sample_rate=RATE, channels=1, synthetic=True
+    ) as writer:
         for split in ("a", "b", "c"):
             for label, hertz in (("high", 2500.0), ("low", 250.0)):
                 for number in range(8):
-                    wave = 6000 * np.sin(2 * np.pi * hertz * np.arange(RATE // 2) / RATE) + rng.normal(0, 1000, RATE // 2)
-                    writer.add(Clip(f"{split}/{label}{number}.wav", label, split, group=f"{split}{label}{number // 2}"),
-                               wave.astype(np.int16)[:, None])
+                    wave = 6000 * np.sin(2 * np.pi * hertz * np.arange(RATE // 2) / RATE) + rng.normal(
+                        0, 1000, RATE // 2
+                    )
+                    writer.add(
+                        Clip(f"{split}/{label}{number}.wav", label, split, group=f"{split}{label}{number // 2}"),
+                        wave.astype(np.int16)[:, None],
+                    )
         writer.finish()
     (folder / "teacher.toml").write_text(f'name = "t"\n{COMMON}\n[view]\nspan = "clip"\n[teacher]{NETWORK}')
     (folder / "student.toml").write_text(f'name = "s"\n{COMMON}\n[view]\nseconds = 0.25\n[student]{NETWORK}')
@@ -76,12 +86,22 @@ def rows_of(path):
 
 
 def test_every_fold_is_tested_once_by_networks_of_the_others(place, tmp_path, trained):
-    question = Question(str(place / "student.toml"), ("qat.epochs=0",), folds="a,b", seeds="0", against_settings=("train.lr=0.001",),
-                        choose=True)
+    question = Question(
+        str(place / "student.toml"),
+        ("qat.epochs=0",),
+        folds="a,b",
+        seeds="0",
+        against_settings=("train.lr=0.001",),
+        choose=True,
+    )
     report = crossval(question, place / "store", tmp_path / "cv", ONE, quiet)
     rows = rows_of(tmp_path / "cv" / "results.csv")
     assert [(row["setting"], row["fold"]) for row in rows[:4]] == [
-        ("s", "a"), ("s train.lr=0.001", "a"), ("s", "b"), ("s train.lr=0.001", "b")]
+        ("s", "a"),
+        ("s train.lr=0.001", "a"),
+        ("s", "b"),
+        ("s train.lr=0.001", "b"),
+    ]
     assert [row["fold"] for row in rows[4:]] == ["a-inner", "a-inner", "b-inner", "b-inner"]
     store = ClipStore.open(place / "store")
     for row in rows:
@@ -112,7 +132,9 @@ def _check_summary(summary, rows):
         assert each["mean"] == pytest.approx((accuracy[label, "a"] + accuracy[label, "b"]) / 2, abs=1e-6)
         assert each["low"] <= each["mean"] <= each["high"]
     difference = summary["differences"]["float"]["clips"]["accuracy"]
-    assert difference["mean"] == pytest.approx(np.subtract(*(figures[label]["mean"]["clips"]["accuracy"]["mean"] for label in both)))
+    assert difference["mean"] == pytest.approx(
+        np.subtract(*(figures[label]["mean"]["clips"]["accuracy"]["mean"] for label in both))
+    )
     assert difference["excludes_zero"] == (difference["low"] > 0 or difference["high"] < 0)
     for fold in "ab":
         chosen = summary["choice"][fold]["chosen"]
@@ -122,7 +144,9 @@ def _check_summary(summary, rows):
 
 def test_official_folds_that_take_no_part_are_told(place, tmp_path, trained):
     store = ClipStore.open(place / "store")
-    with StoreWriter(tmp_path / "store", name="tones", licence="CC0", sample_rate=RATE, channels=1, official_folds=True) as writer:
+    with StoreWriter(
+        tmp_path / "store", name="tones", licence="CC0", sample_rate=RATE, channels=1, official_folds=True
+    ) as writer:
         for number, clip in enumerate(store.clips):
             writer.add(clip, store.clip_pcm(number))
         writer.finish()
@@ -130,13 +154,23 @@ def test_official_folds_that_take_no_part_are_told(place, tmp_path, trained):
     report = crossval(question, tmp_path / "store", tmp_path / "some", ONE, print)
     assert "The official folds b take no part" in report.markdown
     assert report.summary["folds_left_out"] == ["b"]
-    whole = crossval(Question(str(place / "teacher.toml"), seeds="0", folds="a,b,c"), tmp_path / "store", tmp_path / "all", ONE, print)
+    whole = crossval(
+        Question(str(place / "teacher.toml"), seeds="0", folds="a,b,c"),
+        tmp_path / "store",
+        tmp_path / "all",
+        ONE,
+        print,
+    )
     assert ("take no part" in whole.markdown, whole.summary["folds_left_out"]) == (False, [])
     assert len(trained) == 5
-    with pytest.raises(InputError, match=r"held_out = \[0, 4\] would mix the official folds of tones and deal them anew"):
+    with pytest.raises(
+        InputError, match=r"held_out = \[0, 4\] would mix the official folds of tones and deal them anew"
+    ):
         ClipStore.open(tmp_path / "store").partition(["a", "b", "c"], [], held_out=[0, 4])
     assert len(ClipStore.open(tmp_path / "store").partition(["a", "b"], [], held_out=[0, 4]).test) > 0
-    final = Data(train=("a", "b", "c"), test=(), held_out=(0, 4), mixed_folds=True).sides(ClipStore.open(tmp_path / "store"))
+    final = Data(train=("a", "b", "c"), test=(), held_out=(0, 4), mixed_folds=True).sides(
+        ClipStore.open(tmp_path / "store")
+    )
     assert (len(final.train) + len(final.test), len(final.test) > 0) == (len(store.clips), True)
 
 
@@ -144,9 +178,17 @@ def test_a_crossval_of_something_else_keeps_its_folder_and_seeds_may_be_added(pl
     question = Question(str(place / "teacher.toml"), folds="a,b", seeds="0")
     crossval(question, place / "store", tmp_path / "cv", ONE, quiet)
     with pytest.raises(InputError, match=r"begun with another recipe .*choose another --out"):
-        crossval(Question(str(place / "teacher.toml"), ("train.lr=0.1",), folds="a,b"), place / "store", tmp_path / "cv", ONE, quiet)
+        crossval(
+            Question(str(place / "teacher.toml"), ("train.lr=0.1",), folds="a,b"),
+            place / "store",
+            tmp_path / "cv",
+            ONE,
+            quiet,
+        )
     assert len(trained) == 2
-    crossval(Question(str(place / "teacher.toml"), folds="a,b", seeds="1,0"), place / "store", tmp_path / "cv", ONE, quiet)
+    crossval(
+        Question(str(place / "teacher.toml"), folds="a,b", seeds="1,0"), place / "store", tmp_path / "cv", ONE, quiet
+    )
     assert len(trained) == 4
 
 
@@ -156,8 +198,14 @@ def test_a_model_quotes_the_crossval_of_its_own_recipe_and_of_no_other(place, tm
     summary = crossval(question, place / "store", tmp_path / "cv", ONE, quiet).summary
     for row in rows_of(tmp_path / "cv" / "results.csv")[:2]:
         run = tmp_path / "cv" / "runs" / row["run"]
-        report = export_run(run, "int8", "onnx", tmp_path / row["setting"], card=True,
-                            crossval=crossval_summary(tmp_path / "cv", run, "int8"))
+        report = export_run(
+            run,
+            "int8",
+            "onnx",
+            tmp_path / row["setting"],
+            card=True,
+            crossval=crossval_summary(tmp_path / "cv", run, "int8"),
+        )
         found, figures = read_manifest(report.files[0]).crossval, summary["networks"][row["setting"]]["qat"]["mean"]
         assert (found.folds, found.seeds, found.network, found.data) == (("a", "b"), (0,), "qat", "tones")
         assert msgspec.to_builtins(found.clips) == figures["clips"]["accuracy"]
@@ -165,13 +213,48 @@ def test_a_model_quotes_the_crossval_of_its_own_recipe_and_of_no_other(place, tm
         assert f"Cross-validated: {100 * found.clips.mean:.1f} % (" in report.card.read_text()
         assert f"{100 * found.windows.mean:.1f} % (" in info(report.files[0], False)
     store = str(place / "store")
-    cli._run(["distill", str(place / "student.toml"), "--data", store, "--out", str(tmp_path / "all"), "--set", 'data.train=["a","b","c"]',
-              "--set", "data.test=[]", "--set", "data.held_out=[0,4]", "--set", "data.mixed_folds=true", "--set", "seed=3",
-              "--set", "train.precision=bf16", "--threads", "1"])
+    cli._run(
+        [
+            "distill",
+            str(place / "student.toml"),
+            "--data",
+            store,
+            "--out",
+            str(tmp_path / "all"),
+            "--set",
+            'data.train=["a","b","c"]',
+            "--set",
+            "data.test=[]",
+            "--set",
+            "data.held_out=[0,4]",
+            "--set",
+            "data.mixed_folds=true",
+            "--set",
+            "seed=3",
+            "--set",
+            "train.precision=bf16",
+            "--threads",
+            "1",
+        ]
+    )
     assert crossval_summary(tmp_path / "cv", tmp_path / "all", "int8") == found
-    cli._run(["distill", str(place / "student.toml"), "--data", store, "--out", str(tmp_path / "other"), "--set", "train.lr=0.1",
-              "--threads", "1"])
-    with pytest.raises(InputError, match=r"is of s, s train\.lr=0\.001, none of which is s of .*other with its settings"):
+    cli._run(
+        [
+            "distill",
+            str(place / "student.toml"),
+            "--data",
+            store,
+            "--out",
+            str(tmp_path / "other"),
+            "--set",
+            "train.lr=0.1",
+            "--threads",
+            "1",
+        ]
+    )
+    with pytest.raises(
+        InputError, match=r"is of s, s train\.lr=0\.001, none of which is s of .*other with its settings"
+    ):
         crossval_summary(tmp_path / "cv", tmp_path / "other", "int8")
     with pytest.raises(InputError, match="is no folder of a finished 'edgekd crossval'"):
         crossval_summary(place, tmp_path / "all", "int8")
@@ -180,29 +263,46 @@ def test_a_model_quotes_the_crossval_of_its_own_recipe_and_of_no_other(place, tm
 @pytest.mark.usefixtures("trained")
 def test_a_crossval_with_a_failed_run_says_which_and_gives_no_mean(place, tmp_path):
     with pytest.raises(GateError, match=r"2 runs of 2 not done; the same command tries again\nt-a-.*the loss became"):
-        crossval(Question(str(place / "teacher.toml"), ("train.lr=1e30",), folds="a,b", seeds="0"), place / "store", tmp_path / "cv", ONE,
-                 quiet)
+        crossval(
+            Question(str(place / "teacher.toml"), ("train.lr=1e30",), folds="a,b", seeds="0"),
+            place / "store",
+            tmp_path / "cv",
+            ONE,
+            quiet,
+        )
     assert [row["state"] for row in rows_of(tmp_path / "cv" / "results.csv")] == ["failed", "failed"]
     assert not (tmp_path / "cv" / "summary.json").exists()
 
 
-@pytest.mark.parametrize(("changes", "message"), [
-    ({"folds": "a,x"}, "no split 'x'"),
-    ({"folds": "a"}, "one fold leaves nothing to train on"),
-    ({"folds": "a,b,a"}, "'a' is there twice"),
-    ({"seeds": "0,one"}, "'one' is not a whole number"),
-    ({"seeds": "1,01"}, "'1' is there twice"),
-    ({"seeds": "1,"}, "write values with commas"),
-    ({"choose": True}, "name the other with --against"),
-    ({"cross_fit": 2}, "name them with --teach"),
-    ({"against_settings": ("seed=3",)}, "there is nothing to compare"),
-    ({"teachers": ("STUDENT",)}, r"give one with a \[teacher\] table"),
-    ({"settings": ("data.held_out=[0, 2]",)}, "folds decide what is tested"),
-    ({"teachers": ("TEACHER",), "cross_fit": 99}, "cannot be divided into 99 parts"),
-])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"folds": "a,x"}, "no split 'x'"),
+        ({"folds": "a"}, "one fold leaves nothing to train on"),
+        ({"folds": "a,b,a"}, "'a' is there twice"),
+        ({"seeds": "0,one"}, "'one' is not a whole number"),
+        ({"seeds": "1,01"}, "'1' is there twice"),
+        ({"seeds": "1,"}, "write values with commas"),
+        ({"choose": True}, "name the other with --against"),
+        ({"cross_fit": 2}, "name them with --teach"),
+        ({"against_settings": ("seed=3",)}, "there is nothing to compare"),
+        ({"teachers": ("STUDENT",)}, r"give one with a \[teacher\] table"),
+        ({"settings": ("data.held_out=[0, 2]",)}, "folds decide what is tested"),
+        ({"teachers": ("TEACHER",), "cross_fit": 99}, "cannot be divided into 99 parts"),
+    ],
+)
 def test_a_wrong_question_is_refused_before_anything_is_written(place, tmp_path, trained, changes, message):
-    changes = {name: tuple(each.replace("STUDENT", str(place / "student.toml")).replace("TEACHER", str(place / "teacher.toml"))
-                           for each in value) if isinstance(value, tuple) else value for name, value in changes.items()}
+    changes = {
+        name: (
+            tuple(
+                each.replace("STUDENT", str(place / "student.toml")).replace("TEACHER", str(place / "teacher.toml"))
+                for each in value
+            )
+            if isinstance(value, tuple)
+            else value
+        )
+        for name, value in changes.items()
+    }
     with pytest.raises(InputError, match=message):
         crossval(Question(str(place / "student.toml"), **changes), place / "store", tmp_path / "cv", ONE, quiet)
     assert not (tmp_path / "cv").exists()
@@ -215,7 +315,7 @@ def test_teachers_are_shared_by_seeds_and_cross_fitted_on_demand(place, tmp_path
     for seed in (0, 1):
         plan.add(Setting("s", recipe, (teacher,)), Fold("a", ("b", "c"), ("a",)), seed)
     first, *students = plan.jobs(ONE)
-    assert first.command[first.command.index("--cross-fit"):] == ("--cross-fit", "3")
+    assert first.command[first.command.index("--cross-fit") :] == ("--cross-fit", "3")
     assert "teach" in first.command
     assert [job.needs for job in students] == [(first.name,)] * 2
     assert all(job.command[-2:] == ("--teacher", str(tmp_path / "runs" / first.name)) for job in students)
@@ -231,8 +331,11 @@ def test_folds_are_all_splits_of_the_recipe(place):
 
 
 def test_a_folder_is_held_by_one_process_and_of_one_experiment(tmp_path):
-    with claimed(tmp_path / "x", {"store": "1"}), pytest.raises(InputError, match="in use by another edgekd process"), \
-            claimed(tmp_path / "x", {"store": "1"}):
+    with (
+        claimed(tmp_path / "x", {"store": "1"}),
+        pytest.raises(InputError, match="in use by another edgekd process"),
+        claimed(tmp_path / "x", {"store": "1"}),
+    ):
         pass
     with pytest.raises(InputError, match=r"another store \(1, now 2\)"), claimed(tmp_path / "x", {"store": "2"}):
         pass
@@ -248,8 +351,12 @@ def test_a_sweep_tries_all_combinations_and_tells_what_failed(place, tmp_path, t
     report = sweep(grid, place / "store", tmp_path / "sw", ONE, quiet)
     rows = rows_of(tmp_path / "sw" / "results.csv")
     assert [(row["setting"], row["state"]) for row in rows] == [
-        ("t train.lr=0.01", "done"), ("t train.lr=1e30", "failed"), ("s train.lr=0.01", "done"), ("s train.lr=1e30", "failed"),
-        ("teacher t", "done")]
+        ("t train.lr=0.01", "done"),
+        ("t train.lr=1e30", "failed"),
+        ("s train.lr=0.01", "done"),
+        ("s train.lr=1e30", "failed"),
+        ("teacher t", "done"),
+    ]
     assert rows[4]["run"] == rows[0]["run"]
     assert "lower the phase's lr" in rows[1]["error"]
     assert len(trained) == 4  # the teacher of the students is the first run of the teacher
@@ -259,23 +366,29 @@ def test_a_sweep_tries_all_combinations_and_tells_what_failed(place, tmp_path, t
     assert report.summary["settings"]["s train.lr=1e30"]["networks"] == {}
     with pytest.raises(GateError, match="2 runs not done"):
         report.require()
-    kept = {name: (tmp_path / "sw" / name).read_bytes() for name in ("results.csv", "results.md", "results.png", "results.svg")}
+    kept = {
+        name: (tmp_path / "sw" / name).read_bytes()
+        for name in ("results.csv", "results.md", "results.png", "results.svg")
+    }
     assert kept["results.png"].startswith(b"\x89PNG")
     sweep(grid, place / "store", tmp_path / "sw", ONE, quiet)
     assert len(trained) == 6  # what failed is tried again
     assert {name: (tmp_path / "sw" / name).read_bytes() for name in kept} == kept
 
 
-@pytest.mark.parametrize(("changes", "message"), [
-    ({"vary": ("train.lr",)}, "write key=value,value"),
-    ({"vary": ("train.lr=1,1",)}, "1 is there twice"),
-    ({"vary": ("train.lr=1,",)}, "a value is empty"),
-    ({"vary": ("seed=1,2",)}, "use --seeds for that"),
-    ({"vary": ("train.lr=1", "train.lr=2")}, "--vary train.lr is there twice"),
-    ({"vary": ("train.lr=0.1,fast",)}, "train.lr: expected `float`, got `str` 'fast'"),
-    ({"recipes": 2}, "there is another recipe of the name 's'"),
-    ({"cross_fit": 2}, "of teachers named with --teach"),
-])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"vary": ("train.lr",)}, "write key=value,value"),
+        ({"vary": ("train.lr=1,1",)}, "1 is there twice"),
+        ({"vary": ("train.lr=1,",)}, "a value is empty"),
+        ({"vary": ("seed=1,2",)}, "use --seeds for that"),
+        ({"vary": ("train.lr=1", "train.lr=2")}, "--vary train.lr is there twice"),
+        ({"vary": ("train.lr=0.1,fast",)}, "train.lr: expected `float`, got `str` 'fast'"),
+        ({"recipes": 2}, "there is another recipe of the name 's'"),
+        ({"cross_fit": 2}, "of teachers named with --teach"),
+    ],
+)
 def test_a_wrong_grid_is_refused_before_anything_is_written(place, tmp_path, trained, changes, message):
     recipes = (str(place / "student.toml"),) * changes.pop("recipes", 1)
     with pytest.raises(InputError, match=message):
@@ -286,11 +399,24 @@ def test_a_wrong_grid_is_refused_before_anything_is_written(place, tmp_path, tra
 
 def test_commas_inside_values_do_not_part_them():
     assert varied("student.widths=[8, 16],[8]") == ["student.widths=[8, 16]", "student.widths=[8]"]
-    assert varied('augment.mixup_domain="a,b",loudness') == ['augment.mixup_domain="a,b"', "augment.mixup_domain=loudness"]
+    assert varied('augment.mixup_domain="a,b",loudness') == [
+        'augment.mixup_domain="a,b"',
+        "augment.mixup_domain=loudness",
+    ]
 
 
 def test_the_commands_train_in_processes_of_their_own(place, tmp_path, capsys):
-    words = ["sweep", str(place / "teacher.toml"), "--data", str(place / "store"), "--out", str(tmp_path / "sw"), "--jobs", "1", "--json"]
+    words = [
+        "sweep",
+        str(place / "teacher.toml"),
+        "--data",
+        str(place / "store"),
+        "--out",
+        str(tmp_path / "sw"),
+        "--jobs",
+        "1",
+        "--json",
+    ]
     cli._run(words)
     printed = capsys.readouterr()
     assert json.loads(printed.out)["failed"] == {}

@@ -25,13 +25,17 @@ def python(code, *arguments):
 
 def appends(path, word, *, fail=False):
     """A command that adds a word to a file."""
-    return python(f"""
+    return python(
+        f"""
         import sys
         with open(sys.argv[1], "a") as file:
             print(sys.argv[2], *sys.argv[3:], file=file)
         print("said", sys.argv[2])
         sys.exit("edgekd: it went wrong" if {fail} else 0)
-    """, path, word)
+    """,
+        path,
+        word,
+    )
 
 
 def quiet(_):
@@ -51,10 +55,19 @@ def test_needs_come_first_and_output_is_kept(tmp_path, workers):
 
 def test_a_failure_is_told_and_leaves_what_needs_it(tmp_path):
     log, said = tmp_path / "order", []
-    listed = [Job("bad", appends(log, "bad", fail=True)), Job("next", appends(log, "next"), ("bad",)),
-              Job("last", appends(log, "last"), ("next",)), Job("other", appends(log, "other"))]
+    listed = [
+        Job("bad", appends(log, "bad", fail=True)),
+        Job("next", appends(log, "next"), ("bad",)),
+        Job("last", appends(log, "last"), ("next",)),
+        Job("other", appends(log, "other")),
+    ]
     outcomes = run_jobs(listed, tmp_path / "jobs", TWO, said.append)
-    assert {name: each.state for name, each in outcomes.items()} == {"bad": "failed", "next": "left", "last": "left", "other": "done"}
+    assert {name: each.state for name, each in outcomes.items()} == {
+        "bad": "failed",
+        "next": "left",
+        "last": "left",
+        "other": "done",
+    }
     assert (outcomes["bad"].error, outcomes["next"].error) == ("it went wrong", "bad has failed")
     assert sorted(log.read_text().split()) == ["bad", "other"]
     assert any("bad failed (it went wrong)" in line for line in said)
@@ -69,14 +82,21 @@ def test_a_process_that_is_killed_is_a_failure_of_its_own(tmp_path):
 
 def test_the_same_jobs_go_on_where_they_were_stopped(tmp_path):
     log, begun = tmp_path / "order", tmp_path / "run" / "run.json"
-    make = Job("half", python("""
+    make = Job(
+        "half",
+        python(
+            """
         import pathlib, sys
         run = pathlib.Path(sys.argv[1])
         assert sys.argv[2:] == ([] if not run.exists() else ["--resume"])
         run.mkdir(exist_ok=True)
         (run / "run.json").touch()
         sys.exit(len(sys.argv) == 2)
-    """, begun.parent), begun=begun)
+    """,
+            begun.parent,
+        ),
+        begun=begun,
+    )
     listed = [Job("first", appends(log, "first")), make]
     (tmp_path / "run").mkdir()  # killed before it could be resumed
     assert run_jobs(listed, tmp_path / "jobs", TWO, quiet)["half"].state == "failed"
@@ -87,7 +107,9 @@ def test_the_same_jobs_go_on_where_they_were_stopped(tmp_path):
 
 def test_an_interrupt_ends_the_processes(tmp_path):
     started = tmp_path / "started"
-    slow = python("import os, pathlib, sys, time; pathlib.Path(sys.argv[1]).write_text(str(os.getpid())); time.sleep(60)", started)
+    slow = python(
+        "import os, pathlib, sys, time; pathlib.Path(sys.argv[1]).write_text(str(os.getpid())); time.sleep(60)", started
+    )
 
     def interrupt():
         while not (started.exists() and started.read_text()):
@@ -96,7 +118,12 @@ def test_an_interrupt_ends_the_processes(tmp_path):
 
     threading.Thread(target=interrupt, daemon=True).start()
     with pytest.raises(KeyboardInterrupt):
-        run_jobs([Job("slow", slow), Job("never", appends(tmp_path / "order", "x"), ("slow",))], tmp_path / "jobs", TWO, quiet)
+        run_jobs(
+            [Job("slow", slow), Job("never", appends(tmp_path / "order", "x"), ("slow",))],
+            tmp_path / "jobs",
+            TWO,
+            quiet,
+        )
     with pytest.raises(ProcessLookupError):
         os.kill(int(started.read_text()), 0)
     assert not (tmp_path / "jobs" / "slow.done").exists()
@@ -104,7 +131,10 @@ def test_an_interrupt_ends_the_processes(tmp_path):
 
 
 def test_a_job_does_not_outlive_who_started_it(tmp_path):
-    child = "from edgekd.train.launch import end_with_parent; end_with_parent(); import time; print('up', flush=True); time.sleep(60)"
+    child = (
+        "from edgekd.train.launch import end_with_parent; end_with_parent(); import time; print('up', flush=True);"
+        " time.sleep(60)"
+    )
     parent = f"""
         import sys
         from pathlib import Path
@@ -113,7 +143,9 @@ def test_a_job_does_not_outlive_who_started_it(tmp_path):
         run_jobs([Job("x", command)], Path(sys.argv[1]), Workers((Slot(),), 1), print)
     """
     log = tmp_path / "x.log"
-    with subprocess.Popen(python(parent, tmp_path), env={**os.environ, "PYTHONPATH": str(Path(jobs.__file__).parents[2])}) as process:
+    with subprocess.Popen(
+        python(parent, tmp_path), env={**os.environ, "PYTHONPATH": str(Path(jobs.__file__).parents[2])}
+    ) as process:
         while "up" not in (log.read_text() if log.exists() else ""):
             assert process.poll() is None
             time.sleep(0.05)
@@ -174,7 +206,9 @@ class FakeRay(ModuleType):
             def remote(*arguments):
                 self.tasks[reference := len(self.tasks)] = lambda: function(*arguments)
                 return reference
+
             return SimpleNamespace(remote=remote)
+
         return decorate
 
     def wait(self, references, num_returns):

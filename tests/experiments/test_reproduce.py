@@ -1,4 +1,5 @@
-"""`edgekd reproduce`: tables as data, from a made-up folder in its official layout to paper and measured side by side."""
+"""`edgekd reproduce`: tables as data, from a made-up folder in its official layout to paper and measured side by
+side."""
 
 import csv
 import json
@@ -25,9 +26,12 @@ from edgekd.train.run.folder import RUN_FILE, STAGES_FILE, load_run, model_confi
 
 TABLES_HERE = names("reproductions")
 ALL_TABLES = "EDGEKD_TEST_TABLES"
-"""Set, every shipped table is trained for a few steps; else only the one in the command's help, by the test of examples."""
+"""Set, every shipped table is trained for a few steps; else only the one in the command's help, by the test of
+examples."""
 ONE = Workers((Slot(),), 1)
-COMMON = TABLES.replace('["a"]', '["train"]').replace('["b"]', '["evaluate"]') + """
+COMMON = (
+    TABLES.replace('["a"]', '["train"]').replace('["b"]', '["evaluate"]')
+    + """
 [view]
 seconds = 0.5
 [train]
@@ -37,6 +41,7 @@ lr = 0.01
 warmup_epochs = 0
 test_every = 0
 """
+)
 TABLE = """
 title = "Tones"
 paper = "Nobody 2000"
@@ -115,10 +120,15 @@ def quiet(_):
 
 def test_a_table_is_trained_judged_and_gone_on_with(place, trained):
     report = reproduce("table.toml", place / "tau19", place / "out", "0,1", ONE, quiet)
-    # per seed: teacher, student, student alone, judged, taught by its teacher; and the teacher that students share is that of seed 0
+    # per seed: teacher, student, student alone, judged, taught by its teacher; and the teacher that students share is
+    # that of seed 0
     assert len(trained) == 10
     rows = {each.row.label: each for each in report.rows}
-    assert all((each.done, each.runs) == ((4, 4) if each.row.mean_of else (2, 2)) for each in report.rows if not each.row.not_reproduced)
+    assert all(
+        (each.done, each.runs) == ((4, 4) if each.row.mean_of else (2, 2))
+        for each in report.rows
+        if not each.row.not_reproduced
+    )
     runs = sorted((place / "out" / "runs").iterdir())
     taught = [load_run(path) for path in runs if path.name.startswith("s-") and load_run(path).info.teachers]
     assert len(taught) == 2
@@ -126,8 +136,10 @@ def test_a_table_is_trained_judged_and_gone_on_with(place, trained):
     assert measured["measured"] == pytest.approx(sum(run.info.metrics["qat_clip_accuracy"] for run in taught) / 2)
     assert measured["low"] <= measured["measured"] <= measured["high"]
     assert measured["difference"] == pytest.approx(measured["measured"] - 0.5)
-    assert rows["taught"].figures["macro_accuracy"]["measured"] == pytest.approx(measured["measured"])  # one clip a label
-    network = build(model_config(taught[0].recipe), 10)  # labels of the whole data set, not of the three that were made up
+    # one clip a label
+    assert rows["taught"].figures["macro_accuracy"]["measured"] == pytest.approx(measured["measured"])
+    # labels of the whole data set, not of the three that were made up
+    network = build(model_config(taught[0].recipe), 10)
     assert rows["taught"].figures["params"]["measured"] == sum(each.numel() for each in network.parameters())
     judged = [path for path in runs if (path / "svm.json").is_file()]
     machines = [json.loads((path / "svm.json").read_bytes())["systems"][0]["svm_accuracy"] for path in judged]
@@ -157,7 +169,9 @@ def test_a_table_is_trained_judged_and_gone_on_with(place, trained):
 
 @pytest.mark.usefixtures("trained")
 def test_a_run_that_fails_leaves_its_row_open(place):
-    rows = ROWS.replace('label = "alone"\n', 'label = "alone"\nset = ["view.seconds=0.001"]\n').split('[[rows]]\nlabel = "both"')[0]
+    rows = ROWS.replace('label = "alone"\n', 'label = "alone"\nset = ["view.seconds=0.001"]\n').split(
+        '[[rows]]\nlabel = "both"'
+    )[0]
     (place / "table.toml").write_text(TABLE + rows)
     report = reproduce("table.toml", place / "tau19", place / "out", "0", ONE, quiet)
     figures = {each.row.label: each.figures["accuracy"]["measured"] for each in report.rows}
@@ -191,21 +205,39 @@ def test_an_interrupted_run_with_stages_is_gone_on_with_by_what_its_stages_have(
     begun = {job.name[:2]: job.begun.name for job in jobs if not job.needs}
     assert begun == {"t-": RUN_FILE, "s-": RUN_FILE, "j-": STAGES_FILE}
     by_teacher = next(job for job in jobs if job.needs and job.name.startswith("j-"))
-    assert by_teacher.command[-2:] == ("--teacher", str((place / "out" / "runs" / by_teacher.needs[0]).resolve() / "teachers" / "t"))
+    assert by_teacher.command[-2:] == (
+        "--teacher",
+        str((place / "out" / "runs" / by_teacher.needs[0]).resolve() / "teachers" / "t"),
+    )
 
 
-@pytest.mark.parametrize(("old", "new", "message"), [
-    ('label = "alone"', 'label = "taught"', "row 'taught': there is another of this label"),
-    ('mean_of = ["teacher", "alone"]', 'mean_of = ["tutor"]', "row 'both': names 'tutor', which is no row before it"),
-    ('part = "teachers/t"', 'part = "../t"', "part '../t' is no stage of a run"),
-    ('mean_of = ["teacher", "alone"]', "", "wants a recipe, mean_of or not_reproduced; give one of them alone"),
-    ('mean_of = ["teacher", "alone"]', 'mean_of = ["teacher"]\nnot_reproduced = "no"', "wants a recipe, mean_of or not_reproduced"),
-    ("paper = { accuracy = 0.9 }", "", "row 'theirs': is not reproduced and has no figure of the paper"),
-    ('judge = "svm"', 'judge = "svm"\npaper = { log_loss = 1.0 }', "scores of support vector machines are no probabilities"),
-    ('teachers = "none"', 'teacher = "none"', "teacher"),
-    ('figures = ["accuracy",', 'figures = ["acuracy",', "'acuracy' is unknown"),
-    ('judge = "svm"', 'network = "qat"', "row 'machine': recipe judged.toml has no quantization-aware phase"),
-])
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('label = "alone"', 'label = "taught"', "row 'taught': there is another of this label"),
+        (
+            'mean_of = ["teacher", "alone"]',
+            'mean_of = ["tutor"]',
+            "row 'both': names 'tutor', which is no row before it",
+        ),
+        ('part = "teachers/t"', 'part = "../t"', "part '../t' is no stage of a run"),
+        ('mean_of = ["teacher", "alone"]', "", "wants a recipe, mean_of or not_reproduced; give one of them alone"),
+        (
+            'mean_of = ["teacher", "alone"]',
+            'mean_of = ["teacher"]\nnot_reproduced = "no"',
+            "wants a recipe, mean_of or not_reproduced",
+        ),
+        ("paper = { accuracy = 0.9 }", "", "row 'theirs': is not reproduced and has no figure of the paper"),
+        (
+            'judge = "svm"',
+            'judge = "svm"\npaper = { log_loss = 1.0 }',
+            "scores of support vector machines are no probabilities",
+        ),
+        ('teachers = "none"', 'teacher = "none"', "teacher"),
+        ('figures = ["accuracy",', 'figures = ["acuracy",', "'acuracy' is unknown"),
+        ('judge = "svm"', 'network = "qat"', "row 'machine': recipe judged.toml has no quantization-aware phase"),
+    ],
+)
 def test_a_table_that_makes_no_sense_is_refused(place, old, new, message):
     text = TABLE + ROWS
     assert old in text
@@ -215,8 +247,13 @@ def test_a_table_that_makes_no_sense_is_refused(place, old, new, message):
 
 
 def test_data_that_are_missing_or_of_another_set_are_told(place, tmp_path):
-    with pytest.raises(InputError, match="wants the folder of TAU Urban Acoustic Scenes 2019, development: give it with --data FOLDER, "
-                                         "after edgekd data fetch tau19, or try the path with --smoke"):
+    with pytest.raises(
+        InputError,
+        match=(
+            "wants the folder of TAU Urban Acoustic Scenes 2019, development: give it with --data FOLDER, "
+            "after edgekd data fetch tau19, or try the path with --smoke"
+        ),
+    ):
         reproduce("table.toml", None, place / "out", None, ONE, quiet)
     assert not (place / "out").exists()
     cli._run(["data", "synth", "--out", "synth", "--clips", "60", "--seconds", "1"])
@@ -229,8 +266,11 @@ def test_a_store_of_another_split_than_the_tables_is_refused(place, trained):
     (place / "table.toml").write_text(text)
     run = ("data", "prepare", "tau19", str(place / "tau19"), "--out", str(place / "store"), "--sample-rate", "8000")
     cli._run(list(run))
-    with pytest.raises(InputError, match=r"store: it has 12 clips to train on, this table 6; prepare it by edgekd data prepare tau19 "
-                                         "--subset 25 --sample-rate 8000, or give the folder"):
+    with pytest.raises(
+        InputError,
+        match=r"store: it has 12 clips to train on, this table 6; prepare it by edgekd data prepare tau19 "
+        "--subset 25 --sample-rate 8000, or give the folder",
+    ):
         reproduce("table.toml", place / "store", place / "out", "0", ONE, quiet)
     assert trained == []
 
@@ -260,14 +300,21 @@ mean_of = ["teacher", "alone"]
 
 
 def test_the_folds_of_a_table_take_turns_at_being_tested(place, trained, monkeypatch):
-    text = (TABLE + FOLDS).replace('set = "tau19"', 'set = "esc50"').replace("figures =", 'folds = ["fold1", "fold3", "fold5"]\nfigures =')
+    text = (
+        (TABLE + FOLDS)
+        .replace('set = "tau19"', 'set = "esc50"')
+        .replace("figures =", 'folds = ["fold1", "fold3", "fold5"]\nfigures =')
+    )
     (place / "table.toml").write_text(text)
     report = reproduce("table.toml", fixtures.esc50(place / "esc50", 0.5), place / "out", "0,1", ONE, quiet)
     assert report.where == "esc50: 9 test clips in 3 folds"
     assert [(each.done, each.runs) for each in report.rows] == [(6, 6), (6, 6), (12, 12)]
     runs = [load_run(path) for path in (place / "out" / "runs").iterdir()]
     assert {(run.recipe.data.train, run.recipe.data.test) for run in runs} == {
-        (("fold3", "fold5"), ("fold1",)), (("fold1", "fold5"), ("fold3",)), (("fold1", "fold3"), ("fold5",))}
+        (("fold3", "fold5"), ("fold1",)),
+        (("fold1", "fold5"), ("fold3",)),
+        (("fold1", "fold3"), ("fold5",)),
+    }
     teachers = [run.info.metrics["float_clip_accuracy"] for run in runs if run.recipe.name == "t"]
     assert len(teachers) == 6
     assert report.rows[0].figures["accuracy"]["measured"] == pytest.approx(sum(teachers) / 6)
@@ -282,7 +329,9 @@ def test_the_folds_of_a_table_take_turns_at_being_tested(place, trained, monkeyp
 
 
 def test_a_table_of_nothing_but_others_figures_is_refused(tmp_path):
-    (tmp_path / "table.toml").write_text(TABLE + '[[rows]]\nlabel = "theirs"\nnot_reproduced = "no"\npaper = { accuracy = 0.9 }\n')
+    (tmp_path / "table.toml").write_text(
+        TABLE + '[[rows]]\nlabel = "theirs"\nnot_reproduced = "no"\npaper = { accuracy = 0.9 }\n'
+    )
     with pytest.raises(InputError, match=r"table.toml: has no \[\[rows\]\] with a recipe"):
         load_reproduction(str(tmp_path / "table.toml"))
 
@@ -353,7 +402,10 @@ def test_every_shipped_table_reaches_its_end_on_a_made_up_data_set(name, tmp_pat
 
 
 def test_the_command_without_a_folder_and_an_unknown_table_is_one_line(monkeypatch, capsys):
-    for arguments, message in ((["heo2019", "--smoke"], "--out DIR"), (["heo2091", "--out", "out", "--smoke"], "did you mean 'heo2019'")):
+    for arguments, message in (
+        (["heo2019", "--smoke"], "--out DIR"),
+        (["heo2091", "--out", "out", "--smoke"], "did you mean 'heo2019'"),
+    ):
         monkeypatch.setattr(sys, "argv", ["edgekd", "reproduce", *arguments])
         with pytest.raises(SystemExit) as stopped:
             cli.main()

@@ -30,7 +30,9 @@ def right(tone_fixtures):
     """The hand-made graph, always right on these tones."""
     graph = tone_fixtures.low_or_high_graph()
     source, output = graph.edges[graph.input], graph.edges[graph.output]
-    return lambda features: reference.dequantize(reference.run(graph, reference.quantize(features[:, None], source)), output)
+    return lambda features: reference.dequantize(
+        reference.run(graph, reference.quantize(features[:, None], source)), output
+    )
 
 
 @pytest.fixture
@@ -66,14 +68,20 @@ def test_a_file_two_steps_away_is_too_far_for_litert_and_not_for_onnx_runtime(wi
 
 def test_a_file_that_answers_otherwise_fails_on_accuracy_and_agreement(windows, right):
     found = compared(windows, right, litert=lambda features: right(features)[:, ::-1])
-    steps, labels, accuracy = "steps from reference", "the label of reference in 0.00 % of windows", "window accuracy 0.0000"
+    steps, labels, accuracy = (
+        "steps from reference",
+        "the label of reference in 0.00 % of windows",
+        "window accuracy 0.0000",
+    )
     failures = found.failures(Export())
     assert [any(words in each for each in failures) for words in (steps, labels, accuracy)] == [True] * 3
     assert found.failures(Export(max_steps=255, min_label_agreement=0.0, max_accuracy_drop=1.0)) == []
 
 
 def test_without_a_grid_only_engines_are_compared(windows, right):
-    outputs = run_all(windows, {"float": right, "qat": right, "litert": right, "onnxruntime": lambda x: right(x) + np.float32(0.001)})
+    outputs = run_all(
+        windows, {"float": right, "qat": right, "litert": right, "onnxruntime": lambda x: right(x) + np.float32(0.001)}
+    )
     found = compare(windows, outputs, "litert", STEP, 1.0, integers=False)
     assert set(found.agreement) == {"onnxruntime"}
     assert found.agreement["onnxruntime"].max_steps == pytest.approx(0.01, rel=0.1)
@@ -100,9 +108,17 @@ def test_another_data_set_may_name_its_splits_as_it_likes(store, recipe, tone_fi
 
 def leaking_store(tone_fixtures, path):
     """Official folds: clip t1 shares its recording with h1, t2 with the test clip e1."""
-    rows = [("t1", "train", "r1"), ("t2", "train", "r2"), ("e1", "test", "r2"),
-            ("h1", "spare", "r1"), ("h2", "spare", "r2"), ("h3", "spare", "")]
-    with StoreWriter(path, name="tones", licence="CC0", sample_rate=tone_fixtures.RATE, channels=1, official_folds=True) as writer:
+    rows = [
+        ("t1", "train", "r1"),
+        ("t2", "train", "r2"),
+        ("e1", "test", "r2"),
+        ("h1", "spare", "r1"),
+        ("h2", "spare", "r2"),
+        ("h3", "spare", ""),
+    ]
+    with StoreWriter(
+        path, name="tones", licence="CC0", sample_rate=tone_fixtures.RATE, channels=1, official_folds=True
+    ) as writer:
         for name, split, group in rows:
             for label in tone_fixtures.LABELS:
                 clip = Clip(f"{name}{label}.wav", label, split, group=group and group + label)
@@ -115,7 +131,8 @@ def test_clips_that_share_a_recording_with_training_are_left_out(tone_fixtures, 
     data = {"train": ["train"], "test": ["test"]}
     recipe = decode({"name": "tones", "data": data, "student": {"kind": "hand_made"}}, "test")
     held = held_out(store, recipe, tone_fixtures.manifest_for(), ["spare"], 1.0)
-    assert {store.clips[index].path[:2] for index in held.clips} == {"h2", "h3"}  # t2 was left out of training, so h2 is unheard
+    # t2 was left out of training, so h2 is unheard
+    assert {store.clips[index].path[:2] for index in held.clips} == {"h2", "h3"}
     assert held.left_out == 2
     assert len(set(held.groups())) == 4
     allowed = decode({"name": "tones", "data": {**data, "allow_leaks": True}, "student": {"kind": "hand_made"}}, "test")

@@ -29,7 +29,17 @@ from edgekd.modelfile.verify import verify
 from edgekd.models import build
 from edgekd.qgraph import reference
 from edgekd.train.recipe.recipe import decode
-from edgekd.train.run.folder import MODEL_FILE, QAT_FILE, DataInfo, RunInfo, claim, load_run, model_config, save_weights, write_info
+from edgekd.train.run.folder import (
+    MODEL_FILE,
+    QAT_FILE,
+    DataInfo,
+    RunInfo,
+    claim,
+    load_run,
+    model_config,
+    save_weights,
+    write_info,
+)
 
 FRONTEND = {"n_mels": 32, "mean": -4.0, "std": 3.0}
 LABELS = ("bus", "park", "tram")
@@ -37,10 +47,28 @@ LABELS = ("bus", "park", "tram")
 
 def make_run(path, role="student"):
     """A finished run of random weights."""
-    network = {"kind": "cp_resnet", "stem": 4, "widths": [4, 8], "kernels": [[3, 1], [1, 1]], "groups": [1, 1], "pools": [1]}
-    recipe = decode({"name": "tiny", "data": {"train": ["a"], "test": ["b"]}, "frontend": FRONTEND, role: network}, "tiny")
-    info = RunInfo(status="training", name="tiny", recipe_hash=recipe.hash, data=DataInfo("tones", "abc", "CC0", True), labels=LABELS,
-                   frontend=FrontEnd(**FRONTEND), window=16000, created="2024-01-01T00:00:00+00:00", edgekd_version="0")
+    network = {
+        "kind": "cp_resnet",
+        "stem": 4,
+        "widths": [4, 8],
+        "kernels": [[3, 1], [1, 1]],
+        "groups": [1, 1],
+        "pools": [1],
+    }
+    recipe = decode(
+        {"name": "tiny", "data": {"train": ["a"], "test": ["b"]}, "frontend": FRONTEND, role: network}, "tiny"
+    )
+    info = RunInfo(
+        status="training",
+        name="tiny",
+        recipe_hash=recipe.hash,
+        data=DataInfo("tones", "abc", "CC0", True),
+        labels=LABELS,
+        frontend=FrontEnd(**FRONTEND),
+        window=16000,
+        created="2024-01-01T00:00:00+00:00",
+        edgekd_version="0",
+    )
     claim(path, info, recipe, force=False, resume=False)
     torch.manual_seed(0)
     model = build(model_config(recipe), len(LABELS)).eval()
@@ -68,7 +96,12 @@ def test_both_files_carry_the_manifest_and_compute_the_graph(run, tmp_path):
         model = open_model(path)
         assert model.logits(features).shape == (4, 3)
         manifest = model.manifest
-        assert (manifest.name, manifest.student, manifest.precision, manifest.window) == ("tiny", "cp_resnet", "int8", 16000)
+        assert (manifest.name, manifest.student, manifest.precision, manifest.window) == (
+            "tiny",
+            "cp_resnet",
+            "int8",
+            16000,
+        )
         assert manifest.labels == LABELS
         assert manifest.frontend == FrontEnd(**FRONTEND)
         assert manifest.counts == report.counts
@@ -93,7 +126,8 @@ def test_the_float_twin_is_near_the_integers(run, tmp_path):
 def test_counts_follow_the_float_network(run):
     graph = lower_run(load_run(run))
     counts, twin = count(graph, "int8"), count(graph, "float")
-    # stem 1x4x5x5; block 1: 3x3 and 1x1, 4 to 4; block 2: 1x1 4 to 8, 1x1 8 to 8, shortcut 4 to 8; dense 8 to 3; a bias per output
+    # stem 1x4x5x5; block 1: 3x3 and 1x1, 4 to 4; block 2: 1x1 4 to 8, 1x1 8 to 8, shortcut 4 to 8; dense 8 to 3; a bias
+    # per output
     weights, biases = 100 + 144 + 16 + 32 + 64 + 32 + 24, 4 + 4 + 4 + 8 + 8 + 8 + 3
     assert (counts.params, counts.param_bytes) == (weights + biases, weights + 4 * biases)
     assert (twin.params, twin.param_bytes) == (counts.params, 4 * counts.params)
@@ -125,7 +159,9 @@ def test_nothing_is_kept_when_an_engine_disagrees(run, tmp_path, monkeypatch):
     assert (tmp_path / "tiny.int8.tflite").read_bytes() == b"an older export"
 
 
-@pytest.mark.parametrize(("formats", "message"), [("tflight", "'tflight' is unknown; did you mean 'tflite'"), (" , ", "--format is empty")])
+@pytest.mark.parametrize(
+    ("formats", "message"), [("tflight", "'tflight' is unknown; did you mean 'tflite'"), (" , ", "--format is empty")]
+)
 def test_unknown_formats_are_refused(run, tmp_path, formats, message):
     with pytest.raises(InputError, match=message):
         export_run(run, "int8", formats, tmp_path)
@@ -175,9 +211,15 @@ def test_the_parity_tool_compares_every_pair(run, tmp_path, tone_fixtures, capsy
 
 def trial_store(tone_fixtures, path):
     """Two clips of each label in the test split b and in c; one in a, which was trained on."""
-    clips = [(Clip(f"{split}{label}{i}.wav", label, split, recorder=f"r{i}"), tone_fixtures.tone(tone, 1.5, seed=i, rate=16000))
-             for split, count in (("a", 1), ("b", 2), ("c", 2)) for label, tone in zip(LABELS, ("low", "high", "low"), strict=True)
-             for i in range(count)]
+    clips = [
+        (
+            Clip(f"{split}{label}{i}.wav", label, split, recorder=f"r{i}"),
+            tone_fixtures.tone(tone, 1.5, seed=i, rate=16000),
+        )
+        for split, count in (("a", 1), ("b", 2), ("c", 2))
+        for label, tone in zip(LABELS, ("low", "high", "low"), strict=True)
+        for i in range(count)
+    ]
     return tone_fixtures.write_store(path, clips, rate=16000).path
 
 
@@ -186,7 +228,9 @@ def lenient_run(tmp_path_factory):
     """A run whose thresholds an untrained network meets."""
     run = make_run(tmp_path_factory.mktemp("runs") / "lenient")
     recipe = json.loads((run / "recipe.json").read_text())
-    (run / "recipe.json").write_text(json.dumps({**recipe, "export": {"min_label_agreement": 0, "max_accuracy_drop": 1}}))
+    (run / "recipe.json").write_text(
+        json.dumps({**recipe, "export": {"min_label_agreement": 0, "max_accuracy_drop": 1}})
+    )
     return run
 
 
@@ -198,7 +242,9 @@ def test_files_carry_golden_vectors_of_the_reference(run, tmp_path):
         assert report.failures == []
         assert report.features_max_error < 1e-6
         vectors = read_manifest(path).golden.vectors
-        inputs = np.stack([np.frombuffer(zlib.decompress(vector.input), np.int8).reshape(1, 32, 28) for vector in vectors])
+        inputs = np.stack(
+            [np.frombuffer(zlib.decompress(vector.input), np.int8).reshape(1, 32, 28) for vector in vectors]
+        )
         expected = reference.run(graph, inputs).astype(int) - graph.edges[graph.output].zero_point
         assert [list(vector.logits) for vector in vectors] == expected.tolist()
     for path in export_run(run, "float", out=tmp_path).files:
@@ -207,9 +253,16 @@ def test_files_carry_golden_vectors_of_the_reference(run, tmp_path):
 
 def test_a_file_that_would_not_verify_is_not_kept(run, tmp_path, monkeypatch):
     true_make = export.golden.make
-    monkeypatch.setattr(export.golden, "make", lambda fe, window, source, step, expected: true_make(
-        fe, window, source, step, lambda features: expected(features) + np.float32(4 * step)))
-    with pytest.raises(GateError, match=r"tiny\.int8\.tflite: on golden waveforms litert is 4 steps away, more than 1; nothing was"):
+    monkeypatch.setattr(
+        export.golden,
+        "make",
+        lambda fe, window, source, step, expected: true_make(
+            fe, window, source, step, lambda features: expected(features) + np.float32(4 * step)
+        ),
+    )
+    with pytest.raises(
+        GateError, match=r"tiny\.int8\.tflite: on golden waveforms litert is 4 steps away, more than 1; nothing was"
+    ):
         export_run(run, "int8", "tflite", tmp_path)
     assert list(tmp_path.iterdir()) == []
 
@@ -217,7 +270,18 @@ def test_a_file_that_would_not_verify_is_not_kept(run, tmp_path, monkeypatch):
 def test_export_ends_with_a_comparison_on_held_out_windows(lenient_run, tone_fixtures, tmp_path, monkeypatch):
     monkeypatch.setattr(trial, "fit", lambda *_: Fit(1.5, 0.2, 0.1, 2.0, 1.0))
     store = trial_store(tone_fixtures, tmp_path / "store")
-    arguments = ["export", str(lenient_run), "--int8", "--out", str(tmp_path / "m"), "--data", str(store), "--hop", "0.5", "--json"]
+    arguments = [
+        "export",
+        str(lenient_run),
+        "--int8",
+        "--out",
+        str(tmp_path / "m"),
+        "--data",
+        str(store),
+        "--hop",
+        "0.5",
+        "--json",
+    ]
     result = CliRunner().invoke(app, [*arguments, "--calibrate-split", "c"])
     assert result.exit_code == 0, result.output
     document = json.loads(result.stdout)
@@ -231,13 +295,19 @@ def test_export_ends_with_a_comparison_on_held_out_windows(lenient_run, tone_fix
     for path in document["files"]:
         manifest = read_manifest(path)
         assert manifest.temperature == tried["temperature"] == 1.5
-        assert (manifest.calibration.splits, manifest.calibration.windows, manifest.calibration.data) == (("c",), 12, "tones")
+        assert (manifest.calibration.splits, manifest.calibration.windows, manifest.calibration.data) == (
+            ("c",),
+            12,
+            "tones",
+        )
     assert evaluate_file(Path(document["files"][0]), store, ["c"]).fitted_here
     assert not evaluate_file(Path(document["files"][0]), store, ["b"]).fitted_here
 
 
 def test_the_temperature_stays_one_where_nobody_names_a_split(lenient_run, tone_fixtures, tmp_path):
-    report = export_run(lenient_run, "float", "tflite", tmp_path / "m", trial=Trial(trial_store(tone_fixtures, tmp_path / "store")))
+    report = export_run(
+        lenient_run, "float", "tflite", tmp_path / "m", trial=Trial(trial_store(tone_fixtures, tmp_path / "store"))
+    )
     manifest = read_manifest(report.files[0])
     assert (manifest.temperature, manifest.calibration) == (1.0, None)
     assert list(report.trial.comparison.scores) == ["float", "qat", "litert"]
@@ -247,20 +317,30 @@ def test_the_temperature_stays_one_where_nobody_names_a_split(lenient_run, tone_
 def test_files_that_miss_a_threshold_are_reported_and_not_kept(lenient_run, tone_fixtures, tmp_path, monkeypatch):
     monkeypatch.setattr(Comparison, "failures", lambda *_: ["litert: too far"])
     store = trial_store(tone_fixtures, tmp_path / "store")
-    result = CliRunner().invoke(app, ["export", str(lenient_run), "--int8", "--out", str(tmp_path / "m"), "--data", str(store)])
+    result = CliRunner().invoke(
+        app, ["export", str(lenient_run), "--int8", "--out", str(tmp_path / "m"), "--data", str(store)]
+    )
     assert isinstance(result.exception, GateError)
     assert str(result.exception).startswith("litert: too far; nothing was written")
     assert "clip accuracy per recorder" in result.stdout
     assert list((tmp_path / "m").iterdir()) == []
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    (["--split", "b"], "--split without --data"), (["--calibrate-split", "b"], "--calibrate-split without --data"),
-    (["--data", "STORE", "--split", "a"], "trained on split 'a'"), (["--data", "STORE", "--calibrate-split", "a"], "trained on split 'a'"),
-    (["--data", "STORE", "--split", "bb"], "no split 'bb'; did you mean 'b'"), (["--data", "STORE", "--hop", "0"], "--hop is 0"),
-    (["--data", "missing"], "missing does not exist"),
-])
-def test_trials_that_make_no_sense_are_refused_before_anything_is_written(run, tone_fixtures, tmp_path, options, message):
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--split", "b"], "--split without --data"),
+        (["--calibrate-split", "b"], "--calibrate-split without --data"),
+        (["--data", "STORE", "--split", "a"], "trained on split 'a'"),
+        (["--data", "STORE", "--calibrate-split", "a"], "trained on split 'a'"),
+        (["--data", "STORE", "--split", "bb"], "no split 'bb'; did you mean 'b'"),
+        (["--data", "STORE", "--hop", "0"], "--hop is 0"),
+        (["--data", "missing"], "missing does not exist"),
+    ],
+)
+def test_trials_that_make_no_sense_are_refused_before_anything_is_written(
+    run, tone_fixtures, tmp_path, options, message
+):
     store = trial_store(tone_fixtures, tmp_path / "store")
     arguments = [str(store) if each == "STORE" else each for each in options]
     result = CliRunner().invoke(app, ["export", str(run), "--int8", "--out", str(tmp_path / "m"), *arguments])

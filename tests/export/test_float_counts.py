@@ -1,4 +1,5 @@
-"""What each counter says of every kind of student, and that the ledger of its files explains every difference between them."""
+"""What each counter says of every kind of student, and that the ledger of its files explains every difference between
+them."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -31,12 +32,19 @@ pytest.importorskip("ptflops")
 
 LABELS = 10
 STUDENTS: dict[str, tuple[ModelConfig, tuple[int, int]]] = {
-    "serfr32": (SerfrCnnConfig(), (256, 28)), "serfr24": (SerfrCnnConfig(width=24), (256, 28)),
-    "bc_resnet_asc": (BcResNetAscConfig(), (256, 28)), "cp_mobile": (CpMobileConfig(), (256, 65)),
+    "serfr32": (SerfrCnnConfig(), (256, 28)),
+    "serfr24": (SerfrCnnConfig(width=24), (256, 28)),
+    "bc_resnet_asc": (BcResNetAscConfig(), (256, 28)),
+    "cp_mobile": (CpMobileConfig(), (256, 65)),
     "cp_resnet": (CpResNetConfig(), (256, 43)),
 }
-PUBLISHED = {"serfr32": (27.30, 114_068), "serfr24": (15.91, 69_185), "cp_mobile": (29.419156, 61_148), "bc_resnet_asc": (5.63, 32_314),
-             "cp_resnet": (29.18, 127_674)}
+PUBLISHED = {
+    "serfr32": (27.30, 114_068),
+    "serfr24": (15.91, 69_185),
+    "cp_mobile": (29.419156, 61_148),
+    "bc_resnet_asc": (5.63, 32_314),
+    "cp_resnet": (29.18, 127_674),
+}
 """MMAC and parameters as torchinfo counts them."""
 PUBLISHED_FILES = {"serfr32": (27.58, 117_488), "serfr24": (16.12, 71_884)}
 """MMAC of the float .tflite as NeSsi counts it, and bytes of int8 weights and int32 biases."""
@@ -65,8 +73,12 @@ def randomised(config: ModelConfig) -> nn.Module:
     network = build(config, LABELS).eval()
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
-            for tensor, low, high in ((module.weight, 0.5, 1.5), (module.bias, -1, 1), (module.running_mean, -1, 1),
-                                      (module.running_var, 0.5, 2)):
+            for tensor, low, high in (
+                (module.weight, 0.5, 1.5),
+                (module.bias, -1, 1),
+                (module.running_mean, -1, 1),
+                (module.running_var, 0.5, 2),
+            ):
                 nn.init.uniform_(tensor, low, high)
     return network
 
@@ -92,8 +104,11 @@ def test_every_file_costs_what_the_graph_and_the_flop_counter_say(student):
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         student.network(torch.zeros(1, 1, *student.shape))
     shapes = {op.name: student.graph.edges[op.output].shape for op in student.graph.ops if isinstance(op, Conv)}
-    # a batch norm that follows no convolution is a depthwise 1x1 convolution in every file, and no operation to torch's counter
-    alone = sum(torch.Size(shapes[name]).numel() for name, module in student.network.named_modules() if isinstance(module, Norm))
+    # a batch norm that follows no convolution is a depthwise 1x1 convolution in every file, and no operation to torch's
+    # counter
+    alone = sum(
+        torch.Size(shapes[name]).numel() for name, module in student.network.named_modules() if isinstance(module, Norm)
+    )
     assert student.exact("int8").macs == counter.get_total_flops() // 2 + alone
     for counted in student.ledgers.values():
         assert counted.conventions["exact"].macs == student.exact("int8").macs
@@ -104,9 +119,12 @@ def test_every_file_costs_what_the_graph_and_the_flop_counter_say(student):
 def test_parameters_are_those_of_the_graph_and_what_only_the_file_has(student, kind, precision):
     counted, expected = student.ledgers[kind, precision], student.exact(precision)
     more = 0
-    if (kind, precision) == ("onnx", "float") and any(getattr(op, "activation", "") == "clip01" for op in student.graph.ops):
+    if (kind, precision) == ("onnx", "float") and any(
+        getattr(op, "activation", "") == "clip01" for op in student.graph.ops
+    ):
         more = 2  # the bounds of the hard sigmoid
-    if (kind, precision) == ("tflite", "float"):  # equal constants are stored once: here the biases of convolutions that have none
+    # equal constants are stored once: here the biases of convolutions that have none
+    if (kind, precision) == ("tflite", "float"):
         zeros = Counter(len(op.bias) for op in student.graph.ops if isinstance(op, Conv) and not op.bias.any())
         more = -sum(size * (count - 1) for size, count in zeros.items())
     kernels = [layer for layer in counted.layers if layer.weight and not layer.emulates]
@@ -139,13 +157,22 @@ def test_the_named_differences_add_up_in_every_convention(student, kind, precisi
 def test_what_the_reasons_say_is_what_the_modules_have(student):
     counted = student.ledgers["onnx", "float"]
     norms = sum(2 * module.num_features for module in student.network.modules() if isinstance(module, nn.BatchNorm2d))
-    said = {name: sum(int(part.split(":")[0].replace(",", "")) for each in counted.differences for part in each.why.split("; ")
-                      if each.convention == name and each.quantity == "macs" and words in part)
-            for name, words in (("torchinfo", "the batch norm"), ("ptflops", "a bias"))}
+    said = {
+        name: sum(
+            int(part.split(":")[0].replace(",", ""))
+            for each in counted.differences
+            for part in each.why.split("; ")
+            if each.convention == name and each.quantity == "macs" and words in part
+        )
+        for name, words in (("torchinfo", "the batch norm"), ("ptflops", "a bias"))
+    }
     assert said["torchinfo"] == norms
     outputs = {op.name: torch.Size(student.graph.edges[op.output].shape).numel() for op in student.graph.ops}
-    assert said["ptflops"] == sum(outputs[name] for name, module in student.network.named_modules()
-                                  if isinstance(module, ConvNormAct) and module.conv.bias is not None)
+    assert said["ptflops"] == sum(
+        outputs[name]
+        for name, module in student.network.named_modules()
+        if isinstance(module, ConvNormAct) and module.conv.bias is not None
+    )
 
 
 def test_pools_are_told_from_convolutions_and_the_split_stem_costs_what_it_computes(student):
@@ -157,7 +184,11 @@ def test_pools_are_told_from_convolutions_and_the_split_stem_costs_what_it_compu
     assert layers[stem.name].macs == stem.weight.size * mel * frame
     assert set(emulating.values()) <= {"average pool"}
     assert set(emulating) <= {op.name for op in student.graph.ops if not isinstance(op, Conv)}
-    assert student.ledgers["tflite", "float"].emulated == student.ledgers["onnx", "float"].emulated == ledger.Count(0, 0, 0)
+    assert (
+        student.ledgers["tflite", "float"].emulated
+        == student.ledgers["onnx", "float"].emulated
+        == ledger.Count(0, 0, 0)
+    )
 
 
 def test_the_published_figures(student):
@@ -172,7 +203,14 @@ def test_the_published_figures(student):
 
 @pytest.mark.parametrize(
     ("width", "params", "mmac"),
-    [(8, 9_232, 2.48), (12, 17_154, 4.61), (16, 27_284, 7.33), (24, 54_168, 14.5), (48, 187_812, 50.3), (64, 321_068, 85.9)],
+    [
+        (8, 9_232, 2.48),
+        (12, 17_154, 4.61),
+        (16, 27_284, 7.33),
+        (24, 54_168, 14.5),
+        (48, 187_812, 50.3),
+        (64, 321_068, 85.9),
+    ],
 )
 def test_torchinfo_gives_the_table_of_bc_resnet(width, params, mmac):
     counted = float_counts(build(BcResNetConfig(width=width), 12).eval(), (1, 1, 40, 101))["torchinfo"]

@@ -9,7 +9,8 @@ VOID = {"meta"}
 
 @dataclass
 class Parsed(HTMLParser):
-    """text: of the page, without its style. elements: (tag, attributes) in order. open: tags that are not closed yet."""
+    """text: of the page, without its style. elements: (tag, attributes) in order. open: tags that are not closed
+    yet."""
 
     elements: list[tuple[str, dict[str, str | None]]] = field(default_factory=list)
     words: list[str] = field(default_factory=list)
@@ -55,7 +56,13 @@ def parsed(page: bytes) -> Parsed:
     kinds = {tag for tag, _ in found.elements}
     assert not kinds & {"script", "link", "img", "iframe", "object", "embed", "base", "form", "use", "image"}
     names = {name for _, attributes in found.elements for name in attributes}
-    assert not {name for name in names if name.startswith("on")} | names & {"src", "srcset", "action", "data", "xlink:href"}
+    assert not {name for name in names if name.startswith("on")} | names & {
+        "src",
+        "srcset",
+        "action",
+        "data",
+        "xlink:href",
+    }
     ids = {attributes["id"] for _, attributes in found.elements if "id" in attributes}
     assert all(each["href"].removeprefix("#") in ids for each in found.tags("a"))
     style = page.decode().partition("<style>")[2].partition("</style>")[0]

@@ -33,10 +33,12 @@ def tone(label, seconds, seed=0, rate=RATE):
 
 
 def low_or_high_graph():
-    """One convolution over the whole map: "high" sums the upper mels and takes away the lower ones, "low" the reverse."""
+    """One convolution over the whole map: "high" sums the upper mels and takes away the lower ones, "low" the
+    reverse."""
     frames = FRONTEND.frames(WINDOW)
     sign = np.where(np.arange(8) < 4, -1, 1).astype(np.int8)
-    weight = np.stack([np.broadcast_to(each[:, None], (8, frames)) for each in (sign, -sign)])[:, None]  # (2, 1, 8, frames)
+    # (2, 1, 8, frames)
+    weight = np.stack([np.broadcast_to(each[:, None], (8, frames)) for each in (sign, -sign)])[:, None]
     edges = {"log_mel": Edge("log_mel", (1, 8, frames), 0.03, 0), "sum": Edge("sum", (2, 1, 1), 0.1, 0)}
     scale = np.full(2, 1 / (4 * frames), np.float32)
     op = Conv("sum", "log_mel", "sum", np.ascontiguousarray(weight), scale, np.zeros(2, np.int32))
@@ -46,11 +48,29 @@ def low_or_high_graph():
 
 
 def manifest_for(labels=LABELS, frontend=FRONTEND, shift=0, dtype="int8", **changes):
-    provenance = Provenance(recipe="tones", recipe_hash="0", data="tones", data_hash="0", data_licence="CC0", synthetic=True,
-                            edgekd_version="0", created="2024-01-01T00:00:00+00:00")
-    return Manifest(name="tones", student="hand_made", precision="int8", labels=labels, frontend=frontend, window=WINDOW,
-                    input=TensorQuant(dtype, 0.03, shift), output=TensorQuant(dtype, 0.1, shift), counts=Counts(0, 0, 0),
-                    provenance=provenance, **changes)
+    provenance = Provenance(
+        recipe="tones",
+        recipe_hash="0",
+        data="tones",
+        data_hash="0",
+        data_licence="CC0",
+        synthetic=True,
+        edgekd_version="0",
+        created="2024-01-01T00:00:00+00:00",
+    )
+    return Manifest(
+        name="tones",
+        student="hand_made",
+        precision="int8",
+        labels=labels,
+        frontend=frontend,
+        window=WINDOW,
+        input=TensorQuant(dtype, 0.03, shift),
+        output=TensorQuant(dtype, 0.1, shift),
+        counts=Counts(0, 0, 0),
+        provenance=provenance,
+        **changes,
+    )
 
 
 @pytest.fixture(scope="session")
@@ -78,8 +98,11 @@ def write_store(path: Path, items, rate=RATE):
 
 @pytest.fixture
 def tone_store(tmp_path):
-    """Split a: two clips of each label, told right, and a silent one. Split b: one clip whose label is wrong, one right."""
-    items = [(Clip(f"{label}{i}.wav", label, "a", recorder=f"r{i}"), tone(label, 2.5, i)) for label in LABELS for i in (0, 1)]
+    """Split a: two clips of each label, told right, and a silent one. Split b: one clip whose label is wrong, one
+    right."""
+    items = [
+        (Clip(f"{label}{i}.wav", label, "a", recorder=f"r{i}"), tone(label, 2.5, i)) for label in LABELS for i in (0, 1)
+    ]
     items.append((Clip("silent.wav", "low", "a"), np.zeros(2 * RATE, np.int16)))
     items.append((Clip("half.wav", "low", "b"), np.concatenate([tone("low", 1.0), np.zeros(RATE, np.int16)])))
     items.append((Clip("wrong.wav", "low", "b", recorder="r0"), tone("high", 0.5)))
@@ -94,7 +117,9 @@ def tone_fixtures() -> ModuleType:
 
 @pytest.fixture
 def jobs_here():
-    """What stands for `run_jobs`: jobs are run in this process, which saves the seconds of starting one. Its `ran` has their names."""
+    """What stands for `run_jobs`: jobs are run in this process, which saves the seconds of starting one. Its `ran` has
+    their names."""
+
     def run_jobs(jobs, folder, *_):
         folder.mkdir(exist_ok=True)
         outcomes = {}

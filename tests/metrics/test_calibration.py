@@ -35,7 +35,8 @@ def test_the_fit_undoes_over_and_under_confidence(factor):
 
 
 def test_a_temperature_is_not_judged_on_the_group_that_it_was_fitted_on():
-    """Four recordings, each told with another confidence: fitted on itself each would look calibrated, cross-fitted they don't."""
+    """Four recordings, each told with another confidence: fitted on itself each would look calibrated, cross-fitted
+    they don't."""
     rng = np.random.default_rng(0)
     truth = rng.integers(0, 2, 400)
     group_of = np.repeat(np.arange(4), 100)

@@ -9,13 +9,22 @@ LABELS = ("cat", "cow", "dog")
 
 
 def answers(said, truth, confidence=0.8, *, silent=(), recording=None, recorders=None, temperature=1.0):
-    """One window a clip, with the given label's probability at `confidence` (a number, or one a clip) and temperature 1."""
+    """One window a clip, with the given label's probability at `confidence` (a number, or one a clip) and temperature
+    1."""
     count = len(said)
     probabilities = np.repeat(((1 - np.broadcast_to(confidence, count)) / 2)[:, None], 3, axis=1)
     probabilities[np.arange(count), said] = confidence
-    return Answers(np.log(probabilities), np.isin(np.arange(count), silent), np.arange(count), np.array(truth),
-                   np.arange(count) if recording is None else np.array(recording), LABELS, tuple(f"{i}.wav" for i in range(count)),
-                   ("",) * count if recorders is None else recorders, temperature)
+    return Answers(
+        np.log(probabilities),
+        np.isin(np.arange(count), silent),
+        np.arange(count),
+        np.array(truth),
+        np.arange(count) if recording is None else np.array(recording),
+        LABELS,
+        tuple(f"{i}.wav" for i in range(count)),
+        ("",) * count if recorders is None else recorders,
+        temperature,
+    )
 
 
 def test_clips_are_counted_per_label_and_recorder_without_silence():
@@ -38,7 +47,10 @@ def test_intervals_are_around_the_scores_and_of_recordings():
 
 def test_pairs_are_of_both_directions_the_most_confused_first_and_the_surest_mistake_first():
     found = find(answers([1, 0, 0, 2, 2], [0, 1, 1, 0, 2], confidence=np.array([0.5, 0.6, 0.9, 0.7, 0.8])))
-    assert [(pair.labels, pair.clips, len(pair.mistakes)) for pair in found.pairs] == [(("cat", "cow"), 4, 3), (("cat", "dog"), 3, 1)]
+    assert [(pair.labels, pair.clips, len(pair.mistakes)) for pair in found.pairs] == [
+        (("cat", "cow"), 4, 3),
+        (("cat", "dog"), 3, 1),
+    ]
     first = found.pairs[0].mistakes
     assert [each.path for each in first] == ["2.wav", "1.wav", "0.wav"]
     assert (first[0].truth, first[0].answer) == ("cow", "cat")

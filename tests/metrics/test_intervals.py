@@ -1,4 +1,5 @@
-"""Bootstrap intervals on made-up answers: of the width that theory says, narrower when paired, and zero where nothing differs."""
+"""Bootstrap intervals on made-up answers: of the width that theory says, narrower when paired, and zero where nothing
+differs."""
 
 import numpy as np
 import pytest
@@ -18,7 +19,12 @@ def fold_of(*networks, recording=None):
     items = len(networks[0][0])
     recording = np.arange(items) if recording is None else recording
     truth = np.zeros(items, np.int64)
-    return np.stack([np.stack([tally(answers(seed), truth, recording, recording.max() + 1) for seed in seeds]) for seeds in networks])
+    return np.stack(
+        [
+            np.stack([tally(answers(seed), truth, recording, recording.max() + 1) for seed in seeds])
+            for seeds in networks
+        ]
+    )
 
 
 def accuracy(folds, network=0):
@@ -31,7 +37,9 @@ def test_figures_are_those_of_the_metrics():
     truth, recording = rng.integers(0, 4, 200), rng.integers(0, 30, 200)
     values = measured([tally(probabilities, truth, recording, 30)[None, None]])[0, 0]
     right = (probabilities.argmax(axis=1) == truth).mean()
-    np.testing.assert_allclose(values, [right, log_loss(probabilities, truth), expected_calibration_error(probabilities, truth)])
+    np.testing.assert_allclose(
+        values, [right, log_loss(probabilities, truth), expected_calibration_error(probabilities, truth)]
+    )
 
 
 def test_the_interval_of_independent_answers_is_the_binomial_one():

@@ -16,14 +16,24 @@ def said(right):
 
 def answers(logits, silent=None):
     names = tuple(str(clip) for clip in range(CLIPS))
-    return Answers(logits, np.zeros(2 * CLIPS, bool) if silent is None else silent, np.repeat(np.arange(CLIPS), 2),
-                   np.zeros(CLIPS, np.int64), np.arange(CLIPS), LABELS, names, ("",) * CLIPS)
+    return Answers(
+        logits,
+        np.zeros(2 * CLIPS, bool) if silent is None else silent,
+        np.repeat(np.arange(CLIPS), 2),
+        np.zeros(CLIPS, np.int64),
+        np.arange(CLIPS),
+        LABELS,
+        names,
+        ("",) * CLIPS,
+    )
 
 
 def test_microphones_are_compared_clip_by_clip_and_makes_by_their_means():
     place = np.arange(CLIPS)
     clean, same, other, deaf = place < 30, place < 30, (place >= 5) & (place < 32), np.zeros(CLIPS, bool)
-    found = device_shift(answers(said(clean)), np.stack([said(deaf), said(same), said(other)]), [("x", "X"), ("y", "Y"), ("z", "X")])
+    found = device_shift(
+        answers(said(clean)), np.stack([said(deaf), said(same), said(other)]), [("x", "X"), ("y", "Y"), ("z", "X")]
+    )
     assert (found.clips, found.windows) == (0.75, 0.75)
     assert [each.name for each in found.microphones] == ["y", "z", "x"]
     assert [(each.lost, each.gained) for each in found.microphones] == [(0, 0), (5, 2), (30, 0)]
@@ -40,7 +50,8 @@ def test_the_interval_is_of_pairs_and_narrower_than_that_of_either():
     found = device_shift(answers(said(clean)), said(clean & (np.arange(CLIPS) > 1))[None], [("x", "X")])
     difference = found.worst.clips.difference
     assert difference.low <= difference.mean <= difference.high <= 0
-    assert difference.high - difference.low < 0.15  # two clips of forty at most; the accuracies themselves are uncertain by 0.3
+    # two clips of forty at most; the accuracies themselves are uncertain by 0.3
+    assert difference.high - difference.low < 0.15
 
 
 def test_what_is_silent_as_it_is_counts_through_no_microphone():

@@ -17,8 +17,15 @@ def logits_for(*probabilities):
 
 def scores(logits, silent, clip_of, truth, recorders=None, **options):
     truth = np.array(truth)
-    return evaluate(logits, np.array(silent), np.array(clip_of), truth, labels=LABELS,
-                    recorders=recorders or [""] * len(truth), **options)
+    return evaluate(
+        logits,
+        np.array(silent),
+        np.array(clip_of),
+        truth,
+        labels=LABELS,
+        recorders=recorders or [""] * len(truth),
+        **options,
+    )
 
 
 def test_windows_and_clips_are_scored_on_their_own():
@@ -61,7 +68,9 @@ def test_macro_accuracy_weighs_labels_equally():
 
 def test_recorders_are_scored_apart_and_unknown_ones_not_listed():
     right, wrong = [0.8, 0.1, 0.1], [0.1, 0.1, 0.8]
-    result = scores(logits_for(right, right, wrong, wrong), [False] * 4, [0, 1, 2, 3], [0, 0, 0, 1], ["s1", "a", "s1", ""])
+    result = scores(
+        logits_for(right, right, wrong, wrong), [False] * 4, [0, 1, 2, 3], [0, 0, 0, 1], ["s1", "a", "s1", ""]
+    )
     assert result.per_recorder == {"a": 1.0, "s1": 0.5}
 
 
@@ -73,7 +82,10 @@ def test_confusion_has_the_truth_in_rows():
 def test_temperature_softens_probabilities():
     logits = np.array([[2.0, 0.0, 0.0]])
     assert softmax(logits, 2.0) == pytest.approx(softmax(logits / 2.0))
-    assert scores(logits, [False], [0], [0], temperature=2.0).windows.log_loss > scores(logits, [False], [0], [0]).windows.log_loss
+    assert (
+        scores(logits, [False], [0], [0], temperature=2.0).windows.log_loss
+        > scores(logits, [False], [0], [0]).windows.log_loss
+    )
 
 
 def test_softmax_stands_large_logits():
@@ -91,11 +103,14 @@ def test_clip_probabilities_do_not_need_sorted_windows():
     assert silent.tolist() == [False, False, True]
 
 
-@pytest.mark.parametrize(("logits", "silent", "clip_of", "truth", "message"), [
-    (np.zeros((0, 3)), np.zeros(0, bool), np.zeros(0, int), np.zeros(0, int), "no clip"),
-    (np.zeros((2, 3)), [True, True], [0, 0], [0], "2 windows, and all are digital silence"),
-    (np.full((1, 3), np.nan), [False], [0], [0], "not finite"),
-])
+@pytest.mark.parametrize(
+    ("logits", "silent", "clip_of", "truth", "message"),
+    [
+        (np.zeros((0, 3)), np.zeros(0, bool), np.zeros(0, int), np.zeros(0, int), "no clip"),
+        (np.zeros((2, 3)), [True, True], [0, 0], [0], "2 windows, and all are digital silence"),
+        (np.full((1, 3), np.nan), [False], [0], [0], "not finite"),
+    ],
+)
 def test_what_cannot_be_scored_is_refused(logits, silent, clip_of, truth, message):
     with pytest.raises(InputError, match=message):
         scores(logits, silent, clip_of, truth)

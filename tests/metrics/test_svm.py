@@ -21,7 +21,9 @@ def rings(seed):
     rng = np.random.default_rng(seed)
     truth = np.arange(80) % 2
     angle = rng.uniform(0, 2 * np.pi, 80)
-    return (1 + 2 * truth)[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1) + rng.normal(0, 0.1, (80, 2)), truth
+    return (1 + 2 * truth)[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1) + rng.normal(
+        0, 0.1, (80, 2)
+    ), truth
 
 
 def test_labels_are_learned_at_any_scale_of_the_embedding():
@@ -78,10 +80,12 @@ def test_a_choice_is_made_of_few_clips_and_with_rare_labels(counts):
 
 def test_what_cannot_be_learned_is_refused():
     x, truth = clouds(0)
-    for arguments, message in (((x, truth, truth, LABELS, ("linaer",)), "unknown kernel 'linaer'; did you mean 'linear'"),
-                               ((x, truth, truth, LABELS, ()), "no kernel to choose from"),
-                               ((x, truth * 0, truth, ("a",)), "there is 1; give a store of two or more"),
-                               ((x, truth, truth, (*LABELS, "d")), "label 'd' has no training clip"),
-                               ((x * np.nan, truth, truth, LABELS), "embeddings that are not finite")):
+    for arguments, message in (
+        ((x, truth, truth, LABELS, ("linaer",)), "unknown kernel 'linaer'; did you mean 'linear'"),
+        ((x, truth, truth, LABELS, ()), "no kernel to choose from"),
+        ((x, truth * 0, truth, ("a",)), "there is 1; give a store of two or more"),
+        ((x, truth, truth, (*LABELS, "d")), "label 'd' has no training clip"),
+        ((x * np.nan, truth, truth, LABELS), "embeddings that are not finite"),
+    ):
         with pytest.raises(InputError, match=message):
             svm.fit(*arguments)

@@ -28,20 +28,39 @@ GRAPH = toy.every_op()
 def tflite_toy(path, shape=(1, 4), signature=None, dtype="FLOAT32"):
     dense, total = schema.FullyConnectedOptionsT(), schema.ReducerOptionsT()
     total.keepDims = True
-    return tflite_file(path, [
-        (shape, dtype, None, {"name": "sound", **({} if signature is None else {"shapeSignature": signature})}),
-        (WEIGHT.shape, "FLOAT32", WEIGHT, {"name": "weight"}), ((1, 3), "FLOAT32", None, {"name": "a/Relu;b/inner;c"}),
-        ((1,), "INT32", np.array([1], np.int32), {"name": "axis"}), ((1, 1), "FLOAT32", None, {"name": "b/total"})],
-        [("FULLY_CONNECTED", [0, 1, -1], [2], dense), ("SUM", [2, 3], [4], total)], [0], [4])
+    return tflite_file(
+        path,
+        [
+            (shape, dtype, None, {"name": "sound", **({} if signature is None else {"shapeSignature": signature})}),
+            (WEIGHT.shape, "FLOAT32", WEIGHT, {"name": "weight"}),
+            ((1, 3), "FLOAT32", None, {"name": "a/Relu;b/inner;c"}),
+            ((1,), "INT32", np.array([1], np.int32), {"name": "axis"}),
+            ((1, 1), "FLOAT32", None, {"name": "b/total"}),
+        ],
+        [("FULLY_CONNECTED", [0, 1, -1], [2], dense), ("SUM", [2, 3], [4], total)],
+        [0],
+        [4],
+    )
 
 
 def onnx_toy(path, shape=(1, 4)):
-    nodes = [helper.make_node("MatMul", ["input", "weight"], ["inner"]), helper.make_node("ReduceSum", ["inner", "axis"], ["logits"])]
+    nodes = [
+        helper.make_node("MatMul", ["input", "weight"], ["inner"]),
+        helper.make_node("ReduceSum", ["inner", "axis"], ["logits"]),
+    ]
     return onnx_file(path, nodes, {"weight": np.ascontiguousarray(WEIGHT.T), "axis": np.array([1])}, shape)
 
 
-@pytest.mark.parametrize(("output", "expected"), [("", WEIGHT.sum(0) @ WAVE), ("b/total", WEIGHT.sum(0) @ WAVE), ("2", WEIGHT @ WAVE),
-                                                  ("b/inner", WEIGHT @ WAVE), ("a/Relu;b/inner;c", WEIGHT @ WAVE)])
+@pytest.mark.parametrize(
+    ("output", "expected"),
+    [
+        ("", WEIGHT.sum(0) @ WAVE),
+        ("b/total", WEIGHT.sum(0) @ WAVE),
+        ("2", WEIGHT @ WAVE),
+        ("b/inner", WEIGHT @ WAVE),
+        ("a/Relu;b/inner;c", WEIGHT @ WAVE),
+    ],
+)
 def test_a_tflite_file_is_taken_where_it_is_asked(tmp_path, output, expected):
     """By whole name, by one of the joined names, by number; the fully connected layer has no bias."""
     box = open_features(tflite_toy(tmp_path / "toy.tflite"), output)
@@ -50,7 +69,9 @@ def test_a_tflite_file_is_taken_where_it_is_asked(tmp_path, output, expected):
 
 
 @pytest.mark.parametrize("shape", [(1, 4), ("batch", 4), (1, 1, 4)])
-@pytest.mark.parametrize(("output", "expected"), [("", WEIGHT.sum(0) @ WAVE), ("0", WEIGHT.sum(0) @ WAVE), ("inner", WEIGHT @ WAVE)])
+@pytest.mark.parametrize(
+    ("output", "expected"), [("", WEIGHT.sum(0) @ WAVE), ("0", WEIGHT.sum(0) @ WAVE), ("inner", WEIGHT @ WAVE)]
+)
 def test_an_onnx_file_is_taken_where_it_is_asked(tmp_path, shape, output, expected):
     if len(shape) == 3 and np.size(expected) == 1:
         expected = WEIGHT @ WAVE  # the sum is over the axis of the channels
@@ -59,16 +80,24 @@ def test_an_onnx_file_is_taken_where_it_is_asked(tmp_path, shape, output, expect
     np.testing.assert_allclose(box.vector(WAVE), np.atleast_1d(expected), rtol=1e-6)
 
 
-@pytest.mark.parametrize(("output", "message"), [
-    ("b/iner", "no tensor 'b/iner'; did you mean 'b/inner'"), ("77", "no output can be taken at number 77; there are 2 to 4"),
-    ("1", "no output can be taken at number 1"), ("weight", "no tensor 'weight'"), ("zzz", "no tensor 'zzz'; the last ones are 'b/inner'"),
-])
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        ("b/iner", "no tensor 'b/iner'; did you mean 'b/inner'"),
+        ("77", "no output can be taken at number 77; there are 2 to 4"),
+        ("1", "no output can be taken at number 1"),
+        ("weight", "no tensor 'weight'"),
+        ("zzz", "no tensor 'zzz'; the last ones are 'b/inner'"),
+    ],
+)
 def test_an_unknown_output_of_a_tflite_file_is_named(tmp_path, output, message):
     with pytest.raises(InputError, match=message):
         open_features(tflite_toy(tmp_path / "toy.tflite"), output)
 
 
-@pytest.mark.parametrize(("output", "message"), [("iner", "no tensor 'iner'; did you mean 'inner'"), ("3", "number 3; there are 0 to 0")])
+@pytest.mark.parametrize(
+    ("output", "message"), [("iner", "no tensor 'iner'; did you mean 'inner'"), ("3", "number 3; there are 0 to 0")]
+)
 def test_an_unknown_output_of_an_onnx_file_is_named(tmp_path, output, message):
     with pytest.raises(InputError, match=message):
         open_features(onnx_toy(tmp_path / "toy.onnx"), output)
@@ -78,12 +107,22 @@ def test_files_that_take_any_length_do(tmp_path):
     """A mean over time of one frame a sample, in both formats; a tensor of frames is averaged."""
     dims = schema.ReducerOptionsT()
     dims.keepDims = True
-    path = tflite_file(tmp_path / "any.tflite", [
-        ((1, 1), "FLOAT32", None, {"shapeSignature": [1, -1]}), ((1,), "INT32", np.array([1], np.int32)),
-        ((1, 1), "FLOAT32", None, {"shapeSignature": [1, 1]})], [("MEAN", [0, 1], [2], dims)], [0], [2])
+    path = tflite_file(
+        tmp_path / "any.tflite",
+        [
+            ((1, 1), "FLOAT32", None, {"shapeSignature": [1, -1]}),
+            ((1,), "INT32", np.array([1], np.int32)),
+            ((1, 1), "FLOAT32", None, {"shapeSignature": [1, 1]}),
+        ],
+        [("MEAN", [0, 1], [2], dims)],
+        [0],
+        [2],
+    )
     node = helper.make_node("Mul", ["input", "two"], ["logits"])
-    for file, frames in ((path, WAVE.mean()), (onnx_file(tmp_path / "any.onnx", [node], {"two": np.full((2, 1), 2, np.float32)},
-                                                         (1, "time")), 2 * WAVE)):
+    for file, frames in (
+        (path, WAVE.mean()),
+        (onnx_file(tmp_path / "any.onnx", [node], {"two": np.full((2, 1), 2, np.float32)}, (1, "time")), 2 * WAVE),
+    ):
         box = open_features(file)
         assert box.samples is None
         for _ in range(2):
@@ -104,10 +143,14 @@ def test_a_file_of_ours_hears_waveforms_through_its_own_front_end(tmp_path, kind
     assert (box.vector(wave) == model.logits(log_mel(model.manifest.frontend, wave[None]))[0]).all()
 
 
-@pytest.mark.parametrize(("changes", "message"), [
-    ({"shape": (2, 4)}, r"reads \(2, 4\), which is not a waveform"), ({"shape": (4, 1)}, "which is not a waveform"),
-    ({"dtype": "INT8"}, "INT8|int8"),
-])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"shape": (2, 4)}, r"reads \(2, 4\), which is not a waveform"),
+        ({"shape": (4, 1)}, "which is not a waveform"),
+        ({"dtype": "INT8"}, "INT8|int8"),
+    ],
+)
 def test_what_reads_no_waveform_is_refused(tmp_path, changes, message):
     with pytest.raises(InputError, match=message):
         open_features(tflite_toy(tmp_path / "toy.tflite", **changes))
@@ -115,14 +158,18 @@ def test_what_reads_no_waveform_is_refused(tmp_path, changes, message):
 
 def test_a_map_is_refused(tmp_path):
     node = helper.make_node("Add", ["input", "map"], ["logits"])
-    with pytest.raises(InputError, match=r"the output taken is \(2, 3, 4\), which is neither one vector nor one a frame"):
+    with pytest.raises(
+        InputError, match=r"the output taken is \(2, 3, 4\), which is neither one vector nor one a frame"
+    ):
         open_features(onnx_file(tmp_path / "map.onnx", [node], {"map": np.ones((2, 3, 1), np.float32)}, (1, 4)))
 
 
 def test_other_files_and_lengths_are_refused(tmp_path):
-    for name, raw, message in (("x.wav", b"", "unknown model format '.wav'"),
-                               ("x.tflite", b"no model at all" * 9, "x.tflite: LiteRT cannot"),
-                               ("x.onnx", b"\x07\x07", "not an ONNX|damaged|cannot run")):
+    for name, raw, message in (
+        ("x.wav", b"", "unknown model format '.wav'"),
+        ("x.tflite", b"no model at all" * 9, "x.tflite: LiteRT cannot"),
+        ("x.onnx", b"\x07\x07", "not an ONNX|damaged|cannot run"),
+    ):
         (tmp_path / name).write_bytes(raw)
         with pytest.raises(InputError, match=message):
             open_features(tmp_path / name)

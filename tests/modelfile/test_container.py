@@ -92,7 +92,7 @@ def outcome(path):
 def test_a_flipped_bit_never_gives_another_model(written, emitted):
     raw, whole = written.read_bytes(), container.read(written)
     for position in range(0, len(raw), 331):
-        written.write_bytes(raw[:position] + bytes([raw[position] ^ 0x10]) + raw[position + 1:])
+        written.write_bytes(raw[:position] + bytes([raw[position] ^ 0x10]) + raw[position + 1 :])
         found = outcome(written)
         if isinstance(found, str):
             assert written.name in found
@@ -107,7 +107,9 @@ def test_a_changed_digit_of_the_manifest_is_refused(written):
     digits = [position for position in range(raw.rindex(b'{"name"'), raw.rindex(b"}")) if chr(raw[position]).isdigit()]
     for position in digits[::7]:
         raw[position] ^= 1
-        with pytest.raises(InputError, match=r"damaged|changed since it was exported|manifest format version 5 is unknown"):
+        with pytest.raises(
+            InputError, match=r"damaged|changed since it was exported|manifest format version 5 is unknown"
+        ):
             container.split(written, bytes(raw))
         raw[position] ^= 1
     assert container.split(written, bytes(raw)) == container.read(written)
@@ -136,7 +138,9 @@ def test_a_crowd_of_zip_entries_is_refused_before_they_are_listed(tmp_path, emit
     with zipfile.ZipFile(path, "a") as archive:
         for index in range(container.MAX_ENTRIES + 1):
             archive.writestr(str(index), b"")
-    with pytest.raises(InputError, match=r"crowd.tflite: the file is damaged \(more than 64 entries in its zip archive\)"):
+    with pytest.raises(
+        InputError, match=r"crowd.tflite: the file is damaged \(more than 64 entries in its zip archive\)"
+    ):
         container.read(path)
 
 
@@ -161,11 +165,20 @@ def test_fields_behind_an_onnx_manifest_are_refused(tmp_path, emitted):
         container.read(path)
 
 
-@pytest.mark.parametrize(("raw", "message"), [
-    (container._field(1, b"") * (container.MAX_FIELDS + 1), "more than 65,536 fields in one message"),
-    (container._field(7, container._field(1, bytes(container.MAX_STRUCTURE_BYTES))), "more than 2,097,152 bytes beside its weights"),
-    (container._field(7, container._field(5, container._field(8, bytes(container.MAX_STRUCTURE_BYTES)))), "beside its weights"),
-])
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        (container._field(1, b"") * (container.MAX_FIELDS + 1), "more than 65,536 fields in one message"),
+        (
+            container._field(7, container._field(1, bytes(container.MAX_STRUCTURE_BYTES))),
+            "more than 2,097,152 bytes beside its weights",
+        ),
+        (
+            container._field(7, container._field(5, container._field(8, bytes(container.MAX_STRUCTURE_BYTES)))),
+            "beside its weights",
+        ),
+    ],
+)
 def test_an_onnx_file_that_would_fill_the_memory_is_refused_unparsed(tmp_path, raw, message):
     path = tmp_path / "a.onnx"
     path.write_bytes(raw)
@@ -175,7 +188,9 @@ def test_an_onnx_file_that_would_fill_the_memory_is_refused_unparsed(tmp_path, r
 
 def test_weights_of_any_size_are_no_structure(tmp_path):
     path = tmp_path / "a.onnx"
-    path.write_bytes(container._field(7, container._field(5, container._field(9, bytes(2 * container.MAX_STRUCTURE_BYTES)))))
+    path.write_bytes(
+        container._field(7, container._field(5, container._field(9, bytes(2 * container.MAX_STRUCTURE_BYTES))))
+    )
     assert len(container.read_bytes(path)) > 2 * container.MAX_STRUCTURE_BYTES
 
 
@@ -204,12 +219,15 @@ def test_an_oversized_file_is_refused(written, monkeypatch):
         container.read(written)
 
 
-@pytest.mark.parametrize(("name", "content", "message"), [
-    ("a.tflite", b"RIFF" * 100, r"a.tflite: not a .tflite model but 400 other bytes"),
-    ("a.onnx", b"", r"a.onnx: not a .onnx model but 0 other bytes"),
-    ("a.onnx", b"RIFF" * 100, r"a.onnx: not an ONNX file, or damaged"),
-    ("a.onxn", b"", r"a.onxn: unknown model format '.onxn'; did you mean '.onnx'"),
-])
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.tflite", b"RIFF" * 100, r"a.tflite: not a .tflite model but 400 other bytes"),
+        ("a.onnx", b"", r"a.onnx: not a .onnx model but 0 other bytes"),
+        ("a.onnx", b"RIFF" * 100, r"a.onnx: not an ONNX file, or damaged"),
+        ("a.onxn", b"", r"a.onxn: unknown model format '.onxn'; did you mean '.onnx'"),
+    ],
+)
 def test_other_files_are_refused(tmp_path, name, content, message):
     path = tmp_path / name
     path.write_bytes(content)

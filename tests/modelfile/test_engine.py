@@ -27,7 +27,9 @@ ENGINE = {"tflite": "litert", "onnx": "onnxruntime"}
 
 def save(folder, kind, precision="int8", **changes):
     path = folder / f"toy.{precision}.{kind}"
-    container.write(path, EMIT[kind](GRAPH, float_twin=precision == "float"), toy.manifest(GRAPH, kind, precision, **changes))
+    container.write(
+        path, EMIT[kind](GRAPH, float_twin=precision == "float"), toy.manifest(GRAPH, kind, precision, **changes)
+    )
     return path
 
 
@@ -45,7 +47,9 @@ def features():
 def test_int8_logits_are_those_of_the_reference(tmp_path, kind, features):
     model = open_model(save(tmp_path, kind))
     output = GRAPH.edges[GRAPH.output]
-    expected = reference.dequantize(reference.run(GRAPH, reference.quantize(features[:, None], GRAPH.edges["input"])), output)
+    expected = reference.dequantize(
+        reference.run(GRAPH, reference.quantize(features[:, None], GRAPH.edges["input"])), output
+    )
     logits = model.logits(features)
     assert logits.dtype == np.float32
     assert np.abs(logits - expected).max() <= 2.01 * output.scale
@@ -55,13 +59,16 @@ def test_int8_logits_are_those_of_the_reference(tmp_path, kind, features):
 
 def test_float_logits_are_those_of_the_graph(tmp_path, kind, features):
     expected = toy.run_float(GRAPH, features[:, None])
-    assert np.abs(open_model(save(tmp_path, kind, "float")).logits(features) - expected).max() < 1e-4 * np.abs(expected).max()
+    assert (
+        np.abs(open_model(save(tmp_path, kind, "float")).logits(features) - expected).max()
+        < 1e-4 * np.abs(expected).max()
+    )
 
 
 def test_the_batch_does_not_matter(tmp_path, kind, features):
     model = open_model(save(tmp_path, kind), threads=2)
     whole = model.logits(features)
-    assert (whole == np.concatenate([model.logits(features[i:i + 1]) for i in range(len(features))])).all()
+    assert (whole == np.concatenate([model.logits(features[i : i + 1]) for i in range(len(features))])).all()
     assert model.logits(features[:0]).shape == (0, 7)
 
 
@@ -77,7 +84,9 @@ def test_quantised_in_and_out(tmp_path, kind):
 
 @pytest.mark.parametrize("shape", [(2, 32, 18), (2, 31, 19), (32, 19), (2, 1, 32, 19)])
 def test_features_of_another_shape_are_refused(tmp_path, kind, shape):
-    with pytest.raises(InputError, match=r"reads u?int8 \(batch, mel, frame\) of \(32, 19\), got .*; use the manifest's front end"):
+    with pytest.raises(
+        InputError, match=r"reads u?int8 \(batch, mel, frame\) of \(32, 19\), got .*; use the manifest's front end"
+    ):
         open_model(save(tmp_path, kind)).logits(np.zeros(shape, np.float32))
 
 
@@ -87,12 +96,21 @@ def test_nan_is_refused(tmp_path, kind, features):
         open_model(save(tmp_path, kind)).logits(features)
 
 
-@pytest.mark.parametrize(("changes", "message"), [
-    ({"window": 8000}, r"the input \(mel, frame\) is \(32, 19\), but the manifest says \(32, 61\)"),
-    ({"frontend": FrontEnd(sample_rate=8000, n_fft=256, win_length=256, hop_length=128, n_mels=16)}, r"but the manifest says \(16, 19\)"),
-    ({"labels": ("a", "b")}, "the number of labels is 7, but the manifest says 2"),
-    ({"input": toy.manifest(GRAPH, "onnx", "float").input}, "the input type is u?int8, but the manifest says float32"),
-])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"window": 8000}, r"the input \(mel, frame\) is \(32, 19\), but the manifest says \(32, 61\)"),
+        (
+            {"frontend": FrontEnd(sample_rate=8000, n_fft=256, win_length=256, hop_length=128, n_mels=16)},
+            r"but the manifest says \(16, 19\)",
+        ),
+        ({"labels": ("a", "b")}, "the number of labels is 7, but the manifest says 2"),
+        (
+            {"input": toy.manifest(GRAPH, "onnx", "float").input},
+            "the input type is u?int8, but the manifest says float32",
+        ),
+    ],
+)
 def test_a_manifest_at_odds_with_the_file_is_refused(tmp_path, kind, changes, message):
     with pytest.raises(InputError, match=message):
         open_model(save(tmp_path, kind, **changes))
@@ -167,26 +185,34 @@ def test_every_suffix_has_an_engine():
 def test_absurd_shapes_are_refused_before_they_are_allocated(tmp_path, monkeypatch):
     largest = max(math.prod(edge.shape) for edge in GRAPH.edges.values())
     monkeypatch.setattr(engines, "MAX_ELEMENTS", largest)  # together they are more
-    with pytest.raises(InputError, match=r"toy.int8.tflite: LiteRT cannot run this model \(tensor '.*' has the shape \("):
+    with pytest.raises(
+        InputError, match=r"toy.int8.tflite: LiteRT cannot run this model \(tensor '.*' has the shape \("
+    ):
         open_model(save(tmp_path, "tflite"))
 
 
 def test_nothing_is_printed_when_an_engine_fails(tmp_path, kind, capfd):
     path = tmp_path / f"garbled.{kind}"
-    container.write(path, EMIT[kind](GRAPH).replace(b"avg", b"\xff\xff\xff"), toy.manifest(GRAPH, kind))  # names that are not UTF-8
+    # names that are not UTF-8
+    container.write(path, EMIT[kind](GRAPH).replace(b"avg", b"\xff\xff\xff"), toy.manifest(GRAPH, kind))
     with contextlib.suppress(InputError):  # LiteRT does not mind them
         open_model(path)
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize(("info", "expected"), [
-    ("processor : 0\nflags : fpu avx2 avx512f avx512_vnni\n", True),
-    ("flags\t\t: fpu avx2 avx_vnni\n", True),
-    ("flags : fpu avx2 avx512f\n", False),
-    ("Features : fp asimd asimddp\n", False),
-    (None, False),
-])
-def test_only_processors_known_to_multiply_exactly_go_without_the_precise_kernels(info, expected, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("info", "expected"),
+    [
+        ("processor : 0\nflags : fpu avx2 avx512f avx512_vnni\n", True),
+        ("flags\t\t: fpu avx2 avx_vnni\n", True),
+        ("flags : fpu avx2 avx512f\n", False),
+        ("Features : fp asimd asimddp\n", False),
+        (None, False),
+    ],
+)
+def test_only_processors_known_to_multiply_exactly_go_without_the_precise_kernels(
+    info, expected, tmp_path, monkeypatch
+):
     import onnxruntime
 
     path, entries = tmp_path / "cpuinfo", []
@@ -223,7 +249,8 @@ def packed(path, model):
 
 
 def test_a_tensor_of_another_type_is_refused_before_it_aborts_the_process(tmp_path):
-    """XNNPACK ends the process where an activation of an int8 model has become a float32 scalar; found by fuzzing, as the next two."""
+    """XNNPACK ends the process where an activation of an int8 model has become a float32 scalar; found by fuzzing, as
+    the next two."""
     model = unpacked()
     graph = model.subgraphs[0]
     tensor = graph.tensors[graph.operators[-2].outputs[0]]
@@ -232,7 +259,9 @@ def test_a_tensor_of_another_type_is_refused_before_it_aborts_the_process(tmp_pa
         open_model(packed(tmp_path / "odd.tflite", model))
 
 
-@pytest.mark.parametrize(("emptied", "what"), [("operatorCodes", "operator codes"), ("subgraphs", "graph"), ("buffers", "buffers")])
+@pytest.mark.parametrize(
+    ("emptied", "what"), [("operatorCodes", "operator codes"), ("subgraphs", "graph"), ("buffers", "buffers")]
+)
 @pytest.mark.parametrize("value", [None, []])
 def test_a_model_without_a_graph_is_refused_before_it_ends_the_process(emptied, what, value, tmp_path):
     model = unpacked()

@@ -20,10 +20,12 @@ SOURCE, STEP = TensorQuant("int8", 0.03, -5), 0.1
 
 def word(seed, stream, position):
     """One word of the noise, in Python's integers."""
+
     def mix(x):
         x = (x ^ (x >> 16)) * 0x7FEB352D % 2**32
         x = (x ^ (x >> 15)) * 0x846CA68B % 2**32
         return x ^ (x >> 16)
+
     return mix((position + mix((seed * 0x9E3779B9 + stream * 0x85EBCA6B) % 2**32)) % 2**32)
 
 
@@ -33,7 +35,7 @@ def naive_waveform(seed, samples):
     width = 1 << p[0] % 6
     pcm = []
     for t in range(samples):
-        mix = sum(white[t + 65 - width:t + 65]) // width + (white[t] >> 3)
+        mix = sum(white[t + 65 - width : t + 65]) // width + (white[t] >> 3)
         for tone in range(3):
             step = (2**24 + p[1 + tone] % 2**24) << p[4 + tone] % 6
             mix += (abs(step * t % 2**32 - 2**31) // 2**15 - 32768) >> 3 + p[7 + tone] % 4
@@ -59,7 +61,9 @@ def test_the_precision_of_the_fft_hardly_shows_in_the_features():
     """Every band is loud enough, so that machines may differ in how they transform."""
     for seed in range(golden.CANDIDATES):
         wave = waveform(seed, 16000)
-        frames = np.lib.stride_tricks.sliding_window_view(wave.astype(np.float64), FRONTEND.n_fft)[::FRONTEND.hop_length]
+        frames = np.lib.stride_tricks.sliding_window_view(wave.astype(np.float64), FRONTEND.n_fft)[
+            :: FRONTEND.hop_length
+        ]
         power = np.abs(np.fft.rfft(frames * window_array(FRONTEND).astype(np.float64))) ** 2
         exact = np.log(power @ filterbank(FRONTEND).T.astype(np.float64)).T
         assert np.abs(golden.log_mel(msgspec.structs.replace(FRONTEND, mean=0.0, std=1.0), wave) - exact).max() < 4e-6
@@ -106,7 +110,9 @@ def test_vectors_have_different_labels_and_wide_margins_where_there_are_any(kept
     assert logits.shape == (golden.VECTORS, 8)
 
 
-@pytest.mark.parametrize(("changes", "least"), [({"mean": -1.001}, 0.9e-3), ({"pre_emphasis": 0.1}, 0.01), ({"mel_scale": "htk"}, 0.1)])
+@pytest.mark.parametrize(
+    ("changes", "least"), [({"mean": -1.001}, 0.9e-3), ({"pre_emphasis": 0.1}, 0.01), ({"mel_scale": "htk"}, 0.1)]
+)
 @pytest.mark.parametrize("way", ["log_mel", "LogMelStream"])
 def test_other_features_are_noticed_in_clips_and_in_streams(kept, monkeypatch, way, changes, least):
     other = msgspec.structs.replace(FRONTEND, **changes)
@@ -117,8 +123,11 @@ def test_other_features_are_noticed_in_clips_and_in_streams(kept, monkeypatch, w
 
 def test_a_single_element_far_off_is_noticed_though_it_is_no_probe(kept, monkeypatch):
     true_log_mel = golden.log_mel
-    position = next(i for i in range(256 * 28) if all(
-        i not in golden.probe_positions(vector.seed, 256 * 28, golden.PROBES) for vector in kept.golden.vectors))
+    position = next(
+        i
+        for i in range(256 * 28)
+        if all(i not in golden.probe_positions(vector.seed, 256 * 28, golden.PROBES) for vector in kept.golden.vectors)
+    )
 
     def wrong(fe, wave):
         features = true_log_mel(fe, wave).copy()
@@ -141,20 +150,25 @@ def test_a_file_without_vectors_says_so(kept):
         replay(msgspec.structs.replace(kept, golden=None), band_means, "a.onnx")
 
 
-@pytest.mark.parametrize(("changes", "message"), [
-    ({"input": b"junk"}, "golden vector 0 is damaged"),
-    ({"input": zlib.compress(b"")}, r"golden vector 0 does not fit a log-mel of \(256, 28\)"),
-    ({"input": zlib.compress(bytes(10**7))}, "golden vector 0 does not fit"),
-    ({"probes": b""}, "golden vector 0 does not fit"),
-    ({"probes": b"abc"}, "golden vector 0 does not fit"),
-    ({"logits": (1.0,)}, "not one logit per label"),
-])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"input": b"junk"}, "golden vector 0 is damaged"),
+        ({"input": zlib.compress(b"")}, r"golden vector 0 does not fit a log-mel of \(256, 28\)"),
+        ({"input": zlib.compress(bytes(10**7))}, "golden vector 0 does not fit"),
+        ({"probes": b""}, "golden vector 0 does not fit"),
+        ({"probes": b"abc"}, "golden vector 0 does not fit"),
+        ({"logits": (1.0,)}, "not one logit per label"),
+    ],
+)
 def test_vectors_that_do_not_fit_are_refused(kept, changes, message):
     with pytest.raises(InputError, match=message):
         replay(with_vector(kept, **changes), band_means, "m")
 
 
-@pytest.mark.parametrize("changes", [{"window": 2**40}, {"window": 2**25, "frontend": FrontEnd(n_mels=1, n_fft=32768, hop_length=2048)}])
+@pytest.mark.parametrize(
+    "changes", [{"window": 2**40}, {"window": 2**25, "frontend": FrontEnd(n_mels=1, n_fft=32768, hop_length=2048)}]
+)
 def test_a_window_of_absurd_size_is_refused_before_memory_is_asked_for(kept, changes):
     with pytest.raises(InputError, match="too large for golden vectors"):
         replay(msgspec.structs.replace(kept, **changes), band_means, "m")

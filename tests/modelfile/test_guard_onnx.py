@@ -1,4 +1,5 @@
-"""What an .onnx file takes in memory is known before an engine opens it, and what would take too much is refused by name."""
+"""What an .onnx file takes in memory is known before an engine opens it, and what would take too much is refused by
+name."""
 
 import re
 
@@ -22,8 +23,13 @@ MOST = 1000
 
 def written(*nodes, functions=(), **constants):
     """A model of these operators that reads `x` of `SHAPE`."""
-    graph = helper.make_graph(nodes, "g", [helper.make_tensor_value_info("x", 1, SHAPE)], [helper.make_tensor_value_info("y", 1, None)],
-                              [numpy_helper.from_array(np.array(value), name) for name, value in constants.items()])
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", 1, SHAPE)],
+        [helper.make_tensor_value_info("y", 1, None)],
+        [numpy_helper.from_array(np.array(value), name) for name, value in constants.items()],
+    )
     return helper.make_model(graph, functions=functions, opset_imports=[helper.make_opsetid("", 13)])
 
 
@@ -43,10 +49,16 @@ def test_shapes_are_those_of_the_reference(float_twin):
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
     model.graph.output[0].type.tensor_type.ClearField("shape")
     graph = library.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True).graph
-    shapes = [[size.dim_value for size in value.type.tensor_type.shape.dim] for value in [*graph.input, *graph.value_info, *graph.output]]
+    shapes = [
+        [size.dim_value for size in value.type.tensor_type.shape.dim]
+        for value in [*graph.input, *graph.value_info, *graph.output]
+    ]
     elements = int(sum(np.prod(shape) for shape in [*shapes, *(list(tensor.dims) for tensor in graph.initializer)]))
     guard_onnx.refuse_costly_graph(content, elements, engine.MAX_READ)
-    with pytest.raises(ValueError, match=f"Flatten 'logits' writes the shape .*; all tensors together may have {elements - 1:,} elements"):
+    with pytest.raises(
+        ValueError,
+        match=f"Flatten 'logits' writes the shape .*; all tensors together may have {elements - 1:,} elements",
+    ):
         guard_onnx.refuse_costly_graph(content, elements - 1, engine.MAX_READ)
 
 
@@ -59,23 +71,44 @@ def test_a_padding_of_the_batch_is_refused_before_it_fills_the_memory(tmp_path):
     pads.CopyFrom(numpy_helper.from_array(values, pads.name))
     path = tmp_path / "padded.onnx"
     container.write(path, model.SerializeToString(), toy.manifest(GRAPH, "onnx"))
-    with pytest.raises(InputError, match=r"padded.onnx: .*\(Pad '.*/padded' writes the shape \(1048577, 1, .*may have 33,554,432 elements"):
+    with pytest.raises(
+        InputError,
+        match=r"padded.onnx: .*\(Pad '.*/padded' writes the shape \(1048577, 1, .*may have 33,554,432 elements",
+    ):
         open_model(path)
 
 
 WIDE = np.ones((4, 2, 3, 3), np.float32)
 COSTLY = {
     "pad": (written(node("Pad", "x", "p"), p=[0, 0, 0, 0, 0, 0, 100, 0]), "Pad 'it' writes the shape (1, 2, 108, 6)"),
-    "conv padding": (written(node("Conv", "x", "w", pads=[0, 0, 40, 0], strides=[1, 1], dilations=[1, 1], group=1), w=WIDE),
-                     "Conv 'it' writes the shape (1, 4, 46, 4); all tensors together may have 700 elements"),
-    "conv windows": (written(node("Conv", "x", "w", pads=[1, 1, 1, 1]), w=WIDE), "Conv 'it' reads 864 elements, more than 700"),
-    "pool windows": (written(node("MaxPool", "x", kernel_shape=[5, 5], pads=[4, 4, 4, 4])), "MaxPool 'it' reads 3,000 elements"),
-    "doubling": (written(*(node("Concat", f"{name}", f"{name}", output=after, axis=3) for name, after in ("xa", "ab", "bc", "cy"))),
-                 "Concat 'it' writes the shape"),
-    "broadcast": (written(node("Add", "p", "q"), p=np.ones((100, 1)), q=np.ones((1, 100))), "Add 'it' writes the shape (100, 100)"),
+    "conv padding": (
+        written(node("Conv", "x", "w", pads=[0, 0, 40, 0], strides=[1, 1], dilations=[1, 1], group=1), w=WIDE),
+        "Conv 'it' writes the shape (1, 4, 46, 4); all tensors together may have 700 elements",
+    ),
+    "conv windows": (
+        written(node("Conv", "x", "w", pads=[1, 1, 1, 1]), w=WIDE),
+        "Conv 'it' reads 864 elements, more than 700",
+    ),
+    "pool windows": (
+        written(node("MaxPool", "x", kernel_shape=[5, 5], pads=[4, 4, 4, 4])),
+        "MaxPool 'it' reads 3,000 elements",
+    ),
+    "doubling": (
+        written(
+            *(node("Concat", f"{name}", f"{name}", output=after, axis=3) for name, after in ("xa", "ab", "bc", "cy"))
+        ),
+        "Concat 'it' writes the shape",
+    ),
+    "broadcast": (
+        written(node("Add", "p", "q"), p=np.ones((100, 1)), q=np.ones((1, 100))),
+        "Add 'it' writes the shape (100, 100)",
+    ),
     "constant": (written(node("Relu", "x"), w=np.ones(1000)), "constant 'w' has the shape (1000,)"),
     "rank": (written(node("Relu", "x"), w=np.ones((1,) * 9)), "constant 'w' has 9 dimensions"),
-    "nothing": (written(node("Slice", "x", "n", "n", "n", "one"), n=[0], one=[1]), "Slice 'it' writes the shape (0, 2, 8, 6)"),
+    "nothing": (
+        written(node("Slice", "x", "n", "n", "n", "one"), n=[0], one=[1]),
+        "Slice 'it' writes the shape (0, 2, 8, 6)",
+    ),
 }
 
 
@@ -88,8 +121,9 @@ def test_what_takes_too_much_is_refused_by_name(name):
 
 def sparse():
     model = written(node("Relu", "x"))
-    model.graph.sparse_initializer.append(helper.make_sparse_tensor(helper.make_tensor("s", 1, [1], [1.0]),
-                                                                    helper.make_tensor("i", 7, [1], [0]), [2**40]))
+    model.graph.sparse_initializer.append(
+        helper.make_sparse_tensor(helper.make_tensor("s", 1, [1], [1.0]), helper.make_tensor("i", 7, [1], [0]), [2**40])
+    )
     return model
 
 
@@ -101,12 +135,24 @@ def outside():
 
 OWN_RELU = helper.make_function("", "Relu", ["a"], ["b"], [node("Tanh", "a", output="b")], [])
 FOREIGN = {
-    "operator": (written(node("ConstantOfShape", "p"), p=[2**40]), "ConstantOfShape 'it' with 1 outputs is no operator that edgekd writes"),
+    "operator": (
+        written(node("ConstantOfShape", "p"), p=[2**40]),
+        "ConstantOfShape 'it' with 1 outputs is no operator that edgekd writes",
+    ),
     "domain": (written(node("Relu", "x", domain="com.microsoft")), "Relu 'it' with 1 outputs is no operator"),
-    "outputs": (written(helper.make_node("MaxPool", ["x"], ["y", "z"], kernel_shape=[1, 1])), "MaxPool '' with 2 outputs"),
-    "attribute": (written(node("MaxPool", "x", kernel_shape=[1, 1], ceil_mode=1)), "an attribute 'ceil_mode' that edgekd does not write"),
+    "outputs": (
+        written(helper.make_node("MaxPool", ["x"], ["y", "z"], kernel_shape=[1, 1])),
+        "MaxPool '' with 2 outputs",
+    ),
+    "attribute": (
+        written(node("MaxPool", "x", kernel_shape=[1, 1], ceil_mode=1)),
+        "an attribute 'ceil_mode' that edgekd does not write",
+    ),
     "axis": (written(node("Flatten", "x", axis=0)), "Flatten 'it' makes no sense (axis [0])"),
-    "stride": (written(node("MaxPool", "x", kernel_shape=[1, 1], strides=[1, 0])), "MaxPool 'it' makes no sense (strides [1, 0]"),
+    "stride": (
+        written(node("MaxPool", "x", kernel_shape=[1, 1], strides=[1, 0])),
+        "MaxPool 'it' makes no sense (strides [1, 0]",
+    ),
     "negative": (written(node("Pad", "x", "p"), p=[0, 0, 0, 0, 0, 0, -1, 0]), "Pad 'it' makes no sense (pads"),
     "computed": (written(node("Pad", "x", "x")), "Pad 'it' makes no sense ('x')"),
     "type": (written(node("Pad", "x", "p"), p=np.zeros(8, np.int32)), "constant 'p' is no short vector of int64"),
@@ -131,10 +177,15 @@ def test_numbers_count_in_every_spelling():
     model.graph.initializer[0].CopyFrom(helper.make_tensor("p", 7, [8], [0, 0, 0, 0, 0, 0, 100, 0]))
     with pytest.raises(ValueError, match=r"Pad 'it' writes the shape \(1, 2, 108, 6\)"):
         refuse(model)
-    shape = b"".join(container._varint(guard_onnx.TENSOR_DIMS << 3 | container.LENGTH_DELIMITED) + b"\2\x90\x4e" for _ in range(2))
+    shape = b"".join(
+        container._varint(guard_onnx.TENSOR_DIMS << 3 | container.LENGTH_DELIMITED) + b"\2\x90\x4e" for _ in range(2)
+    )
     tensor = shape + container._field(guard_onnx.TENSOR_NAME, b"w")
-    raw = written(node("Relu", "x")).SerializeToString() + container._field(7, container._field(guard_onnx.GRAPH_INITIALIZER, tensor))
-    with pytest.raises(ValueError, match=r"constant 'w' has the shape \(10000, 10000\)"):  # in a second graph field, which is merged
+    raw = written(node("Relu", "x")).SerializeToString() + container._field(
+        7, container._field(guard_onnx.GRAPH_INITIALIZER, tensor)
+    )
+    # in a second graph field, which is merged
+    with pytest.raises(ValueError, match=r"constant 'w' has the shape \(10000, 10000\)"):
         guard_onnx.refuse_costly_graph(raw, MOST, MOST)
 
 

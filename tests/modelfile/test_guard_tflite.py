@@ -1,4 +1,5 @@
-"""The shapes that a .tflite file says are those that its operators make, or it is refused before LiteRT goes by the operators."""
+"""The shapes that a .tflite file says are those that its operators make, or it is refused before LiteRT goes by the
+operators."""
 
 import re
 
@@ -39,7 +40,9 @@ def operators(model):
 
 def set_constant(model, operator, position, values):
     """Other values for a constant of int32 that an operator reads."""
-    model.buffers[model.subgraphs[0].tensors[operator.inputs[position]].buffer].data = np.array(values, np.int32).view(np.uint8).reshape(-1)
+    model.buffers[model.subgraphs[0].tensors[operator.inputs[position]].buffer].data = (
+        np.array(values, np.int32).view(np.uint8).reshape(-1)
+    )
 
 
 def refuse(model, most_read=engine.MAX_READ):
@@ -55,7 +58,10 @@ def test_a_padding_is_refused_before_it_fills_the_memory(tmp_path):
     set_constant(model, operator, 1, [[0, 0], [0, 3000], [0, 0], [0, 0]])
     path = tmp_path / "padded.tflite"
     container.write(path, packed(model), toy.manifest(GRAPH, "tflite", "float"))
-    message = rf"padded.tflite: .*\(PAD that writes '{tensor.name.decode()}' makes the shape \(1, 30\d\d, .*, where the file says \(1, "
+    message = (
+        rf"padded.tflite: .*\(PAD that writes '{tensor.name.decode()}' makes the shape \(1, 30\d\d, .*, where the file"
+        r" says \(1, "
+    )
     with pytest.raises(InputError, match=message):
         open_model(path)
 
@@ -67,13 +73,17 @@ def test_every_operator_is_compared_with_its_tensor(precision):
         model = unpacked(precision)
         tensor = model.subgraphs[0].tensors[operator.outputs[0]]
         tensor.shape = [*tensor.shape[:-1], tensor.shape[-1] + 1]
-        with pytest.raises(ValueError, match=f"that writes '{re.escape(tensor.name.decode())}' makes the shape .*, where the file says"):
+        with pytest.raises(
+            ValueError, match=f"that writes '{re.escape(tensor.name.decode())}' makes the shape .*, where the file says"
+        ):
             refuse(model)
 
 
 def test_operators_of_the_toy_are_all_that_are_known():
     """So the test above covers each rule."""
-    assert {*operators(unpacked()), *operators(unpacked("float"))} == {rule.name for rule in guard_tflite.OPERATORS.values()}
+    assert {*operators(unpacked()), *operators(unpacked("float"))} == {
+        rule.name for rule in guard_tflite.OPERATORS.values()
+    }
     assert all(NAMES[number] == rule.name for number, rule in guard_tflite.OPERATORS.items())
 
 
@@ -137,12 +147,19 @@ def computed_shape(model):
 
 
 REFUSED = {
-    other_operator: "operator 69 with 1 inputs and 1 outputs is none that edgekd writes", other_options: "has options of another operator",
-    fewer_inputs: "with 2 inputs and 1 outputs is none", second_graph: "it has 2 graphs", no_stride: "makes no sense (stride 0",
-    before_the_start: "makes no sense (starts (-1, 0))", an_axis_twice: "makes no sense (axes (0, 0",
-    metadata: "it has metadata, which edgekd does not write", sparse: "a tensor is sparse",
-    intermediates: "an operator has intermediates", crowd: "more than 16,384 tensors, operators or buffers",
-    shape_of_two_axes: "is no short constant of int32", computed_shape: "is no short constant of int32",
+    other_operator: "operator 69 with 1 inputs and 1 outputs is none that edgekd writes",
+    other_options: "has options of another operator",
+    fewer_inputs: "with 2 inputs and 1 outputs is none",
+    second_graph: "it has 2 graphs",
+    no_stride: "makes no sense (stride 0",
+    before_the_start: "makes no sense (starts (-1, 0))",
+    an_axis_twice: "makes no sense (axes (0, 0",
+    metadata: "it has metadata, which edgekd does not write",
+    sparse: "a tensor is sparse",
+    intermediates: "an operator has intermediates",
+    crowd: "more than 16,384 tensors, operators or buffers",
+    shape_of_two_axes: "is no short constant of int32",
+    computed_shape: "is no short constant of int32",
 }
 
 
@@ -155,5 +172,8 @@ def test_what_edgekd_does_not_write_is_refused_by_name(change):
 
 
 def test_windows_that_read_very_much_are_refused():
-    with pytest.raises(ValueError, match=r"(CONV_2D|MAX_POOL_2D|DEPTHWISE_CONV_2D) that writes '.*' reads [\d,]+ elements, more than 100"):
+    with pytest.raises(
+        ValueError,
+        match=r"(CONV_2D|MAX_POOL_2D|DEPTHWISE_CONV_2D) that writes '.*' reads [\d,]+ elements, more than 100",
+    ):
         refuse(unpacked(), 100)

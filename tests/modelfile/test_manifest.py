@@ -14,24 +14,27 @@ def test_what_is_encoded_is_decoded():
     assert manifests.decode(manifests.encode(MANIFEST), "m") == MANIFEST
 
 
-@pytest.mark.parametrize(("field", "value", "message"), [
-    ("labels", [], "length >= 1"),
-    ("labels", ["a", "b", "a"], "a label is there twice"),
-    ("window", 0, r"\$\.window"),
-    ("temperature", 0.0, r"\$\.temperature"),
-    ("input.scale", 0.0, r"\$\.input\.scale"),
-    ("output.scale", -1.0, r"\$\.output\.scale"),
-    ("input.scale", 1e-308, r"\$\.input\.scale"),
-    ("input.zero_point", 2**31, r"\$\.input\.zero_point"),
-    ("temperature", 1e308, r"\$\.temperature"),
-    ("window", 2**40, "a window of 1,099,511,627,776 samples has 8,589,934,591 frames of 256 samples"),
-    ("frontend.std", 1e-308, "frontend: mean is .* std 1e-308"),
-    ("frontend.log_floor", 1e-308, "frontend: log_floor is 1e-308"),
-    ("input.dtype", "int7", r"\$\.input\.dtype"),
-    ("frontend.hop_length", 0, "frontend: hop_length is 0"),
-    ("frontend.n_fft", 2**40, "frontend: n_fft is 1099511627776"),
-    ("colour", "red", "unknown field `colour`"),
-])
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("labels", [], "length >= 1"),
+        ("labels", ["a", "b", "a"], "a label is there twice"),
+        ("window", 0, r"\$\.window"),
+        ("temperature", 0.0, r"\$\.temperature"),
+        ("input.scale", 0.0, r"\$\.input\.scale"),
+        ("output.scale", -1.0, r"\$\.output\.scale"),
+        ("input.scale", 1e-308, r"\$\.input\.scale"),
+        ("input.zero_point", 2**31, r"\$\.input\.zero_point"),
+        ("temperature", 1e308, r"\$\.temperature"),
+        ("window", 2**40, "a window of 1,099,511,627,776 samples has 8,589,934,591 frames of 256 samples"),
+        ("frontend.std", 1e-308, "frontend: mean is .* std 1e-308"),
+        ("frontend.log_floor", 1e-308, "frontend: log_floor is 1e-308"),
+        ("input.dtype", "int7", r"\$\.input\.dtype"),
+        ("frontend.hop_length", 0, "frontend: hop_length is 0"),
+        ("frontend.n_fft", 2**40, "frontend: n_fft is 1099511627776"),
+        ("colour", "red", "unknown field `colour`"),
+    ],
+)
 def test_impossible_values_are_refused_with_file_and_field(field, value, message):
     document = msgspec.to_builtins(MANIFEST)
     *outer, name = field.split(".")
@@ -41,7 +44,9 @@ def test_impossible_values_are_refused_with_file_and_field(field, value, message
         manifests.decode(msgspec.json.encode(document), "x.tflite")
 
 
-@pytest.mark.parametrize("raw", [b"", b"[1]", b"[" * 100_000, b'{"format_version": 1, "name": "\xff"}', b'{"format_version": 1}'])
+@pytest.mark.parametrize(
+    "raw", [b"", b"[1]", b"[" * 100_000, b'{"format_version": 1, "name": "\xff"}', b'{"format_version": 1}']
+)
 def test_what_is_no_manifest_is_refused(raw):
     with pytest.raises(InputError, match=r"x\.tflite: the manifest is damaged"):
         manifests.decode(raw, "x.tflite")
@@ -49,7 +54,10 @@ def test_what_is_no_manifest_is_refused(raw):
 
 @pytest.mark.parametrize("version", [6, 0, -1, "1", 1.0, True, None])
 def test_another_version_is_refused(version):
-    with pytest.raises(InputError, match=rf"x\.onnx: manifest format version {version!r} is unknown \(this edgekd reads 1 to 5\); update"):
+    with pytest.raises(
+        InputError,
+        match=rf"x\.onnx: manifest format version {version!r} is unknown \(this edgekd reads 1 to 5\); update",
+    ):
         manifests.decode(msgspec.json.encode({"format_version": version}), "x.onnx")
 
 
@@ -89,7 +97,9 @@ def test_a_mean_spectrum_that_does_not_fit_the_bands_is_refused():
     bands = MANIFEST.frontend.n_mels
     document = {**msgspec.to_builtins(MANIFEST), "spectrum": [-0.5] * bands}
     assert manifests.decode(msgspec.json.encode(document), "x.onnx").spectrum == (-0.5,) * bands
-    with pytest.raises(InputError, match=rf"x\.onnx: the manifest is damaged \(the mean spectrum does not fit {bands} bands"):
+    with pytest.raises(
+        InputError, match=rf"x\.onnx: the manifest is damaged \(the mean spectrum does not fit {bands} bands"
+    ):
         manifests.decode(msgspec.json.encode({**document, "spectrum": [0.5]}), "x.onnx")
 
 
@@ -106,11 +116,18 @@ def test_counts_of_the_float_network_travel():
     assert manifests.decode(manifests.encode(read), "x.onnx") == read
 
 
-@pytest.mark.parametrize(("counts", "message"), [
-    (count(macs=31), "the counts of torchinfo do not add up"), (count(params=4), "the counts of torchinfo do not add up"),
-    (count(macs=-1), r"float_counts"), (count(macs=2**60), r"float_counts"), (count(modules=[["a", "Conv2d", 30]]), r"float_counts"),
-    (count(modules=[["", "", 0, 0]] * 4097), r"float_counts"), ({"thop": count()["torchinfo"]}, r"float_counts|key"),
-])
+@pytest.mark.parametrize(
+    ("counts", "message"),
+    [
+        (count(macs=31), "the counts of torchinfo do not add up"),
+        (count(params=4), "the counts of torchinfo do not add up"),
+        (count(macs=-1), r"float_counts"),
+        (count(macs=2**60), r"float_counts"),
+        (count(modules=[["a", "Conv2d", 30]]), r"float_counts"),
+        (count(modules=[["", "", 0, 0]] * 4097), r"float_counts"),
+        ({"thop": count()["torchinfo"]}, r"float_counts|key"),
+    ],
+)
 def test_counts_that_cannot_be_are_refused(counts, message):
     document = {**msgspec.to_builtins(MANIFEST), "float_counts": counts}
     with pytest.raises(InputError, match=rf"x\.onnx: the manifest is damaged \(.*({message})"):

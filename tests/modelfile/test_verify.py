@@ -23,11 +23,20 @@ def golden_models(tone_fixtures, tmp_path_factory):
     graph, folder = tone_fixtures.low_or_high_graph(), tmp_path_factory.mktemp("golden")
     source, output = graph.edges[graph.input], graph.edges[graph.output]
     quant = TensorQuant("int8", source.scale, source.zero_point)
-    vectors = golden.make(tone_fixtures.FRONTEND, tone_fixtures.WINDOW, quant, STEP, lambda features: reference.dequantize(
-        reference.run(graph, reference.quantize(features[:, None], source)), output))
+    vectors = golden.make(
+        tone_fixtures.FRONTEND,
+        tone_fixtures.WINDOW,
+        quant,
+        STEP,
+        lambda features: reference.dequantize(
+            reference.run(graph, reference.quantize(features[:, None], source)), output
+        ),
+    )
     paths = {"litert": folder / "tones.int8.tflite", "onnxruntime": folder / "tones.int8.onnx"}
     container.write(paths["litert"], tflite.emit(graph), tone_fixtures.manifest_for(golden=vectors))
-    container.write(paths["onnxruntime"], onnx.emit(graph), tone_fixtures.manifest_for(shift=128, dtype="uint8", golden=vectors))
+    container.write(
+        paths["onnxruntime"], onnx.emit(graph), tone_fixtures.manifest_for(shift=128, dtype="uint8", golden=vectors)
+    )
     return paths
 
 
@@ -62,13 +71,18 @@ def test_text_names_what_was_measured_and_its_limit(golden_models):
 
 def shifted(steps):
     def change(kept):
-        vectors = tuple(msgspec.structs.replace(each, logits=(each.logits[0] + steps, each.logits[1])) for each in kept.vectors)
+        vectors = tuple(
+            msgspec.structs.replace(each, logits=(each.logits[0] + steps, each.logits[1])) for each in kept.vectors
+        )
         return msgspec.structs.replace(kept, vectors=vectors)
+
     return change
 
 
-@pytest.mark.parametrize(("engine", "steps", "ok"), [("litert", 1, True), ("litert", 2, False), ("onnxruntime", 2, True),
-                                                     ("onnxruntime", 3, False)])
+@pytest.mark.parametrize(
+    ("engine", "steps", "ok"),
+    [("litert", 1, True), ("litert", 2, False), ("onnxruntime", 2, True), ("onnxruntime", 3, False)],
+)
 def test_an_engine_may_be_one_step_away_onnx_runtime_two(golden_models, tmp_path, engine, steps, ok):
     path = rewritten(golden_models[engine], tmp_path / golden_models[engine].name, shifted(steps))
     report = verify(path)
@@ -85,8 +99,12 @@ def test_an_engine_may_be_one_step_away_onnx_runtime_two(golden_models, tmp_path
 def test_other_features_fail(golden_models, tmp_path):
     def change(kept):
         probes = [(np.frombuffer(each.probes, np.float32) + np.float32(1e-4)).tobytes() for each in kept.vectors]
-        return msgspec.structs.replace(kept, vectors=tuple(
-            msgspec.structs.replace(each, probes=raw) for each, raw in zip(kept.vectors, probes, strict=True)))
+        return msgspec.structs.replace(
+            kept,
+            vectors=tuple(
+                msgspec.structs.replace(each, probes=raw) for each, raw in zip(kept.vectors, probes, strict=True)
+            ),
+        )
 
     report = verify(rewritten(golden_models["litert"], tmp_path / "m.tflite", change))
     assert report.features_max_error == pytest.approx(4e-4, rel=0.05)  # in log units: the front end divides by 4
@@ -106,10 +124,14 @@ def test_a_file_of_manifest_format_1_opens_and_says_that_it_has_no_vectors(golde
         verify(path)
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    (["missing.tflite"], "cannot be read"), (["MODEL", "--engine", "onnxruntime"], "does not open .tflite"),
-    (["MODEL", "--engine", "litrt"], "did you mean 'litert'"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["missing.tflite"], "cannot be read"),
+        (["MODEL", "--engine", "onnxruntime"], "does not open .tflite"),
+        (["MODEL", "--engine", "litrt"], "did you mean 'litert'"),
+    ],
+)
 def test_bad_input_is_told_from_a_failed_check(golden_models, arguments, message):
     words = [str(golden_models["litert"]) if each == "MODEL" else each for each in arguments]
     result = CliRunner().invoke(app, ["verify", *words])

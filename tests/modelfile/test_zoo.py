@@ -1,4 +1,5 @@
-"""The models that come with edgekd: each is what it says and within the budget, known by its name, and one is heard where none is named."""
+"""The models that come with edgekd: each is what it says and within the budget, known by its name, and one is heard
+where none is named."""
 
 import json
 import os
@@ -37,7 +38,9 @@ def test_every_file_verifies_is_within_the_budget_and_says_what_it_was_made_of(f
     verify(file).require()
     assert judge(count(file), load_target("dcase2023")).ok
     rate = model.manifest.frontend.sample_rate
-    with StoreWriter(tmp_path / "store", name="noise", licence="CC0", sample_rate=rate, channels=1, synthetic=True) as writer:
+    with StoreWriter(
+        tmp_path / "store", name="noise", licence="CC0", sample_rate=rate, channels=1, synthetic=True
+    ) as writer:
         noise = np.random.default_rng(0).normal(0, 300, model.manifest.window).astype(np.int16)
         writer.add(Clip("noise.wav", model.manifest.labels[0], "test"), noise[:, None])
         writer.finish()
@@ -77,8 +80,12 @@ def test_it_is_heard_where_no_model_is_named(tmp_path):
 def test_the_file_is_of_the_engine_asked_for_or_installed(monkeypatch):
     assert bundled_model("onnxruntime").suffix == ".onnx"
     assert Config(model=ModelTable(engine="onnxruntime")).model_file.suffix == ".onnx"
-    for installed, suffix in ((("ai_edge_litert", "onnxruntime"), ".tflite"), (("tflite_runtime",), ".tflite"),
-                              (("onnxruntime",), ".onnx"), ((), ".tflite")):
+    for installed, suffix in (
+        (("ai_edge_litert", "onnxruntime"), ".tflite"),
+        (("tflite_runtime",), ".tflite"),
+        (("onnxruntime",), ".onnx"),
+        ((), ".tflite"),
+    ):
         monkeypatch.setattr(zoo, "find_spec", lambda package, installed=installed: package in installed or None)
         assert bundled_model().suffix == suffix
     with pytest.raises(InputError, match="unknown engine 'lite'"):
@@ -90,7 +97,9 @@ def test_a_name_stands_for_a_file_where_there_is_no_such_file(tmp_path, monkeypa
     assert model_file(DEFAULT, "onnxruntime") == bundled_model("onnxruntime")
     for path in ("own.tflite", f"folder/{DEFAULT}", f"./{DEFAULT}.onnx"):
         assert str(model_file(path)) == path.removeprefix("./")
-    with pytest.raises(InputError, match=f"'esc50-bset' is neither a file nor a model that comes with edgekd; did you mean '{DEFAULT}'"):
+    with pytest.raises(
+        InputError, match=f"'esc50-bset' is neither a file nor a model that comes with edgekd; did you mean '{DEFAULT}'"
+    ):
         model_file("esc50-bset")
     (tmp_path / DEFAULT).mkdir()
     assert str(model_file(DEFAULT)) == DEFAULT
@@ -141,12 +150,14 @@ def test_listening_starts_no_threads_for_small_products(tmp_path):
     with wave.open(str(tmp_path / "noise.wav"), "wb") as file:
         file.setparams((1, 2, 16000, 0, "NONE", ""))
         file.writeframes(bytes(32000))
-    program = ("import os, sys; from edgekd import cli\n"
-               "assert 'numpy' not in sys.modules\n"
-               f"sys.argv = ['edgekd', 'listen', {str(tmp_path / 'noise.wav')!r}]\n"
-               "try: cli.main()\n"
-               "except SystemExit as stopped: assert not stopped.code\n"
-               "print(len(os.listdir('/proc/self/task')))")
+    program = (
+        "import os, sys; from edgekd import cli\n"
+        "assert 'numpy' not in sys.modules\n"
+        f"sys.argv = ['edgekd', 'listen', {str(tmp_path / 'noise.wav')!r}]\n"
+        "try: cli.main()\n"
+        "except SystemExit as stopped: assert not stopped.code\n"
+        "print(len(os.listdir('/proc/self/task')))"
+    )
     environment = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True, env=environment)
     assert done.stdout.splitlines()[-1] == "1"

@@ -26,7 +26,14 @@ RATE = 8
 def sums_file(path, factor=1.0, shape=(1, 4)):
     """Four samples in; out their sum, and that times ten."""
     weight = factor * np.stack([np.ones(4), 10 * np.ones(4)], axis=1).astype(np.float32)
-    return str(onnx_file(path, [helper.make_node("MatMul", ["input", "weight"], ["logits"])], {"weight": weight.astype(np.float32)}, shape))
+    return str(
+        onnx_file(
+            path,
+            [helper.make_node("MatMul", ["input", "weight"], ["logits"])],
+            {"weight": weight.astype(np.float32)},
+            shape,
+        )
+    )
 
 
 @pytest.fixture
@@ -39,12 +46,15 @@ def features(x, labels=2, **changes):
     return model(torch.tensor(x)[:, None]).numpy()
 
 
-@pytest.mark.parametrize(("hop", "sound", "expected"), [
-    (None, [1, 1, 1, 1, 2, 2, 2, 2, 7], (4 + 8) / 2),  # what is left over is not heard
-    (0.25, [1, 1, 1, 1, 2, 2, 2, 2], (4 + 6 + 8) / 3),
-    (None, [1, 1], 2),  # zeros follow
-    (9.0, [1, 1, 1, 1, 2, 2, 2, 2], 4),
-])
+@pytest.mark.parametrize(
+    ("hop", "sound", "expected"),
+    [
+        (None, [1, 1, 1, 1, 2, 2, 2, 2, 7], (4 + 8) / 2),  # what is left over is not heard
+        (0.25, [1, 1, 1, 1, 2, 2, 2, 2], (4 + 6 + 8) / 3),
+        (None, [1, 1], 2),  # zeros follow
+        (9.0, [1, 1, 1, 1, 2, 2, 2, 2], 4),
+    ],
+)
 def test_a_sound_is_the_mean_of_its_patches(file, hop, sound, expected):
     np.testing.assert_allclose(features(np.array([sound], np.float32), file=file, hop=hop), [[expected, 10 * expected]])
 
@@ -68,7 +78,8 @@ def test_only_the_head_is_trained(file, hidden):
     model = build(BlackBoxConfig(file=file, sample_rate=RATE, hidden=hidden, dropout=0.1), 3)
     model(torch.ones(2, 1, 8)).sum().backward()
     assert {name for name, each in model.named_parameters() if each.requires_grad} == {
-        name for name, each in model.named_parameters() if each.grad is not None}
+        name for name, each in model.named_parameters() if each.grad is not None
+    }
     assert all(name.startswith(f"{model.HEAD}.") for name, each in model.named_parameters() if each.requires_grad)
     assert sum(each.numel() for each in model.parameters()) == ((2 * 5 + 5 + 5 * 3 + 3) if hidden else 2 * 3 + 3)
 
@@ -114,16 +125,27 @@ def test_what_does_not_fit_is_refused(file):
         front(BlackBoxConfig(file=file), FrontEnd(pre_emphasis=0.9))
 
 
-@pytest.mark.skipif(not (YAMNET.is_file() and ESC50.is_dir()), reason="needs ../shared/data/models/yamnet.tflite and ../shared/data/esc50")
+@pytest.mark.skipif(
+    not (YAMNET.is_file() and ESC50.is_dir()),
+    reason="needs ../shared/data/models/yamnet.tflite and ../shared/data/esc50",
+)
 def test_a_linear_head_on_yamnet_learns_real_sounds():
     """90 clips of ten labels, those of the fourth fold kept for a test."""
     table = (ESC50 / "meta/esc50.csv").read_text().splitlines()
     rows = [row for row in csv.DictReader(table) if row["esc10"] == "True" and row["fold"] in "1234"]
     labels = sorted({row["category"] for row in rows})
-    rows = [row for label in labels for fold in "1234"
-            for row in [each for each in rows if each["category"] == label and each["fold"] == fold][:3 if fold == "4" else 2]]
+    rows = [
+        row
+        for label in labels
+        for fold in "1234"
+        for row in [each for each in rows if each["category"] == label and each["fold"] == fold][
+            : 3 if fold == "4" else 2
+        ]
+    ]
     audio = [next((ESC50 / "audio").glob(f"{Path(row['filename']).stem}.*")) for row in rows]
-    waves = torch.from_numpy(np.stack([decode(path, 16000, 1)[:, 0] for path in audio]).astype(np.float32) / 32768)[:, None]
+    waves = torch.from_numpy(np.stack([decode(path, 16000, 1)[:, 0] for path in audio]).astype(np.float32) / 32768)[
+        :, None
+    ]
     truth = torch.tensor([labels.index(row["category"]) for row in rows])
     kept = torch.tensor([row["fold"] == "4" for row in rows])
     torch.manual_seed(0)

@@ -34,7 +34,9 @@ def test_mirror_is_within_1e4_of_numpy(fe):
 
 def test_quiet_bands_next_to_loud_ones_are_within_1e4_too():
     time = np.arange(16000) / 16000
-    waveform = (0.9 * np.sin(2 * np.pi * 200 * time) + 1e-5 * np.random.default_rng(0).standard_normal(16000)).astype(np.float32)
+    waveform = (0.9 * np.sin(2 * np.pi * 200 * time) + 1e-5 * np.random.default_rng(0).standard_normal(16000)).astype(
+        np.float32
+    )
     for fe in CONFIGS:
         expected = log_mel(fe, waveform)
         assert expected.max() - expected.min() > 12 / fe.std  # more than 50 dB
@@ -48,7 +50,10 @@ def test_mirror_is_within_1e4_of_numpy_on_recordings(fe):
     soundfile = pytest.importorskip("soundfile")
     clips = [soundfile.read(path, dtype="float32", frames=32000)[0] for path in sorted(ESC50.glob("*.flac"))[::100]]
     mirror = LogMel(fe)
-    assert max(np.abs(mirror(torch.from_numpy(clip)[None])[0, 0].numpy() - log_mel(fe, clip)).max() for clip in clips) <= 1e-4
+    assert (
+        max(np.abs(mirror(torch.from_numpy(clip)[None])[0, 0].numpy() - log_mel(fe, clip)).max() for clip in clips)
+        <= 1e-4
+    )
 
 
 def test_mirror_has_nothing_to_train_or_to_save_and_stays_float32_under_autocast():
@@ -93,10 +98,12 @@ def test_a_hop_of_its_own_reads_each_clip_at_its_pace(fe):
     fe = msgspec.structs.replace(fe, pre_emphasis=0.0)  # which would spread beyond the end of what is heard
     samples = 8000
     hops = [fe.hop_length, fe.hop_length - 37, fe.hop_length + 50] * 2
-    waveform = (0.1 * np.random.default_rng(0).standard_normal((len(hops), samples + fe.frames(samples) * 50))).astype(np.float32)
+    waveform = (0.1 * np.random.default_rng(0).standard_normal((len(hops), samples + fe.frames(samples) * 50))).astype(
+        np.float32
+    )
     frames = fe.frames(samples)
     for row, hop in zip(waveform, hops, strict=True):
-        row[samples + (frames - 1) * (hop - fe.hop_length):] = 0
+        row[samples + (frames - 1) * (hop - fe.hop_length) :] = 0
     stretched = LogMel(fe)(torch.from_numpy(waveform), torch.tensor(hops), samples)
     assert stretched.shape == (len(hops), 1, fe.n_mels, frames)
     for row, hop, heard in zip(waveform, hops, stretched, strict=True):

@@ -31,9 +31,11 @@ def test_serfr_cnn(width: int, params: int, mmac: float) -> None:
 
 @pytest.mark.parametrize(
     ("config", "params"),
-    [(SerfrCnnConfig(stem_stride=(1, 1), growth=(1, 1, 1)), 60_048),
-     (SerfrCnnConfig(stem_stride=(1, 1), growth=(1, 1.5, 2), groups=4), 80_579),
-     (SerfrCnnConfig(growth=(1, 2, 4)), 223_192)],
+    [
+        (SerfrCnnConfig(stem_stride=(1, 1), growth=(1, 1, 1)), 60_048),
+        (SerfrCnnConfig(stem_stride=(1, 1), growth=(1, 1.5, 2), groups=4), 80_579),
+        (SerfrCnnConfig(growth=(1, 2, 4)), 223_192),
+    ],
 )
 def test_serfr_cnn_other_readings(config: SerfrCnnConfig, params: int) -> None:
     assert counts(config, 10, (256, 28))[0] == params
@@ -41,13 +43,22 @@ def test_serfr_cnn_other_readings(config: SerfrCnnConfig, params: int) -> None:
 
 @pytest.mark.parametrize(
     ("width", "params", "mmac"),
-    [(8, 9_232, 2.48), (12, 17_154, 4.61), (16, 27_284, 7.33), (24, 54_168, 14.5), (48, 187_812, 50.3), (64, 321_068, 85.9)],
+    [
+        (8, 9_232, 2.48),
+        (12, 17_154, 4.61),
+        (16, 27_284, 7.33),
+        (24, 54_168, 14.5),
+        (48, 187_812, 50.3),
+        (64, 321_068, 85.9),
+    ],
 )
 def test_bc_resnet(width: int, params: int, mmac: float) -> None:
     assert counts(BcResNetConfig(width=width), 12, (40, 101)) == (params, pytest.approx(mmac, rel=0.004))
 
 
-@pytest.mark.parametrize(("width", "params", "mmac"), [(16, 15_818, 3.09), (24, 32_314, 5.62), (40, 82_490, 12.68), (48, 116_170, 17.19)])
+@pytest.mark.parametrize(
+    ("width", "params", "mmac"), [(16, 15_818, 3.09), (24, 32_314, 5.62), (40, 82_490, 12.68), (48, 116_170, 17.19)]
+)
 def test_bc_resnet_asc_student(width: int, params: int, mmac: float) -> None:
     assert counts(BcResNetAscConfig(width=width), 10, (256, 28)) == (params, pytest.approx(mmac, abs=0.006))
 
@@ -70,19 +81,28 @@ def test_cp_resnet_lists_must_agree() -> None:
 def test_cp_mobile_is_the_baseline_of_2024() -> None:
     config = CpMobileConfig()
     params, mmac = counts(config, 10, (256, 65))
-    norms = sum(parameter.numel() for module in build(config, 10).modules() if isinstance(module, torch.nn.BatchNorm2d)
-                for parameter in module.parameters())
-    assert (params, round(1e6 * mmac) + norms) == (61_148, 29_419_156)  # torchinfo counts a batch norm's parameters as MACs
+    norms = sum(
+        parameter.numel()
+        for module in build(config, 10).modules()
+        if isinstance(module, torch.nn.BatchNorm2d)
+        for parameter in module.parameters()
+    )
+    # torchinfo counts a batch norm's parameters as MACs
+    assert (params, round(1e6 * mmac) + norms) == (61_148, 29_419_156)
 
 
-@pytest.mark.parametrize(("settings", "published"), [
-    (("student.width=16", "student.growth=1.5", "student.expansion=1.75"), 12_310),
-    (("student.growth=1.7", "student.expansion=1.9"), 54_182),
-])
+@pytest.mark.parametrize(
+    ("settings", "published"),
+    [
+        (("student.width=16", "student.growth=1.5", "student.expansion=1.75"), 12_310),
+        (("student.growth=1.7", "student.expansion=1.9"), 54_182),
+    ],
+)
 def test_cp_mobile_has_the_published_sizes_of_2023(settings: tuple[str, ...], published: int) -> None:
     model = build(model_config(resolved(load_recipe("tau22-cp-mobile2023", settings))), 10)
     norms = sum(module.num_features for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d))
-    assert sum(p.numel() for p in model.parameters()) - norms == published  # folded: a bias in the place of two parameters
+    # folded: a bias in the place of two parameters
+    assert sum(p.numel() for p in model.parameters()) - norms == published
 
 
 def test_cp_mobile_with_global_response_norm_starts_as_without() -> None:
@@ -91,7 +111,9 @@ def test_cp_mobile_with_global_response_norm_starts_as_without() -> None:
     x = torch.randn(2, 1, 64, 28)
     normed, plain = build(config, 5).eval(), build(CpMobileConfig(width=8), 5).eval()
     assert sum(p.numel() for p in normed.parameters()) == sum(p.numel() for p in plain.parameters()) + 2 * 6
-    for mine, other in zip((p for n, p in normed.named_parameters() if not n.endswith(("gamma", "beta"))), plain.parameters(), strict=True):
+    for mine, other in zip(
+        (p for n, p in normed.named_parameters() if not n.endswith(("gamma", "beta"))), plain.parameters(), strict=True
+    ):
         other.data.copy_(mine)
     with torch.no_grad():
         assert torch.allclose(normed(x), plain(x), atol=1e-6)
@@ -110,7 +132,9 @@ def test_cp_mobile_needs_a_stride_for_each_block() -> None:
 
 
 def test_the_zeros_of_a_padded_average_count() -> None:
-    assert AvgPool(3, (1, 2), 1)(torch.ones(1, 1, 2, 3)).tolist() == [[[[pytest.approx(4 / 9), pytest.approx(4 / 9)]] * 2]]
+    assert AvgPool(3, (1, 2), 1)(torch.ones(1, 1, 2, 3)).tolist() == [
+        [[[pytest.approx(4 / 9), pytest.approx(4 / 9)]] * 2]
+    ]
 
 
 def test_mobilenet_v2_is_the_published_size() -> None:

@@ -26,7 +26,12 @@ EMBEDDINGS: list[tuple[ModelConfig, int]] = [
     (SerfrCnnConfig(width=8, last_width=16, stem_pool=(1, 1)), 16),
     (BcResNetAscConfig(width=8), 20),
     (BcResNetConfig(width=8, bands=1), 32),
-    (CpResNetConfig(stem=8, widths=(8, 16), kernels=((3, 3), (3, 1)), groups=(1, 2), pools=(0,), pooling="attention", heads=4), 16),
+    (
+        CpResNetConfig(
+            stem=8, widths=(8, 16), kernels=((3, 3), (3, 1)), groups=(1, 2), pools=(0,), pooling="attention", heads=4
+        ),
+        16,
+    ),
     (CpMobileConfig(width=8, depths=(2, 1), strides=((1, 1), (2, 1), (1, 1))), 16),
     (MobileNetV2Config(width=0.25, stages=2, last_width=32), 32),
     (RawCnnConfig(channels=1, stem=8, widths=(8, 8), embedding=12), 12),
@@ -53,7 +58,9 @@ def test_the_head_needs_nothing_of_the_sound_but_the_embedding(config: ModelConf
     with torch.no_grad():
         assert torch.allclose(dense(taps["embedding"][..., None, None]).flatten(1), logits, atol=1e-5)
     assert any(name == model.HEAD for name, _ in model.named_modules())
-    assert dense.conv.weight is next(p for n, p in model.named_parameters() if n.startswith(model.HEAD) and "dense.conv.weight" in n)
+    assert dense.conv.weight is next(
+        p for n, p in model.named_parameters() if n.startswith(model.HEAD) and "dense.conv.weight" in n
+    )
 
 
 @each_network
@@ -65,7 +72,8 @@ def test_every_parameter_learns(config: ModelConfig, computing: torch.dtype) -> 
         logits = model(sound(config))
     assert logits.shape == (3, LABELS)
     nn.functional.cross_entropy(logits.float(), torch.tensor([0, 1, 2])).backward()
-    assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []  # DDP waits for every one
+    # DDP waits for every one
+    assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
 
 
 @each_network
@@ -113,7 +121,10 @@ def test_taps_carry_gradient() -> None:
 
 def test_what_cannot_be_tapped_is_refused() -> None:
     model = build(CpResNetConfig(), LABELS)
-    with pytest.raises(InputError, match=r"has no module 'features\.99' to tap; did you mean features.*\? There are e\.g\. .*, embedding"):
+    with pytest.raises(
+        InputError,
+        match=r"has no module 'features\.99' to tap; did you mean features.*\? There are e\.g\. .*, embedding",
+    ):
         Taps(model, ("features.99",))
     with pytest.raises(InputError, match=r"CpResNet has no module 'xyz' to tap; there are e\.g\. features,"):
         Taps(model, ("xyz",))
@@ -140,7 +151,9 @@ def test_segments_are_judged_by_their_own_frames(config: ModelConfig) -> None:
         assert torch.equal(torch.cat(parts, dim=-1), whole)
         assert torch.equal(three[:, 1], model.classifier(parts[1]))
         frames = whole.shape[-1]
-        with pytest.raises(InputError, match=f"has {frames} frames before its classifier, too few for {frames + 1} segments"):
+        with pytest.raises(
+            InputError, match=f"has {frames} frames before its classifier, too few for {frames + 1} segments"
+        ):
             segment_logits(model, x, frames + 1)
 
 
@@ -162,11 +175,15 @@ def test_a_network_without_frames_has_no_segments() -> None:
         def forward(self, log_mel: Tensor) -> Tensor:
             return self.dense(log_mel.mean(dim=(1, 3)))
 
-    with pytest.raises(InputError, match="Dense has no map of frames before its classifier, so it cannot judge 2 segments; set"):
+    with pytest.raises(
+        InputError, match="Dense has no map of frames before its classifier, so it cannot judge 2 segments; set"
+    ):
         segment_logits(Dense(), torch.randn(2, 1, 4, 8), 2)
 
 
-@pytest.mark.parametrize("config", [BcResNetAscConfig(width=8), BcResNetAscConfig(width=8, norm="residual"), CpMobileConfig(width=8)])
+@pytest.mark.parametrize(
+    "config", [BcResNetAscConfig(width=8), BcResNetAscConfig(width=8, norm="residual"), CpMobileConfig(width=8)]
+)
 def test_weights_from_before_heads_had_a_name_still_load(config: ModelConfig) -> None:
     model, again = build(config, LABELS), build(config, LABELS)
     last = len(model.features)

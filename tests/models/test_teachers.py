@@ -36,8 +36,12 @@ def test_the_raw_cnn_has_the_lengths_of_the_paper() -> None:
         paths = ("stem", *(f"blocks.{index}" for index in range(7)), "classifier.pool", "embedding")
         logits, taps = Taps(model, paths)(torch.zeros(1, 2, 479_999))
     *maps, pooled, embedding = taps.values()
-    assert [each.shape[1:] for each in maps] == [(width, 1, length) for width, length in zip(
-        (64, 64, 128, 128, 128, 128, 128, 128), (39_999, 13_333, 4_444, 1_481, 493, 164, 54, 18), strict=True)]
+    assert [each.shape[1:] for each in maps] == [
+        (width, 1, length)
+        for width, length in zip(
+            (64, 64, 128, 128, 128, 128, 128, 128), (39_999, 13_333, 4_444, 1_481, 493, 164, 54, 18), strict=True
+        )
+    ]
     assert (pooled.shape[1:], embedding.shape, logits.shape) == ((128, 1, 1), (1, 64), (1, LABELS))
     assert parameters(model) == 612_170
 
@@ -55,16 +59,27 @@ def test_the_cnn_gru_has_the_shapes_of_the_paper() -> None:
     assert (fe.n_mels, fe.frames(479_999)) == (256, 249)
     with torch.device("meta"):
         model = build(CnnGruConfig(), LABELS)
-        logits, taps = Taps(model, ("stem", "blocks.0", "blocks.1", "blocks.2", "blocks.3", "pool", "classifier.pool", "embedding"))(
-            torch.zeros(2, 2, 256, 249))
+        logits, taps = Taps(
+            model, ("stem", "blocks.0", "blocks.1", "blocks.2", "blocks.3", "pool", "classifier.pool", "embedding")
+        )(torch.zeros(2, 2, 256, 249))
     assert [tuple(each.shape[1:]) for each in taps.values()] == [
-        (30, 256, 249), (30, 256, 249), (60, 128, 124), (120, 64, 62), (240, 21, 20), (480, 1, 20), (480, 1, 1), (64,)]
+        (30, 256, 249),
+        (30, 256, 249),
+        (60, 128, 124),
+        (120, 64, 62),
+        (240, 21, 20),
+        (480, 1, 20),
+        (480, 1, 1),
+        (64,),
+    ]
     assert logits.shape == (2, LABELS)
     assert parameters(model) == 2_496_954
 
 
 def test_a_cnn_carries_all_its_weights_into_the_cnn_gru() -> None:
-    plain, recurrent = (build(CnnGruConfig(gru=gru, channels=1, stem=4, widths=(4, 6), pools=(2, 2)), LABELS) for gru in (False, True))
+    plain, recurrent = (
+        build(CnnGruConfig(gru=gru, channels=1, stem=4, widths=(4, 6), pools=(2, 2)), LABELS) for gru in (False, True)
+    )
     missing, unexpected = recurrent.load_state_dict(plain.state_dict(), strict=False)
     assert unexpected == []
     assert all(name.startswith("classifier.pool.gru.") for name in missing)
@@ -85,11 +100,21 @@ def test_mean_and_maximum_over_mel_are_joined() -> None:
     assert torch.equal(pool(x), torch.cat([x.mean(2, keepdim=True), x.amax(2, keepdim=True)], dim=1))
 
 
-@pytest.mark.parametrize(("make", "match"), [
-    (lambda: CnnGruConfig(pools=(2,)), "one entry per block"), (lambda: RawCnnConfig(widths=()), "widths is empty"),
-    (lambda: HLTdnnConfig(kernels=(3,)), "one entry per block"), (lambda: HLTdnnConfig(mels=8), "8 mels do not last for 4 blocks"),
-    (lambda: HLTdnnConfig(bins=1), "bins = 2 or more"), (lambda: Cnn14Config(widths=()), "widths is empty"),
-    (lambda: build(CpResNetConfig(pooling="attention", heads=5), LABELS), "92 channels cannot be split into 5 heads")])
+@pytest.mark.parametrize(
+    ("make", "match"),
+    [
+        (lambda: CnnGruConfig(pools=(2,)), "one entry per block"),
+        (lambda: RawCnnConfig(widths=()), "widths is empty"),
+        (lambda: HLTdnnConfig(kernels=(3,)), "one entry per block"),
+        (lambda: HLTdnnConfig(mels=8), "8 mels do not last for 4 blocks"),
+        (lambda: HLTdnnConfig(bins=1), "bins = 2 or more"),
+        (lambda: Cnn14Config(widths=()), "widths is empty"),
+        (
+            lambda: build(CpResNetConfig(pooling="attention", heads=5), LABELS),
+            "92 channels cannot be split into 5 heads",
+        ),
+    ],
+)
 def test_sizes_that_do_not_fit_are_refused(make: object, match: str) -> None:
     with pytest.raises(InputError, match=match):
         make()
@@ -114,7 +139,9 @@ def test_a_histogram_counts_values_wherever_they_are() -> None:
     assert torch.allclose(histogram(x), histogram(shuffled), atol=1e-6)
     counts = histogram(torch.stack([torch.full((3, 4), 1.0), torch.full((3, 4), 100.0)])[None]).detach().view(2, 4)
     assert counts[0].argmax() == 1
-    assert torch.allclose(counts[0], torch.tensor([1, torch.e, 1, torch.e**-3]) / (2 + torch.e + torch.e**-3), atol=1e-5)
+    assert torch.allclose(
+        counts[0], torch.tensor([1, torch.e, 1, torch.e**-3]) / (2 + torch.e + torch.e**-3), atol=1e-5
+    )
     assert torch.allclose(counts[1], torch.full((4,), 0.25))  # far from all bins: no value is lost and none is infinite
 
 
@@ -142,7 +169,9 @@ class Published(nn.Module):
         channels = 1
         for number, width in enumerate(TWIN["widths"], start=1):
             block = nn.Module()
-            block.conv1, block.conv2 = (nn.Conv2d(inputs, width, 3, padding=1, bias=False) for inputs in (channels, width))
+            block.conv1, block.conv2 = (
+                nn.Conv2d(inputs, width, 3, padding=1, bias=False) for inputs in (channels, width)
+            )
             block.bn1, block.bn2 = nn.BatchNorm2d(width), nn.BatchNorm2d(width)
             setattr(self, f"conv_block{number}", block)
             channels = width
@@ -170,8 +199,13 @@ class Published(nn.Module):
 def test_published_weights_give_what_they_gave(tmp_path: Path) -> None:
     torch.manual_seed(0)
     theirs = Published(LABELS).eval()
-    torch.save({"iteration": 1, "model": {**theirs.state_dict(), "spectrogram_extractor.stft.conv_real.weight": torch.zeros(3)}},
-               tmp_path / "cnn14.pth")
+    torch.save(
+        {
+            "iteration": 1,
+            "model": {**theirs.state_dict(), "spectrogram_extractor.stft.conv_real.weight": torch.zeros(3)},
+        },
+        tmp_path / "cnn14.pth",
+    )
     waveform = (np.random.default_rng(0).standard_normal(32_000) / 10).astype(np.float32)
     height = frontend.filterbank(PUBLISHED).astype(np.float64)
     hz = frontend.corners(PUBLISHED)
@@ -187,7 +221,8 @@ def test_published_weights_give_what_they_gave(tmp_path: Path) -> None:
     torch.manual_seed(3)
     other = initial(config, LABELS + 1)
     torch.manual_seed(3)
-    assert torch.equal(other.classifier.dense.conv.weight, build(config, LABELS + 1).classifier.dense.conv.weight)  # a new head
+    # a new head
+    assert torch.equal(other.classifier.dense.conv.weight, build(config, LABELS + 1).classifier.dense.conv.weight)
     assert torch.equal(other.classifier.hidden.conv.bias, ours.classifier.hidden.conv.bias)
 
 
@@ -200,7 +235,10 @@ def test_weights_that_are_not_published_ones_are_refused(tmp_path: Path) -> None
         with pytest.raises(InputError, match="no PANNs checkpoint"):
             initial(Cnn14Config(**TWIN, weights=str(tmp_path / file)), LABELS)
     torch.save({"model": Published(LABELS).state_dict()}, tmp_path / "twin.pth")
-    with pytest.raises(InputError, match=r"'conv_block2\.conv1\.weight' of weights .* is \(16, 8, 3, 3\) and the network's \(9, 8, 3, 3\)"):
+    with pytest.raises(
+        InputError,
+        match=r"'conv_block2\.conv1\.weight' of weights .* is \(16, 8, 3, 3\) and the network's \(9, 8, 3, 3\)",
+    ):
         initial(Cnn14Config(widths=(8, 9, 16), hidden=24, weights=str(tmp_path / "twin.pth")), LABELS)
     with pytest.raises(InputError, match=r"has no 'conv_block4\.conv1\.weight'; it is not of CNN14 with 4 blocks"):
         initial(Cnn14Config(widths=(8, 16, 16, 16), hidden=24, weights=str(tmp_path / "twin.pth")), LABELS)
@@ -222,9 +260,9 @@ def test_attention_weighs_frames_by_each_heads_query() -> None:
     got = pool(x)[..., 0, 0]
     for item in range(2):
         for head in range(2):
-            h = x[item, 3 * head:3 * head + 3, 0]  # (3, frames)
+            h = x[item, 3 * head : 3 * head + 3, 0]  # (3, frames)
             weights = torch.softmax(pool.query[head] @ h / 3**0.5, dim=0)
-            assert torch.allclose(got[item, 3 * head:3 * head + 3], h @ weights, atol=1e-6)
+            assert torch.allclose(got[item, 3 * head : 3 * head + 3], h @ weights, atol=1e-6)
 
 
 def test_squeeze_excitation_with_open_gates_makes_no_difference_to_serfr_cnn() -> None:
@@ -240,17 +278,26 @@ def test_squeeze_excitation_with_open_gates_makes_no_difference_to_serfr_cnn() -
     assert torch.equal(gated(x), plain(x))
 
 
-@pytest.mark.parametrize(("config", "part"), [
-    (RawCnnConfig(channels=1), "as_map: AsMap"), (CnnGruConfig(channels=1), "pool: MeanMaxPool"),
-    (CnnGruConfig(channels=1, gru=False), "pool: MeanMaxPool"), (HLTdnnConfig(), r"classifier\.pool\.histogram: Histogram"),
-    (Cnn14Config(**TWIN), "norm: MelNorm"), (CpResNetConfig(pooling="attention", heads=4), r"classifier\.pool: AttentionPool"),
-    (SerfrCnnConfig(pooling="attention"), r"classifier\.pool: AttentionPool")])
+@pytest.mark.parametrize(
+    ("config", "part"),
+    [
+        (RawCnnConfig(channels=1), "as_map: AsMap"),
+        (CnnGruConfig(channels=1), "pool: MeanMaxPool"),
+        (CnnGruConfig(channels=1, gru=False), "pool: MeanMaxPool"),
+        (HLTdnnConfig(), r"classifier\.pool\.histogram: Histogram"),
+        (Cnn14Config(**TWIN), "norm: MelNorm"),
+        (CpResNetConfig(pooling="attention", heads=4), r"classifier\.pool: AttentionPool"),
+        (SerfrCnnConfig(pooling="attention"), r"classifier\.pool: AttentionPool"),
+    ],
+)
 def test_what_has_no_integer_form_is_refused_by_name(config: ModelConfig, part: str) -> None:
     with pytest.raises(InputError, match=f"{part} has no integer form"):
         to_qat(build(config, LABELS))
 
 
-@pytest.mark.parametrize("config", [CpResNetConfig(channels=2), MobileNetV2Config(channels=2), BcResNetAscConfig(channels=2)])
+@pytest.mark.parametrize(
+    "config", [CpResNetConfig(channels=2), MobileNetV2Config(channels=2), BcResNetAscConfig(channels=2)]
+)
 def test_stereo_is_heard_but_not_exported(config: ModelConfig) -> None:
     model = build(config, LABELS).eval()
     x = torch.randn(2, 2, 64, 64)

@@ -35,13 +35,17 @@ def test_saved_weights_come_back_with_their_sizes(tiny, folder, capfd):
     other = build(AstConfig(weights=folder), 7).eval()
     assert other.grid == (4, 9)
     x = torch.randn(2, 1, 16, 20)
-    assert torch.equal(other.transformer(x[:, 0].transpose(1, 2)).pooler_output, tiny.transformer(x[:, 0].transpose(1, 2)).pooler_output)
+    assert torch.equal(
+        other.transformer(x[:, 0].transpose(1, 2)).pooler_output,
+        tiny.transformer(x[:, 0].transpose(1, 2)).pooler_output,
+    )
     assert other(x).shape == (2, 7)
     assert "oading" not in capfd.readouterr().err
 
 
 def test_positions_of_another_grid_are_interpolated(folder):
-    """Embeddings that rise linearly from mel to mel and frame to frame do so on a finer grid too, and they are learned there."""
+    """Embeddings that rise linearly from mel to mel and frame to frame do so on a finer grid too, and they are learned
+    there."""
     model = build(AstConfig(weights=folder), 5).train()
     positions = model.transformer.embeddings.position_embeddings
     rise = torch.arange(4.0)[:, None] + 10 * torch.arange(9.0)  # (mel, frame)
@@ -81,7 +85,9 @@ def test_a_name_that_the_hub_does_not_give(monkeypatch):
         raise OSError("We couldn't connect\nto the hub")
 
     monkeypatch.setattr(transformers.ASTConfig, "get_config_dict", unreachable)
-    with pytest.raises(InputError, match=r"some/name is no folder here and cannot be fetched .* \(We couldn't connect to the hub\)"):
+    with pytest.raises(
+        InputError, match=r"some/name is no folder here and cannot be fetched .* \(We couldn't connect to the hub\)"
+    ):
         build(AstConfig(weights="some/name"), 5)
 
 
@@ -93,7 +99,9 @@ def test_without_the_extra(monkeypatch):
         build(AstConfig(), 5)
 
 
-@pytest.mark.parametrize(("changes", "message"), [({"heads": 3}, "3 heads do not divide"), ({"patch": 17}, "patch of 17 is larger")])
+@pytest.mark.parametrize(
+    ("changes", "message"), [({"heads": 3}, "3 heads do not divide"), ({"patch": 17}, "patch of 17 is larger")]
+)
 def test_sizes_that_do_not_fit(changes, message):
     with pytest.raises(InputError, match=message):
         AstConfig(**{**TINY, **changes})

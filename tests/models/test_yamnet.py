@@ -1,4 +1,5 @@
-"""YAMNet as a network: with the published weights it says what the published file says; and a student of its first layers."""
+"""YAMNet as a network: with the published weights it says what the published file says; and a student of its first
+layers."""
 
 from pathlib import Path
 
@@ -21,7 +22,9 @@ from edgekd.train.recipe.recipe import decode, load_recipe
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 YAMNET, ESC50 = SHARED / "models/yamnet.tflite", SHARED / "esc50/audio"
-needs_yamnet = pytest.mark.skipif(not (YAMNET.is_file() and ESC50.is_dir()), reason="needs ../shared/data/models/yamnet.tflite and esc50")
+needs_yamnet = pytest.mark.skipif(
+    not (YAMNET.is_file() and ESC50.is_dir()), reason="needs ../shared/data/models/yamnet.tflite and esc50"
+)
 PATCH = 15_600
 """Samples that the published file hears: 96 frames and the rest of a step."""
 
@@ -63,10 +66,14 @@ def test_other_weights_are_refused(tmp_path):
     (tmp_path / "junk.tflite").write_bytes(b"junk" * 100)
     with pytest.raises(InputError, match="is no model of LiteRT"):
         initial(YamnetConfig(weights=str(tmp_path / "junk.tflite")), 50)
-    with pytest.raises(InputError, match=r"none\.tflite' cannot be read \(No such file or directory\); give the path of yamnet\.tflite"):
+    with pytest.raises(
+        InputError, match=r"none\.tflite' cannot be read \(No such file or directory\); give the path of yamnet\.tflite"
+    ):
         initial(YamnetConfig(weights=str(tmp_path / "none.tflite")), 50)
     other = YAMNET.with_name("dcase2022_baseline.tflite")
-    with pytest.raises(InputError, match=r"has no tensor \(32, 3, 3, 1\) of layer1/conv; give the published yamnet\.tflite"):
+    with pytest.raises(
+        InputError, match=r"has no tensor \(32, 3, 3, 1\) of layer1/conv; give the published yamnet\.tflite"
+    ):
         initial(YamnetConfig(weights=str(other)), 50)
 
 
@@ -102,13 +109,15 @@ def test_the_student_begins_with_the_first_layers_and_hears_what_they_hear():
         assert torch.equal(ours.conv.weight, theirs.conv.weight[:outputs, :inputs])
         assert torch.equal(ours.conv.bias, theirs.conv.bias[:outputs])
     assert student.features[-1].conv.weight.shape[0] == 152
-    log_mel, first = LogMel(load_recipe("esc50-best").frontend), 9  # to the 256 channels, where the widths still are the same
+    # to the 256 channels, where the widths still are the same
+    log_mel, first = LogMel(load_recipe("esc50-best").frontend), 9
     for path in sorted(ESC50.glob("*.flac"))[:3]:
         sound = torch.from_numpy(soundfile.read(path, dtype="float32")[0][None, :16_000])
         with torch.inference_mode():
             ours = student.features[:first](log_mel(sound)).mean(dim=(2, 3))[0].numpy()
             theirs = yamnet.features[:first](yamnet.log_mel(sound[:, None])).mean(dim=(2, 3))[0].numpy()
-        assert np.corrcoef(ours, theirs)[0, 1] > 0.7  # bands of power are not quite those of magnitudes, and padding is symmetric
+        # bands of power are not quite those of magnitudes, and padding is symmetric
+        assert np.corrcoef(ours, theirs)[0, 1] > 0.7
 
 
 @needs_yamnet
@@ -116,7 +125,8 @@ def test_frozen_convolutions_are_not_trained():
     student = initial(MobileNetV1Config(norm="none", weights=str(YAMNET), frozen=3), 50)
     trained = {name for name, parameter in student.named_parameters() if parameter.requires_grad}
     assert {name for name, _ in student.named_parameters()} - trained == {
-        f"features.{number}.conv.{kind}" for number in range(3) for kind in ("weight", "bias")}
+        f"features.{number}.conv.{kind}" for number in range(3) for kind in ("weight", "bias")
+    }
     with pytest.raises(InputError, match="frozen = 3 would keep random convolutions; give weights"):
         MobileNetV1Config(frozen=3)
     with pytest.raises(InputError, match="frozen = 14, but there are 13 convolutions; freeze fewer"):

@@ -32,8 +32,8 @@ def run_litert(model: bytes, x: np.ndarray) -> np.ndarray:
 def undelegated(model: bytes) -> list[str]:
     """What keeps a model from being one XNNPACK partition; empty when it is one.
 
-    The operators replaced by the delegate stay in the list; so one partition means one delegate node that reads only the
-    model's input and constants, and writes the model's output.
+    The operators replaced by the delegate stay in the list; so one partition means one delegate node that reads only
+    the model's input and constants, and writes the model's output.
     """
     interpreter = litert(model)
     operators = interpreter._get_ops_details()
@@ -42,7 +42,11 @@ def undelegated(model: bytes) -> list[str]:
         return [f"{len(delegates)} partitions"]
     written = {index for operator in operators if operator is not delegates[0] for index in operator["outputs"]}
     outputs = {detail["index"] for detail in interpreter.get_output_details()}
-    reads = [operator["op_name"] for operator in operators if set(operator["outputs"]) & set(delegates[0]["inputs"]) & written]
+    reads = [
+        operator["op_name"]
+        for operator in operators
+        if set(operator["outputs"]) & set(delegates[0]["inputs"]) & written
+    ]
     return reads + [f"writes {index}" for index in set(delegates[0]["outputs"]) - outputs]
 
 

@@ -19,7 +19,10 @@ def examples():
     rng = np.random.default_rng(0)
     for _ in range(EXAMPLES):
         scales = rng.uniform((0.02, 0.02, 0.03), (0.1, 0.1, 0.12)).astype(np.float32).tolist()
-        yield [Edge(name, (65536, 1, 1), scale, int(rng.choice([0, -128]))) for name, scale in zip("abc", scales, strict=True)]
+        yield [
+            Edge(name, (65536, 1, 1), scale, int(rng.choice([0, -128])))
+            for name, scale in zip("abc", scales, strict=True)
+        ]
 
 
 def differing(edges, monkeypatch, *, searched):
@@ -38,7 +41,12 @@ def differing(edges, monkeypatch, *, searched):
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     first, second = (PAIRS.astype(np.int16) + 128).astype(np.uint8)
     got = session.run(None, {"a": first, "b": second})[0].astype(int) - 128
-    return int((got != reference.run_op(QGraph({edge.name: edge for edge in edges}, (), "a", "c"), op, list(PAIRS))[:, :, 0, 0]).sum())
+    return int(
+        (
+            got
+            != reference.run_op(QGraph({edge.name: edge for edge in edges}, (), "a", "c"), op, list(PAIRS))[:, :, 0, 0]
+        ).sum()
+    )
 
 
 def test_nearly_all_pairs_of_nearly_all_additions_round_alike(monkeypatch):

@@ -28,7 +28,11 @@ def with_edge(graph, name, **changes):
 
 def first(graph, kind, **fields):
     """Name of the first op of a kind with these fields."""
-    return next(op.name for op in graph.ops if isinstance(op, kind) and all(getattr(op, key) == value for key, value in fields.items()))
+    return next(
+        op.name
+        for op in graph.ops
+        if isinstance(op, kind) and all(getattr(op, key) == value for key, value in fields.items())
+    )
 
 
 def test_a_whole_graph_passes(graph):
@@ -55,10 +59,14 @@ def test_shapes(graph):
         with_op(graph, "conv0", groups=2).validate()
 
 
-@pytest.mark.parametrize(("changes", "message"), [
-    ({"scale": 0.0}, "scale 0.0 must be finite and positive"), ({"scale": float("nan")}, "scale nan must be"),
-    ({"zero_point": 128}, "zero point 128 is outside"),
-])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"scale": 0.0}, "scale 0.0 must be finite and positive"),
+        ({"scale": float("nan")}, "scale nan must be"),
+        ({"zero_point": 128}, "zero point 128 is outside"),
+    ],
+)
 def test_quantisation_of_an_edge(graph, changes, message):
     with pytest.raises(InputError, match=f"edge 'conv3': {message}"):
         with_edge(graph, "conv3", **changes).validate()
@@ -82,9 +90,13 @@ def test_multipliers_that_xnnpack_refuses(graph):
         with_edge(graph, name, scale=1e4).validate()
 
 
-@pytest.mark.parametrize(("field", "value", "message"), [
-    ("weight_scale", np.zeros(8, np.float32), "the channel is dead"), ("bias", np.full(8, 2**30, np.int32), "near int32 saturation"),
-])
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("weight_scale", np.zeros(8, np.float32), "the channel is dead"),
+        ("bias", np.full(8, 2**30, np.int32), "near int32 saturation"),
+    ],
+)
 def test_dead_channels(graph, field, value, message):
     with pytest.raises(InputError, match=f"conv0: .*{message}"):
         with_op(graph, "conv0", **{field: value}).validate()

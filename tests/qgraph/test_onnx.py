@@ -11,8 +11,18 @@ pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
 WINDOWS = 40
-FLOAT_OPS = {"Conv", "FusedConv", "Add", "Mul", "Sigmoid", "AveragePool", "GlobalAveragePool", "MaxPool",
-             "QuantizeLinear", "DequantizeLinear"}
+FLOAT_OPS = {
+    "Conv",
+    "FusedConv",
+    "Add",
+    "Mul",
+    "Sigmoid",
+    "AveragePool",
+    "GlobalAveragePool",
+    "MaxPool",
+    "QuantizeLinear",
+    "DequantizeLinear",
+}
 
 
 def relabelled(x):

@@ -29,7 +29,10 @@ def test_the_float_twin_computes_the_dequantised_graph(seed):
     graph = toy.every_op(seed)
     x = reference.dequantize(toy.random_input(graph, 8), graph.edges["input"])
     expected = toy.run_float(graph, x)
-    assert np.abs(probe.run_litert(tflite.emit(graph, float_twin=True), x) - expected).max() < 1e-4 * np.abs(expected).max()
+    assert (
+        np.abs(probe.run_litert(tflite.emit(graph, float_twin=True), x) - expected).max()
+        < 1e-4 * np.abs(expected).max()
+    )
 
 
 @pytest.mark.parametrize("float_twin", [False, True])
@@ -47,8 +50,10 @@ def test_odd_and_even_maps_are_padded_exactly():
 def test_tensors_carry_the_edges_scales():
     graph = toy.every_op()
     interpreter = probe.litert(tflite.emit(graph))
-    for details, edge, shape in [(interpreter.get_input_details(), graph.edges[graph.input], [1, 32, 19, 1]),
-                                 (interpreter.get_output_details(), graph.edges[graph.output], [1, 7])]:
+    for details, edge, shape in [
+        (interpreter.get_input_details(), graph.edges[graph.input], [1, 32, 19, 1]),
+        (interpreter.get_output_details(), graph.edges[graph.output], [1, 7]),
+    ]:
         assert details[0]["quantization"] == (pytest.approx(edge.scale, rel=1e-7), edge.zero_point)
         assert details[0]["shape"].tolist() == shape
 
@@ -78,8 +83,12 @@ def test_means_that_nearly_tie_round_as_in_the_engine(kernel, zero_point):
     sums = np.arange(0, min((127 - zero_point) * elements, int(254 / multiplier)))
     near = sums[np.argsort(np.abs(sums * multiplier % 1 - 0.5), kind="stable")][:64]
     channels = len(near)
-    graph = QGraph({"x": Edge("x", (channels, *kernel), *source), "mean": Edge("mean", (channels, 1, 1), *output)},
-                   (AvgPool("mean", "x", "mean", kernel, kernel),), "x", "mean")
+    graph = QGraph(
+        {"x": Edge("x", (channels, *kernel), *source), "mean": Edge("mean", (channels, 1, 1), *output)},
+        (AvgPool("mean", "x", "mean", kernel, kernel),),
+        "x",
+        "mean",
+    )
     graph.validate()
     each, rest = np.divmod(near, elements)
     x = (each + zero_point)[:, None] + (np.arange(elements) < rest[:, None])

@@ -1,4 +1,5 @@
-"""Seeded integer graphs for tests and benchmarks: a builder that calibrates every edge on random data, and a naive float executor."""
+"""Seeded integer graphs for tests and benchmarks: a builder that calibrates every edge on random data, and a naive
+float executor."""
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -30,7 +31,8 @@ INPUT_STD = 2.0
 class Builder:
     """Adds ops to a graph; each method returns the name of the output edge.
 
-    Every edge's scale is calibrated on `windows` random inputs run in float, as quantisation-aware training would learn it.
+    Every edge's scale is calibrated on `windows` random inputs run in float, as quantisation-aware training would learn
+    it.
     """
 
     def __init__(self, seed: int, mel: int, frame: int, windows: int = 8) -> None:
@@ -39,9 +41,18 @@ class Builder:
         self.ops: list[Op] = []
         self.reals = {"input": self.rng.normal(0, INPUT_STD, (windows, 1, mel, frame))}
 
-    def conv(self, source: str, out: int, kernel: tuple[int, int] = (1, 1), *, stride: tuple[int, int] = (1, 1),
-             dilation: tuple[int, int] = (1, 1), groups: int = 1, padding: tuple[int, int, int, int] | None = None,
-             activation: Activation = "relu") -> str:
+    def conv(
+        self,
+        source: str,
+        out: int,
+        kernel: tuple[int, int] = (1, 1),
+        *,
+        stride: tuple[int, int] = (1, 1),
+        dilation: tuple[int, int] = (1, 1),
+        groups: int = 1,
+        padding: tuple[int, int, int, int] | None = None,
+        activation: Activation = "relu",
+    ) -> str:
         """Convolution with random weights; padding None keeps the size at stride 1."""
         if padding is None:
             mel, frame = (dilation[axis] * (kernel[axis] - 1) // 2 for axis in (0, 1))
@@ -55,14 +66,36 @@ class Builder:
         weight_scale = (np.abs(weight).max((1, 2, 3)) / 127).astype(np.float32)
         quantised = np.clip(np.rint(weight / weight_scale[:, None, None, None]), -127, 127).astype(np.int8)
         bias_scale = np.float64(self.edges[source].scale) * weight_scale.astype(np.float64)
-        return self._add(Conv(self._name("conv"), source, "", quantised, weight_scale, np.rint(bias / bias_scale).astype(np.int32),
-                              stride, padding, dilation, groups, activation))
+        return self._add(
+            Conv(
+                self._name("conv"),
+                source,
+                "",
+                quantised,
+                weight_scale,
+                np.rint(bias / bias_scale).astype(np.int32),
+                stride,
+                padding,
+                dilation,
+                groups,
+                activation,
+            )
+        )
 
-    def depthwise(self, source: str, kernel: tuple[int, int], *, stride: tuple[int, int] = (1, 1),
-                  dilation: tuple[int, int] = (1, 1), activation: Activation = "relu") -> str:
+    def depthwise(
+        self,
+        source: str,
+        kernel: tuple[int, int],
+        *,
+        stride: tuple[int, int] = (1, 1),
+        dilation: tuple[int, int] = (1, 1),
+        activation: Activation = "relu",
+    ) -> str:
         """Depthwise convolution."""
         channels = self.edges[source].shape[0]
-        return self.conv(source, channels, kernel, stride=stride, dilation=dilation, groups=channels, activation=activation)
+        return self.conv(
+            source, channels, kernel, stride=stride, dilation=dilation, groups=channels, activation=activation
+        )
 
     def add(self, a: str, b: str, activation: Activation = "none") -> str:
         """Residual or broadcast sum."""
@@ -80,8 +113,13 @@ class Builder:
         """Maximum pool."""
         return self._add(MaxPool(self._name("max"), source, "", kernel, stride))
 
-    def avg_pool(self, source: str, kernel: tuple[int, int] | None = None, stride: tuple[int, int] | None = None,
-                 padding: tuple[int, int, int, int] = (0, 0, 0, 0)) -> str:
+    def avg_pool(
+        self,
+        source: str,
+        kernel: tuple[int, int] | None = None,
+        stride: tuple[int, int] | None = None,
+        padding: tuple[int, int, int, int] = (0, 0, 0, 0),
+    ) -> str:
         """Average pool; kernel None is the global pool."""
         size = self.edges[source].shape[1:]
         return self._add(AvgPool(self._name("avg"), source, "", kernel or size, stride or kernel or size, padding))
@@ -108,8 +146,11 @@ class Builder:
         """Append an op, with its output edge (named after it) calibrated on the float run."""
         op = type(op)(**{**vars(op), "output": op.name})
         sources = op_inputs(op)
-        real = op.value[None] / 127 if isinstance(op, Constant) else float_op(op, [self.reals[name] for name in sources],
-                                                                              self.edges[sources[0]].scale)
+        real = (
+            op.value[None] / 127
+            if isinstance(op, Constant)
+            else float_op(op, [self.reals[name] for name in sources], self.edges[sources[0]].scale)
+        )
         shape = output_shape(op, [self.edges[name].shape for name in sources])
         activation = op.activation if isinstance(op, Conv | Add) else "none"
         low, high = min(float(real.min()), 0.0), max(float(real.max()), 1e-3)
@@ -189,14 +230,18 @@ def float_op(op: Op, inputs: list[np.ndarray], input_scale: float) -> np.ndarray
         bias = op.bias * op.weight_scale.astype(np.float64) * input_scale
         x = np.pad(x, ((0, 0), (0, 0), op.padding[:2], op.padding[2:]))
         span = [op.dilation[axis] * (op.weight.shape[axis + 2] - 1) + 1 for axis in (0, 1)]
-        views = sliding_window_view(x, span, (2, 3))[:, :, ::op.stride[0], ::op.stride[1], ::op.dilation[0], ::op.dilation[1]]
-        parts = [np.einsum("bcmfij,ocij->bomf", part, kernel, optimize=True)
-                 for part, kernel in zip(np.split(views, op.groups, 1), np.split(weight, op.groups, 0), strict=True)]
+        views = sliding_window_view(x, span, (2, 3))[
+            :, :, :: op.stride[0], :: op.stride[1], :: op.dilation[0], :: op.dilation[1]
+        ]
+        parts = [
+            np.einsum("bcmfij,ocij->bomf", part, kernel, optimize=True)
+            for part, kernel in zip(np.split(views, op.groups, 1), np.split(weight, op.groups, 0), strict=True)
+        ]
         return activate(np.concatenate(parts, 1) + bias[:, None, None], op.activation)
     if isinstance(op, MaxPool | AvgPool):
         if isinstance(op, AvgPool):
             x = np.pad(x, ((0, 0), (0, 0), op.padding[:2], op.padding[2:]))
-        views = sliding_window_view(x, op.kernel, (2, 3))[:, :, ::op.stride[0], ::op.stride[1]]
+        views = sliding_window_view(x, op.kernel, (2, 3))[:, :, :: op.stride[0], :: op.stride[1]]
         return views.max((4, 5)) if isinstance(op, MaxPool) else views.mean((4, 5))
     if isinstance(op, Sigmoid):
         return 1 / (1 + np.exp(-x))
@@ -217,11 +262,24 @@ def manifest(graph: QGraph, kind: str, precision: str = "int8", **changes) -> Ma
     frontend = FrontEnd(sample_rate=8000, n_fft=256, win_length=256, hop_length=128, n_mels=mel)
     dtype, shift = ("float32", 0) if precision == "float" else ("uint8", 128) if kind == "onnx" else ("int8", 0)
     fields = {
-        "name": "toy", "student": "toy", "precision": precision, "labels": tuple(f"label{i}" for i in range(output.shape[0])),
-        "frontend": frontend, "window": 256 + 128 * (frame - 1), "counts": Counts(0, 0, 0),
+        "name": "toy",
+        "student": "toy",
+        "precision": precision,
+        "labels": tuple(f"label{i}" for i in range(output.shape[0])),
+        "frontend": frontend,
+        "window": 256 + 128 * (frame - 1),
+        "counts": Counts(0, 0, 0),
         "input": TensorQuant(dtype, source.scale, source.zero_point + shift),
         "output": TensorQuant(dtype, output.scale, output.zero_point + shift),
-        "provenance": Provenance(recipe="toy", recipe_hash="0", data="noise", data_hash="0", data_licence="CC0", synthetic=True,
-                                 edgekd_version="0", created="2024-01-01T00:00:00+00:00"),
+        "provenance": Provenance(
+            recipe="toy",
+            recipe_hash="0",
+            data="noise",
+            data_hash="0",
+            data_licence="CC0",
+            synthetic=True,
+            edgekd_version="0",
+            created="2024-01-01T00:00:00+00:00",
+        ),
     }
     return Manifest(**{**fields, **changes})

@@ -1,4 +1,5 @@
-"""The QAT network equals the float one before quantisation, trains, and lowers to a graph whose integers it predicts."""
+"""The QAT network equals the float one before quantisation, trains, and lowers to a graph whose integers it
+predicts."""
 
 import numpy as np
 import pytest
@@ -49,7 +50,9 @@ def trained(config: ModelConfig) -> nn.Module:
 
 def quantised(config: ModelConfig) -> QuantNetwork:
     network = to_qat(trained(config))
-    calibrate(network, [torch.randn(8, 1, MELS, FRAMES, generator=torch.Generator().manual_seed(seed)) for seed in range(3)])
+    calibrate(
+        network, [torch.randn(8, 1, MELS, FRAMES, generator=torch.Generator().manual_seed(seed)) for seed in range(3)]
+    )
     return network.eval()
 
 
@@ -82,7 +85,9 @@ def test_integers_are_those_of_the_fake_quantised_network(config: ModelConfig) -
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: f"{type(config).__name__}")
 def test_both_engines_compute_the_integers_of_every_student(config: ModelConfig) -> None:
     graph = lower(quantised(config), FrontEnd(n_mels=MELS), FRAMES)
-    x = reference.quantize(torch.randn(16, 1, MELS, FRAMES, generator=torch.Generator().manual_seed(9)).numpy(), graph.edges[graph.input])
+    x = reference.quantize(
+        torch.randn(16, 1, MELS, FRAMES, generator=torch.Generator().manual_seed(9)).numpy(), graph.edges[graph.input]
+    )
     expected = reference.run(graph, x).astype(np.int64)
     model = tflite.emit(graph)
     assert probe.undelegated(model) == []
@@ -96,7 +101,9 @@ def test_weights_and_scales_are_bit_equal_to_those_trained() -> None:
     graph = lower(network, FrontEnd(n_mels=MELS), FRAMES)
     stem = next(op for op in graph.ops if isinstance(op, Conv))
     conv = network.blocks["stem"].conv
-    assert np.array_equal(stem.weight * stem.weight_scale[:, None, None, None], conv.quant_weight().value.detach().numpy())
+    assert np.array_equal(
+        stem.weight * stem.weight_scale[:, None, None, None], conv.quant_weight().value.detach().numpy()
+    )
 
 
 def test_the_range_of_the_logits_ends_at_those_that_win() -> None:
@@ -115,7 +122,9 @@ def test_qat_learns_weights_and_scales_until_frozen() -> None:
     assert threshold.grad is not None
     assert all(parameter.grad is not None for parameter in network.parameters())
     freeze(network)
-    assert not any(parameter.requires_grad for quantiser in network.quantisers() for parameter in quantiser.parameters())
+    assert not any(
+        parameter.requires_grad for quantiser in network.quantisers() for parameter in quantiser.parameters()
+    )
     assert any(parameter.requires_grad for parameter in network.parameters())
 
 
@@ -128,7 +137,9 @@ def test_settling_widens_the_margin_of_every_addition_and_moves_scales_by_last_b
     margins = []
     for lowered in (before, after):
         adds = [op for op in lowered.ops if isinstance(op, graph.Add)]
-        margins.append([addition.margin(tuple(lowered.edges[name] for name in op.inputs), lowered.edges[op.output]) for op in adds])
+        margins.append(
+            [addition.margin(tuple(lowered.edges[name] for name in op.inputs), lowered.edges[op.output]) for op in adds]
+        )
     assert min(margins[1]) > 5e-6 > min(margins[0])
     moved = [abs(after.edges[name].scale / edge.scale - 1) for name, edge in before.edges.items()]
     assert 0 < max(moved) < 1e-5
@@ -142,8 +153,11 @@ def test_settling_leaves_no_mean_that_a_fused_multiply_add_tells_apart() -> None
     def apart() -> int:
         lowered = lower(network, FrontEnd(n_mels=MELS), FRAMES)
         means = [op for op in lowered.ops if isinstance(op, graph.AvgPool)]
-        return sum(reduction.disagreements(lowered.edges[op.input], lowered.edges[op.output], op.kernel[0] * op.kernel[1])
-                   for op in means if op.kernel == lowered.edges[op.input].shape[1:])
+        return sum(
+            reduction.disagreements(lowered.edges[op.input], lowered.edges[op.output], op.kernel[0] * op.kernel[1])
+            for op in means
+            if op.kernel == lowered.edges[op.input].shape[1:]
+        )
 
     with torch.no_grad():
         for _ in range(2000):  # on to a scale by which some sum is told apart
@@ -192,7 +206,9 @@ def test_a_sub_spectral_norm_becomes_an_affine_per_channel_and_mel_bin() -> None
     assert gain.value.shape == offset.value.shape == (3, 4, 1)
     assert np.allclose(gain.value[:, ::2, 0] * build_graph.edges[gain.output].scale, form.gain.detach(), atol=0.005)
     assert np.array_equal(offset.value[:, 0], offset.value[:, 1])  # one band
-    assert np.allclose(offset.value[:, ::2, 0] * build_graph.edges[offset.output].scale, np.arange(6).reshape(3, 2), atol=0.03)
+    assert np.allclose(
+        offset.value[:, ::2, 0] * build_graph.edges[offset.output].scale, np.arange(6).reshape(3, 2), atol=0.03
+    )
 
 
 def test_what_a_sub_spectral_norm_cannot_be_is_refused() -> None:

@@ -13,13 +13,32 @@ NASTY = 'quote " colon: dash - # {brace} [x]\n--- \\ tab\t \x85 \u2028 é 🎧 y
 
 def manifest(**source):
     provenance = {
-        "recipe": "toy", "recipe_hash": "1", "data": "esc50", "data_hash": "2", "data_licence": "CC BY-NC 3.0", "synthetic": False,
-        "edgekd_version": "0", "created": "2025-01-01T00:00:00+00:00", "teachers": ("big",), "scores": {"clip_accuracy": 0.875},
+        "recipe": "toy",
+        "recipe_hash": "1",
+        "data": "esc50",
+        "data_hash": "2",
+        "data_licence": "CC BY-NC 3.0",
+        "synthetic": False,
+        "edgekd_version": "0",
+        "created": "2025-01-01T00:00:00+00:00",
+        "teachers": ("big",),
+        "scores": {"clip_accuracy": 0.875},
     }
     quant = TensorQuant("int8", 0.1, 0)
-    return Manifest(name="toy", student="cp_mobile", precision="int8", labels=("bus", "street_traffic"), frontend=FrontEnd(), window=16000,
-                    input=quant, output=quant, counts=Counts(0, 0, 0), provenance=Provenance(**provenance | source), temperature=1.25,
-                    calibration=Calibration("esc50", "2", ("fold5",), 400, 0.1, 0.02, 1.5, 1.2))
+    return Manifest(
+        name="toy",
+        student="cp_mobile",
+        precision="int8",
+        labels=("bus", "street_traffic"),
+        frontend=FrontEnd(),
+        window=16000,
+        input=quant,
+        output=quant,
+        counts=Counts(0, 0, 0),
+        provenance=Provenance(**provenance | source),
+        temperature=1.25,
+        calibration=Calibration("esc50", "2", ("fold5",), 400, 0.1, 0.02, 1.5, 1.2),
+    )
 
 
 def written(source):
@@ -32,10 +51,16 @@ def head(text):
     return yaml.safe_load(front), body
 
 
-@pytest.mark.parametrize("value", [
-    {"a": {"b": [1, -2.5, 1e-05, 1e20, None, True, False, "yes", "", NASTY]}}, {"list": [{"x": 1, "y": ["z", {"w": None}]}, [1, [2]]]},
-    {"no": 1, "n": 2, "with: colon": 3, NASTY: 4, "12": 5, "a.b": 6}, {"empty": {}, "none": [], "text": "null"}, {"score": 0.1 + 0.2},
-])
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"a": {"b": [1, -2.5, 1e-05, 1e20, None, True, False, "yes", "", NASTY]}},
+        {"list": [{"x": 1, "y": ["z", {"w": None}]}, [1, [2]]]},
+        {"no": 1, "n": 2, "with: colon": 3, NASTY: 4, "12": 5, "a.b": 6},
+        {"empty": {}, "none": [], "text": "null"},
+        {"score": 0.1 + 0.2},
+    ],
+)
 def test_what_is_written_is_read_back(value):
     assert yaml.safe_load(dump(value)) == value
 
@@ -44,12 +69,21 @@ def test_numbers_that_are_not_finite_are_null():
     assert yaml.safe_load(dump({"a": float("nan"), "b": float("inf")})) == {"a": None, "b": None}
 
 
-@pytest.mark.parametrize(("licence", "expected"), [
-    ("CC BY-NC 3.0", {"license": "cc-by-nc-3.0"}), ("CC0", {"license": "cc0-1.0"}), ("CC0-1.0", {"license": "cc0-1.0"}),
-    ("Apache-2.0", {"license": "apache-2.0"}), ("unknown", {"license": "unknown"}), ("", {"license": "other", "license_name": "unknown"}),
-    ("free for academic use, no commercial use (Tampere University)",
-     {"license": "other", "license_name": "free-for-academic-use-no-commercial-use-tampere-university"}),
-])
+@pytest.mark.parametrize(
+    ("licence", "expected"),
+    [
+        ("CC BY-NC 3.0", {"license": "cc-by-nc-3.0"}),
+        ("CC0", {"license": "cc0-1.0"}),
+        ("CC0-1.0", {"license": "cc0-1.0"}),
+        ("Apache-2.0", {"license": "apache-2.0"}),
+        ("unknown", {"license": "unknown"}),
+        ("", {"license": "other", "license_name": "unknown"}),
+        (
+            "free for academic use, no commercial use (Tampere University)",
+            {"license": "other", "license_name": "free-for-academic-use-no-commercial-use-tampere-university"},
+        ),
+    ],
+)
 def test_licences_are_those_of_the_hub(licence, expected):
     assert hub_licence(licence) == expected
 
@@ -61,8 +95,17 @@ def test_a_card_has_the_metadata_of_the_hub_and_tells_what_the_file_holds():
     (result,) = front["model-index"][0]["results"]
     assert result["task"]["type"] == "audio-classification"
     assert result["metrics"] == [{"type": "accuracy", "name": "clip_accuracy", "value": 0.875}]
-    for told in ("edgekd verify toy.int8.tflite", "CC BY-NC 3.0", "big", "0.8750", "expected calibration error 0.1000",
-                 "| exact | 1,000 | 50 | 80 |", "| macs | 1,000 | 30,000,000 | ok |", "`street_traffic`", "dcase2023"):
+    for told in (
+        "edgekd verify toy.int8.tflite",
+        "CC BY-NC 3.0",
+        "big",
+        "0.8750",
+        "expected calibration error 0.1000",
+        "| exact | 1,000 | 50 | 80 |",
+        "| macs | 1,000 | 30,000,000 | ok |",
+        "`street_traffic`",
+        "dcase2023",
+    ):
         assert told in body, told
 
 

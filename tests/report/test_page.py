@@ -19,8 +19,18 @@ def found_of(labels, count=40, recorders=None):
     rng = np.random.default_rng(0)
     truth = np.arange(count) % len(labels)
     logits = rng.normal(0, 1.5, (count, len(labels))) + 2 * np.eye(len(labels))[truth]
-    return find(Answers(logits, np.zeros(count, bool), np.arange(count), truth, np.arange(count), tuple(labels),
-                        tuple(f"{labels[i]}/{n}.wav" for n, i in enumerate(truth)), tuple(recorders or [""] * count)))
+    return find(
+        Answers(
+            logits,
+            np.zeros(count, bool),
+            np.arange(count),
+            truth,
+            np.arange(count),
+            tuple(labels),
+            tuple(f"{labels[i]}/{n}.wav" for n, i in enumerate(truth)),
+            tuple(recorders or [""] * count),
+        )
+    )
 
 
 def page_with(*parts, title="model.tflite"):
@@ -29,14 +39,32 @@ def page_with(*parts, title="model.tflite"):
 
 def test_all_that_was_found_is_on_the_page():
     found = found_of(["cat", "cow", "dog"], recorders=["phone"] * 20 + ["array"] * 20)
-    page = parsed(render(Page("evaluation", "m.tflite", "on a store", score_tiles(found),
-                              [Table("Scores", score_rows(found), ("", *"abcdef")), *finding_sections(found, ("cat", "cow", "dog"), "")])))
+    page = parsed(
+        render(
+            Page(
+                "evaluation",
+                "m.tflite",
+                "on a store",
+                score_tiles(found),
+                [
+                    Table("Scores", score_rows(found), ("", *"abcdef")),
+                    *finding_sections(found, ("cat", "cow", "dog"), ""),
+                ],
+            )
+        )
+    )
     accuracy = found.scores.clips.accuracy
     low, high = (100 * getattr(found.intervals["clips"]["accuracy"], end) for end in ("low", "high"))
     assert page.text.count(f"{100 * accuracy:.1f} %") >= 2
     assert f"({low:.1f} to {high:.1f})" in page.text
     assert f"{found.scores.windows.calibration_error:.4f}" in page.text
-    for title in ("Accuracy per label", "Accuracy per recorder", "Confusion matrix", "Most confused pairs", "What the confidence is worth"):
+    for title in (
+        "Accuracy per label",
+        "Accuracy per recorder",
+        "Confusion matrix",
+        "Most confused pairs",
+        "What the confidence is worth",
+    ):
         assert page.text.count(title) == 2  # in the list of sections, and over its own
     for pair in found.pairs:
         assert f"{' and '.join(pair.labels)} {len(pair.mistakes)} of {pair.clips} clips" in page.text
@@ -48,8 +76,14 @@ def test_all_that_was_found_is_on_the_page():
 @pytest.mark.parametrize("name", HOSTILE)
 def test_names_of_data_sets_are_shown_and_inert(name):
     found = found_of([name, "other"])
-    raw = page_with(Table("t", [[name, name]]), Table("u", [[name, name]], (name, name), verdict=name, note=name), Listing("l", name),
-                    Curves("c", {name: [(1, 2.0), (2, 1.0)]}), *finding_sections(found, (name, "other"), name), title=name)
+    raw = page_with(
+        Table("t", [[name, name]]),
+        Table("u", [[name, name]], (name, name), verdict=name, note=name),
+        Listing("l", name),
+        Curves("c", {name: [(1, 2.0), (2, 1.0)]}),
+        *finding_sections(found, (name, "other"), name),
+        title=name,
+    )
     page = parsed(raw)
     shown = name.replace("\n", "\\n").replace("\u202e", "\\u202e").replace("\udc80", "\\udc80").replace("\x00", "\\x00")
     assert page.text.count(" ".join(shown.split())) > 10
@@ -57,7 +91,11 @@ def test_names_of_data_sets_are_shown_and_inert(name):
 
 
 def test_a_browser_is_told_to_run_and_load_nothing():
-    policy = [each["content"] for each in parsed(page_with()).tags("meta") if each.get("http-equiv") == "Content-Security-Policy"]
+    policy = [
+        each["content"]
+        for each in parsed(page_with()).tags("meta")
+        if each.get("http-equiv") == "Content-Security-Policy"
+    ]
     assert policy == ["default-src 'none'; style-src 'unsafe-inline'"]
     assert b"http:" not in page_with()
     assert b"https:" not in page_with()
@@ -98,7 +136,10 @@ def test_too_many_labels_are_no_picture():
 
 def test_lists_of_pairs_and_clips_are_bounded_and_say_so():
     mistakes = tuple(Mistake(f"{i}.wav", "a", "b", 0.9, 0.1) for i in range(sections.PATHS + 7))
-    pairs = [Confused(("a", "b"), 99, mistakes), *[Confused(("c", str(i)), 9, mistakes[:2]) for i in range(sections.PAIRS)]]
+    pairs = [
+        Confused(("a", "b"), 99, mistakes),
+        *[Confused(("c", str(i)), 9, mistakes[:2]) for i in range(sections.PAIRS)],
+    ]
     page = parsed(page_with(Pairs("pairs", pairs, "")))
     assert "and 7 more" in page.text
     assert "Not listed: 1 more pair, with at most 2 such clips each" in page.text
@@ -106,8 +147,10 @@ def test_lists_of_pairs_and_clips_are_bounded_and_say_so():
     assert "No clip was taken for another" in parsed(page_with(Pairs("pairs", [], ""))).text
 
 
-@pytest.mark.parametrize("values", [[(1, 0.5)], [(1, 2.0), (2, 2.0)], [(1, 1e-9), (500, 3e-9)], [(1, 0.0), (2, 9.9)],
-                                    [(1, -5e12), (2, 1e12)]])
+@pytest.mark.parametrize(
+    "values",
+    [[(1, 0.5)], [(1, 2.0), (2, 2.0)], [(1, 1e-9), (500, 3e-9)], [(1, 0.0), (2, 9.9)], [(1, -5e12), (2, 1e12)]],
+)
 def test_a_curve_stays_within_its_picture_and_says_its_ends(values):
     raw = charts.lines("loss", values)
     assert f"<b>{values[-1][1]:.4g}</b>" in raw
@@ -132,14 +175,17 @@ def colours(dark):
     """Variables of the style, light ones with those of the dark page over them."""
     light, _, night = STYLE.read_text(encoding="utf-8").partition("@media (prefers-color-scheme: dark)")
     pairs = re.findall(r"--(\w+): (#[0-9a-f]{6})", light + (night if dark else ""))
-    return {name: [int(value[i:i + 2], 16) / 255 for i in (1, 3, 5)] for name, value in pairs}
+    return {name: [int(value[i : i + 2], 16) / 255 for i in (1, 3, 5)] for name, value in pairs}
 
 
 def contrast(a, b):
     """Of WCAG 2, 1 to 21."""
+
     def luminance(rgb):
-        return sum(weight * (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4)
-                   for weight, c in zip((0.2126, 0.7152, 0.0722), rgb, strict=True))
+        return sum(
+            weight * (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4)
+            for weight, c in zip((0.2126, 0.7152, 0.0722), rgb, strict=True)
+        )
 
     low, high = sorted((luminance(a), luminance(b)))
     return (high + 0.05) / (low + 0.05)
@@ -149,7 +195,17 @@ def contrast(a, b):
 def test_text_and_lines_have_the_contrast_of_wcag_aa(dark):
     colour = colours(dark)
     text = [(front, back) for front in ("text", "quiet", "good", "bad", "link") for back in ("page", "panel")]
-    text += [(f"{kind}{shade}t", f"{kind}{shade}") for kind, shade in itertools.product("rw", range(1, charts.LEVELS + 1))]
-    assert {pair: contrast(*(colour[name] for name in pair)) for pair in text if contrast(*(colour[name] for name in pair)) < 4.5} == {}
+    text += [
+        (f"{kind}{shade}t", f"{kind}{shade}") for kind, shade in itertools.product("rw", range(1, charts.LEVELS + 1))
+    ]
+    assert {
+        pair: contrast(*(colour[name] for name in pair))
+        for pair in text
+        if contrast(*(colour[name] for name in pair)) < 4.5
+    } == {}
     drawn = [("bar", "page"), ("bar", "track"), ("before", "page"), ("after", "page")]
-    assert {pair: contrast(*(colour[name] for name in pair)) for pair in drawn if contrast(*(colour[name] for name in pair)) < 3} == {}
+    assert {
+        pair: contrast(*(colour[name] for name in pair))
+        for pair in drawn
+        if contrast(*(colour[name] for name in pair)) < 3
+    } == {}

@@ -10,10 +10,12 @@ CONNECT, PUBLISH, SUBSCRIBE, PING, DISCONNECT = 1, 3, 8, 12, 14
 
 
 class BrokerDouble:
-    """Remembers what it is sent. code: of its answer to a connection, None is silence. acknowledges: what is published. hangs_up: closes
-    each connection at once."""
+    """Remembers what it is sent. code: of its answer to a connection, None is silence. acknowledges: what is published.
+    hangs_up: closes each connection at once."""
 
-    def __init__(self, code: int | None = 0, *, acknowledges: bool = True, hangs_up: bool = False, port: int = 0) -> None:
+    def __init__(
+        self, code: int | None = 0, *, acknowledges: bool = True, hangs_up: bool = False, port: int = 0
+    ) -> None:
         self.code, self.acknowledges, self.hangs_up = code, acknowledges, hangs_up
         self.packets: list[tuple[int, bytes]] = []
         """Kind and content."""
@@ -76,8 +78,8 @@ class BrokerDouble:
             self._client.sendall(bytes([0xD0, 0]))
         elif kind == PUBLISH:
             size = struct.unpack("!H", content[:2])[0]
-            rest, acknowledged = content[2 + size:], first >> 1 & 3
-            self.published.append((content[2:2 + size].decode(), rest[2:] if acknowledged else rest, bool(first & 1)))
+            rest, acknowledged = content[2 + size :], first >> 1 & 3
+            self.published.append((content[2 : 2 + size].decode(), rest[2:] if acknowledged else rest, bool(first & 1)))
             if acknowledged and self.acknowledges:
                 self._client.sendall(bytes([0x40, 2]) + rest[:2])
 

@@ -1,7 +1,7 @@
 """A capture process that plays a script of faults: python fake_child.py FOLDER REQUEST.
 
-FOLDER/script.json has a list of attempts, each a list of steps; the last one is played again for ever. FOLDER/attempts counts them.
-Blocks have 160 samples at 16 kHz, or what "open" says, and say that they came in time.
+FOLDER/script.json has a list of attempts, each a list of steps; the last one is played again for ever. FOLDER/attempts
+counts them. Blocks have 160 samples at 16 kHz, or what "open" says, and say that they came in time.
 """
 
 import json
@@ -19,7 +19,7 @@ FRAMES = 160
 
 def write(data: bytes) -> None:
     while data:
-        data = data[os.write(1, data):]
+        data = data[os.write(1, data) :]
 
 
 def main() -> None:  # noqa: PLR0912

@@ -15,9 +15,16 @@ FEATURES = log_mel(MANIFEST.frontend, SILENCE)
 
 
 def decision(t: float, label: str = "low", *, rms: float = 0.1, gated: bool = False) -> Decision:
-    return Decision(t, label, 0.75, ((label, 0.75), ("high", 0.25)), "HEALTHY", rms, 0, None if gated else UNSET, gated or UNSET)
+    return Decision(
+        t, label, 0.75, ((label, 0.75), ("high", 0.25)), "HEALTHY", rms, 0, None if gated else UNSET, gated or UNSET
+    )
 
 
-def moment(features: np.ndarray | None = FEATURES, *, counts: Counts | None = None, inference_s: float = 0.001,
-           manifest: Manifest = MANIFEST) -> Moment:
+def moment(
+    features: np.ndarray | None = FEATURES,
+    *,
+    counts: Counts | None = None,
+    inference_s: float = 0.001,
+    manifest: Manifest = MANIFEST,
+) -> Moment:
     return Moment(manifest, SILENCE, features, 0.002, inference_s, counts)

@@ -1,4 +1,5 @@
-"""Outputs of a listener: what they are told, what is said of their troubles, and that none of them holds up the stream."""
+"""Outputs of a listener: what they are told, what is said of their troubles, and that none of them holds up the
+stream."""
 
 import threading
 import time
@@ -49,8 +50,11 @@ def eventually(condition, seconds: float = 3.0) -> bool:
 def test_trouble_is_a_line_when_it_begins_changes_and_ends():
     outputs = Outputs([Toy("mqtt", (None, "no broker", "no broker", "refused")), Toy("web")])
     given = [line for t in range(5) for line in outputs.news(float(t), "RECOVERING")]
-    assert given == [Change(1.0, "RECOVERING", "mqtt: no broker"), Change(3.0, "RECOVERING", "mqtt: refused"),
-                     Change(4.0, "RECOVERING", "mqtt: works again")]
+    assert given == [
+        Change(1.0, "RECOVERING", "mqtt: no broker"),
+        Change(3.0, "RECOVERING", "mqtt: refused"),
+        Change(4.0, "RECOVERING", "mqtt: works again"),
+    ]
 
 
 def test_what_cannot_be_delivered_at_the_end_is_a_line_too(tmp_path):
@@ -138,18 +142,23 @@ def test_flags_turn_outputs_on_and_files_are_beside_the_configuration(tmp_path):
     flags = {"web": {"address": ":8080"}, "mqtt": {"url": None}, "hook": {"command": None, "url": None}}
     config = override(Config(), flags)
     assert (config.web, config.mqtt, config.hook) == (WebTable(":8080"), None, None)
-    (tmp_path / "box.toml").write_text('history.file = "h.sqlite"\nclips = { folder = "unsure", below = 0.3 }\nweb.address = ":1"')
+    (tmp_path / "box.toml").write_text(
+        'history.file = "h.sqlite"\nclips = { folder = "unsure", below = 0.3 }\nweb.address = ":1"'
+    )
     config = override(read_config(tmp_path / "box.toml"), flags)
     assert config.history.file == str(tmp_path / "h.sqlite")
     assert (config.clips.folder, config.clips.below) == (str(tmp_path / "unsure"), 0.3)
     assert config.web.address == ":8080"
 
 
-@pytest.mark.parametrize(("text", "message"), [
-    ("web = { adress = ':1' }", r"\[web\]: unknown key 'adress'; did you mean 'address'\?"),
-    ("clips = { folder = 'a', below = 2.0 }", r"clips\.below: expected"),
-    ("history = {}", "history: .*`file`"),
-])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("web = { adress = ':1' }", r"\[web\]: unknown key 'adress'; did you mean 'address'\?"),
+        ("clips = { folder = 'a', below = 2.0 }", r"clips\.below: expected"),
+        ("history = {}", "history: .*`file`"),
+    ],
+)
 def test_mistakes_in_the_tables_of_outputs_are_named(tmp_path, text, message):
     (tmp_path / "box.toml").write_text(text)
     with pytest.raises(InputError, match=message):

@@ -1,4 +1,5 @@
-"""A live source against a capture process that fails in every way: each check of the watch finds its fault and heals it."""
+"""A live source against a capture process that fails in every way: each check of the watch finds its fault and heals
+it."""
 
 import json
 import os
@@ -27,7 +28,9 @@ class Heard:
     """What a capture gave on."""
 
     def __init__(self, items: list[np.ndarray | Gap | Turn], counts: Counts) -> None:
-        self.sound = np.concatenate([item for item in items if isinstance(item, np.ndarray)] or [np.empty(0, np.float32)])
+        self.sound = np.concatenate(
+            [item for item in items if isinstance(item, np.ndarray)] or [np.empty(0, np.float32)]
+        )
         self.turns = [(item.state, item.reason) for item in items if isinstance(item, Turn)]
         self.gaps = [item for item in items if isinstance(item, Gap)]
         self.items, self.counts = items, counts
@@ -40,9 +43,13 @@ class Heard:
 @pytest.fixture
 def fake(tmp_path: Path) -> Callable[..., Capture]:
     """A capture whose process plays the attempts that are given."""
-    def make(*attempts: list, request: Request | None = None, watch: Watch = QUICK, sample_rate: int = 16000) -> Capture:
+
+    def make(
+        *attempts: list, request: Request | None = None, watch: Watch = QUICK, sample_rate: int = 16000
+    ) -> Capture:
         (tmp_path / "script.json").write_text(json.dumps(attempts))
         return Capture(request or Request(), sample_rate, watch, [sys.executable, str(FAKE), str(tmp_path)])
+
     return make
 
 
@@ -70,17 +77,32 @@ def test_sound_is_given_on_and_the_first_line_says_what_is_heard(fake):
     assert heard.counts == Counts(3200, 3200, 0, 0, 0, 0, 0, pytest.approx(0.0, abs=1e-6))
 
 
-@pytest.mark.parametrize(("attempt", "reason"), [
-    ([OPEN, ["sound", 5], ["exit", 3]], "the capture process has ended with status 3"),
-    ([OPEN, ["sound", 5], ["zeros", 6], ["stall"]], "nothing but zeros for 0.05 s"),
-    ([OPEN, ["sound", 5], ["raw", "00" * 64], ["stall"]], "the capture process writes something else than blocks of sound"),
-    ([OPEN, ["sound", 5], ["frame", "5a", "00"], ["stall"]], "the capture process sends a frame of an unknown kind b'Z'"),
-    ([OPEN, ["sound", 5], ["frame", "4f", "7b"], ["stall"]], "the capture process says what cannot be read"),
-    ([OPEN, ["sound", 5], ["frame", "42", "0102030405"], ["stall"]], "sends 5 bytes, which are no samples of 1 channel"),
-    ([OPEN, ["sound", 5], ["back", 320], ["sound", 1], ["stall"]], "sends sample 480 after 800"),
-    ([OPEN, ["sound", 5], ["fail", "PortAudio has finished", False]], "PortAudio has finished"),
-    ([OPEN, ["sound", 5], ["fail", "rtsp://me:pa@ss@box:554/live?a@b: refused", False]], "rtsp://***@box:554/live?a@b: refused"),
-])
+@pytest.mark.parametrize(
+    ("attempt", "reason"),
+    [
+        ([OPEN, ["sound", 5], ["exit", 3]], "the capture process has ended with status 3"),
+        ([OPEN, ["sound", 5], ["zeros", 6], ["stall"]], "nothing but zeros for 0.05 s"),
+        (
+            [OPEN, ["sound", 5], ["raw", "00" * 64], ["stall"]],
+            "the capture process writes something else than blocks of sound",
+        ),
+        (
+            [OPEN, ["sound", 5], ["frame", "5a", "00"], ["stall"]],
+            "the capture process sends a frame of an unknown kind b'Z'",
+        ),
+        ([OPEN, ["sound", 5], ["frame", "4f", "7b"], ["stall"]], "the capture process says what cannot be read"),
+        (
+            [OPEN, ["sound", 5], ["frame", "42", "0102030405"], ["stall"]],
+            "sends 5 bytes, which are no samples of 1 channel",
+        ),
+        ([OPEN, ["sound", 5], ["back", 320], ["sound", 1], ["stall"]], "sends sample 480 after 800"),
+        ([OPEN, ["sound", 5], ["fail", "PortAudio has finished", False]], "PortAudio has finished"),
+        (
+            [OPEN, ["sound", 5], ["fail", "rtsp://me:pa@ss@box:554/live?a@b: refused", False]],
+            "rtsp://***@box:554/live?a@b: refused",
+        ),
+    ],
+)
 def test_a_fault_is_found_told_and_healed(fake, attempt, reason):
     heard = until(fake(attempt, GOOD), healthy(2))
     assert heard.states == ["HEALTHY", "RECOVERING", "HEALTHY"]
@@ -116,7 +138,9 @@ def test_samples_that_are_no_numbers_are_replaced_counted_and_told(fake):
 
 
 def test_an_overflow_is_counted_told_and_a_gap(fake):
-    heard = until(fake([OPEN, ["sound", 5], ["overflow"], ["sound", 5], ["stall"]]), lambda heard: len(heard.sound) == 11 * 160)
+    heard = until(
+        fake([OPEN, ["sound", 5], ["overflow"], ["sound", 5], ["stall"]]), lambda heard: len(heard.sound) == 11 * 160
+    )
     assert heard.counts.overflows == 1
     assert heard.gaps == [Gap(0, 0.0)]
     assert heard.states == ["HEALTHY", "RECOVERING", "HEALTHY"]
@@ -124,7 +148,9 @@ def test_an_overflow_is_counted_told_and_a_gap(fake):
 
 
 def test_a_clock_that_runs_ahead_of_the_samples_means_lost_sound(fake):
-    heard = until(fake([OPEN, ["sound", 5], ["late", 3.0], ["sound", 5], ["stall"]]), lambda heard: len(heard.sound) == 1600)
+    heard = until(
+        fake([OPEN, ["sound", 5], ["late", 3.0], ["sound", 5], ["stall"]]), lambda heard: len(heard.sound) == 1600
+    )
     assert heard.counts.overflows == 1
     assert heard.counts.lag_s == pytest.approx(3.0)
     assert heard.gaps == [Gap(0, pytest.approx(3.0, abs=1e-3))]
@@ -145,7 +171,9 @@ def test_zeros_after_a_pause_are_told_as_zeros(fake):
 
 
 def test_samples_lost_between_the_processes_are_dropped(fake):
-    heard = until(fake([OPEN, ["sound", 5], ["skip", 1000], ["sound", 5], ["stall"]]), lambda heard: len(heard.sound) == 1600)
+    heard = until(
+        fake([OPEN, ["sound", 5], ["skip", 1000], ["sound", 5], ["stall"]]), lambda heard: len(heard.sound) == 1600
+    )
     assert (heard.counts.received, heard.counts.given, heard.counts.dropped) == (2600, 1600, 1000)
     assert heard.gaps == [Gap(1000, 0.0)]
 
@@ -168,7 +196,10 @@ def test_failure_is_told_once_while_it_goes_on_trying(fake):
     watch = Watch(open_s=4.0, heal_s=0.02, failed_s=3.0, first_wait_s=0.01, last_wait_s=0.05)
     absent = ["fail", "no microphone; there is none", False]
     heard = until(fake([absent], [absent], [["stall"]], GOOD, watch=watch), healthy(1))
-    assert heard.turns[:2] == [("RECOVERING", "no microphone; there is none"), ("FAILED", "no good sound for 3 s; still trying")]
+    assert heard.turns[:2] == [
+        ("RECOVERING", "no microphone; there is none"),
+        ("FAILED", "no good sound for 3 s; still trying"),
+    ]
     assert heard.states == ["RECOVERING", "FAILED", "HEALTHY"]
     assert heard.counts.restarts == 3
     assert [item.silent_s > 3.0 for item in heard.items if isinstance(item, Turn)] == [False, True, False]
@@ -230,6 +261,7 @@ def test_leaving_ends_the_process_at_once(fake, tmp_path):
 def test_a_bug_in_the_watch_does_not_die_unseen(fake, monkeypatch):
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError
+
     monkeypatch.setattr("edgekd.runtime.source.capture.Capture._take", broken)
     with pytest.raises(ZeroDivisionError):
         until(fake(GOOD), lambda _: False)

@@ -20,19 +20,27 @@ def frames(data: bytes) -> list[tuple[bytes, bool, int, bytes]]:
     while data:
         magic, kind, lost, start, _, size = HEADER.unpack_from(data)
         assert magic == MAGIC
-        found.append((kind, bool(lost), start, data[HEADER.size:HEADER.size + size]))
-        data = data[HEADER.size + size:]
+        found.append((kind, bool(lost), start, data[HEADER.size : HEADER.size + size]))
+        data = data[HEADER.size + size :]
     return found
 
 
 def started(request: Request) -> subprocess.Popen:
-    return subprocess.Popen([*PROGRAM, json.dumps(request)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-                            start_new_session=True)
+    return subprocess.Popen(
+        [*PROGRAM, json.dumps(request)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
 
 
 def test_a_commands_samples_come_in_blocks_until_it_ends():
     samples = bytes(range(256)) * 30
-    write = f"{sys.executable} -c 'import os; os.write(1, bytes(range(256)) * 30 + b\"x\"); os.write(2, b\"no such card\\n\")'; exit 4"
+    write = (
+        f'{sys.executable} -c \'import os; os.write(1, bytes(range(256)) * 30 + b"x"); os.write(2, b"no such'
+        " card\\n\")'; exit 4"
+    )
     with started(Request(command=write, rate=8000, channels=2)) as process:
         opened, *blocks, failed = frames(process.stdout.read())
     assert opened[0] == OPENED
@@ -117,6 +125,7 @@ def test_a_microphone_is_heard_at_its_rate_in_short_blocks_and_never_stopped(mon
 def test_a_device_that_cannot_be_opened_is_tried_again(portaudio, monkeypatch):
     def refuse(*_, **__):
         raise PortAudioError("Device unavailable")
+
     portaudio.RawInputStream = refuse
     Pipe(monkeypatch)
     failure = child._hear(Request(rate=8000), child._Outbox(1))
@@ -134,7 +143,9 @@ def test_the_oldest_blocks_are_lost_while_nobody_reads(monkeypatch):
 
 
 def test_it_is_small():
-    program = ("import sys, edgekd.runtime.source.child; "
-               "sys.exit(str({'numpy', 'msgspec', 'typer', 'sounddevice'} & {name.split('.')[0] for name in sys.modules} or ''))")
+    program = (
+        "import sys, edgekd.runtime.source.child; sys.exit(str({'numpy', 'msgspec', 'typer', 'sounddevice'} &"
+        " {name.split('.')[0] for name in sys.modules} or ''))"
+    )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.stderr.strip() == ""

@@ -31,13 +31,26 @@ def manifest(rate: int = RATE) -> SimpleNamespace:
     return SimpleNamespace(frontend=SimpleNamespace(sample_rate=rate))
 
 
-def tell(clips: Clips, t: float, sound: np.ndarray = NOISE, *, label: str = "rain", probability: float = 0.3, gated: bool = False,
-         state: str = "HEALTHY", top: tuple = (("wind", 0.3),), start: float = 0.0, breaks: int = 0) -> None:
+def tell(
+    clips: Clips,
+    t: float,
+    sound: np.ndarray = NOISE,
+    *,
+    label: str = "rain",
+    probability: float = 0.3,
+    gated: bool = False,
+    state: str = "HEALTHY",
+    top: tuple = (("wind", 0.3),),
+    start: float = 0.0,
+    breaks: int = 0,
+) -> None:
     """The decision on the second before `t`, `start` seconds being the time of the sound's beginning."""
     end = round((t - start) * RATE)
-    window = sound[end - RATE:end]
-    clips.tell(Decision(round(t, 3), label, probability, top, state, 0.1, 0),
-               Moment(manifest(), window, None if gated else FEATURES, 0.0, 0.0, None, breaks))
+    window = sound[end - RATE : end]
+    clips.tell(
+        Decision(round(t, 3), label, probability, top, state, 0.1, 0),
+        Moment(manifest(), window, None if gated else FEATURES, 0.0, 0.0, None, breaks),
+    )
 
 
 def opened(table: ClipsTable) -> Clips:
@@ -69,14 +82,16 @@ def test_a_clip_is_the_sound_before_and_in_an_uncertain_window(tmp_path):
     (file,) = files(tmp_path)
     pcm, rate = read(file)
     assert rate == RATE
-    assert np.array_equal(pcm, to_pcm(NOISE[2 * RATE:5 * RATE]))
+    assert np.array_equal(pcm, to_pcm(NOISE[2 * RATE : 5 * RATE]))
     assert file.parent.parent.name == "rain"
     assert file.name.startswith("rain-p37-2")
     assert file.name.partition("-p37-")[2].startswith(file.parent.name)
     assert not list(tmp_path.rglob(".*"))
 
 
-@pytest.mark.parametrize("change", [{"probability": 0.5}, {"gated": True}, {"state": "RECOVERING"}, {"sound": np.zeros(RATE * 9)}])
+@pytest.mark.parametrize(
+    "change", [{"probability": 0.5}, {"gated": True}, {"state": "RECOVERING"}, {"sound": np.zeros(RATE * 9)}]
+)
 def test_sure_gated_unhealthy_and_silent_windows_are_not_kept(tmp_path, change):
     clips = opened(table(tmp_path / "clips"))
     clips.tell(Change(0.0, "HEALTHY", "hearing"), None)
@@ -90,21 +105,26 @@ def test_gated_windows_are_sound_before_a_clip(tmp_path):
     clips = opened(table(tmp_path))
     for t in (1.0, 2.0, 3.0):
         tell(clips, t, gated=t < 3.0)
-    assert np.array_equal(read(files(tmp_path)[0])[0], to_pcm(NOISE[:3 * RATE]))
+    assert np.array_equal(read(files(tmp_path)[0])[0], to_pcm(NOISE[: 3 * RATE]))
 
 
-@pytest.mark.parametrize(("rate", "window", "hop_s", "hop_length"), [
-    (44100, 44100, 0.3, 441), (22050, 30000, 0.7, 1000), (16000, 16000, 1.0, 512),
-])
+@pytest.mark.parametrize(
+    ("rate", "window", "hop_s", "hop_length"),
+    [
+        (44100, 44100, 0.3, 441),
+        (22050, 30000, 0.7, 1000),
+        (16000, 16000, 1.0, 512),
+    ],
+)
 def test_the_ring_is_exact_though_times_are_rounded(rate, window, hop_s, hop_length):
-    sound = NOISE[:10 * rate]
+    sound = NOISE[: 10 * rate]
     stream = WindowStream(FrontEnd(sample_rate=rate, hop_length=hop_length), window, hop_s)
     ring, end = Ring(rate, 4.0), 0
     for made in stream.push(sound):
         ring.hear(round(made.end / rate + 0.0004, 3), made.waveform)
         end = made.end
         length = min(end, 4 * rate)
-        assert np.array_equal(ring.samples, to_pcm(sound[end - length:end]))
+        assert np.array_equal(ring.samples, to_pcm(sound[end - length : end]))
     assert end > 8 * rate
 
 
@@ -113,22 +133,27 @@ def test_no_clip_reaches_over_missing_sound(tmp_path, missing_s):
     clips = opened(table(tmp_path))
     for t in (1.0, 1.5, 2.0):
         tell(clips, t, probability=0.9)
-    behind = NOISE[round((2.0 + missing_s) * RATE):]
+    behind = NOISE[round((2.0 + missing_s) * RATE) :]
     for t in (3.0, 3.5):
         tell(clips, t + missing_s, behind, probability=0.9 if t == 3.0 else 0.1, start=2.0 + missing_s)
-    assert np.array_equal(read(files(tmp_path)[0])[0], to_pcm(behind[:round(1.5 * RATE)]))
+    assert np.array_equal(read(files(tmp_path)[0])[0], to_pcm(behind[: round(1.5 * RATE)]))
 
 
 def test_no_clip_reaches_over_a_break_of_unknown_length(tmp_path):
     clips = opened(table(tmp_path))
     tell(clips, 1.0, probability=0.9)
     tell(clips, 2.0, breaks=1)
-    assert np.array_equal(read(files(tmp_path)[0])[0], to_pcm(NOISE[RATE:2 * RATE]))
+    assert np.array_equal(read(files(tmp_path)[0])[0], to_pcm(NOISE[RATE : 2 * RATE]))
 
 
-@pytest.mark.parametrize(("keys", "times"), [
-    ({"every": 5.0}, [1, 6, 11, 3601]), ({"per_hour": 2}, [1, 2, 3601]), ({}, [1, 2, 3, 6, 11, 3601]),
-])
+@pytest.mark.parametrize(
+    ("keys", "times"),
+    [
+        ({"every": 5.0}, [1, 6, 11, 3601]),
+        ({"per_hour": 2}, [1, 2, 3601]),
+        ({}, [1, 2, 3, 6, 11, 3601]),
+    ],
+)
 def test_clips_are_no_more_frequent_than_asked(tmp_path, keys, times):
     clips = opened(table(tmp_path, seconds=1.0, **keys))
     for t in (1, 2, 3, 6, 11, 3601):
@@ -159,9 +184,15 @@ def place(path: Path, name: str, size: int) -> Path:
 
 
 def test_the_oldest_clips_go_and_nothing_else(tmp_path):
-    old = [place(tmp_path / "rain" / f"2025010{day}T00", f"rain-p10-2025010{day}T000000Z-0001.wav", 30_000) for day in range(1, 4)]
-    mine = [place(tmp_path / "rain", "rain-p10-20240101T000000Z-0001.wav", 9), place(tmp_path / "rain" / "x", "mine.wav", 90_000),
-            place(tmp_path / "wind" / "20240101T00", "rain-p10-20240101T000000Z-0001.wav", 90_000)]  # moved by a person
+    old = [
+        place(tmp_path / "rain" / f"2025010{day}T00", f"rain-p10-2025010{day}T000000Z-0001.wav", 30_000)
+        for day in range(1, 4)
+    ]
+    mine = [
+        place(tmp_path / "rain", "rain-p10-20240101T000000Z-0001.wav", 9),
+        place(tmp_path / "rain" / "x", "mine.wav", 90_000),
+        place(tmp_path / "wind" / "20240101T00", "rain-p10-20240101T000000Z-0001.wav", 90_000),
+    ]  # moved by a person
     part = place(tmp_path / "rain" / "x", ".rain-p10-20240101T000000Z-0001.wav.part", 9)
     os.utime(part, (0, 0))
     clips = opened(table(tmp_path, seconds=1.0, max_mb=0.1))
@@ -174,7 +205,9 @@ def test_the_oldest_clips_go_and_nothing_else(tmp_path):
 
 def test_the_folder_stays_below_its_limit(tmp_path, monkeypatch):
     searched = []
-    monkeypatch.setattr(clips_module, "_ours", lambda path, search=clips_module._ours: searched.append(path) or search(path))
+    monkeypatch.setattr(
+        clips_module, "_ours", lambda path, search=clips_module._ours: searched.append(path) or search(path)
+    )
     clips = opened(table(tmp_path, seconds=1.0, max_mb=1.0))
     for number in range(1, 101):
         t = float(1 + number % 30)
@@ -194,12 +227,15 @@ def test_a_clip_larger_than_the_limit_is_trouble(tmp_path):
 def test_a_full_disk_is_trouble_and_the_clip_is_written_when_there_is_room(tmp_path, monkeypatch):
     def full(_: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
     with monkeypatch.context() as patch:
         patch.setattr(clip_file.os, "fsync", full)
         clips = opened(table(tmp_path, every=60.0))
         tell(clips, 1.0)
         tell(clips, 1.5, probability=0.9)
-        assert clips.trouble.endswith("cannot be written (No space left on device); free space or choose another folder")
+        assert clips.trouble.endswith(
+            "cannot be written (No space left on device); free space or choose another folder"
+        )
         assert not [file for file in tmp_path.rglob("*") if file.is_file()]
     clips._retry_at = 0.0
     tell(clips, 2.0, probability=0.9)
@@ -210,6 +246,7 @@ def test_a_full_disk_is_trouble_and_the_clip_is_written_when_there_is_room(tmp_p
 def test_a_disk_that_stays_full_is_one_trouble_and_not_one_for_each_clip(tmp_path, monkeypatch):
     def full(_: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
     monkeypatch.setattr(clip_file.os, "fsync", full)
     clips, troubles = opened(table(tmp_path)), set()
     for t, label in ((1.0, "rain"), (2.0, "wind"), (3.0, "rain")):
@@ -238,9 +275,18 @@ def test_a_file_is_refused_as_folder(tmp_path):
         open_clips(ClipsTable(str(tmp_path / "file")))
 
 
-@pytest.mark.parametrize(("label", "name"), [
-    ("car horn", "car horn"), ("a/b\\c", "a_b_c"), ("..", "_"), (".x", "_.x"), ("", "_"), ("é" * 150, "é" * 100), ("a\n ", "a_"),
-    ("__MACOSX", "___MACOSX"),
-])
+@pytest.mark.parametrize(
+    ("label", "name"),
+    [
+        ("car horn", "car horn"),
+        ("a/b\\c", "a_b_c"),
+        ("..", "_"),
+        (".x", "_.x"),
+        ("", "_"),
+        ("é" * 150, "é" * 100),
+        ("a\n ", "a_"),
+        ("__MACOSX", "___MACOSX"),
+    ],
+)
 def test_any_label_is_a_folder(label, name):
     assert folder_name(label) == name

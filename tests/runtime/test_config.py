@@ -33,7 +33,9 @@ def test_an_empty_file_means_the_defaults_of_the_options(tmp_path):
 
 def test_every_option_has_a_key():
     tables = {field.name: field.type for field in msgspec.structs.fields(Config)}
-    keys = {key for table in tables.values() for key in getattr(table, "__struct_fields__", ()) if table is not WatchTable}
+    keys = {
+        key for table in tables.values() for key in getattr(table, "__struct_fields__", ()) if table is not WatchTable
+    }
     options = set(inspect.signature(cli.listen).parameters) - {"config", "webhook"}
     assert keys | OUTPUT_TABLES.keys() == options - {"source", "model", "as_json"} | {"file", "json"}
     assert tables.keys() - OUTPUT_TABLES.keys() == {"model", "source", "decision", "output", "watch"}
@@ -45,26 +47,33 @@ def test_limits_of_live_sources_are_those_of_the_watch(tmp_path):
 
 
 def test_paths_are_relative_to_the_file_and_commands_stay(tmp_path):
-    config = read_config(written(tmp_path, '[model]\nfile = "a.tflite"\n[source]\nfile = "/b.wav"\n[output]\ntrack = "../c.csv"\n'))
+    config = read_config(
+        written(tmp_path, '[model]\nfile = "a.tflite"\n[source]\nfile = "/b.wav"\n[output]\ntrack = "../c.csv"\n')
+    )
     assert config.model_file == tmp_path / "a.tflite"
     assert (config.source.file, config.output.track) == ("/b.wav", str(tmp_path / "../c.csv"))
     assert read_config(written(tmp_path, '[source]\nfile = "-"')).source.file == "-"
-    assert read_config(written(tmp_path, '[source]\ncommand = "cat a"\nrate = 8000')).request == Request(command="cat a", rate=8000)
+    assert read_config(written(tmp_path, '[source]\ncommand = "cat a"\nrate = 8000')).request == Request(
+        command="cat a", rate=8000
+    )
 
 
-@pytest.mark.parametrize(("text", "message"), [
-    ("[decision]\nsmoth = 1", r"\[decision\]: unknown key 'smoth'; did you mean 'smooth'\?"),
-    ("[modle]\nfile = 'a'", r"unknown key 'modle'; did you mean 'model'\?"),
-    ("[decision]\nhop = 0.1", r"decision\.hop: expected `float` >= 0\.25, got 0\.1"),
-    ("[decision]\ngate = 'low'", r"decision\.gate: expected `float \| null`, got `str` 'low'"),
-    ("[decision]\nsmooth = -1", r"\[decision\]: smooth is -1 s; it must be 0 to 3600 seconds"),
-    ("[source]\nmic = 'a'\ncommand = 'b'", r"\[source\]: mic and command are 2 sources; keep one of them"),
-    ("[watch]\nzeros_s = 9.0", r"\[watch\]: unknown key 'zeros_s'; did you mean 'zeros'\?"),
-    ("[watch]\nstall = 0.1", r"watch\.stall: expected `float` >= 0\.5, got 0\.1"),
-    ("[watch]\nqueue = 100", r"watch\.queue: expected `float` <= 60\.0, got 100"),
-    ("[model]\nengine = 'lite'", r"model\.engine: invalid enum value 'lite'"),
-    ("hop = ", "not valid TOML"),
-])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[decision]\nsmoth = 1", r"\[decision\]: unknown key 'smoth'; did you mean 'smooth'\?"),
+        ("[modle]\nfile = 'a'", r"unknown key 'modle'; did you mean 'model'\?"),
+        ("[decision]\nhop = 0.1", r"decision\.hop: expected `float` >= 0\.25, got 0\.1"),
+        ("[decision]\ngate = 'low'", r"decision\.gate: expected `float \| null`, got `str` 'low'"),
+        ("[decision]\nsmooth = -1", r"\[decision\]: smooth is -1 s; it must be 0 to 3600 seconds"),
+        ("[source]\nmic = 'a'\ncommand = 'b'", r"\[source\]: mic and command are 2 sources; keep one of them"),
+        ("[watch]\nzeros_s = 9.0", r"\[watch\]: unknown key 'zeros_s'; did you mean 'zeros'\?"),
+        ("[watch]\nstall = 0.1", r"watch\.stall: expected `float` >= 0\.5, got 0\.1"),
+        ("[watch]\nqueue = 100", r"watch\.queue: expected `float` <= 60\.0, got 100"),
+        ("[model]\nengine = 'lite'", r"model\.engine: invalid enum value 'lite'"),
+        ("hop = ", "not valid TOML"),
+    ],
+)
 def test_errors_name_the_file_the_key_and_the_value(tmp_path, text, message):
     with pytest.raises(InputError, match=r"box\.toml: " + message):
         read_config(written(tmp_path, text))
@@ -81,8 +90,11 @@ def test_the_command_line_overrides_and_a_source_replaces_the_whole_table():
 def test_the_command_works_with_a_file_alone(monkeypatch, capsys, tmp_path):
     opened = []
     monkeypatch.setattr(listen_module, "open_model", lambda *how: opened.append(how) or ToyModel())
-    path = written(tmp_path, '[model]\nfile = "m.onnx"\nthreads = 2\n[source]\nfile = "-"\n[decision]\nhop = 1.0\ntop = 2\n'
-                             "[output]\njson = true")
+    path = written(
+        tmp_path,
+        '[model]\nfile = "m.onnx"\nthreads = 2\n[source]\nfile = "-"\n[decision]\nhop = 1.0\ntop = 2\n'
+        "[output]\njson = true",
+    )
 
     (tmp_path / "sound").write_bytes(bytes(64000))
 
@@ -93,6 +105,7 @@ def test_the_command_works_with_a_file_alone(monkeypatch, capsys, tmp_path):
             with pytest.raises(SystemExit):
                 cli.main()
         return capsys.readouterr().out.splitlines()
+
     lines = [json.loads(line) for line in run()]
     assert opened == [(tmp_path / "m.onnx", None, 2)]
     assert [(line["t"], len(line["top"])) for line in lines] == [(1.0, 2), (2.0, 2)]

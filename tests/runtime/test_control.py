@@ -50,18 +50,33 @@ def test_a_signal_sets_a_flag_that_is_looked_at_later_and_handlers_are_put_back(
     assert signal.getsignal(signal.SIGHUP) == hang_up
 
 
-@pytest.mark.parametrize(("running", "loaded", "reason"), [
-    (setup(ToyModel()), setup(Model(name="new")), "reloaded with the model new"),
-    (setup(ToyModel()), setup(ToyModel(), source="a.wav"), "not reloaded, all stays as it was: the source is now a.wav"),
-    (setup(ToyModel(), source="-"), setup(Model(frontend=msgspec.structs.replace(MANIFEST.frontend, sample_rate=32000)), source="-"),
-     "not reloaded, all stays as it was: the new model hears at 32000 Hz"),
-    (setup(ToyModel()), GateError("m.onnx: litert is 9 steps away"), "not reloaded, all stays as it was: m.onnx: litert is 9 steps away"),
-])
+@pytest.mark.parametrize(
+    ("running", "loaded", "reason"),
+    [
+        (setup(ToyModel()), setup(Model(name="new")), "reloaded with the model new"),
+        (
+            setup(ToyModel()),
+            setup(ToyModel(), source="a.wav"),
+            "not reloaded, all stays as it was: the source is now a.wav",
+        ),
+        (
+            setup(ToyModel(), source="-"),
+            setup(Model(frontend=msgspec.structs.replace(MANIFEST.frontend, sample_rate=32000)), source="-"),
+            "not reloaded, all stays as it was: the new model hears at 32000 Hz",
+        ),
+        (
+            setup(ToyModel()),
+            GateError("m.onnx: litert is 9 steps away"),
+            "not reloaded, all stays as it was: m.onnx: litert is 9 steps away",
+        ),
+    ],
+)
 def test_a_reload_is_told_and_refused_where_it_does_not_fit(running, loaded, reason):
     def load() -> Setup:
         if isinstance(loaded, Exception):
             raise loaded
         return loaded
+
     with Control(load) as control:
         os.kill(os.getpid(), signal.SIGHUP)
         swap = control.asked(running)
@@ -75,6 +90,7 @@ def test_a_model_that_does_not_pass_is_never_used(monkeypatch):
 
     def refuse(_model: object, where: str) -> None:
         raise GateError(f"{where} differs")
+
     config = Config(model=config_module.ModelTable(file="m.onnx"))
     with pytest.raises(GateError, match=r"m\.onnx differs"):
         prepared(config, refuse)
@@ -100,7 +116,9 @@ def test_another_window_begins_anew_and_the_time_goes_on():
 
 def test_a_refused_reload_changes_nothing_but_is_told():
     found = list(decisions(ToyModel(), [NOISE[:24000], Swap(None, "bad"), NOISE[24000:32000]], "x", 1.0, 3))
-    assert [line for line in found if not isinstance(line, Change)] == list(decisions(ToyModel(), [NOISE[:32000]], "x", 1.0, 3))
+    assert [line for line in found if not isinstance(line, Change)] == list(
+        decisions(ToyModel(), [NOISE[:32000]], "x", 1.0, 3)
+    )
     assert found[1] == Change(1.5, "HEALTHY", "bad")
 
 
@@ -141,6 +159,7 @@ def opened(monkeypatch):
             yield Turn("HEALTHY", "hearing")
             while True:
                 yield NOISE[:1600]
+
     monkeypatch.setattr(listen_module, "Capture", Ear)
     return opened
 
@@ -152,6 +171,7 @@ def hear(running: Setup, new: Setup) -> list:
     def all_of_it() -> None:
         for item in listen_module._live(running, Told(Swap(new, "new")), listen_module.Hearing()):
             heard.append(item)
+
     with pytest.raises(StoppedError):
         all_of_it()
     return heard
@@ -184,30 +204,54 @@ def test_other_limits_are_another_capture(opened):
 def test_a_new_source_that_can_never_be_heard_brings_the_old_one_back(opened):
     running = setup(ToyModel())
     heard = hear(running, setup(Model(name="new"), request=Request(mic="none")))
-    assert opened == [(Request(), 16000), "closed", (Request(mic="none"), 16000), "closed", (Request(), 16000), "closed"]
+    assert opened == [
+        (Request(), 16000),
+        "closed",
+        (Request(mic="none"), 16000),
+        "closed",
+        (Request(), 16000),
+        "closed",
+    ]
     assert [type(item) for item in heard] == [Turn, np.ndarray, Swap, Swap, Turn, Gap, np.ndarray, np.ndarray]
     assert heard[3] == Swap(running, "back to the model and the source before the reload: 'none' may mean two")
 
 
 def test_an_old_source_that_cannot_come_back_is_an_error(opened, monkeypatch):
     ear = listen_module.Capture
-    monkeypatch.setattr(listen_module, "Capture", lambda *what, idle_s: ear(
-        what[0]._replace(mic="none" if opened else None), *what[1:], idle_s=idle_s))
+    monkeypatch.setattr(
+        listen_module,
+        "Capture",
+        lambda *what, idle_s: ear(what[0]._replace(mic="none" if opened else None), *what[1:], idle_s=idle_s),
+    )
     told = Told(Swap(setup(ToyModel(), request=Request(mic="b")), "new"))
     with pytest.raises(InputError, match="'none' may mean two"):
         list(listen_module._live(setup(ToyModel()), told, listen_module.Hearing()))
     assert opened.count("closed") == 3
 
 
-PROGRAM = ("import sys; sys.path.insert(0, sys.argv.pop(1)); import test_listen as t; "
-           "t.listen_module.open_model = lambda *_: t.ToyModel(); t.cli.main()")
+PROGRAM = (
+    "import sys; sys.path.insert(0, sys.argv.pop(1)); import test_listen as t; "
+    "t.listen_module.open_model = lambda *_: t.ToyModel(); t.cli.main()"
+)
 
 
-@pytest.mark.parametrize(("source", "stop", "status"), [
-    ("command", signal.SIGTERM, 0), ("command", signal.SIGINT, 130), ("-", signal.SIGTERM, 0)])
+@pytest.mark.parametrize(
+    ("source", "stop", "status"),
+    [("command", signal.SIGTERM, 0), ("command", signal.SIGINT, 130), ("-", signal.SIGTERM, 0)],
+)
 def test_a_listener_that_hears_nothing_ends_at_once_without_a_trace(source, stop, status):
     chosen = ["--command", "head -c 64000 /dev/urandom; exec sleep 600"] if source == "command" else ["-"]
-    command = [sys.executable, "-c", PROGRAM, str(Path(__file__).parent), "listen", "--model", "m.tflite", "--json", *chosen]
+    command = [
+        sys.executable,
+        "-c",
+        PROGRAM,
+        str(Path(__file__).parent),
+        "listen",
+        "--model",
+        "m.tflite",
+        "--json",
+        *chosen,
+    ]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         if source == "-":
             process.stdin.write(bytes(32000))
@@ -221,7 +265,17 @@ def test_a_listener_that_hears_nothing_ends_at_once_without_a_trace(source, stop
 
 
 def test_sighup_keeps_the_old_model_and_says_why(tmp_path):
-    command = [sys.executable, "-c", PROGRAM, str(Path(__file__).parent), "listen", "-", "--model", str(tmp_path / "none.onnx"), "--json"]
+    command = [
+        sys.executable,
+        "-c",
+        PROGRAM,
+        str(Path(__file__).parent),
+        "listen",
+        "-",
+        "--model",
+        str(tmp_path / "none.onnx"),
+        "--json",
+    ]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         process.stdin.write(bytes(32000))
         process.stdin.flush()
@@ -239,16 +293,33 @@ def test_sighup_keeps_the_old_model_and_says_why(tmp_path):
 def test_sighup_says_that_outputs_need_a_start(tmp_path):
     file = tmp_path / "box.toml"
     file.write_text("[decision]\nhop = 0.5\n")
-    command = [sys.executable, "-c", PROGRAM, str(Path(__file__).parent), "listen", "-", "--model", "m.tflite", "--json",
-               "--config", str(file)]
+    command = [
+        sys.executable,
+        "-c",
+        PROGRAM,
+        str(Path(__file__).parent),
+        "listen",
+        "-",
+        "--model",
+        "m.tflite",
+        "--json",
+        "--config",
+        str(file),
+    ]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         process.stdin.write(bytes(32000))
         process.stdin.flush()
         process.stdout.readline()
-        file.write_text("[decision]\nhop = 0.25\n[mqtt]\nurl = 'mqtt://127.0.0.1'\npassword = 'secret'\n[clips]\nfolder = 'c'\n")
+        file.write_text(
+            "[decision]\nhop = 0.25\n[mqtt]\nurl = 'mqtt://127.0.0.1'\npassword = 'secret'\n[clips]\nfolder = 'c'\n"
+        )
         process.send_signal(signal.SIGHUP)
         reason = json.loads(process.stdout.readline())["reason"]
-        assert reason == ("not reloaded, all stays as it was: [mqtt] and [clips] changed, and outputs are opened at the start alone; "
-                          "start again for it")
+        assert (
+            reason
+            == "not reloaded, all stays as it was: [mqtt] and [clips] changed, and outputs are opened at the start"
+            " alone; "
+            "start again for it"
+        )
         process.stdin.close()
         assert process.wait() == 0

@@ -7,7 +7,16 @@ import pytest
 from msgspec import UNSET
 
 from edgekd.errors import InputError
-from edgekd.runtime.decision import UNKNOWN, UNKNOWN_BAND, ChangesOnly, Decider, DecisionSettings, decide, to_json, to_text
+from edgekd.runtime.decision import (
+    UNKNOWN,
+    UNKNOWN_BAND,
+    ChangesOnly,
+    Decider,
+    DecisionSettings,
+    decide,
+    to_json,
+    to_text,
+)
 from edgekd.runtime.source.health import Change
 
 LABELS = ("a", "b", "c")
@@ -57,7 +66,12 @@ def test_smoothing_keeps_one_odd_window_from_showing_but_tells_its_own_probabili
 
 def test_a_label_replaces_another_only_beyond_the_margin():
     settings = DecisionSettings(margin=0.2)
-    assert shown(settings, [(0.5, 0.3, 0.2), (0.4, 0.55, 0.05), (0.3, 0.55, 0.15), (0.45, 0.4, 0.15)]) == ["a", "a", "b", "b"]
+    assert shown(settings, [(0.5, 0.3, 0.2), (0.4, 0.55, 0.05), (0.3, 0.55, 0.15), (0.45, 0.4, 0.15)]) == [
+        "a",
+        "a",
+        "b",
+        "b",
+    ]
 
 
 def test_the_label_shown_need_not_lead_and_the_leader_is_seen():
@@ -78,7 +92,9 @@ def test_the_dwell_is_in_seconds_not_decisions():
 
 def test_unknown_too_is_shown_for_the_dwell():
     low = (0.4, 0.3, 0.3)
-    assert shown(DecisionSettings(dwell_s=3.0, unknown=0.5), [low, A, A, A, low, low, low]) == [UNKNOWN] * 3 + ["a"] * 3 + [UNKNOWN]
+    assert shown(DecisionSettings(dwell_s=3.0, unknown=0.5), [low, A, A, A, low, low, low]) == [UNKNOWN] * 3 + [
+        "a"
+    ] * 3 + [UNKNOWN]
 
 
 def test_unknown_is_said_below_the_threshold_and_left_above_a_higher_one():
@@ -107,7 +123,14 @@ def test_a_gated_window_repeats_what_was_said_and_old_news_fades_meanwhile():
     said = decider.judge(logits(*A), t=1.0, rms=0.1)
     assert (said.gated, said.raw) == (False, 0.8)
     held = decider.skip(t=2.0, rms=1e-4)
-    assert (held.t, held.label, held.probability, held.top, held.raw, held.gated) == (2.0, "a", said.probability, said.top, None, True)
+    assert (held.t, held.label, held.probability, held.top, held.raw, held.gated) == (
+        2.0,
+        "a",
+        said.probability,
+        said.top,
+        None,
+        True,
+    )
     assert json.loads(to_json(held))["raw"] is None
     assert "gated" in to_text(held)
     after = decider.judge(logits(*B), t=3.0, rms=0.1)
@@ -125,13 +148,20 @@ def test_all_rules_together_never_change_faster_than_the_dwell_and_repeat_to_the
     assert found == shown(settings, sequence, 0.5)
 
 
-@pytest.mark.parametrize(("settings", "message"), [
-    ({"smooth_s": -1.0}, "smooth is -1 s; it must be 0 to 3600"), ({"smooth_s": float("nan")}, "smooth is nan"),
-    ({"dwell_s": float("inf")}, "dwell is inf"), ({"margin": 1.0}, "margin is 1; it is a probability"),
-    ({"margin": -0.1}, "margin is -0.1"),
-    ({"unknown": 40.0}, "unknown is 40; it is a probability"), ({"gate_dbfs": 40.0}, "gate is 40 dBFS; full scale is 0"),
-    ({"gate_dbfs": float("nan")}, "gate is nan"), ({"gate_dbfs": float("-inf")}, "gate is -inf"),
-])
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"smooth_s": -1.0}, "smooth is -1 s; it must be 0 to 3600"),
+        ({"smooth_s": float("nan")}, "smooth is nan"),
+        ({"dwell_s": float("inf")}, "dwell is inf"),
+        ({"margin": 1.0}, "margin is 1; it is a probability"),
+        ({"margin": -0.1}, "margin is -0.1"),
+        ({"unknown": 40.0}, "unknown is 40; it is a probability"),
+        ({"gate_dbfs": 40.0}, "gate is 40 dBFS; full scale is 0"),
+        ({"gate_dbfs": float("nan")}, "gate is nan"),
+        ({"gate_dbfs": float("-inf")}, "gate is -inf"),
+    ],
+)
 def test_settings_that_make_no_sense_are_refused(settings, message):
     with pytest.raises(InputError, match=message):
         DecisionSettings(**settings)

@@ -30,16 +30,19 @@ def report(monkeypatch, capsys):
             cli.main()
         output = capsys.readouterr()
         return stopped.value.code or 0, output.out, output.err
+
     return run
 
 
 def paced(path: Path, samples: np.ndarray) -> str:
     """A command that writes samples of 8 kHz as fast as a microphone gives them."""
     path.write_bytes((samples * 32767).astype("<i2").tobytes())
-    program = ("import sys, time; data = open(sys.argv[1], 'rb').read(); start = time.monotonic()\n"
-               "for i in range(0, len(data), 1600):\n"
-               "    time.sleep(max(0, start + (i + 1600) / 16000 - time.monotonic()))\n"
-               "    sys.stdout.buffer.write(data[i:i + 1600]); sys.stdout.flush()")
+    program = (
+        "import sys, time; data = open(sys.argv[1], 'rb').read(); start = time.monotonic()\n"
+        "for i in range(0, len(data), 1600):\n"
+        "    time.sleep(max(0, start + (i + 1600) / 16000 - time.monotonic()))\n"
+        "    sys.stdout.buffer.write(data[i:i + 1600]); sys.stdout.flush()"
+    )
     return f'{sys.executable} -c "{program}" {path}; sleep 60'
 
 
@@ -63,7 +66,9 @@ def test_command_judges_a_good_source_and_ends_with_0_and_a_clipped_one_with_1(r
 
 def test_nothing_heard_is_status_2_with_a_line_that_says_why_and_the_rest_of_the_report(report, tmp_path):
     (tmp_path / "bad.onnx").write_bytes(b"x")
-    status, out, err = report("--json", "--rate", "8000", "--wait", "4", "--command", "exit 3", "--model", str(tmp_path / "bad.onnx"))
+    status, out, err = report(
+        "--json", "--rate", "8000", "--wait", "4", "--command", "exit 3", "--model", str(tmp_path / "bad.onnx")
+    )
     assert status == 2
     assert "nothing is heard for 4 s: the command ended with status 3" in err
     assert err.count("\n") == 1
@@ -74,7 +79,12 @@ def test_nothing_heard_is_status_2_with_a_line_that_says_why_and_the_rest_of_the
 
 def test_a_report_names_what_is_there_and_what_is_not():
     text = REPORT.to_text().splitlines()
-    assert text[:4] == ["machine   aarch64, Linux, Python 3.11", "packages  numpy 2.0", "absent    soxr", "PortAudio not found"]
+    assert text[:4] == [
+        "machine   aarch64, Linux, Python 3.11",
+        "packages  numpy 2.0",
+        "absent    soxr",
+        "PortAudio not found",
+    ]
     assert text[-1] == "ok  peak  -20 dBFS  at least -60"
 
 

@@ -34,7 +34,8 @@ def named(name: str, found: Recording, channel: int | None = None) -> Check:
 def test_an_ordinary_room_passes_every_check_without_advice():
     checks = judge(heard(NOISE + 0.1 * TONE * (np.arange(2 * RATE) > RATE)), 2.0)
     assert {check.name: check.status for check in checks} == dict.fromkeys(
-        ("sound", "peak", "rms", "clipping", "DC offset", "zeros", "noise floor", "sample rate", "channels"), "ok")
+        ("sound", "peak", "rms", "clipping", "DC offset", "zeros", "noise floor", "sample rate", "channels"), "ok"
+    )
     assert not any(check.advice for check in checks)
 
 
@@ -42,7 +43,10 @@ def test_levels_of_a_sine_at_minus_20_dbfs():
     found = heard(TONE)
     assert named("rms", found).value == pytest.approx(-20.0, abs=0.05)
     assert named("peak", found).value == pytest.approx(-17.0, abs=0.05)
-    assert (named("noise floor", found).status, named("noise floor", found).value) == ("warn", pytest.approx(-20.0, abs=0.1))
+    assert (named("noise floor", found).status, named("noise floor", found).value) == (
+        "warn",
+        pytest.approx(-20.0, abs=0.1),
+    )
     assert named("rms", heard(9 * TONE.clip(-0.1, 0.1))).status == "warn"
 
 
@@ -93,7 +97,9 @@ def test_silence_fails_and_has_finite_values():
     assert all(check.value is None or np.isfinite(check.value) for check in checks)
 
 
-@pytest.mark.parametrize(("speed", "status"), [(1.0, "ok"), (1.02, "warn"), (0.98, "warn"), (48000 / 44100, "fail"), (0.5, "fail")])
+@pytest.mark.parametrize(
+    ("speed", "status"), [(1.0, "ok"), (1.02, "warn"), (0.98, "warn"), (48000 / 44100, "fail"), (0.5, "fail")]
+)
 def test_the_rate_is_measured_against_the_clock(speed, status):
     check = doctor.judge_rate([(number, second / speed) for number, second in EXACT], RATE)
     assert (check.status, check.value) == (status, pytest.approx(100 * (speed - 1), abs=0.01))
@@ -101,22 +107,30 @@ def test_the_rate_is_measured_against_the_clock(speed, status):
 
 def test_jitter_of_the_clock_is_no_wrong_rate_and_too_little_sound_tells_nothing():
     jitter = np.random.default_rng(0).uniform(0.0, 0.02, 20)
-    assert doctor.judge_rate([(number, second + late) for (number, second), late in zip(EXACT, jitter, strict=True)], RATE).status == "ok"
+    assert (
+        doctor.judge_rate(
+            [(number, second + late) for (number, second), late in zip(EXACT, jitter, strict=True)], RATE
+        ).status
+        == "ok"
+    )
     kept = [(number, max(second, 5.4)) for number, second in EXACT]  # half a second had been kept and came at once
     assert doctor.judge_rate(kept, RATE).status == "ok"
     for clock in ((), EXACT[:1], EXACT[:5]):
         assert (doctor.judge_rate(clock, RATE).status, doctor.judge_rate(clock, RATE).value) == ("warn", None)
 
 
-@pytest.mark.parametrize(("second", "channel", "status", "advice"), [
-    (np.zeros(2 * RATE, np.float32), None, "fail", "channel 1 hears nothing: use --channel 0"),
-    (np.zeros(2 * RATE, np.float32), 0, "warn", "channel 1 hears nothing"),
-    (np.zeros(2 * RATE, np.float32), 1, "fail", "channel 1 hears nothing: use --channel 0"),
-    (TONE, None, "warn", "channels 0 and 1 are the same"),
-    (-0.5 * TONE, None, "fail", "channels 0 and 1 are opposite, and their mean cancels: use --channel 0"),
-    (-0.5 * TONE, 0, "warn", "channels 0 and 1 are opposite"),
-    (10 * NOISE, None, "ok", ""),
-])
+@pytest.mark.parametrize(
+    ("second", "channel", "status", "advice"),
+    [
+        (np.zeros(2 * RATE, np.float32), None, "fail", "channel 1 hears nothing: use --channel 0"),
+        (np.zeros(2 * RATE, np.float32), 0, "warn", "channel 1 hears nothing"),
+        (np.zeros(2 * RATE, np.float32), 1, "fail", "channel 1 hears nothing: use --channel 0"),
+        (TONE, None, "warn", "channels 0 and 1 are the same"),
+        (-0.5 * TONE, None, "fail", "channels 0 and 1 are opposite, and their mean cancels: use --channel 0"),
+        (-0.5 * TONE, 0, "warn", "channels 0 and 1 are opposite"),
+        (10 * NOISE, None, "ok", ""),
+    ],
+)
 def test_dead_identical_and_opposite_channels(second, channel, status, advice):
     check = named("channels", heard(TONE, second), channel)
     assert check.status == status
@@ -146,21 +160,29 @@ def test_a_recording_counts_breaks_and_its_clock_begins_anew_there():
 
 def test_the_table_says_what_to_do_below_what_is_wrong():
     checks = [Check("peak", "ok", -20.0, "dBFS", "at least -60"), Check("rms", "fail", None, "dBFS", "more", "do this")]
-    assert to_text(checks).splitlines() == ["ok    peak  -20 dBFS  at least -60", "FAIL  rms   -         more", "      do this"]
+    assert to_text(checks).splitlines() == [
+        "ok    peak  -20 dBFS  at least -60",
+        "FAIL  rms   -         more",
+        "      do this",
+    ]
     assert [worst(checks), worst(checks[:1]), worst([])] == ["fail", "ok", "ok"]
 
 
 @pytest.fixture
 def fake(tmp_path: Path) -> Callable[..., list[str]]:
     """The command of a capture process that plays the attempts that are given."""
+
     def make(*attempts: list) -> list[str]:
         (tmp_path / "script.json").write_text(json.dumps(attempts))
         return [sys.executable, str(FAKE), str(tmp_path)]
+
     return make
 
 
 def test_a_recording_has_all_channels_as_they_come(fake):
-    found = listen_for(Request(channel=1), 0.5, 30.0, fake([["open", 16000, 2], ["zeros", 50], ["sound", 60], ["stall"]]))
+    found = listen_for(
+        Request(channel=1), 0.5, 30.0, fake([["open", 16000, 2], ["zeros", 50], ["sound", 60], ["stall"]])
+    )
     assert (found.samples.shape, found.rate, found.name, found.breaks) == ((8000, 2), 16000, "fake", 0)
     np.testing.assert_array_equal(found.samples[0], np.float32([0.125, 0.25]))
     assert doctor.judge_rate(found.clock, found.rate).value is None  # half a second
@@ -178,14 +200,20 @@ def test_a_source_that_stalls_gives_what_came(fake):
 
 
 def test_no_microphone_is_an_error_that_says_why(fake):
-    with pytest.raises(InputError, match=r"nothing is heard for 4 s: no microphone is there; plug one in; see .*mics.*--wait"):
+    with pytest.raises(
+        InputError, match=r"nothing is heard for 4 s: no microphone is there; plug one in; see .*mics.*--wait"
+    ):
         listen_for(Request(), 2.0, 4.0, fake([["fail", "no microphone is there; plug one in", False]]))
-    with pytest.raises(InputError, match=r"nothing is heard for 4 s: it ended; give a --command that writes raw samples"):
+    with pytest.raises(
+        InputError, match=r"nothing is heard for 4 s: it ended; give a --command that writes raw samples"
+    ):
         listen_for(Request(command="x", rate=16000), 2.0, 4.0, fake([["fail", "it ended", False]]))
 
 
-@pytest.mark.parametrize(("seconds", "wait", "message"), [(0.1, 5.0, "a recording of 0.1 s"), (2.0, 0.0, "a wait of 0 s"),
-                                                          (float("nan"), 5.0, "a recording of nan s")])
+@pytest.mark.parametrize(
+    ("seconds", "wait", "message"),
+    [(0.1, 5.0, "a recording of 0.1 s"), (2.0, 0.0, "a wait of 0 s"), (float("nan"), 5.0, "a recording of nan s")],
+)
 def test_senseless_lengths_are_refused(seconds, wait, message):
     with pytest.raises(InputError, match=message):
         listen_for(Request(), seconds, wait)

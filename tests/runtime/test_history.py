@@ -16,7 +16,15 @@ from edgekd.runtime.config_tables import HistoryTable
 from edgekd.runtime.decision import Decision
 from edgekd.runtime.outputs.base import CLOSE_S, Moment
 from edgekd.runtime.outputs.history import output as module
-from edgekd.runtime.outputs.history.database import BATCH, MAX_DAMAGED, Event, HistoryFile, Run, move_aside, require_ours
+from edgekd.runtime.outputs.history.database import (
+    BATCH,
+    MAX_DAMAGED,
+    Event,
+    HistoryFile,
+    Run,
+    move_aside,
+    require_ours,
+)
 from edgekd.runtime.outputs.history.output import History, open_history
 from edgekd.runtime.source.health import Change
 
@@ -57,10 +65,19 @@ def opened(tmp_path, monkeypatch) -> Iterator[History]:
 
 
 def moment(model: str = "toy") -> Moment:
-    return Moment(SimpleNamespace(name=model, window=16000, frontend=SimpleNamespace(sample_rate=16000)), None, None, 0.0, 0.0, None)
+    return Moment(
+        SimpleNamespace(name=model, window=16000, frontend=SimpleNamespace(sample_rate=16000)),
+        None,
+        None,
+        0.0,
+        0.0,
+        None,
+    )
 
 
-def tell(history: History, t: float, label: str = "rain", probability: float = 0.5, gated: bool = False, model: str = "toy") -> None:
+def tell(
+    history: History, t: float, label: str = "rain", probability: float = 0.5, gated: bool = False, model: str = "toy"
+) -> None:
     history.tell(Decision(t, label, probability, (), "HEALTHY", 0.1, 0, probability, gated), moment(model))
 
 
@@ -82,16 +99,25 @@ def file_of(history: History) -> Path:
 
 
 def test_a_label_that_stays_is_one_row_and_changes_are_beside_it(clock, opened):
-    for t, label, probability in ((1.0, "rain", 0.5), (1.5, "rain", 0.9), (2.0, "rain", 0.7), (2.5, "wind", 0.4), (3.0, "wind", 0.6)):
+    for t, label, probability in (
+        (1.0, "rain", 0.5),
+        (1.5, "rain", 0.9),
+        (2.0, "rain", 0.7),
+        (2.5, "wind", 0.4),
+        (3.0, "wind", 0.6),
+    ):
         tell(opened, t, label, probability)
         clock.pass_by(0.5)
     opened.tell(Change(3.2, "FAILED", "gone"), None)
     save(opened)
     assert rows(file_of(opened)) == [
         (2, "rain", START, START + 1.5, 1.0, 1.5, 3, 0, 0.7, 0.5, 0.9),
-        (3, "wind", START + 1.5, START + 2.0, 2.5, 0.5, 2, 0, 0.5, 0.4, 0.6)]
+        (3, "wind", START + 1.5, START + 2.0, 2.5, 0.5, 2, 0, 0.5, 0.4, 0.6),
+    ]
     assert rows(file_of(opened), "changes") == [
-        (1, START, 1.0, None, "listening with the model toy"), (4, START + 2.5, 3.2, "FAILED", "gone")]
+        (1, START, 1.0, None, "listening with the model toy"),
+        (4, START + 2.5, 3.2, "FAILED", "gone"),
+    ]
 
 
 def test_times_of_a_file_are_as_if_it_were_played(clock, tmp_path, monkeypatch):
@@ -104,10 +130,14 @@ def test_times_of_a_file_are_as_if_it_were_played(clock, tmp_path, monkeypatch):
     save(history)
     history._stopping.set()
     assert [row[1:4] for row in rows(file_of(history))] == [
-        ("rain", START + 1.0, START + 3.0), ("wind", START + 3.0, START + 3.0), ("wind", START + 3600.0, START + 3600.0)]
+        ("rain", START + 1.0, START + 3.0),
+        ("wind", START + 3.0, START + 3.0),
+        ("wind", START + 3600.0, START + 3600.0),
+    ]
     assert rows(file_of(history), "changes") == [
         (1, START, 0.0, None, "hearing yard.wav; times count from here as if it were played"),
-        (2, START + 1.0, 1.0, None, "listening with the model toy")]
+        (2, START + 1.0, 1.0, None, "listening with the model toy"),
+    ]
 
 
 def test_a_row_that_was_written_goes_on_growing(clock, opened):
@@ -118,7 +148,9 @@ def test_a_row_that_was_written_goes_on_growing(clock, opened):
     tell(opened, 6.0, "wind")
     save(opened)
     assert [row[1:7] for row in rows(file_of(opened))] == [
-        ("rain", START, START + 5, 1.0, 5.0, 5), ("wind", START + 5, START + 5, 6.0, 0.0, 1)]
+        ("rain", START, START + 5, 1.0, 5.0, 5),
+        ("wind", START + 5, START + 5, 6.0, 0.0, 1),
+    ]
 
 
 def test_windows_that_were_not_judged_are_counted_apart(clock, opened):  # noqa: ARG001
@@ -134,7 +166,10 @@ def test_missing_sound_ends_a_row(clock, opened):
     clock.pass_by(7.0)
     tell(opened, 8.0)
     save(opened)
-    assert [(row[2], row[3], row[4]) for row in rows(file_of(opened))] == [(START, START, 1.0), (START + 7, START + 7, 8.0)]
+    assert [(row[2], row[3], row[4]) for row in rows(file_of(opened))] == [
+        (START, START, 1.0),
+        (START + 7, START + 7, 8.0),
+    ]
 
 
 @pytest.mark.parametrize("jump", [86400.0, -86400.0])
@@ -155,7 +190,10 @@ def test_another_model_is_named(clock, opened):  # noqa: ARG001
     tell(opened, 1.0)
     tell(opened, 1.5, model="other")
     save(opened)
-    assert [row[4] for row in rows(file_of(opened), "changes")] == ["listening with the model toy", "listening with the model other"]
+    assert [row[4] for row in rows(file_of(opened), "changes")] == [
+        "listening with the model toy",
+        "listening with the model other",
+    ]
 
 
 def test_it_is_written_in_seconds_by_itself_and_at_the_end(tmp_path, monkeypatch):
@@ -185,7 +223,9 @@ def run(number: int) -> Run:
 def test_the_file_and_its_log_stay_below_the_limit_and_the_newest_stay(tmp_path):
     file, largest = HistoryFile(tmp_path / "h.sqlite", 1_000_000), 0
     for first in range(0, 40_000, BATCH):
-        file.write([(None, run(first + i) if i % 10 else Event(START, 1.0, "FAILED", "x" * 1000)) for i in range(BATCH)])
+        file.write(
+            [(None, run(first + i) if i % 10 else Event(START, 1.0, "FAILED", "x" * 1000)) for i in range(BATCH)]
+        )
         largest = max(largest, sizes(file.path))
     assert 600_000 < largest <= 1_000_000
     file.check()
@@ -241,7 +281,9 @@ def test_a_reader_that_stays_does_not_make_the_log_grow_without_end(tmp_path):
 
 def test_two_writers_overwrite_nothing(tmp_path):
     first, second = (HistoryFile(tmp_path / "h.sqlite", 1_000_000) for _ in range(2))
-    assert first.write([(None, run(0))]) + second.write([(None, run(1))]) + first.write([(None, run(2)), (1, run(3))]) == [1, 2, 3, 1]
+    assert first.write([(None, run(0))]) + second.write([(None, run(1))]) + first.write(
+        [(None, run(2)), (1, run(3))]
+    ) == [1, 2, 3, 1]
     first.close()
     second.close()
     assert [row[4] for row in rows(first.path)] == [3.0, 1.0, 2.0]
@@ -256,8 +298,13 @@ def broken(kind: str, path: Path) -> None:
         file.write([(None, run(first + i)) for i in range(BATCH)])
     file.close()
     content = path.read_bytes()
-    path.write_bytes({"zeros": bytes(len(content)), "cut": content[:len(content) // 2],
-                      "middle": content[:40_000] + b"\xff" * 20_000 + content[60_000:]}[kind])
+    path.write_bytes(
+        {
+            "zeros": bytes(len(content)),
+            "cut": content[: len(content) // 2],
+            "middle": content[:40_000] + b"\xff" * 20_000 + content[60_000:],
+        }[kind]
+    )
 
 
 @pytest.mark.parametrize("kind", ["text", "zeros", "cut", "middle"])
@@ -317,6 +364,7 @@ def test_what_cannot_be_written_is_trouble_and_waits(opened, monkeypatch):
         error = sqlite3.OperationalError("database or disk is full")
         error.sqlite_errorcode = sqlite3.SQLITE_FULL
         raise error
+
     with monkeypatch.context() as patch:
         patch.setattr(HistoryFile, "write", full)
         tell(opened, 1.0)
@@ -394,10 +442,12 @@ def test_a_later_format_is_refused(tmp_path):
 
 
 def test_a_kill_in_the_middle_costs_no_row_that_was_written(tmp_path):
-    program = ("import sys; from pathlib import Path; from edgekd.runtime.outputs.history.database import HistoryFile, Run\n"
-               "file = HistoryFile(Path(sys.argv[1]), 1_000_000)\n"
-               "for n in range(100000):\n"
-               "    print(file.write([(None, Run('a', 1.0, 2.0, 1.0, 1.0, 2, 0, 0.5, 0.5, 0.5))])[0], flush=True)\n")
+    program = (
+        "import sys; from pathlib import Path; from edgekd.runtime.outputs.history.database import HistoryFile, Run\n"
+        "file = HistoryFile(Path(sys.argv[1]), 1_000_000)\n"
+        "for n in range(100000):\n"
+        "    print(file.write([(None, Run('a', 1.0, 2.0, 1.0, 1.0, 2, 0, 0.5, 0.5, 0.5))])[0], flush=True)\n"
+    )
     with subprocess.Popen([sys.executable, "-c", program, str(tmp_path / "h")], stdout=subprocess.PIPE) as process:
         lines = [process.stdout.readline() for _ in range(300)]
         process.kill()

@@ -36,12 +36,19 @@ def at(text: str) -> float:
 
 
 def run(label: str, began: str, seconds: float, mean: float | None = 0.8) -> Run:
-    return Run(label, at(began), at(began) + seconds, 0.0, seconds, int(2 * seconds) + 1, 0, mean, mean and 0.5, mean and 0.9)
+    return Run(
+        label, at(began), at(began) + seconds, 0.0, seconds, int(2 * seconds) + 1, 0, mean, mean and 0.5, mean and 0.9
+    )
 
 
-ROWS = [Event(at("2026-07-01T22:00"), 1.0, None, "listening with the model toy"), run("rain", "2026-07-01T22:00", 4 * HOUR),
-        run("street, north", "2026-07-02T02:00", 1800.0, 0.4), Event(at("2026-07-02T02:30"), 2.0, "FAILED", "gone"),
-        run("rain", "2026-07-02T12:00", 60.0), run("quiet", "2026-07-03T00:00", 60.0, None)]
+ROWS = [
+    Event(at("2026-07-01T22:00"), 1.0, None, "listening with the model toy"),
+    run("rain", "2026-07-01T22:00", 4 * HOUR),
+    run("street, north", "2026-07-02T02:00", 1800.0, 0.4),
+    Event(at("2026-07-02T02:30"), 2.0, "FAILED", "gone"),
+    run("rain", "2026-07-02T12:00", 60.0),
+    run("quiet", "2026-07-03T00:00", 60.0, None),
+]
 
 
 @pytest.fixture
@@ -69,7 +76,8 @@ def test_lines_are_in_local_time_the_newest_last(file, monkeypatch, capsys):
         "2026-07-02 02:00:00    0:30:00  street, north            0.40  0.50..0.90",
         "2026-07-02 02:30:00             FAILED: gone",
         "2026-07-02 12:00:00    0:01:00  rain                     0.80  0.50..0.90",
-        "2026-07-03 00:00:00    0:01:00  quiet                    not judged"]
+        "2026-07-03 00:00:00    0:01:00  quiet                    not judged",
+    ]
 
 
 def test_json_is_an_object_a_line_in_utc(file, monkeypatch, capsys):
@@ -78,24 +86,46 @@ def test_json_is_an_object_a_line_in_utc(file, monkeypatch, capsys):
     assert len(lines) == len(ROWS)
     assert lines[3] == {"at": "2026-07-02T00:30:00.000Z", "t": 2.0, "state": "FAILED", "reason": "gone"}
     assert (lines[1]["label"], lines[1]["began"], lines[1]["ended"], lines[1]["mean"]) == (
-        "rain", "2026-07-01T20:00:00.000Z", "2026-07-02T00:00:00.000Z", 0.8)
+        "rain",
+        "2026-07-01T20:00:00.000Z",
+        "2026-07-02T00:00:00.000Z",
+        0.8,
+    )
 
 
-@pytest.mark.parametrize(("asked", "wanted"), [
-    ({}, [0, 1, 2, 3, 4, 5]), ({"since": "2026-07-02"}, [1, 2, 3, 4, 5]), ({"until": "2026-07-01"}, [0, 1]),
-    ({"since": "2026-07-02 02:30", "until": "2026-07-02"}, [2, 3, 4]), ({"since": "12:00"}, [4, 5]), ({"since": "2h"}, [5]),
-    ({"since": "yesterday", "until": "yesterday"}, [1, 2, 3, 4]), ({"label": "rain"}, [1, 4]), ({"day": "2026-07-02"}, [1, 2, 3, 4]),
-    ({"since": "2026-07-01T22:00:00+00:00"}, [1, 2, 3, 4, 5]),
-])
+@pytest.mark.parametrize(
+    ("asked", "wanted"),
+    [
+        ({}, [0, 1, 2, 3, 4, 5]),
+        ({"since": "2026-07-02"}, [1, 2, 3, 4, 5]),
+        ({"until": "2026-07-01"}, [0, 1]),
+        ({"since": "2026-07-02 02:30", "until": "2026-07-02"}, [2, 3, 4]),
+        ({"since": "12:00"}, [4, 5]),
+        ({"since": "2h"}, [5]),
+        ({"since": "yesterday", "until": "yesterday"}, [1, 2, 3, 4]),
+        ({"label": "rain"}, [1, 4]),
+        ({"day": "2026-07-02"}, [1, 2, 3, 4]),
+        ({"since": "2026-07-01T22:00:00+00:00"}, [1, 2, 3, 4, 5]),
+    ],
+)
 def test_what_is_asked_for_is_told(file, asked, wanted):
-    now = datetime.fromisoformat("2026-07-03T00:30") if "12:00" not in asked.values() else datetime.fromisoformat("2026-07-02T20:00")
+    now = (
+        datetime.fromisoformat("2026-07-03T00:30")
+        if "12:00" not in asked.values()
+        else datetime.fromisoformat("2026-07-02T20:00")
+    )
     assert list(query.rows(query.ask(file, now=now, **asked))) == [ROWS[i] for i in wanted]
 
 
 def test_many_rows_come_in_portions_and_hold_up_no_writer(tmp_path, monkeypatch):
     monkeypatch.setattr(query, "PORTION", 7)
     writer = HistoryFile(tmp_path / "h", 1_000_000)
-    writer.write([(None, run(f"l{i}", "2026-07-01T22:00", 1.0) if i % 3 else Event(0.0, 0.0, None, str(i))) for i in range(BATCH)])
+    writer.write(
+        [
+            (None, run(f"l{i}", "2026-07-01T22:00", 1.0) if i % 3 else Event(0.0, 0.0, None, str(i)))
+            for i in range(BATCH)
+        ]
+    )
     found = []
     for row in query.rows(query.ask(tmp_path / "h")):
         found.append(row)
@@ -132,7 +162,7 @@ def test_a_day_is_drawn_in_eighty_columns(file, monkeypatch, capsys):
     _, out, _ = command(monkeypatch, capsys, file, "--day", "2026-07-02")
     lines = out.splitlines()
     assert max(map(len, lines)) < 80
-    assert lines[2] == f"{'(heard)':21} █████░" .replace("░", "") + " " * 19 + "·" + " " * 23 + "  2:31:00"
+    assert lines[2] == f"{'(heard)':21} █████░".replace("░", "") + " " * 19 + "·" + " " * 23 + "  2:31:00"
     assert lines[3] == f"{'rain':21} ████" + " " * 20 + "·" + " " * 23 + "  2:01:00"
     assert lines[4] == f"{'street, north':21} " + " " * 4 + "█" + " " * 43 + "  0:30:00"
     assert lines[5].startswith("1 line on the source")
@@ -157,11 +187,15 @@ def test_a_day_without_decisions_says_so(file, monkeypatch, capsys):
     assert command(monkeypatch, capsys, file, "--day", "2020-01-01") == (0, "2020-01-01: no decisions\n", "")
 
 
-@pytest.mark.parametrize(("day", "hours", "second", "third"), [("2026-03-29", 23, 3600.0, 0.0), ("2026-10-25", 25, 3600.0, 7200.0)])
+@pytest.mark.parametrize(
+    ("day", "hours", "second", "third"), [("2026-03-29", 23, 3600.0, 0.0), ("2026-10-25", 25, 3600.0, 7200.0)]
+)
 def test_days_on_which_clocks_change(day, hours, second, third):
     drawn = date.fromisoformat(day)
     begin = datetime.fromisoformat(day).timestamp()
-    found = history_day.read_day(drawn, [Run("a", begin - 9, begin + hours * HOUR + 9, 0.0, 0.0, 1, 0, None, None, None)])
+    found = history_day.read_day(
+        drawn, [Run("a", begin - 9, begin + hours * HOUR + 9, 0.0, 0.0, 1, 0, None, None, None)]
+    )
     assert sum(found.heard) == hours * HOUR
     assert found.hours["a"][1:3] == [second, third]
     assert sum(found.lengths) == hours * HOUR
@@ -187,18 +221,28 @@ def test_the_picture_of_a_day_is_whole_and_needs_nothing_else(file, tmp_path, mo
     assert [(float(bar.get("x")), float(bar.get("width"))) for bar in bars] == [(190.0, 60.0), (190.0 + 360.0, 2.5)]
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    ([], "no database is named; give the FILE that"), (["missing"], "missing: no such file"),
-    (["FILE", "--since", "soon"], "--since is 'soon'; give a day"), (["FILE", "--until", "2026-13-01"], "--until is '2026-13-01'"),
-    (["FILE", "--since", "25:00"], "--since is '25:00'"),
-    (["FILE", "--day", "9999-12-31"], "no history is so old or so new"), (["x" * 300], "cannot be read (File name too long)"),
-    (["FILE", "--day", "2026-7-1"], "--day is '2026-7-1'; give a day like"),
-    (["FILE", "--since", "2026-07-03", "--until", "2026-07-01"], "must be the earlier"),
-    (["FILE", "--day", "today", "--since", "1h"], "leave out --since"), (["FILE", "--svg", "a.svg"], "--svg draws a day"),
-    (["FILE", "--label", "rian"], "no decision with the label 'rian'; did you mean 'rain'?"),
-    (["FILE", "--csv", "."], "is a folder"), (["FILE", "--day", "today", "--svg", "/"], "cannot be written"),
-    (["other"], "database of another program"), (["text"], "cannot be read as a history"), (["folder"], "no such file"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "no database is named; give the FILE that"),
+        (["missing"], "missing: no such file"),
+        (["FILE", "--since", "soon"], "--since is 'soon'; give a day"),
+        (["FILE", "--until", "2026-13-01"], "--until is '2026-13-01'"),
+        (["FILE", "--since", "25:00"], "--since is '25:00'"),
+        (["FILE", "--day", "9999-12-31"], "no history is so old or so new"),
+        (["x" * 300], "cannot be read (File name too long)"),
+        (["FILE", "--day", "2026-7-1"], "--day is '2026-7-1'; give a day like"),
+        (["FILE", "--since", "2026-07-03", "--until", "2026-07-01"], "must be the earlier"),
+        (["FILE", "--day", "today", "--since", "1h"], "leave out --since"),
+        (["FILE", "--svg", "a.svg"], "--svg draws a day"),
+        (["FILE", "--label", "rian"], "no decision with the label 'rian'; did you mean 'rain'?"),
+        (["FILE", "--csv", "."], "is a folder"),
+        (["FILE", "--day", "today", "--svg", "/"], "cannot be written"),
+        (["other"], "database of another program"),
+        (["text"], "cannot be read as a history"),
+        (["folder"], "no such file"),
+    ],
+)
 def test_mistakes_are_one_line_and_status_2(file, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(file.parent)
     with closing(sqlite3.connect("other")) as db:

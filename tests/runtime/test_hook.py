@@ -54,16 +54,34 @@ class Fake:
         self.gate.set()
 
 
-LINES = [Change(0.0, "HEALTHY", "hearing"), decision("rain"), decision("rain", 2.0), decision("wind", 3.0),
-         Change(4.0, "HEALTHY", "mqtt: no broker"), Change(5.0, "FAILED", "gone"), decision("rain", 6.0, "FAILED")]
+LINES = [
+    Change(0.0, "HEALTHY", "hearing"),
+    decision("rain"),
+    decision("rain", 2.0),
+    decision("wind", 3.0),
+    Change(4.0, "HEALTHY", "mqtt: no broker"),
+    Change(5.0, "FAILED", "gone"),
+    decision("rain", 6.0, "FAILED"),
+]
 
 
-@pytest.mark.parametrize(("on", "wanted"), [
-    (("label",), [("label", None, 1.0), ("label", "rain", 3.0), ("label", "wind", 6.0)]),
-    (("state",), [("state", None, 0.0), ("state", "HEALTHY", 5.0)]),
-    (("label", "state"), [("state", None, 0.0), ("label", None, 1.0), ("label", "rain", 3.0), ("state", "HEALTHY", 5.0),
-                          ("label", "wind", 6.0)]),
-])
+@pytest.mark.parametrize(
+    ("on", "wanted"),
+    [
+        (("label",), [("label", None, 1.0), ("label", "rain", 3.0), ("label", "wind", 6.0)]),
+        (("state",), [("state", None, 0.0), ("state", "HEALTHY", 5.0)]),
+        (
+            ("label", "state"),
+            [
+                ("state", None, 0.0),
+                ("label", None, 1.0),
+                ("label", "rain", 3.0),
+                ("state", "HEALTHY", 5.0),
+                ("label", "wind", 6.0),
+            ],
+        ),
+    ],
+)
 def test_only_changes_are_told_and_troubles_of_outputs_are_none(on, wanted):
     fake = Fake()
     hook = Hook([fake], on)
@@ -119,14 +137,20 @@ def test_a_command_gets_the_event_on_standard_input_and_the_environment_without_
     assert "TOKEN" not in environment
 
 
-@pytest.mark.parametrize(("command", "trouble"), [
-    ("echo one >&2; printf 'no \\033[31mlamp\\n\\n' >&2; exit 3", "the command ended with status 3: no [31mlamp"),
-    ("kill -9 $$", "the command ended by SIGKILL"),
-    ("head -c 3000000 /dev/zero | tr '\\0' x >&2", "the command took longer than 0.5 s and was killed: " + "x" * 117 + "..."),
-    ("sleep 60; true", "the command took longer than 0.5 s and was killed"),
-])
+@pytest.mark.parametrize(
+    ("command", "trouble"),
+    [
+        ("echo one >&2; printf 'no \\033[31mlamp\\n\\n' >&2; exit 3", "the command ended with status 3: no [31mlamp"),
+        ("kill -9 $$", "the command ended by SIGKILL"),
+        (
+            "head -c 3000000 /dev/zero | tr '\\0' x >&2",
+            "the command took longer than 0.5 s and was killed: " + "x" * 117 + "...",
+        ),
+        ("sleep 60; true", "the command took longer than 0.5 s and was killed"),
+    ],
+)
 def test_a_command_that_fails_is_trouble_in_a_line_until_one_works(command, trouble):
-    hook = hooked(f"if grep -q '\"label\":\"rain\"'; then {command}; fi", 0.5)
+    hook = hooked(f'if grep -q \'"label":"rain"\'; then {command}; fi', 0.5)
     assert eventually(lambda: hook.trouble == trouble), hook.trouble
     hook.tell(decision("wind"), None)
     assert eventually(lambda: hook.trouble is None)
@@ -136,6 +160,7 @@ def test_a_command_that_fails_is_trouble_in_a_line_until_one_works(command, trou
 def test_a_command_that_cannot_be_started_is_trouble(monkeypatch):
     def none_left(*_arguments, **_options):
         raise BlockingIOError(11, "Resource temporarily unavailable")
+
     monkeypatch.setattr("edgekd.runtime.outputs.hooks.hook.subprocess.Popen", none_left)
     hook = hooked("true")
     assert eventually(lambda: hook.trouble == "the command cannot be started (Resource temporarily unavailable)")
@@ -150,10 +175,15 @@ def gone(pid: int) -> bool:
     return state in "ZX"
 
 
-@pytest.mark.parametrize(("command", "troubled"), [
-    ("sleep 60 & echo $! > {0}; wait", True), ("sleep 60 & echo $! > {0}", False),
-    ("setsid sh -c 'echo $$ > {0}; exec sleep 60' & sleep 60", True),
-    ("setsid sh -c 'echo $$ > {0}; exec sleep 60' & while ! [ -s {0} ]; do sleep 0.01; done", False)])
+@pytest.mark.parametrize(
+    ("command", "troubled"),
+    [
+        ("sleep 60 & echo $! > {0}; wait", True),
+        ("sleep 60 & echo $! > {0}", False),
+        ("setsid sh -c 'echo $$ > {0}; exec sleep 60' & sleep 60", True),
+        ("setsid sh -c 'echo $$ > {0}; exec sleep 60' & while ! [ -s {0} ]; do sleep 0.01; done", False),
+    ],
+)
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 def test_nothing_that_a_command_starts_outlives_it(tmp_path, command, troubled):
     hook = hooked(command.format(tmp_path / "pid"), 0.5)
@@ -252,13 +282,16 @@ def test_a_user_in_the_address_is_basic_authentication(serve):
     assert server.got[0][1] == "Basic bWU6cEBzcw=="
 
 
-@pytest.mark.parametrize(("statuses", "posts", "trouble"), [
-    ((503, 429, 200), 3, None),
-    ((500,), 3, "answers 500 Internal Server Error"),
-    ((401,), 1, "answers 401 Unauthorized"),
-    ((302,), 1, "answers 302 Found: redirects are not followed, give the address it leads to"),
-    ((799,), 1, "answers 799"),
-])
+@pytest.mark.parametrize(
+    ("statuses", "posts", "trouble"),
+    [
+        ((503, 429, 200), 3, None),
+        ((500,), 3, "answers 500 Internal Server Error"),
+        ((401,), 1, "answers 401 Unauthorized"),
+        ((302,), 1, "answers 302 Found: redirects are not followed, give the address it leads to"),
+        ((799,), 1, "answers 799"),
+    ],
+)
 def test_what_may_pass_is_tried_again_within_a_bound(serve, statuses, posts, trouble):
     server = serve(*statuses)
     webhook = open_webhook(f"{server.url}/s3cret?key=s3cret", 5.0, "s3cret")
@@ -322,12 +355,22 @@ def test_a_hanging_server_does_not_hold_up_the_end():
         assert eventually(lambda: not hook._queues[0].worker._thread.is_alive())
 
 
-@pytest.mark.parametrize(("url", "token", "message"), [
-    ("ftp://s3cret@host", None, "neither http"), ("s3cret", None, "neither http"), ("http://", None, "no host"),
-    ("http://host:99999/s3cret", None, "port"), ("http://host:0/s3cret", None, "port 0"), ("http://[s3cret/", None, "malformed"),
-    ("http://ho st/s3cret", None, "blank"), ("http://host/\ns3cret", None, "control"), ("http://u:s3cret@host", "t", "keep one"),
-    ("http://host", "s3cret\n", "token"), ("http://host", "s3crét", "token"),
-])
+@pytest.mark.parametrize(
+    ("url", "token", "message"),
+    [
+        ("ftp://s3cret@host", None, "neither http"),
+        ("s3cret", None, "neither http"),
+        ("http://", None, "no host"),
+        ("http://host:99999/s3cret", None, "port"),
+        ("http://host:0/s3cret", None, "port 0"),
+        ("http://[s3cret/", None, "malformed"),
+        ("http://ho st/s3cret", None, "blank"),
+        ("http://host/\ns3cret", None, "control"),
+        ("http://u:s3cret@host", "t", "keep one"),
+        ("http://host", "s3cret\n", "token"),
+        ("http://host", "s3crét", "token"),
+    ],
+)
 def test_addresses_and_tokens_that_can_never_work_are_refused_without_showing_them(url, token, message):
     with pytest.raises(InputError, match=message) as caught:
         read_address(url, token)
@@ -348,8 +391,10 @@ def test_a_hook_with_nothing_to_do_is_refused(table, message):
 def test_an_untrusted_certificate_is_refused(monkeypatch, tmp_path):
     monkeypatch.setattr(webhook_module, "WAITS_S", ())
     key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
-    command = (f"openssl req -x509 -newkey rsa:2048 -nodes -keyout {key} -out {certificate} -days 1 -subj /CN=localhost "
-               "-addext subjectAltName=DNS:localhost")
+    command = (
+        f"openssl req -x509 -newkey rsa:2048 -nodes -keyout {key} -out {certificate} -days 1 -subj /CN=localhost "
+        "-addext subjectAltName=DNS:localhost"
+    )
     try:
         subprocess.run(shlex.split(command), check=True, capture_output=True)
     except (FileNotFoundError, subprocess.CalledProcessError):
@@ -363,7 +408,10 @@ def test_an_untrusted_certificate_is_refused(monkeypatch, tmp_path):
         server.handle_error = lambda *_: None
         webhook = open_webhook(url, 5.0, None)
         webhook.deliver(b"{}")
-        assert webhook.trouble == f"localhost:{server.server_port}: its certificate is not trusted (self-signed certificate)"
+        assert (
+            webhook.trouble
+            == f"localhost:{server.server_port}: its certificate is not trusted (self-signed certificate)"
+        )
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
         webhook = open_webhook(url, 5.0, None)
         webhook.deliver(b"{}")
@@ -377,8 +425,12 @@ def test_the_table_is_read_and_its_mistakes_are_named(tmp_path):
     file = tmp_path / "box.toml"
     file.write_text("hook = { command = 'true', on = ['label', 'state'], timeout = 2 }")
     assert read_config(file).hook == HookTable(command="true", on=("label", "state"), timeout=2.0)
-    for text, message in (("on = []", "hook.on"), ("on = ['lable']", "hook.on"),
-                          ("timeout = 0", "hook.timeout"), ("tokn = 's3cret'", "token")):
+    for text, message in (
+        ("on = []", "hook.on"),
+        ("on = ['lable']", "hook.on"),
+        ("timeout = 0", "hook.timeout"),
+        ("tokn = 's3cret'", "token"),
+    ):
         file.write_text(f"hook = {{ command = 'true', {text} }}")
         with pytest.raises(InputError, match=message) as caught:
             read_config(file)
@@ -388,6 +440,7 @@ def test_the_table_is_read_and_its_mistakes_are_named(tmp_path):
 def test_a_command_of_another_user_is_waited_for_and_that_is_said(monkeypatch):
     def refuse(*_: int) -> None:
         raise PermissionError(1, "Operation not permitted")
+
     monkeypatch.setattr(hook_module.os, "killpg", refuse)
     Command("true", 5.0).deliver(b"{}")
     command = Command("sleep 1", 0.1)

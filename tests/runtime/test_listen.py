@@ -23,9 +23,18 @@ from edgekd.runtime.source.health import Change, Gap, Turn
 
 QUANT = TensorQuant("float32", 1.0, 0)
 MANIFEST = Manifest(
-    name="toy", student="toy", precision="float32", labels=("low", "middle", "high"), frontend=FrontEnd(), window=16000, input=QUANT,
-    output=QUANT, counts=Counts(0, 0, 0), temperature=2.0,
-    provenance=Provenance("toy", "", "toy", "", "none", True, "0", "2026-01-01T00:00:00Z"))
+    name="toy",
+    student="toy",
+    precision="float32",
+    labels=("low", "middle", "high"),
+    frontend=FrontEnd(),
+    window=16000,
+    input=QUANT,
+    output=QUANT,
+    counts=Counts(0, 0, 0),
+    temperature=2.0,
+    provenance=Provenance("toy", "", "toy", "", "none", True, "0", "2026-01-01T00:00:00Z"),
+)
 
 
 class ToyModel:
@@ -82,7 +91,7 @@ def test_decisions_are_those_of_each_window_alone():
     assert [round(decision.t * 16000) for decision in found] == [16000, 23680, 31872, 39552]
     for decision in found:
         end = round(decision.t * 16000)
-        logits = ToyModel().logits(log_mel(MANIFEST.frontend, waveform[end - 16000:end])[None])[0]
+        logits = ToyModel().logits(log_mel(MANIFEST.frontend, waveform[end - 16000 : end])[None])[0]
         assert decision.label == MANIFEST.labels[logits.argmax()]
         assert decision.probability == pytest.approx(probabilities(logits, 2.0).max(), abs=1e-4)
 
@@ -99,7 +108,9 @@ def test_less_than_a_window_is_an_error():
 
 
 def test_command_prints_one_json_line_per_hop_from_a_pipe(monkeypatch, capsys):
-    status, out, err = run(monkeypatch, capsys, "-", "--model", "m.tflite", "--json", "--hop", "1", "--top", "9", stdin=raw(tone(48000)))
+    status, out, err = run(
+        monkeypatch, capsys, "-", "--model", "m.tflite", "--json", "--hop", "1", "--top", "9", stdin=raw(tone(48000))
+    )
     assert (status, err) == (0, "")
     lines = [json.loads(line) for line in out.splitlines()]
     assert [line["t"] for line in lines] == [1.0, 2.0, 3.0]
@@ -115,20 +126,29 @@ def test_command_prints_lines_for_people_without_json(monkeypatch, capsys):
 def test_command_prints_only_changes_where_that_is_wanted(monkeypatch, capsys):
     low, high = tone(32000), np.sign(tone(32000)) * np.tile((0.5, -0.5), 16000).astype(np.float32)
     sound = raw(np.concatenate((low, high, low)))
-    every = [json.loads(line)["label"] for line in
-             run(monkeypatch, capsys, "-", "--model", "m.tflite", "--json", stdin=sound)[1].splitlines()]
-    new = [json.loads(line)["label"] for line in
-           run(monkeypatch, capsys, "-", "--model", "m.tflite", "--json", "--changes", stdin=sound)[1].splitlines()]
+    every = [
+        json.loads(line)["label"]
+        for line in run(monkeypatch, capsys, "-", "--model", "m.tflite", "--json", stdin=sound)[1].splitlines()
+    ]
+    new = [
+        json.loads(line)["label"]
+        for line in run(monkeypatch, capsys, "-", "--model", "m.tflite", "--json", "--changes", stdin=sound)[
+            1
+        ].splitlines()
+    ]
     assert new == [label for label, before in zip(every, [None, *every], strict=False) if label != before]
     assert 1 < len(new) < len(every)
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    (["none.wav", "--model", "m.tflite"], "none.wav: no such file"),
-    (["-", "--model", "m.tflite", "--hop", "9"], "hop is 9 s"),
-    (["-", "--model", "m.tflite", "--top", "0"], "top is 0"),
-    (["-", "--model", "m.tflite"], "standard input: 0.00 s of audio is shorter"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["none.wav", "--model", "m.tflite"], "none.wav: no such file"),
+        (["-", "--model", "m.tflite", "--hop", "9"], "hop is 9 s"),
+        (["-", "--model", "m.tflite", "--top", "0"], "top is 0"),
+        (["-", "--model", "m.tflite"], "standard input: 0.00 s of audio is shorter"),
+    ],
+)
 def test_bad_usage_is_one_line_and_status_2(monkeypatch, capsys, arguments, message):
     status, out, err = run(monkeypatch, capsys, *arguments)
     assert (status, out) == (2, "")
@@ -137,9 +157,21 @@ def test_bad_usage_is_one_line_and_status_2(monkeypatch, capsys, arguments, mess
 
 
 def test_a_reader_that_leaves_ends_it_cleanly(tmp_path):
-    program = ("import sys; sys.path.insert(0, sys.argv.pop(1)); import test_listen as t; "
-               "t.listen_module.open_model = lambda *_: t.ToyModel(); t.cli.main()")
-    command = [sys.executable, "-c", program, str(Path(__file__).parent), "listen", "-", "--model", "m.tflite", "--json"]
+    program = (
+        "import sys; sys.path.insert(0, sys.argv.pop(1)); import test_listen as t; "
+        "t.listen_module.open_model = lambda *_: t.ToyModel(); t.cli.main()"
+    )
+    command = [
+        sys.executable,
+        "-c",
+        program,
+        str(Path(__file__).parent),
+        "listen",
+        "-",
+        "--model",
+        "m.tflite",
+        "--json",
+    ]
     source = tmp_path / "long.raw"
     source.write_bytes(bytes(2 * 16000 * 600))
     with source.open("rb") as stdin:
@@ -155,8 +187,16 @@ NOISE = np.random.default_rng(1).standard_normal(48000).astype(np.float32) * 0.1
 
 def test_windows_never_reach_over_a_gap_and_the_time_goes_on():
     breaks = []
-    found = list(decisions(ToyModel(), [NOISE[:20000], Gap(1600, 0.5), NOISE[20000:36000]], "x", 1.0, 3,
-                           observe=lambda _, moment: breaks.append(moment.breaks)))
+    found = list(
+        decisions(
+            ToyModel(),
+            [NOISE[:20000], Gap(1600, 0.5), NOISE[20000:36000]],
+            "x",
+            1.0,
+            3,
+            observe=lambda _, moment: breaks.append(moment.breaks),
+        )
+    )
     assert breaks == [0, 1]
     assert [(line.t, line.drops) for line in found] == [(1.0, 0), (1.25 + 0.1 + 0.5 + 1.0, 1600)]
     (alone,) = decisions(ToyModel(), [NOISE[20000:36000]], "x", 1.0, 3)
@@ -167,7 +207,9 @@ def test_a_change_of_state_is_a_line_of_its_own_and_decisions_carry_the_state():
     chunks = [Turn("HEALTHY", "hearing m"), NOISE[:16000], Turn("RECOVERING", "gone", 2.0), NOISE[16000:32000]]
     found = list(decisions(ToyModel(), chunks, "x", 1.0, 3))
     assert [json.loads(to_json(line)) for line in found if isinstance(line, Change)] == [
-        {"t": 0.0, "state": "HEALTHY", "reason": "hearing m"}, {"t": 3.0, "state": "RECOVERING", "reason": "gone"}]
+        {"t": 0.0, "state": "HEALTHY", "reason": "hearing m"},
+        {"t": 3.0, "state": "RECOVERING", "reason": "gone"},
+    ]
     assert [line.state for line in found if not isinstance(line, Change)] == ["HEALTHY", "RECOVERING"]
     assert to_text(found[2]) == "     3.00 s  RECOVERING: gone"
 
@@ -181,7 +223,8 @@ def test_news_is_asked_for_also_where_no_sound_comes_and_all_are_told_of_it():
 
     chunks = [nothing, Turn("HEALTHY", "hearing m"), NOISE[:16000], Turn("RECOVERING", "gone", 2.0), nothing]
     found = list(decisions(ToyModel(), chunks, "x", 1.0, 3, news=news, observe=lambda line, _: told.append(line)))
-    assert asked == [(0.0, "HEALTHY"), (1.0, "HEALTHY"), (1.0, "RECOVERING"), (1.0, "RECOVERING")]  # not before the first line
+    # not before the first line
+    assert asked == [(0.0, "HEALTHY"), (1.0, "HEALTHY"), (1.0, "RECOVERING"), (1.0, "RECOVERING")]
     assert [getattr(line, "reason", "") for line in found] == ["hearing m", "", "gone", "hook: no"]
     assert told == found
 
@@ -195,6 +238,7 @@ def test_command_hears_another_command_for_ever(monkeypatch, capsys, tmp_path):
         if sum("label" in line for line in lines) == 2:
             raise KeyboardInterrupt
         return "x"
+
     monkeypatch.setattr("edgekd.runtime.decision.to_json", stop)
     status, _, _ = run(monkeypatch, capsys, "--model", "m.tflite", "--json", "--command", f"cat {tmp_path / 'a.raw'}")
     assert status == 130
@@ -203,13 +247,16 @@ def test_command_hears_another_command_for_ever(monkeypatch, capsys, tmp_path):
     assert [line["label"] for line in lines if "label" in line] == ["low", "low"]
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    (["--mic", "a", "--command", "b"], "a microphone and a command are two sources"),
-    (["--channels", "2"], "the number of channels is for a command"),
-    (["--rate", "0"], "rate is 0"),
-    (["--channel", "-1"], "channel is -1"),
-    (["-", "--mic", "a"], "- is a source of its own"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--mic", "a", "--command", "b"], "a microphone and a command are two sources"),
+        (["--channels", "2"], "the number of channels is for a command"),
+        (["--rate", "0"], "rate is 0"),
+        (["--channel", "-1"], "channel is -1"),
+        (["-", "--mic", "a"], "- is a source of its own"),
+    ],
+)
 def test_contradicting_options_of_live_sources_are_refused(monkeypatch, capsys, arguments, message):
     status, out, err = run(monkeypatch, capsys, "--model", "m.tflite", *arguments)
     assert (status, out) == (2, "")
@@ -219,16 +266,30 @@ def test_contradicting_options_of_live_sources_are_refused(monkeypatch, capsys, 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_signal_ends_it_and_all_that_it_started(stop, tmp_path):
-    program = ("import sys; sys.path.insert(0, sys.argv.pop(1)); import test_listen as t; "
-               "t.listen_module.open_model = lambda *_: t.ToyModel(); t.cli.main()")
+    program = (
+        "import sys; sys.path.insert(0, sys.argv.pop(1)); import test_listen as t; "
+        "t.listen_module.open_model = lambda *_: t.ToyModel(); t.cli.main()"
+    )
     heard = f"echo $$ > {tmp_path / 'pid'}; head -c 64000 /dev/urandom; exec sleep 600"
-    command = [sys.executable, "-c", program, str(Path(__file__).parent), "listen", "--model", "m.tflite", "--json", "--command", heard]
+    command = [
+        sys.executable,
+        "-c",
+        program,
+        str(Path(__file__).parent),
+        "listen",
+        "--model",
+        "m.tflite",
+        "--json",
+        "--command",
+        heard,
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert json.loads(process.stdout.readline())["state"] == "HEALTHY"
         pid = int((tmp_path / "pid").read_text())
         start = time.monotonic()
         process.send_signal(stop)
         process.wait()
-        while Path(f"/proc/{pid}/cmdline").exists() and Path(f"/proc/{pid}/cmdline").read_bytes():  # empty where nobody reaps it
+        # empty where nobody reaps it
+        while Path(f"/proc/{pid}/cmdline").exists() and Path(f"/proc/{pid}/cmdline").read_bytes():
             assert time.monotonic() - start < 3
             time.sleep(0.01)

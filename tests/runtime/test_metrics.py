@@ -58,7 +58,10 @@ def test_a_stream_of_decisions_is_counted():
     counts = Counts(received=48000, given=40000, dropped=0, waiting=8000, bad=3, overflows=1, restarts=2, lag_s=0.25)
     for number in range(8):
         clock.now, cpu.now = 0.5 * number, 0.01 * number
-        metrics.take(decision(1.0 + 0.5 * number, "rain" if number < 6 else 'a "b"\\\nc'), moment(counts=counts, inference_s=0.003))
+        metrics.take(
+            decision(1.0 + 0.5 * number, "rain" if number < 6 else 'a "b"\\\nc'),
+            moment(counts=counts, inference_s=0.003),
+        )
     metrics.take(decision(5.0, "rain", gated=True), moment(features=None, counts=counts))
     samples = read(metrics.text({"edgekd_web_streams": ("gauge", "Who watches.", 4)}))
     assert samples['edgekd_decisions_total{label="rain"}'] == 7

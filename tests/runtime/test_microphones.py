@@ -17,18 +17,25 @@ def device(name: str, channels: int = 1, rate: float = 48000.0) -> dict:
 
 
 DEVICES = [
-    device("HDMI: (hw:0,3)", channels=0), device("USB PnP Sound Device: Audio (hw:1,0)"), device("USB PnP Sound Device: Audio (hw:2,0)"),
-    device("snd_rpi_i2s: - (hw:3,0)", channels=2), device("pulse", channels=32, rate=44100.0),
+    device("HDMI: (hw:0,3)", channels=0),
+    device("USB PnP Sound Device: Audio (hw:1,0)"),
+    device("USB PnP Sound Device: Audio (hw:2,0)"),
+    device("snd_rpi_i2s: - (hw:3,0)", channels=2),
+    device("pulse", channels=32, rate=44100.0),
 ]
 
 
 @pytest.fixture
 def cards(tmp_path: Path) -> Path:
     """/sys/class/sound with two USB microphones, one without a serial number, and a card that is no USB device."""
-    for number, (name, files) in enumerate({
-        "HDMI": {}, "Device": {"idVendor": "0d8c", "idProduct": "0014", "serial": "A1"},
-        "Device_1": {"idVendor": "0d8c", "idProduct": "0013"}, "sndrpii2s": {},
-    }.items()):
+    for number, (name, files) in enumerate(
+        {
+            "HDMI": {},
+            "Device": {"idVendor": "0d8c", "idProduct": "0014", "serial": "A1"},
+            "Device_1": {"idVendor": "0d8c", "idProduct": "0013"},
+            "sndrpii2s": {},
+        }.items()
+    ):
         usb = tmp_path / "devices" / f"1-{number}"
         interface = usb / f"1-{number}:1.0"
         interface.mkdir(parents=True)
@@ -54,16 +61,30 @@ def test_without_a_default_it_is_the_first_input(cards):
     assert described(DEVICES[:1], -1, cards) == []
 
 
-@pytest.mark.parametrize(("wanted", "number"), [
-    (None, 4), ("0d8c:0014:A1", 1), ("0d8c:0014", 1), ("0d8c:0013", 2), ("hw:2,0", 2), ("hw:Device,0", 1), ("hw:Device_1,0", 2),
-    ("I2S", 3), ("pulse", 4), ("(hw:1,0)", 1),
-])
+@pytest.mark.parametrize(
+    ("wanted", "number"),
+    [
+        (None, 4),
+        ("0d8c:0014:A1", 1),
+        ("0d8c:0014", 1),
+        ("0d8c:0013", 2),
+        ("hw:2,0", 2),
+        ("hw:Device,0", 1),
+        ("hw:Device_1,0", 2),
+        ("I2S", 3),
+        ("pulse", 4),
+        ("(hw:1,0)", 1),
+    ],
+)
 def test_one_is_chosen_by_identity_address_or_name(cards, wanted, number):
     assert choose(wanted, described(DEVICES, 4, cards)).number == number
 
 
 def test_two_that_may_be_meant_are_listed(cards):
-    with pytest.raises(InputError, match=r"'usb pnp' may mean 'USB PnP .*\(hw:1,0 0d8c:0014:A1\) or 'USB PnP .*\(hw:2,0 0d8c:0013\); give"):
+    with pytest.raises(
+        InputError,
+        match=r"'usb pnp' may mean 'USB PnP .*\(hw:1,0 0d8c:0014:A1\) or 'USB PnP .*\(hw:2,0 0d8c:0013\); give",
+    ):
         choose("usb pnp", described(DEVICES, 4, cards))
 
 

@@ -37,7 +37,9 @@ from edgekd.runtime.source.health import Change
 
 SECRET = "hunter2-secret"
 MOMENT = Moment(MANIFEST, np.zeros(3, np.float32), None, 0.0, 0.0, Counts(9, 8, 1, 0, 0, 0, 2, 0.0))
-STATE, CHANGE, HEALTH, PROBABILITIES = (f"edgekd/kitchen/{part}" for part in ("state", "change", "health", "probabilities"))
+STATE, CHANGE, HEALTH, PROBABILITIES = (
+    f"edgekd/kitchen/{part}" for part in ("state", "change", "health", "probabilities")
+)
 CONFIG, AVAILABILITY = "homeassistant/device/edgekd_kitchen/config", "edgekd/kitchen/availability"
 
 
@@ -80,8 +82,19 @@ def test_the_first_decision_says_everything_and_the_same_again_nothing():
     assert told["state"]["level"] == -20.0
     assert told["probabilities"]["probabilities"] == {"low": 0.8765, "high": 0.1}
     assert told["health"] | {"time": ""} == {
-        "time": "", "t": 1.0, "state": "HEALTHY", "reason": "", "problem": False, "outputs": {}, "drops": 7,
-        "counts": MOMENT.counts._asdict(), "reconnects": 0, "dropped": 0, "version": "1.2", "model": "toy"}
+        "time": "",
+        "t": 1.0,
+        "state": "HEALTHY",
+        "reason": "",
+        "problem": False,
+        "outputs": {},
+        "drops": 7,
+        "counts": MOMENT.counts._asdict(),
+        "reconnects": 0,
+        "dropped": 0,
+        "version": "1.2",
+        "model": "toy",
+    }
     news.tell(heard(1.5), MOMENT)
     assert topics(news) == []
 
@@ -107,11 +120,16 @@ def test_health_tells_the_source_and_the_troubles_of_the_other_outputs():
     def told(reason: str, state: str = "HEALTHY") -> dict:
         news.tell(Change(3.0, state, reason), None)
         return dict(taken(news))["health"]
+
     health = told("no sound", "RECOVERING")
     assert (health["state"], health["reason"], health["problem"], health["t"]) == ("RECOVERING", "no sound", True, 3.0)
     assert told("hearing usb")["problem"] is False
     health = told("hook: exit status 1: no such file")
-    assert (health["reason"], health["outputs"], health["problem"]) == ("hearing usb", {"hook": "exit status 1: no such file"}, True)
+    assert (health["reason"], health["outputs"], health["problem"]) == (
+        "hearing usb",
+        {"hook": "exit status 1: no such file"},
+        True,
+    )
     assert told("mqtt: no connection")["outputs"] == health["outputs"]
     assert told("hook: works again")["outputs"] == {}
 
@@ -159,7 +177,13 @@ def test_without_discovery_home_assistant_is_told_nothing():
 @pytest.fixture
 def fast(monkeypatch):
     """Short waits."""
-    for name, seconds in (("FIRST_WAIT_S", 0.02), ("LAST_WAIT_S", 0.05), ("ANSWER_S", 0.4), ("POLL_S", 0.02), ("CONNECT_S", 0.5)):
+    for name, seconds in (
+        ("FIRST_WAIT_S", 0.02),
+        ("LAST_WAIT_S", 0.05),
+        ("ANSWER_S", 0.4),
+        ("POLL_S", 0.02),
+        ("CONNECT_S", 0.5),
+    ):
         monkeypatch.setattr(connection, name, seconds)
 
 
@@ -183,7 +207,9 @@ def test_it_says_hello_publishes_and_says_goodbye():
             assert output.trouble is None
             kind, hello = broker.packets[0]
             assert (kind, SUBSCRIBE in broker.kinds) == (CONNECT, True)
-            assert all(text in hello for text in (b"edgekd_kitchen", AVAILABILITY.encode(), b"offline", b"me", SECRET.encode()))
+            assert all(
+                text in hello for text in (b"edgekd_kitchen", AVAILABILITY.encode(), b"offline", b"me", SECRET.encode())
+            )
             output.tell(heard(1.5, "high"), MOMENT)
             assert eventually(lambda: len(broker.of(CHANGE)) == 2)
             output.tell(heard(2.0, "middle"), MOMENT)
@@ -194,7 +220,13 @@ def test_it_says_hello_publishes_and_says_goodbye():
         assert len(broker.of(CHANGE)) == 3
         assert broker.of(AVAILABILITY) == [b"online", b"offline"]
     assert {(topic, retain) for topic, _, retain in broker.published} == {
-        (STATE, True), (CHANGE, False), (HEALTH, True), (PROBABILITIES, False), (CONFIG, True), (AVAILABILITY, True)}
+        (STATE, True),
+        (CHANGE, False),
+        (HEALTH, True),
+        (PROBABILITIES, False),
+        (CONFIG, True),
+        (AVAILABILITY, True),
+    }
 
 
 @pytest.mark.usefixtures("fast")
@@ -244,7 +276,10 @@ BAD = {
     "nobody": (nothing, "Connection refused"),
     "silent": (lambda: BrokerDouble(None), "it takes the connection and does not answer"),
     "closes": (lambda: BrokerDouble(hangs_up=True), "without an answer|Connection reset"),
-    "wrong password": (lambda: BrokerDouble(4), "refuses the connection.*user name or password.*; check username and password"),
+    "wrong password": (
+        lambda: BrokerDouble(4),
+        "refuses the connection.*user name or password.*; check username and password",
+    ),
     "unauthorised": (lambda: BrokerDouble(5), r"refuses the connection \(Not authorized\); check"),
     "no place": (lambda: BrokerDouble(3), r"refuses the connection \(Server unavailable\); trying again"),
     "deaf": (lambda: BrokerDouble(acknowledges=False), "does not acknowledge"),
@@ -301,6 +336,7 @@ def test_it_works_again_when_the_broker_comes_back():
 def test_a_name_that_nobody_knows_is_a_trouble(monkeypatch):
     def unknown(*_: object) -> None:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
     output = Mqtt(Broker("no-such-host.invalid", 1883, "a"), News(TERMS))
     assert eventually(lambda: output.trouble is not None)
@@ -324,6 +360,7 @@ def test_waits_double_to_a_limit_and_begin_anew_after_a_connection_that_worked(m
             if len(waits) == 10:
                 self.set()
             return True
+
     monkeypatch.setattr(connection, "Connection", Fails)
     Mqtt._run(SimpleNamespace(_broker=Broker("b", 1, "c"), _news=None, _closing=Waits()))
     assert waits == [1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 1.0, 2.0, 4.0]
@@ -332,38 +369,67 @@ def test_waits_double_to_a_limit_and_begin_anew_after_a_connection_that_worked(m
 # --- the table ---
 
 
-@pytest.mark.parametrize(("url", "where"), [
-    ("mqtt://broker", ("mqtt", "broker", 1883)), ("mqtts://10.0.0.1:8884/", ("mqtts", "10.0.0.1", 8884)),
-    ("mqtts://[::1]", ("mqtts", "::1", 8883)),
-])
+@pytest.mark.parametrize(
+    ("url", "where"),
+    [
+        ("mqtt://broker", ("mqtt", "broker", 1883)),
+        ("mqtts://10.0.0.1:8884/", ("mqtts", "10.0.0.1", 8884)),
+        ("mqtts://[::1]", ("mqtts", "::1", 8883)),
+    ],
+)
 def test_addresses(url, where):
     assert address(url) == where
 
 
-@pytest.mark.parametrize("url", [
-    "", "broker", "broker:1883", "http://broker", "mqtt://", "mqtt://broker:0", "mqtt://broker:99999", "mqtt://broker:x", "mqtt://broker/topic",
-    "mqtt://[::1", "mqtt://a..b", "mqtt://broker?a=b", "ws://broker",
-])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "broker",
+        "broker:1883",
+        "http://broker",
+        "mqtt://",
+        "mqtt://broker:0",
+        "mqtt://broker:99999",
+        "mqtt://broker:x",
+        "mqtt://broker/topic",
+        "mqtt://[::1",
+        "mqtt://a..b",
+        "mqtt://broker?a=b",
+        "ws://broker",
+    ],
+)
 def test_what_is_no_address_is_refused_with_the_form(url):
     with pytest.raises(InputError, match=r"\[mqtt\] url is .*; it is mqtt://HOST\[:PORT\]"):
         address(url)
 
 
-@pytest.mark.parametrize("url", [
-    f"mqtt://me:{SECRET}@broker", f"mqtt://{SECRET}@broker", f"mqtt://me:/{SECRET}#@broker", f"me:{SECRET}@broker",
-])
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"mqtt://me:{SECRET}@broker",
+        f"mqtt://{SECRET}@broker",
+        f"mqtt://me:/{SECRET}#@broker",
+        f"me:{SECRET}@broker",
+    ],
+)
 def test_credentials_in_an_address_are_refused_and_not_shown(url):
     with pytest.raises(InputError, match="list of processes") as refused:
         open_mqtt(MqttTable(url), {})
     assert SECRET not in str(refused.value)
 
 
-@pytest.mark.parametrize("text", [
-    f"mqtt = 'mqtt://me:{SECRET}@broker'", f"[mqtt]\nurl = ['mqtt://me:{SECRET}@broker']",
-    "[mqtt]\nurl = 'mqtt://b'\npassword = 4242424242",
-    f"[mqtt]\nurl = 'mqtt://b'\npassword = ['{SECRET}']", f"[mqtt]\nurl = 'mqtt://b'\npasword = '{SECRET}'",
-    f"[mqtt]\nurl = 'mqtt://b'\npassword = '{SECRET}",
-])
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"mqtt = 'mqtt://me:{SECRET}@broker'",
+        f"[mqtt]\nurl = ['mqtt://me:{SECRET}@broker']",
+        "[mqtt]\nurl = 'mqtt://b'\npassword = 4242424242",
+        f"[mqtt]\nurl = 'mqtt://b'\npassword = ['{SECRET}']",
+        f"[mqtt]\nurl = 'mqtt://b'\npasword = '{SECRET}'",
+        f"[mqtt]\nurl = 'mqtt://b'\npassword = '{SECRET}",
+    ],
+)
 def test_mistakes_in_the_file_do_not_show_secrets(tmp_path, text):
     (tmp_path / "box.toml").write_text(text)
     with pytest.raises(InputError, match=r"mqtt|password|not valid TOML") as refused:
@@ -374,7 +440,12 @@ def test_mistakes_in_the_file_do_not_show_secrets(tmp_path, text):
 
 def test_no_repr_shows_the_password():
     table = MqttTable("mqtt://b", username="me", password=SECRET)
-    shown = [repr(Config(mqtt=table)), repr(table), str(table.__rich_repr__()), repr(Broker("b", 1, "c", None, "me", SECRET))]
+    shown = [
+        repr(Config(mqtt=table)),
+        repr(table),
+        str(table.__rich_repr__()),
+        repr(Broker("b", 1, "c", None, "me", SECRET)),
+    ]
     assert SECRET not in "".join(shown)
     assert "username='me', password='***'" in shown[0]
     assert "password=None" in repr(MqttTable("mqtt://b"))
@@ -385,31 +456,44 @@ def test_credentials_come_from_the_table_a_file_or_the_environment(tmp_path):
     (tmp_path / "box.toml").write_text("[mqtt]\nurl = 'mqtt://b'\nusername = 'me'\npassword_file = 'pass'")
     assert credentials(read_config(tmp_path / "box.toml").mqtt, {}) == ("me", SECRET)
     assert credentials(MqttTable("mqtt://b", username="me", password="a"), {}) == ("me", "a")
-    assert credentials(MqttTable("mqtt://b", username="me", password="a"), {USERNAME: "you", PASSWORD: "b"}) == ("you", "b")
+    assert credentials(MqttTable("mqtt://b", username="me", password="a"), {USERNAME: "you", PASSWORD: "b"}) == (
+        "you",
+        "b",
+    )
     assert credentials(MqttTable("mqtt://b"), {USERNAME: "", PASSWORD: ""}) == (None, None)
 
 
-@pytest.mark.parametrize(("table", "message"), [
-    ({"password": SECRET}, "a password and no username"),
-    ({"username": "a", "password": SECRET, "password_file": "b"}, "two passwords"),
-    ({"username": "a", "password_file": "/no/such"}, r"password_file: /no/such cannot be read \(No such file"),
-    ({"topic": "a/#"}, r"topic is 'a/#'; it is names with a / between them"),
-    ({"topic": "/a"}, "topic is"), ({"topic": ""}, "topic is"), ({"topic": "$SYS"}, "topic is"), ({"topic": "a\0b"}, "topic is"),
-    ({"topic": "a" * 201}, "at most 200"), ({"discovery": "+"}, "discovery is"),
-    ({"every": 61.0}, "every is 61 s and expire 60 s"),
-    ({"ca": "a"}, "ca would not be used, as the url begins with mqtt://"),
-])
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"password": SECRET}, "a password and no username"),
+        ({"username": "a", "password": SECRET, "password_file": "b"}, "two passwords"),
+        ({"username": "a", "password_file": "/no/such"}, r"password_file: /no/such cannot be read \(No such file"),
+        ({"topic": "a/#"}, r"topic is 'a/#'; it is names with a / between them"),
+        ({"topic": "/a"}, "topic is"),
+        ({"topic": ""}, "topic is"),
+        ({"topic": "$SYS"}, "topic is"),
+        ({"topic": "a\0b"}, "topic is"),
+        ({"topic": "a" * 201}, "at most 200"),
+        ({"discovery": "+"}, "discovery is"),
+        ({"every": 61.0}, "every is 61 s and expire 60 s"),
+        ({"ca": "a"}, "ca would not be used, as the url begins with mqtt://"),
+    ],
+)
 def test_tables_that_can_never_work_are_refused(table, message):
     with pytest.raises(InputError, match=message) as refused:
         open_mqtt(MqttTable("mqtt://127.0.0.1", **table), {})
     assert SECRET not in str(refused.value)
 
 
-@pytest.mark.parametrize(("table", "message"), [
-    ({"ca": "/no/such.pem"}, r"ca: /no/such\.pem cannot be used \(No such file"),
-    ({"certificate": "/no/such.pem"}, r"certificate, key: /no/such\.pem and no key cannot be used"),
-    ({"key": "/no/such.pem"}, "a key and no certificate"),
-])
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"ca": "/no/such.pem"}, r"ca: /no/such\.pem cannot be used \(No such file"),
+        ({"certificate": "/no/such.pem"}, r"certificate, key: /no/such\.pem and no key cannot be used"),
+        ({"key": "/no/such.pem"}, "a key and no certificate"),
+    ],
+)
 def test_files_of_tls_that_cannot_be_used_are_named(table, message):
     with pytest.raises(InputError, match=message):
         tls_of(MqttTable("mqtts://b", **table), secure=True)
@@ -424,7 +508,7 @@ def test_tls_checks_certificate_and_name():
 def test_what_is_not_told_has_defaults():
     terms = terms_of(MqttTable("mqtt://b"))
     assert terms.topic.startswith("edgekd/")
-    assert (terms.name, terms.discovery) == (terms.topic[len("edgekd/"):], "homeassistant")
+    assert (terms.name, terms.discovery) == (terms.topic[len("edgekd/") :], "homeassistant")
     assert terms_of(MqttTable("mqtt://b", discovery=False)).discovery is None
     assert terms_of(MqttTable("mqtt://b", discovery=True)).discovery == "homeassistant"
 

@@ -52,8 +52,10 @@ def manager(tmp_path):
 
 
 def test_ready_comes_with_the_first_decision_on_fresh_sound_and_once(manager):
-    assert manager.change(0.0, "RECOVERING", "no microphone") == [f"EXTEND_TIMEOUT_USEC={int(WAIT_S * 1e6)}",
-                                                                  "STATUS=RECOVERING: no microphone"]
+    assert manager.change(0.0, "RECOVERING", "no microphone") == [
+        f"EXTEND_TIMEOUT_USEC={int(WAIT_S * 1e6)}",
+        "STATUS=RECOVERING: no microphone",
+    ]
     assert manager.change(30.0, "FAILED", "no good sound") == ["STATUS=FAILED: no good sound"]  # minutes may pass
     assert "READY=1" not in manager.hear(600.0, state="FAILED")  # a window of zeros
     assert manager.change(601.0, "HEALTHY", "hearing USB") == ["STATUS=HEALTHY: hearing USB"]
@@ -71,7 +73,8 @@ def test_nothing_but_fresh_sound_that_was_decided_on_feeds_the_watchdog(manager)
     manager.hear(1.0)
     manager.now = 1100.0
     manager.notifier.tell(Change(2.0, "HEALTHY", "hearing USB"))
-    manager.notifier.tell(Decision(t=1.0, label="rain", probability=0.5, top=(), state="HEALTHY", rms=0.1, drops=0))  # the same again
+    # the same again
+    manager.notifier.tell(Decision(t=1.0, label="rain", probability=0.5, top=(), state="HEALTHY", rms=0.1, drops=0))
     manager.notifier.tell(Decision(t=3.0, label="rain", probability=0.5, top=(), state="RECOVERING", rms=0.0, drops=0))
     assert "WATCHDOG=1" not in manager.told()
     assert "WATCHDOG=1" in manager.hear(101.0, gated=True)  # quiet, but heard
@@ -88,7 +91,9 @@ def test_a_reload_is_told_with_its_outcome_and_a_decision_behind_it(manager):
     manager.notifier.reloading()
     assert manager.told()[0] == "RELOADING=1"
     assert manager.change(2.0, "HEALTHY", f"{NOT_RELOADED}: box.toml: not valid\nTOML") == [
-        "READY=1", f"STATUS=HEALTHY: rain; reload 1: {NOT_RELOADED}: box.toml: not valid TOML"]
+        "READY=1",
+        f"STATUS=HEALTHY: rain; reload 1: {NOT_RELOADED}: box.toml: not valid TOML",
+    ]
     manager.change(3.0, "HEALTHY", f"{RELOADED} scenes")
     assert manager.hear(3.5) == ["WATCHDOG=1", f"STATUS=HEALTHY: rain; reload 2: {RELOADED} scenes"]
     assert manager.hear(9.0, label="dog") == [f"STATUS=HEALTHY: dog; reload 2: {RELOADED} scenes"]
@@ -98,7 +103,9 @@ def test_a_reload_before_the_first_decision_makes_nobody_ready(manager):
     manager.change(0.0, "FAILED", "no microphone")
     manager.notifier.reloading()
     assert manager.told() == []
-    assert manager.change(1.0, "FAILED", f"{RELOADED} scenes") == [f"STATUS=FAILED: no microphone; reload 1: {RELOADED} scenes"]
+    assert manager.change(1.0, "FAILED", f"{RELOADED} scenes") == [
+        f"STATUS=FAILED: no microphone; reload 1: {RELOADED} scenes"
+    ]
 
 
 def test_a_long_reason_keeps_the_note_and_the_limit_of_a_message(manager):
@@ -131,7 +138,9 @@ def test_a_manager_that_is_away_is_trouble_until_it_is_back(tmp_path):
 def test_a_manager_that_does_not_read_holds_nothing_up(manager):
     for t in range(1, 2000):  # far more than a socket holds
         manager.now = 1000.0 + 60.0 * t
-        manager.notifier.tell(Decision(t=float(t), label="rain", probability=0.5, top=(), state="HEALTHY", rms=0.1, drops=0))
+        manager.notifier.tell(
+            Decision(t=float(t), label="rain", probability=0.5, top=(), state="HEALTHY", rms=0.1, drops=0)
+        )
     assert manager.notifier.trouble == "systemd cannot be told (Resource temporarily unavailable)"
     manager.told()
     assert "WATCHDOG=1" in manager.hear(1e6)
@@ -145,12 +154,15 @@ def test_an_abstract_socket_is_reached():
     made.socket.close()
 
 
-@pytest.mark.parametrize(("environ", "feed_s"), [
-    ({"NOTIFY_SOCKET": "/run/none"}, None),
-    ({"NOTIFY_SOCKET": "/run/none", "WATCHDOG_USEC": "8000000", "WATCHDOG_PID": str(os.getpid())}, 2.0),
-    ({"NOTIFY_SOCKET": "/run/none", "WATCHDOG_USEC": "8000000", "WATCHDOG_PID": "1"}, None),
-    ({"NOTIFY_SOCKET": "/run/none", "WATCHDOG_USEC": "soon"}, None),
-])
+@pytest.mark.parametrize(
+    ("environ", "feed_s"),
+    [
+        ({"NOTIFY_SOCKET": "/run/none"}, None),
+        ({"NOTIFY_SOCKET": "/run/none", "WATCHDOG_USEC": "8000000", "WATCHDOG_PID": str(os.getpid())}, 2.0),
+        ({"NOTIFY_SOCKET": "/run/none", "WATCHDOG_USEC": "8000000", "WATCHDOG_PID": "1"}, None),
+        ({"NOTIFY_SOCKET": "/run/none", "WATCHDOG_USEC": "soon"}, None),
+    ],
+)
 def test_the_environment_says_what_is_wanted_and_is_not_passed_on(environ, feed_s):
     made = notifier(environ)
     assert made._feed_s == feed_s

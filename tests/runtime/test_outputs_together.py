@@ -16,16 +16,22 @@ import pytest
 
 from edgekd.data.sets import folder
 
-PROGRAM = ("import sys; sys.path.insert(0, sys.argv.pop(1)); import test_listen as t; "
-           "t.listen_module.open_model = lambda *_: t.ToyModel(); t.cli.main()")
+PROGRAM = (
+    "import sys; sys.path.insert(0, sys.argv.pop(1)); import test_listen as t; "
+    "t.listen_module.open_model = lambda *_: t.ToyModel(); t.cli.main()"
+)
 LISTEN = [sys.executable, "-c", PROGRAM, str(Path(__file__).parent), "listen", "-", "--model", "m.tflite", "--json"]
 SOUND = (np.random.default_rng(3).standard_normal(12 * 16000) * 3000).astype("<i2")
 
 
 def test_a_listener_keeps_and_tells_what_it_is_asked_to(tmp_path):
-    (tmp_path / "box.toml").write_text("[history]\nfile = 'h.sqlite'\n[clips]\nfolder = 'clips'\nbelow = 1.0\nevery = 2.0\nseconds = 2.0\n"
-                                       f"[hook]\ncommand = 'cat > {tmp_path}/part && mv {tmp_path}/part {tmp_path}/event'")
-    with subprocess.Popen([*LISTEN, "--config", tmp_path / "box.toml"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+    (tmp_path / "box.toml").write_text(
+        "[history]\nfile = 'h.sqlite'\n[clips]\nfolder = 'clips'\nbelow = 1.0\nevery = 2.0\nseconds = 2.0\n"
+        f"[hook]\ncommand = 'cat > {tmp_path}/part && mv {tmp_path}/part {tmp_path}/event'"
+    )
+    with subprocess.Popen(
+        [*LISTEN, "--config", tmp_path / "box.toml"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
         for second in np.split(SOUND, 12):  # as a microphone would, but not so slowly
             process.stdin.write(second.tobytes())
             process.stdin.flush()
@@ -62,8 +68,9 @@ def test_the_history_of_a_file_has_its_times(tmp_path):
 
 
 def test_a_hook_that_hangs_delays_neither_decisions_nor_the_end(tmp_path):
-    with subprocess.Popen([*LISTEN, "--hook", f"echo $$ > {tmp_path}/pid; sleep 60"], stdin=subprocess.PIPE,
-                          stdout=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        [*LISTEN, "--hook", f"echo $$ > {tmp_path}/pid; sleep 60"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
         process.stdin.write(SOUND.tobytes())
         process.stdin.flush()
         lines = [process.stdout.readline() for _ in range(20)]
@@ -76,8 +83,14 @@ def test_a_hook_that_hangs_delays_neither_decisions_nor_the_end(tmp_path):
 
 @pytest.mark.parametrize("source", ["-", "command"])
 def test_trouble_is_a_line_also_while_no_sound_comes(source):
-    chosen = LISTEN if source == "-" else [*LISTEN[:5], *LISTEN[6:], "--command", "head -c 40000 /dev/urandom; exec sleep 60"]
-    with subprocess.Popen([*chosen, "--hook", "sleep 0.5; exit 3"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+    chosen = (
+        LISTEN
+        if source == "-"
+        else [*LISTEN[:5], *LISTEN[6:], "--command", "head -c 40000 /dev/urandom; exec sleep 60"]
+    )
+    with subprocess.Popen(
+        [*chosen, "--hook", "sleep 0.5; exit 3"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
         ending = threading.Timer(20.0, process.kill)  # where nothing is said, nothing would end
         ending.start()
         process.stdin.write(SOUND[:20000].tobytes() if source == "-" else b"")
@@ -93,7 +106,10 @@ def test_trouble_is_a_line_also_while_no_sound_comes(source):
 
 
 def test_what_is_off_is_not_imported():
-    program = ("import sys; from edgekd.runtime import listen, config; from edgekd.runtime.outputs.opening import open_outputs; "
-               "open_outputs(config.Config()); print(*(name for name in ('sqlite3', 'ssl', 'http.client', "
-               "'edgekd.runtime.outputs.hooks.hook', 'edgekd.runtime.outputs.history.output', 'edgekd.runtime.outputs.clips') if name in sys.modules))")
+    program = (
+        "import sys; from edgekd.runtime import listen, config; from edgekd.runtime.outputs.opening import"
+        " open_outputs; open_outputs(config.Config()); print(*(name for name in ('sqlite3', 'ssl', 'http.client',"
+        " 'edgekd.runtime.outputs.hooks.hook', 'edgekd.runtime.outputs.history.output', 'edgekd.runtime.outputs.clips')"
+        " if name in sys.modules))"
+    )
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == "\n"

@@ -28,9 +28,11 @@ QUICK = Watch(stall_s=1.0, open_s=20.0, zeros_s=30.0, heal_s=0.02, failed_s=60.0
 @pytest.fixture
 def fake(tmp_path: Path) -> Callable[..., Iterator[Clip | str]]:
     """A recording from a process that plays the attempts that are given."""
+
     def make(order: Order, *attempts: list, request: Request | None = None) -> Iterator[Clip | str]:
         (tmp_path / "script.json").write_text(json.dumps(attempts))
         return record(order, request or Request(), QUICK, [sys.executable, str(FAKE), str(tmp_path)])
+
     return make
 
 
@@ -60,7 +62,10 @@ def test_the_folder_is_what_data_prepare_reads(fake, tmp_path):
         (tmp_path / "attempts").unlink()
     (out / "dog" / ".left.wav.part").write_bytes(b"x")
     found = folder.read(out).sources
-    assert sorted((source.clip.label, source.clip.group) for source in found) == [("dog", "dog/yard")] * 2 + [("rain", "")] * 2
+    assert (
+        sorted((source.clip.label, source.clip.group) for source in found)
+        == [("dog", "dog/yard")] * 2 + [("rain", "")] * 2
+    )
 
 
 def test_a_clip_never_reaches_over_missing_sound(fake, tmp_path):
@@ -73,7 +78,9 @@ def test_a_clip_never_reaches_over_missing_sound(fake, tmp_path):
 
 
 def test_samples_that_were_no_numbers_and_what_comes_before_them_are_left_out(fake, tmp_path):
-    made = list(fake(Order("a", tmp_path, seconds=0.1, clips=1), [OPEN, ["sound", 8], ["bad"], ["sound", 30], ["stall"]]))
+    made = list(
+        fake(Order("a", tmp_path, seconds=0.1, clips=1), [OPEN, ["sound", 8], ["bad"], ["sound", 30], ["stall"]])
+    )
     assert [line.split(":")[0] for line in made[:-1]] == ["HEALTHY", "RECOVERING", "HEALTHY"]
     assert set(samples(made[-1].file)[0]) == {4096}
 
@@ -110,24 +117,35 @@ def test_nothing_is_overwritten(tmp_path):
 def test_a_full_disk_is_one_error_and_leaves_nothing(fake, tmp_path, monkeypatch):
     def full(_: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
     monkeypatch.setattr(clip_file.os, "fsync", full)
     with pytest.raises(InputError, match=r"\.wav: cannot be written \(No space left on device\); free space"):
         list(fake(Order("a", tmp_path / "out", seconds=0.1), [OPEN, ["sound", 60], ["stall"]]))
     assert list((tmp_path / "out" / "a").iterdir()) == []
 
 
-@pytest.mark.parametrize("label", ["", ".", "..", ".hidden", "a/b", "a\\b", " a", "a\n", "a\udcff", "x" * 201, "__MACOSX", "a."])
+@pytest.mark.parametrize(
+    "label", ["", ".", "..", ".hidden", "a/b", "a\\b", " a", "a\n", "a\udcff", "x" * 201, "__MACOSX", "a."]
+)
 def test_labels_that_are_no_folder_names_are_refused(tmp_path, label):
     with pytest.raises(InputError, match="label"):
         next(record(Order(label, tmp_path), Request()))
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"label": "test"}, "the name of a split"), ({"label": "Fold 1"}, "the name of a split"), ({"place": "a/b"}, "place 'a/b'"),
-    ({"seconds": 0.0}, "a clip of 0 s"), ({"seconds": float("nan")}, "a clip of nan s"), ({"clips": 0}, "count is 0"),
-    ({"sample_rate": 1}, "a sample rate of 1 Hz"), ({"min_level": 3.0}, "a least level of 3 dBFS"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"label": "test"}, "the name of a split"),
+        ({"label": "Fold 1"}, "the name of a split"),
+        ({"place": "a/b"}, "place 'a/b'"),
+        ({"seconds": 0.0}, "a clip of 0 s"),
+        ({"seconds": float("nan")}, "a clip of nan s"),
+        ({"clips": 0}, "count is 0"),
+        ({"sample_rate": 1}, "a sample rate of 1 Hz"),
+        ({"min_level": 3.0}, "a least level of 3 dBFS"),
+    ],
+)
 def test_orders_that_make_no_sense_are_refused(tmp_path, change, message):
     with pytest.raises(InputError, match=message):
         next(record(Order(**{"label": "a", "out": tmp_path / "out", **change}), Request()))
@@ -151,7 +169,19 @@ def sound(tmp_path: Path) -> str:
 
 
 def test_command_prints_a_line_per_clip_and_states_on_standard_error(monkeypatch, capsys, tmp_path, sound):
-    arguments = ("tone", "--out", str(tmp_path / "out"), "--seconds", "0.5", "--count", "2", "--command", sound, "--sample-rate", "8000")
+    arguments = (
+        "tone",
+        "--out",
+        str(tmp_path / "out"),
+        "--seconds",
+        "0.5",
+        "--count",
+        "2",
+        "--command",
+        sound,
+        "--sample-rate",
+        "8000",
+    )
     status, out, err = run(monkeypatch, capsys, *arguments, "--json")
     assert status == 0
     assert err == f"HEALTHY: hearing {sound} at 8000 Hz, 1 channel\n"
@@ -166,16 +196,33 @@ def test_command_prints_a_line_per_clip_and_states_on_standard_error(monkeypatch
 def test_an_interrupt_is_the_usual_end_without_a_count(monkeypatch, capsys, tmp_path, sound, more, status):
     def stop(_: Clip) -> str:
         raise KeyboardInterrupt
+
     monkeypatch.setattr(module, "to_text", stop)
-    found, _, _ = run(monkeypatch, capsys, "a", "--out", str(tmp_path / "out"), "--seconds", "0.2", "--command", sound, "--rate", "8000",
-                      *more)
+    found, _, _ = run(
+        monkeypatch,
+        capsys,
+        "a",
+        "--out",
+        str(tmp_path / "out"),
+        "--seconds",
+        "0.2",
+        "--command",
+        sound,
+        "--rate",
+        "8000",
+        *more,
+    )
     assert found == status
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    (["--command", "x"], "do not say their rate; give it with --rate"),
-    (["--command", "x", "--mic", "y"], "two sources"), (["--seconds", "0"], "a clip of 0 s"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--command", "x"], "do not say their rate; give it with --rate"),
+        (["--command", "x", "--mic", "y"], "two sources"),
+        (["--seconds", "0"], "a clip of 0 s"),
+    ],
+)
 def test_bad_usage_is_one_line_and_status_2(monkeypatch, capsys, tmp_path, arguments, message):
     status, out, err = run(monkeypatch, capsys, "a", "--out", str(tmp_path / "out"), *arguments)
     assert (status, out, err.count("\n")) == (2, "", 1)
@@ -184,6 +231,8 @@ def test_bad_usage_is_one_line_and_status_2(monkeypatch, capsys, tmp_path, argum
 
 def test_a_folder_that_cannot_be_made_is_one_line_and_status_2(monkeypatch, capsys, tmp_path, sound):
     (tmp_path / "file").write_bytes(b"")
-    status, out, err = run(monkeypatch, capsys, "a", "--out", str(tmp_path / "file"), "--command", sound, "--rate", "8000")
+    status, out, err = run(
+        monkeypatch, capsys, "a", "--out", str(tmp_path / "file"), "--command", sound, "--rate", "8000"
+    )
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert "file/a: cannot be written (Not a directory)" in err

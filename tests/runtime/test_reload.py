@@ -1,4 +1,5 @@
-"""SIGHUP to a listener with a real model file: only a file that passes its golden vectors replaces the one that is used."""
+"""SIGHUP to a listener with a real model file: only a file that passes its golden vectors replaces the one that is
+used."""
 
 import json
 import signal
@@ -20,9 +21,15 @@ def model(tone_fixtures, tmp_path):
     """An .onnx file with golden vectors."""
     graph = tone_fixtures.low_or_high_graph()
     source, output = graph.edges[graph.input], graph.edges[graph.output]
-    vectors = golden.make(tone_fixtures.FRONTEND, tone_fixtures.WINDOW, TensorQuant("int8", source.scale, source.zero_point), 0.1,
-                          lambda features: reference.dequantize(
-                              reference.run(graph, reference.quantize(features[:, None], source)), output))
+    vectors = golden.make(
+        tone_fixtures.FRONTEND,
+        tone_fixtures.WINDOW,
+        TensorQuant("int8", source.scale, source.zero_point),
+        0.1,
+        lambda features: reference.dequantize(
+            reference.run(graph, reference.quantize(features[:, None], source)), output
+        ),
+    )
     path = tmp_path / "tones.int8.onnx"
     container.write(path, onnx.emit(graph), tone_fixtures.manifest_for(shift=128, dtype="uint8", golden=vectors))
     return path
@@ -35,11 +42,13 @@ def test_a_new_model_must_pass_before_it_replaces_the_old(model, tmp_path):
     off = msgspec.structs.replace(first, logits=tuple(value + 9 for value in first.logits))
     wrong = msgspec.structs.replace(file.manifest.golden, vectors=(off, *file.manifest.golden.vectors[1:]))
     hop = file.manifest.window / file.manifest.frontend.sample_rate  # one decision for each window that is written
-    (tmp_path / "box.toml").write_text(f'[model]\nfile = "{model.name}"\n[source]\nfile = "-"\n[decision]\nhop = {hop}\n'
-                                       "[output]\njson = true\n")
+    (tmp_path / "box.toml").write_text(
+        f'[model]\nfile = "{model.name}"\n[source]\nfile = "-"\n[decision]\nhop = {hop}\n[output]\njson = true\n'
+    )
     window = bytes(2 * file.manifest.window)
     command = [sys.executable, "-m", "edgekd.cli", "listen", "--config", str(tmp_path / "box.toml")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+
         def heard() -> str:
             """What the next window is called."""
             process.stdin.write(window)
@@ -50,6 +59,7 @@ def test_a_new_model_must_pass_before_it_replaces_the_old(model, tmp_path):
             container.write(model, file.content, msgspec.structs.replace(file.manifest, **changes))
             process.send_signal(signal.SIGHUP)
             return json.loads(process.stdout.readline())["reason"]
+
         old = heard()
         assert old in file.manifest.labels
         assert "steps away" in reload(labels=labels, golden=wrong)

@@ -37,7 +37,10 @@ class ToyModel:
 
 def scenes(*parts: tuple[str, float]) -> np.ndarray:
     """Tones one after the other, float32 (time,); "" is digital silence."""
-    waves = [0.5 * np.sin(2 * np.pi * PITCH_HZ.get(name, 0.0) * np.arange(round(seconds * RATE)) / RATE) for name, seconds in parts]
+    waves = [
+        0.5 * np.sin(2 * np.pi * PITCH_HZ.get(name, 0.0) * np.arange(round(seconds * RATE)) / RATE)
+        for name, seconds in parts
+    ]
     return np.concatenate(waves).astype(np.float32)
 
 
@@ -58,6 +61,7 @@ def recording(tmp_path) -> Path:
 @pytest.fixture
 def run(monkeypatch, capsys):
     """Runs `listen` with arguments: status, standard output, standard error."""
+
     def run_listen(*arguments: object) -> tuple[int, str, str]:
         for module in (listen_module, replay_module):
             monkeypatch.setattr(module, "open_model", lambda *_: ToyModel())
@@ -86,13 +90,24 @@ def test_windows_below_the_gate_are_not_judged_and_the_others_are_as_without_a_g
 
 def test_the_report_of_a_constructed_recording():
     waveform = scenes(("low", 10), ("high", 10), ("", 10), ("low", 10))
-    track = (Span(0.0, 10.0, "low", 2), Span(10.0, 20.0, "high", 3), Span(30.0, 40.0, "low", 4), Span(40.0, 40.02, "middle", 5))
+    track = (
+        Span(0.0, 10.0, "low", 2),
+        Span(10.0, 20.0, "high", 3),
+        Span(30.0, 40.0, "low", 4),
+        Span(40.0, 40.02, "middle", 5),
+    )
     found = report(ToyModel(), chunks(waveform), "x", 1.0, DecisionSettings(gate_dbfs=-60.0), track)
     assert (found.seconds, found.decisions, found.known, found.unknown, found.gated) == (40.0, 40, 30, 0, 10)
     assert (found.flips, found.flips_per_hour, found.unknown_share, found.gated_share) == (2, 180.0, 0.0, 0.25)
     # each scene is shown from 1 s after its onset on, and 29 s of the track lie after the first decision
-    assert found.score == Score(accuracy=round(27 / 29, 4), accuracy_known=round(27 / 29, 4), onsets=4, missed=1, delay_p50_s=1.0,
-                                delay_p95_s=1.0)
+    assert found.score == Score(
+        accuracy=round(27 / 29, 4),
+        accuracy_known=round(27 / 29, 4),
+        onsets=4,
+        missed=1,
+        delay_p50_s=1.0,
+        delay_p95_s=1.0,
+    )
     assert 0.0 < found.real_time_factor < 1.0
     assert found.cpu_us > 0.0
 
@@ -109,7 +124,9 @@ def test_a_replay_repeats_but_for_its_times():
 
 def test_processor_time_is_that_of_listening_without_reading_the_file(monkeypatch):
     clock = [0.0]  # stands still but for reading, 1 s a chunk, and for the network, 0.25 s
-    monkeypatch.setattr(replay_module, "time", SimpleNamespace(thread_time=lambda: clock[0], perf_counter=lambda: clock[0]))
+    monkeypatch.setattr(
+        replay_module, "time", SimpleNamespace(thread_time=lambda: clock[0], perf_counter=lambda: clock[0])
+    )
 
     def spend(seconds: float, value: object) -> object:
         clock[0] += seconds
@@ -131,12 +148,44 @@ def test_silence_at_the_start_is_gated_and_not_counted_as_unknown():
 def test_command_replays_to_one_line_of_json_with_the_score_of_a_track(run, recording, tmp_path):
     track = tmp_path / "track.csv"
     track.write_text("start,end,label\n0,10,low\n10,20,high\n20,30,unknown\n30,40,low\n")
-    status, out, err = run(recording, "--replay", "--json", "--hop", "0.5", "--smooth", "1", "--margin", "0.1", "--dwell", "2",
-                           "--unknown", "0.4", "--gate", "-60", "--track", track)
+    status, out, err = run(
+        recording,
+        "--replay",
+        "--json",
+        "--hop",
+        "0.5",
+        "--smooth",
+        "1",
+        "--margin",
+        "0.1",
+        "--dwell",
+        "2",
+        "--unknown",
+        "0.4",
+        "--gate",
+        "-60",
+        "--track",
+        track,
+    )
     assert (status, err, out.count("\n")) == (0, "", 1)
     line = json.loads(out)
-    assert list(line) == ["source", "seconds", "hop_s", "decisions", "known", "unknown", "gated", "flips", "flips_per_hour",
-                          "unknown_share", "gated_share", "real_time_factor", "cpu_us", "settings", "score"]
+    assert list(line) == [
+        "source",
+        "seconds",
+        "hop_s",
+        "decisions",
+        "known",
+        "unknown",
+        "gated",
+        "flips",
+        "flips_per_hour",
+        "unknown_share",
+        "gated_share",
+        "real_time_factor",
+        "cpu_us",
+        "settings",
+        "score",
+    ]
     assert line["settings"] == {"smooth_s": 1.0, "margin": 0.1, "dwell_s": 2.0, "unknown": 0.4, "gate_dbfs": -60.0}
     assert line["known"] + line["unknown"] + line["gated"] == line["decisions"]
     assert line["score"]["onsets"] == 4
@@ -158,7 +207,11 @@ def test_command_says_which_outputs_a_replay_leaves_out(run, recording, tmp_path
     history = tmp_path / "h.sqlite"
     status, out, err = run(recording, "--replay", "--json", "--history", history, "--hook", "exit 1")
     assert (status, json.loads(out)["source"]) == (0, str(recording))
-    assert err == "edgekd: a replay only judges: [hook] and [history] were told nothing; leave out --replay and --track for that\n"
+    assert (
+        err
+        == "edgekd: a replay only judges: [hook] and [history] were told nothing; leave out --replay and --track for"
+        " that\n"
+    )
     assert not history.exists()
 
 
@@ -169,14 +222,22 @@ def test_command_steadies_decisions_and_marks_gated_ones(run, recording):
     assert all("raw" not in line and "gated" not in line for line in first)
     assert [line["t"] for line in first] == [line["t"] for line in second]
     assert {line["gated"] for line in second} == {True, False}
-    assert next(line["t"] for line in second if line["label"] == "high") > next(line["t"] for line in first if line["label"] == "high")
+    assert next(line["t"] for line in second if line["label"] == "high") > next(
+        line["t"] for line in first if line["label"] == "high"
+    )
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    (["-", "--replay"], "a replay needs an audio file"), (["--replay"], "a replay needs an audio file"),
-    (["none.wav", "--replay"], "none.wav: no such file"), (["-", "--unknown", "60"], "unknown is 60"),
-    (["-", "--gate", "60"], "gate is 60 dBFS"), (["none.wav", "--track", "none.csv"], "none.csv cannot be read"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-", "--replay"], "a replay needs an audio file"),
+        (["--replay"], "a replay needs an audio file"),
+        (["none.wav", "--replay"], "none.wav: no such file"),
+        (["-", "--unknown", "60"], "unknown is 60"),
+        (["-", "--gate", "60"], "gate is 60 dBFS"),
+        (["none.wav", "--track", "none.csv"], "none.csv cannot be read"),
+    ],
+)
 def test_bad_usage_is_one_line_and_status_2(run, arguments, message):
     status, out, err = run(*arguments)
     assert (status, out) == (2, "")

@@ -32,14 +32,18 @@ def write_wav(path: Path, pcm: np.ndarray, rate: int = 16000) -> Path:
 
 def test_plain_wav_gives_its_samples(tmp_path):
     pcm = np.arange(-5000, 5001, dtype=np.int16)
-    np.testing.assert_array_equal(np.concatenate(list(read_file(write_wav(tmp_path / "a.wav", pcm), 16000))), pcm / np.float32(32768))
+    np.testing.assert_array_equal(
+        np.concatenate(list(read_file(write_wav(tmp_path / "a.wav", pcm), 16000))), pcm / np.float32(32768)
+    )
 
 
 def test_plain_wav_needs_neither_soundfile_nor_soxr(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "soundfile", None)
     monkeypatch.setitem(sys.modules, "soxr", None)
     assert sum(map(len, read_file(write_wav(tmp_path / "a.wav", np.zeros(4000)), 16000))) == 4000
-    with pytest.raises(MissingExtraError, match=r"16-bit PCM .wav at 8000 Hz does without.*pip install 'edgekd\[mic\]'"):
+    with pytest.raises(
+        MissingExtraError, match=r"16-bit PCM .wav at 8000 Hz does without.*pip install 'edgekd\[mic\]'"
+    ):
         list(read_file(tmp_path / "a.wav", 8000))
 
 
@@ -68,10 +72,16 @@ def test_samples_that_are_no_numbers_are_refused_with_their_place(tmp_path, bad)
         list(read_file(tmp_path / "a.wav", 16000))
 
 
-@pytest.mark.parametrize(("channels", "rate", "name", "subtype"), [
-    (1, 16000, "a.wav", "PCM_24"), (1, 16000, "a.wav", "FLOAT"), (2, 16000, "a.wav", "PCM_16"), (3, 16000, "a.flac", "PCM_16"),
-    (1, 44100, "a.wav", "PCM_16"),
-])
+@pytest.mark.parametrize(
+    ("channels", "rate", "name", "subtype"),
+    [
+        (1, 16000, "a.wav", "PCM_24"),
+        (1, 16000, "a.wav", "FLOAT"),
+        (2, 16000, "a.wav", "PCM_16"),
+        (3, 16000, "a.flac", "PCM_16"),
+        (1, 44100, "a.wav", "PCM_16"),
+    ],
+)
 def test_a_recording_gives_the_samples_that_a_clip_store_holds(tmp_path, channels, rate, name, subtype):
     soundfile = pytest.importorskip("soundfile")
     pytest.importorskip("soxr")
@@ -93,7 +103,9 @@ def test_what_is_not_audio_is_named(tmp_path):
     with pytest.raises(InputError, match="is a folder"):
         list(read_file(tmp_path, 16000))
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(InputError, match=r"no regular file; give one audio file, or - and raw samples on standard input"):
+    with pytest.raises(
+        InputError, match=r"no regular file; give one audio file, or - and raw samples on standard input"
+    ):
         list(read_file(tmp_path / "pipe", 16000))
 
 
@@ -144,7 +156,9 @@ def test_raw_pcm_arrives_before_the_pipe_closes():
         assert list(chunks) == []
 
 
-@pytest.mark.parametrize(("start", "kind"), [(b"RIFF", ".wav"), (b"fLaC", ".flac"), (b"OggS", ".ogg"), (b"ID3\x04", ".mp3")])
+@pytest.mark.parametrize(
+    ("start", "kind"), [(b"RIFF", ".wav"), (b"fLaC", ".flac"), (b"OggS", ".ogg"), (b"ID3\x04", ".mp3")]
+)
 def test_a_file_of_another_format_on_the_pipe_is_told_apart_from_raw(start, kind):
     with pytest.raises(InputError, match=rf"holds a \{kind} file, not raw samples"):
         list(read_raw(io.BytesIO(start + bytes(4000)), 16000))

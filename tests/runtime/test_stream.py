@@ -23,7 +23,7 @@ def noise(samples: int) -> np.ndarray:
 
 def windows(fe: FrontEnd, waveform: np.ndarray, hop: float, chunk: int) -> list[stream_module.Window]:
     stream = WindowStream(fe, 16000, hop)
-    return [window for i in range(0, len(waveform), chunk) for window in stream.push(waveform[i:i + chunk])]
+    return [window for i in range(0, len(waveform), chunk) for window in stream.push(waveform[i : i + chunk])]
 
 
 @pytest.mark.parametrize("fe", CONFIGS)
@@ -34,7 +34,7 @@ def test_features_equal_those_of_each_window_alone(fe, hop, chunk):
     found = windows(fe, waveform, hop, chunk)
     assert len(found) == 1 + (50000 - 16000) // round(hop * 16000)
     for window in found:
-        np.testing.assert_array_equal(window.features, log_mel(fe, waveform[window.start:window.end]))
+        np.testing.assert_array_equal(window.features, log_mel(fe, waveform[window.start : window.end]))
 
 
 @pytest.mark.parametrize("fe", CONFIGS)
@@ -44,13 +44,13 @@ def test_windows_below_the_gate_have_no_features_and_those_around_them_the_same(
     waveform[30000:60000] *= 1e-4
     waveform[80000:98000] *= 1e-4
     stream = WindowStream(fe, 16000, hop, gate_rms=0.03)
-    found = [window for i in range(0, len(waveform), 1600) for window in stream.push(waveform[i:i + 1600])]
+    found = [window for i in range(0, len(waveform), 1600) for window in stream.push(waveform[i : i + 1600])]
     assert [window.start for window in found] == [window.start for window in windows(fe, waveform, hop, 1600)]
     assert 0 < sum(window.features is None for window in found) < len(found) / 2
     for window in found:
         assert (window.features is None) == (window.rms < 0.03)
         if window.features is not None:
-            np.testing.assert_array_equal(window.features, log_mel(fe, waveform[window.start:window.end]))
+            np.testing.assert_array_equal(window.features, log_mel(fe, waveform[window.start : window.end]))
 
 
 def test_no_frames_are_computed_below_the_gate(monkeypatch):
@@ -68,13 +68,21 @@ def test_start_keeps_to_the_hop_without_drift_and_on_the_grid_of_frames():
 
 
 def test_a_hop_as_long_as_the_window_is_exact():
-    assert [window.end for window in windows(FrontEnd(), noise(80000), 1.0, 1600)] == [16000, 32000, 48000, 64000, 80000]
+    assert [window.end for window in windows(FrontEnd(), noise(80000), 1.0, 1600)] == [
+        16000,
+        32000,
+        48000,
+        64000,
+        80000,
+    ]
 
 
 def test_only_new_frames_are_computed(monkeypatch):
     computed = []
     original = stream_module.LogMelStream.push
-    monkeypatch.setattr(stream_module.LogMelStream, "push", lambda self, x: computed.append(original(self, x)) or computed[-1])
+    monkeypatch.setattr(
+        stream_module.LogMelStream, "push", lambda self, x: computed.append(original(self, x)) or computed[-1]
+    )
     monkeypatch.setattr(stream_module, "log_mel", None)
     windows(FrontEnd(), noise(32000), 0.25, 1600)
     assert [frames.shape[1] for frames in computed] == [28, 7, 8, 8, 8]
@@ -91,7 +99,9 @@ def test_memory_stays_bounded():
 
 
 def test_rms_is_of_the_window():
-    first, second = windows(FrontEnd(), np.concatenate((np.full(16000, 0.5), np.zeros(16000))).astype(np.float32), 1.0, 1600)
+    first, second = windows(
+        FrontEnd(), np.concatenate((np.full(16000, 0.5), np.zeros(16000))).astype(np.float32), 1.0, 1600
+    )
     assert first.rms == pytest.approx(0.5)
     assert second.rms == 0.0
 

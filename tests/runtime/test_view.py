@@ -15,7 +15,15 @@ from edgekd.runtime.source.health import Change
 
 
 def decision(t: float, label: str = "rain", rms: float = 0.1, probability: float = 0.75) -> Decision:
-    return Decision(t, label, probability, ((label, probability), ("a very long label of a foreign model", 0.25)), "HEALTHY", rms, 1600)
+    return Decision(
+        t,
+        label,
+        probability,
+        ((label, probability), ("a very long label of a foreign model", 0.25)),
+        "HEALTHY",
+        rms,
+        1600,
+    )
 
 
 def drawn(shown: Shown, width: int) -> list[str]:
@@ -36,7 +44,13 @@ def test_all_that_is_told_is_drawn():
 
 @pytest.mark.parametrize("width", [8, 20, 40, 200])
 def test_no_line_is_wider_than_the_terminal(width):
-    shown = Shown(decision(1.0, "雨" * 30, 0.0), "RECOVERING", "no sound arrives for 2 s " * 9, ((2.0, "a" * 90), (1.0, "b" * 90)), 0.1)
+    shown = Shown(
+        decision(1.0, "雨" * 30, 0.0),
+        "RECOVERING",
+        "no sound arrives for 2 s " * 9,
+        ((2.0, "a" * 90), (1.0, "b" * 90)),
+        0.1,
+    )
     lines = drawn(shown, width)
     assert len(lines) == 7
     assert max(cell_len(line) for line in lines) <= width

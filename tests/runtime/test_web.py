@@ -58,7 +58,9 @@ def connect(web: Web, receive_bytes: int | None = None) -> socket.socket:
     return connection
 
 
-def ask(web: Web, target: str | bytes, *headers: str, host: str = "localhost", method: str = "GET") -> tuple[int, str, str]:
+def ask(
+    web: Web, target: str | bytes, *headers: str, host: str = "localhost", method: str = "GET"
+) -> tuple[int, str, str]:
     """Status, head and body of a path, or of a whole request in bytes."""
     lines = f"{method} {target} HTTP/1.1", f"Host: {host}", *headers, "", ""
     request = target if isinstance(target, bytes) else "\r\n".join(lines).encode()
@@ -140,7 +142,11 @@ def test_the_model_the_timeline_and_the_numbers_are_served(web):
     web.tell(decision(1.0), moment())
     assert eventually(lambda: json.loads(ask(web, "/model.json")[2]))
     told = json.loads(ask(web, "/model.json")[2])
-    assert (told["labels"], told["window_s"], told["provenance"]["data_licence"]) == (["low", "middle", "high"], 1.0, "none")
+    assert (told["labels"], told["window_s"], told["provenance"]["data_licence"]) == (
+        ["low", "middle", "high"],
+        1.0,
+        "none",
+    )
     told = json.loads(ask(web, "/history.json")[2])
     assert (told["labels"], told["hours"], [run[1:] for run in told["runs"]]) == (["low"], 24.0, [[1, 0]])
     status, head, body = ask(web, "/metrics")
@@ -184,7 +190,9 @@ def test_pages_load_nothing_from_elsewhere_and_hold_no_script_of_their_own(web, 
 
 
 def test_the_script_never_makes_markup_of_what_it_is_told():
-    assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|Function\(", (PAGE / "script.js").read_text())
+    assert not re.search(
+        r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|Function\(", (PAGE / "script.js").read_text()
+    )
 
 
 def test_answers_forbid_scripts_from_elsewhere_and_guessing_of_types(web):
@@ -197,17 +205,40 @@ def test_answers_forbid_scripts_from_elsewhere_and_guessing_of_types(web):
 # --- to whom ---
 
 
-@pytest.mark.parametrize(("text", "address"), [
-    (":8080", ("127.0.0.1", 8080)), ("0.0.0.0:80", ("0.0.0.0", 80)), ("[::1]:1", ("::1", 1)), ("pi.local:65535", ("pi.local", 65535)),
-])
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        (":8080", ("127.0.0.1", 8080)),
+        ("0.0.0.0:80", ("0.0.0.0", 80)),
+        ("[::1]:1", ("::1", 1)),
+        ("pi.local:65535", ("pi.local", 65535)),
+    ],
+)
 def test_an_address_is_a_host_or_none_and_a_port(text, address):
     assert parse_address(text) == address
 
 
-@pytest.mark.parametrize("text", [
-    "", "8080", ":", ":0", ":65536", ":-1", ":http", "::1:80", "[127.0.0.1]:80", "[pi]:80", "a b:80", "300.1.1.1:80", "http://localhost:80",
-    ":8080/", "*:80", ":٣",
-])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "8080",
+        ":",
+        ":0",
+        ":65536",
+        ":-1",
+        ":http",
+        "::1:80",
+        "[127.0.0.1]:80",
+        "[pi]:80",
+        "a b:80",
+        "300.1.1.1:80",
+        "http://localhost:80",
+        ":8080/",
+        "*:80",
+        ":٣",
+    ],
+)
 def test_what_is_no_address_is_refused_before_the_first_decision(text):
     with pytest.raises(InputError, match=r"web: .*is no address; give \[HOST\]:PORT"):
         Web(WebTable(text))
@@ -218,8 +249,12 @@ def test_a_token_comes_from_one_place_and_is_in_no_error(tmp_path):
     assert read_token(WebTable(":1", token_file=str(tmp_path / "token")), {}) == TOKEN
     assert read_token(WebTable(":1", token="of-the-file"), {"EDGEKD_WEB_TOKEN": TOKEN}) == TOKEN
     assert read_token(WebTable(":1"), {}) is None
-    for table in (WebTable(":1", token="short"), WebTable(":1", token="with a space"), WebTable(":1", token=TOKEN, token_file="x"),
-                  WebTable(":1", token_file=str(tmp_path / "absent"))):
+    for table in (
+        WebTable(":1", token="short"),
+        WebTable(":1", token="with a space"),
+        WebTable(":1", token=TOKEN, token_file="x"),
+        WebTable(":1", token_file=str(tmp_path / "absent")),
+    ):
         with pytest.raises(InputError) as raised:
             read_token(table, {})
         assert not re.search("short|with a space|horse", str(raised.value))
@@ -227,7 +262,9 @@ def test_a_token_comes_from_one_place_and_is_in_no_error(tmp_path):
 
 
 def test_a_token_file_is_beside_the_configuration(tmp_path):
-    (tmp_path / "box.toml").write_text('[web]\naddress = ":8080"\ntoken_file = "token"\nhosts = ["a.example"]\nhours = 6')
+    (tmp_path / "box.toml").write_text(
+        '[web]\naddress = ":8080"\ntoken_file = "token"\nhosts = ["a.example"]\nhours = 6'
+    )
     table = read_config(tmp_path / "box.toml").web
     assert (table.token_file, table.hosts, table.hours) == (str(tmp_path / "token"), ("a.example",), 6.0)
 
@@ -242,7 +279,12 @@ def test_who_is_open_to_all_is_warned(monkeypatch):
 @pytest.mark.parametrize("web", [WebTable(":1", token=TOKEN)], indirect=True)
 def test_with_a_token_only_who_has_it_reads(web):
     for path in ("/", "/events", "/metrics", "/history.json", "/model.json"):
-        for headers in ((), ("Authorization: Bearer wrong",), ("Cookie: edgekd_0=wrong",), (f"Cookie: edgekd_0={TOKEN}",)):
+        for headers in (
+            (),
+            ("Authorization: Bearer wrong",),
+            ("Cookie: edgekd_0=wrong",),
+            (f"Cookie: edgekd_0={TOKEN}",),
+        ):
             assert ask(web, path, *headers)[0] == 401
     assert ask(web, "/?token=wrong")[0] == ask(web, "/?token=")[0] == 401
     assert "<form" in ask(web, "/")[2]
@@ -266,25 +308,36 @@ def test_without_a_token_only_names_of_this_machine_are_known(web):
 
 def test_beyond_this_machine_addresses_and_given_names_are_known():
     access = Access(Address("0.0.0.0", 80), None, ("scenes.example",))
-    assert [access.knows(host) for host in ("192.168.1.7:80", "scenes.example", f"{socket.gethostname()}:80", "rebound.example")] == [
-        True, True, True, False]
+    assert [
+        access.knows(host)
+        for host in ("192.168.1.7:80", "scenes.example", f"{socket.gethostname()}:80", "rebound.example")
+    ] == [True, True, True, False]
     assert Access(Address("0.0.0.0", 80), TOKEN).knows("any.example")
 
 
 # --- what clients cannot do ---
 
 
-@pytest.mark.parametrize("target", ["/../web.py", "/page/index.html", "/%2e%2e/web.py", "//etc/passwd", "/style.css/", "/login.html"])
+@pytest.mark.parametrize(
+    "target", ["/../web.py", "/page/index.html", "/%2e%2e/web.py", "//etc/passwd", "/style.css/", "/login.html"]
+)
 def test_only_known_paths_are_there(web, target):
     assert ask(web, target)[0] == 404
 
 
-@pytest.mark.parametrize(("request_bytes", "status"), [
-    (b"GET / HTTP/1.1\r\nX: " + b"a" * 9000 + b"\r\n\r\n", 431), (b"a" * 100_000, 431), (b"nonsense\r\n\r\n", 400),
-    (b"GET / HTTP/1.1\r\n folded\r\n\r\n", 400), (b"GET / HTTP/1.1\r\nHost: a\r\nHost: localhost\r\n\r\n", 400),
-    (b"GET http://localhost/ HTTP/1.1\r\n\r\n", 400),
-    (b"POST / HTTP/1.1\r\nHost: localhost\r\n\r\nbody", 405), (b"G\0T / HTTP/1.1\r\n\r\n", 400),
-])
+@pytest.mark.parametrize(
+    ("request_bytes", "status"),
+    [
+        (b"GET / HTTP/1.1\r\nX: " + b"a" * 9000 + b"\r\n\r\n", 431),
+        (b"a" * 100_000, 431),
+        (b"nonsense\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\n folded\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nHost: localhost\r\n\r\n", 400),
+        (b"GET http://localhost/ HTTP/1.1\r\n\r\n", 400),
+        (b"POST / HTTP/1.1\r\nHost: localhost\r\n\r\nbody", 405),
+        (b"G\0T / HTTP/1.1\r\n\r\n", 400),
+    ],
+)
 def test_requests_that_are_none_are_refused(web, request_bytes, status):
     assert ask(web, request_bytes)[0] == status
     assert ask(web, "/")[0] == 200
@@ -411,8 +464,10 @@ def test_a_bug_in_what_is_told_is_a_trouble_and_the_next_line_is_served(web):
 
 
 def test_nothing_of_it_is_imported_where_it_is_off():
-    code = ("import sys; import edgekd.runtime.outputs.opening as o; from edgekd.runtime.config import Config; o.open_outputs(Config());"
-            "print([name for name in sys.modules if name.startswith('edgekd.runtime.outputs.')])")
+    code = (
+        "import sys; import edgekd.runtime.outputs.opening as o; from edgekd.runtime.config import Config;"
+        " o.open_outputs(Config());print([name for name in sys.modules if name.startswith('edgekd.runtime.outputs.')])"
+    )
     loaded = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True).stdout
     assert "web" not in loaded
     assert "server" not in loaded
@@ -457,7 +512,7 @@ def test_columns_are_new_frames_alone_however_the_windows_overlap():
     drawn = []
     for frame in range(28, sound.shape[1] + 1, 16):
         t = (fe.win_length + (frame - 1) * fe.hop_length) / fe.sample_rate
-        drawn.append(picture.take(t, moment(sound[:, frame - 28:frame])))
+        drawn.append(picture.take(t, moment(sound[:, frame - 28 : frame])))
     columns = np.frombuffer(b"".join(drawn), np.uint8).reshape(-1, picture.bands)  # (column, band)
     expected = sound.reshape(picture.bands, 4, -1, 2).mean(axis=3).max(axis=1).T
     assert len(columns) == sound.shape[1] // 2
@@ -475,7 +530,11 @@ def test_bytes_are_even_steps_from_the_floor_to_full_scale():
 
 
 def test_the_page_is_in_the_package():
-    assert {file.name for file in PAGE.iterdir()} >= {"index.html", "login.html", *(file for file, _ in STATIC.values())}
+    assert {file.name for file in PAGE.iterdir()} >= {
+        "index.html",
+        "login.html",
+        *(file for file, _ in STATIC.values()),
+    }
 
 
 # --- the command ---
@@ -488,7 +547,9 @@ def test_listen_says_who_may_see_it_and_serves_what_it_prints(monkeypatch, capsy
     free.close()
     closed = []
     monkeypatch.setattr(Web, "close", lambda web: closed.append(web))  # noqa: PLW0108 (a method binds)
-    status, out, err = run(monkeypatch, capsys, "-", "--model", "x.tflite", "--json", "--web", f"0.0.0.0:{port}", stdin=raw(tone(32000)))
+    status, out, err = run(
+        monkeypatch, capsys, "-", "--model", "x.tflite", "--json", "--web", f"0.0.0.0:{port}", stdin=raw(tone(32000))
+    )
     assert status == 0
     assert f"everyone who can reach 0.0.0.0:{port} sees" in err
     assert len(out.splitlines()) == 3

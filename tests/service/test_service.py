@@ -1,4 +1,5 @@
-"""`edgekd service` on a prepared root directory, and with a systemd that is played; what systemd itself says of the unit.
+"""`edgekd service` on a prepared root directory, and with a systemd that is played; what systemd itself says of the
+unit.
 
 Past 400 lines because all verbs share the prepared root and the played systemd.
 """
@@ -42,12 +43,20 @@ def model(tone_fixtures, tmp_path_factory):
     """Makes a model file: each number of steps another, which verifies only with 0 or 1."""
     graph, folder = tone_fixtures.low_or_high_graph(), tmp_path_factory.mktemp("service")
     source, output = graph.edges[graph.input], graph.edges[graph.output]
-    vectors = golden.make(tone_fixtures.FRONTEND, tone_fixtures.WINDOW, TensorQuant("int8", source.scale, source.zero_point), 0.1,
-                          lambda features: reference.dequantize(
-                              reference.run(graph, reference.quantize(features[:, None], source)), output))
+    vectors = golden.make(
+        tone_fixtures.FRONTEND,
+        tone_fixtures.WINDOW,
+        TensorQuant("int8", source.scale, source.zero_point),
+        0.1,
+        lambda features: reference.dequantize(
+            reference.run(graph, reference.quantize(features[:, None], source)), output
+        ),
+    )
 
     def make(name, steps=0):
-        shifted = tuple(msgspec.structs.replace(each, logits=(each.logits[0] + steps, each.logits[1])) for each in vectors.vectors)
+        shifted = tuple(
+            msgspec.structs.replace(each, logits=(each.logits[0] + steps, each.logits[1])) for each in vectors.vectors
+        )
         kept = msgspec.structs.replace(vectors, vectors=shifted)
         manifest = msgspec.structs.replace(tone_fixtures.manifest_for(golden=kept), name=name)
         container.write(folder / f"{name}.tflite", tflite.emit(graph), manifest)
@@ -68,11 +77,14 @@ def place(root):
 
 
 class Played:
-    """A systemd whose listener "takes" a reload, "refuses" it, "dies" of it, is "deaf" after it (no decision) or "mute" (no answer)."""
+    """A systemd whose listener "takes" a reload, "refuses" it, "dies" of it, is "deaf" after it (no decision) or "mute"
+    (no answer)."""
 
     def __init__(self):
         self.now, self.answer, self.calls = 100.0, "takes", []
-        self.running = State("loaded", "active", "running", "success", "enabled", 7, 0, "HEALTHY: low", 50_000_000, 95.0)
+        self.running = State(
+            "loaded", "active", "running", "success", "enabled", 7, 0, "HEALTHY: low", 50_000_000, 95.0
+        )
 
     def prepare(self):
         self.calls.append("prepare")
@@ -88,7 +100,9 @@ class Played:
 
     def reload(self):
         self.calls.append("reload")
-        reason = {"takes": f"{RELOADED} tones", "deaf": f"{RELOADED} tones", "refuses": f"{NOT_RELOADED}: bad key"}.get(self.answer)
+        reason = {"takes": f"{RELOADED} tones", "deaf": f"{RELOADED} tones", "refuses": f"{NOT_RELOADED}: bad key"}.get(
+            self.answer
+        )
         if reason is not None:
             self.running = self.running._replace(text=f"HEALTHY: low; reload {self.calls.count('reload')}: {reason}")
         if self.answer == "takes" and self.running.fed:
@@ -117,8 +131,11 @@ def played(monkeypatch):
 
 def files(root):
     """Everything below a root, with the content of files and the targets of links."""
-    return {str(path.relative_to(root)): str(path.readlink()) if path.is_symlink() else path.read_bytes()
-            for path in sorted(root.rglob("*")) if path.is_symlink() or path.is_file()}
+    return {
+        str(path.relative_to(root)): str(path.readlink()) if path.is_symlink() else path.read_bytes()
+        for path in sorted(root.rglob("*"))
+        if path.is_symlink() or path.is_file()
+    }
 
 
 def in_use(place):
@@ -180,7 +197,9 @@ def test_the_listener_may_read_what_a_careful_umask_would_hide(place, model):
         install(place, None, model("first"), PYTHON)
     finally:
         os.umask(before)
-    assert {path.stat().st_mode & 0o777 for path in (place.configuration, place.state, place.models, place.unit.parent)} == {0o755}
+    assert {
+        path.stat().st_mode & 0o777 for path in (place.configuration, place.state, place.models, place.unit.parent)
+    } == {0o755}
 
 
 def test_install_without_any_model_takes_the_one_that_comes_with_edgekd(place):
@@ -190,7 +209,10 @@ def test_install_without_any_model_takes_the_one_that_comes_with_edgekd(place):
 
 @pytest.mark.parametrize("folder", HIDDEN)
 def test_an_interpreter_that_the_service_cannot_see_is_refused(place, model, folder):
-    with pytest.raises(InputError, match=rf"lies below {folder}, which the service cannot see; install edgekd for all users: sudo python3"):
+    with pytest.raises(
+        InputError,
+        match=rf"lies below {folder}, which the service cannot see; install edgekd for all users: sudo python3",
+    ):
         install(place, None, model("first"), f"{folder}/pi/venv/bin/python")
     assert files(place.root) == {}
 
@@ -228,7 +250,9 @@ def test_without_a_microphone_the_service_waits_and_that_is_no_failure(place, mo
 
 def test_a_service_that_ends_again_and_again_is_a_failure_with_its_last_line(place, model, played):
     played.running = played.running._replace(active="activating", sub="auto-restart", restarts=2)
-    with pytest.raises(GateError, match=r"ends again and again: edgekd: the model is missing; see: sudo journalctl -u edgekd"):
+    with pytest.raises(
+        GateError, match=r"ends again and again: edgekd: the model is missing; see: sudo journalctl -u edgekd"
+    ):
         install(place, played, model("first"), PYTHON)
 
 
@@ -252,12 +276,19 @@ def test_update_to_the_same_model_does_nothing(place, model, played):
     assert played.calls == []
 
 
-@pytest.mark.parametrize(("damage", "error", "message"), [
-    (lambda path: path.write_bytes(path.read_bytes()[:-100]), InputError, "bad.tflite: "),
-    (lambda path: path.write_bytes(b"nonsense"), InputError, "bad.tflite: "),
-    (lambda path: path.unlink(), InputError, "bad.tflite: cannot be read"),
-    (lambda _: None, GateError, "bad.tflite: litert is 5 steps away, more than 1; do not trust this model on this machine"),
-])
+@pytest.mark.parametrize(
+    ("damage", "error", "message"),
+    [
+        (lambda path: path.write_bytes(path.read_bytes()[:-100]), InputError, "bad.tflite: "),
+        (lambda path: path.write_bytes(b"nonsense"), InputError, "bad.tflite: "),
+        (lambda path: path.unlink(), InputError, "bad.tflite: cannot be read"),
+        (
+            lambda _: None,
+            GateError,
+            "bad.tflite: litert is 5 steps away, more than 1; do not trust this model on this machine",
+        ),
+    ],
+)
 def test_a_model_that_does_not_verify_changes_nothing(place, model, played, damage, error, message):
     install(place, None, model("first"), PYTHON)
     before = files(place.root)
@@ -271,12 +302,15 @@ def test_a_model_that_does_not_verify_changes_nothing(place, model, played, dama
     assert played.calls == []
 
 
-@pytest.mark.parametrize(("answer", "problem", "calls"), [
-    ("refuses", "not reloaded, all stays as it was: bad key", ["reload"]),
-    ("dies", r"it ended \(signal\)", ["reload", "start"]),  # the new one may have the new model
-    ("mute", "no answer within 45 s", ["reload", "start"]),
-    ("deaf", "no decision within 45 s", ["reload", "start"]),
-])
+@pytest.mark.parametrize(
+    ("answer", "problem", "calls"),
+    [
+        ("refuses", "not reloaded, all stays as it was: bad key", ["reload"]),
+        ("dies", r"it ended \(signal\)", ["reload", "start"]),  # the new one may have the new model
+        ("mute", "no answer within 45 s", ["reload", "start"]),
+        ("deaf", "no decision within 45 s", ["reload", "start"]),
+    ],
+)
 def test_a_listener_that_does_not_go_on_gets_the_old_model_back(place, model, played, answer, problem, calls):
     install(place, None, model("first"), PYTHON)
     before = files(place.root)
@@ -342,13 +376,16 @@ def test_rollback_passes_over_a_version_that_was_damaged(place, model):
     assert in_use(place) == model("first").read_bytes()
 
 
-@pytest.mark.parametrize("damage", [
-    lambda link: link.unlink(),
-    lambda link: (link.unlink(), link.symlink_to("0009-000000000000.tflite")),
-    lambda link: (link.unlink(), link.symlink_to("/etc/passwd")),
-    lambda link: (link.unlink(), link.write_text("a file")),
-    lambda link: link.resolve().write_bytes(b"cut off"),
-])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda link: link.unlink(),
+        lambda link: (link.unlink(), link.symlink_to("0009-000000000000.tflite")),
+        lambda link: (link.unlink(), link.symlink_to("/etc/passwd")),
+        lambda link: (link.unlink(), link.write_text("a file")),
+        lambda link: link.resolve().write_bytes(b"cut off"),
+    ],
+)
 def test_a_damaged_link_is_named_and_both_update_and_rollback_repair_it(place, model, damage):
     for name in ("first", "second"):
         install(place, None, model(name), PYTHON)
@@ -381,7 +418,9 @@ def test_what_a_killed_update_leaves_does_no_harm(place, model):
     assert sorted(path.name[:5] for path in place.models.iterdir()) == ["0001-", "0002-", "curre"]
 
 
-@pytest.mark.parametrize("verb", [lambda place: update(place, None, Path("m.tflite")), lambda place: rollback(place, None)])
+@pytest.mark.parametrize(
+    "verb", [lambda place: update(place, None, Path("m.tflite")), lambda place: rollback(place, None)]
+)
 def test_what_is_not_installed_has_no_model_to_change(place, verb):
     with pytest.raises(InputError, match="no service is installed; begin with: edgekd service install MODEL"):
         verb(place)
@@ -401,8 +440,11 @@ def test_remove_keeps_configuration_and_models_unless_purged(place, model, playe
     said = remove(place, played)
     assert played.calls == ["stop", "forget"]
     assert f"{place.configuration}: kept; --purge removes it" in said
-    assert set(files(place.root)) == {"etc/edgekd/listen.toml", "var/lib/edgekd/models/current",
-                                      f"var/lib/edgekd/models/{versions(place.models)[0].path.name}"}
+    assert set(files(place.root)) == {
+        "etc/edgekd/listen.toml",
+        "var/lib/edgekd/models/current",
+        f"var/lib/edgekd/models/{versions(place.models)[0].path.name}",
+    }
     assert "already the model" in install(place, None, model("first"), PYTHON)[0]
     remove(place, None, purge=True)
     assert files(place.root) == {}
@@ -426,10 +468,27 @@ def test_status_of_a_running_service_has_the_documented_fields(place, model, pla
         install(place, played, model(name), PYTHON)
     played.now = 110.0
     document = json.loads(status(place, played).to_json())
-    assert set(document) == {"ok", "installed", "unit", "model", "earlier", "configuration", "journal", "problems", "notes"}
+    assert set(document) == {
+        "ok",
+        "installed",
+        "unit",
+        "model",
+        "earlier",
+        "configuration",
+        "journal",
+        "problems",
+        "notes",
+    }
     assert document["ok"]
-    assert document["unit"] == {"active": "active", "sub": "running", "enabled": "enabled", "restarts": 0, "text": "HEALTHY: low",
-                                "fed_s": 15.0, "memory_mb": 50.0}
+    assert document["unit"] == {
+        "active": "active",
+        "sub": "running",
+        "enabled": "enabled",
+        "restarts": 0,
+        "text": "HEALTHY: low",
+        "fed_s": 15.0,
+        "memory_mb": 50.0,
+    }
     assert (document["model"]["name"], document["model"]["version"], document["model"]["labels"]) == ("second", 2, 2)
     assert document["earlier"] == [str(versions(place.models)[0].path)]
     text = status(place, played).to_text()
@@ -437,12 +496,21 @@ def test_status_of_a_running_service_has_the_documented_fields(place, model, pla
     assert "journal        edgekd: the model is missing" in text
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"active": "activating", "sub": "start", "text": "FAILED: no microphone"}, "waits for its first sound (FAILED: no microphone); plug"),
-    ({"active": "activating", "sub": "auto-restart", "result": "watchdog"}, "ended (watchdog) and is tried again; see why"),
-    ({"active": "inactive"}, "it is inactive: sudo systemctl start edgekd"),
-    ({"enabled": "disabled"}, "does not start with the system: sudo systemctl enable edgekd"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"active": "activating", "sub": "start", "text": "FAILED: no microphone"},
+            "waits for its first sound (FAILED: no microphone); plug",
+        ),
+        (
+            {"active": "activating", "sub": "auto-restart", "result": "watchdog"},
+            "ended (watchdog) and is tried again; see why",
+        ),
+        ({"active": "inactive"}, "it is inactive: sudo systemctl start edgekd"),
+        ({"enabled": "disabled"}, "does not start with the system: sudo systemctl enable edgekd"),
+    ],
+)
 def test_status_says_what_to_do(place, model, played, change, message):
     install(place, None, model("first"), PYTHON)
     played.running = played.running._replace(**change)
@@ -483,8 +551,12 @@ def test_systemd_finds_nothing_wrong_with_the_unit(unit):
 
 @needs_analyze
 def test_the_unit_is_exposed_to_little(unit):
-    done = subprocess.run([ANALYZE, "security", "--offline=yes", f"--threshold={round(10 * MAX_EXPOSURE)}", "--no-pager", unit],
-                          capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [ANALYZE, "security", "--offline=yes", f"--threshold={round(10 * MAX_EXPOSURE)}", "--no-pager", unit],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout
     level = float(re.search(r"Overall exposure level for edgekd.service: ([\d.]+)", done.stdout)[1])
     assert level <= MAX_EXPOSURE
@@ -520,8 +592,13 @@ def test_every_verb_works_on_a_prepared_root(root, model, capsys):
     assert (status_, err.count("\n")) == (1, 1)
 
 
-@pytest.mark.parametrize(("folder", "message"), [("nowhere", "no such directory; give the root directory of a system"),
-                                                 (".", "has no directory etc; give the root directory of a system")])
+@pytest.mark.parametrize(
+    ("folder", "message"),
+    [
+        ("nowhere", "no such directory; give the root directory of a system"),
+        (".", "has no directory etc; give the root directory of a system"),
+    ],
+)
 def test_an_unknown_root_gets_one_line(tmp_path, folder, message, capsys):
     code, out, err = command(capsys, "install", "m.tflite", "--root", tmp_path / folder)
     assert (code, out, err.count("\n")) == (2, "", 1)
@@ -546,7 +623,9 @@ def test_without_systemd_one_line_says_what_to_do(monkeypatch, tmp_path, capsys)
 def test_who_is_not_root_is_told_how_to_become_it(monkeypatch, tmp_path):
     monkeypatch.setattr(systemd, "RUNS", tmp_path)
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    with pytest.raises(InputError, match=r"^'edgekd service update' changes .*: sudo /opt/edgekd/bin/edgekd service update \.\.\.$"):
+    with pytest.raises(
+        InputError, match=r"^'edgekd service update' changes .*: sudo /opt/edgekd/bin/edgekd service update \.\.\.$"
+    ):
         this_machine("update", "/opt/edgekd/bin/edgekd")
     this_machine("status", "/opt/edgekd/bin/edgekd", changes=False)
 
@@ -554,8 +633,9 @@ def test_who_is_not_root_is_told_how_to_become_it(monkeypatch, tmp_path):
 SYSTEMCTL = """#!/bin/sh
 echo "$0 $*" >> "$(dirname "$0")/calls"
 case "$1" in
-    show) printf 'LoadState=loaded\\nActiveState=active\\nSubState=running\\nResult=success\\nMainPID=12\\nNRestarts=3\\n'
-          printf 'StatusText=HEALTHY: rain; reload 5: reloaded with the model a=b\\nUnitFileState=enabled\\nMemoryCurrent=[not set]\\n'
+    show) printf 'LoadState=loaded\\nActiveState=active\\nSubState=running\\nResult=success\\n'
+          printf 'MainPID=12\\nNRestarts=3\\nStatusText=HEALTHY: rain; reload 5: reloaded with the model a=b\\n'
+          printf 'UnitFileState=enabled\\nMemoryCurrent=[not set]\\n'
           printf 'WatchdogTimestampMonotonic=2500000\\n' ;;
     stop) echo 'Failed to stop: no permission' >&2; exit 4 ;;
     reset-failed) exit 1 ;;
@@ -578,10 +658,18 @@ def test_systemd_is_told_and_understood_through_its_own_commands(monkeypatch, tm
     manager.prepare()
     manager.start()
     manager.reload()
-    with pytest.raises(InputError, match=r"'systemctl stop edgekd\.service' failed with status 4: Failed to stop: no permission"):
+    with pytest.raises(
+        InputError, match=r"'systemctl stop edgekd\.service' failed with status 4: Failed to stop: no permission"
+    ):
         manager.stop()
     assert manager.last_line() == ""  # there is no journalctl
     calls = [line.removeprefix(f"{tmp_path}/") for line in (tmp_path / "calls").read_text().splitlines()]
-    assert calls[1:] == ["systemd-sysusers edgekd.conf", "systemd-tmpfiles --create edgekd.conf", "systemctl daemon-reload",
-                         "systemctl reset-failed edgekd.service", "systemctl restart --no-block edgekd.service",
-                         "systemctl kill --kill-who=main --signal=HUP edgekd.service", "systemctl stop edgekd.service"]
+    assert calls[1:] == [
+        "systemd-sysusers edgekd.conf",
+        "systemd-tmpfiles --create edgekd.conf",
+        "systemctl daemon-reload",
+        "systemctl reset-failed edgekd.service",
+        "systemctl restart --no-block edgekd.service",
+        "systemctl kill --kill-who=main --signal=HUP edgekd.service",
+        "systemctl stop edgekd.service",
+    ]

@@ -1,4 +1,5 @@
-"""Instruction counts of emulated boards: how counts become costs, and what the gate refuses. Nothing is emulated here."""
+"""Instruction counts of emulated boards: how counts become costs, and what the gate refuses. Nothing is emulated
+here."""
 
 import importlib.util
 import json
@@ -47,8 +48,9 @@ def count(results, costs, turn=1, cpu="cortex-a72", version="1.0", elsewhere=0.0
         for turns in (0, 16, 116):
             total += SURROUNDINGS + turns * each
             marks.append(total)
-    (folder / f"{MODEL}.{turn}.marks").write_text("".join(
-        f"{number} {mark} {round(mark * (1 + elsewhere)) + number % 2}\n" for number, mark in enumerate(marks)))
+    (folder / f"{MODEL}.{turn}.marks").write_text(
+        "".join(f"{number} {mark} {round(mark * (1 + elsewhere)) + number % 2}\n" for number, mark in enumerate(marks))
+    )
     return folder / f"{MODEL}.{turn}"
 
 
@@ -79,10 +81,16 @@ def baseline(cost, results, tmp_path, capsys):
 
 def test_the_cost_is_the_difference_of_two_loops(cost, results, capsys):
     document, error = judge(cost, capsys, results, qemu="7.2")
-    row, = document["rows"]
+    (row,) = document["rows"]
     assert (row["instructions"], error, document["ok"]) == (COSTS, None, True)
     assert row["spread"] == {"network": 0, "pipeline": 0}
-    assert (row["suite"], row["cpu"], row["model"], row["engine"], row["repeats"]) == ("bookworm", "cortex-a72", MODEL, "litert", 3)
+    assert (row["suite"], row["cpu"], row["model"], row["engine"], row["repeats"]) == (
+        "bookworm",
+        "cortex-a72",
+        MODEL,
+        "litert",
+        3,
+    )
     assert row["versions"] == {"ai-edge-litert": "1.0", "qemu": "7.2"}
 
 
@@ -108,11 +116,14 @@ def test_work_in_other_threads_is_not_counted_and_fails_where_it_is_much(cost, t
     assert "50.0 % of the instructions are other threads'" in error
 
 
-@pytest.mark.parametrize("damage", [
-    lambda turn: turn.write_text("Segmentation fault\n"),
-    lambda turn: turn.with_name(turn.name + ".marks").write_text("0 12 12\n1 30 30\n"),
-    lambda turn: turn.with_name(turn.name + ".marks").unlink(),
-])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda turn: turn.write_text("Segmentation fault\n"),
+        lambda turn: turn.with_name(turn.name + ".marks").write_text("0 12 12\n1 30 30\n"),
+        lambda turn: turn.with_name(turn.name + ".marks").unlink(),
+    ],
+)
 def test_a_process_that_crashed_fails_and_the_others_are_still_told(cost, results, damage, capsys):
     damage(count(results, COSTS, 2, "cortex-a53"))
     document, error = judge(cost, capsys, results)
@@ -131,7 +142,10 @@ def test_growth_beyond_the_tolerance_fails_and_names_what_grew(cost, tmp_path, b
     document, error = judge(cost, capsys, tmp_path / "new", baseline=baseline)
     assert not document["ok"]
     assert document["failures"] == [error]
-    assert f"the network of {MODEL} in litert on cortex-a72, bookworm has grown by 2.00 %, from 5,000 to 5,100 instructions" in error
+    assert (
+        f"the network of {MODEL} in litert on cortex-a72, bookworm has grown by 2.00 %, from 5,000 to 5,100"
+        " instructions" in error
+    )
     assert "ai-edge-litert 1.0 to 1.1" in error
     assert "pipeline" not in error
 
@@ -151,13 +165,25 @@ def test_a_model_that_the_baseline_lacks_is_not_judged_but_none_of_its_own_is_re
         cost.judge(tmp_path / "other", baseline=baseline)
 
 
-@pytest.mark.parametrize("content", [
-    b"", b"not JSON", b"[]", b"{}", b'{"rows": [], "ok": true}', b"\xff\xfe",
-    b'{"rows": [{"suite": "bookworm", "cpu": "cortex-a72", "model": "m", "engine": "litert", "instructions": {"network": 0}, '
-    b'"spread": {}, "elsewhere": 0, "repeats": 3, "versions": {}}], "ok": true}',
-    b'{"rows": [{"suite": "bookworm", "cpu": "cortex-a72", "model": "m", "engine": "litert", "instructions": {"network": "many"}, '
-    b'"spread": {}, "elsewhere": 0, "repeats": 3, "versions": {}}], "ok": true}',
-])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"not JSON",
+        b"[]",
+        b"{}",
+        b'{"rows": [], "ok": true}',
+        b"\xff\xfe",
+        (
+            b'{"rows": [{"suite": "bookworm", "cpu": "cortex-a72", "model": "m", "engine": "litert", "instructions":'
+            b' {"network": 0}, "spread": {}, "elsewhere": 0, "repeats": 3, "versions": {}}], "ok": true}'
+        ),
+        (
+            b'{"rows": [{"suite": "bookworm", "cpu": "cortex-a72", "model": "m", "engine": "litert", "instructions":'
+            b' {"network": "many"}, "spread": {}, "elsewhere": 0, "repeats": 3, "versions": {}}], "ok": true}'
+        ),
+    ],
+)
 def test_a_malformed_baseline_is_refused_before_anything_is_counted(cost, tmp_path, content):
     path = tmp_path / "baseline.json"
     path.write_bytes(content)
@@ -171,19 +197,26 @@ def test_a_tolerance_that_is_no_share_is_refused(cost, tolerance):
         cost.check(tolerance=tolerance)
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    ([], "no MODEL given"),
-    (["--repeats", "0", "MODEL"], "--repeats is '0'"),
-    (["--windows", "5", "MODEL"], "unknown option --windows"),
-    (["--cpus", "max", "MODEL"], "unknown cpu 'max'"),
-    (["--python", sys.executable, "--baseline", "absent.json", "MODEL"], "absent.json cannot be read"),
-    (["--python", sys.executable, "--tolerance", "3", "MODEL"], "--tolerance is 3"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "no MODEL given"),
+        (["--repeats", "0", "MODEL"], "--repeats is '0'"),
+        (["--windows", "5", "MODEL"], "unknown option --windows"),
+        (["--cpus", "max", "MODEL"], "unknown cpu 'max'"),
+        (["--python", sys.executable, "--baseline", "absent.json", "MODEL"], "absent.json cannot be read"),
+        (["--python", sys.executable, "--tolerance", "3", "MODEL"], "--tolerance is 3"),
+    ],
+)
 def test_bad_arguments_exit_2_with_one_line_before_anything_is_done(tmp_path, arguments, message):
     model = tmp_path / MODEL
     model.write_bytes(b"")
-    done = subprocess.run(["bash", SCRIPT, *(model if each == "MODEL" else each for each in arguments)], capture_output=True, text=True,
-                          check=False)
+    done = subprocess.run(
+        ["bash", SCRIPT, *(model if each == "MODEL" else each for each in arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("arm_cost: ")
     assert done.stderr.count("\n") == 1
@@ -192,8 +225,20 @@ def test_bad_arguments_exit_2_with_one_line_before_anything_is_done(tmp_path, ar
 
 def test_help_tells_every_option():
     done = subprocess.run(["bash", SCRIPT, "--help"], capture_output=True, text=True, check=True)
-    assert all(option in done.stdout for option in ("--baseline", "--tolerance", "--repeats", "--suites", "--cpus", "--jobs", "--cache",
-                                                    "--python", "--mirror"))
+    assert all(
+        option in done.stdout
+        for option in (
+            "--baseline",
+            "--tolerance",
+            "--repeats",
+            "--suites",
+            "--cpus",
+            "--jobs",
+            "--cache",
+            "--python",
+            "--mirror",
+        )
+    )
     assert "set -e" not in done.stdout
 
 
@@ -204,13 +249,30 @@ def test_each_stage_runs_between_its_marks(tmp_path, monkeypatch):
     container.write(path, tflite.emit(graph), toy.manifest(graph, "tflite"))
     seen = []
     monkeypatch.setattr(loops, "HOP_S", 0.25)
-    monkeypatch.setattr(loops, "stages_of", lambda _: {"first": lambda: seen.append("first"), "second": lambda: seen.append("second")})
+    monkeypatch.setattr(
+        loops, "stages_of", lambda _: {"first": lambda: seen.append("first"), "second": lambda: seen.append("second")}
+    )
     monkeypatch.setattr(loops, "_mark", lambda _, number: seen.append(number))
     said = loops.run(path)
     assert said.stages == ("first", "second", "stream")
     few, many, warm = said.few, said.many, loops.WARM_UP
-    assert seen == [*["first"] * warm, 0, *["first"] * few, 1, *["first"] * many, 2,
-                    *["second"] * warm, 3, *["second"] * few, 4, *["second"] * many, 5, 6, 7, 8]
+    assert seen == [
+        *["first"] * warm,
+        0,
+        *["first"] * few,
+        1,
+        *["first"] * many,
+        2,
+        *["second"] * warm,
+        3,
+        *["second"] * few,
+        4,
+        *["second"] * many,
+        5,
+        6,
+        7,
+        8,
+    ]
     assert set(said.versions) == {"python", "numpy", "ai-edge-litert"}
 
 
@@ -230,5 +292,19 @@ def test_the_plugin_and_the_loops_know_the_same_mark():
 
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
 def test_the_plugin_compiles_without_a_warning(tmp_path):
-    subprocess.run(["gcc", "-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-DAPI=1", "-o", tmp_path / "insn_marks.so", PLUGIN],
-                   check=True)
+    subprocess.run(
+        [
+            "gcc",
+            "-O2",
+            "-Wall",
+            "-Wextra",
+            "-Werror",
+            "-shared",
+            "-fPIC",
+            "-DAPI=1",
+            "-o",
+            tmp_path / "insn_marks.so",
+            PLUGIN,
+        ],
+        check=True,
+    )

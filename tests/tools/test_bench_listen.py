@@ -11,9 +11,10 @@ from edgekd.errors import InputError
 WAIT_S = 20.0
 BUSY = "import time\nwhile time.process_time() < 0.2: pass\n"
 LONELY = BUSY + "assert __import__('sys').stdout.isatty()\nprint(input())"
-PARENT = ("import subprocess, sys, threading\n"
-          "threading.Thread(target=lambda: subprocess.run([sys.executable, '-c', 'import sys; held = bytearray(30_000_000); '\n"
-          "    'sys.stdin.read()'])).start()\n")
+PARENT = (
+    "import subprocess, sys, threading\nthreading.Thread(target=lambda: subprocess.run([sys.executable, '-c', 'import"
+    " sys; held = bytearray(30_000_000); '\n    'sys.stdin.read()'])).start()\n"
+)
 
 
 def started(monkeypatch: pytest.MonkeyPatch, program: str) -> bench_listen.Terminal:
@@ -45,5 +46,9 @@ def test_a_process_that_ends_is_told_with_its_words(monkeypatch):
         end = time.monotonic() + WAIT_S
         while time.monotonic() < end:
             terminal.hear(b"\0\0")
-    with started(monkeypatch, "raise SystemExit('no such model')") as terminal, pytest.raises(InputError, match="no such model"):
+
+    with (
+        started(monkeypatch, "raise SystemExit('no such model')") as terminal,
+        pytest.raises(InputError, match="no such model"),
+    ):
         hear_on(terminal)

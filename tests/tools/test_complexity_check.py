@@ -16,8 +16,14 @@ from edgekd.qgraph import onnx, tflite
 
 ROOT = Path(__file__).parents[2]
 ACTION = ROOT / "tools" / "complexity-check"
-GIT_ENV = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull, "GIT_AUTHOR_NAME": "a", "GIT_COMMITTER_NAME": "a",
-           "GIT_AUTHOR_EMAIL": "a@example.invalid", "GIT_COMMITTER_EMAIL": "a@example.invalid"}
+GIT_ENV = {
+    "GIT_CONFIG_GLOBAL": os.devnull,
+    "GIT_CONFIG_SYSTEM": os.devnull,
+    "GIT_AUTHOR_NAME": "a",
+    "GIT_COMMITTER_NAME": "a",
+    "GIT_AUTHOR_EMAIL": "a@example.invalid",
+    "GIT_COMMITTER_EMAIL": "a@example.invalid",
+}
 pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
 HOSTILE_BRANCH = "$(touch${IFS}pwned);`touch${IFS}pwned`'\"&"
 HOSTILE_NAME = "new\n::error::model $(touch pwned) `x`|.tflite"
@@ -31,8 +37,12 @@ def action() -> dict:
 @pytest.fixture(scope="module")
 def models() -> dict[str, bytes]:
     graph = toy.every_op()
-    return {"small": tflite.emit(graph), "small.onnx": onnx.emit(graph), "large": tflite.emit(toy.serfr_like()),
-            "grown": tflite.emit(toy.every_op(labels=40))}
+    return {
+        "small": tflite.emit(graph),
+        "small.onnx": onnx.emit(graph),
+        "large": tflite.emit(toy.serfr_like()),
+        "grown": tflite.emit(toy.every_op(labels=40)),
+    }
 
 
 class Checkout:
@@ -51,7 +61,9 @@ class Checkout:
         python.chmod(0o755)
 
     def git(self, *arguments: str) -> str:
-        done = subprocess.run(["git", *arguments], cwd=self.path, env=self.environment, capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            ["git", *arguments], cwd=self.path, env=self.environment, capture_output=True, text=True, check=True
+        )
         return done.stdout.strip()
 
     def put(self, name: str, content: bytes) -> None:
@@ -67,13 +79,22 @@ class Checkout:
     def judge(self, action: dict, **inputs: str) -> subprocess.CompletedProcess[str]:
         """Run the judging step of action.yml as a runner does: its variables filled in, its `run` text by bash."""
         step = next(step for step in action["runs"]["steps"] if step.get("id") == "check")
-        values = {"github.action_path": str(ACTION), **{f"inputs.{name}": each["default"] for name, each in action["inputs"].items()}}
+        values = {
+            "github.action_path": str(ACTION),
+            **{f"inputs.{name}": each["default"] for name, each in action["inputs"].items()},
+        }
         values |= {f"inputs.{name}": value for name, value in inputs.items()}
         variables = {name: filled(text, values) for name, text in step["env"].items()}
         for name in ("summary", "output"):
             (self.runner / name).write_text("")
-        environment = {**self.environment, **variables, "RUNNER_TEMP": str(self.runner), "GITHUB_ACTIONS": "true",
-                       "GITHUB_STEP_SUMMARY": str(self.runner / "summary"), "GITHUB_OUTPUT": str(self.runner / "output")}
+        environment = {
+            **self.environment,
+            **variables,
+            "RUNNER_TEMP": str(self.runner),
+            "GITHUB_ACTIONS": "true",
+            "GITHUB_STEP_SUMMARY": str(self.runner / "summary"),
+            "GITHUB_OUTPUT": str(self.runner / "output"),
+        }
         command = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", step["run"]]
         return subprocess.run(command, cwd=self.path, env=environment, capture_output=True, text=True, check=False)
 
@@ -91,8 +112,10 @@ class Checkout:
 
 def filled(text: str, values: dict[str, str]) -> str:
     """`${{ a || b }}` replaced by the first value that is not empty."""
+
     def value(match: re.Match[str]) -> str:
         return next(filter(None, (values.get(key.strip(), "") for key in match[1].split("||"))), "")
+
     return re.sub(r"\$\{\{(.*?)\}\}", value, text)
 
 
@@ -206,10 +229,14 @@ def test_files_that_a_build_made_are_found_by_globs(checkout, action, models):
     assert len(checkout.junit("out/j.xml")) == 2
 
 
-@pytest.mark.parametrize(("content", "inputs", "words"), [
-    (b"no model", {}, "not a .tflite model"), (b"no model", {"target": "dcase20"}, "is no name in targets"),
-    (b"no model", {"files": "nothing/*.tflite"}, "cannot be read"),
-])
+@pytest.mark.parametrize(
+    ("content", "inputs", "words"),
+    [
+        (b"no model", {}, "not a .tflite model"),
+        (b"no model", {"target": "dcase20"}, "is no name in targets"),
+        (b"no model", {"files": "nothing/*.tflite"}, "cannot be read"),
+    ],
+)
 def test_bad_input_is_told_in_the_summary_and_the_report(checkout, action, content, inputs, words):
     checkout.put("m.tflite", content)
     checkout.commit()
@@ -230,8 +257,10 @@ def test_outside_a_repository_one_line_says_so(checkout, action, tmp_path):
 
 
 def test_a_summary_too_long_for_github_is_cut(tmp_path):
-    code = ("import sys; sys.path.insert(0, sys.argv[1]); import check_changed as c; c.SUMMARY_BYTES = 100; "
-            "c.summarise(sys.argv[2], 'line \u2705\\n'.encode() * 50)")
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import check_changed as c; c.SUMMARY_BYTES = 100; "
+        "c.summarise(sys.argv[2], 'line \u2705\\n'.encode() * 50)"
+    )
     subprocess.run([sys.executable, "-c", code, ACTION, tmp_path / "summary"], check=True)
     text = (tmp_path / "summary").read_text()
     assert len(text) < 200
@@ -255,11 +284,19 @@ def test_the_install_step_brings_the_check_extra_of_its_own_checkout(action, tmp
     """With an interpreter that only notes how it was called."""
     calls = tmp_path / "calls"
     python = tmp_path / "python"
-    python.write_text('#!/bin/sh\necho "$@" >> "$CALLS"\nif [ "$3" = venv ]; then mkdir -p "$4/bin" && cp "$0" "$4/bin/python"; fi\n')
+    python.write_text(
+        '#!/bin/sh\necho "$@" >> "$CALLS"\nif [ "$3" = venv ]; then mkdir -p "$4/bin" && cp "$0" "$4/bin/python"; fi\n'
+    )
     python.chmod(0o755)
     step = next(step for step in action["runs"]["steps"] if "install.sh" in step.get("run", ""))
-    environment = {**os.environ, "CALLS": str(calls), "ACTION_PATH": str(ACTION), "CHECK_PYTHON": str(python), "CHECK_REQUIREMENT": "",
-                   "RUNNER_TEMP": str(tmp_path / "with space")}
+    environment = {
+        **os.environ,
+        "CALLS": str(calls),
+        "ACTION_PATH": str(ACTION),
+        "CHECK_PYTHON": str(python),
+        "CHECK_REQUIREMENT": "",
+        "RUNNER_TEMP": str(tmp_path / "with space"),
+    }
     subprocess.run(["bash", "-eo", "pipefail", "-c", step["run"]], env=environment, check=True, capture_output=True)
     said = calls.read_text()
     assert f"-m venv {tmp_path}/with space/edgekd-check" in said

@@ -1,4 +1,5 @@
-"""The tools around emulated boards: cases, their replay, the table of results, and the script's checks before it touches anything."""
+"""The tools around emulated boards: cases, their replay, the table of results, and the script's checks before it
+touches anything."""
 
 import importlib.util
 import json
@@ -69,7 +70,9 @@ def models(tmp_path_factory, graph):
 
     for kind, emit in (("tflite", tflite.emit), ("onnx", onnx.emit)):
         manifest = toy.manifest(graph, kind)
-        vectors = golden.make(manifest.frontend, manifest.window, TensorQuant("int8", source.scale, source.zero_point), output.scale, run)
+        vectors = golden.make(
+            manifest.frontend, manifest.window, TensorQuant("int8", source.scale, source.zero_point), output.scale, run
+        )
         container.write(folder / f"toy.int8.{kind}", emit(graph), msgspec.structs.replace(manifest, golden=vectors))
     container.write(folder / "toy.float.onnx", onnx.emit(graph, True), toy.manifest(graph, "onnx", "float"))
     return folder
@@ -79,7 +82,9 @@ def models(tmp_path_factory, graph):
 def store(tmp_path):
     """Four clips of a second at the models' rate, the second of them silent but for its end."""
     pcm = np.random.default_rng(0).integers(-9000, 9000, (8000, 1)).astype(np.int16)
-    with StoreWriter(tmp_path / "store", name="noise", licence="CC0", sample_rate=8000, channels=1, synthetic=True) as writer:
+    with StoreWriter(
+        tmp_path / "store", name="noise", licence="CC0", sample_rate=8000, channels=1, synthetic=True
+    ) as writer:
         for index in range(4):
             quiet = pcm * (np.arange(8000)[:, None] > 6000) if index == 1 else pcm + np.int16(index)
             writer.add(Clip(f"{index}.wav", f"label{index}", "a"), quiet.astype(np.int16))
@@ -119,8 +124,9 @@ def test_the_reference_of_a_run_is_found_by_the_golden_vectors(cases, models, gr
     assert cases.fingerprint(toy.every_op()) == cases.fingerprint(graph)
 
 
-def test_both_files_of_a_student_share_one_case_and_agree_with_its_reference(cases, parity, models, graph, store, tmp_path, monkeypatch,
-                                                                             capsys):
+def test_both_files_of_a_student_share_one_case_and_agree_with_its_reference(
+    cases, parity, models, graph, store, tmp_path, monkeypatch, capsys
+):
     monkeypatch.setattr(cases, "_lower", lambda _: graph)
     files = [models / "toy.int8.tflite", models / "toy.int8.onnx"]
     cases.main(files, tmp_path / "cases", tmp_path / "cache", data=store, hop=0.1, run=[Path("run")])
@@ -136,7 +142,9 @@ def test_a_kept_case_is_used_again_and_another_choice_is_another_case(cases, mod
     cases.main(file, tmp_path / "a", cache, data=store)
     monkeypatch.setattr(cases, "steps", lambda *_: pytest.fail("computed again"))
     cases.main(file, tmp_path / "b", cache, data=store)
-    assert (tmp_path / "b" / "toy.int8.tflite.npz").read_bytes() == (tmp_path / "a" / "toy.int8.tflite.npz").read_bytes()
+    assert (tmp_path / "b" / "toy.int8.tflite.npz").read_bytes() == (
+        tmp_path / "a" / "toy.int8.tflite.npz"
+    ).read_bytes()
     with pytest.raises(pytest.fail.Exception, match="computed again"):
         cases.main(file, tmp_path / "c", cache, data=store, hop=0.25)
 
@@ -148,7 +156,10 @@ def test_windows_of_a_store_are_evenly_chosen_and_never_silent(cases, models, st
     clips = -(-(8000 - model.manifest.window + 1) // 800)
     assert 3 * clips < len(every) < 4 * clips  # those of the silent part are left out
     few = list(cases.waveforms(model, cases.ClipStore.open(store), "a", 0.1, 3))
-    assert [np.array_equal(each, every[index]) for each, index in zip(few, (0, round((len(every) - 1) / 2), -1), strict=True)] == [True] * 3
+    assert [
+        np.array_equal(each, every[index])
+        for each, index in zip(few, (0, round((len(every) - 1) / 2), -1), strict=True)
+    ] == [True] * 3
 
 
 def test_other_logits_fail(cases, parity, models, tmp_path, capsys):
@@ -192,19 +203,26 @@ def results(parity, cases, models, tmp_path, capsys):
 def test_the_table_has_a_row_per_processor_and_ends_with_one_json_line(parity, results, capsys):
     parity.table(results)
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[:5] for line in lines[1:3]] == [["bookworm", cpu, "litert", "toy.int8.tflite", "ok"] for cpu in
-                                                         ("cortex-a53", "cortex-a76")]
+    assert [line.split()[:5] for line in lines[1:3]] == [
+        ["bookworm", cpu, "litert", "toy.int8.tflite", "ok"] for cpu in ("cortex-a53", "cortex-a76")
+    ]
     document = json.loads(lines[-1])
     assert document["ok"] is True
     assert document["features_max_error"] <= 1e-4
     assert [row["parity"]["windows"] for row in document["rows"]] == [5, 5]
 
 
-@pytest.mark.parametrize(("file", "content"), [
-    ("toy.int8.tflite.verify", b""),
-    ("toy.int8.tflite.parity", b"Segmentation fault"),
-    ("toy.int8.tflite.verify", b'{"ok":false,"features_max_error":0.5,"input_agreement":0.2,"engines":{"litert":{}}}'),
-])
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("toy.int8.tflite.verify", b""),
+        ("toy.int8.tflite.parity", b"Segmentation fault"),
+        (
+            "toy.int8.tflite.verify",
+            b'{"ok":false,"features_max_error":0.5,"input_agreement":0.2,"engines":{"litert":{}}}',
+        ),
+    ],
+)
 def test_what_crashed_or_differs_fails_the_table(parity, results, file, content, capsys):
     (results / "bookworm" / "cortex-a76" / file).write_bytes(content)
     with pytest.raises(GateError, match=r"failed: toy\.int8\.tflite on bookworm, cortex-a76$"):
@@ -233,6 +251,7 @@ def heard(models, tmp_path):
             (tmp_path / place).mkdir(parents=True, exist_ok=True)
             (tmp_path / place / "toy.int8.tflite.listen").write_text("\n".join(lines))
         emulated_listen.main(tmp_path, [models / "toy.int8.tflite"])
+
     return compare
 
 
@@ -256,6 +275,7 @@ def test_a_probability_may_be_one_step_of_a_logit_away_and_no_more(heard, models
         top = json.loads(said[1])["top"]
         odds = top[0][1] / (1.0 - top[0][1]) * np.exp(steps * manifest.output.scale / manifest.temperature)
         return [said[0], changed(said[1], top=[[top[0][0], odds / (1.0 + odds)], *top[1:]]), *said[2:]]
+
     heard(lambda said: moved(said, 0.9))
     row = last_json(capsys)["rows"][0]
     assert (row["differing"], row["beyond"]) == (1, 0)
@@ -264,33 +284,42 @@ def test_a_probability_may_be_one_step_of_a_logit_away_and_no_more(heard, models
     assert last_json(capsys)["rows"][0]["beyond"] == 1
 
 
-@pytest.mark.parametrize(("there", "labels"), [
-    (lambda said: [changed(said[0], label="another"), *said[1:]], 1),
-    (lambda said: [changed(said[0], t=0.5), *said[1:]], 1),
-    (lambda said: said[:-1], 1),
-    (lambda _: ["Segmentation fault"], None),
-])
+@pytest.mark.parametrize(
+    ("there", "labels"),
+    [
+        (lambda said: [changed(said[0], label="another"), *said[1:]], 1),
+        (lambda said: [changed(said[0], t=0.5), *said[1:]], 1),
+        (lambda said: said[:-1], 1),
+        (lambda _: ["Segmentation fault"], None),
+    ],
+)
 def test_another_label_time_or_number_of_decisions_fails(heard, there, labels, capsys):
     with pytest.raises(GateError, match="heard otherwise"):
         heard(there)
     assert labels in (None, last_json(capsys)["rows"][0]["labels"])
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    ([], "no MODEL given"),
-    (["--recording", "nothing.wav", "MODEL"], "nothing.wav: no such file"),
-    (["--suites"], "--suites needs a value"),
-    (["--colour", "red"], "unknown option --colour"),
-    (["nothing.tflite"], "nothing.tflite: no such file"),
-    (["--suites", "sid", SCRIPT], "not a .tflite or .onnx file"),
-    (["--suites", "sid", "MODEL"], "unknown suite 'sid'"),
-    (["--cpus", "max", "MODEL"], "unknown cpu 'max'"),
-    (["--cpus", " ", "MODEL"], "no cpu given"),
-    (["--windows", "0", "MODEL"], "--windows is '0'"),
-    (["--jobs", "two", "MODEL"], "--jobs is 'two'"),
-    (["--suites", "trixie", "--parity-suites", "bookworm", "MODEL"], "unknown suite of the parity run 'bookworm'; allowed: trixie"),
-    (["MODEL", "MODEL"], "two models have the same file name"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "no MODEL given"),
+        (["--recording", "nothing.wav", "MODEL"], "nothing.wav: no such file"),
+        (["--suites"], "--suites needs a value"),
+        (["--colour", "red"], "unknown option --colour"),
+        (["nothing.tflite"], "nothing.tflite: no such file"),
+        (["--suites", "sid", SCRIPT], "not a .tflite or .onnx file"),
+        (["--suites", "sid", "MODEL"], "unknown suite 'sid'"),
+        (["--cpus", "max", "MODEL"], "unknown cpu 'max'"),
+        (["--cpus", " ", "MODEL"], "no cpu given"),
+        (["--windows", "0", "MODEL"], "--windows is '0'"),
+        (["--jobs", "two", "MODEL"], "--jobs is 'two'"),
+        (
+            ["--suites", "trixie", "--parity-suites", "bookworm", "MODEL"],
+            "unknown suite of the parity run 'bookworm'; allowed: trixie",
+        ),
+        (["MODEL", "MODEL"], "two models have the same file name"),
+    ],
+)
 def test_bad_arguments_exit_2_with_one_line_before_anything_is_done(models, arguments, message):
     done = script(*(models / "toy.int8.tflite" if each == "MODEL" else each for each in arguments))
     assert (done.returncode, done.stdout) == (2, "")
@@ -302,13 +331,28 @@ def test_bad_arguments_exit_2_with_one_line_before_anything_is_done(models, argu
 def test_help_tells_every_option():
     done = script("--help")
     assert done.returncode == 0
-    assert all(option in done.stdout for option in ("--suites", "--cpus", "--windows", "--data", "--run", "--jobs", "--cache", "--python",
-                                                      "--recording", "--mirror"))
+    assert all(
+        option in done.stdout
+        for option in (
+            "--suites",
+            "--cpus",
+            "--windows",
+            "--data",
+            "--run",
+            "--jobs",
+            "--cache",
+            "--python",
+            "--recording",
+            "--mirror",
+        )
+    )
     assert "set -e" not in done.stdout
 
 
-@pytest.mark.parametrize(("cpu", "part", "dot_products"), [("cortex-a53", "0xd03", False), ("cortex-a72", "0xd08", False),
-                                                          ("cortex-a76", "0xd0b", True)])
+@pytest.mark.parametrize(
+    ("cpu", "part", "dot_products"),
+    [("cortex-a53", "0xd03", False), ("cortex-a72", "0xd08", False), ("cortex-a76", "0xd0b", True)],
+)
 def test_the_emulated_boards_say_what_they_are(cpu, part, dot_products):
     done = subprocess.run(["bash", "-c", CPU_INFO, "_", SHARED, cpu], capture_output=True, text=True, check=True)
     assert done.stdout.count(f"CPU part\t: {part}\n") == 4
@@ -317,7 +361,9 @@ def test_the_emulated_boards_say_what_they_are(cpu, part, dot_products):
 
 
 def test_processes_run_side_by_side_and_what_fails_is_shown(tmp_path):
-    done = subprocess.run(["bash", "-euo", "pipefail", "-c", POOL, "_", SHARED, tmp_path], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", POOL, "_", SHARED, tmp_path], capture_output=True, text=True, check=True
+    )
     assert done.stdout.splitlines()[-3:] == ["said by a", "said by b", "said by c"]
     assert "b: exit status 1" in done.stdout
     assert done.stderr == "why\n"  # of b alone
@@ -325,8 +371,11 @@ def test_processes_run_side_by_side_and_what_fails_is_shown(tmp_path):
 
 
 def test_an_interrupted_run_leaves_neither_processes_nor_its_folder(tmp_path):
-    shell = ["env", "--default-signal=INT", "bash", "-euo", "pipefail"]  # a job in the background has its interrupts ignored
-    done = subprocess.run([*shell, "-c", INTERRUPTED, "_", SHARED, tmp_path], capture_output=True, text=True, check=False, timeout=60)
+    # a job in the background has its interrupts ignored
+    shell = ["env", "--default-signal=INT", "bash", "-euo", "pipefail"]
+    done = subprocess.run(
+        [*shell, "-c", INTERRUPTED, "_", SHARED, tmp_path], capture_output=True, text=True, check=False, timeout=60
+    )
     assert done.returncode == 130
     assert not Path("/proc", done.stdout.strip()).exists()
     assert not tmp_path.exists()
@@ -334,15 +383,24 @@ def test_an_interrupted_run_leaves_neither_processes_nor_its_folder(tmp_path):
 
 @pytest.mark.skipif(shutil.which("shellcheck") is None, reason="needs shellcheck")
 def test_shellcheck_finds_nothing():
-    done = subprocess.run(["shellcheck", "-x", *sorted(TOOLS.glob("*.sh"))], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["shellcheck", "-x", *sorted(TOOLS.glob("*.sh"))], capture_output=True, text=True, check=False
+    )
     assert done.stdout == ""
     assert done.returncode == 0
 
 
-@pytest.mark.parametrize(("tool", "arguments"), [("emulated_parity", ["replay", "nothing"]), ("emulated_cases", ["--out", "out"])])
+@pytest.mark.parametrize(
+    ("tool", "arguments"), [("emulated_parity", ["replay", "nothing"]), ("emulated_cases", ["--out", "out"])]
+)
 def test_the_tools_run_as_programs(models, tmp_path, tool, arguments):
-    done = subprocess.run([sys.executable, TOOLS / f"{tool}.py", *arguments, models / "toy.float.onnx"], capture_output=True, text=True,
-                          check=False, cwd=tmp_path)
+    done = subprocess.run(
+        [sys.executable, TOOLS / f"{tool}.py", *arguments, models / "toy.float.onnx"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
     assert done.returncode == 2
     assert done.stderr.startswith(f"{tool}: ")
     assert done.stderr.count("\n") == 1

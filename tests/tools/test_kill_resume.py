@@ -26,6 +26,7 @@ while len(done := steps.read_text().split() if steps.exists() else []) < 20:
 @pytest.fixture
 def counting(monkeypatch):
     """A kind that counts to twenty in a file, one step in 10 ms; `counting(step)`: what it writes at a step, Python."""
+
     def make(step):
         def begin(arguments, log):
             program = [sys.executable, "-c", COUNTS.replace("STEP", step), *arguments]
@@ -33,7 +34,10 @@ def counting(monkeypatch):
                 return subprocess.Popen(program, stderr=file, start_new_session=True)
 
         monkeypatch.setattr(kill_resume, "begin", begin)
-        return kill_resume.Kind(lambda out: [str(out)], kill_resume.file_results("steps.txt"), lambda _: "counting", lambda _: False)
+        return kill_resume.Kind(
+            lambda out: [str(out)], kill_resume.file_results("steps.txt"), lambda _: "counting", lambda _: False
+        )
+
     return make
 
 
@@ -61,8 +65,12 @@ CHILD = "import subprocess, sys; subprocess.Popen(['sleep', '60']{}); print(1, f
 
 @pytest.mark.parametrize("session", ["", ", start_new_session=True"])
 def test_children_end_with_their_parent(session):
-    process = subprocess.Popen([sys.executable, "-c", CHILD.format(session)], start_new_session=True, stdin=subprocess.PIPE,
-                               stdout=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, "-c", CHILD.format(session)],
+        start_new_session=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
     with process:
         process.stdout.readline()
         assert kill_resume.killed(process, 0.01)

@@ -9,9 +9,17 @@ from mic_faults import Case, expected_level, in_time, is_balanced, is_near, tabl
 from edgekd.runtime.source.capture import Counts
 
 
-@pytest.mark.parametrize(("detect_s", "heal_s", "ok"), [
-    (3.0, 5.0, True), (3.1, 1.0, False), (1.0, 5.1, False), (None, 1.0, False), (1.0, None, False), (1.0, -0.1, False),
-])
+@pytest.mark.parametrize(
+    ("detect_s", "heal_s", "ok"),
+    [
+        (3.0, 5.0, True),
+        (3.1, 1.0, False),
+        (1.0, 5.1, False),
+        (None, 1.0, False),
+        (1.0, None, False),
+        (1.0, -0.1, False),
+    ],
+)
 def test_a_fault_must_be_noticed_and_healed_in_time(detect_s, heal_s, ok):
     assert in_time(detect_s, heal_s) is ok
 
@@ -21,8 +29,10 @@ def test_every_sample_must_be_accounted_for():
     assert not is_balanced(Counts(10, 6, 3, 0, 0, 0, 0, 0.0))
 
 
-@pytest.mark.parametrize(("rate", "channels", "level"), [
-    (16000, 1, 0.1), (48000, 1, 0.1 / 3**0.5), (16000, 2, (0.1**2 + 0.02**2)**0.5 / 2)])
+@pytest.mark.parametrize(
+    ("rate", "channels", "level"),
+    [(16000, 1, 0.1), (48000, 1, 0.1 / 3**0.5), (16000, 2, (0.1**2 + 0.02**2) ** 0.5 / 2)],
+)
 def test_the_level_of_another_microphone_is_known(rate, channels, level):
     assert expected_level(rate, channels) == pytest.approx(level)
     assert is_near(1.1 * level, level)
@@ -32,14 +42,19 @@ def test_the_level_of_another_microphone_is_known(rate, channels, level):
 def test_the_overflowing_capture_process_loses_every_other_block_and_flags_the_one_behind(monkeypatch, tmp_path):
     switch, opened, heard = tmp_path / "overflow", [], []
     monkeypatch.setenv(overflowing_child.OVERFLOW, str(switch))
-    monkeypatch.setattr(overflowing_child, "portaudio", lambda: SimpleNamespace(
-        RawInputStream=lambda *_, callback: opened.append(callback), PortAudioError=OSError))
+    monkeypatch.setattr(
+        overflowing_child,
+        "portaudio",
+        lambda: SimpleNamespace(RawInputStream=lambda *_, callback: opened.append(callback), PortAudioError=OSError),
+    )
     overflowing_child.overflowing().RawInputStream(
-        16000, 1600, callback=lambda samples, _frames, _times, status: heard.append((samples, status.input_overflow)))
+        16000, 1600, callback=lambda samples, _frames, _times, status: heard.append((samples, status.input_overflow))
+    )
 
     def play(*samples: int) -> None:
         for sample in samples:
             opened[0](sample, 1, None, SimpleNamespace(input_overflow=False))
+
     play(1, 2)
     switch.touch()
     play(3, 4, 5, 6)

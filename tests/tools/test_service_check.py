@@ -1,4 +1,5 @@
-"""The script that runs the service under a real systemd: its checks before it touches anything, and that its own source is a service's."""
+"""The script that runs the service under a real systemd: its checks before it touches anything, and that its own source
+is a service's."""
 
 import re
 import subprocess
@@ -15,14 +16,17 @@ def script(*arguments):
     return subprocess.run(["bash", SCRIPT, *arguments], capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    ([], "give two models"),
-    (["a.tflite"], "give two models"),
-    (["a.tflite", "none.tflite"], "none.tflite: no .tflite file"),
-    (["a.tflite", "same.tflite"], "are the same"),
-    (["--suite"], "--suite needs a value"),
-    (["--colour", "red"], "unknown option --colour"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "give two models"),
+        (["a.tflite"], "give two models"),
+        (["a.tflite", "none.tflite"], "none.tflite: no .tflite file"),
+        (["a.tflite", "same.tflite"], "are the same"),
+        (["--suite"], "--suite needs a value"),
+        (["--colour", "red"], "unknown option --colour"),
+    ],
+)
 def test_bad_arguments_exit_2_with_one_line_before_anything_is_done(tmp_path, arguments, message):
     for name in ("a.tflite", "same.tflite"):
         (tmp_path / name).write_bytes(b"")

@@ -11,7 +11,8 @@ from edgekd.runtime.listen import decisions
 
 MODEL = SimpleNamespace(
     manifest=SimpleNamespace(labels=("a", "b"), frontend=FrontEnd(), window=16000, temperature=1.0),
-    logits=lambda features: np.stack((features.mean(axis=(1, 2)), features[:, :128].mean(axis=(1, 2))), axis=1))
+    logits=lambda features: np.stack((features.mean(axis=(1, 2)), features[:, :128].mean(axis=(1, 2))), axis=1),
+)
 
 
 @pytest.fixture(autouse=True)
@@ -43,8 +44,11 @@ def test_one_sample_that_is_lost_is_noticed(monkeypatch):
 
 
 def test_a_window_that_is_left_out_is_noticed(monkeypatch):
-    monkeypatch.setattr(soak_listen, "decisions",
-                        lambda *arguments: (one for number, one in enumerate(decisions(*arguments)) if number != 20))
+    monkeypatch.setattr(
+        soak_listen,
+        "decisions",
+        lambda *arguments: (one for number, one in enumerate(decisions(*arguments)) if number != 20),
+    )
     assert soak_listen.soak(MODEL, 3, 0.5, 0)[2][0] == "decision 21 is that of 11.496 s, -0.496 s early"
 
 

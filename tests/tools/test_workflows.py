@@ -23,7 +23,11 @@ def steps(path: Path) -> list[dict]:
 def test_a_workflow_may_only_read_unless_a_job_says_why(path):
     assert yaml.safe_load(path.read_text())["permissions"] == {"contents": "read"}
     writers = {name: job["permissions"] for name, job in jobs(path).items() if "permissions" in job}
-    assert writers == ({"attest": {"contents": "read", "id-token": "write", "attestations": "write"}} if path.name == "release.yml" else {})
+    assert writers == (
+        {"attest": {"contents": "read", "id-token": "write", "attestations": "write"}}
+        if path.name == "release.yml"
+        else {}
+    )
     for name, job in jobs(path).items():
         assert job["timeout-minutes"] <= 45, name
         for step in job["steps"]:
@@ -56,7 +60,8 @@ def test_every_supported_python_is_tested():
 def test_nothing_is_attested_that_was_not_built_and_judged():
     release = jobs(ROOT / ".github/workflows/release.yml")
     assert set(release["attest"]["needs"]) == {"build", "gate"}
-    assert "run" not in {key for step in release["attest"]["steps"] for key in step}  # no code of ours beside the signing identity
+    # no code of ours beside the signing identity
+    assert "run" not in {key for step in release["attest"]["steps"] for key in step}
 
 
 def test_the_pre_commit_hook_takes_model_files():

@@ -26,7 +26,13 @@ def test_the_head_alone_trains_in_each_epoch_also_after_a_test(store, begun, mak
     step, optimisers = TrainingModule.training_step, TrainingModule.configure_optimizers
 
     def watched(self, *arguments):
-        modes.append({(pretrained.in_head(self.model, name), module.training) for name, module in self.model.named_modules() if name})
+        modes.append(
+            {
+                (pretrained.in_head(self.model, name), module.training)
+                for name, module in self.model.named_modules()
+                if name
+            }
+        )
         return step(self, *arguments)
 
     def counted(self):
@@ -36,7 +42,9 @@ def test_the_head_alone_trains_in_each_epoch_also_after_a_test(store, begun, mak
 
     monkeypatch.setattr(TrainingModule, "training_step", watched)
     monkeypatch.setattr(TrainingModule, "configure_optimizers", counted)
-    recipe = make_recipe("teacher", init={"run": str(begun.path), "adapt": "head"}, train={"epochs": 2, "test_every": 1})
+    recipe = make_recipe(
+        "teacher", init={"run": str(begun.path), "adapt": "head"}, train={"epochs": 2, "test_every": 1}
+    )
     run = train(recipe, store, tmp_path / "run", options=OPTIONS)
     assert all(mode == {(True, True), (False, False)} for mode in modes)
     model = run.float_model()
@@ -48,11 +56,15 @@ def test_the_head_alone_trains_in_each_epoch_also_after_a_test(store, begun, mak
 
 def test_a_network_does_not_begin_with_what_knows_its_test_clips(store, begun, make_recipe, tmp_path):
     swapped = {"train": ["b"], "test": ["a"]}
-    for name, init_run, message in (("first", begun.path, r"init.run was trained on split 'a', which the teacher is tested on"),
-                                    ("second", tmp_path / "between", r"what init.run began with was trained on split 'a'")):
+    for name, init_run, message in (
+        ("first", begun.path, r"init.run was trained on split 'a', which the teacher is tested on"),
+        ("second", tmp_path / "between", r"what init.run began with was trained on split 'a'"),
+    ):
         if name == "second":
             between = {"train": ["b"], "test": [], "held_out": [0, 2]}  # its own test clips are unknown to it
-            recipe = make_recipe("teacher", data=between, init={"run": str(begun.path)}, train={"epochs": 1, "batch_size": 2})
+            recipe = make_recipe(
+                "teacher", data=between, init={"run": str(begun.path)}, train={"epochs": 1, "batch_size": 2}
+            )
             train(recipe, store, tmp_path / "between", options=OPTIONS)
         recipe = make_recipe("teacher", data=swapped, init={"run": str(init_run)})
         with pytest.raises(InputError, match=message):
@@ -70,7 +82,9 @@ def test_a_random_head_is_not_kept_and_nothing_is_not_trained(make_recipe):
 
 
 def test_labels_that_a_file_names_are_those_of_the_store(store, make_recipe, monkeypatch):
-    alone = msgspec.structs.replace(make_recipe("teacher"), teacher={"kind": "black_box", "file": "x.onnx", "head": False})
+    alone = msgspec.structs.replace(
+        make_recipe("teacher"), teacher={"kind": "black_box", "file": "x.onnx", "head": False}
+    )
     for labels in (store.labels, None):
         monkeypatch.setattr(pretrained, "labels_of", lambda _, labels=labels: labels)
         pretrained.check_own_labels(alone, store)

@@ -16,9 +16,13 @@ CPU = torch.device("cpu")
 @pytest.fixture(scope="module", params=[1, 3])
 def store(request, tmp_path_factory):
     rng = np.random.default_rng(0)
-    with StoreWriter(tmp_path_factory.mktemp("bank") / "s", name="s", licence="CC0", sample_rate=1000, channels=request.param) as writer:
+    with StoreWriter(
+        tmp_path_factory.mktemp("bank") / "s", name="s", licence="CC0", sample_rate=1000, channels=request.param
+    ) as writer:
         for number, length in enumerate((90, 300, 7)):
-            writer.add(Clip(f"{number}.wav", "x", "a"), rng.integers(-2**15, 2**15, (length, request.param)).astype(np.int16))
+            writer.add(
+                Clip(f"{number}.wav", "x", "a"), rng.integers(-(2**15), 2**15, (length, request.param)).astype(np.int16)
+            )
         return writer.finish()
 
 

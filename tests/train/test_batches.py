@@ -31,26 +31,47 @@ def module_of(store, recipe, batch_size=4, phase=None):
 def heard(store, recipe, batch_size=4):
     """{clip: log-mel} of an epoch."""
     module, batches = module_of(store, recipe, batch_size)
-    return {int(clip): x for batch in batches
-            for clip, x in zip(batch["clip"][:len(batch["partner"])], module.hear(batch)[1], strict=True)}
+    return {
+        int(clip): x
+        for batch in batches
+        for clip, x in zip(batch["clip"][: len(batch["partner"])], module.hear(batch)[1], strict=True)
+    }
 
 
 @pytest.mark.parametrize("domain", ["waveform", "loudness", "log_mel"])
 def test_what_a_clip_becomes_does_not_depend_on_its_batch(store, make_recipe, response_folder, domain):
-    everything = {"mixup_domain": domain, "ir_p": 0.5, "ir_folder": str(response_folder), "mixstyle_p": 0.5, "time_stretch": 1.3,
-                  "speed": 1.2, "filter_p": 0.5}
+    everything = {
+        "mixup_domain": domain,
+        "ir_p": 0.5,
+        "ir_folder": str(response_folder),
+        "mixstyle_p": 0.5,
+        "time_stretch": 1.3,
+        "speed": 1.2,
+        "filter_p": 0.5,
+    }
     recipe = make_recipe(augment=everything)
     small, large = heard(store, recipe, 2), heard(store, recipe, 15)
     assert len(small) == 15
     assert all(torch.allclose(small[clip], large[clip], atol=1e-3) for clip in small)
 
 
-@pytest.mark.parametrize("change", [
-    {"mixup_p": 1.0}, {"mixup_p": 1.0, "mixup_domain": "loudness"}, {"mixup_p": 1.0, "mixup_domain": "log_mel"}, {"ir_p": 1.0},
-    {"mixstyle_p": 1.0}, {"time_stretch": 1.5}, {"gain_db": 6.0}, {"roll": 0.2}, {"mel_masks": 2, "mel_mask_bins": 8},
-    {"time_masks": 2, "time_mask_frames": 10}, {"speed": 1.3},
-    {"filter_p": 1.0},
-])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"mixup_p": 1.0},
+        {"mixup_p": 1.0, "mixup_domain": "loudness"},
+        {"mixup_p": 1.0, "mixup_domain": "log_mel"},
+        {"ir_p": 1.0},
+        {"mixstyle_p": 1.0},
+        {"time_stretch": 1.5},
+        {"gain_db": 6.0},
+        {"roll": 0.2},
+        {"mel_masks": 2, "mel_mask_bins": 8},
+        {"time_masks": 2, "time_mask_frames": 10},
+        {"speed": 1.3},
+        {"filter_p": 1.0},
+    ],
+)
 def test_each_augmentation_changes_what_is_heard_and_alone_keeps_the_shape(store, make_recipe, response_folder, change):
     plain = heard(store, make_recipe(augment=OFF))
     changed = heard(store, make_recipe(augment={**OFF, "ir_folder": str(response_folder), **change}))
@@ -83,7 +104,9 @@ def test_labels_are_mixed_as_the_clips_are(store, make_recipe):
             expected[first] += share
             expected[second] += 1 - share
             assert np.allclose(targets.labels[row], expected, atol=1e-6)
-        assert torch.equal(module.hear(batch)[1], module.hearing(mix(batch["waveform"], batch["partner"], batch["share"])))
+        assert torch.equal(
+            module.hear(batch)[1], module.hearing(mix(batch["waveform"], batch["partner"], batch["share"]))
+        )
         assert module.training_step(batch, 0).isfinite()
 
 
@@ -94,7 +117,7 @@ def test_sound_at_another_speed_has_another_pitch_and_the_same_place(store, make
     waveform, _ = module.hear(batch)
     assert waveform.shape == (15, module.view.samples)
     for row, (clip, start, speed) in enumerate(zip(batch["clip"], starts, batch["speed"], strict=True)):
-        source = np.pad(store.waveform(int(clip)), (0, 20_000))[int(start):]
+        source = np.pad(store.waveform(int(clip)), (0, 20_000))[int(start) :]
         place = np.arange(module.view.samples) * float(speed)
         inside = place < len(store.waveform(int(clip))) - start - 1
         assert np.allclose(waveform[row][inside], np.interp(place, np.arange(len(source)), source)[inside], atol=1e-4)

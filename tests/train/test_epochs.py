@@ -13,7 +13,15 @@ from edgekd.train.batches.epochs import TrainingView
 from edgekd.train.batches.silence import Sound
 from edgekd.train.batches.windows import Windows, fetch, gather, scored_windows, window_samples
 
-EVERYTHING = {"mixup_p": 0.5, "mixstyle_p": 0.5, "time_stretch": 1.2, "roll": 0.1, "gain_db": 3.0, "mel_masks": 2, "mel_mask_bins": 3}
+EVERYTHING = {
+    "mixup_p": 0.5,
+    "mixstyle_p": 0.5,
+    "time_stretch": 1.2,
+    "roll": 0.1,
+    "gain_db": 3.0,
+    "mel_masks": 2,
+    "mel_mask_bins": 3,
+}
 
 
 def views(store, recipe, batch_size=4, stream=0, shard=(0, 1)):
@@ -34,8 +42,18 @@ def same(first, second):
 def items_of(batch):
     """Everything that decides what becomes of each item of a batch, whatever else is in it: {clip: values}."""
     places, clip = batch["places"], batch["clip"]
-    rows = [(int(clip[row]), int(places.start[row]), int(places.span[row]), int(places.shift[row]), float(batch["gain_db"][row]),
-             int(batch["hop"][row]), *batch["response"][batch["response_rows"] == row].tolist()) for row in range(len(clip))]
+    rows = [
+        (
+            int(clip[row]),
+            int(places.start[row]),
+            int(places.span[row]),
+            int(places.shift[row]),
+            float(batch["gain_db"][row]),
+            int(batch["hop"][row]),
+            *batch["response"][batch["response_rows"] == row].tolist(),
+        )
+        for row in range(len(clip))
+    ]
     heard = {}
     for item, partner in enumerate(batch["partner"]):
         style = batch["style"][item]
@@ -59,14 +77,19 @@ def test_an_epoch_is_the_same_whatever_came_before(store, make_recipe):
 
 def test_epochs_seeds_and_streams_differ(store, make_recipe):
     first = epoch_of(views(store, make_recipe()))
-    for other in (epoch_of(views(store, make_recipe()), 1), epoch_of(views(store, make_recipe(seed=1))),
-                  epoch_of(views(store, make_recipe(), stream=1))):
+    for other in (
+        epoch_of(views(store, make_recipe()), 1),
+        epoch_of(views(store, make_recipe(seed=1))),
+        epoch_of(views(store, make_recipe(), stream=1)),
+    ):
         assert not any(first[clip] == other[clip] for clip in first)
 
 
 def test_an_epoch_has_every_clip_once_in_even_batches(store, make_recipe):
     batches = list(views(store, make_recipe()).batches(0))
-    assert sorted(np.concatenate([batch["clip"][:len(batch["partner"])] for batch in batches])) == sorted(store.indices(["a"]))
+    assert sorted(np.concatenate([batch["clip"][: len(batch["partner"])] for batch in batches])) == sorted(
+        store.indices(["a"])
+    )
     assert [len(batch["partner"]) for batch in batches] == [4, 4, 4, 3]
 
 
@@ -90,7 +113,9 @@ def test_processes_have_together_the_batches_of_one(store, make_recipe):
 
 
 def test_a_process_without_a_part_of_a_batch_is_refused(store, make_recipe):
-    with pytest.raises(InputError, match=r"a batch of 3 clips cannot be divided among 4 processes; raise train\.batch_size"):
+    with pytest.raises(
+        InputError, match=r"a batch of 3 clips cannot be divided among 4 processes; raise train\.batch_size"
+    ):
         views(store, make_recipe(), 4, shard=(0, 4))  # batches of 4, 4, 4 and 3
 
 
@@ -125,8 +150,12 @@ def test_crops_avoid_digital_silence(store, make_recipe):
     heard = {}
     for skip in (True, False):
         recipe = make_recipe(view={"seconds": 0.5}, augment={**plain, "skip_silence": skip})
-        heard[skip] = [gather(store, batch["places"])[batch["clip"] == half_silent].any()
-                       for epoch in range(20) for batch in views(store, recipe).batches(epoch) if half_silent in batch["clip"]]
+        heard[skip] = [
+            gather(store, batch["places"])[batch["clip"] == half_silent].any()
+            for epoch in range(20)
+            for batch in views(store, recipe).batches(epoch)
+            if half_silent in batch["clip"]
+        ]
     assert all(heard[True])
     assert not all(heard[False])
 
@@ -138,7 +167,7 @@ def test_a_crop_is_a_piece_of_its_clip_rolled(store, make_recipe):
         if store.lengths[clip] < view.samples:
             continue
         whole = store.waveform(clip)
-        pieces = {whole[start:start + 50].tobytes() for start in range(len(whole) - 49)}
+        pieces = {whole[start : start + 50].tobytes() for start in range(len(whole) - 49)}
         assert waveform[2000:2050].tobytes() in pieces
 
 
@@ -170,17 +199,24 @@ def test_whole_clips_of_a_store_with_very_long_ones_need_a_length(store, make_re
 def stereo(tmp_path_factory):
     """Clips of 250, 1 and 433 samples in two channels, sound and silence in turns of 40."""
     rng = np.random.default_rng(0)
-    with StoreWriter(tmp_path_factory.mktemp("stereo") / "s", name="s", licence="CC0", sample_rate=1000, channels=2) as writer:
+    with StoreWriter(
+        tmp_path_factory.mktemp("stereo") / "s", name="s", licence="CC0", sample_rate=1000, channels=2
+    ) as writer:
         for number, length in enumerate((250, 1, 433)):
-            pcm = rng.integers(-2**15, 2**15, (length, 2)).astype(np.int16)
+            pcm = rng.integers(-(2**15), 2**15, (length, 2)).astype(np.int16)
             pcm[np.arange(length) // 40 % 2 == 1] = 0
             writer.add(Clip(f"{number}.wav", "x", "a", recorder="ab"[number % 2]), pcm)
         return writer.finish()
 
 
 def test_what_is_heard_is_shifted_in_a_circle_and_ends_in_zeros(stereo):
-    where = {"clip": np.array([0, 0, 2]), "start": np.array([100, 0, 0]), "samples": 500, "span": np.array([120, 300, 433]),
-             "shift": np.array([7, -20, 0])}
+    where = {
+        "clip": np.array([0, 0, 2]),
+        "start": np.array([100, 0, 0]),
+        "samples": 500,
+        "span": np.array([120, 300, 433]),
+        "shift": np.array([7, -20, 0]),
+    }
     window, whole = (fetch(stereo, Windows(tile=tile, **where)) for tile in (False, True))
     assert np.array_equal(window[0, :120], np.roll(stereo.clip_pcm(0)[100:220], 7, axis=0))
     assert np.array_equal(window[1, :300], np.roll(np.pad(stereo.clip_pcm(0), ((0, 50), (0, 0))), -20, axis=0))
@@ -193,7 +229,9 @@ def test_what_is_heard_is_shifted_in_a_circle_and_ends_in_zeros(stereo):
 
 def test_plain_windows_are_those_of_the_store(stereo):
     places = Windows(np.array([2, 0, 2]), np.array([300, 150, 0]), 100, tile=False)
-    expected = [stereo.window(int(clip), int(start), 100) for clip, start in zip(places.clip, places.start, strict=True)]
+    expected = [
+        stereo.window(int(clip), int(start), 100) for clip, start in zip(places.clip, places.start, strict=True)
+    ]
     assert np.array_equal(gather(stereo, places), np.stack(expected))
     assert np.array_equal(gather(stereo, places[1:]), np.stack(expected[1:]))
 
@@ -201,8 +239,9 @@ def test_plain_windows_are_those_of_the_store(stereo):
 def test_sound_is_counted_to_a_block(stereo):
     sound = Sound(stereo)
     clips, starts, span = (np.array(each) for each in ([0, 0, 2, 2, 1], [0, 40, 0, 85, 0], [250, 40, 433, 300, 1]))
-    exact = [np.count_nonzero(stereo.clip_pcm(c)[s:s + n]) / 2 for c, s, n in zip(clips, starts, span, strict=True)]
-    assert np.abs(sound.samples(clips, starts, span) - exact).max() <= 12  # a block of 10 at an end, and zeros by chance
+    exact = [np.count_nonzero(stereo.clip_pcm(c)[s : s + n]) / 2 for c, s, n in zip(clips, starts, span, strict=True)]
+    # a block of 10 at an end, and zeros by chance
+    assert np.abs(sound.samples(clips, starts, span) - exact).max() <= 12
     assert sound.samples(clips[:2], starts[:2], span[:2]).tolist() == [130, 0]
 
 
@@ -215,18 +254,24 @@ def test_faster_sound_takes_more_audio_and_slower_takes_less(store, make_recipe)
     assert places.samples == view.samples + 29 * 128
 
 
-def test_clips_of_named_recorders_alone_are_heard_through_responses_of_a_split(stereo, make_recipe, response_folder, tmp_path):
+def test_clips_of_named_recorders_alone_are_heard_through_responses_of_a_split(
+    stereo, make_recipe, response_folder, tmp_path
+):
     augment = {"ir_p": 1.0, "ir_folder": str(response_folder), "ir_recorders": ["a"]}
-    recipe = make_recipe(augment=augment, view={"seconds": 0.1}, frontend={"sample_rate": 1000, "n_fft": 32, "win_length": 32,
-                                                                         "hop_length": 32})
+    recipe = make_recipe(
+        augment=augment,
+        view={"seconds": 0.1},
+        frontend={"sample_rate": 1000, "n_fft": 32, "win_length": 32, "hop_length": 32},
+    )
     view = TrainingView(stereo, np.arange(3), recipe, 3, 16, 3, 0)
     batch = next(view.batches(0))
     assert sorted(batch["clip"][batch["response_rows"]]) == [0, 2]
     assert len(view.ir_hash) == 64
     own = shutil.copytree(response_folder, tmp_path / "own")
     (own / "makes.toml").write_text('[train]\nAcme = ["low"]\n[test]\nBell = ["high"]\n')
-    trained = TrainingView(stereo, np.arange(3), make_recipe(augment={**augment, "ir_folder": str(own), "ir_split": "train"}), 3, 16, 3, 0)
+    trained = TrainingView(
+        stereo, np.arange(3), make_recipe(augment={**augment, "ir_folder": str(own), "ir_split": "train"}), 3, 16, 3, 0
+    )
     assert np.array_equal(trained.responses, view.responses[1:])  # of "high" and "low", in this order
     with pytest.raises(InputError, match=r"no clip is of recorder 'c' of augment\.ir_recorders; allowed: a, b"):
         TrainingView(stereo, np.arange(3), make_recipe(augment={**augment, "ir_recorders": ["c"]}), 3, 16, 3, 0)
-

@@ -1,4 +1,5 @@
-"""What is heard of several clips at once: recordings put together again, pairs of a label, and channels each for itself."""
+"""What is heard of several clips at once: recordings put together again, pairs of a label, and channels each for
+itself."""
 
 import dataclasses
 
@@ -29,17 +30,24 @@ FRONT = {"sample_rate": RATE, "n_fft": 32, "win_length": 32, "hop_length": 32, "
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory):
-    """Stereo. Recording "x" has segments 0, 1, 10, 2 (in this order) of 50 samples, "y" of 50 and 30, "z" three of 50, and two stand alone.
+    """Stereo. Recording "x" has segments 0, 1, 10, 2 (in this order) of 50 samples, "y" of 50 and 30, "z" three of 50,
+    and two stand alone.
 
     Split "a" has x and y and one alone, "b" has z and the other.
     """
     rng = np.random.default_rng(0)
     rows = [(f"x-{number}.wav", "p", "a", "x", SEGMENT) for number in (0, 1, 10, 2)]
     rows += [("y-0.wav", "q", "a", "y", SEGMENT), ("y-1.wav", "q", "a", "y", 30), ("lone.wav", "p", "a", "", 70)]
-    rows += [(f"z-{number}.wav", "q", "b", "z", SEGMENT) for number in range(3)] + [("other.wav", "p", "b", "", SEGMENT)]
-    with StoreWriter(tmp_path_factory.mktemp("recorded") / "s", name="s", licence="CC0", sample_rate=RATE, channels=2) as writer:
+    rows += [(f"z-{number}.wav", "q", "b", "z", SEGMENT) for number in range(3)] + [
+        ("other.wav", "p", "b", "", SEGMENT)
+    ]
+    with StoreWriter(
+        tmp_path_factory.mktemp("recorded") / "s", name="s", licence="CC0", sample_rate=RATE, channels=2
+    ) as writer:
         for path, label, split, parent, length in rows:
-            writer.add(Clip(path, label, split, parent=parent), rng.integers(-2**15, 2**15, (length, 2)).astype(np.int16))
+            writer.add(
+                Clip(path, label, split, parent=parent), rng.integers(-(2**15), 2**15, (length, 2)).astype(np.int16)
+            )
         return writer.finish()
 
 
@@ -47,16 +55,23 @@ def recorded(tmp_path_factory):
 def many(tmp_path_factory):
     """Mono, all clips of 20 samples: five of label "m", two of "n" and one of "o" in split "a"; one of each in "b"."""
     rng = np.random.default_rng(1)
-    with StoreWriter(tmp_path_factory.mktemp("many") / "s", name="s", licence="CC0", sample_rate=RATE, channels=1) as writer:
+    with StoreWriter(
+        tmp_path_factory.mktemp("many") / "s", name="s", licence="CC0", sample_rate=RATE, channels=1
+    ) as writer:
         for split, counts in (("a", {"m": 5, "n": 2, "o": 1}), ("b", {"m": 1, "n": 1, "o": 1})):
             for label, count in counts.items():
                 for number in range(count):
-                    writer.add(Clip(f"{split}{label}{number}.wav", label, split), rng.integers(-2**15, 2**15, (20, 1)).astype(np.int16))
+                    writer.add(
+                        Clip(f"{split}{label}{number}.wav", label, split),
+                        rng.integers(-(2**15), 2**15, (20, 1)).astype(np.int16),
+                    )
         return writer.finish()
 
 
 def recipe(view, **augment):
-    return decode(recipe_dict("teacher", view=view, frontend=FRONT, augment={**PLAIN, **augment}, data={"train": ["a"]}), "test")
+    return decode(
+        recipe_dict("teacher", view=view, frontend=FRONT, augment={**PLAIN, **augment}, data={"train": ["a"]}), "test"
+    )
 
 
 def viewed(store, view, batch_size=3, clips=None, stream=0, shard=(0, 1), **augment):
@@ -103,7 +118,8 @@ def test_an_epoch_has_each_recording_once_and_none_of_the_other_side(recorded):
     for batch in batches:
         for first, row in zip(batch["clip"].tolist(), fetch(recorded, batch["places"]), strict=True):
             assert np.array_equal(row, np.resize(whole(recorded, {0: "x", 4: "y", 6: "lone"}[first]), (200, 2)))
-    some = viewed(recorded, {"span": "parent"}, clips=np.array([3, 1, 7]))  # with leaks allowed: segments of the test side are not heard
+    # with leaks allowed: segments of the test side are not heard
+    some = viewed(recorded, {"span": "parent"}, clips=np.array([3, 1, 7]))
     assert epoch_pieces(some).keys() == {1, 7}
     assert {clip for row in epoch_pieces(some).values() for clip in row} == {1, 3, 7}
 
@@ -114,10 +130,14 @@ def test_recordings_are_cropped_rolled_and_stretched_as_one(recorded):
     for epoch in range(20):
         batch = next(view.batches(epoch))
         places = batch["places"]
-        for first, row, span, shift in zip(batch["clip"], fetch(recorded, places), places.span, places.shift, strict=True):
+        for first, row, span, shift in zip(
+            batch["clip"], fetch(recorded, places), places.span, places.shift, strict=True
+        ):
             if first == 0:
                 heard = np.roll(row[:span], -shift, axis=0)
-                begin = next(at for at in range(201 - span) if np.array_equal(whole(recorded, "x")[at:at + span], heard))
+                begin = next(
+                    at for at in range(201 - span) if np.array_equal(whole(recorded, "x")[at : at + span], heard)
+                )
                 begins.add(begin)
                 assert not row[span:].any()
     assert len(begins) > 10
@@ -179,8 +199,11 @@ def test_how_a_clip_is_joined_does_not_depend_on_its_batch_or_process(many):
 
     def heard(*views):
         batches = [batch for each in views for batch in each.batches(2)]
-        return {int(clip): row.tobytes() for batch in batches
-                for clip, row in zip(batch["clip"], fetch(many, batch["places"]), strict=True)}
+        return {
+            int(clip): row.tobytes()
+            for batch in batches
+            for clip, row in zip(batch["clip"], fetch(many, batch["places"]), strict=True)
+        }
 
     assert heard(large) == heard(small) == heard(*parts)
     assert heard(large) != heard(viewed(many, view, 8, stream=1, **augment))
@@ -201,7 +224,9 @@ def test_pairs_of_longer_and_shorter_clips_have_one_length_each(recorded):
         rows = batch["places"].clip.reshape(-1, 2)
         starts = batch["places"].start.reshape(-1, 2)
         for row, clips, begin in zip(fetch(recorded, batch["places"]), rows, starts, strict=True):
-            expected = [np.resize(recorded.clip_pcm(clip)[at:at + 60], (60, 2)) for clip, at in zip(clips, begin, strict=True)]
+            expected = [
+                np.resize(recorded.clip_pcm(clip)[at : at + 60], (60, 2)) for clip, at in zip(clips, begin, strict=True)
+            ]
             assert np.array_equal(row, np.concatenate(expected))
 
 
@@ -213,7 +238,9 @@ def test_a_test_of_pairs_hears_the_clip_repeated(recorded):
     assert (said.clip.tolist(), said.start.tolist()) == ([6, 5], [5, 0])
 
 
-@pytest.mark.parametrize("view", [{"span": "crop", "seconds": 0.04}, {"span": "parent", "seconds": 0.15}, {"span": "pair", "joined": 3}])
+@pytest.mark.parametrize(
+    "view", [{"span": "crop", "seconds": 0.04}, {"span": "parent", "seconds": 0.15}, {"span": "pair", "joined": 3}]
+)
 @pytest.mark.parametrize("channels", ["mean", "all"])
 @pytest.mark.parametrize("resident", [False, True])
 def test_a_bank_gathers_joined_sounds_and_channels_as_numpy_does(recorded, view, channels, resident):
@@ -221,7 +248,11 @@ def test_a_bank_gathers_joined_sounds_and_channels_as_numpy_does(recorded, view,
     bank = ClipBank(recorded, torch.device("cpu"), resident)
     for epoch in range(3):
         for batch in view.batches(epoch):
-            for places in (batch["places"], batch["places"][1:3], scored_windows(recorded, np.arange(11), view.recipe.view)):
+            for places in (
+                batch["places"],
+                batch["places"][1:3],
+                scored_windows(recorded, np.arange(11), view.recipe.view),
+            ):
                 assert np.array_equal(bank.gather(places).numpy(), gather(recorded, places))
 
 
@@ -235,9 +266,11 @@ def test_channels_are_heard_each_for_itself_or_as_their_mean(recorded):
 
 
 def test_the_segment_of_a_crop_is_that_of_its_middle(recorded):
-    crops = Windows(np.array([6, 6, 6, 5]), np.array([0, 25, 60, 0]), 20, tile=False)  # middles 10, 35, 65 of 70, and 10 of 30
+    # middles 10, 35, 65 of 70, and 10 of 30
+    crops = Windows(np.array([6, 6, 6, 5]), np.array([0, 25, 60, 0]), 20, tile=False)
     assert segment_of(crops, recorded, 7).tolist() == [1, 3, 6, 2]
-    assert segment_of(crops, recorded, 2, heard=50).tolist() == [0, 1, 1, 0]  # of 6 samples 10 to 60, of 5 all and 20 of it again
+    # of 6 samples 10 to 60, of 5 all and 20 of it again
+    assert segment_of(crops, recorded, 2, heard=50).tolist() == [0, 1, 1, 0]
     assert segment_of(crops[3:], recorded, 5, heard=50).tolist() == [1]
 
 
@@ -257,8 +290,9 @@ def test_a_teacher_hears_clips_by_its_recipe_and_epoch(many):
 
 
 def test_a_teacher_hears_siblings_as_one_recording(recorded):
-    places, gain_db = TeacherView(recorded, np.arange(7), recipe({"span": "parent", "seconds": 0.1}, roll=0.02, gain_db=6.0)).places(
-        0, np.array([0, 2, 4, 7]))
+    places, gain_db = TeacherView(
+        recorded, np.arange(7), recipe({"span": "parent", "seconds": 0.1}, roll=0.02, gain_db=6.0)
+    ).places(0, np.array([0, 2, 4, 7]))
     heard = fetch(recorded, places)
     assert np.array_equal(heard[0], heard[1])
     assert gain_db[0] == gain_db[1] != gain_db[2]
@@ -278,14 +312,20 @@ def test_the_kernel_is_told_of_every_piece(recorded, monkeypatch):
     monkeypatch.setattr(stores, "will_read", lambda _, parts: told.extend(parts))
     streamed = ClipStore.open(recorded.path, streamed=True)
     batch = next(viewed(streamed, {"span": "parent", "seconds": 0.08}, batch_size=3).batches(0))
-    wanted = {(int(streamed.offsets[clip] + start) * 4, int(streamed.offsets[clip] + start + length) * 4)
-              for clip, start, length in zip(batch["places"].clip, batch["places"].start, batch["places"].length, strict=True) if length}
+    wanted = {
+        (int(streamed.offsets[clip] + start) * 4, int(streamed.offsets[clip] + start + length) * 4)
+        for clip, start, length in zip(batch["places"].clip, batch["places"].start, batch["places"].length, strict=True)
+        if length
+    }
     assert set(told) == wanted
-    assert sum(after - begin for begin, after in told) == (80 + 80 + 70) * 4  # the last is a clip of 70 samples, which is repeated
+    # the last is a clip of 70 samples, which is repeated
+    assert sum(after - begin for begin, after in told) == (80 + 80 + 70) * 4
 
 
 def test_batches_of_a_specialist_are_half_of_its_pair(many):
-    chosen = decode(recipe_dict("teacher", frontend=FRONT, data={"train": ["a"], "pair": ["m", "n"]}, augment=PLAIN), "test")
+    chosen = decode(
+        recipe_dict("teacher", frontend=FRONT, data={"train": ["a"], "pair": ["m", "n"]}, augment=PLAIN), "test"
+    )
     view = TrainingView(many, many.indices(["a"]), chosen, 4, 8, 1, 0)
     batches = list(view.batches(0))
     assert view.sizes == [len(batch["partner"]) for batch in batches] == [4, 4, 4, 2]
@@ -314,11 +354,16 @@ def test_a_teacher_of_joined_sounds_is_trained_and_tested_clip_by_clip(tmp_path,
         assert tested["logits"].shape == (12, 2)
 
 
-@pytest.mark.parametrize(("augment", "told"), [
-    ({"mel_masks": 1}, r"augment\.mel_masks = 1 .* set it to 0"), ({"time_masks": 2}, r"augment\.time_masks = 2 .* set it to 0"),
-    ({"time_stretch": 1.2}, r"augment\.time_stretch = 1\.2 .* set it to 1"), ({"mixstyle_p": 0.5}, r"augment\.mixstyle_p"),
-    ({"mixup_p": 0.5, "mixup_domain": "log_mel"}, r'augment\.mixup_domain = log_mel .* set it to "waveform"'),
-])
+@pytest.mark.parametrize(
+    ("augment", "told"),
+    [
+        ({"mel_masks": 1}, r"augment\.mel_masks = 1 .* set it to 0"),
+        ({"time_masks": 2}, r"augment\.time_masks = 2 .* set it to 0"),
+        ({"time_stretch": 1.2}, r"augment\.time_stretch = 1\.2 .* set it to 1"),
+        ({"mixstyle_p": 0.5}, r"augment\.mixstyle_p"),
+        ({"mixup_p": 0.5, "mixup_domain": "log_mel"}, r'augment\.mixup_domain = log_mel .* set it to "waveform"'),
+    ],
+)
 def test_what_changes_a_log_mel_is_refused_for_networks_that_hear_waveforms(many, augment, told):
     clips = many.indices(["a"])
     with pytest.raises(InputError, match=told):

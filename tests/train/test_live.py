@@ -1,4 +1,5 @@
-"""Teachers that listen while a student trains, views and segments: training goes on to the same bits, and teachers stay as they are."""
+"""Teachers that listen while a student trains, views and segments: training goes on to the same bits, and teachers stay
+as they are."""
 
 import csv
 import logging
@@ -20,8 +21,12 @@ from edgekd.train.teachers.live import LiveTeacher
 
 QUIET, RESUME = Options(threads=1), Options(threads=1, resume=True)
 TAPS = [{"loss": "kd"}, {"loss": "embedding"}, {"loss": "centre", "weight": 0.01}]
-TEXTURES = [{"loss": "kd"}, {"loss": "structural", "student": "features.1", "teacher": "features.0"},
-            {"loss": "statistical", "student": "features.1", "teacher": "features.0"}, {"loss": "embedding", "distance": "cosine"}]
+TEXTURES = [
+    {"loss": "kd"},
+    {"loss": "structural", "student": "features.1", "teacher": "features.0"},
+    {"loss": "statistical", "student": "features.1", "teacher": "features.0"},
+    {"loss": "embedding", "distance": "cosine"},
+]
 WAYS = {
     "live": {"teaching": "live", "terms": TAPS},
     "same": {"teaching": "same", "terms": TEXTURES, "weights": "learned"},
@@ -49,8 +54,13 @@ def cut(monkeypatch, epoch, phase="float"):
 
 
 def student(distill, **changes):
-    return decode(recipe_dict(distill=distill, **{"train": {"epochs": 2, "test_every": 0, "ema_decay": 0.5}, "qat": {"epochs": 0},
-                                                  **changes}), "student")
+    return decode(
+        recipe_dict(
+            distill=distill,
+            **{"train": {"epochs": 2, "test_every": 0, "ema_decay": 0.5}, "qat": {"epochs": 0}, **changes},
+        ),
+        "student",
+    )
 
 
 def teacher_recipe(**changes):
@@ -59,7 +69,8 @@ def teacher_recipe(**changes):
 
 @pytest.fixture(scope="module")
 def made(store, tmp_path_factory):
-    """A teacher of six channels, which a student of eight has to be projected to, and one that judges two segments of each clip."""
+    """A teacher of six channels, which a student of eight has to be projected to, and one that judges two segments of
+    each clip."""
     folder = tmp_path_factory.mktemp("teachers")
     wide = {"widths": [6]}
     train(teacher_recipe(teacher=wide), store, folder / "whole", options=QUIET)
@@ -86,7 +97,9 @@ def rows_of(path):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_each_way_of_teaching_resumes_to_the_same_bits_and_leaves_the_teacher_alone(store, teachers, tmp_path, monkeypatch, way):
+def test_each_way_of_teaching_resumes_to_the_same_bits_and_leaves_the_teacher_alone(
+    store, teachers, tmp_path, monkeypatch, way
+):
     teacher, recipe = teachers / ("parts" if way == "segments" else "whole"), student(WAYS[way])
     before = weights(teacher)
     straight = train(recipe, store, tmp_path / "straight", [teacher], QUIET)
@@ -143,7 +156,8 @@ def test_what_learns_beside_the_network_is_in_the_checkpoint_and_learns(store, t
 
 @pytest.mark.parametrize("way", ["live", "same"])
 def test_a_teacher_that_listens_never_changes_while_it_teaches(store, teachers, tmp_path, monkeypatch, way):
-    """Its network, as it is in memory, and not only what is on disk: weights and the statistics of its normalisation."""
+    """Its network, as it is in memory, and not only what is on disk: weights and the statistics of its
+    normalisation."""
     seen = []
     fitted = TrainingModule.on_fit_end
 
@@ -159,18 +173,34 @@ def test_a_teacher_that_listens_never_changes_while_it_teaches(store, teachers, 
 
 
 def test_one_teacher_trains_the_same_student_however_it_is_blended(store, teachers, tmp_path):
-    runs = [train(student({"blend": blend, "teaching": "live", "terms": TAPS}), store, tmp_path / blend, [teachers / "whole"], QUIET)
-            for blend in ("mean_prob", "mean_logit", "sum_kl", "confidence")]
+    runs = [
+        train(
+            student({"blend": blend, "teaching": "live", "terms": TAPS}),
+            store,
+            tmp_path / blend,
+            [teachers / "whole"],
+            QUIET,
+        )
+        for blend in ("mean_prob", "mean_logit", "sum_kl", "confidence")
+    ]
     for run in runs[1:]:
         assert equal(weights(runs[0].path), weights(run.path))
         assert rows_of(runs[0].path) == rows_of(run.path)
 
 
 def test_ways_of_teaching_teach_differently(store, teachers, tmp_path):
-    found = [weights(train(student(distill), store, tmp_path / name, [teachers / teacher], QUIET).path) for name, teacher, distill in (
-        ("clip", "whole", {}), ("views", "whole", WAYS["views"]), ("live", "whole", {"teaching": "live"}),
-        ("same", "whole", {"teaching": "same"}), ("repeat", "whole", WAYS["repeat"]), ("parts", "parts", {}),
-        ("alone", "whole", {"kd_weight": 0.0}))]
+    found = [
+        weights(train(student(distill), store, tmp_path / name, [teachers / teacher], QUIET).path)
+        for name, teacher, distill in (
+            ("clip", "whole", {}),
+            ("views", "whole", WAYS["views"]),
+            ("live", "whole", {"teaching": "live"}),
+            ("same", "whole", {"teaching": "same"}),
+            ("repeat", "whole", WAYS["repeat"]),
+            ("parts", "parts", {}),
+            ("alone", "whole", {"kd_weight": 0.0}),
+        )
+    ]
     for number, one in enumerate(found):
         assert not any(equal(one, other) for other in found[:number])
 
@@ -185,7 +215,7 @@ def test_teachers_listen_to_what_is_repeated_once(store, teachers, tmp_path, mon
 
     def kept(self, batch, waveform, x):
         said, taps = step(self, batch, waveform, x)
-        for item, sound, logits in zip(batch["clip"][:len(batch["partner"])].tolist(), waveform, said[0], strict=True):
+        for item, sound, logits in zip(batch["clip"][: len(batch["partner"])].tolist(), waveform, said[0], strict=True):
             heard.setdefault((self.current_epoch, item), (sound.clone(), logits))
         return said, taps
 
@@ -202,8 +232,10 @@ def test_teachers_listen_to_what_is_repeated_once(store, teachers, tmp_path, mon
 
 
 def test_repeats_are_for_logits_of_teachers_that_hear_the_same(store, teachers, tmp_path):
-    for distill, message in (({"repeat": 2}, "distill.repeat = 2 is for teachers that hear what the student hears"),
-                             ({**WAYS["same"], "repeat": 2}, "distill.repeat = 2 remembers the teachers' logits only")):
+    for distill, message in (
+        ({"repeat": 2}, "distill.repeat = 2 is for teachers that hear what the student hears"),
+        ({**WAYS["same"], "repeat": 2}, "distill.repeat = 2 remembers the teachers' logits only"),
+    ):
         with pytest.raises(InputError, match=message):
             train(student(distill), store, tmp_path / "s", [teachers / "whole"], QUIET)
 
@@ -226,7 +258,9 @@ def test_views_are_computed_once_and_a_changed_teacher_is_refused(store, teacher
     changed = weights(teacher)
     changed["classifier.dense.conv.bias"] += 1
     torch.save(changed, teacher / MODEL_FILE)
-    with pytest.raises(InputError, match=r"begun with another list of teachers \(.*resume with the same, or begin anew with --force"):
+    with pytest.raises(
+        InputError, match=r"begun with another list of teachers \(.*resume with the same, or begin anew with --force"
+    ):
         train(recipe, store, tmp_path / "cut", [teacher], RESUME)
 
 
@@ -255,8 +289,14 @@ def test_an_interrupted_export_of_views_goes_on_within_a_training(store, teacher
 
 
 def test_each_teacher_judges_the_part_of_what_it_hears_itself(store, teachers, tmp_path, monkeypatch):
-    """Of a teacher that hears each clip twice in a row, crops lie in the first of two parts; of one that hears it once, in both."""
-    train(teacher_recipe(teacher={"widths": [6]}, view={"segments": 2, "seconds": 3.0}), store, tmp_path / "twice", options=QUIET)
+    """Of a teacher that hears each clip twice in a row, crops lie in the first of two parts; of one that hears it once,
+    in both."""
+    train(
+        teacher_recipe(teacher={"widths": [6]}, view={"segments": 2, "seconds": 3.0}),
+        store,
+        tmp_path / "twice",
+        options=QUIET,
+    )
     really = training.soft_labels
 
     def spoilt(run, *args):
@@ -302,15 +342,30 @@ def test_a_run_begins_with_the_weights_of_another_and_says_what_is_new(store, te
 
 def test_adapting_the_head_leaves_the_backbone_as_it_was(store, teachers, tmp_path):
     old = weights(teachers / "whole")
-    run = train(teacher_recipe(init={"run": str(teachers / "whole"), "adapt": "head"}, teacher={"widths": [6], "dropout": 0.3},
-                               train={"ema_decay": 0.5}), store, tmp_path / "head", options=QUIET)
+    run = train(
+        teacher_recipe(
+            init={"run": str(teachers / "whole"), "adapt": "head"},
+            teacher={"widths": [6], "dropout": 0.3},
+            train={"ema_decay": 0.5},
+        ),
+        store,
+        tmp_path / "head",
+        options=QUIET,
+    )
     new = weights(run.path)
-    assert {name for name in new if not torch.equal(new[name], old[name])} == {"classifier.dense.conv.weight", "classifier.dense.conv.bias"}
+    assert {name for name in new if not torch.equal(new[name], old[name])} == {
+        "classifier.dense.conv.weight",
+        "classifier.dense.conv.bias",
+    }
 
 
 def test_adapting_nothing_trains_nothing(store, teachers, tmp_path):
-    run = train(teacher_recipe(init={"run": str(teachers / "whole"), "adapt": "none"}, teacher={"widths": [6]}), store, tmp_path / "none",
-                options=QUIET)
+    run = train(
+        teacher_recipe(init={"run": str(teachers / "whole"), "adapt": "none"}, teacher={"widths": [6]}),
+        store,
+        tmp_path / "none",
+        options=QUIET,
+    )
     assert equal(weights(run.path), weights(teachers / "whole"))
     assert run.info.metrics == load_run(teachers / "whole").info.metrics
     assert not (run.path / METRICS_FILE).exists()
@@ -327,7 +382,9 @@ def test_a_run_to_begin_with_may_be_moved_but_not_changed(store, teachers, tmp_p
     again = teacher_recipe(init={"run": moved}, teacher={"widths": [6]}, train={"epochs": 2})
     assert again.hash == first.hash
     other = teacher_recipe(init={"run": str(teachers / "parts")}, teacher={"widths": [6]}, train={"epochs": 2})
-    torch.save({name: value + 1 for name, value in weights(teachers / "parts").items()}, teachers / "parts" / MODEL_FILE)
+    torch.save(
+        {name: value + 1 for name, value in weights(teachers / "parts").items()}, teachers / "parts" / MODEL_FILE
+    )
     with pytest.raises(InputError, match="begun with another network to begin with"):
         train(other, store, tmp_path / "t", options=RESUME)
     assert train(again, store, tmp_path / "t", options=RESUME).recipe.init.run == moved
@@ -340,13 +397,19 @@ def refused(message, *args, path):
     assert not path.exists()  # nothing is written
 
 
-@pytest.mark.parametrize(("init", "network", "message"), [
-    ({"adapt": "head"}, {}, 'adapt = "head" would keep random weights; name a run in init.run'),
-    ({"adapt": "none"}, {}, 'adapt = "none" would keep random weights'),
-    ({"run": "WHOLE"}, {"kind": "mobilenet_v2", "width": 0.1, "stages": 2},
-     r"whole is a cp_resnet, but \[teacher\] of tones-teacher is a mobilenet_v2"),
-    ({"run": "no/such/run"}, {}, "no/such/run does not exist"),
-])
+@pytest.mark.parametrize(
+    ("init", "network", "message"),
+    [
+        ({"adapt": "head"}, {}, 'adapt = "head" would keep random weights; name a run in init.run'),
+        ({"adapt": "none"}, {}, 'adapt = "none" would keep random weights'),
+        (
+            {"run": "WHOLE"},
+            {"kind": "mobilenet_v2", "width": 0.1, "stages": 2},
+            r"whole is a cp_resnet, but \[teacher\] of tones-teacher is a mobilenet_v2",
+        ),
+        ({"run": "no/such/run"}, {}, "no/such/run does not exist"),
+    ],
+)
 def test_what_cannot_be_begun_with_is_refused(store, teachers, tmp_path, init, network, message):
     raw = recipe_dict("teacher")
     raw["init"] = {key: str(teachers / "whole") if value == "WHOLE" else value for key, value in init.items()}
@@ -356,26 +419,50 @@ def test_what_cannot_be_begun_with_is_refused(store, teachers, tmp_path, init, n
 
 
 def test_a_student_is_adapted_as_a_whole(store, teachers, tmp_path):
-    refused('"head" is for teachers', student({}, init={"run": "teacher", "adapt": "head"}), store, tmp_path / "s", [teachers / "whole"],
-            QUIET, path=tmp_path / "s")
+    refused(
+        '"head" is for teachers',
+        student({}, init={"run": "teacher", "adapt": "head"}),
+        store,
+        tmp_path / "s",
+        [teachers / "whole"],
+        QUIET,
+        path=tmp_path / "s",
+    )
 
 
-@pytest.mark.parametrize(("term", "message"), [
-    ({"student": "feature.1"}, r"no module 'feature\.1'.*features"),
-    ({"teacher": "classifer"}, r"no module 'classifer'.*classifier"),
-    ({"project": False}, r"embedding of 'embedding' and 'embedding' of teacher 0: .*8.*6"),
-    ({"teachers": [1]}, "names teacher 1, but there is one teacher, number 0"),
-    ({"temperature": 2.0}, "temperature = 2.0 is not for this loss"),
-])
+@pytest.mark.parametrize(
+    ("term", "message"),
+    [
+        ({"student": "feature.1"}, r"no module 'feature\.1'.*features"),
+        ({"teacher": "classifer"}, r"no module 'classifer'.*classifier"),
+        ({"project": False}, r"embedding of 'embedding' and 'embedding' of teacher 0: .*8.*6"),
+        ({"teachers": [1]}, "names teacher 1, but there is one teacher, number 0"),
+        ({"temperature": 2.0}, "temperature = 2.0 is not for this loss"),
+    ],
+)
 def test_a_tap_that_is_wrong_is_named_before_anything_is_written(store, teachers, tmp_path, term, message):
-    refused(message, student({"teaching": "live", "terms": [{"loss": "embedding", **term}]}), store, tmp_path / "s", [teachers / "whole"],
-            QUIET, path=tmp_path / "s")
+    refused(
+        message,
+        student({"teaching": "live", "terms": [{"loss": "embedding", **term}]}),
+        store,
+        tmp_path / "s",
+        [teachers / "whole"],
+        QUIET,
+        path=tmp_path / "s",
+    )
 
 
 @pytest.mark.parametrize("teaching", ["live", "same"])
 def test_a_teacher_of_segments_cannot_listen_live(store, teachers, tmp_path, teaching):
-    refused(f'view.segments = 2 judges parts of sounds, but with distill.teaching "{teaching}" it would judge wholes',
-            student({"teaching": teaching}), store, tmp_path / "s", [teachers / "parts"], QUIET, path=tmp_path / "s")
+    refused(
+        f'view.segments = 2 judges parts of sounds, but with distill.teaching "{teaching}" it would judge wholes',
+        student({"teaching": teaching}),
+        store,
+        tmp_path / "s",
+        [teachers / "parts"],
+        QUIET,
+        path=tmp_path / "s",
+    )
 
 
 def test_a_bf16_teacher_says_what_it_says_under_autocast(store, teachers):
@@ -388,27 +475,48 @@ def test_a_bf16_teacher_says_what_it_says_under_autocast(store, teachers):
 
 def test_a_teacher_of_windows_teaches_by_them_or_by_what_the_student_hears(store, tmp_path):
     train(teacher_recipe(view={"span": "crop", "seconds": 0.5, "segments": 4}), store, tmp_path / "t", options=QUIET)
-    students = {way: train(student({"teaching": way}), store, tmp_path / way, [tmp_path / "t"], QUIET) for way in ("clip", "same")}
+    students = {
+        way: train(student({"teaching": way}), store, tmp_path / way, [tmp_path / "t"], QUIET)
+        for way in ("clip", "same")
+    }
     assert not equal(weights(students["clip"].path), weights(students["same"].path))
     assert len(list((tmp_path / "t" / "softlabels").glob("*.npy"))) == 1
-    refused('view.segments = 4 judges its windows as they are, which distill.teaching "views" would change',
-            student({"teaching": "views"}), store, tmp_path / "s", [tmp_path / "t"], QUIET, path=tmp_path / "s")
+    refused(
+        'view.segments = 4 judges its windows as they are, which distill.teaching "views" would change',
+        student({"teaching": "views"}),
+        store,
+        tmp_path / "s",
+        [tmp_path / "t"],
+        QUIET,
+        path=tmp_path / "s",
+    )
 
 
-@pytest.mark.parametrize(("view", "message"), [
-    ({"span": "pair", "segments": 2}, 'view.segments = 2 with view.span = "pair"; segments are of "crop", "clip" and "parent"'),
-    ({"span": "clip", "segments": 99}, "too few for 99 segments"),
-])
+@pytest.mark.parametrize(
+    ("view", "message"),
+    [
+        (
+            {"span": "pair", "segments": 2},
+            'view.segments = 2 with view.span = "pair"; segments are of "crop", "clip" and "parent"',
+        ),
+        ({"span": "clip", "segments": 99}, "too few for 99 segments"),
+    ],
+)
 def test_segments_that_cannot_be_are_refused_before_the_teacher_is_trained(store, tmp_path, view, message):
     refused(message, teacher_recipe(view=view), store, tmp_path / "t", (), QUIET, path=tmp_path / "t")
 
 
-@pytest.mark.parametrize(("changes", "message"), [
-    ({"augment": {"time_stretch": 1.2}}, "augment.time_stretch changes the student's log-mel"),
-    ({"augment": {"mixup_domain": "log_mel"}}, 'augment.mixup_domain = "log_mel" changes'),
-    ({"augment": {"mixstyle_p": 0.5}}, "augment.mixstyle_p changes"),
-])
-def test_the_same_sound_for_another_front_end_is_not_changed_on_the_log_mel(store, teachers, tmp_path, changes, message):
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"augment": {"time_stretch": 1.2}}, "augment.time_stretch changes the student's log-mel"),
+        ({"augment": {"mixup_domain": "log_mel"}}, 'augment.mixup_domain = "log_mel" changes'),
+        ({"augment": {"mixstyle_p": 0.5}}, "augment.mixstyle_p changes"),
+    ],
+)
+def test_the_same_sound_for_another_front_end_is_not_changed_on_the_log_mel(
+    store, teachers, tmp_path, changes, message
+):
     recipe = student({"teaching": "same"}, frontend={"n_mels": 12}, **changes)
     refused(message, recipe, store, tmp_path / "s", [teachers / "whole"], QUIET, path=tmp_path / "s")
     assert train(student({"teaching": "same"}, **changes), store, tmp_path / "s", [teachers / "whole"], QUIET)
@@ -418,12 +526,26 @@ def test_a_sound_that_is_too_short_for_a_teacher_is_told(store, tmp_path):
     deep = {"widths": [6, 6, 6], "kernels": [[3, 3]] * 3, "groups": [1] * 3, "pools": [0, 1, 2]}
     train(teacher_recipe(teacher=deep), store, tmp_path / "t", options=QUIET)
     recipe = student({"teaching": "same"}, view={"seconds": 0.25})
-    refused(r"t: the teacher cannot hear 2000 samples, channels 1 .*view\.seconds.*\"live\"", recipe, store, tmp_path / "s",
-            [tmp_path / "t"], QUIET, path=tmp_path / "s")
+    refused(
+        r"t: the teacher cannot hear 2000 samples, channels 1 .*view\.seconds.*\"live\"",
+        recipe,
+        store,
+        tmp_path / "s",
+        [tmp_path / "t"],
+        QUIET,
+        path=tmp_path / "s",
+    )
     assert train(student({"teaching": "live"}, view={"seconds": 0.25}), store, tmp_path / "s", [tmp_path / "t"], QUIET)
 
 
 def test_a_teacher_of_other_labels_does_not_listen(teachers, tmp_path):
     other = write_store(tmp_path / "other", tones={"high": 3000.0, "low": 300.0, "deep": 200.0})
-    refused(r"whole: the teacher's 3 labels are not the 3 of .*\(not in both: deep, mid\)", student({"teaching": "live"}), other,
-            tmp_path / "s", [teachers / "whole"], QUIET, path=tmp_path / "s")
+    refused(
+        r"whole: the teacher's 3 labels are not the 3 of .*\(not in both: deep, mid\)",
+        student({"teaching": "live"}),
+        other,
+        tmp_path / "s",
+        [teachers / "whole"],
+        QUIET,
+        path=tmp_path / "s",
+    )

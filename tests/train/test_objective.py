@@ -48,9 +48,14 @@ def test_one_teacher_gives_the_plain_divergence_to_the_bit(how):
     both = objective(blend=how, temperature=3.0, kd_weight=0.7, label_weight=0.3)
     logits, teacher = random(BATCH, LABELS), random(1, BATCH, LABELS, seed=1)
     _, logged = both(Said(logits), both.targets(LABEL, teacher, PARTNER, WHOLE))
-    each = F.kl_div(F.log_softmax(logits / 3.0, dim=-1), F.softmax(teacher[0] / 3.0, dim=-1), reduction="none").sum(dim=-1) * 9.0
+    each = (
+        F.kl_div(F.log_softmax(logits / 3.0, dim=-1), F.softmax(teacher[0] / 3.0, dim=-1), reduction="none").sum(dim=-1)
+        * 9.0
+    )
     assert torch.equal(logged["kd"], each.mean())
-    assert torch.allclose(logged["kd"], F.kl_div(F.log_softmax(logits / 3, -1), F.softmax(teacher[0] / 3, -1), reduction="batchmean") * 9)
+    assert torch.allclose(
+        logged["kd"], F.kl_div(F.log_softmax(logits / 3, -1), F.softmax(teacher[0] / 3, -1), reduction="batchmean") * 9
+    )
 
 
 @pytest.mark.parametrize("how", BLENDS)
@@ -66,13 +71,22 @@ def test_of_several_teachers_a_term_may_take_one_alone(how):
 @pytest.mark.parametrize("weights", ["fixed", "learned"])
 @pytest.mark.parametrize("how", BLENDS)
 def test_the_logged_total_is_the_sum_of_the_weighted_terms(how, weights):
-    both = tapped(Loss(loss="kd", weight=0.7), Loss(loss="embedding"), Loss(loss="embedding", distance="cosine"), teachers=3, blend=how,
-                  label_weight=0.3, weights=weights)
+    both = tapped(
+        Loss(loss="kd", weight=0.7),
+        Loss(loss="embedding"),
+        Loss(loss="embedding", distance="cosine"),
+        teachers=3,
+        blend=how,
+        label_weight=0.3,
+        weights=weights,
+    )
     with torch.no_grad():
         for value in both.logs.values():
             value.fill_(0.5)
     logits = random(BATCH, LABELS).requires_grad_()
-    heard = both.targets(LABEL, random(3, BATCH, LABELS, seed=1), PARTNER, WHOLE, teacher_taps=[taps(seed) for seed in (1, 2, 3)])
+    heard = both.targets(
+        LABEL, random(3, BATCH, LABELS, seed=1), PARTNER, WHOLE, teacher_taps=[taps(seed) for seed in (1, 2, 3)]
+    )
     loss, logged = both(Said(logits, taps(0)), heard)
     names = ("label", "kd", "embedding", "embedding2")
     assert set(logged) == {"loss", *names, *(f"{name}_weighted" for name in names)}
@@ -86,7 +100,9 @@ def test_the_float_network_shares_the_loss_with_the_other_terms():
     both = objective(float_weight=0.75, temperature=2.0, kd_weight=0.6, label_weight=0.4)
     logits, anchor = random(BATCH, LABELS), random(BATCH, LABELS, seed=2)
     loss, logged = both(Said(logits), both.targets(LABEL, random(1, BATCH, LABELS, seed=1), PARTNER, WHOLE, anchor))
-    assert torch.allclose(logged["float"], 4 * F.kl_div(F.log_softmax(logits / 2, -1), F.softmax(anchor / 2, -1), reduction="batchmean"))
+    assert torch.allclose(
+        logged["float"], 4 * F.kl_div(F.log_softmax(logits / 2, -1), F.softmax(anchor / 2, -1), reduction="batchmean")
+    )
     assert torch.allclose(loss, 0.25 * (0.4 * logged["label"] + 0.6 * logged["kd"]) + 0.75 * logged["float"])
     alone = objective(teachers=0, float_weight=1.0)
     same, _ = alone(Said(anchor), alone.targets(LABEL, None, PARTNER, WHOLE, anchor))
@@ -108,14 +124,16 @@ def test_summed_divergences_pull_as_their_mean_times_the_number_of_teachers():
 
 
 def test_a_confident_blend_weighs_teachers_by_their_cross_entropy_with_the_label():
-    teachers = torch.stack([4.0 * F.one_hot(LABEL, LABELS), random(BATCH, LABELS, seed=1), -4.0 * F.one_hot(LABEL, LABELS)])
+    teachers = torch.stack(
+        [4.0 * F.one_hot(LABEL, LABELS), random(BATCH, LABELS, seed=1), -4.0 * F.one_hot(LABEL, LABELS)]
+    )
     weights = counted(teachers, F.one_hot(LABEL, LABELS).float(), "confidence")
     entropy = torch.stack([F.cross_entropy(each, LABEL, reduction="none") for each in teachers])
     assert torch.allclose(weights, (1 - entropy.softmax(dim=0)) / 2)
     assert torch.allclose(weights.sum(dim=0), WHOLE)
     assert (weights[0] > weights[2]).all()
     both = objective(3, blend="confidence", temperature=2.0)
-    soft, = both.targets(LABEL, teachers, PARTNER, WHOLE).teachers.values()
+    (soft,) = both.targets(LABEL, teachers, PARTNER, WHOLE).teachers.values()
     assert torch.allclose(soft[0], (weights[..., None] * F.softmax(teachers / 2, dim=-1)).sum(dim=0))
 
 
@@ -123,7 +141,9 @@ def test_a_confident_blend_weighs_teachers_by_their_cross_entropy_with_the_label
 def test_teachers_that_err_apart_are_better_together_than_the_best_of_them(how):
     label = torch.arange(400) % LABELS
     teachers = F.one_hot(label, LABELS) + random(5, 400, LABELS, seed=1)
-    together, = blend(teachers, Softening(1.0, False, tuple(range(5))), how, counted(teachers, F.one_hot(label, LABELS).float(), how))
+    (together,) = blend(
+        teachers, Softening(1.0, False, tuple(range(5))), how, counted(teachers, F.one_hot(label, LABELS).float(), how)
+    )
     accuracies = (teachers.argmax(dim=-1) == label).float().mean(dim=1)
     assert (together.argmax(dim=-1) == label).float().mean() > accuracies.max() + 0.1
 
@@ -143,7 +163,9 @@ def test_confidence_in_a_mixed_sound_is_by_its_mixed_label():
     both = objective(2, blend="confidence", teaching="same")
     partner, share, teachers = torch.tensor([3, 4]), torch.tensor([0.25, 1.0]), random(2, 2, LABELS, seed=1)
     targets = both.targets(LABEL, teachers, partner, share)
-    assert torch.equal(targets.counts[0, 1], counted(teachers, torch.tensor([[0.25, 0, 0, 0.75], [0, 1.0, 0, 0]]), "confidence"))
+    assert torch.equal(
+        targets.counts[0, 1], counted(teachers, torch.tensor([[0.25, 0, 0, 0.75], [0, 1.0, 0, 0]]), "confidence")
+    )
 
 
 def test_labels_and_teachers_are_mixed_with_the_same_share():
@@ -153,7 +175,7 @@ def test_labels_and_teachers_are_mixed_with_the_same_share():
     targets = both.targets(LABEL, teachers, PARTNER, share)
     assert torch.allclose(targets.labels[0], torch.tensor([0.25, 0.75, 0.0, 0.0]))
     clean = F.softmax(teachers / 2, dim=-1).mean(dim=0)
-    soft, = targets.teachers.values()
+    (soft,) = targets.teachers.values()
     assert torch.allclose(soft[0, 0], 0.25 * clean[0] + 0.75 * clean[1])
     assert torch.allclose(soft[0, 1:], clean[1:])
 
@@ -164,7 +186,7 @@ def test_teachers_that_hear_what_the_student_hears_are_not_mixed_again():
     for teaching in ("live", "same"):
         both = objective(terms=(Loss(loss="kd"), Loss(loss="embedding")), teaching=teaching)
         targets = both.targets(LABEL, teachers, PARTNER, share, teacher_taps=[own])
-        soft, = targets.teachers.values()
+        (soft,) = targets.teachers.values()
         clean = F.softmax(teachers[0] / 2, dim=-1)
         as_mixed = (0.25 * clean + 0.75 * clean[PARTNER], 0.25 * own["embedding"] + 0.75 * own["embedding"][PARTNER])
         expected = as_mixed if teaching == "live" else (clean, own["embedding"])
@@ -192,7 +214,8 @@ def test_the_best_learned_weight_of_a_loss_is_its_inverse():
     targets = both.targets(LABEL, random(1, BATCH, LABELS, seed=1), PARTNER, WHOLE)
     said = Said(random(BATCH, LABELS))
     _, logged = both(said, targets)
-    assert all(torch.allclose(logged[f"{name}_weighted"], both.weights[name] * logged[name]) for name in both.logs)  # s begins at 0
+    # s begins at 0
+    assert all(torch.allclose(logged[f"{name}_weighted"], both.weights[name] * logged[name]) for name in both.logs)
     for name, value in both.logs.items():
         with torch.no_grad():
             value.copy_(logged[name].log())
@@ -220,7 +243,9 @@ def test_each_term_changes_what_the_student_learns():
     def gradients(*terms):
         both = tapped(base, *terms)
         said = Said(random(BATCH, LABELS).requires_grad_(), taps(0, requires_grad=True))
-        both(said, both.targets(LABEL, random(1, BATCH, LABELS, seed=1), PARTNER, WHOLE, teacher_taps=heard))[0].backward()
+        both(said, both.targets(LABEL, random(1, BATCH, LABELS, seed=1), PARTNER, WHOLE, teacher_taps=heard))[
+            0
+        ].backward()
         heads = (said.logits, *said.taps.values())
         return torch.cat([(torch.zeros_like(each) if each.grad is None else each.grad).flatten() for each in heads])
 
@@ -240,60 +265,80 @@ def test_without_teachers_only_the_student_s_own_terms_remain_and_the_others_are
 
 
 def test_the_quantization_aware_phase_leaves_terms_of_taps_out():
-    both = objective(terms=(Loss(loss="kd"), Loss(loss="embedding"), Loss(loss="centre")), teaching="live", float_weight=0.0)
+    both = objective(
+        terms=(Loss(loss="kd"), Loss(loss="embedding"), Loss(loss="centre")), teaching="live", float_weight=0.0
+    )
     assert both.weights.keys() == {"label", "kd"}
     assert (both.student_taps, both.teacher_taps) == ((), ((),))
 
 
 def test_an_objective_says_which_taps_it_takes_of_whom():
-    both = objective(3, teaching="same", terms=(
-        Loss(loss="embedding", teachers=(0, 2)), Loss(loss="structural", student="features.1", teacher="stem", teachers=(2,)),
-        Loss(loss="centre", student="head")))
+    both = objective(
+        3,
+        teaching="same",
+        terms=(
+            Loss(loss="embedding", teachers=(0, 2)),
+            Loss(loss="structural", student="features.1", teacher="stem", teachers=(2,)),
+            Loss(loss="centre", student="head"),
+        ),
+    )
     assert both.student_taps == ("embedding", "features.1", "head")
     assert both.teacher_taps == (("embedding",), (), ("embedding", "stem"))
 
 
 def test_projectors_and_centres_are_parameters_that_train_and_travel():
-    build = lambda: tapped(Loss(loss="embedding"), Loss(loss="structural", student="block", teacher="block"), Loss(loss="centre"))  # noqa: E731
+    def build():
+        return tapped(
+            Loss(loss="embedding"), Loss(loss="structural", student="block", teacher="block"), Loss(loss="centre")
+        )
+
     torch.manual_seed(1)
     before = torch.get_rng_state()
     both, again = build(), build()
     assert torch.equal(before, torch.get_rng_state())
     assert all(torch.equal(a, b) for a, b in zip(both.state_dict().values(), again.state_dict().values(), strict=True))
-    both(Said(random(BATCH, LABELS), taps(0)), both.targets(LABEL, random(1, BATCH, LABELS, seed=1), PARTNER, WHOLE,
-                                                           teacher_taps=[taps(1)]))[0].backward()
+    both(
+        Said(random(BATCH, LABELS), taps(0)),
+        both.targets(LABEL, random(1, BATCH, LABELS, seed=1), PARTNER, WHOLE, teacher_taps=[taps(1)]),
+    )[0].backward()
     assert all(value.grad.abs().max() > 0 for value in both.parameters())
     assert len(list(both.parameters())) == 5
 
 
-@pytest.mark.parametrize(("loss", "teaching", "told"), [
-    (Loss(loss="embedding", temperature=4.0), "live", "temperature = 4.0"),
-    (Loss(loss="embedding", standardise=True), "live", "standardise = True"),
-    (Loss(loss="kd", alpha=2.0), "clip", "alpha = 2.0"),
-    (Loss(loss="kd", student="features.1"), "clip", "student = 'features.1'"),
-    (Loss(loss="structural", distance="cosine"), "same", "distance = 'cosine'"),
-    (Loss(loss="centre", project=False), "clip", "project = False"),
-    (Loss(loss="centre", teachers=(0,)), "clip", "teachers"),
-    (Loss(loss="embedding"), "clip", "teaching = 'live'"),
-    (Loss(loss="embedding"), "views", "teaching = 'live'"),
-    (Loss(loss="structural"), "live", "teaching = 'same'"),
-    (Loss(loss="statistical"), "clip", "teaching = 'same'"),
-    (Loss(loss="kd", teachers=(2,)), "clip", "names teacher 2"),
-    (Loss(loss="kd", teachers=(1, 1)), "clip", "twice"),
-])
+@pytest.mark.parametrize(
+    ("loss", "teaching", "told"),
+    [
+        (Loss(loss="embedding", temperature=4.0), "live", "temperature = 4.0"),
+        (Loss(loss="embedding", standardise=True), "live", "standardise = True"),
+        (Loss(loss="kd", alpha=2.0), "clip", "alpha = 2.0"),
+        (Loss(loss="kd", student="features.1"), "clip", "student = 'features.1'"),
+        (Loss(loss="structural", distance="cosine"), "same", "distance = 'cosine'"),
+        (Loss(loss="centre", project=False), "clip", "project = False"),
+        (Loss(loss="centre", teachers=(0,)), "clip", "teachers"),
+        (Loss(loss="embedding"), "clip", "teaching = 'live'"),
+        (Loss(loss="embedding"), "views", "teaching = 'live'"),
+        (Loss(loss="structural"), "live", "teaching = 'same'"),
+        (Loss(loss="statistical"), "clip", "teaching = 'same'"),
+        (Loss(loss="kd", teachers=(2,)), "clip", "names teacher 2"),
+        (Loss(loss="kd", teachers=(1, 1)), "clip", "twice"),
+    ],
+)
 def test_terms_that_cannot_be_meant_are_refused_at_once(loss, teaching, told):
     with pytest.raises(InputError, match=r"distill.terms\[1\] \(" + loss.loss) as error:
         objective(2, terms=(Loss(loss="kd"), loss), teaching=teaching)
     assert told in str(error.value)
 
 
-@pytest.mark.parametrize(("loss", "student", "teacher", "told"), [
-    (Loss(loss="embedding", project=False), (64,), (128,), "64 and the teacher's 128; set project = true"),
-    (Loss(loss="embedding"), (64,), (16, 8, 8), "64 and the teacher's 16 x 8 x 8"),
-    (Loss(loss="structural"), (64,), (64,), "take taps further from the output"),
-    (Loss(loss="statistical"), (8, 8, 8), (8, 2, 8), "4 x 4"),
-    (Loss(loss="statistical", project=False), (8, 8, 8), (16, 8, 8), "project = true"),
-])
+@pytest.mark.parametrize(
+    ("loss", "student", "teacher", "told"),
+    [
+        (Loss(loss="embedding", project=False), (64,), (128,), "64 and the teacher's 128; set project = true"),
+        (Loss(loss="embedding"), (64,), (16, 8, 8), "64 and the teacher's 16 x 8 x 8"),
+        (Loss(loss="structural"), (64,), (64,), "take taps further from the output"),
+        (Loss(loss="statistical"), (8, 8, 8), (8, 2, 8), "4 x 4"),
+        (Loss(loss="statistical", project=False), (8, 8, 8), (16, 8, 8), "project = true"),
+    ],
+)
 def test_taps_that_do_not_fit_are_refused_with_both_shapes(loss, student, teacher, told):
     with pytest.raises(InputError, match="'embedding' of teacher 0") as error:
         objective(terms=(loss,), teaching="same", shapes=Shapes({"embedding": student}, ({"embedding": teacher},)))

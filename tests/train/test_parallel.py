@@ -41,8 +41,9 @@ softlabels.PART_CLIPS = {part_clips}
 folder = Path(sys.argv[1])
 with processes.joined("cpu"):
     assert processes.world() == 2
-    distill(str(folder / "student.json"), folder / "store", folder / "two", [folder / "t"], (), Options(threads=1))
-    distill(str(folder / "student.json"), folder / "store", folder / "resumed", [folder / "t"], (), Options(threads=1, resume=True))
+    student, teachers = str(folder / "student.json"), [folder / "t"]
+    distill(student, folder / "store", folder / "two", teachers, (), Options(threads=1))
+    distill(student, folder / "store", folder / "resumed", teachers, (), Options(threads=1, resume=True))
 """
 STUDENT = {"train": {"epochs": 2, "batch_size": 15, "test_every": 1}, "qat": {"epochs": 2}, "augment": {"mixup_p": 0.0}}
 
@@ -71,8 +72,16 @@ def start(tmp_path):
     def begin(*arguments):
         port = free_port()
         for rank in "01":
-            env = environment(SLURM_NTASKS="2", SLURM_PROCID=rank, SLURM_LOCALID=rank, SLURM_STEP_ID="0", SLURM_JOB_ID="1",
-                              SLURM_NODELIST="localhost", MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+            env = environment(
+                SLURM_NTASKS="2",
+                SLURM_PROCID=rank,
+                SLURM_LOCALID=rank,
+                SLURM_STEP_ID="0",
+                SLURM_JOB_ID="1",
+                SLURM_NODELIST="localhost",
+                MASTER_ADDR="127.0.0.1",
+                MASTER_PORT=port,
+            )
             with (tmp_path / f"{rank}.err").open("w") as err:
                 command = [sys.executable, "-m", "edgekd.cli", *map(str, arguments)]
                 running.append(subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=err, cwd=tmp_path))
@@ -114,20 +123,32 @@ def test_a_run_by_two_is_the_run_of_one(folder, monkeypatch):
     before = {path.name: path.read_bytes() for path in (folder / "t" / SOFT_LABELS_FOLDER).iterdir()}
     shutil.rmtree(folder / "t" / SOFT_LABELS_FOLDER)
     (folder / "job.py").write_text(SCRIPT.format(part_clips=PART_CLIPS))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(folder / "job.py"), str(folder)]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        str(folder / "job.py"),
+        str(folder),
+    ]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     assert {path.name: path.read_bytes() for path in (folder / "t" / SOFT_LABELS_FOLDER).iterdir()} == before
     for name in ("two", "resumed"):
         run = load_run(folder / name)
-        assert {path.name for path in run.path.iterdir()} - {REPORT_FILE} == {path.name for path in one.path.iterdir()} - {REPORT_FILE}
+        assert {path.name for path in run.path.iterdir()} - {REPORT_FILE} == {
+            path.name for path in one.path.iterdir()
+        } - {REPORT_FILE}
         assert len((run.path / METRICS_FILE).read_text().splitlines()) == 1 + 2 + 2
         assert run.info.frontend == one.info.frontend
         for metric, value in run.info.metrics.items():
             assert value == pytest.approx(one.info.metrics[metric], abs=0.35), metric
         assert run.qat_model()
     first = [(folder / name / METRICS_FILE).read_text().splitlines()[1].split(",") for name in ("one", "two")]
-    assert float(first[1][4]) == pytest.approx(float(first[0][4]), rel=0.15)  # label loss of one step; batch norm and dropout differ
+    # label loss of one step; batch norm and dropout differ
+    assert float(first[1][4]) == pytest.approx(float(first[0][4]), rel=0.15)
 
 
 def test_an_error_of_the_first_ends_both_with_one_line(folder, start):
@@ -142,7 +163,18 @@ def test_an_error_of_the_first_ends_both_with_one_line(folder, start):
 
 @pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_one_that_is_killed_ends_the_other_which_says_so(folder, start, victim):
-    both = start("distill", "student.json", "--data", "store", "--out", "out", "--set", "train.epochs=100000", "--accelerator", "cpu")
+    both = start(
+        "distill",
+        "student.json",
+        "--data",
+        "store",
+        "--out",
+        "out",
+        "--set",
+        "train.epochs=100000",
+        "--accelerator",
+        "cpu",
+    )
     until = time.monotonic() + PATIENCE
     while not (folder / "out" / CHECKPOINT_FILE).is_file() and time.monotonic() < until:
         time.sleep(0.1)
@@ -150,20 +182,43 @@ def test_one_that_is_killed_ends_the_other_which_says_so(folder, start, victim):
     assert both[1 - victim].wait(TOGETHER) == 2
     said = [line for line in (folder / f"{1 - victim}.err").read_text().splitlines() if line.startswith("edgekd:")]
     assert len(said) == 1
-    assert re.search(rf"process {victim + 1} of 2 \(rank {victim} on .*, pid {both[victim].pid}\) is gone .*--resume", said[0])
+    assert re.search(
+        rf"process {victim + 1} of 2 \(rank {victim} on .*, pid {both[victim].pid}\) is gone .*--resume", said[0]
+    )
     assert (folder / "out" / RUN_FILE).is_file()
 
 
-@pytest.mark.parametrize(("variables", "found"), [
-    ({}, Place()),
-    ({"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}, Place()),
-    ({"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "a", "MASTER_PORT": "7", "TORCHELASTIC_USE_AGENT_STORE": "True"},
-     Place(3, 4, 1, "a", 7, hosted=True)),
-    ({"SLURM_NTASKS": "4", "SLURM_PROCID": "2", "SLURM_LOCALID": "0", "SLURM_JOB_ID": "123456", "SLURM_NODELIST": "node[3-4,9]"},
-     Place(2, 4, 0, "node3", 15000 + 3456)),
-    ({"SLURM_NTASKS": "4", "SLURM_PROCID": "0", "ENVIRONMENT": "BATCH"}, Place()),  # the script of sbatch itself
-    ({"SLURM_NTASKS": "4", "SLURM_STEP_NUM_TASKS": "1", "SLURM_STEP_ID": "0", "SLURM_PROCID": "0"}, Place()),
-], ids=["alone", "torchrun of one", "torchrun", "srun", "sbatch", "srun of one"])
+@pytest.mark.parametrize(
+    ("variables", "found"),
+    [
+        ({}, Place()),
+        ({"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}, Place()),
+        (
+            {
+                "RANK": "3",
+                "WORLD_SIZE": "4",
+                "LOCAL_RANK": "1",
+                "MASTER_ADDR": "a",
+                "MASTER_PORT": "7",
+                "TORCHELASTIC_USE_AGENT_STORE": "True",
+            },
+            Place(3, 4, 1, "a", 7, hosted=True),
+        ),
+        (
+            {
+                "SLURM_NTASKS": "4",
+                "SLURM_PROCID": "2",
+                "SLURM_LOCALID": "0",
+                "SLURM_JOB_ID": "123456",
+                "SLURM_NODELIST": "node[3-4,9]",
+            },
+            Place(2, 4, 0, "node3", 15000 + 3456),
+        ),
+        ({"SLURM_NTASKS": "4", "SLURM_PROCID": "0", "ENVIRONMENT": "BATCH"}, Place()),  # the script of sbatch itself
+        ({"SLURM_NTASKS": "4", "SLURM_STEP_NUM_TASKS": "1", "SLURM_STEP_ID": "0", "SLURM_PROCID": "0"}, Place()),
+    ],
+    ids=["alone", "torchrun of one", "torchrun", "srun", "sbatch", "srun of one"],
+)
 def test_a_process_knows_its_place(variables, found):
     assert place(variables) == found
 
@@ -176,11 +231,13 @@ def test_half_a_launchers_variables_are_refused():
 def test_the_weighted_mean_of_shares_is_the_mean_of_the_batch(store, monkeypatch):
     from edgekd.train.batches.epochs import TrainingView
 
-    whole, *shares = (TrainingView(store, store.indices(["a"]), decode(recipe_dict(), "student"), 7, 16, 31, 0, shard)
-                      for shard in ((0, 1), (0, 2), (1, 2)))
+    whole, *shares = (
+        TrainingView(store, store.indices(["a"]), decode(recipe_dict(), "student"), 7, 16, 31, 0, shard)
+        for shard in ((0, 1), (0, 2), (1, 2))
+    )
     monkeypatch.setattr("edgekd.train.parallel.processes.world", lambda: 2)
     module = type("Module", (), {"view": whole})
     for step, (batch, *parts) in enumerate(zip(whole.batches(0), *(share.batches(0) for share in shares), strict=True)):
-        gains = [part["gain_db"][:len(part["partner"])] for part in parts]
+        gains = [part["gain_db"][: len(part["partner"])] for part in parts]
         mean = sum(TrainingModule._weight(module, len(gain), step) * gain.mean() for gain in gains) / 2
-        assert mean == pytest.approx(batch["gain_db"][:len(batch["partner"])].mean(), rel=1e-5)
+        assert mean == pytest.approx(batch["gain_db"][: len(batch["partner"])].mean(), rel=1e-5)

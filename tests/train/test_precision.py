@@ -10,12 +10,15 @@ from edgekd.train.loop.precision import compile_in_place, native_bf16, with_prec
 from edgekd.train.loop.training import Options, train
 
 
-@pytest.mark.parametrize(("flags", "native"), [
-    ({"avx512f", "avx512_bf16"}, True),
-    ({"amx_bf16"}, True),
-    ({"avx2", "avx512_vnni"}, False),
-    (set(), False),
-])
+@pytest.mark.parametrize(
+    ("flags", "native"),
+    [
+        ({"avx512f", "avx512_bf16"}, True),
+        ({"amx_bf16"}, True),
+        ({"avx2", "avx512_vnni"}, False),
+        (set(), False),
+    ],
+)
 def test_a_processor_multiplies_bf16_where_its_flags_say_so(monkeypatch, make_recipe, flags, native):
     monkeypatch.setattr(precision, "cpu_flags", lambda: frozenset(flags))
     assert native_bf16("cpu") is native
@@ -61,5 +64,7 @@ def test_a_machine_without_a_compiler_is_told(monkeypatch):
 
     network = Broken()
     monkeypatch.setattr(network, "compile", lambda **_: None)
-    with pytest.raises(InputError, match=r"--compile: torch cannot compile this network here \(no C\+\+ compiler\); leave it out"):
+    with pytest.raises(
+        InputError, match=r"--compile: torch cannot compile this network here \(no C\+\+ compiler\); leave it out"
+    ):
         compile_in_place(network, torch.ones(1))

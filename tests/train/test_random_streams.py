@@ -25,9 +25,18 @@ def test_a_clips_numbers_do_not_depend_on_the_clips_beside_it_nor_on_how_many_nu
 def neighbours():
     """Numbers of keys that differ by one in one part."""
     draws = Draws(0, 0, 0)
-    rows = {"clip": draws.one(Purpose.CROP, CLIPS + 1), "purpose": draws.one(Purpose.ROLL, CLIPS),
-            "number": draws.uniform(Purpose.CROP, CLIPS, 2)[:, 1]}
-    keys = {"plain": (0, 0, 0), "seed": (1, 0, 0), "stream": (0, 1, 0), "epoch": (0, 0, 1), "large seed": (2**63 - 1, 0, 0)}
+    rows = {
+        "clip": draws.one(Purpose.CROP, CLIPS + 1),
+        "purpose": draws.one(Purpose.ROLL, CLIPS),
+        "number": draws.uniform(Purpose.CROP, CLIPS, 2)[:, 1],
+    }
+    keys = {
+        "plain": (0, 0, 0),
+        "seed": (1, 0, 0),
+        "stream": (0, 1, 0),
+        "epoch": (0, 0, 1),
+        "large seed": (2**63 - 1, 0, 0),
+    }
     return rows | {name: Draws(*key).one(Purpose.CROP, CLIPS) for name, key in keys.items()}
 
 

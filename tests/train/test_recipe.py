@@ -27,57 +27,78 @@ def path(tmp_path):
 
 def test_a_minimal_recipe_gets_defaults(path):
     recipe = load_recipe(path)
-    assert (recipe.role, recipe.view.seconds, recipe.distill.temperature, recipe.distill.kd_weight) == ("student", None, 2.0, 0.98)
+    assert (recipe.role, recipe.view.seconds, recipe.distill.temperature, recipe.distill.kd_weight) == (
+        "student",
+        None,
+        2.0,
+        0.98,
+    )
 
 
 def test_overrides_are_typed_by_their_field(path):
-    recipe = load_recipe(path, ["train.epochs=7", "student.width=24", 'data.train=["x", "y"]', "name=other", "distill.blend=sum_kl",
-                                "train.lr=1"])
+    recipe = load_recipe(
+        path,
+        [
+            "train.epochs=7",
+            "student.width=24",
+            'data.train=["x", "y"]',
+            "name=other",
+            "distill.blend=sum_kl",
+            "train.lr=1",
+        ],
+    )
     assert (recipe.train.epochs, recipe.model["width"], recipe.data.train) == (7, 24, ("x", "y"))
     assert (recipe.name, recipe.distill.blend, recipe.train.lr) == ("other", "sum_kl", 1.0)
 
 
-@pytest.mark.parametrize(("override", "message"), [
-    ("train.epoch=7", r"unknown key 'epoch'; did you mean 'epochs'\?"),
-    ("trian.epochs=7", r"unknown key 'trian'; did you mean 'train'\?"),
-    ("frontend.nmels=7", r"\[frontend\]: unknown key 'nmels'; did you mean 'n_mels'\?"),
-    ("train.epochs=0", r"mine\.toml with --set: train\.epochs: expected `int` >= 1, got 0$"),
-    ("train.epochs=many", r"train\.epochs: expected `int`, got `str` 'many'$"),
-    ("view.span=clips", r"view\.span: invalid enum value 'clips'$"),
-    ("data.train=[1]", r"data\.train\.0: expected `str`, got `int` 1$"),
-    ("train.epochs", "write key=value"),
-    ("name.first=x", "'name' is a value"),
-    ("view.seconds=0", "seconds"),
-    ('data.test=["a"]', "split 'a' is in data.train and in data.test"),
-    ("data.held_out=[0]", r"data\.held_out = \[0\]: write \[k, K\]"),
-    ("data.held_out=[4, 4]", "there is no part 4 of 4 to hold out"),
-    ("data.held_out=[0, 1]", "give at least 2 parts"),
-    ('export.calibrate=["a"]', r"split 'a' is in export\.calibrate and in data\.train"),
-    ("export.max_stps=1", "unknown key 'max_stps'; did you mean 'max_steps'"),
-    ("export.min_label_agreement=99.9", "min_label_agreement"),
-    ('teacher={kind="cp_resnet"}', r"either a \[student\] or a \[teacher\]"),
-    ("frontend.win_length=4096", "win_length 4096 is longer"),
-    ("train.lr=inf", "train: lr is inf; give a finite number"),
-    ("view.seconds=inf", "seconds is inf"),
-    ("student.growth=[1, nan, 2]", "growth: 1 is nan"),
-    ("seed=99999999999999999999", "seed"),
-    ("seed=9999999999999999999", "seed"),
-    ("name=../mine", r"name '\.\./mine' begins the names of files"),
-    ("name=", "name ''"),
-    ("augment.ir_p=0.5", r"augment\.ir_p is 0\.5 but augment\.ir_folder is not set"),
-    ("augment.time_stretch=0.9", "time_stretch"), ("augment.speed=0.9", "speed"),
-    ("augment.filter_bands=[5, 2]", r"filter_bands = \[5, 2\]: write the least and the most, e\.g\. \[2, 5\]"),
-])
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.epoch=7", r"unknown key 'epoch'; did you mean 'epochs'\?"),
+        ("trian.epochs=7", r"unknown key 'trian'; did you mean 'train'\?"),
+        ("frontend.nmels=7", r"\[frontend\]: unknown key 'nmels'; did you mean 'n_mels'\?"),
+        ("train.epochs=0", r"mine\.toml with --set: train\.epochs: expected `int` >= 1, got 0$"),
+        ("train.epochs=many", r"train\.epochs: expected `int`, got `str` 'many'$"),
+        ("view.span=clips", r"view\.span: invalid enum value 'clips'$"),
+        ("data.train=[1]", r"data\.train\.0: expected `str`, got `int` 1$"),
+        ("train.epochs", "write key=value"),
+        ("name.first=x", "'name' is a value"),
+        ("view.seconds=0", "seconds"),
+        ('data.test=["a"]', "split 'a' is in data.train and in data.test"),
+        ("data.held_out=[0]", r"data\.held_out = \[0\]: write \[k, K\]"),
+        ("data.held_out=[4, 4]", "there is no part 4 of 4 to hold out"),
+        ("data.held_out=[0, 1]", "give at least 2 parts"),
+        ('export.calibrate=["a"]', r"split 'a' is in export\.calibrate and in data\.train"),
+        ("export.max_stps=1", "unknown key 'max_stps'; did you mean 'max_steps'"),
+        ("export.min_label_agreement=99.9", "min_label_agreement"),
+        ('teacher={kind="cp_resnet"}', r"either a \[student\] or a \[teacher\]"),
+        ("frontend.win_length=4096", "win_length 4096 is longer"),
+        ("train.lr=inf", "train: lr is inf; give a finite number"),
+        ("view.seconds=inf", "seconds is inf"),
+        ("student.growth=[1, nan, 2]", "growth: 1 is nan"),
+        ("seed=99999999999999999999", "seed"),
+        ("seed=9999999999999999999", "seed"),
+        ("name=../mine", r"name '\.\./mine' begins the names of files"),
+        ("name=", "name ''"),
+        ("augment.ir_p=0.5", r"augment\.ir_p is 0\.5 but augment\.ir_folder is not set"),
+        ("augment.time_stretch=0.9", "time_stretch"),
+        ("augment.speed=0.9", "speed"),
+        ("augment.filter_bands=[5, 2]", r"filter_bands = \[5, 2\]: write the least and the most, e\.g\. \[2, 5\]"),
+    ],
+)
 def test_bad_settings_are_refused_with_the_reason(path, override, message):
     with pytest.raises(InputError, match=message):
         load_recipe(path, [override])
 
 
-@pytest.mark.parametrize(("override", "message"), [
-    ("student.kind=serf_cnn", r"unknown kind 'serf_cnn'; did you mean 'serfr_cnn'\?"),
-    ("student.widht=8", r"unknown key 'widht'; did you mean 'width'\?"),
-    ("student.width=wide", "width"),
-])
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("student.kind=serf_cnn", r"unknown kind 'serf_cnn'; did you mean 'serfr_cnn'\?"),
+        ("student.widht=8", r"unknown key 'widht'; did you mean 'width'\?"),
+        ("student.width=wide", "width"),
+    ],
+)
 def test_a_bad_architecture_is_refused_with_the_reason(path, override, message):
     with pytest.raises(InputError, match=message):
         model_config(load_recipe(path, [override]))
@@ -88,9 +109,16 @@ def test_an_unknown_name_gets_the_nearest():
         load_recipe("esc50-serfr23")
 
 
-@pytest.mark.parametrize(("name", "raw"), [
-    ("bad.toml", b"name = "), ("bad.toml", b"name = '\xff'"), ("bad.json", b"{"), ("bad.json", b"[1]"), ("bad.json", b"[" * 100_000),
-])
+@pytest.mark.parametrize(
+    ("name", "raw"),
+    [
+        ("bad.toml", b"name = "),
+        ("bad.toml", b"name = '\xff'"),
+        ("bad.json", b"{"),
+        ("bad.json", b"[1]"),
+        ("bad.json", b"[" * 100_000),
+    ],
+)
 def test_a_damaged_recipe_is_refused_in_one_line(tmp_path, monkeypatch, name, raw):
     (tmp_path / name).write_bytes(raw)
     monkeypatch.chdir(tmp_path)
@@ -126,7 +154,9 @@ def test_the_export_table_leaves_the_hash_of_what_is_trained_alone(path):
 
 
 def test_a_split_of_microphones_is_part_of_what_is_trained_and_taking_all_changes_no_hash(path):
-    plain, everything, train = (load_recipe(path, each).hash for each in ((), ["augment.ir_split=all"], ["augment.ir_split=train"]))
+    plain, everything, train = (
+        load_recipe(path, each).hash for each in ((), ["augment.ir_split=all"], ["augment.ir_split=train"])
+    )
     assert plain == everything != train
     with pytest.raises(InputError, match="ir_split"):
         load_recipe(path, ["augment.ir_split=mine"])

@@ -1,5 +1,5 @@
-"""Every recipe that is shipped is trained for a few steps, stages and all, by the function of its command, and every student that is made
-to be exported gives a file within the budget it is meant for."""
+"""Every recipe that is shipped is trained for a few steps, stages and all, by the function of its command, and every
+student that is made to be exported gives a file within the budget it is meant for."""
 
 import csv
 import math
@@ -22,17 +22,32 @@ from edgekd.resources import names
 from edgekd.train.distill import distill
 from edgekd.train.loop.training import Options
 from edgekd.train.recipe.recipe import Recipe, load_recipe
-from edgekd.train.run.folder import BESIDE_FOLDER, METRICS_FILE, PAIRS_FILE, SVM_FILE, TEACHERS_FOLDER, load_run, model_config, resolved
+from edgekd.train.run.folder import (
+    BESIDE_FOLDER,
+    METRICS_FILE,
+    PAIRS_FILE,
+    SVM_FILE,
+    TEACHERS_FOLDER,
+    load_run,
+    model_config,
+    resolved,
+)
 from edgekd.train.teach import teach
 
 RECIPES, TEACHERS = names("recipes"), names("teachers")
 EXPORTED = [name for name in RECIPES if load_recipe(name).qat.epochs]
-QUANTISED = {(recipe.model["kind"], recipe.distill.teaching, recipe.distill.terms): recipe.name for recipe in map(load_recipe, EXPORTED)}
-"""One recipe for each architecture and way of teaching: its quantization-aware phase, which takes the most time, is trained too."""
+QUANTISED = {
+    (recipe.model["kind"], recipe.distill.teaching, recipe.distill.terms): recipe.name
+    for recipe in map(load_recipe, EXPORTED)
+}
+"""One recipe for each architecture and way of teaching: its quantization-aware phase, which takes the most time, is
+trained too."""
 LABELS = {"esc50": 50}
 """By the first part of a recipe's name; the others have ten."""
-HOSTILE = {"tflite": lambda content: guard_tflite.refuse_untrue_shapes(content, engine.MAX_READ),
-           "onnx": lambda content: guard_onnx.refuse_costly_graph(content, engine.MAX_ONNX_ELEMENTS, engine.MAX_READ)}
+HOSTILE = {
+    "tflite": lambda content: guard_tflite.refuse_untrue_shapes(content, engine.MAX_READ),
+    "onnx": lambda content: guard_onnx.refuse_costly_graph(content, engine.MAX_ONNX_ELEMENTS, engine.MAX_READ),
+}
 BUDGET = "dcase2023"
 SEGMENTS = 2
 """Of each recording, where a teacher hears recordings."""
@@ -66,23 +81,30 @@ def reached(name: str) -> set[str]:
 
 
 def missing(name: str) -> str:
-    """What a recipe or one of its stages wants that is not part of the repository and not there; "" where all is there."""
+    """What a recipe or one of its stages wants that is not part of the repository and not there; "" where all is
+    there."""
     models = [load_recipe(each).model for each in reached(name)]
     if find_spec("transformers") is None and any(model["kind"] == "ast" for model in models):
         return "the extra 'hub'"
-    return next((file for file in sorted({model.get("file", "") for model in models} - {""}) if not (ROOT / file).is_file()), "")
+    return next(
+        (file for file in sorted({model.get("file", "") for model in models} - {""}) if not (ROOT / file).is_file()), ""
+    )
 
 
 @pytest.fixture(scope="session")
 def store_of(tmp_path_factory):
-    """`store_of(recipe)`: a store of noisy tones with the recipe's rate, channels and splits, made once for all that have the same."""
+    """`store_of(recipe)`: a store of noisy tones with the recipe's rate, channels and splits, made once for all that
+    have the same."""
     made: dict[tuple[object, ...], Path] = {}
 
     def store_of(recipe: Recipe) -> Path:
         channels = 2 if recipe.view.channels == "all" else 1
         segments = SEGMENTS if any(load_recipe(name).view.span == "parent" for name in reached(recipe.name)) else 1
         clips = 6 if recipe.specialists else 3  # of a label; a part is held out for specialists
-        splits = (*((split, clips // len(recipe.data.train)) for split in recipe.data.train), *((split, 1) for split in recipe.data.test))
+        splits = (
+            *((split, clips // len(recipe.data.train)) for split in recipe.data.train),
+            *((split, 1) for split in recipe.data.test),
+        )
         key = (recipe.frontend.sample_rate, channels, splits, segments)
         if key not in made:
             made[key] = tmp_path_factory.mktemp("tones") / "store"
@@ -115,7 +137,9 @@ def check(run, name):
     assert (run.recipe.view.span, run.recipe.init.adapt) == (shipped.view.span, shipped.init.adapt)
     metrics = (run.path / METRICS_FILE).read_text().splitlines()
     rows = list(csv.DictReader(metrics))
-    assert [row["phase"] for row in rows] == ["float", "qat"][:1 + (run.recipe.role == "student" and run.recipe.qat.epochs > 0)]
+    assert [row["phase"] for row in rows] == ["float", "qat"][
+        : 1 + (run.recipe.role == "student" and run.recipe.qat.epochs > 0)
+    ]
     assert all(math.isfinite(float(row["loss"])) for row in rows)
     for loss in run.recipe.distill.terms if run.info.teachers else ():
         assert loss.loss in rows[0]
@@ -123,7 +147,8 @@ def check(run, name):
 
 @pytest.fixture(scope="session")
 def taught():
-    """Teachers that are trained already, by `[[teachers]]` of recipes that have nothing else; others may learn from them too."""
+    """Teachers that are trained already, by `[[teachers]]` of recipes that have nothing else; others may learn from
+    them too."""
     return {}
 
 

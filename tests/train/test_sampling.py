@@ -28,7 +28,9 @@ def test_every_batch_is_half_pair_and_half_others_and_an_epoch_has_the_pair_once
 
 
 def test_others_are_drawn_anew_each_epoch_from_all_of_them():
-    others = [frozenset(clip for batch in epoch(number) for clip in batch if not OF_PAIR[clip - 100]) for number in range(40)]
+    others = [
+        frozenset(clip for batch in epoch(number) for clip in batch if not OF_PAIR[clip - 100]) for number in range(40)
+    ]
     assert len(set(others)) == 40
     heard = np.bincount([clip - 100 for each in others for clip in each], minlength=100)
     assert heard[~OF_PAIR].min() > 0  # each is taken with a chance of a quarter in each of 40 epochs

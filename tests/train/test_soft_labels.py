@@ -135,20 +135,27 @@ def test_memory_that_runs_out_is_told(teacher, store, monkeypatch):
 
 def changed(run, **tables):
     """A run as if its recipe had other values in some tables."""
-    tables = {name: msgspec.structs.replace(getattr(run.recipe, name), **value) if isinstance(value, dict) else value
-              for name, value in tables.items()}
+    tables = {
+        name: msgspec.structs.replace(getattr(run.recipe, name), **value) if isinstance(value, dict) else value
+        for name, value in tables.items()
+    }
     return dataclasses.replace(run, recipe=msgspec.structs.replace(run.recipe, **tables))
 
 
 @pytest.fixture(scope="module")
 def segmented(tmp_path_factory):
     """Of each label two recordings of three segments of 0.5 s, in turns, and one clip that stands alone."""
-    with StoreWriter(tmp_path_factory.mktemp("segmented") / "s", name="s", licence="CC0", sample_rate=RATE, channels=1) as writer:
+    with StoreWriter(
+        tmp_path_factory.mktemp("segmented") / "s", name="s", licence="CC0", sample_rate=RATE, channels=1
+    ) as writer:
         for number in range(3):
             for label, hertz in TONES.items():
                 for parent in "xy":
                     name = f"{label}-{parent}"
-                    writer.add(Clip(f"{name}-{number}.wav", label, "a", parent=name), tone(hertz, 0.5, [number, ord(parent), int(hertz)]))
+                    writer.add(
+                        Clip(f"{name}-{number}.wav", label, "a", parent=name),
+                        tone(hertz, 0.5, [number, ord(parent), int(hertz)]),
+                    )
         writer.add(Clip("lone.wav", "low", "a"), tone(300.0, 0.5, [9]))
         return writer.finish()
 
@@ -174,8 +181,16 @@ def test_what_decides_the_views_is_in_their_key(teacher, store):
 
     louder, later = changed(teacher, augment={"gain_db": 9.0}), changed(teacher, seed=5)
     some, others = np.arange(8), np.arange(1, 9)
-    keys = [key_of(teacher), key_of(teacher, 3), key_of(louder), key_of(later), key_of(teacher, stream=9), key_of(teacher, 0),
-            key_of(teacher, joined=some), key_of(teacher, joined=others)]
+    keys = [
+        key_of(teacher),
+        key_of(teacher, 3),
+        key_of(louder),
+        key_of(later),
+        key_of(teacher, stream=9),
+        key_of(teacher, 0),
+        key_of(teacher, joined=some),
+        key_of(teacher, joined=others),
+    ]
     assert len(set(keys)) == len(keys)
     assert key_of(louder, 0) == key_of(later, 0) == key_of(teacher, 0)
     assert key_of(teacher, joined=some[::-1]) == key_of(teacher, joined=some)
@@ -201,7 +216,9 @@ def test_parts_of_views_survive_an_interruption_and_change_nothing(teacher, stor
     monkeypatch.setattr(softlabels, "_of_view", cut)
     with pytest.raises(KeyboardInterrupt):
         soft_labels(teacher, store, views=2)
-    assert sorted(path.name for path in folder.glob(f"{shown}*")) == [f"{shown}-{part}.npz" for part in ("0-8", "16-21", "21-29", "8-16")]
+    assert sorted(path.name for path in folder.glob(f"{shown}*")) == [
+        f"{shown}-{part}.npz" for part in ("0-8", "16-21", "21-29", "8-16")
+    ]
     np.savez(folder / f"{shown}-21-29.npz", key=np.array("0" * 64), logits=straight[1, :8, 0] + 1)
     left[0] = 3  # what was missing and the foreign one
     assert np.array_equal(soft_labels(teacher, store, views=2)[1], straight)
@@ -256,7 +273,9 @@ def test_a_clip_has_as_many_segments_as_asked_for(teacher, store):
     sure[np.arange(21), 0, store.label_index], sure[np.arange(21), 1, (store.label_index + 1) % 3] = 9.0, 1.0
     assert teacher_score(sure, store, np.arange(21)).clip_accuracy == 1.0
     assert teacher_score(sure, store, np.arange(21)).window_accuracy == 0.5
-    with pytest.raises(InputError, match=r'view\.segments = 4 with view\.span = "pair"; segments are of "crop", "clip" and "parent"'):
+    with pytest.raises(
+        InputError, match=r'view\.segments = 4 with view\.span = "pair"; segments are of "crop", "clip" and "parent"'
+    ):
         soft_labels(changed(teacher, view={"segments": 4, "span": "pair"}), store)
 
 
@@ -269,13 +288,14 @@ def test_a_crop_teacher_hears_a_window_around_the_middle_of_each_segment(teacher
     for part, said in enumerate(logits[clip]):
         start = min(max((2 * part + 1) * length // 10 - half, 0), length - 2 * half)
         with torch.no_grad():
-            x = LogMel(run.frontend)(torch.from_numpy(sound[start:start + 2 * half])[None])
+            x = LogMel(run.frontend)(torch.from_numpy(sound[start : start + 2 * half])[None])
             assert np.allclose(said, run.float_model().eval()(x)[0], atol=0.01)
 
 
 def test_a_silent_window_is_judged_as_the_clip(teacher, store):
     run = changed(teacher, view={"span": "crop", "seconds": 0.2, "segments": 5})
-    (clip,) = [number for number, each in enumerate(store.clips) if each.path == "a/high0.wav"]  # its first half is silent
+    # its first half is silent
+    (clip,) = [number for number, each in enumerate(store.clips) if each.path == "a/high0.wav"]
     said = soft_labels(run, store)[1][clip].astype(np.float32)
     assert np.allclose(said[0], said[1], atol=0.01)
     assert np.allclose(said[0], said[2:].mean(axis=0), atol=0.01)

@@ -6,7 +6,15 @@ import msgspec
 import numpy as np
 import pytest
 
-from edgekd.train.stages.confusions import UNHEARD, Pair, confusing_pairs, confusion, pair_errors, pair_report, predicted
+from edgekd.train.stages.confusions import (
+    UNHEARD,
+    Pair,
+    confusing_pairs,
+    confusion,
+    pair_errors,
+    pair_report,
+    predicted,
+)
 
 LABELS = ("airport", "bus", "metro", "park|street")
 
@@ -73,9 +81,20 @@ def test_the_report_counts_what_each_made_of_each_pair(report):
 def test_the_report_is_json_a_table_and_markdown(report):
     raw = msgspec.json.decode(report.to_json())
     assert raw["network"] == "qat"
-    assert raw["pairs"][1] == {"labels": ["metro", "park|street"], "chosen": 4, "clips": 2, "generalist": 1, "specialist": 0, "teachers": 1,
-                               "student": 0}
+    assert raw["pairs"][1] == {
+        "labels": ["metro", "park|street"],
+        "chosen": 4,
+        "clips": 2,
+        "generalist": 1,
+        "specialist": 0,
+        "teachers": 1,
+        "student": 0,
+    }
     lines = report.to_text().splitlines()
-    assert [line.split()[-4:] for line in lines[1:]] == [["3", "1", "1", "0"], ["1", "0", "1", "0"], ["4", "1", "2", "0"]]
+    assert [line.split()[-4:] for line in lines[1:]] == [
+        ["3", "1", "1", "0"],
+        ["1", "0", "1", "0"],
+        ["4", "1", "2", "0"],
+    ]
     assert len(set(map(len, lines))) == 1
     assert "| metro / park\\|street | 2 | 1 | 0 | 1 | 0 |" in report.markdown().splitlines()

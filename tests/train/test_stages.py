@@ -1,4 +1,5 @@
-"""Teachers and specialists that a student's recipe trains first: where, on which clips, and what happens when the command is run again."""
+"""Teachers and specialists that a student's recipe trains first: where, on which clips, and what happens when the
+command is run again."""
 
 import dataclasses
 import logging
@@ -20,7 +21,9 @@ from edgekd.train.stages.confusions import PairReport
 from edgekd.train.stages.specialists import check_specialists, report_pairs, specialist_names, train_specialists
 from edgekd.train.stages.stages import staged, teacher_path, teachers_of, teaching, train_teachers, trained, with_init
 
-COMMON = TABLES + """
+COMMON = (
+    TABLES
+    + """
 [train]
 epochs = 1
 batch_size = 4
@@ -28,6 +31,7 @@ lr = 1e-4
 [qat]
 epochs = 0
 """
+)
 TEACHERS = """
 [[teachers]]
 recipe = "cnn.toml"
@@ -117,25 +121,34 @@ def test_a_teacher_that_only_initialises_does_not_teach(place):
     assert teaching(recipe, {"cnn": place / "x", "second": place / "y"}) == [place / "y"]
 
 
-@pytest.mark.parametrize(("tables", "message"), [
-    (TEACHERS.replace('name = "second"', ""), "two are called 'cnn'"),
-    (TEACHERS.replace('"second"', '"../second"'), "name '../second' is that of a folder"),
-    (TEACHERS.replace("cnn.toml", "other.toml"), r"'other.toml' has a \[student\] table; name a recipe with a \[teacher\] table"),
-    (TEACHERS.replace("seed=7", "data.train=['b']"), r"'cnn.toml' with data.train: a stage hears the same splits"),
-    (TEACHERS.replace("cnn.toml", "absent.toml"), "absent.toml: no such file"),
-    (TEACHERS.replace('"second"', '"chooser"') + SPECIALISTS, "the name 'chooser' is taken by"),
-])
+@pytest.mark.parametrize(
+    ("tables", "message"),
+    [
+        (TEACHERS.replace('name = "second"', ""), "two are called 'cnn'"),
+        (TEACHERS.replace('"second"', '"../second"'), "name '../second' is that of a folder"),
+        (
+            TEACHERS.replace("cnn.toml", "other.toml"),
+            r"'other.toml' has a \[student\] table; name a recipe with a \[teacher\] table",
+        ),
+        (TEACHERS.replace("seed=7", "data.train=['b']"), r"'cnn.toml' with data.train: a stage hears the same splits"),
+        (TEACHERS.replace("cnn.toml", "absent.toml"), "absent.toml: no such file"),
+        (TEACHERS.replace('"second"', '"chooser"') + SPECIALISTS, "the name 'chooser' is taken by"),
+    ],
+)
 def test_teachers_that_cannot_be_are_refused(place, tables, message):
     with pytest.raises(InputError, match=message):
         teachers_of(student(tables), place / "out")
 
 
-@pytest.mark.parametrize(("tables", "message"), [
-    (SPECIALISTS, r"there is none; add one"),
-    (TEACHERS + SPECIALISTS.replace("[1, 3]", "[3, 3]"), "there is no part 3 of 3"),
-    (TEACHERS + SPECIALISTS + 'set = ["train.batch_size=1"]', "has no halves"),
-    (TEACHERS + SPECIALISTS + "set = [\"data.pair=['high','low']\"]", "pairs are chosen by confusions"),
-])
+@pytest.mark.parametrize(
+    ("tables", "message"),
+    [
+        (SPECIALISTS, r"there is none; add one"),
+        (TEACHERS + SPECIALISTS.replace("[1, 3]", "[3, 3]"), "there is no part 3 of 3"),
+        (TEACHERS + SPECIALISTS + 'set = ["train.batch_size=1"]', "has no halves"),
+        (TEACHERS + SPECIALISTS + "set = [\"data.pair=['high','low']\"]", "pairs are chosen by confusions"),
+    ],
+)
 def test_specialists_that_cannot_be_are_refused_before_teachers_are_trained(tables, message):
     with pytest.raises(InputError, match=message):
         check_specialists(student(tables))
@@ -190,7 +203,10 @@ def test_folders_of_the_user_are_not_taken_for_stages(place, store):
         with pytest.raises(InputError, match="not empty and not an edgekd run folder"), staged(mine, options):
             pass
     run = trained(load_recipe("other.toml"), store, place / "alone", options=Options(threads=1))
-    with pytest.raises(InputError, match="begun without training its own teachers"), staged(run.path, Options(resume=True)):
+    with (
+        pytest.raises(InputError, match="begun without training its own teachers"),
+        staged(run.path, Options(resume=True)),
+    ):
         pass
     (run.path / "teachers").mkdir()
     with pytest.raises(InputError, match=r"holds what is not part of a run \(teachers\)"):
@@ -199,7 +215,11 @@ def test_folders_of_the_user_are_not_taken_for_stages(place, store):
 
 def test_a_folder_whose_stages_are_trained_is_held(place):
     out = place / "out"
-    with staged(out), pytest.raises(InputError, match="being trained by another process"), staged(out, Options(resume=True)):
+    with (
+        staged(out),
+        pytest.raises(InputError, match="being trained by another process"),
+        staged(out, Options(resume=True)),
+    ):
         pass
     assert (out / STAGES_FILE).is_file()
     with staged(out, Options(resume=True)):
@@ -207,10 +227,15 @@ def test_a_folder_whose_stages_are_trained_is_held(place):
 
 
 def test_what_the_student_cannot_do_is_found_before_its_teachers_are_trained(place, store):
-    for overrides, message in ((["frontend.sample_rate=16000"], "holds 8000 Hz"), (["data.train=['z']"], "'z'"),
-                               (["student.kind=nothing"], "unknown kind")):
+    for overrides, message in (
+        (["frontend.sample_rate=16000"], "holds 8000 Hz"),
+        (["data.train=['z']"], "'z'"),
+        (["student.kind=nothing"], "unknown kind"),
+    ):
         with pytest.raises(InputError, match=message):
-            all_stages(student(overrides=overrides), store, place / "out", Options(threads=1, force=(place / "out").exists()))
+            all_stages(
+                student(overrides=overrides), store, place / "out", Options(threads=1, force=(place / "out").exists())
+            )
         assert list((place / "out" / "teachers").iterdir()) == []
 
 
@@ -220,7 +245,9 @@ def specialised(place, store):
     return recipe, *all_stages(recipe, store, place / "out")
 
 
-def test_specialists_are_for_the_pairs_that_a_generalist_confuses_on_clips_it_was_not_trained_on(specialised, place, store):
+def test_specialists_are_for_the_pairs_that_a_generalist_confuses_on_clips_it_was_not_trained_on(
+    specialised, place, store
+):
     recipe, run, specialists, report = specialised
     chooser = load_run(teacher_path(place / "out", "chooser"))
     assert chooser.recipe.data.held_out == (1, 3)
@@ -253,12 +280,16 @@ def test_the_report_is_of_the_students_test_side(specialised, place, store):
     assert pair.student <= round((1 - run.info.metrics["float_clip_accuracy"]) * len(test))
 
 
-def test_specialists_are_reused_and_a_generalist_from_elsewhere_is_judged_on_the_same_clips(specialised, place, store, counted):
+def test_specialists_are_reused_and_a_generalist_from_elsewhere_is_judged_on_the_same_clips(
+    specialised, place, store, counted
+):
     recipe, run, specialists, report = specialised
     _, _, again = all_stages(recipe, store, place / "out", Options(threads=1, resume=True))
     assert again == report
     assert all(resumed for _, resumed in counted)
-    elsewhere = msgspec.structs.replace(load_recipe("cnn.toml"), data=msgspec.structs.replace(recipe.data, held_out=(0, 2)))
+    elsewhere = msgspec.structs.replace(
+        load_recipe("cnn.toml"), data=msgspec.structs.replace(recipe.data, held_out=(0, 2))
+    )
     other = trained(elsewhere, store, place / "elsewhere", options=Options(threads=1)).path
     assert report_pairs(run, store, other, specialists, [other]).test_clips == report.test_clips
     shutil.copytree(run.path, place / "copy")
@@ -277,4 +308,9 @@ def test_a_generalist_that_confuses_nothing_has_no_specialists(place, store, mon
 
 def test_folders_are_named_by_labels_whatever_they_hold():
     pairs = [("a b", "c/d"), ("a_b", "c:d"), ("A_B", "c d"), ("x", "y")]
-    assert specialist_names(pairs) == ["specialist-a_b-c_d", "specialist-a_b-c_d~2", "specialist-A_B-c_d~3", "specialist-x-y"]
+    assert specialist_names(pairs) == [
+        "specialist-a_b-c_d",
+        "specialist-a_b-c_d~2",
+        "specialist-A_B-c_d~3",
+        "specialist-x-y",
+    ]

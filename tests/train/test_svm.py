@@ -23,10 +23,14 @@ QUIET = Options(threads=1, accelerator="cpu")
 
 def recipe(role="teacher", **changes):
     raw = {
-        "name": f"tones-{role}", "data": {"train": ["a"], "test": ["b"]},
+        "name": f"tones-{role}",
+        "data": {"train": ["a"], "test": ["b"]},
         "frontend": {"sample_rate": RATE, "n_fft": 256, "win_length": 256, "hop_length": 128, "n_mels": 8},
         role: {"kind": "cp_resnet", "stem": 4, "widths": [6], "kernels": [[3, 1]], "groups": [1], "pools": [1]},
-        "train": {"epochs": 2, "batch_size": 8, "lr": 0.01, "warmup_epochs": 0, "test_every": 0}, "qat": {"epochs": 0}, **changes}
+        "train": {"epochs": 2, "batch_size": 8, "lr": 0.01, "warmup_epochs": 0, "test_every": 0},
+        "qat": {"epochs": 0},
+        **changes,
+    }
     return recipes.decode(raw, "test recipe")
 
 
@@ -52,9 +56,15 @@ def store(place, tone_fixtures):
 @pytest.fixture(scope="module")
 def runs(place, store):
     """A teacher of windows and a student of whole clips."""
-    return [train(recipe(), store, place / "first", options=QUIET),
-            train(recipe("student", view={"span": "clip"}, seed=1, distill={"kd_weight": 0.0, "label_weight": 1.0}), store,
-                  place / "second", options=QUIET)]
+    return [
+        train(recipe(), store, place / "first", options=QUIET),
+        train(
+            recipe("student", view={"span": "clip"}, seed=1, distill={"kd_weight": 0.0, "label_weight": 1.0}),
+            store,
+            place / "second",
+            options=QUIET,
+        ),
+    ]
 
 
 def clip_embeddings(run, store, clips):
@@ -73,8 +83,13 @@ def test_the_sum_is_of_machines_on_the_means_of_windows(runs, store):
     train_clips, test_clips = store.indices(["a"]), store.indices(["b"])
     truth, expected = store.label_index, []
     for run, system in zip(runs, report.systems, strict=True):
-        machine = svm.fit(clip_embeddings(run, store, train_clips), truth[train_clips], store.recordings(train_clips), store.labels,
-                          ("rbf",))
+        machine = svm.fit(
+            clip_embeddings(run, store, train_clips),
+            truth[train_clips],
+            store.recordings(train_clips),
+            store.labels,
+            ("rbf",),
+        )
         expected.append(machine.scores(clip_embeddings(run, store, test_clips)))
         assert system.svm_accuracy == (expected[-1].argmax(1) == truth[test_clips]).mean()
         assert (system.kernel, system.penalty, system.run) == ("rbf", machine.penalty, str(run.path))
@@ -96,12 +111,25 @@ def test_the_table_and_the_document_say_the_same(runs, store):
 
 
 def test_runs_must_have_the_same_sides(runs, store, place, tone_fixtures):
-    held_out = train(recipe(data={"train": ["a"], "test": ["b"], "held_out": [0, 4]}), store, place / "held", options=QUIET)
-    with pytest.raises(InputError, match=r"held: its training clips differ in 4 from those of .*first; give runs of the same"):
+    held_out = train(
+        recipe(data={"train": ["a"], "test": ["b"], "held_out": [0, 4]}), store, place / "held", options=QUIET
+    )
+    with pytest.raises(
+        InputError, match=r"held: its training clips differ in 4 from those of .*first; give runs of the same"
+    ):
         score_sum([runs[0], held_out], store)
-    other = tone_fixtures.write_store(place / "other", [(Clip(f"{split}{label}{i}", label, split), tone_fixtures.tone(label, 1.0, i))
-                                                        for split in "ab" for label in tone_fixtures.LABELS for i in range(2)])
-    with pytest.raises(InputError, match=r"first: was trained on another store \(tones .*; give --data of its training"):
+    other = tone_fixtures.write_store(
+        place / "other",
+        [
+            (Clip(f"{split}{label}{i}", label, split), tone_fixtures.tone(label, 1.0, i))
+            for split in "ab"
+            for label in tone_fixtures.LABELS
+            for i in range(2)
+        ],
+    )
+    with pytest.raises(
+        InputError, match=r"first: was trained on another store \(tones .*; give --data of its training"
+    ):
         score_sum(runs, other)
     with pytest.raises(InputError, match="no run whose embeddings could be judged"):
         score_sum([], store)

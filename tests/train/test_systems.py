@@ -1,5 +1,5 @@
-"""Systems of several trainings in one command: what is given in the place of a recipe's own stages, folders that are moved, runs that
-differ in their stages alone, and mistakes that are found before anything is trained."""
+"""Systems of several trainings in one command: what is given in the place of a recipe's own stages, folders that are
+moved, runs that differ in their stages alone, and mistakes that are found before anything is trained."""
 
 import dataclasses
 import shutil
@@ -28,7 +28,9 @@ from edgekd.train.teachers.soft_labels import soft_labels
 
 RATE = 8000
 TONES = {"high": 2500.0, "low": 250.0, "mid": 900.0}
-COMMON = TABLES + """
+COMMON = (
+    TABLES
+    + """
 [train]
 epochs = 1
 batch_size = 6
@@ -38,6 +40,7 @@ test_every = 0
 [qat]
 epochs = 0
 """
+)
 BOX = """
 kind = "black_box"
 file = "sums.onnx"
@@ -50,17 +53,24 @@ QUIET, RESUME = Options(threads=1, accelerator="cpu"), Options(threads=1, accele
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A folder with a mono and a stereo store, of which recordings have two segments, and recipes of a teacher and a student."""
+    """A folder with a mono and a stereo store, of which recordings have two segments, and recipes of a teacher and a
+    student."""
     folder = tmp_path_factory.mktemp("place")
     for name, channels in (("store", 1), ("stereo", 2)):
         rng = np.random.default_rng(0)
-        with StoreWriter(folder / name, name="tones", licence="CC0", sample_rate=RATE, channels=channels, synthetic=True) as writer:
+        with StoreWriter(
+            folder / name, name="tones", licence="CC0", sample_rate=RATE, channels=channels, synthetic=True
+        ) as writer:
             for split, count in (("a", 4), ("b", 2)):
                 for label, hertz in TONES.items():
                     for number in range(count):
-                        wave = 6000 * np.sin(2 * np.pi * hertz * np.arange(RATE) / RATE)[:, None] + rng.normal(0, 1000, (RATE, channels))
+                        wave = 6000 * np.sin(2 * np.pi * hertz * np.arange(RATE) / RATE)[:, None] + rng.normal(
+                            0, 1000, (RATE, channels)
+                        )
                         parent = f"{split}-{label}-{number // 2}"
-                        writer.add(Clip(f"{split}/{label}{number}.wav", label, split, parent=parent), wave.astype(np.int16))
+                        writer.add(
+                            Clip(f"{split}/{label}{number}.wav", label, split, parent=parent), wave.astype(np.int16)
+                        )
             writer.finish()
     return folder
 
@@ -70,7 +80,9 @@ def place(made, tmp_path, monkeypatch):
     """The current directory, with recipes; stores are read where they are."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "teacher.toml").write_text(f'name = "t"\n{COMMON}\n[view]\nspan = "clip"\n[teacher]{NETWORK}')
-    (tmp_path / "box.toml").write_text(f'name = "box"\n{COMMON}\n[view]\nspan = "clip"\n[init]\nadapt = "head"\n[teacher]{BOX}')
+    (tmp_path / "box.toml").write_text(
+        f'name = "box"\n{COMMON}\n[view]\nspan = "clip"\n[init]\nadapt = "head"\n[teacher]{BOX}'
+    )
     write_student(ONE_TEACHER)
     return made
 
@@ -90,10 +102,40 @@ def sums(path, node=None, weights=None, shape=(1, "time")):
 def test_teachers_given_take_the_place_of_the_recipes_own(place, tmp_path):
     own = distill("student.toml", place / "store", tmp_path / "own", options=QUIET)
     given = tmp_path / "own" / TEACHERS_FOLDER / "t"
-    cli._run(["distill", "student.toml", "--data", str(place / "store"), "--out", "given", "--teacher", str(given), "--threads", "1"])
-    cli._run(["distill", "student.toml", "--data", str(place / "store"), "--out", "alone", "--teacher", "none", "--threads", "1"])
+    cli._run(
+        [
+            "distill",
+            "student.toml",
+            "--data",
+            str(place / "store"),
+            "--out",
+            "given",
+            "--teacher",
+            str(given),
+            "--threads",
+            "1",
+        ]
+    )
+    cli._run(
+        [
+            "distill",
+            "student.toml",
+            "--data",
+            str(place / "store"),
+            "--out",
+            "alone",
+            "--teacher",
+            "none",
+            "--threads",
+            "1",
+        ]
+    )
     by_given, alone = load_run(tmp_path / "given"), load_run(tmp_path / "alone")
-    assert by_given.info.teachers == own.info.teachers == (soft_labels(load_run(given), ClipStore.open(place / "store"))[0],)
+    assert (
+        by_given.info.teachers
+        == own.info.teachers
+        == (soft_labels(load_run(given), ClipStore.open(place / "store"))[0],)
+    )
     assert by_given.weights_hash == own.weights_hash != alone.weights_hash
     assert alone.info.teachers == ()
     for run in (by_given, alone):
@@ -106,11 +148,27 @@ def test_teachers_given_take_the_place_of_the_recipes_own(place, tmp_path):
 
 
 def test_settings_of_teachers_reach_all_that_the_recipe_trains_and_not_the_student(place, tmp_path):
-    write_student(ONE_TEACHER + '[specialists]\nrecipe = "teacher.toml"\npairs = 1\nset = ["train.lr=1e-4"]\n'
-                  '[backend]\nkernels = ["linear"]\n[[backend.beside]]\nrecipe = "other.toml"\n')
+    write_student(
+        ONE_TEACHER + '[specialists]\nrecipe = "teacher.toml"\npairs = 1\nset = ["train.lr=1e-4"]\n'
+        '[backend]\nkernels = ["linear"]\n[[backend.beside]]\nrecipe = "other.toml"\n'
+    )
     (tmp_path / "other.toml").write_text(f'name = "o"\n{COMMON}\n[student]{NETWORK}\n{ONE_TEACHER}')
-    cli._run(["distill", "student.toml", "--data", str(place / "store"), "--out", "out", "--teach-set", "train.epochs=2",
-              "--teach-set", "train.lr=1e-5", "--threads", "1"])
+    cli._run(
+        [
+            "distill",
+            "student.toml",
+            "--data",
+            str(place / "store"),
+            "--out",
+            "out",
+            "--teach-set",
+            "train.epochs=2",
+            "--teach-set",
+            "train.lr=1e-5",
+            "--threads",
+            "1",
+        ]
+    )
     taught = [path for path in tmp_path.glob(f"out/**/{TEACHERS_FOLDER}/*") if path.is_dir()]
     assert {path.name.partition("-")[0] for path in taught} == {"t", "chooser", "specialist"}
     assert len([path for path in taught if path.name == "t"]) == 2  # also that of the system beside it
@@ -122,8 +180,10 @@ def test_settings_of_teachers_reach_all_that_the_recipe_trains_and_not_the_stude
         distill("student.toml", place / "store", tmp_path / "out", options=RESUME)
 
 
-@pytest.mark.parametrize(("tables", "given", "why"), [
-    (ONE_TEACHER, ["none"], "with --teacher none is trained"), ("", [], "recipe s has no teachers of its own")])
+@pytest.mark.parametrize(
+    ("tables", "given", "why"),
+    [(ONE_TEACHER, ["none"], "with --teacher none is trained"), ("", [], "recipe s has no teachers of its own")],
+)
 def test_settings_of_teachers_that_are_not_trained_are_refused(place, tmp_path, tables, given, why):
     write_student(tables)
     with pytest.raises(InputError, match=f"--teach-set seed=1: {why}; leave it out"):
@@ -132,7 +192,9 @@ def test_settings_of_teachers_that_are_not_trained_are_refused(place, tmp_path, 
 
 def test_settings_of_teachers_are_for_those_named_or_else_for_the_recipes_own(place):  # noqa: ARG001
     for teachers, own in (((), ("seed=1",)), (("teacher.toml",), ())):
-        (cross,) = crossval.chosen_settings(crossval.Question("student.toml", teachers=teachers, teacher_settings=("seed=1",)))
+        (cross,) = crossval.chosen_settings(
+            crossval.Question("student.toml", teachers=teachers, teacher_settings=("seed=1",))
+        )
         swept, _ = sweep.chosen_settings(sweep.Grid(("student.toml",), (), (), teachers, ("seed=1",), None, "0", None))
         for setting in (cross, *swept):
             assert setting.recipe.teachers[0].set == own
@@ -141,32 +203,45 @@ def test_settings_of_teachers_are_for_those_named_or_else_for_the_recipes_own(pl
 
 def test_an_unknown_accelerator_leaves_no_folder_behind(place, tmp_path):
     with pytest.raises(InputError, match="accelerator 'tpu' is unknown"):
-        distill("student.toml", place / "store", tmp_path / "out", options=dataclasses.replace(QUIET, accelerator="tpu"))
+        distill(
+            "student.toml", place / "store", tmp_path / "out", options=dataclasses.replace(QUIET, accelerator="tpu")
+        )
     assert not (tmp_path / "out").exists()
 
 
 def test_a_run_that_is_moved_with_its_stages_goes_on(place, tmp_path):
-    write_student(f'{ONE_TEACHER}[[teachers]]\nrecipe = "teacher.toml"\nname = "more"\nset = ["init.run=t"]\n[init]\nrun = "teacher"\n')
+    write_student(
+        f'{ONE_TEACHER}[[teachers]]\nrecipe = "teacher.toml"\nname = "more"\nset = ["init.run=t"]\n[init]\nrun ='
+        ' "teacher"\n'
+    )
     first = distill("student.toml", place / "store", tmp_path / "first", options=QUIET)
     shutil.move(first.path, tmp_path / "moved")
     again = distill("student.toml", place / "store", tmp_path / "moved", options=RESUME)
     assert again.info == first.info
-    shutil.rmtree(tmp_path / "moved" / TEACHERS_FOLDER / "more")  # which then is trained anew, from the teacher where it is now
+    # which then is trained anew, from the teacher where it is now
+    shutil.rmtree(tmp_path / "moved" / TEACHERS_FOLDER / "more")
     again = distill("student.toml", place / "store", tmp_path / "moved", options=RESUME)
     assert again.info == first.info
 
 
-@pytest.mark.parametrize("tables", [
-    '[[teachers]]\nrecipe = "teacher.toml"\nset = ["train.lr=0.01"]\n',
-    f'{ONE_TEACHER}[[teachers]]\nrecipe = "box.toml"\n',
-    f'{ONE_TEACHER}[specialists]\nrecipe = "teacher.toml"\npairs = 1\n',
-    f'{ONE_TEACHER}[specialists]\nrecipe = "teacher.toml"\npairs = 2\n',
-    f"{ONE_TEACHER}[backend]\n",
-    f'{ONE_TEACHER}[init]\nrun = "teacher"\n',
-])
+@pytest.mark.parametrize(
+    "tables",
+    [
+        '[[teachers]]\nrecipe = "teacher.toml"\nset = ["train.lr=0.01"]\n',
+        f'{ONE_TEACHER}[[teachers]]\nrecipe = "box.toml"\n',
+        f'{ONE_TEACHER}[specialists]\nrecipe = "teacher.toml"\npairs = 1\n',
+        f'{ONE_TEACHER}[specialists]\nrecipe = "teacher.toml"\npairs = 2\n',
+        f"{ONE_TEACHER}[backend]\n",
+        f'{ONE_TEACHER}[init]\nrun = "teacher"\n',
+    ],
+)
 def test_settings_that_differ_in_their_stages_alone_are_different_runs(place, tmp_path, tables):
     store = ClipStore.open(place / "store")
-    recipes = [load_recipe("student.toml"), load_recipe(write_student(tables, "other.toml")), load_recipe("student.toml")]
+    recipes = [
+        load_recipe("student.toml"),
+        load_recipe(write_student(tables, "other.toml")),
+        load_recipe("student.toml"),
+    ]
     names = []
     (tmp_path / "sw").mkdir()
     for recipe in recipes:
@@ -176,7 +251,10 @@ def test_settings_that_differ_in_their_stages_alone_are_different_runs(place, tm
         assert "--teacher" not in job.command  # each run trains its own
     assert names[0] == names[2] != names[1]
     plan = Plan(store, tmp_path / "taught")
-    given = {plan.add(Setting("s", recipe, (load_recipe("teacher.toml"),)), Fold("b", ("a",), ("b",)), 0).name for recipe in recipes}
+    given = {
+        plan.add(Setting("s", recipe, (load_recipe("teacher.toml"),)), Fold("b", ("a",), ("b",)), 0).name
+        for recipe in recipes
+    }
     assert (len(given) == 1) == ("init" not in tables and "backend" not in tables)  # in the place of stages
 
 
@@ -195,16 +273,24 @@ def test_a_changed_recipe_of_a_stage_is_another_run(place, tmp_path):
         name()
 
 
-@pytest.mark.parametrize(("tables", "message"), [
-    (TAPPED + 'student = "features.9"\n', r"no module 'features\.9'"),
-    (TAPPED + 'teacher = "featurs"\n', r"no module 'featurs'.*features"),
-    (TAPPED + "teachers = [3]\n", "names teacher 3, but there is one teacher"),
-    ('[distill]\n[[distill.terms]]\nloss = "embedding"\n', "distill.teaching is 'clip', which keeps the teachers' answers only"),
-    ('[init]\nrun = "teacher"\n[[teachers]]\nrecipe = "box.toml"\n',
-     r"init\.run = 'teacher': box is a black_box, but \[student\] of s is a cp_resnet"),
-    ('[view]\nchannels = "all"\n', None),
-    ("[augment]\nmel_masks = 1\nmel_mask_bins = 3\nir_p = 0.5\n", "ir_folder is not set"),
-])
+@pytest.mark.parametrize(
+    ("tables", "message"),
+    [
+        (TAPPED + 'student = "features.9"\n', r"no module 'features\.9'"),
+        (TAPPED + 'teacher = "featurs"\n', r"no module 'featurs'.*features"),
+        (TAPPED + "teachers = [3]\n", "names teacher 3, but there is one teacher"),
+        (
+            '[distill]\n[[distill.terms]]\nloss = "embedding"\n',
+            "distill.teaching is 'clip', which keeps the teachers' answers only",
+        ),
+        (
+            '[init]\nrun = "teacher"\n[[teachers]]\nrecipe = "box.toml"\n',
+            r"init\.run = 'teacher': box is a black_box, but \[student\] of s is a cp_resnet",
+        ),
+        ('[view]\nchannels = "all"\n', None),
+        ("[augment]\nmel_masks = 1\nmel_mask_bins = 3\nir_p = 0.5\n", "ir_folder is not set"),
+    ],
+)
 def test_a_mistake_of_the_student_is_found_before_its_teachers_are_trained(place, tmp_path, tables, message):
     sums(tmp_path / "sums.onnx")
     write_student(tables + ONE_TEACHER)
@@ -225,12 +311,15 @@ def test_specialists_without_teachers_are_refused(place, tmp_path):
 
 
 def test_a_specialist_confuses_its_pair_less_than_the_generalist(place, tmp_path):
-    write_student(ONE_TEACHER + """[specialists]
+    write_student(
+        ONE_TEACHER
+        + """[specialists]
 recipe = "teacher.toml"
 pairs = 1
 held_out = [0, 2]
 set = ["train.epochs=20", "train.lr=0.01"]
-""")
+"""
+    )
     run = distill("student.toml", place / "store", tmp_path / "s", options=QUIET)
     report = msgspec.json.decode((run.path / PAIRS_FILE).read_bytes(), type=PairReport)
     assert report.pairs
@@ -241,10 +330,15 @@ def test_channels_that_do_not_fit_are_refused(place, tmp_path):
     with pytest.raises(InputError, match=r"channels is 1, but view.channels = 'all' gives 2 of the 2 of .*stereo"):
         teach("teacher.toml", place / "stereo", tmp_path / "t", ["view.channels=all"], QUIET)
     assert not (tmp_path / "t").exists()
-    stereo = f'name = "raw"\n{COMMON}\n[view]\nspan = "clip"\nchannels = "all"\n[teacher]\nkind = "raw_cnn"\nstem = 4\nwidths = [4]\n'
+    stereo = (
+        f'name = "raw"\n{COMMON}\n[view]\nspan = "clip"\nchannels = "all"\n[teacher]\nkind = "raw_cnn"\nstem ='
+        " 4\nwidths = [4]\n"
+    )
     (tmp_path / "raw.toml").write_text(stereo)
     run = teach("raw.toml", place / "stereo", tmp_path / "raw", options=QUIET)
-    with pytest.raises(InputError, match=r"with distill.teaching \"same\" the teacher .*raw .*view.channels is 'all' and not 'mean'"):
+    with pytest.raises(
+        InputError, match=r"with distill.teaching \"same\" the teacher .*raw .*view.channels is 'all' and not 'mean'"
+    ):
         distill("student.toml", place / "stereo", tmp_path / "s", [run.path], ["distill.teaching=same"], QUIET)
     assert distill("student.toml", place / "stereo", tmp_path / "s", [run.path], ["distill.teaching=live"], QUIET)
 
@@ -252,39 +346,73 @@ def test_channels_that_do_not_fit_are_refused(place, tmp_path):
 def test_a_cross_fitted_teacher_does_not_listen_live(place, tmp_path):
     run = teach("teacher.toml", place / "store", tmp_path / "t", options=QUIET, fits=2)
     for teaching in ("live", "same"):
-        with pytest.raises(InputError, match=r"t: a cross-fitted teacher has no network that could listen live; set distill\.teaching"):
-            distill("student.toml", place / "store", tmp_path / "s", [run.path], [f"distill.teaching={teaching}"], QUIET)
+        with pytest.raises(
+            InputError, match=r"t: a cross-fitted teacher has no network that could listen live; set distill\.teaching"
+        ):
+            distill(
+                "student.toml", place / "store", tmp_path / "s", [run.path], [f"distill.teaching={teaching}"], QUIET
+            )
     assert not (tmp_path / "s").exists()
-    assert distill("student.toml", place / "store", tmp_path / "s", [run.path], ["distill.teaching=views", "distill.views=2"], QUIET)
+    assert distill(
+        "student.toml",
+        place / "store",
+        tmp_path / "s",
+        [run.path],
+        ["distill.teaching=views", "distill.views=2"],
+        QUIET,
+    )
 
 
 def test_a_student_of_recordings_needs_teachers_of_recordings(place, tmp_path):
-    teachers = {span: teach("teacher.toml", place / "store", tmp_path / span, [f"view.span={span}"], QUIET).path
-                for span in ("clip", "parent")}
-    parts = teach("teacher.toml", place / "store", tmp_path / "parts", ["view.span=parent", "view.segments=2"], QUIET).path
+    teachers = {
+        span: teach("teacher.toml", place / "store", tmp_path / span, [f"view.span={span}"], QUIET).path
+        for span in ("clip", "parent")
+    }
+    parts = teach(
+        "teacher.toml", place / "store", tmp_path / "parts", ["view.span=parent", "view.segments=2"], QUIET
+    ).path
     parent = ["view.span=parent"]
-    with pytest.raises(InputError, match=r'parts: a teacher with view.segments = 2 .*view.span = "parent" hears more than one part'):
+    with pytest.raises(
+        InputError, match=r'parts: a teacher with view.segments = 2 .*view.span = "parent" hears more than one part'
+    ):
         distill("student.toml", place / "store", tmp_path / "s", [parts], parent, QUIET)
     with pytest.raises(InputError, match=r'view\.span = "clip" judges one segment; train it with view.span = "parent"'):
         distill("student.toml", place / "store", tmp_path / "s", [teachers["clip"]], parent, QUIET)
     assert not (tmp_path / "s").exists()
     distill("student.toml", place / "store", tmp_path / "s", [teachers["parent"]], parent, QUIET)
-    distill("student.toml", place / "store", tmp_path / "same", [teachers["clip"]], [*parent, "distill.teaching=same"], QUIET)
+    distill(
+        "student.toml",
+        place / "store",
+        tmp_path / "same",
+        [teachers["clip"]],
+        [*parent, "distill.teaching=same"],
+        QUIET,
+    )
     distill("student.toml", place / "store", tmp_path / "crops", [parts], options=QUIET)
 
 
-@pytest.mark.parametrize(("settings", "message"), [
-    (["teacher.file=none.onnx"], r"none\.onnx"),
-    (["teacher.sample_rate=16000"], r"sums\.onnx: hears 16000 Hz .* has 8000 Hz; prepare a store at 16000 Hz"),
-    (["teacher.file=short.onnx", "teacher.head=false", "init.adapt=none"], r"short\.onnx: gives 1 values, but there are 3 labels"),
-    (["teacher.output=inner"], "no tensor 'inner'"),
-    (["teacher.head=true", "init.adapt=none"], 'adapt = "none" would keep a random head'),
-    (["teacher.file=fixed.onnx"], r"fixed\.onnx: ONNX Runtime cannot run this model .*MatMul.*sizes"),
-])
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["teacher.file=none.onnx"], r"none\.onnx"),
+        (["teacher.sample_rate=16000"], r"sums\.onnx: hears 16000 Hz .* has 8000 Hz; prepare a store at 16000 Hz"),
+        (
+            ["teacher.file=short.onnx", "teacher.head=false", "init.adapt=none"],
+            r"short\.onnx: gives 1 values, but there are 3 labels",
+        ),
+        (["teacher.output=inner"], "no tensor 'inner'"),
+        (["teacher.head=true", "init.adapt=none"], 'adapt = "none" would keep a random head'),
+        (["teacher.file=fixed.onnx"], r"fixed\.onnx: ONNX Runtime cannot run this model .*MatMul.*sizes"),
+    ],
+)
 def test_a_black_box_that_cannot_hear_is_refused_before_anything_is_written(place, tmp_path, settings, message):
     sums(tmp_path / "sums.onnx")
     sums(tmp_path / "short.onnx")
-    sums(tmp_path / "fixed.onnx", helper.make_node("MatMul", ["input", "weight"], ["logits"]), {"weight": np.ones((5, 3), np.float32)})
+    sums(
+        tmp_path / "fixed.onnx",
+        helper.make_node("MatMul", ["input", "weight"], ["logits"]),
+        {"weight": np.ones((5, 3), np.float32)},
+    )
     with pytest.raises(InputError, match=message) as caught:
         teach("box.toml", place / "store", tmp_path / "t", settings, QUIET)
     assert "\n" not in str(caught.value)
@@ -295,7 +423,9 @@ def test_a_black_box_teaches_in_every_way_and_is_named_when_it_is_gone(place, tm
     sums(tmp_path / "sums.onnx")
     run = teach("box.toml", place / "store", tmp_path / "t", options=QUIET)
     for teaching in ("clip", "views", "live", "same"):
-        assert distill("student.toml", place / "store", tmp_path / teaching, [run.path], [f"distill.teaching={teaching}"], QUIET)
+        assert distill(
+            "student.toml", place / "store", tmp_path / teaching, [run.path], [f"distill.teaching={teaching}"], QUIET
+        )
     (tmp_path / "sums.onnx").unlink()
     with pytest.raises(InputError, match=r"sums\.onnx.*(no such file|No such file|cannot be read)"):
         distill("student.toml", place / "store", tmp_path / "s", [run.path], ["distill.teaching=live"], QUIET)

@@ -20,7 +20,9 @@ from edgekd.train.run.report import write_report
 from edgekd.train.teach import teach
 
 RATE = 8000
-COMMON = TABLES + """
+COMMON = (
+    TABLES
+    + """
 [train]
 epochs = 12
 batch_size = 4
@@ -29,6 +31,7 @@ lr = 0.01
 epochs = 1
 freeze_epochs = 0
 """
+)
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +39,9 @@ def place(tmp_path_factory):
     """A folder with a store of two kinds of tones, a teacher recipe and a student recipe."""
     folder = tmp_path_factory.mktemp("place")
     rng = np.random.default_rng(0)
-    with StoreWriter(folder / "store", name="tones", licence="CC0", sample_rate=RATE, channels=1, synthetic=True) as writer:
+    with StoreWriter(
+        folder / "store", name="tones", licence="CC0", sample_rate=RATE, channels=1, synthetic=True
+    ) as writer:
         for split, count in (("a", 8), ("b", 4)):
             for label, hertz in (("high", 2500.0), ("low", 250.0)):
                 for number in range(count):
@@ -101,7 +106,13 @@ def test_the_page_of_a_finished_run_is_made_again_alike(place, teacher, student)
     page = student.path / REPORT_FILE
     before = page.read_bytes()
     page.unlink()
-    distill(str(place / "student.toml"), place / "store", place / "s", [teacher.path, teacher.path], options=Options(resume=True))
+    distill(
+        str(place / "student.toml"),
+        place / "store",
+        place / "s",
+        [teacher.path, teacher.path],
+        options=Options(resume=True),
+    )
     assert page.read_bytes() == before
 
 
@@ -126,7 +137,9 @@ def test_a_page_that_cannot_be_written_says_where(place, student, tmp_path):
 
 def test_a_run_with_a_page_can_be_begun_anew(place):
     for force in (False, True):
-        run = teach(str(place / "teacher.toml"), place / "store", place / "again", ["train.epochs=1"], Options(force=force))
+        run = teach(
+            str(place / "teacher.toml"), place / "store", place / "again", ["train.epochs=1"], Options(force=force)
+        )
         assert (run.path / REPORT_FILE).is_file()
 
 

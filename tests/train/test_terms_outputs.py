@@ -65,8 +65,10 @@ def test_cumulative_distance_is_the_sum_of_squares_and_grows_with_the_distance_o
     difference = F.softmax(student / 3, -1).cumsum(-1) - F.softmax(teacher / 3, -1).cumsum(-1)
     assert torch.allclose(values(student, teacher, 3.0, loss="cdf"), 9 * difference.square().sum(-1))
     sure = 20.0 * torch.eye(LABELS)
-    distances = [output_term(Loss(loss="cdf"), Softening(1.0, False, (0,)))(sure[:1], sure[[far]].softmax(-1), SHARES[:1])
-                 for far in range(LABELS)]
+    distances = [
+        output_term(Loss(loss="cdf"), Softening(1.0, False, (0,)))(sure[:1], sure[[far]].softmax(-1), SHARES[:1])
+        for far in range(LABELS)
+    ]
     assert torch.allclose(torch.cat(distances), torch.arange(LABELS).float(), atol=1e-3)
 
 
@@ -85,7 +87,9 @@ def test_relations_are_pearson_correlations_of_rows_and_of_columns():
         return torch.stack([torch.corrcoef(torch.stack(pair))[0, 1] for pair in zip(first, second, strict=True)])
 
     rows = output_term(Loss(loss="dist", alpha=1.0, beta=0.0), Softening(1.0, False, (0,))).relations(student, teacher)
-    columns = output_term(Loss(loss="dist", alpha=0.0, beta=1.0), Softening(1.0, False, (0,))).relations(student, teacher)
+    columns = output_term(Loss(loss="dist", alpha=0.0, beta=1.0), Softening(1.0, False, (0,))).relations(
+        student, teacher
+    )
     assert torch.allclose(rows, 1 - pearson(student, teacher), atol=1e-4)
     assert torch.allclose(columns.mean(), 1 - pearson(student.T, teacher.T).mean(), atol=1e-4)
 
@@ -104,8 +108,12 @@ def test_the_label_of_a_mixed_item_is_the_one_of_the_greater_share():
     term = output_term(Loss(loss="dkd"), soft)
     logits, teacher = random(1, LABELS), random(1, LABELS, seed=1).softmax(-1)
     shares = torch.tensor([[0.0, 0.3, 0.0, 0.7, 0.0]])
-    assert torch.equal(term(logits, teacher, shares), term(logits, teacher, F.one_hot(torch.tensor([3]), LABELS).float()))
-    assert not torch.allclose(term(logits, teacher, shares), term(logits, teacher, F.one_hot(torch.tensor([1]), LABELS).float()))
+    assert torch.equal(
+        term(logits, teacher, shares), term(logits, teacher, F.one_hot(torch.tensor([3]), LABELS).float())
+    )
+    assert not torch.allclose(
+        term(logits, teacher, shares), term(logits, teacher, F.one_hot(torch.tensor([1]), LABELS).float())
+    )
 
 
 @pytest.mark.parametrize("standardise", [False, True])
@@ -113,13 +121,20 @@ def test_the_label_of_a_mixed_item_is_the_one_of_the_greater_share():
 def test_gradients_are_finite_for_equal_extreme_and_lone_logits(name, standardise):
     extreme = torch.zeros(BATCH, LABELS)
     extreme[:, 0] = 200.0
-    for student, teacher in ((torch.zeros(BATCH, LABELS), torch.zeros(BATCH, LABELS)), (extreme, -extreme), (-extreme, extreme),
-                             (random(BATCH, LABELS), extreme), (torch.zeros(BATCH, LABELS), random(BATCH, LABELS))):
+    for student, teacher in (
+        (torch.zeros(BATCH, LABELS), torch.zeros(BATCH, LABELS)),
+        (extreme, -extreme),
+        (-extreme, extreme),
+        (random(BATCH, LABELS), extreme),
+        (torch.zeros(BATCH, LABELS), random(BATCH, LABELS)),
+    ):
         logits = student.clone().requires_grad_()
         loss = values(logits, teacher, standardise=standardise, loss=name)
         loss.mean().backward()
         assert torch.isfinite(loss).all()
         assert torch.isfinite(logits.grad).all()
         soft = Softening(2.0, standardise, (0,))
-        alone = output_term(Loss(loss=name), soft)(student[:1], F.softmax(scaled(teacher[:1], soft), dim=-1), SHARES[:1])
+        alone = output_term(Loss(loss=name), soft)(
+            student[:1], F.softmax(scaled(teacher[:1], soft), dim=-1), SHARES[:1]
+        )
         assert torch.isfinite(alone).all()

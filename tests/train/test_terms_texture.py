@@ -5,7 +5,17 @@ import torch
 import torch.nn.functional as F
 
 from edgekd.train.loss.term import cosine
-from edgekd.train.loss.texture import LEVELS, Texture, counting, earth_movers, edges, pyramid, rebuilt, statistical, structural
+from edgekd.train.loss.texture import (
+    LEVELS,
+    Texture,
+    counting,
+    earth_movers,
+    edges,
+    pyramid,
+    rebuilt,
+    statistical,
+    structural,
+)
 
 BATCH, CHANNELS = 3, 6
 TEXTURES = (structural, statistical)
@@ -20,7 +30,11 @@ def test_a_pyramid_gives_its_map_back(size):
     x = random(BATCH, CHANNELS, *size)
     levels = pyramid(x)
     assert len(levels) == 3
-    assert [tuple(level.shape[2:]) for level in levels] == [size, tuple(-(-s // 2) for s in size), tuple(-(-s // 4) for s in size)]
+    assert [tuple(level.shape[2:]) for level in levels] == [
+        size,
+        tuple(-(-s // 2) for s in size),
+        tuple(-(-s // 4) for s in size),
+    ]
     assert torch.allclose(rebuilt(levels), x, atol=1e-6)
     assert all(level.abs().max() < 1e-6 for level in pyramid(torch.ones(1, 1, *size))[:-1])
 
@@ -33,12 +47,17 @@ def test_edges_are_those_of_sobel_masks_at_eight_angles_and_nowhere_in_a_constan
             masks[turn, 0, row, column] = ring[(place + turn) % 8] / 8
 
     def expected(x):
-        return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate").flatten(0, 1)[:, None], masks).unflatten(0, x.shape[:2])
+        return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate").flatten(0, 1)[:, None], masks).unflatten(
+            0, x.shape[:2]
+        )
 
     a, b = random(BATCH, CHANNELS, 9, 7), random(BATCH, CHANNELS, 9, 7, seed=1)
     assert torch.allclose(edges(a), expected(a)[:, :, :4], atol=1e-6)
-    assert torch.allclose(cosine(edges(a).flatten(1), edges(b).flatten(1), 1), F.cosine_similarity(expected(a).flatten(1),
-                                                                                                    expected(b).flatten(1)), atol=1e-6)
+    assert torch.allclose(
+        cosine(edges(a).flatten(1), edges(b).flatten(1), 1),
+        F.cosine_similarity(expected(a).flatten(1), expected(b).flatten(1)),
+        atol=1e-6,
+    )
     assert edges(torch.full((1, 2, 5, 7), 3.0)).abs().max() < 1e-6
 
 
@@ -46,7 +65,9 @@ def test_counting_sums_to_1_and_separates_ordered_from_random_texture():
     pattern = random(1, CHANNELS, LEVELS * 2, 1)
     diagonal = (torch.arange(24)[:, None] - torch.arange(24)) % (LEVELS * 2)
     ordered = pattern[:, :, diagonal.flatten(), 0].reshape(1, CHANNELS, 24, 24)  # constant along the counted diagonal
-    shuffled = ordered.flatten(2)[..., torch.randperm(24 * 24, generator=torch.Generator().manual_seed(0))].reshape(ordered.shape)
+    shuffled = ordered.flatten(2)[..., torch.randperm(24 * 24, generator=torch.Generator().manual_seed(0))].reshape(
+        ordered.shape
+    )
     counts, mixed = counting(ordered)[0], counting(shuffled)[0]
     assert counts.shape == (LEVELS, LEVELS)
     assert torch.allclose(torch.stack([counts.sum(), mixed.sum()]), torch.ones(2))
@@ -74,8 +95,10 @@ def test_the_distance_of_histograms_grows_with_their_shift():
     distances = earth_movers(at[:1].expand(LEVELS, -1, -1), at)
     assert distances[0] == 0
     assert (distances.diff() > 0).all()
-    across = earth_movers(F.pad(torch.ones(1, LEVELS, 1), (0, LEVELS - 1)), torch.stack([
-        F.pad(torch.ones(LEVELS, 1), (shift, LEVELS - 1 - shift)) for shift in range(LEVELS)]))
+    across = earth_movers(
+        F.pad(torch.ones(1, LEVELS, 1), (0, LEVELS - 1)),
+        torch.stack([F.pad(torch.ones(LEVELS, 1), (shift, LEVELS - 1 - shift)) for shift in range(LEVELS)]),
+    )
     assert (across.diff() > 0).all()
 
 

@@ -18,10 +18,18 @@ def test_an_optimizer_step_moves_learned_weights_and_they_travel_in_the_state(st
     recipe = resolved(make_recipe(distill={"terms": losses, "weights": "learned"}))
     fe, clips = recipe.frontend, store.indices(["a"])
     view = TrainingView(store, clips, recipe, 5, fe.n_mels, fe.frames(8000), 0)
-    teachers = torch.randn(2, 1, len(store.label_index), 1, len(store.labels), generator=torch.Generator().manual_seed(0))
-    module = TrainingModule(build(model_config(recipe), len(store.labels)), LogMel(fe), view,
-                            Truth(torch.from_numpy(store.label_index), teachers), Objective(recipe.distill, len(store.labels), 0.0, 2),
-                            recipe, recipe.train)
+    teachers = torch.randn(
+        2, 1, len(store.label_index), 1, len(store.labels), generator=torch.Generator().manual_seed(0)
+    )
+    module = TrainingModule(
+        build(model_config(recipe), len(store.labels)),
+        LogMel(fe),
+        view,
+        Truth(torch.from_numpy(store.label_index), teachers),
+        Objective(recipe.distill, len(store.labels), 0.0, 2),
+        recipe,
+        recipe.train,
+    )
     batch = module.transfer_batch_to_device(next(iter(module.train_dataloader())), torch.device("cpu"), 0)
     optimizer = module.configure_optimizers()["optimizer"]
     module.training_step(batch, 0).backward()
@@ -33,8 +41,14 @@ def test_an_optimizer_step_moves_learned_weights_and_they_travel_in_the_state(st
 
 def test_each_term_has_its_columns_in_the_metrics_of_both_phases(store, make_recipe, tmp_path):
     train(make_recipe("teacher", train={"epochs": 1}), store, tmp_path / "teacher", options=Options(threads=1))
-    recipe = make_recipe(distill={"terms": [{"loss": "dist"}, {"loss": "dkd"}, {"loss": "dkd", "standardise": True}], "weights": "learned"},
-                         train={"epochs": 1}, qat={"epochs": 1, "freeze_epochs": 0, "float_weight": 0.5})
+    recipe = make_recipe(
+        distill={
+            "terms": [{"loss": "dist"}, {"loss": "dkd"}, {"loss": "dkd", "standardise": True}],
+            "weights": "learned",
+        },
+        train={"epochs": 1},
+        qat={"epochs": 1, "freeze_epochs": 0, "float_weight": 0.5},
+    )
     train(recipe, store, tmp_path / "student", [tmp_path / "teacher"], Options(threads=1))
     rows = list(csv.DictReader((tmp_path / "student" / METRICS_FILE).read_text().splitlines()))
     assert [row["phase"] for row in rows] == ["float", "qat"]

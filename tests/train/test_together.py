@@ -36,11 +36,17 @@ def never_within(monkeypatch):
 def test_the_first_process_waits_for_no_other_in_what_it_does_alone(tmp_path):
     write_store(tmp_path / "store")
     for name in ("general", "special"):
-        (tmp_path / f"{name}.json").write_bytes(msgspec.json.encode(recipe_dict("teacher", name=name, train={"epochs": 1})))
-    student = recipe_dict(teachers=[{"recipe": str(tmp_path / "general.json")}],
-                          specialists={"recipe": str(tmp_path / "special.json"), "pairs": 1, "held_out": [0, 2]},
-                          backend={"kernels": ["linear"]}, train={"epochs": 1}, qat={"epochs": 1, "freeze_epochs": 0},
-                          distill={"teaching": "views", "views": 2})
+        (tmp_path / f"{name}.json").write_bytes(
+            msgspec.json.encode(recipe_dict("teacher", name=name, train={"epochs": 1}))
+        )
+    student = recipe_dict(
+        teachers=[{"recipe": str(tmp_path / "general.json")}],
+        specialists={"recipe": str(tmp_path / "special.json"), "pairs": 1, "held_out": [0, 2]},
+        backend={"kernels": ["linear"]},
+        train={"epochs": 1},
+        qat={"epochs": 1, "freeze_epochs": 0},
+        distill={"teaching": "views", "views": 2},
+    )
     (tmp_path / "student.json").write_bytes(msgspec.json.encode(student))
     run = distill(str(tmp_path / "student.json"), tmp_path / "store", tmp_path / "run", options=Options(threads=1))
     assert (run.path / PAIRS_FILE).is_file()

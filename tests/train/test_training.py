@@ -1,4 +1,5 @@
-"""Training from recipe to run folder: resuming, refusing, and what the folder holds. Past 400 lines for its many ways to be refused."""
+"""Training from recipe to run folder: resuming, refusing, and what the folder holds. Past 400 lines for its many ways
+to be refused."""
 
 import csv
 import logging
@@ -24,7 +25,16 @@ from edgekd.train.loop.training import Options, train
 from edgekd.train.loop.validation import judge
 from edgekd.train.recipe.recipe import decode, load_recipe
 from edgekd.train.recipe.schema import Export, Train
-from edgekd.train.run.folder import CHECKPOINT_FILE, METRICS_FILE, MODEL_FILE, QAT_FILE, RECIPE_FILE, RUN_FILE, load_run, resolved
+from edgekd.train.run.folder import (
+    CHECKPOINT_FILE,
+    METRICS_FILE,
+    MODEL_FILE,
+    QAT_FILE,
+    RECIPE_FILE,
+    RUN_FILE,
+    load_run,
+    resolved,
+)
 
 
 class PowerCutError(Exception):
@@ -131,7 +141,13 @@ def test_a_finished_run_says_so_and_is_left_alone(straight, store, teacher, capl
 
 def test_the_folder_holds_metrics_of_every_epoch_and_both_networks(straight, store):
     rows = metrics_of(straight)
-    assert [(row["phase"], row["epoch"]) for row in rows] == [("float", "1"), ("float", "2"), ("float", "3"), ("qat", "1"), ("qat", "2")]
+    assert [(row["phase"], row["epoch"]) for row in rows] == [
+        ("float", "1"),
+        ("float", "2"),
+        ("float", "3"),
+        ("qat", "1"),
+        ("qat", "2"),
+    ]
     for row in rows:
         weighted = [float(row[name]) for name in ("label_weighted", "kd_weighted", "float_weighted") if row[name]]
         assert float(row["loss"]) == pytest.approx(sum(weighted), rel=1e-5)
@@ -152,7 +168,9 @@ def test_the_float_network_keeps_the_quantised_one_near_itself(store, tmp_path):
     for weight in (0.0, 0.5, 1.0):
         changes = {"float_weight": weight, "lr": 0.01, "epochs": 6}
         run = train(student(qat=changes), store, tmp_path / str(weight))
-        waveform = torch.from_numpy(np.stack([store.window(clip, 0, run.info.window) for clip in range(len(store.labels) * 7)]))
+        waveform = torch.from_numpy(
+            np.stack([store.window(clip, 0, run.info.window) for clip in range(len(store.labels) * 7)])
+        )
         with torch.no_grad():
             x = LogMel(run.frontend)(waveform)
             gaps[weight] = (run.float_model()(x) - run.qat_model()(x)).square().mean().sqrt().item()
@@ -256,6 +274,7 @@ def test_a_run_that_is_being_trained_is_left_alone(straight, store):
 def test_a_run_that_another_process_begins_meanwhile_is_left_alone(store, tmp_path, monkeypatch):
     out = tmp_path / "s"
     with ExitStack() as other:
+
         def begun_elsewhere(recipe, *_):
             out.mkdir()
             other.enter_context(held(out))
@@ -267,15 +286,22 @@ def test_a_run_that_another_process_begins_meanwhile_is_left_alone(store, tmp_pa
     assert not any(out.iterdir())
 
 
-OUT_OF_MEMORY = [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 TiB."), MemoryError(),
-                 RuntimeError("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory: you tried to allocate")]
+OUT_OF_MEMORY = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 TiB."),
+    MemoryError(),
+    RuntimeError(
+        "[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory: you tried to allocate"
+    ),
+]
 
 
 @pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=["gpu", "numpy", "cpu"])
 @pytest.mark.parametrize(("phase", "advice"), [("float", "train.batch_size=2"), ("qat", "qat.batch_size=2")])
 def test_memory_that_runs_out_is_told_with_half_the_batch(store, tmp_path, monkeypatch, error, phase, advice):
     cut(monkeypatch, phase, 0, error)
-    with pytest.raises(InputError, match=rf"ran out in the {phase} phase with batches of 4 .*--set {advice} --force") as caught:
+    with pytest.raises(
+        InputError, match=rf"ran out in the {phase} phase with batches of 4 .*--set {advice} --force"
+    ) as caught:
         train(student(train={"epochs": 1}), store, tmp_path / "s")
     assert "\n" not in str(caught.value)
 
@@ -292,7 +318,9 @@ def test_a_full_disk_keeps_the_last_epoch(straight, store, teacher, tmp_path, mo
 
     with monkeypatch.context() as patch:
         patch.setattr(TrainingModule, "on_train_epoch_start", fill)
-        with pytest.raises(InputError, match=rf"{file} cannot be written \(No space left on device\); free space .*--resume"):
+        with pytest.raises(
+            InputError, match=rf"{file} cannot be written \(No space left on device\); free space .*--resume"
+        ):
             train(recipe, store, tmp_path / "s", [teacher])
     free[0]()
     train(recipe, store, tmp_path / "s", [teacher], Options(resume=True))
@@ -319,8 +347,16 @@ def test_a_run_of_another_version_is_refused(teacher, tmp_path):
         load_run(tmp_path / "t")
 
 
-@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(b""), lambda path: path.write_bytes(b"junk"),
-                                    lambda path: path.write_bytes(path.read_bytes()[:-100])], ids=["missing", "empty", "junk", "cut"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.unlink(),
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(b"junk"),
+        lambda path: path.write_bytes(path.read_bytes()[:-100]),
+    ],
+    ids=["missing", "empty", "junk", "cut"],
+)
 def test_damaged_weights_of_a_teacher_are_named(store, teacher, tmp_path, damage):
     shutil.copytree(teacher, tmp_path / "t")
     damage(tmp_path / "t" / MODEL_FILE)
@@ -330,12 +366,15 @@ def test_damaged_weights_of_a_teacher_are_named(store, teacher, tmp_path, damage
     assert not (tmp_path / "s").exists()
 
 
-@pytest.mark.parametrize(("table", "message"), [
-    ({"stem": 0}, "cannot be trained on a log-mel of 16 mels x 31 frames"),
-    ({"groups": [3]}, "divisible"),
-    ({"pools": [0, 1], "stem_stride": [8, 8], "stem_kernel": 1}, "too small"),
-    ({"dropout": 2.0}, "dropout"),
-])
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"stem": 0}, "cannot be trained on a log-mel of 16 mels x 31 frames"),
+        ({"groups": [3]}, "divisible"),
+        ({"pools": [0, 1], "stem_stride": [8, 8], "stem_kernel": 1}, "too small"),
+        ({"dropout": 2.0}, "dropout"),
+    ],
+)
 def test_a_network_that_does_not_fit_is_refused_before_anything_is_written(store, tmp_path, table, message):
     with pytest.raises(InputError, match=message) as caught:
         train(student(student=table), store, tmp_path / "s")
@@ -346,7 +385,8 @@ def test_a_network_that_does_not_fit_is_refused_before_anything_is_written(store
 def test_a_batch_too_small_for_batch_norm_is_refused(store, tmp_path):
     whole_map = {"stem_stride": [16, 31], "stem_kernel": 1, "pools": []}  # (4, 1, 1) after the stem
     with pytest.raises(InputError, match=r"more than 1 value per channel.* train\.batch_size"):
-        train(student(student=whole_map, train={"batch_size": 2}), store, tmp_path / "s")  # 15 clips: the last batch has one
+        # 15 clips: the last batch has one
+        train(student(student=whole_map, train={"batch_size": 2}), store, tmp_path / "s")
     assert not (tmp_path / "s").exists()
 
 
@@ -374,7 +414,9 @@ def test_resuming_with_something_else_is_refused(straight, store, teacher, tmp_p
 
 def test_resuming_with_other_impulse_responses_is_refused(store, response_folder, tmp_path, monkeypatch):
     shutil.copytree(response_folder, tmp_path / "rooms")
-    recipe = student(augment={"ir_p": 0.5, "ir_folder": str(tmp_path / "rooms")}, train={"epochs": 2}, qat={"epochs": 0})
+    recipe = student(
+        augment={"ir_p": 0.5, "ir_folder": str(tmp_path / "rooms")}, train={"epochs": 2}, qat={"epochs": 0}
+    )
     with monkeypatch.context() as patch:
         cut(patch, "float", 1)
         with pytest.raises(PowerCutError):
@@ -442,12 +484,16 @@ def test_schedules_rise_to_the_peak_and_fall_to_the_least(schedule, warmup):
     assert values.argmax() in (warmup * steps - 1, warmup * steps)
     assert values[-1] == pytest.approx(0.01)
     assert (np.diff(values[: warmup * steps]) > 0).all()
-    assert (np.diff(values[warmup * steps:]) < 0).all()
+    assert (np.diff(values[warmup * steps :]) < 0).all()
 
 
 def test_steps_fall_after_their_epochs_and_rise_first_where_asked():
-    factor = learning_rate_factor(Train(epochs=60, schedule="steps", warmup_epochs=2, milestones=(15, 30, 45), gamma=0.2), 10)
-    assert [factor(step) for step in (20, 149, 150, 299, 300, 449, 450, 599)] == pytest.approx([1, 1, 0.2, 0.2, 0.04, 0.04, 0.008, 0.008])
+    factor = learning_rate_factor(
+        Train(epochs=60, schedule="steps", warmup_epochs=2, milestones=(15, 30, 45), gamma=0.2), 10
+    )
+    assert [factor(step) for step in (20, 149, 150, 299, 300, 449, 450, 599)] == pytest.approx(
+        [1, 1, 0.2, 0.2, 0.04, 0.04, 0.008, 0.008]
+    )
     assert [factor(step) for step in (0, 9, 19)] == pytest.approx([0.05, 0.5, 1])
     assert learning_rate_factor(Train(epochs=60, schedule="steps", warmup_epochs=0), 10)(0) == 1
 

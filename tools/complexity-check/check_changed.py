@@ -1,10 +1,11 @@
-"""Runs `edgekd check` on the model files that a change touches; what the composite action beside it runs, and anybody by hand.
+"""Runs `edgekd check` on the model files that a change touches; what the composite action beside it runs, and anybody
+by hand.
 
 Usage: python -P tools/complexity-check/check_changed.py [--base main] [--target dcase2023] [--junit check.xml] ...
 
-Without --base, or where it is not in this clone, every model file that git tracks is checked. With --tolerance each is compared with
-its version at the base. Exit status: that of `edgekd check`; 0 where nothing changed. File names may hold anything, also line breaks:
-git's lists are read with NUL separators, and no shell sees them.
+Without --base, or where it is not in this clone, every model file that git tracks is checked. With --tolerance each is
+compared with its version at the base. Exit status: that of `edgekd check`; 0 where nothing changed. File names may hold
+anything, also line breaks: git's lists are read with NUL separators, and no shell sees them.
 """
 
 import argparse
@@ -36,13 +37,17 @@ def git(*arguments: str, check: bool = True) -> bytes | None:
         return done.stdout
     if check:
         reason = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
-        print(f"check_changed: git {arguments[0]}: {reason or 'failed'}; run this in a git checkout, or give --files", file=sys.stderr)
+        print(
+            f"check_changed: git {arguments[0]}: {reason or 'failed'}; run this in a git checkout, or give --files",
+            file=sys.stderr,
+        )
         raise SystemExit(BAD_INPUT)
     return None
 
 
 def commit_of(base: str) -> str | None:
-    """The commit where this branch left the base; None for no base (a new branch is pushed from 0000...) or an unknown one."""
+    """The commit where this branch left the base; None for no base (a new branch is pushed from 0000...) or an unknown
+    one."""
     if not base.strip("0"):
         return None
     for name in (base, f"refs/remotes/origin/{base}"):
@@ -51,7 +56,10 @@ def commit_of(base: str) -> str | None:
             commit = found.decode().strip()
             fork = git("merge-base", commit, "HEAD", check=False)
             return fork.decode().strip() if fork else commit
-    print("check_changed: the base is not in this clone, so every model is checked; fetch it, or clone with its whole history")
+    print(
+        "check_changed: the base is not in this clone, so every model is checked; fetch it, or clone with its whole"
+        " history"
+    )
     return None
 
 
@@ -60,7 +68,9 @@ def tracked_models(commit: str | None, patterns: Sequence[str]) -> list[str]:
     if commit is None:
         listed = git("ls-files", "-z", "--", *patterns)
     else:
-        listed = git("diff", "--name-only", "-z", "--no-renames", "--no-ext-diff", "--diff-filter=d", commit, "--", *patterns)
+        listed = git(
+            "diff", "--name-only", "-z", "--no-renames", "--no-ext-diff", "--diff-filter=d", commit, "--", *patterns
+        )
     paths = sorted({os.fsdecode(path) for path in (listed or b"").split(b"\0") if path})
     return [path for path in paths if path.endswith(SUFFIXES) and Path(path).is_file()]
 
@@ -105,9 +115,12 @@ def no_workflow_commands() -> Iterator[None]:
 
 
 def judge(models: Sequence[str], options: argparse.Namespace, baseline: Path | None, work: Path) -> tuple[int, str]:
-    """Run `edgekd check`; its exit status and what it said on standard error. Reports lie in `work` where it could judge."""
+    """Run `edgekd check`; its exit status and what it said on standard error. Reports lie in `work` where it could
+    judge."""
     command = [sys.executable, "-P", "-m", "edgekd.cli", "check", f"--target={options.target}"]
-    command += [f"--report={name}={work / name}" for name in ("markdown", "junit", *(["badge"] if options.badge else []))]
+    command += [
+        f"--report={name}={work / name}" for name in ("markdown", "junit", *(["badge"] if options.badge else []))
+    ]
     if baseline is not None:
         command += [f"--baseline={baseline}", f"--tolerance={options.tolerance}"]
     with no_workflow_commands():
@@ -133,9 +146,11 @@ def no_models() -> tuple[bytes, bytes]:
 def not_judged(said: str) -> tuple[bytes, bytes]:
     """Summary and JUnit report of bad input: there is no verdict."""
     line = "".join(letter if letter.isprintable() else " " for letter in said.strip().rpartition("\n")[2]) or "failed"
-    xml = (f'{XML}<testsuites name="edgekd check" tests="1" errors="1">\n'
-           f'  <testsuite name="edgekd check" tests="1" errors="1"><testcase name="input"><error message={quoteattr(line)} /></testcase>'
-           '</testsuite>\n</testsuites>\n')
+    xml = (
+        f'{XML}<testsuites name="edgekd check" tests="1" errors="1">\n  <testsuite name="edgekd check" tests="1"'
+        f' errors="1"><testcase name="input"><error message={quoteattr(line)}'
+        " /></testcase></testsuite>\n</testsuites>\n"
+    )
     return f"### edgekd check could not judge\n\n    {line}\n".encode(), xml.encode()
 
 
@@ -152,14 +167,17 @@ def main() -> int:
     parser.add_argument("--target", default="dcase2023", help="name of a shipped target, or the path of a .toml file")
     parser.add_argument("--models", default="*.tflite\n*.onnx", help="git pathspecs, one a line")
     parser.add_argument("--files", default="", help="instead of asking git: paths or globs, one a line")
-    parser.add_argument("--base", default="", help="commit or branch; of the models, those changed since it left are checked")
+    parser.add_argument(
+        "--base", default="", help="commit or branch; of the models, those changed since it left are checked"
+    )
     parser.add_argument("--tolerance", default="", help="growth over the version at the base that passes, like 2%%")
     parser.add_argument("--junit", default="", help="file of the JUnit report")
     parser.add_argument("--badge", default="", help="file of the badge")
     parser.add_argument("--summary", default="", help="file that the Markdown report is appended to")
     parser.add_argument("--output", default="", help="file that ok=... and checked=... are appended to")
     options = parser.parse_args()
-    for name in ("junit", "badge", "summary", "output", "target"):  # before the top of the checkout becomes the place to be
+    # before the top of the checkout becomes the place to be
+    for name in ("junit", "badge", "summary", "output", "target"):
         given = getattr(options, name)
         if given and (name != "target" or len(Path(given).parts) > 1 or Path(given).suffix):  # a target may be a name
             setattr(options, name, str(Path(given).absolute()))
@@ -180,7 +198,9 @@ def main() -> int:
                 earlier_versions(commit, models, earlier)
             status, said = judge(models, options, earlier if earlier.is_dir() else None, work)
             judged = (work / "junit").is_file()
-            summary, junit = ((work / "markdown").read_bytes(), (work / "junit").read_bytes()) if judged else not_judged(said)
+            summary, junit = (
+                ((work / "markdown").read_bytes(), (work / "junit").read_bytes()) if judged else not_judged(said)
+            )
         else:
             print("check_changed: no model file changed")
         if options.summary:

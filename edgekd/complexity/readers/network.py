@@ -1,4 +1,5 @@
-"""A model file as the ledger sees it: nodes over tensors with shapes and byte counts, whatever the format it came from."""
+"""A model file as the ledger sees it: nodes over tensors with shapes and byte counts, whatever the format it came
+from."""
 
 import re
 from collections.abc import Mapping
@@ -10,16 +11,19 @@ BOOL_BITS = 8
 
 
 def bits_of(dtype: str) -> int:
-    """Bits of one element by the name of its type: "int4" 4, "bfloat16" 16, "bool" 8; 0 for types without a fixed size, like "string"."""
+    """Bits of one element by the name of its type: "int4" 4, "bfloat16" 16, "bool" 8; 0 for types without a fixed size,
+    like "string"."""
     digits = re.search(r"\d+", dtype)
     return int(digits[0]) if digits else BOOL_BITS if dtype == "bool" else 0
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """One tensor. shape: as in the file, batch first. dtype: like "int8" or "float32". storage: tensors that share it share their bytes.
+    """One tensor. shape: as in the file, batch first. dtype: like "int8" or "float32". storage: tensors that share it
+    share their bytes.
 
-    nonzero: stored elements that are not zero, of a constant; None where the file does not hold them, which counts as all of them.
+    nonzero: stored elements that are not zero, of a constant; None where the file does not hold them, which counts as
+    all of them.
     """
 
     name: str
@@ -48,8 +52,10 @@ class Tensor:
 class Node:
     """One operation that an engine executes.
 
-    inputs, outputs: activations by name. constants: parameters by name. kernel: name of the kernel's tensor; weight: its shape.
-    macs: convolutions, dense layers, matrix products and recurrent cells, 0 elsewhere. nessi_macs: what NeSsi's rules add up for it.
+    inputs, outputs: activations by name. constants: parameters by name. kernel: name of the kernel's tensor; weight:
+    its shape.
+    macs: convolutions, dense layers, matrix products and recurrent cells, 0 elsewhere. nessi_macs: what NeSsi's rules
+    add up for it.
     emulates: "average pool" or "copy" for a convolution that is one in fact; its macs are then in `emulated_macs`.
     unknown: for an op that no rule covers, what of it is not counted.
     """
@@ -73,7 +79,8 @@ class Node:
 class Network:
     """Nodes in execution order, every tensor of known shape by name, and the names of the graph's inputs and outputs.
 
-    operators: op -> how many the file holds, also those that an engine folds into others and those inside branches and loops.
+    operators: op -> how many the file holds, also those that an engine folds into others and those inside branches and
+    loops.
     """
 
     nodes: tuple[Node, ...]
@@ -99,8 +106,9 @@ class Network:
         """Largest sum of activations alive at once.
 
         A tensor lives from the node that writes it to the last node that reads it; while a node runs, what it reads and
-        what it writes are both alive (no in-place reuse). Graph inputs live from the start, graph outputs to the end, and
-        state that persists between inferences always. What an unknown op writes without telling its shape is left out.
+        what it writes are both alive (no in-place reuse). Graph inputs live from the start, graph outputs to the end,
+        and state that persists between inferences always. What an unknown op writes without telling its shape is left
+        out.
         """
         if not self.nodes:
             return 0

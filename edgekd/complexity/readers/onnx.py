@@ -1,11 +1,13 @@
-"""Reads an .onnx file into a `Network`: plain float, QDQ (quantise-dequantise), QLinear and dynamically quantised graphs; no engine runs.
+"""Reads an .onnx file into a `Network`: plain float, QDQ (quantise-dequantise), QLinear and dynamically quantised
+graphs; no engine runs.
 
-A QDQ graph is read as an engine executes it: a DequantizeLinear is the tensor it reads, a QuantizeLinear is the output of the
-op before it, and a ReLU or Clip is part of the op before it. So an int8 convolution counts int8 weights, an int32 bias and
-one-byte activations, although the file spells it in float.
+A QDQ graph is read as an engine executes it: a DequantizeLinear is the tensor it reads, a QuantizeLinear is the output
+of the op before it, and a ReLU or Clip is part of the op before it. So an int8 convolution counts int8 weights, an
+int32 bias and one-byte activations, although the file spells it in float.
 
-Branches and loops are unknown ops: how often they run is not in the file. Behind an unknown op shapes may be unknown too; what cannot be
-counted for that is unknown as well. Values that lie in another file are counted by their shapes, and as not zero.
+Branches and loops are unknown ops: how often they run is not in the file. Behind an unknown op shapes may be unknown
+too; what cannot be counted for that is unknown as well. Values that lie in another file are counted by their shapes,
+and as not zero.
 """
 
 from collections import Counter
@@ -30,8 +32,13 @@ NUMBER_FIELDS = ("float_data", "int32_data", "int64_data", "double_data", "uint6
 BIAS_INPUT = {"Conv": 2, "QLinearConv": 8}
 """Convolutions that may be another op in fact, and where they have their bias."""
 NO_RULE = "its constants are counted; its multiply-accumulates are not: no rule covers it"
-NO_SHAPE = "its constants are counted; its multiply-accumulates are not: an unknown op leaves its shapes open, or no rule covers its form"
-CONTROL = "the constants of what it runs are counted; its multiply-accumulates are not: how often it runs is not in the file"
+NO_SHAPE = (
+    "its constants are counted; its multiply-accumulates are not: an unknown op leaves its shapes open, or no rule"
+    " covers its form"
+)
+CONTROL = (
+    "the constants of what it runs are counted; its multiply-accumulates are not: how often it runs is not in the file"
+)
 """What is said of unknown ops."""
 MALFORMED = (IndexError, KeyError, TypeError, ValueError, AttributeError)
 """What a graph raises that parses but makes no sense: an op without its inputs, a tensor of no type."""
@@ -41,8 +48,8 @@ def read(path: Path, raw: bytes) -> Network:
     """Parse the bytes of an .onnx file.
 
     Raises:
-        InputError: not an ONNX file, damaged, a free dimension besides the batch, functions of its own, or shapes that depend on the
-            data.
+        InputError: not an ONNX file, damaged, a free dimension besides the batch, functions of its own, or shapes that
+            depend on the data.
         MissingExtraError: the onnx package is not installed.
     """
     try:
@@ -59,13 +66,17 @@ def read(path: Path, raw: bytes) -> Network:
     try:
         return _network(path, model, onnx)
     except MALFORMED as error:
-        raise InputError(f"{path}: the ONNX file is damaged ({type(error).__name__}: {error}); export or download it again") from None
+        raise InputError(
+            f"{path}: the ONNX file is damaged ({type(error).__name__}: {error}); export or download it again"
+        ) from None
 
 
 def _network(path: Path, model: Any, onnx: Any) -> Network:
     if model.functions:
-        raise InputError(f"{path}: has {counted(len(model.functions), 'function')} of its own, such as '{model.functions[0].name}', not "
-                         "counted; inline first (onnx.inliner.inline_local_functions)")
+        raise InputError(
+            f"{path}: has {counted(len(model.functions), 'function')} of its own, such as '{model.functions[0].name}',"
+            " not counted; inline first (onnx.inliner.inline_local_functions)"
+        )
     for node in model.graph.node:
         if any(isinstance(text, bytes) for text in (node.name, node.op_type, node.domain, *node.input, *node.output)):
             raise ValueError("a name is not UTF-8")  # protobuf hands such a string over as bytes
@@ -73,7 +84,9 @@ def _network(path: Path, model: Any, onnx: Any) -> Network:
     try:
         model = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
     except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError) as error:
-        raise InputError(f"{path}: the ONNX graph is inconsistent ({str(error).strip().splitlines()[0]}); export it again") from None
+        raise InputError(
+            f"{path}: the ONNX graph is inconsistent ({str(error).strip().splitlines()[0]}); export it again"
+        ) from None
     return _Reader(path, model.graph, onnx).network()
 
 
@@ -87,12 +100,15 @@ def _fix_batch(path: Path, graph: Any) -> None:
             if _is_fixed(size):
                 continue
             if axis > 0 or len(value.type.tensor_type.shape.dim) == 1:
-                raise InputError(f"{path}: input '{value.name}' has a free dimension at axis {axis}; export with fixed sizes "
-                                 "(only the batch may be free)")
+                raise InputError(
+                    f"{path}: input '{value.name}' has a free dimension at axis {axis}; export with fixed sizes "
+                    "(only the batch may be free)"
+                )
             size.dim_value = 1
     foreign = any(node.domain not in rules.DOMAINS for node in graph.node)
     for value in [*graph.output, *graph.value_info]:  # they may still name the free batch; inference fills them again
-        if not foreign or not all(_is_fixed(size) for size in value.type.tensor_type.shape.dim):  # but not behind a foreign op
+        # but not behind a foreign op
+        if not foreign or not all(_is_fixed(size) for size in value.type.tensor_type.shape.dim):
             value.type.tensor_type.ClearField("shape")
 
 
@@ -127,7 +143,9 @@ class _Reader:
         known = self.onnx.TensorProto.DataType.Name(kind)
         dtype = DTYPES.get(known, known.lower())
         if not bits_of(dtype):
-            raise InputError(f"{self.path}: tensor '{name}' has type {known}, which has no fixed size; it cannot be counted")
+            raise InputError(
+                f"{self.path}: tensor '{name}' has type {known}, which has no fixed size; it cannot be counted"
+            )
         self.tensors[name] = Tensor(name, shape, dtype, name)
         return self.tensors[name]
 
@@ -148,14 +166,24 @@ class _Reader:
         if attribute.name == "value":
             return self._constant(name, tuple(attribute.t.dims), attribute.t)
         if attribute.name == "sparse_value":
-            return self._constant(name, tuple(attribute.sparse_tensor.dims), attribute.sparse_tensor.values, sparse=True)
+            return self._constant(
+                name, tuple(attribute.sparse_tensor.dims), attribute.sparse_tensor.values, sparse=True
+            )
         kinds = self.onnx.TensorProto
-        numbers = {"value_float": [attribute.f], "value_floats": attribute.floats, "value_int": [attribute.i], "value_ints": attribute.ints}
+        numbers = {
+            "value_float": [attribute.f],
+            "value_floats": attribute.floats,
+            "value_int": [attribute.i],
+            "value_ints": attribute.ints,
+        }
         if attribute.name not in numbers:
             raise InputError(f"{self.path}: constant '{name}' is text, which cannot be counted")
         values = numbers[attribute.name]
-        tensor = self._tensor(name, () if isinstance(values, list) else (len(values),),
-                              kinds.FLOAT if "float" in attribute.name else kinds.INT64)
+        tensor = self._tensor(
+            name,
+            () if isinstance(values, list) else (len(values),),
+            kinds.FLOAT if "float" in attribute.name else kinds.INT64,
+        )
         self.tensors[name] = replace(tensor, nonzero=sum(value != 0 for value in values))
         self.constants.add(name)
         return name
@@ -183,14 +211,23 @@ class _Reader:
         readers = Counter(name for node in self.graph.node for name in node.input)
         readers.update(name for node in self.graph.node for body in _bodies(node) for name in _names_read(body))
         kept = {value.name for value in self.graph.output}
-        only_passed_on = {name for node in self.graph.node for name in node.output
-                          if node.op_type != "Constant" and readers[name] == 1 and name not in kept}
+        only_passed_on = {
+            name
+            for node in self.graph.node
+            for name in node.output
+            if node.op_type != "Constant" and readers[name] == 1 and name not in kept
+        }
         for node in self.graph.node:
             source, result = node.input[0] if node.input else "", node.output[0]
             if node.op_type == "DequantizeLinear" and result not in kept:
                 self.alias[result], self.dequantizers[result] = source, node
-            elif node.op_type in {"QuantizeLinear", *rules.ACTIVATIONS} and source in only_passed_on and source not in self.alias:
-                self.alias[source] = result  # not where a quantiser reads a dequantiser: that requantises, with a tensor of its own
+            elif (
+                node.op_type in {"QuantizeLinear", *rules.ACTIVATIONS}
+                and source in only_passed_on
+                and source not in self.alias
+            ):
+                # not where a quantiser reads a dequantiser: that requantises, with a tensor of its own
+                self.alias[source] = result
 
     def root(self, name: str) -> str:
         """The tensor that an engine holds for a name."""
@@ -207,7 +244,9 @@ class _Reader:
     def network(self) -> Network:
         """The graph with fused nodes left out."""
         outputs = tuple(value.name for value in self.graph.output)
-        nodes = [self._node(node) for node in self.graph.node if node.op_type != "Constant" and not self._is_fused(node)]
+        nodes = [
+            self._node(node) for node in self.graph.node if node.op_type != "Constant" and not self._is_fused(node)
+        ]
         carried = self._carried_constants()
         nodes = [replace(node, constants=(*node.constants, *carried.get(node.outputs[0], []))) for node in nodes]
         inputs = tuple(value.name for value in self.graph.input if value.name not in self.constants)
@@ -216,10 +255,13 @@ class _Reader:
     def _is_fused(self, node: Any) -> bool:
         if node.op_type == "DequantizeLinear":
             return node.output[0] in self.alias
-        return node.op_type in {"QuantizeLinear", *rules.ACTIVATIONS} and self.alias.get(node.input[0]) == node.output[0]
+        return (
+            node.op_type in {"QuantizeLinear", *rules.ACTIVATIONS} and self.alias.get(node.input[0]) == node.output[0]
+        )
 
     def _carried_constants(self) -> dict[str, list[str]]:
-        """Parameters of fused activations (the bounds of a Clip), keyed by the tensor of the op they were folded into."""
+        """Parameters of fused activations (the bounds of a Clip), keyed by the tensor of the op they were folded
+        into."""
         carried: dict[str, list[str]] = {}
         for node in self.graph.node:
             if node.op_type in rules.ACTIVATIONS and self._is_fused(node):
@@ -240,13 +282,24 @@ class _Reader:
             emulates = self._emulates(node, kernel) if kernel and macs else ""
         counted = macs or 0
         return Node(
-            name=node.name or node.output[0], op=op,
+            name=node.name or node.output[0],
+            op=op,
             inputs=tuple(self.root(name) for name in names if self.root(name) not in self.constants),
             outputs=tuple(self.root(name) for name in node.output if name),
-            constants=(*self._constants(names), *self._constants_inside(node)), kernel=kernel.name if kernel else None,
-            weight=kernel.shape if kernel else None, macs=0 if emulates else counted, emulates=emulates,
+            constants=(*self._constants(names), *self._constants_inside(node)),
+            kernel=kernel.name if kernel else None,
+            weight=kernel.shape if kernel else None,
+            macs=0 if emulates else counted,
+            emulates=emulates,
             emulated_macs=counted if emulates else 0,
-            unknown=(CONTROL if node.op_type in rules.BODIES else NO_RULE) if not known else NO_SHAPE if macs is None else "")
+            unknown=(
+                (CONTROL if node.op_type in rules.BODIES else NO_RULE)
+                if not known
+                else NO_SHAPE
+                if macs is None
+                else ""
+            ),
+        )
 
     def _data_and_parameters(self, node: Any) -> Iterator[str]:
         """Inputs of an op without scales and zero points."""
@@ -274,10 +327,15 @@ class _Reader:
         if node.op_type not in rules.MACS:
             return 0
         output = self.tensors.get(self.root(node.output[0]))
-        shapes = [self.tensors[self.root(name)].shape if name and self.root(name) in self.tensors else None for name in node.input]
+        shapes = [
+            self.tensors[self.root(name)].shape if name and self.root(name) in self.tensors else None
+            for name in node.input
+        ]
         if output is None:
             return None
-        call = rules.Call(node.op_type, {attribute.name: attribute for attribute in node.attribute}, shapes, output.elements)
+        call = rules.Call(
+            node.op_type, {attribute.name: attribute for attribute in node.attribute}, shapes, output.elements
+        )
         try:
             return rules.MACS[node.op_type](call)
         except rules.OpenShapeError:
@@ -291,7 +349,13 @@ class _Reader:
         if place < len(node.input) and node.input[place] and self._nonzero(node.input[place]):
             return ""
         values, scale, zero = self._array(kernel.name), *self._quantisation(node)
-        if values is None or scale is None or zero is None or scale.size not in (1, len(values)) or np.any(zero != zero.flat[0]):
+        if (
+            values is None
+            or scale is None
+            or zero is None
+            or scale.size not in (1, len(values))
+            or np.any(zero != zero.flat[0])
+        ):
             return ""
         return emulated(values.reshape(len(values), -1), scale.reshape(-1), int(zero.flat[0]))
 
@@ -307,11 +371,18 @@ class _Reader:
         quantiser = self.dequantizers.get(node.input[1])
         if quantiser is None:
             return np.ones(1), np.zeros(1)
-        return self._array(quantiser.input[1]), self._array(quantiser.input[2]) if len(quantiser.input) > 2 else np.zeros(1)
+        return self._array(quantiser.input[1]), (
+            self._array(quantiser.input[2]) if len(quantiser.input) > 2 else np.zeros(1)
+        )
 
     def _array(self, name: str) -> NDArray[Any] | None:
-        """A small constant's values; None where they are not in the file, or of a type or size that is not looked at."""
-        if name not in self.values or self.tensors[name].dtype not in REAL_KERNELS or not 0 < self.tensors[name].elements <= MAX_KERNEL:
+        """A small constant's values; None where they are not in the file, or of a type or size that is not looked
+        at."""
+        if (
+            name not in self.values
+            or self.tensors[name].dtype not in REAL_KERNELS
+            or not 0 < self.tensors[name].elements <= MAX_KERNEL
+        ):
             return None
         values: NDArray[Any] = self.onnx.numpy_helper.to_array(self.values[name])
         return values

@@ -1,5 +1,5 @@
-"""What each ONNX op costs. Kernels: Conv (out, in / groups, ...), ConvTranspose (in, out / groups, ...), recurrent cells (directions,
-gates * hidden, in)."""
+"""What each ONNX op costs. Kernels: Conv (out, in / groups, ...), ConvTranspose (in, out / groups, ...), recurrent
+cells (directions, gates * hidden, in)."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,15 +9,29 @@ from typing import Any
 DOMAINS = frozenset({"", "ai.onnx"})
 """The standard's own operators."""
 KERNEL_INPUT = {
-    "Conv": 1, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1, "ConvInteger": 1, "MatMulInteger": 1, "QLinearConv": 3, "QLinearMatMul": 3,
-    "GRU": 1, "LSTM": 1, "RNN": 1,
+    "Conv": 1,
+    "ConvTranspose": 1,
+    "Gemm": 1,
+    "MatMul": 1,
+    "ConvInteger": 1,
+    "MatMulInteger": 1,
+    "QLinearConv": 3,
+    "QLinearMatMul": 3,
+    "GRU": 1,
+    "LSTM": 1,
+    "RNN": 1,
 }
 """Ops with multiply-accumulates, and which input holds the kernel."""
 RECURRENT_INPUT = 2
 """Where a recurrent cell has its second matrix."""
 PARAMETER_INPUTS = {
-    "QuantizeLinear": (0,), "DequantizeLinear": (0,), "DynamicQuantizeLinear": (0,), "ConvInteger": (0, 1), "MatMulInteger": (0, 1),
-    "QLinearConv": (0, 3, 8), "QLinearMatMul": (0, 3),
+    "QuantizeLinear": (0,),
+    "DequantizeLinear": (0,),
+    "DynamicQuantizeLinear": (0,),
+    "ConvInteger": (0, 1),
+    "MatMulInteger": (0, 1),
+    "QLinearConv": (0, 3, 8),
+    "QLinearMatMul": (0, 3),
 }
 """Inputs that are data or parameters where the others are scales and zero points, which no convention counts."""
 SCALES = {"QLinearConv": (4, 5), "QLinearMatMul": (4, 5)}
@@ -27,19 +41,21 @@ ACTIVATIONS = frozenset({"Relu", "Clip", "LeakyRelu"})
 BODIES = frozenset({"If", "Loop", "Scan", "SequenceMap"})
 """Ops that run graphs of their own."""
 _WITHOUT_MACS = """
-    Abs Acos Acosh Add And ArgMax ArgMin Asin Asinh Atan Atanh AveragePool BatchNormalization Bernoulli BitCast BitShift BitwiseAnd
-    BitwiseNot BitwiseOr BitwiseXor BlackmanWindow Cast CastLike Ceil Celu CenterCropPad Clip Col2Im Compress Concat ConcatFromSequence
-    ConstantOfShape Cos Cosh CumProd CumSum DFT DepthToSpace DequantizeLinear Div Dropout DynamicQuantizeLinear Elu Equal Erf Exp Expand
-    EyeLike Flatten Floor Gather GatherElements GatherND Gelu GlobalAveragePool GlobalLpPool GlobalMaxPool Greater GreaterOrEqual
-    GridSample GroupNormalization HammingWindow HannWindow HardSigmoid HardSwish Hardmax Identity InstanceNormalization IsInf IsNaN LRN
-    LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax LpNormalization LpPool Max MaxPool MaxRoiPool MaxUnpool Mean
-    MeanVarianceNormalization Min Mish Mod Mul Multinomial Neg NonMaxSuppression NonZero Not OneHot Optional OptionalGetElement
-    OptionalHasElement Or PRelu Pad Pow QuantizeLinear RMSNormalization RandomNormal RandomNormalLike RandomUniform RandomUniformLike
-    Range Reciprocal ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare
-    Relu Reshape Resize ReverseSequence RoiAlign RotaryEmbedding Round STFT Scatter ScatterElements ScatterND Selu SequenceAt
-    SequenceConstruct SequenceEmpty SequenceErase SequenceInsert SequenceLength Shape Shrink Sigmoid Sign Sin Sinh Size Slice Softmax
-    Softplus Softsign SpaceToDepth Split SplitToSequence Sqrt Squeeze Sub Sum Swish Tan Tanh TensorScatter ThresholdedRelu Tile TopK
-    Transpose Trilu Unique Unsqueeze Upsample Where Xor
+    Abs Acos Acosh Add And ArgMax ArgMin Asin Asinh Atan Atanh AveragePool BatchNormalization Bernoulli BitCast
+    BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor BlackmanWindow Cast CastLike Ceil Celu CenterCropPad Clip
+    Col2Im Compress Concat ConcatFromSequence ConstantOfShape Cos Cosh CumProd CumSum DFT DepthToSpace
+    DequantizeLinear Div Dropout DynamicQuantizeLinear Elu Equal Erf Exp Expand EyeLike Flatten Floor Gather
+    GatherElements GatherND Gelu GlobalAveragePool GlobalLpPool GlobalMaxPool Greater GreaterOrEqual GridSample
+    GroupNormalization HammingWindow HannWindow HardSigmoid HardSwish Hardmax Identity InstanceNormalization IsInf
+    IsNaN LRN LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax LpNormalization LpPool Max MaxPool
+    MaxRoiPool MaxUnpool Mean MeanVarianceNormalization Min Mish Mod Mul Multinomial Neg NonMaxSuppression NonZero
+    Not OneHot Optional OptionalGetElement OptionalHasElement Or PRelu Pad Pow QuantizeLinear RMSNormalization
+    RandomNormal RandomNormalLike RandomUniform RandomUniformLike Range Reciprocal ReduceL1 ReduceL2 ReduceLogSum
+    ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare Relu Reshape Resize
+    ReverseSequence RoiAlign RotaryEmbedding Round STFT Scatter ScatterElements ScatterND Selu SequenceAt
+    SequenceConstruct SequenceEmpty SequenceErase SequenceInsert SequenceLength Shape Shrink Sigmoid Sign Sin Sinh
+    Size Slice Softmax Softplus Softsign SpaceToDepth Split SplitToSequence Sqrt Squeeze Sub Sum Swish Tan Tanh
+    TensorScatter ThresholdedRelu Tile TopK Transpose Trilu Unique Unsqueeze Upsample Where Xor
 """
 WITHOUT_MACS = frozenset(_WITHOUT_MACS.split())
 """Elementwise ops, pools, reductions, norms, transforms and moves: no convolution, no matrix product."""
@@ -90,10 +106,12 @@ def _gemm_macs(call: Call) -> int:
 
 
 def _einsum_macs(call: Call) -> int:
-    """Of a contraction of two operands: one for each combination of all indices. Without a contraction it is elementwise and costs none.
+    """Of a contraction of two operands: one for each combination of all indices. Without a contraction it is
+    elementwise and costs none.
 
     Raises:
-        OpenShapeError: also for an ellipsis, another number of operands, or an index that is there twice in one: no rule covers these.
+        OpenShapeError: also for an ellipsis, another number of operands, or an index that is there twice in one: no
+            rule covers these.
     """
     left, arrow, right = call.attributes["equation"].s.decode().replace(" ", "").partition("->")
     operands, sizes = left.split(","), dict[str, int]()
@@ -112,9 +130,11 @@ MACS: Mapping[str, Callable[[Call], int]] = {
     **dict.fromkeys(("Conv", "ConvInteger", "QLinearConv"), _conv_macs),
     **dict.fromkeys(("MatMul", "MatMulInteger", "QLinearMatMul"), _matmul_macs),
     **dict.fromkeys(("GRU", "LSTM", "RNN"), _cell_macs),
-    "ConvTranspose": lambda call: prod(call.shape(0)) * prod(call.shape(1)[1:]), "Gemm": _gemm_macs, "Einsum": _einsum_macs,
+    "ConvTranspose": lambda call: prod(call.shape(0)) * prod(call.shape(1)[1:]),
+    "Gemm": _gemm_macs,
+    "Einsum": _einsum_macs,
 }
-"""Op -> its multiply-accumulates. A recurrent cell has one at each step for each weight of its two matrices; its peepholes, biases and
-gates are elementwise."""
+"""Op -> its multiply-accumulates. A recurrent cell has one at each step for each weight of its two matrices; its
+peepholes, biases and gates are elementwise."""
 KNOWN = WITHOUT_MACS | {*MACS}
 """Ops with a rule; any other is unknown."""

@@ -1,10 +1,10 @@
 """Reads a .tflite file into a `Network` through the official flatbuffers schema; no interpreter runs.
 
-A constant that the file only unpacks (DEQUANTIZE of float16 weights, DENSIFY of sparse ones) is read as the constant itself. Branches and
-loops are unknown ops: how often they run is not in the file.
+A constant that the file only unpacks (DEQUANTIZE of float16 weights, DENSIFY of sparse ones) is read as the constant
+itself. Branches and loops are unknown ops: how often they run is not in the file.
 
-A hostile file may have any number of tables share the same bytes, so that reading all it seems to hold would never end. So only what is
-counted is read, and hardly more of it than the file has bytes.
+A hostile file may have any number of tables share the same bytes, so that reading all it seems to hold would never end.
+So only what is counted is read, and hardly more of it than the file has bytes.
 """
 
 import struct
@@ -52,7 +52,9 @@ def read(path: Path, raw: bytes) -> Network:
     try:
         return _Reader(path, raw, schema.Model.GetRootAs(raw, 0), schema).network()
     except MALFORMED as error:
-        raise InputError(f"{path}: the TFLite file is damaged ({type(error).__name__}: {error}); export or download it again") from None
+        raise InputError(
+            f"{path}: the TFLite file is damaged ({type(error).__name__}: {error}); export or download it again"
+        ) from None
 
 
 class _Budget:
@@ -89,7 +91,8 @@ class _Budget:
 
 @dataclass
 class _Graph:
-    """One subgraph. keys: its tensors by number. bodies: number of a node -> other subgraphs that it runs; runs: all of these."""
+    """One subgraph. keys: its tensors by number. bodies: number of a node -> other subgraphs that it runs; runs: all of
+    these."""
 
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
@@ -130,19 +133,32 @@ class _Reader:
                     raise IndexError(f"subgraph {index} of {count}")
                 waiting += self._subgraph(index).runs
         if len(self.graphs) < count:
-            raise InputError(f"{self.path}: {count} subgraphs, and the first runs {len(self.graphs) - 1} of them; "
-                             "only a file of a single network can be counted")
+            raise InputError(
+                f"{self.path}: {count} subgraphs, and the first runs {len(self.graphs) - 1} of them; "
+                "only a file of a single network can be counted"
+            )
         main = self.graphs[0]
         macs = {number: sum(node.macs for node in graph.nodes) for number, graph in self.graphs.items()}
         charged = {0}
         for index, bodies in main.bodies.items():
             inside = self._all_run(bodies)
-            note = (f"the constants of what it runs are counted; its multiply-accumulates are not: how often it runs is not in the file "
-                    f"(each subgraph once: {sum(macs[number] for number in inside):,})")
-            more = [name for number in sorted(inside - charged) for node in self.graphs[number].nodes for name in node.constants]
+            note = (
+                "the constants of what it runs are counted; its multiply-accumulates are not: how often it runs is not"
+                f" in the file (each subgraph once: {sum(macs[number] for number in inside):,})"
+            )
+            more = [
+                name
+                for number in sorted(inside - charged)
+                for node in self.graphs[number].nodes
+                for name in node.constants
+            ]
             charged |= inside
-            main.nodes[index] = replace(main.nodes[index], constants=(*main.nodes[index].constants, *more), unknown=note)
-        return Network(tuple(main.nodes), self.tensors, main.inputs, main.outputs, tuple(self.variables), dict(self.operators))
+            main.nodes[index] = replace(
+                main.nodes[index], constants=(*main.nodes[index].constants, *more), unknown=note
+            )
+        return Network(
+            tuple(main.nodes), self.tensors, main.inputs, main.outputs, tuple(self.variables), dict(self.operators)
+        )
 
     def _all_run(self, numbers: Sequence[int]) -> set[int]:
         """Subgraphs and those that they run in their turn."""
@@ -160,8 +176,10 @@ class _Reader:
         self.graphs[number] = graph
         self.entries += max(source.TensorsLength(), source.OperatorsLength())
         if self.entries > MAX_ENTRIES:
-            raise InputError(f"{self.path}: {source.TensorsLength():,} tensors and {source.OperatorsLength():,} operators, more than "
-                             f"{MAX_ENTRIES:,}; this is no model for a small device")
+            raise InputError(
+                f"{self.path}: {source.TensorsLength():,} tensors and {source.OperatorsLength():,} operators, more than"
+                f" {MAX_ENTRIES:,}; this is no model for a small device"
+            )
         for index in range(source.TensorsLength()):
             graph.keys.append(self._tensor(source.Tensors(index), f"{number}.{index}", free=number == 0))
         graph.inputs = tuple(graph.keys[index] for index in self.budget.integers(source.InputsAsNumpy()))
@@ -189,7 +207,9 @@ class _Reader:
             self.tensors[key] = Tensor(key, shape, dtype, key)
             return key
         if not bits_of(dtype):
-            raise InputError(f"{self.path}: constant '{key}' has type {dtype}, which has no fixed size; it cannot be counted")
+            raise InputError(
+                f"{self.path}: constant '{key}' has type {dtype}, which has no fixed size; it cannot be counted"
+            )
         if tensor.Buffer() not in self.nonzero:
             self.budget.spend(len(data))
             self.nonzero[tensor.Buffer()] = count_nonzero(data, dtype)
@@ -211,7 +231,7 @@ class _Reader:
             return None
         if buffer.Offset() + buffer.Size() > len(self.raw):
             raise IndexError(f"buffer {index} ends behind the file")
-        return memoryview(self.raw)[buffer.Offset():buffer.Offset() + buffer.Size()]
+        return memoryview(self.raw)[buffer.Offset() : buffer.Offset() + buffer.Size()]
 
     def _operator(self, operator: Any, graph: _Graph) -> None:
         """Append the node of an operator."""
@@ -220,7 +240,13 @@ class _Reader:
         keys = [graph.keys[index] if index >= 0 else None for index in self.budget.integers(operator.InputsAsNumpy())]
         reads = [None if key is None else self.tensors[self.alias.get(key, key)] for key in keys]
         writes = [self.tensors[graph.keys[index]] for index in self.budget.integers(operator.OutputsAsNumpy())]
-        if op in UNPACKERS and reads and reads[0] and reads[0].name in self.constants and writes[0].name not in self.results:
+        if (
+            op in UNPACKERS
+            and reads
+            and reads[0]
+            and reads[0].name in self.constants
+            and writes[0].name not in self.results
+        ):
             self.alias[writes[0].name] = reads[0].name
             return
         options = self._options(op, operator)
@@ -258,13 +284,20 @@ class _Reader:
         present = [tensor for tensor in reads if tensor is not None]
         constants = tuple(tensor.name for tensor in present if tensor.name in self.constants)
         return Node(
-            name=writes[0].name.split(":", 1)[1] if writes else op, op=op,
+            name=writes[0].name.split(":", 1)[1] if writes else op,
+            op=op,
             inputs=tuple(tensor.name for tensor in present if tensor.name not in self.constants),
-            outputs=tuple(tensor.name for tensor in writes), constants=constants, kernel=kernel.name if kernel else None,
-            weight=kernel.shape if kernel else None, macs=0 if emulates else macs,
+            outputs=tuple(tensor.name for tensor in writes),
+            constants=constants,
+            kernel=kernel.name if kernel else None,
+            weight=kernel.shape if kernel else None,
+            macs=0 if emulates else macs,
             nessi_macs=rules.NESSI_MACS[op](call) if op in rules.NESSI_MACS else 0,
             nessi_constants=(*constants, *(tensor.name for tensor in present if tensor.name in self.variables)),
-            emulates=emulates, emulated_macs=macs if emulates else 0, unknown="" if op in rules.KNOWN else NO_RULE)
+            emulates=emulates,
+            emulated_macs=macs if emulates else 0,
+            unknown="" if op in rules.KNOWN else NO_RULE,
+        )
 
     def _emulates(self, call: rules.Call) -> str:
         """Whether a convolution is another op in fact; looked at where each output channel reads one input channel."""
@@ -277,15 +310,19 @@ class _Reader:
         tensor = self.handles[kernel.name]
         data = self._stored(tensor.Buffer())
         self.budget.spend(len(data))
-        values = None if tensor.Sparsity() is not None else kernel_values(data[:kernel.bytes], kernel.dtype, kernel.shape)
+        values = (
+            None if tensor.Sparsity() is not None else kernel_values(data[: kernel.bytes], kernel.dtype, kernel.shape)
+        )
         scale, zero_point = self._quantisation(tensor, kernel.dtype)
         if values is None or scale is None:
             return ""
-        rows = values.reshape(len(values), -1) if by_output else values.reshape(-1, kernel.shape[-1]).T  # (out, mel * frame)
+        # (out, mel * frame)
+        rows = values.reshape(len(values), -1) if by_output else values.reshape(-1, kernel.shape[-1]).T
         return emulated(rows, scale, zero_point) if len(scale) in (1, len(rows)) else ""
 
     def _quantisation(self, tensor: Any, dtype: str) -> tuple[NDArray[Any] | None, int]:
-        """Scales, of each output channel or of all, and the zero point; no scales where they are missing or zero points differ."""
+        """Scales, of each output channel or of all, and the zero point; no scales where they are missing or zero points
+        differ."""
         quantisation = tensor.Quantization()
         if dtype == "float32" or quantisation is None:
             return np.ones(1), 0
@@ -304,5 +341,7 @@ def _names(enumeration: type) -> dict[int, str]:
 def _refuse_free_dimensions(path: Path, key: str, signature: tuple[int, ...]) -> None:
     """A free batch counts as 1; any other free size would make every count an accident."""
     if any(size < 0 for size in signature[1:]) or signature == (-1,):
-        raise InputError(f"{path}: tensor '{key}' has a free dimension in {signature}; export with fixed sizes "
-                         "(only the batch may be free)")
+        raise InputError(
+            f"{path}: tensor '{key}' has a free dimension in {signature}; export with fixed sizes "
+            "(only the batch may be free)"
+        )

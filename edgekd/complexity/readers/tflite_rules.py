@@ -1,7 +1,8 @@
 """What each TFLite op costs: in fact, and by the rules of NeSsi.
 
-NeSsi (AlbertoAncilotto/NeSsi, its `tflite_tools`) has a rule for seven ops; for any other it counts no multiply-accumulates. Its constants
-are what an op reads that no op writes and that is no input of the graph, so the state of a recurrent cell is among them.
+NeSsi (AlbertoAncilotto/NeSsi, its `tflite_tools`) has a rule for seven ops; for any other it counts no
+multiply-accumulates. Its constants are what an op reads that no op writes and that is no input of the graph, so the
+state of a recurrent cell is among them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +15,8 @@ from edgekd.complexity.readers.network import Tensor
 
 @dataclass(frozen=True)
 class Call:
-    """One op. reads: its inputs, an optional one that is left out is None. out: elements that it writes. options: of those in `OPTIONS`."""
+    """One op. reads: its inputs, an optional one that is left out is None. out: elements that it writes. options: of
+    those in `OPTIONS`."""
 
     op: str
     options: Any
@@ -39,39 +41,61 @@ class Call:
         return [tensor for index in positions if index < len(self.reads) and (tensor := self.reads[index]) is not None]
 
 
-KERNEL_INPUT = {"CONV_2D": 1, "DEPTHWISE_CONV_2D": 1, "TRANSPOSE_CONV": 1, "FULLY_CONNECTED": 1, "CONV_3D": 1, "CONV_3D_TRANSPOSE": 1}
-"""Ops with one kernel, and which input holds it: CONV_2D and TRANSPOSE_CONV (out, mel, frame, in / groups), DEPTHWISE_CONV_2D (1, mel,
-frame, out), FULLY_CONNECTED (out, in), CONV_3D (depth, mel, frame, in / groups, out), CONV_3D_TRANSPOSE (depth, mel, frame, out, in)."""
+KERNEL_INPUT = {
+    "CONV_2D": 1,
+    "DEPTHWISE_CONV_2D": 1,
+    "TRANSPOSE_CONV": 1,
+    "FULLY_CONNECTED": 1,
+    "CONV_3D": 1,
+    "CONV_3D_TRANSPOSE": 1,
+}
+"""Ops with one kernel, and which input holds it: CONV_2D and TRANSPOSE_CONV (out, mel, frame, in / groups),
+DEPTHWISE_CONV_2D (1, mel, frame, out), FULLY_CONNECTED (out, in), CONV_3D (depth, mel, frame, in / groups, out),
+CONV_3D_TRANSPOSE (depth, mel, frame, out, in)."""
 CELL_KERNELS: Mapping[str, Sequence[int]] = {
-    "RNN": (1, 2), "UNIDIRECTIONAL_SEQUENCE_RNN": (1, 2), "BIDIRECTIONAL_SEQUENCE_RNN": (1, 2, 5, 6, 10, 11), "SVDF": (1, 2),
-    "LSTM": (*range(1, 9), 16), "UNIDIRECTIONAL_SEQUENCE_LSTM": (*range(1, 9), 16),
+    "RNN": (1, 2),
+    "UNIDIRECTIONAL_SEQUENCE_RNN": (1, 2),
+    "BIDIRECTIONAL_SEQUENCE_RNN": (1, 2, 5, 6, 10, 11),
+    "SVDF": (1, 2),
+    "LSTM": (*range(1, 9), 16),
+    "UNIDIRECTIONAL_SEQUENCE_LSTM": (*range(1, 9), 16),
     "BIDIRECTIONAL_SEQUENCE_LSTM": (*range(1, 9), 16, *range(18, 26), 33, *range(40, 48)),
 }
-"""Recurrent cells, and which inputs hold their matrices: of each step, each weight costs one multiply-accumulate. Peephole vectors, biases
-and gates are elementwise and cost none here."""
+"""Recurrent cells, and which inputs hold their matrices: of each step, each weight costs one multiply-accumulate.
+Peephole vectors, biases and gates are elementwise and cost none here."""
 FUSED_LSTM_INPUTS, FUSED_LSTM_KERNELS = 5, (2,)
 """The LSTM of one fused matrix has five inputs, and the third is it."""
-OPTIONS = {"BATCH_MATMUL": "BatchMatMulOptions", "MAX_POOL_2D": "Pool2DOptions", "AVERAGE_POOL_2D": "Pool2DOptions",
-           "IF": "IfOptions", "WHILE": "WhileOptions", "CALL": "CallOptions", "CALL_ONCE": "CallOnceOptions"}
+OPTIONS = {
+    "BATCH_MATMUL": "BatchMatMulOptions",
+    "MAX_POOL_2D": "Pool2DOptions",
+    "AVERAGE_POOL_2D": "Pool2DOptions",
+    "IF": "IfOptions",
+    "WHILE": "WhileOptions",
+    "CALL": "CallOptions",
+    "CALL_ONCE": "CallOnceOptions",
+}
 """Ops whose counting rule needs their options, and the table that holds them."""
 BODIES: Mapping[str, Callable[[Any], tuple[int, ...]]] = {
     "IF": lambda options: (options.ThenSubgraphIndex(), options.ElseSubgraphIndex()),
     "WHILE": lambda options: (options.CondSubgraphIndex(), options.BodySubgraphIndex()),
-    "CALL": lambda options: (options.Subgraph(),), "CALL_ONCE": lambda options: (options.InitSubgraphIndex(),),
+    "CALL": lambda options: (options.Subgraph(),),
+    "CALL_ONCE": lambda options: (options.InitSubgraphIndex(),),
 }
 """Ops that run other subgraphs: options -> their numbers."""
 _WITHOUT_MACS = """
-    ABS ADD ADD_N ARG_MAX ARG_MIN ASSIGN_VARIABLE ATAN2 AVERAGE_POOL_2D BATCH_TO_SPACE_ND BITCAST BITWISE_XOR BROADCAST_ARGS BROADCAST_TO
-    BUCKETIZE CAST CEIL COMPLEX_ABS CONCATENATION COS CUMSUM DENSIFY DEPTH_TO_SPACE DEQUANTIZE DILATE DIV DYNAMIC_UPDATE_SLICE ELU
-    EMBEDDING_LOOKUP EQUAL EXP EXPAND_DIMS FAKE_QUANT FILL FLOOR FLOOR_DIV FLOOR_MOD GATHER GATHER_ND GELU GREATER GREATER_EQUAL HARD_SWISH
-    IMAG L2_NORMALIZATION L2_POOL_2D LEAKY_RELU LESS LESS_EQUAL LOCAL_RESPONSE_NORMALIZATION LOG LOGICAL_AND LOGICAL_NOT LOGICAL_OR LOGISTIC
-    LOG_SOFTMAX MATRIX_DIAG MATRIX_SET_DIAG MAXIMUM MAX_POOL_2D MEAN MINIMUM MIRROR_PAD MUL MULTINOMIAL NEG NON_MAX_SUPPRESSION_V4
-    NON_MAX_SUPPRESSION_V5 NOT_EQUAL ONE_HOT PACK PAD PADV2 POW PRELU QUANTIZE RANDOM_STANDARD_NORMAL RANDOM_UNIFORM RANGE RANK
-    READ_VARIABLE REAL REDUCE_ALL REDUCE_ANY REDUCE_MAX REDUCE_MIN REDUCE_PROD RELU RELU6 RELU_0_TO_1 RELU_N1_TO_1 RESHAPE RESIZE_BILINEAR
-    RESIZE_NEAREST_NEIGHBOR REVERSE_SEQUENCE REVERSE_V2 RFFT2D RIGHT_SHIFT ROUND RSQRT SCATTER_ND SEGMENT_SUM SELECT SELECT_V2 SHAPE SIGN
-    SIN SLICE SOFTMAX SPACE_TO_BATCH_ND SPACE_TO_DEPTH SPARSE_TO_DENSE SPLIT SPLIT_V SQRT SQUARE SQUARED_DIFFERENCE SQUEEZE STRIDED_SLICE
-    SUB SUM TANH TILE TOPK_V2 TRANSPOSE UNIQUE UNPACK UNSORTED_SEGMENT_MAX UNSORTED_SEGMENT_MIN UNSORTED_SEGMENT_PROD UNSORTED_SEGMENT_SUM
-    VAR_HANDLE WHERE ZEROS_LIKE
+    ABS ADD ADD_N ARG_MAX ARG_MIN ASSIGN_VARIABLE ATAN2 AVERAGE_POOL_2D BATCH_TO_SPACE_ND BITCAST BITWISE_XOR
+    BROADCAST_ARGS BROADCAST_TO BUCKETIZE CAST CEIL COMPLEX_ABS CONCATENATION COS CUMSUM DENSIFY DEPTH_TO_SPACE
+    DEQUANTIZE DILATE DIV DYNAMIC_UPDATE_SLICE ELU EMBEDDING_LOOKUP EQUAL EXP EXPAND_DIMS FAKE_QUANT FILL FLOOR
+    FLOOR_DIV FLOOR_MOD GATHER GATHER_ND GELU GREATER GREATER_EQUAL HARD_SWISH IMAG L2_NORMALIZATION L2_POOL_2D
+    LEAKY_RELU LESS LESS_EQUAL LOCAL_RESPONSE_NORMALIZATION LOG LOGICAL_AND LOGICAL_NOT LOGICAL_OR LOGISTIC
+    LOG_SOFTMAX MATRIX_DIAG MATRIX_SET_DIAG MAXIMUM MAX_POOL_2D MEAN MINIMUM MIRROR_PAD MUL MULTINOMIAL NEG
+    NON_MAX_SUPPRESSION_V4 NON_MAX_SUPPRESSION_V5 NOT_EQUAL ONE_HOT PACK PAD PADV2 POW PRELU QUANTIZE
+    RANDOM_STANDARD_NORMAL RANDOM_UNIFORM RANGE RANK READ_VARIABLE REAL REDUCE_ALL REDUCE_ANY REDUCE_MAX REDUCE_MIN
+    REDUCE_PROD RELU RELU6 RELU_0_TO_1 RELU_N1_TO_1 RESHAPE RESIZE_BILINEAR RESIZE_NEAREST_NEIGHBOR REVERSE_SEQUENCE
+    REVERSE_V2 RFFT2D RIGHT_SHIFT ROUND RSQRT SCATTER_ND SEGMENT_SUM SELECT SELECT_V2 SHAPE SIGN SIN SLICE SOFTMAX
+    SPACE_TO_BATCH_ND SPACE_TO_DEPTH SPARSE_TO_DENSE SPLIT SPLIT_V SQRT SQUARE SQUARED_DIFFERENCE SQUEEZE
+    STRIDED_SLICE SUB SUM TANH TILE TOPK_V2 TRANSPOSE UNIQUE UNPACK UNSORTED_SEGMENT_MAX UNSORTED_SEGMENT_MIN
+    UNSORTED_SEGMENT_PROD UNSORTED_SEGMENT_SUM VAR_HANDLE WHERE ZEROS_LIKE
 """
 WITHOUT_MACS = frozenset(_WITHOUT_MACS.split())
 """Elementwise ops, pools, reductions, transforms and moves: no convolution, no matrix product."""

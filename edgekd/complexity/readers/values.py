@@ -1,4 +1,5 @@
-"""What the stored values of a constant say: how many are zero, and whether a convolution's kernel only averages or copies."""
+"""What the stored values of a constant say: how many are zero, and whether a convolution's kernel only averages or
+copies."""
 
 from math import prod
 from typing import Any
@@ -37,7 +38,7 @@ def count_nonzero(data: Any, dtype: str) -> int:
     if "float" not in dtype:
         return int(np.count_nonzero(values))
     shift = values.dtype.type(SIGN_SHIFT)
-    return sum(int(np.count_nonzero(values[start:start + CHUNK] << shift)) for start in range(0, len(values), CHUNK))
+    return sum(int(np.count_nonzero(values[start : start + CHUNK] << shift)) for start in range(0, len(values), CHUNK))
 
 
 def kernel_values(data: Any, dtype: str, shape: tuple[int, ...]) -> NDArray[Any] | None:
@@ -60,8 +61,8 @@ def emulated(kernel: NDArray[Any], scale: NDArray[Any] | float, zero_point: int 
         zero_point: of all.
 
     Returns:
-        `AVERAGE_POOL` where every real value is 1 / their number, `COPY` where each output has a single 1 among zeros, else nothing;
-        also for a kernel of one value, which is a scale.
+        `AVERAGE_POOL` where every real value is 1 / their number, `COPY` where each output has a single 1 among zeros,
+        else nothing; also for a kernel of one value, which is a scale.
     """
     with np.errstate(all="ignore"):  # a damaged file may hold any float
         stored = kernel.astype(np.float64) - zero_point

@@ -26,18 +26,31 @@ def badge(checked: Sequence[Checked]) -> str:
         message = f"{failed} of {len(checked)} fail" if failed else f"{counted(len(checked), 'model')} ok"
     left, right = _width(label), _width(message)
     title = escape(f"{label}: {message}")
-    return "\n".join([
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{left + right}" height="{HEIGHT_PX}" role="img" '
-        f'aria-label="{title}">',
-        f"<title>{title}</title>",
-        f'<rect width="{left + right}" height="{HEIGHT_PX}" rx="3" fill="{GREY}"/>',
-        f'<path d="M{left} 0h{right - 3}a3 3 0 0 1 3 3v{HEIGHT_PX - 6}a3 3 0 0 1-3 3H{left}z" fill="{RED if failed else GREEN}"/>',
-        '<g fill="#fff" font-family="Verdana,DejaVu Sans,sans-serif" font-size="11">',
-        *(f'<text x="{x + PADDING_PX}" y="14" textLength="{width - 2 * PADDING_PX}">{escape(text)}</text>'
-          for x, width, text in ((0, left, label), (left, right, message))),
-        "</g>", "</svg>", "",
-    ])
+    return "\n".join(
+        [
+            (
+                f'<svg xmlns="http://www.w3.org/2000/svg" width="{left + right}" height="{HEIGHT_PX}" role="img" '
+                f'aria-label="{title}">'
+            ),
+            f"<title>{title}</title>",
+            f'<rect width="{left + right}" height="{HEIGHT_PX}" rx="3" fill="{GREY}"/>',
+            (
+                f'<path d="M{left} 0h{right - 3}a3 3 0 0 1 3 3v{HEIGHT_PX - 6}a3 3 0 0 1-3 3H{left}z"'
+                f' fill="{RED if failed else GREEN}"/>'
+            ),
+            '<g fill="#fff" font-family="Verdana,DejaVu Sans,sans-serif" font-size="11">',
+            *(
+                f'<text x="{x + PADDING_PX}" y="14" textLength="{width - 2 * PADDING_PX}">{escape(text)}</text>'
+                for x, width, text in ((0, left, label), (left, right, message))
+            ),
+            "</g>",
+            "</svg>",
+            "",
+        ]
+    )
 
 
 def _width(text: str) -> int:
-    return 2 * PADDING_PX + round(sum(NARROW_PX if letter in NARROW else WIDE_PX if letter in WIDE else NORMAL_PX for letter in text))
+    return 2 * PADDING_PX + round(
+        sum(NARROW_PX if letter in NARROW else WIDE_PX if letter in WIDE else NORMAL_PX for letter in text)
+    )

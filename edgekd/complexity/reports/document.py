@@ -12,7 +12,8 @@ from edgekd.complexity.reports.names import encodable
 
 
 class Checked(msgspec.Struct, frozen=True):
-    """What `edgekd check` found of one model. comparison: null without a baseline, or where that does not know the model."""
+    """What `edgekd check` found of one model. comparison: null without a baseline, or where that does not know the
+    model."""
 
     ledger: Ledger
     verdict: Verdict
@@ -61,10 +62,22 @@ def json(checked: Sequence[Checked]) -> str:
 def _document(checked: Checked) -> Document:
     ledger, verdict = checked.ledger, checked.verdict
     return Document(
-        model=encodable(ledger.model), target=verdict.target, ok=checked.ok, conventions=ledger.conventions,
+        model=encodable(ledger.model),
+        target=verdict.target,
+        ok=checked.ok,
+        conventions=ledger.conventions,
         frontend_macs=ledger.frontend_macs,
-        peak_activation_bytes=ledger.peak_activation_bytes, file_bytes=ledger.file_bytes, budgets=verdict.budgets, layers=ledger.layers,
-        rules=verdict.rules, nonzero_params=ledger.nonzero_params, bytes_by_dtype=ledger.bytes_by_dtype, operators=ledger.operators,
-        unknown=ledger.unknown, differences=ledger.differences, engine_format=ledger.engine_format, emulated=ledger.emulated,
+        peak_activation_bytes=ledger.peak_activation_bytes,
+        file_bytes=ledger.file_bytes,
+        budgets=verdict.budgets,
+        layers=ledger.layers,
+        rules=verdict.rules,
+        nonzero_params=ledger.nonzero_params,
+        bytes_by_dtype=ledger.bytes_by_dtype,
+        operators=ledger.operators,
+        unknown=ledger.unknown,
+        differences=ledger.differences,
+        engine_format=ledger.engine_format,
+        emulated=ledger.emulated,
         baseline=checked.comparison,
     )

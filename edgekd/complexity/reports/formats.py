@@ -9,5 +9,9 @@ from edgekd.complexity.reports.markdown import markdown
 from edgekd.complexity.reports.table import table
 
 FORMATS: dict[str, Callable[[Sequence[Checked]], str]] = {
-    "table": table, "json": json, "markdown": markdown, "junit": junit, "badge": badge,
+    "table": table,
+    "json": json,
+    "markdown": markdown,
+    "junit": junit,
+    "badge": badge,
 }

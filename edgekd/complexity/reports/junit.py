@@ -12,7 +12,8 @@ Case = tuple[str, str, str | None, str | None]
 
 
 def junit(checked: Sequence[Checked]) -> str:
-    """XML as JUnit's Ant task writes it: `testsuites` of `testsuite`s of `testcase`s; whatever prints is valid in it."""
+    """XML as JUnit's Ant task writes it: `testsuites` of `testsuite`s of `testcase`s; whatever prints is valid in
+    it."""
     from xml.etree import ElementTree as ET  # takes a while to import, and few want it
 
     suites = [(each, list(_cases(each))) for each in checked]
@@ -20,8 +21,15 @@ def junit(checked: Sequence[Checked]) -> str:
     root = ET.Element("testsuites", name="edgekd check", tests=str(len(cases)), failures=str(_failures(cases)))
     for each, found in suites:
         name = plain(each.ledger.model)
-        suite = ET.SubElement(root, "testsuite", name=name, tests=str(len(found)), failures=str(_failures(found)), errors="0",
-                              skipped=str(sum(case[3] is not None for case in found)))
+        suite = ET.SubElement(
+            root,
+            "testsuite",
+            name=name,
+            tests=str(len(found)),
+            failures=str(_failures(found)),
+            errors="0",
+            skipped=str(sum(case[3] is not None for case in found)),
+        )
         for title, says, failure, skipped in found:
             case = ET.SubElement(suite, "testcase", classname=name, name=f"{plain(each.verdict.target)}: {title}")
             if failure is not None:
@@ -45,9 +53,13 @@ def _cases(checked: Checked) -> Iterator[Case]:
         for change in checked.comparison.changes:
             says = f"{change.name} {change.before:,} -> {change.after:,} ({percent(change)})"
             tolerated = f"{100 * checked.comparison.tolerance:g} % tolerated"
-            yield f"growth of {change.name}", f"{says}, {tolerated}", None if change.ok else f"{says}, {tolerated}", None
+            yield (
+                f"growth of {change.name}",
+                f"{says}, {tolerated}",
+                None if change.ok else f"{says}, {tolerated}",
+                None,
+            )
 
 
 def _failures(cases: Sequence[Case]) -> int:
     return sum(case[2] is not None for case in cases)
-

@@ -1,4 +1,5 @@
-"""Words and numbers of the reports. Names come from files that anybody may have made, so what does not print is shown escaped."""
+"""Words and numbers of the reports. Names come from files that anybody may have made, so what does not print is shown
+escaped."""
 
 from collections.abc import Iterable
 
@@ -6,10 +7,14 @@ NAME_WIDTH = 32
 
 
 def plain(text: str) -> str:
-    """Text on one line without control characters, lone surrogates and the like: those are escaped as Python writes them."""
+    """Text on one line without control characters, lone surrogates and the like: those are escaped as Python writes
+    them."""
     if text.isprintable():
         return text
-    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape", "backslashreplace").decode() for letter in text)
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape", "backslashreplace").decode()
+        for letter in text
+    )
 
 
 def encodable(text: str) -> str:
@@ -20,7 +25,7 @@ def encodable(text: str) -> str:
 def shorten(name: str) -> str:
     """The end of a long name tells layers apart better than its beginning."""
     name = plain(name)
-    return name if len(name) <= NAME_WIDTH else "..." + name[3 - NAME_WIDTH:]
+    return name if len(name) <= NAME_WIDTH else "..." + name[3 - NAME_WIDTH :]
 
 
 def shape(sizes: Iterable[int] | None) -> str:

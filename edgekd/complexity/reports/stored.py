@@ -38,7 +38,9 @@ def read_json(path: Path, kind: type[T], option: str, wanted: str) -> tuple[T, .
         found = msgspec.json.decode(raw, type=kind | tuple[kind, ...])  # type: ignore[valid-type]
     except msgspec.ValidationError as error:
         reason = str(error)
-        raise InputError(f"{option} {path}: another document ({reason[:1].lower()}{reason[1:]}); give {wanted}") from None
+        raise InputError(
+            f"{option} {path}: another document ({reason[:1].lower()}{reason[1:]}); give {wanted}"
+        ) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"{option} {path}: damaged, or no JSON ({error}); give {wanted}") from None
     documents: tuple[T, ...] = found if isinstance(found, tuple) else (found,)

@@ -1,4 +1,5 @@
-"""What changes clips in training, batched on the training device. Every random number is drawn beforehand (`edgekd.train.batches.epochs`)."""
+"""What changes clips in training, batched on the training device. Every random number is drawn beforehand
+(`edgekd.train.batches.epochs`)."""
 
 import torch
 from scipy.fft import next_fast_len
@@ -28,7 +29,8 @@ def played(waveform: Tensor, speed: Tensor, samples: int) -> Tensor:
     Returns:
         (batch, ..., samples).
     """
-    place = torch.arange(samples, device=waveform.device, dtype=torch.float64) * _each(speed.double(), waveform)  # (batch, ..., samples)
+    # (batch, ..., samples)
+    place = torch.arange(samples, device=waveform.device, dtype=torch.float64) * _each(speed.double(), waveform)
     place = place.clamp(max=waveform.shape[-1] - 1)
     before = place.long()
     after = (before + 1).clamp(max=waveform.shape[-1] - 1)
@@ -68,18 +70,18 @@ def mix(x: Tensor, partner: Tensor, share: Tensor) -> Tensor:
     Returns:
         (batch, ...).
     """
-    return torch.lerp(x[partner], x[:len(partner)], _each(share, x))
+    return torch.lerp(x[partner], x[: len(partner)], _each(share, x))
 
 
 def mix_loudness(waveform: Tensor, partner: Tensor, share: Tensor) -> Tensor:
     """Mix waveforms (rows, ..., time) as `mix` does, the partner brought to the clip's own level first.
 
-    `share` is a share of sound pressure. The power of a mix is that of the clip, for clips that have nothing in common. After between-class
-    learning (Tokozume et al. 2018), which goes to the level of the quieter one.
+    `share` is a share of sound pressure. The power of a mix is that of the clip, for clips that have nothing in common.
+    After between-class learning (Tokozume et al. 2018), which goes to the level of the quieter one.
     """
-    items = waveform[:len(partner)]
+    items = waveform[: len(partner)]
     power = waveform.square().flatten(1).mean(dim=1).clamp_min(LOUDNESS_FLOOR)
-    above = power[:len(partner)] / power[partner]
+    above = power[: len(partner)] / power[partner]
     decibels = (10 * torch.log10(above)).clamp(-LOUDNESS_RANGE_DB, LOUDNESS_RANGE_DB)  # of a clip above its partner
     norm = torch.sqrt(share.square() + (1 - share).square())
     own, other = share / norm, (1 - share) / norm * torch.pow(10.0, decibels / 20)
@@ -87,7 +89,8 @@ def mix_loudness(waveform: Tensor, partner: Tensor, share: Tensor) -> Tensor:
 
 
 def mix_style(log_mel: Tensor, partner: Tensor, share: Tensor) -> Tensor:
-    """Freq-MixStyle (Schmid et al. 2022, after Zhou et al. 2021): the mean and deviation over frames of each mel bin become those of a mix.
+    """Freq-MixStyle (Schmid et al. 2022, after Zhou et al. 2021): the mean and deviation over frames of each mel bin
+    become those of a mix.
 
     Args:
         log_mel: (rows, channels, mel, frame).
@@ -99,8 +102,8 @@ def mix_style(log_mel: Tensor, partner: Tensor, share: Tensor) -> Tensor:
     """
     variance, mean = torch.var_mean(log_mel, dim=3, keepdim=True, correction=0)  # (rows, channels, mel, 1)
     deviation = torch.sqrt(variance + STYLE_FLOOR)
-    factor = mix(deviation, partner, share) / deviation[:len(partner)]
-    return log_mel[:len(partner)] * factor + (mix(mean, partner, share) - mean[:len(partner)] * factor)
+    factor = mix(deviation, partner, share) / deviation[: len(partner)]
+    return log_mel[: len(partner)] * factor + (mix(mean, partner, share) - mean[: len(partner)] * factor)
 
 
 def colour(log_mel: Tensor, rise: Tensor, floor: float) -> Tensor:

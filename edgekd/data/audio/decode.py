@@ -1,4 +1,5 @@
-"""Decodes audio files of any rate, channel count and format that libsndfile reads (wav, flac, ogg, mp3, aiff) into int16 PCM."""
+"""Decodes audio files of any rate, channel count and format that libsndfile reads (wav, flac, ogg, mp3, aiff) into
+int16 PCM."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -51,13 +52,15 @@ def decode(path: Path, sample_rate: int, channels: int, cut: tuple[float, float]
         path: the audio file.
         sample_rate: Hz of the result (soxr, high quality).
         channels: 1 takes the mean of all channels; more than 1 wants as many in the file, or one that is repeated.
-        cut: (start, length) in seconds of the part to read; None reads all. A part that reaches past the end is shorter.
+        cut: (start, length) in seconds of the part to read; None reads all. A part that reaches past the end is
+            shorter.
 
     Returns:
         (time, channels) int16.
 
     Raises:
-        InputError: missing, unreadable, empty, cut off, holding NaN or infinity, or of a channel count that does not fit.
+        InputError: missing, unreadable, empty, cut off, holding NaN or infinity, or of a channel count that does not
+            fit.
         MissingExtraError: soundfile or soxr is not installed.
     """
     try:
@@ -76,9 +79,13 @@ def decode(path: Path, sample_rate: int, channels: int, cut: tuple[float, float]
                 file.seek(min(start, file.frames))
             waveform = file.read(frames, dtype="int16" if file.subtype == PCM_16 else "float32", always_2d=True)
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
-        raise InputError(f"{path}: cannot be read ({error.strerror if isinstance(error, OSError) else error})") from None
+        raise InputError(
+            f"{path}: cannot be read ({error.strerror if isinstance(error, OSError) else error})"
+        ) from None
     except RuntimeError:  # soundfile's own error among them; its text misleads (a damaged mp3 "does not exist")
-        raise InputError(f"{path}: is not readable audio; it is damaged or not one of {', '.join(AUDIO_SUFFIXES)}") from None
+        raise InputError(
+            f"{path}: is not readable audio; it is damaged or not one of {', '.join(AUDIO_SUFFIXES)}"
+        ) from None
     if waveform.dtype == np.int16:  # libsndfile's own way to float32 gives the same values in twice the time
         waveform = waveform.astype(np.float32) / np.float32(PCM_SCALE)
     if len(waveform) == 0:
@@ -122,7 +129,9 @@ def file_seconds(path: Path) -> float:
     try:
         found = soundfile.info(os.fsencode(path))
     except (OSError, ValueError, RuntimeError):
-        raise InputError(f"{path}: is not readable audio; it is damaged or not one of {', '.join(AUDIO_SUFFIXES)}") from None
+        raise InputError(
+            f"{path}: is not readable audio; it is damaged or not one of {', '.join(AUDIO_SUFFIXES)}"
+        ) from None
     return float(found.frames / found.samplerate)
 
 
@@ -141,13 +150,16 @@ def decode_one(source: Source, sample_rate: int, channels: int) -> Decoded:
 
 
 def source_key(source: Source) -> str:
-    """32 hex digits that change with what a clip's audio is made from: its file's place, size, time of change and cut, not its row."""
+    """32 hex digits that change with what a clip's audio is made from: its file's place, size, time of change and cut,
+    not its row."""
     try:
         stat = source.file.stat()
     except (OSError, ValueError):
         return NO_KEY
     cut = "" if source.cut is None else f"{source.cut} "
-    return digest(f"{stat.st_size} {stat.st_mtime_ns} {cut}{source.file.absolute()}".encode(errors="surrogateescape")).hex()
+    return digest(
+        f"{stat.st_size} {stat.st_mtime_ns} {cut}{source.file.absolute()}".encode(errors="surrogateescape")
+    ).hex()
 
 
 def decoders() -> str:
@@ -161,7 +173,10 @@ def decoders() -> str:
         import soxr
     except ImportError as error:
         raise MissingExtraError(error.name or "soundfile", "train") from None
-    return f"soundfile {soundfile.__version__}, {soundfile.__libsndfile_version__}, soxr {soxr.__version__}, {soxr.__libsoxr_version__}"
+    return (
+        f"soundfile {soundfile.__version__}, {soundfile.__libsndfile_version__}, soxr {soxr.__version__},"
+        f" {soxr.__libsoxr_version__}"
+    )
 
 
 def _to_channels(path: Path, waveform: NDArray[np.float32], channels: int) -> NDArray[np.float32]:
@@ -173,7 +188,9 @@ def _to_channels(path: Path, waveform: NDArray[np.float32], channels: int) -> ND
         return mono
     if waveform.shape[1] == 1:
         return np.repeat(waveform, channels, axis=1)
-    raise InputError(f"{path}: has {counted(waveform.shape[1], 'channel')}, wanted {channels} (or 1); prepare with --channels 1")
+    raise InputError(
+        f"{path}: has {counted(waveform.shape[1], 'channel')}, wanted {channels} (or 1); prepare with --channels 1"
+    )
 
 
 def _resample(waveform: NDArray[np.float32], rate: int, sample_rate: int) -> NDArray[np.float32]:

@@ -1,4 +1,5 @@
-"""Microphones split by make: impulse responses that training hears through, and others, of other makes, that are kept for tests."""
+"""Microphones split by make: impulse responses that training hears through, and others, of other makes, that are kept
+for tests."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -74,6 +75,9 @@ def of_split(files: Sequence[Path], folder: Path, split: MicSplit) -> list[Made]
         return [Made(path, side[path.stem][1] if path.stem in side else path.stem) for path in files]
     unknown = [path.name for path in files if path.stem not in side]
     if unknown:
-        raise InputError(f"{folder}: {listing(unknown)} is of no make in {table.name}; name it in {own}, with tables [train] and [test] of "
-                         f'make = ["file name without suffix", ...], or take all microphones')
+        raise InputError(
+            f"{folder}: {listing(unknown)} is of no make in {table.name}; name it in {own}, with tables [train] and"
+            " [test] of "
+            f'make = ["file name without suffix", ...], or take all microphones'
+        )
     return [Made(path, side[path.stem][1]) for path in files if side[path.stem][0] == split]

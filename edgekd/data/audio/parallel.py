@@ -1,4 +1,5 @@
-"""Work on threads, results in order, memory bounded. For work that releases the interpreter lock: decoding, transforms."""
+"""Work on threads, results in order, memory bounded. For work that releases the interpreter lock: decoding,
+transforms."""
 
 import os
 from collections import deque

@@ -1,10 +1,12 @@
-"""DeepShip (Irfan et al. 2021, doi 10.1016/j.eswa.2021.115270): 47 h of 265 ships of four kinds, wav files of seconds to minutes.
+"""DeepShip (Irfan et al. 2021, doi 10.1016/j.eswa.2021.115270): 47 h of 265 ships of four kinds, wav files of seconds
+to minutes.
 
-A folder a kind: Cargo, Passengership (or Passenger), Tanker (or Tank), Tug. The whole set has a folder for each passage,
-KIND/DATE-NUMBER/TIME.wav; the part in the authors' public repository has KIND/NUMBER.wav. KIND/*-metafile has a line a passage, without
-header: number, AIS type, ship, date, time, seconds, distances. Its numbers begin anew several times and are no key; date and time are, and
-date and number where they name one ship, so only the whole set tells the ship of a recording. The metafiles were read from that repository,
-the layout of the whole set from what its users say.
+A folder a kind: Cargo, Passengership (or Passenger), Tanker (or Tank), Tug. The whole set has a folder for each
+passage, KIND/DATE-NUMBER/TIME.wav; the part in the authors' public repository has KIND/NUMBER.wav. KIND/*-metafile has
+a line a passage, without
+header: number, AIS type, ship, date, time, seconds, distances. Its numbers begin anew several times and are no key;
+date and time are, and date and number where they name one ship, so only the whole set tells the ship of a recording.
+The metafiles were read from that repository, the layout of the whole set from what its users say.
 """
 
 import re
@@ -22,7 +24,12 @@ from edgekd.text import counted
 
 NAME = "deepship"
 LABELS = {
-    "cargo": "cargo", "passenger": "passengership", "passengership": "passengership", "tank": "tanker", "tanker": "tanker", "tug": "tug",
+    "cargo": "cargo",
+    "passenger": "passengership",
+    "passengership": "passengership",
+    "tank": "tanker",
+    "tanker": "tanker",
+    "tug": "tug",
 }
 """Folder in small letters -> label."""
 METAFILES = "*-metafile*"
@@ -39,8 +46,11 @@ Ships = dict[tuple[str, str], str]
 """(date YYYYMMDD, time HHMMSS or number) -> ship; "" where there are two."""
 
 
-def read(path: Path, skip_bad: bool = False, segment: float = SEGMENT_SECONDS, test_fraction: float = TEST_FRACTION) -> DataSet:
-    """Find the recordings of DeepShip and cut them into segments; no split is published, so whole groups are dealt to train and test.
+def read(
+    path: Path, skip_bad: bool = False, segment: float = SEGMENT_SECONDS, test_fraction: float = TEST_FRACTION
+) -> DataSet:
+    """Find the recordings of DeepShip and cut them into segments; no split is published, so whole groups are dealt to
+    train and test.
 
     The group is the ship where it is known, else the recording; the parent is the recording.
 
@@ -56,8 +66,12 @@ def read(path: Path, skip_bad: bool = False, segment: float = SEGMENT_SECONDS, t
     if not segment > 0:
         raise InputError(f"--segment {segment}: wanted more than 0 seconds")
     check_fraction(test_fraction)
-    check_level(path, lambda folder: len(_kinds(folder)) > 1, "the DeepShip folder that holds them",
-                "folders of two kinds of ships (Cargo, Passengership, Tanker, Tug)")
+    check_level(
+        path,
+        lambda folder: len(_kinds(folder)) > 1,
+        "the DeepShip folder that holds them",
+        "folders of two kinds of ships (Cargo, Passengership, Tanker, Tug)",
+    )
     sources: list[Source] = []
     bad, recordings, known = [], 0, 0
     for folder in _kinds(path):
@@ -74,13 +88,22 @@ def read(path: Path, skip_bad: bool = False, segment: float = SEGMENT_SECONDS, t
             recordings, known = recordings + 1, known + bool(ship)
             sources += _segments(folder, name, seconds, segment, ship)
     if not sources:
-        raise InputError(f"{path} holds no recordings below {', '.join(folder.name for folder in _kinds(path))}; unpack them there")
+        raise InputError(
+            f"{path} holds no recordings below {', '.join(folder.name for folder in _kinds(path))}; unpack them there"
+        )
     sources, note = deal(sources, test_fraction)
-    notes = [note, f"{counted(recordings, 'recording')} in {counted(len(sources), 'segment')} of {segment:g} s; the ship of "
-                   f"{counted(known, 'recording')} is known"]
+    notes = [
+        note,
+        (
+            f"{counted(recordings, 'recording')} in {counted(len(sources), 'segment')} of {segment:g} s; the ship of "
+            f"{counted(known, 'recording')} is known"
+        ),
+    ]
     if known < recordings:
-        notes.append(f"{counted(recordings - known, 'recording')} of a ship that is not known, each a group of its own: a ship may be on "
-                     "both sides")
+        notes.append(
+            f"{counted(recordings - known, 'recording')} of a ship that is not known, each a group of its own: a ship"
+            " may be on both sides"
+        )
     absent = sorted(set(LABELS.values()) - {source.clip.label for source in sources})
     notes += [f"no clips of {', '.join(absent)}"] if absent else []
     notes += [f"{counted(len(bad), 'recording')} that cannot be read left out: {listing(bad)}"] if bad else []
@@ -99,7 +122,8 @@ def _recordings(folder: Path) -> list[Path]:
 
 
 def _ships(folder: Path) -> Ships:
-    """The ships of a folder's metafile; lines that are damaged are passed over, as a ship that is not known only widens a group's name."""
+    """The ships of a folder's metafile; lines that are damaged are passed over, as a ship that is not known only widens
+    a group's name."""
     ships: Ships = {}
     for file in (file for file in sorted(folder.glob(METAFILES)) if file.is_file()):
         for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
@@ -124,5 +148,7 @@ def _segments(folder: Path, name: Path, seconds: float, segment: float, ship: st
     whole = Source(folder / name, Clip(recording, LABELS[folder.name.lower()], "", ship or recording, parent=recording))
     if seconds <= segment:
         return [whole]
-    return [replace(whole, clip=replace(whole.clip, path=f"{recording}#{number}"), cut=(number * segment, segment))
-            for number in range(int(seconds / segment + ROUNDING))]
+    return [
+        replace(whole, clip=replace(whole.clip, path=f"{recording}#{number}"), cut=(number * segment, segment))
+        for number in range(int(seconds / segment + ROUNDING))
+    ]

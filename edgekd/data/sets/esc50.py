@@ -20,13 +20,15 @@ FOLDS = ("fold1", "fold2", "fold3", "fold4", "fold5")
 def read(path: Path) -> DataSet:
     """Find the clips of an ESC-50 folder in its official layout, audio/ and meta/esc50.csv; audio may be of any format.
 
-    Splits are fold1 to fold5, as many as are there; the group is the source recording (`src_file`). Four source recordings occur
-    in two folds, so the folds count as official: leaking clips are left out of training.
+    Splits are fold1 to fold5, as many as are there; the group is the source recording (`src_file`). Four source
+    recordings occur in two folds, so the folds count as official: leaking clips are left out of training.
 
     Raises:
         InputError: not an ESC-50 folder, a level too high or too deep, or a damaged table.
     """
-    check_level(path, lambda folder: (folder / META).is_file(), "the ESC-50 folder that holds audio/ and meta/", str(META))
+    check_level(
+        path, lambda folder: (folder / META).is_file(), "the ESC-50 folder that holds audio/ and meta/", str(META)
+    )
     meta = path / META
     columns, rows = read_table(meta)
     check_columns(meta, columns, COLUMNS)
@@ -37,14 +39,26 @@ def read(path: Path) -> DataSet:
     for number, row in enumerate(rows, start=2):
         fold = f"fold{row['fold']}"
         if fold not in FOLDS or not row["category"] or not row["filename"]:
-            raise InputError(f"{meta}, row {number}: fold '{row['fold']}', category '{row['category']}', filename '{row['filename']}'; "
-                             "wanted a fold of 1 to 5, a label and a file")
+            raise InputError(
+                f"{meta}, row {number}: fold '{row['fold']}', category '{row['category']}', filename"
+                f" '{row['filename']}'; wanted a fold of 1 to 5, a label and a file"
+            )
         file = files.get(Path(row["filename"]).stem, path / AUDIO / row["filename"])
         sources.append(Source(file, Clip(file.name, row["category"], fold, group=row["src_file"])))
     present = {source.clip.split for source in sources if source.file.stem in files}
     if not present:
-        raise InputError(f"{path / AUDIO} holds none of the {len(sources)} clips that {META} lists; unpack ESC-50 again")
+        raise InputError(
+            f"{path / AUDIO} holds none of the {len(sources)} clips that {META} lists; unpack ESC-50 again"
+        )
     absent_folds = Counter(source.clip.split for source in sources if source.clip.split not in present)
-    notes = [f"{fold}: none of its {count} clips is here; the store has no {fold}" for fold, count in sorted(absent_folds.items())]
-    return DataSet(NAME, KNOWN[NAME].licence, [source for source in sources if source.clip.split in present],
-                   official_folds=True, notes=notes)
+    notes = [
+        f"{fold}: none of its {count} clips is here; the store has no {fold}"
+        for fold, count in sorted(absent_folds.items())
+    ]
+    return DataSet(
+        NAME,
+        KNOWN[NAME].licence,
+        [source for source in sources if source.clip.split in present],
+        official_folds=True,
+        notes=notes,
+    )

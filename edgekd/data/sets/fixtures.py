@@ -49,13 +49,26 @@ def scene_rows(recorders: Sequence[str], slices: int, cities: Sequence[str]) -> 
             for segment in range(2):
                 for recorder in recorders:
                     stem = f"audio/{scene}-{city}-{place}-{40000 + segment}"
-                    names = [f"{stem}-{k}-{recorder}.wav" for k in range(slices)] if slices else [f"{stem}-{recorder}.wav"]
+                    names = (
+                        [f"{stem}-{k}-{recorder}.wav" for k in range(slices)] if slices else [f"{stem}-{recorder}.wav"]
+                    )
                     rows += [(name, scene, f"{city}-{place}", recorder) for name in names]
     return rows
 
 
-def scenes(path: Path, *, slices: int = 0, recorders: Sequence[str] = ("a",), rate: int = 48000, channels: int = 2, suffix: str = ".csv",
-           header: bool = True, audio: bool = True, seconds: float = SECONDS, cities: Sequence[str] = CITIES) -> Path:
+def scenes(
+    path: Path,
+    *,
+    slices: int = 0,
+    recorders: Sequence[str] = ("a",),
+    rate: int = 48000,
+    channels: int = 2,
+    suffix: str = ".csv",
+    header: bool = True,
+    audio: bool = True,
+    seconds: float = SECONDS,
+    cities: Sequence[str] = CITIES,
+) -> Path:
     """An urban-scenes set. The second city is evaluated, the second of its segments unused; s4 is never trained on.
 
     Args:
@@ -74,7 +87,11 @@ def scenes(path: Path, *, slices: int = 0, recorders: Sequence[str] = ("a",), ra
     labelled = ("filename", "scene_label") if header else None
     table(path / "evaluation_setup" / f"fold1_train{suffix}", labelled, train)
     table(path / "evaluation_setup" / f"fold1_evaluate{suffix}", labelled, evaluate)
-    table(path / "evaluation_setup" / f"fold1_test{suffix}", ("filename",) if header else None, [row[:1] for row in evaluate])
+    table(
+        path / "evaluation_setup" / f"fold1_test{suffix}",
+        ("filename",) if header else None,
+        [row[:1] for row in evaluate],
+    )
     for name, *_ in rows if audio else ():
         wav(path / name, rate, channels, seconds)
     return path
@@ -111,7 +128,13 @@ def urbansound8k(path: Path, seconds: float = SECONDS) -> Path:
         for number, label in enumerate(("car_horn", "dog_bark")):
             name = f"{100 * fold + number}-{number}-0-0.wav"
             rows.append((name, 100 * fold + number, 0.0, 0.05, 1, fold, number, label))
-            wav(path / "audio" / f"fold{fold}" / name, (44100, 48000, 96000)[fold % 3], 1 + fold % 2, seconds, ("PCM_16", "PCM_24")[number])
+            wav(
+                path / "audio" / f"fold{fold}" / name,
+                (44100, 48000, 96000)[fold % 3],
+                1 + fold % 2,
+                seconds,
+                ("PCM_16", "PCM_24")[number],
+            )
     table(path / "metadata" / "UrbanSound8K.csv", US8K_COLUMNS, rows, ",")
     (path / "UrbanSound8K_README.txt").write_text("read me")
     return path
@@ -130,16 +153,24 @@ def deepship(path: Path, seconds: float = 0.35) -> Path:
 
 
 def vtuad(path: Path, shared: bool = False, seconds: float = 0.1) -> Path:
-    """A scenario: three clips of each label in each split; the ship of the first is in all of them. shared: clips of 0.1 s are parts of one
-    file; else each is a file of `seconds`."""
+    """A scenario: three clips of each label in each split; the ship of the first is in all of them. shared: clips of
+    0.1 s are parts of one file; else each is a file of `seconds`."""
     for s, split in enumerate(("train", "validation", "test")):
         rows: list[Sequence[object]] = []
         for k, label in enumerate(("background", "cargo", "tug")):
             for number in range(3):
                 file = 10 * k if shared else 10 * k + number
-                ship = "" if label == "background" else f"{316000000 + (10 * k if number == 0 else 100 * s + 10 * k + number)}.0"
+                ship = (
+                    ""
+                    if label == "background"
+                    else f"{316000000 + (10 * k if number == 0 else 100 * s + 10 * k + number)}.0"
+                )
                 rows.append((len(rows), label, 0.1, file, number if shared else 7, 32000, 0, 20170701, ship))
                 wav(path / split / "audio" / label / f"{file}.wav", 32000, seconds=2.5 if shared else seconds)
-        table(path / split / "metadata.csv",
-              ("", "label", "duration_sec", "file_index", "sub_init", "sample_rate", "class_code", "date", "MMSI"), rows, ",")
+        table(
+            path / split / "metadata.csv",
+            ("", "label", "duration_sec", "file_index", "sub_init", "sample_rate", "class_code", "date", "MMSI"),
+            rows,
+            ",",
+        )
     return path

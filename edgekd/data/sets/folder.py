@@ -1,8 +1,10 @@
-"""Anybody's audio: a tree `LABEL/*.wav`, a tree `SPLIT/LABEL/*.wav`, or a CSV of `filename,label[,split,group,recorder,parent]`.
+"""Anybody's audio: a tree `LABEL/*.wav`, a tree `SPLIT/LABEL/*.wav`, or a CSV of
+`filename,label[,split,group,recorder,parent]`.
 
-A tree is read through all levels below a label; clips of one folder further down (LABEL/PLACE/x.wav) are one group. The tree counts as
-SPLIT/LABEL where every top folder has the name of a split (`SPLIT_NAMES`, or fold and a number). Without splits, whole groups of each
-label are dealt to `test` and `train` by a hash of their name: the same data gives the same split on every machine.
+A tree is read through all levels below a label; clips of one folder further down (LABEL/PLACE/x.wav) are one group. The
+tree counts as SPLIT/LABEL where every top folder has the name of a split (`SPLIT_NAMES`, or fold and a number). Without
+splits, whole groups of each label are dealt to `test` and `train` by a hash of their name: the same data gives the same
+split on every machine.
 """
 
 import re
@@ -17,19 +19,24 @@ from edgekd.errors import InputError, nearest
 from edgekd.text import counted
 
 NAME = "folder"
-SPLIT_NAMES = frozenset({"train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval", "evaluate", "evaluation"})
+SPLIT_NAMES = frozenset(
+    {"train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval", "evaluate", "evaluation"}
+)
 FOLD = re.compile(r"(fold|split)[ _-]?\d+")
 NEEDED_COLUMNS, OPTIONAL_COLUMNS = ("filename", "label"), ("split", "group", "recorder", "parent")
 WANTED_COLUMNS = f"{','.join(NEEDED_COLUMNS)}[,{','.join(OPTIONAL_COLUMNS)}]"
 
 
-def read(path: Path, table: Path | None = None, test_fraction: float = TEST_FRACTION, licence: str = KNOWN[NAME].licence) -> DataSet:
+def read(
+    path: Path, table: Path | None = None, test_fraction: float = TEST_FRACTION, licence: str = KNOWN[NAME].licence
+) -> DataSet:
     """Find the clips of a folder, or of a CSV.
 
     Args:
         path: the folder that holds the label folders, or that file names in the CSV start from; or the CSV itself.
         table: a CSV; without it the tree is read.
-        test_fraction: share of the clips of each label that goes to `test` where the data has no splits, between 0 and 1.
+        test_fraction: share of the clips of each label that goes to `test` where the data has no splits, between 0 and
+            1.
         licence: of the audio, for the record.
 
     Raises:
@@ -43,7 +50,9 @@ def read(path: Path, table: Path | None = None, test_fraction: float = TEST_FRAC
     sources, notes = _from_table(path, table) if table else _from_tree(path)
     labels = {source.clip.label for source in sources}
     if len(labels) == 1:
-        raise InputError(f"{table or path}: every clip has the label '{labels.pop()}', and a classifier needs two labels or more")
+        raise InputError(
+            f"{table or path}: every clip has the label '{labels.pop()}', and a classifier needs two labels or more"
+        )
     if not any(source.clip.split for source in sources):
         sources, note = deal(sources, test_fraction)
         notes.append(note)
@@ -52,27 +61,41 @@ def read(path: Path, table: Path | None = None, test_fraction: float = TEST_FRAC
 
 def _from_tree(path: Path) -> tuple[list[Source], list[str]]:
     """Clips of a tree; splits are empty unless the top folders are splits."""
-    files = sorted(file for file in path.rglob("*") if is_audio(file) and file.is_file() and not _hidden(file.relative_to(path)))
+    files = sorted(
+        file for file in path.rglob("*") if is_audio(file) and file.is_file() and not _hidden(file.relative_to(path))
+    )
     if not files:
-        raise InputError(f"{path} holds no audio ({', '.join(AUDIO_SUFFIXES)}); give the folder that holds one folder per label")
+        raise InputError(
+            f"{path} holds no audio ({', '.join(AUDIO_SUFFIXES)}); give the folder that holds one folder per label"
+        )
     parts = [PurePosixPath(file.relative_to(path)).parts for file in files]
     loose = [part[0] for part in parts if len(part) == 1]
     if loose:
-        hint = f"did you mean {path.resolve().parent}?" if len(loose) == len(files) else "move them into the folder of their label"
-        raise InputError(f"{path}: {counted(len(loose), 'audio file lies', 'audio files lie')} outside any label folder "
-                         f"({listing(loose)}); {hint}")
+        hint = (
+            f"did you mean {path.resolve().parent}?"
+            if len(loose) == len(files)
+            else "move them into the folder of their label"
+        )
+        raise InputError(
+            f"{path}: {counted(len(loose), 'audio file lies', 'audio files lie')} outside any label folder "
+            f"({listing(loose)}); {hint}"
+        )
     tops = sorted({part[0] for part in parts})
     if all(_names_split(top) for top in tops):
         misplaced = ["/".join(part) for part in parts if len(part) == 2]
         if misplaced:
-            raise InputError(f"{path}: its folders are splits ({', '.join(tops)}), but audio lies outside any label folder "
-                             f"({listing(misplaced)}); wanted SPLIT/LABEL/FILE")
+            raise InputError(
+                f"{path}: its folders are splits ({', '.join(tops)}), but audio lies outside any label folder "
+                f"({listing(misplaced)}); wanted SPLIT/LABEL/FILE"
+            )
         sources = [_tree_source(file, part, 1) for file, part in zip(files, parts, strict=True)]
         return sources, [f"folders read as SPLIT/LABEL: {', '.join(tops)}"]
     if len(tops) == 1:
         below = {part[1] for part in parts if len(part) > 2}
         hint = f"; did you mean {path / tops[0]}?" if len(below) > 1 else ""
-        raise InputError(f"{path} holds one folder of audio only ('{tops[0]}'), and a classifier needs two labels or more{hint}")
+        raise InputError(
+            f"{path} holds one folder of audio only ('{tops[0]}'), and a classifier needs two labels or more{hint}"
+        )
     return [_tree_source(file, part, 0) for file, part in zip(files, parts, strict=True)], []
 
 
@@ -112,6 +135,8 @@ def _from_table(path: Path, table: Path) -> tuple[list[Source], list[str]]:
                 raise InputError(f"{table}, row {number}: no {name}; fill it in or remove the row")
         optional = {name: row.get(name, "") for name in OPTIONAL_COLUMNS}
         file = PurePosixPath(row["filename"])  # ./x.wav and x.wav are one clip
-        clip = Clip(str(file), row["label"], optional["split"], optional["group"], optional["recorder"], optional["parent"])
+        clip = Clip(
+            str(file), row["label"], optional["split"], optional["group"], optional["recorder"], optional["parent"]
+        )
         sources.append(Source(path / file, clip))
     return sources, notes

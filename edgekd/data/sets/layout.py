@@ -1,4 +1,5 @@
-"""What adapters of published data sets share: a folder at the wrong level, tables without a column, files that are missing or too many."""
+"""What adapters of published data sets share: a folder at the wrong level, tables without a column, files that are
+missing or too many."""
 
 import os
 from collections import Counter
@@ -45,11 +46,14 @@ def check_columns(table: Path, columns: Sequence[str], wanted: Iterable[str]) ->
     """
     for name in wanted:
         if name not in columns:
-            raise InputError(f"{table} has no column '{name}' (it has {', '.join(columns)}); unpack or download it again")
+            raise InputError(
+                f"{table} has no column '{name}' (it has {', '.join(columns)}); unpack or download it again"
+            )
 
 
 def audio_names(folder: Path) -> list[str]:
-    """Names of the audio files right in a folder, sorted, listed once and not looked at one by one; none where there is no such folder."""
+    """Names of the audio files right in a folder, sorted, listed once and not looked at one by one; none where there is
+    no such folder."""
     try:
         names = sorted(entry.name for entry in os.scandir(folder))
     except OSError:
@@ -57,8 +61,13 @@ def audio_names(folder: Path) -> list[str]:
     return [name for name in names if name.lower().endswith(AUDIO_SUFFIXES) and not name.startswith(".")]
 
 
-def present(sources: Sequence[Source], there: set[str], whose: str, skip_bad: bool,
-            name_of: Callable[[Source], str] = lambda source: source.clip.path) -> tuple[list[Source], list[str]]:
+def present(
+    sources: Sequence[Source],
+    there: set[str],
+    whose: str,
+    skip_bad: bool,
+    name_of: Callable[[Source], str] = lambda source: source.clip.path,
+) -> tuple[list[Source], list[str]]:
     """Sort out what a table lists and what is there.
 
     Args:
@@ -82,11 +91,15 @@ def present(sources: Sequence[Source], there: set[str], whose: str, skip_bad: bo
         listed, missing = (Counter(source.clip.split for source in some) for some in (sources, absent))
         shares = ", ".join(f"{count} of {listed[split]} of '{split}'" for split, count in sorted(missing.items()))
         if not kept:
-            raise InputError(f"{absent[0].file.parent} holds none of the {len(sources)} clips that {whose} lists; unpack "
-                             "the audio there")
+            raise InputError(
+                f"{absent[0].file.parent} holds none of the {len(sources)} clips that {whose} lists; unpack "
+                "the audio there"
+            )
         if not skip_bad:
-            raise InputError(f"{len(absent)} of {counted(len(sources), 'clip')} that {whose} lists cannot be found: {shares} "
-                             f"(first: {absent[0].file}); download and unpack the rest, or leave them out with --skip-bad")
+            raise InputError(
+                f"{len(absent)} of {counted(len(sources), 'clip')} that {whose} lists cannot be found: {shares} "
+                f"(first: {absent[0].file}); download and unpack the rest, or leave them out with --skip-bad"
+            )
         notes.append(f"{len(absent)} of {counted(len(sources), 'clip')} missing and left out: {shares}")
     extra = sorted(there.difference(names))
     if extra:

@@ -47,10 +47,12 @@ def read_table(path: Path) -> tuple[list[str], list[dict[str, str]]]:
     """Read a table whose first line names its columns; comma, tab or semicolon is told from that line.
 
     Returns:
-        column names and rows; row k stands in line k + 2 of a file without line breaks inside fields. Fields are stripped.
+        column names and rows; row k stands in line k + 2 of a file without line breaks inside fields. Fields are
+        stripped.
 
     Raises:
-        InputError: unreadable, not UTF-8, without rows, two columns of one name, or a row with more fields than columns.
+        InputError: unreadable, not UTF-8, without rows, two columns of one name, or a row with more fields than
+            columns.
     """
     columns, *lines = read_lines(path)
     if not lines:
@@ -61,14 +63,17 @@ def read_table(path: Path) -> tuple[list[str], list[dict[str, str]]]:
     rows = []
     for number, line in enumerate(lines, start=2):
         if len(line) > len(columns):
-            raise InputError(f"{path}, row {number}: {counted(len(line), 'field')} for {counted(len(columns), 'column')}; "
-                             "quote a field that holds a delimiter")
+            raise InputError(
+                f"{path}, row {number}: {counted(len(line), 'field')} for {counted(len(columns), 'column')}; "
+                "quote a field that holds a delimiter"
+            )
         rows.append(dict(zip(columns, line + [""] * (len(columns) - len(line)), strict=True)))
     return columns, rows
 
 
 def read_lines(path: Path) -> list[list[str]]:
-    """Read the lines of a table that may have no header: stripped fields of each line that is not blank; one line or more.
+    """Read the lines of a table that may have no header: stripped fields of each line that is not blank; one line or
+    more.
 
     Raises:
         InputError: unreadable, not UTF-8, or blank.
@@ -82,7 +87,9 @@ def read_lines(path: Path) -> list[list[str]]:
     header = text.partition("\n")[0]
     delimiter = max(DELIMITERS, key=header.count)
     try:
-        lines = [[cell.strip() for cell in line] for line in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)]
+        lines = [
+            [cell.strip() for cell in line] for line in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+        ]
     except csv.Error as error:
         raise InputError(f"{path} is not a table: {error}") from None
     lines = [line for line in lines if any(line)]

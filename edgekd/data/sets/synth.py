@@ -1,8 +1,10 @@
-"""Ten procedural acoustic scenes: a smoke data set that lets everything run anywhere. Not recordings, and no substitute for them.
+"""Ten procedural acoustic scenes: a smoke data set that lets everything run anywhere. Not recordings, and no substitute
+for them.
 
-A scene is what happens in time: the direction and pace of glides, the rate of clicks and swells, chords that hold or alternate.
-Pitch, colour, level and room are drawn from the same ranges for every scene, so that a linear model on the mean log-mel spectrum
-does not solve it. Cities differ between train and test; a location (city and number) is a group; one recorder is heard in test only.
+A scene is what happens in time: the direction and pace of glides, the rate of clicks and swells, chords that hold or
+alternate. Pitch, colour, level and room are drawn from the same ranges for every scene, so that a linear model on the
+mean log-mel spectrum does not solve it. Cities differ between train and test; a location (city and number) is a group;
+one recorder is heard in test only.
 """
 
 from collections.abc import Callable, Iterator
@@ -48,7 +50,8 @@ REFERENCE_HZ = 1000.0
 
 @dataclass(frozen=True)
 class Recorder:
-    """A recording device. seed: of its impulse response; rough: how far that strays from flat; floor_db: noise below the signal."""
+    """A recording device. seed: of its impulse response; rough: how far that strays from flat; floor_db: noise below
+    the signal."""
 
     seed: int
     rough: float
@@ -69,37 +72,45 @@ RECORDERS_OF = {"train": ("a", "a", "b", "s1"), "test": ("a", "b", "s1", "s2")}
 
 def _glides(direction: int, seconds: tuple[float, float], duty: float) -> Scene:
     """Tones that sweep up (+1) or down (-1) by an octave or more, one every `seconds`, sounding for `duty` of that."""
+
     def make(time: Time, rng: np.random.Generator) -> Wave:
         period = rng.uniform(*seconds)
-        place = np.minimum(_cycle(time / period + rng.random()) / np.float32(duty), np.float32(1.0))  # 0..1, and 1 while silent
+        # 0..1, and 1 while silent
+        place = np.minimum(_cycle(time / period + rng.random()) / np.float32(duty), np.float32(1.0))
         hertz = _pitch(rng) * np.exp2(np.float32(direction * rng.uniform(1.0, 1.8)) * (place - np.float32(0.5)))
         turns = np.cumsum(hertz, dtype=np.float64) * (time[1] - time[0])
         strength = rng.uniform(0, (0.6, 0.4)).astype(np.float32)
         harmonics: Wave = _sine(turns) + strength[0] * _sine(2 * turns) + strength[1] * _sine(3 * turns)
         harmonics *= np.sin(np.float32(np.pi) * place) ** 2
         return harmonics
+
     return make
 
 
 def _clicks(hertz: tuple[float, float]) -> Scene:
     """Sharp bursts of noise that die away, `hertz` of them a second."""
+
     def make(time: Time, rng: np.random.Generator) -> Wave:
         rate, decay = rng.uniform(*hertz), rng.uniform(0.015, 0.035)
         envelope: Wave = np.exp(-_cycle(time * rate + rng.random()) / np.float32(rate * decay))
         return envelope * _band_noise(time, rng)
+
     return make
 
 
 def _swells(hertz: tuple[float, float]) -> Scene:
     """Noise that rises and falls smoothly, `hertz` times a second."""
+
     def make(time: Time, rng: np.random.Generator) -> Wave:
         swell = 1 + _sine(time * rng.uniform(*hertz) + rng.random())
         return (np.float32(0.1) + swell) * _band_noise(time, rng)
+
     return make
 
 
 def _chords(hertz: tuple[float, float] | None) -> Scene:
     """Two chords: both held, or (with `hertz`) struck in turn so many times a second."""
+
     def make(time: Time, rng: np.random.Generator) -> Wave:
         chords = [_sine(_pitch(rng) * time + rng.random()) + _sine(_pitch(rng) * time + rng.random()) for _ in range(2)]
         if hertz is None:
@@ -108,6 +119,7 @@ def _chords(hertz: tuple[float, float] | None) -> Scene:
         since = _cycle(beats)
         struck: Wave = np.exp(np.float32(-3.0) * since) * np.minimum(since * np.float32(20.0), np.float32(1.0))
         return struck * np.where(_cycle(beats / 2) < 0.5, chords[0], chords[1])
+
     return make
 
 
@@ -150,10 +162,13 @@ def clips(count: int, seconds: float, seed: int, sample_rate: int) -> Iterator[t
         waveform = recording(label, rng, seconds, sample_rate, place, recorder)
         row = Clip(f"{label}-{place}-{index}-{recorder}.wav", label, split, group=place, recorder=recorder)
         return row, to_pcm(waveform)[:, np.newaxis]
+
     return in_order(make, range(count))
 
 
-def recording(label: str, rng: np.random.Generator, seconds: float, sample_rate: int, place: str, recorder: str) -> NDArray[np.float32]:
+def recording(
+    label: str, rng: np.random.Generator, seconds: float, sample_rate: int, place: str, recorder: str
+) -> NDArray[np.float32]:
     """(time,) float32 in [-1, 1]: one clip of a scene, in the room of `place`, through a device of `RECORDERS`."""
     samples = round(seconds * sample_rate)
     length = _fast_length(samples + int(ROOM_SECONDS * sample_rate))
@@ -179,7 +194,7 @@ def _band_noise(time: Time, rng: np.random.Generator) -> Wave:
     length = _fast_length(len(time))
     frequency = np.fft.rfftfreq(length, time[1] - time[0]).astype(np.float32)
     spectrum = _gaussian(rng, len(frequency)) / (1 + (low / np.maximum(frequency, 1.0)) ** 4 + (frequency / high) ** 4)
-    return np.fft.irfft(spectrum, length)[:len(time)].astype(np.float32)
+    return np.fft.irfft(spectrum, length)[: len(time)].astype(np.float32)
 
 
 def _noise_spectrum(length: int, sample_rate: int, rng: np.random.Generator, tilt: float) -> Spectrum:
@@ -214,7 +229,9 @@ def _response(recorder: str, length: int, sample_rate: int) -> Spectrum:
     impulse = device.rough * _unit_energy(rng.standard_normal(taps) * np.exp(-np.arange(taps) / (taps / 4)))
     impulse[0] = 1.0
     frequency = np.fft.rfftfreq(length, 1 / sample_rate)
-    passband = 1 / (1 + (device.low_cut_hz / np.maximum(frequency, 1.0)) ** 2) / (1 + (frequency / device.high_cut_hz) ** 4)
+    passband = (
+        1 / (1 + (device.low_cut_hz / np.maximum(frequency, 1.0)) ** 2) / (1 + (frequency / device.high_cut_hz) ** 4)
+    )
     return np.asarray(np.fft.rfft(impulse, length) * passband, dtype=np.complex64)
 
 
@@ -239,11 +256,11 @@ def _decibels(level: float) -> np.float32:
 
 def _unit(wave: Wave) -> Wave:
     """Scaled to a root mean square of 1."""
-    return wave / np.float32(np.sqrt(np.mean(wave ** 2)))
+    return wave / np.float32(np.sqrt(np.mean(wave**2)))
 
 
 def _unit_energy(wave: Time) -> Time:
-    return wave / float(np.sqrt(np.sum(wave ** 2)))
+    return wave / float(np.sqrt(np.sum(wave**2)))
 
 
 def _unit_spectrum(spectrum: Spectrum) -> Spectrum:

@@ -1,8 +1,9 @@
-"""What the four editions of Tampere's urban acoustic scenes share: meta.csv, audio/, evaluation_setup/, one official fold.
+"""What the four editions of Tampere's urban acoustic scenes share: meta.csv, audio/, evaluation_setup/, one official
+fold.
 
-Tables are tab-separated. meta.csv: filename (audio/...), scene_label, identifier (CITY-LOCATION), source_label (the recorder). The lists
-in evaluation_setup name files, those of 2019 and later below a header and those of 2018 without: fold1_train and fold1_evaluate with
-scene labels, fold1_test without. What neither list names is the split "unused".
+Tables are tab-separated. meta.csv: filename (audio/...), scene_label, identifier (CITY-LOCATION), source_label (the
+recorder). The lists in evaluation_setup name files, those of 2019 and later below a header and those of 2018 without:
+fold1_train and fold1_evaluate with scene labels, fold1_test without. What neither list names is the split "unused".
 """
 
 from collections import Counter, defaultdict
@@ -36,7 +37,8 @@ Rest = Callable[[Sequence[Clip], frozenset[str]], set[str]]
 
 @dataclass(frozen=True)
 class Edition:
-    """name: in the catalogue. rest: stands in for a missing fold1_train. sliced: clips are the slices of 10 s recordings."""
+    """name: in the catalogue. rest: stands in for a missing fold1_train. sliced: clips are the slices of 10 s
+    recordings."""
 
     name: str
     rest: Rest
@@ -67,12 +69,19 @@ def read_tables(path: Path, edition: Edition, fold: int = 1) -> list[Clip]:
         InputError: as `read`.
     """
     title = KNOWN[edition.name].title
-    check_level(path, lambda folder: (folder / META).is_file() and (folder == path or _is(folder, edition)),
-                f"the folder of {title} that holds {META} and {AUDIO}/", META)
+    check_level(
+        path,
+        lambda folder: (folder / META).is_file() and (folder == path or _is(folder, edition)),
+        f"the folder of {title} that holds {META} and {AUDIO}/",
+        META,
+    )
     clips = read_meta(path / META)
     there = told_edition(clips)
     if there != edition.name:
-        raise InputError(f"{path / META} is that of {KNOWN[there].title}, not of {title}: prepare it as {there}, or give the other folder")
+        raise InputError(
+            f"{path / META} is that of {KNOWN[there].title}, not of {title}: prepare it as {there}, or give the other"
+            " folder"
+        )
     if edition.sliced:
         clips = [replace(clip, parent=_parent(path / META, clip.path)) for clip in clips]
     return split(clips, path / SETUP, edition.rest, fold)
@@ -104,10 +113,14 @@ def with_files(path: Path, edition: Edition, clips: Sequence[Clip], skip_bad: bo
     there = {f"{AUDIO}/{name}" for name in audio_names(path / AUDIO)}
     sources, notes = present([Source(path / clip.path, clip) for clip in clips], there, META, skip_bad)
     if _list_file(path / SETUP, "fold1_train") is None:
-        notes.append(f"no fold1_train.csv: the training clips were told from the rest of {META} and are as many as documented")
+        notes.append(
+            f"no fold1_train.csv: the training clips were told from the rest of {META} and are as many as documented"
+        )
     unused = sum(source.clip.split == UNUSED for source in sources)
     if unused:
-        notes.append(f"{counted(unused, 'clip is', 'clips are')} neither for training nor for evaluation: split '{UNUSED}'")
+        notes.append(
+            f"{counted(unused, 'clip is', 'clips are')} neither for training nor for evaluation: split '{UNUSED}'"
+        )
     return DataSet(edition.name, KNOWN[edition.name].licence, sources, official_folds=True, notes=notes)
 
 
@@ -123,17 +136,23 @@ def read_meta(table: Path) -> list[Clip]:
     for number, row in enumerate(rows, start=2):
         name, scene, place = (row[column] for column in COLUMNS)
         if not name.startswith(f"{AUDIO}/") or not scene or "-" not in place:
-            raise InputError(f"{table}, row {number}: file '{name}', scene '{scene}', identifier '{place}'; wanted {AUDIO}/NAME.wav, "
-                             "a scene and CITY-LOCATION; unpack or download it again")
+            raise InputError(
+                f"{table}, row {number}: file '{name}', scene '{scene}', identifier '{place}'; wanted {AUDIO}/NAME.wav,"
+                " a scene and CITY-LOCATION; unpack or download it again"
+            )
         clips.append(Clip(name, scene, UNUSED, place, row.get(RECORDER_COLUMN) or MAIN_RECORDER))
     return clips
 
 
 def _parent(table: Path, name: str) -> str:
-    """audio/SCENE-CITY-LOCATION-SEGMENT-SLICE-RECORDER.wav -> SCENE-CITY-LOCATION-SEGMENT-RECORDER, the name in the 10 s edition."""
+    """audio/SCENE-CITY-LOCATION-SEGMENT-SLICE-RECORDER.wav -> SCENE-CITY-LOCATION-SEGMENT-RECORDER, the name in the 10
+    s edition."""
     parts = name.removeprefix(f"{AUDIO}/").rpartition(".")[0].rsplit("-", 2)
     if len(parts) != 3 or parts[0].count("-") < 3 or not parts[1].isdigit():
-        raise InputError(f"{table}: '{name}' is not {AUDIO}/SCENE-CITY-LOCATION-SEGMENT-SLICE-RECORDER.wav; unpack or download it again")
+        raise InputError(
+            f"{table}: '{name}' is not {AUDIO}/SCENE-CITY-LOCATION-SEGMENT-SLICE-RECORDER.wav; unpack or download it"
+            " again"
+        )
     return f"{parts[0]}-{parts[2]}"
 
 
@@ -146,24 +165,37 @@ def split(clips: Sequence[Clip], setup: Path, rest: Rest, fold: int = 1) -> list
     labels = {clip.path: clip.label for clip in clips}
     if len(labels) < len(clips):
         twice = [name for name, count in Counter(clip.path for clip in clips).items() if count > 1]
-        raise InputError(f"{setup.parent / META} lists {counted(len(twice), 'file')} more than once ({listing(twice)}); unpack it again")
+        raise InputError(
+            f"{setup.parent / META} lists {counted(len(twice), 'file')} more than once ({listing(twice)}); unpack it"
+            " again"
+        )
     evaluated = read_list(setup, f"fold{fold}_evaluate", labels)
     if evaluated is None:
         evaluated = read_list(setup, f"fold{fold}_test", labels)
     if evaluated is None:
-        raise InputError(f"{setup} has no fold{fold}_evaluate.csv; unpack the archive *.meta.zip of the data set there"
-                         + ("; the published fold is --fold 1" if fold != 1 else ""))
+        raise InputError(
+            f"{setup} has no fold{fold}_evaluate.csv; unpack the archive *.meta.zip of the data set there"
+            + ("; the published fold is --fold 1" if fold != 1 else "")
+        )
     train = read_list(setup, f"fold{fold}_train", labels)
     if train is None and fold != 1:
-        raise InputError(f"{setup} has no fold{fold}_train.csv beside fold{fold}_evaluate; put it there, or take the published --fold 1")
+        raise InputError(
+            f"{setup} has no fold{fold}_train.csv beside fold{fold}_evaluate; put it there, or take the published"
+            " --fold 1"
+        )
     if train is None:
         train = rest(clips, frozenset(evaluated))
     both = sorted(train & evaluated)
     if both:
-        raise InputError(f"{setup}: {counted(len(both), 'clip is', 'clips are')} in the training and in the evaluation list "
-                         f"({listing(both)}); unpack it again")
+        raise InputError(
+            f"{setup}: {counted(len(both), 'clip is', 'clips are')} in the training and in the evaluation list "
+            f"({listing(both)}); unpack it again"
+        )
     side = dict.fromkeys(train, TRAIN) | dict.fromkeys(evaluated, EVALUATE)
-    return [Clip(clip.path, clip.label, side.get(clip.path, UNUSED), clip.group, clip.recorder, clip.parent) for clip in clips]
+    return [
+        Clip(clip.path, clip.label, side.get(clip.path, UNUSED), clip.group, clip.recorder, clip.parent)
+        for clip in clips
+    ]
 
 
 def read_list(folder: Path, stem: str, labels: Mapping[str, str], among: str = META) -> set[str] | None:
@@ -184,11 +216,15 @@ def read_list(folder: Path, stem: str, labels: Mapping[str, str], among: str = M
     names = dict(listed(table))
     strange = sorted(set(names) - set(labels))
     if strange:
-        raise InputError(f"{table} names {counted(len(strange), 'file that is', 'files that are')} not in {among} "
-                         f"({listing(strange)}); unpack both from one archive")
+        raise InputError(
+            f"{table} names {counted(len(strange), 'file that is', 'files that are')} not in {among} "
+            f"({listing(strange)}); unpack both from one archive"
+        )
     for name, scene in names.items():
         if scene not in ("", labels[name]):
-            raise InputError(f"{table} says that {name} is '{scene}', {META} says '{labels[name]}'; unpack both from one archive")
+            raise InputError(
+                f"{table} says that {name} is '{scene}', {META} says '{labels[name]}'; unpack both from one archive"
+            )
     return set(names)
 
 
@@ -209,30 +245,38 @@ def listed(table: Path) -> list[tuple[str, str]]:
 
 
 def _list_file(folder: Path, stem: str) -> Path | None:
-    return next((folder / f"{stem}{suffix}" for suffix in LIST_SUFFIXES if (folder / f"{stem}{suffix}").is_file()), None)
+    return next(
+        (folder / f"{stem}{suffix}" for suffix in LIST_SUFFIXES if (folder / f"{stem}{suffix}").is_file()), None
+    )
 
 
 def rest_of(train: int, is_train: Callable[[Clip], bool] = lambda _: True) -> Rest:
     """All clips that are not evaluated and pass a test, where those are as many as documented."""
+
     def rest(clips: Sequence[Clip], evaluated: frozenset[str]) -> set[str]:
         names = {clip.path for clip in clips if clip.path not in evaluated and is_train(clip)}
         return checked(names, train)
+
     return rest
 
 
 def mobile_rest(main_recorder: Mapping[str, int], train: int) -> Rest:
     """The training clips of a Mobile set: recorders a, b, c and s1 to s3 wherever nothing is evaluated.
 
-    Where only recorder a was at hand, a location of the evaluation side has no clip in the list of those evaluated. The documented number
-    of recorder a's training clips of each scene tells how many clips such a location takes away; it is found by that number.
+    Where only recorder a was at hand, a location of the evaluation side has no clip in the list of those evaluated. The
+    documented number of recorder a's training clips of each scene tells how many clips such a location takes away; it
+    is found by that number.
 
     Args:
         main_recorder: scene -> training clips of recorder a, as documented.
         train: training clips in all, as documented.
     """
+
     def rest(clips: Sequence[Clip], evaluated: frozenset[str]) -> set[str]:
         places = {(clip.label, clip.group) for clip in clips if clip.path in evaluated}
-        free = [clip for clip in clips if clip.recorder in TRAINING_RECORDERS and (clip.label, clip.group) not in places]
+        free = [
+            clip for clip in clips if clip.recorder in TRAINING_RECORDERS and (clip.label, clip.group) not in places
+        ]
         recorders: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
         for clip in free:
             recorders[clip.label, clip.group][clip.recorder] += 1
@@ -240,9 +284,14 @@ def mobile_rest(main_recorder: Mapping[str, int], train: int) -> Rest:
         out = set()
         for scene, wanted in main_recorder.items():
             surplus = heard[scene] - wanted
-            fitting = [place for place, counts in recorders.items() if place[0] == scene and dict(counts) == {MAIN_RECORDER: surplus}]
+            fitting = [
+                place
+                for place, counts in recorders.items()
+                if place[0] == scene and dict(counts) == {MAIN_RECORDER: surplus}
+            ]
             out.update(fitting if surplus and len(fitting) == 1 else [])
         return checked({clip.path for clip in free if (clip.label, clip.group) not in out}, train)
+
     return rest
 
 
@@ -253,6 +302,8 @@ def checked(names: set[str], train: int) -> set[str]:
         InputError: they are not.
     """
     if len(names) != train:
-        raise InputError(f"{SETUP} has no fold1_train.csv, and the rest of {META} makes {counted(len(names), 'training clip')} where "
-                         f"{train} are documented; unpack the archive *.meta.zip of the data set there")
+        raise InputError(
+            f"{SETUP} has no fold1_train.csv, and the rest of {META} makes {counted(len(names), 'training clip')} where"
+            f" {train} are documented; unpack the archive *.meta.zip of the data set there"
+        )
     return names

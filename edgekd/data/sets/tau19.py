@@ -1,7 +1,8 @@
-"""TAU Urban Acoustic Scenes 2019, development (doi 10.5281/zenodo.2589280): 14,400 clips of 10 s, 48 kHz, 24 bit, binaural stereo.
+"""TAU Urban Acoustic Scenes 2019, development (doi 10.5281/zenodo.2589280): 14,400 clips of 10 s, 48 kHz, 24 bit,
+binaural stereo.
 
-Train 9,185 clips of nine cities, evaluate 4,185 of ten; the 1,030 other clips of Milan are in neither. Prepare with --channels 2 to keep
-both ears.
+Train 9,185 clips of nine cities, evaluate 4,185 of ten; the 1,030 other clips of Milan are in neither. Prepare with
+--channels 2 to keep both ears.
 """
 
 from pathlib import Path

@@ -1,4 +1,5 @@
-"""TAU Urban Acoustic Scenes 2020 Mobile, development (doi 10.5281/zenodo.3819968): 23,035 clips of 10 s, 44.1 kHz, 24 bit, mono.
+"""TAU Urban Acoustic Scenes 2020 Mobile, development (doi 10.5281/zenodo.3819968): 23,035 clips of 10 s, 44.1 kHz, 24
+bit, mono.
 
 Train 13,962 clips, evaluate 2,968, in neither 6,105.
 """
@@ -12,7 +13,9 @@ from edgekd.data.sets.tau22 import MAIN_RECORDER_CLIPS
 TRAIN_CLIPS = 13962
 SLICES = 10
 """Clips of TAU 2022 that one of 2020 was cut into."""
-EDITION = tau.Edition("tau20", tau.mobile_rest({scene: count // SLICES for scene, count in MAIN_RECORDER_CLIPS.items()}, TRAIN_CLIPS))
+EDITION = tau.Edition(
+    "tau20", tau.mobile_rest({scene: count // SLICES for scene, count in MAIN_RECORDER_CLIPS.items()}, TRAIN_CLIPS)
+)
 
 
 def read(path: Path, skip_bad: bool = False) -> DataSet:

@@ -1,7 +1,9 @@
-"""TAU Urban Acoustic Scenes 2022 Mobile, development (doi 10.5281/zenodo.6337421): 230,350 clips of 1 s, 44.1 kHz, 24 bit, mono.
+"""TAU Urban Acoustic Scenes 2022 Mobile, development (doi 10.5281/zenodo.6337421): 230,350 clips of 1 s, 44.1 kHz, 24
+bit, mono.
 
-Train 139,620 clips, evaluate 29,680, in neither 61,050. The slices of the 10 s recordings of TAU 2020; the set of 2023 has the same audio.
-The lists of 5, 10, 25 and 50 % of the training clips were published for DCASE 2024: split5.csv ..., nested, recordings kept whole.
+Train 139,620 clips, evaluate 29,680, in neither 61,050. The slices of the 10 s recordings of TAU 2020; the set of 2023
+has the same audio. The lists of 5, 10, 25 and 50 % of the training clips were published for DCASE 2024: split5.csv ...,
+nested, recordings kept whole.
 """
 
 from dataclasses import replace
@@ -15,8 +17,16 @@ from edgekd.errors import InputError
 NAME = "tau22"
 TRAIN_CLIPS = 139620
 MAIN_RECORDER_CLIPS = {
-    "airport": 10190, "bus": 10250, "metro": 10070, "metro_station": 10050, "park": 10540, "public_square": 10530, "shopping_mall": 9990,
-    "street_pedestrian": 10110, "street_traffic": 10380, "tram": 10040,
+    "airport": 10190,
+    "bus": 10250,
+    "metro": 10070,
+    "metro_station": 10050,
+    "park": 10540,
+    "public_square": 10530,
+    "shopping_mall": 9990,
+    "street_pedestrian": 10110,
+    "street_traffic": 10380,
+    "tram": 10040,
 }
 """Training clips of recorder a, by the table in the data set's documentation."""
 SUBSETS = (5, 10, 25, 50, 100)
@@ -50,5 +60,7 @@ def _narrow(path: Path, clips: list[Clip], subset: int) -> list[Clip]:
     lists = (read_list(path / folder, f"split{subset}", labels, "the training list") for folder in SUBSET_FOLDERS)
     listed = next((names for names in lists if names), None)
     if listed is None:
-        raise InputError(f"{path} has no {SETUP}/split{subset}.csv; put it there, from the baseline of DCASE 2024 task 1")
+        raise InputError(
+            f"{path} has no {SETUP}/split{subset}.csv; put it there, from the baseline of DCASE 2024 task 1"
+        )
     return [replace(clip, split=UNUSED) if clip.split == TRAIN and clip.path not in listed else clip for clip in clips]

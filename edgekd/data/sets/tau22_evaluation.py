@@ -1,7 +1,8 @@
-"""TAU Urban Acoustic Scenes 2022/2023 Mobile, evaluation (doi 10.5281/zenodo.7870258): 1 s clips 0.wav ..., labels not published.
+"""TAU Urban Acoustic Scenes 2022/2023 Mobile, evaluation (doi 10.5281/zenodo.7870258): 1 s clips 0.wav ..., labels not
+published.
 
-The store serves to be predicted on; training on it is refused. Its files are named in evaluation_setup/fold1_test.csv, or in the
-meta.csv of later years. The list of 2025 has a column device_id, the recorder.
+The store serves to be predicted on; training on it is refused. Its files are named in evaluation_setup/fold1_test.csv,
+or in the meta.csv of later years. The list of 2025 has a column device_id, the recorder.
 """
 
 from pathlib import Path
@@ -40,10 +41,17 @@ def read(path: Path, skip_bad: bool = False) -> DataSet:
     if len(set(names)) < len(names):
         raise InputError(f"{table} lists a file more than once; unpack it again")
     recorders = _recorders(table, len(names)) if table else []
-    sources = [Source(path / name, Clip(name, UNLABELLED, SPLIT, recorder=recorder))
-               for name, recorder in zip(names, recorders, strict=True)]
+    sources = [
+        Source(path / name, Clip(name, UNLABELLED, SPLIT, recorder=recorder))
+        for name, recorder in zip(names, recorders, strict=True)
+    ]
     kept, notes = present(sources, {f"{AUDIO}/{name}" for name in audio_names(path / AUDIO)}, LISTS[0].name, skip_bad)
-    return DataSet(NAME, known.licence, kept, notes=[*notes, "these clips have no labels: predict them; nothing can be trained on them"])
+    return DataSet(
+        NAME,
+        known.licence,
+        kept,
+        notes=[*notes, "these clips have no labels: predict them; nothing can be trained on them"],
+    )
 
 
 def _list_of(path: Path) -> Path | None:

@@ -1,7 +1,8 @@
 """TUT Urban Acoustic Scenes 2018, development (doi 10.5281/zenodo.1228142), of DCASE 2018 task 1a.
 
-8,640 clips of 10 s, 48 kHz, 24 bit, stereo. Train 6,122 clips, evaluate 2,518. One fold is published; Heo et al. 2019 speak of four and
-report on fold 1. Lists of further folds that stand beside it (fold2_train.txt ...) are read on request.
+8,640 clips of 10 s, 48 kHz, 24 bit, stereo. Train 6,122 clips, evaluate 2,518. One fold is published; Heo et al. 2019
+speak of four and report on fold 1. Lists of further folds that stand beside it (fold2_train.txt ...) are read on
+request.
 """
 
 from pathlib import Path

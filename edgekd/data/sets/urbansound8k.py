@@ -1,7 +1,8 @@
-"""UrbanSound8K (Salamon, Jacoby and Bello 2014, doi 10.1145/2647868.2655045): 8,732 clips of at most 4 s, 10 labels, ten official folds.
+"""UrbanSound8K (Salamon, Jacoby and Bello 2014, doi 10.1145/2647868.2655045): 8,732 clips of at most 4 s, 10 labels,
+ten official folds.
 
-Clips are of any rate, depth and channel count. The folds are never mixed: clips of one recording are in one fold, and a score on folds of
-one's own cannot be compared with published ones.
+Clips are of any rate, depth and channel count. The folds are never mixed: clips of one recording are in one fold, and a
+score on folds of one's own cannot be compared with published ones.
 """
 
 from pathlib import Path
@@ -30,18 +31,28 @@ def read(path: Path, skip_bad: bool = False) -> DataSet:
     Raises:
         InputError: another folder, files missing, or a damaged table.
     """
-    check_level(path, lambda folder: (folder / META).is_file(), "the UrbanSound8K folder that holds audio/ and metadata/", str(META))
+    check_level(
+        path,
+        lambda folder: (folder / META).is_file(),
+        "the UrbanSound8K folder that holds audio/ and metadata/",
+        str(META),
+    )
     columns, rows = read_table(path / META)
     check_columns(path / META, columns, COLUMNS)
     sources = []
     for number, row in enumerate(rows, start=2):
         file, recording, fold, label = (row[column] for column in COLUMNS)
         if f"fold{fold}" not in FOLDS or not file or not label:
-            raise InputError(f"{path / META}, row {number}: fold '{fold}', class '{label}', file '{file}'; wanted a fold of 1 to 10, a "
-                             "class and a file; unpack it again")
+            raise InputError(
+                f"{path / META}, row {number}: fold '{fold}', class '{label}', file '{file}'; wanted a fold of 1 to 10,"
+                " a class and a file; unpack it again"
+            )
         name = f"fold{fold}/{file}"
         sources.append(Source(path / AUDIO / name, Clip(name, label, f"fold{fold}", group=recording)))
     there = {f"{fold}/{name}" for fold in FOLDS for name in audio_names(path / AUDIO / fold)}
     kept, notes = present(sources, there, META.name, skip_bad)
-    notes.append(f"the folds are never mixed: test each once, by edgekd crossval RECIPE --data STORE --out DIR --folds {','.join(FOLDS)}")
+    notes.append(
+        "the folds are never mixed: test each once, by edgekd crossval RECIPE --data STORE --out DIR --folds"
+        f" {','.join(FOLDS)}"
+    )
     return DataSet(NAME, KNOWN[NAME].licence, kept, official_folds=True, notes=notes)

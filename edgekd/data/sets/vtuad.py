@@ -1,10 +1,12 @@
-"""VTUAD (Domingos, Skelton and Santos 2022, doi 10.21227/msg0-ag12): one-second clips of four kinds of ships and of background, 32 kHz.
+"""VTUAD (Domingos, Skelton and Santos 2022, doi 10.21227/msg0-ag12): one-second clips of four kinds of ships and of
+background, 32 kHz.
 
-Three scenarios, inclusion_2000_exclusion_4000, ..3000..5000 and ..4000..6000 (a ship within 2,000 m of the hydrophone, no other within
-4,000 m), each an archive of its own; in each train/, validation/ and test/, with metadata.csv (label, file_index, sub_init, duration_sec,
-date, MMSI ...) and audio/LABEL/FILE_INDEX.wav. That is what the publishers' own code writes and reads; the data are for subscribers, and no
-copy of them was at hand. There, one-second clips are shuffled and then split, so that most ships (MMSI; 0 for background) and recordings
-are on both sides. Rows that share a file, as in the table that it starts from, are parts of it, `sub_init` seconds after its start.
+Three scenarios, inclusion_2000_exclusion_4000, ..3000..5000 and ..4000..6000 (a ship within 2,000 m of the hydrophone,
+no other within 4,000 m), each an archive of its own; in each train/, validation/ and test/, with metadata.csv (label,
+file_index, sub_init, duration_sec, date, MMSI ...) and audio/LABEL/FILE_INDEX.wav. That is what the publishers' own
+code writes and reads; the data are for subscribers, and no copy of them was at hand. There, one-second clips are
+shuffled and then split, so that most ships (MMSI; 0 for background) and recordings are on both sides. Rows that share a
+file, as in the table that it starts from, are parts of it, `sub_init` seconds after its start.
 """
 
 from collections import Counter
@@ -36,8 +38,12 @@ def read(path: Path, skip_bad: bool = False) -> DataSet:
     Raises:
         InputError: another folder, files missing, or damaged tables.
     """
-    check_level(path, lambda folder: bool(_scenarios(folder)), f"the folder of a scenario or the one that holds {SCENARIOS}",
-                f"train/{META} and no {SCENARIOS}/train/{META}")
+    check_level(
+        path,
+        lambda folder: bool(_scenarios(folder)),
+        f"the folder of a scenario or the one that holds {SCENARIOS}",
+        f"train/{META} and no {SCENARIOS}/train/{META}",
+    )
     sources: list[Source] = []
     there: set[str] = set()
     notes = []
@@ -55,8 +61,11 @@ def read(path: Path, skip_bad: bool = False) -> DataSet:
     sides = {(source.clip.group, source.clip.split) for source in kept if source.clip.group}
     both = [ship for ship, count in Counter(ship for ship, _ in sides).items() if count > 1]
     if both:
-        more.append(f"{len(both)} of {len({ship for ship, _ in sides})} ships are in more than one split, by the publishers' choice; their "
-                    "clips are left out of training, or kept by --set data.allow_leaks=true, as in published figures")
+        more.append(
+            f"{len(both)} of {len({ship for ship, _ in sides})} ships are in more than one split, by the publishers'"
+            " choice; their clips are left out of training, or kept by --set data.allow_leaks=true, as in published"
+            " figures"
+        )
     return DataSet(NAME, KNOWN[NAME].licence, kept, official_folds=True, notes=notes + more)
 
 
@@ -91,11 +100,15 @@ def _split_sources(folder: Path, prefix: str, split: str) -> list[Source]:
                     raise ValueError
                 path = f"{path}#{_whole(row[START_COLUMN])}"
         except ValueError:
-            raise InputError(f"{table}, row {number}: label '{label}', file_index '{row['file_index']}', {START_COLUMN} "
-                             f"'{row.get(START_COLUMN)}', {LENGTH_COLUMN} '{row.get(LENGTH_COLUMN)}'; wanted a label and numbers; unpack "
-                             "it again") from None
+            raise InputError(
+                f"{table}, row {number}: label '{label}', file_index '{row['file_index']}', {START_COLUMN}"
+                f" '{row.get(START_COLUMN)}', {LENGTH_COLUMN} '{row.get(LENGTH_COLUMN)}'; wanted a label and numbers;"
+                " unpack it again"
+            ) from None
         parent = f"{prefix}/{file}" if cut else ""
-        sources.append(Source(folder / file, Clip(path, label, split, ship if ship not in ("", "0") else "", parent=parent), cut))
+        sources.append(
+            Source(folder / file, Clip(path, label, split, ship if ship not in ("", "0") else "", parent=parent), cut)
+        )
     return sources
 
 

@@ -25,11 +25,13 @@ def check_fraction(test_fraction: float) -> None:
 
 
 def deal(sources: Sequence[Source], test_fraction: float) -> tuple[list[Source], str]:
-    """Give whole groups (a clip without one is its own) to test, in the order of a hash, until each label has its share.
+    """Give whole groups (a clip without one is its own) to test, in the order of a hash, until each label has its
+    share.
 
     Returns:
         the sources with splits, and a note for the user.
     """
+
     def origin(source: Source) -> str:
         return source.clip.group or source.clip.parent or source.clip.path
 
@@ -40,7 +42,7 @@ def deal(sources: Sequence[Source], test_fraction: float) -> tuple[list[Source],
         free = sorted((name for name in counts if name not in side), key=_chance)
         dealt = sum(count for name, count in counts.items() if side.get(name) == TEST)
         has_train = any(side.get(name) == TRAIN for name in counts)
-        for name in free[:None if has_train else -1]:
+        for name in free[: None if has_train else -1]:
             if dealt >= wanted:
                 break
             side[name] = TEST
@@ -48,8 +50,10 @@ def deal(sources: Sequence[Source], test_fraction: float) -> tuple[list[Source],
         side.update({name: TRAIN for name in free if name not in side})
     dealt_sources = [replace(source, clip=replace(source.clip, split=side[origin(source)])) for source in sources]
     tests = sum(source.clip.split == TEST for source in dealt_sources)
-    note = (f"no splits given: {tests} of {counted(len(sources), 'clip')} dealt to '{TEST}', the rest to '{TRAIN}', whole groups by a "
-            "hash of their name (--test-fraction, or a CSV with a split column, changes this)")
+    note = (
+        f"no splits given: {tests} of {counted(len(sources), 'clip')} dealt to '{TEST}', the rest to '{TRAIN}', whole"
+        " groups by a hash of their name (--test-fraction, or a CSV with a split column, changes this)"
+    )
     return dealt_sources, note
 
 

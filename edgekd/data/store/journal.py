@@ -1,7 +1,8 @@
 """What a writer keeps beside the audio of a store in the making: one line per clip that is in the audio, in its order.
 
-A line is written after the clip's audio. It holds the key of what the clip was made from, its samples and a hash of its PCM, so that the
-next writer can tell what of the audio is whole and still wanted. A torn or damaged line ends the journal.
+A line is written after the clip's audio. It holds the key of what the clip was made from, its samples and a hash of its
+PCM, so that the next writer can tell what of the audio is whole and still wanted. A torn or damaged line ends the
+journal.
 """
 
 import errno
@@ -57,7 +58,7 @@ class Journal:
     def cut(self, count: int) -> None:
         """Forget all but the first `count` clips."""
         self._file.truncate(self._ends[count])
-        del self.entries[count:], self._ends[count + 1:]
+        del self.entries[count:], self._ends[count + 1 :]
 
     def close(self) -> None:
         """Close the file."""

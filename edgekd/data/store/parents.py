@@ -39,7 +39,8 @@ class Parents:
         return _joined(self.parent, self.segments[wanted[self.segments]], len(self.count), lengths)
 
     def pieces(self, numbers: Index) -> tuple[Index, NDArray[np.bool_]]:
-        """Clips (recordings, pieces) of some recordings, and which are there: those of fewer clips have the rest of their row free."""
+        """Clips (recordings, pieces) of some recordings, and which are there: those of fewer clips have the rest of
+        their row free."""
         count = self.count[numbers][:, None]
         place = np.arange(count.max())
         there = place < count

@@ -33,7 +33,9 @@ def recordings(origins: Sequence[Collection[str]]) -> NDArray[np.int64]:
     return np.array([ids.setdefault(key, len(ids)) for key in keys], np.int64)
 
 
-def divide(recording: NDArray[np.int64], labels: NDArray[np.int64], names: Sequence[str], parts: int) -> NDArray[np.int64]:
+def divide(
+    recording: NDArray[np.int64], labels: NDArray[np.int64], names: Sequence[str], parts: int
+) -> NDArray[np.int64]:
     """The part of each clip; the same for the same table.
 
     Recordings go one by one, the longest lists first, to the part that has least of their labels, then least clips.
@@ -41,7 +43,8 @@ def divide(recording: NDArray[np.int64], labels: NDArray[np.int64], names: Seque
     Args:
         recording: (clips,) id of the recording; never cut.
         labels: (clips,) index of the label.
-        names: (clips,) a name of each clip; their hashes order recordings of one size, so that the order of the table does not matter.
+        names: (clips,) a name of each clip; their hashes order recordings of one size, so that the order of the table
+            does not matter.
         parts: how many, at most the number of recordings.
 
     Returns:
@@ -56,7 +59,10 @@ def divide(recording: NDArray[np.int64], labels: NDArray[np.int64], names: Seque
     part_of = np.zeros(len(recording), np.int64)
     for clips in ranked:
         brought = Counter(labels[clips].tolist())
-        chosen = min(range(parts), key=lambda part: (sum(count * has[part][label] for label, count in brought.items()), sizes[part]))
+        chosen = min(
+            range(parts),
+            key=lambda part: (sum(count * has[part][label] for label, count in brought.items()), sizes[part]),
+        )
         has[chosen].update(brought)
         sizes[chosen] += len(clips)
         part_of[clips] = chosen

@@ -1,7 +1,9 @@
-"""The clip store: audio decoded once into one flat int16 memory map, beside a table of clips. Training reads nothing else.
+"""The clip store: audio decoded once into one flat int16 memory map, beside a table of clips. Training reads nothing
+else.
 
-A store is a folder: `audio.i16` (little-endian int16, (time, channels), clips back to back in table order), `clips.csv` (one row
-a clip) and `store.json` (`StoreInfo`). It is known by the hash of its table and audio. `writer.py` makes one, this file reads it.
+A store is a folder: `audio.i16` (little-endian int16, (time, channels), clips back to back in table order), `clips.csv`
+(one row a clip) and `store.json` (`StoreInfo`). It is known by the hash of its table and audio. `writer.py` makes one,
+this file reads it.
 """
 
 import csv
@@ -64,7 +66,8 @@ TABLE_COLUMNS = tuple(field.name for field in fields(Clip))
 
 
 class StoreInfo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """store.json. official_folds: splits as published, whose leaking clips are left out of training instead of refused."""
+    """store.json. official_folds: splits as published, whose leaking clips are left out of training instead of
+    refused."""
 
     format: str = FORMAT
     version: int = FORMAT_VERSION
@@ -85,7 +88,8 @@ class Partition:
     Attributes:
         train: (clips,) indices to train on.
         test: (clips,) indices to test on.
-        left_out: (clips,) training clips dropped because an official fold shares their group or parent with the test side.
+        left_out: (clips,) training clips dropped because an official fold shares their group or parent with the test
+            side.
         leaks: the shared groups and parents, whether left out or allowed.
     """
 
@@ -121,7 +125,8 @@ class ClipStore:
         total = int(self.lengths.sum())
         with (path / AUDIO_FILE).open("rb") as file:
             self._map = mmap.mmap(file.fileno(), total * info.channels * PCM_TYPE.itemsize, access=mmap.ACCESS_READ)
-        # a plain view of the map: slices of a np.memmap are slow to make, and arrays computed from them would claim to be maps too
+        # a plain view of the map: slices of a np.memmap are slow to make, and arrays computed from them would claim to
+        # be maps too
         self.pcm: NDArray[np.int16] = np.frombuffer(self._map, PCM_TYPE).reshape(total, info.channels)
         self.streamed = is_streamed(len(self._map)) if streamed is None else streamed
 
@@ -208,7 +213,7 @@ class ClipStore:
     def clip_pcm(self, index: int) -> NDArray[np.int16]:
         """(time, channels) int16 of one clip, a view of the memory map."""
         start = self.offsets[index]
-        return self.pcm[start:start + self.lengths[index]]
+        return self.pcm[start : start + self.lengths[index]]
 
     def waveform(self, index: int) -> NDArray[np.float32]:
         """(time,) float32 in [-1, 1]: one clip, the mean of its channels."""
@@ -218,12 +223,17 @@ class ClipStore:
         """(window,) float32 in [-1, 1]: samples from `start` of one clip, zeros after its end."""
         if self.streamed:
             self.will_need([index], [start], window)
-        part = to_waveform(self.clip_pcm(index)[start:start + window])
+        part = to_waveform(self.clip_pcm(index)[start : start + window])
         return np.pad(part, (0, window - len(part)))
 
-    def will_need(self, clips: Sequence[int] | NDArray[np.int64], starts: Sequence[int] | NDArray[np.int64] | None = None,
-                  samples: int | NDArray[np.int64] | None = None) -> None:
-        """Have the kernel read windows that are wanted soon, while this process does something else; nothing unless `streamed`.
+    def will_need(
+        self,
+        clips: Sequence[int] | NDArray[np.int64],
+        starts: Sequence[int] | NDArray[np.int64] | None = None,
+        samples: int | NDArray[np.int64] | None = None,
+    ) -> None:
+        """Have the kernel read windows that are wanted soon, while this process does something else; nothing unless
+        `streamed`.
 
         Args:
             clips: indices.
@@ -252,33 +262,54 @@ class ClipStore:
             raise InputError(f"{self.path}: no split named; it has {', '.join(self.splits)}")
         return np.array([index for index, clip in enumerate(self.clips) if clip.split in wanted], dtype=np.int64)
 
-    def partition(self, train_splits: Sequence[str], test_splits: Sequence[str], allow_leaks: bool = False,
-                  held_out: Sequence[int] = (), mixed_folds: bool = False) -> Partition:
+    def partition(
+        self,
+        train_splits: Sequence[str],
+        test_splits: Sequence[str],
+        allow_leaks: bool = False,
+        held_out: Sequence[int] = (),
+        mixed_folds: bool = False,
+    ) -> Partition:
         """Divide clips into a training and a test side that share no group, no parent and have the same labels.
 
-        A group or parent on both sides is a leak. Where the splits are official folds, the leaking clips are left out of training;
-        elsewhere a leak is refused. `allow_leaks` keeps all clips.
+        A group or parent on both sides is a leak. Where the splits are official folds, the leaking clips are left out
+        of training; elsewhere a leak is refused. `allow_leaks` keeps all clips.
 
         Args:
             train_splits, test_splits: names.
             allow_leaks: see above.
-            held_out: k, K: the training side is divided into K parts by recording, and part k becomes the test side; further pairs divide
-                what remains. The test splits, which then may be none, are heard on neither side. A label may be missing in the test side.
+            held_out: k, K: the training side is divided into K parts by recording, and part k becomes the test side;
+                further pairs divide what remains. The test splits, which then may be none, are heard on neither side. A
+                label may be missing in the test side.
             mixed_folds: accept that all official folds are mixed and dealt anew.
 
         Raises:
-            InputError: an unknown or repeated split, a leak, a label that is on one side only, no labels at all, too few recordings to
-                hold out, or official folds that would all be mixed and dealt anew.
+            InputError: an unknown or repeated split, a leak, a label that is on one side only, no labels at all, too
+                few recordings to hold out, or official folds that would all be mixed and dealt anew.
         """
         if UNLABELLED in self.labels:
-            raise InputError(f"{self.path}: {self.name} has no labels: nothing can be trained on it; give its folder to edgekd predict")
-        if held_out and not mixed_folds and self.info.official_folds and len(self.splits) > 1 and set(self.splits) <= set(train_splits):
-            raise InputError(f"{self.path}: data.held_out = {list(held_out)} would mix the official folds of {self.name} and deal them "
-                             "anew, and such a score compares with no other; keep one of them out as data.test, test each by edgekd "
-                             "crossval, or set data.mixed_folds = true for a final model, whose figures are those of a crossval")
+            raise InputError(
+                f"{self.path}: {self.name} has no labels: nothing can be trained on it; give its folder to edgekd"
+                " predict"
+            )
+        if (
+            held_out
+            and not mixed_folds
+            and self.info.official_folds
+            and len(self.splits) > 1
+            and set(self.splits) <= set(train_splits)
+        ):
+            raise InputError(
+                f"{self.path}: data.held_out = {list(held_out)} would mix the official folds of {self.name} and deal"
+                " them anew, and such a score compares with no other; keep one of them out as data.test, test each by"
+                " edgekd crossval, or set data.mixed_folds = true for a final model, whose figures are those of a"
+                " crossval"
+            )
         both = sorted(set(train_splits) & set(test_splits))
         if both:
-            raise InputError(f"{self.path}: split '{both[0]}' is named for training and for testing; take it from one of them")
+            raise InputError(
+                f"{self.path}: split '{both[0]}' is named for training and for testing; take it from one of them"
+            )
         train = self.indices(train_splits)
         test = self.indices(test_splits) if test_splits or not held_out else np.array([], np.int64)
         leaks = origins(self.clips[i] for i in train) & origins(self.clips[i] for i in test)
@@ -286,8 +317,10 @@ class ClipStore:
         if leaks and not allow_leaks:
             leaking = np.array([not leaks.isdisjoint(origins([self.clips[i]])) for i in train], dtype=bool)
             if not self.info.official_folds:
-                raise InputError(f"{self.path}: {counted(len(leaks), 'group is', 'groups are')} in training and in test "
-                                 f"({listing(sorted(leaks))}); give each group one split, or allow leaks")
+                raise InputError(
+                    f"{self.path}: {counted(len(leaks), 'group is', 'groups are')} in training and in test "
+                    f"({listing(sorted(leaks))}); give each group one split, or allow leaks"
+                )
             train, left_out = train[~leaking], train[leaking]
         if held_out:
             train, test = self._hold_out(train, held_out)
@@ -304,14 +337,20 @@ class ClipStore:
         recording = self.recordings(clips)
         found = len(np.unique(recording))
         if count > found:
-            raise InputError(f"{self.path}: {counted(found, 'recording')} cannot be divided into {count} parts; ask for {found} at most")
+            raise InputError(
+                f"{self.path}: {counted(found, 'recording')} cannot be divided into {count} parts; ask for {found} at"
+                " most"
+            )
         return divide(recording, self.label_index[clips], [self.clips[i].path for i in clips], count)
 
     def recordings(self, clips: NDArray[np.int64]) -> NDArray[np.int64]:
-        """(clips,) int64: a number for each group or parent that clips share, directly or through another of these clips."""
+        """(clips,) int64: a number for each group or parent that clips share, directly or through another of these
+        clips."""
         return recordings([origins([self.clips[i]]) for i in clips])
 
-    def _hold_out(self, train: NDArray[np.int64], held_out: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def _hold_out(
+        self, train: NDArray[np.int64], held_out: Sequence[int]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         labels = {self.clips[i].label for i in train}
         test = train
         for part, count in zip(held_out[::2], held_out[1::2], strict=True):
@@ -319,23 +358,33 @@ class ClipStore:
             train, test = train[~out], train[out]
         missing = sorted(labels - {self.clips[i].label for i in train})
         if missing:
-            raise InputError(f"{self.path}: label {listing(missing)} is left with no clip to train on when part {held_out[-2]} of "
-                             f"{held_out[-1]} is held out; it has too few recordings: add some, or hold out other parts")
+            raise InputError(
+                f"{self.path}: label {listing(missing)} is left with no clip to train on when part {held_out[-2]} of "
+                f"{held_out[-1]} is held out; it has too few recordings: add some, or hold out other parts"
+            )
         return train, test
 
     def _refuse_one_sided(self, train: NDArray[np.int64], test: NDArray[np.int64], left_out: int) -> None:
-        hint = (f" ({left_out} training clips were left out, whose groups are in test too; data.allow_leaks = true keeps them)" if left_out
-                else "")
+        hint = (
+            f" ({left_out} training clips were left out, whose groups are in test too; data.allow_leaks = true keeps"
+            " them)"
+            if left_out
+            else ""
+        )
         trained, tested = ({self.clips[i].label for i in side} for side in (train, test))
         for labels, where, other in ((trained - tested, "training", "test"), (tested - trained, "test", "training")):
             if labels:
-                raise InputError(f"{self.path}: label {listing(sorted(labels))} is in {where} only{hint}; "
-                                 f"add {other} clips of it or choose other splits")
+                raise InputError(
+                    f"{self.path}: label {listing(sorted(labels))} is in {where} only{hint}; "
+                    f"add {other} clips of it or choose other splits"
+                )
 
 
 def origins(clips: Iterable[Clip]) -> set[str]:
     """What ties clips to others: "group NAME" and "parent NAME" of each clip that has one."""
-    return {f"{kind} {name}" for clip in clips for kind, name in (("group", clip.group), ("parent", clip.parent)) if name}
+    return {
+        f"{kind} {name}" for clip in clips for kind, name in (("group", clip.group), ("parent", clip.parent)) if name
+    }
 
 
 def windows(length: int, window: int, hop: int) -> list[int]:
@@ -345,13 +394,17 @@ def windows(length: int, window: int, hop: int) -> list[int]:
 
 def to_waveform(pcm: NDArray[np.int16]) -> NDArray[np.float32]:
     """(time, channels) int16 -> (time,) float32 in [-1, 1], the mean of the channels."""
-    mono: NDArray[np.float32] = pcm[:, 0].astype(np.float32) if pcm.shape[1] == 1 else pcm.mean(axis=1, dtype=np.float32)
+    mono: NDArray[np.float32] = (
+        pcm[:, 0].astype(np.float32) if pcm.shape[1] == 1 else pcm.mean(axis=1, dtype=np.float32)
+    )
     return mono / np.float32(PCM_SCALE)
 
 
 def to_pcm(waveform: NDArray[np.float32]) -> NDArray[np.int16]:
     """float32 in [-1, 1] -> int16 of the same shape: rounded, clipped, cast."""
-    pcm: NDArray[np.int16] = np.clip(np.rint(waveform * np.float32(PCM_SCALE)), -PCM_SCALE, PCM_SCALE - 1).astype(PCM_TYPE)
+    pcm: NDArray[np.int16] = np.clip(np.rint(waveform * np.float32(PCM_SCALE)), -PCM_SCALE, PCM_SCALE - 1).astype(
+        PCM_TYPE
+    )
     return pcm
 
 
@@ -377,7 +430,9 @@ def read_info(path: Path) -> StoreInfo:
     try:
         version = msgspec.json.decode(raw, type=dict[str, object]).get("version")
         if version != FORMAT_VERSION:
-            raise InputError(f"{path}: store version {version!r} is unknown (this edgekd reads {FORMAT_VERSION}); prepare it again")
+            raise InputError(
+                f"{path}: store version {version!r} is unknown (this edgekd reads {FORMAT_VERSION}); prepare it again"
+            )
         info = msgspec.json.decode(raw, type=StoreInfo)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _damaged(path, f"{INFO_FILE}: {error}") from None
@@ -400,8 +455,10 @@ def decode_table(table: bytes) -> list[Clip]:
     """The clips of a clips.csv that `encode_table` wrote."""
     rows = csv.reader(io.StringIO(table.decode("utf-8", "surrogateescape"), newline=""))
     next(rows)
-    return [Clip(path, label, split, group, recorder, parent, float(seconds))
-            for path, label, split, group, recorder, parent, seconds in rows]
+    return [
+        Clip(path, label, split, group, recorder, parent, float(seconds))
+        for path, label, split, group, recorder, parent, seconds in rows
+    ]
 
 
 def _damaged(path: Path, what: str) -> InputError:

@@ -1,7 +1,8 @@
 """Writes a clip store: into a hidden sibling folder first, renamed at the end, so that nobody ever sees half a store.
 
-The sibling is locked while its process lives. It holds the store in the making and a journal of its clips; a writer of the same store
-and request goes on with what a killed one left, any other clears it, or puts back the store that was about to be replaced.
+The sibling is locked while its process lives. It holds the store in the making and a journal of its clips; a writer of
+the same store and request goes on with what a killed one left, any other clears it, or puts back the store that was
+about to be replaced.
 """
 
 import hashlib
@@ -21,7 +22,18 @@ from numpy.typing import NDArray
 
 from edgekd.data.store.journal import Entry, Journal, digest
 from edgekd.data.store.readahead import forget
-from edgekd.data.store.store import AUDIO_FILE, FORMAT, INFO_FILE, PCM_TYPE, TABLE_FILE, Clip, ClipStore, StoreInfo, encode_table, listing
+from edgekd.data.store.store import (
+    AUDIO_FILE,
+    FORMAT,
+    INFO_FILE,
+    PCM_TYPE,
+    TABLE_FILE,
+    Clip,
+    ClipStore,
+    StoreInfo,
+    encode_table,
+    listing,
+)
 from edgekd.errors import InputError
 from edgekd.files import held, in_use
 from edgekd.text import counted
@@ -36,7 +48,8 @@ SYNC_BYTES = 1 << 27
 
 
 class StoreWriter:
-    """A store in the making, a context manager: leaving it without `finish` removes what was written, or keeps it with a request.
+    """A store in the making, a context manager: leaving it without `finish` removes what was written, or keeps it with
+    a request.
 
     Clips are added in order. With a request, those that an earlier writer left come first, by `take`; `add` ends that.
 
@@ -50,14 +63,31 @@ class StoreWriter:
         InputError: something is in the way, another process makes the same store, or the place cannot be written.
     """
 
-    def __init__(self, path: Path, *, name: str, licence: str, sample_rate: int, channels: int, synthetic: bool = False,
-                 official_folds: bool = False, force: bool = False, request: str = "") -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        name: str,
+        licence: str,
+        sample_rate: int,
+        channels: int,
+        synthetic: bool = False,
+        official_folds: bool = False,
+        force: bool = False,
+        request: str = "",
+    ) -> None:
         self.path = path.resolve()
         left = _clear_leftovers(self.path, request)
         check_free(self.path, force)
         self._force, self._request = force, request
-        self._info = {"name": name, "licence": licence, "synthetic": synthetic, "official_folds": official_folds,
-                      "sample_rate": sample_rate, "channels": channels}
+        self._info = {
+            "name": name,
+            "licence": licence,
+            "synthetic": synthetic,
+            "official_folds": official_folds,
+            "sample_rate": sample_rate,
+            "channels": channels,
+        }
         self._sample_rate, self._channels = sample_rate, channels
         self._clips: list[Clip] = []
         self._paths: set[str] = set()
@@ -92,7 +122,9 @@ class StoreWriter:
     def __enter__(self) -> "StoreWriter":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         with suppress(OSError):  # closing writes what is buffered; a full disk was told before
             self._audio.close()
         self._opened.close()
@@ -112,7 +144,10 @@ class StoreWriter:
         """What remains when the writer is left now, for the end of a message; empty where that is nothing."""
         if not self._kept():
             return ""
-        return f"; {counted(len(self._journal.entries), 'clip is', 'clips are')} kept in {self._folder.name}, and the same command goes on"
+        return (
+            f"; {counted(len(self._journal.entries), 'clip is', 'clips are')} kept in {self._folder.name}, and the same"
+            " command goes on"
+        )
 
     def take(self, clip: Clip, key: str) -> NDArray[np.int16] | None:
         """Add a clip from what an earlier writer left.
@@ -122,7 +157,8 @@ class StoreWriter:
             key: of what it is made from.
 
         Returns:
-            (time, channels) int16, or None where the next clip that was left has another key or is not as it was written.
+            (time, channels) int16, or None where the next clip that was left has another key or is not as it was
+            written.
         """
         entry = self._journal.entries[len(self._clips)]
         if entry.key != key:
@@ -172,8 +208,10 @@ class StoreWriter:
         if not self._clips:
             raise InputError(f"{self.path}: no clip is left to store")
         table = encode_table(self._clips)
-        info = msgspec.convert({**self._info, "table_sha256": hashlib.sha256(table).hexdigest(),
-                                "audio_sha256": self._digest.hexdigest()}, StoreInfo)
+        info = msgspec.convert(
+            {**self._info, "table_sha256": hashlib.sha256(table).hexdigest(), "audio_sha256": self._digest.hexdigest()},
+            StoreInfo,
+        )
         new = self._folder / NEW
         try:
             if self.left:
@@ -194,7 +232,9 @@ class StoreWriter:
         self._digest.update(raw)
         self._bytes += len(raw)
         self._paths.add(clip.path)
-        self._clips.append(Clip(clip.path, clip.label, clip.split, clip.group, clip.recorder, clip.parent, samples / self._sample_rate))
+        self._clips.append(
+            Clip(clip.path, clip.label, clip.split, clip.group, clip.recorder, clip.parent, samples / self._sample_rate)
+        )
 
     def _give_up(self) -> None:
         """Cut off what an earlier writer left and was not taken."""
@@ -205,7 +245,9 @@ class StoreWriter:
     def _kept(self) -> bool:
         """Whether there is something to go on with."""
         journal = self._folder / JOURNAL_FILE
-        return bool(self._request) and (self._folder / NEW).exists() and journal.is_file() and journal.stat().st_size > 0
+        return (
+            bool(self._request) and (self._folder / NEW).exists() and journal.is_file() and journal.stat().st_size > 0
+        )
 
     def _clear(self) -> None:
         if not self._kept():
@@ -221,8 +263,10 @@ class StoreWriter:
         try:
             ClipStore.open(self._folder / NEW).verify()
         except InputError:
-            raise InputError(f"{self.path}: the disk does not hold what was written to it; check the disk, then give the same command "
-                             "again or choose another --out") from None
+            raise InputError(
+                f"{self.path}: the disk does not hold what was written to it; check the disk, then give the same"
+                " command again or choose another --out"
+            ) from None
 
     def _move(self) -> None:
         check_free(self.path, self._force)
@@ -256,9 +300,14 @@ def check_free(path: Path, force: bool) -> None:
         return
     strange = sorted(inside - STORE_FILES)
     if INFO_FILE not in inside or not _is_store(path):
-        raise InputError(f"{path} exists and is not an edgekd store; choose another --out (--force replaces stores only)")
+        raise InputError(
+            f"{path} exists and is not an edgekd store; choose another --out (--force replaces stores only)"
+        )
     if strange:
-        raise InputError(f"{path} holds files that are not part of a store ({listing(strange)}); move them away or choose another --out")
+        raise InputError(
+            f"{path} holds files that are not part of a store ({listing(strange)}); move them away or choose another"
+            " --out"
+        )
     if not force:
         raise InputError(f"{path} exists; replace it with --force or choose another --out")
 
@@ -282,7 +331,9 @@ def _holds_store(folder: Path) -> bool:
 
 
 def _holds_partial(folder: Path) -> bool:
-    return _holds_only(folder, {NEW, JOURNAL_FILE, REQUEST_FILE}) and (not (folder / NEW).exists() or _holds_store(folder / NEW))
+    return _holds_only(folder, {NEW, JOURNAL_FILE, REQUEST_FILE}) and (
+        not (folder / NEW).exists() or _holds_store(folder / NEW)
+    )
 
 
 def _holds_only(folder: Path, names: Collection[str]) -> bool:
@@ -313,7 +364,10 @@ def _clear_leftovers(path: Path, request: str) -> Path | None:
         for each in old:
             if not path.exists() and _is_store(each):
                 each.replace(path)
-        for each in (*partial, *(each for each in old if each.exists() and (_is_store(path) or not any(each.iterdir())))):
+        for each in (
+            *partial,
+            *(each for each in old if each.exists() and (_is_store(path) or not any(each.iterdir()))),
+        ):
             if each != kept:
                 shutil.rmtree(each)
     return kept

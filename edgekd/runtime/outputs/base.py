@@ -1,4 +1,5 @@
-"""Where decisions go besides standard output: what an output is, what it is told, and how none of them holds up the stream."""
+"""Where decisions go besides standard output: what an output is, what it is told, and how none of them holds up the
+stream."""
 
 import threading
 import time
@@ -27,8 +28,9 @@ WORKS_AGAIN = "works again"
 class Moment(NamedTuple):
     """What a decision was made of; the arrays do not change later.
 
-    manifest: of the model that decided. waveform: float32 (time,) of the window at the model's rate. features: float32 (mel, frame), None
-    below the gate. features_s, inference_s: clock seconds they took. counts: of the live source since its start, None for files and pipes.
+    manifest: of the model that decided. waveform: float32 (time,) of the window at the model's rate. features: float32
+    (mel, frame), None below the gate. features_s, inference_s: clock seconds they took. counts: of the live source
+    since its start, None for files and pipes.
     breaks: how often sound was missing before the window, be it for no time that is known.
     """
 
@@ -73,7 +75,9 @@ class Outputs:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None) -> None:
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
         self._close()
 
     def _close(self) -> None:
@@ -113,7 +117,8 @@ class Outputs:
         return lines
 
     def through(self, lines: Iterator[Decision | Change]) -> Iterator[Decision | Change]:
-        """The lines as they come. Where they end, the outputs are closed: what they cannot deliver at the end is said too."""
+        """The lines as they come. Where they end, the outputs are closed: what they cannot deliver at the end is said
+        too."""
         line = None
         for line in lines:
             yield line
@@ -132,7 +137,8 @@ class Worker(Generic[Item]):
     """A bounded queue and the thread that works it off. What is too much is dropped, the oldest first, and counted."""
 
     def __init__(self, name: str, work: Callable[[Item], None], limit: int = 64) -> None:
-        """name: of the thread. work: takes one item; what it raises becomes the trouble, and the next success ends it. limit: of items."""
+        """name: of the thread. work: takes one item; what it raises becomes the trouble, and the next success ends it.
+        limit: of items."""
         self._work, self._limit = work, limit
         self._queue: deque[Item] = deque()
         self._changed = threading.Condition()

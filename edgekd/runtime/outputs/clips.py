@@ -1,8 +1,9 @@
 """The sound of uncertain windows, for a person to sort: FOLDER/GUESS/HOUR/GUESS-pNN-TIME-NUMBER.wav.
 
-`edgekd data prepare folder` reads that layout; HOUR (UTC) is a group, so that clips of one hour stay together when data are split. A clip
-ends with its window and begins some seconds before it, as far as sound goes without a break. Only clips that still lie under the label
-that was guessed are removed where there are too many: what a person has moved is the person's.
+`edgekd data prepare folder` reads that layout; HOUR (UTC) is a group, so that clips of one hour stay together when data
+are split. A clip ends with its window and begins some seconds before it, as far as sound goes without a break. Only
+clips that still lie under the label that was guessed are removed where there are too many: what a person has moved is
+the person's.
 """
 
 import re
@@ -33,7 +34,8 @@ RETRY_S = 10.0
 """Clock seconds between attempts to write a clip that could not be written."""
 HOUR_S = 3600.0
 ROOM = 0.05
-"""Share of the limit that is freed beyond need where it is reached, so that the folder is not searched for each clip."""
+"""Share of the limit that is freed beyond need where it is reached, so that the folder is not searched for each
+clip."""
 OLD_PART_S = 600.0
 """Age at which a hidden file is nobody's: the program that wrote it has ended."""
 OURS = re.compile(r"\.?(?P<guess>.+)-p\d\d\d?-(?P<time>\d{8}T\d{6}Z)-\d{4,}\.wav(?P<part>\.part)?")
@@ -53,11 +55,12 @@ class Ring:
         self.samples: Pcm = np.empty(0, np.int16)
 
     def hear(self, t: float, window: Array) -> None:
-        """Take a window, float32 (time,), that ends at `t` seconds. Where it does not go on with the one before, all begins anew."""
+        """Take a window, float32 (time,), that ends at `t` seconds. Where it does not go on with the one before, all
+        begins anew."""
         pcm = to_pcm(window)
         new = self._new(t, pcm)
-        self.samples = pcm if new is None else np.concatenate((self.samples, pcm[len(pcm) - new:]))
-        self.samples = self.samples[max(0, len(self.samples) - max(self._wanted, len(pcm))):]
+        self.samples = pcm if new is None else np.concatenate((self.samples, pcm[len(pcm) - new :]))
+        self.samples = self.samples[max(0, len(self.samples) - max(self._wanted, len(pcm))) :]
         self._t = t
 
     def _new(self, t: float, pcm: Pcm) -> int | None:
@@ -66,16 +69,18 @@ class Ring:
         The time tells it within a few samples; what both windows hold tells it exactly.
         """
         about, slack = round((t - self._t) * self.rate), int(CLOCK_S * self.rate) + 1
-        for new in sorted(range(max(1, about - slack), min(len(pcm), about + slack) + 1), key=lambda new: abs(new - about)):
+        for new in sorted(
+            range(max(1, about - slack), min(len(pcm), about + slack) + 1), key=lambda new: abs(new - about)
+        ):
             shared = len(pcm) - new
-            if shared <= len(self.samples) and np.array_equal(self.samples[len(self.samples) - shared:], pcm[:shared]):
+            if shared <= len(self.samples) and np.array_equal(self.samples[len(self.samples) - shared :], pcm[:shared]):
                 return new
         return None
 
 
 class Heard(NamedTuple):
-    """A window on its way to the thread that writes. now: UTC, at its end. breaks: of the sound before it. guess: its most
-    probable label."""
+    """A window on its way to the thread that writes. now: UTC, at its end. breaks: of the sound before it. guess: its
+    most probable label."""
 
     t: float
     now: datetime
@@ -123,12 +128,23 @@ class Clips:
         return self._worker.dropped
 
     def tell(self, event: Decision | Change, moment: Moment | None) -> None:
-        """Take a line; windows that were not judged, and those of a source that is not healthy, are heard but never kept."""
+        """Take a line; windows that were not judged, and those of a source that is not healthy, are heard but never
+        kept."""
         if isinstance(event, Decision) and moment is not None:
             judged = moment.features is not None and event.state == "HEALTHY"
             guess = event.label if event.label != UNKNOWN or not event.top else event.top[0][0]
-            self._worker.put(Heard(event.t, datetime.now(UTC), moment.waveform, moment.manifest.frontend.sample_rate,
-                                   moment.breaks, guess, event.probability, judged and event.probability < self._table.below))
+            self._worker.put(
+                Heard(
+                    event.t,
+                    datetime.now(UTC),
+                    moment.waveform,
+                    moment.manifest.frontend.sample_rate,
+                    moment.breaks,
+                    guess,
+                    event.probability,
+                    judged and event.probability < self._table.below,
+                )
+            )
 
     def close(self) -> None:
         """Write what waits, for a moment."""
@@ -151,8 +167,9 @@ class Clips:
         """Whether another clip may be kept at `t` seconds of audio."""
         while self._written and t - self._written[0] >= HOUR_S:
             self._written.popleft()
-        return ((self._last is None or t - self._last >= self._table.every)
-                and (self._table.per_hour is None or len(self._written) < self._table.per_hour))
+        return (self._last is None or t - self._last >= self._table.every) and (
+            self._table.per_hour is None or len(self._written) < self._table.per_hour
+        )
 
     def _save(self, clip: Unsaved) -> None:
         """Write a clip; where that fails it is kept and tried again, unless a newer one takes its place."""
@@ -173,7 +190,10 @@ class Clips:
     def _make_room(self, size: int) -> None:
         """Remove the oldest clips until one of `size` bytes fits below the limit."""
         if size > self._limit:
-            raise InputError(f"a clip of {size / 1e6:.2f} MB is larger than max_mb, {self._table.max_mb:g}; raise it or lower seconds")
+            raise InputError(
+                f"a clip of {size / 1e6:.2f} MB is larger than max_mb, {self._table.max_mb:g}; raise it or lower"
+                " seconds"
+            )
         if self._total is not None and self._total + size <= self._limit:
             return
         clips = sorted(_ours(self._folder))
@@ -210,7 +230,8 @@ def folder_name(label: str) -> str:
 
 
 def _ours(folder: Path) -> list[tuple[str, Path, int]]:
-    """Clips that lie where they were put: time in the name, path, bytes. Hidden files that a killed program left are removed."""
+    """Clips that lie where they were put: time in the name, path, bytes. Hidden files that a killed program left are
+    removed."""
     found = []
     for path in folder.glob("*/*/*"):
         match = OURS.fullmatch(path.name)

@@ -39,13 +39,19 @@ def _clips(table: ClipsTable, _config: Config) -> Output:
     return open_clips(table)
 
 
-OPENERS: dict[str, Callable[[Any, Config], Output]] = {"web": _web, "mqtt": _mqtt, "hook": _hook, "history": _history, "clips": _clips}
+OPENERS: dict[str, Callable[[Any, Config], Output]] = {
+    "web": _web,
+    "mqtt": _mqtt,
+    "hook": _hook,
+    "history": _history,
+    "clips": _clips,
+}
 """Name of a table -> what makes an output of it and of the configuration that it is in, at work."""
 
 
 def open_outputs(config: Config, systemd: Output | None = None) -> Outputs:
-    """The outputs of a configuration, at work; where one is refused, those before it are closed. systemd: what tells it of all that they
-    are told.
+    """The outputs of a configuration, at work; where one is refused, those before it are closed. systemd: what tells it
+    of all that they are told.
 
     Raises:
         InputError: what can never work: an address that is none, a folder that cannot be written.

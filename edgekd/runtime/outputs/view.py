@@ -22,8 +22,9 @@ COLOURS = {"HEALTHY": "green", "RECOVERING": "yellow", "FAILED": "red"}
 
 
 class Shown(NamedTuple):
-    """What is drawn. decision: the newest. state, reason: of the source. history: when a label began to be shown, seconds, and the label,
-    the newest first. factor: processor seconds for a second of sound, None before it is known."""
+    """What is drawn. decision: the newest. state, reason: of the source. history: when a label began to be shown,
+    seconds, and the label, the newest first. factor: processor seconds for a second of sound, None before it is
+    known."""
 
     decision: Decision | None = None
     state: str = "HEALTHY"
@@ -35,7 +36,9 @@ class Shown(NamedTuple):
 class View:
     """Draws what is heard in place; use it as a context manager."""
 
-    def __init__(self, console: Any, clock: Callable[[], float] = time.monotonic, cpu: Callable[[], float] = time.process_time) -> None:
+    def __init__(
+        self, console: Any, clock: Callable[[], float] = time.monotonic, cpu: Callable[[], float] = time.process_time
+    ) -> None:
         """console: of rich. clock, cpu: seconds of the clock and of this process's processor time."""
         from rich.live import Live
 
@@ -50,7 +53,9 @@ class View:
         self._live.start()
         return self
 
-    def __exit__(self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None) -> None:
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
         if self._shown != self._drawn:
             self._draw()
         self._live.stop()
@@ -64,7 +69,9 @@ class View:
                 self._history.appendleft((line.t, line.label))
             began = self._began = self._began or (line.t, self._cpu())
             factor = (self._cpu() - began[1]) / (line.t - began[0]) if line.t > began[0] else None
-            self._shown = self._shown._replace(decision=line, state=line.state, history=tuple(self._history), factor=factor)
+            self._shown = self._shown._replace(
+                decision=line, state=line.state, history=tuple(self._history), factor=factor
+            )
         if self._shown != self._drawn and (isinstance(line, Change) or self._clock() - self._drawn_at >= REDRAW_S):
             self._draw()
 
@@ -95,10 +102,19 @@ def render(shown: Shown, width: int) -> Any:
         decibels = 20.0 * float(np.log10(decision.rms)) if decision.rms > 0.0 else FLOOR_DBFS
         level = f"{decibels:.1f} dBFS" if decision.rms > 0.0 else "silence"
         gated = "  gated" if decision.gated is True else ""
-        lines += [Text.assemble((decision.label, "bold"), f"  {decision.probability:.2f}{gated}"),
-                  _bar("level", 1.0 - decibels / FLOOR_DBFS, level, len("-100.0 dBFS"), width, "cyan")]
-        lines += [_bar(label, probability, f"{probability:.2f}", NUMBER_WIDTH, width, "blue") for label, probability in decision.top]
-        lines += [Text("before  " + ", ".join(f"{label} {t:.1f} s" for t, label in shown.history[1:]))] if shown.history[1:] else []
+        lines += [
+            Text.assemble((decision.label, "bold"), f"  {decision.probability:.2f}{gated}"),
+            _bar("level", 1.0 - decibels / FLOOR_DBFS, level, len("-100.0 dBFS"), width, "cyan"),
+        ]
+        lines += [
+            _bar(label, probability, f"{probability:.2f}", NUMBER_WIDTH, width, "blue")
+            for label, probability in decision.top
+        ]
+        lines += (
+            [Text("before  " + ", ".join(f"{label} {t:.1f} s" for t, label in shown.history[1:]))]
+            if shown.history[1:]
+            else []
+        )
         factor = "" if shown.factor is None else f"  real-time factor {shown.factor:.3f}"
         lines.append(Text(f"{decision.t:.1f} s  drops {decision.drops:,}{factor}", "dim"))
     for line in lines:

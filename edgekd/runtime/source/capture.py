@@ -1,7 +1,9 @@
-"""A live source that keeps working: a process that hears, watched from here, and ended and started again whatever happens to it.
+"""A live source that keeps working: a process that hears, watched from here, and ended and started again whatever
+happens to it.
 
-No exception tells of a device that stalls, so blocks are watched for: none for some time, nothing but zeros (what is left of an unplugged
-microphone where another device takes its place), samples that are no numbers, the end of the process.
+No exception tells of a device that stalls, so blocks are watched for: none for some time, nothing but zeros (what is
+left of an unplugged microphone where another device takes its place), samples that are no numbers, the end of the
+process.
 """
 
 import contextlib
@@ -52,10 +54,13 @@ class CaptureError(Exception):
 
 
 class Counts(NamedTuple):
-    """Samples of each channel at the source's rate since the start: received == given + dropped + waiting, at any moment.
+    """Samples of each channel at the source's rate since the start: received == given + dropped + waiting, at any
+    moment.
 
-    received: came from the device, also those lost between the processes. given: handed on. dropped: lost because decisions were late.
-    waiting: in the queue. bad: NaN or infinite, over all channels, replaced by zeros. overflows: places where samples were lost unseen.
+    received: came from the device, also those lost between the processes. given: handed on. dropped: lost because
+    decisions were late.
+    waiting: in the queue. bad: NaN or infinite, over all channels, replaced by zeros. overflows: places where samples
+    were lost unseen.
     restarts: attempts after the first. lag_s: clock minus samples since the last start, seconds.
     """
 
@@ -70,8 +75,9 @@ class Counts(NamedTuple):
 
 
 class _Block(NamedTuple):
-    """Samples, float32 (time, channel). start: samples of each channel before them. breaks: places where sound was missing before them.
-    away_s: seconds in which nothing was heard before them. rate: Hz. when: time.monotonic() at its end. name: of the source."""
+    """Samples, float32 (time, channel). start: samples of each channel before them. breaks: places where sound was
+    missing before them. away_s: seconds in which nothing was heard before them. rate: Hz. when: time.monotonic() at its
+    end. name: of the source."""
 
     start: int
     breaks: int
@@ -85,23 +91,33 @@ class _Block(NamedTuple):
 class Capture:
     """Sound of a microphone or a command, for ever: iterate over it inside its `with` block.
 
-    Yields float32 (time,) mono at `sample_rate`, on the grid of int16; a `Gap` where sound is missing; a `Turn` where the state changes.
-    `blocks` gives the same as it comes, with all channels.
+    Yields float32 (time,) mono at `sample_rate`, on the grid of int16; a `Gap` where sound is missing; a `Turn` where
+    the state changes. `blocks` gives the same as it comes, with all channels.
 
     Raises at once:
         InputError: a request that contradicts itself.
     Raises on iteration:
-        InputError: what trying again cannot heal: a channel that the device has not, a name that means two devices, no PortAudio.
+        InputError: what trying again cannot heal: a channel that the device has not, a name that means two devices, no
+        PortAudio.
         MissingExtraError: sounddevice or soxr is needed and not installed.
     """
 
-    def __init__(self, request: Request, sample_rate: int | None = None, watch: Watch | None = None, child: Sequence[str] = CHILD,
-                 idle_s: float | None = None) -> None:
-        """request: what to hear. sample_rate: Hz of what is given on; None is the source's. watch: limits. child: the program that hears,
-        for tests. idle_s: while nothing comes, an empty chunk is given each so many seconds; None gives none."""
+    def __init__(
+        self,
+        request: Request,
+        sample_rate: int | None = None,
+        watch: Watch | None = None,
+        child: Sequence[str] = CHILD,
+        idle_s: float | None = None,
+    ) -> None:
+        """request: what to hear. sample_rate: Hz of what is given on; None is the source's. watch: limits. child: the
+        program that hears, for tests. idle_s: while nothing comes, an empty chunk is given each so many seconds; None
+        gives none."""
         require_sense(request)
         if request.command is not None and request.rate is None:
-            raise InputError("a command writes raw samples that do not say their rate; give it with --rate, for instance 16000")
+            raise InputError(
+                "a command writes raw samples that do not say their rate; give it with --rate, for instance 16000"
+            )
         self._request, self._sample_rate, self._watch, self._child = request, sample_rate, watch or Watch(), child
         self._idle_s = idle_s
         self._health = Health(self._watch, time.monotonic())
@@ -120,8 +136,16 @@ class Capture:
     def counts(self) -> Counts:
         """What has been received and what became of it."""
         with self._changed:
-            return Counts(self._received, self._given, self._dropped, self._waiting, self._bad, self._overflows, self._restarts,
-                          self._lag_s)
+            return Counts(
+                self._received,
+                self._given,
+                self._dropped,
+                self._waiting,
+                self._bad,
+                self._overflows,
+                self._restarts,
+                self._lag_s,
+            )
 
     @property
     def silent_s(self) -> float:
@@ -132,7 +156,9 @@ class Capture:
         self._thread.start()
         return self
 
-    def __exit__(self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None) -> None:
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
         self._stopping.set()
         with self._changed:
             self._changed.notify_all()
@@ -164,7 +190,8 @@ class Capture:
             yield Heard(item.samples, item.rate, item.when, gap, item.name)
 
     def _next(self) -> _Block | Turn | None:
-        """What comes next, after a wait; None after `idle_s`, or when the `with` block has been left by another thread."""
+        """What comes next, after a wait; None after `idle_s`, or when the `with` block has been left by another
+        thread."""
         with self._changed:
             while not self._queue:
                 if self._error is not None:
@@ -226,7 +253,9 @@ class Capture:
             now = time.monotonic()
             self._tell(self._health.waited(now))
             if now - newest > limit_s:
-                raise CaptureError(f"no sound arrives for {limit_s:g} s" if session else f"nothing could be opened in {limit_s:g} s")
+                raise CaptureError(
+                    f"no sound arrives for {limit_s:g} s" if session else f"nothing could be opened in {limit_s:g} s"
+                )
             if self._health.has_only_zeros(now):
                 raise CaptureError(f"nothing but zeros for {self._watch.zeros_s:g} s")
 
@@ -237,14 +266,19 @@ class Capture:
         bad = int(samples.size - np.isfinite(samples).sum())
         if bad:
             samples = np.nan_to_num(samples, nan=0.0, posinf=0.0, neginf=0.0)
-            self._tell(self._health.lost(f"{counted(bad, 'sample that is', 'samples that are')} NaN or infinite, replaced by zeros"))
+            self._tell(
+                self._health.lost(
+                    f"{counted(bad, 'sample that is', 'samples that are')} NaN or infinite, replaced by zeros"
+                )
+            )
         missing = session.missing(start, len(samples))
         lag_s = session.lag(when)
         away_s = 0.0
         broken = overflow or (session.is_first and self._restarts > 0)
         if session.is_first:
             away_s = max(0.0, when - len(samples) / rate - self._last_sample) if broken else 0.0
-        elif lag_s > session.usual_lag_s + self._watch.lag_s and samples.any():  # zeros after a pause are of another device
+        # zeros after a pause are of another device
+        elif lag_s > session.usual_lag_s + self._watch.lag_s and samples.any():
             away_s, overflow, broken = lag_s - session.usual_lag_s, True, True
             session.usual_lag_s = lag_s
         if overflow:
@@ -259,14 +293,18 @@ class Capture:
             self._bad += bad
             self._received += missing
             self._dropped += missing
-            self._queue.append(_Block(self._received, self._breaks, self._away_s, rate, when, session.opened.name, samples))
+            self._queue.append(
+                _Block(self._received, self._breaks, self._away_s, rate, when, session.opened.name, samples)
+            )
             self._received += len(samples)
             self._waiting += len(samples)
             self._waiting_s += len(samples) / rate
             while self._waiting_s > self._watch.queue_s and self._waiting > len(samples):
                 self._drop_oldest()
             self._changed.notify()
-        turn = self._health.heard(len(samples) / rate, time.monotonic(), session.text(), good=not bad and bool(samples.any()))
+        turn = self._health.heard(
+            len(samples) / rate, time.monotonic(), session.text(), good=not bad and bool(samples.any())
+        )
         self._heard_well = self._heard_well or self._health.state == "HEALTHY"
         self._tell(turn)
 
@@ -286,7 +324,8 @@ class Capture:
 
 
 def _told(kind: type[Told], payload: bytes) -> Told:
-    """What the capture process says in JSON, without the credentials of an address in a command: it goes to all outputs."""
+    """What the capture process says in JSON, without the credentials of an address in a command: it goes to all
+    outputs."""
     try:
         return msgspec.json.decode(CREDENTIALS.sub(b"://***@", payload), type=kind)
     except msgspec.MsgspecError as error:
@@ -307,11 +346,15 @@ class _Session:
         """Interleaved bytes as float32 (time, channel)."""
         try:
             if self.opened.sample == "int16":
-                return np.frombuffer(payload, "<i2").reshape(-1, self.opened.channels).astype(np.float32) / np.float32(PCM_SCALE)
+                return np.frombuffer(payload, "<i2").reshape(-1, self.opened.channels).astype(np.float32) / np.float32(
+                    PCM_SCALE
+                )
             return np.frombuffer(payload, "<f4").reshape(-1, self.opened.channels)
         except ValueError:
-            raise CaptureError(f"the capture process sends {len(payload)} bytes, which are no samples of "
-                               f"{counted(self.opened.channels, 'channel')}") from None
+            raise CaptureError(
+                f"the capture process sends {len(payload)} bytes, which are no samples of "
+                f"{counted(self.opened.channels, 'channel')}"
+            ) from None
 
     def missing(self, start: int, count: int) -> int:
         """Samples lost before a block of `count` that starts at `start`."""
@@ -342,8 +385,14 @@ def require_sense(request: Request) -> None:
     if request.mic is not None and request.command is not None:
         raise InputError("a microphone and a command are two sources; give one of them")
     if request.channels is not None and request.command is None:
-        raise InputError("the number of channels is for a command; a microphone says how many it has, and a channel chooses one")
-    for name, value, least in (("rate", request.rate, 1), ("channels", request.channels, 1), ("channel", request.channel, 0)):
+        raise InputError(
+            "the number of channels is for a command; a microphone says how many it has, and a channel chooses one"
+        )
+    for name, value, least in (
+        ("rate", request.rate, 1),
+        ("channels", request.channels, 1),
+        ("channel", request.channel, 0),
+    ):
         if value is not None and value < least:
             raise InputError(f"{name} is {value}; it must be at least {least}")
 
@@ -352,14 +401,22 @@ class _Child:
     """A running capture process; leaving the `with` block kills it and all that it has started."""
 
     def __init__(self, command: Sequence[str]) -> None:
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0,
-                                         start_new_session=True)
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            bufsize=0,
+            start_new_session=True,
+        )
         self._bytes = b""
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None) -> None:
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -369,7 +426,8 @@ class _Child:
                 pipe.close()
 
     def frames(self) -> Iterator[tuple[bytes, bool, int, float, bytes]]:
-        """Whole frames that are there, after a short wait: kind, whether samples were lost before it, first sample, clock, payload.
+        """Whole frames that are there, after a short wait: kind, whether samples were lost before it, first sample,
+        clock, payload.
 
         Raises:
             CaptureError: the process ended, or writes something else.
@@ -388,7 +446,7 @@ class _Child:
                 raise CaptureError("the capture process writes something else than blocks of sound")
             if len(self._bytes) < HEADER.size + size:
                 return
-            payload, self._bytes = self._bytes[HEADER.size:HEADER.size + size], self._bytes[HEADER.size + size:]
+            payload, self._bytes = self._bytes[HEADER.size : HEADER.size + size], self._bytes[HEADER.size + size :]
             yield kind, bool(lost), start, when, payload
 
     def _status(self) -> int | str:

@@ -2,8 +2,9 @@
 
     python -m edgekd.runtime.source.child '[MIC, COMMAND, RATE, CHANNELS, CHANNEL]'
 
-A process of its own because PortAudio can hang for ever inside a call: `edgekd.runtime.source.capture` then kills it. It ends when its standard
-input ends, so when its parent goes, however that happens. Neither numpy nor an engine here, which keeps it small.
+A process of its own because PortAudio can hang for ever inside a call: `edgekd.runtime.source.capture` then kills it.
+It ends when its standard input ends, so when its parent goes, however that happens. Neither numpy nor an engine here,
+which keeps it small.
 """
 
 import contextlib
@@ -32,14 +33,16 @@ FEW_CHANNELS = 2
 """Channels opened of a device that is no card's: it has as many as one asks for."""
 MAGIC = b"EKD1"
 HEADER = struct.Struct("<4scBxxQdI")
-"""Of a frame: `MAGIC`, its kind, 1 where samples were lost before it, first sample, time.monotonic() seconds, bytes that follow."""
+"""Of a frame: `MAGIC`, its kind, 1 where samples were lost before it, first sample, time.monotonic() seconds, bytes
+that follow."""
 OPENED, BLOCK, FAILED = b"O", b"B", b"E"
 """Kinds: JSON of an `Opened`, interleaved samples, JSON of a `Failure`."""
 
 
 class Request(NamedTuple):
-    """What to hear. mic: as `choose` takes it; None is the default. command: a shell command that writes raw s16le, instead. rate: Hz; None
-    is native. channels: of the command. channel: the one that will be used, so that enough are opened; None is all."""
+    """What to hear. mic: as `choose` takes it; None is the default. command: a shell command that writes raw s16le,
+    instead. rate: Hz; None is native. channels: of the command. channel: the one that will be used, so that enough are
+    opened; None is all."""
 
     mic: str | None = None
     command: str | None = None
@@ -49,7 +52,8 @@ class Request(NamedTuple):
 
 
 class Opened(NamedTuple):
-    """What is heard. name: of the device, or the command. rate: Hz. channels: interleaved. sample: "float32" or "int16"."""
+    """What is heard. name: of the device, or the command. rate: Hz. channels: interleaved. sample: "float32" or
+    "int16"."""
 
     name: str
     rate: int
@@ -65,12 +69,14 @@ class Failure(NamedTuple):
 
 
 def frame(kind: bytes, payload: bytes, start: int = 0, when: float = 0.0, *, lost: bool = False) -> bytes:
-    """One frame as it goes through the pipe. start: samples of each channel before it. when: time.monotonic() at its end, seconds."""
+    """One frame as it goes through the pipe. start: samples of each channel before it. when: time.monotonic() at its
+    end, seconds."""
     return HEADER.pack(MAGIC, kind, lost, start, when, len(payload)) + payload
 
 
 class _Outbox:
-    """Frames on their way to the parent. The oldest are lost while it does not read; it sees that from the counts of samples."""
+    """Frames on their way to the parent. The oldest are lost while it does not read; it sees that from the counts of
+    samples."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -97,7 +103,7 @@ class _Outbox:
         """Write one frame at once."""
         view = memoryview(data)
         while view:
-            view = view[os.write(self._descriptor, view):]
+            view = view[os.write(self._descriptor, view) :]
 
 
 def main() -> None:
@@ -130,15 +136,25 @@ def _hear(request: Request, outbox: _Outbox) -> Failure:
         count += frames
 
     try:
-        stream = sounddevice.RawInputStream(rate, int(BLOCK_S * rate), microphone.number, channels, "float32", LATENCY_S, callback=callback,
-                                            finished_callback=finished.set)
+        stream = sounddevice.RawInputStream(
+            rate,
+            int(BLOCK_S * rate),
+            microphone.number,
+            channels,
+            "float32",
+            LATENCY_S,
+            callback=callback,
+            finished_callback=finished.set,
+        )
         stream.start()  # may take seconds, for instance over Bluetooth
         outbox.send(frame(OPENED, json.dumps(Opened(microphone.name, rate, channels, "float32")).encode()))
         outbox.send_until(finished)
         stream.abort()  # never stop(): it waits for a stalled device
         stream.close()
     except sounddevice.PortAudioError as error:
-        return Failure(f"{microphone.name} cannot be heard at {rate} Hz with {counted(channels, 'channel')} ({error})", False)
+        return Failure(
+            f"{microphone.name} cannot be heard at {rate} Hz with {counted(channels, 'channel')} ({error})", False
+        )
     return Failure(f"PortAudio has finished the stream of {microphone.name}", False)
 
 
@@ -155,14 +171,16 @@ def _run(request: Request, outbox: _Outbox) -> Failure:
     rate, channels = request.rate or 0, request.channels or 1
     outbox.send(frame(OPENED, json.dumps(Opened(request.command, rate, channels, "int16")).encode()))
     count, width = 0, 2 * channels
-    with subprocess.Popen(request.command, shell=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        request.command, shell=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         last_line: deque[bytes] = deque(maxlen=1)
         reading = threading.Thread(target=last_line.extend, args=(process.stderr,), daemon=True)
         reading.start()
         while block := process.stdout.read(width * int(BLOCK_S * rate)):
-            block = block[:len(block) - len(block) % width]  # the last may end inside a sample
+            block = block[: len(block) - len(block) % width]  # the last may end inside a sample
             outbox.send(frame(BLOCK, block, count, time.monotonic()))
             count += len(block) // width
         status = process.wait()

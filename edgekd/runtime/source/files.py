@@ -1,6 +1,8 @@
-"""Where samples come from: an audio file, or raw PCM on a pipe. Each gives float32 mono chunks at the rate that the model wants.
+"""Where samples come from: an audio file, or raw PCM on a pipe. Each gives float32 mono chunks at the rate that the
+model wants.
 
-Samples lie on the grid of int16, rounded as a clip store rounds them, so that a recording sounds here as it did in training.
+Samples lie on the grid of int16, rounded as a clip store rounds them, so that a recording sounds here as it did in
+training.
 """
 
 import os
@@ -20,7 +22,15 @@ from edgekd.modelfile.engine import silent_stderr
 CHUNK_S = 0.1
 """Seconds of audio read at a time."""
 MAGIC_BYTES = 4
-CONTAINERS = {b"RIFF": ".wav", b"RF64": ".wav", b"fLaC": ".flac", b"OggS": ".ogg", b"FORM": ".aiff", b"ID3\x03": ".mp3", b"ID3\x04": ".mp3"}
+CONTAINERS = {
+    b"RIFF": ".wav",
+    b"RF64": ".wav",
+    b"fLaC": ".flac",
+    b"OggS": ".ogg",
+    b"FORM": ".aiff",
+    b"ID3\x03": ".mp3",
+    b"ID3\x04": ".mp3",
+}
 """How files start that are no raw samples."""
 
 Array = NDArray[np.float32]
@@ -43,7 +53,9 @@ def read_file(path: Path, sample_rate: int) -> Iterator[Array]:
     if not path.exists():
         raise InputError(f"{path}: no such file")
     if not path.is_file():
-        raise InputError(f"{path} is a folder or no regular file; give one audio file, or - and raw samples on standard input")
+        raise InputError(
+            f"{path} is a folder or no regular file; give one audio file, or - and raw samples on standard input"
+        )
     try:
         with path.open("rb"):
             pass
@@ -53,13 +65,16 @@ def read_file(path: Path, sample_rate: int) -> Iterator[Array]:
     position = 0
     for chunk in chunks:
         if not np.isfinite(chunk).all():
-            raise InputError(f"{path}: NaN or infinite samples at {position / sample_rate:.1f} s; write the file again without them")
+            raise InputError(
+                f"{path}: NaN or infinite samples at {position / sample_rate:.1f} s; write the file again without them"
+            )
         position += len(chunk)
         yield to_waveform(to_pcm(chunk[:, None]))
 
 
 def read_raw(stream: BinaryIO, sample_rate: int, idle_s: float | None = None) -> Iterator[Array]:
-    """Samples of a pipe of raw signed 16-bit little-endian mono PCM at `sample_rate`, as they arrive: float32 (time,) in [-1, 1].
+    """Samples of a pipe of raw signed 16-bit little-endian mono PCM at `sample_rate`, as they arrive: float32 (time,)
+    in [-1, 1].
 
     Args:
         stream: of bytes; it must be unbuffered where there is an `idle_s`.
@@ -70,8 +85,10 @@ def read_raw(stream: BinaryIO, sample_rate: int, idle_s: float | None = None) ->
         InputError: the stream is a terminal, or starts like a file of another format.
     """
     if stream.isatty():
-        raise InputError("standard input is a terminal; pipe raw signed 16-bit mono samples into it, for instance "
-                         f"arecord -f S16_LE -c 1 -r {sample_rate} -t raw | edgekd listen - --model MODEL")
+        raise InputError(
+            "standard input is a terminal; pipe raw signed 16-bit mono samples into it, for instance "
+            f"arecord -f S16_LE -c 1 -r {sample_rate} -t raw | edgekd listen - --model MODEL"
+        )
     size, rest, begun = 2 * int(CHUNK_S * sample_rate), b"", False
     while True:
         if idle_s is not None and not select.select([stream], [], [], idle_s)[0]:
@@ -82,8 +99,10 @@ def read_raw(stream: BinaryIO, sample_rate: int, idle_s: float | None = None) ->
         if not begun and new and len(rest) < MAGIC_BYTES:
             continue
         if not begun and rest[:MAGIC_BYTES] in CONTAINERS:
-            raise InputError(f"standard input holds a {CONTAINERS[rest[:MAGIC_BYTES]]} file, not raw samples; give the file itself as "
-                             "SOURCE, or record with -t raw")
+            raise InputError(
+                f"standard input holds a {CONTAINERS[rest[:MAGIC_BYTES]]} file, not raw samples; give the file itself"
+                " as SOURCE, or record with -t raw"
+            )
         begun, even = True, len(rest) - len(rest) % 2
         if even:
             yield to_waveform(np.frombuffer(rest[:even], PCM_TYPE)[:, None])
@@ -113,18 +132,26 @@ def _read_any(path: Path, sample_rate: int) -> Iterator[Array]:
     try:
         import soundfile
     except ImportError:
-        raise MissingExtraError(f"soundfile (which {path} needs; 16-bit PCM .wav at {sample_rate} Hz does without)", "mic") from None
+        raise MissingExtraError(
+            f"soundfile (which {path} needs; 16-bit PCM .wav at {sample_rate} Hz does without)", "mic"
+        ) from None
     except OSError as error:  # its wheel for 32-bit ARM brings no library
-        raise InputError(f"soundfile finds no libsndfile ({error}); install it with: sudo apt install libsndfile1") from None
+        raise InputError(
+            f"soundfile finds no libsndfile ({error}); install it with: sudo apt install libsndfile1"
+        ) from None
     try:
         with silent_stderr():  # libsndfile's mp3 decoder grumbles there
             opened = soundfile.SoundFile(os.fsencode(path))  # also a name that is not UTF-8
         with opened as file:
-            mono = (block.mean(axis=1, dtype=np.float32)
-                    for block in file.blocks(int(CHUNK_S * file.samplerate), dtype="float32", always_2d=True))
+            mono = (
+                block.mean(axis=1, dtype=np.float32)
+                for block in file.blocks(int(CHUNK_S * file.samplerate), dtype="float32", always_2d=True)
+            )
             yield from mono if file.samplerate == sample_rate else _resample(mono, file.samplerate, sample_rate)
     except RuntimeError:  # soundfile's own error among them; its text misleads (a damaged mp3 "does not exist")
-        raise InputError(f"{path}: is not readable audio; it is damaged or of a format that libsndfile does not know") from None
+        raise InputError(
+            f"{path}: is not readable audio; it is damaged or of a format that libsndfile does not know"
+        ) from None
 
 
 def _resample(chunks: Iterator[Array], rate: int, sample_rate: int) -> Iterator[Array]:

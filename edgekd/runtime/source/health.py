@@ -1,11 +1,13 @@
-"""How a live source is doing: from blocks and silences to states. No processes and no clock here, so that every rule can be tested."""
+"""How a live source is doing: from blocks and silences to states. No processes and no clock here, so that every rule
+can be tested."""
 
 from typing import Literal, NamedTuple
 
 import msgspec
 
 State = Literal["HEALTHY", "RECOVERING", "FAILED"]
-"""HEALTHY: sound is heard. RECOVERING: not now, or not to be trusted. FAILED: for long; it is tried again all the same."""
+"""HEALTHY: sound is heard. RECOVERING: not now, or not to be trusted. FAILED: for long; it is tried again all the
+same."""
 RELOADED = "reloaded with the model"
 NOT_RELOADED = "not reloaded, all stays as it was"
 WENT_BACK = "back to the model and the source before the reload"
@@ -21,7 +23,8 @@ class Change(msgspec.Struct, frozen=True):
 
 
 class Turn(NamedTuple):
-    """A change of state on its way through a stream of samples, which knows the time. silent_s: since the newest sample, seconds."""
+    """A change of state on its way through a stream of samples, which knows the time. silent_s: since the newest
+    sample, seconds."""
 
     state: State
     reason: str
@@ -29,7 +32,8 @@ class Turn(NamedTuple):
 
 
 class Gap(NamedTuple):
-    """A place where sound is missing. dropped: samples that were heard and lost. away_s: seconds in which nothing was heard."""
+    """A place where sound is missing. dropped: samples that were heard and lost. away_s: seconds in which nothing was
+    heard."""
 
     dropped: int
     away_s: float
@@ -38,10 +42,12 @@ class Gap(NamedTuple):
 class Watch(msgspec.Struct, frozen=True):
     """Limits, all in seconds.
 
-    stall_s: without a block. open_s: from the start of a process until its device is open. zeros_s: of nothing but zeros or bad samples,
-    which real microphones never give for so long. heal_s: of good sound until HEALTHY. failed_s: without good sound until FAILED.
-    first_wait_s, last_wait_s: between attempts, doubling. lag_s: by which the clock runs ahead of the samples at once when samples were
-    lost on the way. queue_s: of sound that waits while decisions are late, then the oldest is dropped.
+    stall_s: without a block. open_s: from the start of a process until its device is open. zeros_s: of nothing but
+    zeros or bad samples, which real microphones never give for so long. heal_s: of good sound until HEALTHY. failed_s:
+    without good sound until FAILED.
+    first_wait_s, last_wait_s: between attempts, doubling. lag_s: by which the clock runs ahead of the samples at once
+    when samples were lost on the way. queue_s: of sound that waits while decisions are late, then the oldest is
+    dropped.
     """
 
     stall_s: float = 2.0
@@ -66,7 +72,8 @@ class Health:
         self.state: State | None = None
 
     def has_only_zeros(self, now: float) -> bool:
-        """Whether blocks come that have held no good sound for long. A pause before them counts: a device that is replaced may make one."""
+        """Whether blocks come that have held no good sound for long. A pause before them counts: a device that is
+        replaced may make one."""
         return self._bad_since is not None and now - self._bad_since >= self._watch.zeros_s
 
     def heard(self, seconds: float, now: float, name: str, *, good: bool) -> Turn | None:

@@ -1,6 +1,7 @@
 """Which microphones are there, and which one is meant. No numpy here: the capture process imports this.
 
-An index of PortAudio changes when devices come and go, and a card's number between boots; the identity on the USB stays.
+An index of PortAudio changes when devices come and go, and a card's number between boots; the identity on the USB
+stays.
 """
 
 import re
@@ -16,10 +17,12 @@ ALSA_ADDRESS = re.compile(r"\(hw:(\d+),(\d+)\)$")
 
 
 class Microphone(NamedTuple):
-    """An input device. number: of PortAudio, at the moment. name: of PortAudio. alsa: "hw:CARD,DEVICE", or "" where it is no card's.
+    """An input device. number: of PortAudio, at the moment. name: of PortAudio. alsa: "hw:CARD,DEVICE", or "" where it
+    is no card's.
 
-    card: the card's name in ALSA, which stays when its number changes, or "". usb: "VENDOR:PRODUCT:SERIAL" ("VENDOR:PRODUCT" without a
-    serial number), or "". rate: native, Hz. channels: at most. default: whether PortAudio takes it when none is named.
+    card: the card's name in ALSA, which stays when its number changes, or "". usb: "VENDOR:PRODUCT:SERIAL"
+    ("VENDOR:PRODUCT" without a serial number), or "". rate: native, Hz. channels: at most. default: whether PortAudio
+    takes it when none is named.
     """
 
     number: int
@@ -65,7 +68,9 @@ def portaudio() -> Any:
     except ImportError:
         raise MissingExtraError("sounddevice (which a microphone needs)", "mic") from None
     except OSError as error:
-        raise InputError(f"sounddevice finds no PortAudio ({error}); install it with: sudo apt install libportaudio2") from None
+        raise InputError(
+            f"sounddevice finds no PortAudio ({error}); install it with: sudo apt install libportaudio2"
+        ) from None
     return sounddevice
 
 
@@ -85,9 +90,18 @@ def described(devices: Sequence[Mapping[str, Any]], default: int, cards: Path) -
             continue
         match = ALSA_ADDRESS.search(device["name"])
         card = cards / f"card{match[1]}" if match else None
-        found.append(Microphone(
-            index, device["name"], f"hw:{match[1]},{match[2]}" if match else "", _read(card / "id") if card else "",
-            _usb_identity(card) if card else "", round(device["default_samplerate"]), device["max_input_channels"], index == default))
+        found.append(
+            Microphone(
+                index,
+                device["name"],
+                f"hw:{match[1]},{match[2]}" if match else "",
+                _read(card / "id") if card else "",
+                _usb_identity(card) if card else "",
+                round(device["default_samplerate"]),
+                device["max_input_channels"],
+                index == default,
+            )
+        )
     return found
 
 
@@ -109,13 +123,17 @@ def choose(wanted: str | None, found: Sequence[Microphone]) -> Microphone:
         matching = matching or [microphone for microphone in found if wanted.lower() in microphone.name.lower()]
     what = "no microphone" if wanted is None else f"no microphone {wanted!r}"
     if not found:
-        raise MicrophoneAbsentError(f"{what}{'' if wanted is None else ' nor any other'} is there; plug one in, which is then found by "
-                                    "itself, or give a --command that writes raw samples (edgekd listen also hears a FILE)")
+        raise MicrophoneAbsentError(
+            f"{what}{'' if wanted is None else ' nor any other'} is there; plug one in, which is then found by "
+            "itself, or give a --command that writes raw samples (edgekd listen also hears a FILE)"
+        )
     if not matching:
         raise MicrophoneAbsentError(f"{what}; there is {', '.join(map(_listed, found))}")
     if len(matching) > 1:
-        raise InputError(f"{wanted!r} may mean {' or '.join(map(_listed, matching))}; give more of the name, the hw: address or the USB "
-                         "identity")
+        raise InputError(
+            f"{wanted!r} may mean {' or '.join(map(_listed, matching))}; give more of the name, the hw: address or the"
+            " USB identity"
+        )
     return matching[0]
 
 
@@ -124,9 +142,14 @@ def to_text(found: Sequence[Microphone]) -> str:
     if not found:
         return "no microphone is there"
     rows = [("", "name", "ALSA", "USB identity", "rate", "channels")]
-    rows += [("*" if one.default else "", one.name, one.alsa or "-", one.usb or "-", f"{one.rate} Hz", str(one.channels)) for one in found]
+    rows += [
+        ("*" if one.default else "", one.name, one.alsa or "-", one.usb or "-", f"{one.rate} Hz", str(one.channels))
+        for one in found
+    ]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
 
 
 def _listed(microphone: Microphone) -> str:

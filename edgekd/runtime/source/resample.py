@@ -13,9 +13,11 @@ Array = NDArray[np.float32]
 
 
 class Heard(NamedTuple):
-    """A block as the source gives it. samples: float32 (time, channel). rate: Hz. when: time.monotonic() at its end, seconds.
+    """A block as the source gives it. samples: float32 (time, channel). rate: Hz. when: time.monotonic() at its end,
+    seconds.
 
-    gap: what is missing before it, counted at the source's rate; None where it follows the block before. name: of the source.
+    gap: what is missing before it, counted at the source's rate; None where it follows the block before. name: of the
+    source.
     """
 
     samples: Array

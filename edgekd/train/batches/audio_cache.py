@@ -21,7 +21,8 @@ class ClipBank:
     Args:
         store: where the audio is.
         device: where waveforms are wanted.
-        resident: whether the whole store moves there first; None decides by the device's free memory, and never on the CPU.
+        resident: whether the whole store moves there first; None decides by the device's free memory, and never on the
+            CPU.
     """
 
     def __init__(self, store: ClipStore, device: torch.device, resident: bool | None = None) -> None:
@@ -34,17 +35,23 @@ class ClipBank:
             self.pcm = torch.empty(store.pcm.shape, dtype=torch.int16, device=device)
             for start in range(0, len(store.pcm), MOVED_AT_ONCE):
                 part = slice(start, start + MOVED_AT_ONCE)
-                self.pcm[part] = torch.from_numpy(store.pcm[part].astype(np.int16))  # a copy: torch wants memory that may be written to
+                # a copy: torch wants memory that may be written to
+                self.pcm[part] = torch.from_numpy(store.pcm[part].astype(np.int16))
 
     def gather(self, places: Windows) -> Tensor:
-        """Waveforms float32 in [-1, 1]: those of `edgekd.train.batches.windows.gather`, (rows, samples) or (rows, channels, samples)."""
+        """Waveforms float32 in [-1, 1]: those of `edgekd.train.batches.windows.gather`, (rows, samples) or (rows,
+        channels, samples)."""
         channels = (self.store.channels,) if places.channels == "all" else ()
         out = torch.empty(len(places), *channels, places.samples, device=self.device)
         at_once = max(1, (CACHED if self.device.type == "cpu" else MOVED_AT_ONCE) // places.samples)
         for start in range(0, len(places), at_once):
-            part = places[start:start + at_once]
-            pcm = torch.from_numpy(fetch(self.store, part)).to(self.device) if self.pcm is None else self._resident(self.pcm, part)
-            _to_waveform(pcm, out[start:start + at_once])
+            part = places[start : start + at_once]
+            pcm = (
+                torch.from_numpy(fetch(self.store, part)).to(self.device)
+                if self.pcm is None
+                else self._resident(self.pcm, part)
+            )
+            _to_waveform(pcm, out[start : start + at_once])
         return out
 
     def _resident(self, pcm: Tensor, places: Windows) -> Tensor:
@@ -90,7 +97,8 @@ def _to_waveform(pcm: Tensor, out: Tensor) -> None:
 
 
 def _free_bytes(device: torch.device) -> int:
-    """Free memory of an accelerator, what torch keeps for itself included; 0 where that is not known, and on the CPU."""
+    """Free memory of an accelerator, what torch keeps for itself included; 0 where that is not known, and on the
+    CPU."""
     if device.type != "cuda":
         return 0
     free, _ = torch.cuda.mem_get_info(device)

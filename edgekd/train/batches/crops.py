@@ -39,11 +39,15 @@ class Listener:
             self._alike = clips[np.argsort(store.label_index[clips], kind="stable")]  # label after label
             self._count = np.bincount(store.label_index[clips], minlength=len(store.labels))
             self._first = np.cumsum(self._count) - self._count
-            self._place = np.full(len(store.clips), len(clips))  # in the list of its label; beyond all lists for other clips
+            # in the list of its label; beyond all lists for other clips
+            self._place = np.full(len(store.clips), len(clips))
             self._place[self._alike] = np.arange(len(clips)) - self._first[store.label_index[self._alike]]
 
-    def places(self, draws: Draws, clips: Index, span: Index, samples: int, shift: Index | None, *, skip_silence: bool) -> Windows:
-        """Where clips (n,) are heard, each for `span` (n,) of `samples` samples: in crops drawn, rows as in `Windows`."""
+    def places(
+        self, draws: Draws, clips: Index, span: Index, samples: int, shift: Index | None, *, skip_silence: bool
+    ) -> Windows:
+        """Where clips (n,) are heard, each for `span` (n,) of `samples` samples: in crops drawn, rows as in
+        `Windows`."""
         channels = self.view.channels
         if self.parents is not None:
             numbers = self.parents.parent[clips]
@@ -54,8 +58,20 @@ class Listener:
         if self.view.span == "pair":
             pieces = self.view.joined
             joined, length = self._joined(draws, clips).ravel(), np.repeat(-(-span // pieces), pieces)
-            return Windows(joined, self._starts(draws, joined, length, skip_silence), samples, True, span, shift, pieces, length, channels)
-        return Windows(clips, self._starts(draws, clips, span, skip_silence), samples, self._whole, span, shift, channels=channels)
+            return Windows(
+                joined,
+                self._starts(draws, joined, length, skip_silence),
+                samples,
+                True,
+                span,
+                shift,
+                pieces,
+                length,
+                channels,
+            )
+        return Windows(
+            clips, self._starts(draws, clips, span, skip_silence), samples, self._whole, span, shift, channels=channels
+        )
 
     def shift(self, draws: Draws, clips: Index, span: Index) -> Index:
         """(clips,) samples by which what is heard is rolled."""
@@ -71,7 +87,8 @@ class Listener:
         return self.view.span != "crop"
 
     def _joined(self, draws: Draws, clips: Index) -> Index:
-        """(clips, pieces): each clip and others of its label, none twice while there are enough; one that is alone is joined to itself."""
+        """(clips, pieces): each clip and others of its label, none twice while there are enough; one that is alone is
+        joined to itself."""
         beyond = len(self._alike)
         label = self.store.label_index[clips]
         own = self._place[clips]

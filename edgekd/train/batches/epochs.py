@@ -1,7 +1,8 @@
-"""What a model hears in training: one augmented epoch, and a teacher's view of it. Where to listen, not the audio itself. No torch here.
+"""What a model hears in training: one augmented epoch, and a teacher's view of it. Where to listen, not the audio
+itself. No torch here.
 
-Every draw is keyed by (seed, stream, epoch, clip) (`edgekd.train.batches.random_streams`): how a clip is heard in an epoch depends neither on the batch
-it is in, nor on the process that hears it, nor on the epochs before.
+Every draw is keyed by (seed, stream, epoch, clip) (`edgekd.train.batches.random_streams`): how a clip is heard in an
+epoch depends neither on the batch it is in, nor on the process that hears it, nor on the epochs before.
 """
 
 from collections import deque
@@ -35,11 +36,13 @@ TEACHER_STREAM = 4
 class Batch(TypedDict):
     """One training batch: b items, and after them the other clips that are mixed into items: together rows. m masks.
 
-    places: where to hear the rows. clip: int64 (rows,) indices into the store, of joined sounds the first clip. gain_db: float32 (rows,).
-    speed: float32 (rows,) factor at which what is heard is played. hop: int64 (rows,) samples from frame to frame. response_rows: int64
-    (k,) rows heard through an impulse response; response: int64 (k,) which. partner: int64 (b,) row of mixup's other clip. share: float32
-    (b,), 1 where nothing is mixed. style_rows: int64 (s,) rows whose statistics Freq-MixStyle mixes in. style: int64 (b,), the item itself
-    or b + the position in `style_rows`. style_share: float32 (b,). filter_db: float32 (b, mels), (b, 0) without. mel_start, mel_width,
+    places: where to hear the rows. clip: int64 (rows,) indices into the store, of joined sounds the first clip.
+    gain_db: float32 (rows,).
+    speed: float32 (rows,) factor at which what is heard is played. hop: int64 (rows,) samples from frame to frame.
+    response_rows: int64 (k,) rows heard through an impulse response; response: int64 (k,) which. partner: int64 (b,)
+    row of mixup's other clip. share: float32 (b,), 1 where nothing is mixed. style_rows: int64 (s,) rows whose
+    statistics Freq-MixStyle mixes in. style: int64 (b,), the item itself or b + the position in `style_rows`.
+    style_share: float32 (b,). filter_db: float32 (b, mels), (b, 0) without. mel_start, mel_width,
     frame_start, frame_width: int64 (b, m).
     """
 
@@ -72,7 +75,8 @@ class TrainingView:
         batch_size: items of a batch at most; batches of an epoch differ by one item at most, of a specialist by two.
         mels, frames: shape of the log-mel, for masks and time stretching; 0 for a network that hears waveforms.
         stream: tells the phases of a run apart.
-        shard: (rank, processes): each process has its part of every batch; together they have the batches of one process.
+        shard: (rank, processes): each process has its part of every batch; together they have the batches of one
+            process.
         repeat: epochs after which what is heard is heard again, in another order; 0 for never.
 
     Attributes:
@@ -85,12 +89,23 @@ class TrainingView:
         ir_hash: 64 hex digits of `responses`, "" without them.
 
     Raises:
-        InputError: impulse responses that are not there or not readable, an unknown recorder, labels of a pair that are not there,
-            recordings of several labels, augmentation of a log-mel that there is none of, or a rank without a part of each batch.
+        InputError: impulse responses that are not there or not readable, an unknown recorder, labels of a pair that are
+            not there, recordings of several labels, augmentation of a log-mel that there is none of, or a rank without
+            a part of each batch.
     """
 
-    def __init__(self, store: ClipStore, clips: Index, recipe: Recipe, batch_size: int, mels: int, frames: int, stream: int,
-                 shard: tuple[int, int] = (0, 1), repeat: int = 0) -> None:
+    def __init__(
+        self,
+        store: ClipStore,
+        clips: Index,
+        recipe: Recipe,
+        batch_size: int,
+        mels: int,
+        frames: int,
+        stream: int,
+        shard: tuple[int, int] = (0, 1),
+        repeat: int = 0,
+    ) -> None:
         self.repeat = repeat
         self.store, self.clips, self.recipe = store, heard_once(store, clips, recipe), recipe
         self.sizes = batch_sizes(store, clips, recipe, batch_size)
@@ -102,8 +117,10 @@ class TrainingView:
         self.played = self.samples + (frames - 1) * (round(fe.hop_length * recipe.augment.time_stretch) - fe.hop_length)
         smallest = min(self.sizes)
         if smallest < shard[1]:
-            raise InputError(f"a batch of {counted(smallest, 'clip')} cannot be divided among {shard[1]} processes; raise train.batch_size "
-                             "and qat.batch_size, or use fewer processes")
+            raise InputError(
+                f"a batch of {counted(smallest, 'clip')} cannot be divided among {shard[1]} processes; raise"
+                " train.batch_size and qat.batch_size, or use fewer processes"
+            )
         if not mels or not frames:
             _refuse_log_mel(recipe.augment)
         self._place = np.full(len(store.lengths), -1)  # of a clip of the store in `self.clips`
@@ -134,7 +151,8 @@ class TrainingView:
         yield from ahead
 
     def plain(self, count: int) -> Iterator[Floats]:
-        """Waveforms (up to 64, samples) of up to `count` training clips, without augmentation: for statistics and calibration.
+        """Waveforms (up to 64, samples) of up to `count` training clips, without augmentation: for statistics and
+        calibration.
 
         Those of a view of all channels are (up to 64, channels, samples).
         """
@@ -170,7 +188,7 @@ class TrainingView:
 
     def _batch(self, draws: Draws, rows: "_Rows") -> Batch:
         augment, fe, clips = self.recipe.augment, self.recipe.frontend, rows.clips
-        items = clips[:len(rows.partner)]
+        items = clips[: len(rows.partner)]
         pace = augment.time_stretch ** (2 * draws.one(Purpose.STRETCH, clips) - 1)
         hop = np.maximum(np.rint(fe.hop_length * pace), 1).astype(np.int64)
         span = self.samples + (self._frames - 1) * (hop - fe.hop_length)
@@ -182,17 +200,37 @@ class TrainingView:
         places = self._listener.places(draws, clips, span, longest, shift, skip_silence=augment.skip_silence)
         response_rows, response = self._heard_through(draws, clips)
         style_rows, style = _kept(clips, items, rows.style)
-        mel_start, mel_width = _masks(draws, items, Purpose.MEL_START, Purpose.MEL_WIDTH, augment.mel_masks, augment.mel_mask_bins,
-                                      self._mels)
-        frame_start, frame_width = _masks(draws, items, Purpose.FRAME_START, Purpose.FRAME_WIDTH, augment.time_masks,
-                                          augment.time_mask_frames, self._frames)
+        mel_start, mel_width = _masks(
+            draws, items, Purpose.MEL_START, Purpose.MEL_WIDTH, augment.mel_masks, augment.mel_mask_bins, self._mels
+        )
+        frame_start, frame_width = _masks(
+            draws,
+            items,
+            Purpose.FRAME_START,
+            Purpose.FRAME_WIDTH,
+            augment.time_masks,
+            augment.time_mask_frames,
+            self._frames,
+        )
         return Batch(
-            places=places, clip=clips, gain_db=self._listener.gain_db(draws, clips), speed=speed.astype(np.float32), hop=hop,
-            response_rows=response_rows, response=response, partner=_positions(clips, rows.partner),
-            share=_shares(draws, Purpose.MIX_SHARE, items, rows.partner, augment.mixup_alpha), style_rows=style_rows, style=style,
+            places=places,
+            clip=clips,
+            gain_db=self._listener.gain_db(draws, clips),
+            speed=speed.astype(np.float32),
+            hop=hop,
+            response_rows=response_rows,
+            response=response,
+            partner=_positions(clips, rows.partner),
+            share=_shares(draws, Purpose.MIX_SHARE, items, rows.partner, augment.mixup_alpha),
+            style_rows=style_rows,
+            style=style,
             style_share=_shares(draws, Purpose.STYLE_SHARE, items, rows.style, augment.mixstyle_alpha),
             filter_db=_curves(draws, items, augment, self._mels),
-            mel_start=mel_start, mel_width=mel_width, frame_start=frame_start, frame_width=frame_width)
+            mel_start=mel_start,
+            mel_width=mel_width,
+            frame_start=frame_start,
+            frame_width=frame_width,
+        )
 
     def _heard_through(self, draws: Draws, clips: Index) -> tuple[Index, Index]:
         """Rows that are heard through impulse responses, and the response of each."""
@@ -204,10 +242,11 @@ class TrainingView:
 
 
 class TeacherView:
-    """How a teacher hears clips while it teaches: cropped, joined, rolled and louder or softer as its own recipe has it, and not mixed,
-    masked, stretched or heard through other microphones.
+    """How a teacher hears clips while it teaches: cropped, joined, rolled and louder or softer as its own recipe has
+    it, and not mixed, masked, stretched or heard through other microphones.
 
-    Where the view has segments, sounds are neither rolled nor cropped at random, so that each segment stays in its place.
+    Where the view has segments, sounds are neither rolled nor cropped at random, so that each segment stays in its
+    place.
 
     Args:
         store: where the audio is.
@@ -262,8 +301,10 @@ def heard_once(store: ClipStore, clips: Index, recipe: Recipe) -> Index:
     if len(other):
         name = store.clips[clips[other[0]]].parent
         labels = sorted({store.clips[clip].label for clip in clips if store.clips[clip].parent == name})
-        raise InputError(f"{store.path}: the segments of parent '{name}' have the labels {', '.join(labels)}; give them one label, or set "
-                         "view.span to clip")
+        raise InputError(
+            f"{store.path}: the segments of parent '{name}' have the labels {', '.join(labels)}; give them one label,"
+            " or set view.span to clip"
+        )
     return first
 
 
@@ -288,18 +329,26 @@ def _divided(items: int, parts: int) -> list[int]:
 
 def _refuse_log_mel(augment: Augment) -> None:
     """Refuse what changes a log-mel, for a network that hears waveforms."""
-    wanted = {"mel_masks": augment.mel_masks > 0, "time_masks": augment.time_masks > 0, "time_stretch": augment.time_stretch > 1,
-              "mixstyle_p": augment.mixstyle_p > 0, "filter_p": augment.filter_p > 0,
-              "mixup_domain": augment.mixup_p > 0 and augment.mixup_domain == "log_mel"}
+    wanted = {
+        "mel_masks": augment.mel_masks > 0,
+        "time_masks": augment.time_masks > 0,
+        "time_stretch": augment.time_stretch > 1,
+        "mixstyle_p": augment.mixstyle_p > 0,
+        "filter_p": augment.filter_p > 0,
+        "mixup_domain": augment.mixup_p > 0 and augment.mixup_domain == "log_mel",
+    }
     off = {"time_stretch": "1", "mixup_domain": '"waveform"'}
     for key in (key for key, set_ in wanted.items() if set_):
-        raise InputError(f"augment.{key} = {getattr(augment, key)} changes a log-mel, and this network hears waveforms; set it to "
-                         f"{off.get(key, '0')}")
+        raise InputError(
+            f"augment.{key} = {getattr(augment, key)} changes a log-mel, and this network hears waveforms; set it to "
+            f"{off.get(key, '0')}"
+        )
 
 
 @dataclass(frozen=True)
 class _Rows:
-    """clips: (rows,) of a batch, its items first. partner, style: (items,) the clips mixed into items, or the items themselves."""
+    """clips: (rows,) of a batch, its items first. partner, style: (items,) the clips mixed into items, or the items
+    themselves."""
 
     clips: Index
     partner: Index
@@ -340,12 +389,14 @@ def _curves(draws: Draws, items: Index, augment: Augment, mels: int) -> Floats:
     curves = np.zeros((len(items), mels), np.float32)
     for row in np.flatnonzero(draws.one(Purpose.FILTER_USED, items) < augment.filter_p):
         lines = int(bands[row])
-        corner = np.concatenate([[0.0], np.sort(inner[row, :lines - 1]), [1.0]]) * (mels - 1)
-        curves[row] = np.interp(np.arange(mels), corner, height[row, :lines + 1])
+        corner = np.concatenate([[0.0], np.sort(inner[row, : lines - 1]), [1.0]]) * (mels - 1)
+        curves[row] = np.interp(np.arange(mels), corner, height[row, : lines + 1])
     return curves
 
 
-def _masks(draws: Draws, items: Index, start: Purpose, width: Purpose, masks: int, widest: int, size: int) -> tuple[Index, Index]:
+def _masks(
+    draws: Draws, items: Index, start: Purpose, width: Purpose, masks: int, widest: int, size: int
+) -> tuple[Index, Index]:
     """Starts and widths int64 (items, masks), every width from 0 to `widest` and every place equally likely."""
     widths = (draws.uniform(width, items, masks) * (min(widest, size) + 1)).astype(np.int64)
     starts = (draws.uniform(start, items, masks) * (size - widths + 1)).astype(np.int64)

@@ -1,4 +1,5 @@
-"""Batches of a specialist (Jung et al. 2020): half of each are clips of its two labels, half of all others. No torch here."""
+"""Batches of a specialist (Jung et al. 2020): half of each are clips of its two labels, half of all others. No torch
+here."""
 
 from collections.abc import Sequence
 
@@ -26,8 +27,10 @@ def pair_mask(store: ClipStore, clips: Index, pair: Sequence[str]) -> Mask:
             raise InputError(f"{store.path}: no label '{label}' of data.pair{nearest(label, store.labels)}")
     of_pair = np.isin(store.label_index[clips], [store.labels.index(label) for label in pair])
     if of_pair.all() or not of_pair.any():
-        raise InputError(f"{store.path}: {int(of_pair.sum())} of {len(clips)} training clips are of data.pair = {list(pair)}; half of each "
-                         "batch are clips of the pair and half are others, so that both must be there")
+        raise InputError(
+            f"{store.path}: {int(of_pair.sum())} of {len(clips)} training clips are of data.pair = {list(pair)}; half"
+            " of each batch are clips of the pair and half are others, so that both must be there"
+        )
     return of_pair
 
 
@@ -39,15 +42,18 @@ def steps(in_pair: Mask, batch_size: int) -> int:
     """
     half = batch_size // 2
     if not half:
-        raise InputError(f"batch_size {batch_size} with data.pair: a batch has as many clips of the pair as others; give at least 2")
+        raise InputError(
+            f"batch_size {batch_size} with data.pair: a batch has as many clips of the pair as others; give at least 2"
+        )
     return -(-int(in_pair.sum()) // half)
 
 
 def half_pair_batches(draws: Draws, clips: Index, in_pair: Mask, batch_size: int) -> list[Index]:
     """The batches of an epoch: all clips of the pair once, and as many others, drawn anew from all of them.
 
-    Within a batch they alternate, so that the part of each process is about half of either too. No other clip comes twice while there are
-    enough; where there are not, they are gone through again in the same order, so that a batch has none twice unless it must.
+    Within a batch they alternate, so that the part of each process is about half of either too. No other clip comes
+    twice while there are enough; where there are not, they are gone through again in the same order, so that a batch
+    has none twice unless it must.
 
     Args:
         draws: of the epoch.

@@ -1,7 +1,9 @@
-"""Random numbers that depend only on what they are drawn for: (seed, stream, epoch, clip, purpose, number). No torch here.
+"""Random numbers that depend only on what they are drawn for: (seed, stream, epoch, clip, purpose, number). No torch
+here.
 
-A counter-based generator: the finaliser of SplitMix64 (Steele et al. 2014) mixes the parts of the key one after the other, so any number
-can be had without those before it, in any process and order. It is for augmentation, not for cryptography.
+A counter-based generator: the finaliser of SplitMix64 (Steele et al. 2014) mixes the parts of the key one after the
+other, so any number can be had without those before it, in any process and order. It is for augmentation, not for
+cryptography.
 """
 
 from enum import IntEnum, auto

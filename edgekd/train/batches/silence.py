@@ -25,15 +25,20 @@ class Sound:
             part = slice(start, start + CLIPS_AT_ONCE)
             number = np.arange(blocks[part].sum()) + self._first[start] - np.repeat(self._first[part], blocks[part])
             begins = np.repeat(store.offsets[part] - store.offsets[start], blocks[part]) + number * self._block
-            pcm = store.pcm[store.offsets[start]:store.offsets[part][-1] + store.lengths[part][-1]]
+            pcm = store.pcm[store.offsets[start] : store.offsets[part][-1] + store.lengths[part][-1]]
             sounding = np.add.reduceat(pcm != 0, begins, axis=0, dtype=np.int32)  # (blocks, channels)
-            counts[self._first[start]:self._first[start] + len(begins)] = sounding.sum(axis=1) / store.channels
+            counts[self._first[start] : self._first[start] + len(begins)] = sounding.sum(axis=1) / store.channels
         np.cumsum(counts, out=counts)
 
-    def samples(self, clips: NDArray[np.int64], starts: NDArray[np.int64], span: NDArray[np.int64]) -> NDArray[np.int64]:
-        """How many samples of pieces sound, to a block's exactness. All arguments broadcast; pieces lie inside their clips."""
+    def samples(
+        self, clips: NDArray[np.int64], starts: NDArray[np.int64], span: NDArray[np.int64]
+    ) -> NDArray[np.int64]:
+        """How many samples of pieces sound, to a block's exactness. All arguments broadcast; pieces lie inside their
+        clips."""
         first = self._first[clips]
-        piece: NDArray[np.int64] = self._before[first + (starts + span) // self._block] - self._before[first + starts // self._block]
+        piece: NDArray[np.int64] = (
+            self._before[first + (starts + span) // self._block] - self._before[first + starts // self._block]
+        )
         return piece
 
 

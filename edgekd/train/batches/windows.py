@@ -13,7 +13,8 @@ from edgekd.errors import InputError
 from edgekd.train.recipe.schema import DEFAULT_WINDOW, View
 
 LONGEST_CLIP = 60.0
-"""Seconds: a view of whole clips or recordings without a length refuses stores with longer ones, which would not fit in memory."""
+"""Seconds: a view of whole clips or recordings without a length refuses stores with longer ones, which would not fit in
+memory."""
 
 Index = NDArray[np.int64]
 Floats = NDArray[np.float32]
@@ -22,8 +23,8 @@ Pcm = NDArray[np.int16]
 
 @dataclass(frozen=True)
 class Windows:
-    """Places to listen at, in rows of `pieces` entries. clip: (rows * pieces,) indices into the store; start: (rows * pieces,) first
-    samples; samples: length of each row."""
+    """Places to listen at, in rows of `pieces` entries. clip: (rows * pieces,) indices into the store; start: (rows *
+    pieces,) first samples; samples: length of each row."""
 
     clip: Index
     start: Index
@@ -37,8 +38,8 @@ class Windows:
     pieces: int = 1
     """Clips that are heard one after the other."""
     length: Index | None = None
-    """(rows * pieces,) samples of each piece, a clip with fewer being repeated; 0 leaves the piece out. None where a row is one clip. What
-    is joined is repeated where a row is longer, and shifted as one."""
+    """(rows * pieces,) samples of each piece, a clip with fewer being repeated; 0 leaves the piece out. None where a
+    row is one clip. What is joined is repeated where a row is longer, and shifted as one."""
     channels: Literal["mean", "all"] = "mean"
     """Whether channels are averaged or heard each for itself."""
 
@@ -48,14 +49,18 @@ class Windows:
     def __getitem__(self, part: slice) -> "Windows":
         span, shift = (None if each is None else each[part] for each in (self.span, self.shift))
         if self.length is None:
-            return Windows(self.clip[part], self.start[part], self.samples, self.tile, span, shift, channels=self.channels)
-        clip, start, length = (each.reshape(-1, self.pieces)[part].ravel() for each in (self.clip, self.start, self.length))
+            return Windows(
+                self.clip[part], self.start[part], self.samples, self.tile, span, shift, channels=self.channels
+            )
+        clip, start, length = (
+            each.reshape(-1, self.pieces)[part].ravel() for each in (self.clip, self.start, self.length)
+        )
         return Windows(clip, start, self.samples, self.tile, span, shift, self.pieces, length, self.channels)
 
     @property
     def owner(self) -> Index:
         """(rows,) the first clip of each row."""
-        return self.clip[::self.pieces]
+        return self.clip[:: self.pieces]
 
 
 def window_samples(view: View, store: ClipStore) -> int:
@@ -70,8 +75,10 @@ def window_samples(view: View, store: ClipStore) -> int:
     longest = int((store.parents.length if view.span == "parent" else store.lengths).max())
     if longest > LONGEST_CLIP * store.sample_rate:
         what = "recording" if view.span == "parent" else "clip"
-        raise InputError(f"{store.path}: the longest {what} has {longest / store.sample_rate:.0f} s; set view.seconds, "
-                         "e.g. --set view.seconds=10")
+        raise InputError(
+            f"{store.path}: the longest {what} has {longest / store.sample_rate:.0f} s; set view.seconds, "
+            "e.g. --set view.seconds=10"
+        )
     return joined * longest
 
 
@@ -88,7 +95,13 @@ def scored_windows(store: ClipStore, clips: Index, view: View) -> Windows:
     samples = window_samples(view, store)
     starts = [windows(int(store.lengths[clip]), samples, samples) for clip in clips]
     owner = np.repeat(clips, [len(each) for each in starts])
-    return Windows(owner, np.concatenate([np.asarray(each, np.int64) for each in starts]), samples, tile=False, channels=view.channels)
+    return Windows(
+        owner,
+        np.concatenate([np.asarray(each, np.int64) for each in starts]),
+        samples,
+        tile=False,
+        channels=view.channels,
+    )
 
 
 def whole_windows(store: ClipStore, clips: Index, view: View) -> Windows:
@@ -97,28 +110,42 @@ def whole_windows(store: ClipStore, clips: Index, view: View) -> Windows:
     if view.span == "parent":
         numbers = store.parents.parent[clips]
         begin = np.maximum(store.parents.length[numbers] - samples, 0) // 2
-        return joined_windows(store, store.parents, numbers, begin, Windows(clips, begin, samples, tile=True, channels=view.channels))
+        return joined_windows(
+            store, store.parents, numbers, begin, Windows(clips, begin, samples, tile=True, channels=view.channels)
+        )
     pieces = view.joined if view.span == "pair" else 1
     start = np.maximum(store.lengths[clips] - samples // pieces, 0) // 2
     if pieces == 1:
         return Windows(clips, start, samples, tile=True, channels=view.channels)
     length = np.full(len(clips) * pieces, samples // pieces)
-    return Windows(np.repeat(clips, pieces), np.repeat(start, pieces), samples, True, None, None, pieces, length, view.channels)
+    return Windows(
+        np.repeat(clips, pieces), np.repeat(start, pieces), samples, True, None, None, pieces, length, view.channels
+    )
 
 
 def joined_windows(store: ClipStore, parents: Parents, numbers: Index, begin: Index, rows: Windows) -> Windows:
-    """Recordings put together: rows as `rows` has them, heard from sample `begin` (rows,) of each; what is not heard is left out."""
+    """Recordings put together: rows as `rows` has them, heard from sample `begin` (rows,) of each; what is not heard is
+    left out."""
     clip, there = parents.pieces(numbers)  # (rows, pieces)
     length = np.where(there, store.lengths[clip], 0)
     end = begin + (rows.samples if rows.span is None else rows.span)
     first, after = (np.clip(each[:, None] - parents.before[clip], 0, length) for each in (begin, end))
-    return Windows(clip.ravel(), first.ravel(), rows.samples, True, rows.span, rows.shift, clip.shape[1], (after - first).ravel(),
-                   rows.channels)
+    return Windows(
+        clip.ravel(),
+        first.ravel(),
+        rows.samples,
+        True,
+        rows.span,
+        rows.shift,
+        clip.shape[1],
+        (after - first).ravel(),
+        rows.channels,
+    )
 
 
 def segment_windows(store: ClipStore, clips: Index, view: View) -> Windows:
-    """Windows of a "crop" view around the middles of the equal parts of each clip that are its segments, or as near as the clip allows:
-    (clips * segments,) rows, clip after clip."""
+    """Windows of a "crop" view around the middles of the equal parts of each clip that are its segments, or as near as
+    the clip allows: (clips * segments,) rows, clip after clip."""
     samples, segments = window_samples(view, store), view.segments
     owner = np.repeat(clips, segments)
     length = store.lengths[owner]
@@ -142,7 +169,8 @@ def segment_of(places: Windows, store: ClipStore, segments: int, heard: int | No
     lengths = store.lengths[places.clip]
     whole = lengths if heard is None else np.full(len(places), heard)
     extent = np.minimum(places.samples if places.span is None else places.span, lengths - places.start)
-    middle = 2 * places.start + extent - np.maximum(lengths - whole, 0) // 2 * 2  # twice the place of the middle in what is heard
+    # twice the place of the middle in what is heard
+    middle = 2 * places.start + extent - np.maximum(lengths - whole, 0) // 2 * 2
     return np.clip(middle * segments // (2 * whole), 0, segments - 1)
 
 
@@ -176,8 +204,8 @@ def fetch(store: ClipStore, places: Windows) -> Pcm:
     single = places.length is None
     rows = _single(store, places, first, there, span) if single else _joined(store, places, first, there, wanted, span)
     for row, heard, whole, by in zip(out, rows, span.tolist(), shift.tolist(), strict=True):
-        row[by:whole] = heard[:whole - by]
-        row[:by] = heard[whole - by:]
+        row[by:whole] = heard[: whole - by]
+        row[:by] = heard[whole - by :]
         row[whole:] = 0
     return out
 
@@ -185,7 +213,7 @@ def fetch(store: ClipStore, places: Windows) -> Pcm:
 def _single(store: ClipStore, places: Windows, first: Index, there: Index, span: Index) -> Iterator[Pcm]:
     """(span, channels) of each row of one clip."""
     for begin, length, whole in zip(first.tolist(), there.tolist(), span.tolist(), strict=True):
-        heard = store.pcm[begin:begin + length]
+        heard = store.pcm[begin : begin + length]
         if length < whole:
             if places.tile:
                 heard = np.resize(heard, (whole, store.channels))
@@ -199,8 +227,8 @@ def _joined(store: ClipStore, places: Windows, first: Index, there: Index, lengt
     entries = list(zip(first.tolist(), there.tolist(), length.tolist(), strict=True))
     for row, whole in enumerate(span.tolist()):
         pieces = []
-        for begin, has, wanted in entries[row * places.pieces:(row + 1) * places.pieces]:
-            piece = store.pcm[begin:begin + has]
+        for begin, has, wanted in entries[row * places.pieces : (row + 1) * places.pieces]:
+            piece = store.pcm[begin : begin + has]
             pieces.append(piece if has == wanted else np.resize(piece, (wanted, store.channels)))
         heard = np.concatenate(pieces)
         yield heard[:whole] if len(heard) >= whole else np.resize(heard, (whole, store.channels))

@@ -24,9 +24,12 @@ from edgekd.train.run.folder import CHECKPOINT_FILE, METRICS_FILE
 
 log = logging.getLogger(__name__)
 
-FIRST_COLUMNS, LAST_COLUMNS = ("phase", "epoch", "lr", "loss"), ("test_clip_accuracy", "test_window_accuracy", "test_clip_log_loss")
-"""Of metrics.csv; between them each term of the loss, raw and weighted. Cells are empty where a phase has no such term and in epochs
-without a test."""
+FIRST_COLUMNS, LAST_COLUMNS = (
+    ("phase", "epoch", "lr", "loss"),
+    ("test_clip_accuracy", "test_window_accuracy", "test_clip_log_loss"),
+)
+"""Of metrics.csv; between them each term of the loss, raw and weighted. Cells are empty where a phase has no such term
+and in epochs without a test."""
 BAR_HERTZ = 2
 """Redraws of the bar in a second."""
 LOG_SECONDS = 15.0
@@ -44,9 +47,11 @@ class Checkpoints(TorchCheckpointIO):
 
 
 class EpochEnd(pl.Callback):
-    """Tests, records and checkpoints a phase. Its rows travel in the checkpoint, so that a resumed run's metrics.csv is complete.
+    """Tests, records and checkpoints a phase. Its rows travel in the checkpoint, so that a resumed run's metrics.csv is
+    complete.
 
-    Of several processes, each brings its share of the losses; the first tests and writes, while the others wait for its checkpoint.
+    Of several processes, each brings its share of the losses; the first tests and writes, while the others wait for its
+    checkpoint.
 
     Args:
         folder: the run.
@@ -80,8 +85,10 @@ class EpochEnd(pl.Callback):
         row["lr"] = trainer.optimizers[0].param_groups[0]["lr"]
         row |= {name: float(total) / module.view.steps for name, total in processes.averaged(module.sums).items()}
         if not math.isfinite(row["loss"]):
-            raise InputError(f"the loss became {row['loss']} in epoch {row['epoch']} of the {row['phase']} phase (lr {row['lr']:.3g}); "
-                             "lower the phase's lr and begin anew with --force")
+            raise InputError(
+                f"the loss became {row['loss']} in epoch {row['epoch']} of the {row['phase']} phase (lr"
+                f" {row['lr']:.3g}); lower the phase's lr and begin anew with --force"
+            )
         last = row["epoch"] == trainer.max_epochs
         every = module.recipe.train.test_every
         if processes.rank() == 0 and (last or (every and row["epoch"] % every == 0)):
@@ -100,7 +107,9 @@ class EpochEnd(pl.Callback):
         if processes.rank() == 0:
             atomic_write(self._folder / METRICS_FILE, text.getvalue().encode())
         if trainer.logger is not None:
-            trainer.logger.log_metrics({name: value for name, value in row.items() if isinstance(value, float)}, step=len(self.rows))
+            trainer.logger.log_metrics(
+                {name: value for name, value in row.items() if isinstance(value, float)}, step=len(self.rows)
+            )
         trainer.save_checkpoint(self._folder / CHECKPOINT_FILE)
 
 
@@ -125,12 +134,23 @@ class Progress(pl.Callback):
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
         from rich.progress import Progress as Bar
 
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("steps"), TimeElapsedColumn(),
-                   TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("steps"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
         self._bar = Bar(*columns, console=Console(stderr=True), transient=True, refresh_per_second=BAR_HERTZ)
         steps = pl_module.view.steps
-        self._task = self._bar.add_task(f"{pl_module.phase_name} phase", total=(trainer.max_epochs or 0) * steps,
-                                        completed=pl_module.current_epoch * steps, note="")
+        self._task = self._bar.add_task(
+            f"{pl_module.phase_name} phase",
+            total=(trainer.max_epochs or 0) * steps,
+            completed=pl_module.current_epoch * steps,
+            note="",
+        )
         self._bar.start()
 
     def on_train_batch_end(self, *_: Any) -> None:
@@ -142,7 +162,10 @@ class Progress(pl.Callback):
         line = f"{row['phase']} epoch {row['epoch']}/{trainer.max_epochs}: loss {row['loss']:.4f}"
         tested = "test_clip_accuracy" in row
         if tested:
-            line += f", test {100 * row['test_clip_accuracy']:.1f} % of clips, {100 * row['test_window_accuracy']:.1f} % of windows"
+            line += (
+                f", test {100 * row['test_clip_accuracy']:.1f} % of clips, {100 * row['test_window_accuracy']:.1f} % of"
+                " windows"
+            )
         if self._bar is not None:
             self._bar.update(self._task, note=f"loss {row['loss']:.3f}")
         if tested or time.monotonic() - self._said > LOG_SECONDS:

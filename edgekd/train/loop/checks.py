@@ -1,4 +1,5 @@
-"""What is found out before the first epoch: whether recipe, store, network and teachers fit, and the front end's statistics."""
+"""What is found out before the first epoch: whether recipe, store, network and teachers fit, and the front end's
+statistics."""
 
 import dataclasses
 import logging
@@ -57,8 +58,10 @@ def divided(recipe: Recipe, store: ClipStore) -> Partition:
         if name not in trained:
             known = sorted(trained - {""})
             what = "has no training clips" if name in recorder else f"is unknown{nearest(name, known)}"
-            raise InputError(f"{store.path}: recorder '{name}' of data.recorders {what}; training clips are of {listing(known) or 'no'} "
-                             "recorders")
+            raise InputError(
+                f"{store.path}: recorder '{name}' of data.recorders {what}; training clips are of"
+                f" {listing(known) or 'no'} recorders"
+            )
     return dataclasses.replace(partition, train=partition.train[np.isin(recorder[partition.train], data.recorders)])
 
 
@@ -68,11 +71,12 @@ def has_qat(recipe: Recipe) -> bool:
 
 
 def check_network(recipe: Recipe, store: ClipStore, partition: Partition) -> None:
-    """Hear silence once, in a batch as small as the smallest, and take the quantization-aware form: what does not fit is found early.
+    """Hear silence once, in a batch as small as the smallest, and take the quantization-aware form: what does not fit
+    is found early.
 
     Raises:
-        InputError: sizes that torch refuses, a view or a batch too small for the network, nothing to train, or a block without an integer
-            form.
+        InputError: sizes that torch refuses, a view or a batch too small for the network, nothing to train, or a block
+            without an integer form.
     """
     pretrained.check(recipe)
     front(model_config(recipe), recipe.frontend)  # for what a black box hears
@@ -81,8 +85,10 @@ def check_network(recipe: Recipe, store: ClipStore, partition: Partition) -> Non
     for table, phase in (("train", recipe.train), ("qat", recipe.qat)):
         least = min(batch_sizes(store, partition.train, recipe, phase.batch_size))
         if least < processes.world():
-            raise InputError(f"recipe {recipe.name}: a batch of {counted(least, 'clip')} is too small for {processes.world()} processes; "
-                             f"start {least} at most, or raise {table}.batch_size ({phase.batch_size})")
+            raise InputError(
+                f"recipe {recipe.name}: a batch of {counted(least, 'clip')} is too small for {processes.world()}"
+                f" processes; start {least} at most, or raise {table}.batch_size ({phase.batch_size})"
+            )
     shape = input_shape(recipe, store, recipe.frontend)
     try:
         with torch.no_grad(), quiet():
@@ -94,10 +100,16 @@ def check_network(recipe: Recipe, store: ClipStore, partition: Partition) -> Non
                 if recipe.view.span != "crop":
                     segment_logits(model, heard, recipe.view.segments)
     except (RuntimeError, ValueError, ArithmeticError) as error:
-        what = f"a waveform of {shape[1]} samples" if len(shape) == 2 else f"a log-mel of {shape[1]} mels x {shape[2]} frames"
-        raise InputError(f"recipe {recipe.name}: this [{recipe.role}] cannot be trained on {what}, channels {shape[0]} "
-                         f"({str(error).splitlines()[0]}); change its sizes, the front end's, view.seconds, view.channels or "
-                         "train.batch_size") from None
+        what = (
+            f"a waveform of {shape[1]} samples"
+            if len(shape) == 2
+            else f"a log-mel of {shape[1]} mels x {shape[2]} frames"
+        )
+        raise InputError(
+            f"recipe {recipe.name}: this [{recipe.role}] cannot be trained on {what}, channels {shape[0]} "
+            f"({str(error).splitlines()[0]}); change its sizes, the front end's, view.seconds, view.channels or "
+            "train.batch_size"
+        ) from None
     pretrained.check_trains(recipe, model)
     pretrained.check_own_labels(recipe, store)
     if has_qat(recipe):
@@ -109,13 +121,16 @@ def _check_channels(recipe: Recipe, store: ClipStore) -> None:
     given = store.channels if recipe.view.channels == "all" else 1
     expected = getattr(model_config(recipe), "channels", 1)
     if given != expected:
-        raise InputError(f"recipe {recipe.name}: [{recipe.role}] channels is {expected}, but view.channels = '{recipe.view.channels}' "
-                         f"gives {given} of the {store.channels} of {store.path}; change one of them, or prepare the store with --channels "
-                         f"{expected}")
+        raise InputError(
+            f"recipe {recipe.name}: [{recipe.role}] channels is {expected}, but view.channels ="
+            f" '{recipe.view.channels}' gives {given} of the {store.channels} of {store.path}; change one of them, or"
+            f" prepare the store with --channels {expected}"
+        )
 
 
 def check_paths(recipe: Recipe, store: ClipStore, teachers: Sequence[Recipe | None]) -> None:
-    """What `check_terms` can find before the teachers are trained: terms that cannot be meant, and taps that are not there.
+    """What `check_terms` can find before the teachers are trained: terms that cannot be meant, and taps that are not
+    there.
 
     Args:
         recipe: of the student.
@@ -132,7 +147,8 @@ def check_paths(recipe: Recipe, store: ClipStore, teachers: Sequence[Recipe | No
 
 
 def check_terms(recipe: Recipe, store: ClipStore, partition: Partition, fe: FrontEnd, runs: Sequence[Run]) -> None:
-    """Refuse terms that cannot be meant, taps that are not there or do not fit, and teachers that cannot hear what they shall.
+    """Refuse terms that cannot be meant, taps that are not there or do not fit, and teachers that cannot hear what they
+    shall.
 
     Args:
         recipe, store, partition: of the training.
@@ -153,8 +169,9 @@ def check_terms(recipe: Recipe, store: ClipStore, partition: Partition, fe: Fron
         Objective(recipe.distill, labels, smoothing, len(runs), shapes=shapes)
 
 
-def live_teachers(recipe: Recipe, store: ClipStore, partition: Partition, runs: Sequence[Run],
-                  wanted: Objective) -> tuple[LiveTeacher, ...]:
+def live_teachers(
+    recipe: Recipe, store: ClipStore, partition: Partition, runs: Sequence[Run], wanted: Objective
+) -> tuple[LiveTeacher, ...]:
     """Those that listen in each step of a training, with the taps that its objective wants.
 
     Raises:
@@ -162,8 +179,10 @@ def live_teachers(recipe: Recipe, store: ClipStore, partition: Partition, runs: 
     """
     if recipe.distill.teaching not in LIVE:
         return ()
-    return tuple(LiveTeacher(run, store, partition.train, number, taps, recipe.train.precision)
-                 for number, (run, taps) in enumerate(zip(runs, wanted.teacher_taps, strict=True)))
+    return tuple(
+        LiveTeacher(run, store, partition.train, number, taps, recipe.train.precision)
+        for number, (run, taps) in enumerate(zip(runs, wanted.teacher_taps, strict=True))
+    )
 
 
 def same_samples(recipe: Recipe, store: ClipStore) -> int | None:
@@ -180,7 +199,9 @@ def open_teacher(path: Path, recipe: Recipe, store: ClipStore, partition: Partit
     run = load_run(path)
     check_fits(run, store)
     if recipe.distill.teaching in LIVE and run.info.cross_fit:
-        raise InputError(f'{path}: a cross-fitted teacher has no network that could listen live; set distill.teaching to "clip"')
+        raise InputError(
+            f'{path}: a cross-fitted teacher has no network that could listen live; set distill.teaching to "clip"'
+        )
     _check_heard_alike(run, recipe, store)
     if run.info.data.hash != store.hash:
         return run
@@ -204,31 +225,44 @@ def check_unseen(run: Run, what: str, recipe: Recipe, store: ClipStore, partitio
         by = what if each is run else f"what {what} began with"
         seen = sorted(set(each.recipe.data.train) & set(recipe.data.test))
         if seen:
-            raise InputError(f"{each.path}: {by} was trained on split '{seen[0]}', which the {recipe.role} is tested on; "
-                             f"train it on {', '.join(recipe.data.train)}")
+            raise InputError(
+                f"{each.path}: {by} was trained on split '{seen[0]}', which the {recipe.role} is tested on; "
+                f"train it on {', '.join(recipe.data.train)}"
+            )
         known = np.intersect1d(divided(each.recipe, store).train, partition.test)
         if len(known):
             held_out = f" --set data.held_out={list(recipe.data.held_out)}" if recipe.data.held_out else ""
-            raise InputError(f"{each.path}: {by} was trained on {len(known)} of the clips that the {recipe.role} is tested on; "
-                             f"train it with the {recipe.role}'s splits: --set 'data.train={list(recipe.data.train)}'{held_out}")
+            raise InputError(
+                f"{each.path}: {by} was trained on {len(known)} of the clips that the {recipe.role} is tested on; "
+                f"train it with the {recipe.role}'s splits: --set 'data.train={list(recipe.data.train)}'{held_out}"
+            )
 
 
 def _check_heard_alike(run: Run, recipe: Recipe, store: ClipStore) -> None:
     """Refuse a teacher whose answers are of other parts of a sound than the student hears."""
     span, teaching, segments = recipe.view.span, recipe.distill.teaching, run.recipe.view.segments
     if segments > 1 and run.recipe.view.span == "crop" and teaching == "views":
-        raise InputError(f'{run.path}: a teacher with view.span = "crop" and view.segments = {segments} judges its windows as they are, '
-                         'which distill.teaching "views" would change; set distill.teaching to "clip" or "same"')
+        raise InputError(
+            f'{run.path}: a teacher with view.span = "crop" and view.segments = {segments} judges its windows as they'
+            ' are, which distill.teaching "views" would change; set distill.teaching to "clip" or "same"'
+        )
     if segments > 1 and run.recipe.view.span != "crop" and teaching in LIVE:
-        raise InputError(f'{run.path}: a teacher with view.segments = {segments} judges parts of sounds, but with distill.teaching '
-                         f'"{teaching}" it would judge wholes; set distill.teaching to "clip" or "views", or give a teacher with '
-                         "view.segments = 1")
+        raise InputError(
+            f"{run.path}: a teacher with view.segments = {segments} judges parts of sounds, but with distill.teaching "
+            f'"{teaching}" it would judge wholes; set distill.teaching to "clip" or "views", or give a teacher with '
+            "view.segments = 1"
+        )
     if segments > 1 and span not in {"crop", "clip"}:
-        raise InputError(f'{run.path}: a teacher with view.segments = {segments} judges parts of sounds, but the student of view.span = '
-                         f'"{span}" hears more than one part; give a teacher with view.segments = 1')
+        raise InputError(
+            f"{run.path}: a teacher with view.segments = {segments} judges parts of sounds, but the student of"
+            " view.span = "
+            f'"{span}" hears more than one part; give a teacher with view.segments = 1'
+        )
     if span == "parent" and run.recipe.view.span != "parent" and teaching != "same" and (store.parents.count > 1).any():
-        raise InputError(f'{run.path}: the student hears whole recordings (view.span = "parent"), of which this teacher of view.span = '
-                         f'"{run.recipe.view.span}" judges one segment; train it with view.span = "parent"')
+        raise InputError(
+            f'{run.path}: the student hears whole recordings (view.span = "parent"), of which this teacher of view.span'
+            f' = "{run.recipe.view.span}" judges one segment; train it with view.span = "parent"'
+        )
 
 
 def input_shape(recipe: Recipe, store: ClipStore, fe: FrontEnd) -> tuple[int, ...]:
@@ -243,8 +277,10 @@ def input_shape(recipe: Recipe, store: ClipStore, fe: FrontEnd) -> tuple[int, ..
         return channels, samples
     frames = fe.frames(samples)
     if frames == 0:
-        raise InputError(f"recipe {recipe.name}: a view of {samples} samples does not fill one frame of n_fft {fe.n_fft}; "
-                         "raise view.seconds")
+        raise InputError(
+            f"recipe {recipe.name}: a view of {samples} samples does not fill one frame of n_fft {fe.n_fft}; "
+            "raise view.seconds"
+        )
     return channels, fe.n_mels, frames
 
 
@@ -255,7 +291,8 @@ def mel_frames(recipe: Recipe, store: ClipStore, fe: FrontEnd) -> tuple[int, int
 
 
 def measured(recipe: Recipe, store: ClipStore, partition: Partition) -> tuple[FrontEnd, tuple[float, ...]]:
-    """The front end with mean and standard deviation of the training clips, or as the recipe gives it; and `RunInfo.spectrum`.
+    """The front end with mean and standard deviation of the training clips, or as the recipe gives it; and
+    `RunInfo.spectrum`.
 
     Raises:
         InputError: training clips without variation.
@@ -272,14 +309,21 @@ def measured(recipe: Recipe, store: ClipStore, partition: Partition) -> tuple[Fr
         features = raw(torch.from_numpy(waveform))
         bands.add(features.numpy())
         features = features.double()
-        count, total, squares = count + features.numel(), total + float(features.sum()), squares + float(features.square().sum())
+        count, total, squares = (
+            count + features.numel(),
+            total + float(features.sum()),
+            squares + float(features.square().sum()),
+        )
     spectrum = tuple(bands.value().round(4).tolist()) if bands.frames else ()
     if not recipe.normalize:
         return fe, spectrum
     mean = total / count
     std = max(squares / count - mean**2, 0.0) ** 0.5
     if std < LEAST_STD:
-        raise InputError(f"{store.path}: the training clips have no variation (log-mel standard deviation {std:.2g}); are they all silent?")
+        raise InputError(
+            f"{store.path}: the training clips have no variation (log-mel standard deviation {std:.2g}); are they all"
+            " silent?"
+        )
     return msgspec.structs.replace(fe, mean=round(mean, 4), std=round(std, 4)), spectrum
 
 
@@ -287,24 +331,38 @@ def check_same(recipe: Recipe, store: ClipStore, runs: Sequence[Run], fe: FrontE
     """Refuse what "same" teaching cannot give teachers to hear.
 
     Raises:
-        InputError: sound that is mixed, stretched or masked on the log-mel of a front end that is not the teacher's, or other channels.
+        InputError: sound that is mixed, stretched or masked on the log-mel of a front end that is not the teacher's, or
+            other channels.
     """
     augment = recipe.augment
     for run in runs:
         if store.channels > 1 and run.recipe.view.channels != recipe.view.channels:
-            raise InputError(f'recipe {recipe.name}: with distill.teaching "same" the teacher {run.path} hears what the student hears, but '
-                             f"its view.channels is '{run.recipe.view.channels}' and not '{recipe.view.channels}'; give both the same")
+            raise InputError(
+                f'recipe {recipe.name}: with distill.teaching "same" the teacher {run.path} hears what the student'
+                " hears, but "
+                f"its view.channels is '{run.recipe.view.channels}' and not '{recipe.view.channels}'; give both the"
+                " same"
+            )
         if same_features(run.frontend, fe) and hears(run.config) == "log_mel":
             continue
-        for used, key in ((augment.mixup_p and augment.mixup_domain == "log_mel", 'mixup_domain = "log_mel"'),
-                          (augment.time_stretch > 1, "time_stretch"), (augment.mixstyle_p, "mixstyle_p")):
+        for used, key in (
+            (augment.mixup_p and augment.mixup_domain == "log_mel", 'mixup_domain = "log_mel"'),
+            (augment.time_stretch > 1, "time_stretch"),
+            (augment.mixstyle_p, "mixstyle_p"),
+        ):
             if used:
-                raise InputError(f'recipe {recipe.name}: with distill.teaching "same" the teacher {run.path} hears the student\'s waveform '
-                                 f"through a front end of its own, but augment.{key} changes the student's log-mel; leave it out, or give "
-                                 "both the same front end")
+                raise InputError(
+                    f'recipe {recipe.name}: with distill.teaching "same" the teacher {run.path} hears the student\'s'
+                    " waveform "
+                    f"through a front end of its own, but augment.{key} changes the student's log-mel; leave it out, or"
+                    " give "
+                    "both the same front end"
+                )
 
 
-def dry_run(model: nn.Module, shape: tuple[int, ...], teachers: Sequence[LiveTeacher], objective: Objective, samples: int | None) -> Shapes:
+def dry_run(
+    model: nn.Module, shape: tuple[int, ...], teachers: Sequence[LiveTeacher], objective: Objective, samples: int | None
+) -> Shapes:
     """Sizes of all that the objective compares, found by listening to two clips of silence.
 
     Args:
@@ -326,17 +384,22 @@ def dry_run(model: nn.Module, shape: tuple[int, ...], teachers: Sequence[LiveTea
             try:
                 said.append(teacher(teacher.front(torch.zeros(2, channels, heard)))[1])
             except RuntimeError as error:
-                raise InputError(f"{teacher.run.path}: the teacher cannot hear {heard} samples, channels {channels} "
-                                 f"({str(error).splitlines()[0]}); let the student hear more (view.seconds), or set distill.teaching to "
-                                 '"live", in which teachers hear what their own recipes say') from None
+                raise InputError(
+                    f"{teacher.run.path}: the teacher cannot hear {heard} samples, channels {channels}"
+                    f" ({str(error).splitlines()[0]}); let the student hear more (view.seconds), or set"
+                    ' distill.teaching to "live", in which teachers hear what their own recipes say'
+                ) from None
     student.close()
     model.train(training)
-    return Shapes({path: tuple(tap.shape[1:]) for path, tap in taps.items()},
-                  tuple({path: tuple(tap.shape[1:]) for path, tap in each.items()} for each in said))
+    return Shapes(
+        {path: tuple(tap.shape[1:]) for path, tap in taps.items()},
+        tuple({path: tuple(tap.shape[1:]) for path, tap in each.items()} for each in said),
+    )
 
 
 def whole_clip(logits: Logits) -> Logits:
-    """Soft labels of clips (clips, labels), or of their segments (clips, segments, labels), as one a clip (clips, labels)."""
+    """Soft labels of clips (clips, labels), or of their segments (clips, segments, labels), as one a clip (clips,
+    labels)."""
     return logits if logits.ndim == 2 else logits.mean(axis=1, dtype=np.float64).astype(np.float16)
 
 
@@ -344,8 +407,8 @@ def stacked(logits: Sequence[Logits]) -> NDArray[np.float32]:
     """Soft labels of several teachers as one array.
 
     Args:
-        logits: of each teacher (clips, labels), (clips, segments, labels) or (views, clips, segments, labels); who has one segment says
-            the same of all.
+        logits: of each teacher (clips, labels), (clips, segments, labels) or (views, clips, segments, labels); who has
+            one segment says the same of all.
 
     Returns:
         float32 (teachers, views, clips, segments, labels).
@@ -356,6 +419,9 @@ def stacked(logits: Sequence[Logits]) -> NDArray[np.float32]:
     logits = [each[None, :, None] if each.ndim == 2 else each.reshape(-1, *each.shape[-3:]) for each in logits]
     counts = sorted({each.shape[2] for each in logits} - {1})
     if len(counts) > 1:
-        raise InputError(f"the teachers judge {counts[0]} and {counts[1]} segments; teach them with the same view.segments, or with 1")
+        raise InputError(
+            f"the teachers judge {counts[0]} and {counts[1]} segments; teach them with the same view.segments, or"
+            " with 1"
+        )
     shape = (*logits[0].shape[:2], counts[0] if counts else 1, logits[0].shape[3])
     return np.stack([np.broadcast_to(each, shape) for each in logits]).astype(np.float32)

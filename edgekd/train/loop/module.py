@@ -1,4 +1,5 @@
-"""The Lightning module of both phases: a batch of waveforms becomes mixed log-mel, the network's logits and the objective's loss."""
+"""The Lightning module of both phases: a batch of waveforms becomes mixed log-mel, the network's logits and the
+objective's loss."""
 
 import copy
 import math
@@ -52,8 +53,9 @@ class EpochBatches:
 
 @dataclass(frozen=True)
 class Truth:
-    """What is known of all clips of the store. label: int64 (clips,). teachers: float32 (teachers, views, clips, segments, labels) logits,
-    or None where there are none or they listen live. heard: samples of a clip that each of them has judged in segments, None for all."""
+    """What is known of all clips of the store. label: int64 (clips,). teachers: float32 (teachers, views, clips,
+    segments, labels) logits, or None where there are none or they listen live. heard: samples of a clip that each of
+    them has judged in segments, None for all."""
 
     label: Tensor
     teachers: Tensor | None
@@ -75,8 +77,18 @@ class TrainingModule(pl.LightningModule):
         live: teachers that listen in each step.
     """
 
-    def __init__(self, model: nn.Module, front: LogMel | RawWaveform, view: TrainingView, truth: Truth, objective: Objective,
-                 recipe: Recipe, phase: Train | Qat, float_model: nn.Module | None = None, live: Sequence[LiveTeacher] = ()) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        front: LogMel | RawWaveform,
+        view: TrainingView,
+        truth: Truth,
+        objective: Objective,
+        recipe: Recipe,
+        phase: Train | Qat,
+        float_model: nn.Module | None = None,
+        live: Sequence[LiveTeacher] = (),
+    ) -> None:
         super().__init__()
         self.model = model
         self.average = _copy_of(model) if isinstance(phase, Train) and phase.ema_decay > 0 else None
@@ -87,13 +99,19 @@ class TrainingModule(pl.LightningModule):
         self.live = tuple(live)
         self.bank: ClipBank | None = None
         self.said: Tensor | None = None
-        """Logits of live teachers in the epochs that repeat, (teachers, epochs, clips of the store, labels); NaN is yet to be heard."""
-        self.hearing = LogMel(front.fe, exact=False) if isinstance(phase, Train) and isinstance(front, LogMel) else front
+        """Logits of live teachers in the epochs that repeat, (teachers, epochs, clips of the store, labels); NaN is yet
+        to be heard."""
+        self.hearing = (
+            LogMel(front.fe, exact=False) if isinstance(phase, Train) and isinstance(front, LogMel) else front
+        )
         """The front end of this phase's batches; tests are exact."""
         if recipe.init.adapt == "head":
-            freeze_backbone(model)  # before several processes agree on which gradients there are, and the optimiser on what it changes
+            # before several processes agree on which gradients there are, and the optimiser on what it changes
+            freeze_backbone(model)
         self._taps = Taps(model, objective.student_taps)
-        self.register_buffer("responses", None if view.responses is None else torch.from_numpy(view.responses), persistent=False)
+        self.register_buffer(
+            "responses", None if view.responses is None else torch.from_numpy(view.responses), persistent=False
+        )
         self.register_buffer("label", truth.label, persistent=False)
         self.register_buffer("teachers", truth.teachers, persistent=False)
         self.sums: dict[str, Tensor] = {}
@@ -120,13 +138,15 @@ class TrainingModule(pl.LightningModule):
         return EpochBatches(self.view, self.current_epoch)
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> dict[str, Tensor]:  # noqa: ARG002
-        """A batch's arrays as tensors, its audio gathered: waveform float32 (rows, samples) in the place of `places`."""
+        """A batch's arrays as tensors, its audio gathered: waveform float32 (rows, samples) in the place of
+        `places`."""
         assert self.bank is not None  # train_dataloader comes first
         arrays = cast(dict[str, np.ndarray], {name: value for name, value in batch.items() if name != "places"})
         tensors = {name: torch.from_numpy(value).to(device, non_blocking=True) for name, value in arrays.items()}
         if self.teachers is not None and self.teachers.shape[3] > 1:
             places, segments = batch["places"], self.teachers.shape[3]
-            of_each = np.stack([segment_of(places, self.view.store, segments, heard) for heard in self.heard])  # (teachers, rows)
+            # (teachers, rows)
+            of_each = np.stack([segment_of(places, self.view.store, segments, heard) for heard in self.heard])
             tensors["segment"] = torch.from_numpy(of_each).to(device, non_blocking=True)
         if self.recipe.distill.teaching == "live":
             for number, teacher in enumerate(self.live):
@@ -159,8 +179,14 @@ class TrainingModule(pl.LightningModule):
             teacher.to(torch.device("cpu"))
 
     def on_train_epoch_start(self) -> None:
-        """Seed what networks draw themselves (dropout), so that an epoch does not depend on the ones before; freeze scales at the end."""
-        entropy = [self.recipe.seed, self.phase_name == "qat", self.current_epoch, *([processes.rank()] if processes.rank() else [])]
+        """Seed what networks draw themselves (dropout), so that an epoch does not depend on the ones before; freeze
+        scales at the end."""
+        entropy = [
+            self.recipe.seed,
+            self.phase_name == "qat",
+            self.current_epoch,
+            *([processes.rank()] if processes.rank() else []),
+        ]
         torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
         self.sums = {}
         if self.float_model is not None:
@@ -189,7 +215,9 @@ class TrainingModule(pl.LightningModule):
             self.sums[name] = self.sums[name] + value if name in self.sums else value
         return cast(Tensor, loss if weight == 1 else weight * loss)
 
-    def _taught(self, batch: dict[str, Tensor], waveform: Tensor, x: Tensor) -> tuple[Tensor | None, Sequence[dict[str, Tensor]]]:
+    def _taught(
+        self, batch: dict[str, Tensor], waveform: Tensor, x: Tensor
+    ) -> tuple[Tensor | None, Sequence[dict[str, Tensor]]]:
         """What the teachers say of a batch: logits (teachers, rows, labels), and the taps of those that listen live.
 
         Args:
@@ -208,13 +236,15 @@ class TrainingModule(pl.LightningModule):
         each = torch.arange(len(soft), device=soft.device)[:, None]
         return soft[each, batch["clip"], batch["segment"]], ()
 
-    def _listened(self, batch: dict[str, Tensor], waveform: Tensor, x: Tensor) -> tuple[Tensor, Sequence[dict[str, Tensor]]]:
+    def _listened(
+        self, batch: dict[str, Tensor], waveform: Tensor, x: Tensor
+    ) -> tuple[Tensor, Sequence[dict[str, Tensor]]]:
         said = [self._listening(number, teacher, batch, waveform, x) for number, teacher in enumerate(self.live)]
         return torch.stack([logits for logits, _ in said]), [taps for _, taps in said]
 
     def _remembered(self, batch: dict[str, Tensor], waveform: Tensor, x: Tensor) -> Tensor:
         """Logits (teachers, items, labels), listened to where they are not known yet."""
-        items, epoch = batch["clip"][:len(batch["partner"])], self.current_epoch % self.view.repeat
+        items, epoch = batch["clip"][: len(batch["partner"])], self.current_epoch % self.view.repeat
         if self.said is not None and not (known := self.said[:, epoch, items]).isnan().any():
             return known
         logits, _ = self._listened(batch, waveform, x)
@@ -223,22 +253,24 @@ class TrainingModule(pl.LightningModule):
         self.said[:, epoch, items] = logits
         return logits
 
-    def _listening(self, number: int, teacher: LiveTeacher, batch: dict[str, Tensor], waveform: Tensor,
-                   x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def _listening(
+        self, number: int, teacher: LiveTeacher, batch: dict[str, Tensor], waveform: Tensor, x: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         if self.recipe.distill.teaching == "live":
             return teacher(teacher.front(batch[_heard_by(number)]))
         return teacher(teacher.adopted(x, self.front.fe) if teacher.shares(self.front) else teacher.front(waveform))
 
     def _weight(self, items: int, step: int) -> float:
-        """Of this process's share in a batch: the mean over processes of weighted means over items is the mean over all items."""
+        """Of this process's share in a batch: the mean over processes of weighted means over items is the mean over all
+        items."""
         return items * processes.world() / self.view.sizes[step]
 
     def hear(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """A batch as `transfer_batch_to_device` gives it, augmented and mixed.
 
         Returns:
-            the items' waveforms float32 (items, samples) or (items, channels, samples), unmixed where mixing is on log-mel; and what the
-            network gets: (items, channels, mel, frame), or (items, channels, time).
+            the items' waveforms float32 (items, samples) or (items, channels, samples), unmixed where mixing is on
+            log-mel; and what the network gets: (items, channels, mel, frame), or (items, channels, time).
         """
         augment = self.recipe.augment
         mixed_first = augment.mixup_domain != "log_mel"
@@ -253,7 +285,11 @@ class TrainingModule(pl.LightningModule):
             if mixed_first:
                 waveform = self._items(waveform, batch, mix if augment.mixup_domain == "waveform" else mix_loudness)
             if augment.time_stretch > 1:
-                hop = torch.cat([batch["hop"][:len(batch["partner"])], batch["hop"][batch["style_rows"]]]) if mixed_first else batch["hop"]
+                hop = (
+                    torch.cat([batch["hop"][: len(batch["partner"])], batch["hop"][batch["style_rows"]]])
+                    if mixed_first
+                    else batch["hop"]
+                )
                 x = self.hearing(waveform, hop, self.view.samples)
             else:
                 x = self.hearing(waveform)
@@ -263,17 +299,19 @@ class TrainingModule(pl.LightningModule):
                 x = mix_style(x, batch["style"], batch["style_share"])
             if augment.filter_p > 0:
                 fe = self.front.fe
-                x = colour(x, batch["filter_db"] * (NEPERS_PER_DB / fe.std), (math.log(fe.log_floor) - fe.mean) / fe.std)
+                x = colour(
+                    x, batch["filter_db"] * (NEPERS_PER_DB / fe.std), (math.log(fe.log_floor) - fe.mean) / fe.std
+                )
             if augment.mel_masks:
                 x = mask(x, MEL_AXIS, batch["mel_start"], batch["mel_width"])
             if augment.time_masks:
                 x = mask(x, FRAME_AXIS, batch["frame_start"], batch["frame_width"])
-        return waveform[:len(batch["partner"])], cast(Tensor, x)
+        return waveform[: len(batch["partner"])], cast(Tensor, x)
 
     def _items(self, x: Tensor, batch: dict[str, Tensor], mixing: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
         """Of rows (rows, ...) the items, mixed, and after them the rows whose statistics are wanted, as they are."""
         augment, partner = self.recipe.augment, batch["partner"]
-        items = mixing(x, partner, batch["share"]) if augment.mixup_p > 0 else x[:len(partner)]
+        items = mixing(x, partner, batch["share"]) if augment.mixup_p > 0 else x[: len(partner)]
         return torch.cat([items, x[batch["style_rows"]]]) if augment.mixstyle_p > 0 else items
 
     @property
@@ -282,7 +320,8 @@ class TrainingModule(pl.LightningModule):
         return isinstance(self.phase, Qat) and self.current_epoch >= self.phase.epochs - self.phase.freeze_epochs
 
     def on_before_optimizer_step(self, *_: Any) -> None:
-        """Of several processes, each must have all gradients that it had in the first step: scales drop theirs here instead."""
+        """Of several processes, each must have all gradients that it had in the first step: scales drop theirs here
+        instead."""
         if self._freezes and processes.world() > 1:
             for quantiser in self.model.quantisers():
                 for threshold in quantiser.parameters():
@@ -314,7 +353,8 @@ class TrainingModule(pl.LightningModule):
 
 
 def learning_rate_factor(phase: Train | Qat, steps: int) -> Callable[[int], float]:
-    """Step -> factor of the learning rate. steps: optimizer steps of an epoch. The quantization-aware phase falls as a cosine to zero."""
+    """Step -> factor of the learning rate. steps: optimizer steps of an epoch. The quantization-aware phase falls as a
+    cosine to zero."""
     if isinstance(phase, Qat):
         return lambda step: 0.5 * (1 + math.cos(math.pi * min(1.0, step / (phase.epochs * steps))))
     rise = min(phase.warmup_epochs * steps, phase.epochs * steps)

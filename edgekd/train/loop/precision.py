@@ -1,4 +1,5 @@
-"""In which precision and form the float network computes while it trains. Weights, loss, tests and the quantised network are float32."""
+"""In which precision and form the float network computes while it trains. Weights, loss, tests and the quantised
+network are float32."""
 
 from contextlib import AbstractContextManager
 
@@ -31,7 +32,8 @@ def native_bf16(device: str) -> bool:
 
 
 def with_precision(recipe: Recipe, device: str) -> Recipe:
-    """The recipe with "auto" replaced by what the device is to compute in, so that a run goes on in the precision that it began in."""
+    """The recipe with "auto" replaced by what the device is to compute in, so that a run goes on in the precision that
+    it began in."""
     if recipe.train.precision != "auto":
         return recipe
     chosen = "bf16" if native_bf16(device) else "float32"
@@ -39,7 +41,8 @@ def with_precision(recipe: Recipe, device: str) -> Recipe:
 
 
 def computing(precision: str, device: torch.device) -> AbstractContextManager[object]:
-    """Context of a training network's forward pass. Convolutions in float32 use TF32 on GPUs that have it, as torch does by default."""
+    """Context of a training network's forward pass. Convolutions in float32 use TF32 on GPUs that have it, as torch
+    does by default."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
@@ -48,7 +51,8 @@ def compile_in_place(model: nn.Module, example: Tensor) -> None:
 
     Args:
         model: in training mode.
-        example: log-mel (batch, 1, mel, frame) that it is tried on, in eval mode and without gradient, so that nothing of it changes.
+        example: log-mel (batch, 1, mel, frame) that it is tried on, in eval mode and without gradient, so that nothing
+            of it changes.
 
     Raises:
         InputError: the machine cannot compile.
@@ -58,7 +62,9 @@ def compile_in_place(model: nn.Module, example: Tensor) -> None:
         with torch.no_grad():
             model.eval()(example)
     except Exception as error:  # the compiler's own tree of errors is private to torch
-        raise InputError(f"--compile: torch cannot compile this network here ({str(error).splitlines()[0]}); leave it out, "
-                         "or install a C++ compiler (GPU: Triton)") from None
+        raise InputError(
+            f"--compile: torch cannot compile this network here ({str(error).splitlines()[0]}); leave it out, "
+            "or install a C++ compiler (GPU: Triton)"
+        ) from None
     finally:
         model.train()

@@ -39,8 +39,10 @@ def source(recipe: Recipe, teachers: Sequence[Path]) -> Run | None:
         return None
     run = load_run(teachers[0] if wanted == FIRST_TEACHER else Path(wanted))
     if run.info.cross_fit:
-        raise InputError(f"init.run = {wanted!r}: {run.path} is a cross-fitted teacher without a network of its own; name one of its fits, "
-                         f"e.g. {run.path / 'fit0'}")
+        raise InputError(
+            f"init.run = {wanted!r}: {run.path} is a cross-fitted teacher without a network of its own; name one of its"
+            f" fits, e.g. {run.path / 'fit0'}"
+        )
     check_kind(recipe, run.recipe, str(run.path))
     return run
 
@@ -58,32 +60,47 @@ def lineage(run: Run) -> Iterator[Run]:
 
 
 def check_kind(recipe: Recipe, begun: Recipe, where: str) -> None:
-    """Compare the architecture of a network with that of the run that it begins with, of whose tensors some may fit another by chance.
+    """Compare the architecture of a network with that of the run that it begins with, of whose tensors some may fit
+    another by chance.
 
     Raises:
         InputError: they differ; `where`, the run, is named.
     """
     if begun.model["kind"] != recipe.model["kind"]:
-        raise InputError(f"init.run = {recipe.init.run!r}: {where} is a {begun.model['kind']}, but [{recipe.role}] of {recipe.name} is a "
-                         f"{recipe.model['kind']}; begin with a run of the same kind")
+        raise InputError(
+            f"init.run = {recipe.init.run!r}: {where} is a {begun.model['kind']}, but [{recipe.role}] of {recipe.name}"
+            f" is a {recipe.model['kind']}; begin with a run of the same kind"
+        )
 
 
 def begin(model: nn.Module, run: Run, labels: tuple[str, ...]) -> None:
-    """Give a network the weights of a finished run: all tensors of the same name and shape, the head only where the labels are the same.
+    """Give a network the weights of a finished run: all tensors of the same name and shape, the head only where the
+    labels are the same.
 
     Raises:
         InputError: not one tensor fits.
     """
     mine, theirs = model.state_dict(), load_saved(run.path / MODEL_FILE)
     same_labels = run.labels == labels
-    taken = {name: value for name, value in theirs.items()
-             if name in mine and mine[name].shape == value.shape and (same_labels or not in_head(model, name))}
+    taken = {
+        name: value
+        for name, value in theirs.items()
+        if name in mine and mine[name].shape == value.shape and (same_labels or not in_head(model, name))
+    }
     if not taken:
-        raise InputError(f"init.run: no weight of {run.path} ({run.recipe.model['kind']}) has the name and shape of one of this network; "
-                         "begin with a run of the same sizes")
+        raise InputError(
+            f"init.run: no weight of {run.path} ({run.recipe.model['kind']}) has the name and shape of one of this"
+            " network; begin with a run of the same sizes"
+        )
     model.load_state_dict(mine | taken)
     new = [name for name in mine if name not in taken]
-    log.info("%d of %d tensors are those of %s%s", len(taken), len(mine), run.path, f"; new are {listing(new)}" if new else "")
+    log.info(
+        "%d of %d tensors are those of %s%s",
+        len(taken),
+        len(mine),
+        run.path,
+        f"; new are {listing(new)}" if new else "",
+    )
 
 
 def in_head(model: nn.Module, name: str) -> bool:
@@ -93,7 +110,8 @@ def in_head(model: nn.Module, name: str) -> bool:
 
 
 def freeze_backbone(model: nn.Module) -> None:
-    """Take all but the head out of training: no gradients, statistics and dropout as in a test. For each epoch, after `model.train()`."""
+    """Take all but the head out of training: no gradients, statistics and dropout as in a test. For each epoch, after
+    `model.train()`."""
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(in_head(model, name))
     for name, module in model.named_modules():
@@ -116,13 +134,23 @@ def check(recipe: Recipe) -> None:
     if adapt == "full":
         return
     if recipe.role == "student":
-        raise InputError(f'recipe {recipe.name}: init.adapt = "{adapt}" is for teachers; a student is trained as a whole')
+        raise InputError(
+            f'recipe {recipe.name}: init.adapt = "{adapt}" is for teachers; a student is trained as a whole'
+        )
     if not brings_weights(recipe):
-        raise InputError(f'recipe {recipe.name}: init.adapt = "{adapt}" would keep random weights; name a run in init.run, or weights or a '
-                         "file in [teacher]")
+        raise InputError(
+            f'recipe {recipe.name}: init.adapt = "{adapt}" would keep random weights; name a run in init.run, or'
+            " weights or a file in [teacher]"
+        )
     if adapt == "none" and not recipe.init.run and recipe.model.get("head", True):
-        own = "set teacher.head = false, so that the labels of the file itself count, or" if "head" in recipe.model else "set"
-        raise InputError(f'recipe {recipe.name}: init.adapt = "none" would keep a random head; {own} init.adapt = "head"')
+        own = (
+            "set teacher.head = false, so that the labels of the file itself count, or"
+            if "head" in recipe.model
+            else "set"
+        )
+        raise InputError(
+            f'recipe {recipe.name}: init.adapt = "none" would keep a random head; {own} init.adapt = "head"'
+        )
 
 
 def check_trains(recipe: Recipe, model: nn.Module) -> None:
@@ -134,8 +162,10 @@ def check_trains(recipe: Recipe, model: nn.Module) -> None:
     adapt = recipe.init.adapt
     if adapt == "none" or any(adapt == "full" or in_head(model, name) for name, _ in trainable(model)):
         return
-    raise InputError(f'recipe {recipe.name}: init.adapt = "{adapt}" has nothing to train in this {recipe.model["kind"]}; set '
-                     'teacher.head = true, or init.adapt = "none" to test and keep it as it is')
+    raise InputError(
+        f'recipe {recipe.name}: init.adapt = "{adapt}" has nothing to train in this {recipe.model["kind"]}; set '
+        'teacher.head = true, or init.adapt = "none" to test and keep it as it is'
+    )
 
 
 def check_own_labels(recipe: Recipe, store: ClipStore) -> None:
@@ -149,8 +179,10 @@ def check_own_labels(recipe: Recipe, store: ClipStore) -> None:
         return
     labels = labels_of(config.file)
     if labels not in (None, store.labels):
-        raise InputError(f"{config.file}: its labels {listing(labels)} are not those of {store.path}, {listing(store.labels)}, in this "
-                         "order; train a head on it (teacher.head = true)")
+        raise InputError(
+            f"{config.file}: its labels {listing(labels)} are not those of {store.path}, {listing(store.labels)}, in"
+            " this order; train a head on it (teacher.head = true)"
+        )
 
 
 def trainable(model: nn.Module) -> list[tuple[str, torch.nn.Parameter]]:

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Lightning speaks of hardware, workers and tips, torch of what it is about to refuse; only errors are let through."""
+    """Lightning speaks of hardware, workers and tips, torch of what it is about to refuse; only errors are let
+    through."""
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():

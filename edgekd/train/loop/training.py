@@ -1,4 +1,5 @@
-"""A training from recipe to run folder: the float phase, then the quantization-aware one, each under Lightning's trainer."""
+"""A training from recipe to run folder: the float phase, then the quantization-aware one, each under Lightning's
+trainer."""
 
 import datetime
 import importlib.metadata
@@ -82,16 +83,17 @@ from edgekd.train.teachers.soft_labels import Logits, soft_labels, teacher_score
 log = logging.getLogger(__name__)
 
 FLOAT_STREAM, QAT_STREAM, _, CALIBRATION_STREAM = range(4)
-"""Of the draws in `edgekd.train.batches.epochs`. The one between is `preparation.STATISTICS_STREAM`; teachers have theirs from `TEACHER_STREAM`."""
+"""Of the draws in `edgekd.train.batches.epochs`. The one between is `preparation.STATISTICS_STREAM`; teachers have
+theirs from `TEACHER_STREAM`."""
 ACCELERATORS = ("auto", "cpu", "gpu")
 LOG_FORMAT = "%(asctime)s %(message)s"
 
 
 @dataclass(frozen=True)
 class Options:
-    """How to run, as opposed to what to train. threads: of torch on the CPU in each process, None for its default, or for one of several
-    processes as many as `OMP_NUM_THREADS` or SLURM give it. accelerator: one of `ACCELERATORS`. compile: let torch.compile generate the
-    code of the float phase."""
+    """How to run, as opposed to what to train. threads: of torch on the CPU in each process, None for its default, or
+    for one of several processes as many as `OMP_NUM_THREADS` or SLURM give it. accelerator: one of `ACCELERATORS`.
+    compile: let torch.compile generate the code of the float phase."""
 
     force: bool = False
     resume: bool = False
@@ -103,11 +105,13 @@ class Options:
 DEFAULT_OPTIONS = Options()
 
 
-def train(recipe: Recipe, store: ClipStore, out: Path, teachers: Sequence[Path] = (), options: Options = DEFAULT_OPTIONS) -> Run:
+def train(
+    recipe: Recipe, store: ClipStore, out: Path, teachers: Sequence[Path] = (), options: Options = DEFAULT_OPTIONS
+) -> Run:
     """Train a student or a teacher, or go on with one.
 
-    Under torchrun or srun all processes call this. They share each batch of the recipe, whose sizes are those of all together; the
-    first one claims the run, writes it and tests.
+    Under torchrun or srun all processes call this. They share each batch of the recipe, whose sizes are those of all
+    together; the first one claims the run, writes it and tests.
 
     Args:
         recipe: what to train.
@@ -120,20 +124,24 @@ def train(recipe: Recipe, store: ClipStore, out: Path, teachers: Sequence[Path] 
         the finished run, also when it was finished before.
 
     Raises:
-        InputError: anything that does not fit, found before the first epoch; or a loss that is no number, memory or a disk that is full,
-            a process that is gone.
+        InputError: anything that does not fit, found before the first epoch; or a loss that is no number, memory or a
+            disk that is full, a process that is gone.
     """
     check_accelerator(options.accelerator)
     with processes.joined(options.accelerator):
         _set_threads(options.threads)
-        return _trained(with_precision(resolved(recipe), training_device(options.accelerator)), store, out, teachers, options)
+        return _trained(
+            with_precision(resolved(recipe), training_device(options.accelerator)), store, out, teachers, options
+        )
 
 
 def _trained(recipe: Recipe, store: ClipStore, out: Path, teachers: Sequence[Path], options: Options) -> Run:
     processes.first(lambda: check_place(out, teachers, force=options.force, resume=options.resume))
     if recipe.frontend.sample_rate != store.sample_rate:
-        raise InputError(f"recipe {recipe.name}: its front end hears {recipe.frontend.sample_rate} Hz, {store.path} holds "
-                         f"{store.sample_rate} Hz; prepare the store at the front end's rate")
+        raise InputError(
+            f"recipe {recipe.name}: its front end hears {recipe.frontend.sample_rate} Hz, {store.path} holds "
+            f"{store.sample_rate} Hz; prepare the store at the front end's rate"
+        )
     partition = divided(recipe, store)
     check_network(recipe, store, partition)
     runs = [open_teacher(path, recipe, store, partition) for path in teachers]
@@ -145,13 +153,30 @@ def _trained(recipe: Recipe, store: ClipStore, out: Path, teachers: Sequence[Pat
     if recipe.distill.teaching == "same":
         check_same(recipe, store, runs, fe)
     check_terms(recipe, store, partition, fe, runs)
-    view = TrainingView(store, partition.train, recipe, recipe.train.batch_size, *mel_frames(recipe, store, fe), stream=FLOAT_STREAM,
-                        shard=processes.shard())
-    info = RunInfo(status="training", name=recipe.name, recipe_hash=recipe.hash, labels=store.labels, frontend=fe, window=view.samples,
-                   spectrum=spectrum, data=DataInfo(store.name, store.hash, store.licence, store.synthetic),
-                   teachers=tuple(key for key, _ in labelled), init=begun.weights_hash if begun else "", impulse_responses=view.ir_hash,
-                   created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-                   edgekd_version=importlib.metadata.version("edgekd"))
+    view = TrainingView(
+        store,
+        partition.train,
+        recipe,
+        recipe.train.batch_size,
+        *mel_frames(recipe, store, fe),
+        stream=FLOAT_STREAM,
+        shard=processes.shard(),
+    )
+    info = RunInfo(
+        status="training",
+        name=recipe.name,
+        recipe_hash=recipe.hash,
+        labels=store.labels,
+        frontend=fe,
+        window=view.samples,
+        spectrum=spectrum,
+        data=DataInfo(store.name, store.hash, store.licence, store.synthetic),
+        teachers=tuple(key for key, _ in labelled),
+        init=begun.weights_hash if begun else "",
+        impulse_responses=view.ir_hash,
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        edgekd_version=importlib.metadata.version("edgekd"),
+    )
     if processes.first(lambda: claim(out, info, recipe, force=options.force, resume=options.resume)) == "finished":
         log.info("%s is finished already; nothing to do", out)
         return load_run(out)
@@ -175,7 +200,8 @@ def _trained(recipe: Recipe, store: ClipStore, out: Path, teachers: Sequence[Pat
 
 @contextmanager
 def owned(out: Path, made: str = RUN_FILE) -> Iterator[None]:
-    """Hold a run folder for all processes of this job; the others make sure that they see `made`, a file that the first has written there.
+    """Hold a run folder for all processes of this job; the others make sure that they see `made`, a file that the first
+    has written there.
 
     Raises:
         InputError: another job holds it, or it is on a file system of one machine alone.
@@ -185,19 +211,31 @@ def owned(out: Path, made: str = RUN_FILE) -> Iterator[None]:
             try:
                 stack.enter_context(held(out))
             except BlockingIOError:
-                raise InputError(f"{out} is being trained by another process; wait for it or choose another --out") from None
+                raise InputError(
+                    f"{out} is being trained by another process; wait for it or choose another --out"
+                ) from None
         processes.wait()
         if not (out / made).is_file():
-            raise InputError(f"{out}: machine {platform.node()} does not see the run folder that the first process has made; "
-                             "put --out and --data where all machines see them")
+            raise InputError(
+                f"{out}: machine {platform.node()} does not see the run folder that the first process has made; "
+                "put --out and --data where all machines see them"
+            )
         yield
 
 
 class _Job:
     """One training: what its phases share."""
 
-    def __init__(self, recipe: Recipe, store: ClipStore, partition: Partition, fe: FrontEnd, out: Path, options: Options,
-                 runs: Sequence[Run]) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        store: ClipStore,
+        partition: Partition,
+        fe: FrontEnd,
+        out: Path,
+        options: Options,
+        runs: Sequence[Run],
+    ) -> None:
         self.recipe, self.store, self.partition, self.fe, self.out = recipe, store, partition, fe, out
         self.options, self.runs = options, runs
         self.front = front(model_config(recipe), fe)
@@ -210,10 +248,18 @@ class _Job:
         Args:
             labelled: soft labels of each teacher, of clips or of their segments.
         """
-        log.info("%s: %d clips to train on, %d to test on, %d labels", self.store.name, len(self.partition.train), len(self.partition.test),
-                 len(self.store.labels))
+        log.info(
+            "%s: %d clips to train on, %d to test on, %d labels",
+            self.store.name,
+            len(self.partition.train),
+            len(self.partition.test),
+            len(self.store.labels),
+        )
         if len(self.partition.left_out):
-            log.info("%s left out: the test split has the same recordings", counted(len(self.partition.left_out), "training clip"))
+            log.info(
+                "%s left out: the test split has the same recordings",
+                counted(len(self.partition.left_out), "training clip"),
+            )
         if not labelled:
             if self.recipe.role == "student":
                 log.info("no teacher: the student learns from labels alone (kd_weight 0, label_weight 1)")
@@ -254,7 +300,10 @@ class _Job:
         """Set the scales of a quantization-aware network; its state."""
         view = self._view(self.recipe.qat.batch_size, CALIBRATION_STREAM)
         with memory_told("the calibration of the qat phase", smaller_batch("qat", self.recipe.qat.batch_size)):
-            quant.calibrate(qat, (self.front.cpu()(torch.from_numpy(heard)) for heard in view.plain(self.recipe.qat.calibration_clips)))
+            quant.calibrate(
+                qat,
+                (self.front.cpu()(torch.from_numpy(heard)) for heard in view.plain(self.recipe.qat.calibration_clips)),
+            )
         return dict(qat.state_dict())
 
     def _settled(self, model: nn.Module) -> dict[str, float]:
@@ -263,7 +312,9 @@ class _Job:
         save_weights(self.out / QAT_FILE, model)
         return self._tested(model.cpu(), "qat")
 
-    def _fit(self, model: nn.Module, phase: Train | Qat, stream: int, float_model: nn.Module | None = None) -> TrainingModule:
+    def _fit(
+        self, model: nn.Module, phase: Train | Qat, stream: int, float_model: nn.Module | None = None
+    ) -> TrainingModule:
         name = "float" if isinstance(phase, Train) else "qat"
         model.train().to(memory_format=torch.channels_last)
         if self.options.compile and isinstance(phase, Train):
@@ -275,14 +326,19 @@ class _Job:
         end = EpochEnd(self.out, self.store, self.partition.test, self.rows, self.seconds)
         resume = self._phase_reached() == name
         table = "train" if isinstance(phase, Train) else "qat"
-        with quiet(), memory_told(f"the {name} phase with batches of {phase.batch_size}", smaller_batch(table, phase.batch_size)):
+        with (
+            quiet(),
+            memory_told(f"the {name} phase with batches of {phase.batch_size}", smaller_batch(table, phase.batch_size)),
+        ):
             trainer = self._trainer(phase.epochs, end)
             handler = signal.getsignal(signal.SIGINT)
             try:
                 trainer.fit(module, ckpt_path=self.out / CHECKPOINT_FILE if resume else None)
             except SystemExit:  # Lightning's answer to an interrupt, for which it has turned further ones off
                 signal.signal(signal.SIGINT, handler)
-                raise KeyboardInterrupt(f"interrupted in epoch {module.current_epoch + 1} of the {module.phase_name} phase") from None
+                raise KeyboardInterrupt(
+                    f"interrupted in epoch {module.current_epoch + 1} of the {module.phase_name} phase"
+                ) from None
         self.rows, self.seconds = end.rows, end.seconds
         return module
 
@@ -299,7 +355,9 @@ class _Job:
         live = live_teachers(self.recipe, self.store, self.partition, runs, wanted)
         if not wanted.student_taps:
             return wanted, live, self._truth()
-        shapes = dry_run(model, input_shape(self.recipe, self.store, self.fe), live, wanted, same_samples(self.recipe, self.store))
+        shapes = dry_run(
+            model, input_shape(self.recipe, self.store, self.fe), live, wanted, same_samples(self.recipe, self.store)
+        )
         return Objective(distill, labels, smoothing, len(runs), float_weight, shapes), live, self._truth()
 
     def _truth(self) -> Truth:
@@ -309,23 +367,36 @@ class _Job:
         if not self.runs or distill.teaching in LIVE:
             return Truth(label, None)
         views = distill.views if distill.teaching == "views" else 0
-        said = [soft_labels(run, self.store, views, self.partition.train, TEACHER_STREAM + number)[1]
-                for number, run in enumerate(self.runs)]
-        heard = tuple(None if run.recipe.view.span == "crop" else window_samples(run.recipe.view, self.store) for run in self.runs)
+        said = [
+            soft_labels(run, self.store, views, self.partition.train, TEACHER_STREAM + number)[1]
+            for number, run in enumerate(self.runs)
+        ]
+        heard = tuple(
+            None if run.recipe.view.span == "crop" else window_samples(run.recipe.view, self.store) for run in self.runs
+        )
         return Truth(label, torch.from_numpy(stacked(said)), heard)
 
     def _trainer(self, epochs: int, end: EpochEnd) -> pl.Trainer:
         return pl.Trainer(
-            default_root_dir=self.out, max_epochs=epochs, plugins=[Checkpoints()],
+            default_root_dir=self.out,
+            max_epochs=epochs,
+            plugins=[Checkpoints()],
             callbacks=[end] if processes.rank() else [end, Progress(end)],
             logger=TensorBoardLogger(self.out, name="", version=TENSORBOARD_FOLDER),
-            enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
-            limit_val_batches=0, reload_dataloaders_every_n_epochs=1,
-            **processes.trainer_settings(self.options.accelerator))
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            limit_val_batches=0,
+            reload_dataloaders_every_n_epochs=1,
+            **processes.trainer_settings(self.options.accelerator),
+        )
 
     def _view(self, batch_size: int, stream: int, repeat: int = 0) -> TrainingView:
         mels, frames = mel_frames(self.recipe, self.store, self.fe)
-        return TrainingView(self.store, self.partition.train, self.recipe, batch_size, mels, frames, stream, processes.shard(), repeat)
+        return TrainingView(
+            self.store, self.partition.train, self.recipe, batch_size, mels, frames, stream, processes.shard(), repeat
+        )
 
     def _tested(self, model: nn.Module, prefix: str) -> dict[str, float]:
         model = model.cpu().to(memory_format=torch.channels_last)
@@ -352,7 +423,8 @@ def check_accelerator(name: str) -> None:
 
 
 def _set_threads(threads: int | None) -> None:
-    """As asked; by default one of several processes takes what its launcher gives it, and not all cores of its machine."""
+    """As asked; by default one of several processes takes what its launcher gives it, and not all cores of its
+    machine."""
     if threads is None and processes.world() > 1 and "OMP_NUM_THREADS" not in os.environ:
         threads = int(os.environ.get("SLURM_CPUS_PER_TASK", "1"))
     if threads is not None:

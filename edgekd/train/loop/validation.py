@@ -1,4 +1,5 @@
-"""How well a network does on clips of a store while it is trained. `edgekd evaluate` judges the exported file, not this."""
+"""How well a network does on clips of a store while it is trained. `edgekd evaluate` judges the exported file, not
+this."""
 
 import io
 from dataclasses import dataclass
@@ -20,7 +21,8 @@ SCORE_BATCH = 64
 
 @dataclass(frozen=True)
 class Score:
-    """Accuracies in 0..1 and the log loss of clips in nats. A clip's probabilities are the mean over its windows that are not silent."""
+    """Accuracies in 0..1 and the log loss of clips in nats. A clip's probabilities are the mean over its windows that
+    are not silent."""
 
     clip_accuracy: float
     window_accuracy: float
@@ -28,13 +30,17 @@ class Score:
 
     def named(self, prefix: str) -> dict[str, float]:
         """As metrics: {"PREFIX_clip_accuracy": ..., ...}."""
-        return {f"{prefix}_clip_accuracy": self.clip_accuracy, f"{prefix}_window_accuracy": self.window_accuracy,
-                f"{prefix}_clip_log_loss": self.clip_log_loss}
+        return {
+            f"{prefix}_clip_accuracy": self.clip_accuracy,
+            f"{prefix}_window_accuracy": self.window_accuracy,
+            f"{prefix}_clip_log_loss": self.clip_log_loss,
+        }
 
 
 @dataclass(frozen=True)
 class Heard:
-    """What a network said of windows: logits float32 (windows, labels), silent bool (windows,), clip and start int64 (windows,)."""
+    """What a network said of windows: logits float32 (windows, labels), silent bool (windows,), clip and start int64
+    (windows,)."""
 
     logits: NDArray[np.float32]
     silent: NDArray[np.bool_]
@@ -55,11 +61,17 @@ def hear(model: nn.Module, log_mel: nn.Module, store: ClipStore, clips: Index, v
     if view.span == "parent":
         _, row = np.unique(store.parents.parent[clips], return_inverse=True)
         return Heard(logits[row], silent[row], clips, np.zeros(len(clips), np.int64))
-    return Heard(logits, silent, places.owner, places.start[::places.pieces])
+    return Heard(logits, silent, places.owner, places.start[:: places.pieces])
 
 
-def window_logits(model: nn.Module, log_mel: nn.Module, store: ClipStore, places: Windows, gain_db: Floats | None = None,
-                  segments: int = 1) -> tuple[Tensor, Tensor]:
+def window_logits(
+    model: nn.Module,
+    log_mel: nn.Module,
+    store: ClipStore,
+    places: Windows,
+    gain_db: Floats | None = None,
+    segments: int = 1,
+) -> tuple[Tensor, Tensor]:
     """Logits of windows, the model in eval mode (its mode is put back).
 
     Args:
@@ -70,8 +82,8 @@ def window_logits(model: nn.Module, log_mel: nn.Module, store: ClipStore, places
         segments: of each window, judged each for itself where there is more than one.
 
     Returns:
-        logits float32 (windows, labels), or (windows, segments, labels) of several segments, and silent bool (windows,), both on the CPU;
-        silent windows have only samples of zero.
+        logits float32 (windows, labels), or (windows, segments, labels) of several segments, and silent bool
+        (windows,), both on the CPU; silent windows have only samples of zero.
     """
     device = next(model.parameters()).device
     training = model.training
@@ -79,7 +91,7 @@ def window_logits(model: nn.Module, log_mel: nn.Module, store: ClipStore, places
     logits, silent = [], []
     with torch.inference_mode():
         for part in np.array_split(np.arange(len(places)), -(-len(places) // SCORE_BATCH)):
-            waveform = torch.from_numpy(gather(store, places[part[0]:part[-1] + 1]))
+            waveform = torch.from_numpy(gather(store, places[part[0] : part[-1] + 1]))
             silent.append(~waveform.flatten(1).any(dim=1))
             waveform = waveform.to(device)
             if gain_db is not None:
@@ -119,4 +131,5 @@ def judge(logits: NDArray[np.float32], silent: NDArray[np.bool_], owner: Index, 
     return Score(
         clip_accuracy=float((mean.argmax(axis=1) == truth).mean()),
         window_accuracy=float(np.average(right, weights=weight)),
-        clip_log_loss=float(-np.log(np.maximum(mean[np.arange(len(clips)), truth], np.finfo(np.float64).tiny)).mean()))
+        clip_log_loss=float(-np.log(np.maximum(mean[np.arange(len(clips)), truth], np.finfo(np.float64).tiny)).mean()),
+    )

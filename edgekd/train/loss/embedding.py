@@ -29,8 +29,8 @@ class Projector(nn.Module):
 class Embedding(TapTerm):
     """Mean squared difference of the components, or 1 - cosine (FitNets, Romero et al. 2015; Heo et al. 2019).
 
-    A projector takes the student's channels to the teacher's: the other way both could agree on nothing. Maps (channels, mel, frame) are
-    compared place by place at the smaller of their sizes.
+    A projector takes the student's channels to the teacher's: the other way both could agree on nothing. Maps
+    (channels, mel, frame) are compared place by place at the smaller of their sizes.
 
     Args:
         distance: "mse" or "cosine".
@@ -43,11 +43,15 @@ class Embedding(TapTerm):
         super().__init__()
         student, teacher = plain(student), plain(teacher)
         if len(student) != len(teacher) or len(student) not in {1, MAP_DIMS}:
-            raise InputError(f"{where}: the student's is {shown(student)} and the teacher's {shown(teacher)}; take two vectors or two maps "
-                             "of (channels, mel, frame)")
+            raise InputError(
+                f"{where}: the student's is {shown(student)} and the teacher's {shown(teacher)}; take two vectors or"
+                " two maps of (channels, mel, frame)"
+            )
         if not project and student[0] != teacher[0]:
-            raise InputError(f"{where}: the student's is {shown(student)} and the teacher's {shown(teacher)}; set project = true, or take "
-                             "taps of one width")
+            raise InputError(
+                f"{where}: the student's is {shown(student)} and the teacher's {shown(teacher)}; set project = true, or"
+                " take taps of one width"
+            )
         self.distance, self.of_maps = distance, len(student) == MAP_DIMS
         self.projector = Projector(student[0], teacher[0]) if project else nn.Identity()
 
@@ -60,7 +64,8 @@ class Embedding(TapTerm):
 
 
 class Centre(OwnTerm):
-    """Half the squared distance of an embedding from the learned centre of its label (Wen et al. 2016); a mixed item's centre is the mix.
+    """Half the squared distance of an embedding from the learned centre of its label (Wen et al. 2016); a mixed item's
+    centre is the mix.
 
     Args:
         tap: path of the student's module.
@@ -88,7 +93,8 @@ def shown(shape: Shape) -> str:
 
 
 def same_size(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    """Maps (batch, channels, mel, frame) averaged down to the smaller of both in each direction; vectors as they are."""
+    """Maps (batch, channels, mel, frame) averaged down to the smaller of both in each direction; vectors as they
+    are."""
     if student.dim() != 1 + MAP_DIMS or student.shape[2:] == teacher.shape[2:]:
         return student, teacher
     size = min(student.shape[2], teacher.shape[2]), min(student.shape[3], teacher.shape[3])

@@ -1,4 +1,5 @@
-"""The loss of a student: terms (`edgekd.distill.terms`) give one value per item; only the objective mixes, blends, weights and reduces."""
+"""The loss of a student: terms (`edgekd.distill.terms`) give one value per item; only the objective mixes, blends,
+weights and reduces."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -20,9 +21,15 @@ from edgekd.train.recipe.schema import BlendName, Distill, Loss
 OUTPUT_OPTIONS = ("temperature", "standardise", "teachers")
 TAP_OPTIONS = ("student", "teacher", "project", "teachers")
 OPTIONS = {
-    "kd": OUTPUT_OPTIONS, "cross_entropy": OUTPUT_OPTIONS, "cdf": OUTPUT_OPTIONS, "dist": (*OUTPUT_OPTIONS, "alpha", "beta"),
-    "dkd": (*OUTPUT_OPTIONS, "alpha", "beta"), "embedding": (*TAP_OPTIONS, "distance"), "structural": TAP_OPTIONS,
-    "statistical": TAP_OPTIONS, "centre": ("student",),
+    "kd": OUTPUT_OPTIONS,
+    "cross_entropy": OUTPUT_OPTIONS,
+    "cdf": OUTPUT_OPTIONS,
+    "dist": (*OUTPUT_OPTIONS, "alpha", "beta"),
+    "dkd": (*OUTPUT_OPTIONS, "alpha", "beta"),
+    "embedding": (*TAP_OPTIONS, "distance"),
+    "structural": TAP_OPTIONS,
+    "statistical": TAP_OPTIONS,
+    "centre": ("student",),
 }
 """What may be set of each loss, beside its weight."""
 TEXTURES = ("structural", "statistical")
@@ -40,25 +47,33 @@ class Shapes:
 class Objective(nn.Module):
     """Weighs the terms of a recipe. Learned weights, projectors and centres are its parameters.
 
-    Terms between student and teachers are left out where there are no teachers: the label cross-entropy then has weight 1. In the
-    quantization-aware phase those of taps are left out, as the student is another network there.
+    Terms between student and teachers are left out where there are no teachers: the label cross-entropy then has weight
+    1. In the quantization-aware phase those of taps are left out, as the student is another network there.
 
     Args:
         distill: terms, temperature, weights and blend.
         labels: number of labels.
         label_smoothing: share of a label's probability spread over all labels.
         teachers: how many.
-        float_weight: None in the float phase; in the quantization-aware one the share of the float term, the others' weights being times
-            the rest.
-        shapes: of all of `student_taps` and `teacher_taps`. Without, the objective says what it wants, but has no terms of taps.
+        float_weight: None in the float phase; in the quantization-aware one the share of the float term, the others'
+            weights being times the rest.
+        shapes: of all of `student_taps` and `teacher_taps`. Without, the objective says what it wants, but has no terms
+            of taps.
 
     Raises:
-        InputError: a teacher that is not there, options that a loss does not have, taps where no teacher hears what they need, and shapes
-            that do not fit.
+        InputError: a teacher that is not there, options that a loss does not have, taps where no teacher hears what
+            they need, and shapes that do not fit.
     """
 
-    def __init__(self, distill: Distill, labels: int, label_smoothing: float, teachers: int, float_weight: float | None = None,
-                 shapes: Shapes | None = None) -> None:
+    def __init__(
+        self,
+        distill: Distill,
+        labels: int,
+        label_smoothing: float,
+        teachers: int,
+        float_weight: float | None = None,
+        shapes: Shapes | None = None,
+    ) -> None:
         super().__init__()
         self.labels, self.label_smoothing, self.teachers, self.blend = labels, label_smoothing, teachers, distill.blend
         self.same = distill.teaching == "same"
@@ -70,21 +85,29 @@ class Objective(nn.Module):
         if float_weight is not None:
             kept = [loss for loss in kept if loss.loss not in {*TAPPED, "centre"}]
         rest = 1 - (float_weight or 0.0)
-        self.terms, self.weights, self.losses = nn.ModuleDict({"label": LabelTerm()}), dict[str, float](), dict[str, Loss]()
+        self.terms, self.weights, self.losses = (
+            nn.ModuleDict({"label": LabelTerm()}),
+            dict[str, float](),
+            dict[str, Loss](),
+        )
         self.weights["label"] = rest * (distill.label_weight if teachers else 1.0)
         """Factor of each term by its name, which heads its columns in the metrics."""
         seen = Counter[str]()
         for loss in kept:
             seen[loss.loss] += 1
             name = loss.loss if seen[loss.loss] == 1 else f"{loss.loss}{seen[loss.loss]}"
-            own = msgspec.structs.replace(loss, temperature=loss.temperature or distill.temperature,
-                                          teachers=loss.teachers or tuple(range(teachers)))
+            own = msgspec.structs.replace(
+                loss,
+                temperature=loss.temperature or distill.temperature,
+                teachers=loss.teachers or tuple(range(teachers)),
+            )
             self.losses[name], self.weights[name] = own, rest * loss.weight
             self._build(name, own, shapes)
         learned = distill.weights == "learned" and len(self.weights) > 1
         self.logs = nn.ParameterDict({name: nn.Parameter(torch.zeros(())) for name in self.weights} if learned else {})
         """Learned s of each term that has one: it counts exp(-s) L + s. Not the float term, whose share is given."""
-        self.float_term = FloatTerm(distill.temperature) if float_weight else None  # ModuleDict has no room for this name
+        # ModuleDict has no room for this name
+        self.float_term = FloatTerm(distill.temperature) if float_weight else None
         if float_weight:
             self.weights["float"] = float_weight
         self.groups = sorted({loss.teachers for loss in self.losses.values() if loss.teachers})
@@ -98,17 +121,24 @@ class Objective(nn.Module):
             self.terms[name] = output_term(loss, Softening(loss.temperature or 1.0, loss.standardise, loss.teachers))
         elif shapes is not None:
             self.terms[name] = nn.ModuleList(
-                self._tap_term(loss, shapes.student[loss.student], shapes.teachers[number][loss.teacher],
-                               f"{where} and '{loss.teacher}' of teacher {number}")
-                for number in loss.teachers)
+                self._tap_term(
+                    loss,
+                    shapes.student[loss.student],
+                    shapes.teachers[number][loss.teacher],
+                    f"{where} and '{loss.teacher}' of teacher {number}",
+                )
+                for number in loss.teachers
+            )
 
     def _tap_term(self, loss: Loss, student: Shape, teacher: Shape, where: str) -> TapTerm:
         if loss.loss != "embedding":
             return Texture(loss.loss, loss.project, student, teacher, where)
         term = Embedding(loss.distance, loss.project, student, teacher, where)
         if term.of_maps and not self.same:
-            raise InputError(f"{where}: maps are compared place by place, and here teachers hear another sound than the student; "
-                             "set distill.teaching = 'same' or take vectors")
+            raise InputError(
+                f"{where}: maps are compared place by place, and here teachers hear another sound than the student; "
+                "set distill.teaching = 'same' or take vectors"
+            )
         return term
 
     @property
@@ -124,16 +154,28 @@ class Objective(nn.Module):
     @property
     def teacher_taps(self) -> tuple[tuple[str, ...], ...]:
         """Likewise of each teacher."""
-        wanted = [(number, loss.teacher) for loss in self.losses.values() if loss.loss in TAPPED for number in loss.teachers]
-        return tuple(tuple(sorted({path for number, path in wanted if number == each})) for each in range(self.teachers))
+        wanted = [
+            (number, loss.teacher) for loss in self.losses.values() if loss.loss in TAPPED for number in loss.teachers
+        ]
+        return tuple(
+            tuple(sorted({path for number, path in wanted if number == each})) for each in range(self.teachers)
+        )
 
-    def targets(self, label: Tensor, teacher_logits: Tensor | None, partner: Tensor, share: Tensor, float_logits: Tensor | None = None,
-                teacher_taps: Sequence[dict[str, Tensor]] = ()) -> Targets:
+    def targets(
+        self,
+        label: Tensor,
+        teacher_logits: Tensor | None,
+        partner: Tensor,
+        share: Tensor,
+        float_logits: Tensor | None = None,
+        teacher_taps: Sequence[dict[str, Tensor]] = (),
+    ) -> Targets:
         """Targets of a batch, mixed as its clips are.
 
         Args:
             label: int64 (rows,): of the batch's clips and of others that are mixed into them.
-            teacher_logits: (teachers, rows, labels) or None; with teaching "same" (teachers, batch, labels), of what the batch became.
+            teacher_logits: (teachers, rows, labels) or None; with teaching "same" (teachers, batch, labels), of what
+                the batch became.
             partner, share: (batch,), as in `edgekd.data.audio.augment.mix`.
             float_logits: (batch, labels) of what the batch became after mixing, or None.
             teacher_taps: of each teacher path -> (rows, ...), or with teaching "same" (batch, ...).
@@ -155,14 +197,23 @@ class Objective(nn.Module):
         counts = {group: counted(of(group), shares if self.same else truth, self.blend) for group in self.groups}
         softenings = {term.softening for term in self.terms.values() if isinstance(term, OutputTerm)}
         teachers = {
-            soft: torch.stack([mixed(each) for each in blend(of(soft.teachers), soft, self.blend, counts[soft.teachers])])
-            for soft in softenings}
-        return Targets(labels, shares, teachers,
-                       {group: torch.stack([mixed(each) for each in value]) for group, value in counts.items()},
-                       tuple({path: mixed(tap.detach().float()) for path, tap in taps.items()} for taps in teacher_taps), float_logits)
+            soft: torch.stack(
+                [mixed(each) for each in blend(of(soft.teachers), soft, self.blend, counts[soft.teachers])]
+            )
+            for soft in softenings
+        }
+        return Targets(
+            labels,
+            shares,
+            teachers,
+            {group: torch.stack([mixed(each) for each in value]) for group, value in counts.items()},
+            tuple({path: mixed(tap.detach().float()) for path, tap in taps.items()} for taps in teacher_taps),
+            float_logits,
+        )
 
     def forward(self, said: Said, targets: Targets) -> tuple[Tensor, dict[str, Tensor]]:
-        """The batch mean of the weighted sum of terms, and what to log: each term raw and weighted, and `loss`, the sum of the weighted."""
+        """The batch mean of the weighted sum of terms, and what to log: each term raw and weighted, and `loss`, the sum
+        of the weighted."""
         logged: dict[str, Tensor] = {}
         total = said.logits.new_zeros(())
         for name, weight in self.weights.items():
@@ -188,8 +239,10 @@ class Objective(nn.Module):
             values = [term(said.logits, each, targets.shares) for each in targets.teachers[term.softening]]
         else:
             student = said.taps[loss.student].float()
-            values = [count * each(student, targets.taps[number][loss.teacher])
-                      for each, number, count in zip(term, loss.teachers, targets.counts[loss.teachers], strict=True)]
+            values = [
+                count * each(student, targets.taps[number][loss.teacher])
+                for each, number, count in zip(term, loss.teachers, targets.counts[loss.teachers], strict=True)
+            ]
         return torch.stack(values).sum(dim=0)
 
 
@@ -199,8 +252,8 @@ def blend(logits: Tensor, soft: Softening, how: BlendName, counts: Tensor) -> Te
     Args:
         logits: (teachers, batch, labels) of those that `soft` names.
         soft: how logits become probabilities.
-        how: "mean_prob", "mean_logit" and "confidence" give one target, "sum_kl" one per teacher. With one teacher all are the same to the
-            bit.
+        how: "mean_prob", "mean_logit" and "confidence" give one target, "sum_kl" one per teacher. With one teacher all
+            are the same to the bit.
         counts: (teachers, batch) as `counted` gives them.
 
     Returns:
@@ -221,8 +274,8 @@ def counted(logits: Tensor, labels: Tensor, how: BlendName) -> Tensor:
     Args:
         logits: (teachers, batch, labels).
         labels: probabilities (batch, labels).
-        how: "sum_kl": 1. "mean_prob" and "mean_logit": the same for all, 1 together. "confidence" (CA-MKD, Zhang et al. 2022):
-            (1 - softmax over teachers of the cross-entropy with the label) / (teachers - 1), also 1 together.
+        how: "sum_kl": 1. "mean_prob" and "mean_logit": the same for all, 1 together. "confidence" (CA-MKD, Zhang et al.
+            2022): (1 - softmax over teachers of the cross-entropy with the label) / (teachers - 1), also 1 together.
 
     Returns:
         (teachers, batch).
@@ -237,27 +290,43 @@ def counted(logits: Tensor, labels: Tensor, how: BlendName) -> Tensor:
 def _check(distill: Distill, teachers: int) -> None:
     """Refuse terms that cannot be meant."""
     if distill.repeat and distill.teaching != "same":
-        raise InputError(f"distill.repeat = {distill.repeat} is for teachers that hear what the student hears, but distill.teaching is "
-                         f"'{distill.teaching}'; set distill.teaching = 'same' or distill.repeat = 0")
+        raise InputError(
+            f"distill.repeat = {distill.repeat} is for teachers that hear what the student hears, but distill.teaching"
+            f" is '{distill.teaching}'; set distill.teaching = 'same' or distill.repeat = 0"
+        )
     for number, loss in enumerate(distill.terms):
         where = f"distill.terms[{number}] ({loss.loss})"
         for option in msgspec.structs.fields(Loss):
             value = getattr(loss, option.name)
             if option.name not in {"loss", "weight", *OPTIONS[loss.loss]} and value != option.default:
-                raise InputError(f"{where}: {option.name} = {value!r} is not for this loss; remove it, or set one of "
-                                 f"{', '.join(OPTIONS[loss.loss])}")
+                raise InputError(
+                    f"{where}: {option.name} = {value!r} is not for this loss; remove it, or set one of "
+                    f"{', '.join(OPTIONS[loss.loss])}"
+                )
         if loss.loss in TEXTURES and distill.teaching != "same":
-            raise InputError(f"{where}: distill.teaching is '{distill.teaching}', but textures are compared on the same sound; "
-                             "set distill.teaching = 'same'")
+            raise InputError(
+                f"{where}: distill.teaching is '{distill.teaching}', but textures are compared on the same sound; "
+                "set distill.teaching = 'same'"
+            )
         if loss.loss in TAPPED and distill.teaching not in {"live", "same"}:
-            raise InputError(f"{where}: distill.teaching is '{distill.teaching}', which keeps the teachers' answers only; "
-                             "set distill.teaching = 'live' or 'same'")
+            raise InputError(
+                f"{where}: distill.teaching is '{distill.teaching}', which keeps the teachers' answers only; "
+                "set distill.teaching = 'live' or 'same'"
+            )
         if loss.loss in TAPPED and distill.repeat:
-            raise InputError(f"{where}: distill.repeat = {distill.repeat} remembers the teachers' logits only; set it to 0")
+            raise InputError(
+                f"{where}: distill.repeat = {distill.repeat} remembers the teachers' logits only; set it to 0"
+            )
         if len(set(loss.teachers)) < len(loss.teachers):
             raise InputError(f"{where}: teachers = {list(loss.teachers)} names a teacher twice; name each once")
         wrong = [each for each in loss.teachers if each >= teachers]
         if wrong and teachers:
-            numbers = "there is one teacher, number 0" if teachers == 1 else f"there are {teachers} teachers, 0 to {teachers - 1}"
-            raise InputError(f"{where}: teachers = {list(loss.teachers)} names teacher {wrong[0]}, but {numbers}; correct "
-                             "the number or give more teachers")
+            numbers = (
+                "there is one teacher, number 0"
+                if teachers == 1
+                else f"there are {teachers} teachers, 0 to {teachers - 1}"
+            )
+            raise InputError(
+                f"{where}: teachers = {list(loss.teachers)} names teacher {wrong[0]}, but {numbers}; correct "
+                "the number or give more teachers"
+            )

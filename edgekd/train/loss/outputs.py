@@ -1,6 +1,7 @@
 """Terms between outputs: divergences of a student's logits from a teacher's softened probabilities.
 
-Where both sides are softened a loss is times temperature squared, so that gradients do not shrink as it rises (Hinton et al. 2015).
+Where both sides are softened a loss is times temperature squared, so that gradients do not shrink as it rises (Hinton
+et al. 2015).
 """
 
 import torch
@@ -53,8 +54,8 @@ class Divergence(OutputTerm):
 
 
 class SoftCrossEntropy(OutputTerm):
-    """Cross-entropy against the teacher's softened probabilities, the student at temperature 1 (Heo et al. 2019): not times temperature
-    squared, as the gradient is the difference of both probabilities at any temperature."""
+    """Cross-entropy against the teacher's softened probabilities, the student at temperature 1 (Heo et al. 2019): not
+    times temperature squared, as the gradient is the difference of both probabilities at any temperature."""
 
     def __init__(self, softening: Softening) -> None:
         super().__init__()
@@ -77,10 +78,11 @@ class CumulativeDistance(OutputTerm):
 
 
 class Relations(OutputTerm):
-    """DIST (Huang et al. 2022): 1 - Pearson correlation of each item's probabilities between labels, and of each label's within the batch.
+    """DIST (Huang et al. 2022): 1 - Pearson correlation of each item's probabilities between labels, and of each
+    label's within the batch.
 
-    alpha, beta: weights of both. The second is a property of the batch: items have parts of it, some negative, whose mean is its value.
-    Probabilities that vary much less than sqrt(FLOOR) count as agreeing.
+    alpha, beta: weights of both. The second is a property of the batch: items have parts of it, some negative, whose
+    mean is its value. Probabilities that vary much less than sqrt(FLOOR) count as agreeing.
     """
 
     def __init__(self, softening: Softening, alpha: float, beta: float) -> None:
@@ -88,22 +90,28 @@ class Relations(OutputTerm):
         self.softening, self.alpha, self.beta = softening, alpha, beta
 
     def forward(self, logits: Tensor, teacher: Tensor, shares: Tensor) -> Tensor:  # noqa: ARG002
-        return self.relations(F.softmax(scaled(logits, self.softening), dim=-1), teacher) * self.softening.temperature**2
+        return (
+            self.relations(F.softmax(scaled(logits, self.softening), dim=-1), teacher) * self.softening.temperature**2
+        )
 
     def relations(self, student: Tensor, teacher: Tensor) -> Tensor:
         """Of predictions (batch, labels): (batch,)."""
-        between = 1 - cosine(student - student.mean(dim=1, keepdim=True), teacher - teacher.mean(dim=1, keepdim=True), 1)
+        between = 1 - cosine(
+            student - student.mean(dim=1, keepdim=True), teacher - teacher.mean(dim=1, keepdim=True), 1
+        )
         student, teacher = student - student.mean(dim=0), teacher - teacher.mean(dim=0)
         lengths = ((student.square().sum(dim=0) + FLOOR) * (teacher.square().sum(dim=0) + FLOOR)).sqrt()  # (labels,)
-        within = 1 - (len(student) * student * teacher + FLOOR) / lengths  # its mean over items is 1 - `cosine` of each label's column
+        # its mean over items is 1 - `cosine` of each label's column
+        within = 1 - (len(student) * student * teacher + FLOOR) / lengths
         return self.alpha * between + self.beta * within.mean(dim=1)
 
 
 class Decoupled(OutputTerm):
-    """DKD (Zhao et al. 2022): alpha times the divergence of the label's probability from the rest, beta times that among other labels.
+    """DKD (Zhao et al. 2022): alpha times the divergence of the label's probability from the rest, beta times that
+    among other labels.
 
-    The label of a mixed item is the one of the greater share. KL(teacher || student) is the first part and (1 - teacher's probability of
-    the label) times the second.
+    The label of a mixed item is the one of the greater share. KL(teacher || student) is the first part and (1 -
+    teacher's probability of the label) times the second.
     """
 
     def __init__(self, softening: Softening, alpha: float, beta: float) -> None:
@@ -114,7 +122,8 @@ class Decoupled(OutputTerm):
         label = F.one_hot(shares.argmax(dim=-1), shares.shape[-1]).bool()
         logits = scaled(logits, self.softening)
         others, rest = logits.masked_fill(label, -torch.inf), teacher.masked_fill(label, 0.0)
-        both = torch.stack([logits[label], others.logsumexp(dim=-1)], dim=-1) - logits.logsumexp(dim=-1, keepdim=True)  # (batch, 2)
+        # (batch, 2)
+        both = torch.stack([logits[label], others.logsumexp(dim=-1)], dim=-1) - logits.logsumexp(dim=-1, keepdim=True)
         own = F.kl_div(both, torch.stack([teacher[label], rest.sum(dim=-1)], dim=-1), reduction="none").sum(dim=-1)
         among = F.log_softmax(others, dim=-1).masked_fill(label, 0.0)
         rest = rest / rest.sum(dim=-1, keepdim=True).clamp_min(torch.finfo(rest.dtype).tiny)

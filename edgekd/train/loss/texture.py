@@ -1,4 +1,5 @@
-"""Terms of texture between maps of the same sound (SSATKD): edges at several sizes, and how often which levels are neighbours."""
+"""Terms of texture between maps of the same sound (SSATKD): edges at several sizes, and how often which levels are
+neighbours."""
 
 import torch
 import torch.nn.functional as F
@@ -19,8 +20,8 @@ LEAST_RANGE = 1e-3
 
 
 class Texture(TapTerm):
-    """A texture loss after the teacher's map is projected to the student's channels, 1x1 convolution and ReLU, and both are averaged down
-    to the smaller size.
+    """A texture loss after the teacher's map is projected to the student's channels, 1x1 convolution and ReLU, and both
+    are averaged down to the smaller size.
 
     Args:
         loss: "structural" or "statistical".
@@ -33,8 +34,10 @@ class Texture(TapTerm):
         super().__init__()
         shapes = f"the student's is {shown(student)} and the teacher's {shown(teacher)}"
         if any(len(shape) != MAP_DIMS or min(shape[1:]) < LEAST_SIDE for shape in (student, teacher)):
-            raise InputError(f"{where}: {shapes}; a texture is one of maps, (channels, mel, frame), of at least "
-                             f"{LEAST_SIDE} x {LEAST_SIDE} places; take taps further from the output")
+            raise InputError(
+                f"{where}: {shapes}; a texture is one of maps, (channels, mel, frame), of at least "
+                f"{LEAST_SIDE} x {LEAST_SIDE} places; take taps further from the output"
+            )
         if not project and student[0] != teacher[0]:
             raise InputError(f"{where}: {shapes}; set project = true, or take taps of as many channels")
         self.compare = structural if loss == "structural" else statistical
@@ -45,8 +48,11 @@ class Texture(TapTerm):
 
 
 def structural(a: Tensor, b: Tensor) -> Tensor:
-    """1 - cosine of the edges of two maps (batch, channels, height, width), the mean over the levels of a Laplacian pyramid: (batch,)."""
-    levels = [1 - cosine(edges(x).flatten(1), edges(y).flatten(1), 1) for x, y in zip(pyramid(a), pyramid(b), strict=True)]
+    """1 - cosine of the edges of two maps (batch, channels, height, width), the mean over the levels of a Laplacian
+    pyramid: (batch,)."""
+    levels = [
+        1 - cosine(edges(x).flatten(1), edges(y).flatten(1), 1) for x, y in zip(pyramid(a), pyramid(b), strict=True)
+    ]
     return torch.stack(levels).mean(dim=0)
 
 
@@ -56,8 +62,8 @@ def statistical(a: Tensor, b: Tensor) -> Tensor:
 
 
 def pyramid(x: Tensor) -> list[Tensor]:
-    """Laplacian pyramid (Burt and Adelson 1983) of (batch, channels, height, width): each level what a map has beyond the next smaller
-    one, whose sides are half, rounded up; at the end the smallest map itself."""
+    """Laplacian pyramid (Burt and Adelson 1983) of (batch, channels, height, width): each level what a map has beyond
+    the next smaller one, whose sides are half, rounded up; at the end the smallest map itself."""
     levels = []
     for _ in range(PYRAMID - 1):
         smaller = _blurred(x)[..., ::2, ::2]
@@ -75,25 +81,37 @@ def rebuilt(levels: list[Tensor]) -> Tensor:
 
 
 def edges(x: Tensor) -> Tensor:
-    """Responses (batch, channels, 4, height, width) to 3x3 Sobel masks, each turned by 45 degrees from the one before, times 1/8.
+    """Responses (batch, channels, 4, height, width) to 3x3 Sobel masks, each turned by 45 degrees from the one before,
+    times 1/8.
 
-    Of the masks at 8 angles the other four are the negatives of these and change no cosine. Beyond its border a map goes on.
+    Of the masks at 8 angles the other four are the negatives of these and change no cosine. Beyond its border a map
+    goes on.
     """
     height, width = x.shape[2:]
     x = _continued(x, 1) / 8
     # differences between opposite neighbours; no convolution, which is slow where each channel stands for itself
     falling, vertical, rising, horizontal = (
-        x[..., row:row + height, column:column + width] - x[..., 2 - row:2 - row + height, 2 - column:2 - column + width]
-        for row, column in ((0, 0), (0, 1), (0, 2), (1, 2)))
-    return torch.stack([falling + 2 * vertical + rising, 2 * falling + vertical - horizontal, falling - rising - 2 * horizontal,
-                        -vertical - 2 * rising - horizontal], dim=2)
+        x[..., row : row + height, column : column + width]
+        - x[..., 2 - row : 2 - row + height, 2 - column : 2 - column + width]
+        for row, column in ((0, 0), (0, 1), (0, 2), (1, 2))
+    )
+    return torch.stack(
+        [
+            falling + 2 * vertical + rising,
+            2 * falling + vertical - horizontal,
+            falling - rising - 2 * horizontal,
+            -vertical - 2 * rising - horizontal,
+        ],
+        dim=2,
+    )
 
 
 def counting(x: Tensor) -> Tensor:
-    """Quantization and counting (Ji et al. 2022): how often a place of one level has one of another below it on its right.
+    """Quantization and counting (Ji et al. 2022): how often a place of one level has one of another below it on its
+    right.
 
-    A place's value is the cosine of its channels with the map's mean; levels divide the range of values evenly and a value counts towards
-    the two nearest, more towards the nearer, so that bins are as wide as the range demands.
+    A place's value is the cosine of its channels with the map's mean; levels divide the range of values evenly and a
+    value counts towards the two nearest, more towards the nearer, so that bins are as wide as the range demands.
 
     Args:
         x: (batch, channels, height, width).
@@ -119,16 +137,17 @@ def _blurred(x: Tensor) -> Tensor:
     """By a binomial filter of 5 x 5."""
     height, width = x.shape[2:]
     x = _continued(x, len(BINOMIAL) // 2)
-    x = sum(weight * x[..., tap:tap + height, :] for tap, weight in enumerate(BINOMIAL))
-    return sum(weight * x[..., tap:tap + width] for tap, weight in enumerate(BINOMIAL))
+    x = sum(weight * x[..., tap : tap + height, :] for tap, weight in enumerate(BINOMIAL))
+    return sum(weight * x[..., tap : tap + width] for tap, weight in enumerate(BINOMIAL))
 
 
 def _expanded(x: Tensor, shape: torch.Size) -> Tensor:
     """To the size of `shape`, at most double."""
-    return _blurred(x.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)[..., :shape[2], :shape[3]])
+    return _blurred(x.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)[..., : shape[2], : shape[3]])
 
 
 def _continued(x: Tensor, reach: int) -> Tensor:
-    """With `reach` more places on each side that repeat the border. Gradients of torch's padding differ from run to run on a GPU."""
+    """With `reach` more places on each side that repeat the border. Gradients of torch's padding differ from run to run
+    on a GPU."""
     x = torch.cat([x[..., :1, :].expand(-1, -1, reach, -1), x, x[..., -1:, :].expand(-1, -1, reach, -1)], dim=2)
     return torch.cat([x[..., :1].expand(-1, -1, -1, reach), x, x[..., -1:].expand(-1, -1, -1, reach)], dim=3)

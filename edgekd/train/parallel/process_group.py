@@ -1,7 +1,8 @@
 """A job of several processes: the place of this one in it, and how all of them end when one fails or is gone.
 
-Beside the process group, whose collectives say nothing of who is missing, every process counts up a key of the job's TCP store once a
-second. Whoever fails tells it there, so that the others end too, and who stops counting is known by name.
+Beside the process group, whose collectives say nothing of who is missing, every process counts up a key of the job's
+TCP store once a second. Whoever fails tells it there, so that the others end too, and who stops counting is known by
+name.
 """
 
 import datetime
@@ -27,25 +28,35 @@ log = logging.getLogger(__name__)
 JOIN_SECONDS = 300.0
 """How long processes wait for each other at the start."""
 COLLECTIVE_DAYS = 7
-"""The watch finds who is gone; a collective itself waits as long as the first process may test, or another compute soft labels."""
+"""The watch finds who is gone; a collective itself waits as long as the first process may test, or another compute soft
+labels."""
 BEAT_SECONDS = 1.0
 GONE_SECONDS = 5.0
 """Without a beat: who was meant when a connection breaks."""
 LOST_SECONDS = 25.0
 """Without a beat, where no connection breaks: a machine without power, or a collective on GPUs."""
 GRACE_SECONDS, TOLD_SECONDS = 10.0, 2.0
-"""From knowing that somebody is lost, or that another process has failed, to ending this one where it hangs in a collective."""
+"""From knowing that somebody is lost, or that another process has failed, to ending this one where it hangs in a
+collective."""
 INTERRUPTED = 130
 FIRST_PORT, PORTS = 15000, 10000
 """Under SLURM the port is taken from the job's number."""
-CONNECTION_SIGNS = ("gloo", "NCCL", "Connection closed", "Connection reset", "Broken pipe", "Connection was likely closed", "TCPStore")
+CONNECTION_SIGNS = (
+    "gloo",
+    "NCCL",
+    "Connection closed",
+    "Connection reset",
+    "Broken pipe",
+    "Connection was likely closed",
+    "TCPStore",
+)
 """In what torch says when another process is gone."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """This process among those of its job. local_rank: among those of its machine. address, port: where the job's store listens.
-    hosted: whether the launcher has opened the store there; otherwise rank 0 does."""
+    """This process among those of its job. local_rank: among those of its machine. address, port: where the job's store
+    listens. hosted: whether the launcher has opened the store there; otherwise rank 0 does."""
 
     rank: int = 0
     world: int = 1
@@ -82,7 +93,9 @@ def place(environ: Mapping[str, str]) -> Place:
 def _number(environ: Mapping[str, str], name: str, default: int | None = None) -> int:
     text = environ.get(name, "" if default is None else str(default))
     if not text.isdecimal():
-        raise InputError(f"{name}={text!r} in the environment is no number; start several processes with torchrun or srun")
+        raise InputError(
+            f"{name}={text!r} in the environment is no number; start several processes with torchrun or srun"
+        )
     return int(text)
 
 
@@ -120,20 +133,34 @@ class Job:
             self._store.set(f"beat/{here.rank}", "0")
             self._store.wait([f"name/{each}" for each in range(here.world)], datetime.timedelta(seconds=JOIN_SECONDS))
         except RuntimeError as error:
-            raise InputError(f"process {here.rank + 1} of {here.world} did not find the others at {here.address}:{here.port} in "
-                             f"{JOIN_SECONDS:.0f} s ({_line(error)}); start all of them with torchrun or srun, or set MASTER_ADDR and "
-                             "MASTER_PORT") from None
-        places, pids = zip(*(self._store.get(f"name/{each}").decode().split("\n") for each in range(here.world)), strict=True)
+            raise InputError(
+                f"process {here.rank + 1} of {here.world} did not find the others at {here.address}:{here.port} in"
+                f" {JOIN_SECONDS:.0f} s ({_line(error)}); start all of them with torchrun or srun, or set MASTER_ADDR"
+                " and MASTER_PORT"
+            ) from None
+        places, pids = zip(
+            *(self._store.get(f"name/{each}").decode().split("\n") for each in range(here.world)), strict=True
+        )
         if device is not None and len(set(places)) < here.world:
-            raise InputError("two processes of one machine have the same GPU; start one for each GPU, or use --accelerator cpu")
-        self._names = [f"process {each + 1} of {here.world} (rank {each} on {where.split(', ')[0]}, pid {pid})"
-                       for each, (where, pid) in enumerate(zip(places, pids, strict=True))]
+            raise InputError(
+                "two processes of one machine have the same GPU; start one for each GPU, or use --accelerator cpu"
+            )
+        self._names = [
+            f"process {each + 1} of {here.world} (rank {each} on {where.split(', ')[0]}, pid {pid})"
+            for each, (where, pid) in enumerate(zip(places, pids, strict=True))
+        ]
         self._beats = [b""] * here.world
         self._seen = [time.monotonic()] * here.world
         threading.Thread(target=self._watch, daemon=True).start()
         backend = "gloo" if device is None else "cpu:gloo,cuda:nccl"
-        dist.init_process_group(backend, store=dist.PrefixStore(f"group/{attempt}", self._server), rank=here.rank, world_size=here.world,
-                                timeout=datetime.timedelta(days=COLLECTIVE_DAYS), device_id=device)
+        dist.init_process_group(
+            backend,
+            store=dist.PrefixStore(f"group/{attempt}", self._server),
+            rank=here.rank,
+            world_size=here.world,
+            timeout=datetime.timedelta(days=COLLECTIVE_DAYS),
+            device_id=device,
+        )
 
     def end(self, error: BaseException) -> NoReturn:
         """Leave as the job's first failure wants it: by the error here, where it is that, and otherwise silently.
@@ -145,7 +172,8 @@ class Job:
         self.ending.set()
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         told: BaseException = error
-        if self._names and (self._stopped or _of_connection(error)):  # its cause is elsewhere: said there, or somebody is gone
+        # its cause is elsewhere: said there, or somebody is gone
+        if self._names and (self._stopped or _of_connection(error)):
             until = time.monotonic() + GONE_SECONDS + 2 * BEAT_SECONDS
             while not (gone := self._gone(GONE_SECONDS)) and not self._failed() and time.monotonic() < until:
                 time.sleep(BEAT_SECONDS / 4)
@@ -153,8 +181,17 @@ class Job:
             if gone and not self._failed():
                 told = InputError(self._line_of(gone))
             elif not isinstance(error, KeyboardInterrupt):
-                told = InputError(f"the connection of this job's processes broke ({_line(error)}); start all of them again with --resume")
-        status = told.exit_status if isinstance(told, EdgekdError) else INTERRUPTED if isinstance(told, KeyboardInterrupt) else 1
+                told = InputError(
+                    f"the connection of this job's processes broke ({_line(error)}); start all of them again with"
+                    " --resume"
+                )
+        status = (
+            told.exit_status
+            if isinstance(told, EdgekdError)
+            else INTERRUPTED
+            if isinstance(told, KeyboardInterrupt)
+            else 1
+        )
         speaks = self._is_first_failure(status)
         status = self._failed() or status
         self._part()
@@ -163,8 +200,13 @@ class Job:
         raise SystemExit(status) from None
 
     def _connected(self, server: bool) -> dist.Store:
-        return dist.TCPStore(self.here.address, self.here.port, is_master=server, wait_for_workers=False,
-                             timeout=datetime.timedelta(seconds=JOIN_SECONDS))
+        return dist.TCPStore(
+            self.here.address,
+            self.here.port,
+            is_master=server,
+            wait_for_workers=False,
+            timeout=datetime.timedelta(seconds=JOIN_SECONDS),
+        )
 
     def _is_first_failure(self, status: int) -> bool:
         if self._failed() is not None:
@@ -206,9 +248,15 @@ class Job:
         if self._deaf:
             who = "torchrun, which had started this process," if self.here.hosted else self._names[0]
         else:
-            who = self._names[gone[0]] if len(gone) == 1 else f"{len(gone)} processes, the first being {self._names[gone[0]]},"
-        return (f"{who} is gone without a word: killed, out of memory, or its machine is down; see to it, then start all processes "
-                "again with --resume")
+            who = (
+                self._names[gone[0]]
+                if len(gone) == 1
+                else f"{len(gone)} processes, the first being {self._names[gone[0]]},"
+            )
+        return (
+            f"{who} is gone without a word: killed, out of memory, or its machine is down; see to it, then start all"
+            " processes again with --resume"
+        )
 
     def _beat(self) -> None:
         with self._lock:
@@ -249,7 +297,9 @@ class Job:
 
 
 def _of_connection(error: BaseException) -> bool:
-    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and any(sign in str(error) for sign in CONNECTION_SIGNS))
+    return isinstance(error, dist.DistError) or (
+        isinstance(error, RuntimeError) and any(sign in str(error) for sign in CONNECTION_SIGNS)
+    )
 
 
 def _line(error: BaseException) -> str:

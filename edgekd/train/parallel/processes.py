@@ -1,7 +1,8 @@
-"""The processes of one training: who this one is, what the first does for all, and how all end when one fails. No files here.
+"""The processes of one training: who this one is, what the first does for all, and how all end when one fails. No files
+here.
 
-torchrun and SLURM's srun start the processes; each has a rank, and rank 0 is the one that writes, tests and speaks. A lone process is
-its own first, and every function here then does nothing.
+torchrun and SLURM's srun start the processes; each has a rank, and rank 0 is the one that writes, tests and speaks. A
+lone process is its own first, and every function here then does nothing.
 """
 
 import logging
@@ -75,12 +76,18 @@ def trainer_settings(accelerator: str) -> dict[str, Any]:
         return {"accelerator": accelerator, "devices": 1}
     on_gpu = _on_gpu(accelerator)
     strategy = _Strategy(cluster_environment=_OneOfMany(), broadcast_buffers=False, gradient_as_bucket_view=True)
-    return {"accelerator": "gpu" if on_gpu else "cpu", "devices": [torch.cuda.current_device()] if on_gpu else 1, "num_nodes": world(),
-            "strategy": strategy, "use_distributed_sampler": False}
+    return {
+        "accelerator": "gpu" if on_gpu else "cpu",
+        "devices": [torch.cuda.current_device()] if on_gpu else 1,
+        "num_nodes": world(),
+        "strategy": strategy,
+        "use_distributed_sampler": False,
+    }
 
 
 class _OneOfMany(ClusterEnvironment):
-    """To Lightning every process is a machine of its own with one device: however many each machine has, and whichever GPU it is given."""
+    """To Lightning every process is a machine of its own with one device: however many each machine has, and whichever
+    GPU it is given."""
 
     creates_processes_externally = True
     main_address, main_port = "", 0  # the process group is there before Lightning
@@ -121,9 +128,11 @@ class _Strategy(DDPStrategy):
 
 @contextmanager
 def joined(accelerator: str) -> Iterator[None]:
-    """Train together with the processes that torchrun or srun started beside this one; inside another `joined`, or alone, nothing changes.
+    """Train together with the processes that torchrun or srun started beside this one; inside another `joined`, or
+    alone, nothing changes.
 
-    Whatever ends one process ends all: the first to fail raises what it has to say, the others leave with its exit status and no word.
+    Whatever ends one process ends all: the first to fail raises what it has to say, the others leave with its exit
+    status and no word.
 
     Raises:
         InputError: others never came, or are gone; two processes have the same GPU.
@@ -158,8 +167,10 @@ def _device(here: Place) -> torch.device:
     """The GPU of this process: of those that it sees, or the one that SLURM gave it."""
     seen = torch.cuda.device_count()
     if seen > 1 and here.local_rank >= seen:
-        raise InputError(f"process {here.local_rank + 1} of this machine has no GPU of its own ({seen} are there); start {seen} processes, "
-                         "or use --accelerator cpu")
+        raise InputError(
+            f"process {here.local_rank + 1} of this machine has no GPU of its own ({seen} are there); start {seen}"
+            " processes, or use --accelerator cpu"
+        )
     device = torch.device("cuda", here.local_rank if seen > 1 else 0)
     torch.cuda.set_device(device)
     return device

@@ -1,4 +1,5 @@
-"""The tables of a recipe, one struct each: typed, frozen, unknown keys refused. `edgekd.train.recipe.recipe` reads them. No torch here."""
+"""The tables of a recipe, one struct each: typed, frozen, unknown keys refused. `edgekd.train.recipe.recipe` reads
+them. No torch here."""
 
 from typing import Annotated, Literal
 
@@ -35,17 +36,18 @@ class Data(Table, frozen=True, kw_only=True):
     allow_leaks: bool = False
     """Accept a group or parent clip that is on both sides."""
     held_out: tuple[Count, ...] = ()
-    """[k, K]: test on part k (from 0) of K parts of the training clips instead of on `test`, and train on the other parts. Parts share
-    no recording and are alike in labels. Clips of `test`, which then may be [], are heard on neither side. Further pairs divide what
-    remains."""
+    """[k, K]: test on part k (from 0) of K parts of the training clips instead of on `test`, and train on the other
+    parts. Parts share no recording and are alike in labels. Clips of `test`, which then may be [], are heard on neither
+    side. Further pairs divide what remains."""
     mixed_folds: bool = False
-    """Accept that `held_out` mixes all official folds and deals them anew: for a final model, whose figures are those of a
-    cross-validation of its recipe."""
+    """Accept that `held_out` mixes all official folds and deals them anew: for a final model, whose figures are those
+    of a cross-validation of its recipe."""
     recorders: tuple[str, ...] = ()
-    """Recorders whose clips train the model, e.g. ["a"] for a model of one device; none is all. What is tested stays the same."""
+    """Recorders whose clips train the model, e.g. ["a"] for a model of one device; none is all. What is tested stays
+    the same."""
     pair: tuple[str, ...] = ()
-    """Two labels of a specialist (Jung et al. 2020): half of each training batch are clips of these, half of all others, drawn anew each
-    epoch; an epoch has all clips of the pair once. None: all training clips once."""
+    """Two labels of a specialist (Jung et al. 2020): half of each training batch are clips of these, half of all
+    others, drawn anew each epoch; an epoch has all clips of the pair once. None: all training clips once."""
 
     def sides(self, store: ClipStore) -> Partition:
         """The training and the test side of a store, of all recorders; see `ClipStore.partition`."""
@@ -56,8 +58,9 @@ class Init(Table, frozen=True, kw_only=True):
     """What a network is before its training."""
 
     run: str = ""
-    """A finished run folder whose weights it begins with, by name; those of other names or shapes (a new head) stay new, and that is said.
-    "teacher" is the student's first teacher. "" begins at random, or with what the architecture's own table names."""
+    """A finished run folder whose weights it begins with, by name; those of other names or shapes (a new head) stay
+    new, and that is said. "teacher" is the student's first teacher. "" begins at random, or with what the
+    architecture's own table names."""
     adapt: Literal["none", "head", "full"] = "full"
     """What is trained of it: all, the head alone, or nothing, so that it is tested and kept as it is."""
 
@@ -66,20 +69,22 @@ class View(Table, frozen=True, kw_only=True):
     """What a model hears at a time."""
 
     span: Literal["crop", "clip", "parent", "pair"] = "crop"
-    """"crop": a window of `seconds`, drawn anew each epoch; a clip's prediction is the mean over its windows. "clip": the whole clip.
-    "parent": the recording that the clip is a segment of, put together from its segments in the order of their names; they share what is
-    said of it. "pair": the clip, then others of its label (Heo et al. 2019), drawn anew each epoch; in tests the clip repeated."""
+    """"crop": a window of `seconds`, drawn anew each epoch; a clip's prediction is the mean over its windows. "clip":
+    the whole clip. "parent": the recording that the clip is a segment of, put together from its segments in the order
+    of their names; they share what is said of it. "pair": the clip, then others of its label (Heo et al. 2019), drawn
+    anew each epoch; in tests the clip repeated."""
     seconds: Positive | None = None
-    """Length of the window; None is `DEFAULT_WINDOW`. Else the common length, shorter sounds being repeated and longer ones cropped; None
-    is the longest clip or parent. Of "pair" the length of each clip."""
+    """Length of the window; None is `DEFAULT_WINDOW`. Else the common length, shorter sounds being repeated and longer
+    ones cropped; None is the longest clip or parent. Of "pair" the length of each clip."""
     joined: Annotated[int, Meta(ge=2)] = 2
     """Clips that "pair" joins."""
     channels: Literal["mean", "all"] = "mean"
     """Channels of the store: their mean, or each for itself."""
     segments: AtLeastOne = 1
-    """Soft labels: 1 gives one for the whole clip or parent. More gives the teacher's own posteriors of so many equal parts of it; a crop
-    is taught by the part that its middle lies in, a segment of a parent by its own. A "clip" or "parent" teacher hears the whole and says
-    what each part is; a "crop" teacher hears a window around the middle of each part."""
+    """Soft labels: 1 gives one for the whole clip or parent. More gives the teacher's own posteriors of so many equal
+    parts of it; a crop is taught by the part that its middle lies in, a segment of a parent by its own. A "clip" or
+    "parent" teacher hears the whole and says what each part is; a "crop" teacher hears a window around the middle of
+    each part."""
 
 
 class Augment(Table, frozen=True, kw_only=True):
@@ -90,7 +95,8 @@ class Augment(Table, frozen=True, kw_only=True):
     mixup_p: Fraction = 0.0
     """Probability that a clip is mixed with another of the training clips."""
     mixup_domain: Literal["waveform", "loudness", "log_mel"] = "waveform"
-    """Where the mix happens; "loudness" mixes waveforms so that lambda is the share of sound pressure (Tokozume et al. 2018)."""
+    """Where the mix happens; "loudness" mixes waveforms so that lambda is the share of sound pressure (Tokozume et al.
+    2018)."""
     roll: NonNegative = 0.0
     """Seconds: the largest circular shift in either direction."""
     gain_db: NonNegative = 0.0
@@ -110,8 +116,8 @@ class Augment(Table, frozen=True, kw_only=True):
     ir_folder: str = ""
     """Folder of the impulse responses: audio files of any rate, the mean of their channels is taken."""
     ir_split: MicSplit = "all"
-    """Microphones to take by their make: "train" leaves those of other makes for 'edgekd evaluate --microphones'. Makes are told by
-    makes.toml in the folder, or by the table of MicIRP that comes with edgekd."""
+    """Microphones to take by their make: "train" leaves those of other makes for 'edgekd evaluate --microphones'. Makes
+    are told by makes.toml in the folder, or by the table of MicIRP that comes with edgekd."""
     ir_include: tuple[str, ...] = ()
     """Patterns of the file names to take, e.g. ["IR_*"]; none takes all."""
     ir_exclude: tuple[str, ...] = ()
@@ -119,33 +125,35 @@ class Augment(Table, frozen=True, kw_only=True):
     ir_recorders: tuple[str, ...] = ()
     """Recorders of the store whose clips are heard through impulse responses; none is all."""
     mixstyle_p: Fraction = 0.0
-    """Probability that a clip takes on the mean and deviation of each mel bin of another (Freq-MixStyle, Schmid et al. 2022). Drawn for
-    each clip, where the original draws for each batch."""
+    """Probability that a clip takes on the mean and deviation of each mel bin of another (Freq-MixStyle, Schmid et al.
+    2022). Drawn for each clip, where the original draws for each batch."""
     mixstyle_alpha: Positive = 0.3
     """Both parameters of the beta distribution of a clip's own share in them."""
     filter_p: Fraction = 0.0
-    """Probability that a clip's mel bins are raised and lowered along a random curve, as another microphone would colour it (FilterAugment,
-    Nam et al. 2022)."""
+    """Probability that a clip's mel bins are raised and lowered along a random curve, as another microphone would
+    colour it (FilterAugment, Nam et al. 2022)."""
     filter_db: NonNegative = 6.0
     """Decibels: the curve's largest height in either direction."""
     filter_bands: tuple[AtLeastOne, AtLeastOne] = (2, 5)
     """Least and most straight lines that the curve consists of."""
     time_stretch: Annotated[float, Meta(ge=1, le=4)] = 1.0
-    """Largest factor by which sound is made faster or slower, pitch kept: frames are read at another hop. A mix of waveforms goes at the
-    pace of its first clip."""
+    """Largest factor by which sound is made faster or slower, pitch kept: frames are read at another hop. A mix of
+    waveforms goes at the pace of its first clip."""
     speed: Annotated[float, Meta(ge=1, le=4)] = 1.0
-    """Largest factor by which sound is played faster or slower, pitch and all (Tokozume et al. 2018: 1.25). Teachers that hear what the
-    student hears hear it too."""
+    """Largest factor by which sound is played faster or slower, pitch and all (Tokozume et al. 2018: 1.25). Teachers
+    that hear what the student hears hear it too."""
 
 
 class Loss(Table, frozen=True, kw_only=True):
-    """One term between student and teachers, of `[[distill.terms]]`. What does not apply to a loss is refused where it is set."""
+    """One term between student and teachers, of `[[distill.terms]]`. What does not apply to a loss is refused where it
+    is set."""
 
     loss: LossName
-    """Of outputs: "kd" KL(teacher || student) times temperature squared; "cross_entropy" the same as a soft-label cross-entropy with the
-    student at temperature 1 (Heo et al. 2019); "cdf" the distance of cumulative distributions (SSATKD); "dist" relations between and within
-    labels (Huang et al. 2022); "dkd" decoupled distillation (Zhao et al. 2022). Of taps: "embedding" a distance; "structural" and
-    "statistical" texture (SSATKD). "centre": of the student's embedding from its label's centre (Wen et al. 2016), without teachers."""
+    """Of outputs: "kd" KL(teacher || student) times temperature squared; "cross_entropy" the same as a soft-label
+    cross-entropy with the student at temperature 1 (Heo et al. 2019); "cdf" the distance of cumulative distributions
+    (SSATKD); "dist" relations between and within labels (Huang et al. 2022); "dkd" decoupled distillation (Zhao et al.
+    2022). Of taps: "embedding" a distance; "structural" and "statistical" texture (SSATKD). "centre": of the student's
+    embedding from its label's centre (Wen et al. 2016), without teachers."""
     weight: NonNegative = 1.0
     temperature: Positive | None = None
     """Of losses of outputs; None is `distill.temperature`. But for "cross_entropy" they are times its square."""
@@ -154,12 +162,13 @@ class Loss(Table, frozen=True, kw_only=True):
     distance: Literal["mse", "cosine"] = "mse"
     """Of "embedding"."""
     student: str = "embedding"
-    """Of losses of taps: path of the student's module whose output is taken; "embedding" is what its classifier gets."""
+    """Of losses of taps: path of the student's module whose output is taken; "embedding" is what its classifier
+    gets."""
     teacher: str = "embedding"
     """Likewise in the teachers."""
     project: bool = True
-    """Learn a linear map: of the student's embedding to the teacher's width, of the teacher's texture to the student's channels (1x1
-    convolution and ReLU). Without, the widths must be equal."""
+    """Learn a linear map: of the student's embedding to the teacher's width, of the teacher's texture to the student's
+    channels (1x1 convolution and ReLU). Without, the widths must be equal."""
     teachers: tuple[Count, ...] = ()
     """Numbers of the teachers, from 0, that this loss is taken over; none is all."""
     alpha: NonNegative = 1.0
@@ -169,7 +178,8 @@ class Loss(Table, frozen=True, kw_only=True):
 
 
 class Distill(Table, frozen=True, kw_only=True):
-    """How a student learns from teachers. By default one term, KL(teacher || student) at the temperature, times temperature squared."""
+    """How a student learns from teachers. By default one term, KL(teacher || student) at the temperature, times
+    temperature squared."""
 
     temperature: Positive = 2.0
     kd_weight: NonNegative = 0.98
@@ -179,20 +189,21 @@ class Distill(Table, frozen=True, kw_only=True):
     terms: tuple[Loss, ...] = ()
     """In the place of the default term."""
     weights: Literal["fixed", "learned"] = "fixed"
-    """"learned": each term L, the label's among them, counts exp(-s) L + s with a learned s (Kendall et al. 2018) that begins at 0, times
-    its weight."""
+    """"learned": each term L, the label's among them, counts exp(-s) L + s with a learned s (Kendall et al. 2018) that
+    begins at 0, times its weight."""
     blend: BlendName = "mean_prob"
-    """Mean of the teachers' probabilities, softmax of their mean logits, the sum of one divergence per teacher, or a mean of probabilities
-    in which each teacher counts by its cross-entropy with the label (Zhang et al. 2022)."""
+    """Mean of the teachers' probabilities, softmax of their mean logits, the sum of one divergence per teacher, or a
+    mean of probabilities in which each teacher counts by its cross-entropy with the label (Zhang et al. 2022)."""
     teaching: Literal["clip", "views", "live", "same"] = "clip"
-    """"clip": each teacher judges each clip once, before the training. "views": as often as `views` says, each time augmented by its own
-    recipe (crop, roll, gain), and an epoch takes one of these judgements. "live": in each step, augmented likewise. "same": in each step
-    the teachers hear what the student hears, through their own front ends."""
+    """"clip": each teacher judges each clip once, before the training. "views": as often as `views` says, each time
+    augmented by its own recipe (crop, roll, gain), and an epoch takes one of these judgements. "live": in each step,
+    augmented likewise. "same": in each step the teachers hear what the student hears, through their own front ends."""
     views: AtLeastOne = 1
     """Of "views"."""
     repeat: Count = 0
-    """With "same": epochs after which training hears the same sounds, mixes and masks again, in another order, so that teachers need not
-    judge them again: their logits are remembered. 0 never repeats. Without teachers nothing repeats."""
+    """With "same": epochs after which training hears the same sounds, mixes and masks again, in another order, so that
+    teachers need not judge them again: their logits are remembered. 0 never repeats. Without teachers nothing
+    repeats."""
 
 
 class Train(Table, frozen=True, kw_only=True):
@@ -206,8 +217,9 @@ class Train(Table, frozen=True, kw_only=True):
     """On weights of two dimensions or more; decoupled with "adamw"."""
     optimizer: Literal["adamw", "adam"] = "adamw"
     precision: PrecisionName = "float32"
-    """In which the network computes while it trains; weights, statistics, the loss and all tests stay in float32. "bf16" is autocast,
-    "auto" is bf16 where the processor or GPU multiplies it natively and float32 elsewhere. The quantization-aware phase is in float32."""
+    """In which the network computes while it trains; weights, statistics, the loss and all tests stay in float32.
+    "bf16" is autocast, "auto" is bf16 where the processor or GPU multiplies it natively and float32 elsewhere. The
+    quantization-aware phase is in float32."""
     warmup_epochs: NonNegative = 5.0
     """Epochs of rise: linear with "cosine", exponential with "vivo"."""
     schedule: Literal["cosine", "vivo", "steps"] = "cosine"
@@ -225,14 +237,16 @@ class Train(Table, frozen=True, kw_only=True):
 
 
 class Qat(Table, frozen=True, kw_only=True):
-    """The quantization-aware phase, which goes on from the float weights with the same terms, the float network teaching beside them."""
+    """The quantization-aware phase, which goes on from the float weights with the same terms, the float network
+    teaching beside them."""
 
     epochs: Count = 10
     """0 leaves the phase out."""
     lr: Positive = 1e-4
     float_weight: Fraction = 1.0
-    """Share of the loss that is the divergence from the run's own float network at the distillation temperature; the terms of the float
-    phase have the rest. 1 keeps the quantised network nearest to the float one, 0 lets it drift as far as its data lead it."""
+    """Share of the loss that is the divergence from the run's own float network at the distillation temperature; the
+    terms of the float phase have the rest. 1 keeps the quantised network nearest to the float one, 0 lets it drift as
+    far as its data lead it."""
     batch_size: AtLeastOne = 64
     weight_decay: NonNegative = 0.0
     freeze_epochs: Count = 2
@@ -242,7 +256,8 @@ class Qat(Table, frozen=True, kw_only=True):
 
 
 class Export(Table, frozen=True, kw_only=True):
-    """What `edgekd export --data` demands of the files over held-out windows. Not part of the training, nor of `Recipe.hash`."""
+    """What `edgekd export --data` demands of the files over held-out windows. Not part of the training, nor of
+    `Recipe.hash`."""
 
     calibrate: tuple[str, ...] = ()
     """Splits whose windows fit the temperature, disjoint from `data.train`; none leaves it at 1."""
@@ -275,7 +290,8 @@ class Specialists(Table, frozen=True, kw_only=True):
     pairs: Count
     """How many; pairs as often confused as the last of them are taken too. 0 trains no specialist."""
     held_out: tuple[Count, Count] = (0, 4)
-    """[k, K]: pairs are chosen by a generalist trained without part k of K parts of the training clips, on that part."""
+    """[k, K]: pairs are chosen by a generalist trained without part k of K parts of the training clips, on that
+    part."""
     set: tuple[str, ...] = ()
     """"key=value" settings."""
 

@@ -56,5 +56,7 @@ def disk_told(out: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in DISK_ERRORS:
             raise
-        raise InputError(f"{error.filename or out} cannot be written ({error.strerror}); free space there and go on with --resume: "
-                         "what the last full epoch left is kept") from None
+        raise InputError(
+            f"{error.filename or out} cannot be written ({error.strerror}); free space there and go on with --resume: "
+            "what the last full epoch left is kept"
+        ) from None

@@ -1,11 +1,12 @@
 """A run folder: what a training leaves behind, and how it is opened again.
 
-RUN/recipe.json is the resolved recipe, RUN/run.json what came out, RUN/model.pt the float weights, RUN/qat.pt those of the
-quantization-aware network; beside them metrics.csv (one row an epoch), train.log, last.ckpt, tensorboard/, what both networks said of
-the test windows (test-float.npz, test-qat.npz), report.html for people, a teacher's softlabels/ and a student's export/. A cross-fitted
-teacher has no network of its own: its folder holds run.json, recipe.json and one ordinary run a fit, fit0/ and so on. A student whose
-recipe trains its own teachers holds them: stages.json says so before there is a run.json, teachers/ and beside/ are run folders,
-pairs.json is what specialists changed, svm.json a back-end and test-svm.npz its scores of the test clips.
+RUN/recipe.json is the resolved recipe, RUN/run.json what came out, RUN/model.pt the float weights, RUN/qat.pt those of
+the quantization-aware network; beside them metrics.csv (one row an epoch), train.log, last.ckpt, tensorboard/, what
+both networks said of the test windows (test-float.npz, test-qat.npz), report.html for people, a teacher's softlabels/
+and a student's export/. A cross-fitted teacher has no network of its own: its folder holds run.json, recipe.json and
+one ordinary run a fit, fit0/ and so on. A student whose recipe trains its own teachers holds them: stages.json says so
+before there is a run.json, teachers/ and beside/ are run folders, pairs.json is what specialists changed, svm.json a
+back-end and test-svm.npz its scores of the test clips.
 """
 
 import hashlib
@@ -42,9 +43,26 @@ TEST_FILES = {"float": "test-float.npz", "qat": "test-qat.npz"}
 TENSORBOARD_FOLDER, SOFT_LABELS_FOLDER, EXPORT_FOLDER = "tensorboard", "softlabels", "export"
 STAGES_FILE, PAIRS_FILE, SVM_FILE, SVM_SCORES_FILE = "stages.json", "pairs.json", "svm.json", "test-svm.npz"
 TEACHERS_FOLDER, BESIDE_FOLDER = "teachers", "beside"
-RUN_FILES = frozenset({RUN_FILE, RECIPE_FILE, MODEL_FILE, QAT_FILE, CHECKPOINT_FILE, METRICS_FILE, LOG_FILE, TENSORBOARD_FOLDER,
-                       SOFT_LABELS_FOLDER, EXPORT_FOLDER, STAGES_FILE, PAIRS_FILE, SVM_FILE, SVM_SCORES_FILE, REPORT_FILE,
-                       *TEST_FILES.values()})
+RUN_FILES = frozenset(
+    {
+        RUN_FILE,
+        RECIPE_FILE,
+        MODEL_FILE,
+        QAT_FILE,
+        CHECKPOINT_FILE,
+        METRICS_FILE,
+        LOG_FILE,
+        TENSORBOARD_FOLDER,
+        SOFT_LABELS_FOLDER,
+        EXPORT_FOLDER,
+        STAGES_FILE,
+        PAIRS_FILE,
+        SVM_FILE,
+        SVM_SCORES_FILE,
+        REPORT_FILE,
+        *TEST_FILES.values(),
+    }
+)
 """All that a run folder holds, and all that may be removed with it; besides, folders of fits and of stages."""
 STAGE_FOLDERS = frozenset({TEACHERS_FOLDER, BESIDE_FOLDER})
 """Of a run with `STAGES_FILE`; elsewhere, folders of these names are the user's."""
@@ -62,10 +80,13 @@ class DataInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class RunInfo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """run.json. frontend: with the mean and standard deviation of the training clips. window: samples heard at a time.
-    spectrum: (mel,) their mean natural log-mel, as in a model file; empty for a network that hears waveforms, and in older runs.
-    teachers: hash of each teacher's soft labels, or of the teacher where it listens live. init: hash of the weights that the network began
-    with, "" for its own. impulse_responses: hash of those that clips were heard through, "" without.
-    metrics: name -> value, e.g. "float_clip_accuracy". seconds: of training, all resumes together. created: ISO 8601 UTC.
+    spectrum: (mel,) their mean natural log-mel, as in a model file; empty for a network that hears waveforms, and in
+    older runs.
+    teachers: hash of each teacher's soft labels, or of the teacher where it listens live. init: hash of the weights
+    that the network began with, "" for its own. impulse_responses: hash of those that clips were heard through, ""
+    without.
+    metrics: name -> value, e.g. "float_clip_accuracy". seconds: of training, all resumes together. created: ISO 8601
+    UTC.
     cross_fit: number of fits of a cross-fitted teacher, 0 for any other run. fits: hash of each fit's weights."""
 
     format: str = RUN_FORMAT
@@ -119,9 +140,15 @@ class Run:
 
     def summary(self) -> str:
         """One line: where the run is, its accuracies, and its time."""
-        shown = {"out_of_fold_clip_accuracy": "training clips out of fold", "fits_clip_accuracy": "test clips by the mean of the fits",
-                 "float_clip_accuracy": "test clips float", "qat_clip_accuracy": "int8-aware"}
-        scores = [f"{name} {100 * self.info.metrics[key]:.1f} %" for key, name in shown.items() if key in self.info.metrics]
+        shown = {
+            "out_of_fold_clip_accuracy": "training clips out of fold",
+            "fits_clip_accuracy": "test clips by the mean of the fits",
+            "float_clip_accuracy": "test clips float",
+            "qat_clip_accuracy": "int8-aware",
+        }
+        scores = [
+            f"{name} {100 * self.info.metrics[key]:.1f} %" for key, name in shown.items() if key in self.info.metrics
+        ]
         return f"{self.path}: {', '.join(scores)}; trained in {self.info.seconds:.0f} s"
 
     def float_model(self) -> nn.Module:
@@ -131,7 +158,10 @@ class Run:
             InputError: a cross-fitted teacher, or damage.
         """
         if self.info.cross_fit:
-            raise InputError(f"{self.path}: a cross-fitted teacher is {self.info.cross_fit} networks; open one, e.g. {self.path / 'fit0'}")
+            raise InputError(
+                f"{self.path}: a cross-fitted teacher is {self.info.cross_fit} networks; open one, e.g."
+                f" {self.path / 'fit0'}"
+            )
         model = build(self.config, len(self.labels))
         return self._loaded(model, MODEL_FILE)
 
@@ -142,14 +172,18 @@ class Run:
             InputError: the run has no such phase.
         """
         if not (self.path / QAT_FILE).is_file():
-            raise InputError(f"{self.path} has no quantization-aware weights ({QAT_FILE}); train it with qat.epochs above 0")
+            raise InputError(
+                f"{self.path} has no quantization-aware weights ({QAT_FILE}); train it with qat.epochs above 0"
+            )
         return self._loaded(quant.to_qat(self.float_model()), QAT_FILE)
 
     def _loaded(self, model: nn.Module, file: str) -> nn.Module:
         try:
             model.load_state_dict(load_saved(self.path / file))
         except RuntimeError:  # its text has a line for each tensor
-            raise InputError(f"{self.path / file}: is not of the network in {RECIPE_FILE}; train the run again") from None
+            raise InputError(
+                f"{self.path / file}: is not of the network in {RECIPE_FILE}; train the run again"
+            ) from None
         return model.eval()
 
 
@@ -176,8 +210,10 @@ def read_info(path: Path) -> RunInfo:
         raw = (path / RUN_FILE).read_bytes()
         version = msgspec.json.decode(raw, type=dict[str, Any]).get("version")
         if version != RUN_VERSION:
-            raise InputError(f"{path / RUN_FILE}: run version {version!r} is unknown (this edgekd reads {RUN_VERSION}); update edgekd or "
-                             "train it again with --force")
+            raise InputError(
+                f"{path / RUN_FILE}: run version {version!r} is unknown (this edgekd reads {RUN_VERSION}); update"
+                " edgekd or train it again with --force"
+            )
         return msgspec.json.decode(raw, type=RunInfo)
     except OSError:
         what = "is not an edgekd run folder" if path.exists() else "does not exist"
@@ -249,12 +285,15 @@ def check_place(path: Path, teachers: Sequence[Path], *, force: bool, resume: bo
         raise InputError(f"{path} is a file; choose another --out")
     inside = {child.name for child in path.iterdir()} if path.exists() else set()
     unfinished = {name for name in inside if name != finished_name(name)}
-    if inside == unfinished and {finished_name(name) for name in inside} <= {RUN_FILE, STAGES_FILE}:  # nothing, or killed at the start
+    # nothing, or killed at the start
+    if inside == unfinished and {finished_name(name) for name in inside} <= {RUN_FILE, STAGES_FILE}:
         if resume:
             raise InputError(f"{path}: nothing to resume; leave out --resume to begin")
         return
     if not _is_run(path):
-        raise InputError(f"{path} is not empty and not an edgekd run folder; choose another --out (--force replaces runs only)")
+        raise InputError(
+            f"{path} is not empty and not an edgekd run folder; choose another --out (--force replaces runs only)"
+        )
     if not force and not resume and RUN_FILE in inside:  # else its stages are there, and its own training comes now
         raise InputError(f"{path} exists; go on with --resume, begin anew with --force, or choose another --out")
     if in_use(path, unknown=False):
@@ -262,10 +301,14 @@ def check_place(path: Path, teachers: Sequence[Path], *, force: bool, resume: bo
     known = RUN_FILES | (STAGE_FOLDERS if STAGES_FILE in inside else frozenset())
     strange = sorted(name for name in inside if finished_name(name) not in known and not FIT_NAME.fullmatch(name))
     if force and strange:
-        raise InputError(f"{path} holds what is not part of a run ({listing(strange)}); move it away or choose another --out")
+        raise InputError(
+            f"{path} holds what is not part of a run ({listing(strange)}); move it away or choose another --out"
+        )
 
 
-def claim(path: Path, info: RunInfo, recipe: Recipe, *, force: bool, resume: bool) -> Literal["new", "resumed", "finished"]:
+def claim(
+    path: Path, info: RunInfo, recipe: Recipe, *, force: bool, resume: bool
+) -> Literal["new", "resumed", "finished"]:
     """Make a run folder, or make sure that the one there can be gone on with. `check_place` comes first.
 
     Raises:
@@ -283,7 +326,8 @@ def claim(path: Path, info: RunInfo, recipe: Recipe, *, force: bool, resume: boo
         remove_unfinished(path)
         if not resume:
             write_info(path, info)
-        atomic_write(path / RECIPE_FILE, msgspec.json.format(msgspec.json.encode(recipe), indent=2) + b"\n")  # its export table may be new
+        # its export table may be new
+        atomic_write(path / RECIPE_FILE, msgspec.json.format(msgspec.json.encode(recipe), indent=2) + b"\n")
     except OSError as error:
         raise InputError(f"{path} cannot be written ({error.strerror}); choose another --out") from None
     return state
@@ -327,15 +371,22 @@ def _is_run(path: Path) -> bool:
 def _resumable(path: Path, info: RunInfo, recipe: Recipe) -> Literal["resumed", "finished"]:
     there = read_info(path)
     changed = there.recipe_hash != info.recipe_hash
-    if changed and placeless(msgspec.structs.replace(read_recipe(path), export=recipe.export)) == placeless(recipe):  # 2 or 2.0: equal
+    # 2 or 2.0: equal
+    if changed and placeless(msgspec.structs.replace(read_recipe(path), export=recipe.export)) == placeless(recipe):
         there = msgspec.structs.replace(there, recipe_hash=info.recipe_hash)
-    for what, old, new in (("recipe", there.recipe_hash, info.recipe_hash), ("store", there.data.hash, info.data.hash),
-                           ("list of teachers", there.teachers, info.teachers), ("network to begin with", there.init, info.init),
-                           ("set of impulse responses", there.impulse_responses, info.impulse_responses),
-                           ("number of fits", str(there.cross_fit), str(info.cross_fit))):
+    for what, old, new in (
+        ("recipe", there.recipe_hash, info.recipe_hash),
+        ("store", there.data.hash, info.data.hash),
+        ("list of teachers", there.teachers, info.teachers),
+        ("network to begin with", there.init, info.init),
+        ("set of impulse responses", there.impulse_responses, info.impulse_responses),
+        ("number of fits", str(there.cross_fit), str(info.cross_fit)),
+    ):
         if old != new:
-            raise InputError(f"{path}: begun with another {what} ({_short(old)}, now {_short(new)}); "
-                             "resume with the same, or begin anew with --force")
+            raise InputError(
+                f"{path}: begun with another {what} ({_short(old)}, now {_short(new)}); "
+                "resume with the same, or begin anew with --force"
+            )
     return "finished" if there.status == "finished" else "resumed"
 
 

@@ -1,4 +1,5 @@
-"""Specialists (Jung et al. 2020): which pairs of labels a generalist confuses most, and what a specialist of each changed. numpy only."""
+"""Specialists (Jung et al. 2020): which pairs of labels a generalist confuses most, and what a specialist of each
+changed. numpy only."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -54,7 +55,8 @@ def confusion(predictions: Index, truth: Index, labels: int) -> Index:
 def confusing_pairs(matrix: Index, count: int) -> list[Pair]:
     """The pairs with the largest entries of M + M^T off the diagonal, largest first, equal ones in the order of labels.
 
-    Pairs as often confused as the last one are taken too, pairs that are never confused are not; where that leaves fewer, it is said.
+    Pairs as often confused as the last one are taken too, pairs that are never confused are not; where that leaves
+    fewer, it is said.
 
     Args:
         matrix: (labels, labels), see `confusion`.
@@ -62,7 +64,10 @@ def confusing_pairs(matrix: Index, count: int) -> list[Pair]:
     """
     both = matrix + matrix.T
     first, second = np.nonzero(np.triu(both, k=1))
-    found = sorted((Pair(int(i), int(j), int(both[i, j])) for i, j in zip(first, second, strict=True)), key=lambda pair: -pair.errors)
+    found = sorted(
+        (Pair(int(i), int(j), int(both[i, j])) for i, j in zip(first, second, strict=True)),
+        key=lambda pair: -pair.errors,
+    )
     if len(found) < count:
         log.info("%d pairs of labels were asked for, but only %d are ever confused", count, len(found))
     return [pair for pair in found if pair.errors >= found[:count][-1].errors]
@@ -75,9 +80,9 @@ def pair_errors(predictions: Index, truth: Index, pair: tuple[int, int]) -> int:
 
 
 class PairErrors(msgspec.Struct, frozen=True, kw_only=True):
-    """One pair. chosen: confusions on the part that pairs were chosen by. clips: of the two labels in the test side. The others: how many
-    of these were taken for the other label, by the generalist (before), by the pair's specialist (after), by the mean of all teachers'
-    probabilities, and by the student."""
+    """One pair. chosen: confusions on the part that pairs were chosen by. clips: of the two labels in the test side.
+    The others: how many of these were taken for the other label, by the generalist (before), by the pair's specialist
+    (after), by the mean of all teachers' probabilities, and by the student."""
 
     labels: tuple[str, str]
     chosen: int
@@ -107,8 +112,11 @@ class PairReport(msgspec.Struct, frozen=True, kw_only=True):
         """A table for people."""
         rows = self.rows()
         widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-        return "\n".join(f"{row[0]:{widths[0]}}" + "".join(f"  {cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True))
-                         for row in rows)
+        return "\n".join(
+            f"{row[0]:{widths[0]}}"
+            + "".join(f"  {cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True))
+            for row in rows
+        )
 
     def markdown(self) -> str:
         """The same table in Markdown."""
@@ -120,14 +128,22 @@ class PairReport(msgspec.Struct, frozen=True, kw_only=True):
         """A header, a row for each pair, and their sums where there are several."""
         student = "student" if self.network == "float" else "student int8-aware"
         header = ["confused on the test side", "clips", "generalist", "specialist", "mean of teachers", student]
-        rows = [[" / ".join(pair.labels), *(str(getattr(pair, name)) for name in ("clips", *ERRORS))] for pair in self.pairs]
+        rows = [
+            [" / ".join(pair.labels), *(str(getattr(pair, name)) for name in ("clips", *ERRORS))] for pair in self.pairs
+        ]
         if len(self.pairs) > 1:  # pairs may share labels, so that their clips are no sum
             rows.append(["all pairs", "", *(str(sum(getattr(pair, name) for pair in self.pairs)) for name in ERRORS)])
         return [header, *rows]
 
 
-def pair_report(pairs: Sequence[Pair], labels: Sequence[str], truth: Index, said: Mapping[str, Index], by_specialist: Sequence[Index],
-                network: Network) -> PairReport:
+def pair_report(
+    pairs: Sequence[Pair],
+    labels: Sequence[str],
+    truth: Index,
+    said: Mapping[str, Index],
+    by_specialist: Sequence[Index],
+    network: Network,
+) -> PairReport:
     """Count what all concerned made of each pair.
 
     Args:
@@ -142,5 +158,7 @@ def pair_report(pairs: Sequence[Pair], labels: Sequence[str], truth: Index, said
     for pair, specialist in zip(pairs, by_specialist, strict=True):
         both = (pair.first, pair.second)
         errors = {name: pair_errors(each, truth, both) for name, each in (*said.items(), ("specialist", specialist))}
-        found.append(PairErrors(labels=pair.of(labels), chosen=pair.errors, clips=int(np.isin(truth, both).sum()), **errors))
+        found.append(
+            PairErrors(labels=pair.of(labels), chosen=pair.errors, clips=int(np.isin(truth, both).sum()), **errors)
+        )
     return PairReport(test_clips=len(truth), network=network, pairs=tuple(found))

@@ -1,8 +1,8 @@
 """The stages of a recipe with `[specialists]` (Jung et al. 2020), and the report on what they changed.
 
-RUN/teachers/chooser is the generalist trained again without a part of the training clips, whose confusions on that part choose the pairs;
-RUN/teachers/specialist-A-B begins as the generalist and goes on with batches of which half are clips of A and B. RUN/pairs.json tells for
-each pair how often it is confused on the test side, before and after.
+RUN/teachers/chooser is the generalist trained again without a part of the training clips, whose confusions on that part
+choose the pairs; RUN/teachers/specialist-A-B begins as the generalist and goes on with batches of which half are clips
+of A and B. RUN/pairs.json tells for each pair how often it is confused on the test side, before and after.
 """
 
 import logging
@@ -46,7 +46,9 @@ LETTERS = 32
 """Of a label in the name of a folder."""
 
 
-def train_specialists(recipe: Recipe, store: ClipStore, out: Path, generalist: Path, options: Options = DEFAULT_OPTIONS) -> list[Path]:
+def train_specialists(
+    recipe: Recipe, store: ClipStore, out: Path, generalist: Path, options: Options = DEFAULT_OPTIONS
+) -> list[Path]:
     """Choose the pairs and train a specialist for each, or go on with them, inside `stages.staged`.
 
     Args:
@@ -60,21 +62,35 @@ def train_specialists(recipe: Recipe, store: ClipStore, out: Path, generalist: P
         run folders of the specialists, of the most confused pair first; none where the generalist confuses nothing.
 
     Raises:
-        InputError: a cross-fitted generalist, a part of the training clips that is not there, or anything that `training.train` refuses.
+        InputError: a cross-fitted generalist, a part of the training clips that is not there, or anything that
+            `training.train` refuses.
     """
     wanted = _wanted(recipe)
     check_specialists(recipe)
     run = load_run(generalist)
     if run.info.cross_fit:
-        raise InputError(f"{generalist}: a cross-fitted teacher is {run.info.cross_fit} networks, of which no specialist can begin; put an "
-                         "ordinary teacher first")
-    log.info("pairs of labels are chosen by the generalist without part %d of %d of its training clips", *wanted.held_out)
+        raise InputError(
+            f"{generalist}: a cross-fitted teacher is {run.info.cross_fit} networks, of which no specialist can begin;"
+            " put an ordinary teacher first"
+        )
+    log.info(
+        "pairs of labels are chosen by the generalist without part %d of %d of its training clips", *wanted.held_out
+    )
     chooser = trained(_chooser(recipe, run.recipe), store, teacher_path(out, CHOOSER), options=options)
     pairs = processes.first(lambda: _chosen(chooser, store, wanted.pairs))
     paths = []
-    for number, (pair, name) in enumerate(zip(pairs, specialist_names([pair.of(store.labels) for pair in pairs]), strict=True), 1):
+    for number, (pair, name) in enumerate(
+        zip(pairs, specialist_names([pair.of(store.labels) for pair in pairs]), strict=True), 1
+    ):
         first, second = pair.of(store.labels)
-        log.info("specialist %d of %d: %s and %s, confused %s", number, len(pairs), first, second, counted(pair.errors, "time"))
+        log.info(
+            "specialist %d of %d: %s and %s, confused %s",
+            number,
+            len(pairs),
+            first,
+            second,
+            counted(pair.errors, "time"),
+        )
         specialist = _specialist(recipe, (first, second), generalist)
         paths.append(trained(specialist, store, teacher_path(out, name), options=options).path)
     return paths
@@ -84,28 +100,36 @@ def check_specialists(recipe: Recipe) -> None:
     """Find out whether the specialists of a recipe could be trained, before its teachers are.
 
     Raises:
-        InputError: see `stages.stage_recipe`; no teacher that teaches, a first one that begins with another, a part that cannot be held
-            out, or a batch without halves.
+        InputError: see `stages.stage_recipe`; no teacher that teaches, a first one that begins with another, a part
+            that cannot be held out, or a batch without halves.
     """
     wanted = _wanted(recipe)
     if not any(teacher.teaches for teacher in recipe.teachers):
-        raise InputError(f"recipe {recipe.name}: [specialists] begin as the first teacher, but none of [[teachers]] teaches; add one")
+        raise InputError(
+            f"recipe {recipe.name}: [specialists] begin as the first teacher, but none of [[teachers]] teaches; add one"
+        )
     generalist = stage_recipe(next(teacher for teacher in recipe.teachers if teacher.teaches), recipe)
     if generalist.init.run in [teacher.name or stage_recipe(teacher, recipe).name for teacher in recipe.teachers]:
-        raise InputError(f"recipe {recipe.name}: [specialists]: pairs are chosen on clips that the first teacher does not know, but it "
-                         f"begins with '{generalist.init.run}', which does; let it begin at random, or put another teacher first")
+        raise InputError(
+            f"recipe {recipe.name}: [specialists]: pairs are chosen on clips that the first teacher does not know, but"
+            f" it begins with '{generalist.init.run}', which does; let it begin at random, or put another teacher first"
+        )
     specialist = stage_recipe(_taught(wanted), recipe)
     where = f"recipe {recipe.name}: [specialists] '{wanted.recipe}'"
     if specialist.data.pair:
-        raise InputError(f"{where} has data.pair = {list(specialist.data.pair)}, but pairs are chosen by confusions; take it out")
+        raise InputError(
+            f"{where} has data.pair = {list(specialist.data.pair)}, but pairs are chosen by confusions; take it out"
+        )
     if specialist.train.batch_size < 2:
         raise InputError(f"{where} has train.batch_size 1, which has no halves; give at least 2")
     _chooser(recipe, specialist)  # for held_out
 
 
-def report_pairs(run: Run, store: ClipStore, generalist: Path, specialists: Sequence[Path], teachers: Sequence[Path]) -> PairReport:
-    """Write pairs.json of a finished student: how often each pair is confused by all concerned, on the student's test side. All processes
-    call this.
+def report_pairs(
+    run: Run, store: ClipStore, generalist: Path, specialists: Sequence[Path], teachers: Sequence[Path]
+) -> PairReport:
+    """Write pairs.json of a finished student: how often each pair is confused by all concerned, on the student's test
+    side. All processes call this.
 
     Args:
         run: the student.
@@ -119,24 +143,34 @@ def report_pairs(run: Run, store: ClipStore, generalist: Path, specialists: Sequ
     """
     clips = divided(run.recipe, store).test
     network: Network = "qat" if run.recipe.qat.epochs else "float"
-    said = {path: _taught_by(load_run(path), store, clips) for path in dict.fromkeys([generalist, *specialists, *teachers])}
-    answers = {"generalist": predicted(said[generalist]), "teachers": predicted(np.mean([said[path] for path in teachers], axis=0)),
-               "student": predicted(_own(run, network, store, clips))}
+    said = {
+        path: _taught_by(load_run(path), store, clips) for path in dict.fromkeys([generalist, *specialists, *teachers])
+    }
+    answers = {
+        "generalist": predicted(said[generalist]),
+        "teachers": predicted(np.mean([said[path] for path in teachers], axis=0)),
+        "student": predicted(_own(run, network, store, clips)),
+    }
     chooser = load_run(teacher_path(run.path, CHOOSER))
     counts = _confusions(chooser, store)
     pairs = [_pair(load_run(path), store, counts) for path in specialists]
-    report = pair_report(pairs, store.labels, store.label_index[clips], answers, [predicted(said[path]) for path in specialists], network)
+    report = pair_report(
+        pairs, store.labels, store.label_index[clips], answers, [predicted(said[path]) for path in specialists], network
+    )
     try:
         processes.first(lambda: atomic_write(run.path / PAIRS_FILE, report.to_json()))
     except OSError as error:
-        raise InputError(f"{error.filename} cannot be written ({error.strerror}); free space there and go on with --resume") from None
+        raise InputError(
+            f"{error.filename} cannot be written ({error.strerror}); free space there and go on with --resume"
+        ) from None
     for line in report.to_text().splitlines():
         log.info("%s", line)
     return report
 
 
 def specialist_names(pairs: Sequence[tuple[str, str]]) -> list[str]:
-    """Names of run folders: specialist-A-B with what no file name should have taken out, and a number where two would be the same."""
+    """Names of run folders: specialist-A-B with what no file name should have taken out, and a number where two would
+    be the same."""
     names: list[str] = []
     for pair in pairs:
         name = SPECIALIST + "-".join(re.sub(r"[^\w.]+", "_", label)[:LETTERS] for label in pair)
@@ -158,13 +192,18 @@ def _taught(wanted: Specialists) -> Taught:
 def _chooser(recipe: Recipe, generalist: Recipe) -> Recipe:
     """The generalist's recipe on the student's splits, without one more part of the training clips."""
     wanted = _wanted(recipe)
-    return on_splits(generalist, fit_recipe(recipe, *wanted.held_out).data, f"recipe {recipe.name}: [specialists] held_out")
+    return on_splits(
+        generalist, fit_recipe(recipe, *wanted.held_out).data, f"recipe {recipe.name}: [specialists] held_out"
+    )
 
 
 def _specialist(recipe: Recipe, pair: tuple[str, str], generalist: Path) -> Recipe:
     loaded = stage_recipe(_taught(_wanted(recipe)), recipe)
-    return msgspec.structs.replace(loaded, data=msgspec.structs.replace(loaded.data, pair=pair),
-                                   init=msgspec.structs.replace(loaded.init, run=str(generalist.resolve())))
+    return msgspec.structs.replace(
+        loaded,
+        data=msgspec.structs.replace(loaded.data, pair=pair),
+        init=msgspec.structs.replace(loaded.init, run=str(generalist.resolve())),
+    )
 
 
 def _chosen(chooser: Run, store: ClipStore, count: int) -> list[Pair]:
@@ -175,7 +214,8 @@ def _chosen(chooser: Run, store: ClipStore, count: int) -> list[Pair]:
 
 
 def _confusions(chooser: Run, store: ClipStore) -> Index:
-    """(labels, labels) of windows that a chooser hears of the part that it was not trained on: of clips too many pairs would tie."""
+    """(labels, labels) of windows that a chooser hears of the part that it was not trained on: of clips too many pairs
+    would tie."""
     held_out = divided(chooser.recipe, store).test
     kept = _kept(chooser, "float", store, held_out)
     if kept is None:
@@ -199,11 +239,14 @@ def _own(run: Run, network: Network, store: ClipStore, clips: Index) -> Floats:
 
 
 def _lost(run: Run, network: Network) -> InputError:
-    return InputError(f"{run.path / TEST_FILES[network]}: missing, damaged or of other clips; remove {run.path} and train it again")
+    return InputError(
+        f"{run.path / TEST_FILES[network]}: missing, damaged or of other clips; remove {run.path} and train it again"
+    )
 
 
 def _taught_by(run: Run, store: ClipStore, clips: Index) -> Floats:
-    """(clips, labels) probabilities of a teacher: as it was tested, or its soft labels where that was on other clips."""
+    """(clips, labels) probabilities of a teacher: as it was tested, or its soft labels where that was on other
+    clips."""
     found = _tested(run, "float", store, clips)
     if found is not None:
         return found

@@ -1,8 +1,9 @@
-"""Runs that are trained inside another's folder before it: RUN/teachers/NAME is an ordinary run of each teacher of `[[teachers]]`.
+"""Runs that are trained inside another's folder before it: RUN/teachers/NAME is an ordinary run of each teacher of
+`[[teachers]]`.
 
-All of them hear the student's splits, so that none is ever trained on what the student is tested on. One command does everything: with
---resume it goes on wherever it stopped, finished runs being kept, and with --force it begins anew with the stages too. Who only wants
-another student of the same teachers gives them by --teacher RUN/teachers/NAME.
+All of them hear the student's splits, so that none is ever trained on what the student is tested on. One command does
+everything: with --resume it goes on wherever it stopped, finished runs being kept, and with --force it begins anew with
+the stages too. Who only wants another student of the same teachers gives them by --teacher RUN/teachers/NAME.
 """
 
 import dataclasses
@@ -33,13 +34,15 @@ CHOOSER, SPECIALIST = "chooser", "specialist-"
 
 
 def going_on(path: Path, options: Options, file: str = RUN_FILE) -> Options:
-    """How to run a stage: it goes on with what is there, or begins. file: what is there once it has begun; `STAGES_FILE` for a stage that
-    has stages of its own."""
+    """How to run a stage: it goes on with what is there, or begins. file: what is there once it has begun;
+    `STAGES_FILE` for a stage that has stages of its own."""
     begun = processes.first((path / file).is_file)
     return dataclasses.replace(options, force=False, resume=begun)
 
 
-def trained(recipe: Recipe, store: ClipStore, path: Path, teachers: Sequence[Path] = (), options: Options = DEFAULT_OPTIONS) -> Run:
+def trained(
+    recipe: Recipe, store: ClipStore, path: Path, teachers: Sequence[Path] = (), options: Options = DEFAULT_OPTIONS
+) -> Run:
     """Begin a run, go on with one, or take one that is finished.
 
     Args:
@@ -67,19 +70,22 @@ def staged(out: Path, options: Options = DEFAULT_OPTIONS) -> Iterator[None]:
         try:
             yield
         except KeyboardInterrupt as stop:  # it names the folder of the stage
-            raise KeyboardInterrupt(f"{out}: {str(stop).partition(';')[0] or 'interrupted'}; go on with --resume") from None
+            raise KeyboardInterrupt(
+                f"{out}: {str(stop).partition(';')[0] or 'interrupted'}; go on with --resume"
+            ) from None
 
 
 def teachers_of(recipe: Recipe, out: Path) -> list[tuple[str, Recipe]]:
-    """Names and recipes of a student's `[[teachers]]`, in order: on its splits, with its seed where theirs does not set one.
+    """Names and recipes of a student's `[[teachers]]`, in order: on its splits, with its seed where theirs does not set
+    one.
 
     Args:
         recipe: of the student. Paths of its teachers' recipes are taken from the current directory.
         out: the student's run folder, in which [init] finds earlier teachers.
 
     Raises:
-        InputError: a recipe that cannot be read or is a student's, a name that is there twice or is none of a folder, or a teacher that
-            begins with one that comes later.
+        InputError: a recipe that cannot be read or is a student's, a name that is there twice or is none of a folder,
+            or a teacher that begins with one that comes later.
     """
     found: dict[str, Recipe] = {}
     listed = [stage_recipe(each, recipe) for each in recipe.teachers]
@@ -93,7 +99,9 @@ def teachers_of(recipe: Recipe, out: Path) -> list[tuple[str, Recipe]]:
         if recipe.specialists is not None and (name == CHOOSER or name.startswith(SPECIALIST)):
             raise InputError(f"{where}: the name '{name}' is taken by [specialists]; give it another name = \"...\"")
         if teacher.init.run in names and teacher.init.run not in found:
-            raise InputError(f"{where}: '{name}' begins with '{teacher.init.run}', which does not come before it; change their order")
+            raise InputError(
+                f"{where}: '{name}' begins with '{teacher.init.run}', which does not come before it; change their order"
+            )
         found[name] = with_init(teacher, {earlier: teacher_path(out, earlier) for earlier in found})
     return list(found.items())
 
@@ -105,16 +113,18 @@ def train_teachers(recipe: Recipe, store: ClipStore, out: Path, options: Options
         name -> finished run folder, in order; `teaching` chooses those that teach.
 
     Raises:
-        InputError: see `teachers_of`; a student that cannot be trained on this store, found before its teachers are trained; or anything
-            that `training.train` refuses.
+        InputError: see `teachers_of`; a student that cannot be trained on this store, found before its teachers are
+            trained; or anything that `training.train` refuses.
     """
     teachers = teachers_of(recipe, out)
     student = resolved(recipe)
     partition = divided(student, store)
     for each in (student, *(teacher for _, teacher in teachers)):
         if each.frontend.sample_rate != store.sample_rate:
-            raise InputError(f"recipe {each.name}: its front end hears {each.frontend.sample_rate} Hz, {store.path} holds "
-                             f"{store.sample_rate} Hz; prepare the store at the front end's rate")
+            raise InputError(
+                f"recipe {each.name}: its front end hears {each.frontend.sample_rate} Hz, {store.path} holds "
+                f"{store.sample_rate} Hz; prepare the store at the front end's rate"
+            )
         check_network(each, store, partition)
     listed = [each for taught, (_, each) in zip(recipe.teachers, teachers, strict=True) if taught.teaches]
     if student.init.run == FIRST_TEACHER and listed:
@@ -146,21 +156,30 @@ def with_init(recipe: Recipe, made: Mapping[str, Path]) -> Recipe:
 
 
 def stage_recipe(taught: Taught, owner: Recipe, role: Role = "teacher") -> Recipe:
-    """The recipe of a stage: on the splits of the run that it belongs to, with its seed where the stage does not set one.
+    """The recipe of a stage: on the splits of the run that it belongs to, with its seed where the stage does not set
+    one.
 
     Raises:
-        InputError: see `load_recipe`; an unknown architecture, the other role, or settings of [data] other than its pair.
+        InputError: see `load_recipe`; an unknown architecture, the other role, or settings of [data] other than its
+            pair.
     """
     keys = [setting.partition("=")[0].strip() for setting in taught.set]
     for key in keys:
         if key == "data" or (key.startswith("data.") and key != "data.pair"):
-            raise InputError(f"recipe {owner.name}: '{taught.recipe}' with {key}: a stage hears the same splits as the run that it is for; "
-                             f"take it out of set, or change [data] of {owner.name}")
+            raise InputError(
+                f"recipe {owner.name}: '{taught.recipe}' with {key}: a stage hears the same splits as the run that it"
+                f" is for; take it out of set, or change [data] of {owner.name}"
+            )
     loaded = load_recipe(taught.recipe, taught.set)
     if loaded.role != role:
-        raise InputError(f"recipe {owner.name}: '{taught.recipe}' has a [{loaded.role}] table; name a recipe with a [{role}] table here")
+        raise InputError(
+            f"recipe {owner.name}: '{taught.recipe}' has a [{loaded.role}] table; name a recipe with a [{role}] table"
+            " here"
+        )
     seed = loaded.seed if "seed" in keys else owner.seed
-    return on_splits(resolved(msgspec.structs.replace(loaded, seed=seed)), owner.data, f"{taught.recipe} for {owner.name}")
+    return on_splits(
+        resolved(msgspec.structs.replace(loaded, seed=seed)), owner.data, f"{taught.recipe} for {owner.name}"
+    )
 
 
 def on_splits(recipe: Recipe, data: Data, where: str) -> Recipe:
@@ -181,7 +200,10 @@ def _claim(out: Path, options: Options) -> None:
     if has_stages and not options.force and not options.resume:
         raise InputError(f"{out} exists; go on with --resume, begin anew with --force, or choose another --out")
     if options.resume and not has_stages:
-        raise InputError(f"{out}: begun without training its own teachers; resume it with the same --teacher, or begin anew with --force")
+        raise InputError(
+            f"{out}: begun without training its own teachers; resume it with the same --teacher, or begin anew with"
+            " --force"
+        )
     try:
         with disk_told(out):
             if options.force and out.exists():

@@ -27,8 +27,8 @@ ENSEMBLE = "score sum"
 
 @dataclass(frozen=True)
 class System:
-    """One run. softmax_accuracy, svm_accuracy: of test clips, 0..1. kernel, penalty: chosen, with inner_accuracy 0..1 on a part of the
-    training clips. width: of the embedding."""
+    """One run. softmax_accuracy, svm_accuracy: of test clips, 0..1. kernel, penalty: chosen, with inner_accuracy 0..1
+    on a part of the training clips. width: of the embedding."""
 
     run: str
     width: int
@@ -41,8 +41,8 @@ class System:
 
 @dataclass(frozen=True)
 class SvmReport:
-    """data: name of the store. train_clips, test_clips: how many. systems: one a run. accuracy: of test clips by the mean of all
-    systems' scores, 0..1."""
+    """data: name of the store. train_clips, test_clips: how many. systems: one a run. accuracy: of test clips by the
+    mean of all systems' scores, 0..1."""
 
     data: str
     train_clips: int
@@ -57,17 +57,25 @@ class SvmReport:
     def to_text(self) -> str:
         """A table for people."""
         width = max(len(ENSEMBLE), *(len(each.run) for each in self.systems))
-        lines = [f"{self.data}: {counted(self.test_clips, 'test clip')}, machines fitted on {counted(self.train_clips, 'training clip')}",
-                 f"  {'accuracy':{width}}{'softmax':>10}{'svm':>10}   kernel"]
+        lines = [
+            (
+                f"{self.data}: {counted(self.test_clips, 'test clip')}, machines fitted on"
+                f" {counted(self.train_clips, 'training clip')}"
+            ),
+            f"  {'accuracy':{width}}{'softmax':>10}{'svm':>10}   kernel",
+        ]
         for each in self.systems:
-            lines.append(f"  {each.run:{width}}{100 * each.softmax_accuracy:8.2f} %{100 * each.svm_accuracy:8.2f} %   {each.kernel}, "
-                         f"C {each.penalty:g}, of {each.width} values")
+            lines.append(
+                f"  {each.run:{width}}{100 * each.softmax_accuracy:8.2f} %{100 * each.svm_accuracy:8.2f} %  "
+                f" {each.kernel}, C {each.penalty:g}, of {each.width} values"
+            )
         return "\n".join([*lines, f"  {ENSEMBLE:{width}}{'':10}{100 * self.accuracy:8.2f} %"])
 
 
 @dataclass(frozen=True)
 class SvmScores:
-    """scores: float64 (systems + 1, clips, labels), the last row being the mean of the systems. clip: int64 (clips,) in the store."""
+    """scores: float64 (systems + 1, clips, labels), the last row being the mean of the systems. clip: int64 (clips,) in
+    the store."""
 
     scores: Floats
     clip: Index
@@ -79,7 +87,9 @@ class SvmScores:
         return buffer.getvalue()
 
 
-def svm_of_runs(paths: Sequence[Path], data: Path, kernels: Sequence[str] = svm.DEFAULT_KERNELS, threads: int | None = None) -> SvmReport:
+def svm_of_runs(
+    paths: Sequence[Path], data: Path, kernels: Sequence[str] = svm.DEFAULT_KERNELS, threads: int | None = None
+) -> SvmReport:
     """Open runs and a store, and judge them.
 
     Args:
@@ -101,18 +111,24 @@ def score_sum(runs: Sequence[Run], store: ClipStore, kernels: Sequence[str] = sv
     return judged(runs, store, kernels)[0]
 
 
-def judged(runs: Sequence[Run], store: ClipStore, kernels: Sequence[str] = svm.DEFAULT_KERNELS) -> tuple[SvmReport, SvmScores]:
-    """Fit a machine on each run's embeddings of the training clips, and test each, and the mean of their scores, on the test clips.
+def judged(
+    runs: Sequence[Run], store: ClipStore, kernels: Sequence[str] = svm.DEFAULT_KERNELS
+) -> tuple[SvmReport, SvmScores]:
+    """Fit a machine on each run's embeddings of the training clips, and test each, and the mean of their scores, on the
+    test clips.
 
-    A clip's embedding is the mean over its windows that are not silent, as its run's view hears them without augmentation.
+    A clip's embedding is the mean over its windows that are not silent, as its run's view hears them without
+    augmentation.
 
     Args:
-        runs: finished teachers or students of the same labels, training clips and test clips; their float networks are heard.
+        runs: finished teachers or students of the same labels, training clips and test clips; their float networks are
+            heard.
         store: that they were trained on.
         kernels: of `edgekd.metrics.svm.KERNELS`, to choose from, on a part of the training clips.
 
     Raises:
-        InputError: no run, another store, runs that differ in what they must share, a cross-fitted teacher, or see `svm.fit`.
+        InputError: no run, another store, runs that differ in what they must share, a cross-fitted teacher, or see
+            `svm.fit`.
     """
     svm.check_kernels(kernels)
     train, test = _common_sides(runs, store)
@@ -122,8 +138,17 @@ def judged(runs: Sequence[Run], store: ClipStore, kernels: Sequence[str] = svm.D
         of_train, of_test, softmax_accuracy = _embeddings(run, store, train, test)
         machine = svm.fit(of_train, truth[train], recording, store.labels, kernels)
         scores.append(machine.scores(of_test))
-        systems.append(System(str(run.path), of_train.shape[1], softmax_accuracy, _accuracy(scores[-1], truth[test]), machine.kernel,
-                              machine.penalty, machine.inner_accuracy))
+        systems.append(
+            System(
+                str(run.path),
+                of_train.shape[1],
+                softmax_accuracy,
+                _accuracy(scores[-1], truth[test]),
+                machine.kernel,
+                machine.penalty,
+                machine.inner_accuracy,
+            )
+        )
     total = svm.score_sum(scores)
     report = SvmReport(store.name, len(train), len(test), tuple(systems), _accuracy(total, truth[test]))
     return report, SvmScores(np.stack([*scores, total]), test)
@@ -144,17 +169,24 @@ def _common_sides(runs: Sequence[Run], store: ClipStore) -> tuple[Index, Index]:
     sides: dict[str, Index] = {}
     for run in runs:
         if run.info.data.hash != store.hash:
-            raise InputError(f"{run.path}: was trained on another store ({run.info.data.name} {run.info.data.hash[:8]}, {store.path} is "
-                             f"{store.hash[:8]}); give --data of its training")
+            raise InputError(
+                f"{run.path}: was trained on another store ({run.info.data.name} {run.info.data.hash[:8]}, {store.path}"
+                f" is {store.hash[:8]}); give --data of its training"
+            )
         if run.labels != store.labels:
-            raise InputError(f"{run.path}: has the labels {listing(run.labels)}, {store.path} has {listing(store.labels)}; train it again")
+            raise InputError(
+                f"{run.path}: has the labels {listing(run.labels)}, {store.path} has {listing(store.labels)}; train it"
+                " again"
+            )
         parts = divided(run.recipe, store)
         for what, clips in (("training", parts.train), ("test", parts.test)):
             first = sides.setdefault(what, clips)
             if not np.array_equal(first, clips):
                 apart = len(np.setxor1d(first, clips))
-                raise InputError(f"{run.path}: its {what} clips differ in {apart} from those of {runs[0].path}; give runs of the same "
-                                 f"data.train, data.test and data.held_out")
+                raise InputError(
+                    f"{run.path}: its {what} clips differ in {apart} from those of {runs[0].path}; give runs of the"
+                    " same data.train, data.test and data.held_out"
+                )
     if not len(sides["test"]):
         raise InputError(f"{runs[0].path}: has no test clips; give runs with data.test or data.held_out")
     return sides["training"], sides["test"]
@@ -174,7 +206,8 @@ class _Told(nn.Module):
 
 
 def _embeddings(run: Run, store: ClipStore, train: Index, test: Index) -> tuple[Floats, Floats, float]:
-    """Embeddings float64 (clips, width) of training and of test clips, and the accuracy of the run's own softmax on test clips."""
+    """Embeddings float64 (clips, width) of training and of test clips, and the accuracy of the run's own softmax on
+    test clips."""
     told, ear, labels = _Told(run.float_model()), front(run.config, run.frontend), len(run.labels)
     heard = [hear(told, ear, store, clips, run.recipe.view) for clips in (train, test)]
     of_train, of_test = (_clip_means(each.logits[:, labels:], each.silent, each.clip) for each in heard)
@@ -183,7 +216,8 @@ def _embeddings(run: Run, store: ClipStore, train: Index, test: Index) -> tuple[
 
 
 def _clip_means(values: Floats, silent: np.ndarray, owner: Index) -> Floats:
-    """(clips, width) from (windows, width), the windows of a clip being neighbours; silent ones count where all of a clip are silent."""
+    """(clips, width) from (windows, width), the windows of a clip being neighbours; silent ones count where all of a
+    clip are silent."""
     first = np.flatnonzero(np.r_[True, owner[1:] != owner[:-1]])
     place = np.repeat(np.arange(len(first)), np.diff(np.r_[first, len(owner)]))
     sounding = np.bincount(place, weights=~silent) > 0

@@ -1,7 +1,9 @@
-"""A cross-fitted teacher: K ordinary runs, each trained without one part of the training clips, that together judge all of them.
+"""A cross-fitted teacher: K ordinary runs, each trained without one part of the training clips, that together judge all
+of them.
 
-A teacher that was trained on a clip is surer of it than it would be of a new one, and teaches that. Out-of-fold logits do not have this
-flaw (cross-fitting, Chernozhukov et al. 2018; for distillation, Dao et al. 2021, "Knowledge distillation as semiparametric inference").
+A teacher that was trained on a clip is surer of it than it would be of a new one, and teaches that. Out-of-fold logits
+do not have this flaw (cross-fitting, Chernozhukov et al. 2018; for distillation, Dao et al. 2021, "Knowledge
+distillation as semiparametric inference").
 """
 
 import dataclasses
@@ -52,21 +54,36 @@ def cross_fit(recipe: Recipe, store: ClipStore, out: Path, count: int, options: 
     processes.first(lambda: check_place(out, (), force=options.force, resume=options.resume))
     tested = divided(recipe, store).test
     judge = assignment(recipe, store, count)
-    info = RunInfo(status="training", name=recipe.name, recipe_hash=recipe.hash, labels=store.labels, frontend=recipe.frontend,
-                   window=window_samples(recipe.view, store), data=DataInfo(store.name, store.hash, store.licence, store.synthetic),
-                   created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-                   edgekd_version=importlib.metadata.version("edgekd"), cross_fit=count)
+    info = RunInfo(
+        status="training",
+        name=recipe.name,
+        recipe_hash=recipe.hash,
+        labels=store.labels,
+        frontend=recipe.frontend,
+        window=window_samples(recipe.view, store),
+        data=DataInfo(store.name, store.hash, store.licence, store.synthetic),
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        edgekd_version=importlib.metadata.version("edgekd"),
+        cross_fit=count,
+    )
     if processes.first(lambda: claim(out, info, recipe, force=options.force, resume=options.resume)) == "finished":
         log.info("%s is finished already; nothing to do", out)
         return load_run(out)
     with owned(out):
         fits = []
         for fit, path in enumerate(fit_paths(out, count)):
-            log.info("fit %d of %d: without the %s of its part", fit + 1, count, counted(int((judge == fit).sum()), "clip"))
+            log.info(
+                "fit %d of %d: without the %s of its part", fit + 1, count, counted(int((judge == fit).sum()), "clip")
+            )
             fits.append(_fitted(fit_recipe(recipe, fit, count), store, path, options))
         metrics = _metrics(judge, [soft_labels(fit, store)[1] for fit in fits], tested, store)
-        finished = msgspec.structs.replace(info, status="finished", metrics=metrics, fits=tuple(fit.weights_hash for fit in fits),
-                                           seconds=round(sum(fit.info.seconds for fit in fits), 1))
+        finished = msgspec.structs.replace(
+            info,
+            status="finished",
+            metrics=metrics,
+            fits=tuple(fit.weights_hash for fit in fits),
+            seconds=round(sum(fit.info.seconds for fit in fits), 1),
+        )
         processes.first(lambda: write_info(out, finished))
     run = load_run(out)
     log.info(run.summary())
@@ -93,5 +110,7 @@ def _begun(path: Path) -> bool:
 def _metrics(judge: Index, logits: list[Logits], tested: Index, store: ClipStore) -> dict[str, float]:
     """Accuracy on training clips, each by the fit that does not know it, and on test clips by the mean of all fits."""
     mixed = combined(judge, logits)
-    return {"out_of_fold_clip_accuracy": teacher_score(mixed, store, np.flatnonzero(judge != ALL_FITS)).clip_accuracy,
-            "fits_clip_accuracy": teacher_score(mixed, store, tested).clip_accuracy}
+    return {
+        "out_of_fold_clip_accuracy": teacher_score(mixed, store, np.flatnonzero(judge != ALL_FITS)).clip_accuracy,
+        "fits_clip_accuracy": teacher_score(mixed, store, tested).clip_accuracy,
+    }

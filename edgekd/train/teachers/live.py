@@ -24,7 +24,8 @@ LIVE = ("live", "same")
 
 
 class LiveTeacher:
-    """A finished teacher on the training device. Its weights and statistics never change; it is no part of any checkpoint.
+    """A finished teacher on the training device. Its weights and statistics never change; it is no part of any
+    checkpoint.
 
     Args:
         run: the teacher.
@@ -34,7 +35,9 @@ class LiveTeacher:
         precision: "float32" or "bf16".
     """
 
-    def __init__(self, run: Run, store: ClipStore, clips: Index, number: int, taps: Sequence[str], precision: str) -> None:
+    def __init__(
+        self, run: Run, store: ClipStore, clips: Index, number: int, taps: Sequence[str], precision: str
+    ) -> None:
         self.run = run
         self.network = run.float_model().requires_grad_(False).eval()
         if precision == "bf16":
@@ -57,7 +60,8 @@ class LiveTeacher:
         self.front.to(device)
 
     def waveform(self, epoch: int, clips: Index, bank: ClipBank) -> Tensor:
-        """Sound of clips as this teacher hears them in an epoch: float32 (clips, samples) or (clips, channels, samples)."""
+        """Sound of clips as this teacher hears them in an epoch: float32 (clips, samples) or (clips, channels,
+        samples)."""
         places, gain_db = self.view.places(epoch, clips)
         heard = bank.gather(places)
         return gain(heard, torch.from_numpy(gain_db).to(heard.device)) if gain_db.any() else heard

@@ -1,4 +1,5 @@
-"""Soft labels of a cross-fitted teacher: every training clip is judged by the fit that did not train on it, any other clip by all."""
+"""Soft labels of a cross-fitted teacher: every training clip is judged by the fit that did not train on it, any other
+clip by all."""
 
 import hashlib
 from collections.abc import Sequence
@@ -25,7 +26,9 @@ def fit_paths(path: Path, count: int) -> list[Path]:
 
 def fit_recipe(recipe: Recipe, fit: int, count: int) -> Recipe:
     """The recipe of one fit: it does not train on its part, and is tested on it."""
-    return msgspec.structs.replace(recipe, data=msgspec.structs.replace(recipe.data, held_out=(*recipe.data.held_out, fit, count)))
+    return msgspec.structs.replace(
+        recipe, data=msgspec.structs.replace(recipe.data, held_out=(*recipe.data.held_out, fit, count))
+    )
 
 
 def assignment(recipe: Recipe, store: ClipStore, count: int) -> NDArray[np.int64]:
@@ -62,12 +65,17 @@ def opened_fits(run: Run, store: ClipStore) -> list[Run]:
         InputError: another store, or a fit that is missing or has changed.
     """
     if run.info.data.hash != store.hash:
-        raise InputError(f"{run.path}: cross-fitted on another store ({run.info.data.name} {run.info.data.hash[:8]}, {store.path} is "
-                         f"{store.hash[:8]}), so that nobody knows which fit trained on which clip; cross-fit a teacher on this store")
+        raise InputError(
+            f"{run.path}: cross-fitted on another store ({run.info.data.name} {run.info.data.hash[:8]}, {store.path} is"
+            f" {store.hash[:8]}), so that nobody knows which fit trained on which clip; cross-fit a teacher on this"
+            " store"
+        )
     fits = [load_run(path) for path in fit_paths(run.path, run.info.cross_fit)]
     for fit, expected in zip(fits, run.info.fits, strict=True):
         found = fit.weights_hash
         if found != expected:
-            raise InputError(f"{fit.path}: its weights have changed since it became part of a cross-fit ({expected[:8]}, now {found[:8]}); "
-                             "run 'edgekd teach --cross-fit' again with --force")
+            raise InputError(
+                f"{fit.path}: its weights have changed since it became part of a cross-fit ({expected[:8]}, now"
+                f" {found[:8]}); run 'edgekd teach --cross-fit' again with --force"
+            )
     return fits

@@ -1,11 +1,12 @@
 """Soft labels: a teacher's raw logits for every clip of a store, computed once and kept beside the teacher's run.
 
-The key is a hash of the weights, the front end, the view and the store's table and audio; whatever changes one of them makes a new file.
-Of several augmented views of each clip it is also one of the augmentation, the seed and the clips that may be joined to others.
+The key is a hash of the weights, the front end, the view and the store's table and audio; whatever changes one of them
+makes a new file. Of several augmented views of each clip it is also one of the augmentation, the seed and the clips
+that may be joined to others.
 
-They are computed in parts of `PART_CLIPS` clips (or recordings, whose segments share what is said of them), shared among the processes of
-a job and kept until all are there: an interrupted computation goes on where it was, and neither that nor the number of processes changes
-a byte of the file.
+They are computed in parts of `PART_CLIPS` clips (or recordings, whose segments share what is said of them), shared
+among the processes of a job and kept until all are there: an interrupted computation goes on where it was, and neither
+that nor the number of processes changes a byte of the file.
 """
 
 import hashlib
@@ -51,50 +52,68 @@ class _Sidecar(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sha256: str
 
 
-def soft_labels(run: Run, store: ClipStore, views: int = 0, clips: Index | None = None, stream: int = TEACHER_STREAM) -> tuple[str, Logits]:
+def soft_labels(
+    run: Run, store: ClipStore, views: int = 0, clips: Index | None = None, stream: int = TEACHER_STREAM
+) -> tuple[str, Logits]:
     """A teacher's logits for all clips, from the cache or computed.
 
-    Segments of a recording share what a "parent" teacher says of it; of one whose view has segments each clip has the part that its
-    middle lies in.
+    Segments of a recording share what a "parent" teacher says of it; of one whose view has segments each clip has the
+    part that its middle lies in.
 
     Args:
         run: the teacher.
         store: the clips.
-        views: 0 for what it says of each clip as it is. Else how often it judges each clip, heard as `TeacherView` has it in the epochs
-            0, 1, ...
+        views: 0 for what it says of each clip as it is. Else how often it judges each clip, heard as `TeacherView` has
+            it in the epochs 0, 1, ...
         clips: (clips,) those that a "pair" teacher may join to others in its views; None is all.
         stream: of the views' draws.
 
     Returns:
-        the key (64 hex digits) and float16 logits, clips in the order of the store's table: (clips, labels), or (clips, segments, labels)
-        of a "crop" or "clip" teacher whose view has segments; with views always (views, clips, segments, labels).
+        the key (64 hex digits) and float16 logits, clips in the order of the store's table: (clips, labels), or (clips,
+        segments, labels) of a "crop" or "clip" teacher whose view has segments; with views always (views, clips,
+        segments, labels).
 
     Raises:
-        InputError: the teacher has other labels or another sample rate than the store, a view that cannot have segments, a cached file is
-            damaged, or a cross-fitted teacher is of another store or has changed.
+        InputError: the teacher has other labels or another sample rate than the store, a view that cannot have
+            segments, a cached file is damaged, or a cross-fitted teacher is of another store or has changed.
     """
     check_fits(run, store)
     check_segments(run.recipe.view, str(run.path))
     if run.info.cross_fit:
         return _out_of_fold(run, store, views, clips, stream)
-    teacher = TeacherView(store, np.arange(len(store.clips)) if clips is None else clips, run.recipe, stream) if views else None
+    teacher = (
+        TeacherView(store, np.arange(len(store.clips)) if clips is None else clips, run.recipe, stream)
+        if views
+        else None
+    )
     joined = clips if run.recipe.view.span == "pair" else None
     key = processes.first(lambda: _key(run, store, views, joined, stream))
     path = run.path / SOFT_LABELS_FOLDER / f"{key[:16]}.npy"
     if not processes.first(path.is_file):
         heard = _heard(run, store)
-        log.info("computing the soft labels of %s for %s%s", run.path, counted(len(store.clips), "clip"),
-                 f", {views} views each" if views else "")
-        parts = [_Part(path, key, view, len(heard), start, min(start + PART_CLIPS, len(heard)))
-                 for view in range(max(views, 1)) for start in range(0, len(heard), PART_CLIPS)]
+        log.info(
+            "computing the soft labels of %s for %s%s",
+            run.path,
+            counted(len(store.clips), "clip"),
+            f", {views} views each" if views else "",
+        )
+        parts = [
+            _Part(path, key, view, len(heard), start, min(start + PART_CLIPS, len(heard)))
+            for view in range(max(views, 1))
+            for start in range(0, len(heard), PART_CLIPS)
+        ]
         missing = processes.first(lambda: [place for place, part in enumerate(parts) if part.read() is None])
         if len(missing) < len(parts):
             log.info("%d of %d parts are there already", len(parts) - len(missing), len(parts))
-        for place in missing[processes.rank()::processes.world()]:
+        for place in missing[processes.rank() :: processes.world()]:
             part = parts[place]
             with memory_told(f"the soft labels of {run.path}", "free memory, or start fewer processes on this machine"):
-                wanted = heard[part.start:part.stop]
-                part.write(_compute(run, store, wanted) if teacher is None else _of_view(run, store, *teacher.places(part.view, wanted)))
+                wanted = heard[part.start : part.stop]
+                part.write(
+                    _compute(run, store, wanted)
+                    if teacher is None
+                    else _of_view(run, store, *teacher.places(part.view, wanted))
+                )
         processes.wait()
         processes.first(lambda: _merge(path, key, run, store, views, parts))
     return key, processes.first(lambda: _read(path, key, store))
@@ -115,11 +134,15 @@ def check_fits(run: Run, store: ClipStore) -> None:
     """
     if run.labels != store.labels:
         only = sorted(set(run.labels) ^ set(store.labels))
-        raise InputError(f"{run.path}: the teacher's {len(run.labels)} labels are not the {len(store.labels)} of {store.path} "
-                         f"(not in both: {listing(only)}); train a teacher on this store's labels")
+        raise InputError(
+            f"{run.path}: the teacher's {len(run.labels)} labels are not the {len(store.labels)} of {store.path} "
+            f"(not in both: {listing(only)}); train a teacher on this store's labels"
+        )
     if run.frontend.sample_rate != store.sample_rate:
-        raise InputError(f"{run.path}: the teacher hears {run.frontend.sample_rate} Hz, {store.path} holds {store.sample_rate} Hz; "
-                         "prepare the store at that rate")
+        raise InputError(
+            f"{run.path}: the teacher hears {run.frontend.sample_rate} Hz, {store.path} holds {store.sample_rate} Hz; "
+            "prepare the store at that rate"
+        )
 
 
 def check_segments(view: View, where: str) -> None:
@@ -129,7 +152,10 @@ def check_segments(view: View, where: str) -> None:
         InputError: segments of joined clips; `where` is named.
     """
     if view.segments > 1 and view.span == "pair":
-        raise InputError(f'{where}: view.segments = {view.segments} with view.span = "pair"; segments are of "crop", "clip" and "parent"')
+        raise InputError(
+            f'{where}: view.segments = {view.segments} with view.span = "pair"; segments are of "crop", "clip" and'
+            ' "parent"'
+        )
 
 
 def _out_of_fold(run: Run, store: ClipStore, views: int, clips: Index | None, stream: int) -> tuple[str, Logits]:
@@ -150,7 +176,8 @@ def _key(run: Run, store: ClipStore, views: int = 0, joined: Index | None = None
 
 
 def _heard(run: Run, store: ClipStore) -> Index:
-    """One clip for each thing that is judged: all clips, or the first of each recording, by its number in `store.parents`."""
+    """One clip for each thing that is judged: all clips, or the first of each recording, by its number in
+    `store.parents`."""
     if run.recipe.view.span == "parent":
         return store.parents.segments[store.parents.first]
     return np.arange(len(store.clips))
@@ -180,10 +207,14 @@ class _Part:
 
 
 def _compute(run: Run, store: ClipStore, clips: Index) -> Logits:
-    """Each of some clips in a row as it is: the whole, or the mean over windows that are not silent (over all, where all are). Of a "crop"
-    view with segments each of its windows, a silent one as that mean."""
+    """Each of some clips in a row as it is: the whole, or the mean over windows that are not silent (over all, where
+    all are). Of a "crop" view with segments each of its windows, a silent one as that mean."""
     view = run.recipe.view
-    places = scored_windows(store, clips, view) if view.span != "crop" or view.segments == 1 else segment_windows(store, clips, view)
+    places = (
+        scored_windows(store, clips, view)
+        if view.span != "crop" or view.segments == 1
+        else segment_windows(store, clips, view)
+    )
     if view.span != "crop":
         return _of_view(run, store, places, None)
     said, quiet = window_logits(run.float_model(), front(run.config, run.frontend), store, places)
@@ -213,8 +244,10 @@ def _merge(path: Path, key: str, run: Run, store: ClipStore, views: int, parts: 
     found = [part.read() for part in parts]
     for part, logits in zip(parts, found, strict=True):
         if logits is None:
-            raise InputError(f"{part.path} is not there, though it was written; put the teacher where all machines see it, and let one job "
-                             "at a time compute its soft labels")
+            raise InputError(
+                f"{part.path} is not there, though it was written; put the teacher where all machines see it, and let"
+                " one job at a time compute its soft labels"
+            )
     buffer = io.BytesIO()
     np.save(buffer, _of_clips(run, store, np.concatenate(found), views))
     raw = buffer.getvalue()
@@ -232,14 +265,17 @@ def _of_clips(run: Run, store: ClipStore, logits: Logits, views: int) -> Logits:
     if view.span == "parent":
         logits = logits[:, parents.parent]
         if view.segments > 1:
-            logits = logits[:, np.arange(len(parents.parent)), _own_segment(store, window_samples(view, store), view.segments)]
+            logits = logits[
+                :, np.arange(len(parents.parent)), _own_segment(store, window_samples(view, store), view.segments)
+            ]
     if not views:
         return logits[0]
     return logits if logits.ndim == 4 else logits[:, :, None]
 
 
 def _own_segment(store: ClipStore, samples: int, segments: int) -> Index:
-    """(clips,) the part of its recording that a clip's middle lies in, of which a teacher hears the middle `samples`."""
+    """(clips,) the part of its recording that a clip's middle lies in, of which a teacher hears the middle
+    `samples`."""
     parents = store.parents
     begin = np.maximum(parents.length[parents.parent] - samples, 0) // 2
     middle = 2 * (parents.before - begin) + store.lengths  # twice its place
@@ -251,7 +287,11 @@ def _put(path: Path, raw: bytes) -> None:
         path.parent.mkdir(exist_ok=True)
         atomic_write(path, raw)
     except OSError as error:
-        todo = "free space there and run this again" if error.errno in DISK_ERRORS else "make the teacher's folder writable or copy it"
+        todo = (
+            "free space there and run this again"
+            if error.errno in DISK_ERRORS
+            else "make the teacher's folder writable or copy it"
+        )
         raise InputError(f"{path} cannot be written ({error.strerror}); {todo}; what is done is kept") from None
 
 

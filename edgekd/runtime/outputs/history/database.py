@@ -1,7 +1,8 @@
 """The database of decisions: its tables, its size, and what is done where it is damaged.
 
-Rows are in the order in which they began, whatever the clock said: `id` counts on over both tables. Times are UTC, in seconds since 1970.
-The file and its log together stay below the size that is allowed; the oldest rows go. Everything here may raise `sqlite3.Error`.
+Rows are in the order in which they began, whatever the clock said: `id` counts on over both tables. Times are UTC, in
+seconds since 1970. The file and its log together stay below the size that is allowed; the oldest rows go. Everything
+here may raise `sqlite3.Error`.
 """
 
 import sqlite3
@@ -30,20 +31,23 @@ MAX_TEXT = 300
 """Bytes of a reason or a label."""
 BUSY_S = 1.0
 MAX_DAMAGED = 5
-"""Damaged files that are kept, each as large as a history may be; beyond, something destroys them, and a person must look."""
+"""Damaged files that are kept, each as large as a history may be; beyond, something destroys them, and a person must
+look."""
 DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
 SCHEMA = """
-CREATE TABLE runs (id INTEGER PRIMARY KEY, label TEXT NOT NULL, began REAL NOT NULL, ended REAL NOT NULL, t REAL NOT NULL,
-    seconds REAL NOT NULL, windows INTEGER NOT NULL, gated INTEGER NOT NULL, mean REAL, least REAL, most REAL);
+CREATE TABLE runs (id INTEGER PRIMARY KEY, label TEXT NOT NULL, began REAL NOT NULL, ended REAL NOT NULL,
+    t REAL NOT NULL, seconds REAL NOT NULL, windows INTEGER NOT NULL, gated INTEGER NOT NULL,
+    mean REAL, least REAL, most REAL);
 CREATE TABLE changes (id INTEGER PRIMARY KEY, at REAL NOT NULL, t REAL NOT NULL, state TEXT, reason TEXT NOT NULL);
 """
 
 
 class Run(NamedTuple):
-    """A stretch in which one label was shown, without a break of sound. began, ended: UTC, seconds. t: of audio since the listener's start,
-    at the first window's end. seconds: of audio, to the first window of the next. windows: decisions. gated: how many of them were not
-    judged. mean, least, most: probability of the label over the others, None where there are none."""
+    """A stretch in which one label was shown, without a break of sound. began, ended: UTC, seconds. t: of audio since
+    the listener's start, at the first window's end. seconds: of audio, to the first window of the next. windows:
+    decisions. gated: how many of them were not judged. mean, least, most: probability of the label over the others,
+    None where there are none."""
 
     label: str
     began: float
@@ -58,7 +62,8 @@ class Run(NamedTuple):
 
 
 class Event(NamedTuple):
-    """A change of state, or another line that is no decision. at: UTC, seconds. t: of audio. state: None where it is not of the source."""
+    """A change of state, or another line that is no decision. at: UTC, seconds. t: of audio. state: None where it is
+    not of the source."""
 
     at: float
     t: float
@@ -99,18 +104,24 @@ class HistoryFile:
             return False
 
     def write(self, rows: Iterable[tuple[int | None, Run | Event]]) -> list[int]:
-        """Write rows, at most `BATCH`, all or none; one that has an id already takes the place of what had it. Returns the ids."""
+        """Write rows, at most `BATCH`, all or none; one that has an id already takes the place of what had it. Returns
+        the ids."""
         self._make_room()
         ids = []
         self._db.execute("BEGIN IMMEDIATE")
         try:
-            following = self._number("SELECT 1 + max((SELECT coalesce(max(id), 0) FROM runs), (SELECT coalesce(max(id), 0) FROM changes))")
+            following = self._number(
+                "SELECT 1 + max((SELECT coalesce(max(id), 0) FROM runs), (SELECT coalesce(max(id), 0) FROM changes))"
+            )
             for known, row in rows:
                 ids.append(following if known is None else known)
                 following += known is None
                 values = [_short(value) if isinstance(value, str) else value for value in row]
-                self._db.execute(f"INSERT OR REPLACE INTO {'runs' if isinstance(row, Run) else 'changes'} VALUES (?{', ?' * len(values)})",
-                                 (ids[-1], *values))
+                self._db.execute(
+                    f"INSERT OR REPLACE INTO {'runs' if isinstance(row, Run) else 'changes'} VALUES"
+                    f" (?{', ?' * len(values)})",
+                    (ids[-1], *values),
+                )
             self._db.execute("COMMIT")
         except BaseException:
             if self._db.in_transaction:
@@ -127,12 +138,16 @@ class HistoryFile:
         if not self._number("SELECT count(*) FROM sqlite_master"):
             self._db.execute(f"PRAGMA page_size = {PAGE}")
             self._db.execute("PRAGMA auto_vacuum = INCREMENTAL")
-            # one transaction in the file itself, before there is a log, so that whoever reads its first bytes knows whose it is
-            self._db.executescript(f"BEGIN; PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {VERSION}; {SCHEMA} COMMIT;")
+            # one transaction in the file itself, before there is a log, so that whoever reads its first bytes knows
+            # whose it is
+            self._db.executescript(
+                f"BEGIN; PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {VERSION}; {SCHEMA} COMMIT;"
+            )
         elif self._number("PRAGMA application_id") != APPLICATION or self._number("PRAGMA user_version") != VERSION:
             raise InputError(f"{self.path} is a database of another program or version; choose another file")
         self._db.execute("PRAGMA journal_mode = WAL")
-        self._db.execute("PRAGMA synchronous = NORMAL")  # to the disk now and then, not at each commit; a power cut costs the newest rows
+        # to the disk now and then, not at each commit; a power cut costs the newest rows
+        self._db.execute("PRAGMA synchronous = NORMAL")
         self._db.execute(f"PRAGMA wal_autocheckpoint = {max(1, self._log_limit // 4 // PAGE)}")
 
     def _number(self, query: str) -> int:
@@ -157,14 +172,18 @@ class HistoryFile:
                 return
 
     def _remove_oldest(self, share: float) -> int:
-        """Remove the first rows, about this share of all, or fewer where there are few numbers among the first: a run that goes on for
-        long. Returns how many."""
-        first, last = self._db.execute("SELECT min(id), max(id) FROM (SELECT min(id) AS id FROM runs UNION SELECT min(id) FROM changes "
-                                       "UNION SELECT max(id) FROM runs UNION SELECT max(id) FROM changes)").fetchone()
+        """Remove the first rows, about this share of all, or fewer where there are few numbers among the first: a run
+        that goes on for long. Returns how many."""
+        first, last = self._db.execute(
+            "SELECT min(id), max(id) FROM (SELECT min(id) AS id FROM runs UNION SELECT min(id) FROM changes "
+            "UNION SELECT max(id) FROM runs UNION SELECT max(id) FROM changes)"
+        ).fetchone()
         if first is None:
             return 0
         cut = first + int(share * (last - first))
-        return sum(self._db.execute(f"DELETE FROM {table} WHERE id <= ?", (cut,)).rowcount for table in ("runs", "changes"))
+        return sum(
+            self._db.execute(f"DELETE FROM {table} WHERE id <= ?", (cut,)).rowcount for table in ("runs", "changes")
+        )
 
     def _shorten_log(self) -> bool:
         """Bring the log into the file and cut it to nothing. Returns whether a reader hinders it."""
@@ -217,11 +236,14 @@ def require_ours(path: Path) -> None:
         return
     if len(header) < HEADER_BYTES or not header.startswith(MAGIC) or path.with_name(f"{path.name}-journal").exists():
         return
-    application, version = (int.from_bytes(header[at:at + 4], "big") for at in (APPLICATION_AT, VERSION_AT))
+    application, version = (int.from_bytes(header[at : at + 4], "big") for at in (APPLICATION_AT, VERSION_AT))
     if application != APPLICATION:
         raise InputError(f"history: {path} is a database of another program; choose another file")
     if version > VERSION:
-        raise InputError(f"history: {path} was made by a later edgekd (format {version}, this one knows {VERSION}); choose another file")
+        raise InputError(
+            f"history: {path} was made by a later edgekd (format {version}, this one knows {VERSION}); choose another"
+            " file"
+        )
 
 
 def open_to_read(path: Path) -> closing[sqlite3.Connection]:
@@ -235,7 +257,14 @@ def open_to_read(path: Path) -> closing[sqlite3.Connection]:
             raise InputError(f"{path}: no such file; give the database that 'edgekd listen --history' writes")
         path.open("rb").close()
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); ask as whoever may, for instance with sudo") from None
+        raise InputError(
+            f"{path}: cannot be read ({error.strerror}); ask as whoever may, for instance with sudo"
+        ) from None
     require_ours(path)
-    written = path.with_name(f"{path.name}-wal").exists()  # where nobody writes there is no log, and none must be made for reading
-    return closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro{'' if written else '&immutable=1'}", uri=True, timeout=BUSY_S))
+    # where nobody writes there is no log, and none must be made for reading
+    written = path.with_name(f"{path.name}-wal").exists()
+    return closing(
+        sqlite3.connect(
+            f"{path.resolve().as_uri()}?mode=ro{'' if written else '&immutable=1'}", uri=True, timeout=BUSY_S
+        )
+    )

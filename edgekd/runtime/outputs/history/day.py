@@ -30,14 +30,17 @@ STEPS = (0.0, 0.125, 0.375, 0.625, 0.875)
 HEARD = "(heard)"
 MOST_MARKS = 200
 SVG_LEFT, SVG_SLOT, SVG_ROW, SVG_TOP, SVG_RIGHT = 190.0, 2.5, 22.0, 64.0, 80.0
-STYLE = ("text{font:13px system-ui,sans-serif;fill:#222}.t{font-size:16px;font-weight:600}.g{stroke:#ddd}.b{fill:#1664c0}.h{fill:#777}"
-         ".m{stroke:#c0341d;stroke-width:1.5}.p{fill:#fff}@media(prefers-color-scheme:dark){text{fill:#ddd}.g{stroke:#333}.b{fill:#6db3ff}"
-         ".h{fill:#888}.m{stroke:#ff8066}.p{fill:#16181b}}")
+STYLE = (
+    "text{font:13px"
+    " system-ui,sans-serif;fill:#222}.t{font-size:16px;font-weight:600}.g{stroke:#ddd}.b{fill:#1664c0}.h{fill:#777}"
+    ".m{stroke:#c0341d;stroke-width:1.5}.p{fill:#fff}@media(prefers-color-scheme:dark){text{fill:#ddd}.g{stroke:#333}.b{fill:#6db3ff}"
+    ".h{fill:#888}.m{stroke:#ff8066}.p{fill:#16181b}}"
+)
 
 
 class Day(NamedTuple):
-    """day: drawn. lengths: seconds of each slot. heard: seconds of each in which any label was shown. labels: the same of each label, the
-    longest first. events: changes of state and what else happened."""
+    """day: drawn. lengths: seconds of each slot. heard: seconds of each in which any label was shown. labels: the same
+    of each label, the longest first. events: changes of state and what else happened."""
 
     day: date
     lengths: list[float]
@@ -87,15 +90,22 @@ def to_text(day: Day, encoding: str | None = "utf-8") -> str:
     lengths = _joined(day.lengths, CELLS)
 
     def drawn(name: str, slots: list[float]) -> str:
-        shares = [min(seconds / length, 1.0) if length else 0.0 for seconds, length in zip(_joined(slots, CELLS), lengths, strict=True)]
+        shares = [
+            min(seconds / length, 1.0) if length else 0.0
+            for seconds, length in zip(_joined(slots, CELLS), lengths, strict=True)
+        ]
         cells = "".join(shades[sum(share > step for step in STEPS)] for share in shares)
-        short = name if len(name) <= NAME_WIDTH else name[:NAME_WIDTH - 2] + ".."
+        short = name if len(name) <= NAME_WIDTH else name[: NAME_WIDTH - 2] + ".."
         return f"{short:<{NAME_WIDTH}} {cells} {duration(sum(slots)):>8}"
 
     names = list(day.labels)
     hours = "".join(f"{hour:<4}" for hour in range(0, 24, 2))
-    lines = [f"{day.day}, local time; a column is half an hour: {shades[1]} little, {shades[-1]} all of it", f"{'':{NAME_WIDTH}} {hours}",
-             drawn(HEARD, day.heard), *(drawn(name, day.labels[name]) for name in names[:MOST_ROWS])]
+    lines = [
+        f"{day.day}, local time; a column is half an hour: {shades[1]} little, {shades[-1]} all of it",
+        f"{'':{NAME_WIDTH}} {hours}",
+        drawn(HEARD, day.heard),
+        *(drawn(name, day.labels[name]) for name in names[:MOST_ROWS]),
+    ]
     if len(names) > MOST_ROWS:
         others = zip(*(day.labels[name] for name in names[MOST_ROWS:]), strict=True)
         lines.append(drawn(f"({len(names) - MOST_ROWS} more)", [sum(slots) for slots in others]))
@@ -104,9 +114,14 @@ def to_text(day: Day, encoding: str | None = "utf-8") -> str:
 
 def to_json(day: Day) -> str:
     """One document: seconds in each hour by the local clock."""
-    return msgspec.json.encode({"day": str(day.day), "heard": _rounded(_joined(day.heard, 24)),
-                                "labels": {label: _rounded(hours) for label, hours in day.hours.items()},
-                                "events": len(day.events)}).decode()
+    return msgspec.json.encode(
+        {
+            "day": str(day.day),
+            "heard": _rounded(_joined(day.heard, 24)),
+            "labels": {label: _rounded(hours) for label, hours in day.hours.items()},
+            "events": len(day.events),
+        }
+    ).decode()
 
 
 def write_svg(day: Day, path: Path, *, force: bool = False) -> str:
@@ -130,53 +145,70 @@ def to_svg(day: Day) -> str:
     bottom, right = SVG_TOP + SVG_ROW * (1 + len(names)), SVG_LEFT + SVG_SLOT * SLOTS
     width, height = right + SVG_RIGHT, bottom + 16.0
     title = f"Scenes of {day.day}, local time"
-    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" width="{width:g}" role="img">',
-             f"<title>{title}</title><style>{STYLE}</style>", f'<rect class="p" width="{width:g}" height="{height:g}"/>',
-             f'<text class="t" x="12" y="26">{title}</text>']
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" width="{width:g}" role="img">',
+        f"<title>{title}</title><style>{STYLE}</style>",
+        f'<rect class="p" width="{width:g}" height="{height:g}"/>',
+        f'<text class="t" x="12" y="26">{title}</text>',
+    ]
     for hour in range(25):
         x = SVG_LEFT + SVG_SLOT * SLOTS / 24 * hour
         parts.append(f'<line class="g" x1="{x:g}" y1="{SVG_TOP:g}" x2="{x:g}" y2="{bottom:g}"/>')
         if hour % 3 == 0:
             parts.append(f'<text x="{x:g}" y="{SVG_TOP - 8:g}" text-anchor="middle">{hour:02d}:00</text>')
-    parts += [_svg_row(HEARD, day.heard, day.lengths, 0, "h"),
-              *(_svg_row(name, day.labels[name], day.lengths, row, "b") for row, name in enumerate(names, start=1))]
+    parts += [
+        _svg_row(HEARD, day.heard, day.lengths, 0, "h"),
+        *(_svg_row(name, day.labels[name], day.lengths, row, "b") for row, name in enumerate(names, start=1)),
+    ]
     begin = datetime.combine(day.day, clock_time())
     for event in [event for event in day.events if event.state not in (None, "HEALTHY")][:MOST_MARKS]:
         minutes = (datetime.fromtimestamp(event.at) - begin).total_seconds() / 60.0
         x = SVG_LEFT + SVG_SLOT * minutes / MINUTES
-        parts.append(f'<line class="m" x1="{x:.1f}" y1="{SVG_TOP:g}" x2="{x:.1f}" y2="{bottom:g}">'
-                     f"<title>{_xml(f'{local(event.at)} {event.state}: {event.reason}')}</title></line>")
+        parts.append(
+            f'<line class="m" x1="{x:.1f}" y1="{SVG_TOP:g}" x2="{x:.1f}" y2="{bottom:g}">'
+            f"<title>{_xml(f'{local(event.at)} {event.state}: {event.reason}')}</title></line>"
+        )
     return "\n".join([*parts, "</svg>\n"])
 
 
 def _svg_row(name: str, slots: list[float], lengths: list[float], row: int, style: str) -> str:
     y, total = SVG_TOP + SVG_ROW * row, duration(sum(slots))
-    shares = [round(min(seconds / length, 1.0), 1) if length else 0.0 for seconds, length in zip(slots, lengths, strict=True)]
+    shares = [
+        round(min(seconds / length, 1.0), 1) if length else 0.0 for seconds, length in zip(slots, lengths, strict=True)
+    ]
     bars, begin = [], 0
     for slot in range(1, SLOTS + 1):
         if slot < SLOTS and shares[slot] == shares[begin]:
             continue
         if shares[begin]:
             x, wide = SVG_LEFT + SVG_SLOT * begin, SVG_SLOT * (slot - begin)
-            bars.append(f'<rect class="{style}" x="{x:g}" y="{y + 3:g}" width="{wide:g}" height="{SVG_ROW - 6:g}" '
-                        f'opacity="{shares[begin]:g}"/>')
+            bars.append(
+                f'<rect class="{style}" x="{x:g}" y="{y + 3:g}" width="{wide:g}" height="{SVG_ROW - 6:g}" '
+                f'opacity="{shares[begin]:g}"/>'
+            )
         begin = slot
-    short = name if len(name) <= NAME_WIDTH else name[:NAME_WIDTH - 1] + "…"
+    short = name if len(name) <= NAME_WIDTH else name[: NAME_WIDTH - 1] + "…"
     baseline = y + SVG_ROW - 6.0
-    return (f'<g><title>{_xml(name)}: {total}</title><text x="12" y="{baseline:g}">{_xml(short)}</text>{"".join(bars)}'
-            f'<text x="{SVG_LEFT + SVG_SLOT * SLOTS + 8:g}" y="{baseline:g}">{total}</text></g>')
+    return (
+        f'<g><title>{_xml(name)}: {total}</title><text x="12" y="{baseline:g}">{_xml(short)}</text>{"".join(bars)}'
+        f'<text x="{SVG_LEFT + SVG_SLOT * SLOTS + 8:g}" y="{baseline:g}">{total}</text></g>'
+    )
 
 
 def _events(day: Day) -> str:
     """A line on how often the state changed, or none."""
     count = sum(event.state is not None for event in day.events)
-    return f"\n{count} line{'s' * (count > 1)} on the source and the outputs: --since {day.day} --until {day.day}" if count else ""
+    return (
+        f"\n{count} line{'s' * (count > 1)} on the source and the outputs: --since {day.day} --until {day.day}"
+        if count
+        else ""
+    )
 
 
 def _joined(slots: list[float], count: int) -> list[float]:
     """Sums of equal numbers of slots."""
     each = len(slots) // count
-    return [sum(slots[first:first + each]) for first in range(0, len(slots), each)]
+    return [sum(slots[first : first + each]) for first in range(0, len(slots), each)]
 
 
 def _rounded(values: list[float]) -> list[float]:

@@ -1,8 +1,9 @@
 """Decisions kept in a database: not each of them, but from when to when which label was shown.
 
-The stream only adds to numbers in memory. A thread writes them: what is complete after a few seconds, the label that goes on less often,
-so that a memory card lasts. Clock times tell when; the order never depends on them, and a label's stretch ends where the clock is set.
-Of an audio file, which is heard faster than it would be played, times are as if it were played from the moment on at which it was opened.
+The stream only adds to numbers in memory. A thread writes them: what is complete after a few seconds, the label that
+goes on less often, so that a memory card lasts. Clock times tell when; the order never depends on them, and a label's
+stretch ends where the clock is set. Of an audio file, which is heard faster than it would be played, times are as if it
+were played from the moment on at which it was opened.
 """
 
 import sqlite3
@@ -33,8 +34,8 @@ JUMP_S = 1.0
 
 
 class _Stretch:
-    """A row on its way into the database. id: its own there, None before it is there. waits: whether it has news for it. total: of the
-    probabilities. t: of the newest window."""
+    """A row on its way into the database. id: its own there, None before it is there. waits: whether it has news for
+    it. total: of the probabilities. t: of the newest window."""
 
     def __init__(self, row: Run | Event) -> None:
         self.row, self.total, self.t, self.waits = row, 0.0, 0.0, False
@@ -91,13 +92,21 @@ class History:
         self._thread.join(0.9 * CLOSE_S)
 
     def _now(self, t: float) -> float:
-        """Clock time of a line at `t` seconds. Adds a row where the clock was set, and one at the beginning of a file."""
+        """Clock time of a line at `t` seconds. Adds a row where the clock was set, and one at the beginning of a
+        file."""
         now = time.time()
         offset = now - time.monotonic()
         before, self._offset = self._offset, offset
         if self._heard_file is not None:
             if before is None:
-                self._add(Event(self._began, 0.0, None, f"hearing {self._heard_file}; times count from here as if it were played"))
+                self._add(
+                    Event(
+                        self._began,
+                        0.0,
+                        None,
+                        f"hearing {self._heard_file}; times count from here as if it were played",
+                    )
+                )
             return self._began + t
         if before is not None and abs(offset - before) > JUMP_S:
             self._open = None
@@ -107,7 +116,9 @@ class History:
     def _decide(self, decision: Decision, now: float, window_s: float) -> None:
         stretch = self._open
         if stretch is not None and isinstance(stretch.row, Run) and 0.0 < decision.t - stretch.t <= window_s + BREAK_S:
-            stretch.row = stretch.row._replace(ended=max(now, stretch.row.ended), seconds=round(decision.t - stretch.row.t, 3))
+            stretch.row = stretch.row._replace(
+                ended=max(now, stretch.row.ended), seconds=round(decision.t - stretch.row.t, 3)
+            )
             self._wait(stretch)
         else:
             stretch = None
@@ -119,9 +130,12 @@ class History:
             stretch.row = run._replace(windows=run.windows + 1, gated=run.gated + 1)
         else:
             stretch.total += decision.probability
-            stretch.row = run._replace(windows=run.windows + 1, mean=round(stretch.total / (run.windows + 1 - run.gated), 4),
-                                       least=min(decision.probability, 1.0 if run.least is None else run.least),
-                                       most=max(decision.probability, run.most or 0.0))
+            stretch.row = run._replace(
+                windows=run.windows + 1,
+                mean=round(stretch.total / (run.windows + 1 - run.gated), 4),
+                least=min(decision.probability, 1.0 if run.least is None else run.least),
+                most=max(decision.probability, run.most or 0.0),
+            )
         stretch.t = decision.t
         self._wait(stretch)
 
@@ -210,7 +224,11 @@ class History:
             self._forget_file()
         else:
             self._file = None
-            self._failure = str(error) if isinstance(error, InputError) else f"{self._path} cannot be written ({_words(error)}); rows wait"
+            self._failure = (
+                str(error)
+                if isinstance(error, InputError)
+                else f"{self._path} cannot be written ({_words(error)}); rows wait"
+            )
 
     def _forget_file(self) -> None:
         """Nothing has a place in the next file yet, which is not checked either."""
@@ -225,7 +243,8 @@ class History:
 
 
 def open_history(table: HistoryTable, file: str | None = None) -> History:
-    """The history of a configuration; the database need not exist nor be writable yet. file: the audio file that is heard, if any.
+    """The history of a configuration; the database need not exist nor be writable yet. file: the audio file that is
+    heard, if any.
 
     Raises:
         InputError: a folder, or a database of another program or of a later version.

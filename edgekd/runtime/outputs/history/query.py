@@ -38,7 +38,8 @@ ORDER BY id LIMIT :portion
 
 
 class Question(NamedTuple):
-    """What to tell of. since, until: UTC, seconds since 1970. label: None is all, also what is no decision. day: that is drawn, if any."""
+    """What to tell of. since, until: UTC, seconds since 1970. label: None is all, also what is no decision. day: that
+    is drawn, if any."""
 
     file: Path
     since: float
@@ -47,13 +48,22 @@ class Question(NamedTuple):
     day: date | None
 
 
-def ask(file: Path | None, *, since: str | None = None, until: str | None = None, label: str | None = None, day: str | None = None,
-        draws: bool = False, now: datetime | None = None) -> Question:
+def ask(
+    file: Path | None,
+    *,
+    since: str | None = None,
+    until: str | None = None,
+    label: str | None = None,
+    day: str | None = None,
+    draws: bool = False,
+    now: datetime | None = None,
+) -> Question:
     """Read what a command line asks for.
 
     Args:
         file: the database.
-        since, until: a date, a date and a time, a time of today, all of the local zone, or how long ago; a date alone is meant as a whole.
+        since, until: a date, a date and a time, a time of today, all of the local zone, or how long ago; a date alone
+            is meant as a whole.
         label: to tell of alone.
         day: a date, today or yesterday.
         draws: whether there will be a picture, which is of a day.
@@ -97,8 +107,17 @@ def rows(question: Question) -> Iterator[Run | Event]:
     """
     after = 0
     while True:
-        portion = _read(question.file, QUERY, {"after": after, "since": question.since, "until": question.until, "label": question.label,
-                                               "portion": PORTION})
+        portion = _read(
+            question.file,
+            QUERY,
+            {
+                "after": after,
+                "since": question.since,
+                "until": question.until,
+                "label": question.label,
+                "portion": PORTION,
+            },
+        )
         for _, label, began, ended, t, *numbers, state, reason in portion:
             yield Event(began, t, state, reason) if label is None else Run(label, began, ended, t, *numbers)
         if len(portion) < PORTION:
@@ -165,7 +184,9 @@ def _read(file: Path, query: str, values: dict[str, Any]) -> list[Any]:
         with open_to_read(file) as db:
             return db.execute(query, values).fetchall()
     except sqlite3.Error as error:
-        raise InputError(f"{file}: cannot be read as a history ({error}); a listener moves a damaged one aside when it starts") from None
+        raise InputError(
+            f"{file}: cannot be read as a history ({error}); a listener moves a damaged one aside when it starts"
+        ) from None
 
 
 def _utc(seconds: float) -> str:
@@ -192,10 +213,14 @@ def _instant(text: str, what: str, now: datetime, *, whole: bool) -> float:
         if ago := AGO.fullmatch(text):
             return now.timestamp() - float(ago[1]) * UNITS[ago[2]]
         if CLOCK.fullmatch(text):
-            return datetime.combine(now.date(), clock_time.fromisoformat(text.rjust(5 if text.count(":") == 1 else 8, "0"))).timestamp()
+            return datetime.combine(
+                now.date(), clock_time.fromisoformat(text.rjust(5 if text.count(":") == 1 else 8, "0"))
+            ).timestamp()
         if text in ("today", "yesterday") or len(text) == len("2026-01-01"):
             return _midnight(_date(text, what, now) + timedelta(days=whole))
         return datetime.fromisoformat(text).timestamp()
     except (ValueError, OverflowError, OSError, InputError):
-        raise InputError(f"{what} is '{text}'; give a day or a time of the local zone, like {now:%Y-%m-%d} or '{now:%Y-%m-%d} 14:30', a "
-                         "time of today, like 14:30, or how long ago, like 90m, 2h or 3d") from None
+        raise InputError(
+            f"{what} is '{text}'; give a day or a time of the local zone, like {now:%Y-%m-%d} or '{now:%Y-%m-%d}"
+            " 14:30', a time of today, like 14:30, or how long ago, like 90m, 2h or 3d"
+        ) from None

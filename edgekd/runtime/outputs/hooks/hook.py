@@ -1,8 +1,9 @@
 """A command that is run, and an address that is posted to, where the label shown changes; each gets the event as JSON.
 
-Each has its own queue and thread, so that neither waits for the other. A command runs alone, in a process group of its own that is killed
-when its time is up and also when its first process ends: nothing that it starts outlives it. What leaves the group (setsid, a daemon) is
-known on Linux by a mark in the environment, which all that a command starts inherit unless they clear it.
+Each has its own queue and thread, so that neither waits for the other. A command runs alone, in a process group of its
+own that is killed when its time is up and also when its first process ends: nothing that it starts outlives it. What
+leaves the group (setsid, a daemon) is known on Linux by a mark in the environment, which all that a command starts
+inherit unless they clear it.
 """
 
 import os
@@ -47,7 +48,8 @@ class DeliveryError(Exception):
 
 
 class Note(NamedTuple):
-    """Something that changed. what: "label" or "state". when: UTC. before: the label or state until now, None at the first."""
+    """Something that changed. what: "label" or "state". when: UTC. before: the label or state until now, None at the
+    first."""
 
     what: str
     when: datetime
@@ -158,10 +160,20 @@ class Command:
             return
         mark = os.urandom(16).hex()
         try:
-            process = subprocess.Popen(self._command, shell=True, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-                                       bufsize=0, start_new_session=True, env={**_without_secrets(os.environ), MARK: mark})
+            process = subprocess.Popen(
+                self._command,
+                shell=True,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                bufsize=0,
+                start_new_session=True,
+                env={**_without_secrets(os.environ), MARK: mark},
+            )
         except (OSError, ValueError) as error:  # ValueError: a zero byte
-            raise DeliveryError(f"the command cannot be started ({getattr(error, 'strerror', None) or error})") from None
+            raise DeliveryError(
+                f"the command cannot be started ({getattr(error, 'strerror', None) or error})"
+            ) from None
         with process:
             in_time, said = self._attend(process, body)
         _kill_marked(mark)
@@ -169,7 +181,11 @@ class Command:
         if not in_time and not self._stopped.is_set():
             raise DeliveryError(f"the command took longer than {self._timeout_s:g} s and was killed{said}")
         if in_time and process.returncode:
-            how = f"with status {process.returncode}" if process.returncode > 0 else f"by {signal.Signals(-process.returncode).name}"
+            how = (
+                f"with status {process.returncode}"
+                if process.returncode > 0
+                else f"by {signal.Signals(-process.returncode).name}"
+            )
             raise DeliveryError(f"the command ended {how}{said}")
 
     def stop(self) -> None:
@@ -177,7 +193,8 @@ class Command:
         self._stopped.set()
 
     def _attend(self, process: "subprocess.Popen[bytes]", body: bytes) -> tuple[bool, str]:
-        """Feed and read the command until it ends or must end. Returns whether it ended by itself, and its last words, ": ..." or ""."""
+        """Feed and read the command until it ends or must end. Returns whether it ended by itself, and its last words,
+        ": ..." or ""."""
         assert process.stdin is not None
         assert process.stderr is not None
         deadline, rest, said, read, in_time = time.monotonic() + self._timeout_s, body, b"", 0, True
@@ -198,18 +215,21 @@ class Command:
                             selector.unregister(process.stderr)
                         continue
                     try:
-                        rest = rest[os.write(key.fd, rest):]
+                        rest = rest[os.write(key.fd, rest) :]
                     except BrokenPipeError:  # it does not want to know
                         rest = b""
                     if not rest:
                         selector.unregister(process.stdin)
                         process.stdin.close()
         try:
-            os.killpg(process.pid, signal.SIGKILL)  # before the first process is waited for, while the number is its own
+            # before the first process is waited for, while the number is its own
+            os.killpg(process.pid, signal.SIGKILL)
         except ProcessLookupError:  # whoever ignores SIGCHLD has nothing to wait for
             pass
         except PermissionError:  # another user's, by sudo; one that has ended is among them
-            self.trouble = None if in_time else f"the command takes longer than {self._timeout_s:g} s and may not be killed"
+            self.trouble = (
+                None if in_time else f"the command takes longer than {self._timeout_s:g} s and may not be killed"
+            )
         with suppress(BlockingIOError):  # nothing more
             said = (said + (os.read(process.stderr.fileno(), MAX_SAID) if read <= MAX_SAID else b""))[-KEPT:]
         return in_time, _last_words(said)
@@ -238,13 +258,18 @@ def open_hook(table: HookTable) -> Hook:
 def to_body(note: Note) -> bytes:
     """The event as a line of JSON: what, time, before, and all that a line of `listen --json` has."""
     when = note.when.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    return msgspec.json.encode({"event": note.what, "time": when, "before": note.before, **msgspec.to_builtins(note.event)}) + b"\n"
+    return (
+        msgspec.json.encode(
+            {"event": note.what, "time": when, "before": note.before, **msgspec.to_builtins(note.event)}
+        )
+        + b"\n"
+    )
 
 
 def printable(text: str) -> str:
     """Text from elsewhere, short and without what moves a terminal's cursor."""
     visible = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
-    return visible if len(visible) <= SHOWN else visible[:SHOWN - 3] + "..."
+    return visible if len(visible) <= SHOWN else visible[: SHOWN - 3] + "..."
 
 
 def _last_words(said: bytes) -> str:
@@ -270,7 +295,8 @@ def _kill_marked(mark: str) -> None:
         found = False
         for place in Path("/proc").glob("[0-9]*"):
             with suppress(OSError):  # it has ended, or is another user's
-                process = os.pidfd_open(int(place.name))  # the number may be another's by the time of the kill, this may not
+                # the number may be another's by the time of the kill, this may not
+                process = os.pidfd_open(int(place.name))
                 try:
                     if line in (place / "environ").read_bytes().split(b"\0"):
                         signal.pidfd_send_signal(process, signal.SIGKILL)

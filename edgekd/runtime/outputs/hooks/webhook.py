@@ -27,7 +27,8 @@ PATH_LETTERS = "/%:@!$&'()*+,;=~?"
 
 
 class Address(NamedTuple):
-    """Where to post. host, port: to connect to; shown. tls: or not. target: path and query. authorization: a header's value, or None."""
+    """Where to post. host, port: to connect to; shown. tls: or not. target: path and query. authorization: a header's
+    value, or None."""
 
     host: str
     port: int
@@ -56,13 +57,15 @@ class Webhook:
         self.trouble: str | None = None
 
     def deliver(self, body: bytes) -> None:
-        """Post an event; what may pass is tried again for a while. What did not arrive is the trouble until the next that does."""
+        """Post an event; what may pass is tried again for a while. What did not arrive is the trouble until the next
+        that does."""
         for wait_s in (*WAITS_S, 0.0):
             if self._stopped.is_set():
                 return
             try:
                 status = self._post(body)
-            except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: reading from what was just shut down
+            # ValueError: reading from what was just shut down
+            except (OSError, http.client.HTTPException, ValueError) as error:
                 self.trouble = f"{self._address.shown}: {_reason(error)}"
             else:
                 if status // 100 == 2:
@@ -81,18 +84,23 @@ class Webhook:
     def _post(self, body: bytes) -> int:
         """One attempt. Returns the status.
 
-        The time limits of a socket hold for each of its operations. That of the attempt as a whole is held by a timer which shuts the
-        connection down, so that a server which sends a byte now and then does not last longer.
+        The time limits of a socket hold for each of its operations. That of the attempt as a whole is held by a timer
+        which shuts the connection down, so that a server which sends a byte now and then does not last longer.
         """
         deadline = time.monotonic() + self._timeout_s
         plain = socket.create_connection((self._address.host, self._address.port), timeout=self._timeout_s)
-        connected = self._tls.wrap_socket(plain, server_hostname=self._address.host, do_handshake_on_connect=False) if self._tls else plain
+        connected = (
+            self._tls.wrap_socket(plain, server_hostname=self._address.host, do_handshake_on_connect=False)
+            if self._tls
+            else plain
+        )
         late = threading.Event()
 
         def give_up() -> None:
             late.set()
             with suppress(OSError):  # it has ended
-                socket.socket.shutdown(connected, socket.SHUT_RDWR)  # also of TLS, whose own would change what the other thread uses
+                # also of TLS, whose own would change what the other thread uses
+                socket.socket.shutdown(connected, socket.SHUT_RDWR)
 
         timer = threading.Timer(max(0.0, deadline - time.monotonic()), give_up)
         timer.daemon = True
@@ -117,8 +125,17 @@ class Webhook:
         return status
 
     def _headers(self) -> dict[str, str]:
-        headers = {"Host": self._address.shown, "Content-Type": "application/json", "User-Agent": "edgekd", "Connection": "close"}
-        return headers if self._address.authorization is None else {**headers, "Authorization": self._address.authorization}
+        headers = {
+            "Host": self._address.shown,
+            "Content-Type": "application/json",
+            "User-Agent": "edgekd",
+            "Connection": "close",
+        }
+        return (
+            headers
+            if self._address.authorization is None
+            else {**headers, "Authorization": self._address.authorization}
+        )
 
 
 def open_webhook(url: str, timeout_s: float, token: str | None) -> Webhook:
@@ -161,8 +178,10 @@ def _authorization(user: str | None, password: str | None, token: str | None) ->
         if user is not None:
             raise InputError("webhook: the address has a user and there is a token too; keep one of them")
         if not token.isascii() or not token.isprintable() or token != token.strip():
-            raise InputError(f"webhook: the token (of [hook] or {TOKEN_VARIABLE}) holds a blank at an end, a control character or one that "
-                             "is not ASCII; give it as the server's owner did")
+            raise InputError(
+                f"webhook: the token (of [hook] or {TOKEN_VARIABLE}) holds a blank at an end, a control character or"
+                " one that is not ASCII; give it as the server's owner did"
+            )
         return f"Bearer {token}"
     if user is None:
         return None

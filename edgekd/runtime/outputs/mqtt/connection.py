@@ -1,8 +1,8 @@
 """The way to the broker: one thread that connects, publishes what is new, and begins again after every fault, for ever.
 
-paho's own reconnecting is not used: it sends again what was not acknowledged after what is new, so that an old state would stay as the
-retained one, and keeps the oldest where too many wait. Each connection has a client of its own, and what it did not get
-acknowledged goes back to the news.
+paho's own reconnecting is not used: it sends again what was not acknowledged after what is new, so that an old state
+would stay as the retained one, and keeps the oldest where too many wait. Each connection has a client of its own, and
+what it did not get acknowledged goes back to the news.
 """
 
 import ssl
@@ -64,7 +64,8 @@ class Connection:
         from paho.mqtt.enums import CallbackAPIVersion
 
         self._broker, self._news = broker, news
-        self._waiting: dict[int, tuple[float, Message]] = {}  # id -> since when, on the monotonic clock, and what is not acknowledged
+        # id -> since when, on the monotonic clock, and what is not acknowledged
+        self._waiting: dict[int, tuple[float, Message]] = {}
         self._refused: str | None = None
         self._answered = self._greeted = False
         self.worked_at: float | None = None
@@ -105,7 +106,9 @@ class Connection:
         if self._refused is not None:
             raise LinkError(self._refused)
         if status:
-            raise LinkError("the connection is lost" if self._answered else "it closed the connection without an answer")
+            raise LinkError(
+                "the connection is lost" if self._answered else "it closed the connection without an answer"
+            )
 
     def _publish_news(self) -> bool:
         """Publish what may be on its way now; whether that is all there is."""
@@ -143,7 +146,8 @@ class Connection:
 
     def _end(self) -> None:
         """Close the socket without a word, and take back what was not acknowledged."""
-        self._client.on_connect = self._client.on_publish = self._client.on_message = None  # no cycle keeps the client alive
+        # no cycle keeps the client alive
+        self._client.on_connect = self._client.on_publish = self._client.on_message = None
         connected = self._client.socket()
         if connected is not None:
             connected.close()
@@ -151,7 +155,10 @@ class Connection:
 
     def _on_connect(self, _client: "paho.Client", _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
         if reason.is_failure:
-            self._refused = f"it refuses the connection ({reason}){'; check username and password' if str(reason) in CREDENTIALS else ''}"
+            self._refused = (
+                "it refuses the connection"
+                f" ({reason}){'; check username and password' if str(reason) in CREDENTIALS else ''}"
+            )
         else:
             self._answered = True
 
@@ -203,7 +210,11 @@ class Mqtt:
                 reason = " ".join(str(getattr(error, "strerror", None) or error).split()) or type(error).__name__
                 self._trouble = f"no connection to {self._broker.host}:{self._broker.port}: {reason}; trying again"
             connection, self._connection = self._connection, None
-            if connection is not None and connection.worked_at is not None and time.monotonic() - connection.worked_at > STEADY_S:
+            if (
+                connection is not None
+                and connection.worked_at is not None
+                and time.monotonic() - connection.worked_at > STEADY_S
+            ):
                 wait_s = FIRST_WAIT_S
             self._closing.wait(wait_s)
             wait_s = min(2.0 * wait_s, LAST_WAIT_S)

@@ -1,7 +1,8 @@
 """What is to be published: of each topic the newest, and the changes of what is shown, all of them in their order.
 
-Whoever joins late reads the retained topics, which need no more than the newest message. What happened while the broker was away would be
-lost there, and must not look as if it happened now: it goes to a topic of its own that is not retained.
+Whoever joins late reads the retained topics, which need no more than the newest message. What happened while the broker
+was away would be lost there, and must not look as if it happened now: it goes to a topic of its own that is not
+retained.
 """
 
 import math
@@ -37,9 +38,9 @@ class Message(NamedTuple):
 
 
 class Terms(NamedTuple):
-    """How news are published. topic: what all topics begin with. name: of the device. discovery: Home Assistant's prefix, None where it is
-    told nothing. every_s: least seconds between messages of probabilities. expire_s: seconds after which news are none. buffer: changes
-    that wait at most. version: of edgekd."""
+    """How news are published. topic: what all topics begin with. name: of the device. discovery: Home Assistant's
+    prefix, None where it is told nothing. every_s: least seconds between messages of probabilities. expire_s: seconds
+    after which news are none. buffer: changes that wait at most. version: of edgekd."""
 
     topic: str
     name: str
@@ -60,7 +61,11 @@ class News:
         self._changes: deque[Message] = deque()
         self._due: set[str] = set()  # names of `_makers` that wait
         self._makers: dict[str, Callable[[], Message | None]] = {
-            "config": self._config, "state": self._state, "probabilities": self._probabilities, "health": self._health}
+            "config": self._config,
+            "state": self._state,
+            "probabilities": self._probabilities,
+            "health": self._health,
+        }
         self._said = dict.fromkeys(self._makers, -math.inf)  # clock at which each became due for the last time
         self._decision: Decision | None = None
         self._decided = ""  # when
@@ -109,9 +114,12 @@ class News:
             self._due.update(self._makers)
 
     def give_back(self, messages: Sequence[Message]) -> None:
-        """These were never acknowledged: changes among them wait once more, before all others; the rest is said `again` anyway."""
+        """These were never acknowledged: changes among them wait once more, before all others; the rest is said `again`
+        anyway."""
         with self._lock:
-            self._changes.extendleft(message for message in reversed(messages) if message.topic == self._topic("change"))
+            self._changes.extendleft(
+                message for message in reversed(messages) if message.topic == self._topic("change")
+            )
             self._bound()
 
     def availability(self, *, online: bool) -> Message:
@@ -166,23 +174,40 @@ class News:
 
     def _line(self, decision: Decision) -> bytes:
         """As `listen --json` prints it, with when it was and its level."""
-        return msgspec.json.encode({"time": self._decided, **msgspec.to_builtins(decision), "level": level(decision.rms)})
+        return msgspec.json.encode(
+            {"time": self._decided, **msgspec.to_builtins(decision), "level": level(decision.rms)}
+        )
 
     def _probabilities(self) -> Message | None:
         decision = self._decision
         if decision is None:
             return None
-        told = {"time": self._decided, "t": decision.t, "label": decision.label, "probability": decision.probability,
-                "probabilities": dict(decision.top), "level": level(decision.rms)}
+        told = {
+            "time": self._decided,
+            "t": decision.t,
+            "label": decision.label,
+            "probability": decision.probability,
+            "probabilities": dict(decision.top),
+            "level": level(decision.rms),
+        }
         return Message(self._topic("probabilities"), msgspec.json.encode(told), qos=0, retain=False)
 
     def _health(self) -> Message:
         heard = self._heard
-        told = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "t": heard.t, "state": heard.state, "reason": heard.reason,
-                "problem": heard.state != "HEALTHY" or bool(self._troubles), "outputs": self._troubles,
-                "drops": 0 if self._decision is None else self._decision.drops, "counts": self._counts,
-                "reconnects": max(0, self.connections - 1), "dropped": self.dropped, "version": self._terms.version,
-                "model": None if self._manifest is None else self._manifest.name}
+        told = {
+            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "t": heard.t,
+            "state": heard.state,
+            "reason": heard.reason,
+            "problem": heard.state != "HEALTHY" or bool(self._troubles),
+            "outputs": self._troubles,
+            "drops": 0 if self._decision is None else self._decision.drops,
+            "counts": self._counts,
+            "reconnects": max(0, self.connections - 1),
+            "dropped": self.dropped,
+            "version": self._terms.version,
+            "model": None if self._manifest is None else self._manifest.name,
+        }
         return Message(self._topic("health"), msgspec.json.encode(told))
 
 

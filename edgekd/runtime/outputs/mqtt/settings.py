@@ -1,4 +1,5 @@
-"""Turns the table `[mqtt]` and the environment into an output that publishes by MQTT. Credentials are in no message, error or `repr`."""
+"""Turns the table `[mqtt]` and the environment into an output that publishes by MQTT. Credentials are in no message,
+error or `repr`."""
 
 import importlib.metadata
 import os
@@ -51,16 +52,28 @@ def address(url: str) -> tuple[str, str, int]:
         InputError: it is no address of a broker, or holds credentials.
     """
     if "@" in url:  # what is before it is not shown
-        raise InputError("[mqtt] url: a username or password in an address is seen in the list of processes and in logs; give them as "
-                         f"username and password in --config, or as {USERNAME} and {PASSWORD} in the environment")
+        raise InputError(
+            "[mqtt] url: a username or password in an address is seen in the list of processes and in logs; give them"
+            f" as username and password in --config, or as {USERNAME} and {PASSWORD} in the environment"
+        )
     try:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port
         host.encode("idna")  # refuses what no name server could be asked
     except ValueError:
         host, port = "", None
-    if not host or parts.scheme not in PORTS or port == 0 or parts.path not in ("", "/") or parts.query or parts.fragment:
-        raise InputError(f"[mqtt] url is {url!r}; it is mqtt://HOST[:PORT], or mqtts:// for TLS, for instance mqtt://homeassistant.local")
+    if (
+        not host
+        or parts.scheme not in PORTS
+        or port == 0
+        or parts.path not in ("", "/")
+        or parts.query
+        or parts.fragment
+    ):
+        raise InputError(
+            f"[mqtt] url is {url!r}; it is mqtt://HOST[:PORT], or mqtts:// for TLS, for instance"
+            " mqtt://homeassistant.local"
+        )
     return parts.scheme, host, port or PORTS[parts.scheme]
 
 
@@ -73,15 +86,30 @@ def terms_of(table: MqttTable) -> Terms:
     topic = f"edgekd/{homeassistant.ident(socket.gethostname())}" if table.topic is None else table.topic
     discovery = PREFIX if table.discovery is True else table.discovery or None
     for key, value in (("topic", topic), ("discovery", discovery)):
-        if value is not None and (not 0 < len(value) <= LONGEST_TOPIC or value != value.strip("/") or not value.isprintable()
-                                  or re.search(r"[+#]|//|^[$]", value)):
-            raise InputError(f"[mqtt] {key} is {value!r}; it is names with a / between them, without +, # and $, of at most "
-                             f"{LONGEST_TOPIC} characters, for instance edgekd/kitchen")
+        if value is not None and (
+            not 0 < len(value) <= LONGEST_TOPIC
+            or value != value.strip("/")
+            or not value.isprintable()
+            or re.search(r"[+#]|//|^[$]", value)
+        ):
+            raise InputError(
+                f"[mqtt] {key} is {value!r}; it is names with a / between them, without +, # and $, of at most "
+                f"{LONGEST_TOPIC} characters, for instance edgekd/kitchen"
+            )
     if table.every > table.expire:
-        raise InputError(f"[mqtt] every is {table.every:g} s and expire {table.expire} s: probabilities would expire before the next come; "
-                         "raise expire or lower every")
-    return Terms(topic, table.name or topic.rpartition("/")[2], discovery, table.every, table.expire, table.buffer,
-                 importlib.metadata.version("edgekd"))
+        raise InputError(
+            f"[mqtt] every is {table.every:g} s and expire {table.expire} s: probabilities would expire before the next"
+            " come; raise expire or lower every"
+        )
+    return Terms(
+        topic,
+        table.name or topic.rpartition("/")[2],
+        discovery,
+        table.every,
+        table.expire,
+        table.buffer,
+        importlib.metadata.version("edgekd"),
+    )
 
 
 def credentials(table: MqttTable, environment: Mapping[str, str]) -> tuple[str | None, str | None]:
@@ -98,10 +126,14 @@ def credentials(table: MqttTable, environment: Mapping[str, str]) -> tuple[str |
             password = Path(table.password_file).read_text(encoding="utf-8").rstrip("\r\n")
         except (OSError, UnicodeDecodeError) as error:  # the latter's message would show a part
             why = error.strerror if isinstance(error, OSError) else "no text in UTF-8"
-            raise InputError(f"[mqtt] password_file: {table.password_file} cannot be read ({why}); it holds the password alone") from None
+            raise InputError(
+                f"[mqtt] password_file: {table.password_file} cannot be read ({why}); it holds the password alone"
+            ) from None
     username, password = environment.get(USERNAME) or table.username, environment.get(PASSWORD) or password
     if password is not None and username is None:
-        raise InputError(f"[mqtt]: there is a password and no username; give username, or {USERNAME} in the environment")
+        raise InputError(
+            f"[mqtt]: there is a password and no username; give username, or {USERNAME} in the environment"
+        )
     return username, password
 
 
@@ -114,7 +146,10 @@ def tls_of(table: MqttTable, *, secure: bool) -> ssl.SSLContext | None:
     given = [key for key in ("ca", "certificate", "key") if getattr(table, key) is not None]
     if not secure:
         if given:
-            raise InputError(f"[mqtt]: {' and '.join(given)} would not be used, as the url begins with mqtt://; let it begin with mqtts://")
+            raise InputError(
+                f"[mqtt]: {' and '.join(given)} would not be used, as the url begins with mqtt://; let it begin with"
+                " mqtts://"
+            )
         return None
     if given[-1:] == ["key"] and "certificate" not in given:
         raise InputError("[mqtt]: there is a key and no certificate; give certificate")
@@ -125,11 +160,16 @@ def tls_of(table: MqttTable, *, secure: bool) -> ssl.SSLContext | None:
         else:
             context.load_verify_locations(table.ca)
     except OSError as error:  # also what ssl raises
-        raise InputError(f"[mqtt] ca: {table.ca} cannot be used ({error.strerror}); give a file of certificates in PEM") from None
+        raise InputError(
+            f"[mqtt] ca: {table.ca} cannot be used ({error.strerror}); give a file of certificates in PEM"
+        ) from None
     if table.certificate is not None:
         try:
-            context.load_cert_chain(table.certificate, table.key, password="")  # an encrypted key must not ask on the terminal
+            # an encrypted key must not ask on the terminal
+            context.load_cert_chain(table.certificate, table.key, password="")
         except OSError as error:
-            raise InputError(f"[mqtt] certificate, key: {table.certificate} and {table.key or 'no key'} cannot be used ({error.strerror}); "
-                             "give files in PEM, the key not encrypted") from None
+            raise InputError(
+                f"[mqtt] certificate, key: {table.certificate} and {table.key or 'no key'} cannot be used"
+                f" ({error.strerror}); give files in PEM, the key not encrypted"
+            ) from None
     return context

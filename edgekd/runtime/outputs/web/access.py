@@ -46,11 +46,16 @@ def parse_address(text: str) -> Address:
     host, colon, port = text.rpartition(":")
     bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     literal = _literal(bare)
-    good = not host or (literal is not None and (literal.version == 4) == (bare == host)) or (
-        bare == host and _HOST.fullmatch(host) is not None and _NUMBERS.fullmatch(host) is None)
+    good = (
+        not host
+        or (literal is not None and (literal.version == 4) == (bare == host))
+        or (bare == host and _HOST.fullmatch(host) is not None and _NUMBERS.fullmatch(host) is None)
+    )
     if not (colon and good and port.isascii() and port.isdigit() and 0 < int(port) < 2**16):
-        raise InputError(f"web: '{text}' is no address; give [HOST]:PORT with a port of 1 to 65535, for instance :8080 for this machine "
-                         "alone, 0.0.0.0:8080 for all that reach it, or [::]:8080")
+        raise InputError(
+            f"web: '{text}' is no address; give [HOST]:PORT with a port of 1 to 65535, for instance :8080 for this"
+            " machine alone, 0.0.0.0:8080 for all that reach it, or [::]:8080"
+        )
     return Address(bare or LOOPBACK, int(port))
 
 
@@ -74,8 +79,10 @@ def read_token(table: WebTable, environment: Mapping[str, str] | None = None) ->
             reason = error.strerror if isinstance(error, OSError) else "it is no text"
             raise InputError(f"web.token_file: {where} cannot be read ({reason}); give a readable file") from None
     if token is not None and _TOKEN.fullmatch(token) is None:
-        raise InputError(f"{where}: the token must have {MIN_TOKEN} to 256 letters, digits or signs and no spaces; make one with "
-                         "'openssl rand -hex 16'")
+        raise InputError(
+            f"{where}: the token must have {MIN_TOKEN} to 256 letters, digits or signs and no spaces; make one with "
+            "'openssl rand -hex 16'"
+        )
     return token
 
 
@@ -88,13 +95,15 @@ def warning(table: WebTable) -> str | None:
     address = parse_address(table.address)
     if address.is_local or read_token(table) is not None:
         return None
-    return (f"web: everyone who can reach {address} sees what is heard here; set {TOKEN_VARIABLE} or web.token_file to ask for a token, or "
-            f"listen on :{address.port} alone")
+    return (
+        f"web: everyone who can reach {address} sees what is heard here; set {TOKEN_VARIABLE} or web.token_file to ask"
+        f" for a token, or listen on :{address.port} alone"
+    )
 
 
 class Access:
-    """Judges requests. With a token, who has it may read; without, whoever asks by a name of this machine: a page of another site that
-    has its own name lead here (DNS rebinding) may not."""
+    """Judges requests. With a token, who has it may read; without, whoever asks by a name of this machine: a page of
+    another site that has its own name lead here (DNS rebinding) may not."""
 
     def __init__(self, address: Address, token: str | None, hosts: tuple[str, ...] = ()) -> None:
         """hosts: further names by which a browser may ask."""

@@ -50,7 +50,9 @@ class Histogram:
 class Metrics:
     """Counts what it is told."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic, cpu: Callable[[], float] = time.process_time) -> None:
+    def __init__(
+        self, clock: Callable[[], float] = time.monotonic, cpu: Callable[[], float] = time.process_time
+    ) -> None:
         """clock: seconds that do not jump. cpu: processor seconds of this process."""
         self._clock, self._cpu, self._started = clock, cpu, time.time()
         self._decisions: Counter[str] = Counter()
@@ -114,43 +116,94 @@ class Metrics:
     def _lines(self, web: Mapping[str, tuple[str, str, float]]) -> Iterator[str]:
         plain: list[Value]
         if self.manifest is not None:
-            names = {"model": self.manifest.name, "student": self.manifest.student,
-                     "precision": self.manifest.precision, "recipe_hash": self.manifest.provenance.recipe_hash}
+            names = {
+                "model": self.manifest.name,
+                "student": self.manifest.student,
+                "precision": self.manifest.precision,
+                "recipe_hash": self.manifest.provenance.recipe_hash,
+            }
             yield from _metric("edgekd_model_info", "gauge", "The model that is running; always 1.", [(names, 1)])
-        yield from _metric("edgekd_decisions_total", "counter", "Decisions, by the label shown.",
-                           [({"label": label}, count) for label, count in sorted(self._decisions.items())])
-        yield from _metric("edgekd_gated_decisions_total", "counter", "Decisions on windows below the gate, which were not judged.",
-                           [({}, self._gated)])
-        yield from _metric("edgekd_state", "gauge", "State of the source: 1 for the one it is in.",
-                           [({"state": state}, state == self.state) for state in get_args(State)])
-        yield from _metric("edgekd_fresh", "gauge", "Whether the last decision is as new as it should be.", [({}, self.is_fresh)])
-        yield from _metric("edgekd_output_trouble", "gauge", "Whether an output is in trouble; outputs that never were are absent.",
-                           [({"output": name}, bool(trouble)) for name, trouble in sorted(self.troubles.items())])
+        yield from _metric(
+            "edgekd_decisions_total",
+            "counter",
+            "Decisions, by the label shown.",
+            [({"label": label}, count) for label, count in sorted(self._decisions.items())],
+        )
+        yield from _metric(
+            "edgekd_gated_decisions_total",
+            "counter",
+            "Decisions on windows below the gate, which were not judged.",
+            [({}, self._gated)],
+        )
+        yield from _metric(
+            "edgekd_state",
+            "gauge",
+            "State of the source: 1 for the one it is in.",
+            [({"state": state}, state == self.state) for state in get_args(State)],
+        )
+        yield from _metric(
+            "edgekd_fresh", "gauge", "Whether the last decision is as new as it should be.", [({}, self.is_fresh)]
+        )
+        yield from _metric(
+            "edgekd_output_trouble",
+            "gauge",
+            "Whether an output is in trouble; outputs that never were are absent.",
+            [({"output": name}, bool(trouble)) for name, trouble in sorted(self.troubles.items())],
+        )
         last = self.last
         if last is not None and self.age is not None:
             plain = [({}, last.t)]
-            yield from _metric("edgekd_audio_seconds_total", "counter", "Time of the sound at the last decision.", plain)
-            yield from _metric("edgekd_last_decision_timestamp_seconds", "gauge", "When the last decision was made, Unix time.",
-                               [({}, time.time() - self.age)])
-            yield from _metric("edgekd_label_probability_ratio", "gauge", "Probability of the label shown.", [({}, last.probability)])
-            yield from _metric("edgekd_sound_rms_ratio", "gauge", "Root mean square of the last window; 1 is full scale.", [({}, last.rms)])
-            yield from _metric("edgekd_dropped_samples_total", "counter", "Samples that were lost because decisions were late.",
-                               [({}, last.drops)])
+            yield from _metric(
+                "edgekd_audio_seconds_total", "counter", "Time of the sound at the last decision.", plain
+            )
+            yield from _metric(
+                "edgekd_last_decision_timestamp_seconds",
+                "gauge",
+                "When the last decision was made, Unix time.",
+                [({}, time.time() - self.age)],
+            )
+            yield from _metric(
+                "edgekd_label_probability_ratio", "gauge", "Probability of the label shown.", [({}, last.probability)]
+            )
+            yield from _metric(
+                "edgekd_sound_rms_ratio",
+                "gauge",
+                "Root mean square of the last window; 1 is full scale.",
+                [({}, last.rms)],
+            )
+            yield from _metric(
+                "edgekd_dropped_samples_total",
+                "counter",
+                "Samples that were lost because decisions were late.",
+                [({}, last.drops)],
+            )
         if self.factor is not None:
-            yield from _metric("edgekd_real_time_factor", "gauge", "Processor seconds for a second of sound, over the last minute.",
-                               [({}, self.factor)])
+            yield from _metric(
+                "edgekd_real_time_factor",
+                "gauge",
+                "Processor seconds for a second of sound, over the last minute.",
+                [({}, self.factor)],
+            )
         counts = self.counts
         if counts is not None:
             for name, kind, words, value in (
-                    ("queue_samples", "gauge", "Samples that wait to be judged, at the source's rate.", counts.waiting),
-                    ("source_samples_total", "counter", "Samples that came from the source, at its rate.", counts.received),
-                    ("source_bad_samples_total", "counter", "Samples that were no numbers.", counts.bad),
-                    ("source_overflows_total", "counter", "Places where the source lost samples unseen.", counts.overflows),
-                    ("source_restarts_total", "counter", "Reconnections: attempts to hear after the first.", counts.restarts),
-                    ("source_lag_seconds", "gauge", "Clock minus samples since the source's last start.", counts.lag_s)):
+                ("queue_samples", "gauge", "Samples that wait to be judged, at the source's rate.", counts.waiting),
+                ("source_samples_total", "counter", "Samples that came from the source, at its rate.", counts.received),
+                ("source_bad_samples_total", "counter", "Samples that were no numbers.", counts.bad),
+                ("source_overflows_total", "counter", "Places where the source lost samples unseen.", counts.overflows),
+                (
+                    "source_restarts_total",
+                    "counter",
+                    "Reconnections: attempts to hear after the first.",
+                    counts.restarts,
+                ),
+                ("source_lag_seconds", "gauge", "Clock minus samples since the source's last start.", counts.lag_s),
+            ):
                 yield from _metric(f"edgekd_{name}", kind, words, [({}, value)])
-        for name, words, histogram in (("features", "log-mel features of a window", self._features),
-                                       ("inference", "network for a window", self._inference)):
+        for name, words, histogram in (
+            ("features", "log-mel features of a window", self._features),
+            ("inference", "network for a window", self._inference),
+        ):
             yield from _head(f"edgekd_{name}_seconds", "histogram", f"Clock time of the {words}.")
             yield from histogram.lines(f"edgekd_{name}_seconds")
         for name, (kind, words, value) in web.items():
@@ -159,7 +212,9 @@ class Metrics:
         if resident is not None:
             yield from _metric("process_resident_memory_bytes", "gauge", "Resident memory.", [({}, resident)])
         yield from _metric("process_cpu_seconds_total", "counter", "Processor time.", [({}, self._cpu())])
-        yield from _metric("process_start_time_seconds", "gauge", "When the listener began, Unix time.", [({}, self._started)])
+        yield from _metric(
+            "process_start_time_seconds", "gauge", "When the listener began, Unix time.", [({}, self._started)]
+        )
 
 
 def resident_bytes() -> int | None:

@@ -1,7 +1,9 @@
-"""A small HTTP server for a page and a stream of events: one thread, sockets that never block, and a bound on everything.
+"""A small HTTP server for a page and a stream of events: one thread, sockets that never block, and a bound on
+everything.
 
-It answers GET and HEAD of known paths and closes. A stream stays open: what is published goes to all streams as the same bytes. Whoever
-sends too much, too slowly or too often is cut off, and so is whoever does not read; the thread that publishes never waits for any of it.
+It answers GET and HEAD of known paths and closes. A stream stays open: what is published goes to all streams as the
+same bytes. Whoever sends too much, too slowly or too often is cut off, and so is whoever does not read; the thread that
+publishes never waits for any of it.
 """
 
 import contextlib
@@ -27,7 +29,8 @@ ACCEPTS_PER_S, ACCEPT_BURST = 200.0, 256.0
 """Connections taken; the others wait in the kernel, which bounds what a flood of them costs."""
 ACCEPTS_AT_ONCE = 8
 REQUEST_S, ANSWER_S, STALL_S, LINGER_S = 5.0, 20.0, 15.0, 1.0
-"""Longest time for a request to arrive, for an answer to be read, without any progress of a stream, for the other side to close."""
+"""Longest time for a request to arrive, for an answer to be read, without any progress of a stream, for the other side
+to close."""
 MAX_WAITING = 1 << 16
 """Bytes that wait for one stream, beyond the snapshot it begins with."""
 SEND_BUFFER = 1 << 14
@@ -35,25 +38,40 @@ SEND_BUFFER = 1 << 14
 TICK_S = 0.5
 """How often deadlines are looked at."""
 ROUND_S = 0.01
-"""Between two rounds of work: what comes meanwhile is done together, which bounds what busy clients cost; and as the interpreter runs one
-thread at a time, whoever called `wake` goes on first."""
+"""Between two rounds of work: what comes meanwhile is done together, which bounds what busy clients cost; and as the
+interpreter runs one thread at a time, whoever called `wake` goes on first."""
 FIRST_RETRY_S, LAST_RETRY_S = 1.0, 30.0
 """Between attempts to listen, doubling."""
 BACKLOG = 128
 READ_BYTES = 4096
 
-REASONS = {200: "OK", 303: "See Other", 400: "Bad Request", 401: "Unauthorized", 403: "Forbidden", 404: "Not Found",
-           405: "Method Not Allowed", 408: "Request Timeout", 431: "Request Header Fields Too Large", 503: "Service Unavailable"}
+REASONS = {
+    200: "OK",
+    303: "See Other",
+    400: "Bad Request",
+    401: "Unauthorized",
+    403: "Forbidden",
+    404: "Not Found",
+    405: "Method Not Allowed",
+    408: "Request Timeout",
+    431: "Request Header Fields Too Large",
+    503: "Service Unavailable",
+}
 TEXT = "text/plain; charset=utf-8"
-HEADERS = "".join(f"{name}: {value}\r\n" for name, value in {
-    "Connection": "close",
-    "Cache-Control": "no-store",
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
-                               "form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-}.items())
+HEADERS = "".join(
+    f"{name}: {value}\r\n"
+    for name, value in {
+        "Connection": "close",
+        "Cache-Control": "no-store",
+        "Content-Security-Policy": (
+            "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+            "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+        ),
+        "Cross-Origin-Resource-Policy": "same-origin",
+        "Referrer-Policy": "no-referrer",
+        "X-Content-Type-Options": "nosniff",
+    }.items()
+)
 
 _REQUEST_LINE = re.compile(r"([A-Z]{1,16}) (/[!-~]*) HTTP/1\.[01]")
 _HEADER = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([ -~\t\x80-\xff]*)")
@@ -69,7 +87,8 @@ class Request(NamedTuple):
 
 
 class Response(NamedTuple):
-    """What is answered. kind: the content type. headers: further ones. stream: it stays open, and `body` is how it begins."""
+    """What is answered. kind: the content type. headers: further ones. stream: it stays open, and `body` is how it
+    begins."""
 
     status: int
     kind: str = TEXT
@@ -101,13 +120,16 @@ def encode(response: Response, *, with_body: bool = True) -> bytes:
     """A response as it is sent."""
     length = "" if response.stream else f"Content-Length: {len(response.body)}\r\n"
     more = "".join(f"{name}: {value}\r\n" for name, value in response.headers)
-    head = f"HTTP/1.1 {response.status} {REASONS[response.status]}\r\nContent-Type: {response.kind}\r\n{length}{more}{HEADERS}\r\n"
+    head = (
+        f"HTTP/1.1 {response.status} {REASONS[response.status]}\r\nContent-Type:"
+        f" {response.kind}\r\n{length}{more}{HEADERS}\r\n"
+    )
     return head.encode("latin-1") + (response.body if with_body else b"")
 
 
 class Counts(NamedTuple):
-    """Of a server. streams: open now. requests: answered since the start. refused: connections turned away. cut: streams that were closed
-    because they did not read."""
+    """Of a server. streams: open now. requests: answered since the start. refused: connections turned away. cut:
+    streams that were closed because they did not read."""
 
     streams: int
     requests: int
@@ -127,11 +149,12 @@ class _Client:
 
 
 class Server:
-    """Listens in a thread from its start until it is closed; what keeps it from that is its trouble, and is tried again."""
+    """Listens in a thread from its start until it is closed; what keeps it from that is its trouble, and is tried
+    again."""
 
     def __init__(self, address: Address, answer: Callable[[Request], Response], news: Callable[[], bytes]) -> None:
-        """answer: to a request. news: what to send to all streams now; called where `wake` was, and at least every `TICK_S`. Both are
-        called in the server's thread and must not wait."""
+        """answer: to a request. news: what to send to all streams now; called where `wake` was, and at least every
+        `TICK_S`. Both are called in the server's thread and must not wait."""
         self._address, self._answer, self._news = address, answer, news
         self.trouble: str | None = None
         self.port: int | None = None
@@ -210,7 +233,11 @@ class Server:
             try:
                 listener = _bound(self._address)
             except (OSError, UnicodeError) as error:
-                reason = "is in use" if getattr(error, "errno", None) == errno.EADDRINUSE else f"cannot be had ({_reason(error)})"
+                reason = (
+                    "is in use"
+                    if getattr(error, "errno", None) == errno.EADDRINUSE
+                    else f"cannot be had ({_reason(error)})"
+                )
                 self.trouble = f"{self._address} {reason}; trying again"
                 self._retry_at, self._retry_s = now + self._retry_s, min(2.0 * self._retry_s, LAST_RETRY_S)
                 return
@@ -246,7 +273,8 @@ class Server:
             self._selector.register(connection, selectors.EVENT_READ, client)
 
     def _made_room(self) -> bool:
-        """Whether a connection could be closed that has not asked for anything yet, the oldest: whoever means it asks at once."""
+        """Whether a connection could be closed that has not asked for anything yet, the oldest: whoever means it asks
+        at once."""
         for client in self._clients:
             if client.phase in ("asking", "ending"):
                 self._refused += client.phase == "asking"
@@ -277,8 +305,11 @@ class Server:
                 self._reply(client, problem(431))
             elif end:
                 request = parse(bytes(head))
-                self._reply(client, problem(400) if request is None else self._judged(request), with_body=request is None
-                            or request.method != "HEAD")
+                self._reply(
+                    client,
+                    problem(400) if request is None else self._judged(request),
+                    with_body=request is None or request.method != "HEAD",
+                )
 
     def _judged(self, request: Request) -> Response:
         if request.method not in ("GET", "HEAD"):
@@ -325,7 +356,8 @@ class Server:
                 self._selector.modify(client.connection, selectors.EVENT_READ | selectors.EVENT_WRITE, client)
 
     def _flush(self, client: _Client) -> None:
-        """Send what waits, as far as it is taken; behind an answer wait for the other side to close, so that it is read."""
+        """Send what waits, as far as it is taken; behind an answer wait for the other side to close, so that it is
+        read."""
         while client.parts:
             part = client.parts.popleft()
             try:
@@ -377,7 +409,9 @@ def _bound(address: Address) -> socket.socket:
     Raises:
         OSError: it cannot.
     """
-    family, _, _, _, where = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    family, _, _, _, where = socket.getaddrinfo(
+        address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
     both = family == socket.AF_INET6 and address.host == "::" and socket.has_dualstack_ipv6()
     listener = socket.create_server(where[:2], family=family, backlog=BACKLOG, dualstack_ipv6=both)
     listener.setblocking(False)

@@ -20,8 +20,8 @@ Array = NDArray[np.float32]
 
 
 class Spectrogram:
-    """Columns, bytes from the lowest band to the highest: 0 where nothing was computed, else 1 (the front end's floor) to 255 (a
-    full-scale sine), even steps of the logarithm."""
+    """Columns, bytes from the lowest band to the highest: 0 where nothing was computed, else 1 (the front end's floor)
+    to 255 (a full-scale sine), even steps of the logarithm."""
 
     def __init__(self, fe: FrontEnd) -> None:
         """fe: of the windows that will come."""
@@ -31,7 +31,8 @@ class Spectrogram:
         self.bands = min(BANDS, fe.n_mels)
         self._edges = np.arange(self.bands) * fe.n_mels // self.bands
         self._floor = math.log(fe.log_floor)
-        self._range = max(1.0, 2.0 * math.log(fe.win_length / 4.0) - self._floor)  # a Hann window's sum is half its length, a sine's half
+        # a Hann window's sum is half its length, a sine's half
+        self._range = max(1.0, 2.0 * math.log(fe.win_length / 4.0) - self._floor)
         self._taken = 0  # frames of the sound so far
         self._rest = np.empty((fe.n_mels, 0), np.float32)
         self._kept: deque[bytes] = deque(maxlen=round(KEPT_S / self.column_s))
@@ -46,15 +47,19 @@ class Spectrogram:
         frames = round(t * self._fe.sample_rate / self._fe.hop_length)
         new, self._taken = frames - self._taken, frames
         if moment.features is None:
-            whole = np.full((self._fe.n_mels, min(max(new, 0), self._fe.frames(moment.manifest.window))), -np.inf, np.float32)
+            whole = np.full(
+                (self._fe.n_mels, min(max(new, 0), self._fe.frames(moment.manifest.window))), -np.inf, np.float32
+            )
         else:
-            whole = moment.features[:, max(0, moment.features.shape[1] - max(new, 0)):]
+            whole = moment.features[:, max(0, moment.features.shape[1] - max(new, 0)) :]
         frames_now = np.concatenate((self._rest, whole), axis=1)
         count = frames_now.shape[1] // self._per_column
-        self._rest = frames_now[:, count * self._per_column:]
+        self._rest = frames_now[:, count * self._per_column :]
         if not count:
             return b""
-        columns = self._quantised(frames_now[:, :count * self._per_column].reshape(-1, count, self._per_column).mean(axis=2))
+        columns = self._quantised(
+            frames_now[:, : count * self._per_column].reshape(-1, count, self._per_column).mean(axis=2)
+        )
         self._kept.extend(column.tobytes() for column in columns)
         return columns.tobytes()
 

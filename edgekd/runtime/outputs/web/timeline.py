@@ -1,4 +1,5 @@
-"""What was shown over the last hours, in memory that does not grow: the label that was shown most in each slot of time."""
+"""What was shown over the last hours, in memory that does not grow: the label that was shown most in each slot of
+time."""
 
 from collections import Counter, deque
 from typing import Any
@@ -18,7 +19,8 @@ class Timeline:
         self._open: int | None = None
         self._shown: Counter[str] = Counter()  # in the open slot
         self._runs: deque[tuple[int, int, str]] = deque()  # the first slot, how many, what was shown
-        self._made: tuple[Any, list[str], list[tuple[int, int, int]]] = (None, [], [])  # for which slot and label; labels, runs
+        # for which slot and label; labels, runs
+        self._made: tuple[Any, list[str], list[tuple[int, int, int]]] = (None, [], [])
 
     def take(self, label: str, now: float) -> None:
         """A label is shown at `now`, seconds of a clock that does not jump."""
@@ -44,13 +46,19 @@ class Timeline:
             self._runs[0] = oldest, first + count - oldest, label
 
     def document(self, now: float) -> dict[str, Any]:
-        """slot_s: seconds. hours. now: as a number of slots. labels: names. runs: the first slot, how many, index into `labels`; the slot
-        that is not over yet is a run of its own."""
+        """slot_s: seconds. hours. now: as a number of slots. labels: names. runs: the first slot, how many, index into
+        `labels`; the slot that is not over yet is a run of its own."""
         state = None if self._open is None else (self._open, self._shown.most_common(1)[0][0])
-        if state is not None and state != self._made[0]:  # thousands of runs, which whoever asks may ask for again and again
+        # thousands of runs, which whoever asks may ask for again and again
+        if state is not None and state != self._made[0]:
             runs = [*self._runs, (state[0], 1, state[1])]
             index = {label: number for number, label in enumerate(dict.fromkeys(label for _, _, label in runs))}
             self._made = state, list(index), [(first, count, index[label]) for first, count, label in runs]
         _, labels, numbered = self._made
-        return {"slot_s": self.slot_s, "hours": self._slots * self.slot_s / 3600.0, "now": now / self.slot_s, "labels": labels,
-                "runs": numbered}
+        return {
+            "slot_s": self.slot_s,
+            "hours": self._slots * self.slot_s / 3600.0,
+            "now": now / self.slot_s,
+            "labels": labels,
+            "runs": numbered,
+        }

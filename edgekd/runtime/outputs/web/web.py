@@ -72,7 +72,9 @@ class Web:
         self._answers: dict[str, Callable[[], Response]] = {
             "/": lambda: Response(200, HTML, self._page),
             "/events": lambda: Response(200, EVENTS, self._greeting(), UNBUFFERED, stream=True),
-            "/history.json": lambda: Response(200, JSON, msgspec.json.encode(self._timeline.document(time.monotonic()))),
+            "/history.json": lambda: Response(
+                200, JSON, msgspec.json.encode(self._timeline.document(time.monotonic()))
+            ),
             "/model.json": lambda: Response(200, JSON, msgspec.json.encode(_told(self._manifest))),
             "/metrics": lambda: Response(200, TEXT_FORMAT, self._metrics.text(self._own_metrics())),
         }
@@ -162,7 +164,8 @@ class Web:
         if not self._snapshot:
             picture = b"" if self._picture is None else self._picture.recent
             self._snapshot = f"retry: {RETRY_MS}\n".encode() + self._event(
-                "snapshot", {"decision": self._metrics.last, "columns": picture, **self._sizes(), **self._vitals()})
+                "snapshot", {"decision": self._metrics.last, "columns": picture, **self._sizes(), **self._vitals()}
+            )
         return self._snapshot
 
     def _event(self, kind: str, document: dict[str, Any]) -> bytes:
@@ -171,25 +174,39 @@ class Web:
 
     def _sizes(self) -> dict[str, Any]:
         """bands, column_s: of the picture; none before the first decision."""
-        return {} if self._picture is None else {"bands": self._picture.bands, "column_s": round(self._picture.column_s, 6)}
+        return (
+            {}
+            if self._picture is None
+            else {"bands": self._picture.bands, "column_s": round(self._picture.column_s, 6)}
+        )
 
     def _vitals(self) -> dict[str, Any]:
-        """state, reason: of the source. troubles: of outputs. age: seconds since the last decision. factor: real-time factor. restarts,
-        overflows: of a live source. resident: bytes."""
+        """state, reason: of the source. troubles: of outputs. age: seconds since the last decision. factor: real-time
+        factor. restarts, overflows: of a live source. resident: bytes."""
         metrics = self._metrics
         age, factor, counts = metrics.age, metrics.factor, metrics.counts
-        return {"state": metrics.state, "reason": metrics.reason, "fresh": metrics.is_fresh,
-                "troubles": {name: trouble for name, trouble in metrics.troubles.items() if trouble},
-                "age": None if age is None else round(age, 1), "factor": None if factor is None else round(factor, 5),
-                "restarts": None if counts is None else counts.restarts, "overflows": None if counts is None else counts.overflows,
-                "resident": resident_bytes()}
+        return {
+            "state": metrics.state,
+            "reason": metrics.reason,
+            "fresh": metrics.is_fresh,
+            "troubles": {name: trouble for name, trouble in metrics.troubles.items() if trouble},
+            "age": None if age is None else round(age, 1),
+            "factor": None if factor is None else round(factor, 5),
+            "restarts": None if counts is None else counts.restarts,
+            "overflows": None if counts is None else counts.overflows,
+            "resident": resident_bytes(),
+        }
 
     def _own_metrics(self) -> dict[str, tuple[str, str, float]]:
         counts = self._server.counts
         return {
             "edgekd_web_streams": ("gauge", "Pages and others that watch.", counts.streams),
             "edgekd_web_requests_total": ("counter", "Requests answered.", counts.requests),
-            "edgekd_web_refused_connections_total": ("counter", "Connections turned away because there were too many.", counts.refused),
+            "edgekd_web_refused_connections_total": (
+                "counter",
+                "Connections turned away because there were too many.",
+                counts.refused,
+            ),
             "edgekd_web_cut_streams_total": ("counter", "Streams closed because they did not read.", counts.cut),
             "edgekd_web_dropped_events_total": ("counter", "Lines that came too fast to be served.", self._dropped),
         }
@@ -201,9 +218,19 @@ def _told(manifest: Manifest | None) -> dict[str, Any] | None:
         return None
     fe, calibration = manifest.frontend, manifest.calibration
     return {
-        "name": manifest.name, "student": manifest.student, "precision": manifest.precision, "labels": manifest.labels,
-        "window_s": manifest.window / fe.sample_rate, "sample_rate": fe.sample_rate, "n_mels": fe.n_mels,
-        "frames": fe.frames(manifest.window), "f_min": fe.f_min, "f_max": fe.top_hz, "mel_scale": fe.mel_scale,
-        "counts": manifest.counts, "temperature": manifest.temperature, "provenance": manifest.provenance,
+        "name": manifest.name,
+        "student": manifest.student,
+        "precision": manifest.precision,
+        "labels": manifest.labels,
+        "window_s": manifest.window / fe.sample_rate,
+        "sample_rate": fe.sample_rate,
+        "n_mels": fe.n_mels,
+        "frames": fe.frames(manifest.window),
+        "f_min": fe.f_min,
+        "f_max": fe.top_hz,
+        "mel_scale": fe.mel_scale,
+        "counts": manifest.counts,
+        "temperature": manifest.temperature,
+        "provenance": manifest.provenance,
         "calibration_error": None if calibration is None else calibration.error_after,
     }
