@@ -1139,7 +1139,7 @@ def listen(
     model again; outputs stay as they are."""
     _without_blas_threads()
     from edgekd.runtime.config import Config, override, prepared, read_config, require_same_outputs
-    from edgekd.runtime.control import Control, Setup, StoppedError
+    from edgekd.runtime.control import Configuration, Control, StoppedError
     from edgekd.runtime.decision import ChangesOnly, to_json, to_text
     from edgekd.runtime.listen import listen as decisions
     from edgekd.runtime.notify import notifier
@@ -1177,7 +1177,7 @@ def listen(
     def tell() -> Config:
         return override(Config() if config is None else read_config(config), flags)
 
-    def load() -> Setup:
+    def load() -> Configuration:
         from edgekd.modelfile.verify import verify_model
 
         if systemd is not None:
@@ -1202,7 +1202,7 @@ def listen(
             equaliser=told.source.equaliser,
         )
         print(replaying.to_json(report) if output.json else replaying.to_text(report))
-        if (note := replaying.left_out(told)) is not None:
+        if (note := replaying.ignored_outputs(told)) is not None:
             _say(f"edgekd: {note}")
         return
     if told.web is not None:
@@ -1226,12 +1226,12 @@ def listen(
                 live=told.request,
                 settings=told.settings,
                 control=control,
-                observe=outputs.tell,
+                observe=outputs.publish,
                 watch=told.limits,
-                news=outputs.news,
+                status=outputs.status,
                 equaliser=told.source.equaliser,
             )
-            for decision in outputs.through(lines):
+            for decision in outputs.forward(lines):
                 if view is not None:
                     view.show(decision)
                 elif news.is_new(decision) or not output.changes:
@@ -1269,7 +1269,7 @@ def history(
     from edgekd.runtime.outputs.history import day as history_day
     from edgekd.runtime.outputs.history import query as past
 
-    question = past.ask(file, since=since, until=until, label=label, day=day, draws=svg is not None)
+    question = past.parse_query(file, since=since, until=until, label=label, day=day, draws=svg is not None)
     if csv is not None:
         print(past.export(question, csv, force=force))
     if question.day is not None and (csv is None or svg is not None):
@@ -1346,12 +1346,12 @@ def record(
     """Collect labelled clips from a microphone into OUT/LABEL, 16-bit wav, one line per clip; states go to standard
     error."""
     from edgekd.runtime import record as recording
-    from edgekd.runtime.source.child import Request
+    from edgekd.runtime.source.child import SourceRequest
 
-    order = recording.Order(label, out, place, seconds, count, sample_rate, min_level)
+    order = recording.RecordSettings(label, out, place, seconds, count, sample_rate, min_level)
     line = recording.to_json if as_json else recording.to_text
     try:
-        for made in recording.record(order, Request(mic, command, rate, channels, channel)):
+        for made in recording.record(order, SourceRequest(mic, command, rate, channels, channel)):
             if isinstance(made, str):
                 _say(made)
             else:
@@ -1389,10 +1389,10 @@ def doctor(
     """Judge the microphone and this machine; exit status 1 where a check fails, 2 where nothing is heard."""
     from edgekd.modelfile.zoo import model_file
     from edgekd.runtime.diagnose import examine
-    from edgekd.runtime.source.child import Request
+    from edgekd.runtime.source.child import SourceRequest
 
     report = examine(
-        Request(mic, command, rate, channels, channel),
+        SourceRequest(mic, command, rate, channels, channel),
         None if model is None else model_file(model),
         seconds=seconds,
         wait_s=wait,
@@ -1414,12 +1414,12 @@ Root = Annotated[
 
 def _place(verb: str, root: Path | None, *, changes: bool = True) -> Any:
     """Where a verb works, and on which systemd."""
-    from edgekd.service.paths import Place
-    from edgekd.service.systemd import this_machine
+    from edgekd.service.paths import ServicePaths
+    from edgekd.service.systemd import local_systemd
 
     if root is not None:
-        return Place(root), None
-    return Place(Path("/")), this_machine(verb, str(Path(sys.executable).with_name("edgekd")), changes=changes)
+        return ServicePaths(root), None
+    return ServicePaths(Path("/")), local_systemd(verb, str(Path(sys.executable).with_name("edgekd")), changes=changes)
 
 
 @service_app.command("install", epilog="Example: edgekd service install models/synth-serfr24.int8.tflite --root image")
@@ -1448,11 +1448,11 @@ def service_install(
     """Write unit, user and configuration, verify the model, start the listener, now and with the system. Again: bring
     all up to date."""
     from edgekd.modelfile.zoo import model_file
-    from edgekd.service.paths import ROOM
+    from edgekd.service.paths import INSTALL_FOLDER
     from edgekd.service.verbs import install, own_python
 
     place, manager = _place("install", root)
-    interpreter = python or (own_python() if root is None else f"{ROOM}/bin/python")
+    interpreter = python or (own_python() if root is None else f"{INSTALL_FOLDER}/bin/python")
     typer.echo("\n".join(install(place, manager, None if model is None else model_file(model), interpreter)))
 
 

@@ -31,9 +31,9 @@ import numpy as np
 import overflowing_child
 import typer
 
-from edgekd.runtime.source.capture import CHILD, Capture, Counts
-from edgekd.runtime.source.child import Request
-from edgekd.runtime.source.health import Turn
+from edgekd.runtime.source.capture import CHILD, Capture, CaptureCounts
+from edgekd.runtime.source.child import SourceRequest
+from edgekd.runtime.source.health import StateChange
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -173,9 +173,9 @@ class Machine:
 class Listener:
     """A capture that is consumed in a thread, with its changes of state and their times."""
 
-    def __init__(self, request: Request, child: Sequence[str] = CHILD) -> None:
+    def __init__(self, request: SourceRequest, child: Sequence[str] = CHILD) -> None:
         self._capture = Capture(request, MODEL_RATE, child=child)
-        self._turns: queue.SimpleQueue[tuple[float, Turn]] = queue.SimpleQueue()
+        self._turns: queue.SimpleQueue[tuple[float, StateChange]] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._listen, daemon=True)
         self.level = 0.0
 
@@ -189,7 +189,7 @@ class Listener:
         self._thread.join()
 
     @property
-    def counts(self) -> Counts:
+    def counts(self) -> CaptureCounts:
         """Of the capture."""
         return self._capture.counts
 
@@ -205,7 +205,7 @@ class Listener:
 
     def _listen(self) -> None:
         for item in self._capture:
-            if isinstance(item, Turn):
+            if isinstance(item, StateChange):
                 self._turns.put((time.monotonic(), item))
             elif isinstance(item, np.ndarray) and len(item):
                 self.level = float(np.std(item))
@@ -222,12 +222,14 @@ FAULTS: dict[str, tuple[Fault, Fault]] = {
     "samples lost": (lambda machine, _: machine.overflow(on=True), lambda machine, _: machine.overflow(on=False)),
 }
 """What breaks the microphone, and what mends it."""
-FORMS: dict[str, tuple[int, int, Request, float]] = {
-    **{f"microphone at {rate} Hz": (rate, 1, Request("pulse"), LEVELS[0]) for rate in (16000, 44100, 96000)},
-    **{f"opened at {rate} Hz": (RATE, 1, Request("pulse", rate=rate), LEVELS[0]) for rate in (8000, 16000, 96000)},
-    "stereo, channel 0": (RATE, 2, Request("pulse", channel=0), LEVELS[0]),
-    "stereo, channel 1": (RATE, 2, Request("pulse", channel=1), LEVELS[1]),
-    "stereo, mean": (RATE, 2, Request("pulse"), float(np.hypot(*LEVELS) / 2)),
+FORMS: dict[str, tuple[int, int, SourceRequest, float]] = {
+    **{f"microphone at {rate} Hz": (rate, 1, SourceRequest("pulse"), LEVELS[0]) for rate in (16000, 44100, 96000)},
+    **{
+        f"opened at {rate} Hz": (RATE, 1, SourceRequest("pulse", rate=rate), LEVELS[0]) for rate in (8000, 16000, 96000)
+    },
+    "stereo, channel 0": (RATE, 2, SourceRequest("pulse", channel=0), LEVELS[0]),
+    "stereo, channel 1": (RATE, 2, SourceRequest("pulse", channel=1), LEVELS[1]),
+    "stereo, mean": (RATE, 2, SourceRequest("pulse"), float(np.hypot(*LEVELS) / 2)),
 }
 """Rate and channels of the microphone, the request, the level to be heard were all of the noise below 8 kHz."""
 
@@ -255,7 +257,7 @@ def virtual() -> Iterator[tuple[Machine, Noise]]:
 def break_and_heal(fault: str, machine: Machine, noise: Noise, moment: random.Random) -> Case:
     """One fault against one listener that was well."""
     break_it, mend = FAULTS[fault]
-    with Listener(Request("pulse"), OVERFLOWING if fault == "samples lost" else CHILD) as listener:
+    with Listener(SourceRequest("pulse"), OVERFLOWING if fault == "samples lost" else CHILD) as listener:
         heard_s, reason = listener.wait(time.monotonic(), "HEALTHY")
         if heard_s is None:
             return Case(fault, None, None, False, f"before the fault: {reason}")
@@ -280,7 +282,7 @@ def break_and_heal(fault: str, machine: Machine, noise: Noise, moment: random.Ra
 def absent_at_start(machine: Machine, moment: random.Random) -> Case:
     """A listener that starts before there is anything to hear."""
     machine.crash()
-    with Listener(Request("pulse")) as listener:
+    with Listener(SourceRequest("pulse")) as listener:
         detect_s, reason = listener.wait(time.monotonic(), "RECOVERING", "FAILED")
         time.sleep(moment.uniform(0.0, HOLD_S))
         start = time.monotonic()
@@ -307,7 +309,7 @@ def hear(form: str, machine: Machine) -> Case:
 
 def undisturbed(seconds: float) -> Case:
     """No fault: nothing may be told, and no sample may be missing."""
-    with Listener(Request("pulse")) as listener:
+    with Listener(SourceRequest("pulse")) as listener:
         heal_s, reason = listener.wait(time.monotonic(), "HEALTHY")
         time.sleep(seconds)
         counts = listener.counts
@@ -340,7 +342,7 @@ def in_time(detect_s: float | None, heal_s: float | None) -> bool:
     return detect_s is not None and detect_s <= DETECT_LIMIT_S and heal_s is not None and 0.0 < heal_s <= HEAL_LIMIT_S
 
 
-def is_balanced(counts: Counts) -> bool:
+def is_balanced(counts: CaptureCounts) -> bool:
     """Whether every sample that came is accounted for."""
     return counts.received == counts.given + counts.dropped + counts.waiting
 

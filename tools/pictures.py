@@ -29,7 +29,7 @@ from edgekd.modelfile.engine import open_model
 from edgekd.modelfile.zoo import bundled_model
 from edgekd.runtime.decision import Decision, DecisionSettings
 from edgekd.runtime.listen import listen
-from edgekd.runtime.outputs.view import HISTORY, Shown, render
+from edgekd.runtime.outputs.view import HISTORY, ViewState, render
 from edgekd.runtime.source.files import read_file
 
 STEADY = DecisionSettings(smooth_s=1.0, margin=0.05, gate_dbfs=-80.0)
@@ -52,7 +52,7 @@ def terminal(model: Path, recording: Path, out: Path) -> None:
     ]
     history = tuple((line.t, line.label) for line in reversed(changes[-HISTORY:]))
     factor = (time.process_time() - began) / lines[-1].t
-    shown = Shown(lines[-1], "HEALTHY", f"hearing {recording.name}", history, factor)
+    shown = ViewState(lines[-1], "HEALTHY", f"listening to {recording.name}", history, factor)
     console = Console(record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True, legacy_windows=False)
     console.print(render(shown, COLUMNS))
     out.write_text(FONT_FACES.sub("", console.export_svg(title="edgekd listen")), encoding="utf-8")

@@ -28,7 +28,7 @@ from edgekd.errors import EdgekdError, GateError
 from edgekd.evaluation.bench import machine
 from edgekd.modelfile.engine import open_model
 from edgekd.runtime.decision import UNKNOWN, DecisionSettings, to_json
-from edgekd.runtime.listen import Classifier, decisions
+from edgekd.runtime.listen import WindowClassifier, decisions
 
 SETTINGS = DecisionSettings(smooth_s=1.0, margin=0.1, dwell_s=2.0, unknown=0.3, gate_dbfs=-90.0)
 HOUR_S = 3600
@@ -85,7 +85,7 @@ def resident_mb() -> float:
     return 1024 * sum(int(fields[name].split()[0]) for name in ("Private_Clean", "Private_Dirty")) / MEGABYTE
 
 
-def soak(model: Classifier, hours: int, hop_s: float, seed: int) -> tuple[Counter[str], list[float], list[str]]:
+def soak(model: WindowClassifier, hours: int, hop_s: float, seed: int) -> tuple[Counter[str], list[float], list[str]]:
     """Listen for `hours` of audio: counts of decisions and samples, megabytes after each hour's worth, what went
     wrong."""
     frontend, window = model.manifest.frontend, model.manifest.window

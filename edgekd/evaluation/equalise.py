@@ -16,7 +16,7 @@ from edgekd.frontend import corners, log_mel
 from edgekd.modelfile.engine import Model, open_model
 from edgekd.modelfile.equaliser import BandMean, Equaliser, colour
 from edgekd.runtime.decision import DecisionSettings
-from edgekd.runtime.doctor import level_dbfs
+from edgekd.runtime.level import level_dbfs
 from edgekd.text import counted
 
 LEAST_WINDOWS = 10

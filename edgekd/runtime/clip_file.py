@@ -1,4 +1,4 @@
-"""Clips on disk: 16-bit wav files that are whole or not there, whatever ends the program."""
+"""Clips on disk: 16-bit wav files that appear complete or not at all, however the program ends."""
 
 import io
 import os
@@ -19,7 +19,7 @@ Array = NDArray[np.float32]
 
 
 def wav(samples: Array | NDArray[np.int16], rate: int) -> bytes:
-    """A file of 16-bit PCM; samples: float32 in [-1, 1] or int16, (time,), at `rate` Hz."""
+    """A file of 16-bit PCM. samples: float32 in [-1, 1] or int16, (time,), at `rate` Hz."""
     pcm = samples if samples.dtype == np.int16 else to_pcm(samples.astype(np.float32, copy=False))
     with io.BytesIO() as memory:
         with wave.open(memory, "wb") as file:
@@ -31,9 +31,9 @@ def wav(samples: Array | NDArray[np.int16], rate: int) -> bytes:
 
 
 def write_clip(folder: Path, name: str, start: datetime, content: bytes) -> Path:
-    """Write a clip as NAME-TIME-NUMBER.wav under a number that nothing has yet.
+    """Write a clip as NAME-TIME-NUMBER.wav under the first free number.
 
-    Who makes the hidden file owns the name, also among several programs.
+    The hidden file is created exclusively, so that several programs never use the same number.
 
     Raises:
         InputError: it cannot be written.
@@ -49,7 +49,7 @@ def write_clip(folder: Path, name: str, start: datetime, content: bytes) -> Path
                         continue
                     stream.write(content)
                     stream.flush()
-                    os.fsync(stream.fileno())  # a name may reach the disk before what it names
+                    os.fsync(stream.fileno())  # otherwise the name may reach the disk before the content
                     part.rename(file)
                 except BaseException:
                     part.unlink(missing_ok=True)
@@ -63,5 +63,5 @@ def write_clip(folder: Path, name: str, start: datetime, content: bytes) -> Path
 
 
 def cannot_write(path: Path, error: OSError) -> InputError:
-    """The error of a clip or a folder of clips."""
+    """The error for a clip or a folder of clips."""
     return InputError(f"{path}: cannot be written ({error.strerror}); free space or choose another folder")

@@ -12,11 +12,11 @@ from edgekd.modelfile.equaliser import with_equaliser
 from edgekd.modelfile.zoo import bundled_model, model_file, zoo_names
 from edgekd.resources import read_toml
 from edgekd.runtime.config_tables import ClipsTable, HistoryTable, HookTable, MqttTable, WebTable
-from edgekd.runtime.control import Setup
+from edgekd.runtime.control import Configuration
 from edgekd.runtime.decision import MAX_SECONDS, DecisionSettings
 from edgekd.runtime.listen import STANDARD_INPUT
-from edgekd.runtime.source.capture import require_sense
-from edgekd.runtime.source.child import Request
+from edgekd.runtime.source.capture import require_valid_request
+from edgekd.runtime.source.child import SourceRequest
 from edgekd.runtime.source.health import Watch
 from edgekd.runtime.stream import MIN_HOP_S, WindowStream
 
@@ -51,7 +51,7 @@ class ModelTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class SourceTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[source]`. file: an audio file, or "-" for raw samples on standard input. equaliser: of the microphone, by
-    `edgekd equalise`. The others are those of `Request`."""
+    `edgekd equalise`. The others are those of `SourceRequest`."""
 
     file: str | None = None
     mic: str | None = None
@@ -130,10 +130,10 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise InputError(f"{file}: a link to no file ({error.strerror}); let it point to a model") from None
 
     @property
-    def request(self) -> Request:
+    def request(self) -> SourceRequest:
         """What to hear where there is no file."""
         source = self.source
-        return Request(source.mic, source.command, source.rate, source.channels, source.channel)
+        return SourceRequest(source.mic, source.command, source.rate, source.channels, source.channel)
 
     @property
     def limits(self) -> Watch:
@@ -228,7 +228,7 @@ def require_same_outputs(running: Config, told: Config) -> None:
         )
 
 
-def prepared(config: Config, verify: Callable[[Model, str], None]) -> Setup:
+def prepared(config: Config, verify: Callable[[Model, str], None]) -> Configuration:
     """All that a running listener changes to, checked before it does.
 
     Args:
@@ -242,9 +242,9 @@ def prepared(config: Config, verify: Callable[[Model, str], None]) -> Setup:
     model = open_model(config.model_file, config.model.engine, config.model.threads)
     verify(model, str(config.model_file))
     WindowStream(model.manifest.frontend, model.manifest.window, config.decision.hop)  # refuses a hop that does not fit
-    require_sense(config.request)
+    require_valid_request(config.request)
     classifier = with_equaliser(model, config.source.equaliser)
-    return Setup(
+    return Configuration(
         config.source.file,
         config.request,
         classifier,

@@ -1,6 +1,7 @@
-"""What signals ask of a running listener: to end, or to read its configuration and its model again.
+"""Signals to a running listener: to end, or to read its configuration and its model again.
 
-A handler only sets a flag. The listener looks at it between chunks of sound, and ten times a second where none arrive.
+A handler only sets a flag. The listener checks the flags between chunks, and ten times a second while no samples
+arrive.
 """
 
 import signal
@@ -14,22 +15,22 @@ from numpy.typing import NDArray
 from edgekd.errors import EdgekdError, InputError
 from edgekd.modelfile.manifest import Manifest
 from edgekd.runtime.decision import PLAIN, DecisionSettings
-from edgekd.runtime.source.child import Request
+from edgekd.runtime.source.child import SourceRequest
 from edgekd.runtime.source.health import NOT_RELOADED, RELOADED, Watch
 
 IDLE_S = 0.1
-"""How often a listener that hears nothing looks at the flags."""
+"""How often a listener without samples checks the flags, seconds."""
 STOPS = (signal.SIGTERM, signal.SIGINT)
 
 Array = NDArray[np.float32]
 
 
-class Classifier(Protocol):
-    """What the listener needs of a model; `edgekd.modelfile.engine.open_model` gives one."""
+class WindowClassifier(Protocol):
+    """What the listener needs of a model; `edgekd.modelfile.engine.open_model` returns one."""
 
     @property
     def manifest(self) -> Manifest:
-        """What travels in the file."""
+        """The manifest of the model file."""
         ...
 
     def logits(self, features: Array) -> Array:
@@ -37,13 +38,13 @@ class Classifier(Protocol):
         ...
 
 
-class Setup(NamedTuple):
-    """All that a listener works with. source: a file, "-" for standard input, None for what `request` says. hop_s:
-    seconds. top: labels."""
+class Configuration(NamedTuple):
+    """Everything that a listener works with. source: a file, "-" for standard input, None for the live source in
+    `request`. hop_s: seconds. top: labels."""
 
     source: str | None
-    request: Request
-    classifier: Classifier
+    request: SourceRequest
+    classifier: WindowClassifier
     hop_s: float
     top: int
     settings: DecisionSettings = PLAIN
@@ -55,11 +56,11 @@ class Setup(NamedTuple):
         return self.classifier.manifest.frontend.sample_rate
 
 
-class Swap(NamedTuple):
-    """A reload on its way through a stream of samples. setup: what holds from here on; None: the old one stays. reason:
-    what happened."""
+class Reload(NamedTuple):
+    """The result of a reload, on its way through a stream of samples. configuration: valid from here on; None where the
+    old one stays. reason: what happened."""
 
-    setup: Setup | None
+    configuration: Configuration | None
     reason: str
 
 
@@ -72,40 +73,40 @@ class StoppedError(Exception):
 
 
 class Control:
-    """Inside its `with` block SIGTERM and SIGINT ask for the end and SIGHUP for a reload; a second SIGTERM or SIGINT
-    acts as ever."""
+    """Inside its `with` block SIGTERM and SIGINT ask for the end and SIGHUP for a reload. A second SIGTERM or SIGINT
+    acts as without it."""
 
-    def __init__(self, load: Callable[[], Setup] | None = None) -> None:
-        """load: reads, opens and verifies anew what was told; without it nothing can be reloaded."""
+    def __init__(self, load: Callable[[], Configuration] | None = None) -> None:
+        """load: reads, opens and verifies the configuration again; without it nothing can be reloaded."""
         self._load = load
-        self._before: dict[signal.Signals, Any] = {}
+        self._previous: dict[signal.Signals, Any] = {}
         self._stop = 0
         self._reload = False
 
     def __enter__(self) -> Self:
         for number in (*STOPS, signal.SIGHUP):
-            self._before[number] = signal.signal(number, self._note)
+            self._previous[number] = signal.signal(number, self._on_signal)
         return self
 
     def __exit__(
         self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
     ) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._previous.items():
             signal.signal(number, handler)
 
-    def _note(self, number: int, _frame: FrameType | None) -> None:
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         if number == signal.SIGHUP:
             self._reload = True
             return
         self._stop = number
         for stop in STOPS:
-            signal.signal(stop, self._before[stop])
+            signal.signal(stop, self._previous[stop])
 
-    def asked(self, running: Setup) -> Swap | None:
-        """What to do now, if anything.
+    def poll(self, running: Configuration) -> Reload | None:
+        """The result of a reload, if one was requested.
 
         Raises:
-            StoppedError: the end was asked for.
+            StoppedError: the end was requested.
         """
         if self._stop:
             raise StoppedError(self._stop)
@@ -113,14 +114,16 @@ class Control:
             return None
         self._reload = False
         try:
-            setup = self._load()
-            if setup.source != running.source:
-                raise InputError(f"the source is now {setup.source or 'a microphone or command'}; start again for it")
-            if setup.source is not None and setup.sample_rate != running.sample_rate:
+            configuration = self._load()
+            if configuration.source != running.source:
                 raise InputError(
-                    f"the new model hears at {setup.sample_rate} Hz and this source goes on at {running.sample_rate}"
-                    " Hz; start again for it"
+                    f"the source is now {configuration.source or 'a microphone or command'}; start again for it"
+                )
+            if configuration.source is not None and configuration.sample_rate != running.sample_rate:
+                raise InputError(
+                    f"the new model needs {configuration.sample_rate} Hz and this source goes on at"
+                    f" {running.sample_rate} Hz; start again for it"
                 )
         except EdgekdError as error:
-            return Swap(None, f"{NOT_RELOADED}: {error}")
-        return Swap(setup, f"{RELOADED} {setup.classifier.manifest.name}")
+            return Reload(None, f"{NOT_RELOADED}: {error}")
+        return Reload(configuration, f"{RELOADED} {configuration.classifier.manifest.name}")

@@ -1,9 +1,9 @@
-"""What the listener says about a window: from logits to a label, its probability and the runners-up, steadied over
-time.
+"""Turns logits into decisions: a label, its probability and the runners-up, made steady over time.
 
-Probabilities are smoothed with one time constant, whatever the hop: a window's share falls by the factor e in each
-`smooth_s` seconds. What is shown changes only when another label leads by a margin and the last change is a while ago;
-below a threshold nothing is claimed. In `DecisionSettings()` all of this is off, and each window speaks for itself.
+Probabilities are smoothed with one time constant, whatever the hop: a window's weight falls by the factor e in each
+`smooth_s` seconds. The label shown changes only when another one leads by a margin and the last change is long enough
+ago. Below a threshold the label is "unknown". In `DecisionSettings()` all of this is off, and each window is decided
+alone.
 """
 
 import math
@@ -14,30 +14,30 @@ from msgspec import UNSET, UnsetType
 from numpy.typing import NDArray
 
 from edgekd.errors import InputError
-from edgekd.runtime.source.health import Change, State
+from edgekd.runtime.level import to_dbfs
+from edgekd.runtime.source.health import State, StatusLine
 
 UNKNOWN = "unknown"
-"""The label of a decision that claims nothing."""
+"""The label shown when no label is probable enough."""
 UNKNOWN_BAND = 0.1
-"""Share of the way from the threshold to 1 that the best label must climb above it before something is claimed
-again."""
+"""To replace "unknown", a label's probability must exceed the threshold by this share of the way from it to 1."""
 MAX_SECONDS = 3600.0
-"""Longest time constant and dwell: beyond it a listener shows what it heard at its start."""
+"""Longest time constant and dwell. With more, a listener would still show the labels of its start."""
 MIN_GATE_DBFS = -150.0
-"""Below the level of one sample of one int16 step in ten seconds: only digital silence is quieter."""
+"""Below the level of one int16 step in ten seconds: only digital silence is lower."""
 
 Array64 = NDArray[np.float64]
 
 
 class DecisionSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How steady decisions are; by default each is that of its window alone.
+    """How steady decisions are. By default each window is decided alone.
 
     smooth_s: time constant of the exponential smoothing of probabilities, seconds of audio, 0 to `MAX_SECONDS`; 0 is
     off. margin: by how much another label's smoothed probability must exceed that of the label shown to replace it, 0
-    to below 1. dwell_s: least seconds that a label, or "unknown", is shown, 0 to `MAX_SECONDS`. unknown: smoothed
-    probability of the label shown below which "unknown" is said, until a label exceeds the threshold by `UNKNOWN_BAND`
-    of the way to 1; 0 to below 1, 0 is off. gate_dbfs: windows of a lower level are not judged, dB relative to an rms
-    of 1 (a full-scale sine has -3), `MIN_GATE_DBFS` to below 0; None is off.
+    to below 1. dwell_s: least time for which a label, or "unknown", is shown, seconds, 0 to `MAX_SECONDS`. unknown:
+    threshold of the smoothed probability of the label shown, below which "unknown" is shown until a label exceeds the
+    threshold by `UNKNOWN_BAND` of the way to 1; 0 to below 1, 0 is off. gate_dbfs: windows of a lower level are not
+    scored, dB relative to an rms of 1 (a full-scale sine has -3), `MIN_GATE_DBFS` to below 0; None is off.
     """
 
     smooth_s: float = 0.0
@@ -61,27 +61,26 @@ class DecisionSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 
     @property
     def gate_rms(self) -> float:
-        """The gate as an rms, 0..1; 0 where there is none."""
+        """The gate as an rms, 0..1; 0 for no gate."""
         return 0.0 if self.gate_dbfs is None else float(10.0 ** (self.gate_dbfs / 20.0))
 
 
 PLAIN = DecisionSettings()
-"""Each window speaks for itself."""
+"""Each window is decided alone."""
 
 
 class Decision(msgspec.Struct, frozen=True):
-    """One decision; its JSON is one line of `listen --json`.
+    """A decision. Its JSON is one line of `listen --json`.
 
-    t: seconds of audio since the start, at the window's end. label: what is shown; with plain settings the most
-    probable label.
-    probability: of the label, smoothed; of "unknown" that of the most probable label. top: the first k labels with
-    their probabilities, smoothed and falling; the label shown need not be the first. state: of the source, HEALTHY for
-    files and pipes. rms: of the window's waveform, 0..1; 0 is digital silence. drops: samples, at the model's rate,
-    that were lost since the start because decisions were late.
+    t: seconds of audio since the start, at the window's end. label: the label shown; with plain settings the most
+    probable one. probability: of the label, smoothed; for "unknown" that of the most probable label. top: the first k
+    labels with their smoothed probabilities, falling; the label shown need not be the first. state: of the source,
+    HEALTHY for files and pipes. rms: of the window's waveform, 0..1; 0 is digital silence. drops: samples, at the
+    model's rate, that were lost since the start because decisions were late.
 
-    Only with settings that are not plain: raw: what this window alone gives for the label shown (for "unknown": for the
-    first of `top`), None where it was not judged. gated: the window was below the gate and not judged; label,
-    probability and top are those of the last that was, or "unknown", 0 and none.
+    Only where the settings are not plain: raw: this window's own probability of the label shown (for "unknown": of the
+    first of `top`), None where the window was not scored. gated: the window was below the gate and was not scored;
+    label, probability and top are those of the last scored window, or "unknown", 0 and none.
     """
 
     t: float
@@ -96,7 +95,7 @@ class Decision(msgspec.Struct, frozen=True):
 
 
 class Decider:
-    """Turns the logits of windows in their order into decisions; equal probabilities keep the order of the labels."""
+    """Turns the logits of successive windows into decisions. Labels of equal probability keep their order."""
 
     def __init__(
         self, labels: tuple[str, ...], temperature: float, top: int, settings: DecisionSettings = PLAIN
@@ -106,15 +105,15 @@ class Decider:
         self._plain = settings == PLAIN
         self._known_again = settings.unknown + UNKNOWN_BAND * (1.0 - settings.unknown)
         self._smoothed: Array64 | None = None
-        # seconds: the last window that was judged, the last change of what is shown
-        self._judged = self._changed = -math.inf
-        self._shown: int | None = None  # index of the label; None is unknown
-        self._said: tuple[str, float, tuple[tuple[str, float], ...]] = (UNKNOWN, 0.0, ())
+        # seconds: the last scored window, the last change of the label shown
+        self._scored_at = self._changed = -math.inf
+        self._shown: int | None = None  # index of the label shown; None for unknown
+        self._last: tuple[str, float, tuple[tuple[str, float], ...]] = (UNKNOWN, 0.0, ())
 
-    def judge(
+    def decide(
         self, logits: NDArray[np.float32], *, t: float, rms: float, drops: int = 0, state: State = "HEALTHY"
     ) -> Decision:
-        """The decision on a window that ends at `t` seconds, later than any before; logits: float32 (labels,)."""
+        """The decision on a window that ends at `t` seconds, later than any before. logits: float32 (labels,)."""
         own = probabilities(logits, self._temperature)
         smoothed = self._smooth(own, t)
         order = (-smoothed).argsort(kind="stable")[: self._top].tolist()
@@ -122,27 +121,28 @@ class Decider:
         wanted = self._wanted(smoothed, best)
         if wanted != self._shown and t - self._changed >= self._settings.dwell_s:
             self._shown, self._changed = wanted, t
-        elif self._changed == -math.inf:  # unknown from the start: that too is shown for a while
+        elif self._changed == -math.inf:  # unknown from the start: the dwell holds for it too
             self._changed = t
         winner = best if self._shown is None else self._shown
         label = UNKNOWN if self._shown is None else self._labels[winner]
-        self._said = label, _rounded(smoothed[winner]), tuple((self._labels[i], _rounded(smoothed[i])) for i in order)
+        self._last = label, _rounded(smoothed[winner]), tuple((self._labels[i], _rounded(smoothed[i])) for i in order)
         return self._decision(t, rms, drops, state, _rounded(own[winner]))
 
     def skip(self, *, t: float, rms: float, drops: int = 0, state: State = "HEALTHY") -> Decision:
-        """The decision on a window below the gate, which is not judged: what was last said."""
+        """The decision on a window below the gate, which is not scored: label and probabilities of the last scored
+        one."""
         return self._decision(t, rms, drops, state, None)
 
     def _smooth(self, own: Array64, t: float) -> Array64:
         if self._smoothed is None or not self._settings.smooth_s:
             self._smoothed = own
-        else:  # also over windows that were not judged: old news fades while it is quiet
-            self._smoothed = own + math.exp((self._judged - t) / self._settings.smooth_s) * (self._smoothed - own)
-        self._judged = t
+        else:  # the time includes gated windows, so that old probabilities fade during silence
+            self._smoothed = own + math.exp((self._scored_at - t) / self._settings.smooth_s) * (self._smoothed - own)
+        self._scored_at = t
         return self._smoothed
 
     def _wanted(self, smoothed: Array64, best: int) -> int | None:
-        """What would be shown if the last change were long ago: the index of a label, None for unknown."""
+        """Index of the label to show if the dwell allows a change; None for unknown."""
         settings = self._settings
         if self._shown is None:
             threshold = settings.unknown if self._changed == -math.inf else self._known_again
@@ -152,7 +152,7 @@ class Decider:
         return held if smoothed[held] >= settings.unknown else None
 
     def _decision(self, t: float, rms: float, drops: int, state: State, raw: float | None) -> Decision:
-        label, probability, top = self._said
+        label, probability, top = self._last
         return Decision(
             t=round(t, 3),
             label=label,
@@ -167,14 +167,14 @@ class Decider:
 
 
 class ChangesOnly:
-    """Tells the lines that say something new from those that only go on."""
+    """Picks the lines that bring a change."""
 
     def __init__(self) -> None:
         self._label: str | None = None
 
-    def is_new(self, line: Decision | Change) -> bool:
-        """Whether it has another label than the decision before, or is a change of state."""
-        if isinstance(line, Change):
+    def is_new(self, line: Decision | StatusLine) -> bool:
+        """Whether a line has another label than the decision before it, or is not a decision."""
+        if isinstance(line, StatusLine):
             return True
         before, self._label = self._label, line.label
         return line.label != before
@@ -199,20 +199,20 @@ def decide(
     drops: int = 0,
     state: State = "HEALTHY",
 ) -> Decision:
-    """The plain decision on one window alone; logits: float32 (labels,)."""
-    return Decider(labels, temperature, top).judge(logits, t=t, rms=rms, drops=drops, state=state)
+    """The plain decision on one window alone. logits: float32 (labels,)."""
+    return Decider(labels, temperature, top).decide(logits, t=t, rms=rms, drops=drops, state=state)
 
 
-def to_json(decision: Decision | Change) -> str:
-    """The decision, or the change of state, as one line of JSON."""
+def to_json(decision: Decision | StatusLine) -> str:
+    """A line of JSON."""
     return msgspec.json.encode(decision).decode()
 
 
-def to_text(decision: Decision | Change) -> str:
+def to_text(decision: Decision | StatusLine) -> str:
     """A line for people: time, label, probability, level, whether it was gated, runners-up; or time, state, reason."""
-    if isinstance(decision, Change):
+    if isinstance(decision, StatusLine):
         return f"{decision.t:9.2f} s  {decision.state}: {decision.reason}"
-    level = f"{20.0 * np.log10(decision.rms):6.1f} dBFS" if decision.rms > 0.0 else "silence    "
+    level = f"{to_dbfs(decision.rms):6.1f} dBFS" if decision.rms > 0.0 else "silence    "
     gated = "gated  " if decision.gated is True else ""
     others = "  ".join(f"{label} {probability:.2f}" for label, probability in decision.top if label != decision.label)
     return f"{decision.t:9.2f} s  {decision.label:<24} {decision.probability:.2f}  {level}  {gated}{others}".rstrip()

@@ -10,8 +10,9 @@ import msgspec
 
 from edgekd.errors import EdgekdError, GateError, InputError
 from edgekd.modelfile.verify import verify
-from edgekd.runtime.doctor import Check, judge, listen_for, to_text, worst
-from edgekd.runtime.source.child import Request
+from edgekd.runtime.recording import record_source
+from edgekd.runtime.source.child import SourceRequest
+from edgekd.runtime.source_checks import Check, check_recording, to_text, worst
 from edgekd.text import counted
 
 ENGINES = {"ai-edge-litert": "litert", "tflite-runtime": "litert", "onnxruntime": "onnx-runtime"}
@@ -22,7 +23,7 @@ PORTAUDIO_S = 10.0
 """Longest wait for PortAudio, which may hang while it looks for devices."""
 
 
-class Source(msgspec.Struct, frozen=True):
+class SourceSummary(msgspec.Struct, frozen=True):
     """What was heard. rate: Hz."""
 
     name: str
@@ -31,7 +32,7 @@ class Source(msgspec.Struct, frozen=True):
     seconds: float
 
 
-class Report(msgspec.Struct, frozen=True):
+class DoctorReport(msgspec.Struct, frozen=True):
     """What was found.
 
     machine, system, python: of this machine. packages: name -> version, None where it is not installed. portaudio: its
@@ -45,7 +46,7 @@ class Report(msgspec.Struct, frozen=True):
     python: str
     packages: dict[str, str | None]
     portaudio: str | None
-    source: Source | None
+    source: SourceSummary | None
     failure: str
     checks: list[Check]
 
@@ -57,11 +58,11 @@ class Report(msgspec.Struct, frozen=True):
 
     def to_text(self) -> str:
         """A summary for people."""
-        there = [f"{name} {version}" for name, version in self.packages.items() if version is not None]
+        installed = [f"{name} {version}" for name, version in self.packages.items() if version is not None]
         absent = [name for name, version in self.packages.items() if version is None]
         lines = [
             f"machine   {self.machine}, {self.system}, Python {self.python}",
-            f"packages  {', '.join(there)}",
+            f"packages  {', '.join(installed)}",
             f"absent    {', '.join(absent) or 'none'}",
             f"PortAudio {self.portaudio or 'not found'}",
         ]
@@ -86,7 +87,9 @@ class Report(msgspec.Struct, frozen=True):
             raise GateError(f"failed: {', '.join(failed)}; do what stands below each of them")
 
 
-def examine(request: Request, model: Path | None = None, *, seconds: float = 2.0, wait_s: float = 5.0) -> Report:
+def examine(
+    request: SourceRequest, model: Path | None = None, *, seconds: float = 2.0, wait_s: float = 5.0
+) -> DoctorReport:
     """Look at the machine, record and judge. Whatever keeps it from hearing is in the report.
 
     Args:
@@ -96,15 +99,15 @@ def examine(request: Request, model: Path | None = None, *, seconds: float = 2.0
         wait_s: longest wait for sound.
     """
     packages = {name: _version(name) for name in PACKAGES}
-    checks = [judge_engines(packages), *([] if model is None else [judge_model(model)])]
+    checks = [check_engines(packages), *([] if model is None else [check_model(model)])]
     source, failure = None, ""
     try:
-        found = listen_for(request, seconds, wait_s)
-        checks = judge(found, seconds, request.channel) + checks
-        source = Source(found.name, found.rate, found.samples.shape[1], round(found.seconds, 3))
+        found = record_source(request, seconds, wait_s)
+        checks = check_recording(found, seconds, request.channel) + checks
+        source = SourceSummary(found.name, found.rate, found.samples.shape[1], round(found.seconds, 3))
     except EdgekdError as error:
         failure = str(error)
-    return Report(
+    return DoctorReport(
         platform.machine(),
         platform.platform(),
         platform.python_version(),
@@ -116,10 +119,10 @@ def examine(request: Request, model: Path | None = None, *, seconds: float = 2.0
     )
 
 
-def judge_engines(packages: dict[str, str | None]) -> Check:
+def check_engines(packages: dict[str, str | None]) -> Check:
     """Whether a model can be run. packages: name -> version."""
-    there = sum(packages.get(name) is not None for name in ENGINES)
-    if not there:
+    installed = sum(packages.get(name) is not None for name in ENGINES)
+    if not installed:
         return Check(
             "engines",
             "fail",
@@ -128,10 +131,10 @@ def judge_engines(packages: dict[str, str | None]) -> Check:
             "at least one",
             f"install one with: pip install 'edgekd[{ENGINES['ai-edge-litert']}]'",
         )
-    return Check("engines", "ok", float(there), "", "at least one")
+    return Check("engines", "ok", float(installed), "", "at least one")
 
 
-def judge_model(model: Path) -> Check:
+def check_model(model: Path) -> Check:
     """Whether a model file opens, and computes here what it computed where it was made."""
     limit = "opens and replays its golden vectors"
     try:

@@ -1,4 +1,4 @@
-"""The listener: samples in, one decision per hop out. Needs numpy and one engine, nothing else."""
+"""The listener: takes samples and yields one decision per hop. Needs numpy and one engine, nothing else."""
 
 import sys
 import time
@@ -12,43 +12,43 @@ from numpy.typing import NDArray
 from edgekd.errors import InputError, MissingExtraError
 from edgekd.modelfile.engine import open_model
 from edgekd.modelfile.equaliser import with_equaliser
-from edgekd.runtime.control import IDLE_S, Classifier, Control, Setup, Swap
+from edgekd.runtime.control import IDLE_S, Configuration, Control, Reload, WindowClassifier
 from edgekd.runtime.decision import PLAIN, Decider, Decision, DecisionSettings
-from edgekd.runtime.outputs.base import Moment
-from edgekd.runtime.source.capture import Capture, Counts, require_sense
-from edgekd.runtime.source.child import Request
+from edgekd.runtime.outputs.base import Observation
+from edgekd.runtime.source.capture import Capture, CaptureCounts, require_valid_request
+from edgekd.runtime.source.child import SourceRequest
 from edgekd.runtime.source.files import read_file, read_raw
-from edgekd.runtime.source.health import WENT_BACK, Change, Gap, State, Turn, Watch
+from edgekd.runtime.source.health import WENT_BACK, Gap, State, StateChange, StatusLine, Watch
 from edgekd.runtime.stream import WindowStream
 
 STANDARD_INPUT = "-"
 
 Array = NDArray[np.float32]
-Observe = Callable[[Decision | Change, Moment | None], None]
-"""Is told of each line before it is given on, and of what a decision was made of; must return at once."""
-News = Callable[[float, State], Iterable[Change]]
-"""Gives what else there is to say at so many seconds, in a state of the source; asked after each chunk, also where no
-sound comes."""
+Observer = Callable[[Decision | StatusLine, Observation | None], None]
+"""Receives each line before it is yielded, with the observation behind a decision. Must return at once."""
+StatusSource = Callable[[float, State], Iterable[StatusLine]]
+"""Returns further lines for a time in seconds and a state of the source. Called after each chunk, also when no samples
+arrive."""
 
 
-class Hearing:
-    """The capture that is heard now, if any."""
+class CurrentCapture:
+    """The capture that is running now, if any."""
 
     capture: Capture | None = None
 
     @property
-    def counts(self) -> Counts | None:
-        """Of the live source, since its start."""
+    def counts(self) -> CaptureCounts | None:
+        """Counts of the live source since its start; None without one."""
         return None if self.capture is None else self.capture.counts
 
     @property
     def silent_s(self) -> float:
-        """Since the newest sample of the live source, seconds; 0 where there is none."""
+        """Seconds since the newest sample of the live source; 0 without one."""
         return 0.0 if self.capture is None else self.capture.silent_s
 
 
-class _Beat(NamedTuple):
-    """A chunk is worked off. t: seconds since the start. state: of the source."""
+class _Tick(NamedTuple):
+    """A chunk has been processed. t: seconds since the start. state: of the source."""
 
     t: float
     state: State
@@ -62,110 +62,109 @@ def listen(
     threads: int = 1,
     hop_s: float = 0.5,
     top: int = 3,
-    live: Request | None = None,
+    live: SourceRequest | None = None,
     settings: DecisionSettings = PLAIN,
     control: Control | None = None,
-    observe: Observe | None = None,
+    observe: Observer | None = None,
     watch: Watch | None = None,
-    news: News | None = None,
+    status: StatusSource | None = None,
     equaliser: str | Path | None = None,
-) -> Iterator[Decision | Change]:
+) -> Iterator[Decision | StatusLine]:
     """Classify a source window by window.
 
     Args:
         source: path of an audio file, or `-` for raw signed 16-bit little-endian mono at the model's rate on standard
-            input; None hears a microphone or a command, for ever.
+            input; None for a microphone or a command, without end.
         model: an exported .tflite or .onnx file.
         engine: "litert" or "onnxruntime"; None takes the one that opens the file.
         threads: of the engine.
         hop_s: seconds from decision to decision, 0.25 to the model's window.
         top: labels in `Decision.top`, at most as many as the model knows.
-        live: what to hear where there is no source; by default the default microphone. A command's rate is the model's
-            unless it says so.
-        settings: how steady decisions are.
-        control: asked between chunks whether to end or to reload.
-        observe: is told of everything.
-        watch: limits by which a live source is watched.
-        news: what else there is to say; the first line is always of the source.
+        live: the live source where `source` is None; by default the default microphone. A command's rate is the model's
+            unless given.
+        settings: smoothing, margin and thresholds of decisions.
+        control: checked between chunks for a request to end or to reload.
+        observe: receives every line with its observation.
+        watch: limits for a live source.
+        status: further lines; the first line is always about the source.
         equaliser: a file of `edgekd equalise` for the microphone.
 
     Yields:
-        a decision at the end of each window; of a live source also each change of its state; after a reload a line on
-        what came of it; what `news` gives.
+        A decision at the end of each window; each change of state of a live source; a line on the result of each
+            reload; the lines of `status`.
 
     Raises:
         InputError: a source, model or setting that cannot be used; audio shorter than one window.
-        MissingExtraError: an engine, or what the file's format or rate needs, is not installed.
+        MissingExtraError: an engine, or a package for the file's format or rate, is not installed.
         StoppedError: `control` asks for the end.
     """
-    if source is not None and live is not None and live != Request():
-        raise InputError(
-            f"{source} is a source of its own; leave out the options of microphones and commands, or the source"
-        )
+    if source is not None and live is not None and live != SourceRequest():
+        raise InputError(f"{source} and a microphone or command are two sources; give one of them")
     if source == STANDARD_INPUT and sys.stdin is None:
         raise InputError("standard input is closed; pipe raw samples into it or give an audio file")
-    setup = Setup(
+    configuration = Configuration(
         source,
-        live or Request(),
+        live or SourceRequest(),
         with_equaliser(open_model(model, engine, threads), equaliser),
         hop_s,
         top,
         settings,
         watch or Watch(),
     )
-    control, hearing = control or Control(), Hearing()
+    control, current = control or Control(), CurrentCapture()
     if source is None:
-        require_sense(setup.request)
-        chunks, where = _live(setup, control, hearing), setup.request.command or "the microphone"
+        require_valid_request(configuration.request)
+        chunks = _live_chunks(configuration, control, current)
+        source_name = configuration.request.command or "the microphone"
     elif source == STANDARD_INPUT:
-        chunks, where = (
-            _given(read_raw(_unbuffered(sys.stdin.buffer), setup.sample_rate, IDLE_S), setup, control),
-            "standard input",
-        )
+        raw = read_raw(_unbuffered(sys.stdin.buffer), configuration.sample_rate, IDLE_S)
+        chunks, source_name = _file_chunks(raw, configuration, control), "standard input"
     else:
-        chunks, where = _given(read_file(Path(source), setup.sample_rate), setup, control), source
-    yield from decisions(setup.classifier, chunks, where, hop_s, top, settings, observe, hearing, news)
+        audio = read_file(Path(source), configuration.sample_rate)
+        chunks, source_name = _file_chunks(audio, configuration, control), source
+    yield from decisions(configuration.classifier, chunks, source_name, hop_s, top, settings, observe, current, status)
 
 
 def decisions(
-    classifier: Classifier,
-    chunks: Iterable[Array | Gap | Turn | Swap],
-    where: str,
+    classifier: WindowClassifier,
+    chunks: Iterable[Array | Gap | StateChange | Reload],
+    source_name: str,
     hop_s: float,
     top: int,
     settings: DecisionSettings = PLAIN,
-    observe: Observe | None = None,
-    hearing: Hearing | None = None,
-    news: News | None = None,
-) -> Iterator[Decision | Change]:
-    """Decisions over chunks of samples, float32 (time,) at the model's rate; `where` names the source in errors.
+    observe: Observer | None = None,
+    current: CurrentCapture | None = None,
+    status: StatusSource | None = None,
+) -> Iterator[Decision | StatusLine]:
+    """Decisions over chunks of samples, float32 (time,) at the model's rate. `source_name` is for errors.
 
-    A window never reaches over a `Gap`: the next one starts behind it, while the time goes on. A `Turn` is given on
-    with its time. After a `Swap` another model or other settings decide; samples that are waiting are kept where the
-    windows stay the same.
+    A window never spans a `Gap`: the next one starts behind it, while the time goes on. A `StateChange` is yielded as a
+    line with its time. After a `Reload` another model or other settings decide; waiting samples are kept if the windows
+    stay the same.
     """
-    begun = False  # before its first line nothing is known of a live source's state
-    for event, moment in _judged(classifier, chunks, where, hop_s, top, settings, hearing or Hearing()):
-        if isinstance(event, _Beat):
-            lines: Iterable[Decision | Change] = news(*event) if begun and news is not None else ()
+    started = False  # the state of a live source is unknown before its first line
+    current = current or CurrentCapture()
+    for event, observation in _events(classifier, chunks, source_name, hop_s, top, settings, current):
+        if isinstance(event, _Tick):
+            lines: Iterable[Decision | StatusLine] = status(*event) if started and status is not None else ()
         else:
-            lines, begun = (event,), True
+            lines, started = (event,), True
         for line in lines:
             if observe is not None:
-                observe(line, moment)
+                observe(line, observation)
             yield line
 
 
-def _judged(
-    classifier: Classifier,
-    chunks: Iterable[Array | Gap | Turn | Swap],
-    where: str,
+def _events(
+    classifier: WindowClassifier,
+    chunks: Iterable[Array | Gap | StateChange | Reload],
+    source_name: str,
     hop_s: float,
     top: int,
     settings: DecisionSettings,
-    hearing: Hearing,
-) -> Iterator[tuple[Decision | Change | _Beat, Moment | None]]:
-    """As `decisions`, each with what it was made of, and a beat after each chunk."""
+    current: CurrentCapture,
+) -> Iterator[tuple[Decision | StatusLine | _Tick, Observation | None]]:
+    """As `decisions`, each with its observation, and a tick after each chunk."""
     manifest = classifier.manifest
     rate = manifest.frontend.sample_rate
     if top < 1:
@@ -175,103 +174,108 @@ def _judged(
     state: State = "HEALTHY"
     start_s, drops, longest, breaks = 0.0, 0, 0, 0
     for chunk in chunks:
-        if isinstance(chunk, Turn):
+        if isinstance(chunk, StateChange):
             state = chunk.state
-            yield Change(round(start_s + stream.received / rate + chunk.silent_s, 3), state, chunk.reason), None
+            yield StatusLine(round(start_s + stream.received / rate + chunk.silent_s, 3), state, chunk.reason), None
         elif isinstance(chunk, Gap):
             longest = max(longest, stream.received)
             start_s += (stream.received + chunk.dropped) / rate + chunk.away_s
             drops, breaks = drops + chunk.dropped, breaks + 1
             stream = WindowStream(manifest.frontend, manifest.window, hop_s, settings.gate_rms)
-        elif isinstance(chunk, Swap):
-            yield Change(round(start_s + stream.received / rate, 3), state, chunk.reason), None
-            if chunk.setup is not None:
+        elif isinstance(chunk, Reload):
+            yield StatusLine(round(start_s + stream.received / rate, 3), state, chunk.reason), None
+            if chunk.configuration is not None:
                 before = manifest.frontend, manifest.window, hop_s, settings.gate_rms
-                classifier, hop_s, settings = chunk.setup.classifier, chunk.setup.hop_s, chunk.setup.settings
+                new = chunk.configuration
+                classifier, hop_s, settings = new.classifier, new.hop_s, new.settings
                 manifest = classifier.manifest
                 if (manifest.frontend, manifest.window, hop_s, settings.gate_rms) != before:
                     start_s += stream.received / rate
                     stream = WindowStream(manifest.frontend, manifest.window, hop_s, settings.gate_rms)
-                # too little sound for the new one is no error
+                # a source that ends before the new model has a whole window is no error
                 rate, longest = manifest.frontend.sample_rate, manifest.window
-                decider = Decider(manifest.labels, manifest.temperature, chunk.setup.top, settings)
+                decider = Decider(manifest.labels, manifest.temperature, new.top, settings)
         else:
             began = time.perf_counter()
             for window in stream.push(chunk):
-                t, heard = start_s + window.end / rate, time.perf_counter()
-                moment = Moment(manifest, window.waveform, window.features, heard - began, 0.0, hearing.counts, breaks)
+                t, ready = start_s + window.end / rate, time.perf_counter()
+                observation = Observation(
+                    manifest, window.waveform, window.features, ready - began, 0.0, current.counts, breaks
+                )
                 if window.features is None:
-                    yield decider.skip(t=t, rms=window.rms, drops=drops, state=state), moment
+                    yield decider.skip(t=t, rms=window.rms, drops=drops, state=state), observation
                 else:
                     logits = classifier.logits(window.features[None])[0]  # (labels,)
-                    moment = moment._replace(inference_s=time.perf_counter() - heard)
-                    yield decider.judge(logits, t=t, rms=window.rms, drops=drops, state=state), moment
+                    observation = observation._replace(inference_s=time.perf_counter() - ready)
+                    yield decider.decide(logits, t=t, rms=window.rms, drops=drops, state=state), observation
                 began = time.perf_counter()
-        yield _Beat(round(start_s + stream.received / rate + hearing.silent_s, 3), state), None
+        yield _Tick(round(start_s + stream.received / rate + current.silent_s, 3), state), None
     longest = max(longest, stream.received)
     if longest < manifest.window:
         raise InputError(
-            f"{where}: {longest / rate:.2f} s of audio is shorter than the model's window of "
+            f"{source_name}: {longest / rate:.2f} s of audio is shorter than the model's window of "
             f"{manifest.window / rate:g} s; give more audio"
         )
 
 
-def _given(chunks: Iterable[Array], setup: Setup, control: Control) -> Iterator[Array | Swap]:
-    """What a file or standard input gives, and what is asked meanwhile."""
+def _file_chunks(chunks: Iterable[Array], configuration: Configuration, control: Control) -> Iterator[Array | Reload]:
+    """Chunks of a file or of standard input, and the reloads that are requested meanwhile."""
     for chunk in chunks:
         yield chunk
-        swap = control.asked(setup)
-        if swap is not None:
-            yield swap
-            setup = swap.setup or setup
+        reload = control.poll(configuration)
+        if reload is not None:
+            yield reload
+            configuration = reload.configuration or configuration
 
 
 def _unbuffered(stream: Any) -> BinaryIO:
-    """Standard input without its buffer, so that waiting for it sees all that is there."""
+    """Standard input without its buffer, so that `select` sees all bytes that have arrived."""
     raw: BinaryIO = stream.raw
     return raw
 
 
-def _live(setup: Setup, control: Control, heard_now: Hearing) -> Iterator[Array | Gap | Turn | Swap]:
-    """What a microphone or a command gives, and what is asked meanwhile; another source or rate is another capture.
+def _live_chunks(
+    configuration: Configuration, control: Control, current: CurrentCapture
+) -> Iterator[Array | Gap | StateChange | Reload]:
+    """Chunks of a microphone or a command, and the reloads that are requested meanwhile. Another source or rate means
+    another capture.
 
-    Where the new one cannot be heard at all, the old setup comes back.
+    If the new source cannot be opened at all, the old configuration comes back.
     """
-    before: Setup | None = None  # until the new capture has given sound
-    ended_s = 0.0  # clock at the end of the one before
+    before: Configuration | None = None  # until the new capture has delivered samples
+    ended_s = 0.0  # clock at the end of the capture before
     while True:
-        hearing = _wanted(setup)
+        arguments = _capture_arguments(configuration)
         try:
-            with Capture(*hearing, idle_s=IDLE_S) as capture:
-                heard_now.capture = capture
+            with Capture(*arguments, idle_s=IDLE_S) as capture:
+                current.capture = capture
                 for chunk in capture:
                     if before is not None and isinstance(chunk, np.ndarray) and len(chunk):
-                        yield Gap(0, max(0.0, time.monotonic() - ended_s - len(chunk) / setup.sample_rate))
+                        yield Gap(0, max(0.0, time.monotonic() - ended_s - len(chunk) / configuration.sample_rate))
                         before = None
                     yield chunk
-                    swap = control.asked(setup)
-                    if swap is None:
+                    reload = control.poll(configuration)
+                    if reload is None:
                         continue
-                    yield swap
-                    old, setup = setup, swap.setup or setup
-                    if _wanted(setup) != hearing:
+                    yield reload
+                    old, configuration = configuration, reload.configuration or configuration
+                    if _capture_arguments(configuration) != arguments:
                         before = before or old
                         break
         except (InputError, MissingExtraError) as error:
-            if before is None or before is setup:  # the old one fails too
+            if before is None or before is configuration:  # the old source fails too
                 raise
-            yield Swap(before, f"{WENT_BACK}: {error}")
-            setup = before
+            yield Reload(before, f"{WENT_BACK}: {error}")
+            configuration = before
         else:
             ended_s = time.monotonic()
 
 
-def _wanted(setup: Setup) -> tuple[Request, int, Watch]:
-    """What to hear, the rate at which it is wanted, Hz, and the limits; a command's own rate is the model's unless it
-    says so."""
-    request = setup.request
+def _capture_arguments(configuration: Configuration) -> tuple[SourceRequest, int, Watch]:
+    """Request, wanted rate in Hz, and limits. A command's own rate is the model's unless given."""
+    request = configuration.request
     return (
-        request if request.command is None else request._replace(rate=request.rate or setup.sample_rate),
-        setup.sample_rate,
-        setup.watch,
+        request if request.command is None else request._replace(rate=request.rate or configuration.sample_rate),
+        configuration.sample_rate,
+        configuration.watch,
     )

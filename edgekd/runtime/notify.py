@@ -17,13 +17,13 @@ import time
 from collections.abc import Callable, MutableMapping
 
 from edgekd.runtime.decision import Decision
-from edgekd.runtime.source.health import NOT_RELOADED, RELOADED, WENT_BACK, Change
+from edgekd.runtime.source.health import NOT_RELOADED, RELOADED, WENT_BACK, StatusLine
 
 SOCKET, WATCHDOG, WATCHDOG_PROCESS = "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"
 """Variables by which systemd tells where to send to, within how many microseconds it wants to be fed, and by which
 process."""
 RELOADS = (RELOADED, NOT_RELOADED, WENT_BACK)
-NOTE = "; reload"
+RELOAD_MARK = "; reload"
 """Between the state and what came of the last reload, in the text that systemd shows; a number tells it from the one
 before."""
 FEEDS = 4
@@ -51,21 +51,21 @@ class Notifier:
         self._clock = clock
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
         self._socket.setblocking(False)
-        self._trouble: str | None = None
+        self._error: str | None = None
         self._ready = self._extended = self._reloading = False
         # seconds of sound; of the clock at the newest feed and text
-        self._heard_s = self._fed = self._told = -float("inf")
-        self._status = self._sent_status = self._note = ""
+        self._newest_s = self._fed_at = self._sent_at = -float("inf")
+        self._status = self._sent_status = self._reload_text = ""
         self._reloads = 0
 
     @property
-    def trouble(self) -> str | None:
+    def error(self) -> str | None:
         """Why the newest message did not get through; None where it did."""
-        return self._trouble
+        return self._error
 
-    def tell(self, event: Decision | Change, _moment: object = None) -> None:
+    def publish(self, event: Decision | StatusLine, _moment: object = None) -> None:
         """A line of the stream."""
-        if isinstance(event, Change):
+        if isinstance(event, StatusLine):
             self._changed(event)
         else:
             self._decided(event)
@@ -80,11 +80,11 @@ class Notifier:
         self._send("STOPPING=1")
         self._socket.close()
 
-    def _changed(self, change: Change) -> None:
+    def _changed(self, change: StatusLine) -> None:
         if change.reason.startswith(RELOADS):
             self._reloads += 1
-            self._note = f"{NOTE} {self._reloads}: {change.reason}"
-            self._fed = -float("inf")  # whoever asked for the reload waits for the first decision behind it
+            self._reload_text = f"{RELOAD_MARK} {self._reloads}: {change.reason}"
+            self._fed_at = -float("inf")  # whoever asked for the reload waits for the first decision behind it
         else:
             self._status = f"{change.state}: {change.reason}"
         lines = []
@@ -97,30 +97,30 @@ class Notifier:
 
     def _decided(self, decision: Decision) -> None:
         now = self._clock()
-        fresh = decision.state == "HEALTHY" and decision.t > self._heard_s
+        fresh = decision.state == "HEALTHY" and decision.t > self._newest_s
         if fresh:
-            self._heard_s = decision.t
+            self._newest_s = decision.t
         if decision.state == "HEALTHY":  # else the last change says why not
             self._status = f"{decision.state}: {decision.label}"
-        feed = fresh and self._feed_s is not None and now - self._fed >= self._feed_s
+        feed = fresh and self._feed_s is not None and now - self._fed_at >= self._feed_s
         ready = (fresh and not self._ready) or self._reloading
         lines = ["READY=1"] * ready + ["WATCHDOG=1"] * feed
-        new = self._text() != self._sent_status and now - self._told >= STATUS_S
+        new = self._text() != self._sent_status and now - self._sent_at >= STATUS_S
         if (lines or new) and self._send(*lines, self._text()):
-            self._ready, self._reloading, self._told = self._ready or ready, False, now
-            self._fed = now if feed else self._fed
+            self._ready, self._reloading, self._sent_at = self._ready or ready, False, now
+            self._fed_at = now if feed else self._fed_at
 
     def _text(self) -> str:
-        return f"STATUS={_one_line(self._status)}{_one_line(self._note)}"
+        return f"STATUS={_one_line(self._status)}{_one_line(self._reload_text)}"
 
     def _send(self, *lines: str) -> bool:
         """Whether it got through."""
         try:
             self._socket.sendto("\n".join(lines).encode(errors="replace"), self._address)
         except OSError as error:
-            self._trouble = f"systemd cannot be told ({error.strerror or error})"
+            self._error = f"systemd cannot be told ({error.strerror or error})"
             return False
-        self._trouble = None
+        self._error = None
         self._sent_status = lines[-1] if lines[-1].startswith("STATUS=") else self._sent_status
         return True
 

@@ -1,5 +1,4 @@
-"""A recording heard faster than real time, and what its decisions were like: for choosing `DecisionSettings`
-offline."""
+"""Decisions over a recording, faster than real time, and their statistics: to choose `DecisionSettings` offline."""
 
 import time
 from collections.abc import Iterator
@@ -12,25 +11,24 @@ from edgekd.errors import InputError
 from edgekd.modelfile.engine import open_model
 from edgekd.modelfile.equaliser import with_equaliser
 from edgekd.runtime.config import OUTPUT_TABLES, Config
-from edgekd.runtime.control import Classifier
+from edgekd.runtime.control import WindowClassifier
 from edgekd.runtime.decision import PLAIN, UNKNOWN, Decision, DecisionSettings
 from edgekd.runtime.listen import STANDARD_INPUT, Array, decisions
 from edgekd.runtime.source.files import read_file
-from edgekd.runtime.track import Score, Span, read_track, require_within, score
+from edgekd.runtime.track import Span, TrackScore, read_track, require_within, score
 from edgekd.text import counted
 
 HOUR_S = 3600.0
 
 
-class Report(msgspec.Struct, frozen=True):
-    """`listen --replay --json`: fields may be added, never renamed.
+class ReplayReport(msgspec.Struct, frozen=True):
+    """The report of `listen --replay --json`. Fields may be added, never renamed.
 
-    seconds: of audio. decisions: all, which are `known` (a label was shown), `unknown` and `gated` (not judged),
-    together. flips: how often what is shown changed, and per hour of audio. unknown_share, gated_share: of all
-    decisions, 0..1. real_time_factor: seconds on the clock for a second of audio, reading included; below 1 is faster
-    than real time. cpu_us: processor time of the listening thread for a decision, microseconds, without reading and
-    resampling the file (with several threads of the engine only a part). settings: that made the decisions. score:
-    where a track was given.
+    seconds: of audio. decisions: all of them, the sum of `known` (a label was shown), `unknown` and `gated` (not
+    scored). flips: changes of the label shown, and per hour of audio. unknown_share, gated_share: of all decisions,
+    0..1. real_time_factor: clock seconds per second of audio, reading included; below 1 is faster than real time.
+    cpu_us: processor time of the listening thread per decision, microseconds, without reading and resampling the file
+    (with several threads of the engine only a part). settings: of the decisions. score: where a track was given.
     """
 
     source: str
@@ -47,11 +45,11 @@ class Report(msgspec.Struct, frozen=True):
     real_time_factor: float
     cpu_us: float
     settings: DecisionSettings
-    score: Score | None = None
+    score: TrackScore | None = None
 
 
 class _Meter:
-    """Passes chunks on, and counts their samples and the processor time that it took to read them."""
+    """Passes chunks on, and counts their samples and the processor time of reading them."""
 
     def __init__(self, chunks: Iterator[Array]) -> None:
         self._chunks = chunks
@@ -79,44 +77,44 @@ def replay(
     settings: DecisionSettings = PLAIN,
     track: Path | None = None,
     equaliser: str | Path | None = None,
-) -> Report:
-    """Listen to an audio file as fast as it goes and judge the decisions.
+) -> ReplayReport:
+    """Decide over an audio file as fast as possible and evaluate the decisions.
 
     Args:
         source: path of the file.
         model, engine, threads, hop_s, settings: as of `listen`.
-        equaliser: a file of `edgekd equalise` for the microphone that recorded it.
-        track: a table start,end,label in seconds of what is heard when; None judges without.
+        equaliser: a file of `edgekd equalise` for the microphone of the recording.
+        track: a table start,end,label in seconds with the labels over time; None for no score.
 
     Raises:
-        InputError: what `listen` refuses; a source that is no file; a track that does not fit the model or the file.
-        MissingExtraError: an engine, or what the file's format or rate needs, is not installed.
+        InputError: as of `listen`; a source that is not a file; a track that does not fit the model or the file.
+        MissingExtraError: an engine, or a package for the file's format or rate, is not installed.
     """
     if source is None or source == STANDARD_INPUT:
         raise InputError("a replay needs an audio file; give one instead of the microphone or standard input")
     classifier = with_equaliser(open_model(model, engine, threads), equaliser)
     spans = None if track is None else read_track(track, classifier.manifest.labels)
     chunks = read_file(Path(source), classifier.manifest.frontend.sample_rate)
-    return report(classifier, chunks, source, hop_s, settings, spans, track)
+    return evaluate(classifier, chunks, source, hop_s, settings, spans, track)
 
 
-def report(
-    classifier: Classifier,
+def evaluate(
+    classifier: WindowClassifier,
     chunks: Iterator[Array],
     source: str,
     hop_s: float,
     settings: DecisionSettings,
     spans: tuple[Span, ...] | None = None,
     track: Path | None = None,
-) -> Report:
-    """Judge the decisions over chunks of samples, float32 (time,) at the model's rate; `source` and `track` name them
-    in errors."""
+) -> ReplayReport:
+    """Evaluate the decisions over chunks of samples, float32 (time,) at the model's rate. `source` and `track` are for
+    errors."""
     rate = classifier.manifest.frontend.sample_rate
     meter = _Meter(chunks)
     times, shown, unknown, gated = [], [], 0, 0
     began, cpu_began = time.perf_counter(), time.thread_time()
     for decision in decisions(classifier, meter, source, hop_s, 1, settings):
-        if not isinstance(decision, Decision):  # a recording's state does not change
+        if not isinstance(decision, Decision):  # a recording has no changes of state
             continue
         times.append(decision.t)
         shown.append(decision.label)
@@ -127,7 +125,7 @@ def report(
     if spans is not None:
         require_within(spans, seconds, track or Path(source))
     flips = sum(after != before for before, after in pairwise(shown))
-    return Report(
+    return ReplayReport(
         source=source,
         seconds=round(seconds, 3),
         hop_s=hop_s,
@@ -146,22 +144,22 @@ def report(
     )
 
 
-def left_out(config: Config) -> str | None:
-    """A line on the outputs that a configuration turns on and a replay does not tell; None where there is none."""
+def ignored_outputs(config: Config) -> str | None:
+    """A line that names the configured outputs, which a replay does not use; None where there are none."""
     names = [f"[{name}]" for name in OUTPUT_TABLES if getattr(config, name) is not None]
     return (
-        f"a replay only judges: {' and '.join(names)} were told nothing; leave out --replay and --track for that"
+        f"a replay only evaluates: {' and '.join(names)} received nothing; leave out --replay and --track to use them"
         if names
         else None
     )
 
 
-def to_json(result: Report) -> str:
+def to_json(result: ReplayReport) -> str:
     """The report as one line of JSON."""
     return msgspec.json.encode(result).decode()
 
 
-def to_text(result: Report) -> str:
+def to_text(result: ReplayReport) -> str:
     """The report as lines for people."""
     lines = [
         (
@@ -174,15 +172,15 @@ def to_text(result: Report) -> str:
         f"  speed        {1.0 / max(result.real_time_factor, 1e-6):,.0f} times real time",
         f"  processor    {result.cpu_us:,.0f} us a decision",
     ]
-    judged = result.score
-    if judged is not None:
+    scored = result.score
+    if scored is not None:
         lines += [
             (
-                f"  accuracy     {_percent(judged.accuracy)} of the track's time, {_percent(judged.accuracy_known)}"
+                f"  accuracy     {_percent(scored.accuracy)} of the track's time, {_percent(scored.accuracy_known)}"
                 " where a label is shown"
             ),
-            f"  onsets       {judged.onsets:,}, {judged.missed:,} missed",
-            f"  delay        median {_delay(judged.delay_p50_s)}, p95 {_delay(judged.delay_p95_s)}",
+            f"  onsets       {scored.onsets:,}, {scored.missed:,} missed",
+            f"  delay        median {_delay(scored.delay_p50_s)}, p95 {_delay(scored.delay_p95_s)}",
         ]
     return "\n".join(lines)
 

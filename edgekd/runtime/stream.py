@@ -1,5 +1,5 @@
-"""Cuts a stream of samples into windows on a clock of samples and computes the log-mel of each, every frame once where
-it can."""
+"""Cuts a stream of samples into windows by counting samples, and computes the log-mel of each. Overlapping windows
+share frames where possible, so that each frame is computed once."""
 
 import math
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ Array = NDArray[np.float32]
 
 
 class Window(NamedTuple):
-    """One window of a stream. start, end: samples since the start of the stream. rms: 0..1. waveform: float32 (time,),
+    """A window of a stream. start, end: samples since the start of the stream. rms: 0..1. waveform: float32 (time,),
     never changed later. features: float32 (mel, frame), None below the gate."""
 
     start: int
@@ -29,18 +29,18 @@ class Window(NamedTuple):
 
 
 class WindowStream:
-    """Windows of a stream, with features equal to the bit to `log_mel` of each window alone, whatever the chunks.
+    """The windows of a stream. Their features equal `log_mel` of each window alone to the bit, whatever the sizes of
+    the chunks.
 
     Window k starts at k hops. Where overlapping windows can share frames, its start is rounded down to the grid of
-    frames (without
-    drift: by less than `hop_length` samples), so that only new frames are computed, and those that the window's own
-    edges touch: the ones that padding reaches, and with pre-emphasis the first. Holds one window of samples beyond the
-    chunk it is given.
+    frames, by less than `hop_length` samples and without drift. Then only new frames are computed, and those at the
+    window's edges: the frames that padding reaches, and with pre-emphasis the first. The stream holds one window of
+    samples besides the current chunk.
     """
 
     def __init__(self, fe: FrontEnd, window: int, hop_s: float, gate_rms: float = 0.0) -> None:
         """fe: the front end. window: samples. hop_s: seconds from window to window, `MIN_HOP_S` to the window's length.
-        gate_rms: 0..1, of the waveform, below which a window's features are not computed."""
+        gate_rms: 0..1; features of windows with a lower rms are not computed."""
         if not MIN_HOP_S <= hop_s <= max(window / fe.sample_rate, MIN_HOP_S):
             raise InputError(
                 f"hop is {hop_s:g} s; it must be {MIN_HOP_S:g} s to {max(window / fe.sample_rate, MIN_HOP_S):g} s "
@@ -49,14 +49,14 @@ class WindowStream:
         self._fe, self._window, self._hop, self._gate_rms = fe, window, round(hop_s * fe.sample_rate), gate_rms
         self._frames = fe.frames(window)
         starts = np.arange(self._frames) * fe.hop_length - fe.pad_before
-        # frames that the window's left edge touches
+        # frames that reach over the window's left edge
         self._left = int(np.sum(starts <= 0 if fe.pre_emphasis else starts < 0))
         self._right = int(np.sum(starts + fe.n_fft > window))
         shared = self._frames - self._left - self._right - self._hop // fe.hop_length
         self._grid = fe.hop_length if shared > 0 else 1
         self._frontend_stream = LogMelStream(fe) if shared > 0 else None
         self._recent = np.empty((0, fe.n_mels), np.float32).T  # the newest frames of the stream
-        self._room = self._samples = np.empty(0, np.float32)  # the samples from `self._first` on are a part of the room
+        self._buffer = self._samples = np.empty(0, np.float32)  # `_samples` is a view into `_buffer`
         self._end = self._first = self._streamed = self._count = 0
 
     @property
@@ -78,15 +78,15 @@ class WindowStream:
             self._count += 1
 
     def _append(self, samples: Array) -> None:
-        """Put samples behind those that are held, which only move where the room ends: each of them once in several
-        calls."""
+        """Append samples to those that are held. Samples are moved only when the buffer is full, each of them once in
+        several calls."""
         held, new = len(self._samples), len(samples)
-        if self._end + new > len(self._room):
-            room, self._end = np.empty(2 * (held + new), np.float32), held
-            room[:held], self._room = self._samples, room
-        self._room[self._end : self._end + new] = samples
+        if self._end + new > len(self._buffer):
+            larger, self._end = np.empty(2 * (held + new), np.float32), held
+            larger[:held], self._buffer = self._samples, larger
+        self._buffer[self._end : self._end + new] = samples
         self._end += new
-        self._samples = self._room[self._end - held - new : self._end]
+        self._samples = self._buffer[self._end - held - new : self._end]
 
     def _start(self) -> int:
         exact = self._count * self._hop
@@ -97,7 +97,7 @@ class WindowStream:
         fe = self._fe
         if self._frontend_stream is None:
             return log_mel(fe, waveform)
-        if self._streamed < self._first:  # windows without features left a gap
+        if self._streamed < self._first:  # windows below the gate have left a gap
             self._frontend_stream, self._streamed = LogMelStream(fe), self._first
         new = self._frontend_stream.push(waveform[self._streamed - self._first :])
         self._streamed = self._first + self._window
@@ -113,6 +113,6 @@ class WindowStream:
 
 
 def _rms(waveform: Array) -> float:
-    """Root mean square of float32 (time,): in float64, where the sum is exact for samples on the grid of int16."""
+    """Root mean square of float32 (time,), in float64, where the sum is exact for samples on the grid of int16."""
     exact = waveform.astype(np.float64)
     return math.sqrt(float(np.dot(exact, exact)) / len(exact))

@@ -1,4 +1,4 @@
-"""What is heard when in a recording, and how well a sequence of decisions told it."""
+"""Scores a sequence of decisions against a track: a table of the labels of a recording over time."""
 
 import math
 from collections.abc import Sequence
@@ -16,7 +16,8 @@ from edgekd.runtime.decision import UNKNOWN
 
 COLUMNS = ("start", "end", "label")
 SLACK_S = 0.05
-"""By how much the last span may end after the file: tracks are rounded, and resampling loses a moment."""
+"""The last span may end so much after the file: times in tracks are rounded, and resampling shortens a file
+slightly."""
 
 
 class Span(NamedTuple):
@@ -28,14 +29,14 @@ class Span(NamedTuple):
     row: int
 
 
-class Score(msgspec.Struct, frozen=True):
-    """How decisions agree with a track.
+class TrackScore(msgspec.Struct, frozen=True):
+    """Agreement of decisions with a track.
 
-    accuracy: share of the track's seconds, from the first decision on, at which its label was shown, 0..1; "unknown" is
-    right only where the track says so. accuracy_known: the same over the seconds at which a label was shown. onsets:
-    spans that do not go on with the label before. missed: of these, how many were never shown before the last window
-    that hears them had ended. delay_p50_s, delay_p95_s: seconds from an onset to the end of the first window with its
-    label, 0 where it was shown already, over the onsets not missed. A figure of nothing is None.
+    accuracy: share of the track's seconds, from the first decision on, in which the track's label was shown, 0..1;
+    "unknown" is right only where the track has it. accuracy_known: the same over the seconds in which a label was
+    shown. onsets: spans that do not continue the label before. missed: onsets whose label was not shown before the last
+    window that overlaps the span had ended. delay_p50_s, delay_p95_s: seconds from an onset to the end of the first
+    window with its label, 0 where it was shown already, over the onsets not missed. A figure without data is None.
     """
 
     accuracy: float | None
@@ -47,16 +48,16 @@ class Score(msgspec.Struct, frozen=True):
 
 
 def read_track(path: Path, labels: Sequence[str]) -> tuple[Span, ...]:
-    """Spans of a table with the columns start, end and label, in the order of time; times that no span covers are not
-    judged.
+    """The spans of a table with the columns start, end and label, in the order of time. Times that no span covers are
+    not scored.
 
     Args:
         path: comma, tab or semicolon separated.
-        labels: that a model knows; "unknown" is allowed beside them, for what is none of them.
+        labels: that a model knows; "unknown" is allowed too, for everything else.
 
     Raises:
-        InputError: no table, a column that is missing, a time that is none, a span that ends before it starts, an
-            unknown label, two spans that overlap.
+        InputError: no table, a missing column, a malformed time, a span that ends before it starts, an unknown label,
+            two spans that overlap.
     """
     columns, rows = read_table(path)
     for name in COLUMNS:
@@ -88,7 +89,7 @@ def read_track(path: Path, labels: Sequence[str]) -> tuple[Span, ...]:
 
 
 def require_within(spans: Sequence[Span], seconds: float, path: Path) -> None:
-    """Refuse a track that goes on after a file of `seconds`.
+    """Refuse a track that continues after a file of `seconds`.
 
     Raises:
         InputError: a span ends more than `SLACK_S` after it.
@@ -103,37 +104,37 @@ def require_within(spans: Sequence[Span], seconds: float, path: Path) -> None:
 
 def score(
     spans: Sequence[Span], times: Sequence[float], shown: Sequence[str], seconds: float, window_s: float
-) -> Score:
-    """Judge decisions by a track.
+) -> TrackScore:
+    """Score decisions against a track.
 
     Args:
         spans: in the order of time, none overlapping.
         times: seconds of each decision, rising. Each holds until the next, the last until `seconds`.
-        shown: its label.
+        shown: the label of each decision.
         seconds: of audio.
-        window_s: seconds that a decision hears.
+        window_s: length of a window.
     """
     begins, ends, names = np.asarray(times), np.append(times[1:], seconds), np.asarray(shown)
-    judged = right = known = right_known = 0.0
+    covered = right = known = right_known = 0.0
     for span in spans:
         near = _near(begins, span.start, span.end)
-        # seconds of each in the span
+        # seconds for which each decision was shown within the span
         held = np.clip(np.minimum(ends[near], span.end) - np.maximum(begins[near], span.start), 0.0, None)
-        matches, claims = names[near] == span.label, names[near] != UNKNOWN
-        judged += held.sum()
+        matches, labelled = names[near] == span.label, names[near] != UNKNOWN
+        covered += held.sum()
         right += held[matches].sum()
-        known += held[claims].sum()
-        right_known += held[matches & claims].sum()
+        known += held[labelled].sum()
+        right_known += held[matches & labelled].sum()
     delays = []
-    onsets = _joined(spans)
+    onsets = _merged(spans)
     for span in onsets:
         near = _near(begins, span.start, span.end + window_s)
         found = begins[near][names[near] == span.label]
         if len(found):
             delays.append(max(0.0, float(found[0]) - span.start))
     p50, p95 = np.percentile(delays, (50, 95)).tolist() if delays else (None, None)
-    return Score(
-        accuracy=_share(right, judged),
+    return TrackScore(
+        accuracy=_share(right, covered),
         accuracy_known=_share(right_known, known),
         onsets=len(onsets),
         missed=len(onsets) - len(delays),
@@ -143,13 +144,13 @@ def score(
 
 
 def _near(begins: NDArray[np.float64], start: float, end: float) -> slice:
-    """Decisions that are shown at some moment from `start` to before `end`; begins: seconds at which each is first
-    shown, rising."""
+    """Decisions that are shown at some time from `start` to before `end`. begins: seconds at which each is first shown,
+    rising."""
     return slice(max(int(np.searchsorted(begins, start, "right")) - 1, 0), int(np.searchsorted(begins, end)))
 
 
-def _joined(spans: Sequence[Span]) -> list[Span]:
-    """Spans with those made one that touch and have the same label."""
+def _merged(spans: Sequence[Span]) -> list[Span]:
+    """Spans, where adjacent ones of the same label are merged."""
     joined: list[Span] = []
     for span in spans:
         if joined and joined[-1].label == span.label and joined[-1].end == span.start:

@@ -13,7 +13,7 @@ UNIT = "edgekd.service"
 TEMPLATES = Path(__file__).parent / "unit_files"
 HIDDEN = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")
 """What ProtectHome= and PrivateTmp= keep the service from seeing."""
-ROOM = "/opt/edgekd"
+INSTALL_FOLDER = "/opt/edgekd"
 """Where edgekd is best installed for a service."""
 BACKOFF_SINCE = 254
 """Version of systemd that first waits longer and longer."""
@@ -23,7 +23,7 @@ SAFE_PATH = re.compile(r"/[\w./+@-]+")
 LIBRARY = re.compile(r"libsystemd-shared-(\d+)")
 
 
-class Place:
+class ServicePaths:
     """A root directory and the paths below it; all of them stay below it, whatever links are there."""
 
     def __init__(self, root: Path) -> None:
@@ -109,8 +109,8 @@ def require_visible(*paths: str) -> None:
 def install_hint() -> str:
     """How to install edgekd where a service sees it."""
     return (
-        f"install edgekd for all users: sudo python3 -m venv {ROOM} && sudo {ROOM}/bin/pip install 'edgekd[pi]', "
-        f"then sudo {ROOM}/bin/edgekd service install MODEL"
+        f"install edgekd for all users: sudo python3 -m venv {INSTALL_FOLDER} && sudo {INSTALL_FOLDER}/bin/pip install 'edgekd[pi]', "
+        f"then sudo {INSTALL_FOLDER}/bin/edgekd service install MODEL"
     )
 
 

@@ -9,8 +9,8 @@ from edgekd.errors import GateError, InputError
 from edgekd.modelfile.container import read_manifest
 from edgekd.runtime.config import read_config
 from edgekd.service import versions as models
-from edgekd.service.paths import Place
-from edgekd.service.systemd import Manager, State
+from edgekd.service.paths import ServicePaths
+from edgekd.service.systemd import Manager, UnitState
 
 BOOT_OPTIONS = "/boot/firmware/cmdline.txt"
 
@@ -40,7 +40,7 @@ class ModelReport(msgspec.Struct, frozen=True):
     created: str
 
 
-class Report(msgspec.Struct, frozen=True):
+class ServiceReport(msgspec.Struct, frozen=True):
     """What was found.
 
     installed: whether the unit is there. unit: None where no systemd was asked. model: None where there is none that is
@@ -89,7 +89,7 @@ class Report(msgspec.Struct, frozen=True):
         ]
         lines += [f"journal        {self.journal}"] if self.journal else []
         lines += [f"problem        {problem}" for problem in self.problems]
-        return "\n".join([*lines, *(f"note           {note}" for note in self.notes)])
+        return "\n".join([*lines, *(f"note           {reload_note}" for reload_note in self.notes)])
 
     def require(self) -> None:
         """Judge.
@@ -101,30 +101,30 @@ class Report(msgspec.Struct, frozen=True):
             raise GateError(self.problems[0])
 
 
-def status(place: Place, manager: Manager | None) -> Report:
+def status(paths: ServicePaths, manager: Manager | None) -> ServiceReport:
     """Look at all parts; nothing is changed, and one need not be root.
 
     Args:
         place: where.
         manager: systemd, if it runs there.
     """
-    installed = place.unit.is_file()
+    installed = paths.unit.is_file()
     if not installed:
         missing = "no service is installed; begin with: edgekd service install MODEL"
-        return Report(False, False, None, None, [], str(place.config), "", [missing], [])
+        return ServiceReport(False, False, None, None, [], str(paths.config), "", [missing], [])
     problems, notes = [], []
     model = None
     try:
-        model = _model(place)
+        model = _model(paths)
         if model is None:
-            problems.append(f"{place.models}: no model is there; give one to 'edgekd service update'")
+            problems.append(f"{paths.models}: no model is there; give one to 'edgekd service update'")
     except InputError as error:
         problems.append(str(error))
-    if place.config.exists() and not os.access(place.config, os.R_OK):
-        notes.append(f"{place.config} is not for everybody's eyes; sudo shows whether it is right")
+    if paths.config.exists() and not os.access(paths.config, os.R_OK):
+        notes.append(f"{paths.config} is not for everybody's eyes; sudo shows whether it is right")
     else:
         try:
-            read_config(place.config)
+            read_config(paths.config)
         except InputError as error:
             problems.append(f"{error}; correct it, then: sudo systemctl reload edgekd")
     unit, journal = None, ""
@@ -141,14 +141,14 @@ def status(place: Place, manager: Manager | None) -> Report:
             )
     earlier = [
         str(version.path)
-        for version in reversed(models.versions(place.models))
+        for version in reversed(models.versions(paths.models))
         if model is None or version.number < model.version
     ]
-    return Report(not problems, True, unit, model, earlier, str(place.config), journal, problems, notes)
+    return ServiceReport(not problems, True, unit, model, earlier, str(paths.config), journal, problems, notes)
 
 
-def _model(place: Place) -> ModelReport | None:
-    version = models.current(place.models)
+def _model(paths: ServicePaths) -> ModelReport | None:
+    version = models.current(paths.models)
     if version is None:
         return None
     manifest = read_manifest(version.path)
@@ -162,7 +162,7 @@ def _model(place: Place) -> ModelReport | None:
     )
 
 
-def _problems(state: State) -> list[str]:
+def _problems(state: UnitState) -> list[str]:
     """What systemd's view of the unit means, and what to do."""
     found = []
     if state.enabled != "enabled":
@@ -170,9 +170,9 @@ def _problems(state: State) -> list[str]:
     if state.sub == "auto-restart" or state.active == "failed":
         found.append(f"the listener ended ({state.result}) and is tried again; see why: sudo journalctl -u edgekd")
     elif state.active == "activating":
-        said = state.text or "it has not said anything yet"
+        message = state.text or "it has not said anything yet"
         found.append(
-            f"it waits for its first sound ({said}); plug a microphone in, or choose one of 'edgekd mics' in the"
+            f"it waits for its first sound ({message}); plug a microphone in, or choose one of 'edgekd mics' in the"
             " configuration"
         )
     elif state.active not in ("active", "reloading"):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from edgekd.errors import InputError
-from edgekd.runtime.notify import NOTE
+from edgekd.runtime.notify import RELOAD_MARK
 from edgekd.runtime.source.health import RELOADED
 from edgekd.service.paths import UNIT
 
@@ -33,7 +33,7 @@ UNSET = 2**64 - 1
 """What systemd says for a number that it does not know."""
 
 
-class State(NamedTuple):
+class UnitState(NamedTuple):
     """What systemd says of the unit.
 
     load, active, sub: states, such as "loaded", "active" and "running". result: why it ended last, "success" while all
@@ -55,15 +55,15 @@ class State(NamedTuple):
     fed: float = 0.0
 
     @property
-    def note(self) -> str:
+    def reload_note(self) -> str:
         """What came of the last reload, with its number; "" before one."""
-        _, found, note = self.text.partition(NOTE)
-        return note.strip() if found else ""
+        _, found, reload_note = self.text.partition(RELOAD_MARK)
+        return reload_note.strip() if found else ""
 
     @property
     def reloaded(self) -> bool:
         """Whether the last reload took what was given."""
-        return self.note.partition(": ")[2].startswith(RELOADED)
+        return self.reload_note.partition(": ")[2].startswith(RELOADED)
 
 
 class Manager(Protocol):
@@ -89,7 +89,7 @@ class Manager(Protocol):
         """Read units anew, one of which has gone."""
         ...
 
-    def state(self) -> State:
+    def state(self) -> UnitState:
         """What it says of the unit."""
         ...
 
@@ -133,24 +133,24 @@ class Systemd:
         _run("systemctl", "daemon-reload")
         _run("systemctl", "reset-failed", UNIT, fails=True)
 
-    def state(self) -> State:
+    def state(self) -> UnitState:
         """What it says of the unit."""
-        said = dict(
+        message = dict(
             line.partition("=")[::2]
             for line in _run("systemctl", "show", UNIT, f"--property={','.join(PROPERTIES)}").splitlines()
         )
-        memory = _number(said.get("MemoryCurrent", ""))
-        return State(
-            said.get("LoadState", ""),
-            said.get("ActiveState", ""),
-            said.get("SubState", ""),
-            said.get("Result", ""),
-            said.get("UnitFileState", ""),
-            _number(said.get("MainPID", "")) or 0,
-            _number(said.get("NRestarts", "")) or 0,
-            said.get("StatusText", ""),
+        memory = _number(message.get("MemoryCurrent", ""))
+        return UnitState(
+            message.get("LoadState", ""),
+            message.get("ActiveState", ""),
+            message.get("SubState", ""),
+            message.get("Result", ""),
+            message.get("UnitFileState", ""),
+            _number(message.get("MainPID", "")) or 0,
+            _number(message.get("NRestarts", "")) or 0,
+            message.get("StatusText", ""),
             memory,
-            (_number(said.get("WatchdogTimestampMonotonic", "")) or 0) / 1e6,
+            (_number(message.get("WatchdogTimestampMonotonic", "")) or 0) / 1e6,
         )
 
     def last_line(self) -> str:
@@ -175,7 +175,7 @@ class Systemd:
         time.sleep(seconds)
 
 
-def this_machine(verb: str, command: str, *, changes: bool = True) -> Systemd:
+def local_systemd(verb: str, command: str, *, changes: bool = True) -> Systemd:
     """The systemd of this machine.
 
     Args:

@@ -64,7 +64,7 @@ def current(models: Path) -> Version | None:
         raise InputError(
             f"{path}: {what}; give a model to 'edgekd service update', or go back with 'edgekd service rollback'"
         )
-    if not is_whole(found):
+    if not is_intact(found):
         raise InputError(
             f"{found.path}: not the bytes that were verified; give the model to 'edgekd service update' again, or go"
             " back with 'edgekd service rollback'"
@@ -72,7 +72,7 @@ def current(models: Path) -> Version | None:
     return found
 
 
-def is_whole(version: Version) -> bool:
+def is_intact(version: Version) -> bool:
     """Whether a version still has the bytes that were verified."""
     try:
         return digest(read_bytes(version.path)) == version.digest
@@ -80,7 +80,7 @@ def is_whole(version: Version) -> bool:
         return False
 
 
-def whole_current(models: Path) -> Version | None:
+def intact_current(models: Path) -> Version | None:
     """As `current`, but None also where the link is damaged."""
     try:
         return current(models)

@@ -9,12 +9,12 @@ import pytest
 from edgekd.errors import InputError
 from edgekd.runtime.config import Config, override, read_config
 from edgekd.runtime.config_tables import HistoryTable, HookTable, WebTable
-from edgekd.runtime.outputs.base import CLOSE_S, Outputs, Worker
+from edgekd.runtime.outputs.base import CLOSE_S, OutputGroup, Worker
 from edgekd.runtime.outputs.history.output import History
 from edgekd.runtime.outputs.opening import open_outputs
-from edgekd.runtime.source.health import Change
+from edgekd.runtime.source.health import StatusLine
 
-LINES = [Change(float(t), "HEALTHY", "hearing") for t in range(4)]
+LINES = [StatusLine(float(t), "HEALTHY", "listening") for t in range(4)]
 
 
 class Toy:
@@ -24,19 +24,19 @@ class Toy:
         self.name, self._script, self._close_s, self.told = name, list(script), close_s, []
 
     @property
-    def trouble(self) -> str | None:
+    def error(self) -> str | None:
         return self._script.pop(0) if self._script else None
 
-    def tell(self, event, moment) -> None:  # noqa: ARG002
+    def publish(self, event, observation) -> None:  # noqa: ARG002
         self.told.append(event)
 
     def close(self) -> None:
         time.sleep(self._close_s)
 
 
-def told_first(outputs: Outputs, lines: list[Change]):
+def told_first(outputs: OutputGroup, lines: list[StatusLine]):
     for line in lines:
-        outputs.tell(line, None)
+        outputs.publish(line, None)
         yield line
 
 
@@ -48,27 +48,27 @@ def eventually(condition, seconds: float = 3.0) -> bool:
 
 
 def test_trouble_is_a_line_when_it_begins_changes_and_ends():
-    outputs = Outputs([Toy("mqtt", (None, "no broker", "no broker", "refused")), Toy("web")])
-    given = [line for t in range(5) for line in outputs.news(float(t), "RECOVERING")]
+    outputs = OutputGroup([Toy("mqtt", (None, "no broker", "no broker", "refused")), Toy("web")])
+    given = [line for t in range(5) for line in outputs.status(float(t), "RECOVERING")]
     assert given == [
-        Change(1.0, "RECOVERING", "mqtt: no broker"),
-        Change(3.0, "RECOVERING", "mqtt: refused"),
-        Change(4.0, "RECOVERING", "mqtt: works again"),
+        StatusLine(1.0, "RECOVERING", "mqtt: no broker"),
+        StatusLine(3.0, "RECOVERING", "mqtt: refused"),
+        StatusLine(4.0, "RECOVERING", "mqtt: works again"),
     ]
 
 
 def test_what_cannot_be_delivered_at_the_end_is_a_line_too(tmp_path):
     (tmp_path / "file").touch()
-    with Outputs([History(HistoryTable(str(tmp_path / "file" / "h.sqlite")))]) as outputs:
-        given = list(outputs.through(told_first(outputs, LINES)))
-    assert [line.reason for line in given[:-1]] == ["hearing"] * len(LINES)
+    with OutputGroup([History(HistoryTable(str(tmp_path / "file" / "h.sqlite")))]) as outputs:
+        given = list(outputs.forward(told_first(outputs, LINES)))
+    assert [line.reason for line in given[:-1]] == ["listening"] * len(LINES)
     assert given[-1].reason.startswith("history: ")
     assert "file" in given[-1].reason
 
 
 def test_slow_outputs_are_closed_together_and_not_waited_for():
     began = time.monotonic()
-    with Outputs([Toy(name, close_s=20.0) for name in "abcdefgh"]):
+    with OutputGroup([Toy(name, close_s=20.0) for name in "abcdefgh"]):
         pass
     assert time.monotonic() - began < 7 * CLOSE_S  # one after the other would take longer, also where nothing else runs
 
@@ -85,24 +85,24 @@ class Broken(Toy):
     """Raises wherever it should not."""
 
     @property
-    def trouble(self) -> str | None:
+    def error(self) -> str | None:
         raise RuntimeError("no trouble\nknown")
 
-    def tell(self, event, moment) -> None:
-        super().tell(event, moment)
+    def publish(self, event, observation) -> None:
+        super().publish(event, observation)
         raise KeyError
 
 
 def test_an_output_that_raises_stops_neither_the_stream_nor_the_others():
     broken, other = Broken("web"), Toy("mqtt")
-    outputs = Outputs([broken, other])
+    outputs = OutputGroup([broken, other])
     for line in LINES:
-        outputs.tell(line, None)
+        outputs.publish(line, None)
     assert other.told == broken.told == LINES
-    assert [line.reason for line in outputs.news(3.0, "HEALTHY")] == ["web: KeyError"]
-    broken.tell = lambda *_: None
-    outputs.tell(LINES[0], None)
-    assert [line.reason for line in outputs.news(3.0, "HEALTHY")] == ["web: no trouble known"]
+    assert [line.reason for line in outputs.status(3.0, "HEALTHY")] == ["web: KeyError"]
+    broken.publish = lambda *_: None
+    outputs.publish(LINES[0], None)
+    assert [line.reason for line in outputs.status(3.0, "HEALTHY")] == ["web: no trouble known"]
 
 
 def test_a_worker_drops_the_oldest_counts_it_and_recovers_from_errors():
@@ -122,9 +122,9 @@ def test_a_worker_drops_the_oldest_counts_it_and_recovers_from_errors():
     assert worker.dropped == 5
     gate.set()
     assert eventually(lambda: done == [0, 2, 3])
-    assert worker.trouble is None
+    assert worker.error is None
     worker.put(1)
-    assert eventually(lambda: worker.trouble == "no route to host")
+    assert eventually(lambda: worker.error == "no route to host")
     worker.close()
     assert not worker._thread.is_alive()
 

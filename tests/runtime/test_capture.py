@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from edgekd.errors import InputError, MissingExtraError
-from edgekd.runtime.source.capture import Capture, Counts
-from edgekd.runtime.source.child import Request
-from edgekd.runtime.source.health import Gap, Turn, Watch
+from edgekd.runtime.source.capture import Capture, CaptureCounts
+from edgekd.runtime.source.child import SourceRequest
+from edgekd.runtime.source.health import Gap, StateChange, Watch
 
 FAKE = Path(__file__).with_name("fake_child.py")
 OPEN = ["open", 16000, 1]
@@ -24,14 +24,14 @@ QUICK = Watch(stall_s=1.0, open_s=20.0, zeros_s=0.05, heal_s=0.02, failed_s=60.0
 HURRIED = Watch(stall_s=0.2, open_s=20.0, zeros_s=0.05, heal_s=0.02, failed_s=60.0, first_wait_s=0.01, last_wait_s=0.05)
 
 
-class Heard:
+class Captured:
     """What a capture gave on."""
 
-    def __init__(self, items: list[np.ndarray | Gap | Turn], counts: Counts) -> None:
+    def __init__(self, items: list[np.ndarray | Gap | StateChange], counts: CaptureCounts) -> None:
         self.sound = np.concatenate(
             [item for item in items if isinstance(item, np.ndarray)] or [np.empty(0, np.float32)]
         )
-        self.turns = [(item.state, item.reason) for item in items if isinstance(item, Turn)]
+        self.turns = [(item.state, item.reason) for item in items if isinstance(item, StateChange)]
         self.gaps = [item for item in items if isinstance(item, Gap)]
         self.items, self.counts = items, counts
 
@@ -45,15 +45,15 @@ def fake(tmp_path: Path) -> Callable[..., Capture]:
     """A capture whose process plays the attempts that are given."""
 
     def make(
-        *attempts: list, request: Request | None = None, watch: Watch = QUICK, sample_rate: int = 16000
+        *attempts: list, request: SourceRequest | None = None, watch: Watch = QUICK, sample_rate: int = 16000
     ) -> Capture:
         (tmp_path / "script.json").write_text(json.dumps(attempts))
-        return Capture(request or Request(), sample_rate, watch, [sys.executable, str(FAKE), str(tmp_path)])
+        return Capture(request or SourceRequest(), sample_rate, watch, [sys.executable, str(FAKE), str(tmp_path)])
 
     return make
 
 
-def until(capture: Capture, done: Callable[[Heard], bool]) -> Heard:
+def until(capture: Capture, done: Callable[[Captured], bool]) -> Captured:
     """Listen until something has happened."""
     items: list = []
     with capture:
@@ -61,20 +61,20 @@ def until(capture: Capture, done: Callable[[Heard], bool]) -> Heard:
             items.append(item)
             counts = capture.counts
             assert counts.received == counts.given + counts.dropped + counts.waiting
-            if done(heard := Heard(items, counts)):
+            if done(heard := Captured(items, counts)):
                 return heard
     raise AssertionError
 
 
-def healthy(times: int) -> Callable[[Heard], bool]:
+def healthy(times: int) -> Callable[[Captured], bool]:
     return lambda heard: heard.states.count("HEALTHY") == times
 
 
 def test_sound_is_given_on_and_the_first_line_says_what_is_heard(fake):
     heard = until(fake(GOOD), lambda heard: len(heard.sound) == 3200)
     np.testing.assert_array_equal(heard.sound, np.full(3200, 0.125, np.float32))
-    assert heard.turns == [("HEALTHY", "hearing fake at 16000 Hz, 1 channel")]
-    assert heard.counts == Counts(3200, 3200, 0, 0, 0, 0, 0, pytest.approx(0.0, abs=1e-6))
+    assert heard.turns == [("HEALTHY", "listening to fake at 16000 Hz, 1 channel")]
+    assert heard.counts == CaptureCounts(3200, 3200, 0, 0, 0, 0, 0, pytest.approx(0.0, abs=1e-6))
 
 
 @pytest.mark.parametrize(
@@ -84,13 +84,13 @@ def test_sound_is_given_on_and_the_first_line_says_what_is_heard(fake):
         ([OPEN, ["sound", 5], ["zeros", 6], ["stall"]], "nothing but zeros for 0.05 s"),
         (
             [OPEN, ["sound", 5], ["raw", "00" * 64], ["stall"]],
-            "the capture process writes something else than blocks of sound",
+            "the capture process writes something else than blocks of samples",
         ),
         (
             [OPEN, ["sound", 5], ["frame", "5a", "00"], ["stall"]],
             "the capture process sends a frame of an unknown kind b'Z'",
         ),
-        ([OPEN, ["sound", 5], ["frame", "4f", "7b"], ["stall"]], "the capture process says what cannot be read"),
+        ([OPEN, ["sound", 5], ["frame", "4f", "7b"], ["stall"]], "cannot be read"),
         (
             [OPEN, ["sound", 5], ["frame", "42", "0102030405"], ["stall"]],
             "sends 5 bytes, which are no samples of 1 channel",
@@ -114,7 +114,7 @@ def test_a_fault_is_found_told_and_healed(fake, attempt, reason):
 def test_a_stalled_device_is_found_by_the_time_since_the_last_block(fake):
     start = time.monotonic()
     heard = until(fake([OPEN, ["sound", 5], ["stall"]], GOOD, watch=HURRIED), healthy(2))
-    assert heard.turns[1] == ("RECOVERING", "no sound arrives for 0.2 s")
+    assert heard.turns[1] == ("RECOVERING", "no samples arrive for 0.2 s")
     assert heard.gaps[0].away_s > 0.2
     assert time.monotonic() - start < 60
 
@@ -126,7 +126,7 @@ def test_a_process_that_hangs_before_it_hears_is_replaced(fake):
 
 def test_a_device_that_opens_and_stays_silent_is_opened_again(fake):
     heard = until(fake([OPEN, ["stall"]], GOOD, watch=HURRIED), healthy(1))
-    assert heard.turns[0] == ("RECOVERING", "no sound arrives for 0.2 s")
+    assert heard.turns[0] == ("RECOVERING", "no samples arrive for 0.2 s")
 
 
 def test_samples_that_are_no_numbers_are_replaced_counted_and_told(fake):
@@ -186,7 +186,7 @@ def test_a_late_consumer_loses_the_oldest_sound_and_keeps_count(fake):
             time.sleep(0.01)
         assert capture.counts[:4] == (16000, 0, 14400, 1600)
         items = iter(capture)
-        assert next(items) == Turn("HEALTHY", "hearing fake at 16000 Hz, 1 channel")
+        assert next(items) == StateChange("HEALTHY", "listening to fake at 16000 Hz, 1 channel")
         assert next(items) == Gap(14400, 0.0)
         assert sum(len(next(items)) for _ in range(10)) == 1600
         assert capture.counts[:4] == (16000, 1600, 14400, 0)
@@ -202,7 +202,7 @@ def test_failure_is_told_once_while_it_goes_on_trying(fake):
     ]
     assert heard.states == ["RECOVERING", "FAILED", "HEALTHY"]
     assert heard.counts.restarts == 3
-    assert [item.silent_s > 3.0 for item in heard.items if isinstance(item, Turn)] == [False, True, False]
+    assert [item.silent_s > 3.0 for item in heard.items if isinstance(item, StateChange)] == [False, True, False]
     assert heard.gaps[0].away_s > 4.0
 
 
@@ -227,14 +227,14 @@ def test_what_cannot_heal_is_an_error(fake):
 
 @pytest.mark.parametrize(("channel", "level"), [(None, 0.1875), (0, 0.125), (1, 0.25)])
 def test_one_channel_or_the_mean_of_all(fake, channel, level):
-    capture = fake([["open", 16000, 2], ["sound", 5], ["stall"]], request=Request(channel=channel))
+    capture = fake([["open", 16000, 2], ["sound", 5], ["stall"]], request=SourceRequest(channel=channel))
     heard = until(capture, lambda heard: len(heard.sound) == 800)
     np.testing.assert_array_equal(heard.sound, np.full(800, level, np.float32))
 
 
 def test_a_channel_that_is_not_there_is_an_error(fake):
     with pytest.raises(InputError, match="channel is 2; the source has 2, counted from 0"):
-        until(fake([["open", 16000, 2], ["sound", 5], ["stall"]], request=Request(channel=2)), lambda _: False)
+        until(fake([["open", 16000, 2], ["sound", 5], ["stall"]], request=SourceRequest(channel=2)), lambda _: False)
 
 
 def test_another_rate_is_resampled_as_a_stream_that_begins_anew_after_a_gap(fake):
@@ -262,7 +262,7 @@ def test_a_bug_in_the_watch_does_not_die_unseen(fake, monkeypatch):
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("edgekd.runtime.source.capture.Capture._take", broken)
+    monkeypatch.setattr("edgekd.runtime.source.capture.Capture._add_block", broken)
     with pytest.raises(ZeroDivisionError):
         until(fake(GOOD), lambda _: False)
 

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from edgekd.runtime.source import child
-from edgekd.runtime.source.child import BLOCK, FAILED, HEADER, MAGIC, OPENED, Request
+from edgekd.runtime.source.child import BLOCK, FAILED, HEADER, MAGIC, OPENED, SourceRequest
 
 PROGRAM = [sys.executable, "-m", "edgekd.runtime.source.child"]
 
@@ -25,7 +25,7 @@ def frames(data: bytes) -> list[tuple[bytes, bool, int, bytes]]:
     return found
 
 
-def started(request: Request) -> subprocess.Popen:
+def started(request: SourceRequest) -> subprocess.Popen:
     return subprocess.Popen(
         [*PROGRAM, json.dumps(request)],
         stdin=subprocess.PIPE,
@@ -41,7 +41,7 @@ def test_a_commands_samples_come_in_blocks_until_it_ends():
         f'{sys.executable} -c \'import os; os.write(1, bytes(range(256)) * 30 + b"x"); os.write(2, b"no such'
         " card\\n\")'; exit 4"
     )
-    with started(Request(command=write, rate=8000, channels=2)) as process:
+    with started(SourceRequest(command=write, rate=8000, channels=2)) as process:
         opened, *blocks, failed = frames(process.stdout.read())
     assert opened[0] == OPENED
     assert json.loads(opened[3]) == [write, 8000, 2, "int16"]
@@ -54,7 +54,7 @@ def test_a_commands_samples_come_in_blocks_until_it_ends():
 
 def test_it_ends_with_its_command_when_the_parent_goes():
     hanging = f"{sys.executable} -c 'import os, time; os.write(1, bytes(1600)); time.sleep(600)'"
-    with started(Request(command=hanging, rate=8000)) as process:
+    with started(SourceRequest(command=hanging, rate=8000)) as process:
         process.stdout.read(HEADER.size + 1600)
         process.stdin.close()
         start = time.monotonic()
@@ -105,7 +105,7 @@ class Pipe:
 def portaudio(monkeypatch):
     """A PortAudio with one device that PulseAudio would give."""
     fake = SimpleNamespace(RawInputStream=FakeStream, PortAudioError=PortAudioError)
-    one = child.Microphone(3, "pulse", "", "", "", 44100, 32, True)
+    one = child.InputDevice(3, "pulse", "", "", "", 44100, 32, True)
     monkeypatch.setattr(child, "portaudio", lambda: fake)
     monkeypatch.setattr(child, "microphones", lambda: [one])
     return fake
@@ -114,7 +114,7 @@ def portaudio(monkeypatch):
 @pytest.mark.usefixtures("portaudio")
 def test_a_microphone_is_heard_at_its_rate_in_short_blocks_and_never_stopped(monkeypatch):
     pipe = Pipe(monkeypatch)
-    failure = child._hear(Request(), child._Outbox(1))
+    failure = child._capture_microphone(SourceRequest(), child._Outbox(1))
     opened, first, second = frames(pipe.data)
     assert json.loads(opened[3]) == ["pulse", 44100, 2, "float32"]
     assert (first, second) == ((BLOCK, False, 0, b"abcd"), (BLOCK, True, 1, b"efgh"))
@@ -128,8 +128,8 @@ def test_a_device_that_cannot_be_opened_is_tried_again(portaudio, monkeypatch):
 
     portaudio.RawInputStream = refuse
     Pipe(monkeypatch)
-    failure = child._hear(Request(rate=8000), child._Outbox(1))
-    assert failure == ("pulse cannot be heard at 8000 Hz with 2 channels (Device unavailable)", False)
+    failure = child._capture_microphone(SourceRequest(rate=8000), child._Outbox(1))
+    assert failure == ("pulse cannot be opened at 8000 Hz with 2 channels (Device unavailable)", False)
 
 
 def test_the_oldest_blocks_are_lost_while_nobody_reads(monkeypatch):

@@ -17,9 +17,9 @@ from edgekd.runtime import clip_file
 from edgekd.runtime.config_tables import ClipsTable
 from edgekd.runtime.decision import UNKNOWN, Decision
 from edgekd.runtime.outputs import clips as clips_module
-from edgekd.runtime.outputs.base import Moment
-from edgekd.runtime.outputs.clips import Clips, Ring, folder_name, open_clips
-from edgekd.runtime.source.health import Change
+from edgekd.runtime.outputs.base import Observation
+from edgekd.runtime.outputs.clips import Clips, WaveformBuffer, folder_name, open_clips
+from edgekd.runtime.source.health import StatusLine
 from edgekd.runtime.stream import WindowStream
 
 RATE = 16000
@@ -31,7 +31,7 @@ def manifest(rate: int = RATE) -> SimpleNamespace:
     return SimpleNamespace(frontend=SimpleNamespace(sample_rate=rate))
 
 
-def tell(
+def publish(
     clips: Clips,
     t: float,
     sound: np.ndarray = NOISE,
@@ -47,9 +47,9 @@ def tell(
     """The decision on the second before `t`, `start` seconds being the time of the sound's beginning."""
     end = round((t - start) * RATE)
     window = sound[end - RATE : end]
-    clips.tell(
+    clips.publish(
         Decision(round(t, 3), label, probability, top, state, 0.1, 0),
-        Moment(manifest(), window, None if gated else FEATURES, 0.0, 0.0, None, breaks),
+        Observation(manifest(), window, None if gated else FEATURES, 0.0, 0.0, None, breaks),
     )
 
 
@@ -77,7 +77,7 @@ def table(path: Path, **keys) -> ClipsTable:
 def test_a_clip_is_the_sound_before_and_in_an_uncertain_window(tmp_path):
     clips = open_clips(table(tmp_path))
     for t in np.arange(1.0, 6.1, 0.5):
-        tell(clips, t, probability=0.37 if t == 5.0 else 0.9)
+        publish(clips, t, probability=0.37 if t == 5.0 else 0.9)
     clips._worker.close(10.0)
     (file,) = files(tmp_path)
     pcm, rate = read(file)
@@ -94,17 +94,17 @@ def test_a_clip_is_the_sound_before_and_in_an_uncertain_window(tmp_path):
 )
 def test_sure_gated_unhealthy_and_silent_windows_are_not_kept(tmp_path, change):
     clips = opened(table(tmp_path / "clips"))
-    clips.tell(Change(0.0, "HEALTHY", "hearing"), None)
+    clips.publish(StatusLine(0.0, "HEALTHY", "listening"), None)
     for t in (1.0, 1.5, 2.0):
-        tell(clips, t, **change)
-    assert clips.trouble is None
+        publish(clips, t, **change)
+    assert clips.error is None
     assert not (tmp_path / "clips").exists()
 
 
 def test_gated_windows_are_sound_before_a_clip(tmp_path):
     clips = opened(table(tmp_path))
     for t in (1.0, 2.0, 3.0):
-        tell(clips, t, gated=t < 3.0)
+        publish(clips, t, gated=t < 3.0)
     assert np.array_equal(read(files(tmp_path)[0])[0], to_pcm(NOISE[: 3 * RATE]))
 
 
@@ -119,12 +119,12 @@ def test_gated_windows_are_sound_before_a_clip(tmp_path):
 def test_the_ring_is_exact_though_times_are_rounded(rate, window, hop_s, hop_length):
     sound = NOISE[: 10 * rate]
     stream = WindowStream(FrontEnd(sample_rate=rate, hop_length=hop_length), window, hop_s)
-    ring, end = Ring(rate, 4.0), 0
+    buffer, end = WaveformBuffer(rate, 4.0), 0
     for made in stream.push(sound):
-        ring.hear(round(made.end / rate + 0.0004, 3), made.waveform)
+        buffer.append(round(made.end / rate + 0.0004, 3), made.waveform)
         end = made.end
         length = min(end, 4 * rate)
-        assert np.array_equal(ring.samples, to_pcm(sound[end - length : end]))
+        assert np.array_equal(buffer.samples, to_pcm(sound[end - length : end]))
     assert end > 8 * rate
 
 
@@ -132,17 +132,17 @@ def test_the_ring_is_exact_though_times_are_rounded(rate, window, hop_s, hop_len
 def test_no_clip_reaches_over_missing_sound(tmp_path, missing_s):
     clips = opened(table(tmp_path))
     for t in (1.0, 1.5, 2.0):
-        tell(clips, t, probability=0.9)
+        publish(clips, t, probability=0.9)
     behind = NOISE[round((2.0 + missing_s) * RATE) :]
     for t in (3.0, 3.5):
-        tell(clips, t + missing_s, behind, probability=0.9 if t == 3.0 else 0.1, start=2.0 + missing_s)
+        publish(clips, t + missing_s, behind, probability=0.9 if t == 3.0 else 0.1, start=2.0 + missing_s)
     assert np.array_equal(read(files(tmp_path)[0])[0], to_pcm(behind[: round(1.5 * RATE)]))
 
 
 def test_no_clip_reaches_over_a_break_of_unknown_length(tmp_path):
     clips = opened(table(tmp_path))
-    tell(clips, 1.0, probability=0.9)
-    tell(clips, 2.0, breaks=1)
+    publish(clips, 1.0, probability=0.9)
+    publish(clips, 2.0, breaks=1)
     assert np.array_equal(read(files(tmp_path)[0])[0], to_pcm(NOISE[RATE : 2 * RATE]))
 
 
@@ -157,20 +157,20 @@ def test_no_clip_reaches_over_a_break_of_unknown_length(tmp_path):
 def test_clips_are_no_more_frequent_than_asked(tmp_path, keys, times):
     clips = opened(table(tmp_path, seconds=1.0, **keys))
     for t in (1, 2, 3, 6, 11, 3601):
-        tell(clips, t, start=t - 1.0, label=f"t{t}")
+        publish(clips, t, start=t - 1.0, label=f"t{t}")
     assert sorted(file.name for file in tmp_path.iterdir()) == sorted(f"t{t}" for t in times)
 
 
 def test_unknown_goes_to_the_most_probable_label(tmp_path):
     clips = opened(table(tmp_path))
-    tell(clips, 1.0, label=UNKNOWN, probability=0.3, top=(("wind", 0.3), ("rain", 0.2)))
+    publish(clips, 1.0, label=UNKNOWN, probability=0.3, top=(("wind", 0.3), ("rain", 0.2)))
     assert files(tmp_path)[0].parent.parent.name == "wind"
 
 
 def test_prepare_reads_the_folder_and_keeps_an_hour_together(tmp_path):
     clips = opened(table(tmp_path, seconds=1.0))
     for t in range(1, 21):
-        tell(clips, float(t), label="rain" if t % 2 else "street/tram")
+        publish(clips, float(t), label="rain" if t % 2 else "street/tram")
     found = folder_data.read(tmp_path)
     assert {source.clip.label for source in found.sources} == {"rain", "street_tram"}
     assert len(found.sources) == 20
@@ -196,7 +196,7 @@ def test_the_oldest_clips_go_and_nothing_else(tmp_path):
     part = place(tmp_path / "rain" / "x", ".rain-p10-20240101T000000Z-0001.wav.part", 9)
     os.utime(part, (0, 0))
     clips = opened(table(tmp_path, seconds=1.0, max_mb=0.1))
-    tell(clips, 1.0)
+    publish(clips, 1.0)
     assert [file.exists() for file in old] == [False, True, True]
     assert not old[0].parent.exists()
     assert not part.exists()
@@ -206,12 +206,12 @@ def test_the_oldest_clips_go_and_nothing_else(tmp_path):
 def test_the_folder_stays_below_its_limit(tmp_path, monkeypatch):
     searched = []
     monkeypatch.setattr(
-        clips_module, "_ours", lambda path, search=clips_module._ours: searched.append(path) or search(path)
+        clips_module, "_own_clips", lambda path, search=clips_module._own_clips: searched.append(path) or search(path)
     )
     clips = opened(table(tmp_path, seconds=1.0, max_mb=1.0))
     for number in range(1, 101):
         t = float(1 + number % 30)
-        tell(clips, number * 10.0, start=number * 10.0 - t, probability=0.1)
+        publish(clips, number * 10.0, start=number * 10.0 - t, probability=0.1)
         assert sum(file.stat().st_size for file in files(tmp_path)) <= 1_000_000
     assert len(files(tmp_path)) >= 28
     assert len(searched) < 60
@@ -219,8 +219,8 @@ def test_the_folder_stays_below_its_limit(tmp_path, monkeypatch):
 
 def test_a_clip_larger_than_the_limit_is_trouble(tmp_path):
     clips = opened(table(tmp_path, max_mb=0.01))
-    tell(clips, 1.0)
-    assert "larger than max_mb, 0.01" in clips.trouble
+    publish(clips, 1.0)
+    assert "larger than max_mb, 0.01" in clips.error
     assert files(tmp_path) == []
 
 
@@ -231,15 +231,13 @@ def test_a_full_disk_is_trouble_and_the_clip_is_written_when_there_is_room(tmp_p
     with monkeypatch.context() as patch:
         patch.setattr(clip_file.os, "fsync", full)
         clips = opened(table(tmp_path, every=60.0))
-        tell(clips, 1.0)
-        tell(clips, 1.5, probability=0.9)
-        assert clips.trouble.endswith(
-            "cannot be written (No space left on device); free space or choose another folder"
-        )
+        publish(clips, 1.0)
+        publish(clips, 1.5, probability=0.9)
+        assert clips.error.endswith("cannot be written (No space left on device); free space or choose another folder")
         assert not [file for file in tmp_path.rglob("*") if file.is_file()]
     clips._retry_at = 0.0
-    tell(clips, 2.0, probability=0.9)
-    assert clips.trouble is None
+    publish(clips, 2.0, probability=0.9)
+    assert clips.error is None
     assert np.array_equal(read(files(tmp_path)[0])[0], to_pcm(NOISE[:RATE]))
 
 
@@ -248,30 +246,30 @@ def test_a_disk_that_stays_full_is_one_trouble_and_not_one_for_each_clip(tmp_pat
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(clip_file.os, "fsync", full)
-    clips, troubles = opened(table(tmp_path)), set()
+    clips, errors = opened(table(tmp_path)), set()
     for t, label in ((1.0, "rain"), (2.0, "wind"), (3.0, "rain")):
         clips._retry_at = 0.0
-        tell(clips, t, label=label)
-        troubles.add(clips.trouble)
-    assert len(troubles) == 1
+        publish(clips, t, label=label)
+        errors.add(clips.error)
+    assert len(errors) == 1
 
 
 def test_a_place_that_cannot_be_looked_at_is_trouble(tmp_path):
     clips = opened(table(tmp_path / ("x" * 300)))
-    tell(clips, 1.0)
-    assert "cannot be written (File name too long)" in clips.trouble
+    publish(clips, 1.0)
+    assert "cannot be written (File name too long)" in clips.error
 
 
 def test_a_place_that_cannot_be_a_folder_is_trouble(tmp_path):
     (tmp_path / "rain").write_text("")
     clips = opened(table(tmp_path))
-    tell(clips, 1.0)
-    assert "cannot be written" in clips.trouble
+    publish(clips, 1.0)
+    assert "cannot be written" in clips.error
 
 
 def test_a_file_is_refused_as_folder(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="no folder"):
+    with pytest.raises(InputError, match="not a folder"):
         open_clips(ClipsTable(str(tmp_path / "file")))
 
 

@@ -15,7 +15,7 @@ from edgekd.errors import InputError
 from edgekd.runtime import listen as listen_module
 from edgekd.runtime.config import OUTPUT_TABLES, Config, WatchTable, override, read_config
 from edgekd.runtime.decision import DecisionSettings
-from edgekd.runtime.source.child import Request
+from edgekd.runtime.source.child import SourceRequest
 from edgekd.runtime.source.health import Watch
 
 
@@ -28,7 +28,7 @@ def written(folder: Path, text: str) -> Path:
 def test_an_empty_file_means_the_defaults_of_the_options(tmp_path):
     config = read_config(written(tmp_path, ""))
     assert config == Config()
-    assert (config.settings, config.request, config.limits) == (DecisionSettings(), Request(), Watch())
+    assert (config.settings, config.request, config.limits) == (DecisionSettings(), SourceRequest(), Watch())
 
 
 def test_every_option_has_a_key():
@@ -53,7 +53,7 @@ def test_paths_are_relative_to_the_file_and_commands_stay(tmp_path):
     assert config.model_file == tmp_path / "a.tflite"
     assert (config.source.file, config.output.track) == ("/b.wav", str(tmp_path / "../c.csv"))
     assert read_config(written(tmp_path, '[source]\nfile = "-"')).source.file == "-"
-    assert read_config(written(tmp_path, '[source]\ncommand = "cat a"\nrate = 8000')).request == Request(
+    assert read_config(written(tmp_path, '[source]\ncommand = "cat a"\nrate = 8000')).request == SourceRequest(
         command="cat a", rate=8000
     )
 
@@ -82,9 +82,9 @@ def test_errors_name_the_file_the_key_and_the_value(tmp_path, text, message):
 def test_the_command_line_overrides_and_a_source_replaces_the_whole_table():
     config = msgspec.convert({"source": {"mic": "usb", "rate": 48000}, "decision": {"hop": 1.0, "top": 2}}, Config)
     same = override(config, {"source": {"mic": None, "channel": 1}, "decision": {"hop": 0.5, "top": None}})
-    assert same.request == Request(mic="usb", rate=48000, channel=1)
+    assert same.request == SourceRequest(mic="usb", rate=48000, channel=1)
     assert (same.decision.hop, same.decision.top) == (0.5, 2)
-    assert override(config, {"source": {"command": "cat"}}).request == Request(command="cat")
+    assert override(config, {"source": {"command": "cat"}}).request == SourceRequest(command="cat")
 
 
 def test_the_command_works_with_a_file_alone(monkeypatch, capsys, tmp_path):

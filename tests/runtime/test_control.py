@@ -18,11 +18,11 @@ from edgekd.errors import GateError, InputError
 from edgekd.runtime import config as config_module
 from edgekd.runtime import listen as listen_module
 from edgekd.runtime.config import Config, prepared
-from edgekd.runtime.control import Control, Setup, StoppedError, Swap
+from edgekd.runtime.control import Configuration, Control, Reload, StoppedError
 from edgekd.runtime.decision import PLAIN
 from edgekd.runtime.listen import decisions
-from edgekd.runtime.source.child import Request
-from edgekd.runtime.source.health import Change, Gap, Turn, Watch
+from edgekd.runtime.source.child import SourceRequest
+from edgekd.runtime.source.health import Gap, StateChange, StatusLine, Watch
 
 NOISE = np.random.default_rng(1).standard_normal(64000).astype(np.float32) * 0.1
 
@@ -34,17 +34,17 @@ class Model(ToyModel):
         self.manifest = msgspec.structs.replace(MANIFEST, **changes)
 
 
-def setup(model: ToyModel, **changes: object) -> Setup:
-    return Setup(None, Request(), model, 1.0, 3, PLAIN)._replace(**changes)
+def configuration(model: ToyModel, **changes: object) -> Configuration:
+    return Configuration(None, SourceRequest(), model, 1.0, 3, PLAIN)._replace(**changes)
 
 
 def test_a_signal_sets_a_flag_that_is_looked_at_later_and_handlers_are_put_back():
     before, hang_up = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGHUP)
     with Control() as control:
-        assert control.asked(setup(ToyModel())) is None
+        assert control.poll(configuration(ToyModel())) is None
         os.kill(os.getpid(), signal.SIGTERM)
         with pytest.raises(StoppedError) as stopped:
-            control.asked(setup(ToyModel()))
+            control.poll(configuration(ToyModel()))
         assert stopped.value.number == signal.SIGTERM
         assert signal.getsignal(signal.SIGTERM) == before  # the second one acts as ever
     assert signal.getsignal(signal.SIGHUP) == hang_up
@@ -53,43 +53,43 @@ def test_a_signal_sets_a_flag_that_is_looked_at_later_and_handlers_are_put_back(
 @pytest.mark.parametrize(
     ("running", "loaded", "reason"),
     [
-        (setup(ToyModel()), setup(Model(name="new")), "reloaded with the model new"),
+        (configuration(ToyModel()), configuration(Model(name="new")), "reloaded with the model new"),
         (
-            setup(ToyModel()),
-            setup(ToyModel(), source="a.wav"),
+            configuration(ToyModel()),
+            configuration(ToyModel(), source="a.wav"),
             "not reloaded, all stays as it was: the source is now a.wav",
         ),
         (
-            setup(ToyModel(), source="-"),
-            setup(Model(frontend=msgspec.structs.replace(MANIFEST.frontend, sample_rate=32000)), source="-"),
+            configuration(ToyModel(), source="-"),
+            configuration(Model(frontend=msgspec.structs.replace(MANIFEST.frontend, sample_rate=32000)), source="-"),
             "not reloaded, all stays as it was: the new model hears at 32000 Hz",
         ),
         (
-            setup(ToyModel()),
+            configuration(ToyModel()),
             GateError("m.onnx: litert is 9 steps away"),
             "not reloaded, all stays as it was: m.onnx: litert is 9 steps away",
         ),
     ],
 )
 def test_a_reload_is_told_and_refused_where_it_does_not_fit(running, loaded, reason):
-    def load() -> Setup:
+    def load() -> Configuration:
         if isinstance(loaded, Exception):
             raise loaded
         return loaded
 
     with Control(load) as control:
         os.kill(os.getpid(), signal.SIGHUP)
-        swap = control.asked(running)
-        assert swap.reason.startswith(reason)
-        assert swap.setup is (loaded if reason.startswith("reloaded") else None)
-        assert control.asked(running) is None
+        reload = control.poll(running)
+        assert reload.reason.startswith(reason)
+        assert reload.configuration is (loaded if reason.startswith("reloaded") else None)
+        assert control.poll(running) is None
 
 
 def test_a_model_that_does_not_pass_is_never_used(monkeypatch):
     monkeypatch.setattr(config_module, "open_model", lambda *_: ToyModel())
 
-    def refuse(_model: object, where: str) -> None:
-        raise GateError(f"{where} differs")
+    def refuse(_model: object, source_name: str) -> None:
+        raise GateError(f"{source_name} differs")
 
     config = Config(model=config_module.ModelTable(file="m.onnx"))
     with pytest.raises(GateError, match=r"m\.onnx differs"):
@@ -100,40 +100,40 @@ def test_a_model_that_does_not_pass_is_never_used(monkeypatch):
 
 
 def test_samples_are_kept_where_the_windows_stay_the_same():
-    swap = Swap(setup(Model(labels=("x", "y", "z"))), "new")
-    found = list(decisions(ToyModel(), [NOISE[:24000], swap, NOISE[24000:32000]], "x", 1.0, 3))
+    reload = Reload(configuration(Model(labels=("x", "y", "z"))), "new")
+    found = list(decisions(ToyModel(), [NOISE[:24000], reload, NOISE[24000:32000]], "x", 1.0, 3))
     alone = list(decisions(Model(labels=("x", "y", "z")), [NOISE[:32000]], "x", 1.0, 3))
-    assert found[1] == Change(1.5, "HEALTHY", "new")
+    assert found[1] == StatusLine(1.5, "HEALTHY", "new")
     assert found[2] == alone[1]
 
 
 def test_another_window_begins_anew_and_the_time_goes_on():
-    swap = Swap(setup(Model(window=8000), hop_s=0.5), "new")
-    found = list(decisions(ToyModel(), [NOISE[:24000], swap, NOISE[24000:40000]], "x", 1.0, 3))
+    reload = Reload(configuration(Model(window=8000), hop_s=0.5), "new")
+    found = list(decisions(ToyModel(), [NOISE[:24000], reload, NOISE[24000:40000]], "x", 1.0, 3))
     assert [line.t for line in found] == [1.0, 1.5, 2.0, pytest.approx(2.5, abs=0.03)]
     assert found[2].top == next(iter(decisions(Model(window=8000), [NOISE[24000:32000]], "x", 0.5, 3))).top
 
 
 def test_a_refused_reload_changes_nothing_but_is_told():
-    found = list(decisions(ToyModel(), [NOISE[:24000], Swap(None, "bad"), NOISE[24000:32000]], "x", 1.0, 3))
-    assert [line for line in found if not isinstance(line, Change)] == list(
+    found = list(decisions(ToyModel(), [NOISE[:24000], Reload(None, "bad"), NOISE[24000:32000]], "x", 1.0, 3))
+    assert [line for line in found if not isinstance(line, StatusLine)] == list(
         decisions(ToyModel(), [NOISE[:32000]], "x", 1.0, 3)
     )
-    assert found[1] == Change(1.5, "HEALTHY", "bad")
+    assert found[1] == StatusLine(1.5, "HEALTHY", "bad")
 
 
 class Told(Control):
     """Asks for a reload after the second chunk, and for the end after the fifth."""
 
-    def __init__(self, swap: Swap) -> None:
+    def __init__(self, reload: Reload) -> None:
         super().__init__()
-        self.swap, self.count = swap, 0
+        self.reload, self.count = reload, 0
 
-    def asked(self, _running: Setup) -> Swap | None:
+    def poll(self, _running: Configuration) -> Reload | None:
         self.count += 1
         if self.count == 5:
             raise StoppedError(signal.SIGTERM)
-        return self.swap if self.count == 2 else None
+        return self.reload if self.count == 2 else None
 
 
 @pytest.fixture
@@ -141,13 +141,13 @@ def opened(monkeypatch):
     """What captures were opened with; the microphone "none" cannot be heard."""
     opened = []
 
-    class Ear:
+    class FakeCapture:
         def __init__(self, *what: object, idle_s: float) -> None:
             *wanted, watch = what
             opened.append((*wanted, watch) if watch != Watch() else tuple(wanted))
             assert idle_s > 0
 
-        def __enter__(self) -> "Ear":
+        def __enter__(self) -> "FakeCapture":
             return self
 
         def __exit__(self, *_: object) -> None:
@@ -156,20 +156,20 @@ def opened(monkeypatch):
         def __iter__(self):
             if opened[-1][0].mic == "none":
                 raise InputError("'none' may mean two")
-            yield Turn("HEALTHY", "hearing")
+            yield StateChange("HEALTHY", "listening")
             while True:
                 yield NOISE[:1600]
 
-    monkeypatch.setattr(listen_module, "Capture", Ear)
+    monkeypatch.setattr(listen_module, "Capture", FakeCapture)
     return opened
 
 
-def hear(running: Setup, new: Setup) -> list:
+def listen_live(running: Configuration, new: Configuration) -> list:
     """What is heard until the end where a reload brings another setup."""
     heard = []
 
     def all_of_it() -> None:
-        for item in listen_module._live(running, Told(Swap(new, "new")), listen_module.Hearing()):
+        for item in listen_module._live_chunks(running, Told(Reload(new, "new")), listen_module.CurrentCapture()):
             heard.append(item)
 
     with pytest.raises(StoppedError):
@@ -178,10 +178,12 @@ def hear(running: Setup, new: Setup) -> list:
 
 
 def test_another_rate_or_source_is_another_capture_behind_a_gap(opened):
-    new = setup(Model(frontend=msgspec.structs.replace(MANIFEST.frontend, sample_rate=32000)), request=Request(mic="b"))
-    heard = hear(setup(ToyModel()), new)
-    assert opened == [(Request(), 16000), "closed", (Request(mic="b"), 32000), "closed"]
-    assert [type(item) for item in heard] == [Turn, np.ndarray, Swap, Turn, Gap, np.ndarray, np.ndarray]
+    new = configuration(
+        Model(frontend=msgspec.structs.replace(MANIFEST.frontend, sample_rate=32000)), request=SourceRequest(mic="b")
+    )
+    heard = listen_live(configuration(ToyModel()), new)
+    assert opened == [(SourceRequest(), 16000), "closed", (SourceRequest(mic="b"), 32000), "closed"]
+    assert [type(item) for item in heard] == [StateChange, np.ndarray, Reload, StateChange, Gap, np.ndarray, np.ndarray]
 
 
 def test_limits_in_the_file_reach_the_capture_and_a_reload(opened, monkeypatch, tmp_path):
@@ -192,40 +194,49 @@ def test_limits_in_the_file_reach_the_capture_and_a_reload(opened, monkeypatch, 
     monkeypatch.setattr(sys, "argv", ["edgekd", "listen", "--config", str(path)])
     with pytest.raises(SystemExit):
         cli.main()
-    assert opened == [(Request(mic="none"), 16000, Watch(zeros_s=60.0)), "closed"]
+    assert opened == [(SourceRequest(mic="none"), 16000, Watch(zeros_s=60.0)), "closed"]
     assert prepared(config_module.read_config(path), lambda *_: None).watch == Watch(zeros_s=60.0)
 
 
 def test_other_limits_are_another_capture(opened):
-    hear(setup(ToyModel()), setup(ToyModel(), watch=Watch(zeros_s=60.0)))
-    assert opened == [(Request(), 16000), "closed", (Request(), 16000, Watch(zeros_s=60.0)), "closed"]
+    listen_live(configuration(ToyModel()), configuration(ToyModel(), watch=Watch(zeros_s=60.0)))
+    assert opened == [(SourceRequest(), 16000), "closed", (SourceRequest(), 16000, Watch(zeros_s=60.0)), "closed"]
 
 
 def test_a_new_source_that_can_never_be_heard_brings_the_old_one_back(opened):
-    running = setup(ToyModel())
-    heard = hear(running, setup(Model(name="new"), request=Request(mic="none")))
+    running = configuration(ToyModel())
+    heard = listen_live(running, configuration(Model(name="new"), request=SourceRequest(mic="none")))
     assert opened == [
-        (Request(), 16000),
+        (SourceRequest(), 16000),
         "closed",
-        (Request(mic="none"), 16000),
+        (SourceRequest(mic="none"), 16000),
         "closed",
-        (Request(), 16000),
+        (SourceRequest(), 16000),
         "closed",
     ]
-    assert [type(item) for item in heard] == [Turn, np.ndarray, Swap, Swap, Turn, Gap, np.ndarray, np.ndarray]
-    assert heard[3] == Swap(running, "back to the model and the source before the reload: 'none' may mean two")
+    assert [type(item) for item in heard] == [
+        StateChange,
+        np.ndarray,
+        Reload,
+        Reload,
+        StateChange,
+        Gap,
+        np.ndarray,
+        np.ndarray,
+    ]
+    assert heard[3] == Reload(running, "back to the model and the source before the reload: 'none' may mean two")
 
 
 def test_an_old_source_that_cannot_come_back_is_an_error(opened, monkeypatch):
-    ear = listen_module.Capture
+    capture = listen_module.Capture
     monkeypatch.setattr(
         listen_module,
         "Capture",
-        lambda *what, idle_s: ear(what[0]._replace(mic="none" if opened else None), *what[1:], idle_s=idle_s),
+        lambda *what, idle_s: capture(what[0]._replace(mic="none" if opened else None), *what[1:], idle_s=idle_s),
     )
-    told = Told(Swap(setup(ToyModel(), request=Request(mic="b")), "new"))
+    told = Told(Reload(configuration(ToyModel(), request=SourceRequest(mic="b")), "new"))
     with pytest.raises(InputError, match="'none' may mean two"):
-        list(listen_module._live(setup(ToyModel()), told, listen_module.Hearing()))
+        list(listen_module._live_chunks(configuration(ToyModel()), told, listen_module.CurrentCapture()))
     assert opened.count("closed") == 3
 
 

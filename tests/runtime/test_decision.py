@@ -17,7 +17,7 @@ from edgekd.runtime.decision import (
     to_json,
     to_text,
 )
-from edgekd.runtime.source.health import Change
+from edgekd.runtime.source.health import StatusLine
 
 LABELS = ("a", "b", "c")
 
@@ -29,7 +29,7 @@ def logits(*shares: float) -> np.ndarray:
 
 def shown(settings: DecisionSettings, sequence: list[tuple[float, ...]], hop_s: float = 1.0) -> list[str]:
     decider = Decider(LABELS, 1.0, 3, settings)
-    return [decider.judge(logits(*shares), t=1.0 + i * hop_s, rms=0.1).label for i, shares in enumerate(sequence)]
+    return [decider.decide(logits(*shares), t=1.0 + i * hop_s, rms=0.1).label for i, shares in enumerate(sequence)]
 
 
 A, B = (0.8, 0.1, 0.1), (0.1, 0.8, 0.1)
@@ -40,7 +40,7 @@ def test_plain_settings_give_what_each_window_alone_gives():
     decider = Decider(LABELS, 2.0, 2)
     for t in range(1, 200):
         values = rng.integers(-3, 4, 3).astype(np.float32)  # whole numbers: ties happen
-        decision = decider.judge(values, t=float(t), rms=0.1)
+        decision = decider.decide(values, t=float(t), rms=0.1)
         assert decision == decide(values, LABELS, 2.0, 2, t=float(t), rms=0.1)
         assert decision.label == decision.top[0][0] == LABELS[values.argmax()]
         assert (decision.raw, decision.gated) == (UNSET, UNSET)
@@ -49,16 +49,16 @@ def test_plain_settings_give_what_each_window_alone_gives():
 @pytest.mark.parametrize("hop", [0.25, 0.5, 1.0])
 def test_smoothing_answers_a_change_with_its_time_constant_whatever_the_hop(hop):
     decider = Decider(LABELS, 1.0, 3, DecisionSettings(smooth_s=2.0))
-    decider.judge(logits(*A), t=1.0, rms=0.1)
+    decider.decide(logits(*A), t=1.0, rms=0.1)
     for i in range(1, round(2.0 / hop) + 1):
-        decision = decider.judge(logits(*B), t=1.0 + i * hop, rms=0.1)
+        decision = decider.decide(logits(*B), t=1.0 + i * hop, rms=0.1)
     assert dict(decision.top)["a"] == pytest.approx(0.1 + 0.7 * np.exp(-1.0), abs=1e-4)
     assert sum(share for _, share in decision.top) == pytest.approx(1.0, abs=2e-4)
 
 
 def test_smoothing_keeps_one_odd_window_from_showing_but_tells_its_own_probability():
     decider = Decider(LABELS, 1.0, 3, DecisionSettings(smooth_s=3.0))
-    found = [decider.judge(logits(*shares), t=float(t), rms=0.1) for t, shares in enumerate((A, B, A))]
+    found = [decider.decide(logits(*shares), t=float(t), rms=0.1) for t, shares in enumerate((A, B, A))]
     assert [decision.label for decision in found] == ["a", "a", "a"]
     assert [decision.raw for decision in found] == [0.8, 0.1, 0.8]
     assert found[1].probability == pytest.approx(0.1 + 0.7 * np.exp(-1 / 3), abs=1e-4)
@@ -76,8 +76,8 @@ def test_a_label_replaces_another_only_beyond_the_margin():
 
 def test_the_label_shown_need_not_lead_and_the_leader_is_seen():
     decider = Decider(LABELS, 1.0, 2, DecisionSettings(margin=0.2))
-    decider.judge(logits(*A), t=1.0, rms=0.1)
-    decision = decider.judge(logits(0.4, 0.5, 0.1), t=2.0, rms=0.1)
+    decider.decide(logits(*A), t=1.0, rms=0.1)
+    decision = decider.decide(logits(0.4, 0.5, 0.1), t=2.0, rms=0.1)
     assert (decision.label, decision.probability, decision.top) == ("a", 0.4, (("b", 0.5), ("a", 0.4)))
     assert to_text(decision).split()[2:] == ["a", "0.40", "-20.0", "dBFS", "b", "0.50"]
 
@@ -105,7 +105,7 @@ def test_unknown_is_said_below_the_threshold_and_left_above_a_higher_one():
 
 
 def test_unknown_tells_the_best_guess_and_its_probability():
-    decision = Decider(LABELS, 1.0, 2, DecisionSettings(unknown=0.9)).judge(logits(0.2, 0.7, 0.1), t=1.0, rms=0.1)
+    decision = Decider(LABELS, 1.0, 2, DecisionSettings(unknown=0.9)).decide(logits(0.2, 0.7, 0.1), t=1.0, rms=0.1)
     assert (decision.label, decision.probability, decision.raw) == (UNKNOWN, 0.7, 0.7)
     assert decision.top == (("b", 0.7), ("a", 0.2))
 
@@ -120,7 +120,7 @@ def test_a_gated_window_repeats_what_was_said_and_old_news_fades_meanwhile():
     assert (settings.gate_rms, DecisionSettings().gate_rms) == (pytest.approx(1e-3), 0.0)
     first = decider.skip(t=0.5, rms=0.0)
     assert (first.label, first.probability, first.top, first.raw, first.gated) == (UNKNOWN, 0.0, (), None, True)
-    said = decider.judge(logits(*A), t=1.0, rms=0.1)
+    said = decider.decide(logits(*A), t=1.0, rms=0.1)
     assert (said.gated, said.raw) == (False, 0.8)
     held = decider.skip(t=2.0, rms=1e-4)
     assert (held.t, held.label, held.probability, held.top, held.raw, held.gated) == (
@@ -133,7 +133,7 @@ def test_a_gated_window_repeats_what_was_said_and_old_news_fades_meanwhile():
     )
     assert json.loads(to_json(held))["raw"] is None
     assert "gated" in to_text(held)
-    after = decider.judge(logits(*B), t=3.0, rms=0.1)
+    after = decider.decide(logits(*B), t=3.0, rms=0.1)
     assert dict(after.top)["a"] == pytest.approx(0.1 + 0.7 * np.exp(-1.0), abs=1e-4)
 
 
@@ -168,7 +168,7 @@ def test_settings_that_make_no_sense_are_refused(settings, message):
 
 
 def test_another_label_and_a_change_of_state_are_news():
-    news, decider = ChangesOnly(), Decider(LABELS, 1.0, 3)
-    lines = [decider.judge(logits(*shares), t=float(t), rms=0.1) for t, shares in enumerate((A, A, B, B))]
-    lines.insert(2, Change(1.5, "RECOVERING", "no microphone"))
-    assert [news.is_new(line) for line in lines] == [True, False, True, True, False]
+    status, decider = ChangesOnly(), Decider(LABELS, 1.0, 3)
+    lines = [decider.decide(logits(*shares), t=float(t), rms=0.1) for t, shares in enumerate((A, A, B, B))]
+    lines.insert(2, StatusLine(1.5, "RECOVERING", "no microphone"))
+    assert [status.is_new(line) for line in lines] == [True, False, True, True, False]

@@ -12,11 +12,11 @@ from edgekd import cli
 from edgekd.errors import GateError, InputError
 from edgekd.modelfile.verify import VerifyReport
 from edgekd.runtime import diagnose
-from edgekd.runtime.diagnose import PACKAGES, Report, judge_engines, judge_model
-from edgekd.runtime.doctor import Check
+from edgekd.runtime.diagnose import PACKAGES, DoctorReport, check_engines, check_model
+from edgekd.runtime.source_checks import Check
 
 GOOD = Check("peak", "ok", -20.0, "dBFS", "at least -60")
-REPORT = Report("aarch64", "Linux", "3.11", {"numpy": "2.0", "soxr": None}, None, None, "", [GOOD])
+REPORT = DoctorReport("aarch64", "Linux", "3.11", {"numpy": "2.0", "soxr": None}, None, None, "", [GOOD])
 
 
 @pytest.fixture
@@ -104,14 +104,14 @@ def test_silence_outranks_a_failed_check_and_warnings_pass():
 
 
 def test_one_engine_is_enough_and_none_is_a_failure():
-    assert judge_engines({"ai-edge-litert": None, "onnxruntime": "1.20"}).status == "ok"
-    check = judge_engines({"ai-edge-litert": None})
+    assert check_engines({"ai-edge-litert": None, "onnxruntime": "1.20"}).status == "ok"
+    check = check_engines({"ai-edge-litert": None})
     assert (check.status, check.advice) == ("fail", "install one with: pip install 'edgekd[litert]'")
 
 
 def test_a_model_is_opened_and_verified(monkeypatch, tmp_path):
-    assert judge_model(tmp_path / "none.onnx").status == "fail"
+    assert check_model(tmp_path / "none.onnx").status == "fail"
     for error, status in ((0.0, "ok"), (1.0, "fail")):
         monkeypatch.setattr(diagnose, "verify", lambda path, error=error: VerifyReport(str(path), 8, error, 1.0, {}))
-        assert judge_model(tmp_path / "m.onnx").status == status
-    assert "log units away" in judge_model(tmp_path / "m.onnx").advice
+        assert check_model(tmp_path / "m.onnx").status == status
+    assert "log units away" in check_model(tmp_path / "m.onnx").advice

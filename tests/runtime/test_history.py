@@ -14,19 +14,19 @@ import pytest
 from edgekd.errors import InputError
 from edgekd.runtime.config_tables import HistoryTable
 from edgekd.runtime.decision import Decision
-from edgekd.runtime.outputs.base import CLOSE_S, Moment
+from edgekd.runtime.outputs.base import CLOSE_S, Observation
 from edgekd.runtime.outputs.history import output as module
 from edgekd.runtime.outputs.history.database import (
     BATCH,
     MAX_DAMAGED,
-    Event,
+    HistoryEvent,
     HistoryFile,
-    Run,
-    move_aside,
-    require_ours,
+    LabelRun,
+    require_history,
+    set_aside,
 )
 from edgekd.runtime.outputs.history.output import History, open_history
-from edgekd.runtime.source.health import Change
+from edgekd.runtime.source.health import StatusLine
 
 START = 1_800_000_000.0
 
@@ -64,8 +64,8 @@ def opened(tmp_path, monkeypatch) -> Iterator[History]:
     history._thread.join(5.0)
 
 
-def moment(model: str = "toy") -> Moment:
-    return Moment(
+def observation(model: str = "toy") -> Observation:
+    return Observation(
         SimpleNamespace(name=model, window=16000, frontend=SimpleNamespace(sample_rate=16000)),
         None,
         None,
@@ -75,10 +75,10 @@ def moment(model: str = "toy") -> Moment:
     )
 
 
-def tell(
+def publish(
     history: History, t: float, label: str = "rain", probability: float = 0.5, gated: bool = False, model: str = "toy"
 ) -> None:
-    history.tell(Decision(t, label, probability, (), "HEALTHY", 0.1, 0, probability, gated), moment(model))
+    history.publish(Decision(t, label, probability, (), "HEALTHY", 0.1, 0, probability, gated), observation(model))
 
 
 def save(history: History) -> None:
@@ -106,9 +106,9 @@ def test_a_label_that_stays_is_one_row_and_changes_are_beside_it(clock, opened):
         (2.5, "wind", 0.4),
         (3.0, "wind", 0.6),
     ):
-        tell(opened, t, label, probability)
+        publish(opened, t, label, probability)
         clock.pass_by(0.5)
-    opened.tell(Change(3.2, "FAILED", "gone"), None)
+    opened.publish(StatusLine(3.2, "FAILED", "gone"), None)
     save(opened)
     assert rows(file_of(opened)) == [
         (2, "rain", START, START + 1.5, 1.0, 1.5, 3, 0, 0.7, 0.5, 0.9),
@@ -126,7 +126,7 @@ def test_times_of_a_file_are_as_if_it_were_played(clock, tmp_path, monkeypatch):
     for t, label in ((1.0, "rain"), (2.0, "rain"), (3.0, "wind"), (3600.0, "wind")):
         clock.pass_by(0.001)
         clock.now += 5000.0 * (t == 2.0)  # is set, which does not matter
-        tell(history, t, label)
+        publish(history, t, label)
     save(history)
     history._stopping.set()
     assert [row[1:4] for row in rows(file_of(history))] == [
@@ -135,17 +135,17 @@ def test_times_of_a_file_are_as_if_it_were_played(clock, tmp_path, monkeypatch):
         ("wind", START + 3600.0, START + 3600.0),
     ]
     assert rows(file_of(history), "changes") == [
-        (1, START, 0.0, None, "hearing yard.wav; times count from here as if it were played"),
+        (1, START, 0.0, None, "listening to yard.wav; times count from here as if it were played"),
         (2, START + 1.0, 1.0, None, "listening with the model toy"),
     ]
 
 
 def test_a_row_that_was_written_goes_on_growing(clock, opened):
     for t in range(1, 6):
-        tell(opened, float(t))
+        publish(opened, float(t))
         clock.pass_by(1.0)
         save(opened)
-    tell(opened, 6.0, "wind")
+    publish(opened, 6.0, "wind")
     save(opened)
     assert [row[1:7] for row in rows(file_of(opened))] == [
         ("rain", START, START + 5, 1.0, 5.0, 5),
@@ -154,17 +154,17 @@ def test_a_row_that_was_written_goes_on_growing(clock, opened):
 
 
 def test_windows_that_were_not_judged_are_counted_apart(clock, opened):  # noqa: ARG001
-    tell(opened, 1.0, probability=0.4)
-    tell(opened, 1.5, probability=0.4, gated=True)
-    tell(opened, 4.0, "unknown", 0.0, gated=True)
+    publish(opened, 1.0, probability=0.4)
+    publish(opened, 1.5, probability=0.4, gated=True)
+    publish(opened, 4.0, "unknown", 0.0, gated=True)
     save(opened)
     assert [row[6:] for row in rows(file_of(opened))] == [(2, 1, 0.4, 0.4, 0.4), (1, 1, None, None, None)]
 
 
 def test_missing_sound_ends_a_row(clock, opened):
-    tell(opened, 1.0)
+    publish(opened, 1.0)
     clock.pass_by(7.0)
-    tell(opened, 8.0)
+    publish(opened, 8.0)
     save(opened)
     assert [(row[2], row[3], row[4]) for row in rows(file_of(opened))] == [
         (START, START, 1.0),
@@ -175,7 +175,7 @@ def test_missing_sound_ends_a_row(clock, opened):
 @pytest.mark.parametrize("jump", [86400.0, -86400.0])
 def test_a_clock_that_is_set_changes_neither_the_order_nor_a_length(clock, opened, jump):
     for t in (1.0, 2.0, 3.0, 4.0):
-        tell(opened, t)
+        publish(opened, t)
         clock.pass_by(1.0)
         if t == 2.0:
             clock.now += jump
@@ -187,8 +187,8 @@ def test_a_clock_that_is_set_changes_neither_the_order_nor_a_length(clock, opene
 
 
 def test_another_model_is_named(clock, opened):  # noqa: ARG001
-    tell(opened, 1.0)
-    tell(opened, 1.5, model="other")
+    publish(opened, 1.0)
+    publish(opened, 1.5, model="other")
     save(opened)
     assert [row[4] for row in rows(file_of(opened), "changes")] == [
         "listening with the model toy",
@@ -199,12 +199,12 @@ def test_another_model_is_named(clock, opened):  # noqa: ARG001
 def test_it_is_written_in_seconds_by_itself_and_at_the_end(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "SAVE_S", 0.05)
     history = open_history(HistoryTable(str(tmp_path / "new" / "h.sqlite")))
-    tell(history, 1.0)
+    publish(history, 1.0)
     end = time.monotonic() + 5.0
     while not history._saved_at and time.monotonic() < end:
         time.sleep(0.01)
     assert [row[4] for row in rows(tmp_path / "new" / "h.sqlite")] == [1.0]
-    tell(history, 1.5)
+    publish(history, 1.5)
     began = time.monotonic()
     history.close()
     assert time.monotonic() - began < CLOSE_S + 1.0  # a busy machine has its say
@@ -216,15 +216,15 @@ def sizes(path: Path) -> int:
     return sum(file.stat().st_size for file in path.parent.iterdir())
 
 
-def run(number: int) -> Run:
-    return Run(f"label {number % 7}", START + number, START + number + 1, number * 1.0, 1.0, 2, 0, 0.5, 0.4, 0.6)
+def run(number: int) -> LabelRun:
+    return LabelRun(f"label {number % 7}", START + number, START + number + 1, number * 1.0, 1.0, 2, 0, 0.5, 0.4, 0.6)
 
 
 def test_the_file_and_its_log_stay_below_the_limit_and_the_newest_stay(tmp_path):
     file, largest = HistoryFile(tmp_path / "h.sqlite", 1_000_000), 0
     for first in range(0, 40_000, BATCH):
         file.write(
-            [(None, run(first + i) if i % 10 else Event(START, 1.0, "FAILED", "x" * 1000)) for i in range(BATCH)]
+            [(None, run(first + i) if i % 10 else HistoryEvent(START, 1.0, "FAILED", "x" * 1000)) for i in range(BATCH)]
         )
         largest = max(largest, sizes(file.path))
     assert 600_000 < largest <= 1_000_000
@@ -252,7 +252,7 @@ def test_a_run_that_goes_on_for_long_does_not_keep_what_came_after_it(tmp_path):
     file, largest = HistoryFile(tmp_path / "h.sqlite", 1_000_000), 0
     (known,) = file.write([(None, run(0))])
     for _ in range(200):
-        file.write([(known, run(0)), *[(None, Event(START, 1.0, "HEALTHY", "x" * 250))] * 50])
+        file.write([(known, run(0)), *[(None, HistoryEvent(START, 1.0, "HEALTHY", "x" * 250))] * 50])
         largest = max(largest, sizes(file.path))
     file.close()
     assert largest <= 1_000_000
@@ -314,16 +314,16 @@ def test_a_damaged_file_is_named_moved_aside_and_begun_anew(tmp_path, monkeypatc
     broken(kind, path)
     damaged = path.read_bytes()
     history = open_history(HistoryTable(str(path)))
-    tell(history, 1.0)
+    publish(history, 1.0)
     save(history)
-    assert history.trouble.startswith(f"{path} was damaged (")
-    assert history.trouble.endswith("and is now h.sqlite.damaged-1; a new one is begun")
+    assert history.error.startswith(f"{path} was damaged (")
+    assert history.error.endswith("and is now h.sqlite.damaged-1; a new one is begun")
     assert path.with_name("h.sqlite.damaged-1").read_bytes() == damaged
     save(history)
-    assert history.trouble.endswith("a new one is begun")  # long enough to be seen
+    assert history.error.endswith("a new one is begun")  # long enough to be seen
     monkeypatch.setattr(module, "NOTICE_S", 0.0)
     history._notice_until = 0.0
-    assert history.trouble is None
+    assert history.error is None
     history.close()
     assert [row[4] for row in rows(path)] == [1.0]
 
@@ -333,17 +333,17 @@ def test_damage_while_it_is_open_is_survived(tmp_path, monkeypatch):
     path = tmp_path / "h.sqlite"
     history = open_history(HistoryTable(str(path)))
     for t in range(1, 4):
-        tell(history, 3.0 * t)
+        publish(history, 3.0 * t)
     history._save()
     history._file._shorten_log()
     history._file._db.execute("PRAGMA shrink_memory")
     path.write_bytes(b"\xff" * path.stat().st_size)
     path.with_name("h.sqlite-wal").write_bytes(b"")
     for t in range(4, 400):
-        tell(history, 3.0 * t)
+        publish(history, 3.0 * t)
     history._save()
     history._save()
-    assert "was damaged" in history.trouble
+    assert "was damaged" in history.error
     history._file.close()
     history._file = None
     assert rows(path)[-1][4] == 399 * 3.0
@@ -353,10 +353,10 @@ def test_damage_while_it_is_open_is_survived(tmp_path, monkeypatch):
 def test_damaged_files_do_not_fill_the_disk(tmp_path):
     for _ in range(MAX_DAMAGED):
         (tmp_path / "h").write_text("x")
-        move_aside(tmp_path / "h")
+        set_aside(tmp_path / "h")
     (tmp_path / "h").write_text("x")
     with pytest.raises(OSError, match="look at the disk"):
-        move_aside(tmp_path / "h")
+        set_aside(tmp_path / "h")
 
 
 def test_what_cannot_be_written_is_trouble_and_waits(opened, monkeypatch):
@@ -367,13 +367,13 @@ def test_what_cannot_be_written_is_trouble_and_waits(opened, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(HistoryFile, "write", full)
-        tell(opened, 1.0)
+        publish(opened, 1.0)
         save(opened)
-        assert opened.trouble == f"{file_of(opened)} cannot be written (database or disk is full); rows wait"
-        tell(opened, 1.5)
-        tell(opened, 2.0, "wind")
+        assert opened.error == f"{file_of(opened)} cannot be written (database or disk is full); rows wait"
+        publish(opened, 1.5)
+        publish(opened, 2.0, "wind")
     save(opened)
-    assert opened.trouble is None
+    assert opened.error is None
     assert [(row[0], row[1], row[6]) for row in rows(file_of(opened))] == [(2, "rain", 2), (3, "wind", 1)]
 
 
@@ -381,24 +381,24 @@ def test_rows_that_wait_are_bounded(opened, monkeypatch):
     monkeypatch.setattr(module, "LIMIT", 50)
     file_of(opened).mkdir()
     for t in range(100):
-        tell(opened, 5.0 * t)
+        publish(opened, 5.0 * t)
     save(opened)
-    assert "cannot be written" in opened.trouble
+    assert "cannot be written" in opened.error
     assert len(opened._waiting) == 50
     assert opened.dropped == 51
     file_of(opened).rmdir()
     save(opened)
     assert [row[4] for row in rows(file_of(opened))] == [5.0 * t for t in range(50, 100)]
-    assert opened.trouble is None
+    assert opened.error is None
 
 
 def test_a_file_that_is_removed_is_begun_anew(opened):
-    tell(opened, 1.0)
+    publish(opened, 1.0)
     opened._save()
     file_of(opened).unlink()
-    tell(opened, 1.5)
+    publish(opened, 1.5)
     opened._save()
-    assert opened.trouble == f"{file_of(opened)} was removed or replaced"
+    assert opened.error == f"{file_of(opened)} was removed or replaced"
     opened._file.close()
     opened._file = None
     assert [row[6] for row in rows(file_of(opened))] == [2]
@@ -407,16 +407,16 @@ def test_a_file_that_is_removed_is_begun_anew(opened):
 def test_the_thread_outlives_a_bug_and_names_it(opened, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(module.HistoryFile, "write", lambda *_: {}["a bug"])
-        tell(opened, 1.0)
+        publish(opened, 1.0)
         opened._save()
-    assert opened.trouble == f"{file_of(opened)} cannot be written ('a bug'); rows wait"
+    assert opened.error == f"{file_of(opened)} cannot be written ('a bug'); rows wait"
     save(opened)
-    assert opened.trouble is None
+    assert opened.error is None
     assert [row[6] for row in rows(file_of(opened))] == [1]
 
 
 def test_a_place_that_cannot_be_looked_at_is_no_reason_not_to_listen(tmp_path):
-    require_ours(tmp_path / ("x" * 300))
+    require_history(tmp_path / ("x" * 300))
 
 
 def test_another_programs_database_is_refused(tmp_path):
@@ -443,10 +443,10 @@ def test_a_later_format_is_refused(tmp_path):
 
 def test_a_kill_in_the_middle_costs_no_row_that_was_written(tmp_path):
     program = (
-        "import sys; from pathlib import Path; from edgekd.runtime.outputs.history.database import HistoryFile, Run\n"
+        "import sys; from pathlib import Path; from edgekd.runtime.outputs.history.database import HistoryFile, LabelRun\n"
         "file = HistoryFile(Path(sys.argv[1]), 1_000_000)\n"
         "for n in range(100000):\n"
-        "    print(file.write([(None, Run('a', 1.0, 2.0, 1.0, 1.0, 2, 0, 0.5, 0.5, 0.5))])[0], flush=True)\n"
+        "    print(file.write([(None, LabelRun('a', 1.0, 2.0, 1.0, 1.0, 2, 0, 0.5, 0.5, 0.5))])[0], flush=True)\n"
     )
     with subprocess.Popen([sys.executable, "-c", program, str(tmp_path / "h")], stdout=subprocess.PIPE) as process:
         lines = [process.stdout.readline() for _ in range(300)]
@@ -461,5 +461,5 @@ def test_a_kill_in_the_middle_costs_no_row_that_was_written(tmp_path):
 def test_telling_costs_microseconds(opened):
     began = time.perf_counter()
     for number in range(2000):
-        tell(opened, 1.0 + number * 0.5)
+        publish(opened, 1.0 + number * 0.5)
     assert (time.perf_counter() - began) / 2000 < 1e-3

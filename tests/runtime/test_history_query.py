@@ -16,7 +16,7 @@ from edgekd import cli
 from edgekd.errors import InputError
 from edgekd.runtime.outputs.history import day as history_day
 from edgekd.runtime.outputs.history import query
-from edgekd.runtime.outputs.history.database import BATCH, Event, HistoryFile, Run
+from edgekd.runtime.outputs.history.database import BATCH, HistoryEvent, HistoryFile, LabelRun
 
 HOUR = 3600.0
 
@@ -35,17 +35,17 @@ def at(text: str) -> float:
     return datetime.fromisoformat(f"{text}+02:00").timestamp()
 
 
-def run(label: str, began: str, seconds: float, mean: float | None = 0.8) -> Run:
-    return Run(
+def run(label: str, began: str, seconds: float, mean: float | None = 0.8) -> LabelRun:
+    return LabelRun(
         label, at(began), at(began) + seconds, 0.0, seconds, int(2 * seconds) + 1, 0, mean, mean and 0.5, mean and 0.9
     )
 
 
 ROWS = [
-    Event(at("2026-07-01T22:00"), 1.0, None, "listening with the model toy"),
+    HistoryEvent(at("2026-07-01T22:00"), 1.0, None, "listening with the model toy"),
     run("rain", "2026-07-01T22:00", 4 * HOUR),
     run("street, north", "2026-07-02T02:00", 1800.0, 0.4),
-    Event(at("2026-07-02T02:30"), 2.0, "FAILED", "gone"),
+    HistoryEvent(at("2026-07-02T02:30"), 2.0, "FAILED", "gone"),
     run("rain", "2026-07-02T12:00", 60.0),
     run("quiet", "2026-07-03T00:00", 60.0, None),
 ]
@@ -76,7 +76,7 @@ def test_lines_are_in_local_time_the_newest_last(file, monkeypatch, capsys):
         "2026-07-02 02:00:00    0:30:00  street, north            0.40  0.50..0.90",
         "2026-07-02 02:30:00             FAILED: gone",
         "2026-07-02 12:00:00    0:01:00  rain                     0.80  0.50..0.90",
-        "2026-07-03 00:00:00    0:01:00  quiet                    not judged",
+        "2026-07-03 00:00:00    0:01:00  quiet                    not scored",
     ]
 
 
@@ -114,24 +114,24 @@ def test_what_is_asked_for_is_told(file, asked, wanted):
         if "12:00" not in asked.values()
         else datetime.fromisoformat("2026-07-02T20:00")
     )
-    assert list(query.rows(query.ask(file, now=now, **asked))) == [ROWS[i] for i in wanted]
+    assert list(query.rows(query.parse_query(file, now=now, **asked))) == [ROWS[i] for i in wanted]
 
 
 def test_many_rows_come_in_portions_and_hold_up_no_writer(tmp_path, monkeypatch):
-    monkeypatch.setattr(query, "PORTION", 7)
+    monkeypatch.setattr(query, "ROWS_PER_READ", 7)
     writer = HistoryFile(tmp_path / "h", 1_000_000)
     writer.write(
         [
-            (None, run(f"l{i}", "2026-07-01T22:00", 1.0) if i % 3 else Event(0.0, 0.0, None, str(i)))
+            (None, run(f"l{i}", "2026-07-01T22:00", 1.0) if i % 3 else HistoryEvent(0.0, 0.0, None, str(i)))
             for i in range(BATCH)
         ]
     )
     found = []
-    for row in query.rows(query.ask(tmp_path / "h")):
+    for row in query.rows(query.parse_query(tmp_path / "h")):
         found.append(row)
         assert not writer._shorten_log()
     assert len(found) == BATCH
-    assert [row.label for row in found if isinstance(row, Run)] == [f"l{i}" for i in range(BATCH) if i % 3]
+    assert [row.label for row in found if isinstance(row, LabelRun)] == [f"l{i}" for i in range(BATCH) if i % 3]
     writer.close()
 
 
@@ -139,7 +139,7 @@ def test_a_folder_that_cannot_be_written_can_be_read(file):
     file.chmod(0o444)
     file.parent.chmod(0o555)
     try:
-        assert len(list(query.rows(query.ask(file)))) == len(ROWS)
+        assert len(list(query.rows(query.parse_query(file)))) == len(ROWS)
     finally:
         file.parent.chmod(0o755)
     assert [path.name for path in file.parent.iterdir()] == ["h.sqlite"]
@@ -162,15 +162,15 @@ def test_a_day_is_drawn_in_eighty_columns(file, monkeypatch, capsys):
     _, out, _ = command(monkeypatch, capsys, file, "--day", "2026-07-02")
     lines = out.splitlines()
     assert max(map(len, lines)) < 80
-    assert lines[2] == f"{'(heard)':21} █████░".replace("░", "") + " " * 19 + "·" + " " * 23 + "  2:31:00"
+    assert lines[2] == f"{'(any label)':21} █████░".replace("░", "") + " " * 19 + "·" + " " * 23 + "  2:31:00"
     assert lines[3] == f"{'rain':21} ████" + " " * 20 + "·" + " " * 23 + "  2:01:00"
     assert lines[4] == f"{'street, north':21} " + " " * 4 + "█" + " " * 43 + "  0:30:00"
     assert lines[5].startswith("1 line on the source")
 
 
 def test_a_day_is_drawn_without_blocks_where_the_terminal_has_none(file):
-    question = query.ask(file, day="2026-07-02")
-    day = history_day.read_day(question.day, query.rows(question))
+    asked = query.parse_query(file, day="2026-07-02")
+    day = history_day.read_day(asked.day, query.rows(asked))
     for encoding in ("ascii", "latin-1", None, "no-such"):
         assert history_day.to_text(day, encoding).splitlines()[3].startswith(f"{'rain':21} ####")
         history_day.to_text(day, encoding).encode("ascii")
@@ -194,7 +194,7 @@ def test_days_on_which_clocks_change(day, hours, second, third):
     drawn = date.fromisoformat(day)
     begin = datetime.fromisoformat(day).timestamp()
     found = history_day.read_day(
-        drawn, [Run("a", begin - 9, begin + hours * HOUR + 9, 0.0, 0.0, 1, 0, None, None, None)]
+        drawn, [LabelRun("a", begin - 9, begin + hours * HOUR + 9, 0.0, 0.0, 1, 0, None, None, None)]
     )
     assert sum(found.heard) == hours * HOUR
     assert found.hours["a"][1:3] == [second, third]
@@ -260,7 +260,7 @@ def test_a_damaged_file_is_named(file):
     content[4096:] = b"\xff" * (len(content) - 4096)
     file.write_bytes(content)
     with pytest.raises(InputError, match="cannot be read as a history"):
-        list(query.rows(query.ask(file)))
+        list(query.rows(query.parse_query(file)))
 
 
 def test_times_are_of_the_zone_now():

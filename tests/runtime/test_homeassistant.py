@@ -10,11 +10,11 @@ import pytest
 from runtime.test_listen import MANIFEST
 
 from edgekd.runtime.decision import Decision
-from edgekd.runtime.outputs.base import Moment
-from edgekd.runtime.outputs.mqtt.homeassistant import config_topic, device, ident
-from edgekd.runtime.outputs.mqtt.messages import News, Terms
-from edgekd.runtime.source.capture import Counts
-from edgekd.runtime.source.health import Change
+from edgekd.runtime.outputs.base import Observation
+from edgekd.runtime.outputs.mqtt.homeassistant import config_topic, device, device_id
+from edgekd.runtime.outputs.mqtt.messages import PendingMessages, PublishSettings
+from edgekd.runtime.source.capture import CaptureCounts
+from edgekd.runtime.source.health import StatusLine
 
 # Keys and rules from https://www.home-assistant.io/integrations/mqtt/#device-discovery-payload (required and shared
 # options, device and origin), /integrations/sensor.mqtt/, /integrations/binary_sensor.mqtt/, and
@@ -127,7 +127,7 @@ STATE_CLASSES = {"measurement", "measurement_angle", "total", "total_increasing"
 DISCOVERY_TOPIC = re.compile(r"[^/]+/device/(?:[a-zA-Z0-9_-]+/)?[a-zA-Z0-9_-]+/config")
 
 TOLD = Decision(1.0, "low", 0.8765, (("low", 0.8765), ("high", 0.1)), "HEALTHY", 0.1, 7)
-TERMS = Terms("edgekd/kitchen", "Kitchen", "homeassistant", 5.0, 60, 10, "1.2")
+TERMS = PublishSettings("edgekd/kitchen", "Kitchen", "homeassistant", 5.0, 60, 10, "1.2")
 
 
 def problems(payload: dict) -> list[str]:
@@ -183,7 +183,7 @@ def payload(labels: tuple[str, ...] = MANIFEST.labels) -> dict:
 def test_the_payload_has_what_is_required_and_nothing_unknown():
     assert problems(payload()) == []
     assert DISCOVERY_TOPIC.fullmatch(config_topic("homeassistant", "edgekd/Küche 1"))
-    assert ident("edgekd/Küche 1") == "edgekd_K_che_1"
+    assert device_id("edgekd/Küche 1") == "edgekd_K_che_1"
 
 
 @pytest.mark.parametrize(
@@ -232,23 +232,23 @@ def test_unknown_is_an_option_and_no_option_is_there_twice():
     ],
 )
 def test_templates_read_what_is_published(decision, values):
-    news = News(TERMS)
-    news.tell(Change(0.5, "FAILED", 'no <sound> of "it"'), None)
-    counts = Counts(9, 9, 0, 0, 0, 0, 0, 0.0)
-    news.tell(
+    pending = PendingMessages(TERMS)
+    pending.add(StatusLine(0.5, "FAILED", 'no <sound> of "it"'), None)
+    counts = CaptureCounts(9, 9, 0, 0, 0, 0, 0, 0.0)
+    pending.add(
         msgspec.structs.replace(decision, state="FAILED"),
-        Moment(MANIFEST, np.zeros(3, np.float32), None, 0.0, 0.0, counts),
+        Observation(MANIFEST, np.zeros(3, np.float32), None, 0.0, 0.0, counts),
     )
     published = {}
-    while (message := news.next()) is not None:
+    while (message := pending.next()) is not None:
         published[message.topic] = message
     told = json.loads(published["homeassistant/device/edgekd_kitchen/config"].payload)
     assert published["homeassistant/device/edgekd_kitchen/config"].retain
     rendered = {}
     for key, entity in told["components"].items():
-        heard = json.loads(published[entity["state_topic"]].payload)
+        source = json.loads(published[entity["state_topic"]].payload)
         rendered[key] = jinja2.Template(entity["value_template"], undefined=jinja2.StrictUndefined).render(
-            value_json=heard
+            value_json=source
         )
         if "options" in entity:
             assert rendered[key] in entity["options"]
@@ -265,5 +265,7 @@ def test_values_expire_and_all_goes_with_the_listener():
         "probability",
         "level",
     }
-    assert told["availability_topic"] == News(TERMS).availability(online=True).topic
-    assert News(TERMS).availability(online=False).payload == b"offline"  # as Home Assistant takes it by default
+    assert told["availability_topic"] == PendingMessages(TERMS).availability(online=True).topic
+    assert (
+        PendingMessages(TERMS).availability(online=False).payload == b"offline"
+    )  # as Home Assistant takes it by default

@@ -19,11 +19,13 @@ from edgekd.runtime.config import read_config
 from edgekd.runtime.config_tables import HookTable
 from edgekd.runtime.decision import Decision
 from edgekd.runtime.outputs.base import CLOSE_S
-from edgekd.runtime.outputs.hooks import hook as hook_module
+from edgekd.runtime.outputs.hooks import command as command_module
 from edgekd.runtime.outputs.hooks import webhook as webhook_module
-from edgekd.runtime.outputs.hooks.hook import QUEUE, Command, DeliveryError, Hook, open_hook
+from edgekd.runtime.outputs.hooks.command import CommandDelivery
+from edgekd.runtime.outputs.hooks.delivery import DeliveryError
+from edgekd.runtime.outputs.hooks.hook import QUEUE, Hook, open_hook
 from edgekd.runtime.outputs.hooks.webhook import open_webhook, read_address
-from edgekd.runtime.source.health import Change
+from edgekd.runtime.source.health import StatusLine
 
 
 def decision(label: str, t: float = 1.0, state: str = "HEALTHY") -> Decision:
@@ -40,7 +42,7 @@ def eventually(condition, seconds: float = 5.0) -> bool:
 class Fake:
     """A delivery that keeps what it is given."""
 
-    name, trouble = "fake", None
+    name, error = "fake", None
 
     def __init__(self) -> None:
         self.bodies, self.gate = [], threading.Event()
@@ -55,12 +57,12 @@ class Fake:
 
 
 LINES = [
-    Change(0.0, "HEALTHY", "hearing"),
+    StatusLine(0.0, "HEALTHY", "listening"),
     decision("rain"),
     decision("rain", 2.0),
     decision("wind", 3.0),
-    Change(4.0, "HEALTHY", "mqtt: no broker"),
-    Change(5.0, "FAILED", "gone"),
+    StatusLine(4.0, "HEALTHY", "mqtt: no broker"),
+    StatusLine(5.0, "FAILED", "gone"),
     decision("rain", 6.0, "FAILED"),
 ]
 
@@ -86,7 +88,7 @@ def test_only_changes_are_told_and_troubles_of_outputs_are_none(on, wanted):
     fake = Fake()
     hook = Hook([fake], on)
     for line in LINES:
-        hook.tell(line, None)
+        hook.publish(line, None)
     hook.close()
     assert [(body["event"], body["before"], body["t"]) for body in fake.bodies] == wanted
 
@@ -94,7 +96,7 @@ def test_only_changes_are_told_and_troubles_of_outputs_are_none(on, wanted):
 def test_the_event_is_a_line_of_listen_with_what_changed_when():
     fake = Fake()
     hook = Hook([fake])
-    hook.tell(decision("rain"), None)
+    hook.publish(decision("rain"), None)
     hook.close()
     (body,) = fake.bodies
     assert (body["label"], body["probability"], body["top"], body["state"]) == ("rain", 0.5, [["rain", 0.5]], "HEALTHY")
@@ -105,21 +107,21 @@ def test_a_slow_delivery_loses_the_oldest_and_says_so():
     fake = Fake()
     hook = Hook([fake])
     fake.gate.clear()
-    hook.tell(decision("first"), None)
+    hook.publish(decision("first"), None)
     assert eventually(lambda: not hook._queues[0].worker._queue)
     for number in range(QUEUE + 3):
-        hook.tell(decision(f"n{number}"), None)
+        hook.publish(decision(f"n{number}"), None)
     assert hook.dropped == 3
     fake.gate.set()
     assert eventually(lambda: len(fake.bodies) == QUEUE + 1)
     assert fake.bodies[1]["label"] == "n3"
-    assert eventually(lambda: hook.trouble is None)
+    assert eventually(lambda: hook.error is None)
     hook.close()
 
 
 def hooked(command: str, timeout: float = 10.0) -> Hook:
     hook = open_hook(HookTable(command=command, timeout=timeout))
-    hook.tell(decision("rain"), None)
+    hook.publish(decision("rain"), None)
     return hook
 
 
@@ -138,7 +140,7 @@ def test_a_command_gets_the_event_on_standard_input_and_the_environment_without_
 
 
 @pytest.mark.parametrize(
-    ("command", "trouble"),
+    ("command", "error"),
     [
         ("echo one >&2; printf 'no \\033[31mlamp\\n\\n' >&2; exit 3", "the command ended with status 3: no [31mlamp"),
         ("kill -9 $$", "the command ended by SIGKILL"),
@@ -149,11 +151,11 @@ def test_a_command_gets_the_event_on_standard_input_and_the_environment_without_
         ("sleep 60; true", "the command took longer than 0.5 s and was killed"),
     ],
 )
-def test_a_command_that_fails_is_trouble_in_a_line_until_one_works(command, trouble):
+def test_a_command_that_fails_is_trouble_in_a_line_until_one_works(command, error):
     hook = hooked(f'if grep -q \'"label":"rain"\'; then {command}; fi', 0.5)
-    assert eventually(lambda: hook.trouble == trouble), hook.trouble
-    hook.tell(decision("wind"), None)
-    assert eventually(lambda: hook.trouble is None)
+    assert eventually(lambda: hook.error == error), hook.error
+    hook.publish(decision("wind"), None)
+    assert eventually(lambda: hook.error is None)
     hook.close()
 
 
@@ -161,9 +163,9 @@ def test_a_command_that_cannot_be_started_is_trouble(monkeypatch):
     def none_left(*_arguments, **_options):
         raise BlockingIOError(11, "Resource temporarily unavailable")
 
-    monkeypatch.setattr("edgekd.runtime.outputs.hooks.hook.subprocess.Popen", none_left)
+    monkeypatch.setattr("edgekd.runtime.outputs.hooks.command.subprocess.Popen", none_left)
     hook = hooked("true")
-    assert eventually(lambda: hook.trouble == "the command cannot be started (Resource temporarily unavailable)")
+    assert eventually(lambda: hook.error == "the command cannot be started (Resource temporarily unavailable)")
     hook.close()
 
 
@@ -189,14 +191,14 @@ def test_nothing_that_a_command_starts_outlives_it(tmp_path, command, troubled):
     hook = hooked(command.format(tmp_path / "pid"), 0.5)
     assert eventually(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().strip())
     assert eventually(lambda: gone(int((tmp_path / "pid").read_text())))
-    assert eventually(lambda: bool(hook.trouble) == troubled)
+    assert eventually(lambda: bool(hook.error) == troubled)
     hook.close()
 
 
 def test_a_hanging_command_ends_with_the_listener(tmp_path):
     hook = hooked(f"echo $$ > {tmp_path}/pid; trap '' TERM; sleep 60")
     assert eventually(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().strip())
-    hook.tell(decision("wind"), None)
+    hook.publish(decision("wind"), None)
     began = time.monotonic()
     hook.close()
     assert time.monotonic() - began < CLOSE_S + 1.0  # a busy machine has its say
@@ -208,7 +210,7 @@ def test_commands_leave_no_descriptors_and_no_processes_behind():
     hook = open_hook(HookTable(command="exit 1"))
     counts = []
     for number in range(12):
-        hook.tell(decision(f"n{number}"), None)
+        hook.publish(decision(f"n{number}"), None)
         assert eventually(lambda: not hook._queues[0].worker._queue)
         time.sleep(0.05)
         counts.append(len(list(Path("/proc/self/fd").iterdir())))
@@ -268,12 +270,12 @@ def test_an_event_is_posted_with_the_bearer_of_the_environment(serve, monkeypatc
     monkeypatch.setenv("EDGEKD_WEBHOOK_TOKEN", "hush")
     server = serve(204)
     hook = open_hook(HookTable(url=f"{server.url}/a b".replace(" ", "%20") + "?c=d"))
-    hook.tell(decision("rain"), None)
+    hook.publish(decision("rain"), None)
     assert eventually(lambda: server.got)
     hook.close()
     ((path, authorization, body),) = server.got
     assert (path, authorization, body["label"]) == ("/a%20b?c=d", "Bearer hush", "rain")
-    assert hook.trouble is None
+    assert hook.error is None
 
 
 def test_a_user_in_the_address_is_basic_authentication(serve):
@@ -283,7 +285,7 @@ def test_a_user_in_the_address_is_basic_authentication(serve):
 
 
 @pytest.mark.parametrize(
-    ("statuses", "posts", "trouble"),
+    ("statuses", "posts", "error"),
     [
         ((503, 429, 200), 3, None),
         ((500,), 3, "answers 500 Internal Server Error"),
@@ -292,12 +294,12 @@ def test_a_user_in_the_address_is_basic_authentication(serve):
         ((799,), 1, "answers 799"),
     ],
 )
-def test_what_may_pass_is_tried_again_within_a_bound(serve, statuses, posts, trouble):
+def test_what_may_pass_is_tried_again_within_a_bound(serve, statuses, posts, error):
     server = serve(*statuses)
     webhook = open_webhook(f"{server.url}/s3cret?key=s3cret", 5.0, "s3cret")
     webhook.deliver(b"{}")
     assert len(server.got) == posts
-    assert webhook.trouble == (trouble and f"127.0.0.1:{server.server_port} {trouble}")
+    assert webhook.error == (error and f"127.0.0.1:{server.server_port} {error}")
 
 
 def test_nobody_there_is_trouble_until_somebody_is(serve):
@@ -307,10 +309,10 @@ def test_nobody_there_is_trouble_until_somebody_is(serve):
         port = taken.getsockname()[1]
         webhook = open_webhook(f"http://u:s3cret@localhost:{port}/s3cret", 5.0, None)
         webhook.deliver(b"{}")
-    assert webhook.trouble == f"localhost:{port}: Connection refused"
+    assert webhook.error == f"localhost:{port}: Connection refused"
     webhook._address = webhook._address._replace(port=server.server_port)
     webhook.deliver(b"{}")
-    assert webhook.trouble is None
+    assert webhook.error is None
 
 
 @pytest.mark.parametrize("reply", [b"", b"HTTP/1.1 200 OK\r\nX: ", b"HTTP/1.1 200"])
@@ -338,15 +340,15 @@ def test_a_server_that_drips_bytes_does_not_last_longer_than_the_limit(monkeypat
         assert time.monotonic() - began < 2.0
         stop.set()
         dripping.join(5.0)
-    assert webhook.trouble is not None
+    assert webhook.error is not None
     if scheme == "http":
-        assert webhook.trouble.endswith(": no answer in time")
+        assert webhook.error.endswith(": no answer in time")
 
 
 def test_a_hanging_server_does_not_hold_up_the_end():
     with socket.create_server(("127.0.0.1", 0)) as listening:
         hook = open_hook(HookTable(url=f"http://127.0.0.1:{listening.getsockname()[1]}/", timeout=1.0))
-        hook.tell(decision("rain"), None)
+        hook.publish(decision("rain"), None)
         connection, _ = listening.accept()
         began = time.monotonic()
         hook.close()
@@ -409,13 +411,12 @@ def test_an_untrusted_certificate_is_refused(monkeypatch, tmp_path):
         webhook = open_webhook(url, 5.0, None)
         webhook.deliver(b"{}")
         assert (
-            webhook.trouble
-            == f"localhost:{server.server_port}: its certificate is not trusted (self-signed certificate)"
+            webhook.error == f"localhost:{server.server_port}: its certificate is not trusted (self-signed certificate)"
         )
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
         webhook = open_webhook(url, 5.0, None)
         webhook.deliver(b"{}")
-        assert (webhook.trouble, len(server.got)) == (None, 1)
+        assert (webhook.error, len(server.got)) == (None, 1)
     finally:
         server.shutdown()
         server.server_close()
@@ -441,23 +442,23 @@ def test_a_command_of_another_user_is_waited_for_and_that_is_said(monkeypatch):
     def refuse(*_: int) -> None:
         raise PermissionError(1, "Operation not permitted")
 
-    monkeypatch.setattr(hook_module.os, "killpg", refuse)
-    Command("true", 5.0).deliver(b"{}")
-    command = Command("sleep 1", 0.1)
+    monkeypatch.setattr(command_module.os, "killpg", refuse)
+    CommandDelivery("true", 5.0).deliver(b"{}")
+    command = CommandDelivery("sleep 1", 0.1)
     heard = []
-    listening = threading.Thread(target=lambda: heard.append(eventually(lambda: command.trouble is not None)))
+    listening = threading.Thread(target=lambda: heard.append(eventually(lambda: command.error is not None)))
     listening.start()
     with pytest.raises(DeliveryError, match="took longer"):
         command.deliver(b"{}")
     listening.join()
     assert heard == [True]
-    assert command.trouble is None
+    assert command.error is None
 
 
 def test_a_listener_that_inherits_ignored_children_runs_commands(tmp_path):
     before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     try:
-        Command(f"sleep 0.1; touch {tmp_path}/done", 10.0).deliver(b"{}")
+        CommandDelivery(f"sleep 0.1; touch {tmp_path}/done", 10.0).deliver(b"{}")
     finally:
         signal.signal(signal.SIGCHLD, before)
     assert (tmp_path / "done").exists()

@@ -19,7 +19,7 @@ from edgekd.modelfile.manifest import Counts, Manifest, Provenance, TensorQuant
 from edgekd.runtime import listen as listen_module
 from edgekd.runtime.decision import decide, probabilities, to_json, to_text
 from edgekd.runtime.listen import decisions
-from edgekd.runtime.source.health import Change, Gap, Turn
+from edgekd.runtime.source.health import Gap, StateChange, StatusLine
 
 QUANT = TensorQuant("float32", 1.0, 0)
 MANIFEST = Manifest(
@@ -194,7 +194,7 @@ def test_windows_never_reach_over_a_gap_and_the_time_goes_on():
             "x",
             1.0,
             3,
-            observe=lambda _, moment: breaks.append(moment.breaks),
+            observe=lambda _, observation: breaks.append(observation.breaks),
         )
     )
     assert breaks == [0, 1]
@@ -204,28 +204,39 @@ def test_windows_never_reach_over_a_gap_and_the_time_goes_on():
 
 
 def test_a_change_of_state_is_a_line_of_its_own_and_decisions_carry_the_state():
-    chunks = [Turn("HEALTHY", "hearing m"), NOISE[:16000], Turn("RECOVERING", "gone", 2.0), NOISE[16000:32000]]
+    chunks = [
+        StateChange("HEALTHY", "listening to m"),
+        NOISE[:16000],
+        StateChange("RECOVERING", "gone", 2.0),
+        NOISE[16000:32000],
+    ]
     found = list(decisions(ToyModel(), chunks, "x", 1.0, 3))
-    assert [json.loads(to_json(line)) for line in found if isinstance(line, Change)] == [
-        {"t": 0.0, "state": "HEALTHY", "reason": "hearing m"},
+    assert [json.loads(to_json(line)) for line in found if isinstance(line, StatusLine)] == [
+        {"t": 0.0, "state": "HEALTHY", "reason": "listening to m"},
         {"t": 3.0, "state": "RECOVERING", "reason": "gone"},
     ]
-    assert [line.state for line in found if not isinstance(line, Change)] == ["HEALTHY", "RECOVERING"]
+    assert [line.state for line in found if not isinstance(line, StatusLine)] == ["HEALTHY", "RECOVERING"]
     assert to_text(found[2]) == "     3.00 s  RECOVERING: gone"
 
 
 def test_news_is_asked_for_also_where_no_sound_comes_and_all_are_told_of_it():
-    nothing, told, asked = np.empty(0, np.float32), [], []
+    nothing, told, poll = np.empty(0, np.float32), [], []
 
-    def news(t, state):
-        asked.append((t, state))
-        return [Change(t, state, "hook: no")] if len(asked) == 3 else []
+    def status(t, state):
+        poll.append((t, state))
+        return [StatusLine(t, state, "hook: no")] if len(poll) == 3 else []
 
-    chunks = [nothing, Turn("HEALTHY", "hearing m"), NOISE[:16000], Turn("RECOVERING", "gone", 2.0), nothing]
-    found = list(decisions(ToyModel(), chunks, "x", 1.0, 3, news=news, observe=lambda line, _: told.append(line)))
+    chunks = [
+        nothing,
+        StateChange("HEALTHY", "listening to m"),
+        NOISE[:16000],
+        StateChange("RECOVERING", "gone", 2.0),
+        nothing,
+    ]
+    found = list(decisions(ToyModel(), chunks, "x", 1.0, 3, status=status, observe=lambda line, _: told.append(line)))
     # not before the first line
-    assert asked == [(0.0, "HEALTHY"), (1.0, "HEALTHY"), (1.0, "RECOVERING"), (1.0, "RECOVERING")]
-    assert [getattr(line, "reason", "") for line in found] == ["hearing m", "", "gone", "hook: no"]
+    assert poll == [(0.0, "HEALTHY"), (1.0, "HEALTHY"), (1.0, "RECOVERING"), (1.0, "RECOVERING")]
+    assert [getattr(line, "reason", "") for line in found] == ["listening to m", "", "gone", "hook: no"]
     assert told == found
 
 
@@ -251,10 +262,10 @@ def test_command_hears_another_command_for_ever(monkeypatch, capsys, tmp_path):
     ("arguments", "message"),
     [
         (["--mic", "a", "--command", "b"], "a microphone and a command are two sources"),
-        (["--channels", "2"], "the number of channels is for a command"),
+        (["--channels", "2"], "number of channels"),
         (["--rate", "0"], "rate is 0"),
         (["--channel", "-1"], "channel is -1"),
-        (["-", "--mic", "a"], "- is a source of its own"),
+        (["-", "--mic", "a"], "two sources"),
     ],
 )
 def test_contradicting_options_of_live_sources_are_refused(monkeypatch, capsys, arguments, message):

@@ -4,11 +4,11 @@ import re
 
 import numpy as np
 import pytest
-from runtime.moments import MANIFEST, decision, moment
+from runtime.observations import MANIFEST, decision, observation
 
-from edgekd.runtime.outputs.web.prometheus import FRESH_S, Metrics
-from edgekd.runtime.source.capture import Counts
-from edgekd.runtime.source.health import Change
+from edgekd.runtime.outputs.web.prometheus import FRESH_S, Metrics, single
+from edgekd.runtime.source.capture import CaptureCounts
+from edgekd.runtime.source.health import StatusLine
 
 NAME = r"[a-zA-Z_:][a-zA-Z0-9_:]*"
 LABEL = r'[a-zA-Z_][a-zA-Z0-9_]*="(?:[^"\\\n]|\\\\|\\"|\\n)*"'
@@ -55,15 +55,17 @@ class Clock:
 def test_a_stream_of_decisions_is_counted():
     clock, cpu = Clock(), Clock()
     metrics = Metrics(clock, cpu)
-    counts = Counts(received=48000, given=40000, dropped=0, waiting=8000, bad=3, overflows=1, restarts=2, lag_s=0.25)
+    counts = CaptureCounts(
+        received=48000, given=40000, dropped=0, waiting=8000, bad=3, overflows=1, restarts=2, lag_s=0.25
+    )
     for number in range(8):
         clock.now, cpu.now = 0.5 * number, 0.01 * number
-        metrics.take(
+        metrics.add(
             decision(1.0 + 0.5 * number, "rain" if number < 6 else 'a "b"\\\nc'),
-            moment(counts=counts, inference_s=0.003),
+            observation(counts=counts, inference_s=0.003),
         )
-    metrics.take(decision(5.0, "rain", gated=True), moment(features=None, counts=counts))
-    samples = read(metrics.text({"edgekd_web_streams": ("gauge", "Who watches.", 4)}))
+    metrics.add(decision(5.0, "rain", gated=True), observation(features=None, counts=counts))
+    samples = read(metrics.text([single("edgekd_web_streams", "gauge", "Streams.", 4)]))
     assert samples['edgekd_decisions_total{label="rain"}'] == 7
     assert samples['edgekd_decisions_total{label="a \\"b\\"\\\\\\nc"}'] == 2
     assert samples["edgekd_gated_decisions_total"] == 1
@@ -81,7 +83,7 @@ def test_a_stream_of_decisions_is_counted():
 
 
 def test_before_the_first_decision_there_is_text_too():
-    samples = read(Metrics().text({}))
+    samples = read(Metrics().text([]))
     assert samples["edgekd_fresh"] == 0
     assert samples["edgekd_inference_seconds_count"] == 0
     assert not any(key.startswith("edgekd_decisions_total") for key in samples)
@@ -89,11 +91,11 @@ def test_before_the_first_decision_there_is_text_too():
 
 def test_the_state_is_one_of_three_and_troubles_of_outputs_are_apart():
     metrics = Metrics()
-    metrics.take(Change(1.0, "RECOVERING", "no sound arrives"), None)
-    metrics.take(Change(1.0, "RECOVERING", "mqtt: no broker"), None)
-    metrics.take(Change(1.0, "RECOVERING", "history: disk full"), None)
-    metrics.take(Change(1.0, "RECOVERING", "history: works again"), None)
-    samples = read(metrics.text({}))
+    metrics.add(StatusLine(1.0, "RECOVERING", "no sound arrives"), None)
+    metrics.add(StatusLine(1.0, "RECOVERING", "mqtt: no broker"), None)
+    metrics.add(StatusLine(1.0, "RECOVERING", "history: disk full"), None)
+    metrics.add(StatusLine(1.0, "RECOVERING", "history: works again"), None)
+    samples = read(metrics.text([]))
     assert [samples[f'edgekd_state{{state="{state}"}}'] for state in ("HEALTHY", "RECOVERING", "FAILED")] == [0, 1, 0]
     assert samples['edgekd_output_trouble{output="mqtt"}'] == 1
     assert samples['edgekd_output_trouble{output="history"}'] == 0
@@ -105,7 +107,7 @@ def test_decisions_are_fresh_for_as_long_as_their_hop_explains():
     metrics = Metrics(clock)
     assert not metrics.is_fresh
     for t in (10.0, 20.0):
-        metrics.take(decision(t), moment())
+        metrics.add(decision(t), observation())
     clock.now = FRESH_S + 19.9
     assert metrics.is_fresh
     clock.now += 0.2
@@ -117,7 +119,7 @@ def test_the_real_time_factor_is_of_the_last_minute():
     metrics = Metrics(cpu=cpu)
     for t in range(200):
         cpu.now += 0.5 if t < 100 else 0.1
-        metrics.take(decision(float(t)), None)
+        metrics.add(decision(float(t)), None)
     assert metrics.factor == pytest.approx(0.1)
     assert len(metrics._points) < 70
     assert np.isfinite(metrics.factor)

@@ -9,7 +9,7 @@ import pytest
 from edgekd import cli
 from edgekd.errors import InputError, MissingExtraError
 from edgekd.runtime.source import microphones as module
-from edgekd.runtime.source.microphones import MicrophoneAbsentError, choose, described, microphones, to_text
+from edgekd.runtime.source.microphones import MicrophoneAbsentError, choose, describe, microphones, to_text
 
 
 def device(name: str, channels: int = 1, rate: float = 48000.0) -> dict:
@@ -49,7 +49,7 @@ def cards(tmp_path: Path) -> Path:
 
 
 def test_inputs_are_described_by_all_their_names(cards):
-    found = described(DEVICES, 4, cards)
+    found = describe(DEVICES, 4, cards)
     assert [one.number for one in found] == [1, 2, 3, 4]
     assert found[0] == (1, "USB PnP Sound Device: Audio (hw:1,0)", "hw:1,0", "Device", "0d8c:0014:A1", 48000, 1, False)
     assert [one.usb for one in found[1:]] == ["0d8c:0013", "", ""]
@@ -57,8 +57,8 @@ def test_inputs_are_described_by_all_their_names(cards):
 
 
 def test_without_a_default_it_is_the_first_input(cards):
-    assert [one.default for one in described(DEVICES, -1, cards)] == [True, False, False, False]
-    assert described(DEVICES[:1], -1, cards) == []
+    assert [one.default for one in describe(DEVICES, -1, cards)] == [True, False, False, False]
+    assert describe(DEVICES[:1], -1, cards) == []
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_without_a_default_it_is_the_first_input(cards):
     ],
 )
 def test_one_is_chosen_by_identity_address_or_name(cards, wanted, number):
-    assert choose(wanted, described(DEVICES, 4, cards)).number == number
+    assert choose(wanted, describe(DEVICES, 4, cards)).number == number
 
 
 def test_two_that_may_be_meant_are_listed(cards):
@@ -85,13 +85,13 @@ def test_two_that_may_be_meant_are_listed(cards):
         InputError,
         match=r"'usb pnp' may mean 'USB PnP .*\(hw:1,0 0d8c:0014:A1\) or 'USB PnP .*\(hw:2,0 0d8c:0013\); give",
     ):
-        choose("usb pnp", described(DEVICES, 4, cards))
+        choose("usb pnp", describe(DEVICES, 4, cards))
 
 
 @pytest.mark.parametrize("wanted", ["0d8c:9999", "hw:7,0", "yeti"])
 def test_absence_lists_what_is_there(cards, wanted):
     with pytest.raises(MicrophoneAbsentError, match=rf"no microphone '{wanted}'; there is 'USB PnP .*'pulse'$"):
-        choose(wanted, described(DEVICES, 4, cards))
+        choose(wanted, describe(DEVICES, 4, cards))
     with pytest.raises(MicrophoneAbsentError, match=r"^no microphone is there; plug one in, .* --command .* FILE"):
         choose(None, [])
 
@@ -103,7 +103,7 @@ def test_a_missing_package_names_the_extra(monkeypatch):
 
 
 def test_command_prints_a_table_or_one_json_object_a_line(cards, monkeypatch, capsys):
-    found = described(DEVICES, 4, cards)
+    found = describe(DEVICES, 4, cards)
     monkeypatch.setattr(module, "microphones", lambda: found)
     rows = [line.split() for line in command(monkeypatch, capsys).splitlines()]
     assert rows[0] == ["name", "ALSA", "USB", "identity", "rate", "channels"]

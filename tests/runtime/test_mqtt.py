@@ -27,16 +27,24 @@ from edgekd.errors import InputError, MissingExtraError
 from edgekd.runtime.config import Config, read_config
 from edgekd.runtime.config_tables import MqttTable
 from edgekd.runtime.decision import to_json
-from edgekd.runtime.outputs.base import CLOSE_S, Moment
+from edgekd.runtime.outputs.base import CLOSE_S, Observation
 from edgekd.runtime.outputs.mqtt import connection
 from edgekd.runtime.outputs.mqtt.connection import Broker, Mqtt
-from edgekd.runtime.outputs.mqtt.messages import News
-from edgekd.runtime.outputs.mqtt.settings import PASSWORD, USERNAME, address, credentials, open_mqtt, terms_of, tls_of
-from edgekd.runtime.source.capture import Counts
-from edgekd.runtime.source.health import Change
+from edgekd.runtime.outputs.mqtt.messages import PendingMessages
+from edgekd.runtime.outputs.mqtt.settings import (
+    PASSWORD,
+    USERNAME,
+    address,
+    credentials,
+    open_mqtt,
+    publish_settings,
+    tls_context,
+)
+from edgekd.runtime.source.capture import CaptureCounts
+from edgekd.runtime.source.health import StatusLine
 
 SECRET = "hunter2-secret"
-MOMENT = Moment(MANIFEST, np.zeros(3, np.float32), None, 0.0, 0.0, Counts(9, 8, 1, 0, 0, 0, 2, 0.0))
+MOMENT = Observation(MANIFEST, np.zeros(3, np.float32), None, 0.0, 0.0, CaptureCounts(9, 8, 1, 0, 0, 0, 2, 0.0))
 STATE, CHANGE, HEALTH, PROBABILITIES = (
     f"edgekd/kitchen/{part}" for part in ("state", "change", "health", "probabilities")
 )
@@ -52,31 +60,31 @@ class Clock:
         return self.now
 
 
-def heard(t: float, label: str = "low"):
+def source(t: float, label: str = "low"):
     return msgspec.structs.replace(TOLD, t=t, label=label)
 
 
-def taken(news: News) -> list[tuple[str, dict]]:
+def taken(pending: PendingMessages) -> list[tuple[str, dict]]:
     """All that is due: last part of the topic, and content."""
     given = []
-    while (message := news.next()) is not None:
+    while (message := pending.next()) is not None:
         given.append((message.topic.rpartition("/")[2], json.loads(message.payload)))
     return given
 
 
-def topics(news: News) -> list[str]:
-    return [topic for topic, _ in taken(news)]
+def topics(pending: PendingMessages) -> list[str]:
+    return [topic for topic, _ in taken(pending)]
 
 
 # --- what is said ---
 
 
 def test_the_first_decision_says_everything_and_the_same_again_nothing():
-    news = News(TERMS, Clock())
-    news.tell(heard(1.0), MOMENT)
-    told = dict(taken(news))
+    pending = PendingMessages(TERMS, Clock())
+    pending.add(source(1.0), MOMENT)
+    told = dict(taken(pending))
     assert set(told) == {"config", "state", "probabilities", "health", "change"}
-    line = json.loads(to_json(heard(1.0)))
+    line = json.loads(to_json(source(1.0)))
     assert line.items() <= told["state"].items()
     assert told["change"] == told["state"]
     assert told["state"]["level"] == -20.0
@@ -95,38 +103,38 @@ def test_the_first_decision_says_everything_and_the_same_again_nothing():
         "version": "1.2",
         "model": "toy",
     }
-    news.tell(heard(1.5), MOMENT)
-    assert topics(news) == []
+    pending.add(source(1.5), MOMENT)
+    assert topics(pending) == []
 
 
 def test_a_change_is_said_at_once_and_what_stays_before_it_expires():
     clock = Clock()
-    news = News(TERMS, clock)
-    news.tell(heard(1.0), MOMENT)
-    taken(news)
-    news.tell(heard(1.5, "high"), MOMENT)
-    assert topics(news) == ["state", "change"]
+    pending = PendingMessages(TERMS, clock)
+    pending.add(source(1.0), MOMENT)
+    taken(pending)
+    pending.add(source(1.5, "high"), MOMENT)
+    assert topics(pending) == ["state", "change"]
     clock.now += TERMS.every_s
-    news.tell(heard(2.0, "high"), MOMENT)
-    assert topics(news) == ["probabilities"]
+    pending.add(source(2.0, "high"), MOMENT)
+    assert topics(pending) == ["probabilities"]
     clock.now += TERMS.expire_s / 3
-    news.tell(heard(2.5, "high"), MOMENT)
-    assert topics(news) == ["state", "probabilities", "health"]
+    pending.add(source(2.5, "high"), MOMENT)
+    assert topics(pending) == ["state", "probabilities", "health"]
 
 
 def test_health_tells_the_source_and_the_troubles_of_the_other_outputs():
-    news = News(TERMS, Clock())
+    pending = PendingMessages(TERMS, Clock())
 
     def told(reason: str, state: str = "HEALTHY") -> dict:
-        news.tell(Change(3.0, state, reason), None)
-        return dict(taken(news))["health"]
+        pending.add(StatusLine(3.0, state, reason), None)
+        return dict(taken(pending))["health"]
 
     health = told("no sound", "RECOVERING")
     assert (health["state"], health["reason"], health["problem"], health["t"]) == ("RECOVERING", "no sound", True, 3.0)
-    assert told("hearing usb")["problem"] is False
+    assert told("listening to usb")["problem"] is False
     health = told("hook: exit status 1: no such file")
     assert (health["reason"], health["outputs"], health["problem"]) == (
-        "hearing usb",
+        "listening to usb",
         {"hook": "exit status 1: no such file"},
         True,
     )
@@ -135,40 +143,40 @@ def test_health_tells_the_source_and_the_troubles_of_the_other_outputs():
 
 
 def test_while_nobody_reads_the_newest_state_and_the_last_changes_are_kept():
-    news = News(TERMS, Clock())
+    pending = PendingMessages(TERMS, Clock())
     for number in range(TERMS.buffer + 5):
-        news.tell(heard(float(number), f"label {number}"), MOMENT)
-    told = taken(news)
+        pending.add(source(float(number), f"label {number}"), MOMENT)
+    told = taken(pending)
     assert [topic for topic, _ in told].count("state") == 1
     assert dict(told)["state"]["t"] == 14.0
     assert [content["t"] for topic, content in told if topic == "change"] == [float(t) for t in range(5, 15)]
-    assert news.dropped == dict(told)["health"]["dropped"] == 5
+    assert pending.dropped == dict(told)["health"]["dropped"] == 5
 
 
 def test_what_was_not_acknowledged_comes_back_before_what_is_new_and_within_the_bound():
-    news = News(TERMS, Clock())
+    pending = PendingMessages(TERMS, Clock())
     for number in range(10):
-        news.tell(heard(float(number), str(number)), MOMENT)
-    sent = [news.next() for _ in range(14)]
-    assert news.next() is None
-    news.tell(heard(10.0, "new"), MOMENT)
-    news.give_back(sent)
-    assert [content["t"] for topic, content in taken(news) if topic == "change"] == [float(t) for t in range(1, 11)]
-    assert news.dropped == 1
+        pending.add(source(float(number), str(number)), MOMENT)
+    sent = [pending.next() for _ in range(14)]
+    assert pending.next() is None
+    pending.add(source(10.0, "new"), MOMENT)
+    pending.requeue(sent)
+    assert [content["t"] for topic, content in taken(pending) if topic == "change"] == [float(t) for t in range(1, 11)]
+    assert pending.dropped == 1
 
 
 def test_another_model_is_made_known():
-    news = News(TERMS, Clock())
-    news.tell(heard(1.0), MOMENT)
-    taken(news)
-    news.tell(heard(1.5), MOMENT._replace(manifest=msgspec.structs.replace(MANIFEST, labels=("a", "b"))))
-    assert dict(taken(news))["config"]["components"]["label"]["options"] == ["a", "b", "unknown"]
+    pending = PendingMessages(TERMS, Clock())
+    pending.add(source(1.0), MOMENT)
+    taken(pending)
+    pending.add(source(1.5), MOMENT._replace(manifest=msgspec.structs.replace(MANIFEST, labels=("a", "b"))))
+    assert dict(taken(pending))["config"]["components"]["label"]["options"] == ["a", "b", "unknown"]
 
 
 def test_without_discovery_home_assistant_is_told_nothing():
-    news = News(TERMS._replace(discovery=None), Clock())
-    news.tell(heard(1.0), MOMENT)
-    assert "config" not in topics(news)
+    pending = PendingMessages(TERMS._replace(discovery=None), Clock())
+    pending.add(source(1.0), MOMENT)
+    assert "config" not in topics(pending)
 
 
 # --- a broker that is well ---
@@ -180,7 +188,7 @@ def fast(monkeypatch):
     for name, seconds in (
         ("FIRST_WAIT_S", 0.02),
         ("LAST_WAIT_S", 0.05),
-        ("ANSWER_S", 0.4),
+        ("REPLY_S", 0.4),
         ("POLL_S", 0.02),
         ("CONNECT_S", 0.5),
     ):
@@ -189,7 +197,7 @@ def fast(monkeypatch):
 
 @contextlib.contextmanager
 def publishing(port: int, **broker):
-    output = Mqtt(Broker("127.0.0.1", port, "edgekd_kitchen", **broker), News(TERMS))
+    output = Mqtt(Broker("127.0.0.1", port, "edgekd_kitchen", **broker), PendingMessages(TERMS))
     try:
         yield output
     finally:
@@ -201,18 +209,18 @@ def publishing(port: int, **broker):
 def test_it_says_hello_publishes_and_says_goodbye():
     with BrokerDouble() as broker:
         with publishing(broker.port, username="me", password=SECRET) as output:
-            output.tell(heard(1.0), MOMENT)
+            output.publish(source(1.0), MOMENT)
             assert eventually(lambda: broker.of(CHANGE))
             assert broker.of(AVAILABILITY) == [b"online"]
-            assert output.trouble is None
+            assert output.error is None
             kind, hello = broker.packets[0]
             assert (kind, SUBSCRIBE in broker.kinds) == (CONNECT, True)
             assert all(
                 text in hello for text in (b"edgekd_kitchen", AVAILABILITY.encode(), b"offline", b"me", SECRET.encode())
             )
-            output.tell(heard(1.5, "high"), MOMENT)
+            output.publish(source(1.5, "high"), MOMENT)
             assert eventually(lambda: len(broker.of(CHANGE)) == 2)
-            output.tell(heard(2.0, "middle"), MOMENT)
+            output.publish(source(2.0, "middle"), MOMENT)
             began = time.monotonic()
             output.close()
             assert time.monotonic() - began < CLOSE_S + 1.0  # a busy machine has its say
@@ -232,7 +240,7 @@ def test_it_says_hello_publishes_and_says_goodbye():
 @pytest.mark.usefixtures("fast")
 def test_a_home_assistant_that_starts_is_told_everything():
     with BrokerDouble() as broker, publishing(broker.port) as output:
-        output.tell(heard(1.0), MOMENT)
+        output.publish(source(1.0), MOMENT)
         assert eventually(lambda: broker.of(CONFIG) and broker.of(STATE))
         broker.say("homeassistant/status", b"offline")
         broker.say("homeassistant/status", b"online")
@@ -243,22 +251,22 @@ def test_a_home_assistant_that_starts_is_told_everything():
 @pytest.mark.usefixtures("fast")
 def test_after_a_lost_connection_all_is_said_again_and_no_change_is_missing():
     with BrokerDouble() as broker, publishing(broker.port) as output:
-        output.tell(heard(1.0), MOMENT)
+        output.publish(source(1.0), MOMENT)
         assert eventually(lambda: broker.of(CHANGE))
         broker.acknowledges = False
-        output.tell(heard(1.5, "high"), MOMENT)
+        output.publish(source(1.5, "high"), MOMENT)
         assert eventually(lambda: len(broker.of(CHANGE)) == 2)
         broker.published.clear()
         broker.acknowledges = True
         broker.drop()
-        output.tell(heard(2.0, "middle"), MOMENT)
+        output.publish(source(2.0, "middle"), MOMENT)
         assert eventually(lambda: len(broker.of(CHANGE)) == 2)
         assert [json.loads(payload)["t"] for payload in broker.of(CHANGE)] == [1.5, 2.0]
         assert broker.of(AVAILABILITY) == [b"online"]
         assert json.loads(broker.of(STATE)[-1])["t"] == 2.0
         assert json.loads(broker.of(HEALTH)[-1])["reconnects"] == 1
         assert broker.of(CONFIG)
-        assert eventually(lambda: output.trouble is None)
+        assert eventually(lambda: output.error is None)
 
 
 # --- all the others ---
@@ -291,19 +299,19 @@ BAD = {
 def test_a_bad_broker_is_a_trouble_without_secrets_and_tried_again_while_the_stream_goes_on(case):
     broken, reason = BAD[case]
     with broken() as broker, publishing(broker.port, username="me", password=SECRET) as output:
-        assert eventually(lambda: output.trouble is not None)
+        assert eventually(lambda: output.error is not None)
         waits = []
         for number in range(200):
             began = time.perf_counter()
-            output.tell(heard(float(number), str(number)), MOMENT)
+            output.publish(source(float(number), str(number)), MOMENT)
             waits.append(time.perf_counter() - began)
             time.sleep(0.001)
         assert sorted(waits)[-10] < 0.3  # less than any wait of the thread; a busy machine may hold up a few
-        assert re.search(reason, output.trouble), output.trouble
-        assert SECRET not in output.trouble + repr(output._broker)
+        assert re.search(reason, output.error), output.error
+        assert SECRET not in output.error + repr(output._broker)
         if isinstance(broker, BrokerDouble):
             assert eventually(lambda: broker.connections > 2)
-        assert output._news.dropped > 0
+        assert output._pending.dropped > 0
         began = time.monotonic()
         output.close()
         assert time.monotonic() - began < CLOSE_S + 1.0  # a busy machine has its say
@@ -311,26 +319,26 @@ def test_a_bad_broker_is_a_trouble_without_secrets_and_tried_again_while_the_str
 
 
 def test_no_more_than_a_few_messages_wait_for_a_broker_that_does_not_acknowledge():
-    news = News(TERMS._replace(buffer=100))
+    pending = PendingMessages(TERMS._replace(buffer=100))
     for number in range(100):
-        news.tell(heard(float(number), str(number)), MOMENT)
+        pending.add(source(float(number), str(number)), MOMENT)
     with BrokerDouble(acknowledges=False) as broker:
-        output = Mqtt(Broker("127.0.0.1", broker.port, "a"), news)
+        output = Mqtt(Broker("127.0.0.1", broker.port, "a"), pending)
         assert eventually(lambda: broker.of(CHANGE))
         time.sleep(0.3)
         acknowledged = [topic for topic, _, _ in broker.published if topic != PROBABILITIES]
         assert len(acknowledged) == connection.IN_FLIGHT
         output.close()
-        assert eventually(lambda: len(news._changes) == 100)
+        assert eventually(lambda: len(pending._changes) == 100)
 
 
 @pytest.mark.usefixtures("fast")
 def test_it_works_again_when_the_broker_comes_back():
     with nothing() as place, publishing(place.port) as output:
-        assert eventually(lambda: output.trouble is not None)
-        output.tell(heard(1.0), MOMENT)
+        assert eventually(lambda: output.error is not None)
+        output.publish(source(1.0), MOMENT)
         with BrokerDouble(port=place.port) as broker:
-            assert eventually(lambda: output.trouble is None and broker.of(STATE))
+            assert eventually(lambda: output.error is None and broker.of(STATE))
 
 
 def test_a_name_that_nobody_knows_is_a_trouble(monkeypatch):
@@ -338,9 +346,9 @@ def test_a_name_that_nobody_knows_is_a_trouble(monkeypatch):
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
-    output = Mqtt(Broker("no-such-host.invalid", 1883, "a"), News(TERMS))
-    assert eventually(lambda: output.trouble is not None)
-    assert output.trouble == "no connection to no-such-host.invalid:1883: Name or service not known; trying again"
+    output = Mqtt(Broker("no-such-host.invalid", 1883, "a"), PendingMessages(TERMS))
+    assert eventually(lambda: output.error is not None)
+    assert output.error == "no connection to no-such-host.invalid:1883: Name or service not known; trying again"
     output.close()
 
 
@@ -362,7 +370,7 @@ def test_waits_double_to_a_limit_and_begin_anew_after_a_connection_that_worked(m
             return True
 
     monkeypatch.setattr(connection, "Connection", Fails)
-    Mqtt._run(SimpleNamespace(_broker=Broker("b", 1, "c"), _news=None, _closing=Waits()))
+    Mqtt._run(SimpleNamespace(_broker=Broker("b", 1, "c"), _pending=None, _closing=Waits()))
     assert waits == [1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 1.0, 2.0, 4.0]
 
 
@@ -496,21 +504,21 @@ def test_tables_that_can_never_work_are_refused(table, message):
 )
 def test_files_of_tls_that_cannot_be_used_are_named(table, message):
     with pytest.raises(InputError, match=message):
-        tls_of(MqttTable("mqtts://b", **table), secure=True)
+        tls_context(MqttTable("mqtts://b", **table), secure=True)
 
 
 def test_tls_checks_certificate_and_name():
-    context = tls_of(MqttTable("mqtts://b"), secure=True)
+    context = tls_context(MqttTable("mqtts://b"), secure=True)
     assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)
-    assert tls_of(MqttTable("mqtt://b"), secure=False) is None
+    assert tls_context(MqttTable("mqtt://b"), secure=False) is None
 
 
 def test_what_is_not_told_has_defaults():
-    terms = terms_of(MqttTable("mqtt://b"))
-    assert terms.topic.startswith("edgekd/")
-    assert (terms.name, terms.discovery) == (terms.topic[len("edgekd/") :], "homeassistant")
-    assert terms_of(MqttTable("mqtt://b", discovery=False)).discovery is None
-    assert terms_of(MqttTable("mqtt://b", discovery=True)).discovery == "homeassistant"
+    settings = publish_settings(MqttTable("mqtt://b"))
+    assert settings.topic.startswith("edgekd/")
+    assert (settings.name, settings.discovery) == (settings.topic[len("edgekd/") :], "homeassistant")
+    assert publish_settings(MqttTable("mqtt://b", discovery=False)).discovery is None
+    assert publish_settings(MqttTable("mqtt://b", discovery=True)).discovery == "homeassistant"
 
 
 def test_without_paho_the_extra_is_named(monkeypatch):
@@ -535,7 +543,7 @@ def test_a_real_broker_keeps_what_is_retained_and_publishes_the_will(tmp_path, m
         try:
             got = {}
             with publishing(port) as output:
-                output.tell(heard(1.0), MOMENT)
+                output.publish(source(1.0), MOMENT)
                 assert eventually(lambda: output._connection is not None and output._connection.worked_at is not None)
                 reader = paho.Client(paho.CallbackAPIVersion.VERSION2)
                 reader.on_message = lambda _client, _data, message: got.update({message.topic: message.payload})

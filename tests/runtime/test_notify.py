@@ -7,7 +7,7 @@ import pytest
 
 from edgekd.runtime.decision import Decision
 from edgekd.runtime.notify import WAIT_S, Notifier, notifier
-from edgekd.runtime.source.health import NOT_RELOADED, RELOADED, Change
+from edgekd.runtime.source.health import NOT_RELOADED, RELOADED, StatusLine
 
 WATCHDOG_S = 60.0
 
@@ -31,15 +31,17 @@ class Manager:
             except BlockingIOError:
                 return found
 
-    def hear(self, t, label="rain", state="HEALTHY", **more):
+    def window(self, t, label="rain", state="HEALTHY", **more):
         """A decision at `t` seconds of sound, and of the clock since its start; what systemd was told."""
         self.now = 1000.0 + t
-        self.notifier.tell(Decision(t=t, label=label, probability=0.5, top=(), state=state, rms=0.1, drops=0, **more))
+        self.notifier.publish(
+            Decision(t=t, label=label, probability=0.5, top=(), state=state, rms=0.1, drops=0, **more)
+        )
         return self.told()
 
     def change(self, t, state, reason):
         self.now = 1000.0 + t
-        self.notifier.tell(Change(t, state, reason))
+        self.notifier.publish(StatusLine(t, state, reason))
         return self.told()
 
 
@@ -57,37 +59,39 @@ def test_ready_comes_with_the_first_decision_on_fresh_sound_and_once(manager):
         "STATUS=RECOVERING: no microphone",
     ]
     assert manager.change(30.0, "FAILED", "no good sound") == ["STATUS=FAILED: no good sound"]  # minutes may pass
-    assert "READY=1" not in manager.hear(600.0, state="FAILED")  # a window of zeros
-    assert manager.change(601.0, "HEALTHY", "hearing USB") == ["STATUS=HEALTHY: hearing USB"]
-    assert manager.hear(602.0) == ["READY=1", "WATCHDOG=1", "STATUS=HEALTHY: rain"]
-    assert manager.hear(602.5) == []
+    assert "READY=1" not in manager.window(600.0, state="FAILED")  # a window of zeros
+    assert manager.change(601.0, "HEALTHY", "listening to USB") == ["STATUS=HEALTHY: listening to USB"]
+    assert manager.window(602.0) == ["READY=1", "WATCHDOG=1", "STATUS=HEALTHY: rain"]
+    assert manager.window(602.5) == []
 
 
 def test_the_watchdog_is_fed_a_quarter_of_its_interval_apart(manager):
-    manager.hear(1.0)
-    fed = [t for t in range(2, 62) if "WATCHDOG=1" in manager.hear(float(t))]
+    manager.window(1.0)
+    fed = [t for t in range(2, 62) if "WATCHDOG=1" in manager.window(float(t))]
     assert fed == [16, 31, 46, 61]
 
 
 def test_nothing_but_fresh_sound_that_was_decided_on_feeds_the_watchdog(manager):
-    manager.hear(1.0)
+    manager.window(1.0)
     manager.now = 1100.0
-    manager.notifier.tell(Change(2.0, "HEALTHY", "hearing USB"))
+    manager.notifier.publish(StatusLine(2.0, "HEALTHY", "listening to USB"))
     # the same again
-    manager.notifier.tell(Decision(t=1.0, label="rain", probability=0.5, top=(), state="HEALTHY", rms=0.1, drops=0))
-    manager.notifier.tell(Decision(t=3.0, label="rain", probability=0.5, top=(), state="RECOVERING", rms=0.0, drops=0))
+    manager.notifier.publish(Decision(t=1.0, label="rain", probability=0.5, top=(), state="HEALTHY", rms=0.1, drops=0))
+    manager.notifier.publish(
+        Decision(t=3.0, label="rain", probability=0.5, top=(), state="RECOVERING", rms=0.0, drops=0)
+    )
     assert "WATCHDOG=1" not in manager.told()
-    assert "WATCHDOG=1" in manager.hear(101.0, gated=True)  # quiet, but heard
+    assert "WATCHDOG=1" in manager.window(101.0, gated=True)  # quiet, but heard
 
 
 def test_a_label_that_flickers_is_told_at_most_once_a_second(manager):
-    manager.hear(1.0)
-    told = [manager.hear(1.0 + i / 4, label=f"label{i}") for i in range(1, 13)]
+    manager.window(1.0)
+    told = [manager.window(1.0 + i / 4, label=f"label{i}") for i in range(1, 13)]
     assert sum(map(bool, told)) == 3
 
 
 def test_a_reload_is_told_with_its_outcome_and_a_decision_behind_it(manager):
-    manager.hear(1.0)
+    manager.window(1.0)
     manager.notifier.reloading()
     assert manager.told()[0] == "RELOADING=1"
     assert manager.change(2.0, "HEALTHY", f"{NOT_RELOADED}: box.toml: not valid\nTOML") == [
@@ -95,8 +99,8 @@ def test_a_reload_is_told_with_its_outcome_and_a_decision_behind_it(manager):
         f"STATUS=HEALTHY: rain; reload 1: {NOT_RELOADED}: box.toml: not valid TOML",
     ]
     manager.change(3.0, "HEALTHY", f"{RELOADED} scenes")
-    assert manager.hear(3.5) == ["WATCHDOG=1", f"STATUS=HEALTHY: rain; reload 2: {RELOADED} scenes"]
-    assert manager.hear(9.0, label="dog") == [f"STATUS=HEALTHY: dog; reload 2: {RELOADED} scenes"]
+    assert manager.window(3.5) == ["WATCHDOG=1", f"STATUS=HEALTHY: rain; reload 2: {RELOADED} scenes"]
+    assert manager.window(9.0, label="dog") == [f"STATUS=HEALTHY: dog; reload 2: {RELOADED} scenes"]
 
 
 def test_a_reload_before_the_first_decision_makes_nobody_ready(manager):
@@ -116,7 +120,7 @@ def test_a_long_reason_keeps_the_note_and_the_limit_of_a_message(manager):
 
 
 def test_the_end_is_told(manager):
-    manager.hear(1.0)
+    manager.window(1.0)
     manager.notifier.close()
     assert manager.told() == ["STOPPING=1"]
 
@@ -125,31 +129,31 @@ def test_a_manager_that_is_away_is_trouble_until_it_is_back(tmp_path):
     address = str(tmp_path / "notify")
     output = Notifier(address, WATCHDOG_S)
     heard = Decision(t=1.0, label="rain", probability=0.5, top=(), state="HEALTHY", rms=0.1, drops=0)
-    output.tell(heard)
-    assert output.trouble == "systemd cannot be told (No such file or directory)"
+    output.publish(heard)
+    assert output.error == "systemd cannot be told (No such file or directory)"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as end:
         end.bind(address)
-        output.tell(Decision(t=1.5, label="rain", probability=0.5, top=(), state="HEALTHY", rms=0.1, drops=0))
+        output.publish(Decision(t=1.5, label="rain", probability=0.5, top=(), state="HEALTHY", rms=0.1, drops=0))
         assert end.recv(4096).startswith(b"READY=1\nWATCHDOG=1\n")  # what was lost is told again
-    assert output.trouble is None
+    assert output.error is None
     output.close()
 
 
 def test_a_manager_that_does_not_read_holds_nothing_up(manager):
     for t in range(1, 2000):  # far more than a socket holds
         manager.now = 1000.0 + 60.0 * t
-        manager.notifier.tell(
+        manager.notifier.publish(
             Decision(t=float(t), label="rain", probability=0.5, top=(), state="HEALTHY", rms=0.1, drops=0)
         )
-    assert manager.notifier.trouble == "systemd cannot be told (Resource temporarily unavailable)"
+    assert manager.notifier.error == "systemd cannot be told (Resource temporarily unavailable)"
     manager.told()
-    assert "WATCHDOG=1" in manager.hear(1e6)
-    assert manager.notifier.trouble is None
+    assert "WATCHDOG=1" in manager.window(1e6)
+    assert manager.notifier.error is None
 
 
 def test_an_abstract_socket_is_reached():
     made = Manager(f"@edgekd-test-{os.getpid()}")
-    assert "READY=1" in made.hear(1.0)
+    assert "READY=1" in made.window(1.0)
     made.notifier.close()
     made.socket.close()
 

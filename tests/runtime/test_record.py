@@ -16,8 +16,8 @@ from edgekd.data.sets import folder
 from edgekd.errors import InputError
 from edgekd.runtime import clip_file
 from edgekd.runtime import record as module
-from edgekd.runtime.record import Clip, Order, record
-from edgekd.runtime.source.child import Request
+from edgekd.runtime.record import RecordedClip, RecordSettings, record
+from edgekd.runtime.source.child import SourceRequest
 from edgekd.runtime.source.health import Watch
 
 FAKE = Path(__file__).with_name("fake_child.py")
@@ -26,12 +26,14 @@ QUICK = Watch(stall_s=1.0, open_s=20.0, zeros_s=30.0, heal_s=0.02, failed_s=60.0
 
 
 @pytest.fixture
-def fake(tmp_path: Path) -> Callable[..., Iterator[Clip | str]]:
+def fake(tmp_path: Path) -> Callable[..., Iterator[RecordedClip | str]]:
     """A recording from a process that plays the attempts that are given."""
 
-    def make(order: Order, *attempts: list, request: Request | None = None) -> Iterator[Clip | str]:
+    def make(
+        settings: RecordSettings, *attempts: list, request: SourceRequest | None = None
+    ) -> Iterator[RecordedClip | str]:
         (tmp_path / "script.json").write_text(json.dumps(attempts))
-        return record(order, request or Request(), QUICK, [sys.executable, str(FAKE), str(tmp_path)])
+        return record(settings, request or SourceRequest(), QUICK, [sys.executable, str(FAKE), str(tmp_path)])
 
     return make
 
@@ -43,10 +45,10 @@ def samples(path: str | Path) -> tuple[np.ndarray, int]:
 
 
 def test_clips_follow_each_other_whole_and_at_the_rate_of_the_source(fake, tmp_path):
-    made = list(fake(Order("rain", tmp_path / "out", seconds=0.1, clips=3), [OPEN, ["sound", 60], ["stall"]]))
-    assert made[0] == "HEALTHY: hearing fake at 16000 Hz, 1 channel"
+    made = list(fake(RecordSettings("rain", tmp_path / "out", seconds=0.1, clips=3), [OPEN, ["sound", 60], ["stall"]]))
+    assert made[0] == "HEALTHY: listening to fake at 16000 Hz, 1 channel"
     clips = made[1:]
-    assert all(isinstance(clip, Clip) for clip in clips)
+    assert all(isinstance(clip, RecordedClip) for clip in clips)
     assert len({clip.file for clip in clips}) == 3
     for clip in clips:
         pcm, rate = samples(clip.file)
@@ -58,7 +60,7 @@ def test_clips_follow_each_other_whole_and_at_the_rate_of_the_source(fake, tmp_p
 def test_the_folder_is_what_data_prepare_reads(fake, tmp_path):
     out = tmp_path / "out"
     for label, place in (("rain", None), ("dog", "yard")):
-        list(fake(Order(label, out, place, seconds=0.1, clips=2), [OPEN, ["sound", 60], ["stall"]]))
+        list(fake(RecordSettings(label, out, place, seconds=0.1, clips=2), [OPEN, ["sound", 60], ["stall"]]))
         (tmp_path / "attempts").unlink()
     (out / "dog" / ".left.wav.part").write_bytes(b"x")
     found = folder.read(out).sources
@@ -70,16 +72,18 @@ def test_the_folder_is_what_data_prepare_reads(fake, tmp_path):
 
 def test_a_clip_never_reaches_over_missing_sound(fake, tmp_path):
     script = [OPEN, ["sound", 15], ["overflow"], ["sound", 14], ["skip", 1000], ["sound", 60], ["stall"]]
-    made = list(fake(Order("a", tmp_path, seconds=0.2, clips=1), script))
+    made = list(fake(RecordSettings("a", tmp_path, seconds=0.2, clips=1), script))
     assert [line.split(":")[0] for line in made[1:3]] == ["RECOVERING", "HEALTHY"]
-    assert made[3] == "sound is missing; the clip begins anew"
+    assert made[3] == "samples are missing; the clip begins anew"
     pcm, _ = samples(made[4].file)
     assert set(pcm) == {4096}  # none of the block of 0.5 before the second break
 
 
 def test_samples_that_were_no_numbers_and_what_comes_before_them_are_left_out(fake, tmp_path):
     made = list(
-        fake(Order("a", tmp_path, seconds=0.1, clips=1), [OPEN, ["sound", 8], ["bad"], ["sound", 30], ["stall"]])
+        fake(
+            RecordSettings("a", tmp_path, seconds=0.1, clips=1), [OPEN, ["sound", 8], ["bad"], ["sound", 30], ["stall"]]
+        )
     )
     assert [line.split(":")[0] for line in made[:-1]] == ["HEALTHY", "RECOVERING", "HEALTHY"]
     assert set(samples(made[-1].file)[0]) == {4096}
@@ -87,9 +91,9 @@ def test_samples_that_were_no_numbers_and_what_comes_before_them_are_left_out(fa
 
 def test_quiet_clips_and_zeros_are_told_and_not_kept(fake, tmp_path):
     script = [OPEN, ["sound", 4], ["zeros", 118], ["sound", 12], ["overflow"], ["sound", 220], ["stall"]]
-    made = list(fake(Order("a", tmp_path, seconds=1.2, clips=1), script))
+    made = list(fake(RecordSettings("a", tmp_path, seconds=1.2, clips=1), script))
     assert made[1] == "a clip is not kept: 1.2 s of it are exact zeros"
-    stopped = fake(Order("b", tmp_path, seconds=0.1, min_level=-10.0), [OPEN, ["sound", 30], ["stall"]])
+    stopped = fake(RecordSettings("b", tmp_path, seconds=0.1, min_level=-10.0), [OPEN, ["sound", 30], ["stall"]])
     (tmp_path / "attempts").unlink()
     assert [next(stopped) for _ in range(2)][1] == "a clip is not kept: -18.1 dBFS is below -10"
     stopped.close()
@@ -98,7 +102,9 @@ def test_quiet_clips_and_zeros_are_told_and_not_kept(fake, tmp_path):
 
 def test_another_rate_is_resampled(fake, tmp_path):
     pytest.importorskip("soxr")
-    made = list(fake(Order("a", tmp_path, seconds=0.1, clips=1, sample_rate=8000), [OPEN, ["sound", 60], ["stall"]]))
+    made = list(
+        fake(RecordSettings("a", tmp_path, seconds=0.1, clips=1, sample_rate=8000), [OPEN, ["sound", 60], ["stall"]])
+    )
     pcm, rate = samples(made[-1].file)
     assert (rate, len(pcm)) == (8000, 800)
     assert made[-1].sample_rate == 8000
@@ -120,7 +126,7 @@ def test_a_full_disk_is_one_error_and_leaves_nothing(fake, tmp_path, monkeypatch
 
     monkeypatch.setattr(clip_file.os, "fsync", full)
     with pytest.raises(InputError, match=r"\.wav: cannot be written \(No space left on device\); free space"):
-        list(fake(Order("a", tmp_path / "out", seconds=0.1), [OPEN, ["sound", 60], ["stall"]]))
+        list(fake(RecordSettings("a", tmp_path / "out", seconds=0.1), [OPEN, ["sound", 60], ["stall"]]))
     assert list((tmp_path / "out" / "a").iterdir()) == []
 
 
@@ -129,7 +135,7 @@ def test_a_full_disk_is_one_error_and_leaves_nothing(fake, tmp_path, monkeypatch
 )
 def test_labels_that_are_no_folder_names_are_refused(tmp_path, label):
     with pytest.raises(InputError, match="label"):
-        next(record(Order(label, tmp_path), Request()))
+        next(record(RecordSettings(label, tmp_path), SourceRequest()))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -148,7 +154,7 @@ def test_labels_that_are_no_folder_names_are_refused(tmp_path, label):
 )
 def test_orders_that_make_no_sense_are_refused(tmp_path, change, message):
     with pytest.raises(InputError, match=message):
-        next(record(Order(**{"label": "a", "out": tmp_path / "out", **change}), Request()))
+        next(record(RecordSettings(**{"label": "a", "out": tmp_path / "out", **change}), SourceRequest()))
     assert not (tmp_path / "out").exists()
 
 
@@ -184,7 +190,7 @@ def test_command_prints_a_line_per_clip_and_states_on_standard_error(monkeypatch
     )
     status, out, err = run(monkeypatch, capsys, *arguments, "--json")
     assert status == 0
-    assert err == f"HEALTHY: hearing {sound} at 8000 Hz, 1 channel\n"
+    assert err == f"HEALTHY: listening to {sound} at 8000 Hz, 1 channel\n"
     lines = [json.loads(line) for line in out.splitlines()]
     assert [list(line) for line in lines] == [["file", "start", "seconds", "sample_rate", "level"]] * 2
     assert {str(file) for file in (tmp_path / "out" / "tone").iterdir()} == {line["file"] for line in lines}
@@ -194,7 +200,7 @@ def test_command_prints_a_line_per_clip_and_states_on_standard_error(monkeypatch
 
 @pytest.mark.parametrize(("more", "status"), [([], 0), (["--count", "9"], 130)])
 def test_an_interrupt_is_the_usual_end_without_a_count(monkeypatch, capsys, tmp_path, sound, more, status):
-    def stop(_: Clip) -> str:
+    def stop(_: RecordedClip) -> str:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(module, "to_text", stop)

@@ -15,8 +15,8 @@ from edgekd.runtime import listen as listen_module
 from edgekd.runtime import replay as replay_module
 from edgekd.runtime.decision import DecisionSettings
 from edgekd.runtime.listen import decisions
-from edgekd.runtime.replay import report, to_json, to_text
-from edgekd.runtime.track import Score, Span
+from edgekd.runtime.replay import evaluate, to_json, to_text
+from edgekd.runtime.track import Span, TrackScore
 
 RATE = 16000
 PITCH_HZ = {"low": 200.0, "middle": 1900.0, "high": 6000.0}
@@ -28,10 +28,10 @@ class ToyModel:
     manifest = SimpleNamespace(labels=tuple(PITCH_HZ), frontend=FrontEnd(), window=RATE, temperature=2.0)
 
     def __init__(self) -> None:
-        self.judged = 0
+        self.scored = 0
 
     def logits(self, features: np.ndarray) -> np.ndarray:
-        self.judged += len(features)
+        self.scored += len(features)
         return np.stack([third.mean(axis=(1, 2)) for third in np.array_split(features, 3, axis=1)], axis=1)
 
 
@@ -81,7 +81,7 @@ def test_windows_below_the_gate_are_not_judged_and_the_others_are_as_without_a_g
     gated = list(decisions(gated_model, chunks(waveform), "x", 0.5, 3, DecisionSettings(gate_dbfs=-60.0)))
     quiet = [decision for decision in gated if decision.gated]
     assert len(quiet) == 6
-    assert (model.judged, gated_model.judged) == (len(plain), len(plain) - len(quiet))
+    assert (model.scored, gated_model.scored) == (len(plain), len(plain) - len(quiet))
     assert [decision.t for decision in gated] == [decision.t for decision in plain]
     for one, other in zip(plain, gated, strict=True):
         assert other.gated == (one.rms < 1e-3)
@@ -96,11 +96,11 @@ def test_the_report_of_a_constructed_recording():
         Span(30.0, 40.0, "low", 4),
         Span(40.0, 40.02, "middle", 5),
     )
-    found = report(ToyModel(), chunks(waveform), "x", 1.0, DecisionSettings(gate_dbfs=-60.0), track)
+    found = evaluate(ToyModel(), chunks(waveform), "x", 1.0, DecisionSettings(gate_dbfs=-60.0), track)
     assert (found.seconds, found.decisions, found.known, found.unknown, found.gated) == (40.0, 40, 30, 0, 10)
     assert (found.flips, found.flips_per_hour, found.unknown_share, found.gated_share) == (2, 180.0, 0.0, 0.25)
     # each scene is shown from 1 s after its onset on, and 29 s of the track lie after the first decision
-    assert found.score == Score(
+    assert found.score == TrackScore(
         accuracy=round(27 / 29, 4),
         accuracy_known=round(27 / 29, 4),
         onsets=4,
@@ -115,7 +115,7 @@ def test_the_report_of_a_constructed_recording():
 def test_a_replay_repeats_but_for_its_times():
     waveform = (0.1 * np.random.default_rng(0).standard_normal(20 * RATE)).astype(np.float32)
     settings = DecisionSettings(smooth_s=1.0, unknown=0.3)
-    first, second = (json.loads(to_json(report(ToyModel(), chunks(waveform), "x", 0.25, settings))) for _ in range(2))
+    first, second = (json.loads(to_json(evaluate(ToyModel(), chunks(waveform), "x", 0.25, settings))) for _ in range(2))
     for each in (first, second):
         assert each.pop("cpu_us") > 0
         assert each.pop("real_time_factor") > 0
@@ -135,12 +135,12 @@ def test_processor_time_is_that_of_listening_without_reading_the_file(monkeypatc
     model = ToyModel()
     judge = model.logits
     model.logits = lambda features: spend(0.25, judge(features))
-    found = report(model, (spend(1.0, chunk) for chunk in chunks(scenes(("low", 2)))), "x", 1.0, DecisionSettings())
+    found = evaluate(model, (spend(1.0, chunk) for chunk in chunks(scenes(("low", 2)))), "x", 1.0, DecisionSettings())
     assert (found.decisions, found.cpu_us, found.real_time_factor) == (2, 250000.0, (20 * 1.0 + 2 * 0.25) / 2.0)
 
 
 def test_silence_at_the_start_is_gated_and_not_counted_as_unknown():
-    found = report(ToyModel(), chunks(scenes(("", 3), ("low", 3))), "x", 0.5, DecisionSettings(gate_dbfs=-60.0))
+    found = evaluate(ToyModel(), chunks(scenes(("", 3), ("low", 3))), "x", 0.5, DecisionSettings(gate_dbfs=-60.0))
     assert (found.decisions, found.known, found.unknown, found.gated) == (11, 6, 0, 5)
     assert (found.flips, found.flips_per_hour) == (1, 600.0)
 
@@ -209,8 +209,8 @@ def test_command_says_which_outputs_a_replay_leaves_out(run, recording, tmp_path
     assert (status, json.loads(out)["source"]) == (0, str(recording))
     assert (
         err
-        == "edgekd: a replay only judges: [hook] and [history] were told nothing; leave out --replay and --track for"
-        " that\n"
+        == "edgekd: a replay only evaluates: [hook] and [history] received nothing; leave out --replay and --track to"
+        " use them\n"
     )
     assert not history.exists()
 
@@ -253,4 +253,4 @@ def test_a_track_of_another_file_is_refused(run, recording, tmp_path):
 
 
 def test_people_read_the_speed_of_a_replay():
-    assert "times real time" in to_text(report(ToyModel(), chunks(scenes(("low", 2))), "x", 1.0, DecisionSettings()))
+    assert "times real time" in to_text(evaluate(ToyModel(), chunks(scenes(("low", 2))), "x", 1.0, DecisionSettings()))

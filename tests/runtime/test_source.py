@@ -103,9 +103,7 @@ def test_what_is_not_audio_is_named(tmp_path):
     with pytest.raises(InputError, match="is a folder"):
         list(read_file(tmp_path, 16000))
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(
-        InputError, match=r"no regular file; give one audio file, or - and raw samples on standard input"
-    ):
+    with pytest.raises(InputError, match="not a regular file; give one audio file"):
         list(read_file(tmp_path / "pipe", 16000))
 
 

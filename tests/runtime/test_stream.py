@@ -93,7 +93,7 @@ def test_memory_stays_bounded():
     for _ in range(300):
         list(stream.push(np.zeros(1600, np.float32)))
         assert len(stream._samples) < 16000 + 8000 + 1600
-        assert len(stream._room) <= 2 * (16000 + 8000 + 1600)
+        assert len(stream._buffer) <= 2 * (16000 + 8000 + 1600)
         assert stream._recent.shape[1] <= 28
     assert stream.received == 480000
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from edgekd.errors import InputError
-from edgekd.runtime.track import Score, Span, read_track, require_within, score
+from edgekd.runtime.track import Span, TrackScore, read_track, require_within, score
 
 LABELS = ("dog", "rain", "wind")
 
@@ -58,7 +58,7 @@ def test_figures_of_a_track_worked_out_by_hand():
     track = spans((0.0, 4.0, "dog"), (4.0, 8.0, "rain"), (9.0, 10.0, "wind"))
     times, shown = [1.0, 2.0, 5.0, 6.0, 7.0], ["unknown", "dog", "dog", "rain", "unknown"]
     # dog is shown from 2 to 6, of which 2 to 4 is right; rain from 6 to 7; from 1 to 2 and from 7 on nothing is claimed
-    assert score(track, times, shown, 10.0, 1.0) == Score(
+    assert score(track, times, shown, 10.0, 1.0) == TrackScore(
         accuracy=round(3 / 8, 4), accuracy_known=round(3 / 5, 4), onsets=3, missed=1, delay_p50_s=2.0, delay_p95_s=2.0
     )
 
@@ -81,6 +81,6 @@ def test_what_is_shown_already_has_no_delay_and_what_goes_on_is_no_onset():
 
 
 def test_no_figure_is_made_of_nothing():
-    assert score(spans((0.0, 0.5, "dog")), [2.0], ["dog"], 9.0, 1.0) == Score(
+    assert score(spans((0.0, 0.5, "dog")), [2.0], ["dog"], 9.0, 1.0) == TrackScore(
         accuracy=None, accuracy_known=None, onsets=1, missed=1, delay_p50_s=None, delay_p95_s=None
     )

@@ -16,7 +16,7 @@ from html.parser import HTMLParser
 import msgspec
 import numpy as np
 import pytest
-from runtime.moments import MANIFEST, decision, moment
+from runtime.observations import MANIFEST, decision, observation
 from runtime.test_listen import raw, run, tone
 
 from edgekd.errors import InputError
@@ -24,13 +24,13 @@ from edgekd.frontend import log_mel
 from edgekd.runtime.config import read_config
 from edgekd.runtime.config_tables import WebTable
 from edgekd.runtime.outputs.web import server as serving
-from edgekd.runtime.outputs.web.access import Access, Address, parse_address, read_token, warning
+from edgekd.runtime.outputs.web.access import Access, ListenAddress, parse_address, read_token, warning
 from edgekd.runtime.outputs.web.spectrogram import Spectrogram
 from edgekd.runtime.outputs.web.timeline import Timeline
 from edgekd.runtime.outputs.web.web import PAGE, STATIC, Web
-from edgekd.runtime.source.health import Change
+from edgekd.runtime.source.health import StatusLine
 
-LOCAL = Address("127.0.0.1", 0)
+LOCAL = ListenAddress("127.0.0.1", 0)
 TOKEN = "correct-horse-battery"
 
 
@@ -98,8 +98,8 @@ class Stream:
 
 
 def test_a_stream_begins_with_a_snapshot_and_goes_on_with_what_is_told(web):
-    web.tell(decision(1.0, "low"), moment())
-    web.tell(Change(1.0, "HEALTHY", "mqtt: no broker"), None)
+    web.publish(decision(1.0, "low"), observation())
+    web.publish(StatusLine(1.0, "HEALTHY", "mqtt: no broker"), None)
     assert eventually(lambda: "edgekd_output_trouble" in ask(web, "/metrics")[2])
     first, second = Stream(web), Stream(web)
     for stream in (first, second):
@@ -107,8 +107,8 @@ def test_a_stream_begins_with_a_snapshot_and_goes_on_with_what_is_told(web):
         assert told["decision"] == json.loads(msgspec.json.encode(decision(1.0, "low")))
         assert (told["state"], told["troubles"], told["fresh"]) == ("HEALTHY", {"mqtt": "no broker"}, True)
         assert len(base64.b64decode(told["columns"])) == 14 * told["bands"]  # 28 frames, 2 a column
-    web.tell(decision(1.5, "high"), moment())
-    web.tell(Change(2.0, "FAILED", "gone"), None)
+    web.publish(decision(1.5, "high"), observation())
+    web.publish(StatusLine(2.0, "FAILED", "gone"), None)
     for stream in (first, second):
         told = stream.until("decision")
         assert told["decision"]["label"] == "high"
@@ -126,11 +126,11 @@ def test_a_stream_that_nothing_is_told_of_still_beats(web):
 
 
 def test_another_model_is_an_event_before_its_first_decision(web):
-    web.tell(decision(1.0), moment())
+    web.publish(decision(1.0), observation())
     stream = Stream(web)
     stream.until("snapshot")
     other = msgspec.structs.replace(MANIFEST, name="other")
-    web.tell(decision(1.5), moment(manifest=other))
+    web.publish(decision(1.5), observation(manifest=other))
     assert stream.until("model")["bands"] == 64
     stream.until("decision")
     stream.close()
@@ -139,7 +139,7 @@ def test_another_model_is_an_event_before_its_first_decision(web):
 
 def test_the_model_the_timeline_and_the_numbers_are_served(web):
     assert json.loads(ask(web, "/model.json")[2]) is None
-    web.tell(decision(1.0), moment())
+    web.publish(decision(1.0), observation())
     assert eventually(lambda: json.loads(ask(web, "/model.json")[2]))
     told = json.loads(ask(web, "/model.json")[2])
     assert (told["labels"], told["window_s"], told["provenance"]["data_licence"]) == (
@@ -157,9 +157,9 @@ def test_the_model_the_timeline_and_the_numbers_are_served(web):
 
 def test_health_is_503_without_fresh_decisions_of_a_healthy_source(web):
     assert ask(web, "/healthz")[::2] == (503, "HEALTHY: no decision yet\n")
-    web.tell(decision(1.0), moment())
+    web.publish(decision(1.0), observation())
     assert eventually(lambda: ask(web, "/healthz")[0] == 200)
-    web.tell(Change(1.0, "RECOVERING", "no sound"), None)
+    web.publish(StatusLine(1.0, "RECOVERING", "no sound"), None)
     assert eventually(lambda: ask(web, "/healthz")[0] == 503)
 
 
@@ -307,12 +307,12 @@ def test_without_a_token_only_names_of_this_machine_are_known(web):
 
 
 def test_beyond_this_machine_addresses_and_given_names_are_known():
-    access = Access(Address("0.0.0.0", 80), None, ("scenes.example",))
+    access = Access(ListenAddress("0.0.0.0", 80), None, ("scenes.example",))
     assert [
-        access.knows(host)
+        access.allows_host(host)
         for host in ("192.168.1.7:80", "scenes.example", f"{socket.gethostname()}:80", "rebound.example")
     ] == [True, True, True, False]
-    assert Access(Address("0.0.0.0", 80), TOKEN).knows("any.example")
+    assert Access(ListenAddress("0.0.0.0", 80), TOKEN).allows_host("any.example")
 
 
 # --- what clients cannot do ---
@@ -364,13 +364,13 @@ def test_a_stream_that_never_reads_is_cut_off_and_the_others_are_not(web):
     names = tuple((f"label {number} " + "x" * 100, 0.01) for number in range(100))
     big = msgspec.structs.replace(decision(1.0), top=names)
     for number in range(60):
-        web.tell(big, None)
+        web.publish(big, None)
         assert len(reader.until("decision")["decision"]["top"]) == 100, number
     assert eventually(lambda: web._server.counts.cut == 1)
     assert web._server.counts.streams == 1
     with pytest.raises(OSError, match="reset"):
         list(iter(lambda: silent.connection.recv(65536), b""))
-    web.tell(decision(2.0, "high"), None)
+    web.publish(decision(2.0, "high"), None)
     assert reader.until("decision")["decision"]["label"] == "high"
     silent.close()
     reader.close()
@@ -382,7 +382,7 @@ def test_a_stream_without_progress_is_cut_off(web, monkeypatch):
     silent = Stream(web, receive_bytes=4096)
     assert eventually(lambda: len(web._server._streams) == 1)
     big = msgspec.structs.replace(decision(1.0), top=(("x" * 400_000, 0.1),))
-    web.tell(big, None)
+    web.publish(big, None)
     assert eventually(lambda: web._server.counts.cut == 1)
     silent.close()
 
@@ -427,9 +427,9 @@ def test_a_port_in_use_is_a_trouble_that_ends_when_it_is_free(monkeypatch):
     port = taken.getsockname()[1]
     web = Web(WebTable(f":{port}"))
     try:
-        assert eventually(lambda: web.trouble == f"127.0.0.1:{port} is in use; trying again")
+        assert eventually(lambda: web.error == f"127.0.0.1:{port} is in use; trying again")
         taken.close()
-        assert eventually(lambda: web.trouble is None)
+        assert eventually(lambda: web.error is None)
         assert ask(web, "/")[0] == 200
     finally:
         web.close()
@@ -439,7 +439,7 @@ def test_telling_returns_at_once_and_what_is_too_much_is_counted(web):
     web._server.close()  # nobody works it off
     began = time.thread_time()  # of this thread alone: the machine may have other things to do
     for number in range(1000):
-        web.tell(decision(float(number)), moment())
+        web.publish(decision(float(number)), observation())
     assert time.thread_time() - began < 0.5
     assert (len(web._queue), web._dropped) == (64, 936)
 
@@ -457,9 +457,9 @@ def test_closing_ends_streams_and_the_thread(web):
 
 
 def test_a_bug_in_what_is_told_is_a_trouble_and_the_next_line_is_served(web):
-    web.tell(decision(1.0), moment(np.zeros((3, 28), np.float32)))
-    assert eventually(lambda: web.trouble)
-    web.tell(decision(1.5), moment())
+    web.publish(decision(1.0), observation(np.zeros((3, 28), np.float32)))
+    assert eventually(lambda: web.error)
+    web.publish(decision(1.5), observation())
     assert eventually(lambda: ask(web, "/healthz")[0] == 200)
 
 
@@ -479,29 +479,29 @@ def test_nothing_of_it_is_imported_where_it_is_off():
 def test_slots_hold_what_was_shown_most_and_equal_neighbours_are_one_run():
     timeline = Timeline(1.0)
     for second in range(60):
-        timeline.take("rain" if second < 25 or second == 33 else "dog", 100.0 + second)
+        timeline.add("rain" if second < 25 or second == 33 else "dog", 100.0 + second)
     told = timeline.document(160.0)
     assert (told["slot_s"], told["now"], told["labels"]) == (10.0, 16.0, ["rain", "dog"])
     assert told["runs"] == [(10, 3, 0), (13, 2, 1), (15, 1, 1)]
-    timeline.take("dog", 200.0)  # nothing was shown for a while
+    timeline.add("dog", 200.0)  # nothing was shown for a while
     assert timeline.document(200.0)["runs"] == [(10, 3, 0), (13, 3, 1), (20, 1, 1)]
     made = timeline.document(201.0)["runs"]
     assert timeline.document(202.0)["runs"] is made  # whoever asks again and again costs little
     for _ in range(9):
-        timeline.take("tram", 203.0)
+        timeline.add("tram", 203.0)
     assert timeline.document(203.0)["labels"][-1] == "tram"
 
 
 def test_a_timeline_forgets_what_is_older_than_its_hours():
     timeline = Timeline(0.05)  # 18 slots
     for second in range(0, 1000, 2):
-        timeline.take(f"label {second // 10 % 2}", float(second))
+        timeline.add(f"label {second // 10 % 2}", float(second))
     runs = timeline.document(1000.0)["runs"]
     assert 17 <= len(runs) <= 19
     assert runs[0][0] >= 81
     timeline = Timeline(0.05)
     for second in range(1000):
-        timeline.take("rain", float(second))
+        timeline.add("rain", float(second))
     assert timeline.document(1000.0)["runs"] == [(81, 18, 0), (99, 1, 0)]
 
 
@@ -512,7 +512,7 @@ def test_columns_are_new_frames_alone_however_the_windows_overlap():
     drawn = []
     for frame in range(28, sound.shape[1] + 1, 16):
         t = (fe.win_length + (frame - 1) * fe.hop_length) / fe.sample_rate
-        drawn.append(picture.take(t, moment(sound[:, frame - 28 : frame])))
+        drawn.append(picture.add(t, observation(sound[:, frame - 28 : frame])))
     columns = np.frombuffer(b"".join(drawn), np.uint8).reshape(-1, picture.bands)  # (column, band)
     expected = sound.reshape(picture.bands, 4, -1, 2).mean(axis=3).max(axis=1).T
     assert len(columns) == sound.shape[1] // 2
@@ -522,11 +522,11 @@ def test_columns_are_new_frames_alone_however_the_windows_overlap():
 
 def test_bytes_are_even_steps_from_the_floor_to_full_scale():
     picture = Spectrogram(MANIFEST.frontend)
-    assert set(picture.take(1.0, moment())) == {1}  # silence is the floor
+    assert set(picture.add(1.0, observation())) == {1}  # silence is the floor
     sine = np.sin(2 * np.pi * 1000 * np.arange(16000) / 16000).astype(np.float32)
-    loud = picture.take(2.0, moment(log_mel(MANIFEST.frontend, sine)))
+    loud = picture.add(2.0, observation(log_mel(MANIFEST.frontend, sine)))
     assert 225 <= max(loud) <= 255
-    assert set(picture.take(3.0, moment(features=None))) == {0}  # gated
+    assert set(picture.add(3.0, observation(features=None))) == {0}  # gated
 
 
 def test_the_page_is_in_the_package():

@@ -23,9 +23,9 @@ from edgekd.qgraph import reference, tflite
 from edgekd.runtime.config import OUTPUT_TABLES, read_config
 from edgekd.runtime.source.health import NOT_RELOADED, RELOADED
 from edgekd.service import systemd, verbs
-from edgekd.service.paths import HIDDEN, Place, require_visible
+from edgekd.service.paths import HIDDEN, ServicePaths, require_visible
 from edgekd.service.status import status
-from edgekd.service.systemd import State, this_machine
+from edgekd.service.systemd import UnitState, local_systemd
 from edgekd.service.verbs import install, remove, rollback, update
 from edgekd.service.versions import INCOMING, KEPT, current, versions
 
@@ -72,8 +72,8 @@ def root(tmp_path):
 
 
 @pytest.fixture
-def place(root):
-    return Place(root)
+def paths(root):
+    return ServicePaths(root)
 
 
 class Played:
@@ -82,7 +82,7 @@ class Played:
 
     def __init__(self):
         self.now, self.answer, self.calls = 100.0, "takes", []
-        self.running = State(
+        self.running = UnitState(
             "loaded", "active", "running", "success", "enabled", 7, 0, "HEALTHY: low", 50_000_000, 95.0
         )
 
@@ -138,141 +138,141 @@ def files(root):
     }
 
 
-def in_use(place):
-    return (place.models / "current").resolve().read_bytes()
+def in_use(paths):
+    return (paths.models / "current").resolve().read_bytes()
 
 
 # --- install ---
 
 
-def test_install_prepares_a_root_and_says_what_is_missing(place, model):
-    said = "\n".join(install(place, None, model("first"), PYTHON))
-    assert "note: /opt/edgekd/bin/python is not there yet; install edgekd for all users" in said
-    found = files(place.root)
+def test_install_prepares_a_root_and_says_what_is_missing(paths, model):
+    message = "\n".join(install(paths, None, model("first"), PYTHON))
+    assert "note: /opt/edgekd/bin/python is not there yet; install edgekd for all users" in message
+    found = files(paths.root)
     assert found["etc/systemd/system/multi-user.target.wants/edgekd.service"] == "../edgekd.service"
     start = f"\nExecStart={PYTHON} -P -m edgekd.cli listen --config /etc/edgekd/listen.toml\n"
     assert start.encode() in found["etc/systemd/system/edgekd.service"]
     assert b"\nm edgekd audio\n" in found["etc/sysusers.d/edgekd.conf"]
     assert b"\nz /etc/edgekd/listen.toml 0640 root edgekd\n" in found["etc/tmpfiles.d/edgekd.conf"]
-    assert place.config.stat().st_mode & 0o777 == 0o640
-    assert in_use(place) == model("first").read_bytes()
-    assert (place.models / "current").resolve().stat().st_mode & 0o777 == 0o644
+    assert paths.config.stat().st_mode & 0o777 == 0o640
+    assert in_use(paths) == model("first").read_bytes()
+    assert (paths.models / "current").resolve().stat().st_mode & 0o777 == 0o644
 
 
-def test_install_again_changes_nothing_and_never_the_configuration(place, model):
-    install(place, None, model("first"), PYTHON)
-    place.config.write_text("[model]\nfile = 'mine'\n")
-    before = files(place.root)
-    install(place, None, None, PYTHON)
-    install(place, None, model("first"), PYTHON)
-    assert files(place.root) == before
+def test_install_again_changes_nothing_and_never_the_configuration(paths, model):
+    install(paths, None, model("first"), PYTHON)
+    paths.config.write_text("[model]\nfile = 'mine'\n")
+    before = files(paths.root)
+    install(paths, None, None, PYTHON)
+    install(paths, None, model("first"), PYTHON)
+    assert files(paths.root) == before
 
 
-def test_the_configuration_that_is_written_is_one_that_listen_reads(place, model):
-    install(place, None, model("first"), PYTHON)
-    config = read_config(place.config)
+def test_the_configuration_that_is_written_is_one_that_listen_reads(paths, model):
+    install(paths, None, model("first"), PYTHON)
+    config = read_config(paths.config)
     assert config.model.file == "/var/lib/edgekd/models/current"
     assert config.output.changes
-    commented = re.sub(r"^# (\w+ = |\[)", r"\1", place.config.read_text(), flags=re.MULTILINE)
+    commented = re.sub(r"^# (\w+ = |\[)", r"\1", paths.config.read_text(), flags=re.MULTILINE)
     for source in ("mic", "command"):  # what is offered there is right too
-        place.config.write_text(re.sub(rf"^{source} = .*", "", commented, flags=re.MULTILINE))
-        offered = read_config(place.config)
+        paths.config.write_text(re.sub(rf"^{source} = .*", "", commented, flags=re.MULTILINE))
+        offered = read_config(paths.config)
         assert all(getattr(offered, name) is not None for name in OUTPUT_TABLES)
 
 
-def test_the_link_is_followed_anew_by_each_reading(place, model):
+def test_the_link_is_followed_anew_by_each_reading(paths, model):
     for name in ("first", "second"):
-        install(place, None, model(name), PYTHON)
-        place.config.write_text(f"[model]\nfile = '{place.models / 'current'}'\n")
-        assert container.read_manifest(read_config(place.config).model_file).name == name
-    (place.models / "current").unlink()
-    (place.models / "current").symlink_to("nothing.tflite")
+        install(paths, None, model(name), PYTHON)
+        paths.config.write_text(f"[model]\nfile = '{paths.models / 'current'}'\n")
+        assert container.read_manifest(read_config(paths.config).model_file).name == name
+    (paths.models / "current").unlink()
+    (paths.models / "current").symlink_to("nothing.tflite")
     with pytest.raises(InputError, match=r"current: a link to no file"):
-        _ = read_config(place.config).model_file
+        _ = read_config(paths.config).model_file
 
 
-def test_the_listener_may_read_what_a_careful_umask_would_hide(place, model):
+def test_the_listener_may_read_what_a_careful_umask_would_hide(paths, model):
     before = os.umask(0o077)
     try:
-        install(place, None, model("first"), PYTHON)
+        install(paths, None, model("first"), PYTHON)
     finally:
         os.umask(before)
     assert {
-        path.stat().st_mode & 0o777 for path in (place.configuration, place.state, place.models, place.unit.parent)
+        path.stat().st_mode & 0o777 for path in (paths.configuration, paths.state, paths.models, paths.unit.parent)
     } == {0o755}
 
 
-def test_install_without_any_model_takes_the_one_that_comes_with_edgekd(place):
-    install(place, None, None, PYTHON)
-    assert place.models.joinpath("current").resolve().read_bytes() == bundled_model().read_bytes()
+def test_install_without_any_model_takes_the_one_that_comes_with_edgekd(paths):
+    install(paths, None, None, PYTHON)
+    assert paths.models.joinpath("current").resolve().read_bytes() == bundled_model().read_bytes()
 
 
 @pytest.mark.parametrize("folder", HIDDEN)
-def test_an_interpreter_that_the_service_cannot_see_is_refused(place, model, folder):
+def test_an_interpreter_that_the_service_cannot_see_is_refused(paths, model, folder):
     with pytest.raises(
         InputError,
         match=rf"lies below {folder}, which the service cannot see; install edgekd for all users: sudo python3",
     ):
-        install(place, None, model("first"), f"{folder}/pi/venv/bin/python")
-    assert files(place.root) == {}
+        install(paths, None, model("first"), f"{folder}/pi/venv/bin/python")
+    assert files(paths.root) == {}
 
 
-def test_an_interpreter_with_odd_characters_is_refused(place, model):
+def test_an_interpreter_with_odd_characters_is_refused(paths, model):
     with pytest.raises(InputError, match="no absolute path of letters"):
-        install(place, None, model("first"), "/opt/my venv/bin/python")
+        install(paths, None, model("first"), "/opt/my venv/bin/python")
 
 
 def test_a_folder_that_only_begins_alike_is_visible():
     require_visible("/homes/edgekd/bin/python", "/opt/home/python")
 
 
-def test_waiting_longer_and_longer_is_asked_of_a_systemd_that_knows_it(place):
-    assert "RestartSteps" not in place.unit_text(PYTHON)
+def test_waiting_longer_and_longer_is_asked_of_a_systemd_that_knows_it(paths):
+    assert "RestartSteps" not in paths.unit_text(PYTHON)
     for version, knows in (("252", False), ("257.7-1", True)):
-        library = place.root / "usr/lib/aarch64-linux-gnu/systemd" / f"libsystemd-shared-{version}.so"
+        library = paths.root / "usr/lib/aarch64-linux-gnu/systemd" / f"libsystemd-shared-{version}.so"
         library.parent.mkdir(parents=True, exist_ok=True)
         library.write_bytes(b"")
-        text = place.unit_text(PYTHON)
+        text = paths.unit_text(PYTHON)
         assert ("RestartSteps=" in text and "RestartMaxDelaySec=" in text) is knows
         assert not re.search("@[A-Z]+@", text)
 
 
-def test_install_starts_the_service_and_tells_what_it_hears(place, model, played):
-    assert install(place, played, model("first"), PYTHON)[-1] == "the service runs: HEALTHY: low"
+def test_install_starts_the_service_and_tells_what_it_hears(paths, model, played):
+    assert install(paths, played, model("first"), PYTHON)[-1] == "the service runs: HEALTHY: low"
     assert played.calls == ["prepare", "start"]
 
 
-def test_without_a_microphone_the_service_waits_and_that_is_no_failure(place, model, played):
+def test_without_a_microphone_the_service_waits_and_that_is_no_failure(paths, model, played):
     played.running = played.running._replace(active="activating", sub="start", text="FAILED: no microphone")
-    said = install(place, played, model("first"), PYTHON)[-1]
-    assert said.startswith("the service waits for its first sound: FAILED: no microphone; see:")
+    message = install(paths, played, model("first"), PYTHON)[-1]
+    assert message.startswith("the service waits for its first sound: FAILED: no microphone; see:")
 
 
-def test_a_service_that_ends_again_and_again_is_a_failure_with_its_last_line(place, model, played):
+def test_a_service_that_ends_again_and_again_is_a_failure_with_its_last_line(paths, model, played):
     played.running = played.running._replace(active="activating", sub="auto-restart", restarts=2)
     with pytest.raises(
         GateError, match=r"ends again and again: edgekd: the model is missing; see: sudo journalctl -u edgekd"
     ):
-        install(place, played, model("first"), PYTHON)
+        install(paths, played, model("first"), PYTHON)
 
 
 # --- update and rollback ---
 
 
-def test_update_keeps_the_model_before_and_the_listener_takes_the_new_one(place, model, played):
-    install(place, played, model("first"), PYTHON)
-    said = update(place, played, model("second"))
-    assert said[-1].startswith("the listener has taken it: HEALTHY: low; reload 1: ")
-    assert in_use(place) == model("second").read_bytes()
-    assert [version.number for version in versions(place.models)] == [1, 2]
+def test_update_keeps_the_model_before_and_the_listener_takes_the_new_one(paths, model, played):
+    install(paths, played, model("first"), PYTHON)
+    message = update(paths, played, model("second"))
+    assert message[-1].startswith("the listener has taken it: HEALTHY: low; reload 1: ")
+    assert in_use(paths) == model("second").read_bytes()
+    assert [version.number for version in versions(paths.models)] == [1, 2]
     assert played.calls[2:] == ["reload"]
 
 
-def test_update_to_the_same_model_does_nothing(place, model, played):
-    install(place, None, model("first"), PYTHON)
-    before = files(place.root)
-    assert "already the model" in update(place, played, model("first"))[0]
-    assert files(place.root) == before
+def test_update_to_the_same_model_does_nothing(paths, model, played):
+    install(paths, None, model("first"), PYTHON)
+    before = files(paths.root)
+    assert "already the model" in update(paths, played, model("first"))[0]
+    assert files(paths.root) == before
     assert played.calls == []
 
 
@@ -289,16 +289,16 @@ def test_update_to_the_same_model_does_nothing(place, model, played):
         ),
     ],
 )
-def test_a_model_that_does_not_verify_changes_nothing(place, model, played, damage, error, message):
-    install(place, None, model("first"), PYTHON)
-    before = files(place.root)
+def test_a_model_that_does_not_verify_changes_nothing(paths, model, played, damage, error, message):
+    install(paths, None, model("first"), PYTHON)
+    before = files(paths.root)
     bad = model("bad", steps=5)
     damage(bad)
     with pytest.raises(error) as raised:
-        update(place, played, bad)
+        update(paths, played, bad)
     assert message in str(raised.value)
     assert INCOMING not in str(raised.value)
-    assert files(place.root) == before
+    assert files(paths.root) == before
     assert played.calls == []
 
 
@@ -311,69 +311,69 @@ def test_a_model_that_does_not_verify_changes_nothing(place, model, played, dama
         ("deaf", "no decision within 45 s", ["reload", "start"]),
     ],
 )
-def test_a_listener_that_does_not_go_on_gets_the_old_model_back(place, model, played, answer, problem, calls):
-    install(place, None, model("first"), PYTHON)
-    before = files(place.root)
+def test_a_listener_that_does_not_go_on_gets_the_old_model_back(paths, model, played, answer, problem, calls):
+    install(paths, None, model("first"), PYTHON)
+    before = files(paths.root)
     played.answer = answer
     with pytest.raises(GateError, match=f"back to 0001-.*: .*{problem}; see: sudo journalctl"):
-        update(place, played, model("second"))
-    assert files(place.root) == before
+        update(paths, played, model("second"))
+    assert files(paths.root) == before
     assert played.calls == calls
 
 
-def test_a_listener_that_hears_nothing_at_the_moment_still_takes_a_model(place, model, played):
-    install(place, None, model("first"), PYTHON)
+def test_a_listener_that_hears_nothing_at_the_moment_still_takes_a_model(paths, model, played):
+    install(paths, None, model("first"), PYTHON)
     played.running = played.running._replace(fed=0.0, active="activating")
     played.answer = "deaf"
-    assert "has taken it, but hears nothing at the moment" in update(place, played, model("second"))[-1]
+    assert "has taken it, but hears nothing at the moment" in update(paths, played, model("second"))[-1]
 
 
-def test_a_service_that_does_not_run_takes_the_model_later(place, model, played):
-    install(place, None, model("first"), PYTHON)
-    played.running = State("loaded", "inactive", "dead", "success", "enabled")
-    assert "at its next start" in update(place, played, model("second"))[-1]
+def test_a_service_that_does_not_run_takes_the_model_later(paths, model, played):
+    install(paths, None, model("first"), PYTHON)
+    played.running = UnitState("loaded", "inactive", "dead", "success", "enabled")
+    assert "at its next start" in update(paths, played, model("second"))[-1]
     assert played.calls == []
 
 
-def test_only_the_newest_versions_are_kept(place, model):
+def test_only_the_newest_versions_are_kept(paths, model):
     for number in range(KEPT + 3):
-        install(place, None, model(f"model{number}"), PYTHON)
-    assert [version.number for version in versions(place.models)] == list(range(4, KEPT + 4))
-    assert current(place.models).number == KEPT + 3
+        install(paths, None, model(f"model{number}"), PYTHON)
+    assert [version.number for version in versions(paths.models)] == list(range(4, KEPT + 4))
+    assert current(paths.models).number == KEPT + 3
 
 
-def test_rollback_goes_back_again_and_again_and_an_update_then_forgets_what_was_left(place, model, played):
+def test_rollback_goes_back_again_and_again_and_an_update_then_forgets_what_was_left(paths, model, played):
     names = ["first", "second", "third"]
     for name in names:
-        install(place, None, model(name), PYTHON)
+        install(paths, None, model(name), PYTHON)
     for name in ("second", "first"):
-        rollback(place, played)
-        assert in_use(place) == model(name).read_bytes()
+        rollback(paths, played)
+        assert in_use(paths) == model(name).read_bytes()
     with pytest.raises(InputError, match="no earlier model is kept there that passes"):
-        rollback(place, played)
-    update(place, None, model("fourth"))
-    assert [version.number for version in versions(place.models)] == [1, 4]
-    rollback(place, None)
-    assert in_use(place) == model("first").read_bytes()
+        rollback(paths, played)
+    update(paths, None, model("fourth"))
+    assert [version.number for version in versions(paths.models)] == [1, 4]
+    rollback(paths, None)
+    assert in_use(paths) == model("first").read_bytes()
 
 
-def test_rollback_that_the_listener_does_not_take_changes_nothing(place, model, played):
+def test_rollback_that_the_listener_does_not_take_changes_nothing(paths, model, played):
     for name in ("first", "second"):
-        install(place, None, model(name), PYTHON)
-    before, played.answer = files(place.root), "dies"
+        install(paths, None, model(name), PYTHON)
+    before, played.answer = files(paths.root), "dies"
     with pytest.raises(GateError, match="back to 0002-"):
-        rollback(place, played)
-    assert files(place.root) == before
+        rollback(paths, played)
+    assert files(paths.root) == before
 
 
-def test_rollback_passes_over_a_version_that_was_damaged(place, model):
+def test_rollback_passes_over_a_version_that_was_damaged(paths, model):
     for name in ("first", "second", "third"):
-        install(place, None, model(name), PYTHON)
-    versions(place.models)[1].path.write_bytes(model("bad", steps=9).read_bytes())
-    said = rollback(place, None)
-    assert "0002-" in said[0]
-    assert "passed over: not the bytes that were verified" in said[0]
-    assert in_use(place) == model("first").read_bytes()
+        install(paths, None, model(name), PYTHON)
+    versions(paths.models)[1].path.write_bytes(model("bad", steps=9).read_bytes())
+    message = rollback(paths, None)
+    assert "0002-" in message[0]
+    assert "passed over: not the bytes that were verified" in message[0]
+    assert in_use(paths) == model("first").read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -386,88 +386,88 @@ def test_rollback_passes_over_a_version_that_was_damaged(place, model):
         lambda link: link.resolve().write_bytes(b"cut off"),
     ],
 )
-def test_a_damaged_link_is_named_and_both_update_and_rollback_repair_it(place, model, damage):
+def test_a_damaged_link_is_named_and_both_update_and_rollback_repair_it(paths, model, damage):
     for name in ("first", "second"):
-        install(place, None, model(name), PYTHON)
-    damage(place.models / "current")
-    report = status(place, None)
+        install(paths, None, model(name), PYTHON)
+    damage(paths.models / "current")
+    report = status(paths, None)
     assert not report.ok
     assert "service update" in report.problems[0]
-    rollback(place, None)
-    assert status(place, None).ok
-    damage(place.models / "current")
-    update(place, None, model("third"))
-    assert in_use(place) == model("third").read_bytes()
+    rollback(paths, None)
+    assert status(paths, None).ok
+    damage(paths.models / "current")
+    update(paths, None, model("third"))
+    assert in_use(paths) == model("third").read_bytes()
 
 
-def test_a_directory_in_the_place_of_the_link_is_refused(place, model):
-    install(place, None, model("first"), PYTHON)
-    (place.models / "current").unlink()
-    (place.models / "current").mkdir()
+def test_a_directory_in_the_place_of_the_link_is_refused(paths, model):
+    install(paths, None, model("first"), PYTHON)
+    (paths.models / "current").unlink()
+    (paths.models / "current").mkdir()
     with pytest.raises(InputError, match="a directory where a link belongs"):
-        update(place, None, model("second"))
+        update(paths, None, model("second"))
 
 
-def test_what_a_killed_update_leaves_does_no_harm(place, model):
-    install(place, None, model("first"), PYTHON)
-    (place.models / f"{INCOMING}x").mkdir()
-    (place.models / f"{INCOMING}x" / "model.tflite").write_bytes(b"half")
-    (place.models / ".current.new").symlink_to("half")
-    assert status(place, None).ok
-    update(place, None, model("second"))
-    assert sorted(path.name[:5] for path in place.models.iterdir()) == ["0001-", "0002-", "curre"]
+def test_what_a_killed_update_leaves_does_no_harm(paths, model):
+    install(paths, None, model("first"), PYTHON)
+    (paths.models / f"{INCOMING}x").mkdir()
+    (paths.models / f"{INCOMING}x" / "model.tflite").write_bytes(b"half")
+    (paths.models / ".current.new").symlink_to("half")
+    assert status(paths, None).ok
+    update(paths, None, model("second"))
+    assert sorted(path.name[:5] for path in paths.models.iterdir()) == ["0001-", "0002-", "curre"]
 
 
 @pytest.mark.parametrize(
-    "verb", [lambda place: update(place, None, Path("m.tflite")), lambda place: rollback(place, None)]
+    "verb", [lambda paths: update(paths, None, Path("m.tflite")), lambda paths: rollback(paths, None)]
 )
-def test_what_is_not_installed_has_no_model_to_change(place, verb):
+def test_what_is_not_installed_has_no_model_to_change(paths, verb):
     with pytest.raises(InputError, match="no service is installed; begin with: edgekd service install MODEL"):
-        verb(place)
+        verb(paths)
 
 
-def test_two_at_a_time_are_refused(place, model):
-    install(place, None, model("first"), PYTHON)
-    with place.held(), pytest.raises(InputError, match="another 'edgekd service' works there"):
-        update(Place(place.root), None, model("second"))
+def test_two_at_a_time_are_refused(paths, model):
+    install(paths, None, model("first"), PYTHON)
+    with paths.held(), pytest.raises(InputError, match="another 'edgekd service' works there"):
+        update(ServicePaths(paths.root), None, model("second"))
 
 
 # --- remove ---
 
 
-def test_remove_keeps_configuration_and_models_unless_purged(place, model, played):
-    install(place, None, model("first"), PYTHON)
-    said = remove(place, played)
+def test_remove_keeps_configuration_and_models_unless_purged(paths, model, played):
+    install(paths, None, model("first"), PYTHON)
+    message = remove(paths, played)
     assert played.calls == ["stop", "forget"]
-    assert f"{place.configuration}: kept; --purge removes it" in said
-    assert set(files(place.root)) == {
+    assert f"{paths.configuration}: kept; --purge removes it" in message
+    assert set(files(paths.root)) == {
         "etc/edgekd/listen.toml",
         "var/lib/edgekd/models/current",
-        f"var/lib/edgekd/models/{versions(place.models)[0].path.name}",
+        f"var/lib/edgekd/models/{versions(paths.models)[0].path.name}",
     }
-    assert "already the model" in install(place, None, model("first"), PYTHON)[0]
-    remove(place, None, purge=True)
-    assert files(place.root) == {}
-    assert remove(place, None, purge=True) == ["nothing is installed"]
+    assert "already the model" in install(paths, None, model("first"), PYTHON)[0]
+    remove(paths, None, purge=True)
+    assert files(paths.root) == {}
+    assert remove(paths, None, purge=True) == ["nothing is installed"]
 
 
-def test_purge_follows_no_link(place, model):
-    install(place, None, model("first"), PYTHON)
-    other = place.root / "srv"
-    place.state.rename(other)
-    place.state.symlink_to("../../srv")
-    remove(place, None, purge=True)
+def test_purge_follows_no_link(paths, model):
+    install(paths, None, model("first"), PYTHON)
+    other = paths.root / "srv"
+    paths.state.rename(other)
+    paths.state.symlink_to("../../srv")
+    remove(paths, None, purge=True)
     assert (other / "models" / "current").is_symlink()
 
 
 # --- status ---
 
 
-def test_status_of_a_running_service_has_the_documented_fields(place, model, played):
+def test_status_of_a_running_service_has_the_documented_fields(paths, model, played):
     for name in ("first", "second"):
-        install(place, played, model(name), PYTHON)
+        install(paths, played, model(name), PYTHON)
     played.now = 110.0
-    document = json.loads(status(place, played).to_json())
+    document = json.loads(status(paths, played).to_json())
     assert set(document) == {
         "ok",
         "installed",
@@ -490,8 +490,8 @@ def test_status_of_a_running_service_has_the_documented_fields(place, model, pla
         "memory_mb": 50.0,
     }
     assert (document["model"]["name"], document["model"]["version"], document["model"]["labels"]) == ("second", 2, 2)
-    assert document["earlier"] == [str(versions(place.models)[0].path)]
-    text = status(place, played).to_text()
+    assert document["earlier"] == [str(versions(paths.models)[0].path)]
+    text = status(paths, played).to_text()
     assert "watchdog       fed 15 s ago" in text
     assert "journal        edgekd: the model is missing" in text
 
@@ -511,35 +511,35 @@ def test_status_of_a_running_service_has_the_documented_fields(place, model, pla
         ({"enabled": "disabled"}, "does not start with the system: sudo systemctl enable edgekd"),
     ],
 )
-def test_status_says_what_to_do(place, model, played, change, message):
-    install(place, None, model("first"), PYTHON)
+def test_status_says_what_to_do(paths, model, played, change, message):
+    install(paths, None, model("first"), PYTHON)
     played.running = played.running._replace(**change)
-    report = status(place, played)
+    report = status(paths, played)
     assert message in report.problems[0]
     with pytest.raises(GateError):
         report.require()
 
 
-def test_status_tells_a_wrong_configuration_and_a_limit_that_does_not_hold(place, model, played):
-    install(place, None, model("first"), PYTHON)
-    place.config.write_text("[decision]\nhopp = 1\n")
+def test_status_tells_a_wrong_configuration_and_a_limit_that_does_not_hold(paths, model, played):
+    install(paths, None, model("first"), PYTHON)
+    paths.config.write_text("[decision]\nhopp = 1\n")
     played.running = played.running._replace(memory=None)
-    report = status(place, played)
+    report = status(paths, played)
     assert "unknown key 'hopp'; did you mean 'hop'" in report.problems[0]
     assert "cgroup_enable=memory" in report.notes[0]
 
 
-def test_status_of_nothing_says_how_to_begin(place):
-    assert "begin with: edgekd service install MODEL" in status(place, None).to_text()
+def test_status_of_nothing_says_how_to_begin(paths):
+    assert "begin with: edgekd service install MODEL" in status(paths, None).to_text()
 
 
 # --- the unit, as systemd sees it ---
 
 
 @pytest.fixture
-def unit(place, tmp_path):
+def unit(paths, tmp_path):
     path = tmp_path / "edgekd.service"
-    path.write_text(place.unit_text("/usr/bin/env"))  # any program that is there
+    path.write_text(paths.unit_text("/usr/bin/env"))  # any program that is there
     return path
 
 
@@ -609,7 +609,7 @@ def test_a_link_that_leads_out_of_the_root_is_refused(root, tmp_path):
     (tmp_path / "outside").mkdir()
     (root / "var").symlink_to(tmp_path / "outside")
     with pytest.raises(InputError, match=r"leads out of .*; make the link a relative one"):
-        Place(root)
+        ServicePaths(root)
 
 
 def test_without_systemd_one_line_says_what_to_do(monkeypatch, tmp_path, capsys):
@@ -626,8 +626,8 @@ def test_who_is_not_root_is_told_how_to_become_it(monkeypatch, tmp_path):
     with pytest.raises(
         InputError, match=r"^'edgekd service update' changes .*: sudo /opt/edgekd/bin/edgekd service update \.\.\.$"
     ):
-        this_machine("update", "/opt/edgekd/bin/edgekd")
-    this_machine("status", "/opt/edgekd/bin/edgekd", changes=False)
+        local_systemd("update", "/opt/edgekd/bin/edgekd")
+    local_systemd("status", "/opt/edgekd/bin/edgekd", changes=False)
 
 
 SYSTEMCTL = """#!/bin/sh
@@ -650,11 +650,11 @@ def test_systemd_is_told_and_understood_through_its_own_commands(monkeypatch, tm
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     monkeypatch.setattr(systemd, "RUNS", tmp_path)
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    manager = this_machine("install", "edgekd")
+    manager = local_systemd("install", "edgekd")
     state = manager.state()
-    assert state == State("loaded", "active", "running", "success", "enabled", 12, 3, state.text, None, 2.5)
+    assert state == UnitState("loaded", "active", "running", "success", "enabled", 12, 3, state.text, None, 2.5)
     assert state.reloaded
-    assert state.note == "5: reloaded with the model a=b"
+    assert state.reload_note == "5: reloaded with the model a=b"
     manager.prepare()
     manager.start()
     manager.reload()

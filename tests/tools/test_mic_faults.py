@@ -6,7 +6,7 @@ import overflowing_child
 import pytest
 from mic_faults import Case, expected_level, in_time, is_balanced, is_near, table
 
-from edgekd.runtime.source.capture import Counts
+from edgekd.runtime.source.capture import CaptureCounts
 
 
 @pytest.mark.parametrize(
@@ -25,8 +25,8 @@ def test_a_fault_must_be_noticed_and_healed_in_time(detect_s, heal_s, ok):
 
 
 def test_every_sample_must_be_accounted_for():
-    assert is_balanced(Counts(10, 6, 3, 1, 0, 0, 0, 0.0))
-    assert not is_balanced(Counts(10, 6, 3, 0, 0, 0, 0, 0.0))
+    assert is_balanced(CaptureCounts(10, 6, 3, 1, 0, 0, 0, 0.0))
+    assert not is_balanced(CaptureCounts(10, 6, 3, 0, 0, 0, 0, 0.0))
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
-"""Where decisions go besides standard output: what an output is, what it is told, and how none of them holds up the
-stream."""
+"""What every output shares: the protocol, the observation behind a decision, the group of all outputs, and a worker
+thread
+with a bounded queue, so that no output delays the stream of decisions.
+"""
 
 import threading
 import time
@@ -13,25 +15,25 @@ from numpy.typing import NDArray
 
 from edgekd.modelfile.manifest import Manifest
 from edgekd.runtime.decision import Decision
-from edgekd.runtime.source.capture import Counts
-from edgekd.runtime.source.health import Change, State
+from edgekd.runtime.source.capture import CaptureCounts
+from edgekd.runtime.source.health import State, StatusLine
 
 Array = NDArray[np.float32]
 Item = TypeVar("Item")
 
 CLOSE_S = 0.4
-"""Longest wait for an output's thread at the end: the whole listener has a second."""
+"""Longest wait for an output's thread at the end, seconds; the whole listener ends within one second."""
 WORKS_AGAIN = "works again"
-"""What is said of an output whose trouble has ended."""
+"""Reported when the error of an output has ended."""
 
 
-class Moment(NamedTuple):
-    """What a decision was made of; the arrays do not change later.
+class Observation(NamedTuple):
+    """The data behind a decision. The arrays do not change later.
 
-    manifest: of the model that decided. waveform: float32 (time,) of the window at the model's rate. features: float32
-    (mel, frame), None below the gate. features_s, inference_s: clock seconds they took. counts: of the live source
-    since its start, None for files and pipes.
-    breaks: how often sound was missing before the window, be it for no time that is known.
+    manifest: of the model that decided. waveform: float32 (time,), the window at the model's rate. features: float32
+    (mel, frame), None below the gate. features_s, inference_s: clock time of both, seconds. counts: of the live source
+    since its start, None for files and pipes. breaks: places with missing samples before the window, also where the
+    missing time is unknown.
     """
 
     manifest: Manifest
@@ -39,36 +41,36 @@ class Moment(NamedTuple):
     features: Array | None
     features_s: float
     inference_s: float
-    counts: Counts | None
+    counts: CaptureCounts | None
     breaks: int = 0
 
 
 class Output(Protocol):
-    """Something that is told of every line."""
+    """A receiver of every line of the stream."""
 
     name: str
-    """As its table in the configuration."""
+    """The name of its table in the configuration."""
 
     @property
-    def trouble(self) -> str | None:
-        """What is wrong, in a line without secrets; None while it works."""
+    def error(self) -> str | None:
+        """Why it does not work, in one line without secrets; None while it works."""
         ...
 
-    def tell(self, event: Decision | Change, moment: Moment | None) -> None:
-        """Take a line, and what a decision was made of. Returns at once, and never raises."""
+    def publish(self, event: Decision | StatusLine, observation: Observation | None) -> None:
+        """Take a line, and the observation behind a decision. Returns at once and never raises."""
         ...
 
     def close(self) -> None:
-        """The end; returns within `CLOSE_S`."""
+        """End the output within `CLOSE_S`."""
         ...
 
 
-class Outputs:
-    """All outputs of a listener; closes them when its `with` block is left."""
+class OutputGroup:
+    """All outputs of a listener. Leaving its `with` block closes them."""
 
     def __init__(self, outputs: Sequence[Output]) -> None:
         self._outputs = tuple(outputs)
-        self._troubles: dict[str, str | None] = {}
+        self._errors: dict[str, str | None] = {}
         self._bugs: dict[str, str] = {}
         self._closed = False
 
@@ -85,71 +87,70 @@ class Outputs:
             return
         self._closed = True
         closing = [threading.Thread(target=output.close, daemon=True) for output in self._outputs]
-        for thread in closing:  # together, as each may wait
+        for thread in closing:  # all at once, because each may wait
             thread.start()
         end = time.monotonic() + CLOSE_S
         for thread in closing:
             thread.join(max(0.0, end - time.monotonic()))
 
-    def tell(self, event: Decision | Change, moment: Moment | None) -> None:
-        """Tell all outputs; what one raises all the same is its trouble."""
+    def publish(self, event: Decision | StatusLine, observation: Observation | None) -> None:
+        """Pass a line to all outputs. An exception in one of them is reported as its error."""
         for output in self._outputs:
             try:
-                output.tell(event, moment)
-            except Exception as error:  # a bug: the stream and the others go on, and the reason is shown
-                self._bugs[output.name] = in_a_line(error)
+                output.publish(event, observation)
+            except Exception as error:  # a bug: the stream and the other outputs go on, and the error is reported
+                self._bugs[output.name] = error_text(error)
             else:
                 self._bugs.pop(output.name, None)
 
-    def news(self, t: float, state: State) -> list[Change]:
-        """A line for each output whose trouble begins, changes or ends.
+    def status(self, t: float, state: State) -> list[StatusLine]:
+        """A line for each output whose error begins, changes or ends.
 
         Args:
-            t: of the lines, seconds since the start.
-            state: of the source; it stays.
+            t: time of the lines, seconds since the start.
+            state: of the source; it is copied into the lines.
         """
         lines = []
         for output in self._outputs:
-            trouble = self._trouble(output)
-            if trouble != self._troubles.get(output.name):
-                self._troubles[output.name] = trouble
-                lines.append(Change(t, state, f"{output.name}: {trouble or WORKS_AGAIN}"))
+            error = self._error(output)
+            if error != self._errors.get(output.name):
+                self._errors[output.name] = error
+                lines.append(StatusLine(t, state, f"{output.name}: {error or WORKS_AGAIN}"))
         return lines
 
-    def through(self, lines: Iterator[Decision | Change]) -> Iterator[Decision | Change]:
-        """The lines as they come. Where they end, the outputs are closed: what they cannot deliver at the end is said
-        too."""
+    def forward(self, lines: Iterator[Decision | StatusLine]) -> Iterator[Decision | StatusLine]:
+        """Yield the lines as they come, then close the outputs, then yield what they could not deliver at the end."""
         line = None
         for line in lines:
             yield line
         self._close()
         if line is not None:
-            yield from self.news(line.t, line.state)
+            yield from self.status(line.t, line.state)
 
-    def _trouble(self, output: Output) -> str | None:
+    def _error(self, output: Output) -> str | None:
         try:
-            return self._bugs.get(output.name) or output.trouble
-        except Exception as error:  # as in `tell`
-            return in_a_line(error)
+            return self._bugs.get(output.name) or output.error
+        except Exception as error:  # a bug, as in `publish`
+            return error_text(error)
 
 
 class Worker(Generic[Item]):
-    """A bounded queue and the thread that works it off. What is too much is dropped, the oldest first, and counted."""
+    """A thread that works through a bounded queue. When the queue is full, the oldest item is dropped and counted."""
 
     def __init__(self, name: str, work: Callable[[Item], None], limit: int = 64) -> None:
-        """name: of the thread. work: takes one item; what it raises becomes the trouble, and the next success ends it.
-        limit: of items."""
+        """name: of the thread. work: processes one item; an exception becomes `error`, and the next success clears it.
+        limit: most items that wait."""
         self._work, self._limit = work, limit
         self._queue: deque[Item] = deque()
         self._changed = threading.Condition()
         self._stopping = False
         self.dropped = 0
-        self.trouble: str | None = None
+        self.error: str | None = None
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
     def put(self, item: Item) -> None:
-        """Hand an item over; returns at once."""
+        """Add an item; returns at once."""
         with self._changed:
             if len(self._queue) >= self._limit:
                 self._queue.popleft()
@@ -158,7 +159,7 @@ class Worker(Generic[Item]):
             self._changed.notify()
 
     def close(self, wait_s: float = CLOSE_S) -> None:
-        """Work off what waits, for at most `wait_s` seconds."""
+        """Process the items that wait, for at most `wait_s` seconds."""
         with self._changed:
             self._stopping = True
             self._changed.notify()
@@ -174,12 +175,17 @@ class Worker(Generic[Item]):
                 item = self._queue.popleft()
             try:
                 self._work(item)
-            except Exception as error:  # also a bug: the stream goes on, and the reason is shown
-                self.trouble = in_a_line(error)
+            except Exception as error:  # also a bug: the thread goes on, and the error is reported
+                self.error = error_text(error)
             else:
-                self.trouble = None
+                self.error = None
 
 
-def in_a_line(error: Exception) -> str:
-    """What an error says."""
+def error_text(error: Exception) -> str:
+    """The message of an error in one line, or its type where it has no message."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def reason_text(error: Exception) -> str:
+    """The system's words for an `OSError`, such as "No space left on device"; the message of any other error."""
+    return (error.strerror if isinstance(error, OSError) else None) or error_text(error)

@@ -1,4 +1,5 @@
-"""Which outputs a configuration turns on. Each one's code is imported here, late: a listener without it stays small."""
+"""Opens the outputs of a configuration. The code of each is imported only here and only when needed, so that a listener
+without it stays small."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,7 +7,7 @@ from typing import Any
 from edgekd.runtime.config import OUTPUT_TABLES, Config
 from edgekd.runtime.config_tables import ClipsTable, HistoryTable, HookTable, MqttTable, WebTable
 from edgekd.runtime.listen import STANDARD_INPUT
-from edgekd.runtime.outputs.base import Output, Outputs
+from edgekd.runtime.outputs.base import Output, OutputGroup
 
 
 def _web(table: WebTable, _config: Config) -> Output:
@@ -46,16 +47,19 @@ OPENERS: dict[str, Callable[[Any, Config], Output]] = {
     "history": _history,
     "clips": _clips,
 }
-"""Name of a table -> what makes an output of it and of the configuration that it is in, at work."""
+"""Name of a table -> function that opens its output, from the table and the whole configuration."""
 
 
-def open_outputs(config: Config, systemd: Output | None = None) -> Outputs:
-    """The outputs of a configuration, at work; where one is refused, those before it are closed. systemd: what tells it
-    of all that they are told.
+def open_outputs(config: Config, systemd: Output | None = None) -> OutputGroup:
+    """Open all outputs of a configuration. If one is refused, those that are open already are closed.
+
+    Args:
+        config: the configuration.
+        systemd: the notifier for systemd, which receives the same lines as the outputs.
 
     Raises:
-        InputError: what can never work: an address that is none, a folder that cannot be written.
-        MissingExtraError: a package that is not installed.
+        InputError: a setting that can never work: a malformed address, a folder that is a file.
+        MissingExtraError: a package is not installed.
     """
     opened: list[Output] = [] if systemd is None else [systemd]
     try:
@@ -63,6 +67,6 @@ def open_outputs(config: Config, systemd: Output | None = None) -> Outputs:
             if (table := getattr(config, name)) is not None:
                 opened.append(OPENERS[name](table, config))
     except BaseException:
-        with Outputs(opened):
+        with OutputGroup(opened):
             raise
-    return Outputs(opened)
+    return OutputGroup(opened)

@@ -7,13 +7,12 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-import numpy as np
-
 from edgekd.runtime.decision import Decision
-from edgekd.runtime.source.health import Change
+from edgekd.runtime.level import to_dbfs
+from edgekd.runtime.source.health import StatusLine
 
 REDRAW_S = 1.0
-"""Least seconds between two drawings, but a change of state is drawn at once: nothing may follow it."""
+"""Least time between two drawings, seconds. A change of state is drawn at once, because no other line may follow it."""
 HISTORY = 5
 FLOOR_DBFS = -80.0
 """The level at which the meter is empty."""
@@ -21,10 +20,12 @@ LABEL_WIDTH, NUMBER_WIDTH, MIN_BAR = 24, 5, 4
 COLOURS = {"HEALTHY": "green", "RECOVERING": "yellow", "FAILED": "red"}
 
 
-class Shown(NamedTuple):
-    """What is drawn. decision: the newest. state, reason: of the source. history: when a label began to be shown,
-    seconds, and the label, the newest first. factor: processor seconds for a second of sound, None before it is
-    known."""
+class ViewState(NamedTuple):
+    """The content of a drawing.
+
+    decision: the newest. state, reason: of the source. history: time in seconds and label of each change of the label
+    shown, the newest first. factor: processor seconds per second of audio, None before it is known.
+    """
 
     decision: Decision | None = None
     state: str = "HEALTHY"
@@ -33,21 +34,21 @@ class Shown(NamedTuple):
     factor: float | None = None
 
 
-class View:
-    """Draws what is heard in place; use it as a context manager."""
+class TerminalView:
+    """Draws the newest decision in place; a context manager."""
 
     def __init__(
         self, console: Any, clock: Callable[[], float] = time.monotonic, cpu: Callable[[], float] = time.process_time
     ) -> None:
-        """console: of rich. clock, cpu: seconds of the clock and of this process's processor time."""
+        """console: of rich. clock, cpu: clock time and processor time of this process, seconds."""
         from rich.live import Live
 
         self._console, self._clock, self._cpu = console, clock, cpu
         self._live = Live(console=console, auto_refresh=False)
         self._history: deque[tuple[float, str]] = deque(maxlen=HISTORY)
-        self._shown = self._drawn = Shown()
+        self._state = self._drawn_state = ViewState()
         self._drawn_at = -REDRAW_S
-        self._began: tuple[float, float] | None = None  # time of the sound and of the processor at the first decision
+        self._began: tuple[float, float] | None = None  # audio time and processor time at the first decision
 
     def __enter__(self) -> Self:
         self._live.start()
@@ -56,32 +57,34 @@ class View:
     def __exit__(
         self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
     ) -> None:
-        if self._shown != self._drawn:
+        if self._state != self._drawn_state:
             self._draw()
         self._live.stop()
 
-    def show(self, line: Decision | Change) -> None:
-        """Take a line; draw it where it changes what is seen and the last drawing is long enough ago."""
-        if isinstance(line, Change):
-            self._shown = self._shown._replace(state=line.state, reason=line.reason)
+    def show(self, line: Decision | StatusLine) -> None:
+        """Take a line. Draw it if it changes the view and the last drawing is at least `REDRAW_S` ago."""
+        if isinstance(line, StatusLine):
+            self._state = self._state._replace(state=line.state, reason=line.reason)
         else:
             if not self._history or self._history[0][1] != line.label:
                 self._history.appendleft((line.t, line.label))
             began = self._began = self._began or (line.t, self._cpu())
             factor = (self._cpu() - began[1]) / (line.t - began[0]) if line.t > began[0] else None
-            self._shown = self._shown._replace(
+            self._state = self._state._replace(
                 decision=line, state=line.state, history=tuple(self._history), factor=factor
             )
-        if self._shown != self._drawn and (isinstance(line, Change) or self._clock() - self._drawn_at >= REDRAW_S):
+        if self._state != self._drawn_state and (
+            isinstance(line, StatusLine) or self._clock() - self._drawn_at >= REDRAW_S
+        ):
             self._draw()
 
     def _draw(self) -> None:
-        self._drawn, self._drawn_at = self._shown, self._clock()
-        self._live.update(render(self._shown, self._console.width), refresh=True)
+        self._drawn_state, self._drawn_at = self._state, self._clock()
+        self._live.update(render(self._state, self._console.width), refresh=True)
 
 
-def terminal_view() -> View | None:
-    """A view on standard output; None where that is no terminal that can draw, or rich is not installed."""
+def terminal_view() -> TerminalView | None:
+    """A view on standard output; None where that is no terminal that can draw, or where rich is not installed."""
     if not sys.stdout.isatty():
         return None
     try:
@@ -89,17 +92,17 @@ def terminal_view() -> View | None:
     except ImportError:
         return None
     console = Console()
-    return None if console.is_dumb_terminal else View(console)
+    return None if console.is_dumb_terminal else TerminalView(console)
 
 
-def render(shown: Shown, width: int) -> Any:
-    """What is shown as a text of rich, no line of which is wider than `width` cells."""
+def render(shown: ViewState, width: int) -> Any:
+    """The view as a text of rich, with no line wider than `width` cells."""
     from rich.text import Text
 
     lines = [Text.assemble((shown.state, f"bold {COLOURS[shown.state]}"), f"  {shown.reason}")]
     decision = shown.decision
     if decision is not None:
-        decibels = 20.0 * float(np.log10(decision.rms)) if decision.rms > 0.0 else FLOOR_DBFS
+        decibels = to_dbfs(decision.rms) if decision.rms > 0.0 else FLOOR_DBFS
         level = f"{decibels:.1f} dBFS" if decision.rms > 0.0 else "silence"
         gated = "  gated" if decision.gated is True else ""
         lines += [
@@ -123,13 +126,15 @@ def render(shown: Shown, width: int) -> Any:
 
 
 def _bar(name: str, share: float, number: str, number_width: int, width: int, colour: str) -> Any:
-    """A name, a bar of 0..1 where there is room for one, and a number."""
+    """A name, a bar of 0..1 where there is space for one, and a number."""
     from rich.text import Text
 
     name_width = max(1, min(LABEL_WIDTH, width // 2 - number_width))
-    room = width - name_width - number_width - 2
+    bar_width = width - name_width - number_width - 2
     left = Text(name)
     left.truncate(name_width, overflow="ellipsis", pad=True)
-    full = round(min(max(share, 0.0), 1.0) * room)
-    bar = Text.assemble(("█" * full, colour), ("░" * (room - full), "dim"), " ") if room >= MIN_BAR else Text()
+    full = round(min(max(share, 0.0), 1.0) * bar_width)
+    bar = (
+        Text.assemble(("█" * full, colour), ("░" * (bar_width - full), "dim"), " ") if bar_width >= MIN_BAR else Text()
+    )
     return Text.assemble(left, " ", bar, f"{number:>{number_width}}")

@@ -1,10 +1,10 @@
-"""The process that hears a microphone or reads a command, and writes framed blocks of samples to its standard output.
+"""The capture process: reads a microphone or a command, and writes framed blocks of samples to its standard output.
 
     python -m edgekd.runtime.source.child '[MIC, COMMAND, RATE, CHANNELS, CHANNEL]'
 
-A process of its own because PortAudio can hang for ever inside a call: `edgekd.runtime.source.capture` then kills it.
-It ends when its standard input ends, so when its parent goes, however that happens. Neither numpy nor an engine here,
-which keeps it small.
+It is a process of its own because PortAudio can hang for ever inside a call; `edgekd.runtime.source.capture` then kills
+it. It ends when its standard input ends, that is when its parent ends, however that happens. It imports neither numpy
+nor an engine, to stay small.
 """
 
 import contextlib
@@ -20,29 +20,29 @@ from collections import deque
 from typing import Any, NamedTuple
 
 from edgekd.errors import EdgekdError, InputError
-from edgekd.runtime.source.microphones import Microphone, MicrophoneAbsentError, choose, microphones, portaudio
+from edgekd.runtime.source.microphones import InputDevice, MicrophoneAbsentError, choose, microphones, portaudio
 from edgekd.text import counted
 
 BLOCK_S = 0.1
-"""Seconds of sound in a block: longer ones come late."""
+"""Length of a block, seconds. Longer blocks would arrive late."""
 LATENCY_S = 0.2
-"""What PortAudio may hold back; with less, a busy machine loses samples."""
+"""Seconds of samples that PortAudio may hold back. With less, a busy machine loses samples."""
 OUTBOX_BLOCKS = 50
-"""Blocks kept while the parent does not read, then the oldest are lost."""
+"""Blocks kept while the parent does not read; beyond that the oldest are dropped."""
 FEW_CHANNELS = 2
-"""Channels opened of a device that is no card's: it has as many as one asks for."""
+"""Channels opened of a device that is not a sound card's: it offers as many as one asks for."""
 MAGIC = b"EKD1"
 HEADER = struct.Struct("<4scBxxQdI")
-"""Of a frame: `MAGIC`, its kind, 1 where samples were lost before it, first sample, time.monotonic() seconds, bytes
-that follow."""
+"""Header of a frame: `MAGIC`, kind, 1 where samples were lost before it, number of its first sample, time.monotonic()
+in seconds, bytes that follow."""
 OPENED, BLOCK, FAILED = b"O", b"B", b"E"
-"""Kinds: JSON of an `Opened`, interleaved samples, JSON of a `Failure`."""
+"""Kinds of frames: JSON of an `Opened`, interleaved samples, JSON of a `Failure`."""
 
 
-class Request(NamedTuple):
-    """What to hear. mic: as `choose` takes it; None is the default. command: a shell command that writes raw s16le,
-    instead. rate: Hz; None is native. channels: of the command. channel: the one that will be used, so that enough are
-    opened; None is all."""
+class SourceRequest(NamedTuple):
+    """Which live source to capture. mic: as `choose` takes it; None for the default. command: a shell command that
+    writes raw s16le samples, instead of a microphone. rate: Hz; None for the native rate. channels: of the command.
+    channel: the one that will be used, so that enough are opened; None for all."""
 
     mic: str | None = None
     command: str | None = None
@@ -52,8 +52,8 @@ class Request(NamedTuple):
 
 
 class Opened(NamedTuple):
-    """What is heard. name: of the device, or the command. rate: Hz. channels: interleaved. sample: "float32" or
-    "int16"."""
+    """The source that was opened. name: of the device, or the command. rate: Hz. channels: interleaved. sample:
+    "float32" or "int16"."""
 
     name: str
     rate: int
@@ -62,21 +62,21 @@ class Opened(NamedTuple):
 
 
 class Failure(NamedTuple):
-    """Why there is no more. fatal: trying again is of no use."""
+    """Why the capture ended. fatal: another attempt cannot succeed."""
 
     message: str
     fatal: bool
 
 
 def frame(kind: bytes, payload: bytes, start: int = 0, when: float = 0.0, *, lost: bool = False) -> bytes:
-    """One frame as it goes through the pipe. start: samples of each channel before it. when: time.monotonic() at its
-    end, seconds."""
+    """The bytes of one frame. start: number of its first sample, per channel. when: time.monotonic() at its end,
+    seconds."""
     return HEADER.pack(MAGIC, kind, lost, start, when, len(payload)) + payload
 
 
 class _Outbox:
-    """Frames on their way to the parent. The oldest are lost while it does not read; it sees that from the counts of
-    samples."""
+    """Frames on their way to the parent. While it does not read, the oldest are dropped; the sample numbers show
+    that."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -84,12 +84,12 @@ class _Outbox:
         self._filled = threading.Event()
 
     def put(self, data: bytes) -> None:
-        """Leave a frame; never waits, so a callback may call it."""
+        """Add a frame. Never waits, so a callback may call it."""
         self._frames.append(data)
         self._filled.set()
 
     def send_until(self, finished: threading.Event) -> None:
-        """Write frames as they come, until nothing more will."""
+        """Write frames as they come, until `finished` is set and none is left."""
         while True:
             self._filled.wait(LATENCY_S)
             self._filled.clear()
@@ -107,14 +107,14 @@ class _Outbox:
 
 
 def main() -> None:
-    """Hear until it is over, then say why."""
-    request = Request(*json.loads(sys.argv[1]))
+    """Capture until the source ends, then send the reason."""
+    request = SourceRequest(*json.loads(sys.argv[1]))
     outbox = _Outbox(_own_standard_output())
     threading.Thread(target=_end_with_parent, daemon=True).start()
     failure = Failure("", False)
     with contextlib.suppress(BrokenPipeError):  # the parent has gone
         try:
-            failure = _hear(request, outbox) if request.command is None else _run(request, outbox)
+            failure = _capture_microphone(request, outbox) if request.command is None else _run_command(request, outbox)
         except MicrophoneAbsentError as error:
             failure = Failure(str(error), False)
         except EdgekdError as error:
@@ -123,8 +123,8 @@ def main() -> None:
     os._exit(0)  # no exit handlers: PortAudio's may hang
 
 
-def _hear(request: Request, outbox: _Outbox) -> Failure:
-    """Send a microphone's blocks until PortAudio says that the stream has finished."""
+def _capture_microphone(request: SourceRequest, outbox: _Outbox) -> Failure:
+    """Send a microphone's blocks until PortAudio reports the end of the stream."""
     microphone = choose(request.mic, microphones())
     sounddevice = portaudio()
     rate, channels = request.rate or microphone.rate, _channels(microphone, request.channel)
@@ -149,24 +149,24 @@ def _hear(request: Request, outbox: _Outbox) -> Failure:
         stream.start()  # may take seconds, for instance over Bluetooth
         outbox.send(frame(OPENED, json.dumps(Opened(microphone.name, rate, channels, "float32")).encode()))
         outbox.send_until(finished)
-        stream.abort()  # never stop(): it waits for a stalled device
+        stream.abort()  # not stop(), which waits for a stalled device
         stream.close()
     except sounddevice.PortAudioError as error:
         return Failure(
-            f"{microphone.name} cannot be heard at {rate} Hz with {counted(channels, 'channel')} ({error})", False
+            f"{microphone.name} cannot be opened at {rate} Hz with {counted(channels, 'channel')} ({error})", False
         )
     return Failure(f"PortAudio has finished the stream of {microphone.name}", False)
 
 
-def _channels(microphone: Microphone, channel: int | None) -> int:
-    """How many to open: all of a card, which often has no other way; few of others."""
+def _channels(microphone: InputDevice, channel: int | None) -> int:
+    """Number of channels to open: all of a sound card, which often cannot open fewer; few of other devices."""
     if channel is not None and channel >= microphone.channels:
         raise InputError(f"channel is {channel}; {microphone.name} has {microphone.channels}, counted from 0")
     return microphone.channels if microphone.alsa else min(microphone.channels, max(FEW_CHANNELS, (channel or 0) + 1))
 
 
-def _run(request: Request, outbox: _Outbox) -> Failure:
-    """Send the blocks that a command writes until it ends."""
+def _run_command(request: SourceRequest, outbox: _Outbox) -> Failure:
+    """Send the blocks that a command writes, until it ends."""
     assert request.command is not None
     rate, channels = request.rate or 0, request.channels or 1
     outbox.send(frame(OPENED, json.dumps(Opened(request.command, rate, channels, "int16")).encode()))
@@ -180,27 +180,28 @@ def _run(request: Request, outbox: _Outbox) -> Failure:
         reading = threading.Thread(target=last_line.extend, args=(process.stderr,), daemon=True)
         reading.start()
         while block := process.stdout.read(width * int(BLOCK_S * rate)):
-            block = block[: len(block) - len(block) % width]  # the last may end inside a sample
+            block = block[: len(block) - len(block) % width]  # the last block may end inside a sample
             outbox.send(frame(BLOCK, block, count, time.monotonic()))
             count += len(block) // width
         status = process.wait()
         reading.join(BLOCK_S)
-    said = last_line.pop().decode(errors="replace").strip() if last_line else ""
-    return Failure(f"the command ended with status {status}" + (f": {said}" if said else ""), False)
+    message = last_line.pop().decode(errors="replace").strip() if last_line else ""
+    return Failure(f"the command ended with status {status}" + (f": {message}" if message else ""), False)
 
 
 def _own_standard_output() -> int:
-    """The pipe to the parent, out of reach of native libraries that print."""
+    """A duplicate of the pipe to the parent. Standard output itself now leads to standard error, for native libraries
+    that print."""
     pipe = os.dup(1)
     os.dup2(2, 1)
     return pipe
 
 
 def _end_with_parent() -> None:
-    """Wait for the end of standard input, then end at once, and with it a command that is run."""
+    """Wait for the end of standard input, then end at once, together with a running command."""
     while os.read(0, 1):
         pass
-    if os.getpgrp() == os.getpid():  # as the parent starts it
+    if os.getpgrp() == os.getpid():  # the parent starts it as the leader of a group
         os.killpg(0, signal.SIGKILL)
     os._exit(0)
 

@@ -1,7 +1,6 @@
-"""Where samples come from: an audio file, or raw PCM on a pipe. Each gives float32 mono chunks at the rate that the
-model wants.
+"""Samples of an audio file, or of raw PCM on a pipe, as float32 mono chunks at the model's rate.
 
-Samples lie on the grid of int16, rounded as a clip store rounds them, so that a recording sounds here as it did in
+Samples lie on the grid of int16, rounded as in a clip store, so that a recording has the same values here as in
 training.
 """
 
@@ -31,16 +30,16 @@ CONTAINERS = {
     b"ID3\x03": ".mp3",
     b"ID3\x04": ".mp3",
 }
-"""How files start that are no raw samples."""
+"""First bytes of files that are not raw samples."""
 
 Array = NDArray[np.float32]
 
 
 def read_file(path: Path, sample_rate: int) -> Iterator[Array]:
-    """Samples of an audio file, all channels averaged, resampled where its rate differs.
+    """Samples of an audio file: the mean of all channels, resampled where its rate differs.
 
     Args:
-        path: anything that libsndfile reads; 16-bit PCM .wav at `sample_rate` needs neither soundfile nor soxr.
+        path: any format of libsndfile; 16-bit PCM .wav at `sample_rate` needs neither soundfile nor soxr.
         sample_rate: Hz of the result.
 
     Yields:
@@ -48,13 +47,13 @@ def read_file(path: Path, sample_rate: int) -> Iterator[Array]:
 
     Raises:
         InputError: missing, not readable as audio, NaN or infinite samples.
-        MissingExtraError: the file needs soundfile or soxr and it is not installed.
+        MissingExtraError: the file needs soundfile or soxr, which is not installed.
     """
     if not path.exists():
         raise InputError(f"{path}: no such file")
     if not path.is_file():
         raise InputError(
-            f"{path} is a folder or no regular file; give one audio file, or - and raw samples on standard input"
+            f"{path} is a folder or not a regular file; give one audio file, or - and raw samples on standard input"
         )
     try:
         with path.open("rb"):
@@ -79,7 +78,7 @@ def read_raw(stream: BinaryIO, sample_rate: int, idle_s: float | None = None) ->
     Args:
         stream: of bytes; it must be unbuffered where there is an `idle_s`.
         sample_rate: Hz.
-        idle_s: while nothing arrives, an empty chunk is given each so many seconds; None gives none.
+        idle_s: while nothing arrives, yield an empty chunk each so many seconds; None for no empty chunks.
 
     Raises:
         InputError: the stream is a terminal, or starts like a file of another format.
@@ -89,21 +88,21 @@ def read_raw(stream: BinaryIO, sample_rate: int, idle_s: float | None = None) ->
             "standard input is a terminal; pipe raw signed 16-bit mono samples into it, for instance "
             f"arecord -f S16_LE -c 1 -r {sample_rate} -t raw | edgekd listen - --model MODEL"
         )
-    size, rest, begun = 2 * int(CHUNK_S * sample_rate), b"", False
+    size, rest, started = 2 * int(CHUNK_S * sample_rate), b"", False
     while True:
         if idle_s is not None and not select.select([stream], [], [], idle_s)[0]:
             yield np.empty(0, np.float32)
             continue
-        new = stream.read(size if begun else MAGIC_BYTES - len(rest))
+        new = stream.read(size if started else MAGIC_BYTES - len(rest))
         rest += new
-        if not begun and new and len(rest) < MAGIC_BYTES:
+        if not started and new and len(rest) < MAGIC_BYTES:
             continue
-        if not begun and rest[:MAGIC_BYTES] in CONTAINERS:
+        if not started and rest[:MAGIC_BYTES] in CONTAINERS:
             raise InputError(
                 f"standard input holds a {CONTAINERS[rest[:MAGIC_BYTES]]} file, not raw samples; give the file itself"
                 " as SOURCE, or record with -t raw"
             )
-        begun, even = True, len(rest) - len(rest) % 2
+        started, even = True, len(rest) - len(rest) % 2
         if even:
             yield to_waveform(np.frombuffer(rest[:even], PCM_TYPE)[:, None])
         if not new:
@@ -112,7 +111,7 @@ def read_raw(stream: BinaryIO, sample_rate: int, idle_s: float | None = None) ->
 
 
 def _is_plain_wav(path: Path, sample_rate: int) -> bool:
-    """Whether the standard library reads it as it is: 16-bit PCM at the right rate."""
+    """Whether the standard library can read the file unchanged: 16-bit PCM at the right rate."""
     try:
         with wave.open(str(path), "rb") as file:
             return file.getsampwidth() == 2 and file.getframerate() == sample_rate
@@ -124,8 +123,8 @@ def _read_plain_wav(path: Path, sample_rate: int) -> Iterator[Array]:
     with wave.open(str(path), "rb") as file:
         channels, size = file.getnchannels(), int(CHUNK_S * sample_rate)
         while raw := file.readframes(size):
-            whole = len(raw) - len(raw) % (2 * channels)  # a truncated file may end inside a sample
-            yield to_waveform(np.frombuffer(raw[:whole], PCM_TYPE).reshape(-1, channels))
+            complete = len(raw) - len(raw) % (2 * channels)  # a truncated file may end inside a sample
+            yield to_waveform(np.frombuffer(raw[:complete], PCM_TYPE).reshape(-1, channels))
 
 
 def _read_any(path: Path, sample_rate: int) -> Iterator[Array]:
@@ -135,27 +134,27 @@ def _read_any(path: Path, sample_rate: int) -> Iterator[Array]:
         raise MissingExtraError(
             f"soundfile (which {path} needs; 16-bit PCM .wav at {sample_rate} Hz does without)", "mic"
         ) from None
-    except OSError as error:  # its wheel for 32-bit ARM brings no library
+    except OSError as error:  # soundfile's wheel for 32-bit ARM contains no library
         raise InputError(
             f"soundfile finds no libsndfile ({error}); install it with: sudo apt install libsndfile1"
         ) from None
     try:
-        with silent_stderr():  # libsndfile's mp3 decoder grumbles there
-            opened = soundfile.SoundFile(os.fsencode(path))  # also a name that is not UTF-8
+        with silent_stderr():  # libsndfile's mp3 decoder prints warnings
+            opened = soundfile.SoundFile(os.fsencode(path))  # bytes, because a name need not be UTF-8
         with opened as file:
             mono = (
                 block.mean(axis=1, dtype=np.float32)
                 for block in file.blocks(int(CHUNK_S * file.samplerate), dtype="float32", always_2d=True)
             )
             yield from mono if file.samplerate == sample_rate else _resample(mono, file.samplerate, sample_rate)
-    except RuntimeError:  # soundfile's own error among them; its text misleads (a damaged mp3 "does not exist")
+    except RuntimeError:  # includes soundfile's own error, whose text misleads (a damaged mp3 "does not exist")
         raise InputError(
             f"{path}: is not readable audio; it is damaged or of a format that libsndfile does not know"
         ) from None
 
 
 def _resample(chunks: Iterator[Array], rate: int, sample_rate: int) -> Iterator[Array]:
-    """Chunks at `rate` Hz, float32 (time,), as chunks at `sample_rate` Hz."""
+    """Chunks at `rate` Hz, float32 (time,), resampled to `sample_rate` Hz."""
     try:
         import soxr
     except ImportError:

@@ -1,7 +1,6 @@
-"""Which microphones are there, and which one is meant. No numpy here: the capture process imports this.
+"""Lists microphones and finds the one that a name means. No numpy here: the capture process imports this.
 
-An index of PortAudio changes when devices come and go, and a card's number between boots; the identity on the USB
-stays.
+PortAudio's index changes when devices come and go, and a card's number changes between boots. The USB identity stays.
 """
 
 import re
@@ -10,16 +9,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from edgekd.errors import InputError, MissingExtraError
+from edgekd.text import columns
 
 SOUND_CARDS = Path("/sys/class/sound")
 ALSA_ADDRESS = re.compile(r"\(hw:(\d+),(\d+)\)$")
 """How PortAudio ends the name of a sound card's device."""
 
 
-class Microphone(NamedTuple):
-    """An input device. number: of PortAudio, at the moment. name: of PortAudio. alsa: "hw:CARD,DEVICE", or "" where it
-    is no card's.
+class InputDevice(NamedTuple):
+    """An input device of PortAudio.
 
+    number: its index at the moment. name: in PortAudio. alsa: "hw:CARD,DEVICE", or "" where it is not a sound card's.
     card: the card's name in ALSA, which stays when its number changes, or "". usb: "VENDOR:PRODUCT:SERIAL"
     ("VENDOR:PRODUCT" without a serial number), or "". rate: native, Hz. channels: at most. default: whether PortAudio
     takes it when none is named.
@@ -35,7 +35,7 @@ class Microphone(NamedTuple):
     default: bool
 
     def names(self) -> set[str]:
-        """All that mean exactly this one."""
+        """All names that mean exactly this device."""
         address = f"hw:{self.card},{self.alsa.rpartition(',')[2]}" if self.card else ""
         vendor_product = ":".join(self.usb.split(":")[:2])
         return {self.name, self.alsa, address, self.usb, vendor_product} - {""}
@@ -45,19 +45,19 @@ class MicrophoneAbsentError(InputError):
     """The microphone is not there now; it may be plugged in later."""
 
 
-def microphones() -> list[Microphone]:
-    """Input devices, as PortAudio found them when it was loaded: another process finds them anew.
+def microphones() -> list[InputDevice]:
+    """Input devices, as PortAudio found them when it was loaded. Only a new process finds later ones.
 
     Raises:
         InputError: PortAudio is not installed.
         MissingExtraError: sounddevice is not installed.
     """
     sounddevice = portaudio()
-    return described(sounddevice.query_devices(), sounddevice.default.device[0], SOUND_CARDS)
+    return describe(sounddevice.query_devices(), sounddevice.default.device[0], SOUND_CARDS)
 
 
 def portaudio() -> Any:
-    """The module sounddevice; it has no type information.
+    """The module sounddevice, which has no type information.
 
     Raises:
         InputError: PortAudio is not installed.
@@ -74,15 +74,15 @@ def portaudio() -> Any:
     return sounddevice
 
 
-def described(devices: Sequence[Mapping[str, Any]], default: int, cards: Path) -> list[Microphone]:
-    """What PortAudio says of its devices, with what the kernel says of their cards.
+def describe(devices: Sequence[Mapping[str, Any]], default: int, cards: Path) -> list[InputDevice]:
+    """Input devices from PortAudio's list and the kernel's data about their cards.
 
     Args:
-        devices: as `sounddevice.query_devices` gives them, outputs among them.
+        devices: as `sounddevice.query_devices` returns them, including outputs.
         default: index of PortAudio's default input, -1 for none.
         cards: /sys/class/sound.
     """
-    if default < 0:  # without a default PortAudio has an input that it lists first
+    if default < 0:  # without a default, PortAudio's first input is the default
         default = next((i for i, device in enumerate(devices) if device["max_input_channels"]), default)
     found = []
     for index, device in enumerate(devices):
@@ -91,7 +91,7 @@ def described(devices: Sequence[Mapping[str, Any]], default: int, cards: Path) -
         match = ALSA_ADDRESS.search(device["name"])
         card = cards / f"card{match[1]}" if match else None
         found.append(
-            Microphone(
+            InputDevice(
                 index,
                 device["name"],
                 f"hw:{match[1]},{match[2]}" if match else "",
@@ -105,16 +105,16 @@ def described(devices: Sequence[Mapping[str, Any]], default: int, cards: Path) -
     return found
 
 
-def choose(wanted: str | None, found: Sequence[Microphone]) -> Microphone:
-    """The microphone that is meant.
+def choose(wanted: str | None, found: Sequence[InputDevice]) -> InputDevice:
+    """The microphone that a name means.
 
     Args:
-        wanted: a USB identity, an ALSA address, a name or a part of one in any case; None takes PortAudio's default.
-        found: all that are there.
+        wanted: a USB identity, an ALSA address, a name or a part of one in any case; None for PortAudio's default.
+        found: all microphones.
 
     Raises:
         MicrophoneAbsentError: it is not there.
-        InputError: more than one could be meant.
+        InputError: more than one matches.
     """
     if wanted is None:
         matching = [microphone for microphone in found if microphone.default]
@@ -125,40 +125,38 @@ def choose(wanted: str | None, found: Sequence[Microphone]) -> Microphone:
     if not found:
         raise MicrophoneAbsentError(
             f"{what}{'' if wanted is None else ' nor any other'} is there; plug one in, which is then found by "
-            "itself, or give a --command that writes raw samples (edgekd listen also hears a FILE)"
+            "itself, or give a --command that writes raw samples (edgekd listen also takes a FILE)"
         )
     if not matching:
-        raise MicrophoneAbsentError(f"{what}; there is {', '.join(map(_listed, found))}")
+        raise MicrophoneAbsentError(f"{what}; there is {', '.join(map(_description, found))}")
     if len(matching) > 1:
         raise InputError(
-            f"{wanted!r} may mean {' or '.join(map(_listed, matching))}; give more of the name, the hw: address or the"
-            " USB identity"
+            f"{wanted!r} may mean {' or '.join(map(_description, matching))}; give more of the name, the hw:"
+            " address or the USB identity"
         )
     return matching[0]
 
 
-def to_text(found: Sequence[Microphone]) -> str:
+def to_text(found: Sequence[InputDevice]) -> str:
     """A table for people."""
     if not found:
         return "no microphone is there"
-    rows = [("", "name", "ALSA", "USB identity", "rate", "channels")]
-    rows += [
+    header = ("", "name", "ALSA", "USB identity", "rate", "channels")
+    rows = [
         ("*" if one.default else "", one.name, one.alsa or "-", one.usb or "-", f"{one.rate} Hz", str(one.channels))
         for one in found
     ]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
+    return "\n".join(columns(header, rows, left=len(header)))
 
 
-def _listed(microphone: Microphone) -> str:
-    ways = " ".join(way for way in (microphone.alsa, microphone.usb) if way)
-    return f"{microphone.name!r}" + (f" ({ways})" if ways else "")
+def _description(microphone: InputDevice) -> str:
+    """Name and addresses, for errors."""
+    addresses = " ".join(address for address in (microphone.alsa, microphone.usb) if address)
+    return f"{microphone.name!r}" + (f" ({addresses})" if addresses else "")
 
 
 def _usb_identity(card: Path) -> str:
-    """Of a card whose device is an interface of a USB device, the folder above; "" for other cards."""
+    """USB identity of a card: its device is an interface of the USB device in the folder above. "" for other cards."""
     device = (card / "device").resolve().parent
     parts = [_read(device / name) for name in ("idVendor", "idProduct", "serial")]
     return ":".join(part for part in parts if part) if all(parts[:2]) else ""
@@ -167,5 +165,5 @@ def _usb_identity(card: Path) -> str:
 def _read(path: Path) -> str:
     try:
         return path.read_text(errors="replace").strip()
-    except OSError:  # the card went away, or has no such thing
+    except OSError:  # the card went away, or has no such file
         return ""

@@ -1,4 +1,4 @@
-"""What a live source gives, block by block, and the ear that makes of it what is wanted."""
+"""A block of a live source, and its conversion to mono at the wanted rate."""
 
 from typing import Any, NamedTuple
 
@@ -12,13 +12,10 @@ from edgekd.runtime.source.health import Gap
 Array = NDArray[np.float32]
 
 
-class Heard(NamedTuple):
+class CapturedBlock(NamedTuple):
     """A block as the source gives it. samples: float32 (time, channel). rate: Hz. when: time.monotonic() at its end,
-    seconds.
-
-    gap: what is missing before it, counted at the source's rate; None where it follows the block before. name: of the
-    source.
-    """
+    seconds. gap: what is missing before it, counted at the source's rate; None where it follows the block before. name:
+    of the source."""
 
     samples: Array
     rate: int
@@ -27,19 +24,20 @@ class Heard(NamedTuple):
     name: str
 
 
-class Ear:
-    """From what a source gives to what is wanted: one channel, a rate, the grid of int16."""
+class Resampler:
+    """Converts blocks to one channel, the wanted rate and the grid of int16."""
 
     def __init__(self, channel: int | None, sample_rate: int | None) -> None:
-        """channel: from 0; None is the mean of all. sample_rate: Hz wanted; None keeps the source's."""
+        """channel: from 0; None for the mean of all. sample_rate: Hz wanted; None keeps the source's."""
         self._channel, self._sample_rate = channel, sample_rate
         self._stream: Any = None  # soxr has no type information
 
-    def hear(self, heard: Heard) -> Array:
-        """A block's sound, float32 (time,); a resampler holds some back, and begins anew after a gap."""
+    def resample(self, heard: CapturedBlock) -> Array:
+        """The waveform of a block, float32 (time,). A resampler holds some samples back, and starts anew after a
+        gap."""
         samples, rate = heard.samples, heard.rate
         if heard.gap is not None:
-            self._stream = None  # it would join what does not belong together
+            self._stream = None  # it would join waveforms that do not belong together
         if self._channel is not None and self._channel >= samples.shape[1]:
             raise InputError(f"channel is {self._channel}; the source has {samples.shape[1]}, counted from 0")
         mono: Array = samples.mean(axis=1, dtype=np.float32) if self._channel is None else samples[:, self._channel]

@@ -1,8 +1,8 @@
-"""The database of decisions: its tables, its size, and what is done where it is damaged.
+"""The SQLite database of the history: its tables, its size limit, and the handling of a damaged file.
 
-Rows are in the order in which they began, whatever the clock said: `id` counts on over both tables. Times are UTC, in
-seconds since 1970. The file and its log together stay below the size that is allowed; the oldest rows go. Everything
-here may raise `sqlite3.Error`.
+Rows are ordered by `id`, which counts on over both tables in the order in which rows began, whatever the clock showed.
+Times are UTC, seconds since 1970. The file and its log together stay below the size limit; the oldest rows are removed.
+Functions here may raise `sqlite3.Error`.
 """
 
 import sqlite3
@@ -16,23 +16,23 @@ from edgekd.errors import InputError
 
 MAGIC = b"SQLite format 3\0"
 HEADER_BYTES, VERSION_AT, APPLICATION_AT = 100, 60, 68
-"""Of a database: the length of its header, and where in it are two numbers of 4 bytes, the highest first."""
+"""Length of a database's header, and the offsets of two big-endian numbers of 4 bytes in it."""
 APPLICATION, VERSION = 0x65646B64, 1
-"""Numbers by which a database is known as ours."""
+"""The numbers that identify a history database of edgekd."""
 PAGE = 4096
 """Bytes."""
 MAX_LOG = 2_000_000
-"""Bytes that the log may have; less where little is allowed at all."""
+"""Most bytes of the write-ahead log; less where the size limit is small."""
 INDEX_BYTES = 65536
-"""Of the log's index, which lies beside it."""
+"""Size of the log's index file beside it."""
 BATCH = 100
-"""Rows of one transaction: it must be small beside the log."""
+"""Rows of one transaction, which must be small beside the log."""
 MAX_TEXT = 300
 """Bytes of a reason or a label."""
 BUSY_S = 1.0
 MAX_DAMAGED = 5
-"""Damaged files that are kept, each as large as a history may be; beyond, something destroys them, and a person must
-look."""
+"""Damaged files that are kept, each up to the size of a history. If more appear, something destroys them, and a person
+must look."""
 DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
 SCHEMA = """
@@ -43,11 +43,13 @@ CREATE TABLE changes (id INTEGER PRIMARY KEY, at REAL NOT NULL, t REAL NOT NULL,
 """
 
 
-class Run(NamedTuple):
-    """A stretch in which one label was shown, without a break of sound. began, ended: UTC, seconds. t: of audio since
-    the listener's start, at the first window's end. seconds: of audio, to the first window of the next. windows:
-    decisions. gated: how many of them were not judged. mean, least, most: probability of the label over the others,
-    None where there are none."""
+class LabelRun(NamedTuple):
+    """A stretch in which one label was shown, without missing samples.
+
+    began, ended: UTC, seconds. t: of audio since the listener's start, at the end of the first window, seconds.
+    seconds: of audio, up to the first window of the next stretch. windows: decisions. gated: how many of them were not
+    scored. mean, least, most: probability of the label in the other windows, None where there are none.
+    """
 
     label: str
     began: float
@@ -61,9 +63,9 @@ class Run(NamedTuple):
     most: float | None
 
 
-class Event(NamedTuple):
-    """A change of state, or another line that is no decision. at: UTC, seconds. t: of audio. state: None where it is
-    not of the source."""
+class HistoryEvent(NamedTuple):
+    """A change of state, or another line that is not a decision. at: UTC, seconds. t: of audio, seconds. state: None
+    where the line is not about the source."""
 
     at: float
     t: float
@@ -72,10 +74,10 @@ class Event(NamedTuple):
 
 
 class HistoryFile:
-    """A database, open to write."""
+    """A database that is open for writing."""
 
     def __init__(self, path: Path, max_bytes: int) -> None:
-        """Open a database, or make one, with the folder that holds it."""
+        """Open a database, or create it together with its folder."""
         self.path = path
         self._log_limit = min(MAX_LOG, max_bytes // 4)
         self._page_limit = (max_bytes - self._log_limit - INDEX_BYTES) // PAGE
@@ -89,36 +91,35 @@ class HistoryFile:
             raise
 
     def check(self) -> None:
-        """Read all of it; raises where it is damaged."""
+        """Read the whole database; raises if it is damaged."""
         (found,) = self._db.execute("PRAGMA quick_check(1)").fetchone()
         if found != "ok":
             error = sqlite3.DatabaseError(str(found))
             error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
             raise error
 
-    def is_there(self) -> bool:
-        """Whether the file is still the one that was opened."""
+    def is_same_file(self) -> bool:
+        """Whether the path still leads to the file that was opened."""
         try:
             return self.path.stat().st_ino == self._inode
         except FileNotFoundError:
             return False
 
-    def write(self, rows: Iterable[tuple[int | None, Run | Event]]) -> list[int]:
-        """Write rows, at most `BATCH`, all or none; one that has an id already takes the place of what had it. Returns
-        the ids."""
-        self._make_room()
+    def write(self, rows: Iterable[tuple[int | None, LabelRun | HistoryEvent]]) -> list[int]:
+        """Write rows, at most `BATCH`, all or none. A row with an id replaces the row that has it. Returns the ids."""
+        self._free_space()
         ids = []
         self._db.execute("BEGIN IMMEDIATE")
         try:
-            following = self._number(
+            next_id = self._number(
                 "SELECT 1 + max((SELECT coalesce(max(id), 0) FROM runs), (SELECT coalesce(max(id), 0) FROM changes))"
             )
             for known, row in rows:
-                ids.append(following if known is None else known)
-                following += known is None
+                ids.append(next_id if known is None else known)
+                next_id += known is None
                 values = [_short(value) if isinstance(value, str) else value for value in row]
                 self._db.execute(
-                    f"INSERT OR REPLACE INTO {'runs' if isinstance(row, Run) else 'changes'} VALUES"
+                    f"INSERT OR REPLACE INTO {'runs' if isinstance(row, LabelRun) else 'changes'} VALUES"
                     f" (?{', ?' * len(values)})",
                     (ids[-1], *values),
                 )
@@ -130,7 +131,7 @@ class HistoryFile:
         return ids
 
     def close(self) -> None:
-        """Close it; the log goes into the file."""
+        """Close the database; the log goes into the file."""
         self._db.close()
 
     def _prepare(self) -> None:
@@ -138,42 +139,41 @@ class HistoryFile:
         if not self._number("SELECT count(*) FROM sqlite_master"):
             self._db.execute(f"PRAGMA page_size = {PAGE}")
             self._db.execute("PRAGMA auto_vacuum = INCREMENTAL")
-            # one transaction in the file itself, before there is a log, so that whoever reads its first bytes knows
-            # whose it is
+            # one transaction in the file itself, before there is a log, so that the header identifies the file
             self._db.executescript(
                 f"BEGIN; PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {VERSION}; {SCHEMA} COMMIT;"
             )
         elif self._number("PRAGMA application_id") != APPLICATION or self._number("PRAGMA user_version") != VERSION:
             raise InputError(f"{self.path} is a database of another program or version; choose another file")
         self._db.execute("PRAGMA journal_mode = WAL")
-        # to the disk now and then, not at each commit; a power cut costs the newest rows
+        # not synced at each commit; a power cut costs the newest rows
         self._db.execute("PRAGMA synchronous = NORMAL")
         self._db.execute(f"PRAGMA wal_autocheckpoint = {max(1, self._log_limit // 4 // PAGE)}")
 
     def _number(self, query: str) -> int:
         return int(self._db.execute(query).fetchone()[0])
 
-    def _make_room(self) -> None:
-        """Make the log short and remove the oldest rows, a bite at a time, so that what comes next fits."""
+    def _free_space(self) -> None:
+        """Shorten the log and remove the oldest rows, a few pages at a time, so that the next rows fit."""
         log = self.path.with_name(f"{self.path.name}-wal")
         if log.exists() and log.stat().st_size > self._log_limit // 2 and self._shorten_log():
             raise sqlite3.OperationalError(f"another program has been reading {self.path} for long; rows wait")
-        bite = max(1, self._log_limit // 8 // PAGE)
+        step = max(1, self._log_limit // 8 // PAGE)
         pages, free = self._number("PRAGMA page_count"), self._number("PRAGMA freelist_count")
-        while pages - free > self._page_limit - bite or pages > self._page_limit:
-            removed = self._remove_oldest(bite / (pages - free)) if pages - free > self._page_limit - bite else 0
+        while pages - free > self._page_limit - step or pages > self._page_limit:
+            removed = self._remove_oldest(step / (pages - free)) if pages - free > self._page_limit - step else 0
             if pages > self._page_limit:
-                self._db.execute(f"PRAGMA incremental_vacuum({bite})").fetchall()
+                self._db.execute(f"PRAGMA incremental_vacuum({step})").fetchall()
             if self._shorten_log():
-                return  # a reader is at it; the rest next time
+                return  # another program is reading; the rest follows next time
             before = pages, free
             pages, free = self._number("PRAGMA page_count"), self._number("PRAGMA freelist_count")
             if (pages, free) == before and not removed:
                 return
 
     def _remove_oldest(self, share: float) -> int:
-        """Remove the first rows, about this share of all, or fewer where there are few numbers among the first: a run
-        that goes on for long. Returns how many."""
+        """Remove the first rows, about this share of all. It may be fewer where the first run is a long one and its id
+        stands alone. Returns the number of removed rows."""
         first, last = self._db.execute(
             "SELECT min(id), max(id) FROM (SELECT min(id) AS id FROM runs UNION SELECT min(id) FROM changes "
             "UNION SELECT max(id) FROM runs UNION SELECT max(id) FROM changes)"
@@ -186,7 +186,7 @@ class HistoryFile:
         )
 
     def _shorten_log(self) -> bool:
-        """Bring the log into the file and cut it to nothing. Returns whether a reader hinders it."""
+        """Write the log into the file and truncate it. Returns whether a reader prevents that."""
         return bool(self._number("PRAGMA wal_checkpoint(TRUNCATE)"))
 
 
@@ -195,15 +195,15 @@ def _short(text: str) -> str:
 
 
 def is_damage(error: Exception) -> bool:
-    """Whether an error says that the file is no database any more."""
+    """Whether an error means that the file is not a readable database."""
     return isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", 0) & 0xFF in DAMAGE
 
 
-def move_aside(path: Path) -> Path:
-    """Give a damaged file, and its log, another name: FILE.damaged-N.
+def set_aside(path: Path) -> Path:
+    """Rename a damaged file, and its log, to FILE.damaged-N.
 
     Raises:
-        OSError: it cannot be renamed.
+        OSError: it cannot be renamed, or too many damaged files are there.
     """
     for number in count(1):
         aside = path.with_name(f"{path.name}.damaged-{number}")
@@ -219,10 +219,8 @@ def move_aside(path: Path) -> Path:
     return aside
 
 
-def require_ours(path: Path) -> None:
-    """Refuse a path where there can never be a history of this version.
-
-    A file that is damaged passes: it will be moved aside.
+def require_history(path: Path) -> None:
+    """Refuse a path that can never hold a history of this version. A damaged file passes, because it will be renamed.
 
     Raises:
         InputError: a folder, a database of another program, or one of a later version.
@@ -232,7 +230,7 @@ def require_ours(path: Path) -> None:
             header = file.read(HEADER_BYTES)
     except IsADirectoryError:
         raise InputError(f"history: {path} is a folder; give a file, for instance {path / 'history.sqlite'}") from None
-    except OSError:  # it is not there, or what a listener's life may heal
+    except OSError:  # it does not exist, or the error may end while the listener runs
         return
     if len(header) < HEADER_BYTES or not header.startswith(MAGIC) or path.with_name(f"{path.name}-journal").exists():
         return
@@ -247,10 +245,10 @@ def require_ours(path: Path) -> None:
 
 
 def open_to_read(path: Path) -> closing[sqlite3.Connection]:
-    """A connection that reads, also while a listener writes.
+    """A connection for reading, also while a listener writes.
 
     Raises:
-        InputError: no such file, one that cannot be read, or no history.
+        InputError: the file does not exist, cannot be read, or is no history.
     """
     try:
         if not path.is_file():
@@ -258,10 +256,10 @@ def open_to_read(path: Path) -> closing[sqlite3.Connection]:
         path.open("rb").close()
     except OSError as error:
         raise InputError(
-            f"{path}: cannot be read ({error.strerror}); ask as whoever may, for instance with sudo"
+            f"{path}: cannot be read ({error.strerror}); run this as a user who may, for instance with sudo"
         ) from None
-    require_ours(path)
-    # where nobody writes there is no log, and none must be made for reading
+    require_history(path)
+    # without a writer there is no log, and reading must not create one
     written = path.with_name(f"{path.name}-wal").exists()
     return closing(
         sqlite3.connect(

@@ -1,4 +1,4 @@
-"""A day of a history as a picture: when each label was shown, as text of at most 80 columns or as an SVG."""
+"""A day of a history as a picture of when each label was shown: as text of at most 80 columns, or as an SVG."""
 
 from bisect import bisect_right
 from collections import defaultdict
@@ -13,21 +13,22 @@ from typing import NamedTuple
 import msgspec
 
 from edgekd.errors import InputError
-from edgekd.runtime.outputs.history.database import Event, Run
+from edgekd.files import output_file
+from edgekd.runtime.outputs.history.database import HistoryEvent, LabelRun
 from edgekd.runtime.outputs.history.query import duration, local
 from edgekd.text import counted
 
 MINUTES = 5
 SLOTS = 24 * 60 // MINUTES
-"""Slots of a day by the local clock. One in which clocks go back is longer, those that clocks leave out are empty."""
+"""Slots of a day by the local clock. A slot in which clocks go back is longer; slots that clocks skip are empty."""
 CELLS = 48
-"""Columns of the text: half an hour each."""
+"""Columns of the text, half an hour each."""
 NAME_WIDTH, MOST_ROWS = 21, 25
-"""Columns of a label; labels drawn, those that were shown longest."""
+"""Columns of a label; most labels drawn, those that were shown longest."""
 SHADES = {"utf": " ·░▒▓█", "ascii": " .:-+#"}
 STEPS = (0.0, 0.125, 0.375, 0.625, 0.875)
-"""Shares of a cell above which each but the first shade begins."""
-HEARD = "(heard)"
+"""Shares of a cell above which each shade but the first begins."""
+ANY_LABEL = "(any label)"
 MOST_MARKS = 200
 SVG_LEFT, SVG_SLOT, SVG_ROW, SVG_TOP, SVG_RIGHT = 190.0, 2.5, 22.0, 64.0, 80.0
 STYLE = (
@@ -38,48 +39,48 @@ STYLE = (
 )
 
 
-class Day(NamedTuple):
-    """day: drawn. lengths: seconds of each slot. heard: seconds of each in which any label was shown. labels: the same
-    of each label, the longest first. events: changes of state and what else happened."""
+class DayHistory(NamedTuple):
+    """Seconds of each label over a day. lengths: of each slot. heard: seconds of each slot with any label. labels: the
+    same for each label, the longest first. events: changes of state and other events."""
 
     day: date
     lengths: list[float]
     heard: list[float]
     labels: dict[str, list[float]]
-    events: list[Event]
+    events: list[HistoryEvent]
 
     @property
     def hours(self) -> dict[str, list[float]]:
-        """Seconds of each label in each hour by the local clock."""
+        """Seconds of each label in each hour of the local clock."""
         return {label: _joined(slots, 24) for label, slots in self.labels.items()}
 
 
-def read_day(day: date, rows: Iterable[Run | Event]) -> Day:
-    """Count the seconds of each label; rows: that touch the day."""
+def read_day(day: date, rows: Iterable[LabelRun | HistoryEvent]) -> DayHistory:
+    """Sum up the seconds of each label over a day. rows: all that touch the day."""
     edges = [datetime.combine(day, clock_time()) + timedelta(minutes=MINUTES * slot) for slot in range(SLOTS + 1)]
     times = [edge.timestamp() for edge in edges]
-    for slot in range(SLOTS - 1, -1, -1):  # times that clocks leave out lie at their end
+    for slot in range(SLOTS - 1, -1, -1):  # times that clocks skip lie at the end of the skip
         times[slot] = min(times[slot], times[slot + 1])
     labels: dict[str, list[float]] = defaultdict(lambda: [0.0] * SLOTS)
     events = []
     for row in rows:
-        if isinstance(row, Event):
+        if isinstance(row, HistoryEvent):
             events.append(row)
             continue
         shown, end = labels[row.label], min(row.ended, times[-1])
         at = max(row.began, times[0])
         slot = bisect_right(times, at) - 1
         while at < end:
-            following = min(end, times[slot + 1])
-            shown[slot] += following - at
-            at, slot = following, slot + 1
+            slot_end = min(end, times[slot + 1])
+            shown[slot] += slot_end - at
+            at, slot = slot_end, slot + 1
     longest = dict(sorted(labels.items(), key=lambda item: -sum(item[1])))
     heard = [sum(slots) for slots in zip(*longest.values(), strict=True)] if longest else [0.0] * SLOTS
-    return Day(day, [after - before for before, after in pairwise(times)], heard, longest, events)
+    return DayHistory(day, [after - before for before, after in pairwise(times)], heard, longest, events)
 
 
-def to_text(day: Day, encoding: str | None = "utf-8") -> str:
-    """A row for each label; a column is half an hour. encoding: of the terminal, which may know no blocks."""
+def to_text(day: DayHistory, encoding: str | None = "utf-8") -> str:
+    """A row for each label; a column is half an hour. encoding: of the terminal, which may lack block characters."""
     shades = SHADES["utf"]
     try:
         shades.encode(encoding or "ascii")
@@ -103,7 +104,7 @@ def to_text(day: Day, encoding: str | None = "utf-8") -> str:
     lines = [
         f"{day.day}, local time; a column is half an hour: {shades[1]} little, {shades[-1]} all of it",
         f"{'':{NAME_WIDTH}} {hours}",
-        drawn(HEARD, day.heard),
+        drawn(ANY_LABEL, day.heard),
         *(drawn(name, day.labels[name]) for name in names[:MOST_ROWS]),
     ]
     if len(names) > MOST_ROWS:
@@ -112,8 +113,8 @@ def to_text(day: Day, encoding: str | None = "utf-8") -> str:
     return "\n".join(lines) + _events(day)
 
 
-def to_json(day: Day) -> str:
-    """One document: seconds in each hour by the local clock."""
+def to_json(day: DayHistory) -> str:
+    """One JSON document: seconds in each hour of the local clock."""
     return msgspec.json.encode(
         {
             "day": str(day.day),
@@ -124,23 +125,23 @@ def to_json(day: Day) -> str:
     ).decode()
 
 
-def write_svg(day: Day, path: Path, *, force: bool = False) -> str:
+def write_svg(day: DayHistory, path: Path, *, force: bool = False) -> str:
     """Write the picture. Returns a line for people.
 
     Raises:
-        InputError: a file that exists, a place that cannot be written.
+        InputError: the file exists, or it cannot be written.
     """
     if path.is_file() and not force:
         raise InputError(f"{path} exists; replace it with --force or choose another --svg")
-    try:
-        path.write_text(to_svg(day), encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{path} cannot be written ({error.strerror}); choose another --svg") from None
+    if path.is_dir():
+        raise InputError(f"{path} cannot be written (it is a folder); choose another --svg")
+    with output_file(path, "--svg") as part:
+        part.write_text(to_svg(day), encoding="utf-8")
     return f"{path}: {day.day}, {counted(len(day.labels), 'label')}"
 
 
-def to_svg(day: Day) -> str:
-    """A picture that needs nothing else; dark where the reader's screen is."""
+def to_svg(day: DayHistory) -> str:
+    """An SVG without external resources, dark where the reader's screen is dark."""
     names = list(day.labels)[:MOST_ROWS]
     bottom, right = SVG_TOP + SVG_ROW * (1 + len(names)), SVG_LEFT + SVG_SLOT * SLOTS
     width, height = right + SVG_RIGHT, bottom + 16.0
@@ -157,7 +158,7 @@ def to_svg(day: Day) -> str:
         if hour % 3 == 0:
             parts.append(f'<text x="{x:g}" y="{SVG_TOP - 8:g}" text-anchor="middle">{hour:02d}:00</text>')
     parts += [
-        _svg_row(HEARD, day.heard, day.lengths, 0, "h"),
+        _svg_row(ANY_LABEL, day.heard, day.lengths, 0, "h"),
         *(_svg_row(name, day.labels[name], day.lengths, row, "b") for row, name in enumerate(names, start=1)),
     ]
     begin = datetime.combine(day.day, clock_time())
@@ -195,8 +196,8 @@ def _svg_row(name: str, slots: list[float], lengths: list[float], row: int, styl
     )
 
 
-def _events(day: Day) -> str:
-    """A line on how often the state changed, or none."""
+def _events(day: DayHistory) -> str:
+    """A line on the number of changes of state, or ""."""
     count = sum(event.state is not None for event in day.events)
     return (
         f"\n{count} line{'s' * (count > 1)} on the source and the outputs: --since {day.day} --until {day.day}"
@@ -206,7 +207,7 @@ def _events(day: Day) -> str:
 
 
 def _joined(slots: list[float], count: int) -> list[float]:
-    """Sums of equal numbers of slots."""
+    """Sums over groups of slots, `count` groups of equal size."""
     each = len(slots) // count
     return [sum(slots[first : first + each]) for first in range(0, len(slots), each)]
 

@@ -1,6 +1,6 @@
-"""What `edgekd history` does: reads the database of a listener, as lines, as a table, or as the picture of a day.
+"""`edgekd history`: reads a listener's database and prints it as lines or a table.
 
-A listener may be writing meanwhile: rows are read in portions, so that it is never held up.
+A listener may be writing at the same time. Rows are read in batches, so that it is never delayed.
 """
 
 import csv
@@ -16,13 +16,13 @@ import msgspec
 
 from edgekd.errors import InputError, nearest
 from edgekd.files import output_file
-from edgekd.runtime.outputs.history.database import Event, Run, open_to_read
+from edgekd.runtime.outputs.history.database import HistoryEvent, LabelRun, open_to_read
 from edgekd.text import counted
 
-PORTION = 2000
+ROWS_PER_READ = 2000
 """Rows read at a time."""
 EVER = 1e12
-"""Seconds since 1970 after everything."""
+"""Seconds since 1970 after every time."""
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 AGO = re.compile(rf"(\d{{1,9}}(?:\.\d{{1,9}})?)\s*([{''.join(UNITS)}])")
 CLOCK = re.compile(r"\d{1,2}:\d{2}(:\d{2})?")
@@ -33,13 +33,13 @@ SELECT id, label, began, ended, t, seconds, windows, gated, mean, least, most, N
 UNION ALL
 SELECT id, NULL, at, NULL, t, NULL, NULL, NULL, NULL, NULL, NULL, state, reason FROM changes
     WHERE id > :after AND at >= :since AND at < :until AND :label IS NULL
-ORDER BY id LIMIT :portion
+ORDER BY id LIMIT :limit
 """
 
 
-class Question(NamedTuple):
-    """What to tell of. since, until: UTC, seconds since 1970. label: None is all, also what is no decision. day: that
-    is drawn, if any."""
+class HistoryQuery(NamedTuple):
+    """Which rows to read. since, until: UTC, seconds since 1970. label: None for all rows, also those that are not
+    decisions. day: to draw, if any."""
 
     file: Path
     since: float
@@ -48,7 +48,7 @@ class Question(NamedTuple):
     day: date | None
 
 
-def ask(
+def parse_query(
     file: Path | None,
     *,
     since: str | None = None,
@@ -57,20 +57,20 @@ def ask(
     day: str | None = None,
     draws: bool = False,
     now: datetime | None = None,
-) -> Question:
-    """Read what a command line asks for.
+) -> HistoryQuery:
+    """The query that the options of the command line describe.
 
     Args:
         file: the database.
-        since, until: a date, a date and a time, a time of today, all of the local zone, or how long ago; a date alone
-            is meant as a whole.
-        label: to tell of alone.
-        day: a date, today or yesterday.
-        draws: whether there will be a picture, which is of a day.
+        since, until: a date, a date and a time, a time of today, all of the local zone, or how long ago. A date alone
+            includes the whole day.
+        label: read only rows of this label.
+        day: a date, "today" or "yesterday".
+        draws: whether a picture is wanted, which needs a day.
         now: for tests.
 
     Raises:
-        InputError: no file, times that are none, or that contradict each other, a label that the file does not have.
+        InputError: no file, times that cannot be parsed or contradict each other, a label that the file does not have.
     """
     if file is None:
         raise InputError("no database is named; give the FILE that 'edgekd listen --history FILE' writes")
@@ -83,23 +83,23 @@ def ask(
         drawn = _date(day, "--day", now)
         try:
             begin, end = _midnight(drawn), _midnight(drawn + timedelta(days=1))
-        except (ValueError, OverflowError):  # the first or the last that there is
+        except (ValueError, OverflowError):  # the first or the last date that Python knows
             raise InputError(f"--day is {drawn}; no history is so old or so new") from None
     else:
         drawn = None
-        begin = -EVER if since is None else _instant(since, "--since", now, whole=False)
-        end = EVER if until is None else _instant(until, "--until", now, whole=True)
+        begin = -EVER if since is None else _instant(since, "--since", now, day_end=False)
+        end = EVER if until is None else _instant(until, "--until", now, day_end=True)
     if begin >= end:
         raise InputError(f"--since is {since} and --until {until}; it must be the earlier of them")
-    question = Question(file, begin, end, label, drawn)
+    query = HistoryQuery(file, begin, end, label, drawn)
     if label is not None:
         known = [row[0] for row in _read(file, "SELECT DISTINCT label FROM runs", {})]
         if label not in known:
             raise InputError(f"{file} has no decision with the label '{label}'{nearest(label, known) if known else ''}")
-    return question
+    return query
 
 
-def rows(question: Question) -> Iterator[Run | Event]:
+def rows(query: HistoryQuery) -> Iterator[LabelRun | HistoryEvent]:
     """Rows in the order in which they began.
 
     Raises:
@@ -107,61 +107,61 @@ def rows(question: Question) -> Iterator[Run | Event]:
     """
     after = 0
     while True:
-        portion = _read(
-            question.file,
+        batch = _read(
+            query.file,
             QUERY,
             {
                 "after": after,
-                "since": question.since,
-                "until": question.until,
-                "label": question.label,
-                "portion": PORTION,
+                "since": query.since,
+                "until": query.until,
+                "label": query.label,
+                "limit": ROWS_PER_READ,
             },
         )
-        for _, label, began, ended, t, *numbers, state, reason in portion:
-            yield Event(began, t, state, reason) if label is None else Run(label, began, ended, t, *numbers)
-        if len(portion) < PORTION:
+        for _, label, began, ended, t, *numbers, state, reason in batch:
+            yield HistoryEvent(began, t, state, reason) if label is None else LabelRun(label, began, ended, t, *numbers)
+        if len(batch) < ROWS_PER_READ:
             return
-        after = portion[-1][0]
+        after = batch[-1][0]
 
 
-def to_text(row: Run | Event) -> str:
-    """A line for people: local time, how long, label, mean probability, least and highest; or what happened."""
-    if isinstance(row, Event):
+def to_text(row: LabelRun | HistoryEvent) -> str:
+    """A line for people: local time, duration, label, mean probability, lowest and highest; or what happened."""
+    if isinstance(row, HistoryEvent):
         return f"{local(row.at)}  {'':9}  {f'{row.state}: ' if row.state else ''}{row.reason}"
-    sure = "" if row.mean is None else f"{row.mean:.2f}  {row.least:.2f}..{row.most:.2f}"
-    return f"{local(row.began)}  {duration(row.ended - row.began):>9}  {row.label:<24} {sure or 'not judged'}"
+    probabilities = "" if row.mean is None else f"{row.mean:.2f}  {row.least:.2f}..{row.most:.2f}"
+    return f"{local(row.began)}  {duration(row.ended - row.began):>9}  {row.label:<24} {probabilities or 'not scored'}"
 
 
-def to_json(row: Run | Event) -> str:
-    """A line for programs; times are UTC."""
+def to_json(row: LabelRun | HistoryEvent) -> str:
+    """A line of JSON; times are UTC."""
     content: dict[str, Any] = row._asdict()
     content.update({name: _utc(content[name]) for name in ("at", "began", "ended") if name in content})
     return msgspec.json.encode(content).decode()
 
 
-def export(question: Question, path: Path, *, force: bool = False) -> str:
-    """Write rows as a table with times in UTC, beside the target first. Returns a line for people.
+def export(query: HistoryQuery, path: Path, *, force: bool = False) -> str:
+    """Write rows as a CSV table with times in UTC. Returns a line for people.
 
     Raises:
-        InputError: as `rows`; a table that exists, a place that cannot be written.
+        InputError: as `rows`; a table that exists, a path that cannot be written.
     """
     if path.is_dir():
         raise InputError(f"{path} is a folder; give --csv a file name, for instance {path / 'history.csv'}")
     if path.exists() and not force:
         raise InputError(f"{path} exists; replace it with --force or choose another --csv")
     count = 0
-    with output_file(path, "--csv") as whole, whole.open("w", encoding="utf-8", newline="") as file:
+    with output_file(path, "--csv") as part, part.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
-        for row in rows(question):
+        for row in rows(query):
             writer.writerow(_cells(row))
             count += 1
     return f"{path}: {counted(count, 'row')}"
 
 
 def local(seconds: float) -> str:
-    """A time of the local zone."""
+    """A time in the local zone."""
     return datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M:%S")
 
 
@@ -171,15 +171,15 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
 
 
-def _cells(row: Run | Event) -> list[Any]:
-    if isinstance(row, Event):
+def _cells(row: LabelRun | HistoryEvent) -> list[Any]:
+    if isinstance(row, HistoryEvent):
         return [_utc(row.at), *[""] * (len(COLUMNS) - 3), row.state or "", row.reason]
     numbers = [row.windows, row.gated, *("" if value is None else value for value in (row.mean, row.least, row.most))]
     return [_utc(row.began), _utc(row.ended), row.seconds, row.label, *numbers, "", ""]
 
 
 def _read(file: Path, query: str, values: dict[str, Any]) -> list[Any]:
-    """All that a query gives; the database is let go at once."""
+    """All rows of a query; the database is closed at once."""
     try:
         with open_to_read(file) as db:
             return db.execute(query, values).fetchall()
@@ -203,12 +203,12 @@ def _date(text: str, what: str, now: datetime) -> date:
 
 
 def _midnight(day: date) -> float:
-    """Of the local zone, at the day's beginning."""
+    """The start of a day in the local zone, seconds since 1970."""
     return datetime.combine(day, clock_time()).timestamp()
 
 
-def _instant(text: str, what: str, now: datetime, *, whole: bool) -> float:
-    """A time; whole: a day is meant to its end."""
+def _instant(text: str, what: str, now: datetime, *, day_end: bool) -> float:
+    """A time, seconds since 1970. day_end: for a date alone, the end of the day instead of its start."""
     try:
         if ago := AGO.fullmatch(text):
             return now.timestamp() - float(ago[1]) * UNITS[ago[2]]
@@ -217,7 +217,7 @@ def _instant(text: str, what: str, now: datetime, *, whole: bool) -> float:
                 now.date(), clock_time.fromisoformat(text.rjust(5 if text.count(":") == 1 else 8, "0"))
             ).timestamp()
         if text in ("today", "yesterday") or len(text) == len("2026-01-01"):
-            return _midnight(_date(text, what, now) + timedelta(days=whole))
+            return _midnight(_date(text, what, now) + timedelta(days=day_end))
         return datetime.fromisoformat(text).timestamp()
     except (ValueError, OverflowError, OSError, InputError):
         raise InputError(

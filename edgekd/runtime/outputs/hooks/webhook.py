@@ -1,4 +1,4 @@
-"""Events posted to an HTTP address. Only its host is ever shown: the path of many an address is a password."""
+"""Events posted to an HTTP address. Messages show only its host, because the path of many addresses is a password."""
 
 import base64
 import http.client
@@ -13,22 +13,23 @@ from typing import NamedTuple
 from urllib.parse import quote, unquote, urlsplit
 
 from edgekd.errors import InputError
-from edgekd.runtime.outputs.hooks.hook import printable
+from edgekd.runtime.outputs.base import reason_text
+from edgekd.runtime.outputs.hooks.delivery import printable
 
 TOKEN_VARIABLE = "EDGEKD_WEBHOOK_TOKEN"
 WAITS_S = (1.0, 4.0, 16.0)
-"""Between attempts; after the last wait and one more attempt an event is given up."""
-PASSING = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS})
-"""Refusals that another attempt may change, beside all of a server that has failed."""
+"""Seconds between attempts. After the last wait and one more attempt the event is dropped."""
+RETRIED = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS})
+"""Statuses besides 5xx after which another attempt may succeed."""
 PORTS = {"http": 80, "https": 443}
 EXAMPLE = "give for instance https://example.org/scene"
 PATH_LETTERS = "/%:@!$&'()*+,;=~?"
-"""What stands unquoted in the path and the query of an address."""
+"""Characters that stay unquoted in the path and the query of an address."""
 
 
-class Address(NamedTuple):
-    """Where to post. host, port: to connect to; shown. tls: or not. target: path and query. authorization: a header's
-    value, or None."""
+class WebhookAddress(NamedTuple):
+    """Where to post. host, port: to connect to; shown in messages. target: path and query. authorization: value of that
+    header, or None."""
 
     host: str
     port: int
@@ -37,55 +38,55 @@ class Address(NamedTuple):
     authorization: str | None
 
     def __repr__(self) -> str:
-        return f"Address({self.shown})"  # the rest may be secret
+        return f"Address({self.shown})"  # path and authorization may be secret
 
     @property
     def shown(self) -> str:
-        """Host and port, for people and for the header of that name."""
+        """Host and port, for messages and the Host header."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == PORTS["https" if self.tls else "http"] else f"{host}:{self.port}"
 
 
-class Webhook:
-    """Posts events, with a few attempts each."""
+class WebhookDelivery:
+    """Posts events, with several attempts each."""
 
     name = "webhook"
 
-    def __init__(self, address: Address, timeout_s: float) -> None:
+    def __init__(self, address: WebhookAddress, timeout_s: float) -> None:
         self._address, self._timeout_s, self._stopped = address, timeout_s, threading.Event()
         self._tls = ssl.create_default_context() if address.tls else None
-        self.trouble: str | None = None
+        self.error: str | None = None
 
     def deliver(self, body: bytes) -> None:
-        """Post an event; what may pass is tried again for a while. What did not arrive is the trouble until the next
-        that does."""
+        """Post an event. An error that may pass is retried after `WAITS_S`. If the event does not arrive, `error` says
+        why until a later event arrives."""
         for wait_s in (*WAITS_S, 0.0):
             if self._stopped.is_set():
                 return
             try:
                 status = self._post(body)
-            # ValueError: reading from what was just shut down
+            # ValueError: reading from a connection that was just shut down
             except (OSError, http.client.HTTPException, ValueError) as error:
-                self.trouble = f"{self._address.shown}: {_reason(error)}"
+                self.error = f"{self._address.shown}: {_error_text(error)}"
             else:
                 if status // 100 == 2:
-                    self.trouble = None
+                    self.error = None
                     return
-                self.trouble = f"{self._address.shown} answers {_phrase(status)}"
-                if status // 100 != 5 and status not in PASSING:
+                self.error = f"{self._address.shown} answers {_status_text(status)}"
+                if status // 100 != 5 and status not in RETRIED:
                     break
             if wait_s:
                 self._stopped.wait(wait_s)
 
     def stop(self) -> None:
-        """Make no more attempts; one that hangs is left to the end of the program."""
+        """Make no more attempts. A hanging attempt ends with the program."""
         self._stopped.set()
 
     def _post(self, body: bytes) -> int:
-        """One attempt. Returns the status.
+        """Make one attempt. Returns the HTTP status.
 
-        The time limits of a socket hold for each of its operations. That of the attempt as a whole is held by a timer
-        which shuts the connection down, so that a server which sends a byte now and then does not last longer.
+        The timeout of a socket holds for each of its operations. A timer therefore shuts the connection down when the
+        attempt as a whole takes too long, for instance because the server sends one byte now and then.
         """
         deadline = time.monotonic() + self._timeout_s
         plain = socket.create_connection((self._address.host, self._address.port), timeout=self._timeout_s)
@@ -96,13 +97,13 @@ class Webhook:
         )
         late = threading.Event()
 
-        def give_up() -> None:
+        def shut_down() -> None:
             late.set()
-            with suppress(OSError):  # it has ended
-                # also of TLS, whose own would change what the other thread uses
+            with suppress(OSError):  # the connection has ended
+                # not SSLSocket.shutdown, which would change the object that the other thread uses
                 socket.socket.shutdown(connected, socket.SHUT_RDWR)
 
-        timer = threading.Timer(max(0.0, deadline - time.monotonic()), give_up)
+        timer = threading.Timer(max(0.0, deadline - time.monotonic()), shut_down)
         timer.daemon = True
         timer.start()
         try:
@@ -120,7 +121,7 @@ class Webhook:
         finally:
             timer.cancel()
             connected.close()
-        if late.is_set():  # a connection shut down within the headers looks like their end
+        if late.is_set():  # a connection that is shut down within the headers looks like their end
             raise TimeoutError
         return status
 
@@ -138,20 +139,20 @@ class Webhook:
         )
 
 
-def open_webhook(url: str, timeout_s: float, token: str | None) -> Webhook:
-    """A webhook; without a token it is that of the environment, if any.
+def open_webhook(url: str, timeout_s: float, token: str | None) -> WebhookDelivery:
+    """A webhook. Without a `token`, that of the environment is used, if any.
 
     Raises:
-        InputError: no address of HTTP, or a token that cannot be sent.
+        InputError: not an HTTP address, or a token that cannot be sent.
     """
-    return Webhook(read_address(url, token or os.environ.get(TOKEN_VARIABLE) or None), timeout_s)
+    return WebhookDelivery(read_address(url, token or os.environ.get(TOKEN_VARIABLE) or None), timeout_s)
 
 
-def read_address(url: str, token: str | None) -> Address:
-    """Read an address; errors do not show it.
+def read_address(url: str, token: str | None) -> WebhookAddress:
+    """Parse an address. Errors do not show it.
 
     Raises:
-        InputError: no address of HTTP, or a token that cannot be sent.
+        InputError: not an HTTP address, or a token that cannot be sent.
     """
     if not url.isprintable() or " " in url:
         raise InputError(f"webhook: the address holds a blank or a control character; {EXAMPLE}")
@@ -170,7 +171,7 @@ def read_address(url: str, token: str | None) -> Address:
         raise InputError(f"webhook: the address has a malformed host; {EXAMPLE}") from None
     target = quote((parts.path or "/") + (f"?{parts.query}" if parts.query else ""), safe=PATH_LETTERS)
     authorization = _authorization(parts.username, parts.password, token)
-    return Address(host, port or PORTS[parts.scheme], parts.scheme == "https", target, authorization)
+    return WebhookAddress(host, port or PORTS[parts.scheme], parts.scheme == "https", target, authorization)
 
 
 def _authorization(user: str | None, password: str | None, token: str | None) -> str | None:
@@ -180,7 +181,7 @@ def _authorization(user: str | None, password: str | None, token: str | None) ->
         if not token.isascii() or not token.isprintable() or token != token.strip():
             raise InputError(
                 f"webhook: the token (of [hook] or {TOKEN_VARIABLE}) holds a blank at an end, a control character or"
-                " one that is not ASCII; give it as the server's owner did"
+                " one that is not ASCII; copy it again from the server"
             )
         return f"Bearer {token}"
     if user is None:
@@ -188,16 +189,15 @@ def _authorization(user: str | None, password: str | None, token: str | None) ->
     return "Basic " + base64.b64encode(f"{unquote(user)}:{unquote(password or '')}".encode()).decode()
 
 
-def _reason(error: Exception) -> str:
+def _error_text(error: Exception) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is not trusted ({printable(error.verify_message)})"
     if isinstance(error, TimeoutError):
         return "no answer in time"
-    text = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
-    return printable(text)
+    return printable(reason_text(error))
 
 
-def _phrase(status: int) -> str:
-    """A status with the words of the standard, not the server's; for a redirect what to do."""
+def _status_text(status: int) -> str:
+    """A status with its standard phrase, not the server's; for a redirect also what to do."""
     words = f"{status} {http.client.responses.get(status, '')}".rstrip()
     return f"{words}: redirects are not followed, give the address it leads to" if status // 100 == 3 else words

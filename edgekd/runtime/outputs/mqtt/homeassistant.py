@@ -1,7 +1,7 @@
-"""What Home Assistant is told of a listener: one device with its entities, in one retained message.
+"""The discovery message for Home Assistant: one device with its entities, in one retained message.
 
-The form is that of https://www.home-assistant.io/integrations/mqtt/#device-discovery-payload. An empty retained message
-at the same topic removes the device: mosquitto_pub -r -n -t homeassistant/device/ID/config.
+Format: https://www.home-assistant.io/integrations/mqtt/#device-discovery-payload. An empty retained message on the same
+topic removes the device: mosquitto_pub -r -n -t homeassistant/device/ID/config.
 """
 
 import re
@@ -11,24 +11,24 @@ from edgekd.modelfile.manifest import Manifest
 from edgekd.runtime.decision import UNKNOWN
 
 BIRTH, BORN = "status", b"online"
-"""Topic below the prefix at which Home Assistant says that it has started, and what it says."""
+"""Topic below the prefix on which Home Assistant reports its start, and the payload."""
 
 
-def ident(topic: str) -> str:
-    """What a device is known by: of `topic` what Home Assistant allows there."""
+def device_id(topic: str) -> str:
+    """The identifier of a device: `topic` with an underscore for each character that Home Assistant refuses."""
     return re.sub(r"[^a-zA-Z0-9_-]", "_", topic)
 
 
 def config_topic(prefix: str, topic: str) -> str:
-    """Where the device is made known."""
-    return f"{prefix}/device/{ident(topic)}/config"
+    """The topic of the discovery message."""
+    return f"{prefix}/device/{device_id(topic)}/config"
 
 
 def device(topic: str, name: str, manifest: Manifest, expire_s: int, version: str) -> dict[str, Any]:
-    """The device of the listener whose topics begin with `topic`; after `expire_s` seconds without news its values are
-    unavailable."""
-    known = ident(topic)
-    options = [label.strip() for label in (*manifest.labels, UNKNOWN)]  # as what a template gives is stripped
+    """The discovery payload of the listener whose topics begin with `topic`. Its values become unavailable after
+    `expire_s` seconds without a message."""
+    identifier = device_id(topic)
+    options = [label.strip() for label in (*manifest.labels, UNKNOWN)]  # Home Assistant strips the result of a template
     fresh = {"expire_after": expire_s}
     diagnostic = {"entity_category": "diagnostic"}
     state, probabilities, health = (f"{topic}/{part}" for part in ("state", "probabilities", "health"))
@@ -106,14 +106,14 @@ def device(topic: str, name: str, manifest: Manifest, expire_s: int, version: st
     }
     return {
         "device": {
-            "identifiers": [known],
+            "identifiers": [identifier],
             "name": name,
             "manufacturer": "edgekd",
             "model": manifest.name,
             "sw_version": version,
         },
         "origin": {"name": "edgekd", "sw_version": version},
-        "components": {key: {"unique_id": f"{known}_{key}", **entity} for key, entity in entities.items()},
+        "components": {key: {"unique_id": f"{identifier}_{key}", **entity} for key, entity in entities.items()},
         "availability_topic": f"{topic}/availability",
         "qos": 1,
     }

@@ -1,8 +1,7 @@
-"""What is to be published: of each topic the newest, and the changes of what is shown, all of them in their order.
+"""The messages that wait to be published: the newest of each topic, and every change of the label shown, in order.
 
-Whoever joins late reads the retained topics, which need no more than the newest message. What happened while the broker
-was away would be lost there, and must not look as if it happened now: it goes to a topic of its own that is not
-retained.
+A client that connects late reads the retained topics, which need only the newest message. Changes that happened while
+the broker was away must not look as if they happened now. They go to a topic of their own, which is not retained.
 """
 
 import math
@@ -16,20 +15,21 @@ from typing import Any, NamedTuple
 import msgspec
 
 from edgekd.modelfile.manifest import Manifest
-from edgekd.runtime.config import OUTPUT_TABLES
 from edgekd.runtime.decision import Decision
-from edgekd.runtime.outputs.base import WORKS_AGAIN, Moment
+from edgekd.runtime.level import to_dbfs
+from edgekd.runtime.outputs.base import Observation
+from edgekd.runtime.outputs.error_line import output_error
 from edgekd.runtime.outputs.mqtt import homeassistant
-from edgekd.runtime.source.health import Change
+from edgekd.runtime.source.health import StatusLine
 
 NAME = "mqtt"
 """Of the output."""
 REPEATS = 3
-"""How often what does not change is said in the time after which it expires: two messages may be lost."""
+"""How often an unchanged message is repeated within its time of expiry: two of them may be lost."""
 
 
 class Message(NamedTuple):
-    """What is published. qos: 0 where it may be lost, 1 where the broker has to acknowledge it."""
+    """A message for the broker. qos: 0 where it may be lost, 1 where the broker has to acknowledge it."""
 
     topic: str
     payload: bytes
@@ -37,10 +37,13 @@ class Message(NamedTuple):
     retain: bool = True
 
 
-class Terms(NamedTuple):
-    """How news are published. topic: what all topics begin with. name: of the device. discovery: Home Assistant's
-    prefix, None where it is told nothing. every_s: least seconds between messages of probabilities. expire_s: seconds
-    after which news are none. buffer: changes that wait at most. version: of edgekd."""
+class PublishSettings(NamedTuple):
+    """Topics and intervals.
+
+    topic: the prefix of all topics. name: of the device. discovery: Home Assistant's prefix, None for no discovery
+    message. every_s: least time between messages of probabilities, seconds. expire_s: time after which messages expire,
+    seconds. buffer: most changes that wait. version: of edgekd.
+    """
 
     topic: str
     name: str
@@ -51,55 +54,57 @@ class Terms(NamedTuple):
     version: str
 
 
-class News:
-    """Is told by the stream, and read by the thread that publishes; neither waits for the other's work."""
+class PendingMessages:
+    """Filled by the stream and emptied by the publishing thread. Neither waits for the other's work."""
 
-    def __init__(self, terms: Terms, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, settings: PublishSettings, clock: Callable[[], float] = time.monotonic) -> None:
         """clock: seconds."""
-        self._terms, self._clock = terms, clock
+        self._settings, self._clock = settings, clock
         self._lock = threading.Lock()
         self._changes: deque[Message] = deque()
-        self._due: set[str] = set()  # names of `_makers` that wait
+        self._due: set[str] = set()  # names of the `_makers` whose message waits
         self._makers: dict[str, Callable[[], Message | None]] = {
             "config": self._config,
             "state": self._state,
             "probabilities": self._probabilities,
             "health": self._health,
         }
-        self._said = dict.fromkeys(self._makers, -math.inf)  # clock at which each became due for the last time
+        self._due_since = dict.fromkeys(
+            self._makers, -math.inf
+        )  # clock time at which each became due for the last time
         self._decision: Decision | None = None
-        self._decided = ""  # when
+        self._decided_at = ""  # UTC, ISO 8601
         self._shown: tuple[object, ...] = ()
         self._manifest: Manifest | None = None
-        self._heard = Change(0.0, "HEALTHY", "")  # the state of the source
+        self._source = StatusLine(0.0, "HEALTHY", "")
         self._counts: dict[str, Any] | None = None
-        self._troubles: dict[str, str] = {}
+        self._errors: dict[str, str] = {}
         self.dropped = 0
-        """Changes that were lost, the oldest first, because too many waited."""
+        """Changes that were dropped, the oldest first, because too many waited."""
         self.connections = 0
-        """To the broker, since the start."""
+        """Connections to the broker since the start."""
 
     @property
     def discovery(self) -> str | None:
         """Prefix of Home Assistant's discovery."""
-        return self._terms.discovery
+        return self._settings.discovery
 
-    def tell(self, event: Decision | Change, moment: Moment | None) -> None:
-        """Take a line of the stream and what a decision was made of."""
+    def add(self, event: Decision | StatusLine, observation: Observation | None) -> None:
+        """Take a line of the stream and the observation behind a decision."""
         now = self._clock()
         with self._lock:
-            if isinstance(event, Change):
-                self._take_change(event)
+            if isinstance(event, StatusLine):
+                self._take_status(event)
             else:
                 self._take_decision(event, now)
-            if moment is not None:
-                self._counts = None if moment.counts is None else moment.counts._asdict()
-                if moment.manifest is not self._manifest:
-                    self._manifest = moment.manifest
+            if observation is not None:
+                self._counts = None if observation.counts is None else observation.counts._asdict()
+                if observation.manifest is not self._manifest:
+                    self._manifest = observation.manifest
                     self._due |= {"config", "health"}
 
     def next(self) -> Message | None:
-        """What is to be published now, if anything; it counts as published."""
+        """Remove and return the next message; None where none waits."""
         with self._lock:
             for name in [name for name in self._makers if name in self._due]:
                 self._due.discard(name)
@@ -108,109 +113,110 @@ class News:
                     return message
             return self._changes.popleft() if self._changes else None
 
-    def again(self) -> None:
-        """Somebody knows nothing yet: all that is retained is due."""
+    def repeat_all(self) -> None:
+        """Make all retained messages due again, for a subscriber that has none of them."""
         with self._lock:
             self._due.update(self._makers)
 
-    def give_back(self, messages: Sequence[Message]) -> None:
-        """These were never acknowledged: changes among them wait once more, before all others; the rest is said `again`
-        anyway."""
+    def requeue(self, messages: Sequence[Message]) -> None:
+        """Put unacknowledged changes back in front of all others. Other messages are not put back, because `repeat_all`
+        repeats them on the next connection."""
         with self._lock:
             self._changes.extendleft(
                 message for message in reversed(messages) if message.topic == self._topic("change")
             )
-            self._bound()
+            self._drop_oldest()
 
     def availability(self, *, online: bool) -> Message:
-        """What tells whether this listener is there."""
+        """The message that says whether this listener is online."""
         return Message(self._topic("availability"), b"online" if online else b"offline")
 
-    def _take_change(self, change: Change) -> None:
-        name, _, trouble = change.reason.partition(": ")
-        if name not in OUTPUT_TABLES:
-            self._heard = change
-        elif name == NAME:  # over by the time it can be told
-            pass
-        elif trouble == WORKS_AGAIN:
-            self._troubles.pop(name, None)
+    def _take_status(self, line: StatusLine) -> None:
+        reported = output_error(line)
+        if reported is None:
+            self._source = line
         else:
-            self._troubles[name] = trouble
-        self._heard = msgspec.structs.replace(self._heard, t=change.t)
+            name, error = reported
+            self._errors.pop(name, None)
+            if error and name != NAME:  # this output's own error is over by the time it can be published
+                self._errors[name] = error
+        self._source = msgspec.structs.replace(self._source, t=line.t)
         self._due.add("health")
 
     def _take_decision(self, decision: Decision, now: float) -> None:
-        self._decision, self._decided = decision, datetime.now(UTC).isoformat(timespec="milliseconds")
-        self._heard = msgspec.structs.replace(self._heard, t=decision.t, state=decision.state)
+        self._decision, self._decided_at = decision, datetime.now(UTC).isoformat(timespec="milliseconds")
+        self._source = msgspec.structs.replace(self._source, t=decision.t, state=decision.state)
         shown = decision.label, decision.gated
         if shown != self._shown:
             self._shown = shown
             self._due.add("state")
             self._changes.append(Message(self._topic("change"), self._line(decision), retain=False))
-            self._bound()
-        repeat_s = self._terms.expire_s / REPEATS
-        for name, every_s in (("state", repeat_s), ("health", repeat_s), ("probabilities", self._terms.every_s)):
-            if name in self._due or now - self._said[name] >= every_s:
+            self._drop_oldest()
+        repeat_s = self._settings.expire_s / REPEATS
+        for name, every_s in (("state", repeat_s), ("health", repeat_s), ("probabilities", self._settings.every_s)):
+            if name in self._due or now - self._due_since[name] >= every_s:
                 self._due.add(name)
-                self._said[name] = now
+                self._due_since[name] = now
 
-    def _bound(self) -> None:
-        while len(self._changes) > self._terms.buffer:
+    def _drop_oldest(self) -> None:
+        while len(self._changes) > self._settings.buffer:
             self._changes.popleft()
             self.dropped += 1
 
     def _topic(self, part: str) -> str:
-        return f"{self._terms.topic}/{part}"
+        return f"{self._settings.topic}/{part}"
 
     def _config(self) -> Message | None:
-        terms = self._terms
-        if terms.discovery is None or self._manifest is None:
+        settings = self._settings
+        if settings.discovery is None or self._manifest is None:
             return None
-        told = homeassistant.device(terms.topic, terms.name, self._manifest, terms.expire_s, terms.version)
-        return Message(homeassistant.config_topic(terms.discovery, terms.topic), msgspec.json.encode(told))
+        payload = homeassistant.device(
+            settings.topic, settings.name, self._manifest, settings.expire_s, settings.version
+        )
+        return Message(homeassistant.config_topic(settings.discovery, settings.topic), msgspec.json.encode(payload))
 
     def _state(self) -> Message | None:
         return None if self._decision is None else Message(self._topic("state"), self._line(self._decision))
 
     def _line(self, decision: Decision) -> bytes:
-        """As `listen --json` prints it, with when it was and its level."""
+        """The decision as `listen --json` prints it, with its time and level."""
         return msgspec.json.encode(
-            {"time": self._decided, **msgspec.to_builtins(decision), "level": level(decision.rms)}
+            {"time": self._decided_at, **msgspec.to_builtins(decision), "level": level(decision.rms)}
         )
 
     def _probabilities(self) -> Message | None:
         decision = self._decision
         if decision is None:
             return None
-        told = {
-            "time": self._decided,
+        payload = {
+            "time": self._decided_at,
             "t": decision.t,
             "label": decision.label,
             "probability": decision.probability,
             "probabilities": dict(decision.top),
             "level": level(decision.rms),
         }
-        return Message(self._topic("probabilities"), msgspec.json.encode(told), qos=0, retain=False)
+        return Message(self._topic("probabilities"), msgspec.json.encode(payload), qos=0, retain=False)
 
     def _health(self) -> Message:
-        heard = self._heard
-        told = {
+        source = self._source
+        payload = {
             "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
-            "t": heard.t,
-            "state": heard.state,
-            "reason": heard.reason,
-            "problem": heard.state != "HEALTHY" or bool(self._troubles),
-            "outputs": self._troubles,
+            "t": source.t,
+            "state": source.state,
+            "reason": source.reason,
+            "problem": source.state != "HEALTHY" or bool(self._errors),
+            "outputs": self._errors,
             "drops": 0 if self._decision is None else self._decision.drops,
             "counts": self._counts,
             "reconnects": max(0, self.connections - 1),
             "dropped": self.dropped,
-            "version": self._terms.version,
+            "version": self._settings.version,
             "model": None if self._manifest is None else self._manifest.name,
         }
-        return Message(self._topic("health"), msgspec.json.encode(told))
+        return Message(self._topic("health"), msgspec.json.encode(payload))
 
 
 def level(rms: float) -> float | None:
     """dBFS of an rms of 0..1; None for digital silence."""
-    return round(20.0 * math.log10(rms), 1) if rms > 0.0 else None
+    return round(to_dbfs(rms), 1) if rms > 0.0 else None

@@ -1,5 +1,5 @@
-"""Turns the table `[mqtt]` and the environment into an output that publishes by MQTT. Credentials are in no message,
-error or `repr`."""
+"""Turns the table `[mqtt]` and the environment into the MQTT output. Credentials appear in no message, error or
+`repr`."""
 
 import importlib.metadata
 import os
@@ -15,20 +15,20 @@ from edgekd.runtime.config_tables import MqttTable
 from edgekd.runtime.outputs.base import Output
 from edgekd.runtime.outputs.mqtt import homeassistant
 from edgekd.runtime.outputs.mqtt.connection import Broker, Mqtt
-from edgekd.runtime.outputs.mqtt.messages import News, Terms
+from edgekd.runtime.outputs.mqtt.messages import PendingMessages, PublishSettings
 
 PORTS = {"mqtt": 1883, "mqtts": 8883}
-"""Scheme of an address -> the port that it has by default; the second is TLS."""
+"""URL scheme -> default port; mqtts is TLS."""
 USERNAME, PASSWORD = "EDGEKD_MQTT_USERNAME", "EDGEKD_MQTT_PASSWORD"
-"""Names in the environment."""
+"""Environment variables."""
 PREFIX = "homeassistant"
-"""Of discovery, where it is merely turned on."""
+"""Discovery prefix where `discovery = true`."""
 LONGEST_TOPIC = 200
-"""Characters; some brokers and Home Assistant's database take no more than 255 with what follows."""
+"""Characters. Some brokers and Home Assistant's database take no more than 255, including the suffixes."""
 
 
 def open_mqtt(table: MqttTable, environment: Mapping[str, str] = os.environ) -> Output:
-    """An output that begins to connect.
+    """The output of `[mqtt]`, which begins to connect.
 
     Raises:
         InputError: an address, a topic or a file that can never work, or credentials in the wrong place.
@@ -39,27 +39,29 @@ def open_mqtt(table: MqttTable, environment: Mapping[str, str] = os.environ) -> 
     except ModuleNotFoundError:
         raise MissingExtraError("paho-mqtt (which [mqtt] and --mqtt need)", "mqtt") from None
     scheme, host, port = address(table.url)
-    terms = terms_of(table)
+    settings = publish_settings(table)
     username, password = credentials(table, environment)
-    tls = tls_of(table, secure=scheme == "mqtts")
-    return Mqtt(Broker(host, port, homeassistant.ident(terms.topic), tls, username, password), News(terms))
+    tls = tls_context(table, secure=scheme == "mqtts")
+    return Mqtt(
+        Broker(host, port, homeassistant.device_id(settings.topic), tls, username, password), PendingMessages(settings)
+    )
 
 
 def address(url: str) -> tuple[str, str, int]:
-    """Scheme, host and port.
+    """Scheme, host and port of a URL.
 
     Raises:
-        InputError: it is no address of a broker, or holds credentials.
+        InputError: not the address of a broker, or it holds credentials.
     """
-    if "@" in url:  # what is before it is not shown
+    if "@" in url:  # the error does not show the URL
         raise InputError(
-            "[mqtt] url: a username or password in an address is seen in the list of processes and in logs; give them"
-            f" as username and password in --config, or as {USERNAME} and {PASSWORD} in the environment"
+            "[mqtt] url: a username or password in an address can be seen in the list of processes and in logs; give"
+            f" them as username and password in --config, or as {USERNAME} and {PASSWORD} in the environment"
         )
     try:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port
-        host.encode("idna")  # refuses what no name server could be asked
+        host.encode("idna")  # refuses host names that DNS cannot express
     except ValueError:
         host, port = "", None
     if (
@@ -77,13 +79,13 @@ def address(url: str) -> tuple[str, str, int]:
     return parts.scheme, host, port or PORTS[parts.scheme]
 
 
-def terms_of(table: MqttTable) -> Terms:
-    """How news are published.
+def publish_settings(table: MqttTable) -> PublishSettings:
+    """Topics and intervals of the messages.
 
     Raises:
-        InputError: a topic that cannot be published to; probabilities that expire before the next come.
+        InputError: a topic that cannot be published to, or probabilities that expire before the next message.
     """
-    topic = f"edgekd/{homeassistant.ident(socket.gethostname())}" if table.topic is None else table.topic
+    topic = f"edgekd/{homeassistant.device_id(socket.gethostname())}" if table.topic is None else table.topic
     discovery = PREFIX if table.discovery is True else table.discovery or None
     for key, value in (("topic", topic), ("discovery", discovery)):
         if value is not None and (
@@ -101,7 +103,7 @@ def terms_of(table: MqttTable) -> Terms:
             f"[mqtt] every is {table.every:g} s and expire {table.expire} s: probabilities would expire before the next"
             " come; raise expire or lower every"
         )
-    return Terms(
+    return PublishSettings(
         topic,
         table.name or topic.rpartition("/")[2],
         discovery,
@@ -116,7 +118,7 @@ def credentials(table: MqttTable, environment: Mapping[str, str]) -> tuple[str |
     """Username and password, None where there is none.
 
     Raises:
-        InputError: two passwords, one without a username, a file that cannot be read.
+        InputError: two passwords, a password without a username, a file that cannot be read.
     """
     password = table.password
     if table.password_file is not None:
@@ -124,8 +126,11 @@ def credentials(table: MqttTable, environment: Mapping[str, str]) -> tuple[str |
             raise InputError("[mqtt] password and password_file are two passwords; keep one of them")
         try:
             password = Path(table.password_file).read_text(encoding="utf-8").rstrip("\r\n")
-        except (OSError, UnicodeDecodeError) as error:  # the latter's message would show a part
-            why = error.strerror if isinstance(error, OSError) else "no text in UTF-8"
+        except (
+            OSError,
+            UnicodeDecodeError,
+        ) as error:  # the message of a decoding error would show a part of the password
+            why = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
             raise InputError(
                 f"[mqtt] password_file: {table.password_file} cannot be read ({why}); it holds the password alone"
             ) from None
@@ -137,11 +142,11 @@ def credentials(table: MqttTable, environment: Mapping[str, str]) -> tuple[str |
     return username, password
 
 
-def tls_of(table: MqttTable, *, secure: bool) -> ssl.SSLContext | None:
-    """What the broker's certificate must pass, and this client's own; None where the way there is not `secure`.
+def tls_context(table: MqttTable, *, secure: bool) -> ssl.SSLContext | None:
+    """How to check the broker's certificate, and this client's own certificate; None where `secure` is false.
 
     Raises:
-        InputError: a file that cannot be used, or would not be.
+        InputError: a file that cannot be used, or that would not be used.
     """
     given = [key for key in ("ca", "certificate", "key") if getattr(table, key) is not None]
     if not secure:
@@ -153,19 +158,19 @@ def tls_of(table: MqttTable, *, secure: bool) -> ssl.SSLContext | None:
         return None
     if given[-1:] == ["key"] and "certificate" not in given:
         raise InputError("[mqtt]: there is a key and no certificate; give certificate")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # checks certificate and name
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # checks the certificate and the host name
     try:
         if table.ca is None:
             context.load_default_certs()
         else:
             context.load_verify_locations(table.ca)
-    except OSError as error:  # also what ssl raises
+    except OSError as error:  # includes ssl.SSLError
         raise InputError(
             f"[mqtt] ca: {table.ca} cannot be used ({error.strerror}); give a file of certificates in PEM"
         ) from None
     if table.certificate is not None:
         try:
-            # an encrypted key must not ask on the terminal
+            # an encrypted key would ask for its password on the terminal
             context.load_cert_chain(table.certificate, table.key, password="")
         except OSError as error:
             raise InputError(

@@ -1,4 +1,4 @@
-"""Where the web output listens and who may read it: addresses, the token, the names by which a browser may ask."""
+"""Who may read the web output: its address, the token, and the host names that requests may use."""
 
 import ipaddress
 import os
@@ -22,7 +22,7 @@ _NUMBERS = re.compile(r"[0-9.]+")
 _TOKEN = re.compile(rf"[!-~]{{{MIN_TOKEN},256}}")
 
 
-class Address(NamedTuple):
+class ListenAddress(NamedTuple):
     """Where to listen. host: a name or an IP address. port: 0 lets the system choose, in tests."""
 
     host: str
@@ -30,40 +30,40 @@ class Address(NamedTuple):
 
     @property
     def is_local(self) -> bool:
-        """Whether this machine alone can reach it."""
+        """Whether only this machine can reach it."""
         return self.host in LOCAL_NAMES or ((literal := _literal(self.host)) is not None and literal.is_loopback)
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-def parse_address(text: str) -> Address:
-    """[HOST]:PORT as an address; without a host that of this machine alone.
+def parse_address(text: str) -> ListenAddress:
+    """Parse [HOST]:PORT. Without a host, only this machine can connect.
 
     Raises:
-        InputError: no such thing.
+        InputError: malformed.
     """
     host, colon, port = text.rpartition(":")
     bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     literal = _literal(bare)
-    good = (
+    is_valid = (
         not host
         or (literal is not None and (literal.version == 4) == (bare == host))
         or (bare == host and _HOST.fullmatch(host) is not None and _NUMBERS.fullmatch(host) is None)
     )
-    if not (colon and good and port.isascii() and port.isdigit() and 0 < int(port) < 2**16):
+    if not (colon and is_valid and port.isascii() and port.isdigit() and 0 < int(port) < 2**16):
         raise InputError(
-            f"web: '{text}' is no address; give [HOST]:PORT with a port of 1 to 65535, for instance :8080 for this"
-            " machine alone, 0.0.0.0:8080 for all that reach it, or [::]:8080"
+            f"web: '{text}' is not an address; give [HOST]:PORT with a port of 1 to 65535, for instance :8080 for this"
+            " machine alone, 0.0.0.0:8080 for every machine that can reach it, or [::]:8080"
         )
-    return Address(bare or LOOPBACK, int(port))
+    return ListenAddress(bare or LOOPBACK, int(port))
 
 
 def read_token(table: WebTable, environment: Mapping[str, str] | None = None) -> str | None:
-    """The token of the environment, a configuration or its file; None where there is none. It is in no error.
+    """The token of the environment, the configuration or its file; None where there is none. No error shows it.
 
     Raises:
-        InputError: two of them, a file that cannot be read, a token that is too short or cannot be typed.
+        InputError: two tokens, a file that cannot be read, a token that is too short or cannot be typed.
     """
     environment = os.environ if environment is None else environment
     if table.token is not None and table.token_file is not None:
@@ -76,7 +76,7 @@ def read_token(table: WebTable, environment: Mapping[str, str] | None = None) ->
         try:
             token = Path(table.token_file).read_text().strip()
         except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is no text"
+            reason = error.strerror if isinstance(error, OSError) else "it is not text"
             raise InputError(f"web.token_file: {where} cannot be read ({reason}); give a readable file") from None
     if token is not None and _TOKEN.fullmatch(token) is None:
         raise InputError(
@@ -87,7 +87,7 @@ def read_token(table: WebTable, environment: Mapping[str, str] | None = None) ->
 
 
 def warning(table: WebTable) -> str | None:
-    """What to say before the first decision, if anything.
+    """The warning to print before the first decision, if any.
 
     Raises:
         InputError: see `parse_address` and `read_token`.
@@ -96,17 +96,18 @@ def warning(table: WebTable) -> str | None:
     if address.is_local or read_token(table) is not None:
         return None
     return (
-        f"web: everyone who can reach {address} sees what is heard here; set {TOKEN_VARIABLE} or web.token_file to ask"
+        f"web: everyone who can reach {address} sees the decisions; set {TOKEN_VARIABLE} or web.token_file to ask"
         f" for a token, or listen on :{address.port} alone"
     )
 
 
 class Access:
-    """Judges requests. With a token, who has it may read; without, whoever asks by a name of this machine: a page of
-    another site that has its own name lead here (DNS rebinding) may not."""
+    """Decides whether a request may read. With a token, only a request with the token may. Without a token, only a
+    request that uses a host name of this machine may: the page of another site may lead its own name here (DNS
+    rebinding)."""
 
-    def __init__(self, address: Address, token: str | None, hosts: tuple[str, ...] = ()) -> None:
-        """hosts: further names by which a browser may ask."""
+    def __init__(self, address: ListenAddress, token: str | None, hosts: tuple[str, ...] = ()) -> None:
+        """hosts: further host names that requests may use."""
         self._token = token
         self._any_address = not address.is_local
         own = socket.gethostname().lower()
@@ -115,30 +116,30 @@ class Access:
         self.cookie_name = f"edgekd_{address.port}"
         self.cookie = "" if token is None else _derived(token)
 
-    def knows(self, host: str) -> bool:
-        """Whether a request with this `Host` header means us."""
+    def allows_host(self, host: str) -> bool:
+        """Whether a request with this `Host` header may be answered."""
         if self._token is not None:
             return True
         name = (host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]).rstrip(".").lower()
         return name in self._names or (self._any_address and _literal(name) is not None)
 
-    def accepts(self, token: str) -> bool:
-        """Whether this is the token; takes the same time for any that is not."""
+    def is_token(self, token: str) -> bool:
+        """Whether this is the token. Takes the same time for every wrong one."""
         if self._token is None:
             return False
         import hmac
 
         return hmac.compare_digest(token.encode(), self._token.encode())
 
-    def admits(self, headers: Mapping[str, str]) -> bool:
-        """Whether a request with these headers (lower case) may read."""
+    def is_authorized(self, headers: Mapping[str, str]) -> bool:
+        """Whether a request with these headers (names in lower case) may read."""
         if self._token is None:
             return True
         import hmac
 
         kind, _, given = headers.get("authorization", "").partition(" ")
         if kind.lower() == "bearer":
-            return self.accepts(given.strip())
+            return self.is_token(given.strip())
         for pair in headers.get("cookie", "").split(";"):
             name, _, value = pair.strip().partition("=")
             if name == self.cookie_name:
@@ -147,7 +148,7 @@ class Access:
 
 
 def _derived(token: str) -> str:
-    """What a browser keeps instead of the token itself; the same after a restart."""
+    """The value of the cookie, which a browser keeps instead of the token; the same after a restart."""
     import hmac
 
     return hmac.new(token.encode(), b"edgekd web page", "sha256").hexdigest()

@@ -1,14 +1,12 @@
-"""A small HTTP server for a page and a stream of events: one thread, sockets that never block, and a bound on
-everything.
+"""A small HTTP server for a page and an event stream: one thread, non-blocking sockets, a bound on everything.
 
-It answers GET and HEAD of known paths and closes. A stream stays open: what is published goes to all streams as the
-same bytes. Whoever sends too much, too slowly or too often is cut off, and so is whoever does not read; the thread that
-publishes never waits for any of it.
+It answers GET and HEAD requests of known paths and closes the connection. An event stream stays open; each event goes
+to all streams as the same bytes. A client that sends too much, too slowly or too often is disconnected, and so is a
+stream that does not read. The thread that publishes never waits for any of this.
 """
 
 import contextlib
 import errno
-import re
 import selectors
 import socket
 import struct
@@ -18,118 +16,36 @@ from collections import deque
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
-from edgekd.runtime.outputs.base import CLOSE_S, in_a_line
-from edgekd.runtime.outputs.web.access import Address
+from edgekd.runtime.outputs.base import CLOSE_S, error_text
+from edgekd.runtime.outputs.web.access import ListenAddress
+from edgekd.runtime.outputs.web.http import MAX_REQUEST, HttpRequest, HttpResponse, encode, parse, problem
 
-MAX_REQUEST = 8192
-"""Bytes of request line and headers."""
 MAX_CLIENTS, MAX_STREAMS = 128, 100
 """Connections, and streams among them."""
 ACCEPTS_PER_S, ACCEPT_BURST = 200.0, 256.0
-"""Connections taken; the others wait in the kernel, which bounds what a flood of them costs."""
+"""Connections accepted per second, and at once. The others wait in the kernel, which bounds the cost of a flood."""
 ACCEPTS_AT_ONCE = 8
 REQUEST_S, ANSWER_S, STALL_S, LINGER_S = 5.0, 20.0, 15.0, 1.0
-"""Longest time for a request to arrive, for an answer to be read, without any progress of a stream, for the other side
-to close."""
+"""Longest time, in seconds, for a request to arrive, for a response to be read, without progress of a stream, and for
+the client to close."""
 MAX_WAITING = 1 << 16
-"""Bytes that wait for one stream, beyond the snapshot it begins with."""
+"""Bytes that wait for one stream, beyond its first snapshot."""
 SEND_BUFFER = 1 << 14
-"""Bytes of the kernel's buffer of a connection."""
+"""Bytes of the kernel's send buffer of a connection."""
 TICK_S = 0.5
-"""How often deadlines are looked at."""
+"""How often deadlines are checked, seconds."""
 ROUND_S = 0.01
-"""Between two rounds of work: what comes meanwhile is done together, which bounds what busy clients cost; and as the
-interpreter runs one thread at a time, whoever called `wake` goes on first."""
+"""Seconds between two rounds of work. Events of that time are processed together, which bounds the cost of busy
+clients. The interpreter runs one thread at a time, so the caller of `wake` also continues first."""
 FIRST_RETRY_S, LAST_RETRY_S = 1.0, 30.0
-"""Between attempts to listen, doubling."""
+"""Seconds between attempts to listen, doubling."""
 BACKLOG = 128
 READ_BYTES = 4096
 
-REASONS = {
-    200: "OK",
-    303: "See Other",
-    400: "Bad Request",
-    401: "Unauthorized",
-    403: "Forbidden",
-    404: "Not Found",
-    405: "Method Not Allowed",
-    408: "Request Timeout",
-    431: "Request Header Fields Too Large",
-    503: "Service Unavailable",
-}
-TEXT = "text/plain; charset=utf-8"
-HEADERS = "".join(
-    f"{name}: {value}\r\n"
-    for name, value in {
-        "Connection": "close",
-        "Cache-Control": "no-store",
-        "Content-Security-Policy": (
-            "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
-            "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
-        ),
-        "Cross-Origin-Resource-Policy": "same-origin",
-        "Referrer-Policy": "no-referrer",
-        "X-Content-Type-Options": "nosniff",
-    }.items()
-)
 
-_REQUEST_LINE = re.compile(r"([A-Z]{1,16}) (/[!-~]*) HTTP/1\.[01]")
-_HEADER = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([ -~\t\x80-\xff]*)")
-
-
-class Request(NamedTuple):
-    """What is asked. path: without the query. headers: names in lower case."""
-
-    method: str
-    path: str
-    query: str
-    headers: dict[str, str]
-
-
-class Response(NamedTuple):
-    """What is answered. kind: the content type. headers: further ones. stream: it stays open, and `body` is how it
-    begins."""
-
-    status: int
-    kind: str = TEXT
-    body: bytes = b""
-    headers: tuple[tuple[str, str], ...] = ()
-    stream: bool = False
-
-
-def problem(status: int) -> Response:
-    """A refusal in a word."""
-    return Response(status, TEXT, f"{REASONS[status]}\n".encode())
-
-
-def parse(head: bytes) -> Request | None:
-    """Request line and headers, up to and without the empty line; None where they are none."""
-    first, *lines = head.decode("latin-1").split("\r\n")
-    request = _REQUEST_LINE.fullmatch(first)
-    pairs = [_HEADER.fullmatch(line) for line in lines]
-    if request is None or None in pairs:
-        return None
-    headers = {pair[1].lower(): pair[2].strip() for pair in pairs if pair is not None}
-    if len(headers) < len(lines) and sum(line.lower().startswith("host:") for line in lines) > 1:
-        return None
-    path, _, query = request[2].partition("?")
-    return Request(request[1], path, query, headers)
-
-
-def encode(response: Response, *, with_body: bool = True) -> bytes:
-    """A response as it is sent."""
-    length = "" if response.stream else f"Content-Length: {len(response.body)}\r\n"
-    more = "".join(f"{name}: {value}\r\n" for name, value in response.headers)
-    head = (
-        f"HTTP/1.1 {response.status} {REASONS[response.status]}\r\nContent-Type:"
-        f" {response.kind}\r\n{length}{more}{HEADERS}\r\n"
-    )
-    return head.encode("latin-1") + (response.body if with_body else b"")
-
-
-class Counts(NamedTuple):
-    """Of a server. streams: open now. requests: answered since the start. refused: connections turned away. cut:
-    streams that were closed because they did not read."""
+class ServerCounts(NamedTuple):
+    """Counts of a server. streams: open now. requests: responses since the start. refused: connections refused. cut:
+    streams closed because they did not read."""
 
     streams: int
     requests: int
@@ -138,7 +54,7 @@ class Counts(NamedTuple):
 
 
 class _Client:
-    """A connection. waiting: bytes not sent yet. until: when it is closed unless something happens, clock seconds."""
+    """A connection. waiting: bytes not sent yet. until: when it is closed unless there is progress, clock seconds."""
 
     def __init__(self, connection: socket.socket, until: float) -> None:
         self.connection, self.until = connection, until
@@ -149,19 +65,20 @@ class _Client:
 
 
 class Server:
-    """Listens in a thread from its start until it is closed; what keeps it from that is its trouble, and is tried
-    again."""
+    """Listens in a thread from `start` until `close`. If it cannot listen, `error` says why, and it tries again."""
 
-    def __init__(self, address: Address, answer: Callable[[Request], Response], news: Callable[[], bytes]) -> None:
-        """answer: to a request. news: what to send to all streams now; called where `wake` was, and at least every
-        `TICK_S`. Both are called in the server's thread and must not wait."""
-        self._address, self._answer, self._news = address, answer, news
-        self.trouble: str | None = None
+    def __init__(
+        self, address: ListenAddress, respond: Callable[[HttpRequest], HttpResponse], events: Callable[[], bytes]
+    ) -> None:
+        """respond: the response to a request. events: bytes to send to all streams now; called after `wake`, and at
+        least every `TICK_S`. Both run in the server's thread and must not wait."""
+        self._address, self._respond, self._events = address, respond, events
+        self.error: str | None = None
         self.port: int | None = None
         self._selector = selectors.DefaultSelector()
         self._listener: socket.socket | None = None
-        self._hears = False  # the listener is being watched
-        self._clients: dict[_Client, None] = {}  # in the order they came
+        self._accepting = False  # the listening socket is registered with the selector
+        self._clients: dict[_Client, None] = {}  # in the order of their connection
         self._streams: dict[_Client, None] = {}
         self._requests = self._refused = self._cut = 0
         self._may_accept, self._accepted_at = ACCEPT_BURST, time.monotonic()
@@ -177,17 +94,17 @@ class Server:
         self._thread.start()
 
     @property
-    def counts(self) -> Counts:
-        """What happened; read them in the server's thread."""
-        return Counts(len(self._streams), self._requests, self._refused, self._cut)
+    def counts(self) -> ServerCounts:
+        """Counts; read them in the server's thread."""
+        return ServerCounts(len(self._streams), self._requests, self._refused, self._cut)
 
     def wake(self) -> None:
-        """There is news; returns at once, in any thread."""
-        with contextlib.suppress(OSError):  # full: it is awake; closed: it is too late
+        """Announce new events. Returns at once, in any thread."""
+        with contextlib.suppress(OSError):  # full: the thread is awake already; closed: it has ended
             self._waker.send(b"\0")
 
     def close(self) -> None:
-        """The end of all connections."""
+        """Close all connections."""
         self._stopping = True
         self.wake()
         self._thread.join(CLOSE_S)
@@ -198,7 +115,7 @@ class Server:
         while not self._stopping:
             try:
                 self._listen(time.monotonic())
-                may_sleep = self._hears or self._listener is None
+                may_sleep = self._accepting or self._listener is None
                 if self._selector.select(TICK_S if may_sleep else 0.0):
                     time.sleep(ROUND_S)
                     for key, events in self._selector.select(0.0):
@@ -210,14 +127,14 @@ class Server:
                             self._serve(key.data, events)
                 elif not may_sleep:
                     time.sleep(ROUND_S)
-                self._publish(self._news())
+                self._publish(self._events())
                 now = time.monotonic()
                 if now - looked >= TICK_S:
                     looked = now
                     self._expire(now)
-                self.trouble = self.trouble if self._listener is None else None
-            except Exception as error:  # a bug: the stream of decisions goes on, and the reason is shown
-                self.trouble = in_a_line(error)
+                self.error = self.error if self._listener is None else None
+            except Exception as error:  # a bug: the stream of decisions goes on, and the error is reported
+                self.error = error_text(error)
                 time.sleep(TICK_S)
         for client in list(self._clients):
             self._drop(client)
@@ -226,7 +143,7 @@ class Server:
                 end.close()
 
     def _listen(self, now: float) -> None:
-        """Be ready for connections, where that can be."""
+        """Open the listening socket, and accept connections if the rate allows."""
         if self._listener is None:
             if now < self._retry_at:
                 return
@@ -236,17 +153,17 @@ class Server:
                 reason = (
                     "is in use"
                     if getattr(error, "errno", None) == errno.EADDRINUSE
-                    else f"cannot be had ({_reason(error)})"
+                    else f"cannot be used ({_bind_error(error)})"
                 )
-                self.trouble = f"{self._address} {reason}; trying again"
+                self.error = f"{self._address} {reason}; trying again"
                 self._retry_at, self._retry_s = now + self._retry_s, min(2.0 * self._retry_s, LAST_RETRY_S)
                 return
-            self._listener, self.port, self.trouble = listener, listener.getsockname()[1], None
+            self._listener, self.port, self.error = listener, listener.getsockname()[1], None
         self._may_accept = min(ACCEPT_BURST, self._may_accept + ACCEPTS_PER_S * (now - self._accepted_at))
         self._accepted_at = now
-        if self._hears != (self._may_accept >= 1.0):
-            self._hears = not self._hears
-            if self._hears:
+        if self._accepting != (self._may_accept >= 1.0):
+            self._accepting = not self._accepting
+            if self._accepting:
                 self._selector.register(self._listener, selectors.EVENT_READ)
             else:
                 self._selector.unregister(self._listener)
@@ -257,13 +174,13 @@ class Server:
                 connection, _ = listener.accept()
             except BlockingIOError:
                 return
-            except OSError:  # gone again, or no descriptors are left: not at once again
+            except OSError:  # the client has left, or no descriptors are left: do not try again at once
                 self._may_accept = 0.0
                 return
             self._may_accept -= 1.0
             connection.setblocking(False)
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
-            if len(self._clients) >= MAX_CLIENTS and not self._made_room():
+            if len(self._clients) >= MAX_CLIENTS and not self._close_idle():
                 self._refused += 1
                 with connection, contextlib.suppress(OSError):
                     connection.send(encode(problem(503)))
@@ -272,9 +189,9 @@ class Server:
             self._clients[client] = None
             self._selector.register(connection, selectors.EVENT_READ, client)
 
-    def _made_room(self) -> bool:
-        """Whether a connection could be closed that has not asked for anything yet, the oldest: whoever means it asks
-        at once."""
+    def _close_idle(self) -> bool:
+        """Close the oldest connection that has not sent its request yet: a real client sends it at once. Returns
+        whether there was one."""
         for client in self._clients:
             if client.phase in ("asking", "ending"):
                 self._refused += client.phase == "asking"
@@ -307,14 +224,14 @@ class Server:
                 request = parse(bytes(head))
                 self._reply(
                     client,
-                    problem(400) if request is None else self._judged(request),
+                    problem(400) if request is None else self._checked_response(request),
                     with_body=request is None or request.method != "HEAD",
                 )
 
-    def _judged(self, request: Request) -> Response:
+    def _checked_response(self, request: HttpRequest) -> HttpResponse:
         if request.method not in ("GET", "HEAD"):
             return problem(405)._replace(headers=(("Allow", "GET, HEAD"),))
-        response = self._answer(request)
+        response = self._respond(request)
         if response.stream and request.method == "HEAD":
             return response._replace(stream=False, body=b"")
         if response.stream and len(self._streams) >= MAX_STREAMS:
@@ -322,7 +239,7 @@ class Server:
             return problem(503)._replace(headers=(("Retry-After", "10"),))
         return response
 
-    def _reply(self, client: _Client, response: Response, *, with_body: bool = True) -> None:
+    def _reply(self, client: _Client, response: HttpResponse, *, with_body: bool = True) -> None:
         self._requests += 1
         client.received.clear()
         client.phase = "streaming" if response.stream else "answering"
@@ -333,9 +250,9 @@ class Server:
             self._streams[client] = None
         self._send(client, memoryview(reply))
 
-    def _publish(self, news: bytes) -> None:
-        if news:
-            part = memoryview(news)
+    def _publish(self, events: bytes) -> None:
+        if events:
+            part = memoryview(events)
             for client in list(self._streams):
                 try:
                     self._send(client, part)
@@ -356,8 +273,8 @@ class Server:
                 self._selector.modify(client.connection, selectors.EVENT_READ | selectors.EVENT_WRITE, client)
 
     def _flush(self, client: _Client) -> None:
-        """Send what waits, as far as it is taken; behind an answer wait for the other side to close, so that it is
-        read."""
+        """Send what waits, as far as the kernel takes it. After a response, wait for the client to close, so that it
+        can read the response."""
         while client.parts:
             part = client.parts.popleft()
             try:
@@ -390,7 +307,7 @@ class Server:
             self._drop(client)
 
     def _cut_off(self, client: _Client) -> None:
-        """Close a stream that is not read, and what the kernel still holds for it."""
+        """Close a stream that does not read, and discard what the kernel holds for it."""
         self._cut += 1
         with contextlib.suppress(OSError):
             client.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -403,11 +320,11 @@ class Server:
             client.connection.close()
 
 
-def _bound(address: Address) -> socket.socket:
-    """A socket that listens.
+def _bound(address: ListenAddress) -> socket.socket:
+    """A listening socket.
 
     Raises:
-        OSError: it cannot.
+        OSError: it cannot be opened.
     """
     family, _, _, _, where = socket.getaddrinfo(
         address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -418,5 +335,5 @@ def _bound(address: Address) -> socket.socket:
     return listener
 
 
-def _reason(error: OSError | UnicodeError) -> str:
-    return (error.strerror if isinstance(error, OSError) else None) or "it is no host"
+def _bind_error(error: OSError | UnicodeError) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or "not a host name"

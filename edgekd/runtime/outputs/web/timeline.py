@@ -1,5 +1,4 @@
-"""What was shown over the last hours, in memory that does not grow: the label that was shown most in each slot of
-time."""
+"""The labels of the last hours in bounded memory: for each time slot the label that was shown most."""
 
 from collections import Counter, deque
 from typing import Any
@@ -10,7 +9,7 @@ MAX_SLOTS = 8640
 
 
 class Timeline:
-    """Slots of a clock, as runs of the same label; a slot in which nothing was decided is in none."""
+    """Slots of a clock, stored as runs of the same label. A slot without decisions is in no run."""
 
     def __init__(self, hours: float) -> None:
         """hours: how long a slot is kept."""
@@ -18,19 +17,19 @@ class Timeline:
         self._slots = round(3600.0 * hours / self.slot_s)
         self._open: int | None = None
         self._shown: Counter[str] = Counter()  # in the open slot
-        self._runs: deque[tuple[int, int, str]] = deque()  # the first slot, how many, what was shown
-        # for which slot and label; labels, runs
-        self._made: tuple[Any, list[str], list[tuple[int, int, int]]] = (None, [], [])
+        self._runs: deque[tuple[int, int, str]] = deque()  # first slot, number of slots, label
+        # the document for the open slot and its label: labels, runs
+        self._cached: tuple[Any, list[str], list[tuple[int, int, int]]] = (None, [], [])
 
-    def take(self, label: str, now: float) -> None:
-        """A label is shown at `now`, seconds of a clock that does not jump."""
+    def add(self, label: str, now: float) -> None:
+        """Count a decision at `now`, seconds of a clock that does not jump."""
         slot = int(now // self.slot_s)
         if self._open is not None and slot != self._open:
-            self._end(self._open, slot)
+            self._close_slot(self._open, slot)
         self._open = slot
         self._shown[label] += 1
 
-    def _end(self, ended: int, now: int) -> None:
+    def _close_slot(self, ended: int, now: int) -> None:
         label = self._shown.most_common(1)[0][0]
         self._shown.clear()
         first, count, before = self._runs[-1] if self._runs else (0, 0, "")
@@ -46,15 +45,15 @@ class Timeline:
             self._runs[0] = oldest, first + count - oldest, label
 
     def document(self, now: float) -> dict[str, Any]:
-        """slot_s: seconds. hours. now: as a number of slots. labels: names. runs: the first slot, how many, index into
-        `labels`; the slot that is not over yet is a run of its own."""
+        """slot_s: seconds. hours. now: in slots. labels: names. runs: first slot, number of slots, index into `labels`;
+        the open slot is a run of its own."""
         state = None if self._open is None else (self._open, self._shown.most_common(1)[0][0])
-        # thousands of runs, which whoever asks may ask for again and again
-        if state is not None and state != self._made[0]:
+        # cached, because there may be thousands of runs and a client may ask often
+        if state is not None and state != self._cached[0]:
             runs = [*self._runs, (state[0], 1, state[1])]
             index = {label: number for number, label in enumerate(dict.fromkeys(label for _, _, label in runs))}
-            self._made = state, list(index), [(first, count, index[label]) for first, count, label in runs]
-        _, labels, numbered = self._made
+            self._cached = state, list(index), [(first, count, index[label]) for first, count, label in runs]
+        _, labels, numbered = self._cached
         return {
             "slot_s": self.slot_s,
             "hours": self._slots * self.slot_s / 3600.0,

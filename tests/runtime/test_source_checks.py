@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 
 from edgekd.errors import InputError
-from edgekd.runtime import doctor
-from edgekd.runtime.doctor import Check, Recording, judge, listen_for, longest_zeros, recording, to_text, worst
-from edgekd.runtime.source.child import Request
+from edgekd.runtime import source_checks
+from edgekd.runtime.level import longest_zeros
+from edgekd.runtime.recording import Recording, join_blocks, record_source
+from edgekd.runtime.source.child import SourceRequest
 from edgekd.runtime.source.health import Gap
-from edgekd.runtime.source.resample import Heard
+from edgekd.runtime.source.resample import CapturedBlock
+from edgekd.runtime.source_checks import Check, check_recording, to_text, worst
 
 RATE = 16000
 FAKE = Path(__file__).with_name("fake_child.py")
@@ -22,17 +24,17 @@ TONE = (0.1 * np.sqrt(2) * np.sin(2 * np.pi * 440 * np.arange(2 * RATE) / RATE))
 EXACT = tuple((1600 * i, 5.0 + 0.1 * i) for i in range(20))
 
 
-def heard(*channels: np.ndarray, breaks: int = 0, clock: tuple = EXACT) -> Recording:
+def recorded(*channels: np.ndarray, breaks: int = 0, clock: tuple = EXACT) -> Recording:
     return Recording(np.stack(channels, axis=1), RATE, "m", breaks, clock)
 
 
 def named(name: str, found: Recording, channel: int | None = None) -> Check:
     """One check of all."""
-    return next(check for check in judge(found, 2.0, channel) if check.name == name)
+    return next(check for check in check_recording(found, 2.0, channel) if check.name == name)
 
 
 def test_an_ordinary_room_passes_every_check_without_advice():
-    checks = judge(heard(NOISE + 0.1 * TONE * (np.arange(2 * RATE) > RATE)), 2.0)
+    checks = check_recording(recorded(NOISE + 0.1 * TONE * (np.arange(2 * RATE) > RATE)), 2.0)
     assert {check.name: check.status for check in checks} == dict.fromkeys(
         ("sound", "peak", "rms", "clipping", "DC offset", "zeros", "noise floor", "sample rate", "channels"), "ok"
     )
@@ -40,25 +42,25 @@ def test_an_ordinary_room_passes_every_check_without_advice():
 
 
 def test_levels_of_a_sine_at_minus_20_dbfs():
-    found = heard(TONE)
+    found = recorded(TONE)
     assert named("rms", found).value == pytest.approx(-20.0, abs=0.05)
     assert named("peak", found).value == pytest.approx(-17.0, abs=0.05)
     assert (named("noise floor", found).status, named("noise floor", found).value) == (
         "warn",
         pytest.approx(-20.0, abs=0.1),
     )
-    assert named("rms", heard(9 * TONE.clip(-0.1, 0.1))).status == "warn"
+    assert named("rms", recorded(9 * TONE.clip(-0.1, 0.1))).status == "warn"
 
 
 def test_the_noise_floor_is_that_of_the_quiet_moments():
     loud = np.tile(np.repeat(np.float32([1, 1, 1, 0]), 2000), 4)
-    check = named("noise floor", heard(NOISE + loud * TONE))
+    check = named("noise floor", recorded(NOISE + loud * TONE))
     assert (check.status, check.value) == ("ok", pytest.approx(-60.0, abs=1.0))
 
 
 @pytest.mark.parametrize(("level", "status"), [(1e-2, "ok"), (1e-4, "warn"), (1e-5, "fail")])
 def test_quiet_is_a_warning_and_hardly_anything_a_failure(level, status):
-    found = heard(NOISE / 0.001 * np.float32(level))
+    found = recorded(NOISE / 0.001 * np.float32(level))
     assert (named("rms", found).status, named("peak", found).status) == (status, status)
 
 
@@ -66,13 +68,13 @@ def test_quiet_is_a_warning_and_hardly_anything_a_failure(level, status):
 def test_clipping_is_the_share_at_full_scale(count, status):
     samples = TONE.copy()
     samples[:count:2], samples[1:count:2] = -1.0, 32767 / 32768
-    check = named("clipping", heard(samples))
+    check = named("clipping", recorded(samples))
     assert (check.status, check.value) == (status, pytest.approx(100 * count / (2 * RATE), abs=1e-4))
 
 
 @pytest.mark.parametrize(("offset", "status"), [(0.005, "ok"), (-0.05, "warn"), (0.2, "fail")])
 def test_a_constant_is_a_dc_offset_and_no_sound(offset, status):
-    found = heard(NOISE + np.float32(offset))
+    found = recorded(NOISE + np.float32(offset))
     assert named("DC offset", found).status == status
     assert named("rms", found).value == pytest.approx(-60.0, abs=0.1)
 
@@ -81,7 +83,7 @@ def test_a_constant_is_a_dc_offset_and_no_sound(offset, status):
 def test_runs_of_exact_zeros(run, status):
     samples = NOISE.copy()
     samples[:run] = 0.0
-    check = named("zeros", heard(samples))
+    check = named("zeros", recorded(samples))
     assert (check.status, check.value) == (status, pytest.approx(1000 * run / RATE))
 
 
@@ -92,7 +94,7 @@ def test_the_longest_run_of_zeros_is_found_wherever_it_is():
 
 
 def test_silence_fails_and_has_finite_values():
-    checks = judge(heard(np.zeros(2 * RATE, np.float32)), 2.0)
+    checks = check_recording(recorded(np.zeros(2 * RATE, np.float32)), 2.0)
     assert {check.name for check in checks if check.status == "fail"} == {"peak", "rms", "zeros", "channels"}
     assert all(check.value is None or np.isfinite(check.value) for check in checks)
 
@@ -101,22 +103,25 @@ def test_silence_fails_and_has_finite_values():
     ("speed", "status"), [(1.0, "ok"), (1.02, "warn"), (0.98, "warn"), (48000 / 44100, "fail"), (0.5, "fail")]
 )
 def test_the_rate_is_measured_against_the_clock(speed, status):
-    check = doctor.judge_rate([(number, second / speed) for number, second in EXACT], RATE)
+    check = source_checks.check_rate([(number, second / speed) for number, second in EXACT], RATE)
     assert (check.status, check.value) == (status, pytest.approx(100 * (speed - 1), abs=0.01))
 
 
 def test_jitter_of_the_clock_is_no_wrong_rate_and_too_little_sound_tells_nothing():
     jitter = np.random.default_rng(0).uniform(0.0, 0.02, 20)
     assert (
-        doctor.judge_rate(
+        source_checks.check_rate(
             [(number, second + late) for (number, second), late in zip(EXACT, jitter, strict=True)], RATE
         ).status
         == "ok"
     )
     kept = [(number, max(second, 5.4)) for number, second in EXACT]  # half a second had been kept and came at once
-    assert doctor.judge_rate(kept, RATE).status == "ok"
+    assert source_checks.check_rate(kept, RATE).status == "ok"
     for clock in ((), EXACT[:1], EXACT[:5]):
-        assert (doctor.judge_rate(clock, RATE).status, doctor.judge_rate(clock, RATE).value) == ("warn", None)
+        assert (source_checks.check_rate(clock, RATE).status, source_checks.check_rate(clock, RATE).value) == (
+            "warn",
+            None,
+        )
 
 
 @pytest.mark.parametrize(
@@ -132,29 +137,29 @@ def test_jitter_of_the_clock_is_no_wrong_rate_and_too_little_sound_tells_nothing
     ],
 )
 def test_dead_identical_and_opposite_channels(second, channel, status, advice):
-    check = named("channels", heard(TONE, second), channel)
+    check = named("channels", recorded(TONE, second), channel)
     assert check.status == status
     assert check.advice.startswith(advice)
     assert bool(check.advice) == bool(advice)
 
 
 def test_the_channel_that_will_be_used_is_the_one_judged():
-    found = heard(TONE, NOISE)
+    found = recorded(TONE, NOISE)
     assert named("rms", found, 1).value == pytest.approx(-60.0, abs=0.1)
     assert named("rms", found).value == pytest.approx(-26.0, abs=0.1)  # the mean halves a channel
     with pytest.raises(InputError, match="channel is 2; m has 2, counted from 0"):
-        judge(found, 2.0, 2)
+        check_recording(found, 2.0, 2)
 
 
 def test_missing_sound_is_a_warning_and_too_little_a_failure():
-    assert named("sound", heard(NOISE, breaks=1)).status == "warn"
-    assert named("sound", heard(NOISE[:RATE])).status == "fail"
+    assert named("sound", recorded(NOISE, breaks=1)).status == "warn"
+    assert named("sound", recorded(NOISE[:RATE])).status == "fail"
 
 
 def test_a_recording_counts_breaks_and_its_clock_begins_anew_there():
     block = np.full((160, 1), 0.5, np.float32)
     gaps = [Gap(0, 0.0), None, Gap(10, 0.0), None]
-    found = recording([Heard(block, RATE, float(i), gap, "m") for i, gap in enumerate(gaps)])
+    found = join_blocks([CapturedBlock(block, RATE, float(i), gap, "m") for i, gap in enumerate(gaps)])
     assert (len(found.samples), found.breaks, found.clock) == (640, 1, ((0, 2.0), (160, 3.0)))
 
 
@@ -180,21 +185,21 @@ def fake(tmp_path: Path) -> Callable[..., list[str]]:
 
 
 def test_a_recording_has_all_channels_as_they_come(fake):
-    found = listen_for(
-        Request(channel=1), 0.5, 30.0, fake([["open", 16000, 2], ["zeros", 50], ["sound", 60], ["stall"]])
+    found = record_source(
+        SourceRequest(channel=1), 0.5, 30.0, fake([["open", 16000, 2], ["zeros", 50], ["sound", 60], ["stall"]])
     )
     assert (found.samples.shape, found.rate, found.name, found.breaks) == ((8000, 2), 16000, "fake", 0)
     np.testing.assert_array_equal(found.samples[0], np.float32([0.125, 0.25]))
-    assert doctor.judge_rate(found.clock, found.rate).value is None  # half a second
+    assert source_checks.check_rate(found.clock, found.rate).value is None  # half a second
 
 
 def test_a_source_of_zeros_is_recorded_to_be_judged(fake):
-    found = listen_for(Request(), 6.0, 30.0, fake([["open", 16000, 1], ["zeros", 650], ["stall"]]))
+    found = record_source(SourceRequest(), 6.0, 30.0, fake([["open", 16000, 1], ["zeros", 650], ["stall"]]))
     assert (found.seconds, found.breaks, found.samples.any()) == (6.0, 0, False)
 
 
 def test_a_source_that_stalls_gives_what_came(fake):
-    found = listen_for(Request(), 2.0, 3.0, fake([["open", 16000, 1], ["sound", 100], ["stall"]], [["stall"]]))
+    found = record_source(SourceRequest(), 2.0, 3.0, fake([["open", 16000, 1], ["sound", 100], ["stall"]], [["stall"]]))
     assert found.seconds == 0.5
     assert named("sound", found).status == "fail"
 
@@ -203,11 +208,11 @@ def test_no_microphone_is_an_error_that_says_why(fake):
     with pytest.raises(
         InputError, match=r"nothing is heard for 4 s: no microphone is there; plug one in; see .*mics.*--wait"
     ):
-        listen_for(Request(), 2.0, 4.0, fake([["fail", "no microphone is there; plug one in", False]]))
+        record_source(SourceRequest(), 2.0, 4.0, fake([["fail", "no microphone is there; plug one in", False]]))
     with pytest.raises(
         InputError, match=r"nothing is heard for 4 s: it ended; give a --command that writes raw samples"
     ):
-        listen_for(Request(command="x", rate=16000), 2.0, 4.0, fake([["fail", "it ended", False]]))
+        record_source(SourceRequest(command="x", rate=16000), 2.0, 4.0, fake([["fail", "it ended", False]]))
 
 
 @pytest.mark.parametrize(
@@ -216,4 +221,4 @@ def test_no_microphone_is_an_error_that_says_why(fake):
 )
 def test_senseless_lengths_are_refused(seconds, wait, message):
     with pytest.raises(InputError, match=message):
-        listen_for(Request(), seconds, wait)
+        record_source(SourceRequest(), seconds, wait)

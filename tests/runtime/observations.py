@@ -7,8 +7,8 @@ from runtime.test_listen import MANIFEST
 from edgekd.frontend import log_mel
 from edgekd.modelfile.manifest import Manifest
 from edgekd.runtime.decision import Decision
-from edgekd.runtime.outputs.base import Moment
-from edgekd.runtime.source.capture import Counts
+from edgekd.runtime.outputs.base import Observation
+from edgekd.runtime.source.capture import CaptureCounts
 
 SILENCE = np.zeros(MANIFEST.window, np.float32)
 FEATURES = log_mel(MANIFEST.frontend, SILENCE)
@@ -20,11 +20,11 @@ def decision(t: float, label: str = "low", *, rms: float = 0.1, gated: bool = Fa
     )
 
 
-def moment(
+def observation(
     features: np.ndarray | None = FEATURES,
     *,
-    counts: Counts | None = None,
+    counts: CaptureCounts | None = None,
     inference_s: float = 0.001,
     manifest: Manifest = MANIFEST,
-) -> Moment:
-    return Moment(manifest, SILENCE, features, 0.002, inference_s, counts)
+) -> Observation:
+    return Observation(manifest, SILENCE, features, 0.002, inference_s, counts)

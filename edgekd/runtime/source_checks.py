@@ -8,26 +8,20 @@ cannot be trusted.
 import math
 from collections.abc import Sequence
 from itertools import combinations
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from edgekd.errors import InputError
-from edgekd.runtime.source.capture import CHILD, Capture
-from edgekd.runtime.source.child import BLOCK_S, Request
-from edgekd.runtime.source.health import Turn, Watch
-from edgekd.runtime.source.resample import Heard
+from edgekd.runtime.level import SILENCE_DBFS, level_dbfs, longest_zeros, to_dbfs
+from edgekd.runtime.recording import Recording
+from edgekd.runtime.source.child import BLOCK_S
 from edgekd.text import counted
 
 Status = Literal["ok", "warn", "fail"]
 
-SILENCE_DBFS = -200.0
-"""The level of nothing but zeros."""
-MIN_SECONDS, MAX_SECONDS = 0.5, 30.0
-SETTLE_S = 0.5
-"""Of sound that is not judged: a source begins with a click, or with what a server had kept, all at once."""
 LOW_PEAK_DBFS, NO_PEAK_DBFS = -60.0, -80.0
 LOW_RMS_DBFS, NO_RMS_DBFS = -75.0, -90.0
 """A quiet room gives a good microphone -70; the last bit of 16 is at -90."""
@@ -47,8 +41,6 @@ DEAD_DB = 40.0
 """By which a dead channel is quieter than the loudest."""
 OPPOSITE = -0.9
 """Correlation from which on the mean of two channels cancels."""
-UNHURRIED = Watch(zeros_s=math.inf)
-"""Zeros are to be judged here, not healed."""
 
 Array = NDArray[np.float32]
 
@@ -65,83 +57,7 @@ class Check(msgspec.Struct, frozen=True):
     advice: str = ""
 
 
-class Recording(NamedTuple):
-    """What was heard. samples: float32 (time, channel). rate: nominal, Hz. name: of the source. breaks: places where
-    sound is missing.
-
-    clock: for each block since the last break, its last sample's number and when it was there, seconds.
-    """
-
-    samples: Array
-    rate: int
-    name: str
-    breaks: int
-    clock: tuple[tuple[int, float], ...]
-
-    @property
-    def seconds(self) -> float:
-        """Its length."""
-        return len(self.samples) / self.rate
-
-
-def listen_for(request: Request, seconds: float, wait_s: float, child: Sequence[str] = CHILD) -> Recording:
-    """Record from a live source.
-
-    Args:
-        request: what to hear.
-        seconds: to record, after `SETTLE_S`; less where the source falls silent for `wait_s`.
-        wait_s: longest wait for sound.
-        child: the program that hears, for tests.
-
-    Raises:
-        InputError: there is no sound, and why.
-        MissingExtraError: sounddevice is needed and not installed.
-    """
-    if not MIN_SECONDS <= seconds <= MAX_SECONDS:
-        raise InputError(f"a recording of {seconds:g} s; give {MIN_SECONDS:g} to {MAX_SECONDS:g}")
-    if not 0.0 < wait_s < math.inf:
-        raise InputError(f"a wait of {wait_s:g} s; give more than 0")
-    watch = msgspec.structs.replace(UNHURRIED, failed_s=wait_s, open_s=max(UNHURRIED.open_s, wait_s))
-    blocks: list[Heard] = []
-    settled_s = 0.0
-    reason = "no answer"
-    with Capture(request, watch=watch, child=child) as capture:
-        for item in capture.blocks():
-            if item is None:  # only where empty chunks are asked for
-                continue
-            if isinstance(item, Turn):
-                if item.state == "FAILED":
-                    break
-                reason = item.reason
-                continue
-            if settled_s < SETTLE_S:
-                settled_s += len(item.samples) / item.rate
-                continue
-            if blocks and (item.rate, item.samples.shape[1]) != (blocks[0].rate, blocks[0].samples.shape[1]):
-                blocks = []  # it came back as something else
-            blocks.append(item)
-            if sum(len(block.samples) for block in blocks) >= seconds * item.rate:
-                break
-    if not blocks:
-        cure = "see what 'edgekd mics' lists" if request.command is None else "give a --command that writes raw samples"
-        raise InputError(f"nothing is heard for {wait_s:g} s: {reason}; {cure}, or wait longer (--wait)")
-    return recording(blocks)
-
-
-def recording(blocks: Sequence[Heard]) -> Recording:
-    """Blocks of one rate and number of channels, joined."""
-    clock: list[tuple[int, float]] = []
-    for block in blocks:
-        if block.gap is not None:
-            clock = []
-        clock.append((clock[-1][0] + len(block.samples) if clock else 0, block.when))
-    breaks = sum(block.gap is not None for block in blocks[1:])
-    return Recording(
-        np.concatenate([block.samples for block in blocks]), blocks[0].rate, blocks[0].name, breaks, tuple(clock)
-    )
-
-
-def judge(found: Recording, seconds: float, channel: int | None = None) -> list[Check]:
+def check_recording(found: Recording, seconds: float, channel: int | None = None) -> list[Check]:
     """All checks of a recording.
 
     Args:
@@ -158,19 +74,19 @@ def judge(found: Recording, seconds: float, channel: int | None = None) -> list[
     used = found.samples if channel is None else found.samples[:, [channel]]
     mono: Array = used.mean(axis=1, dtype=np.float32)
     return [
-        judge_length(found.seconds, seconds, found.breaks),
-        judge_peak(mono),
-        judge_rms(mono),
-        judge_clipping(used),
-        judge_offset(used),
-        judge_zeros(mono, found.rate),
-        judge_noise(mono, found.rate),
-        judge_rate(found.clock, found.rate),
-        judge_channels(found.samples, channel),
+        check_length(found.seconds, seconds, found.breaks),
+        check_peak(mono),
+        check_rms(mono),
+        check_clipping(used),
+        check_offset(used),
+        check_zeros(mono, found.rate),
+        check_noise(mono, found.rate),
+        check_rate(found.clock, found.rate),
+        check_channels(found.samples, channel),
     ]
 
 
-def judge_length(found_s: float, wanted_s: float, breaks: int) -> Check:
+def check_length(found_s: float, wanted_s: float, breaks: int) -> Check:
     """Whether all the sound came, without a break."""
     limit = f"{wanted_s:g} s without a break"
     if found_s < wanted_s - BLOCK_S:
@@ -194,9 +110,9 @@ def judge_length(found_s: float, wanted_s: float, breaks: int) -> Check:
     return Check("sound", "ok", round(found_s, 2), "s", limit)
 
 
-def judge_peak(samples: Array) -> Check:
+def check_peak(samples: Array) -> Check:
     """The largest sample, of float32 (time,)."""
-    peak = _dbfs(float(np.abs(samples).max(initial=0.0)))
+    peak = to_dbfs(float(np.abs(samples).max(initial=0.0)))
     status: Status = "fail" if peak < NO_PEAK_DBFS else "warn" if peak < LOW_PEAK_DBFS else "ok"
     return _check(
         "peak",
@@ -208,7 +124,7 @@ def judge_peak(samples: Array) -> Check:
     )
 
 
-def judge_rms(samples: Array) -> Check:
+def check_rms(samples: Array) -> Check:
     """The level of float32 (time,) around its mean: a constant is no sound."""
     level = level_dbfs(samples - samples.mean(dtype=np.float64)) if len(samples) else SILENCE_DBFS
     limit = f"{LOW_RMS_DBFS:g} to {LOUD_RMS_DBFS:g}"
@@ -227,7 +143,7 @@ def judge_rms(samples: Array) -> Check:
     )
 
 
-def judge_clipping(samples: Array) -> Check:
+def check_clipping(samples: Array) -> Check:
     """Share of samples at full scale, over the channels of float32 (time, channel)."""
     share = float((np.abs(samples) >= FULL_SCALE).mean()) if samples.size else 0.0
     status: Status = "fail" if share > MANY_CLIPPED_SHARE else "warn" if share > CLIPPED_SHARE else "ok"
@@ -241,7 +157,7 @@ def judge_clipping(samples: Array) -> Check:
     )
 
 
-def judge_offset(samples: Array) -> Check:
+def check_offset(samples: Array) -> Check:
     """The largest mean of a channel of float32 (time, channel)."""
     offset = float(np.abs(samples.mean(axis=0, dtype=np.float64)).max()) if samples.size else 0.0
     status: Status = "fail" if offset > LARGE_OFFSET else "warn" if offset > OFFSET else "ok"
@@ -256,7 +172,7 @@ def judge_offset(samples: Array) -> Check:
     )
 
 
-def judge_zeros(samples: Array, rate: int) -> Check:
+def check_zeros(samples: Array, rate: int) -> Check:
     """The longest run of exact zeros in float32 (time,)."""
     longest_s = longest_zeros(samples) / rate
     status: Status = "fail" if longest_s > LONG_ZEROS_S else "warn" if longest_s > ZEROS_S else "ok"
@@ -271,7 +187,7 @@ def judge_zeros(samples: Array, rate: int) -> Check:
     )
 
 
-def judge_noise(samples: Array, rate: int) -> Check:
+def check_noise(samples: Array, rate: int) -> Check:
     """The level of the quietest frames of float32 (time,): what is always there."""
     size = max(1, int(FRAME_S * rate))
     frames = samples[: len(samples) - len(samples) % size].reshape(-1, size)  # (frame, time)
@@ -285,7 +201,7 @@ def judge_noise(samples: Array, rate: int) -> Check:
             "too short to tell; record longer with --seconds",
         )
     centred = frames - samples.mean(dtype=np.float64)
-    floor = _dbfs(float(np.percentile(np.sqrt(np.square(centred).mean(axis=1)), FLOOR_PERCENTILE)))
+    floor = to_dbfs(float(np.percentile(np.sqrt(np.square(centred).mean(axis=1)), FLOOR_PERCENTILE)))
     return _check(
         "noise floor",
         "warn" if floor > NOISE_DBFS else "ok",
@@ -296,7 +212,7 @@ def judge_noise(samples: Array, rate: int) -> Check:
     )
 
 
-def judge_rate(clock: Sequence[tuple[int, float]], rate: int) -> Check:
+def check_rate(clock: Sequence[tuple[int, float]], rate: int) -> Check:
     """Samples against the clock: the median over all pairs of blocks, which forgives those that come late or all at
     once.
 
@@ -330,7 +246,7 @@ def judge_rate(clock: Sequence[tuple[int, float]], rate: int) -> Check:
     )
 
 
-def judge_channels(samples: Array, channel: int | None = None) -> Check:
+def check_channels(samples: Array, channel: int | None = None) -> Check:
     """Channels of float32 (time, channel) that are dead, the same, or cancel in the mean. channel: the one in use; None
     is the mean."""
     count = samples.shape[1]
@@ -384,18 +300,6 @@ def judge_channels(samples: Array, channel: int | None = None) -> Check:
     return Check("channels", "ok", value, "", limit)
 
 
-def level_dbfs(samples: NDArray[np.floating]) -> float:
-    """The level of (time,): its rms in dB, where an rms of 1 is 0 and a full-scale sine -3; `SILENCE_DBFS` for
-    zeros."""
-    return _dbfs(math.sqrt(float(np.square(samples, dtype=np.float64).mean()))) if len(samples) else SILENCE_DBFS
-
-
-def longest_zeros(samples: Array) -> int:
-    """Length of the longest run of exact zeros in (time,)."""
-    others = np.flatnonzero(np.concatenate(([True], samples != 0.0, [True])))
-    return int(np.diff(others).max()) - 1
-
-
 def worst(checks: Sequence[Check]) -> Status:
     """The gravest status; "ok" of none."""
     grades: tuple[Status, ...] = ("fail", "warn")
@@ -428,10 +332,6 @@ def _check(name: str, status: Status, value: float, unit: str, limit: str, advic
 def _correlation(centred: NDArray[np.floating], power: NDArray[np.floating], pair: tuple[int, int]) -> float:
     one, other = pair
     return float((centred[:, one] * centred[:, other]).mean() / math.sqrt(float(power[one]) * float(power[other])))
-
-
-def _dbfs(rms: float) -> float:
-    return max(SILENCE_DBFS, 20.0 * math.log10(rms)) if rms > 0.0 else SILENCE_DBFS
 
 
 def _list(numbers: Sequence[int]) -> str:
