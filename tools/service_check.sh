@@ -56,7 +56,7 @@ status_is() {
     [[ $status == "$wanted" ]]
 }
 
-waits_without_sound() { edgekd service install /w/model.tflite | grep 'waits for its first sound'; }
+waits_without_sound() { edgekd service install /w/model.tflite | grep 'waits for its first samples'; }
 outlasts_its_timeout() { sleep 25; is NRestarts 0 && is ActiveState activating; }
 
 begins_to_hear() {

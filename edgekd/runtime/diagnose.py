@@ -1,4 +1,4 @@
-"""`edgekd doctor`: is this machine, with its microphone and perhaps a model, ready to listen?"""
+"""`edgekd doctor`: whether this machine, with its microphone and perhaps a model, is ready to listen."""
 
 import platform
 import subprocess
@@ -16,15 +16,15 @@ from edgekd.runtime.source_checks import Check, check_recording, to_text, worst
 from edgekd.text import counted
 
 ENGINES = {"ai-edge-litert": "litert", "tflite-runtime": "litert", "onnxruntime": "onnx-runtime"}
-"""Package -> the extra that brings it, or its like."""
+"""Package -> the extra that installs it or an equivalent."""
 PACKAGES = ("edgekd", "numpy", *ENGINES, "sounddevice", "soundfile", "soxr")
 ASK_PORTAUDIO = "import sounddevice; print(sounddevice.get_portaudio_version()[1])"
 PORTAUDIO_S = 10.0
-"""Longest wait for PortAudio, which may hang while it looks for devices."""
+"""Longest wait for PortAudio, which may hang while it looks for devices, seconds."""
 
 
 class SourceSummary(msgspec.Struct, frozen=True):
-    """What was heard. rate: Hz."""
+    """The recorded source. rate: Hz."""
 
     name: str
     rate: int
@@ -33,12 +33,11 @@ class SourceSummary(msgspec.Struct, frozen=True):
 
 
 class DoctorReport(msgspec.Struct, frozen=True):
-    """What was found.
+    """The result of `edgekd doctor`.
 
     machine, system, python: of this machine. packages: name -> version, None where it is not installed. portaudio: its
-    version, or None.
-    source: what was heard; None where nothing was, and then `failure` says why. checks: of the sound, the engines and
-    the model.
+    version, or None. source: the recorded source; None where no samples arrived, and `failure` says why. checks: of the
+    recording, the engines and the model.
     """
 
     machine: str
@@ -69,34 +68,35 @@ class DoctorReport(msgspec.Struct, frozen=True):
         if self.source is not None:
             channels = counted(self.source.channels, "channel")
             lines.append(
-                f"heard     {self.source.seconds:g} s of {self.source.name} at {self.source.rate} Hz, {channels}"
+                f"recorded  {self.source.seconds:g} s of {self.source.name} at {self.source.rate} Hz, {channels}"
             )
         return "\n".join([*lines, "", to_text(self.checks)])
 
     def require(self) -> None:
-        """Judge.
+        """Raise if the machine is not ready.
 
         Raises:
-            InputError: nothing was heard.
+            InputError: no samples arrived.
             GateError: a check failed.
         """
         if self.failure:
             raise InputError(self.failure)
         failed = [check.name for check in self.checks if check.status == "fail"]
         if failed:
-            raise GateError(f"failed: {', '.join(failed)}; do what stands below each of them")
+            raise GateError(f"failed: {', '.join(failed)}; follow the advice below each of them")
 
 
 def examine(
     request: SourceRequest, model: Path | None = None, *, seconds: float = 2.0, wait_s: float = 5.0
 ) -> DoctorReport:
-    """Look at the machine, record and judge. Whatever keeps it from hearing is in the report.
+    """Examine the machine, record from the source, and check the recording. An error of the source is part of the
+    report.
 
     Args:
-        request: what to hear.
+        request: the source.
         model: a model file to open and verify.
-        seconds: of sound.
-        wait_s: longest wait for sound.
+        seconds: to record.
+        wait_s: longest wait for samples.
     """
     packages = {name: _version(name) for name in PACKAGES}
     checks = [check_engines(packages), *([] if model is None else [check_model(model)])]
@@ -120,7 +120,7 @@ def examine(
 
 
 def check_engines(packages: dict[str, str | None]) -> Check:
-    """Whether a model can be run. packages: name -> version."""
+    """Whether an engine is installed. packages: name -> version."""
     installed = sum(packages.get(name) is not None for name in ENGINES)
     if not installed:
         return Check(
@@ -135,7 +135,7 @@ def check_engines(packages: dict[str, str | None]) -> Check:
 
 
 def check_model(model: Path) -> Check:
-    """Whether a model file opens, and computes here what it computed where it was made."""
+    """Whether a model file opens, and computes here what it computed where it was exported."""
     limit = "opens and replays its golden vectors"
     try:
         report = verify(model)
@@ -153,11 +153,12 @@ def _version(package: str) -> str | None:
 
 
 def portaudio_version() -> str | None:
-    """The version of PortAudio, None where it is not found; asked in a process of its own, which can be ended."""
+    """The version of PortAudio, None where it is not found. A process of its own asks for it, because that one can be
+    killed."""
     try:
-        asked = subprocess.run(
+        process = subprocess.run(
             [sys.executable, "-c", ASK_PORTAUDIO], capture_output=True, text=True, check=False, timeout=PORTAUDIO_S
         )
     except (subprocess.TimeoutExpired, OSError):
         return None
-    return asked.stdout.strip().removeprefix("PortAudio ") or None
+    return process.stdout.strip().removeprefix("PortAudio ") or None

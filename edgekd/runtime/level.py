@@ -15,12 +15,11 @@ def to_dbfs(rms: float) -> float:
 
 
 def level_dbfs(samples: NDArray[np.floating]) -> float:
-    """The level of (time,): its rms in dB, where an rms of 1 is 0 and a full-scale sine -3; `SILENCE_DBFS` for
-    zeros."""
+    """The level of a waveform (time,), from its rms; `SILENCE_DBFS` for zeros and for an empty one."""
     return to_dbfs(math.sqrt(float(np.square(samples, dtype=np.float64).mean()))) if len(samples) else SILENCE_DBFS
 
 
 def longest_zeros(samples: NDArray[np.float32]) -> int:
-    """Length of the longest run of exact zeros in (time,)."""
+    """Length of the longest run of exact zeros in (time,), samples."""
     others = np.flatnonzero(np.concatenate(([True], samples != 0.0, [True])))
     return int(np.diff(others).max()) - 1

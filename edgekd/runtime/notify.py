@@ -1,14 +1,15 @@
-"""Tells systemd that the listener is ready, alive, and what it hears: the protocol of sd_notify, without its library.
+"""Reports to systemd that the listener is ready and alive, and its state: the protocol of sd_notify, without its
+library.
 
-Ready is a listener that has decided on fresh sound once, and alive one that goes on doing so: nothing else feeds the
-watchdog, so that a microphone that hangs, a device that gives zeros and a listener that is stuck are all noticed. Quiet
-or gated windows count as well, because they too are sound that was heard. Until the first decision there is no
-watchdog: a microphone may be plugged in much later. What limits the start is then the unit's TimeoutStartSec, which the
-first word of the stream, for instance that no microphone is there, makes as good as endless. A microphone that is lost
-later costs one restart: the watchdog ends the listener, and the new one waits.
+The listener is ready after the first decision on new samples, and alive while such decisions follow. Nothing else feeds
+the watchdog, so that systemd notices a hanging microphone, a device that delivers zeros, and a listener that is stuck.
+Decisions on quiet or gated windows count too, because their samples are new. There is no watchdog before the first
+decision, because a microphone may be plugged in much later. Until then the unit's TimeoutStartSec limits the start; the
+first line of the stream, for instance that no microphone is there, extends it practically without end. When a
+microphone is lost later, the watchdog restarts the listener once, and the new one waits.
 
-Sent from the thread of the stream, which is what the watchdog is to judge; a datagram that finds no room is kept for
-the next line.
+The messages are sent from the thread of the stream, because that is what the watchdog supervises. A datagram that does
+not fit into the socket's buffer is sent again with the next line.
 """
 
 import os
@@ -20,32 +21,32 @@ from edgekd.runtime.decision import Decision
 from edgekd.runtime.source.health import NOT_RELOADED, RELOADED, WENT_BACK, StatusLine
 
 SOCKET, WATCHDOG, WATCHDOG_PROCESS = "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"
-"""Variables by which systemd tells where to send to, within how many microseconds it wants to be fed, and by which
-process."""
+"""Environment variables of systemd: the socket to send to, the watchdog interval in microseconds, and the process that
+has to feed it."""
 RELOADS = (RELOADED, NOT_RELOADED, WENT_BACK)
 RELOAD_MARK = "; reload"
-"""Between the state and what came of the last reload, in the text that systemd shows; a number tells it from the one
-before."""
+"""Separates the state from the result of the last reload in the status text. A number distinguishes it from earlier
+reloads."""
 FEEDS = 4
-"""In each watchdog interval, so that a lost one does no harm."""
+"""Feeds of the watchdog in each interval, so that a lost one does no harm."""
 WAIT_S = 10 * 365 * 86400.0
-"""By which the start is extended while there is no sound."""
+"""Seconds by which the start is extended while no samples arrive."""
 MAX_TEXT = 250
-"""Characters of the state, and of what came of the last reload; systemd takes 4096 bytes in all."""
+"""Characters of the state, and of the result of the last reload; systemd takes 4096 bytes in all."""
 STATUS_S = 1.0
-"""Least seconds between two texts that differ in the label alone."""
+"""Least time between two texts that differ only in the label, seconds."""
 
 
 class Notifier:
-    """Sends to systemd; like any output it neither waits nor raises."""
+    """Sends messages to systemd. Like an output it neither waits nor raises."""
 
     name = "systemd"
 
     def __init__(
         self, address: str, watchdog_s: float | None = None, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """address: of a datagram socket, "@" before the name of an abstract one. watchdog_s: in which it wants to be
-        fed; None: never."""
+        """address: of a datagram socket, "@" before the name of an abstract one. watchdog_s: interval in which the
+        watchdog must be fed; None for no watchdog."""
         self._address = "\0" + address[1:] if address.startswith("@") else address
         self._feed_s = None if watchdog_s is None else watchdog_s / FEEDS
         self._clock = clock
@@ -53,7 +54,7 @@ class Notifier:
         self._socket.setblocking(False)
         self._error: str | None = None
         self._ready = self._extended = self._reloading = False
-        # seconds of sound; of the clock at the newest feed and text
+        # audio time of the newest decision; clock times of the newest feed and text
         self._newest_s = self._fed_at = self._sent_at = -float("inf")
         self._status = self._sent_status = self._reload_text = ""
         self._reloads = 0
@@ -64,14 +65,14 @@ class Notifier:
         return self._error
 
     def publish(self, event: Decision | StatusLine, _moment: object = None) -> None:
-        """A line of the stream."""
+        """Take a line of the stream."""
         if isinstance(event, StatusLine):
-            self._changed(event)
+            self._report_status(event)
         else:
-            self._decided(event)
+            self._report_decision(event)
 
     def reloading(self) -> None:
-        """A reload begins; the next line of the stream says how it ended."""
+        """A reload begins; the next line of the stream brings its result."""
         if self._ready:
             self._reloading = self._send("RELOADING=1", f"MONOTONIC_USEC={int(self._clock() * 1e6)}")
 
@@ -80,11 +81,11 @@ class Notifier:
         self._send("STOPPING=1")
         self._socket.close()
 
-    def _changed(self, change: StatusLine) -> None:
+    def _report_status(self, change: StatusLine) -> None:
         if change.reason.startswith(RELOADS):
             self._reloads += 1
             self._reload_text = f"{RELOAD_MARK} {self._reloads}: {change.reason}"
-            self._fed_at = -float("inf")  # whoever asked for the reload waits for the first decision behind it
+            self._fed_at = -float("inf")  # the one who requested the reload waits for the first decision after it
         else:
             self._status = f"{change.state}: {change.reason}"
         lines = []
@@ -95,12 +96,12 @@ class Notifier:
         if self._send(*lines, self._text()):
             self._extended, self._reloading = True, False
 
-    def _decided(self, decision: Decision) -> None:
+    def _report_decision(self, decision: Decision) -> None:
         now = self._clock()
         fresh = decision.state == "HEALTHY" and decision.t > self._newest_s
         if fresh:
             self._newest_s = decision.t
-        if decision.state == "HEALTHY":  # else the last change says why not
+        if decision.state == "HEALTHY":  # otherwise the last status line holds the reason
             self._status = f"{decision.state}: {decision.label}"
         feed = fresh and self._feed_s is not None and now - self._fed_at >= self._feed_s
         ready = (fresh and not self._ready) or self._reloading
@@ -114,11 +115,11 @@ class Notifier:
         return f"STATUS={_one_line(self._status)}{_one_line(self._reload_text)}"
 
     def _send(self, *lines: str) -> bool:
-        """Whether it got through."""
+        """Send a message. Returns whether it got through."""
         try:
             self._socket.sendto("\n".join(lines).encode(errors="replace"), self._address)
         except OSError as error:
-            self._error = f"systemd cannot be told ({error.strerror or error})"
+            self._error = f"systemd does not receive messages ({error.strerror or error})"
             return False
         self._error = None
         self._sent_status = lines[-1] if lines[-1].startswith("STATUS=") else self._sent_status
@@ -126,8 +127,8 @@ class Notifier:
 
 
 def notifier(environ: MutableMapping[str, str] = os.environ) -> Notifier | None:
-    """What systemd asks for, taken out of the environment so that no command that is started answers for the listener;
-    None: nothing.
+    """The notifier that systemd's environment asks for; None without one. The variables are removed from the
+    environment, so that commands started later do not use them.
 
     Args:
         environ: of this process.

@@ -1,4 +1,4 @@
-"""A few seconds of a live source, recorded as they come, with all channels and the time of each block."""
+"""A few seconds of a live source as they come: all channels, and the time of each block."""
 
 import math
 from collections.abc import Sequence
@@ -17,20 +17,19 @@ from edgekd.runtime.source.resample import CapturedBlock
 MIN_SECONDS, MAX_SECONDS = 0.5, 30.0
 
 SETTLE_S = 0.5
-"""Of sound that is not judged: a source begins with a click, or with what a server had kept, all at once."""
+"""Seconds that are left out at the start: a source begins with a click, or with samples that a server had kept, all at
+once."""
 
 PATIENT = Watch(zeros_s=math.inf)
-"""Zeros are to be judged here, not healed."""
+"""The checks are to see zeros; the capture must not start again because of them."""
 
 Array = NDArray[np.float32]
 
 
 class Recording(NamedTuple):
-    """What was heard. samples: float32 (time, channel). rate: nominal, Hz. name: of the source. breaks: places where
-    sound is missing.
-
-    clock: for each block since the last break, its last sample's number and when it was there, seconds.
-    """
+    """A recorded source. samples: float32 (time, channel). rate: nominal, Hz. name: of the source. breaks: places with
+    missing samples. clock: for each block since the last break, the number of its last sample and the time of its
+    arrival, seconds."""
 
     samples: Array
     rate: int
@@ -48,13 +47,13 @@ def record_source(request: SourceRequest, seconds: float, wait_s: float, child: 
     """Record from a live source.
 
     Args:
-        request: what to hear.
-        seconds: to record, after `SETTLE_S`; less where the source falls silent for `wait_s`.
-        wait_s: longest wait for sound.
-        child: the program that hears, for tests.
+        request: the source.
+        seconds: to record, after `SETTLE_S`; less where no samples arrive for `wait_s`.
+        wait_s: longest wait for samples.
+        child: the capture program, for tests.
 
     Raises:
-        InputError: there is no sound, and why.
+        InputError: no samples arrive; the message says why.
         MissingExtraError: sounddevice is needed and not installed.
     """
     if not MIN_SECONDS <= seconds <= MAX_SECONDS:
@@ -67,7 +66,7 @@ def record_source(request: SourceRequest, seconds: float, wait_s: float, child: 
     reason = "no answer"
     with Capture(request, watch=watch, child=child) as capture:
         for item in capture.blocks():
-            if item is None:  # only where empty chunks are asked for
+            if item is None:  # only with idle_s
                 continue
             if isinstance(item, StateChange):
                 if item.state == "FAILED":
@@ -78,13 +77,15 @@ def record_source(request: SourceRequest, seconds: float, wait_s: float, child: 
                 settled_s += len(item.samples) / item.rate
                 continue
             if blocks and (item.rate, item.samples.shape[1]) != (blocks[0].rate, blocks[0].samples.shape[1]):
-                blocks = []  # it came back as something else
+                blocks = []  # it came back with another rate or number of channels
             blocks.append(item)
             if sum(len(block.samples) for block in blocks) >= seconds * item.rate:
                 break
     if not blocks:
-        cure = "see what 'edgekd mics' lists" if request.command is None else "give a --command that writes raw samples"
-        raise InputError(f"nothing is heard for {wait_s:g} s: {reason}; {cure}, or wait longer (--wait)")
+        remedy = (
+            "see what 'edgekd mics' lists" if request.command is None else "give a --command that writes raw samples"
+        )
+        raise InputError(f"no samples arrive for {wait_s:g} s: {reason}; {remedy}, or wait longer (--wait)")
     return join_blocks(blocks)
 
 

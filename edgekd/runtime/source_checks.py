@@ -1,7 +1,6 @@
-"""Is what a microphone gives fit for a model? A few seconds are recorded as they come and judged by rules that need no
-microphone.
+"""Checks whether a recorded source is good enough for a model. No microphone is needed to test the rules.
 
-Limits are for ordinary rooms and microphones: a warning says that something is worth a look, a failure that decisions
+The limits suit ordinary rooms and microphones. A warning means that something is worth a look, a failure that decisions
 cannot be trusted.
 """
 
@@ -18,13 +17,13 @@ from edgekd.errors import InputError
 from edgekd.runtime.level import SILENCE_DBFS, level_dbfs, longest_zeros, to_dbfs
 from edgekd.runtime.recording import Recording
 from edgekd.runtime.source.child import BLOCK_S
-from edgekd.text import counted
+from edgekd.text import columns, counted
 
 Status = Literal["ok", "warn", "fail"]
 
 LOW_PEAK_DBFS, NO_PEAK_DBFS = -60.0, -80.0
 LOW_RMS_DBFS, NO_RMS_DBFS = -75.0, -90.0
-"""A quiet room gives a good microphone -70; the last bit of 16 is at -90."""
+"""A good microphone in a quiet room gives -70; the last bit of 16 is at -90."""
 LOUD_RMS_DBFS = -6.0
 FULL_SCALE = 0.999
 CLIPPED_SHARE, MANY_CLIPPED_SHARE = 1e-5, 1e-2
@@ -34,20 +33,20 @@ ZEROS_S, LONG_ZEROS_S = 0.02, 0.2
 FRAME_S, FLOOR_PERCENTILE = 0.05, 10.0
 NOISE_DBFS = -40.0
 RATE_ERROR, LARGE_RATE_ERROR = 1.0, 5.0
-"""Percent: the clock at the end of a block is some ten milliseconds uncertain, half a percent of two seconds. A wrong
-rate is far more."""
+"""Percent. The clock at the end of a block is uncertain by some ten milliseconds, half a percent of two seconds. A
+wrong rate differs by far more."""
 MIN_CLOCK_S = 1.0
 DEAD_DB = 40.0
-"""By which a dead channel is quieter than the loudest."""
+"""A channel is dead if it is quieter than the loudest one by this much."""
 OPPOSITE = -0.9
-"""Correlation from which on the mean of two channels cancels."""
+"""Two channels with a lower correlation cancel in their mean."""
 
 Array = NDArray[np.float32]
 
 
 class Check(msgspec.Struct, frozen=True):
-    """One judgement. value: found, in `unit`; None where there is no number. limit: what is ok. advice: what to do, ""
-    where it is."""
+    """The result of one check. value: found, in `unit`; None where there is no number. limit: what is ok. advice: what
+    to do, "" where it is ok."""
 
     name: str
     status: Status
@@ -61,12 +60,12 @@ def check_recording(found: Recording, seconds: float, channel: int | None = None
     """All checks of a recording.
 
     Args:
-        found: what was heard.
-        seconds: that were asked for.
-        channel: the one that will be used, from 0; None is the mean of all.
+        found: the recording.
+        seconds: wanted length.
+        channel: the one that will be used, from 0; None for the mean of all.
 
     Raises:
-        InputError: the channel is not there.
+        InputError: the channel does not exist.
     """
     channels = found.samples.shape[1]
     if channel is not None and channel >= channels:
@@ -87,7 +86,7 @@ def check_recording(found: Recording, seconds: float, channel: int | None = None
 
 
 def check_length(found_s: float, wanted_s: float, breaks: int) -> Check:
-    """Whether all the sound came, without a break."""
+    """Whether all samples came, without a break."""
     limit = f"{wanted_s:g} s without a break"
     if found_s < wanted_s - BLOCK_S:
         return Check(
@@ -96,7 +95,7 @@ def check_length(found_s: float, wanted_s: float, breaks: int) -> Check:
             round(found_s, 2),
             "s",
             limit,
-            "the source falls silent: check the cable, the hub and the power",
+            "the source stops: check the cable, the hub and the power",
         )
     if breaks:
         return Check(
@@ -105,34 +104,34 @@ def check_length(found_s: float, wanted_s: float, breaks: int) -> Check:
             round(found_s, 2),
             "s",
             limit,
-            f"sound is missing in {counted(breaks, 'place')}: the machine is too busy, or the USB connection is loose",
+            f"samples are missing in {counted(breaks, 'place')}: the machine is too busy, or the USB plug is loose",
         )
     return Check("sound", "ok", round(found_s, 2), "s", limit)
 
 
 def check_peak(samples: Array) -> Check:
-    """The largest sample, of float32 (time,)."""
+    """The largest sample of float32 (time,)."""
     peak = to_dbfs(float(np.abs(samples).max(initial=0.0)))
-    status: Status = "fail" if peak < NO_PEAK_DBFS else "warn" if peak < LOW_PEAK_DBFS else "ok"
+    status = _grade(-peak, -LOW_PEAK_DBFS, -NO_PEAK_DBFS)
     return _check(
         "peak",
         status,
         round(peak, 1),
         "dBFS",
         f"at least {LOW_PEAK_DBFS:g}",
-        "hardly any sound: unmute the microphone, raise its gain (alsamixer, F4), make a noise while this runs",
+        "hardly any signal: unmute the microphone, raise its gain (alsamixer, F4), make a noise while this runs",
     )
 
 
 def check_rms(samples: Array) -> Check:
-    """The level of float32 (time,) around its mean: a constant is no sound."""
+    """The level of float32 (time,) around its mean: a constant carries no signal."""
     level = level_dbfs(samples - samples.mean(dtype=np.float64)) if len(samples) else SILENCE_DBFS
     limit = f"{LOW_RMS_DBFS:g} to {LOUD_RMS_DBFS:g}"
     if level > LOUD_RMS_DBFS:
         return Check(
             "rms", "warn", round(level, 1), "dBFS", limit, "very loud: lower the gain, or move away from the source"
         )
-    status: Status = "fail" if level < NO_RMS_DBFS else "warn" if level < LOW_RMS_DBFS else "ok"
+    status = _grade(-level, -LOW_RMS_DBFS, -NO_RMS_DBFS)
     return _check(
         "rms",
         status,
@@ -146,7 +145,7 @@ def check_rms(samples: Array) -> Check:
 def check_clipping(samples: Array) -> Check:
     """Share of samples at full scale, over the channels of float32 (time, channel)."""
     share = float((np.abs(samples) >= FULL_SCALE).mean()) if samples.size else 0.0
-    status: Status = "fail" if share > MANY_CLIPPED_SHARE else "warn" if share > CLIPPED_SHARE else "ok"
+    status = _grade(share, CLIPPED_SHARE, MANY_CLIPPED_SHARE)
     return _check(
         "clipping",
         status,
@@ -160,7 +159,7 @@ def check_clipping(samples: Array) -> Check:
 def check_offset(samples: Array) -> Check:
     """The largest mean of a channel of float32 (time, channel)."""
     offset = float(np.abs(samples.mean(axis=0, dtype=np.float64)).max()) if samples.size else 0.0
-    status: Status = "fail" if offset > LARGE_OFFSET else "warn" if offset > OFFSET else "ok"
+    status = _grade(offset, OFFSET, LARGE_OFFSET)
     return _check(
         "DC offset",
         status,
@@ -175,20 +174,20 @@ def check_offset(samples: Array) -> Check:
 def check_zeros(samples: Array, rate: int) -> Check:
     """The longest run of exact zeros in float32 (time,)."""
     longest_s = longest_zeros(samples) / rate
-    status: Status = "fail" if longest_s > LONG_ZEROS_S else "warn" if longest_s > ZEROS_S else "ok"
+    status = _grade(longest_s, ZEROS_S, LONG_ZEROS_S)
     return _check(
         "zeros",
         status,
         round(1000.0 * longest_s, 1),
         "ms",
         f"at most {1000.0 * ZEROS_S:g} in a row",
-        "exact zeros are no sound: unmute the microphone, switch noise suppression off, choose the device itself with"
+        "a microphone gives no exact zeros: unmute it, switch noise suppression off, choose the device itself with"
         " --mic",
     )
 
 
 def check_noise(samples: Array, rate: int) -> Check:
-    """The level of the quietest frames of float32 (time,): what is always there."""
+    """The level of the quietest frames of float32 (time,), that is of constant noise."""
     size = max(1, int(FRAME_S * rate))
     frames = samples[: len(samples) - len(samples) % size].reshape(-1, size)  # (frame, time)
     if not len(frames):
@@ -198,7 +197,7 @@ def check_noise(samples: Array, rate: int) -> Check:
             None,
             "dBFS",
             f"at most {NOISE_DBFS:g}",
-            "too short to tell; record longer with --seconds",
+            "too short for this check; record longer with --seconds",
         )
     centred = frames - samples.mean(dtype=np.float64)
     floor = to_dbfs(float(np.percentile(np.sqrt(np.square(centred).mean(axis=1)), FLOOR_PERCENTILE)))
@@ -213,11 +212,10 @@ def check_noise(samples: Array, rate: int) -> Check:
 
 
 def check_rate(clock: Sequence[tuple[int, float]], rate: int) -> Check:
-    """Samples against the clock: the median over all pairs of blocks, which forgives those that come late or all at
-    once.
+    """Samples against the clock. The median over all pairs of blocks tolerates blocks that come late or all at once.
 
     Args:
-        clock: numbers of samples and when they were there, seconds.
+        clock: numbers of samples and the times of their arrival, seconds.
         rate: nominal, Hz.
     """
     limit = f"within {RATE_ERROR:g} of {rate} Hz"
@@ -229,26 +227,26 @@ def check_rate(clock: Sequence[tuple[int, float]], rate: int) -> Check:
             None,
             "%",
             limit,
-            "too little sound without a break to tell; record longer with --seconds",
+            "too few samples without a break for this check; record longer with --seconds",
         )
     earlier, later = np.triu_indices(len(numbers), 1)
     seconds_a_sample = float(np.median((times[later] - times[earlier]) / (numbers[later] - numbers[earlier])))
     error = 100.0 * (1.0 / (rate * max(seconds_a_sample, 1e-12)) - 1.0)
-    status: Status = "fail" if abs(error) > LARGE_RATE_ERROR else "warn" if abs(error) > RATE_ERROR else "ok"
+    status = _grade(abs(error), RATE_ERROR, LARGE_RATE_ERROR)
     return _check(
         "sample rate",
         status,
         round(error, 2),
         "%",
         limit,
-        "the source is not as fast as it says: give its own rate with --rate, or choose the device by --mic"
+        "the source does not deliver its nominal rate: give its own rate with --rate, or choose the device by --mic"
         " hw:CARD,DEVICE",
     )
 
 
 def check_channels(samples: Array, channel: int | None = None) -> Check:
-    """Channels of float32 (time, channel) that are dead, the same, or cancel in the mean. channel: the one in use; None
-    is the mean."""
+    """Channels of float32 (time, channel) that are dead, identical, or cancel in the mean. channel: the one in use;
+    None for the mean."""
     count = samples.shape[1]
     limit = "all alive, none twice" if count > 1 else "one"
     centred = samples - samples.mean(axis=0, dtype=np.float64)
@@ -263,18 +261,18 @@ def check_channels(samples: Array, channel: int | None = None) -> Check:
             value,
             "",
             limit,
-            "no channel hears anything: unmute the microphone, choose another with --mic",
+            "no channel has a signal: unmute the microphone, choose another with --mic",
         )
     best = int(power.argmax())
     if dead:
-        hurt = channel is None or channel in dead
+        is_used = channel is None or channel in dead
         return Check(
             "channels",
-            "fail" if hurt else "warn",
+            "fail" if is_used else "warn",
             value,
             "",
             limit,
-            f"channel {_list(dead)} hears nothing" + (f": use --channel {best}" if hurt else ""),
+            f"channel {_list(dead)} has no signal" + (f": use --channel {best}" if is_used else ""),
         )
     pairs = list(combinations(range(count), 2))
     opposite = [pair for pair in pairs if _correlation(centred, power, pair) < OPPOSITE]
@@ -301,13 +299,13 @@ def check_channels(samples: Array, channel: int | None = None) -> Check:
 
 
 def worst(checks: Sequence[Check]) -> Status:
-    """The gravest status; "ok" of none."""
+    """The worst status; "ok" for no checks."""
     grades: tuple[Status, ...] = ("fail", "warn")
     return next((grade for grade in grades if any(check.status == grade for check in checks)), "ok")
 
 
 def to_text(checks: Sequence[Check]) -> str:
-    """A table for people, with what to do under each line that needs it."""
+    """A table for people, with advice under each line that needs it."""
     rows = [
         (
             check.status.upper() if check.status != "ok" else "ok",
@@ -317,12 +315,16 @@ def to_text(checks: Sequence[Check]) -> str:
         )
         for check in checks
     ]
-    widths = [max((len(row[i]) for row in rows), default=0) for i in range(4)]
     lines = []
-    for row, check in zip(rows, checks, strict=True):
-        lines.append("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    for line, check in zip(columns((), rows, left=4), checks, strict=True):
+        lines.append(line)
         lines += [f"      {check.advice}"] if check.advice else []
     return "\n".join(lines)
+
+
+def _grade(value: float, warn: float, fail: float) -> Status:
+    """ "warn" for a value above `warn`, "fail" for one above `fail`."""
+    return "fail" if value > fail else "warn" if value > warn else "ok"
 
 
 def _check(name: str, status: Status, value: float, unit: str, limit: str, advice: str) -> Check:

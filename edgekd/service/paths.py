@@ -1,5 +1,5 @@
-"""Where the parts of the service lie, in this system or in a root directory that is prepared for another, and how they
-are written."""
+"""The paths of the service's files, in this system or below the root directory of another one, and how they are
+written."""
 
 import re
 from collections.abc import Iterator
@@ -12,25 +12,25 @@ from edgekd.files import atomic_write, held, sync_folder
 UNIT = "edgekd.service"
 TEMPLATES = Path(__file__).parent / "unit_files"
 HIDDEN = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")
-"""What ProtectHome= and PrivateTmp= keep the service from seeing."""
+"""Folders that ProtectHome= and PrivateTmp= hide from the service."""
 INSTALL_FOLDER = "/opt/edgekd"
-"""Where edgekd is best installed for a service."""
+"""The recommended environment of edgekd for a service."""
 BACKOFF_SINCE = 254
-"""Version of systemd that first waits longer and longer."""
+"""First version of systemd that can lengthen the time between restarts."""
 BACKOFF = "RestartSteps=6\nRestartMaxDelaySec=2min"
 SAFE_PATH = re.compile(r"/[\w./+@-]+")
-"""Of an interpreter: characters that mean nothing else in a unit."""
+"""Path of an interpreter, in characters without a special meaning in a unit file."""
 LIBRARY = re.compile(r"libsystemd-shared-(\d+)")
 
 
 class ServicePaths:
-    """A root directory and the paths below it; all of them stay below it, whatever links are there."""
+    """A root directory and the paths below it. Links may not lead out of it."""
 
     def __init__(self, root: Path) -> None:
-        """root: "/" or a directory that holds the files of another system.
+        """root: "/" or a directory with the files of another system.
 
         Raises:
-            InputError: it is not there, or holds no system.
+            InputError: it does not exist, or holds no system.
         """
         self.root = root.absolute()
         if not (root / "etc").is_dir():
@@ -53,10 +53,10 @@ class ServicePaths:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Keep others from changing the service meanwhile; makes the folder of models.
+        """Keep other processes from changing the service inside the `with` block. Creates the folder of models.
 
         Raises:
-            InputError: another process changes it now.
+            InputError: another process is changing it.
         """
         make_folder(self.models)
         try:
@@ -66,7 +66,7 @@ class ServicePaths:
             raise InputError(f"{self.models}: another 'edgekd service' works there; wait for its end") from None
 
     def systemd_version(self) -> int:
-        """Of the systemd that is installed there; 0 where it cannot be told."""
+        """Version of the systemd below the root; 0 where it is unknown."""
         libraries = [
             *self.root.glob("usr/lib/systemd/libsystemd-shared-*"),
             *self.root.glob("usr/lib/*/systemd/libsystemd-shared-*"),
@@ -77,14 +77,14 @@ class ServicePaths:
         )
 
     def unit_text(self, python: str) -> str:
-        """The unit. python: path of the interpreter, as the service sees it.
+        """The unit file. python: path of the interpreter, as the service sees it.
 
         Raises:
-            InputError: a path that the service cannot see, or that a unit cannot hold.
+            InputError: a path that the service cannot see, or that a unit file cannot hold.
         """
         if not SAFE_PATH.fullmatch(python):
             raise InputError(
-                f"{python}: no absolute path of letters, digits and ./+@-_, as a unit needs; {install_hint()}"
+                f"{python}: not an absolute path of letters, digits and ./+@-_, which a unit needs; {install_hint()}"
             )
         require_visible(python)
         backoff = f"{BACKOFF}\n" if self.systemd_version() >= BACKOFF_SINCE else ""
@@ -92,7 +92,7 @@ class ServicePaths:
 
 
 def require_visible(*paths: str) -> None:
-    """Refuse what the service would not find.
+    """Refuse paths that the service could not see.
 
     Args:
         paths: absolute.
@@ -107,20 +107,21 @@ def require_visible(*paths: str) -> None:
 
 
 def install_hint() -> str:
-    """How to install edgekd where a service sees it."""
+    """How to install edgekd where a service can see it."""
     return (
-        f"install edgekd for all users: sudo python3 -m venv {INSTALL_FOLDER} && sudo {INSTALL_FOLDER}/bin/pip install 'edgekd[pi]', "
+        f"install edgekd for all users: sudo python3 -m venv {INSTALL_FOLDER} && "
+        f"sudo {INSTALL_FOLDER}/bin/pip install 'edgekd[pi]', "
         f"then sudo {INSTALL_FOLDER}/bin/edgekd service install MODEL"
     )
 
 
 def template(name: str) -> str:
-    """A file that ships with edgekd."""
+    """The text of a file in `unit_files`."""
     return (TEMPLATES / name).read_text(encoding="utf-8")
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder, and those above it, where it is not there yet; everybody may read there, whatever the umask is."""
+    """Create a folder and its parents where they do not exist. Everybody may read them, whatever the umask is."""
     if not folder.is_dir():
         make_folder(folder.parent)
         folder.mkdir()
@@ -128,11 +129,11 @@ def make_folder(folder: Path) -> None:
 
 
 def write(path: Path, content: bytes, mode: int) -> None:
-    """Write a file, which appears complete or not at all; the folder is made.
+    """Write a file that appears complete or not at all. Its folder is created.
 
     Args:
-        path: replaced where it is there.
-        content: all of it.
+        path: replaced if it exists.
+        content: the whole file.
         mode: permissions, whatever the umask is.
     """
     make_folder(path.parent)
@@ -140,17 +141,17 @@ def write(path: Path, content: bytes, mode: int) -> None:
 
 
 def link(path: Path, target: str) -> None:
-    """Let a link point to `target`; whoever follows it finds the old or the new one, never none. A file in its place is
-    replaced.
+    """Point a link to `target`. A process that follows it finds the old or the new target at any moment. A file at
+    `path` is replaced.
 
     Raises:
-        InputError: a directory is in its place.
+        InputError: a directory is at `path`.
     """
     if path.is_dir() and not path.is_symlink():
-        raise InputError(f"{path}: a directory where a link belongs; move it away")
+        raise InputError(f"{path}: is a directory and must be a link; move it away")
     make_folder(path.parent)
     new = path.with_name(f".{path.name}.new")
-    new.unlink(missing_ok=True)  # of one that was killed
+    new.unlink(missing_ok=True)  # left by a process that was killed
     new.symlink_to(target)
     new.replace(path)
     sync_folder(path.parent)

@@ -1,4 +1,4 @@
-"""`edgekd service status`: what is installed, how it does, and what to do about it."""
+"""`edgekd service status`: what is installed, its state, and what to do about problems."""
 
 import os
 from pathlib import Path
@@ -16,8 +16,8 @@ BOOT_OPTIONS = "/boot/firmware/cmdline.txt"
 
 
 class UnitReport(msgspec.Struct, frozen=True):
-    """What systemd says. text: of the listener. fed_s: seconds since the watchdog was fed, None where it was not.
-    memory_mb: of 10^6 bytes, None where it is not counted; restarts: since the start."""
+    """State of the unit. text: of the listener. fed_s: seconds since the watchdog was fed, None where it was not.
+    memory_mb: 10^6 bytes, None where it is not counted. restarts: since the start."""
 
     active: str
     sub: str
@@ -29,8 +29,7 @@ class UnitReport(msgspec.Struct, frozen=True):
 
 
 class ModelReport(msgspec.Struct, frozen=True):
-    """The model in use. file: in the place. digest: start of its SHA-256. version: its number. labels: how many it
-    tells."""
+    """The model in use. file: its path. digest: start of its SHA-256. version: its number. labels: how many."""
 
     name: str
     file: str
@@ -41,11 +40,11 @@ class ModelReport(msgspec.Struct, frozen=True):
 
 
 class ServiceReport(msgspec.Struct, frozen=True):
-    """What was found.
+    """The result of `edgekd service status`.
 
-    installed: whether the unit is there. unit: None where no systemd was asked. model: None where there is none that is
-    whole. earlier: files of the versions to go back to, the newest first. configuration: path. journal: its newest
-    line. problems: what keeps it from working, each with what to do. notes: what is worth knowing.
+    installed: whether the unit file exists. unit: None where no systemd was asked. model: None where there is no intact
+    one. earlier: files of the versions to go back to, the newest first. configuration: path. journal: its newest line.
+    problems: what keeps the service from working, each with what to do. notes: further facts worth knowing.
     """
 
     ok: bool
@@ -74,7 +73,7 @@ class ServiceReport(msgspec.Struct, frozen=True):
                     f"unit           {unit.active} ({unit.sub}), {unit.enabled or 'not installed'}, {unit.restarts}"
                     " restarts"
                 ),
-                f"says           {unit.text or '-'}",
+                f"status         {unit.text or '-'}",
                 f"watchdog       {'not fed yet' if unit.fed_s is None else f'fed {unit.fed_s:.0f} s ago'}",
                 f"memory         {'not counted' if unit.memory_mb is None else f'{unit.memory_mb:.0f} MB'}",
             ]
@@ -92,20 +91,20 @@ class ServiceReport(msgspec.Struct, frozen=True):
         return "\n".join([*lines, *(f"note           {reload_note}" for reload_note in self.notes)])
 
     def require(self) -> None:
-        """Judge.
+        """Raise if the service cannot work.
 
         Raises:
-            GateError: something keeps the service from working.
+            GateError: there is a problem.
         """
         if not self.ok:
             raise GateError(self.problems[0])
 
 
 def status(paths: ServicePaths, manager: Manager | None) -> ServiceReport:
-    """Look at all parts; nothing is changed, and one need not be root.
+    """Examine all parts. Nothing is changed, and root is not needed.
 
     Args:
-        place: where.
+        paths: of the service.
         manager: systemd, if it runs there.
     """
     installed = paths.unit.is_file()
@@ -121,7 +120,7 @@ def status(paths: ServicePaths, manager: Manager | None) -> ServiceReport:
     except InputError as error:
         problems.append(str(error))
     if paths.config.exists() and not os.access(paths.config, os.R_OK):
-        notes.append(f"{paths.config} is not for everybody's eyes; sudo shows whether it is right")
+        notes.append(f"{paths.config} can only be read by root; with sudo this command checks it too")
     else:
         try:
             read_config(paths.config)
@@ -163,16 +162,16 @@ def _model(paths: ServicePaths) -> ModelReport | None:
 
 
 def _problems(state: UnitState) -> list[str]:
-    """What systemd's view of the unit means, and what to do."""
+    """Problems of the unit, and what to do."""
     found = []
     if state.enabled != "enabled":
         found.append("the service does not start with the system: sudo systemctl enable edgekd")
     if state.sub == "auto-restart" or state.active == "failed":
         found.append(f"the listener ended ({state.result}) and is tried again; see why: sudo journalctl -u edgekd")
     elif state.active == "activating":
-        message = state.text or "it has not said anything yet"
+        message = state.text or "it has not reported anything yet"
         found.append(
-            f"it waits for its first sound ({message}); plug a microphone in, or choose one of 'edgekd mics' in the"
+            f"it waits for its first samples ({message}); plug a microphone in, or choose one of 'edgekd mics' in the"
             " configuration"
         )
     elif state.active not in ("active", "reloading"):

@@ -1,4 +1,4 @@
-"""systemd as the service's verbs see it: what to tell it and what it says, through its own commands."""
+"""systemd, through its own commands, as far as the verbs of the service need it."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ from edgekd.runtime.source.health import RELOADED
 from edgekd.service.paths import UNIT
 
 RUNS = Path("/run/systemd/system")
-"""There while systemd is what started this machine."""
+"""Exists while this machine runs systemd."""
 PROPERTIES = (
     "LoadState",
     "ActiveState",
@@ -27,20 +27,19 @@ PROPERTIES = (
     "WatchdogTimestampMonotonic",
 )
 COMMAND_S = 90.0
-"""Longest wait for a command; a stop may take as long as the unit allows."""
+"""Longest wait for a command, seconds; a stop may take as long as the unit allows."""
 POLL_S = 0.25
 UNSET = 2**64 - 1
-"""What systemd says for a number that it does not know."""
+"""systemd's value for an unknown number."""
 
 
 class UnitState(NamedTuple):
-    """What systemd says of the unit.
+    """State of the unit.
 
-    load, active, sub: states, such as "loaded", "active" and "running". result: why it ended last, "success" while all
-    is well. enabled: of the unit file. process: id of the listener, 0 for none. restarts: by systemd since the unit was
-    started. text: what the listener says.
-    memory: bytes, None where it is not counted. fed: clock at the newest food of the watchdog, seconds of
-    time.monotonic(), 0 for none.
+    load, active, sub: states of systemd, such as "loaded", "active" and "running". result: why the unit ended last,
+    "success" if without error. enabled: state of the unit file. process: id of the listener, 0 for none. restarts: by
+    systemd since the unit was started. text: status text of the listener. memory: bytes, None where systemd does not
+    count it. fed: when the watchdog was fed last, seconds of time.monotonic(), 0 for never.
     """
 
     load: str = ""
@@ -56,25 +55,25 @@ class UnitState(NamedTuple):
 
     @property
     def reload_note(self) -> str:
-        """What came of the last reload, with its number; "" before one."""
+        """Result of the last reload, with its number; "" before the first."""
         _, found, reload_note = self.text.partition(RELOAD_MARK)
         return reload_note.strip() if found else ""
 
     @property
     def reloaded(self) -> bool:
-        """Whether the last reload took what was given."""
+        """Whether the last reload succeeded."""
         return self.reload_note.partition(": ")[2].startswith(RELOADED)
 
 
 class Manager(Protocol):
-    """What the verbs need of systemd; `Systemd` is the real one."""
+    """The part of systemd that the verbs need; `Systemd` is the real one."""
 
     def prepare(self) -> None:
-        """Make users, set modes and read units anew."""
+        """Create users, set modes and reload unit files."""
         ...
 
     def start(self) -> None:
-        """Start the unit anew, and do not wait until it is ready."""
+        """Start the unit anew, without waiting until it is ready."""
         ...
 
     def reload(self) -> None:
@@ -82,19 +81,19 @@ class Manager(Protocol):
         ...
 
     def stop(self) -> None:
-        """End the unit."""
+        """Stop the unit."""
         ...
 
     def forget(self) -> None:
-        """Read units anew, one of which has gone."""
+        """Reload unit files after one was removed."""
         ...
 
     def state(self) -> UnitState:
-        """What it says of the unit."""
+        """State of the unit."""
         ...
 
     def last_line(self) -> str:
-        """The newest line that the listener wrote to the journal; "" where there is none to be read."""
+        """The newest line of the listener in the journal; "" where there is none or it cannot be read."""
         ...
 
     def clock(self) -> float:
@@ -110,31 +109,31 @@ class Systemd:
     """The systemd of this machine."""
 
     def prepare(self) -> None:
-        """Make users, set modes and read units anew."""
+        """Create users, set modes and reload unit files."""
         _run("systemd-sysusers", "edgekd.conf")
         _run("systemd-tmpfiles", "--create", "edgekd.conf")
         _run("systemctl", "daemon-reload")
 
     def start(self) -> None:
-        """Start the unit anew, and do not wait until it is ready: that may take until a microphone is plugged in."""
-        _run("systemctl", "reset-failed", UNIT, fails=True)  # it fails where systemd has never seen the unit
+        """Start the unit anew. Does not wait until it is ready, which may take until a microphone is plugged in."""
+        _run("systemctl", "reset-failed", UNIT, fails=True)  # fails if systemd does not know the unit yet
         _run("systemctl", "restart", "--no-block", UNIT)
 
     def reload(self) -> None:
-        """As `systemctl reload`, but also of a listener that still waits for its first sound."""
+        """As `systemctl reload`, but also for a listener that still waits for its first samples."""
         _run("systemctl", "kill", "--kill-who=main", "--signal=HUP", UNIT)
 
     def stop(self) -> None:
-        """End the unit."""
+        """Stop the unit."""
         _run("systemctl", "stop", UNIT)
 
     def forget(self) -> None:
-        """Read units anew, one of which has gone."""
+        """Reload unit files after one was removed."""
         _run("systemctl", "daemon-reload")
         _run("systemctl", "reset-failed", UNIT, fails=True)
 
     def state(self) -> UnitState:
-        """What it says of the unit."""
+        """State of the unit."""
         message = dict(
             line.partition("=")[::2]
             for line in _run("systemctl", "show", UNIT, f"--property={','.join(PROPERTIES)}").splitlines()
@@ -154,7 +153,7 @@ class Systemd:
         )
 
     def last_line(self) -> str:
-        """The newest line that the listener wrote to the journal; "" where there is none to be read."""
+        """The newest line of the listener in the journal; "" where there is none or it cannot be read."""
         return _run(
             "journalctl",
             f"_SYSTEMD_UNIT={UNIT}",
@@ -181,15 +180,15 @@ def local_systemd(verb: str, command: str, *, changes: bool = True) -> Systemd:
     Args:
         verb: of `edgekd service`, for errors.
         command: path of the program `edgekd`, for errors.
-        changes: whether it changes the system, for which one has to be root.
+        changes: whether the verb changes the system, which needs root.
 
     Raises:
-        InputError: systemd does not run here, or the user may not do that.
+        InputError: systemd does not run here, or the user is not root.
     """
     if not RUNS.is_dir():
         raise InputError(
-            f"systemd does not run here, so 'edgekd service {verb}' has nothing to work on; to prepare a system in"
-            " which it will run give --root DIRECTORY (--root / for this one)"
+            f"systemd does not run here, and 'edgekd service {verb}' needs it; to prepare a system that will run it,"
+            " give --root DIRECTORY (--root / for this one)"
         )
     if changes and os.geteuid() != 0:
         raise InputError(
@@ -199,10 +198,10 @@ def local_systemd(verb: str, command: str, *, changes: bool = True) -> Systemd:
 
 
 def _run(*words: str, fails: bool = False) -> str:
-    """What a command prints. fails: it may.
+    """The standard output of a command. fails: whether it may fail.
 
     Raises:
-        InputError: it fails, hangs or is not there.
+        InputError: it fails, hangs or does not exist.
     """
     try:
         done = subprocess.run(
@@ -220,7 +219,7 @@ def _run(*words: str, fails: bool = False) -> str:
         why = error.strerror if isinstance(error, OSError) else f"no end after {COMMAND_S:g} s"
         raise InputError(f"'{' '.join(words)}' cannot be run ({why}); look at systemd itself") from None
     if done.returncode and not fails:
-        why = next(iter(done.stderr.strip().splitlines()), "it says nothing")
+        why = next(iter(done.stderr.strip().splitlines()), "no message")
         raise InputError(f"'{' '.join(words)}' failed with status {done.returncode}: {why}")
     return done.stdout
 

@@ -1,8 +1,8 @@
 """`edgekd service`: the listener as a systemd service, with models that can be changed and changed back while it runs.
 
-Each verb works on a `ServicePaths`, and on the systemd that runs there; None prepares a root directory that some other machine
-will start from. Everything is checked before anything is written, files appear whole, and the unit comes last: whatever
-stops a verb, the same verb goes on.
+Each verb works on `ServicePaths` and on the systemd that runs there. Without systemd it prepares a root directory from
+which another machine will start. A verb checks everything before it writes anything, files appear complete, and the
+unit file comes last. If a verb is interrupted, the same verb continues.
 """
 
 import os
@@ -21,16 +21,16 @@ from edgekd.service.systemd import POLL_S, Manager, UnitState
 
 JOURNAL_HINT = "see: sudo journalctl -u edgekd"
 CHECK_S = 45.0
-"""Longest wait for a listener to take a model and decide with it; the slowest board needs a few seconds."""
+"""Longest wait for a listener to load a model and decide with it, seconds; the slowest board needs a few."""
 START_S = 20.0
-"""Longest wait for a decision after the start; a microphone may be plugged in any time later."""
+"""Longest wait for a decision after the start, seconds; a microphone may be plugged in at any later time."""
 FRESH_S = 30.0
-"""A watchdog that was fed so long ago is that of a listener that hears; it is fed each 15 s."""
+"""If the watchdog was fed within so many seconds, the listener receives samples; it feeds the watchdog each 15 s."""
 
 
 class ReloadResult(NamedTuple):
-    """What came of a reload. problem: why the listener does not go on, or "". said: else what to say. refused: it goes
-    on as it was."""
+    """The result of a reload. problem: why the listener does not go on with the new model, or "". message: otherwise
+    what to report. refused: it goes on with the old model."""
 
     problem: str
     message: str = ""
@@ -38,19 +38,19 @@ class ReloadResult(NamedTuple):
 
 
 def install(paths: ServicePaths, manager: Manager | None, model: Path | None, python: str) -> list[str]:
-    """Write what the service needs, and start it where systemd runs; a configuration that is there stays.
+    """Write the files of the service, and start it where systemd runs. An existing configuration is kept.
 
     Args:
-        place: where.
+        paths: of the service.
         manager: systemd, if it runs there.
-        model: .tflite or .onnx; None keeps the one that is installed, or takes the one that comes with edgekd.
-        python: interpreter of the environment that edgekd is installed in, as the service sees it.
+        model: .tflite or .onnx; None keeps the installed one, or takes the one that comes with edgekd.
+        python: interpreter of the environment with edgekd, as the service sees it.
 
     Returns:
-        What was done, line by line.
+        Lines that report each step.
 
     Raises:
-        InputError: what the service would not find or could not use.
+        InputError: a path or a model that the service could not use.
         GateError: a model that computes something else here, or a service that ends again and again.
     """
     unit = paths.unit_text(python)
@@ -67,20 +67,20 @@ def install(paths: ServicePaths, manager: Manager | None, model: Path | None, py
         link(paths.wanted, f"../{UNIT}")
         done.append(f"{paths.unit}: written, and started with the system")
         if manager is None:
-            there = os.path.lexists(paths.root / python.lstrip("/"))
-            return done if there else [*done, f"note: {python} is not there yet; {install_hint()}"]
+            exists = os.path.lexists(paths.root / python.lstrip("/"))
+            return done if exists else [*done, f"note: {python} does not exist yet; {install_hint()}"]
         manager.prepare()
         manager.start()
         return [*done, *_microphone_notes(), _wait_until_active(manager)]
 
 
 def update(paths: ServicePaths, manager: Manager | None, model: Path) -> list[str]:
-    """Let the service use another model, which is verified before; where the listener does not go on with it, the one
-    before comes back.
+    """Verify a model and let the service use it. If the listener does not go on with it, the model before comes back.
 
     Raises:
-        InputError: the service is not installed, or the model cannot be used; all stays as it was.
-        GateError: the model computes something else here, or the running listener did not take it; all is as it was.
+        InputError: the service is not installed, or the model cannot be used; nothing has changed.
+        GateError: the model computes something else here, or the running listener did not accept it; the model before
+            is in use.
     """
     _require_installed(paths)
     with paths.held():
@@ -94,11 +94,11 @@ def update(paths: ServicePaths, manager: Manager | None, model: Path) -> list[st
 
 
 def rollback(paths: ServicePaths, manager: Manager | None) -> list[str]:
-    """Go back to the model before the one in use; where the link to that is damaged, to the newest that is whole.
+    """Go back to the model before the one in use; if the link is damaged, to the newest intact one.
 
     Raises:
-        InputError: the service is not installed, or no earlier model is kept that passes.
-        GateError: the running listener did not take it; all is as it was.
+        InputError: the service is not installed, or no earlier model passes.
+        GateError: the running listener did not accept it; the model before is in use.
     """
     _require_installed(paths)
     with paths.held():
@@ -113,21 +113,19 @@ def rollback(paths: ServicePaths, manager: Manager | None) -> list[str]:
                     raise InputError("not the bytes that were verified")
                 models.verify(version.path, version.path)
             except (InputError, GateError) as error:
-                refused.append(f"note: {version.path.name} is passed over: {error}")
+                refused.append(f"note: {version.path.name} is skipped: {error}")
                 continue
             return [*refused, f"{version.path}: the model again", _change_over(paths, manager, before, version)]
-        raise InputError(
-            f"{paths.models}: no earlier model is kept there that passes; give one to 'edgekd service update'"
-        )
+        raise InputError(f"{paths.models}: no earlier model there passes; give one to 'edgekd service update'")
 
 
 def remove(paths: ServicePaths, manager: Manager | None, *, purge: bool = False) -> list[str]:
-    """End the service and remove it; nothing to remove is no error.
+    """Stop the service and remove its files. It is no error if nothing is installed.
 
     Args:
-        place: where.
+        paths: of the service.
         manager: systemd, if it runs there.
-        purge: also the configuration, the models, and all that the listener has kept.
+        purge: also remove the configuration, the models, and all data of the listener.
     """
     done = []
     if manager is not None and manager.state().load == "loaded":
@@ -156,7 +154,7 @@ def own_python() -> str:
     """The interpreter of this process, if a service can see it and the edgekd that it imports.
 
     Raises:
-        InputError: it cannot.
+        InputError: a service cannot see it.
     """
     require_visible(
         sys.executable,
@@ -175,8 +173,8 @@ def _require_installed(paths: ServicePaths) -> None:
 
 
 def _add_version(paths: ServicePaths, model: Path, *, prune: bool = True) -> tuple[models.Version, list[str]]:
-    """The version of a model, a new one unless it is in use already, and a line on it; with `prune` the link points to
-    it at once."""
+    """Verify a model and add it as a version, unless it is in use already. With `prune` the link points to it at once.
+    Returns the version and a line on it."""
     before = models.intact_current(paths.models)
     now = models.add(paths.models, model)
     if before is not None and (before.digest, before.path.suffix) == (now.digest, now.path.suffix):
@@ -191,10 +189,10 @@ def _add_version(paths: ServicePaths, model: Path, *, prune: bool = True) -> tup
 def _change_over(
     paths: ServicePaths, manager: Manager | None, before: models.Version | None, now: models.Version
 ) -> str:
-    """Point the link to a version and let the listener take it; back to the version before where it does not.
+    """Point the link to a version and let the listener load it. If it does not, point the link back.
 
     Raises:
-        GateError: it does not, and all is as it was.
+        GateError: it does not, and the version before is in use.
     """
     models.use(paths.models, now)
     if manager is None:
@@ -209,41 +207,42 @@ def _change_over(
     models.use(paths.models, before)
     if now.number > before.number:
         models.discard(now)
-    if not result.refused:  # it may have the new one
+    if not result.refused:  # it may have loaded the new model
         manager.start()
     raise GateError(
-        f"back to {before.path.name}, because the listener does not go on with the new model: {result.problem}; {JOURNAL_HINT}"
+        f"back to {before.path.name}, because the listener does not go on with the new model: {result.problem};"
+        f" {JOURNAL_HINT}"
     )
 
 
 def _reload(manager: Manager) -> ReloadResult:
-    """Ask the listener to reload and watch it."""
+    """Ask the listener to reload, and wait for the result."""
     before = now = manager.state()
     if not before.process or before.active not in ("active", "activating", "reloading"):
         return ReloadResult(
             "", "the service does not run now: it takes the model at its next start (sudo systemctl start edgekd)"
         )
-    heard = before.fed > 0.0 and manager.clock() - before.fed < FRESH_S
+    is_fed = before.fed > 0.0 and manager.clock() - before.fed < FRESH_S
     manager.reload()
-    began = unchanged = manager.clock()  # unchanged: when it had surely not reloaded yet
+    began = unchanged = manager.clock()  # unchanged: the last time at which it had certainly not reloaded yet
     while manager.clock() - began < CHECK_S:
         manager.sleep(POLL_S)
         asked, now = manager.clock(), manager.state()
         if now.process != before.process:
-            return ReloadResult(f"it ended ({now.result or 'for no reason that is known'})")
+            return ReloadResult(f"it ended ({now.result or 'for an unknown reason'})")
         if now.reload_note == before.reload_note:
             unchanged = asked
         elif not now.reloaded:
             return ReloadResult(now.reload_note, refused=True)
-        elif not heard or now.fed > unchanged:
+        elif not is_fed or now.fed > unchanged:
             return ReloadResult(
-                "", f"the listener has taken it{'' if heard else ', but hears nothing at the moment'}: {now.text}"
+                "", f"the listener has loaded it{'' if is_fed else ', but receives no samples now'}: {now.text}"
             )
     return ReloadResult(f"no {'answer' if now.reload_note == before.reload_note else 'decision'} within {CHECK_S:g} s")
 
 
 def _wait_until_active(manager: Manager) -> str:
-    """What became of a service that was started.
+    """Wait for a started service. Returns a line on its state.
 
     Raises:
         GateError: it ends again and again.
@@ -260,7 +259,7 @@ def _wait_until_active(manager: Manager) -> str:
                 f"installed, but the listener ends again and again: {manager.last_line() or now.result}; {JOURNAL_HINT}"
             )
     return (
-        f"the service waits for its first sound: {now.text or 'nothing is told yet'}; see: edgekd service status,"
+        f"the service waits for its first samples: {now.text or 'nothing is reported yet'}; see: edgekd service status,"
         " edgekd mics"
     )
 
@@ -268,4 +267,4 @@ def _wait_until_active(manager: Manager) -> str:
 def _microphone_notes() -> list[str]:
     if portaudio_version() is not None:
         return []
-    return ["note: PortAudio is not found, without which no microphone is heard: sudo apt install libportaudio2"]
+    return ["note: PortAudio is not found, and microphones need it: sudo apt install libportaudio2"]

@@ -1,8 +1,8 @@
-"""The models of the service: numbered versions side by side, and a link to the one that is used.
+"""The models of the service: numbered versions in one folder, and a link to the one in use.
 
-A folder of files `0003-1a2b3c4d5e6f.tflite`, where the number grows with each update and the rest is the start of the
-file's SHA-256, and `current`, a link to one of them. What is not linked is never read by the listener, so that only the
-change of the link counts.
+The folder holds files such as `0003-1a2b3c4d5e6f.tflite` and the link `current`. The number grows with each update, and
+the rest is the start of the file's SHA-256. The listener reads only the linked version, so an update takes effect
+exactly when the link changes.
 """
 
 import hashlib
@@ -22,16 +22,16 @@ from edgekd.service.paths import link, write
 
 CURRENT = "current"
 KEPT = 5
-"""Versions, the one in use among them."""
+"""Versions, including the one in use."""
 DIGEST = 12
 """Hexadecimal digits of a SHA-256."""
 NAME = re.compile(rf"(\d{{4,}})-([0-9a-f]{{{DIGEST}}})\.(tflite|onnx)")
 INCOMING = ".incoming-"
-"""How the folder of a model begins that is not verified yet."""
+"""Prefix of the folder of a model that is not verified yet."""
 
 
 class Version(NamedTuple):
-    """One that is kept. number: from 1. digest: what its content should have."""
+    """A kept version. number: from 1. digest: what its content should have."""
 
     number: int
     digest: str
@@ -39,7 +39,7 @@ class Version(NamedTuple):
 
 
 def versions(models: Path) -> list[Version]:
-    """All that are kept, the oldest first."""
+    """All kept versions, the oldest first."""
     if not models.is_dir():
         return []
     matches = [NAME.fullmatch(path.name) for path in models.iterdir()]
@@ -50,7 +50,7 @@ def current(models: Path) -> Version | None:
     """The version in use; None where there is none.
 
     Raises:
-        InputError: the link is damaged: it is no link, or does not point to a version that is whole.
+        InputError: the link is damaged: it is not a link, or its target is not an intact version.
     """
     path = models / CURRENT
     if not path.is_symlink() and not path.exists():
@@ -60,7 +60,7 @@ def current(models: Path) -> Version | None:
         (version for version in versions(models) if target is not None and str(target) == version.path.name), None
     )
     if found is None:
-        what = "no link" if target is None else f"a link to {target}, which is no version that is kept"
+        what = "not a link" if target is None else f"a link to {target}, which is not a kept version"
         raise InputError(
             f"{path}: {what}; give a model to 'edgekd service update', or go back with 'edgekd service rollback'"
         )
@@ -81,7 +81,7 @@ def is_intact(version: Version) -> bool:
 
 
 def intact_current(models: Path) -> Version | None:
-    """As `current`, but None also where the link is damaged."""
+    """As `current`, but None if the link is damaged."""
     try:
         return current(models)
     except InputError:
@@ -94,7 +94,7 @@ def digest(content: bytes) -> str:
 
 
 def verify(path: Path, named: Path) -> None:
-    """Let a model replay its golden vectors here. named: the file that errors name.
+    """Check that a model reproduces its golden vectors here. named: the file that errors name.
 
     Raises:
         InputError: a file that cannot be opened, or has no golden vectors.
@@ -108,19 +108,19 @@ def verify(path: Path, named: Path) -> None:
 
 
 def add(models: Path, file: Path, verifier: Callable[[Path, Path], None] = verify) -> Version:
-    """Keep a model as the newest version, after it has passed; the link stays as it is.
+    """Keep a verified copy of a model as the newest version. The link does not change.
 
     Args:
         models: the folder.
         file: .tflite or .onnx.
-        verifier: as `verify`; it sees the copy, which nobody else changes.
+        verifier: as `verify`; it verifies the copy, which no other program changes.
 
     Raises:
         InputError: unreadable, or refused.
         GateError: refused.
     """
     content = read_bytes(file)
-    for old in models.glob(f"{INCOMING}*"):  # of one that was killed
+    for old in models.glob(f"{INCOMING}*"):  # left by a process that was killed
         shutil.rmtree(old)
     with tempfile.TemporaryDirectory(dir=models, prefix=INCOMING) as folder:
         copy = Path(folder) / f"model{file.suffix}"
@@ -134,7 +134,7 @@ def add(models: Path, file: Path, verifier: Callable[[Path, Path], None] = verif
 
 
 def use(models: Path, version: Version) -> None:
-    """Let the link point to a version."""
+    """Point the link to a version."""
     link(models / CURRENT, version.path.name)
 
 
@@ -144,7 +144,7 @@ def discard(version: Version) -> None:
 
 
 def prune(models: Path, before: Version | None, now: Version) -> None:
-    """Remove what nobody goes back to any more: versions that a rollback has left, and the oldest beyond `KEPT`.
+    """Remove versions that nobody can need again: those that a rollback has skipped, and the oldest beyond `KEPT`.
 
     Args:
         models: the folder.

@@ -62,7 +62,7 @@ def test_a_signal_sets_a_flag_that_is_looked_at_later_and_handlers_are_put_back(
         (
             configuration(ToyModel(), source="-"),
             configuration(Model(frontend=msgspec.structs.replace(MANIFEST.frontend, sample_rate=32000)), source="-"),
-            "not reloaded, all stays as it was: the new model hears at 32000 Hz",
+            "not reloaded, all stays as it was: the new model needs 32000 Hz",
         ),
         (
             configuration(ToyModel()),

@@ -70,7 +70,7 @@ def test_nothing_heard_is_status_2_with_a_line_that_says_why_and_the_rest_of_the
         "--json", "--rate", "8000", "--wait", "4", "--command", "exit 3", "--model", str(tmp_path / "bad.onnx")
     )
     assert status == 2
-    assert "nothing is heard for 4 s: the command ended with status 3" in err
+    assert "no samples arrive for 4 s: the command ended with status 3" in err
     assert err.count("\n") == 1
     found = json.loads(out)
     assert (found["status"], found["source"]) == ("fail", None)

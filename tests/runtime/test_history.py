@@ -443,7 +443,8 @@ def test_a_later_format_is_refused(tmp_path):
 
 def test_a_kill_in_the_middle_costs_no_row_that_was_written(tmp_path):
     program = (
-        "import sys; from pathlib import Path; from edgekd.runtime.outputs.history.database import HistoryFile, LabelRun\n"
+        "import sys; from pathlib import Path\n"
+        "from edgekd.runtime.outputs.history.database import HistoryFile, LabelRun\n"
         "file = HistoryFile(Path(sys.argv[1]), 1_000_000)\n"
         "for n in range(100000):\n"
         "    print(file.write([(None, LabelRun('a', 1.0, 2.0, 1.0, 1.0, 2, 0, 0.5, 0.5, 0.5))])[0], flush=True)\n"

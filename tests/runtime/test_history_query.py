@@ -196,7 +196,7 @@ def test_days_on_which_clocks_change(day, hours, second, third):
     found = history_day.read_day(
         drawn, [LabelRun("a", begin - 9, begin + hours * HOUR + 9, 0.0, 0.0, 1, 0, None, None, None)]
     )
-    assert sum(found.heard) == hours * HOUR
+    assert sum(found.total) == hours * HOUR
     assert found.hours["a"][1:3] == [second, third]
     assert sum(found.lengths) == hours * HOUR
 

@@ -60,7 +60,7 @@ class Clock:
         return self.now
 
 
-def source(t: float, label: str = "low"):
+def decided(t: float, label: str = "low"):
     return msgspec.structs.replace(TOLD, t=t, label=label)
 
 
@@ -81,10 +81,10 @@ def topics(pending: PendingMessages) -> list[str]:
 
 def test_the_first_decision_says_everything_and_the_same_again_nothing():
     pending = PendingMessages(TERMS, Clock())
-    pending.add(source(1.0), MOMENT)
+    pending.add(decided(1.0), MOMENT)
     told = dict(taken(pending))
     assert set(told) == {"config", "state", "probabilities", "health", "change"}
-    line = json.loads(to_json(source(1.0)))
+    line = json.loads(to_json(decided(1.0)))
     assert line.items() <= told["state"].items()
     assert told["change"] == told["state"]
     assert told["state"]["level"] == -20.0
@@ -103,22 +103,22 @@ def test_the_first_decision_says_everything_and_the_same_again_nothing():
         "version": "1.2",
         "model": "toy",
     }
-    pending.add(source(1.5), MOMENT)
+    pending.add(decided(1.5), MOMENT)
     assert topics(pending) == []
 
 
 def test_a_change_is_said_at_once_and_what_stays_before_it_expires():
     clock = Clock()
     pending = PendingMessages(TERMS, clock)
-    pending.add(source(1.0), MOMENT)
+    pending.add(decided(1.0), MOMENT)
     taken(pending)
-    pending.add(source(1.5, "high"), MOMENT)
+    pending.add(decided(1.5, "high"), MOMENT)
     assert topics(pending) == ["state", "change"]
     clock.now += TERMS.every_s
-    pending.add(source(2.0, "high"), MOMENT)
+    pending.add(decided(2.0, "high"), MOMENT)
     assert topics(pending) == ["probabilities"]
     clock.now += TERMS.expire_s / 3
-    pending.add(source(2.5, "high"), MOMENT)
+    pending.add(decided(2.5, "high"), MOMENT)
     assert topics(pending) == ["state", "probabilities", "health"]
 
 
@@ -145,7 +145,7 @@ def test_health_tells_the_source_and_the_troubles_of_the_other_outputs():
 def test_while_nobody_reads_the_newest_state_and_the_last_changes_are_kept():
     pending = PendingMessages(TERMS, Clock())
     for number in range(TERMS.buffer + 5):
-        pending.add(source(float(number), f"label {number}"), MOMENT)
+        pending.add(decided(float(number), f"label {number}"), MOMENT)
     told = taken(pending)
     assert [topic for topic, _ in told].count("state") == 1
     assert dict(told)["state"]["t"] == 14.0
@@ -156,10 +156,10 @@ def test_while_nobody_reads_the_newest_state_and_the_last_changes_are_kept():
 def test_what_was_not_acknowledged_comes_back_before_what_is_new_and_within_the_bound():
     pending = PendingMessages(TERMS, Clock())
     for number in range(10):
-        pending.add(source(float(number), str(number)), MOMENT)
+        pending.add(decided(float(number), str(number)), MOMENT)
     sent = [pending.next() for _ in range(14)]
     assert pending.next() is None
-    pending.add(source(10.0, "new"), MOMENT)
+    pending.add(decided(10.0, "new"), MOMENT)
     pending.requeue(sent)
     assert [content["t"] for topic, content in taken(pending) if topic == "change"] == [float(t) for t in range(1, 11)]
     assert pending.dropped == 1
@@ -167,15 +167,15 @@ def test_what_was_not_acknowledged_comes_back_before_what_is_new_and_within_the_
 
 def test_another_model_is_made_known():
     pending = PendingMessages(TERMS, Clock())
-    pending.add(source(1.0), MOMENT)
+    pending.add(decided(1.0), MOMENT)
     taken(pending)
-    pending.add(source(1.5), MOMENT._replace(manifest=msgspec.structs.replace(MANIFEST, labels=("a", "b"))))
+    pending.add(decided(1.5), MOMENT._replace(manifest=msgspec.structs.replace(MANIFEST, labels=("a", "b"))))
     assert dict(taken(pending))["config"]["components"]["label"]["options"] == ["a", "b", "unknown"]
 
 
 def test_without_discovery_home_assistant_is_told_nothing():
     pending = PendingMessages(TERMS._replace(discovery=None), Clock())
-    pending.add(source(1.0), MOMENT)
+    pending.add(decided(1.0), MOMENT)
     assert "config" not in topics(pending)
 
 
@@ -209,7 +209,7 @@ def publishing(port: int, **broker):
 def test_it_says_hello_publishes_and_says_goodbye():
     with BrokerDouble() as broker:
         with publishing(broker.port, username="me", password=SECRET) as output:
-            output.publish(source(1.0), MOMENT)
+            output.publish(decided(1.0), MOMENT)
             assert eventually(lambda: broker.of(CHANGE))
             assert broker.of(AVAILABILITY) == [b"online"]
             assert output.error is None
@@ -218,9 +218,9 @@ def test_it_says_hello_publishes_and_says_goodbye():
             assert all(
                 text in hello for text in (b"edgekd_kitchen", AVAILABILITY.encode(), b"offline", b"me", SECRET.encode())
             )
-            output.publish(source(1.5, "high"), MOMENT)
+            output.publish(decided(1.5, "high"), MOMENT)
             assert eventually(lambda: len(broker.of(CHANGE)) == 2)
-            output.publish(source(2.0, "middle"), MOMENT)
+            output.publish(decided(2.0, "middle"), MOMENT)
             began = time.monotonic()
             output.close()
             assert time.monotonic() - began < CLOSE_S + 1.0  # a busy machine has its say
@@ -240,7 +240,7 @@ def test_it_says_hello_publishes_and_says_goodbye():
 @pytest.mark.usefixtures("fast")
 def test_a_home_assistant_that_starts_is_told_everything():
     with BrokerDouble() as broker, publishing(broker.port) as output:
-        output.publish(source(1.0), MOMENT)
+        output.publish(decided(1.0), MOMENT)
         assert eventually(lambda: broker.of(CONFIG) and broker.of(STATE))
         broker.say("homeassistant/status", b"offline")
         broker.say("homeassistant/status", b"online")
@@ -251,15 +251,15 @@ def test_a_home_assistant_that_starts_is_told_everything():
 @pytest.mark.usefixtures("fast")
 def test_after_a_lost_connection_all_is_said_again_and_no_change_is_missing():
     with BrokerDouble() as broker, publishing(broker.port) as output:
-        output.publish(source(1.0), MOMENT)
+        output.publish(decided(1.0), MOMENT)
         assert eventually(lambda: broker.of(CHANGE))
         broker.acknowledges = False
-        output.publish(source(1.5, "high"), MOMENT)
+        output.publish(decided(1.5, "high"), MOMENT)
         assert eventually(lambda: len(broker.of(CHANGE)) == 2)
         broker.published.clear()
         broker.acknowledges = True
         broker.drop()
-        output.publish(source(2.0, "middle"), MOMENT)
+        output.publish(decided(2.0, "middle"), MOMENT)
         assert eventually(lambda: len(broker.of(CHANGE)) == 2)
         assert [json.loads(payload)["t"] for payload in broker.of(CHANGE)] == [1.5, 2.0]
         assert broker.of(AVAILABILITY) == [b"online"]
@@ -303,7 +303,7 @@ def test_a_bad_broker_is_a_trouble_without_secrets_and_tried_again_while_the_str
         waits = []
         for number in range(200):
             began = time.perf_counter()
-            output.publish(source(float(number), str(number)), MOMENT)
+            output.publish(decided(float(number), str(number)), MOMENT)
             waits.append(time.perf_counter() - began)
             time.sleep(0.001)
         assert sorted(waits)[-10] < 0.3  # less than any wait of the thread; a busy machine may hold up a few
@@ -321,7 +321,7 @@ def test_a_bad_broker_is_a_trouble_without_secrets_and_tried_again_while_the_str
 def test_no_more_than_a_few_messages_wait_for_a_broker_that_does_not_acknowledge():
     pending = PendingMessages(TERMS._replace(buffer=100))
     for number in range(100):
-        pending.add(source(float(number), str(number)), MOMENT)
+        pending.add(decided(float(number), str(number)), MOMENT)
     with BrokerDouble(acknowledges=False) as broker:
         output = Mqtt(Broker("127.0.0.1", broker.port, "a"), pending)
         assert eventually(lambda: broker.of(CHANGE))
@@ -336,7 +336,7 @@ def test_no_more_than_a_few_messages_wait_for_a_broker_that_does_not_acknowledge
 def test_it_works_again_when_the_broker_comes_back():
     with nothing() as place, publishing(place.port) as output:
         assert eventually(lambda: output.error is not None)
-        output.publish(source(1.0), MOMENT)
+        output.publish(decided(1.0), MOMENT)
         with BrokerDouble(port=place.port) as broker:
             assert eventually(lambda: output.error is None and broker.of(STATE))
 
@@ -543,7 +543,7 @@ def test_a_real_broker_keeps_what_is_retained_and_publishes_the_will(tmp_path, m
         try:
             got = {}
             with publishing(port) as output:
-                output.publish(source(1.0), MOMENT)
+                output.publish(decided(1.0), MOMENT)
                 assert eventually(lambda: output._connection is not None and output._connection.worked_at is not None)
                 reader = paho.Client(paho.CallbackAPIVersion.VERSION2)
                 reader.on_message = lambda _client, _data, message: got.update({message.topic: message.payload})

@@ -130,7 +130,7 @@ def test_a_manager_that_is_away_is_trouble_until_it_is_back(tmp_path):
     output = Notifier(address, WATCHDOG_S)
     heard = Decision(t=1.0, label="rain", probability=0.5, top=(), state="HEALTHY", rms=0.1, drops=0)
     output.publish(heard)
-    assert output.error == "systemd cannot be told (No such file or directory)"
+    assert output.error == "systemd does not receive messages (No such file or directory)"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as end:
         end.bind(address)
         output.publish(Decision(t=1.5, label="rain", probability=0.5, top=(), state="HEALTHY", rms=0.1, drops=0))
@@ -145,7 +145,7 @@ def test_a_manager_that_does_not_read_holds_nothing_up(manager):
         manager.notifier.publish(
             Decision(t=float(t), label="rain", probability=0.5, top=(), state="HEALTHY", rms=0.1, drops=0)
         )
-    assert manager.notifier.error == "systemd cannot be told (Resource temporarily unavailable)"
+    assert manager.notifier.error == "systemd does not receive messages (Resource temporarily unavailable)"
     manager.told()
     assert "WATCHDOG=1" in manager.window(1e6)
     assert manager.notifier.error is None

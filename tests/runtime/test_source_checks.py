@@ -127,9 +127,9 @@ def test_jitter_of_the_clock_is_no_wrong_rate_and_too_little_sound_tells_nothing
 @pytest.mark.parametrize(
     ("second", "channel", "status", "advice"),
     [
-        (np.zeros(2 * RATE, np.float32), None, "fail", "channel 1 hears nothing: use --channel 0"),
-        (np.zeros(2 * RATE, np.float32), 0, "warn", "channel 1 hears nothing"),
-        (np.zeros(2 * RATE, np.float32), 1, "fail", "channel 1 hears nothing: use --channel 0"),
+        (np.zeros(2 * RATE, np.float32), None, "fail", "channel 1 has no signal: use --channel 0"),
+        (np.zeros(2 * RATE, np.float32), 0, "warn", "channel 1 has no signal"),
+        (np.zeros(2 * RATE, np.float32), 1, "fail", "channel 1 has no signal: use --channel 0"),
         (TONE, None, "warn", "channels 0 and 1 are the same"),
         (-0.5 * TONE, None, "fail", "channels 0 and 1 are opposite, and their mean cancels: use --channel 0"),
         (-0.5 * TONE, 0, "warn", "channels 0 and 1 are opposite"),
@@ -206,11 +206,11 @@ def test_a_source_that_stalls_gives_what_came(fake):
 
 def test_no_microphone_is_an_error_that_says_why(fake):
     with pytest.raises(
-        InputError, match=r"nothing is heard for 4 s: no microphone is there; plug one in; see .*mics.*--wait"
+        InputError, match=r"no samples arrive for 4 s: no microphone is there; plug one in; see .*mics.*--wait"
     ):
         record_source(SourceRequest(), 2.0, 4.0, fake([["fail", "no microphone is there; plug one in", False]]))
     with pytest.raises(
-        InputError, match=r"nothing is heard for 4 s: it ended; give a --command that writes raw samples"
+        InputError, match=r"no samples arrive for 4 s: it ended; give a --command that writes raw samples"
     ):
         record_source(SourceRequest(command="x", rate=16000), 2.0, 4.0, fake([["fail", "it ended", False]]))
 

@@ -312,7 +312,7 @@ def require_valid_request(request: SourceRequest) -> None:
         raise InputError("a microphone and a command are two sources; give one of them")
     if request.channels is not None and request.command is None:
         raise InputError(
-            "the number of channels is only for a command; a microphone reports its own, and a channel chooses one of them"
+            "the number of channels is only for a command; a microphone reports its own, and --channel chooses one"
         )
     for name, value, least in (
         ("rate", request.rate, 1),

@@ -32,11 +32,11 @@ class Resampler:
         self._channel, self._sample_rate = channel, sample_rate
         self._stream: Any = None  # soxr has no type information
 
-    def resample(self, heard: CapturedBlock) -> Array:
+    def resample(self, block: CapturedBlock) -> Array:
         """The waveform of a block, float32 (time,). A resampler holds some samples back, and starts anew after a
         gap."""
-        samples, rate = heard.samples, heard.rate
-        if heard.gap is not None:
+        samples, rate = block.samples, block.rate
+        if block.gap is not None:
             self._stream = None  # it would join waveforms that do not belong together
         if self._channel is not None and self._channel >= samples.shape[1]:
             raise InputError(f"channel is {self._channel}; the source has {samples.shape[1]}, counted from 0")

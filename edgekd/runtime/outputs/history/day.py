@@ -40,12 +40,12 @@ STYLE = (
 
 
 class DayHistory(NamedTuple):
-    """Seconds of each label over a day. lengths: of each slot. heard: seconds of each slot with any label. labels: the
+    """Seconds of each label over a day. lengths: of each slot. total: seconds of each slot with any label. labels: the
     same for each label, the longest first. events: changes of state and other events."""
 
     day: date
     lengths: list[float]
-    heard: list[float]
+    total: list[float]
     labels: dict[str, list[float]]
     events: list[HistoryEvent]
 
@@ -75,8 +75,8 @@ def read_day(day: date, rows: Iterable[LabelRun | HistoryEvent]) -> DayHistory:
             shown[slot] += slot_end - at
             at, slot = slot_end, slot + 1
     longest = dict(sorted(labels.items(), key=lambda item: -sum(item[1])))
-    heard = [sum(slots) for slots in zip(*longest.values(), strict=True)] if longest else [0.0] * SLOTS
-    return DayHistory(day, [after - before for before, after in pairwise(times)], heard, longest, events)
+    total = [sum(slots) for slots in zip(*longest.values(), strict=True)] if longest else [0.0] * SLOTS
+    return DayHistory(day, [after - before for before, after in pairwise(times)], total, longest, events)
 
 
 def to_text(day: DayHistory, encoding: str | None = "utf-8") -> str:
@@ -104,7 +104,7 @@ def to_text(day: DayHistory, encoding: str | None = "utf-8") -> str:
     lines = [
         f"{day.day}, local time; a column is half an hour: {shades[1]} little, {shades[-1]} all of it",
         f"{'':{NAME_WIDTH}} {hours}",
-        drawn(ANY_LABEL, day.heard),
+        drawn(ANY_LABEL, day.total),
         *(drawn(name, day.labels[name]) for name in names[:MOST_ROWS]),
     ]
     if len(names) > MOST_ROWS:
@@ -118,7 +118,7 @@ def to_json(day: DayHistory) -> str:
     return msgspec.json.encode(
         {
             "day": str(day.day),
-            "heard": _rounded(_joined(day.heard, 24)),
+            "heard": _rounded(_joined(day.total, 24)),
             "labels": {label: _rounded(hours) for label, hours in day.hours.items()},
             "events": len(day.events),
         }
@@ -158,7 +158,7 @@ def to_svg(day: DayHistory) -> str:
         if hour % 3 == 0:
             parts.append(f'<text x="{x:g}" y="{SVG_TOP - 8:g}" text-anchor="middle">{hour:02d}:00</text>')
     parts += [
-        _svg_row(ANY_LABEL, day.heard, day.lengths, 0, "h"),
+        _svg_row(ANY_LABEL, day.total, day.lengths, 0, "h"),
         *(_svg_row(name, day.labels[name], day.lengths, row, "b") for row, name in enumerate(names, start=1)),
     ]
     begin = datetime.combine(day.day, clock_time())

@@ -1,13 +1,13 @@
-// Draws what /events tells. Text enters the page by textContent alone.
+// Draws the events of /events. Text enters the page by textContent alone.
 "use strict";
 
-const SILENT_MS = 6000;          // without any event: the connection is gone, whatever the browser believes
+const SILENT_MS = 6000;          // without any event the connection counts as lost, whatever the browser reports
 const LAST_RETRY_MS = 8000;
 const PICTURE_S = 30;
 const FLOOR_DBFS = -80;
-const SPEAK_MS = 6000;           // least time from one spoken label to the next
-const HISTORY_MS = 300000;       // the timeline is asked for again; between, it is continued from the events
-const LEAST_RANGE = 40;          // of the picture's colours, in steps of its bytes
+const SPEAK_MS = 6000;           // least time between two labels for screen readers
+const HISTORY_MS = 300000;       // between two requests of the timeline; meanwhile events continue it
+const LEAST_RANGE = 40;          // of the spectrogram's colours, in byte steps
 const RANGES = [[0.25, "15 min"], [1, "1 h"], [6, "6 h"], [24, "24 h"], [168, "7 d"]];
 const STOPS = {
   dark: [[17, 22, 33], [33, 44, 104], [26, 104, 142], [72, 186, 150], [252, 232, 132]],
@@ -57,7 +57,7 @@ function showDecision(decision) {
   }
   const gated = decision.gated === true;
   byId("probability").textContent = percent(decision.probability);
-  byId("since").textContent = gated ? "too quiet to judge; said before" : performance.now() - now.since < 1000 ? "just now" : `for ${span((performance.now() - now.since) / 1000)}`;
+  byId("since").textContent = gated ? "too quiet to score; last label" : performance.now() - now.since < 1000 ? "just now" : `for ${span((performance.now() - now.since) / 1000)}`;
   const dbfs = decision.rms > 0 ? 20 * Math.log10(decision.rms) : -Infinity;
   byId("level").textContent = decision.rms > 0 ? `${dbfs.toFixed(1)} dBFS` : "silence";
   byId("level-bar").style.width = `${100 * Math.min(1, Math.max(0, 1 - dbfs / FLOOR_DBFS))}%`;
@@ -165,7 +165,7 @@ function draw() {
   const canvas = byId("picture");
   const width = Math.round(canvas.clientWidth * devicePixelRatio), height = Math.round(canvas.clientHeight * devicePixelRatio);
   if (canvas.width !== width || canvas.height !== height) [canvas.width, canvas.height] = [width, height];
-  const come = isStill.matches ? 1 : Math.min(1, (performance.now() - picture.at) / picture.hop);  // what is new slides in over a hop
+  const come = isStill.matches ? 1 : Math.min(1, (performance.now() - picture.at) / picture.hop);  // new columns slide in over a hop
   const shift = (1 - come) * picture.before * width / picture.columns;
   const context = canvas.getContext("2d");
   context.clearRect(0, 0, width, height);
@@ -178,19 +178,19 @@ function draw() {
 // --- timeline ---
 
 const UNSELECTED = "Select a part to see when it was.";
-const past = { slotS: 10, runs: [], now: 0, at: 0, hours: null, asked: 0 };  // hours: of what is shown; null before it is chosen
+const past = { slotS: 10, runs: [], now: 0, at: 0, hours: null, asked: 0 };  // hours: shown; null before one is chosen
 
 const slotNow = () => past.now + (performance.now() - past.at) / 1000 / past.slotS;
 const timeOf = (slot) => new Date(Date.now() - 1000 * past.slotS * (slotNow() - slot));
 
 async function askHistory() {
   past.asked = performance.now();
-  const answer = await fetch("history.json");
-  if (!answer.ok) return;
-  const told = await answer.json();
-  Object.assign(past, { slotS: told.slot_s, now: told.now, at: performance.now(),
-    runs: told.runs.map(([first, count, label]) => [first, count, told.labels[label]]) });
-  offerRanges(told.hours);
+  const response = await fetch("history.json");
+  if (!response.ok) return;
+  const data = await response.json();
+  Object.assign(past, { slotS: data.slot_s, now: data.now, at: performance.now(),
+    runs: data.runs.map(([first, count, label]) => [first, count, data.labels[label]]) });
+  offerRanges(data.hours);
   showTimeline();
 }
 
@@ -226,7 +226,7 @@ function offerRanges(hours) {
   }
 }
 
-// The labels of equal parts of the time shown, by what was shown longest in each; equal neighbours are one segment.
+// Splits the time shown into equal parts with the label shown longest in each; equal neighbours are one segment.
 function segments(width) {
   const slots = 3600 * past.hours / past.slotS, end = Math.floor(slotNow()) + 1, begin = end - slots;
   const parts = Math.max(1, Math.min(Math.round(slots), Math.floor(width / 7)));
@@ -250,7 +250,7 @@ function segments(width) {
 
 function showTimeline() {
   const strip = byId("strip");
-  if (strip.contains(document.activeElement)) return;  // nothing moves under a focused key
+  if (strip.contains(document.activeElement)) return;  // keep the segment that has the focus
   const { parts, begin, each, found, totals } = segments(strip.clientWidth);
   strip.replaceChildren(...found.map(({ label, first, count }) => {
     const button = colour(element("button", "segment"), label);
@@ -320,11 +320,11 @@ function showPill(state, text) {
 
 function showVitals(vitals) {
   const [kind, name] = STATES[vitals.state];
-  const troubles = Object.entries(vitals.troubles);
+  const errors = Object.entries(vitals.troubles);
   if (kind !== "good") showPill(kind, vitals.reason ? `${name}: ${vitals.reason}` : name);
   else if (vitals.age === null) showPill("waiting", "Waiting for the first decision");
   else if (!vitals.fresh) showPill("warn", `No decision for ${span(vitals.age)}`);
-  else if (troubles.length) showPill("warn", `Listening; trouble with ${troubles.map(([output]) => output).join(", ")}`);
+  else if (errors.length) showPill("warn", `Listening; error in ${errors.map(([output]) => output).join(", ")}`);
   else showPill(kind, name);
   describe("vitals", [
     ["Source", vitals.reason ? `${name}: ${vitals.reason}` : name, kind === "bad"],
@@ -334,14 +334,14 @@ function showVitals(vitals) {
     ["Reconnections", vitals.restarts],
     ["Overflows", vitals.overflows],
     ["Memory", vitals.resident === null ? null : `${(vitals.resident / 1e6).toFixed(0)} MB`],
-    ...troubles.map(([output, trouble]) => [`Output ${output}`, trouble, true]),
+    ...errors.map(([output, error]) => [`Output ${output}`, error, true]),
   ]);
 }
 
 async function askModel() {
-  const answer = await fetch("model.json");
-  if (answer.status === 401) location.reload();  // asks for the token
-  const model = answer.ok ? await answer.json() : null;
+  const response = await fetch("model.json");
+  if (response.status === 401) location.reload();  // shows the login page
+  const model = response.ok ? await response.json() : null;
   if (model === null) return;
   model.labels.forEach((label, index) => hues.set(label, Math.round(index * 137.508) % 360));
   byId("model-name").textContent = model.name;
@@ -371,7 +371,7 @@ async function askModel() {
 
 const line = { source: null, heardAt: 0, lastAt: null, retryMs: 500, timer: 0 };
 
-function heard() {
+function eventArrived() {
   line.heardAt = performance.now();
   line.lastAt = new Date();
   line.retryMs = 500;
@@ -400,48 +400,48 @@ function connect() {
   if (document.hidden || line.source) return;
   const source = new EventSource("events");
   const on = (kind, act) => source.addEventListener(kind, (event) => {
-    heard();
+    eventArrived();
     act(JSON.parse(event.data));
   });
   line.source = source;
   line.heardAt = performance.now();
-  on("snapshot", (told) => {
-    sizePicture(told);
-    addColumns(told.columns);
-    take(told);
-    askModel().then(() => told.decision && showTop(told.decision.top)).then(askHistory).catch(() => undefined);
+  on("snapshot", (data) => {
+    sizePicture(data);
+    addColumns(data.columns);
+    take(data);
+    askModel().then(() => data.decision && showTop(data.decision.top)).then(askHistory).catch(() => undefined);
   });
   on("model", (sizes) => {
     sizePicture(sizes);
     askModel().then(askHistory).catch(() => undefined);
   });
-  on("decision", (told) => {
-    addColumns(told.columns);
-    take(told);
-    continueTimeline(told.decision.label);
+  on("decision", (data) => {
+    addColumns(data.columns);
+    take(data);
+    continueTimeline(data.decision.label);
   });
   on("change", take);
   on("beat", take);
   source.onerror = () => {
     if (line.source === source) {
-      askModel().catch(() => undefined);  // where a token is asked for now, the page says so
+      askModel().catch(() => undefined);  // if a token is needed now, this loads the login page
       lost();
     }
   };
 }
 
-function take(told) {
-  if (told.decision) {
-    drops = told.decision.drops;
-    showDecision(told.decision);
+function take(data) {
+  if (data.decision) {
+    drops = data.decision.drops;
+    showDecision(data.decision);
   }
-  showVitals(told);
+  showVitals(data);
 }
 
 setInterval(() => {
   if (line.source && performance.now() - line.heardAt > SILENT_MS) lost();
 }, 1000);
-document.addEventListener("visibilitychange", () => {  // a page that nobody sees costs nothing
+document.addEventListener("visibilitychange", () => {  // a hidden page draws nothing
   if (document.hidden) {
     line.source?.close();
     line.source = null;
