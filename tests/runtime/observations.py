@@ -2,7 +2,7 @@
 
 import numpy as np
 from msgspec import UNSET
-from runtime.test_listen import MANIFEST
+from runtime.toy_listener import MANIFEST
 
 from edgekd.frontend import log_mel
 from edgekd.modelfile.manifest import Manifest

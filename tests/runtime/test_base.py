@@ -5,6 +5,7 @@ import threading
 import time
 
 import pytest
+from runtime.toy_listener import eventually
 
 from edgekd.errors import InputError
 from edgekd.runtime.config import Config, override, read_config
@@ -38,13 +39,6 @@ def told_first(outputs: OutputGroup, lines: list[StatusLine]):
     for line in lines:
         outputs.publish(line, None)
         yield line
-
-
-def eventually(condition, seconds: float = 3.0) -> bool:
-    end = time.monotonic() + seconds
-    while not condition() and time.monotonic() < end:
-        time.sleep(0.01)
-    return condition()
 
 
 def test_trouble_is_a_line_when_it_begins_changes_and_ends():

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import msgspec
 import pytest
-from runtime.test_listen import ToyModel
+from runtime.toy_listener import ToyModel
 
 from edgekd import cli
 from edgekd.errors import InputError

@@ -4,16 +4,13 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
-from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
-from runtime.test_listen import MANIFEST, ToyModel
+from runtime.toy_listener import MANIFEST, ToyModel, toy_listener
 
-from edgekd import cli
 from edgekd.errors import GateError, InputError
 from edgekd.runtime import config as config_module
 from edgekd.runtime import listen as listen_module
@@ -186,14 +183,12 @@ def test_another_rate_or_source_is_another_capture_behind_a_gap(opened):
     assert [type(item) for item in heard] == [StateChange, np.ndarray, Reload, StateChange, Gap, np.ndarray, np.ndarray]
 
 
-def test_limits_in_the_file_reach_the_capture_and_a_reload(opened, monkeypatch, tmp_path):
+def test_limits_in_the_file_reach_the_capture_and_a_reload(opened, edgekd, monkeypatch, tmp_path):
     path = tmp_path / "box.toml"
     path.write_text('[model]\nfile = "m.onnx"\n[source]\nmic = "none"\n[watch]\nzeros = 60\n')
     for module in (listen_module, config_module):
         monkeypatch.setattr(module, "open_model", lambda *_: ToyModel())
-    monkeypatch.setattr(sys, "argv", ["edgekd", "listen", "--config", str(path)])
-    with pytest.raises(SystemExit):
-        cli.main()
+    edgekd("listen", "--config", path)
     assert opened == [(SourceRequest(mic="none"), 16000, Watch(zeros_s=60.0)), "closed"]
     assert prepared(config_module.read_config(path), lambda *_: None).watch == Watch(zeros_s=60.0)
 
@@ -240,29 +235,13 @@ def test_an_old_source_that_cannot_come_back_is_an_error(opened, monkeypatch):
     assert opened.count("closed") == 3
 
 
-PROGRAM = (
-    "import sys; sys.path.insert(0, sys.argv.pop(1)); import test_listen as t; "
-    "t.listen_module.open_model = lambda *_: t.ToyModel(); t.cli.main()"
-)
-
-
 @pytest.mark.parametrize(
     ("source", "stop", "status"),
     [("command", signal.SIGTERM, 0), ("command", signal.SIGINT, 130), ("-", signal.SIGTERM, 0)],
 )
 def test_a_listener_that_hears_nothing_ends_at_once_without_a_trace(source, stop, status):
     chosen = ["--command", "head -c 64000 /dev/urandom; exec sleep 600"] if source == "command" else ["-"]
-    command = [
-        sys.executable,
-        "-c",
-        PROGRAM,
-        str(Path(__file__).parent),
-        "listen",
-        "--model",
-        "m.tflite",
-        "--json",
-        *chosen,
-    ]
+    command = toy_listener(*chosen)
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         if source == "-":
             process.stdin.write(bytes(32000))
@@ -276,17 +255,7 @@ def test_a_listener_that_hears_nothing_ends_at_once_without_a_trace(source, stop
 
 
 def test_sighup_keeps_the_old_model_and_says_why(tmp_path):
-    command = [
-        sys.executable,
-        "-c",
-        PROGRAM,
-        str(Path(__file__).parent),
-        "listen",
-        "-",
-        "--model",
-        str(tmp_path / "none.onnx"),
-        "--json",
-    ]
+    command = toy_listener("-", "--model", str(tmp_path / "none.onnx"))
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         process.stdin.write(bytes(32000))
         process.stdin.flush()
@@ -304,19 +273,7 @@ def test_sighup_keeps_the_old_model_and_says_why(tmp_path):
 def test_sighup_says_that_outputs_need_a_start(tmp_path):
     file = tmp_path / "box.toml"
     file.write_text("[decision]\nhop = 0.5\n")
-    command = [
-        sys.executable,
-        "-c",
-        PROGRAM,
-        str(Path(__file__).parent),
-        "listen",
-        "-",
-        "--model",
-        "m.tflite",
-        "--json",
-        "--config",
-        str(file),
-    ]
+    command = toy_listener("-", "--config", str(file))
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         process.stdin.write(bytes(32000))
         process.stdin.flush()

@@ -8,7 +8,6 @@ import msgspec
 import numpy as np
 import pytest
 
-from edgekd import cli
 from edgekd.errors import GateError, InputError
 from edgekd.modelfile.verify import VerifyReport
 from edgekd.runtime import diagnose
@@ -20,18 +19,10 @@ REPORT = DoctorReport("aarch64", "Linux", "3.11", {"numpy": "2.0", "soxr": None}
 
 
 @pytest.fixture
-def report(monkeypatch, capsys):
-    """Run the command: its status, output and errors."""
+def report(edgekd, monkeypatch):
+    """Runs `edgekd doctor`: exit status, standard output and standard error."""
     monkeypatch.setattr(diagnose, "portaudio_version", lambda: "PortAudio V19")
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["edgekd", "doctor", *arguments])
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        output = capsys.readouterr()
-        return stopped.value.code or 0, output.out, output.err
-
-    return run
+    return lambda *arguments: edgekd("doctor", *arguments)
 
 
 def paced(path: Path, samples: np.ndarray) -> str:

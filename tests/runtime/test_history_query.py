@@ -3,7 +3,6 @@
 import csv
 import json
 import sqlite3
-import sys
 import time
 from contextlib import closing
 from datetime import UTC, date, datetime, timedelta
@@ -12,7 +11,6 @@ from xml.etree import ElementTree
 
 import pytest
 
-from edgekd import cli
 from edgekd.errors import InputError
 from edgekd.runtime.outputs.history import day as history_day
 from edgekd.runtime.outputs.history import query
@@ -59,16 +57,8 @@ def file(tmp_path) -> Path:
     return tmp_path / "h.sqlite"
 
 
-def command(monkeypatch, capsys, *arguments: str | Path) -> tuple[int, str, str]:
-    monkeypatch.setattr(sys, "argv", ["edgekd", "history", *map(str, arguments)])
-    with pytest.raises(SystemExit) as stopped:
-        cli.main()
-    output = capsys.readouterr()
-    return stopped.value.code or 0, output.out, output.err
-
-
-def test_lines_are_in_local_time_the_newest_last(file, monkeypatch, capsys):
-    status, out, err = command(monkeypatch, capsys, file)
+def test_lines_are_in_local_time_the_newest_last(file, edgekd):
+    status, out, err = edgekd("history", file)
     assert (status, err) == (0, "")
     assert out.splitlines() == [
         "2026-07-01 22:00:00             listening with the model toy",
@@ -80,8 +70,8 @@ def test_lines_are_in_local_time_the_newest_last(file, monkeypatch, capsys):
     ]
 
 
-def test_json_is_an_object_a_line_in_utc(file, monkeypatch, capsys):
-    _, out, _ = command(monkeypatch, capsys, file, "--json")
+def test_json_is_an_object_a_line_in_utc(file, edgekd):
+    _, out, _ = edgekd("history", file, "--json")
     lines = [json.loads(line) for line in out.splitlines()]
     assert len(lines) == len(ROWS)
     assert lines[3] == {"at": "2026-07-02T00:30:00.000Z", "t": 2.0, "state": "FAILED", "reason": "gone"}
@@ -145,21 +135,21 @@ def test_a_folder_that_cannot_be_written_can_be_read(file):
     assert [path.name for path in file.parent.iterdir()] == ["h.sqlite"]
 
 
-def test_csv_is_whole_in_utc_and_replaces_nothing_unasked(file, tmp_path, monkeypatch, capsys):
+def test_csv_is_whole_in_utc_and_replaces_nothing_unasked(file, tmp_path, edgekd):
     out = tmp_path / "new" / "out.csv"
-    assert command(monkeypatch, capsys, file, "--csv", out, "--since", "2026-07-02") == (0, f"{out}: 5 rows\n", "")
+    assert edgekd("history", file, "--csv", out, "--since", "2026-07-02") == (0, f"{out}: 5 rows\n", "")
     with out.open(newline="") as opened:
         table = list(csv.DictReader(opened))
     assert [row["label"] for row in table] == ["rain", "street, north", "", "rain", "quiet"]
     assert (table[1]["began"], table[1]["seconds"], table[1]["mean"]) == ("2026-07-02T00:00:00.000Z", "1800.0", "0.4")
     assert (table[2]["state"], table[2]["reason"], table[2]["began"]) == ("FAILED", "gone", "2026-07-02T00:30:00.000Z")
-    assert command(monkeypatch, capsys, file, "--csv", out)[0] == 2
-    assert command(monkeypatch, capsys, file, "--csv", out, "--force")[1] == f"{out}: 6 rows\n"
+    assert edgekd("history", file, "--csv", out)[0] == 2
+    assert edgekd("history", file, "--csv", out, "--force")[1] == f"{out}: 6 rows\n"
     assert [path.name for path in out.parent.iterdir()] == ["out.csv"]
 
 
-def test_a_day_is_drawn_in_eighty_columns(file, monkeypatch, capsys):
-    _, out, _ = command(monkeypatch, capsys, file, "--day", "2026-07-02")
+def test_a_day_is_drawn_in_eighty_columns(file, edgekd):
+    _, out, _ = edgekd("history", file, "--day", "2026-07-02")
     lines = out.splitlines()
     assert max(map(len, lines)) < 80
     assert lines[2] == f"{'(any label)':21} █████░".replace("░", "") + " " * 19 + "·" + " " * 23 + "  2:31:00"
@@ -176,15 +166,15 @@ def test_a_day_is_drawn_without_blocks_where_the_terminal_has_none(file):
         history_day.to_text(day, encoding).encode("ascii")
 
 
-def test_a_day_as_json_has_seconds_in_each_hour(file, monkeypatch, capsys):
-    _, out, _ = command(monkeypatch, capsys, file, "--day", "2026-07-02", "--json")
+def test_a_day_as_json_has_seconds_in_each_hour(file, edgekd):
+    _, out, _ = edgekd("history", file, "--day", "2026-07-02", "--json")
     day = json.loads(out)
     assert day["labels"]["rain"] == [3600.0, 3600.0, *[0.0] * 10, 60.0, *[0.0] * 11]
     assert (day["day"], len(day["heard"]), day["events"]) == ("2026-07-02", 24, 1)
 
 
-def test_a_day_without_decisions_says_so(file, monkeypatch, capsys):
-    assert command(monkeypatch, capsys, file, "--day", "2020-01-01") == (0, "2020-01-01: no decisions\n", "")
+def test_a_day_without_decisions_says_so(file, edgekd):
+    assert edgekd("history", file, "--day", "2020-01-01") == (0, "2020-01-01: no decisions\n", "")
 
 
 @pytest.mark.parametrize(
@@ -201,15 +191,15 @@ def test_days_on_which_clocks_change(day, hours, second, third):
     assert sum(found.lengths) == hours * HOUR
 
 
-def test_the_picture_of_a_day_is_whole_and_needs_nothing_else(file, tmp_path, monkeypatch, capsys):
+def test_the_picture_of_a_day_is_whole_and_needs_nothing_else(file, tmp_path, edgekd):
     made = HistoryFile(file, 10_000_000)
     made.write([(None, run("<b>&\x07", "2026-07-02T12:02", 600.0))])
     made.close()
     out = tmp_path / "day.svg"
-    status, text, _ = command(monkeypatch, capsys, file, "--day", "2026-07-02", "--svg", out)
+    status, text, _ = edgekd("history", file, "--day", "2026-07-02", "--svg", out)
     assert (status, text) == (0, f"{out}: 2026-07-02, 3 labels\n")
-    assert command(monkeypatch, capsys, file, "--day", "2026-07-02", "--svg", out)[0] == 2
-    assert command(monkeypatch, capsys, file, "--day", "2026-07-02", "--svg", out, "--force")[0] == 0
+    assert edgekd("history", file, "--day", "2026-07-02", "--svg", out)[0] == 2
+    assert edgekd("history", file, "--day", "2026-07-02", "--svg", out, "--force")[0] == 0
     svg = out.read_text()
     root = ElementTree.fromstring(svg)
     texts = [element.text for element in root.iter("{http://www.w3.org/2000/svg}text")]
@@ -243,14 +233,14 @@ def test_the_picture_of_a_day_is_whole_and_needs_nothing_else(file, tmp_path, mo
         (["folder"], "no such file"),
     ],
 )
-def test_mistakes_are_one_line_and_status_2(file, monkeypatch, capsys, arguments, message):
+def test_mistakes_are_one_line_and_status_2(file, edgekd, monkeypatch, arguments, message):
     monkeypatch.chdir(file.parent)
     with closing(sqlite3.connect("other")) as db:
         db.execute("CREATE TABLE photos (id)")
         db.commit()
     Path("text").write_text("no database")
     Path("folder").mkdir()
-    status, out, err = command(monkeypatch, capsys, *["h.sqlite" if word == "FILE" else word for word in arguments])
+    status, out, err = edgekd("history", *["h.sqlite" if word == "FILE" else word for word in arguments])
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert message in err
 

@@ -7,7 +7,7 @@ import jinja2
 import msgspec
 import numpy as np
 import pytest
-from runtime.test_listen import MANIFEST
+from runtime.toy_listener import MANIFEST
 
 from edgekd.runtime.decision import Decision
 from edgekd.runtime.outputs.base import Observation

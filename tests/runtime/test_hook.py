@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+from runtime.toy_listener import eventually
 
 from edgekd.errors import InputError
 from edgekd.runtime.config import read_config
@@ -30,13 +31,6 @@ from edgekd.runtime.source.health import StatusLine
 
 def decision(label: str, t: float = 1.0, state: str = "HEALTHY") -> Decision:
     return Decision(t, label, 0.5, ((label, 0.5),), state, 0.1, 0)
-
-
-def eventually(condition, seconds: float = 5.0) -> bool:
-    end = time.monotonic() + seconds
-    while not condition() and time.monotonic() < end:
-        time.sleep(0.01)
-    return condition()
 
 
 class Fake:

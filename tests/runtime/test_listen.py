@@ -3,69 +3,18 @@
 import json
 import signal
 import subprocess
-import sys
-import tempfile
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from runtime.toy_listener import MANIFEST, ToyModel, raw, tone, toy_listener
 
-from edgekd import cli
 from edgekd.errors import InputError
-from edgekd.frontend import FrontEnd, log_mel
-from edgekd.modelfile.manifest import Counts, Manifest, Provenance, TensorQuant
-from edgekd.runtime import listen as listen_module
+from edgekd.frontend import log_mel
 from edgekd.runtime.decision import decide, probabilities, to_json, to_text
 from edgekd.runtime.listen import decisions
 from edgekd.runtime.source.health import Gap, StateChange, StatusLine
-
-QUANT = TensorQuant("float32", 1.0, 0)
-MANIFEST = Manifest(
-    name="toy",
-    student="toy",
-    precision="float32",
-    labels=("low", "middle", "high"),
-    frontend=FrontEnd(),
-    window=16000,
-    input=QUANT,
-    output=QUANT,
-    counts=Counts(0, 0, 0),
-    temperature=2.0,
-    provenance=Provenance("toy", "", "toy", "", "none", True, "0", "2026-01-01T00:00:00Z"),
-)
-
-
-class ToyModel:
-    """Its logits are the mean log-mel of the lower, the middle and the upper third of the bands."""
-
-    manifest = MANIFEST
-
-    def logits(self, features: np.ndarray) -> np.ndarray:
-        return np.stack([third.mean(axis=(1, 2)) for third in np.array_split(features, 3, axis=1)], axis=1)
-
-
-def tone(samples: int) -> np.ndarray:
-    return (0.5 * np.sin(2 * np.pi * 200.0 * np.arange(samples) / 16000)).astype(np.float32)
-
-
-def raw(waveform: np.ndarray) -> bytes:
-    return (waveform * 32767).astype("<i2").tobytes()
-
-
-def run(monkeypatch, capsys, *arguments: str, stdin: bytes = b"") -> tuple[int, str, str]:
-    """Status, standard output and standard error of the command line."""
-    monkeypatch.setattr(listen_module, "open_model", lambda *_: ToyModel())
-    monkeypatch.setattr(sys, "argv", ["edgekd", "listen", *arguments])
-    with tempfile.TemporaryFile() as file:
-        file.write(stdin)
-        file.seek(0)
-        monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=file))
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-    output = capsys.readouterr()
-    return stopped.value.code or 0, output.out, output.err
 
 
 def test_probabilities_are_the_softmax_at_the_temperature():
@@ -107,9 +56,9 @@ def test_less_than_a_window_is_an_error():
         list(decisions(ToyModel(), [np.zeros(8000, np.float32)], "clip.wav", 0.5, 3))
 
 
-def test_command_prints_one_json_line_per_hop_from_a_pipe(monkeypatch, capsys):
-    status, out, err = run(
-        monkeypatch, capsys, "-", "--model", "m.tflite", "--json", "--hop", "1", "--top", "9", stdin=raw(tone(48000))
+def test_command_prints_one_json_line_per_hop_from_a_pipe(listen_command):
+    status, out, err = listen_command(
+        "-", "--model", "m.tflite", "--json", "--hop", "1", "--top", "9", stdin=raw(tone(48000))
     )
     assert (status, err) == (0, "")
     lines = [json.loads(line) for line in out.splitlines()]
@@ -117,24 +66,22 @@ def test_command_prints_one_json_line_per_hop_from_a_pipe(monkeypatch, capsys):
     assert all(len(line["top"]) == 3 for line in lines)
 
 
-def test_command_prints_lines_for_people_without_json(monkeypatch, capsys):
-    status, out, _ = run(monkeypatch, capsys, "-", "--model", "m.tflite", stdin=raw(tone(24000)))
+def test_command_prints_lines_for_people_without_json(listen_command):
+    status, out, _ = listen_command("-", "--model", "m.tflite", stdin=raw(tone(24000)))
     assert status == 0
     assert [line.split()[2] for line in out.splitlines()] == ["low", "low"]
 
 
-def test_command_prints_only_changes_where_that_is_wanted(monkeypatch, capsys):
+def test_command_prints_only_changes_where_that_is_wanted(listen_command):
     low, high = tone(32000), np.sign(tone(32000)) * np.tile((0.5, -0.5), 16000).astype(np.float32)
     sound = raw(np.concatenate((low, high, low)))
     every = [
         json.loads(line)["label"]
-        for line in run(monkeypatch, capsys, "-", "--model", "m.tflite", "--json", stdin=sound)[1].splitlines()
+        for line in listen_command("-", "--model", "m.tflite", "--json", stdin=sound)[1].splitlines()
     ]
     new = [
         json.loads(line)["label"]
-        for line in run(monkeypatch, capsys, "-", "--model", "m.tflite", "--json", "--changes", stdin=sound)[
-            1
-        ].splitlines()
+        for line in listen_command("-", "--model", "m.tflite", "--json", "--changes", stdin=sound)[1].splitlines()
     ]
     assert new == [label for label, before in zip(every, [None, *every], strict=False) if label != before]
     assert 1 < len(new) < len(every)
@@ -149,29 +96,15 @@ def test_command_prints_only_changes_where_that_is_wanted(monkeypatch, capsys):
         (["-", "--model", "m.tflite"], "standard input: 0.00 s of audio is shorter"),
     ],
 )
-def test_bad_usage_is_one_line_and_status_2(monkeypatch, capsys, arguments, message):
-    status, out, err = run(monkeypatch, capsys, *arguments)
+def test_bad_usage_is_one_line_and_status_2(listen_command, arguments, message):
+    status, out, err = listen_command(*arguments)
     assert (status, out) == (2, "")
     assert message in err
     assert err.count("\n") == 1
 
 
 def test_a_reader_that_leaves_ends_it_cleanly(tmp_path):
-    program = (
-        "import sys; sys.path.insert(0, sys.argv.pop(1)); import test_listen as t; "
-        "t.listen_module.open_model = lambda *_: t.ToyModel(); t.cli.main()"
-    )
-    command = [
-        sys.executable,
-        "-c",
-        program,
-        str(Path(__file__).parent),
-        "listen",
-        "-",
-        "--model",
-        "m.tflite",
-        "--json",
-    ]
+    command = toy_listener("-")
     source = tmp_path / "long.raw"
     source.write_bytes(bytes(2 * 16000 * 600))
     with source.open("rb") as stdin:
@@ -240,7 +173,7 @@ def test_news_is_asked_for_also_where_no_sound_comes_and_all_are_told_of_it():
     assert told == found
 
 
-def test_command_hears_another_command_for_ever(monkeypatch, capsys, tmp_path):
+def test_command_hears_another_command_for_ever(listen_command, monkeypatch, tmp_path):
     (tmp_path / "a.raw").write_bytes(raw(tone(16000)))
     lines = []
 
@@ -251,7 +184,7 @@ def test_command_hears_another_command_for_ever(monkeypatch, capsys, tmp_path):
         return "x"
 
     monkeypatch.setattr("edgekd.runtime.decision.to_json", stop)
-    status, _, _ = run(monkeypatch, capsys, "--model", "m.tflite", "--json", "--command", f"cat {tmp_path / 'a.raw'}")
+    status, _, _ = listen_command("--model", "m.tflite", "--json", "--command", f"cat {tmp_path / 'a.raw'}")
     assert status == 130
     states = [line["state"] for line in lines if "reason" in line]
     assert states[:3] == ["HEALTHY", "RECOVERING", "HEALTHY"]
@@ -268,8 +201,8 @@ def test_command_hears_another_command_for_ever(monkeypatch, capsys, tmp_path):
         (["-", "--mic", "a"], "two sources"),
     ],
 )
-def test_contradicting_options_of_live_sources_are_refused(monkeypatch, capsys, arguments, message):
-    status, out, err = run(monkeypatch, capsys, "--model", "m.tflite", *arguments)
+def test_contradicting_options_of_live_sources_are_refused(listen_command, arguments, message):
+    status, out, err = listen_command("--model", "m.tflite", *arguments)
     assert (status, out) == (2, "")
     assert message in err
     assert err.count("\n") == 1
@@ -277,23 +210,8 @@ def test_contradicting_options_of_live_sources_are_refused(monkeypatch, capsys, 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_signal_ends_it_and_all_that_it_started(stop, tmp_path):
-    program = (
-        "import sys; sys.path.insert(0, sys.argv.pop(1)); import test_listen as t; "
-        "t.listen_module.open_model = lambda *_: t.ToyModel(); t.cli.main()"
-    )
     heard = f"echo $$ > {tmp_path / 'pid'}; head -c 64000 /dev/urandom; exec sleep 600"
-    command = [
-        sys.executable,
-        "-c",
-        program,
-        str(Path(__file__).parent),
-        "listen",
-        "--model",
-        "m.tflite",
-        "--json",
-        "--command",
-        heard,
-    ]
+    command = toy_listener("--command", heard)
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert json.loads(process.stdout.readline())["state"] == "HEALTHY"
         pid = int((tmp_path / "pid").read_text())

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from edgekd import cli
 from edgekd.errors import InputError, MissingExtraError
 from edgekd.runtime.source import microphones as module
 from edgekd.runtime.source.microphones import MicrophoneAbsentError, choose, describe, microphones, to_text
@@ -102,26 +101,18 @@ def test_a_missing_package_names_the_extra(monkeypatch):
         microphones()
 
 
-def test_command_prints_a_table_or_one_json_object_a_line(cards, monkeypatch, capsys):
+def test_command_prints_a_table_or_one_json_object_a_line(cards, edgekd, monkeypatch):
     found = describe(DEVICES, 4, cards)
     monkeypatch.setattr(module, "microphones", lambda: found)
-    rows = [line.split() for line in command(monkeypatch, capsys).splitlines()]
+    rows = [line.split() for line in edgekd("mics")[1].splitlines()]
     assert rows[0] == ["name", "ALSA", "USB", "identity", "rate", "channels"]
     assert rows[1][-5:] == ["hw:1,0", "0d8c:0014:A1", "48000", "Hz", "1"]
     assert rows[4][0] == "*"
-    lines = [json.loads(line) for line in command(monkeypatch, capsys, "--json").splitlines()]
+    lines = [json.loads(line) for line in edgekd("mics", "--json")[1].splitlines()]
     assert lines == [one._asdict() for one in found]
 
 
-def test_command_says_that_there_is_none(monkeypatch, capsys):
+def test_command_says_that_there_is_none(monkeypatch, edgekd):
     monkeypatch.setattr(module, "microphones", list)
-    assert command(monkeypatch, capsys) == to_text([]) + "\n" == "no microphone is there\n"
-    assert command(monkeypatch, capsys, "--json") == ""
-
-
-def command(monkeypatch, capsys, *arguments: str) -> str:
-    monkeypatch.setattr(sys, "argv", ["edgekd", "mics", *arguments])
-    with pytest.raises(SystemExit) as stopped:
-        cli.main()
-    assert stopped.value.code == 0
-    return capsys.readouterr().out
+    assert edgekd("mics")[1] == to_text([]) + "\n" == "no microphone is there\n"
+    assert edgekd("mics", "--json") == (0, "", "")

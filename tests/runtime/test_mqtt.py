@@ -19,9 +19,8 @@ import msgspec
 import numpy as np
 import pytest
 from runtime.broker_double import CONNECT, DISCONNECT, SUBSCRIBE, BrokerDouble
-from runtime.test_base import eventually
 from runtime.test_homeassistant import TERMS, TOLD
-from runtime.test_listen import MANIFEST
+from runtime.toy_listener import MANIFEST, eventually
 
 from edgekd.errors import InputError, MissingExtraError
 from edgekd.runtime.config import Config, read_config

@@ -9,18 +9,14 @@ import threading
 import time
 import wave
 from contextlib import closing
-from pathlib import Path
 
 import numpy as np
 import pytest
+from runtime.toy_listener import toy_listener
 
 from edgekd.data.sets import folder
 
-PROGRAM = (
-    "import sys; sys.path.insert(0, sys.argv.pop(1)); import test_listen as t; "
-    "t.listen_module.open_model = lambda *_: t.ToyModel(); t.cli.main()"
-)
-LISTEN = [sys.executable, "-c", PROGRAM, str(Path(__file__).parent), "listen", "-", "--model", "m.tflite", "--json"]
+LISTEN = toy_listener()
 SOUND = (np.random.default_rng(3).standard_normal(12 * 16000) * 3000).astype("<i2")
 
 
@@ -30,7 +26,7 @@ def test_a_listener_keeps_and_tells_what_it_is_asked_to(tmp_path):
         f"[hook]\ncommand = 'cat > {tmp_path}/part && mv {tmp_path}/part {tmp_path}/event'"
     )
     with subprocess.Popen(
-        [*LISTEN, "--config", tmp_path / "box.toml"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [*LISTEN, "-", "--config", tmp_path / "box.toml"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:
         for second in np.split(SOUND, 12):  # as a microphone would, but not so slowly
             process.stdin.write(second.tobytes())
@@ -60,7 +56,7 @@ def test_the_history_of_a_file_has_its_times(tmp_path):
     with wave.open(str(tmp_path / "yard.wav"), "wb") as file:
         file.setparams((1, 2, 16000, 0, "NONE", ""))
         file.writeframes(SOUND.tobytes())
-    command = [*LISTEN[:5], tmp_path / "yard.wav", *LISTEN[6:], "--history", tmp_path / "h.sqlite"]
+    command = [*LISTEN, tmp_path / "yard.wav", "--history", tmp_path / "h.sqlite"]
     assert subprocess.run(command, check=False, stdout=subprocess.DEVNULL).returncode == 0
     with closing(sqlite3.connect(tmp_path / "h.sqlite")) as db:
         ((began, ended),) = db.execute("SELECT min(began), max(ended) FROM runs").fetchall()
@@ -69,7 +65,7 @@ def test_the_history_of_a_file_has_its_times(tmp_path):
 
 def test_a_hook_that_hangs_delays_neither_decisions_nor_the_end(tmp_path):
     with subprocess.Popen(
-        [*LISTEN, "--hook", f"echo $$ > {tmp_path}/pid; sleep 60"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [*LISTEN, "-", "--hook", f"echo $$ > {tmp_path}/pid; sleep 60"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:
         process.stdin.write(SOUND.tobytes())
         process.stdin.flush()
@@ -83,11 +79,7 @@ def test_a_hook_that_hangs_delays_neither_decisions_nor_the_end(tmp_path):
 
 @pytest.mark.parametrize("source", ["-", "command"])
 def test_trouble_is_a_line_also_while_no_sound_comes(source):
-    chosen = (
-        LISTEN
-        if source == "-"
-        else [*LISTEN[:5], *LISTEN[6:], "--command", "head -c 40000 /dev/urandom; exec sleep 60"]
-    )
+    chosen = [*LISTEN, "-"] if source == "-" else [*LISTEN, "--command", "head -c 40000 /dev/urandom; exec sleep 60"]
     with subprocess.Popen(
         [*chosen, "--hook", "sleep 0.5; exit 3"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:

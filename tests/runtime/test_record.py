@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgekd import cli
 from edgekd.data.sets import folder
 from edgekd.errors import InputError
 from edgekd.runtime import clip_file
@@ -158,15 +157,6 @@ def test_orders_that_make_no_sense_are_refused(tmp_path, change, message):
     assert not (tmp_path / "out").exists()
 
 
-def run(monkeypatch, capsys, *arguments: str) -> tuple[int, str, str]:
-    """Status, standard output and standard error of the command line."""
-    monkeypatch.setattr(sys, "argv", ["edgekd", "record", *arguments])
-    with pytest.raises(SystemExit) as stopped:
-        cli.main()
-    output = capsys.readouterr()
-    return stopped.value.code or 0, output.out, output.err
-
-
 @pytest.fixture
 def sound(tmp_path: Path) -> str:
     """A command that writes 2 s of a square wave at 8 kHz, then waits."""
@@ -174,7 +164,7 @@ def sound(tmp_path: Path) -> str:
     return f"cat {tmp_path / 'a.raw'}; exec sleep 60"
 
 
-def test_command_prints_a_line_per_clip_and_states_on_standard_error(monkeypatch, capsys, tmp_path, sound):
+def test_command_prints_a_line_per_clip_and_states_on_standard_error(edgekd, tmp_path, sound):
     arguments = (
         "tone",
         "--out",
@@ -188,25 +178,24 @@ def test_command_prints_a_line_per_clip_and_states_on_standard_error(monkeypatch
         "--sample-rate",
         "8000",
     )
-    status, out, err = run(monkeypatch, capsys, *arguments, "--json")
+    status, out, err = edgekd("record", *arguments, "--json")
     assert status == 0
     assert err == f"HEALTHY: listening to {sound} at 8000 Hz, 1 channel\n"
     lines = [json.loads(line) for line in out.splitlines()]
     assert [list(line) for line in lines] == [["file", "start", "seconds", "sample_rate", "level"]] * 2
     assert {str(file) for file in (tmp_path / "out" / "tone").iterdir()} == {line["file"] for line in lines}
-    status, out, _ = run(monkeypatch, capsys, *arguments)
+    status, out, _ = edgekd("record", *arguments)
     assert (status, out.splitlines()[0].split()[1:]) == (0, ["0.5", "s", "8000", "Hz", "-12.0", "dBFS"])
 
 
 @pytest.mark.parametrize(("more", "status"), [([], 0), (["--count", "9"], 130)])
-def test_an_interrupt_is_the_usual_end_without_a_count(monkeypatch, capsys, tmp_path, sound, more, status):
+def test_an_interrupt_is_the_usual_end_without_a_count(edgekd, monkeypatch, tmp_path, sound, more, status):
     def stop(_: RecordedClip) -> str:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(module, "to_text", stop)
-    found, _, _ = run(
-        monkeypatch,
-        capsys,
+    found, _, _ = edgekd(
+        "record",
         "a",
         "--out",
         str(tmp_path / "out"),
@@ -229,16 +218,14 @@ def test_an_interrupt_is_the_usual_end_without_a_count(monkeypatch, capsys, tmp_
         (["--seconds", "0"], "a clip of 0 s"),
     ],
 )
-def test_bad_usage_is_one_line_and_status_2(monkeypatch, capsys, tmp_path, arguments, message):
-    status, out, err = run(monkeypatch, capsys, "a", "--out", str(tmp_path / "out"), *arguments)
+def test_bad_usage_is_one_line_and_status_2(edgekd, tmp_path, arguments, message):
+    status, out, err = edgekd("record", "a", "--out", str(tmp_path / "out"), *arguments)
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert message in err
 
 
-def test_a_folder_that_cannot_be_made_is_one_line_and_status_2(monkeypatch, capsys, tmp_path, sound):
+def test_a_folder_that_cannot_be_made_is_one_line_and_status_2(edgekd, tmp_path, sound):
     (tmp_path / "file").write_bytes(b"")
-    status, out, err = run(
-        monkeypatch, capsys, "a", "--out", str(tmp_path / "file"), "--command", sound, "--rate", "8000"
-    )
+    status, out, err = edgekd("record", "a", "--out", str(tmp_path / "file"), "--command", sound, "--rate", "8000")
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert "file/a: cannot be written (Not a directory)" in err

@@ -1,7 +1,6 @@
 """Replays of a recording and the options of the command that steady decisions, on a model without an engine."""
 
 import json
-import sys
 import wave
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,9 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from edgekd import cli
 from edgekd.frontend import FrontEnd
-from edgekd.runtime import listen as listen_module
 from edgekd.runtime import replay as replay_module
 from edgekd.runtime.decision import DecisionSettings
 from edgekd.runtime.listen import decisions
@@ -59,19 +56,9 @@ def recording(tmp_path) -> Path:
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
-    """Runs `listen` with arguments: status, standard output, standard error."""
-
-    def run_listen(*arguments: object) -> tuple[int, str, str]:
-        for module in (listen_module, replay_module):
-            monkeypatch.setattr(module, "open_model", lambda *_: ToyModel())
-        monkeypatch.setattr(sys, "argv", ["edgekd", "listen", *map(str, arguments), "--model", "m.tflite"])
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        output = capsys.readouterr()
-        return stopped.value.code or 0, output.out, output.err
-
-    return run_listen
+def run(listen_command):
+    """Runs `edgekd listen` on the toy model: exit status, standard output and standard error."""
+    return lambda *arguments: listen_command(*arguments, "--model", "m.tflite", model=ToyModel)
 
 
 def test_windows_below_the_gate_are_not_judged_and_the_others_are_as_without_a_gate():

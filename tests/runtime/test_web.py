@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 import pytest
 from runtime.observations import MANIFEST, decision, observation
-from runtime.test_listen import raw, run, tone
+from runtime.toy_listener import eventually, raw, tone
 
 from edgekd.errors import InputError
 from edgekd.frontend import log_mel
@@ -32,13 +32,6 @@ from edgekd.runtime.source.health import StatusLine
 
 LOCAL = ListenAddress("127.0.0.1", 0)
 TOKEN = "correct-horse-battery"
-
-
-def eventually(condition, seconds: float = 5.0) -> bool:
-    end = time.monotonic() + seconds
-    while not condition() and time.monotonic() < end:
-        time.sleep(0.01)
-    return bool(condition())
 
 
 @pytest.fixture
@@ -540,15 +533,15 @@ def test_the_page_is_in_the_package():
 # --- the command ---
 
 
-def test_listen_says_who_may_see_it_and_serves_what_it_prints(monkeypatch, capsys):
+def test_listen_says_who_may_see_it_and_serves_what_it_prints(monkeypatch, listen_command):
     monkeypatch.delenv("EDGEKD_WEB_TOKEN", raising=False)
     free = socket.create_server(("127.0.0.1", 0))
     port = free.getsockname()[1]
     free.close()
     closed = []
     monkeypatch.setattr(Web, "close", lambda web: closed.append(web))  # noqa: PLW0108 (a method binds)
-    status, out, err = run(
-        monkeypatch, capsys, "-", "--model", "x.tflite", "--json", "--web", f"0.0.0.0:{port}", stdin=raw(tone(32000))
+    status, out, err = listen_command(
+        "-", "--model", "x.tflite", "--json", "--web", f"0.0.0.0:{port}", stdin=raw(tone(32000))
     )
     assert status == 0
     assert f"everyone who can reach 0.0.0.0:{port} sees" in err

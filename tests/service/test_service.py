@@ -372,7 +372,7 @@ def test_rollback_passes_over_a_version_that_was_damaged(paths, model):
     versions(paths.models)[1].path.write_bytes(model("bad", steps=9).read_bytes())
     message = rollback(paths, None)
     assert "0002-" in message[0]
-    assert "passed over: not the bytes that were verified" in message[0]
+    assert "skipped: not the bytes that were verified" in message[0]
     assert in_use(paths) == model("first").read_bytes()
 
 
