@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from edgekd.data.store.store import to_pcm
 from edgekd.errors import InputError
-
-PART_SUFFIX = ".part"
+from edgekd.files import PART
 
 Array = NDArray[np.float32]
 
@@ -40,7 +39,7 @@ def write_clip(folder: Path, name: str, start: datetime, content: bytes) -> Path
     """
     for number in count(1):
         file = folder / f"{name}-{start:%Y%m%dT%H%M%SZ}-{number:04d}.wav"
-        part = file.with_name(f".{file.name}{PART_SUFFIX}")
+        part = file.with_name(f".{file.name}{PART}")
         try:
             with part.open("xb") as stream:
                 try:

@@ -114,7 +114,7 @@ def listen(
     control, current = control or Control(), CurrentCapture()
     if source is None:
         require_valid_request(configuration.request)
-        chunks = _live_chunks(configuration, control, current)
+        chunks = live_chunks(configuration, control, current)
         source_name = configuration.request.command or "the microphone"
     elif source == STANDARD_INPUT:
         raw = read_raw(_unbuffered(sys.stdin.buffer), configuration.sample_rate, IDLE_S)
@@ -234,7 +234,7 @@ def _unbuffered(stream: Any) -> BinaryIO:
     return raw
 
 
-def _live_chunks(
+def live_chunks(
     configuration: Configuration, control: Control, current: CurrentCapture
 ) -> Iterator[Array | Gap | StateChange | Reload]:
     """Chunks of a microphone or a command, and the reloads that are requested meanwhile. Another source or rate means

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from edgekd.data.sets.folder import FOLD, SPLIT_NAMES
 from edgekd.errors import InputError
-from edgekd.runtime.clip_file import PART_SUFFIX, cannot_write, wav, write_clip
+from edgekd.files import PART
+from edgekd.runtime.clip_file import cannot_write, wav, write_clip
 from edgekd.runtime.level import SILENCE_DBFS, level_dbfs, longest_zeros
 from edgekd.runtime.source.capture import CHILD, Capture
 from edgekd.runtime.source.child import SourceRequest
@@ -192,9 +193,9 @@ def _prepare(settings: RecordSettings) -> Path:
     folder = settings.out / settings.label / (settings.place or "")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        trial = folder / f".{os.getpid()}{PART_SUFFIX}"
-        trial.touch()
-        trial.unlink()
+        probe = folder / f".{os.getpid()}{PART}"
+        probe.touch()
+        probe.unlink()
     except OSError as error:
         raise cannot_write(folder, error) from None
     return folder

@@ -1,4 +1,4 @@
-"""A broker of MQTT 3.1.1 that knows just enough to talk to one client at a time."""
+"""An MQTT 3.1.1 broker with just enough of the protocol for one client at a time."""
 
 import contextlib
 import socket
@@ -10,8 +10,8 @@ CONNECT, PUBLISH, SUBSCRIBE, PING, DISCONNECT = 1, 3, 8, 12, 14
 
 
 class BrokerDouble:
-    """Remembers what it is sent. code: of its answer to a connection, None is silence. acknowledges: what is published.
-    hangs_up: closes each connection at once."""
+    """Records the packets that it receives. code: of its CONNACK, None for no reply. acknowledges: whether it
+    acknowledges messages. hangs_up: closes each connection at once."""
 
     def __init__(
         self, code: int | None = 0, *, acknowledges: bool = True, hangs_up: bool = False, port: int = 0
@@ -47,11 +47,11 @@ class BrokerDouble:
         return [payload for name, payload, _ in self.published if name == topic]
 
     def say(self, topic: str, payload: bytes) -> None:
-        """Publish something to the client."""
+        """Publish a message to the client."""
         self._client.sendall(packet(0x30, text(topic) + payload))
 
     def drop(self) -> None:
-        """Close the connection without a word."""
+        """Close the connection without a DISCONNECT."""
         if self._client is not None:
             with contextlib.suppress(OSError):
                 self._client.shutdown(socket.SHUT_RDWR)
@@ -102,10 +102,10 @@ class BrokerDouble:
 
 
 def text(value: str) -> bytes:
-    """As MQTT writes it."""
+    """A string in the format of MQTT."""
     return struct.pack("!H", len(value.encode())) + value.encode()
 
 
 def packet(first: int, content: bytes) -> bytes:
-    """Of less than 128 bytes."""
+    """A packet of less than 128 bytes."""
     return bytes([first, len(content)]) + content

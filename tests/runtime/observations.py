@@ -1,4 +1,4 @@
-"""Decisions and what they were made of, for tests of outputs."""
+"""Decisions and their observations, for tests of outputs."""
 
 import numpy as np
 from msgspec import UNSET

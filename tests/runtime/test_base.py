@@ -1,4 +1,4 @@
-"""Outputs of a listener: what they are told, what is said of their troubles, and that none of them holds up the
+"""The group of outputs: which lines they receive, how their errors are reported, and that none of them delays the
 stream."""
 
 import threading
@@ -19,29 +19,29 @@ LINES = [StatusLine(float(t), "HEALTHY", "listening") for t in range(4)]
 
 
 class Toy:
-    """Remembers what it is told; is in trouble as its script says, line by line."""
+    """Records the lines that it receives; its error follows a script, line by line."""
 
     def __init__(self, name: str, script: tuple[str | None, ...] = (), close_s: float = 0.0) -> None:
-        self.name, self._script, self._close_s, self.told = name, list(script), close_s, []
+        self.name, self._script, self._close_s, self.received = name, list(script), close_s, []
 
     @property
     def error(self) -> str | None:
         return self._script.pop(0) if self._script else None
 
     def publish(self, event, observation) -> None:  # noqa: ARG002
-        self.told.append(event)
+        self.received.append(event)
 
     def close(self) -> None:
         time.sleep(self._close_s)
 
 
-def told_first(outputs: OutputGroup, lines: list[StatusLine]):
+def publish_first(outputs: OutputGroup, lines: list[StatusLine]):
     for line in lines:
         outputs.publish(line, None)
         yield line
 
 
-def test_trouble_is_a_line_when_it_begins_changes_and_ends():
+def test_an_error_is_a_line_when_it_begins_changes_and_ends():
     outputs = OutputGroup([Toy("mqtt", (None, "no broker", "no broker", "refused")), Toy("web")])
     given = [line for t in range(5) for line in outputs.status(float(t), "RECOVERING")]
     assert given == [
@@ -54,7 +54,7 @@ def test_trouble_is_a_line_when_it_begins_changes_and_ends():
 def test_what_cannot_be_delivered_at_the_end_is_a_line_too(tmp_path):
     (tmp_path / "file").touch()
     with OutputGroup([History(HistoryTable(str(tmp_path / "file" / "h.sqlite")))]) as outputs:
-        given = list(outputs.forward(told_first(outputs, LINES)))
+        given = list(outputs.forward(publish_first(outputs, LINES)))
     assert [line.reason for line in given[:-1]] == ["listening"] * len(LINES)
     assert given[-1].reason.startswith("history: ")
     assert "file" in given[-1].reason
@@ -76,7 +76,7 @@ def test_outputs_before_one_that_is_refused_are_closed(tmp_path):
 
 
 class Broken(Toy):
-    """Raises wherever it should not."""
+    """Raises in every method."""
 
     @property
     def error(self) -> str | None:
@@ -92,7 +92,7 @@ def test_an_output_that_raises_stops_neither_the_stream_nor_the_others():
     outputs = OutputGroup([broken, other])
     for line in LINES:
         outputs.publish(line, None)
-    assert other.told == broken.told == LINES
+    assert other.received == broken.received == LINES
     assert [line.reason for line in outputs.status(3.0, "HEALTHY")] == ["web: KeyError"]
     broken.publish = lambda *_: None
     outputs.publish(LINES[0], None)

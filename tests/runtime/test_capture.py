@@ -1,5 +1,4 @@
-"""A live source against a capture process that fails in every way: each check of the watch finds its fault and heals
-it."""
+"""A live source against a capture process with every kind of fault: each is detected and healed."""
 
 import json
 import os
@@ -25,24 +24,24 @@ HURRIED = Watch(stall_s=0.2, open_s=20.0, zeros_s=0.05, heal_s=0.02, failed_s=60
 
 
 class Captured:
-    """What a capture gave on."""
+    """The items that a capture yielded."""
 
     def __init__(self, items: list[np.ndarray | Gap | StateChange], counts: CaptureCounts) -> None:
         self.sound = np.concatenate(
             [item for item in items if isinstance(item, np.ndarray)] or [np.empty(0, np.float32)]
         )
-        self.turns = [(item.state, item.reason) for item in items if isinstance(item, StateChange)]
+        self.changes = [(item.state, item.reason) for item in items if isinstance(item, StateChange)]
         self.gaps = [item for item in items if isinstance(item, Gap)]
         self.items, self.counts = items, counts
 
     @property
     def states(self) -> list[str]:
-        return [state for state, _ in self.turns]
+        return [state for state, _ in self.changes]
 
 
 @pytest.fixture
 def fake(tmp_path: Path) -> Callable[..., Capture]:
-    """A capture whose process plays the attempts that are given."""
+    """A capture whose process plays the given attempts."""
 
     def make(
         *attempts: list, request: SourceRequest | None = None, watch: Watch = QUICK, sample_rate: int = 16000
@@ -54,27 +53,27 @@ def fake(tmp_path: Path) -> Callable[..., Capture]:
 
 
 def until(capture: Capture, done: Callable[[Captured], bool]) -> Captured:
-    """Listen until something has happened."""
+    """Iterate over a capture until a condition holds."""
     items: list = []
     with capture:
         for item in capture:
             items.append(item)
             counts = capture.counts
             assert counts.received == counts.given + counts.dropped + counts.waiting
-            if done(heard := Captured(items, counts)):
-                return heard
+            if done(found := Captured(items, counts)):
+                return found
     raise AssertionError
 
 
 def healthy(times: int) -> Callable[[Captured], bool]:
-    return lambda heard: heard.states.count("HEALTHY") == times
+    return lambda found: found.states.count("HEALTHY") == times
 
 
-def test_sound_is_given_on_and_the_first_line_says_what_is_heard(fake):
-    heard = until(fake(GOOD), lambda heard: len(heard.sound) == 3200)
-    np.testing.assert_array_equal(heard.sound, np.full(3200, 0.125, np.float32))
-    assert heard.turns == [("HEALTHY", "listening to fake at 16000 Hz, 1 channel")]
-    assert heard.counts == CaptureCounts(3200, 3200, 0, 0, 0, 0, 0, pytest.approx(0.0, abs=1e-6))
+def test_samples_are_passed_on_and_the_first_line_names_the_source(fake):
+    found = until(fake(GOOD), lambda found: len(found.sound) == 3200)
+    np.testing.assert_array_equal(found.sound, np.full(3200, 0.125, np.float32))
+    assert found.changes == [("HEALTHY", "listening to fake at 16000 Hz, 1 channel")]
+    assert found.counts == CaptureCounts(3200, 3200, 0, 0, 0, 0, 0, pytest.approx(0.0, abs=1e-6))
 
 
 @pytest.mark.parametrize(
@@ -103,79 +102,81 @@ def test_sound_is_given_on_and_the_first_line_says_what_is_heard(fake):
         ),
     ],
 )
-def test_a_fault_is_found_told_and_healed(fake, attempt, reason):
-    heard = until(fake(attempt, GOOD), healthy(2))
-    assert heard.states == ["HEALTHY", "RECOVERING", "HEALTHY"]
-    assert reason in heard.turns[1][1]
-    assert heard.counts.restarts == 1
-    assert [gap.dropped for gap in heard.gaps] == [0]
+def test_a_fault_is_found_reported_and_healed(fake, attempt, reason):
+    found = until(fake(attempt, GOOD), healthy(2))
+    assert found.states == ["HEALTHY", "RECOVERING", "HEALTHY"]
+    assert reason in found.changes[1][1]
+    assert found.counts.restarts == 1
+    assert [gap.dropped for gap in found.gaps] == [0]
 
 
 def test_a_stalled_device_is_found_by_the_time_since_the_last_block(fake):
     start = time.monotonic()
-    heard = until(fake([OPEN, ["sound", 5], ["stall"]], GOOD, watch=HURRIED), healthy(2))
-    assert heard.turns[1] == ("RECOVERING", "no samples arrive for 0.2 s")
-    assert heard.gaps[0].away_s > 0.2
+    found = until(fake([OPEN, ["sound", 5], ["stall"]], GOOD, watch=HURRIED), healthy(2))
+    assert found.changes[1] == ("RECOVERING", "no samples arrive for 0.2 s")
+    assert found.gaps[0].away_s > 0.2
     assert time.monotonic() - start < 60
 
 
-def test_a_process_that_hangs_before_it_hears_is_replaced(fake):
-    heard = until(fake([["stall"]], GOOD, watch=Watch(open_s=1.5, heal_s=0.02, first_wait_s=0.01)), healthy(1))
-    assert heard.turns[0] == ("RECOVERING", "nothing could be opened in 1.5 s")
+def test_a_process_that_hangs_before_it_opens_is_replaced(fake):
+    found = until(fake([["stall"]], GOOD, watch=Watch(open_s=1.5, heal_s=0.02, first_wait_s=0.01)), healthy(1))
+    assert found.changes[0] == ("RECOVERING", "nothing could be opened in 1.5 s")
 
 
 def test_a_device_that_opens_and_stays_silent_is_opened_again(fake):
-    heard = until(fake([OPEN, ["stall"]], GOOD, watch=HURRIED), healthy(1))
-    assert heard.turns[0] == ("RECOVERING", "no samples arrive for 0.2 s")
+    found = until(fake([OPEN, ["stall"]], GOOD, watch=HURRIED), healthy(1))
+    assert found.changes[0] == ("RECOVERING", "no samples arrive for 0.2 s")
 
 
-def test_samples_that_are_no_numbers_are_replaced_counted_and_told(fake):
-    heard = until(fake([OPEN, ["sound", 5], ["bad"], ["sound", 5], ["stall"]]), healthy(2))
-    assert heard.turns[1] == ("RECOVERING", "3 samples that are NaN or infinite, replaced by zeros")
-    assert heard.counts.bad == 3
-    assert heard.counts.restarts == 0
-    np.testing.assert_array_equal(heard.sound[800:804], np.float32([0, 0, 0, 0.5]))
+def test_samples_that_are_no_numbers_are_replaced_counted_and_reported(fake):
+    found = until(fake([OPEN, ["sound", 5], ["bad"], ["sound", 5], ["stall"]]), healthy(2))
+    assert found.changes[1] == ("RECOVERING", "3 samples that are NaN or infinite, replaced by zeros")
+    assert found.counts.bad == 3
+    assert found.counts.restarts == 0
+    np.testing.assert_array_equal(found.sound[800:804], np.float32([0, 0, 0, 0.5]))
 
 
-def test_an_overflow_is_counted_told_and_a_gap(fake):
-    heard = until(
-        fake([OPEN, ["sound", 5], ["overflow"], ["sound", 5], ["stall"]]), lambda heard: len(heard.sound) == 11 * 160
+def test_an_overflow_is_counted_reported_and_a_gap(fake):
+    found = until(
+        fake([OPEN, ["sound", 5], ["overflow"], ["sound", 5], ["stall"]]),
+        lambda found: len(found.sound) == 11 * 160,
     )
-    assert heard.counts.overflows == 1
-    assert heard.gaps == [Gap(0, 0.0)]
-    assert heard.states == ["HEALTHY", "RECOVERING", "HEALTHY"]
-    assert "samples were lost" in heard.turns[1][1]
+    assert found.counts.overflows == 1
+    assert found.gaps == [Gap(0, 0.0)]
+    assert found.states == ["HEALTHY", "RECOVERING", "HEALTHY"]
+    assert "samples were lost" in found.changes[1][1]
 
 
 def test_a_clock_that_runs_ahead_of_the_samples_means_lost_sound(fake):
-    heard = until(
-        fake([OPEN, ["sound", 5], ["late", 3.0], ["sound", 5], ["stall"]]), lambda heard: len(heard.sound) == 1600
+    found = until(
+        fake([OPEN, ["sound", 5], ["late", 3.0], ["sound", 5], ["stall"]]), lambda found: len(found.sound) == 1600
     )
-    assert heard.counts.overflows == 1
-    assert heard.counts.lag_s == pytest.approx(3.0)
-    assert heard.gaps == [Gap(0, pytest.approx(3.0, abs=1e-3))]
+    assert found.counts.overflows == 1
+    assert found.counts.lag_s == pytest.approx(3.0)
+    assert found.gaps == [Gap(0, pytest.approx(3.0, abs=1e-3))]
 
 
 def test_a_sound_card_whose_clock_is_a_little_slow_loses_nothing(fake):
     slow = [["late", 5e-6], ["sound", 1]] * 400  # 500 ppm, in all twice the limit below
     watch = Watch(stall_s=1.0, open_s=20.0, heal_s=0.02, lag_s=0.001)
-    heard = until(fake([OPEN, *slow, ["stall"]], watch=watch), lambda heard: len(heard.sound) == 64000)
-    assert heard.counts.lag_s == pytest.approx(2e-3, rel=0.01)
-    assert (heard.counts.overflows, heard.gaps, heard.states) == (0, [], ["HEALTHY"])
+    found = until(fake([OPEN, *slow, ["stall"]], watch=watch), lambda found: len(found.sound) == 64000)
+    assert found.counts.lag_s == pytest.approx(2e-3, rel=0.01)
+    assert (found.counts.overflows, found.gaps, found.states) == (0, [], ["HEALTHY"])
 
 
-def test_zeros_after_a_pause_are_told_as_zeros(fake):
-    heard = until(fake([OPEN, ["sound", 5], ["late", 3.0], ["zeros", 5], ["stall"]], GOOD), healthy(2))
-    assert heard.turns[1] == ("RECOVERING", "nothing but zeros for 0.05 s")
-    assert heard.counts.overflows == 0
+def test_zeros_after_a_pause_are_reported_as_zeros(fake):
+    found = until(fake([OPEN, ["sound", 5], ["late", 3.0], ["zeros", 5], ["stall"]], GOOD), healthy(2))
+    assert found.changes[1] == ("RECOVERING", "nothing but zeros for 0.05 s")
+    assert found.counts.overflows == 0
 
 
 def test_samples_lost_between_the_processes_are_dropped(fake):
-    heard = until(
-        fake([OPEN, ["sound", 5], ["skip", 1000], ["sound", 5], ["stall"]]), lambda heard: len(heard.sound) == 1600
+    found = until(
+        fake([OPEN, ["sound", 5], ["skip", 1000], ["sound", 5], ["stall"]]),
+        lambda found: len(found.sound) == 1600,
     )
-    assert (heard.counts.received, heard.counts.given, heard.counts.dropped) == (2600, 1600, 1000)
-    assert heard.gaps == [Gap(1000, 0.0)]
+    assert (found.counts.received, found.counts.given, found.counts.dropped) == (2600, 1600, 1000)
+    assert found.gaps == [Gap(1000, 0.0)]
 
 
 def test_a_late_consumer_loses_the_oldest_sound_and_keeps_count(fake):
@@ -192,18 +193,18 @@ def test_a_late_consumer_loses_the_oldest_sound_and_keeps_count(fake):
         assert capture.counts[:4] == (16000, 1600, 14400, 0)
 
 
-def test_failure_is_told_once_while_it_goes_on_trying(fake):
+def test_failure_is_reported_once_while_it_goes_on_trying(fake):
     watch = Watch(open_s=4.0, heal_s=0.02, failed_s=3.0, first_wait_s=0.01, last_wait_s=0.05)
     absent = ["fail", "no microphone; there is none", False]
-    heard = until(fake([absent], [absent], [["stall"]], GOOD, watch=watch), healthy(1))
-    assert heard.turns[:2] == [
+    found = until(fake([absent], [absent], [["stall"]], GOOD, watch=watch), healthy(1))
+    assert found.changes[:2] == [
         ("RECOVERING", "no microphone; there is none"),
         ("FAILED", "no good sound for 3 s; still trying"),
     ]
-    assert heard.states == ["RECOVERING", "FAILED", "HEALTHY"]
-    assert heard.counts.restarts == 3
-    assert [item.silent_s > 3.0 for item in heard.items if isinstance(item, StateChange)] == [False, True, False]
-    assert heard.gaps[0].away_s > 4.0
+    assert found.states == ["RECOVERING", "FAILED", "HEALTHY"]
+    assert found.counts.restarts == 3
+    assert [item.silent_s > 3.0 for item in found.items if isinstance(item, StateChange)] == [False, True, False]
+    assert found.gaps[0].away_s > 4.0
 
 
 def test_waits_between_attempts_double_up_to_the_longest(fake):
@@ -228,8 +229,8 @@ def test_what_cannot_heal_is_an_error(fake):
 @pytest.mark.parametrize(("channel", "level"), [(None, 0.1875), (0, 0.125), (1, 0.25)])
 def test_one_channel_or_the_mean_of_all(fake, channel, level):
     capture = fake([["open", 16000, 2], ["sound", 5], ["stall"]], request=SourceRequest(channel=channel))
-    heard = until(capture, lambda heard: len(heard.sound) == 800)
-    np.testing.assert_array_equal(heard.sound, np.full(800, level, np.float32))
+    found = until(capture, lambda found: len(found.sound) == 800)
+    np.testing.assert_array_equal(found.sound, np.full(800, level, np.float32))
 
 
 def test_a_channel_that_is_not_there_is_an_error(fake):
@@ -240,11 +241,11 @@ def test_a_channel_that_is_not_there_is_an_error(fake):
 def test_another_rate_is_resampled_as_a_stream_that_begins_anew_after_a_gap(fake):
     soxr = pytest.importorskip("soxr")
     step = [["open", 48000, 1], ["sound", 30]]
-    heard = until(fake([*step, ["skip", 4800], ["sound", 30], ["stall"]]), lambda heard: heard.counts.given == 9600)
+    found = until(fake([*step, ["skip", 4800], ["sound", 30], ["stall"]]), lambda found: found.counts.given == 9600)
     stream = soxr.ResampleStream(48000, 16000, 1, dtype="float32")
     once = np.concatenate([stream.resample_chunk(np.full(160, 0.125, np.float32)) for _ in range(30)])
-    np.testing.assert_allclose(heard.sound, np.concatenate((once, once)), atol=1 / 32768)
-    assert heard.gaps == [Gap(1600, 0.0)]
+    np.testing.assert_allclose(found.sound, np.concatenate((once, once)), atol=1 / 32768)
+    assert found.gaps == [Gap(1600, 0.0)]
 
 
 def test_another_rate_without_soxr_names_the_extra(fake, monkeypatch):

@@ -1,4 +1,4 @@
-"""The capture process by itself: a command's samples in frames, PortAudio's faults, its end."""
+"""The capture process alone: a command's samples in frames, PortAudio's faults, its end."""
 
 import json
 import subprocess
@@ -112,9 +112,9 @@ def portaudio(monkeypatch):
 
 
 @pytest.mark.usefixtures("portaudio")
-def test_a_microphone_is_heard_at_its_rate_in_short_blocks_and_never_stopped(monkeypatch):
+def test_a_microphone_is_captured_at_its_rate_in_short_blocks_and_never_stopped(monkeypatch):
     pipe = Pipe(monkeypatch)
-    failure = child._capture_microphone(SourceRequest(), child._Outbox(1))
+    failure = child.capture_microphone(SourceRequest(), child.Outbox(1))
     opened, first, second = frames(pipe.data)
     assert json.loads(opened[3]) == ["pulse", 44100, 2, "float32"]
     assert (first, second) == ((BLOCK, False, 0, b"abcd"), (BLOCK, True, 1, b"efgh"))
@@ -128,13 +128,13 @@ def test_a_device_that_cannot_be_opened_is_tried_again(portaudio, monkeypatch):
 
     portaudio.RawInputStream = refuse
     Pipe(monkeypatch)
-    failure = child._capture_microphone(SourceRequest(rate=8000), child._Outbox(1))
+    failure = child.capture_microphone(SourceRequest(rate=8000), child.Outbox(1))
     assert failure == ("pulse cannot be opened at 8000 Hz with 2 channels (Device unavailable)", False)
 
 
 def test_the_oldest_blocks_are_lost_while_nobody_reads(monkeypatch):
     pipe, finished = Pipe(monkeypatch), child.threading.Event()
-    outbox = child._Outbox(1)
+    outbox = child.Outbox(1)
     for i in range(child.OUTBOX_BLOCKS + 3):
         outbox.put(child.frame(BLOCK, b"", i))
     finished.set()

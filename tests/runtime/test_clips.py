@@ -44,7 +44,7 @@ def publish(
     start: float = 0.0,
     breaks: int = 0,
 ) -> None:
-    """The decision on the second before `t`, `start` seconds being the time of the sound's beginning."""
+    """Publish the decision on the second before `t`. start: time at the start of the waveform, seconds."""
     end = round((t - start) * RATE)
     window = sound[end - RATE : end]
     clips.publish(
@@ -54,7 +54,7 @@ def publish(
 
 
 def opened(table: ClipsTable) -> Clips:
-    """Clips that are written at once, not by a thread."""
+    """Clips that are written at once, without a thread."""
     clips = open_clips(table)
     clips._worker.put = clips._work
     return clips
@@ -177,7 +177,7 @@ def test_prepare_reads_the_folder_and_keeps_an_hour_together(tmp_path):
     assert all(source.clip.group.startswith(source.clip.label + "/2") for source in found.sources)
 
 
-def place(path: Path, name: str, size: int) -> Path:
+def write_file(path: Path, name: str, size: int) -> Path:
     path.mkdir(parents=True, exist_ok=True)
     (path / name).write_bytes(bytes(size))
     return path / name
@@ -185,15 +185,15 @@ def place(path: Path, name: str, size: int) -> Path:
 
 def test_the_oldest_clips_go_and_nothing_else(tmp_path):
     old = [
-        place(tmp_path / "rain" / f"2025010{day}T00", f"rain-p10-2025010{day}T000000Z-0001.wav", 30_000)
+        write_file(tmp_path / "rain" / f"2025010{day}T00", f"rain-p10-2025010{day}T000000Z-0001.wav", 30_000)
         for day in range(1, 4)
     ]
     mine = [
-        place(tmp_path / "rain", "rain-p10-20240101T000000Z-0001.wav", 9),
-        place(tmp_path / "rain" / "x", "mine.wav", 90_000),
-        place(tmp_path / "wind" / "20240101T00", "rain-p10-20240101T000000Z-0001.wav", 90_000),
+        write_file(tmp_path / "rain", "rain-p10-20240101T000000Z-0001.wav", 9),
+        write_file(tmp_path / "rain" / "x", "mine.wav", 90_000),
+        write_file(tmp_path / "wind" / "20240101T00", "rain-p10-20240101T000000Z-0001.wav", 90_000),
     ]  # moved by a person
-    part = place(tmp_path / "rain" / "x", ".rain-p10-20240101T000000Z-0001.wav.part", 9)
+    part = write_file(tmp_path / "rain" / "x", ".rain-p10-20240101T000000Z-0001.wav.part", 9)
     os.utime(part, (0, 0))
     clips = opened(table(tmp_path, seconds=1.0, max_mb=0.1))
     publish(clips, 1.0)
@@ -206,7 +206,7 @@ def test_the_oldest_clips_go_and_nothing_else(tmp_path):
 def test_the_folder_stays_below_its_limit(tmp_path, monkeypatch):
     searched = []
     monkeypatch.setattr(
-        clips_module, "_own_clips", lambda path, search=clips_module._own_clips: searched.append(path) or search(path)
+        clips_module, "own_clips", lambda path, search=clips_module.own_clips: searched.append(path) or search(path)
     )
     clips = opened(table(tmp_path, seconds=1.0, max_mb=1.0))
     for number in range(1, 101):
@@ -217,50 +217,50 @@ def test_the_folder_stays_below_its_limit(tmp_path, monkeypatch):
     assert len(searched) < 60
 
 
-def test_a_clip_larger_than_the_limit_is_trouble(tmp_path):
+def test_a_clip_larger_than_the_limit_is_an_error(tmp_path):
     clips = opened(table(tmp_path, max_mb=0.01))
     publish(clips, 1.0)
     assert "larger than max_mb, 0.01" in clips.error
     assert files(tmp_path) == []
 
 
-def test_a_full_disk_is_trouble_and_the_clip_is_written_when_there_is_room(tmp_path, monkeypatch):
+def test_a_full_disk_is_an_error_and_the_clip_is_written_when_there_is_space(tmp_path, monkeypatch):
     def full(_: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
         patch.setattr(clip_file.os, "fsync", full)
+        patch.setattr(clips_module, "RETRY_S", 0.0)
         clips = opened(table(tmp_path, every=60.0))
         publish(clips, 1.0)
         publish(clips, 1.5, probability=0.9)
         assert clips.error.endswith("cannot be written (No space left on device); free space or choose another folder")
         assert not [file for file in tmp_path.rglob("*") if file.is_file()]
-    clips._retry_at = 0.0
     publish(clips, 2.0, probability=0.9)
     assert clips.error is None
     assert np.array_equal(read(files(tmp_path)[0])[0], to_pcm(NOISE[:RATE]))
 
 
-def test_a_disk_that_stays_full_is_one_trouble_and_not_one_for_each_clip(tmp_path, monkeypatch):
+def test_a_disk_that_stays_full_is_one_error_and_not_one_for_each_clip(tmp_path, monkeypatch):
     def full(_: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(clip_file.os, "fsync", full)
+    monkeypatch.setattr(clips_module, "RETRY_S", 0.0)
     clips, errors = opened(table(tmp_path)), set()
     for t, label in ((1.0, "rain"), (2.0, "wind"), (3.0, "rain")):
-        clips._retry_at = 0.0
         publish(clips, t, label=label)
         errors.add(clips.error)
     assert len(errors) == 1
 
 
-def test_a_place_that_cannot_be_looked_at_is_trouble(tmp_path):
+def test_a_path_that_cannot_be_read_is_an_error(tmp_path):
     clips = opened(table(tmp_path / ("x" * 300)))
     publish(clips, 1.0)
     assert "cannot be written (File name too long)" in clips.error
 
 
-def test_a_place_that_cannot_be_a_folder_is_trouble(tmp_path):
+def test_a_path_that_cannot_be_a_folder_is_an_error(tmp_path):
     (tmp_path / "rain").write_text("")
     clips = opened(table(tmp_path))
     publish(clips, 1.0)

@@ -1,4 +1,4 @@
-"""Signals: the end, and a reload that must pass before it replaces anything."""
+"""Signals: the end, and a reload that must pass its checks before it replaces anything."""
 
 import json
 import os
@@ -68,7 +68,7 @@ def test_a_signal_sets_a_flag_that_is_looked_at_later_and_handlers_are_put_back(
         ),
     ],
 )
-def test_a_reload_is_told_and_refused_where_it_does_not_fit(running, loaded, reason):
+def test_a_reload_is_reported_and_refused_where_it_does_not_fit(running, loaded, reason):
     def load() -> Configuration:
         if isinstance(loaded, Exception):
             raise loaded
@@ -111,7 +111,7 @@ def test_another_window_begins_anew_and_the_time_goes_on():
     assert found[2].top == next(iter(decisions(Model(window=8000), [NOISE[24000:32000]], "x", 0.5, 3))).top
 
 
-def test_a_refused_reload_changes_nothing_but_is_told():
+def test_a_refused_reload_changes_nothing_but_is_reported():
     found = list(decisions(ToyModel(), [NOISE[:24000], Reload(None, "bad"), NOISE[24000:32000]], "x", 1.0, 3))
     assert [line for line in found if not isinstance(line, StatusLine)] == list(
         decisions(ToyModel(), [NOISE[:32000]], "x", 1.0, 3)
@@ -119,8 +119,8 @@ def test_a_refused_reload_changes_nothing_but_is_told():
     assert found[1] == StatusLine(1.5, "HEALTHY", "bad")
 
 
-class Told(Control):
-    """Asks for a reload after the second chunk, and for the end after the fifth."""
+class ScriptedControl(Control):
+    """Requests a reload after the second chunk, and the end after the fifth."""
 
     def __init__(self, reload: Reload) -> None:
         super().__init__()
@@ -135,7 +135,7 @@ class Told(Control):
 
 @pytest.fixture
 def opened(monkeypatch):
-    """What captures were opened with; the microphone "none" cannot be heard."""
+    """The arguments with which captures were opened; the microphone "none" cannot be opened."""
     opened = []
 
     class FakeCapture:
@@ -162,25 +162,27 @@ def opened(monkeypatch):
 
 
 def listen_live(running: Configuration, new: Configuration) -> list:
-    """What is heard until the end where a reload brings another setup."""
-    heard = []
+    """The items until the end, with a reload that brings another configuration."""
+    items = []
 
     def all_of_it() -> None:
-        for item in listen_module._live_chunks(running, Told(Reload(new, "new")), listen_module.CurrentCapture()):
-            heard.append(item)
+        for item in listen_module.live_chunks(
+            running, ScriptedControl(Reload(new, "new")), listen_module.CurrentCapture()
+        ):
+            items.append(item)
 
     with pytest.raises(StoppedError):
         all_of_it()
-    return heard
+    return items
 
 
 def test_another_rate_or_source_is_another_capture_behind_a_gap(opened):
     new = configuration(
         Model(frontend=msgspec.structs.replace(MANIFEST.frontend, sample_rate=32000)), request=SourceRequest(mic="b")
     )
-    heard = listen_live(configuration(ToyModel()), new)
+    items = listen_live(configuration(ToyModel()), new)
     assert opened == [(SourceRequest(), 16000), "closed", (SourceRequest(mic="b"), 32000), "closed"]
-    assert [type(item) for item in heard] == [StateChange, np.ndarray, Reload, StateChange, Gap, np.ndarray, np.ndarray]
+    assert [type(item) for item in items] == [StateChange, np.ndarray, Reload, StateChange, Gap, np.ndarray, np.ndarray]
 
 
 def test_limits_in_the_file_reach_the_capture_and_a_reload(opened, edgekd, monkeypatch, tmp_path):
@@ -198,9 +200,9 @@ def test_other_limits_are_another_capture(opened):
     assert opened == [(SourceRequest(), 16000), "closed", (SourceRequest(), 16000, Watch(zeros_s=60.0)), "closed"]
 
 
-def test_a_new_source_that_can_never_be_heard_brings_the_old_one_back(opened):
+def test_a_new_source_that_can_never_be_opened_brings_the_old_one_back(opened):
     running = configuration(ToyModel())
-    heard = listen_live(running, configuration(Model(name="new"), request=SourceRequest(mic="none")))
+    items = listen_live(running, configuration(Model(name="new"), request=SourceRequest(mic="none")))
     assert opened == [
         (SourceRequest(), 16000),
         "closed",
@@ -209,7 +211,7 @@ def test_a_new_source_that_can_never_be_heard_brings_the_old_one_back(opened):
         (SourceRequest(), 16000),
         "closed",
     ]
-    assert [type(item) for item in heard] == [
+    assert [type(item) for item in items] == [
         StateChange,
         np.ndarray,
         Reload,
@@ -219,7 +221,7 @@ def test_a_new_source_that_can_never_be_heard_brings_the_old_one_back(opened):
         np.ndarray,
         np.ndarray,
     ]
-    assert heard[3] == Reload(running, "back to the model and the source before the reload: 'none' may mean two")
+    assert items[3] == Reload(running, "back to the model and the source before the reload: 'none' may mean two")
 
 
 def test_an_old_source_that_cannot_come_back_is_an_error(opened, monkeypatch):
@@ -229,9 +231,9 @@ def test_an_old_source_that_cannot_come_back_is_an_error(opened, monkeypatch):
         "Capture",
         lambda *what, idle_s: capture(what[0]._replace(mic="none" if opened else None), *what[1:], idle_s=idle_s),
     )
-    told = Told(Reload(configuration(ToyModel(), request=SourceRequest(mic="b")), "new"))
+    reported = ScriptedControl(Reload(configuration(ToyModel(), request=SourceRequest(mic="b")), "new"))
     with pytest.raises(InputError, match="'none' may mean two"):
-        list(listen_module._live_chunks(configuration(ToyModel()), told, listen_module.CurrentCapture()))
+        list(listen_module.live_chunks(configuration(ToyModel()), reported, listen_module.CurrentCapture()))
     assert opened.count("closed") == 3
 
 
@@ -239,7 +241,7 @@ def test_an_old_source_that_cannot_come_back_is_an_error(opened, monkeypatch):
     ("source", "stop", "status"),
     [("command", signal.SIGTERM, 0), ("command", signal.SIGINT, 130), ("-", signal.SIGTERM, 0)],
 )
-def test_a_listener_that_hears_nothing_ends_at_once_without_a_trace(source, stop, status):
+def test_a_listener_without_samples_ends_at_once_without_a_traceback(source, stop, status):
     chosen = ["--command", "head -c 64000 /dev/urandom; exec sleep 600"] if source == "command" else ["-"]
     command = toy_listener(*chosen)
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
@@ -254,23 +256,23 @@ def test_a_listener_that_hears_nothing_ends_at_once_without_a_trace(source, stop
         assert process.stderr.read() == (b"" if stop == signal.SIGTERM else b"edgekd: interrupted\n")
 
 
-def test_sighup_keeps_the_old_model_and_says_why(tmp_path):
+def test_sighup_keeps_the_old_model_and_gives_the_reason(tmp_path):
     command = toy_listener("-", "--model", str(tmp_path / "none.onnx"))
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         process.stdin.write(bytes(32000))
         process.stdin.flush()
         first = json.loads(process.stdout.readline())
         process.send_signal(signal.SIGHUP)
-        told = json.loads(process.stdout.readline())
-        assert told["reason"].startswith("not reloaded, all stays as it was: ")
-        assert "none.onnx" in told["reason"]
+        reported = json.loads(process.stdout.readline())
+        assert reported["reason"].startswith("not reloaded, all stays as it was: ")
+        assert "none.onnx" in reported["reason"]
         process.stdin.write(bytes(32000))
         process.stdin.close()
         assert [json.loads(line)["label"] for line in process.stdout][-1] == first["label"]
         assert process.wait() == 0
 
 
-def test_sighup_says_that_outputs_need_a_start(tmp_path):
+def test_sighup_reports_that_outputs_need_a_start(tmp_path):
     file = tmp_path / "box.toml"
     file.write_text("[decision]\nhop = 0.5\n")
     command = toy_listener("-", "--config", str(file))

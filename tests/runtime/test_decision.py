@@ -23,7 +23,7 @@ LABELS = ("a", "b", "c")
 
 
 def logits(*shares: float) -> np.ndarray:
-    """Of which the softmax is these probabilities."""
+    """Logits whose softmax gives these probabilities."""
     return np.log(np.array(shares, np.float64)).astype(np.float32)
 
 
@@ -56,7 +56,7 @@ def test_smoothing_answers_a_change_with_its_time_constant_whatever_the_hop(hop)
     assert sum(share for _, share in decision.top) == pytest.approx(1.0, abs=2e-4)
 
 
-def test_smoothing_keeps_one_odd_window_from_showing_but_tells_its_own_probability():
+def test_smoothing_hides_one_odd_window_but_gives_its_own_probability():
     decider = Decider(LABELS, 1.0, 3, DecisionSettings(smooth_s=3.0))
     found = [decider.decide(logits(*shares), t=float(t), rms=0.1) for t, shares in enumerate((A, B, A))]
     assert [decision.label for decision in found] == ["a", "a", "a"]
@@ -97,14 +97,14 @@ def test_unknown_too_is_shown_for_the_dwell():
     ] * 3 + [UNKNOWN]
 
 
-def test_unknown_is_said_below_the_threshold_and_left_above_a_higher_one():
+def test_unknown_is_shown_below_the_threshold_and_replaced_above_a_higher_one():
     again = 0.5 + UNKNOWN_BAND * 0.5
     between, above, below = (again - 0.02, 0.3, 0.18 - 0.01), (again + 0.01, 0.3, 0.14), (0.48, 0.3, 0.22)
     found = shown(DecisionSettings(unknown=0.5), [between, below, between, above, between, below])
     assert found == ["a", UNKNOWN, UNKNOWN, "a", "a", UNKNOWN]
 
 
-def test_unknown_tells_the_best_guess_and_its_probability():
+def test_unknown_comes_with_the_best_guess_and_its_probability():
     decision = Decider(LABELS, 1.0, 2, DecisionSettings(unknown=0.9)).decide(logits(0.2, 0.7, 0.1), t=1.0, rms=0.1)
     assert (decision.label, decision.probability, decision.raw) == (UNKNOWN, 0.7, 0.7)
     assert decision.top == (("b", 0.7), ("a", 0.2))
@@ -114,7 +114,7 @@ def test_a_label_led_by_less_than_the_margin_is_still_unknown_below_the_threshol
     assert shown(DecisionSettings(margin=0.2, unknown=0.45), [A, (0.44, 0.46, 0.1)]) == ["a", UNKNOWN]
 
 
-def test_a_gated_window_repeats_what_was_said_and_old_news_fades_meanwhile():
+def test_a_gated_window_repeats_the_last_label_and_old_probabilities_fade():
     settings = DecisionSettings(smooth_s=2.0, gate_dbfs=-60.0)
     decider = Decider(LABELS, 1.0, 3, settings)
     assert (settings.gate_rms, DecisionSettings().gate_rms) == (pytest.approx(1e-3), 0.0)

@@ -1,7 +1,8 @@
-"""`edgekd doctor`: its report, its exit status, and what it says of models and packages."""
+"""`edgekd doctor`: its report, its exit status, and its checks of models and packages."""
 
 import json
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import msgspec
@@ -26,7 +27,7 @@ def report(edgekd, monkeypatch):
 
 
 def paced(path: Path, samples: np.ndarray) -> str:
-    """A command that writes samples of 8 kHz as fast as a microphone gives them."""
+    """A command that writes samples of 8 kHz as fast as a microphone delivers them."""
     path.write_bytes((samples * 32767).astype("<i2").tobytes())
     program = (
         "import sys, time; data = open(sys.argv[1], 'rb').read(); start = time.monotonic()\n"
@@ -37,14 +38,14 @@ def paced(path: Path, samples: np.ndarray) -> str:
     return f'{sys.executable} -c "{program}" {path}; sleep 60'
 
 
-def test_command_judges_a_good_source_and_ends_with_0_and_a_clipped_one_with_1(report, tmp_path):
+def test_command_ends_with_0_for_a_good_source_and_1_for_a_clipped_one(report, tmp_path):
     samples = np.random.default_rng(0).standard_normal(20000) * 0.003
     samples[12000:] *= 20
     options = ("--rate", "8000", "--seconds", "1.5", "--wait", "30", "--command")
     status, out, err = report(*options, paced(tmp_path / "a.raw", samples))
     assert (status, err) == (0, "")
     assert "at 8000 Hz, 1 channel" in out
-    portaudio = "V19" if diagnose._version("sounddevice") else "not found"
+    portaudio = "V19" if find_spec("sounddevice") else "not found"
     assert f"PortAudio {portaudio}" in out
     status, out, err = report("--json", *options, paced(tmp_path / "b.raw", np.clip(samples * 300, -1, 1)))
     found = json.loads(out)
@@ -55,7 +56,7 @@ def test_command_judges_a_good_source_and_ends_with_0_and_a_clipped_one_with_1(r
     assert err.count("\n") == 1
 
 
-def test_nothing_heard_is_status_2_with_a_line_that_says_why_and_the_rest_of_the_report(report, tmp_path):
+def test_no_samples_is_status_2_with_the_reason_and_the_rest_of_the_report(report, tmp_path):
     (tmp_path / "bad.onnx").write_bytes(b"x")
     status, out, err = report(
         "--json", "--rate", "8000", "--wait", "4", "--command", "exit 3", "--model", str(tmp_path / "bad.onnx")

@@ -1,18 +1,18 @@
-"""The states of a live source, on a clock of numbers."""
+"""The states of a live source, on a clock that the test sets."""
 
 from edgekd.runtime.source.health import Health, StateChange, Watch
 
 WATCH = Watch(zeros_s=5.0, heal_s=0.3, failed_s=30.0)
 
 
-def test_good_sound_for_a_moment_is_healthy_and_told_once():
+def test_a_short_time_of_good_blocks_is_healthy_and_reported_once():
     health = Health(WATCH, 0.0)
     assert health.received(0.2, 0.2, "mic", good=True) is None
     assert health.received(0.2, 0.4, "mic", good=True) == StateChange("HEALTHY", "listening to mic")
     assert health.received(0.2, 0.6, "mic", good=True) is None
 
 
-def test_trouble_is_told_once_and_needs_good_sound_in_a_row_to_heal():
+def test_a_problem_is_reported_once_and_needs_successive_good_blocks_to_heal():
     health = Health(WATCH, 0.0)
     health.received(1.0, 1.0, "mic", good=True)
     assert health.problem("gone") == StateChange("RECOVERING", "gone")
@@ -45,7 +45,7 @@ def test_a_new_attempt_counts_zeros_anew():
     assert health.has_only_zeros(55.0)
 
 
-def test_long_trouble_is_failure_until_good_sound_comes():
+def test_a_long_problem_is_failed_until_good_blocks_come():
     health = Health(WATCH, 0.0)
     health.problem("absent")
     assert health.elapsed(30.0) is None

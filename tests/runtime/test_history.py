@@ -1,4 +1,4 @@
-"""The database of decisions: what is in it, how large it gets, and what befalls it."""
+"""The history database: its content, its size, and how it survives damage."""
 
 import sqlite3
 import subprocess
@@ -32,7 +32,7 @@ START = 1_800_000_000.0
 
 
 class Clock:
-    """Stands for the module `time`: a clock that can be set, and one that cannot."""
+    """Replaces the module `time`: one clock that can be set, and one that cannot."""
 
     def __init__(self) -> None:
         self.now, self.steady = START, 100.0
@@ -56,7 +56,7 @@ def clock(monkeypatch) -> Clock:
 
 @pytest.fixture
 def opened(tmp_path, monkeypatch) -> Iterator[History]:
-    """A history that saves when the test says so."""
+    """A history that saves when the test calls `save`."""
     monkeypatch.setattr(module, "SAVE_S", 1000.0)
     history = open_history(HistoryTable(str(tmp_path / "h.sqlite")))
     yield history
@@ -82,7 +82,7 @@ def publish(
 
 
 def save(history: History) -> None:
-    """As the thread would, in this one."""
+    """Save as the thread would, in this thread."""
     history._save()
     if history._file is not None:
         history._file.close()
@@ -153,7 +153,7 @@ def test_a_row_that_was_written_goes_on_growing(clock, opened):
     ]
 
 
-def test_windows_that_were_not_judged_are_counted_apart(clock, opened):  # noqa: ARG001
+def test_windows_that_were_not_scored_are_counted_apart(clock, opened):  # noqa: ARG001
     publish(opened, 1.0, probability=0.4)
     publish(opened, 1.5, probability=0.4, gated=True)
     publish(opened, 4.0, "unknown", 0.0, gated=True)
@@ -359,7 +359,7 @@ def test_damaged_files_do_not_fill_the_disk(tmp_path):
         set_aside(tmp_path / "h")
 
 
-def test_what_cannot_be_written_is_trouble_and_waits(opened, monkeypatch):
+def test_rows_that_cannot_be_written_are_an_error_and_wait(opened, monkeypatch):
     def full(*_arguments):
         error = sqlite3.OperationalError("database or disk is full")
         error.sqlite_errorcode = sqlite3.SQLITE_FULL

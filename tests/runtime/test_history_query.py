@@ -1,4 +1,4 @@
-"""`edgekd history`: lines, tables and pictures of a listener's database, and how mistakes are answered."""
+"""`edgekd history`: lines, tables and pictures of a listener's database, and errors of its options."""
 
 import csv
 import json
@@ -98,7 +98,7 @@ def test_json_is_an_object_a_line_in_utc(file, edgekd):
         ({"since": "2026-07-01T22:00:00+00:00"}, [1, 2, 3, 4, 5]),
     ],
 )
-def test_what_is_asked_for_is_told(file, asked, wanted):
+def test_a_query_gives_the_rows_it_asks_for(file, asked, wanted):
     now = (
         datetime.fromisoformat("2026-07-03T00:30")
         if "12:00" not in asked.values()
@@ -173,7 +173,7 @@ def test_a_day_as_json_has_seconds_in_each_hour(file, edgekd):
     assert (day["day"], len(day["heard"]), day["events"]) == ("2026-07-02", 24, 1)
 
 
-def test_a_day_without_decisions_says_so(file, edgekd):
+def test_a_day_without_decisions_is_reported(file, edgekd):
     assert edgekd("history", file, "--day", "2020-01-01") == (0, "2020-01-01: no decisions\n", "")
 
 

@@ -1,4 +1,4 @@
-"""What Home Assistant is told, held against what its documentation allows."""
+"""The discovery message for Home Assistant, checked against Home Assistant's documentation."""
 
 import json
 import re
@@ -126,8 +126,8 @@ DEVICE_CLASSES = {
 STATE_CLASSES = {"measurement", "measurement_angle", "total", "total_increasing"}
 DISCOVERY_TOPIC = re.compile(r"[^/]+/device/(?:[a-zA-Z0-9_-]+/)?[a-zA-Z0-9_-]+/config")
 
-TOLD = Decision(1.0, "low", 0.8765, (("low", 0.8765), ("high", 0.1)), "HEALTHY", 0.1, 7)
-TERMS = PublishSettings("edgekd/kitchen", "Kitchen", "homeassistant", 5.0, 60, 10, "1.2")
+DECISION = Decision(1.0, "low", 0.8765, (("low", 0.8765), ("high", 0.1)), "HEALTHY", 0.1, 7)
+SETTINGS = PublishSettings("edgekd/kitchen", "Kitchen", "homeassistant", 5.0, 60, 10, "1.2")
 
 
 def problems(payload: dict) -> list[str]:
@@ -172,7 +172,7 @@ def wrong_keys(where: str, given: dict, allowed: dict) -> list[str]:
     return missing + [f"{where}: {key} is unknown" for key in given if key not in allowed]
 
 
-def payload(labels: tuple[str, ...] = MANIFEST.labels) -> dict:
+def discovery(labels: tuple[str, ...] = MANIFEST.labels) -> dict:
     return json.loads(
         msgspec.json.encode(
             device("edgekd/kitchen", "Kitchen", msgspec.structs.replace(MANIFEST, labels=labels), 60, "1")
@@ -181,7 +181,7 @@ def payload(labels: tuple[str, ...] = MANIFEST.labels) -> dict:
 
 
 def test_the_payload_has_what_is_required_and_nothing_unknown():
-    assert problems(payload()) == []
+    assert problems(discovery()) == []
     assert DISCOVERY_TOPIC.fullmatch(config_topic("homeassistant", "edgekd/Küche 1"))
     assert device_id("edgekd/Küche 1") == "edgekd_K_che_1"
 
@@ -201,21 +201,21 @@ def test_the_payload_has_what_is_required_and_nothing_unknown():
     ],
 )
 def test_the_check_sees_what_is_wrong(broken):
-    wrong = payload()
+    wrong = discovery()
     wrong["components"]["label"] |= broken
     assert problems(wrong)
 
 
 def test_unknown_is_an_option_and_no_option_is_there_twice():
-    assert payload()["components"]["label"]["options"] == ["low", "middle", "high", "unknown"]
-    assert payload(("a ", "a", "unknown"))["components"]["label"]["options"] == ["a", "unknown"]
+    assert discovery()["components"]["label"]["options"] == ["low", "middle", "high", "unknown"]
+    assert discovery(("a ", "a", "unknown"))["components"]["label"]["options"] == ["a", "unknown"]
 
 
 @pytest.mark.parametrize(
     ("decision", "values"),
     [
         (
-            TOLD,
+            DECISION,
             {
                 "label": "low",
                 "probability": "87.65",
@@ -226,13 +226,13 @@ def test_unknown_is_an_option_and_no_option_is_there_twice():
             },
         ),
         (
-            msgspec.structs.replace(TOLD, label="unknown", rms=0.0, state="FAILED"),
+            msgspec.structs.replace(DECISION, label="unknown", rms=0.0, state="FAILED"),
             {"label": "unknown", "level": "None"},
         ),
     ],
 )
 def test_templates_read_what_is_published(decision, values):
-    pending = PendingMessages(TERMS)
+    pending = PendingMessages(SETTINGS)
     pending.add(StatusLine(0.5, "FAILED", 'no <sound> of "it"'), None)
     counts = CaptureCounts(9, 9, 0, 0, 0, 0, 0, 0.0)
     pending.add(
@@ -242,10 +242,10 @@ def test_templates_read_what_is_published(decision, values):
     published = {}
     while (message := pending.next()) is not None:
         published[message.topic] = message
-    told = json.loads(published["homeassistant/device/edgekd_kitchen/config"].payload)
+    payload = json.loads(published["homeassistant/device/edgekd_kitchen/config"].payload)
     assert published["homeassistant/device/edgekd_kitchen/config"].retain
     rendered = {}
-    for key, entity in told["components"].items():
+    for key, entity in payload["components"].items():
         source = json.loads(published[entity["state_topic"]].payload)
         rendered[key] = jinja2.Template(entity["value_template"], undefined=jinja2.StrictUndefined).render(
             value_json=source
@@ -254,18 +254,18 @@ def test_templates_read_what_is_published(decision, values):
             assert rendered[key] in entity["options"]
     assert rendered == rendered | values
     health = json.loads(published["edgekd/kitchen/health"].payload)
-    attributes = jinja2.Template(told["components"]["problem"]["json_attributes_template"]).render(value_json=health)
+    attributes = jinja2.Template(payload["components"]["problem"]["json_attributes_template"]).render(value_json=health)
     assert json.loads(attributes) == {"reason": 'no <sound> of "it"', "outputs": {}}
 
 
 def test_values_expire_and_all_goes_with_the_listener():
-    told = payload()
-    assert {key for key, entity in told["components"].items() if entity.get("expire_after") == 60} == {
+    payload = discovery()
+    assert {key for key, entity in payload["components"].items() if entity.get("expire_after") == 60} == {
         "label",
         "probability",
         "level",
     }
-    assert told["availability_topic"] == PendingMessages(TERMS).availability(online=True).topic
+    assert payload["availability_topic"] == PendingMessages(SETTINGS).availability(online=True).topic
     assert (
-        PendingMessages(TERMS).availability(online=False).payload == b"offline"
+        PendingMessages(SETTINGS).availability(online=False).payload == b"offline"
     )  # as Home Assistant takes it by default

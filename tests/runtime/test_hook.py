@@ -1,4 +1,4 @@
-"""The hook: a command and an address that are told of changes, and what they may do wrong."""
+"""The hook: deliveries of changes to a command and an address, and their errors."""
 
 import json
 import shlex
@@ -34,7 +34,7 @@ def decision(label: str, t: float = 1.0, state: str = "HEALTHY") -> Decision:
 
 
 class Fake:
-    """A delivery that keeps what it is given."""
+    """A delivery that records the events."""
 
     name, error = "fake", None
 
@@ -78,7 +78,7 @@ LINES = [
         ),
     ],
 )
-def test_only_changes_are_told_and_troubles_of_outputs_are_none(on, wanted):
+def test_only_changes_are_delivered_and_errors_of_outputs_are_none(on, wanted):
     fake = Fake()
     hook = Hook([fake], on)
     for line in LINES:
@@ -97,7 +97,7 @@ def test_the_event_is_a_line_of_listen_with_what_changed_when():
     assert body["time"].endswith("Z")
 
 
-def test_a_slow_delivery_loses_the_oldest_and_says_so():
+def test_a_slow_delivery_loses_the_oldest_and_reports_it():
     fake = Fake()
     hook = Hook([fake])
     fake.gate.clear()
@@ -145,7 +145,7 @@ def test_a_command_gets_the_event_on_standard_input_and_the_environment_without_
         ("sleep 60; true", "the command took longer than 0.5 s and was killed"),
     ],
 )
-def test_a_command_that_fails_is_trouble_in_a_line_until_one_works(command, error):
+def test_a_failing_command_is_an_error_in_a_line_until_one_works(command, error):
     hook = hooked(f'if grep -q \'"label":"rain"\'; then {command}; fi', 0.5)
     assert eventually(lambda: hook.error == error), hook.error
     hook.publish(decision("wind"), None)
@@ -153,7 +153,7 @@ def test_a_command_that_fails_is_trouble_in_a_line_until_one_works(command, erro
     hook.close()
 
 
-def test_a_command_that_cannot_be_started_is_trouble(monkeypatch):
+def test_a_command_that_cannot_be_started_is_an_error(monkeypatch):
     def none_left(*_arguments, **_options):
         raise BlockingIOError(11, "Resource temporarily unavailable")
 
@@ -216,7 +216,7 @@ def test_commands_leave_no_descriptors_and_no_processes_behind():
 
 
 class Server(HTTPServer):
-    """Answers with the statuses of its script, the last of them for ever."""
+    """Replies with the statuses of its script, then with the last one for ever."""
 
     def __init__(self, *statuses: int) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -296,7 +296,7 @@ def test_what_may_pass_is_tried_again_within_a_bound(serve, statuses, posts, err
     assert webhook.error == (error and f"127.0.0.1:{server.server_port} {error}")
 
 
-def test_nobody_there_is_trouble_until_somebody_is(serve):
+def test_no_server_is_an_error_until_there_is_one(serve):
     server = serve(200)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # and does not listen
@@ -432,20 +432,20 @@ def test_the_table_is_read_and_its_mistakes_are_named(tmp_path):
         assert "s3cret" not in str(caught.value)
 
 
-def test_a_command_of_another_user_is_waited_for_and_that_is_said(monkeypatch):
+def test_a_command_of_another_user_is_waited_for_and_reported(monkeypatch):
     def refuse(*_: int) -> None:
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr(command_module.os, "killpg", refuse)
     CommandDelivery("true", 5.0).deliver(b"{}")
     command = CommandDelivery("sleep 1", 0.1)
-    heard = []
-    listening = threading.Thread(target=lambda: heard.append(eventually(lambda: command.error is not None)))
+    seen = []
+    listening = threading.Thread(target=lambda: seen.append(eventually(lambda: command.error is not None)))
     listening.start()
     with pytest.raises(DeliveryError, match="took longer"):
         command.deliver(b"{}")
     listening.join()
-    assert heard == [True]
+    assert seen == [True]
     assert command.error is None
 
 

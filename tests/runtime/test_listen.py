@@ -152,8 +152,8 @@ def test_a_change_of_state_is_a_line_of_its_own_and_decisions_carry_the_state():
     assert to_text(found[2]) == "     3.00 s  RECOVERING: gone"
 
 
-def test_news_is_asked_for_also_where_no_sound_comes_and_all_are_told_of_it():
-    nothing, told, poll = np.empty(0, np.float32), [], []
+def test_status_is_asked_for_also_without_samples_and_reaches_the_observer():
+    nothing, seen, poll = np.empty(0, np.float32), [], []
 
     def status(t, state):
         poll.append((t, state))
@@ -166,14 +166,14 @@ def test_news_is_asked_for_also_where_no_sound_comes_and_all_are_told_of_it():
         StateChange("RECOVERING", "gone", 2.0),
         nothing,
     ]
-    found = list(decisions(ToyModel(), chunks, "x", 1.0, 3, status=status, observe=lambda line, _: told.append(line)))
+    found = list(decisions(ToyModel(), chunks, "x", 1.0, 3, status=status, observe=lambda line, _: seen.append(line)))
     # not before the first line
     assert poll == [(0.0, "HEALTHY"), (1.0, "HEALTHY"), (1.0, "RECOVERING"), (1.0, "RECOVERING")]
     assert [getattr(line, "reason", "") for line in found] == ["listening to m", "", "gone", "hook: no"]
-    assert told == found
+    assert seen == found
 
 
-def test_command_hears_another_command_for_ever(listen_command, monkeypatch, tmp_path):
+def test_command_reads_another_command_without_end(listen_command, monkeypatch, tmp_path):
     (tmp_path / "a.raw").write_bytes(raw(tone(16000)))
     lines = []
 
@@ -210,8 +210,8 @@ def test_contradicting_options_of_live_sources_are_refused(listen_command, argum
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_signal_ends_it_and_all_that_it_started(stop, tmp_path):
-    heard = f"echo $$ > {tmp_path / 'pid'}; head -c 64000 /dev/urandom; exec sleep 600"
-    command = toy_listener("--command", heard)
+    microphone = f"echo $$ > {tmp_path / 'pid'}; head -c 64000 /dev/urandom; exec sleep 600"
+    command = toy_listener("--command", microphone)
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert json.loads(process.stdout.readline())["state"] == "HEALTHY"
         pid = int((tmp_path / "pid").read_text())

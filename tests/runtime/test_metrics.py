@@ -1,4 +1,4 @@
-"""Numbers for Prometheus: read back by the grammar of its text format, and what they say of a stream of decisions."""
+"""Metrics for Prometheus: parsed by the grammar of the text format, and their values for a stream of decisions."""
 
 import re
 
@@ -16,7 +16,7 @@ SAMPLE = re.compile(rf"({NAME})(?:\{{({LABEL}(?:,{LABEL})*)\}})? (-?[0-9.]+(?:e[
 
 
 def read(text: bytes) -> dict[str, float]:
-    """Samples of the text format, judged by its rules: types first, one family together, no sample twice."""
+    """Samples of the text format, checked by its rules: types first, one family together, no sample twice."""
     lines = text.decode().split("\n")
     assert lines.pop() == ""
     samples: dict[str, float] = {}
@@ -89,7 +89,7 @@ def test_before_the_first_decision_there_is_text_too():
     assert not any(key.startswith("edgekd_decisions_total") for key in samples)
 
 
-def test_the_state_is_one_of_three_and_troubles_of_outputs_are_apart():
+def test_the_state_is_one_of_three_and_errors_of_outputs_are_apart():
     metrics = Metrics()
     metrics.add(StatusLine(1.0, "RECOVERING", "no sound arrives"), None)
     metrics.add(StatusLine(1.0, "RECOVERING", "mqtt: no broker"), None)

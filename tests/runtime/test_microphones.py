@@ -1,4 +1,4 @@
-"""Which microphone is meant, from what PortAudio and the kernel say."""
+"""Which microphone a name means, from the data of PortAudio and the kernel."""
 
 import json
 import sys
@@ -112,7 +112,7 @@ def test_command_prints_a_table_or_one_json_object_a_line(cards, edgekd, monkeyp
     assert lines == [one._asdict() for one in found]
 
 
-def test_command_says_that_there_is_none(monkeypatch, edgekd):
+def test_command_reports_that_there_is_no_microphone(monkeypatch, edgekd):
     monkeypatch.setattr(module, "microphones", list)
     assert edgekd("mics")[1] == to_text([]) + "\n" == "no microphone is there\n"
     assert edgekd("mics", "--json") == (0, "", "")

@@ -1,4 +1,4 @@
-"""Publishing by MQTT: what is said and when, to a broker that is well, and to all the others.
+"""The MQTT output: what it publishes and when, to a working broker and to every kind of broken one.
 
 Past 400 lines because every way in which a broker fails stands here, on the same broker double.
 """
@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 import pytest
 from runtime.broker_double import CONNECT, DISCONNECT, SUBSCRIBE, BrokerDouble
-from runtime.test_homeassistant import TERMS, TOLD
+from runtime.test_homeassistant import DECISION, SETTINGS
 from runtime.toy_listener import MANIFEST, eventually
 
 from edgekd.errors import InputError, MissingExtraError
@@ -43,7 +43,7 @@ from edgekd.runtime.source.capture import CaptureCounts
 from edgekd.runtime.source.health import StatusLine
 
 SECRET = "hunter2-secret"
-MOMENT = Observation(MANIFEST, np.zeros(3, np.float32), None, 0.0, 0.0, CaptureCounts(9, 8, 1, 0, 0, 0, 2, 0.0))
+OBSERVATION = Observation(MANIFEST, np.zeros(3, np.float32), None, 0.0, 0.0, CaptureCounts(9, 8, 1, 0, 0, 0, 2, 0.0))
 STATE, CHANGE, HEALTH, PROBABILITIES = (
     f"edgekd/kitchen/{part}" for part in ("state", "change", "health", "probabilities")
 )
@@ -51,7 +51,7 @@ CONFIG, AVAILABILITY = "homeassistant/device/edgekd_kitchen/config", "edgekd/kit
 
 
 class Clock:
-    """Seconds that a test turns on."""
+    """Seconds that a test sets."""
 
     now = 100.0
 
@@ -60,11 +60,11 @@ class Clock:
 
 
 def decided(t: float, label: str = "low"):
-    return msgspec.structs.replace(TOLD, t=t, label=label)
+    return msgspec.structs.replace(DECISION, t=t, label=label)
 
 
 def taken(pending: PendingMessages) -> list[tuple[str, dict]]:
-    """All that is due: last part of the topic, and content."""
+    """All pending messages: last part of the topic, and content."""
     given = []
     while (message := pending.next()) is not None:
         given.append((message.topic.rpartition("/")[2], json.loads(message.payload)))
@@ -75,20 +75,20 @@ def topics(pending: PendingMessages) -> list[str]:
     return [topic for topic, _ in taken(pending)]
 
 
-# --- what is said ---
+# --- what is published ---
 
 
-def test_the_first_decision_says_everything_and_the_same_again_nothing():
-    pending = PendingMessages(TERMS, Clock())
-    pending.add(decided(1.0), MOMENT)
-    told = dict(taken(pending))
-    assert set(told) == {"config", "state", "probabilities", "health", "change"}
+def test_the_first_decision_publishes_everything_and_the_same_again_nothing():
+    pending = PendingMessages(SETTINGS, Clock())
+    pending.add(decided(1.0), OBSERVATION)
+    payload = dict(taken(pending))
+    assert set(payload) == {"config", "state", "probabilities", "health", "change"}
     line = json.loads(to_json(decided(1.0)))
-    assert line.items() <= told["state"].items()
-    assert told["change"] == told["state"]
-    assert told["state"]["level"] == -20.0
-    assert told["probabilities"]["probabilities"] == {"low": 0.8765, "high": 0.1}
-    assert told["health"] | {"time": ""} == {
+    assert line.items() <= payload["state"].items()
+    assert payload["change"] == payload["state"]
+    assert payload["state"]["level"] == -20.0
+    assert payload["probabilities"]["probabilities"] == {"low": 0.8765, "high": 0.1}
+    assert payload["health"] | {"time": ""} == {
         "time": "",
         "t": 1.0,
         "state": "HEALTHY",
@@ -96,85 +96,85 @@ def test_the_first_decision_says_everything_and_the_same_again_nothing():
         "problem": False,
         "outputs": {},
         "drops": 7,
-        "counts": MOMENT.counts._asdict(),
+        "counts": OBSERVATION.counts._asdict(),
         "reconnects": 0,
         "dropped": 0,
         "version": "1.2",
         "model": "toy",
     }
-    pending.add(decided(1.5), MOMENT)
+    pending.add(decided(1.5), OBSERVATION)
     assert topics(pending) == []
 
 
-def test_a_change_is_said_at_once_and_what_stays_before_it_expires():
+def test_a_change_is_published_at_once_and_a_constant_state_before_it_expires():
     clock = Clock()
-    pending = PendingMessages(TERMS, clock)
-    pending.add(decided(1.0), MOMENT)
+    pending = PendingMessages(SETTINGS, clock)
+    pending.add(decided(1.0), OBSERVATION)
     taken(pending)
-    pending.add(decided(1.5, "high"), MOMENT)
+    pending.add(decided(1.5, "high"), OBSERVATION)
     assert topics(pending) == ["state", "change"]
-    clock.now += TERMS.every_s
-    pending.add(decided(2.0, "high"), MOMENT)
+    clock.now += SETTINGS.every_s
+    pending.add(decided(2.0, "high"), OBSERVATION)
     assert topics(pending) == ["probabilities"]
-    clock.now += TERMS.expire_s / 3
-    pending.add(decided(2.5, "high"), MOMENT)
+    clock.now += SETTINGS.expire_s / 3
+    pending.add(decided(2.5, "high"), OBSERVATION)
     assert topics(pending) == ["state", "probabilities", "health"]
 
 
-def test_health_tells_the_source_and_the_troubles_of_the_other_outputs():
-    pending = PendingMessages(TERMS, Clock())
+def test_health_has_the_source_and_the_errors_of_the_other_outputs():
+    pending = PendingMessages(SETTINGS, Clock())
 
-    def told(reason: str, state: str = "HEALTHY") -> dict:
+    def payload(reason: str, state: str = "HEALTHY") -> dict:
         pending.add(StatusLine(3.0, state, reason), None)
         return dict(taken(pending))["health"]
 
-    health = told("no sound", "RECOVERING")
+    health = payload("no sound", "RECOVERING")
     assert (health["state"], health["reason"], health["problem"], health["t"]) == ("RECOVERING", "no sound", True, 3.0)
-    assert told("listening to usb")["problem"] is False
-    health = told("hook: exit status 1: no such file")
+    assert payload("listening to usb")["problem"] is False
+    health = payload("hook: exit status 1: no such file")
     assert (health["reason"], health["outputs"], health["problem"]) == (
         "listening to usb",
         {"hook": "exit status 1: no such file"},
         True,
     )
-    assert told("mqtt: no connection")["outputs"] == health["outputs"]
-    assert told("hook: works again")["outputs"] == {}
+    assert payload("mqtt: no connection")["outputs"] == health["outputs"]
+    assert payload("hook: works again")["outputs"] == {}
 
 
 def test_while_nobody_reads_the_newest_state_and_the_last_changes_are_kept():
-    pending = PendingMessages(TERMS, Clock())
-    for number in range(TERMS.buffer + 5):
-        pending.add(decided(float(number), f"label {number}"), MOMENT)
-    told = taken(pending)
-    assert [topic for topic, _ in told].count("state") == 1
-    assert dict(told)["state"]["t"] == 14.0
-    assert [content["t"] for topic, content in told if topic == "change"] == [float(t) for t in range(5, 15)]
-    assert pending.dropped == dict(told)["health"]["dropped"] == 5
+    pending = PendingMessages(SETTINGS, Clock())
+    for number in range(SETTINGS.buffer + 5):
+        pending.add(decided(float(number), f"label {number}"), OBSERVATION)
+    payload = taken(pending)
+    assert [topic for topic, _ in payload].count("state") == 1
+    assert dict(payload)["state"]["t"] == 14.0
+    assert [content["t"] for topic, content in payload if topic == "change"] == [float(t) for t in range(5, 15)]
+    assert pending.dropped == dict(payload)["health"]["dropped"] == 5
 
 
 def test_what_was_not_acknowledged_comes_back_before_what_is_new_and_within_the_bound():
-    pending = PendingMessages(TERMS, Clock())
+    pending = PendingMessages(SETTINGS, Clock())
     for number in range(10):
-        pending.add(decided(float(number), str(number)), MOMENT)
+        pending.add(decided(float(number), str(number)), OBSERVATION)
     sent = [pending.next() for _ in range(14)]
     assert pending.next() is None
-    pending.add(decided(10.0, "new"), MOMENT)
+    pending.add(decided(10.0, "new"), OBSERVATION)
     pending.requeue(sent)
     assert [content["t"] for topic, content in taken(pending) if topic == "change"] == [float(t) for t in range(1, 11)]
     assert pending.dropped == 1
 
 
 def test_another_model_is_made_known():
-    pending = PendingMessages(TERMS, Clock())
-    pending.add(decided(1.0), MOMENT)
+    pending = PendingMessages(SETTINGS, Clock())
+    pending.add(decided(1.0), OBSERVATION)
     taken(pending)
-    pending.add(decided(1.5), MOMENT._replace(manifest=msgspec.structs.replace(MANIFEST, labels=("a", "b"))))
+    pending.add(decided(1.5), OBSERVATION._replace(manifest=msgspec.structs.replace(MANIFEST, labels=("a", "b"))))
     assert dict(taken(pending))["config"]["components"]["label"]["options"] == ["a", "b", "unknown"]
 
 
-def test_without_discovery_home_assistant_is_told_nothing():
-    pending = PendingMessages(TERMS._replace(discovery=None), Clock())
-    pending.add(decided(1.0), MOMENT)
+def test_without_discovery_nothing_is_published_for_home_assistant():
+    pending = PendingMessages(SETTINGS._replace(discovery=None), Clock())
+    pending.add(decided(1.0), OBSERVATION)
     assert "config" not in topics(pending)
 
 
@@ -196,7 +196,7 @@ def fast(monkeypatch):
 
 @contextlib.contextmanager
 def publishing(port: int, **broker):
-    output = Mqtt(Broker("127.0.0.1", port, "edgekd_kitchen", **broker), PendingMessages(TERMS))
+    output = Mqtt(Broker("127.0.0.1", port, "edgekd_kitchen", **broker), PendingMessages(SETTINGS))
     try:
         yield output
     finally:
@@ -205,10 +205,10 @@ def publishing(port: int, **broker):
 
 
 @pytest.mark.usefixtures("fast")
-def test_it_says_hello_publishes_and_says_goodbye():
+def test_it_connects_publishes_and_disconnects():
     with BrokerDouble() as broker:
         with publishing(broker.port, username="me", password=SECRET) as output:
-            output.publish(decided(1.0), MOMENT)
+            output.publish(decided(1.0), OBSERVATION)
             assert eventually(lambda: broker.of(CHANGE))
             assert broker.of(AVAILABILITY) == [b"online"]
             assert output.error is None
@@ -217,9 +217,9 @@ def test_it_says_hello_publishes_and_says_goodbye():
             assert all(
                 text in hello for text in (b"edgekd_kitchen", AVAILABILITY.encode(), b"offline", b"me", SECRET.encode())
             )
-            output.publish(decided(1.5, "high"), MOMENT)
+            output.publish(decided(1.5, "high"), OBSERVATION)
             assert eventually(lambda: len(broker.of(CHANGE)) == 2)
-            output.publish(decided(2.0, "middle"), MOMENT)
+            output.publish(decided(2.0, "middle"), OBSERVATION)
             began = time.monotonic()
             output.close()
             assert time.monotonic() - began < CLOSE_S + 1.0  # a busy machine has its say
@@ -237,9 +237,9 @@ def test_it_says_hello_publishes_and_says_goodbye():
 
 
 @pytest.mark.usefixtures("fast")
-def test_a_home_assistant_that_starts_is_told_everything():
+def test_everything_is_repeated_when_home_assistant_starts():
     with BrokerDouble() as broker, publishing(broker.port) as output:
-        output.publish(decided(1.0), MOMENT)
+        output.publish(decided(1.0), OBSERVATION)
         assert eventually(lambda: broker.of(CONFIG) and broker.of(STATE))
         broker.say("homeassistant/status", b"offline")
         broker.say("homeassistant/status", b"online")
@@ -248,17 +248,17 @@ def test_a_home_assistant_that_starts_is_told_everything():
 
 
 @pytest.mark.usefixtures("fast")
-def test_after_a_lost_connection_all_is_said_again_and_no_change_is_missing():
+def test_after_a_lost_connection_all_is_published_again_and_no_change_is_missing():
     with BrokerDouble() as broker, publishing(broker.port) as output:
-        output.publish(decided(1.0), MOMENT)
+        output.publish(decided(1.0), OBSERVATION)
         assert eventually(lambda: broker.of(CHANGE))
         broker.acknowledges = False
-        output.publish(decided(1.5, "high"), MOMENT)
+        output.publish(decided(1.5, "high"), OBSERVATION)
         assert eventually(lambda: len(broker.of(CHANGE)) == 2)
         broker.published.clear()
         broker.acknowledges = True
         broker.drop()
-        output.publish(decided(2.0, "middle"), MOMENT)
+        output.publish(decided(2.0, "middle"), OBSERVATION)
         assert eventually(lambda: len(broker.of(CHANGE)) == 2)
         assert [json.loads(payload)["t"] for payload in broker.of(CHANGE)] == [1.5, 2.0]
         assert broker.of(AVAILABILITY) == [b"online"]
@@ -273,7 +273,7 @@ def test_after_a_lost_connection_all_is_said_again_and_no_change_is_missing():
 
 @contextlib.contextmanager
 def nothing():
-    """A port at which nobody listens."""
+    """A port on which nobody listens."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     yield SimpleNamespace(port=port)
@@ -295,14 +295,14 @@ BAD = {
 
 @pytest.mark.usefixtures("fast")
 @pytest.mark.parametrize("case", BAD)
-def test_a_bad_broker_is_a_trouble_without_secrets_and_tried_again_while_the_stream_goes_on(case):
+def test_a_bad_broker_is_an_error_without_secrets_and_tried_again_while_the_stream_goes_on(case):
     broken, reason = BAD[case]
     with broken() as broker, publishing(broker.port, username="me", password=SECRET) as output:
         assert eventually(lambda: output.error is not None)
         waits = []
         for number in range(200):
             began = time.perf_counter()
-            output.publish(decided(float(number), str(number)), MOMENT)
+            output.publish(decided(float(number), str(number)), OBSERVATION)
             waits.append(time.perf_counter() - began)
             time.sleep(0.001)
         assert sorted(waits)[-10] < 0.3  # less than any wait of the thread; a busy machine may hold up a few
@@ -318,9 +318,9 @@ def test_a_bad_broker_is_a_trouble_without_secrets_and_tried_again_while_the_str
 
 
 def test_no_more_than_a_few_messages_wait_for_a_broker_that_does_not_acknowledge():
-    pending = PendingMessages(TERMS._replace(buffer=100))
+    pending = PendingMessages(SETTINGS._replace(buffer=100))
     for number in range(100):
-        pending.add(decided(float(number), str(number)), MOMENT)
+        pending.add(decided(float(number), str(number)), OBSERVATION)
     with BrokerDouble(acknowledges=False) as broker:
         output = Mqtt(Broker("127.0.0.1", broker.port, "a"), pending)
         assert eventually(lambda: broker.of(CHANGE))
@@ -333,19 +333,19 @@ def test_no_more_than_a_few_messages_wait_for_a_broker_that_does_not_acknowledge
 
 @pytest.mark.usefixtures("fast")
 def test_it_works_again_when_the_broker_comes_back():
-    with nothing() as place, publishing(place.port) as output:
+    with nothing() as free, publishing(free.port) as output:
         assert eventually(lambda: output.error is not None)
-        output.publish(decided(1.0), MOMENT)
-        with BrokerDouble(port=place.port) as broker:
+        output.publish(decided(1.0), OBSERVATION)
+        with BrokerDouble(port=free.port) as broker:
             assert eventually(lambda: output.error is None and broker.of(STATE))
 
 
-def test_a_name_that_nobody_knows_is_a_trouble(monkeypatch):
+def test_an_unknown_host_is_an_error(monkeypatch):
     def unknown(*_: object) -> None:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
-    output = Mqtt(Broker("no-such-host.invalid", 1883, "a"), PendingMessages(TERMS))
+    output = Mqtt(Broker("no-such-host.invalid", 1883, "a"), PendingMessages(SETTINGS))
     assert eventually(lambda: output.error is not None)
     assert output.error == "no connection to no-such-host.invalid:1883: Name or service not known; trying again"
     output.close()
@@ -512,7 +512,7 @@ def test_tls_checks_certificate_and_name():
     assert tls_context(MqttTable("mqtt://b"), secure=False) is None
 
 
-def test_what_is_not_told_has_defaults():
+def test_missing_keys_have_defaults():
     settings = publish_settings(MqttTable("mqtt://b"))
     assert settings.topic.startswith("edgekd/")
     assert (settings.name, settings.discovery) == (settings.topic[len("edgekd/") :], "homeassistant")
@@ -535,14 +535,14 @@ def test_a_real_broker_keeps_what_is_retained_and_publishes_the_will(tmp_path, m
     monkeypatch.setattr(connection, "FIRST_WAIT_S", 0.1)
     import paho.mqtt.client as paho
 
-    with nothing() as place:
-        port = place.port
+    with nothing() as free:
+        port = free.port
     (tmp_path / "broker.conf").write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\n")
     with subprocess.Popen(["mosquitto", "-c", str(tmp_path / "broker.conf")], stderr=subprocess.DEVNULL) as mosquitto:
         try:
             got = {}
             with publishing(port) as output:
-                output.publish(decided(1.0), MOMENT)
+                output.publish(decided(1.0), OBSERVATION)
                 assert eventually(lambda: output._connection is not None and output._connection.worked_at is not None)
                 reader = paho.Client(paho.CallbackAPIVersion.VERSION2)
                 reader.on_message = lambda _client, _data, message: got.update({message.topic: message.payload})

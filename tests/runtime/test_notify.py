@@ -1,4 +1,4 @@
-"""What systemd is told, on a socket of the test's own and a clock of numbers."""
+"""The messages to systemd, on a socket of the test's own and a clock that the test sets."""
 
 import os
 import socket
@@ -13,7 +13,7 @@ WATCHDOG_S = 60.0
 
 
 class Manager:
-    """The end of systemd, with a clock that a test sets."""
+    """systemd's end of the socket, with a clock that a test sets."""
 
     def __init__(self, address):
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -22,8 +22,8 @@ class Manager:
         self.now = 1000.0
         self.notifier = Notifier(address, WATCHDOG_S, clock=lambda: self.now)
 
-    def told(self):
-        """What has come since the last call, line by line."""
+    def messages(self):
+        """The lines since the last call."""
         found = []
         while True:
             try:
@@ -32,17 +32,17 @@ class Manager:
                 return found
 
     def window(self, t, label="rain", state="HEALTHY", **more):
-        """A decision at `t` seconds of sound, and of the clock since its start; what systemd was told."""
+        """Publish a decision at `t` seconds of audio and of the clock. Returns the lines that systemd received."""
         self.now = 1000.0 + t
         self.notifier.publish(
             Decision(t=t, label=label, probability=0.5, top=(), state=state, rms=0.1, drops=0, **more)
         )
-        return self.told()
+        return self.messages()
 
     def change(self, t, state, reason):
         self.now = 1000.0 + t
         self.notifier.publish(StatusLine(t, state, reason))
-        return self.told()
+        return self.messages()
 
 
 @pytest.fixture
@@ -80,20 +80,20 @@ def test_nothing_but_fresh_sound_that_was_decided_on_feeds_the_watchdog(manager)
     manager.notifier.publish(
         Decision(t=3.0, label="rain", probability=0.5, top=(), state="RECOVERING", rms=0.0, drops=0)
     )
-    assert "WATCHDOG=1" not in manager.told()
-    assert "WATCHDOG=1" in manager.window(101.0, gated=True)  # quiet, but heard
+    assert "WATCHDOG=1" not in manager.messages()
+    assert "WATCHDOG=1" in manager.window(101.0, gated=True)  # quiet, but new samples
 
 
-def test_a_label_that_flickers_is_told_at_most_once_a_second(manager):
+def test_a_flickering_label_is_sent_at_most_once_a_second(manager):
     manager.window(1.0)
-    told = [manager.window(1.0 + i / 4, label=f"label{i}") for i in range(1, 13)]
-    assert sum(map(bool, told)) == 3
+    messages = [manager.window(1.0 + i / 4, label=f"label{i}") for i in range(1, 13)]
+    assert sum(map(bool, messages)) == 3
 
 
-def test_a_reload_is_told_with_its_outcome_and_a_decision_behind_it(manager):
+def test_a_reload_is_reported_with_its_result_and_a_decision_after_it(manager):
     manager.window(1.0)
     manager.notifier.reloading()
-    assert manager.told()[0] == "RELOADING=1"
+    assert manager.messages()[0] == "RELOADING=1"
     assert manager.change(2.0, "HEALTHY", f"{NOT_RELOADED}: box.toml: not valid\nTOML") == [
         "READY=1",
         f"STATUS=HEALTHY: rain; reload 1: {NOT_RELOADED}: box.toml: not valid TOML",
@@ -106,7 +106,7 @@ def test_a_reload_is_told_with_its_outcome_and_a_decision_behind_it(manager):
 def test_a_reload_before_the_first_decision_makes_nobody_ready(manager):
     manager.change(0.0, "FAILED", "no microphone")
     manager.notifier.reloading()
-    assert manager.told() == []
+    assert manager.messages() == []
     assert manager.change(1.0, "FAILED", f"{RELOADED} scenes") == [
         f"STATUS=FAILED: no microphone; reload 1: {RELOADED} scenes"
     ]
@@ -119,22 +119,22 @@ def test_a_long_reason_keeps_the_note_and_the_limit_of_a_message(manager):
     assert len(status.encode()) < 4000
 
 
-def test_the_end_is_told(manager):
+def test_the_end_is_reported(manager):
     manager.window(1.0)
     manager.notifier.close()
-    assert manager.told() == ["STOPPING=1"]
+    assert manager.messages() == ["STOPPING=1"]
 
 
-def test_a_manager_that_is_away_is_trouble_until_it_is_back(tmp_path):
+def test_an_absent_manager_is_an_error_until_it_is_back(tmp_path):
     address = str(tmp_path / "notify")
     output = Notifier(address, WATCHDOG_S)
-    heard = Decision(t=1.0, label="rain", probability=0.5, top=(), state="HEALTHY", rms=0.1, drops=0)
-    output.publish(heard)
+    decision = Decision(t=1.0, label="rain", probability=0.5, top=(), state="HEALTHY", rms=0.1, drops=0)
+    output.publish(decision)
     assert output.error == "systemd does not receive messages (No such file or directory)"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as end:
         end.bind(address)
         output.publish(Decision(t=1.5, label="rain", probability=0.5, top=(), state="HEALTHY", rms=0.1, drops=0))
-        assert end.recv(4096).startswith(b"READY=1\nWATCHDOG=1\n")  # what was lost is told again
+        assert end.recv(4096).startswith(b"READY=1\nWATCHDOG=1\n")  # a lost message is sent again
     assert output.error is None
     output.close()
 
@@ -146,7 +146,7 @@ def test_a_manager_that_does_not_read_holds_nothing_up(manager):
             Decision(t=float(t), label="rain", probability=0.5, top=(), state="HEALTHY", rms=0.1, drops=0)
         )
     assert manager.notifier.error == "systemd does not receive messages (Resource temporarily unavailable)"
-    manager.told()
+    manager.messages()
     assert "WATCHDOG=1" in manager.window(1e6)
     assert manager.notifier.error is None
 
@@ -167,7 +167,7 @@ def test_an_abstract_socket_is_reached():
         ({"NOTIFY_SOCKET": "/run/none", "WATCHDOG_USEC": "soon"}, None),
     ],
 )
-def test_the_environment_says_what_is_wanted_and_is_not_passed_on(environ, feed_s):
+def test_the_environment_decides_what_is_sent_and_is_not_passed_on(environ, feed_s):
     made = notifier(environ)
     assert made._feed_s == feed_s
     assert environ == {}
@@ -175,5 +175,5 @@ def test_the_environment_says_what_is_wanted_and_is_not_passed_on(environ, feed_
 
 
 @pytest.mark.parametrize("address", ["", "@", "vsock:2:1", "notify"])
-def test_without_a_socket_that_is_known_nothing_is_told(address):
+def test_without_a_known_socket_nothing_is_sent(address):
     assert notifier({"NOTIFY_SOCKET": address}) is None

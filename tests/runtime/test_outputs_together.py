@@ -1,4 +1,4 @@
-"""Hook, history and clips on a listener, as a user turns them on."""
+"""Hook, history and clips on one listener, turned on as a user does it."""
 
 import json
 import signal
@@ -20,7 +20,7 @@ LISTEN = toy_listener()
 SOUND = (np.random.default_rng(3).standard_normal(12 * 16000) * 3000).astype("<i2")
 
 
-def test_a_listener_keeps_and_tells_what_it_is_asked_to(tmp_path):
+def test_a_listener_feeds_history_clips_and_hook(tmp_path):
     (tmp_path / "box.toml").write_text(
         "[history]\nfile = 'h.sqlite'\n[clips]\nfolder = 'clips'\nbelow = 1.0\nevery = 2.0\nseconds = 2.0\n"
         f"[hook]\ncommand = 'cat > {tmp_path}/part && mv {tmp_path}/part {tmp_path}/event'"
@@ -78,12 +78,12 @@ def test_a_hook_that_hangs_delays_neither_decisions_nor_the_end(tmp_path):
 
 
 @pytest.mark.parametrize("source", ["-", "command"])
-def test_trouble_is_a_line_also_while_no_sound_comes(source):
+def test_an_error_is_a_line_also_while_no_samples_come(source):
     chosen = [*LISTEN, "-"] if source == "-" else [*LISTEN, "--command", "head -c 40000 /dev/urandom; exec sleep 60"]
     with subprocess.Popen(
         [*chosen, "--hook", "sleep 0.5; exit 3"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:
-        ending = threading.Timer(20.0, process.kill)  # where nothing is said, nothing would end
+        ending = threading.Timer(20.0, process.kill)  # without the expected line the test would not end
         ending.start()
         process.stdin.write(SOUND[:20000].tobytes() if source == "-" else b"")
         process.stdin.flush()
@@ -94,7 +94,7 @@ def test_trouble_is_a_line_also_while_no_sound_comes(source):
         process.kill()
     assert lines[-1]["reason"] == "hook: the command ended with status 3"
     assert lines[-1]["t"] >= lines[-2]["t"]
-    assert [line["state"] for line in lines] == ["HEALTHY"] * len(lines)  # before the source itself is in trouble
+    assert [line["state"] for line in lines] == ["HEALTHY"] * len(lines)  # before the source itself fails
 
 
 def test_what_is_off_is_not_imported():

@@ -26,7 +26,7 @@ QUICK = Watch(stall_s=1.0, open_s=20.0, zeros_s=30.0, heal_s=0.02, failed_s=60.0
 
 @pytest.fixture
 def fake(tmp_path: Path) -> Callable[..., Iterator[RecordedClip | str]]:
-    """A recording from a process that plays the attempts that are given."""
+    """A recording from a process that plays the given attempts."""
 
     def make(
         settings: RecordSettings, *attempts: list, request: SourceRequest | None = None
@@ -88,7 +88,7 @@ def test_samples_that_were_no_numbers_and_what_comes_before_them_are_left_out(fa
     assert set(samples(made[-1].file)[0]) == {4096}
 
 
-def test_quiet_clips_and_zeros_are_told_and_not_kept(fake, tmp_path):
+def test_quiet_clips_and_zeros_are_reported_and_not_kept(fake, tmp_path):
     script = [OPEN, ["sound", 4], ["zeros", 118], ["sound", 12], ["overflow"], ["sound", 220], ["stall"]]
     made = list(fake(RecordSettings("a", tmp_path, seconds=1.2, clips=1), script))
     assert made[1] == "a clip is not kept: 1.2 s of it are exact zeros"

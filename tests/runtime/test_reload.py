@@ -1,5 +1,4 @@
-"""SIGHUP to a listener with a real model file: only a file that passes its golden vectors replaces the one that is
-used."""
+"""SIGHUP to a listener with a real model file: only a file that passes its golden vectors replaces the model in use."""
 
 import json
 import signal
@@ -49,8 +48,8 @@ def test_a_new_model_must_pass_before_it_replaces_the_old(model, tmp_path):
     command = [sys.executable, "-m", "edgekd.cli", "listen", "--config", str(tmp_path / "box.toml")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
 
-        def heard() -> str:
-            """What the next window is called."""
+        def label() -> str:
+            """The label of the next window."""
             process.stdin.write(window)
             process.stdin.flush()
             return json.loads(process.stdout.readline())["label"]
@@ -60,13 +59,13 @@ def test_a_new_model_must_pass_before_it_replaces_the_old(model, tmp_path):
             process.send_signal(signal.SIGHUP)
             return json.loads(process.stdout.readline())["reason"]
 
-        old = heard()
+        old = label()
         assert old in file.manifest.labels
         assert "steps away" in reload(labels=labels, golden=wrong)
-        assert heard() == old
+        assert label() == old
         assert "carries no golden vectors" in reload(labels=labels, golden=None)
         assert reload(labels=labels) == f"reloaded with the model {file.manifest.name}"
-        assert heard() == f"new {old}"
+        assert label() == f"new {old}"
         (tmp_path / "box.toml").write_text("[modle]\n")
         process.send_signal(signal.SIGHUP)
         assert "did you mean 'model'" in json.loads(process.stdout.readline())["reason"]

@@ -1,4 +1,4 @@
-"""Replays of a recording and the options of the command that steady decisions, on a model without an engine."""
+"""Replays of a recording, and the command's options for steady decisions, on a model without an engine."""
 
 import json
 import wave
@@ -61,7 +61,7 @@ def run(listen_command):
     return lambda *arguments: listen_command(*arguments, "--model", "m.tflite", model=ToyModel)
 
 
-def test_windows_below_the_gate_are_not_judged_and_the_others_are_as_without_a_gate():
+def test_windows_below_the_gate_are_not_scored_and_the_others_are_as_without_a_gate():
     waveform = scenes(("low", 3), ("", 4), ("high", 3)) + 1e-5 * np.sin(np.arange(10 * RATE)).astype(np.float32)
     model, gated_model = ToyModel(), ToyModel()
     plain = list(decisions(model, chunks(waveform), "x", 0.5, 3))
@@ -190,7 +190,7 @@ def test_command_replays_to_lines_for_people(run, recording, tmp_path):
     assert (status, "accuracy     0.0%" in out, "1, 1 missed" in out, "median none" in out) == (0, True, True, True)
 
 
-def test_command_says_which_outputs_a_replay_leaves_out(run, recording, tmp_path):
+def test_command_names_the_outputs_that_a_replay_ignores(run, recording, tmp_path):
     history = tmp_path / "h.sqlite"
     status, out, err = run(recording, "--replay", "--json", "--history", history, "--hook", "exit 1")
     assert (status, json.loads(out)["source"]) == (0, str(recording))

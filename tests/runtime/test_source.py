@@ -157,6 +157,6 @@ def test_raw_pcm_arrives_before_the_pipe_closes():
 @pytest.mark.parametrize(
     ("start", "kind"), [(b"RIFF", ".wav"), (b"fLaC", ".flac"), (b"OggS", ".ogg"), (b"ID3\x04", ".mp3")]
 )
-def test_a_file_of_another_format_on_the_pipe_is_told_apart_from_raw(start, kind):
+def test_a_file_of_another_format_on_the_pipe_is_distinguished_from_raw(start, kind):
     with pytest.raises(InputError, match=rf"holds a \{kind} file, not raw samples"):
         list(read_raw(io.BytesIO(start + bytes(4000)), 16000))

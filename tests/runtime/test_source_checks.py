@@ -1,4 +1,5 @@
-"""Judging sound: each rule on signals made to break it, and a recording from a capture process that plays a script."""
+"""Checks of a source: each rule on signals that break it, and a recording from a capture process that plays a
+script."""
 
 import json
 import sys
@@ -29,7 +30,7 @@ def recorded(*channels: np.ndarray, breaks: int = 0, clock: tuple = EXACT) -> Re
 
 
 def named(name: str, found: Recording, channel: int | None = None) -> Check:
-    """One check of all."""
+    """The check of this name."""
     return next(check for check in check_recording(found, 2.0, channel) if check.name == name)
 
 
@@ -107,7 +108,7 @@ def test_the_rate_is_measured_against_the_clock(speed, status):
     assert (check.status, check.value) == (status, pytest.approx(100 * (speed - 1), abs=0.01))
 
 
-def test_jitter_of_the_clock_is_no_wrong_rate_and_too_little_sound_tells_nothing():
+def test_jitter_of_the_clock_is_no_wrong_rate_and_too_few_samples_give_no_result():
     jitter = np.random.default_rng(0).uniform(0.0, 0.02, 20)
     assert (
         source_checks.check_rate(
@@ -143,7 +144,7 @@ def test_dead_identical_and_opposite_channels(second, channel, status, advice):
     assert bool(check.advice) == bool(advice)
 
 
-def test_the_channel_that_will_be_used_is_the_one_judged():
+def test_the_channel_that_will_be_used_is_the_one_checked():
     found = recorded(TONE, NOISE)
     assert named("rms", found, 1).value == pytest.approx(-60.0, abs=0.1)
     assert named("rms", found).value == pytest.approx(-26.0, abs=0.1)  # the mean halves a channel
@@ -163,7 +164,7 @@ def test_a_recording_counts_breaks_and_its_clock_begins_anew_there():
     assert (len(found.samples), found.breaks, found.clock) == (640, 1, ((0, 2.0), (160, 3.0)))
 
 
-def test_the_table_says_what_to_do_below_what_is_wrong():
+def test_the_table_has_advice_below_each_problem():
     checks = [Check("peak", "ok", -20.0, "dBFS", "at least -60"), Check("rms", "fail", None, "dBFS", "more", "do this")]
     assert to_text(checks).splitlines() == [
         "ok    peak  -20 dBFS  at least -60",
@@ -175,7 +176,7 @@ def test_the_table_says_what_to_do_below_what_is_wrong():
 
 @pytest.fixture
 def fake(tmp_path: Path) -> Callable[..., list[str]]:
-    """The command of a capture process that plays the attempts that are given."""
+    """The command of a capture process that plays the given attempts."""
 
     def make(*attempts: list) -> list[str]:
         (tmp_path / "script.json").write_text(json.dumps(attempts))
@@ -193,7 +194,7 @@ def test_a_recording_has_all_channels_as_they_come(fake):
     assert source_checks.check_rate(found.clock, found.rate).value is None  # half a second
 
 
-def test_a_source_of_zeros_is_recorded_to_be_judged(fake):
+def test_a_source_of_zeros_is_recorded_to_be_checked(fake):
     found = record_source(SourceRequest(), 6.0, 30.0, fake([["open", 16000, 1], ["zeros", 650], ["stall"]]))
     assert (found.seconds, found.breaks, found.samples.any()) == (6.0, 0, False)
 
@@ -204,7 +205,7 @@ def test_a_source_that_stalls_gives_what_came(fake):
     assert named("sound", found).status == "fail"
 
 
-def test_no_microphone_is_an_error_that_says_why(fake):
+def test_no_microphone_is_an_error_with_the_reason(fake):
     with pytest.raises(
         InputError, match=r"no samples arrive for 4 s: no microphone is there; plug one in; see .*mics.*--wait"
     ):

@@ -1,4 +1,4 @@
-"""Windows on a clock of samples, with features equal to the clip path to the bit."""
+"""Windows of a stream, cut by counting samples, with features equal to those of a clip to the bit."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Tracks of labels, and decisions judged by them."""
+"""Tracks of labels, and decisions scored against them."""
 
 from pathlib import Path
 
@@ -63,12 +63,12 @@ def test_figures_of_a_track_worked_out_by_hand():
     )
 
 
-def test_unknown_is_right_where_the_track_says_so_and_no_claim():
+def test_unknown_is_right_where_the_track_has_it_and_counts_as_no_label():
     found = score(spans((0.0, 5.0, "unknown"), (5.0, 10.0, "dog")), [0.0, 4.0], ["unknown", "dog"], 10.0, 1.0)
     assert (found.accuracy, found.accuracy_known) == (0.9, round(5 / 6, 4))
 
 
-def test_an_onset_is_found_late_until_the_last_window_that_hears_it_ends():
+def test_an_onset_may_be_found_until_the_last_window_that_overlaps_it_ends():
     track = spans((2.0, 2.5, "dog"))
     assert score(track, [1.0, 2.0, 3.4], ["rain", "rain", "dog"], 9.0, 1.0).delay_p50_s == 1.4
     assert score(track, [1.0, 2.0, 3.5], ["rain", "rain", "dog"], 9.0, 1.0).missed == 1

@@ -32,7 +32,7 @@ def drawn(shown: ViewState, width: int) -> list[str]:
     return console.file.getvalue().splitlines()
 
 
-def test_all_that_is_told_is_drawn():
+def test_the_whole_state_is_drawn():
     lines = drawn(ViewState(decision(12.5), "HEALTHY", "listening to usb", ((12.0, "rain"), (3.0, "dog")), 0.02), 80)
     assert lines[:2] == ["HEALTHY  listening to usb", "rain  0.75"]
     assert lines[2].split()[0] == "level"

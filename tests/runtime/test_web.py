@@ -1,4 +1,4 @@
-"""The web output on loopback sockets: what it serves, to whom, and what clients cannot do to it.
+"""The web output on loopback sockets: what it serves, to whom, and what hostile clients cannot do to it.
 
 Past 400 lines because every endpoint and every hostile client stands here, on the same few helpers.
 """
@@ -90,28 +90,28 @@ class Stream:
 # --- what it serves ---
 
 
-def test_a_stream_begins_with_a_snapshot_and_goes_on_with_what_is_told(web):
+def test_a_stream_begins_with_a_snapshot_and_goes_on_with_the_lines(web):
     web.publish(decision(1.0, "low"), observation())
     web.publish(StatusLine(1.0, "HEALTHY", "mqtt: no broker"), None)
     assert eventually(lambda: "edgekd_output_trouble" in ask(web, "/metrics")[2])
     first, second = Stream(web), Stream(web)
     for stream in (first, second):
-        told = stream.until("snapshot")
-        assert told["decision"] == json.loads(msgspec.json.encode(decision(1.0, "low")))
-        assert (told["state"], told["troubles"], told["fresh"]) == ("HEALTHY", {"mqtt": "no broker"}, True)
-        assert len(base64.b64decode(told["columns"])) == 14 * told["bands"]  # 28 frames, 2 a column
+        data = stream.until("snapshot")
+        assert data["decision"] == json.loads(msgspec.json.encode(decision(1.0, "low")))
+        assert (data["state"], data["troubles"], data["fresh"]) == ("HEALTHY", {"mqtt": "no broker"}, True)
+        assert len(base64.b64decode(data["columns"])) == 14 * data["bands"]  # 28 frames, 2 a column
     web.publish(decision(1.5, "high"), observation())
     web.publish(StatusLine(2.0, "FAILED", "gone"), None)
     for stream in (first, second):
-        told = stream.until("decision")
-        assert told["decision"]["label"] == "high"
-        assert len(base64.b64decode(told["columns"])) in (7 * 64, 8 * 64)
-        told = stream.until("change")
-        assert (told["state"], told["reason"]) == ("FAILED", "gone")
+        data = stream.until("decision")
+        assert data["decision"]["label"] == "high"
+        assert len(base64.b64decode(data["columns"])) in (7 * 64, 8 * 64)
+        data = stream.until("change")
+        assert (data["state"], data["reason"]) == ("FAILED", "gone")
         stream.close()
 
 
-def test_a_stream_that_nothing_is_told_of_still_beats(web):
+def test_a_stream_without_lines_still_has_heartbeats(web):
     stream = Stream(web)
     assert stream.until("snapshot")["decision"] is None
     assert stream.until("beat")["age"] is None
@@ -134,14 +134,14 @@ def test_the_model_the_timeline_and_the_numbers_are_served(web):
     assert json.loads(ask(web, "/model.json")[2]) is None
     web.publish(decision(1.0), observation())
     assert eventually(lambda: json.loads(ask(web, "/model.json")[2]))
-    told = json.loads(ask(web, "/model.json")[2])
-    assert (told["labels"], told["window_s"], told["provenance"]["data_licence"]) == (
+    data = json.loads(ask(web, "/model.json")[2])
+    assert (data["labels"], data["window_s"], data["provenance"]["data_licence"]) == (
         ["low", "middle", "high"],
         1.0,
         "none",
     )
-    told = json.loads(ask(web, "/history.json")[2])
-    assert (told["labels"], told["hours"], [run[1:] for run in told["runs"]]) == (["low"], 24.0, [[1, 0]])
+    data = json.loads(ask(web, "/history.json")[2])
+    assert (data["labels"], data["hours"], [run[1:] for run in data["runs"]]) == (["low"], 24.0, [[1, 0]])
     status, head, body = ask(web, "/metrics")
     assert (status, "Content-Type: text/plain; version=0.0.4" in head) == (200, True)
     assert 'edgekd_decisions_total{label="low"} 1' in body
@@ -182,7 +182,7 @@ def test_pages_load_nothing_from_elsewhere_and_hold_no_script_of_their_own(web, 
         assert "://" not in body.replace("http://www.w3.org/2000/svg", "")
 
 
-def test_the_script_never_makes_markup_of_what_it_is_told():
+def test_the_script_never_makes_markup_of_data():
     assert not re.search(
         r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|Function\(", (PAGE / "script.js").read_text()
     )
@@ -350,17 +350,22 @@ def test_headers_that_come_too_slowly_are_cut_off(web, monkeypatch):
         assert connection.recv(4096).startswith(b"HTTP/1.1 408")
 
 
+def metric(web: Web, name: str) -> float:
+    """The value of a metric without labels."""
+    return float(re.search(rf"^{name} (\S+)$", ask(web, "/metrics")[2], re.MULTILINE)[1])
+
+
 def test_a_stream_that_never_reads_is_cut_off_and_the_others_are_not(web):
     reader, silent = Stream(web), Stream(web, receive_bytes=4096)
     reader.until("snapshot")
-    assert eventually(lambda: len(web._server._streams) == 2)
+    assert eventually(lambda: metric(web, "edgekd_web_streams") == 2)
     names = tuple((f"label {number} " + "x" * 100, 0.01) for number in range(100))
     big = msgspec.structs.replace(decision(1.0), top=names)
     for number in range(60):
         web.publish(big, None)
         assert len(reader.until("decision")["decision"]["top"]) == 100, number
-    assert eventually(lambda: web._server.counts.cut == 1)
-    assert web._server.counts.streams == 1
+    assert eventually(lambda: metric(web, "edgekd_web_cut_streams_total") == 1)
+    assert metric(web, "edgekd_web_streams") == 1
     with pytest.raises(OSError, match="reset"):
         list(iter(lambda: silent.connection.recv(65536), b""))
     web.publish(decision(2.0, "high"), None)
@@ -373,10 +378,10 @@ def test_a_stream_without_progress_is_cut_off(web, monkeypatch):
     monkeypatch.setattr(serving, "STALL_S", 0.3)
     monkeypatch.setattr(serving, "MAX_WAITING", 1 << 30)
     silent = Stream(web, receive_bytes=4096)
-    assert eventually(lambda: len(web._server._streams) == 1)
+    assert eventually(lambda: metric(web, "edgekd_web_streams") == 1)
     big = msgspec.structs.replace(decision(1.0), top=(("x" * 400_000, 0.1),))
     web.publish(big, None)
-    assert eventually(lambda: web._server.counts.cut == 1)
+    assert eventually(lambda: metric(web, "edgekd_web_cut_streams_total") == 1)
     silent.close()
 
 
@@ -386,8 +391,7 @@ def test_idle_connections_make_room_for_those_who_ask(web, monkeypatch):
     began = time.monotonic()
     assert ask(web, "/healthz")[0] == 503
     assert time.monotonic() - began < serving.REQUEST_S / 2
-    assert web._server.counts.refused >= 50
-    assert len(web._server._clients) <= 10
+    assert metric(web, "edgekd_web_refused_connections_total") >= 50
     for connection in idle:
         connection.close()
 
@@ -400,7 +404,7 @@ def test_more_streams_than_there_is_room_for_are_refused(web, monkeypatch):
     status, head, _ = ask(web, "/events")
     assert (status, "Retry-After" in head) == (503, True)
     streams[0].close()
-    assert eventually(lambda: web._server.counts.streams == 1)
+    assert eventually(lambda: metric(web, "edgekd_web_streams") == 1)
     streams[1].close()
 
 
@@ -414,7 +418,7 @@ def test_connections_are_taken_at_a_bounded_rate(web, monkeypatch):
     assert time.monotonic() - began > 0.3
 
 
-def test_a_port_in_use_is_a_trouble_that_ends_when_it_is_free(monkeypatch):
+def test_a_port_in_use_is_an_error_that_ends_when_it_is_free(monkeypatch):
     monkeypatch.setattr(serving, "FIRST_RETRY_S", 0.1)
     taken = socket.create_server(("127.0.0.1", 0))
     port = taken.getsockname()[1]
@@ -449,7 +453,7 @@ def test_closing_ends_streams_and_the_thread(web):
     stream.close()
 
 
-def test_a_bug_in_what_is_told_is_a_trouble_and_the_next_line_is_served(web):
+def test_a_malformed_line_is_an_error_and_the_next_line_is_served(web):
     web.publish(decision(1.0), observation(np.zeros((3, 28), np.float32)))
     assert eventually(lambda: web.error)
     web.publish(decision(1.5), observation())
@@ -473,9 +477,9 @@ def test_slots_hold_what_was_shown_most_and_equal_neighbours_are_one_run():
     timeline = Timeline(1.0)
     for second in range(60):
         timeline.add("rain" if second < 25 or second == 33 else "dog", 100.0 + second)
-    told = timeline.document(160.0)
-    assert (told["slot_s"], told["now"], told["labels"]) == (10.0, 16.0, ["rain", "dog"])
-    assert told["runs"] == [(10, 3, 0), (13, 2, 1), (15, 1, 1)]
+    data = timeline.document(160.0)
+    assert (data["slot_s"], data["now"], data["labels"]) == (10.0, 16.0, ["rain", "dog"])
+    assert data["runs"] == [(10, 3, 0), (13, 2, 1), (15, 1, 1)]
     timeline.add("dog", 200.0)  # nothing was shown for a while
     assert timeline.document(200.0)["runs"] == [(10, 3, 0), (13, 3, 1), (20, 1, 1)]
     made = timeline.document(201.0)["runs"]
@@ -533,12 +537,13 @@ def test_the_page_is_in_the_package():
 # --- the command ---
 
 
-def test_listen_says_who_may_see_it_and_serves_what_it_prints(monkeypatch, listen_command):
+def test_listen_warns_who_may_read_and_serves_what_it_prints(monkeypatch, listen_command):
     monkeypatch.delenv("EDGEKD_WEB_TOKEN", raising=False)
     free = socket.create_server(("127.0.0.1", 0))
     port = free.getsockname()[1]
     free.close()
     closed = []
+    close = Web.close
     monkeypatch.setattr(Web, "close", lambda web: closed.append(web))  # noqa: PLW0108 (a method binds)
     status, out, err = listen_command(
         "-", "--model", "x.tflite", "--json", "--web", f"0.0.0.0:{port}", stdin=raw(tone(32000))
@@ -547,4 +552,4 @@ def test_listen_says_who_may_see_it_and_serves_what_it_prints(monkeypatch, liste
     assert f"everyone who can reach 0.0.0.0:{port} sees" in err
     assert len(out.splitlines()) == 3
     assert eventually(lambda: "edgekd_audio_seconds_total" in ask(closed[0], "/metrics")[2])
-    closed[0]._server.close()
+    close(closed[0])

@@ -1,7 +1,6 @@
-"""`edgekd service` on a prepared root directory, and with a systemd that is played; what systemd itself says of the
-unit.
+"""`edgekd service` on a prepared root directory, and with a simulated systemd; the real systemd's verdict on the unit.
 
-Past 400 lines because all verbs share the prepared root and the played systemd.
+Past 400 lines because all verbs share the prepared root and the simulated systemd.
 """
 
 import json
@@ -78,7 +77,7 @@ def paths(root):
 
 class Played:
     """A systemd whose listener "takes" a reload, "refuses" it, "dies" of it, is "deaf" after it (no decision) or "mute"
-    (no answer)."""
+    (no reply)."""
 
     def __init__(self):
         self.now, self.answer, self.calls = 100.0, "takes", []
@@ -145,7 +144,7 @@ def in_use(paths):
 # --- install ---
 
 
-def test_install_prepares_a_root_and_says_what_is_missing(paths, model):
+def test_install_prepares_a_root_and_reports_what_is_missing(paths, model):
     message = "\n".join(install(paths, None, model("first"), PYTHON))
     assert "note: /opt/edgekd/bin/python does not exist yet; install edgekd for all users" in message
     found = files(paths.root)
@@ -174,7 +173,7 @@ def test_the_configuration_that_is_written_is_one_that_listen_reads(paths, model
     assert config.model.file == "/var/lib/edgekd/models/current"
     assert config.output.changes
     commented = re.sub(r"^# (\w+ = |\[)", r"\1", paths.config.read_text(), flags=re.MULTILINE)
-    for source in ("mic", "command"):  # what is offered there is right too
+    for source in ("mic", "command"):  # the commented settings are valid too
         paths.config.write_text(re.sub(rf"^{source} = .*", "", commented, flags=re.MULTILINE))
         offered = read_config(paths.config)
         assert all(getattr(offered, name) is not None for name in OUTPUT_TABLES)
@@ -237,7 +236,7 @@ def test_waiting_longer_and_longer_is_asked_of_a_systemd_that_knows_it(paths):
         assert not re.search("@[A-Z]+@", text)
 
 
-def test_install_starts_the_service_and_tells_what_it_hears(paths, model, played):
+def test_install_starts_the_service_and_reports_its_state(paths, model, played):
     assert install(paths, played, model("first"), PYTHON)[-1] == "the service runs: HEALTHY: low"
     assert played.calls == ["prepare", "start"]
 
@@ -321,7 +320,7 @@ def test_a_listener_that_does_not_go_on_gets_the_old_model_back(paths, model, pl
     assert played.calls == calls
 
 
-def test_a_listener_that_hears_nothing_at_the_moment_still_takes_a_model(paths, model, played):
+def test_a_listener_without_samples_still_loads_a_model(paths, model, played):
     install(paths, None, model("first"), PYTHON)
     played.running = played.running._replace(fed=0.0, active="activating")
     played.answer = "deaf"
@@ -511,7 +510,7 @@ def test_status_of_a_running_service_has_the_documented_fields(paths, model, pla
         ({"enabled": "disabled"}, "does not start with the system: sudo systemctl enable edgekd"),
     ],
 )
-def test_status_says_what_to_do(paths, model, played, change, message):
+def test_status_has_advice(paths, model, played, change, message):
     install(paths, None, model("first"), PYTHON)
     played.running = played.running._replace(**change)
     report = status(paths, played)
@@ -520,7 +519,7 @@ def test_status_says_what_to_do(paths, model, played, change, message):
         report.require()
 
 
-def test_status_tells_a_wrong_configuration_and_a_limit_that_does_not_hold(paths, model, played):
+def test_status_reports_a_wrong_configuration_and_a_missing_limit(paths, model, played):
     install(paths, None, model("first"), PYTHON)
     paths.config.write_text("[decision]\nhopp = 1\n")
     played.running = played.running._replace(memory=None)
@@ -529,7 +528,7 @@ def test_status_tells_a_wrong_configuration_and_a_limit_that_does_not_hold(paths
     assert "cgroup_enable=memory" in report.notes[0]
 
 
-def test_status_of_nothing_says_how_to_begin(paths):
+def test_status_of_nothing_explains_how_to_begin(paths):
     assert "begin with: edgekd service install MODEL" in status(paths, None).to_text()
 
 
@@ -539,7 +538,7 @@ def test_status_of_nothing_says_how_to_begin(paths):
 @pytest.fixture
 def unit(paths, tmp_path):
     path = tmp_path / "edgekd.service"
-    path.write_text(paths.unit_text("/usr/bin/env"))  # any program that is there
+    path.write_text(paths.unit_text("/usr/bin/env"))  # any program that exists
     return path
 
 
@@ -570,7 +569,7 @@ def test_portaudio_gets_the_callback_that_cffi_writes_as_code(unit):
 
 
 def command(capsys, *arguments):
-    """Exit status and what was printed."""
+    """Exit status and printed text."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.argv", ["edgekd", "service", *map(str, arguments)])
         with pytest.raises(SystemExit) as stop:
@@ -612,7 +611,7 @@ def test_a_link_that_leads_out_of_the_root_is_refused(root, tmp_path):
         ServicePaths(root)
 
 
-def test_without_systemd_one_line_says_what_to_do(monkeypatch, tmp_path, capsys):
+def test_without_systemd_one_line_explains_what_to_do(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(systemd, "RUNS", tmp_path / "none")
     code, out, err = command(capsys, "rollback")
     assert (code, out, err.count("\n")) == (2, "", 1)
@@ -620,7 +619,7 @@ def test_without_systemd_one_line_says_what_to_do(monkeypatch, tmp_path, capsys)
     assert "--root DIRECTORY" in err
 
 
-def test_who_is_not_root_is_told_how_to_become_it(monkeypatch, tmp_path):
+def test_an_error_explains_how_to_run_as_root(monkeypatch, tmp_path):
     monkeypatch.setattr(systemd, "RUNS", tmp_path)
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(
@@ -643,7 +642,7 @@ esac
 """
 
 
-def test_systemd_is_told_and_understood_through_its_own_commands(monkeypatch, tmp_path):
+def test_systemd_is_used_through_its_own_commands(monkeypatch, tmp_path):
     for name in ("systemctl", "systemd-sysusers", "systemd-tmpfiles"):
         (tmp_path / name).write_text(SYSTEMCTL)
         (tmp_path / name).chmod(0o755)

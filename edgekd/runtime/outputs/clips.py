@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from edgekd.data.store.store import to_pcm
 from edgekd.errors import InputError
-from edgekd.runtime.clip_file import PART_SUFFIX, cannot_write, wav, write_clip
+from edgekd.files import PART
+from edgekd.runtime.clip_file import cannot_write, wav, write_clip
 from edgekd.runtime.config_tables import ClipsTable
 from edgekd.runtime.decision import UNKNOWN, Decision
 from edgekd.runtime.outputs.base import Observation, Worker
@@ -196,7 +197,7 @@ class Clips:
             )
         if self._total is not None and self._total + size <= self._limit:
             return
-        clips = sorted(_own_clips(self._folder))
+        clips = sorted(own_clips(self._folder))
         self._total = sum(size for _, _, size in clips)
         allowed = self._limit - size
         if self._total <= allowed:
@@ -229,7 +230,7 @@ def folder_name(label: str) -> str:
     return f"_{name}" if not name or name.startswith((".", "__MACOSX")) else name
 
 
-def _own_clips(folder: Path) -> list[tuple[str, Path, int]]:
+def own_clips(folder: Path) -> list[tuple[str, Path, int]]:
     """Clips that lie where they were written: time in the name, path, bytes. Hidden files that a killed program left
     are removed."""
     found = []
@@ -241,7 +242,7 @@ def _own_clips(folder: Path) -> list[tuple[str, Path, int]]:
             status = path.lstat()
             if match["part"] is None and not path.name.startswith("."):
                 found.append((match["time"], path, status.st_size))
-            elif path.name.endswith(PART_SUFFIX) and time.time() - status.st_mtime > OLD_PART_S:
+            elif path.name.endswith(PART) and time.time() - status.st_mtime > OLD_PART_S:
                 path.unlink()
         except FileNotFoundError:  # another program removed it
             continue

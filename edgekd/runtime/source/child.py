@@ -74,7 +74,7 @@ def frame(kind: bytes, payload: bytes, start: int = 0, when: float = 0.0, *, los
     return HEADER.pack(MAGIC, kind, lost, start, when, len(payload)) + payload
 
 
-class _Outbox:
+class Outbox:
     """Frames on their way to the parent. While it does not read, the oldest are dropped; the sample numbers show
     that."""
 
@@ -109,12 +109,12 @@ class _Outbox:
 def main() -> None:
     """Capture until the source ends, then send the reason."""
     request = SourceRequest(*json.loads(sys.argv[1]))
-    outbox = _Outbox(_own_standard_output())
+    outbox = Outbox(_own_standard_output())
     threading.Thread(target=_end_with_parent, daemon=True).start()
     failure = Failure("", False)
     with contextlib.suppress(BrokenPipeError):  # the parent has gone
         try:
-            failure = _capture_microphone(request, outbox) if request.command is None else _run_command(request, outbox)
+            failure = capture_microphone(request, outbox) if request.command is None else _run_command(request, outbox)
         except MicrophoneAbsentError as error:
             failure = Failure(str(error), False)
         except EdgekdError as error:
@@ -123,7 +123,7 @@ def main() -> None:
     os._exit(0)  # no exit handlers: PortAudio's may hang
 
 
-def _capture_microphone(request: SourceRequest, outbox: _Outbox) -> Failure:
+def capture_microphone(request: SourceRequest, outbox: Outbox) -> Failure:
     """Send a microphone's blocks until PortAudio reports the end of the stream."""
     microphone = choose(request.mic, microphones())
     sounddevice = portaudio()
@@ -165,7 +165,7 @@ def _channels(microphone: InputDevice, channel: int | None) -> int:
     return microphone.channels if microphone.alsa else min(microphone.channels, max(FEW_CHANNELS, (channel or 0) + 1))
 
 
-def _run_command(request: SourceRequest, outbox: _Outbox) -> Failure:
+def _run_command(request: SourceRequest, outbox: Outbox) -> Failure:
     """Send the blocks that a command writes, until it ends."""
     assert request.command is not None
     rate, channels = request.rate or 0, request.channels or 1
