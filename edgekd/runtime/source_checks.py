@@ -323,7 +323,7 @@ def to_text(checks: Sequence[Check]) -> str:
 
 
 def _grade(value: float, warn: float, fail: float) -> Status:
-    """ "warn" for a value above `warn`, "fail" for one above `fail`."""
+    """Status of a value: "warn" above `warn`, "fail" above `fail`."""
     return "fail" if value > fail else "warn" if value > warn else "ok"
 
 
