@@ -41,9 +41,12 @@ def data_prepare(
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Leave out clips that are missing or cannot be used instead of refusing.")
     ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace a store that is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace a store that exists.")] = False,
 ) -> None:
-    """Decode a data set once into a clip store. The same command goes on where it was stopped."""
+    """Decode a data set once into a clip store.
+
+    The same command goes on where it was stopped.
+    """
     from edgekd.data import info, prepare
 
     prepared = prepare.prepare(
@@ -74,9 +77,12 @@ def data_synth(
     seconds: Annotated[float, typer.Option(help="Length of each clip.")] = 3.0,
     seed: Annotated[int, typer.Option(help="Another seed is another data set.")] = 0,
     sample_rate: Annotated[int, typer.Option(help="Hz of the store.")] = 16000,
-    force: Annotated[bool, typer.Option("--force", help="Replace a store that is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace a store that exists.")] = False,
 ) -> None:
-    """Make a clip store of procedural scenes: a smoke data set, not recordings."""
+    """Make a clip store of synthetic scenes.
+
+    It serves to try edgekd out; the scenes are no recordings.
+    """
     from edgekd.data import info, prepare
 
     made = prepare.synth(out, clips=clips, seconds=seconds, seed=seed, sample_rate=sample_rate, force=force)
@@ -95,7 +101,10 @@ def data_fetch(
         bool, typer.Option("--accept-licence", help="The licence, which is shown, is accepted.")
     ] = False,
 ) -> None:
-    """Download and unpack a data set that its owner gives to anybody. The same command goes on where it was stopped."""
+    """Download and unpack a data set.
+
+    Works for data sets that their owners give to anybody. The same command goes on where it was stopped.
+    """
     from edgekd.data.fetch import fetch
 
     def accept(licence: str) -> bool:
@@ -111,7 +120,7 @@ def data_info(
     store: Annotated[Path, typer.Argument(help="A clip store.")],
     as_json: Json = False,
 ) -> None:
-    """Check a clip store and tell what it holds."""
+    """Check a clip store and show what it holds."""
     import msgspec
 
     from edgekd.data import info

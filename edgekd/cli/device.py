@@ -19,7 +19,7 @@ TERMINATED = 143
 
 service_app = typer.Typer(
     no_args_is_help=True,
-    help="Run the listener as a service of systemd, and change its model; with sudo, except for status.",
+    help="Run the listener as a systemd service. All but status need sudo.",
 )
 app.add_typer(service_app, name="service")
 
@@ -56,9 +56,9 @@ CONFIG_OPTION = inspect.Parameter(
         Path | None,
         typer.Option(
             help="A .toml file with the tables [model], [source], [decision], [output], [watch], [web], [mqtt], [hook],"
-            " [history] and [clips], which have a key for each option here and more (see edgekd/runtime/README.md)."
-            " Options override it; a source on the command line replaces the whole table. Paths in it are relative to"
-            " the file."
+            " [history] and [clips], which have a key for each option here and more (see edgekd/runtime/README.md). "
+            "Options override it; a source on the command line replaces the whole table. Paths in it are relative to "
+            "the file."
         ),
     ],
 )
@@ -88,7 +88,10 @@ def history(
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a table or a picture that exists.")] = False,
 ) -> None:
-    """Tell what a listener heard when: from when to when which label was shown, the newest last, in local time."""
+    """Show which label was shown when.
+
+    The newest comes last; times are local.
+    """
     from edgekd.runtime.outputs.history import day as history_day
     from edgekd.runtime.outputs.history import query as past
 
@@ -109,7 +112,7 @@ def history(
 
 @app.command(epilog="Example: edgekd mics")
 def mics(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False) -> None:
-    """List the microphones by which 'edgekd listen --mic' can be told."""
+    """List the microphones for 'listen --mic'."""
     import json
 
     from edgekd.modelfile.engine import silent_stderr
@@ -130,7 +133,7 @@ def mics(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON ob
     )
 )
 def record(
-    label: Annotated[str, typer.Argument(help="What is heard: the name of the clips' folder.")],
+    label: Annotated[str, typer.Argument(help="The label, which is the name of the clips' folder.")],
     out: Annotated[
         Path, typer.Option("--out", help="The folder above, which 'edgekd data prepare folder' reads later.")
     ],
@@ -153,8 +156,10 @@ def record(
     channels: Annotated[int | None, source_option("channels")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a clip.")] = False,
 ) -> None:
-    """Collect labelled clips from a microphone into OUT/LABEL, 16-bit wav, one line per clip; states go to standard
-    error."""
+    """Collect labelled clips from a microphone.
+
+    Writes 16-bit wav files to OUT/LABEL and prints a line for each; states go to standard error.
+    """
     from edgekd.runtime import record as recording
     from edgekd.runtime.source.child import Request
 
@@ -185,7 +190,10 @@ def doctor(
     channels: Annotated[int | None, source_option("channels")] = None,
     as_json: Json = False,
 ) -> None:
-    """Judge the microphone and this machine; exit status 1 where a check fails, 2 where nothing is heard."""
+    """Test the microphone and this machine.
+
+    Exit status 1: a check fails. Exit status 2: the microphone gives no samples.
+    """
     from edgekd.modelfile.zoo import model_file
     from edgekd.runtime.diagnose import examine
     from edgekd.runtime.source.child import Request
@@ -225,9 +233,8 @@ def service_install(
         Path | None,
         typer.Argument(
             help=(
-                "A model file that 'edgekd export' wrote, or the name of one in 'edgekd zoo'; without it that installed"
-                " stays, or else the "
-                "default of 'edgekd listen' is taken."
+                "A model file that 'edgekd export' wrote, or the name of one in 'edgekd zoo'; without it the "
+                "installed one stays, or else the default of 'edgekd listen' is installed."
             )
         ),
     ] = None,
@@ -235,15 +242,17 @@ def service_install(
         str | None,
         typer.Option(
             help=(
-                "With --root: the interpreter as the service will see it; /opt/edgekd/bin/python. Otherwise that of"
-                " this command."
+                "With --root: the interpreter as the service will see it; /opt/edgekd/bin/python. Otherwise that of "
+                "this command."
             )
         ),
     ] = None,
     root: Root = None,
 ) -> None:
-    """Write unit, user and configuration, verify the model, start the listener, now and with the system. Again: bring
-    all up to date."""
+    """Install or update the service, and start it.
+
+    Writes unit, user and configuration, verifies the model, and starts the listener, now and with the system.
+    """
     from edgekd.modelfile.zoo import model_file
     from edgekd.service.paths import ROOM
     from edgekd.service.verbs import install, own_python
@@ -258,8 +267,10 @@ def service_status(
     root: Root = None,
     as_json: Json = False,
 ) -> None:
-    """Show how the service does, its model and configuration, and what to do; exit status 1 where something is
-    wrong."""
+    """Show state, model and configuration of the service.
+
+    Exit status 1: something is wrong; the output says what to do.
+    """
     from edgekd.service.status import status
 
     report = status(*_place("status", root, changes=False))
@@ -272,8 +283,10 @@ def service_update(
     model: Model,
     root: Root = None,
 ) -> None:
-    """Verify a model and let the running listener take it; where it does not go on, the model before comes back by
-    itself."""
+    """Give the running service another model.
+
+    The model is verified first. If the listener does not go on with it, the model before comes back.
+    """
     from edgekd.modelfile.zoo import model_file
     from edgekd.service.verbs import update
 
@@ -283,7 +296,10 @@ def service_update(
 
 @service_app.command("rollback", epilog="Example: edgekd service rollback --root image")
 def service_rollback(root: Root = None) -> None:
-    """Go back to the model before the one in use; again: to the one before that. Five are kept."""
+    """Go back to the model before the one in use.
+
+    Each call goes back by one; five are kept.
+    """
     from edgekd.service.verbs import rollback
 
     typer.echo("\n".join(rollback(*_place("rollback", root))))
@@ -299,7 +315,10 @@ def service_remove(
         ),
     ] = False,
 ) -> None:
-    """End the service and remove it; configuration and models stay."""
+    """Stop and remove the service.
+
+    Configuration and models stay.
+    """
     from edgekd.service.verbs import remove
 
     typer.echo("\n".join(remove(*_place("remove", root), purge=purge)))

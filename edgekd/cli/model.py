@@ -14,9 +14,7 @@ app = typer.Typer()
 def check(
     models: Annotated[
         list[Path],
-        typer.Argument(
-            help="Exported .tflite or .onnx files, ours or anybody's, or names in 'edgekd zoo'; all of them are judged."
-        ),
+        typer.Argument(help="Exported .tflite or .onnx files, of edgekd or of other tools, or names in 'edgekd zoo'."),
     ],
     target: Annotated[str, typer.Option(help="Name of a shipped target, or a path to a .toml file.")] = "dcase2023",
     report_format: Annotated[
@@ -30,8 +28,8 @@ def check(
         Path | None,
         typer.Option(
             help=(
-                "Compare with an earlier model file, a stored --format json, or a folder of earlier versions; growth"
-                " fails."
+                "Compare with an earlier model file, a stored --format json, or a folder of earlier versions; growth "
+                "fails."
             )
         ),
     ] = None,
@@ -43,15 +41,17 @@ def check(
     ] = None,
     board: Annotated[str | None, typer.Option(help="The board that --latency-ms was measured on.")] = None,
     bench: Annotated[
-        Path | None, typer.Option(help="What 'edgekd bench --json' printed on the board: judges the latency.")
+        Path | None, typer.Option(help="What 'edgekd bench --json' printed on the board; its latency is checked.")
     ] = None,
     require_latency: Annotated[
         bool, typer.Option("--require-latency", help="Fail where a latency budget has no measurement.")
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace reports that exist.")] = False,
 ) -> None:
-    """Count what exported files cost and judge it; exit status 1 when one is over budget, against a rule, or has
-    grown."""
+    """Count what exported files cost, against a target.
+
+    Exit status 1: a file is over a budget, against a rule, or has grown over the baseline.
+    """
     from edgekd.complexity import check as checking
     from edgekd.modelfile.zoo import model_file
 
@@ -75,7 +75,10 @@ def info(
         bool, typer.Option("--card", help="Print a model card: Markdown with the metadata of Hugging Face's hub.")
     ] = False,
 ) -> None:
-    """Show what travels inside a model file: labels, front end, quantisation, counts, provenance."""
+    """Show what a model file carries.
+
+    These are labels, front end, quantisation, counts and provenance.
+    """
     from edgekd.export.card import card_of
     from edgekd.modelfile.zoo import model_file
     from edgekd.report.model_info import info as describe
@@ -91,8 +94,10 @@ def zoo(
     name: Annotated[str | None, typer.Argument(help="A model, whose card is shown; without it all are listed.")] = None,
     as_json: Json = False,
 ) -> None:
-    """List the models that come with edgekd: labels, cost, accuracy, licence. Their names stand for files in all
-    commands."""
+    """List the models that come with edgekd.
+
+    Shows labels, cost, accuracy and licence. The names stand for files in all commands.
+    """
     from edgekd.report.zoo_table import zoo as describe
 
     typer.echo(describe(name, as_json=as_json))
@@ -104,7 +109,10 @@ def verify(
     engine: Engine = None,
     as_json: Json = False,
 ) -> None:
-    """Replay the golden vectors inside a model file on this machine; exit status 1 when it computes something else."""
+    """Replay the golden vectors of a model file here.
+
+    Exit status 1: this machine computes something else than the one that exported it.
+    """
     from edgekd.modelfile.verify import verify as replay
     from edgekd.modelfile.zoo import model_file
 
@@ -131,8 +139,8 @@ def export(
         list[str] | None,
         typer.Option(
             help=(
-                "With --data: held-out split that fits the temperature; repeatable. Those of the recipe, which are none"
-                " by default."
+                "With --data: held-out split that fits the temperature; repeatable. Those of the recipe, which are "
+                "none by default."
             )
         ),
     ] = None,
@@ -143,13 +151,15 @@ def export(
     crossval: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of a finished 'edgekd crossval' of the same recipe, whose accuracies files and card then tell."
+            help="Folder of a finished 'edgekd crossval' of the same recipe; files and card carry its accuracies."
         ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write a student as model files that carry labels, front end and provenance, after running them in their
-    engines."""
+    """Write a student as TFLite and ONNX files.
+
+    The files carry labels, front end and provenance, and are run in their engines before they are kept.
+    """
     from edgekd.export.export import chosen_precision, export_run
     from edgekd.export.parity import chosen_trial
 
@@ -182,7 +192,10 @@ def bench(
         bool, typer.Option("--json", help="Print one JSON document: an object for one file, a list for several.")
     ] = False,
 ) -> None:
-    """Time front end, network and whole pipeline of exported files; resident memory and start-up in a fresh process."""
+    """Time front end, network and pipeline of files.
+
+    Also measures resident memory and start-up in a fresh process.
+    """
     without_blas_threads()
     from edgekd.evaluation.bench import REPEATS, to_json, to_text
     from edgekd.evaluation.bench import bench as run_bench
@@ -215,8 +228,8 @@ def evaluate(
         Path | None,
         typer.Option(
             help=(
-                "A folder of impulse responses of microphones: judge the same clips through each as well, and the worst"
-                " of them."
+                "A folder of impulse responses of microphones: also score the clips through each of them, and "
+                "report the worst."
             )
         ),
     ] = None,
@@ -224,9 +237,8 @@ def evaluate(
         str | None,
         typer.Option(
             help=(
-                "With --microphones: test, those of makes kept for tests, train or all; test. Makes are told by"
-                " makes.toml in the folder, or "
-                "by the table of MicIRP that comes with edgekd."
+                "With --microphones: test takes the makes that are kept for tests, train the others, all both; test "
+                "by default. The makes are in makes.toml in the folder, or in edgekd's own table of MicIRP."
             )
         ),
     ] = None,
@@ -234,9 +246,8 @@ def evaluate(
         int | None,
         typer.Option(
             help=(
-                "With --microphones: put each behind an equaliser first, made from so many unlabelled clips of the"
-                " other splits heard through "
-                "it, as 'edgekd equalise' makes one."
+                "With --microphones: also measure an equaliser for each, as 'edgekd equalise' does, from so many "
+                "unlabelled clips of the other splits."
             )
         ),
     ] = None,
@@ -250,20 +261,21 @@ def evaluate(
         Path | None,
         typer.Option(
             help=(
-                "Also write a page for people there, e.g. report.html: one file with intervals, confusions and the"
-                " paths of their clips, "
-                "reliability, complexity, and latency here."
+                "Also write a page for people there, e.g. report.html: one file with intervals, confusions and the "
+                "paths of their clips, reliability, complexity, and latency here."
             )
         ),
     ] = None,
     target: Annotated[
-        str | None, typer.Option(help="With --report: the target that judges, as in 'edgekd check'; dcase2023.")
+        str | None, typer.Option(help="With --report: the target whose budgets are checked; dcase2023.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a report that exists.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Run an exported file in its engine over a store: accuracies and log loss per window and per clip, per label and
-    per recorder."""
+    """Score a model file on a clip store.
+
+    Prints accuracy and log loss of windows and clips, by label and by recorder.
+    """
     without_blas_threads()
     from edgekd.evaluation.evaluate import evaluate_file
     from edgekd.evaluation.microphones import asked
@@ -304,7 +316,10 @@ def predict(
     threads: EngineThreads = 1,
     force: Annotated[bool, typer.Option("--force", help="Replace a table that exists.")] = False,
 ) -> None:
-    """Classify every recording in a folder and write one row of probabilities per file."""
+    """Classify every recording in a folder.
+
+    The table has a row of probabilities for each file.
+    """
     without_blas_threads()
     from edgekd.evaluation.predict import predict_folder
     from edgekd.modelfile.zoo import model_file
@@ -330,9 +345,8 @@ def equalise(
         Path,
         typer.Argument(
             help=(
-                "Recordings made with the microphone, two minutes or more of many kinds of sound, without labels: a"
-                " folder searched through "
-                "all levels, or a file."
+                "Recordings made with the microphone, two minutes or more of many kinds of sound, without labels: a "
+                "folder searched through all levels, or a file."
             )
         ),
     ],
@@ -343,7 +357,11 @@ def equalise(
     force: Annotated[bool, typer.Option("--force", help="Replace a file that exists.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Measure what a microphone adds to each band of a model's log-mel, so that listen and predict can take it off."""
+    """Measure a microphone's equaliser from recordings.
+
+    It is the mean difference of each log-mel band from that of the training clips, which listen and predict can
+    take off.
+    """
     without_blas_threads()
     from edgekd.evaluation.equalise import equalise as measure
     from edgekd.modelfile.zoo import model_file
@@ -358,17 +376,14 @@ def submission(
         list[str] | None,
         typer.Argument(
             help=(
-                "Model files of 'edgekd export': one; in 2024 5=FILE 10=FILE ... 100=FILE; in 2025 a general .onnx"
-                " file, and of recorders "
-                "with their own a=FILE, s1=FILE ..."
+                "Model files of 'edgekd export': one; in 2024 5=FILE 10=FILE ... 100=FILE; in 2025 a general .onnx "
+                "file, and of recorders with their own a=FILE, s1=FILE ..."
             )
         ),
     ] = None,
     year: Annotated[
         int | None,
-        typer.Option(
-            help="2022 to 2025: whose form is written, or judged by --check; there by default told by the files."
-        ),
+        typer.Option(help="2022 to 2025: whose form is written or checked; --check finds it in the files."),
     ] = None,
     label: Annotated[str | None, typer.Option(help="LASTNAME_INSTITUTE_task1_N.")] = None,
     system: Annotated[
@@ -394,20 +409,22 @@ def submission(
         Path | None, typer.Option(help="With --energy: the official baseline's .tflite file, measured too.")
     ] = None,
     init: Annotated[Path | None, typer.Option(help="Write the form for --system there, and nothing else.")] = None,
-    check: Annotated[Path | None, typer.Option(help="Judge the submissions in a folder, and write nothing.")] = None,
+    check: Annotated[Path | None, typer.Option(help="Check the submissions in a folder, and write nothing.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace files that exist.")] = False,
 ) -> None:
-    """Write the files of a DCASE task 1 submission and judge them; exit status 1 where the organisers would refuse
-    something."""
+    """Write and check a DCASE task 1 submission.
+
+    Exit status 1: the organisers would refuse something.
+    """
     from edgekd.dcase import submission as submitting
-    from edgekd.dcase.check import check as judge
+    from edgekd.dcase.check import check as check_submissions
 
     submitting.one_task(bool(models), init, check)
     if init is not None:
         print(f"{submitting.write_template(init, force=force)}: fill it in")
         return
     if check is not None:
-        report = judge(check, year, evaluation)
+        report = check_submissions(check, year, evaluation)
     else:
         report = submitting.build(
             submitting.Order(

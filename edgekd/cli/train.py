@@ -30,8 +30,8 @@ def teach(
         int | None,
         typer.Option(
             help=(
-                "Train so many networks, each without its part of the training clips, which it then judges: soft labels"
-                " out of fold."
+                "Train so many networks, each without its part of the training clips; the soft labels of that part "
+                "are its."
             )
         ),
     ] = None,
@@ -39,8 +39,10 @@ def teach(
     accelerator: Accelerator = "auto",
     compiled: Compile = False,
 ) -> None:
-    """Train a teacher on whole clips or windows and keep its soft labels beside it, and a page for people,
-    report.html."""
+    """Train a teacher.
+
+    The run folder keeps the network, its soft labels and a page for people, report.html.
+    """
     from edgekd.train.launch import end_with_parent, first_process, relaunch_once, show_log
 
     relaunch_once()
@@ -65,8 +67,8 @@ def distill(
         list[Path] | None,
         typer.Option(
             help=(
-                "A finished run to learn from, in the place of the recipe's own teachers; may be repeated. none: labels"
-                " alone."
+                "A finished run to learn from, in the place of the recipe's own teachers; may be repeated. none: "
+                "labels alone."
             )
         ),
     ] = None,
@@ -78,8 +80,11 @@ def distill(
     accelerator: Accelerator = "auto",
     compiled: Compile = False,
 ) -> None:
-    """Train a student from teachers: first in float, then quantization-aware. Its run folder gets a page for people,
-    report.html."""
+    """Train a student from teachers and labels.
+
+    The float network comes first, then its quantization-aware form. The run folder keeps both and a page for
+    people, report.html.
+    """
     from edgekd.train.launch import end_with_parent, first_process, relaunch_once, show_log
 
     relaunch_once()
@@ -110,8 +115,8 @@ def crossval(
         str | None,
         typer.Option(
             help=(
-                "Splits with commas, each tested by networks trained on the others and never mixed; all that the recipe"
-                " names."
+                "Splits with commas, each tested by networks trained on the others and never mixed; all that the "
+                "recipe names."
             )
         ),
     ] = None,
@@ -142,8 +147,10 @@ def crossval(
     threads: RunThreads = None,
     as_json: Json = False,
 ) -> None:
-    """Train and test a recipe on every fold and seed: accuracies with 95 % intervals, and whether it beats another
-    recipe."""
+    """Train and test a recipe on every fold and seed.
+
+    The report has accuracies with 95 % intervals, and the paired difference from another recipe.
+    """
     from edgekd.experiments.crossval import Question
     from edgekd.experiments.crossval import crossval as run_crossval
     from edgekd.experiments.plan import workers_here
@@ -177,8 +184,8 @@ def sweep(
         str | None,
         typer.Option(
             help=(
-                "Splits with commas, each tested by networks trained on the others, or all. By default each recipe's"
-                " own splits."
+                "Splits with commas, each tested by networks trained on the others, or all. By default each recipe's "
+                "own splits."
             )
         ),
     ] = None,
@@ -196,8 +203,10 @@ def sweep(
     threads: RunThreads = None,
     as_json: Json = False,
 ) -> None:
-    """Train and test all combinations of recipes, values, folds and seeds: one table, one plot; exit status 1 when a
-    run failed."""
+    """Train and test combinations of recipes and values.
+
+    The report is one table and one plot. Exit status 1: a run failed.
+    """
     from edgekd.experiments.plan import workers_here
     from edgekd.experiments.sweep import Grid
     from edgekd.experiments.sweep import sweep as run_sweep
@@ -240,7 +249,10 @@ def reproduce(
     threads: RunThreads = None,
     as_json: Json = False,
 ) -> None:
-    """Train and judge every row of a published table, and show the paper's figures beside ours with 95 % intervals."""
+    """Train and test every row of a published table.
+
+    The report has the paper's figures beside ours, with 95 % intervals.
+    """
     from edgekd.experiments.plan import workers_here
 
     workers = workers_here(jobs, threads, "local")
@@ -282,8 +294,10 @@ def adapt(
     accelerator: Accelerator = "auto",
     as_json: Json = False,
 ) -> None:
-    """Fine-tune a student for each recorder, export and check every file, and write an index of them; exit status 1
-    over a budget."""
+    """Fine-tune a student for each recorder.
+
+    Every file is exported and checked, and an index lists them. Exit status 1: a file is over a budget.
+    """
     from edgekd.train.launch import relaunch_once, show_log
 
     relaunch_once()
@@ -319,7 +333,10 @@ def svm(
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
-    """Judge test clips by support vector machines on the embeddings of runs, and by the sum of their scores."""
+    """Test support vector machines on the embeddings of runs.
+
+    The report has each machine and the sum of their scores.
+    """
     from edgekd.train.stages.svm import svm_of_runs
 
     report = svm_of_runs(runs, data, [name.strip() for name in kernels.split(",") if name.strip()], threads)
@@ -343,7 +360,10 @@ def bench_train(
     accelerator: Accelerator = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document and no table.")] = False,
 ) -> None:
-    """Clips per second of each part of a training and of the whole; a table, then one line of JSON."""
+    """Measure clips per second of each part of a training.
+
+    Prints a table, then one line of JSON.
+    """
     from edgekd.train.launch import relaunch_once
 
     relaunch_once()
@@ -373,7 +393,10 @@ def demo(
     keep: Annotated[bool, typer.Option("--keep", help="Also keep the clips and the teachers.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace the folder of an earlier demo.")] = False,
 ) -> None:
-    """The whole path on synthetic scenes, in at most three minutes on two cores."""
+    """Run the whole path on synthetic scenes.
+
+    It takes at most three minutes on two cores.
+    """
     from edgekd.train.launch import relaunch_once, show_log
 
     relaunch_once()
