@@ -25,14 +25,16 @@ PARENT = "EDGEKD_PARENT"
 ORPHAN_POLL_SECONDS = 0.5
 ORPHANED = 137
 """Exit status of a process whose parent was killed: as if it had been killed too."""
-PROGRAMS = ("edgekd", "cli.py")
-"""Names of this program in sys.argv[0]; any other process imports edgekd and is left alone."""
+PROGRAMS = (("edgekd",), ("edgekd", "cli", "__main__.py"))
+"""Ends of sys.argv[0] of this program; any other process imports edgekd and is left alone."""
 
 
 def relaunch_once() -> None:
     """Replace this process by itself under the allocator's settings; returns at once where that was done, or would not
     help."""
-    if MARKER in os.environ or not sys.platform.startswith("linux") or Path(sys.argv[0]).name not in PROGRAMS:
+    program = Path(sys.argv[0]).parts
+    ours = any(program[-len(end) :] == end for end in PROGRAMS)
+    if MARKER in os.environ or not sys.platform.startswith("linux") or not ours:
         return
     sys.stdout.flush()
     sys.stderr.flush()
