@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from qgraph import toy
 
-from edgekd.complexity import counts as ledger
+from edgekd.complexity.counts import count_model
 from edgekd.modelfile import container, golden, manifest
 from edgekd.qgraph import onnx, reference, tflite
 
@@ -100,7 +100,7 @@ def models(tmp_path_factory):
 
 def test_every_seed_is_counted(tmp_path):
     for path in fuzz_seeds.write(tmp_path):
-        assert ledger.count(path).layers
+        assert count_model(path).layers
 
 
 def test_mutated_files_are_read_or_refused(models):
@@ -205,7 +205,7 @@ def archive(entries: int, compression: int, content: bytes) -> bytes:
 
 
 def field(number: int, payload: bytes) -> bytes:
-    return container._field(number, payload)
+    return container.field(number, payload)
 
 
 def nested(depth: int) -> bytes:

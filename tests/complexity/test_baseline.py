@@ -1,35 +1,37 @@
-"""Comparison with earlier counts: stored reports, tolerances, and layers that came, went or changed."""
+"""BaselineComparison with earlier counts: stored reports, tolerances, and layers that came, went or changed."""
 
 import json
 
 import msgspec
 import pytest
-from complexity.toy_ledger import LEDGER, target
+from complexity.toy_counts import COUNTS, target
 
 from edgekd.complexity import gate
-from edgekd.complexity.baseline import TOLERANCE, Baseline, Stored, compare, parse_tolerance
-from edgekd.complexity.counts import Count, Layer, Ledger
-from edgekd.complexity.reports.document import Checked
+from edgekd.complexity.baseline import TOLERANCE, Baseline, StoredCounts, compare, parse_tolerance
+from edgekd.complexity.counts import Layer, ModelCounts, Totals
+from edgekd.complexity.reports.document import CheckResult
 from edgekd.complexity.reports.formats import FORMATS
 from edgekd.errors import InputError
 
 
-def stored(ledger: Ledger) -> Stored:
-    return msgspec.convert(ledger, Stored, from_attributes=True)
+def stored(counts: ModelCounts) -> StoredCounts:
+    return msgspec.convert(counts, StoredCounts, from_attributes=True)
 
 
-def with_layers(*layers: tuple[str, str, int]) -> Ledger:
+def with_layers(*layers: tuple[str, str, int]) -> ModelCounts:
     rows = tuple(Layer(name, op, None, (1,), None, macs, 1, 1) for name, op, macs in layers)
-    return msgspec.structs.replace(LEDGER, layers=rows)
+    return msgspec.structs.replace(COUNTS, layers=rows)
 
 
-def document(path, *ledgers: Ledger):
-    path.write_text(FORMATS["json"]([Checked(ledger, gate.judge(ledger, target(macs=1000))) for ledger in ledgers]))
+def document(path, *models: ModelCounts):
+    path.write_text(
+        FORMATS["json"]([CheckResult(counts, gate.check_counts(counts, target(macs=1000))) for counts in models])
+    )
     return path
 
 
 def test_the_same_file_has_not_grown():
-    same = compare(stored(LEDGER), LEDGER, "old", 0.0)
+    same = compare(stored(COUNTS), COUNTS, "old", 0.0)
     assert same.ok
     assert same.layers == ()
     assert {change.growth for change in same.changes} == {0.0}
@@ -37,15 +39,15 @@ def test_the_same_file_has_not_grown():
 
 @pytest.mark.parametrize(("after", "ok"), [(2040, True), (2041, False), (1000, True)])
 def test_growth_beyond_the_tolerance_fails(after, ok):
-    now = compare(stored(LEDGER), msgspec.structs.replace(LEDGER, file_bytes=after), "old", 0.02)
+    now = compare(stored(COUNTS), msgspec.structs.replace(COUNTS, file_bytes=after), "old", 0.02)
     assert now.ok is ok
     assert [change.name for change in now.changes if change.before != change.after] == ["file_bytes"]
     assert now.failures() == ([] if ok else ["file_bytes 2,000 -> 2,041 (+2.05 %; 2 % tolerated)"])
 
 
 def test_what_was_nothing_has_grown_beyond_any_tolerance():
-    nothing = msgspec.structs.replace(LEDGER, conventions={"exact": Count(0, 50, 80)})
-    macs = compare(stored(nothing), LEDGER, "old", 1.0).changes[0]
+    nothing = msgspec.structs.replace(COUNTS, conventions={"exact": Totals(0, 50, 80)})
+    macs = compare(stored(nothing), COUNTS, "old", 1.0).changes[0]
     assert (macs.name, macs.growth, macs.ok) == ("macs", None, False)
     assert compare(stored(nothing), nothing, "old", 0.0).ok
 
@@ -82,22 +84,22 @@ def test_layers_of_one_name_are_paired_in_order():
 
 
 def test_a_stored_report_is_a_baseline(tmp_path):
-    path = document(tmp_path / "old.json", LEDGER)
-    renamed = msgspec.structs.replace(LEDGER, model="elsewhere/new.tflite")
+    path = document(tmp_path / "old.json", COUNTS)
+    renamed = msgspec.structs.replace(COUNTS, model="elsewhere/new.tflite")
     assert Baseline(path, [renamed.model]).compare(renamed, 0.0).ok  # alone on both sides, so it is meant
 
 
 def test_of_a_stored_report_of_several_models_each_finds_its_own(tmp_path):
-    other = msgspec.structs.replace(LEDGER, model="n.tflite", file_bytes=1)
-    path = document(tmp_path / "old.json", LEDGER, other)
+    other = msgspec.structs.replace(COUNTS, model="n.tflite", file_bytes=1)
+    path = document(tmp_path / "old.json", COUNTS, other)
     baseline = Baseline(path, ["x/m.tflite", "n.tflite", "new.tflite"])
-    assert baseline.compare(msgspec.structs.replace(LEDGER, model="x/m.tflite"), 0.0).ok
+    assert baseline.compare(msgspec.structs.replace(COUNTS, model="x/m.tflite"), 0.0).ok
     assert baseline.compare(other, 0.0).ok
-    assert baseline.compare(msgspec.structs.replace(LEDGER, model="new.tflite"), 0.0) is None
+    assert baseline.compare(msgspec.structs.replace(COUNTS, model="new.tflite"), 0.0) is None
 
 
 def test_reports_of_before_this_version_are_read(tmp_path):
-    old = json.loads(document(tmp_path / "new.json", LEDGER).read_text())
+    old = json.loads(document(tmp_path / "new.json", COUNTS).read_text())
     fields = (
         "model",
         "target",
@@ -111,13 +113,13 @@ def test_reports_of_before_this_version_are_read(tmp_path):
     )
     path = tmp_path / "old.json"
     path.write_text(json.dumps({field: old[field] for field in fields}))
-    assert Baseline(path, ["m.tflite"]).compare(LEDGER, 0.0).ok
+    assert Baseline(path, ["m.tflite"]).compare(COUNTS, 0.0).ok
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format_version": 2}, "version 2 of the document, and this edgekd reads 1; update edgekd"),
+        ({"format_version": 2}, "version 2 of the document, but this edgekd reads 1"),
         ({"conventions": {"exact": None}}, "holds no count by 'exact'"),
         ({"file_bytes": -1}, "another document"),
         ({"file_bytes": 10**30}, "another document"),
@@ -127,7 +129,7 @@ def test_reports_of_before_this_version_are_read(tmp_path):
     ],
 )
 def test_a_report_that_cannot_be_is_refused(tmp_path, change, message):
-    path = document(tmp_path / "old.json", LEDGER)
+    path = document(tmp_path / "old.json", COUNTS)
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     with pytest.raises(InputError, match=message):
         Baseline(path, ["m.tflite"])
@@ -160,9 +162,9 @@ def test_other_files_are_no_baseline(tmp_path):
         Baseline(tmp_path / "old.tflite", ["m.tflite", "n.tflite"])
     with pytest.raises(InputError, match="cannot be read"):
         Baseline(tmp_path / "no.json", ["m.tflite"])
-    path = document(tmp_path / "old.json", msgspec.structs.replace(LEDGER, model="m.onnx"))
-    with pytest.raises(InputError, match=r"a \.onnx model, but m\.tflite is none"):
-        Baseline(path, ["m.tflite"]).compare(LEDGER, 0.0)
+    path = document(tmp_path / "old.json", msgspec.structs.replace(COUNTS, model="m.onnx"))
+    with pytest.raises(InputError, match=r"a \.onnx model, but m\.tflite is not"):
+        Baseline(path, ["m.tflite"]).compare(COUNTS, 0.0)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from edgekd.complexity.counts import frontend_macs
 from edgekd.errors import InputError
 from edgekd.frontend import FrontEnd
 from edgekd.modelfile import container
-from edgekd.modelfile.manifest import Counts, Manifest, Provenance, TensorQuant
+from edgekd.modelfile.manifest import GraphCounts, Manifest, Provenance, TensorQuant
 from edgekd.qgraph import onnx, tflite
 from edgekd.qgraph.graph import Conv, Edge, QGraph
 from edgekd.report.model_info import info
@@ -32,7 +32,7 @@ def manifest() -> Manifest:
         window=16_000,
         input=TensorQuant("int8", 0.05, 0),
         output=TensorQuant("int8", 0.1, 3),
-        counts=Counts(MACS, MACS + 14, MACS + 56),
+        counts=GraphCounts(MACS, MACS + 14, MACS + 56),
         provenance=Provenance(
             "toy-recipe",
             "abc123",

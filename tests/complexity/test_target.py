@@ -162,7 +162,7 @@ def test_a_path_is_read_as_it_is(tmp_path):
         ),
         (
             GOOD + '[sources]\nmac = "a sheet"',
-            r"\[sources\]: 'mac' is nothing that this target sets; did you mean 'macs'",
+            r"\[sources\]: 'mac' is not set by this target; did you mean 'macs'",
         ),
     ],
 )

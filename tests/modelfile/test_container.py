@@ -152,7 +152,7 @@ def test_two_manifests_are_refused(written):
             archive.writestr(container.MANIFEST_KEY, b"{}")
     else:
         written.write_bytes(raw + container.metadata({container.MANIFEST_KEY: b"{}"}))
-    with pytest.raises(InputError, match="an entry is there twice"):
+    with pytest.raises(InputError, match="an entry occurs twice"):
         container.read(written)
 
 
@@ -160,22 +160,22 @@ def test_fields_behind_an_onnx_manifest_are_refused(tmp_path, emitted):
     """They would belong to the model for every other reader, and no digest covers them."""
     path = tmp_path / "a.onnx"
     container.write(path, emitted["onnx"], toy.manifest(GRAPH, "onnx"))
-    path.write_bytes(path.read_bytes() + container._field(7, b""))
-    with pytest.raises(InputError, match="field 7 behind the manifest"):
+    path.write_bytes(path.read_bytes() + container.field(7, b""))
+    with pytest.raises(InputError, match="field 7 after the manifest"):
         container.read(path)
 
 
 @pytest.mark.parametrize(
     ("raw", "message"),
     [
-        (container._field(1, b"") * (container.MAX_FIELDS + 1), "more than 65,536 fields in one message"),
+        (container.field(1, b"") * (container.MAX_FIELDS + 1), "more than 65,536 fields in one message"),
         (
-            container._field(7, container._field(1, bytes(container.MAX_STRUCTURE_BYTES))),
-            "more than 2,097,152 bytes beside its weights",
+            container.field(7, container.field(1, bytes(container.MAX_STRUCTURE_BYTES))),
+            "more than 2,097,152 bytes besides its weights",
         ),
         (
-            container._field(7, container._field(5, container._field(8, bytes(container.MAX_STRUCTURE_BYTES)))),
-            "beside its weights",
+            container.field(7, container.field(5, container.field(8, bytes(container.MAX_STRUCTURE_BYTES)))),
+            "besides its weights",
         ),
     ],
 )
@@ -189,7 +189,7 @@ def test_an_onnx_file_that_would_fill_the_memory_is_refused_unparsed(tmp_path, r
 def test_weights_of_any_size_are_no_structure(tmp_path):
     path = tmp_path / "a.onnx"
     path.write_bytes(
-        container._field(7, container._field(5, container._field(9, bytes(2 * container.MAX_STRUCTURE_BYTES))))
+        container.field(7, container.field(5, container.field(9, bytes(2 * container.MAX_STRUCTURE_BYTES))))
     )
     assert len(container.read_bytes(path)) > 2 * container.MAX_STRUCTURE_BYTES
 

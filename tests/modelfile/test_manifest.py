@@ -18,7 +18,7 @@ def test_what_is_encoded_is_decoded():
     ("field", "value", "message"),
     [
         ("labels", [], "length >= 1"),
-        ("labels", ["a", "b", "a"], "a label is there twice"),
+        ("labels", ["a", "b", "a"], "a label occurs twice"),
         ("window", 0, r"\$\.window"),
         ("temperature", 0.0, r"\$\.temperature"),
         ("input.scale", 0.0, r"\$\.input\.scale"),

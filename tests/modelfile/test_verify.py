@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from edgekd.cli import app
 from edgekd.errors import GateError, InputError
-from edgekd.modelfile import container, golden, manifest
+from edgekd.modelfile import container, golden
 from edgekd.modelfile.manifest import TensorQuant
 from edgekd.modelfile.verify import verify
 from edgekd.qgraph import onnx, reference, tflite
@@ -112,13 +112,13 @@ def test_other_features_fail(golden_models, tmp_path):
         report.require()
 
 
-def test_a_file_of_manifest_format_1_opens_and_says_that_it_has_no_vectors(golden_models, tmp_path, monkeypatch):
+def test_a_file_of_manifest_format_1_opens_but_has_no_golden_vectors(golden_models, tmp_path):
     file = container.read(golden_models["litert"])
     old = msgspec.to_builtins(file.manifest)
     del old["golden"], old["calibration"]
     path = tmp_path / "old.tflite"
-    monkeypatch.setattr(manifest, "encode", lambda _: msgspec.json.encode({**old, "format_version": 1}))
-    container.write(path, file.content, file.manifest)
+    encoded = msgspec.json.encode({**old, "format_version": 1})
+    path.write_bytes(container.sealed(".tflite", file.content, encoded))
     assert container.read(path).manifest == msgspec.structs.replace(file.manifest, golden=None)
     with pytest.raises(InputError, match=r"old\.tflite: carries no golden vectors"):
         verify(path)

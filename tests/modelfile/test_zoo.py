@@ -10,8 +10,8 @@ import wave
 import numpy as np
 import pytest
 
-from edgekd.complexity.counts import count
-from edgekd.complexity.gate import judge
+from edgekd.complexity.counts import count_model
+from edgekd.complexity.gate import check_counts
 from edgekd.complexity.target import load_target
 from edgekd.data.store.store import Clip
 from edgekd.data.store.writer import StoreWriter
@@ -22,7 +22,7 @@ from edgekd.modelfile import zoo
 from edgekd.modelfile.container import read_manifest
 from edgekd.modelfile.engine import open_model
 from edgekd.modelfile.verify import verify
-from edgekd.modelfile.zoo import DEFAULT, ZOO, bundled_model, model_file, zoo_card, zoo_files, zoo_names
+from edgekd.modelfile.zoo import DEFAULT, ZOO, model_file, zoo_card, zoo_files, zoo_model, zoo_names
 from edgekd.runtime.config import Config, ModelTable, read_config
 
 FILES = [path for name in zoo_names() for path in zoo_files(name)]
@@ -36,7 +36,7 @@ def test_every_file_verifies_is_within_the_budget_and_says_what_it_was_made_of(f
     assert provenance.data_licence not in {"", "unknown"}
     assert model.manifest.temperature > 0.0
     verify(file).require()
-    assert judge(count(file), load_target("dcase2023")).ok
+    assert check_counts(count_model(file), load_target("dcase2023")).ok
     rate = model.manifest.frontend.sample_rate
     with StoreWriter(
         tmp_path / "store", name="noise", licence="CC0", sample_rate=rate, channels=1, synthetic=True
@@ -58,7 +58,7 @@ def test_every_model_has_a_file_for_each_engine_its_card_and_the_way_to_make_it_
 
 
 def test_the_small_one_fits_a_microcontroller():
-    assert judge(count(bundled_model("litert", "esc50-small")), load_target("cortex-m7")).ok
+    assert check_counts(count_model(zoo_model("litert", "esc50-small")), load_target("cortex-m7")).ok
 
 
 def test_nothing_else_lies_in_the_zoo():
@@ -74,11 +74,11 @@ def test_it_is_heard_where_no_model_is_named(tmp_path):
     command = [sys.executable, "-m", "edgekd.cli", "listen", str(tmp_path / "noise.wav"), "--json"]
     lines = [json.loads(line) for line in subprocess.run(command, capture_output=True, check=True).stdout.splitlines()]
     assert [round(line["t"], 1) for line in lines] == [1.0, 1.5, 2.0]
-    assert {line["label"] for line in lines} <= set(open_model(bundled_model()).manifest.labels)
+    assert {line["label"] for line in lines} <= set(open_model(zoo_model()).manifest.labels)
 
 
 def test_the_file_is_of_the_engine_asked_for_or_installed(monkeypatch):
-    assert bundled_model("onnxruntime").suffix == ".onnx"
+    assert zoo_model("onnxruntime").suffix == ".onnx"
     assert Config(model=ModelTable(engine="onnxruntime")).model_file.suffix == ".onnx"
     for installed, suffix in (
         (("ai_edge_litert", "onnxruntime"), ".tflite"),
@@ -87,14 +87,14 @@ def test_the_file_is_of_the_engine_asked_for_or_installed(monkeypatch):
         ((), ".tflite"),
     ):
         monkeypatch.setattr(zoo, "find_spec", lambda package, installed=installed: package in installed or None)
-        assert bundled_model().suffix == suffix
+        assert zoo_model().suffix == suffix
     with pytest.raises(InputError, match="unknown engine 'lite'"):
-        bundled_model("lite")
+        zoo_model("lite")
 
 
 def test_a_name_stands_for_a_file_where_there_is_no_such_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert model_file(DEFAULT, "onnxruntime") == bundled_model("onnxruntime")
+    assert model_file(DEFAULT, "onnxruntime") == zoo_model("onnxruntime")
     for path in ("own.tflite", f"folder/{DEFAULT}", f"./{DEFAULT}.onnx"):
         assert str(model_file(path)) == path.removeprefix("./")
     with pytest.raises(
@@ -107,7 +107,7 @@ def test_a_name_stands_for_a_file_where_there_is_no_such_file(tmp_path, monkeypa
 
 def test_a_configuration_may_name_one_and_a_file_beside_it_comes_first(tmp_path):
     (tmp_path / "listen.toml").write_text(f'[model]\nfile = "{DEFAULT}"\nengine = "onnxruntime"\n')
-    assert read_config(tmp_path / "listen.toml").model_file == bundled_model("onnxruntime")
+    assert read_config(tmp_path / "listen.toml").model_file == zoo_model("onnxruntime")
     (tmp_path / DEFAULT).touch()
     assert read_config(tmp_path / "listen.toml").model_file == tmp_path / DEFAULT
 
@@ -141,7 +141,7 @@ def test_zoo_lists_all_and_shows_the_card_of_one(edgekd):
     assert [*models] == zoo_names()
     assert edgekd("zoo", DEFAULT)[1] == zoo_card(DEFAULT).read_text(encoding="utf-8")
     assert json.loads(edgekd("zoo", DEFAULT, "--json")[1]) == models[DEFAULT]
-    assert models[DEFAULT]["macs"] == read_manifest(bundled_model()).counts.macs
+    assert models[DEFAULT]["macs"] == read_manifest(zoo_model()).counts.macs
     assert edgekd("zoo", "esc50")[0] == 2
 
 

@@ -1,11 +1,16 @@
-"""A small ledger that every number of can be checked by eye, and targets of a few budgets."""
+"""A small counts that every number of can be checked by eye, and targets of a few budgets."""
 
-from edgekd.complexity.counts import Count, Layer, Ledger
+from edgekd.complexity.counts import Layer, ModelCounts, Totals
 from edgekd.complexity.target import Budgets, Target
 
-LEDGER = Ledger(
+COUNTS = ModelCounts(
     model="m.tflite",
-    conventions={"exact": Count(900, 50, 80), "nessi_tflite": Count(1000, 50, 90), "torchinfo": None, "ptflops": None},
+    conventions={
+        "exact": Totals(900, 50, 80),
+        "nessi_tflite": Totals(1000, 50, 90),
+        "torchinfo": None,
+        "ptflops": None,
+    },
     frontend_macs=None,
     peak_activation_bytes=300,
     file_bytes=2000,
