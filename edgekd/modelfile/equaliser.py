@@ -136,11 +136,11 @@ def _read(path: Path, manifest: Manifest) -> Equaliser:
         or len(equaliser.db) != manifest.frontend.n_mels
     ):
         raise InputError(
-            f"{path} was made for {equaliser.model}, whose front end differs from that of {manifest.name}; {advice}"
+            f"{path} was made for {equaliser.model}, whose front end is another than that of {manifest.name}; {advice}"
         )
     if equaliser.data_hash != manifest.provenance.data_hash:
         raise InputError(
-            f"{path} was made for {equaliser.model}, which was not trained on the clips of {manifest.name}; {advice}"
+            f"{path} was made for {equaliser.model}, which was trained on other clips than {manifest.name}; {advice}"
         )
     return equaliser
 
