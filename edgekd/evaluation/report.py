@@ -14,7 +14,7 @@ from edgekd.complexity.gate import listed
 from edgekd.complexity.latency import NOT_MEASURED, StoredBench, from_bench
 from edgekd.complexity.reports.document import CheckResult
 from edgekd.complexity.reports.formatting import brief, number, used
-from edgekd.complexity.reports.table import verdict_line
+from edgekd.complexity.reports.rows import verdict_line
 from edgekd.complexity.target import Target, load_target
 from edgekd.data.store.store import AUDIO_FILE, INFO_FILE, TABLE_FILE
 from edgekd.errors import EdgekdError, InputError, MissingExtraError

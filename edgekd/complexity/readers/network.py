@@ -1,5 +1,4 @@
-"""A model file as the ledger sees it: nodes over tensors with shapes and byte counts, whatever the format it came
-from."""
+"""A model file in the form that is counted, whatever its format: nodes over tensors with shapes and bytes."""
 
 import re
 from collections.abc import Mapping

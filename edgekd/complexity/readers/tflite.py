@@ -234,7 +234,7 @@ class _TfliteReader:
         if buffer.Size() == 0:
             return None
         if buffer.Offset() + buffer.Size() > len(self.raw):
-            raise IndexError(f"buffer {index} ends behind the file")
+            raise IndexError(f"buffer {index} ends after the file")
         return memoryview(self.raw)[buffer.Offset() : buffer.Offset() + buffer.Size()]
 
     def _operator(self, operator: Any, graph: _Subgraph) -> None:

@@ -24,20 +24,20 @@ def junit(checked: Sequence[CheckResult]) -> str:
     from xml.etree import ElementTree as ET  # slow to import, and rarely needed
 
     suites = [(each, list(_cases(each))) for each in checked]
-    cases = [case for _, found in suites for case in found]
-    root = ET.Element("testsuites", name="edgekd check", tests=str(len(cases)), failures=str(_failures(cases)))
-    for each, found in suites:
+    every = [case for _, cases in suites for case in cases]
+    root = ET.Element("testsuites", name="edgekd check", tests=str(len(every)), failures=str(_failures(every)))
+    for each, cases in suites:
         name = plain(each.counts.model)
         suite = ET.SubElement(
             root,
             "testsuite",
             name=name,
-            tests=str(len(found)),
-            failures=str(_failures(found)),
+            tests=str(len(cases)),
+            failures=str(_failures(cases)),
             errors="0",
-            skipped=str(sum(case.skipped is not None for case in found)),
+            skipped=str(sum(case.skipped is not None for case in cases)),
         )
-        for case in found:
+        for case in cases:
             title = f"{plain(each.verdict.target)}: {case.name}"
             element = ET.SubElement(suite, "testcase", classname=name, name=title)
             if case.failure is not None:

@@ -2,14 +2,23 @@
 act as markup."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from edgekd.complexity.baseline import BaselineComparison, percent
 from edgekd.complexity.counts import ModelCounts
 from edgekd.complexity.gate import BudgetResult, RuleResult, listed
 from edgekd.complexity.reports.document import CheckResult
-from edgekd.complexity.reports.formatting import number, plain, shape, shorten, used
-from edgekd.complexity.reports.table import differences, op, verdict_line
+from edgekd.complexity.reports.formatting import number, plain, used
+from edgekd.complexity.reports.rows import (
+    CHANGED_LAYERS,
+    LAYERS,
+    TOTALS,
+    changed_layer_rows,
+    difference_lines,
+    layer_rows,
+    totals_rows,
+    verdict_line,
+)
 from edgekd.text import counted, markdown_table
 
 OK, FAILED, OPEN = "✅", "❌", "➖"
@@ -54,20 +63,8 @@ def _one(checked: CheckResult) -> str:
     parts.append(_totals(counts))
     if checked.comparison:
         parts.append(_changes(checked.comparison))
-    layers = [
-        [
-            code(shorten(layer.name)),
-            code(op(layer)),
-            shape(layer.input),
-            shape(layer.output),
-            shape(layer.weight),
-            f"{layer.macs:,}",
-            f"{layer.param_bytes:,}",
-        ]
-        for layer in counts.layers
-    ]
-    header = ["layer", "op", "input", "output", "kernel", "macs", "param bytes"]
-    parts.append(_folded(counted(len(layers), "layer"), markdown_table(header, layers, left=5)))
+    rows = _with_code(layer_rows(counts))
+    parts.append(_folded(counted(len(rows), "layer"), markdown_table(LAYERS, rows, left=5)))
     return "\n\n".join(parts)
 
 
@@ -91,15 +88,10 @@ def _rule(rule: RuleResult) -> str:
 
 
 def _totals(counts: ModelCounts) -> str:
-    rows = [
-        [name, f"{count.macs:,}", f"{count.params:,}", f"{count.param_bytes:,}"]
-        for name, count in counts.conventions.items()
-        if count is not None
-    ]
     frontend = "unknown" if counts.frontend_macs is None else f"about {counts.frontend_macs:,}"
     stored = ", ".join(f"{code(dtype)} {size:,}" for dtype, size in counts.bytes_by_dtype.items())
     lines = [
-        markdown_table(["convention", "macs", "params", "param bytes"], rows),
+        markdown_table(TOTALS, totals_rows(counts)),
         "",
         (
             f"File {counts.file_bytes:,} bytes; activations alive at once at most {counts.peak_activation_bytes:,}"
@@ -115,7 +107,10 @@ def _totals(counts: ModelCounts) -> str:
     if counts.differences:
         lines += [
             "",
-            _folded("why the conventions differ", "\n".join(f"- {code(line)}" for line in differences(counts))),
+            _folded(
+                "why the conventions differ",
+                "\n".join(f"- {code(line)}" for line in difference_lines(counts.differences)),
+            ),
         ]
     return "\n".join(lines)
 
@@ -125,27 +120,20 @@ def _changes(comparison: BaselineComparison) -> str:
         [_mark(change.ok), change.name, f"{change.before:,}", f"{change.after:,}", percent(change)]
         for change in comparison.changes
     ]
-    layers = [
-        [
-            code(shorten(layer.name)),
-            code(shorten(layer.op)),
-            layer.change,
-            f"{layer.macs_before:,}",
-            f"{layer.macs:,}",
-            f"{layer.param_bytes_before:,}",
-            f"{layer.param_bytes:,}",
-        ]
-        for layer in comparison.layers
-    ]
     lines = [
         f"Compared with {code(comparison.baseline)}, {100 * comparison.tolerance:g} % tolerated:",
         "",
         markdown_table(["", "total", "before", "now", "change"], totals, left=2),
     ]
-    if layers:
-        header = ["layer", "op", "", "macs before", "macs now", "bytes before", "bytes now"]
-        lines += ["", _folded(f"{counted(len(layers), 'layer')} changed", markdown_table(header, layers, left=3))]
+    if comparison.layers:
+        rows = _with_code(changed_layer_rows(comparison))
+        lines += ["", _folded(f"{counted(len(rows), 'layer')} changed", markdown_table(CHANGED_LAYERS, rows, left=3))]
     return "\n".join(lines)
+
+
+def _with_code(rows: Iterable[Sequence[str]]) -> list[list[str]]:
+    """Rows with the first two cells, which are names from the file, as code."""
+    return [[code(row[0]), code(row[1]), *row[2:]] for row in rows]
 
 
 def _short_count(counts: ModelCounts) -> str:

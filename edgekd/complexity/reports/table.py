@@ -1,15 +1,22 @@
 """The report for a terminal: layers, totals by convention, budgets, rules, changes, verdict."""
 
-import re
-from collections import defaultdict
 from collections.abc import Sequence
 
 from edgekd.complexity.baseline import BaselineComparison, percent
-from edgekd.complexity.counts import Layer, ModelCounts
-from edgekd.complexity.differences import Difference
+from edgekd.complexity.counts import ModelCounts
 from edgekd.complexity.gate import BudgetResult, RuleResult, listed
 from edgekd.complexity.reports.document import CheckResult
-from edgekd.complexity.reports.formatting import number, plain, shape, shorten, used
+from edgekd.complexity.reports.formatting import number, plain, shorten, used
+from edgekd.complexity.reports.rows import (
+    CHANGED_LAYERS,
+    LAYERS,
+    TOTALS,
+    changed_layer_rows,
+    difference_lines,
+    layer_rows,
+    totals_rows,
+    verdict_line,
+)
 from edgekd.text import columns, counted
 
 
@@ -19,39 +26,6 @@ def table(checked: Sequence[CheckResult]) -> str:
     if len(checked) > 1:
         parts.append("\n".join(f"{'ok  ' if each.ok else 'FAIL'}  {plain(each.counts.model)}" for each in checked))
     return "\n\n".join(parts)
-
-
-NUMBER = re.compile(r"(?<!\w)[+-]?\d[\d,]*")
-"""Matches a number that is not part of a word such as int8."""
-
-
-def verdict_line(checked: CheckResult) -> str:
-    """The verdict as `dcase2023: ok`, or with the kinds of failure."""
-    verdict, comparison = checked.verdict, checked.comparison
-    failures = [
-        *(["over budget"] if any(not budget.ok for budget in verdict.budgets) else []),
-        *(["against the rules"] if any(not rule.ok for rule in verdict.rules) else []),
-        *(["grown"] if comparison is not None and not comparison.ok else []),
-    ]
-    return f"{verdict.target}: {' and '.join(failures) or 'ok'}"
-
-
-def differences(counts: ModelCounts) -> list[str]:
-    """Why the conventions differ from `exact`, a line for each reason: `nessi_tflite: macs +34,560 in 2 layers, NeSsi
-    counts ...`.
-
-    Reasons that differ only in numbers share a line, with an `n` for each such number.
-    """
-    reasons: defaultdict[tuple[str, str, str], list[Difference]] = defaultdict(list)
-    for each in counts.differences:
-        reasons[each.convention, each.quantity, NUMBER.sub("n", each.why)].append(each)
-    lines = []
-    for (convention, quantity, _), found in reasons.items():
-        words = zip(*(each.why.split(" ") for each in found), strict=True)
-        why = " ".join(same[0] if len(set(same)) == 1 else NUMBER.sub("n", same[0]) for same in words)
-        where = shorten(found[0].layer) if len(found) == 1 else f"{len(found):,} layers"
-        lines.append(f"{convention}: {quantity} {sum(each.theirs - each.exact for each in found):+,} in {where}, {why}")
-    return lines
 
 
 def _one(checked: CheckResult) -> str:
@@ -65,7 +39,7 @@ def _one(checked: CheckResult) -> str:
                     " activations alive at once"
                 ),
                 "",
-                *_layers(counts),
+                *columns(LAYERS, layer_rows(counts), left=5),
                 "",
                 *_totals(counts),
                 *(["", *_budgets(verdict.budgets)] if verdict.budgets else []),
@@ -78,33 +52,7 @@ def _one(checked: CheckResult) -> str:
     )
 
 
-def _layers(counts: ModelCounts) -> list[str]:
-    rows = [
-        [
-            shorten(layer.name),
-            op(layer),
-            shape(layer.input),
-            shape(layer.output),
-            shape(layer.weight),
-            f"{layer.macs:,}",
-            f"{layer.param_bytes:,}",
-        ]
-        for layer in counts.layers
-    ]
-    return columns(["layer", "op", "input", "output", "kernel", "macs", "param bytes"], rows, left=5)
-
-
-def op(layer: Layer) -> str:
-    """The op of a layer, and what it computes if that is something else."""
-    return shorten(layer.op) + (f" ({layer.emulates})" if layer.emulates else "")
-
-
 def _totals(counts: ModelCounts) -> list[str]:
-    totals = [
-        [name, f"{count.macs:,}", f"{count.params:,}", f"{count.param_bytes:,}"]
-        for name, count in counts.conventions.items()
-        if count is not None
-    ]
     frontend = (
         "unknown (the file has no manifest)"
         if counts.frontend_macs is None
@@ -112,8 +60,8 @@ def _totals(counts: ModelCounts) -> list[str]:
     )
     stored = ", ".join(f"{dtype} {size:,}" for dtype, size in counts.bytes_by_dtype.items())
     return [
-        *columns(["convention", "macs", "params", "param bytes"], totals, left=1),
-        *differences(counts),
+        *columns(TOTALS, totals_rows(counts)),
+        *difference_lines(counts.differences),
         *(
             [f"convolutions that compute pools or copies: {counts.emulated.macs:,} macs, which exact leaves out"]
             if counts.emulated.macs
@@ -140,7 +88,7 @@ def _budgets(budgets: Sequence[BudgetResult]) -> list[str]:
         ]
         for budget in budgets
     ]
-    return columns(["budget", "value", "limit", "used", "by", ""], rows, left=1)
+    return columns(["budget", "value", "limit", "used", "by", ""], rows)
 
 
 def _notes(budgets: Sequence[BudgetResult]) -> list[str]:
@@ -159,24 +107,12 @@ def _changes(comparison: BaselineComparison) -> list[str]:
         [change.name, f"{change.before:,}", f"{change.after:,}", percent(change), "ok" if change.ok else "GROWN"]
         for change in comparison.changes
     ]
-    layers = [
-        [
-            shorten(layer.name),
-            shorten(layer.op),
-            layer.change,
-            f"{layer.macs_before:,}",
-            f"{layer.macs:,}",
-            f"{layer.param_bytes_before:,}",
-            f"{layer.param_bytes:,}",
-        ]
-        for layer in comparison.layers
-    ]
     return [
         f"compared with {comparison.baseline}, {100 * comparison.tolerance:g} % tolerated",
-        *columns(["total", "before", "now", "change", ""], totals, left=1),
+        *columns(["total", "before", "now", "change", ""], totals),
         *(
-            columns(["layer", "op", "", "macs before", "now", "bytes before", "now"], layers, left=3)
-            if layers
+            columns(CHANGED_LAYERS, changed_layer_rows(comparison), left=3)
+            if comparison.layers
             else ["no layer changed"]
         ),
     ]
