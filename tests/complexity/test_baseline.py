@@ -1,4 +1,4 @@
-"""BaselineComparison with earlier counts: stored reports, tolerances, and layers that came, went or changed."""
+"""Comparison with earlier counts: stored documents, tolerances, and layers that were added, removed or changed."""
 
 import json
 
@@ -45,14 +45,14 @@ def test_growth_beyond_the_tolerance_fails(after, ok):
     assert now.failures() == ([] if ok else ["file_bytes 2,000 -> 2,041 (+2.05 %; 2 % tolerated)"])
 
 
-def test_what_was_nothing_has_grown_beyond_any_tolerance():
+def test_growth_from_zero_is_beyond_any_tolerance():
     nothing = msgspec.structs.replace(COUNTS, conventions={"exact": Totals(0, 50, 80)})
     macs = compare(stored(nothing), COUNTS, "old", 1.0).changes[0]
     assert (macs.name, macs.growth, macs.ok) == ("macs", None, False)
     assert compare(stored(nothing), nothing, "old", 0.0).ok
 
 
-def test_layers_are_told_apart_by_name_and_then_by_order():
+def test_layers_are_matched_by_name_and_then_by_order():
     before = with_layers(
         ("a", "CONV", 1), ("b", "CONV", 2), ("c", "ADD", 3), ("old1", "MUL", 4), ("old2", "MUL", 5), ("gone", "PAD", 6)
     )
@@ -62,13 +62,13 @@ def test_layers_are_told_apart_by_name_and_then_by_order():
         ("c", "ADD", 3),
         ("new1", "MUL", 4),
         ("new2", "MUL", 50),
-        ("come", "MEAN", 7),
+        ("new", "MEAN", 7),
     )
     changes = compare(stored(before), after, "old", 0.0).layers
     assert [(each.name, each.change, each.macs_before, each.macs) for each in changes] == [
         ("b", "changed", 2, 20),
         ("new2", "changed", 5, 50),
-        ("come", "added", 0, 7),
+        ("new", "added", 0, 7),
         ("gone", "removed", 6, 0),
     ]
 
@@ -86,10 +86,10 @@ def test_layers_of_one_name_are_paired_in_order():
 def test_a_stored_report_is_a_baseline(tmp_path):
     path = document(tmp_path / "old.json", COUNTS)
     renamed = msgspec.structs.replace(COUNTS, model="elsewhere/new.tflite")
-    assert Baseline(path, [renamed.model]).compare(renamed, 0.0).ok  # alone on both sides, so it is meant
+    assert Baseline(path, [renamed.model]).compare(renamed, 0.0).ok  # the only model on both sides
 
 
-def test_of_a_stored_report_of_several_models_each_finds_its_own(tmp_path):
+def test_each_model_is_compared_with_its_own_in_a_stored_report_of_several(tmp_path):
     other = msgspec.structs.replace(COUNTS, model="n.tflite", file_bytes=1)
     path = document(tmp_path / "old.json", COUNTS, other)
     baseline = Baseline(path, ["x/m.tflite", "n.tflite", "new.tflite"])
@@ -98,7 +98,7 @@ def test_of_a_stored_report_of_several_models_each_finds_its_own(tmp_path):
     assert baseline.compare(msgspec.structs.replace(COUNTS, model="new.tflite"), 0.0) is None
 
 
-def test_reports_of_before_this_version_are_read(tmp_path):
+def test_reports_of_older_versions_are_read(tmp_path):
     old = json.loads(document(tmp_path / "new.json", COUNTS).read_text())
     fields = (
         "model",
@@ -128,7 +128,7 @@ def test_reports_of_before_this_version_are_read(tmp_path):
         ({"conventions": {"exact": {"macs": 1.5, "params": 1, "param_bytes": 1}}}, "another document"),
     ],
 )
-def test_a_report_that_cannot_be_is_refused(tmp_path, change, message):
+def test_an_impossible_report_is_refused(tmp_path, change, message):
     path = document(tmp_path / "old.json", COUNTS)
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     with pytest.raises(InputError, match=message):
@@ -148,14 +148,14 @@ def test_a_report_that_cannot_be_is_refused(tmp_path, change, message):
         (b"[" * 100_000, "another document"),
     ],
 )
-def test_what_is_no_report_is_refused(tmp_path, raw, message):
+def test_a_file_that_is_not_a_report_is_refused(tmp_path, raw, message):
     path = tmp_path / "old.json"
     path.write_bytes(raw)
-    with pytest.raises(InputError, match=f"--baseline .*{message}.*; give what 'edgekd check --format json' printed"):
+    with pytest.raises(InputError, match=f"--baseline .*{message}"):
         Baseline(path, ["m.tflite"])
 
 
-def test_other_files_are_no_baseline(tmp_path):
+def test_other_files_are_refused_as_a_baseline(tmp_path):
     with pytest.raises(InputError, match="neither a model file nor a stored report"):
         Baseline(tmp_path / "weights.pt", ["m.tflite"])
     with pytest.raises(InputError, match="one model file for 2 models"):

@@ -1,4 +1,4 @@
-"""`check` and `info` on a file that carries a manifest, and on the same file damaged."""
+"""`check` and `info` on a file with a manifest, and on the same file damaged."""
 
 import json
 from pathlib import Path
@@ -93,7 +93,7 @@ def test_check_reads_the_front_end_from_the_manifest(model, manifest):
     require_ok(checked)
 
 
-def test_info_shows_what_travels_inside(model):
+def test_info_shows_the_manifest(model):
     text = info(model, as_json=False)
     for words in (
         "toy",

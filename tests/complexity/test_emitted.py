@@ -1,4 +1,4 @@
-"""The counts on files that the emitters write: both formats of one graph cost what the graph's own shapes say."""
+"""Counts of files that the emitters write: both formats of a graph cost what follows from the graph's shapes."""
 
 import numpy as np
 import pytest
@@ -57,7 +57,7 @@ def graph() -> QGraph:
 
 @pytest.mark.parametrize("suffix", EMITTERS)
 @pytest.mark.parametrize(("float_twin", "weight_bytes"), [(False, 1), (True, 4)])
-def test_both_formats_cost_what_the_graph_says(graph, suffix, float_twin, weight_bytes, tmp_path):
+def test_both_formats_cost_what_follows_from_the_graph(graph, suffix, float_twin, weight_bytes, tmp_path):
     path = tmp_path / f"model.{suffix}"
     path.write_bytes(EMITTERS[suffix](graph, float_twin))
     counts = count_model(path)

@@ -1,4 +1,4 @@
-"""The gate's judgement: budgets by convention, rules by name, latencies where they were measured."""
+"""Counts checked against a target: budgets by convention, rules by name, measured latencies."""
 
 import msgspec
 import pytest
@@ -31,28 +31,28 @@ def test_a_value_at_its_limit_passes_and_one_above_fails():
     ):
         verdict = gate.check_counts(COUNTS, target(**budget))
         assert not verdict.ok
-        assert [(judged.name, judged.status) for judged in verdict.budgets] == [(next(iter(budget)), "over")]
+        assert [(each.name, each.status) for each in verdict.budgets] == [(next(iter(budget)), "over")]
 
 
-def test_the_strictest_convention_judges_and_is_named():
+def test_the_strictest_convention_decides_and_is_named():
     verdict = gate.check_counts(COUNTS, target(macs=950))
     assert verdict.budgets == (gate.BudgetResult("macs", 1000, 950, False, "nessi_tflite", "over", None, "nowhere"),)
 
 
-def test_a_convention_that_the_target_names_judges_alone():
+def test_only_the_convention_that_the_target_names_decides():
     named = msgspec.structs.replace(target(macs=950, param_bytes=85), convention="exact")
     verdict = gate.check_counts(COUNTS, named)
     assert verdict.ok
     assert [(budget.value, budget.convention) for budget in verdict.budgets] == [(80, "exact"), (900, "exact")]
 
 
-def test_a_convention_that_does_not_apply_to_the_file_fails_and_says_so():
+def test_a_convention_that_does_not_apply_to_the_file_fails():
     verdict = gate.check_counts(COUNTS, msgspec.structs.replace(target(macs=10**9), convention="torchinfo"))
     assert not verdict.ok
     assert verdict.failures() == ["macs: this file has no count by torchinfo, which toy judges by"]
 
 
-def test_counts_of_the_float_network_judge_no_bytes():
+def test_counts_of_the_float_network_do_not_apply_to_bytes():
     counted = msgspec.structs.replace(COUNTS, conventions={**COUNTS.conventions, "torchinfo": Totals(1100, 60, 240)})
     verdict = gate.check_counts(counted, target(macs=2000, params=2000, param_bytes=2000))
     assert {budget.name: (budget.value, budget.convention) for budget in verdict.budgets} == {
@@ -62,11 +62,11 @@ def test_counts_of_the_float_network_judge_no_bytes():
     }
 
 
-def test_a_target_can_name_every_convention_of_the_ledger():
+def test_a_target_can_name_every_convention():
     assert set(CONVENTIONS) == set(COUNTS.conventions)
 
 
-def test_budgets_that_the_target_does_not_set_are_not_judged():
+def test_budgets_that_the_target_does_not_set_are_not_checked():
     assert gate.check_counts(COUNTS, target()).budgets == ()
 
 
@@ -82,7 +82,7 @@ def test_an_unknown_op_with_weights_cannot_pass_a_mac_budget():
     assert gate.check_counts(unknown, target(param_bytes=90)).ok
 
 
-def test_an_unknown_op_without_weights_is_told():
+def test_an_unknown_op_without_weights_is_noted():
     verdict = gate.check_counts(
         msgspec.structs.replace(COUNTS, unknown=(UnknownOp("CUSTOM", 1, 0, 0, "nothing"),)), target(macs=1000)
     )
@@ -137,7 +137,7 @@ def test_rules_that_are_kept_pass():
     assert [rule.ok for rule in verdict.rules] == [True] * 5
 
 
-def test_a_latency_that_nobody_measured_is_told_and_fails_only_on_demand():
+def test_a_latency_that_was_not_measured_fails_only_on_request():
     board = Target("pi-4", "a board", "nowhere", latency=BOARD)
     verdict = gate.check_counts(COUNTS, board)
     assert verdict.ok
@@ -164,7 +164,7 @@ def bench(**changes) -> StoredBench:
     return StoredBench(**{**fields, **changes})
 
 
-def test_a_bench_document_is_judged_where_it_measured_what_the_budget_asks():
+def test_a_bench_document_counts_if_it_meets_the_conditions_of_the_budget():
     board = Target("pi-4", "a board", "nowhere", latency=BOARD)
     assert latency.from_bench((bench(model="other.tflite"), bench()), "here/m.tflite", board).ms == 15
     network = msgspec.structs.replace(board, latency=msgspec.structs.replace(BOARD, stage="network", percentile="p50"))
@@ -176,13 +176,13 @@ def test_a_bench_document_is_judged_where_it_measured_what_the_budget_asks():
         ({"machine": "Raspberry Pi 400 Rev 1.0"}, "Pi 400"),
         ({"model": "n.tflite"}, "has no m.tflite"),
     ):
-        figure = latency.from_bench((bench(**change),), "m.tflite", board)
-        assert figure.ms is None
-        assert word in figure.why
+        measured = latency.from_bench((bench(**change),), "m.tflite", board)
+        assert measured.ms is None
+        assert word in measured.why
 
 
 @pytest.mark.parametrize("board", ["Raspberry Pi 4", "raspberry pi 4 model b", "pi-4", "PI4", "rpi 4"])
-def test_the_board_of_a_figure_may_be_named_in_several_ways(board):
+def test_the_board_of_a_latency_may_be_named_in_several_ways(board):
     pi = Target("pi-4", "a board", "nowhere", latency=BOARD, aliases=("rpi-4",))
     assert latency.given(3.5, board, pi).ms == 3.5
 
@@ -198,12 +198,12 @@ def test_the_board_of_a_figure_may_be_named_in_several_ways(board):
         (3.0, "Raspberry Pi 400", "for Raspberry Pi 4"),
     ],
 )
-def test_a_figure_of_nothing_is_refused(ms, board, message):
+def test_an_impossible_latency_or_another_board_is_refused(ms, board, message):
     with pytest.raises(InputError, match=message):
         latency.given(ms, board, Target("pi-4", "a board", "nowhere", latency=BOARD))
 
 
-def test_a_figure_for_a_target_without_a_latency_budget_is_refused():
+def test_a_latency_for_a_target_without_a_latency_budget_is_refused():
     with pytest.raises(InputError, match="target toy sets no latency budget"):
         latency.given(3.0, "pi-4", target(macs=1))
 

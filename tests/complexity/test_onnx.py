@@ -34,7 +34,7 @@ def float_model(path: Path, input_shape: Sequence[int | str] = (1, 2, 8, 6)) -> 
 
 
 def qdq_model(path: Path) -> Path:
-    """The same layers, uint8 activations and int8 weights, spelled as quantise-dequantise pairs."""
+    """The same layers with uint8 activations and int8 weights, as quantise-dequantise pairs."""
 
     def pair(name: str) -> list:
         return [
@@ -148,14 +148,14 @@ def test_an_op_without_its_inputs_is_refused(tmp_path):
         count_model(path)
 
 
-def test_a_name_that_is_no_text_is_refused(tmp_path):
+def test_a_name_that_is_not_utf8_is_refused(tmp_path):
     path = float_model(tmp_path / "m.onnx")
     path.write_bytes(path.read_bytes().replace(b"relu", b"\xffelu"))
     with pytest.raises(InputError, match=r"m\.onnx"):
         count_model(path)
 
 
-def test_a_long_chain_of_quantisers_is_walked_once(tmp_path):
+def test_a_long_chain_of_quantisers_is_followed_once(tmp_path):
     length = 1000
     constants = {"scale": np.array(0.1, np.float32), "zero": np.array(128, np.uint8)}
     nodes = [helper.make_node("QuantizeLinear", ["input", "scale", "zero"], ["q0"])]
@@ -166,9 +166,9 @@ def test_a_long_chain_of_quantisers_is_walked_once(tmp_path):
             helper.make_node("QuantizeLinear", [f"r{index}", "scale", "zero"], [f"q{index + 1}"]),
         ]
     nodes.append(helper.make_node("DequantizeLinear", [f"q{length}", "scale", "zero"], ["logits"]))
-    began = time.thread_time()
+    start = time.thread_time()
     count_model(save(tmp_path / "chain.onnx", nodes, constants, (1, 2, 8, 6)))
-    assert time.thread_time() - began < 5
+    assert time.thread_time() - start < 5
 
 
 def test_quantisers_in_a_circle_are_refused(tmp_path):

@@ -1,5 +1,5 @@
-"""Counting of ONNX ops beyond plain convolutions: recurrent cells, dynamic quantisation, unknown ops, pools spelt as
-convolutions."""
+"""Counting of ONNX ops beyond plain convolutions: recurrent cells, dynamic quantisation, unknown ops, and pools written
+as convolutions."""
 
 from pathlib import Path
 
@@ -48,7 +48,7 @@ def test_a_recurrent_cell_costs_its_two_matrices_at_each_step(tmp_path, op, gate
     assert counts.unknown == ()
 
 
-def test_time_that_is_free_is_refused(tmp_path):
+def test_a_free_time_dimension_is_refused(tmp_path):
     node = helper.make_node("GRU", ["input", "w", "r"], ["logits"], hidden_size=HIDDEN)
     constants = {"w": ones(1, 3 * HIDDEN, WIDTH, dtype=F32), "r": ones(1, 3 * HIDDEN, HIDDEN, dtype=F32)}
     with pytest.raises(InputError, match="input 'input' has a free dimension at axis 1"):
@@ -147,7 +147,7 @@ def test_a_foreign_op_is_listed_with_what_was_counted(tmp_path):
     assert [layer.output for layer in counts.layers] == [None] * 3  # the ReLU is part of the op before it
 
 
-def test_behind_a_foreign_op_the_shapes_that_the_file_gives_are_used(tmp_path):
+def test_after_a_foreign_op_the_shapes_in_the_file_are_used(tmp_path):
     nodes = [
         helper.make_node("FusedConv", ["input", "w"], ["a"], domain=FOREIGN_DOMAIN),
         helper.make_node("Conv", ["a", "k"], ["logits"]),
@@ -176,7 +176,7 @@ def test_shapes_that_depend_on_the_data_are_refused(tmp_path):
 
 
 def branch(name: str, weight: str | None) -> onnx.GraphProto:
-    """A body that multiplies what is around it by a weight of its own, or by one around it."""
+    """A graph that multiplies the outer input by a weight of its own, or by a weight of the outer graph."""
     own = [] if weight else [numpy_helper.from_array(ones(4, 2, dtype=F32), "own")]
     return helper.make_graph(
         [helper.make_node("MatMul", ["input", weight or "own"], [name])],
@@ -187,7 +187,7 @@ def branch(name: str, weight: str | None) -> onnx.GraphProto:
     )
 
 
-def test_both_branches_of_an_if_are_charged_and_their_macs_are_not_counted(tmp_path):
+def test_the_constants_of_both_branches_of_an_if_are_counted_and_their_macs_are_not(tmp_path):
     nodes = [
         helper.make_node("ReduceSum", ["input"], ["sum"], keepdims=0),
         helper.make_node("Greater", ["sum", "limit"], ["big"]),
@@ -199,7 +199,7 @@ def test_both_branches_of_an_if_are_charged_and_their_macs_are_not_counted(tmp_p
     (found,) = counts.unknown
     assert (found.op, found.params) == ("If", 16)
     assert CONTROL in found.note
-    assert macs(counts) == 6  # of the dense layer behind it
+    assert macs(counts) == 6  # of the dense layer after it
     assert counts.operators["MatMul"] == 2
 
 
@@ -220,7 +220,7 @@ def test_functions_of_the_file_are_refused(tmp_path):
 def test_constants_in_every_form_are_counted(tmp_path):
     sparse = helper.make_sparse_tensor(
         numpy_helper.from_array(np.array([1, 2], F32), "thin"),
-        numpy_helper.from_array(np.array([0, 3], np.int64), "places"),
+        numpy_helper.from_array(np.array([0, 3], np.int64), "indices"),
         [4],
     )
     nodes = [
@@ -308,7 +308,7 @@ DEPTHWISE_MACS = 4 * 6 * 6 * 3
         (ones(4, 1, 1, 1, dtype=F32), None, None, ""),
     ],
 )
-def test_a_convolution_that_averages_or_copies_is_told_by_its_values(tmp_path, kernel, bias, scale, emulates):
+def test_a_convolution_that_averages_or_copies_is_recognised_by_its_values(tmp_path, kernel, bias, scale, emulates):
     counts = depthwise(tmp_path, kernel, bias, scale)
     (layer,) = counts.layers
     assert layer.emulates == emulates

@@ -1,10 +1,10 @@
-"""The reasons why conventions differ, as lines for people."""
+"""The reasons why conventions differ, as lines of text."""
 
 from edgekd.complexity.differences import Difference
 from edgekd.complexity.reports.rows import difference_lines
 
 
-def test_reasons_that_differ_only_in_numbers_are_one_line():
+def test_reasons_that_differ_only_in_numbers_share_a_line():
     alike = [
         Difference("ptflops", f"layer{index}", "macs", 0, count, f"+{count}: a bias at each of 4 int8 outputs")
         for index, count in enumerate((1_000, 20))

@@ -1,4 +1,4 @@
-"""The reports: fields of the JSON document, and names from hostile files that stay names in every format."""
+"""The reports: fields of the JSON document, and names from malicious files, which no format takes for markup."""
 
 import json
 from xml.etree import ElementTree as ET
@@ -20,8 +20,7 @@ HOSTILE = "a|b\\|c`d``]]><script>&amp;\"'\x1b[31m\n::error::@someone ![x](y)\x00
 
 
 def checked(limit: int = 950, counts: ModelCounts = COUNTS, **changes) -> CheckResult:
-    judged_by = msgspec.structs.replace(target(macs=limit), **changes)
-    return CheckResult(counts, gate.check_counts(counts, judged_by))
+    return CheckResult(counts, gate.check_counts(counts, msgspec.structs.replace(target(macs=limit), **changes)))
 
 
 def hostile() -> ModelCounts:
@@ -84,14 +83,14 @@ def test_the_table_of_several_models_ends_with_a_line_each():
     assert FORMATS["table"]([checked(), checked(1000, other)]).splitlines()[-2:] == ["FAIL  m.tflite", "ok    n.tflite"]
 
 
-def test_junit_has_a_case_for_everything_judged():
+def test_junit_has_a_case_for_each_budget_rule_and_total():
     board = Latency(board="Raspberry Pi 4", engines=("litert",), threads=1, limit_ms=20)
     grown = msgspec.structs.replace(COUNTS, file_bytes=3000)
-    judged = checked(counts=grown, rules=Rules(operators=("ADD",)), latency=board)
-    judged = msgspec.structs.replace(
-        judged, comparison=compare(msgspec.convert(COUNTS, StoredCounts, from_attributes=True), grown, "old", 0.02)
+    result = checked(counts=grown, rules=Rules(operators=("ADD",)), latency=board)
+    result = msgspec.structs.replace(
+        result, comparison=compare(msgspec.convert(COUNTS, StoredCounts, from_attributes=True), grown, "old", 0.02)
     )
-    root = ET.fromstring(FORMATS["junit"]([judged, checked(1000)]))
+    root = ET.fromstring(FORMATS["junit"]([result, checked(1000)]))
     first, second = root
     assert (root.get("tests"), root.get("failures")) == ("9", "3")
     assert (first.get("tests"), first.get("failures"), first.get("skipped"), second.get("failures")) == (
@@ -120,7 +119,7 @@ def test_junit_has_a_case_for_everything_judged():
         ([checked(1000)] * 2, "toy: 2 models ok"),
     ],
 )
-def test_the_badge_says_it_in_a_few_words(models, words):
+def test_the_badge_has_the_verdict_and_the_costs(models, words):
     root = ET.fromstring(FORMATS["badge"](models))
     assert root.get("aria-label") == words
     texts = root.findall(".//{http://www.w3.org/2000/svg}text")
@@ -130,12 +129,12 @@ def test_the_badge_says_it_in_a_few_words(models, words):
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_hostile_names_stay_names(name):
-    judged = checked(counts=hostile(), name=HOSTILE, rules=Rules(operators=("ADD",), dtypes=("int8",)))
-    if name == "json":  # which escapes what it must; a lone surrogate can only come from the name of a file
-        judged = checked(counts=msgspec.structs.replace(COUNTS, model=HOSTILE))
-        assert json.loads(FORMATS[name]([judged]))["model"] == HOSTILE.replace("\ud800", "\\ud800")
+    result = checked(counts=hostile(), name=HOSTILE, rules=Rules(operators=("ADD",), dtypes=("int8",)))
+    if name == "json":  # JSON escapes names itself. A lone surrogate can only come from the name of a file
+        result = checked(counts=msgspec.structs.replace(COUNTS, model=HOSTILE))
+        assert json.loads(FORMATS[name]([result]))["model"] == HOSTILE.replace("\ud800", "\\ud800")
         return
-    text = FORMATS[name]([judged, judged])
+    text = FORMATS[name]([result, result])
     assert all(letter.isprintable() or letter == "\n" for letter in text)
     assert not any(line.startswith("::") for line in text.splitlines())
     text.encode()

@@ -24,8 +24,8 @@ def macs(counts: ModelCounts) -> int:
 def cell(path: Path, op: str, inputs: list[tuple | None], output: tuple[int, ...]) -> ModelCounts:
     """One recurrent op; None is an optional input that is left out."""
     present = [each for each in inputs if each is not None]
-    places = iter(range(len(present)))
-    reads = [-1 if each is None else next(places) for each in inputs]
+    numbers = iter(range(len(present)))
+    reads = [-1 if each is None else next(numbers) for each in inputs]
     return count_model(
         tflite_file(
             path / "cell.tflite",
@@ -38,7 +38,7 @@ def cell(path: Path, op: str, inputs: list[tuple | None], output: tuple[int, ...
 
 
 def lstm_inputs(gates: int, *, projected: bool) -> list[tuple | None]:
-    """Of UNIDIRECTIONAL_SEQUENCE_LSTM: int8 matrices, float biases; three gates are a coupled input gate."""
+    """Inputs of UNIDIRECTIONAL_SEQUENCE_LSTM: int8 matrices and float biases. Three gates mean a coupled input gate."""
     out = OUT if projected else CELLS
     wide, back, bias = (
         ((CELLS, WIDTH), "INT8", ones(CELLS, WIDTH)),
@@ -193,7 +193,7 @@ def test_four_bit_weights_are_packed(tmp_path):
     assert counts.nonzero_params == 8 + 16
 
 
-def test_either_zero_of_a_float_is_zero(tmp_path):
+def test_negative_zero_is_counted_as_zero(tmp_path):
     inputs = [((1, 4), "FLOAT32", None), ((4,), "FLOAT32", np.array([0.0, -0.0, 1e-30, -1.0], F32))]
     assert one_op(tmp_path, "MUL", inputs, (1, 4)).nonzero_params == 2
 
@@ -249,7 +249,7 @@ def looping() -> tuple[list[tuple], list[tuple], tuple, tuple]:
     return [*values, ((1, 8), "FLOAT32", None)], [("WHILE", [0], [1], options)], condition, body
 
 
-def test_a_loop_is_charged_its_body_and_its_macs_are_not_counted(tmp_path):
+def test_the_constants_of_a_loop_are_counted_and_its_macs_are_not(tmp_path):
     tensors, operators, condition, body = looping()
     counts = count_model(tflite_file(tmp_path / "m.tflite", tensors, operators, [0], [1], condition, body))
     (unknown,) = counts.unknown
@@ -267,7 +267,7 @@ def test_several_networks_in_one_file_are_refused(tmp_path):
         count_model(tflite_file(tmp_path / "m.tflite", tensors, operators, [0], [1], condition))
 
 
-def test_subgraphs_that_run_each_other_end(tmp_path):
+def test_subgraphs_that_run_each_other_are_read_once(tmp_path):
     tensors, operators, condition, _ = looping()
     counts = count_model(
         tflite_file(tmp_path / "m.tflite", tensors, operators, [0], [1], condition, (tensors, operators, [0], [1]))
@@ -300,7 +300,7 @@ def test_a_constant_with_too_few_bytes_is_refused(tmp_path):
         ("CONV_2D", ones(4, 3, 2, 2), [1 / 12] * 4, ""),  # it also sums over channels
     ],
 )
-def test_a_convolution_that_averages_or_copies_is_told_by_its_values(tmp_path, op, kernel, scales, emulates):
+def test_a_convolution_that_averages_or_copies_is_recognised_by_its_values(tmp_path, op, kernel, scales, emulates):
     channels = {"DEPTHWISE_CONV_2D": kernel.shape[3], "CONV_2D": kernel.shape[3]}[op]
     out = kernel.shape[3] if op == "DEPTHWISE_CONV_2D" else kernel.shape[0]
     axis = 3 if op == "DEPTHWISE_CONV_2D" else 0

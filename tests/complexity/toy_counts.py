@@ -1,4 +1,4 @@
-"""A small counts that every number of can be checked by eye, and targets of a few budgets."""
+"""Counts of an imaginary file with small round numbers, and targets with a few budgets."""
 
 from edgekd.complexity.counts import Layer, ModelCounts, Totals
 from edgekd.complexity.target import Budgets, Target

@@ -1,4 +1,4 @@
-"""`edgekd verify` of the hand-made tone model: what it prints, and what makes it fail."""
+"""`edgekd verify` on the tone model: what it prints, and what makes it fail."""
 
 import json
 
@@ -60,7 +60,7 @@ def test_json_holds_the_documented_fields(golden_models, engine):
     assert (document["input_agreement"], document["vectors"]) == (1.0, golden.VECTORS)
 
 
-def test_text_names_what_was_measured_and_its_limit(golden_models):
+def test_the_text_names_each_figure_and_its_limit(golden_models):
     lines = CliRunner().invoke(app, ["verify", str(golden_models["litert"]), "--engine", "litert"]).stdout.splitlines()
     assert lines[0].endswith("4 golden waveforms")
     assert lines[1].split()[0] == "features"
@@ -132,7 +132,7 @@ def test_a_file_of_manifest_format_1_opens_but_has_no_golden_vectors(golden_mode
         (["MODEL", "--engine", "litrt"], "did you mean 'litert'"),
     ],
 )
-def test_bad_input_is_told_from_a_failed_check(golden_models, arguments, message):
+def test_wrong_input_is_another_error_than_a_failed_check(golden_models, arguments, message):
     words = [str(golden_models["litert"]) if each == "MODEL" else each for each in arguments]
     result = CliRunner().invoke(app, ["verify", *words])
     assert isinstance(result.exception, InputError)
