@@ -20,15 +20,9 @@ from edgekd import rounding
 from edgekd.errors import InputError, MissingExtraError, nearest
 from edgekd.frontend import log_mel
 from edgekd.modelfile import container
-from edgekd.modelfile.engine import (
-    FLOAT,
-    litert_interpreter,
-    onnx_session_opener,
-    refuse_malformed_graph,
-    silent_stderr,
-    with_output,
-)
+from edgekd.modelfile.engine import FLOAT, litert_interpreter, onnx_session_opener, silent_stderr
 from edgekd.modelfile.manifest import Manifest
+from edgekd.modelfile.tflite_graph import refuse_malformed_graph, with_output
 
 Shape = tuple[int | None, ...]
 """Sizes of a tensor; None where the file leaves one open."""

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from edgekd import rounding
 from edgekd.errors import InputError, MissingExtraError, nearest
 from edgekd.modelfile import container, guard_onnx, guard_tflite
-from edgekd.modelfile.guard_tflite import table, vector
 from edgekd.modelfile.manifest import Manifest, TensorQuant
+from edgekd.modelfile.tflite_graph import refuse_malformed_graph
 
 EngineName = Literal["litert", "onnxruntime"]
 
@@ -43,10 +43,6 @@ tenth of this."""
 MAX_READ = 2**24
 """Most elements that the kernel windows of one convolution or pool read for one output channel: 25 times what the
 largest student has."""
-TFLITE_VECTORS = {"operator codes": 1, "graph": 2, "buffers": 4}
-"""Field numbers of vectors in the flatbuffer's model table."""
-GRAPH_TENSORS, GRAPH_OUTPUTS, GRAPH_OPERATORS, OPERATOR_TENSORS = 0, 2, 3, (1, 2)
-"""Field numbers in the graph's table; `OPERATOR_TENSORS` in an operator's table: its inputs and its outputs."""
 MAX_THREADS = 256
 """An engine that is asked for many thousands of threads starts them all and never returns."""
 
@@ -183,65 +179,6 @@ def _check_manifest(path: Path, manifest: Manifest, session: Session) -> None:
             raise InputError(
                 f"{path}: the {what} is {found}, but the manifest says {described}; export the model again"
             )
-
-
-def refuse_malformed_graph(content: bytes, optional_inputs: bool = False) -> None:
-    """Raise for a .tflite file that would make LiteRT end the process.
-
-    LiteRT reads a flatbuffer unverified. It aborts where operator codes, graph or buffers are missing, and where an
-    operator has no tensor.
-
-    Args:
-        content: bytes of the file.
-        optional_inputs: allow operators whose input number is -1, which stands for no bias or no state. edgekd's
-            emitters write none.
-
-    Raises:
-        ValueError, struct.error: such a file.
-    """
-    (model,) = struct.unpack_from("<I", content)
-    for name, number in TFLITE_VECTORS.items():
-        if vector(content, model, number)[1] == 0:
-            raise ValueError(f"it has no {name}")
-    graph = table(content, vector(content, model, TFLITE_VECTORS["graph"])[0])
-    tensors = vector(content, graph, GRAPH_TENSORS)[1]
-    first, operators = vector(content, graph, GRAPH_OPERATORS)
-    left = len(content)  # a valid file has no more references than bytes
-    for index in range(operators):
-        operator = table(content, first + 4 * index)
-        for number in OPERATOR_TENSORS:
-            start, count = vector(content, operator, number)
-            left -= count
-            least = -1 if optional_inputs and number == OPERATOR_TENSORS[0] else 0
-            if left < 0 or any(
-                not least <= tensor < tensors for tensor in struct.unpack_from(f"<{count}i", content, start)
-            ):
-                raise ValueError(f"operator {index} lacks a tensor")
-
-
-def with_output(content: bytes, choose: Callable[[list[int]], int]) -> bytes:
-    """The bytes of a .tflite file with another tensor as its first output, which engines and delegates then keep.
-
-    Args:
-        content: bytes of a file that `refuse_malformed_graph` accepts.
-        choose: function from the numbers of all tensors that operators write to one of them.
-
-    Raises:
-        ValueError: the file has no output.
-    """
-    (model,) = struct.unpack_from("<I", content)
-    graph = table(content, vector(content, model, TFLITE_VECTORS["graph"])[0])
-    first, operators = vector(content, graph, GRAPH_OPERATORS)
-    written: list[int] = []
-    for index in range(operators):
-        start, count = vector(content, table(content, first + 4 * index), OPERATOR_TENSORS[1])
-        written += struct.unpack_from(f"<{count}i", content, start)
-    start, count = vector(content, graph, GRAPH_OUTPUTS)
-    if not count:
-        raise ValueError("it has no output")
-    changed = bytearray(content)
-    struct.pack_into("<i", changed, start, choose(written))
-    return bytes(changed)
 
 
 class _LiteRTSession:

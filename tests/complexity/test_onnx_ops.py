@@ -243,13 +243,14 @@ def test_constants_in_every_form_are_counted(tmp_path):
     assert "Constant" not in counts.operators
 
 
+def dense(path: Path) -> Path:
+    """Write a file with one dense layer of 32 weights."""
+    node = helper.make_node("Gemm", ["input", "w"], ["logits"])
+    return onnx_file(path, [node], {"w": ones(4, 8, dtype=F32)}, (1, 4))
+
+
 def test_values_in_another_file_are_counted_by_their_shape(tmp_path):
-    path = onnx_file(
-        tmp_path / "m.onnx",
-        [helper.make_node("Gemm", ["input", "w"], ["logits"])],
-        {"w": ones(4, 8, dtype=F32)},
-        (1, 4),
-    )
+    path = dense(tmp_path / "m.onnx")
     model = onnx.load(path)
     onnx.save(model, path, save_as_external_data=True, location="w.bin", size_threshold=0)
     (tmp_path / "w.bin").unlink()
@@ -258,12 +259,7 @@ def test_values_in_another_file_are_counted_by_their_shape(tmp_path):
 
 
 def test_a_constant_with_too_few_bytes_is_refused(tmp_path):
-    path = onnx_file(
-        tmp_path / "m.onnx",
-        [helper.make_node("Gemm", ["input", "w"], ["logits"])],
-        {"w": ones(4, 8, dtype=F32)},
-        (1, 4),
-    )
+    path = dense(tmp_path / "m.onnx")
     model = onnx.load(path)
     model.graph.initializer[0].raw_data = b"\0" * 100
     onnx.save(model, path)

@@ -24,3 +24,17 @@ COUNTS = ModelCounts(
 
 def target(**budgets: int) -> Target:
     return Target("toy", "a toy", "nowhere", Budgets(**budgets))
+
+
+FIRST_FIELDS = (
+    "model",
+    "target",
+    "ok",
+    "conventions",
+    "frontend_macs",
+    "peak_activation_bytes",
+    "file_bytes",
+    "budgets",
+    "layers",
+)
+"""Fields of the first version of the JSON document, in order."""
