@@ -11,8 +11,7 @@ from qgraph import toy
 
 from edgekd.errors import InputError, MissingExtraError
 from edgekd.frontend import FrontEnd
-from edgekd.modelfile import container
-from edgekd.modelfile import engine as engines
+from edgekd.modelfile import container, engine
 from edgekd.modelfile.engine import open_model
 from edgekd.qgraph import onnx, reference, tflite
 
@@ -179,12 +178,12 @@ def test_opening_is_silent(tmp_path, kind):
 
 
 def test_every_suffix_has_an_engine():
-    assert {suffix for suffix, _ in engines.ENGINES.values()} == set(container.SUFFIXES)
+    assert {suffix for suffix, _ in engine.ENGINES.values()} == set(container.SUFFIXES)
 
 
 def test_large_shapes_are_refused_before_they_are_allocated(tmp_path, monkeypatch):
     largest = max(math.prod(edge.shape) for edge in GRAPH.edges.values())
-    monkeypatch.setattr(engines, "MAX_ELEMENTS", largest)  # all tensors together have more
+    monkeypatch.setattr(engine, "MAX_ELEMENTS", largest)  # all tensors together have more
     with pytest.raises(
         InputError, match=r"toy.int8.tflite: LiteRT cannot run this model \(tensor '.*' has the shape \("
     ):
@@ -218,8 +217,8 @@ def test_the_precise_kernels_are_left_out_only_on_processors_that_multiply_exact
     path, entries = tmp_path / "cpuinfo", []
     if info is not None:
         path.write_text(info)
-    monkeypatch.setattr(engines, "CPU_INFO", path)
-    assert engines.has_vnni() is expected
+    monkeypatch.setattr(engine, "CPU_INFO", path)
+    assert engine.has_vnni() is expected
 
     class Options(onnxruntime.SessionOptions):
         def add_session_config_entry(self, key, value):
@@ -228,7 +227,7 @@ def test_the_precise_kernels_are_left_out_only_on_processors_that_multiply_exact
 
     monkeypatch.setattr(onnxruntime, "SessionOptions", Options)
     open_model(save(tmp_path, "onnx"))
-    assert ((engines.X64_PRECISION_KEY, "1") in entries) is not expected
+    assert ((engine.X64_PRECISION_KEY, "1") in entries) is not expected
 
 
 def unpacked():
