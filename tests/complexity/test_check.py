@@ -71,9 +71,7 @@ def test_over_a_budget_fails_and_names_it(tone_model, make_target):
     size = tone_model.stat().st_size
     checked = check([tone_model], CheckOptions(make_target(f"macs = 1_000_000\nfile_bytes = {size - 1}")))
     assert [budget.ok for budget in checked[0].verdict.budgets] == [True, False]
-    with pytest.raises(
-        GateError, match=f"over the budgets of tiny: file_bytes {size:,} > {size - 1:,}; export a smaller student"
-    ):
+    with pytest.raises(GateError, match=f"tiny: file_bytes {size:,} > {size - 1:,}"):
         require_ok(checked)
 
 
@@ -135,9 +133,9 @@ def test_several_reports_of_one_run(tone_model, make_target, run, tmp_path):
 @pytest.mark.parametrize(
     ("reports", "message"),
     [
-        (["summary.md"], "--report is 'summary.md'; give FORMAT=FILE"),
+        (["summary.md"], "'summary.md'; give FORMAT=FILE"),
         (["markdown="], "give FORMAT=FILE"),
-        (["markdwn=s.md"], "--report: 'markdwn' is unknown; did you mean 'markdown'"),
+        (["markdwn=s.md"], "'markdwn' .*did you mean 'markdown'"),
         (["json=no/such/s.json"], "the folder no/such does not exist"),
         (["json=a.txt", "table=a.txt"], "a.txt: named twice, or a model"),
         (["json=m.tflite"], "m.tflite: named twice, or a model"),

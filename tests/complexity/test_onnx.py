@@ -105,7 +105,7 @@ def test_a_free_batch_counts_as_one(tmp_path):
 
 
 def test_any_other_free_dimension_is_refused(tmp_path):
-    with pytest.raises(InputError, match="input 'input' has a free dimension at axis 3"):
+    with pytest.raises(InputError, match=r"'input' .*free .*axis 3"):
         count_model(float_model(tmp_path / "free.onnx", (1, 2, 8, "frame")))
 
 

@@ -51,7 +51,7 @@ def test_a_recurrent_cell_costs_its_two_matrices_at_each_step(tmp_path, op, gate
 def test_a_free_time_dimension_is_refused(tmp_path):
     node = helper.make_node("GRU", ["input", "w", "r"], ["logits"], hidden_size=HIDDEN)
     constants = {"w": ones(1, 3 * HIDDEN, WIDTH, dtype=F32), "r": ones(1, 3 * HIDDEN, HIDDEN, dtype=F32)}
-    with pytest.raises(InputError, match="input 'input' has a free dimension at axis 1"):
+    with pytest.raises(InputError, match=r"'input' .*free .*axis 1"):
         count_model(onnx_file(tmp_path / "cell.onnx", [node], constants, (1, "time", WIDTH)))
 
 
@@ -213,7 +213,7 @@ def test_functions_of_the_file_are_refused(tmp_path):
         helper.make_function(FOREIGN_DOMAIN, "Mine", ["x"], ["y"], [helper.make_node("Relu", ["x"], ["y"])], opset)
     )
     onnx.save(model, path)
-    with pytest.raises(InputError, match=r"1 function of its own, such as 'Mine'.*inline first"):
+    with pytest.raises(InputError, match=r"1 function .*'Mine'.*inline"):
         count_model(path)
 
 

@@ -148,7 +148,7 @@ def test_tables_that_share_their_bytes_are_refused_quickly(tmp_path):
     builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
     path = tmp_path / "overlap.tflite"
     path.write_bytes(bytes(builder.Output()))
-    with pytest.raises(InputError, match=r"overlap.tflite: the TFLite file is damaged .*its tables overlap"):
+    with pytest.raises(InputError, match=r"overlap\.tflite: .*its tables overlap"):
         count_model(path)
 
 
@@ -164,7 +164,7 @@ def test_impossible_shapes_are_refused(tmp_path, shape, message):
 def test_counts_beyond_the_integers_of_json_are_refused(tmp_path):
     huge = ((2**31 - 1,) * 3, "INT8", None)
     path = tflite_file(tmp_path / "huge.tflite", [huge, huge], [("RELU", [0], [1], None)], [0], [1])
-    with pytest.raises(InputError, match="its shapes give a count of 94 bits, more than 53"):
+    with pytest.raises(InputError, match="94 bits, more than 53"):
         count_model(path)
 
 

@@ -261,7 +261,7 @@ def test_the_constants_of_a_loop_are_counted_and_its_macs_are_not(tmp_path):
 
 def test_several_networks_in_one_file_are_refused(tmp_path):
     tensors, operators, condition, body = looping()
-    with pytest.raises(InputError, match="4 subgraphs, and the first runs 2 of them"):
+    with pytest.raises(InputError, match=r"4 subgraphs, .* 2 of them"):
         count_model(tflite_file(tmp_path / "m.tflite", tensors, operators, [0], [1], condition, body, body))
     with pytest.raises(InputError, match="damaged"):
         count_model(tflite_file(tmp_path / "m.tflite", tensors, operators, [0], [1], condition))
@@ -278,7 +278,7 @@ def test_subgraphs_that_run_each_other_are_read_once(tmp_path):
 def test_more_subgraphs_than_any_small_model_has_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(tflite, "MAX_SUBGRAPHS", 2)
     tensors, operators, condition, body = looping()
-    with pytest.raises(InputError, match="3 subgraphs, where 1 to 2 can be counted"):
+    with pytest.raises(InputError, match=r"3 subgraphs, .*1 to 2"):
         count_model(tflite_file(tmp_path / "m.tflite", tensors, operators, [0], [1], condition, body))
 
 

@@ -83,11 +83,11 @@ def test_features_are_those_of_the_chosen_tensor_of_an_onnx_file(tmp_path, shape
 @pytest.mark.parametrize(
     ("output", "message"),
     [
-        ("b/iner", "no tensor 'b/iner'; did you mean 'b/inner'"),
-        ("77", "no output has the number 77; there are 2 to 4"),
+        ("b/iner", "'b/iner'; did you mean 'b/inner'"),
+        ("77", "77; there are 2 to 4"),
         ("1", "no output has the number 1"),
         ("weight", "no tensor 'weight'"),
-        ("zzz", "no tensor 'zzz'; the last ones are 'b/inner'"),
+        ("zzz", "'zzz'; .*'b/inner'"),
     ],
 )
 def test_an_unknown_output_of_a_tflite_file_is_refused(tmp_path, output, message):
@@ -96,7 +96,7 @@ def test_an_unknown_output_of_a_tflite_file_is_refused(tmp_path, output, message
 
 
 @pytest.mark.parametrize(
-    ("output", "message"), [("iner", "no tensor 'iner'; did you mean 'inner'"), ("3", "number 3; there are 0 to 0")]
+    ("output", "message"), [("iner", "'iner'; did you mean 'inner'"), ("3", "number 3; there are 0 to 0")]
 )
 def test_an_unknown_output_of_an_onnx_file_is_refused(tmp_path, output, message):
     with pytest.raises(InputError, match=message):
@@ -171,7 +171,7 @@ def test_other_files_and_lengths_are_refused(tmp_path):
         (tmp_path / name).write_bytes(raw)
         with pytest.raises(InputError, match=message):
             open_features(tmp_path / name)
-    with pytest.raises(InputError, match=r"none.onnx: cannot be read \(No such file or directory\)"):
+    with pytest.raises(InputError, match=r"none\.onnx: .*No such file"):
         labels_of(tmp_path / "none.onnx")
     box = open_features(tflite_toy(tmp_path / "toy.tflite"))
     with pytest.raises(InputError, match="reads 4 samples at a time, got 5"):

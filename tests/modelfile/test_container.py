@@ -107,9 +107,7 @@ def test_a_changed_digit_of_the_manifest_is_refused(written):
     digits = [position for position in range(raw.rindex(b'{"name"'), raw.rindex(b"}")) if chr(raw[position]).isdigit()]
     for position in digits[::7]:
         raw[position] ^= 1
-        with pytest.raises(
-            InputError, match=r"damaged|changed since it was exported|manifest format version 5 is unknown"
-        ):
+        with pytest.raises(InputError, match=r"damaged|SHA-256|version 5 is unknown"):
             container.split(written, bytes(raw))
         raw[position] ^= 1
     assert container.split(written, bytes(raw)) == container.read(written)
@@ -119,7 +117,7 @@ def test_a_tflite_without_its_end_is_not_taken_for_a_foreign_one(tmp_path, emitt
     path = tmp_path / "cut.tflite"
     container.write(path, emitted["tflite"], toy.manifest(GRAPH, "tflite"))
     path.write_bytes(path.read_bytes()[:-10])
-    with pytest.raises(InputError, match=r"cut.tflite: the file is damaged \(its end is missing\)"):
+    with pytest.raises(InputError, match=r"cut\.tflite: .*its end is missing"):
         container.split(path, path.read_bytes())
 
 
@@ -128,7 +126,7 @@ def test_a_compressed_manifest_is_refused_before_it_is_unpacked(tmp_path, emitte
     path.write_bytes(emitted["tflite"])
     with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr(container.MANIFEST_KEY, bytes(10**6))
-    with pytest.raises(InputError, match=r"bomb.tflite: the file is damaged .*edgekd.json is compressed"):
+    with pytest.raises(InputError, match=r"bomb\.tflite: .*edgekd\.json is compressed"):
         container.read(path)
 
 
@@ -138,9 +136,7 @@ def test_too_many_zip_entries_are_refused_before_they_are_listed(tmp_path, emitt
     with zipfile.ZipFile(path, "a") as archive:
         for index in range(container.MAX_ENTRIES + 1):
             archive.writestr(str(index), b"")
-    with pytest.raises(
-        InputError, match=r"entries.tflite: the file is damaged \(more than 64 entries in its zip archive\)"
-    ):
+    with pytest.raises(InputError, match=r"entries\.tflite: .*more than 64 entries"):
         container.read(path)
 
 
@@ -209,7 +205,7 @@ def test_garbage_after_a_model_is_refused(written):
 
 def test_an_oversized_manifest_is_refused(written, monkeypatch):
     monkeypatch.setattr(container, "MAX_MANIFEST_BYTES", 100)
-    with pytest.raises(InputError, match=r"damaged .*manifest of .* bytes, more than 100"):
+    with pytest.raises(InputError, match=r"manifest of .* bytes, more than 100"):
         container.read(written)
 
 
@@ -222,10 +218,10 @@ def test_an_oversized_file_is_refused(written, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.tflite", b"RIFF" * 100, r"a.tflite: not a .tflite model but 400 other bytes"),
-        ("a.onnx", b"", r"a.onnx: not a .onnx model but 0 other bytes"),
+        ("a.tflite", b"RIFF" * 100, r"a\.tflite: .*400 other bytes"),
+        ("a.onnx", b"", r"a\.onnx: .*0 other bytes"),
         ("a.onnx", b"RIFF" * 100, r"a.onnx: not an ONNX file, or damaged"),
-        ("a.onxn", b"", r"a.onxn: unknown model format '.onxn'; did you mean '.onnx'"),
+        ("a.onxn", b"", r"a\.onxn: .*did you mean '\.onnx'"),
     ],
 )
 def test_other_files_are_refused(tmp_path, name, content, message):

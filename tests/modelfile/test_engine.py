@@ -83,9 +83,7 @@ def test_quantised_input_gives_the_same_logits(tmp_path, kind):
 
 @pytest.mark.parametrize("shape", [(2, 32, 18), (2, 31, 19), (32, 19), (2, 1, 32, 19)])
 def test_features_of_another_shape_are_refused(tmp_path, kind, shape):
-    with pytest.raises(
-        InputError, match=r"reads u?int8 \(batch, mel, frame\) of \(32, 19\), got .*; use the manifest's front end"
-    ):
+    with pytest.raises(InputError, match=r"reads u?int8 .*\(32, 19\), got "):
         open_model(save(tmp_path, kind)).logits(np.zeros(shape, np.float32))
 
 
@@ -98,15 +96,15 @@ def test_nan_is_refused(tmp_path, kind, features):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"window": 8000}, r"the input \(mel, frame\) is \(32, 19\), but the manifest says \(32, 61\)"),
+        ({"window": 8000}, r"is \(32, 19\), but .* \(32, 61\)"),
         (
             {"frontend": FrontEnd(sample_rate=8000, n_fft=256, win_length=256, hop_length=128, n_mels=16)},
-            r"but the manifest says \(16, 19\)",
+            r"but .* \(16, 19\)",
         ),
-        ({"labels": ("a", "b")}, "the number of labels is 7, but the manifest says 2"),
+        ({"labels": ("a", "b")}, "labels is 7, but .* 2"),
         (
             {"input": toy.manifest(GRAPH, "onnx", "float").input},
-            "the input type is u?int8, but the manifest says float32",
+            "is u?int8, but .* float32",
         ),
     ],
 )
@@ -119,9 +117,9 @@ def test_engines_are_chosen_by_name(tmp_path, kind):
     path = save(tmp_path, kind)
     assert open_model(path, ENGINE[kind]).engine == ENGINE[kind]
     other = next(name for name in ENGINE.values() if name != ENGINE[kind])
-    with pytest.raises(InputError, match=f"engine '{other}' does not open .{kind} files; use engine '{ENGINE[kind]}'"):
+    with pytest.raises(InputError, match=f"'{other}' .*; use engine '{ENGINE[kind]}'"):
         open_model(path, other)
-    with pytest.raises(InputError, match="unknown engine 'onnxruntim'; did you mean 'onnxruntime'"):
+    with pytest.raises(InputError, match="'onnxruntim'; did you mean 'onnxruntime'"):
         open_model(path, "onnxruntim")
     for threads in (0, 100_000):
         with pytest.raises(InputError, match=f"{threads} threads; give 1 to 256"):
@@ -158,7 +156,7 @@ def test_an_onnx_file_with_a_scalar_output_is_refused(tmp_path):
     model = library.helper.make_model(graph, ir_version=10, opset_imports=[library.helper.make_opsetid("", 13)])
     path = tmp_path / "scalar.onnx"
     container.write(path, model.SerializeToString(), toy.manifest(GRAPH, "onnx", "float"))
-    with pytest.raises(InputError, match=r"scalar.onnx: ONNX Runtime cannot run this model"):
+    with pytest.raises(InputError, match=r"scalar\.onnx: .*cannot run"):
         open_model(path)
 
 
@@ -184,9 +182,7 @@ def test_every_suffix_has_an_engine():
 def test_large_shapes_are_refused_before_they_are_allocated(tmp_path, monkeypatch):
     largest = max(math.prod(edge.shape) for edge in GRAPH.edges.values())
     monkeypatch.setattr(engine, "MAX_ELEMENTS", largest)  # all tensors together have more
-    with pytest.raises(
-        InputError, match=r"toy.int8.tflite: LiteRT cannot run this model \(tensor '.*' has the shape \("
-    ):
+    with pytest.raises(InputError, match=r"toy\.int8\.tflite: .*tensor '.*' has the shape"):
         open_model(save(tmp_path, "tflite"))
 
 

@@ -146,7 +146,7 @@ def test_other_logits_are_reported(kept):
 
 
 def test_a_file_without_golden_vectors_is_refused(kept):
-    with pytest.raises(InputError, match=r"a\.onnx: carries no golden vectors, .*export it again"):
+    with pytest.raises(InputError, match=r"a\.onnx: carries no golden vectors"):
         replay(msgspec.structs.replace(kept, golden=None), band_means, "a.onnx")
 
 
@@ -154,7 +154,7 @@ def test_a_file_without_golden_vectors_is_refused(kept):
     ("changes", "message"),
     [
         ({"input": b"junk"}, "golden vector 0 is damaged"),
-        ({"input": zlib.compress(b"")}, r"golden vector 0 does not fit a log-mel of \(256, 28\)"),
+        ({"input": zlib.compress(b"")}, r"golden vector 0 .*\(256, 28\)"),
         ({"input": zlib.compress(bytes(10**7))}, "golden vector 0 does not fit"),
         ({"probes": b""}, "golden vector 0 does not fit"),
         ({"probes": b"abc"}, "golden vector 0 does not fit"),

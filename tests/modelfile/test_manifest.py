@@ -26,7 +26,7 @@ def test_what_is_encoded_is_decoded():
         ("input.scale", 1e-308, r"\$\.input\.scale"),
         ("input.zero_point", 2**31, r"\$\.input\.zero_point"),
         ("temperature", 1e308, r"\$\.temperature"),
-        ("window", 2**40, "a window of 1,099,511,627,776 samples has 8,589,934,591 frames of 256 samples"),
+        ("window", 2**40, "1,099,511,627,776 samples"),
         ("frontend.std", 1e-308, "frontend: mean is .* std 1e-308"),
         ("frontend.log_floor", 1e-308, "frontend: log_floor is 1e-308"),
         ("input.dtype", "int7", r"\$\.input\.dtype"),
@@ -56,7 +56,7 @@ def test_bytes_that_are_not_a_manifest_are_refused(raw):
 def test_another_version_is_refused(version):
     with pytest.raises(
         InputError,
-        match=rf"x\.onnx: manifest format version {version!r} is unknown \(this edgekd reads 1 to 5\); update",
+        match=rf"x\.onnx: .*version {version!r} is unknown .*1 to 5",
     ):
         decode(msgspec.json.encode({"format_version": version}), "x.onnx")
 
@@ -97,9 +97,7 @@ def test_a_mean_spectrum_that_does_not_fit_the_bands_is_refused():
     bands = MANIFEST.frontend.n_mels
     document = {**msgspec.to_builtins(MANIFEST), "spectrum": [-0.5] * bands}
     assert decode(msgspec.json.encode(document), "x.onnx").spectrum == (-0.5,) * bands
-    with pytest.raises(
-        InputError, match=rf"x\.onnx: the manifest is damaged \(the mean spectrum does not fit {bands} bands"
-    ):
+    with pytest.raises(InputError, match=rf"x\.onnx: .*mean spectrum .*{bands} bands"):
         decode(msgspec.json.encode({**document, "spectrum": [0.5]}), "x.onnx")
 
 

@@ -97,9 +97,7 @@ def test_a_name_stands_for_a_file_where_there_is_no_such_file(tmp_path, monkeypa
     assert model_file(DEFAULT, "onnxruntime") == zoo_model("onnxruntime")
     for path in ("own.tflite", f"folder/{DEFAULT}", f"./{DEFAULT}.onnx"):
         assert str(model_file(path)) == path.removeprefix("./")
-    with pytest.raises(
-        InputError, match=f"'esc50-bset' is neither a file nor a model that comes with edgekd; did you mean '{DEFAULT}'"
-    ):
+    with pytest.raises(InputError, match=f"'esc50-bset' .*; did you mean '{DEFAULT}'"):
         model_file("esc50-bset")
     (tmp_path / DEFAULT).mkdir()
     assert str(model_file(DEFAULT)) == DEFAULT
