@@ -3,7 +3,7 @@
     python tools/fuzz_model_reader.py MODEL... [--mutations 100000] [--seed 0] [--keep DIR]
 
 MODEL is any .tflite or .onnx, with a manifest or without. Each mutation goes through `modelfile.read_manifest`,
-`ledger.count`, `info`, `engine.open_model` (and one inference) and `verify` in a worker process, forked from this one
+`count_model`, `info`, `engine.open_model` (and one inference) and `verify` in a worker process, forked from this one
 with everything imported. A worker takes many mutations; when it dies or stays silent, that is written down and the next
 one goes on behind the place. It may use 512 MB: that is enforced on its address space, its resident memory is watched,
 and a refusal for want of memory counts as taking it.
@@ -43,7 +43,7 @@ import onnx.shape_inference  # noqa: F401
 import onnxruntime  # noqa: F401
 import typer
 
-from edgekd.complexity import counts as ledger
+from edgekd.complexity.counts import count_model
 from edgekd.errors import EdgekdError, InputError, nearest
 from edgekd.modelfile import container
 from edgekd.modelfile.engine import open_model
@@ -266,7 +266,7 @@ def _run(path: Path) -> None:
 
 READERS: dict[str, Callable[[Path], object]] = {
     "read_manifest": container.read_manifest,
-    "count": ledger.count,
+    "count": count_model,
     "info": lambda path: info(path, False),
     "open": _run,
     "verify": verify,

@@ -26,7 +26,7 @@ from webdriver import Browser
 from edgekd.data.store.store import to_pcm
 from edgekd.errors import EdgekdError, InputError
 from edgekd.modelfile.engine import open_model
-from edgekd.modelfile.zoo import bundled_model
+from edgekd.modelfile.zoo import zoo_model
 from edgekd.runtime.decision import Decision, DecisionSettings
 from edgekd.runtime.listen import listen
 from edgekd.runtime.outputs.view import HISTORY, Shown, render
@@ -133,9 +133,9 @@ def main(
 ) -> None:
     """Make the pictures."""
     out.mkdir(parents=True, exist_ok=True)
-    terminal(bundled_model(), recording, out / "terminal.svg")
+    terminal(zoo_model(), recording, out / "terminal.svg")
     with Browser() as browser:
-        web_page(browser, bundled_model(), recording, out / "web.png")
+        web_page(browser, zoo_model(), recording, out / "web.png")
         report(browser, judged, data, split, out / "report.png")
     print("\n".join(str(path) for path in sorted(out.iterdir())))
 

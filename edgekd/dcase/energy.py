@@ -15,7 +15,8 @@ import numpy as np
 from edgekd.dcase.meta import Energy
 from edgekd.errors import InputError, MissingExtraError
 from edgekd.modelfile.container import read_bytes
-from edgekd.modelfile.engine import litert_interpreter, open_model, refuse_odd_graph, silent_stderr
+from edgekd.modelfile.engine import litert_interpreter, open_model, silent_stderr
+from edgekd.modelfile.tflite_graph import refuse_malformed_graph
 
 WINDOWS = 29680
 """Of the development-test set of TAU 2022 Mobile, which the rules measure the energy on."""
@@ -108,7 +109,7 @@ def _tflite(path: Path) -> Run:
     content = read_bytes(path)
     interpreter_type = litert_interpreter()
     try:
-        refuse_odd_graph(content, optional_inputs=True)
+        refuse_malformed_graph(content, optional_inputs=True)
         with silent_stderr():
             interpreter = interpreter_type(model_content=content, num_threads=1)
             interpreter.allocate_tensors()

@@ -5,9 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgekd.complexity import counts as ledger
 from edgekd.complexity import gate
-from edgekd.complexity.counts import Ledger
+from edgekd.complexity.counts import ModelCounts, count_model
 from edgekd.complexity.target import load_target
 from edgekd.dcase import energy as power
 from edgekd.dcase.check import SubmissionReport, check_entry, check_package
@@ -97,9 +96,9 @@ def build(order: Order) -> SubmissionReport:
                 f"{paths[key]}: its labels are {', '.join(model.manifest.labels)}; a submission needs the ten scenes "
                 f"{', '.join(SCENES)}"
             )
-    ledgers = {key: ledger.count(path) for key, path in paths.items()}
+    model_counts = {key: count_model(path) for key, path in paths.items()}
     notes: list[str] = []
-    complexity = complexity_of(ledgers, form, notes)
+    complexity = complexity_of(model_counts, form, notes)
     files = _package(label, paths, complexity, notes) if form.package else {}
     clips = None if order.evaluation is None else open_evaluation(order.evaluation)
     if clips is not None:
@@ -125,8 +124,8 @@ def build(order: Order) -> SubmissionReport:
         check_entry(entry, form, None if clips is None else clips.names, findings)
     if form.package:
         check_package(out, label, findings)
-    for key, counts in ledgers.items():
-        for failure in gate.judge(counts, load_target(form.target)).failures():
+    for key, counts in model_counts.items():
+        for failure in gate.check_counts(counts, load_target(form.target)).failures():
             findings.add(paths[key].name, key, f"fails {form.target}", failure, "export a smaller student")
     return SubmissionReport(out, written, tuple(notes), tuple(findings.lines()))
 
@@ -161,17 +160,17 @@ def parse_models(texts: Sequence[str], form: Form) -> dict[str, Path]:
     return {key: found[key] for key in form.keys if key in found}
 
 
-def complexity_of(ledgers: Mapping[str, Ledger], form: Form, notes: list[str]) -> dict[str, int]:
+def complexity_of(model_counts: Mapping[str, ModelCounts], form: Form, notes: list[str]) -> dict[str, int]:
     """The block of the most complex model, by the year's counters; notes tell which."""
 
-    def macs_by(counted: Ledger) -> str:
+    def macs_by(counted: ModelCounts) -> str:
         return next(name for name in form.conventions if counted.conventions.get(name) is not None)
 
-    def macs(counted: Ledger) -> int:
+    def macs(counted: ModelCounts) -> int:
         count = counted.conventions[macs_by(counted)]
         return 0 if count is None else count.macs
 
-    most = max(ledgers.values(), key=macs)
+    most = max(model_counts.values(), key=macs)
     stored_by = (
         "nessi_tflite" if "nessi_tflite" in form.conventions and most.conventions.get("nessi_tflite") else "exact"
     )

@@ -14,7 +14,7 @@ from edgekd.evaluation.predict import audio_files
 from edgekd.files import output_file
 from edgekd.frontend import corners, log_mel
 from edgekd.modelfile.engine import Model, open_model
-from edgekd.modelfile.equaliser import BandMean, Equaliser, colour
+from edgekd.modelfile.equaliser import BandMean, Equaliser, band_gains
 from edgekd.runtime.decision import DecisionSettings
 from edgekd.runtime.doctor import level_dbfs
 from edgekd.text import counted
@@ -100,7 +100,7 @@ def equalise(
     files = audio_files(folder)
     model = open_model(model_path)
     manifest = model.manifest
-    colour(manifest, np.zeros(manifest.frontend.n_mels))  # refuses a model without a spectrum before the work
+    band_gains(manifest, np.zeros(manifest.frontend.n_mels))  # refuses a model without a spectrum before the work
     mean, heard, quiet, unreadable = BandMean(manifest.frontend), 0, 0, []
     for path in files:
         try:
@@ -124,7 +124,7 @@ def equalise(
         model=manifest.name,
         data_hash=manifest.provenance.data_hash,
         frontend=manifest.frontend,
-        db=tuple(colour(manifest, mean.value()).round(2).tolist()),
+        db=tuple(band_gains(manifest, mean.value()).round(2).tolist()),
         windows=heard,
         seconds=round(seconds, 3),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

@@ -23,7 +23,7 @@ from edgekd.frontend import log_mel
 from edgekd.metrics.findings import Answers
 from edgekd.metrics.microphones import DeviceShift, Group, Microphone, Paired, device_shift
 from edgekd.modelfile.engine import Model
-from edgekd.modelfile.equaliser import BandMean, colour, equalised
+from edgekd.modelfile.equaliser import BandMean, band_gains, with_gains
 from edgekd.text import counted
 
 Floats = NDArray[np.float32]
@@ -224,10 +224,10 @@ def _equalised(
     places = [(int(clip), start) for clip in heard for start in windows(int(store.lengths[clip]), window, window)]
     means = [BandMean(fe) for _ in microphones.files]
     for _, plain, through in _heard(store, places, window, microphones):
-        sounding = means[0].sounding(log_mel(fe, plain))  # a response rings on into digital silence
+        sounding = means[0].not_silent(log_mel(fe, plain))  # a response rings on into digital silence
         for mean, waveforms in zip(means, through, strict=True):
             mean.add(log_mel(fe, waveforms), sounding)
-    return [equalised(model, colour(model.manifest, mean.value())) for mean in means]
+    return [with_gains(model, band_gains(model.manifest, mean.value())) for mean in means]
 
 
 def _heard(

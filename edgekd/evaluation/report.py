@@ -7,15 +7,14 @@ from pathlib import Path
 
 import msgspec
 
-from edgekd.complexity import counts as ledger
 from edgekd.complexity import gate
 from edgekd.complexity.check import DEFAULT_TARGET
-from edgekd.complexity.counts import Ledger
+from edgekd.complexity.counts import ModelCounts, count_model
 from edgekd.complexity.gate import listed
-from edgekd.complexity.latency import NOTHING, Bench, from_bench
-from edgekd.complexity.reports.document import Checked
-from edgekd.complexity.reports.names import brief, number, used
-from edgekd.complexity.reports.table import verdict_line
+from edgekd.complexity.latency import NOT_MEASURED, StoredBench, from_bench
+from edgekd.complexity.reports.document import CheckResult
+from edgekd.complexity.reports.formatting import brief, number, used
+from edgekd.complexity.reports.rows import verdict_line
 from edgekd.complexity.target import Target, load_target
 from edgekd.data.store.store import AUDIO_FILE, INFO_FILE, TABLE_FILE
 from edgekd.errors import EdgekdError, InputError, MissingExtraError
@@ -62,7 +61,7 @@ class Plan:
     out: Path
     model: Path
     target: Target
-    counts: Ledger | None
+    counts: ModelCounts | None
     why: str = ""
 
     def write(self, report: EvaluationReport, threads: int = 1) -> None:
@@ -97,7 +96,7 @@ def planned(out: Path | None, model: Path, data: Path, target: str | None, *, fo
     check_place(out, model, data, force=force)
     chosen = load_target(target or DEFAULT_TARGET)
     try:
-        counts = ledger.count(model)
+        counts = count_model(model)
     except MissingExtraError as error:
         return Plan(out, model, chosen, None, str(error))
     return Plan(out, model, chosen, counts)
@@ -164,21 +163,21 @@ def _shifted(shift: ShiftReport | None) -> list[Section]:
     return [Table("Through other microphones", shift.rows(), HEADER, left=2, note=f"{sentence(shift.where())} {NOTE}")]
 
 
-def _judged(plan: Plan, timed: Benchmark | str) -> Checked | None:
+def _judged(plan: Plan, timed: Benchmark | str) -> CheckResult | None:
     """What `edgekd check` says; of a latency budget where this machine is the board that it is for."""
     if plan.counts is None:
         return None
-    measured = NOTHING
+    measured = NOT_MEASURED
     if plan.target.latency is not None and not isinstance(timed, str):
-        measured = from_bench((msgspec.convert(msgspec.to_builtins(timed), Bench),), str(plan.model), plan.target)
-    return Checked(plan.counts, gate.judge(plan.counts, plan.target, measured))
+        measured = from_bench((msgspec.convert(msgspec.to_builtins(timed), StoredBench),), str(plan.model), plan.target)
+    return CheckResult(plan.counts, gate.check_counts(plan.counts, plan.target, measured))
 
 
-def _complexity(checked: Checked | None, why: str) -> list[Section]:
+def _complexity(checked: CheckResult | None, why: str) -> list[Section]:
     title = "What it costs"
     if checked is None:
         return [Table(title, [], note=f"Not counted: {why}")]
-    counts, verdict = checked.ledger, checked.verdict
+    counts, verdict = checked.counts, checked.verdict
     budgets = [
         [
             each.name,
@@ -221,7 +220,7 @@ def _complexity(checked: Checked | None, why: str) -> list[Section]:
     return [judged, Table("Counts by convention", conventions, ("", "macs", "params", "param_bytes"), note=besides)]
 
 
-def _cost_tiles(checked: Checked | None) -> list[Tile]:
+def _cost_tiles(checked: CheckResult | None) -> list[Tile]:
     if checked is None:
         return []
     return [

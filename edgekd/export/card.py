@@ -4,10 +4,10 @@ looks."""
 from collections.abc import Sequence
 from pathlib import Path
 
-from edgekd.complexity import counts as ledger
 from edgekd.complexity import gate
 from edgekd.complexity.check import DEFAULT_TARGET
-from edgekd.complexity.reports.names import number
+from edgekd.complexity.counts import count_model
+from edgekd.complexity.reports.formatting import number
 from edgekd.complexity.target import load_target
 from edgekd.errors import InputError, MissingExtraError
 from edgekd.modelfile.container import read_manifest
@@ -26,7 +26,7 @@ def card_of(files: Sequence[Path], target: str = DEFAULT_TARGET) -> str:
     counts: list[CountRow] = []
     budgets: list[BudgetRow] = []
     try:
-        counted = ledger.count(files[0])
+        counted = count_model(files[0])
     except MissingExtraError:  # a device without the extra "check" still gets the rest
         pass
     else:
@@ -37,7 +37,7 @@ def card_of(files: Sequence[Path], target: str = DEFAULT_TARGET) -> str:
         ]
         budgets = [
             (each.name, number(each.value), number(each.limit), each.status)
-            for each in gate.judge(counted, judge).budgets
+            for each in gate.check_counts(counted, judge).budgets
         ]
     return card(read_manifest(files[0]), [path.name for path in files], counts, budgets, judge.name)
 

@@ -28,7 +28,7 @@ from edgekd.export.parity import Candidates, Trial, TrialReport, judge, trial_wi
 from edgekd.metrics.agreement import Agreement, agreement
 from edgekd.modelfile import container, golden
 from edgekd.modelfile.engine import Model, open_model
-from edgekd.modelfile.manifest import Counts, CrossValidation, Manifest, Provenance, TensorQuant
+from edgekd.modelfile.manifest import CrossValidation, GraphCounts, Manifest, Provenance, TensorQuant
 from edgekd.modelfile.verify import verify_model
 from edgekd.qgraph import onnx, reference, tflite
 from edgekd.qgraph.graph import Constant, Conv, Edge, QGraph
@@ -67,7 +67,7 @@ class ExportReport:
     """
 
     files: tuple[Path, ...]
-    counts: Counts
+    counts: GraphCounts
     agreement: dict[str, Agreement]
     trial: TrialReport | None = None
     card: Path | None = None
@@ -297,7 +297,7 @@ def lower_run(run: Run) -> QGraph:
     return quant.lower(run.qat_model(), run.frontend, run.frontend.frames(run.info.window))
 
 
-def count(graph: QGraph, precision: Precision) -> Counts:
+def count(graph: QGraph, precision: Precision) -> GraphCounts:
     """Complexity of the graph's convolutions and dense layers: weights, biases and other trained constants, and exact
     MACs of one window.
 
@@ -315,7 +315,7 @@ def count(graph: QGraph, precision: Precision) -> Counts:
         elif isinstance(op, Constant):
             params += op.value.size
             param_bytes += op.value.size * weight_bytes
-    return Counts(macs, params, param_bytes)
+    return GraphCounts(macs, params, param_bytes)
 
 
 def manifest_of(run: Run, graph: QGraph, precision: Precision, kind: str) -> Manifest:

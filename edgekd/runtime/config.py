@@ -9,7 +9,7 @@ import msgspec
 from edgekd.errors import InputError
 from edgekd.modelfile.engine import Model, open_model
 from edgekd.modelfile.equaliser import with_equaliser
-from edgekd.modelfile.zoo import bundled_model, model_file, zoo_names
+from edgekd.modelfile.zoo import model_file, zoo_model, zoo_names
 from edgekd.resources import read_toml
 from edgekd.runtime.config_tables import (
     OUTPUT_TABLES,
@@ -59,7 +59,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             InputError: the link points to nothing; see `edgekd.modelfile.zoo.model_file`.
         """
         if self.model.file is None:
-            return bundled_model(self.model.engine)
+            return zoo_model(self.model.engine)
         file = Path(self.model.file)
         if file.suffix or not file.is_symlink():
             return model_file(file, self.model.engine)

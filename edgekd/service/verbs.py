@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import edgekd
 from edgekd.errors import GateError, InputError
-from edgekd.modelfile.zoo import bundled_model
+from edgekd.modelfile.zoo import zoo_model
 from edgekd.runtime.diagnose import portaudio_version
 from edgekd.service import versions as models
 from edgekd.service.paths import UNIT, Place, install_hint, link, require_visible, template, write
@@ -55,7 +55,7 @@ def install(place: Place, manager: Manager | None, model: Path | None, python: s
     """
     unit = place.unit_text(python)
     if model is None and models.whole_current(place.models) is None:
-        model = bundled_model()
+        model = zoo_model()
     with place.held():
         done = [] if model is None else _keep(place, model)[1]
         write(place.users, template("sysusers.conf").encode(), 0o644)

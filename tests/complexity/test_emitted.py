@@ -1,9 +1,9 @@
-"""The ledger on files that the emitters write: both formats of one graph cost what the graph's own shapes say."""
+"""Counts of files that the emitters write: both formats of a graph cost what follows from the graph's shapes."""
 
 import numpy as np
 import pytest
 
-from edgekd.complexity import counts as ledger
+from edgekd.complexity.counts import count_model
 from edgekd.qgraph import onnx, tflite
 from edgekd.qgraph.graph import Add, Conv, Edge, MaxPool, QGraph
 
@@ -57,10 +57,10 @@ def graph() -> QGraph:
 
 @pytest.mark.parametrize("suffix", EMITTERS)
 @pytest.mark.parametrize(("float_twin", "weight_bytes"), [(False, 1), (True, 4)])
-def test_both_formats_cost_what_the_graph_says(graph, suffix, float_twin, weight_bytes, tmp_path):
+def test_both_formats_cost_what_follows_from_the_graph(graph, suffix, float_twin, weight_bytes, tmp_path):
     path = tmp_path / f"model.{suffix}"
     path.write_bytes(EMITTERS[suffix](graph, float_twin))
-    counts = ledger.count(path)
+    counts = count_model(path)
     exact = counts.conventions["exact"]
     assert exact.macs == CONV_MACS
     shape_constants = exact.params - WEIGHTS - BIASES  # the final reshape and the like, a few 4- or 8-byte integers

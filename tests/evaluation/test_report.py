@@ -7,7 +7,7 @@ from helpers.html_page import parsed
 from typer.testing import CliRunner
 
 from edgekd.cli import app
-from edgekd.complexity import counts as ledger
+from edgekd.complexity.counts import count_model
 from edgekd.data.store.store import Clip, ClipStore
 from edgekd.errors import InputError, MissingExtraError
 from edgekd.evaluation import report as reporting
@@ -66,7 +66,7 @@ def test_the_page_has_scores_mistakes_costs_times_and_the_model(finished):
 def test_costs_are_those_of_check(tone_model, tone_store, tmp_path):
     plan = planned(tmp_path / "x.html", tone_model, tone_store, None, force=False)
     text = parsed(reporting.render(page_of(plan, evaluate_file(tone_model, tone_store), "why not"))).text
-    counts = ledger.count(tone_model).conventions["exact"]
+    counts = count_model(tone_model).conventions["exact"]
     assert f"exact {counts.macs:,} {counts.params:,} {counts.param_bytes:,}" in text
     assert f"of {plan.target.name}" in text
     assert "Not measured: why not" in text
@@ -196,7 +196,7 @@ def test_a_device_without_the_readers_of_check_still_gets_its_page(tone_model, t
     def missing(_):
         raise MissingExtraError("ai-edge-litert", "check")
 
-    monkeypatch.setattr(ledger, "count", missing)
+    monkeypatch.setattr(reporting, "count_model", missing)
     plan = planned(tmp_path / "x.html", tone_model, tone_store, None, force=False)
     text = parsed(reporting.render(page_of(plan, evaluate_file(tone_model, tone_store), "none"))).text
     assert "Not counted: ai-edge-litert is not installed; install it with: pip install 'edgekd[check]'" in text

@@ -14,7 +14,7 @@ from edgekd.errors import InputError
 from edgekd.experiments.jobs import Outcome, _prepared
 from edgekd.frontend import FrontEnd
 from edgekd.modelfile import container
-from edgekd.modelfile.manifest import Counts, Manifest, Provenance, TensorQuant
+from edgekd.modelfile.manifest import GraphCounts, Manifest, Provenance, TensorQuant
 from edgekd.qgraph import onnx, tflite
 from edgekd.qgraph.graph import Conv, Edge, QGraph
 
@@ -67,7 +67,7 @@ def manifest_for(labels=LABELS, frontend=FRONTEND, shift=0, dtype="int8", **chan
         window=WINDOW,
         input=TensorQuant(dtype, 0.03, shift),
         output=TensorQuant(dtype, 0.1, shift),
-        counts=Counts(0, 0, 0),
+        counts=GraphCounts(0, 0, 0),
         provenance=provenance,
         **changes,
     )

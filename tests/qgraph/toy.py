@@ -5,7 +5,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from edgekd.frontend import FrontEnd
-from edgekd.modelfile.manifest import Counts, Manifest, Provenance, TensorQuant
+from edgekd.modelfile.manifest import GraphCounts, Manifest, Provenance, TensorQuant
 from edgekd.qgraph.graph import (
     CLIP01_SCALE,
     SIGMOID_SCALE,
@@ -268,7 +268,7 @@ def manifest(graph: QGraph, kind: str, precision: str = "int8", **changes) -> Ma
         "labels": tuple(f"label{i}" for i in range(output.shape[0])),
         "frontend": frontend,
         "window": 256 + 128 * (frame - 1),
-        "counts": Counts(0, 0, 0),
+        "counts": GraphCounts(0, 0, 0),
         "input": TensorQuant(dtype, source.scale, source.zero_point + shift),
         "output": TensorQuant(dtype, output.scale, output.zero_point + shift),
         "provenance": Provenance(

@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from edgekd.frontend import FrontEnd
-from edgekd.modelfile.manifest import Calibration, Counts, Manifest, Provenance, TensorQuant
+from edgekd.modelfile.manifest import Calibration, GraphCounts, Manifest, Provenance, TensorQuant
 from edgekd.report.model_card import card, code, hub_licence, metadata
 from edgekd.report.yaml_text import dump
 
@@ -34,7 +34,7 @@ def manifest(**source):
         window=16000,
         input=quant,
         output=quant,
-        counts=Counts(0, 0, 0),
+        counts=GraphCounts(0, 0, 0),
         provenance=Provenance(**provenance | source),
         temperature=1.25,
         calibration=Calibration("esc50", "2", ("fold5",), 400, 0.1, 0.02, 1.5, 1.2),

@@ -15,7 +15,7 @@ import pytest
 from edgekd import cli
 from edgekd.errors import InputError
 from edgekd.frontend import FrontEnd, log_mel
-from edgekd.modelfile.manifest import Counts, Manifest, Provenance, TensorQuant
+from edgekd.modelfile.manifest import GraphCounts, Manifest, Provenance, TensorQuant
 from edgekd.runtime import listen as listen_module
 from edgekd.runtime.decision import decide, probabilities, to_json, to_text
 from edgekd.runtime.listen import decisions
@@ -31,7 +31,7 @@ MANIFEST = Manifest(
     window=16000,
     input=QUANT,
     output=QUANT,
-    counts=Counts(0, 0, 0),
+    counts=GraphCounts(0, 0, 0),
     temperature=2.0,
     provenance=Provenance("toy", "", "toy", "", "none", True, "0", "2026-01-01T00:00:00Z"),
 )

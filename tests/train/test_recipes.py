@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from edgekd import quant
-from edgekd.complexity import counts, gate
+from edgekd.complexity import gate
+from edgekd.complexity.counts import count_model
 from edgekd.complexity.target import load_target
 from edgekd.data.store.store import Clip
 from edgekd.data.store.writer import StoreWriter
@@ -66,7 +67,7 @@ def test_a_shipped_student_is_within_the_budget_in_both_formats(name, tmp_path):
         path.write_bytes(emit(graph))
         for content in (path.read_bytes(), emit(graph, float_twin=True)):
             HOSTILE[kind](content)  # must not take it for one
-        verdict = gate.judge(counts.count(path), load_target(BUDGET))
+        verdict = gate.check_counts(count_model(path), load_target(BUDGET))
         assert verdict.ok, [(budget.name, budget.value) for budget in verdict.budgets]
 
 
