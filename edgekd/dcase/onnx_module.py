@@ -209,3 +209,5 @@ OPS: dict[str, Callable[[list[str], dict[str, Any], Constants], Made]] = {
 }
 """Operator -> from its inputs, attributes and the file's constants, which inputs are tensors and what is computed of
 them."""
+KNOWN = frozenset(OPS) | {"Conv"}
+"""Every operator that edgekd writes, as in `edgekd.operators`, which this module cannot import."""

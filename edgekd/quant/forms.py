@@ -140,7 +140,7 @@ class QuantConv(QuantBlock):
         output = build.edge(name, self._shape(build, inputs[0]), self.output)
         (top, left), conv = self.conv.padding, self.conv
         build.ops.append(
-            q.Conv(
+            q.ConvOp(
                 name,
                 inputs[0],
                 output,
@@ -156,11 +156,11 @@ class QuantConv(QuantBlock):
         )
         if isinstance(self.gate, ActQuant):
             gate = build.edge(f"{name}.gate", build.edges[output].shape, self.gate)
-            build.ops.append(q.Sigmoid(f"{name}.gate", output, gate))
+            build.ops.append(q.SigmoidOp(f"{name}.gate", output, gate))
             if not isinstance(self.product, ActQuant):
                 return gate
             product = build.edge(f"{name}.product", build.edges[output].shape, self.product)
-            build.ops.append(q.Mul(f"{name}.product", (output, gate), product))
+            build.ops.append(q.MulOp(f"{name}.product", (output, gate), product))
             return product
         return output
 
@@ -234,17 +234,17 @@ class QuantBandedConv(QuantConv):
         shape = build.edges[source].shape
         gain = self._constant(build, f"{name}.gain", self.gain_edge, self.gain, shape[1])
         scaled = build.edge(f"{name}.scaled", shape, self.scaled)
-        build.ops.append(q.Mul(f"{name}.scaled", (source, gain), scaled))
+        build.ops.append(q.MulOp(f"{name}.scaled", (source, gain), scaled))
         offset = self._constant(build, f"{name}.offset", self.offset_edge, self.offset, shape[1])
         total = build.edge(f"{name}.sum", shape, self.sum)
-        build.ops.append(q.Add(f"{name}.sum", (scaled, offset), total, "relu" if self.after == "relu" else "none"))
+        build.ops.append(q.AddOp(f"{name}.sum", (scaled, offset), total, "relu" if self.after == "relu" else "none"))
         return total
 
     @staticmethod
     def _constant(build: GraphBuilder, name: str, quantiser: ActQuant, values: Tensor, mels: int) -> str:
         spread = _spread(values.detach(), mels).numpy()  # (C, F, 1)
         edge = build.edges[build.edge(name, spread.shape, quantiser)]
-        build.ops.append(q.Constant(name, name, rounding.quantize(spread, edge.scale, edge.zero_point, np.int8)))
+        build.ops.append(q.ConstantOp(name, name, rounding.quantize(spread, edge.scale, edge.zero_point, np.int8)))
         return name
 
 
@@ -279,7 +279,7 @@ class QuantAdd(QuantBlock):
 
     def lower(self, build: GraphBuilder, name: str, inputs: list[str]) -> str:
         output = build.edge(name, build.broadcast(inputs), self.output)
-        build.ops.append(q.Add(name, (inputs[0], inputs[1]), output, "relu" if self.activation == "relu" else "none"))
+        build.ops.append(q.AddOp(name, (inputs[0], inputs[1]), output, "relu" if self.activation == "relu" else "none"))
         return output
 
 
@@ -300,7 +300,7 @@ class QuantMultiply(QuantBlock):
 
     def lower(self, build: GraphBuilder, name: str, inputs: list[str]) -> str:
         output = build.edge(name, build.broadcast(inputs), self.output)
-        build.ops.append(q.Mul(name, (inputs[0], inputs[1]), output))
+        build.ops.append(q.MulOp(name, (inputs[0], inputs[1]), output))
         return output
 
 
@@ -321,7 +321,7 @@ class QuantMaxPool(QuantBlock):
 
     def lower(self, build: GraphBuilder, name: str, inputs: list[str]) -> str:
         output = build.same_scale(name, build.pooled(inputs[0], self.kernel, self.stride), inputs[0])
-        build.ops.append(q.MaxPool(name, inputs[0], output, self.kernel, self.stride))
+        build.ops.append(q.MaxPoolOp(name, inputs[0], output, self.kernel, self.stride))
         return output
 
 
@@ -343,7 +343,7 @@ class QuantAvgPool(QuantBlock):
     def lower(self, build: GraphBuilder, name: str, inputs: list[str]) -> str:
         output = build.edge(name, build.pooled(inputs[0], self.kernel, self.stride, self.padding), self.output)
         mel, frame = self.padding
-        build.ops.append(q.AvgPool(name, inputs[0], output, self.kernel, self.stride, (mel, mel, frame, frame)))
+        build.ops.append(q.AvgPoolOp(name, inputs[0], output, self.kernel, self.stride, (mel, mel, frame, frame)))
         return output
 
 
@@ -370,7 +370,7 @@ class QuantMeanPool(QuantBlock):
         _, mel, frame = build.edges[inputs[0]].shape
         kernel = (mel, frame) if self.axes == "both" else (mel, 1)
         output = build.edge(name, build.pooled(inputs[0], kernel, kernel), self.output)
-        build.ops.append(q.AvgPool(name, inputs[0], output, kernel, kernel))
+        build.ops.append(q.AvgPoolOp(name, inputs[0], output, kernel, kernel))
         return output
 
 

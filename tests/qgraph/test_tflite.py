@@ -7,7 +7,7 @@ from qgraph import probe, toy
 from edgekd.errors import MissingExtraError
 from edgekd.qgraph import reference, tflite
 from edgekd.qgraph.flatbuffer import BUFFER_ALIGNMENT
-from edgekd.qgraph.graph import AvgPool, Edge, QGraph
+from edgekd.qgraph.graph import AvgPoolOp, Edge, QGraph
 
 pytest.importorskip("ai_edge_litert")
 
@@ -85,7 +85,7 @@ def test_means_that_nearly_tie_round_as_in_the_engine(kernel, zero_point):
     channels = len(near)
     graph = QGraph(
         {"x": Edge("x", (channels, *kernel), *source), "mean": Edge("mean", (channels, 1, 1), *output)},
-        (AvgPool("mean", "x", "mean", kernel, kernel),),
+        (AvgPoolOp("mean", "x", "mean", kernel, kernel),),
         "x",
         "mean",
     )
