@@ -40,6 +40,9 @@ class Step(NamedTuple):
 class StoredConv2d(nn.Module):
     """Convolution of real values with a kernel as stored, which is multiplied by its scale when it is used."""
 
+    scale: Tensor
+    bias_scale: Tensor
+
     def __init__(
         self,
         weight: np.ndarray,

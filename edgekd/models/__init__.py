@@ -7,9 +7,8 @@ backbone), and `EMBEDDING`, the path of the module whose output is the embedding
 from collections.abc import Callable
 from typing import Literal
 
-from torch import nn
-
 from edgekd.frontend import FrontEnd
+from edgekd.models.base import AudioNetwork
 from edgekd.models.bc_resnet import BcResNet, BcResNetAsc, BcResNetAscConfig, BcResNetConfig
 from edgekd.models.black_box import BlackBoxConfig, BlackBoxNetwork, check_front_end
 from edgekd.models.cnn14 import Cnn14, Cnn14Config, load_published
@@ -45,7 +44,7 @@ ModelConfig = (
 )
 """A frozen config; its `kind` in TOML is the key below. A class attribute `hears` says what the network is given."""
 
-MODELS: dict[type[ModelConfig], Callable[..., nn.Module]] = {
+MODELS: dict[type[ModelConfig], Callable[..., AudioNetwork]] = {
     SerfrCnnConfig: SerfrCnn,
     BcResNetAscConfig: BcResNetAsc,
     BcResNetConfig: BcResNet,
@@ -68,23 +67,23 @@ exported."""
 __all__ = ["MODELS", "ModelConfig", "Taps", "build", "front", "hears", "initial", "segment_logits"]
 
 
-def build(config: ModelConfig, labels: int) -> nn.Module:
+def build(config: ModelConfig, labels: int) -> AudioNetwork:
     """The float network of a config for a number of labels, randomly initialised from torch's global generator."""
     return MODELS[type(config)](config, labels)
 
 
-def initial(config: ModelConfig, labels: int) -> nn.Module:
+def initial(config: ModelConfig, labels: int) -> AudioNetwork:
     """`build`, and then the weights that the config names, if any: a network as its training begins.
 
     Raises:
         InputError: no such file of weights, or one of another network.
     """
     model = build(config, labels)
-    if isinstance(config, Cnn14Config) and config.weights:
+    if isinstance(config, Cnn14Config) and isinstance(model, Cnn14) and config.weights:
         load_published(model, config.weights)
-    if isinstance(config, YamnetConfig) and config.weights:
+    if isinstance(config, YamnetConfig) and isinstance(model, Yamnet) and config.weights:
         load_yamnet(model, config.weights)
-    if isinstance(config, MobileNetV1Config) and config.weights:
+    if isinstance(config, MobileNetV1Config) and isinstance(model, MobileNetV1) and config.weights:
         load_first_layers(model, config.weights)
     return model
 

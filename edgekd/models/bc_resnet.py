@@ -6,11 +6,12 @@ the widest multiple of eight within 128,000 bytes, 116,170 and 17.2 MMAC. Studen
 has no integer form. One band folds into the convolutions; more become two ops each.
 """
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import msgspec
 from torch import Tensor, nn
 
+from edgekd.models.base import AudioNetwork, TensorModule
 from edgekd.models.blocks import (
     Activation,
     Add,
@@ -23,7 +24,7 @@ from edgekd.models.blocks import (
     Norm,
     Pooling,
     ResidualNorm,
-    head_of_features,
+    accept_old_head,
 )
 
 
@@ -60,7 +61,7 @@ class BcResNetAscConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     """Probability inside each block."""
 
 
-class BroadcastBlock(nn.Module):
+class BroadcastBlock(TensorModule):
     """Broadcasted residual block: a 2-D frequency branch plus a 1-D temporal branch broadcast over mel."""
 
     def __init__(
@@ -110,11 +111,11 @@ class BroadcastBlock(nn.Module):
         return broadcast if self.transition else self.add(broadcast, x)
 
 
-class BcResNet(nn.Module):
+class BcResNet(AudioNetwork):
     """log_mel (batch, 1, mel, frame) -> logits (batch, labels)."""
 
-    HEAD: ClassVar[str] = "classifier"
-    EMBEDDING: ClassVar[str] = "classifier.pool"
+    HEAD = "classifier"
+    EMBEDDING = "classifier.pool"
 
     def __init__(self, config: BcResNetConfig, labels: int) -> None:
         super().__init__()
@@ -145,16 +146,18 @@ class BcResNet(nn.Module):
         return self.classifier(self.features(log_mel))
 
 
-class BcResNetAsc(nn.Module):
+class BcResNetAsc(AudioNetwork):
     """log_mel (batch, channels, mel, frame) -> logits (batch, labels)."""
 
-    HEAD: ClassVar[str] = "classifier"
-    EMBEDDING: ClassVar[str] = "features"
+    HEAD = "classifier"
+    EMBEDDING = "features"
 
     def __init__(self, config: BcResNetAscConfig, labels: int) -> None:
         super().__init__()
         channels = 2 * config.width
-        stem_norm = "batch" if config.norm == "batch" else "none"  # residual norm takes its place
+        stem_norm: Literal["batch", "none"] = (
+            "batch" if config.norm == "batch" else "none"
+        )  # residual norm takes its place
         layers: list[nn.Module] = [
             ConvNormAct(config.channels, channels, 5, stride=2, padding=2, norm=stem_norm, bias=False)
         ]
@@ -174,7 +177,7 @@ class BcResNetAsc(nn.Module):
                 layers.append(MaxPool(2))
         self.features = nn.Sequential(*layers)
         self.classifier = MapClassifier(channels, labels)
-        self.register_load_state_dict_pre_hook(head_of_features)
+        accept_old_head(self)
 
     def forward(self, log_mel: Tensor) -> Tensor:
         return self.classifier(self.features(log_mel))

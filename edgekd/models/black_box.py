@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from edgekd.errors import InputError
 from edgekd.frontend import FrontEnd
 from edgekd.modelfile.black_box import BlackBox, open_features
+from edgekd.models.base import AudioNetwork, TensorModule
 
 REMEMBERED = 1 << 16
 """Sounds whose features are kept, so that those heard again without augmentation cost nothing: 256 MB at 1,024
@@ -73,7 +74,7 @@ def check_front_end(config: BlackBoxConfig, fe: FrontEnd) -> None:
         )
 
 
-class BlackBoxNetwork(nn.Module):
+class BlackBoxNetwork(AudioNetwork):
     """waveform (batch, 1, time) -> logits (batch, labels).
 
     Raises:
@@ -81,8 +82,8 @@ class BlackBoxNetwork(nn.Module):
             another number of labels.
     """
 
-    HEAD: ClassVar[str] = "head"
-    EMBEDDING: ClassVar[str] = "frozen"
+    HEAD = "head"
+    EMBEDDING = "frozen"
 
     def __init__(self, config: BlackBoxConfig, labels: int) -> None:
         super().__init__()
@@ -107,10 +108,11 @@ class BlackBoxNetwork(nn.Module):
             self.head = nn.Sequential(nn.Dropout(config.dropout), nn.Linear(width, labels))
 
     def forward(self, waveform: Tensor) -> Tensor:
-        return self.head(self.frozen(waveform))
+        logits: Tensor = self.head(self.frozen(waveform))
+        return logits
 
 
-class _Frozen(nn.Module):
+class _Frozen(TensorModule):
     """waveform (batch, 1, time) -> features (batch, width), without gradient.
 
     Its state is the hash of the file, so that weights of a head are known to belong to it, and a parameter without
@@ -139,10 +141,11 @@ class _Frozen(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and other processes open the file themselves: engines cannot be copied."""
-        return {name: value for name, value in super().__getstate__().items() if name not in ("_box", "_kept")}
+        state: dict[str, Any] = super().__getstate__()  # type: ignore[no-untyped-call]
+        return {name: value for name, value in state.items() if name not in ("_box", "_kept")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._open()
 
     def get_extra_state(self) -> Tensor:
@@ -162,7 +165,7 @@ class _Frozen(nn.Module):
                 f" then {trained[:8]}); put that one there, or train the run again"
             )
 
-    @torch.compiler.disable
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(self, waveform: Tensor) -> Tensor:
         if waveform.shape[1] != 1:
             raise InputError(

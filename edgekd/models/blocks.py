@@ -4,7 +4,6 @@
 nothing else, so that tracing it gives a list of known blocks. All maps are (batch, channel, mel, frame) float32.
 """
 
-from abc import ABC, abstractmethod
 from typing import Any, Literal
 
 import torch
@@ -12,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgekd.errors import InputError
+from edgekd.models.base import TensorModule
 
 Activation = Literal["none", "relu", "silu", "sigmoid", "hard_sigmoid"]
 Pooling = Literal["mean", "attention"]
@@ -50,18 +50,17 @@ def convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
         and torch.is_autocast_enabled("cpu")
     ):
         with torch.autocast("cpu", enabled=False):
-            return conv(x.float())  # type: ignore[no-any-return]
-    return conv(x)  # type: ignore[no-any-return]
+            x = conv(x.float())
+    else:
+        x = conv(x)
+    return x
 
 
-class Block(nn.Module, ABC):
-    """A leaf of the vocabulary: one entry in `edgekd.quant`'s table. Subclasses are final."""
-
-    @abstractmethod
-    def forward(self, *inputs: Tensor) -> Tensor: ...
+class Block(TensorModule):
+    """A leaf of the vocabulary: one entry in `edgekd.quant`'s table. Abstract; its subclasses are final."""
 
 
-class SubSpectralNorm(nn.Module):
+class SubSpectralNorm(TensorModule):
     """Batch normalisation per channel and band of mel bins: (B, C, F, T) as (B, C * bands, F / bands, T) (Chang et al.
     2021)."""
 
@@ -73,7 +72,8 @@ class SubSpectralNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         batch, channels, mel, frame = x.shape
         banded = x.reshape(batch, channels * self.bands, mel // self.bands, frame)  # (B, C * S, F / S, T)
-        return self.norm(banded).reshape(batch, channels, mel, frame)
+        normalised: Tensor = self.norm(banded)
+        return normalised.reshape(batch, channels, mel, frame)
 
 
 class ConvNormAct(Block):
@@ -128,7 +128,8 @@ class Norm(Block):
         self.norm = nn.BatchNorm2d(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norm(x)
+        normalised: Tensor = self.norm(x)
+        return normalised
 
 
 class ResidualNorm(Block):
@@ -240,7 +241,7 @@ class AttentionPool(Block):
         self.query = nn.Parameter(torch.zeros(heads, channels // heads))
 
     def forward(self, x: Tensor) -> Tensor:
-        parts = x.mean(dim=2).unflatten(1, (self.heads, -1))  # (B, H, C / H, T)
+        parts = torch.unflatten(x.mean(dim=2), 1, (self.heads, -1))  # (B, H, C / H, T)
         scores = torch.einsum("bhct,hc->bht", parts, self.query) / self.query.shape[1] ** 0.5
         return torch.einsum("bhct,bht->bhc", parts, scores.softmax(dim=-1)).flatten(1)[..., None, None]
 
@@ -263,7 +264,7 @@ class Flatten(Block):
         return x.flatten(1)
 
 
-class Residual(nn.Module):
+class Residual(TensorModule):
     """activation(body(x) + shortcut(x)); no shortcut is the identity."""
 
     def __init__(
@@ -278,7 +279,7 @@ class Residual(nn.Module):
         return self.add(self.body(x), self.shortcut(x))
 
 
-class SqueezeExcite(nn.Module):
+class SqueezeExcite(TensorModule):
     """Channel gate: mean -> 1x1 to channels / reduction, ReLU -> 1x1, gate (Hu et al. 2018). A hard sigmoid costs no
     integer op."""
 
@@ -296,7 +297,7 @@ class SqueezeExcite(nn.Module):
         return self.scale(x, self.excite(self.squeeze(self.pool(x))))
 
 
-class Classifier(nn.Module):
+class Classifier(TensorModule):
     """Dropout, global pooling and a dense layer as a 1x1 convolution: (B, C, F, T) -> logits (B, labels). `heads` is of
     attention."""
 
@@ -304,7 +305,7 @@ class Classifier(nn.Module):
         self, channels: int, labels: int, dropout: float = 0.0, pooling: Pooling = "mean", heads: int = 1
     ) -> None:
         super().__init__()
-        self.pool = MeanPool() if pooling == "mean" else AttentionPool(channels, heads)
+        self.pool: Block = MeanPool() if pooling == "mean" else AttentionPool(channels, heads)
         self.dropout = Dropout(dropout)
         self.dense = ConvNormAct(channels, labels, norm="none", activation="none")
         self.flatten = Flatten()
@@ -313,7 +314,7 @@ class Classifier(nn.Module):
         return self.flatten(self.dense(self.dropout(self.pool(x))))
 
 
-class MapClassifier(nn.Module):
+class MapClassifier(TensorModule):
     """A 1x1 convolution to the labels, then the mean over the map: (B, C, F, T) -> logits (B, labels)."""
 
     def __init__(self, channels: int, labels: int, norm: Literal["batch", "none"] = "none") -> None:
@@ -326,7 +327,7 @@ class MapClassifier(nn.Module):
         return self.flatten(self.pool(self.dense(x)))
 
 
-class HiddenClassifier(nn.Module):
+class HiddenClassifier(TensorModule):
     """A pool to (B, channels, 1, 1), a hidden dense layer with ReLU, whose output is the embedding, and a dense layer,
     dropout before each: (B, C, F, T) -> logits (B, labels)."""
 
@@ -343,8 +344,14 @@ class HiddenClassifier(nn.Module):
         return self.flatten(self.dense(self.dropout(self.hidden(self.pooled_dropout(self.pool(x))))))
 
 
-def head_of_features(model: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Before float weights are loaded: in older runs the dense layer of a `MapClassifier` is the last of `features`."""
-    old, new = f"{prefix}features.{len(model.features)}.", f"{prefix}classifier.dense."
+def accept_old_head(model: nn.Module) -> None:
+    """Let a network with `features` and a `MapClassifier` load weights of older runs, in which the dense layer was the
+    last of `features`."""
+    model.register_load_state_dict_pre_hook(_rename_old_head)  # type: ignore[no-untyped-call]
+
+
+def _rename_old_head(model: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    features = model.get_submodule("features")
+    old, new = f"{prefix}features.{len(list(features.children()))}.", f"{prefix}classifier.dense."
     for name in [name for name in state if name.startswith(old)]:
         state[new + name.removeprefix(old)] = state.pop(name)

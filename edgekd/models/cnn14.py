@@ -12,7 +12,6 @@ frame, zeros here and a reflection there.
 import pickle
 from collections import OrderedDict
 from pathlib import Path
-from typing import ClassVar
 
 import msgspec
 import numpy as np
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 
 from edgekd.errors import InputError
 from edgekd.frontend import FrontEnd, corners
+from edgekd.models.base import AudioNetwork
 from edgekd.models.blocks import AvgPool, Block, ConvNormAct, Dropout, HiddenClassifier
 
 PUBLISHED = FrontEnd(
@@ -77,7 +77,8 @@ class MelNorm(Block):
                 f"cnn14: the front end gives {x.shape[2]} mel bins, and the network's mels is {self.norm.num_features};"
                 " set both to the same"
             )
-        return self.norm(x.transpose(1, 2)).transpose(1, 2)
+        normalised: Tensor = self.norm(x.transpose(1, 2))  # (B, F, C, T)
+        return normalised.transpose(1, 2)
 
 
 class PeakAndMeanPool(Block):
@@ -88,11 +89,11 @@ class PeakAndMeanPool(Block):
         return x.amax(dim=3, keepdim=True) + x.mean(dim=3, keepdim=True)
 
 
-class Cnn14(nn.Module):
+class Cnn14(AudioNetwork):
     """log_mel (batch, channels, mel, frame) -> logits (batch, labels)."""
 
-    HEAD: ClassVar[str] = "classifier.dense"
-    EMBEDDING: ClassVar[str] = "classifier.hidden"
+    HEAD = "classifier.dense"
+    EMBEDDING = "classifier.hidden"
 
     def __init__(self, config: Cnn14Config, labels: int) -> None:
         super().__init__()

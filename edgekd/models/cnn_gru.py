@@ -9,13 +9,12 @@ Parameters at 10 labels: 2,496,954, without GRU 1,111,674; with `channels = 1, s
 61,298 and 36,338.
 """
 
-from typing import ClassVar
-
 import msgspec
 import torch
 from torch import Tensor, nn
 
 from edgekd.errors import InputError
+from edgekd.models.base import AudioNetwork
 from edgekd.models.blocks import Block, ConvNormAct, HiddenClassifier, MaxPool, MeanPool, Residual
 
 
@@ -64,15 +63,15 @@ class Gru(Block):
         self.gru = nn.GRU(channels, channels, batch_first=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        _, state = self.gru(x.flatten(1, 2).transpose(1, 2))  # (B, T, C) -> (1, B, C)
+        state: Tensor = self.gru(x.flatten(1, 2).transpose(1, 2))[1]  # (B, T, C) -> (1, B, C)
         return state[0][..., None, None]
 
 
-class CnnGru(nn.Module):
+class CnnGru(AudioNetwork):
     """log_mel (batch, channels, mel, frame) -> logits (batch, labels)."""
 
-    HEAD: ClassVar[str] = "classifier.dense"
-    EMBEDDING: ClassVar[str] = "classifier.hidden"
+    HEAD = "classifier.dense"
+    EMBEDDING = "classifier.hidden"
 
     def __init__(self, config: CnnGruConfig, labels: int) -> None:
         super().__init__()

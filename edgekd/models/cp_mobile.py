@@ -5,20 +5,21 @@ The default is the 2024 baseline: 61,148 parameters and 29,419,156 MACs (10 labe
 counted as torchinfo does, one MAC per parameter).
 """
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import msgspec
 from torch import Tensor, nn
 
 from edgekd.errors import InputError
+from edgekd.models.base import AudioNetwork
 from edgekd.models.blocks import (
     AvgPool,
     ConvNormAct,
     GlobalResponseNorm,
     MapClassifier,
     Residual,
+    accept_old_head,
     eights,
-    head_of_features,
 )
 
 
@@ -46,11 +47,11 @@ class CpMobileConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, ta
             )
 
 
-class CpMobile(nn.Module):
+class CpMobile(AudioNetwork):
     """log_mel (batch, 1, mel, frame) -> logits (batch, labels)."""
 
-    HEAD: ClassVar[str] = "classifier"
-    EMBEDDING: ClassVar[str] = "features"
+    HEAD = "classifier"
+    EMBEDDING = "features"
 
     def __init__(self, config: CpMobileConfig, labels: int) -> None:
         super().__init__()
@@ -68,7 +69,7 @@ class CpMobile(nn.Module):
                 channels = outputs
         self.features = nn.Sequential(*layers)
         self.classifier = MapClassifier(channels, labels, norm="batch")
-        self.register_load_state_dict_pre_hook(head_of_features)
+        accept_old_head(self)
 
     def forward(self, log_mel: Tensor) -> Tensor:
         return self.classifier(self.features(log_mel))

@@ -6,12 +6,11 @@ written out. The default is the small DCASE 2023 variant (rho 8): 127,674 parame
 published, whose classifier has a batch norm in place of the bias here.
 """
 
-from typing import ClassVar
-
 import msgspec
 from torch import Tensor, nn
 
 from edgekd.errors import InputError
+from edgekd.models.base import AudioNetwork
 from edgekd.models.blocks import Classifier, ConvNormAct, MaxPool, Pooling, Residual
 
 
@@ -49,11 +48,11 @@ class CpResNetConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, ta
             )
 
 
-class CpResNet(nn.Module):
+class CpResNet(AudioNetwork):
     """log_mel (batch, channels, mel, frame) -> logits (batch, labels)."""
 
-    HEAD: ClassVar[str] = "classifier"
-    EMBEDDING: ClassVar[str] = "classifier.pool"
+    HEAD = "classifier"
+    EMBEDDING = "classifier.pool"
 
     def __init__(self, config: CpResNetConfig, labels: int) -> None:
         super().__init__()

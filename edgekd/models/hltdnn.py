@@ -5,13 +5,13 @@ labels, 64 mels). Batch norms are ours.
 """
 
 from collections import OrderedDict
-from typing import ClassVar
 
 import msgspec
 import torch
 from torch import Tensor, nn
 
 from edgekd.errors import InputError
+from edgekd.models.base import AudioNetwork, TensorModule
 from edgekd.models.blocks import Block, ConvNormAct, Dropout, Flatten, MaxPool, MeanPool
 
 BLOCK_POOL = 2
@@ -81,7 +81,7 @@ class Concatenate(Block):
         return torch.cat([x, y], dim=1)
 
 
-class _TemporalAndHistogram(nn.Module):
+class _TemporalAndHistogram(TensorModule):
     """The temporal layer's mean over frames, then the histogram: (B, C, F, T) -> (B, temporal + C * bins, 1, 1)."""
 
     def __init__(self, config: HLTdnnConfig) -> None:
@@ -98,7 +98,7 @@ class _TemporalAndHistogram(nn.Module):
         return mean if self.histogram is None else self.join(mean, self.histogram(x))  # (B, 320, 1, 1)
 
 
-class _Classifier(nn.Module):
+class _Classifier(TensorModule):
     """(B, C, F, T) -> logits (B, labels)."""
 
     def __init__(self, config: HLTdnnConfig, labels: int) -> None:
@@ -112,11 +112,11 @@ class _Classifier(nn.Module):
         return self.flatten(self.dense(self.dropout(self.pool(x))))
 
 
-class HLTdnn(nn.Module):
+class HLTdnn(AudioNetwork):
     """log_mel (batch, channels, mel, frame) -> logits (batch, labels)."""
 
-    HEAD: ClassVar[str] = "classifier.dense"
-    EMBEDDING: ClassVar[str] = "classifier.pool"
+    HEAD = "classifier.dense"
+    EMBEDDING = "classifier.pool"
 
     def __init__(self, config: HLTdnnConfig, labels: int) -> None:
         super().__init__()

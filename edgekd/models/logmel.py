@@ -1,6 +1,6 @@
 """The torch mirror of the front end: the same window and filterbank arrays, for training on batches of waveforms."""
 
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -75,7 +75,8 @@ class LogMel(nn.Module):
         if waveform.dim() == 3:
             batch, channels, _ = waveform.shape
             each = None if hop is None else hop.repeat_interleave(channels)
-            return cast(Tensor, self(waveform.flatten(0, 1), each, samples)).unflatten(0, (batch, channels)).squeeze(2)
+            mono: Tensor = self(waveform.flatten(0, 1), each, samples)  # (batch * channels, 1, mel, frame)
+            return mono.reshape(batch, channels, *mono.shape[2:])
         fe, device = self.fe, waveform.device
         samples = waveform.shape[-1] if samples is None else samples
         frames = fe.frames(samples)

@@ -9,13 +9,14 @@ of that away.
 """
 
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 import msgspec
 import torch
 from torch import Tensor, nn
 
 from edgekd.errors import InputError
+from edgekd.models.base import AudioNetwork
 from edgekd.models.blocks import Classifier, ConvNormAct
 from edgekd.models.yamnet import published_layers
 
@@ -54,11 +55,11 @@ class MobileNetV1Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
             )
 
 
-class MobileNetV1(nn.Module):
+class MobileNetV1(AudioNetwork):
     """log_mel (batch, channels, mel, frame) -> logits (batch, labels)."""
 
-    HEAD: ClassVar[str] = "classifier"
-    EMBEDDING: ClassVar[str] = "classifier.pool"
+    HEAD = "classifier"
+    EMBEDDING = "classifier.pool"
 
     def __init__(self, config: MobileNetV1Config, labels: int) -> None:
         super().__init__()
@@ -93,6 +94,8 @@ def load_first_layers(model: MobileNetV1, path: Path | str) -> None:
     for number, (layer, (weight, bias)) in enumerate(
         zip(model.features, published_layers(path, len(model.features)), strict=False)
     ):
+        assert isinstance(layer, ConvNormAct)
+        assert layer.conv.bias is not None  # norm = "none", which the config asks for with weights
         outputs, inputs = layer.conv.weight.shape[:2]
         if outputs > weight.shape[0] or inputs > weight.shape[1]:
             raise InputError(

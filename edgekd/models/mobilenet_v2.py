@@ -1,10 +1,9 @@
 """MobileNetV2 on one log-mel channel (Sandler et al. 2018), at any width; ReLU for ReLU6."""
 
-from typing import ClassVar
-
 import msgspec
 from torch import Tensor, nn
 
+from edgekd.models.base import AudioNetwork
 from edgekd.models.blocks import Classifier, ConvNormAct, Pooling, Residual, eights
 
 _STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
@@ -30,11 +29,11 @@ class MobileNetV2Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     """Of attention: parts of the channels that each weigh the frames for themselves."""
 
 
-class MobileNetV2(nn.Module):
+class MobileNetV2(AudioNetwork):
     """log_mel (batch, channels, mel, frame) -> logits (batch, labels)."""
 
-    HEAD: ClassVar[str] = "classifier"
-    EMBEDDING: ClassVar[str] = "classifier.pool"
+    HEAD = "classifier"
+    EMBEDDING = "classifier.pool"
 
     def __init__(self, config: MobileNetV2Config, labels: int) -> None:
         super().__init__()

@@ -12,6 +12,7 @@ import msgspec
 from torch import Tensor, nn
 
 from edgekd.errors import InputError
+from edgekd.models.base import AudioNetwork
 from edgekd.models.blocks import AttentionPool, Block, ConvNormAct, HiddenClassifier, MaxPool, MeanPool, Residual
 
 
@@ -58,11 +59,11 @@ class GlobalMaxPool(Block):
         return x.amax(dim=(2, 3), keepdim=True)
 
 
-class RawCnn(nn.Module):
+class RawCnn(AudioNetwork):
     """waveform (batch, channels, time) -> logits (batch, labels)."""
 
-    HEAD: ClassVar[str] = "classifier.dense"
-    EMBEDDING: ClassVar[str] = "classifier.hidden"
+    HEAD = "classifier.dense"
+    EMBEDDING = "classifier.hidden"
 
     def __init__(self, config: RawCnnConfig, labels: int) -> None:
         super().__init__()
@@ -74,9 +75,11 @@ class RawCnn(nn.Module):
             blocks.append(nn.Sequential(_basic_block(channels, width), MaxPool((1, config.pool))))
             channels = width
         self.blocks = nn.Sequential(*blocks)
-        pool = {"max": GlobalMaxPool, "mean": MeanPool, "attention": lambda: AttentionPool(channels, config.heads)}[
-            config.pooling
-        ]()
+        pool: Block
+        if config.pooling == "attention":
+            pool = AttentionPool(channels, config.heads)
+        else:
+            pool = MeanPool() if config.pooling == "mean" else GlobalMaxPool()
         self.classifier = HiddenClassifier(pool, channels, config.embedding, labels, config.dropout)
 
     def forward(self, waveform: Tensor) -> Tensor:

@@ -5,11 +5,10 @@ stride (2, 1), widths W, 2W, 2W) has 114,068 parameters and 27.3 MMAC at width 3
 labels, 256 mels x 28 frames).
 """
 
-from typing import ClassVar
-
 import msgspec
 from torch import Tensor, nn
 
+from edgekd.models.base import AudioNetwork
 from edgekd.models.blocks import AvgPool, Classifier, ConvNormAct, MaxPool, Pooling, Residual, SqueezeExcite
 
 
@@ -38,11 +37,11 @@ class SerfrCnnConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, ta
     """Of attention: parts of the channels that each weigh the frames for themselves."""
 
 
-class SerfrCnn(nn.Module):
+class SerfrCnn(AudioNetwork):
     """log_mel (batch, 1, mel, frame) -> logits (batch, labels)."""
 
-    HEAD: ClassVar[str] = "classifier"
-    EMBEDDING: ClassVar[str] = "classifier.pool"
+    HEAD = "classifier"
+    EMBEDDING = "classifier.pool"
 
     def __init__(self, config: SerfrCnnConfig, labels: int) -> None:
         super().__init__()

@@ -3,12 +3,13 @@ of the frames."""
 
 import difflib
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from edgekd.errors import InputError
+from edgekd.models.base import AudioNetwork
 from edgekd.text import counted
 
 EMBEDDING = "embedding"
@@ -38,10 +39,10 @@ class Taps:
         modules = {name: module for name, module in model.named_modules() if name}
         self._hooks = []
         for path in self.paths:
-            place = model.EMBEDDING if path == EMBEDDING else path
-            if place not in modules:
-                raise InputError(f"{type(model).__name__} has no module '{place}' to tap{_hint(place, list(modules))}")
-            self._hooks.append(modules[place].register_forward_hook(self._hook(path)))
+            name = cast(AudioNetwork, model).EMBEDDING if path == EMBEDDING else path
+            if name not in modules:
+                raise InputError(f"{type(model).__name__} has no module '{name}' to tap{_hint(name, list(modules))}")
+            self._hooks.append(modules[name].register_forward_hook(self._hook(path)))
 
     def __call__(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Logits (batch, labels) and the taps.
@@ -105,10 +106,10 @@ def segment_logits(model: nn.Module, x: Tensor, segments: int) -> Tensor:
     Raises:
         InputError: the head takes no map, or one of fewer frames than segments.
     """
-    head, taken = model.get_submodule(model.HEAD.partition(".")[0]), []
+    head, taken = model.get_submodule(cast(AudioNetwork, model).HEAD.partition(".")[0]), list[Tensor]()
     hook = head.register_forward_pre_hook(lambda _, inputs: taken.append(inputs[0]))
     try:
-        logits = model(x)
+        logits: Tensor = model(x)
     finally:
         hook.remove()
     if segments == 1:

@@ -10,7 +10,7 @@ import contextlib
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 import msgspec
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edgekd.errors import InputError, MissingExtraError
+from edgekd.models.base import AudioNetwork
 
 POSITIONS = "embeddings.position_embeddings"
 """Name of the parameter."""
@@ -63,11 +64,11 @@ class AstConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fie
             )
 
 
-class AstNetwork(nn.Module):
+class AstNetwork(AudioNetwork):
     """log_mel (batch, 1, mel, frame) -> logits (batch, labels)."""
 
-    HEAD: ClassVar[str] = "classifier"
-    EMBEDDING: ClassVar[str] = "pool"
+    HEAD = "classifier"
+    EMBEDDING = "pool"
 
     def __init__(self, config: AstConfig, labels: int) -> None:
         super().__init__()
@@ -95,10 +96,11 @@ class AstNetwork(nn.Module):
             for size, stride in ((x.shape[2], sizes.frequency_stride), (x.shape[1], sizes.time_stride))
         )
         if grid == self.grid:
-            answer = self.transformer(x)
+            encoded = self.transformer(x)
         else:
-            answer = torch.func.functional_call(self.transformer, {POSITIONS: self._interpolated(grid)}, (x,))
-        return self.classifier(self.pool(answer.pooler_output))
+            encoded = torch.func.functional_call(self.transformer, {POSITIONS: self._interpolated(grid)}, (x,))
+        logits: Tensor = self.classifier(self.pool(encoded.pooler_output))
+        return logits
 
     def _interpolated(self, grid: tuple[int, int]) -> Tensor:
         """Position embeddings (1, tokens + patches, D) of another grid, bilinear."""

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from edgekd.errors import InputError
 from edgekd.frontend import FrontEnd
 from edgekd.modelfile.engine import litert_interpreter, silent_stderr
+from edgekd.models.base import AudioNetwork
 from edgekd.models.blocks import Block, Classifier, convolve
 
 _LAYERS = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5, (1024, 2), (1024, 1))
@@ -44,6 +45,9 @@ class YamnetConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_
 
 class YamnetFeatures(Block):
     """waveform (B, 1, T) -> log-mel (B, 1, mel, frame), in float32 whatever the rest computes in. No integer form."""
+
+    window: Tensor
+    filters: Tensor
 
     def __init__(self) -> None:
         super().__init__()
@@ -78,11 +82,11 @@ class PaddedConv(Block):
         return F.relu(convolve(self.conv, x))
 
 
-class Yamnet(nn.Module):
+class Yamnet(AudioNetwork):
     """waveform (batch, 1, time) -> logits (batch, labels)."""
 
-    HEAD: ClassVar[str] = "classifier.dense"
-    EMBEDDING: ClassVar[str] = "classifier.pool"
+    HEAD = "classifier.dense"
+    EMBEDDING = "classifier.pool"
 
     def __init__(self, config: YamnetConfig, labels: int) -> None:
         super().__init__()
@@ -126,6 +130,8 @@ def load_yamnet(model: Yamnet, path: Path | str) -> None:
     """
     with torch.no_grad():
         for layer, (weight, bias) in zip(model.features, published_layers(path, len(model.features)), strict=True):
+            assert isinstance(layer, PaddedConv)
+            assert layer.conv.bias is not None
             layer.conv.weight.copy_(weight)
             layer.conv.bias.copy_(bias)
 
@@ -218,6 +224,6 @@ def _mel_filters() -> NDArray[np.float32]:
     place = mel(np.linspace(0, SAMPLE_RATE / 2, FFT // 2 + 1))[:, None]
     rising = (place - corners[:-2]) / (corners[1:-1] - corners[:-2])
     falling = (corners[2:] - place) / (corners[2:] - corners[1:-1])
-    filters = np.maximum(0.0, np.minimum(rising, falling))
+    filters: NDArray[np.float32] = np.maximum(0.0, np.minimum(rising, falling)).astype(np.float32)
     filters[0] = 0.0
-    return filters.astype(np.float32)
+    return filters

@@ -2,15 +2,18 @@
 frozen."""
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import brevitas.nn as qnn
 import torch
 from brevitas.inject.enum import ScalingImplType
 from brevitas.quant import Int8ActPerTensorFloat, Uint8ActPerTensorFloat
-from torch import Tensor, nn
+from torch import Tensor
 
+from edgekd.models.base import TensorModule
 from edgekd.qgraph.graph import INT8_MAX, INT8_MIN
+
+Kind = Literal["signed", "unsigned", "constant", "hard_gate", "soft_gate"]
 
 _QUANTILE = 0.9999
 """Share of absolute values that the calibrated range of an edge holds."""
@@ -22,40 +25,20 @@ _SILENT_RANGE = 1.0
 vanishing scale."""
 
 
-class _LearnedUint8(Uint8ActPerTensorFloat):
-    scaling_impl_type = ScalingImplType.PARAMETER
-    scaling_init = 1.0
-
-
-class _LearnedInt8(Int8ActPerTensorFloat):
-    scaling_impl_type = ScalingImplType.PARAMETER
-    scaling_init = 1.0
-
-
-class _HardGate(Uint8ActPerTensorFloat):
-    """Scale 1/255: saturation of the int8 output is the clip to 0..1."""
-
-    scaling_impl_type = ScalingImplType.CONST
-    scaling_init = 1.0
-
-
-class _SoftGate(Uint8ActPerTensorFloat):
-    """Scale 1/256, the only one that LOGISTIC may have in TFLite."""
-
-    scaling_impl_type = ScalingImplType.CONST
-    scaling_init = 255 / 256
-
-
-_QUANTISERS: dict[str, Any] = {
-    "signed": _LearnedInt8,
-    "unsigned": _LearnedUint8,
-    "constant": _LearnedInt8,
-    "hard_gate": _HardGate,
-    "soft_gate": _SoftGate,
+_LEARNED = {"scaling_impl_type": ScalingImplType.PARAMETER, "scaling_init": 1.0}
+_QUANTISERS: dict[Kind, Any] = {
+    "signed": Int8ActPerTensorFloat.let(**_LEARNED),
+    "unsigned": Uint8ActPerTensorFloat.let(**_LEARNED),
+    "constant": Int8ActPerTensorFloat.let(**_LEARNED),
+    # scale 1/255: saturation of the int8 output is the clip to 0..1
+    "hard_gate": Uint8ActPerTensorFloat.let(scaling_impl_type=ScalingImplType.CONST, scaling_init=1.0),
+    # scale 1/256, the only one that LOGISTIC may have in TFLite
+    "soft_gate": Uint8ActPerTensorFloat.let(scaling_impl_type=ScalingImplType.CONST, scaling_init=255 / 256),
 }
+"""Kind of edge -> Brevitas quantiser."""
 
 
-class ActQuant(nn.Module):
+class ActQuant(TensorModule):
     """Fake quantisation of one edge to 8 bits: "signed" and "constant" have zero point 0, the others the int8 zero
     point -128.
 
@@ -64,7 +47,7 @@ class ActQuant(nn.Module):
     Until `calibrating` is turned off it passes values through and records their range.
     """
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: Kind) -> None:
         super().__init__()
         self.kind = kind
         self.quant = qnn.QuantIdentity(act_quant=_QUANTISERS[kind], return_quant_tensor=False)
@@ -76,7 +59,8 @@ class ActQuant(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.calibrating:
-            return self.quant(x)
+            quantised: Tensor = self.quant(x)
+            return quantised
         values = (x.detach().amax(dim=1) if self.logits else x.detach()).abs().flatten()
         if self.kind == "constant":
             self.peak = values.max().item() * INT8_MIN / -INT8_MAX  # the positive end has a step less
@@ -96,9 +80,14 @@ class ActQuant(nn.Module):
             with torch.no_grad():
                 threshold.fill_(self.peak if self.peak > _MIN_PEAK else _SILENT_RANGE)
 
+    def step(self) -> Tensor:
+        """Scale of the int8 edge, a float32 scalar."""
+        scale: Tensor = self.quant.act_quant.scale()
+        return scale
+
     def scale(self) -> float:
-        """float32 scale of the int8 edge."""
-        return self.quant.act_quant.scale().detach().item()
+        """`step` as a number."""
+        return float(self.step().detach().item())
 
     def zero_point(self) -> int:
         """int8 zero point of the edge."""

@@ -20,12 +20,13 @@ from torch import Tensor, nn
 from edgekd import rounding
 from edgekd.errors import InputError
 from edgekd.models import blocks
+from edgekd.models.base import TensorModule
 from edgekd.qgraph import graph as q
-from edgekd.quant.activation import ActQuant
+from edgekd.quant.activation import ActQuant, Kind
 from edgekd.quant.builder import GraphBuilder
 
 
-class QuantBlock(nn.Module, ABC):
+class QuantBlock(TensorModule, ABC):
     """QAT form of one block, built from the block and the quantisers of its inputs."""
 
     @property
@@ -39,6 +40,16 @@ class QuantBlock(nn.Module, ABC):
     @abstractmethod
     def lower(self, build: GraphBuilder, name: str, inputs: list[str]) -> str:
         """Append this block's ops to the graph under construction; returns the name of the output edge."""
+
+
+_OUTPUT_KINDS: dict[blocks.Activation, Kind] = {
+    "none": "signed",
+    "relu": "unsigned",
+    "hard_sigmoid": "hard_gate",
+    "silu": "signed",
+    "sigmoid": "signed",
+}
+"""Activation -> kind of the edge that a convolution writes."""
 
 
 def _range(signed: bool) -> ActQuant:
@@ -64,12 +75,9 @@ class QuantConv(QuantBlock):
 
     def __init__(self, block: blocks.ConvNormAct, inputs: list[ActQuant]) -> None:
         super().__init__()
-        weight, bias = (
-            (block.conv.weight, block.conv.bias)
-            if isinstance(block.norm, nn.Identity)
-            else _fold(block.conv, block.norm)
-        )
-        self._build(block.conv, weight, bias, block.activation, inputs[0])
+        conv, norm = block.conv, block.norm
+        weight, bias = _fold(conv, norm) if isinstance(norm, nn.BatchNorm2d) else (conv.weight, conv.bias)
+        self._build(conv, weight, bias, block.activation, inputs[0])
 
     def _build(
         self, conv: nn.Conv2d, weight: Tensor, bias: Tensor | None, activation: blocks.Activation, source: ActQuant
@@ -91,17 +99,14 @@ class QuantConv(QuantBlock):
             self.conv.bias.copy_(torch.zeros_like(self.conv.bias) if bias is None else bias)
         self.activation = activation
         self._source = (source,)  # in a tuple: it belongs to another block
-        kind = {
-            "none": "signed",
-            "relu": "unsigned",
-            "hard_sigmoid": "hard_gate",
-            "silu": "signed",
-            "sigmoid": "signed",
-        }[activation]
-        self.output = ActQuant(kind)
+        self.output = ActQuant(_OUTPUT_KINDS[activation])
         """Quantiser of the convolution; with "silu" and "sigmoid" of the value before the logistic."""
-        self.gate = ActQuant("soft_gate") if activation in ("silu", "sigmoid") else nn.Identity()
-        self.product = ActQuant("signed") if activation == "silu" else nn.Identity()
+        self.gate: ActQuant | nn.Identity = nn.Identity()
+        self.product: ActQuant | nn.Identity = nn.Identity()
+        if activation in ("silu", "sigmoid"):
+            self.gate = ActQuant("soft_gate")
+        if activation == "silu":
+            self.product = ActQuant("signed")
 
     @property
     def edge(self) -> ActQuant:
@@ -111,13 +116,13 @@ class QuantConv(QuantBlock):
         weight, conv = self.conv.quant_weight(), self.conv
         bias = conv.bias
         if not self._source[0].calibrating:  # rounded, with the gradient of the float bias
-            step = (self._source[0].quant.act_quant.scale() * weight.scale.flatten()).detach()  # (out,)
+            step = (self._source[0].step() * weight.scale.flatten()).detach()  # (out,)
             bias = bias + (torch.round(bias / step) * step - bias).detach()
         x = F.conv2d(inputs[0], weight.value, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
-        if self.activation in ("silu", "sigmoid"):
+        if isinstance(self.gate, ActQuant):
             x = self.output(x)
             gate = self.gate(torch.sigmoid(x))
-            return self.product(x * gate) if self.activation == "silu" else gate
+            return self.product(x * gate) if isinstance(self.product, ActQuant) else gate
         return self.output(blocks.activate(x, self.activation))
 
     def lower(self, build: GraphBuilder, name: str, inputs: list[str]) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 
 from edgekd.errors import InputError
 from edgekd.frontend import FrontEnd
+from edgekd.models.base import TensorModule
 from edgekd.models.blocks import Block, ConvNormAct
 from edgekd.qgraph import addition, reduction
 from edgekd.qgraph.graph import Edge, QGraph
@@ -30,7 +31,7 @@ class Step(NamedTuple):
     output: str
 
 
-class QuantNetwork(nn.Module):
+class QuantNetwork(TensorModule):
     """log_mel (batch, 1, mel, frame) -> logits (batch, labels), every edge on its 8-bit grid."""
 
     def __init__(
@@ -46,8 +47,14 @@ class QuantNetwork(nn.Module):
     def forward(self, log_mel: Tensor) -> Tensor:
         values = {self.source: self.input(log_mel)}
         for step in self.steps:
-            values[step.output] = self.blocks[_key(step.block)](*(values[name] for name in step.inputs))
+            values[step.output] = self.block(step)(*(values[name] for name in step.inputs))
         return values[self.result]
+
+    def block(self, step: Step) -> QuantBlock:
+        """The block that a step calls."""
+        block = self.blocks[_key(step.block)]
+        assert isinstance(block, QuantBlock)
+        return block
 
     def quantisers(self) -> list[ActQuant]:
         """Every activation edge's quantiser."""
@@ -146,7 +153,7 @@ def settle(network: QuantNetwork, shape: tuple[int, int]) -> None:
     edges = {network.source: network.input}
     values = {network.source: torch.zeros(1, 1, *shape)}
     for step in network.steps:
-        block = network.blocks[_key(step.block)]
+        block = network.block(step)
         edges[step.output] = block.edge
         inputs = [values[name] for name in step.inputs]
         if isinstance(block, QuantAdd):
@@ -155,13 +162,13 @@ def settle(network: QuantNetwork, shape: tuple[int, int]) -> None:
         elif isinstance(block, QuantBandedConv):
             _settle(block.sum, partial(addition.margin, (_edge(block.scaled), _edge(block.offset_edge))))
         elif isinstance(block, QuantMeanPool):
-            elements, source = block.elements(inputs[0]), _edge(edges[step.inputs[0]])
-            _settle(
-                block.output,
-                lambda output, source=source, count=elements: -reduction.disagreements(source, output, count),
-                enough=0,
-            )
+            source = _edge(edges[step.inputs[0]])
+            _settle(block.output, partial(_agreement, source, block.elements(inputs[0])), enough=0)
         values[step.output] = block(*inputs)
+
+
+def _agreement(source: Edge, elements: int, output: Edge) -> float:
+    return -reduction.disagreements(source, output, elements)
 
 
 def _settle(output: ActQuant, worth: Callable[[Edge], float], enough: float = math.inf) -> None:
@@ -200,7 +207,7 @@ def lower(network: QuantNetwork, frontend: FrontEnd, n_frames: int) -> QGraph:
     names = {network.source: build.edge("log_mel", (1, frontend.n_mels, n_frames), network.input)}
     with torch.no_grad():
         for step in network.steps:
-            block = network.blocks[_key(step.block)]
+            block = network.block(step)
             names[step.output] = block.lower(build, step.block, [names[name] for name in step.inputs])
     graph = QGraph(build.edges, tuple(build.ops), "log_mel", names[network.result])
     graph.validate()
