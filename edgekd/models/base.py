@@ -1,8 +1,11 @@
-"""Bases of all modules and networks: what `nn.Module` leaves open for a type checker."""
+"""Base classes of modules and networks, typed where `nn.Module` is not."""
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from torch import Tensor, nn
+
+InputKind = Literal["log_mel", "waveform"]
+"""What a network reads. A config that reads waveforms has it as its class attribute `input_kind`."""
 
 
 class TensorModule(nn.Module):

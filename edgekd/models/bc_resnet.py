@@ -15,13 +15,13 @@ from edgekd.models.base import AudioNetwork, TensorModule
 from edgekd.models.blocks import (
     Activation,
     Add,
-    Classifier,
     ConvNormAct,
     Dropout,
     MapClassifier,
     MaxPool,
     MeanPool,
     Norm,
+    PooledClassifier,
     Pooling,
     ResidualNorm,
     accept_old_head,
@@ -38,23 +38,23 @@ class BcResNetConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, ta
     dropout: float = 0.1
     """Probability inside each block."""
     pooling: Pooling = "mean"
-    """Over mel and frame before the dense layer; attention is for teachers, it has no integer form."""
+    """Pooling over mel and frame before the dense layer. Attention is for teachers: it has no integer form."""
     heads: int = 1
-    """Of attention: parts of the channels that each weigh the frames for themselves."""
+    """Attention heads: parts of the channels, each with frame weights of its own."""
 
 
 class BcResNetAscConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="bc_resnet_asc"):
     """The scene form: stages of 2, 2, 2, 3 blocks with a norm after each, no dilation."""
 
     channels: int = 1
-    """Of the input; a network that is exported has one."""
+    """Input channels; a network that is exported has one."""
     width: int = 24
     """Channels c of stage 1."""
     bands: int = 1
     """Bands of the sub-spectral norm, which must divide the mel bins of every stage; 1 is batch norm, the fastest as
     integers."""
     norm: Literal["batch", "residual"] = "batch"
-    """Norm between stages: residual norm for teachers, batch norm for students."""
+    """Norm between stages: "residual" for teachers, "batch" for students."""
     activation: Literal["silu", "relu"] = "silu"
     """Activation of the temporal branch."""
     dropout: float = 0.1
@@ -140,7 +140,7 @@ class BcResNet(AudioNetwork):
         layers.append(MeanPool("mel"))
         layers.append(ConvNormAct(channels, 4 * width))
         self.features = nn.Sequential(*layers)
-        self.classifier = Classifier(4 * width, labels, pooling=config.pooling, heads=config.heads)
+        self.classifier = PooledClassifier(4 * width, labels, pooling=config.pooling, heads=config.heads)
 
     def forward(self, log_mel: Tensor) -> Tensor:
         return self.classifier(self.features(log_mel))
@@ -157,7 +157,7 @@ class BcResNetAsc(AudioNetwork):
         channels = 2 * config.width
         stem_norm: Literal["batch", "none"] = (
             "batch" if config.norm == "batch" else "none"
-        )  # residual norm takes its place
+        )  # else a ResidualNorm follows
         layers: list[nn.Module] = [
             ConvNormAct(config.channels, channels, 5, stride=2, padding=2, norm=stem_norm, bias=False)
         ]

@@ -1,7 +1,7 @@
-"""The closed vocabulary that students are composed of. Each kind of block is declared once, here, in its float form.
+"""The blocks that students are composed of, each declared once, in its float form.
 
-`edgekd.quant` maps every leaf (`Block`) to its quantization-aware form and to integer ops; a student calls blocks and
-nothing else, so that tracing it gives a list of known blocks. All maps are (batch, channel, mel, frame) float32.
+`edgekd.quant` maps every leaf (`Block`) to its quantization-aware form and to integer ops. A student calls blocks and
+nothing else, so that tracing it yields a list of known blocks. All maps are (batch, channel, mel, frame) float32.
 """
 
 from typing import Any, Literal
@@ -19,12 +19,12 @@ Size = int | tuple[int, int]
 
 
 def pair(size: Size) -> tuple[int, int]:
-    """(mel, frame) of a size given once or twice."""
+    """(mel, frame) of a size given as one number or as two."""
     return size if isinstance(size, tuple) else (size, size)
 
 
 def eights(channels: float) -> int:
-    """The nearest multiple of eight, at least eight: a width that every engine fills its registers with."""
+    """The nearest multiple of eight, at least eight: a width that fills the vector registers of every engine."""
     return max(8, int(channels + 4) // 8 * 8)
 
 
@@ -40,8 +40,8 @@ def activate(x: Tensor, activation: Activation) -> Tensor:
 
 
 def convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """conv(x), but depthwise with strides in float32 even where a CPU's autocast says bfloat16, whose backward pass is
-    a slow path there: 17 ms for 3 (torch 2.13, Zen 4, 16 maps of 64 x 32 x 49, one core)."""
+    """conv(x). Grouped convolutions with strides run in float32 even under a CPU's bfloat16 autocast, where their
+    backward pass is slow: 17 ms in place of 3 (torch 2.13, Zen 4, 16 maps of 64 x 32 x 49, one core)."""
     if (
         torch.is_grad_enabled()
         and x.device.type == "cpu"
@@ -79,8 +79,8 @@ class SubSpectralNorm(TensorModule):
 class ConvNormAct(Block):
     """Convolution (also depthwise, grouped, dilated), batch or sub-spectral norm, activation.
 
-    norm: "batch" (folds into the convolution), "none" (the convolution has a bias unless told otherwise) or
-    "sub_spectral" with `bands` > 1.
+    norm: "batch" (folds into the convolution), "none" (the convolution then has a bias if `bias`) or "sub_spectral"
+    with `bands` > 1.
     """
 
     def __init__(
@@ -133,8 +133,8 @@ class Norm(Block):
 
 
 class ResidualNorm(Block):
-    """weight * x + instance norm per mel bin over (channel, frame) (Kim et al. 2021). Dynamic: for teachers, it has no
-    integer form."""
+    """weight * x + instance norm per mel bin over (channel, frame) (Kim et al. 2021). Dynamic, for teachers: no integer
+    form."""
 
     def __init__(self, weight: float = 0.1, eps: float = 1e-5) -> None:
         super().__init__()
@@ -148,8 +148,7 @@ class ResidualNorm(Block):
 
 class GlobalResponseNorm(Block):
     """x + gamma * x * n + beta, n the L2 norm of each channel's map over the mean of these norms, then an activation
-    (Woo et al. 2023, with one gamma and one beta in all as in CP-Mobile). Dynamic: for teachers, it has no integer
-    form."""
+    (Woo et al. 2023, with one gamma and one beta in all as in CP-Mobile). Dynamic, for teachers: no integer form."""
 
     def __init__(self, activation: Activation = "none", eps: float = 1e-6) -> None:
         super().__init__()
@@ -223,8 +222,8 @@ class AttentionPool(Block):
     """Self multi-head attention pooling (Jung et al. 2020): mean over mel, then a weighted sum over frames, (B, C, F,
     T) -> (B, C, 1, 1).
 
-    Each of `heads` parts h_t of the channels has weights softmax_t(h_t . u / sqrt(C / heads)) with a learned u. These
-    begin at 0, where all frames weigh the same. Dynamic: for teachers, it has no integer form.
+    Each of `heads` parts h_t of the channels has weights softmax_t(h_t . u / sqrt(C / heads)) with a learned u that
+    begins at 0, where all frames have equal weight. Dynamic, for teachers: no integer form.
 
     Raises:
         InputError: heads do not divide the channels.
@@ -297,9 +296,9 @@ class SqueezeExcite(TensorModule):
         return self.scale(x, self.excite(self.squeeze(self.pool(x))))
 
 
-class Classifier(TensorModule):
-    """Dropout, global pooling and a dense layer as a 1x1 convolution: (B, C, F, T) -> logits (B, labels). `heads` is of
-    attention."""
+class PooledClassifier(TensorModule):
+    """Dropout, global pooling and a dense layer as a 1x1 convolution: (B, C, F, T) -> logits (B, labels). heads: of
+    attention pooling."""
 
     def __init__(
         self, channels: int, labels: int, dropout: float = 0.0, pooling: Pooling = "mean", heads: int = 1

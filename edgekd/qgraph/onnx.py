@@ -1,9 +1,9 @@
-"""The integer graph as an ONNX model in QDQ form that ONNX Runtime fuses completely: no float operator is left at run
-time.
+"""Writes the integer graph as an ONNX model in QDQ form. ONNX Runtime fuses all of it: at run time no float operator is
+left.
 
 Activations are uint8 everywhere (int8 relabelled: value and zero point + 128, exact), because ONNX Runtime is slow on
 int8 ones and does not fuse mixed types. Weights are int8, symmetric, per channel; biases int32. The model reads and
-writes uint8 itself.
+writes uint8.
 """
 
 from collections.abc import Sequence
@@ -54,10 +54,12 @@ def emit(graph: QGraph, float_twin: bool = False) -> bytes:
     Raises:
         MissingExtraError: onnx is not installed.
     """
-    return _Emitter(graph if float_twin else split_stem(pools_as_convolutions(graph, is_global)), float_twin).model()
+    return _OnnxEmitter(
+        graph if float_twin else split_stem(pools_as_convolutions(graph, is_global)), float_twin
+    ).model()
 
 
-class _Emitter:
+class _OnnxEmitter:
     """Writes the ops of one graph in order. An edge's tensor bears the edge's name."""
 
     def __init__(self, graph: QGraph, float_twin: bool) -> None:

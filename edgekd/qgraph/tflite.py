@@ -1,5 +1,5 @@
-"""The integer graph as a .tflite flatbuffer, written directly: no TensorFlow, milliseconds, weights and scales
-bit-exact.
+"""Writes the integer graph as a .tflite flatbuffer, without TensorFlow, in milliseconds, with bit-exact weights and
+scales.
 
 int8 NHWC in and out, in the forms that XNNPACK takes as one partition: an average over complete axes is MEAN, any other
 average pool a depthwise convolution, the stem is slices and a 1x1 convolution (`tune`). Padding is SAME where that is
@@ -50,10 +50,12 @@ def emit(graph: QGraph, float_twin: bool = False) -> bytes:
     Raises:
         MissingExtraError: flatbuffers or ai_edge_litert (its schema) is not installed.
     """
-    return _Emitter(graph if float_twin else split_stem(pools_as_convolutions(graph, is_reduction)), float_twin).model()
+    return _TfliteEmitter(
+        graph if float_twin else split_stem(pools_as_convolutions(graph, is_reduction)), float_twin
+    ).model()
 
 
-class _Emitter:
+class _TfliteEmitter:
     """Writes the ops of one graph in order."""
 
     def __init__(self, graph: QGraph, float_twin: bool) -> None:

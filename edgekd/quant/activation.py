@@ -1,4 +1,4 @@
-"""One quantised activation edge: a Brevitas quantiser with a threshold that is calibrated, then learned, then
+"""The quantiser of one activation edge: a Brevitas quantiser whose threshold is calibrated, then learned, then
 frozen."""
 
 import math
@@ -18,11 +18,11 @@ Kind = Literal["signed", "unsigned", "constant", "hard_gate", "soft_gate"]
 _QUANTILE = 0.9999
 """Share of absolute values that the calibrated range of an edge holds."""
 _MAX_SAMPLES = 200_000
-"""Values looked at per batch and edge while calibrating."""
+"""Values used per batch and edge in calibration."""
 _MIN_PEAK = 1e-6
 _SILENT_RANGE = 1.0
-"""An edge whose peak stays below `_MIN_PEAK` in calibration (a gate's hidden layer may) gets this range instead of a
-vanishing scale."""
+"""Range of an edge whose peak stays below `_MIN_PEAK` in calibration (as may happen in a gate's hidden layer), where a
+scale would vanish."""
 
 
 _LEARNED = {"scaling_impl_type": ScalingImplType.PARAMETER, "scaling_init": 1.0}
@@ -39,12 +39,10 @@ _QUANTISERS: dict[Kind, Any] = {
 
 
 class ActQuant(TensorModule):
-    """Fake quantisation of one edge to 8 bits: "signed" and "constant" have zero point 0, the others the int8 zero
-    point -128.
+    """Fake quantisation of one edge to 8 bits. While `calibrating`, it passes values through and records their range.
 
-    A "constant" is trained, not computed: its range holds all of it.
-
-    Until `calibrating` is turned off it passes values through and records their range.
+    kind: "signed" and "constant" have zero point 0, the others the int8 zero point -128. The values of a "constant" are
+    trained, not computed, and its range holds all of them.
     """
 
     def __init__(self, kind: Kind) -> None:
@@ -52,8 +50,8 @@ class ActQuant(TensorModule):
         self.kind = kind
         self.quant = qnn.QuantIdentity(act_quant=_QUANTISERS[kind], return_quant_tensor=False)
         self.logits = False
-        """Whether this is the network's output: its range then ends at the highest value that wins, since what
-        saturates far below it decides nothing, and smaller steps leave fewer ties between labels."""
+        """Whether this is the network's output. Its range then ends at the highest value of a winning label: what
+        saturates far below it does not matter, and smaller steps leave fewer ties between labels."""
         self.calibrating = False
         self.peak = 0.0
 
@@ -63,7 +61,7 @@ class ActQuant(TensorModule):
             return quantised
         values = (x.detach().amax(dim=1) if self.logits else x.detach()).abs().flatten()
         if self.kind == "constant":
-            self.peak = values.max().item() * INT8_MIN / -INT8_MAX  # the positive end has a step less
+            self.peak = values.max().item() * INT8_MIN / -INT8_MAX  # the positive end has one step less
             return x
         values = values[:: max(1, values.numel() // _MAX_SAMPLES)]
         self.peak = max(self.peak, values.kthvalue(math.ceil(_QUANTILE * values.numel())).values.item())
@@ -71,11 +69,11 @@ class ActQuant(TensorModule):
 
     @property
     def signed(self) -> bool:
-        """True where values below zero are kept."""
+        """Whether values below zero are kept."""
         return self.kind in ("signed", "constant")
 
     def set_range(self) -> None:
-        """Take the recorded peak as the threshold; edges of fixed scale stay."""
+        """Use the recorded peak as the threshold; edges of fixed scale do not change."""
         for threshold in self.parameters():
             with torch.no_grad():
                 threshold.fill_(self.peak if self.peak > _MIN_PEAK else _SILENT_RANGE)
@@ -92,3 +90,8 @@ class ActQuant(TensorModule):
     def zero_point(self) -> int:
         """int8 zero point of the edge."""
         return 0 if self.signed else INT8_MIN
+
+
+def range_quantiser(signed: bool) -> ActQuant:
+    """A quantiser with a range of its own, for values of both signs or for values of at least zero."""
+    return ActQuant("signed" if signed else "unsigned")

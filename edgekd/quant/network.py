@@ -1,5 +1,5 @@
-"""The quantization-aware network of any student: traced once, then run, calibrated, frozen and lowered from one list of
-steps."""
+"""The quantization-aware network of a student: traced once into a list of steps, then run, calibrated, frozen and
+lowered by that list."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -16,8 +16,10 @@ from edgekd.models.blocks import Block, ConvNormAct
 from edgekd.qgraph import addition, reduction
 from edgekd.qgraph.graph import Edge, QGraph
 from edgekd.quant.activation import ActQuant
+from edgekd.quant.block import QuantBlock
 from edgekd.quant.builder import GraphBuilder
-from edgekd.quant.forms import FORMS, QuantAdd, QuantBandedConv, QuantBlock, QuantMeanPool
+from edgekd.quant.conv_forms import QuantBandedConv
+from edgekd.quant.forms import FORMS, QuantAdd, QuantMeanPool
 
 SETTLE_REACH = 64
 """Float32 neighbours on either side that `settle` tries."""
@@ -57,7 +59,7 @@ class QuantNetwork(TensorModule):
         return block
 
     def quantisers(self) -> list[ActQuant]:
-        """Every activation edge's quantiser."""
+        """The quantisers of all activation edges."""
         return [module for module in self.modules() if isinstance(module, ActQuant)]
 
 
@@ -75,8 +77,7 @@ def to_qat(model: nn.Module) -> QuantNetwork:
     """The QAT form of a trained float student; batch norms are folded, weights copied, ranges not yet calibrated.
 
     Raises:
-        InputError: the student calls something outside the block vocabulary, or a block without an integer form; it is
-            named.
+        InputError: the student calls anything but blocks, or a block without an integer form; the message names it.
     """
     steps: list[Step] = []
     forms: dict[str, QuantBlock] = {}
@@ -93,8 +94,8 @@ def to_qat(model: nn.Module) -> QuantNetwork:
             block = model.get_submodule(str(node.target))
             if source in inputs and isinstance(block, ConvNormAct) and block.conv.in_channels != 1:
                 raise InputError(
-                    f"{node.target}: reads {block.conv.in_channels} channels of sound, and the integer graph has one; "
-                    "export a student with channels = 1"
+                    f"{node.target}: reads {block.conv.in_channels} channels, but the integer graph's input has one;"
+                    " export a student with channels = 1"
                 )
             form = _form(block, str(node.target), [edges[name] for name in inputs])
             forms[str(node.target)] = form
@@ -103,7 +104,7 @@ def to_qat(model: nn.Module) -> QuantNetwork:
         else:
             raise InputError(
                 f"the student calls {node.op} '{node.target}', which is no block of edgekd.models.blocks; "
-                "compose it of blocks to export it"
+                "compose the student of blocks to export it"
             )
     edges[result].logits = True
     return QuantNetwork(steps, forms, source, result, edges[source])
@@ -122,8 +123,7 @@ def _form(block: nn.Module, name: str, inputs: list[ActQuant]) -> QuantBlock:
 
 
 def calibrate(network: QuantNetwork, batches: Iterable[Tensor]) -> None:
-    """Set the range of every edge from log_mel batches (batch, 1, mel, frame) run through the unquantised
-    activations."""
+    """Set the range of every edge from log_mel batches (batch, 1, mel, frame), run without quantised activations."""
     quantisers = network.quantisers()
     training = network.training
     network.eval()
@@ -140,14 +140,14 @@ def calibrate(network: QuantNetwork, batches: Iterable[Tensor]) -> None:
 
 @torch.no_grad()
 def settle(network: QuantNetwork, shape: tuple[int, int]) -> None:
-    """Move output scales by last bits, to where engines that round differently still give the same integers.
+    """Move output scales by a few last bits, so that engines that round differently compute the same integers.
 
-    An addition keeps all pairs of inputs away from ties, a mean over axes all sums from where a fused multiply-add
-    tells. For a trained network, before it is tested. A scale moves by 8e-6 of itself at most.
+    The scale of an addition is moved until no pair of inputs is near a tie, that of a mean over axes until a fused
+    multiply-add changes no sum. Call it on a trained network, before the test. A scale moves by at most 8e-6 of itself.
 
     Args:
         network: calibrated; it is put into eval mode.
-        shape: (mel, frame) of its input, which decides how much a mean sums up.
+        shape: (mel, frame) of its input, which decides how many values a mean sums.
     """
     network.eval()
     edges = {network.source: network.input}
@@ -172,16 +172,16 @@ def _agreement(source: Edge, elements: int, output: Edge) -> float:
 
 
 def _settle(output: ActQuant, worth: Callable[[Edge], float], enough: float = math.inf) -> None:
-    """Try the float32 neighbours of the threshold, nearest first, and keep the first of the greatest worth; what is
-    `enough` ends it."""
+    """Set the threshold to the float32 neighbour with the highest `worth`, the nearest one of equals; stop at
+    `enough`."""
     (threshold,) = output.parameters()
     original, best = threshold.detach().clone(), -math.inf
     kept = original
     for distance in sorted(range(-SETTLE_REACH, SETTLE_REACH + 1), key=abs):
         threshold.copy_((original.view(torch.int32) + distance).view(torch.float32))
-        found = worth(_edge(output))
-        if found > best:
-            best, kept = found, threshold.detach().clone()
+        current = worth(_edge(output))
+        if current > best:
+            best, kept = current, threshold.detach().clone()
         if best >= enough:
             break
     threshold.copy_(kept)
@@ -192,7 +192,7 @@ def _edge(quantiser: ActQuant) -> Edge:
 
 
 def freeze(network: QuantNetwork) -> None:
-    """Stop learning the activation scales; weights and biases go on."""
+    """Stop training the activation scales; weights and biases are still trained."""
     for quantiser in network.quantisers():
         quantiser.requires_grad_(False)
 

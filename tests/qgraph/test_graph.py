@@ -35,7 +35,7 @@ def first(graph, kind, **fields):
     )
 
 
-def test_a_whole_graph_passes(graph):
+def test_a_complete_graph_passes(graph):
     graph.validate()
 
 

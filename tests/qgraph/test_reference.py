@@ -1,4 +1,4 @@
-"""The reference computes what the graph says, independent of batch size."""
+"""The reference computes what the graph declares, independent of batch size."""
 
 import numpy as np
 import pytest

@@ -36,7 +36,7 @@ def test_the_float_twin_computes_the_dequantised_graph(seed):
 
 
 @pytest.mark.parametrize("float_twin", [False, True])
-def test_xnnpack_takes_the_whole_graph(float_twin):
+def test_xnnpack_takes_all_of_the_graph(float_twin):
     assert probe.undelegated(tflite.emit(toy.every_op(), float_twin)) == []
 
 

@@ -11,7 +11,7 @@ from edgekd.errors import InputError
 from edgekd.frontend import FrontEnd
 from edgekd.models import ModelConfig, build
 from edgekd.models.bc_resnet import BcResNetAscConfig, BcResNetConfig
-from edgekd.models.blocks import Add, Classifier, ConvNormAct, MaxPool, ResidualNorm
+from edgekd.models.blocks import Add, ConvNormAct, MaxPool, PooledClassifier, ResidualNorm
 from edgekd.models.cp_mobile import CpMobileConfig
 from edgekd.models.cp_resnet import CpResNetConfig
 from edgekd.models.mobilenet_v2 import MobileNetV2Config
@@ -21,7 +21,8 @@ from edgekd.qgraph.graph import ConstantOp, ConvOp
 from edgekd.quant import QuantNetwork, calibrate, freeze, lower, settle, to_qat
 from edgekd.quant.activation import ActQuant
 from edgekd.quant.builder import GraphBuilder
-from edgekd.quant.forms import QuantBandedConv, QuantMeanPool, conv_form
+from edgekd.quant.conv_forms import QuantBandedConv, conv_form
+from edgekd.quant.forms import QuantMeanPool
 
 LABELS = 5
 MELS, FRAMES = 64, 28
@@ -228,7 +229,7 @@ def test_operations_outside_the_vocabulary_are_refused() -> None:
             self.stem = ConvNormAct(1, 4)
             self.add = Add()
             self.pool = MaxPool(2)
-            self.classifier = Classifier(4, LABELS)
+            self.classifier = PooledClassifier(4, LABELS)
 
         def forward(self, log_mel: torch.Tensor) -> torch.Tensor:
             return self.classifier(self.pool(torch.tanh(self.stem(log_mel))))
