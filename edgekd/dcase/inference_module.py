@@ -40,7 +40,8 @@ class DeviceModel(OnnxFile):
 
     def forward(self, features: Tensor) -> Tensor:
         """As `OnnxFile.forward`; the softmax of what it returns is calibrated."""
-        return super().forward(features) / self.temperature
+        logits: Tensor = super().forward(features)
+        return logits / self.temperature
 
 
 class Models(nn.Module):
@@ -56,7 +57,8 @@ class Models(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Of the general model."""
-        return self.devices[GENERAL](features)
+        logits: Tensor = self.devices[GENERAL](features)
+        return logits
 
 
 def load_model(model_file_path: str | None = None) -> Models:
@@ -76,9 +78,11 @@ def load_inputs(file_paths: list[str], device_ids: list[str], model: Models) -> 
     ]
 
 
-def get_model_for_device(model: Models, device_id: str) -> nn.Module:
+def get_model_for_device(model: Models, device_id: str) -> DeviceModel:
     """The network of a recording device."""
-    return model.devices[device_id if device_id in model.devices else GENERAL]
+    network = model.devices[device_id if device_id in model.devices else GENERAL]
+    assert isinstance(network, DeviceModel)
+    return network
 
 
 def predict(
@@ -87,7 +91,7 @@ def predict(
     """Logits (labels,) of each file in the order given, and the scenes that they are of."""
     model = load_model(model_file_path).to("cuda" if use_cuda and torch.cuda.is_available() else "cpu")
     logits: list[Tensor] = [torch.empty(0)] * len(file_paths)
-    networks: dict[int, tuple[nn.Module, list[int]]] = {}
+    networks: dict[int, tuple[DeviceModel, list[int]]] = {}
     for index, device_id in enumerate(device_ids):
         network = get_model_for_device(model, device_id)
         networks.setdefault(id(network), (network, []))[1].append(index)
@@ -102,7 +106,7 @@ def predict(
     return logits, list(model.class_order)
 
 
-def _features(path: str, network: nn.Module) -> Tensor:
+def _features(path: str, network: DeviceModel) -> Tensor:
     fe, window = network.frontend, network.window
     sound, rate = soundfile.read(path, dtype="float32", always_2d=True)
     mono = sound.mean(axis=1, dtype=np.float32)

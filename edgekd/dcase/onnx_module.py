@@ -40,6 +40,9 @@ class Step(NamedTuple):
 class StoredConv2d(nn.Module):
     """Convolution of real values with a kernel as stored, which is multiplied by its scale when it is used."""
 
+    scale: Tensor
+    bias_scale: Tensor
+
     def __init__(
         self,
         weight: np.ndarray,
@@ -209,3 +212,5 @@ OPS: dict[str, Callable[[list[str], dict[str, Any], Constants], Made]] = {
 }
 """Operator -> from its inputs, attributes and the file's constants, which inputs are tensors and what is computed of
 them."""
+KNOWN = frozenset(OPS) | {"Conv"}
+"""Every operator that edgekd writes, as in `edgekd.operators`, which this module cannot import."""

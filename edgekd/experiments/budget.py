@@ -28,7 +28,7 @@ from edgekd.experiments.jobs import Workers
 from edgekd.experiments.plan import Setting, seed_list
 from edgekd.experiments.published_table import Reproduction, Source, load_reproduction
 from edgekd.experiments.reproduce import chosen_settings
-from edgekd.models import build, front, hears
+from edgekd.models import build, front, input_kind
 from edgekd.models.transformer import AstConfig
 from edgekd.text import counted
 from edgekd.train.loop.checks import has_qat
@@ -366,7 +366,7 @@ def measure(recipe: Recipe, data: Source, device: str, limit_s: float) -> Pace:
         qat = 0.0
         if has_qat(recipe):
             quantised = quant.to_qat(network.cpu().eval())
-            quant.calibrate(quantised, [heard(SMALLEST).cpu()] if hears(config) == "log_mel" else [])
+            quant.calibrate(quantised, [heard(SMALLEST).cpu()] if input_kind(config) == "log_mel" else [])
             network.to(place)
             quantised.to(place)
             second = torch.optim.AdamW(quantised.parameters(), lr=1e-4)

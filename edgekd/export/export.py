@@ -31,7 +31,7 @@ from edgekd.modelfile.engine import Model, open_model
 from edgekd.modelfile.manifest import CrossValidation, GraphCounts, Manifest, Provenance, TensorQuant
 from edgekd.modelfile.verify import verify_model
 from edgekd.qgraph import onnx, reference, tflite
-from edgekd.qgraph.graph import Constant, Conv, Edge, QGraph
+from edgekd.qgraph.graph import ConstantOp, ConvOp, Edge, QGraph
 from edgekd.text import counted
 from edgekd.train.run.folder import Run, load_run
 
@@ -307,12 +307,12 @@ def count(graph: QGraph, precision: Precision) -> GraphCounts:
     weight_bytes, bias_bytes = (INT8_BYTES, INT32_BYTES) if precision == "int8" else (FLOAT32_BYTES, FLOAT32_BYTES)
     macs = params = param_bytes = 0
     for op in graph.ops:
-        if isinstance(op, Conv):
+        if isinstance(op, ConvOp):
             _, mel, frame = graph.edges[op.output].shape
             macs += op.weight.size * mel * frame
             params += op.weight.size + op.bias.size
             param_bytes += op.weight.size * weight_bytes + op.bias.size * bias_bytes
-        elif isinstance(op, Constant):
+        elif isinstance(op, ConstantOp):
             params += op.value.size
             param_bytes += op.value.size * weight_bytes
     return GraphCounts(macs, params, param_bytes)

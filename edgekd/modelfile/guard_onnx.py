@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from math import prod
 
 from edgekd.modelfile.container import LENGTH_DELIMITED, MODEL_GRAPH, VARINT, fields, read_varint
+from edgekd.operators import Onnx, OnnxRow, broadcast_shape
 
 MAX_RANK = 8
 DOMAINS = ("", "ai.onnx")
@@ -115,10 +116,7 @@ def _same(call: _Call) -> Shape:
 
 
 def _broadcast(call: _Call) -> Shape:
-    rank = max(map(len, call.sources))
-    return tuple(
-        max(sizes) for sizes in zip(*((1,) * (rank - len(shape)) + shape for shape in call.sources), strict=True)
-    )
+    return broadcast_shape(call.sources)
 
 
 def _conv(call: _Call) -> Shape:
@@ -162,31 +160,26 @@ def _flatten(call: _Call) -> Shape:
     return call.sources[0][0], prod(call.sources[0][1:])
 
 
-def _kernel(call: _Call) -> int:
-    return prod(call.sources[1][1:])
-
-
-def _filter(call: _Call) -> int:
-    return prod(call.attributes["kernel_shape"])
-
-
-SLIDING = ("kernel_shape", "strides", "pads")
-OPERATORS: dict[str, tuple[Callable[[_Call], Shape], tuple[str, ...]]] = {
-    **dict.fromkeys(("DequantizeLinear", "QuantizeLinear"), (_same, ("axis",))),
-    **dict.fromkeys(("Sigmoid", "Relu", "Clip"), (_same, ())),
-    **dict.fromkeys(("Add", "Mul"), (_broadcast, ())),
-    "Conv": (_conv, (*SLIDING, "dilations", "group")),
-    "MaxPool": (_pool, SLIDING),
-    "AveragePool": (_pool, (*SLIDING, "count_include_pad")),
-    "GlobalAveragePool": (_global_pool, ()),
-    "Pad": (_pad, ()),
-    "Slice": (_slice, ()),
-    "Concat": (_concat, ("axis",)),
-    "Flatten": (_flatten, ("axis",)),
+SHAPES: dict[Onnx, Callable[[_Call], Shape]] = {
+    **dict.fromkeys((Onnx.DequantizeLinear, Onnx.QuantizeLinear, Onnx.Sigmoid, Onnx.Relu, Onnx.Clip), _same),
+    **dict.fromkeys((Onnx.Add, Onnx.Mul), _broadcast),
+    Onnx.Conv: _conv,
+    Onnx.MaxPool: _pool,
+    Onnx.AveragePool: _pool,
+    Onnx.GlobalAveragePool: _global_pool,
+    Onnx.Pad: _pad,
+    Onnx.Slice: _slice,
+    Onnx.Concat: _concat,
+    Onnx.Flatten: _flatten,
 }
-"""Operators that edgekd writes: shape of the output, and attributes."""
-WINDOWS = {"Conv": _kernel, "MaxPool": _filter, "AveragePool": _filter}
-"""Elements of its input that an output of an operator reads."""
+"""Operator that edgekd writes -> shape of its output."""
+
+
+def _window(row: OnnxRow, call: _Call) -> int:
+    """Elements of its input that one output element of an operator reads; 0 where it slides no window."""
+    if row.kernel is not None:
+        return row.kernel.window(call.sources[row.kernel.input])
+    return prod(call.attributes["kernel_shape"]) if row.pools else 0
 
 
 def refuse_costly_graph(content: bytes, most: int, most_read: int) -> None:
@@ -241,32 +234,29 @@ class _Sizes:
         self.shapes[name] = shape
 
     def _operator(self, node: _Message) -> None:
-        kind, domain, names, outputs = (
-            node.text(NODE_OPERATOR),
-            node.text(NODE_DOMAIN),
-            node.texts(NODE_INPUT),
-            node.texts(NODE_OUTPUT),
-        )
+        kind, domain = node.text(NODE_OPERATOR), node.text(NODE_DOMAIN)
+        names, outputs = node.texts(NODE_INPUT), node.texts(NODE_OUTPUT)
         what = f"{kind} '{node.text(NODE_NAME)}'"
-        if kind not in OPERATORS or domain not in DOMAINS or len(outputs) != 1:
+        if kind not in Onnx.__members__ or domain not in DOMAINS or len(outputs) != 1:
             raise ValueError(f"{what} with {len(outputs)} outputs is no operator that edgekd writes")
-        rule, known = OPERATORS[kind]
+        operator = Onnx[kind]
+        row = operator.value
         attributes: dict[str, list[int]] = {}
         for attribute in node.each(NODE_ATTRIBUTE):
             name = attribute.text(ATTRIBUTE_NAME)
-            if name not in known or name in attributes:
+            if name not in row.attributes or name in attributes:
                 raise ValueError(f"{what} has an attribute '{name}' that edgekd does not write, or twice")
             attributes[name] = [number for field in ATTRIBUTE_INTEGERS for number in attribute.integers(field)]
         try:
             call = _Call([self.shapes[name] for name in names], attributes, lambda index: self._numbers(names[index]))
-            shape = rule(call)
-            windows = prod(shape[2:]) * WINDOWS[kind](call) if kind in WINDOWS else 0
+            shape = SHAPES[operator](call)
+            elements_read = prod(shape[2:]) * _window(row, call)
         # LookupError: too few inputs or axes, or one that is not there
         except (LookupError, ValueError, ZeroDivisionError) as error:
             raise ValueError(f"{what} makes no sense ({error})") from None
         self._add(f"{what} writes", outputs[0], shape)
-        if windows > self.most_read:
-            raise ValueError(f"{what} reads {windows:,} elements, more than {self.most_read:,}")
+        if elements_read > self.most_read:
+            raise ValueError(f"{what} reads {elements_read:,} elements, more than {self.most_read:,}")
 
     def _numbers(self, name: str) -> list[int]:
         """A short constant of int64."""

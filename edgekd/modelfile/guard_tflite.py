@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
 
+from edgekd.operators import Tflite, TfliteRow, broadcast_shape
+
 MODEL_CODES, MODEL_GRAPHS, MODEL_BUFFERS = 1, 2, 4
 MODEL_FOREIGN = {"metadata buffers": 5, "metadata": 6, "signatures": 7}
 GRAPH_TENSORS, GRAPH_OPERATORS = 0, 3
@@ -101,10 +103,7 @@ def _same(call: _Call) -> Shape:
 
 
 def _broadcast(call: _Call) -> Shape:
-    rank = max(map(len, call.sources))
-    return tuple(
-        max(sizes) for sizes in zip(*((1,) * (rank - len(shape)) + shape for shape in call.sources), strict=True)
-    )
+    return broadcast_shape(call.sources)
 
 
 def _conv(call: _Call) -> Shape:
@@ -165,40 +164,40 @@ def _concatenation(call: _Call) -> Shape:
     return tuple(shape)
 
 
-def _no_window(_: _Call) -> int:
-    return 0
-
-
 @dataclass(frozen=True)
 class _Rule:
-    """One operator. options: type of its table, 0 where it needs none; window: elements of its input that an output
-    reads, 0 where it slides none."""
+    """How to bound one operator. shape: of its output. reads_options: whether its shape or its window depends on its
+    options."""
 
-    name: str
     shape: Callable[[_Call], Shape]
-    inputs: int
-    options: int = 0
-    window: Callable[[_Call], int] = _no_window
+    reads_options: bool = False
 
 
-ANY_NUMBER = -1
-OPERATORS = {
-    0: _Rule("ADD", _broadcast, 2),
-    1: _Rule("AVERAGE_POOL_2D", _pool, 1, 5, lambda call: prod(_filter(call))),
-    2: _Rule("CONCATENATION", _concatenation, ANY_NUMBER, 10),
-    3: _Rule("CONV_2D", _conv, 3, 1, lambda call: prod(call.sources[1][1:])),
-    4: _Rule("DEPTHWISE_CONV_2D", _depthwise, 3, 2, lambda call: prod(call.sources[1][1:3])),
-    14: _Rule("LOGISTIC", _same, 1),
-    17: _Rule("MAX_POOL_2D", _pool, 1, 5, lambda call: prod(_filter(call))),
-    18: _Rule("MUL", _broadcast, 2),
-    19: _Rule("RELU", _same, 1),
-    22: _Rule("RESHAPE", _reshape, 2),
-    34: _Rule("PAD", _pad, 2),
-    39: _Rule("TRANSPOSE", _transpose, 2),
-    40: _Rule("MEAN", _mean, 2, 27),
-    65: _Rule("SLICE", _slice, 3),
+RULES: dict[Tflite, _Rule] = {
+    Tflite.ADD: _Rule(_broadcast),
+    Tflite.AVERAGE_POOL_2D: _Rule(_pool, True),
+    Tflite.CONCATENATION: _Rule(_concatenation, True),
+    Tflite.CONV_2D: _Rule(_conv, True),
+    Tflite.DEPTHWISE_CONV_2D: _Rule(_depthwise, True),
+    Tflite.LOGISTIC: _Rule(_same),
+    Tflite.MAX_POOL_2D: _Rule(_pool, True),
+    Tflite.MUL: _Rule(_broadcast),
+    Tflite.RELU: _Rule(_same),
+    Tflite.RESHAPE: _Rule(_reshape),
+    Tflite.PAD: _Rule(_pad),
+    Tflite.TRANSPOSE: _Rule(_transpose),
+    Tflite.MEAN: _Rule(_mean, True),
+    Tflite.SLICE: _Rule(_slice),
 }
-"""Number of an operator in the schema -> its rule."""
+"""Operators that edgekd writes."""
+CODES = {operator.value.code: operator for operator in Tflite}
+
+
+def _window(row: TfliteRow, call: _Call) -> int:
+    """Elements of its input that one output element of an operator reads; 0 where it slides no window."""
+    if row.kernel is not None:
+        return row.kernel.window(call.sources[row.kernel.input])
+    return prod(_filter(call)) if row.pools else 0
 
 
 def refuse_crowds(content: bytes) -> None:
@@ -273,16 +272,13 @@ class _Graph:
         )
         code = self._element(self.codes, _number(self.content, operator, OPERATOR_CODE, "I", 0))
         number = max(_number(self.content, code, CODE_OLD, "b", 0), _number(self.content, code, CODE_NEW, "i", 0))
-        rule = OPERATORS.get(number)
-        if rule is None or len(outputs) != 1 or not inputs or rule.inputs not in (ANY_NUMBER, len(inputs)):
+        kind = CODES.get(number)
+        if kind is None or len(outputs) != 1 or not inputs or kind.value.inputs not in (None, len(inputs)):
             raise ValueError(
                 f"operator {number} with {len(inputs)} inputs and {len(outputs)} outputs is none that edgekd writes"
             )
-        what = f"{rule.name} that writes '{self._name(outputs[0])}'"
-        if rule.options and _number(self.content, operator, OPERATOR_OPTIONS_TYPE, "B", 0) != rule.options:
-            raise ValueError(f"{what} has options of another operator")
-        place = _field(self.content, operator, OPERATOR_OPTIONS) if rule.options else operator
-        options = operator if place is None else table(self.content, place)
+        rule, row, what = RULES[kind], kind.value, f"{kind.name} that writes '{self._name(outputs[0])}'"
+        options = self._options(operator, row, what) if rule.reads_options else operator
         call = _Call(
             [self._shape(tensor) for tensor in inputs],
             lambda index, rank: self._constant(inputs[index], rank),
@@ -290,14 +286,21 @@ class _Graph:
             lambda field: _number(self.content, options, field, "B", 0),
         )
         try:
-            made, said = rule.shape(call), self._shape(outputs[0])
-            windows = prod(made[:3]) * rule.window(call)
+            computed, declared = rule.shape(call), self._shape(outputs[0])
+            elements_read = prod(computed[:3]) * _window(row, call)
         except (LookupError, ValueError, ZeroDivisionError) as error:  # LookupError: an axis that is not there
             raise ValueError(f"{what} makes no sense ({error})") from None
-        if made != said or min(made, default=1) < 1:
-            raise ValueError(f"{what} makes the shape {made}, where the file says {said}")
-        if windows > self.most_read:
-            raise ValueError(f"{what} reads {windows:,} elements, more than {self.most_read:,}")
+        if computed != declared or min(computed, default=1) < 1:
+            raise ValueError(f"{what} makes the shape {computed}, where the file declares {declared}")
+        if elements_read > self.most_read:
+            raise ValueError(f"{what} reads {elements_read:,} elements, more than {self.most_read:,}")
+
+    def _options(self, operator: int, row: TfliteRow, what: str) -> int:
+        """Where the options table of an operator begins; the operator itself where it is absent."""
+        if row.options is None or _number(self.content, operator, OPERATOR_OPTIONS_TYPE, "B", 0) != row.options[1]:
+            raise ValueError(f"{what} has options of another operator")
+        position = _field(self.content, operator, OPERATOR_OPTIONS)
+        return operator if position is None else table(self.content, position)
 
     def _element(self, found: tuple[int, int], index: int) -> int:
         """A table of a vector."""

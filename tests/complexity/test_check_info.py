@@ -13,7 +13,7 @@ from edgekd.frontend import FrontEnd
 from edgekd.modelfile import container
 from edgekd.modelfile.manifest import GraphCounts, Manifest, Provenance, TensorQuant
 from edgekd.qgraph import onnx, tflite
-from edgekd.qgraph.graph import Conv, Edge, QGraph
+from edgekd.qgraph.graph import ConvOp, Edge, QGraph
 from edgekd.report.model_info import info
 
 LABELS = tuple(f"label{index}" for index in range(14))
@@ -51,7 +51,7 @@ def manifest() -> Manifest:
 @pytest.fixture(params=EMITTERS)
 def model(request: pytest.FixtureRequest, tmp_path: Path, manifest: Manifest) -> Path:
     rng = np.random.default_rng(0)
-    stem = Conv(
+    stem = ConvOp(
         "stem",
         "input",
         "stem",
@@ -60,7 +60,7 @@ def model(request: pytest.FixtureRequest, tmp_path: Path, manifest: Manifest) ->
         np.arange(2, dtype=np.int32),
         stride=(2, 2),
     )
-    dense = Conv(
+    dense = ConvOp(
         "dense",
         "stem",
         "head",

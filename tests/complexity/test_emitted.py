@@ -5,7 +5,7 @@ import pytest
 
 from edgekd.complexity.counts import count_model
 from edgekd.qgraph import onnx, tflite
-from edgekd.qgraph.graph import Add, Conv, Edge, MaxPool, QGraph
+from edgekd.qgraph.graph import AddOp, ConvOp, Edge, MaxPoolOp, QGraph
 
 EMITTERS = {"tflite": tflite.emit, "onnx": onnx.emit}
 LABELS = 10
@@ -13,9 +13,9 @@ CONV_MACS = 16 * 8 * 8 * 2 * 9 + 2 * (8 * 4 * 8 * 8) + LABELS * 8 * 4 * 8
 WEIGHTS, BIASES = 8 * 2 * 9 + 2 * 8 * 8 + LABELS * 8 * 8 * 4, 3 * 8 + LABELS
 
 
-def conv(name: str, source: str, out: int, kernel: tuple[int, int, int], padding: int = 0) -> Conv:
+def conv(name: str, source: str, out: int, kernel: tuple[int, int, int], padding: int = 0) -> ConvOp:
     rng = np.random.default_rng(len(name))  # other values in each layer: equal constants are stored, and counted, once
-    return Conv(
+    return ConvOp(
         name,
         source,
         name,
@@ -42,10 +42,10 @@ def graph() -> QGraph:
         edges,
         (
             conv("stem", "input", 8, (2, 3, 3), padding=1),
-            MaxPool("pool", "stem", "pool", (2, 2), (2, 2)),
+            MaxPoolOp("pool", "stem", "pool", (2, 2), (2, 2)),
             conv("one", "pool", 8, (8, 1, 1)),
             conv("second", "one", 8, (8, 1, 1)),
-            Add("sum", ("pool", "second"), "sum"),
+            AddOp("sum", ("pool", "second"), "sum"),
             conv("head", "sum", LABELS, (8, 8, 4)),
         ),
         "input",

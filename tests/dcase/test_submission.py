@@ -30,7 +30,7 @@ from edgekd.metrics.scores import softmax
 from edgekd.modelfile import container
 from edgekd.modelfile.engine import open_model
 from edgekd.qgraph import onnx, tflite
-from edgekd.qgraph.graph import Conv, Edge, QGraph
+from edgekd.qgraph.graph import ConvOp, Edge, QGraph
 
 LABEL = "Last_Inst_task1_1"
 RATE = 8000
@@ -45,7 +45,7 @@ def scene_graph(frames, seed):
     weight = rng.integers(-127, 128, (10, 1, 8, frames)).astype(np.int8)
     graph = QGraph(
         edges,
-        (Conv("sum", "log_mel", "sum", weight, np.full(10, 2e-4, np.float32), rng.integers(-9, 9, 10, np.int32)),),
+        (ConvOp("sum", "log_mel", "sum", weight, np.full(10, 2e-4, np.float32), rng.integers(-9, 9, 10, np.int32)),),
         "log_mel",
         "sum",
     )

@@ -24,7 +24,7 @@ from edgekd.models.blocks import ConvNormAct, Norm
 from edgekd.models.cp_mobile import CpMobileConfig
 from edgekd.models.cp_resnet import CpResNetConfig
 from edgekd.models.serfr_cnn import SerfrCnnConfig
-from edgekd.qgraph.graph import Conv, QGraph
+from edgekd.qgraph.graph import ConvOp, QGraph
 from edgekd.quant import calibrate, lower, to_qat
 
 pytest.importorskip("torchinfo")
@@ -103,7 +103,7 @@ def student(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 def test_every_file_costs_what_the_graph_and_the_flop_counter_say(student):
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         student.network(torch.zeros(1, 1, *student.shape))
-    shapes = {op.name: student.graph.edges[op.output].shape for op in student.graph.ops if isinstance(op, Conv)}
+    shapes = {op.name: student.graph.edges[op.output].shape for op in student.graph.ops if isinstance(op, ConvOp)}
     # a batch norm that follows no convolution is a depthwise 1x1 convolution in every file, and no operation to torch's
     # counter
     alone = sum(
@@ -125,7 +125,7 @@ def test_parameters_are_those_of_the_graph_and_what_only_the_file_has(student, k
         more = 2  # the bounds of the hard sigmoid
     # equal constants are stored once: here the biases of convolutions that have none
     if (kind, precision) == ("tflite", "float"):
-        zeros = Counter(len(op.bias) for op in student.graph.ops if isinstance(op, Conv) and not op.bias.any())
+        zeros = Counter(len(op.bias) for op in student.graph.ops if isinstance(op, ConvOp) and not op.bias.any())
         more = -sum(size * (count - 1) for size, count in zeros.items())
     kernels = [layer for layer in counted.layers if layer.weight and not layer.emulates]
     assert sum(layer.params for layer in kernels) == expected.params + more
@@ -178,12 +178,12 @@ def test_what_the_reasons_say_is_what_the_modules_have(student):
 def test_pools_are_told_from_convolutions_and_the_split_stem_costs_what_it_computes(student):
     layers = {layer.name.removesuffix("/real"): layer for layer in student.files["tflite", "int8"].layers}
     emulating = {name: layer.emulates for name, layer in layers.items() if layer.emulates}
-    stem = next(op for op in student.graph.ops if isinstance(op, Conv))
+    stem = next(op for op in student.graph.ops if isinstance(op, ConvOp))
     _, mel, frame = student.graph.edges[stem.output].shape
     assert layers[stem.name].weight == (len(stem.weight), 1, 1, stem.weight[0].size)
     assert layers[stem.name].macs == stem.weight.size * mel * frame
     assert set(emulating.values()) <= {"average pool"}
-    assert set(emulating) <= {op.name for op in student.graph.ops if not isinstance(op, Conv)}
+    assert set(emulating) <= {op.name for op in student.graph.ops if not isinstance(op, ConvOp)}
     assert student.files["tflite", "float"].emulated == student.files["onnx", "float"].emulated == Totals(0, 0, 0)
 
 

@@ -16,7 +16,7 @@ from edgekd.frontend import FrontEnd
 from edgekd.modelfile import container
 from edgekd.modelfile.manifest import GraphCounts, Manifest, Provenance, TensorQuant
 from edgekd.qgraph import onnx, tflite
-from edgekd.qgraph.graph import Conv, Edge, QGraph
+from edgekd.qgraph.graph import ConvOp, Edge, QGraph
 
 RATE = 8000
 WINDOW = 8000
@@ -41,7 +41,7 @@ def low_or_high_graph():
     weight = np.stack([np.broadcast_to(each[:, None], (8, frames)) for each in (sign, -sign)])[:, None]
     edges = {"log_mel": Edge("log_mel", (1, 8, frames), 0.03, 0), "sum": Edge("sum", (2, 1, 1), 0.1, 0)}
     scale = np.full(2, 1 / (4 * frames), np.float32)
-    op = Conv("sum", "log_mel", "sum", np.ascontiguousarray(weight), scale, np.zeros(2, np.int32))
+    op = ConvOp("sum", "log_mel", "sum", np.ascontiguousarray(weight), scale, np.zeros(2, np.int32))
     graph = QGraph(edges, (op,), "log_mel", "sum")
     graph.validate()
     return graph

@@ -6,10 +6,14 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
+from edgekd.operators import Onnx
+
 DOMAINS = frozenset({"", "ai.onnx"})
 """The standard's own operators."""
+_KERNELS = {each.name: each.value.kernel for each in Onnx if each.value.kernel is not None}
+"""Of edgekd's own operators with multiply-accumulates."""
 KERNEL_INPUT = {
-    "Conv": 1,
+    **{name: kernel.input for name, kernel in _KERNELS.items()},
     "ConvTranspose": 1,
     "Gemm": 1,
     "MatMul": 1,
@@ -40,24 +44,23 @@ ACTIVATIONS = frozenset({"Relu", "Clip", "LeakyRelu"})
 """Ops that an engine folds into the one before them."""
 BODIES = frozenset({"If", "Loop", "Scan", "SequenceMap"})
 """Ops that run graphs of their own."""
-_WITHOUT_MACS = """
-    Abs Acos Acosh Add And ArgMax ArgMin Asin Asinh Atan Atanh AveragePool BatchNormalization Bernoulli BitCast
-    BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor BlackmanWindow Cast CastLike Ceil Celu CenterCropPad Clip
-    Col2Im Compress Concat ConcatFromSequence ConstantOfShape Cos Cosh CumProd CumSum DFT DepthToSpace
-    DequantizeLinear Div Dropout DynamicQuantizeLinear Elu Equal Erf Exp Expand EyeLike Flatten Floor Gather
-    GatherElements GatherND Gelu GlobalAveragePool GlobalLpPool GlobalMaxPool Greater GreaterOrEqual GridSample
-    GroupNormalization HammingWindow HannWindow HardSigmoid HardSwish Hardmax Identity InstanceNormalization IsInf
-    IsNaN LRN LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax LpNormalization LpPool Max MaxPool
-    MaxRoiPool MaxUnpool Mean MeanVarianceNormalization Min Mish Mod Mul Multinomial Neg NonMaxSuppression NonZero
-    Not OneHot Optional OptionalGetElement OptionalHasElement Or PRelu Pad Pow QuantizeLinear RMSNormalization
-    RandomNormal RandomNormalLike RandomUniform RandomUniformLike Range Reciprocal ReduceL1 ReduceL2 ReduceLogSum
-    ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare Relu Reshape Resize
-    ReverseSequence RoiAlign RotaryEmbedding Round STFT Scatter ScatterElements ScatterND Selu SequenceAt
-    SequenceConstruct SequenceEmpty SequenceErase SequenceInsert SequenceLength Shape Shrink Sigmoid Sign Sin Sinh
-    Size Slice Softmax Softplus Softsign SpaceToDepth Split SplitToSequence Sqrt Squeeze Sub Sum Swish Tan Tanh
-    TensorScatter ThresholdedRelu Tile TopK Transpose Trilu Unique Unsqueeze Upsample Where Xor
+_FOREIGN_WITHOUT_MACS = """
+    Abs Acos Acosh And ArgMax ArgMin Asin Asinh Atan Atanh BatchNormalization Bernoulli BitCast BitShift BitwiseAnd
+    BitwiseNot BitwiseOr BitwiseXor BlackmanWindow Cast CastLike Ceil Celu CenterCropPad Col2Im Compress
+    ConcatFromSequence ConstantOfShape Cos Cosh CumProd CumSum DFT DepthToSpace Div Dropout DynamicQuantizeLinear Elu
+    Equal Erf Exp Expand EyeLike Floor Gather GatherElements GatherND Gelu GlobalLpPool GlobalMaxPool Greater
+    GreaterOrEqual GridSample GroupNormalization HammingWindow HannWindow HardSigmoid HardSwish Hardmax Identity
+    InstanceNormalization IsInf IsNaN LRN LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax LpNormalization
+    LpPool Max MaxRoiPool MaxUnpool Mean MeanVarianceNormalization Min Mish Mod Multinomial Neg NonMaxSuppression
+    NonZero Not OneHot Optional OptionalGetElement OptionalHasElement Or PRelu Pow RMSNormalization RandomNormal
+    RandomNormalLike RandomUniform RandomUniformLike Range Reciprocal ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp
+    ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare Reshape Resize ReverseSequence RoiAlign
+    RotaryEmbedding Round STFT Scatter ScatterElements ScatterND Selu SequenceAt SequenceConstruct SequenceEmpty
+    SequenceErase SequenceInsert SequenceLength Shape Shrink Sign Sin Sinh Size Softmax Softplus Softsign SpaceToDepth
+    Split SplitToSequence Sqrt Squeeze Sub Sum Swish Tan Tanh TensorScatter ThresholdedRelu Tile TopK Transpose Trilu
+    Unique Unsqueeze Upsample Where Xor
 """
-WITHOUT_MACS = frozenset(_WITHOUT_MACS.split())
+WITHOUT_MACS = frozenset(_FOREIGN_WITHOUT_MACS.split()) | {each.name for each in Onnx if each.value.kernel is None}
 """Elementwise ops, pools, reductions, norms, transforms and moves: no convolution, no matrix product."""
 
 Shape = tuple[int, ...]
@@ -127,7 +130,7 @@ def _einsum_macs(call: Call) -> int:
 
 
 MACS: Mapping[str, Callable[[Call], int]] = {
-    **dict.fromkeys(("Conv", "ConvInteger", "QLinearConv"), _conv_macs),
+    **dict.fromkeys((*_KERNELS, "ConvInteger", "QLinearConv"), _conv_macs),
     **dict.fromkeys(("MatMul", "MatMulInteger", "QLinearMatMul"), _matmul_macs),
     **dict.fromkeys(("GRU", "LSTM", "RNN"), _cell_macs),
     "ConvTranspose": lambda call: prod(call.shape(0)) * prod(call.shape(1)[1:]),

@@ -11,6 +11,7 @@ from math import prod
 from typing import Any
 
 from edgekd.complexity.readers.network import Tensor
+from edgekd.operators import Tflite
 
 
 @dataclass(frozen=True)
@@ -41,9 +42,10 @@ class Call:
         return [tensor for index in positions if index < len(self.reads) and (tensor := self.reads[index]) is not None]
 
 
+_KERNELS = {each.name: each.value.kernel for each in Tflite if each.value.kernel is not None}
+"""Of edgekd's own operators with multiply-accumulates."""
 KERNEL_INPUT = {
-    "CONV_2D": 1,
-    "DEPTHWISE_CONV_2D": 1,
+    **{name: kernel.input for name, kernel in _KERNELS.items()},
     "TRANSPOSE_CONV": 1,
     "FULLY_CONNECTED": 1,
     "CONV_3D": 1,
@@ -67,8 +69,7 @@ FUSED_LSTM_INPUTS, FUSED_LSTM_KERNELS = 5, (2,)
 """The LSTM of one fused matrix has five inputs, and the third is it."""
 OPTIONS = {
     "BATCH_MATMUL": "BatchMatMulOptions",
-    "MAX_POOL_2D": "Pool2DOptions",
-    "AVERAGE_POOL_2D": "Pool2DOptions",
+    **{each.name: each.value.options[0] for each in Tflite if each.value.pools and each.value.options},
     "IF": "IfOptions",
     "WHILE": "WhileOptions",
     "CALL": "CallOptions",
@@ -82,22 +83,21 @@ BODIES: Mapping[str, Callable[[Any], tuple[int, ...]]] = {
     "CALL_ONCE": lambda options: (options.InitSubgraphIndex(),),
 }
 """Ops that run other subgraphs: options -> their numbers."""
-_WITHOUT_MACS = """
-    ABS ADD ADD_N ARG_MAX ARG_MIN ASSIGN_VARIABLE ATAN2 AVERAGE_POOL_2D BATCH_TO_SPACE_ND BITCAST BITWISE_XOR
-    BROADCAST_ARGS BROADCAST_TO BUCKETIZE CAST CEIL COMPLEX_ABS CONCATENATION COS CUMSUM DENSIFY DEPTH_TO_SPACE
-    DEQUANTIZE DILATE DIV DYNAMIC_UPDATE_SLICE ELU EMBEDDING_LOOKUP EQUAL EXP EXPAND_DIMS FAKE_QUANT FILL FLOOR
-    FLOOR_DIV FLOOR_MOD GATHER GATHER_ND GELU GREATER GREATER_EQUAL HARD_SWISH IMAG L2_NORMALIZATION L2_POOL_2D
-    LEAKY_RELU LESS LESS_EQUAL LOCAL_RESPONSE_NORMALIZATION LOG LOGICAL_AND LOGICAL_NOT LOGICAL_OR LOGISTIC
-    LOG_SOFTMAX MATRIX_DIAG MATRIX_SET_DIAG MAXIMUM MAX_POOL_2D MEAN MINIMUM MIRROR_PAD MUL MULTINOMIAL NEG
-    NON_MAX_SUPPRESSION_V4 NON_MAX_SUPPRESSION_V5 NOT_EQUAL ONE_HOT PACK PAD PADV2 POW PRELU QUANTIZE
+_FOREIGN_WITHOUT_MACS = """
+    ABS ADD_N ARG_MAX ARG_MIN ASSIGN_VARIABLE ATAN2 BATCH_TO_SPACE_ND BITCAST BITWISE_XOR BROADCAST_ARGS BROADCAST_TO
+    BUCKETIZE CAST CEIL COMPLEX_ABS COS CUMSUM DENSIFY DEPTH_TO_SPACE DEQUANTIZE DILATE DIV DYNAMIC_UPDATE_SLICE ELU
+    EMBEDDING_LOOKUP EQUAL EXP EXPAND_DIMS FAKE_QUANT FILL FLOOR FLOOR_DIV FLOOR_MOD GATHER GATHER_ND GELU GREATER
+    GREATER_EQUAL HARD_SWISH IMAG L2_NORMALIZATION L2_POOL_2D LEAKY_RELU LESS LESS_EQUAL LOCAL_RESPONSE_NORMALIZATION
+    LOG LOGICAL_AND LOGICAL_NOT LOGICAL_OR LOG_SOFTMAX MATRIX_DIAG MATRIX_SET_DIAG MAXIMUM MINIMUM MIRROR_PAD
+    MULTINOMIAL NEG NON_MAX_SUPPRESSION_V4 NON_MAX_SUPPRESSION_V5 NOT_EQUAL ONE_HOT PACK PADV2 POW PRELU QUANTIZE
     RANDOM_STANDARD_NORMAL RANDOM_UNIFORM RANGE RANK READ_VARIABLE REAL REDUCE_ALL REDUCE_ANY REDUCE_MAX REDUCE_MIN
-    REDUCE_PROD RELU RELU6 RELU_0_TO_1 RELU_N1_TO_1 RESHAPE RESIZE_BILINEAR RESIZE_NEAREST_NEIGHBOR REVERSE_SEQUENCE
-    REVERSE_V2 RFFT2D RIGHT_SHIFT ROUND RSQRT SCATTER_ND SEGMENT_SUM SELECT SELECT_V2 SHAPE SIGN SIN SLICE SOFTMAX
-    SPACE_TO_BATCH_ND SPACE_TO_DEPTH SPARSE_TO_DENSE SPLIT SPLIT_V SQRT SQUARE SQUARED_DIFFERENCE SQUEEZE
-    STRIDED_SLICE SUB SUM TANH TILE TOPK_V2 TRANSPOSE UNIQUE UNPACK UNSORTED_SEGMENT_MAX UNSORTED_SEGMENT_MIN
-    UNSORTED_SEGMENT_PROD UNSORTED_SEGMENT_SUM VAR_HANDLE WHERE ZEROS_LIKE
+    REDUCE_PROD RELU6 RELU_0_TO_1 RELU_N1_TO_1 RESIZE_BILINEAR RESIZE_NEAREST_NEIGHBOR REVERSE_SEQUENCE REVERSE_V2
+    RFFT2D RIGHT_SHIFT ROUND RSQRT SCATTER_ND SEGMENT_SUM SELECT SELECT_V2 SHAPE SIGN SIN SOFTMAX SPACE_TO_BATCH_ND
+    SPACE_TO_DEPTH SPARSE_TO_DENSE SPLIT SPLIT_V SQRT SQUARE SQUARED_DIFFERENCE SQUEEZE STRIDED_SLICE SUB SUM TANH TILE
+    TOPK_V2 UNIQUE UNPACK UNSORTED_SEGMENT_MAX UNSORTED_SEGMENT_MIN UNSORTED_SEGMENT_PROD UNSORTED_SEGMENT_SUM
+    VAR_HANDLE WHERE ZEROS_LIKE
 """
-WITHOUT_MACS = frozenset(_WITHOUT_MACS.split())
+WITHOUT_MACS = frozenset(_FOREIGN_WITHOUT_MACS.split()) | {each.name for each in Tflite if each.value.kernel is None}
 """Elementwise ops, pools, reductions, transforms and moves: no convolution, no matrix product."""
 
 
@@ -106,9 +106,17 @@ def _cell_macs(call: Call) -> int:
     return steps * sum(tensor.elements for tensor in call.cell_kernels())
 
 
+def _conv_macs(call: Call) -> int:
+    kernel = _KERNELS[call.op]
+    return call.out * kernel.window(call.shape(kernel.input))
+
+
+def _pool_reads(call: Call) -> int:
+    return int(call.out * call.options.FilterHeight() * call.options.FilterWidth())
+
+
 MACS: Mapping[str, Callable[[Call], int]] = {
-    "CONV_2D": lambda call: call.out * prod(call.shape(1)[1:]),
-    "DEPTHWISE_CONV_2D": lambda call: call.out * prod(call.shape(1)[1:3]),
+    **dict.fromkeys(_KERNELS, _conv_macs),
     "FULLY_CONNECTED": lambda call: call.out * call.shape(1)[1],
     "CONV_3D": lambda call: call.out * prod(call.shape(1)[:-1]),
     "TRANSPOSE_CONV": lambda call: prod(call.shape(2)) * prod(call.shape(1)[:3]),
@@ -118,13 +126,11 @@ MACS: Mapping[str, Callable[[Call], int]] = {
 }
 """Op -> its multiply-accumulates."""
 NESSI_MACS: Mapping[str, Callable[[Call], int]] = {
-    "CONV_2D": MACS["CONV_2D"],
-    "DEPTHWISE_CONV_2D": MACS["DEPTHWISE_CONV_2D"],
+    **dict.fromkeys(_KERNELS, _conv_macs),
     "FULLY_CONNECTED": lambda call: call.out * call.shape(0)[-1],
-    "MEAN": lambda call: prod(call.shape(0)),
-    "MAX_POOL_2D": lambda call: call.out * call.options.FilterHeight() * call.options.FilterWidth(),
-    "AVERAGE_POOL_2D": lambda call: call.out * call.options.FilterHeight() * call.options.FilterWidth(),
-    "ADD": lambda call: call.out * (len(call.reads) - 1),
+    Tflite.MEAN.name: lambda call: prod(call.shape(0)),
+    **dict.fromkeys((each.name for each in Tflite if each.value.pools), _pool_reads),
+    Tflite.ADD.name: lambda call: call.out * (len(call.reads) - 1),
 }
 """Op -> what NeSsi adds up for it."""
 KNOWN = WITHOUT_MACS | {*MACS}

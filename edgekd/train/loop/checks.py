@@ -17,7 +17,7 @@ from edgekd.data.store.store import ClipStore, Partition, listing
 from edgekd.errors import InputError, nearest
 from edgekd.frontend import FrontEnd
 from edgekd.modelfile.equaliser import BandMean
-from edgekd.models import build, front, hears, initial
+from edgekd.models import build, front, initial, input_kind
 from edgekd.models.logmel import LogMel
 from edgekd.models.taps import Taps, segment_logits
 from edgekd.text import counted
@@ -273,7 +273,7 @@ def input_shape(recipe: Recipe, store: ClipStore, fe: FrontEnd) -> tuple[int, ..
     """
     samples = window_samples(recipe.view, store)
     channels = store.channels if recipe.view.channels == "all" else 1
-    if hears(model_config(recipe)) == "waveform":
+    if input_kind(model_config(recipe)) == "waveform":
         return channels, samples
     frames = fe.frames(samples)
     if frames == 0:
@@ -343,7 +343,7 @@ def check_same(recipe: Recipe, store: ClipStore, runs: Sequence[Run], fe: FrontE
                 f"its view.channels is '{run.recipe.view.channels}' and not '{recipe.view.channels}'; give both the"
                 " same"
             )
-        if same_features(run.frontend, fe) and hears(run.config) == "log_mel":
+        if same_features(run.frontend, fe) and input_kind(run.config) == "log_mel":
             continue
         for used, key in (
             (augment.mixup_p and augment.mixup_domain == "log_mel", 'mixup_domain = "log_mel"'),
