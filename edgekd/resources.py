@@ -123,7 +123,7 @@ def _explained(message: str, raw: Any) -> str:
 
 def _check_keys(raw: Mapping[str, Any], struct: type[msgspec.Struct], where: str) -> None:
     """Refuse unknown keys, also of nested tables; a struct's tag is no unknown key."""
-    fields = {field.name: field.type for field in msgspec.structs.fields(struct)}
+    fields = {field.encode_name: field.type for field in msgspec.structs.fields(struct)}
     for key, value in raw.items():
         if key == struct.__struct_config__.tag_field:
             continue

@@ -14,7 +14,7 @@ from edgekd.train.recipe.recipe import decode
 from edgekd.train.run.folder import MODEL_FILE, load_run
 from edgekd.train.teachers import cross_fit as crossfit
 from edgekd.train.teachers.cross_fit import cross_fit
-from edgekd.train.teachers.out_of_fold import ALL_FITS, assignment, combined
+from edgekd.train.teachers.out_of_fold import ALL_FITS, assignment, combine
 from edgekd.train.teachers.soft_labels import soft_labels
 
 
@@ -61,7 +61,7 @@ def test_views_are_judged_by_the_same_fits(teacher, store):
 
 def test_logits_are_put_together_by_the_assignment():
     first, second = np.zeros((3, 2)), np.full((3, 2), 4.0)
-    np.testing.assert_array_equal(combined(np.array([1, 0, ALL_FITS]), [first, second]), [[4, 4], [0, 0], [2, 2]])
+    np.testing.assert_array_equal(combine(np.array([1, 0, ALL_FITS]), [first, second]), [[4, 4], [0, 0], [2, 2]])
 
 
 def test_it_tells_its_accuracy_out_of_fold_and_has_no_network(teacher, store):

@@ -16,7 +16,7 @@ from helpers.trainings import recipe_dict, write_store
 from edgekd.errors import InputError
 from edgekd.train.loop.module import TrainingModule
 from edgekd.train.loop.training import train
-from edgekd.train.parallel.process_group import Place, place
+from edgekd.train.parallel.process_group import ProcessEnvironment, process_environment
 from edgekd.train.recipe.recipe import decode
 from edgekd.train.run.folder import CHECKPOINT_FILE, METRICS_FILE, REPORT_FILE, RUN_FILE, SOFT_LABELS_FOLDER, load_run
 from edgekd.train.teachers import soft_labels
@@ -191,8 +191,8 @@ def test_one_that_is_killed_ends_the_other_which_says_so(folder, start, victim):
 @pytest.mark.parametrize(
     ("variables", "found"),
     [
-        ({}, Place()),
-        ({"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}, Place()),
+        ({}, ProcessEnvironment()),
+        ({"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}, ProcessEnvironment()),
         (
             {
                 "RANK": "3",
@@ -202,7 +202,7 @@ def test_one_that_is_killed_ends_the_other_which_says_so(folder, start, victim):
                 "MASTER_PORT": "7",
                 "TORCHELASTIC_USE_AGENT_STORE": "True",
             },
-            Place(3, 4, 1, "a", 7, hosted=True),
+            ProcessEnvironment(3, 4, 1, "a", 7, hosted=True),
         ),
         (
             {
@@ -212,20 +212,26 @@ def test_one_that_is_killed_ends_the_other_which_says_so(folder, start, victim):
                 "SLURM_JOB_ID": "123456",
                 "SLURM_NODELIST": "node[3-4,9]",
             },
-            Place(2, 4, 0, "node3", 15000 + 3456),
+            ProcessEnvironment(2, 4, 0, "node3", 15000 + 3456),
         ),
-        ({"SLURM_NTASKS": "4", "SLURM_PROCID": "0", "ENVIRONMENT": "BATCH"}, Place()),  # the script of sbatch itself
-        ({"SLURM_NTASKS": "4", "SLURM_STEP_NUM_TASKS": "1", "SLURM_STEP_ID": "0", "SLURM_PROCID": "0"}, Place()),
+        (
+            {"SLURM_NTASKS": "4", "SLURM_PROCID": "0", "ENVIRONMENT": "BATCH"},
+            ProcessEnvironment(),
+        ),  # the script of sbatch itself
+        (
+            {"SLURM_NTASKS": "4", "SLURM_STEP_NUM_TASKS": "1", "SLURM_STEP_ID": "0", "SLURM_PROCID": "0"},
+            ProcessEnvironment(),
+        ),
     ],
     ids=["alone", "torchrun of one", "torchrun", "srun", "sbatch", "srun of one"],
 )
 def test_a_process_knows_its_place(variables, found):
-    assert place(variables) == found
+    assert process_environment(variables) == found
 
 
 def test_half_a_launchers_variables_are_refused():
     with pytest.raises(InputError, match=r"RANK='' in the environment is no number; start .* torchrun"):
-        place({"WORLD_SIZE": "2"})
+        process_environment({"WORLD_SIZE": "2"})
 
 
 def test_the_weighted_mean_of_shares_is_the_mean_of_the_batch(store, monkeypatch):

@@ -23,10 +23,10 @@ from edgekd.train.distill import distill
 from edgekd.train.loop.training import Options
 from edgekd.train.recipe.recipe import Recipe, load_recipe
 from edgekd.train.run.folder import (
-    BESIDE_FOLDER,
     METRICS_FILE,
     PAIRS_FILE,
     SVM_FILE,
+    SYSTEMS_FOLDER,
     TEACHERS_FOLDER,
     load_run,
     model_config,
@@ -176,8 +176,8 @@ def test_a_shipped_recipe_trains_with_all_its_stages(name, store_of, taught, tmp
         check(specialist, recipe.specialists.recipe)
     assert len(run.info.teachers) == sum(each.teaches for each in recipe.teachers) + len(specialists)
     assert (run.path / SVM_FILE).is_file() == (recipe.backend is not None)
-    for each in recipe.backend.beside if recipe.backend else ():
-        beside = load_run(run.path / BESIDE_FOLDER / (each.name or each.recipe))
+    for each in recipe.backend.systems if recipe.backend else ():
+        beside = load_run(run.path / SYSTEMS_FOLDER / (each.name or each.recipe))
         check(beside, each.recipe)
         assert len(beside.info.teachers) == len(load_recipe(each.recipe).teachers)
 

@@ -15,11 +15,20 @@ from edgekd.data.store.store import ClipStore
 from edgekd.errors import InputError
 from edgekd.train.loop.training import Options
 from edgekd.train.recipe.recipe import load_recipe
-from edgekd.train.run.folder import STAGES_FILE, TEST_FILES, check_place, load_run, read_recipe
+from edgekd.train.run.claim import check_run_folder
+from edgekd.train.run.folder import STAGES_FILE, TEST_FILES, load_run, read_recipe
 from edgekd.train.stages import stages
 from edgekd.train.stages.confusions import PairReport
 from edgekd.train.stages.specialists import check_specialists, report_pairs, specialist_names, train_specialists
-from edgekd.train.stages.stages import staged, teacher_path, teachers_of, teaching, train_teachers, trained, with_init
+from edgekd.train.stages.stages import (
+    held_for_stages,
+    runs_that_teach,
+    teacher_path,
+    teacher_recipes,
+    train_or_resume,
+    train_teachers,
+    with_initial_run,
+)
 
 COMMON = (
     TABLES
@@ -72,13 +81,13 @@ def student(tables=TEACHERS, overrides=("data.train=['a','c']", "seed=3")):
 
 def all_stages(recipe, store, out, options=Options(threads=1)):  # noqa: B008
     """What `edgekd distill` does."""
-    with staged(out, options):
+    with held_for_stages(out, options):
         made = train_teachers(recipe, store, out, options)
-        teachers = teaching(recipe, made)
+        teachers = runs_that_teach(recipe, made)
         generalist = teachers[0]
         specialists = train_specialists(recipe, store, out, generalist, options) if recipe.specialists else []
         teachers += specialists
-    run = trained(with_init(recipe, made), store, out, teachers, options)
+    run = train_or_resume(with_initial_run(recipe, made), store, out, teachers, options)
     return run, specialists, report_pairs(run, store, generalist, specialists, teachers) if recipe.specialists else None
 
 
@@ -98,46 +107,46 @@ def counted(monkeypatch):
 
 def test_teachers_take_the_students_splits_and_its_seed_unless_they_set_one(place):
     recipe = student()
-    (first, cnn), (second, with_seed) = teachers_of(recipe, place / "out")
+    (first, cnn), (second, with_seed) = teacher_recipes(recipe, place / "out")
     assert (first, second) == ("cnn", "second")
     assert cnn.data == with_seed.data == recipe.data
     assert cnn.data.train == ("a", "c")
     assert (cnn.seed, with_seed.seed) == (3, 7)
-    held_out = teachers_of(student(overrides=["data.held_out=[0,2]", "data.test=[]"]), place / "out")[0][1].data
+    held_out = teacher_recipes(student(overrides=["data.held_out=[0,2]", "data.test=[]"]), place / "out")[0][1].data
     assert (held_out.held_out, held_out.test) == ((0, 2), ())
 
 
 def test_a_teacher_begins_with_an_earlier_one_by_name(place):
-    recipes = dict(teachers_of(student(), place / "out"))
+    recipes = dict(teacher_recipes(student(), place / "out"))
     assert recipes["cnn"].init.run == ""
     assert recipes["second"].init.run == str(place / "out" / "teachers" / "cnn")
     swapped = TEACHERS.replace("seed=7", "seed=8").split("[[teachers]]")
-    with pytest.raises(InputError, match="'second' begins with 'cnn', which does not come before it"):
-        teachers_of(student(f"[[teachers]]{swapped[2]}[[teachers]]{swapped[1]}"), place / "out")
+    with pytest.raises(InputError, match=r"'second' has init\.run = 'cnn'"):
+        teacher_recipes(student(f"[[teachers]]{swapped[2]}[[teachers]]{swapped[1]}"), place / "out")
 
 
 def test_a_teacher_that_only_initialises_does_not_teach(place):
     recipe = student(TEACHERS.replace('"cnn.toml"\n[[', '"cnn.toml"\nteaches = false\n[['))
-    assert teaching(recipe, {"cnn": place / "x", "second": place / "y"}) == [place / "y"]
+    assert runs_that_teach(recipe, {"cnn": place / "x", "second": place / "y"}) == [place / "y"]
 
 
 @pytest.mark.parametrize(
     ("tables", "message"),
     [
         (TEACHERS.replace('name = "second"', ""), "two are called 'cnn'"),
-        (TEACHERS.replace('"second"', '"../second"'), "name '../second' is that of a folder"),
+        (TEACHERS.replace('"second"', '"../second"'), "name '../second'"),
         (
             TEACHERS.replace("cnn.toml", "other.toml"),
             r"'other.toml' has a \[student\] table; name a recipe with a \[teacher\] table",
         ),
-        (TEACHERS.replace("seed=7", "data.train=['b']"), r"'cnn.toml' with data.train: a stage hears the same splits"),
+        (TEACHERS.replace("seed=7", "data.train=['b']"), r"'cnn.toml' with data.train: a stage uses"),
         (TEACHERS.replace("cnn.toml", "absent.toml"), "absent.toml: no such file"),
-        (TEACHERS.replace('"second"', '"chooser"') + SPECIALISTS, "the name 'chooser' is taken by"),
+        (TEACHERS.replace('"second"', '"chooser"') + SPECIALISTS, "the name 'chooser'"),
     ],
 )
 def test_teachers_that_cannot_be_are_refused(place, tables, message):
     with pytest.raises(InputError, match=message):
-        teachers_of(student(tables), place / "out")
+        teacher_recipes(student(tables), place / "out")
 
 
 @pytest.mark.parametrize(
@@ -179,7 +188,7 @@ def test_one_command_trains_all_and_goes_on_where_it_stopped(place, store, count
     assert counted == [("cnn", True), ("second", True), ("out", True)]
     assert (again.info, load_run(teacher_path(out, "cnn")).weights_hash) == (run.info, weights)
     with pytest.raises(InputError, match=r"--force would delete the teacher .*cnn"):
-        check_place(out, [teacher_path(out, "cnn")], force=True, resume=False)
+        check_run_folder(out, [teacher_path(out, "cnn")], force=True, resume=False)
 
 
 def test_a_stage_of_another_recipe_is_refused_and_force_begins_all_anew(place, store, counted):
@@ -200,29 +209,29 @@ def test_folders_of_the_user_are_not_taken_for_stages(place, store):
     mine = place / "mine"
     (mine / "teachers").mkdir(parents=True)
     for options in (Options(), Options(force=True), Options(resume=True)):
-        with pytest.raises(InputError, match="not empty and not an edgekd run folder"), staged(mine, options):
+        with pytest.raises(InputError, match="not empty and not an edgekd run folder"), held_for_stages(mine, options):
             pass
-    run = trained(load_recipe("other.toml"), store, place / "alone", options=Options(threads=1))
+    run = train_or_resume(load_recipe("other.toml"), store, place / "alone", options=Options(threads=1))
     with (
-        pytest.raises(InputError, match="begun without training its own teachers"),
-        staged(run.path, Options(resume=True)),
+        pytest.raises(InputError, match="does not train its own teachers"),
+        held_for_stages(run.path, Options(resume=True)),
     ):
         pass
     (run.path / "teachers").mkdir()
-    with pytest.raises(InputError, match=r"holds what is not part of a run \(teachers\)"):
-        check_place(run.path, (), force=True, resume=False)
+    with pytest.raises(InputError, match=r"holds files that are no part of a run \(teachers\)"):
+        check_run_folder(run.path, (), force=True, resume=False)
 
 
 def test_a_folder_whose_stages_are_trained_is_held(place):
     out = place / "out"
     with (
-        staged(out),
+        held_for_stages(out),
         pytest.raises(InputError, match="being trained by another process"),
-        staged(out, Options(resume=True)),
+        held_for_stages(out, Options(resume=True)),
     ):
         pass
     assert (out / STAGES_FILE).is_file()
-    with staged(out, Options(resume=True)):
+    with held_for_stages(out, Options(resume=True)):
         pass
 
 
@@ -290,7 +299,7 @@ def test_specialists_are_reused_and_a_generalist_from_elsewhere_is_judged_on_the
     elsewhere = msgspec.structs.replace(
         load_recipe("cnn.toml"), data=msgspec.structs.replace(recipe.data, held_out=(0, 2))
     )
-    other = trained(elsewhere, store, place / "elsewhere", options=Options(threads=1)).path
+    other = train_or_resume(elsewhere, store, place / "elsewhere", options=Options(threads=1)).path
     assert report_pairs(run, store, other, specialists, [other]).test_clips == report.test_clips
     shutil.copytree(run.path, place / "copy")
     (place / "copy" / TEST_FILES["float"]).unlink()

@@ -182,7 +182,7 @@ def test_settings_of_teachers_reach_all_that_the_recipe_trains_and_not_the_stude
 
 @pytest.mark.parametrize(
     ("tables", "given", "why"),
-    [(ONE_TEACHER, ["none"], "with --teacher none is trained"), ("", [], "recipe s has no teachers of its own")],
+    [(ONE_TEACHER, ["none"], "with --teacher no teacher is trained"), ("", [], "recipe s has no teachers of its own")],
 )
 def test_settings_of_teachers_that_are_not_trained_are_refused(place, tmp_path, tables, given, why):
     write_student(tables)

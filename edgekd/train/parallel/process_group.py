@@ -54,7 +54,7 @@ CONNECTION_SIGNS = (
 
 
 @dataclass(frozen=True)
-class Place:
+class ProcessEnvironment:
     """This process among those of its job. local_rank: among those of its machine. address, port: where the job's store
     listens. hosted: whether the launcher has opened the store there; otherwise rank 0 does."""
 
@@ -66,7 +66,7 @@ class Place:
     hosted: bool = False
 
 
-def place(environ: Mapping[str, str]) -> Place:
+def process_environment(environ: Mapping[str, str]) -> ProcessEnvironment:
     """What torchrun or srun say of this process; a lone one where neither does.
 
     A script of sbatch that starts edgekd without srun is one process, whatever SLURM_NTASKS is.
@@ -80,14 +80,14 @@ def place(environ: Mapping[str, str]) -> Place:
         name = "SLURM_STEP_NUM_TASKS" if "SLURM_STEP_NUM_TASKS" in environ else "SLURM_NTASKS"
         world, by = _number(environ, name, 1), ("SLURM_PROCID", "SLURM_LOCALID")
     else:
-        return Place()
+        return ProcessEnvironment()
     if world < 2:
-        return Place()
+        return ProcessEnvironment()
     rank, local = (_number(environ, name) for name in by)
     nodes = environ.get("SLURM_STEP_NODELIST", environ.get("SLURM_NODELIST", "127.0.0.1"))
     address = environ.get("MASTER_ADDR") or SLURMEnvironment.resolve_root_node_address(nodes)
     port = _number(environ, "MASTER_PORT", FIRST_PORT + _number(environ, "SLURM_JOB_ID", 0) % PORTS)
-    return Place(rank, world, local, address, port, environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True")
+    return ProcessEnvironment(rank, world, local, address, port, environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True")
 
 
 def _number(environ: Mapping[str, str], name: str, default: int | None = None) -> int:
@@ -99,10 +99,10 @@ def _number(environ: Mapping[str, str], name: str, default: int | None = None) -
     return int(text)
 
 
-class Job:
+class ProcessGroup:
     """The other processes, as known through the job's store; watched by a thread of its own."""
 
-    def __init__(self, here: Place) -> None:
+    def __init__(self, here: ProcessEnvironment) -> None:
         self.here = here
         self.ending = threading.Event()
         """Set once this process leaves by itself."""

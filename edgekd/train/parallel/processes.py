@@ -19,7 +19,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 
 from edgekd.errors import InputError
-from edgekd.train.parallel.process_group import Job, Place, place
+from edgekd.train.parallel.process_group import ProcessEnvironment, ProcessGroup, process_environment
 
 T = TypeVar("T")
 
@@ -44,7 +44,7 @@ def _grouped() -> bool:
 
 
 def first(work: Callable[[], T]) -> T:
-    """What the first process gets from `work`, in every process. An error there ends all (`joined`)."""
+    """What the first process gets from `work`, in every process. An error there ends all (`in_process_group`)."""
     if world() == 1:
         return work()
     box = [work() if rank() == 0 else None]
@@ -52,7 +52,7 @@ def first(work: Callable[[], T]) -> T:
     return box[0]  # type: ignore[return-value]
 
 
-def wait() -> None:
+def barrier() -> None:
     """Go on when all processes are here."""
     if world() > 1:
         dist.all_reduce(torch.zeros(1))
@@ -127,9 +127,9 @@ class _Strategy(DDPStrategy):
 
 
 @contextmanager
-def joined(accelerator: str) -> Iterator[None]:
-    """Train together with the processes that torchrun or srun started beside this one; inside another `joined`, or
-    alone, nothing changes.
+def in_process_group(accelerator: str) -> Iterator[None]:
+    """Train together with the processes that torchrun or srun started beside this one. Inside another `in_process_group`,
+    or in a lone process, nothing changes.
 
     Whatever ends one process ends all: the first to fail raises what it has to say, the others leave with its exit
     status and no word.
@@ -137,11 +137,11 @@ def joined(accelerator: str) -> Iterator[None]:
     Raises:
         InputError: others never came, or are gone; two processes have the same GPU.
     """
-    here = Place() if _grouped() else place(os.environ)
+    here = ProcessEnvironment() if _grouped() else process_environment(os.environ)
     if here.world == 1:
         yield
         return
-    job = Job(here)
+    job = ProcessGroup(here)
     answer = signal.signal(signal.SIGTERM, job.stop)
     logger = logging.getLogger("edgekd")
     level = logger.level
@@ -150,7 +150,7 @@ def joined(accelerator: str) -> Iterator[None]:
     try:
         job.meet(_device(here) if _on_gpu(accelerator) else None)
         yield
-        wait()
+        barrier()
     except BaseException as error:
         job.end(error)
     job.ending.set()
@@ -163,7 +163,7 @@ def _on_gpu(accelerator: str) -> bool:
     return accelerator != "cpu" and torch.cuda.is_available()
 
 
-def _device(here: Place) -> torch.device:
+def _device(here: ProcessEnvironment) -> torch.device:
     """The GPU of this process: of those that it sees, or the one that SLURM gave it."""
     seen = torch.cuda.device_count()
     if seen > 1 and here.local_rank >= seen:

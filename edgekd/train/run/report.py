@@ -70,7 +70,7 @@ def write_report(run: Run, store: ClipStore, teachers: Sequence[Path] = ()) -> N
     Raises:
         InputError: a report of the run's stages is damaged, or the page cannot be written.
     """
-    page = render(page_of(run, store, teachers))
+    page = render(run_page(run, store, teachers))
     try:
         atomic_write(run.path / REPORT_FILE, page)
     except OSError as error:
@@ -79,14 +79,14 @@ def write_report(run: Run, store: ClipStore, teachers: Sequence[Path] = ()) -> N
         ) from None
 
 
-def page_of(run: Run, store: ClipStore, teachers: Sequence[Path]) -> Page:
+def run_page(run: Run, store: ClipStore, teachers: Sequence[Path]) -> Page:
     """What stands on the page; arguments and errors as `write_report`."""
     clips = divided(run.recipe, store).test
     found, notes = {}, []
     for network, file in TEST_FILES.items():
         if (run.path / file).is_file():
             try:
-                found[network] = find(answers(run, store, clips, file))
+                found[network] = find(network_predictions(run, store, clips, file))
             except InputError as error:  # damaged, nothing but silence, or numbers that are none
                 notes.append(sentence(f"the {PHASES[network]} network is not judged: {error}"))
     if store.synthetic:
@@ -107,7 +107,9 @@ def page_of(run: Run, store: ClipStore, teachers: Sequence[Path]) -> Page:
     )
 
 
-def answers(run: Run, store: ClipStore, clips: np.ndarray[tuple[int, ...], np.dtype[np.int64]], file: str) -> Answers:
+def network_predictions(
+    run: Run, store: ClipStore, clips: np.ndarray[tuple[int, ...], np.dtype[np.int64]], file: str
+) -> Answers:
     """What a network of a run said of the clips of its test side, in table order.
 
     Raises:

@@ -22,7 +22,7 @@ from edgekd.text import counted
 from edgekd.train.loop.training import DEFAULT_OPTIONS, Options, divided
 from edgekd.train.parallel import processes
 from edgekd.train.recipe.recipe import Recipe
-from edgekd.train.recipe.schema import Specialists, Taught
+from edgekd.train.recipe.schema import Specialists, Stage
 from edgekd.train.run.folder import PAIRS_FILE, TEST_FILES, Run, load_run
 from edgekd.train.stages.confusions import (
     UNHEARD,
@@ -36,7 +36,7 @@ from edgekd.train.stages.confusions import (
     pair_report,
     predicted,
 )
-from edgekd.train.stages.stages import CHOOSER, SPECIALIST, on_splits, stage_recipe, teacher_path, trained
+from edgekd.train.stages.stages import CHOOSER, SPECIALIST, on_splits, stage_recipe, teacher_path, train_or_resume
 from edgekd.train.teachers.out_of_fold import fit_recipe
 from edgekd.train.teachers.soft_labels import soft_labels
 
@@ -76,7 +76,7 @@ def train_specialists(
     log.info(
         "pairs of labels are chosen by the generalist without part %d of %d of its training clips", *wanted.held_out
     )
-    chooser = trained(_chooser(recipe, run.recipe), store, teacher_path(out, CHOOSER), options=options)
+    chooser = train_or_resume(_chooser(recipe, run.recipe), store, teacher_path(out, CHOOSER), options=options)
     pairs = processes.first(lambda: _chosen(chooser, store, wanted.pairs))
     paths = []
     for number, (pair, name) in enumerate(
@@ -92,7 +92,7 @@ def train_specialists(
             counted(pair.errors, "time"),
         )
         specialist = _specialist(recipe, (first, second), generalist)
-        paths.append(trained(specialist, store, teacher_path(out, name), options=options).path)
+        paths.append(train_or_resume(specialist, store, teacher_path(out, name), options=options).path)
     return paths
 
 
@@ -185,8 +185,8 @@ def _wanted(recipe: Recipe) -> Specialists:
     return recipe.specialists
 
 
-def _taught(wanted: Specialists) -> Taught:
-    return Taught(recipe=wanted.recipe, set=wanted.set)
+def _taught(wanted: Specialists) -> Stage:
+    return Stage(recipe=wanted.recipe, set=wanted.set)
 
 
 def _chooser(recipe: Recipe, generalist: Recipe) -> Recipe:

@@ -25,8 +25,9 @@ from edgekd.train.loop.precision import training_device, with_precision
 from edgekd.train.loop.training import DEFAULT_OPTIONS, Options, owned, train
 from edgekd.train.parallel import processes
 from edgekd.train.recipe.recipe import Recipe
-from edgekd.train.run.folder import RUN_FILE, DataInfo, Run, RunInfo, check_place, claim, load_run, resolved, write_info
-from edgekd.train.teachers.out_of_fold import ALL_FITS, assignment, combined, fit_paths, fit_recipe
+from edgekd.train.run.claim import check_run_folder, claim
+from edgekd.train.run.folder import RUN_FILE, DataInfo, Run, RunInfo, load_run, resolved, write_info
+from edgekd.train.teachers.out_of_fold import ALL_FITS, assignment, combine, fit_paths, fit_recipe
 from edgekd.train.teachers.soft_labels import Logits, soft_labels, teacher_score
 
 log = logging.getLogger(__name__)
@@ -51,7 +52,7 @@ def cross_fit(recipe: Recipe, store: ClipStore, out: Path, count: int, options: 
     if count < 2:
         raise InputError(f"--cross-fit {count}: give at least 2 fits, so that each can judge what another trained on")
     recipe = with_precision(resolved(recipe), training_device(options.accelerator))
-    processes.first(lambda: check_place(out, (), force=options.force, resume=options.resume))
+    processes.first(lambda: check_run_folder(out, (), force=options.force, resume=options.resume))
     tested = divided(recipe, store).test
     judge = assignment(recipe, store, count)
     info = RunInfo(
@@ -109,7 +110,7 @@ def _begun(path: Path) -> bool:
 
 def _metrics(judge: Index, logits: list[Logits], tested: Index, store: ClipStore) -> dict[str, float]:
     """Accuracy on training clips, each by the fit that does not know it, and on test clips by the mean of all fits."""
-    mixed = combined(judge, logits)
+    mixed = combine(judge, logits)
     return {
         "out_of_fold_clip_accuracy": teacher_score(mixed, store, np.flatnonzero(judge != ALL_FITS)).clip_accuracy,
         "fits_clip_accuracy": teacher_score(mixed, store, tested).clip_accuracy,

@@ -44,7 +44,7 @@ def assignment(recipe: Recipe, store: ClipStore, count: int) -> NDArray[np.int64
     return judge
 
 
-def combined(judge: NDArray[np.int64], logits: Sequence[NDArray[np.floating[Any]]]) -> NDArray[np.float16]:
+def combine(judge: NDArray[np.int64], logits: Sequence[NDArray[np.floating[Any]]]) -> NDArray[np.float16]:
     """float16 (clips, ..., labels) from an assignment and the (clips, ..., labels) logits of each fit."""
     stacked = np.stack(logits).astype(np.float64)  # (fits, clips, ..., labels)
     chosen = stacked[np.maximum(judge, 0), np.arange(len(judge))]
@@ -58,7 +58,7 @@ def combined_key(judge: NDArray[np.int64], keys: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(keys).encode() + judge.tobytes()).hexdigest()
 
 
-def opened_fits(run: Run, store: ClipStore) -> list[Run]:
+def open_fits(run: Run, store: ClipStore) -> list[Run]:
     """The fits of a cross-fitted run, as they were when it was made.
 
     Raises:

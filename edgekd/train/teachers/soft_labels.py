@@ -31,9 +31,9 @@ from edgekd.train.batches.windows import Floats, Index, Windows, scored_windows,
 from edgekd.train.loop.validation import Score, judge, window_logits
 from edgekd.train.parallel import processes
 from edgekd.train.recipe.schema import View
-from edgekd.train.run.faults import DISK_ERRORS, memory_told
+from edgekd.train.run.faults import DISK_ERRORS, report_out_of_memory
 from edgekd.train.run.folder import SOFT_LABELS_FOLDER, Run
-from edgekd.train.teachers.out_of_fold import assignment, combined, combined_key, opened_fits
+from edgekd.train.teachers.out_of_fold import assignment, combine, combined_key, open_fits
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ def soft_labels(
         InputError: the teacher has other labels or another sample rate than the store, a view that cannot have
             segments, a cached file is damaged, or a cross-fitted teacher is of another store or has changed.
     """
-    check_fits(run, store)
+    check_matches_store(run, store)
     check_segments(run.recipe.view, str(run.path))
     if run.info.cross_fit:
         return _out_of_fold(run, store, views, clips, stream)
@@ -107,14 +107,16 @@ def soft_labels(
             log.info("%d of %d parts are there already", len(parts) - len(missing), len(parts))
         for place in missing[processes.rank() :: processes.world()]:
             part = parts[place]
-            with memory_told(f"the soft labels of {run.path}", "free memory, or start fewer processes on this machine"):
+            with report_out_of_memory(
+                f"the soft labels of {run.path}", "free memory, or start fewer processes on this machine"
+            ):
                 wanted = heard[part.start : part.stop]
                 part.write(
                     _compute(run, store, wanted)
                     if teacher is None
                     else _of_view(run, store, *teacher.places(part.view, wanted))
                 )
-        processes.wait()
+        processes.barrier()
         processes.first(lambda: _merge(path, key, run, store, views, parts))
     return key, processes.first(lambda: _read(path, key, store))
 
@@ -126,7 +128,7 @@ def teacher_score(logits: NDArray[np.floating[Any]], store: ClipStore, clips: In
     return judge(said.reshape(len(owner), -1), np.zeros(len(owner), bool), owner, store.label_index)
 
 
-def check_fits(run: Run, store: ClipStore) -> None:
+def check_matches_store(run: Run, store: ClipStore) -> None:
     """Refuse a teacher that can't teach from a store.
 
     Raises:
@@ -161,10 +163,10 @@ def check_segments(view: View, where: str) -> None:
 def _out_of_fold(run: Run, store: ClipStore, views: int, clips: Index | None, stream: int) -> tuple[str, Logits]:
     """Of a cross-fitted teacher: put together from those of its fits, which are cached with them."""
     judge = assignment(run.recipe, store, run.info.cross_fit)
-    keys, logits = zip(*(soft_labels(fit, store, views, clips, stream) for fit in opened_fits(run, store)), strict=True)
+    keys, logits = zip(*(soft_labels(fit, store, views, clips, stream) for fit in open_fits(run, store)), strict=True)
     if views:
-        return combined_key(judge, keys), np.stack([combined(judge, of_view) for of_view in zip(*logits, strict=True)])
-    return combined_key(judge, keys), combined(judge, logits)
+        return combined_key(judge, keys), np.stack([combine(judge, of_view) for of_view in zip(*logits, strict=True)])
+    return combined_key(judge, keys), combine(judge, logits)
 
 
 def _key(run: Run, store: ClipStore, views: int = 0, joined: Index | None = None, stream: int = TEACHER_STREAM) -> str:
