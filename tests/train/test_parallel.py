@@ -39,7 +39,7 @@ from edgekd.train.loop.training import Options
 
 softlabels.PART_CLIPS = {part_clips}
 folder = Path(sys.argv[1])
-with processes.joined("cpu"):
+with processes.in_process_group("cpu"):
     assert processes.world() == 2
     student, teachers = str(folder / "student.json"), [folder / "t"]
     distill(student, folder / "store", folder / "two", teachers, (), Options(threads=1))
