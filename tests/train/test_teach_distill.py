@@ -122,7 +122,7 @@ def test_a_page_does_without_answers_that_are_damaged(place, student, tmp_path):
     (tmp_path / "s" / METRICS_FILE).unlink()
     write_report(load_run(tmp_path / "s"), ClipStore.open(place / "store"))
     text = parsed((tmp_path / "s" / REPORT_FILE).read_bytes()).text
-    assert "The int8-aware network is not judged" in text
+    assert "The int8-aware network has no scores" in text
     assert "float, clips 8" in text
     assert "Float phase" not in text
 

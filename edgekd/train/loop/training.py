@@ -54,7 +54,7 @@ from edgekd.train.loop.quiet_warnings import quiet
 from edgekd.train.loop.validation import hear, judge
 from edgekd.train.loss.objective import Objective
 from edgekd.train.parallel import processes
-from edgekd.train.recipe.recipe import Recipe
+from edgekd.train.recipe.recipe import Recipe, check_sample_rate
 from edgekd.train.recipe.schema import Qat, Train
 from edgekd.train.run.claim import check_run_folder, claim
 from edgekd.train.run.faults import report_disk_errors, report_out_of_memory, smaller_batch
@@ -136,11 +136,7 @@ def train(
 
 def _trained(recipe: Recipe, store: ClipStore, out: Path, teachers: Sequence[Path], options: Options) -> Run:
     processes.first(lambda: check_run_folder(out, teachers, force=options.force, resume=options.resume))
-    if recipe.frontend.sample_rate != store.sample_rate:
-        raise InputError(
-            f"recipe {recipe.name}: its front end hears {recipe.frontend.sample_rate} Hz, {store.path} holds "
-            f"{store.sample_rate} Hz; prepare the store at the front end's rate"
-        )
+    check_sample_rate(recipe, store)
     partition = divided(recipe, store)
     check_network(recipe, store, partition)
     runs = [open_teacher(path, recipe, store, partition) for path in teachers]

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from edgekd.data.store.store import ClipStore
 from edgekd.errors import InputError
 from edgekd.frontend import FrontEnd
 from edgekd.resources import convert, find, read_table
@@ -209,6 +210,19 @@ def decode(raw: Mapping[str, Any], where: str) -> Recipe:
                 " the model was not trained on"
             )
     return recipe
+
+
+def check_sample_rate(recipe: Recipe, store: ClipStore) -> None:
+    """Refuse a store whose sample rate is not that of a recipe's front end.
+
+    Raises:
+        InputError: they differ.
+    """
+    if recipe.frontend.sample_rate != store.sample_rate:
+        raise InputError(
+            f"recipe {recipe.name}: its front end needs {recipe.frontend.sample_rate} Hz, {store.path} holds "
+            f"{store.sample_rate} Hz; prepare the store at the front end's rate"
+        )
 
 
 def _check_held_out(pairs: tuple[int, ...], where: str) -> None:

@@ -23,7 +23,7 @@ from edgekd.train.loop.checks import check_network, check_paths, divided
 from edgekd.train.loop.pretrained import FIRST_TEACHER, check_kind
 from edgekd.train.loop.training import DEFAULT_OPTIONS, Options, owned, train
 from edgekd.train.parallel import processes
-from edgekd.train.recipe.recipe import NAME, Recipe, Role, decode, load_recipe
+from edgekd.train.recipe.recipe import NAME, Recipe, Role, check_sample_rate, decode, load_recipe
 from edgekd.train.recipe.schema import Data, Stage
 from edgekd.train.run.claim import check_run_folder, older_version_error
 from edgekd.train.run.faults import report_disk_errors
@@ -128,11 +128,7 @@ def train_teachers(recipe: Recipe, store: ClipStore, out: Path, options: Options
     student = resolved(recipe)
     partition = divided(student, store)
     for each in (student, *(teacher for _, teacher in teachers)):
-        if each.frontend.sample_rate != store.sample_rate:
-            raise InputError(
-                f"recipe {each.name}: its front end takes {each.frontend.sample_rate} Hz, {store.path} holds "
-                f"{store.sample_rate} Hz; prepare the store at the front end's rate"
-            )
+        check_sample_rate(each, store)
         check_network(each, store, partition)
     listed = [each for taught, (_, each) in zip(recipe.teachers, teachers, strict=True) if taught.teaches]
     if student.init.run == FIRST_TEACHER and listed:

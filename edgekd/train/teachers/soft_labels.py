@@ -282,7 +282,8 @@ def _of_clips(run: Run, store: ClipStore, logits: Logits, views: int) -> Logits:
                 :, np.arange(len(parents.parent)), _own_segment(store, window_samples(view, store), view.segments)
             ]
     if not views:
-        return logits[0]
+        unaugmented: Logits = logits[0]
+        return unaugmented
     of_segments: Logits = logits if logits.ndim == 4 else logits[:, :, None]
     return of_segments
 
