@@ -219,7 +219,7 @@ def _write_report(out: Path, text: str) -> None:
 
 
 def linear_accuracy(store: ClipStore, fe: FrontEnd) -> float:
-    """Test accuracy, 0..1, of a logistic regression on each clip's mean log-mel; the scenes are made too hard for it."""
+    """Test accuracy, 0..1, of a logistic regression on each clip's mean log-mel, for which the scenes are too hard."""
     # (clips, mel)
     features = np.stack([log_mel(fe, store.waveform(index)).mean(axis=1) for index in range(len(store.clips))])
     train, test = store.indices([TRAIN_SPLIT]), store.indices([TEST_SPLIT])

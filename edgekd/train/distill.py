@@ -104,12 +104,12 @@ def _with_stages(
     if specialists and not processes.first((out / PAIRS_FILE).is_file):
         report_pairs(run, store, teachers[0], specialists, [*teachers, *specialists])
     if backend and not processes.first((out / SVM_FILE).is_file):
-        processes.first(lambda: _write_svm_report([run, *others], store, backend.kernels))
+        processes.first(lambda: _write_svm([run, *others], store, backend.kernels))
     processes.first(lambda: write_report(run, store, [*teachers, *specialists]))
     return run
 
 
-def _write_svm_report(runs: Sequence[Run], store: ClipStore, kernels: Sequence[str]) -> None:
+def _write_svm(runs: Sequence[Run], store: ClipStore, kernels: Sequence[str]) -> None:
     """Fit the back-end and write its scores and then svm.json into the folder of the first run."""
     report, scores = judged(runs, store, kernels)
     for line in report.to_text().splitlines():

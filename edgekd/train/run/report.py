@@ -86,7 +86,7 @@ def run_page(run: Run, store: ClipStore, teachers: Sequence[Path]) -> Page:
     for network, file in TEST_FILES.items():
         if (run.path / file).is_file():
             try:
-                found[network] = find(network_predictions(run, store, clips, file))
+                found[network] = find(labelled_predictions(run, store, clips, file))
             except InputError as error:  # a damaged file, silence only, or logits that are not finite
                 notes.append(sentence(f"the {PHASES[network]} network has no scores: {error}"))
     if store.synthetic:
@@ -107,7 +107,7 @@ def run_page(run: Run, store: ClipStore, teachers: Sequence[Path]) -> Page:
     )
 
 
-def network_predictions(
+def labelled_predictions(
     run: Run, store: ClipStore, clips: np.ndarray[tuple[int, ...], np.dtype[np.int64]], file: str
 ) -> Answers:
     """The logits of a run's network for its test clips, with the clips' labels, in the order of the store's table.
