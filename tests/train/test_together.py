@@ -1,4 +1,4 @@
-"""What several processes do together, watched in one."""
+"""Calls that several processes make together, checked in one process."""
 
 import msgspec
 import pytest
@@ -13,7 +13,8 @@ from edgekd.train.run.folder import PAIRS_FILE, REPORT_FILE, SVM_FILE
 
 @pytest.fixture
 def never_within(monkeypatch):
-    """Fails where the first process would wait for the others inside of what it does alone, which would never end."""
+    """Fails where the first process would wait for the others inside of work that it does alone, which would never
+    end."""
     alone, first, wait = [], processes.first, processes.barrier
 
     def watched(work):
