@@ -14,6 +14,7 @@ from msgspec import UNSET, UnsetType
 from numpy.typing import NDArray
 
 from edgekd.errors import InputError
+from edgekd.runtime.config_tables import MAX_SECONDS
 from edgekd.runtime.source.health import Change, State
 
 UNKNOWN = "unknown"
@@ -21,8 +22,6 @@ UNKNOWN = "unknown"
 UNKNOWN_BAND = 0.1
 """Share of the way from the threshold to 1 that the best label must climb above it before something is claimed
 again."""
-MAX_SECONDS = 3600.0
-"""Longest time constant and dwell: beyond it a listener shows what it heard at its start."""
 MIN_GATE_DBFS = -150.0
 """Below the level of one sample of one int16 step in ten seconds: only digital silence is quieter."""
 

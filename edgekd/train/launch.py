@@ -24,14 +24,16 @@ PARENT = "EDGEKD_PARENT"
 ORPHAN_POLL_SECONDS = 0.5
 ORPHANED = 137
 """Exit status of a process whose parent has ended, as after SIGKILL."""
-PROGRAMS = ("edgekd", "cli.py")
-"""Names of this program in sys.argv[0]; any other process imports edgekd and is left alone."""
+PROGRAMS = (("edgekd",), ("edgekd", "cli", "__main__.py"))
+"""Ends of sys.argv[0] of this program; any other process imports edgekd and is left alone."""
 
 
 def relaunch_once() -> None:
     """Replace this process by itself with the environment variables of this module. Returns at once where that was done
     already, off Linux, and in any other program."""
-    if MARKER in os.environ or not sys.platform.startswith("linux") or Path(sys.argv[0]).name not in PROGRAMS:
+    program = Path(sys.argv[0]).parts
+    is_edgekd = any(program[-len(end) :] == end for end in PROGRAMS)
+    if MARKER in os.environ or not sys.platform.startswith("linux") or not is_edgekd:
         return
     sys.stdout.flush()
     sys.stderr.flush()

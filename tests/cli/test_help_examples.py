@@ -96,7 +96,7 @@ def run_here(jobs, folder, *_):
     """Runs of experiments in this process, which saves the seconds of starting one."""
     folder.mkdir(exist_ok=True)
     for job in jobs:
-        cli._run(list(_prepared(job)[4:]))
+        cli.run(list(_prepared(job)[4:]))
     return {job.name: Outcome("done", "", folder / f"{job.name}.log") for job in jobs}
 
 

@@ -213,7 +213,7 @@ def test_a_model_quotes_the_crossval_of_its_own_recipe_and_of_no_other(place, tm
         assert f"Cross-validated: {100 * found.clips.mean:.1f} % (" in report.card.read_text()
         assert f"{100 * found.windows.mean:.1f} % (" in info(report.files[0], False)
     store = str(place / "store")
-    cli._run(
+    cli.run(
         [
             "distill",
             str(place / "student.toml"),
@@ -238,7 +238,7 @@ def test_a_model_quotes_the_crossval_of_its_own_recipe_and_of_no_other(place, tm
         ]
     )
     assert crossval_summary(tmp_path / "cv", tmp_path / "all", "int8") == found
-    cli._run(
+    cli.run(
         [
             "distill",
             str(place / "student.toml"),
@@ -417,7 +417,7 @@ def test_the_commands_train_in_processes_of_their_own(place, tmp_path, capsys):
         "1",
         "--json",
     ]
-    cli._run(words)
+    cli.run(words)
     printed = capsys.readouterr()
     assert json.loads(printed.out)["failed"] == {}
     assert "1 of 1: t-b-seed0-" in printed.err

@@ -256,7 +256,7 @@ def test_data_that_are_missing_or_of_another_set_are_told(place, tmp_path):
     ):
         reproduce("table.toml", None, place / "out", None, ONE, quiet)
     assert not (place / "out").exists()
-    cli._run(["data", "synth", "--out", "synth", "--clips", "60", "--seconds", "1"])
+    cli.run(["data", "synth", "--out", "synth", "--clips", "60", "--seconds", "1"])
     with pytest.raises(InputError, match=r"its data set is .*, this table wants tau19"):
         reproduce("table.toml", tmp_path / "synth", place / "out", None, ONE, quiet)
 
@@ -265,7 +265,7 @@ def test_a_store_of_another_split_than_the_tables_is_refused(place, trained):
     text = (TABLE + ROWS).replace("train = 12", "train = 6\noptions = { subset = 25 }")
     (place / "table.toml").write_text(text)
     run = ("data", "prepare", "tau19", str(place / "tau19"), "--out", str(place / "store"), "--sample-rate", "8000")
-    cli._run(list(run))
+    cli.run(list(run))
     with pytest.raises(
         InputError,
         match=r"store: it has 12 clips to train on, this table 6; prepare it by edgekd data prepare tau19 "

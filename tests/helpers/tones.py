@@ -128,7 +128,7 @@ def jobs_here():
             if not (folder / f"{job.name}.done").exists():
                 run_jobs.ran.append(job.name)
                 try:
-                    cli._run(list(_prepared(job)[4:]))
+                    cli.run(list(_prepared(job)[4:]))
                     (folder / f"{job.name}.done").touch()
                 except InputError as error:
                     outcomes[job.name] = Outcome("failed", str(error), folder / f"{job.name}.log")

@@ -239,7 +239,7 @@ def test_command_hears_another_command_for_ever(monkeypatch, capsys, tmp_path):
             raise KeyboardInterrupt
         return "x"
 
-    monkeypatch.setattr("edgekd.runtime.decision.to_json", stop)
+    monkeypatch.setattr("edgekd.runtime.program.to_json", stop)
     status, _, _ = run(monkeypatch, capsys, "--model", "m.tflite", "--json", "--command", f"cat {tmp_path / 'a.raw'}")
     assert status == 130
     states = [line["state"] for line in lines if "reason" in line]

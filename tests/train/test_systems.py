@@ -102,7 +102,7 @@ def sums(path, node=None, weights=None, shape=(1, "time")):
 def test_given_teachers_replace_the_recipes_own(folder, tmp_path):
     own = distill("student.toml", folder / "store", tmp_path / "own", options=QUIET)
     given = tmp_path / "own" / TEACHERS_FOLDER / "t"
-    cli._run(
+    cli.run(
         [
             "distill",
             "student.toml",
@@ -116,7 +116,7 @@ def test_given_teachers_replace_the_recipes_own(folder, tmp_path):
             "1",
         ]
     )
-    cli._run(
+    cli.run(
         [
             "distill",
             "student.toml",
@@ -153,7 +153,7 @@ def test_settings_of_teachers_reach_all_that_the_recipe_trains_and_not_the_stude
         '[backend]\nkernels = ["linear"]\n[[backend.beside]]\nrecipe = "other.toml"\n'
     )
     (tmp_path / "other.toml").write_text(f'name = "o"\n{COMMON}\n[student]{NETWORK}\n{ONE_TEACHER}')
-    cli._run(
+    cli.run(
         [
             "distill",
             "student.toml",

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from edgekd.modelfile.manifest import Manifest
-from edgekd.runtime.config import OUTPUT_TABLES
+from edgekd.runtime.config_tables import OUTPUT_TABLES
 from edgekd.runtime.decision import Decision
 from edgekd.runtime.outputs.base import WORKS_AGAIN, Moment
 from edgekd.runtime.outputs.mqtt import homeassistant

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import get_args
 
 from edgekd.modelfile.manifest import Manifest
-from edgekd.runtime.config import OUTPUT_TABLES
+from edgekd.runtime.config_tables import OUTPUT_TABLES
 from edgekd.runtime.decision import Decision
 from edgekd.runtime.outputs.base import WORKS_AGAIN, Moment
 from edgekd.runtime.source.capture import Counts
