@@ -102,34 +102,8 @@ def sums(path, node=None, weights=None, shape=(1, "time")):
 def test_given_teachers_replace_the_recipes_own(folder, tmp_path):
     own = distill("student.toml", folder / "store", tmp_path / "own", options=QUIET)
     given = tmp_path / "own" / TEACHERS_FOLDER / "t"
-    cli.run(
-        [
-            "distill",
-            "student.toml",
-            "--data",
-            str(folder / "store"),
-            "--out",
-            "given",
-            "--teacher",
-            str(given),
-            "--threads",
-            "1",
-        ]
-    )
-    cli.run(
-        [
-            "distill",
-            "student.toml",
-            "--data",
-            str(folder / "store"),
-            "--out",
-            "alone",
-            "--teacher",
-            "none",
-            "--threads",
-            "1",
-        ]
-    )
+    cli.run(f"distill student.toml --data {folder / 'store'} --out given --teacher {given} --threads 1".split())
+    cli.run(f"distill student.toml --data {folder / 'store'} --out alone --teacher none --threads 1".split())
     by_given, alone = load_run(tmp_path / "given"), load_run(tmp_path / "alone")
     assert (
         by_given.info.teachers
@@ -153,22 +127,8 @@ def test_settings_of_teachers_reach_all_that_the_recipe_trains_and_not_the_stude
         '[backend]\nkernels = ["linear"]\n[[backend.beside]]\nrecipe = "other.toml"\n'
     )
     (tmp_path / "other.toml").write_text(f'name = "o"\n{COMMON}\n[student]{NETWORK}\n{ONE_TEACHER}')
-    cli.run(
-        [
-            "distill",
-            "student.toml",
-            "--data",
-            str(folder / "store"),
-            "--out",
-            "out",
-            "--teach-set",
-            "train.epochs=2",
-            "--teach-set",
-            "train.lr=1e-5",
-            "--threads",
-            "1",
-        ]
-    )
+    settings = "--teach-set train.epochs=2 --teach-set train.lr=1e-5"
+    cli.run(f"distill student.toml --data {folder / 'store'} --out out --threads 1 {settings}".split())
     taught = [path for path in tmp_path.glob(f"out/**/{TEACHERS_FOLDER}/*") if path.is_dir()]
     assert {path.name.partition("-")[0] for path in taught} == {"t", "chooser", "specialist"}
     assert len([path for path in taught if path.name == "t"]) == 2  # also that of the other system
