@@ -127,7 +127,7 @@ def _explained(message: str, raw: Any) -> str:
 
 def _check_keys(raw: Mapping[str, Any], struct: type[msgspec.Struct], where: str) -> None:
     """Raise for unknown keys, also in nested tables. The tag of a struct is not an unknown key."""
-    fields = {field.name: field.type for field in msgspec.structs.fields(struct)}
+    fields = {field.encode_name: field.type for field in msgspec.structs.fields(struct)}
     for key, value in raw.items():
         if key == struct.__struct_config__.tag_field:
             continue

@@ -29,9 +29,9 @@ from edgekd.metrics.intervals import FIGURES, Interval, intervals, measured, res
 from edgekd.text import counted, markdown_table
 from edgekd.train.loop.checks import divided, has_qat
 from edgekd.train.loop.training import Options
-from edgekd.train.recipe.recipe import Recipe, alone, decode
+from edgekd.train.recipe.recipe import Recipe, decode, without_teachers
 from edgekd.train.run.folder import Run, load_run
-from edgekd.train.stages.stages import trained
+from edgekd.train.stages.stages import train_or_resume
 
 INDEX_FORMAT, INDEX_VERSION = "edgekd-recorders", 1
 INDEX_FILE, RUNS_FOLDER, MODELS_FOLDER, GENERAL = "index.json", "runs", "models", "general"
@@ -173,7 +173,7 @@ def adapt(
             say(f"recorder {number} of {len(chosen)}: {recorder}, {counted(clips[recorder], 'training clip')}")
             path = out / RUNS_FOLDER / folder_name(recorder)
             try:
-                made[recorder] = trained(
+                made[recorder] = train_or_resume(
                     recorder_recipe(run, recorder, tuning), store, path, teachers, options or Options()
                 )
             except KeyboardInterrupt:
@@ -196,7 +196,7 @@ def recorder_recipe(run: Run, recorder: str, tuning: Tuning) -> Recipe:
     Raises:
         InputError: see `recipe.decode`.
     """
-    own, replace = alone(run.recipe), msgspec.structs.replace
+    own, replace = without_teachers(run.recipe), msgspec.structs.replace
     # statistics of a few clips would move the input under weights that know another
     recipe = replace(
         own,

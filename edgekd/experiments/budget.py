@@ -34,8 +34,8 @@ from edgekd.text import counted
 from edgekd.train.loop.checks import has_qat
 from edgekd.train.loop.precision import computing, training_device, with_precision
 from edgekd.train.loop.quiet_warnings import quiet
-from edgekd.train.recipe.recipe import Recipe, decided
-from edgekd.train.recipe.schema import DEFAULT_WINDOW, Taught
+from edgekd.train.recipe.recipe import Recipe, identity_with_stages
+from edgekd.train.recipe.schema import DEFAULT_WINDOW, Stage
 from edgekd.train.run.folder import model_config, resolved
 from edgekd.train.stages.stages import stage_recipe
 from edgekd.train.teachers.live import LIVE
@@ -238,7 +238,9 @@ def estimate(name: str, seeds: str | None, workers: Workers, say: Callable[[str]
 
 def _shared(settings: dict[str, Setting]) -> list[Recipe]:
     """Teachers that runs of several rows share."""
-    return list({decided(each): each for setting in settings.values() for each in setting.teachers}.values())
+    return list(
+        {identity_with_stages(each): each for setting in settings.values() for each in setting.teachers}.values()
+    )
 
 
 def _planned(
@@ -248,11 +250,13 @@ def _planned(
     found: list[tuple[str, int, list[Training]]] = []
     data, folds = table.data, max(len(table.folds), 1)
     of_rows = {
-        decided(msgspec.structs.replace(setting.recipe, seed=seed)) for setting in settings.values() for seed in seeds
+        identity_with_stages(msgspec.structs.replace(setting.recipe, seed=seed))
+        for setting in settings.values()
+        for seed in seeds
     }
     # the others are runs of a row of their own
-    teachers = [each for each in _shared(settings) if decided(each) not in of_rows]
-    alike = [decided(msgspec.structs.replace(each, seed=0)) for each in teachers]
+    teachers = [each for each in _shared(settings) if identity_with_stages(each) not in of_rows]
+    alike = [identity_with_stages(msgspec.structs.replace(each, seed=0)) for each in teachers]
     for key, runs in Counter(alike).items():
         each = teachers[alike.index(key)]
         found.append((f"{SHARED}{each.name}", runs * folds, [_teacher(each, data, 1.0)]))
@@ -278,10 +282,10 @@ def _stages(recipe: Recipe, data: Source) -> Iterator[Training]:
     special = recipe.specialists
     if special is not None and special.pairs:
         yield _teacher(stage_recipe(recipe.teachers[0], recipe), data, 1 - 1 / special.held_out[1])
-        specialist = stage_recipe(Taught(recipe=special.recipe, set=special.set), recipe)
+        specialist = stage_recipe(Stage(recipe=special.recipe, set=special.set), recipe)
         for _ in range(special.pairs):
             yield _teacher(specialist, data, 2 * 2 / data.labels)  # all clips of two labels, and as many others
-    for each in recipe.backend.beside if recipe.backend else ():
+    for each in recipe.backend.systems if recipe.backend else ():
         system = stage_recipe(each, recipe, "student")
         yield from _stages(system, data)
         yield _training(

@@ -37,7 +37,7 @@ from edgekd.experiments.plan import (
 from edgekd.experiments.predictions import UNITS, Estimate, Estimates, Floats, as_json, run_figures
 from edgekd.metrics.intervals import FIGURES
 from edgekd.text import counted, markdown_table
-from edgekd.train.recipe.recipe import alone
+from edgekd.train.recipe.recipe import without_teachers
 
 NO_TEACHERS = "none"
 """Of --against-teach: the other recipe learns from labels alone."""
@@ -191,7 +191,7 @@ def chosen_settings(question: Question) -> list[Setting]:
     none = names == (NO_TEACHERS,)
     second = Setting(
         label if label != first.name else f"{label} (against)",
-        alone(other) if none else other,
+        without_teachers(other) if none else other,
         () if none else with_teachers(other, names, question.teacher_settings),
     )
     if digest(settings[0]) == digest(second):

@@ -9,7 +9,7 @@ import msgspec
 
 from edgekd.data.store.store import listing
 from edgekd.errors import InputError
-from edgekd.experiments.plan import RECIPES_FOLDER, RUNS_FOLDER, anywhere
+from edgekd.experiments.plan import RECIPES_FOLDER, RUNS_FOLDER, anywhere, read_identity
 from edgekd.experiments.tables import CSV_FILE, JSON_FILE
 from edgekd.export.export import Precision
 from edgekd.modelfile.manifest import CrossValidation, Estimate
@@ -57,8 +57,8 @@ def crossval_summary(folder: Path, run_path: Path, precision: Precision) -> Cros
         precision: "int8" takes the figures of the quantization-aware networks.
 
     Raises:
-        InputError: no such folder or run, another store, other recipes, another number of teachers, or no network of
-            that precision.
+        InputError: no such folder or run, a folder of an earlier version, another store, other recipes, another number
+            of teachers, or no network of that precision.
     """
     run, network = load_run(run_path), NETWORKS[precision]
     try:
@@ -67,6 +67,7 @@ def crossval_summary(folder: Path, run_path: Path, precision: Precision) -> Cros
             run_of = {row["setting"]: row["run"] for row in csv.DictReader(file)}  # any fold and seed
     except (OSError, KeyError, UnicodeDecodeError, msgspec.DecodeError) as error:
         raise InputError(f"--crossval {folder}: is no folder of a finished 'edgekd crossval' ({error})") from None
+    read_identity(folder)  # refuses a folder of an earlier version
     if summary.store.hash != run.info.data.hash:
         raise InputError(
             f"--crossval {folder}: is of the store {summary.store.name} ({summary.store.hash[:16]}), and {run.path} was"

@@ -9,6 +9,7 @@ import hashlib
 import itertools
 import json
 import re
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,13 +25,21 @@ from edgekd.experiments.jobs import Job, Outcome, Workers, chosen_workers, edgek
 from edgekd.experiments.predictions import TestSide
 from edgekd.files import PART, atomic_write, held, in_use
 from edgekd.text import counted
-from edgekd.train.recipe.recipe import Recipe, Role, alone, decided, load_recipe, with_teacher_settings
+from edgekd.train.recipe.recipe import (
+    Recipe,
+    Role,
+    identity_with_stages,
+    load_recipe,
+    with_teacher_settings,
+    without_teachers,
+)
 from edgekd.train.recipe.schema import Data
 from edgekd.train.run.folder import RUN_FILE, STAGES_FILE, resolved
 from edgekd.train.teachers.out_of_fold import assignment
 
 PLAN_FILE, RECIPES_FOLDER, RUNS_FOLDER, JOBS_FOLDER = "plan.json", "recipes", "runs", "jobs"
-FORMAT = "edgekd-experiment"
+FORMAT, VERSION = "edgekd-experiment", 2
+"""Of plan.json. Version 1, which wrote no number, named runs by other hashes of their recipes."""
 DIGITS = 8
 """Of the hash that ends a run's name."""
 INNER = (0, 4)
@@ -101,7 +110,7 @@ class Plan:
             name = self._name(recipe, fold, () if self.cross_fit is None else (str(self.cross_fit),))
             self.teachers.setdefault(name, Planned(name, "", fold.name, recipe.seed, recipe))
             taught.append(name)
-        recipe = _placed(alone(setting.recipe) if taught else setting.recipe, fold, seed)
+        recipe = _placed(without_teachers(setting.recipe) if taught else setting.recipe, fold, seed)
         run = Planned(self._name(recipe, fold, taught), setting.label, fold.name, seed, recipe, tuple(taught))
         self.runs.append(run)
         return run
@@ -169,7 +178,7 @@ class Plan:
         return found
 
     def _name(self, recipe: Recipe, fold: Fold, more: Iterable[str]) -> str:
-        all_of_it = "\n".join([decided(recipe), self.store.hash, *more])
+        all_of_it = "\n".join([identity_with_stages(recipe), self.store.hash, *more])
         place = re.sub(r"[^\w.-]+", "_", fold.name)
         return f"{recipe.name}-{place}-seed{recipe.seed}-{hashlib.sha256(all_of_it.encode()).hexdigest()[:DIGITS]}"
 
@@ -274,7 +283,7 @@ def seed_list(text: str) -> list[int]:
 
 def digest(setting: Setting) -> str:
     """16 hex digits of a recipe and its teachers, wherever they are trained and with whatever seed."""
-    parts = [decided(anywhere(recipe)) for recipe in (setting.recipe, *setting.teachers)]
+    parts = [identity_with_stages(anywhere(recipe)) for recipe in (setting.recipe, *setting.teachers)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
@@ -299,7 +308,8 @@ def claimed(out: Path, identity: Mapping[str, str]) -> Iterator[None]:
         raise InputError(f"{out} cannot be made ({error.strerror}); choose another --out") from None
     with held(out):
         try:
-            atomic_write(out / PLAN_FILE, json.dumps({"format": FORMAT, **identity}, indent=2).encode() + b"\n")
+            document = {"format": FORMAT, "version": VERSION, **identity}
+            atomic_write(out / PLAN_FILE, json.dumps(document, indent=2).encode() + b"\n")
         except OSError as error:
             raise InputError(
                 f"{out} cannot be written ({error.strerror}); free space or choose another --out"
@@ -317,7 +327,7 @@ def check_place(out: Path, identity: Mapping[str, str]) -> None:
         raise InputError(f"{out} is a file; choose another --out")
     if not out.is_dir() or all(child.name.endswith(PART) for child in out.iterdir()):
         return
-    there = _read_plan(out)
+    there = read_identity(out)
     for name in [*identity, *there]:
         if there.get(name) != identity.get(name):
             old, new = there.get(name, "none")[:16], identity.get(name, "none")[:16]
@@ -327,14 +337,32 @@ def check_place(out: Path, identity: Mapping[str, str]) -> None:
             )
 
 
-def _read_plan(out: Path) -> dict[str, str]:
+def read_identity(out: Path) -> dict[str, str]:
+    """What a folder belongs to, by name, as `claimed` wrote it.
+
+    Raises:
+        InputError: no such folder, or one of another version.
+    """
     try:
         raw: Any = json.loads((out / PLAN_FILE).read_bytes())
         if raw.pop("format") != FORMAT:
             raise ValueError
-        return {str(name): str(value) for name, value in raw.items()}
+        version = raw.pop("version", 1)
+        identity = {str(name): str(value) for name, value in raw.items()}
     except (OSError, ValueError, KeyError, AttributeError):
         raise InputError(f"{out} is not empty and no folder of a crossval or sweep; choose another --out") from None
+    if version == 1:
+        command = identity.get("command", "crossval")
+        raise InputError(
+            f"{out}: begun by an earlier version of edgekd, whose runs do not go with new ones; remove the folder and"
+            f" make it anew with: edgekd {command} ... --out {shlex.quote(str(out))}"
+        )
+    if version != VERSION:
+        raise InputError(
+            f"{out / PLAN_FILE}: version {version!r} is unknown (this edgekd reads {VERSION}); update edgekd or choose"
+            " another --out"
+        )
+    return identity
 
 
 def failures(outcomes: Mapping[str, Outcome]) -> list[str]:

@@ -40,7 +40,7 @@ from edgekd.metrics.intervals import COLUMNS, FIGURES, Interval, intervals, meas
 from edgekd.models import build
 from edgekd.text import counted, csv_bytes, markdown_table
 from edgekd.train.loop.checks import input_shape
-from edgekd.train.recipe.recipe import Recipe, alone
+from edgekd.train.recipe.recipe import Recipe, without_teachers
 from edgekd.train.run.folder import model_config, read_recipe
 from edgekd.train.stages.stages import stage_recipe
 
@@ -291,7 +291,7 @@ def chosen_settings(table: Reproduction, *, smoke: bool = False) -> dict[str, Se
         if smoke:
             recipe = load(row.recipe, (*row.set, *few_steps(recipe)))
         if row.teachers == "none" or row.teachers_of:
-            recipe = msgspec.structs.replace(alone(recipe), backend=None)
+            recipe = msgspec.structs.replace(without_teachers(recipe), backend=None)
         shared = _plain(recipe) and not any(
             (each.key == row.key and each.part) or (each.teachers_of and table.row(each.teachers_of).key == row.key)
             for each in table.rows
@@ -478,7 +478,7 @@ def _answers(plan: Plan, side: TestSide, row: Row, run: Planned) -> tuple[Floats
     path = plan.path(run.name)
     if row.judge == "network":
         return side.probabilities(path / row.part, row.network)
-    beside = [each.name or each.recipe for each in run.recipe.backend.beside] if run.recipe.backend else []
+    beside = [each.name or each.recipe for each in run.recipe.backend.systems] if run.recipe.backend else []
     places = ["", *(f"beside/{name}" for name in beside)]
     if row.judge == "svm" and row.part not in places:
         raise InputError(

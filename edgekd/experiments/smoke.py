@@ -12,7 +12,7 @@ from typing import Any
 from edgekd.data.sets import fixtures
 from edgekd.errors import InputError
 from edgekd.train.recipe.recipe import Recipe, load_recipe
-from edgekd.train.recipe.schema import Taught
+from edgekd.train.recipe.schema import Stage
 
 BATCH = 6
 SECONDS = 1.0
@@ -55,13 +55,13 @@ def make_tree(name: str, options: Mapping[str, Any], path: Path) -> Path:
     return tree
 
 
-def stages(recipe: Recipe) -> dict[str, list[Taught]]:
+def stages(recipe: Recipe) -> dict[str, list[Stage]]:
     """What else a recipe trains, by the key of its table."""
     found = {"teachers": list(recipe.teachers)}
     if recipe.specialists:
-        found["specialists"] = [Taught(recipe=recipe.specialists.recipe, set=recipe.specialists.set)]
-    if recipe.backend and recipe.backend.beside:
-        found["backend.beside"] = list(recipe.backend.beside)
+        found["specialists"] = [Stage(recipe=recipe.specialists.recipe, set=recipe.specialists.set)]
+    if recipe.backend and recipe.backend.systems:
+        found["backend.beside"] = list(recipe.backend.systems)
     return {key: listed for key, listed in found.items() if listed}
 
 

@@ -29,12 +29,12 @@ from edgekd.modelfile.verify import verify
 from edgekd.models import build
 from edgekd.qgraph import reference
 from edgekd.train.recipe.recipe import decode
+from edgekd.train.run.claim import claim
 from edgekd.train.run.folder import (
     MODEL_FILE,
     QAT_FILE,
     DataInfo,
     RunInfo,
-    claim,
     load_run,
     model_config,
     save_weights,

@@ -273,9 +273,7 @@ def test_a_clip_has_as_many_segments_as_asked_for(teacher, store):
     sure[np.arange(21), 0, store.label_index], sure[np.arange(21), 1, (store.label_index + 1) % 3] = 9.0, 1.0
     assert teacher_score(sure, store, np.arange(21)).clip_accuracy == 1.0
     assert teacher_score(sure, store, np.arange(21)).window_accuracy == 0.5
-    with pytest.raises(
-        InputError, match=r'view\.segments = 4 with view\.span = "pair"; segments are of "crop", "clip" and "parent"'
-    ):
+    with pytest.raises(InputError, match=r'view\.segments = 4 with view\.span = "pair"'):
         soft_labels(changed(teacher, view={"segments": 4, "span": "pair"}), store)
 
 
@@ -285,21 +283,21 @@ def test_a_crop_teacher_hears_a_window_around_the_middle_of_each_segment(teacher
     assert logits.shape == (21, 5, 3)
     clip, half = 3, RATE // 4
     sound, length = store.waveform(clip), int(store.lengths[clip])
-    for part, said in enumerate(logits[clip]):
+    for part, labels in enumerate(logits[clip]):
         start = min(max((2 * part + 1) * length // 10 - half, 0), length - 2 * half)
         with torch.no_grad():
             x = LogMel(run.frontend)(torch.from_numpy(sound[start : start + 2 * half])[None])
-            assert np.allclose(said, run.float_model().eval()(x)[0], atol=0.01)
+            assert np.allclose(labels, run.float_model().eval()(x)[0], atol=0.01)
 
 
 def test_a_silent_window_is_judged_as_the_clip(teacher, store):
     run = changed(teacher, view={"span": "crop", "seconds": 0.2, "segments": 5})
     # its first half is silent
     (clip,) = [number for number, each in enumerate(store.clips) if each.path == "a/high0.wav"]
-    said = soft_labels(run, store)[1][clip].astype(np.float32)
-    assert np.allclose(said[0], said[1], atol=0.01)
-    assert np.allclose(said[0], said[2:].mean(axis=0), atol=0.01)
-    assert not np.allclose(said[2:], said[0], atol=0.01)
+    labels = soft_labels(run, store)[1][clip].astype(np.float32)
+    assert np.allclose(labels[0], labels[1], atol=0.01)
+    assert np.allclose(labels[0], labels[2:].mean(axis=0), atol=0.01)
+    assert not np.allclose(labels[2:], labels[0], atol=0.01)
 
 
 def test_a_crop_teacher_says_one_thing_of_each_view(teacher, store):

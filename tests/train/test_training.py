@@ -257,7 +257,7 @@ def test_force_deletes_nothing_but_runs(store, teacher, tmp_path):
     with pytest.raises(InputError, match="t is one of the teachers"):
         train(student(), store, tmp_path / "t", [tmp_path / "s" / ".." / "t"], force)
     (tmp_path / "t" / "thesis.txt").write_text("three years")
-    with pytest.raises(InputError, match=r"not part of a run \(thesis\.txt\)"):
+    with pytest.raises(InputError, match=r"\(thesis\.txt\)"):
         train(student(), store, tmp_path / "t", options=force)
     assert load_run(tmp_path / "t").float_model()
     assert (tmp_path / "t" / "thesis.txt").exists()
@@ -342,8 +342,8 @@ def test_force_replaces_a_damaged_run(straight, store, tmp_path):
 def test_a_run_of_another_version_is_refused(teacher, tmp_path):
     shutil.copytree(teacher, tmp_path / "t")
     info = tmp_path / "t" / RUN_FILE
-    info.write_bytes(msgspec.json.encode({**msgspec.json.decode(info.read_bytes()), "version": 2, "colour": "red"}))
-    with pytest.raises(InputError, match="run version 2 is unknown"):
+    info.write_bytes(msgspec.json.encode({**msgspec.json.decode(info.read_bytes()), "version": 99, "colour": "red"}))
+    with pytest.raises(InputError, match="run version 99 is unknown"):
         load_run(tmp_path / "t")
 
 
@@ -465,7 +465,7 @@ def test_an_accelerator_that_is_not_there_is_refused(store, tmp_path, monkeypatc
 
 
 def test_a_store_of_another_rate_is_refused(store, tmp_path):
-    with pytest.raises(InputError, match=r"hears 16000 Hz, .* holds 8000 Hz"):
+    with pytest.raises(InputError, match=r"16000 Hz, .* holds 8000 Hz"):
         train(student(frontend={"sample_rate": 16000}), store, tmp_path / "s")
 
 

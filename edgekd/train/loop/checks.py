@@ -30,7 +30,7 @@ from edgekd.train.parallel import processes
 from edgekd.train.recipe.recipe import Recipe
 from edgekd.train.run.folder import Run, load_run, model_config
 from edgekd.train.teachers.live import LIVE, LiveTeacher, same_features
-from edgekd.train.teachers.soft_labels import Logits, check_fits, check_segments
+from edgekd.train.teachers.soft_labels import Logits, check_matches_store, check_segments
 
 log = logging.getLogger(__name__)
 
@@ -197,7 +197,7 @@ def open_teacher(path: Path, recipe: Recipe, store: ClipStore, partition: Partit
         InputError: it does not.
     """
     run = load_run(path)
-    check_fits(run, store)
+    check_matches_store(run, store)
     if recipe.distill.teaching in LIVE and run.info.cross_fit:
         raise InputError(
             f'{path}: a cross-fitted teacher has no network that could listen live; set distill.teaching to "clip"'

@@ -54,9 +54,10 @@ from edgekd.train.loop.quiet_warnings import quiet
 from edgekd.train.loop.validation import hear, judge
 from edgekd.train.loss.objective import Objective
 from edgekd.train.parallel import processes
-from edgekd.train.recipe.recipe import Recipe
+from edgekd.train.recipe.recipe import Recipe, check_sample_rate
 from edgekd.train.recipe.schema import Qat, Train
-from edgekd.train.run.faults import disk_told, memory_told, smaller_batch
+from edgekd.train.run.claim import check_run_folder, claim
+from edgekd.train.run.faults import report_disk_errors, report_out_of_memory, smaller_batch
 from edgekd.train.run.folder import (
     CHECKPOINT_FILE,
     LOG_FILE,
@@ -68,8 +69,6 @@ from edgekd.train.run.folder import (
     DataInfo,
     Run,
     RunInfo,
-    check_place,
-    claim,
     load_run,
     load_saved,
     model_config,
@@ -128,7 +127,7 @@ def train(
             disk that is full, a process that is gone.
     """
     check_accelerator(options.accelerator)
-    with processes.joined(options.accelerator):
+    with processes.in_process_group(options.accelerator):
         _set_threads(options.threads)
         return _trained(
             with_precision(resolved(recipe), training_device(options.accelerator)), store, out, teachers, options
@@ -136,12 +135,8 @@ def train(
 
 
 def _trained(recipe: Recipe, store: ClipStore, out: Path, teachers: Sequence[Path], options: Options) -> Run:
-    processes.first(lambda: check_place(out, teachers, force=options.force, resume=options.resume))
-    if recipe.frontend.sample_rate != store.sample_rate:
-        raise InputError(
-            f"recipe {recipe.name}: its front end hears {recipe.frontend.sample_rate} Hz, {store.path} holds "
-            f"{store.sample_rate} Hz; prepare the store at the front end's rate"
-        )
+    processes.first(lambda: check_run_folder(out, teachers, force=options.force, resume=options.resume))
+    check_sample_rate(recipe, store)
     partition = divided(recipe, store)
     check_network(recipe, store, partition)
     runs = [open_teacher(path, recipe, store, partition) for path in teachers]
@@ -180,7 +175,7 @@ def _trained(recipe: Recipe, store: ClipStore, out: Path, teachers: Sequence[Pat
     if processes.first(lambda: claim(out, info, recipe, force=options.force, resume=options.resume)) == "finished":
         log.info("%s is finished already; nothing to do", out)
         return load_run(out)
-    with disk_told(out), owned(out), _logged(out / LOG_FILE):
+    with report_disk_errors(out), owned(out), _logged(out / LOG_FILE):
         job = _Job(recipe, store, partition, fe, out, options, runs)
         try:
             metrics = processes.first(lambda: job.say_teachers([each for _, each in labelled]))
@@ -214,7 +209,7 @@ def owned(out: Path, made: str = RUN_FILE) -> Iterator[None]:
                 raise InputError(
                     f"{out} is being trained by another process; wait for it or choose another --out"
                 ) from None
-        processes.wait()
+        processes.barrier()
         if not (out / made).is_file():
             raise InputError(
                 f"{out}: machine {platform.node()} does not see the run folder that the first process has made; "
@@ -299,7 +294,7 @@ class _Job:
     def _calibrated(self, qat: quant.QuantNetwork) -> dict[str, Any]:
         """Set the scales of a quantization-aware network; its state."""
         view = self._view(self.recipe.qat.batch_size, CALIBRATION_STREAM)
-        with memory_told("the calibration of the qat phase", smaller_batch("qat", self.recipe.qat.batch_size)):
+        with report_out_of_memory("the calibration of the qat phase", smaller_batch("qat", self.recipe.qat.batch_size)):
             quant.calibrate(
                 qat,
                 (self.front.cpu()(torch.from_numpy(heard)) for heard in view.plain(self.recipe.qat.calibration_clips)),
@@ -328,7 +323,9 @@ class _Job:
         table = "train" if isinstance(phase, Train) else "qat"
         with (
             quiet(),
-            memory_told(f"the {name} phase with batches of {phase.batch_size}", smaller_batch(table, phase.batch_size)),
+            report_out_of_memory(
+                f"the {name} phase with batches of {phase.batch_size}", smaller_batch(table, phase.batch_size)
+            ),
         ):
             trainer = self._trainer(phase.epochs, end)
             handler = signal.getsignal(signal.SIGINT)
