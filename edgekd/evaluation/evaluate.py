@@ -12,8 +12,8 @@ from edgekd.data.audio.microphone_makes import MicSplit
 from edgekd.data.store.store import UNLABELLED, ClipStore, listing, windows
 from edgekd.errors import GateError, InputError
 from edgekd.evaluation.inference import hop_samples, window_logits
-from edgekd.evaluation.microphones import Microphones, ShiftReport, hear
-from edgekd.metrics.findings import Answers
+from edgekd.evaluation.microphones import Microphones, ShiftReport, evaluate_microphones
+from edgekd.metrics.predictions import LabelledPredictions
 from edgekd.metrics.scores import Evaluation, Scores, evaluate
 from edgekd.modelfile.engine import open_model
 from edgekd.modelfile.manifest import Manifest
@@ -33,7 +33,7 @@ class EvaluationReport:
         scores: windows, clips, labels and recorders.
         temperature: that divided the logits. fitted_here: whether it was fitted on some of these clips.
         trained_here: whether all clips of the very store that the model was trained on are scored.
-        answers: what it was that is scored.
+        predictions: what is scored.
         shift: the same clips through other microphones, where asked for.
     """
 
@@ -46,7 +46,7 @@ class EvaluationReport:
     temperature: float
     fitted_here: bool
     trained_here: bool
-    answers: Answers
+    predictions: LabelledPredictions
     shift: ShiftReport | None = None
 
     def to_json(self) -> bytes:
@@ -167,7 +167,7 @@ def evaluate_file(
     clip_of = np.repeat(np.arange(len(chosen)), [len(of_clip) for of_clip in starts])
     logits, silent = window_logits(model, window_waveforms(store, chosen, starts, manifest.window))
     clips = [store.clips[index] for index in chosen]
-    answers = Answers(
+    predictions = LabelledPredictions(
         logits,
         silent,
         clip_of,
@@ -184,14 +184,16 @@ def evaluate_file(
         clip_of,
         truth,
         labels=manifest.labels,
-        recorders=answers.recorders,
+        recorders=predictions.recorders,
         temperature=manifest.temperature,
     )
     split = ",".join(splits) if splits else ALL_SPLITS
     fit = manifest.calibration
     fitted_here = fit is not None and fit.data_hash == store.hash and any(clip.split in fit.splits for clip in clips)
     trained_here = not splits and manifest.provenance.data_hash == store.hash
-    shift = None if through is None else hear(model, store, chosen, starts, answers, through, equalise)
+    shift = (
+        None if through is None else evaluate_microphones(model, store, chosen, starts, predictions, through, equalise)
+    )
     return EvaluationReport(
         str(model_path),
         split,
@@ -202,7 +204,7 @@ def evaluate_file(
         manifest.temperature,
         fitted_here,
         trained_here,
-        answers,
+        predictions,
         shift,
     )
 

@@ -20,8 +20,8 @@ from edgekd.data.store.store import ClipStore, windows
 from edgekd.errors import GateError, InputError
 from edgekd.evaluation.inference import BATCH
 from edgekd.frontend import log_mel
-from edgekd.metrics.findings import Answers
-from edgekd.metrics.microphones import DeviceShift, Group, Microphone, Paired, device_shift
+from edgekd.metrics.microphones import DeviceShift, MakeShift, MicrophoneShift, PairedAccuracy, device_shift
+from edgekd.metrics.predictions import LabelledPredictions
 from edgekd.modelfile.engine import Model
 from edgekd.modelfile.equaliser import BandMean, colour, equalised
 from edgekd.text import counted
@@ -171,12 +171,12 @@ def asked(
     return folder, mic_split(TEST if split is None else split)
 
 
-def hear(
+def evaluate_microphones(
     model: Model,
     store: ClipStore,
     clips: NDArray[np.int64],
     starts: Sequence[Sequence[int]],
-    answers: Answers,
+    predictions: LabelledPredictions,
     microphones: Microphones,
     equalise: int | None = None,
 ) -> ShiftReport:
@@ -185,9 +185,9 @@ def hear(
     Args:
         model: an opened model file.
         store: where the audio is.
-        clips: (clips,) indices that `answers` are of.
+        clips: (clips,) indices that `predictions` are of.
         starts: first samples of the windows of each.
-        answers: what the model says of the clips as they are.
+        predictions: of the clips as they are.
         microphones: to hear through.
         equalise: other clips that an equaliser of each microphone is made from; None uses none.
 
@@ -195,7 +195,7 @@ def hear(
         InputError: too few other clips, or nothing but silence; a model that does not tell its mean spectrum.
     """
     places = [(int(clip), start) for clip, of_clip in zip(clips, starts, strict=True) for start in of_clip]
-    sounding = np.flatnonzero(~answers.silent)
+    sounding = np.flatnonzero(~predictions.silent)
     window, labels, fe = model.manifest.window, len(model.manifest.labels), model.manifest.frontend
     models = (
         [model] * len(microphones.files) if equalise is None else _equalised(model, store, clips, microphones, equalise)
@@ -204,7 +204,7 @@ def hear(
     for first, _, through in _heard(store, [places[each] for each in sounding], window, microphones):
         for said, behind, waveforms in zip(logits, models, through, strict=True):
             said[sounding[first : first + len(waveforms)]] = behind.logits(log_mel(fe, waveforms))
-    found = device_shift(answers, logits, [(path.stem, make) for path, make in microphones.files])
+    found = device_shift(predictions, logits, [(path.stem, make) for path, make in microphones.files])
     return ShiftReport(microphones, found, equalise)
 
 
@@ -259,19 +259,19 @@ def _with_past(store: ClipStore, clip: int, start: int, *, window: int, memory: 
     return np.pad(store.window(clip, start - past, past + window), (memory - past, 0))
 
 
-def _named(each: Microphone | Group) -> dict[str, Any]:
+def _named(each: MicrophoneShift | MakeShift) -> dict[str, Any]:
     return {"name": each.name} | _figures(each)
 
 
-def _figures(each: Microphone | Group) -> dict[str, Any]:
-    def of(paired: Paired) -> dict[str, Any]:
+def _figures(each: MicrophoneShift | MakeShift) -> dict[str, Any]:
+    def of(paired: PairedAccuracy) -> dict[str, Any]:
         return {"accuracy": paired.accuracy, "difference": paired.difference}
 
     return {"clips": of(each.clips), "windows": of(each.windows)}
 
 
-def _row(name: str, make: str, each: Microphone | Group) -> list[str]:
-    counts = [str(each.lost), str(each.gained)] if isinstance(each, Microphone) else ["", ""]
+def _row(name: str, make: str, each: MicrophoneShift | MakeShift) -> list[str]:
+    counts = [str(each.lost), str(each.gained)] if isinstance(each, MicrophoneShift) else ["", ""]
     return [
         name,
         make,
@@ -287,6 +287,6 @@ def _share(accuracy: float) -> str:
     return f"{100 * accuracy:.1f} %"
 
 
-def _points(each: Paired) -> str:
+def _points(each: PairedAccuracy) -> str:
     difference = each.difference
     return f"{100 * difference.mean:+.1f} ({100 * difference.low:+.1f} to {100 * difference.high:+.1f})"

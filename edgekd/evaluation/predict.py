@@ -13,7 +13,7 @@ from edgekd.data.store.store import listing, to_waveform, windows
 from edgekd.errors import InputError
 from edgekd.evaluation.inference import Model, Waveform, hop_samples, window_logits
 from edgekd.files import output_file
-from edgekd.metrics.scores import clip_probabilities, softmax
+from edgekd.metrics.scores import clip_means, softmax
 from edgekd.modelfile.engine import open_model
 from edgekd.modelfile.equaliser import with_equaliser
 from edgekd.text import counted
@@ -156,7 +156,7 @@ def _predict(model: Model, filename: str, waveform: Waveform, step: int) -> Pred
     padded = np.pad(waveform, (0, max(0, window - len(waveform))))
     starts = windows(len(padded), window, step)
     logits, silent = window_logits(model, (padded[start : start + window] for start in starts))
-    clips, silent_clips = clip_probabilities(
+    clips, silent_clips = clip_means(
         softmax(logits, model.manifest.temperature), silent, np.zeros(len(starts), np.int64), 1
     )
     if silent_clips[0]:

@@ -23,7 +23,7 @@ from edgekd.evaluation.bench import Benchmark, bench
 from edgekd.evaluation.evaluate import EvaluationReport
 from edgekd.evaluation.microphones import HEADER, NOTE, ShiftReport
 from edgekd.files import output_file, unwritable
-from edgekd.metrics.findings import find
+from edgekd.metrics.analysis import analyse
 from edgekd.modelfile.container import read_manifest
 from edgekd.report.model_info import rows
 from edgekd.report.page import (
@@ -128,7 +128,7 @@ def check_place(out: Path, model: Path, data: Path, *, force: bool) -> None:
 def page_of(plan: Plan, report: EvaluationReport, timed: Benchmark | str) -> Page:
     """What stands on the page of a model file; timed: how long it takes, or why that is not known."""
     manifest = read_manifest(plan.model)
-    found = find(report.answers)
+    found = analyse(report.predictions)
     checked = _judged(plan, timed)
     described = (
         {"name": manifest.name}

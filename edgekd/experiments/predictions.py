@@ -1,25 +1,19 @@
-"""What the networks of finished runs said of their test sides, as tallies that figures and intervals are made of."""
+"""Predictions of finished runs on their test sides, as tallies from which figures and intervals are computed."""
 
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgekd.data.store.store import ClipStore
-from edgekd.errors import InputError
-from edgekd.metrics.intervals import FIGURES, Interval, figures, intervals, measured, resampled, tally
-from edgekd.metrics.scores import clip_probabilities, softmax
+from edgekd.metrics.intervals import FIGURES, UNITS, Interval, figures, intervals, measured, resampled, tallies
+from edgekd.metrics.predictions import read_predictions
+from edgekd.metrics.scores import Floats, Integers, clip_means, softmax
 from edgekd.train.run.folder import SVM_SCORES_FILE, TEST_FILES
+from edgekd.train.stages.svm import SvmScores, read_svm_scores
 
-UNITS = ("clips", "windows")
-"""First axis of a run's tallies."""
-
-Floats = NDArray[np.float64]
-Integers = NDArray[np.int64]
 Estimate = dict[str, dict[str, Interval]]
 """Unit -> figure -> interval."""
 
@@ -42,17 +36,10 @@ class TestSide:
         `evaluate`.
 
         Raises:
-            InputError: its answers are missing, damaged, or of other clips.
+            InputError: its predictions are missing, damaged, or of other clips.
         """
-        windows, silent, place = self._heard(run, network)
-        clips, silent_clips = clip_probabilities(windows, silent, place, len(self.clips))
-        truth, count = self.truth, self.recordings
-        return np.stack(
-            [
-                tally(clips[~silent_clips], truth[~silent_clips], self.recording[~silent_clips], count),
-                tally(windows[~silent], truth[place[~silent]], self.recording[place[~silent]], count),
-            ]
-        )
+        windows, silent, clip_of = self._windows(run, network)
+        return tallies(windows, silent, clip_of, self.truth, self.recording, self.recordings)
 
     @property
     def truth(self) -> Integers:
@@ -70,38 +57,21 @@ class TestSide:
         Raises:
             InputError: see `tallies`.
         """
-        windows, silent, place = self._heard(run, network)
-        return clip_probabilities(windows, silent, place, len(self.clips))
+        return clip_means(*self._windows(run, network), len(self.clips))
 
-    def svm_scores(self, run: Path, system: int) -> Floats:
-        """(clips, labels) that a back-end gave, of the run's first, second ... system, or with -1 of all together.
+    def svm_scores(self, run: Path) -> SvmScores:
+        """Scores of the support vector machines of a finished run.
 
         Raises:
             InputError: see `tallies`.
         """
-        scores, clip = self._read(run, SVM_SCORES_FILE, ("scores", "clip"))
-        found: Floats = scores[system][np.argsort(clip)]
-        return found
+        return read_svm_scores(run / SVM_SCORES_FILE, self.clips)
 
-    def _heard(self, run: Path, network: str) -> tuple[Floats, NDArray[np.bool_], Integers]:
-        """Probabilities of windows, which are silent, and their clips' positions in `clips`, which are in table
+    def _windows(self, run: Path, network: str) -> tuple[Floats, NDArray[np.bool_], Integers]:
+        """Probabilities of windows, which are silent, and the positions of their clips in `clips`, which are in table
         order."""
-        logits, silent, clip = self._read(run, TEST_FILES[network], ("logits", "silent", "clip"))
-        return softmax(logits), silent, np.searchsorted(self.clips, clip)
-
-    def _read(self, run: Path, file: str, names: Sequence[str]) -> list[NDArray[Any]]:
-        """Arrays of a file of a run, the last of them being clips."""
-        path = run / file
-        try:
-            with np.load(path) as kept:
-                found = [kept[name] for name in names]
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise InputError(f"{path}: cannot be read ({error}); remove {run} and run the same command again") from None
-        if set(found[-1]) != set(self.clips):
-            raise InputError(
-                f"{path}: is of other clips than the test side of this run; remove {run} and run the same command again"
-            )
-        return found
+        kept = read_predictions(run / TEST_FILES[network], self.clips)
+        return softmax(kept.logits), kept.silent, np.searchsorted(self.clips, kept.clip)
 
 
 def run_figures(tallies: Floats) -> dict[str, float]:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from edgekd.metrics.findings import Reliability, Share
+from edgekd.metrics.analysis import Reliability, Share
 from edgekd.metrics.scores import CALIBRATION_BINS, Integers
 
 LEVELS = 5
@@ -46,11 +46,12 @@ def percent(fraction: float) -> str:
 
 def bars(shares: Sequence[Share]) -> str:
     """A bar for each share, the worst first: its name, the bar, per cent, how many of how many."""
-    ranked = sorted(shares, key=lambda each: each.right / each.count)
+    ranked = sorted(shares, key=lambda each: each.correct / each.count)
     rows = [
         f'<li><span title="{escaped(each.name)}">{escaped(each.name)}</span><i><b'
-        f' style="width:{100 * each.right / each.count:.1f}%"></b></i><span>{percent(each.right / each.count)}</span>'
-        f"<span>{each.right:,} of {each.count:,}</span></li>"
+        f' style="width:{100 * each.correct / each.count:.1f}%"></b></i>'
+        f"<span>{percent(each.correct / each.count)}</span>"
+        f"<span>{each.correct:,} of {each.count:,}</span></li>"
         for each in ranked
     ]
     return f'<ol class="bars">{"".join(rows)}</ol>'

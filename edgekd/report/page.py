@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgekd.metrics.findings import Findings
+from edgekd.metrics.analysis import Analysis
 from edgekd.metrics.intervals import Interval
 from edgekd.metrics.scores import Scores
 from edgekd.report.charts import escaped, percent
@@ -88,7 +88,7 @@ def render(page: Page) -> bytes:
 """.encode()
 
 
-def score_tiles(found: Findings, name: str = "") -> list[Tile]:
+def score_tiles(found: Analysis, name: str = "") -> list[Tile]:
     """Clip and window accuracy, and what the confidence is worth; name: of the network, before each."""
     of_windows, of_clips = found.scores.windows, found.scores.clips
     tiles = [
@@ -111,7 +111,7 @@ def score_tiles(found: Findings, name: str = "") -> list[Tile]:
     return [Tile(f"{name}{title}", value, note) for title, value, note in tiles]
 
 
-def score_rows(found: Findings, name: str = "") -> list[list[str]]:
+def score_rows(found: Analysis, name: str = "") -> list[list[str]]:
     """Rows of a table with `SCORE_HEADER`: clips and windows of one network."""
     return [
         _scored(f"{name}{unit}", scores, found.intervals[unit])
@@ -119,7 +119,7 @@ def score_rows(found: Findings, name: str = "") -> list[list[str]]:
     ]
 
 
-def finding_sections(found: Findings, labels: Sequence[str], where: str, note: str = "") -> list[Section]:
+def finding_sections(found: Analysis, labels: Sequence[str], where: str, note: str = "") -> list[Section]:
     """Bars, matrix, pairs and reliability of what a network said.
 
     Args:

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edgekd.metrics.findings import Confused, Mistake, Reliability, Share
+from edgekd.metrics.analysis import ConfusedPair, Mistake, Reliability, Share
 from edgekd.metrics.scores import Integers
 from edgekd.report import charts
 from edgekd.report.charts import escaped
@@ -91,7 +91,7 @@ class Matrix(Section):
 class Pairs(Section):
     """The most confused pairs of labels, with the clips concerned. where: how the paths are to be read."""
 
-    pairs: Sequence[Confused]
+    pairs: Sequence[ConfusedPair]
     where: str
 
     def body(self) -> str:
@@ -159,7 +159,7 @@ class Listing(Section):
         return f"<details><summary>show</summary>{_scrolled(self.title, f'<pre>{text}</pre>')}</details>"
 
 
-def _pair(pair: Confused, *, opened: bool) -> str:
+def _pair(pair: ConfusedPair, *, opened: bool) -> str:
     title, count = " and ".join(pair.labels), len(pair.mistakes)
     rows = [_mistake(each) for each in pair.mistakes[:PATHS]]
     cut = _note(f"and {count - PATHS} more") if count > PATHS else ""
@@ -170,7 +170,7 @@ def _pair(pair: Confused, *, opened: bool) -> str:
 
 
 def _mistake(each: Mistake) -> list[str]:
-    return [each.path, each.truth, each.answer, f"{each.probability:.2f}", f"{each.of_truth:.2f}"]
+    return [each.path, each.truth, each.predicted, f"{each.probability:.2f}", f"{each.of_truth:.2f}"]
 
 
 def _note(text: str) -> str:

@@ -14,7 +14,7 @@ from edgekd.train.run.folder import BESIDE_FOLDER, PAIRS_FILE, STAGES_FILE, SVM_
 from edgekd.train.run.report import write_report
 from edgekd.train.stages.specialists import check_specialists, report_pairs, train_specialists
 from edgekd.train.stages.stages import going_on, stage_recipe, staged, teaching, train_teachers, trained, with_init
-from edgekd.train.stages.svm import judged
+from edgekd.train.stages.svm import fit_systems
 
 log = logging.getLogger(__name__)
 
@@ -95,14 +95,14 @@ def _with_stages(
     if specialists and not processes.first((out / PAIRS_FILE).is_file):
         report_pairs(run, store, teachers[0], specialists, [*teachers, *specialists])
     if recipe.backend and not processes.first((out / SVM_FILE).is_file):
-        processes.first(lambda: _judged([run, *others], store, recipe.backend.kernels))
+        processes.first(lambda: _write_svm([run, *others], store, recipe.backend.kernels))
     processes.first(lambda: write_report(run, store, [*teachers, *specialists]))
     return run
 
 
-def _judged(runs: Sequence[Run], store: ClipStore, kernels: Sequence[str]) -> None:
+def _write_svm(runs: Sequence[Run], store: ClipStore, kernels: Sequence[str]) -> None:
     """Write svm.json of the first run, and before it the scores that it sums up."""
-    report, scores = judged(runs, store, kernels)
+    report, scores = fit_systems(runs, store, kernels)
     for line in report.to_text().splitlines():
         log.info("%s", line)
     atomic_write(runs[0].path / SVM_SCORES_FILE, scores.to_npz())

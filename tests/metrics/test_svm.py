@@ -83,9 +83,9 @@ def test_what_cannot_be_learned_is_refused():
     for arguments, message in (
         ((x, truth, truth, LABELS, ("linaer",)), "unknown kernel 'linaer'; did you mean 'linear'"),
         ((x, truth, truth, LABELS, ()), "no kernel to choose from"),
-        ((x, truth * 0, truth, ("a",)), "there is 1; give a store of two or more"),
+        ((x, truth * 0, truth, ("a",)), "at least two labels, there is 1"),
         ((x, truth, truth, (*LABELS, "d")), "label 'd' has no training clip"),
-        ((x * np.nan, truth, truth, LABELS), "embeddings that are not finite"),
+        ((x * np.nan, truth, truth, LABELS), "embeddings are not finite"),
     ):
         with pytest.raises(InputError, match=message):
             svm.fit(*arguments)

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from helpers.html_page import parsed
 
-from edgekd.metrics.findings import Answers, Confused, Mistake, Share, find
+from edgekd.metrics.analysis import ConfusedPair, Mistake, Share, analyse
+from edgekd.metrics.predictions import LabelledPredictions
 from edgekd.report import charts, sections
 from edgekd.report.page import STYLE, Page, Tile, finding_sections, render, score_rows, score_tiles
 from edgekd.report.sections import Bars, Curves, Listing, Matrix, Pairs, Table
@@ -19,8 +20,8 @@ def found_of(labels, count=40, recorders=None):
     rng = np.random.default_rng(0)
     truth = np.arange(count) % len(labels)
     logits = rng.normal(0, 1.5, (count, len(labels))) + 2 * np.eye(len(labels))[truth]
-    return find(
-        Answers(
+    return analyse(
+        LabelledPredictions(
             logits,
             np.zeros(count, bool),
             np.arange(count),
@@ -137,8 +138,8 @@ def test_too_many_labels_are_no_picture():
 def test_lists_of_pairs_and_clips_are_bounded_and_say_so():
     mistakes = tuple(Mistake(f"{i}.wav", "a", "b", 0.9, 0.1) for i in range(sections.PATHS + 7))
     pairs = [
-        Confused(("a", "b"), 99, mistakes),
-        *[Confused(("c", str(i)), 9, mistakes[:2]) for i in range(sections.PAIRS)],
+        ConfusedPair(("a", "b"), 99, mistakes),
+        *[ConfusedPair(("c", str(i)), 9, mistakes[:2]) for i in range(sections.PAIRS)],
     ]
     page = parsed(page_with(Pairs("pairs", pairs, "")))
     assert "and 7 more" in page.text

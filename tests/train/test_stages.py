@@ -294,7 +294,7 @@ def test_specialists_are_reused_and_a_generalist_from_elsewhere_is_judged_on_the
     assert report_pairs(run, store, other, specialists, [other]).test_clips == report.test_clips
     shutil.copytree(run.path, place / "copy")
     (place / "copy" / TEST_FILES["float"]).unlink()
-    with pytest.raises(InputError, match=r"test-float.npz: missing, damaged or of other clips"):
+    with pytest.raises(InputError, match=r"test-float.npz: cannot be read"):
         report_pairs(dataclasses.replace(run, path=place / "copy"), store, other, specialists, [other])
 
 

@@ -6,7 +6,6 @@ What it tells is in the run folder and in the store, so that the same run gives 
 
 import csv
 import math
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -17,7 +16,8 @@ import numpy as np
 from edgekd.data.store.store import ClipStore
 from edgekd.errors import InputError
 from edgekd.files import atomic_write
-from edgekd.metrics.findings import Answers, Findings, find
+from edgekd.metrics.analysis import Analysis, analyse
+from edgekd.metrics.predictions import LabelledPredictions, read_predictions
 from edgekd.report.charts import percent
 from edgekd.report.page import (
     INTERVAL_NOTE,
@@ -86,7 +86,7 @@ def page_of(run: Run, store: ClipStore, teachers: Sequence[Path]) -> Page:
     for network, file in TEST_FILES.items():
         if (run.path / file).is_file():
             try:
-                found[network] = find(answers(run, store, clips, file))
+                found[network] = analyse(labelled_predictions(run, store, clips, file))
             except InputError as error:  # damaged, nothing but silence, or numbers that are none
                 notes.append(sentence(f"the {PHASES[network]} network is not judged: {error}"))
     if store.synthetic:
@@ -107,24 +107,20 @@ def page_of(run: Run, store: ClipStore, teachers: Sequence[Path]) -> Page:
     )
 
 
-def answers(run: Run, store: ClipStore, clips: np.ndarray[tuple[int, ...], np.dtype[np.int64]], file: str) -> Answers:
-    """What a network of a run said of the clips of its test side, in table order.
+def labelled_predictions(
+    run: Run, store: ClipStore, clips: np.ndarray[tuple[int, ...], np.dtype[np.int64]], file: str
+) -> LabelledPredictions:
+    """Predictions of a network of a run on the clips of its test side, in table order.
 
     Raises:
         InputError: the file is missing, damaged, or of other clips.
     """
-    try:
-        with np.load(run.path / file) as kept:
-            logits, silent, clip = kept["logits"], kept["silent"], kept["clip"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{run.path / file}: cannot be read ({error}); train the run again") from None
-    if set(clip) != set(clips):
-        raise InputError(f"{run.path / file}: is of other clips than the test side of this run; train the run again")
+    kept = read_predictions(run.path / file, clips)
     rows = [store.clips[index] for index in clips]
-    return Answers(
-        logits,
-        silent,
-        np.searchsorted(clips, clip),
+    return LabelledPredictions(
+        kept.logits,
+        kept.silent,
+        np.searchsorted(clips, kept.clip),
         store.label_index[clips],
         store.recordings(clips),
         store.labels,
@@ -166,7 +162,7 @@ def curves(path: Path) -> list[Curves]:
     return drawn
 
 
-def _tiles(run: Run, found: dict[str, Findings]) -> list[Tile]:
+def _tiles(run: Run, found: dict[str, Analysis]) -> list[Tile]:
     """The networks' accuracies; of the last one also what its confidence is worth."""
     tiles: list[Tile] = []
     for left, (network, each) in zip(reversed(range(len(found))), found.items(), strict=True):
@@ -179,7 +175,7 @@ def _tiles(run: Run, found: dict[str, Findings]) -> list[Tile]:
     )
 
 
-def _sections(run: Run, store: ClipStore, teachers: Sequence[Path], found: dict[str, Findings]) -> list[Section]:
+def _sections(run: Run, store: ClipStore, teachers: Sequence[Path], found: dict[str, Analysis]) -> list[Section]:
     scores = [row for network, each in found.items() for row in score_rows(each, f"{PHASES[network]}, ")]
     sections: list[Section] = (
         [Table("Scores on the test side", scores, SCORE_HEADER, note=INTERVAL_NOTE)] if found else []
