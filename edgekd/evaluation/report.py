@@ -1,5 +1,5 @@
-"""`edgekd evaluate --report`: gathers what the page of a model file tells, and writes it. What a page looks like is
-`evaluate.report`'s."""
+"""`edgekd evaluate --report`: the content of the page of an evaluated model file, and its writing. `edgekd.report.page`
+lays it out."""
 
 import tempfile
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from edgekd.complexity import counts as ledger
+from edgekd.complexity import counts as counting
 from edgekd.complexity import gate
 from edgekd.complexity.check import DEFAULT_TARGET
 from edgekd.complexity.counts import Ledger
@@ -42,22 +42,29 @@ from edgekd.report.sections import Section, Table
 from edgekd.text import counted
 
 BENCH_REPEATS = 50
-"""Turns of the short benchmark on a page."""
+"""Turns of the short benchmark for a page."""
 STAGES = {
     "front end": "frontend_ms",
     "network": "network_ms",
-    "network, again and again": "network_warm_ms",
+    "network, back to back": "network_warm_ms",
     "whole pipeline": "pipeline_ms",
 }
-"""Of a benchmark, in words."""
+"""Stage in words -> field of `Benchmark`."""
 TILES = {"param_bytes": ("parameters", "B"), "macs": ("MACs a window", "")}
-"""Budgets that stand at the head of a page: name and unit there."""
+"""Budgets with a tile at the head of the page -> its name and unit."""
 
 
 @dataclass(frozen=True)
-class Plan:
-    """A page that can be written. counts: what the model costs, judged by target; None where `why` says why that is not
-    known."""
+class ReportPlan:
+    """A page that can be written.
+
+    Attributes:
+        out: the file.
+        model: the evaluated model file.
+        target: whose budgets the counts are compared with.
+        counts: cost of the model; None where it cannot be counted.
+        why: reason why `counts` is None.
+    """
 
     out: Path
     model: Path
@@ -66,48 +73,48 @@ class Plan:
     why: str = ""
 
     def write(self, report: EvaluationReport, threads: int = 1) -> None:
-        """Time the model, and write the page of what was found of it.
+        """Time the model and write the page of its evaluation.
 
         Raises:
             InputError: the file cannot be written.
         """
         page = render(page_of(self, report, _timed(self.model, report.engine, threads)))
-        with output_file(self.out, "--report") as whole:
-            whole.write_bytes(page)
+        with output_file(self.out, "--report") as unfinished:
+            unfinished.write_bytes(page)
 
 
-def planned(out: Path | None, model: Path, data: Path, target: str | None, *, force: bool) -> Plan | None:
-    """Find out whether a page can be written, before anything slow is begun; None where none is asked for.
+def plan_report(out: Path | None, model: Path, data: Path, target: str | None, *, force: bool) -> ReportPlan | None:
+    """Check that a page can be written, before anything slow begins; None without `out`.
 
     Args:
         out: the file.
-        model, data: what is evaluated on what, which no page may replace.
-        target: name or path of the target that judges; None takes `DEFAULT_TARGET`.
+        model, data: the evaluated model and the store, which the page must not replace.
+        target: name or path of the target whose budgets are used; None takes `DEFAULT_TARGET`.
         force: replace a file that exists.
 
     Raises:
-        InputError: an unknown target, a model that cannot be counted, a file in the way or a place that cannot be
-            written; options that are of no use without a page.
+        InputError: an unknown target, a model that cannot be counted, a path that exists or cannot be written; options
+            that mean nothing without a page.
     """
     if out is None:
         if target is not None or force:
             option = "--force" if force else f"--target {target}"
-            raise InputError(f"{option} without --report FILE, which it is for; name the page to write")
+            raise InputError(f"{option} without --report FILE, which it needs; name the page to write")
         return None
-    check_place(out, model, data, force=force)
+    check_report_path(out, model, data, force=force)
     chosen = load_target(target or DEFAULT_TARGET)
     try:
-        counts = ledger.count(model)
+        counts = counting.count(model)
     except MissingExtraError as error:
-        return Plan(out, model, chosen, None, str(error))
-    return Plan(out, model, chosen, counts)
+        return ReportPlan(out, model, chosen, None, str(error))
+    return ReportPlan(out, model, chosen, counts)
 
 
-def check_place(out: Path, model: Path, data: Path, *, force: bool) -> None:
-    """Refuse a place where no page can be written, or where it would replace what is evaluated.
+def check_report_path(out: Path, model: Path, data: Path, *, force: bool) -> None:
+    """Check that a page can be written to a path.
 
     Raises:
-        InputError: why not.
+        InputError: it is a folder, part of what is evaluated, exists without `force`, or cannot be written.
     """
     taken = {model.resolve(), *((data / name).resolve() for name in (AUDIO_FILE, TABLE_FILE, INFO_FILE))}
     if out.is_dir():
@@ -115,7 +122,7 @@ def check_place(out: Path, model: Path, data: Path, *, force: bool) -> None:
     if out.resolve() in taken:
         raise InputError(f"--report {out}: is part of what is evaluated; give the page a file of its own")
     if out.exists() and not force:
-        raise InputError(f"--report {out}: exists; replace it with --force, or choose another place")
+        raise InputError(f"--report {out}: exists; replace it with --force, or choose another path")
     if not out.parent.is_dir():
         raise InputError(f"--report {out}: there is no folder {out.parent}; make it")
     try:
@@ -125,11 +132,11 @@ def check_place(out: Path, model: Path, data: Path, *, force: bool) -> None:
         raise unwritable(out, error, "--report") from None
 
 
-def page_of(plan: Plan, report: EvaluationReport, timed: Benchmark | str) -> Page:
-    """What stands on the page of a model file; timed: how long it takes, or why that is not known."""
+def page_of(plan: ReportPlan, report: EvaluationReport, timed: Benchmark | str) -> Page:
+    """The page of a model file; timed: its benchmark, or why there is none."""
     manifest = read_manifest(plan.model)
     found = analyse(report.predictions)
-    checked = _judged(plan, timed)
+    checked = _checked(plan, timed)
     described = (
         {"name": manifest.name}
         | rows(plan.model, plan.model.stat().st_size, manifest)
@@ -164,8 +171,8 @@ def _shifted(shift: ShiftReport | None) -> list[Section]:
     return [Table("Through other microphones", shift.rows(), HEADER, left=2, note=f"{sentence(shift.where())} {NOTE}")]
 
 
-def _judged(plan: Plan, timed: Benchmark | str) -> Checked | None:
-    """What `edgekd check` says; of a latency budget where this machine is the board that it is for."""
+def _checked(plan: ReportPlan, timed: Benchmark | str) -> Checked | None:
+    """The verdict of `edgekd check`; on a latency budget only where this machine is the board that it is for."""
     if plan.counts is None:
         return None
     measured = NOTHING
@@ -195,14 +202,14 @@ def _complexity(checked: Checked | None, why: str) -> list[Section]:
         for each in verdict.rules
     ]
     notes = [sentence(f"{each.name}: {each.note}") for each in verdict.budgets if each.note]
-    judged = Table(
+    verdicts = Table(
         title,
         [*budgets, *rules],
         ("", "by", "verdict", "value", "limit", "used"),
         left=3,
         verdict=verdict_line(checked),
         ok=checked.ok,
-        note=" ".join(["Judged as 'edgekd check' does, by the strictest convention that applies.", *notes]),
+        note=" ".join(["As by 'edgekd check', by the strictest convention that applies.", *notes]),
     )
     frontend = (
         ""
@@ -218,7 +225,7 @@ def _complexity(checked: Checked | None, why: str) -> list[Section]:
         for name, count in counts.conventions.items()
         if count is not None
     ]
-    return [judged, Table("Counts by convention", conventions, ("", "macs", "params", "param_bytes"), note=besides)]
+    return [verdicts, Table("Counts by convention", conventions, ("", "macs", "params", "param_bytes"), note=besides)]
 
 
 def _cost_tiles(checked: Checked | None) -> list[Tile]:
@@ -246,9 +253,9 @@ def _latency(timed: Benchmark | str) -> Table:
     ]
     resident = "" if timed.rss_mb is None else f", {timed.rss_mb:.0f} MB resident"
     note = (
-        f"Of the machine that made this page, and of no other: {timed.machine}, {timed.engine},"
-        f" {counted(timed.threads, 'thread')}, {timed.repeats} windows one by one; 'edgekd bench' takes more. A fresh"
-        f" process answers after {timed.start_s:.2f} s{resident}."
+        f"Of the machine that made this page, and no other: {timed.machine}, {timed.engine},"
+        f" {counted(timed.threads, 'thread')}, {timed.repeats} windows one by one; 'edgekd bench' times more. A fresh"
+        f" process gives its first logits after {timed.start_s:.2f} s{resident}."
     )
     return Table(title, times, ("milliseconds", "median", "p95", "processor time, median"), note=note)
 
@@ -262,7 +269,7 @@ def _time_tiles(timed: Benchmark | str) -> list[Tile]:
 
 
 def _timed(model: Path, engine: str, threads: int) -> Benchmark | str:
-    """The benchmark, or why there is none: the scores are there already, and are not lost for it."""
+    """The benchmark, or the reason why it failed: a failure must not lose the scores."""
     try:
         return bench([model], engine=engine, threads=threads, repeats=BENCH_REPEATS)[0]
     except EdgekdError as error:

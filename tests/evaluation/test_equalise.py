@@ -67,7 +67,7 @@ def test_what_the_microphone_adds_is_found(model, recordings, tmp_path, tone_fix
     assert np.abs(np.array(report.equaliser.db) - response)[1:].max() < 1.5  # low triangles hear some of the slope
     assert (report.equaliser.windows, report.equaliser.seconds) == (24, 24.0)
     assert json.loads((tmp_path / "new" / "mic.json").read_text())["db"] == list(report.equaliser.db)
-    assert "better hear 120 windows or more" in report.to_text()
+    assert "better measure 120 windows or more" in report.to_text()
 
 
 def test_an_equalised_model_says_of_coloured_sound_what_the_model_says_of_plain(
