@@ -38,7 +38,7 @@ from edgekd.report.page import (
     score_tiles,
     sentence,
 )
-from edgekd.report.sections import Section, Table
+from edgekd.report.sections import Section, TableSection
 from edgekd.text import counted
 
 BENCH_REPEATS = 50
@@ -144,12 +144,12 @@ def page_of(plan: ReportPlan, report: EvaluationReport, timed: Benchmark | str) 
     )
     where = f"Paths as in the store, {report.data}."
     sections: list[Section] = [
-        Table("Scores", score_rows(found), SCORE_HEADER, note=INTERVAL_NOTE),
+        TableSection("Scores", score_rows(found), SCORE_HEADER, note=INTERVAL_NOTE),
         *_shifted(report.shift),
         *finding_sections(found, manifest.labels, where, sentence(report.fit_note())),
         *_complexity(checked, plan.why),
         _latency(timed),
-        Table("The model", list(described.items())),
+        TableSection("The model", list(described.items())),
     ]
     tiles = [*score_tiles(found), *_cost_tiles(checked), *_time_tiles(timed)]
     lead = f"{manifest.student}, {manifest.precision}, in {report.where()}"
@@ -168,7 +168,11 @@ def page_of(plan: ReportPlan, report: EvaluationReport, timed: Benchmark | str) 
 def _shifted(shift: ShiftReport | None) -> list[Section]:
     if shift is None:
         return []
-    return [Table("Through other microphones", shift.rows(), HEADER, left=2, note=f"{sentence(shift.where())} {NOTE}")]
+    return [
+        TableSection(
+            "Through other microphones", shift.rows(), HEADER, left=2, note=f"{sentence(shift.where())} {NOTE}"
+        )
+    ]
 
 
 def _checked(plan: ReportPlan, timed: Benchmark | str) -> Checked | None:
@@ -184,7 +188,7 @@ def _checked(plan: ReportPlan, timed: Benchmark | str) -> Checked | None:
 def _complexity(checked: Checked | None, why: str) -> list[Section]:
     title = "What it costs"
     if checked is None:
-        return [Table(title, [], note=f"Not counted: {why}")]
+        return [TableSection(title, [], note=f"Not counted: {why}")]
     counts, verdict = checked.ledger, checked.verdict
     budgets = [
         [
@@ -202,7 +206,7 @@ def _complexity(checked: Checked | None, why: str) -> list[Section]:
         for each in verdict.rules
     ]
     notes = [sentence(f"{each.name}: {each.note}") for each in verdict.budgets if each.note]
-    verdicts = Table(
+    verdicts = TableSection(
         title,
         [*budgets, *rules],
         ("", "by", "verdict", "value", "limit", "used"),
@@ -225,7 +229,10 @@ def _complexity(checked: Checked | None, why: str) -> list[Section]:
         for name, count in counts.conventions.items()
         if count is not None
     ]
-    return [verdicts, Table("Counts by convention", conventions, ("", "macs", "params", "param_bytes"), note=besides)]
+    return [
+        verdicts,
+        TableSection("Counts by convention", conventions, ("", "macs", "params", "param_bytes"), note=besides),
+    ]
 
 
 def _cost_tiles(checked: Checked | None) -> list[Tile]:
@@ -243,10 +250,10 @@ def _cost_tiles(checked: Checked | None) -> list[Tile]:
     ]
 
 
-def _latency(timed: Benchmark | str) -> Table:
+def _latency(timed: Benchmark | str) -> TableSection:
     title = "How long it takes on this machine"
     if isinstance(timed, str):
-        return Table(title, [], note=f"Not measured: {timed}")
+        return TableSection(title, [], note=f"Not measured: {timed}")
     times = [
         [name, *(f"{getattr(getattr(timed, field), key):.3f}" for key in ("p50", "p95", "cpu_p50"))]
         for name, field in STAGES.items()
@@ -257,7 +264,7 @@ def _latency(timed: Benchmark | str) -> Table:
         f" {counted(timed.threads, 'thread')}, {timed.repeats} windows one by one; 'edgekd bench' times more. A fresh"
         f" process gives its first logits after {timed.start_s:.2f} s{resident}."
     )
-    return Table(title, times, ("milliseconds", "median", "p95", "processor time, median"), note=note)
+    return TableSection(title, times, ("milliseconds", "median", "p95", "processor time, median"), note=note)
 
 
 def _time_tiles(timed: Benchmark | str) -> list[Tile]:

@@ -31,7 +31,7 @@ from edgekd.report.page import (
     score_tiles,
     sentence,
 )
-from edgekd.report.sections import Curves, Listing, Section, Table
+from edgekd.report.sections import CurvesSection, ListingSection, Section, TableSection
 from edgekd.text import counted
 from edgekd.train.loop.callbacks import FIRST_COLUMNS
 from edgekd.train.loop.checks import divided
@@ -129,7 +129,7 @@ def labelled_predictions(
     )
 
 
-def curves(path: Path) -> list[Curves]:
+def curves(path: Path) -> list[CurvesSection]:
     """Of metrics.csv, a phase each: the loss, every term before its weight, test figures where several epochs have
     them. None without the file."""
     if not path.is_file():
@@ -152,7 +152,7 @@ def curves(path: Path) -> list[Curves]:
         series = {name: values for name, values in series.items() if len(values) >= FEWEST_POINTS}
         if series:
             drawn.append(
-                Curves(
+                CurvesSection(
                     f"{title.capitalize()} phase",
                     series,
                     "By epoch; beside each name its last value. Terms are shown before "
@@ -178,7 +178,7 @@ def _tiles(run: Run, found: dict[str, Analysis]) -> list[Tile]:
 def _sections(run: Run, store: ClipStore, teachers: Sequence[Path], found: dict[str, Analysis]) -> list[Section]:
     scores = [row for network, each in found.items() for row in score_rows(each, f"{PHASES[network]}, ")]
     sections: list[Section] = (
-        [Table("Scores on the test side", scores, SCORE_HEADER, note=INTERVAL_NOTE)] if found else []
+        [TableSection("Scores on the test side", scores, SCORE_HEADER, note=INTERVAL_NOTE)] if found else []
     )
     sections += [*curves(run.path / METRICS_FILE), *_teachers(run, teachers), *_stages(run)]
     if found:
@@ -196,10 +196,10 @@ def _sections(run: Run, store: ClipStore, teachers: Sequence[Path], found: dict[
         "learned from": ", ".join(run.info.teachers) or "labels alone",
     }
     recipe = (run.path / RECIPE_FILE).read_text(encoding="utf-8")
-    return [*sections, Table("The run", list(facts.items())), Listing("The resolved recipe", recipe)]
+    return [*sections, TableSection("The run", list(facts.items())), ListingSection("The resolved recipe", recipe)]
 
 
-def _teachers(run: Run, teachers: Sequence[Path]) -> list[Table]:
+def _teachers(run: Run, teachers: Sequence[Path]) -> list[TableSection]:
     """A row for each teacher, by its own test; and their mean, on the student's sides."""
     if not teachers:
         return []
@@ -213,16 +213,18 @@ def _teachers(run: Run, teachers: Sequence[Path]) -> list[Table]:
         rows.append(
             [f"mean of {len(teachers)}" if len(teachers) > 1 else "as heard by the student", "", *map(percent, sides)]
         )
-    return [Table("Teachers", rows, ("", "network", "training clips", "test clips"), left=2, note="Clip accuracy.")]
+    return [
+        TableSection("Teachers", rows, ("", "network", "training clips", "test clips"), left=2, note="Clip accuracy.")
+    ]
 
 
-def _stages(run: Run) -> list[Table]:
+def _stages(run: Run) -> list[TableSection]:
     """What specialists and a back-end of the recipe came to."""
     tables = []
     if (run.path / PAIRS_FILE).is_file():
         header, *rows = _decoded(run.path / PAIRS_FILE, PairReport).rows()
         tables.append(
-            Table(
+            TableSection(
                 "What specialists changed",
                 rows,
                 header,
@@ -236,7 +238,7 @@ def _stages(run: Run) -> list[Table]:
             for each in report.systems
         ]
         tables.append(
-            Table(
+            TableSection(
                 "Support vector machines on embeddings",
                 [*rows, [ENSEMBLE, "", "", percent(report.accuracy)]],
                 ("", "kernel", "softmax", "machine"),
