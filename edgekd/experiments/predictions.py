@@ -20,7 +20,8 @@ Estimate = dict[str, dict[str, Interval]]
 
 @dataclass(frozen=True)
 class TestSide:
-    """clips: (clips,) indices that are tested. recording: (clips,) 0 to recordings - 1."""
+    """The test side of runs. clips: (clips,) indices in the store, in table order. recording: (clips,) 0 to
+    recordings - 1."""
 
     store: ClipStore
     clips: NDArray[np.int64]
@@ -28,12 +29,11 @@ class TestSide:
 
     @classmethod
     def of(cls, store: ClipStore, clips: NDArray[np.int64]) -> "TestSide":
-        """Clips with their recordings."""
+        """The test side of some clips of a store."""
         return cls(store, clips, store.recordings(clips))
 
     def tallies(self, run: Path, network: str) -> Floats:
-        """(units, recordings, `intervals.COLUMNS`) of one network of a finished run. Silence is left out, as in
-        `evaluate`.
+        """(units, recordings, `intervals.COLUMNS`) of one network of a finished run, see `intervals.tallies`.
 
         Raises:
             InputError: its predictions are missing, damaged, or of other clips.
@@ -48,11 +48,11 @@ class TestSide:
 
     @property
     def recordings(self) -> int:
-        """How many there are."""
+        """Number of recordings."""
         return int(self.recording.max()) + 1
 
     def probabilities(self, run: Path, network: str) -> tuple[Floats, NDArray[np.bool_]]:
-        """(clips, labels) of one network of a finished run, and (clips,) which clips are silent.
+        """(clips, labels) probabilities of one network of a finished run, and (clips,) which clips are silent.
 
         Raises:
             InputError: see `tallies`.
@@ -68,14 +68,13 @@ class TestSide:
         return read_svm_scores(run / SVM_SCORES_FILE, self.clips)
 
     def _windows(self, run: Path, network: str) -> tuple[Floats, NDArray[np.bool_], Integers]:
-        """Probabilities of windows, which are silent, and the positions of their clips in `clips`, which are in table
-        order."""
+        """Probabilities of windows, which windows are silent, and the positions of their clips in `clips`."""
         kept = read_predictions(run / TEST_FILES[network], self.clips)
         return softmax(kept.logits), kept.silent, np.searchsorted(self.clips, kept.clip)
 
 
 def run_figures(tallies: Floats) -> dict[str, float]:
-    """Figures of one run by name, e.g. "clip_accuracy", of (units, recordings, columns)."""
+    """Figures of one run by name, e.g. "clip_accuracy", from its (units, recordings, columns) tallies."""
     values = figures(tallies.sum(axis=1))  # (units, figures)
     return {
         f"{unit.removesuffix('s')}_{name}": float(values[row, column])
@@ -86,27 +85,31 @@ def run_figures(tallies: Floats) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Estimates:
-    """Of several networks over the same folds: values (units, folds, networks, figures), draws (units, resamples,
-    networks, figures)."""
+    """Figures of several networks on the same folds.
+
+    Attributes:
+        values: (units, folds, networks, figures) as measured, means over seeds.
+        draws: (units, resamples, networks, figures), means over folds.
+    """
 
     values: Floats
     draws: Floats
 
     @classmethod
     def of(cls, folds: Sequence[Floats]) -> "Estimates":
-        """From (networks, seeds, units, recordings, columns) of each fold."""
+        """The figures of (networks, seeds, units, recordings, columns) tallies of each fold."""
         units = [[fold[:, :, unit] for fold in folds] for unit in range(len(UNITS))]
         return cls(np.stack([measured(each) for each in units]), np.stack([resampled(each) for each in units]))
 
     def estimate(self, network: int, minus: int | None = None) -> Estimate:
-        """Means over folds with intervals: of a network, or of its difference from another."""
+        """Means over folds with intervals, of a network or of its difference from another one."""
         values, draws = self.values[:, :, network].mean(axis=1), self.draws[:, :, network]
         if minus is not None:
             values, draws = values - self.values[:, :, minus].mean(axis=1), draws - self.draws[:, :, minus]
         return {unit: intervals(values[row], draws[row]) for row, unit in enumerate(UNITS)}
 
     def of_fold(self, fold: int, network: int) -> dict[str, dict[str, float]]:
-        """Unit -> figure -> value in one fold, the mean over seeds."""
+        """Unit -> figure -> mean over seeds in one fold."""
         return {
             unit: dict(zip(FIGURES, map(float, self.values[row, fold, network]), strict=True))
             for row, unit in enumerate(UNITS)
@@ -114,7 +117,7 @@ class Estimates:
 
 
 def as_json(estimate: Estimate, *, difference: bool = False) -> Mapping[str, Mapping[str, Mapping[str, float | bool]]]:
-    """Unit -> figure -> {mean, low, high}, and for a difference excludes_zero."""
+    """Unit -> figure -> {mean, low, high}, and excludes_zero for a difference."""
 
     def of(each: Interval) -> dict[str, float | bool]:
         values: dict[str, float | bool] = {"mean": each.mean, "low": each.low, "high": each.high}

@@ -217,9 +217,10 @@ def _cost(counts: Sequence[CountRow], budgets: Sequence[BudgetRow], target: str)
 
 def crossval_text(found: CrossValidation) -> str:
     """A cross-validation on one line: accuracies with their intervals, folds and seeds."""
+    folds, seeds = ", ".join(found.folds), ", ".join(map(str, found.seeds))
     return (
         f"{estimate_text(found.clips)} of clips and {estimate_text(found.windows)} of windows correct on"
-        f" {len(found.folds)} folds of {found.data} ({', '.join(found.folds)}), seeds {', '.join(map(str, found.seeds))}"
+        f" {len(found.folds)} folds of {found.data} ({folds}), seeds {seeds}"
     )
 
 
