@@ -102,7 +102,8 @@ def read_arrays(path: Path, names: Sequence[str], clips: Integers) -> list[NDArr
     """
     todo = f"remove {path.parent} and train that run again"
     try:
-        with np.load(path) as kept:
+        # opened here, because numpy leaves a damaged file open
+        with path.open("rb") as file, np.load(file) as kept:
             found = [kept[name] for name in names]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"{path}: cannot be read ({error}); {todo}") from None

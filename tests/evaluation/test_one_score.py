@@ -1,5 +1,7 @@
 """Training, manifest and `edgekd evaluate` score the same windows alike, also where clips are silent."""
 
+import shutil
+
 import numpy as np
 import pytest
 from helpers.trainings import RATE, TONES, recipe_dict, tone
@@ -15,7 +17,8 @@ from edgekd.modelfile.container import read_manifest
 from edgekd.train.batches.silence import silent_clips
 from edgekd.train.loop.training import Options, train
 from edgekd.train.recipe.recipe import decode
-from edgekd.train.run.folder import TEST_FILES
+from edgekd.train.run.folder import TEST_FILES, load_run
+from edgekd.train.stages.specialists import report_pairs
 from edgekd.train.stages.svm import fit_systems, read_svm_scores
 from edgekd.train.teachers.soft_labels import clip_probabilities, soft_labels, teacher_scores
 
@@ -105,6 +108,16 @@ def test_a_teacher_is_scored_without_silent_clips(store, tmp_path_factory):
     assert kept.silent.tolist() == [silent.tolist()] * 2
     correct = kept.scores[0].argmax(axis=1) == store.label_index[clips]
     assert report.systems[0].svm_accuracy == correct[~silent].mean()
+
+
+def test_pairs_are_counted_without_silent_clips(run, store, tmp_path):
+    teacher = train(recipe("teacher"), store, tmp_path / "teacher", options=OPTIONS).path
+    pair = {"train": ["a"], "test": ["b"], "pair": ["high", "low"]}
+    specialist = train(recipe("teacher", data=pair), store, tmp_path / "specialist", options=OPTIONS).path
+    shutil.copytree(run.path, tmp_path / "student")
+    shutil.copytree(teacher, tmp_path / "student" / "teachers" / "chooser")
+    report = report_pairs(load_run(tmp_path / "student"), store, teacher, [specialist], [teacher])
+    assert (report.test_clips, report.pairs[0].clips) == (3 * TEST_CLIPS - 1, 2 * TEST_CLIPS - 1)
 
 
 def test_one_sample_in_the_last_part_of_a_block_is_sound(tmp_path):

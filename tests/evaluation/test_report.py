@@ -72,24 +72,24 @@ def test_costs_are_those_of_check(tone_model, tone_store, tmp_path):
     assert "Not measured: why not" in text
 
 
-def test_another_target_judges(tone_model, tone_store, tmp_path):
+def test_another_target_gives_the_budgets(tone_model, tone_store, tmp_path):
     target = tmp_path / "tiny.toml"
     target.write_text('name = "tiny"\ndescription = "x"\nsource = "x"\n[budgets]\nparam_bytes = 10\n')
     done = run(tone_model, "--data", tone_store, "--report", tmp_path / "x.html", "--target", target)
-    assert done.exit_code == 0  # the page says so; 'edgekd check' is the gate
+    assert done.exit_code == 0  # the page shows it; 'edgekd check' is the gate
     page = parsed((tmp_path / "x.html").read_bytes())
     assert "tiny: over budget" in page.text
     assert "tile bad" in [each.get("class") for each in page.tags("div")]
 
 
 @pytest.mark.parametrize(
-    ("machine", "said"),
+    ("machine", "verdict"),
     [
         ("Raspberry Pi 4 Model B (asimd)", "latency_ms over 900 125"),
         ("AMD EPYC", "not measured as asked, but on AMD EPYC"),
     ],
 )
-def test_a_latency_budget_is_judged_on_its_own_board_alone(tone_model, tone_store, tmp_path, machine, said):
+def test_a_latency_budget_applies_on_its_own_board_alone(tone_model, tone_store, tmp_path, machine, verdict):
     plan = plan_report(tmp_path / "x.html", tone_model, tone_store, "pi-4", force=False)
     slow = StageTimes(900.0, 900.0, 900.0, 900.0)
     timed = Benchmark(
@@ -108,10 +108,10 @@ def test_a_latency_budget_is_judged_on_its_own_board_alone(tone_model, tone_stor
         repeats=50,
         machine=machine,
     )
-    assert said in parsed(reporting.render(page_of(plan, evaluate_file(tone_model, tone_store), timed))).text
+    assert verdict in parsed(reporting.render(page_of(plan, evaluate_file(tone_model, tone_store), timed))).text
 
 
-def test_equal_findings_give_equal_pages(tone_model, tone_store, tmp_path):
+def test_equal_evaluations_give_equal_pages(tone_model, tone_store, tmp_path):
     plan = plan_report(tmp_path / "x.html", tone_model, tone_store, None, force=False)
     assert len({reporting.render(page_of(plan, evaluate_file(tone_model, tone_store), "none")) for _ in range(2)}) == 1
 
@@ -146,7 +146,7 @@ def test_a_file_that_exists_is_kept_without_force_and_replaced_with_it(tone_mode
 
 
 @pytest.mark.parametrize(
-    ("place", "message"),
+    ("path", "message"),
     [
         ("", "is a folder; give a file name"),
         ("none/report.html", "there is no folder .*none; make it"),
@@ -154,11 +154,11 @@ def test_a_file_that_exists_is_kept_without_force_and_replaced_with_it(tone_mode
         ("store/clips.csv", "is part of what is evaluated"),
     ],
 )
-def test_a_place_that_will_not_do_is_refused_before_the_model_is_run(
-    tone_model, tone_store, tmp_path, monkeypatch, place, message
+def test_a_path_that_cannot_be_used_is_refused_before_the_model_runs(
+    tone_model, tone_store, tmp_path, monkeypatch, path, message
 ):
     monkeypatch.setattr("edgekd.evaluation.evaluate.evaluate_file", lambda *_, **__: pytest.fail("evaluated"))
-    done = run(tone_model, "--data", tone_store, "--report", tmp_path / place, "--force")
+    done = run(tone_model, "--data", tone_store, "--report", tmp_path / path, "--force")
     assert isinstance(done.exception, InputError)
     with pytest.raises(InputError, match=message):
         raise done.exception
@@ -202,7 +202,7 @@ def test_a_device_without_the_readers_of_check_still_gets_its_page(tone_model, t
     assert "Not counted: ai-edge-litert is not installed; install it with: pip install 'edgekd[check]'" in text
 
 
-def test_a_temperature_that_was_fitted_on_these_clips_is_said(tone_fixtures, tone_store, tmp_path):
+def test_a_warning_comes_with_a_temperature_that_was_fitted_on_these_clips(tone_fixtures, tone_store, tmp_path):
     store, model = ClipStore.open(tone_store), tmp_path / "fitted.tflite"
     fit = Calibration("tones", store.hash, ("a",), 8, 0.1, 0.05, 0.6, 0.5)
     container.write(

@@ -29,8 +29,8 @@ def predictions(logits, silent=None):
 
 
 def test_microphones_are_compared_clip_by_clip_and_makes_by_their_means():
-    place = np.arange(CLIPS)
-    clean, same, other, deaf = place < 30, place < 30, (place >= 5) & (place < 32), np.zeros(CLIPS, bool)
+    clip = np.arange(CLIPS)
+    clean, same, other, deaf = clip < 30, clip < 30, (clip >= 5) & (clip < 32), np.zeros(CLIPS, bool)
     found = device_shift(
         predictions(logits_of(clean)),
         np.stack([logits_of(deaf), logits_of(same), logits_of(other)]),

@@ -1,4 +1,4 @@
-"""Scores on hand-made logits with answers that can be checked on paper."""
+"""Scores of made-up logits that can be checked on paper."""
 
 import math
 

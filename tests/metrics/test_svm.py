@@ -17,7 +17,7 @@ def clouds(seed, spread=0.3, per_label=20):
 
 
 def rings(seed):
-    """Two labels that only a curved border tells apart."""
+    """Two labels that only a curved border separates."""
     rng = np.random.default_rng(seed)
     truth = np.arange(80) % 2
     angle = rng.uniform(0, 2 * np.pi, 80)
@@ -49,11 +49,11 @@ def test_the_kernel_is_chosen_on_training_clips():
 
 
 def test_no_recording_is_on_both_sides_of_the_choice():
-    """Each recording has one place of its own, its label is chance: only who knows its other items could tell it."""
+    """The items of a recording are alike and its label is chance: only its other items predict it."""
     rng = np.random.default_rng(0)
     recording = np.repeat(np.arange(24), 10)
-    place, label = rng.normal(size=(24, 30)), np.arange(24) % 3
-    x = place[recording] + rng.normal(0, 0.01, (240, 30))
+    centre, label = rng.normal(size=(24, 30)), np.arange(24) % 3
+    x = centre[recording] + rng.normal(0, 0.01, (240, 30))
     assert svm.fit(x, label[recording], np.arange(240), LABELS).inner_accuracy == 1
     assert svm.fit(x, label[recording], recording, LABELS).inner_accuracy < 0.75
 

@@ -102,7 +102,7 @@ def test_a_browser_is_told_to_run_and_load_nothing():
     assert b"https:" not in page_with()
 
 
-def test_equal_findings_give_equal_bytes():
+def test_equal_analyses_give_equal_bytes():
     first, second = (page_with(*finding_sections(found_of(["a", "b"]), ("a", "b"), "")) for _ in range(2))
     assert first == second
 
@@ -128,14 +128,14 @@ def test_the_matrix_names_every_row_and_column_and_scrolls_by_keyboard():
     assert [each["aria-label"] for each in page.tags("div") if each.get("tabindex") == "0"] == ["Confusion matrix"]
 
 
-def test_too_many_labels_are_no_picture():
+def test_too_many_labels_give_no_matrix():
     many = sections.MATRIX_LABELS + 1
     page = parsed(page_with(MatrixSection("m", ["x"] * many, np.zeros((many, many), np.int64))))
     assert f"{many} labels are too many" in page.text
     assert not page.tags("table")
 
 
-def test_lists_of_pairs_and_clips_are_bounded_and_say_so():
+def test_lists_of_pairs_and_clips_are_bounded_and_count_the_rest():
     mistakes = tuple(Mistake(f"{i}.wav", "a", "b", 0.9, 0.1) for i in range(sections.PATHS + 7))
     pairs = [
         ConfusedPair(("a", "b"), 99, mistakes),
@@ -152,7 +152,7 @@ def test_lists_of_pairs_and_clips_are_bounded_and_say_so():
     "values",
     [[(1, 0.5)], [(1, 2.0), (2, 2.0)], [(1, 1e-9), (500, 3e-9)], [(1, 0.0), (2, 9.9)], [(1, -5e12), (2, 1e12)]],
 )
-def test_a_curve_stays_within_its_picture_and_says_its_ends(values):
+def test_a_curve_stays_within_its_chart_and_names_its_ends(values):
     raw = charts.lines("loss", values)
     assert f"<b>{values[-1][1]:.4g}</b>" in raw
     assert f"to {values[-1][1]:.4g} in epoch {values[-1][0]}" in raw
@@ -164,7 +164,7 @@ def test_a_curve_stays_within_its_picture_and_says_its_ends(values):
     assert 1 <= raw.count('class="grid"') <= 6
 
 
-def test_a_limit_that_fails_is_said_in_words_and_marked():
+def test_an_exceeded_limit_is_in_words_and_marked():
     costs = TableSection("costs", [["a", "b"]], verdict="over budget", ok=False)
     page = parsed(render(Page("k", "t", "l", [Tile("bytes", "9", "of 8", ok=False)], [costs])))
     assert "over budget" in page.text
