@@ -11,6 +11,7 @@ from typing import Any
 
 from edgekd.modelfile.manifest import CrossValidation, Estimate, Manifest
 from edgekd.report.yaml_text import dump
+from edgekd.text import markdown_table
 
 HUB_LICENCES = frozenset(
     {
@@ -58,7 +59,7 @@ TEACHERS, FLOAT = "teachers_", "float_"
 not in the metadata."""
 MAX_NAME = 96
 """Largest length of a licence's name in the metadata; a longer text is cut there, and complete in the card."""
-MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|~!])")
+MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#~!])")
 
 CountRow = tuple[str, int, int, int]
 """Convention, MACs of one window, parameters, their bytes."""
@@ -77,7 +78,7 @@ def hub_licence(licence: str) -> dict[str, str]:
 
 
 def plain(text: str) -> str:
-    """The text on one line, escaped for Markdown."""
+    """The text on one line, escaped for Markdown outside tables; `markdown_table` escapes what tables need."""
     return MARKDOWN.sub(r"\\\1", " ".join(text.split()))
 
 
@@ -288,5 +289,4 @@ def _limits(manifest: Manifest) -> str:
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *([plain(cell) for cell in row] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown_table(header, [[plain(cell) for cell in row] for row in rows], left=len(header))
