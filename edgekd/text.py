@@ -47,10 +47,10 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]], *, l
     )
 
 
-def csv_bytes(header: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
-    """A CSV table with a header, in UTF-8. Its lines end in "\\n"."""
+def csv_bytes(header: Sequence[str], rows: Iterable[Sequence[object]], *, errors: str = "strict") -> bytes:
+    """A CSV table in UTF-8 with a header and lines that end in "\\n"; errors: as of `str.encode`."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
     writer.writerows(rows)
-    return text.getvalue().encode()
+    return text.getvalue().encode(errors=errors)

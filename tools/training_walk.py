@@ -2,9 +2,10 @@
 
 Usage: python tools/training_walk.py [--out FOLDER] [-- OPTION ...]
 
-It makes a small synthetic store and a teacher of one epoch, then runs `edgekd distill` with that teacher in this process
-and notes every function of edgekd that is called until the first training step. Options behind -- go to `distill`. For
-somebody who wants to read a training from its beginning, and for counting what is built twice. A table and one JSON line.
+It makes a small synthetic store and a teacher of one epoch. Then it runs `edgekd distill` with that teacher in this
+process and notes every function of edgekd that is called until the first training step. Options behind -- go to
+`distill`. It serves to read a training from its beginning, and to count what is built twice. It prints a table and one
+line of JSON.
 """
 
 import argparse
@@ -19,7 +20,16 @@ from typing import Any
 
 STEP = "training_step"
 """The method whose first call ends the walk."""
-BUILT = ("build", "initial", "Objective.__init__", "TrainingView.__init__", "partition", "sides", "soft_labels", "model_config")
+BUILT = (
+    "build",
+    "initial",
+    "Objective.__init__",
+    "TrainingView.__init__",
+    "partition",
+    "sides",
+    "soft_labels",
+    "model_config",
+)
 """Functions whose calls are counted, by the end of their qualified names; a rename is followed here."""
 
 
@@ -68,7 +78,17 @@ def walk(folder: Path, more: list[str]) -> Walk:
     short = ["--set", "train.epochs=1", "--threads", "1"]
     run(["teach", "synth-cp-resnet", "--data", store, "--out", teacher, *short])
     found = Walk(Path(edgekd.__path__[0]))
-    command = ["distill", "synth-serfr24", "--data", store, "--teacher", teacher, "--out", str(folder / "student"), *short]
+    command = [
+        "distill",
+        "synth-serfr24",
+        "--data",
+        store,
+        "--teacher",
+        teacher,
+        "--out",
+        str(folder / "student"),
+        *short,
+    ]
     sys.setprofile(found)
     try:
         run([*command, *more])

@@ -278,12 +278,12 @@ def evaluate(
     """
     without_blas_threads()
     from edgekd.evaluation.evaluate import evaluate_file
-    from edgekd.evaluation.microphones import asked
-    from edgekd.evaluation.report import planned
+    from edgekd.evaluation.microphones import microphone_options
+    from edgekd.evaluation.report import plan_report
     from edgekd.modelfile.zoo import model_file
 
-    model, through = model_file(model, engine), asked(microphones, mic_split, max_drop, equalise)
-    page = planned(report, model, data, target, force=force)
+    model, through = model_file(model, engine), microphone_options(microphones, mic_split, max_drop, equalise)
+    page = plan_report(report, model, data, target, force=force)
     found = evaluate_file(
         model,
         data,

@@ -18,7 +18,7 @@ from edgekd.errors import InputError
 from edgekd.evaluation.evaluate import EvaluationReport, evaluate_file
 from edgekd.evaluation.inference import Waveform, window_logits
 from edgekd.evaluation.predict import audio_files
-from edgekd.metrics.scores import Floats, clip_probabilities, softmax
+from edgekd.metrics.scores import Floats, clip_means, softmax
 from edgekd.modelfile.engine import Model
 
 HOP_S = 1.0
@@ -120,7 +120,7 @@ def _probabilities(model: Model, waveforms: Iterator[Waveform]) -> tuple[Floats,
 
     logits, silent = window_logits(model, parts())
     clip_of = np.repeat(np.arange(len(counts)), counts)
-    found, unheard = clip_probabilities(softmax(logits, model.manifest.temperature), silent, clip_of, len(counts))
+    found, unheard = clip_means(softmax(logits, model.manifest.temperature), silent, clip_of, len(counts))
     found[unheard] = 1 / found.shape[1]
     return found, int(unheard.sum())
 
@@ -145,13 +145,11 @@ def development(
 
 def _scores(reports: Mapping[str, EvaluationReport]) -> dict[str, object]:
     """Of clips that are each judged by the model of their recorder."""
-    answers = reports[GENERAL].answers
-    probabilities, heard = np.zeros((len(answers.truth), len(answers.labels))), np.zeros(len(answers.truth), bool)
-    for key, indices in by_model(answers.recorders, reports).items():
-        said = reports[key].answers
-        found, silent = clip_probabilities(
-            softmax(said.logits, said.temperature), said.silent, said.clip_of, len(said.truth)
-        )
-        ordered = found[:, [said.labels.index(label) for label in answers.labels]]
+    general = reports[GENERAL].predictions
+    probabilities, heard = np.zeros((len(general.truth), len(general.labels))), np.zeros(len(general.truth), bool)
+    for key, indices in by_model(general.recorders, reports).items():
+        own = reports[key].predictions
+        found, silent = own.clip_probabilities()
+        ordered = found[:, [own.labels.index(label) for label in general.labels]]
         probabilities[indices], heard[indices] = ordered[indices], ~silent[indices]
-    return scores(probabilities, heard, answers.truth, answers.labels, answers.recorders)
+    return scores(probabilities, heard, general.truth, general.labels, general.recorders)

@@ -34,8 +34,9 @@ from edgekd.experiments.plan import (
     seed_list,
     with_teachers,
 )
-from edgekd.experiments.predictions import UNITS, Estimate, Estimates, Floats, as_json, run_figures
-from edgekd.metrics.intervals import FIGURES
+from edgekd.experiments.predictions import Estimate, Estimates, as_json, run_figures
+from edgekd.metrics.intervals import FIGURES, UNITS
+from edgekd.metrics.scores import Floats
 from edgekd.text import counted, markdown_table
 from edgekd.train.recipe.recipe import without_teachers
 

@@ -32,11 +32,12 @@ from edgekd.experiments.plan import (
     require_done,
     seed_list,
 )
-from edgekd.experiments.predictions import Floats, TestSide
+from edgekd.experiments.predictions import TestSide
 from edgekd.experiments.published_table import COUNTS, SHARES, Reproduction, Row, Source, load_reproduction
 from edgekd.experiments.smoke import few_steps, make_tree
 from edgekd.export.float_counts import float_counts
 from edgekd.metrics.intervals import COLUMNS, FIGURES, Interval, intervals, measured, resampled, tally
+from edgekd.metrics.scores import Floats
 from edgekd.models import build
 from edgekd.text import counted, csv_bytes, markdown_table
 from edgekd.train.loop.checks import input_shape
@@ -485,8 +486,10 @@ def _answers(plan: Plan, side: TestSide, row: Row, run: Planned) -> tuple[Floats
             f"row '{row.label}': part '{row.part}' has no support vector machine; choose one of "
             f"{', '.join(places[1:])}, or none"
         )
-    scores = side.svm_scores(path, -1 if row.judge == "svm_sum" else places.index(row.part))
-    return np.eye(scores.shape[1])[scores.argmax(axis=1)], np.zeros(len(scores), bool)
+    system = -1 if row.judge == "svm_sum" else places.index(row.part)
+    found = side.svm_scores(path)
+    scores = found.scores[system]
+    return np.eye(scores.shape[1])[scores.argmax(axis=1)], found.silent[system]
 
 
 def _counts(row: Row, plan: Plan, run: Planned, labels: int) -> dict[str, int]:

@@ -9,9 +9,9 @@ import msgspec
 
 from edgekd.experiments.jobs import Outcome
 from edgekd.experiments.plan import Plan, Setting
-from edgekd.experiments.predictions import UNITS, Estimate, run_figures
+from edgekd.experiments.predictions import Estimate, run_figures
 from edgekd.files import atomic_write
-from edgekd.metrics.intervals import FIGURES, Interval
+from edgekd.metrics.intervals import FIGURES, UNITS, Interval
 from edgekd.text import csv_bytes
 from edgekd.train.run.folder import RUN_FILE
 

@@ -22,7 +22,7 @@ from edgekd.train.stages.stages import (
     train_teachers,
     with_initial_run,
 )
-from edgekd.train.stages.svm import judged
+from edgekd.train.stages.svm import fit_systems
 
 log = logging.getLogger(__name__)
 
@@ -111,7 +111,7 @@ def _with_stages(
 
 def _write_svm(runs: Sequence[Run], store: ClipStore, kernels: Sequence[str]) -> None:
     """Fit the back-end and write its scores and then svm.json into the folder of the first run."""
-    report, scores = judged(runs, store, kernels)
+    report, scores = fit_systems(runs, store, kernels)
     for line in report.to_text().splitlines():
         log.info("%s", line)
     atomic_write(runs[0].path / SVM_SCORES_FILE, scores.to_npz())

@@ -15,9 +15,10 @@ import pytest
 from edgekd import cli
 from edgekd.errors import InputError
 from edgekd.frontend import FrontEnd, log_mel
+from edgekd.metrics.scores import softmax
 from edgekd.modelfile.manifest import GraphCounts, Manifest, Provenance, TensorQuant
 from edgekd.runtime import listen as listen_module
-from edgekd.runtime.decision import decide, probabilities, to_json, to_text
+from edgekd.runtime.decision import decide, to_json, to_text
 from edgekd.runtime.listen import decisions
 from edgekd.runtime.source.health import Change, Gap, Turn
 
@@ -71,8 +72,8 @@ def run(monkeypatch, capsys, *arguments: str, stdin: bytes = b"") -> tuple[int, 
 def test_probabilities_are_the_softmax_at_the_temperature():
     logits = np.array([2.0, 0.0, -2.0], np.float32)
     expected = np.exp([1.0, 0.0, -1.0]) / np.exp([1.0, 0.0, -1.0]).sum()
-    np.testing.assert_allclose(probabilities(logits, 2.0), expected)
-    assert np.isfinite(probabilities(np.array([1e4, -1e4], np.float32), 1.0)).all()
+    np.testing.assert_allclose(softmax(logits, 2.0), expected)
+    assert np.isfinite(softmax(np.array([1e4, -1e4], np.float32), 1.0)).all()
 
 
 def test_a_decision_ranks_labels_and_its_json_has_the_documented_fields():
@@ -93,7 +94,7 @@ def test_decisions_are_those_of_each_window_alone():
         end = round(decision.t * 16000)
         logits = ToyModel().logits(log_mel(MANIFEST.frontend, waveform[end - 16000 : end])[None])[0]
         assert decision.label == MANIFEST.labels[logits.argmax()]
-        assert decision.probability == pytest.approx(probabilities(logits, 2.0).max(), abs=1e-4)
+        assert decision.probability == pytest.approx(softmax(logits, 2.0).max(), abs=1e-4)
 
 
 def test_silence_is_decided_and_shown():

@@ -20,7 +20,7 @@ from edgekd.train.batches.windows import gather
 from edgekd.train.loop.training import train
 from edgekd.train.run.folder import MODEL_FILE, SOFT_LABELS_FOLDER, load_run
 from edgekd.train.teachers import soft_labels as softlabels
-from edgekd.train.teachers.soft_labels import soft_labels, teacher_score
+from edgekd.train.teachers.soft_labels import clip_probabilities, soft_labels, teacher_scores
 
 
 @pytest.fixture(scope="module")
@@ -74,9 +74,9 @@ def test_a_teacher_of_other_labels_is_refused(teacher, tmp_path):
 
 def test_a_score_of_perfect_logits_is_perfect(store):
     logits = 10 * np.eye(3, dtype=np.float32)[store.label_index]
-    result = teacher_score(logits, store, store.indices(["b"]))
-    assert (result.clip_accuracy, result.window_accuracy) == (1.0, 1.0)
-    assert result.clip_log_loss < 0.001
+    result = teacher_scores(clip_probabilities(logits), store, store.indices(["b"]))
+    assert result.accuracy == 1.0
+    assert result.log_loss < 0.001
 
 
 def test_parts_survive_an_interruption_and_change_nothing(teacher, store, monkeypatch):
@@ -271,9 +271,10 @@ def test_a_clip_has_as_many_segments_as_asked_for(teacher, store):
         assert np.allclose(logits[3], segment_logits(run.float_model(), x, 4)[0], atol=0.01)
     sure = np.zeros((21, 2, 3))  # half of each clip right and sure, half wrong and less so
     sure[np.arange(21), 0, store.label_index], sure[np.arange(21), 1, (store.label_index + 1) % 3] = 9.0, 1.0
-    assert teacher_score(sure, store, np.arange(21)).clip_accuracy == 1.0
-    assert teacher_score(sure, store, np.arange(21)).window_accuracy == 0.5
-    with pytest.raises(InputError, match=r'view\.segments = 4 with view\.span = "pair"'):
+    assert teacher_scores(clip_probabilities(sure), store, np.arange(21)).accuracy == 1.0
+    with pytest.raises(
+        InputError, match=r'view\.segments = 4 with view\.span = "pair"; segments are of "crop", "clip" and "parent"'
+    ):
         soft_labels(changed(teacher, view={"segments": 4, "span": "pair"}), store)
 
 

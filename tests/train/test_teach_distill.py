@@ -160,13 +160,15 @@ def test_a_label_on_one_side_only_is_refused_before_anything_is_written(folder, 
     assert not (tmp_path / "x").exists()
 
 
-def test_a_store_of_silence_is_refused(folder, tmp_path):
+@pytest.mark.parametrize(("test_sample", "message"), [(0, "digital silence"), (1, "are they all silent")])
+def test_a_store_of_silence_is_refused(folder, tmp_path, test_sample, message):
     with StoreWriter(tmp_path / "store", name="x", licence="CC0", sample_rate=RATE, channels=1) as writer:
         for label in ("high", "low"):
             for split in ("a", "b"):
-                writer.add(Clip(f"{label}{split}", label, split), np.zeros((RATE, 1), np.int16))
+                pcm = np.full((RATE, 1), test_sample if split == "b" else 0, np.int16)
+                writer.add(Clip(f"{label}{split}", label, split), pcm)
         writer.finish()
-    with pytest.raises(InputError, match="are they all silent"):
+    with pytest.raises(InputError, match=message):
         distill(str(folder / "student.toml"), tmp_path / "store", tmp_path / "x")
 
 

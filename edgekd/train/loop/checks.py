@@ -22,9 +22,10 @@ from edgekd.models.logmel import LogMel
 from edgekd.models.taps import Taps, segment_logits
 from edgekd.text import counted
 from edgekd.train.batches.epochs import TrainingView, batch_sizes
-from edgekd.train.batches.windows import window_samples
+from edgekd.train.batches.windows import Index, gather, scored_windows, window_samples
 from edgekd.train.loop import pretrained
 from edgekd.train.loop.quiet_warnings import quiet
+from edgekd.train.loop.validation import SCORE_BATCH
 from edgekd.train.loss.objective import Objective, Shapes
 from edgekd.train.parallel import processes
 from edgekd.train.recipe.recipe import Recipe
@@ -75,12 +76,13 @@ def check_network(recipe: Recipe, store: ClipStore, partition: Partition) -> Non
     is found early.
 
     Raises:
-        InputError: sizes that torch refuses, a view or a batch too small for the network, nothing to train, or a block
-            without an integer form.
+        InputError: sizes that torch refuses, a view or a batch too small for the network, nothing to train, a test side
+            of digital silence, or a block without an integer form.
     """
     pretrained.check(recipe)
     front(model_config(recipe), recipe.frontend)  # for what a black box hears
     _check_channels(recipe, store)
+    check_test_sound(recipe, store, partition.test)
     smallest = min(batch_sizes(store, partition.train, recipe, recipe.train.batch_size)) // processes.world()
     for table, phase in (("train", recipe.train), ("qat", recipe.qat)):
         least = min(batch_sizes(store, partition.train, recipe, phase.batch_size))
@@ -114,6 +116,22 @@ def check_network(recipe: Recipe, store: ClipStore, partition: Partition) -> Non
     pretrained.check_own_labels(recipe, store)
     if has_qat(recipe):
         quant.to_qat(model.eval())
+
+
+def check_test_sound(recipe: Recipe, store: ClipStore, test: Index) -> None:
+    """Refuse a test side that cannot be scored.
+
+    Raises:
+        InputError: all windows of the test side are digital silence.
+    """
+    windows = scored_windows(store, test, recipe.view)
+    parts = (windows[start : start + SCORE_BATCH] for start in range(0, len(windows), SCORE_BATCH))
+    if not any(gather(store, part).any() for part in parts):
+        raise InputError(
+            f"recipe {recipe.name}: the {counted(len(test), 'test clip')} in {store.path} hold nothing but digital"
+            f" silence ({counted(len(windows), 'window')}), which cannot be scored; choose another data.test or"
+            " data.held_out"
+        )
 
 
 def _check_channels(recipe: Recipe, store: ClipStore) -> None:
@@ -395,12 +413,6 @@ def dry_run(
         {path: tuple(tap.shape[1:]) for path, tap in taps.items()},
         tuple({path: tuple(tap.shape[1:]) for path, tap in each.items()} for each in said),
     )
-
-
-def whole_clip(logits: Logits) -> Logits:
-    """Soft labels of clips (clips, labels), or of their segments (clips, segments, labels), as one a clip (clips,
-    labels)."""
-    return logits if logits.ndim == 2 else logits.mean(axis=1, dtype=np.float64).astype(np.float16)
 
 
 def stacked(logits: Sequence[Logits]) -> NDArray[np.float32]:

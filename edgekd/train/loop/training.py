@@ -46,12 +46,11 @@ from edgekd.train.loop.checks import (
     open_teacher,
     same_samples,
     stacked,
-    whole_clip,
 )
 from edgekd.train.loop.module import TrainingModule, Truth
 from edgekd.train.loop.precision import compile_in_place, training_device, with_precision
 from edgekd.train.loop.quiet_warnings import quiet
-from edgekd.train.loop.validation import hear, judge
+from edgekd.train.loop.validation import predict_clips, run_metrics
 from edgekd.train.loss.objective import Objective
 from edgekd.train.parallel import processes
 from edgekd.train.recipe.recipe import Recipe, check_sample_rate
@@ -77,7 +76,7 @@ from edgekd.train.run.folder import (
     write_info,
 )
 from edgekd.train.teachers.live import LIVE, LiveTeacher
-from edgekd.train.teachers.soft_labels import Logits, soft_labels, teacher_score
+from edgekd.train.teachers.soft_labels import Logits, clip_probabilities, soft_labels, teacher_scores
 
 log = logging.getLogger(__name__)
 
@@ -259,16 +258,14 @@ class _Job:
             if self.recipe.role == "student":
                 log.info("no teacher: the student learns from labels alone (kd_weight 0, label_weight 1)")
             return {}
-        logits = torch.from_numpy(np.stack([whole_clip(each) for each in labelled]).astype(np.float32))
-        probabilities = torch.softmax(logits, dim=-1)
+        probabilities = [clip_probabilities(each) for each in labelled]
         metrics: dict[str, float] = {}
         rows = [(f"teacher {run.path}", each) for run, each in zip(self.runs, probabilities, strict=True)]
         if len(rows) > 1:
-            rows.append((f"mean of {len(rows)} teachers", probabilities.mean(dim=0)))
+            rows.append((f"mean of {len(rows)} teachers", np.mean(probabilities, axis=0)))
         for name, each in rows:
-            logits = each.clamp_min(torch.finfo(each.dtype).tiny).log().numpy()
             sides = (self.partition.train, self.partition.test)
-            trained, tested = (teacher_score(logits, self.store, side).clip_accuracy for side in sides)
+            trained, tested = (teacher_scores(each, self.store, side).accuracy for side in sides)
             log.info("%s: %.1f %% of training clips, %.1f %% of test clips", name, 100 * trained, 100 * tested)
             metrics = {"teachers_train_clip_accuracy": trained, "teachers_test_clip_accuracy": tested}
         return metrics
@@ -397,9 +394,9 @@ class _Job:
 
     def _tested(self, model: nn.Module, prefix: str) -> dict[str, float]:
         model = model.cpu().to(memory_format=torch.channels_last)
-        heard = hear(model, self.front.cpu(), self.store, self.partition.test, self.recipe.view)
-        atomic_write(self.out / TEST_FILES[prefix], heard.to_npz())
-        return judge(heard.logits, heard.silent, heard.clip, self.store.label_index).named(prefix)
+        predictions = predict_clips(model, self.front.cpu(), self.store, self.partition.test, self.recipe.view)
+        atomic_write(self.out / TEST_FILES[prefix], predictions.to_npz())
+        return run_metrics(predictions, self.store.label_index, prefix)
 
     def _phase_reached(self) -> str | None:
         """The phase that last.ckpt is of, None without one."""

@@ -39,7 +39,7 @@ RUN_FILE, RECIPE_FILE = "run.json", "recipe.json"
 MODEL_FILE, QAT_FILE, CHECKPOINT_FILE = "model.pt", "qat.pt", "last.ckpt"
 METRICS_FILE, LOG_FILE, REPORT_FILE = "metrics.csv", "train.log", "report.html"
 TEST_FILES = {"float": "test-float.npz", "qat": "test-qat.npz"}
-"""Network -> file of its logits of the test windows."""
+"""Network -> its predictions of the windows of the test side, of `edgekd.metrics.predictions.Predictions`."""
 TENSORBOARD_FOLDER, SOFT_LABELS_FOLDER, EXPORT_FOLDER = "tensorboard", "softlabels", "export"
 STAGES_FILE, PAIRS_FILE, SVM_FILE, SVM_SCORES_FILE = "stages.json", "pairs.json", "svm.json", "test-svm.npz"
 TEACHERS_FOLDER, SYSTEMS_FOLDER = "teachers", "beside"

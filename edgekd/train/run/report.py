@@ -6,7 +6,6 @@ All figures come from the run folder and the store, so that the same run gives t
 
 import csv
 import math
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -17,7 +16,8 @@ import numpy as np
 from edgekd.data.store.store import ClipStore
 from edgekd.errors import InputError
 from edgekd.files import atomic_write
-from edgekd.metrics.findings import Answers, Findings, find
+from edgekd.metrics.analysis import Analysis, analyse
+from edgekd.metrics.predictions import LabelledPredictions, read_predictions
 from edgekd.report.charts import percent
 from edgekd.report.page import (
     INTERVAL_NOTE,
@@ -31,7 +31,7 @@ from edgekd.report.page import (
     score_tiles,
     sentence,
 )
-from edgekd.report.sections import Curves, Listing, Section, Table
+from edgekd.report.sections import CurvesSection, ListingSection, Section, TableSection
 from edgekd.text import counted
 from edgekd.train.loop.callbacks import FIRST_COLUMNS
 from edgekd.train.loop.checks import divided
@@ -86,7 +86,7 @@ def run_page(run: Run, store: ClipStore, teachers: Sequence[Path]) -> Page:
     for network, file in TEST_FILES.items():
         if (run.path / file).is_file():
             try:
-                found[network] = find(labelled_predictions(run, store, clips, file))
+                found[network] = analyse(labelled_predictions(run, store, clips, file))
             except InputError as error:  # a damaged file, silence only, or logits that are not finite
                 notes.append(sentence(f"the {PHASES[network]} network has no scores: {error}"))
     if store.synthetic:
@@ -109,7 +109,7 @@ def run_page(run: Run, store: ClipStore, teachers: Sequence[Path]) -> Page:
 
 def labelled_predictions(
     run: Run, store: ClipStore, clips: np.ndarray[tuple[int, ...], np.dtype[np.int64]], file: str
-) -> Answers:
+) -> LabelledPredictions:
     """The logits of a run's network for its test clips, with the clips' labels, in the order of the store's table.
 
     Args:
@@ -121,18 +121,12 @@ def labelled_predictions(
     Raises:
         InputError: the file is missing, damaged, or of other clips.
     """
-    try:
-        with np.load(run.path / file) as kept:
-            logits, silent, clip = kept["logits"], kept["silent"], kept["clip"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{run.path / file}: cannot be read ({error}); train the run again") from None
-    if set(clip) != set(clips):
-        raise InputError(f"{run.path / file}: its clips are not the test clips of this run; train the run again")
+    kept = read_predictions(run.path / file, clips)
     rows = [store.clips[index] for index in clips]
-    return Answers(
-        logits,
-        silent,
-        np.searchsorted(clips, clip),
+    return LabelledPredictions(
+        kept.logits,
+        kept.silent,
+        np.searchsorted(clips, kept.clip),
         store.label_index[clips],
         store.recordings(clips),
         store.labels,
@@ -141,7 +135,7 @@ def labelled_predictions(
     )
 
 
-def curves(path: Path) -> list[Curves]:
+def curves(path: Path) -> list[CurvesSection]:
     """The curves of metrics.csv at `path`, one chart for each phase: the loss, every term before its weight, and test
     figures that several epochs have. Empty without the file."""
     if not path.is_file():
@@ -164,7 +158,7 @@ def curves(path: Path) -> list[Curves]:
         series = {name: values for name, values in series.items() if len(values) >= FEWEST_POINTS}
         if series:
             charts.append(
-                Curves(
+                CurvesSection(
                     f"{title.capitalize()} phase",
                     series,
                     "By epoch; the last value stands beside each name. Terms are shown before their weights; the loss "
@@ -174,7 +168,7 @@ def curves(path: Path) -> list[Curves]:
     return charts
 
 
-def _tiles(run: Run, found: dict[str, Findings]) -> list[Tile]:
+def _tiles(run: Run, found: dict[str, Analysis]) -> list[Tile]:
     """The networks' accuracies, for the last network all scores, and the teachers' accuracy."""
     tiles: list[Tile] = []
     for left, (network, each) in zip(reversed(range(len(found))), found.items(), strict=True):
@@ -185,10 +179,10 @@ def _tiles(run: Run, found: dict[str, Findings]) -> list[Tile]:
     return tiles
 
 
-def _sections(run: Run, store: ClipStore, teachers: Sequence[Path], found: dict[str, Findings]) -> list[Section]:
+def _sections(run: Run, store: ClipStore, teachers: Sequence[Path], found: dict[str, Analysis]) -> list[Section]:
     scores = [row for network, each in found.items() for row in score_rows(each, f"{PHASES[network]}, ")]
     sections: list[Section] = (
-        [Table("Scores on the test side", scores, SCORE_HEADER, note=INTERVAL_NOTE)] if found else []
+        [TableSection("Scores on the test side", scores, SCORE_HEADER, note=INTERVAL_NOTE)] if found else []
     )
     sections += [*curves(run.path / METRICS_FILE), *_teachers(run, teachers), *_stages(run)]
     if found:
@@ -206,10 +200,10 @@ def _sections(run: Run, store: ClipStore, teachers: Sequence[Path], found: dict[
         "learned from": ", ".join(run.info.teachers) or "labels alone",
     }
     recipe = (run.path / RECIPE_FILE).read_text(encoding="utf-8")
-    return [*sections, Table("The run", list(facts.items())), Listing("The resolved recipe", recipe)]
+    return [*sections, TableSection("The run", list(facts.items())), ListingSection("The resolved recipe", recipe)]
 
 
-def _teachers(run: Run, teachers: Sequence[Path]) -> list[Table]:
+def _teachers(run: Run, teachers: Sequence[Path]) -> list[TableSection]:
     """A row for each teacher with the accuracy of its own test, and one for their mean on the student's clips."""
     if not teachers:
         return []
@@ -222,16 +216,18 @@ def _teachers(run: Run, teachers: Sequence[Path]) -> list[Table]:
     shown = [percent(accuracy) for accuracy in accuracies if accuracy is not None]
     if len(shown) == len(accuracies):
         rows.append([f"mean of {len(teachers)}" if len(teachers) > 1 else "on the student's clips", "", *shown])
-    return [Table("Teachers", rows, ("", "network", "training clips", "test clips"), left=2, note="Clip accuracy.")]
+    return [
+        TableSection("Teachers", rows, ("", "network", "training clips", "test clips"), left=2, note="Clip accuracy.")
+    ]
 
 
-def _stages(run: Run) -> list[Table]:
+def _stages(run: Run) -> list[TableSection]:
     """The results of the recipe's specialists and back-end."""
     tables = []
     if (run.path / PAIRS_FILE).is_file():
         header, *rows = _decoded(run.path / PAIRS_FILE, PairReport).rows()
         tables.append(
-            Table(
+            TableSection(
                 "What specialists changed",
                 rows,
                 header,
@@ -245,7 +241,7 @@ def _stages(run: Run) -> list[Table]:
             for each in report.systems
         ]
         tables.append(
-            Table(
+            TableSection(
                 "Support vector machines on embeddings",
                 [*rows, [ENSEMBLE, "", "", percent(report.accuracy)]],
                 ("", "kernel", "softmax", "machine"),

@@ -8,25 +8,27 @@ generalist and by the others.
 
 import logging
 import re
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from edgekd.data.store.store import ClipStore
 from edgekd.errors import InputError
 from edgekd.files import atomic_write
-from edgekd.metrics.scores import clip_probabilities, softmax
+from edgekd.metrics.predictions import Predictions, read_predictions
+from edgekd.metrics.scores import clip_means, softmax
 from edgekd.text import counted
-from edgekd.train.loop.training import DEFAULT_OPTIONS, Options, divided
+from edgekd.train.batches.silence import silent_clips
+from edgekd.train.loop.checks import divided
+from edgekd.train.loop.training import DEFAULT_OPTIONS, Options
 from edgekd.train.parallel import processes
 from edgekd.train.recipe.recipe import Recipe
 from edgekd.train.recipe.schema import Specialists, Stage
 from edgekd.train.run.folder import PAIRS_FILE, TEST_FILES, Run, load_run
 from edgekd.train.stages.confusions import (
-    UNHEARD,
     Floats,
     Index,
     Network,
@@ -39,10 +41,12 @@ from edgekd.train.stages.confusions import (
 )
 from edgekd.train.stages.stages import CHOOSER, SPECIALIST, on_splits, stage_recipe, teacher_path, train_or_resume
 from edgekd.train.teachers.out_of_fold import fit_recipe
-from edgekd.train.teachers.soft_labels import soft_labels
+from edgekd.train.teachers.soft_labels import clip_probabilities, soft_labels
 
 log = logging.getLogger(__name__)
 
+ClipProbabilities = tuple[Floats, NDArray[np.bool_]]
+"""(clips, labels) probabilities, and (clips,) which clips are silent."""
 LETTERS = 32
 """Most letters of a label in the name of a folder."""
 
@@ -133,8 +137,8 @@ def check_specialists(recipe: Recipe) -> None:
 def report_pairs(
     run: Run, store: ClipStore, generalist: Path, specialists: Sequence[Path], teachers: Sequence[Path]
 ) -> PairReport:
-    """Write pairs.json of a finished student: how often each pair is confused by all concerned, on the student's test
-    side. All processes call this.
+    """Write pairs.json of a finished student: how often each network confuses each pair on the student's test side,
+    silent clips left out. All processes call this.
 
     Args:
         run: the student.
@@ -144,23 +148,30 @@ def report_pairs(
         teachers: all that the student learned from.
 
     Raises:
-        InputError: the answers of a run are missing or damaged, or the report cannot be written.
+        InputError: the predictions of a run are missing or damaged, or the report cannot be written.
     """
-    clips = divided(run.recipe, store).test
     network: Network = "qat" if run.recipe.qat.epochs else "float"
-    said = {
-        path: _taught_by(load_run(path), store, clips) for path in dict.fromkeys([generalist, *specialists, *teachers])
+    clips = divided(run.recipe, store).test
+    student, silent = _tested(run, network, store, clips)
+    found = {
+        path: _teacher(load_run(path), store, clips) for path in dict.fromkeys([generalist, *specialists, *teachers])
     }
-    answers = {
-        "generalist": predicted(said[generalist]),
-        "teachers": predicted(np.mean([said[path] for path in teachers], axis=0)),
-        "student": predicted(_own(run, network, store, clips)),
+    probabilities, without_sound = zip(*(found[path] for path in teachers), strict=True)
+    predictions = {
+        "generalist": predicted(*found[generalist]),
+        "teachers": predicted(np.mean(probabilities, axis=0), np.all(without_sound, axis=0)),
+        "student": predicted(student, silent),
     }
     chooser = load_run(teacher_path(run.path, CHOOSER))
     counts = _confusions(chooser, store)
     pairs = [_pair(load_run(path), store, counts) for path in specialists]
     report = pair_report(
-        pairs, store.labels, store.label_index[clips], answers, [predicted(said[path]) for path in specialists], network
+        pairs,
+        store.labels,
+        store.label_index[clips[~silent]],
+        {name: each[~silent] for name, each in predictions.items()},
+        [predicted(*found[path])[~silent] for path in specialists],
+        network,
     )
     try:
         processes.first(lambda: atomic_write(run.path / PAIRS_FILE, report.to_json()))
@@ -221,14 +232,10 @@ def _chosen(chooser: Run, store: ClipStore, count: int) -> list[Pair]:
 
 
 def _confusions(chooser: Run, store: ClipStore) -> Index:
-    """(labels, labels) of windows that a chooser hears of the part that it was not trained on: of clips too many pairs
-    would tie."""
-    held_out = divided(chooser.recipe, store).test
-    kept = _kept(chooser, "float", store, held_out)
-    if kept is None:
-        raise _lost(chooser, "float")
-    logits, silent, clip = kept
-    return confusion(np.where(silent, UNHEARD, logits.argmax(axis=1)), store.label_index[clip], len(store.labels))
+    """(labels, labels) confusions of a chooser on the part that it was not trained on. They are of windows: with clips,
+    too many pairs would be confused equally often."""
+    found = _kept(chooser, "float", store, divided(chooser.recipe, store).test)
+    return confusion(predicted(found.logits, found.silent), store.label_index[found.clip], len(store.labels))
 
 
 def _pair(specialist: Run, store: ClipStore, counts: Index) -> Pair:
@@ -237,44 +244,31 @@ def _pair(specialist: Run, store: ClipStore, counts: Index) -> Pair:
     return Pair(first, second, int(counts[first, second] + counts[second, first]))
 
 
-def _own(run: Run, network: Network, store: ClipStore, clips: Index) -> Floats:
-    """(clips, labels) probabilities of a run's network on its own test side, zeros where a clip is silent."""
-    found = _tested(run, network, store, clips)
-    if found is None:
-        raise _lost(run, network)
-    return found
-
-
-def _lost(run: Run, network: Network) -> InputError:
-    return InputError(
-        f"{run.path / TEST_FILES[network]}: missing, damaged or of other clips; remove {run.path} and train it again"
-    )
-
-
-def _taught_by(run: Run, store: ClipStore, clips: Index) -> Floats:
-    """(clips, labels) probabilities of a teacher: as it was tested, or its soft labels where that was on other
-    clips."""
-    found = _tested(run, "float", store, clips)
-    if found is not None:
-        return found
-    logits = soft_labels(run, store)[1][clips]
-    return softmax(logits).reshape(len(clips), -1, len(store.labels)).mean(axis=1)  # of all segments
-
-
-def _tested(run: Run, network: Network, store: ClipStore, clips: Index) -> Floats | None:
-    kept = _kept(run, network, store, clips)
-    if kept is None:
-        return None
-    logits, silent, clip = kept
-    place = np.searchsorted(clips, clip)  # (windows,) position in `clips`, which are in table order
-    return clip_probabilities(softmax(logits), silent, place, len(clips))[0]
-
-
-def _kept(run: Run, network: Network, store: ClipStore, clips: Index) -> tuple[Floats, Index, Index] | None:
-    """Logits, silence and clip of the windows that a run was tested on, None where they are lost or of other clips."""
+def _teacher(run: Run, store: ClipStore, clips: Index) -> ClipProbabilities:
+    """Of a teacher: its predictions as it was tested, or its soft labels where that was on other clips."""
     try:
-        with np.load(run.path / TEST_FILES[network]) as kept:
-            logits, silent, clip = kept["logits"], kept["silent"], kept["clip"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return None
-    return None if run.info.data.hash != store.hash or set(clip) != set(clips) else (logits, silent, clip)
+        return _tested(run, "float", store, clips)
+    except InputError:
+        return clip_probabilities(soft_labels(run, store)[1][clips]), silent_clips(store)[clips]
+
+
+def _tested(run: Run, network: Network, store: ClipStore, clips: Index) -> ClipProbabilities:
+    """Of a network as it was tested.
+
+    Raises:
+        InputError: see `_kept`.
+    """
+    found = _kept(run, network, store, clips)
+    clip_of = np.searchsorted(clips, found.clip)  # clips are in table order
+    return clip_means(softmax(found.logits), found.silent, clip_of, len(clips))
+
+
+def _kept(run: Run, network: Network, store: ClipStore, clips: Index) -> Predictions:
+    """Predictions of the windows that a run was tested on.
+
+    Raises:
+        InputError: they are missing, damaged, or of other clips than `clips` of `store`.
+    """
+    if run.info.data.hash != store.hash:
+        raise InputError(f"{run.path}: was tested on another store than {store.path}; train it on that one")
+    return read_predictions(run.path / TEST_FILES[network], clips)

@@ -20,7 +20,7 @@ from edgekd.data.store.store import ClipStore
 from edgekd.errors import InputError
 from edgekd.text import counted
 from edgekd.train.batches.windows import Index, window_samples
-from edgekd.train.loop.checks import divided
+from edgekd.train.loop.checks import check_test_sound, divided
 from edgekd.train.loop.precision import training_device, with_precision
 from edgekd.train.loop.training import DEFAULT_OPTIONS, Options, owned, train
 from edgekd.train.parallel import processes
@@ -28,7 +28,7 @@ from edgekd.train.recipe.recipe import Recipe
 from edgekd.train.run.claim import check_run_folder, claim
 from edgekd.train.run.folder import RUN_FILE, DataInfo, Run, RunInfo, load_run, resolved, write_info
 from edgekd.train.teachers.out_of_fold import ALL_FITS, assignment, combine, fit_paths, fit_recipe
-from edgekd.train.teachers.soft_labels import Logits, soft_labels, teacher_score
+from edgekd.train.teachers.soft_labels import Logits, clip_probabilities, soft_labels, teacher_scores
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +54,7 @@ def cross_fit(recipe: Recipe, store: ClipStore, out: Path, count: int, options: 
     recipe = with_precision(resolved(recipe), training_device(options.accelerator))
     processes.first(lambda: check_run_folder(out, (), force=options.force, resume=options.resume))
     tested = divided(recipe, store).test
+    check_test_sound(recipe, store, tested)
     fit_of = assignment(recipe, store, count)
     info = RunInfo(
         status="training",
@@ -110,8 +111,8 @@ def _can_resume(path: Path) -> bool:
 def _metrics(fit_of: Index, logits: list[Logits], tested: Index, store: ClipStore) -> dict[str, float]:
     """Accuracy of training clips, each by the fit that was not trained on it, and of test clips by the mean of all
     fits."""
-    labels = combine(fit_of, logits)
+    probabilities = clip_probabilities(combine(fit_of, logits))
     return {
-        "out_of_fold_clip_accuracy": teacher_score(labels, store, np.flatnonzero(fit_of != ALL_FITS)).clip_accuracy,
-        "fits_clip_accuracy": teacher_score(labels, store, tested).clip_accuracy,
+        "out_of_fold_clip_accuracy": teacher_scores(probabilities, store, np.flatnonzero(fit_of != ALL_FITS)).accuracy,
+        "fits_clip_accuracy": teacher_scores(probabilities, store, tested).accuracy,
     }

@@ -24,11 +24,13 @@ from numpy.typing import NDArray
 from edgekd.data.store.store import ClipStore, listing
 from edgekd.errors import InputError
 from edgekd.files import atomic_write
+from edgekd.metrics.scores import Scores, clip_means, item_scores, softmax
 from edgekd.models import front
 from edgekd.text import counted
 from edgekd.train.batches.epochs import TEACHER_STREAM, TeacherView
+from edgekd.train.batches.silence import silent_clips
 from edgekd.train.batches.windows import Floats, Index, Windows, scored_windows, segment_windows, window_samples
-from edgekd.train.loop.validation import Score, judge, window_logits
+from edgekd.train.loop.validation import window_logits
 from edgekd.train.parallel import processes
 from edgekd.train.recipe.schema import View
 from edgekd.train.run.faults import DISK_ERRORS, report_out_of_memory
@@ -121,11 +123,27 @@ def soft_labels(
     return key, processes.first(lambda: _read(path, key, store))
 
 
-def teacher_score(logits: NDArray[np.floating[Any]], store: ClipStore, clips: Index) -> Score:
-    """Accuracy of soft labels (clips of the store, labels) or (clips, segments, labels) on some of its clips."""
-    said = logits[clips].astype(np.float32)
-    owner = np.repeat(clips, math.prod(said.shape[1:-1]))
-    return judge(said.reshape(len(owner), -1), np.zeros(len(owner), bool), owner, store.label_index)
+def clip_probabilities(logits: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    """(clips, labels) probabilities of soft labels (clips, labels), or of (clips, segments, labels) the mean over
+    segments."""
+    segments = math.prod(logits.shape[1:-1])
+    of_segments = softmax(logits).reshape(len(logits) * segments, -1)
+    clip_of = np.repeat(np.arange(len(logits)), segments)
+    return clip_means(of_segments, np.zeros(len(clip_of), bool), clip_of, len(logits))[0]
+
+
+def teacher_scores(probabilities: NDArray[np.float64], store: ClipStore, clips: Index) -> Scores:
+    """Scores of a teacher on some clips of a store; silent clips are left out.
+
+    Args:
+        probabilities: (clips of the store, labels), see `clip_probabilities`.
+        store: the clips.
+        clips: (clips to score,) indices.
+
+    Raises:
+        InputError: all of these clips are silent.
+    """
+    return item_scores(probabilities[clips], silent_clips(store)[clips], store.label_index[clips])
 
 
 def check_matches_store(run: Run, store: ClipStore) -> None:
@@ -231,12 +249,9 @@ def _compute(run: Run, store: ClipStore, clips: Index) -> Logits:
     tensors = window_logits(run.float_model(), front(run.config, run.frontend), store, places)
     logits, silent = (tensor.numpy() for tensor in tensors)
     owner = places.clip - clips[0]
-    audible = (~silent).astype(np.float64)
-    has_sound = np.bincount(owner, weights=audible) > 0
-    weight = np.where(has_sound[owner], audible, 1.0)
-    summed = np.zeros((len(clips), logits.shape[1]))
-    np.add.at(summed, owner, logits * weight[:, None])
-    mean = summed / np.bincount(owner, weights=weight)[:, None]
+    mean, without_sound = clip_means(logits, silent, owner, len(clips))
+    if without_sound.any():
+        mean = clip_means(logits, silent & ~without_sound[owner], owner, len(clips))[0]
     if view.segments == 1:
         return mean.astype(np.float16)
     return np.where(silent[:, None], mean[owner], logits).reshape(len(clips), view.segments, -1).astype(np.float16)
