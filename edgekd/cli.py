@@ -308,11 +308,11 @@ def crossval(
 ) -> None:
     """Train and test a recipe on every fold and seed: accuracies with 95 % intervals, and whether it beats another
     recipe."""
-    from edgekd.experiments.crossval import Question
+    from edgekd.experiments.crossval import CrossvalOptions
     from edgekd.experiments.crossval import crossval as run_crossval
     from edgekd.experiments.plan import workers_here
 
-    question = Question(
+    options = CrossvalOptions(
         recipe,
         tuple(settings or ()),
         tuple(teach or ()),
@@ -325,7 +325,7 @@ def crossval(
         cross_fit,
         choose,
     )
-    report = run_crossval(question, data, out, workers_here(jobs, threads, "local"), _say)
+    report = run_crossval(options, data, out, workers_here(jobs, threads, "local"), _say)
     typer.echo(report.to_json().decode() if as_json else report.markdown)
 
 
@@ -642,16 +642,16 @@ def export(
     """Write a student as model files that carry labels, front end and provenance, after running them in their
     engines."""
     from edgekd.export.export import chosen_precision, export_run
-    from edgekd.export.parity import chosen_trial
+    from edgekd.export.parity import parity_options
 
-    trial = chosen_trial(data, split or (), calibrate_split or (), hop)
+    parity = parity_options(data, split or (), calibrate_split or (), hop)
     precision = chosen_precision(int8=int8, as_float=as_float)
     figures = None
     if crossval is not None:
         from edgekd.experiments.crossval_summary import crossval_summary
 
         figures = crossval_summary(crossval, run, precision)
-    report = export_run(run, precision, formats, out, force=force, trial=trial, card=card, crossval=figures)
+    report = export_run(run, precision, formats, out, force=force, parity=parity, card=card, crossval=figures)
     typer.echo(report.to_json().decode() if as_json else report.to_text())
     report.require()
 

@@ -13,12 +13,12 @@ from edgekd import cli
 from edgekd.data.store.store import Clip, ClipStore
 from edgekd.data.store.writer import StoreWriter
 from edgekd.errors import GateError, InputError
-from edgekd.experiments import crossval as crossval_module
-from edgekd.experiments import sweep as sweep_module
-from edgekd.experiments.crossval import Question, crossval
+from edgekd.experiments import runs as runs_module
+from edgekd.experiments.crossval import CrossvalOptions, crossval
 from edgekd.experiments.crossval_summary import crossval_summary
+from edgekd.experiments.folder import experiment_folder
 from edgekd.experiments.jobs import Slot, Workers
-from edgekd.experiments.plan import Fold, Plan, Setting, claimed, cross_folds, seed_list
+from edgekd.experiments.plan import Fold, Plan, Setting, cross_folds, seed_list
 from edgekd.experiments.sweep import Grid, sweep, varied
 from edgekd.export.export import export_run
 from edgekd.modelfile.container import read_manifest
@@ -71,8 +71,7 @@ def place(tmp_path_factory):
 @pytest.fixture
 def trained(monkeypatch, jobs_here):
     """The names of the jobs that were run, in this process."""
-    monkeypatch.setattr(crossval_module, "run_jobs", jobs_here)
-    monkeypatch.setattr(sweep_module, "run_jobs", jobs_here)
+    monkeypatch.setattr(runs_module, "run_jobs", jobs_here)
     return jobs_here.ran
 
 
@@ -86,7 +85,7 @@ def rows_of(path):
 
 
 def test_every_fold_is_tested_once_by_networks_of_the_others(place, tmp_path, trained):
-    question = Question(
+    options = CrossvalOptions(
         str(place / "student.toml"),
         ("qat.epochs=0",),
         folds="a,b",
@@ -94,7 +93,7 @@ def test_every_fold_is_tested_once_by_networks_of_the_others(place, tmp_path, tr
         against_settings=("train.lr=0.001",),
         choose=True,
     )
-    report = crossval(question, place / "store", tmp_path / "cv", ONE, quiet)
+    report = crossval(options, place / "store", tmp_path / "cv", ONE, quiet)
     rows = rows_of(tmp_path / "cv" / "results.csv")
     assert [(row["setting"], row["fold"]) for row in rows[:4]] == [
         ("s", "a"),
@@ -117,7 +116,7 @@ def test_every_fold_is_tested_once_by_networks_of_the_others(place, tmp_path, tr
     assert json.loads((tmp_path / "cv" / "summary.json").read_bytes()) == json.loads(report.to_json())
     before = (tmp_path / "cv" / "results.csv").read_bytes(), report.markdown
     trained.clear()
-    again = crossval(question, place / "store", tmp_path / "cv", ONE, quiet)
+    again = crossval(options, place / "store", tmp_path / "cv", ONE, quiet)
     assert ((tmp_path / "cv" / "results.csv").read_bytes(), again.markdown) == before
     assert trained == []
 
@@ -150,12 +149,12 @@ def test_official_folds_that_take_no_part_are_told(place, tmp_path, trained):
         for number, clip in enumerate(store.clips):
             writer.add(clip, store.clip_pcm(number))
         writer.finish()
-    question = Question(str(place / "teacher.toml"), seeds="0", folds="a,c")
-    report = crossval(question, tmp_path / "store", tmp_path / "some", ONE, print)
+    options = CrossvalOptions(str(place / "teacher.toml"), seeds="0", folds="a,c")
+    report = crossval(options, tmp_path / "store", tmp_path / "some", ONE, print)
     assert "The official folds b take no part" in report.markdown
     assert report.summary["folds_left_out"] == ["b"]
     whole = crossval(
-        Question(str(place / "teacher.toml"), seeds="0", folds="a,b,c"),
+        CrossvalOptions(str(place / "teacher.toml"), seeds="0", folds="a,b,c"),
         tmp_path / "store",
         tmp_path / "all",
         ONE,
@@ -175,11 +174,11 @@ def test_official_folds_that_take_no_part_are_told(place, tmp_path, trained):
 
 
 def test_a_crossval_of_something_else_keeps_its_folder_and_seeds_may_be_added(place, tmp_path, trained):
-    question = Question(str(place / "teacher.toml"), folds="a,b", seeds="0")
-    crossval(question, place / "store", tmp_path / "cv", ONE, quiet)
+    options = CrossvalOptions(str(place / "teacher.toml"), folds="a,b", seeds="0")
+    crossval(options, place / "store", tmp_path / "cv", ONE, quiet)
     with pytest.raises(InputError, match=r"begun with another recipe .*choose another --out"):
         crossval(
-            Question(str(place / "teacher.toml"), ("train.lr=0.1",), folds="a,b"),
+            CrossvalOptions(str(place / "teacher.toml"), ("train.lr=0.1",), folds="a,b"),
             place / "store",
             tmp_path / "cv",
             ONE,
@@ -187,15 +186,19 @@ def test_a_crossval_of_something_else_keeps_its_folder_and_seeds_may_be_added(pl
         )
     assert len(trained) == 2
     crossval(
-        Question(str(place / "teacher.toml"), folds="a,b", seeds="1,0"), place / "store", tmp_path / "cv", ONE, quiet
+        CrossvalOptions(str(place / "teacher.toml"), folds="a,b", seeds="1,0"),
+        place / "store",
+        tmp_path / "cv",
+        ONE,
+        quiet,
     )
     assert len(trained) == 4
 
 
 @pytest.mark.usefixtures("trained")
 def test_a_model_quotes_the_crossval_of_its_own_recipe_and_of_no_other(place, tmp_path):
-    question = Question(str(place / "student.toml"), folds="a,b", seeds="0", against_settings=("train.lr=0.001",))
-    summary = crossval(question, place / "store", tmp_path / "cv", ONE, quiet).summary
+    options = CrossvalOptions(str(place / "student.toml"), folds="a,b", seeds="0", against_settings=("train.lr=0.001",))
+    summary = crossval(options, place / "store", tmp_path / "cv", ONE, quiet).summary
     for row in rows_of(tmp_path / "cv" / "results.csv")[:2]:
         run = tmp_path / "cv" / "runs" / row["run"]
         report = export_run(
@@ -264,7 +267,7 @@ def test_a_model_quotes_the_crossval_of_its_own_recipe_and_of_no_other(place, tm
 def test_a_crossval_with_a_failed_run_says_which_and_gives_no_mean(place, tmp_path):
     with pytest.raises(GateError, match=r"2 runs of 2 not done; the same command tries again\nt-a-.*the loss became"):
         crossval(
-            Question(str(place / "teacher.toml"), ("train.lr=1e30",), folds="a,b", seeds="0"),
+            CrossvalOptions(str(place / "teacher.toml"), ("train.lr=1e30",), folds="a,b", seeds="0"),
             place / "store",
             tmp_path / "cv",
             ONE,
@@ -304,7 +307,7 @@ def test_a_wrong_question_is_refused_before_anything_is_written(place, tmp_path,
         for name, value in changes.items()
     }
     with pytest.raises(InputError, match=message):
-        crossval(Question(str(place / "student.toml"), **changes), place / "store", tmp_path / "cv", ONE, quiet)
+        crossval(CrossvalOptions(str(place / "student.toml"), **changes), place / "store", tmp_path / "cv", ONE, quiet)
     assert not (tmp_path / "cv").exists()
     assert not trained
 
@@ -332,16 +335,22 @@ def test_folds_are_all_splits_of_the_recipe(place):
 
 def test_a_folder_is_held_by_one_process_and_of_one_experiment(tmp_path):
     with (
-        claimed(tmp_path / "x", {"store": "1"}),
+        experiment_folder(tmp_path / "x", {"store": "1"}),
         pytest.raises(InputError, match="in use by another edgekd process"),
-        claimed(tmp_path / "x", {"store": "1"}),
+        experiment_folder(tmp_path / "x", {"store": "1"}),
     ):
         pass
-    with pytest.raises(InputError, match=r"another store \(1, now 2\)"), claimed(tmp_path / "x", {"store": "2"}):
+    with (
+        pytest.raises(InputError, match=r"another store \(1, now 2\)"),
+        experiment_folder(tmp_path / "x", {"store": "2"}),
+    ):
         pass
     (tmp_path / "x" / "plan.json").unlink()
     (tmp_path / "x" / "mine.txt").touch()
-    with pytest.raises(InputError, match="no folder of a crossval or sweep"), claimed(tmp_path / "x", {"store": "1"}):
+    with (
+        pytest.raises(InputError, match="no folder of a crossval or sweep"),
+        experiment_folder(tmp_path / "x", {"store": "1"}),
+    ):
         pass
 
 

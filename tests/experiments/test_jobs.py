@@ -50,7 +50,7 @@ def test_needs_come_first_and_output_is_kept(tmp_path, workers):
     assert log.read_text().split() == ["c", "a", "b"]
     assert list(outcomes) == ["c", "a", "b"]
     assert {each.state for each in outcomes.values()} == {"done"}
-    assert outcomes["a"].log.read_text() == "said a\n"
+    assert outcomes["a"].log_file.read_text() == "said a\n"
 
 
 def test_a_failure_is_told_and_leaves_what_needs_it(tmp_path):
@@ -81,7 +81,7 @@ def test_a_process_that_is_killed_is_a_failure_of_its_own(tmp_path):
 
 
 def test_the_same_jobs_go_on_where_they_were_stopped(tmp_path):
-    log, begun = tmp_path / "order", tmp_path / "run" / "run.json"
+    log, resume_file = tmp_path / "order", tmp_path / "run" / "run.json"
     make = Job(
         "half",
         python(
@@ -93,9 +93,9 @@ def test_the_same_jobs_go_on_where_they_were_stopped(tmp_path):
         (run / "run.json").touch()
         sys.exit(len(sys.argv) == 2)
     """,
-            begun.parent,
+            resume_file.parent,
         ),
-        begun=begun,
+        resume_file=resume_file,
     )
     listed = [Job("first", appends(log, "first")), make]
     (tmp_path / "run").mkdir()  # killed before it could be resumed
@@ -182,7 +182,7 @@ def test_workers_fit_the_machine(monkeypatch):
 def test_each_gpu_is_given_to_one_process_at_a_time(tmp_path):
     show = python("import os; print(os.environ['CUDA_VISIBLE_DEVICES'])")
     outcomes = run_jobs([Job("x", show), Job("y", show)], tmp_path, Workers((Slot("5"), Slot("7")), 1), quiet)
-    assert sorted(each.log.read_text().strip() for each in outcomes.values()) == ["5", "7"]
+    assert sorted(each.log_file.read_text().strip() for each in outcomes.values()) == ["5", "7"]
 
 
 class FakeRay(ModuleType):

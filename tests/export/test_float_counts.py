@@ -13,8 +13,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from edgekd.complexity import counts as ledger
 from edgekd.complexity.differences import UNEXPLAINED
-from edgekd.export.export import EMITTERS, count
+from edgekd.export.export import EMITTERS
 from edgekd.export.float_counts import float_counts
+from edgekd.export.graph_manifest import count
 from edgekd.frontend import FrontEnd
 from edgekd.modelfile import container
 from edgekd.modelfile.manifest import Counts, FloatCount
