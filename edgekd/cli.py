@@ -467,7 +467,7 @@ def adapt(
         tuning=tuning,
         teachers=teacher or [],
         options=Options(threads=threads, accelerator=accelerator),
-        say=_say,
+        log=_say,
     )
     typer.echo(report.to_json().decode() if as_json else report.to_markdown())
     report.require()
@@ -942,17 +942,17 @@ def submission(
     """Write the files of a DCASE task 1 submission and judge them; exit status 1 where the organisers would refuse
     something."""
     from edgekd.dcase import submission as submitting
-    from edgekd.dcase.check import check as judge
+    from edgekd.dcase.check import check_submissions
 
-    submitting.one_task(bool(models), init, check)
+    submitting.check_one_task(bool(models), init, check)
     if init is not None:
         print(f"{submitting.write_template(init, force=force)}: fill it in")
         return
     if check is not None:
-        report = judge(check, year, evaluation)
+        report = check_submissions(check, year, evaluation)
     else:
-        report = submitting.build(
-            submitting.Order(
+        report = submitting.write_submission(
+            submitting.SubmissionOptions(
                 tuple(models or ()),
                 year,
                 label,
