@@ -11,7 +11,7 @@ from edgekd.errors import InputError
 from edgekd.modelfile.manifest import Manifest
 from edgekd.report.yaml_text import dump
 
-TEMPLATE = """# Values that 'edgekd submission --system' needs from you. Others come from model files, counts and scores.
+TEMPLATE = """# Values that 'edgekd submission --system' needs from you. The rest comes from files, counts and scores.
 name = "Distilled int8 student"        # for the tables of results
 abbreviation = "edgekd"                # at most 10 characters
 source_code = ""                       # address of the training code, if it is public
