@@ -71,7 +71,7 @@ def check_submissions(folder: Path, year: int | None = None, evaluation: Path | 
     for files in submissions:
         document = read_meta(files.meta, FindingList()) if files.meta else {}
         form = FORMS[year or year_by_names(files) or year_of(document)]
-        notes.append(f"{files.label}: judged by the form of {form.year}")
+        notes.append(f"{files.label}: checked by the form of {form.year}")
         check_submission(files, form, expected, findings)
         if form.package:
             check_package(folder, files.label, findings)

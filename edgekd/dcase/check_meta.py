@@ -121,7 +121,7 @@ class _MetaChecker:
             return {}
         block = parent[name]
         if not isinstance(block, Mapping):
-            self.add(where, "is no block of keys", block, REWRITE)
+            self.add(where, "is not a block of keys", block, REWRITE)
             return {}
         for key in keys:
             if key not in block:
@@ -146,7 +146,7 @@ class _MetaChecker:
         if value is None and empty:
             return None
         if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
-            self.add(f"{above}.{key}", "is no such number", value if value is not None else "null", action)
+            self.add(f"{above}.{key}", "is not an allowed number", value if value is not None else "null", action)
             return None
         return float(value)
 
@@ -168,7 +168,7 @@ def _submission(checker: _MetaChecker, submission: Mapping[str, Any], label: str
     if not isinstance(authors, list) or not authors or not all(isinstance(author, Mapping) for author in authors):
         checker.add(
             "submission.authors",
-            "is no list of authors",
+            "is not a list of authors",
             authors,
             "give lastname, firstname, email and affiliation of each",
         )

@@ -99,22 +99,22 @@ def find_submissions(folder: Path) -> list[SubmissionFiles]:
             f"{folder} holds no submission (LABEL{META_SUFFIX}, LABEL.output.csv); give the --out of 'edgekd"
             " submission'"
         )
-    homes = {path.parent for path in (*metas.values(), *outputs)}
+    folders = {path.parent for path in (*metas.values(), *outputs)}
     named = {*metas.values(), *outputs}
-    strays = [path for path in files if path.parent in homes and path not in named and path.suffix not in REPORTS]
+    others = [path for path in files if path.parent in folders and path not in named and path.suffix not in REPORTS]
     return [
         SubmissionFiles(
             label,
             metas.get(label),
             tuple(path for path in outputs if path.name.partition(OUTPUT_MARK)[0] == label),
-            tuple(path for path in strays if label in path.name),
+            tuple(path for path in others if label in path.name),
         )
         for label in labels
     ]
 
 
 def year_by_names(files: SubmissionFiles) -> int | None:
-    """The only year with such names of output files; None where several years have them."""
+    """The year, where only one year has output files of these names; else None."""
     return 2024 if any(f"{OUTPUT_MARK}.split_" in path.name for path in files.outputs) else None
 
 
@@ -188,7 +188,7 @@ def check_output(path: Path, expected: Sequence[str] | int | None, findings: Fin
         name = PurePosixPath(row[0]).name
         names[name] += 1
         if names[name] > 1:
-            findings.add(path.name, where, "the file is there twice", row[0], "keep one row of each file")
+            findings.add(path.name, where, "the file is listed twice", row[0], "keep one row of each file")
         if not name.endswith(AUDIO_SUFFIX):
             findings.add(
                 path.name,

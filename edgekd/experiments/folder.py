@@ -63,8 +63,8 @@ def check_folder(out: Path, identity: Mapping[str, str]) -> None:
         if earlier.get(name) != identity.get(name):
             old, new = (each.get(name, "none")[:SHOWN_CHARACTERS] for each in (earlier, identity))
             raise InputError(
-                f"{out}: begun with another {name} ({old}, now {new}); repeat the command with the earlier value, "
-                "remove the folder, or choose another --out"
+                f"{out}: was started with another {name} ({old}, now {new}); repeat the command with the earlier"
+                " value, remove the folder, or choose another --out"
             )
 
 

@@ -280,7 +280,7 @@ def split_list(text: str, option: str) -> list[str]:
         raise InputError(f"{option} {text!r}: write values with commas between them, e.g. a,b")
     for value in values:
         if values.count(value) > 1:
-            raise InputError(f"{option} {text!r}: '{value}' is there twice; name it once")
+            raise InputError(f"{option} {text!r}: '{value}' is named twice; name it once")
     return values
 
 

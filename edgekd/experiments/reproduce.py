@@ -214,7 +214,7 @@ def _store(source: TableData, data: Path | None, out: Path, log: Callable[[str],
     if not smoke and source.counted and len(store.clips) != source.clips:
         log(
             f"note: {path} has {counted(len(store.clips), 'clip')}, the whole data set has {source.clips:,}: the table"
-            " is of these"
+            " covers only these"
         )
     return store
 

@@ -44,7 +44,7 @@ def train_runs(
 
 def interrupted(out: Path) -> KeyboardInterrupt:
     """The interrupt of an experiment, which says how to continue."""
-    return KeyboardInterrupt(f"{out}: interrupted; go on with the same command")
+    return KeyboardInterrupt(f"{out}: interrupted; the same command continues")
 
 
 def failed_runs(results: Mapping[str, JobResult]) -> list[str]:

@@ -158,7 +158,7 @@ def chosen_settings(grid: Grid) -> tuple[list[Setting], list[Setting]]:
     keys = [each[0].partition("=")[0] for each in choices]
     for key in keys:
         if keys.count(key) > 1:
-            raise InputError(f"--vary {key} is there twice; name all its values once: --vary {key}=v1,v2")
+            raise InputError(f"--vary {key} is given twice; name all its values once: --vary {key}=v1,v2")
     own_teacher_settings = () if grid.teachers else grid.teacher_settings
     for name in grid.recipes:
         recipe = load_resolved(name, grid.settings, teacher_settings=own_teacher_settings)
@@ -199,7 +199,7 @@ def varied(text: str) -> list[str]:
     found = [each.strip() for each in found]
     for each in found:
         if not each or found.count(each) > 1:
-            problem = f"{each} is there twice" if each else "a value is empty"
+            problem = f"{each} is named twice" if each else "a value is empty"
             raise InputError(f"--vary {text!r}: {problem}; name each value once")
     return [f"{key}={each}" for each in found]
 

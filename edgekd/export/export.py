@@ -230,7 +230,7 @@ def check_targets(folder: Path, targets: Sequence[Path], *, force: bool) -> None
         raise InputError(f"{folder} is a file; choose another --out")
     existing = [str(target) for target in targets if target.exists()]
     if existing and not force:
-        raise InputError(f"already there: {listing(existing)}; replace with --force or choose another --out")
+        raise InputError(f"{listing(existing)} exist already; replace with --force or choose another --out")
 
 
 def lower_run(run: Run) -> QGraph:

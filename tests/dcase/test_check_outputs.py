@@ -50,7 +50,7 @@ def test_a_good_output_passes(output):
         (3, "nan", "row 4, bus: is no probability (found nan)"),
         (4, "", "row 4, metro: is no probability (found nothing)"),
         (1, "Bus", "row 4: the scene_label is none of the ten (found Bus)"),
-        (0, "0.wav", "row 4: the file is there twice (found 0.wav)"),
+        (0, "0.wav", "row 4: the file is listed twice (found 0.wav)"),
         (0, "2.flac", "row 4: the file name does not end in .wav"),
         (0, "9.wav", "1 file is not in the evaluation set (found 9.wav)"),
     ],
@@ -226,7 +226,7 @@ def test_empty_results_pass(tmp_path):
             "total_model_size: is over the budget of 2023, 128,000 (found 131,120)",
         ),
         (2024, "system.complexity.macs", 30000001, "macs: is over the budget of 2024, 30,000,000 (found 30,000,001)"),
-        (2025, "system.complexity.macs", "29 M", "macs: is no such number (found 29 M)"),
+        (2025, "system.complexity.macs", "29 M", "macs: is not an allowed number (found 29 M)"),
         (
             2023,
             "system.complexity.total_parameters_non_zero",
@@ -234,7 +234,7 @@ def test_empty_results_pass(tmp_path):
             "total_parameters_non_zero: is more than all parameters",
         ),
         (2023, "system.complexity.total_parameters", 10.5, "total_parameters: is no whole number"),
-        (2023, "system.energy_consumption.inference", -1, "inference: is no such number"),
+        (2023, "system.energy_consumption.inference", -1, "inference: is not an allowed number"),
         (2025, "system.inference_code", None, "inference_code: is empty"),
         (2023, "system.external_datasets", [{"name": "PaSST"}], "external_datasets, 1.: has no url"),
         (
@@ -247,9 +247,14 @@ def test_empty_results_pass(tmp_path):
             2023,
             "results.development_dataset.class_wise.bus.accuracy",
             101,
-            "class_wise.bus.accuracy: is no such number (found 101)",
+            "class_wise.bus.accuracy: is not an allowed number (found 101)",
         ),
-        (2023, "results.development_dataset.device_wise.s6.logloss", -0.1, "device_wise.s6.logloss: is no such number"),
+        (
+            2023,
+            "results.development_dataset.device_wise.s6.logloss",
+            -0.1,
+            "device_wise.s6.logloss: is not an allowed number",
+        ),
     ],
 )
 def test_a_bad_value_is_a_finding_with_its_key(tmp_path, year, place, value, message):

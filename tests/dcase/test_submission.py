@@ -168,7 +168,7 @@ def test_2024_has_an_output_and_results_of_each_split(make_model, system, evalua
     results = read_meta(out)["results"]["development_dataset"]
     assert results["overall"] == results["split_100"]["overall"]
     assert results["split_5"] != results["split_100"]
-    assert check_submissions(out, evaluation=evaluation).notes == (f"{LABEL}: judged by the form of 2024",)
+    assert check_submissions(out, evaluation=evaluation).notes == (f"{LABEL}: checked by the form of 2024",)
 
 
 def test_2025_uses_each_recorders_model_and_its_package_predicts_the_same(
