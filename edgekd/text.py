@@ -1,8 +1,10 @@
-"""Text for people: counts with their nouns, aligned tables, Markdown tables, CSV."""
+"""Text for people: counts with their nouns, aligned tables, Markdown tables, CSV, JSON."""
 
 import csv
 import io
 from collections.abc import Iterable, Sequence
+
+import msgspec
 
 
 def counted(number: float, one: str, many: str = "", *, form: str = ",") -> str:
@@ -45,6 +47,11 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]], *, l
     return "\n".join(
         "| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in (header, rule, *rows)
     )
+
+
+def json_bytes(document: object) -> bytes:
+    """A JSON document in UTF-8, indented by two spaces, with a line end. Structs and dataclasses become objects."""
+    return msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n"
 
 
 def csv_bytes(header: Sequence[str], rows: Iterable[Sequence[object]], *, errors: str = "strict") -> bytes:

@@ -161,16 +161,16 @@ def export(
     The files carry labels, front end and provenance, and are run in their engines before they are kept.
     """
     from edgekd.export.export import chosen_precision, export_run
-    from edgekd.export.parity import chosen_trial
+    from edgekd.export.parity import parity_options
 
-    trial = chosen_trial(data, split or (), calibrate_split or (), hop)
+    parity = parity_options(data, split or (), calibrate_split or (), hop)
     precision = chosen_precision(int8=int8, as_float=as_float)
     figures = None
     if crossval is not None:
         from edgekd.experiments.crossval_summary import crossval_summary
 
         figures = crossval_summary(crossval, run, precision)
-    report = export_run(run, precision, formats, out, force=force, trial=trial, card=card, crossval=figures)
+    report = export_run(run, precision, formats, out, force=force, parity=parity, card=card, crossval=figures)
     typer.echo(report.to_json().decode() if as_json else report.to_text())
     report.require()
 
@@ -417,17 +417,17 @@ def submission(
     Exit status 1: the organisers would refuse something.
     """
     from edgekd.dcase import submission as submitting
-    from edgekd.dcase.check import check as check_submissions
+    from edgekd.dcase.check import check_submissions
 
-    submitting.one_task(bool(models), init, check)
+    submitting.check_one_task(bool(models), init, check)
     if init is not None:
         print(f"{submitting.write_template(init, force=force)}: fill it in")
         return
     if check is not None:
         report = check_submissions(check, year, evaluation)
     else:
-        report = submitting.build(
-            submitting.Order(
+        report = submitting.write_submission(
+            submitting.SubmissionOptions(
                 tuple(models or ()),
                 year,
                 label,

@@ -151,11 +151,11 @@ def crossval(
 
     The report has accuracies with 95 % intervals, and the paired difference from another recipe.
     """
-    from edgekd.experiments.crossval import Question
+    from edgekd.experiments.crossval import CrossvalOptions
     from edgekd.experiments.crossval import crossval as run_crossval
     from edgekd.experiments.plan import workers_here
 
-    question = Question(
+    options = CrossvalOptions(
         recipe,
         tuple(settings or ()),
         tuple(teach or ()),
@@ -168,7 +168,7 @@ def crossval(
         cross_fit,
         choose,
     )
-    report = run_crossval(question, data, out, workers_here(jobs, threads, "local"), say)
+    report = run_crossval(options, data, out, workers_here(jobs, threads, "local"), say)
     typer.echo(report.to_json().decode() if as_json else report.markdown)
 
 
@@ -315,7 +315,7 @@ def adapt(
         tuning=tuning,
         teachers=teacher or [],
         options=Options(threads=threads, accelerator=accelerator),
-        say=say,
+        log=say,
     )
     typer.echo(report.to_json().decode() if as_json else report.to_markdown())
     report.require()

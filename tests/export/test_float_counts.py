@@ -1,4 +1,4 @@
-"""What each counter says of every kind of student, and that the counts of its files explain every difference between
+"""The figures of each counter for every kind of student; the counts of their files explain every difference between
 them."""
 
 from collections import Counter
@@ -13,8 +13,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from edgekd.complexity.counts import ModelCounts, Totals, count_model
 from edgekd.complexity.differences import UNEXPLAINED
-from edgekd.export.export import EMITTERS, count
+from edgekd.export.export import EMITTERS
 from edgekd.export.float_counts import float_counts
+from edgekd.export.graph_manifest import count
 from edgekd.frontend import FrontEnd
 from edgekd.modelfile import container
 from edgekd.modelfile.manifest import FloatCount, GraphCounts
@@ -68,7 +69,7 @@ class Student:
 
 
 def randomised(config: ModelConfig) -> nn.Module:
-    """A network whose norms do something."""
+    """A network whose batch norms are not the identity."""
     torch.manual_seed(0)
     network = build(config, LABELS).eval()
     for module in network.modules():
@@ -100,7 +101,7 @@ def student(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     return Student(request.param, network, shape, graph, counts, files)
 
 
-def test_every_file_costs_what_the_graph_and_the_flop_counter_say(student):
+def test_every_file_costs_as_much_as_the_graph_and_the_flop_counter_count(student):
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         student.network(torch.zeros(1, 1, *student.shape))
     shapes = {op.name: student.graph.edges[op.output].shape for op in student.graph.ops if isinstance(op, ConvOp)}
@@ -154,10 +155,10 @@ def test_the_named_differences_add_up_in_every_convention(student, kind, precisi
     assert counted.by_convention("macs").keys() == conventions.keys()
 
 
-def test_what_the_reasons_say_is_what_the_modules_have(student):
+def test_the_reasons_match_the_modules(student):
     counted = student.files["onnx", "float"]
     norms = sum(2 * module.num_features for module in student.network.modules() if isinstance(module, nn.BatchNorm2d))
-    said = {
+    explained = {
         name: sum(
             int(part.split(":")[0].replace(",", ""))
             for each in counted.differences
@@ -166,16 +167,16 @@ def test_what_the_reasons_say_is_what_the_modules_have(student):
         )
         for name, words in (("torchinfo", "the batch norm"), ("ptflops", "a bias"))
     }
-    assert said["torchinfo"] == norms
+    assert explained["torchinfo"] == norms
     outputs = {op.name: torch.Size(student.graph.edges[op.output].shape).numel() for op in student.graph.ops}
-    assert said["ptflops"] == sum(
+    assert explained["ptflops"] == sum(
         outputs[name]
         for name, module in student.network.named_modules()
         if isinstance(module, ConvNormAct) and module.conv.bias is not None
     )
 
 
-def test_pools_are_told_from_convolutions_and_the_split_stem_costs_what_it_computes(student):
+def test_pools_are_not_counted_as_convolutions_and_the_split_stem_costs_what_it_computes(student):
     layers = {layer.name.removesuffix("/real"): layer for layer in student.files["tflite", "int8"].layers}
     emulating = {name: layer.emulates for name, layer in layers.items() if layer.emulates}
     stem = next(op for op in student.graph.ops if isinstance(op, ConvOp))

@@ -11,7 +11,7 @@ from edgekd import cli
 from edgekd.data.store.store import Clip
 from edgekd.data.store.writer import StoreWriter
 from edgekd.errors import InputError
-from edgekd.experiments.jobs import Outcome, _prepared
+from edgekd.experiments.jobs import JobResult, next_command
 from edgekd.frontend import FrontEnd
 from edgekd.modelfile import container
 from edgekd.modelfile.manifest import GraphCounts, Manifest, Provenance, TensorQuant
@@ -122,17 +122,17 @@ def jobs_here():
 
     def run_jobs(jobs, folder, *_):
         folder.mkdir(exist_ok=True)
-        outcomes = {}
+        results = {}
         for job in jobs:
-            outcomes[job.name] = Outcome("done", "", folder / f"{job.name}.log")
+            results[job.name] = JobResult("done", "", folder / f"{job.name}.log")
             if not (folder / f"{job.name}.done").exists():
                 run_jobs.ran.append(job.name)
                 try:
-                    cli.run(list(_prepared(job)[4:]))
+                    cli.run(list(next_command(job)[4:]))
                     (folder / f"{job.name}.done").touch()
                 except InputError as error:
-                    outcomes[job.name] = Outcome("failed", str(error), folder / f"{job.name}.log")
-        return outcomes
+                    results[job.name] = JobResult("failed", str(error), folder / f"{job.name}.log")
+        return results
 
     run_jobs.ran = []
     return run_jobs

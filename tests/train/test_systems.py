@@ -153,7 +153,7 @@ def test_settings_of_teachers_that_are_not_trained_are_refused(folder, tmp_path,
 def test_settings_of_teachers_are_for_those_named_or_else_for_the_recipes_own(folder):  # noqa: ARG001
     for teachers, own in (((), ("seed=1",)), (("teacher.toml",), ())):
         (cross,) = crossval.chosen_settings(
-            crossval.Question("student.toml", teachers=teachers, teacher_settings=("seed=1",))
+            crossval.CrossvalOptions("student.toml", teachers=teachers, teacher_settings=("seed=1",))
         )
         swept, _ = sweep.chosen_settings(sweep.Grid(("student.toml",), (), (), teachers, ("seed=1",), None, "0", None))
         for setting in (cross, *swept):

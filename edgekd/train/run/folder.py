@@ -18,7 +18,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import msgspec
 import torch
@@ -31,6 +31,8 @@ from edgekd.frontend import FrontEnd
 from edgekd.models import MODELS, ModelConfig, build
 from edgekd.resources import convert
 from edgekd.train.recipe.recipe import Recipe, decode
+
+Network = TypeVar("Network", bound=nn.Module)
 
 RUN_FORMAT, STAGES_FORMAT = "edgekd-run", "edgekd-stages"
 RUN_VERSION = 2
@@ -165,7 +167,7 @@ class Run:
         model = build(self.config, len(self.labels))
         return self._loaded(model, MODEL_FILE)
 
-    def qat_model(self) -> nn.Module:
+    def qat_model(self) -> quant.QuantNetwork:
         """The trained quantization-aware network, in eval mode, on the CPU.
 
         Raises:
@@ -177,7 +179,7 @@ class Run:
             )
         return self._loaded(quant.to_qat(self.float_model()), QAT_FILE)
 
-    def _loaded(self, model: nn.Module, file: str) -> nn.Module:
+    def _loaded(self, model: Network, file: str) -> Network:
         try:
             model.load_state_dict(load_saved(self.path / file))
         except RuntimeError:  # its text has a line for each tensor
