@@ -162,16 +162,7 @@ def score(
     Raises:
         InputError: no clip at all, nothing but silence, or logits that are not finite.
     """
-    if len(truth) == 0:
-        raise InputError("there is no clip to score; choose another split")
-    _check_sound(silent)
-    if not np.isfinite(logits[~silent]).all():
-        raise InputError(
-            "the network gives logits that are not finite: its weights are damaged or its training diverged; train it"
-            " again with a lower learning rate, or export it again"
-        )
-    windows = softmax(logits, temperature)
-    clips, silent_clips = clip_means(windows, silent, clip_of, len(truth))
+    windows, clips, silent_clips = _probabilities(logits, silent, clip_of, truth, temperature)
     return item_scores(windows, silent, truth[clip_of]), item_scores(clips, silent_clips, truth)
 
 
@@ -195,17 +186,16 @@ def evaluate(
     Raises:
         InputError: see `score`.
     """
-    windows, clips = score(logits, silent, clip_of, truth, temperature)
-    probabilities, silent_clips = clip_means(softmax(logits, temperature), silent, clip_of, len(truth))
-    predicted = probabilities.argmax(axis=1)
+    windows, clips, silent_clips = _probabilities(logits, silent, clip_of, truth, temperature)
+    predicted = clips.argmax(axis=1)
     sounding = ~silent_clips
     correct = predicted == truth
     recorder_of = np.array(recorders, dtype=object)
     confusion = np.zeros((len(labels), len(labels)), np.int64)
     np.add.at(confusion, (truth[sounding], predicted[sounding]), 1)
     return Evaluation(
-        windows=windows,
-        clips=clips,
+        windows=item_scores(windows, silent, truth[clip_of]),
+        clips=item_scores(clips, silent_clips, truth),
         per_label={
             labels[index]: float(correct[sounding & (truth == index)].mean()) for index in np.unique(truth[sounding])
         },
@@ -216,6 +206,22 @@ def evaluate(
         },
         confusion=confusion,
     )
+
+
+def _probabilities(
+    logits: NDArray[np.floating], silent: NDArray[np.bool_], clip_of: Integers, truth: Integers, temperature: float
+) -> tuple[Floats, Floats, NDArray[np.bool_]]:
+    """Probabilities of windows and of clips, and which clips are silent; arguments and errors as `score`."""
+    if len(truth) == 0:
+        raise InputError("there is no clip to score; choose another split")
+    _check_sound(silent)
+    if not np.isfinite(logits[~silent]).all():
+        raise InputError(
+            "the network gives logits that are not finite: its weights are damaged or its training diverged; train it"
+            " again with a lower learning rate, or export it again"
+        )
+    windows = softmax(logits, temperature)
+    return windows, *clip_means(windows, silent, clip_of, len(truth))
 
 
 def _check_sound(silent: NDArray[np.bool_]) -> None:
