@@ -156,7 +156,7 @@ def test_cnn14_is_the_published_size() -> None:
 
 
 def test_cnn14_refuses_another_number_of_mels() -> None:
-    with pytest.raises(InputError, match="40 mel bins, .* mels is 64"):
+    with pytest.raises(InputError, match=r"40 mel bins, .* mels is 64"):
         build(Cnn14Config(**TWIN), LABELS)(torch.zeros(2, 1, 40, 32))
 
 

@@ -333,7 +333,7 @@ class _Reader:
         ]
         if output is None:
             return None
-        call = rules.Call(
+        call = rules.OnnxCall(
             node.op_type, {attribute.name: attribute for attribute in node.attribute}, shapes, output.elements
         )
         try:

@@ -278,7 +278,7 @@ class _Reader:
 
     def _node(self, op: str, options: Any, reads: Sequence[Tensor | None], writes: list[Tensor]) -> Node:
         """Apply the counting rules of one op."""
-        call = rules.Call(op, options, reads, sum(tensor.elements for tensor in writes))
+        call = rules.TfliteCall(op, options, reads, sum(tensor.elements for tensor in writes))
         macs = rules.MACS[op](call) if op in rules.MACS else 0
         kernel, emulates = rules.kernel(call), self._emulates(call) if op in EMULATORS and macs else ""
         present = [tensor for tensor in reads if tensor is not None]
@@ -299,7 +299,7 @@ class _Reader:
             unknown="" if op in rules.KNOWN else NO_RULE,
         )
 
-    def _emulates(self, call: rules.Call) -> str:
+    def _emulates(self, call: rules.TfliteCall) -> str:
         """Whether a convolution is another op in fact; looked at where each output channel reads one input channel."""
         kernel, bias = call.reads[1], call.reads[2] if len(call.reads) > 2 else None
         by_output = call.op == "CONV_2D"  # (out, mel, frame, 1), else (1, mel, frame, out)
