@@ -187,12 +187,12 @@ class _LiteRTSession:
     def __init__(self, path: Path, content: bytes, threads: int) -> None:
         interpreter_type = litert_interpreter()
         try:
-            guard_tflite.refuse_crowds(content)
+            guard_tflite.refuse_overlapping_tables(content)
             refuse_malformed_graph(content)
             with silent_stderr():  # LiteRT logs its delegate
                 self._interpreter = interpreter_type(model_content=content, num_threads=threads)
                 self._refuse_unsafe_tensors()
-                guard_tflite.refuse_untrue_shapes(content, MAX_READ)
+                guard_tflite.refuse_wrong_shapes(content, MAX_READ)
                 self._interpreter.allocate_tensors()
             (source,), (output,) = self._interpreter.get_input_details(), self._interpreter.get_output_details()
             self._window_shape = tuple(int(size) for size in source["shape"])  # (1, mel, frame, 1)

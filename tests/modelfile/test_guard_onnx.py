@@ -1,4 +1,4 @@
-"""What an .onnx file takes in memory is known before an engine opens it, and what would take too much is refused by
+"""The memory that an .onnx file takes is bounded before an engine opens it; a file that takes too much is refused by
 name."""
 
 import re

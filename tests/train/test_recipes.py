@@ -46,7 +46,7 @@ time, is trained too."""
 LABELS = {"esc50": 50}
 """By the first part of a recipe's name; the others have ten."""
 HOSTILE = {
-    "tflite": lambda content: guard_tflite.refuse_untrue_shapes(content, engine.MAX_READ),
+    "tflite": lambda content: guard_tflite.refuse_wrong_shapes(content, engine.MAX_READ),
     "onnx": lambda content: guard_onnx.refuse_costly_graph(content, engine.MAX_ONNX_ELEMENTS, engine.MAX_READ),
 }
 BUDGET = "dcase2023"

@@ -290,7 +290,7 @@ class _OnnxReader:
         ]
         if output is None:
             return None
-        call = rules.Call(
+        call = rules.OnnxCall(
             node.op_type, {attribute.name: attribute for attribute in node.attribute}, shapes, output.elements
         )
         try:

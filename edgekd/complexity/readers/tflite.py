@@ -281,8 +281,8 @@ class _TfliteReader:
         return options
 
     def _node(self, op: str, options: Any, reads: Sequence[Tensor | None], writes: list[Tensor]) -> Node:
-        """The node of an op, by the counting rules."""
-        call = rules.Call(op, options, reads, sum(tensor.elements for tensor in writes))
+        """Apply the counting rules of one op."""
+        call = rules.TfliteCall(op, options, reads, sum(tensor.elements for tensor in writes))
         macs = rules.MACS[op](call) if op in rules.MACS else 0
         kernel, emulates = rules.kernel(call), self._emulates(call) if op in EMULATORS and macs else ""
         present = [tensor for tensor in reads if tensor is not None]
@@ -303,9 +303,9 @@ class _TfliteReader:
             unknown="" if op in rules.KNOWN else NO_RULE,
         )
 
-    def _emulates(self, call: rules.Call) -> str:
-        """What a convolution computes if that is another op, else "". Only one whose output channels each read one
-        input channel may compute another op."""
+    def _emulates(self, call: rules.TfliteCall) -> str:
+        """The op that a convolution computes in fact, else "". Only one whose output channels each read one input channel
+        can compute another op."""
         kernel, bias = call.reads[1], call.reads[2] if len(call.reads) > 2 else None
         by_output = call.op == "CONV_2D"  # (out, mel, frame, 1), else (1, mel, frame, out)
         if kernel is None or kernel.name not in self.constants or (bias is not None and bias.nonzero != 0):
