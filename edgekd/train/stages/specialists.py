@@ -20,7 +20,8 @@ from edgekd.errors import InputError
 from edgekd.files import atomic_write
 from edgekd.metrics.scores import clip_probabilities, softmax
 from edgekd.text import counted
-from edgekd.train.loop.training import DEFAULT_OPTIONS, Options, divided
+from edgekd.train.loop.checks import divided
+from edgekd.train.loop.training import DEFAULT_OPTIONS, Options
 from edgekd.train.parallel import processes
 from edgekd.train.recipe.recipe import Recipe
 from edgekd.train.recipe.schema import Specialists, Stage
