@@ -1,4 +1,5 @@
-"""A store of tones and a hand-made integer model that tells low from high ones: every answer is known beforehand."""
+"""A store of tones and a hand-made integer model that classifies them as low or high, so that every prediction is known
+beforehand."""
 
 import sys
 from pathlib import Path
@@ -33,7 +34,7 @@ def tone(label, seconds, seed=0, rate=RATE):
 
 
 def low_or_high_graph():
-    """One convolution over the whole map: "high" sums the upper mels and takes away the lower ones, "low" the
+    """A graph of one convolution over the whole map: "high" sums the upper mels and subtracts the lower ones, "low" the
     reverse."""
     frames = FRONTEND.frames(WINDOW)
     sign = np.where(np.arange(8) < 4, -1, 1).astype(np.int8)
@@ -98,8 +99,8 @@ def write_store(path: Path, items, rate=RATE):
 
 @pytest.fixture
 def tone_store(tmp_path):
-    """Split a: two clips of each label, told right, and a silent one. Split b: one clip whose label is wrong, one
-    right."""
+    """Path of a store. Split a: two clips of each label and a silent one. Split b: a clip with the right label and one
+    with the wrong label."""
     items = [
         (Clip(f"{label}{i}.wav", label, "a", recorder=f"r{i}"), tone(label, 2.5, i)) for label in LABELS for i in (0, 1)
     ]
@@ -117,8 +118,8 @@ def tone_fixtures() -> ModuleType:
 
 @pytest.fixture
 def jobs_here():
-    """What stands for `run_jobs`: jobs are run in this process, which saves the seconds of starting one. Its `ran` has
-    their names."""
+    """A replacement of `run_jobs` that runs the jobs in this process, which saves the seconds of starting others. Its
+    `ran` lists their names."""
 
     def run_jobs(jobs, folder, *_):
         folder.mkdir(exist_ok=True)

@@ -4,6 +4,7 @@ compare their hashes with new ones is refused in one line that names the command
 import json
 import shutil
 
+import msgspec
 import pytest
 from helpers.trainings import recipe_dict
 
@@ -91,6 +92,13 @@ def test_a_teacher_of_version_1_teaches_by_the_soft_labels_that_it_has(runs, sto
     assert load_run(runs / "student").info.teachers == (key,)
     recipe = decode(recipe_dict(train={"epochs": 1}, qat={"epochs": 0}), "student")
     assert train(recipe, store, tmp_path / "student", [teacher.path], QUICK).info.teachers == (key,)
+
+
+def test_a_number_without_a_decimal_point_is_the_same_run(store, tmp_path):
+    recipe = decode(recipe_dict("teacher", train={"epochs": 1, "weight_decay": 0.0}), "teacher")
+    whole = msgspec.structs.replace(recipe, train=msgspec.structs.replace(recipe.train, weight_decay=0))
+    run = train(whole, store, tmp_path / "run", options=QUICK)
+    assert train(recipe, store, tmp_path / "run", options=RESUME).info == run.info
 
 
 @pytest.mark.parametrize("version", [0, RUN_VERSION + 1, "1", None])

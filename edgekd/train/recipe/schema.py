@@ -191,8 +191,8 @@ class Distill(RecipeTable, frozen=True, kw_only=True):
     terms: tuple[Loss, ...] = ()
     """Terms instead of the default one."""
     weights: Literal["fixed", "learned"] = "fixed"
-    """"learned": each term L, that of the labels included, becomes exp(-s) L + s times its weight, with a learned s
-    (Kendall et al. 2018) that begins at 0."""
+    """"learned": each term L, that of the labels included, becomes its weight times (exp(-s) L + s), with a learned s
+    (Kendall et al. 2018) that begins at 0. Only where there are several terms."""
     blend: BlendName = "mean_prob"
     """Mean of the teachers' probabilities, softmax of their mean logits, the sum of one divergence per teacher, or a
     mean of probabilities weighted by each teacher's cross-entropy with the label (Zhang et al. 2022)."""

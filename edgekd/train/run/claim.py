@@ -142,27 +142,27 @@ def _check_version(path: Path) -> None:
 
 def _resumable(path: Path, info: RunInfo, recipe: Recipe) -> Literal["resumed", "finished"]:
     _check_version(path)
-    there = read_info(path)
-    changed = there.recipe_hash != info.recipe_hash
+    saved = read_info(path)
+    changed = saved.recipe_hash != info.recipe_hash
     # a number written as 2 or as 2.0 gives other digits, but the same training
     if changed and without_init_path(
         msgspec.structs.replace(read_recipe(path), export=recipe.export)
     ) == without_init_path(recipe):
-        there = msgspec.structs.replace(there, recipe_hash=info.recipe_hash)
+        saved = msgspec.structs.replace(saved, recipe_hash=info.recipe_hash)
     for what, old, new in (
-        ("recipe", there.recipe_hash, info.recipe_hash),
-        ("store", there.data.hash, info.data.hash),
-        ("list of teachers", there.teachers, info.teachers),
-        ("initial run", there.init, info.init),
-        ("set of impulse responses", there.impulse_responses, info.impulse_responses),
-        ("number of fits", str(there.cross_fit), str(info.cross_fit)),
+        ("recipe", saved.recipe_hash, info.recipe_hash),
+        ("store", saved.data.hash, info.data.hash),
+        ("list of teachers", saved.teachers, info.teachers),
+        ("initial run", saved.init, info.init),
+        ("set of impulse responses", saved.impulse_responses, info.impulse_responses),
+        ("number of fits", str(saved.cross_fit), str(info.cross_fit)),
     ):
         if old != new:
             raise InputError(
                 f"{path}: begun with another {what} ({_short(old)}, now {_short(new)}); "
                 "resume with the same, or begin anew with --force"
             )
-    return "finished" if there.status == "finished" else "resumed"
+    return "finished" if saved.status == "finished" else "resumed"
 
 
 def _short(value: str | tuple[str, ...]) -> str:
