@@ -304,8 +304,8 @@ class _TfliteReader:
         )
 
     def _emulates(self, call: rules.TfliteCall) -> str:
-        """The op that a convolution computes in fact, else "". XX
-        can compute another op."""
+        """The op that a convolution computes in fact, else "". Only one whose output channels each read one input
+        channel can compute another op."""
         kernel, bias = call.reads[1], call.reads[2] if len(call.reads) > 2 else None
         by_output = call.op == "CONV_2D"  # (out, mel, frame, 1), else (1, mel, frame, out)
         if kernel is None or kernel.name not in self.constants or (bias is not None and bias.nonzero != 0):
