@@ -41,7 +41,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import numpy as np
 import typer
 
-from edgekd.data.store.store import to_pcm
+from edgekd.data.audio.waveform import to_pcm
 from edgekd.errors import EdgekdError, InputError
 from edgekd.evaluation.bench import machine
 from edgekd.modelfile.engine import Model, open_model

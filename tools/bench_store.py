@@ -19,8 +19,9 @@ from pathlib import Path
 
 import numpy as np
 
-from edgekd.data.store.readahead import forget
-from edgekd.data.store.store import Clip, ClipStore
+from edgekd.data.store.clips import Clip
+from edgekd.data.store.page_cache import drop_pages
+from edgekd.data.store.store import ClipStore
 from edgekd.data.store.writer import StoreWriter
 
 RATE = 16000
@@ -52,10 +53,10 @@ def batches(store: ClipStore, order: np.ndarray, ahead: int) -> Iterator[np.ndar
     """(batch, samples) float32, the kernel told of `ahead` batches beyond each."""
     parts = [order[start : start + BATCH] for start in range(0, len(order), BATCH)]
     for part in parts[:ahead]:
-        store.will_need(part)
+        store.prefetch(part)
     for number, part in enumerate(parts):
         if ahead and number + ahead < len(parts):
-            store.will_need(parts[number + ahead])
+            store.prefetch(parts[number + ahead])
         yield np.stack([store.window(int(clip), 0, RATE) for clip in part])
 
 
@@ -63,7 +64,7 @@ def measure(path: Path, clips: int, streamed: bool, ahead: int) -> dict[str, flo
     """One turn over random clips, from a cold cache."""
     store = ClipStore.open(path, streamed=streamed)
     with (path / "audio.i16").open("rb") as file:
-        forget(file.fileno())
+        drop_pages(file.fileno())
     order = np.random.default_rng(1).permutation(len(store.clips))[:clips]
     before, began = read_bytes(), time.monotonic()
     waited = 0.0

@@ -24,7 +24,8 @@ import numpy as np
 import typer
 
 from edgekd import frontend, rounding
-from edgekd.data.store.store import ClipStore, windows
+from edgekd.data.audio.waveform import window_starts
+from edgekd.data.store.store import ClipStore
 from edgekd.errors import EdgekdError, InputError
 from edgekd.evaluation.inference import hop_samples
 from edgekd.modelfile import golden
@@ -132,7 +133,7 @@ def waveforms(model: Model, store: ClipStore | None, split: str | None, hop: flo
     places: list[Where] = [
         (int(clip), start)
         for clip in clips
-        for start in windows(int(store.lengths[clip]), window, step)
+        for start in window_starts(int(store.lengths[clip]), window, step)
         if store.window(int(clip), start, window).any()
     ]
     chosen = np.unique(np.linspace(0, len(places) - 1, min(count, len(places))).round().astype(int)) if places else []

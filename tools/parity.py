@@ -16,7 +16,8 @@ import msgspec
 import numpy as np
 import typer
 
-from edgekd.data.store.store import ClipStore, windows
+from edgekd.data.audio.waveform import window_starts
+from edgekd.data.store.store import ClipStore
 from edgekd.errors import EdgekdError, InputError
 from edgekd.evaluation.evaluate import match_labels, window_waveforms
 from edgekd.evaluation.inference import BATCH, hop_samples
@@ -51,7 +52,7 @@ def main(
     chosen = clips.indices(split) if split else np.arange(len(clips.clips))
     match_labels(manifest, clips, chosen, str(model_dir))
     step = hop_samples(manifest, hop)
-    starts = [windows(int(clips.lengths[index]), manifest.window, step) for index in chosen]
+    starts = [window_starts(int(clips.lengths[index]), manifest.window, step) for index in chosen]
     waveforms = window_waveforms(clips, chosen, starts, manifest.window)
     steps: dict[str, list[np.ndarray]] = {name: [] for name in ["reference", *models]}
     began = time.monotonic()

@@ -23,7 +23,7 @@ import typer
 from rich.console import Console
 from webdriver import Browser
 
-from edgekd.data.store.store import to_pcm
+from edgekd.data.audio.waveform import to_pcm
 from edgekd.errors import EdgekdError, InputError
 from edgekd.modelfile.engine import open_model
 from edgekd.modelfile.zoo import bundled_model

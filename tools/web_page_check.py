@@ -30,7 +30,7 @@ import numpy as np
 import typer
 from webdriver import Browser
 
-from edgekd.data.store.store import to_pcm
+from edgekd.data.audio.waveform import to_pcm
 from edgekd.errors import EdgekdError
 from edgekd.evaluation.bench import machine
 from edgekd.modelfile.engine import open_model

@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 
 from edgekd.complexity.check import CheckOptions, check, require_ok
-from edgekd.data.store.store import ClipStore, listing
+from edgekd.data.store.store import ClipStore
 from edgekd.errors import GateError, InputError, nearest
 from edgekd.experiments import tables
 from edgekd.experiments.plan import claimed
@@ -26,7 +26,7 @@ from edgekd.experiments.predictions import TestSide
 from edgekd.export.export import EMITTERS, export_run
 from edgekd.files import atomic_write
 from edgekd.metrics.intervals import FIGURES, Interval, intervals, measured, resampled, tally
-from edgekd.text import counted, markdown_table
+from edgekd.text import counted, listing, markdown_table
 from edgekd.train.loop.checks import divided, has_qat
 from edgekd.train.loop.training import Options
 from edgekd.train.recipe.recipe import Recipe, alone, decode

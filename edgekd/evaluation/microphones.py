@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekd.data.audio.impulse_responses import load_responses, response_files
-from edgekd.data.audio.microphone_makes import TEST, Made, MicSplit, mic_split
-from edgekd.data.store.store import ClipStore, windows
+from edgekd.data.audio.microphone_makes import DEFAULT_SPLIT, MicrophoneFile, MicSplit, parse_mic_split
+from edgekd.data.audio.waveform import window_starts
+from edgekd.data.store.store import ClipStore
 from edgekd.errors import GateError, InputError
 from edgekd.evaluation.inference import BATCH
 from edgekd.frontend import log_mel
@@ -48,7 +49,7 @@ class Microphones:
 
     folder: Path
     split: MicSplit
-    files: Sequence[Made]
+    files: Sequence[MicrophoneFile]
     responses: NDArray[np.float32]
 
     @classmethod
@@ -168,7 +169,7 @@ def asked(
                     " responses"
                 )
         return None
-    return folder, mic_split(TEST if split is None else split)
+    return folder, parse_mic_split(DEFAULT_SPLIT if split is None else split)
 
 
 def hear(
@@ -221,7 +222,7 @@ def _equalised(
             " what is judged with --split, or give a smaller number"
         )
     heard = np.sort(np.random.default_rng(EQUALISE_SEED).choice(others, count, replace=False))
-    places = [(int(clip), start) for clip in heard for start in windows(int(store.lengths[clip]), window, window)]
+    places = [(int(clip), start) for clip in heard for start in window_starts(int(store.lengths[clip]), window, window)]
     means = [BandMean(fe) for _ in microphones.files]
     for _, plain, through in _heard(store, places, window, microphones):
         sounding = means[0].sounding(log_mel(fe, plain))  # a response rings on into digital silence

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 from edgekd import quant
 from edgekd.data.audio.decode import decode_all
-from edgekd.data.sets import fixtures
-from edgekd.data.sets.source import Source as AudioSource
-from edgekd.data.store.store import Clip
+from edgekd.data.dataset import ClipSource
+from edgekd.data.sets import toy_sets
+from edgekd.data.store.clips import Clip
 from edgekd.evaluation.bench import machine
 from edgekd.experiments.jobs import Workers
 from edgekd.experiments.plan import Setting, seed_list
@@ -437,8 +437,8 @@ def _prepare_seconds(data: Source) -> float:
     disk."""
     with TemporaryDirectory() as folder:
         path = Path(folder) / "noise.wav"
-        fixtures.wav(path, data.file_rate, data.file_channels, data.seconds)
-        sources = [AudioSource(path, Clip(str(number), "noise", "train")) for number in range(DECODED)]
+        toy_sets.wav(path, data.file_rate, data.file_channels, data.seconds)
+        sources = [ClipSource(path, Clip(str(number), "noise", "train")) for number in range(DECODED)]
         began = time.perf_counter()
         for _ in decode_all(sources, data.sample_rate, data.channels):
             pass

@@ -7,13 +7,13 @@ from typing import Literal
 
 import msgspec
 
-from edgekd.data.store.store import listing
 from edgekd.errors import InputError
 from edgekd.experiments.plan import RECIPES_FOLDER, RUNS_FOLDER, anywhere
 from edgekd.experiments.tables import CSV_FILE, JSON_FILE
 from edgekd.export.export import Precision
 from edgekd.modelfile.manifest import CrossValidation, Estimate
 from edgekd.resources import read_table
+from edgekd.text import listing
 from edgekd.train.recipe.recipe import Recipe, decode
 from edgekd.train.run.folder import RUN_FILE, load_run
 

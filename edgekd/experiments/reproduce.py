@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekd.data import prepare as preparing
-from edgekd.data.sets.catalogue import KNOWN
+from edgekd.data.sets.metadata import DATA_SETS
 from edgekd.data.store.store import INFO_FILE, ClipStore
 from edgekd.errors import InputError
 from edgekd.experiments import tables
@@ -233,9 +233,9 @@ def reproduce(
     settings = chosen_settings(table, smoke=smoke)
     if data is None and not smoke and not (out / STORE_FOLDER / INFO_FILE).is_file():
         raise InputError(
-            f"reproduce {name} wants the folder of {KNOWN[table.data.set].title}: give it with --data"
-            f" FOLDER{f', after edgekd data fetch {table.data.set}' if KNOWN[table.data.set].free else ''}, or try the"
-            " path with --smoke"
+            f"reproduce {name} wants the folder of {DATA_SETS[table.data.set].title}: give it with --data"
+            f" FOLDER{f', after edgekd data fetch {table.data.set}' if DATA_SETS[table.data.set].free else ''}, or try"
+            " the path with --smoke"
         )
     with claimed(out, {"command": f"reproduce {Path(name).stem}{' --smoke' if smoke else ''}"}):
         try:
@@ -326,9 +326,9 @@ def _store(source: Source, data: Path | None, out: Path, say: Callable[[str], No
     elif not (path / INFO_FILE).is_file():
         if data is None:
             data = make_tree(source.set, source.options, out / TREE_FOLDER)
-        say(f"preparing {KNOWN[source.set].title}")
+        say(f"preparing {DATA_SETS[source.set].title}")
         prepared = preparing.prepare(
-            source.set, data, path, sample_rate=source.sample_rate, channels=source.channels, say=say, **source.options
+            source.set, data, path, sample_rate=source.sample_rate, channels=source.channels, log=say, **source.options
         )
         for note in prepared.notes:
             say(f"note: {note}")

@@ -19,7 +19,6 @@ import torch
 from torch import nn
 
 from edgekd import quant
-from edgekd.data.store.store import listing
 from edgekd.errors import GateError, InputError, nearest
 from edgekd.export.card import card_path, write_card
 from edgekd.export.compare import FLOAT, Runner
@@ -32,7 +31,7 @@ from edgekd.modelfile.manifest import Counts, CrossValidation, Manifest, Provena
 from edgekd.modelfile.verify import verify_model
 from edgekd.qgraph import onnx, reference, tflite
 from edgekd.qgraph.graph import Constant, Conv, Edge, QGraph
-from edgekd.text import counted
+from edgekd.text import counted, listing
 from edgekd.train.run.folder import Run, load_run
 
 Precision = Literal["int8", "float"]

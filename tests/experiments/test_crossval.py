@@ -10,7 +10,8 @@ import pytest
 from helpers.small_recipes import NETWORK, TABLES
 
 from edgekd import cli
-from edgekd.data.store.store import Clip, ClipStore
+from edgekd.data.store.clips import Clip
+from edgekd.data.store.store import ClipStore
 from edgekd.data.store.writer import StoreWriter
 from edgekd.errors import GateError, InputError
 from edgekd.experiments import crossval as crossval_module

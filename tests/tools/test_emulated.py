@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from qgraph import toy
 
-from edgekd.data.store.store import Clip
+from edgekd.data.store.clips import Clip
 from edgekd.data.store.writer import StoreWriter
 from edgekd.errors import GateError, InputError
 from edgekd.modelfile import container, golden

@@ -10,7 +10,8 @@ from helpers.trainings import recipe_dict
 from torch import nn
 
 from edgekd.data.store import store as stores
-from edgekd.data.store.store import Clip, ClipStore
+from edgekd.data.store.clips import Clip
+from edgekd.data.store.store import ClipStore
 from edgekd.data.store.writer import StoreWriter
 from edgekd.errors import InputError
 from edgekd.train.batches.audio_cache import ClipBank

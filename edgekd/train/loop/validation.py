@@ -59,7 +59,7 @@ def hear(model: nn.Module, log_mel: nn.Module, store: ClipStore, clips: Index, v
     places = scored_windows(store, clips, view)
     logits, silent = (each.numpy() for each in window_logits(model, log_mel, store, places))
     if view.span == "parent":
-        _, row = np.unique(store.parents.parent[clips], return_inverse=True)
+        _, row = np.unique(store.recordings.recording[clips], return_inverse=True)
         return Heard(logits[row], silent[row], clips, np.zeros(len(clips), np.int64))
     return Heard(logits, silent, places.owner, places.start[:: places.pieces])
 

@@ -25,12 +25,12 @@ import torch
 from torch import nn
 
 from edgekd import quant
-from edgekd.data.store.store import listing
 from edgekd.errors import InputError, nearest
 from edgekd.files import atomic_write, finished_name, in_use, remove_unfinished
 from edgekd.frontend import FrontEnd
 from edgekd.models import MODELS, ModelConfig, build
 from edgekd.resources import convert
+from edgekd.text import listing
 from edgekd.train.recipe.recipe import Recipe, decode, placeless
 
 RUN_FORMAT, STAGES_FORMAT = "edgekd-run", "edgekd-stages"

@@ -126,7 +126,7 @@ def answers(run: Run, store: ClipStore, clips: np.ndarray[tuple[int, ...], np.dt
         silent,
         np.searchsorted(clips, clip),
         store.label_index[clips],
-        store.recordings(clips),
+        store.group_ids(clips),
         store.labels,
         tuple(row.path for row in rows),
         tuple(row.recorder for row in rows),

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgekd.data.store.store import ClipStore, listing
+from edgekd.data.store.store import ClipStore
 from edgekd.errors import InputError
 from edgekd.metrics import svm
 from edgekd.metrics.scores import Floats
 from edgekd.models import Taps, front
 from edgekd.models.taps import EMBEDDING
-from edgekd.text import counted
+from edgekd.text import counted, listing
 from edgekd.train.batches.epochs import Index
 from edgekd.train.loop.training import divided
 from edgekd.train.loop.validation import hear, judge
@@ -132,7 +132,7 @@ def judged(
     """
     svm.check_kernels(kernels)
     train, test = _common_sides(runs, store)
-    truth, recording = store.label_index, store.recordings(train)
+    truth, recording = store.label_index, store.group_ids(train)
     systems, scores = [], []
     for run in runs:
         of_train, of_test, softmax_accuracy = _embeddings(run, store, train, test)
