@@ -160,7 +160,7 @@ prepare_wheel() {
 prepare_suite() {
     local suite=$1
     exec {lock}> "$cache/$suite.lock"
-    flock "$lock"  # another run may be making it
+    flock "$lock"  # another run may make it now
     [[ -d $cache/$suite ]] || make_root "$suite" "$cache/$suite"
     exec {lock}>&-
     step "device extras for $suite"
