@@ -15,9 +15,10 @@ from sklearn.preprocessing import StandardScaler
 
 from edgekd.complexity.check import CheckOptions, check, require_ok
 from edgekd.complexity.gate import explained
+from edgekd.data.audio.waveform import to_pcm
 from edgekd.data.prepare import synth
 from edgekd.data.sets import synth as scenes
-from edgekd.data.store.store import ClipStore, to_pcm
+from edgekd.data.store.store import ClipStore
 from edgekd.errors import GateError, InputError
 from edgekd.evaluation.evaluate import evaluate_file
 from edgekd.export.export import export_run

@@ -1,10 +1,16 @@
-"""Text for people: counts with their nouns, aligned tables, Markdown tables, CSV, JSON."""
+"""Text for people: counts with their nouns, lists of names, aligned tables, Markdown tables, CSV, JSON."""
 
 import csv
 import io
+import re
 from collections.abc import Iterable, Sequence
 
 import msgspec
+
+LISTED = 5
+"""How many names `listing` shows before it says how many more there are."""
+
+DIGITS = re.compile(r"(\d+)")
 
 
 def counted(number: float, one: str, many: str = "", *, form: str = ",") -> str:
@@ -61,3 +67,14 @@ def csv_bytes(header: Sequence[str], rows: Iterable[Sequence[object]], *, errors
     writer.writerow(header)
     writer.writerows(rows)
     return text.getvalue().encode(errors=errors)
+
+
+def listing(names: Sequence[str]) -> str:
+    """The first `LISTED` names, and how many more there are: "a, b, c, d, e and 2 more"."""
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return ", ".join(names[:LISTED]) + more
+
+
+def natural_order(name: str) -> list[str | int]:
+    """Sort key that orders runs of digits as numbers: fold2 before fold10."""
+    return [int(part) if index % 2 else part for index, part in enumerate(DIGITS.split(name))]

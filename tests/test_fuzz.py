@@ -32,12 +32,10 @@ EMITTED = {".tflite": tflite.emit(GRAPH), ".onnx": onnx.emit(GRAPH)}
 MANY = 100_000
 
 BROKEN = """
-import importlib.util, os, sys, time
+import os, sys, time
 from pathlib import Path
-spec = importlib.util.spec_from_file_location("fuzz", sys.argv[1])
-fuzz = importlib.util.module_from_spec(spec)
-sys.modules["fuzz"] = fuzz
-spec.loader.exec_module(fuzz)
+sys.path.insert(0, str(Path(sys.argv[1]).parent))
+import fuzz_model_reader as fuzz
 from edgekd.errors import InputError
 
 def refuse(path):

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from edgekd.cli.root import Json, say
-from edgekd.data.sets.catalogue import KNOWN
+from edgekd.data.sets.metadata import DATA_SETS
 
 app = typer.Typer()
 
@@ -17,7 +17,7 @@ app.add_typer(data_app, name="data")
 
 @data_app.command("prepare", epilog="Example: edgekd data prepare folder audio --out own")
 def data_prepare(
-    dataset: Annotated[str, typer.Argument(help=f"One of {', '.join(KNOWN)}.")],
+    dataset: Annotated[str, typer.Argument(help=f"One of {', '.join(DATA_SETS)}.")],
     path: Annotated[Path, typer.Argument(help="Folder of the data set as published; for folder also a CSV file.")],
     out: Annotated[Path, typer.Option("--out", help="The store to make.")],
     sample_rate: Annotated[int, typer.Option(help="Hz of the store.")] = 16000,
@@ -63,11 +63,11 @@ def data_prepare(
         segment=segment,
         skip_bad=skip_bad,
         force=force,
-        say=say,
+        log=say,
     )
     for note in prepared.notes:
         say(f"note: {note}")
-    print(info.text(info.describe(prepared.store)))
+    print(info.report_text(info.describe(prepared.store)))
 
 
 @data_app.command("synth", epilog="Example: edgekd data synth --out store --clips 200")
@@ -88,13 +88,13 @@ def data_synth(
     made = prepare.synth(out, clips=clips, seconds=seconds, seed=seed, sample_rate=sample_rate, force=force)
     for note in made.notes:
         say(f"note: {note}")
-    print(info.text(info.describe(made.store)))
+    print(info.report_text(info.describe(made.store)))
 
 
 @data_app.command("fetch", epilog="Example: edgekd data fetch tau22 --out tau22 --accept-licence")
 def data_fetch(
     dataset: Annotated[
-        str, typer.Argument(help=f"One of {', '.join(name for name, known in KNOWN.items() if known.free)}.")
+        str, typer.Argument(help=f"One of {', '.join(name for name, known in DATA_SETS.items() if known.free)}.")
     ],
     out: Annotated[Path, typer.Option("--out", help="The folder to fill.")],
     accept_licence: Annotated[
@@ -126,4 +126,4 @@ def data_info(
     from edgekd.data import info
 
     report = info.info(store)
-    print(msgspec.json.encode(report).decode() if as_json else info.text(report))
+    print(msgspec.json.encode(report).decode() if as_json else info.report_text(report))

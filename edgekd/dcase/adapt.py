@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekd.complexity.check import CheckOptions, check, require_ok
-from edgekd.data.store.store import ClipStore, listing
+from edgekd.data.store.store import ClipStore
 from edgekd.errors import GateError, InputError, nearest
 from edgekd.experiments import tables
 from edgekd.experiments.folder import experiment_folder
@@ -29,7 +29,7 @@ from edgekd.export.graph_manifest import Precision
 from edgekd.files import atomic_write
 from edgekd.metrics.intervals import FIGURES, Interval, intervals, measured, resampled, tally
 from edgekd.metrics.scores import Floats
-from edgekd.text import counted, json_bytes, markdown_table
+from edgekd.text import counted, json_bytes, listing, markdown_table
 from edgekd.train.loop.checks import divided, has_qat
 from edgekd.train.loop.training import Options
 from edgekd.train.recipe.recipe import Recipe, decode, without_teachers

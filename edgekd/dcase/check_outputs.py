@@ -12,10 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from edgekd.data.store.store import listing
 from edgekd.dcase.forms import LABEL, LABEL_FORM, META_SUFFIX, SCENES, Form
 from edgekd.errors import InputError
-from edgekd.text import counted
+from edgekd.text import counted, listing
 
 COLUMNS = ["filename", "scene_label", *SCENES]
 AUDIO_SUFFIX = ".wav"

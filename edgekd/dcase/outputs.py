@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekd.data.audio.decode import decode
-from edgekd.data.audio.parallel import in_order
+from edgekd.data.audio.parallel import map_in_order
+from edgekd.data.audio.waveform import to_waveform, window_starts
 from edgekd.data.sets import tau22_evaluation
-from edgekd.data.store.store import INFO_FILE, ClipStore, listing, to_waveform, windows
+from edgekd.data.store.store import INFO_FILE, ClipStore
 from edgekd.dcase.forms import GENERAL, Form, development_scores, empty_scores, main_key
 from edgekd.errors import InputError
 from edgekd.evaluation.evaluate import EvaluationReport, evaluate_file
@@ -19,6 +20,7 @@ from edgekd.evaluation.inference import Waveform, window_logits
 from edgekd.evaluation.predict import audio_files
 from edgekd.metrics.scores import Floats, clip_means, softmax
 from edgekd.modelfile.engine import Model
+from edgekd.text import listing
 
 HOP_S = 1.0
 """Seconds between the starts of two windows of a clip."""
@@ -63,7 +65,7 @@ def open_evaluation(path: Path) -> EvaluationSet:
         sources = [(file, "") for file in audio_files(path)]
 
     def decoded(indices: Sequence[int], rate: int) -> Iterator[Waveform]:
-        return in_order(lambda index: to_waveform(decode(sources[index][0], rate, 1)), indices)
+        return map_in_order(lambda index: to_waveform(decode(sources[index][0], rate, 1)), indices)
 
     return _named(path, [(str(file), recorder) for file, recorder in sources], decoded)
 
@@ -116,7 +118,7 @@ def _probabilities(model: Model, waveforms: Iterator[Waveform]) -> tuple[Floats,
     def window_parts() -> Iterator[Waveform]:
         for waveform in waveforms:
             padded = np.pad(waveform, (0, max(0, window - len(waveform))))
-            starts = windows(len(padded), window, step)
+            starts = window_starts(len(padded), window, step)
             counts.append(len(starts))
             yield from (padded[start : start + window] for start in starts)
 

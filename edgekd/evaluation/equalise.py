@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 
 from edgekd.data.audio.decode import decode
-from edgekd.data.store.store import to_waveform, windows
+from edgekd.data.audio.waveform import to_waveform, window_starts
 from edgekd.errors import InputError
 from edgekd.evaluation.predict import audio_files
 from edgekd.files import output_file
@@ -141,7 +141,7 @@ def _add_windows(
     window = model.manifest.window
     padded = np.pad(waveform, (0, max(0, window - len(waveform))))
     added = quiet = 0
-    for start in windows(len(padded), window, window):
+    for start in window_starts(len(padded), window, window):
         one = padded[start : start + window]
         if not one.any():
             continue

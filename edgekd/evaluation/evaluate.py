@@ -9,7 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekd.data.audio.microphone_makes import MicSplit
-from edgekd.data.store.store import UNLABELLED, ClipStore, listing, windows
+from edgekd.data.audio.waveform import window_starts
+from edgekd.data.store.clips import UNLABELLED
+from edgekd.data.store.store import ClipStore
 from edgekd.errors import GateError, InputError
 from edgekd.evaluation.inference import hop_samples, window_logits
 from edgekd.evaluation.microphones import Microphones, ShiftReport, evaluate_microphones
@@ -17,7 +19,7 @@ from edgekd.metrics.predictions import LabelledPredictions
 from edgekd.metrics.scores import Evaluation, Scores, evaluate
 from edgekd.modelfile.engine import open_model
 from edgekd.modelfile.manifest import Manifest
-from edgekd.text import columns, counted
+from edgekd.text import columns, counted, listing
 
 ALL_SPLITS = "all"
 """`EvaluationReport.split` when no split was chosen."""
@@ -167,7 +169,7 @@ def evaluate_file(
     chosen = store.indices(splits) if splits else np.arange(len(store.clips))
     truth = match_labels(manifest, store, chosen, str(model_path))
     through = None if microphones is None else Microphones.read(*microphones, manifest.frontend.sample_rate)
-    starts = [windows(int(store.lengths[index]), manifest.window, step) for index in chosen]
+    starts = [window_starts(int(store.lengths[index]), manifest.window, step) for index in chosen]
     clip_of = np.repeat(np.arange(len(chosen)), [len(of_clip) for of_clip in starts])
     logits, silent = window_logits(model, window_waveforms(store, chosen, starts, manifest.window))
     clips = [store.clips[index] for index in chosen]
@@ -176,7 +178,7 @@ def evaluate_file(
         silent,
         clip_of,
         truth,
-        store.recordings(chosen),
+        store.group_ids(chosen),
         manifest.labels,
         tuple(clip.path for clip in clips),
         tuple(clip.recorder for clip in clips),

@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekd.data.audio.impulse_responses import load_responses, response_files
-from edgekd.data.audio.microphone_makes import TEST, Made, MicSplit, mic_split
-from edgekd.data.store.store import ClipStore, windows
+from edgekd.data.audio.microphone_makes import DEFAULT_SPLIT, MicrophoneFile, MicSplit, parse_mic_split
+from edgekd.data.audio.waveform import window_starts
+from edgekd.data.store.store import ClipStore
 from edgekd.errors import GateError, InputError
 from edgekd.evaluation.inference import BATCH
 from edgekd.frontend import log_mel
@@ -50,7 +51,7 @@ class Microphones:
 
     folder: Path
     split: MicSplit
-    files: Sequence[Made]
+    files: Sequence[MicrophoneFile]
     responses: NDArray[np.float32]
 
     @classmethod
@@ -164,7 +165,7 @@ def microphone_options(
                     " responses"
                 )
         return None
-    return folder, mic_split(TEST if split is None else split)
+    return folder, parse_mic_split(DEFAULT_SPLIT if split is None else split)
 
 
 def evaluate_microphones(
@@ -216,7 +217,9 @@ def _equalised(
             " scored clips with --split, or give a smaller number"
         )
     chosen = np.sort(np.random.default_rng(EQUALISE_SEED).choice(others, count, replace=False))
-    positions = [(int(clip), start) for clip in chosen for start in windows(int(store.lengths[clip]), window, window)]
+    positions = [
+        (int(clip), start) for clip in chosen for start in window_starts(int(store.lengths[clip]), window, window)
+    ]
     means = [BandMean(fe) for _ in microphones.files]
     for _, plain, through in _convolved(store, positions, window, microphones):
         # of the clips as they are: a response rings on into digital silence

@@ -6,15 +6,15 @@ from pathlib import Path
 import numpy as np
 
 from edgekd.data.audio.decode import decode, is_audio
-from edgekd.data.audio.parallel import in_order
-from edgekd.data.store.store import listing, to_waveform, windows
+from edgekd.data.audio.parallel import map_in_order
+from edgekd.data.audio.waveform import to_waveform, window_starts
 from edgekd.errors import InputError
 from edgekd.evaluation.inference import RunnableModel, Waveform, hop_samples, window_logits
 from edgekd.files import output_file
 from edgekd.metrics.scores import clip_means, softmax
 from edgekd.modelfile.engine import open_model
 from edgekd.modelfile.equaliser import with_equaliser
-from edgekd.text import counted, csv_bytes
+from edgekd.text import counted, csv_bytes, listing
 
 PROBABILITY_FORMAT = ".6f"
 
@@ -101,7 +101,7 @@ def predict_folder(
         except InputError as error:
             return error
 
-    for path, waveform in zip(files, in_order(read, files), strict=True):
+    for path, waveform in zip(files, map_in_order(read, files), strict=True):
         if isinstance(waveform, InputError):
             unreadable.append(str(waveform))
         else:
@@ -152,7 +152,7 @@ def _predict(model: RunnableModel, filename: str, waveform: Waveform, step: int)
     """The prediction of a recording; one shorter than a window is padded with zeros."""
     window = model.manifest.window
     padded = np.pad(waveform, (0, max(0, window - len(waveform))))
-    starts = windows(len(padded), window, step)
+    starts = window_starts(len(padded), window, step)
     logits, silent = window_logits(model, (padded[start : start + window] for start in starts))
     clips, silent_clips = clip_means(
         softmax(logits, model.manifest.temperature), silent, np.zeros(len(starts), np.int64), 1

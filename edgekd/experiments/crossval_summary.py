@@ -6,7 +6,6 @@ from typing import Literal
 
 import msgspec
 
-from edgekd.data.store.store import listing
 from edgekd.errors import InputError
 from edgekd.experiments.folder import RECIPES_FOLDER, RUNS_FOLDER, read_identity
 from edgekd.experiments.plan import without_fold
@@ -14,6 +13,7 @@ from edgekd.experiments.tables import CSV_FILE, JSON_FILE
 from edgekd.export.graph_manifest import Precision
 from edgekd.modelfile.manifest import CrossValidation, Estimate
 from edgekd.resources import read_table
+from edgekd.text import listing
 from edgekd.train.recipe.recipe import Recipe, decode
 from edgekd.train.run.folder import RUN_FILE, load_run
 

@@ -30,7 +30,7 @@ class TestSide:
     @classmethod
     def of(cls, store: ClipStore, clips: NDArray[np.int64]) -> "TestSide":
         """The test side of some clips of a store."""
-        return cls(store, clips, store.recordings(clips))
+        return cls(store, clips, store.group_ids(clips))
 
     def tallies(self, run: Path, network: str) -> Floats:
         """(units, recordings, `intervals.COLUMNS`) of one network of a finished run, see `intervals.tallies`.

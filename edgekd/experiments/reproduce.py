@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from edgekd.data import prepare as preparing
-from edgekd.data.sets.catalogue import KNOWN
+from edgekd.data.sets.metadata import DATA_SETS
 from edgekd.data.store.store import INFO_FILE, ClipStore
 from edgekd.errors import InputError
 from edgekd.experiments import tables
@@ -75,7 +75,7 @@ def reproduce(
     chosen = seed_list(seeds or (SMOKE_SEEDS if smoke else SEEDS))
     settings = chosen_settings(table, smoke=smoke)
     if data is None and not smoke and not (out / STORE_FOLDER / INFO_FILE).is_file():
-        known = KNOWN[table.data.set]
+        known = DATA_SETS[table.data.set]
         fetch = f", after edgekd data fetch {table.data.set}" if known.free else ""
         raise InputError(
             f"reproduce {name} wants the folder of {known.title}: give it with --data FOLDER{fetch}, or try the path"
@@ -194,9 +194,9 @@ def _store(source: TableData, data: Path | None, out: Path, log: Callable[[str],
     elif not (path / INFO_FILE).is_file():
         if data is None:
             data = make_tree(source.set, source.options, out / TREE_FOLDER)
-        log(f"preparing {KNOWN[source.set].title}")
+        log(f"preparing {DATA_SETS[source.set].title}")
         prepared = preparing.prepare(
-            source.set, data, path, sample_rate=source.sample_rate, channels=source.channels, say=log, **source.options
+            source.set, data, path, sample_rate=source.sample_rate, channels=source.channels, log=log, **source.options
         )
         for note in prepared.notes:
             log(f"note: {note}")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from edgekd.data.sets import fixtures
+from edgekd.data.sets import toy_sets
 from edgekd.errors import InputError
 from edgekd.train.recipe.recipe import Recipe, load_recipe
 from edgekd.train.recipe.schema import Stage
@@ -28,15 +28,15 @@ NARROWED: Mapping[str, Mapping[str, Any]] = {
 writing them takes longer than the training, and they may have to be downloaded."""
 
 TREES: Mapping[str, Callable[[Path], Path]] = {
-    "tau22": lambda path: fixtures.scenes(
+    "tau22": lambda path: toy_sets.scenes(
         path, slices=SLICES, recorders=("a", "s4"), rate=44100, channels=1, seconds=SECONDS
     ),
-    "tau19": lambda path: fixtures.scenes(path, seconds=SECONDS),
-    "tut18": lambda path: fixtures.tut18(path, SECONDS),
-    "esc50": lambda path: fixtures.esc50(path, SECONDS),
-    "urbansound8k": lambda path: fixtures.urbansound8k(path, SECONDS),
-    "deepship": lambda path: fixtures.deepship(path, SECONDS),
-    "vtuad": lambda path: fixtures.vtuad(path, seconds=SECONDS),
+    "tau19": lambda path: toy_sets.scenes(path, seconds=SECONDS),
+    "tut18": lambda path: toy_sets.tut18(path, SECONDS),
+    "esc50": lambda path: toy_sets.esc50(path, SECONDS),
+    "urbansound8k": lambda path: toy_sets.urbansound8k(path, SECONDS),
+    "deepship": lambda path: toy_sets.deepship(path, SECONDS),
+    "vtuad": lambda path: toy_sets.vtuad(path, seconds=SECONDS),
 }
 """Data set -> function that makes a small one in a folder."""
 
@@ -56,7 +56,7 @@ def make_tree(name: str, options: Mapping[str, Any], path: Path) -> Path:
         raise InputError(f"no {name} can be made up for --smoke (but {', '.join(TREES)}); give one with --data")
     tree = TREES[name](path)
     if "subset" in options:
-        fixtures.subset(tree, options["subset"])
+        toy_sets.subset(tree, options["subset"])
     return tree
 
 

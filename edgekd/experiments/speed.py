@@ -17,9 +17,9 @@ from torch.nn.utils.memory_format import convert_conv2d_weight_memory_format
 
 from edgekd import quant
 from edgekd.data.audio.decode import decode_all
-from edgekd.data.sets import fixtures
-from edgekd.data.sets.source import Source
-from edgekd.data.store.store import Clip
+from edgekd.data.dataset import ClipSource
+from edgekd.data.sets import toy_sets
+from edgekd.data.store.clips import Clip
 from edgekd.experiments.published_table import TableData
 from edgekd.models import build, front, input_kind
 from edgekd.models.transformer import AstConfig
@@ -113,8 +113,8 @@ def decode_seconds(data: TableData) -> float:
     in memory, so that reading from the disk is not in it."""
     with TemporaryDirectory() as folder:
         path = Path(folder) / "noise.wav"
-        fixtures.wav(path, data.file_rate, data.file_channels, data.seconds)
-        sources = [Source(path, Clip(str(number), "noise", "train")) for number in range(DECODED_FILES)]
+        toy_sets.wav(path, data.file_rate, data.file_channels, data.seconds)
+        sources = [ClipSource(path, Clip(str(number), "noise", "train")) for number in range(DECODED_FILES)]
         start = time.perf_counter()
         for _ in decode_all(sources, data.sample_rate, data.channels):
             pass

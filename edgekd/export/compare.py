@@ -8,7 +8,9 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekd.data.store.store import Clip, ClipStore, origins, windows
+from edgekd.data.audio.waveform import window_starts
+from edgekd.data.store.clips import Clip, shared_origins
+from edgekd.data.store.store import ClipStore
 from edgekd.errors import InputError
 from edgekd.evaluation.evaluate import match_labels, window_waveforms
 from edgekd.evaluation.inference import BATCH, hop_samples
@@ -88,14 +90,14 @@ def held_out(store: ClipStore, recipe: Recipe, manifest: Manifest, splits: Seque
             )
         trained_origins = _trained_origins(store, recipe)
         kept = np.array(
-            [index for index in clips if trained_origins.isdisjoint(origins([store.clips[index]]))], np.int64
+            [index for index in clips if trained_origins.isdisjoint(shared_origins([store.clips[index]]))], np.int64
         )
         if not len(kept):
             raise InputError(
                 f"{store.path}: all clips of {', '.join(splits)} share a recording with training clips; choose another"
                 " split"
             )
-    starts = [windows(int(store.lengths[index]), manifest.window, hop_samples(manifest, hop)) for index in kept]
+    starts = [window_starts(int(store.lengths[index]), manifest.window, hop_samples(manifest, hop)) for index in kept]
     clip_of = np.repeat(np.arange(len(kept)), [len(of_clip) for of_clip in starts])
     truth = match_labels(manifest, store, kept, manifest.name)
     return HeldOut(store, manifest, tuple(sorted(set(splits))), len(clips) - len(kept), kept, truth, starts, clip_of)
@@ -106,12 +108,12 @@ def _trained_origins(store: ClipStore, recipe: Recipe) -> set[str]:
     recording with the test split."""
     if recipe.data.allow_leaks:
         return set()
-    tested = origins(clip for clip in store.clips if clip.split in recipe.data.test)
+    tested = shared_origins(clip for clip in store.clips if clip.split in recipe.data.test)
 
     def used(clip: Clip) -> bool:
-        return clip.split in recipe.data.train and tested.isdisjoint(origins([clip]))
+        return clip.split in recipe.data.train and tested.isdisjoint(shared_origins([clip]))
 
-    return origins(clip for clip in store.clips if used(clip))
+    return shared_origins(clip for clip in store.clips if used(clip))
 
 
 @dataclass(frozen=True)

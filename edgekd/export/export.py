@@ -12,7 +12,6 @@ from pathlib import Path
 import msgspec
 
 from edgekd import quant
-from edgekd.data.store.store import listing
 from edgekd.errors import GateError, InputError, nearest
 from edgekd.export.card import card_path, write_card
 from edgekd.export.executions import NOISE_WINDOWS, check_agreement, executions, reference_logits
@@ -26,7 +25,7 @@ from edgekd.modelfile.manifest import CrossValidation, GraphCounts, Manifest
 from edgekd.modelfile.verify import verify_model
 from edgekd.qgraph import onnx, tflite
 from edgekd.qgraph.graph import QGraph
-from edgekd.text import counted
+from edgekd.text import counted, listing
 from edgekd.train.run.folder import EXPORT_FOLDER, Run, load_run
 
 EMITTERS = {"tflite": tflite.emit, "onnx": onnx.emit}

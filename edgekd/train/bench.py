@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from edgekd import quant
-from edgekd.data.store.store import Clip, ClipStore
+from edgekd.data.store.clips import Clip
+from edgekd.data.store.store import ClipStore
 from edgekd.data.store.writer import StoreWriter
 from edgekd.errors import InputError
 from edgekd.evaluation.bench import machine

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from helpers.trainings import RATE, recipe_dict, tone
 
-from edgekd.data.store.store import Clip, ClipStore
+from edgekd.data.store.clips import Clip
+from edgekd.data.store.store import ClipStore
 from edgekd.data.store.writer import StoreWriter
 from edgekd.dcase.adapt import Tuning, adapt, recorder_recipe
 from edgekd.errors import GateError, InputError

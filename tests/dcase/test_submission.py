@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from edgekd.cli import app
 from edgekd.data.sets import tau22_evaluation
-from edgekd.data.store.store import Clip
+from edgekd.data.store.clips import Clip
 from edgekd.dcase import check as submission_check
 from edgekd.dcase import energy, submission
 from edgekd.dcase.check import check_submissions

@@ -105,6 +105,6 @@ def test_options_that_make_no_sense_are_refused(edgekd, tone_model, tone_store, 
 
 def test_a_folder_whose_makes_nobody_knows_is_refused_but_for_all(tone_model, tone_store, microphones):
     (microphones / "makes.toml").unlink()
-    with pytest.raises(InputError, match=r"deaf\.wav, ours\.wav, plain\.wav is of no make in micirp\.toml"):
+    with pytest.raises(InputError, match=r"deaf\.wav, ours\.wav, plain\.wav has no make in micirp\.toml"):
         evaluate_file(tone_model, tone_store, microphones=(microphones, "test"))
     assert len(evaluate_file(tone_model, tone_store, microphones=(microphones, "all")).shift.found.makes) == 3

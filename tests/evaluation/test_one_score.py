@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from helpers.trainings import RATE, TONES, recipe_dict, tone
 
-from edgekd.data.store.store import Clip
+from edgekd.data.store.clips import Clip
 from edgekd.data.store.writer import StoreWriter
 from edgekd.errors import InputError
 from edgekd.evaluation.evaluate import evaluate_file

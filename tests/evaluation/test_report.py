@@ -8,7 +8,8 @@ from typer.testing import CliRunner
 
 from edgekd.cli import app
 from edgekd.complexity.counts import count_model
-from edgekd.data.store.store import Clip, ClipStore
+from edgekd.data.store.clips import Clip
+from edgekd.data.store.store import ClipStore
 from edgekd.errors import InputError, MissingExtraError
 from edgekd.evaluation import report as reporting
 from edgekd.evaluation.bench import Benchmark, StageTimes

@@ -10,7 +10,7 @@ import pytest
 from helpers.small_recipes import NETWORK, TABLES
 
 from edgekd import cli
-from edgekd.data.sets import fixtures
+from edgekd.data.sets import toy_sets
 from edgekd.errors import GateError, InputError
 from edgekd.experiments import budget
 from edgekd.experiments import runs as runs_module
@@ -104,7 +104,7 @@ def place(tmp_path, monkeypatch):
     judged = student.replace("[qat]\nepochs = 1", "[qat]\nepochs = 0")
     (tmp_path / "judged.toml").write_text(f'name = "j"\n{judged}\n[backend]\nkernels = ["linear"]\n')
     (tmp_path / "table.toml").write_text(TABLE + ROWS)
-    fixtures.scenes(tmp_path / "tau19", seconds=0.5)
+    toy_sets.scenes(tmp_path / "tau19", seconds=0.5)
     return tmp_path
 
 
@@ -309,7 +309,7 @@ def test_each_fold_of_a_table_is_tested_once(place, trained, monkeypatch):
         .replace("figures =", 'folds = ["fold1", "fold3", "fold5"]\nfigures =')
     )
     (place / "table.toml").write_text(text)
-    report = reproduce("table.toml", fixtures.esc50(place / "esc50", 0.5), place / "out", "0,1", ONE, quiet)
+    report = reproduce("table.toml", toy_sets.esc50(place / "esc50", 0.5), place / "out", "0,1", ONE, quiet)
     assert report.where == "esc50: 9 test clips in 3 folds"
     assert [(each.done, each.runs) for each in report.rows] == [(6, 6), (6, 6), (12, 12)]
     runs = [load_run(path) for path in (place / "out" / "runs").iterdir()]

@@ -4,7 +4,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from edgekd.data.store.store import Clip, ClipStore
+from edgekd.data.store.clips import Clip
+from edgekd.data.store.store import ClipStore
 from edgekd.data.store.writer import StoreWriter
 from edgekd.errors import InputError
 from edgekd.export.compare import compare, fit, held_out, run_all

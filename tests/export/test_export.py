@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from edgekd import quant
 from edgekd.cli import app
-from edgekd.data.store.store import Clip
+from edgekd.data.store.clips import Clip
 from edgekd.errors import GateError, InputError
 from edgekd.evaluation.evaluate import evaluate_file
 from edgekd.export import executions, export

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from edgekd import cli
-from edgekd.data.store.store import Clip
+from edgekd.data.store.clips import Clip
 from edgekd.data.store.writer import StoreWriter
 from edgekd.errors import InputError
 from edgekd.experiments.jobs import JobResult, next_command

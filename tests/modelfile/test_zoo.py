@@ -13,7 +13,7 @@ import pytest
 from edgekd.complexity.counts import count_model
 from edgekd.complexity.gate import check_counts
 from edgekd.complexity.target import load_target
-from edgekd.data.store.store import Clip
+from edgekd.data.store.clips import Clip
 from edgekd.data.store.writer import StoreWriter
 from edgekd.errors import InputError
 from edgekd.evaluation.evaluate import evaluate_file

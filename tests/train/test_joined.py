@@ -9,8 +9,9 @@ import torch
 from helpers.trainings import recipe_dict
 from torch import nn
 
-from edgekd.data.store import store as stores
-from edgekd.data.store.store import Clip, ClipStore
+from edgekd.data.store import page_cache
+from edgekd.data.store.clips import Clip
+from edgekd.data.store.store import ClipStore
 from edgekd.data.store.writer import StoreWriter
 from edgekd.errors import InputError
 from edgekd.train.batches.audio_cache import ClipBank
@@ -309,7 +310,7 @@ def test_segments_stay_in_their_places(recorded):
 
 def test_the_kernel_is_told_of_every_piece(recorded, monkeypatch):
     told = []
-    monkeypatch.setattr(stores, "will_read", lambda _, parts: told.extend(parts))
+    monkeypatch.setattr(page_cache, "prefetch", lambda _, parts: told.extend(parts))
     streamed = ClipStore.open(recorded.path, streamed=True)
     batch = next(viewed(streamed, {"span": "parent", "seconds": 0.08}, batch_size=3).batches(0))
     wanted = {

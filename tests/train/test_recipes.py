@@ -13,7 +13,7 @@ from edgekd import quant
 from edgekd.complexity import gate
 from edgekd.complexity.counts import count_model
 from edgekd.complexity.target import load_target
-from edgekd.data.store.store import Clip
+from edgekd.data.store.clips import Clip
 from edgekd.data.store.writer import StoreWriter
 from edgekd.experiments.smoke import SECONDS, few_steps, narrowed, stages
 from edgekd.export.export import EMITTERS

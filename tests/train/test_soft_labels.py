@@ -10,7 +10,7 @@ import torch
 from helpers.trainings import RATE, TONES, tone, write_store
 
 from edgekd.data.audio.augment import gain
-from edgekd.data.store.store import Clip
+from edgekd.data.store.clips import Clip
 from edgekd.data.store.writer import StoreWriter
 from edgekd.errors import InputError
 from edgekd.models import segment_logits

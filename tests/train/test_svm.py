@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from torch import nn
 
-from edgekd.data.store.store import Clip
+from edgekd.data.store.clips import Clip
 from edgekd.errors import InputError
 from edgekd.metrics import svm
 from edgekd.models import front
@@ -86,7 +86,7 @@ def test_the_sum_is_of_machines_on_the_means_of_windows(runs, store):
         machine = svm.fit(
             clip_embeddings(run, store, train_clips),
             truth[train_clips],
-            store.recordings(train_clips),
+            store.group_ids(train_clips),
             store.labels,
             ("rbf",),
         )

@@ -12,7 +12,8 @@ from model_files import onnx_file
 from onnx import helper
 
 from edgekd import cli
-from edgekd.data.store.store import Clip, ClipStore
+from edgekd.data.store.clips import Clip
+from edgekd.data.store.store import ClipStore
 from edgekd.data.store.writer import StoreWriter
 from edgekd.errors import InputError
 from edgekd.experiments import crossval, sweep

@@ -9,7 +9,8 @@ import pytest
 from helpers.html_page import parsed
 from helpers.small_recipes import NETWORK, TABLES
 
-from edgekd.data.store.store import Clip, ClipStore
+from edgekd.data.store.clips import Clip
+from edgekd.data.store.store import ClipStore
 from edgekd.data.store.writer import StoreWriter
 from edgekd.errors import InputError
 from edgekd.train import launch

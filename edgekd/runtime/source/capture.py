@@ -25,7 +25,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekd.data.store.store import PCM_SCALE
+from edgekd.data.audio.waveform import PCM_SCALE
 from edgekd.errors import InputError
 from edgekd.runtime.source.child import BLOCK, FAILED, HEADER, MAGIC, OPENED, Failure, Opened, Request
 from edgekd.runtime.source.health import Gap, Health, Turn, Watch

@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from torch import nn
 
 from edgekd import quant
-from edgekd.data.store.store import ClipStore, Partition, listing
+from edgekd.data.store.store import ClipStore, Partition
 from edgekd.errors import InputError, nearest
 from edgekd.frontend import FrontEnd
 from edgekd.modelfile.equaliser import BandMean
 from edgekd.models import build, front, initial, input_kind
 from edgekd.models.logmel import LogMel
 from edgekd.models.taps import Taps, segment_logits
-from edgekd.text import counted
+from edgekd.text import counted, listing
 from edgekd.train.batches.epochs import TrainingView, batch_sizes
 from edgekd.train.batches.windows import Index, gather, scored_windows, window_samples
 from edgekd.train.loop import pretrained
@@ -276,7 +276,12 @@ def _check_heard_alike(run: Run, recipe: Recipe, store: ClipStore) -> None:
             " view.span = "
             f'"{span}" hears more than one part; give a teacher with view.segments = 1'
         )
-    if span == "parent" and run.recipe.view.span != "parent" and teaching != "same" and (store.parents.count > 1).any():
+    if (
+        span == "parent"
+        and run.recipe.view.span != "parent"
+        and teaching != "same"
+        and (store.recordings.count > 1).any()
+    ):
         raise InputError(
             f'{run.path}: the student hears whole recordings (view.span = "parent"), of which this teacher of view.span'
             f' = "{run.recipe.view.span}" judges one segment; train it with view.span = "parent"'

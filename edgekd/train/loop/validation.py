@@ -23,7 +23,7 @@ def predict_clips(model: nn.Module, log_mel: nn.Module, store: ClipStore, clips:
     windows = scored_windows(store, clips, view)
     logits, silent = (each.numpy() for each in window_logits(model, log_mel, store, windows))
     if view.span == "parent":
-        _, row = np.unique(store.parents.parent[clips], return_inverse=True)
+        _, row = np.unique(store.recordings.recording[clips], return_inverse=True)
         return Predictions(logits[row], silent[row], clips, np.zeros(len(clips), np.int64))
     return Predictions(logits, silent, windows.owner, windows.start[:: windows.pieces])
 

@@ -9,9 +9,9 @@ from typing import Literal
 
 import msgspec
 
-from edgekd.data.store.store import listing
 from edgekd.errors import InputError
 from edgekd.files import atomic_write, finished_name, in_use, remove_unfinished
+from edgekd.text import listing
 from edgekd.train.recipe.recipe import Recipe, without_init_path
 from edgekd.train.run.folder import (
     FIT_NAME,

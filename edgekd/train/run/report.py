@@ -128,7 +128,7 @@ def labelled_predictions(
         kept.silent,
         np.searchsorted(clips, kept.clip),
         store.label_index[clips],
-        store.recordings(clips),
+        store.group_ids(clips),
         store.labels,
         tuple(row.path for row in rows),
         tuple(row.recorder for row in rows),

@@ -10,14 +10,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from edgekd.data.store.store import ClipStore, listing
+from edgekd.data.store.store import ClipStore
 from edgekd.errors import InputError
 from edgekd.metrics import svm
 from edgekd.metrics.predictions import npz_bytes, read_arrays
 from edgekd.metrics.scores import Floats, clip_means, score
 from edgekd.models import Taps, front
 from edgekd.models.taps import EMBEDDING
-from edgekd.text import columns, counted
+from edgekd.text import columns, counted, listing
 from edgekd.train.batches.windows import Index
 from edgekd.train.loop.checks import divided
 from edgekd.train.loop.validation import predict_clips
@@ -179,7 +179,7 @@ def fit_systems(
     """
     svm.check_kernels(kernels)
     train, test = _common_sides(runs, store)
-    truth, recording = store.label_index, store.recordings(train)
+    truth, recording = store.label_index, store.group_ids(train)
     fitted: list[tuple[Run, svm.Svm, int, float]] = []
     scores, silent_train = [], np.zeros(len(train), bool)
     for run in runs:

@@ -21,12 +21,12 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekd.data.store.store import ClipStore, listing
+from edgekd.data.store.store import ClipStore
 from edgekd.errors import InputError
 from edgekd.files import atomic_write
 from edgekd.metrics.scores import Scores, clip_means, item_scores, softmax
 from edgekd.models import front
-from edgekd.text import counted
+from edgekd.text import counted, listing
 from edgekd.train.batches.epochs import TEACHER_STREAM, TeacherView
 from edgekd.train.batches.silence import silent_clips
 from edgekd.train.batches.windows import Floats, Index, Windows, scored_windows, segment_windows, window_samples
@@ -198,9 +198,9 @@ def _key(run: Run, store: ClipStore, views: int = 0, joined: Index | None = None
 
 def _inputs(run: Run, store: ClipStore) -> Index:
     """One clip for each input of the teacher: every clip, or the first clip of each recording in the order of
-    `store.parents`."""
+    `store.recordings`."""
     if run.recipe.view.span == "parent":
-        return store.parents.segments[store.parents.first]
+        return store.recordings.segments[store.recordings.first]
     return np.arange(len(store.clips))
 
 
@@ -288,13 +288,13 @@ def _merge(path: Path, key: str, run: Run, store: ClipStore, views: int, parts: 
 
 def _of_clips(run: Run, store: ClipStore, logits: Logits, views: int) -> Logits:
     """The logits that `soft_labels` returns, from those of all inputs, view after view."""
-    view, parents = run.recipe.view, store.parents
+    view, parents = run.recipe.view, store.recordings
     logits = logits.reshape(max(views, 1), -1, *logits.shape[1:])  # (views, clips or recordings, ..., labels)
     if view.span == "parent":
-        logits = logits[:, parents.parent]
+        logits = logits[:, parents.recording]
         if view.segments > 1:
             logits = logits[
-                :, np.arange(len(parents.parent)), _own_segment(store, window_samples(view, store), view.segments)
+                :, np.arange(len(parents.recording)), _own_segment(store, window_samples(view, store), view.segments)
             ]
     if not views:
         unaugmented: Logits = logits[0]
@@ -306,9 +306,9 @@ def _of_clips(run: Run, store: ClipStore, logits: Logits, views: int) -> Logits:
 def _own_segment(store: ClipStore, samples: int, segments: int) -> Index:
     """(clips,) number of the segment that a clip's middle lies in. A teacher's input is the middle `samples` of the
     recording, in so many equal segments."""
-    parents = store.parents
-    begin = np.maximum(parents.length[parents.parent] - samples, 0) // 2
-    middle = 2 * (parents.before - begin) + store.lengths  # twice its position
+    parents = store.recordings
+    begin = np.maximum(parents.length[parents.recording] - samples, 0) // 2
+    middle = 2 * (parents.offset - begin) + store.lengths  # twice its position
     segment: Index = np.clip(middle * segments // (2 * samples), 0, segments - 1)
     return segment
 
