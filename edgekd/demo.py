@@ -1,4 +1,4 @@
-"""`edgekd demo`: the whole path on synthetic scenes, through the functions that the commands call."""
+"""`edgekd demo`: all steps from data to a live model on synthetic scenes, with the functions that the commands call."""
 
 import shlex
 import shutil
@@ -15,15 +15,18 @@ from sklearn.preprocessing import StandardScaler
 
 from edgekd.complexity.check import CheckOptions, check, require_ok
 from edgekd.complexity.gate import explained
+from edgekd.data.audio.waveform import to_pcm
 from edgekd.data.prepare import synth
 from edgekd.data.sets import synth as scenes
-from edgekd.data.store.store import ClipStore, to_pcm
+from edgekd.data.store.store import ClipStore
 from edgekd.errors import GateError, InputError
 from edgekd.evaluation.evaluate import evaluate_file
 from edgekd.export.export import export_run
+from edgekd.files import atomic_path, atomic_write
 from edgekd.frontend import FrontEnd, log_mel
 from edgekd.runtime.decision import to_text
 from edgekd.runtime.listen import listen
+from edgekd.text import columns
 from edgekd.train.distill import distill
 from edgekd.train.loop.training import Options
 from edgekd.train.teach import teach
@@ -40,26 +43,26 @@ STORE, RUNS, STUDENT_RUN, MODELS, RECORDING, REPORT = (
     "recording.wav",
     "demo.txt",
 )
-"""What lies in the demo's folder."""
+"""Names in the demo's folder."""
 REPORT_TITLE = "edgekd demo"
-"""First line of the report; a folder with such a report is a demo's and may be replaced with --force."""
+"""First line of the report. --force replaces only folders that hold such a report."""
 RECORDED_SCENE, RECORDED_SEED, RECORDED_SECONDS, RECORDED_PLACE, RECORDER = "tram", 20240229, 6.0, "hartsmoor-99", "a"
-"""The fresh recording: a place and a seed that are not in the store."""
+"""The fresh recording. Its place and seed are not in the store."""
 HOP_SECONDS = 1.0
 OPTIONS = Options(threads=1)
-"""Networks this small gain little from a second thread, and lose much when other programs use the machine."""
+"""Networks this small gain little from a second thread, and lose much where other programs use the machine."""
 LINEAR_C = 0.1
 """Inverse regularisation of the linear model."""
 LINEAR_STEPS = 2000
 
-Say = Callable[[str], None]
-"""Takes one line, or several, for the user."""
+Show = Callable[[str], None]
+"""Shows one or several lines to the user."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Sizes. clips, seconds: of the store. teach, distill: "key=value" changes to the recipes. margin: accuracy by
-    which the student must beat chance and a linear model, 0..1."""
+    """Sizes. clips, seconds: of the store. teach, distill: "key=value" settings of the recipes. margin: accuracy, 0..1,
+    by which the student must be better than chance and a linear model."""
 
     clips: int = 600
     seconds: float = 3.0
@@ -70,10 +73,10 @@ class Settings:
 
 @dataclass(frozen=True)
 class DemoReport:
-    """What came out, as clip accuracies on the test split, 0..1.
+    """Clip accuracies on the test split, 0..1, by name.
 
     baselines: chance and a linear model. trained: the teachers, and the student before quantisation. exported: each
-    model file in its engine. files: the model files, .tflite first. seconds: of the whole.
+    model file in its engine. files: the model files, .tflite first. seconds: duration of the demo.
     """
 
     baselines: dict[str, float]
@@ -84,97 +87,95 @@ class DemoReport:
 
 
 def run_demo(
-    out: Path, say: Say, *, keep: bool = False, force: bool = False, settings: Settings = Settings()
+    out: Path, show: Show, *, keep: bool = False, force: bool = False, settings: Settings = Settings()
 ) -> DemoReport:
-    """Synthesise, teach, distil, export, check, evaluate and listen.
+    """Synthesise scenes, train teachers and a student, then export, check, evaluate and listen.
 
     Args:
-        out: folder of everything.
-        say: told what is done and what came out.
-        keep: keep the store and the teachers, which are the bulk of the folder.
+        out: folder of all files.
+        show: shows progress and results.
+        keep: keep the store and the teachers, which are most of the folder's bytes.
         force: replace the folder of an earlier demo.
         settings: sizes.
 
     Raises:
-        InputError: the folder exists, or can't be written.
-        GateError: the exported student is over budget or hardly better than chance or a linear model.
-        KeyboardInterrupt: with how to begin anew; a demo is too short to go on with.
+        InputError: the folder exists, or cannot be written.
+        GateError: the exported student is over its budget, or not `settings.margin` better than chance and a linear
+            model.
+        KeyboardInterrupt: with the command that begins anew; a demo is too short to be resumed.
     """
-    claim(out, force=force)
+    claim_folder(out, force=force)
     anew = f"begin anew with: edgekd demo --out {shlex.quote(str(out))}{' --keep' if keep else ''} --force"
     try:
-        return _made(out, say, keep=keep, settings=settings)
+        return _run_steps(out, show, keep=keep, settings=settings)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"{out}: interrupted; {anew}") from None
     except InputError as error:
         what, _, advice = str(error).partition("; ")
-        raise InputError(f"{what}; see to it and {anew}") if "--resume" in advice else error from None
+        raise InputError(f"{what}; remove the cause, then {anew}") if "--resume" in advice else error from None
 
 
-def _made(out: Path, say: Say, *, keep: bool, settings: Settings) -> DemoReport:
-    """The demo in its folder."""
+def _run_steps(out: Path, show: Show, *, keep: bool, settings: Settings) -> DemoReport:
+    """Run all steps of the demo in its folder."""
     began = time.monotonic()
-    stage = _Stages(say)
-    say(
-        f"Everything on synthetic scenes, made by a program and not recorded, in {out}. It takes about two minutes on"
-        " two cores."
+    step = _StepTimer(show)
+    show(
+        f"This demo uses synthetic scenes, made by a program and not recorded. Its folder is {out}. It takes about two"
+        " minutes on two cores."
     )
-    with stage("1/7 data: ten scenes, several recorders; other cities and one more recorder in the test split"):
+    with step("1/7 data: ten scenes, several recorders; other cities and one more recorder in the test split"):
         store = synth(out / STORE, clips=settings.clips, seconds=settings.seconds).store
-    with stage(f"2/7 teachers: {' and '.join(TEACHERS)}, on whole clips"):
-        taught = [teach(name, out / STORE, out / RUNS / name, settings.teach, OPTIONS) for name in TEACHERS]
-    with stage(
+    with step(f"2/7 teachers: {' and '.join(TEACHERS)}, on whole clips"):
+        teachers = [teach(name, out / STORE, out / RUNS / name, settings.teach, OPTIONS) for name in TEACHERS]
+    with step(
         f"3/7 student: {STUDENT}, on windows of 1 s, float and then quantization-aware, with the teachers' soft labels"
     ):
         run = distill(
-            STUDENT, out / STORE, out / STUDENT_RUN, [each.path for each in taught], settings.distill, OPTIONS
+            STUDENT, out / STORE, out / STUDENT_RUN, [each.path for each in teachers], settings.distill, OPTIONS
         )
-    with stage("4/7 export: the integer graph as .tflite and .onnx"):
+    with step("4/7 export: the integer graph as .tflite and .onnx"):
         exported = export_run(out / STUDENT_RUN, "int8", out=out / MODELS)
-        say(exported.to_text())
-    with stage(f"5/7 check: the .tflite against the budgets of {TARGET}"):
+        show(exported.to_text())
+    with step(f"5/7 check: the .tflite against the budgets of {TARGET}"):
         checked = check(exported.files[:1], CheckOptions(TARGET))
-        say("\n".join(explained(budget) for budget in checked[0].verdict.budgets))
+        show("\n".join(explained(budget) for budget in checked[0].verdict.budgets))
         require_ok(checked)
-    with stage("6/7 evaluate: the files in their engines, on the test split"):
+    with step("6/7 evaluate: the files in their engines, on the test split"):
         reports = [evaluate_file(path, out / STORE, [TEST_SPLIT]) for path in exported.files]
-        say(reports[0].to_text())
+        show(reports[0].to_text())
         baselines = {
             "chance": 1 / len(store.labels),
             "linear model on the mean log-mel": linear_accuracy(store, run.frontend),
         }
-    with stage(f"7/7 listen: a fresh recording of a {RECORDED_SCENE}"):
+    with step(f"7/7 listen: a fresh recording of a {RECORDED_SCENE}"):
         write_recording(out / RECORDING, store.sample_rate)
-        say(
-            "\n".join(
-                to_text(decision) for decision in listen(str(out / RECORDING), exported.files[0], hop_s=HOP_SECONDS)
-            )
-        )
+        decisions = listen(str(out / RECORDING), exported.files[0], hop_s=HOP_SECONDS)
+        show("\n".join(map(to_text, decisions)))
     if not keep:
-        for bulk in (out / STORE, out / RUNS):
-            shutil.rmtree(bulk)
+        for folder in (out / STORE, out / RUNS):
+            shutil.rmtree(folder)
     trained = {
         f"{each.recipe.role} {each.recipe.name}, float": each.info.metrics["float_clip_accuracy"]
-        for each in [*taught, run]
+        for each in [*teachers, run]
     }
     in_engines = {f"student {Path(each.model).name} in {each.engine}": each.scores.clips.accuracy for each in reports}
     report = DemoReport(baselines, trained, in_engines, exported.files, time.monotonic() - began)
     text = summary(out, report, store_kept=keep)
-    (out / REPORT).write_text(f"{REPORT_TITLE}\n{text}\n", encoding="utf-8")
-    say("\n" + text)
-    judge(report, settings.margin)
+    _write_report(out, text)
+    show("\n" + text)
+    check_accuracy(report, settings.margin)
     return report
 
 
-class _Stages:
-    """Says what begins and how long it took."""
+class _StepTimer:
+    """Shows the title of a step and how long it took."""
 
-    def __init__(self, say: Say) -> None:
-        self._say = say
+    def __init__(self, show: Show) -> None:
+        self._show = show
         self._began = 0.0
 
-    def __call__(self, title: str) -> "_Stages":
-        self._say(f"\n== {title}")
+    def __call__(self, title: str) -> "_StepTimer":
+        self._show(f"\n== {title}")
         return self
 
     def __enter__(self) -> None:
@@ -182,14 +183,14 @@ class _Stages:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
-            self._say(f"   done in {time.monotonic() - self._began:.0f} s")
+            self._show(f"   done in {time.monotonic() - self._began:.0f} s")
 
 
-def claim(out: Path, *, force: bool) -> None:
-    """Make the folder; with `force` in place of an earlier demo's.
+def claim_folder(out: Path, *, force: bool) -> None:
+    """Make the demo's folder; with `force` replace that of an earlier demo.
 
     Raises:
-        InputError: something is in the way, or the place can't be written.
+        InputError: the folder exists or holds other files, or it cannot be written.
     """
     ours = {STORE, RUNS, STUDENT_RUN, MODELS, RECORDING, REPORT}
     try:
@@ -204,19 +205,22 @@ def claim(out: Path, *, force: bool) -> None:
             or not (out / REPORT).read_text(encoding="utf-8").startswith(REPORT_TITLE)
         ):
             raise InputError(
-                f"{out} holds other things than a demo; choose another --out (--force replaces demos only)"
+                f"{out} holds files that are no demo's; choose another --out (--force replaces demos only)"
             )
         if inside:
             shutil.rmtree(out)
         out.mkdir(parents=True, exist_ok=True)
-        (out / REPORT).write_text(f"{REPORT_TITLE}\nnot finished\n", encoding="utf-8")
+        _write_report(out, "not finished")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{out} cannot be used ({error}); choose another --out") from None
 
 
+def _write_report(out: Path, text: str) -> None:
+    atomic_write(out / REPORT, f"{REPORT_TITLE}\n{text}\n".encode())
+
+
 def linear_accuracy(store: ClipStore, fe: FrontEnd) -> float:
-    """Test accuracy, 0..1, of a logistic regression on each clip's mean log-mel: what the scenes are hard enough to
-    defeat."""
+    """Test accuracy, 0..1, of a logistic regression on each clip's mean log-mel, for which the scenes are too hard."""
     # (clips, mel)
     features = np.stack([log_mel(fe, store.waveform(index)).mean(axis=1) for index in range(len(store.clips))])
     train, test = store.indices([TRAIN_SPLIT]), store.indices([TEST_SPLIT])
@@ -226,21 +230,21 @@ def linear_accuracy(store: ClipStore, fe: FrontEnd) -> float:
 
 
 def write_recording(path: Path, sample_rate: int) -> None:
-    """A 16-bit mono .wav of one scene."""
+    """Write a 16-bit mono .wav of one scene."""
     rng = np.random.default_rng(RECORDED_SEED)
     waveform = scenes.recording(RECORDED_SCENE, rng, RECORDED_SECONDS, sample_rate, RECORDED_PLACE, RECORDER)
-    with wave.open(str(path), "wb") as file:
+    with atomic_path(path) as part, wave.open(str(part), "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)
         file.setframerate(sample_rate)
         file.writeframes(to_pcm(waveform).tobytes())
 
 
-def judge(report: DemoReport, margin: float) -> None:
-    """Whether the exported students learned anything.
+def check_accuracy(report: DemoReport, margin: float) -> None:
+    """Refuse exported students that have not learned.
 
     Raises:
-        GateError: one is not `margin` better than every baseline.
+        GateError: the accuracy of one is not `margin` better than that of every baseline.
     """
     floor = max(report.baselines.values()) + margin
     for name, accuracy in report.exported.items():
@@ -252,34 +256,31 @@ def judge(report: DemoReport, margin: float) -> None:
 
 
 def summary(out: Path, report: DemoReport, *, store_kept: bool) -> str:
-    """What came out, where the files are and what to try next."""
+    """Text for the user: accuracies, files, and commands to try next."""
     accuracies = report.baselines | report.trained | report.exported
-    width = max(map(len, accuracies))
     model = report.files[0]
-    lines = [
-        f"What came out in {report.seconds:.0f} s: accuracy on the test clips (synthetic: the figures say nothing about"
-        " real scenes)"
-    ]
-    lines += [f"  {name:{width}} {100 * accuracy:6.1f} %" for name, accuracy in accuracies.items()]
-    lines += ["Where the files are"]
-    places = {
+    files = {
         **{str(path): f"the student in integers, {path.stat().st_size:,} bytes" for path in report.files},
         str(out / STUDENT_RUN): "its run folder: report.html, recipe, metrics, weights, TensorBoard",
         str(out / RECORDING): "the fresh recording",
         str(out / REPORT): "this summary",
     }
     if store_kept:
-        places |= {str(out / STORE): "the clips", str(out / RUNS): "the teachers' run folders"}
-    width = max(map(len, places))
-    lines += [f"  {place:{width}}  {what}" for place, what in places.items()]
-    lines += [
-        "Try next",
-        f"  edgekd info {model}",
-        f"  edgekd check {model} --target {TARGET}",
-        f"  edgekd listen {out / RECORDING} --model {model} --json",
-    ]
-    if store_kept:
-        lines.append(f"  edgekd evaluate {model} --data {out / STORE} --split {TEST_SPLIT}")
+        files |= {str(out / STORE): "the clips", str(out / RUNS): "the teachers' run folders"}
+        more = f"  edgekd evaluate {model} --data {out / STORE} --split {TEST_SPLIT}"
     else:
-        lines.append(f"  edgekd demo --out {out} --keep --force    also keeps the clips and the teachers")
-    return "\n".join(lines)
+        more = f"  edgekd demo --out {out} --keep --force    also keeps the clips and the teachers"
+    return "\n".join(
+        [
+            f"Results after {report.seconds:.0f} s: accuracy on the test clips (synthetic: the figures do not tell"
+            " about real scenes)",
+            *columns((), [(name, f"{100 * value:.1f} %") for name, value in accuracies.items()], indent="  "),
+            "Files",
+            *columns((), list(files.items()), left=2, indent="  "),
+            "Try next",
+            f"  edgekd info {model}",
+            f"  edgekd check {model} --target {TARGET}",
+            f"  edgekd listen {out / RECORDING} --model {model} --json",
+            more,
+        ]
+    )

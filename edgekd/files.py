@@ -1,7 +1,7 @@
-"""Files that appear complete or not at all, and locks on folders.
+"""Atomic writing of files, and locks on folders.
 
-Every file that edgekd replaces is written by `atomic_write` or `atomic_path`; a folder that a process works in is
-marked by `held`.
+Every file that edgekd replaces is written by `atomic_write`, `atomic_path` or `output_file`: it appears complete or not
+at all. A process that works in a folder locks it with `held`.
 """
 
 import fcntl
@@ -17,37 +17,37 @@ from edgekd.errors import InputError
 PART = ".part"
 """Suffix of a file that is being written."""
 LOCK_TRIES, LOCK_PAUSE_S = 5, 0.02
-"""How often a taken lock is tried again: a process that only looks whether a folder is in use holds the lock for a
-moment."""
+"""How often a lock is tried, and the pause between. `in_use` of another process holds the lock for a short time."""
 
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A new hidden file beside `path`, which replaces `path` when the block ends and is removed when the block fails.
+    """A new hidden file in the same folder. It replaces `path` when the block ends, and is removed if the block raises.
 
     Raises:
-        OSError: it cannot be written; `path` is unchanged and is the error's file name.
+        OSError: it cannot be written. `path` is unchanged, and is the file name of the error.
     """
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PART}")
     try:
         os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-        yield part
-        part.replace(path)
+        try:
+            yield part
+            part.replace(path)
+        finally:
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from None
-    finally:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
 
 
 def atomic_write(path: Path, content: bytes, *, mode: int | None = None, durable: bool = False) -> None:
-    """Write a file that appears complete or not at all.
+    """Write a file so that it appears complete or not at all.
 
     Args:
-        path: replaced if it exists; its folder exists.
-        content: the whole file.
-        mode: permissions; None leaves them to the umask.
-        durable: wait until content and name are on the disk, so that both outlast a power cut.
+        path: the file, in a folder that exists. An existing file is replaced.
+        content: all bytes of the file.
+        mode: permissions; None for those of the umask.
+        durable: wait until content and name are on the disk, so that both survive a power failure.
 
     Raises:
         OSError: see `atomic_path`.
@@ -65,11 +65,11 @@ def atomic_write(path: Path, content: bytes, *, mode: int | None = None, durable
 
 @contextmanager
 def output_file(path: Path, option: str) -> Iterator[Path]:
-    """`atomic_path` for a file that a user named: folders above it are made, and errors are for people.
+    """`atomic_path` for a file that a user named. Missing folders are made.
 
     Args:
-        path: replaced if it exists.
-        option: of the command line that named it, for instance "--csv".
+        path: the file. An existing file is replaced.
+        option: of the command line that named the file, for errors, for instance "--csv".
 
     Raises:
         InputError: it cannot be written.
@@ -88,24 +88,24 @@ def unwritable(path: Path, error: OSError, option: str) -> InputError:
 
 
 def finished_name(name: str) -> str:
-    """The name of the file that `name` becomes when it is written: ".run.json.1f2e3d4c.part" -> "run.json", other names
-    as they are."""
+    """The final name of an unfinished file: "run.json" of ".run.json.1f2e3d4c.part". Other names are returned as they
+    are."""
     if not name.endswith(PART):
         return name
-    whole = name.removesuffix(PART)
-    # without a dot: written by versions before 0.2
-    return whole[1:].rpartition(".")[0] if whole.startswith(".") else whole
+    stem = name.removesuffix(PART)
+    # edgekd before 0.2 wrote unfinished files without a leading dot
+    return stem[1:].rpartition(".")[0] if stem.startswith(".") else stem
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove files that a killed process was writing. Nobody may be writing in the folder."""
+    """Remove the unfinished files of a killed process. No process may be writing in the folder."""
     for path in folder.iterdir():
         if path.name != finished_name(path.name):
             path.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:
-    """Wait until names that were made or changed in a folder are on the disk."""
+    """Wait until new and changed names in a folder are on the disk."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)
@@ -115,30 +115,30 @@ def sync_folder(folder: Path) -> None:
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Lock a folder for this process, also while it is renamed. On a file system without locks nothing is locked.
+    """Lock a folder for this process, also while the folder is renamed. A file system without locks locks nothing.
 
-    The system drops the lock when the process ends, however it ends.
+    The operating system releases the lock when the process ends, also after a crash.
 
     Raises:
-        BlockingIOError: another process holds it.
+        BlockingIOError: another process has the lock.
     """
     handle = os.open(folder, os.O_RDONLY)
     try:
-        _take(handle)
+        _lock(handle)
         yield
     finally:
         os.close(handle)
 
 
 def in_use(folder: Path, *, unknown: bool) -> bool:
-    """Whether a living process holds a folder; `unknown` where the file system cannot tell. A missing folder is not in
-    use."""
+    """Whether a running process has locked a folder; `unknown` on a file system without locks. A missing folder is not
+    in use."""
     try:
         handle = os.open(folder, os.O_RDONLY)
     except FileNotFoundError:
         return False
     try:
-        # shared: two that look do not take each other for the holder
+        # a shared lock: two calls at a time do not see each other as the owner
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
@@ -149,7 +149,7 @@ def in_use(folder: Path, *, unknown: bool) -> bool:
     return False
 
 
-def _take(handle: int) -> None:
+def _lock(handle: int) -> None:
     for attempt in range(1, LOCK_TRIES + 1):
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -157,7 +157,7 @@ def _take(handle: int) -> None:
             if attempt == LOCK_TRIES:
                 raise
             time.sleep(LOCK_PAUSE_S)
-        except OSError:  # no locks here
+        except OSError:  # a file system without locks
             return
         else:
             return

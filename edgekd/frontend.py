@@ -1,13 +1,14 @@
-"""The front end, the only definition of it: log-mel features of clips and of streams in numpy, float32, bit-equal to
-each other.
+"""The front end: log-mel features of clips and of streams in numpy, float32. Both give the same values to the bit, and
+nothing else in edgekd defines them.
 
 Conventions: layout (mel, frame); frames of `n_fft` samples every `hop_length`; a periodic Hann window of `win_length`
-samples in the middle of the frame; power spectrum without scaling; triangles of height 1; natural logarithm of the mel
-power clamped from below at `log_floor`. The FFT is float64: in float32 its rounding, next to a loud band, moved quiet
-ones by up to 1e-3, and it was no faster in numpy. Speed comes from three things: all frames of a clip in one real FFT,
-the filterbank kept as a few dense bands (a triangle touches few bins), and the matrix products always in blocks of
-`BLOCK` frames. The last also makes a frame's result independent of how many frames are computed with it, which is why
-clips and streams agree to the bit.
+samples in the middle of the frame; power spectrum without scaling; triangular filters of height 1; natural logarithm of
+the mel power clamped from below at `log_floor`.
+
+The FFT is float64: in float32 its rounding error changed quiet bands next to a loud one by up to 1e-3, and it was no
+faster in numpy. Three things make it fast: one real FFT for all frames of a clip, a filterbank of a few dense bands (a
+triangle covers few bins), and matrix products in blocks of `BLOCK` frames. Blocks of one size also make the result of a
+frame independent of how many frames are computed with it, so that clips and streams agree to the bit.
 """
 
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 from edgekd.errors import InputError
 
 BLOCK = 8
-"""Frames in one matrix product: every product has this shape, whatever the number of frames asked for."""
+"""Frames in one matrix product. Every product has this size, whatever the number of frames."""
 BAND_MELS = 32
 """Mel bands in one dense product of the banded filterbank."""
 SLANEY_BREAK_HZ, SLANEY_HZ_PER_MEL, SLANEY_LOG_STEP = 1000.0, 200.0 / 3.0, np.log(6.4) / 27.0
@@ -38,24 +39,24 @@ _RANGES = {
     "hop_length": (1, 32_768),
     "n_mels": (1, 1024),
 }
-"""Least and most of each size; the most is far beyond any use and keeps a damaged file from asking for all memory."""
+"""Range of each size. The upper limit is far above any use; it keeps a damaged file from taking all memory."""
 
 _LEAST_BAND_HZ = 1.0
 _FLOAT32_REACH = 1e30
-"""Numbers between its inverse and itself survive float32."""
+"""float32 represents numbers between its inverse and itself."""
 
 
 class FrontEnd(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, cache_hash=True):
-    """From a waveform in [-1, 1] (int16 / 32768) to normalised log-mel. The default gives (256, 28) for 16,000 samples.
+    """Settings of the front end, from a waveform in [-1, 1] (int16 / 32768) to normalised log-mel. The default gives
+    (256, 28) for 16,000 samples.
 
-    sample_rate: Hz. pre_emphasis: a of y[t] = x[t] - a x[t-1] with x[-1] = 0; 0 is off. n_fft: samples of a frame and
-    of its FFT.
-    win_length: samples of the Hann window, at most n_fft. hop_length: samples from one frame to the next.
-    padding: "none" drops the rest that does not fill a frame; "end" completes the last frame with zeros; "center" adds
-    n_fft // 2 zeros at both ends. n_mels: mel bands. f_min, f_max: Hz, outer corners of the first and the last
-    triangle; f_max None is half the sample rate. mel_scale: "fant" is 1000 / log 2 * log(1 + f / 1000). log_floor:
-    least mel power before the logarithm.
-    mean, std: of the log-mel values over the training data; the output is (log_mel - mean) / std.
+    sample_rate: Hz. pre_emphasis: a in y[t] = x[t] - a x[t-1] with x[-1] = 0; 0 is off. n_fft: samples of a frame and
+    of its FFT. win_length: samples of the Hann window, at most n_fft. hop_length: samples from one frame to the next.
+    padding: "none" drops samples at the end that do not fill a frame; "end" completes the last frame with zeros;
+    "center" adds n_fft // 2 zeros at both ends. n_mels: number of mel bands. f_min, f_max: Hz, outer corners of the
+    first and the last triangle; f_max None is half the sample rate. mel_scale: "fant" is
+    1000 / log 2 * log(1 + f / 1000). log_floor: least mel power before the logarithm. mean, std: of the log-mel values
+    over the training data; the output is (log_mel - mean) / std.
     """
 
     sample_rate: int = 16000
@@ -122,7 +123,7 @@ class FrontEnd(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return self.n_fft // 2 if self.padding == "center" else 0
 
     def frames(self, samples: int) -> int:
-        """Number of frames that `log_mel` gives for a waveform of this many samples; 0 when it does not fill one."""
+        """Number of frames of a waveform of this many samples; 0 if it does not fill one."""
         if samples < 1:
             return 0
         if self.padding == "end":
@@ -154,16 +155,15 @@ def corners(fe: FrontEnd) -> Array64:
 def filterbank(fe: FrontEnd) -> Array:
     """Triangular mel filters of height 1, float32 (n_mels, n_fft // 2 + 1).
 
-    A triangle so narrow that no FFT bin lies inside it would always be silent; it is replaced by the linear
-    interpolation of the power spectrum at its centre (weights of the two bins around it, sum 1). All other filters are
-    the textbook ones.
+    A triangle so narrow that it contains no FFT bin would always give 0. It is replaced by the linear interpolation of
+    the power spectrum at its centre (weights of the two bins around it, sum 1). All other filters are triangles.
     """
     hz = corners(fe)
     bin_hz = fe.sample_rate / fe.n_fft
     bins = np.arange(fe.n_fft // 2 + 1) * bin_hz
     left, centre, right = (hz[i : i + fe.n_mels, None] for i in range(3))  # (n_mels, 1)
     weights = np.empty((fe.n_mels, len(bins)), np.float32)
-    for start in range(0, fe.n_mels, BAND_MELS):  # in parts: the float64 of all at once may take a gigabyte
+    for start in range(0, fe.n_mels, BAND_MELS):  # in parts, because float64 of all at once may take a gigabyte
         part = slice(start, start + BAND_MELS)
         rows = np.maximum(
             0.0, np.minimum((bins - left[part]) / (centre - left)[part], (right[part] - bins) / (right - centre)[part])
@@ -175,7 +175,8 @@ def filterbank(fe: FrontEnd) -> Array:
 
 
 class Band(NamedTuple):
-    """Part of the filterbank: mel bands `mels` see only FFT bins `bins`. weights: float32 (bins, mels)."""
+    """A part of the filterbank: the mel bands `mels`, which have weights only at the FFT bins `bins`. weights: float32
+    (bins, mels)."""
 
     mels: slice
     bins: slice
@@ -183,19 +184,19 @@ class Band(NamedTuple):
 
 
 def bands(fe: FrontEnd) -> list[Band]:
-    """The filterbank as dense blocks of `BAND_MELS` mel bands, each with only the FFT bins that it touches."""
+    """The filterbank as dense blocks of `BAND_MELS` mel bands, each with only those FFT bins that have weights."""
     weights = filterbank(fe)
     parts = []
     for start in range(0, fe.n_mels, BAND_MELS):
         mels = slice(start, min(start + BAND_MELS, fe.n_mels))
-        touched = np.flatnonzero(weights[mels].any(axis=0))
-        bins = slice(int(touched[0]), int(touched[-1]) + 1)
+        used = np.flatnonzero(weights[mels].any(axis=0))
+        bins = slice(int(used[0]), int(used[-1]) + 1)
         parts.append(Band(mels, bins, np.ascontiguousarray(weights[mels, bins].T)))
     return parts
 
 
 def log_mel(fe: FrontEnd, waveform: Array) -> Array:
-    """Normalised log-mel of whole clips.
+    """Normalised log-mel of clips.
 
     Args:
         fe: the front end.
@@ -223,7 +224,7 @@ def log_mel(fe: FrontEnd, waveform: Array) -> Array:
 
 
 def padded(fe: FrontEnd, clip: Array) -> Array:
-    """A whole clip, float32 (time,), ready for `frames_of`: pre-emphasised, with the zeros of the padding around it."""
+    """A clip, float32 (time,), prepared for `frames_of`: pre-emphasised and padded with zeros."""
     samples = len(clip)
     signal = np.zeros(fe.pad_before + samples + fe.pad_after(samples), np.float32)
     emphasise(fe, clip, np.float32(0.0), signal[fe.pad_before : fe.pad_before + samples])
@@ -231,8 +232,8 @@ def padded(fe: FrontEnd, clip: Array) -> Array:
 
 
 def emphasise(fe: FrontEnd, samples: Array, previous: np.float32, out: Array) -> None:
-    """Pre-emphasis of float32 (time,) into `out`; `previous` is the sample before the first one (0 at the start of a
-    clip)."""
+    """Write the pre-emphasised samples, float32 (time,), to `out`. previous: the sample before the first one, 0 at the
+    start of a clip."""
     out[:] = samples
     if fe.pre_emphasis and len(samples):
         factor = np.float32(fe.pre_emphasis)
@@ -244,7 +245,7 @@ def frames_of(fe: FrontEnd, emphasised: Array, frames: int) -> Array:
     """Normalised log-mel of the first `frames` frames of a padded, pre-emphasised signal: float32 (n_mels, frames)."""
     plan = _plan(fe)
     blocks = -(-frames // BLOCK)
-    # once, not in each of the frames that share a sample
+    # converted once, not in each frame that shares a sample
     signal = emphasised[: (frames - 1) * fe.hop_length + fe.n_fft].astype(np.float64)
     overlapping = np.ndarray(
         (frames, fe.n_fft), np.float64, signal, strides=(fe.hop_length * signal.itemsize, signal.itemsize)
@@ -266,9 +267,9 @@ def frames_of(fe: FrontEnd, emphasised: Array, frames: int) -> Array:
 
 
 class LogMelStream:
-    """Log-mel of a stream as it arrives: the same values as `log_mel` of the whole, whatever the chunks.
+    """Log-mel of a stream. Its values are those of `log_mel` of all samples, whatever the chunks.
 
-    Holds less than one frame of samples between calls.
+    It keeps less than one frame of samples between calls.
     """
 
     def __init__(self, fe: FrontEnd) -> None:
@@ -278,18 +279,17 @@ class LogMelStream:
         self._received = self._frames = 0
 
     def push(self, samples: Array) -> Array:
-        """Take samples, float32 (time,), and give the frames that they complete, float32 (n_mels, k), k >= 0."""
+        """The frames that more samples, float32 (time,), complete: float32 (n_mels, k), k >= 0."""
         if len(samples):
-            pending, held = np.empty(len(self._pending) + len(samples), np.float32), len(self._pending)
-            pending[:held] = self._pending
-            emphasise(self._fe, samples, self._previous, pending[held:])
+            pending, kept = np.empty(len(self._pending) + len(samples), np.float32), len(self._pending)
+            pending[:kept] = self._pending
+            emphasise(self._fe, samples, self._previous, pending[kept:])
             self._pending, self._previous = pending, np.float32(samples[-1])
             self._received += len(samples)
         return self._drain()
 
     def flush(self) -> Array:
-        """End the stream: give the frames that padding completes, float32 (n_mels, k). Nothing may be pushed after
-        it."""
+        """End the stream: the frames that padding completes, float32 (n_mels, k). Nothing may be pushed after it."""
         fe = self._fe
         if fe.frames(self._received) > self._frames:
             self._pending = np.concatenate((self._pending, np.zeros(fe.pad_after(self._received), np.float32)))
@@ -307,6 +307,8 @@ class LogMelStream:
 
 
 class _Plan(NamedTuple):
+    """Arrays that depend only on the front end."""
+
     window: Array64
     bands: list[Band]
 

@@ -1,5 +1,5 @@
-"""Finds and reads the TOML data that ships with edgekd: `targets/`, `teachers/`, recipes and reproductions, in a
-checkout or in a wheel."""
+"""Finds and reads the TOML files that ship with edgekd (targets, teachers, recipes, reproductions), in a checkout or in
+a wheel. Converts tables to msgspec structs with errors that name the key and the value."""
 
 import json
 import re
@@ -17,19 +17,23 @@ Folder = Literal["targets", "teachers", "recipes", "reproductions"]
 T = TypeVar("T", bound=msgspec.Struct)
 
 SUFFIXES = (".toml", ".json")
-"""Of files; any other text without a folder in it is the name of a shipped one."""
+"""Suffixes of files. Any other text without a folder in it is the name of a shipped file."""
 SECRETS = frozenset({"password", "token"})
-"""Keys whose values no error shows."""
+"""Keys whose values are never shown in errors."""
 _PACKAGE = Path(__file__).parent
 
 
 def folder(name: Folder) -> Path:
-    """Where a kind of shipped TOML lies: recipes and reproductions in the package; the others beside it in a checkout,
-    in `_NAME` inside a wheel."""
+    """Folder of the shipped files of one kind. Recipes and reproductions are in the package; the others are next to the
+    package in a checkout and in its folder `_NAME` in a wheel."""
     if name in {"recipes", "reproductions"}:
         return _PACKAGE / name
-    beside = _PACKAGE.parent / name
-    return beside if (_PACKAGE.parent / "pyproject.toml").is_file() and beside.is_dir() else _PACKAGE / f"_{name}"
+    in_checkout = _PACKAGE.parent / name
+    return (
+        in_checkout
+        if (_PACKAGE.parent / "pyproject.toml").is_file() and in_checkout.is_dir()
+        else _PACKAGE / f"_{name}"
+    )
 
 
 def names(name: Folder) -> list[str]:
@@ -38,14 +42,14 @@ def names(name: Folder) -> list[str]:
 
 
 def find(name_or_path: str | Path, kind: Folder, *others: Folder) -> Path:
-    """The file that a user means: a path to a .toml or .json file, or the name of a shipped one.
+    """The file that a user names: by a path to a .toml or .json file, or by the name of a shipped one.
 
     Args:
         name_or_path: `my/board.toml` or `dcase2023`.
         kind: the folder searched first; `others` follow in order.
 
     Raises:
-        InputError: no such file, or no such name (with the nearest one).
+        InputError: no such file, or no such name (the nearest one is suggested).
     """
     text = str(name_or_path)
     folders = (kind, *others)
@@ -61,10 +65,10 @@ def find(name_or_path: str | Path, kind: Folder, *others: Folder) -> Path:
 
 
 def read_table(path: Path) -> dict[str, Any]:
-    """The tables and values of a .toml file, or of a .json file with one object.
+    """Content of a .toml file, or of a .json file with one object.
 
     Raises:
-        InputError: unreadable, not TOML or JSON, or no object.
+        InputError: unreadable, not TOML or JSON, or not an object.
     """
     kind = "JSON" if path.suffix == ".json" else "TOML"
     try:
@@ -75,12 +79,12 @@ def read_table(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not valid {kind} ({error})") from None
     if not isinstance(raw, dict):
-        raise InputError(f"{path}: holds a {type(raw).__name__}; wanted a table of keys")
+        raise InputError(f"{path}: holds a {type(raw).__name__}; it must hold a table of keys")
     return raw
 
 
 def read_toml(path: Path, kind: type[T]) -> T:
-    """Read a TOML file into a msgspec struct.
+    """A TOML file as a msgspec struct.
 
     Raises:
         InputError: see `read_table` and `convert`.
@@ -89,12 +93,12 @@ def read_toml(path: Path, kind: type[T]) -> T:
 
 
 def convert(raw: Mapping[str, Any], kind: type[T], where: str) -> T:
-    """Check keys and values, and make a struct of them.
+    """Tables as a struct, with keys and values checked.
 
     Args:
-        raw: tables as TOML or JSON gives them.
+        raw: tables as read from TOML or JSON.
         kind: the struct.
-        where: named in errors.
+        where: the start of every error, for instance a path.
 
     Raises:
         InputError: a key that is missing, mistyped or unknown (with the nearest valid one), or a value out of range.
@@ -107,23 +111,23 @@ def convert(raw: Mapping[str, Any], kind: type[T], where: str) -> T:
 
 
 def _explained(message: str, raw: Any) -> str:
-    """What msgspec says ("Expected `int` >= 1 - at `$.train.epochs`"), with the key in front and the value that was got
-    behind."""
-    what, _, place = message.partition(" - at `$")
-    keys = re.findall(r"\w+", place)
+    """A message of msgspec ("Expected `int` >= 1 - at `$.train.epochs`") with the key at the start and the value at the
+    end."""
+    what, _, key_path = message.partition(" - at `$")
+    keys = re.findall(r"\w+", key_path)
     for key in keys:
         raw = raw[key] if isinstance(raw, Mapping) else raw[int(key)]
-    shown = re.sub(r"://.*@", "://***@", repr(raw))  # an address may hold a password
+    shown = re.sub(r"://.*@", "://***@", repr(raw))  # a URL may contain a password
     got = f" {shown}" if ", got" in what else f", got {shown}"
-    # a key is missing, the value was told or is secret
+    # no value: a key is missing, or the value is already shown or secret
     if isinstance(raw, Mapping) or repr(raw) in what or not SECRETS.isdisjoint(keys):
         got = ""
     return "".join([*(f"{'.'.join(keys)}: " for _ in keys[:1]), what[:1].lower(), what[1:], got])
 
 
 def _check_keys(raw: Mapping[str, Any], struct: type[msgspec.Struct], where: str) -> None:
-    """Refuse unknown keys, also of nested tables; a struct's tag is no unknown key."""
-    fields = {field.name: field.type for field in msgspec.structs.fields(struct)}
+    """Raise for unknown keys, also in nested tables. The tag of a struct is not an unknown key."""
+    fields = {field.encode_name: field.type for field in msgspec.structs.fields(struct)}
     for key, value in raw.items():
         if key == struct.__struct_config__.tag_field:
             continue

@@ -1,4 +1,4 @@
-"""Real values to integers and back: the one place that rounds, clips and casts."""
+"""Quantisation: real values to integers and back. Nothing else in edgekd rounds, clips and casts."""
 
 import math
 from functools import lru_cache
@@ -11,13 +11,13 @@ from edgekd.errors import InputError
 
 
 def quantize(values: NDArray[np.floating[Any]], scale: float, zero_point: int, dtype: DTypeLike) -> NDArray[Any]:
-    """Integers that stand for real values: divide in float32, then `saturate`.
+    """Real values as integers: divided by the scale in float32, then `saturate`.
 
     Args:
         values: float array of any shape.
         scale: real value of one step.
-        zero_point: the integer that stands for zero.
-        dtype: of the result, an integer type.
+        zero_point: the integer of the real value 0.
+        dtype: integer type of the result.
 
     Raises:
         InputError: a value is NaN.
@@ -29,19 +29,19 @@ def quantize(values: NDArray[np.floating[Any]], scale: float, zero_point: int, d
 
 
 def saturate(steps: NDArray[np.floating[Any]], zero_point: int, dtype: DTypeLike) -> NDArray[Any]:
-    """Round half to even, add the zero point, clip to the type's range, cast."""
+    """Steps as integers: rounded half to even, with the zero point added, clipped to the range of the type and cast."""
     rounded: NDArray[Any] = np.asarray(np.rint(steps))
     rounded += zero_point
     return rounded.clip(*_bounds(np.dtype(dtype)), out=rounded).astype(dtype)
 
 
 def dequantize(q: NDArray[np.integer[Any]], scale: float, zero_point: int) -> NDArray[np.float32]:
-    """The real values that integers stand for, float32."""
+    """The real values of integers, float32."""
     return (q.astype(np.float32) - np.float32(zero_point)) * np.float32(scale)
 
 
 @lru_cache
 def _bounds(dtype: np.dtype[Any]) -> tuple[int, int]:
-    """Least and greatest integer of a type."""
+    """Smallest and largest integer of a type."""
     info = np.iinfo(dtype)
     return info.min, info.max

@@ -1,11 +1,11 @@
-"""`edgekd demo` in small: every stage runs and its folder is looked after."""
+"""`edgekd demo` with few clips: every step runs, and only a demo's folder is replaced."""
 
 import shlex
 
 import pytest
 
 from edgekd import demo
-from edgekd.demo import DemoReport, Settings, claim, judge, linear_accuracy, run_demo
+from edgekd.demo import DemoReport, Settings, check_accuracy, claim_folder, linear_accuracy, run_demo
 from edgekd.errors import GateError, InputError
 from edgekd.evaluation.evaluate import evaluate_file
 from edgekd.modelfile.container import read_manifest
@@ -19,10 +19,10 @@ SMALL = Settings(
 )
 
 
-def test_every_stage_runs_and_the_files_are_where_it_says(tmp_path):
-    said = []
-    report = run_demo(tmp_path / "demo", said.append, keep=True, settings=SMALL)
-    text = "\n".join(said)
+def test_every_step_runs_and_the_named_files_exist(tmp_path):
+    shown = []
+    report = run_demo(tmp_path / "demo", shown.append, keep=True, settings=SMALL)
+    text = "\n".join(shown)
     for number in range(1, 8):
         assert f"== {number}/7" in text
     assert [path.suffix for path in report.files] == [".tflite", ".onnx"]
@@ -36,11 +36,11 @@ def test_every_stage_runs_and_the_files_are_where_it_says(tmp_path):
         assert path.is_file()
     assert (tmp_path / "demo" / "demo.txt").read_text().startswith("edgekd demo")
     with pytest.raises(InputError, match="exists; replace it with --force"):
-        run_demo(tmp_path / "demo", said.append, settings=SMALL)
+        run_demo(tmp_path / "demo", shown.append, settings=SMALL)
 
 
 @pytest.mark.parametrize(
-    ("stop", "said"),
+    ("stop", "message"),
     [
         (KeyboardInterrupt("teacher: interrupted in epoch 2; go on with --resume"), "interrupted"),
         (
@@ -48,22 +48,22 @@ def test_every_stage_runs_and_the_files_are_where_it_says(tmp_path):
                 "run.json cannot be written (No space left on device); free space there and go on with --resume: it is"
                 " kept"
             ),
-            r"run\.json cannot be written \(No space left on device\); see to it and",
+            r"run\.json cannot be written \(No space left on device\); ",
         ),
     ],
 )
-def test_a_demo_that_ends_early_says_how_to_begin_anew(tmp_path, monkeypatch, stop, said):
+def test_the_error_of_a_demo_that_ends_early_names_the_command_that_begins_anew(tmp_path, monkeypatch, stop, message):
     def teach(*_):
         raise stop
 
     monkeypatch.setattr(demo, "teach", teach)
     out = tmp_path / "my demo"
-    with pytest.raises(type(stop), match=said) as stopped:
+    with pytest.raises(type(stop), match=message) as stopped:
         run_demo(out, [].append, keep=True, settings=SMALL)
     _, _, advice = str(stopped.value).partition("begin anew with: ")
     assert shlex.split(advice) == ["edgekd", "demo", "--out", str(out), "--keep", "--force"]
     assert "--resume" not in str(stopped.value)
-    claim(out, force=True)  # as the advice would
+    claim_folder(out, force=True)  # as that command does
 
 
 def report_with(exported):
@@ -71,9 +71,9 @@ def report_with(exported):
 
 
 def test_a_student_near_the_baselines_fails_the_demo():
-    judge(report_with({"good": 0.6}), margin=0.3)
+    check_accuracy(report_with({"good": 0.6}), margin=0.3)
     with pytest.raises(GateError, match=r"bad: accuracy 0\.450 is below 0\.500"):
-        judge(report_with({"good": 0.6, "bad": 0.45}), margin=0.3)
+        check_accuracy(report_with({"good": 0.6, "bad": 0.45}), margin=0.3)
 
 
 def test_a_linear_model_does_not_solve_the_scenes(tmp_path):
@@ -86,29 +86,29 @@ def test_a_linear_model_does_not_solve_the_scenes(tmp_path):
 
 def test_only_a_demo_is_replaced(tmp_path):
     folder = tmp_path / "demo"
-    claim(folder, force=False)
+    claim_folder(folder, force=False)
     with pytest.raises(InputError, match="--force"):
-        claim(folder, force=False)
+        claim_folder(folder, force=False)
     (folder / "models").mkdir()
-    claim(folder, force=True)
+    claim_folder(folder, force=True)
     assert [child.name for child in folder.iterdir()] == ["demo.txt"]
     (folder / "thesis.tex").write_text("mine")
-    with pytest.raises(InputError, match="other things than a demo"):
-        claim(folder, force=True)
+    with pytest.raises(InputError, match="no demo's"):
+        claim_folder(folder, force=True)
     assert (folder / "thesis.tex").read_text() == "mine"
 
 
 def test_a_folder_that_only_looks_like_a_demo_is_not_replaced(tmp_path):
     (tmp_path / "models").mkdir()
-    with pytest.raises(InputError, match="other things than a demo"):
-        claim(tmp_path, force=True)
+    with pytest.raises(InputError, match="no demo's"):
+        claim_folder(tmp_path, force=True)
     (tmp_path / "demo.txt").write_text("my notes")
-    with pytest.raises(InputError, match="other things than a demo"):
-        claim(tmp_path, force=True)
+    with pytest.raises(InputError, match="no demo's"):
+        claim_folder(tmp_path, force=True)
     assert (tmp_path / "models").is_dir()
 
 
 def test_a_file_in_the_way_is_refused(tmp_path):
     (tmp_path / "demo").write_text("")
     with pytest.raises(InputError, match="is a file"):
-        claim(tmp_path / "demo", force=True)
+        claim_folder(tmp_path / "demo", force=True)

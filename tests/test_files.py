@@ -1,38 +1,164 @@
-"""A file is seen whole or not at all."""
+"""Atomic writing: a file appears complete or not at all, and unfinished files are recognised and removed."""
+
+import os
+import stat
 
 import pytest
 
+from edgekd import files
 from edgekd.errors import InputError
-from edgekd.files import output_file
+from edgekd.files import PART, atomic_path, atomic_write, finished_name, output_file, remove_unfinished
 
 
-def test_it_takes_its_place_when_all_is_written(tmp_path):
-    path = tmp_path / "new" / "table.csv"
-    with output_file(path, "--csv") as whole:
-        whole.write_bytes(b"half")
-        assert not path.exists()
-    assert path.read_bytes() == b"half"
-    assert [*path.parent.iterdir()] == [path]
+@pytest.fixture
+def umask():
+    """A umask that takes all permissions from others, restored after the test."""
+    before = os.umask(0o027)
+    yield
+    os.umask(before)
 
 
-def failing(path):
-    with output_file(path, "--csv") as whole:
-        whole.write_bytes(b"half")
+def permissions(path):
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def fail(path, content):
+    """Write to `path` as on a full disk."""
+    with atomic_path(path) as part:
+        part.write_bytes(content)
         raise OSError(28, "No space left on device")
 
 
-def test_what_was_there_stays_where_writing_fails(tmp_path):
-    path = tmp_path / "table.csv"
+def fail_output(path):
+    with output_file(path, "--csv") as part:
+        part.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("durable", [False, True])
+def test_a_written_file_is_alone_in_its_folder(tmp_path, durable):
+    path = tmp_path / "run.json"
+    for content in (b"first", b"second"):
+        atomic_write(path, content, durable=durable)
+        assert path.read_bytes() == content
+    assert [*tmp_path.iterdir()] == [path]
+
+
+@pytest.mark.usefixtures("umask")
+def test_permissions_are_those_of_the_umask_or_the_mode_given(tmp_path):
+    atomic_write(tmp_path / "plain", b"")
+    atomic_write(tmp_path / "secret", b"", mode=0o600)
+    atomic_write(tmp_path / "public", b"", mode=0o644)
+    assert [permissions(tmp_path / name) for name in ("plain", "secret", "public")] == [0o640, 0o600, 0o644]
+
+
+@pytest.mark.usefixtures("umask")
+def test_the_new_file_has_its_own_permissions_not_those_of_the_old(tmp_path):
+    path = tmp_path / "run.json"
+    atomic_write(path, b"first", mode=0o600)
+    atomic_write(path, b"second")
+    assert permissions(path) == 0o640
+
+
+def test_a_file_is_unchanged_until_the_block_ends(tmp_path):
+    path = tmp_path / "run.json"
     path.write_bytes(b"before")
-    with pytest.raises(
-        InputError, match=r"table\.csv cannot be written \(No space left on device\); choose another --csv"
-    ):
-        failing(path)
+    with atomic_path(path) as part:
+        part.write_bytes(b"after")
+        assert part.parent == tmp_path
+        assert path.read_bytes() == b"before"
+    assert path.read_bytes() == b"after"
+
+
+def test_a_failing_write_keeps_the_old_file_and_names_it(tmp_path):
+    path = tmp_path / "run.json"
+    path.write_bytes(b"before")
+    with pytest.raises(OSError, match="No space left") as raised:
+        fail(path, b"half")
+    assert raised.value.filename == str(path)
     assert path.read_bytes() == b"before"
     assert [*tmp_path.iterdir()] == [path]
 
 
-def test_a_folder_above_that_is_a_file_is_told(tmp_path):
+def test_an_error_of_the_block_removes_the_unfinished_file(tmp_path):
+    with pytest.raises(KeyError), atomic_path(tmp_path / "run.json"):
+        raise KeyError
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_a_missing_folder_and_a_folder_of_that_name_are_errors(tmp_path):
+    for path in (tmp_path / "none" / "run.json", tmp_path):
+        with pytest.raises(OSError) as raised:  # noqa: PT011 the system chooses the words
+            atomic_write(path, b"")
+        assert raised.value.filename == str(path)
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_a_symbolic_link_at_the_name_of_the_unfinished_file_is_not_followed(tmp_path, monkeypatch):
+    other, path = tmp_path / "other", tmp_path / "run.json"
+    other.write_bytes(b"other")
+    monkeypatch.setattr(files.secrets, "token_hex", lambda _: "00000000")
+    link = tmp_path / f".run.json.00000000{PART}"
+    link.symlink_to(other)
+    with pytest.raises(FileExistsError) as raised:
+        atomic_write(path, b"content")
+    assert raised.value.filename == str(path)
+    assert other.read_bytes() == b"other"
+    assert link.is_symlink()
+    assert not path.exists()
+
+
+def test_a_symbolic_link_at_the_name_of_the_file_is_replaced(tmp_path):
+    other, path = tmp_path / "other", tmp_path / "run.json"
+    other.write_bytes(b"other")
+    path.symlink_to(other)
+    atomic_write(path, b"content")
+    assert not path.is_symlink()
+    assert (path.read_bytes(), other.read_bytes()) == (b"content", b"other")
+
+
+@pytest.mark.parametrize(
+    ("name", "final"),
+    [
+        (f".run.json.1f2e3d4c{PART}", "run.json"),
+        (f"run.json{PART}", "run.json"),  # of edgekd before 0.2
+        ("run.json", "run.json"),
+        (".hidden", ".hidden"),
+        (f"a{PART}.json", f"a{PART}.json"),
+    ],
+)
+def test_an_unfinished_file_is_recognised_by_its_name(name, final):
+    assert finished_name(name) == final
+
+
+def test_unfinished_files_are_removed_and_no_others(tmp_path):
+    with atomic_path(tmp_path / "run.json") as part:
+        unfinished = part.name
+    for name in (unfinished, f"old.json{PART}", ".hidden"):
+        (tmp_path / name).touch()
+    remove_unfinished(tmp_path)
+    assert {each.name for each in tmp_path.iterdir()} == {"run.json", ".hidden"}
+
+
+def test_an_output_file_appears_complete_in_a_new_folder(tmp_path):
+    path = tmp_path / "new" / "table.csv"
+    with output_file(path, "--csv") as part:
+        part.write_bytes(b"content")
+        assert not path.exists()
+    assert path.read_bytes() == b"content"
+    assert [*path.parent.iterdir()] == [path]
+
+
+def test_a_failing_output_file_keeps_the_old_one_and_names_the_option(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_bytes(b"before")
+    with pytest.raises(InputError, match=r"table\.csv .*No space left on device.* --csv"):
+        fail_output(path)
+    assert path.read_bytes() == b"before"
+    assert [*tmp_path.iterdir()] == [path]
+
+
+def test_an_output_file_below_a_file_is_refused(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match=r"a\.json cannot be written \(.*\); choose another --csv"):
-        failing(tmp_path / "file" / "a.json")
+    with pytest.raises(InputError, match=r"a\.json .* --csv"):
+        fail_output(tmp_path / "file" / "a.json")

@@ -1,4 +1,6 @@
-"""The front end: shapes, scales, paddings, pre-emphasis, validation, and clips equal to streams to the bit."""
+"""The front end: shapes, scales, paddings, pre-emphasis, validation, and streams that equal clips to the bit."""
+
+import pickle
 
 import msgspec
 import numpy as np
@@ -30,7 +32,7 @@ def noise(samples: int, seed: int = 0) -> np.ndarray:
 
 
 def slow_log_mel(fe: FrontEnd, waveform: np.ndarray) -> np.ndarray:
-    """The definition, frame by frame in float64."""
+    """The log-mel by its definition, frame by frame in float64."""
     x = waveform.astype(np.float64)
     y = x - fe.pre_emphasis * np.concatenate(([0.0], x[:-1]))
     if fe.padding == "center":
@@ -53,7 +55,7 @@ def test_default_gives_256_by_28_for_one_second():
 
 
 @pytest.mark.parametrize("fe", CONFIGS)
-def test_log_mel_is_its_definition(fe):
+def test_log_mel_follows_its_definition(fe):
     waveform = noise(16000)
     expected = slow_log_mel(fe, waveform)
     got = log_mel(fe, waveform)
@@ -72,10 +74,10 @@ def test_stream_equals_clip_to_the_bit_for_any_chunking(fe, chunk):
 
 @pytest.mark.parametrize("fe", CONFIGS)
 @pytest.mark.parametrize("samples", [1, 300, 2047, 2048, 2049, 4801, 16000])
-def test_frames_counts_what_log_mel_gives_and_what_a_stream_gives(fe, samples):
+def test_the_number_of_frames_is_that_of_a_clip_and_of_a_stream(fe, samples):
     stream = LogMelStream(fe)
-    given = stream.push(noise(samples)).shape[1] + stream.flush().shape[1]
-    assert given == fe.frames(samples)
+    streamed = stream.push(noise(samples)).shape[1] + stream.flush().shape[1]
+    assert streamed == fe.frames(samples)
     if fe.frames(samples):
         assert log_mel(fe, noise(samples)).shape[1] == fe.frames(samples)
     else:
@@ -83,14 +85,14 @@ def test_frames_counts_what_log_mel_gives_and_what_a_stream_gives(fe, samples):
             log_mel(fe, noise(samples))
 
 
-def test_stream_holds_less_than_a_frame():
+def test_a_stream_keeps_less_than_a_frame():
     stream = LogMelStream(FrontEnd())
     for _ in range(50):
         stream.push(noise(1600))
-        assert len(stream._pending) < 2048
+        assert len(pickle.dumps(stream)) < 2048 * 4 + 1000  # float32 samples and a few settings
 
 
-def test_batches_are_clips_one_by_one():
+def test_a_batch_gives_the_features_of_each_clip():
     clips = noise(3 * 2 * 4000).reshape(3, 2, 4000)
     features = log_mel(FrontEnd(), clips)
     assert features.shape == (3, 2, 256, 4)
@@ -110,7 +112,7 @@ def test_silence_is_the_floor_everywhere():
         ("slaney", 15 + 27 * np.log(8.0) / np.log(6.4)),
     ],
 )
-def test_filters_peak_where_their_scale_says(scale, top_mel):
+def test_filters_have_their_peaks_at_the_mels_of_their_scale(scale, top_mel):
     bank = filterbank(FrontEnd(mel_scale=scale, n_mels=32))
     mel = np.arange(1, 33) * top_mel / 33
     hz = {
@@ -123,13 +125,13 @@ def test_filters_peak_where_their_scale_says(scale, top_mel):
 
 
 @pytest.mark.parametrize("scale", ["fant", "htk", "slaney"])
-def test_every_filter_hears_something_even_when_narrower_than_a_bin(scale):
+def test_every_filter_has_weights_even_if_narrower_than_a_bin(scale):
     bank = filterbank(FrontEnd(mel_scale=scale, n_fft=256, win_length=256, hop_length=128))
     assert np.all(bank.sum(axis=1) > 0.0)
     assert np.all(np.diff([weights @ np.arange(129) / weights.sum() for weights in bank]) > -0.5), "centres rise"
 
 
-def test_wide_filters_are_the_textbook_triangles():
+def test_wide_filters_are_triangles():
     fe = FrontEnd(mel_scale="htk", n_mels=10)
     corners = 700 * (10 ** (np.linspace(0, 2595 * np.log10(1 + 8000 / 700), 12) / 2595) - 1)
     bins = np.arange(1025) * 16000 / 2048
@@ -148,16 +150,16 @@ def test_window_is_periodic_hann_in_the_middle_of_the_frame():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"win_length": 4096}, r"win_length 4096 is longer than n_fft 2048"),
-        ({"hop_length": 3000}, r"hop_length 3000 is longer than win_length 2048"),
-        ({"f_max": 9000.0}, r"f_max 9000.0 Hz is above half of sample_rate 16000"),
-        ({"f_min": 4000.0, "f_max": 3000.0}, r"f_min 4000.0 Hz must be at least 0 and 1 Hz below f_max 3000.0"),
+        ({"win_length": 4096}, "win_length 4096 .*n_fft 2048"),
+        ({"hop_length": 3000}, "hop_length 3000 .*win_length 2048"),
+        ({"f_max": 9000.0}, "f_max 9000.0 Hz .*sample_rate 16000"),
+        ({"f_min": 4000.0, "f_max": 3000.0}, "f_min 4000.0 Hz .*f_max 3000.0"),
         ({"n_mels": 0}, "n_mels is 0; it must be 1 to 1024"),
-        ({"n_mels": 10**9}, "n_mels is 1000000000; it must be 1 to 1024"),
-        ({"n_fft": 2**31, "win_length": 2**31}, "n_fft is 2147483648; it must be 2 to 32768"),
+        ({"n_mels": 10**9}, "n_mels is 1000000000; .*1 to 1024"),
+        ({"n_fft": 2**31, "win_length": 2**31}, "n_fft is 2147483648; .*2 to 32768"),
         ({"sample_rate": 0}, "sample_rate is 0"),
-        ({"padding": "same"}, "padding is 'same'; allowed: none, center, end"),
-        ({"mel_scale": "bark"}, "mel_scale is 'bark'; allowed: fant, htk, slaney"),
+        ({"padding": "same"}, "padding is 'same'; .*none, center, end"),
+        ({"mel_scale": "bark"}, "mel_scale is 'bark'; .*fant, htk, slaney"),
         ({"pre_emphasis": 1.0}, "pre_emphasis is 1.0"),
         ({"log_floor": 0.0}, "log_floor is 0.0"),
         ({"std": 0.0}, "std 0.0"),
@@ -169,7 +171,7 @@ def test_settings_that_contradict_each_other_are_refused_by_name(settings, messa
         FrontEnd(**settings)
 
 
-def test_unknown_fields_are_refused_and_the_rest_survives_json():
+def test_settings_are_the_same_after_json_and_unknown_fields_are_refused():
     fe = FrontEnd(padding="end", f_max=7000.0)
     assert msgspec.json.decode(msgspec.json.encode(fe), type=FrontEnd) == fe
     with pytest.raises(msgspec.ValidationError, match="n_mel"):

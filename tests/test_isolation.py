@@ -1,5 +1,5 @@
-"""The half of edgekd that a device or a CI gate needs runs without the training frameworks, and without any optional
-package."""
+"""The packages that a device or a CI job needs can be imported without the training frameworks, and without any
+optional package."""
 
 import subprocess
 import sys
@@ -11,7 +11,7 @@ TOOL = Path(__file__).parents[1] / "tools" / "check_isolation.py"
 
 
 @pytest.mark.parametrize("arguments", [[], ["--base-only"]])
-def test_the_torch_free_half_imports_with_frameworks_blocked(arguments):
+def test_the_part_without_torch_imports_with_frameworks_blocked(arguments):
     done = subprocess.run(
         [sys.executable, str(TOOL), "--no-timing", *arguments], capture_output=True, text=True, check=False
     )

@@ -1,38 +1,37 @@
-"""Judges instruction counts of emulated boards against a baseline; `arm_cost.sh` counts them and calls this.
+"""Compares instruction counts of emulated boards with a baseline; `arm_cost.sh` counts them and calls this.
 
-    python tools/arm_cost.py check [--baseline FILE] [--tolerance 0.01]            before anything is counted
-    python tools/arm_cost.py judge RESULTS [--baseline FILE] [--tolerance 0.01]    RESULTS/SUITE/CPU/MODEL.TURN and
-    .TURN.marks
+    python tools/arm_cost.py check [--baseline FILE] [--tolerance 0.01]      checks the options before the long counting
+    python tools/arm_cost.py compare RESULTS [--baseline FILE] [--tolerance 0.01]
 
-The cost of a stage is the difference between its long and its short loop, by the turn: start-up, imports and the loops'
-surroundings cancel. It is that of the thread that loops, where an engine with one thread computes: ONNX Runtime has a
-thread of its own that now and then does something, which would make counts less repeatable. Prints a table, then one
-JSON line (`Costs`), the next baseline.
+RESULTS holds SUITE/CPU/MODEL.REPEAT and MODEL.REPEAT.marks, one pair for each process. The cost of a stage is the
+difference between its long and its short loop, divided by the difference in iterations, so that start-up and imports
+cancel. Only the thread that loops is counted; engines with one thread compute in it. ONNX Runtime's own thread
+sometimes works too and would make the counts less repeatable. Prints a table, then one JSON line (`Costs`), which is
+the next baseline.
 """
 
 import statistics
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
 import msgspec
 import typer
+from toolbox import NOTHING, run_tool
 
-from edgekd.errors import EdgekdError, GateError, InputError
+from edgekd.errors import GateError, InputError
+from edgekd.text import columns
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 MAX_SPREAD = 0.001
-"""Of a count between processes, as a share of the least: beyond it counts are no gate."""
+"""Largest difference of a count between processes, as a share of the smallest, at which counts are compared."""
 MAX_ELSEWHERE = 0.02
-"""Of the instructions of all threads, the share that other threads than the counted one may execute during the
-loops."""
+"""Largest share of all instructions during the loops that other threads than the counted one may execute."""
 TOLERANCE = 0.01
 MARKS = ".marks"
-NOTHING = "-"
-COLUMNS = {"network": "network", "frontend": "front end", "pipeline": "pipeline", "stream": "stream"}
-"""Stages as `edgekd bench` names them, and heads of the table."""
+STAGE_HEADERS = {"network": "network", "frontend": "front end", "pipeline": "pipeline", "stream": "stream"}
+"""Stages as `edgekd bench` names them -> headers of the table."""
 
 Count = Annotated[float, msgspec.Meta(gt=0)]
 Baseline = Annotated[Path | None, typer.Option(help="The JSON line of an earlier run.")]
@@ -40,7 +39,7 @@ Tolerance = Annotated[float, typer.Option(help="Share by which a stage may grow.
 
 
 class Loops(msgspec.Struct, frozen=True):
-    """What arm_cost_loops.py says."""
+    """The output of arm_cost_loops.py."""
 
     engine: str
     stages: tuple[str, ...]
@@ -50,9 +49,13 @@ class Loops(msgspec.Struct, frozen=True):
 
 
 class Row(msgspec.Struct, frozen=True):
-    """Instructions per turn of each stage of a model on a release and processor: medians of `repeats` processes.
-    spread: largest less least, as a share of the least. elsewhere: largest share of the instructions during the loops
-    that other threads executed. versions: of what decides counts beside the model."""
+    """Instructions per iteration of each stage of a model on a release and processor: medians of `repeats` processes.
+
+    Attributes:
+        spread: (largest - smallest) / smallest of the processes.
+        elsewhere: largest share of the instructions during the loops that other threads executed.
+        versions: of the software that influences the counts.
+    """
 
     suite: str
     cpu: str
@@ -66,17 +69,17 @@ class Row(msgspec.Struct, frozen=True):
 
     @property
     def key(self) -> tuple[str, str, str, str]:
-        """What a baseline's row must share."""
+        """Identifies the row of a baseline to compare with."""
         return self.suite, self.cpu, self.model, self.engine
 
     @property
     def name(self) -> str:
-        """For people."""
+        """Name for messages."""
         return f"{self.model} in {self.engine} on {self.cpu}, {self.suite}"
 
 
-class Turn(NamedTuple):
-    """What one process counted: instructions per turn of each stage, and the share that other threads executed."""
+class Repeat(NamedTuple):
+    """The counts of one process: instructions per iteration of each stage, and the share of other threads."""
 
     loops: Loops
     costs: dict[str, float]
@@ -100,15 +103,15 @@ def check(baseline: Baseline = None, tolerance: Tolerance = TOLERANCE) -> None:
 
 
 @app.command()
-def judge(
+def compare(
     results: Annotated[Path, typer.Argument(help="Folder of counts.")],
     baseline: Baseline = None,
     tolerance: Tolerance = TOLERANCE,
     qemu: Annotated[str, typer.Option(help="Version of the emulator, for the record.")] = "",
 ) -> None:
-    """Gather counts and compare them with a baseline."""
+    """Collect counts and compare them with a baseline."""
     _check_tolerance(tolerance)
-    rows, failures = gather(results, qemu)
+    rows, failures = collect(results, qemu)
     earlier = () if baseline is None else read_baseline(baseline)
     failures += unsteady(rows)
     if baseline is not None:
@@ -140,26 +143,27 @@ def read_baseline(path: Path) -> tuple[Row, ...]:
         ) from None
 
 
-def gather(results: Path, qemu: str) -> tuple[list[Row], list[str]]:
-    """Rows of what was counted, and what crashed.
+def collect(results: Path, qemu: str) -> tuple[list[Row], list[str]]:
+    """The rows of all counts, and a phrase for each model whose processes crashed.
 
     Raises:
         InputError: nothing was counted.
     """
-    turns: dict[tuple[str, str, str], list[Path]] = {}
+    repeats: dict[tuple[str, str, str], list[Path]] = {}
     for path in sorted(results.glob("*/*/*")):
-        model, _, turn = path.name.rpartition(".")
-        if turn.isdigit():
-            turns.setdefault((path.parent.parent.name, path.parent.name, model), []).append(path)
+        model, _, repeat = path.name.rpartition(".")
+        if repeat.isdigit():
+            repeats.setdefault((path.parent.parent.name, path.parent.name, model), []).append(path)
     rows, failures = [], []
-    for (suite, cpu, model), paths in turns.items():
-        counted = [_read_turn(path) for path in paths]
-        crashed = [path for path, each in zip(paths, counted, strict=True) if each is None]
-        if crashed:
-            failures.append(f"{model} on {cpu}, {suite}: {len(crashed)} of {len(paths)} processes crashed")
+    for (suite, cpu, model), paths in repeats.items():
+        found = [_read_repeat(path) for path in paths]
+        counted = [each for each in found if each is not None]
+        if len(counted) < len(paths):
+            crashed = len(paths) - len(counted)
+            failures.append(f"{model} on {cpu}, {suite}: {crashed} of {len(paths)} processes crashed")
             continue
         loops = counted[0].loops
-        of_stage = {stage: [turn.costs[stage] for turn in counted] for stage in loops.stages}
+        of_stage = {stage: [repeat.costs[stage] for repeat in counted] for stage in loops.stages}
         rows.append(
             Row(
                 suite,
@@ -168,7 +172,7 @@ def gather(results: Path, qemu: str) -> tuple[list[Row], list[str]]:
                 loops.engine,
                 {stage: statistics.median(each) for stage, each in of_stage.items()},
                 {stage: round(max(each) / min(each) - 1, 6) for stage, each in of_stage.items()},
-                round(max(turn.elsewhere for turn in counted), 6),
+                round(max(repeat.elsewhere for repeat in counted), 6),
                 len(paths),
                 {**loops.versions, "qemu": qemu},
             )
@@ -179,7 +183,7 @@ def gather(results: Path, qemu: str) -> tuple[list[Row], list[str]]:
 
 
 def unsteady(rows: Iterable[Row]) -> list[str]:
-    """Counts that do not repeat, or are not the whole, one phrase each."""
+    """A phrase for each count that does not repeat, or leaves out too many instructions of other threads."""
     found = []
     for row in rows:
         found += [
@@ -197,7 +201,7 @@ def unsteady(rows: Iterable[Row]) -> list[str]:
 
 
 def grown(rows: Iterable[Row], earlier: Iterable[Row], tolerance: float) -> list[str]:
-    """Stages that cost more than they did, one phrase each. Rows that only one side has are not judged."""
+    """A phrase for each stage that costs more than before. Rows without a counterpart are ignored."""
     before = {row.key: row for row in earlier}
     found = []
     for row in rows:
@@ -207,21 +211,21 @@ def grown(rows: Iterable[Row], earlier: Iterable[Row], tolerance: float) -> list
             if was is not None and count > was * (1 + tolerance):
                 found.append(
                     f"the {stage} of {row.name} has grown by {100 * (count / was - 1):.2f} %, from {was:,.0f} to"
-                    f" {count:,.0f} instructions{_changed(old.versions, row.versions)}"
+                    f" {count:,.0f} instructions{_version_changes(old.versions, row.versions)}"
                 )
     return found
 
 
-def _changed(old: dict[str, str], new: dict[str, str]) -> str:
-    """What else is not as it was."""
+def _version_changes(old: dict[str, str], new: dict[str, str]) -> str:
+    """The versions that differ, in brackets; "" for none."""
     changes = [
         f"{name} {old.get(name, NOTHING)} to {new.get(name, NOTHING)}" for name in new if old.get(name) != new.get(name)
     ]
     return f" ({', '.join(changes)})" if changes else ""
 
 
-def _read_turn(path: Path) -> Turn | None:
-    """Of the files of one process; None where it crashed."""
+def _read_repeat(path: Path) -> Repeat | None:
+    """The counts in the files of one process; None where it crashed."""
     marks = path.with_name(path.name + MARKS)
     try:
         loops = msgspec.json.decode(path.read_bytes(), type=Loops)
@@ -231,7 +235,7 @@ def _read_turn(path: Path) -> Turn | None:
             stage: ((end - middle) - (middle - start)) / (loops.many - loops.few)
             for stage, start, middle, end in zip(loops.stages, own[::3], own[1::3], own[2::3], strict=True)
         }
-        return Turn(loops, costs, 1 - (own[-1] - own[0]) / (every[-1] - every[0]))
+        return Repeat(loops, costs, 1 - (own[-1] - own[0]) / (every[-1] - every[0]))
     except (OSError, ValueError, IndexError, ZeroDivisionError, msgspec.DecodeError):
         return None
 
@@ -244,10 +248,10 @@ def _check_tolerance(tolerance: float) -> None:
 
 
 def _print_table(rows: Sequence[Row], earlier: Iterable[Row]) -> None:
-    """Instructions per inference. since: the stage that has changed most since the baseline."""
+    """Print instructions per inference, and the stage that has changed most since the baseline."""
     before = {row.key: row for row in earlier}
-    heads = ["suite", "cpu", "engine", "model", *COLUMNS.values(), "spread", "since the baseline"]
-    lines = [heads]
+    header = ["suite", "cpu", "engine", "model", *STAGE_HEADERS.values(), "spread", "since the baseline"]
+    lines = []
     for row in rows:
         old, since = before.get(row.key), NOTHING
         if old:
@@ -258,18 +262,14 @@ def _print_table(rows: Sequence[Row], earlier: Iterable[Row]) -> None:
             }
             stage = max(change, key=lambda name: abs(change[name]), default="")
             since = f"{100 * change[stage]:+.2f} % {stage}" if stage else NOTHING
-        counts = [f"{row.instructions[stage]:,.0f}" if stage in row.instructions else NOTHING for stage in COLUMNS]
+        counts = [
+            f"{row.instructions[stage]:,.0f}" if stage in row.instructions else NOTHING for stage in STAGE_HEADERS
+        ]
         lines.append(
             [row.suite, row.cpu, row.engine, row.model, *counts, f"{100 * max(row.spread.values()):.3f} %", since]
         )
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+    print("\n".join(columns(header, lines, left=4)))
 
 
 if __name__ == "__main__":
-    try:
-        app()
-    except EdgekdError as error:
-        print(f"arm_cost: {error}", file=sys.stderr)
-        sys.exit(error.exit_status)
+    run_tool(app)

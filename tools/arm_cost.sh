@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Counts the instructions that a Raspberry Pi's processor executes per inference of exported models, under emulation: the network alone, the
-# front end, the pipeline from a window to a decision, and the stream that `edgekd listen` runs. One thread, seeded noise. Counts repeat
-# within 0.1 %, so they serve as a gate against regressions and for comparing models; they are no milliseconds, and say nothing of caches.
+# front end, the pipeline from a window to a decision, and the stream of `edgekd listen`. One thread, seeded noise. Counts repeat within
+# 0.1 %, so they can gate regressions and compare models. They are not times, and the effect of caches is not in them.
 #
 #   tools/arm_cost.sh [options] MODEL...           as root, on Debian or Ubuntu; MODEL: .tflite and .onnx files
 #     --baseline FILE [--tolerance 0.01]           the JSON line of an earlier run: fail where a stage has grown by more than this share
-#     --repeats 3                                  processes per model and processor; the median counts, and the spread is told
+#     --repeats 3                                  processes per model and processor; the median and the spread are reported
 #     --suites bookworm                            releases, trixie being the other: Python 3.11 and 3.13
 #     --cpus "cortex-a53 cortex-a72 cortex-a76"    processors: Pi Zero 2 W and 3, Pi 4, Pi 5
 #     --jobs 1                                     emulated processes at a time
@@ -22,7 +22,7 @@ program=arm_cost
 # shellcheck source=SCRIPTDIR/emulated_root.sh
 source "$(dirname "${BASH_SOURCE[0]}")/emulated_root.sh"
 suites=bookworm
-host_packages+=(qemu-user gcc libc6-dev)  # the static qemu takes no plugins
+host_packages+=(qemu-user gcc libc6-dev)  # the static qemu loads no plugins
 repeats=3
 gate=()
 plugin_apis=(1 2 3 4 5)
@@ -36,11 +36,11 @@ own_option() {
     esac
 }
 
-# The qemu that takes plugins, with the libraries it is linked to and the plugin, where a root can see them.
+# Copies the qemu that loads plugins, its libraries and the plugin to a folder that is visible in a root.
 prepare_counting() {
     local here=$1 folder=$work/qemu api each
     mkdir "$folder"
-    ldd /usr/bin/qemu-aarch64 > "$work/libraries" 2> /dev/null || fail "qemu-aarch64 is linked statically here and takes no plugins"
+    ldd /usr/bin/qemu-aarch64 > "$work/libraries" 2> /dev/null || fail "qemu-aarch64 is linked statically here and loads no plugins"
     while read -r each; do cp -L -- "$each" "$folder/"; done < <(grep -o '/[^ ]*' "$work/libraries")
     cp -- /usr/bin/qemu-aarch64 "$folder/"
     for api in "${plugin_apis[@]}"; do
@@ -48,7 +48,7 @@ prepare_counting() {
         each=$cache/${suites%% *}
         qemu-aarch64 -L "$each" -plugin "$folder/insn_marks.so,out=/dev/null" "$each/usr/bin/true" 2> /dev/null && return
     done
-    fail "qemu-aarch64 takes the plugin in none of the versions ${plugin_apis[*]} of its interface; use qemu 7.1 to 10"
+    fail "qemu-aarch64 loads the plugin with none of the versions ${plugin_apis[*]} of its interface; use qemu 7.1 to 10"
 }
 
 count_on() {
@@ -58,7 +58,7 @@ count_on() {
 }
 
 main() {
-    local here suite cpu model turn name status=0
+    local here suite cpu model repeat name status=0
     here=$(dirname "$(realpath "${BASH_SOURCE[0]}")")
     read_arguments "$@"
     check_count --repeats "$repeats"
@@ -76,8 +76,8 @@ main() {
         for cpu in $cpus; do
             for model in "${models[@]}"; do
                 model=$(basename -- "$model")
-                for ((turn = 1; turn <= repeats; turn++)); do
-                    name=$suite/$cpu/$model.$turn
+                for ((repeat = 1; repeat <= repeats; repeat++)); do
+                    name=$suite/$cpu/$model.$repeat
                     spawn "$name" count_on "$suite" "$cpu" "$model" "$name"
                 done
             done
@@ -85,7 +85,7 @@ main() {
     done
     reap_all
     step "results"
-    "$python" "$here/arm_cost.py" judge "$work/results" --qemu "$(qemu-aarch64 --version | sed -n 's/^.*version \([0-9.]*\).*/\1/p')" \
+    "$python" "$here/arm_cost.py" compare "$work/results" --qemu "$(qemu-aarch64 --version | sed -n 's/^.*version \([0-9.]*\).*/\1/p')" \
         "${gate[@]}" || status=$?
     return "$status"
 }

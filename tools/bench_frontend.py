@@ -1,14 +1,13 @@
-"""Times the front end on one thread: numpy log-mel of a 1 s window, streaming per hop, and the torch mirror where torch
-is installed.
+"""Times the front end on one thread: log-mel of a 1 s window in numpy, the streaming version per hop, and the torch
+version where torch is installed.
 
     OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 python tools/bench_frontend.py
 
-Prints a table of medians and least times, then one JSON line. Random noise at the default front end; warm caches.
+Prints a table of medians and minima, then one JSON line. Random noise, the default front end, warm caches.
 """
 
 import json
 import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -18,8 +17,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
+from toolbox import cores
 
 from edgekd.frontend import FrontEnd, LogMelStream, log_mel
+from edgekd.text import columns
 
 REPEATS = 400
 BATCH = 64
@@ -28,8 +29,8 @@ HOPS = (8, 16)
 
 
 def microseconds(work: Callable[[], object], repeats: int = REPEATS) -> tuple[float, float]:
-    """Median and least processor time of one call on this thread, microseconds: steadier than the clock on a busy
-    machine."""
+    """Median and minimum of the processor time of one call on this thread, microseconds. On a busy machine it varies
+    less than the clock."""
     work()
     times = []
     for _ in range(repeats):
@@ -39,19 +40,20 @@ def microseconds(work: Callable[[], object], repeats: int = REPEATS) -> tuple[fl
     return statistics.median(times), min(times)
 
 
-def torch_mirror(fe: FrontEnd, waveforms: np.ndarray) -> tuple[float, float]:
-    """Microseconds per clip of the torch mirror on the CPU, one thread."""
+def torch_log_mel(fe: FrontEnd, waveforms: np.ndarray) -> tuple[float, float]:
+    """Microseconds per clip of the torch version on the CPU, one thread."""
     import torch
 
     from edgekd.models.logmel import LogMel
 
     torch.set_num_threads(1)
-    mirror, batch = LogMel(fe), torch.from_numpy(waveforms)
-    median, least = microseconds(lambda: mirror(batch), REPEATS // 20)
+    module, batch = LogMel(fe), torch.from_numpy(waveforms)
+    median, least = microseconds(lambda: module(batch), REPEATS // 20)
     return median / len(waveforms), least / len(waveforms)
 
 
 def main() -> None:
+    """Time all versions."""
     fe = FrontEnd()
     waveforms = (0.1 * np.random.default_rng(0).standard_normal((BATCH, fe.sample_rate))).astype(np.float32)
     rows = {"numpy log-mel, 1 s": microseconds(lambda: log_mel(fe, waveforms[0]))}
@@ -60,14 +62,13 @@ def main() -> None:
         stream.push(waveforms[0])
         rows[f"numpy stream, hop of {frames} frames"] = microseconds(lambda stream=stream, hop=hop: stream.push(hop))
     if find_spec("torch") is not None:
-        rows["torch mirror, 1 s clip"] = torch_mirror(fe, waveforms)
-    print(f"{'':<34}{'median us':>10}{'least us':>10}{'per s':>10}")
-    for name, (median, least) in rows.items():
-        print(f"{name:<34}{median:>10.1f}{least:>10.1f}{1e6 / median:>10.0f}")
+        rows["torch mirror, 1 s clip"] = torch_log_mel(fe, waveforms)
+    cells = [[name, f"{median:.1f}", f"{least:.1f}", f"{1e6 / median:.0f}"] for name, (median, least) in rows.items()]
+    print("\n".join(columns(["", "median us", "least us", "per s"], cells)))
     print(
         json.dumps(
             {
-                "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+                "machine": cores(),
                 "numpy": np.__version__,
                 "threads": 1,
                 "us": {

@@ -1,39 +1,40 @@
-"""Times random clips of a store that is not in memory: page faults alone, against telling the kernel beforehand.
+"""Times random clips of a store that is not in memory: with page faults alone, and with prefetching.
 
     python tools/bench_store.py --gib 4
 
-Writes a store of random PCM (one-second clips at 16 kHz, 32 kB each), drops its pages before every turn, and gathers
-batches of random clips, as a training does: "faults" reads through the map, "told" tells each window as it is read,
-"ahead" tells the batch after the next too. Prints clips per second and the bytes that the disk gave for each clip, then
-one JSON line.
+Writes a store of random PCM (one-second clips at 16 kHz, 32 kB each), drops its pages from memory before every run, and
+gathers batches of random clips, as a training does. "faults" reads through the map; "told" prefetches each window when
+it is read; "ahead" also prefetches the batch after the next. Prints clips per second and the bytes read from disk for
+each clip, then one JSON line.
 """
 
 import argparse
 import json
-import os
-import platform
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from toolbox import cores
 
-from edgekd.data.store.readahead import forget
-from edgekd.data.store.store import Clip, ClipStore
+from edgekd.data.store.clips import Clip
+from edgekd.data.store.page_cache import drop_pages
+from edgekd.data.store.store import ClipStore
 from edgekd.data.store.writer import StoreWriter
+from edgekd.text import columns
 
 RATE = 16000
 BATCH = 64
 AHEAD = 2
-"""Batches that the kernel is told of before they are read."""
+"""Batches that are prefetched before they are read."""
 WORK_S = 0.02
-"""What a training does with a batch meanwhile, here asleep: a fast CPU step."""
+"""Pause for each batch in the place of a training step: a fast one on a CPU."""
 KIB = 1024
 
 
 def make(path: Path, clips: int) -> None:
-    """A store of random samples, which nothing compresses."""
+    """Write a store of random samples, which no file system can compress."""
     block = np.random.default_rng(0).integers(-32768, 32768, (RATE * 8, 1)).astype(np.int16)
     with StoreWriter(path, name="noise", licence="none", sample_rate=RATE, channels=1) as writer:
         for number in range(clips):
@@ -42,28 +43,28 @@ def make(path: Path, clips: int) -> None:
 
 
 def read_bytes() -> int:
-    """What this process had read from disk so far."""
+    """Bytes that this process has read from disk so far."""
     return next(
         int(line.split()[1]) for line in Path("/proc/self/io").read_text().splitlines() if line.startswith("read_bytes")
     )
 
 
 def batches(store: ClipStore, order: np.ndarray, ahead: int) -> Iterator[np.ndarray]:
-    """(batch, samples) float32, the kernel told of `ahead` batches beyond each."""
+    """(batch, samples) float32; `ahead` batches after each are prefetched."""
     parts = [order[start : start + BATCH] for start in range(0, len(order), BATCH)]
     for part in parts[:ahead]:
-        store.will_need(part)
+        store.prefetch(part)
     for number, part in enumerate(parts):
         if ahead and number + ahead < len(parts):
-            store.will_need(parts[number + ahead])
+            store.prefetch(parts[number + ahead])
         yield np.stack([store.window(int(clip), 0, RATE) for clip in part])
 
 
 def measure(path: Path, clips: int, streamed: bool, ahead: int) -> dict[str, float]:
-    """One turn over random clips, from a cold cache."""
+    """Read random clips from a cold cache."""
     store = ClipStore.open(path, streamed=streamed)
     with (path / "audio.i16").open("rb") as file:
-        forget(file.fileno())
+        drop_pages(file.fileno())
     order = np.random.default_rng(1).permutation(len(store.clips))[:clips]
     before, began = read_bytes(), time.monotonic()
     waited = 0.0
@@ -80,23 +81,24 @@ def measure(path: Path, clips: int, streamed: bool, ahead: int) -> dict[str, flo
 
 
 def main() -> None:
+    """Time all ways of reading."""
     parser = argparse.ArgumentParser(description="Time reading random clips of a large store.")
     parser.add_argument("--gib", type=float, default=4.0, help="size of the store")
-    parser.add_argument("--clips", type=int, default=20000, help="clips gathered in a turn")
+    parser.add_argument("--clips", type=int, default=20000, help="clips read in each way")
     parser.add_argument("--folder", type=Path, help="where the temporary folder is made; a disk, not memory")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         path = Path(folder) / "store"
         make(path, int(arguments.gib * KIB**3 / (2 * RATE)))
-        turns = {"faults": (False, 0), "told": (True, 0), "ahead": (True, AHEAD)}
-        rows = {name: measure(path, arguments.clips, *turn) for name, turn in turns.items()}
-    print(f"{'':<8}{'clips/s':>9}{'ms a batch':>12}{'KiB read a clip':>17}")
-    for name, row in rows.items():
-        print(f"{name:<8}{row['clips_per_s']:>9}{row['ms_per_batch']:>12}{row['kib_per_clip']:>17}")
+        ways = {"faults": (False, 0), "told": (True, 0), "ahead": (True, AHEAD)}
+        rows = {name: measure(path, arguments.clips, *way) for name, way in ways.items()}
+    keys = ("clips_per_s", "ms_per_batch", "kib_per_clip")
+    cells = [[name, *(str(row[key]) for key in keys)] for name, row in rows.items()]
+    print("\n".join(columns(["", "clips/s", "ms a batch", "KiB read a clip"], cells)))
     print(
         json.dumps(
             {
-                "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+                "machine": cores(),
                 "gib": arguments.gib,
                 "clips": arguments.clips,
                 "work_ms": 1e3 * WORK_S,

@@ -1,12 +1,12 @@
-"""Training throughput of edgekd against a conventional pipeline: the same network, front end, clips and threads,
-interleaved in one run.
+"""Compares the training throughput of edgekd with that of a conventional pipeline: the same network, front end, clips
+and threads, measured alternately.
 
     python tools/bench_training.py [--rounds 3] [--clips 1024] [--threads 2]
 
-Makes 44.1 kHz 24-bit wavs of one second as TAU Urban Acoustic Scenes has them (noise: content does not matter to
-speed), prepares a 32 kHz store from them, and lets `edgekd bench-train tau22-cp-mobile` and `conventional_training.py`
-run in turns. Prints a table of medians, then one JSON line. The bars of the project: 4.5 times the conventional
-pipeline, and 80 % of the bare student step.
+Writes 44.1 kHz 24-bit wavs of one second, the format of TAU Urban Acoustic Scenes (noise: the content does not
+influence the speed), prepares a 32 kHz store from them, and runs `edgekd bench-train tau22-cp-mobile` and
+`conventional_training.py` alternately. Prints a table of medians, then one JSON line. The project's targets: 4.5 times
+the conventional pipeline, and 80 % of the student step alone.
 """
 
 import json
@@ -21,7 +21,9 @@ from typing import Annotated, Any
 import numpy as np
 import soundfile
 import typer
+from toolbox import EDGEKD
 
+from edgekd.text import columns
 from edgekd.train.launch import ALLOCATOR, MARKER
 
 RECIPE = "tau22-cp-mobile"
@@ -33,7 +35,7 @@ HERE = Path(__file__).resolve().parent
 
 
 def write_wavs(folder: Path, clips: int) -> Path:
-    """LABEL/*.wav of seeded noise, and a table that gives nine tenths of them the split "train"; the table's path."""
+    """Write LABEL/*.wav of seeded noise, and a table that assigns nine tenths of them to "train"; returns its path."""
     rng = np.random.default_rng(0)
     rows = ["filename,label,split"]
     for number in range(clips):
@@ -47,40 +49,34 @@ def write_wavs(folder: Path, clips: int) -> Path:
     return table
 
 
-def child(arguments: list[str], threads: int, ours: bool) -> dict[str, Any]:
-    """The last line of a fresh interpreter's output, as JSON; the allocator is tuned for edgekd alone, as its own
-    launcher does."""
+def run_json(command: list[str], threads: int, ours: bool) -> dict[str, Any]:
+    """The last line of a command's output, as JSON. Only edgekd gets the allocator settings of its launcher."""
     environment = {name: value for name, value in os.environ.items() if name not in ALLOCATOR}
     environment |= {"OMP_NUM_THREADS": str(threads)}
     environment.pop(MARKER, None)
     if ours:
         environment |= ALLOCATOR
-    done = subprocess.run(
-        [sys.executable, "-P", *arguments], env=environment, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
-        sys.exit(f"{' '.join(arguments)}: {done.stderr.strip().splitlines()[-1]}")
+        sys.exit(f"{' '.join(command)}: {done.stderr.strip().splitlines()[-1]}")
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
 def main(
     clips: Annotated[int, typer.Option(help="One-second wavs.")] = 1280,
-    rounds: Annotated[int, typer.Option(help="Turns of both pipelines.")] = 3,
+    rounds: Annotated[int, typer.Option(help="Alternations of the two pipelines.")] = 3,
     steps: Annotated[int, typer.Option(help="Timed steps of each pipeline in a round.")] = 4,
     threads: Annotated[
         int, typer.Option(help="Of torch in both, and worker processes of the conventional loader.")
     ] = 2,
 ) -> None:
-    """Measure both and compare."""
+    """Measure both pipelines and compare them."""
     with tempfile.TemporaryDirectory() as temporary:
         wavs, store = Path(temporary) / "wavs", Path(temporary) / "store"
         table = write_wavs(wavs, clips)
-        edgekd = ["-m", "edgekd.cli"]
         subprocess.run(
             [
-                sys.executable,
-                "-P",
-                *edgekd,
+                *EDGEKD,
                 "data",
                 "prepare",
                 "folder",
@@ -97,9 +93,9 @@ def main(
         )
         ours, bare, theirs = [], [], []
         for number in range(rounds):
-            report = child(
+            report = run_json(
                 [
-                    *edgekd,
+                    *EDGEKD,
                     "bench-train",
                     RECIPE,
                     "--data",
@@ -115,8 +111,10 @@ def main(
             )
             ours.append(report["clips_per_s"]["end_to_end"])
             bare.append(report["clips_per_s"]["student_step"])
-            speeds = child(
+            speeds = run_json(
                 [
+                    sys.executable,
+                    "-P",
                     str(HERE / "conventional_training.py"),
                     str(wavs),
                     RECIPE,
@@ -131,7 +129,7 @@ def main(
             )
             theirs.append(statistics.median(speeds["clips_per_s"]))
             print(
-                f"round {number + 1}: edgekd {ours[-1]:.0f}, its bare step {bare[-1]:.0f}, conventional"
+                f"round {number + 1}: edgekd {ours[-1]:.0f}, its step alone {bare[-1]:.0f}, conventional"
                 f" {theirs[-1]:.1f} clips/s",
                 flush=True,
             )
@@ -141,13 +139,12 @@ def main(
     }
     ratio = statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
     share = statistics.median(a / b for a, b in zip(ours, bare, strict=True))
-    print(f"\n{'':24} {'median':>9}  bar")
-    for name, value in figures.items():
-        print(f"{name + ', clips/s':24} {value:9.1f}")
-    print(
-        f"{'edgekd / conventional':24} {ratio:9.2f}  {BAR_CONVENTIONAL}\n{'edgekd / bare step':24} {share:9.2f} "
-        f" {BAR_STEP}"
-    )
+    rows = [
+        *([f"{name}, clips/s", f"{value:.1f}", ""] for name, value in figures.items()),
+        ["edgekd / conventional", f"{ratio:.2f}", str(BAR_CONVENTIONAL)],
+        ["edgekd / bare step", f"{share:.2f}", str(BAR_STEP)],
+    ]
+    print("\n".join(["", *columns(["", "median", "target"], rows)]))
     print(
         json.dumps(
             {

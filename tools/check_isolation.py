@@ -1,10 +1,9 @@
-"""Imports everything that a device or a CI gate needs, with the training frameworks blocked, and times `import edgekd`.
+"""Imports all modules that a device or a CI gate needs, with training frameworks blocked, and times `import edgekd`.
 
 Usage: python tools/check_isolation.py [--base-only] [--no-timing]
 
-`--base-only` also blocks every optional package, as on a machine where nothing but the base install exists: what is
-optional must be imported where it is used. Exits 1 and names the module on the first failure. Prints one line
-otherwise.
+`--base-only` also blocks every optional package, as on a machine with the base install only: optional packages must be
+imported in the functions that use them. Exits 1 and names the module on the first failure.
 """
 
 import argparse
@@ -42,7 +41,7 @@ OPTIONAL = frozenset(
         "codecarbon",
     }
 )
-TORCH_ROOMS = ("edgekd.models", "edgekd.quant", "edgekd.train", "edgekd.export", "edgekd.experiments")
+TORCH_PACKAGES = ("edgekd.models", "edgekd.quant", "edgekd.train", "edgekd.export", "edgekd.experiments")
 TORCH_MODULES = (
     "edgekd.data.audio.augment",
     "edgekd.dcase.adapt",
@@ -52,14 +51,14 @@ TORCH_MODULES = (
     "edgekd.demo",
 )
 TORCH_FREE_MODULES = ("edgekd.export.card",)
-"""Inside a room of torch, and needed by `edgekd info --card`."""
+"""Modules of these packages that must not import torch: `edgekd info --card` needs them."""
 IMPORT_SECONDS = 0.15
-"""Most that importing edgekd and its command line may take beyond numpy."""
+"""Longest time for importing edgekd and its command line, numpy not included."""
 TIMING_RUNS = 5
 
 
 class Blocker:
-    """A finder that refuses some top-level packages as if they were not installed."""
+    """An import finder that reports some top-level packages as not installed."""
 
     def __init__(self, blocked: frozenset[str]) -> None:
         self.blocked = blocked
@@ -67,7 +66,7 @@ class Blocker:
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Raise for a blocked package, leave the rest to other finders."""
+        """Raise for a blocked package; None lets other finders find the others."""
         del path, target
         if name.split(".", maxsplit=1)[0] in self.blocked:
             raise ModuleNotFoundError(f"No module named '{name}' (blocked)", name=name)
@@ -78,7 +77,7 @@ def torch_free_modules() -> list[str]:
     """Names of every module that must import without a training framework."""
     package = importlib.import_module("edgekd")
     found = [module.name for module in pkgutil.walk_packages(package.__path__, "edgekd.", onerror=lambda _: None)]
-    torch = (*TORCH_ROOMS, *TORCH_MODULES)
+    torch = (*TORCH_PACKAGES, *TORCH_MODULES)
     found = [
         name
         for name in found
@@ -88,7 +87,7 @@ def torch_free_modules() -> list[str]:
 
 
 def import_seconds() -> float:
-    """Seconds of `import edgekd, edgekd.cli` beyond numpy, the best of a few fresh interpreters."""
+    """Seconds of `import edgekd, edgekd.cli` after numpy, the least of a few fresh interpreters."""
     code = (
         "import numpy, time; start = time.perf_counter(); import edgekd, edgekd.cli; print(time.perf_counter() - start)"
     )
@@ -115,7 +114,7 @@ def main() -> None:
             raise SystemExit(f"{name}: {error}; import optional packages inside the function that uses them") from None
     loaded = sorted(blocked & {name.split(".")[0] for name in sys.modules})
     if loaded:
-        raise SystemExit(f"loaded in spite of the block: {', '.join(loaded)}")
+        raise SystemExit(f"imported although blocked: {', '.join(loaded)}")
     print(f"isolation ok: {len(modules)} modules without {', '.join(sorted(blocked))}")
     if not options.no_timing:
         seconds = import_seconds()

@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
-# Follows "On a Raspberry Pi" of README.md in clean, emulated systems: the wheel with its extra [pi] is installed by one command into an
-# environment of its own, measured, and made a service whose own command then listens to a recording, as the service's own user.
+# Follows "On a Raspberry Pi" of README.md in clean, emulated systems: installs the wheel with its extra [pi] by one command into a new
+# environment, measures its size, installs the service, and runs the service's command on a recording as the service's user.
 #
 #   tools/clean_install.sh [options] MODEL         as root, on Debian or Ubuntu; MODEL: an int8 .tflite file
 #     --suites "bookworm trixie"                   releases: Python 3.11 and 3.13
 #     --cpus cortex-a72                            processor
 #     --limit 130                                  MB (10^6 bytes on disk) that the installation may take
 #     --jobs 1                                     releases at a time
-#     --cache DIR                                  where roots (400 MB each) are kept; default ~/.cache/edgekd/emulated-pi
+#     --cache DIR                                  folder of roots (400 MB each); default ~/.cache/edgekd/emulated-pi
 #     --python PYTHON                              of an environment with edgekd, numpy and pip; default python3
 #     --mirror URL                                 of Debian; default the one that apt is configured with
 #
-# What a Pi has from its image or from apt (python3-venv, libportaudio2, systemd) is in the roots, which no run changes; wheels are fetched
-# outside and installed there. Prints a table, then one JSON line. Exit status: 0 fine; 1 too large or no decisions; 2 bad usage or a
-# missing tool.
+# The roots contain what a Pi has from its image or from apt (python3-venv, libportaudio2, systemd), and no run changes them; wheels are
+# downloaded outside and installed inside. Prints a table, then one JSON line. Exit status: 0 fine; 1 too large or no decisions; 2 bad usage
+# or a missing tool.
 set -euo pipefail
 
 # shellcheck disable=SC2034  # emulated_root.sh uses it
@@ -24,7 +24,7 @@ cpus=cortex-a72
 extras=pi
 root_packages=python3-venv,libportaudio2,systemd,libstdc++6
 limit=130
-room=/opt/edgekd
+prefix=/opt/edgekd
 authorities=/etc/ssl/certs/ca-certificates.crt
 
 own_option() {
@@ -37,7 +37,7 @@ own_option() {
 # Bytes on disk of a folder.
 bytes() { du -s --block-size=1 -- "$1" | cut -f 1; }
 
-# The wheels of edgekd and its extra for a release, fetched by the host's pip: the emulated one then needs no network.
+# Downloads the wheels of the extra for a release with the host's pip, so that the emulated pip needs no network.
 fetch_wheels() {
     local version=$1 wheel=$2 folder=$3
     wheel_platforms
@@ -45,7 +45,7 @@ fetch_wheels() {
         --dest "$folder" "${wheel}[$extras]" || fail "pip found no device extras for Python $version"
 }
 
-# Runs a command in a release's root, which keeps what it writes in this run's folder alone.
+# Runs a command in a release's root; its changes stay in this run's folder.
 inside() {
     local suite=$1 root=$work/$1/root
     shift
@@ -60,24 +60,24 @@ inside() {
         exec env -i "$@"' _ PATH="$host_path" HOME=/root LC_ALL=C.UTF-8 QEMU_CPU="$cpus" chroot "$root" "$@"
 }
 
-# What a reader does, on one release; the last line is what was measured: MB installed, MB after the first runs, decisions.
-follow() {
+# The steps of the README on one release. The last line has the results: MB installed, MB after the first runs, decisions.
+follow_readme() {
     local suite=$1 over=$work/$1/upper site before installed start
     mkdir -p "$work/$suite"/{upper,work,root}
-    install -D -m 644 "$authorities" "$over$authorities"  # what update-ca-certificates makes: pip reads it before it asks nobody
-    inside "$suite" systemd-sysusers  # the users that every started system has
-    inside "$suite" python3 -m venv "$room"
-    site=$(echo "$over$room"/lib/python*/site-packages)
+    install -D -m 644 "$authorities" "$over$authorities"  # what update-ca-certificates makes: pip reads it even without network
+    inside "$suite" systemd-sysusers  # the users of every system that has booted
+    inside "$suite" python3 -m venv "$prefix"
+    site=$(echo "$over$prefix"/lib/python*/site-packages)
     before=$(bytes "$site")
-    inside "$suite" "$room/bin/pip" install --no-index --find-links "/w/wheels.$suite" --no-compile \
+    inside "$suite" "$prefix/bin/pip" install --no-index --find-links "/w/wheels.$suite" --no-compile \
         "/w/dist/$(basename -- "$work"/dist/edgekd-*.whl)[$extras]"
     installed=$(($(bytes "$site") - before))
-    inside "$suite" "$room/bin/edgekd" service install "/w/models/$(basename -- "${models[0]}")" --root /
-    inside "$suite" cp /w/scene.wav "$room/scene.wav"
-    inside "$suite" sed -i "s|^\[source\].*|[source]\nfile = \"$room/scene.wav\"|" /etc/edgekd/listen.toml
-    inside "$suite" systemd-sysusers  # the users and modes that a start with the new files makes
+    inside "$suite" "$prefix/bin/edgekd" service install "/w/models/$(basename -- "${models[0]}")" --root /
+    inside "$suite" cp /w/scene.wav "$prefix/scene.wav"
+    inside "$suite" sed -i "s|^\[source\].*|[source]\nfile = \"$prefix/scene.wav\"|" /etc/edgekd/listen.toml
+    inside "$suite" systemd-sysusers  # the users and modes of a boot with the new files
     inside "$suite" systemd-tmpfiles --create edgekd.conf
-    inside "$suite" "$room/bin/edgekd" service status --root /
+    inside "$suite" "$prefix/bin/edgekd" service status --root /
     start=$(sed -n 's/^ExecStart=//p' "$over/etc/systemd/system/edgekd.service")
     # shellcheck disable=SC2086  # a command line
     inside "$suite" setpriv --reuid=edgekd --regid=edgekd --init-groups $start > "$work/$suite/decisions"
@@ -86,7 +86,7 @@ follow() {
         printf "%.1f %.1f %d\n", installed / 1e6, after / 1e6, NR }' "$work/$suite/decisions"
 }
 
-# Prints a table of what `follow` measured, then one JSON line; status 1 where a release is over the limit or decided on nothing.
+# Prints a table of the results, then one JSON line; status 1 where a release is over the limit or made no decisions.
 report() {
     local suite installed after decisions ok all=true rows=()
     printf '%-10s %12s %18s %10s  %s\n' release "installed MB" "after first run MB" decisions ""
@@ -120,14 +120,14 @@ with wave.open(sys.argv[1], "wb") as file:
     file.writeframes(numpy.random.default_rng(0).normal(0, 2000, 80000).astype("<i2").tobytes())' "$work/scene.wav"
     for suite in $suites; do
         exec {lock}> "$cache/install-$suite.lock"
-        flock "$lock"  # another run may be making it
+        flock "$lock"  # another run may make it now
         [[ -d $cache/install-$suite ]] || make_root "$suite" "$cache/install-$suite"
         exec {lock}>&-
         step "wheels for $suite"
         fetch_wheels "${python_of[$suite]}" "$(echo "$work"/dist/edgekd-*.whl)" "$work/wheels.$suite"
     done
     step "installation and service"
-    for suite in $suites; do spawn "$suite" follow "$suite"; done
+    for suite in $suites; do spawn "$suite" follow_readme "$suite"; done
     reap_all
     step "results"
     report

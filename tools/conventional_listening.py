@@ -1,8 +1,7 @@
-"""A conventional listener, for `bench_listen.py` to compare with: log-mel by librosa of a whole window each time, then
-the .tflite network.
+"""A conventional listener that `bench_listen.py` compares with: it computes the log-mel of each complete window by
+librosa, then runs the .tflite network.
 
-The sizes of the front end are those of the DCASE 2022 Task 1 baseline: 44.1 kHz, FFT of 2048, window of 40 ms, hop of
-20 ms, 40 bands.
+The front end is that of the DCASE 2022 Task 1 baseline: 44.1 kHz, FFT of 2048, window of 40 ms, hop of 20 ms, 40 bands.
 
     python tools/conventional_listening.py MODEL HOP_S DECISIONS    # then waits for standard input to close
 """
@@ -19,7 +18,7 @@ LOG_FLOOR = 1e-10
 
 
 class Conventional:
-    """Keeps the last second of a stream of seeded noise and judges it as a whole at each hop."""
+    """Classifies the last second of a stream of seeded noise at each hop."""
 
     def __init__(self, model: Path, hop_s: float) -> None:
         self._interpreter = Interpreter(model_path=str(model), num_threads=1)

@@ -1,9 +1,9 @@
-"""A conventional training pipeline, for `bench_training.py` to compare with: what most DCASE baselines do, with the
-parts most of them use.
+"""A conventional training pipeline that `bench_training.py` compares with: the method and the parts of most DCASE
+baselines.
 
-A `Dataset` decodes one wav file an item in worker processes; the training step resamples, computes log-mel with a
-whole-batch STFT and a dense filterbank, and trains in torch's default memory layout, under the default allocator. The
-network, the batch, the sizes of the front end and the optimiser are those of the recipe that edgekd trains. Prints
+A `Dataset` decodes one wav file for each item, in worker processes. The training step resamples, computes log-mel by an
+STFT of the batch and a dense filterbank, and trains in torch's default memory layout, under the default allocator. The
+network, the batch, the sizes of the front end and the optimiser are those of the recipe that edgekd trains. Prints the
 clips per second of each step after the first, as JSON.
 
     python tools/conventional_training.py WAVS RECIPE STEPS --workers 2 --threads 2
@@ -29,12 +29,12 @@ from edgekd.train.recipe.recipe import load_recipe
 from edgekd.train.run.folder import model_config
 
 ZERO_CROSSINGS = 6
-"""Of the resampling filter on each side, torchaudio's default."""
+"""Of the resampling filter on each side; torchaudio's default."""
 ROLLOFF = 0.99
 
 
 class Wavs(Dataset[tuple[Tensor, int]]):
-    """LABEL/*.wav below a folder, decoded anew for every item and rolled by a random shift."""
+    """LABEL/*.wav in a folder; each item is decoded when it is read, and rolled by a random shift."""
 
     def __init__(self, folder: Path) -> None:
         self.files = sorted(folder.glob("*/*.wav"))
@@ -59,9 +59,9 @@ class Resample(nn.Module):
         self.old, self.new = old // common, new // common
         base = min(self.old, self.new) * ROLLOFF
         self.width = math.ceil(ZERO_CROSSINGS * self.old / base)
-        place = torch.arange(-self.width, self.width + self.old, dtype=torch.float64) / self.old
+        position = torch.arange(-self.width, self.width + self.old, dtype=torch.float64) / self.old
         phase = -torch.arange(self.new, dtype=torch.float64)[:, None] / self.new
-        t = ((phase + place) * base).clamp(-ZERO_CROSSINGS, ZERO_CROSSINGS)
+        t = ((phase + position) * base).clamp(-ZERO_CROSSINGS, ZERO_CROSSINGS)
         kernel = torch.special.sinc(t) * torch.cos(t * math.pi / ZERO_CROSSINGS / 2) ** 2 * base / self.old
         self.register_buffer("kernel", kernel[:, None].float())
 
@@ -74,7 +74,7 @@ class Resample(nn.Module):
 
 
 class Mel(nn.Module):
-    """Log-mel (batch, 1, mel, frame) by one centred STFT of the batch and a dense filterbank."""
+    """Log-mel (batch, 1, mel, frame) by a centred STFT and a dense filterbank."""
 
     def __init__(self, fe: FrontEnd) -> None:
         super().__init__()

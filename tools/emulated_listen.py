@@ -1,36 +1,42 @@
-"""Does `edgekd listen` say the same on another machine? Compares its lines on one recording with those of this machine.
+"""Compares the decisions of `edgekd listen` on one recording on other machines with those on this machine.
 
-    python tools/emulated_listen.py RESULTS MODEL...    RESULTS/SUITE/CPU/MODEL.listen: from `listen --json`; SUITE host
-    is this machine
+    python tools/emulated_listen.py RESULTS MODEL...
 
-A probability may differ by one step: by as much as one int8 step of one logit can change it, and by what the rounding
-of a line hides. Prints a table, then one JSON line; exit status 1 when a line says another label or time, or a
-probability is further away. `emulated_pi.sh` calls it.
+RESULTS/SUITE/CPU/MODEL.listen is the output of `listen --json`; SUITE "host" is this machine. A probability may differ
+by one step: the change that one int8 step of one logit makes, and the rounding of a line. Prints a table, then one
+JSON line; exit status 1 where a label or time differs, or a probability by more than that. `emulated_pi.sh` calls it.
 """
 
 import math
-import sys
 from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
 import typer
+from toolbox import run_tool
 
-from edgekd.errors import EdgekdError, GateError, InputError
+from edgekd.errors import GateError, InputError
 from edgekd.modelfile import container
 from edgekd.modelfile.manifest import Manifest
 from edgekd.runtime.decision import Decision
+from edgekd.text import columns
 
 LISTEN, HOST = ".listen", "host"
 ROUNDING = 1e-4
-"""Of a probability in a line: two that are as good as equal may be rounded apart."""
+"""Of a probability in a line: two nearly equal ones may be rounded to different numbers."""
 
 
 class Row(msgspec.Struct, frozen=True):
-    """A recording on a release and processor. lines: decisions there. differing: lines that are not the same to the
-    letter. labels: lines with another label or time, or on one side alone. max_apart: most by which a probability
-    differs. beyond: how many differ by more than a step."""
+    """The comparison of one model on one release and processor.
+
+    Attributes:
+        lines: decisions on that machine.
+        differing: lines that are not identical.
+        labels: lines with another label or time, or on one machine alone.
+        max_apart: largest difference of a probability.
+        beyond: probabilities that differ by more than a step.
+    """
 
     suite: str
     cpu: str
@@ -47,15 +53,15 @@ class Row(msgspec.Struct, frozen=True):
         return self.lines > 0 and not self.labels and not self.beyond
 
 
-def compare(there: list[Decision], here: list[Decision], manifest: Manifest, place: tuple[str, str]) -> Row:
-    """Line by line. place: suite and processor."""
+def compare(there: list[Decision], here: list[Decision], manifest: Manifest, board: tuple[str, str]) -> Row:
+    """Compare decisions line by line. board: suite and processor."""
     step = manifest.output.scale / manifest.temperature
     apart = [
-        (abs(p - q), reach(q, step)) for one, other in zip(there, here, strict=False) for p, q in pairs(one, other)
+        (abs(p - q), tolerance(q, step)) for one, other in zip(there, here, strict=False) for p, q in pairs(one, other)
     ]
     both = list(zip_longest(there, here))
     return Row(
-        *place,
+        *board,
         manifest.name,
         len(there),
         sum(one != other for one, other in both),
@@ -66,14 +72,18 @@ def compare(there: list[Decision], here: list[Decision], manifest: Manifest, pla
 
 
 def pairs(one: Decision, other: Decision) -> list[tuple[float, float]]:
-    """Probabilities of the labels that either shows; one that shows less than all has nothing above its last."""
+    """Probabilities of the labels in either decision; a label that one leaves out is at most its smallest one."""
     left, right = dict(one.top), dict(other.top)
     return [(left.get(label, min(left.values())), right.get(label, min(right.values()))) for label in {**left, **right}]
 
 
-def reach(probability: float, step: float) -> float:
-    """By how much a probability may differ: its log-odds move by `step` at most where one logit does. step: over the
-    temperature."""
+def tolerance(probability: float, step: float) -> float:
+    """Largest allowed difference of a probability: one step of one logit moves its log-odds by `step` at most.
+
+    Args:
+        probability: on this machine.
+        step: of the logits, divided by the temperature.
+    """
     if not 0.0 < probability < 1.0:
         return ROUNDING
     odds = math.exp(step) * probability / (1.0 - probability)
@@ -82,7 +92,7 @@ def reach(probability: float, step: float) -> float:
 
 
 def read(path: Path) -> list[Decision]:
-    """Decisions of a result; none of a process that crashed."""
+    """The decisions in a result file; empty where the process crashed."""
     try:
         return [msgspec.json.decode(line, type=Decision) for line in path.read_bytes().splitlines()]
     except (OSError, msgspec.DecodeError):
@@ -91,9 +101,9 @@ def read(path: Path) -> list[Decision]:
 
 def main(
     results: Annotated[Path, typer.Argument(help="Folder of results.")],
-    models: Annotated[list[Path], typer.Argument(help="The model files that were listened with.")],
+    models: Annotated[list[Path], typer.Argument(help="The model files that were used.")],
 ) -> None:
-    """Compare what emulated boards said of a recording with what this machine says."""
+    """Compare the decisions of emulated boards with those of this machine."""
     rows = []
     for model in models:
         manifest, (mine, *_) = container.read(model).manifest, [*results.glob(f"{HOST}/*/{model.name}{LISTEN}"), None]
@@ -109,21 +119,15 @@ def main(
         ]
     if not rows:
         raise InputError(f"{results}: holds no SUITE/CPU/MODEL{LISTEN}; run emulated_pi.sh with --recording")
-    form = "{:<10}{:<13}{:<32}{:>7}{:>11}{:>14}{:>11}{:>15}"
-    print(form.format("suite", "cpu", "model", "lines", "differing", "other labels", "max apart", "beyond a step"))
-    for row in rows:
-        print(form.format(*msgspec.structs.astuple(row)))
+    header = ["suite", "cpu", "model", "lines", "differing", "other labels", "max apart", "beyond a step"]
+    print("\n".join(columns(header, (list(map(str, msgspec.structs.astuple(row))) for row in rows), left=3)))
     ok = all(row.ok for row in rows)
     print(msgspec.json.encode({"ok": ok, "rows": rows}).decode())
     if not ok:
         raise GateError(
-            "heard otherwise: " + "; ".join(f"{row.model} on {row.suite}, {row.cpu}" for row in rows if not row.ok)
+            "other decisions: " + "; ".join(f"{row.model} on {row.suite}, {row.cpu}" for row in rows if not row.ok)
         )
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except EdgekdError as error:
-        print(f"emulated_listen: {error}", file=sys.stderr)
-        sys.exit(error.exit_status)
+    run_tool(main)

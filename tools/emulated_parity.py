@@ -1,15 +1,14 @@
-"""Does another machine compute the same logits? Replays kept cases there; needs only the base install and the engines.
+"""Replays saved cases on another machine and compares the logits; needs only the base install and the engines.
 
     python tools/emulated_parity.py replay CASES MODEL...    CASES: the folder that emulated_cases.py wrote
-    python tools/emulated_parity.py table RESULTS            RESULTS/SUITE/CPU/MODEL.verify, .parity: from `verify
-    --json` and `replay`
+    python tools/emulated_parity.py table RESULTS
 
-`replay` runs windows one at a time, as a device does. Both print a table, then one JSON line; exit status 1 when logits
-are more steps away than the engine may be, or another label is given for more than one window in a thousand.
-`emulated_pi.sh` calls both.
+RESULTS/SUITE/CPU/MODEL.verify and MODEL.parity are the outputs of `verify --json` and of `replay`, which runs one
+window at a time, as a device does. Both commands print a table, then one JSON line; exit status 1 where logits differ
+by more steps than the engine is allowed, or the label of more than one window in a thousand. `emulated_pi.sh` calls
+both.
 """
 
-import sys
 import time
 import zipfile
 from pathlib import Path
@@ -18,24 +17,30 @@ from typing import Annotated, Any
 import msgspec
 import numpy as np
 import typer
+from toolbox import NOTHING, run_tool
 
-from edgekd.errors import EdgekdError, GateError, InputError
+from edgekd.errors import GateError, InputError
 from edgekd.metrics.agreement import MAX_STEPS, agreement
 from edgekd.modelfile.engine import Model, open_model
+from edgekd.text import columns
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 MIN_LABEL_AGREEMENT = 0.999
 UINT8_SHIFT = 128
-"""ONNX files hold int8 activations relabelled as uint8."""
+"""uint8 activations of ONNX files are int8 ones plus this."""
 VERIFY, PARITY = ".verify", ".parity"
-"""Ends of the names of result files."""
-NOTHING = "-"
+"""Suffixes of result files."""
 
 
 class Parity(msgspec.Struct, frozen=True):
-    """Replayed cases of a model file. against: what the kept logits come from. max_steps, differing, label_agreement:
-    of the int8 logits (`Agreement`). cpu_s: processor seconds of the engine, under emulation those of the emulator."""
+    """The comparison of one model file's cases.
+
+    Attributes:
+        against: origin of the saved logits.
+        max_steps, differing, label_agreement: of the int8 logits, see `Agreement`.
+        cpu_s: processor seconds of the engine; under emulation those of the emulator.
+    """
 
     model: str
     ok: bool
@@ -49,7 +54,7 @@ class Parity(msgspec.Struct, frozen=True):
 
 
 class Verified(msgspec.Struct, frozen=True):
-    """What is read of `verify --json`."""
+    """The fields of `verify --json` that are used."""
 
     ok: bool
     features_max_error: float
@@ -58,7 +63,7 @@ class Verified(msgspec.Struct, frozen=True):
 
 
 class Row(msgspec.Struct, frozen=True):
-    """A model on a release and processor; null where it crashed, or where no parity run was asked for."""
+    """A model on a release and processor. verify, parity: None where it crashed or was not run."""
 
     suite: str
     cpu: str
@@ -70,43 +75,28 @@ class Row(msgspec.Struct, frozen=True):
 
 @app.command()
 def replay(
-    cases: Annotated[Path, typer.Argument(help="What emulated_cases.py wrote.")],
+    cases: Annotated[Path, typer.Argument(help="The folder that emulated_cases.py wrote.")],
     models: Annotated[list[Path], typer.Argument(help="The same model files.")],
 ) -> None:
-    """Run the kept inputs here and compare."""
+    """Run the saved inputs on this machine and compare the logits."""
     found = [_replay(cases / f"{path.name}.npz", path.name, open_model(path)) for path in models]
-    _print_table(
-        ["model", "engine", "windows", "max steps", "differing", "same label", "against"],
-        [[each.model, each.engine, str(each.windows), *_figures(each), each.against] for each in found],
-    )
+    header = ["model", "engine", "against", "windows", "max steps", "differing", "same label"]
+    rows = [[each.model, each.engine, each.against, str(each.windows), *_figures(each)] for each in found]
+    print("\n".join(columns(header, rows, left=3)))
     print(msgspec.json.encode(found).decode())
     failed = [f"{each.model} in {each.engine}" for each in found if not each.ok]
     if failed:
-        raise GateError(f"other logits than those kept: {', '.join(failed)}")
+        raise GateError(f"other logits than those saved: {', '.join(failed)}")
 
 
 @app.command()
 def table(results: Annotated[Path, typer.Argument(help="Folder of results.")]) -> None:
-    """Gather what emulated boards said."""
+    """Collect the results of emulated boards."""
     rows = [_row(path) for path in sorted(results.glob(f"*/*/*{VERIFY}"))]
     if not rows:
         raise InputError(f"{results}: holds no SUITE/CPU/MODEL{VERIFY}; run emulated_pi.sh")
-    _print_table(
-        [
-            "suite",
-            "cpu",
-            "engine",
-            "model",
-            "verify",
-            "features off by",
-            "windows",
-            "max steps",
-            "differing",
-            "same label",
-            "cpu s / 1000",
-        ],
-        [_cells(row) for row in rows],
-    )
+    figures = ["features off by", "windows", "max steps", "differing", "same label", "cpu s / 1000"]
+    print("\n".join(columns(["suite", "cpu", "engine", "model", "verify", *figures], map(_cells, rows), left=5)))
     errors = [row.verify.features_max_error for row in rows if row.verify]
     print(f"features: at most {max(errors, default=float('nan')):.2g} log units from those of the export")
     ok = all(row.ok for row in rows)
@@ -137,29 +127,29 @@ def _replay(case: Path, name: str, model: Model) -> Parity:
 
 
 def _read(case: Path, name: str) -> tuple[np.ndarray, np.ndarray, str]:
-    """Kept input int8 (windows, mel, frame), logits in steps (windows, labels), and what they come from."""
+    """The saved input, int8 (windows, mel, frame), the logits in steps (windows, labels), and their origin."""
     if not case.exists():
         raise InputError(f"{case.parent}: holds no cases of {name}; make them with emulated_cases.py")
     try:
-        with case.open("rb") as file, np.load(file) as kept:
-            return kept["input"], kept["steps"], str(kept["against"])
+        with case.open("rb") as file, np.load(file) as saved:
+            return saved["input"], saved["steps"], str(saved["against"])
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"{case}: cannot be read as cases ({error}); make them again") from None
 
 
 def _row(verify: Path) -> Row:
-    """Of the result files of a model on a release and processor."""
+    """The row of a model on a release and processor, from its result files."""
     name, cpu, suite = verify.name.removesuffix(VERIFY), verify.parent.name, verify.parent.parent.name
     verified = _last_line(verify, Verified)
-    played = verify.with_name(name + PARITY)
-    found = _last_line(played, list[Parity])
+    replayed = verify.with_name(name + PARITY)
+    found = _last_line(replayed, list[Parity])
     parity = found[0] if found else None
-    ok = verified is not None and verified.ok and (parity.ok if parity else not played.exists())
+    ok = verified is not None and verified.ok and (parity.ok if parity else not replayed.exists())
     return Row(suite, cpu, name, verified, parity, ok)
 
 
 def _last_line(path: Path, kind: Any) -> Any:
-    """The JSON at the end of a result; None of a process that crashed or did not run."""
+    """The JSON in the last line of a result file; None where the process crashed or did not run."""
     lines = path.read_bytes().splitlines() if path.exists() else []
     try:
         return msgspec.json.decode(lines[-1], type=kind)
@@ -198,15 +188,5 @@ def _figures(parity: Parity) -> list[str]:
     return [f"{parity.max_steps:.0f}", f"{100 * parity.differing:.3f} %", f"{100 * parity.label_agreement:.2f} %"]
 
 
-def _print_table(heads: list[str], rows: list[list[str]]) -> None:
-    widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
-    for line in (heads, *rows):
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
-
-
 if __name__ == "__main__":
-    try:
-        app()
-    except EdgekdError as error:
-        print(f"emulated_parity: {error}", file=sys.stderr)
-        sys.exit(error.exit_status)
+    run_tool(app)

@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
-# Runs exported models on emulated Raspberry Pis: one aarch64 root per Pi OS release, the wheel with its device extras installed for it,
-# then `edgekd verify` and a parity run on each processor, and where there is a recording `edgekd listen`, compared line by line with this
-# machine's. What it proves is arithmetic; time and memory under emulation are not a Pi's.
+# Runs exported models on emulated Raspberry Pis: one aarch64 root per Pi OS release with the wheel and its device extras, `edgekd verify`
+# and a parity run on each processor, and with --recording `edgekd listen`, compared line by line with this machine. It checks the
+# arithmetic; time and memory under emulation are not those of a Pi.
 #
 #   tools/emulated_pi.sh [options] MODEL...        as root, on Debian or Ubuntu; MODEL: int8 .tflite and .onnx files
 #     --suites "bookworm trixie"                   releases: Python 3.11 and 3.13
 #     --cpus "cortex-a53 cortex-a72 cortex-a76"    processors: Pi Zero 2 W and 3, Pi 4, Pi 5
-#     --parity-suites "bookworm trixie"            those of the releases that the parity run is made on; all of them by default
+#     --parity-suites "bookworm trixie"            the releases of the parity run; all of --suites by default
 #     --windows 500                                windows of the parity run
-#     --data STORE [--split NAME] [--hop 0.5]      take them from a store, evenly, those of silence left out, instead of golden waveforms
-#     --recording WAV                              also listen to it, 16-bit at the models' rate, with the same wheel on both sides
-#     --run RUN                                    run folder of a model; repeatable. Logits are compared with its integer reference,
-#                                                  without it with this machine's engine
+#     --data STORE [--split NAME] [--hop 0.5]      windows of a store, evenly chosen, none silent, instead of golden waveforms
+#     --recording WAV                              also run `edgekd listen` on it, 16-bit at the models' rate, with the same wheel here
+#     --run RUN                                    run folder of a model; repeatable. Logits are compared with its integer reference;
+#                                                  without a run, with this machine's engine
 #     --jobs 1                                     emulated processes at a time
-#     --cache DIR                                  where roots (300 MB each) and cases are kept; default ~/.cache/edgekd/emulated-pi
+#     --cache DIR                                  folder of roots (300 MB each) and cases; default ~/.cache/edgekd/emulated-pi
 #     --python PYTHON                              of an environment with edgekd and its engines, for --run with training; default python3
 #     --mirror URL                                 of Debian; default the one that apt is configured with
 #
@@ -28,19 +28,19 @@ windows=500
 parity_suites=
 recording=
 listen_hop=0.25  # seconds
-choice=()  # of windows
+window_options=()
 
 own_option() {
     case $1 in
         --windows) windows=$2 ;;
         --parity-suites) parity_suites=$2 ;;
         --recording) recording=$2 ;;
-        --data | --split | --hop | --run) choice+=("$1" "$2") ;;
+        --data | --split | --hop | --run) window_options+=("$1" "$2") ;;
         *) return 1 ;;
     esac
 }
 
-# The recording with each model: here, from the wheel in a folder of its own, and on each release and processor.
+# Runs `edgekd listen` on the recording with each model: on this machine, from the wheel, and on each release and processor.
 listen_everywhere() {
     local suite cpu model arguments
     quietly pip "$python" -m pip install --no-compile --no-deps --target "$work/site.host" "$work"/dist/edgekd-*.whl \
@@ -69,12 +69,12 @@ main() {
     [[ -z $recording || -f $recording ]] || fail "$recording: no such file"
     check_python
     prepare_host
-    cp -- "$here/emulated_parity.py" "$work/"
+    cp -- "$here/emulated_parity.py" "$here/toolbox.py" "$work/"
     [[ -z $recording ]] || cp -- "$recording" "$work/recording.wav"
     step "wheel"
     prepare_wheel
     step "cases"
-    "$python" "$here/emulated_cases.py" "${models[@]}" --out "$work/cases" --cache "$cache/cases" --windows "$windows" "${choice[@]}"
+    "$python" "$here/emulated_cases.py" "${models[@]}" --out "$work/cases" --cache "$cache/cases" --windows "$windows" "${window_options[@]}"
     for suite in $suites; do prepare_suite "$suite"; done
     step "verify and parity"
     for suite in $suites; do

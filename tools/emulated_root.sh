@@ -1,10 +1,10 @@
 # shellcheck shell=bash
-# Emulated Raspberry Pis, for the scripts that source this file: the options they share, an aarch64 root per Pi OS release, the wheel with
-# its device extras installed for it, commands run in it on a processor, several at a time. A script sets `program`, and may extend
-# `host_packages`, before it calls `read_arguments`, `check_python`, `prepare_host` and `prepare_wheel`.
+# Emulated Raspberry Pis, for the scripts that source this file: shared options, an aarch64 root per Pi OS release, the wheel with its
+# device extras, and commands in a root on a processor, several at a time. A script sets `program`, and may extend `host_packages`, before
+# it calls `read_arguments`, `check_python`, `prepare_host` and `prepare_wheel`.
 #
-# Left on the host: packages, the registration of aarch64 with binfmt_misc, and the roots in the cache. All mounts are private to one
-# command and gone with it, however it ends.
+# Packages, the registration of aarch64 with binfmt_misc and the roots in the cache stay on the host. All mounts are private to one
+# command and end with it.
 
 program=${program:?set it before sourcing this file}
 suites="bookworm trixie"
@@ -14,7 +14,7 @@ cache=${XDG_CACHE_HOME:-$HOME/.cache}/edgekd/emulated-pi
 python=python3
 mirror=
 models=()
-work=  # a folder of this run alone; /w in the roots
+work=  # folder of this run; /w in the roots
 
 declare -A python_of=([bookworm]=3.11 [trixie]=3.13)
 declare -A running=()  # process id -> file of its output
@@ -26,7 +26,7 @@ binfmt=/proc/sys/fs/binfmt_misc
 keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 glibc_minors=(17 24 26 27 28 31 34 35)  # of the manylinux tags that wheels for aarch64 carry
 cores=4
-shown_lines=15  # of the log of what failed
+shown_lines=15  # of the log of a failed command
 pause=0.2  # seconds
 host_path=/usr/sbin:/usr/bin:/sbin:/bin
 
@@ -34,7 +34,7 @@ fail() { printf '%s: %s\n' "$program" "$1" >&2; exit 2; }
 step() { printf '\n== %s (%s s)\n' "$1" "$SECONDS"; }
 usage() { sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0"; }
 
-# Fills the variables above from the command line. The script's `own_option NAME VALUE` takes what only it knows, and fails on the rest.
+# Fills the variables above from the command line. The script's `own_option NAME VALUE` handles its own options and fails on all others.
 read_arguments() {
     while (($#)); do
         case $1 in
@@ -70,7 +70,7 @@ shared_option() {
     esac
 }
 
-# Whether each of the names in $2, of which there is at least one, is among those that follow.
+# Fails unless $2 has at least one name, and each of them is among the arguments that follow.
 check_names() {
     local what=$1 names=$2 each
     shift 2
@@ -80,8 +80,8 @@ check_names() {
 
 check_count() { [[ $2 =~ ^[1-9][0-9]{0,8}$ ]] || fail "$1 is '$2'; give a whole number of at least 1"; }
 
-# What /proc/cpuinfo says on the board with this processor. Libraries choose their kernels by it. Never emulate qemu's "max": LiteRT's
-# int8 was wrong by up to 199 steps on its SME.
+# Prints /proc/cpuinfo of the board with this processor; libraries choose their kernels by it. Do not emulate qemu's "max": LiteRT's int8
+# was wrong by up to 199 steps with its SME.
 cpuinfo() {
     local features part variant revision board model core
     case $1 in
@@ -104,7 +104,7 @@ check_python() {
     "$python" -P -c 'import edgekd.modelfile.engine, pip' 2> /dev/null || fail "$python has no edgekd or no pip; name one that has with --python"
 }
 
-# The host's side of emulation: tools, the kernel told to run aarch64 programs through qemu, and this run's folder, removed at its end.
+# Prepares the host: tools, the registration of qemu for aarch64 programs with the kernel, and this run's folder, which its end removes.
 prepare_host() {
     ((EUID == 0)) || fail "chroot and mounts need root; run it with sudo"
     work=$(mktemp -d)
@@ -138,7 +138,7 @@ clean_up() {
     rm -rf --one-file-system -- "$work"
 }
 
-# Runs a command and shows the end of what it said only when it fails.
+# Runs a command and shows the end of its output only when it fails.
 quietly() {
     local log=$work/$1.log
     shift
@@ -147,7 +147,7 @@ quietly() {
     return 1
 }
 
-# Builds the wheel from a copy: a checkout's own build folder may hold modules that are gone.
+# Builds the wheel from a copy: the build folder of a checkout may hold modules that no longer exist.
 prepare_wheel() {
     local checkout each
     checkout=$(dirname "$(realpath "${BASH_SOURCE[0]}")")/..
@@ -156,18 +156,18 @@ prepare_wheel() {
     quietly wheel "$python" -m pip wheel --no-deps --wheel-dir "$work/dist" "$work/source" || fail "the wheel could not be built"
 }
 
-# The root of a release, and the wheel with its device extras for it in $work/site.SUITE.
+# Makes the root of a release, and installs the wheel with its device extras for it in $work/site.SUITE.
 prepare_suite() {
     local suite=$1
     exec {lock}> "$cache/$suite.lock"
-    flock "$lock"  # another run may be making it
+    flock "$lock"  # another run may make it now
     [[ -d $cache/$suite ]] || make_root "$suite" "$cache/$suite"
     exec {lock}>&-
     step "device extras for $suite"
     install_wheel "${python_of[$suite]}" "$(echo "$work"/dist/edgekd-*.whl)" "$work/site.$suite"
 }
 
-# Unpacks (does not emulate) a Debian root, once; it appears under its name only when it is complete.
+# Unpacks a Debian root once, without emulation; it gets its name only when it is complete.
 make_root() {
     local suite=$1 root=$2 partial=$2.partial deb file
     step "root of $suite"
@@ -204,7 +204,7 @@ install_wheel() {
         "${platforms[@]}" --target "$site" "${wheel}[$extras]" || fail "pip found no device extras for Python $version"
 }
 
-# Turns this shell into a command in a suite's root on a processor, one thread: call it with `spawn`. $work is /w there.
+# Replaces this shell by a command in a suite's root on a processor, with one thread; to be called by `spawn`. $work is /w in the root.
 run_on() {
     local suite=$1 root=$cache/$1 cpu=$2
     shift 2
@@ -219,7 +219,7 @@ run_on() {
         PYTHONDONTWRITEBYTECODE=1 PYTHONPATH="/w/site.$suite" QEMU_CPU="$cpu" setarch --addr-no-randomize chroot "$root" "$@"
 }
 
-# Runs the rest in the background, as one of at most $jobs; its standard output is $work/results/$1, its errors the same with .log.
+# Runs the other arguments in the background, at most $jobs at a time; standard output goes to $work/results/$1, errors to $1.log there.
 spawn() {
     local output=$work/results/$1
     shift
@@ -229,7 +229,7 @@ spawn() {
     running[$!]=$output
 }
 
-# Waits until one that was spawned has ended, and says how. It looks again and again: `wait -n` forgets one of two that end together.
+# Waits until one of the spawned commands has ended, and prints its status. It polls: `wait -n` loses one of two that end together.
 reap() {
     local pid status=0 name
     while true; do

@@ -1,14 +1,13 @@
-"""Compares the features that `edgekd listen` computes from a stream with those that training saw, over all clips of a
-store.
+"""Compares the features that `edgekd listen` computes from a stream with those of training, over all clips of a store.
 
     python tools/feature_parity.py MODEL... --data STORE
 
-Each clip is pushed in blocks of 100 ms into the runner's window stream (numpy); every window's samples also go through
-the torch mirror that trains. Prints per model the largest difference in log units, and the share of elements that give
-the same int8 input; then one JSON line. Exit status 1 where a difference is above 1e-4 or the share below 99.9 %.
+Each clip goes in blocks of 100 ms through the window stream of `listen` (numpy); the samples of every window also go
+through the torch front end of training. Prints for each model the largest difference in log units, and the share of
+elements that give the same int8 input; then one JSON line. Exit status 1 where a difference is above 1e-4 or the share
+below 99.9 %.
 """
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -16,10 +15,11 @@ import msgspec
 import numpy as np
 import torch
 import typer
+from toolbox import run_tool
 
 from edgekd import rounding
 from edgekd.data.store.store import ClipStore
-from edgekd.errors import EdgekdError, GateError, InputError
+from edgekd.errors import GateError, InputError
 from edgekd.modelfile.engine import FLOAT, open_model
 from edgekd.modelfile.manifest import Manifest
 from edgekd.models.logmel import LogMel
@@ -32,25 +32,24 @@ MIN_SAME = 0.999
 
 
 def compare(manifest: Manifest, clips: ClipStore, hop: float) -> dict[str, float]:
-    """Over every window of every clip: windows, largest error in log units, elements, and how many quantise alike."""
+    """Over all windows of all clips: windows, elements, largest difference in log units, share of equal int8 inputs."""
     fe, source = manifest.frontend, manifest.input if manifest.input.dtype != FLOAT else None
-    mirror, block = LogMel(fe), round(BLOCK_S * fe.sample_rate)
+    trained_front_end, block = LogMel(fe), round(BLOCK_S * fe.sample_rate)
     windows = elements = same = 0
     error = 0.0
     for clip in range(len(clips.clips)):
         samples = clips.window(clip, 0, int(clips.lengths[clip]))
         stream = WindowStream(fe, manifest.window, hop)
-        heard = [
+        found = [
             window for start in range(0, len(samples), block) for window in stream.push(samples[start : start + block])
         ]
-        if not heard:
+        if not found:
             continue
-        streamed = np.stack([window.features for window in heard])  # (windows, mel, frame)
-        trained = mirror(torch.from_numpy(np.stack([samples[window.start : window.end] for window in heard])))[
-            :, 0
-        ].numpy()
+        streamed = np.stack([window.features for window in found])  # (windows, mel, frame)
+        waveforms = np.stack([samples[window.start : window.end] for window in found])
+        trained = trained_front_end(torch.from_numpy(waveforms))[:, 0].numpy()
         error = max(error, float(np.abs(streamed - trained).max()) * fe.std)
-        windows, elements = windows + len(heard), elements + streamed.size
+        windows, elements = windows + len(found), elements + streamed.size
         if source is not None:
             integers = [
                 rounding.quantize(each, source.scale, source.zero_point, source.dtype) for each in (streamed, trained)
@@ -69,7 +68,7 @@ def main(
     data: Annotated[Path, typer.Option(help="A clip store.")],
     hop: Annotated[float, typer.Option(help="Seconds from window to window, as `edgekd listen --hop`.")] = 0.5,
 ) -> None:
-    """Compare the stream's features with those of training."""
+    """Compare the features of the stream with those of training."""
     torch.set_num_threads(1)
     clips = ClipStore.open(data)
     results, failed = {}, []
@@ -77,7 +76,7 @@ def main(
         manifest = open_model(path).manifest
         if manifest.frontend.sample_rate != clips.sample_rate:
             raise InputError(
-                f"{path} hears {manifest.frontend.sample_rate} Hz, {data} holds {clips.sample_rate} Hz; "
+                f"{path} needs {manifest.frontend.sample_rate} Hz, {data} holds {clips.sample_rate} Hz; "
                 "prepare a store at that rate"
             )
         results[path.name] = result = compare(manifest, clips, hop)
@@ -97,8 +96,4 @@ def main(
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except EdgekdError as error:
-        print(f"feature_parity: {error}", file=sys.stderr)
-        sys.exit(error.exit_status)
+    run_tool(main)

@@ -1,17 +1,16 @@
-"""Feeds mutated model files to everything that reads one, and tells what happened.
+"""Gives mutated model files to everything that reads one, and reports what happened.
 
     python tools/fuzz_model_reader.py MODEL... [--mutations 100000] [--seed 0] [--keep DIR]
 
-MODEL is any .tflite or .onnx, with a manifest or without. Each mutation goes through `modelfile.read_manifest`,
-`ledger.count`, `info`, `engine.open_model` (and one inference) and `verify` in a worker process, forked from this one
-with everything imported. A worker takes many mutations; when it dies or stays silent, that is written down and the next
-one goes on behind the place. It may use 512 MB: that is enforced on its address space, its resident memory is watched,
-and a refusal for want of memory counts as taking it.
+MODEL is any .tflite or .onnx file, with or without a manifest. Each mutation is read by `container.read_manifest`,
+`count_model`, `info`, `engine.open_model` (with one inference) and `verify`, in a worker process that is forked from
+this one after all imports. A worker reads many mutations. When it dies or does not answer, that is recorded, and a new
+worker continues with the next reader. A worker may use 512 MB: its address space is limited, its resident memory is
+watched, and an error for lack of memory counts as too much memory.
 
-Outcomes: ok; refused, with an EdgekdError; and four that must not happen: traceback (any other exception, or a
-warning), crashed (the process died), hung, memory. Prints tables, then one JSON line; exit status 1 when one of the
-four happened. `--keep` saves what caused them, and `--seed` with `--first` gives the same mutation again. `--as-is`
-reads each file once, unchanged.
+Outcomes: ok; refused (an EdgekdError); and four failures: traceback (any other exception, or a warning), crashed (the
+process died), hung, memory. Prints tables, then one JSON line; exit status 1 after a failure. `--keep` saves the files
+that failed, and `--seed` with `--first` repeats a mutation. `--as-is` reads each file once, unchanged.
 """
 
 import os
@@ -42,21 +41,23 @@ import numpy as np
 import onnx.shape_inference  # noqa: F401
 import onnxruntime  # noqa: F401
 import typer
+from toolbox import run_tool
 
-from edgekd.complexity import counts as ledger
+from edgekd.complexity.counts import count_model
 from edgekd.errors import EdgekdError, InputError, nearest
 from edgekd.modelfile import container
 from edgekd.modelfile.engine import open_model
 from edgekd.modelfile.verify import verify
 from edgekd.report.model_info import info
+from edgekd.text import columns
 
 MEGABYTE = 2**20
 LIMIT_MB, BATCH = 512, 500
-"""Of memory, and mutations per worker: few enough that what one leaks does not tell on the last."""
+"""Megabytes of memory for a worker, and its mutations: so few that leaks do not matter for the last one."""
 DONE_EARLY = 77
-"""Exit status of a worker that wants a fresh one to go on."""
+"""Exit status of a worker that asks for a new worker to continue."""
 OUT_OF_MEMORY = ("MemoryError", "bad_alloc", "Failed to allocate memory")
-"""What a refusal says that came only from the limit: without one the engine would have taken the memory."""
+"""Texts of errors that are due to the memory limit: without it the engine would have used the memory."""
 BAD = ("traceback", "crashed", "hung", "memory")
 OUTCOMES = ("ok", "refused", *BAD)
 EXTREMES = (0, 1, 2, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFF0, 0xFFFFFFFF)
@@ -87,7 +88,7 @@ Rng = np.random.Generator
 
 @dataclass(frozen=True)
 class Source:
-    """A file that is mutated. content and manifest: its parts, where it carries a manifest."""
+    """A file to mutate. content, manifest: its parts, where it has a manifest."""
 
     path: Path
     raw: bytes = b""
@@ -96,12 +97,12 @@ class Source:
 
     @property
     def suffix(self) -> str:
-        """Its format."""
+        """Suffix of the file, which names its format."""
         return self.path.suffix
 
 
 def truncate(rng: Rng, raw: bytes, _: bytes) -> bytes:
-    """The beginning, more often nearly all of it."""
+    """Keep the beginning of a file, often nearly all of it."""
     size = (
         int(rng.integers(len(raw))) if rng.random() < 0.5 else len(raw) - int(rng.integers(1, min(len(raw), 4096) + 1))
     )
@@ -109,7 +110,7 @@ def truncate(rng: Rng, raw: bytes, _: bytes) -> bytes:
 
 
 def flip(rng: Rng, raw: bytes, _: bytes) -> bytes:
-    """A few bits."""
+    """Flip a few bits."""
     data = bytearray(raw)
     for position in rng.integers(len(raw), size=rng.integers(1, 17)):
         data[position] ^= 1 << int(rng.integers(8))
@@ -117,14 +118,14 @@ def flip(rng: Rng, raw: bytes, _: bytes) -> bytes:
 
 
 def overwrite(rng: Rng, raw: bytes, _: bytes) -> bytes:
-    """A run of random bytes, or of one byte."""
+    """Overwrite some bytes by random ones, or by one repeated byte."""
     start, size = int(rng.integers(len(raw))), int(rng.integers(1, 65))
     new = rng.bytes(size) if rng.random() < 0.5 else bytes([int(rng.integers(256))]) * size
     return raw[:start] + new + raw[start + size :]
 
 
 def splice(rng: Rng, raw: bytes, other: bytes) -> bytes:
-    """A block of this or another file over, before, or instead of a block."""
+    """Copy a block of this or another file over, before, or in the place of a block."""
     donor = other if rng.random() < 0.5 else raw
     first, size = int(rng.integers(len(donor))), int(2 ** rng.uniform(2, 14))
     start, cut = int(rng.integers(len(raw))), int(2 ** rng.uniform(0, 14)) if rng.random() < 0.5 else size
@@ -132,10 +133,10 @@ def splice(rng: Rng, raw: bytes, other: bytes) -> bytes:
 
 
 def number(rng: Rng, raw: bytes, _: bytes) -> bytes:
-    """Aligned 32-bit numbers become extreme: offsets, lengths and sizes of a flatbuffer, also offsets that lead
-    back."""
+    """Set aligned 32-bit numbers, such as offsets and lengths of a flatbuffer, to extreme values or to backward
+    offsets."""
     data = bytearray(raw)
-    reach = len(raw) if rng.random() < 0.5 else min(len(raw), 2**14)  # tables lie in front of weights, or behind
+    reach = len(raw) if rng.random() < 0.5 else min(len(raw), 2**14)  # tables are before the weights, or after them
     for position in 4 * rng.integers(max(1, reach // 4), size=rng.integers(1, 5)):
         back = -int(rng.integers(position + 1)) // 4 * 4
         values = int(rng.choice(EXTREMES)), back & 0xFFFFFFFF, int(rng.integers(len(raw)))
@@ -145,7 +146,7 @@ def number(rng: Rng, raw: bytes, _: bytes) -> bytes:
 
 
 def varint(rng: Rng, raw: bytes, _: bytes) -> bytes:
-    """Protobuf's numbers become huge."""
+    """Insert a huge number of protobuf."""
     start = int(rng.integers(len(raw)))
     return raw[:start] + HUGE_VARINT[int(rng.integers(len(HUGE_VARINT))) :] + raw[start + int(rng.integers(3)) :]
 
@@ -162,7 +163,7 @@ BYTES: dict[str, Callable[[Rng, bytes, bytes], bytes]] = {
 
 
 def garbled_manifest(rng: Rng, source: Source) -> bytes:
-    """A manifest with an absurd value or mutated bytes; the digest is right."""
+    """Replace values of the manifest by absurd ones, or mutate its bytes; the digest is correct."""
     assert source.manifest is not None
     if rng.random() < 0.2:
         encoded = BYTES[str(rng.choice(list(BYTES)))](rng, source.manifest, source.manifest)
@@ -171,21 +172,21 @@ def garbled_manifest(rng: Rng, source: Source) -> bytes:
     else:
         document = json.loads(source.manifest)
         for _ in range(int(rng.integers(1, 4))):
-            table, key = _place(rng, document)
+            table, key = _random_entry(rng, document)
             table[key] = ABSURD[int(rng.integers(len(ABSURD)))]
         encoded = json.dumps(document).encode()
     return container.sealed(source.suffix, source.content, encoded)
 
 
 def resealed(rng: Rng, source: Source) -> bytes:
-    """A mutated model under a right digest: nothing but the engine and its checks stand in its way."""
+    """Mutate the model and correct the digest, so that only the engine and its checks can refuse it."""
     assert source.manifest is not None
     kind = str(rng.choice(list(BYTES)))
     return container.sealed(source.suffix, BYTES[kind](rng, source.content, source.content), source.manifest)
 
 
 def bomb(rng: Rng, source: Source) -> bytes:
-    """Metadata that would unpack to much, or come in a crowd."""
+    """Add metadata that unpack to many bytes, or thousands of entries."""
     if source.suffix == ".onnx":
         entry = container.metadata({container.MANIFEST_KEY: b"{" * int(rng.choice([0, 1, 2**16, 5 * MEGABYTE]))})
         return source.content + entry * (1 if len(entry) > MEGABYTE else 1000)
@@ -199,7 +200,7 @@ def bomb(rng: Rng, source: Source) -> bytes:
                     archive.writestr(zipfile.ZipInfo(str(index)), b"")
         file.seek(0)
         raw = bytearray(file.read())
-    # a size or an offset in the directory that lies
+    # a wrong size or offset in the directory
     for position in (raw.rfind(b"PK\x01\x02"), raw.rfind(b"PK\x05\x06")):
         if rng.random() < 0.5:
             start = position + 4 * int(rng.integers(1, 6))
@@ -212,27 +213,27 @@ STRUCTURED: dict[str, Callable[[Rng, Source], bytes]] = {
     "resealed": resealed,
     "bomb": bomb,
 }
-"""Mutations that know the container."""
+"""Mutations that use the structure of the container: (generator, source) -> bytes."""
 NEED_MANIFEST = ("manifest", "resealed")
 
 
-def _place(rng: Rng, document: Any) -> tuple[Any, Any]:
+def _random_entry(rng: Rng, document: Any) -> tuple[Any, Any]:
     """A random table or list of a JSON document, and a key in it."""
-    places = []
+    entries = []
     waiting = [document]
     while waiting:
         table = waiting.pop()
         for key in table if isinstance(table, dict) else range(len(table)):
-            places.append((table, key))
+            entries.append((table, key))
             if isinstance(table[key], dict | list):
                 waiting.append(table[key])
-    return places[int(rng.integers(len(places)))]
+    return entries[int(rng.integers(len(entries)))]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What decides every mutation. kinds: keys of `BYTES` and `STRUCTURED`; none leaves the files as they are, mutation
-    0 the first."""
+    """Determines every mutation. kinds: keys of `BYTES` and `STRUCTURED`; without any, mutation n is source n,
+    unchanged."""
 
     sources: Sequence[Source]
     seed: int
@@ -240,7 +241,7 @@ class Plan:
 
 
 def mutation(plan: Plan, index: int) -> tuple[str, str, bytes]:
-    """Mutation number `index`: its kind, the suffix of the file, the bytes."""
+    """The kind of mutation number `index`, the suffix of the file, and its bytes."""
     if not plan.kinds:
         return "as it is", plan.sources[index].suffix, plan.sources[index].path.read_bytes()
     rng = np.random.default_rng([plan.seed, index])
@@ -258,7 +259,7 @@ def mutation(plan: Plan, index: int) -> tuple[str, str, bytes]:
 
 
 def _run(path: Path) -> None:
-    """Open and classify one window of zeros."""
+    """Open a model and classify a window of zeros."""
     model = open_model(path)
     manifest = model.manifest
     model.logits(np.zeros((1, manifest.frontend.n_mels, manifest.frontend.frames(manifest.window)), np.float32))
@@ -266,7 +267,7 @@ def _run(path: Path) -> None:
 
 READERS: dict[str, Callable[[Path], object]] = {
     "read_manifest": container.read_manifest,
-    "count": ledger.count,
+    "count": count_model,
     "info": lambda path: info(path, False),
     "open": _run,
     "verify": verify,
@@ -275,7 +276,7 @@ READERS: dict[str, Callable[[Path], object]] = {
 
 @dataclass(frozen=True)
 class Event:
-    """What one reader did with one mutation."""
+    """The outcome of one reader for one mutation."""
 
     index: int
     reader: str
@@ -287,7 +288,7 @@ class Event:
 
 
 def _work(plan: Plan, todo: Sequence[tuple[int, str]], folder: Path, out: int) -> None:
-    """The worker: read each mutation with each reader, write one JSON line about it."""
+    """Run in a worker: read each mutation by each reader and write one JSON line on each."""
     sizes = _status("VmSize:"), _status("VmRSS:")
     limit = int((sizes[0] - sizes[1] + LIMIT_MB) * MEGABYTE)
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
@@ -301,7 +302,7 @@ def _work(plan: Plan, todo: Sequence[tuple[int, str]], folder: Path, out: int) -
             path.write_bytes(raw)
             current = index
             del raw
-        Path("/proc/self/clear_refs").write_text("5")  # the high-water mark of resident memory starts anew
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak of resident memory
         began, outcome, detail = time.monotonic(), "ok", ""
         try:
             READERS[reader](path)
@@ -326,18 +327,18 @@ def _work(plan: Plan, todo: Sequence[tuple[int, str]], folder: Path, out: int) -
             ]
         )
         os.write(out, line.encode(errors="replace") + b"\n")
-        if outcome == "memory":  # what it left behind would be charged to the next
+        if outcome == "memory":  # the next mutation would be charged for its leftovers
             os._exit(DONE_EARLY)
 
 
 def _status(field: str) -> float:
-    """Of this process, megabytes."""
+    """A field of this process's status, in MiB."""
     with Path("/proc/self/status").open() as file:
         return next(int(line.split()[1]) / 1024 for line in file if line.startswith(field))
 
 
 def events(plan: Plan, indices: range, timeout_s: float) -> Iterator[Event]:
-    """What every reader did with every mutation, in order, whatever becomes of the workers."""
+    """The events of all readers for all mutations, in order, also where workers die."""
     with tempfile.TemporaryDirectory(prefix="fuzz-") as name:
         for start in range(indices.start, indices.stop, BATCH):
             todo = [(index, reader) for index in range(start, min(start + BATCH, indices.stop)) for reader in READERS]
@@ -348,7 +349,7 @@ def events(plan: Plan, indices: range, timeout_s: float) -> Iterator[Event]:
 
 
 def _one_worker(plan: Plan, todo: Sequence[tuple[int, str]], folder: Path, timeout_s: float) -> Iterator[Event]:
-    """Events of one worker until it is done, dies or is ended; the last event says which."""
+    """Events of one worker until it is done, dies or is killed; the last event names the latter two."""
     incoming, outgoing = os.pipe()
     worker = os.fork()
     if worker == 0:
@@ -397,7 +398,7 @@ def _one_worker(plan: Plan, todo: Sequence[tuple[int, str]], folder: Path, timeo
 
 
 def load(path: Path) -> Source:
-    """A file and, where it has them, its parts."""
+    """Read a file and, where it has a manifest, its parts."""
     raw = container.read_bytes(path)
     file = container.split(path, raw)
     return (
@@ -410,10 +411,12 @@ def main(
     mutations: Annotated[int, typer.Option(min=1, help="How many.")] = 100_000,
     seed: Annotated[int, typer.Option(min=0, help="Another seed gives other mutations.")] = 0,
     first: Annotated[int, typer.Option(min=0, help="Number of the first mutation.")] = 0,
-    timeout: Annotated[float, typer.Option(help="Seconds after which a silent reader counts as hung.")] = 20.0,
+    timeout: Annotated[
+        float, typer.Option(help="Seconds after which a reader without an answer counts as hung.")
+    ] = 20.0,
     kind: Annotated[list[str] | None, typer.Option(help="Only this kind of mutation; repeatable.")] = None,
     as_is: Annotated[bool, typer.Option("--as-is", help="Read each file once, unchanged.")] = False,
-    keep: Annotated[Path | None, typer.Option(help="Folder for files that did what must not happen.")] = None,
+    keep: Annotated[Path | None, typer.Option(help="Folder for files that failed.")] = None,
 ) -> None:
     """Fuzz the readers of model files."""
     known = [*BYTES, *STRUCTURED]
@@ -439,7 +442,7 @@ def main(
         )
         if event.outcome in BAD:
             bad.append(event)
-            if len(bad) <= 50:  # more would say the same
+            if len(bad) <= 50:  # more lines would not help
                 print(
                     f"{event.index} ({event.kind}): {event.reader} {event.outcome}: {event.detail}",
                     file=sys.stderr,
@@ -449,10 +452,9 @@ def main(
                 _, suffix, raw = mutation(plan, event.index)
                 keep.mkdir(parents=True, exist_ok=True)
                 (keep / f"{event.index}-{event.kind}-{event.reader}-{event.outcome}{suffix}").write_bytes(raw)
-    print(f"{'':14}" + "".join(f"{outcome:>11}" for outcome in OUTCOMES))
-    for reader, found in counts.items():
-        print(f"{reader:14}" + "".join(f"{found[outcome]:>11,}" for outcome in OUTCOMES))
-    print(", ".join(f"{kind} {count:,}" for kind, count in sorted(kinds.items())))
+    rows = ([reader, *(f"{found[outcome]:,}" for outcome in OUTCOMES)] for reader, found in counts.items())
+    print("\n".join(columns(["", *OUTCOMES], rows)))
+    print(", ".join(f"{kind} {number:,}" for kind, number in sorted(kinds.items())))
     print(
         f"slowest: {slowest.seconds:.2f} s, {slowest.reader} of {slowest.index}; most memory: {largest.peak_mb:.0f} MB"
         f" resident, {largest.reader} of {largest.index}"
@@ -477,8 +479,4 @@ def main(
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except EdgekdError as error:
-        print(f"fuzz_model_reader: {error}", file=sys.stderr)
-        sys.exit(error.exit_status)
+    run_tool(main)

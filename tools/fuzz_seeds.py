@@ -1,9 +1,9 @@
-"""Writes small foreign model files that the students of edgekd do not cover, as seeds of `fuzz_model_reader.py`.
+"""Writes small model files with constructs that no student of edgekd has, as seeds of `fuzz_model_reader.py`.
 
     python tools/fuzz_seeds.py DIR
 
-Recurrent cells, dynamic quantisation, branches and loops, packed and sparse constants, unknown ops, pools and copies
-spelt as convolutions.
+Recurrent cells, dynamic quantisation, branches and loops, packed and sparse constants, unknown ops, and pools and
+copies written as convolutions.
 """
 
 import sys
@@ -20,7 +20,7 @@ F32 = np.float32
 
 
 def write(folder: Path) -> list[Path]:
-    """Write every seed; their paths."""
+    """Write all seeds; returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     makers = (_lstm, _loop, _custom, _packed, _emulated, _cells, _dynamic, _branches, _foreign)
     return [make(folder) for make in makers]

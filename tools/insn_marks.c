@@ -1,10 +1,10 @@
-/* A plugin for qemu's user mode: counts the instructions that the emulated program executes, and writes the count down at marks.
+/* A plugin for qemu's user mode: counts the instructions that the emulated program executes, and writes the counts to a file at marks.
  *
- * The program sets a mark with lseek(fd of /dev/null, MARK + n, SEEK_SET), which does nothing else there; a line "n own all" is added to
- * the file named by the plugin's argument out=FILE: instructions of the thread that set the mark, and of all threads together.
+ * The program sets a mark with lseek(fd of /dev/null, MARK + n, SEEK_SET), which has no other effect. The plugin then adds a line
+ * "n own all" to the file of its argument out=FILE: instructions of the thread that set the mark, and of all threads together.
  *
- * Build: gcc -O2 -shared -fPIC -DAPI=1 -o insn_marks.so insn_marks.c     API: a version of the interface that this qemu takes, see
- * arm_cost.sh. What is used of the interface is declared here, since Debian packages no header of it; it is the same in versions 1 to 4.
+ * Build: gcc -O2 -shared -fPIC -DAPI=1 -o insn_marks.so insn_marks.c     API: a version of the interface that this qemu accepts, see
+ * arm_cost.sh. The functions used are declared here, since Debian packages no header of the interface; versions 1 to 4 have them alike.
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -32,7 +32,7 @@ size_t qemu_plugin_tb_n_insns(const struct qemu_plugin_tb *);
 
 EXPORTED int qemu_plugin_version = API;
 
-/* One counter per thread, each on a cache line of its own, so that none is lost and none waits. */
+/* One counter per thread, each on a cache line of its own: no increment is lost and no thread waits. */
 static struct { uint64_t count; char rest[CACHE_LINE - sizeof(uint64_t)]; } counters[THREADS];
 static FILE *out;
 

@@ -1,20 +1,19 @@
-"""Kills trainings, soft-label exports, `data prepare` and sweeps at random moments, goes on, and compares with an
-undisturbed run.
+"""Kills trainings, soft-label exports, `data prepare` and sweeps at random times, resumes them, and compares the
+results with those of an undisturbed run.
 
     python tools/kill_resume.py --times 50
     python tools/kill_resume.py --kind training --times 200 --seed 7 --folder /tmp/kills
 
-Each kind runs once undisturbed. Then it is begun, its processes are ended by SIGKILL after a random time, up to what
-the undisturbed run took, and it is begun again as a user would, until it finishes or was killed often enough; and so on
-with a new run. What every run leaves must be that of the undisturbed one, byte for byte: weights, metrics.csv, run.json
-without its times, soft labels, the files of a store, results.csv. One thread; a small synthetic store. Prints a table,
-then one JSON line; exit status 1 where anything differs, and the folder is kept then.
+Each kind runs once undisturbed. Then it is started, its processes are killed (SIGKILL) after a random time, at most the
+duration of the undisturbed run, and it is started again as a user would, until it finishes or was killed often enough;
+then a new run follows. The results of every run must equal those of the undisturbed one byte for byte: weights,
+metrics.csv, run.json without its times, soft labels, the files of a store, results.csv. One thread; a small synthetic
+store. Prints a table, then one JSON line; exit status 1 where anything differs, and the folder is then kept.
 """
 
 import argparse
 import json
 import os
-import platform
 import random
 import shutil
 import signal
@@ -30,17 +29,19 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
+from toolbox import EDGEKD, children, cores
 
+from edgekd.text import columns
 from edgekd.train.launch import ALLOCATOR, MARKER, WAITING
 
 ENVIRONMENT = {**ALLOCATOR, **WAITING, MARKER: "1"}
-"""What the commands would start themselves anew for."""
+"""Variables without which the commands would restart themselves."""
 CLIPS = 60
 ONE_THREAD = ("--threads", "1", "--accelerator", "cpu")
 
 
 def settings(*pairs: str) -> tuple[str, ...]:
-    """--set for each."""
+    """Options that set each of these."""
     return tuple(part for pair in pairs for part in ("--set", pair))
 
 
@@ -51,24 +52,24 @@ STUDENT = ("synth-serfr24", *QUICK, *settings("train.epochs=6", "qat.epochs=4"),
 SWEPT = ("synth-serfr24", *QUICK, *settings("train.epochs=2", "qat.epochs=1"), "--threads", "1")
 WAVS, WAV_RATE = 1200, 44100
 TIMES = ("created", "seconds")
-"""Fields of run.json that no two runs share."""
-GONE_S = 5.0
-"""How long killed processes may take to be gone."""
+"""Fields of run.json that differ between runs."""
+END_S = 5.0
+"""Longest time in which killed processes must end."""
 
 Results = dict[str, bytes]
 
 
 @dataclass(frozen=True)
 class Kind:
-    """Something to kill.
+    """A kind of command to kill. Every function takes the output folder.
 
     Attributes:
-        command: arguments of edgekd for a folder to make.
-        results: what is compared, of that folder.
-        stage: how far it is, of that folder.
-        finished: whether there is nothing to go on with, of that folder.
-        resumable: whether it goes on with --resume, of that folder; others are given the same command.
-        setup: makes what the folder holds before the command.
+        command: arguments of edgekd.
+        results: the files to compare.
+        stage: how far the command is.
+        finished: whether there is nothing to resume.
+        resumable: whether --resume continues it; else the same command does.
+        setup: prepares the folder before the command.
     """
 
     command: Callable[[Path], list[str]]
@@ -81,7 +82,7 @@ class Kind:
 
 @dataclass
 class Tally:
-    """What happened to one kind. fell: stage -> kills."""
+    """Counts of one kind. fell: stage -> kills at that stage."""
 
     seconds: float
     kills: int = 0
@@ -92,20 +93,20 @@ class Tally:
 
 
 def without_times(raw: bytes) -> bytes:
-    """run.json less what no two runs share."""
+    """run.json without the fields of `TIMES`."""
     return json.dumps(
         {key: value for key, value in json.loads(raw).items() if key not in TIMES}, sort_keys=True
     ).encode()
 
 
 def run_results(run: Path) -> Results:
-    """Of a training."""
+    """Results of a training."""
     found = {name: (run / name).read_bytes() for name in ("metrics.csv", "recipe.json", "model.pt", "qat.pt")}
     return {**found, "run.json": without_times((run / "run.json").read_bytes())}
 
 
 def run_stage(run: Path) -> str:
-    """How far a training is."""
+    """Stage of a training."""
     if not (run / "run.json").is_file():
         return "start"
     if json.loads((run / "run.json").read_bytes())["status"] == "finished":
@@ -117,7 +118,7 @@ def run_stage(run: Path) -> str:
 
 
 def prepare_stage(store: Path) -> str:
-    """How far a store is."""
+    """Stage of a `data prepare`."""
     journals = list(store.parent.glob(f".{store.name}.partial-*/journal"))
     if (store / "store.json").is_file():
         return "finished"
@@ -125,20 +126,20 @@ def prepare_stage(store: Path) -> str:
 
 
 def sweep_stage(sweep: Path) -> str:
-    """How many of its runs a sweep has finished."""
+    """Stage of a sweep: its finished runs."""
     finished = sum(json.loads(file.read_bytes()).get("status") == "finished" for file in sweep.rglob("run.json"))
     return f"{finished} runs done" if sweep.is_dir() else "start"
 
 
 def file_results(pattern: str) -> Callable[[Path], Results]:
-    """The files of a folder that match."""
+    """A function that reads the files of a folder that match a pattern."""
     return lambda folder: {
         str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.glob(pattern)) if file.is_file()
     }
 
 
 def kinds(folder: Path) -> dict[str, Callable[[], Kind]]:
-    """Name -> what makes ready what a kind needs, and the kind."""
+    """Name -> a function that prepares the inputs of a kind and returns it."""
     store, teacher = folder / "data", folder / "teacher"
 
     def training() -> Kind:
@@ -192,12 +193,12 @@ def kinds(folder: Path) -> dict[str, Callable[[], Kind]]:
 
 
 def copy_without_labels(teacher: Path, out: Path) -> None:
-    """A finished teacher whose soft labels are to be computed."""
+    """Copy a finished teacher without its soft labels."""
     shutil.copytree(teacher, out, ignore=shutil.ignore_patterns("softlabels"))
 
 
 def make_wavs(folder: Path) -> None:
-    """LABEL/N.wav of noise, half a second long, some stereo, some repeated."""
+    """Write LABEL/N.wav: noise of half a second, some stereo, some repeated."""
     rng = np.random.default_rng(0)
     for label in ("cat", "dog"):
         (folder / label).mkdir(parents=True)
@@ -206,11 +207,11 @@ def make_wavs(folder: Path) -> None:
             soundfile.write(folder / label / f"{number}.wav", noise, WAV_RATE)
 
 
-def begin(arguments: list[str], log: Path) -> subprocess.Popen[bytes]:
+def start(arguments: list[str], log: Path) -> subprocess.Popen[bytes]:
     """Start a command in a process group of its own."""
     with log.open("ab") as file:
         return subprocess.Popen(
-            [sys.executable, "-P", "-m", "edgekd.cli", *arguments],
+            [*EDGEKD, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=file,
@@ -221,8 +222,8 @@ def begin(arguments: list[str], log: Path) -> subprocess.Popen[bytes]:
 
 @contextmanager
 def started(arguments: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A command that does not outlive this program."""
-    process = begin(arguments, log)
+    """Start a command; it is killed at the end of the block."""
+    process = start(arguments, log)
     try:
         yield process
     finally:
@@ -230,36 +231,31 @@ def started(arguments: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]
 
 
 def killed(process: subprocess.Popen[bytes], after: float) -> bool:
-    """Whether a process was still there after some seconds; it and all that it started are gone then."""
+    """Kill a process and its descendants if it still runs after some seconds; returns whether it was killed."""
     try:
         process.wait(after)
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGSTOP)  # what is stopped starts nothing more
+        os.killpg(process.pid, signal.SIGSTOP)  # a stopped process starts no other
         started = descendants(process.pid)
         os.killpg(process.pid, signal.SIGKILL)
         for each in started:
             with suppress(ProcessLookupError):
                 os.kill(each, signal.SIGKILL)
         process.wait()
-        limit = time.monotonic() + GONE_S
+        limit = time.monotonic() + END_S
         while any(is_alive(each) for each in started) and time.monotonic() < limit:
             time.sleep(0.01)
-        return process.returncode == -signal.SIGKILL  # else it ended by itself between the two
+        return process.returncode == -signal.SIGKILL  # else it ended just before
     return False
 
 
 def descendants(process: int) -> list[int]:
-    """Children of a process and theirs, also those in sessions of their own."""
-    found: list[int] = []
-    for listed in Path(f"/proc/{process}/task").glob("*/children"):
-        with suppress(OSError):
-            for child in map(int, listed.read_text().split()):
-                found += [child, *descendants(child)]
-    return found
+    """Processes that a process and its descendants started, also in other sessions."""
+    return [each for child in children(process) for each in (child, *descendants(child))]
 
 
 def is_alive(process: int) -> bool:
-    """Whether a process runs; one that nobody has waited for yet does not."""
+    """Whether a process runs; a zombie does not."""
     try:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
@@ -267,7 +263,7 @@ def is_alive(process: int) -> bool:
 
 
 def finish(arguments: list[str], log: Path) -> float:
-    """Run a command to its end; its seconds.
+    """Seconds of a command that runs to its end.
 
     Raises:
         SystemExit: it fails.
@@ -279,21 +275,21 @@ def finish(arguments: list[str], log: Path) -> float:
 
 
 def check(status: int, arguments: list[str], log: Path) -> None:
-    """Stop where a command failed."""
+    """Exit where a command failed."""
     if status != 0:
         sys.exit(f"edgekd {' '.join(arguments)}\nended with {status}; its log is {log}:\n{log.read_text()[-2000:]}")
 
 
 def disturb(kind: Kind, out: Path, tally: Tally, times: int, rng: random.Random) -> None:
-    """One run to its end, killed until there were `times` kills in all."""
+    """Run a command to its end, killing it again and again until the tally has `times` kills."""
     kind.setup(out)
     log = out.with_suffix(".log")
-    began = False
+    started_before = False
     while not kind.finished(out):
         resume = ["--resume"] if kind.resumable(out) else []
         arguments = [*kind.command(out), *resume]
-        tally.resumes += began
-        began = True
+        tally.resumes += started_before
+        started_before = True
         with started(arguments, log) as process:
             after = rng.uniform(0, tally.seconds) if tally.kills < times else None
             if after is None or not killed(process, after):
@@ -305,17 +301,17 @@ def disturb(kind: Kind, out: Path, tally: Tally, times: int, rng: random.Random)
 
 
 def compare(name: str, wanted: Mapping[str, bytes], got: Mapping[str, bytes]) -> list[str]:
-    """Names of results that differ, or that only one side has."""
+    """Names of results that differ, or that only one run has."""
     return [f"{name}/{each}" for each in sorted({*wanted, *got}) if wanted.get(each) != got.get(each)]
 
 
-def prove(kind: Kind, folder: Path, times: int, rng: random.Random) -> Tally:
-    """Kill runs of one kind, at least `times` times."""
-    straight = folder / "straight"
-    kind.setup(straight)
-    resume = ["--resume"] if kind.resumable(straight) else []
-    tally = Tally(finish([*kind.command(straight), *resume], folder / "straight.log"))
-    wanted = kind.results(straight)
+def run_kind(kind: Kind, folder: Path, times: int, rng: random.Random) -> Tally:
+    """Kill runs of one kind, `times` times in all, and compare their results with those of an undisturbed run."""
+    undisturbed = folder / "undisturbed"
+    kind.setup(undisturbed)
+    resume = ["--resume"] if kind.resumable(undisturbed) else []
+    tally = Tally(finish([*kind.command(undisturbed), *resume], folder / "undisturbed.log"))
+    wanted = kind.results(undisturbed)
     while tally.kills < times:
         out = folder / f"run{tally.runs}"
         disturb(kind, out, tally, times, rng)
@@ -326,8 +322,8 @@ def prove(kind: Kind, folder: Path, times: int, rng: random.Random) -> Tally:
     return tally
 
 
-def make_ready(folder: Path, names: list[str]) -> None:
-    """The store and the teacher that most kinds need."""
+def make_inputs(folder: Path, names: list[str]) -> None:
+    """Make the store and the teacher that most kinds need."""
     if set(names) == {"prepare"}:
         return
     store = str(folder / "data")
@@ -337,13 +333,14 @@ def make_ready(folder: Path, names: list[str]) -> None:
 
 def report(tallies: Mapping[str, Tally], seed: int) -> str:
     """The table and the JSON line."""
-    lines = [f"{'kind':<12}{'kills':>6}{'resumes':>9}{'runs':>6}{'equal':>7}  where kills fell"]
+    cells = [
+        [name, "no" if tally.differ else "yes", *map(str, (tally.kills, tally.resumes, tally.runs))]
+        for name, tally in tallies.items()
+    ]
+    lines = columns(["kind", "equal", "kills", "resumes", "runs"], cells, left=2)
     for name, tally in tallies.items():
-        fell = ", ".join(f"{stage} {count}" for stage, count in tally.fell.most_common())
-        lines.append(
-            f"{name:<12}{tally.kills:>6}{tally.resumes:>9}{tally.runs:>6}{'no' if tally.differ else 'yes':>7}  {fell}"
-        )
-        lines += [f"  differs: {each}" for each in tally.differ]
+        stages = ", ".join(f"{stage} {count}" for stage, count in tally.fell.most_common())
+        lines += [f"{name}: kills at {stages}", *(f"  differs: {each}" for each in tally.differ)]
     rows = {
         name: {
             "kills": tally.kills,
@@ -356,29 +353,31 @@ def report(tallies: Mapping[str, Tally], seed: int) -> str:
         }
         for name, tally in tallies.items()
     }
-    machine = f"{platform.machine()}, {os.cpu_count()} cores"
-    return "\n".join([*lines, json.dumps({"machine": machine, "seed": seed, "kinds": rows})])
+    return "\n".join([*lines, json.dumps({"machine": cores(), "seed": seed, "kinds": rows})])
 
 
 def main() -> None:
+    """Test all kinds, or one."""
     parser = argparse.ArgumentParser(description="Kill and resume, and compare with an undisturbed run.")
     parser.add_argument("--kind", default="all", choices=["all", *kinds(Path())])
     parser.add_argument("--times", type=int, default=50, help="kills of each kind")
-    parser.add_argument("--seed", type=int, default=0, help="of the random moments")
+    parser.add_argument("--seed", type=int, default=0, help="of the random times")
     parser.add_argument("--folder", type=Path, help="where the temporary folder is made")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     folder = Path(tempfile.mkdtemp(prefix="kill-resume-", dir=arguments.folder))
     makers = kinds(folder)
     names = list(makers) if arguments.kind == "all" else [arguments.kind]
-    make_ready(folder, names)
+    make_inputs(folder, names)
     tallies: dict[str, Tally] = {}
     for name in names:
         (folder / name).mkdir()
-        tallies[name] = prove(makers[name](), folder / name, arguments.times, random.Random(f"{arguments.seed} {name}"))
+        tallies[name] = run_kind(
+            makers[name](), folder / name, arguments.times, random.Random(f"{arguments.seed} {name}")
+        )
     print(report(tallies, arguments.seed))
     if any(tally.differ for tally in tallies.values()):
-        sys.exit(f"what was killed and what was not differ; everything is in {folder}")
+        sys.exit(f"killed and undisturbed runs differ; all files are in {folder}")
     shutil.rmtree(folder)
 
 

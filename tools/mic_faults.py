@@ -1,15 +1,16 @@
-"""Breaks a virtual microphone in every way that it can break, and times how long `listen`'s capture takes to notice and
-to heal.
+"""Makes a virtual microphone fail in every possible way, and measures how long the capture of `listen` takes to detect
+each fault and to recover.
 
     python tools/mic_faults.py [--times N] [--only NAME] [--seed N]
 
 Needs the extra `mic`, and (as root, without a sound card) apt install libportaudio2 libasound2-plugins pulseaudio
-pulseaudio-utils. PulseAudio runs in a temporary folder of its own; its microphone is a pipe that a thread fills with
-noise in real time, so the way from there on is that of a real one: PulseAudio, ALSA's plugin, PortAudio, the capture
-process. Prints a table, then one JSON line. Lost samples are the one fault that no virtual microphone has:
-`overflowing_child.py` takes the capture process's place there.
-Detection: from the fault to the change of state. Healing: from when mending begins, at a random moment of the attempts,
-to HEALTHY; the start of PulseAudio is part of it. Exits 1 where one took longer than its limit.
+pulseaudio-utils. PulseAudio runs in a temporary folder of its own. Its microphone is a pipe that a thread fills with
+noise in real time; from there on the path is that of a real one: PulseAudio, ALSA's plugin, PortAudio, the capture
+process. Lost samples are the only fault that a virtual microphone cannot have: `overflowing_child.py` replaces the
+capture process for it. Prints a table, then one JSON line.
+
+Detection time: from the fault to the change of state. Recovery time: from the start of the repair, at a random time
+between two attempts, to HEALTHY; the start of PulseAudio is included. Exits 1 where one takes longer than its limit.
 """
 
 import contextlib
@@ -30,10 +31,12 @@ import msgspec
 import numpy as np
 import overflowing_child
 import typer
+from toolbox import NOTHING
 
 from edgekd.runtime.source.capture import CHILD, Capture, CaptureCounts
 from edgekd.runtime.source.child import SourceRequest
 from edgekd.runtime.source.health import StateChange
+from edgekd.text import columns
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -41,14 +44,14 @@ RATE, MODEL_RATE = 48000, 16000
 FEED_S = 0.01
 """Seconds of noise written to the pipe at a time."""
 LEVEL_TOLERANCE = 0.2
-"""Of the level that is heard, as a share."""
+"""Largest relative deviation of a level from the expected one."""
 LIMIT_S = 60.0
 """Longest wait for a change of state."""
 DETECT_LIMIT_S, HEAL_LIMIT_S = 3.0, 5.0
 HOLD_S = 5.0
-"""Longest time that a fault stays after it was noticed."""
+"""Longest time from the detection of a fault to its repair."""
 UNDISTURBED_S = 20.0
-"""For each time that a fault is played."""
+"""Seconds without a fault, for each repetition."""
 LEVELS = (0.1, 0.02)
 """Standard deviation of the noise in each channel of the microphone."""
 SOURCE = "faultymic"
@@ -56,8 +59,13 @@ OVERFLOWING = (sys.executable, overflowing_child.__file__)
 
 
 class Case(msgspec.Struct, frozen=True):
-    """One fault, once. detect_s, heal_s: None where it was not seen in `LIMIT_S`, or where there is nothing to see.
-    note: what else."""
+    """The result of one fault.
+
+    Attributes:
+        detect_s, heal_s: seconds; None where it took longer than `LIMIT_S`, or does not apply.
+        ok: whether both were within their limits and the audio after it is correct.
+        note: reasons and levels.
+    """
 
     fault: str
     detect_s: float | None
@@ -67,8 +75,7 @@ class Case(msgspec.Struct, frozen=True):
 
 
 class Noise:
-    """Fills a pipe with 16-bit noise in real time, in a thread; what the pipe does not take is lost, as air would
-    be."""
+    """Fills a pipe with 16-bit noise in real time, in a thread. Samples that do not fit into the pipe are lost."""
 
     def __init__(self, pipe: Path) -> None:
         self.pipe, self.rate, self.channels = pipe, RATE, 1
@@ -96,7 +103,7 @@ class Noise:
                 os.write(descriptor, np.clip(noise * 32768, -32768, 32767).astype("<i2").tobytes())
             except BlockingIOError:
                 pass
-            except OSError:  # nobody reads, or there is no pipe now
+            except OSError:  # nobody reads, or the pipe does not exist
                 if descriptor is not None:
                     os.close(descriptor)
                 descriptor = None
@@ -111,7 +118,7 @@ class Machine:
         self._socket, self._switch = folder / "native", folder / "overflow"
 
     def boot(self, rate: int = RATE, channels: int = 1) -> None:
-        """Start the daemon and plug the microphone in."""
+        """Start the daemon and connect the microphone."""
         script = self._folder / "start.pa"
         script.write_text(
             f"load-module module-native-protocol-unix auth-anonymous=1 socket={self._socket}\n"
@@ -137,7 +144,7 @@ class Machine:
             self._daemon = None
 
     def plug(self, rate: int = RATE, channels: int = 1) -> None:
-        """Plug the microphone in and make it the default."""
+        """Connect the microphone and make it the default."""
         self._noise.rate, self._noise.channels = rate, channels
         self._noise.pipe.unlink(missing_ok=True)
         self._control(
@@ -152,26 +159,26 @@ class Machine:
         self._control("set-default-source", SOURCE)
 
     def unplug(self) -> None:
-        """Take the microphone away; PulseAudio moves its listeners to the speaker's monitor."""
+        """Disconnect the microphone; PulseAudio moves its clients to the speaker's monitor."""
         self._control("unload-module", "module-pipe-source")
 
     def suspend(self, *, on: bool) -> None:
-        """Stop or go on with the microphone, as power saving may."""
+        """Suspend or resume the microphone, as power saving may."""
         self._control("suspend-source", SOURCE, "1" if on else "0")
 
     def overflow(self, *, on: bool) -> None:
-        """Begin or end to lose samples."""
+        """Start or stop losing samples."""
         (self._switch.touch if on else self._switch.unlink)()
 
     def _control(self, *arguments: str, check: bool = True) -> int:
-        """Run pactl; the status."""
+        """Exit status of pactl."""
         return subprocess.run(
             ["pactl", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=check
         ).returncode
 
 
 class Listener:
-    """A capture that is consumed in a thread, with its changes of state and their times."""
+    """A capture that a thread reads, with its changes of state and their times."""
 
     def __init__(self, request: SourceRequest, child: Sequence[str] = CHILD) -> None:
         self._capture = Capture(request, MODEL_RATE, child=child)
@@ -190,11 +197,11 @@ class Listener:
 
     @property
     def counts(self) -> CaptureCounts:
-        """Of the capture."""
+        """Sample counts of the capture."""
         return self._capture.counts
 
     def wait(self, since: float, *states: str) -> tuple[float | None, str]:
-        """Seconds from `since` until one of the states came, and why it came."""
+        """Seconds from `since` to one of the states, and its reason; None and a note where it did not occur."""
         end = time.monotonic() + LIMIT_S
         while (left := end - time.monotonic()) > 0:
             with contextlib.suppress(queue.Empty):
@@ -221,8 +228,8 @@ FAULTS: dict[str, tuple[Fault, Fault]] = {
     "another in stereo": (lambda machine, _: machine.unplug(), lambda machine, _: machine.plug(RATE, 2)),
     "samples lost": (lambda machine, _: machine.overflow(on=True), lambda machine, _: machine.overflow(on=False)),
 }
-"""What breaks the microphone, and what mends it."""
-FORMS: dict[str, tuple[int, int, SourceRequest, float]] = {
+"""Name -> the functions that cause and repair the fault."""
+FORMATS: dict[str, tuple[int, int, SourceRequest, float]] = {
     **{f"microphone at {rate} Hz": (rate, 1, SourceRequest("pulse"), LEVELS[0]) for rate in (16000, 44100, 96000)},
     **{
         f"opened at {rate} Hz": (RATE, 1, SourceRequest("pulse", rate=rate), LEVELS[0]) for rate in (8000, 16000, 96000)
@@ -231,12 +238,12 @@ FORMS: dict[str, tuple[int, int, SourceRequest, float]] = {
     "stereo, channel 1": (RATE, 2, SourceRequest("pulse", channel=1), LEVELS[1]),
     "stereo, mean": (RATE, 2, SourceRequest("pulse"), float(np.hypot(*LEVELS) / 2)),
 }
-"""Rate and channels of the microphone, the request, the level to be heard were all of the noise below 8 kHz."""
+"""Rate and channels of the microphone, the request, and the expected level for noise below 8 kHz."""
 
 
 @contextlib.contextmanager
 def virtual() -> Iterator[tuple[Machine, Noise]]:
-    """A machine with a microphone, in a temporary folder that PortAudio's ALSA plugin finds through the environment."""
+    """A machine with a microphone in a temporary folder; environment variables name it to PortAudio's ALSA plugin."""
     with tempfile.TemporaryDirectory(prefix="edgekd-mic-") as name:
         folder = Path(name)
         os.environ.update(
@@ -254,20 +261,20 @@ def virtual() -> Iterator[tuple[Machine, Noise]]:
                 machine.crash()
 
 
-def break_and_heal(fault: str, machine: Machine, noise: Noise, moment: random.Random) -> Case:
-    """One fault against one listener that was well."""
-    break_it, mend = FAULTS[fault]
+def fault_case(fault: str, machine: Machine, noise: Noise, rng: random.Random) -> Case:
+    """Cause and repair a fault while a listener runs that was HEALTHY before."""
+    cause, repair = FAULTS[fault]
     with Listener(SourceRequest("pulse"), OVERFLOWING if fault == "samples lost" else CHILD) as listener:
-        heard_s, reason = listener.wait(time.monotonic(), "HEALTHY")
-        if heard_s is None:
+        healthy_s, reason = listener.wait(time.monotonic(), "HEALTHY")
+        if healthy_s is None:
             return Case(fault, None, None, False, f"before the fault: {reason}")
         time.sleep(1.0)
         start = time.monotonic()
-        break_it(machine, noise)
+        cause(machine, noise)
         detect_s, reason = listener.wait(start, "RECOVERING", "FAILED")
-        time.sleep(moment.uniform(0.0, HOLD_S))
+        time.sleep(rng.uniform(0.0, HOLD_S))
         start = time.monotonic()
-        mend(machine, noise)
+        repair(machine, noise)
         heal_s, healed = listener.wait(start, "HEALTHY")
         time.sleep(1.0)
         expected = expected_level(noise.rate, noise.channels)
@@ -279,21 +286,21 @@ def break_and_heal(fault: str, machine: Machine, noise: Noise, moment: random.Ra
     return Case(fault, detect_s, heal_s, ok, note)
 
 
-def absent_at_start(machine: Machine, moment: random.Random) -> Case:
-    """A listener that starts before there is anything to hear."""
+def absent_at_start(machine: Machine, rng: random.Random) -> Case:
+    """Start a listener before PulseAudio."""
     machine.crash()
     with Listener(SourceRequest("pulse")) as listener:
         detect_s, reason = listener.wait(time.monotonic(), "RECOVERING", "FAILED")
-        time.sleep(moment.uniform(0.0, HOLD_S))
+        time.sleep(rng.uniform(0.0, HOLD_S))
         start = time.monotonic()
         machine.boot()
         heal_s, _ = listener.wait(start, "HEALTHY")
     return Case("absent at start", detect_s, heal_s, in_time(detect_s, heal_s), reason)
 
 
-def hear(form: str, machine: Machine) -> Case:
-    """Another rate or number of channels; the level says whether the right sound came."""
-    rate, channels, request, level = FORMS[form]
+def format_case(name: str, machine: Machine) -> Case:
+    """Listen at another rate or number of channels; the level shows whether the right channels arrived."""
+    rate, channels, request, level = FORMATS[name]
     machine.unplug()
     machine.plug(rate, channels)
     with Listener(request) as listener:
@@ -304,11 +311,11 @@ def hear(form: str, machine: Machine) -> Case:
         note = f"{reason}; level {listener.level:.4f}, expected {expected:.4f}"
     machine.unplug()
     machine.plug()
-    return Case(form, None, heal_s, ok, note)
+    return Case(name, None, heal_s, ok, note)
 
 
 def undisturbed(seconds: float) -> Case:
-    """No fault: nothing may be told, and no sample may be missing."""
+    """Listen without a fault: no state may change, and no sample may be lost."""
     with Listener(SourceRequest("pulse")) as listener:
         heal_s, reason = listener.wait(time.monotonic(), "HEALTHY")
         time.sleep(seconds)
@@ -322,34 +329,35 @@ def undisturbed(seconds: float) -> Case:
 
 
 def band_share(rate: int, opened: int | None = None) -> float:
-    """What is left of white noise's level at a microphone's rate after it was opened at another and brought to the
-    model's."""
+    """Level of white noise after resampling, relative to its level at the microphone's rate: from that to the rate
+    opened, then to the model's."""
     return float((min(rate, opened or rate, MODEL_RATE) / rate) ** 0.5)
 
 
 def expected_level(rate: int, channels: int) -> float:
-    """Of the mean of the microphone's channels, at the model's rate."""
+    """Expected level of the mean of the microphone's channels, at the model's rate."""
     return float(np.linalg.norm(LEVELS[:channels])) / channels * band_share(rate)
 
 
 def is_near(level: float, expected: float) -> bool:
-    """Whether the right sound is heard."""
+    """Whether a level is the expected one, within `LEVEL_TOLERANCE`."""
     return abs(level / expected - 1.0) < LEVEL_TOLERANCE
 
 
 def in_time(detect_s: float | None, heal_s: float | None) -> bool:
-    """Whether both came within their limits; a negative time is a HEALTHY while there was nothing to hear."""
+    """Whether both times are within their limits; a negative one means HEALTHY before the repair."""
     return detect_s is not None and detect_s <= DETECT_LIMIT_S and heal_s is not None and 0.0 < heal_s <= HEAL_LIMIT_S
 
 
 def is_balanced(counts: CaptureCounts) -> bool:
-    """Whether every sample that came is accounted for."""
+    """Whether all received samples are accounted for."""
     return counts.received == counts.given + counts.dropped + counts.waiting
 
 
 def table(cases: list[Case]) -> str:
-    """A row for each fault: how often it was noticed and healed, median and longest times, the last note."""
-    rows = [("fault", "ok", "detected: median", "max", "healed: median", "max", "note")]
+    """A row for each fault: repetitions that were ok, median and longest times, the last note."""
+    header = ["fault", "ok", "detected: median", "max", "healed: median", "max", "note"]
+    rows = []
     for fault in dict.fromkeys(case.fault for case in cases):
         those = [case for case in cases if case.fault == fault]
         times = [
@@ -357,31 +365,28 @@ def table(cases: list[Case]) -> str:
             for values in ((c.detect_s for c in those), (c.heal_s for c in those))
         ]
         shown = [
-            f"{value:.2f} s" if some else "-"
+            f"{value:.2f} s" if some else NOTHING
             for some in times
             for value in ((median(some), max(some)) if some else (0.0, 0.0))
         ]
         rows.append((fault, f"{sum(case.ok for case in those)}/{len(those)}", *shown, those[-1].note))
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
+    return "\n".join(columns(header, rows, left=len(header)))
 
 
 @app.command()
 def main(
-    times: Annotated[int, typer.Option(help="How often each fault.")] = 1,
-    only: Annotated[str, typer.Option(help="Only what has this in its name.")] = "",
-    seed: Annotated[int, typer.Option(help="Of the moments at which faults end.")] = 0,
+    times: Annotated[int, typer.Option(help="Repetitions of each fault.")] = 1,
+    only: Annotated[str, typer.Option(help="Only cases with this in their name.")] = "",
+    seed: Annotated[int, typer.Option(help="Of the times at which faults are repaired.")] = 0,
 ) -> None:
-    """Break a virtual microphone and time the healing; exits 1 where something took too long or did not heal."""
-    moment, cases = random.Random(seed), []
+    """Make a virtual microphone fail and time the recovery; exits 1 where it took too long or failed."""
+    rng, cases = random.Random(seed), []
     with virtual() as (machine, noise):
         machine.boot()
         runs: list[tuple[str, Callable[[], Case]]] = [("undisturbed", lambda: undisturbed(times * UNDISTURBED_S))]
-        runs += [(fault, lambda fault=fault: break_and_heal(fault, machine, noise, moment)) for fault in FAULTS]
-        runs += [("absent at start", lambda: absent_at_start(machine, moment))]
-        runs += [(form, lambda form=form: hear(form, machine)) for form in FORMS]
+        runs += [(fault, lambda fault=fault: fault_case(fault, machine, noise, rng)) for fault in FAULTS]
+        runs += [("absent at start", lambda: absent_at_start(machine, rng))]
+        runs += [(name, lambda name=name: format_case(name, machine)) for name in FORMATS]
         for name, case in (run for run in runs if only in run[0]):
             for number in range(1 if name == "undisturbed" else times):
                 cases.append(case())

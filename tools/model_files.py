@@ -1,5 +1,5 @@
-"""Small model files written by hand, for tests and as seeds of the fuzzer: .tflite through the schema, .onnx through
-its helpers."""
+"""Builds small model files by hand, for tests and as seeds of the fuzzer: .tflite by the schema, .onnx by its
+helpers."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +17,7 @@ FOREIGN_DOMAIN = "com.microsoft"
 
 
 def ones(*shape: int, dtype: Any = np.int8) -> np.ndarray:
+    """An array of ones."""
     return np.ones(shape, dtype)
 
 
@@ -25,9 +26,10 @@ def tflite_file(
 ) -> Path:
     """Write a .tflite file.
 
-    tensors: (shape, dtype name, constant array or None, changes of the table such as isVariable).
-    operators: (op name, inputs, outputs, options); CUSTOM:name for custom ones. more: further subgraphs, each (tensors,
-    operators, inputs, outputs).
+    Args:
+        tensors: (shape, dtype name, constant array or None, changes of the table such as isVariable).
+        operators: (op name, inputs, outputs, options); CUSTOM:name for custom ones.
+        more: further subgraphs, each (tensors, operators, inputs, outputs).
     """
     model = schema.ModelT()
     model.version, model.buffers, model.operatorCodes = 3, [schema.BufferT()], []
@@ -69,7 +71,7 @@ def _subgraph(model: Any, tensors: list[tuple], operators: list[tuple], inputs: 
 
 
 def quantised(scale: Sequence[float], axis: int = 0) -> dict[str, Any]:
-    """Changes that give a tensor scales."""
+    """Changes of a tensor's table that give it scales."""
     table = schema.QuantizationParametersT()
     table.scale, table.zeroPoint, table.quantizedDimension = list(scale), [0] * len(scale), axis
     return {"quantization": table}
@@ -83,7 +85,7 @@ def onnx_file(
     output: str = "logits",
     **more: Any,
 ) -> Path:
-    """Write an .onnx file with one float input. more: of `helper.make_graph`."""
+    """Write an .onnx file with one float input. more: arguments of `helper.make_graph`."""
     graph = helper.make_graph(
         nodes,
         "toy",

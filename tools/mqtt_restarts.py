@@ -1,22 +1,20 @@
-"""Restarts a real mosquitto again and again while `edgekd listen` publishes to it, and plays the brokers that are
-worse.
+"""Restarts a mosquitto again and again while `edgekd listen` publishes to it, and tests brokers with other faults.
 
     python tools/mqtt_restarts.py MODEL [--restarts 20]
 
-Needs the extra `mqtt`, mosquitto and openssl (apt install mosquitto openssl). Each broker runs on loopback at a port
-and in a folder of its own; a service of the system is left alone. A listener hears noise and tones whose kind changes
-all the time, faster than in real time. A second client, whose session outlives the broker, receives everything; a third
-one joins after each restart and reads what is retained.
+Needs the extra `mqtt`, mosquitto and openssl (apt install mosquitto openssl). Each broker runs on loopback with its own
+port and folder; a broker of the system is not touched. `edgekd listen` gets noise and tones that change all the time,
+faster than real time. A second client, whose session outlives the broker, receives everything. A third client connects
+after each restart and reads the retained messages.
 
-Brokers are stopped, killed, and killed and made to forget all that was retained. After each restart, what the third
-client reads must be a line that the listener itself printed, with the label of its newest one; at the end no change of
-label may be missing, and memory, threads and open files must be what they were. Prints tables, then one JSON line;
-exits 1 where something is wrong.
+Brokers are stopped, killed, or killed with all retained messages deleted. After each restart, the state that the third
+client reads must be a line that the listener printed, with the label of its newest one. At the end no change of label
+may be missing, and memory, threads and open files must not have grown. Prints tables, then one JSON line; exits 1 where
+something is wrong.
 """
 
 import contextlib
 import json
-import os
 import random
 import shutil
 import signal
@@ -34,25 +32,33 @@ from typing import Annotated
 import msgspec
 import paho.mqtt.client as paho
 import typer
-from mqtt_players import LIMIT_S, SECRET, TOPIC, USERNAME, Listener, Mosquitto, Watcher, free_port, wait_for
+from mqtt_processes import LIMIT_S, SECRET, TOPIC, USERNAME, Listener, Mosquitto, Watcher, free_port
+from toolbox import EDGEKD, NOTHING, environment, run_tool, wait_for
 
-from edgekd.errors import EdgekdError, GateError, InputError
+from edgekd.errors import GateError, InputError
 from edgekd.evaluation.bench import machine
+from edgekd.text import columns
 
 NAMES = ("state", "health", "availability", "config")
-"""Last parts of the topics that are retained."""
+"""Last parts of the retained topics."""
 DOWN_S, UP_S = (0.2, 3.0), (3.5, 6.0)
-"""Seconds for which a broker is away, and for which it then works."""
+"""Ranges of the seconds for which a broker is down, and then up."""
 FRESH_S = 1.5
-"""Of lines after what the third client read: it takes a moment to read."""
+"""Age in seconds below which a line may be newer than what the third client has read."""
 WARM = 4
-"""Restarts after which memory must stay what it is."""
+"""Restarts after which memory must not grow."""
 GROWTH_MB = 1.0
 
 
 class Restart(msgspec.Struct, frozen=True):
-    """One restart. back_s: from the broker's start until the listener had said everything again. own_mb: of the
-    listener alone."""
+    """One restart.
+
+    Attributes:
+        back_s: seconds from the broker's start until the listener had published everything again.
+        t, label: of the retained state.
+        own_mb: memory that the listener shares with no other process.
+        wrong: what is wrong with the retained messages.
+    """
 
     kind: str
     down_s: float
@@ -66,7 +72,7 @@ class Restart(msgspec.Struct, frozen=True):
 
 
 class Case(msgspec.Struct, frozen=True):
-    """A broker that is worse than one that restarts. note: what was said."""
+    """The result of one other test. note: the message of the listener."""
 
     name: str
     ok: bool
@@ -74,7 +80,7 @@ class Case(msgspec.Struct, frozen=True):
 
 
 def retained(port: int) -> dict[str, bytes]:
-    """What somebody reads who joins now: last part of a topic -> payload."""
+    """The retained messages that a new client receives: last part of a topic -> payload."""
     found: dict[str, bytes] = {}
     client = paho.Client(paho.CallbackAPIVersion.VERSION2)
     client.username_pw_set(USERNAME, SECRET)
@@ -90,8 +96,8 @@ def retained(port: int) -> dict[str, bytes]:
     return found
 
 
-def judge(found: dict[str, bytes], listener: Listener, number: int) -> list[str]:
-    """What is wrong with what is retained after the restart with this number."""
+def errors_of(found: dict[str, bytes], listener: Listener, number: int) -> list[str]:
+    """What is wrong with the retained messages after the restart with this number."""
     missing = [f"no {name}" for name in NAMES if name not in found]
     if missing:
         return missing
@@ -103,53 +109,56 @@ def judge(found: dict[str, bytes], listener: Listener, number: int) -> list[str]
     }
     wrong = {
         f"availability is {found['availability']!r}": found["availability"] != b"online",
-        f"the state at {state['t']} s is none that was printed": line is None or not line.items() <= state.items(),
+        f"the state at {state['t']} s was not printed": line is None or not line.items() <= state.items(),
         f"the state shows {state['label']} at {state['t']} s; printed were {sorted(between)} until {newest} s": (
             between - {state["label"]}
         ),
-        f"health tells {health['reconnects']} reconnections": health["reconnects"] != number,
-        "no entity is made known": not config.get("components"),
+        f"health reports {health['reconnects']} reconnections": health["reconnects"] != number,
+        "no entity is announced": not config.get("components"),
     }
     return [what for what, is_so in wrong.items() if is_so]
 
 
 def time_of(listener: Listener, t: float) -> float:
-    """When a decision was printed."""
+    """Time of the clock at which a decision was printed."""
     return next(when for when, line in zip(listener.times, listener.lines, strict=False) if line["t"] == t)
 
 
-def restart(number: int, broker: Mosquitto, watcher: Watcher, listener: Listener, moment: random.Random) -> Restart:
-    """One restart, and a while in which all is well."""
+def restart(number: int, broker: Mosquitto, watcher: Watcher, listener: Listener, rng: random.Random) -> Restart:
+    """Restart the broker, check the retained messages, and wait a while."""
     kind = ("stopped", "killed", "forgot")[number % 3]
     broker.end(signal.SIGTERM if kind == "stopped" else signal.SIGKILL)
-    down_s = moment.uniform(*DOWN_S)
+    down_s = rng.uniform(*DOWN_S)
     time.sleep(down_s)
     if kind == "forgot":
         broker.forget()
     broker.start()
     began = time.monotonic()
-    wrong = [] if wait_for(lambda: watcher.health("reconnects") == number) else [f"no reconnection in {LIMIT_S:g} s"]
+    reconnected = wait_for(lambda: watcher.health("reconnects") == number, LIMIT_S)
+    wrong = [] if reconnected else [f"no reconnection in {LIMIT_S:g} s"]
     back_s = time.monotonic() - began
     found = retained(broker.port)
-    wrong += judge(found, listener, number)
-    told = json.loads(found.get("state", b"{}"))
-    time.sleep(moment.uniform(*UP_S))
-    return Restart(kind, down_s, back_s, told.get("t", 0.0), told.get("label", ""), *listener.held(), tuple(wrong))
+    wrong += errors_of(found, listener, number)
+    state = json.loads(found.get("state", b"{}"))
+    time.sleep(rng.uniform(*UP_S))
+    return Restart(
+        kind, down_s, back_s, state.get("t", 0.0), state.get("label", ""), *listener.resources(), tuple(wrong)
+    )
 
 
 def restarts(model: Path, count: int, speed: float, seed: int, folder: Path) -> tuple[list[Restart], list[Case]]:
-    """All restarts with one listener, and what holds over all of them."""
-    moment, broker, done = random.Random(seed), Mosquitto(folder / "broker"), []
+    """All restarts with one listener, and the checks over all of them."""
+    rng, broker, done = random.Random(seed), Mosquitto(folder / "broker"), []
     broker.start()
     try:
         with (
             Watcher(broker.port) as watcher,
             Listener(model, f"url = 'mqtt://127.0.0.1:{broker.port}'", folder, speed) as listener,
         ):
-            wait_for(lambda: f"{TOPIC}/state" in watcher.latest)
+            wait_for(lambda: f"{TOPIC}/state" in watcher.latest, LIMIT_S)
             time.sleep(UP_S[1])
             for number in range(1, count + 1):
-                done.append(restart(number, broker, watcher, listener, moment))
+                done.append(restart(number, broker, watcher, listener, rng))
                 print(f"restart {number}/{count}: {'; '.join(done[-1].wrong) or 'ok'}", file=sys.stderr, flush=True)
             lag_s = listener.finish()
             wait_for(lambda: watcher.latest.get(f"{TOPIC}/availability") == b"offline", 5.0)
@@ -175,11 +184,11 @@ def restarts(model: Path, count: int, speed: float, seed: int, folder: Path) -> 
                     listener.process.returncode == 0
                     and lag_s < 1.5
                     and watcher.latest.get(f"{TOPIC}/availability") == b"offline",
-                    f"offline, {lag_s:.2f} s after the last sound",
+                    f"offline, {lag_s:.2f} s after the last audio",
                 ),
                 Case(
                     "no secret",
-                    SECRET not in listener.said,
+                    SECRET not in listener.all_output,
                     f"in {len(listener.lines)} lines, errors and the command line",
                 ),
             ]
@@ -190,61 +199,60 @@ def restarts(model: Path, count: int, speed: float, seed: int, folder: Path) -> 
 
 @contextlib.contextmanager
 def tcp(*, hangs_up: bool) -> Iterator[int]:
-    """Takes connections and says nothing, or closes them."""
+    """A server that accepts connections and sends nothing, or closes them; yields its port."""
     with socket.create_server(("127.0.0.1", 0)) as server:
-        held: list[socket.socket] = []
+        clients: list[socket.socket] = []
 
-        def take() -> None:
+        def accept() -> None:
             with contextlib.suppress(OSError):
                 while True:
                     client, _ = server.accept()
-                    client.close() if hangs_up else held.append(client)
+                    client.close() if hangs_up else clients.append(client)
 
-        threading.Thread(target=take, daemon=True).start()
+        threading.Thread(target=accept, daemon=True).start()
         yield int(server.getsockname()[1])
         server.shutdown(socket.SHUT_RDWR)
-        for client in held:
+        for client in clients:
             client.close()
 
 
-def trouble(
+def unreachable(
     name: str, model: Path, table: str, expected: str, folder: Path, speed: float, password: str = SECRET
 ) -> Case:
-    """A listener that cannot publish: says so, goes on deciding, says no secret and ends in time."""
+    """A listener that cannot publish must report that, go on deciding, print no secret and end in time."""
     with Listener(model, table, folder, speed, password) as listener:
-        told = wait_for(lambda: any(expected in line for line in listener.troubles))
+        reported = wait_for(lambda: any(expected in line for line in listener.mqtt_errors), LIMIT_S)
         before = len(listener.decisions)
         time.sleep(3.0)
         more = len(listener.decisions) - before
         lag_s = listener.finish()
-        hidden = password not in listener.said
-        said = listener.troubles[-1:] or [listener.errors.read_text().strip()[-150:]]
-    ok = told and more >= 3 and hidden and lag_s < 1.5 and listener.process.returncode == 0
+        hidden = password not in listener.all_output
+        message = listener.mqtt_errors[-1] if listener.mqtt_errors else listener.errors.read_text().strip()[-150:]
+    ok = reported and more >= 3 and hidden and lag_s < 1.5 and listener.process.returncode == 0
     return Case(
-        name, ok, f"{said[0]} ({more} decisions in 3 s, ended in {lag_s:.2f} s{'' if hidden else ', SECRET SHOWN'})"
+        name, ok, f"{message} ({more} decisions in 3 s, ended in {lag_s:.2f} s{'' if hidden else ', SECRET SHOWN'})"
     )
 
 
 def refused(name: str, model: Path, url: str, expected: str) -> Case:
-    """A command that ends with one line."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    """A command that must end with one line of error."""
     ended = subprocess.run(
-        [sys.executable, "-P", "-m", "edgekd.cli", "listen", "-", "--model", str(model), "--mqtt", url],
+        [*EDGEKD, "listen", "-", "--model", str(model), "--mqtt", url],
         input=b"",
         capture_output=True,
-        env=environment,
+        env=environment(),
         check=False,
     )
-    said = (ended.stdout + ended.stderr).decode()
+    output = (ended.stdout + ended.stderr).decode()
     return Case(
         name,
-        ended.returncode == 2 and expected in said and SECRET not in said and said.count("\n") == 1,
-        said.strip()[:110],
+        ended.returncode == 2 and expected in output and SECRET not in output and output.count("\n") == 1,
+        output.strip()[:110],
     )
 
 
 def frozen(model: Path, folder: Path, speed: float) -> Case:
-    """A broker that stops answering for 15 s and goes on, and then a listener that is killed."""
+    """A broker that does not answer for 15 s; after that the listener is killed."""
     broker = Mosquitto(folder / "frozen")
     broker.start()
     try:
@@ -252,32 +260,32 @@ def frozen(model: Path, folder: Path, speed: float) -> Case:
             Watcher(broker.port) as watcher,
             Listener(model, f"url = 'mqtt://127.0.0.1:{broker.port}'", folder, speed) as listener,
         ):
-            wait_for(lambda: f"{TOPIC}/state" in watcher.latest)
+            wait_for(lambda: f"{TOPIC}/state" in watcher.latest, LIMIT_S)
             broker.pause(15.0)
-            back = wait_for(lambda: (watcher.health("reconnects") or 0) > 0)
+            back = wait_for(lambda: (watcher.health("reconnects") or 0) > 0, LIMIT_S)
             time.sleep(3.0)
             printed = listener.changes
             time.sleep(1.0)
             lost = set(printed) - set(watcher.changes)
-            said = next(iter(listener.troubles), "nothing")
+            message = next(iter(listener.mqtt_errors), "nothing")
             listener.process.kill()
-            gone = wait_for(lambda: watcher.latest.get(f"{TOPIC}/availability") == b"offline", 5.0)
+            offline = wait_for(lambda: watcher.latest.get(f"{TOPIC}/availability") == b"offline", 5.0)
     finally:
         broker.end(signal.SIGKILL)
     return Case(
         "frozen 15 s, listener killed",
-        back and not lost and gone,
-        f"{said}; back, {len(lost)} of {len(printed)} changes lost; offline by the will",
+        back and not lost and offline,
+        f"{message}; back, {len(lost)} of {len(printed)} changes lost; offline by the will",
     )
 
 
 def secure(model: Path, folder: Path, speed: float) -> list[Case]:
-    """TLS with an authority of our own, and with one that is unknown."""
+    """TLS with a known certificate authority, and with an unknown one."""
     broker = Mosquitto(folder / "tls", tls=True)
-    where = broker.folder
+    home = broker.folder
 
     def openssl(*arguments: str) -> None:
-        subprocess.run(["openssl", *arguments], check=True, capture_output=True, cwd=where)
+        subprocess.run(["openssl", *arguments], check=True, capture_output=True, cwd=home)
 
     openssl(
         "req",
@@ -297,7 +305,7 @@ def secure(model: Path, folder: Path, speed: float) -> list[Case]:
     openssl(
         "req", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost", "-keyout", "server.key", "-out", "server.csr"
     )
-    (where / "names").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
+    (home / "names").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
     openssl(
         "x509",
         "-req",
@@ -318,32 +326,34 @@ def secure(model: Path, folder: Path, speed: float) -> list[Case]:
     url = f"url = 'mqtts://localhost:{broker.port}'\n"
     broker.start()
     try:
-        with Listener(model, f"{url}ca = '{where}/ca.pem'", folder, speed) as listener:
-            wait_for(lambda: len(listener.decisions) > 5)
+        with Listener(model, f"{url}ca = '{home}/ca.pem'", folder, speed) as listener:
+            wait_for(lambda: len(listener.decisions) > 5, LIMIT_S)
             time.sleep(3.0)
             listener.finish()
-            known = "as edgekd_restarts" in (where / "log").read_text()  # as mosquitto tells whom it connects
-            ok = known and not listener.troubles and SECRET not in listener.said
+            known = (
+                "as edgekd_restarts" in (home / "log").read_text()
+            )  # mosquitto logs the name of a client that connects
+            ok = known and not listener.mqtt_errors and SECRET not in listener.all_output
         cases = [
             Case(
                 "TLS, own authority",
                 ok,
-                f"connected, {len(listener.decisions)} decisions" if ok else str(listener.troubles),
+                f"connected, {len(listener.decisions)} decisions" if ok else str(listener.mqtt_errors),
             )
         ]
-        cases.append(trouble("TLS, unknown authority", model, url, "certificate verify failed", folder, speed))
+        cases.append(unreachable("TLS, unknown authority", model, url, "certificate verify failed", folder, speed))
     finally:
         broker.end(signal.SIGKILL)
     return cases
 
 
-def worse(model: Path, folder: Path, speed: float) -> list[Case]:
-    """All brokers that are worse than one that restarts."""
+def other_faults(model: Path, folder: Path, speed: float) -> list[Case]:
+    """All other faults of brokers."""
     broker = Mosquitto(folder / "password")
     broker.start()
     try:
         url = f"url = 'mqtt://127.0.0.1:{broker.port}'"
-        cases = [trouble("wrong password", model, url, "Not authorized", folder, speed, "wrong-horse-1234")]
+        cases = [unreachable("wrong password", model, url, "Not authorized", folder, speed, "wrong-horse-1234")]
     finally:
         broker.end(signal.SIGKILL)
     for name, hangs_up, expected in (
@@ -351,12 +361,14 @@ def worse(model: Path, folder: Path, speed: float) -> list[Case]:
         ("closes at once", True, "without an answer"),
     ):
         with tcp(hangs_up=hangs_up) as port:
-            cases.append(trouble(name, model, f"url = 'mqtt://127.0.0.1:{port}'", expected, folder, speed))
+            cases.append(unreachable(name, model, f"url = 'mqtt://127.0.0.1:{port}'", expected, folder, speed))
     cases.append(
-        trouble("nobody there", model, f"url = 'mqtt://127.0.0.1:{free_port()}'", "Connection refused", folder, speed)
+        unreachable(
+            "nobody there", model, f"url = 'mqtt://127.0.0.1:{free_port()}'", "Connection refused", folder, speed
+        )
     )
     cases.append(
-        trouble("unknown host", model, "url = 'mqtt://no-such-host.invalid'", "no-such-host.invalid", folder, speed)
+        unreachable("unknown host", model, "url = 'mqtt://no-such-host.invalid'", "no-such-host.invalid", folder, speed)
     )
     cases.append(frozen(model, folder, speed))
     cases += secure(model, folder, speed)
@@ -365,63 +377,44 @@ def worse(model: Path, folder: Path, speed: float) -> list[Case]:
     return cases
 
 
-def table(rows: list[tuple[str, ...]]) -> str:
-    """Columns as wide as their widest cell."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
+def restart_table(done: list[Restart]) -> list[str]:
+    """A row for each restart."""
+    header = ["restart", "broker", "label", "down", "back after", "retained", "own MB", "threads", "files", "wrong"]
+    rows = [
+        [
+            str(number),
+            each.kind,
+            each.label,
+            f"{each.down_s:.1f} s",
+            f"{each.back_s:.2f} s",
+            f"{each.t:.1f} s",
+            f"{each.own_mb:.2f}",
+            str(each.threads),
+            str(each.files),
+            "; ".join(each.wrong) or NOTHING,
+        ]
+        for number, each in enumerate(done, start=1)
+    ]
+    return columns(header, rows, left=3)
 
 
 def main(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model file that 'edgekd export' wrote.")],
-    count: Annotated[int, typer.Option("--restarts", min=0, help="Of the broker.")] = 20,
-    speed: Annotated[float, typer.Option(help="Seconds of sound in one second of the clock.")] = 3.0,
-    seed: Annotated[int, typer.Option(help="Of the moments.")] = 0,
+    count: Annotated[int, typer.Option("--restarts", min=0, help="Restarts of the broker.")] = 20,
+    speed: Annotated[float, typer.Option(help="Seconds of audio in one second.")] = 3.0,
+    seed: Annotated[int, typer.Option(help="Of the times between restarts.")] = 0,
 ) -> None:
-    """Restart a broker under a listener, and more."""
+    """Restart a broker while a listener publishes, and test other faults."""
     for program in ("mosquitto", "mosquitto_passwd", "openssl"):
         if shutil.which(program) is None:
             raise InputError(f"{program} is not installed; apt install mosquitto openssl")
     with tempfile.TemporaryDirectory(prefix="edgekd-mqtt-") as name:
         done, cases = restarts(model, count, speed, seed, Path(name)) if count else ([], [])
-        cases += worse(model, Path(name), speed)
+        cases += other_faults(model, Path(name), speed)
     if done:
-        print(
-            table(
-                [
-                    (
-                        "restart",
-                        "broker",
-                        "away",
-                        "back after",
-                        "retained",
-                        "label",
-                        "own MB",
-                        "threads",
-                        "files",
-                        "wrong",
-                    ),
-                    *(
-                        (
-                            str(i),
-                            each.kind,
-                            f"{each.down_s:.1f} s",
-                            f"{each.back_s:.2f} s",
-                            f"{each.t:.1f} s",
-                            each.label,
-                            f"{each.own_mb:.2f}",
-                            str(each.threads),
-                            str(each.files),
-                            "; ".join(each.wrong) or "-",
-                        )
-                        for i, each in enumerate(done, start=1)
-                    ),
-                ]
-            )
-        )
-        print()
-    print(table([("case", "ok", "note"), *((case.name, "yes" if case.ok else "NO", case.note) for case in cases)]))
+        print("\n".join([*restart_table(done), ""]))
+    rows = [[case.name, "yes" if case.ok else "NO", case.note] for case in cases]
+    print("\n".join(columns(["case", "ok", "note"], rows, left=3)))
     wrong = [f"restart {i}" for i, each in enumerate(done, start=1) if each.wrong] + [
         case.name for case in cases if not case.ok
     ]
@@ -439,12 +432,8 @@ def main(
         ).decode()
     )
     if wrong:
-        raise GateError(f"not well: {', '.join(wrong)}")
+        raise GateError(f"failed: {', '.join(wrong)}")
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except EdgekdError as error:
-        print(f"mqtt_restarts: {error}", file=sys.stderr)
-        sys.exit(error.exit_status)
+    run_tool(main)

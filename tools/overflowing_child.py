@@ -1,10 +1,10 @@
-"""The capture process with a sound card that overflows on demand, for `mic_faults.py`; PortAudio never raised its flag
-there by itself.
+"""The capture process with a sound card that overflows on demand, for `mic_faults.py`; with a virtual microphone
+PortAudio never reports an overflow.
 
     EDGEKD_OVERFLOW=FILE python tools/overflowing_child.py REQUEST
 
-While FILE exists every other block of sound is lost, and the one behind it carries the flag, as when a machine is too
-busy to take them.
+While FILE exists, every other block of audio is lost and the next one has the overflow flag, as on a machine that is
+too busy to read them.
 """
 
 import os
@@ -16,11 +16,11 @@ from edgekd.runtime.source import child
 from edgekd.runtime.source.microphones import portaudio
 
 OVERFLOW = "EDGEKD_OVERFLOW"
-"""Names the file."""
+"""Environment variable with the name of that file."""
 
 
 def overflowing() -> Any:
-    """What `capture_child` uses of sounddevice, with that stream."""
+    """The part of sounddevice that the capture process uses, with a stream that loses blocks."""
     sounddevice, switch = portaudio(), Path(os.environ[OVERFLOW])
 
     def opened(*arguments: Any, callback: Any, **options: Any) -> Any:

@@ -1,12 +1,11 @@
-"""Measures how far the exported int8 files are from the integer reference, over every window of a store's splits.
+"""Compares the logits of exported int8 files with those of the integer reference, over all windows of a store's splits.
 
     python tools/parity.py RUN MODEL_DIR STORE --split fold4 [--hop 0.5]
 
-RUN is the run folder that MODEL_DIR's files were exported from: the graph is lowered from it again. Prints a table,
-then one JSON line.
+RUN is the run folder that the files in MODEL_DIR were exported from; its graph is lowered again. Prints a table, then
+one JSON line.
 """
 
-import sys
 import time
 from itertools import islice
 from pathlib import Path
@@ -15,9 +14,11 @@ from typing import Annotated
 import msgspec
 import numpy as np
 import typer
+from toolbox import run_tool
 
-from edgekd.data.store.store import ClipStore, windows
-from edgekd.errors import EdgekdError, InputError
+from edgekd.data.audio.waveform import window_starts
+from edgekd.data.store.store import ClipStore
+from edgekd.errors import InputError
 from edgekd.evaluation.evaluate import match_labels, window_waveforms
 from edgekd.evaluation.inference import BATCH, hop_samples
 from edgekd.export.export import lower_run
@@ -25,6 +26,7 @@ from edgekd.frontend import log_mel
 from edgekd.metrics.agreement import agreement
 from edgekd.modelfile.engine import open_model
 from edgekd.qgraph import reference
+from edgekd.text import columns
 from edgekd.train.run.folder import load_run
 
 PATTERNS = ("*.int8.tflite", "*.int8.onnx")
@@ -35,7 +37,7 @@ def main(
     model_dir: Annotated[Path, typer.Argument(help="Folder of its exported int8 files.")],
     store: Annotated[Path, typer.Argument(help="A clip store.")],
     split: Annotated[
-        list[str] | None, typer.Option(help="Split whose windows are taken; repeatable. All by default.")
+        list[str] | None, typer.Option(help="Split whose windows are compared; repeatable. All by default.")
     ] = None,
     hop: Annotated[float, typer.Option(help="Seconds between the starts of two windows.")] = 1.0,
 ) -> None:
@@ -51,7 +53,7 @@ def main(
     chosen = clips.indices(split) if split else np.arange(len(clips.clips))
     match_labels(manifest, clips, chosen, str(model_dir))
     step = hop_samples(manifest, hop)
-    starts = [windows(int(clips.lengths[index]), manifest.window, step) for index in chosen]
+    starts = [window_starts(int(clips.lengths[index]), manifest.window, step) for index in chosen]
     waveforms = window_waveforms(clips, chosen, starts, manifest.window)
     steps: dict[str, list[np.ndarray]] = {name: [] for name in ["reference", *models]}
     began = time.monotonic()
@@ -69,19 +71,14 @@ def main(
         for i, left in enumerate(names)
         for right in names[i + 1 :]
     }
-    width = max(map(len, pairs))
     print(f"{len(logits['reference'])} windows, {time.monotonic() - began:.1f} s")
-    print(f"{'':{width}} {'max steps':>10} {'differing':>10} {'same label':>11}")
-    for name, pair in pairs.items():
-        print(
-            f"{name:{width}} {pair.max_steps:10.0f} {100 * pair.differing:8.2f} % {100 * pair.label_agreement:9.2f} %"
-        )
+    rows = [
+        [name, f"{pair.max_steps:.0f}", f"{100 * pair.differing:.2f} %", f"{100 * pair.label_agreement:.2f} %"]
+        for name, pair in pairs.items()
+    ]
+    print("\n".join(columns(["", "max steps", "differing", "same label"], rows)))
     print(msgspec.json.encode({"run": str(run), "windows": len(logits["reference"]), "pairs": pairs}).decode())
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except EdgekdError as error:
-        print(f"parity: {error}", file=sys.stderr)
-        sys.exit(error.exit_status)
+    run_tool(main)

@@ -2,15 +2,14 @@
 
     python tools/pictures.py RECORDING --judged MODEL --data STORE --split NAME [--out .github/pictures]
 
-View and page are of the model that comes with edgekd, the report is of MODEL, which was not trained on the split.
-RECORDING is heard at the speed of a microphone for the page, and as fast as it goes for the view. Needs chromium and
-chromium-driver, and rich. Prints what it wrote.
+View and page show the model that comes with edgekd; the report is on MODEL, which was not trained on the split.
+RECORDING is played in real time for the page, and as fast as possible for the view. Needs chromium and
+chromium-driver, and rich. Prints the paths of the pictures.
 """
 
 import io
 import re
 import subprocess
-import sys
 import tempfile
 import time
 import urllib.error
@@ -21,12 +20,13 @@ from typing import Annotated
 import numpy as np
 import typer
 from rich.console import Console
+from toolbox import EDGEKD, run_tool, wait_for
 from webdriver import Browser
 
-from edgekd.data.store.store import to_pcm
-from edgekd.errors import EdgekdError, InputError
+from edgekd.data.audio.waveform import to_pcm
+from edgekd.errors import InputError
 from edgekd.modelfile.engine import open_model
-from edgekd.modelfile.zoo import bundled_model
+from edgekd.modelfile.zoo import zoo_model
 from edgekd.runtime.decision import Decision, DecisionSettings
 from edgekd.runtime.listen import listen
 from edgekd.runtime.outputs.view import HISTORY, ViewState, render
@@ -36,13 +36,14 @@ STEADY = DecisionSettings(smooth_s=1.0, margin=0.05, gate_dbfs=-80.0)
 COLUMNS = 76
 PAGE_WIDTH, PAGE_HEIGHT, SCALE = 1080, 800, 1.25
 ADDRESS = "127.0.0.1:8642"
-CLI = (sys.executable, "-m", "edgekd.cli")
+START_S = 20.0
+"""Longest time until the page is served."""
 FONT_FACES = re.compile(r"@font-face \{.*?\}", re.DOTALL)
-"""Of rich's pictures, which would be fetched from elsewhere; the fonts of the reader's machine do."""
+"""In rich's pictures; the browser would fetch them from the network. Without them it uses fonts of its machine."""
 
 
 def terminal(model: Path, recording: Path, out: Path) -> None:
-    """The view at the end of a recording, as SVG."""
+    """Write the view at the end of a recording, as SVG."""
     began = time.process_time()
     lines = [line for line in listen(str(recording), model, settings=STEADY, top=5) if isinstance(line, Decision)]
     changes = [
@@ -59,11 +60,11 @@ def terminal(model: Path, recording: Path, out: Path) -> None:
 
 
 def web_page(browser: Browser, model: Path, recording: Path, out: Path) -> None:
-    """The page after the recording, heard in real time."""
+    """Write a picture of the page after the recording has played in real time."""
     rate = open_model(model).manifest.frontend.sample_rate
     samples = np.concatenate(list(read_file(recording, rate)))
     command = [
-        *CLI,
+        *EDGEKD,
         "listen",
         "-",
         "--model",
@@ -81,7 +82,8 @@ def web_page(browser: Browser, model: Path, recording: Path, out: Path) -> None:
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as process:
         assert process.stdin is not None
         try:
-            _wait_for(f"http://{ADDRESS}/healthz")
+            if not wait_for(lambda: _is_served(f"http://{ADDRESS}/healthz"), START_S, pause_s=0.1):
+                raise InputError(f"http://{ADDRESS} is not served after {START_S:g} s; is the port in use?")
             browser.resize(PAGE_WIDTH, PAGE_HEIGHT, SCALE)
             browser.prefer("dark")
             browser.open(f"http://{ADDRESS}/")
@@ -90,58 +92,51 @@ def web_page(browser: Browser, model: Path, recording: Path, out: Path) -> None:
                 process.stdin.write(to_pcm(samples[start : start + block]).tobytes())
                 process.stdin.flush()
                 time.sleep(max(0.0, began + (start + block) / rate - time.monotonic()))
-            browser.picture(out, whole=False)
+            browser.picture(out, full_page=False)
         finally:
             process.kill()
 
 
 def report(browser: Browser, model: Path, data: Path, split: str, out: Path) -> None:
-    """The top of the page of `evaluate --report`."""
+    """Write a picture of the top of the page of `evaluate --report`."""
     with tempfile.TemporaryDirectory() as folder:
         page = Path(folder) / "report.html"
         subprocess.run(
-            [*CLI, "evaluate", str(model), "--data", str(data), "--split", split, "--report", str(page)],
+            [*EDGEKD, "evaluate", str(model), "--data", str(data), "--split", split, "--report", str(page)],
             check=True,
             stdout=subprocess.DEVNULL,
         )
         browser.resize(PAGE_WIDTH, PAGE_HEIGHT, SCALE)
         browser.prefer("light")
         browser.open(page.as_uri())
-        browser.picture(out, whole=False)
+        browser.picture(out, full_page=False)
 
 
-def _wait_for(url: str, seconds: float = 20.0) -> None:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        try:
-            urllib.request.urlopen(url, timeout=1.0).close()
-        except urllib.error.HTTPError:  # it answers
-            return
-        except OSError:
-            time.sleep(0.1)
-        else:
-            return
-    raise InputError(f"{url} does not answer")
+def _is_served(url: str) -> bool:
+    try:
+        urllib.request.urlopen(url, timeout=1.0).close()
+    except urllib.error.HTTPError:  # a response, whatever its status
+        return True
+    except OSError:
+        return False
+    return True
 
 
 def main(
-    recording: Annotated[Path, typer.Argument(help="What is heard.")],
-    judged: Annotated[Path, typer.Option(help="An exported file to report on.")],
-    data: Annotated[Path, typer.Option(help="A store to report on.")],
+    recording: Annotated[Path, typer.Argument(help="Audio file for view and page.")],
+    judged: Annotated[Path, typer.Option(help="An exported file for the report.")],
+    data: Annotated[Path, typer.Option(help="A store for the report.")],
     split: Annotated[str, typer.Option(help="Of the store.")],
     out: Annotated[Path, typer.Option(help="Folder of the pictures.")] = Path(".github/pictures"),
 ) -> None:
     """Make the pictures."""
     out.mkdir(parents=True, exist_ok=True)
-    terminal(bundled_model(), recording, out / "terminal.svg")
+    terminal(zoo_model(), recording, out / "terminal.svg")
     with Browser() as browser:
-        web_page(browser, bundled_model(), recording, out / "web.png")
+        web_page(browser, zoo_model(), recording, out / "web.png")
         report(browser, judged, data, split, out / "report.png")
     print("\n".join(str(path) for path in sorted(out.iterdir())))
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except EdgekdError as error:
-        sys.exit(f"pictures: {error}")
+    run_tool(main)

@@ -1,4 +1,4 @@
-"""Prints the command that README.md shows under a marker, so that CI runs what newcomers are told to run.
+"""Prints a command of README.md, so that CI runs exactly the commands that users read there.
 
 Usage: python3 tools/readme_command.py demo|test
 
@@ -13,7 +13,7 @@ README = Path(__file__).parent.parent / "README.md"
 
 
 def command(name: str, readme: str) -> str:
-    """The text of the marked block.
+    """The text of the block after a marker.
 
     Raises:
         SystemExit: README has no such block.

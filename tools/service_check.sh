@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Runs `edgekd service` under a real systemd, in a container of its own: install, update, rollback, remove, what the sandbox forbids, and
-# what the watchdog does when the listener hangs or hears nothing. A command that writes noise is the microphone.
+# Tests `edgekd service` under a real systemd in a container: install, update, rollback, remove, the restrictions of the sandbox, and the
+# watchdog when the listener hangs or gets no audio. A command that writes noise replaces the microphone.
 #
 #   tools/service_check.sh [options] MODEL OTHER   as root, on Debian or Ubuntu; two int8 .tflite files that differ
 #     --suite bookworm                             release of Debian in the container
-#     --cache DIR                                  where its root (400 MB) is kept; default ~/.cache/edgekd/service
+#     --cache DIR                                  folder of its root (400 MB); default ~/.cache/edgekd/service
 #     --mirror URL                                 of Debian; default http://deb.debian.org/debian
 #     --python PYTHON                              with pip, to build the wheel; default python3
 #
-# The container has its own processes, mounts, network and control group, and is gone when the script ends; packages come from the index
-# that pip is configured with. Prints a line for each check. Exit status: 0 all pass; 1 one fails; 2 bad usage or a missing tool.
+# The container has its own processes, mounts, network and control group, and is removed when the script ends; packages come from the
+# index that pip is configured with. Prints a line for each check. Exit status: 0 all pass; 1 one fails; 2 bad usage or a missing tool.
 set -euo pipefail
 
 suite=bookworm
@@ -31,13 +31,13 @@ model_in_use() { readlink /var/lib/edgekd/models/current; }
 check() {
     local name=$1
     shift
-    if "$@" > /w/said 2>&1; then printf 'ok    %s\n' "$name"; else
+    if "$@" > /w/output 2>&1; then printf 'ok    %s\n' "$name"; else
         printf 'FAIL  %s\n' "$name"
-        sed 's/^/      /' /w/said | tail -n 15
+        sed 's/^/      /' /w/output | tail -n 15
     fi
 }
 
-# Whether a command succeeds within so many seconds.
+# Whether a command succeeds within some seconds.
 within() {
     local seconds=$1
     shift
@@ -47,7 +47,7 @@ within() {
 
 is() { [[ $(property "$1") == "$2" ]]; }
 is_not() { [[ $(property "$1") != "$2" ]]; }
-hears() { [[ $(property StatusText) == HEALTHY* ]] && is ActiveState active; }
+is_healthy() { [[ $(property StatusText) == HEALTHY* ]] && is ActiveState active; }
 
 status_is() {
     local wanted=$1 status=0
@@ -56,14 +56,14 @@ status_is() {
     [[ $status == "$wanted" ]]
 }
 
-waits_without_sound() { edgekd service install /w/model.tflite | grep 'waits for its first samples'; }
+waits_without_audio() { edgekd service install /w/model.tflite | grep 'waits for its first samples'; }
 outlasts_its_timeout() { sleep 25; is NRestarts 0 && is ActiveState activating; }
 
-begins_to_hear() {
+starts_with_a_source() {
     sed -i 's|^# command = .*|command = "/usr/local/bin/noise"|; s|^# rate = 48000|rate = 48000|' /etc/edgekd/listen.toml
     touch /run/noise
     systemctl kill --kill-who=main --signal=HUP edgekd
-    within 60 hears && edgekd service status
+    within 60 is_healthy && edgekd service status
 }
 
 is_confined() {
@@ -74,10 +74,10 @@ is_confined() {
     nsenter -t "$process" -m -- touch /var/lib/edgekd/data/x
 }
 
-is_exposed_to_little() { systemd-analyze security --threshold=20 --no-pager edgekd; }
+has_little_exposure() { systemd-analyze security --threshold=20 --no-pager edgekd; }
 
-# The unit's own sandbox around a program that makes the callback which a stream of PortAudio needs.
-calls_back() {
+# Runs a program in the unit's sandbox that makes the kind of callback that a PortAudio stream needs.
+can_make_callbacks() {
     printf '%s\n' 'import sounddevice' 'sounddevice._ffi.callback("PaStreamCallback", print, error=1)' > /w/callback.py
     chgrp audio /w/callback.py && chmod 640 /w/callback.py  # as sound cards are, readable by the group alone
     sed -e 's|^ExecStart=.*|ExecStart=/opt/edgekd/bin/python -P /w/callback.py|; s/^Type=.*/Type=oneshot/; /^Restart/d; /^WatchdogSec/d' \
@@ -93,54 +93,54 @@ is_kept() {
     status_is "$status" "$@" && [[ $(model_in_use) == "$before" ]]
 }
 
-refuses_a_cut_model() { head -c 100000 /w/model.tflite > /w/cut.tflite; is_kept 2 edgekd service update /w/cut.tflite; }
+refuses_a_truncated_model() { head -c 100000 /w/model.tflite > /w/cut.tflite; is_kept 2 edgekd service update /w/cut.tflite; }
 
-goes_back_by_itself() {
+rolls_back_by_itself() {
     cp /etc/edgekd/listen.toml /w/listen.toml
     echo 'nonsense = 1' >> /etc/edgekd/listen.toml
     is_kept 1 edgekd service update /w/other.tflite || return 1
     cat /w/listen.toml > /etc/edgekd/listen.toml
-    hears
+    is_healthy
 }
 
-restarts_what_hangs() {
+restarts_a_hanging_listener() {
     local process
     process=$(property MainPID)
     kill -STOP "$process"
-    within 60 is_not MainPID "$process" && within 60 hears
+    within 60 is_not MainPID "$process" && within 60 is_healthy
 }
 
-restarts_once_without_sound() {
+restarts_once_without_audio() {
     local before
     before=$(property NRestarts)
     rm /run/noise
     within 60 is NRestarts $((before + 1)) && sleep 45 && is NRestarts $((before + 1)) && is ActiveState activating
 }
 
-hears_again() { touch /run/noise; within 60 hears; }
-is_gone() { edgekd service remove --purge && [[ ! -e /etc/edgekd && ! -e /var/lib/edgekd && ! -e /etc/systemd/system/edgekd.service ]]; }
+recovers() { touch /run/noise; within 60 is_healthy; }
+is_removed() { edgekd service remove --purge && [[ ! -e /etc/edgekd && ! -e /var/lib/edgekd && ! -e /etc/systemd/system/edgekd.service ]]; }
 
 inside() {
     printf '%s\n' '#!/bin/bash' 'while :; do [[ ! -e /run/noise ]] || head -c 9600 /dev/urandom; sleep 0.09; done' > /usr/local/bin/noise
     chmod 755 /usr/local/bin/noise
     mkdir -p /run/systemd/system/edgekd.service.d
     printf '[Service]\nWatchdogSec=15s\nTimeoutStartSec=20s\n' > /run/systemd/system/edgekd.service.d/short.conf
-    check "installed without a microphone, it waits" waits_without_sound
-    check "and is not ended for it" outlasts_its_timeout
-    check "a source is configured and heard" begins_to_hear
+    check "installed without a microphone, it waits" waits_without_audio
+    check "and is not stopped" outlasts_its_timeout
+    check "it starts with a configured source" starts_with_a_source
     check "it is confined" is_confined
-    check "exposure is at most 2.0" is_exposed_to_little
-    check "PortAudio can call back" calls_back
-    check "another model is taken" edgekd service update /w/other.tflite
-    check "the same again does nothing" is_kept 0 edgekd service update /w/other.tflite
-    check "a model that is cut off is refused" refuses_a_cut_model
-    check "the one before comes back" edgekd service rollback
-    check "a model that is not taken is changed back" goes_back_by_itself
-    check "a listener that hangs is restarted" restarts_what_hangs
-    check "without sound it is restarted once, then waits" restarts_once_without_sound
-    check "and hears again" hears_again
-    check "installed again, it goes on" edgekd service install
-    check "removed, nothing is left" is_gone
+    check "exposure is at most 2.0" has_little_exposure
+    check "PortAudio can make callbacks" can_make_callbacks
+    check "another model is installed" edgekd service update /w/other.tflite
+    check "the same model again changes nothing" is_kept 0 edgekd service update /w/other.tflite
+    check "a truncated model is refused" refuses_a_truncated_model
+    check "the previous model is restored" edgekd service rollback
+    check "a model that does not start is rolled back" rolls_back_by_itself
+    check "a listener that hangs is restarted" restarts_a_hanging_listener
+    check "without audio it is restarted once, then waits" restarts_once_without_audio
+    check "and recovers" recovers
+    check "installed again, it keeps running" edgekd service install
+    check "removed, it leaves nothing" is_removed
     printf 'done\n'
 }
 
@@ -165,7 +165,7 @@ arguments() {
     done
 }
 
-# A Debian root with what a Pi has from its image, made once; it appears under its name only when it is complete.
+# Makes a Debian root with the packages of a Pi's image, once; it gets its name only when it is complete.
 prepare_root() {
     local partial=$1.partial
     rm -rf --one-file-system -- "$partial"
@@ -175,7 +175,7 @@ prepare_root() {
     mv -- "$partial" "$1"
 }
 
-# Starts systemd as the first process of a container whose root is $1; ends with it.
+# Becomes a container with root $1 whose first process is systemd.
 container() {
     # shellcheck disable=SC2016  # the inner shell expands them
     exec unshare --mount --pid --uts --ipc --net --cgroup --propagation private --fork --kill-child bash -euc '
@@ -205,7 +205,7 @@ clean_up() {
     wait 2> /dev/null || true
     [[ ! -d $work/root ]] || umount "$work/root" || true
     rm -rf --one-file-system -- "$work"
-    for _ in {1..20}; do  # the last processes end a moment after the first
+    for _ in {1..20}; do  # the last processes end shortly after the first
         [[ -d $group ]] || break
         find "$group" -depth -type d -exec rmdir {} + 2> /dev/null || sleep 0.2
     done

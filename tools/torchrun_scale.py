@@ -1,16 +1,15 @@
-"""Measures how much faster two processes train than one, each with one thread, and whether they end in the same place.
+"""Measures how much faster two processes train than one, each with one thread, and compares their metrics.
 
     python tools/torchrun_scale.py [--student serfr_cnn|cp_mobile] [--epochs 6] [--repeats 3]
 
-The same training of a synthetic store by one process and by two under torchrun (gloo, loopback), in turns on an
-otherwise idle machine of two cores or more. Clips per second are those of the run's own clock, which begins with the
-first step: start-up is left out, the test after the last epoch and the checkpoints of all are in. Prints a table of
-medians, then one JSON line with the ratio; ends with status 1 where it is below --bar.
+Trains on a synthetic store with one process and with two under torchrun (gloo, loopback), alternately, on an otherwise
+idle machine of two cores or more. Clips per second are by the run's own clock, which starts with the first step: it
+leaves out the start-up and includes checkpoints and the test after the last epoch. Prints a table of medians, then one
+JSON line with the ratio; exit status 1 where that is below --bar.
 """
 
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -22,31 +21,33 @@ from typing import Annotated, Any
 import msgspec
 import torch
 import typer
+from toolbox import cores, run_tool
 
 from edgekd.data.prepare import synth
 from edgekd.data.store.store import ClipStore
-from edgekd.errors import EdgekdError, GateError, InputError
+from edgekd.errors import GateError, InputError
 from edgekd.frontend import FrontEnd
+from edgekd.text import columns
 from edgekd.train.run.folder import Run, load_run
 
 STUDENTS: dict[str, dict[str, Any]] = {
     "serfr_cnn": {"kind": "serfr_cnn", "width": 24},
     "cp_mobile": {"kind": "cp_mobile"},
 }
-STARTERS = {1: (), 2: ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")}
+LAUNCHERS = {1: (), 2: ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")}
 BAR = 1.7
 
 
 def main(
     student: Annotated[str, typer.Option(help=f"One of: {', '.join(STUDENTS)}.")] = "serfr_cnn",
-    clips: Annotated[int, typer.Option(help="Clips of 1 s in the store; a fifth are tested on.")] = 800,
+    clips: Annotated[int, typer.Option(help="Clips of 1 s in the store; a quarter is for test.")] = 800,
     epochs: Annotated[int, typer.Option(help="Of the float phase.")] = 6,
     qat_epochs: Annotated[int, typer.Option(help="Of the quantization-aware phase; 0 leaves it out.")] = 0,
-    batch_size: Annotated[int, typer.Option(help="Of one process, and of two together.")] = 64,
-    repeats: Annotated[int, typer.Option(help="Turns; in each, one process trains and then two.")] = 3,
+    batch_size: Annotated[int, typer.Option(help="Of one process; of two together.")] = 64,
+    repeats: Annotated[int, typer.Option(help="Rounds; in each, one process trains, then two.")] = 3,
     bar: Annotated[float, typer.Option(help="Least ratio that passes.")] = BAR,
 ) -> None:
-    """Train in turns and compare."""
+    """Train with one and with two processes, and compare."""
     if student not in STUDENTS:
         raise InputError(f"student '{student}' is unknown; give one of: {', '.join(STUDENTS)}")
     with tempfile.TemporaryDirectory() as name:
@@ -55,16 +56,16 @@ def main(
         (folder / "recipe.json").write_bytes(
             msgspec.json.encode(recipe(STUDENTS[student], epochs, qat_epochs, batch_size))
         )
-        rows: dict[int, list[tuple[float, Run, float]]] = {count: [] for count in STARTERS}
-        for turn in range(repeats):
-            for count in STARTERS:
-                rows[count].append(trained(folder, count, turn))
-        heard = len(store.indices(["train"])) * (epochs + qat_epochs)
-        report(rows, heard, store, student, bar)
+        rows: dict[int, list[tuple[float, Run, float]]] = {count: [] for count in LAUNCHERS}
+        for repeat in range(repeats):
+            for count in LAUNCHERS:
+                rows[count].append(trained(folder, count, repeat))
+        clips_seen = len(store.indices(["train"])) * (epochs + qat_epochs)
+        report(rows, clips_seen, store, student, bar)
 
 
 def recipe(student: dict[str, Any], epochs: int, qat_epochs: int, batch_size: int) -> dict[str, Any]:
-    """A recipe without tests before the end."""
+    """A recipe whose only test is after the last epoch."""
     return {
         "name": "scale",
         "student": student,
@@ -76,12 +77,12 @@ def recipe(student: dict[str, Any], epochs: int, qat_epochs: int, batch_size: in
     }
 
 
-def trained(folder: Path, count: int, turn: int) -> tuple[float, Run, float]:
-    """Train once with `count` processes: seconds of the run's clock, the run, and seconds from start to end."""
-    out = folder / f"{count}-{turn}"
+def trained(folder: Path, count: int, repeat: int) -> tuple[float, Run, float]:
+    """Train once with `count` processes; returns the seconds of the run's clock, the run, and the seconds in all."""
+    out = folder / f"{count}-{repeat}"
     command = [
         sys.executable,
-        *STARTERS[count],
+        *LAUNCHERS[count],
         "-m",
         "edgekd.cli",
         "distill",
@@ -106,39 +107,36 @@ def trained(folder: Path, count: int, turn: int) -> tuple[float, Run, float]:
 
 
 def report(
-    rows: dict[int, list[tuple[float, Run, float]]], heard: int, store: ClipStore, student: str, bar: float
+    rows: dict[int, list[tuple[float, Run, float]]], clips_seen: int, store: ClipStore, student: str, bar: float
 ) -> None:
-    """Print the table and the line.
+    """Print the table and the JSON line.
 
     Raises:
         GateError: two processes are not `bar` times as fast as one.
     """
-    speed = {count: statistics.median(heard / seconds for seconds, _, _ in each) for count, each in rows.items()}
+    speed = {count: statistics.median(clips_seen / seconds for seconds, _, _ in each) for count, each in rows.items()}
     names = list(rows[1][0][1].info.metrics)
     metrics = {
         count: {name: statistics.median(run.info.metrics[name] for _, run, _ in each) for name in names}
         for count, each in rows.items()
     }
     ratio = speed[2] / speed[1]
-    print(
-        f"{'processes':<12}{'clips/s':>10}{'least':>10}{'most':>10}{'whole s':>10}"
-        + "".join(f"{name:>27}" for name in names)
-    )
+    cells = []
     for count, each in rows.items():
-        speeds = [heard / seconds for seconds, _, _ in each]
-        whole = statistics.median(seconds for _, _, seconds in each)
-        print(
-            f"{count:<12}{speed[count]:>10.1f}{min(speeds):>10.1f}{max(speeds):>10.1f}{whole:>10.1f}"
-            + "".join(f"{metrics[count][name]:>27.3f}" for name in names)
+        speeds = [clips_seen / seconds for seconds, _, _ in each]
+        figures = (speed[count], min(speeds), max(speeds), statistics.median(seconds for _, _, seconds in each))
+        cells.append(
+            [str(count), *(f"{value:.1f}" for value in figures), *(f"{metrics[count][name]:.3f}" for name in names)]
         )
+    print("\n".join(columns(["processes", "clips/s", "least", "most", "seconds in all", *names], cells)))
     print(
         json.dumps(
             {
-                "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+                "machine": cores(),
                 "torch": torch.__version__,
                 "student": student,
                 "store": store.name,
-                "clips": heard,
+                "clips": clips_seen,
                 "repeats": len(rows[1]),
                 "threads": 1,
                 "backend": "gloo",
@@ -149,12 +147,10 @@ def report(
         )
     )
     if ratio < bar:
-        raise GateError(f"two processes are {ratio:.2f} times as fast as one; wanted {bar:g}; was the machine idle?")
+        raise GateError(
+            f"two processes are {ratio:.2f} times as fast as one; wanted {bar:g}; repeat it on an idle machine"
+        )
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except EdgekdError as error:
-        print(f"torchrun_scale: {error}", file=sys.stderr)
-        sys.exit(error.exit_status)
+    run_tool(main)

@@ -1,9 +1,8 @@
-"""Clients of the web page for `web_page_check.py`, in a process of their own: well-behaved, idle, slow and hostile
-ones.
+"""Clients of the web page for `web_page_check.py`, in a separate process: well-behaved, silent, slow and hostile ones.
 
-    python tools/web_clients.py KIND PORT [COUNT] [SECONDS]
+    python tools/web_clients.py KIND PORT COUNT SECONDS
 
-Prints one JSON line when it is set up and one at the end.
+Prints one JSON line when the clients are connected and one at the end.
 """
 
 import contextlib
@@ -40,13 +39,13 @@ BAD_REQUESTS = (
 )
 
 
-def say(**figures: object) -> None:
-    """A line."""
+def print_json(**figures: object) -> None:
+    """Print a line."""
     print(json.dumps(figures), flush=True)
 
 
 def connect(port: int, receive_bytes: int | None = None) -> socket.socket:
-    """A connection."""
+    """A connection to the page's server."""
     connection = socket.socket()
     if receive_bytes is not None:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
@@ -55,8 +54,8 @@ def connect(port: int, receive_bytes: int | None = None) -> socket.socket:
     return connection
 
 
-def ask(port: int, request: bytes) -> bytes:
-    """All that comes back."""
+def response_to(port: int, request: bytes) -> bytes:
+    """All bytes that the server sends for a request."""
     with connect(port) as connection:
         with contextlib.suppress(OSError):
             connection.sendall(request)
@@ -68,14 +67,14 @@ def ask(port: int, request: bytes) -> bytes:
 
 
 def watch(port: int, count: int, seconds: float) -> None:
-    """Streams that read."""
+    """Read event streams; count their decisions and those that the server closed."""
     selector = selectors.DefaultSelector()
     for _ in range(count):
         connection = connect(port)
         connection.sendall(EVENTS)
         connection.setblocking(False)
         selector.register(connection, selectors.EVENT_READ)
-    say(open=count)
+    print_json(open=count)
     received, ended, end = 0, 0, time.monotonic() + seconds
     while time.monotonic() < end:
         for key, _ in selector.select(0.2):
@@ -84,35 +83,35 @@ def watch(port: int, count: int, seconds: float) -> None:
             if not part:
                 ended += 1
                 selector.unregister(key.fileobj)
-    say(decisions=received, ended=ended)
+    print_json(decisions=received, ended=ended)
 
 
 def silent(port: int, count: int, seconds: float) -> None:
-    """Streams that never read: seconds until each was reset from the other side."""
+    """Open event streams and never read; measure the seconds until the server has reset each."""
     began = time.monotonic()
     connections = [connect(port) for _ in range(count)]
     for connection in connections:
         connection.sendall(EVENTS)
-    say(open=count)
+    print_json(open=count)
     closed: list[float] = []
     while connections and time.monotonic() - began < seconds:
         time.sleep(0.25)
         for connection in [each for each in connections if not is_established(each)]:
             closed.append(time.monotonic() - began)
             connections.remove(connection)
-    say(closed=len(closed), still_open=len(connections), last_s=max(closed, default=None))
+    print_json(closed=len(closed), still_open=len(connections), last_s=max(closed, default=None))
 
 
 def is_established(connection: socket.socket) -> bool:
-    """Whether the kernel still holds it for open; reading would tell too, but these do not read."""
+    """Whether a connection is open according to the kernel; these clients must not find out by reading."""
     return connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == 1
 
 
 def slow(port: int, count: int, seconds: float) -> None:
-    """A byte of the headers at a time: seconds until each was closed."""
+    """Send headers byte by byte; measure the seconds until the server has closed each connection."""
     began = time.monotonic()
     connections = {connect(port): b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " for _ in range(count)}
-    say(open=count)
+    print_json(open=count)
     closed: list[float] = []
     while connections and time.monotonic() - began < seconds:
         for connection, rest in list(connections.items()):
@@ -129,38 +128,38 @@ def slow(port: int, count: int, seconds: float) -> None:
                 connection.close()
                 del connections[connection]
         time.sleep(0.2)
-    say(closed=len(closed), still_open=len(connections), last_s=max(closed, default=None))
+    print_json(closed=len(closed), still_open=len(connections), last_s=max(closed, default=None))
 
 
 def hostile(port: int, count: int, seconds: float) -> None:  # noqa: ARG001
-    """Requests that are too large, lead elsewhere, or are none: their statuses."""
-    say(open=1)
+    """Send requests that are too large, malformed, or for other files; record their statuses."""
+    print_json(open=1)
     statuses: dict[str, str] = {}
     for path in TRAVERSALS:
-        answer = ask(port, f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
-        statuses[path] = answer[9:12].decode() + (" LEAKED" if b"root:" in answer or b"import " in answer else "")
+        response = response_to(port, f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        statuses[path] = response[9:12].decode() + (" LEAKED" if b"root:" in response or b"import " in response else "")
     for request in BAD_REQUESTS:
-        statuses[repr(request)[2:40]] = ask(port, request)[9:12].decode() or "closed"
-    big = ask(port, b"GET / HTTP/1.1\r\nX: " + b"a" * 10_000_000)
+        statuses[repr(request)[2:40]] = response_to(port, request)[9:12].decode() or "closed"
+    big = response_to(port, b"GET / HTTP/1.1\r\nX: " + b"a" * 10_000_000)
     statuses["10 MB of headers"] = big[9:12].decode() or "closed"
-    statuses["other host"] = ask(port, b"GET / HTTP/1.1\r\nHost: rebound.example\r\n\r\n")[9:12].decode()
+    statuses["other host"] = response_to(port, b"GET / HTTP/1.1\r\nHost: rebound.example\r\n\r\n")[9:12].decode()
     end = time.monotonic() + seconds
-    asked = 0
-    while time.monotonic() < end:  # as often as it can
-        ask(port, b"GET /history.json HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        asked += 1
-    say(statuses=statuses, asked=asked)
+    requests = 0
+    while time.monotonic() < end:  # as often as possible
+        response_to(port, b"GET /history.json HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        requests += 1
+    print_json(statuses=statuses, asked=requests)
 
 
 def flood(port: int, count: int, seconds: float) -> None:
-    """Connections that ask nothing, as many and as fast as can be, each new one when an old one is closed."""
+    """Open connections without requests as fast as possible, a new one whenever one is closed."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     limit = min(hard, count + 100)
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
     selector = selectors.DefaultSelector()
     opened = ended = 0
     end = time.monotonic() + seconds
-    say(open=0)
+    print_json(open=0)
     while time.monotonic() < end and (opened < count or selector.get_map()):
         for _ in range(200):
             if opened < count and opened - ended < limit - 100:
@@ -171,16 +170,16 @@ def flood(port: int, count: int, seconds: float) -> None:
                 opened += 1
         for key, _ in selector.select(0.01):
             try:
-                gone = not key.fileobj.recv(4096)
+                closed = not key.fileobj.recv(4096)
             except BlockingIOError:
                 continue
             except OSError:
-                gone = True
-            if gone:
+                closed = True
+            if closed:
                 selector.unregister(key.fileobj)
                 key.fileobj.close()
                 ended += 1
-    say(opened=opened, turned_away=ended, at_once=opened - ended)
+    print_json(opened=opened, turned_away=ended, at_once=opened - ended)
 
 
 KINDS: dict[str, Callable[[int, int, float], None]] = {

@@ -1,14 +1,14 @@
-"""Looks at the web page of `edgekd listen` in a headless Chromium, and at what its clients cost the stream, hostile
-ones included.
+"""Checks the web page of `edgekd listen` in a headless Chromium, and measures how its clients, also hostile ones, delay
+the decisions.
 
     python tools/web_page_check.py MODEL [--sound FILE]... [--pictures DIR] [--no-browser]
 
-Chromium comes with: apt install chromium chromium-driver. A real `edgekd listen -` hears the sound in real time, 32 ms
-at a time. A decision's delay is from when the last sample of its window was written to when its line was read, less the
-time in which other processes had the processor that it waited for (the kernel's schedstat). Share and delay are
-compared in rounds with and without clients, which run in a process of their own; on a busy machine --real-time (as
-root) gives the check itself precedence. Prints a table, then one JSON line. Exits 1 where a bar is missed. Past 400
-lines because all rounds share one listener and one table.
+Install Chromium by: apt install chromium chromium-driver. `edgekd listen -` gets audio in real time, 32 ms at a time.
+The delay of a decision is the time from writing the last sample of its window to reading its line, less the time that
+it waited for a processor used by other processes (the kernel's schedstat). Share of a core and delay are compared in
+rounds with and without clients, which run in a separate process; on a busy machine --real-time (as root) gives this
+check precedence. Prints a table, then one JSON line; exits 1 where a limit is exceeded. Longer than 400 lines because
+all rounds share one listener and one table.
 """
 
 import contextlib
@@ -28,27 +28,27 @@ from typing import Annotated, Any, NamedTuple, Self
 
 import numpy as np
 import typer
+from toolbox import EDGEKD, cpu_seconds, environment, run_tool, wait_for
 from webdriver import Browser
 
-from edgekd.data.store.store import to_pcm
-from edgekd.errors import EdgekdError
+from edgekd.data.audio.waveform import to_pcm
 from edgekd.evaluation.bench import machine
 from edgekd.modelfile.engine import open_model
 from edgekd.runtime.source.files import read_file
 
 HERE = Path(__file__).parent
 CHUNK = 512
-"""Samples written at a time: a window ends with one."""
+"""Samples written at a time; every window ends with a chunk."""
 CLIENTS = 50
 UPDATE_LIMIT_S, SHARE_LIMIT, DELAY_LIMIT_MS, SLOW_LIMIT_S = 1.0, 1.0, 10.0, 8.0
-"""Seconds from a decision to the page; percent of a core for `CLIENTS`; milliseconds added to decisions; to be rid of
-slow headers."""
+"""Seconds from a decision to the page; percent of a core for `CLIENTS`; milliseconds added to decisions; seconds until
+slow headers are closed."""
 START_S = 60.0
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-"""Threads of numpy that spin would hide what clients cost."""
+"""Spinning threads of numpy would hide the cost of clients."""
 WIDTHS = {"phone": (390, 844), "desktop": (1280, 900)}
 NETWORK_ERRORS = ("CONNECTION_REFUSED", "INCOMPLETE_CHUNKED_ENCODING", "CONNECTION_RESET", "EMPTY_RESPONSE")
-"""What Chromium itself writes to the console while nobody listens."""
+"""Messages that Chromium writes to the console while the server is down."""
 OBSERVE = """
 window.seen = [];
 new MutationObserver(() => window.seen.push([Date.now(), document.getElementById("level").textContent]))
@@ -57,7 +57,7 @@ new MutationObserver(() => window.seen.push([Date.now(), document.getElementById
 
 
 class Row(NamedTuple):
-    """A line of the table. value, bar: as told. ok: whether the bar is met."""
+    """A line of the table. value, bar: as text. ok: whether the value is within the limit, the bar."""
 
     what: str
     value: str
@@ -66,14 +66,11 @@ class Row(NamedTuple):
 
 
 class Listener:
-    """`edgekd listen -` with a page, hearing a sound over and over in real time."""
+    """`edgekd listen -` with a page, on audio that repeats in real time."""
 
     def __init__(self, model: Path, pcm: bytes, port: int, hop_s: float, *, with_page: bool = True) -> None:
         command = [
-            sys.executable,
-            "-P",
-            "-m",
-            "edgekd.cli",
+            *EDGEKD,
             "listen",
             "-",
             "--model",
@@ -95,26 +92,24 @@ class Listener:
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**os.environ, **ONE_THREAD, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            env=environment(**ONE_THREAD),
         )
         self.pid, self.port, self._pcm = self._process.pid, port, pcm
-        # samples -> when the last of them was written, and what others had taken
+        # samples written so far -> Unix time, and seconds that other processes had taken until then
         self._written: dict[int, tuple[float, float]] = {}
         self.lines: list[tuple[float, dict[str, Any]]] = []
         """Unix time at which a line was read, and the line."""
         self.delays: list[tuple[float, float]] = []
-        """Unix time and milliseconds of each decision, without what others took."""
+        """Unix time and delay in milliseconds of each decision, without the time of other processes."""
         self.raw_delays: list[float] = []
-        """Milliseconds of each, all in."""
+        """Delay in milliseconds of each decision."""
         self._stopping = False
         self._threads = [threading.Thread(target=target, daemon=True) for target in (self._feed, self._read)]
 
     def __enter__(self) -> Self:
         for thread in reversed(self._threads):
             thread.start()
-        end = time.monotonic() + START_S
-        while not self.lines and time.monotonic() < end:
-            time.sleep(0.05)
+        wait_for(lambda: self.lines, START_S, pause_s=0.05)
         return self
 
     def __exit__(
@@ -129,34 +124,34 @@ class Listener:
 
     def _feed(self) -> None:
         assert self._process.stdin is not None
-        step, at, samples, due = 2 * CHUNK, 0, 0, time.monotonic()
-        first = 2 * (self._window % CHUNK)  # windows end on the grid of frames from here on
+        step, offset, samples, due = 2 * CHUNK, 0, 0, time.monotonic()
+        first = 2 * (self._window % CHUNK)  # after it, windows end with a chunk
         with contextlib.suppress(OSError):
             while not self._stopping:
-                chunk = self._pcm[at : at + (first if samples == 0 and first else step)]
+                chunk = self._pcm[offset : offset + (first if samples == 0 and first else step)]
                 others_s = self._others_s()
                 self._process.stdin.write(chunk)
                 self._process.stdin.flush()
                 samples += len(chunk) // 2
                 self._written[samples] = time.time(), others_s
-                at = (at + len(chunk)) % (len(self._pcm) - step)
+                offset = (offset + len(chunk)) % (len(self._pcm) - step)
                 due += len(chunk) / 2 / self._rate
                 time.sleep(max(0.0, due - time.monotonic()))
 
     def _read(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
-            now, told = time.time(), json.loads(line)
-            self.lines.append((now, told))
-            written = self._written.get(round(told["t"] * self._rate)) if "label" in told else None
+            now, decision = time.time(), json.loads(line)
+            self.lines.append((now, decision))
+            written = self._written.get(round(decision["t"] * self._rate)) if "label" in decision else None
             if written is not None:
                 raw_ms = 1000.0 * (now - written[0])
                 self.raw_delays.append(raw_ms)
                 self.delays.append((now, raw_ms - 1000.0 * max(0.0, self._others_s() - written[1])))
 
     def _others_s(self) -> float:
-        """Seconds for which the deciding thread waited for a processor, less what its own process's other threads may
-        have had of it; and for which the thread that reads its lines waited."""
+        """Seconds that other processes have taken: the deciding thread's waiting time for a processor, less the running
+        time of its process's other threads, plus the waiting time of the thread that reads the lines."""
         times = {
             int(task.parent.name): task.read_text().split()
             for task in Path(f"/proc/{self.pid}/task").glob("*/schedstat")
@@ -167,21 +162,23 @@ class Listener:
 
     def cpu_s(self) -> float:
         """Processor seconds of all its threads."""
-        return (
-            sum(int(task.read_text().split()[0]) for task in Path(f"/proc/{self.pid}/task").glob("*/schedstat")) / 1e9
-        )
+        return cpu_seconds(self.pid)
 
     def resident_mb(self) -> float:
-        """10^6 bytes."""
+        """Resident memory in megabytes (10^6 bytes)."""
         return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
-    def ask(self, path: str) -> str:
-        """What a path holds."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=30.0) as answer:
-            return str(answer.read().decode())
+    def get(self, path: str) -> str:
+        """The content of a path of the page."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=30.0) as response:
+            return str(response.read().decode())
+
+    def reasons(self) -> list[str]:
+        """The reasons of all lines that have one."""
+        return [line["reason"] for _, line in self.lines if "reason" in line]
 
     def delays_since(self, began: float) -> list[float]:
-        """Milliseconds of decisions from a Unix time on."""
+        """Delays in milliseconds of the decisions since a Unix time."""
         return [delay for when, delay in self.delays if when >= began]
 
 
@@ -197,19 +194,19 @@ class Clients:
         self._lines.readline()
 
     def end(self) -> dict[str, Any]:
-        """What they met."""
-        told = json.loads(self._lines.readline() or "{}")
+        """Their last line, the results."""
+        results = json.loads(self._lines.readline() or "{}")
         self._process.wait(10.0)
-        return dict(told)
+        return dict(results)
 
 
 def quantile(values: list[float], share: float) -> float:
-    """Of at least one value."""
+    """The quantile of at least one value."""
     return float(np.quantile(values, share))
 
 
 def look(listener: Listener, browser: Browser, pictures: Path | None) -> Iterator[Row]:
-    """The page while all is well."""
+    """Check the page while the listener runs."""
     browser.resize(*WIDTHS["desktop"])
     browser.prefer("dark")
     browser.open(f"http://localhost:{listener.port}/")
@@ -282,7 +279,7 @@ return faint;
 
 
 def updates(listener: Listener, began: float, seen: list[tuple[float, str]]) -> list[float]:
-    """Seconds from each decision's line to the level that the page shows of it."""
+    """Seconds from each decision's line to the display of its level on the page."""
     late, rest = [], list(seen)
     for when, line in list(listener.lines):
         if when < began or "rms" not in line or time.time() - when < UPDATE_LIMIT_S:
@@ -300,20 +297,20 @@ def updates(listener: Listener, began: float, seen: list[tuple[float, str]]) -> 
 
 
 def restart(model: Path, pcm: bytes, port: int, hop_s: float, browser: Browser) -> Iterator[Row]:
-    """The page while the listener goes, and comes back."""
-    gone = browser.wait(
+    """Check the page while the listener is down and after its restart."""
+    offline = browser.wait(
         "document.body.classList.contains('offline') && !document.getElementById('banner').hidden", 15.0
     )
     yield Row(
-        "server gone: page says so",
-        "never" if gone is None else f"{gone:.2f} s",
+        "server down: page shows it",
+        "never" if offline is None else f"{offline:.2f} s",
         "<= 10 s",
-        gone is not None and gone <= 10,
+        offline is not None and offline <= 10,
     )
     with Listener(model, pcm, port, hop_s) as listener:
         back = browser.wait("!document.body.classList.contains('offline') && window.seen", 20.0)
         yield Row(
-            "server back: page goes on",
+            "server back: page continues",
             "never" if back is None else f"{back:.2f} s",
             "<= 10 s",
             back is not None and back <= 10,
@@ -331,12 +328,15 @@ def restart(model: Path, pcm: bytes, port: int, hop_s: float, browser: Browser) 
         error for error in browser.console() if not any(f"net::ERR_{network}" in error for network in NETWORK_ERRORS)
     ]
     yield Row(
-        "console errors but of the network", f"{len(errors)} {errors[:1] if errors else ''}".strip(), "0", not errors
+        "console errors, not of the network",
+        f"{len(errors)} {errors[:1] if errors else ''}".strip(),
+        "0",
+        not errors,
     )
 
 
 def load(listener: Listener, rounds: int, round_s: float, calm: list[float]) -> Iterator[Row]:
-    """What `CLIENTS` streams cost, in rounds without and with them; `calm` takes the delays without."""
+    """Cost of `CLIENTS` streams, in rounds without and with them; delays without them are added to `calm`."""
     shares: list[float] = []
     alone: list[float] = []
     busy: list[float] = []
@@ -350,8 +350,8 @@ def load(listener: Listener, rounds: int, round_s: float, calm: list[float]) -> 
             share[watched] = 100.0 * (listener.cpu_s() - cpu) / (time.monotonic() - clock)
             (busy if watched else calm).extend(listener.delays_since(began))
             if clients is not None:
-                met = clients.end()
-                assert met["ended"] == 0, "a stream that reads was closed"
+                results = clients.end()
+                assert results["ended"] == 0, "a stream that reads was closed"
         shares.append(share[True] - share[False])
         alone.append(share[False])
     added = statistics.median(shares)
@@ -366,7 +366,7 @@ def load(listener: Listener, rounds: int, round_s: float, calm: list[float]) -> 
 
 
 def compared(what: str, calm: list[float], busy: list[float]) -> Iterator[Row]:
-    """Delays of decisions without and with something, milliseconds."""
+    """Compare delays of decisions without clients (`calm`) and with them (`busy`), milliseconds."""
     for name, share in (("median", 0.5), ("p99", 0.99), ("max", 1.0)):
         before, after = quantile(calm, share), quantile(busy, share)
         yield Row(
@@ -378,7 +378,7 @@ def compared(what: str, calm: list[float], busy: list[float]) -> Iterator[Row]:
 
 
 def attack(listener: Listener, seconds: float, calm: list[float]) -> Iterator[Row]:
-    """Clients that mean harm, one kind after the other; `calm`: delays without them."""
+    """Hostile clients, one kind after the other; `calm`: delays without them."""
     time.sleep(2.0)
     before_mb = listener.resident_mb()
     for kind, count, limit_s in (
@@ -390,29 +390,29 @@ def attack(listener: Listener, seconds: float, calm: list[float]) -> Iterator[Ro
         began = time.time()
         cpu, clock = listener.cpu_s(), time.monotonic()
         clients = Clients(kind, listener.port, count, limit_s)
-        met = clients.end()
+        results = clients.end()
         share = 100.0 * (listener.cpu_s() - cpu) / (time.monotonic() - clock)
         busy = listener.delays_since(began)
-        yield from judged(kind, met)
+        yield from client_rows(kind, results)
         yield Row(f"{kind}: share of a core, stream included", f"{share:.1f} %", "", ok=True)
         yield from compared(kind, calm, busy)
     time.sleep(2.0)
-    well = listener.ask("/healthz").strip()
-    yield Row("health after all that", well, "HEALTHY", well == "HEALTHY")
+    well = listener.get("/healthz").strip()
+    yield Row("health after all attacks", well, "HEALTHY", well == "HEALTHY")
     grown = listener.resident_mb() - before_mb
-    yield Row("memory grown by all that", f"{grown:.1f} MB", "<= 3 MB", grown <= 3.0)
+    yield Row("memory grown by all attacks", f"{grown:.1f} MB", "<= 3 MB", grown <= 3.0)
 
 
-def judged(kind: str, met: dict[str, Any]) -> Iterator[Row]:
-    """What clients of a kind met."""
+def client_rows(kind: str, results: dict[str, Any]) -> Iterator[Row]:
+    """Rows for the results of the clients of a kind."""
     if kind == "hostile":
         wrong = {
             what: status
-            for what, status in met["statuses"].items()
+            for what, status in results["statuses"].items()
             if status not in ("400", "403", "404", "405", "408", "431")
         }
         yield Row(
-            f"hostile: {len(met['statuses'])} requests refused, {met['asked']} served",
+            f"hostile: {len(results['statuses'])} requests refused, {results['asked']} served",
             str(wrong or "all"),
             "all",
             not wrong,
@@ -420,41 +420,39 @@ def judged(kind: str, met: dict[str, Any]) -> Iterator[Row]:
     elif kind == "flood":
         yield Row(
             "flood: connections opened, turned away",
-            f"{met['opened']:,}, {met['turned_away']:,}",
+            f"{results['opened']:,}, {results['turned_away']:,}",
             "10,000",
-            met["opened"] >= 10_000,
+            results["opened"] >= 10_000,
         )
     else:
-        last_s = met["last_s"] or float("inf")
+        last_s = results["last_s"] or float("inf")
         bar = SLOW_LIMIT_S if kind == "slow" else None
         yield Row(
-            f"{kind}: {met['closed']} closed, the last after",
+            f"{kind}: {results['closed']} closed, the last after",
             f"{last_s:.1f} s",
             "all" if bar is None else f"<= {bar:g} s",
-            met["still_open"] == 0 and last_s <= (bar or last_s),
+            results["still_open"] == 0 and last_s <= (bar or last_s),
         )
 
 
 def taken_port(model: Path, pcm: bytes, port: int, hop_s: float) -> Iterator[Row]:
-    """A second listener on the first one's port."""
+    """Start a second listener on the first one's port."""
     with contextlib.ExitStack() as first:
         first.enter_context(Listener(model, pcm, port, hop_s))
         with Listener(model, pcm, port, hop_s) as second:
             time.sleep(3.0)
-            told = [line["reason"] for _, line in second.lines if "reason" in line]
-            goes_on = len(told) == 1 and "in use" in told[0] and len(second.delays) > 3
-            yield Row("port in use", str(told), "told once, decisions go on", goes_on)
+            reasons = second.reasons()
+            continues = len(reasons) == 1 and "in use" in reasons[0] and len(second.delays) > 3
+            yield Row("port in use", str(reasons), "reported once, decisions continue", continues)
             first.close()
-            end = time.monotonic() + 40.0
-            while time.monotonic() < end and not told[-1].endswith("works again"):
-                time.sleep(0.2)
-                told = [line["reason"] for _, line in second.lines if "reason" in line]
-            works = told[-1] == "web: works again" and "HEALTHY" in second.ask("/healthz")
-            yield Row("port free again", told[-1], "web: works again", works)
+            wait_for(lambda: second.reasons()[-1].endswith("works again"), 40.0, pause_s=0.2)
+            last = second.reasons()[-1]
+            works = last == "web: works again" and "HEALTHY" in second.get("/healthz")
+            yield Row("port free again", last, "web: works again", works)
 
 
 def cost_of_memory(model: Path, pcm: bytes, port: int, hop_s: float, resident_mb: float) -> Row:
-    """A listener without the page beside one with it."""
+    """Compare the memory of a listener without the page with that of one with it."""
     with Listener(model, pcm, port, hop_s, with_page=False) as plain:
         time.sleep(8.0)
         return Row(
@@ -468,36 +466,37 @@ def cost_of_memory(model: Path, pcm: bytes, port: int, hop_s: float, resident_mb
 def main(
     model: Annotated[Path, typer.Argument(help="A model file that 'edgekd export' wrote.")],
     sound: Annotated[
-        list[Path] | None, typer.Option(help="An audio file to hear; repeatable. Noise by default.")
+        list[Path] | None, typer.Option(help="An audio file to listen to; repeatable. Noise by default.")
     ] = None,
     pictures: Annotated[
         Path | None, typer.Option(help="Folder for screenshots, dark and light, wide and as on a phone.")
     ] = None,
     port: Annotated[int, typer.Option(help="Of the page.")] = 8798,
     hop: Annotated[float, typer.Option(help="Seconds from decision to decision.")] = 0.5,
-    rounds: Annotated[int, typer.Option(min=1, help="With and without clients.")] = 5,
-    round_s: Annotated[float, typer.Option(min=4.0, help="Seconds of each.")] = 20.0,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds with and without clients.")] = 5,
+    round_s: Annotated[float, typer.Option(min=4.0, help="Seconds of each round.")] = 20.0,
     attack_s: Annotated[float, typer.Option(min=4.0, help="Seconds of each kind of attack.")] = 30.0,
     warm_up: Annotated[
         float, typer.Option(help="Seconds of listening before the pictures, which fill the timeline.")
     ] = 35.0,
     real_time: Annotated[
-        bool, typer.Option("--real-time", help="Tool and listener, not the clients, go before all else.")
+        bool,
+        typer.Option("--real-time", help="Give this tool and the listener precedence over all processes."),
     ] = False,
-    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Look at the page in Chromium.")] = True,
-    under_load: Annotated[bool, typer.Option("--load/--no-load", help="Measure what clients cost.")] = True,
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Check the page in Chromium.")] = True,
+    under_load: Annotated[bool, typer.Option("--load/--no-load", help="Measure the cost of clients.")] = True,
 ) -> None:
     """Check the page."""
     rate = open_model(model).manifest.frontend.sample_rate
     parts = [np.concatenate(list(read_file(path, rate))) for path in sound or []]
-    heard = (
+    audio = (
         np.concatenate(parts) if parts else 0.1 * np.random.default_rng(0).standard_normal(60 * rate).astype(np.float32)
     )
-    pcm = to_pcm(heard).tobytes()
+    pcm = to_pcm(audio).tobytes()
     rows: list[Row] = []
 
-    def tell(more: Iterator[Row]) -> None:
-        for row in more:
+    def report(new_rows: Iterator[Row]) -> None:
+        for row in new_rows:
             rows.append(row)
             print(f"{'ok  ' if row.ok else 'MISS'}  {row.what:<72} {row.value:<26} {row.bar}", flush=True)
 
@@ -509,19 +508,19 @@ def main(
         with Browser() as opened:
             with Listener(model, pcm, port, hop) as listener:
                 time.sleep(warm_up)
-                tell(look(listener, opened, pictures))
-            tell(restart(model, pcm, port, hop, opened))
+                report(look(listener, opened, pictures))
+            report(restart(model, pcm, port, hop, opened))
     if under_load:
         with Listener(model, pcm, port, hop) as listener:
             time.sleep(8.0)
             resident_mb = listener.resident_mb()
             calm: list[float] = []
-            tell(load(listener, rounds, round_s, calm))
-            tell(attack(listener, attack_s, calm))
+            report(load(listener, rounds, round_s, calm))
+            report(attack(listener, attack_s, calm))
             slowest = max(listener.raw_delays)
-            tell(iter([Row("slowest decision of all, others' work included", f"{slowest:.1f} ms", "", ok=True)]))
-        tell(iter([cost_of_memory(model, pcm, port, hop, resident_mb)]))
-        tell(taken_port(model, pcm, port, hop))
+            report(iter([Row("slowest decision, time of other processes included", f"{slowest:.1f} ms", "", ok=True)]))
+        report(iter([cost_of_memory(model, pcm, port, hop, resident_mb)]))
+        report(taken_port(model, pcm, port, hop))
     print(
         json.dumps(
             {
@@ -539,7 +538,4 @@ def main(
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except EdgekdError as error:
-        sys.exit(f"web_page_check: {error}")
+    run_tool(main)

@@ -1,4 +1,4 @@
-"""A headless Chromium for `web_page_check.py`, driven by chromium-driver over plain HTTP."""
+"""A headless Chromium for `web_page_check.py` and `pictures.py`, controlled through chromium-driver over HTTP."""
 
 import base64
 import contextlib
@@ -14,7 +14,8 @@ from typing import Any, Self
 
 from edgekd.errors import InputError
 
-START_S, ANSWER_S = 20.0, 60.0
+END_S, RESPONSE_S = 20.0, 60.0
+"""Longest waits for the end of the driver and for a response."""
 ARGUMENTS = (
     "--headless=new",
     "--no-sandbox",
@@ -51,18 +52,18 @@ class Browser:
             ),
             "",
         )
-        self._at = f"http://127.0.0.1:{port}/session"
+        self._url = f"http://127.0.0.1:{port}/session"
         wanted = {
             "browserName": "chrome",
             "goog:loggingPrefs": {"browser": "ALL"},
             "goog:chromeOptions": {"args": list(ARGUMENTS)},
         }
         try:
-            session = self._ask("", {"capabilities": {"alwaysMatch": wanted}})["sessionId"]
+            session = self._request("", {"capabilities": {"alwaysMatch": wanted}})["sessionId"]
         except BaseException:
             self._driver.kill()
             raise
-        self._at = f"{self._at}/{session}"
+        self._url = f"{self._url}/{session}"
 
     def __enter__(self) -> Self:
         return self
@@ -71,20 +72,20 @@ class Browser:
         self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
     ) -> None:
         with contextlib.suppress(OSError, InputError):
-            self._ask("", None, "DELETE")
+            self._request("", None, "DELETE")
         self._driver.terminate()
-        self._driver.wait(START_S)
+        self._driver.wait(END_S)
 
     def open(self, url: str) -> None:
         """Go to an address."""
-        self._ask("/url", {"url": url})
+        self._request("/url", {"url": url})
 
     def run(self, script: str) -> Any:
-        """What a script returns."""
-        return self._ask("/execute/sync", {"script": script, "args": []})
+        """The value that a script returns."""
+        return self._request("/execute/sync", {"script": script, "args": []})
 
     def wait(self, condition: str, seconds: float) -> float | None:
-        """Seconds until an expression of JavaScript is true; None where it never was."""
+        """Seconds until an expression of JavaScript is true; None where it stays false."""
         began = time.monotonic()
         while time.monotonic() - began < seconds:
             if self.run(f"return Boolean({condition})"):
@@ -96,12 +97,12 @@ class Browser:
         """Errors and warnings of the console since the last call."""
         return [
             entry["message"]
-            for entry in self._ask("/se/log", {"type": "browser"})
+            for entry in self._request("/se/log", {"type": "browser"})
             if entry["level"] in ("SEVERE", "WARNING")
         ]
 
     def resize(self, width: int, height: int, scale: float = 2.0) -> None:
-        """CSS pixels of the page, as on a phone where it is narrow. scale: pixels of a picture for each of them."""
+        """Set the size of the page in CSS pixels; narrow pages emulate a phone. scale: picture pixels per CSS pixel."""
         self._protocol(
             "Emulation.setDeviceMetricsOverride",
             width=width,
@@ -111,7 +112,7 @@ class Browser:
         )
 
     def prefer(self, scheme: str, *, still: bool = False) -> None:
-        """scheme: "dark" or "light". still: no motion."""
+        """Set the preferred colour scheme, "dark" or "light". still: prefer reduced motion."""
         self._protocol(
             "Emulation.setEmulatedMedia",
             features=[
@@ -121,23 +122,23 @@ class Browser:
         )
 
     def press(self, key: str, code: int) -> None:
-        """A key, down and up; a letter's or one of "Tab", "ArrowLeft", ..."""
+        """Press and release a key: a letter, "Tab", "ArrowLeft", ..."""
         for kind in ("rawKeyDown", "keyUp"):
             self._protocol("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code)
 
-    def picture(self, path: Path, *, whole: bool = True) -> None:
-        """The page as a PNG file, or what is seen of it without scrolling."""
-        shot = self._protocol("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
+    def picture(self, path: Path, *, full_page: bool = True) -> None:
+        """Write a PNG of the page, or of the part that is visible without scrolling."""
+        shot = self._protocol("Page.captureScreenshot", format="png", captureBeyondViewport=full_page)
         path.write_bytes(base64.b64decode(shot["data"]))
 
     def _protocol(self, command: str, **parameters: Any) -> Any:
-        return self._ask("/goog/cdp/execute", {"cmd": command, "params": parameters})
+        return self._request("/goog/cdp/execute", {"cmd": command, "params": parameters})
 
-    def _ask(self, path: str, document: Any, method: str = "POST") -> Any:
+    def _request(self, path: str, document: Any, method: str = "POST") -> Any:
         body = None if document is None else json.dumps(document).encode()
-        request = urllib.request.Request(self._at + path, body, {"Content-Type": "application/json"}, method=method)
+        request = urllib.request.Request(self._url + path, body, {"Content-Type": "application/json"}, method=method)
         try:
-            with urllib.request.urlopen(request, timeout=ANSWER_S) as answer:
-                return json.load(answer)["value"]
+            with urllib.request.urlopen(request, timeout=RESPONSE_S) as response:
+                return json.load(response)["value"]
         except urllib.error.HTTPError as error:
             raise InputError(f"Chromium: {json.load(error)['value']['message'].splitlines()[0]}") from None

@@ -1,4 +1,5 @@
-"""Compares a ledger with an earlier one: what grew, layer by layer, and whether by more than is tolerated."""
+"""Compares the counts of a file with earlier ones: totals that grew by more than the tolerance, and layers that
+changed."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -7,53 +8,52 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from edgekd.complexity import counts as ledgers
-from edgekd.complexity.counts import Layer, Ledger
-from edgekd.complexity.reports.names import encodable
+from edgekd.complexity.counts import Layer, ModelCounts, count_model
+from edgekd.complexity.reports.formatting import encodable
 from edgekd.complexity.reports.stored import read_json
 from edgekd.errors import InputError
 from edgekd.modelfile.container import SUFFIXES
 
 FORMAT_VERSION = 1
-"""Of the document of `check --format json`; documents of before carry none and are the same."""
+"""Version of the document of `check --format json`. Older documents have no version and the same fields."""
 TOLERANCE = 0.02
-"""By default: quantities may grow by two percent."""
+"""By default totals may grow by this fraction."""
 
-Whole = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
+Natural = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 
 
-class StoredCount(msgspec.Struct, frozen=True):
-    """Of a convention."""
+class StoredTotals(msgspec.Struct, frozen=True):
+    """Totals of a convention in a stored document."""
 
-    macs: Whole
-    params: Whole
-    param_bytes: Whole
+    macs: Natural
+    params: Natural
+    param_bytes: Natural
 
 
 class StoredLayer(msgspec.Struct, frozen=True):
-    """What is compared of a layer."""
+    """The fields of a stored layer that are compared."""
 
     name: str
     op: str
     output: tuple[int, ...] | None
-    macs: Whole
-    params: Whole
-    param_bytes: Whole
+    macs: Natural
+    params: Natural
+    param_bytes: Natural
 
 
-class Stored(msgspec.Struct, frozen=True):
-    """What is read of a document of `check --format json`."""
+class StoredCounts(msgspec.Struct, frozen=True):
+    """The fields of a document of `check --format json` that are compared."""
 
     model: str
-    conventions: dict[str, StoredCount | None]
-    peak_activation_bytes: Whole
-    file_bytes: Whole
+    conventions: dict[str, StoredTotals | None]
+    peak_activation_bytes: Natural
+    file_bytes: Natural
     layers: tuple[StoredLayer, ...]
     format_version: int = FORMAT_VERSION
 
 
-class Change(msgspec.Struct, frozen=True):
-    """One total. growth: as a fraction of `before`; null where that was 0."""
+class TotalChange(msgspec.Struct, frozen=True):
+    """One total before and after. growth: as a fraction of `before`; null if that was 0 and `after` is not."""
 
     name: str
     before: int
@@ -63,7 +63,7 @@ class Change(msgspec.Struct, frozen=True):
 
 
 class LayerChange(msgspec.Struct, frozen=True):
-    """A layer that is not what it was; the figures of a layer that is not there are 0."""
+    """A layer that was added, removed or changed. The counts of a missing layer are 0."""
 
     name: str
     op: str
@@ -74,18 +74,18 @@ class LayerChange(msgspec.Struct, frozen=True):
     param_bytes: int
 
 
-class Comparison(msgspec.Struct, frozen=True):
-    """baseline: where the earlier counts come from. ok: nothing grew by more than the tolerance. layers: those that
-    changed."""
+class BaselineComparison(msgspec.Struct, frozen=True):
+    """Result of a comparison. baseline: where the earlier counts come from. ok: no total grew by more than `tolerance`.
+    layers: those that changed."""
 
     baseline: str
     tolerance: float
     ok: bool
-    changes: tuple[Change, ...]
+    changes: tuple[TotalChange, ...]
     layers: tuple[LayerChange, ...]
 
     def failures(self) -> list[str]:
-        """What grew too much, one short text each."""
+        """A short text for each total that grew by more than the tolerance."""
         return [
             f"{change.name} {change.before:,} -> {change.after:,} ({percent(change)}; {100 * self.tolerance:g} %"
             " tolerated)"
@@ -95,10 +95,10 @@ class Comparison(msgspec.Struct, frozen=True):
 
 
 def parse_tolerance(text: str | None, baseline: Path | None) -> float:
-    """A fraction from `0.02` or `2%`; `TOLERANCE` from None.
+    """The tolerance as a fraction, from a text like `0.02` or `2%`; `TOLERANCE` from None.
 
     Raises:
-        InputError: no number, not within 0 and 1 (0 % and 100 %), or nothing to compare with.
+        InputError: not a number, not from 0 to 1 (0 % to 100 %), or no baseline to compare with.
     """
     if text is None:
         return TOLERANCE
@@ -112,30 +112,30 @@ def parse_tolerance(text: str | None, baseline: Path | None) -> float:
     except ValueError:
         raise InputError(f"--tolerance is '{text}'; give a fraction like 0.02, or a percentage like 2%") from None
     if not 0 <= value <= 1:
-        raise InputError(f"--tolerance is {text}; it must be within 0 and 1, or 0% and 100%")
+        raise InputError(f"--tolerance is {text}; it must be from 0 to 1, or from 0% to 100%")
     return value
 
 
 class Baseline:
-    """Earlier counts, found by model: of one model file, of a stored document, or of a folder of model files."""
+    """Earlier counts: of a model file, of a stored document, or of the model files in a folder."""
 
     def __init__(self, path: Path, models: Sequence[str]) -> None:
-        """Read what can be read before anything is counted.
+        """Read a stored document, and refuse a path that cannot serve before any model is counted.
 
         Args:
-            path: a .tflite or .onnx file, a .json that `check --format json` printed, or a folder of earlier versions,
-                each at the path that the model has on the command line, or under its name.
+            path: a .tflite or .onnx file, a .json file that `check --format json` printed, or a folder with an earlier
+                version of each model: at the path that the model has on the command line, or under its file name.
             models: those on the command line.
 
         Raises:
             InputError: another kind of file, damaged, of a newer edgekd, or one file for several models.
         """
-        self._path, self._alone = path, len(models) == 1
-        self._stored: tuple[Stored, ...] = ()
+        self._path, self._single = path, len(models) == 1
+        self._stored: tuple[StoredCounts, ...] = ()
         if path.is_dir():
             return
         if path.suffix == ".json":
-            self._stored = read_json(path, Stored, "--baseline", "what 'edgekd check --format json' printed")
+            self._stored = read_json(path, StoredCounts, "--baseline", "what 'edgekd check --format json' printed")
             for stored in self._stored:
                 _check_document(stored, path)
         elif path.suffix not in SUFFIXES:
@@ -143,13 +143,13 @@ class Baseline:
                 f"--baseline {path}: neither a model file nor a stored report; give a {', '.join(SUFFIXES)} or .json"
                 " file"
             )
-        elif not self._alone:
+        elif not self._single:
             raise InputError(
                 f"--baseline {path}: one model file for {len(models)} models; give a .json of them, or a folder"
             )
 
-    def compare(self, now: Ledger, tolerance: float) -> Comparison | None:
-        """Judge a ledger; None where the baseline has nothing of that model, which is then a new one.
+    def compare(self, now: ModelCounts, tolerance: float) -> BaselineComparison | None:
+        """Compare counts with the earlier ones of the same model; None for a model that the baseline does not have.
 
         Raises:
             InputError: the earlier file cannot be counted, or is of another format.
@@ -160,48 +160,48 @@ class Baseline:
         suffix = PurePath(before.model).suffix
         if suffix in SUFFIXES and suffix != PurePath(now.model).suffix:
             raise InputError(
-                f"--baseline {self._path}: a {suffix} model, but {now.model} is none, and their layers cannot be"
+                f"--baseline {self._path}: a {suffix} model, but {now.model} is not, and their layers cannot be"
                 " compared; give an earlier version of the same file"
             )
         return compare(before, now, encodable(str(self._path)), tolerance)
 
-    def _before(self, now: Ledger) -> Stored | None:
+    def _before(self, now: ModelCounts) -> StoredCounts | None:
         if self._stored:
             name = encodable(PurePath(now.model).name)
             found = [stored for stored in self._stored if stored.model == encodable(now.model)] or [
                 stored for stored in self._stored if PurePath(stored.model).name == name
             ]
-            return found[0] if found else self._stored[0] if self._alone and len(self._stored) == 1 else None
+            return found[0] if found else self._stored[0] if self._single and len(self._stored) == 1 else None
         path = self._path
         if path.is_dir():
             model = PurePath(now.model)
-            places = (
+            paths = (
                 [path / model.name] if model.is_absolute() or ".." in model.parts else [path / model, path / model.name]
             )
-            inside = [place for place in places if place.is_file()]
-            if not inside:
+            existing = [each for each in paths if each.is_file()]
+            if not existing:
                 return None
-            path = inside[0]
-        return msgspec.convert(ledgers.count(path), Stored, from_attributes=True)
+            path = existing[0]
+        return msgspec.convert(count_model(path), StoredCounts, from_attributes=True)
 
 
-def compare(before: Stored, now: Ledger, baseline: str, tolerance: float) -> Comparison:
-    """What changed from a stored report to a ledger, by the `exact` convention."""
-    after = msgspec.convert(now, Stored, from_attributes=True)
+def compare(before: StoredCounts, now: ModelCounts, baseline: str, tolerance: float) -> BaselineComparison:
+    """Changes of the counts by the `exact` convention since a stored document."""
+    after = msgspec.convert(now, StoredCounts, from_attributes=True)
     changes = tuple(_change(name, _totals(before)[name], value, tolerance) for name, value in _totals(after).items())
     layers = tuple(_layer_changes(before.layers, after.layers))
-    return Comparison(baseline, tolerance, all(change.ok for change in changes), changes, layers)
+    return BaselineComparison(baseline, tolerance, all(change.ok for change in changes), changes, layers)
 
 
-def percent(change: Change) -> str:
-    """Growth in words: `+3.10 %`."""
+def percent(change: TotalChange) -> str:
+    """The growth as text: `+3.10 %`."""
     return "new" if change.growth is None else f"{100 * change.growth:+.2f} %"
 
 
-def _check_document(stored: Stored, path: Path) -> None:
+def _check_document(stored: StoredCounts, path: Path) -> None:
     if stored.format_version > FORMAT_VERSION:
         raise InputError(
-            f"--baseline {path}: version {stored.format_version} of the document, and this edgekd reads"
+            f"--baseline {path}: version {stored.format_version} of the document, but this edgekd reads"
             f" {FORMAT_VERSION}; update edgekd or make the baseline again"
         )
     if stored.conventions.get("exact") is None:
@@ -210,7 +210,7 @@ def _check_document(stored: Stored, path: Path) -> None:
         )
 
 
-def _totals(stored: Stored) -> dict[str, int]:
+def _totals(stored: StoredCounts) -> dict[str, int]:
     exact = stored.conventions["exact"]
     assert exact is not None
     return {
@@ -222,25 +222,25 @@ def _totals(stored: Stored) -> dict[str, int]:
     }
 
 
-def _change(name: str, before: int, after: int, tolerance: float) -> Change:
+def _change(name: str, before: int, after: int, tolerance: float) -> TotalChange:
     growth = None if before == 0 and after else 0.0 if before == 0 else (after - before) / before
-    return Change(name, before, after, growth, growth is not None and growth <= tolerance)
+    return TotalChange(name, before, after, growth, growth is not None and growth <= tolerance)
 
 
 def _layer_changes(before: Sequence[StoredLayer], after: Sequence[StoredLayer]) -> list[LayerChange]:
-    """Layers of one name and op are the same layer; what is left of an op is paired in order, since exporters rename
-    freely."""
+    """Layers that changed. Layers with the same name and op are the same layer. The remaining layers of an op are
+    paired in order, because exporters rename layers."""
     pairs: list[tuple[StoredLayer | None, StoredLayer | None]] = []
     by_name: defaultdict[tuple[str, str], list[StoredLayer]] = defaultdict(list)
     for layer in reversed(before):
         by_name[layer.name, layer.op].append(layer)
     matched = [by_name[layer.name, layer.op].pop() if by_name[layer.name, layer.op] else None for layer in after]
-    left: defaultdict[str, list[StoredLayer]] = defaultdict(list)
-    for (_, op), layers in by_name.items():  # the last first, as `pop` wants them
-        left[op] += layers
+    unmatched: defaultdict[str, list[StoredLayer]] = defaultdict(list)
+    for (_, op), layers in by_name.items():  # in reverse order, since `pop` takes the last
+        unmatched[op] += layers
     for layer, old in zip(after, matched, strict=True):
-        pairs.append((old if old is not None else left[layer.op].pop() if left[layer.op] else None, layer))
-    pairs += [(layer, None) for layers in left.values() for layer in reversed(layers)]
+        pairs.append((old if old is not None else unmatched[layer.op].pop() if unmatched[layer.op] else None, layer))
+    pairs += [(layer, None) for layers in unmatched.values() for layer in reversed(layers)]
     return [
         _layer_change(old, new) for old, new in pairs if old is None or new is None or _figures(old) != _figures(new)
     ]

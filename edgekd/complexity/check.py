@@ -1,19 +1,19 @@
-"""What `edgekd check` does: count exported files, judge them against a target and an earlier version, write the
-reports."""
+"""`edgekd check`: counts model files, checks them against a target and an earlier version, and writes reports."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgekd.complexity import counts as ledger
 from edgekd.complexity import gate, latency
 from edgekd.complexity.baseline import TOLERANCE, Baseline, parse_tolerance
-from edgekd.complexity.latency import NOTHING, Measured
+from edgekd.complexity.counts import count_model
+from edgekd.complexity.latency import NOT_MEASURED, MeasuredLatency
 from edgekd.complexity.reports import formats
-from edgekd.complexity.reports.document import Checked
-from edgekd.complexity.reports.names import plain
+from edgekd.complexity.reports.document import CheckResult
+from edgekd.complexity.reports.formatting import plain
 from edgekd.complexity.target import Target, load_target
 from edgekd.errors import GateError, InputError, nearest
+from edgekd.files import output_file
 
 __all__ = [
     "CheckOptions",
@@ -30,11 +30,12 @@ DEFAULT_TARGET = "dcase2023"
 
 @dataclass(frozen=True)
 class CheckOptions:
-    """What is judged, and by what.
+    """What files are checked against.
 
-    target: name of a shipped target, or a path. baseline: a model file, a stored report or a folder of earlier
-    versions. tolerance: the fraction by which a total may have grown. latency_ms, board: a measured figure and where it
-    was measured. bench: a document of `bench --json`. require_latency: a latency budget without a measurement fails.
+    target: name of a shipped target, or a path. baseline: a model file, a stored document or a folder of earlier
+    versions. tolerance: the fraction by which a total may have grown. latency_ms, board: a measured latency and the
+    board it was measured on. bench: a document of `bench --json`. require_latency: fail a latency budget without a
+    measurement.
     """
 
     target: str | Path = DEFAULT_TARGET
@@ -46,8 +47,8 @@ class CheckOptions:
     require_latency: bool = False
 
 
-def check(models: Sequence[str | Path], options: CheckOptions) -> list[Checked]:
-    """Judge .tflite and .onnx files, edgekd's or anybody's.
+def check(models: Sequence[str | Path], options: CheckOptions) -> list[CheckResult]:
+    """Check .tflite and .onnx files, of edgekd or of any other tool.
 
     Raises:
         InputError: an unknown target, a file that cannot be counted, options that contradict each other.
@@ -56,25 +57,25 @@ def check(models: Sequence[str | Path], options: CheckOptions) -> list[Checked]:
     measured = _measured(models, target, options)
     baseline = None if options.baseline is None else Baseline(options.baseline, [str(model) for model in models])
     checked = []
-    for model, figure in zip(models, measured, strict=True):
-        counts = ledger.count(model)
-        verdict = gate.judge(counts, target, figure, require_latency=options.require_latency)
+    for model, latency_of in zip(models, measured, strict=True):
+        counts = count_model(model)
+        verdict = gate.check_counts(counts, target, latency_of, require_latency=options.require_latency)
         checked.append(
-            Checked(counts, verdict, None if baseline is None else baseline.compare(counts, options.tolerance))
+            CheckResult(counts, verdict, None if baseline is None else baseline.compare(counts, options.tolerance))
         )
     return checked
 
 
-def render(checked: Sequence[Checked], report_format: str) -> str:
-    """The report in one format, a key of `report.FORMATS`."""
+def render(checked: Sequence[CheckResult], report_format: str) -> str:
+    """The report in one format, a key of `formats.FORMATS`."""
     return formats.FORMATS[report_format](checked).rstrip("\n")
 
 
 def known_format(name: str, option: str) -> str:
-    """The name again.
+    """`name`, if it is a format.
 
     Raises:
-        InputError: no format is called so.
+        InputError: unknown format.
     """
     if name not in formats.FORMATS:
         raise InputError(f"{option}: '{name}' is unknown{nearest(name, formats.FORMATS)}")
@@ -82,82 +83,84 @@ def known_format(name: str, option: str) -> str:
 
 
 def parse_reports(texts: Sequence[str], badge: Path | None, models: Sequence[Path], *, force: bool) -> dict[Path, str]:
-    """Where to write which format, checked before anything is counted.
+    """The reports to write, checked before anything is counted.
 
     Args:
-        texts: `FORMAT=FILE` each.
-        badge: a file that gets the badge.
+        texts: each `FORMAT=FILE`.
+        badge: file of the badge.
         models: files that no report may replace.
-        force: other files that exist are replaced.
+        force: replace other existing files.
+
+    Returns:
+        File -> format.
 
     Raises:
-        InputError: no `FORMAT=FILE`, an unknown format, a file named twice, one that exists, or whose folder does not.
+        InputError: not `FORMAT=FILE`, an unknown format, a file that is named twice or exists, or a folder that does
+            not exist.
     """
-    asked: list[tuple[str, str, Path]] = [] if badge is None else [("--badge", "badge", badge)]
+    requested: list[tuple[str, str, Path]] = [] if badge is None else [("--badge", "badge", badge)]
     for text in texts:
-        name, _, place = text.partition("=")
-        if not place:
+        name, _, file = text.partition("=")
+        if not file:
             raise InputError(f"--report is '{text}'; give FORMAT=FILE, like markdown=summary.md")
-        asked.append(("--report", known_format(name, "--report"), Path(place)))
-    places: dict[Path, str] = {}
+        requested.append(("--report", known_format(name, "--report"), Path(file)))
+    reports: dict[Path, str] = {}
     taken = {model.resolve() for model in models}
-    for option, name, path in asked:
+    for option, name, path in requested:
         if path.resolve() in taken:
             raise InputError(f"{option} {path}: named twice, or a model; give every report a file of its own")
         if not path.parent.is_dir():
-            raise InputError(f"{option} {path}: there is no folder {path.parent}; make it")
+            raise InputError(f"{option} {path}: the folder {path.parent} does not exist; make it")
         if path.exists() and not (force and path.is_file()):
-            raise InputError(f"{option} {path}: exists; replace it with --force, or choose another place")
+            raise InputError(f"{option} {path}: exists; replace it with --force, or choose another file")
         taken.add(path.resolve())
-        places[path] = name
-    return places
+        reports[path] = name
+    return reports
 
 
-def write_reports(checked: Sequence[Checked], places: dict[Path, str]) -> None:
-    """Write each report, UTF-8.
+def write_reports(checked: Sequence[CheckResult], reports: dict[Path, str]) -> None:
+    """Write each report in UTF-8. reports: file -> format, as `parse_reports` returns them.
 
     Raises:
         InputError: a file cannot be written.
     """
-    for path, name in places.items():
-        try:
-            path.write_text(render(checked, name) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise InputError(f"{path}: cannot be written ({error.strerror}); choose another place") from None
+    for path, name in reports.items():
+        with output_file(path, f"file for {name}") as part:
+            part.write_text(render(checked, name) + "\n", encoding="utf-8")
 
 
-def require_ok(checked: Sequence[Checked]) -> None:
-    """Raise when a model fails.
+def require_ok(checked: Sequence[CheckResult]) -> None:
+    """Raise if a model fails.
 
     Raises:
-        GateError: naming each budget exceeded with value and limit, each rule broken, each total that grew too much.
+        GateError: naming each exceeded budget with value and limit, each broken rule, each total that grew too much.
     """
     failed = [each for each in checked if not each.ok]
     if not failed:
         return
     target = failed[0].verdict.target
     if len(checked) > 1:
-        each = "; ".join(f"{one.ledger.model} ({', '.join(one.failures())})" for one in failed)
+        each = "; ".join(f"{one.counts.model} ({', '.join(one.failures())})" for one in failed)
         raise GateError(plain(f"{len(failed)} of {len(checked)} models fail {target}: {each}"))
     verdict, what = failed[0].verdict, ", ".join(failed[0].failures())
     only_over = sum(budget.status == "over" for budget in verdict.budgets) == len(failed[0].failures())
     raise GateError(
         plain(
-            f"{failed[0].ledger.model}: {'over the budgets of' if only_over else 'fails'} {target}: {what}"
+            f"{failed[0].counts.model}: {'over the budgets of' if only_over else 'fails'} {target}: {what}"
             f"{'; export a smaller student' if only_over else ''}"
         )
     )
 
 
-def _measured(models: Sequence[str | Path], target: Target, options: CheckOptions) -> list[Measured]:
-    """The latency of each model, where it is known.
+def _measured(models: Sequence[str | Path], target: Target, options: CheckOptions) -> list[MeasuredLatency]:
+    """The measured latency of each model, as far as there is one.
 
     Raises:
-        InputError: see `latency`; also two sources, a board without a figure, or one figure for several models.
+        InputError: see `latency`; also two sources, a board without a latency, or one latency for several models.
     """
     if options.bench is not None:
         if options.latency_ms is not None or options.board is not None:
-            raise InputError("--bench already tells the latency and the board; leave --latency-ms and --board out")
+            raise InputError("--bench already contains the latency and the board; leave --latency-ms and --board out")
         benches = latency.read_bench(options.bench, target)
         return [latency.from_bench(benches, str(model), target) for model in models]
     if options.latency_ms is not None:
@@ -168,8 +171,8 @@ def _measured(models: Sequence[str | Path], target: Target, options: CheckOption
         return [latency.given(options.latency_ms, options.board, target)]
     if options.board is not None:
         raise InputError(
-            "--board without --latency-ms: there is nothing to judge; give the milliseconds measured there"
+            "--board without --latency-ms: there is no latency to check; give the milliseconds measured there"
         )
     if options.require_latency and target.latency is None:
         raise InputError(f"--require-latency: target {target.name} sets no latency budget; choose a target of a board")
-    return [NOTHING] * len(models)
+    return [NOT_MEASURED] * len(models)

@@ -1,28 +1,27 @@
-"""Counts what an exported model file costs, by each convention in use, from the file alone.
+"""Counts what a model file costs, by each convention in use, from the file alone.
 
-The conventions disagree, so a ledger carries each, and says op by op why (`differences`):
+The conventions disagree. So `ModelCounts` has the totals of each, and `differences` explains op by op why they differ:
 
 - `exact`: multiply-accumulates of convolutions (also depthwise, grouped, dilated, transposed), dense layers, matrix
-  products and recurrent cells, by what an op computes and not by how the file spells it: a convolution whose kernel is
-  1 / k everywhere is an average pool, one whose outputs have a single weight of 1 is a copy, both without a bias. The
-  emitters write such ones for speed. They are told by their values alone, in anybody's file, cost nothing here like any
-  pool or copy, and are summed up in `emulated`. So the files of one student cost the same in every format, int8 or
-  float, and as much as its integer graph. Biases, norms, activations, pools, means and transforms like an FFT cost
-  none. Parameters are all constants that ops read (also axes, pads, shapes and kernels of emulated ops), each storage
-  once, zeros too: int8 1 byte, int32 4, float32 4. Quantisation scales are not counted, by anybody.
+  products and recurrent cells. It counts what an op computes, not how the file expresses it. A convolution without a
+  bias is an average pool if its kernel is 1 / k everywhere, and a copy if each output has a single weight of 1. The
+  emitters write such convolutions for speed. They are recognised by their values alone, in the file of any tool. Like
+  any pool or copy they cost nothing here; `emulated` has their totals. So the files of one student cost the same in
+  every format, int8 or float, and as much as its integer graph. Biases, norms, activations, pools, means and transforms
+  like an FFT cost none. Parameters are all constants that ops read (also axes, pads, shapes and kernels of emulated
+  ops), each storage once, zeros too: int8 1 byte, int32 4, float32 4. No convention counts quantisation scales.
 - `nessi_tflite`: the rules of NeSsi, the counter of the DCASE challenge, on .tflite files. It adds pools (output
   elements * kernel), MEAN (input elements) and ADD (output elements), takes the last input dimension as the width of a
-  dense layer, counts emulated ops as the convolutions they look like, and the constants of each op again where several
-  ops share them. On the official 2022 baseline (46,512 bytes) it gives 29,234,920 where `exact` gives 29,203,560:
-  +34,560 for the two max pools, and -3,200 because the first dense layer reads a (1, 2, 1, 32) map and is counted 32
-  wide instead of 64.
+  dense layer, counts emulated ops as convolutions, and counts shared constants once per op. On the official 2022
+  baseline (46,512 bytes) it gives 29,234,920 where `exact` gives 29,203,560: +34,560 for the two max pools, and -3,200
+  because the first dense layer reads a (1, 2, 1, 32) map and is counted 32 wide instead of 64.
 - `torchinfo` (which NeSsi calls for torch modules) and `ptflops` (its `aten` backend) count the float network before it
-  was folded and quantised; `export` keeps what they say in the manifest, and they are null for files without. Both add
-  a bias at each output, torchinfo also one multiply-accumulate for each parameter of a batch norm. Their bytes are
-  those of float32 parameters, not of the file.
+  was folded and quantised. `export` stores their counts in the manifest; they are null for files without a manifest.
+  Both add a bias at each output, torchinfo also one multiply-accumulate for each parameter of a batch norm. Their bytes
+  are those of float32 parameters, not of the file.
 
-An op that no rule covers is in `unknown`: its constants count as parameters, its multiply-accumulates are missing from
-every convention.
+An op without a counting rule is in `unknown`. Its constants count as parameters, but no convention counts its
+multiply-accumulates.
 """
 
 from collections import Counter
@@ -35,7 +34,7 @@ import msgspec
 from edgekd.complexity.differences import (
     NESSI,
     Difference,
-    Row,
+    OpRow,
     assign,
     elements,
     of_float_network,
@@ -51,15 +50,13 @@ from edgekd.modelfile import container
 
 READERS = {".tflite": tflite.read, ".onnx": onnx.read}
 FLOAT_CONVENTIONS: tuple[Literal["torchinfo", "ptflops"], ...] = ("torchinfo", "ptflops")
-"""Conventions that count the float network and not the file."""
+"""Conventions that count the float network, not the file."""
+MAX_COUNT = 2**53
+"""Largest count: every JSON reader keeps integers up to it exactly."""
 
 
-LARGEST = 2**53
-"""Of any count: what every reader of JSON takes exactly."""
-
-
-class Count(msgspec.Struct, frozen=True):
-    """Totals by one convention. macs: of one inference."""
+class Totals(msgspec.Struct, frozen=True):
+    """Totals by one convention. macs: multiply-accumulates of one inference."""
 
     macs: int
     params: int
@@ -67,11 +64,11 @@ class Count(msgspec.Struct, frozen=True):
 
 
 class Layer(msgspec.Struct, frozen=True):
-    """One op of the file. input, output, weight: shapes as in the file (the first activation read, the first written,
-    the kernel); null where there is none, or where an unknown op leaves it open.
+    """One op of the file. input, output, weight: shapes in the file of the first activation read, the first one written
+    and the kernel; null where there is none, and where an unknown op leaves it open.
 
-    dtype: of the kernel, or of the output where there is none. macs_by: convention -> macs of this op. emulates:
-    "average pool" or "copy" for a convolution that is one in fact.
+    dtype: of the kernel, or of the output if there is no kernel. macs_by: convention -> macs of this op. emulates:
+    "average pool" or "copy" for a convolution that computes one.
     """
 
     name: str
@@ -89,8 +86,8 @@ class Layer(msgspec.Struct, frozen=True):
 
 
 class UnknownOp(msgspec.Struct, frozen=True):
-    """Ops of one kind that no rule covers. params, param_bytes: their constants, which count. note: what was counted
-    and what was not."""
+    """Ops of one kind without a counting rule. params, param_bytes: of their constants, which are counted. note: what
+    was counted and what was not."""
 
     op: str
     count: int
@@ -99,17 +96,17 @@ class UnknownOp(msgspec.Struct, frozen=True):
     note: str
 
 
-class Ledger(msgspec.Struct, frozen=True):
+class ModelCounts(msgspec.Struct, frozen=True):
     """All counts of one file. frontend_macs: of one window, null without a manifest.
 
     nonzero_params: of the parameters of `exact`. bytes_by_dtype: their bytes by storage type. operators: op -> how many
-    the file holds, also those that an engine folds into others (ONNX's Constant excepted). unknown: what the counts
-    leave out. differences: what separates each convention from `exact`; they add up. emulated: convolutions that are
-    pools or copies in fact; params and bytes of theirs are in `exact`, macs are not.
+    the file has, also those that an engine folds into others (but not ONNX's Constant). unknown: ops that the counts
+    leave out. differences: between each convention and `exact`; they add up. emulated: convolutions that compute pools
+    or copies; `exact` contains their params and bytes, but not their macs.
     """
 
     model: str
-    conventions: dict[str, Count | None]
+    conventions: dict[str, Totals | None]
     frontend_macs: int | None
     peak_activation_bytes: int
     file_bytes: int
@@ -120,11 +117,11 @@ class Ledger(msgspec.Struct, frozen=True):
     unknown: tuple[UnknownOp, ...] = ()
     differences: tuple[Difference, ...] = ()
     engine_format: Literal["tflite", "onnx"] = "tflite"
-    emulated: Count = Count(0, 0, 0)
+    emulated: Totals = Totals(0, 0, 0)
 
-    def judged(self, quantity: str) -> dict[str, int]:
-        """What each convention that may judge the file counts of "macs", "params" or "param_bytes"; those of the float
-        network know nothing of its bytes."""
+    def by_convention(self, quantity: str) -> dict[str, int]:
+        """Counts of "macs", "params" or "param_bytes" by each convention that can be held against a budget. For bytes
+        these are not the conventions of the float network, whose bytes are not those of the file."""
         return {
             name: getattr(count, quantity)
             for name, count in self.conventions.items()
@@ -132,48 +129,48 @@ class Ledger(msgspec.Struct, frozen=True):
         }
 
 
-def count(path: str | Path) -> Ledger:
-    """Count a .tflite or .onnx file, with or without an edgekd manifest.
+def count_model(path: str | Path) -> ModelCounts:
+    """Counts of a .tflite or .onnx file, with or without an edgekd manifest.
 
     Raises:
         InputError: unreadable, another format, damaged, several networks in one file, or shapes that are not fixed or
-            absurd.
+            too large.
         MissingExtraError: the package that reads the format is not installed.
     """
     path = Path(path)
     raw = container.read_bytes(path)
     file = container.split(path, raw)
     network = READERS[path.suffix](path, raw)
-    table = rows(network)
+    op_rows = rows(network)
     float_counts = {} if file is None else file.manifest.float_counts
-    conventions: dict[str, Count | None] = {
-        "exact": _exact(table),
-        NESSI: _nessi(table) if path.suffix == ".tflite" else None,
+    conventions: dict[str, Totals | None] = {
+        "exact": _exact(op_rows),
+        NESSI: _nessi(op_rows) if path.suffix == ".tflite" else None,
     }
     for name in FLOAT_CONVENTIONS:
         counted = float_counts.get(name)
-        conventions[name] = None if counted is None else Count(counted.macs, counted.params, counted.param_bytes)
-    peak, emulated = network.peak_activation_bytes(), _emulated(table)
+        conventions[name] = None if counted is None else Totals(counted.macs, counted.params, counted.param_bytes)
+    peak, emulated = network.peak_activation_bytes(), _emulated(op_rows)
     largest = max(
         peak,
         *(figure for each in (*conventions.values(), emulated) if each for figure in msgspec.structs.astuple(each)),
     )
-    if largest > LARGEST:
+    if largest > MAX_COUNT:
         raise InputError(
-            f"{path}: its shapes give a count of {largest.bit_length():,} bits, more than {LARGEST.bit_length() - 1}; "
-            "the file is damaged or no model for a small device"
+            f"{path}: its shapes give a count of {largest.bit_length():,} bits, more than {MAX_COUNT.bit_length() - 1};"
+            " the file is damaged or not a model for a small device"
         )
-    differences = of_nessi(table) if path.suffix == ".tflite" else []
+    differences = of_nessi(op_rows) if path.suffix == ".tflite" else []
     for name, counted in float_counts.items():
-        differences += of_float_network(name, table, assign(table, name, counted))
+        differences += of_float_network(name, op_rows, assign(op_rows, name, counted))
     layers = tuple(
-        _layer(network, row, [name for name, total in conventions.items() if total is not None]) for row in table
+        _layer(network, row, [name for name, total in conventions.items() if total is not None]) for row in op_rows
     )
     bytes_by_dtype: Counter[str] = Counter()
-    for row in table:
+    for row in op_rows:
         for tensor in row.charged:
             bytes_by_dtype[tensor.dtype] += tensor.bytes
-    return Ledger(
+    return ModelCounts(
         model=str(path),
         conventions=conventions,
         frontend_macs=None if file is None else frontend_macs(file.manifest.frontend, file.manifest.window),
@@ -183,7 +180,7 @@ def count(path: str | Path) -> Ledger:
         nonzero_params=sum(layer.nonzero_params for layer in layers),
         bytes_by_dtype=dict(sorted(bytes_by_dtype.items())),
         operators=dict(sorted(network.operators.items())),
-        unknown=_unknown(table),
+        unknown=_unknown(op_rows),
         differences=tuple(differences),
         engine_format="tflite" if path.suffix == ".tflite" else "onnx",
         emulated=emulated,
@@ -191,7 +188,7 @@ def count(path: str | Path) -> Ledger:
 
 
 def frontend_macs(fe: FrontEnd, samples: int) -> int:
-    """Multiply-accumulates of the log-mel features of one window, an estimate.
+    """Estimate of the multiply-accumulates that the log-mel features of one window cost.
 
     Per frame: window product (win_length) + real FFT + power (2 per bin) + sparse mel product (nonzero filter weights)
     + normalisation (n_mels); per sample: pre-emphasis. The real FFT of N samples is taken as a radix-2 complex FFT of N
@@ -208,33 +205,35 @@ def frontend_macs(fe: FrontEnd, samples: int) -> int:
     return fe.frames(samples) * per_frame + (samples if fe.pre_emphasis else 0)
 
 
-def _exact(table: Sequence[Row]) -> Count:
-    return Count(
-        sum(row.node.macs for row in table), sum(row.params for row in table), sum(row.param_bytes for row in table)
+def _exact(op_rows: Sequence[OpRow]) -> Totals:
+    return Totals(
+        sum(row.node.macs for row in op_rows),
+        sum(row.params for row in op_rows),
+        sum(row.param_bytes for row in op_rows),
     )
 
 
-def _nessi(table: Sequence[Row]) -> Count:
-    return Count(
-        sum(row.node.nessi_macs for row in table),
-        sum(elements(row.nessi_constants) for row in table),
-        sum(stored_bytes(row.nessi_constants) for row in table),
+def _nessi(op_rows: Sequence[OpRow]) -> Totals:
+    return Totals(
+        sum(row.node.nessi_macs for row in op_rows),
+        sum(elements(row.nessi_constants) for row in op_rows),
+        sum(stored_bytes(row.nessi_constants) for row in op_rows),
     )
 
 
-def _emulated(table: Sequence[Row]) -> Count:
-    found = [row for row in table if row.node.emulates]
-    return Count(
+def _emulated(op_rows: Sequence[OpRow]) -> Totals:
+    found = [row for row in op_rows if row.node.emulates]
+    return Totals(
         sum(row.node.emulated_macs for row in found),
         sum(row.params for row in found),
         sum(row.param_bytes for row in found),
     )
 
 
-def _unknown(table: Sequence[Row]) -> tuple[UnknownOp, ...]:
-    """Unknown ops, those alike together."""
-    groups: dict[tuple[str, str], list[Row]] = {}
-    for row in table:
+def _unknown(op_rows: Sequence[OpRow]) -> tuple[UnknownOp, ...]:
+    """Unknown ops, grouped by name and note."""
+    groups: dict[tuple[str, str], list[OpRow]] = {}
+    for row in op_rows:
         if row.node.unknown:
             groups.setdefault((row.node.op, row.node.unknown), []).append(row)
     return tuple(
@@ -243,13 +242,14 @@ def _unknown(table: Sequence[Row]) -> tuple[UnknownOp, ...]:
     )
 
 
-def _layer(network: Network, row: Row, conventions: Sequence[str]) -> Layer:
-    """One row per op; a constant shared by several ops is charged to the first, so that the rows add up to `exact`."""
+def _layer(network: Network, row: OpRow, conventions: Sequence[str]) -> Layer:
+    """The counts of one op. A constant shared by several ops counts at the first, so that the layers add up to
+    `exact`."""
     node, tensors = row.node, network.tensors
     shapes = [tensors[name].shape if name in tensors else None for name in (*node.inputs[:1], *node.outputs[:1])]
     counted = {"exact": node.macs, NESSI: node.nessi_macs}
     counted |= {name: sum(module.macs for module in row.modules.get(name, ())) for name in FLOAT_CONVENTIONS}
-    typed = node.kernel or next(iter(node.outputs), "")
+    dtype_source = node.kernel or next(iter(node.outputs), "")
     return Layer(
         name=node.name,
         op=node.op,
@@ -260,7 +260,7 @@ def _layer(network: Network, row: Row, conventions: Sequence[str]) -> Layer:
         params=row.params,
         param_bytes=row.param_bytes,
         nonzero_params=sum(tensor.elements if tensor.nonzero is None else tensor.nonzero for tensor in row.charged),
-        dtype=tensors[typed].dtype if typed in tensors else "",
+        dtype=tensors[dtype_source].dtype if dtype_source in tensors else "",
         macs_by={name: counted[name] for name in conventions},
         emulates=node.emulates,
     )

@@ -1,8 +1,8 @@
-"""Says, op by op, why another convention counts something else than `exact`. What it says of a convention adds up to
-all that separates it.
+"""Explains op by op where another convention differs from `exact`. The differences of a convention add up to the
+difference of its totals.
 
-NeSsi counts the file, by rules of its own. torchinfo and ptflops count the float network that the file was made of,
-module by module; a module belongs to the op that bears its block's name.
+NeSsi counts the file by its own rules. torchinfo and ptflops count the float network that the file was made from,
+module by module. A module belongs to the op that has the name of its block.
 """
 
 from collections import defaultdict
@@ -23,16 +23,16 @@ NESSI_REASONS = {
     "MAX_POOL_2D": "NeSsi counts a pool, output elements times kernel",
     "AVERAGE_POOL_2D": "NeSsi counts a pool, output elements times kernel",
 }
-"""Ops that NeSsi counts and `exact` does not."""
+"""Why NeSsi counts an op that `exact` does not count."""
 UNEXPLAINED = "unexplained"
-"""Stands in a reason that this module does not know; no student of edgekd has one."""
+"""Reason of a difference that this module cannot explain. No student of edgekd has one."""
 
 Quantity = Literal["macs", "params", "param_bytes"]
 
 
 class Difference(msgspec.Struct, frozen=True):
-    """Where a convention counts something else than `exact`. layer: an op of the file, or a module that only the
-    convention sees."""
+    """A count of another convention that differs from `exact`. layer: an op of the file, or a module that only the
+    other convention counts. theirs: the count of the other convention. why: the reason in words."""
 
     convention: str
     layer: str
@@ -43,9 +43,9 @@ class Difference(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True)
-class Row:
-    """One op. charged: its constants but those of an earlier op. outputs: elements of its first output, 0 where they
-    are not known. modules: convention -> modules of the float network that it is made of."""
+class OpRow:
+    """One op. charged: its constants without those of earlier ops. outputs: elements of its first output, 0 if unknown.
+    modules: convention -> modules of the float network that it was made from."""
 
     node: Node
     charged: Sequence[Tensor]
@@ -56,7 +56,7 @@ class Row:
 
     @property
     def params(self) -> int:
-        """Parameters that the op is charged."""
+        """Number of parameters that count for this op."""
         return elements(self.charged)
 
     @property
@@ -65,11 +65,11 @@ class Row:
         return stored_bytes(self.charged)
 
 
-def rows(network: Network) -> list[Row]:
-    """The ops of a network with their constants."""
+def rows(network: Network) -> list[OpRow]:
+    """A row for each op of a network."""
     tensors = network.tensors
     return [
-        Row(
+        OpRow(
             node,
             charged,
             [tensors[name] for name in node.constants],
@@ -81,23 +81,26 @@ def rows(network: Network) -> list[Row]:
 
 
 def elements(tensors: Iterable[Tensor]) -> int:
-    """Elements of all."""
+    """Total number of elements."""
     return sum(tensor.elements for tensor in tensors)
 
 
 def stored_bytes(tensors: Iterable[Tensor]) -> int:
-    """Bytes of all."""
+    """Total number of bytes."""
     return sum(tensor.bytes for tensor in tensors)
 
 
-def assign(table: Sequence[Row], convention: str, count: FloatCount) -> list[ModuleCount]:
-    """Give each op the modules that it is made of; the modules that belong to none.
+def assign(op_rows: Sequence[OpRow], convention: str, count: FloatCount) -> list[ModuleCount]:
+    """Add to each op the modules that it was made from.
 
-    The emitters name an op after its block, with anything more behind a slash; a block's modules have its name and more
-    behind a dot.
+    The emitters name an op after its block, and may add more after a slash. The modules of a block have its name, and
+    may add more after a dot.
+
+    Returns:
+        The modules that belong to no op.
     """
-    owners: dict[str, Row] = {}
-    for row in table:
+    owners: dict[str, OpRow] = {}
+    for row in op_rows:
         block = row.node.name.split("/")[0]
         if block not in owners or (row.node.kernel and not row.node.emulates and not owners[block].node.macs):
             owners[block] = row
@@ -113,10 +116,10 @@ def assign(table: Sequence[Row], convention: str, count: FloatCount) -> list[Mod
     return left
 
 
-def of_nessi(table: Iterable[Row]) -> list[Difference]:
-    """What separates NeSsi's rules from `exact`."""
+def of_nessi(op_rows: Iterable[OpRow]) -> list[Difference]:
+    """Differences of NeSsi from `exact`."""
     found = []
-    for row in table:
+    for row in op_rows:
         node = row.node
         theirs: dict[Quantity, int] = {
             "macs": node.nessi_macs,
@@ -128,16 +131,16 @@ def of_nessi(table: Iterable[Row]) -> list[Difference]:
             "params": _nessi_params_reason(row),
             "param_bytes": _nessi_params_reason(row),
         }
-        found += _where_different(NESSI, node.name, _exact(row), theirs, reasons)
+        found += _differing(NESSI, node.name, _exact(row), theirs, reasons)
     return found
 
 
-def of_float_network(convention: str, table: Iterable[Row], left: Iterable[ModuleCount]) -> list[Difference]:
-    """What separates torchinfo or ptflops from `exact`. left: modules that belong to no op."""
+def of_float_network(convention: str, op_rows: Iterable[OpRow], left: Iterable[ModuleCount]) -> list[Difference]:
+    """Differences of torchinfo or ptflops from `exact`. left: modules that belong to no op."""
     found = []
-    for row in table:
+    for row in op_rows:
         modules = row.modules[convention]
-        found += _where_different(
+        found += _differing(
             convention,
             row.node.name,
             _exact(row),
@@ -154,7 +157,7 @@ def of_float_network(convention: str, table: Iterable[Row], left: Iterable[Modul
         )
     for module in left:
         reason = f"{module.kind}: in the float network only"
-        found += _where_different(
+        found += _differing(
             convention,
             module.name,
             {"macs": 0, "params": 0, "param_bytes": 0},
@@ -164,7 +167,7 @@ def of_float_network(convention: str, table: Iterable[Row], left: Iterable[Modul
     return found
 
 
-def _exact(row: Row) -> dict[Quantity, int]:
+def _exact(row: OpRow) -> dict[Quantity, int]:
     return {"macs": row.node.macs, "params": row.params, "param_bytes": row.param_bytes}
 
 
@@ -175,7 +178,7 @@ def _of_modules(modules: Iterable[ModuleCount]) -> dict[Quantity, int]:
     return {"macs": macs, "params": params, "param_bytes": FLOAT_BYTES * params}
 
 
-def _where_different(
+def _differing(
     convention: str, layer: str, exact: dict[Quantity, int], theirs: dict[Quantity, int], reasons: dict[Quantity, str]
 ) -> list[Difference]:
     return [
@@ -185,7 +188,7 @@ def _where_different(
     ]
 
 
-def _nessi_macs_reason(row: Row) -> str:
+def _nessi_macs_reason(row: OpRow) -> str:
     node = row.node
     if node.emulates:
         return f"{node.op} with a kernel that makes it {_article(node.emulates)}, which NeSsi counts as a convolution"
@@ -199,7 +202,7 @@ def _nessi_macs_reason(row: Row) -> str:
     return NESSI_REASONS.get(node.op, f"NeSsi has no rule for {node.op}")
 
 
-def _nessi_params_reason(row: Row) -> str:
+def _nessi_params_reason(row: OpRow) -> str:
     again = len(row.constants) - len(row.charged)
     state = len(row.nessi_constants) - len(row.constants)
     parts = [f"{again} of its constants shared with earlier ops, which NeSsi counts again"] if again else []
@@ -208,8 +211,9 @@ def _nessi_params_reason(row: Row) -> str:
     )
 
 
-def _float_macs_reason(row: Row, modules: Sequence[ModuleCount]) -> str:
-    """Its parts add up: biases, norms, and what the file spells as a convolution."""
+def _float_macs_reason(row: OpRow, modules: Sequence[ModuleCount]) -> str:
+    """The reason for a difference of macs, in parts that add up: biases, norms, and ops that the file expresses as a
+    convolution."""
     node = row.node
     norms = sum(module.macs for module in modules if "Norm" in module.kind)
     rest = sum(module.macs for module in modules) - norms - node.macs
@@ -226,8 +230,9 @@ def _float_macs_reason(row: Row, modules: Sequence[ModuleCount]) -> str:
     return "; ".join(parts)
 
 
-def _float_params_reason(row: Row, modules: Sequence[ModuleCount]) -> str:
-    """Its parts add up: norms, shared constants, and what only the file has."""
+def _float_params_reason(row: OpRow, modules: Sequence[ModuleCount]) -> str:
+    """The reason for a difference of parameters, in parts that add up: norms, shared constants, and constants that only
+    the file has."""
     if row.node.emulates:
         return f"the kernel of {_article(row.node.emulates)} spelt as a convolution: in the file only"
     norms = sum(module.params for module in modules if "Norm" in module.kind)

@@ -10,9 +10,9 @@ from edgekd import resources
 from edgekd.errors import InputError, nearest
 
 CONVENTIONS = ("exact", "nessi_tflite", "torchinfo", "ptflops")
-"""Ways of counting that a ledger carries; `edgekd.complexity.counts` tells what each means."""
+"""Ways of counting; `edgekd.complexity.counts` explains each."""
 ENGINE_FORMATS = {"litert": "tflite", "tflite_runtime": "tflite", "tflite_micro": "tflite", "onnxruntime": "onnx"}
-"""Engine -> the format that it opens."""
+"""Engine -> format that it opens."""
 FORMATS = tuple(dict.fromkeys(ENGINE_FORMATS.values()))
 CONVENTION_FORMATS = {"nessi_tflite": "tflite"}
 """Conventions that count one format only."""
@@ -23,7 +23,7 @@ Names = Annotated[tuple[Text, ...], msgspec.Meta(min_length=1)]
 
 
 class Budgets(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Upper limits of an exported model file; an absent one is not judged.
+    """Upper limits of a model file. A limit that is absent is not checked.
 
     param_bytes: bytes of all constants of the ops. params: how many they are, zeros too. macs: multiply-accumulates of
     one inference.
@@ -38,9 +38,9 @@ class Budgets(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a file may consist of; an absent one is not judged.
+    """What a file may consist of. A rule that is absent is not checked.
 
-    formats: of the file. engines: that run there; one of them must open the file. dtypes: of stored constants.
+    formats: of the file. engines: available on the target; one of them must open the file. dtypes: of stored constants.
     operators: the only ones allowed. forbidden_operators: any but these. Operators may be patterns: `CUSTOM:*` is any
     custom op of TFLite, `com.microsoft.*` any of that ONNX domain.
     """
@@ -53,9 +53,10 @@ class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Latency(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Most milliseconds that a stage of `edgekd bench` may take on one board; judged only when a measurement is given.
+    """Most milliseconds that a stage of `edgekd bench` may take on a board. Checked only if a measurement is given.
 
-    board: how the machine's name begins, e.g. "Raspberry Pi 4". engines: a measurement with any of them counts.
+    board: first words of the machine's name, for instance "Raspberry Pi 4". engines: a measurement with any of them
+    counts.
     """
 
     board: Text
@@ -69,9 +70,9 @@ class Latency(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One target.
 
-    source: where its numbers come from (a rule, a data sheet); sources: of single budgets or rules, where it is
-    another. convention: the one that judges params, param_bytes and macs; by default the strictest that applies to the
-    file. aliases: what else users may type.
+    source: where its numbers come from (a rule, a data sheet). sources: other sources of single budgets or rules.
+    convention: counts params, param_bytes and macs; by default the strictest one that applies to the file. aliases:
+    other names that users may type.
     """
 
     name: Text
@@ -85,7 +86,7 @@ class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     aliases: tuple[Text, ...] = ()
 
     def source_of(self, name: str) -> str:
-        """Where the limit of a budget, a rule or "latency" comes from."""
+        """Source of the limit of a budget, of a rule or of "latency"."""
         return self.sources.get(name, self.source)
 
 
@@ -93,8 +94,8 @@ def load_target(name_or_path: str | Path) -> Target:
     """Read a shipped target by name (`dcase2023`, `pi-4`, also `Pi 4` or `rpi4`) or any target file by path.
 
     Raises:
-        InputError: unknown name (nearest one suggested), unreadable file, a key that is missing, unknown or out of
-            range, nothing to judge, or limits that contradict each other.
+        InputError: unknown name (the nearest one is suggested), unreadable file, a key that is missing, unknown or out
+            of range, no budget and no rule, or limits that contradict each other.
     """
     path = _find(name_or_path)
     target = resources.read_toml(path, Target)
@@ -104,15 +105,15 @@ def load_target(name_or_path: str | Path) -> Target:
 
 def same_name(a: str, b: str) -> bool:
     """Whether two names differ at most in case, spaces and punctuation."""
-    return _plain(a) == _plain(b)
+    return _letters(a) == _letters(b)
 
 
-def _plain(name: str) -> str:
+def _letters(name: str) -> str:
     return "".join(letter for letter in name.casefold() if letter.isalnum())
 
 
 def _find(name_or_path: str | Path) -> Path:
-    """The file of a target, by path, by its exact name, or by one of the names that its file gives."""
+    """The file of a target: by path, by its exact name, or by one of the aliases in its file."""
     text = str(name_or_path)
     if Path(text).suffix in resources.SUFFIXES or len(Path(text).parts) > 1 or text in resources.names("targets"):
         return resources.find(name_or_path, "targets")
@@ -130,7 +131,7 @@ def _aliases(path: Path) -> Iterable[str]:
 
 
 def _check(target: Target, path: Path) -> None:
-    """Refuse a target that judges nothing, or whose limits contradict each other."""
+    """Raise for a target without budgets and rules, or whose limits contradict each other."""
     budgets, rules, latency = target.budgets, target.rules, target.latency
     if (budgets, rules, latency) == (Budgets(), Rules(), None):
         raise InputError(
@@ -172,4 +173,4 @@ def _check(target: Target, path: Path) -> None:
     set_keys |= {"latency"} if latency else set()
     for key in target.sources:
         if key not in set_keys:
-            raise InputError(f"{path}: [sources]: '{key}' is nothing that this target sets{nearest(key, set_keys)}")
+            raise InputError(f"{path}: [sources]: '{key}' is not set by this target{nearest(key, set_keys)}")

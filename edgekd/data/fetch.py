@@ -1,8 +1,8 @@
-"""`edgekd data fetch`: downloads a data set whose owner gives it to anybody, after its licence was accepted.
+"""`edgekd data fetch`: downloads a data set that anybody may download, once its licence is accepted.
 
-Which files there are, where, and their checksums is told by the owner's record, found by its DOI (pooch). A file that
-was cut off goes on where it stopped; one that does not match its checksum is discarded. Archives are unpacked one after
-the other and then deleted; an empty NAME.done beside them says that one needs nothing more.
+The owner's record, found by its DOI (pooch), lists the files, their addresses and checksums. An incomplete file is
+resumed; one that does not match its checksum is discarded. Each archive is unpacked and then deleted; an empty file
+NAME.done in the same folder marks it as done.
 """
 
 import errno
@@ -13,53 +13,51 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgekd.data.prepare import progress
-from edgekd.data.sets.catalogue import KNOWN, Known
+from edgekd.data.prepare import Log, progress
+from edgekd.data.sets.metadata import DATA_SETS, DataSetInfo
 from edgekd.errors import InputError, MissingExtraError, nearest
 from edgekd.files import held, in_use
 
 ARCHIVES = "archives"
-"""Folder inside the target for what is being downloaded."""
+"""Folder, inside the target folder, for downloads."""
 DONE = ".done"
 BLOCK = 1 << 20
-"""Bytes that are written at once, and that a broken connection may cost."""
+"""Bytes written at once: the most that a broken connection can lose."""
 TIMEOUT = (30.0, 120.0)
 """Seconds to connect, and between two blocks."""
 GIGABYTE = 1e9
-OK, PARTIAL, ALL_THERE = 200, 206, 416
-"""HTTP status: the whole file, the rest of it, nothing beyond what is here."""
-
-Say = Callable[[str], None]
+PARTIAL_CONTENT, RANGE_NOT_SATISFIABLE = 206, 416
+"""HTTP status of a resumed file: the rest follows; there is no rest."""
 
 
 @dataclass(frozen=True)
-class Remote:
-    """A file of a record. hash: algorithm:digits."""
+class RemoteFile:
+    """A file of a record. hash: "algorithm:hex digits"."""
 
     name: str
     url: str
     hash: str
 
 
-def fetch(name: str, out: Path, accept: Callable[[str], bool], say: Say) -> Path:
-    """Download and unpack a data set; called again for the same folder it goes on.
+def fetch(name: str, out: Path, accept: Callable[[str], bool], log: Log) -> Path:
+    """Download and unpack a data set; called again for the same folder it resumes.
 
     Args:
-        name: in the catalogue.
+        name: in `DATA_SETS`.
         out: the folder to fill.
-        accept: told of the licence; False stops.
-        say: takes lines for the user.
+        accept: called with a line about the licence; False stops.
+        log: receives lines for the user.
 
     Returns:
         the folder to prepare from.
 
     Raises:
-        InputError: not to be had freely, licence not accepted, no connection, no space, a wrong checksum, another
-            process at work there.
-        KeyboardInterrupt: with how to go on.
+        InputError: the data set cannot be downloaded freely, the licence was not accepted, no connection, no space, a
+            wrong checksum, or another process fills the folder.
+        KeyboardInterrupt: its message names the way to resume.
         MissingExtraError: pooch is not installed.
     """
-    known = _free(name)
+    known = _downloadable(name)
     if not accept(
         f"{known.title}, by {known.owner}; licence: {known.licence}; its full text is in the record, doi {known.doi}"
     ):
@@ -76,34 +74,36 @@ def fetch(name: str, out: Path, accept: Callable[[str], bool], say: Say) -> Path
         raise InputError(f"{out} cannot be made: {error.strerror}; choose another --out") from None
     with held(archives):
         try:
-            _fill(known, out, archives, say)
+            _fill(known, out, archives, log)
         except KeyboardInterrupt:
-            raise KeyboardInterrupt(f"{out}: interrupted; what came is kept, the same command goes on") from None
+            raise KeyboardInterrupt(
+                f"{out}: interrupted; downloaded parts are kept, the same command resumes"
+            ) from None
     inside = [folder for folder in sorted(out.glob("*/")) if folder.name != ARCHIVES]
     return inside[0] if len(inside) == 1 else out
 
 
-def _fill(known: Known, out: Path, archives: Path, say: Say) -> None:
-    """Download and unpack what is not there yet."""
-    wanted = [remote for remote in listing_of(known.doi) if not (archives / (remote.name + DONE)).exists()]
+def _fill(known: DataSetInfo, out: Path, archives: Path, log: Log) -> None:
+    """Download and unpack the files that are not marked as done."""
+    wanted = [remote for remote in files_of_record(known.doi) if not (archives / (remote.name + DONE)).exists()]
     sizes = [size_of(remote) for remote in wanted]
     _check_space(out, archives, wanted, sizes)
     for number, (remote, size) in enumerate(zip(wanted, sizes, strict=True), start=1):
-        say(f"{number} of {len(wanted)}: {remote.name}, {size / GIGABYTE:.2f} GB")
+        log(f"{number} of {len(wanted)}: {remote.name}, {size / GIGABYTE:.2f} GB")
         file = download(remote, archives, size)
         _unpack(file, out)
         (archives / (remote.name + DONE)).touch()
         file.unlink(missing_ok=True)
 
 
-def _free(name: str) -> Known:
-    """What is known of a data set that may be downloaded."""
-    if name not in KNOWN:
-        raise InputError(f"no data set '{name}'{nearest(name, KNOWN)}")
-    known = KNOWN[name]
+def _downloadable(name: str) -> DataSetInfo:
+    """The description of a data set that anybody may download."""
+    if name not in DATA_SETS:
+        raise InputError(f"no data set '{name}'{nearest(name, DATA_SETS)}")
+    known = DATA_SETS[name]
     if not known.doi:
         raise InputError(
-            f"'{name}' is {known.title}: there is nothing to download; go on with edgekd data prepare {name} PATH"
+            f"'{name}' is {known.title}: there is nothing to download; use it with edgekd data prepare {name} PATH"
         )
     if not known.free:
         raise InputError(
@@ -113,7 +113,7 @@ def _free(name: str) -> Known:
     return known
 
 
-def listing_of(doi: str) -> list[Remote]:
+def files_of_record(doi: str) -> list[RemoteFile]:
     """The files of a record.
 
     Raises:
@@ -128,17 +128,17 @@ def listing_of(doi: str) -> list[Remote]:
         raise MissingExtraError(error.name or "pooch", "datasets") from None
     try:
         repository = doi_to_repository(doi)
-        box = pooch.create(path=ARCHIVES, base_url="")
-        repository.populate_registry(box)
-        return [Remote(name, repository.download_url(name), known) for name, known in box.registry.items()]
+        downloads = pooch.create(path=ARCHIVES, base_url="")
+        repository.populate_registry(downloads)
+        return [RemoteFile(name, repository.download_url(name), known) for name, known in downloads.registry.items()]
     except (RequestException, ValueError) as error:
         raise InputError(
             f"the record doi {doi} cannot be read ({type(error).__name__}); check the network and try again"
         ) from None
 
 
-def size_of(remote: Remote) -> int:
-    """Bytes of a file, 0 where its server does not say.
+def size_of(remote: RemoteFile) -> int:
+    """Bytes of a file, 0 where its server does not report them.
 
     Raises:
         InputError: no connection.
@@ -146,43 +146,45 @@ def size_of(remote: Remote) -> int:
     import requests
 
     try:
-        answer = requests.head(remote.url, allow_redirects=True, timeout=TIMEOUT)
-        answer.raise_for_status()
+        response = requests.head(remote.url, allow_redirects=True, timeout=TIMEOUT)
+        response.raise_for_status()
     except requests.RequestException as error:
         raise InputError(
-            f"{remote.name} cannot be reached ({type(error).__name__}); check the network; the same command goes on"
+            f"{remote.name} cannot be reached ({type(error).__name__}); check the network; the same command resumes"
         ) from None
-    return int(answer.headers.get("Content-Length", 0))
+    return int(response.headers.get("Content-Length", 0))
 
 
-def _check_space(out: Path, archives: Path, wanted: Sequence[Remote], sizes: Sequence[int]) -> None:
-    """Refuse where what is left to download, unpacked, and one archive beside it do not fit. Audio hardly shrinks in
-    archives."""
-    have = sum(_part(archives, remote).stat().st_size for remote in wanted if _part(archives, remote).exists())
-    needed = sum(sizes) + max(sizes, default=0) - have
+def _check_space(out: Path, archives: Path, wanted: Sequence[RemoteFile], sizes: Sequence[int]) -> None:
+    """Refuse where the disk cannot hold the unpacked files and one archive. Audio is hardly smaller in archives."""
+    present = sum(_part(archives, remote).stat().st_size for remote in wanted if _part(archives, remote).exists())
+    needed = sum(sizes) + max(sizes, default=0) - present
     free = shutil.disk_usage(out).free
     if needed > free:
         raise InputError(
             f"{out}: about {needed / GIGABYTE:.1f} GB are needed and {free / GIGABYTE:.1f} GB are free; free some or"
-            " choose another --out; the same command goes on"
+            " choose another --out; the same command resumes"
         )
 
 
-def _part(archives: Path, remote: Remote) -> Path:
+def _part(archives: Path, remote: RemoteFile) -> Path:
     return archives / (remote.name + ".part")
 
 
-def download(remote: Remote, archives: Path, size: int) -> Path:
-    """Bring a file into a folder, from where an earlier try stopped, and check it.
+def download(remote: RemoteFile, archives: Path, size: int) -> Path:
+    """Download a file into a folder, resuming an earlier try, and check it.
 
     Args:
         remote: the file.
         archives: the folder.
         size: bytes, for the progress bar.
 
+    Returns:
+        the downloaded file.
+
     Raises:
-        InputError: the connection broke or the disk is full (what came is kept), or the checksum is wrong (it is
-            discarded).
+        InputError: the connection broke or the disk is full (the downloaded part is kept), or the checksum is wrong
+            (the file is discarded).
     """
     import pooch
     import requests
@@ -190,15 +192,15 @@ def download(remote: Remote, archives: Path, size: int) -> Path:
     part = _part(archives, remote)
 
     def resume(url: str, target: str, _: object) -> None:
-        have = part.stat().st_size if part.exists() else 0
+        present = part.stat().st_size if part.exists() else 0
         with requests.get(
-            url, stream=True, timeout=TIMEOUT, headers={"Range": f"bytes={have}-"} if have else {}
-        ) as answer:
-            if not (have and answer.status_code == ALL_THERE):
-                answer.raise_for_status()
-                mode = "ab" if answer.status_code == PARTIAL else "wb"
+            url, stream=True, timeout=TIMEOUT, headers={"Range": f"bytes={present}-"} if present else {}
+        ) as response:
+            if not (present and response.status_code == RANGE_NOT_SATISFIABLE):
+                response.raise_for_status()
+                mode = "ab" if response.status_code == PARTIAL_CONTENT else "wb"
                 with part.open(mode) as file, progress("downloading MiB", size // BLOCK) as step:
-                    for block in answer.iter_content(BLOCK):
+                    for block in response.iter_content(BLOCK):
                         file.write(block)
                         step()
         part.replace(target)
@@ -210,37 +212,38 @@ def download(remote: Remote, archives: Path, size: int) -> Path:
         )
     except requests.RequestException as error:
         raise InputError(
-            f"{remote.name}: the connection broke ({type(error).__name__}); what came is kept, the next try goes on"
+            f"{remote.name}: the connection broke ({type(error).__name__}); the downloaded part is kept, the same"
+            " command resumes"
         ) from None
     except ValueError:
         raise InputError(
-            f"{remote.name}: what came does not match the published checksum {remote.hash} and was discarded; run "
-            "the same command again, and if it fails again tell the owner of the data set"
+            f"{remote.name}: the file does not match the published checksum {remote.hash} and was discarded; run "
+            "the same command again, and if it fails again, report it to the owner of the data set"
         ) from None
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise InputError(
-            f"{archives}: the disk is full; what came is kept: free some space, and the same command goes on"
+            f"{archives}: the disk is full; the downloaded part is kept: free some space, and the same command resumes"
         ) from None
 
 
 def _unpack(file: Path, out: Path) -> None:
-    """Unpack a zip or a tar, as it stands, into a folder; anything else is moved there.
+    """Unpack a zip or a tar into a folder; any other file is moved there.
 
     Raises:
-        InputError: damaged, or the disk is full.
+        InputError: the archive is damaged, or the disk is full.
     """
     try:
         if zipfile.is_zipfile(file):
-            with zipfile.ZipFile(file) as packed:
-                packed.extractall(out)
+            with zipfile.ZipFile(file) as archive:
+                archive.extractall(out)
         elif tarfile.is_tarfile(file):
-            with tarfile.open(file) as rolled:
-                rolled.extractall(out, filter="data")
+            with tarfile.open(file) as tar:
+                tar.extractall(out, filter="data")
         else:
             shutil.move(file, out / file.name)
     except (zipfile.BadZipFile, tarfile.TarError, OSError) as error:
         raise InputError(
-            f"{file} cannot be unpacked into {out} ({error}); free space or delete it; the same command goes on"
+            f"{file} cannot be unpacked into {out} ({error}); free space or delete it; the same command resumes"
         ) from None

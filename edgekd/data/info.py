@@ -1,6 +1,5 @@
-"""What `edgekd data info` tells of a store: counts, lengths, leaks, silence, licence, hash."""
+"""`edgekd data info`: counts, lengths, leaks, silent clips, licence and hash of a store."""
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from itertools import combinations
@@ -8,15 +7,15 @@ from pathlib import Path
 
 import msgspec
 
-from edgekd.data.sets.catalogue import KNOWN
+from edgekd.data.sets.metadata import DATA_SETS
 from edgekd.data.sets.tau import UNUSED
-from edgekd.data.store.store import UNLABELLED, Clip, ClipStore, listing, origins
-from edgekd.text import counted
+from edgekd.data.store.clips import UNLABELLED, Clip, shared_origins
+from edgekd.data.store.store import ClipStore
+from edgekd.text import columns, counted, listing, natural_order
 
 NO_RECORDER = "unknown"
-NUMBERS = re.compile(r"(\d+)")
 SHORT_SECONDS = 1.0
-"""Clips below this are shorter than a window and are padded with zeros."""
+"""Shorter clips are shorter than a window and are padded with zeros."""
 
 
 class StoreReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,9 +25,10 @@ class StoreReport(msgspec.Struct, frozen=True, kw_only=True):
         seconds: of all clips together.
         labels: label -> split -> clips.
         splits: split -> clips.
-        recorders: recorder ("unknown" where the data set does not say) -> split -> clips.
+        recorders: recorder, "unknown" where the data set names none -> split -> clips.
         cities: city -> split -> clips; empty where the data set has none.
-        leaks: group or parent that is in several splits -> those splits; what is unused of official ones is in none.
+        leaks: group or parent that is in several splits -> those splits; the split "unused" of official folds does not
+            count.
         one_split_labels: label -> its only split, where the store has several splits.
         silent: clips of digital silence (every sample zero).
         short: clips shorter than one second.
@@ -66,7 +66,7 @@ def info(path: Path) -> StoreReport:
 
 
 def describe(store: ClipStore) -> StoreReport:
-    """Count what an open store holds; reads all audio once."""
+    """The report on an open store; reads all audio once."""
     counts = Counter(clip.split for clip in store.clips)
     by_label = _by_split(store.clips, lambda clip: clip.label)
     by_recorder = _by_split(store.clips, lambda clip: clip.recorder or NO_RECORDER)
@@ -87,7 +87,7 @@ def describe(store: ClipStore) -> StoreReport:
         clips=len(store.clips),
         seconds=float(store.lengths.sum()) / store.sample_rate,
         labels=by_label,
-        splits={split: counts[split] for split in sorted(counts, key=_natural)},
+        splits={split: counts[split] for split in sorted(counts, key=natural_order)},
         recorders=by_recorder,
         cities=_cities(store),
         leaks=_leaks(store),
@@ -97,9 +97,9 @@ def describe(store: ClipStore) -> StoreReport:
     )
 
 
-def text(report: StoreReport) -> str:
-    """The report for a person: facts, warnings, a table of clips per label and split, and one per recorder where
-    known."""
+def report_text(report: StoreReport) -> str:
+    """The report as text: facts, tables of clips per label and split, and per recorder and city where known, and
+    warnings."""
     length = f"{report.seconds:.1f} s" if report.seconds < 3600 else f"{report.seconds / 3600:.2f} h"
     kind = " of SYNTHETIC audio (made by a program, not recorded)" if report.synthetic else ""
     lines = [
@@ -121,7 +121,7 @@ def text(report: StoreReport) -> str:
 
 
 def warnings(report: StoreReport) -> list[str]:
-    """One line for each thing that a training would meet."""
+    """One line for each problem that a training with this store would have."""
     found = []
     if UNLABELLED in report.labels:
         found.append("no labels: these clips can be predicted, not trained on")
@@ -149,21 +149,16 @@ def warnings(report: StoreReport) -> list[str]:
 
 
 def _cities(store: ClipStore) -> dict[str, dict[str, int]]:
-    known = KNOWN.get(store.name)
+    known = DATA_SETS.get(store.name)
     return _by_split(store.clips, lambda clip: clip.group.partition("-")[0]) if known and known.cities else {}
 
 
 def _leaks(store: ClipStore) -> dict[str, list[str]]:
     splits: dict[str, set[str]] = defaultdict(set)
     for clip in store.clips:
-        for origin in origins([clip] if clip.split != UNUSED or not store.info.official_folds else []):
+        for origin in shared_origins([clip] if clip.split != UNUSED or not store.info.official_folds else []):
             splits[origin].add(clip.split)
     return {origin: sorted(found) for origin, found in sorted(splits.items()) if len(found) > 1}
-
-
-def _natural(name: str) -> list[str | int]:
-    """Orders fold2 before fold10: texts and numbers in turn."""
-    return [int(part) if number % 2 else part for number, part in enumerate(NUMBERS.split(name))]
 
 
 def _by_split(clips: list[Clip], key: Callable[[Clip], str]) -> dict[str, dict[str, int]]:
@@ -175,16 +170,6 @@ def _by_split(clips: list[Clip], key: Callable[[Clip], str]) -> dict[str, dict[s
 
 
 def _table(title: str, counts: dict[str, dict[str, int]], splits: list[str]) -> list[str]:
-    width = max(len(title), *(len(name) for name in counts))
-    widths = [max(len(split), 6) for split in splits]
-    head = "  ".join([title.ljust(width), *(split.rjust(size) for split, size in zip(splits, widths, strict=True))])
-    rows = [
-        "  ".join(
-            [
-                name.ljust(width),
-                *(str(row.get(split, 0)).rjust(size) for split, size in zip(splits, widths, strict=True)),
-            ]
-        )
-        for name, row in counts.items()
-    ]
-    return [head, *rows]
+    return columns(
+        [title, *splits], ([name, *(str(row.get(split, 0)) for split in splits)] for name, row in counts.items())
+    )

@@ -1,4 +1,4 @@
-"""What `edgekd data` does: prepare a store from audio files, synthesise one, tell what is inside."""
+"""`edgekd data prepare` and `edgekd data synth`: make a store from audio files, or from synthetic scenes."""
 
 import signal
 import sys
@@ -14,21 +14,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekd.data.audio.decode import Decoded, decode_all, decode_one, decoders, source_key
+from edgekd.data.dataset import ClipSource, DataSet
 from edgekd.data.sets import deepship, esc50, folder, tau19, tau20, tau22, tau22_evaluation, tut18, urbansound8k, vtuad
 from edgekd.data.sets import synth as scenes
-from edgekd.data.sets.catalogue import KNOWN
-from edgekd.data.sets.source import DataSet, Source
-from edgekd.data.store.store import Clip, ClipStore, listing
+from edgekd.data.sets.metadata import DATA_SETS
+from edgekd.data.store.clips import Clip
+from edgekd.data.store.store import ClipStore
 from edgekd.data.store.writer import StoreWriter, check_free
 from edgekd.errors import InputError, nearest
-from edgekd.text import counted
+from edgekd.text import counted, listing
 
 SAMPLE_RATES = range(1000, 384001)
 CHANNELS = range(1, 33)
 MIN_SYNTH_CLIPS = len(scenes.SCENES) * scenes.TEST_EVERY
-"""So many that each label is in train and in test."""
+"""The least number of clips with which each label is in train and in test."""
 SYNTHETIC_NOTE = (
-    "these are procedural scenes for smoke tests, not recordings: a score on them says nothing about real audio"
+    "these are synthetic scenes for smoke tests, not recordings: scores on them say nothing about real audio"
 )
 SYNTH_SECONDS = (1.0, 600.0)
 ADAPTERS: dict[str, Callable[..., DataSet]] = {
@@ -43,18 +44,19 @@ ADAPTERS: dict[str, Callable[..., DataSet]] = {
     "vtuad": vtuad.read,
     "folder": folder.read,
 }
-"""Name of a data set -> what finds its clips; `KNOWN` tells the arguments that each takes besides the folder."""
+"""Name of a data set -> the function that finds its clips; `DataSetInfo.options` are its arguments beside the
+folder."""
 SKIP_BAD = "skip_bad"
 FLAGS = {"table": "csv", "test_fraction": "test-fraction"}
 """Argument of an adapter -> its option on the command line, where that has another name."""
 
-Say = Callable[[str], None]
-"""Takes one line for the user."""
+Log = Callable[[str], None]
+"""Shows one line to the user."""
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """A finished store and what was met on the way.
+class PreparedStore:
+    """A finished store, with notes for the user.
 
     Attributes:
         store: opened.
@@ -82,33 +84,33 @@ def prepare(
     segment: float | None = None,
     skip_bad: bool = False,
     force: bool = False,
-    say: Say,
-) -> Prepared:
+    log: Log,
+) -> PreparedStore:
     """Decode a data set into a store.
 
     Args:
         dataset: one of `ADAPTERS`.
-        path: where the data set lies.
-        out: the store to make.
+        path: folder of the data set.
+        out: the store to write.
         sample_rate: Hz of the store.
         channels: channels of the store.
         table, test_fraction, licence, subset, fold, segment: as in the adapter; only for data sets that take them.
         skip_bad: leave out clips that cannot be used instead of refusing.
-        force: replace a store that is at `out`.
-        say: told of each bad clip as it is met.
+        force: replace a store at `out`.
+        log: receives a line for each clip that cannot be used.
 
     Raises:
         InputError: bad usage, a data set that is not there, or clips that cannot be used.
 
-    Stopped by whatever, also SIGKILL, an error or a full disk, it leaves no store but what was decoded, in a hidden
-    folder beside `out`; called again for the same place, rate and channels it checks that and goes on: the store is the
-    one that a single run makes. A file that changed meanwhile, or is new, is decoded again with all that follow it.
+    When it is stopped, also by SIGKILL, an error or a full disk, it leaves no store, but keeps the decoded clips in a
+    hidden folder beside `out`. Called again with the same `out`, rate and channels, it checks and reuses them; the
+    store is the same as that of a single run. A file that is new or has changed is decoded, and so are all after it.
     """
     _check_rate(sample_rate)
     if channels not in CHANNELS:
         raise InputError(f"--channels {channels}: wanted {CHANNELS.start} to {CHANNELS.stop - 1}")
     check_free(out.resolve(), force)
-    found = _find(
+    found = _read_data_set(
         dataset,
         path,
         skip_bad,
@@ -136,23 +138,23 @@ def prepare(
         ) as writer,
     ):
         try:
-            return _fill(writer, found, sample_rate=sample_rate, channels=channels, skip_bad=skip_bad, say=say)
+            return _fill(writer, found, sample_rate=sample_rate, channels=channels, skip_bad=skip_bad, log=log)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"{out}: interrupted{writer.hint}") from None
 
 
 def synth(
     out: Path, *, clips: int = 600, seconds: float = 3.0, seed: int = 0, sample_rate: int = 16000, force: bool = False
-) -> Prepared:
-    """Make a store of procedural scenes.
+) -> PreparedStore:
+    """Make a store of synthetic scenes.
 
     Args:
-        out: the store to make.
+        out: the store to write.
         clips, seconds, seed, sample_rate: as in `scenes.clips`.
-        force: replace a store that is at `out`.
+        force: replace a store at `out`.
 
     Raises:
-        InputError: bad usage, or a place that cannot be written.
+        InputError: bad usage, or `out` cannot be written.
     """
     _check_rate(sample_rate)
     if clips < MIN_SYNTH_CLIPS:
@@ -179,7 +181,7 @@ def synth(
         for clip, pcm in scenes.clips(clips, seconds, seed, sample_rate):
             writer.add(clip, pcm)
             step()
-        return Prepared(writer.finish(), [SYNTHETIC_NOTE])
+        return PreparedStore(writer.finish(), [SYNTHETIC_NOTE])
 
 
 def _check_rate(sample_rate: int) -> None:
@@ -187,82 +189,89 @@ def _check_rate(sample_rate: int) -> None:
         raise InputError(f"--sample-rate {sample_rate}: wanted {SAMPLE_RATES.start} to {SAMPLE_RATES.stop - 1} Hz")
 
 
-def _find(dataset: str, path: Path, skip_bad: bool, options: Mapping[str, Any]) -> DataSet:
-    """Ask the adapter of a data set; `options` are None where not given."""
+def _read_data_set(dataset: str, path: Path, skip_bad: bool, options: Mapping[str, Any]) -> DataSet:
+    """The clips of a data set. options: arguments of its adapter, None where not given."""
     if dataset not in ADAPTERS:
         raise InputError(f"no data set '{dataset}'{nearest(dataset, ADAPTERS)}")
     given = {name: value for name, value in options.items() if value is not None}
-    takes = KNOWN[dataset].options
+    takes = DATA_SETS[dataset].options
     for name in given:
         if name not in takes:
-            owners = ", ".join(owner for owner, known in KNOWN.items() if name in known.options)
+            owners = ", ".join(owner for owner, known in DATA_SETS.items() if name in known.options)
             raise InputError(f"--{FLAGS.get(name, name)} belongs to 'data prepare {owners}'; leave it out")
     return ADAPTERS[dataset](path, **given, **({SKIP_BAD: skip_bad} if SKIP_BAD in takes else {}))
 
 
 def _fill(
-    writer: StoreWriter, found: DataSet, *, sample_rate: int, channels: int, skip_bad: bool, say: Say
-) -> Prepared:
+    writer: StoreWriter, found: DataSet, *, sample_rate: int, channels: int, skip_bad: bool, log: Log
+) -> PreparedStore:
     bad: list[tuple[str, str]] = []
-    same = _SameAudio()
-    seen: set[str] = set()
+    repeated = _RepeatedAudio()
+    added: set[str] = set()
     if writer.left:
-        say(f"going on with {counted(writer.left, 'clip')} that an earlier run left")
+        log(f"resuming with {counted(writer.left, 'clip')} that an earlier run left")
     with progress("decoding", len(found.sources)) as step:
-        for clip, pcm in _clips(writer, found.sources, seen, sample_rate, channels):
+        for clip, pcm in _write_clips(writer, found.sources, added, sample_rate, channels):
             step()
             if isinstance(pcm, InputError):
                 bad.append((clip.path, str(pcm)))
-                say(f"bad clip: {pcm}")
+                log(f"bad clip: {pcm}")
             else:
-                seen.add(clip.path)
-                same.add(clip, pcm, writer.last_digest)
+                added.add(clip.path)
+                repeated.add(clip, pcm, writer.last_digest)
     if bad and not skip_bad:
         raise InputError(
             f"{len(bad)} of {counted(len(found.sources), 'clip')} cannot be used (named above); no store was made; "
-            f"mend them or leave them out with --skip-bad{writer.hint}"
+            f"repair them or leave them out with --skip-bad{writer.hint}"
         )
     store = writer.finish()
-    notes = [*found.notes, *same.notes()]
+    notes = [*found.notes, *repeated.notes()]
     if bad:
         notes.append(
             f"{len(bad)} of {counted(len(found.sources), 'clip')} left out: {listing([name for name, _ in bad])}"
         )
-    return Prepared(store, notes, bad)
+    return PreparedStore(store, notes, bad)
 
 
-def _clips(
-    writer: StoreWriter, sources: Sequence[Source], seen: Container[str], sample_rate: int, channels: int
+def _write_clips(
+    writer: StoreWriter, sources: Sequence[ClipSource], added: Container[str], sample_rate: int, channels: int
 ) -> Iterator[tuple[Clip, NDArray[np.int16] | InputError]]:
-    """Add each source to the store: what an earlier run left and still is what its source gives, then what is decoded
-    now.
+    """Add each source to the store: first from the clips that an earlier run left, while they are unchanged, then by
+    decoding.
+
+    Args:
+        added: paths of the clips added so far; the caller adds that of each clip yielded.
 
     Yields:
-        (row, PCM that was added), or (row, the reason why it was not); the consumer puts the paths of those added into
-        `seen`.
+        (row, PCM that was added), or (row, the reason why it was not).
     """
     done = 0
     while writer.left and done < len(sources):
         source = sources[done]
         done += 1
-        pcm = writer.take(source.clip, source_key(source)) if source.clip.path not in seen else None
-        yield (source.clip, pcm) if pcm is not None else _added(writer, decode_one(source, sample_rate, channels), seen)
+        pcm = writer.reuse(source.clip, source_key(source)) if source.clip.path not in added else None
+        if pcm is None:
+            yield _write_decoded(writer, decode_one(source, sample_rate, channels), added)
+        else:
+            yield source.clip, pcm
     for decoded in decode_all(sources[done:], sample_rate, channels):
-        yield _added(writer, decoded, seen)
+        yield _write_decoded(writer, decoded, added)
 
 
-def _added(writer: StoreWriter, decoded: Decoded, seen: Container[str]) -> tuple[Clip, NDArray[np.int16] | InputError]:
+def _write_decoded(
+    writer: StoreWriter, decoded: Decoded, added: Container[str]
+) -> tuple[Clip, NDArray[np.int16] | InputError]:
     clip, pcm = decoded.source.clip, decoded.pcm
     if isinstance(pcm, InputError):
         return clip, pcm
-    if clip.path in seen:
+    if clip.path in added:
         return clip, InputError(f"{clip.path}: is listed more than once")
     writer.add(clip, pcm, decoded.key)
     return clip, pcm
 
 
-class _SameAudio:
-    """Finds clips of equal audio that have different labels or splits. Silence is equal to silence and not counted."""
+class _RepeatedAudio:
+    """Finds clips of equal audio that have different labels or splits; digital silence is ignored."""
 
     def __init__(self) -> None:
         self._first: dict[bytes, Clip] = {}
@@ -283,7 +292,7 @@ class _SameAudio:
 
 @contextmanager
 def progress(what: str, total: int) -> Iterator[Callable[[], None]]:
-    """A progress bar on standard error where that is a terminal; yields what to call after each clip."""
+    """A progress bar on standard error where that is a terminal; yields the function to call after each step."""
     if not sys.stderr.isatty():
         yield lambda: None
         return
@@ -298,7 +307,7 @@ def progress(what: str, total: int) -> Iterator[Callable[[], None]]:
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Let a polite kill or a lost terminal clean up as Ctrl-C does."""
+    """Raise KeyboardInterrupt, as Ctrl-C does, also for SIGTERM and SIGHUP, so that files are cleaned up."""
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
@@ -306,9 +315,9 @@ def _interruptible() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    handlers = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     finally:
-        for number, handler in before.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)

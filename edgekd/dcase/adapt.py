@@ -1,10 +1,9 @@
-"""`edgekd adapt`: a model for each recorder (DCASE 2025), fine-tuned from one student, and an index that says which
-file is for whom.
+"""`edgekd adapt`: a model for each recorder (DCASE 2025), fine-tuned from one student, and an index of the files.
 
-DIR/runs/RECORDER are ordinary runs, DIR/models/RECORDER and DIR/models/general exported files, DIR/models/index.json
-their index. The accuracies are of the int8-aware networks on the student's own test clips. A recorder's model is
-offered whether or not it is better there: to choose by the test would flatter it. The same command goes on where it was
-stopped.
+DIR/runs/RECORDER are ordinary runs, DIR/models/RECORDER and DIR/models/general hold exported files, and
+DIR/models/index.json is their index. Accuracies are of the int8-aware networks on the student's own test clips. A
+recorder's model is in the index whether or not it is better on these clips: a choice by the test clips would make its
+accuracy look better than it is. The same command continues an interrupted one.
 """
 
 import hashlib
@@ -16,33 +15,44 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from edgekd.complexity.check import CheckOptions, check, require_ok
-from edgekd.data.store.store import ClipStore, listing
+from edgekd.data.store.store import ClipStore
 from edgekd.errors import GateError, InputError, nearest
 from edgekd.experiments import tables
-from edgekd.experiments.plan import claimed
+from edgekd.experiments.folder import experiment_folder
 from edgekd.experiments.predictions import TestSide
+from edgekd.experiments.runs import interrupted
 from edgekd.export.export import EMITTERS, export_run
+from edgekd.export.graph_manifest import Precision
 from edgekd.files import atomic_write
 from edgekd.metrics.intervals import FIGURES, Interval, intervals, measured, resampled, tally
-from edgekd.text import counted, markdown_table
+from edgekd.metrics.scores import Floats
+from edgekd.text import counted, json_bytes, listing, markdown_table
 from edgekd.train.loop.checks import divided, has_qat
 from edgekd.train.loop.training import Options
-from edgekd.train.recipe.recipe import Recipe, alone, decode
+from edgekd.train.recipe.recipe import Recipe, decode, without_teachers
 from edgekd.train.run.folder import Run, load_run
-from edgekd.train.stages.stages import trained
+from edgekd.train.stages.stages import train_or_resume
 
 INDEX_FORMAT, INDEX_VERSION = "edgekd-recorders", 1
 INDEX_FILE, RUNS_FOLDER, MODELS_FOLDER, GENERAL = "index.json", "runs", "models", "general"
-PRECISION = "int8"
+PRECISION: Precision = "int8"
 TITLES = ["recorder", "training clips", "test clips", "general", "adapted", "difference"]
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """How to fine-tune. epochs, qat_epochs: of the two phases. lr: peak learning rate of the float phase. min_clips:
-    recorders with fewer training clips keep the general model. target: whose budgets every file is held to."""
+    """How to fine-tune.
+
+    Attributes:
+        epochs: of the float phase.
+        qat_epochs: of the quantization-aware phase.
+        lr: peak learning rate of the float phase.
+        min_clips: recorders with fewer training clips keep the general model.
+        target: every file is checked against its budgets.
+    """
 
     epochs: int = 10
     qat_epochs: int = 5
@@ -52,9 +62,17 @@ class Tuning:
 
 
 @dataclass(frozen=True)
-class Adapted:
-    """A recorder. general, adapted, difference: clip accuracy with its interval, None where there is no test clip or no
-    model."""
+class RecorderResult:
+    """The clip accuracies of one recorder, with intervals.
+
+    Attributes:
+        recorder: its name.
+        train_clips: number of its training clips.
+        test_clips: number of its test clips.
+        general: accuracy of the general model; None without test clips.
+        adapted: accuracy of its own model; None without test clips or without that model.
+        difference: adapted minus general.
+    """
 
     recorder: str
     train_clips: int
@@ -66,27 +84,19 @@ class Adapted:
 
 @dataclass(frozen=True)
 class AdaptReport:
-    """What came out. index: what was written to index.json. failed: a line for each file that is over a budget."""
+    """The result of `edgekd adapt`. index: contents of index.json. failed: one line for each file over a budget."""
 
     out: Path
-    rows: tuple[Adapted, ...]
+    rows: tuple[RecorderResult, ...]
     index: dict[str, Any]
     failed: tuple[str, ...]
 
     def to_json(self) -> bytes:
-        """One document."""
-        return (
-            msgspec.json.format(
-                msgspec.json.encode(
-                    {"out": str(self.out), "recorders": self.rows, "index": self.index, "failed": self.failed}
-                ),
-                indent=2,
-            )
-            + b"\n"
-        )
+        """summary.json."""
+        return json_bytes({"out": str(self.out), "recorders": self.rows, "index": self.index, "failed": self.failed})
 
     def to_markdown(self) -> str:
-        """A table for people."""
+        """results.md."""
 
         def of(each: Interval | None, *, difference: bool = False) -> str:
             return "-" if each is None else tables.interval(FIGURES[0], each, difference=difference)
@@ -118,10 +128,10 @@ class AdaptReport:
         )
 
     def require(self) -> None:
-        """Refuse files that are over a budget.
+        """Raise where files are over a budget.
 
         Raises:
-            GateError: with a line for each.
+            GateError: one line for each such file.
         """
         if self.failed:
             raise GateError("\n".join(self.failed))
@@ -136,23 +146,24 @@ def adapt(
     tuning: Tuning | None = None,
     teachers: Sequence[Path] = (),
     options: Options | None = None,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> AdaptReport:
-    """Fine-tune a student for each recorder, export and check every file, or go on with that.
+    """Fine-tune a student for each recorder, then export and check every file. The same call continues an interrupted
+    one.
 
     Args:
         run_path: a finished student with a quantization-aware phase.
         data: the store that it was trained on.
         out: folder of runs, models and results.
         recorders: names with commas; None takes all that have enough training clips.
-        tuning: how.
-        teachers: finished runs to learn from beside the labels.
+        tuning: how to fine-tune.
+        teachers: finished runs whose soft labels are learned besides the labels.
         options: threads and accelerator.
-        say: told of progress.
+        log: called with one line for each recorder.
 
     Raises:
         InputError: a run that cannot be adapted, another store, an unknown recorder, one without training clips.
-        KeyboardInterrupt: with how to go on.
+        KeyboardInterrupt: the message says how to continue.
     """
     run, store, tuning = load_run(run_path), ClipStore.open(data), tuning or Tuning()
     _check_run(run, store)
@@ -167,17 +178,17 @@ def adapt(
         "--lr": str(tuning.lr),
         "--teacher": ",".join(load_run(path).weights_hash for path in teachers) or "none",
     }
-    with claimed(out, identity):
+    with experiment_folder(out, identity):
         made: dict[str, Run] = {}
         for number, recorder in enumerate(chosen, 1):
-            say(f"recorder {number} of {len(chosen)}: {recorder}, {counted(clips[recorder], 'training clip')}")
+            log(f"recorder {number} of {len(chosen)}: {recorder}, {counted(clips[recorder], 'training clip')}")
             path = out / RUNS_FOLDER / folder_name(recorder)
             try:
-                made[recorder] = trained(
+                made[recorder] = train_or_resume(
                     recorder_recipe(run, recorder, tuning), store, path, teachers, options or Options()
                 )
             except KeyboardInterrupt:
-                raise KeyboardInterrupt(f"{out}: interrupted; go on with the same command") from None
+                raise interrupted(out) from None
         index, failed = _exported(run, made, out / MODELS_FOLDER, tuning.target)
         report = AdaptReport(out, tuple(_rows(run, made, store, clips)), index, tuple(failed))
         tables.write(out, tables.MARKDOWN_FILE, report.to_markdown())
@@ -186,18 +197,19 @@ def adapt(
 
 
 def folder_name(recorder: str) -> str:
-    """A recorder's name as that of a folder."""
+    """A folder's name for a recorder."""
     return re.sub(r"[^\w.-]+", "_", recorder)
 
 
 def recorder_recipe(run: Run, recorder: str, tuning: Tuning) -> Recipe:
-    """The recipe of a student's fine-tuning: its own, from its weights, through its front end, on one recorder's clips.
+    """The recipe of a student's fine-tuning: its own recipe, starting from its weights, with its front end, on one
+    recorder's clips.
 
     Raises:
         InputError: see `recipe.decode`.
     """
-    own, replace = alone(run.recipe), msgspec.structs.replace
-    # statistics of a few clips would move the input under weights that know another
+    own, replace = without_teachers(run.recipe), msgspec.structs.replace
+    # the front end keeps its statistics: new ones, of a few clips, would not fit the weights
     recipe = replace(
         own,
         name=f"{own.name}-{folder_name(recorder)}",
@@ -241,14 +253,14 @@ def _check_run(run: Run, store: ClipStore) -> None:
 
 
 def _training_clips(run: Run, store: ClipStore) -> dict[str, int]:
-    """Recorder -> its training clips, of all recorders that the store names."""
+    """Recorder -> number of its training clips, for all recorders that the store names."""
     names = np.array([clip.recorder for clip in store.clips], dtype=object)
     trained_on = names[divided(run.recipe, store).train]
     return {str(name): int((trained_on == name).sum()) for name in sorted({*names} - {""})}
 
 
 def _chosen(recorders: str | None, clips: dict[str, int], store: ClipStore, tuning: Tuning) -> list[str]:
-    """Recorders that get a model."""
+    """Recorders that get a model of their own. clips: number of training clips of each recorder."""
     if not clips:
         raise InputError(f"{store.path}: names no recorders; prepare it from a data set that does, e.g. tau22")
     if recorders is None:
@@ -277,13 +289,13 @@ def _chosen(recorders: str | None, clips: dict[str, int], store: ClipStore, tuni
 
 
 def _exported(run: Run, made: dict[str, Run], folder: Path, target: str) -> tuple[dict[str, Any], list[str]]:
-    """Write model files and their index; the index, and a line for each file that is over a budget."""
+    """Write model files and their index. Returns the index, and one line for each file over a budget."""
 
     def files(each: Run, name: str) -> dict[str, str]:
-        place = folder / name
-        wanted = {kind: place / f"{each.recipe.name}.{PRECISION}.{kind}" for kind in EMITTERS}
+        target_folder = folder / name
+        wanted = {kind: target_folder / f"{each.recipe.name}.{PRECISION}.{kind}" for kind in EMITTERS}
         if not all(path.is_file() for path in wanted.values()):
-            export_run(each.path, PRECISION, out=place, force=True)
+            export_run(each.path, PRECISION, out=target_folder, force=True)
         return {kind: path.relative_to(folder).as_posix() for kind, path in wanted.items()}
 
     general = files(run, GENERAL)
@@ -308,12 +320,12 @@ def _exported(run: Run, made: dict[str, Run], folder: Path, target: str) -> tupl
         "recorders": own,
         "sha256": hashes,
     }
-    atomic_write(folder / INDEX_FILE, msgspec.json.format(msgspec.json.encode(index), indent=2) + b"\n")
+    atomic_write(folder / INDEX_FILE, json_bytes(index))
     return index, failed
 
 
-def _rows(run: Run, made: dict[str, Run], store: ClipStore, clips: dict[str, int]) -> list[Adapted]:
-    """Every recorder that is trained or tested on."""
+def _rows(run: Run, made: dict[str, Run], store: ClipStore, clips: dict[str, int]) -> list[RecorderResult]:
+    """The results of all recorders with training or test clips. clips: number of training clips of each recorder."""
     side = TestSide.of(store, divided(run.recipe, store).test)
     recorder_of = np.array([store.clips[clip].recorder for clip in side.clips], dtype=object)
     rows = []
@@ -330,14 +342,15 @@ def _rows(run: Run, made: dict[str, Run], store: ClipStore, clips: dict[str, int
                 found.append(intervals(values[1] - values[0], draws[:, 1] - draws[:, 0])[FIGURES[0]])
             figures[: len(found)] = found
         if count or tested.any():
-            rows.append(Adapted(recorder, count, int(tested.sum()), *figures))
+            rows.append(RecorderResult(recorder, count, int(tested.sum()), *figures))
     return rows
 
 
-def _tally(side: TestSide, run: Run, tested: np.ndarray) -> np.ndarray:
-    """(recordings, columns) of a run's answers on some of its test clips, numbered from 0 by recordings that these
-    have."""
-    answers, silent = side.probabilities(run.path, "qat")
+def _tally(side: TestSide, run: Run, tested: NDArray[np.bool_]) -> Floats:
+    """(recordings, columns) of a run's predictions for the chosen test clips; only recordings of these clips count."""
+    probabilities, silent = side.probabilities(run.path, "qat")
     _, recording = np.unique(side.recording[tested], return_inverse=True)
-    heard = ~silent[tested]
-    return tally(answers[tested][heard], side.truth[tested][heard], recording[heard], int(recording.max()) + 1)
+    sounding = ~silent[tested]
+    return tally(
+        probabilities[tested][sounding], side.truth[tested][sounding], recording[sounding], int(recording.max()) + 1
+    )

@@ -1,8 +1,7 @@
-"""Judges the files of a DCASE task 1 submission before the organisers do: names and outputs. The meta file is
-`dcase_check_meta`'s.
+"""Checks names and outputs of a DCASE task 1 submission, as the organisers will; `check_meta` checks its meta file.
 
-It asks for what their validator of 2024 asks for, and besides for what the rules say and that validator does not look
-at: probabilities that are some, the label of the greatest, the order of columns, budgets, plausible numbers.
+All requirements of the organisers' validator of 2024 are checked, and rules that it leaves out: values that are
+probabilities, the label of the greatest one, the order of columns, budgets, plausible numbers.
 """
 
 import csv
@@ -13,52 +12,58 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from edgekd.data.store.store import listing
 from edgekd.dcase.forms import LABEL, LABEL_FORM, META_SUFFIX, SCENES, Form
 from edgekd.errors import InputError
-from edgekd.text import counted
+from edgekd.text import counted, listing
 
 COLUMNS = ["filename", "scene_label", *SCENES]
 AUDIO_SUFFIX = ".wav"
 SUM_TOLERANCE = 1e-3
-"""How far a row of probabilities may be from 1: files with three digits are usual."""
+"""How far the sum of a row of probabilities may be from 1; many submissions give three digits."""
 SHOWN = 5
-"""Findings of one kind that are told row by row."""
-SHOWN_VALUE = 80
+"""Findings of one kind in a file that are listed one by one."""
+SHOWN_CHARACTERS = 80
+"""Of a value in a finding."""
 OUTPUT_MARK = ".output"
 REPORTS = (".pdf",)
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What is wrong. where: row, key or "". value: as found. do: what to do about it."""
+    """Something that is wrong in a file. where: row, key or "". value: as found. action: how to correct it."""
 
     file: str
     where: str
     what: str
     value: str
-    do: str
+    action: str
 
     def text(self) -> str:
         """One line."""
-        place = ": ".join(part for part in (self.file, self.where) if part)
-        return f"{place}: {self.what}{f' (found {self.value})' if self.value else ''}; {self.do}"
+        where = ": ".join(part for part in (self.file, self.where) if part)
+        return f"{where}: {self.what}{f' (found {self.value})' if self.value else ''}; {self.action}"
 
 
 @dataclass
-class Findings:
-    """Findings as they are made, of each kind in a file the first few and how many more there are."""
+class FindingList:
+    """Findings in the order they are made: of each kind in a file the first few, and the number of the others."""
 
     found: list[Finding] = field(default_factory=list)
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)
 
-    def add(self, file: str, where: str, what: str, value: object, do: str) -> None:
-        """Note one finding; value: shown shortened, "" where there is none to show."""
+    def add(self, file: str, where: str, what: str, value: object, action: str) -> None:
+        """Add a finding. value: shown shortened; "" where there is none to show."""
         self.counts[file, what] += 1
         if self.counts[file, what] <= SHOWN:
             shown = " ".join(str(value).split())
             self.found.append(
-                Finding(file, where, what, shown if len(shown) <= SHOWN_VALUE else f"{shown[:SHOWN_VALUE]}...", do)
+                Finding(
+                    file,
+                    where,
+                    what,
+                    shown if len(shown) <= SHOWN_CHARACTERS else f"{shown[:SHOWN_CHARACTERS]}...",
+                    action,
+                )
             )
 
     def lines(self) -> list[str]:
@@ -68,8 +73,9 @@ class Findings:
 
 
 @dataclass(frozen=True)
-class Entry:
-    """The files of one submission. outputs: all that begin with its label. others: those whose names say nothing."""
+class SubmissionFiles:
+    """The files of one submission. outputs: all whose names begin with its label. others: files with the label in their
+    names that are neither outputs nor the meta file."""
 
     label: str
     meta: Path | None
@@ -77,11 +83,11 @@ class Entry:
     others: tuple[Path, ...]
 
 
-def entries(folder: Path) -> list[Entry]:
-    """The submissions below a folder, by label.
+def find_submissions(folder: Path) -> list[SubmissionFiles]:
+    """The submissions below a folder, in the order of their labels.
 
     Raises:
-        InputError: there is none.
+        InputError: no submission is there.
     """
     files = sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else []
     metas = {path.name.removesuffix(META_SUFFIX): path for path in files if path.name.endswith(META_SUFFIX)}
@@ -92,36 +98,36 @@ def entries(folder: Path) -> list[Entry]:
             f"{folder} holds no submission (LABEL{META_SUFFIX}, LABEL.output.csv); give the --out of 'edgekd"
             " submission'"
         )
-    homes = {path.parent for path in (*metas.values(), *outputs)}
+    folders = {path.parent for path in (*metas.values(), *outputs)}
     named = {*metas.values(), *outputs}
-    strays = [path for path in files if path.parent in homes and path not in named and path.suffix not in REPORTS]
+    others = [path for path in files if path.parent in folders and path not in named and path.suffix not in REPORTS]
     return [
-        Entry(
+        SubmissionFiles(
             label,
             metas.get(label),
             tuple(path for path in outputs if path.name.partition(OUTPUT_MARK)[0] == label),
-            tuple(path for path in strays if label in path.name),
+            tuple(path for path in others if label in path.name),
         )
         for label in labels
     ]
 
 
-def looks_like(entry: Entry) -> int | None:
-    """The year that the names of a submission's files tell, None where several ask for such."""
-    return 2024 if any(f"{OUTPUT_MARK}.split_" in path.name for path in entry.outputs) else None
+def year_by_names(files: SubmissionFiles) -> int | None:
+    """The year, where only one year has output files of these names; else None."""
+    return 2024 if any(f"{OUTPUT_MARK}.split_" in path.name for path in files.outputs) else None
 
 
-def check_names(entry: Entry, form: Form, findings: Findings) -> None:
-    """Whether the label is formed as asked, and the files are those of the form."""
-    if not LABEL.fullmatch(entry.label):
-        findings.add(entry.label, "", "the label is not formed as asked", entry.label, f"name it {LABEL_FORM}")
-    if entry.meta is None:
-        findings.add(f"{entry.label}{META_SUFFIX}", "", "the file is missing", "", "write it with 'edgekd submission'")
-    wanted = set(form.output_names(entry.label).values())
-    there = {path.name for path in entry.outputs}
-    for name in sorted(wanted - there):
+def check_names(files: SubmissionFiles, form: Form, findings: FindingList) -> None:
+    """Check that the label has the required form, and that the files are those of the year's form."""
+    if not LABEL.fullmatch(files.label):
+        findings.add(files.label, "", "the label is not formed as asked", files.label, f"name it {LABEL_FORM}")
+    if files.meta is None:
+        findings.add(f"{files.label}{META_SUFFIX}", "", "the file is missing", "", "write it with 'edgekd submission'")
+    wanted = set(form.output_names(files.label).values())
+    existing = {path.name for path in files.outputs}
+    for name in sorted(wanted - existing):
         findings.add(name, "", "the file is missing", "", "write it with 'edgekd submission --evaluation'")
-    for path in [*(path for path in entry.outputs if path.name not in wanted), *entry.others]:
+    for path in [*(path for path in files.outputs if path.name not in wanted), *files.others]:
         findings.add(
             path.name,
             "",
@@ -129,25 +135,28 @@ def check_names(entry: Entry, form: Form, findings: Findings) -> None:
             "",
             f"remove it, or name it {listing(sorted(wanted))}",
         )
-    for path in [*entry.outputs, *([entry.meta] if entry.meta else [])]:
-        if path.parent.name.count("_task1_") and path.parent.name != entry.label:
+    for path in [*files.outputs, *([files.meta] if files.meta else [])]:
+        if path.parent.name.count("_task1_") and path.parent.name != files.label:
             findings.add(
                 path.name,
                 "",
                 "lies in the folder of another submission",
                 path.parent.name,
-                f"move it to {entry.label}/",
+                f"move it to {files.label}/",
             )
 
 
-def check_output(path: Path, expected: Sequence[str] | int | None, findings: Findings) -> None:
-    """Whether an output has its columns, every file of the evaluation set once, and proper probabilities.
+def check_output(path: Path, expected: Sequence[str] | int | None, findings: FindingList) -> None:
+    """Check that an output has its columns, every file of the evaluation set once, and probabilities that add up to 1.
 
     Args:
         path: the output.
-        expected: names of the files of the evaluation set, without folders; or how many there are, 0.wav on; None asks
-            that they be numbered without gaps.
-        findings: is added to.
+        expected: names of the files of the evaluation set, without folders; or how many there are, numbered from 0.wav;
+            None asks that they are numbered without gaps.
+        findings: extended.
+
+    Raises:
+        InputError: the file cannot be read.
     """
     try:
         text = path.read_bytes().decode("utf-8", "surrogateescape")
@@ -156,12 +165,12 @@ def check_output(path: Path, expected: Sequence[str] | int | None, findings: Fin
     rows = list(csv.reader(io.StringIO(text, newline=""), delimiter="\t"))
     header = rows[0] if rows else []
     if header != COLUMNS:
-        what, do = "the header is wrong", f"write, separated by tabs, {' '.join(COLUMNS)}"
+        what, action = "the header is wrong", f"write, separated by tabs, {' '.join(COLUMNS)}"
         if len(header) == 1 and "," in header[0]:
             what = "columns are separated by commas"
         elif sorted(header) == sorted(COLUMNS):
             what = "columns are in another order"
-        findings.add(path.name, "row 1", what, " ".join(header), do)
+        findings.add(path.name, "row 1", what, " ".join(header), action)
         return
     names: Counter[str] = Counter()
     for number, row in enumerate(rows[1:], start=2):
@@ -178,7 +187,7 @@ def check_output(path: Path, expected: Sequence[str] | int | None, findings: Fin
         name = PurePosixPath(row[0]).name
         names[name] += 1
         if names[name] > 1:
-            findings.add(path.name, where, "the file is there twice", row[0], "keep one row of each file")
+            findings.add(path.name, where, "the file is listed twice", row[0], "keep one row of each file")
         if not name.endswith(AUDIO_SUFFIX):
             findings.add(
                 path.name,
@@ -191,7 +200,7 @@ def check_output(path: Path, expected: Sequence[str] | int | None, findings: Fin
     _check_complete(path.name, names, expected, findings)
 
 
-def _check_row(file: str, where: str, row: Sequence[str], findings: Findings) -> None:
+def _check_row(file: str, where: str, row: Sequence[str], findings: FindingList) -> None:
     values = []
     for scene, text in zip(SCENES, row[2:], strict=True):
         try:
@@ -222,7 +231,9 @@ def _check_row(file: str, where: str, row: Sequence[str], findings: Findings) ->
         )
 
 
-def _check_complete(file: str, names: Counter[str], expected: Sequence[str] | int | None, findings: Findings) -> None:
+def _check_complete(
+    file: str, names: Counter[str], expected: Sequence[str] | int | None, findings: FindingList
+) -> None:
     if expected is None or isinstance(expected, int):
         wanted = {f"{index}{AUDIO_SUFFIX}" for index in range(len(names) if expected is None else expected)}
     else:
@@ -230,13 +241,13 @@ def _check_complete(file: str, names: Counter[str], expected: Sequence[str] | in
     missing, strange = sorted(wanted - set(names), key=_order), sorted(set(names) - wanted, key=_order)
     if missing:
         what = f"{len(missing):,} of {counted(len(wanted), 'file')} of the evaluation set missing"
-        findings.add(file, "", what, listing(missing), "judge all of them")
+        findings.add(file, "", what, listing(missing), "add their rows")
     if strange:
         what = f"{counted(len(strange), 'file is', 'files are')} not in the evaluation set"
         findings.add(file, "", what, listing(strange), "remove their rows")
 
 
 def _order(name: str) -> tuple[int, str]:
-    """Numbers by their value."""
+    """Sort key: numbered files by their number, others after them."""
     stem = name.removesuffix(AUDIO_SUFFIX)
     return (int(stem) if stem.isascii() and stem.isdigit() else 2**62, name)

@@ -1,10 +1,10 @@
-"""The forms of DCASE task 1 submissions, 2022 to 2025: names of files, columns of the output, what the meta file must
-hold, budgets.
+"""The forms of DCASE task 1 submissions, 2022 to 2025: names of files, columns of the output, keys of the meta file,
+budgets.
 
 Sources: the organisers' submission pages, their validator of 2024
 (github.com/toni-heittola/dcase2024_task1_submission_validator) and their inference package of 2025. The validator of
-2024 asks for results of one system, the page of that year for those of each split: we write both. For 2022 no validator
-was found; its form is that of 2023 without energy.
+2024 asks for results of one system, the page of that year for results of each split; edgekd writes both. For 2022 no
+validator was found; its form is that of 2023 without energy.
 """
 
 import csv
@@ -32,17 +32,17 @@ SCENES = (
     "tram",
 )
 RECORDERS = ("a", "b", "c", "s1", "s2", "s3", "s4", "s5", "s6")
-"""Of the development set; those from s4 on are in its test part alone."""
+"""Recorders of the development set. s4, s5 and s6 are only in its test part."""
 TRAINED_RECORDERS = RECORDERS[:6]
 SPLITS = ("5", "10", "25", "50", "100")
-"""Percent of the training clips that a system of 2024 was trained on."""
+"""Percent of the training clips that each system of 2024 is trained on."""
 GENERAL = "general"
-"""Key of the only model, or in 2025 of that for recorders without one of their own."""
+"""Key of the only model; in 2025 of the model for recorders that have no model of their own."""
 LABEL = re.compile(r"[A-Za-z][A-Za-z0-9-]*_[A-Za-z0-9-]+_task1_[1-4]")
 LABEL_FORM = "LASTNAME_INSTITUTE_task1_N with N from 1 to 4, for instance Last_Inst_task1_1"
 MAX_ABBREVIATION = 10
 EVALUATION_CLIPS = 135730
-"""Of the evaluation sets of 2023 and 2024: 0.wav to 135729.wav."""
+"""Clips of the evaluation sets of 2023 and 2024, 0.wav to 135729.wav."""
 MAX_MACS, MAX_PARAMS, MAX_BYTES = 30_000_000, 128_000, 128_000
 PROBABILITY_FORMAT = ".8f"
 META_SUFFIX = ".meta.yaml"
@@ -80,18 +80,21 @@ ENERGY = ("training", "inference", "baseline_inference")
 
 @dataclass(frozen=True)
 class Form:
-    """What one year asks for.
+    """The requirements of one year.
 
     Attributes:
-        year: of the challenge. target: that judges its models.
+        year: of the challenge.
+        target: name of the target with its budgets.
         limit: key of `complexity` with a budget besides macs, and the budget.
-        description, complexity: keys of those blocks of `system`.
+        description: keys of that block of `system`.
+        complexity: keys of that block of `system`.
         keys: of the models of one submission.
-        results: blocks of results.development_dataset that each hold overall, class_wise and device_wise; "" is that
-            itself.
-        energy: whether energy is reported. package: whether code is submitted, by a link.
-        clips: in its evaluation set, None where that is not known here.
-        conventions: counters, the first that has counted a file is reported.
+        results: blocks of results.development_dataset that hold overall, class_wise and device_wise; "" for
+            results.development_dataset itself.
+        energy: whether energy is reported.
+        package: whether code is submitted, by a link.
+        clips: number of clips in the evaluation set, None where it is not known.
+        conventions: counting rules; the first that has counted a file is reported.
     """
 
     year: int
@@ -107,7 +110,7 @@ class Form:
     conventions: tuple[str, ...] = ("nessi_tflite", "torchinfo", "exact")
 
     def output_names(self, label: str) -> dict[str, str]:
-        """Key of a model -> name of the file with its answers; in 2025 the models of all recorders give one."""
+        """Key of a model -> name of its output. In 2025 the models of all recorders have one output together."""
         if self.keys == SPLITS:
             return {split: f"{label}.output.split_{split}.csv" for split in SPLITS}
         return {GENERAL: f"{label}.output.csv"}
@@ -139,7 +142,7 @@ def form_of(year: int) -> Form:
     """The form of a year.
 
     Raises:
-        InputError: no form is known.
+        InputError: no form of this year is known.
     """
     if year not in FORMS:
         raise InputError(f"--year {year}: wanted {', '.join(map(str, FORMS))}")
@@ -147,16 +150,16 @@ def form_of(year: int) -> Form:
 
 
 def main_key(models: Iterable[str]) -> str:
-    """The model that speaks for all: the general one, or that of the largest split."""
+    """The key of the model that the meta file describes: the general one, or that of the largest split."""
     keys = list(models)
     return GENERAL if GENERAL in keys else max(keys, key=int)
 
 
 def check_label(label: str) -> str:
-    """The label again.
+    """The label, unchanged.
 
     Raises:
-        InputError: it is not formed as the rules ask.
+        InputError: it does not have the form that the rules ask for.
     """
     if not LABEL.fullmatch(label):
         raise InputError(f"--label '{label}': wanted {LABEL_FORM}")
@@ -169,17 +172,17 @@ def package_name(label: str) -> str:
 
 
 def module_name(label: str) -> str:
-    """Name of the module of one submission inside its package."""
+    """Name of a submission's module inside its package."""
     return label.replace("-", "_")
 
 
 def output_table(names: Sequence[str], probabilities: Floats, labels: Sequence[str]) -> bytes:
-    """The output of a system: tab-separated, with a header; columns of scenes in alphabetical order.
+    """The output of a system: tab-separated with a header; the columns of scenes are in alphabetical order.
 
     Args:
         names: of the files, each once.
         probabilities: (files, labels), each row a distribution.
-        labels: of the columns of `probabilities`: the ten scenes in any order.
+        labels: the ten scenes, in the order of the columns of `probabilities`.
     """
     ordered = probabilities[:, [list(labels).index(scene) for scene in SCENES]]  # (files, scenes)
     text = io.StringIO(newline="")
@@ -190,22 +193,25 @@ def output_table(names: Sequence[str], probabilities: Floats, labels: Sequence[s
     return text.getvalue().encode("utf-8", "surrogateescape")
 
 
-def scores(
-    probabilities: Floats, heard: NDArray[np.bool_], truth: Integers, labels: Sequence[str], recorders: Sequence[str]
+def development_scores(
+    probabilities: Floats, sounding: NDArray[np.bool_], truth: Integers, labels: Sequence[str], recorders: Sequence[str]
 ) -> dict[str, object]:
     """The blocks overall, class_wise and device_wise of a development result, accuracies in percent.
 
-    The overall accuracy is the mean of the class-wise ones, as the rules ask; log losses are means over clips. What
-    nothing was heard of is None.
+    The overall accuracy is the mean of the class-wise ones, as the rules ask. Log losses are means over clips. A scene
+    or recorder without a clip that is not silent has None.
 
     Args:
-        probabilities: (clips, labels). heard: (clips,) those that are no digital silence.
-        truth: (clips,) index into `labels`. recorders: (clips,) names.
+        probabilities: (clips, labels).
+        sounding: (clips,) which clips are not digital silence.
+        truth: (clips,) index into `labels`.
+        labels: names, in the order of the columns of `probabilities`.
+        recorders: (clips,) names.
     """
     right = probabilities.argmax(axis=1) == truth
 
     def score(chosen: NDArray[np.bool_]) -> dict[str, float | None]:
-        if not (chosen := chosen & heard).any():
+        if not (chosen := chosen & sounding).any():
             return {"accuracy": None, "logloss": None}
         return {
             "accuracy": _percent(right[chosen].mean()),
@@ -213,7 +219,7 @@ def scores(
         }
 
     class_wise = {scene: score(truth == list(labels).index(scene)) for scene in SCENES}
-    known = [float(right[heard & (truth == index)].mean()) for index in np.unique(truth[heard])]
+    known = [float(right[sounding & (truth == index)].mean()) for index in np.unique(truth[sounding])]
     overall = score(np.ones(len(truth), bool)) | ({"accuracy": _percent(np.mean(known))} if known else {})
     names = np.array(recorders, dtype=object)
     return {
@@ -223,8 +229,8 @@ def scores(
     }
 
 
-def no_scores() -> dict[str, object]:
-    """As `scores`, where nothing was measured."""
+def empty_scores() -> dict[str, object]:
+    """The blocks of `development_scores` where nothing was measured."""
     empty = {"accuracy": None, "logloss": None}
     return {
         "overall": dict(empty),

@@ -1,9 +1,8 @@
-"""The inference interface that DCASE 2025 task 1 asks of a submission: load_model, load_inputs, get_model_for_device,
-predict.
+"""The inference interface of a submission to DCASE 2025 task 1: load_model, load_inputs, get_model_for_device, predict.
 
-`edgekd submission --year 2025` copies this module, the front end and the network beside it into an installable package,
-where it needs no edgekd. Its models lie in a folder `ckpts/MODULE` with an index, models.json; each recording device
-may have its own, all others have "general".
+`edgekd submission --year 2025` copies this module, the front end and `onnx_module` into an installable package that
+needs no edgekd. The models are in a folder `ckpts/MODULE` with an index, models.json. A recording device may have a
+model of its own; all others use "general".
 """
 
 import json
@@ -23,15 +22,15 @@ from edgekd.frontend import FrontEnd, log_mel
 INDEX = "models.json"
 CKPTS = "ckpts"
 GENERAL = "general"
-"""Device whose model serves all devices that have none; written once more in `edgekd.dcase.forms`, since this module
-stands alone."""
+"""Key of the model for devices without one of their own. `edgekd.dcase.forms` repeats it, since this module must not
+import it."""
 PCM_SCALE = 32768.0
 BATCH = 64
 
 
 class DeviceModel(OnnxFile):
-    """The network of one device. frontend: what its features are; window: samples that it hears; temperature: divides
-    its logits."""
+    """The network of one device, with its front end, its window in samples and the temperature that divides its
+    logits."""
 
     def __init__(self, folder: Path, entry: dict[str, Any]) -> None:
         super().__init__((folder / entry["file"]).read_bytes(), *(Quant(**entry[name]) for name in ("input", "output")))
@@ -39,8 +38,9 @@ class DeviceModel(OnnxFile):
         self.window, self.temperature = int(entry["window"]), float(entry["temperature"])
 
     def forward(self, features: Tensor) -> Tensor:
-        """As `OnnxFile.forward`; the softmax of what it returns is calibrated."""
-        return super().forward(features) / self.temperature
+        """Calibrated logits (batch, labels): those of `OnnxFile.forward` divided by the temperature."""
+        logits: Tensor = super().forward(features)
+        return logits / self.temperature
 
 
 class Models(nn.Module):
@@ -55,19 +55,20 @@ class Models(nn.Module):
         )
 
     def forward(self, features: Tensor) -> Tensor:
-        """Of the general model."""
-        return self.devices[GENERAL](features)
+        """Logits of the general model."""
+        logits: Tensor = self.devices[GENERAL](features)
+        return logits
 
 
 def load_model(model_file_path: str | None = None) -> Models:
-    """The packaged models, or those of another index (models.json)."""
+    """The models of the package, or those of another index (models.json)."""
     here = Path(__file__)
     return Models(here.parent / CKPTS / here.stem / INDEX if model_file_path is None else Path(model_file_path)).eval()
 
 
 def load_inputs(file_paths: list[str], device_ids: list[str], model: Models) -> list[Tensor]:
-    """Log-mel features float32 (1, 1, mel, frame) of each file, as its device's model hears them: the first window,
-    zeros after its end."""
+    """Log-mel features, float32 (1, 1, mel, frame), of the first window of each file, for its device's model. A shorter
+    file is filled up with zeros."""
     if len(file_paths) != len(device_ids):
         raise ValueError(f"{len(file_paths)} files and {len(device_ids)} device ids; give one for each file")
     return [
@@ -76,18 +77,20 @@ def load_inputs(file_paths: list[str], device_ids: list[str], model: Models) -> 
     ]
 
 
-def get_model_for_device(model: Models, device_id: str) -> nn.Module:
+def get_model_for_device(model: Models, device_id: str) -> DeviceModel:
     """The network of a recording device."""
-    return model.devices[device_id if device_id in model.devices else GENERAL]
+    network = model.devices[device_id if device_id in model.devices else GENERAL]
+    assert isinstance(network, DeviceModel)
+    return network
 
 
 def predict(
     file_paths: list[str], device_ids: list[str], model_file_path: str | None = None, use_cuda: bool = False
 ) -> tuple[list[Tensor], list[str]]:
-    """Logits (labels,) of each file in the order given, and the scenes that they are of."""
+    """Logits (labels,) of each file, in the order given, and the scenes of the labels."""
     model = load_model(model_file_path).to("cuda" if use_cuda and torch.cuda.is_available() else "cpu")
     logits: list[Tensor] = [torch.empty(0)] * len(file_paths)
-    networks: dict[int, tuple[nn.Module, list[int]]] = {}
+    networks: dict[int, tuple[DeviceModel, list[int]]] = {}
     for index, device_id in enumerate(device_ids):
         network = get_model_for_device(model, device_id)
         networks.setdefault(id(network), (network, []))[1].append(index)
@@ -97,15 +100,15 @@ def predict(
             for start in range(0, len(indices), BATCH):
                 some = indices[start : start + BATCH]
                 features = torch.cat(load_inputs([file_paths[i] for i in some], [device_ids[i] for i in some], model))
-                for index, answer in zip(some, network(features.to(device)).cpu(), strict=True):
-                    logits[index] = answer
+                for index, row in zip(some, network(features.to(device)).cpu(), strict=True):
+                    logits[index] = row
     return logits, list(model.class_order)
 
 
-def _features(path: str, network: nn.Module) -> Tensor:
+def _features(path: str, network: DeviceModel) -> Tensor:
     fe, window = network.frontend, network.window
-    sound, rate = soundfile.read(path, dtype="float32", always_2d=True)
-    mono = sound.mean(axis=1, dtype=np.float32)
+    waveform, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    mono = waveform.mean(axis=1, dtype=np.float32)
     if rate != fe.sample_rate:
         mono = soxr.resample(mono, rate, fe.sample_rate)
     mono = np.clip(np.rint(mono * np.float32(PCM_SCALE)), -PCM_SCALE, PCM_SCALE - 1) / np.float32(PCM_SCALE)

@@ -1,5 +1,5 @@
-"""The meta file of a DCASE task 1 submission, filled from a manifest, counts and results; people fill in a TOML file
-for the rest."""
+"""The meta file of a DCASE task 1 submission: from manifests, counts, results, and a TOML file that the submitter fills
+in."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from edgekd.errors import InputError
 from edgekd.modelfile.manifest import Manifest
 from edgekd.report.yaml_text import dump
 
-TEMPLATE = """# What 'edgekd submission --system' asks of people. The rest comes from model files, counts and scores.
+TEMPLATE = """# Values that 'edgekd submission --system' needs from you. The rest comes from files, counts and scores.
 name = "Distilled int8 student"        # for the tables of results
 abbreviation = "edgekd"                # at most 10 characters
 source_code = ""                       # address of the training code, if it is public
@@ -29,7 +29,7 @@ institute = "Institute"
 department = ""
 location = "City, Country"
 
-[description]                          # takes the place of what the model files tell; the keys of the year's form
+[description]                          # replaces values from the model files; the keys of the year's form
 data_augmentation = ""                 # e.g. "freq-mixstyle, time rolling"
 external_data_usage = ""               # e.g. "pre-trained model"
 
@@ -44,7 +44,7 @@ external_data_usage = ""               # e.g. "pre-trained model"
 
 
 class Affiliation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Of an author."""
+    """The affiliation of an author."""
 
     institute: str
     abbreviation: str = ""
@@ -53,7 +53,7 @@ class Affiliation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Author(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One author. corresponding: whom to write to, true for exactly one."""
+    """One author. corresponding: true for exactly one author, who answers questions."""
 
     lastname: str
     firstname: str
@@ -71,13 +71,14 @@ class ExternalDataset(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class TrainingEnergy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """training: kWh of the whole training, None where nobody measured it."""
+    """training: kWh of the whole training, None where it was not measured."""
 
     training: float | None = None
 
 
-class System(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What people tell of a system. description: key of the form -> text, in the place of what the files tell."""
+class SystemDescription(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The values of a system that the submitter gives. description: key of the form -> text that replaces the value
+    from the model files."""
 
     name: str
     abbreviation: str
@@ -89,10 +90,10 @@ class System(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     external_datasets: tuple[ExternalDataset, ...] = ()
 
     def check(self, where: str, form: Form) -> None:
-        """Refuse what the organisers would refuse.
+        """Check the values against the form. where: the file's name, for errors.
 
         Raises:
-            InputError: naming key and value.
+            InputError: a value that the organisers would refuse; the error names key and value.
         """
         corresponding = sum(author.corresponding for author in self.authors)
         if corresponding != 1:
@@ -104,24 +105,24 @@ class System(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 f"{where}: abbreviation '{self.abbreviation}' has {len(self.abbreviation)} characters; give 1 to "
                 f"{MAX_ABBREVIATION}"
             )
-        strange = [key for key in self.description if key not in form.description]
-        if strange:
+        unknown = [key for key in self.description if key not in form.description]
+        if unknown:
             raise InputError(
-                f"{where}: [description] '{strange[0]}' is not in the form of {form.year} (it has "
+                f"{where}: [description] '{unknown[0]}' is not in the form of {form.year} (it has "
                 f"{', '.join(form.description)})"
             )
 
 
 class Energy(msgspec.Struct, frozen=True):
-    """kWh of judging the development-test set, or as many windows. baseline_inference: of the official baseline on the
-    same machine."""
+    """kWh of predicting the development-test set, or as many windows. baseline_inference: of the official baseline on
+    the same machine."""
 
     inference: float | None = None
     baseline_inference: float | None = None
 
     @property
     def normalised(self) -> float | None:
-        """Inference in units of the baseline's, None where one is missing."""
+        """Energy of inference divided by that of the baseline; None where one is missing."""
         return (
             self.inference / self.baseline_inference if self.inference is not None and self.baseline_inference else None
         )
@@ -130,7 +131,7 @@ class Energy(msgspec.Struct, frozen=True):
 def meta(
     form: Form,
     label: str,
-    system: System,
+    system: SystemDescription,
     models: Mapping[str, Manifest],
     complexity: Mapping[str, int],
     results: Mapping[str, Mapping[str, Any]],
@@ -141,11 +142,11 @@ def meta(
     Args:
         form: of the year.
         label: of the submission.
-        system: what people tell.
+        system: the submitter's values.
         models: by the form's keys.
         complexity: of the most complex model, by `form.complexity`.
         results: block of the form's `results` -> overall, class_wise, device_wise.
-        energy: measured.
+        energy: as measured.
     """
     main = models[main_key(models)]
     described = _description(main, models, form) | {
@@ -178,7 +179,7 @@ def meta_text(document: Mapping[str, Any], notes: Sequence[str]) -> str:
 
 
 def _description(main: Manifest, models: Mapping[str, Manifest], form: Form) -> dict[str, str | int | None]:
-    """What a manifest tells of a system."""
+    """The description of a system by its manifests."""
     taught = bool(main.provenance.teachers)
     int8 = main.precision == "int8"
     own = sorted(set(models) & set(RECORDERS))

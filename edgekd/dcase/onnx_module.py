@@ -1,8 +1,8 @@
-"""An exported .onnx file as a torch module that computes what the file says, with the file's own weights as its
-parameters.
+"""An exported .onnx file as a torch module, with the weights of the file as its parameters.
 
-Counters for torch see what the file holds: convolutions with int8 kernels and int32 biases, no copies in float. Values
-between ops are the file's integers, held in float32. Only the operators that edgekd writes are known.
+Counters for torch count what the file holds: convolutions with int8 kernels and int32 biases, without float copies.
+Values between operators are the file's integers, held in float32. Only the operators that edgekd writes are supported.
+The DCASE package holds a copy of this module, which therefore imports nothing of edgekd but its errors.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from edgekd.errors import InputError, MissingExtraError
 
 UINT8_MAX = 255
 CHANNELS = (-1, 1, 1, 1)
-"""Shape that a vector of one value per output channel needs beside a kernel."""
+"""Shape in which one value per output channel broadcasts over a kernel."""
 
 
 class Quant(NamedTuple):
@@ -29,8 +29,8 @@ class Quant(NamedTuple):
     zero_point: int
 
 
-class Step(NamedTuple):
-    """One op. run: values of its inputs -> value of its output."""
+class Operation(NamedTuple):
+    """One operator of the file. run: computes the output from the inputs."""
 
     inputs: tuple[str, ...]
     output: str
@@ -38,7 +38,11 @@ class Step(NamedTuple):
 
 
 class StoredConv2d(nn.Module):
-    """Convolution of real values with a kernel as stored, which is multiplied by its scale when it is used."""
+    """Convolution of real values. Its kernel is kept as the file stores it and multiplied by its scale when it is
+    used."""
+
+    scale: Tensor
+    bias_scale: Tensor
 
     def __init__(
         self,
@@ -70,14 +74,14 @@ class StoredConv2d(nn.Module):
 
 
 class OnnxFile(nn.Module):
-    """The network of a file.
+    """The network of an .onnx file.
 
     Args:
         content: bytes of the .onnx file.
-        source, output: quantisation of its input and output.
+        source, output: quantisation of the network's input and output.
 
     Raises:
-        InputError: no ONNX model, or an operator that edgekd does not write.
+        InputError: the file is no ONNX model, or has an operator that edgekd does not write.
         MissingExtraError: onnx is not installed.
     """
 
@@ -101,7 +105,7 @@ class OnnxFile(nn.Module):
         }
         self.convs, self.values = nn.ModuleList(), nn.ParameterList()
         self.stored: dict[str, int] = {}
-        self.steps: list[Step] = []
+        self.operations: list[Operation] = []
         for node in graph.node:
             attributes = {each.name: onnx.helper.get_attribute_value(each) for each in node.attribute}
             self._read(node.op_type, list(node.input), node.output[0], attributes)
@@ -117,10 +121,10 @@ class OnnxFile(nn.Module):
         }
         for name, index in self.stored.items():
             values[name] = self.values[index].float()
-        for step in self.steps:
-            values[step.output] = step.run(*(values[name] for name in step.inputs))
-        answer = values[self.output_name]
-        return answer if output.dtype == "float32" else (answer - output.zero_point) * output.scale
+        for operation in self.operations:
+            values[operation.output] = operation.run(*(values[name] for name in operation.inputs))
+        logits = values[self.output_name]
+        return logits if output.dtype == "float32" else (logits - output.zero_point) * output.scale
 
     def _read(self, kind: str, inputs: list[str], output: str, attributes: dict[str, Any]) -> None:
         if kind == "DequantizeLinear" and inputs[0] in self.constants and self.constants[inputs[0]].dtype != np.uint8:
@@ -130,7 +134,7 @@ class OnnxFile(nn.Module):
             weight, scale = self.reals[inputs[1]]
             bias, bias_scale = self.reals[inputs[2]] if len(inputs) > 2 else (None, None)
             self.convs.append(StoredConv2d(weight, scale, bias, bias_scale, attributes))
-            self.steps.append(Step((inputs[0],), output, self.convs[-1]))
+            self.operations.append(Operation((inputs[0],), output, self.convs[-1]))
             return
         if kind not in OPS:
             raise InputError(
@@ -141,32 +145,33 @@ class OnnxFile(nn.Module):
             if name in self.constants and name not in self.stored:
                 self.stored[name] = len(self.values)
                 self.values.append(nn.Parameter(torch.tensor(self.constants[name]), requires_grad=False))
-        self.steps.append(Step(tuple(tensors), output, run))
+        self.operations.append(Operation(tuple(tensors), output, run))
 
 
 def _quantize(x: Tensor, scale: float, zero_point: int) -> Tensor:
     return torch.clamp(torch.round(x / scale) + zero_point, 0, UINT8_MAX)
 
 
-Made = tuple[list[str], Callable[..., Tensor]]
+Computation = tuple[list[str], Callable[..., Tensor]]
+"""Names of the inputs that are tensors, and the function of them that computes the output."""
 Constants = dict[str, np.ndarray]
 
 
-def _quantize_op(inputs: list[str], _: dict[str, Any], constants: Constants) -> Made:
+def _quantize_op(inputs: list[str], _: dict[str, Any], constants: Constants) -> Computation:
     scale, zero_point = constants[inputs[1]].item(), constants[inputs[2]].item()
     return inputs[:1], lambda x: _quantize(x, scale, zero_point)
 
 
-def _dequantize_op(inputs: list[str], _: dict[str, Any], constants: Constants) -> Made:
+def _dequantize_op(inputs: list[str], _: dict[str, Any], constants: Constants) -> Computation:
     scale, zero_point = constants[inputs[1]].item(), constants[inputs[2]].item()
     return inputs[:1], lambda q: (q - zero_point) * scale
 
 
-def _max_pool(inputs: list[str], attributes: dict[str, Any], _: Constants) -> Made:
+def _max_pool(inputs: list[str], attributes: dict[str, Any], _: Constants) -> Computation:
     return inputs, lambda x: F.max_pool2d(x, tuple(attributes["kernel_shape"]), tuple(attributes["strides"]))
 
 
-def _average_pool(inputs: list[str], attributes: dict[str, Any], _: Constants) -> Made:
+def _average_pool(inputs: list[str], attributes: dict[str, Any], _: Constants) -> Computation:
     mel, frame, mel_end, frame_end = attributes.get("pads", (0, 0, 0, 0))
     pads = (frame, frame_end, mel, mel_end)
     return inputs, lambda x: F.avg_pool2d(
@@ -174,24 +179,24 @@ def _average_pool(inputs: list[str], attributes: dict[str, Any], _: Constants) -
     )
 
 
-def _pad(inputs: list[str], _: dict[str, Any], constants: Constants) -> Made:
+def _pad(inputs: list[str], _: dict[str, Any], constants: Constants) -> Computation:
     mel, frame, mel_end, frame_end = constants[inputs[1]].reshape(2, 4)[:, 2:].ravel().tolist()
     value = float(constants[inputs[2]])
     return inputs[:1], lambda x: F.pad(x, (frame, frame_end, mel, mel_end), value=value)
 
 
-def _slice(inputs: list[str], _: dict[str, Any], constants: Constants) -> Made:
+def _slice(inputs: list[str], _: dict[str, Any], constants: Constants) -> Computation:
     start, end, axis, step = (constants[name].item() for name in inputs[1:])
     index = (slice(None),) * axis + (slice(start, end, step),)
     return inputs[:1], lambda x: x[index]
 
 
-def _clip(inputs: list[str], _: dict[str, Any], constants: Constants) -> Made:
+def _clip(inputs: list[str], _: dict[str, Any], constants: Constants) -> Computation:
     least, most = (constants[name].item() for name in inputs[1:])
     return inputs[:1], lambda x: torch.clamp(x, least, most)
 
 
-OPS: dict[str, Callable[[list[str], dict[str, Any], Constants], Made]] = {
+OPS: dict[str, Callable[[list[str], dict[str, Any], Constants], Computation]] = {
     "QuantizeLinear": _quantize_op,
     "DequantizeLinear": _dequantize_op,
     "MaxPool": _max_pool,
@@ -207,5 +212,6 @@ OPS: dict[str, Callable[[list[str], dict[str, Any], Constants], Made]] = {
     "Add": lambda inputs, *_: (inputs, torch.add),
     "Mul": lambda inputs, *_: (inputs, torch.mul),
 }
-"""Operator -> from its inputs, attributes and the file's constants, which inputs are tensors and what is computed of
-them."""
+"""Operator -> a function of its inputs, its attributes and the file's constants that makes its computation."""
+KNOWN = frozenset(OPS) | {"Conv"}
+"""Every operator that edgekd writes, as in `edgekd.operators`, which this module cannot import."""

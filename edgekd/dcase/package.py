@@ -1,9 +1,9 @@
-"""The inference package of a DCASE 2025 submission: an installable folder that needs no edgekd, with the models of all
-recorders.
+"""The inference package of a DCASE 2025 submission: an installable folder with the models of all recorders, which needs
+no edgekd.
 
-Its module has the interface of the organisers' inference package; what it does is `edgekd.dcase.inference_module`,
-copied with the front end and the reader of .onnx files. Weights are integers as in the files, so that the organisers'
-script counts bytes as they are stored.
+Its module is a copy of `edgekd.dcase.inference_module`, which has the interface of the organisers' inference package.
+The front end and the reader of .onnx files are copied beside it. Weights are integers, as in the files, so that the
+organisers' script counts bytes as they are stored.
 """
 
 import ast
@@ -23,14 +23,15 @@ import torchinfo
 from edgekd import errors, frontend
 from edgekd.dcase import inference_module, onnx_module
 from edgekd.dcase.forms import GENERAL, SCENES, module_name, package_name
-from edgekd.dcase.inference_module import CKPTS, INDEX, Models
+from edgekd.dcase.inference_module import CKPTS, INDEX, DeviceModel, Models
 from edgekd.errors import InputError
 from edgekd.modelfile import container
 
 FOLDER = "inference"
-"""Of the package below the folder of a submission."""
+"""The package's folder inside that of a submission."""
 COPIED: tuple[ModuleType, ...] = (errors, frontend, onnx_module)
-OURS = re.compile(r"^from edgekd\.(?:\w+\.)*(\w+) import", re.MULTILINE)
+"""Modules of edgekd that are copied beside the inference module."""
+OUR_IMPORT = re.compile(r"^from edgekd\.(?:\w+\.)*(\w+) import", re.MULTILINE)
 NOTICE = "# From edgekd, under the Apache License 2.0.\n"
 REQUIREMENTS = ("numpy>=1.26", "msgspec>=0.19", "torch>=2.6", "onnx>=1.17", "soundfile>=0.13", "soxr>=0.5")
 RESOURCES, DUMMY = "resources", "dummy.wav"
@@ -40,7 +41,7 @@ FUNCTIONS = ("load_model", "load_inputs", "get_model_for_device", "predict")
 
 
 def package(label: str, models: Mapping[str, Path]) -> dict[str, bytes]:
-    """The files of the package of one submission, by their paths in its folder.
+    """Path in the package's folder -> contents, of the package of one submission.
 
     Args:
         label: of the submission.
@@ -90,13 +91,14 @@ def package(label: str, models: Mapping[str, Path]) -> dict[str, bytes]:
 
 
 def complexity(models: Path) -> dict[str, dict[str, int]]:
-    """What the organisers' script counts of each model of a package: key -> MACs by torchinfo, bytes of its parameters.
+    """The counts of the organisers' script for each model of a package: key -> MACs by torchinfo ("MACs"), bytes of the
+    parameters ("Params"), and their number ("count").
 
     Args:
         models: the index, models.json.
 
     Raises:
-        InputError: it is damaged, or one of its files.
+        InputError: the index or one of its files is damaged.
     """
     found = {}
     try:
@@ -107,6 +109,7 @@ def complexity(models: Path) -> dict[str, dict[str, int]]:
             "'edgekd submission'"
         ) from None
     for key, network in networks.devices.items():
+        assert isinstance(network, DeviceModel)
         shape = (1, 1, network.frontend.n_mels, network.frontend.frames(network.window))
         counted = torchinfo.summary(copy.deepcopy(network).float(), input_size=shape, verbose=0, device="cpu")
         parameters = [each for each in network.parameters() if isinstance(each, torch.Tensor)]
@@ -119,7 +122,8 @@ def complexity(models: Path) -> dict[str, dict[str, int]]:
 
 
 def missing_functions(module: Path) -> list[str]:
-    """Which functions of the organisers' interface a module does not define or import; all where it is no Python."""
+    """Functions of the organisers' interface that a module neither defines nor imports; all of them where it is no
+    Python."""
     try:
         tree = ast.parse(module.read_bytes())
     except (SyntaxError, ValueError, OSError):
@@ -132,8 +136,8 @@ def missing_functions(module: Path) -> list[str]:
 
 
 def _source(module: ModuleType) -> bytes:
-    """A module's text, with imports from beside it."""
-    return (NOTICE + OURS.sub(r"from .\1 import", inspect.getsource(module))).encode()
+    """A module's text, with imports of edgekd replaced by imports from the same folder."""
+    return (NOTICE + OUR_IMPORT.sub(r"from .\1 import", inspect.getsource(module))).encode()
 
 
 def _silence() -> bytes:
@@ -145,18 +149,40 @@ def _silence() -> bytes:
 
 def _project(name: str) -> str:
     requirements = "".join(f"    {json.dumps(each)},\n" for each in REQUIREMENTS)
-    return (
-        '[build-system]\nrequires = ["setuptools>=77"]\nbuild-backend = "setuptools.build_meta"\n\n[project]\nname ='
-        f' "{name}"\nversion = "0.1.0"\ndescription = "Inference package of a submission to DCASE 2025 task'
-        f' 1"\nrequires-python = "{PYTHON}"\ndependencies = [\n{requirements}]\n\n[tool.setuptools]\npackages ='
-        f' ["{name}", "{name}.{RESOURCES}"]\n\n[tool.setuptools.package-data]\n"{name}" ='
-        f' ["{CKPTS}/*/*"]\n"{name}.{RESOURCES}" = ["*.wav"]\n'
-    )
+    return f"""[build-system]
+requires = ["setuptools>=77"]
+build-backend = "setuptools.build_meta"
+
+[project]
+name = "{name}"
+version = "0.1.0"
+description = "Inference package of a submission to DCASE 2025 task 1"
+requires-python = "{PYTHON}"
+dependencies = [
+{requirements}]
+
+[tool.setuptools]
+packages = ["{name}", "{name}.{RESOURCES}"]
+
+[tool.setuptools.package-data]
+"{name}" = ["{CKPTS}/*/*"]
+"{name}.{RESOURCES}" = ["*.wav"]
+"""
 
 
 def _readme(name: str, label: str) -> str:
-    return (
-        f"# {name}\n\nInference package of {label} for DCASE 2025 task 1, written by edgekd. Models for recorders that"
-        f" have none are `{GENERAL}`.\n\n```sh\npip install .\n```\n\n```python\nfrom {name} import"
-        f' {module_name(label)} as api\n\nlogits, scenes = api.predict(["0.wav"], ["a"])\n```\n'
-    )
+    return f"""# {name}
+
+Inference package of {label} for DCASE 2025 task 1, written by edgekd. \
+Models for recorders that have none are `{GENERAL}`.
+
+```sh
+pip install .
+```
+
+```python
+from {name} import {module_name(label)} as api
+
+logits, scenes = api.predict(["0.wav"], ["a"])
+```
+"""

@@ -1,11 +1,13 @@
-"""What `edgekd bench` does: time model files in their engines, stage by stage, all of them interleaved in one run.
+"""`edgekd bench`: times of model files in their engines, stage by stage, all files interleaved in one run.
 
 Stages, each on one window of seeded noise, batch 1: the front end (`log_mel` of a whole window), the network
-(`run_quantized` on quantised features), and the pipeline (a waveform to a decision: both, with quantisation and
-softmax). Interleaving makes all files meet the same disturbances; the processor time of the calling thread is the
-steadier figure on a busy machine. A network between front ends finds its weights out of the nearest caches, as on a
-device; run again and again, as engines' own benchmarks do, it finds them there. Both are reported. Start-up and
-resident memory are taken in fresh interpreters that do what a device does: import, open the file, classify one window.
+(`run_quantized` on quantised features), and the pipeline (from a waveform to a decision: both, with quantisation and
+softmax). Interleaving exposes all files to the same disturbances. The processor time of the calling thread is the
+steadier figure on a busy machine.
+
+The network is timed twice. Between front ends its weights have left the nearest caches, as on a device; back to back,
+as in the engines' own benchmarks, they stay there. Start-up time and resident memory are those of fresh interpreters
+that do what a device does: import, open the file, classify one window.
 """
 
 import json
@@ -27,14 +29,14 @@ from edgekd.frontend import log_mel
 from edgekd.modelfile.engine import CPU_INFO, FLOAT, Model, open_model
 from edgekd.modelfile.manifest import Manifest
 from edgekd.runtime.decision import decide
-from edgekd.text import counted
+from edgekd.text import columns, counted
 
 PATTERNS = ("*.int8.tflite", "*.float.tflite", "*.int8.onnx", "*.float.onnx")
-"""What a folder stands for."""
+"""Files that are timed where a folder is given."""
 REPEATS = 300
 WARM_UP = 20
 BURST, BURST_WARM_UP = 50, 10
-"""Calls of one network back to back, and how many before them are not counted; files take turns at this too."""
+"""Calls of one network back to back, and calls before them that are not counted; bursts of the files alternate."""
 STARTS = 3
 """Fresh interpreters per file; the median of their times is reported."""
 START_TIMEOUT_S = 120
@@ -42,19 +44,19 @@ NOISE_SEED = 0
 NOISE_LEVEL = 0.1
 """Standard deviation of the waveform, 1 being full scale."""
 TOP = 3
-"""Labels in the decision at the end of the pipeline, as `listen` shows."""
+"""Labels in the decision at the end of the pipeline, as in `edgekd listen`."""
 PROC_STATUS, RESIDENT = Path("/proc/self/status"), "VmRSS:"
 EXTENSIONS = frozenset({"avx2", "avx512f", "avx512_vnni", "avx_vnni", "asimd", "asimddp", "i8mm"})
-"""Of an instruction set, what decides the speed of int8."""
+"""Extensions of instruction sets that decide the speed of int8."""
 CHILD = (
     "import sys; from edgekd.evaluation.bench import first_logits; print(first_logits(sys.argv[1], sys.argv[2],"
     " int(sys.argv[3])))"
 )
 
 
-class Times(msgspec.Struct, frozen=True):
-    """Milliseconds of one stage: wall clock, and processor time of the calling thread (with several threads of the
-    engine only a part)."""
+class StageTimes(msgspec.Struct, frozen=True):
+    """Percentiles of one stage in milliseconds: wall clock, and processor time of the calling thread, which is a part
+    where the engine has several threads."""
 
     p50: float
     p95: float
@@ -66,18 +68,19 @@ class Benchmark(msgspec.Struct, frozen=True):
     """`bench --json` of one file: fields may be added, never renamed.
 
     rss_mb: resident megabytes (10^6 bytes) of a fresh process after its first decision, null where the system does not
-    tell. start_s: from the start of such a process to its first logits. network_warm_ms: of the network back to back.
-    of_float, of_float_warm: p50 of `network_ms` and `network_warm_ms` over that of the float twin in the same run.
+    give it. start_s: seconds from the start of such a process to its first logits. network_warm_ms: of the network back
+    to back. of_float, of_float_warm: p50 of `network_ms` and `network_warm_ms` over that of the float twin in the same
+    run, null without one.
     """
 
     model: str
     engine: str
     threads: int
     precision: str
-    frontend_ms: Times
-    network_ms: Times
-    network_warm_ms: Times
-    pipeline_ms: Times
+    frontend_ms: StageTimes
+    network_ms: StageTimes
+    network_warm_ms: StageTimes
+    pipeline_ms: StageTimes
     of_float: float | None
     of_float_warm: float | None
     rss_mb: float | None
@@ -93,9 +96,9 @@ def bench(
 
     Args:
         models: files with manifests; a folder stands for its exported files (`PATTERNS`).
-        engine: a key of `engine.ENGINES`; None takes the one that opens each file.
+        engine: a key of `engine.ENGINES`; None chooses by the file.
         threads: of the engine.
-        repeats: turns; in each, every file runs every stage once.
+        repeats: number of turns; in each turn every file runs every stage once.
 
     Returns:
         One benchmark per file, in the order given.
@@ -149,37 +152,34 @@ def to_json(results: Sequence[Benchmark]) -> str:
 
 def to_text(results: Sequence[Benchmark]) -> str:
     """A table of milliseconds, one row per file."""
-    names = [Path(result.model).name for result in results]
-    width = max(map(len, names))
-    stages = ("network", "warm", "frontend", "pipeline")
-    lines = [
-        (
-            f"{results[0].machine}; {counted(results[0].threads, 'thread')}, batch 1, "
-            f"{counted(results[0].repeats, 'interleaved turn')}; milliseconds"
-        ),
-        " ".join(
-            [
-                f"{'':{width}}  {'engine':<12}",
-                *(f"{stage + ' p50':>12} {'p95':>8} {'cpu p50':>8}" for stage in stages),
-                f"{'of float':>9} {'warm':>6} {'rss MB':>7} {'start s':>8}",
-            ]
-        ),
+    first = results[0]
+    head = (
+        f"{first.machine}; {counted(first.threads, 'thread')}, batch 1,"
+        f" {counted(first.repeats, 'interleaved turn')}; milliseconds"
+    )
+    stages = [f"{stage} p50" for stage in ("network", "warm", "frontend", "pipeline")]
+    header = ["", "engine", *(title for stage in stages for title in (stage, "p95", "cpu p50"))]
+    return "\n".join(
+        [
+            head,
+            *columns(
+                [*header, "of float", "warm", "rss MB", "start s"],
+                [[Path(result.model).name, result.engine, *_cells(result)] for result in results],
+                left=2,
+            ),
+        ]
+    )
+
+
+def _cells(result: Benchmark) -> list[str]:
+    times = [result.network_ms, result.network_warm_ms, result.frontend_ms, result.pipeline_ms]
+    return [
+        *(f"{value:.3f}" for each in times for value in (each.p50, each.p95, each.cpu_p50)),
+        _shown(result.of_float, ".2f"),
+        _shown(result.of_float_warm, ".2f"),
+        _shown(result.rss_mb, ".1f"),
+        f"{result.start_s:.2f}",
     ]
-    for name, result in zip(names, results, strict=True):
-        times = [result.network_ms, result.network_warm_ms, result.frontend_ms, result.pipeline_ms]
-        lines.append(
-            " ".join(
-                [
-                    f"{name:{width}}  {result.engine:<12}",
-                    *(f"{each.p50:12.3f} {each.p95:8.3f} {each.cpu_p50:8.3f}" for each in times),
-                    (
-                        f"{_shown(result.of_float, '.2f'):>9} {_shown(result.of_float_warm, '.2f'):>6}"
-                        f" {_shown(result.rss_mb, '.1f'):>7} {result.start_s:8.2f}"
-                    ),
-                ]
-            )
-        )
-    return "\n".join(lines)
 
 
 def _shown(value: float | None, form: str) -> str:
@@ -190,7 +190,7 @@ def start(path: Path, engine: str, threads: int) -> tuple[float, float | None]:
     """Seconds from the start of a fresh process to its first logits, and its resident megabytes; medians of `STARTS`.
 
     Raises:
-        InputError: the process fails or does not answer.
+        InputError: the process fails or times out.
     """
     seconds, resident = [], []
     command = [sys.executable, "-P", "-c", CHILD, str(path), engine, str(threads)]
@@ -206,16 +206,16 @@ def start(path: Path, engine: str, threads: int) -> tuple[float, float | None]:
             raise InputError(
                 f"{path}: a fresh process cannot run this model ({reason}); open it with 'edgekd info'"
             ) from None
-        answer = json.loads(done.stdout)
-        seconds.append(answer["ready"] - began)
-        if answer["rss_mb"] is not None:
-            resident.append(answer["rss_mb"])
+        found = json.loads(done.stdout)
+        seconds.append(found["ready"] - began)
+        if found["rss_mb"] is not None:
+            resident.append(found["rss_mb"])
     return round(float(np.median(seconds)), 4), round(float(np.median(resident)), 1) if resident else None
 
 
 def first_logits(path: str, engine: str, threads: int) -> str:
-    """What the fresh process of `start` does: classify one window, then say when that was (`time.monotonic`) and what
-    it holds, as JSON."""
+    """The work of the fresh process of `start`: classify one window. JSON with "ready", the `time.monotonic` of its
+    logits, and "rss_mb", the resident megabytes after a run of all stages."""
     model = open_model(path, engine, threads)
     model.logits(log_mel(model.manifest.frontend, _noise(model.manifest))[None])
     ready = time.monotonic()
@@ -225,7 +225,7 @@ def first_logits(path: str, engine: str, threads: int) -> str:
 
 
 def machine() -> str:
-    """Board or processor, and of its instruction set what decides the speed of int8."""
+    """Name of the board or processor, and those of its `EXTENSIONS`."""
     fields: dict[str, str] = {}
     if CPU_INFO.exists():
         for line in CPU_INFO.read_text(errors="replace").splitlines():
@@ -248,12 +248,12 @@ def _inside(folder: Path) -> list[Path]:
 
 
 def _noise(manifest: Manifest) -> NDArray[np.float32]:
-    """One window, float32 (time,)."""
+    """One window of seeded noise, float32 (time,)."""
     return np.float32(NOISE_LEVEL) * np.random.default_rng(NOISE_SEED).standard_normal(manifest.window, np.float32)
 
 
 def stages_of(model: Model) -> dict[str, Callable[[], object]]:
-    """What is timed of one file."""
+    """Stage -> what is timed, for one file."""
     manifest, source, waveform = model.manifest, model.manifest.input, _noise(model.manifest)
     top = min(TOP, len(manifest.labels))
     features = log_mel(manifest.frontend, waveform)[None]  # (1, mel, frame)
@@ -272,8 +272,8 @@ def stages_of(model: Model) -> dict[str, Callable[[], object]]:
     }
 
 
-def _interleaved(stages: Sequence[dict[str, Callable[[], object]]], repeats: int) -> list[dict[str, Times]]:
-    """Every stage of every file once a turn; `WARM_UP` turns are not counted."""
+def _interleaved(stages: Sequence[dict[str, Callable[[], object]]], repeats: int) -> list[dict[str, StageTimes]]:
+    """Times of every stage of every file, run once a turn; the first `WARM_UP` turns are not counted."""
     taken: list[dict[str, list[tuple[float, float]]]] = [{name: [] for name in each} for each in stages]
     for turn in range(-WARM_UP, repeats):
         for each, kept in zip(stages, taken, strict=True):
@@ -284,14 +284,14 @@ def _interleaved(stages: Sequence[dict[str, Callable[[], object]]], repeats: int
     return [{name: _times(pairs) for name, pairs in kept.items()} for kept in taken]
 
 
-def _bursts(networks: Sequence[Callable[[], object]], repeats: int) -> list[Times]:
-    """Each network alone, back to back, the files taking turns of `BURST` calls."""
+def _bursts(networks: Sequence[Callable[[], object]], repeats: int) -> list[StageTimes]:
+    """Times of each network alone, back to back, in alternating bursts of `BURST` calls."""
     taken: list[list[tuple[float, float]]] = [[] for _ in networks]
-    for begun in range(0, repeats, BURST):
+    for done in range(0, repeats, BURST):
         for work, kept in zip(networks, taken, strict=True):
             for _ in range(BURST_WARM_UP):
                 work()
-            kept += [_timed(work) for _ in range(min(BURST, repeats - begun))]
+            kept += [_timed(work) for _ in range(min(BURST, repeats - done))]
     return [_times(pairs) for pairs in taken]
 
 
@@ -303,13 +303,13 @@ def _timed(work: Callable[[], object]) -> tuple[float, float]:
     return time.perf_counter() - began, cpu
 
 
-def _times(pairs: Sequence[tuple[float, float]]) -> Times:
+def _times(pairs: Sequence[tuple[float, float]]) -> StageTimes:
     wall, cpu = 1e3 * np.array(pairs).T
-    return Times(*(round(float(np.percentile(values, share)), 4) for values in (wall, cpu) for share in (50, 95)))
+    return StageTimes(*(round(float(np.percentile(values, share)), 4) for values in (wall, cpu) for share in (50, 95)))
 
 
 def _resident_mb() -> float | None:
-    """Of this process, now."""
+    """Resident megabytes of this process, None where the system does not give them."""
     if not PROC_STATUS.exists():
         return None
     fields = dict(line.split(maxsplit=1) for line in PROC_STATUS.read_text().splitlines() if line.startswith(RESIDENT))

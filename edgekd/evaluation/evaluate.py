@@ -1,4 +1,4 @@
-"""`edgekd evaluate`: runs an exported file in its engine over the clips of a store and scores it."""
+"""`edgekd evaluate`: scores of an exported file, run in its engine over the clips of a store."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,18 +9,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekd.data.audio.microphone_makes import MicSplit
-from edgekd.data.store.store import UNLABELLED, ClipStore, listing, windows
+from edgekd.data.audio.waveform import window_starts
+from edgekd.data.store.clips import UNLABELLED
+from edgekd.data.store.store import ClipStore
 from edgekd.errors import GateError, InputError
 from edgekd.evaluation.inference import hop_samples, window_logits
-from edgekd.evaluation.microphones import Microphones, ShiftReport, hear
-from edgekd.metrics.findings import Answers
+from edgekd.evaluation.microphones import Microphones, ShiftReport, evaluate_microphones
+from edgekd.metrics.predictions import LabelledPredictions
 from edgekd.metrics.scores import Evaluation, Scores, evaluate
 from edgekd.modelfile.engine import open_model
 from edgekd.modelfile.manifest import Manifest
-from edgekd.text import counted
+from edgekd.text import columns, counted, listing
 
 ALL_SPLITS = "all"
-"""What a report says for `split` when none was chosen."""
+"""`EvaluationReport.split` when no split was chosen."""
 
 
 @dataclass(frozen=True)
@@ -28,13 +30,17 @@ class EvaluationReport:
     """Scores of a model file, and what they were measured on.
 
     Attributes:
-        model: the file. split: split names joined by commas, or "all". engine: "litert" or "onnxruntime".
-        data: name of the data set; `synthetic` when a program made it.
-        scores: windows, clips, labels and recorders.
-        temperature: that divided the logits. fitted_here: whether it was fitted on some of these clips.
-        trained_here: whether all clips of the very store that the model was trained on are scored.
-        answers: what it was that is scored.
-        shift: the same clips through other microphones, where asked for.
+        model: path of the file.
+        split: names of splits joined by commas, or "all".
+        engine: "litert" or "onnxruntime".
+        data: name of the data set.
+        synthetic: whether a program made the data set.
+        scores: of windows, clips, labels and recorders.
+        temperature: divisor of the logits.
+        fitted_here: whether the temperature was fitted on some of these clips.
+        trained_here: whether these are all clips of the store that the model was trained on.
+        predictions: what `scores` are of.
+        shift: scores of the same clips through other microphones; None where none were given.
     """
 
     model: str
@@ -46,7 +52,7 @@ class EvaluationReport:
     temperature: float
     fitted_here: bool
     trained_here: bool
-    answers: Answers
+    predictions: LabelledPredictions
     shift: ShiftReport | None = None
 
     def to_json(self) -> bytes:
@@ -68,7 +74,7 @@ class EvaluationReport:
         )
 
     def where(self) -> str:
-        """In which engine and on what, in words."""
+        """Engine and clips, in words."""
         clips = self.scores.clips.count + self.scores.clips.silent
         which = (
             "all clips, whatever their split (choose with --split)"
@@ -80,13 +86,13 @@ class EvaluationReport:
         )
 
     def trained_note(self) -> str:
-        """What must be known of the clips, "" where nothing."""
+        """A warning that the model was trained on these clips, or ""."""
         if not self.trained_here:
             return ""
         return "the model was trained on some of these clips, which flatters all scores; choose others with --split"
 
     def fit_note(self) -> str:
-        """What must be known of the temperature, "" where nothing."""
+        """A warning that the temperature was fitted on these clips, or ""."""
         if not self.fitted_here:
             return ""
         return (
@@ -99,23 +105,23 @@ class EvaluationReport:
         lines = [
             f"{self.model} in {self.where()}",
             "",
-            f"{'':10}{'count':>8}{'silent':>8}{'accuracy':>10}{'macro':>8}{'log loss':>10}{'calibration':>13}",
-            _row("windows", self.scores.windows),
-            _row("clips", self.scores.clips),
+            *columns(
+                ["", "count", "silent", "accuracy", "macro", "log loss", "calibration"],
+                [_row("windows", self.scores.windows), _row("clips", self.scores.clips)],
+            ),
         ]
         lines += [note for note in (self.trained_note(), self.fit_note()) if note]
         for title, accuracies in (("label", self.scores.per_label), ("recorder", self.scores.per_recorder)):
             if accuracies:
-                width = max(len(name) for name in accuracies)
-                lines += ["", f"clip accuracy per {title}"]
-                lines += [f"  {name:{width}} {100 * accuracy:6.1f} %" for name, accuracy in accuracies.items()]
+                rows = [[name, f"{100 * accuracy:.1f} %"] for name, accuracy in accuracies.items()]
+                lines += ["", f"clip accuracy per {title}", *columns([], rows, indent="  ")]
         return "\n".join(lines if self.shift is None else [*lines, "", self.shift.to_text()])
 
     def require(self, min_accuracy: float | None, max_drop: float | None = None) -> None:
-        """Judge the clip accuracy, and that through the worst microphone.
+        """Fail where the clip accuracy, or that through the worst microphone, is too low.
 
         Raises:
-            GateError: it is below `min_accuracy`, 0..1; see `ShiftReport.require`.
+            GateError: the clip accuracy is below `min_accuracy`, 0..1; see `ShiftReport.require`.
         """
         accuracy = self.scores.clips.accuracy
         if min_accuracy is not None and accuracy < min_accuracy:
@@ -136,18 +142,18 @@ def evaluate_file(
     microphones: tuple[Path, MicSplit] | None = None,
     equalise: int | None = None,
 ) -> EvaluationReport:
-    """Run a model file over the clips of a store.
+    """Run a model file over the clips of a store and score it.
 
     Args:
         model_path: .tflite or .onnx with a manifest.
         data: the store.
-        splits: whose clips are taken; none takes all.
-        engine: None chooses by the file.
+        splits: names of splits to score; none scores all clips.
+        engine: a key of `engine.ENGINES`; None chooses by the file.
         hop: seconds between the starts of two windows of a clip.
         threads: of the engine.
-        min_accuracy: only checked to be a fraction here, before the work; `EvaluationReport.require` judges.
-        microphones: a folder of impulse responses, and which of its makes, that the clips are heard through as well.
-        equalise: clips of other splits that an equaliser of each microphone is made from; None uses none.
+        min_accuracy: is only checked to be a fraction, before the work; `EvaluationReport.require` applies it.
+        microphones: a folder of impulse responses and which of its makes to score the clips through as well.
+        equalise: number of clips of other splits from which an equaliser of each microphone is made; None uses none.
 
     Raises:
         InputError: a file or store that can't be read, of another sample rate or with other labels; an unknown split;
@@ -163,16 +169,16 @@ def evaluate_file(
     chosen = store.indices(splits) if splits else np.arange(len(store.clips))
     truth = match_labels(manifest, store, chosen, str(model_path))
     through = None if microphones is None else Microphones.read(*microphones, manifest.frontend.sample_rate)
-    starts = [windows(int(store.lengths[index]), manifest.window, step) for index in chosen]
+    starts = [window_starts(int(store.lengths[index]), manifest.window, step) for index in chosen]
     clip_of = np.repeat(np.arange(len(chosen)), [len(of_clip) for of_clip in starts])
     logits, silent = window_logits(model, window_waveforms(store, chosen, starts, manifest.window))
     clips = [store.clips[index] for index in chosen]
-    answers = Answers(
+    predictions = LabelledPredictions(
         logits,
         silent,
         clip_of,
         truth,
-        store.recordings(chosen),
+        store.group_ids(chosen),
         manifest.labels,
         tuple(clip.path for clip in clips),
         tuple(clip.recorder for clip in clips),
@@ -184,14 +190,16 @@ def evaluate_file(
         clip_of,
         truth,
         labels=manifest.labels,
-        recorders=answers.recorders,
+        recorders=predictions.recorders,
         temperature=manifest.temperature,
     )
     split = ",".join(splits) if splits else ALL_SPLITS
     fit = manifest.calibration
     fitted_here = fit is not None and fit.data_hash == store.hash and any(clip.split in fit.splits for clip in clips)
     trained_here = not splits and manifest.provenance.data_hash == store.hash
-    shift = None if through is None else hear(model, store, chosen, starts, answers, through, equalise)
+    shift = (
+        None if through is None else evaluate_microphones(model, store, chosen, starts, predictions, through, equalise)
+    )
     return EvaluationReport(
         str(model_path),
         split,
@@ -202,16 +210,16 @@ def evaluate_file(
         manifest.temperature,
         fitted_here,
         trained_here,
-        answers,
+        predictions,
         shift,
     )
 
 
 def check_labelled(store: ClipStore) -> None:
-    """Refuse a data set without labels.
+    """Raise an error for a data set without labels.
 
     Raises:
-        InputError: as said.
+        InputError: there are none.
     """
     if UNLABELLED in store.labels:
         raise InputError(
@@ -222,7 +230,7 @@ def check_labelled(store: ClipStore) -> None:
 def window_waveforms(
     store: ClipStore, clips: NDArray[np.int64], starts: Sequence[Sequence[int]], window: int
 ) -> Iterator[NDArray[np.float32]]:
-    """The windows of clips in order, float32 (window,) each; `starts` holds each clip's first samples."""
+    """Windows of clips in order, float32 (window,) each; `starts` holds the first samples of each clip's windows."""
     for index, of_clip in zip(clips, starts, strict=True):
         for start in of_clip:
             yield store.window(int(index), start, window)
@@ -237,7 +245,7 @@ def match_labels(manifest: Manifest, store: ClipStore, clips: NDArray[np.int64],
     """
     if store.sample_rate != manifest.frontend.sample_rate:
         raise InputError(
-            f"{store.path} holds audio at {store.sample_rate} Hz, {where} hears {manifest.frontend.sample_rate} Hz; "
+            f"{store.path} holds audio at {store.sample_rate} Hz, {where} expects {manifest.frontend.sample_rate} Hz; "
             f"prepare the store again with --sample-rate {manifest.frontend.sample_rate}"
         )
     position = {label: index for index, label in enumerate(manifest.labels)}
@@ -250,8 +258,13 @@ def match_labels(manifest: Manifest, store: ClipStore, clips: NDArray[np.int64],
     return np.array([position[store.clips[index].label] for index in clips], dtype=np.int64)
 
 
-def _row(name: str, scores: Scores) -> str:
-    return (
-        f"{name:10}{scores.count:8}{scores.silent:8}{100 * scores.accuracy:8.1f} %{100 * scores.macro_accuracy:6.1f} %"
-        f"{scores.log_loss:10.3f}{scores.calibration_error:13.4f}"
-    )
+def _row(name: str, scores: Scores) -> list[str]:
+    return [
+        name,
+        str(scores.count),
+        str(scores.silent),
+        f"{100 * scores.accuracy:.1f} %",
+        f"{100 * scores.macro_accuracy:.1f} %",
+        f"{scores.log_loss:.3f}",
+        f"{scores.calibration_error:.4f}",
+    ]

@@ -1,4 +1,4 @@
-"""Runs a model file over windows of audio: numpy front end, engine, logits. What the device does, in batches."""
+"""Logits of a model file for windows of audio, by the numpy front end and the engine, in batches."""
 
 from collections.abc import Iterable
 from itertools import islice
@@ -12,17 +12,17 @@ from edgekd.frontend import log_mel
 from edgekd.modelfile.manifest import Manifest
 
 BATCH = 64
-"""Windows whose features are held at once."""
+"""Windows whose features are in memory at once."""
 
 Waveform = NDArray[np.float32]
 
 
-class Model(Protocol):
-    """What is needed of an opened model; `edgekd.modelfile.engine.open_model` gives one."""
+class RunnableModel(Protocol):
+    """What inference needs of a model; `edgekd.modelfile.engine.Model` has it."""
 
     @property
     def manifest(self) -> Manifest:
-        """What travels in the file."""
+        """The manifest in the file."""
         ...
 
     def logits(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -30,8 +30,8 @@ class Model(Protocol):
         ...
 
 
-def window_logits(model: Model, waveforms: Iterable[Waveform]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Logits of windows, and which of them are digital silence (all samples zero). The network never runs on silence.
+def window_logits(model: RunnableModel, waveforms: Iterable[Waveform]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Logits of windows, and which windows are digital silence (all samples zero). The network does not run on those.
 
     Args:
         model: an opened model file.
@@ -58,7 +58,7 @@ def hop_samples(manifest: Manifest, hop: float) -> int:
     """Samples between the starts of two windows.
 
     Args:
-        manifest: of the model that hears them.
+        manifest: of the model.
         hop: seconds.
 
     Raises:

@@ -1,9 +1,8 @@
-"""`edgekd evaluate --microphones`: the clips of an evaluation once more, through the impulse responses of other
-microphones.
+"""`edgekd evaluate --microphones`: scores of the same clips through the impulse responses of other microphones.
 
-Each window is heard as it would be if the microphone had heard the whole clip: what sounded before it rings on into it.
-Nothing is clipped or rounded. The audio is read once, and transformed once for all microphones. With `--equalise` each
-is put behind an equaliser first, made from clips of other splits.
+Each window is a part of the whole clip's convolution with the impulse response: samples before the window ring on into
+it. Nothing is clipped or rounded. The audio is read once, and transformed once for all microphones. With `--equalise`
+each microphone is corrected by an equaliser, made from clips of other splits.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,49 +14,53 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekd.data.audio.impulse_responses import load_responses, response_files
-from edgekd.data.audio.microphone_makes import TEST, Made, MicSplit, mic_split
-from edgekd.data.store.store import ClipStore, windows
+from edgekd.data.audio.microphone_makes import DEFAULT_SPLIT, MicrophoneFile, MicSplit, parse_mic_split
+from edgekd.data.audio.waveform import window_starts
+from edgekd.data.store.store import ClipStore
 from edgekd.errors import GateError, InputError
 from edgekd.evaluation.inference import BATCH
 from edgekd.frontend import log_mel
-from edgekd.metrics.findings import Answers
-from edgekd.metrics.microphones import DeviceShift, Group, Microphone, Paired, device_shift
+from edgekd.metrics.microphones import DeviceShift, MakeShift, MicrophoneShift, PairedAccuracy, device_shift
+from edgekd.metrics.predictions import LabelledPredictions
 from edgekd.modelfile.engine import Model
-from edgekd.modelfile.equaliser import BandMean, colour, equalised
-from edgekd.text import counted
+from edgekd.modelfile.equaliser import BandMean, band_gains, with_gains
+from edgekd.text import columns, counted
 
 Floats = NDArray[np.float32]
 FFT_BLOCK = 4096
-"""Samples of a transform are a multiple of this, which keeps their number's factors small."""
-WHICH: dict[MicSplit, str] = {"all": "all of them", "train": "those for training", "test": "those for tests"}
+"""The length of a transform is a multiple of this number of samples, which keeps its prime factors small."""
+SPLIT_WORDS: dict[MicSplit, str] = {"all": "all of them", "train": "those for training", "test": "those for tests"}
 HEADER = ("", "make", "clips", "difference", "lost", "gained", "windows", "difference")
-
 EQUALISE_SEED = 0
-"""Chooses the clips that equalisers are made from."""
-
+"""Seed of the choice of clips from which equalisers are made."""
 NOTE = (
     "Differences from the clips as they are in points, with the 95 % interval of a bootstrap over the recordings of"
-    " both; lost and gained are clips. The worst of many is in part chance."
+    " both; lost and gained are clips. The worst of many is so in part by chance."
 )
 
 
 @dataclass(frozen=True)
 class Microphones:
-    """Those to hear through, read. folder, split: where they come from. files: with their makes. responses: float32
-    (microphones, taps)."""
+    """Impulse responses of microphones.
+
+    Attributes:
+        folder, split: where they come from.
+        files: with their makes.
+        responses: float32 (microphones, taps).
+    """
 
     folder: Path
     split: MicSplit
-    files: Sequence[Made]
+    files: Sequence[MicrophoneFile]
     responses: NDArray[np.float32]
 
     @classmethod
     def read(cls, folder: Path, split: MicSplit, sample_rate: int) -> "Microphones":
-        """Of a folder of impulse responses.
+        """The microphones of a folder of impulse responses.
 
         Args:
             folder: see `edgekd.data.audio.impulse_responses`.
-            split: "test" takes those that `augment.ir_split = "train"` leaves; see
+            split: "test" is all makes that `augment.ir_split = "train"` leaves out; see
                 `edgekd.data.audio.microphone_makes`.
             sample_rate: Hz of the model's front end.
 
@@ -70,21 +73,26 @@ class Microphones:
 
 @dataclass(frozen=True)
 class ShiftReport:
-    """What came of `microphones`, which `found` is of. equalised: clips that the equaliser of each was made from, None
-    without."""
+    """Scores through microphones.
+
+    Attributes:
+        microphones: which.
+        found: the scores.
+        equalised: number of clips from which the equaliser of each microphone was made; None without equalisers.
+    """
 
     microphones: Microphones
     found: DeviceShift
     equalised: int | None = None
 
     def where(self) -> str:
-        """What the clips were heard through, in words."""
-        behind = (
+        """Number and source of the microphones, in words."""
+        equalised = (
             "" if self.equalised is None else f", each equalised by {counted(self.equalised, 'clip')} of other splits"
         )
         return (
             f"{len(self.found.microphones)} microphones of {len(self.found.makes)} makes,"
-            f" {WHICH[self.microphones.split]}, in {self.microphones.folder}{behind}"
+            f" {SPLIT_WORDS[self.microphones.split]}, in {self.microphones.folder}{equalised}"
         )
 
     def to_builtins(self) -> dict[str, Any]:
@@ -106,7 +114,7 @@ class ShiftReport:
         }
 
     def rows(self) -> list[list[str]]:
-        """Of `HEADER`: as the clips are, each microphone, the mean and the worst."""
+        """Rows under `HEADER`: the clips as they are, each microphone, the mean and the worst."""
         found, worst, make = self.found, self.found.worst, self.found.worst_make
         return [
             ["as they are", "", _share(found.clips), "", "", "", _share(found.windows), ""],
@@ -118,24 +126,13 @@ class ShiftReport:
 
     def to_text(self) -> str:
         """A table for people."""
-        table = [list(HEADER), *self.rows()]
-        widths = [max(len(row[column]) for row in table) for column in range(len(HEADER))]
-        lines = [f"through {self.where()}"]
-        lines += [
-            "  "
-            + "  ".join(
-                cell.ljust(width) if column < 2 else cell.rjust(width)
-                for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-            ).rstrip()
-            for row in table
-        ]
-        return "\n".join([*lines, NOTE])
+        return "\n".join([f"through {self.where()}", *columns(HEADER, self.rows(), left=2, indent="  "), NOTE])
 
     def require(self, max_drop: float | None) -> None:
-        """Judge the worst microphone.
+        """Fail where the clip accuracy through the worst microphone is too low.
 
         Raises:
-            GateError: its clip accuracy is more than `max_drop`, 0..1, below that of the clips as they are.
+            GateError: it is more than `max_drop`, 0..1, below that of the clips as they are.
         """
         worst = self.found.worst
         drop = self.found.clips - worst.clips.accuracy
@@ -145,13 +142,13 @@ class ShiftReport:
             )
 
 
-def asked(
+def microphone_options(
     folder: Path | None, split: str | None, max_drop: float | None, equalise: int | None
 ) -> tuple[Path, MicSplit] | None:
-    """What the options of the command line ask for: a folder, and which of its makes; None where nothing.
+    """The folder and the split of the options of the command line; None without a folder.
 
     Raises:
-        InputError: an unknown split, a `max_drop` that is no fraction, `equalise` by no clip, or any of them without a
+        InputError: an unknown split, a `max_drop` that is no fraction, `equalise` below 1, or any of them without a
             folder.
     """
     if equalise is not None and equalise < 1:
@@ -168,79 +165,81 @@ def asked(
                     " responses"
                 )
         return None
-    return folder, mic_split(TEST if split is None else split)
+    return folder, parse_mic_split(DEFAULT_SPLIT if split is None else split)
 
 
-def hear(
+def evaluate_microphones(
     model: Model,
     store: ClipStore,
     clips: NDArray[np.int64],
     starts: Sequence[Sequence[int]],
-    answers: Answers,
+    predictions: LabelledPredictions,
     microphones: Microphones,
     equalise: int | None = None,
 ) -> ShiftReport:
-    """Run a model over the windows of clips through every microphone.
+    """Scores of a model on the windows of clips through every microphone.
 
     Args:
         model: an opened model file.
         store: where the audio is.
-        clips: (clips,) indices that `answers` are of.
-        starts: first samples of the windows of each.
-        answers: what the model says of the clips as they are.
-        microphones: to hear through.
-        equalise: other clips that an equaliser of each microphone is made from; None uses none.
+        clips: (clips,) indices that `predictions` are of.
+        starts: first samples of the windows of each clip.
+        predictions: of the clips as they are.
+        microphones: through which.
+        equalise: number of other clips from which an equaliser of each microphone is made; None uses none.
 
     Raises:
-        InputError: too few other clips, or nothing but silence; a model that does not tell its mean spectrum.
+        InputError: too few other clips, or nothing but silence in them; a model without a mean spectrum.
     """
-    places = [(int(clip), start) for clip, of_clip in zip(clips, starts, strict=True) for start in of_clip]
-    sounding = np.flatnonzero(~answers.silent)
+    positions = [(int(clip), start) for clip, of_clip in zip(clips, starts, strict=True) for start in of_clip]
+    sounding = np.flatnonzero(~predictions.silent)
     window, labels, fe = model.manifest.window, len(model.manifest.labels), model.manifest.frontend
     models = (
         [model] * len(microphones.files) if equalise is None else _equalised(model, store, clips, microphones, equalise)
     )
-    logits = np.zeros((len(microphones.files), len(places), labels), np.float32)
-    for first, _, through in _heard(store, [places[each] for each in sounding], window, microphones):
-        for said, behind, waveforms in zip(logits, models, through, strict=True):
-            said[sounding[first : first + len(waveforms)]] = behind.logits(log_mel(fe, waveforms))
-    found = device_shift(answers, logits, [(path.stem, make) for path, make in microphones.files])
+    logits = np.zeros((len(microphones.files), len(positions), labels), np.float32)
+    for first, _, through in _convolved(store, [positions[each] for each in sounding], window, microphones):
+        for of_microphone, own, waveforms in zip(logits, models, through, strict=True):
+            of_microphone[sounding[first : first + len(waveforms)]] = own.logits(log_mel(fe, waveforms))
+    found = device_shift(predictions, logits, [(path.stem, make) for path, make in microphones.files])
     return ShiftReport(microphones, found, equalise)
 
 
 def _equalised(
-    model: Model, store: ClipStore, judged: NDArray[np.int64], microphones: Microphones, count: int
+    model: Model, store: ClipStore, scored: NDArray[np.int64], microphones: Microphones, count: int
 ) -> list[Model]:
-    """The model behind an equaliser of each microphone, which heard `count` clips beside the judged ones, without their
-    labels."""
+    """The model with an equaliser of each microphone, made from `count` clips that are not scored; no label is used."""
     window, fe = model.manifest.window, model.manifest.frontend
-    others = np.setdiff1d(np.arange(len(store.clips)), judged)
+    others = np.setdiff1d(np.arange(len(store.clips)), scored)
     if len(others) < count:
         raise InputError(
-            f"--equalise {count}: {counted(len(others), 'clip')} of {store.path} beside those that are judged; name"
-            " what is judged with --split, or give a smaller number"
+            f"--equalise {count}: {counted(len(others), 'clip')} of {store.path} are not scored; choose fewer"
+            " scored clips with --split, or give a smaller number"
         )
-    heard = np.sort(np.random.default_rng(EQUALISE_SEED).choice(others, count, replace=False))
-    places = [(int(clip), start) for clip in heard for start in windows(int(store.lengths[clip]), window, window)]
+    chosen = np.sort(np.random.default_rng(EQUALISE_SEED).choice(others, count, replace=False))
+    positions = [
+        (int(clip), start) for clip in chosen for start in window_starts(int(store.lengths[clip]), window, window)
+    ]
     means = [BandMean(fe) for _ in microphones.files]
-    for _, plain, through in _heard(store, places, window, microphones):
-        sounding = means[0].sounding(log_mel(fe, plain))  # a response rings on into digital silence
+    for _, plain, through in _convolved(store, positions, window, microphones):
+        # of the clips as they are: a response rings on into digital silence
+        sounding = means[0].not_silent(log_mel(fe, plain))
         for mean, waveforms in zip(means, through, strict=True):
             mean.add(log_mel(fe, waveforms), sounding)
-    return [equalised(model, colour(model.manifest, mean.value())) for mean in means]
+    return [with_gains(model, band_gains(model.manifest, mean.value())) for mean in means]
 
 
-def _heard(
-    store: ClipStore, places: Sequence[tuple[int, int]], window: int, microphones: Microphones
+def _convolved(
+    store: ClipStore, positions: Sequence[tuple[int, int]], window: int, microphones: Microphones
 ) -> Iterator[tuple[int, Floats, Iterator[Floats]]]:
-    """Windows of a store batch by batch, float32 (batch, window), as they are and through one microphone after the
-    other; and the place of the batch's first among `places`, (clip, first sample) each."""
+    """Windows at positions (clip, first sample), batch by batch: the index of the batch's first position, its windows
+    float32 (batch, window) as they are, and the same through one microphone after the other."""
     memory = microphones.responses.shape[1] - 1  # samples before a window that ring on into it
     size = -(-(memory + window) // FFT_BLOCK) * FFT_BLOCK
     responses = np.fft.rfft(microphones.responses, size)  # (microphones, bins)
-    for first in range(0, len(places), BATCH):
+    for first in range(0, len(positions), BATCH):
         contexts = np.stack(
-            [_with_past(store, *place, window=window, memory=memory) for place in places[first : first + BATCH]]
+            [_with_past(store, *each, window=window, memory=memory) for each in positions[first : first + BATCH]]
         )
         spectrum = np.fft.rfft(contexts, size)  # (batch, bins)
         yield (
@@ -254,24 +253,24 @@ def _heard(
 
 
 def _with_past(store: ClipStore, clip: int, start: int, *, window: int, memory: int) -> Floats:
-    """(memory + window,) a window with the samples before it, zeros before the clip's first."""
+    """(memory + window,) a window and the samples before it, with zeros before the clip's first sample."""
     past = min(start, memory)
     return np.pad(store.window(clip, start - past, past + window), (memory - past, 0))
 
 
-def _named(each: Microphone | Group) -> dict[str, Any]:
+def _named(each: MicrophoneShift | MakeShift) -> dict[str, Any]:
     return {"name": each.name} | _figures(each)
 
 
-def _figures(each: Microphone | Group) -> dict[str, Any]:
-    def of(paired: Paired) -> dict[str, Any]:
+def _figures(each: MicrophoneShift | MakeShift) -> dict[str, Any]:
+    def of(paired: PairedAccuracy) -> dict[str, Any]:
         return {"accuracy": paired.accuracy, "difference": paired.difference}
 
     return {"clips": of(each.clips), "windows": of(each.windows)}
 
 
-def _row(name: str, make: str, each: Microphone | Group) -> list[str]:
-    counts = [str(each.lost), str(each.gained)] if isinstance(each, Microphone) else ["", ""]
+def _row(name: str, make: str, each: MicrophoneShift | MakeShift) -> list[str]:
+    counts = [str(each.lost), str(each.gained)] if isinstance(each, MicrophoneShift) else ["", ""]
     return [
         name,
         make,
@@ -287,6 +286,6 @@ def _share(accuracy: float) -> str:
     return f"{100 * accuracy:.1f} %"
 
 
-def _points(each: Paired) -> str:
+def _points(each: PairedAccuracy) -> str:
     difference = each.difference
     return f"{100 * difference.mean:+.1f} ({100 * difference.low:+.1f} to {100 * difference.high:+.1f})"

@@ -1,30 +1,27 @@
-"""`edgekd predict`: runs a model file over a folder of recordings and writes one row of probabilities per file."""
+"""`edgekd predict`: a model file over a folder of recordings, with one row of probabilities per file."""
 
-import csv
-import io
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from edgekd.data.audio.decode import decode, is_audio
-from edgekd.data.audio.parallel import in_order
-from edgekd.data.store.store import listing, to_waveform, windows
+from edgekd.data.audio.parallel import map_in_order
+from edgekd.data.audio.waveform import to_waveform, window_starts
 from edgekd.errors import InputError
-from edgekd.evaluation.inference import Model, Waveform, hop_samples, window_logits
+from edgekd.evaluation.inference import RunnableModel, Waveform, hop_samples, window_logits
 from edgekd.files import output_file
-from edgekd.metrics.scores import clip_probabilities, softmax
+from edgekd.metrics.scores import clip_means, softmax
 from edgekd.modelfile.engine import open_model
 from edgekd.modelfile.equaliser import with_equaliser
-from edgekd.text import counted
+from edgekd.text import counted, csv_bytes, listing
 
 PROBABILITY_FORMAT = ".6f"
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """One file. label and probabilities (float64 (labels,)) are None where the file is digital silence from end to
-    end."""
+    """One file. label, and probabilities float64 (labels,); both None where all windows are digital silence."""
 
     filename: str
     label: str | None
@@ -33,10 +30,11 @@ class Prediction:
 
 @dataclass(frozen=True)
 class PredictReport:
-    """What was written.
+    """Result of `predict_folder`.
 
     Attributes:
-        csv: the file. rows: files in it.
+        csv: the file that was written.
+        rows: number of files in it.
         silent: names of files of digital silence, whose label and probabilities are empty.
         unreadable: one message per file that was left out.
     """
@@ -75,13 +73,13 @@ def predict_folder(
 
     Args:
         model_path: .tflite or .onnx with a manifest.
-        folder: searched through all levels, in name order; or a single audio file.
+        folder: with all its subfolders, in name order; or a single audio file.
         csv_path: the result; file names in it are relative to `folder`.
-        engine: None chooses by the file.
+        engine: a key of `engine.ENGINES`; None chooses by the file.
         hop: seconds between the starts of two windows of a file.
         threads: of the engine.
         force: replace a CSV that exists.
-        equaliser: a file of `edgekd equalise` for the microphone that recorded them.
+        equaliser: a file of `edgekd equalise` for the microphone of the recordings.
 
     Raises:
         InputError: no audio file, none readable, a CSV that exists or can't be written, or a damaged model.
@@ -103,7 +101,7 @@ def predict_folder(
         except InputError as error:
             return error
 
-    for path, waveform in zip(files, in_order(read, files), strict=True):
+    for path, waveform in zip(files, map_in_order(read, files), strict=True):
         if isinstance(waveform, InputError):
             unreadable.append(str(waveform))
         else:
@@ -134,29 +132,29 @@ def audio_files(folder: Path) -> list[Path]:
 
 
 def write_csv(path: Path, labels: tuple[str, ...], predictions: list[Prediction]) -> None:
-    """Write a row of each prediction.
+    """Write a row for each prediction.
 
     Raises:
-        InputError: the place can't be written.
+        InputError: the file can't be written.
     """
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["filename", "label", *labels])
+    rows = []
     for prediction in predictions:
         known = prediction.probabilities
         values = [""] * len(labels) if known is None else [format(value, PROBABILITY_FORMAT) for value in known]
-        writer.writerow([prediction.filename, prediction.label or "", *values])
-    with output_file(path, "--csv") as whole:
-        whole.write_bytes(text.getvalue().encode("utf-8", "surrogateescape"))
+        rows.append([prediction.filename, prediction.label or "", *values])
+    # names of files need not be UTF-8
+    table = csv_bytes(["filename", "label", *labels], rows, errors="surrogateescape")
+    with output_file(path, "--csv") as unfinished:
+        unfinished.write_bytes(table)
 
 
-def _predict(model: Model, filename: str, waveform: Waveform, step: int) -> Prediction:
-    """Mean of the probabilities of a recording's windows; a recording shorter than a window is padded with zeros."""
+def _predict(model: RunnableModel, filename: str, waveform: Waveform, step: int) -> Prediction:
+    """The prediction of a recording; one shorter than a window is padded with zeros."""
     window = model.manifest.window
     padded = np.pad(waveform, (0, max(0, window - len(waveform))))
-    starts = windows(len(padded), window, step)
+    starts = window_starts(len(padded), window, step)
     logits, silent = window_logits(model, (padded[start : start + window] for start in starts))
-    clips, silent_clips = clip_probabilities(
+    clips, silent_clips = clip_means(
         softmax(logits, model.manifest.temperature), silent, np.zeros(len(starts), np.int64), 1
     )
     if silent_clips[0]:

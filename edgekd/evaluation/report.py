@@ -1,5 +1,5 @@
-"""`edgekd evaluate --report`: gathers what the page of a model file tells, and writes it. What a page looks like is
-`evaluate.report`'s."""
+"""`edgekd evaluate --report`: the content of the page of an evaluated model file, and its writing. `edgekd.report.page`
+lays it out."""
 
 import tempfile
 from dataclasses import dataclass
@@ -7,15 +7,14 @@ from pathlib import Path
 
 import msgspec
 
-from edgekd.complexity import counts as ledger
 from edgekd.complexity import gate
 from edgekd.complexity.check import DEFAULT_TARGET
-from edgekd.complexity.counts import Ledger
+from edgekd.complexity.counts import ModelCounts, count_model
 from edgekd.complexity.gate import listed
-from edgekd.complexity.latency import NOTHING, Bench, from_bench
-from edgekd.complexity.reports.document import Checked
-from edgekd.complexity.reports.names import brief, number, used
-from edgekd.complexity.reports.table import verdict_line
+from edgekd.complexity.latency import NOT_MEASURED, StoredBench, from_bench
+from edgekd.complexity.reports.document import CheckResult
+from edgekd.complexity.reports.formatting import brief, number, used
+from edgekd.complexity.reports.rows import verdict_line
 from edgekd.complexity.target import Target, load_target
 from edgekd.data.store.store import AUDIO_FILE, INFO_FILE, TABLE_FILE
 from edgekd.errors import EdgekdError, InputError, MissingExtraError
@@ -23,7 +22,7 @@ from edgekd.evaluation.bench import Benchmark, bench
 from edgekd.evaluation.evaluate import EvaluationReport
 from edgekd.evaluation.microphones import HEADER, NOTE, ShiftReport
 from edgekd.files import output_file, unwritable
-from edgekd.metrics.findings import find
+from edgekd.metrics.analysis import analyse
 from edgekd.modelfile.container import read_manifest
 from edgekd.report.model_info import rows
 from edgekd.report.page import (
@@ -38,76 +37,83 @@ from edgekd.report.page import (
     score_tiles,
     sentence,
 )
-from edgekd.report.sections import Section, Table
+from edgekd.report.sections import Section, TableSection
 from edgekd.text import counted
 
 BENCH_REPEATS = 50
-"""Turns of the short benchmark on a page."""
+"""Turns of the short benchmark for a page."""
 STAGES = {
     "front end": "frontend_ms",
     "network": "network_ms",
-    "network, again and again": "network_warm_ms",
+    "network, back to back": "network_warm_ms",
     "whole pipeline": "pipeline_ms",
 }
-"""Of a benchmark, in words."""
+"""Stage in words -> field of `Benchmark`."""
 TILES = {"param_bytes": ("parameters", "B"), "macs": ("MACs a window", "")}
-"""Budgets that stand at the head of a page: name and unit there."""
+"""Budgets with a tile at the head of the page -> its name and unit."""
 
 
 @dataclass(frozen=True)
-class Plan:
-    """A page that can be written. counts: what the model costs, judged by target; None where `why` says why that is not
-    known."""
+class ReportPlan:
+    """A page that can be written.
+
+    Attributes:
+        out: the file.
+        model: the evaluated model file.
+        target: whose budgets the counts are compared with.
+        counts: cost of the model; None where it cannot be counted.
+        why: reason why `counts` is None.
+    """
 
     out: Path
     model: Path
     target: Target
-    counts: Ledger | None
+    counts: ModelCounts | None
     why: str = ""
 
     def write(self, report: EvaluationReport, threads: int = 1) -> None:
-        """Time the model, and write the page of what was found of it.
+        """Time the model and write the page of its evaluation.
 
         Raises:
             InputError: the file cannot be written.
         """
         page = render(page_of(self, report, _timed(self.model, report.engine, threads)))
-        with output_file(self.out, "--report") as whole:
-            whole.write_bytes(page)
+        with output_file(self.out, "--report") as unfinished:
+            unfinished.write_bytes(page)
 
 
-def planned(out: Path | None, model: Path, data: Path, target: str | None, *, force: bool) -> Plan | None:
-    """Find out whether a page can be written, before anything slow is begun; None where none is asked for.
+def plan_report(out: Path | None, model: Path, data: Path, target: str | None, *, force: bool) -> ReportPlan | None:
+    """Check that a page can be written, before anything slow begins; None without `out`.
 
     Args:
         out: the file.
-        model, data: what is evaluated on what, which no page may replace.
-        target: name or path of the target that judges; None takes `DEFAULT_TARGET`.
+        model, data: the evaluated model and the store, which the page must not replace.
+        target: name or path of the target whose budgets are used; None takes `DEFAULT_TARGET`.
         force: replace a file that exists.
 
     Raises:
-        InputError: an unknown target, a model that cannot be counted, a file in the way or a place that cannot be
-            written; options that are of no use without a page.
+        InputError: an unknown target, a model that cannot be counted, a path that exists or cannot be written; options
+            that mean nothing without a page.
     """
     if out is None:
         if target is not None or force:
             option = "--force" if force else f"--target {target}"
-            raise InputError(f"{option} without --report FILE, which it is for; name the page to write")
+            raise InputError(f"{option} without --report FILE, which it needs; name the page to write")
         return None
-    check_place(out, model, data, force=force)
+    check_report_path(out, model, data, force=force)
     chosen = load_target(target or DEFAULT_TARGET)
     try:
-        counts = ledger.count(model)
+        counts = count_model(model)
     except MissingExtraError as error:
-        return Plan(out, model, chosen, None, str(error))
-    return Plan(out, model, chosen, counts)
+        return ReportPlan(out, model, chosen, None, str(error))
+    return ReportPlan(out, model, chosen, counts)
 
 
-def check_place(out: Path, model: Path, data: Path, *, force: bool) -> None:
-    """Refuse a place where no page can be written, or where it would replace what is evaluated.
+def check_report_path(out: Path, model: Path, data: Path, *, force: bool) -> None:
+    """Check that a page can be written to a path.
 
     Raises:
-        InputError: why not.
+        InputError: it is a folder, part of what is evaluated, exists without `force`, or cannot be written.
     """
     taken = {model.resolve(), *((data / name).resolve() for name in (AUDIO_FILE, TABLE_FILE, INFO_FILE))}
     if out.is_dir():
@@ -115,7 +121,7 @@ def check_place(out: Path, model: Path, data: Path, *, force: bool) -> None:
     if out.resolve() in taken:
         raise InputError(f"--report {out}: is part of what is evaluated; give the page a file of its own")
     if out.exists() and not force:
-        raise InputError(f"--report {out}: exists; replace it with --force, or choose another place")
+        raise InputError(f"--report {out}: exists; replace it with --force, or choose another path")
     if not out.parent.is_dir():
         raise InputError(f"--report {out}: there is no folder {out.parent}; make it")
     try:
@@ -125,11 +131,11 @@ def check_place(out: Path, model: Path, data: Path, *, force: bool) -> None:
         raise unwritable(out, error, "--report") from None
 
 
-def page_of(plan: Plan, report: EvaluationReport, timed: Benchmark | str) -> Page:
-    """What stands on the page of a model file; timed: how long it takes, or why that is not known."""
+def page_of(plan: ReportPlan, report: EvaluationReport, timed: Benchmark | str) -> Page:
+    """The page of a model file; timed: its benchmark, or why there is none."""
     manifest = read_manifest(plan.model)
-    found = find(report.answers)
-    checked = _judged(plan, timed)
+    found = analyse(report.predictions)
+    checked = _checked(plan, timed)
     described = (
         {"name": manifest.name}
         | rows(plan.model, plan.model.stat().st_size, manifest)
@@ -137,12 +143,12 @@ def page_of(plan: Plan, report: EvaluationReport, timed: Benchmark | str) -> Pag
     )
     where = f"Paths as in the store, {report.data}."
     sections: list[Section] = [
-        Table("Scores", score_rows(found), SCORE_HEADER, note=INTERVAL_NOTE),
+        TableSection("Scores", score_rows(found), SCORE_HEADER, note=INTERVAL_NOTE),
         *_shifted(report.shift),
         *finding_sections(found, manifest.labels, where, sentence(report.fit_note())),
         *_complexity(checked, plan.why),
         _latency(timed),
-        Table("The model", list(described.items())),
+        TableSection("The model", list(described.items())),
     ]
     tiles = [*score_tiles(found), *_cost_tiles(checked), *_time_tiles(timed)]
     lead = f"{manifest.student}, {manifest.precision}, in {report.where()}"
@@ -161,24 +167,28 @@ def page_of(plan: Plan, report: EvaluationReport, timed: Benchmark | str) -> Pag
 def _shifted(shift: ShiftReport | None) -> list[Section]:
     if shift is None:
         return []
-    return [Table("Through other microphones", shift.rows(), HEADER, left=2, note=f"{sentence(shift.where())} {NOTE}")]
+    return [
+        TableSection(
+            "Through other microphones", shift.rows(), HEADER, left=2, note=f"{sentence(shift.where())} {NOTE}"
+        )
+    ]
 
 
-def _judged(plan: Plan, timed: Benchmark | str) -> Checked | None:
-    """What `edgekd check` says; of a latency budget where this machine is the board that it is for."""
+def _checked(plan: ReportPlan, timed: Benchmark | str) -> CheckResult | None:
+    """The verdict of `edgekd check`; on a latency budget only where this machine is the board that it is for."""
     if plan.counts is None:
         return None
-    measured = NOTHING
+    measured = NOT_MEASURED
     if plan.target.latency is not None and not isinstance(timed, str):
-        measured = from_bench((msgspec.convert(msgspec.to_builtins(timed), Bench),), str(plan.model), plan.target)
-    return Checked(plan.counts, gate.judge(plan.counts, plan.target, measured))
+        measured = from_bench((msgspec.convert(msgspec.to_builtins(timed), StoredBench),), str(plan.model), plan.target)
+    return CheckResult(plan.counts, gate.check_counts(plan.counts, plan.target, measured))
 
 
-def _complexity(checked: Checked | None, why: str) -> list[Section]:
+def _complexity(checked: CheckResult | None, why: str) -> list[Section]:
     title = "What it costs"
     if checked is None:
-        return [Table(title, [], note=f"Not counted: {why}")]
-    counts, verdict = checked.ledger, checked.verdict
+        return [TableSection(title, [], note=f"Not counted: {why}")]
+    counts, verdict = checked.counts, checked.verdict
     budgets = [
         [
             each.name,
@@ -195,14 +205,14 @@ def _complexity(checked: Checked | None, why: str) -> list[Section]:
         for each in verdict.rules
     ]
     notes = [sentence(f"{each.name}: {each.note}") for each in verdict.budgets if each.note]
-    judged = Table(
+    verdicts = TableSection(
         title,
         [*budgets, *rules],
         ("", "by", "verdict", "value", "limit", "used"),
         left=3,
         verdict=verdict_line(checked),
         ok=checked.ok,
-        note=" ".join(["Judged as 'edgekd check' does, by the strictest convention that applies.", *notes]),
+        note=" ".join(["As by 'edgekd check', by the strictest convention that applies.", *notes]),
     )
     frontend = (
         ""
@@ -218,10 +228,13 @@ def _complexity(checked: Checked | None, why: str) -> list[Section]:
         for name, count in counts.conventions.items()
         if count is not None
     ]
-    return [judged, Table("Counts by convention", conventions, ("", "macs", "params", "param_bytes"), note=besides)]
+    return [
+        verdicts,
+        TableSection("Counts by convention", conventions, ("", "macs", "params", "param_bytes"), note=besides),
+    ]
 
 
-def _cost_tiles(checked: Checked | None) -> list[Tile]:
+def _cost_tiles(checked: CheckResult | None) -> list[Tile]:
     if checked is None:
         return []
     return [
@@ -236,21 +249,21 @@ def _cost_tiles(checked: Checked | None) -> list[Tile]:
     ]
 
 
-def _latency(timed: Benchmark | str) -> Table:
+def _latency(timed: Benchmark | str) -> TableSection:
     title = "How long it takes on this machine"
     if isinstance(timed, str):
-        return Table(title, [], note=f"Not measured: {timed}")
+        return TableSection(title, [], note=f"Not measured: {timed}")
     times = [
         [name, *(f"{getattr(getattr(timed, field), key):.3f}" for key in ("p50", "p95", "cpu_p50"))]
         for name, field in STAGES.items()
     ]
     resident = "" if timed.rss_mb is None else f", {timed.rss_mb:.0f} MB resident"
     note = (
-        f"Of the machine that made this page, and of no other: {timed.machine}, {timed.engine},"
-        f" {counted(timed.threads, 'thread')}, {timed.repeats} windows one by one; 'edgekd bench' takes more. A fresh"
-        f" process answers after {timed.start_s:.2f} s{resident}."
+        f"Of the machine that made this page, and no other: {timed.machine}, {timed.engine},"
+        f" {counted(timed.threads, 'thread')}, {timed.repeats} windows one by one; 'edgekd bench' times more. A fresh"
+        f" process gives its first logits after {timed.start_s:.2f} s{resident}."
     )
-    return Table(title, times, ("milliseconds", "median", "p95", "processor time, median"), note=note)
+    return TableSection(title, times, ("milliseconds", "median", "p95", "processor time, median"), note=note)
 
 
 def _time_tiles(timed: Benchmark | str) -> list[Tile]:
@@ -262,7 +275,7 @@ def _time_tiles(timed: Benchmark | str) -> list[Tile]:
 
 
 def _timed(model: Path, engine: str, threads: int) -> Benchmark | str:
-    """The benchmark, or why there is none: the scores are there already, and are not lost for it."""
+    """The benchmark, or the reason why it failed: a failure must not lose the scores."""
     try:
         return bench([model], engine=engine, threads=threads, repeats=BENCH_REPEATS)[0]
     except EdgekdError as error:

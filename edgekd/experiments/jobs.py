@@ -1,8 +1,7 @@
-"""Runs command lines as processes of their own, several at a time, those that others need first, and picks up where it
-was stopped.
+"""Runs command lines as processes, several at a time, in the order that their needs allow.
 
-A job that has ended well leaves FOLDER/NAME.done, so that the same jobs in the same folder go on after any
-interruption; a job that was half way is told to `--resume`. What a job prints is in FOLDER/NAME.log.
+A job that succeeds leaves FOLDER/NAME.done. The same jobs in the same folder therefore continue after any
+interruption; a job that was half done is started again with `--resume`. The output of a job is in FOLDER/NAME.log.
 """
 
 import importlib.util
@@ -10,35 +9,31 @@ import os
 import shutil
 import signal
 import site
-import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 import edgekd
 from edgekd.errors import InputError, nearest
+from edgekd.experiments.executors import Executor, LocalExecutor, RayExecutor
 from edgekd.files import in_use
 from edgekd.text import counted
-from edgekd.train.launch import PARENT
 
 ENGINES = ("auto", "local", "ray")
 DONE, LOG = ".done", ".log"
-GRACE_SECONDS = 10.0
-"""Between asking a process to end and ending it."""
 RELEASE_SECONDS = 10.0
-"""Longest wait for the process of a killed command to let go of its run folder."""
+"""Longest wait until the process of a killed command releases its run folder."""
 POLL_SECONDS = 0.1
 RAY_QUEUE = 256
-"""Jobs handed to Ray at a time; it knows what the cluster has room for."""
+"""Jobs handed to Ray at a time. Ray itself decides how many the cluster has room for."""
 
-State = Literal["done", "failed", "left"]
-Say = Callable[[str], None]
+JobState = Literal["done", "failed", "left"]
+"""left: not started, since a job that it needs has failed."""
 
 
 @dataclass(frozen=True)
@@ -46,74 +41,58 @@ class Job:
     """A process to run.
 
     Attributes:
-        name: unique; names its log.
+        name: unique; names the log file.
         command: program and arguments.
-        needs: names of jobs that must have ended well before.
-        begun: a file that is there once the job can be resumed; where its folder exists without it, the folder is
-            removed.
+        needs: names of jobs that must succeed first.
+        resume_file: exists once the job can be resumed. Where its folder exists without it, the folder is removed and
+            the job starts from the beginning. None for a job that cannot be resumed.
     """
 
     name: str
     command: tuple[str, ...]
     needs: tuple[str, ...] = ()
-    begun: Path | None = None
+    resume_file: Path | None = None
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """state: "left" where a job that it needs has failed. error: one line, empty where done. log: what it printed."""
+class JobResult:
+    """How a job ended. error: one line, empty where it is done. log_file: what it printed."""
 
-    state: State
+    state: JobState
     error: str
-    log: Path
+    log_file: Path
 
 
 @dataclass(frozen=True)
 class Slot:
-    """A place for one process at a time. gpu: its CUDA_VISIBLE_DEVICES, None for the CPU."""
+    """Room for one process at a time. gpu: its CUDA_VISIBLE_DEVICES, None for the CPU."""
 
     gpu: str | None = None
 
 
 @dataclass(frozen=True)
 class Workers:
-    """Where jobs run. slots: how many at a time, and with which GPU. threads: of each. engine: "local" or "ray"."""
+    """How jobs run. slots: one for each process at a time. threads: of each process. engine: "local" or "ray"."""
 
     slots: tuple[Slot, ...]
     threads: int
     engine: str = "local"
 
 
-class Engine(Protocol):
-    """Runs processes somewhere."""
-
-    def start(self, name: str, command: Sequence[str], log: Path, environment: Mapping[str, str]) -> None:
-        """Begin one; the environment is added to that of the place."""
-        ...
-
-    def finished(self) -> dict[str, int]:
-        """Wait until one or more have ended: name to exit status, that of a process ended by signal n being -n."""
-        ...
-
-    def stop(self) -> None:
-        """End all that run."""
-        ...
-
-
 def edgekd_command(*arguments: str) -> tuple[str, ...]:
-    """A command line of this program for a process of its own, whatever the working folder holds."""
+    """A command line of edgekd for a process of its own, whatever the working folder holds."""
     return (sys.executable, "-P", "-m", "edgekd.cli", *arguments)
 
 
 def chosen_workers(jobs: int | None, threads: int | None, engine: str, gpus: int) -> Workers:
-    """How many processes to run at a time, and how.
+    """How many processes run at a time, and where.
 
     Args:
-        jobs: asked for; None is one per GPU, or as many as cores have room for.
-        threads: of each; None shares the cores where `jobs` or GPUs say how many there are, and is 1 elsewhere: small
-            networks gain more from another run beside them.
+        jobs: processes at a time; None is one per GPU, or as many as the cores have room for.
+        threads: of each process. None shares the cores among `jobs` or the GPUs. Without either it is 1: small networks
+            gain more from another run at the same time.
         engine: one of `ENGINES`.
-        gpus: that torch sees.
+        gpus: how many GPUs torch sees.
 
     Raises:
         InputError: an unknown engine.
@@ -130,119 +109,115 @@ def chosen_workers(jobs: int | None, threads: int | None, engine: str, gpus: int
     return Workers(tuple(Slot(names[index % gpus] if gpus else None) for index in range(count)), threads, engine)
 
 
-def run_jobs(jobs: Sequence[Job], folder: Path, workers: Workers, say: Say) -> dict[str, Outcome]:
-    """Run all jobs that are not done, in the order given as far as needs allow.
+def run_jobs(jobs: Sequence[Job], folder: Path, workers: Workers, log: Callable[[str], None]) -> dict[str, JobResult]:
+    """Run all jobs that are not done, in the order given as far as their needs allow.
 
     Args:
-        jobs: their needs name earlier jobs of the list.
-        folder: of logs and marks.
-        workers: where.
-        say: told of each job that ends.
+        jobs: the needs of each name earlier jobs of the list.
+        folder: of the log files and the marks of finished jobs.
+        workers: how many processes run at a time, and where.
+        log: called with one line for each job that ends.
 
     Returns:
-        name -> what came of it, for every job.
+        Name -> result, for every job.
 
     Raises:
         KeyboardInterrupt: SIGINT or SIGTERM, after all processes have been ended.
-        InputError: ray is asked for and not installed.
+        InputError: Ray is chosen and not installed.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    outcomes = {
-        job.name: Outcome("done", "", folder / f"{job.name}{LOG}")
+    results = {
+        job.name: JobResult("done", "", folder / f"{job.name}{LOG}")
         for job in jobs
         if (folder / f"{job.name}{DONE}").is_file()
     }
-    waiting = [job for job in jobs if job.name not in outcomes]
-    if outcomes:
-        say(f"{len(outcomes)} of {counted(len(jobs), 'run')} done already")
+    waiting = [job for job in jobs if job.name not in results]
+    if results:
+        log(f"{len(results)} of {counted(len(jobs), 'run')} done already")
     if not waiting:
-        return outcomes
-    engine, free = _engine(workers), list(workers.slots)
-    taken: dict[str, Slot] = {}
-    with _terminable():
+        return results
+    executor, free = _executor(workers), list(workers.slots)
+    slot_of: dict[str, Slot] = {}
+    with _sigterm_interrupts():
         try:
-            while waiting or taken:
-                for job in _ready(waiting, outcomes, folder)[: len(free)]:
+            while waiting or slot_of:
+                for job in _ready(waiting, results, folder)[: len(free)]:
                     waiting.remove(job)
-                    taken[job.name] = free.pop(0)
-                    engine.start(
-                        job.name, _prepared(job), folder / f"{job.name}{LOG}", _environment(workers, taken[job.name])
-                    )
-                if not taken:  # all that waits needs what has failed
+                    slot_of[job.name] = free.pop(0)
+                    environment = _environment(workers, slot_of[job.name])
+                    executor.start(job.name, next_command(job), folder / f"{job.name}{LOG}", environment)
+                if not slot_of:  # every waiting job needs one that has failed
                     break
-                for name, status in engine.finished().items():
-                    free.append(taken.pop(name))
-                    outcomes[name] = _ended(folder, name, status)
-                    say(
-                        f"{len(outcomes)} of {len(jobs)}: {name} {outcomes[name].state}"
-                        + (f" ({outcomes[name].error})" if outcomes[name].error else "")
-                    )
+                for name, status in executor.finished().items():
+                    free.append(slot_of.pop(name))
+                    result = results[name] = _result(folder, name, status)
+                    error = f" ({result.error})" if result.error else ""
+                    log(f"{len(results)} of {len(jobs)}: {name} {result.state}{error}")
         finally:
-            engine.stop()
-    return {job.name: outcomes[job.name] for job in jobs}
+            executor.stop()
+    return {job.name: results[job.name] for job in jobs}
 
 
-def _ready(waiting: list[Job], outcomes: dict[str, Outcome], folder: Path) -> list[Job]:
-    """Jobs whose needs are done; those whose needs have failed are moved to the outcomes."""
+def _ready(waiting: list[Job], results: dict[str, JobResult], folder: Path) -> list[Job]:
+    """Jobs whose needs are done. A job whose needs have failed moves from `waiting` to `results`."""
     ready = []
     for job in list(waiting):
-        states = {need: outcomes[need].state for need in job.needs if need in outcomes}
+        states = {need: results[need].state for need in job.needs if need in results}
         bad = [need for need, state in states.items() if state != "done"]
         if bad:
             waiting.remove(job)
-            outcomes[job.name] = Outcome("left", f"{bad[0]} has failed", folder / f"{job.name}{LOG}")
+            results[job.name] = JobResult("left", f"{bad[0]} has failed", folder / f"{job.name}{LOG}")
         elif len(states) == len(job.needs):
             ready.append(job)
     return ready
 
 
-def _prepared(job: Job) -> tuple[str, ...]:
-    """The command, with --resume where it was half way."""
-    if job.begun is None or not job.begun.parent.exists():
+def next_command(job: Job) -> tuple[str, ...]:
+    """The command that starts a job now: with --resume where the job is half done."""
+    if job.resume_file is None or not job.resume_file.parent.exists():
         return job.command
     end = time.monotonic() + RELEASE_SECONDS
-    while in_use(job.begun.parent, unknown=False) and time.monotonic() < end:
+    while in_use(job.resume_file.parent, unknown=False) and time.monotonic() < end:
         time.sleep(POLL_SECONDS)
-    if job.begun.is_file():
+    if job.resume_file.is_file():
         return (*job.command, "--resume")
-    shutil.rmtree(job.begun.parent)
+    shutil.rmtree(job.resume_file.parent)
     return job.command
 
 
-def _ended(folder: Path, name: str, status: int) -> Outcome:
-    log = folder / f"{name}{LOG}"
+def _result(folder: Path, name: str, status: int) -> JobResult:
+    """The result of a process with an exit status; a job that succeeded is marked as done."""
+    log_file = folder / f"{name}{LOG}"
     if status == 0:
         (folder / f"{name}{DONE}").touch()
-        return Outcome("done", "", log)
+        return JobResult("done", "", log_file)
     if status < 0:
         hint = ", perhaps for want of memory" if -status == signal.SIGKILL else ""
-        return Outcome("failed", f"ended by signal {-status}{hint}", log)
-    lines = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.is_file() else []
+        return JobResult("failed", f"ended by signal {-status}{hint}", log_file)
+    lines = log_file.read_text(encoding="utf-8", errors="replace").split("\n") if log_file.is_file() else []
     last = next((line.strip() for line in reversed(lines) if line.strip()), f"exit status {status}")
-    return Outcome("failed", last.removeprefix("edgekd: "), log)
+    return JobResult("failed", last.removeprefix("edgekd: "), log_file)
 
 
 def _environment(workers: Workers, slot: Slot) -> dict[str, str]:
-    """What a process gets besides the environment of its place."""
+    """Environment variables of a process, besides those of the machine it runs on."""
     added = {}
     root = str(Path(edgekd.__file__).resolve().parents[1])
     if root not in [*site.getsitepackages(), site.getusersitepackages()]:  # a checkout that is not installed
         added["PYTHONPATH"] = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
-    if slot.gpu is not None and workers.engine == "local":  # ray gives each task its own
+    if slot.gpu is not None and workers.engine == "local":  # Ray gives each task its own GPU
         added["CUDA_VISIBLE_DEVICES"] = slot.gpu
     return added
 
 
-def _engine(workers: Workers) -> Engine:
+def _executor(workers: Workers) -> Executor:
     if workers.engine == "local":
-        return LocalEngine(len(workers.slots))
-    from edgekd.experiments.ray_jobs import RayEngine
-
-    return RayEngine(workers.threads, workers.slots[0].gpu is not None)
+        return LocalExecutor(len(workers.slots))
+    return RayExecutor(workers.threads, workers.slots[0].gpu is not None)
 
 
 def _ray_or_local() -> str:
-    """Ray where it is installed and somebody has set it up."""
+    """ "ray" where Ray is installed and set up, else "local"."""
     if importlib.util.find_spec("ray") is None:
         return "local"
     loaded = sys.modules.get("ray")
@@ -250,74 +225,17 @@ def _ray_or_local() -> str:
 
 
 @contextmanager
-def _terminable() -> Iterator[None]:
-    """SIGTERM is answered as SIGINT is; signals are the main thread's to handle."""
+def _sigterm_interrupts() -> Iterator[None]:
+    """SIGTERM raises KeyboardInterrupt, as SIGINT does. Only the main thread can handle signals."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
-    def stop(number: int, _: object) -> None:
+    def interrupt(number: int, _: object) -> None:
         raise KeyboardInterrupt(f"ended by signal {number}")
 
-    before = signal.signal(signal.SIGTERM, stop)
+    before = signal.signal(signal.SIGTERM, interrupt)
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def execute(
-    command: Sequence[str],
-    log: Path,
-    environment: Mapping[str, str],
-    on_start: Callable[["subprocess.Popen[bytes]"], None],
-) -> int:
-    """Run a process to its end, its output in `log`; its exit status.
-
-    It has a session of its own, so that an interrupt at the terminal reaches it only through who started it.
-    """
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            env={**os.environ, **environment, PARENT: str(os.getpid())},
-        )
-        on_start(process)
-        return process.wait()
-
-
-class LocalEngine:
-    """Processes of this machine, each watched by a thread."""
-
-    def __init__(self, count: int) -> None:
-        self._pool = ThreadPoolExecutor(count)
-        self._futures: dict[Future[int], str] = {}
-        self._processes: list[subprocess.Popen[bytes]] = []
-        self._stopping = threading.Event()
-
-    def start(self, name: str, command: Sequence[str], log: Path, environment: Mapping[str, str]) -> None:
-        self._futures[self._pool.submit(execute, command, log, environment, self._watch)] = name
-
-    def finished(self) -> dict[str, int]:
-        done, _ = wait(self._futures, return_when=FIRST_COMPLETED)
-        return {self._futures.pop(future): future.result() for future in done}
-
-    def stop(self) -> None:
-        self._stopping.set()
-        self._signal(signal.SIGINT)
-        _, running = wait(self._futures, timeout=GRACE_SECONDS)
-        if running:
-            self._signal(signal.SIGKILL)
-        self._pool.shutdown(cancel_futures=True)
-
-    def _watch(self, process: "subprocess.Popen[bytes]") -> None:
-        self._processes.append(process)
-        if self._stopping.is_set():
-            process.kill()
-
-    def _signal(self, number: signal.Signals) -> None:
-        for process in self._processes:
-            process.send_signal(number)  # does nothing where it has ended

@@ -1,46 +1,54 @@
-"""Many trainings of one question: which runs it takes, the folder that holds them, and the jobs that make them.
+"""The plan of an experiment: which runs it takes, their recipes, and the jobs that train them.
 
-DIR/plan.json says what the folder belongs to, DIR/recipes/ holds the recipe of every run, DIR/runs/ the run folders,
-DIR/jobs/ what they printed. A run's name ends in a hash of all that decides it, so that nothing is trained twice and
-nothing stale is read.
+A run's name ends in a hash of everything that decides its result. So nothing is trained twice, and no outdated run is
+read.
 """
 
 import hashlib
-import itertools
-import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import torch
 
 from edgekd.data.store.store import ClipStore
-from edgekd.errors import GateError, InputError
-from edgekd.experiments.jobs import Job, Outcome, Workers, chosen_workers, edgekd_command
+from edgekd.errors import InputError
+from edgekd.experiments.folder import RECIPES_FOLDER, RUNS_FOLDER
+from edgekd.experiments.jobs import Job, Workers, chosen_workers, edgekd_command
 from edgekd.experiments.predictions import TestSide
-from edgekd.files import PART, atomic_write, held, in_use
-from edgekd.text import counted
-from edgekd.train.recipe.recipe import Recipe, Role, alone, decided, load_recipe, with_teacher_settings
+from edgekd.files import atomic_write
+from edgekd.text import json_bytes
+from edgekd.train.recipe.recipe import (
+    Recipe,
+    Role,
+    identity_with_stages,
+    load_recipe,
+    with_teacher_settings,
+    without_teachers,
+)
 from edgekd.train.recipe.schema import Data
 from edgekd.train.run.folder import RUN_FILE, STAGES_FILE, resolved
 from edgekd.train.teachers.out_of_fold import assignment
 
-PLAN_FILE, RECIPES_FOLDER, RUNS_FOLDER, JOBS_FOLDER = "plan.json", "recipes", "runs", "jobs"
-FORMAT = "edgekd-experiment"
-DIGITS = 8
-"""Of the hash that ends a run's name."""
-INNER = (0, 4)
-"""data.held_out of the runs that a choice is made on."""
+RUN_HASH_DIGITS = 8
+"""Hex digits of the hash that ends a run's name."""
+SETTING_HASH_DIGITS = 16
+INNER_PART = (0, 4)
+"""data.held_out of inner runs: part 0 of 4 of the training clips is the test side."""
+MAX_SEED = 2**63 - 1
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One answer to the question: a recipe with its settings. label: unique. teachers: recipes of the student's
-    teachers."""
+    """A recipe with the keys that a command sets: what one row of a result table is about.
+
+    Attributes:
+        label: unique in the experiment.
+        recipe: the recipe with its settings.
+        teachers: recipes of the student's teachers, which are runs of their own.
+    """
 
     label: str
     recipe: Recipe
@@ -48,13 +56,13 @@ class Setting:
 
     @property
     def networks(self) -> tuple[str, ...]:
-        """Those that a run of it leaves and is judged by."""
+        """Networks that a run leaves and that are scored: "float", and "qat" where there is that phase."""
         return ("float", "qat") if self.recipe.role == "student" and self.recipe.qat.epochs > 0 else ("float",)
 
 
 @dataclass(frozen=True)
 class Fold:
-    """Splits to train and to test on; held_out as in the [data] table."""
+    """Splits to train on and to test on. held_out: as in the recipe's [data] table."""
 
     name: str
     train: tuple[str, ...]
@@ -63,9 +71,18 @@ class Fold:
 
 
 @dataclass(frozen=True)
-class Planned:
-    """One run. name: of its folder. setting: its label, "" for a teacher. teachers: run folders that come first, by the
-    name of the run or as RUN/teachers/NAME for one that was trained in it."""
+class PlannedRun:
+    """One training.
+
+    Attributes:
+        name: of its folder.
+        setting: label of its setting, "" for a teacher.
+        fold: name of its fold.
+        seed: of the training.
+        recipe: with fold and seed set.
+        teachers: run folders that must be trained first: the name of a run, or RUN/teachers/NAME for a teacher that was
+            trained inside that run.
+    """
 
     name: str
     setting: str
@@ -77,32 +94,46 @@ class Planned:
 
 @dataclass
 class Plan:
-    """All runs. teachers: by name of the run. cross_fit: of the teachers, None for ordinary ones. sides: what is
-    tested, computed once."""
+    """All runs of an experiment.
+
+    Attributes:
+        store: the clips.
+        out: the experiment's folder.
+        cross_fit: number of cross-fitted copies of each teacher, None for ordinary teachers.
+        runs: in the order of the result table.
+        teachers: name of the run -> run of a teacher.
+        test_sides: test side of each [data] table, computed once.
+    """
 
     store: ClipStore
     out: Path
     cross_fit: int | None = None
-    runs: list[Planned] = field(default_factory=list)
-    teachers: dict[str, Planned] = field(default_factory=dict)
-    sides: dict[Data, TestSide] = field(default_factory=dict)
+    runs: list[PlannedRun] = field(default_factory=list)
+    teachers: dict[str, PlannedRun] = field(default_factory=dict)
+    test_sides: dict[Data, TestSide] = field(default_factory=dict)
 
     def add(
-        self, setting: Setting, fold: Fold, seed: int, *, inner: bool = False, taught_by: Sequence[str] = ()
-    ) -> Planned:
-        """Plan a run and the teachers it needs, which all runs of a fold share; `inner` tests on a part of the training
-        side. taught_by: further teachers, which other runs of this plan train inside themselves, as in
-        `Planned.teachers`."""
+        self, setting: Setting, fold: Fold, seed: int, *, inner: bool = False, more_teachers: Sequence[str] = ()
+    ) -> PlannedRun:
+        """Plan a run and its teachers, which all runs of a fold share.
+
+        Args:
+            setting: what to train.
+            fold: where to train and test.
+            seed: of the training.
+            inner: test on a part of the training side instead.
+            more_teachers: teachers that other runs of this plan train inside themselves, as in `PlannedRun.teachers`.
+        """
         if inner:
-            fold = Fold(f"{fold.name}-inner", fold.train, fold.test, (*fold.held_out, *INNER))
-        taught = list(taught_by)
+            fold = Fold(f"{fold.name}-inner", fold.train, fold.test, (*fold.held_out, *INNER_PART))
+        teachers = list(more_teachers)
         for teacher in setting.teachers:
-            recipe = _placed(teacher, fold, teacher.seed)
+            recipe = _on_fold(teacher, fold, teacher.seed)
             name = self._name(recipe, fold, () if self.cross_fit is None else (str(self.cross_fit),))
-            self.teachers.setdefault(name, Planned(name, "", fold.name, recipe.seed, recipe))
-            taught.append(name)
-        recipe = _placed(alone(setting.recipe) if taught else setting.recipe, fold, seed)
-        run = Planned(self._name(recipe, fold, taught), setting.label, fold.name, seed, recipe, tuple(taught))
+            self.teachers.setdefault(name, PlannedRun(name, "", fold.name, recipe.seed, recipe))
+            teachers.append(name)
+        recipe = _on_fold(without_teachers(setting.recipe) if teachers else setting.recipe, fold, seed)
+        run = PlannedRun(self._name(recipe, fold, teachers), setting.label, fold.name, seed, recipe, tuple(teachers))
         self.runs.append(run)
         return run
 
@@ -111,71 +142,61 @@ class Plan:
         return self.out / RUNS_FOLDER / run
 
     def check(self) -> None:
-        """Divide the clips as each run and fit will.
+        """Divide the clips as each run and each cross-fitted teacher will.
 
         Raises:
             InputError: see `ClipStore.partition`.
         """
         for run in (*self.teachers.values(), *self.runs):
-            self.tested(run)
+            self.test_side(run)
         if self.cross_fit is not None:
             for teacher in self.teachers.values():
                 assignment(teacher.recipe, self.store, self.cross_fit)
 
-    def tested(self, run: Planned) -> TestSide:
-        """What a run is tested on."""
+    def test_side(self, run: PlannedRun) -> TestSide:
+        """The clips that a run is tested on."""
         data = run.recipe.data
-        if data not in self.sides:
-            self.sides[data] = TestSide.of(self.store, data.sides(self.store).test)
-        return self.sides[data]
+        if data not in self.test_sides:
+            self.test_sides[data] = TestSide.of(self.store, data.sides(self.store).test)
+        return self.test_sides[data]
 
     def jobs(self, workers: Workers) -> list[Job]:
-        """Write the recipes; a job for each run, teachers first."""
+        """Write the recipe of each run, and return a job for each, teachers first."""
         (self.out / RECIPES_FOLDER).mkdir(exist_ok=True)
-        found = []
-        for run in {each.name: each for each in (*self.teachers.values(), *self.runs)}.values():
-            path = (self.out / RECIPES_FOLDER / f"{run.name}.json").resolve()
-            atomic_write(path, msgspec.json.format(msgspec.json.encode(run.recipe), indent=2) + b"\n")
-            folder = self.path(run.name).resolve()
-            options = [
-                "--data",
-                str(self.store.path.resolve()),
-                "--out",
-                str(folder),
-                "--threads",
-                str(workers.threads),
-            ]
-            if run.recipe.role == "teacher":
-                fits = (
-                    ["--cross-fit", str(self.cross_fit)]
-                    if self.cross_fit is not None and run.name in self.teachers
-                    else []
-                )
-                command = edgekd_command("teach", str(path), *options, *fits)
-            else:
-                teachers = itertools.chain.from_iterable(
-                    ("--teacher", str(self.path(name).resolve())) for name in run.teachers
-                )
-                command = edgekd_command("distill", str(path), *options, *teachers)
-            staged = not run.teachers and bool(run.recipe.teachers or run.recipe.backend)
-            found.append(
-                Job(
-                    run.name,
-                    command,
-                    tuple(dict.fromkeys(name.partition("/")[0] for name in run.teachers)),
-                    folder / (STAGES_FILE if staged else RUN_FILE),
-                )
-            )
-        return found
+        unique = {run.name: run for run in (*self.teachers.values(), *self.runs)}
+        return [self._job(run, workers) for run in unique.values()]
+
+    def _job(self, run: PlannedRun, workers: Workers) -> Job:
+        recipe_path = (self.out / RECIPES_FOLDER / f"{run.name}.json").resolve()
+        atomic_write(recipe_path, json_bytes(run.recipe))
+        folder = self.path(run.name).resolve()
+        options = ["--data", str(self.store.path.resolve()), "--out", str(folder), "--threads", str(workers.threads)]
+        if run.recipe.role == "teacher":
+            command = "teach"
+            if self.cross_fit is not None and run.name in self.teachers:
+                options += ["--cross-fit", str(self.cross_fit)]
+        else:
+            command = "distill"
+            for name in run.teachers:
+                options += ["--teacher", str(self.path(name).resolve())]
+        has_stages = not run.teachers and bool(run.recipe.teachers or run.recipe.backend)
+        return Job(
+            run.name,
+            edgekd_command(command, str(recipe_path), *options),
+            tuple(dict.fromkeys(name.partition("/")[0] for name in run.teachers)),
+            folder / (STAGES_FILE if has_stages else RUN_FILE),
+        )
 
     def _name(self, recipe: Recipe, fold: Fold, more: Iterable[str]) -> str:
-        all_of_it = "\n".join([decided(recipe), self.store.hash, *more])
-        place = re.sub(r"[^\w.-]+", "_", fold.name)
-        return f"{recipe.name}-{place}-seed{recipe.seed}-{hashlib.sha256(all_of_it.encode()).hexdigest()[:DIGITS]}"
+        """Name of a run. more: what else decides its result, besides recipe and store."""
+        hashed = "\n".join([identity_with_stages(recipe), self.store.hash, *more])
+        fold_name = re.sub(r"[^\w.-]+", "_", fold.name)
+        digest = hashlib.sha256(hashed.encode()).hexdigest()[:RUN_HASH_DIGITS]
+        return f"{recipe.name}-{fold_name}-seed{recipe.seed}-{digest}"
 
 
-def _placed(recipe: Recipe, fold: Fold, seed: int) -> Recipe:
-    """The recipe on the splits of a fold."""
+def _on_fold(recipe: Recipe, fold: Fold, seed: int) -> Recipe:
+    """The recipe with the splits of a fold, a seed, and no splits for the export's calibration."""
     data = msgspec.structs.replace(
         recipe.data, train=fold.train, test=fold.test, held_out=fold.held_out, mixed_folds=False
     )
@@ -184,20 +205,26 @@ def _placed(recipe: Recipe, fold: Fold, seed: int) -> Recipe:
     )
 
 
-def anywhere(recipe: Recipe) -> Recipe:
-    """The recipe on no splits, with seed 0: equal for all its runs of an experiment."""
-    return _placed(recipe, Fold("", (), ()), 0)
+def without_fold(recipe: Recipe) -> Recipe:
+    """The recipe without splits and with seed 0: equal for all its runs of an experiment."""
+    return _on_fold(recipe, Fold("", (), ()), 0)
 
 
 def workers_here(jobs: int | None, threads: int | None, engine: str) -> Workers:
-    """Where runs are trained; see `jobs.chosen_workers`."""
+    """`jobs.chosen_workers` with the GPUs of this machine."""
     return chosen_workers(jobs, threads, engine, torch.cuda.device_count())
 
 
-def load(
+def load_resolved(
     name_or_path: str, settings: Sequence[str], role: Role | None = None, teacher_settings: Sequence[str] = ()
 ) -> Recipe:
-    """A recipe with its architecture checked. teacher_settings: on top for all teachers of its own.
+    """A recipe with its architecture checked.
+
+    Args:
+        name_or_path: of the recipe.
+        settings: "key=value" of the recipe.
+        role: the role that it must have; None allows both.
+        teacher_settings: "key=value" of all teachers that the recipe itself names.
 
     Raises:
         InputError: see `load_recipe`; an unknown architecture, or the other role.
@@ -208,21 +235,21 @@ def load(
     return recipe
 
 
-def with_teachers(recipe: Recipe, teachers: Sequence[str], settings: Sequence[str]) -> tuple[Recipe, ...]:
-    """Recipes of a student's teachers; a teacher has none.
+def teacher_recipes(recipe: Recipe, teachers: Sequence[str], settings: Sequence[str]) -> tuple[Recipe, ...]:
+    """Recipes of a student's teachers by their names; none where `recipe` is itself a teacher's.
 
     Raises:
-        InputError: see `load`.
+        InputError: see `load_resolved`.
     """
-    loaded = tuple(load(name, settings, "teacher") for name in teachers)
+    loaded = tuple(load_resolved(name, settings, "teacher") for name in teachers)
     return loaded if recipe.role == "student" else ()
 
 
 def cross_folds(recipe: Recipe, store: ClipStore, names: str | None) -> list[Fold]:
-    """Folds that take turns at being tested, the others being trained on.
+    """Folds of a cross-validation: each split is tested once by networks that were trained on the others.
 
     Args:
-        recipe: its train and test splits are the folds, where none are named.
+        recipe: its train and test splits are the folds where `names` is None.
         store: the clips.
         names: of splits, with commas.
 
@@ -244,113 +271,40 @@ def cross_folds(recipe: Recipe, store: ClipStore, names: str | None) -> list[Fol
     return [Fold(name, tuple(other for other in chosen if other != name), (name,)) for name in chosen]
 
 
+def recipe_fold(data: Data) -> Fold:
+    """The splits that a recipe itself names."""
+    return Fold("+".join(data.test) or "held out", data.train, data.test, data.held_out)
+
+
 def split_list(text: str, option: str) -> list[str]:
-    """What commas separate.
+    """The values that commas separate.
 
     Raises:
-        InputError: nothing, or something twice.
+        InputError: an empty value, or one that is named twice.
     """
-    found = [each.strip() for each in text.split(",")]
-    if not all(found):
+    values = [each.strip() for each in text.split(",")]
+    if not all(values):
         raise InputError(f"{option} {text!r}: write values with commas between them, e.g. a,b")
-    for each in found:
-        if found.count(each) > 1:
-            raise InputError(f"{option} {text!r}: '{each}' is there twice; name it once")
-    return found
+    for value in values:
+        if values.count(value) > 1:
+            raise InputError(f"{option} {text!r}: '{value}' is named twice; name it once")
+    return values
 
 
 def seed_list(text: str) -> list[int]:
     """Seeds that commas separate.
 
     Raises:
-        InputError: something else than whole numbers from 0, or one twice.
+        InputError: a value that is no whole number from 0 to `MAX_SEED`, or one that is named twice.
     """
-    found = split_list(text, "--seeds")
-    for each in found:
-        if not (each.isascii() and each.isdigit()) or int(each) >= 2**63:
-            raise InputError(f"--seeds {text!r}: '{each}' is not a whole number from 0 to 2^63 - 1")
-    return [int(each) for each in split_list(",".join(str(int(each)) for each in found), "--seeds")]
+    values = split_list(text, "--seeds")
+    for value in values:
+        if not (value.isascii() and value.isdigit()) or int(value) > MAX_SEED:
+            raise InputError(f"--seeds {text!r}: '{value}' is not a whole number from 0 to 2^63 - 1")
+    return [int(value) for value in split_list(",".join(str(int(value)) for value in values), "--seeds")]
 
 
-def digest(setting: Setting) -> str:
-    """16 hex digits of a recipe and its teachers, wherever they are trained and with whatever seed."""
-    parts = [decided(anywhere(recipe)) for recipe in (setting.recipe, *setting.teachers)]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
-
-
-@contextmanager
-def claimed(out: Path, identity: Mapping[str, str]) -> Iterator[None]:
-    """Hold a folder that is new or was made for the same.
-
-    Args:
-        out: the folder.
-        identity: what must not change between two commands, by name, e.g. {"store": HASH}.
-
-    Raises:
-        InputError: something else is there, it belongs to something else, another process works in it, or it cannot be
-            written.
-    """
-    check_place(out, identity)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        if in_use(out, unknown=False):
-            raise InputError(f"{out} is in use by another edgekd process; wait for it or choose another --out")
-    except OSError as error:
-        raise InputError(f"{out} cannot be made ({error.strerror}); choose another --out") from None
-    with held(out):
-        try:
-            atomic_write(out / PLAN_FILE, json.dumps({"format": FORMAT, **identity}, indent=2).encode() + b"\n")
-        except OSError as error:
-            raise InputError(
-                f"{out} cannot be written ({error.strerror}); free space or choose another --out"
-            ) from None
-        yield
-
-
-def check_place(out: Path, identity: Mapping[str, str]) -> None:
-    """Find out whether a folder can be claimed; nothing is changed.
-
-    Raises:
-        InputError: see `claimed`.
-    """
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out} is a file; choose another --out")
-    if not out.is_dir() or all(child.name.endswith(PART) for child in out.iterdir()):
-        return
-    there = _read_plan(out)
-    for name in [*identity, *there]:
-        if there.get(name) != identity.get(name):
-            old, new = there.get(name, "none")[:16], identity.get(name, "none")[:16]
-            raise InputError(
-                f"{out}: begun with another {name} ({old}, now {new}); give what it was begun with, remove it, "
-                "or choose another --out"
-            )
-
-
-def _read_plan(out: Path) -> dict[str, str]:
-    try:
-        raw: Any = json.loads((out / PLAN_FILE).read_bytes())
-        if raw.pop("format") != FORMAT:
-            raise ValueError
-        return {str(name): str(value) for name, value in raw.items()}
-    except (OSError, ValueError, KeyError, AttributeError):
-        raise InputError(f"{out} is not empty and no folder of a crossval or sweep; choose another --out") from None
-
-
-def failures(outcomes: Mapping[str, Outcome]) -> list[str]:
-    """A line for each run that is not done."""
-    return [
-        f"{name}: {outcome.error} (see {outcome.log})" for name, outcome in outcomes.items() if outcome.state != "done"
-    ]
-
-
-def require_done(out: Path, failed: Sequence[str]) -> None:
-    """Refuse results that lack runs. failed: their lines, as `failures` gives them.
-
-    Raises:
-        GateError: there are some.
-    """
-    if failed:
-        raise GateError(
-            "\n".join([f"{out}: {counted(len(failed), 'run')} not done; the same command tries again", *failed])
-        )
+def setting_hash(setting: Setting) -> str:
+    """16 hex digits of a recipe and its teachers, whatever their splits and seeds are."""
+    parts = [identity_with_stages(without_fold(recipe)) for recipe in (setting.recipe, *setting.teachers)]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:SETTING_HASH_DIGITS]

@@ -1,8 +1,7 @@
-"""A published table and how it is measured here: one TOML file a table in `reproductions/`. No torch here.
+"""A published table and how it is measured here: one TOML file for each table in `reproductions/`. No torch here.
 
-A table has rows; rows of the same recipe, settings and teachers are judged on the same runs. So a run that trains
-stages gives several
-rows: what its teachers, the systems beside it and its back-end do is taken out of its folder.
+Rows of the same recipe, settings and teachers are scored on the same runs. So one run that trains stages gives several
+rows: its teachers, the systems beside it and its back-end are in its folder.
 """
 
 import re
@@ -17,19 +16,18 @@ from edgekd.resources import find, read_toml
 
 FIGURES = ("accuracy", "macro_accuracy", "log_loss", "params", "macs")
 SHARES = frozenset({"accuracy", "macro_accuracy"})
-"""Figures in 0..1."""
+"""Figures from 0 to 1."""
 COUNTS = frozenset({"params", "macs"})
-"""Figures of a network, the same in all of its runs."""
+"""Figures of a network, equal in all of its runs."""
 PART = re.compile(r"(teachers|beside)/[\w.-]+(/(teachers|beside)/[\w.-]+)*")
 """Folder of a stage inside a run."""
-Judge = Literal["network", "svm", "svm_sum"]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
 AtLeastOne = Annotated[int, Meta(ge=1)]
 
 
-class Figures(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a paper says of a system; what it does not say is left out. Accuracies and log loss of clips, as the paper
-    counts them."""
+class PaperFigures(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The figures that a paper gives for a system; None where it gives none. Accuracies and log loss are of clips, as
+    the paper counts them."""
 
     accuracy: Fraction | None = None
     macro_accuracy: Fraction | None = None
@@ -41,36 +39,36 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Of one inference, by torchinfo: a bias counts at each output position, batch norms are not folded."""
 
 
-class Source(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The data set, what is kept of it, and what is known of it before it is there."""
+class TableData(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The data set of a table, what a store keeps of it, and what is known of it before it is downloaded."""
 
     set: str
-    """Name of `edgekd data prepare`."""
+    """Its name in `edgekd data prepare`."""
     options: dict[str, Any] = {}
-    """Of its adapter, e.g. {subset = 25}."""
+    """Options of its adapter, for instance {subset = 25}."""
     sample_rate: AtLeastOne
-    """Hz of the store."""
+    """Of the store, Hz."""
     channels: AtLeastOne = 1
     """Of the store."""
     train: AtLeastOne
-    """Clips trained on, of a fold where there are folds."""
+    """Clips to train on; of one fold where there are folds."""
     test: AtLeastOne
-    """Clips tested on, likewise."""
+    """Clips to test on; of one fold where there are folds."""
     clips: AtLeastOne
-    """Of the whole set, which are all prepared."""
+    """Of the whole set, which is all prepared."""
     counted: bool = True
     """false: the counts above are a guess."""
     seconds: Annotated[float, Meta(gt=0)]
-    """Of a clip."""
+    """Length of a clip."""
     labels: Annotated[int, Meta(ge=2)]
     segments: AtLeastOne = 1
     """Clips of each recording."""
     file_rate: AtLeastOne = 48000
-    """Hz of the files."""
+    """Of the published files, Hz."""
     file_channels: AtLeastOne = 1
 
 
-class Row(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class TableRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A system of the table."""
 
     label: str
@@ -80,92 +78,92 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     set: tuple[str, ...] = ()
     """"key=value" settings of the recipe."""
     teachers: Literal["recipe", "none"] = "recipe"
-    """"none": labels alone, without any stage."""
+    """"none": labels without_teachers, without any stage."""
     teachers_of: str = ""
-    """Label of an earlier row: its runs' [[teachers]] teach this row's too, instead of training such again."""
+    """Label of an earlier row. The [[teachers]] in its runs teach this row too, so that none are trained again."""
     part: str = ""
-    """Which folder of the run is judged: the run itself, "teachers/NAME" or "beside/NAME"."""
+    """Folder of the run that is scored: "" for the run itself, "teachers/NAME" or "beside/NAME"."""
     network: Literal["float", "qat"] = "float"
-    """What the paper judges: the float network, or the quantised one."""
-    judge: Judge = "network"
-    """"svm": the support vector machine on the embedding of `part`, "svm_sum": the sum of all machines' scores of the
-    run."""
+    """Network that the paper scores: the float network, or the quantised one."""
+    judge: Literal["network", "svm", "svm_sum"] = "network"
+    """What predicts the label. "svm": the support vector machine on the embedding of `part`. "svm_sum": the sum of the
+    scores of all machines of the run."""
     mean_of: tuple[str, ...] = ()
-    """Labels of earlier rows: the mean of their probabilities is judged, and nothing is trained."""
+    """Labels of earlier rows: the mean of their probabilities is scored, and nothing is trained."""
     not_reproduced: str = ""
-    """Why nothing can be trained or judged for it; the paper's figures stand alone."""
-    paper: Figures = Figures()
+    """Why nothing can be trained or scored for this row; the paper's figures stand alone."""
+    paper: PaperFigures = PaperFigures()
     source: str = ""
-    """Where the paper says so, e.g. "Table 3"."""
+    """Where the paper gives them, for instance "Table 3"."""
 
     @property
     def trained(self) -> bool:
-        """Whether runs are made for it."""
+        """Whether the row has runs of its own."""
         return bool(self.recipe)
 
     @property
     def key(self) -> str:
-        """What all rows of the same runs share."""
+        """Equal for all rows of the same runs."""
         return msgspec.json.encode((self.recipe, self.set, self.teachers, self.teachers_of)).decode()
 
 
-class Reproduction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A table."""
+class PublishedTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A table of a paper."""
 
     title: str
     paper: str
-    """Who, when and where."""
+    """Authors, year and venue."""
     notes: tuple[str, ...] = ()
-    """What is known to differ from the paper, and what it does not say; printed with the table."""
-    data: Source
+    """Known differences from the paper, and what the paper leaves open; printed with the table."""
+    data: TableData
     folds: tuple[str, ...] = ()
-    """Splits that take turns at being tested, all others of them being trained on; figures are means over them. None:
-    the recipes' own splits."""
+    """Splits that are each tested once by networks trained on the others; figures are means over them. Empty: the
+    recipes' own splits."""
     figures: tuple[str, ...] = ("accuracy",)
-    """Of `FIGURES`, measured in each row whether or not the paper gives them."""
-    rows: tuple[Row, ...]
+    """Of `FIGURES`; measured in each row, whether or not the paper gives them."""
+    rows: tuple[TableRow, ...]
 
-    def row(self, label: str) -> Row:
-        """The row of a label that is there."""
+    def row(self, label: str) -> TableRow:
+        """The row of a label, which must exist."""
         return next(row for row in self.rows if row.label == label)
 
 
-def load_reproduction(name_or_path: str) -> Reproduction:
-    """Read a shipped table by name, or any by path.
+def load_table(name_or_path: str) -> PublishedTable:
+    """Read a shipped table by name, or any table by path.
 
     Raises:
-        InputError: no such file, unknown or mistyped keys, or rows that make no sense.
+        InputError: no such file, unknown or mistyped keys, or rows that contradict each other.
     """
     path = find(name_or_path, "reproductions")
-    found = read_toml(path, Reproduction)
-    if not any(row.trained for row in found.rows):
+    table = read_toml(path, PublishedTable)
+    if not any(row.trained for row in table.rows):
         raise InputError(f"{path}: has no [[rows]] with a recipe; add one")
-    for figure in found.figures:
+    for figure in table.figures:
         if figure not in FIGURES:
             raise InputError(f"{path}: figures: '{figure}' is unknown; give some of {', '.join(FIGURES)}")
-    if len(set(found.folds)) != len(found.folds) or len(found.folds) == 1:
-        raise InputError(f"{path}: folds = {list(found.folds)}: name at least two, each once, or none")
-    earlier: dict[str, Row] = {}
-    for row in found.rows:
+    if len(set(table.folds)) != len(table.folds) or len(table.folds) == 1:
+        raise InputError(f"{path}: folds = {list(table.folds)}: name at least two, each once, or none")
+    earlier: dict[str, TableRow] = {}
+    for row in table.rows:
         _check(row, earlier, f"{path}: row '{row.label}'")
         earlier[row.label] = row
-    return found
+    return table
 
 
-def _check(row: Row, earlier: Mapping[str, Row], where: str) -> None:
+def _check(row: TableRow, earlier: Mapping[str, TableRow], where: str) -> None:
     if row.label in earlier:
-        raise InputError(f"{where}: there is another of this label; give one of them another")
+        raise InputError(f"{where}: another row has this label; give one of them another label")
     for label in (*row.mean_of, *([row.teachers_of] if row.teachers_of else [])):
         if label not in earlier:
             raise InputError(f"{where}: names '{label}', which is no row before it; change their order or the name")
     if sum(map(bool, (row.recipe, row.mean_of, row.not_reproduced))) != 1:
-        raise InputError(f"{where}: wants a recipe, mean_of or not_reproduced; give one of them alone")
-    if row.not_reproduced and row.paper == Figures():
+        raise InputError(f"{where}: wants a recipe, mean_of or not_reproduced; give exactly one of them")
+    if row.not_reproduced and row.paper == PaperFigures():
         raise InputError(
             f"{where}: is not reproduced and has no figure of the paper; give one in paper, or remove the row"
         )
     if any(earlier[label].judge != "network" or not earlier[label].trained for label in row.mean_of):
-        raise InputError(f"{where}: mean_of is of networks' probabilities; name rows that are judged as networks")
+        raise InputError(f'{where}: mean_of is of networks\' probabilities; name rows with judge = "network"')
     if row.part and not PART.fullmatch(row.part):
         raise InputError(f"{where}: part '{row.part}' is no stage of a run; write teachers/NAME or beside/NAME")
     if row.judge != "network" and row.paper.log_loss is not None:

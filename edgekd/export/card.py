@@ -1,15 +1,16 @@
-"""`edgekd export --card` and `edgekd info --card`: gathers what a model card tells; `evaluate.card` knows how it
-looks."""
+"""`edgekd export --card` and `edgekd info --card`: gathers the contents of a model card, which `report.model_card`
+formats. No torch here."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from edgekd.complexity import counts as ledger
 from edgekd.complexity import gate
 from edgekd.complexity.check import DEFAULT_TARGET
-from edgekd.complexity.reports.names import number
+from edgekd.complexity.counts import count_model
+from edgekd.complexity.reports.formatting import number
 from edgekd.complexity.target import load_target
-from edgekd.errors import InputError, MissingExtraError
+from edgekd.errors import MissingExtraError
+from edgekd.files import output_file
 from edgekd.modelfile.container import read_manifest
 from edgekd.report.model_card import BudgetRow, CountRow, card
 
@@ -17,17 +18,17 @@ SUFFIX = ".md"
 
 
 def card_of(files: Sequence[Path], target: str = DEFAULT_TARGET) -> str:
-    """The card of model files that hold the same student in one precision; what they cost is counted on the first.
+    """The card of model files that hold the same student in one precision. Its complexity is that of the first file.
 
     Raises:
         InputError: no manifest, a damaged file, or an unknown target.
     """
-    judge = load_target(target)
+    limits = load_target(target)
     counts: list[CountRow] = []
     budgets: list[BudgetRow] = []
     try:
-        counted = ledger.count(files[0])
-    except MissingExtraError:  # a device without the extra "check" still gets the rest
+        counted = count_model(files[0])
+    except MissingExtraError:  # without the extra "check" the card has no counts
         pass
     else:
         counts = [
@@ -37,25 +38,23 @@ def card_of(files: Sequence[Path], target: str = DEFAULT_TARGET) -> str:
         ]
         budgets = [
             (each.name, number(each.value), number(each.limit), each.status)
-            for each in gate.judge(counted, judge).budgets
+            for each in gate.check_counts(counted, limits).budgets
         ]
-    return card(read_manifest(files[0]), [path.name for path in files], counts, budgets, judge.name)
+    return card(read_manifest(files[0]), [path.name for path in files], counts, budgets, limits.name)
 
 
 def card_path(folder: Path, name: str, precision: str) -> Path:
-    """Where the card of exported files stands: beside them."""
+    """Path of the card of exported files, in their folder."""
     return folder / f"{name}.{precision}{SUFFIX}"
 
 
 def write_card(path: Path, files: Sequence[Path]) -> Path:
-    """Write the card of files; its place.
+    """Write the card of files, and return its path.
 
     Raises:
-        InputError: as `card_of`, or a place that cannot be written.
+        InputError: see `card_of`; the path cannot be written.
     """
     text = card_of(files)
-    try:
-        path.write_bytes(text.encode("utf-8", "backslashreplace"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror}); choose another --out") from None
+    with output_file(path, "--out") as part:
+        part.write_bytes(text.encode("utf-8", "backslashreplace"))
     return path

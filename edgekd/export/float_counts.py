@@ -1,8 +1,8 @@
-"""What torchinfo and ptflops say of a float network: their own figures, module by module, for the manifest.
+"""Counts of a float network by torchinfo and ptflops: their own figures, module by module, for the manifest.
 
-ptflops counts by its `aten` backend, which sees every convolution and matrix product that runs, as nn module or as
-function, with a bias at each output. Its `pytorch` backend also counts activations, pools and norms, by other rules for
-modules than for functions, so that its figure depends on how the same network is written.
+ptflops counts by its `aten` backend. That backend sees every convolution and matrix product that runs, as nn module or
+as function, with a bias at each output. Its `pytorch` backend also counts activations, pools and norms, by other rules
+for modules than for functions; its figure therefore depends on how the same network is written.
 """
 
 import importlib.metadata
@@ -15,7 +15,7 @@ from edgekd.errors import MissingExtraError
 from edgekd.modelfile.manifest import FloatCount, ModuleCount
 
 FUNCTIONAL = "function"
-"""Kind of what belongs to no module."""
+"""Kind of the part that belongs to no module."""
 
 
 def float_counts(network: nn.Module, shape: tuple[int, ...]) -> dict[str, FloatCount]:
@@ -80,7 +80,7 @@ def _ptflops(network: nn.Module, shape: tuple[int, ...]) -> FloatCount:
 
 
 def _count(counter: str, modules: Iterable[ModuleCount], macs: int, params: int) -> FloatCount:
-    """The counter's totals; what its modules do not add up to belongs to none."""
+    """The counter's totals. The part that its modules do not add up to is a row without a name."""
     counted = [module for module in modules if module.macs or module.params]
     rest = macs - sum(module.macs for module in counted), params - sum(module.params for module in counted)
     if any(rest):

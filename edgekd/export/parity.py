@@ -1,13 +1,14 @@
-"""The trial of an export on held-out windows: temperature, comparison, verdict."""
+"""Parity of an export on held-out windows: fits the temperature, and compares all executions of the student."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from edgekd.data.store.store import ClipStore
 from edgekd.errors import InputError
-from edgekd.export.compare import Comparison, HeldOut, Outputs, Runner, compare, fit, held_out, run_all
+from edgekd.export.compare import Comparison, HeldOut, WindowLogits, compare, fit, held_out, run_all
+from edgekd.export.executions import Executions
 from edgekd.modelfile.manifest import Calibration, Manifest
 from edgekd.train.recipe.recipe import Recipe
 from edgekd.train.recipe.schema import Export
@@ -17,13 +18,13 @@ DECIMALS = 4
 
 
 @dataclass(frozen=True)
-class Trial:
-    """What files are judged on.
+class ParityOptions:
+    """The windows that files are compared on.
 
     Attributes:
         data: a clip store.
-        splits: to compare on; none takes the recipe's test splits.
-        calibrate: splits that fit the temperature; none takes those of the recipe's export table.
+        splits: to compare on; empty takes the recipe's test splits.
+        calibrate: splits that fit the temperature; empty takes those of the recipe's export table.
         hop: seconds between the starts of two windows.
     """
 
@@ -34,41 +35,24 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Windows:
-    """compared: to compare on. calibrating: to fit the temperature on, None leaves it at 1."""
+class ParityWindows:
+    """compared: windows to compare on. calibrating: windows to fit the temperature on; None leaves it at 1."""
 
     compared: HeldOut
     calibrating: HeldOut | None
 
 
 @dataclass(frozen=True)
-class Candidates:
-    """The executions of one student.
-
-    Attributes:
-        models: name -> features to logits; "float" is the float network, files have their engine's name.
-        anchor: the name that logits are compared with and the temperature is fitted on.
-        step: logit units of one step of the output.
-        integers: whether all but "float" are on the same integer grid.
-    """
-
-    models: Mapping[str, Runner]
-    anchor: str
-    step: float
-    integers: bool
-
-
-@dataclass(frozen=True)
-class TrialReport:
-    """comparison: over held-out windows. calibration: how the temperature was fitted, if it was. failures: thresholds
-    that the files miss, one phrase each."""
+class ParityReport:
+    """comparison: over held-out windows. calibration: how the temperature was fitted, None where it was not. failures:
+    thresholds that the files miss, one phrase each."""
 
     comparison: Comparison
     calibration: Calibration | None
     failures: tuple[str, ...]
 
     def to_text(self) -> str:
-        """Tables for people."""
+        """Tables for a terminal."""
         fitted = "temperature 1: no split was named to fit it on (--calibrate-split)"
         if self.calibration is not None:
             each = self.calibration
@@ -106,8 +90,10 @@ class TrialReport:
         }
 
 
-def chosen_trial(data: Path | None, splits: Sequence[str], calibrate: Sequence[str], hop: float) -> Trial | None:
-    """What the options of `edgekd export` ask for; None without a store.
+def parity_options(
+    data: Path | None, splits: Sequence[str], calibrate: Sequence[str], hop: float
+) -> ParityOptions | None:
+    """The parity check that the options of `edgekd export` ask for; None without a store.
 
     Raises:
         InputError: splits without a store.
@@ -116,42 +102,42 @@ def chosen_trial(data: Path | None, splits: Sequence[str], calibrate: Sequence[s
         raise InputError(
             f"--{'split' if splits else 'calibrate-split'} without --data; name the clip store that holds it"
         )
-    return None if data is None else Trial(data, tuple(splits), tuple(calibrate), hop)
+    return None if data is None else ParityOptions(data, tuple(splits), tuple(calibrate), hop)
 
 
-def trial_windows(trial: Trial, recipe: Recipe, manifest: Manifest) -> Windows:
-    """The windows of a trial.
+def parity_windows(options: ParityOptions, recipe: Recipe, manifest: Manifest) -> ParityWindows:
+    """The held-out windows of a parity check.
 
     Raises:
         InputError: see `compare.held_out`.
     """
-    store = ClipStore.open(trial.data)
-    calibrating = trial.calibrate or recipe.export.calibrate
-    return Windows(
-        held_out(store, recipe, manifest, trial.splits or recipe.data.test, trial.hop),
-        held_out(store, recipe, manifest, calibrating, trial.hop) if calibrating else None,
+    store = ClipStore.open(options.data)
+    calibrating = options.calibrate or recipe.export.calibrate
+    return ParityWindows(
+        held_out(store, recipe, manifest, options.splits or recipe.data.test, options.hop),
+        held_out(store, recipe, manifest, calibrating, options.hop) if calibrating else None,
     )
 
 
-def judge(windows: Windows, candidates: Candidates, thresholds: Export) -> TrialReport:
-    """Run every candidate, fit the temperature, compare.
+def check_parity(windows: ParityWindows, executions: Executions, thresholds: Export) -> ParityReport:
+    """Run every execution, fit the temperature, and compare.
 
     Raises:
-        InputError: nothing but silence, too little to fit a temperature on, or logits that are not finite.
+        InputError: all windows are silent, there are too few to fit a temperature on, or logits are not finite.
     """
-    compared, calibrating, anchor = windows.compared, windows.calibrating, candidates.anchor
-    outputs = run_all(compared, candidates.models)
+    compared, calibrating, anchor = windows.compared, windows.calibrating, executions.anchor
+    outputs = run_all(compared, executions.logits)
     temperature, calibration = 1.0, None
     if calibrating is not None:
         same = calibrating.splits == compared.splits
         temperature, calibration = _calibrated(
-            calibrating, outputs if same else run_all(calibrating, {anchor: candidates.models[anchor]}), anchor
+            calibrating, outputs if same else run_all(calibrating, {anchor: executions.logits[anchor]}), anchor
         )
-    comparison = compare(compared, outputs, anchor, candidates.step, temperature, integers=candidates.integers)
-    return TrialReport(comparison, calibration, tuple(comparison.failures(thresholds)))
+    comparison = compare(compared, outputs, anchor, executions.step, temperature, integers=executions.integers)
+    return ParityReport(comparison, calibration, tuple(comparison.failures(thresholds)))
 
 
-def _calibrated(windows: HeldOut, outputs: Outputs, anchor: str) -> tuple[float, Calibration]:
+def _calibrated(windows: HeldOut, outputs: WindowLogits, anchor: str) -> tuple[float, Calibration]:
     """The temperature of the anchor's logits, and the record of its fit."""
     found = fit(windows, outputs.logits[anchor], outputs.silent)
     figures = (

@@ -1,4 +1,4 @@
-"""How well two executions of the same integer graph agree."""
+"""Agreement of two executions of the same integer graph."""
 
 from dataclasses import dataclass
 
@@ -11,8 +11,13 @@ MAX_STEPS = {"litert": 1, "onnxruntime": 2}
 
 @dataclass(frozen=True)
 class Agreement:
-    """max_steps: largest difference between two quantised logits. differing: share 0..1 of logits that differ at all.
-    label_agreement: share 0..1 of windows whose label (the first of the largest logits) is the same."""
+    """Differences of quantised logits, in steps of the output's scale.
+
+    Attributes:
+        max_steps: largest difference.
+        differing: share 0..1 of logits that differ at all.
+        label_agreement: share 0..1 of windows with the same label (the first of the largest logits).
+    """
 
     max_steps: float
     differing: float
@@ -20,7 +25,7 @@ class Agreement:
 
 
 def agreement(expected: NDArray[np.number], got: NDArray[np.number]) -> Agreement:
-    """Compare logits in steps of the output's scale, (windows, labels) each with at least one window."""
+    """The agreement of two (windows, labels) arrays of quantised logits with at least one window."""
     steps = np.abs(expected.astype(np.float64) - got.astype(np.float64))
     same = expected.argmax(axis=1) == got.argmax(axis=1)
     return Agreement(float(steps.max()), float((steps > 0).mean()), float(same.mean()))

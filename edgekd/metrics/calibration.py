@@ -1,5 +1,5 @@
-"""The temperature that makes probabilities mean what they say (Guo et al. 2017, "On calibration of modern neural
-networks")."""
+"""Temperature scaling: one divisor of the logits that calibrates probabilities (Guo et al. 2017, "On calibration of
+modern neural networks")."""
 
 import math
 from dataclasses import dataclass
@@ -15,18 +15,18 @@ COLDEST, HOTTEST = 0.02, 50.0
 """Temperatures between which the best one is sought."""
 HALVINGS = 50
 FOLDS = 5
-"""Parts that take turns at being judged with a temperature fitted on the others."""
+"""Parts of the cross-fit: each is scored at a temperature that was fitted on the others."""
 SEED = 0
 
 
 @dataclass(frozen=True)
 class Fit:
-    """A temperature, and what it is worth on recordings that it was not fitted on.
+    """A temperature, and scores on recordings that it was not fitted on.
 
     Attributes:
         temperature: fitted on everything; 1 when that does not lower the log loss of other recordings.
-        error_before, error_after: expected calibration error at temperature 1, and cross-fitted: each recording at the
-            temperature of those of the other folds, so that no window judges a temperature that it helped to fit.
+        error_before, error_after: expected calibration error at temperature 1, and cross-fitted: each recording is
+            scored at a temperature that was fitted on the recordings of the other folds.
         loss_before, loss_after: log loss in nats, likewise.
     """
 
@@ -38,12 +38,12 @@ class Fit:
 
 
 def calibrate(logits: NDArray[np.floating], truth: Integers, group_of: Integers) -> Fit:
-    """Fit a temperature and judge it.
+    """A temperature fitted on all windows, with its cross-fitted scores.
 
     Args:
         logits: (windows, labels), finite, none of a silent window.
         truth: (windows,) index of the label.
-        group_of: (windows,) an id; windows of one group (clip, recording, place) are never on both sides of a fold.
+        group_of: (windows,) an id; windows of one group (clip, recording, location) are never on both sides of a fold.
 
     Raises:
         InputError: fewer than two groups.
@@ -57,10 +57,10 @@ def calibrate(logits: NDArray[np.floating], truth: Integers, group_of: Integers)
 def cross_fitted(logits: NDArray[np.floating], truth: Integers, group_of: Integers) -> Floats:
     """(windows, labels) probabilities, each window's at a temperature fitted on other groups; arguments and errors as
     `calibrate`."""
-    groups, place = np.unique(group_of, return_inverse=True)
+    groups, group = np.unique(group_of, return_inverse=True)
     if len(groups) < 2:
         raise InputError(f"{counted(len(groups), 'recording')} with sound to fit a temperature on; give at least 2")
-    fold = (np.random.default_rng(SEED).permutation(len(groups)) % FOLDS)[place]  # (windows,)
+    fold = (np.random.default_rng(SEED).permutation(len(groups)) % FOLDS)[group]  # (windows,)
     probabilities = np.zeros(logits.shape)
     for each in np.unique(fold):
         inside = fold == each
@@ -71,8 +71,8 @@ def cross_fitted(logits: NDArray[np.floating], truth: Integers, group_of: Intege
 def fit_temperature(logits: NDArray[np.floating], truth: Integers) -> float:
     """The temperature of least log loss, `COLDEST` to `HOTTEST`.
 
-    The log loss is convex in 1 / temperature, and its slope there is the mean of (expected logit - logit of the truth):
-    halve until it vanishes.
+    The log loss is convex in 1 / temperature. Its slope is the mean of (expected logit - logit of the truth), and
+    bisection finds where the slope is zero.
 
     Args:
         logits: (windows, labels), at least one window.

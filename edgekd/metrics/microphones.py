@@ -1,123 +1,124 @@
-"""What other microphones do to a model: the same clips heard through each, judged in pairs with the clips as they are.
+"""Scores through other microphones, in pairs with those of the same clips without one.
 
-numpy only, no engine: logits and truth in, numbers out. Windows that are digital silence in the clips as they are stay
-out of every figure, also where a microphone rings on into them, so that the same windows and clips are compared.
+Windows that are digital silence in the clips as they are stay out of every figure, also where the impulse response of a
+microphone rings on into them, so that the same windows and clips are compared.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekd.metrics.findings import Answers
-from edgekd.metrics.intervals import FIGURES, Interval, intervals, measured, resampled, tally
-from edgekd.metrics.scores import Floats, clip_probabilities, softmax
+from edgekd.metrics.intervals import FIGURES, Interval, intervals, measured, resampled, tallies
+from edgekd.metrics.predictions import LabelledPredictions
+from edgekd.metrics.scores import Floats
 
 
 @dataclass(frozen=True)
-class Paired:
-    """accuracy: 0..1, a mean of accuracies where several microphones are meant. difference: from the clips as they are,
-    with its 95 % interval over recordings, which both are resampled with."""
+class PairedAccuracy:
+    """An accuracy through one or several microphones.
+
+    Attributes:
+        accuracy: 0..1, the mean over microphones.
+        difference: from the accuracy on the clips as they are, with its 95 % interval over recordings; both are
+            resampled with the same draws.
+    """
 
     accuracy: float
     difference: Interval
 
 
 @dataclass(frozen=True)
-class Microphone:
-    """clips, windows: heard through it. lost, gained: clips that are only right as they are, and only right through
-    it."""
+class MicrophoneShift:
+    """One microphone. clips, windows: accuracies through it. lost, gained: clips that are correct only without it, and
+    only through it."""
 
     name: str
     make: str
-    clips: Paired
-    windows: Paired
+    clips: PairedAccuracy
+    windows: PairedAccuracy
     lost: int
     gained: int
 
 
 @dataclass(frozen=True)
-class Group:
-    """The mean over microphones. name: of their make."""
+class MakeShift:
+    """The mean over `count` microphones of a make. name: of the make."""
 
     name: str
     count: int
-    clips: Paired
-    windows: Paired
+    clips: PairedAccuracy
+    windows: PairedAccuracy
 
 
 @dataclass(frozen=True)
 class DeviceShift:
-    """What is found.
+    """Result of `device_shift`.
 
     Attributes:
-        clips, windows: accuracy as they are, 0..1.
+        clips, windows: accuracy without a microphone, 0..1.
         microphones: the best first, by clip accuracy, then by window accuracy.
-        makes: likewise.
+        makes: in the same order.
         mean: over all microphones.
     """
 
     clips: float
     windows: float
-    microphones: tuple[Microphone, ...]
-    makes: tuple[Group, ...]
-    mean: Group
+    microphones: tuple[MicrophoneShift, ...]
+    makes: tuple[MakeShift, ...]
+    mean: MakeShift
 
     @property
-    def worst(self) -> Microphone:
-        """The microphone with the lowest clip accuracy. That it is the lowest of many is in part chance, which its
-        interval does not hold."""
+    def worst(self) -> MicrophoneShift:
+        """The microphone with the lowest clip accuracy. The lowest of many is so in part by chance, which its interval
+        does not cover."""
         return self.microphones[-1]
 
     @property
-    def worst_make(self) -> Group:
-        """The make with the lowest."""
+    def worst_make(self) -> MakeShift:
+        """The make with the lowest clip accuracy."""
         return self.makes[-1]
 
 
-def device_shift(answers: Answers, logits: NDArray[np.floating], microphones: Sequence[tuple[str, str]]) -> DeviceShift:
-    """Compare what a model says of clips as they are and through microphones.
+def device_shift(
+    predictions: LabelledPredictions, logits: NDArray[np.floating], microphones: Sequence[tuple[str, str]]
+) -> DeviceShift:
+    """The accuracies of a model through microphones, against those on the same clips without one.
 
     Args:
-        answers: of the clips as they are.
+        predictions: of the clips as they are.
         logits: (microphones, windows, labels), any value where a window is silent.
         microphones: name and make of each.
     """
-    truth, recordings = answers.truth, int(answers.recording.max()) + 1
-    heard = ~answers.silent
-    clip_of = answers.clip_of[heard]
-    right, sums = [], []
-    for each in (answers.logits, *logits):
-        windows = softmax(each, answers.temperature)
-        clips, silent = clip_probabilities(windows, answers.silent, answers.clip_of, len(truth))
-        right.append((clips.argmax(axis=1) == truth) & ~silent)
-        sums.append(
-            [
-                tally(clips[~silent], truth[~silent], answers.recording[~silent], recordings),
-                tally(windows[heard], truth[clip_of], answers.recording[clip_of], recordings),
-            ]
-        )
-    folds = np.array(sums).swapaxes(0, 1)[:, :, None]  # (units, networks, seeds, recordings, columns)
-    of_clips, of_windows = (_Unit(measured([fold])[0], resampled([fold])) for fold in folds)
+    truth, recordings = predictions.truth, int(predictions.recording.max()) + 1
+    correct, sums = [], []
+    for each in (predictions, *(dataclasses.replace(predictions, logits=rows) for rows in logits)):
+        clips, silent_clips = each.clip_probabilities()
+        correct.append((clips.argmax(axis=1) == truth) & ~silent_clips)
+        windows = each.window_probabilities()
+        sums.append(tallies(windows, each.silent, each.clip_of, truth, each.recording, recordings))
+    folds = np.array(sums).swapaxes(0, 1)[:, :, None]  # (units, networks, 1 seed, recordings, columns)
+    of_clips, of_windows = (_Figures(measured([fold])[0], resampled([fold])) for fold in folds)
 
-    def group(name: str, members: Sequence[int]) -> Group:
-        return Group(name, len(members), of_clips.paired(members), of_windows.paired(members))
+    def group(name: str, members: Sequence[int]) -> MakeShift:
+        return MakeShift(name, len(members), of_clips.paired(members), of_windows.paired(members))
 
     found, of_make = [], dict[str, list[int]]()
-    for place, (name, make) in enumerate(microphones, 1):
+    for number, (name, make) in enumerate(microphones, 1):
         found.append(
-            Microphone(
+            MicrophoneShift(
                 name,
                 make,
-                of_clips.paired([place]),
-                of_windows.paired([place]),
-                int((right[0] & ~right[place]).sum()),
-                int((right[place] & ~right[0]).sum()),
+                of_clips.paired([number]),
+                of_windows.paired([number]),
+                int((correct[0] & ~correct[number]).sum()),
+                int((correct[number] & ~correct[0]).sum()),
             )
         )
-        of_make.setdefault(make, []).append(place)
-    makes = (group(make, places) for make, places in of_make.items())
+        of_make.setdefault(make, []).append(number)
+    makes = (group(make, numbers) for make, numbers in of_make.items())
     return DeviceShift(
         of_clips.accuracy([0]),
         of_windows.accuracy([0]),
@@ -128,9 +129,9 @@ def device_shift(answers: Answers, logits: NDArray[np.floating], microphones: Se
 
 
 @dataclass(frozen=True)
-class _Unit:
-    """Of clips or of windows: values (networks, figures), draws (resamples, networks, figures); the first network is
-    the clips as they are."""
+class _Figures:
+    """Figures of clips or of windows: values (networks, figures), draws (resamples, networks, figures). The first
+    network is without a microphone, each other one through one."""
 
     values: Floats
     draws: Floats
@@ -138,13 +139,13 @@ class _Unit:
     def accuracy(self, members: Sequence[int]) -> float:
         return float(self.values[members, FIGURES.index("accuracy")].mean())
 
-    def paired(self, members: Sequence[int]) -> Paired:
+    def paired(self, members: Sequence[int]) -> PairedAccuracy:
         values, draws = (
             self.values[members].mean(axis=0) - self.values[0],
             self.draws[:, members].mean(axis=1) - self.draws[:, 0],
         )
-        return Paired(self.accuracy(members), intervals(values, draws)["accuracy"])
+        return PairedAccuracy(self.accuracy(members), intervals(values, draws)["accuracy"])
 
 
-def _rank(each: Microphone | Group) -> tuple[float, float, str]:
+def _rank(each: MicrophoneShift | MakeShift) -> tuple[float, float, str]:
     return -each.clips.accuracy, -each.windows.accuracy, each.name

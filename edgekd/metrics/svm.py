@@ -1,5 +1,4 @@
-"""Support vector machines on embeddings, and the sum of their scores (Heo et al. 2019): a back-end in the place of the
-softmax."""
+"""Support vector machines on embeddings in place of the softmax, and the sum of their scores (Heo et al. 2019)."""
 
 import warnings
 from collections.abc import Sequence
@@ -16,15 +15,20 @@ DEFAULT_KERNELS = ("linear", "rbf")
 PENALTIES = (0.1, 1.0, 10.0)
 """Values of C that are tried with each kernel, for embeddings of deviation 1."""
 INNER_PARTS = 4
-"""Parts of the training clips by recording; kernel and C are chosen on one of them by machines that were fitted on the
-others."""
+"""Parts of the training clips, divided by recording. Kernel and C are chosen on one part, by machines that are fitted
+on the others."""
 SEED = 0
 
 
 @dataclass(frozen=True)
 class Svm:
-    """A fitted machine. kernel, penalty: chosen. inner_accuracy: 0..1 of that choice on the inner part, 0 where there
-    was none."""
+    """A fitted machine.
+
+    Attributes:
+        kernel, penalty: the chosen ones.
+        inner_accuracy: 0..1 of the choice on the inner part, 0 where there was no choice.
+        machine: the fitted pipeline of scikit-learn.
+    """
 
     kernel: str
     penalty: float
@@ -32,14 +36,14 @@ class Svm:
     machine: Any
 
     def scores(self, embeddings: Floats) -> Floats:
-        """(items, width) -> (items, labels), larger where a label is likelier: pairwise votes, ties told apart by their
-        margins. The scale is the same for all machines of as many labels, so that their scores can be averaged."""
+        """(items, labels) scores of (items, width) embeddings, larger where a label is likelier: pairwise votes, with
+        margins between equal ones. Machines of as many labels have the same scale, so that scores can be averaged."""
         scores: Floats = np.asarray(self.machine.decision_function(embeddings), np.float64)
         return np.stack([-scores, scores], axis=1) if scores.ndim == 1 else scores
 
 
 def check_kernels(kernels: Sequence[str]) -> None:
-    """Before anything slow is begun.
+    """Check the names of kernels, before anything slow begins.
 
     Raises:
         InputError: an unknown kernel, or none.
@@ -58,12 +62,12 @@ def fit(
     labels: Sequence[str],
     kernels: Sequence[str] = DEFAULT_KERNELS,
 ) -> Svm:
-    """Fit a machine on training items, its kernel and C chosen among them by recording.
+    """A machine fitted on training items; its kernel and C are chosen on a part of them.
 
     Args:
         embeddings: (items, width) of the training side alone.
         truth: (items,) index of the label.
-        recording: (items,) a number for each recording; no recording is on both sides of the choice.
+        recording: (items,) number of the recording; no recording is on both sides of the choice.
         labels: names of all labels.
         kernels: of `KERNELS`, to choose from.
 
@@ -74,26 +78,25 @@ def fit(
     check_kernels(kernels)
     if len(labels) < 2:
         raise InputError(
-            f"a support vector machine tells labels apart, but there is {len(labels)}; give a store of two or more"
+            f"a support vector machine needs at least two labels, there is {len(labels)}; give a store with more"
         )
     present = np.bincount(truth, minlength=len(labels)) > 0
     if not present.all():
         raise InputError(
-            f"label '{labels[int(np.argmin(present))]}' has no training clip; a support vector machine cannot learn it"
+            f"label '{labels[int(np.argmin(present))]}' has no training clip with sound; a support vector machine"
+            " needs one of each label"
         )
     if not np.isfinite(embeddings).all():
-        raise InputError(
-            "embeddings that are not finite; the network has diverged, train it again with a lower train.lr"
-        )
+        raise InputError("embeddings are not finite: the network has diverged; train it again with a lower train.lr")
     candidates = [(kernel, penalty) for kernel in kernels for penalty in PENALTIES]
     accuracies = _inner_accuracies(embeddings, truth, recording, candidates)
-    best = int(np.argmax(accuracies))  # of equals the first
+    best = int(np.argmax(accuracies))  # the first of equal ones
     kernel, penalty = candidates[best]
     return Svm(kernel, penalty, float(accuracies[best]), _machine(kernel, penalty).fit(embeddings, truth))
 
 
 def score_sum(scores: Sequence[Floats]) -> Floats:
-    """The systems' mean of (items, labels) scores."""
+    """(items, labels) mean of the scores of several systems."""
     mean: Floats = np.mean(np.stack(scores), axis=0)
     return mean
 
@@ -101,7 +104,7 @@ def score_sum(scores: Sequence[Floats]) -> Floats:
 def _inner_accuracies(
     embeddings: Floats, truth: Integers, recording: Integers, candidates: Sequence[tuple[str, float]]
 ) -> Floats:
-    """(candidates,) accuracies on the inner part; zeros, so that the first is taken, where the items cannot be
+    """(candidates,) accuracies on the inner part; zeros, so that the first is chosen, where the items cannot be
     divided."""
     from sklearn.model_selection import StratifiedGroupKFold
 
@@ -112,7 +115,9 @@ def _inner_accuracies(
     parts = np.zeros(len(truth), np.int64)
     splitter = StratifiedGroupKFold(count, shuffle=True, random_state=SEED)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The least populated class", UserWarning)  # a rare label is on one side alone
+        warnings.filterwarnings(
+            "ignore", "The least populated class", UserWarning
+        )  # a rare label may be on one side only
         for number, (_, part) in enumerate(splitter.split(embeddings, truth, recording)):
             parts[part] = number
     inner = parts == 0
@@ -125,7 +130,7 @@ def _inner_accuracies(
 
 
 def _machine(kernel: str, penalty: float) -> Any:
-    """Not yet fitted: embeddings to mean 0 and deviation 1, then the machine."""
+    """A pipeline that is not fitted yet: embeddings to mean 0 and deviation 1, then the machine."""
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
     from sklearn.svm import SVC

@@ -1,10 +1,10 @@
-"""The model file: one .tflite or .onnx that also carries its manifest. Standard library only; no engine, no protobuf
-package.
+"""The model file: a .tflite or .onnx file that also holds its manifest. Reads and writes it with the standard library
+alone, without an engine or the protobuf package.
 
-Both formats take the manifest behind the model, and stay readable by every other tool: a .tflite gets a zip archive
-appended (the convention of TFLite metadata), an .onnx two more `metadata_props` (fields of a protobuf message may come
-in any order). Beside the manifest lies the SHA-256 of the model's bytes in front of it and of the manifest, so that a
-damaged file is refused instead of run.
+The manifest follows the model, and other tools can still read the file: a .tflite gets a zip archive appended (the
+convention of TFLite metadata), an .onnx two more `metadata_props` (the fields of a protobuf message may come in any
+order). Next to the manifest is the SHA-256 of the model's bytes and of the manifest, so that a damaged file is refused
+instead of run.
 """
 
 import hashlib
@@ -18,28 +18,28 @@ from pathlib import Path
 
 from edgekd.errors import InputError, nearest
 from edgekd.files import atomic_write
-from edgekd.modelfile import manifest as manifests
-from edgekd.modelfile.manifest import Manifest
+from edgekd.modelfile.manifest import Manifest, decode, encode
 
 SUFFIXES = (".tflite", ".onnx")
 MANIFEST_KEY, DIGEST_KEY = "edgekd.json", "edgekd.sha256"
 """Names of the zip entries and of the metadata properties."""
 MAX_MANIFEST_BYTES = 4 * 2**20
 ENTRY_SIGNATURE, MAX_ENTRIES = b"PK\x01\x02", 64
-"""What each entry of a zip archive's directory starts with, and how many there may be: two are ours, TFLite metadata
-brings a few."""
+"""First bytes of each entry in the directory of a zip archive, and the most entries allowed. edgekd writes two, TFLite
+metadata a few."""
 MAX_MODEL_BYTES = 2**26
+"""Largest file that is read."""
 TFLITE_IDENTIFIER, IDENTIFIER_START = b"TFL3", 4
 MODEL_GRAPH, MODEL_METADATA = 7, 14
 """Field numbers in ONNX's ModelProto."""
 GRAPH_INITIALIZER = 5
 """Field number in ONNX's GraphProto."""
 TENSOR_DATA = frozenset({4, 9, 10})
-"""Numbers of the fields in ONNX's TensorProto that take no more room in memory than in the file: float_data, raw_data,
-double_data."""
+"""Field numbers in ONNX's TensorProto of float_data, raw_data and double_data, which take no more space in memory than
+in the file."""
 MAX_STRUCTURE_BYTES = 2**21
-"""Of an .onnx file, its weights and metadata left out: an empty node has two bytes in the file and some hundred in
-memory."""
+"""Most bytes of an .onnx file without its weights and metadata: an empty node has two bytes in the file and some
+hundred in memory."""
 ENTRY_KEY, ENTRY_VALUE = 1, 2
 """Field numbers in ONNX's StringStringEntryProto."""
 VARINT, FIXED64, LENGTH_DELIMITED, FIXED32 = 0, 1, 2, 5
@@ -47,43 +47,43 @@ VARINT, FIXED64, LENGTH_DELIMITED, FIXED32 = 0, 1, 2, 5
 FIXED_SIZES = {FIXED64: 8, FIXED32: 4}
 MAX_VARINT_BYTES = 10
 MAX_FIELD_NUMBER = 2**29 - 1
-"""Protobuf's own; some of its readers drop the bits above and would see another field."""
+"""Protobuf's limit. Some readers drop the higher bits and would read another field."""
 MAX_FIELDS = 2**16
-"""Of one protobuf message: a graph with more nodes is no model for a small device, and every node costs its readers
-memory and time."""
+"""Most fields of one protobuf message. A graph with more nodes is not a model for a small device, and each node costs
+memory and time to read."""
 
 
 @dataclass(frozen=True)
 class ModelFile:
-    """A file taken apart. content: the model's own bytes, as they were before the manifest came behind them."""
+    """The parts of a model file. content: the model's own bytes, without the manifest."""
 
     manifest: Manifest
     content: bytes
 
 
 def write(path: str | Path, model_bytes: bytes, manifest: Manifest) -> None:
-    """Write a model with its manifest; the file appears complete or not at all.
+    """Write a model with its manifest. The file appears complete or not at all.
 
     Args:
         path: ends in .tflite or .onnx; an existing file is replaced.
-        model_bytes: a model as an emitter gives it.
-        manifest: what shall travel with it.
+        model_bytes: a model as an emitter returns it.
+        manifest: of the model.
 
     Raises:
-        InputError: another suffix, bytes that are not a model of that kind, or a place that cannot be written.
+        InputError: another suffix, bytes that are not a model of that format, or a path that cannot be written.
     """
     path = Path(path)
     _check_suffix(path)
     _check_kind(path, model_bytes)
-    raw = sealed(path.suffix, model_bytes, manifests.encode(manifest))
+    raw = sealed(path.suffix, model_bytes, encode(manifest))
     try:
         atomic_write(path, raw, mode=0o644, durable=True)
     except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror}); choose another place") from None
+        raise InputError(f"{path}: cannot be written ({error.strerror}); choose another path") from None
 
 
 def sealed(suffix: str, model_bytes: bytes, encoded_manifest: bytes) -> bytes:
-    """The bytes of a file: a model, behind it an encoded manifest and the digest of both. Nothing is checked."""
+    """The bytes of a model file: the model, then an encoded manifest and the digest of both. Nothing is checked."""
     entries = {MANIFEST_KEY: encoded_manifest, DIGEST_KEY: _digest(model_bytes, encoded_manifest)}
     return model_bytes + (_zip(model_bytes, entries) if suffix == ".tflite" else metadata(entries))
 
@@ -94,39 +94,40 @@ def read_manifest(path: str | Path) -> Manifest:
 
 
 def read(path: str | Path) -> ModelFile:
-    """Take a model file apart and check that it is whole.
+    """The parts of a model file, once its digest is checked.
 
     Raises:
         InputError: unreadable, not a model file, without a manifest, damaged, cut off, or too large.
     """
     path = Path(path)
-    found = split(path, read_bytes(path))
-    if found is None:
+    file = split(path, read_bytes(path))
+    if file is None:
         raise InputError(
             f"{path}: carries no edgekd manifest: another tool wrote this model, or the file is cut off; "
             "give a file that 'edgekd export' wrote"
         )
-    return found
+    return file
 
 
 def read_bytes(path: Path) -> bytes:
-    """All bytes of a .tflite or .onnx file, anybody's.
+    """All bytes of a .tflite or .onnx file, of edgekd or of any other tool.
 
     Raises:
-        InputError: another suffix, unreadable, too large, or bytes that are not a model of that kind.
+        InputError: another suffix, unreadable, too large, or bytes that are not a model of that format.
     """
-    if path.suffix or path.exists():  # a name without one that is not there is rather a folder mistyped
+    # a missing path without a suffix is probably a mistyped folder: its error is "cannot be read"
+    if path.suffix or path.exists():
         _check_suffix(path)
     try:
-        # opening a pipe would wait, a device may never end
+        # opening a pipe would block, and a device may have no end
         if not path.is_dir() and not path.is_file() and path.exists():
             raise InputError(f"{path}: not a regular file; give a .tflite or .onnx file")
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             if size > MAX_MODEL_BYTES:
                 raise InputError(
-                    f"{path}: {size:,} bytes, larger than {MAX_MODEL_BYTES:,}, which is no model for a small device; "
-                    "give an exported one"
+                    f"{path}: {size:,} bytes, larger than {MAX_MODEL_BYTES:,}, so it is not a model for a small device;"
+                    " give a file that 'edgekd export' wrote"
                 )
             raw = file.read(size)
     except OSError as error:
@@ -136,11 +137,11 @@ def read_bytes(path: Path) -> bytes:
 
 
 def split(path: Path, raw: bytes) -> ModelFile | None:
-    """Take the bytes of a file apart; None for a model that carries no manifest.
+    """The parts of a model file, once its digest is checked; None for a model without a manifest.
 
     Args:
-        path: where they come from.
-        raw: as `read_bytes` gives them.
+        path: of the file, for its suffix and for errors.
+        raw: all bytes of the file, as `read_bytes` returns them.
 
     Raises:
         InputError: damaged or cut off.
@@ -151,7 +152,7 @@ def split(path: Path, raw: bytes) -> ModelFile | None:
         raise InputError(f"{path}: the file is damaged ({error}); copy it or export it again") from None
     if MANIFEST_KEY not in entries:
         return None
-    manifest = manifests.decode(entries[MANIFEST_KEY], str(path))
+    manifest = decode(entries[MANIFEST_KEY], str(path))
     content = raw[:size]
     if entries.get(DIGEST_KEY) != _digest(content, entries[MANIFEST_KEY]):
         raise InputError(
@@ -172,28 +173,28 @@ def _check_suffix(path: Path) -> None:
 
 
 def _check_kind(path: Path, raw: bytes) -> None:
-    """Whether the bytes look like what the suffix says."""
+    """Raise where the bytes are not in the format of the suffix."""
     try:
         if path.suffix == ".tflite":
-            genuine = raw[IDENTIFIER_START : IDENTIFIER_START + len(TFLITE_IDENTIFIER)] == TFLITE_IDENTIFIER
+            matches = raw[IDENTIFIER_START : IDENTIFIER_START + len(TFLITE_IDENTIFIER)] == TFLITE_IDENTIFIER
         else:
-            genuine = any(number == MODEL_GRAPH for number, _, _, _ in fields(raw))
+            matches = any(number == MODEL_GRAPH for number, _, _, _ in fields(raw))
             _check_structure(raw)
     except DamagedError as error:
         raise InputError(f"{path}: not an ONNX file, or damaged ({error}); copy it or export it again") from None
-    if not genuine:
+    if not matches:
         raise InputError(
             f"{path}: not a {path.suffix} model but {len(raw):,} other bytes; give a file that 'edgekd export' wrote"
         )
 
 
 class DamagedError(Exception):
-    """What is wrong inside a file, without its name."""
+    """A file is damaged. The message does not name the file; callers add its path."""
 
 
 def _zip(model_bytes: bytes, entries: dict[str, bytes]) -> bytes:
-    """A zip archive that follows the model, its offsets counted from the model's start; the same bytes at any time of
-    day."""
+    """Bytes of a zip archive to append to a model, with offsets from the start of the model. They do not depend on the
+    time."""
     buffer = io.BytesIO(model_bytes)
     with zipfile.ZipFile(buffer, "a") as archive:
         for name, value in entries.items():
@@ -202,7 +203,7 @@ def _zip(model_bytes: bytes, entries: dict[str, bytes]) -> bytes:
 
 
 def _read_zip(raw: bytes) -> tuple[int, dict[str, bytes]]:
-    """Size of the model in front of the archive, and our entries."""
+    """Size of the model before the archive, and edgekd's entries in the archive by name."""
     file = io.BytesIO(raw)
     if not zipfile.is_zipfile(file):
         if MANIFEST_KEY.encode() in raw:
@@ -215,9 +216,10 @@ def _read_zip(raw: bytes) -> tuple[int, dict[str, bytes]]:
             members = archive.infolist()
             ours = [member for member in members if member.filename in (MANIFEST_KEY, DIGEST_KEY)]
             if len(ours) > len({member.filename for member in ours}):
-                raise DamagedError("an entry is there twice")
+                raise DamagedError("an entry occurs twice")
             for member in ours:
-                if member.compress_type != zipfile.ZIP_STORED:  # ours never is; a crafted one could unpack to any size
+                # edgekd never compresses; a crafted entry could unpack to any size
+                if member.compress_type != zipfile.ZIP_STORED:
                     raise DamagedError(f"{member.filename} is compressed")
                 _check_size(member.file_size)
             return min((member.header_offset for member in members), default=0), {
@@ -236,50 +238,48 @@ def _read_zip(raw: bytes) -> tuple[int, dict[str, bytes]]:
 
 
 def _check_structure(raw: bytes) -> None:
-    """Refuse an ONNX file that would take many times its size in memory, before anything parses it."""
+    """Raise for an ONNX file that would take many times its size in memory, before anything parses it."""
     for size in accumulate(_structure_bytes(raw)):
         if size > MAX_STRUCTURE_BYTES:
-            raise DamagedError(f"more than {MAX_STRUCTURE_BYTES:,} bytes beside its weights")
+            raise DamagedError(f"more than {MAX_STRUCTURE_BYTES:,} bytes besides its weights")
 
 
 def _structure_bytes(raw: bytes) -> Iterator[int]:
-    """Bytes of an ONNX file that are neither weights nor metadata, part by part."""
-    for field, start, payload, end in fields(raw):
-        if field != MODEL_GRAPH:
-            yield (payload if field == MODEL_METADATA else end) - start
+    """Number of bytes in each part of an ONNX file that is neither weights nor metadata."""
+    for number, start, payload, end in fields(raw):
+        if number != MODEL_GRAPH:
+            yield (payload if number == MODEL_METADATA else end) - start
             continue
         for part, part_start, part_payload, part_end in fields(raw, payload, end):
             if part != GRAPH_INITIALIZER:
                 yield part_end - part_start
                 continue
-            for number, tensor_start, tensor_payload, tensor_end in fields(raw, part_payload, part_end):
-                yield (tensor_payload if number in TENSOR_DATA else tensor_end) - tensor_start
+            for data, tensor_start, tensor_payload, tensor_end in fields(raw, part_payload, part_end):
+                yield (tensor_payload if data in TENSOR_DATA else tensor_end) - tensor_start
 
 
 def metadata(entries: dict[str, bytes]) -> bytes:
-    """`metadata_props` fields, to stand behind a serialised ModelProto."""
-    properties = (_field(ENTRY_KEY, key.encode()) + _field(ENTRY_VALUE, value) for key, value in entries.items())
-    return b"".join(_field(MODEL_METADATA, entry) for entry in properties)
+    """Bytes of `metadata_props` fields, to append to a serialised ModelProto."""
+    properties = (field(ENTRY_KEY, key.encode()) + field(ENTRY_VALUE, value) for key, value in entries.items())
+    return b"".join(field(MODEL_METADATA, entry) for entry in properties)
 
 
 def _read_metadata(raw: bytes) -> tuple[int, dict[str, bytes]]:
-    """Size of the model in front of our first property, and our properties."""
+    """Size of the model before edgekd's first property, and edgekd's properties by key."""
     size, entries = len(raw), {}
-    for field, start, payload, end in fields(raw):
+    for number, start, payload, end in fields(raw):
         key = ""
-        if field == MODEL_METADATA:
-            parts = {
-                number: raw[payload + first : payload + last] for number, _, first, last in fields(raw[payload:end])
-            }
+        if number == MODEL_METADATA:
+            parts = {part: raw[payload + first : payload + last] for part, _, first, last in fields(raw[payload:end])}
             key = parts.get(ENTRY_KEY, b"").decode(errors="replace")
         if key in (MANIFEST_KEY, DIGEST_KEY):
             if key in entries:
-                raise DamagedError("an entry is there twice")
+                raise DamagedError("an entry occurs twice")
             entries[key] = parts.get(ENTRY_VALUE, b"")
             _check_size(len(entries[key]))
             size = min(size, start)
-        elif entries:  # it would be part of the model, but not of what the digest covers
-            raise DamagedError(f"field {field} behind the manifest")
+        elif entries:  # other tools would read it as part of the model, but the digest does not cover it
+            raise DamagedError(f"field {number} after the manifest")
     return size, entries
 
 
@@ -288,12 +288,13 @@ def _check_size(size: int) -> None:
         raise DamagedError(f"manifest of {size:,} bytes, more than {MAX_MANIFEST_BYTES:,}")
 
 
-def _field(number: int, payload: bytes) -> bytes:
-    """One length-delimited protobuf field."""
-    return _varint(number << 3 | LENGTH_DELIMITED) + _varint(len(payload)) + payload
+def field(number: int, payload: bytes) -> bytes:
+    """Bytes of one length-delimited protobuf field."""
+    return varint(number << 3 | LENGTH_DELIMITED) + varint(len(payload)) + payload
 
 
-def _varint(value: int) -> bytes:
+def varint(value: int) -> bytes:
+    """Bytes of a number in protobuf's variable length."""
     encoded = bytearray()
     while value > 0x7F:
         encoded.append(value & 0x7F | 0x80)
@@ -302,11 +303,11 @@ def _varint(value: int) -> bytes:
 
 
 def fields(raw: bytes, position: int = 0, stop: int | None = None) -> Iterator[tuple[int, int, int, int]]:
-    """Fields of the protobuf message in `raw[position:stop]`: (number, start of the field, start and end of its
-    payload).
+    """Fields of the protobuf message in `raw[position:stop]`, each as (number, start of the field, start of its
+    payload, end of its payload).
 
     Raises:
-        DamagedError: cut off, garbled, or more than `MAX_FIELDS` of them.
+        DamagedError: cut off, invalid, or more than `MAX_FIELDS` of them.
     """
     stop, count = len(raw) if stop is None else stop, 0
     while position < stop:
@@ -331,7 +332,11 @@ def fields(raw: bytes, position: int = 0, stop: int | None = None) -> Iterator[t
 
 
 def read_varint(raw: bytes, position: int) -> tuple[int, int]:
-    """The number and the position behind it."""
+    """The number of variable length at a position, and the position after it.
+
+    Raises:
+        DamagedError: cut off or invalid.
+    """
     value = 0
     for index, byte in enumerate(raw[position : position + MAX_VARINT_BYTES]):
         value |= (byte & 0x7F) << 7 * index

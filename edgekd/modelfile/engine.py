@@ -1,6 +1,6 @@
-"""Opens a model file in an inference engine: one small interface for the runner, evaluation and checks.
+"""Opens a model file in an inference engine. The runtime, the evaluation and the checks all use its `Model`.
 
-LiteRT (`ai_edge_litert`, or `tflite_runtime` on old systems) runs .tflite files, ONNX Runtime .onnx files.
+LiteRT (`ai_edge_litert`, or `tflite_runtime` on old systems) runs .tflite files, ONNX Runtime runs .onnx files.
 """
 
 import contextlib
@@ -18,40 +18,37 @@ from numpy.typing import NDArray
 from edgekd import rounding
 from edgekd.errors import InputError, MissingExtraError, nearest
 from edgekd.modelfile import container, guard_onnx, guard_tflite
-from edgekd.modelfile.guard_tflite import table, vector
 from edgekd.modelfile.manifest import Manifest, TensorQuant
+from edgekd.modelfile.tflite_graph import refuse_malformed_graph
 
-Engine = Literal["litert", "onnxruntime"]
+EngineName = Literal["litert", "onnxruntime"]
 
 FLOAT = "float32"
 X64_PRECISION_KEY = "session.x64quantprecision"
-"""Without it ONNX Runtime's int8 products saturate on x86 processors that have AVX2 but no VNNI: logits wrong by 20
-steps. With it they are right everywhere, and where VNNI would be right too, twice as slow."""
+"""Option of ONNX Runtime. Without it the int8 products saturate on x86 processors that have AVX2 but no VNNI, and
+logits are wrong by 20 steps. With it they are right everywhere. A processor with VNNI does not need it and takes twice
+as long with it."""
 CPU_INFO = Path("/proc/cpuinfo")
 VNNI = frozenset({"avx512_vnni", "avx_vnni"})
-"""Flags of x86 processors whose 8-bit products do not saturate."""
+"""Flags of x86 processors whose int8 products do not saturate."""
 FATAL_ONLY = 4
-"""ONNX Runtime's log severity: what fails is raised, and told once."""
+"""Log severity of ONNX Runtime. Errors are raised as exceptions, so they are not logged as well."""
 STDERR = 2
+"""File descriptor of standard error."""
 MAX_ELEMENTS = 2**24
-"""Of all tensors of a .tflite file together: more than ten times what the largest student has."""
+"""Most elements of all tensors of a .tflite file together: more than ten times what the largest student has."""
 MAX_ONNX_ELEMENTS = 2**25
-"""As above: an .onnx file spells most tensors of an int8 model two or three times, and the largest student has a tenth
-of it."""
+"""The same for an .onnx file, which holds most tensors of an int8 model two or three times. The largest student has a
+tenth of this."""
 MAX_READ = 2**24
-"""By the windows of one operator, a convolution or a pool, for one output channel: 25 times what the largest student
-has."""
-TFLITE_VECTORS = {"operator codes": 1, "graph": 2, "buffers": 4}
-"""Vectors of the model table, and their field numbers."""
-GRAPH_TENSORS, GRAPH_OUTPUTS, GRAPH_OPERATORS, OPERATOR_TENSORS = 0, 2, 3, (1, 2)
-"""Field numbers in the graph's table, and in an operator's: what it reads and writes."""
+"""Most elements that the kernel windows of one convolution or pool read for one output channel: 25 times what the
+largest student has."""
 MAX_THREADS = 256
-"""An engine asked for many thousands starts them all and never comes back."""
+"""An engine that is asked for many thousands of threads starts them all and never returns."""
 
 
 def cpu_flags() -> frozenset[str]:
-    """Extensions of an x86 processor's instruction set as Linux names them; none where the system does not tell, and on
-    Arm."""
+    """Instruction set extensions of an x86 processor as Linux names them; empty on Arm and on other systems."""
     try:
         flags = next(
             (line for line in CPU_INFO.read_text(errors="replace").splitlines() if line.startswith("flags")), ""
@@ -62,43 +59,50 @@ def cpu_flags() -> frozenset[str]:
 
 
 def has_vnni() -> bool:
-    """Whether the processor is known to multiply 8-bit integers exactly; False on Arm, where nothing depends on it."""
+    """Whether the processor is known to multiply int8 exactly; False on Arm, where nothing depends on it."""
     return not VNNI.isdisjoint(cpu_flags())
 
 
 class Session(Protocol):
-    """What an engine gives: tensors as the file has them. input_shape: (mel, frame); input_dtype: numpy's name."""
+    """A model in an engine, with tensors of the file's own types.
+
+    input_shape: (mel, frame). input_dtype: numpy's name of the input's type. labels: how many logits a window has.
+    """
 
     input_shape: tuple[int, ...]
     input_dtype: str
     labels: int
 
     def run(self, q: NDArray[Any]) -> NDArray[Any]:
-        """(batch, mel, frame) -> (batch, labels), both in the file's types."""
+        """Logits (batch, labels) of the input (batch, mel, frame), both in the file's types."""
         ...
 
 
 class Model:
-    """An opened model file. engine: "litert" or "onnxruntime". manifest: what the file says about itself."""
+    """An opened model file.
+
+    engine: "litert" or "onnxruntime". manifest: of the file. gains: what a microphone adds to each mel band, float32
+    (mel, 1) in units of the normalised log-mel; `logits` subtracts it from its input. None for no equaliser.
+    """
 
     def __init__(
-        self, manifest: Manifest, engine: Engine, session: Session, colour: NDArray[np.float32] | None = None
+        self, manifest: Manifest, engine: EngineName, session: Session, gains: NDArray[np.float32] | None = None
     ) -> None:
         self.manifest = manifest
         self.engine = engine
-        self._session, self._colour = session, colour
+        self._session, self._gains = session, gains
 
     @property
     def input_quant(self) -> TensorQuant:
         """Quantisation of the input."""
         return self.manifest.input
 
-    def behind(self, colour: NDArray[np.float32]) -> "Model":
-        """This model, which takes `colour`, float32 (mel, 1), off the features that `logits` is given."""
-        return Model(self.manifest, self.engine, self._session, colour)
+    def with_gains(self, gains: NDArray[np.float32]) -> "Model":
+        """This model with an equaliser; `gains` as in the class."""
+        return Model(self.manifest, self.engine, self._session, gains)
 
     def logits(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Classify windows.
+        """Logits of windows.
 
         Args:
             features: normalised log-mel of the manifest's front end, float32 (batch, mel, frame).
@@ -110,18 +114,21 @@ class Model:
             InputError: the wrong shape, NaN, or a failure inside the engine.
         """
         source, output = self.manifest.input, self.manifest.output
-        if self._colour is not None:
-            features = features - self._colour
+        if self._gains is not None:
+            features = features - self._gains
         if source.dtype == FLOAT:
             q: NDArray[Any] = np.asarray(features, np.float32)
         else:
             q = rounding.quantize(features, source.scale, source.zero_point, source.dtype)
-        answer = self.run_quantized(q)
-        return answer if output.dtype == FLOAT else rounding.dequantize(answer, output.scale, output.zero_point)
+        logits = self.run_quantized(q)
+        return logits if output.dtype == FLOAT else rounding.dequantize(logits, output.scale, output.zero_point)
 
     def run_quantized(self, q: NDArray[Any]) -> NDArray[Any]:
-        """As `logits`, on what the file itself reads and writes: (batch, mel, frame) and (batch, labels) of the
-        manifest's types."""
+        """Logits (batch, labels) of an input (batch, mel, frame), both quantised: of the manifest's types.
+
+        Raises:
+            InputError: the wrong shape or type, or a failure inside the engine.
+        """
         if q.ndim != 3 or q.shape[1:] != self._session.input_shape or q.dtype != self._session.input_dtype:
             raise InputError(
                 f"{self.manifest.name}: the model reads {self._session.input_dtype} (batch, mel, frame) of "
@@ -136,11 +143,11 @@ def open_model(path: str | Path, engine: str | None = None, threads: int = 1) ->
     Args:
         path: a .tflite or .onnx file that edgekd wrote.
         engine: a key of `ENGINES`; None takes the one that opens this kind of file.
-        threads: that the engine computes with.
+        threads: number of threads that the engine computes with.
 
     Raises:
-        InputError: a file without a manifest, damaged, at odds with its manifest, or one that would take very much
-            memory; an unknown engine or one for another format.
+        InputError: a file that is damaged, has no manifest, does not match its manifest or would take too much memory;
+            an unknown engine, or one that does not open this format.
         MissingExtraError: the engine is not installed.
     """
     path = Path(path)
@@ -155,81 +162,37 @@ def open_model(path: str | Path, engine: str | None = None, threads: int = 1) ->
             f"{path}: engine '{engine}' does not open {path.suffix} files; use engine '{name}' or another file"
         )
     session = session_type(path, file.content, threads)
-    _check(path, file.manifest, session)
+    _check_manifest(path, file.manifest, session)
     return Model(file.manifest, name, session)
 
 
-def _check(path: Path, manifest: Manifest, session: Session) -> None:
-    """Whether the file's tensors are what its manifest promises."""
+def _check_manifest(path: Path, manifest: Manifest, session: Session) -> None:
+    """Raise where the tensors of the file are not those that its manifest describes."""
     shape = manifest.frontend.n_mels, manifest.frontend.frames(manifest.window)
     pairs = {
         "input (mel, frame)": (session.input_shape, shape),
         "input type": (session.input_dtype, manifest.input.dtype),
         "number of labels": (session.labels, len(manifest.labels)),
     }
-    for what, (found, promised) in pairs.items():
-        if found != promised:
-            raise InputError(f"{path}: the {what} is {found}, but the manifest says {promised}; export the model again")
+    for what, (found, described) in pairs.items():
+        if found != described:
+            raise InputError(
+                f"{path}: the {what} is {found}, but the manifest says {described}; export the model again"
+            )
 
 
-def refuse_odd_graph(content: bytes, optional_inputs: bool = False) -> None:
-    """LiteRT reads a flatbuffer unverified, and ends the process where there are no operator codes, graph or buffers,
-    or where an operator lacks a tensor. optional_inputs: an operator may say with -1 that it has no bias or state, as
-    no emitter of edgekd does."""
-    (model,) = struct.unpack_from("<I", content)
-    for name, number in TFLITE_VECTORS.items():
-        if vector(content, model, number)[1] == 0:
-            raise ValueError(f"it has no {name}")
-    graph = table(content, vector(content, model, TFLITE_VECTORS["graph"])[0])
-    tensors = vector(content, graph, GRAPH_TENSORS)[1]
-    first, operators = vector(content, graph, GRAPH_OPERATORS)
-    left = len(content)  # an honest file has no more references than bytes
-    for index in range(operators):
-        operator = table(content, first + 4 * index)
-        for number in OPERATOR_TENSORS:
-            at, count = vector(content, operator, number)
-            left -= count
-            least = -1 if optional_inputs and number == OPERATOR_TENSORS[0] else 0
-            if left < 0 or any(
-                not least <= tensor < tensors for tensor in struct.unpack_from(f"<{count}i", content, at)
-            ):
-                raise ValueError(f"operator {index} lacks a tensor")
-
-
-def with_output(content: bytes, choose: Callable[[list[int]], int]) -> bytes:
-    """A .tflite file whose first output is another tensor, which engines and delegates then keep.
-
-    Args:
-        content: that `refuse_odd_graph` let pass.
-        choose: numbers of the tensors that operators write -> one of them.
-    """
-    (model,) = struct.unpack_from("<I", content)
-    graph = table(content, vector(content, model, TFLITE_VECTORS["graph"])[0])
-    first, operators = vector(content, graph, GRAPH_OPERATORS)
-    written: list[int] = []
-    for index in range(operators):
-        at, count = vector(content, table(content, first + 4 * index), OPERATOR_TENSORS[1])
-        written += struct.unpack_from(f"<{count}i", content, at)
-    at, count = vector(content, graph, GRAPH_OUTPUTS)
-    if not count:
-        raise ValueError("it has no output")
-    changed = bytearray(content)
-    struct.pack_into("<i", changed, at, choose(written))
-    return bytes(changed)
-
-
-class _LiteRT:
-    """A .tflite file in LiteRT: one window at a time, as on the device."""
+class _LiteRTSession:
+    """A .tflite file in LiteRT. It runs one window at a time, as on a device."""
 
     def __init__(self, path: Path, content: bytes, threads: int) -> None:
         interpreter_type = litert_interpreter()
         try:
-            guard_tflite.refuse_crowds(content)
-            refuse_odd_graph(content)
-            with silent_stderr():  # it announces its delegate there
+            guard_tflite.refuse_overlapping_tables(content)
+            refuse_malformed_graph(content)
+            with silent_stderr():  # LiteRT logs its delegate
                 self._interpreter = interpreter_type(model_content=content, num_threads=threads)
-                self._refuse_odd_tensors()
-                guard_tflite.refuse_untrue_shapes(content, MAX_READ)
+                self._refuse_unsafe_tensors()
+                guard_tflite.refuse_wrong_shapes(content, MAX_READ)
                 self._interpreter.allocate_tensors()
             (source,), (output,) = self._interpreter.get_input_details(), self._interpreter.get_output_details()
             self._window_shape = tuple(int(size) for size in source["shape"])  # (1, mel, frame, 1)
@@ -246,9 +209,9 @@ class _LiteRT:
         self._output_dtype = output["dtype"]
         self._path = path
 
-    def _refuse_odd_tensors(self) -> None:
-        """Before they are allocated: absurd shapes, and types that edgekd does not write together, which make XNNPACK
-        abort the process."""
+    def _refuse_unsafe_tensors(self) -> None:
+        """Raise for tensors that must not be allocated: too many elements, or a mixture of types that edgekd never
+        writes, at which XNNPACK aborts the process."""
         (source,) = self._interpreter.get_input_details()
         types, left = {np.dtype(source["dtype"]).name, "int32"}, MAX_ELEMENTS
         for tensor in self._interpreter.get_tensor_details():
@@ -263,24 +226,24 @@ class _LiteRT:
                 )
 
     def run(self, q: NDArray[Any]) -> NDArray[Any]:
-        """One inference per window."""
+        """Logits, by one inference per window."""
         try:
             logits = np.empty((len(q), self.labels), self._output_dtype)
-            for window, answer in zip(q, logits, strict=True):
-                # views live only as long as the statement: invoke refuses others
+            for window, row in zip(q, logits, strict=True):
+                # no view is kept: `invoke` refuses to run while one exists
                 self._source()[:] = window.reshape(self._window_shape)
                 self._interpreter.invoke()
-                answer[:] = self._output()
+                row[:] = self._output()
         except (ValueError, RuntimeError) as error:
             raise InputError(_cannot_open(self._path, "LiteRT", error)) from None
         return logits
 
 
-class _OnnxRuntime:
-    """An .onnx file in ONNX Runtime: whole batches."""
+class _OnnxRuntimeSession:
+    """An .onnx file in ONNX Runtime. It runs a whole batch at once."""
 
     def __init__(self, path: Path, content: bytes, threads: int) -> None:
-        open_session = onnx_opener()
+        open_session = onnx_session_opener()
         try:
             guard_onnx.refuse_costly_graph(content, MAX_ONNX_ELEMENTS, MAX_READ)
             self._session = open_session(content, threads)
@@ -290,13 +253,13 @@ class _OnnxRuntime:
                 source.type.removeprefix("tensor(").removesuffix(")").replace("float", FLOAT)
             ).name
             self.labels = output.shape[-1]
-        except Exception as error:  # its exceptions have no common base of their own
+        except Exception as error:  # ONNX Runtime's exceptions have no base class of their own
             raise InputError(_cannot_open(path, "ONNX Runtime", error)) from None
         self._source = source.name
         self._path = path
 
     def run(self, q: NDArray[Any]) -> NDArray[Any]:
-        """One inference for the batch."""
+        """Logits, by one inference for the batch."""
         try:
             logits: NDArray[Any] = self._session.run(None, {self._source: q[:, None]})[0]
         except Exception as error:  # as above
@@ -304,18 +267,18 @@ class _OnnxRuntime:
         return logits
 
 
-ENGINES: dict[Engine, tuple[str, type[_LiteRT] | type[_OnnxRuntime]]] = {
-    "litert": (".tflite", _LiteRT),
-    "onnxruntime": (".onnx", _OnnxRuntime),
+ENGINES: dict[EngineName, tuple[str, type[_LiteRTSession] | type[_OnnxRuntimeSession]]] = {
+    "litert": (".tflite", _LiteRTSession),
+    "onnxruntime": (".onnx", _OnnxRuntimeSession),
 }
-"""Name -> what it opens and how."""
+"""Name of an engine -> suffix of the files that it opens, and the class that opens them."""
 
 
-def onnx_opener() -> Callable[[bytes, int], Any]:
-    """What makes a session of ONNX Runtime from an .onnx file's bytes and a number of threads.
+def onnx_session_opener() -> Callable[[bytes, int], Any]:
+    """A function that makes an ONNX Runtime session from the bytes of an .onnx file and a number of threads.
 
     Raises:
-        MissingExtraError: it is not installed.
+        MissingExtraError: ONNX Runtime is not installed.
     """
     try:
         import onnxruntime
@@ -328,14 +291,18 @@ def onnx_opener() -> Callable[[bytes, int], Any]:
         options.log_severity_level = FATAL_ONLY
         if not has_vnni():
             options.add_session_config_entry(X64_PRECISION_KEY, "1")
-        with contextlib.redirect_stdout(io.StringIO()):  # it prints some failures there before it raises them
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints some errors before it raises them
             return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
     return open_session
 
 
 def litert_interpreter() -> Any:
-    """LiteRT's interpreter class, from whichever package is installed."""
+    """LiteRT's interpreter class, from `ai_edge_litert` or `tflite_runtime`, whichever is installed.
+
+    Raises:
+        MissingExtraError: neither is.
+    """
     try:
         from ai_edge_litert.interpreter import Interpreter
     except ImportError:
@@ -355,16 +322,16 @@ def _cannot_open(path: Path, engine: str, error: Exception) -> str:
 
 @contextlib.contextmanager
 def silent_stderr() -> Iterator[None]:
-    """Send what native code writes to standard error to nowhere for a moment; a failure still raises."""
+    """Discard what native code writes to standard error inside the block. Exceptions pass as usual."""
     try:
-        kept = os.dup(STDERR)
+        saved = os.dup(STDERR)
     except OSError:  # a service without standard error
         yield
         return
     try:
-        with Path(os.devnull).open("wb") as nowhere:
-            os.dup2(nowhere.fileno(), STDERR)
+        with Path(os.devnull).open("wb") as null:
+            os.dup2(null.fileno(), STDERR)
         yield
     finally:
-        os.dup2(kept, STDERR)
-        os.close(kept)
+        os.dup2(saved, STDERR)
+        os.close(saved)

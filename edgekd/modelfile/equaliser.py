@@ -1,7 +1,7 @@
-"""A microphone's colour, found without labels and taken off the log-mel: band-wise matching of means.
+"""Equaliser: the gains of a microphone in each mel band, estimated without labels and subtracted from the log-mel.
 
-A linear microphone adds a constant to every band of the log-mel. So the mean of what is heard through it, over sounds
-of many kinds, less the mean of the training clips, which travels in the model file, is what it adds (Mezza, Habets,
+A linear microphone adds a constant to every band of the log-mel. Its gains are the mean log-mel of recordings made with
+it, of many kinds of sound, minus the mean log-mel of the training clips, which the manifest holds (Mezza, Habets,
 Mueller, Sarti: Unsupervised domain adaptation for acoustic scene classification using band-wise statistics matching,
 EUSIPCO 2020).
 """
@@ -21,9 +21,9 @@ from edgekd.modelfile.manifest import Manifest
 
 FORMAT: Literal["edgekd-equaliser"] = "edgekd-equaliser"
 NEPERS_PER_DB = math.log(10) / 10
-"""Natural logarithm of a power, per decibel."""
+"""Natural logarithm of a power ratio of 1 dB."""
 FLOOR_TOLERANCE = 1e-3
-"""Of the natural log-mel: a frame whose loudest band is no further above the front end's floor is digital silence."""
+"""Natural log units. A frame is digital silence where its loudest band is no further above the front end's floor."""
 
 Decibels = Annotated[float, msgspec.Meta(ge=-200, le=200)]
 Natural = Annotated[int, msgspec.Meta(ge=0)]
@@ -31,10 +31,11 @@ Floats = NDArray[np.float64]
 
 
 class Equaliser(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What `edgekd equalise` writes.
+    """The file that `edgekd equalise` writes.
 
-    model: name of the model whose training clips were compared with. data_hash: of their store. frontend: of the model.
-    db: (mel,) what the microphone adds to each band. windows, seconds: what was heard. created: ISO 8601 UTC.
+    model: name of the model that it was made for. data_hash: of the store of the model's training clips. frontend: of
+    the model. db: (mel,) gain of the microphone in each band. windows, seconds: of the recordings measured. created:
+    ISO 8601 UTC.
     """
 
     format: Literal["edgekd-equaliser"] = FORMAT
@@ -49,92 +50,101 @@ class Equaliser(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class BandMean:
-    """The mean natural log-mel of each band over frames that are not digital silence. fe: the front end that `add` is
-    given log-mel of."""
+    """Mean natural log-mel of each band over frames that are not digital silence.
+
+    fe: the front end that computes the log-mel given to `add`. frames: number of frames added.
+    """
 
     def __init__(self, fe: FrontEnd) -> None:
         self._fe, self.frames = fe, 0
         self._sum: Floats = np.zeros(fe.n_mels)
 
-    def add(self, features: NDArray[np.float32], sounding: NDArray[np.bool_] | None = None) -> None:
-        """features: normalised log-mel, float32 (..., mel, frame). sounding: (..., frame) frames that count; by default
-        those of sound."""
-        chosen = self.sounding(features) if sounding is None else sounding
+    def add(self, features: NDArray[np.float32], mask: NDArray[np.bool_] | None = None) -> None:
+        """Add frames to the mean.
+
+        Args:
+            features: normalised log-mel, float32 (..., mel, frame).
+            mask: (..., frame), true for the frames that count; None counts those that are not digital silence.
+        """
+        chosen = self.not_silent(features) if mask is None else mask
         self._sum += np.moveaxis(features, -2, -1)[chosen].sum(axis=0, dtype=np.float64)
         self.frames += int(chosen.sum())
 
-    def sounding(self, features: NDArray[np.float32]) -> NDArray[np.bool_]:
-        """(..., frame) which frames are not digital silence."""
+    def not_silent(self, features: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """Mask (..., frame) of the frames that are not digital silence."""
         floor = (math.log(self._fe.log_floor) + FLOOR_TOLERANCE - self._fe.mean) / self._fe.std
         loud: NDArray[np.bool_] = features.max(axis=-2) > floor
         return loud
 
     def value(self) -> Floats:
-        """float64 (mel,), before the front end's mean and standard deviation.
+        """The mean, float64 (mel,), without the front end's normalisation.
 
         Raises:
-            InputError: nothing but digital silence was added.
+            InputError: no frame was added.
         """
         if not self.frames:
             raise InputError("there is nothing but digital silence to take a mean of")
         return self._sum / self.frames * self._fe.std + self._fe.mean
 
 
-def colour(manifest: Manifest, heard: Floats) -> Floats:
-    """float64 (mel,): what a microphone adds to each band, dB.
+def band_gains(manifest: Manifest, mean: Floats) -> Floats:
+    """Gains of a microphone in dB, float64 (mel,): what it adds to each band.
 
     Args:
-        manifest: of the model that will hear it.
-        heard: (mel,) mean natural log-mel of what was heard through it.
+        manifest: of the model that the microphone is used with.
+        mean: (mel,) mean natural log-mel of recordings made with the microphone.
 
     Raises:
-        InputError: the file does not tell the mean of its training clips.
+        InputError: the manifest has no mean spectrum of its training clips.
     """
     if not manifest.spectrum:
         raise InputError(
-            f"{manifest.name}: the file does not tell the mean spectrum of its training clips; train and export it "
-            "again with this edgekd"
+            f"{manifest.name}: the file has no mean spectrum of its training clips; train and export it again with this"
+            " edgekd"
         )
-    added: Floats = (heard - np.array(manifest.spectrum)) / NEPERS_PER_DB
-    return added
+    gains: Floats = (mean - np.array(manifest.spectrum)) / NEPERS_PER_DB
+    return gains
 
 
-def equalised(model: Model, db: Floats) -> Model:
-    """The model behind an equaliser: `logits` takes db, (mel,), off the features it is given."""
+def with_gains(model: Model, db: Floats) -> Model:
+    """The model with an equaliser: its `logits` subtracts the gains `db`, (mel,) in dB, from its input."""
     fe = model.manifest.frontend
-    return model.behind((np.asarray(db) * (NEPERS_PER_DB / fe.std)).astype(np.float32)[:, None])
+    return model.with_gains((np.asarray(db) * (NEPERS_PER_DB / fe.std)).astype(np.float32)[:, None])
 
 
 def with_equaliser(model: Model, path: str | Path | None) -> Model:
-    """The model behind the equaliser of a file, or as it is where there is none.
+    """The model with the equaliser of a file; the model itself where `path` is None.
 
     Raises:
-        InputError: a file that can't be read, is damaged, or was made for another front end or other training clips.
+        InputError: a file that cannot be read, is damaged, or was made for another front end or other training clips.
     """
-    return model if path is None else equalised(model, np.array(_read(Path(path), model.manifest).db))
+    return model if path is None else with_gains(model, np.array(_read(Path(path), model.manifest).db))
 
 
 def _read(path: Path, manifest: Manifest) -> Equaliser:
-    again = "make it again with 'edgekd equalise'"
+    advice = "make it again with 'edgekd equalise'"
     try:
-        made = msgspec.json.decode(path.read_bytes(), type=Equaliser)
+        equaliser = msgspec.json.decode(path.read_bytes(), type=Equaliser)
     except OSError as error:
         raise InputError(
-            f"{path}: the equaliser cannot be read ({error.strerror}); 'edgekd equalise' makes one"
+            f"{path}: the equaliser cannot be read ({error.strerror}); make one with 'edgekd equalise'"
         ) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, InputError) as error:
-        raise InputError(f"{path} is no equaliser, or a damaged one ({error}); {again}") from None
-    if _shape(made.frontend) != _shape(manifest.frontend) or len(made.db) != manifest.frontend.n_mels:
+        raise InputError(f"{path} is no equaliser, or a damaged one ({error}); {advice}") from None
+    if (
+        _without_normalisation(equaliser.frontend) != _without_normalisation(manifest.frontend)
+        or len(equaliser.db) != manifest.frontend.n_mels
+    ):
         raise InputError(
-            f"{path} was made for {made.model}, whose front end is another than that of {manifest.name}; {again}"
+            f"{path} was made for {equaliser.model}, whose front end is another than that of {manifest.name}; {advice}"
         )
-    if made.data_hash != manifest.provenance.data_hash:
+    if equaliser.data_hash != manifest.provenance.data_hash:
         raise InputError(
-            f"{path} was made for {made.model}, which was trained on other clips than {manifest.name}; {again}"
+            f"{path} was made for {equaliser.model}, which was trained on other clips than {manifest.name}; {advice}"
         )
-    return made
+    return equaliser
 
 
-def _shape(fe: FrontEnd) -> FrontEnd:
-    """All that decides what a band hears."""
+def _without_normalisation(fe: FrontEnd) -> FrontEnd:
+    """The front end without its normalisation, on which the bands do not depend."""
     return msgspec.structs.replace(fe, mean=0.0, std=1.0)

@@ -1,9 +1,10 @@
-"""Golden vectors: waveforms that every machine makes alike, and what a model computed from them where it was exported.
+"""Golden vectors: waveforms that are the same on every machine, with the features and logits computed from them at
+export.
 
-The waveforms come from integers alone, so they need no file, belong to no data set, and are the same samples
-everywhere: a hash of a counter gives noise, a running sum colours it, phase counters give triangle waves, and eight
-segments have their own loudness. The noise keeps every mel band far above the rounding of a float32 FFT: the log-mel of
-such a waveform is off by less than 2e-6 in log units between a float32 and a float64 transform.
+The waveforms are computed from integers alone, so they need no file and belong to no data set. A hash of a counter
+gives noise, a running mean filters it, phase counters give triangle waves, and each of eight segments has its own
+loudness. The noise keeps every mel band far above the rounding error of a float32 FFT: the log-mel of such a waveform
+differs by less than 2e-6 log units between a float32 and a float64 transform.
 """
 
 import zlib
@@ -19,18 +20,18 @@ from edgekd.frontend import FrontEnd, LogMelStream, log_mel
 from edgekd.modelfile.manifest import Golden, GoldenVector, Manifest, TensorQuant
 
 CANDIDATES, VECTORS = 16, 4
-"""Seeds that are tried, and how many are kept."""
+"""How many waveforms are tried, and how many are kept."""
 SAFE_MARGIN = 4
-"""Steps between the first and the second label beyond which engines that are within tolerance give the same label."""
+"""Steps between the largest and the second logit above which engines within tolerance agree on the label."""
 PROBES = 128
-"""Elements of the log-mel that are kept in full precision."""
+"""Number of log-mel elements that are kept in float32."""
 PROBE_TYPE = np.dtype("<f4")
 MAX_SAMPLES, MAX_ELEMENTS = 2**21, 2**22
-"""Longest waveform and largest log-mel that a file may ask for: some hundred megabytes of memory."""
+"""Longest waveform (samples) and largest log-mel that a file may ask for. They take some hundred megabytes."""
 DECIMALS = 3
-"""Of the logits of a float model, in steps."""
+"""Decimal places of the logits of a float model, in steps."""
 STREAM_CHUNK = 997
-"""Samples per push when a waveform is heard as a stream."""
+"""Samples per push when a waveform is streamed."""
 
 PARAMETER_STREAM, NOISE_STREAM, PROBE_STREAM = range(3)
 PARAMETERS = 32
@@ -48,14 +49,14 @@ Runner = Callable[[Features], NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class Replay:
-    """What this machine computed, against what was kept.
+    """Result of computing the golden vectors again.
 
     Attributes:
-        features_max_error: largest difference of the log-mel in log units, by clip and by stream: exact at the probes;
-            elsewhere as far as an element lies outside its quantisation step.
+        features_max_error: largest difference of the log-mel in log units, of the clip and of the stream. At the probes
+            it is exact. At other elements it is the distance to the quantisation step that was kept.
         input_agreement: share 0..1 of the quantised input elements that are the same.
-        logits: (vectors, labels) from the kept input, in steps of the output's scale.
-        expected: as kept, in the same unit.
+        logits: (vectors, labels) computed from the kept input, in steps of the output's scale.
+        expected: the kept logits, in the same unit.
     """
 
     features_max_error: float
@@ -71,7 +72,7 @@ def random_words(seed: int, stream: int, count: int) -> NDArray[np.uint32]:
 
 
 def waveform(seed: int, samples: int) -> Features:
-    """float32 (samples,) in [-1, 1), whole multiples of 2**-15, from integer arithmetic alone."""
+    """A waveform, float32 (samples,) in [-1, 1): multiples of 2**-15, computed in integers alone."""
     p = random_words(seed, PARAMETER_STREAM, PARAMETERS).astype(np.int64)
     white = (random_words(seed, NOISE_STREAM, samples + MAX_WIDTH) >> 16).astype(np.int64) - PCM_PEAK
     width = 1 << int(p[0] % 6)  # samples of the running mean, 1 to 32
@@ -79,7 +80,7 @@ def waveform(seed: int, samples: int) -> Features:
     mix = (total[MAX_WIDTH:] - total[MAX_WIDTH - width : -width]) // width + (white[:samples] >> 3)
     time = np.arange(samples, dtype=np.int64)
     for tone in range(TONES):
-        step = (2**24 + int(p[1 + tone] % 2**24)) << int(p[4 + tone] % 6)  # of 2**32 a cycle: sample rate / 256 to / 4
+        step = (2**24 + int(p[1 + tone] % 2**24)) << int(p[4 + tone] % 6)  # 2**32 is a cycle: sample rate / 256 to / 4
         triangle = np.abs(step * time % PHASES - PHASES // 2) // 2**15 - PCM_PEAK
         mix += triangle >> 3 + int(p[7 + tone] % 4)
     loudness = 4 + p[10 : 10 + SEGMENTS] % 13
@@ -89,14 +90,13 @@ def waveform(seed: int, samples: int) -> Features:
 
 
 def make(frontend: FrontEnd, window: int, source: TensorQuant, step: float, run: Runner) -> Golden:
-    """Golden vectors of a model: waveforms of different labels, each told with a wide margin, where the candidates
-    allow it.
+    """Golden vectors of a model: waveforms with different labels and wide margins, as far as the candidates have them.
 
     Args:
-        frontend, window: as the manifest has them.
+        frontend, window: of the manifest.
         source: int8 quantisation of the features.
         step: logit units of one step of the output.
-        run: what the model shall compute, on quantised and dequantised features.
+        run: reference of the model, on quantised and dequantised features.
     """
     # (candidates, mel, frame)
     features = np.stack([log_mel(frontend, waveform(seed, window)) for seed in range(CANDIDATES)])
@@ -104,35 +104,33 @@ def make(frontend: FrontEnd, window: int, source: TensorQuant, step: float, run:
     # (candidates, labels)
     steps = np.asarray(run(rounding.dequantize(q, source.scale, source.zero_point)), np.float64) / step
     vectors = []
-    for seed in _widest(steps):
+    for seed in _chosen_candidates(steps):
         probes = features[seed].reshape(-1)[probe_positions(seed, features[seed].size, PROBES)]
         vectors.append(
             GoldenVector(
                 seed,
                 probes.astype(PROBE_TYPE).tobytes(),
                 zlib.compress(q[seed].tobytes(), 9),
-                tuple(_plain(value) for value in steps[seed]),
+                tuple(_json_number(value) for value in steps[seed]),
             )
         )
     return Golden(source, step, tuple(vectors))
 
 
 def replay(manifest: Manifest, run: Runner, where: str) -> Replay:
-    """Make the golden waveforms again, and their features, and run the kept input.
+    """Compute the golden waveforms and their features again, and run the model on the kept input.
 
     Args:
         manifest: of the model.
         run: the model on this machine.
-        where: the file named in errors.
+        where: name of the file, for errors.
 
     Raises:
         InputError: the file has no golden vectors, or they do not fit it.
     """
     golden = manifest.golden
     if golden is None:
-        raise InputError(
-            f"{where}: carries no golden vectors, it was exported before edgekd wrote them; export it again"
-        )
+        raise InputError(f"{where}: carries no golden vectors, because an early edgekd exported it; export it again")
     shape = manifest.frontend.n_mels, manifest.frontend.frames(manifest.window)
     if manifest.window > MAX_SAMPLES or shape[0] * shape[1] > MAX_ELEMENTS:
         raise InputError(
@@ -151,7 +149,7 @@ def replay(manifest: Manifest, run: Runner, where: str) -> Replay:
         for features in (log_mel(manifest.frontend, wave), _streamed(manifest.frontend, wave)):
             errors += [_probe_error(vector, features), _excess(q, features, source)]
             same.append(float((rounding.quantize(features, source.scale, source.zero_point, np.int8) == q).mean()))
-    # one at a time: there may be many
+    # one at a time, since there may be many
     runs = [run(rounding.dequantize(q[None], source.scale, source.zero_point)) for q in kept]
     logits = np.concatenate(runs).astype(np.float64) / golden.step
     if manifest.output.dtype != "float32":
@@ -160,7 +158,7 @@ def replay(manifest: Manifest, run: Runner, where: str) -> Replay:
 
 
 def probe_positions(seed: int, size: int, count: int) -> NDArray[np.int64]:
-    """(count,) positions in a flattened log-mel of `size` elements."""
+    """Positions of the probes, (count,), in a flattened log-mel of `size` elements."""
     return random_words(seed, PROBE_STREAM, count).astype(np.int64) % size
 
 
@@ -171,9 +169,11 @@ def _mix(words: NDArray[np.uint32]) -> NDArray[np.uint32]:
     return mixed
 
 
-def _widest(steps: NDArray[np.float64]) -> list[int]:
-    """Candidates to keep: the safest of each label first, then the others, by the margin between first and second
-    label."""
+def _chosen_candidates(steps: NDArray[np.float64]) -> list[int]:
+    """Seeds of the candidates to keep, by the margin between the largest and the second logit.
+
+    First comes the widest margin of each label, if it is above `SAFE_MARGIN`, then all others.
+    """
     ordered = np.sort(steps, axis=1)
     margins = ordered[:, -1] - ordered[:, -2] if steps.shape[1] > 1 else np.zeros(len(steps))
     ranked = [int(index) for index in np.argsort(-margins, kind="stable")]
@@ -183,8 +183,8 @@ def _widest(steps: NDArray[np.float64]) -> list[int]:
     return (firsts + [index for index in ranked if index not in firsts])[:VECTORS]
 
 
-def _plain(value: np.float64) -> float:
-    """Steps as JSON shall have them: whole ones as integers, free of the rounding of float32."""
+def _json_number(value: np.float64) -> float:
+    """A number of steps for JSON, without the rounding error of float32: an integer where it is whole."""
     rounded = round(float(value), DECIMALS)
     return int(rounded) if rounded.is_integer() else rounded
 
@@ -193,7 +193,7 @@ def _unpack(vector: GoldenVector, shape: tuple[int, int], where: str) -> NDArray
     """The kept input, int8 (mel, frame)."""
     size = shape[0] * shape[1]
     try:
-        raw = zlib.decompressobj().decompress(vector.input, size + 1)  # never more than was asked for
+        raw = zlib.decompressobj().decompress(vector.input, size + 1)  # never more than one byte too many
     except zlib.error as error:
         raise InputError(f"{where} is damaged ({error}); export the model again") from None
     if len(raw) != size or not vector.probes or len(vector.probes) % PROBE_TYPE.itemsize:
@@ -202,21 +202,24 @@ def _unpack(vector: GoldenVector, shape: tuple[int, int], where: str) -> NDArray
 
 
 def _streamed(frontend: FrontEnd, wave: Features) -> Features:
-    """The log-mel of a waveform that arrives in chunks."""
+    """The log-mel of a waveform pushed in chunks."""
     stream = LogMelStream(frontend)
     parts = [stream.push(wave[start : start + STREAM_CHUNK]) for start in range(0, len(wave), STREAM_CHUNK)]
     return np.concatenate([*parts, stream.flush()], axis=1)
 
 
 def _probe_error(vector: GoldenVector, features: Features) -> float:
+    """Largest difference of the features from the kept probes."""
     probes = np.frombuffer(vector.probes, PROBE_TYPE).astype(np.float64)
     got = features.reshape(-1)[probe_positions(vector.seed, features.size, len(probes))]
     return float(np.abs(got - probes).max())
 
 
 def _excess(q: NDArray[np.int8], features: Features, source: TensorQuant) -> float:
-    """How far the worst element lies outside the step that its kept integer stands for; the outermost steps have no
-    outer end."""
+    """Largest distance of a feature from the quantisation step that its kept integer stands for.
+
+    The outermost steps are open to the outside, because values beyond them were clipped.
+    """
     bounds = np.iinfo(np.int8)
     steps = q.astype(np.float64) - source.zero_point
     low = np.where(q == bounds.min, -np.inf, (steps - 0.5) * source.scale)

@@ -1,9 +1,9 @@
-"""Bounds what an .onnx file takes in memory, by its shapes and before an engine opens it. Standard library only, no
+"""Bounds the memory that an .onnx file takes, from its shapes and before an engine opens it. Standard library only, no
 protobuf package.
 
-The file says shapes of its input and its constants only; all others follow from attributes and from numbers in
-constants, so that one changed bit of a padding makes gigabytes. Known are the operators that edgekd writes and those
-attributes; anything else is refused.
+The file holds the shapes of its input and its constants only. All other shapes follow from attributes and from numbers
+in constants, so that one changed bit of a padding makes gigabytes. Only the operators that edgekd writes are accepted,
+with the attributes that it writes (`edgekd.operators`); anything else is refused.
 """
 
 import struct
@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from math import prod
 
 from edgekd.modelfile.container import LENGTH_DELIMITED, MODEL_GRAPH, VARINT, fields, read_varint
+from edgekd.operators import Onnx, OnnxRow, broadcast_shape
 
 MAX_RANK = 8
 DOMAINS = ("", "ai.onnx")
-"""The standard's own operators."""
+"""The domain of standard operators, under both of its names."""
 MODEL_FUNCTIONS = 25
 GRAPH_NODE, GRAPH_INITIALIZER, GRAPH_INPUT, GRAPH_SPARSE = 1, 5, 11, 15
 NODE_INPUT, NODE_OUTPUT, NODE_NAME, NODE_OPERATOR, NODE_ATTRIBUTE, NODE_DOMAIN = 1, 2, 3, 4, 5, 7
@@ -30,8 +31,8 @@ Span = tuple[int, int]
 
 
 class _Message:
-    """A protobuf message in `raw`; a field that is there more than once is read as protobuf does: merged, or the
-    last."""
+    """A protobuf message in `raw`. Fields that occur more than once are read as by protobuf: merged, or the last
+    one."""
 
     def __init__(self, raw: bytes, spans: Sequence[Span]) -> None:
         self.raw = raw
@@ -44,7 +45,7 @@ class _Message:
         return number in self._found
 
     def spans(self, number: int) -> list[Span]:
-        """Where the payloads of a field lie: texts, bytes or messages."""
+        """(start, end) of the payloads of a field: texts, bytes or messages."""
         found = self._found.get(number, [])
         if any(wire != LENGTH_DELIMITED for wire, _ in found):
             raise ValueError(f"field {number} of a message has wire type {found[0][0]}")
@@ -59,15 +60,15 @@ class _Message:
         return _Message(self.raw, self.spans(number))
 
     def texts(self, number: int) -> list[str]:
-        """Of a repeated field; UnicodeDecodeError, a ValueError, where one is none."""
+        """The texts of a repeated field; UnicodeDecodeError, a ValueError, where one is not UTF-8."""
         return [self.raw[start:end].decode() for start, end in self.spans(number)]
 
     def text(self, number: int) -> str:
-        """Of a field that is not repeated, "" where it is absent."""
+        """The text of a field that is not repeated; "" where it is absent."""
         return (self.texts(number) or [""])[-1]
 
     def integers(self, number: int) -> list[int]:
-        """int64 numbers of a field, packed or one by one."""
+        """The int64 numbers of a field, packed or one by one."""
         numbers = []
         for wire, (start, end) in self._found.get(number, []):
             position = start
@@ -80,21 +81,24 @@ class _Message:
 
 
 def _signed(value: int) -> int:
-    """Of 64 bits."""
+    """An unsigned number of 64 bits as a signed one."""
     value &= INT64_MASK
     return value - 2 * INT64_SIGN if value >= INT64_SIGN else value
 
 
 @dataclass(frozen=True)
-class _Call:
-    """One operator. sources: shapes of its inputs; constant: int64 numbers of an input by its position."""
+class _OnnxInputs:
+    """What the shape of an operator's output depends on.
+
+    sources: shapes of its inputs. attributes: numbers by name. constant: int64 numbers of an input, by its position.
+    """
 
     sources: Sequence[Shape]
     attributes: dict[str, list[int]]
     constant: Callable[[int], list[int]]
 
     def slides(self, kernel: Sequence[int]) -> list[int]:
-        """Output sizes of a window that slides over the axes behind batch and channel."""
+        """Output sizes of a window that slides over the axes after batch and channel."""
         sizes = self.sources[0][2:]
         ones, zeros = [1] * len(sizes), [0] * 2 * len(sizes)
         strides, dilations = self.attributes.get("strides", ones), self.attributes.get("dilations", ones)
@@ -110,32 +114,29 @@ class _Call:
         ]
 
 
-def _same(call: _Call) -> Shape:
-    return call.sources[0]
+def _same(inputs: _OnnxInputs) -> Shape:
+    return inputs.sources[0]
 
 
-def _broadcast(call: _Call) -> Shape:
-    rank = max(map(len, call.sources))
-    return tuple(
-        max(sizes) for sizes in zip(*((1,) * (rank - len(shape)) + shape for shape in call.sources), strict=True)
-    )
+def _broadcast(inputs: _OnnxInputs) -> Shape:
+    return broadcast_shape(inputs.sources)
 
 
-def _conv(call: _Call) -> Shape:
-    kernel = call.sources[1]
-    return call.sources[0][0], kernel[0], *call.slides(kernel[2:])
+def _conv(inputs: _OnnxInputs) -> Shape:
+    kernel = inputs.sources[1]
+    return inputs.sources[0][0], kernel[0], *inputs.slides(kernel[2:])
 
 
-def _pool(call: _Call) -> Shape:
-    return *call.sources[0][:2], *call.slides(call.attributes["kernel_shape"])
+def _pool(inputs: _OnnxInputs) -> Shape:
+    return *inputs.sources[0][:2], *inputs.slides(inputs.attributes["kernel_shape"])
 
 
-def _global_pool(call: _Call) -> Shape:
-    return *call.sources[0][:2], *(1 for _ in call.sources[0][2:])
+def _global_pool(inputs: _OnnxInputs) -> Shape:
+    return *inputs.sources[0][:2], *(1 for _ in inputs.sources[0][2:])
 
 
-def _pad(call: _Call) -> Shape:
-    shape, pads = call.sources[0], call.constant(1)
+def _pad(inputs: _OnnxInputs) -> Shape:
+    shape, pads = inputs.sources[0], inputs.constant(1)
     if min(pads) < 0:
         raise ValueError(f"pads {pads}")
     return tuple(
@@ -143,74 +144,69 @@ def _pad(call: _Call) -> Shape:
     )
 
 
-def _slice(call: _Call) -> Shape:
-    shape = list(call.sources[0])
-    for start, end, axis, step in zip(*(call.constant(index) for index in range(1, 5)), strict=True):
+def _slice(inputs: _OnnxInputs) -> Shape:
+    shape = list(inputs.sources[0])
+    for start, end, axis, step in zip(*(inputs.constant(index) for index in range(1, 5)), strict=True):
         shape[axis] = len(range(shape[axis])[start:end:step])
     return tuple(shape)
 
 
-def _concat(call: _Call) -> Shape:
-    (axis,), shape = call.attributes["axis"], list(call.sources[0])
-    shape[axis] = sum(source[axis] for source in call.sources)
+def _concat(inputs: _OnnxInputs) -> Shape:
+    (axis,), shape = inputs.attributes["axis"], list(inputs.sources[0])
+    shape[axis] = sum(source[axis] for source in inputs.sources)
     return tuple(shape)
 
 
-def _flatten(call: _Call) -> Shape:
-    if call.attributes["axis"] != [1]:  # along another the batch would be part of both sizes
-        raise ValueError(f"axis {call.attributes['axis']}")
-    return call.sources[0][0], prod(call.sources[0][1:])
+def _flatten(inputs: _OnnxInputs) -> Shape:
+    if inputs.attributes["axis"] != [1]:  # along another the batch would be part of both sizes
+        raise ValueError(f"axis {inputs.attributes['axis']}")
+    return inputs.sources[0][0], prod(inputs.sources[0][1:])
 
 
-def _kernel(call: _Call) -> int:
-    return prod(call.sources[1][1:])
-
-
-def _filter(call: _Call) -> int:
-    return prod(call.attributes["kernel_shape"])
-
-
-SLIDING = ("kernel_shape", "strides", "pads")
-OPERATORS: dict[str, tuple[Callable[[_Call], Shape], tuple[str, ...]]] = {
-    **dict.fromkeys(("DequantizeLinear", "QuantizeLinear"), (_same, ("axis",))),
-    **dict.fromkeys(("Sigmoid", "Relu", "Clip"), (_same, ())),
-    **dict.fromkeys(("Add", "Mul"), (_broadcast, ())),
-    "Conv": (_conv, (*SLIDING, "dilations", "group")),
-    "MaxPool": (_pool, SLIDING),
-    "AveragePool": (_pool, (*SLIDING, "count_include_pad")),
-    "GlobalAveragePool": (_global_pool, ()),
-    "Pad": (_pad, ()),
-    "Slice": (_slice, ()),
-    "Concat": (_concat, ("axis",)),
-    "Flatten": (_flatten, ("axis",)),
+SHAPES: dict[Onnx, Callable[[_OnnxInputs], Shape]] = {
+    **dict.fromkeys((Onnx.DequantizeLinear, Onnx.QuantizeLinear, Onnx.Sigmoid, Onnx.Relu, Onnx.Clip), _same),
+    **dict.fromkeys((Onnx.Add, Onnx.Mul), _broadcast),
+    Onnx.Conv: _conv,
+    Onnx.MaxPool: _pool,
+    Onnx.AveragePool: _pool,
+    Onnx.GlobalAveragePool: _global_pool,
+    Onnx.Pad: _pad,
+    Onnx.Slice: _slice,
+    Onnx.Concat: _concat,
+    Onnx.Flatten: _flatten,
 }
-"""Operators that edgekd writes: shape of the output, and attributes."""
-WINDOWS = {"Conv": _kernel, "MaxPool": _filter, "AveragePool": _filter}
-"""Elements of its input that an output of an operator reads."""
+"""Operator -> the function that computes the shape of its output."""
+
+
+def _window(row: OnnxRow, inputs: _OnnxInputs) -> int:
+    """Elements of its input that one output element of an operator reads; 0 where it slides no window."""
+    if row.kernel is not None:
+        return row.kernel.window(inputs.sources[row.kernel.input])
+    return prod(inputs.attributes["kernel_shape"]) if row.pools else 0
 
 
 def refuse_costly_graph(content: bytes, most: int, most_read: int) -> None:
-    """Refuse what would fill the memory.
+    """Refuse a file that would fill the memory.
 
     Args:
-        content: of an .onnx file that `modelfile` let pass.
-        most: elements of all tensors of one window together, constants too.
-        most_read: elements that the windows of one operator read for one channel, each as often as it is read: an
-            engine may gather them.
+        content: bytes of an .onnx file whose container was checked.
+        most: largest number of elements of all tensors of one window together, constants included.
+        most_read: largest number of elements that the windows of one operator read for one channel, counted each time
+            that they are read: an engine may gather them.
 
     Raises:
-        ValueError: more, or what edgekd does not write.
-        modelfile.DamagedError: cut off or garbled.
+        ValueError: the file has more, or something that edgekd does not write.
+        container.DamagedError: the file is cut off or garbled.
     """
     model = _Message(content, [(0, len(content))])
     graph = model.merged(MODEL_GRAPH)
-    if MODEL_FUNCTIONS in model or GRAPH_SPARSE in graph:  # a sparse constant may unpack to any size
+    if MODEL_FUNCTIONS in model or GRAPH_SPARSE in graph:  # a sparse constant may have any size
         raise ValueError("it has functions of its own or sparse constants, which edgekd does not write")
     _Sizes(graph, most, most_read)
 
 
 class _Sizes:
-    """One pass over a graph. The batch is 1 where it is free."""
+    """Computes all shapes of a graph in one pass and stops where they become too large. A free batch counts as 1."""
 
     def __init__(self, graph: _Message, most: int, most_read: int) -> None:
         self.most, self.left, self.most_read = most, most, most_read
@@ -227,12 +223,12 @@ class _Sizes:
             if any(number in tensor for number in TENSOR_EXTERNAL):
                 raise ValueError(f"constant '{name}' lies in another file")
             self._add(f"constant '{name}' has", name, tuple(tensor.integers(TENSOR_DIMS)))
-            self.constants[name] = span  # a hostile one has very many fields
+            self.constants[name] = span  # not the message: a hostile one has very many fields
         for node in graph.each(GRAPH_NODE):
             self._operator(node)
 
     def _add(self, what: str, name: str, shape: Shape) -> None:
-        """Note a shape."""
+        """Record the shape of a tensor and subtract its elements from those that are left."""
         if len(shape) > MAX_RANK:
             raise ValueError(f"{what} {len(shape):,} dimensions")
         self.left -= prod(shape)
@@ -241,35 +237,34 @@ class _Sizes:
         self.shapes[name] = shape
 
     def _operator(self, node: _Message) -> None:
-        kind, domain, names, outputs = (
-            node.text(NODE_OPERATOR),
-            node.text(NODE_DOMAIN),
-            node.texts(NODE_INPUT),
-            node.texts(NODE_OUTPUT),
-        )
+        kind, domain = node.text(NODE_OPERATOR), node.text(NODE_DOMAIN)
+        names, outputs = node.texts(NODE_INPUT), node.texts(NODE_OUTPUT)
         what = f"{kind} '{node.text(NODE_NAME)}'"
-        if kind not in OPERATORS or domain not in DOMAINS or len(outputs) != 1:
+        if kind not in Onnx.__members__ or domain not in DOMAINS or len(outputs) != 1:
             raise ValueError(f"{what} with {len(outputs)} outputs is no operator that edgekd writes")
-        rule, known = OPERATORS[kind]
+        operator = Onnx[kind]
+        row = operator.value
         attributes: dict[str, list[int]] = {}
         for attribute in node.each(NODE_ATTRIBUTE):
             name = attribute.text(ATTRIBUTE_NAME)
-            if name not in known or name in attributes:
+            if name not in row.attributes or name in attributes:
                 raise ValueError(f"{what} has an attribute '{name}' that edgekd does not write, or twice")
             attributes[name] = [number for field in ATTRIBUTE_INTEGERS for number in attribute.integers(field)]
         try:
-            call = _Call([self.shapes[name] for name in names], attributes, lambda index: self._numbers(names[index]))
-            shape = rule(call)
-            windows = prod(shape[2:]) * WINDOWS[kind](call) if kind in WINDOWS else 0
-        # LookupError: too few inputs or axes, or one that is not there
+            inputs = _OnnxInputs(
+                [self.shapes[name] for name in names], attributes, lambda index: self._numbers(names[index])
+            )
+            shape = SHAPES[operator](inputs)
+            elements_read = prod(shape[2:]) * _window(row, inputs)
+        # LookupError: an input, an axis or an attribute is missing
         except (LookupError, ValueError, ZeroDivisionError) as error:
             raise ValueError(f"{what} makes no sense ({error})") from None
         self._add(f"{what} writes", outputs[0], shape)
-        if windows > self.most_read:
-            raise ValueError(f"{what} reads {windows:,} elements, more than {self.most_read:,}")
+        if elements_read > self.most_read:
+            raise ValueError(f"{what} reads {elements_read:,} elements, more than {self.most_read:,}")
 
     def _numbers(self, name: str) -> list[int]:
-        """A short constant of int64."""
+        """The numbers of a short int64 constant."""
         tensor, count = _Message(self.graph.raw, [self.constants[name]]), prod(self.shapes[name])
         if tensor.integers(TENSOR_TYPE) != [INT64] or count > 2 * MAX_RANK:
             raise ValueError(f"constant '{name}' is no short vector of int64")

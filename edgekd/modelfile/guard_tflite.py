@@ -1,15 +1,17 @@
-"""Bounds what a .tflite file takes in memory, before LiteRT allocates it: how much it holds, and whether its tensors
-have the shapes that it says. Standard library only.
+"""Bounds the memory that a .tflite file takes, before LiteRT allocates it. Standard library only.
 
-Any number of tables may share the same bytes, and LiteRT copies each. It goes by the operators and overwrites the
-shapes that the file says, so that one changed bit of a padding makes gigabytes in a file whose tensors seem small.
-Known are the operators that edgekd writes; anything else is refused.
+Two attacks are refused. Any number of tables may share the same bytes, and LiteRT copies each of them. And LiteRT
+computes shapes from the operators and overwrites those that the file declares, so that one changed bit of a padding
+makes gigabytes in a file whose tensors seem small. Only the operators that edgekd writes are accepted
+(`edgekd.operators`); anything else is refused.
 """
 
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
+
+from edgekd.operators import Tflite, TfliteRow, broadcast_shape
 
 MODEL_CODES, MODEL_GRAPHS, MODEL_BUFFERS = 1, 2, 4
 MODEL_FOREIGN = {"metadata buffers": 5, "metadata": 6, "signatures": 7}
@@ -22,32 +24,32 @@ OPERATOR_INTERMEDIATES = 8
 CODE_OLD, CODE_NEW = 0, 3
 """Field numbers in the schema's tables."""
 STRIDES, DILATIONS, DEPTHWISE_DILATIONS, FILTER = (2, 1), (5, 4), (6, 5), (4, 3)
-"""Field numbers in options of windows that slide: of mel and of frame."""
+"""Field numbers in the options of sliding windows: (mel, frame)."""
 PADDING, VALID, AXIS, KEEP_DIMS = 0, 1, 0, 0
 INT32, INT32_BYTES, MAX_RANK, MAX_NAME = 2, 4, 8, 200
 
 MAX_ENTRIES = 2**14
-"""Of a vector of tables: tensors, operators, buffers."""
+"""Most tables of one vector: tensors, operators, buffers."""
 
 Shape = tuple[int, ...]
 
 
 def table(content: bytes, reference: int) -> int:
-    """Where the table begins that a vector's element refers to."""
+    """Position of the table that a vector's element refers to."""
     return int(reference + struct.unpack_from("<I", content, reference)[0])
 
 
 def vector(content: bytes, start: int, number: int) -> tuple[int, int]:
-    """First element and length of a vector, by its table and field number; (0, 0) where it is absent."""
-    place = _field(content, start, number)
-    if place is None:
+    """(position of the first element, length) of a vector, by its table and field number; (0, 0) where it is absent."""
+    position = _field(content, start, number)
+    if position is None:
         return 0, 0
-    first = table(content, place)
+    first = table(content, position)
     return first + 4, int(struct.unpack_from("<I", content, first)[0])
 
 
 def _field(content: bytes, start: int, number: int) -> int | None:
-    """Where a field of a table lies; None where it is absent."""
+    """Position of a field of a table; None where it is absent."""
     vtable = start - struct.unpack_from("<i", content, start)[0]
     slot = 4 + 2 * number  # a vtable holds its size, its table's size, then the fields' offsets
     if vtable < 0 or slot + 2 > struct.unpack_from("<H", content, vtable)[0]:
@@ -57,16 +59,16 @@ def _field(content: bytes, start: int, number: int) -> int | None:
 
 
 def _number(content: bytes, start: int, number: int, kind: str, default: int) -> int:
-    """A number of a table. kind: of `struct`."""
-    place = _field(content, start, number)
-    return default if place is None else int(struct.unpack_from(f"<{kind}", content, place)[0])
+    """A number in a table. kind: format character of `struct`."""
+    position = _field(content, start, number)
+    return default if position is None else int(struct.unpack_from(f"<{kind}", content, position)[0])
 
 
 def _integers(content: bytes, start: int, number: int, most: int) -> Shape:
-    """A vector of int32, which may be so long.
+    """A vector of int32.
 
     Raises:
-        ValueError: it is longer.
+        ValueError: it has more than `most` elements.
     """
     first, count = vector(content, start, number)
     if count > most:
@@ -75,9 +77,12 @@ def _integers(content: bytes, start: int, number: int, most: int) -> Shape:
 
 
 @dataclass(frozen=True)
-class _Call:
-    """One operator. sources: shapes of its inputs; constant: int32 numbers of an input by its position and rank;
-    option: number of a field and its default -> 32-bit number; flag: number of a field -> number of one byte."""
+class _TfliteInputs:
+    """What the shape of an operator's output depends on.
+
+    sources: shapes of its inputs. constant: int32 numbers of an input, by its position and rank. option: a 32-bit
+    option, by its field number and default. flag: an option of one byte, by its field number.
+    """
 
     sources: Sequence[Shape]
     constant: Callable[[int, int], Shape]
@@ -85,7 +90,7 @@ class _Call:
     flag: Callable[[int], int]
 
     def slides(self, kernel: Sequence[int], dilations: tuple[int, int] | None) -> list[int]:
-        """Output sizes of a window over (mel, frame). dilations: numbers of their fields."""
+        """Output sizes of a window that slides over (mel, frame). dilations: their field numbers."""
         sizes = []
         for axis, (size, length) in enumerate(zip(self.sources[0][1:3], kernel, strict=True)):
             stride, dilation = self.option(STRIDES[axis], 0), self.option(dilations[axis], 1) if dilations else 1
@@ -96,117 +101,115 @@ class _Call:
         return sizes
 
 
-def _same(call: _Call) -> Shape:
-    return call.sources[0]
+def _same(inputs: _TfliteInputs) -> Shape:
+    return inputs.sources[0]
 
 
-def _broadcast(call: _Call) -> Shape:
-    rank = max(map(len, call.sources))
-    return tuple(
-        max(sizes) for sizes in zip(*((1,) * (rank - len(shape)) + shape for shape in call.sources), strict=True)
-    )
+def _broadcast(inputs: _TfliteInputs) -> Shape:
+    return broadcast_shape(inputs.sources)
 
 
-def _conv(call: _Call) -> Shape:
-    return call.sources[0][0], *call.slides(call.sources[1][1:3], DILATIONS), call.sources[1][0]
+def _conv(inputs: _TfliteInputs) -> Shape:
+    return inputs.sources[0][0], *inputs.slides(inputs.sources[1][1:3], DILATIONS), inputs.sources[1][0]
 
 
-def _depthwise(call: _Call) -> Shape:
-    return call.sources[0][0], *call.slides(call.sources[1][1:3], DEPTHWISE_DILATIONS), call.sources[1][3]
+def _depthwise(inputs: _TfliteInputs) -> Shape:
+    return inputs.sources[0][0], *inputs.slides(inputs.sources[1][1:3], DEPTHWISE_DILATIONS), inputs.sources[1][3]
 
 
-def _filter(call: _Call) -> tuple[int, int]:
-    return call.option(FILTER[0], 0), call.option(FILTER[1], 0)
+def _filter(inputs: _TfliteInputs) -> tuple[int, int]:
+    return inputs.option(FILTER[0], 0), inputs.option(FILTER[1], 0)
 
 
-def _pool(call: _Call) -> Shape:
-    return call.sources[0][0], *call.slides(_filter(call), None), call.sources[0][3]
+def _pool(inputs: _TfliteInputs) -> Shape:
+    return inputs.sources[0][0], *inputs.slides(_filter(inputs), None), inputs.sources[0][3]
 
 
-def _pad(call: _Call) -> Shape:
-    pads = call.constant(1, 2)
+def _pad(inputs: _TfliteInputs) -> Shape:
+    pads = inputs.constant(1, 2)
     if min(pads) < 0:
         raise ValueError(f"paddings {pads}")
     return tuple(
-        size + before + after for size, before, after in zip(call.sources[0], pads[::2], pads[1::2], strict=True)
+        size + before + after for size, before, after in zip(inputs.sources[0], pads[::2], pads[1::2], strict=True)
     )
 
 
-def _slice(call: _Call) -> Shape:
-    starts, sizes = call.constant(1, 1), call.constant(2, 1)
+def _slice(inputs: _TfliteInputs) -> Shape:
+    starts, sizes = inputs.constant(1, 1), inputs.constant(2, 1)
     if min(starts) < 0:
         raise ValueError(f"starts {starts}")
     return tuple(
-        whole - start if size < 0 else size for whole, start, size in zip(call.sources[0], starts, sizes, strict=True)
+        full - start if size < 0 else size for full, start, size in zip(inputs.sources[0], starts, sizes, strict=True)
     )
 
 
-def _transpose(call: _Call) -> Shape:
-    axes = call.constant(1, 1)
-    if sorted(axes) != list(range(len(call.sources[0]))):
+def _transpose(inputs: _TfliteInputs) -> Shape:
+    axes = inputs.constant(1, 1)
+    if sorted(axes) != list(range(len(inputs.sources[0]))):
         raise ValueError(f"axes {axes}")
-    return tuple(call.sources[0][axis] for axis in axes)
+    return tuple(inputs.sources[0][axis] for axis in axes)
 
 
-def _reshape(call: _Call) -> Shape:
-    shape, whole = call.constant(1, 1), prod(call.sources[0])
-    return tuple(whole // max(1, abs(prod(shape))) if size < 0 else size for size in shape)
+def _reshape(inputs: _TfliteInputs) -> Shape:
+    shape, elements = inputs.constant(1, 1), prod(inputs.sources[0])
+    return tuple(elements // max(1, abs(prod(shape))) if size < 0 else size for size in shape)
 
 
-def _mean(call: _Call) -> Shape:
-    axes = {axis % len(call.sources[0]) for axis in call.constant(1, 1)}
-    kept = call.flag(KEEP_DIMS)
-    return tuple(1 if axis in axes else size for axis, size in enumerate(call.sources[0]) if kept or axis not in axes)
+def _mean(inputs: _TfliteInputs) -> Shape:
+    axes = {axis % len(inputs.sources[0]) for axis in inputs.constant(1, 1)}
+    kept = inputs.flag(KEEP_DIMS)
+    return tuple(1 if axis in axes else size for axis, size in enumerate(inputs.sources[0]) if kept or axis not in axes)
 
 
-def _concatenation(call: _Call) -> Shape:
-    axis, shape = call.option(AXIS, 0), list(call.sources[0])
-    shape[axis] = sum(source[axis] for source in call.sources)
+def _concatenation(inputs: _TfliteInputs) -> Shape:
+    axis, shape = inputs.option(AXIS, 0), list(inputs.sources[0])
+    shape[axis] = sum(source[axis] for source in inputs.sources)
     return tuple(shape)
-
-
-def _no_window(_: _Call) -> int:
-    return 0
 
 
 @dataclass(frozen=True)
 class _Rule:
-    """One operator. options: type of its table, 0 where it needs none; window: elements of its input that an output
-    reads, 0 where it slides none."""
+    """How to check one operator. shape: computes the shape of its output. reads_options: whether that or its window
+    depends on its options."""
 
-    name: str
-    shape: Callable[[_Call], Shape]
-    inputs: int
-    options: int = 0
-    window: Callable[[_Call], int] = _no_window
+    shape: Callable[[_TfliteInputs], Shape]
+    reads_options: bool = False
 
 
-ANY_NUMBER = -1
-OPERATORS = {
-    0: _Rule("ADD", _broadcast, 2),
-    1: _Rule("AVERAGE_POOL_2D", _pool, 1, 5, lambda call: prod(_filter(call))),
-    2: _Rule("CONCATENATION", _concatenation, ANY_NUMBER, 10),
-    3: _Rule("CONV_2D", _conv, 3, 1, lambda call: prod(call.sources[1][1:])),
-    4: _Rule("DEPTHWISE_CONV_2D", _depthwise, 3, 2, lambda call: prod(call.sources[1][1:3])),
-    14: _Rule("LOGISTIC", _same, 1),
-    17: _Rule("MAX_POOL_2D", _pool, 1, 5, lambda call: prod(_filter(call))),
-    18: _Rule("MUL", _broadcast, 2),
-    19: _Rule("RELU", _same, 1),
-    22: _Rule("RESHAPE", _reshape, 2),
-    34: _Rule("PAD", _pad, 2),
-    39: _Rule("TRANSPOSE", _transpose, 2),
-    40: _Rule("MEAN", _mean, 2, 27),
-    65: _Rule("SLICE", _slice, 3),
+RULES: dict[Tflite, _Rule] = {
+    Tflite.ADD: _Rule(_broadcast),
+    Tflite.AVERAGE_POOL_2D: _Rule(_pool, True),
+    Tflite.CONCATENATION: _Rule(_concatenation, True),
+    Tflite.CONV_2D: _Rule(_conv, True),
+    Tflite.DEPTHWISE_CONV_2D: _Rule(_depthwise, True),
+    Tflite.LOGISTIC: _Rule(_same),
+    Tflite.MAX_POOL_2D: _Rule(_pool, True),
+    Tflite.MUL: _Rule(_broadcast),
+    Tflite.RELU: _Rule(_same),
+    Tflite.RESHAPE: _Rule(_reshape),
+    Tflite.PAD: _Rule(_pad),
+    Tflite.TRANSPOSE: _Rule(_transpose),
+    Tflite.MEAN: _Rule(_mean, True),
+    Tflite.SLICE: _Rule(_slice),
 }
-"""Number of an operator in the schema -> its rule."""
+"""Operator -> its rule."""
+CODES = {operator.value.code: operator for operator in Tflite}
 
 
-def refuse_crowds(content: bytes) -> None:
-    """Refuse a file that seems to hold more than its bytes, or what edgekd does not write and LiteRT would copy.
+def _window(row: TfliteRow, inputs: _TfliteInputs) -> int:
+    """Elements of its input that one output element of an operator reads; 0 where it slides no window."""
+    if row.kernel is not None:
+        return row.kernel.window(inputs.sources[row.kernel.input])
+    return prod(_filter(inputs)) if row.pools else 0
+
+
+def refuse_overlapping_tables(content: bytes) -> None:
+    """Refuse a file whose tables together are larger than the file, or that holds what LiteRT would copy and edgekd
+    does not write.
 
     Raises:
         ValueError: such a file.
-        struct.error: a reference that leads out of it.
+        struct.error: a reference leads out of the file.
     """
     (model,) = struct.unpack_from("<I", content)
     for name, number in MODEL_FOREIGN.items():
@@ -227,8 +230,9 @@ def refuse_crowds(content: bytes) -> None:
         )
     left = len(content)  # an honest file has no more numbers than bytes
     for start in tensors:
-        place = _field(content, start, TENSOR_QUANTISATION)
-        quantisation = [] if place is None else [(table(content, place), number) for number in QUANTISATION_VECTORS]
+        position = _field(content, start, TENSOR_QUANTISATION)
+        found = None if position is None else table(content, position)
+        quantisation = [] if found is None else [(found, number) for number in QUANTISATION_VECTORS]
         left -= sum(
             vector(content, *each)[1] for each in [(start, TENSOR_SHAPE), (start, TENSOR_SIGNATURE), *quantisation]
         )
@@ -236,26 +240,26 @@ def refuse_crowds(content: bytes) -> None:
             raise ValueError("its tensors have more sizes and scales than the file has bytes")
 
 
-def refuse_untrue_shapes(content: bytes, most_read: int) -> None:
-    """Refuse a file whose operators would make other shapes than it says.
+def refuse_wrong_shapes(content: bytes, most_read: int) -> None:
+    """Refuse a file whose operators compute other shapes than it declares.
 
     Args:
-        content: of a .tflite file with a graph, whose operators have their tensors, and that `refuse_crowds` let pass.
-        most_read: elements that the windows of one operator read for one channel, each as often as it is read: an
-            engine may gather them.
+        content: bytes of a .tflite file that has a graph and passed `refuse_overlapping_tables`.
+        most_read: largest number of elements that the windows of one operator read for one channel, counted each time
+            that they are read: an engine may gather them.
 
     Raises:
-        ValueError: another shape, or what edgekd does not write.
-        struct.error, IndexError: a reference that leads out of the file.
+        ValueError: a shape differs, or the file has something that edgekd does not write.
+        struct.error, IndexError: a reference leads out of the file.
     """
-    graph = _Graph(content, most_read)
+    graph = _ShapeCheck(content, most_read)
     first, operators = vector(content, graph.start, GRAPH_OPERATORS)
     for index in range(operators):
         graph.check(table(content, first + 4 * index))
 
 
-class _Graph:
-    """The only graph of a file."""
+class _ShapeCheck:
+    """Compares the shapes of the only graph of a file."""
 
     def __init__(self, content: bytes, most_read: int) -> None:
         self.content, self.most_read = content, most_read
@@ -266,41 +270,47 @@ class _Graph:
         self.shapes: dict[int, Shape] = {}
 
     def check(self, operator: int) -> None:
-        """Compare the output of one operator, by where its table begins."""
-        inputs, outputs = (
+        """Compare the output of the operator whose table begins here."""
+        read, written = (
             _integers(self.content, operator, number, len(self.content))
             for number in (OPERATOR_INPUTS, OPERATOR_OUTPUTS)
         )
         code = self._element(self.codes, _number(self.content, operator, OPERATOR_CODE, "I", 0))
         number = max(_number(self.content, code, CODE_OLD, "b", 0), _number(self.content, code, CODE_NEW, "i", 0))
-        rule = OPERATORS.get(number)
-        if rule is None or len(outputs) != 1 or not inputs or rule.inputs not in (ANY_NUMBER, len(inputs)):
+        kind = CODES.get(number)
+        if kind is None or len(written) != 1 or not read or kind.value.inputs not in (None, len(read)):
             raise ValueError(
-                f"operator {number} with {len(inputs)} inputs and {len(outputs)} outputs is none that edgekd writes"
+                f"operator {number} with {len(read)} inputs and {len(written)} outputs is none that edgekd writes"
             )
-        what = f"{rule.name} that writes '{self._name(outputs[0])}'"
-        if rule.options and _number(self.content, operator, OPERATOR_OPTIONS_TYPE, "B", 0) != rule.options:
-            raise ValueError(f"{what} has options of another operator")
-        place = _field(self.content, operator, OPERATOR_OPTIONS) if rule.options else operator
-        options = operator if place is None else table(self.content, place)
-        call = _Call(
-            [self._shape(tensor) for tensor in inputs],
-            lambda index, rank: self._constant(inputs[index], rank),
+        rule, row, what = RULES[kind], kind.value, f"{kind.name} that writes '{self._name(written[0])}'"
+        options = self._options(operator, row, what) if rule.reads_options else operator
+        inputs = _TfliteInputs(
+            [self._shape(tensor) for tensor in read],
+            lambda index, rank: self._constant(read[index], rank),
             lambda field, default: _number(self.content, options, field, "i", default),
             lambda field: _number(self.content, options, field, "B", 0),
         )
         try:
-            made, said = rule.shape(call), self._shape(outputs[0])
-            windows = prod(made[:3]) * rule.window(call)
-        except (LookupError, ValueError, ZeroDivisionError) as error:  # LookupError: an axis that is not there
+            computed, declared = rule.shape(inputs), self._shape(written[0])
+            elements_read = prod(computed[:3]) * _window(row, inputs)
+        except (LookupError, ValueError, ZeroDivisionError) as error:  # LookupError: an axis is missing
             raise ValueError(f"{what} makes no sense ({error})") from None
-        if made != said or min(made, default=1) < 1:
-            raise ValueError(f"{what} makes the shape {made}, where the file says {said}")
-        if windows > self.most_read:
-            raise ValueError(f"{what} reads {windows:,} elements, more than {self.most_read:,}")
+        if computed != declared or min(computed, default=1) < 1:
+            raise ValueError(f"{what} makes the shape {computed}, where the file declares {declared}")
+        if elements_read > self.most_read:
+            raise ValueError(f"{what} reads {elements_read:,} elements, more than {self.most_read:,}")
+
+    def _options(self, operator: int, row: TfliteRow, what: str) -> int:
+        """Position of an operator's options table."""
+        if row.options is None or _number(self.content, operator, OPERATOR_OPTIONS_TYPE, "B", 0) != row.options[1]:
+            raise ValueError(f"{what} has options of another operator")
+        position = _field(self.content, operator, OPERATOR_OPTIONS)
+        if position is None:
+            raise ValueError(f"{what} has no options")
+        return table(self.content, position)
 
     def _element(self, found: tuple[int, int], index: int) -> int:
-        """A table of a vector."""
+        """Position of a table of a vector."""
         first, count = found
         if not 0 <= index < count:
             raise IndexError(f"element {index} of {count}")
@@ -316,7 +326,7 @@ class _Graph:
         return self.content[first : first + min(count, MAX_NAME)].decode(errors="replace")
 
     def _constant(self, tensor: int, rank: int) -> Shape:
-        """Values of a short int32 constant inside the flatbuffer. Of another rank an engine would read the options
+        """The values of a short int32 constant inside the flatbuffer. With another rank, LiteRT would read the options
         instead."""
         start, count = self._element(self.tensors, tensor), prod(self._shape(tensor))
         buffer = self._element(self.buffers, _number(self.content, start, TENSOR_BUFFER, "I", 0))

@@ -1,5 +1,5 @@
-"""What travels inside a model file: labels, front end, quantisation, counts, provenance, golden vectors. One format
-with a version."""
+"""The manifest inside a model file: labels, front end, quantisation, counts, provenance, golden vectors. It is JSON
+with a format version."""
 
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
@@ -15,13 +15,13 @@ cross-validation, version 4 no mean spectrum."""
 MAX_VECTORS = 64
 MAX_MODULES = 4096
 FLOAT_BYTES = 4
-"""Of each parameter of a float network."""
+"""Bytes of a parameter of a float network."""
 MAX_FRAME_SAMPLES = 2**23
-"""Samples that the front end transforms for one window, frames times FFT size: beyond it takes hundreds of
-megabytes."""
+"""Most samples that the front end transforms for one window: frames times FFT size. Above it the front end takes
+hundreds of megabytes."""
 
 Scale = Annotated[float, msgspec.Meta(ge=2.0**-100, le=2.0**100)]
-"""Within what float32 can divide by and multiply with."""
+"""A factor that float32 can multiply with and divide by."""
 NonNegative = Annotated[float, msgspec.Meta(ge=0)]
 Natural = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
@@ -35,9 +35,9 @@ class TensorQuant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     zero_point: Annotated[int, msgspec.Meta(ge=-128, le=255)]
 
 
-class Counts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Complexity of the exported graph: exact MACs per window (convolutions and dense layers), parameters, their
-    bytes."""
+class GraphCounts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Complexity of the exported integer graph. macs: multiply-accumulates of convolutions and dense layers per window.
+    params: number of parameters. param_bytes: their bytes."""
 
     macs: int
     params: int
@@ -45,8 +45,8 @@ class Counts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ModuleCount(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """What a counter says of one module. name: in the network, "features.0.conv"; empty for what belongs to none. kind:
-    "Conv2d"."""
+    """Counts of one module of a float network. name: of the module, like "features.0.conv"; empty for what belongs to
+    no module. kind: its class, like "Conv2d"."""
 
     name: str
     kind: str
@@ -55,8 +55,8 @@ class ModuleCount(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_f
 
 
 class FloatCount(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a counter for torch says of the float network at the input of one window. counter: name and version. Totals
-    are the sums over `modules`, those that it counts something for."""
+    """Counts of the float network for one window, by a counter for torch. counter: its name and version. macs, params:
+    sums over `modules`. modules: those with a count above zero."""
 
     counter: str
     macs: Natural
@@ -85,11 +85,11 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the temperature was fitted on: windows of `splits` of the store with `data_hash`.
+    """How the temperature was fitted: on `windows` windows of `splits` of the store with `data_hash`.
 
     error_before, loss_before: expected calibration error and log loss (nats) at temperature 1. error_after, loss_after:
-    at temperatures fitted on other recordings than those they are judged on. Where that did not lower the loss, the
-    temperature is 1.
+    the same with cross-fitting, that is at temperatures fitted on other recordings than those scored. If that did not
+    lower the loss, the temperature of the model is 1.
     """
 
     data: str
@@ -103,7 +103,7 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Estimate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """An accuracy, 0..1; between low and high lie 95 % of the resamples of a bootstrap."""
+    """An accuracy, 0..1. low, high: bounds of 95 % of the resamples of a bootstrap."""
 
     mean: Fraction
     low: Fraction
@@ -111,9 +111,11 @@ class Estimate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class CrossValidation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What networks of the model's recipe reached that were trained on all of `folds` but one and tested on that one,
-    each in turn and with each of `seeds`. clips, windows: accuracy, the mean over folds. network: "qat" computes what
-    an int8 file does."""
+    """Accuracy of the model's recipe by cross-validation: for each of `folds` and of `seeds` a network is trained on
+    the other folds and tested on that one.
+
+    network: "qat" computes what an int8 file does. clips, windows: accuracy, the mean over folds.
+    """
 
     data: str
     data_hash: str
@@ -125,11 +127,11 @@ class CrossValidation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class GoldenVector(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One waveform of `edgekd.modelfile.golden` and what came of it at export.
+    """One waveform of `edgekd.modelfile.golden` with the features and logits computed from it at export.
 
-    seed: of the waveform. probes: little-endian float32 features at the positions that the seed gives. input: deflated
-    int8 features, (mel, frame). logits: in steps of `Golden.step` above zero; whole numbers, those of the integer
-    reference, in an integer model.
+    seed: of the waveform. probes: little-endian float32 features at the positions given by the seed. input: deflated
+    int8 features, (mel, frame). logits: in steps of `Golden.step`; in an integer model whole numbers, those of the
+    integer reference.
     """
 
     seed: Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
@@ -139,8 +141,8 @@ class GoldenVector(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Golden(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What `edgekd verify` replays. input: int8 quantisation of the features, in every file. step: logit units of one
-    step."""
+    """The golden vectors that `edgekd verify` replays. input: int8 quantisation of the features, also in a float file.
+    step: logit units of one step."""
 
     input: TensorQuant
     step: Scale
@@ -148,12 +150,12 @@ class Golden(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The whole deployment beside the weights.
+    """Everything that a device needs besides the weights.
 
     labels: in the order of the logits. window: samples of one inference at `frontend.sample_rate`. temperature: divides
-    the logits before the softmax; 1 where there is no `calibration`. float_counts: convention -> count of the network
-    before it was folded and quantised. spectrum: (mel,) mean natural log-mel of the training clips without
-    augmentation, frames of digital silence left out; empty where it is not known.
+    the logits before the softmax; 1 without `calibration`. float_counts: convention -> counts of the network before it
+    was folded and quantised. spectrum: (mel,) mean natural log-mel of the training clips without augmentation and
+    without frames of digital silence; empty if unknown.
     """
 
     name: str
@@ -164,7 +166,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     window: Annotated[int, msgspec.Meta(gt=0)]
     input: TensorQuant
     output: TensorQuant
-    counts: Counts
+    counts: GraphCounts
     provenance: Provenance
     temperature: Scale = 1.0
     calibration: Calibration | None = None
@@ -181,11 +183,11 @@ def encode(manifest: Manifest) -> bytes:
 
 
 def decode(raw: bytes, where: str) -> Manifest:
-    """Read a manifest, bringing older versions to this one and refusing unknown versions and damage.
+    """The manifest in JSON bytes. Older format versions are brought up to date.
 
     Args:
-        raw: JSON bytes as `encode` gives them.
-        where: the file named in errors.
+        raw: JSON bytes as `encode` returns them.
+        where: name of the file, for errors.
 
     Raises:
         InputError: not JSON, an unknown format version, a field that is missing, mistyped, unknown or impossible.
@@ -204,10 +206,10 @@ def decode(raw: bytes, where: str) -> Manifest:
         document = MIGRATIONS[older](document)
     try:
         manifest = msgspec.convert(document, Manifest)
-    except (msgspec.ValidationError, InputError) as error:  # the front end judges its values itself
+    except (msgspec.ValidationError, InputError) as error:  # InputError: from the checks of FrontEnd
         raise _damaged(where, error) from None
     if len(set(manifest.labels)) < len(manifest.labels):
-        raise _damaged(where, "a label is there twice")
+        raise _damaged(where, "a label occurs twice")
     for convention, count in manifest.float_counts.items():
         if (count.macs, count.params) != (
             sum(each.macs for each in count.modules),
@@ -225,24 +227,13 @@ def decode(raw: bytes, where: str) -> Manifest:
     return manifest
 
 
-def _from_1(document: dict[str, Any]) -> dict[str, Any]:
-    return {**document, "format_version": 2}
+def _with_next_version(document: dict[str, Any]) -> dict[str, Any]:
+    """A document of the next version, where that only adds optional fields."""
+    return {**document, "format_version": document["format_version"] + 1}
 
 
-def _from_2(document: dict[str, Any]) -> dict[str, Any]:
-    return {**document, "format_version": 3}
-
-
-def _from_3(document: dict[str, Any]) -> dict[str, Any]:
-    return {**document, "format_version": 4}
-
-
-def _from_4(document: dict[str, Any]) -> dict[str, Any]:
-    return {**document, "format_version": 5}
-
-
-MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1, 2: _from_2, 3: _from_3, 4: _from_4}
-"""Version -> what makes a document of the next one."""
+MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = dict.fromkeys(range(1, 5), _with_next_version)
+"""Format version -> function that brings a document to the next version."""
 
 
 def _damaged(where: str, what: object) -> InputError:

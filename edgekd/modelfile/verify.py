@@ -1,4 +1,4 @@
-"""`edgekd verify`: does this machine compute what the machine computed that exported the model?"""
+"""`edgekd verify`: compares what this machine computes with the golden vectors in the model file."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,23 +9,24 @@ from edgekd.errors import GateError
 from edgekd.metrics.agreement import MAX_STEPS, Agreement, agreement
 from edgekd.modelfile.engine import Model, open_model
 from edgekd.modelfile.golden import replay
-from edgekd.text import counted
+from edgekd.text import columns, counted
 
 MAX_FEATURES_ERROR = 1e-4
-"""Log units between the features of two machines; float32 transforms of golden waveforms differ by less than 2e-6."""
+"""Largest difference between the features of two machines, in log units. Those of float32 transforms differ by less
+than 2e-6."""
 MIN_INPUT_AGREEMENT = 0.999
 """Share of quantised input elements that must be the same."""
 
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """What came of the golden vectors on this machine.
+    """Result of replaying the golden vectors on this machine.
 
     Attributes:
         model: the file. vectors: how many were replayed.
-        features_max_error: of the log-mel, in log units.
+        features_max_error: largest difference of the log-mel, in log units.
         input_agreement: share 0..1 of quantised input elements that are the same.
-        engines: name -> logits of the kept input against the kept logits, in steps of the output's scale.
+        engines: name -> agreement of the computed with the kept logits, in steps of the output's scale.
     """
 
     model: str
@@ -36,7 +37,7 @@ class VerifyReport:
 
     @property
     def failures(self) -> list[str]:
-        """What is out of tolerance, one phrase each."""
+        """A phrase for each figure out of tolerance."""
         found = []
         if not self.features_max_error <= MAX_FEATURES_ERROR:
             found.append(
@@ -73,23 +74,29 @@ class VerifyReport:
 
     def to_text(self) -> str:
         """A summary for people."""
-        lines = [
-            f"{self.model}: {counted(self.vectors, 'golden waveform')}",
-            f"  {'features':14} at most {self.features_max_error:.2g} log units away (limit {MAX_FEATURES_ERROR:g})",
-            f"  {'int8 input':14} {100 * self.input_agreement:.3f} % the same (limit {100 * MIN_INPUT_AGREEMENT:g} %)",
-        ]
-        lines += [
-            f"  {name:14} at most {counted(each.max_steps, 'step', form='.3g')} away (limit {MAX_STEPS[name]}), same"
-            f" label in {100 * each.label_agreement:.1f} %"
+        features = f"at most {self.features_max_error:.2g} log units away (limit {MAX_FEATURES_ERROR:g})"
+        same_input = f"{100 * self.input_agreement:.3f} % the same (limit {100 * MIN_INPUT_AGREEMENT:g} %)"
+        logits = [
+            (
+                name,
+                f"at most {counted(each.max_steps, 'step', form='.3g')} away (limit {MAX_STEPS[name]}), same label in"
+                f" {100 * each.label_agreement:.1f} %",
+            )
             for name, each in self.engines.items()
         ]
-        return "\n".join([*lines, f"{self.model}: {'differs' if self.failures else 'ok'}"])
+        return "\n".join(
+            [
+                f"{self.model}: {counted(self.vectors, 'golden waveform')}",
+                *columns((), [("features", features), ("int8 input", same_input), *logits], left=2, indent="  "),
+                f"{self.model}: {'differs' if self.failures else 'ok'}",
+            ]
+        )
 
     def require(self) -> None:
-        """Judge.
+        """Raise where something is out of tolerance.
 
         Raises:
-            GateError: something is out of tolerance.
+            GateError: naming each such figure.
         """
         if self.failures:
             raise GateError(f"{self.model}: {'; '.join(self.failures)}; do not trust this model on this machine")
@@ -103,19 +110,19 @@ def verify(path: Path, engine: str | None = None) -> VerifyReport:
         engine: "litert" or "onnxruntime"; None takes the one that opens the file.
 
     Raises:
-        InputError: a file that can't be read, is damaged or has no golden vectors; an engine that doesn't open it.
+        InputError: a file that cannot be read, is damaged or has no golden vectors; an engine that does not open it.
         MissingExtraError: the engine is not installed.
     """
     return verify_model(open_model(path, engine), str(path))
 
 
 def verify_model(model: Model, where: str) -> VerifyReport:
-    """As `verify`, of an opened model."""
-    found = replay(model.manifest, model.logits, where)
+    """As `verify`, for an opened model. where: name of the file, for the report and for errors."""
+    result = replay(model.manifest, model.logits, where)
     return VerifyReport(
         where,
-        len(found.expected),
-        found.features_max_error,
-        found.input_agreement,
-        {model.engine: agreement(found.expected, found.logits)},
+        len(result.expected),
+        result.features_max_error,
+        result.input_agreement,
+        {model.engine: agreement(result.expected, result.logits)},
     )

@@ -1,5 +1,5 @@
-"""The models that come with edgekd, in `zoo/`: their names, files and cards. A name may stand wherever a command wants
-a model file."""
+"""The models that come with edgekd, in `zoo/`: their names, files and cards. Commands take such a name wherever they
+take a model file."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,9 +10,9 @@ from edgekd.modelfile.engine import ENGINES
 LITERT_PACKAGES = ("ai_edge_litert", "tflite_runtime")
 ZOO = Path(__file__).parents[1] / "zoo"
 PRECISION = "int8"
-"""NAME.int8.tflite and NAME.int8.onnx hold the same integers, NAME.int8.md is their card."""
+"""NAME.int8.tflite and NAME.int8.onnx hold the same integer graph; NAME.int8.md is their card."""
 DEFAULT = "esc50-best"
-"""What is heard where no model is named."""
+"""The model that commands use where none is named."""
 
 
 def zoo_names() -> list[str]:
@@ -31,17 +31,18 @@ def zoo_files(name: str) -> list[Path]:
     """
     if name not in zoo_names():
         raise InputError(f"'{name}' is no model that comes with edgekd{nearest(name, zoo_names())}")
-    places = (ZOO / f"{name}.{PRECISION}{suffix}" for suffix, _ in ENGINES.values())
-    return [path for path in places if path.is_file()]
+    paths = (ZOO / f"{name}.{PRECISION}{suffix}" for suffix, _ in ENGINES.values())
+    return [path for path in paths if path.is_file()]
 
 
 def zoo_card(name: str) -> Path:
-    """The card of a model: Markdown."""
+    """Path of the card of a model, a Markdown file."""
     return ZOO / f"{name}.{PRECISION}.md"
 
 
-def bundled_model(engine: str | None = None, name: str = DEFAULT) -> Path:
-    """A model as the file for an engine; None takes LiteRT's, or ONNX Runtime's where only that is installed.
+def zoo_model(engine: str | None = None, name: str = DEFAULT) -> Path:
+    """The file of a model for an engine. Without an engine, the file for LiteRT, or for ONNX Runtime where only that is
+    installed.
 
     Raises:
         InputError: an unknown engine or name.
@@ -59,18 +60,21 @@ def bundled_model(engine: str | None = None, name: str = DEFAULT) -> Path:
 
 
 def model_file(model: str | Path, engine: str | None = None) -> Path:
-    """The file that a user means: a path, or the name of a model that comes with edgekd where there is no such file.
+    """The file that a user names: an existing path, or the file of a model that comes with edgekd.
 
     Args:
-        model: "models/own.int8.tflite" or "esc50-best".
-        engine: whose file is taken of a name; see `bundled_model`.
+        model: a path like "models/own.int8.tflite", or a name like "esc50-best".
+        engine: chooses the file of a name; see `zoo_model`.
+
+    Returns:
+        The file. A missing path with a suffix or a folder is returned as it is; reading it then fails.
 
     Raises:
-        InputError: a single word that is neither; any other path is given back for what reads it to judge.
+        InputError: a word that is neither a file nor a name.
     """
     path = Path(model)
     if path.exists() or path.is_symlink() or path.suffix or len(path.parts) != 1:
         return path
     if path.name in zoo_names():
-        return bundled_model(engine, path.name)
+        return zoo_model(engine, path.name)
     raise InputError(f"'{path}' is neither a file nor a model that comes with edgekd{nearest(path.name, zoo_names())}")

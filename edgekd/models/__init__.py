@@ -1,15 +1,14 @@
-"""Students and teachers: one file each, listed here. A new architecture is a new file and one line in a dict.
+"""Students and teachers as float torch networks: one file for each architecture, listed in `MODELS`.
 
-Each network has two class attributes: `HEAD`, the path of the module that belongs to the labels (all else is the
-backbone), and `EMBEDDING`, the path of the module whose output is the embedding.
+A new architecture is a new file and one line in that dict. A file holds a frozen config and its modules. Students are
+composed of `blocks` alone, so that `edgekd.quant` can quantise them. Here too: the torch front ends and the taps. Not
+here: quantisation, training, data.
 """
 
 from collections.abc import Callable
-from typing import Literal
-
-from torch import nn
 
 from edgekd.frontend import FrontEnd
+from edgekd.models.base import AudioNetwork, InputKind
 from edgekd.models.bc_resnet import BcResNet, BcResNetAsc, BcResNetAscConfig, BcResNetConfig
 from edgekd.models.black_box import BlackBoxConfig, BlackBoxNetwork, check_front_end
 from edgekd.models.cnn14 import Cnn14, Cnn14Config, load_published
@@ -43,9 +42,9 @@ ModelConfig = (
     | YamnetConfig
     | MobileNetV1Config
 )
-"""A frozen config; its `kind` in TOML is the key below. A class attribute `hears` says what the network is given."""
+"""A frozen config; its tag is the `kind` in TOML."""
 
-MODELS: dict[type[ModelConfig], Callable[..., nn.Module]] = {
+MODELS: dict[type[ModelConfig], Callable[..., AudioNetwork]] = {
     SerfrCnnConfig: SerfrCnn,
     BcResNetAscConfig: BcResNetAsc,
     BcResNetConfig: BcResNet,
@@ -61,47 +60,47 @@ MODELS: dict[type[ModelConfig], Callable[..., nn.Module]] = {
     AstConfig: AstNetwork,
     YamnetConfig: Yamnet,
 }
-"""Config -> module (config, labels): log_mel (batch, channels, mel, frame) or waveform (batch, channels, time), float32
--> logits (batch, labels). Any can teach; those of blocks with an integer form alone (`edgekd.quant`) can be
-exported."""
+"""Config -> network, called with (config, labels). Any network can teach. One that consists of blocks with an integer
+form (`edgekd.quant`) can also be exported."""
 
-__all__ = ["MODELS", "ModelConfig", "Taps", "build", "front", "hears", "initial", "segment_logits"]
+__all__ = ["MODELS", "ModelConfig", "Taps", "build", "front", "initial", "input_kind", "segment_logits"]
 
 
-def build(config: ModelConfig, labels: int) -> nn.Module:
-    """The float network of a config for a number of labels, randomly initialised from torch's global generator."""
+def build(config: ModelConfig, labels: int) -> AudioNetwork:
+    """The float network of a config, initialised from torch's global random generator."""
     return MODELS[type(config)](config, labels)
 
 
-def initial(config: ModelConfig, labels: int) -> nn.Module:
-    """`build`, and then the weights that the config names, if any: a network as its training begins.
+def initial(config: ModelConfig, labels: int) -> AudioNetwork:
+    """A network as its training begins: `build`, then the weights that the config names, if any.
 
     Raises:
-        InputError: no such file of weights, or one of another network.
+        InputError: the file of weights is missing or belongs to another network.
     """
     model = build(config, labels)
-    if isinstance(config, Cnn14Config) and config.weights:
+    if isinstance(config, Cnn14Config) and isinstance(model, Cnn14) and config.weights:
         load_published(model, config.weights)
-    if isinstance(config, YamnetConfig) and config.weights:
+    if isinstance(config, YamnetConfig) and isinstance(model, Yamnet) and config.weights:
         load_yamnet(model, config.weights)
-    if isinstance(config, MobileNetV1Config) and config.weights:
+    if isinstance(config, MobileNetV1Config) and isinstance(model, MobileNetV1) and config.weights:
         load_first_layers(model, config.weights)
     return model
 
 
-def hears(config: ModelConfig) -> Literal["log_mel", "waveform"]:
-    """What the network of a config is given."""
-    return getattr(config, "hears", "log_mel")
+def input_kind(config: ModelConfig) -> InputKind:
+    """What the network of a config reads: "log_mel" or "waveform"."""
+    kind: InputKind = getattr(config, "input_kind", "log_mel")
+    return kind
 
 
 def front(config: ModelConfig, fe: FrontEnd, exact: bool = True) -> LogMel | RawWaveform:
-    """What makes the input of a config's network from waveforms; `exact` is of log-mel.
+    """The module that turns waveforms into the input of a config's network. exact: see `LogMel`.
 
     Raises:
-        InputError: a front end that a black box or YAMNet cannot hear through.
+        InputError: a black box or YAMNet cannot be used with this front end.
     """
     if isinstance(config, BlackBoxConfig):
         check_front_end(config, fe)
     if isinstance(config, YamnetConfig):
         check_rate(fe)
-    return RawWaveform(fe) if hears(config) == "waveform" else LogMel(fe, exact)
+    return RawWaveform(fe) if input_kind(config) == "waveform" else LogMel(fe, exact)

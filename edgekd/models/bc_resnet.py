@@ -6,24 +6,25 @@ the widest multiple of eight within 128,000 bytes, 116,170 and 17.2 MMAC. Studen
 has no integer form. One band folds into the convolutions; more become two ops each.
 """
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import msgspec
 from torch import Tensor, nn
 
+from edgekd.models.base import AudioNetwork, TensorModule
 from edgekd.models.blocks import (
     Activation,
     Add,
-    Classifier,
     ConvNormAct,
     Dropout,
     MapClassifier,
     MaxPool,
     MeanPool,
     Norm,
+    PooledClassifier,
     Pooling,
     ResidualNorm,
-    head_of_features,
+    accept_old_head,
 )
 
 
@@ -37,30 +38,30 @@ class BcResNetConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, ta
     dropout: float = 0.1
     """Probability inside each block."""
     pooling: Pooling = "mean"
-    """Over mel and frame before the dense layer; attention is for teachers, it has no integer form."""
+    """Pooling over mel and frame before the dense layer. Attention is for teachers: it has no integer form."""
     heads: int = 1
-    """Of attention: parts of the channels that each weigh the frames for themselves."""
+    """Attention heads: parts of the channels, each with frame weights of its own."""
 
 
 class BcResNetAscConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="bc_resnet_asc"):
     """The scene form: stages of 2, 2, 2, 3 blocks with a norm after each, no dilation."""
 
     channels: int = 1
-    """Of the input; a network that is exported has one."""
+    """Input channels; a network that is exported has one."""
     width: int = 24
     """Channels c of stage 1."""
     bands: int = 1
     """Bands of the sub-spectral norm, which must divide the mel bins of every stage; 1 is batch norm, the fastest as
     integers."""
     norm: Literal["batch", "residual"] = "batch"
-    """Norm between stages: residual norm for teachers, batch norm for students."""
+    """Norm between stages: "residual" for teachers, "batch" for students."""
     activation: Literal["silu", "relu"] = "silu"
     """Activation of the temporal branch."""
     dropout: float = 0.1
     """Probability inside each block."""
 
 
-class BroadcastBlock(nn.Module):
+class BroadcastBlock(TensorModule):
     """Broadcasted residual block: a 2-D frequency branch plus a 1-D temporal branch broadcast over mel."""
 
     def __init__(
@@ -110,11 +111,11 @@ class BroadcastBlock(nn.Module):
         return broadcast if self.transition else self.add(broadcast, x)
 
 
-class BcResNet(nn.Module):
+class BcResNet(AudioNetwork):
     """log_mel (batch, 1, mel, frame) -> logits (batch, labels)."""
 
-    HEAD: ClassVar[str] = "classifier"
-    EMBEDDING: ClassVar[str] = "classifier.pool"
+    HEAD = "classifier"
+    EMBEDDING = "classifier.pool"
 
     def __init__(self, config: BcResNetConfig, labels: int) -> None:
         super().__init__()
@@ -139,22 +140,24 @@ class BcResNet(nn.Module):
         layers.append(MeanPool("mel"))
         layers.append(ConvNormAct(channels, 4 * width))
         self.features = nn.Sequential(*layers)
-        self.classifier = Classifier(4 * width, labels, pooling=config.pooling, heads=config.heads)
+        self.classifier = PooledClassifier(4 * width, labels, pooling=config.pooling, heads=config.heads)
 
     def forward(self, log_mel: Tensor) -> Tensor:
         return self.classifier(self.features(log_mel))
 
 
-class BcResNetAsc(nn.Module):
+class BcResNetAsc(AudioNetwork):
     """log_mel (batch, channels, mel, frame) -> logits (batch, labels)."""
 
-    HEAD: ClassVar[str] = "classifier"
-    EMBEDDING: ClassVar[str] = "features"
+    HEAD = "classifier"
+    EMBEDDING = "features"
 
     def __init__(self, config: BcResNetAscConfig, labels: int) -> None:
         super().__init__()
         channels = 2 * config.width
-        stem_norm = "batch" if config.norm == "batch" else "none"  # residual norm takes its place
+        stem_norm: Literal["batch", "none"] = (
+            "batch" if config.norm == "batch" else "none"
+        )  # else a ResidualNorm follows
         layers: list[nn.Module] = [
             ConvNormAct(config.channels, channels, 5, stride=2, padding=2, norm=stem_norm, bias=False)
         ]
@@ -174,7 +177,7 @@ class BcResNetAsc(nn.Module):
                 layers.append(MaxPool(2))
         self.features = nn.Sequential(*layers)
         self.classifier = MapClassifier(channels, labels)
-        self.register_load_state_dict_pre_hook(head_of_features)
+        accept_old_head(self)
 
     def forward(self, log_mel: Tensor) -> Tensor:
         return self.classifier(self.features(log_mel))

@@ -1,10 +1,9 @@
-"""The closed vocabulary that students are composed of. Each kind of block is declared once, here, in its float form.
+"""The blocks that students are composed of, each declared once, in its float form.
 
-`edgekd.quant` maps every leaf (`Block`) to its quantization-aware form and to integer ops; a student calls blocks and
-nothing else, so that tracing it gives a list of known blocks. All maps are (batch, channel, mel, frame) float32.
+`edgekd.quant` maps every leaf (`Block`) to its quantization-aware form and to integer ops. A student calls blocks and
+nothing else, so that tracing it yields a list of known blocks. All maps are (batch, channel, mel, frame) float32.
 """
 
-from abc import ABC, abstractmethod
 from typing import Any, Literal
 
 import torch
@@ -12,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgekd.errors import InputError
+from edgekd.models.base import TensorModule
 
 Activation = Literal["none", "relu", "silu", "sigmoid", "hard_sigmoid"]
 Pooling = Literal["mean", "attention"]
@@ -19,12 +19,12 @@ Size = int | tuple[int, int]
 
 
 def pair(size: Size) -> tuple[int, int]:
-    """(mel, frame) of a size given once or twice."""
+    """(mel, frame) of a size given as one number or as two."""
     return size if isinstance(size, tuple) else (size, size)
 
 
 def eights(channels: float) -> int:
-    """The nearest multiple of eight, at least eight: a width that every engine fills its registers with."""
+    """The nearest multiple of eight, at least eight: a width that fills the vector registers of every engine."""
     return max(8, int(channels + 4) // 8 * 8)
 
 
@@ -40,8 +40,8 @@ def activate(x: Tensor, activation: Activation) -> Tensor:
 
 
 def convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """conv(x), but depthwise with strides in float32 even where a CPU's autocast says bfloat16, whose backward pass is
-    a slow path there: 17 ms for 3 (torch 2.13, Zen 4, 16 maps of 64 x 32 x 49, one core)."""
+    """conv(x). Grouped convolutions with strides run in float32 even under a CPU's bfloat16 autocast, where their
+    backward pass is slow: 17 ms in place of 3 (torch 2.13, Zen 4, 16 maps of 64 x 32 x 49, one core)."""
     if (
         torch.is_grad_enabled()
         and x.device.type == "cpu"
@@ -50,18 +50,17 @@ def convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
         and torch.is_autocast_enabled("cpu")
     ):
         with torch.autocast("cpu", enabled=False):
-            return conv(x.float())  # type: ignore[no-any-return]
-    return conv(x)  # type: ignore[no-any-return]
+            x = conv(x.float())
+    else:
+        x = conv(x)
+    return x
 
 
-class Block(nn.Module, ABC):
-    """A leaf of the vocabulary: one entry in `edgekd.quant`'s table. Subclasses are final."""
-
-    @abstractmethod
-    def forward(self, *inputs: Tensor) -> Tensor: ...
+class Block(TensorModule):
+    """A leaf of the vocabulary: one entry in `edgekd.quant`'s table. Abstract; its subclasses are final."""
 
 
-class SubSpectralNorm(nn.Module):
+class SubSpectralNorm(TensorModule):
     """Batch normalisation per channel and band of mel bins: (B, C, F, T) as (B, C * bands, F / bands, T) (Chang et al.
     2021)."""
 
@@ -73,14 +72,15 @@ class SubSpectralNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         batch, channels, mel, frame = x.shape
         banded = x.reshape(batch, channels * self.bands, mel // self.bands, frame)  # (B, C * S, F / S, T)
-        return self.norm(banded).reshape(batch, channels, mel, frame)
+        normalised: Tensor = self.norm(banded)
+        return normalised.reshape(batch, channels, mel, frame)
 
 
 class ConvNormAct(Block):
     """Convolution (also depthwise, grouped, dilated), batch or sub-spectral norm, activation.
 
-    norm: "batch" (folds into the convolution), "none" (the convolution has a bias unless told otherwise) or
-    "sub_spectral" with `bands` > 1.
+    norm: "batch" (folds into the convolution), "none" (the convolution then has a bias if `bias`) or "sub_spectral"
+    with `bands` > 1.
     """
 
     def __init__(
@@ -128,12 +128,13 @@ class Norm(Block):
         self.norm = nn.BatchNorm2d(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norm(x)
+        normalised: Tensor = self.norm(x)
+        return normalised
 
 
 class ResidualNorm(Block):
-    """weight * x + instance norm per mel bin over (channel, frame) (Kim et al. 2021). Dynamic: for teachers, it has no
-    integer form."""
+    """weight * x + instance norm per mel bin over (channel, frame) (Kim et al. 2021). Dynamic, for teachers: no integer
+    form."""
 
     def __init__(self, weight: float = 0.1, eps: float = 1e-5) -> None:
         super().__init__()
@@ -147,8 +148,7 @@ class ResidualNorm(Block):
 
 class GlobalResponseNorm(Block):
     """x + gamma * x * n + beta, n the L2 norm of each channel's map over the mean of these norms, then an activation
-    (Woo et al. 2023, with one gamma and one beta in all as in CP-Mobile). Dynamic: for teachers, it has no integer
-    form."""
+    (Woo et al. 2023, with one gamma and one beta in all as in CP-Mobile). Dynamic, for teachers: no integer form."""
 
     def __init__(self, activation: Activation = "none", eps: float = 1e-6) -> None:
         super().__init__()
@@ -222,8 +222,8 @@ class AttentionPool(Block):
     """Self multi-head attention pooling (Jung et al. 2020): mean over mel, then a weighted sum over frames, (B, C, F,
     T) -> (B, C, 1, 1).
 
-    Each of `heads` parts h_t of the channels has weights softmax_t(h_t . u / sqrt(C / heads)) with a learned u. These
-    begin at 0, where all frames weigh the same. Dynamic: for teachers, it has no integer form.
+    Each of `heads` parts h_t of the channels has weights softmax_t(h_t . u / sqrt(C / heads)) with a learned u that
+    begins at 0, where all frames have equal weight. Dynamic, for teachers: no integer form.
 
     Raises:
         InputError: heads do not divide the channels.
@@ -240,7 +240,7 @@ class AttentionPool(Block):
         self.query = nn.Parameter(torch.zeros(heads, channels // heads))
 
     def forward(self, x: Tensor) -> Tensor:
-        parts = x.mean(dim=2).unflatten(1, (self.heads, -1))  # (B, H, C / H, T)
+        parts = torch.unflatten(x.mean(dim=2), 1, (self.heads, -1))  # (B, H, C / H, T)
         scores = torch.einsum("bhct,hc->bht", parts, self.query) / self.query.shape[1] ** 0.5
         return torch.einsum("bhct,bht->bhc", parts, scores.softmax(dim=-1)).flatten(1)[..., None, None]
 
@@ -263,7 +263,7 @@ class Flatten(Block):
         return x.flatten(1)
 
 
-class Residual(nn.Module):
+class Residual(TensorModule):
     """activation(body(x) + shortcut(x)); no shortcut is the identity."""
 
     def __init__(
@@ -278,7 +278,7 @@ class Residual(nn.Module):
         return self.add(self.body(x), self.shortcut(x))
 
 
-class SqueezeExcite(nn.Module):
+class SqueezeExcite(TensorModule):
     """Channel gate: mean -> 1x1 to channels / reduction, ReLU -> 1x1, gate (Hu et al. 2018). A hard sigmoid costs no
     integer op."""
 
@@ -296,15 +296,15 @@ class SqueezeExcite(nn.Module):
         return self.scale(x, self.excite(self.squeeze(self.pool(x))))
 
 
-class Classifier(nn.Module):
-    """Dropout, global pooling and a dense layer as a 1x1 convolution: (B, C, F, T) -> logits (B, labels). `heads` is of
-    attention."""
+class PooledClassifier(TensorModule):
+    """Dropout, global pooling and a dense layer as a 1x1 convolution: (B, C, F, T) -> logits (B, labels). heads: of
+    attention pooling."""
 
     def __init__(
         self, channels: int, labels: int, dropout: float = 0.0, pooling: Pooling = "mean", heads: int = 1
     ) -> None:
         super().__init__()
-        self.pool = MeanPool() if pooling == "mean" else AttentionPool(channels, heads)
+        self.pool: Block = MeanPool() if pooling == "mean" else AttentionPool(channels, heads)
         self.dropout = Dropout(dropout)
         self.dense = ConvNormAct(channels, labels, norm="none", activation="none")
         self.flatten = Flatten()
@@ -313,7 +313,7 @@ class Classifier(nn.Module):
         return self.flatten(self.dense(self.dropout(self.pool(x))))
 
 
-class MapClassifier(nn.Module):
+class MapClassifier(TensorModule):
     """A 1x1 convolution to the labels, then the mean over the map: (B, C, F, T) -> logits (B, labels)."""
 
     def __init__(self, channels: int, labels: int, norm: Literal["batch", "none"] = "none") -> None:
@@ -326,7 +326,7 @@ class MapClassifier(nn.Module):
         return self.flatten(self.pool(self.dense(x)))
 
 
-class HiddenClassifier(nn.Module):
+class HiddenClassifier(TensorModule):
     """A pool to (B, channels, 1, 1), a hidden dense layer with ReLU, whose output is the embedding, and a dense layer,
     dropout before each: (B, C, F, T) -> logits (B, labels)."""
 
@@ -343,8 +343,14 @@ class HiddenClassifier(nn.Module):
         return self.flatten(self.dense(self.dropout(self.hidden(self.pooled_dropout(self.pool(x))))))
 
 
-def head_of_features(model: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Before float weights are loaded: in older runs the dense layer of a `MapClassifier` is the last of `features`."""
-    old, new = f"{prefix}features.{len(model.features)}.", f"{prefix}classifier.dense."
+def accept_old_head(model: nn.Module) -> None:
+    """Let a network with `features` and a `MapClassifier` load weights of older runs, in which the dense layer was the
+    last of `features`."""
+    model.register_load_state_dict_pre_hook(_rename_old_head)  # type: ignore[no-untyped-call]
+
+
+def _rename_old_head(model: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    features = model.get_submodule("features")
+    old, new = f"{prefix}features.{len(list(features.children()))}.", f"{prefix}classifier.dense."
     for name in [name for name in state if name.startswith(old)]:
         state[new + name.removeprefix(old)] = state.pop(name)

@@ -3,16 +3,15 @@
 The default has 80,753,615 parameters at 527 labels and 64 mels; `widths = [16, 32, 64, 128], hidden = 128` has 311,642
 at 10. Taps: `features.block1` (64 channels) to `features.block6`, after their pools.
 
-`weights` names a checkpoint as published ("Cnn14_mAP=0.431.pth"). It was trained on decibels of 32 kHz sound through
-filters of equal area. So the front end must be `PUBLISHED`, as it stands (`normalize = false` in the recipe); our
-filters are of equal height, which the first batch norm makes up for. What is left is the padding of the first and last
-frame, zeros here and a reflection there.
+`weights` names a checkpoint as published ("Cnn14_mAP=0.431.pth"). It was trained on decibels of 32 kHz audio with mel
+filters of equal area. So the front end must be `PUBLISHED`, without changes (`normalize = false` in the recipe). Our
+filters have equal height; loading corrects the first batch norm for that. One difference is left: the first and last
+frame are padded with zeros here and by reflection there.
 """
 
 import pickle
 from collections import OrderedDict
 from pathlib import Path
-from typing import ClassVar
 
 import msgspec
 import numpy as np
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 
 from edgekd.errors import InputError
 from edgekd.frontend import FrontEnd, corners
+from edgekd.models.base import AudioNetwork
 from edgekd.models.blocks import AvgPool, Block, ConvNormAct, Dropout, HiddenClassifier
 
 PUBLISHED = FrontEnd(
@@ -37,16 +37,16 @@ PUBLISHED = FrontEnd(
     mean=0.0,
     std=float(np.log(10) / 10),
 )
-"""Front end of the published weights: nepers of power over `std` are decibels."""
+"""Front end of the published weights: natural log of power divided by `std` is decibels."""
 
 
 class Cnn14Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="cnn14"):
-    """Widths; the default is the published network."""
+    """Widths of CNN14; the defaults are the published network."""
 
     channels: int = 1
-    """Of the input."""
+    """Input channels."""
     mels: int = 64
-    """Mel bins of the front end, each normalised for itself."""
+    """Mel bins of the front end; each is normalised on its own."""
     widths: tuple[int, ...] = (64, 128, 256, 512, 1024, 2048)
     """Channels of each block of two 3x3 convolutions; all but the last end in a 2x2 average pool."""
     hidden: int = 2048
@@ -56,8 +56,8 @@ class Cnn14Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_f
     dropout: float = 0.5
     """Probability, before each dense layer."""
     weights: str = ""
-    """Path of a published checkpoint that training begins with, its last layer only where the number of labels is the
-    same."""
+    """Path of a published checkpoint that training begins with. Its last layer is used only where the number of labels
+    is the same."""
 
     def __post_init__(self) -> None:
         if not self.widths:
@@ -74,10 +74,11 @@ class MelNorm(Block):
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[2] != self.norm.num_features:
             raise InputError(
-                f"cnn14: the front end gives {x.shape[2]} mel bins, and the network's mels is {self.norm.num_features};"
-                " set both to the same"
+                f"cnn14: the front end has {x.shape[2]} mel bins, but the network's mels is {self.norm.num_features};"
+                " set both to the same number"
             )
-        return self.norm(x.transpose(1, 2)).transpose(1, 2)
+        normalised: Tensor = self.norm(x.transpose(1, 2))  # (B, F, C, T)
+        return normalised.transpose(1, 2)
 
 
 class PeakAndMeanPool(Block):
@@ -88,11 +89,11 @@ class PeakAndMeanPool(Block):
         return x.amax(dim=3, keepdim=True) + x.mean(dim=3, keepdim=True)
 
 
-class Cnn14(nn.Module):
+class Cnn14(AudioNetwork):
     """log_mel (batch, channels, mel, frame) -> logits (batch, labels)."""
 
-    HEAD: ClassVar[str] = "classifier.dense"
-    EMBEDDING: ClassVar[str] = "classifier.hidden"
+    HEAD = "classifier.dense"
+    EMBEDDING = "classifier.hidden"
 
     def __init__(self, config: Cnn14Config, labels: int) -> None:
         super().__init__()
@@ -112,25 +113,24 @@ class Cnn14(nn.Module):
 
 
 def load_published(model: Cnn14, path: Path | str) -> None:
-    """Put the weights of a published checkpoint into a network, in place; a last layer for another number of labels
-    stays as it is.
+    """Load a published checkpoint into a network, in place; a last layer for another number of labels stays as it is.
 
     Args:
         model: with the published widths, or those of the checkpoint.
-        path: a file of torch with a dict "model" of tensors.
+        path: a torch file with a dict "model" of tensors.
 
     Raises:
-        InputError: no such file, no such checkpoint, or one of another network.
+        InputError: the file is missing, no checkpoint, or of another network.
     """
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)["model"]
     except FileNotFoundError:
         raise InputError(
-            f"cnn14: weights '{path}' is not there; give the path of a PANNs checkpoint of CNN14, or leave it out"
+            f"cnn14: weights '{path}' does not exist; give the path of a PANNs checkpoint of CNN14, or leave it out"
         ) from None
     except (OSError, RuntimeError, KeyError, TypeError, IndexError, EOFError, pickle.UnpicklingError) as error:
         raise InputError(
-            f"cnn14: weights '{path}' is no PANNs checkpoint ({type(error).__name__}); give a file of torch with a dict"
+            f"cnn14: weights '{path}' is no PANNs checkpoint ({type(error).__name__}); give a torch file with a dict"
             " 'model'"
         ) from None
     state = {}
@@ -160,13 +160,13 @@ def load_published(model: Cnn14, path: Path | str) -> None:
 
 
 def _area_normalisation() -> np.ndarray:
-    """Decibels (n_mels,) that a filter of area 1 Hz is above ours of height 1."""
+    """Decibels (n_mels,) by which a filter of area 1 Hz exceeds ours of height 1."""
     hz = corners(PUBLISHED)
     return 10 * np.log10(2 / (hz[2:] - hz[:-2]))
 
 
 def _published_name(ours: str) -> str:
-    """Name in a published checkpoint of a tensor of ours."""
+    """Name in a published checkpoint of a tensor of our network."""
     parts = ours.split(".")
     if parts[0] == "norm":
         return f"bn0.{parts[-1]}"

@@ -3,19 +3,19 @@
 The paper's input is 256 coefficients x 249 frames of 10 s of 48 kHz stereo (windows of 100 ms each 40 ms, padding
 "end"). The CNN is trained first, without GRU, then the CNN-GRU from its weights: layers have the same names in both.
 The paper's table has 120 channels in the last block, but the GRU reads 480 values, a mean and a maximum of 240
-channels: 240 here. ReLU, and pools behind blocks, where the paper does not say.
+channels: 240 here. The paper does not name the activation
+and the position of the pools: ReLU, and after each block.
 
 Parameters at 10 labels: 2,496,954, without GRU 1,111,674; with `channels = 1, stem = 8, widths = [8, 16, 24, 32]`
 61,298 and 36,338.
 """
-
-from typing import ClassVar
 
 import msgspec
 import torch
 from torch import Tensor, nn
 
 from edgekd.errors import InputError
+from edgekd.models.base import AudioNetwork
 from edgekd.models.blocks import Block, ConvNormAct, HiddenClassifier, MaxPool, MeanPool, Residual
 
 
@@ -23,9 +23,9 @@ class CnnGruConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_
     """Stem, and for each block its width and pooling; with or without GRU."""
 
     gru: bool = True
-    """Frames go through a GRU, whose last state counts; without, their mean counts."""
+    """Whether a GRU reads the frames and its last state is classified; else the mean of the frames is."""
     channels: int = 2
-    """Of the input."""
+    """Input channels."""
     stem: int = 30
     """Channels of the stem."""
     stem_kernel: int = 7
@@ -50,7 +50,7 @@ class CnnGruConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_
 
 
 class MeanMaxPool(Block):
-    """Mean and maximum over mel, one after the other: (B, C, F, T) -> (B, 2 C, 1, T). No integer form."""
+    """Mean over mel, then maximum over mel, as channels: (B, C, F, T) -> (B, 2 C, 1, T). No integer form."""
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.cat([x.mean(dim=2, keepdim=True), x.amax(dim=2, keepdim=True)], dim=1)
@@ -64,15 +64,15 @@ class Gru(Block):
         self.gru = nn.GRU(channels, channels, batch_first=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        _, state = self.gru(x.flatten(1, 2).transpose(1, 2))  # (B, T, C) -> (1, B, C)
+        state: Tensor = self.gru(x.flatten(1, 2).transpose(1, 2))[1]  # (B, T, C) -> (1, B, C)
         return state[0][..., None, None]
 
 
-class CnnGru(nn.Module):
+class CnnGru(AudioNetwork):
     """log_mel (batch, channels, mel, frame) -> logits (batch, labels)."""
 
-    HEAD: ClassVar[str] = "classifier.dense"
-    EMBEDDING: ClassVar[str] = "classifier.hidden"
+    HEAD = "classifier.dense"
+    EMBEDDING = "classifier.hidden"
 
     def __init__(self, config: CnnGruConfig, labels: int) -> None:
         super().__init__()
@@ -96,7 +96,7 @@ class CnnGru(nn.Module):
 
 
 def _basic_block(inputs: int, outputs: int) -> Residual:
-    """Two 3x3 convolutions beside a shortcut, which is a 1x1 convolution where the width changes."""
+    """Two 3x3 convolutions parallel to a shortcut, which is a 1x1 convolution where the width changes."""
     first = ConvNormAct(inputs, outputs, 3, padding=1)
     second = ConvNormAct(outputs, outputs, 3, padding=1, activation="none")
     shortcut = None if inputs == outputs else ConvNormAct(inputs, outputs, activation="none")

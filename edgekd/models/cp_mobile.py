@@ -5,20 +5,21 @@ The default is the 2024 baseline: 61,148 parameters and 29,419,156 MACs (10 labe
 counted as torchinfo does, one MAC per parameter).
 """
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import msgspec
 from torch import Tensor, nn
 
 from edgekd.errors import InputError
+from edgekd.models.base import AudioNetwork
 from edgekd.models.blocks import (
     AvgPool,
     ConvNormAct,
     GlobalResponseNorm,
     MapClassifier,
     Residual,
+    accept_old_head,
     eights,
-    head_of_features,
 )
 
 
@@ -26,17 +27,17 @@ class CpMobileConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, ta
     """Widths, expansion and strides. Every width is rounded to a multiple of eight."""
 
     width: int = 32
-    """Channels of stage 1, at least 8; the stem has a quarter of them, then all."""
+    """Channels of stage 1, at least 8; the stem has a quarter of them, then all of them."""
     growth: float = 1.8
     """Width of a stage as a multiple of the one before."""
     expansion: float = 2.1
-    """Channels inside a block as a multiple of those it reads."""
+    """Channels inside a block as a multiple of its input channels."""
     depths: tuple[int, ...] = (3, 2, 1)
     """Blocks of each stage."""
     strides: tuple[tuple[int, int], ...] = ((1, 1), (1, 1), (1, 2), (2, 1), (1, 1), (1, 1))
     """(mel, frame) of each block, through all stages."""
     norm: Literal["none", "global_response"] = "none"
-    """Norm at the end of each block: global response norm is for teachers, it has no integer form."""
+    """Norm at the end of each block. Global response norm is for teachers: it has no integer form."""
 
     def __post_init__(self) -> None:
         if self.width < 8 or len(self.strides) != sum(self.depths):
@@ -46,11 +47,11 @@ class CpMobileConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, ta
             )
 
 
-class CpMobile(nn.Module):
+class CpMobile(AudioNetwork):
     """log_mel (batch, 1, mel, frame) -> logits (batch, labels)."""
 
-    HEAD: ClassVar[str] = "classifier"
-    EMBEDDING: ClassVar[str] = "features"
+    HEAD = "classifier"
+    EMBEDDING = "features"
 
     def __init__(self, config: CpMobileConfig, labels: int) -> None:
         super().__init__()
@@ -68,15 +69,15 @@ class CpMobile(nn.Module):
                 channels = outputs
         self.features = nn.Sequential(*layers)
         self.classifier = MapClassifier(channels, labels, norm="batch")
-        self.register_load_state_dict_pre_hook(head_of_features)
+        accept_old_head(self)
 
     def forward(self, log_mel: Tensor) -> Tensor:
         return self.classifier(self.features(log_mel))
 
 
 def _block(inputs: int, outputs: int, expansion: float, stride: tuple[int, int], norm: str) -> nn.Module:
-    """Expand, depthwise, project; beside them a shortcut where the width stays, averaged over 3x3 where the size does
-    not."""
+    """Expand, depthwise, project. Parallel to them a shortcut where the width stays the same, averaged over 3x3 where
+    the size changes."""
     hidden, dynamic, skips = eights(inputs * expansion), norm == "global_response", inputs == outputs
     body = nn.Sequential(
         ConvNormAct(inputs, hidden),

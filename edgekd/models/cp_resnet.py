@@ -1,25 +1,24 @@
-"""CP-ResNet: a residual CNN with a limited receptive field (Koutini et al. 2019 and 2021). A teacher, and small, a
-student.
+"""CP-ResNet: a residual CNN with a limited receptive field (Koutini et al. 2019 and 2021). A teacher, or a
+student when it is small.
 
-The published networks are told apart by rho, a rule for which convolutions are 3x3 and which 1x1; here the kernels are
-written out. The default is the small DCASE 2023 variant (rho 8): 127,674 parameters at 10 labels, ten fewer than
-published, whose classifier has a batch norm in place of the bias here.
+The published networks differ by rho, a rule for which convolutions are 3x3 and which 1x1; here the kernels are listed
+in the config. The default is the small DCASE 2023 variant (rho 8): 127,674 parameters at 10 labels, ten fewer than
+published, where the classifier has a batch norm instead of a bias.
 """
-
-from typing import ClassVar
 
 import msgspec
 from torch import Tensor, nn
 
 from edgekd.errors import InputError
-from edgekd.models.blocks import Classifier, ConvNormAct, MaxPool, Pooling, Residual
+from edgekd.models.base import AudioNetwork
+from edgekd.models.blocks import ConvNormAct, MaxPool, PooledClassifier, Pooling, Residual
 
 
 class CpResNetConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="cp_resnet"):
     """Stem, and for each block (one entry per block in every tuple) its width, kernels, groups and pooling."""
 
     channels: int = 1
-    """Of the input; a network that is exported has one."""
+    """Input channels; a network that is exported has one."""
     stem: int = 32
     """Channels of the stem."""
     stem_kernel: int = 5
@@ -37,9 +36,9 @@ class CpResNetConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, ta
     dropout: float = 0.0
     """Probability, before the dense layer."""
     pooling: Pooling = "mean"
-    """Over mel and frame before the dense layer; attention is for teachers, it has no integer form."""
+    """Pooling over mel and frame before the dense layer. Attention is for teachers: it has no integer form."""
     heads: int = 1
-    """Of attention: parts of the channels that each weigh the frames for themselves."""
+    """Attention heads: parts of the channels, each with frame weights of its own."""
 
     def __post_init__(self) -> None:
         if not len(self.widths) == len(self.kernels) == len(self.groups):
@@ -49,11 +48,11 @@ class CpResNetConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, ta
             )
 
 
-class CpResNet(nn.Module):
+class CpResNet(AudioNetwork):
     """log_mel (batch, channels, mel, frame) -> logits (batch, labels)."""
 
-    HEAD: ClassVar[str] = "classifier"
-    EMBEDDING: ClassVar[str] = "classifier.pool"
+    HEAD = "classifier"
+    EMBEDDING = "classifier.pool"
 
     def __init__(self, config: CpResNetConfig, labels: int) -> None:
         super().__init__()
@@ -68,7 +67,7 @@ class CpResNet(nn.Module):
             layers += [_basic_block(channels, width, kernels, groups), *_pool(config, number)]
             channels = width
         self.features = nn.Sequential(*layers)
-        self.classifier = Classifier(channels, labels, config.dropout, config.pooling, config.heads)
+        self.classifier = PooledClassifier(channels, labels, config.dropout, config.pooling, config.heads)
 
     def forward(self, log_mel: Tensor) -> Tensor:
         return self.classifier(self.features(log_mel))
@@ -79,7 +78,7 @@ def _pool(config: CpResNetConfig, number: int) -> list[nn.Module]:
 
 
 def _basic_block(inputs: int, outputs: int, kernels: tuple[int, int], groups: int) -> Residual:
-    """Two convolutions beside a shortcut, which is a 1x1 convolution where the width changes."""
+    """Two convolutions parallel to a shortcut, which is a 1x1 convolution where the width changes."""
     first = ConvNormAct(inputs, outputs, kernels[0], padding=kernels[0] // 2, groups=groups)
     second = ConvNormAct(outputs, outputs, kernels[1], padding=kernels[1] // 2, groups=groups, activation="none")
     shortcut = None if inputs == outputs else ConvNormAct(inputs, outputs, groups=groups, activation="none")

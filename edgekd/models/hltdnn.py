@@ -1,31 +1,31 @@
 """HLTDNN, a time delay network with a parallel histogram layer (Ritu et al. 2023), the student of SSATKD (2025).
 
-Taps: `features.block1` to `features.block4`, after their pools; SSATKD takes `features.block2`. 14,914 parameters (10
-labels, 64 mels). Batch norms are ours.
+Taps: `features.block1` to `features.block4`, after their pools; SSATKD uses `features.block2`. 14,914 parameters (10
+labels, 64 mels). The batch norms are an addition of edgekd.
 """
 
 from collections import OrderedDict
-from typing import ClassVar
 
 import msgspec
 import torch
 from torch import Tensor, nn
 
 from edgekd.errors import InputError
+from edgekd.models.base import AudioNetwork, TensorModule
 from edgekd.models.blocks import Block, ConvNormAct, Dropout, Flatten, MaxPool, MeanPool
 
 BLOCK_POOL = 2
 _TOP = 3.0
-"""Where the last bin begins: activations behind a batch norm are seldom higher."""
+"""Centre of the last bin: activations after a batch norm are seldom higher."""
 
 
 class HLTdnnConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="hltdnn"):
     """Widths and kernels of the blocks, of the temporal layer and of the histogram."""
 
     channels: int = 1
-    """Of the input."""
+    """Input channels."""
     mels: int = 64
-    """Mel bins of the front end, which the temporal layer spans."""
+    """Mel bins of the front end; the temporal layer spans all of them."""
     widths: tuple[int, ...] = (16, 16, 16, 4)
     """Channels of each block."""
     kernels: tuple[int, ...] = (11, 3, 3, 3)
@@ -33,7 +33,7 @@ class HLTdnnConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_
     temporal: int = 256
     """Channels of the temporal layer."""
     bins: int = 16
-    """Of the histogram of each channel of the last block; 0 leaves it out (TDNN)."""
+    """Bins of the histogram of each channel of the last block; 0 leaves the histogram out (TDNN)."""
     dropout: float = 0.0
     """Probability, before the dense layer."""
 
@@ -45,19 +45,19 @@ class HLTdnnConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_
             )
         if self.mels < BLOCK_POOL ** len(self.widths):
             raise InputError(
-                f"hltdnn: {self.mels} mels do not last for {len(self.widths)} blocks that halve them; "
+                f"hltdnn: {self.mels} mels are too few for {len(self.widths)} blocks that halve them; "
                 f"give {BLOCK_POOL ** len(self.widths)} or more"
             )
         if self.bins == 1:
             raise InputError("hltdnn: a histogram of one bin is constant; give bins = 2 or more, or 0 for none")
 
 
-class Histogram(Block):
+class HistogramLayer(Block):
     """Soft histogram of each channel over the map: (B, C, F, T) -> (B, C * bins, 1, 1), sums of 1 over the bins. No
     integer form.
 
-    A value counts in each bin by exp(-(width * (value - centre))^2), its counts scaled to a sum of 1; centres and
-    widths of every channel are learned. They begin evenly spread over what a ReLU behind a batch norm gives.
+    A value counts in each bin by exp(-(width * (value - centre))^2), and its counts are scaled to a sum of 1. Centres
+    and widths of every channel are learned; they begin evenly spread over the range of a ReLU after a batch norm.
     """
 
     def __init__(self, channels: int, bins: int, eps: float = 1e-6) -> None:
@@ -75,13 +75,13 @@ class Histogram(Block):
 
 
 class Concatenate(Block):
-    """Channels of one map, then those of another of the same size. No integer form."""
+    """Channels of one map, then those of another map of the same size. No integer form."""
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         return torch.cat([x, y], dim=1)
 
 
-class _TemporalAndHistogram(nn.Module):
+class _TemporalAndHistogram(TensorModule):
     """The temporal layer's mean over frames, then the histogram: (B, C, F, T) -> (B, temporal + C * bins, 1, 1)."""
 
     def __init__(self, config: HLTdnnConfig) -> None:
@@ -89,7 +89,7 @@ class _TemporalAndHistogram(nn.Module):
         channels, mels = config.widths[-1], config.mels // BLOCK_POOL ** len(config.widths)
         self.temporal = ConvNormAct(channels, config.temporal, (mels, 1), norm="none", activation="sigmoid")
         self.pool = MeanPool()
-        self.histogram = Histogram(channels, config.bins) if config.bins else None
+        self.histogram = HistogramLayer(channels, config.bins) if config.bins else None
         self.join = Concatenate()
         self.width = config.temporal + channels * config.bins
 
@@ -98,7 +98,7 @@ class _TemporalAndHistogram(nn.Module):
         return mean if self.histogram is None else self.join(mean, self.histogram(x))  # (B, 320, 1, 1)
 
 
-class _Classifier(nn.Module):
+class _Classifier(TensorModule):
     """(B, C, F, T) -> logits (B, labels)."""
 
     def __init__(self, config: HLTdnnConfig, labels: int) -> None:
@@ -112,11 +112,11 @@ class _Classifier(nn.Module):
         return self.flatten(self.dense(self.dropout(self.pool(x))))
 
 
-class HLTdnn(nn.Module):
+class HLTdnn(AudioNetwork):
     """log_mel (batch, channels, mel, frame) -> logits (batch, labels)."""
 
-    HEAD: ClassVar[str] = "classifier.dense"
-    EMBEDDING: ClassVar[str] = "classifier.pool"
+    HEAD = "classifier.dense"
+    EMBEDDING = "classifier.pool"
 
     def __init__(self, config: HLTdnnConfig, labels: int) -> None:
         super().__init__()

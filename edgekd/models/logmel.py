@@ -1,6 +1,6 @@
-"""The torch mirror of the front end: the same window and filterbank arrays, for training on batches of waveforms."""
+"""The front end in torch, with the same window and filterbank arrays: log-mel of batches of waveforms for training."""
 
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -10,13 +10,13 @@ from edgekd.errors import InputError
 from edgekd.frontend import FrontEnd, bands, window_array
 
 CPU_BYTES, ACCELERATOR_BYTES = 5 << 18, 1 << 26
-"""Windowed frames transformed at a time: on the CPU they and their spectra stay in its cache, which is worth more than
-a larger batch."""
+"""Bytes of windowed frames transformed at a time. On the CPU they and their spectra stay in its cache, which is faster
+than a larger batch."""
 
 
 class _Work(NamedTuple):
-    """Arrays of the frames transformed at a time, kept between calls: fresh pages cost as much as FFTs. Up to n clips,
-    f frames of each.
+    """Arrays for the frames transformed at a time, kept between calls since fresh memory pages cost as much as FFTs.
+    For up to n clips and f frames of each.
 
     framed: (n, f, n_fft). power: (n, f, bins). rounded: float32 (n, f, bins), `power` itself where that
     is float32. mel: float32 (n * f, mels).
@@ -31,13 +31,13 @@ class _Work(NamedTuple):
 class LogMel(nn.Module):
     """Log-mel of waveforms, within 1e-4 of `edgekd.frontend.log_mel` (natural log units); on ESC-50 within 2e-6.
 
-    Has neither parameters nor state to save; its arrays follow the module to a device. Computed without gradient, the
-    FFT in float64 as there, the rest in float32, also under autocast.
+    It has neither parameters nor saved state; its arrays follow the module to a device. Computed without gradient, the
+    FFT in float64 as in `edgekd.frontend`, the rest in float32, also under autocast.
 
     Args:
         fe: the front end.
         exact: False also transforms in float32, nearly twice as fast, for the training of a float network: on ESC-50
-            within 7e-5 of the exact values in 99.9 % of cases, and within 3e-3 in all (quiet bins beside loud ones).
+            within 7e-5 of the exact values in 99.9 % of cases, and within 3e-3 in all (quiet bins next to loud ones).
     """
 
     window: Tensor
@@ -61,10 +61,10 @@ class LogMel(nn.Module):
 
         Args:
             waveform: float (batch, time) or (batch, channels, time) in [-1, 1] at the front end's sample rate.
-            hop: int64 (batch,) samples from one frame to the next, each clip's own in the place of the front end's.
-                More audio in as many frames is the sound made faster, pitch kept.
-            samples: with `hop`, those that the frames would take at the front end's hop, which decides how many there
-                are. The waveform has `samples + (frames - 1) * (hop - hop_length)` or more.
+            hop: int64 (batch,) samples from one frame to the next for each clip, in place of the front end's. More
+                audio in as many frames is faster audio at the same pitch.
+            samples: with `hop`, the samples that the frames would take at the front end's hop, which decides their
+                number. The waveform has `samples + (frames - 1) * (hop - hop_length)` or more.
 
         Returns:
             float32 (batch, 1, mel, frame) or (batch, channels, mel, frame).
@@ -75,7 +75,8 @@ class LogMel(nn.Module):
         if waveform.dim() == 3:
             batch, channels, _ = waveform.shape
             each = None if hop is None else hop.repeat_interleave(channels)
-            return cast(Tensor, self(waveform.flatten(0, 1), each, samples)).unflatten(0, (batch, channels)).squeeze(2)
+            mono: Tensor = self(waveform.flatten(0, 1), each, samples)  # (batch * channels, 1, mel, frame)
+            return mono.reshape(batch, channels, *mono.shape[2:])
         fe, device = self.fe, waveform.device
         samples = waveform.shape[-1] if samples is None else samples
         frames = fe.frames(samples)
@@ -93,13 +94,13 @@ class LogMel(nn.Module):
                 padded = self._prepare(waveform[clips], fe.pad_after(samples))  # (n, padded time)
                 if hop is not None:
                     owner = torch.arange(len(padded), device=device)[:, None]
-                    place = torch.arange(frames, device=device) * hop[clips, None]  # (n, frame)
+                    starts = torch.arange(frames, device=device) * hop[clips, None]  # (n, frame)
                 for first in range(0, frames, block):
                     part = slice(first, first + block)
                     if hop is None:
                         framed = padded.unfold(-1, fe.n_fft, fe.hop_length)[:, :frames][:, part]  # (n, f, n_fft)
                     else:
-                        framed = padded.unfold(-1, fe.n_fft, 1)[owner, place[:, part]]
+                        framed = padded.unfold(-1, fe.n_fft, 1)[owner, starts[:, part]]
                     out[clips, :, part] = self._transform(framed, work)
         if fe.mean or fe.std != 1.0:
             out.sub_(fe.mean).mul_(1.0 / fe.std)
@@ -112,7 +113,7 @@ class LogMel(nn.Module):
         mel = work.mel[: n * f]
         torch.mul(frames, self.window, out=framed)
         parts = torch.view_as_real(torch.fft.rfft(framed))  # (n, f, bin, 2); given an `out`, rfft would copy into it
-        parts.mul_(parts)  # in one run over memory, as against two over every other number
+        parts.mul_(parts)  # one pass over memory in place of two over every other number
         torch.add(parts[..., 0], parts[..., 1], out=power)
         if rounded.dtype != power.dtype:
             rounded.copy_(power)
@@ -122,7 +123,7 @@ class LogMel(nn.Module):
         return mel.clamp_(min=self.fe.log_floor).log_().view(n, f, -1).transpose(1, 2)
 
     def _work(self, device: torch.device, frames: int) -> _Work:
-        """Arrays for several clips of so many frames, or for a part of one clip."""
+        """Arrays for several clips of `frames` frames, or for a part of one clip."""
         fe, dtype = self.fe, self.window.dtype
         budget = CPU_BYTES if device.type == "cpu" else ACCELERATOR_BYTES
         fit = max(1, budget // (fe.n_fft * dtype.itemsize))  # frames

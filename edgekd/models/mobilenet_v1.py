@@ -1,22 +1,23 @@
 """MobileNet on one log-mel channel (Howard et al. 2017): a stem and separable convolutions. With the first layers of
-YAMNet a student that begins with what AudioSet taught.
+YAMNet it is a student pretrained on AudioSet.
 
-The default is cut for 50 labels: 126,024 bytes of int8 weights and int32 biases, 21.9 MMAC on 97 frames of 64 mels.
+The default is sized for 50 labels: 126,024 bytes of int8 weights and int32 biases, 21.9 MMAC on 97 frames of 64 mels.
 YAMNet's features are those of `FrontEnd(n_fft=512, win_length=400, hop_length=160, n_mels=64, f_min=125, f_max=7500,
-mel_scale="htk", log_floor=1e-6, mean=0, std=2)` but for details: half the logarithm of a power is that of a magnitude,
-but a wide band has more magnitude than the root of its power, up to 0.9 in natural logarithm; a mean of -0.9 takes half
-of that away.
+mel_scale="htk", log_floor=1e-6, mean=0, std=2)` except for details. Half the logarithm of a power is the logarithm of
+a magnitude. But the magnitude of a wide band is larger than the root of its power, by up to 0.9 in natural logarithm; a
+mean of -0.9 removes half of that.
 """
 
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 import msgspec
 import torch
 from torch import Tensor, nn
 
 from edgekd.errors import InputError
-from edgekd.models.blocks import Classifier, ConvNormAct
+from edgekd.models.base import AudioNetwork
+from edgekd.models.blocks import ConvNormAct, PooledClassifier
 from edgekd.models.yamnet import published_layers
 
 
@@ -24,7 +25,7 @@ class MobileNetV1Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     """Widths and strides."""
 
     channels: int = 1
-    """Of the input; a network that is exported has one."""
+    """Input channels; a network that is exported has one."""
     stem: int = 32
     """Channels of the stem, a 3x3 convolution of stride 2."""
     layers: tuple[tuple[int, int], ...] = ((64, 1), (128, 2), (128, 1), (256, 2), (112, 1), (152, 2))
@@ -32,10 +33,11 @@ class MobileNetV1Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     norm: Literal["batch", "none"] = "batch"
     """After each convolution; "none" gives it a bias, as `weights` has."""
     weights: str = ""
-    """Path of YAMNet's .tflite file, with whose first layers training begins; narrower layers take their first
+    """Path of YAMNet's .tflite file: training begins with its first layers, and narrower layers use their first
     channels. "" begins at random."""
     frozen: Annotated[int, msgspec.Meta(ge=0)] = 0
-    """First convolutions, the stem among them, that stay as `weights` has them while the float network is trained."""
+    """Number of first convolutions, the stem included, that keep the weights of the file while the float network is
+    trained."""
     dropout: float = 0.0
     """Probability, before the dense layer."""
 
@@ -54,11 +56,11 @@ class MobileNetV1Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
             )
 
 
-class MobileNetV1(nn.Module):
+class MobileNetV1(AudioNetwork):
     """log_mel (batch, channels, mel, frame) -> logits (batch, labels)."""
 
-    HEAD: ClassVar[str] = "classifier"
-    EMBEDDING: ClassVar[str] = "classifier.pool"
+    HEAD = "classifier"
+    EMBEDDING = "classifier.pool"
 
     def __init__(self, config: MobileNetV1Config, labels: int) -> None:
         super().__init__()
@@ -72,27 +74,29 @@ class MobileNetV1(nn.Module):
             channels = width
         self.features = nn.Sequential(*layers)
         self.features[: config.frozen].requires_grad_(False)
-        self.classifier = Classifier(channels, labels, config.dropout)
+        self.classifier = PooledClassifier(channels, labels, config.dropout)
 
     def forward(self, log_mel: Tensor) -> Tensor:
         return self.classifier(self.features(log_mel))
 
 
 def load_first_layers(model: MobileNetV1, path: Path | str) -> None:
-    """Put YAMNet's published weights into the layers of a network, in place, as many as it has; of a narrower one the
-    first channels. The dense layer stays as it is.
+    """Load YAMNet's published weights into all convolutions of a network, in place; a narrower layer takes the first
+    channels. The dense layer stays as it is.
 
     Args:
         model: without norms, each layer at most as wide as YAMNet's.
         path: of YAMNet's .tflite file.
 
     Raises:
-        InputError: no such file, not of YAMNet, or a layer that is wider.
+        InputError: the file is missing or not YAMNet, or a layer is wider than YAMNet's.
         MissingExtraError: LiteRT is not installed.
     """
     for number, (layer, (weight, bias)) in enumerate(
         zip(model.features, published_layers(path, len(model.features)), strict=False)
     ):
+        assert isinstance(layer, ConvNormAct)
+        assert layer.conv.bias is not None  # norm = "none", which the config asks for with weights
         outputs, inputs = layer.conv.weight.shape[:2]
         if outputs > weight.shape[0] or inputs > weight.shape[1]:
             raise InputError(

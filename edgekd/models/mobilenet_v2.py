@@ -1,11 +1,10 @@
 """MobileNetV2 on one log-mel channel (Sandler et al. 2018), at any width; ReLU for ReLU6."""
 
-from typing import ClassVar
-
 import msgspec
 from torch import Tensor, nn
 
-from edgekd.models.blocks import Classifier, ConvNormAct, Pooling, Residual, eights
+from edgekd.models.base import AudioNetwork
+from edgekd.models.blocks import ConvNormAct, PooledClassifier, Pooling, Residual, eights
 
 _STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
 """Expansion, channels, blocks and stride of each stage of the paper's Table 2."""
@@ -15,7 +14,7 @@ class MobileNetV2Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     """Width and head."""
 
     channels: int = 1
-    """Of the input; a network that is exported has one."""
+    """Input channels; a network that is exported has one."""
     width: float = 1.0
     """Multiplier of every stage's channels."""
     stages: int = len(_STAGES)
@@ -25,16 +24,16 @@ class MobileNetV2Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     dropout: float = 0.2
     """Probability, before the dense layer."""
     pooling: Pooling = "mean"
-    """Over mel and frame before the dense layer; attention is for teachers, it has no integer form."""
+    """Pooling over mel and frame before the dense layer. Attention is for teachers: it has no integer form."""
     heads: int = 1
-    """Of attention: parts of the channels that each weigh the frames for themselves."""
+    """Attention heads: parts of the channels, each with frame weights of its own."""
 
 
-class MobileNetV2(nn.Module):
+class MobileNetV2(AudioNetwork):
     """log_mel (batch, channels, mel, frame) -> logits (batch, labels)."""
 
-    HEAD: ClassVar[str] = "classifier"
-    EMBEDDING: ClassVar[str] = "classifier.pool"
+    HEAD = "classifier"
+    EMBEDDING = "classifier.pool"
 
     def __init__(self, config: MobileNetV2Config, labels: int) -> None:
         super().__init__()
@@ -47,7 +46,7 @@ class MobileNetV2(nn.Module):
                 channels = width
         layers.append(ConvNormAct(channels, config.last_width))
         self.features = nn.Sequential(*layers)
-        self.classifier = Classifier(config.last_width, labels, config.dropout, config.pooling, config.heads)
+        self.classifier = PooledClassifier(config.last_width, labels, config.dropout, config.pooling, config.heads)
 
     def forward(self, log_mel: Tensor) -> Tensor:
         return self.classifier(self.features(log_mel))

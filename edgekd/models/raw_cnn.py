@@ -3,7 +3,7 @@
 The default is the paper's, for 10 s of 48 kHz stereo with a pre-emphasis of 0.97: 479,999 samples become 39,999 frames
 of 64 channels, and after the blocks 13,333, 4,444, 1,481, 493, 164, 54 and 18; 612,170 parameters (10 labels). A small
 one for 1 s of 16 kHz mono is `channels = 1, stem = 16, widths = [16, 32, 32, 64, 64]`: 63,914. ReLU where the paper
-does not say.
+names no activation.
 """
 
 from typing import ClassVar, Literal
@@ -12,20 +12,21 @@ import msgspec
 from torch import Tensor, nn
 
 from edgekd.errors import InputError
+from edgekd.models.base import AudioNetwork, InputKind
 from edgekd.models.blocks import AttentionPool, Block, ConvNormAct, HiddenClassifier, MaxPool, MeanPool, Residual
 
 
 class RawCnnConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="raw_cnn"):
     """Stem, and the width of each block."""
 
-    hears: ClassVar[Literal["log_mel", "waveform"]] = "waveform"
+    input_kind: ClassVar[InputKind] = "waveform"
 
     channels: int = 2
-    """Of the input."""
+    """Input channels."""
     stem: int = 64
     """Channels of the stem."""
     stem_kernel: int = 12
-    """Samples that the stem's convolution reads at a time; it is its stride too."""
+    """Kernel size of the stem in samples, and its stride."""
     widths: tuple[int, ...] = (64, 128, 128, 128, 128, 128, 128)
     """Channels of each block."""
     pool: int = 3
@@ -33,9 +34,9 @@ class RawCnnConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_
     embedding: int = 64
     """Units of the hidden dense layer."""
     pooling: Literal["max", "mean", "attention"] = "max"
-    """Over frames, before the hidden layer."""
+    """Pooling over frames before the hidden layer."""
     heads: int = 1
-    """Of attention: parts of the channels that each weigh the frames for themselves."""
+    """Attention heads: parts of the channels, each with frame weights of its own."""
     dropout: float = 0.0
     """Probability, before each dense layer."""
 
@@ -58,11 +59,11 @@ class GlobalMaxPool(Block):
         return x.amax(dim=(2, 3), keepdim=True)
 
 
-class RawCnn(nn.Module):
+class RawCnn(AudioNetwork):
     """waveform (batch, channels, time) -> logits (batch, labels)."""
 
-    HEAD: ClassVar[str] = "classifier.dense"
-    EMBEDDING: ClassVar[str] = "classifier.hidden"
+    HEAD = "classifier.dense"
+    EMBEDDING = "classifier.hidden"
 
     def __init__(self, config: RawCnnConfig, labels: int) -> None:
         super().__init__()
@@ -74,9 +75,11 @@ class RawCnn(nn.Module):
             blocks.append(nn.Sequential(_basic_block(channels, width), MaxPool((1, config.pool))))
             channels = width
         self.blocks = nn.Sequential(*blocks)
-        pool = {"max": GlobalMaxPool, "mean": MeanPool, "attention": lambda: AttentionPool(channels, config.heads)}[
-            config.pooling
-        ]()
+        pool: Block
+        if config.pooling == "attention":
+            pool = AttentionPool(channels, config.heads)
+        else:
+            pool = MeanPool() if config.pooling == "mean" else GlobalMaxPool()
         self.classifier = HiddenClassifier(pool, channels, config.embedding, labels, config.dropout)
 
     def forward(self, waveform: Tensor) -> Tensor:
@@ -85,7 +88,7 @@ class RawCnn(nn.Module):
 
 
 def _basic_block(inputs: int, outputs: int) -> Residual:
-    """Two convolutions over three frames beside a shortcut, which is a 1x1 convolution where the width changes."""
+    """Two convolutions over three frames parallel to a shortcut, which is a 1x1 convolution where the width changes."""
     first = ConvNormAct(inputs, outputs, (1, 3), padding=(0, 1))
     second = ConvNormAct(outputs, outputs, (1, 3), padding=(0, 1), activation="none")
     shortcut = None if inputs == outputs else ConvNormAct(inputs, outputs, activation="none")

@@ -1,16 +1,15 @@
-"""SERFR-CNN, the student of Fei et al. 2023 (vivo, DCASE 2023 Task 1), in the reading that fits the DCASE budget.
+"""SERFR-CNN, the student of Fei et al. 2023 (vivo, DCASE 2023 Task 1), in the variant that fits the DCASE budget.
 
 Table 1 of the paper read literally (stride-1 stem, constant width) costs 46 MMAC at width 32. The default here (stem
 stride (2, 1), widths W, 2W, 2W) has 114,068 parameters and 27.3 MMAC at width 32, 69,185 and 15.9 MMAC at 24 (10
 labels, 256 mels x 28 frames).
 """
 
-from typing import ClassVar
-
 import msgspec
 from torch import Tensor, nn
 
-from edgekd.models.blocks import AvgPool, Classifier, ConvNormAct, MaxPool, Pooling, Residual, SqueezeExcite
+from edgekd.models.base import AudioNetwork
+from edgekd.models.blocks import AvgPool, ConvNormAct, MaxPool, PooledClassifier, Pooling, Residual, SqueezeExcite
 
 
 class SerfrCnnConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="serfr_cnn"):
@@ -33,16 +32,16 @@ class SerfrCnnConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, ta
     dropout: float = 0.0
     """Probability, before the dense layer."""
     pooling: Pooling = "mean"
-    """Over mel and frame before the dense layer; attention is for teachers, it has no integer form."""
+    """Pooling over mel and frame before the dense layer. Attention is for teachers: it has no integer form."""
     heads: int = 1
-    """Of attention: parts of the channels that each weigh the frames for themselves."""
+    """Attention heads: parts of the channels, each with frame weights of its own."""
 
 
-class SerfrCnn(nn.Module):
+class SerfrCnn(AudioNetwork):
     """log_mel (batch, 1, mel, frame) -> logits (batch, labels)."""
 
-    HEAD: ClassVar[str] = "classifier"
-    EMBEDDING: ClassVar[str] = "classifier.pool"
+    HEAD = "classifier"
+    EMBEDDING = "classifier.pool"
 
     def __init__(self, config: SerfrCnnConfig, labels: int) -> None:
         super().__init__()
@@ -57,7 +56,7 @@ class SerfrCnn(nn.Module):
             stages += [SqueezeExcite(width, config.se_reduction), ConvNormAct(width, following), MaxPool(2)]
         self.stages = nn.Sequential(*stages)
         self.last = ConvNormAct(widths[-1], config.last_width)
-        self.classifier = Classifier(config.last_width, labels, config.dropout, config.pooling, config.heads)
+        self.classifier = PooledClassifier(config.last_width, labels, config.dropout, config.pooling, config.heads)
 
     def forward(self, log_mel: Tensor) -> Tensor:
         x = self.pool(self.stem(log_mel))  # (B, W, 42, 14) at 256 x 28

@@ -1,16 +1,16 @@
-"""Audio Spectrogram Transformer (Gong et al. 2021), as `transformers` has it: a teacher, from pretrained weights or
-random ones.
+"""Audio Spectrogram Transformer (Gong et al. 2021) from the library `transformers`: a teacher, with pretrained or
+random weights.
 
 The published one (12 layers of width 768, patches of 16 every 10 mels and frames) has 86.2 million parameters before
-the head. It was trained on 128 mels of 10 s at 16 kHz; another number of mels or frames interpolates its position
-embeddings.
+the head. It was trained on 128 mels of 10 s at 16 kHz; for another number of mels or frames its position
+embeddings are interpolated.
 """
 
 import contextlib
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 import msgspec
 import torch
@@ -19,15 +19,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edgekd.errors import InputError, MissingExtraError
+from edgekd.models.base import AudioNetwork
 
 POSITIONS = "embeddings.position_embeddings"
-"""Name of the parameter."""
+"""Name of the parameter with the position embeddings."""
 TOKENS = 2
 """Class and distillation token, in front of the patches."""
 LIBRARIES = ("transformers", "huggingface_hub")
-"""Their loggers are quiet while weights are loaded."""
+"""Libraries whose loggers are silenced while weights are loaded."""
 MLP_RATIO = 4
-"""Hidden width of a layer's dense part divided by the layer's."""
+"""Hidden width of a layer's dense part as a multiple of the layer's width."""
 AtLeastOne = Annotated[int, Meta(ge=1)]
 
 
@@ -41,15 +42,15 @@ class AstConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fie
     """Width of the layers."""
     layers: AtLeastOne = 12
     heads: AtLeastOne = 3
-    """Of the attention of each layer; they divide `hidden`."""
+    """Attention heads of each layer; they divide `hidden`."""
     patch: AtLeastOne = 16
     """Mels and frames of a patch."""
     strides: tuple[AtLeastOne, AtLeastOne] = (10, 10)
     """(mel, frame) from patch to patch."""
     mels: AtLeastOne = 128
-    """Of the grid that position embeddings are learned on."""
+    """Mel bins of the grid of position embeddings."""
     frames: AtLeastOne = 100
-    """Likewise."""
+    """Frames of the grid of position embeddings."""
     dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.0
     """Probability, before the dense layer of the head."""
 
@@ -63,11 +64,11 @@ class AstConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fie
             )
 
 
-class AstNetwork(nn.Module):
+class AstNetwork(AudioNetwork):
     """log_mel (batch, 1, mel, frame) -> logits (batch, labels)."""
 
-    HEAD: ClassVar[str] = "classifier"
-    EMBEDDING: ClassVar[str] = "pool"
+    HEAD = "classifier"
+    EMBEDDING = "pool"
 
     def __init__(self, config: AstConfig, labels: int) -> None:
         super().__init__()
@@ -82,26 +83,27 @@ class AstNetwork(nn.Module):
 
     def forward(self, log_mel: Tensor) -> Tensor:
         if log_mel.shape[1] != 1:
-            raise InputError(f"ast hears one channel, got {log_mel.shape[1]}; set view.channels = 'mean'")
+            raise InputError(f"ast reads one channel, got {log_mel.shape[1]}; set view.channels = 'mean'")
         x = log_mel[:, 0].transpose(1, 2)  # (B, frame, mel)
         sizes = self.transformer.config
         if min(x.shape[1:]) < sizes.patch_size:
             raise InputError(
-                f"ast: {x.shape[2]} mels x {x.shape[1]} frames are less than a patch of {sizes.patch_size}; hear longer"
-                " sounds or set a smaller patch"
+                f"ast: {x.shape[2]} mels x {x.shape[1]} frames are less than a patch of {sizes.patch_size}; use longer"
+                " windows or set a smaller patch"
             )
         grid = tuple(
             (size - sizes.patch_size) // stride + 1
             for size, stride in ((x.shape[2], sizes.frequency_stride), (x.shape[1], sizes.time_stride))
         )
         if grid == self.grid:
-            answer = self.transformer(x)
+            encoded = self.transformer(x)
         else:
-            answer = torch.func.functional_call(self.transformer, {POSITIONS: self._interpolated(grid)}, (x,))
-        return self.classifier(self.pool(answer.pooler_output))
+            encoded = torch.func.functional_call(self.transformer, {POSITIONS: self._interpolated(grid)}, (x,))
+        logits: Tensor = self.classifier(self.pool(encoded.pooler_output))
+        return logits
 
     def _interpolated(self, grid: tuple[int, int]) -> Tensor:
-        """Position embeddings (1, tokens + patches, D) of another grid, bilinear."""
+        """Position embeddings (1, tokens + patches, D) for another grid, by bilinear interpolation."""
         learned = self.transformer.get_parameter(POSITIONS)
         tokens, patches = learned[:, :TOKENS], learned[:, TOKENS:]
         patches = patches.transpose(1, 2).unflatten(2, self.grid)  # (1, D, mel, frame)
@@ -110,7 +112,7 @@ class AstNetwork(nn.Module):
 
 
 def _transformer(config: AstConfig) -> Any:
-    """The network of `transformers`, without its own head."""
+    """The network of the library `transformers`, without its own head."""
     try:
         from transformers import ASTConfig, ASTModel
     except ImportError:
@@ -140,7 +142,7 @@ def _transformer(config: AstConfig) -> Any:
         with _quiet():
             kind = ASTConfig.get_config_dict(config.weights)[0].get("model_type")
             network, found = ASTModel.from_pretrained(config.weights, dtype=torch.float32, output_loading_info=True)
-    except Exception as error:  # those of the hub and of file formats have no base of their own
+    except Exception as error:  # errors of the hub and of file formats have no common base
         reason = " ".join(str(error).split())
         what = "cannot be loaded" if local.is_dir() else "is no folder here and cannot be fetched from the hub"
         raise InputError(
@@ -157,7 +159,7 @@ def _transformer(config: AstConfig) -> Any:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the bars and the remarks on the head that is left out."""
+    """Suppress progress bars and warnings about the head that is left out."""
     from transformers.utils import logging as bars
 
     shown = bars.is_progress_bar_enabled()

@@ -1,4 +1,4 @@
-"""The front end of networks that hear waveforms: pre-emphasis and nothing else."""
+"""The front end of networks that read waveforms: pre-emphasis and nothing else."""
 
 import torch
 from torch import Tensor, nn
@@ -9,8 +9,8 @@ from edgekd.frontend import FrontEnd
 
 
 class RawWaveform(nn.Module):
-    """Waveforms as `LogMel` is given them, with the front end's pre-emphasis; its mean and deviation are of log-mel and
-    not used."""
+    """Waveforms with the front end's pre-emphasis. Called as `LogMel` is; mean and deviation of the front end are those
+    of log-mel and not used."""
 
     def __init__(self, fe: FrontEnd) -> None:
         super().__init__()
@@ -21,12 +21,12 @@ class RawWaveform(nn.Module):
 
     @torch.no_grad()
     def forward(self, waveform: Tensor, hop: Tensor | None = None, samples: int | None = None) -> Tensor:
-        """Pre-emphasised sound.
+        """Waveforms with pre-emphasis.
 
         Args:
             waveform: float (batch, time) or (batch, channels, time) in [-1, 1] at the front end's sample rate.
             hop: must be None: there are no frames whose distance could change.
-            samples: how many of the waveform are heard; None is all.
+            samples: how many samples are used, from the first; None is all.
 
         Returns:
             float32 (batch, channels, time); one channel where there was no such axis.
@@ -36,9 +36,9 @@ class RawWaveform(nn.Module):
         """
         if hop is not None:
             raise InputError(
-                "a network that hears waveforms has no frames to stretch in time; set augment.time_stretch to 1"
+                "a network that reads waveforms has no frames to stretch in time; set augment.time_stretch to 1"
             )
-        sound = (waveform if waveform.dim() == 3 else waveform[:, None])[..., :samples].float()
+        x = (waveform if waveform.dim() == 3 else waveform[:, None])[..., :samples].float()
         if self.fe.pre_emphasis:
-            sound = sound - self.fe.pre_emphasis * F.pad(sound, (1, -1))
-        return sound
+            x = x - self.fe.pre_emphasis * F.pad(x, (1, -1))
+        return x

@@ -1,15 +1,15 @@
-"""YAMNet (Plakal and Ellis 2020), a MobileNet (Howard et al. 2017) trained on AudioSet, as a teacher whose every layer
-can be trained on.
+"""YAMNet (Plakal and Ellis 2020), a MobileNet (Howard et al. 2017) trained on AudioSet, as a teacher in which
+every layer can be fine-tuned.
 
-3,195,456 parameters without the dense layer. It hears waveforms at 16 kHz and has its own front end: 25 ms every 10 ms,
-64 mels from 125 to 7,500 Hz, log(magnitude + 0.001). `weights` names the .tflite file as published; batch norms are
-folded into its convolutions and its weights are int8 with a scale for each channel or tensor, which is undone here.
-Where the published network hears patches of 0.96 s, this one hears all frames of a sound at once. As a frozen file with
-a head it is a `black_box`.
+3,195,456 parameters without the dense layer. It reads waveforms at 16 kHz and has its own front end: 25 ms every 10 ms,
+64 mels from 125 to 7,500 Hz, log(magnitude + 0.001). `weights` names the .tflite file as published. In that file
+batch norms are folded into the convolutions, and weights are int8 with a scale for each channel or tensor; they are
+dequantised here. The published network reads patches of 0.96 s, this one all frames of a waveform at once. As a frozen
+file with a head, YAMNet is a `black_box`.
 """
 
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import msgspec
 import numpy as np
@@ -21,20 +21,21 @@ from torch import Tensor, nn
 from edgekd.errors import InputError
 from edgekd.frontend import FrontEnd
 from edgekd.modelfile.engine import litert_interpreter, silent_stderr
-from edgekd.models.blocks import Block, Classifier, convolve
+from edgekd.models.base import AudioNetwork, InputKind
+from edgekd.models.blocks import Block, PooledClassifier, convolve
 
 _LAYERS = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5, (1024, 2), (1024, 1))
 """Channels and stride of the separable convolutions after the stem of 32."""
 _STEM = 32
 SAMPLE_RATE, WINDOW, HOP, FFT, MELS, LOW_HZ, HIGH_HZ, LOG_OFFSET = 16000, 400, 160, 512, 64, 125.0, 7500.0, 0.001
-"""Of its front end: Hz, samples, samples, samples, bands, Hz, Hz, and what is added to a magnitude before the
+"""Its front end: Hz, samples, samples, samples, bands, Hz, Hz, and the offset added to a magnitude before the
 logarithm."""
 
 
 class YamnetConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="yamnet"):
-    """Where it begins, and its head."""
+    """Initial weights and head of YAMNet."""
 
-    hears: ClassVar[Literal["log_mel", "waveform"]] = "waveform"
+    input_kind: ClassVar[InputKind] = "waveform"
 
     weights: str = ""
     """Path of the published .tflite file that training begins with; "" begins at random."""
@@ -43,7 +44,10 @@ class YamnetConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_
 
 
 class YamnetFeatures(Block):
-    """waveform (B, 1, T) -> log-mel (B, 1, mel, frame), in float32 whatever the rest computes in. No integer form."""
+    """waveform (B, 1, T) -> log-mel (B, 1, mel, frame), always computed in float32. No integer form."""
+
+    window: Tensor
+    filters: Tensor
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,11 +56,11 @@ class YamnetFeatures(Block):
 
     def forward(self, waveform: Tensor) -> Tensor:
         if waveform.shape[1] != 1:
-            raise InputError(f"yamnet: hears one channel, got {waveform.shape[1]}; set view.channels = 'mean'")
+            raise InputError(f"yamnet: reads one channel, got {waveform.shape[1]}; set view.channels = 'mean'")
         with torch.autocast(waveform.device.type, enabled=False):
-            sound = waveform.float()
-            sound = F.pad(sound, (0, max(WINDOW - sound.shape[-1], 0)))
-            spectrum = torch.fft.rfft(sound.unfold(-1, WINDOW, HOP) * self.window, FFT)  # (B, 1, frame, bin)
+            x = waveform.float()
+            x = F.pad(x, (0, max(WINDOW - x.shape[-1], 0)))
+            spectrum = torch.fft.rfft(x.unfold(-1, WINDOW, HOP) * self.window, FFT)  # (B, 1, frame, bin)
             magnitude = (spectrum.real.square() + spectrum.imag.square()).sqrt()  # a third of the time of abs()
             return torch.log(magnitude @ self.filters + LOG_OFFSET).transpose(2, 3)  # (B, 1, mel, frame)
 
@@ -78,11 +82,11 @@ class PaddedConv(Block):
         return F.relu(convolve(self.conv, x))
 
 
-class Yamnet(nn.Module):
+class Yamnet(AudioNetwork):
     """waveform (batch, 1, time) -> logits (batch, labels)."""
 
-    HEAD: ClassVar[str] = "classifier.dense"
-    EMBEDDING: ClassVar[str] = "classifier.pool"
+    HEAD = "classifier.dense"
+    EMBEDDING = "classifier.pool"
 
     def __init__(self, config: YamnetConfig, labels: int) -> None:
         super().__init__()
@@ -93,39 +97,41 @@ class Yamnet(nn.Module):
             layers += [PaddedConv(channels, channels, 3, stride, groups=channels), PaddedConv(channels, width)]
             channels = width
         self.features = nn.Sequential(*layers)
-        self.classifier = Classifier(channels, labels, config.dropout)
+        self.classifier = PooledClassifier(channels, labels, config.dropout)
 
     def forward(self, waveform: Tensor) -> Tensor:
         return self.classifier(self.features(self.log_mel(waveform)))  # features: (B, 1024, 2, 4) of a second
 
 
 def check_rate(fe: FrontEnd) -> None:
-    """Whether YAMNet may hear what a recipe's front end hears.
+    """Refuse a front end that YAMNet cannot be used with.
 
     Raises:
         InputError: another sample rate, or a pre-emphasis.
     """
     if fe.sample_rate != SAMPLE_RATE or fe.pre_emphasis:
         raise InputError(
-            f"yamnet: hears plain waveforms at {SAMPLE_RATE} Hz, but the recipe's front end has {fe.sample_rate} Hz and"
+            f"yamnet: reads plain waveforms at {SAMPLE_RATE} Hz, but the recipe's front end has {fe.sample_rate} Hz and"
             f" a pre-emphasis of {fe.pre_emphasis:g}; prepare a store at {SAMPLE_RATE} Hz and set frontend.sample_rate"
             f" = {SAMPLE_RATE} and frontend.pre_emphasis = 0"
         )
 
 
 def load_yamnet(model: Yamnet, path: Path | str) -> None:
-    """Put the published weights into a network, in place; the dense layer is for other labels and stays as it is.
+    """Load the published weights into a network, in place; the dense layer is for other labels and stays as it is.
 
     Args:
-        model: to change.
+        model: the network.
         path: of YAMNet's .tflite file.
 
     Raises:
-        InputError: no such file, or not of YAMNet.
+        InputError: the file is missing or not YAMNet.
         MissingExtraError: LiteRT is not installed.
     """
     with torch.no_grad():
         for layer, (weight, bias) in zip(model.features, published_layers(path, len(model.features)), strict=True):
+            assert isinstance(layer, PaddedConv)
+            assert layer.conv.bias is not None
             layer.conv.weight.copy_(weight)
             layer.conv.bias.copy_(bias)
 
@@ -135,7 +141,7 @@ def published_layers(path: Path | str, count: int) -> list[tuple[Tensor, Tensor]
     file: the stem, then of each separable convolution the depthwise and the pointwise one.
 
     Raises:
-        InputError: no such file, or not of YAMNet.
+        InputError: the file is missing or not YAMNet.
         MissingExtraError: LiteRT is not installed.
     """
     tensors, layers, inputs = _tensors(Path(path)), [], 1
@@ -150,7 +156,7 @@ def published_layers(path: Path | str, count: int) -> list[tuple[Tensor, Tensor]
 
 
 def _convolutions() -> list[tuple[int, int, bool]]:
-    """Outputs, kernel and whether it is depthwise, of each convolution."""
+    """(outputs, kernel size, whether it is depthwise) of each convolution."""
     found, inputs = [(_STEM, 3, False)], _STEM
     for width, _ in _LAYERS:
         found += [(inputs, 3, True), (width, 1, False)]
@@ -176,13 +182,13 @@ def _tensors(path: Path) -> Tensors:
         ) from None
     except (ValueError, RuntimeError) as error:
         raise InputError(
-            f"yamnet: weights '{path}' is no model of LiteRT ({' '.join(str(error).split())}); give yamnet.tflite"
+            f"yamnet: weights '{path}' is not a LiteRT model ({' '.join(str(error).split())}); give yamnet.tflite"
         ) from None
-    return [(_name(each), _plain(each, value)) for each, value in constants]
+    return [(_name(each), _dequantised(each, value)) for each, value in constants]
 
 
 def _name(detail: dict[str, Any]) -> str:
-    """The first of the names that the converter joined."""
+    """The first of the tensor's names, which the converter joined."""
     return str(detail["name"]).split(";")[0]
 
 
@@ -190,8 +196,8 @@ def _is_weight(detail: dict[str, Any]) -> bool:
     return "/layer" in _name(detail) and "/relu/" not in _name(detail)
 
 
-def _plain(detail: dict[str, Any], value: NDArray[Any]) -> NDArray[np.float32]:
-    """A constant without its quantisation."""
+def _dequantised(detail: dict[str, Any], value: NDArray[Any]) -> NDArray[np.float32]:
+    """The real values of a constant."""
     scales, axis = detail["quantization_parameters"]["scales"], detail["quantization_parameters"]["quantized_dimension"]
     if value.dtype != np.int8:
         return value.astype(np.float32)
@@ -209,15 +215,15 @@ def _one(tensors: Tensors, path: Path | str, layer: str, shape: tuple[int, ...])
 
 
 def _mel_filters() -> NDArray[np.float32]:
-    """(257, 64) triangles whose sides are straight in mel (HTK); the band of 0 Hz is left out."""
+    """Triangular filters (257, 64), linear in mel (HTK); the bin of 0 Hz is left out."""
 
     def mel(hz: Any) -> Any:
         return 1127.0 * np.log1p(np.asarray(hz, np.float64) / 700.0)
 
     corners = np.linspace(mel(LOW_HZ), mel(HIGH_HZ), MELS + 2)
-    place = mel(np.linspace(0, SAMPLE_RATE / 2, FFT // 2 + 1))[:, None]
-    rising = (place - corners[:-2]) / (corners[1:-1] - corners[:-2])
-    falling = (corners[2:] - place) / (corners[2:] - corners[1:-1])
-    filters = np.maximum(0.0, np.minimum(rising, falling))
+    bins = mel(np.linspace(0, SAMPLE_RATE / 2, FFT // 2 + 1))[:, None]
+    rising = (bins - corners[:-2]) / (corners[1:-1] - corners[:-2])
+    falling = (corners[2:] - bins) / (corners[2:] - corners[1:-1])
+    filters: NDArray[np.float32] = np.maximum(0.0, np.minimum(rising, falling)).astype(np.float32)
     filters[0] = 0.0
-    return filters.astype(np.float32)
+    return filters

@@ -1,0 +1,5 @@
+"""The integer graph of an exported student, its numpy reference, and the emitters of .tflite and .onnx files.
+
+`graph` defines the ops, `reference` executes them, `tflite` and `onnx` write files, `tune`, `addition` and `reduction`
+adapt a graph to the engines. No torch, no engine, no printing. What an op becomes in a file: `edgekd.operators`.
+"""

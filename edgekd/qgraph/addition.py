@@ -1,11 +1,11 @@
-"""Scales by which a float32 adder gives the integers of the reference's fixed-point one.
+"""Scales with which a float32 adder computes the same integers as the reference's fixed-point adder.
 
-ONNX Runtime adds in float32, whose last bit at 128 steps is 1.5e-5 of a step, so a pair of inputs that nearly ties may
-fall to the other side, and always does where its window is full of that pair. There are only 65,536 pairs, so an
-addition can be looked at as a whole: training settles on an output scale that keeps all pairs away from ties
-(`margin`), and an .onnx file moves the input scales, by a few last bits, to where the pair nearest to a tie is as far
-from it as can be, on the reference's side (`scales`). Over 150 random additions ONNX Runtime differed in 82 with the
-scales as they are, in 5 with the second step alone.
+ONNX Runtime adds in float32, where the last bit at 128 steps is 1.5e-5 of a step. So a pair of inputs whose sum is
+nearly a tie may be rounded the other way; in a window full of that pair every value is then wrong. There are only
+65,536 pairs, so all of them can be checked. Training chooses an output scale that keeps all pairs away from ties
+(`margin`). An .onnx file moves the input scales by a few last bits, until the pair nearest to a tie is as far from it
+as possible, on the reference's side (`scales`). Over 150 random additions ONNX Runtime differed in 82 with unchanged
+scales, in 5 with the second step alone.
 """
 
 import numpy as np
@@ -15,9 +15,10 @@ from edgekd.qgraph.graph import INT8_MAX, INT8_MIN, Edge
 from edgekd.qgraph.reference import add_multipliers
 
 REACH = 24
-"""Last bits by which a scale is moved at most: 2e-6 of it."""
+"""Most last bits by which a scale is moved: 2e-6 of it."""
 NEAR = 1e-3
-"""Of a step: pairs this near to a tie are looked at. Moving both scales by `REACH` moves no sum by more than 8e-4."""
+"""Pairs whose sum is this near to a tie, in steps, are checked. Moving both scales by `REACH` moves no sum by more than
+8e-4."""
 
 Float64 = NDArray[np.float64]
 
@@ -42,14 +43,14 @@ def scales(edges: tuple[Edge, Edge], output: Edge) -> tuple[np.float32, np.float
 
 
 def margin(edges: tuple[Edge, Edge], output: Edge) -> float:
-    """How near to a tie the reference's sum of any pair comes, in steps of the output."""
+    """Smallest distance of the reference's sum of any pair from a tie, in steps of the output."""
     _, total, tie, matters = _pairs(edges, output)
     return float(np.abs(total - tie)[matters].min(initial=0.5))
 
 
 def _pairs(edges: tuple[Edge, Edge], output: Edge) -> tuple[list[Float64], Float64, Float64, NDArray[np.bool_]]:
-    """Both inputs without zero points (256,); of each pair (256, 256) the exact sum in output steps, the tie next to
-    it, and whether the output does not saturate far beyond it."""
+    """Both inputs without zero points, each (256,). Then for each pair, (256, 256): the exact sum in output steps, the
+    tie nearest to it, and whether the pair matters, that is, whether the sum does not saturate."""
     multipliers, shift = add_multipliers(list(edges), output)
     steps = np.arange(INT8_MIN, INT8_MAX + 1, dtype=np.float64)
     inputs = [steps - edge.zero_point for edge in edges]

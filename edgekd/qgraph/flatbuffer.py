@@ -1,4 +1,4 @@
-"""The mechanics of a .tflite file: collects tensors, constants and operators, and packs them as a flatbuffer."""
+"""Writes a .tflite file: collects tensors, constants and operators, and packs them as a flatbuffer."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,19 +7,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekd.errors import MissingExtraError
+from edgekd.operators import Tflite
 
 FILE_IDENTIFIER = b"TFL3"
 SCHEMA_VERSION = 3
 BUFFER_ALIGNMENT = 16
-INT8_VERSIONS = {"CONV_2D": 3, "DEPTHWISE_CONV_2D": 3, "RESHAPE": 1}
-"""Operator versions that brought int8; every other one that is used here has it since version 2."""
 LARGEST_OLD_CODE = 127
-"""What the old 8-bit operator code field holds for operators at or beyond it."""
+"""The old 8-bit field of operator codes holds this for operators of this code or a larger one."""
 TYPES = {np.dtype(np.float32): "FLOAT32", np.dtype(np.int32): "INT32", np.dtype(np.int8): "INT8"}
 
 
 class FlatbufferWriter:
-    """One model with one subgraph. Tensors are known by their index.
+    """A model with one subgraph. Methods name tensors by their index.
 
     Args:
         description: free text kept in the model.
@@ -38,12 +37,12 @@ class FlatbufferWriter:
         self._tensors: list[Any] = []
         self._buffers: list[NDArray[np.uint8] | None] = [None]  # by convention buffer 0 is the empty one
         self._operators: list[Any] = []
-        self._codes: list[tuple[str, int]] = []
+        self._codes: list[tuple[Tflite, int]] = []
         self._constants: dict[tuple[object, ...], int] = {}
 
     @property
     def tensors(self) -> int:
-        """Tensors so far: the index of the next."""
+        """Number of tensors so far, which is the index of the next one."""
         return len(self._tensors)
 
     def tensor(
@@ -57,7 +56,7 @@ class FlatbufferWriter:
         axis: int = 0,
         buffer: int = 0,
     ) -> int:
-        """Add a tensor; scale None is not quantised, one scale is per tensor, more are per channel along axis."""
+        """Add a tensor. scale: None where it is not quantised, else one, or one for each channel along axis."""
         tensor = self.schema.TensorT()
         tensor.name, tensor.shape, tensor.buffer, tensor.hasRank = name.encode(), list(shape), buffer, True
         tensor.type = getattr(self.schema.TensorType, TYPES[np.dtype(dtype)])
@@ -88,20 +87,20 @@ class FlatbufferWriter:
             )
         return self._constants[key]
 
-    def operator(self, name: str, inputs: Sequence[int], output: int, kind: str = "", **options: object) -> None:
-        """Append an operator. name: as in BuiltinOperator. kind: prefix of its options table, if it has one."""
+    def operator(self, kind: Tflite, inputs: Sequence[int], output: int, **options: object) -> None:
+        """Append an operator. options: fields of its options table; the others keep the schema's defaults."""
         quantised = self._tensors[output].type == self.schema.TensorType.INT8
-        code = name, INT8_VERSIONS.get(name, 2) if quantised else 1
+        code = kind, kind.value.int8_version if quantised else 1
         if code not in self._codes:
             self._codes.append(code)
         operator = self.schema.OperatorT()
         operator.opcodeIndex, operator.inputs, operator.outputs = self._codes.index(code), list(inputs), [output]
-        if kind:
-            operator.builtinOptionsType = getattr(self.schema.BuiltinOptions, f"{kind}Options")
-            operator.builtinOptions = getattr(self.schema, f"{kind}OptionsT")()
+        if kind.value.options is not None:
+            table, operator.builtinOptionsType = kind.value.options
+            operator.builtinOptions = getattr(self.schema, f"{table}T")()
             for option, value in options.items():
                 if option not in vars(operator.builtinOptions):
-                    raise AttributeError(f"{kind}Options has no field {option}")
+                    raise AttributeError(f"{table} has no field {option}")
                 setattr(operator.builtinOptions, option, value)
         self._operators.append(operator)
 
@@ -119,15 +118,15 @@ class FlatbufferWriter:
         builder.Finish(model.Pack(builder), FILE_IDENTIFIER)
         return bytes(builder.Output())
 
-    def _operator_code(self, name: str, version: int) -> Any:
+    def _operator_code(self, kind: Tflite, version: int) -> Any:
         code = self.schema.OperatorCodeT()
-        code.builtinCode, code.version = getattr(self.schema.BuiltinOperator, name), version
+        code.builtinCode, code.version = kind.value.code, version
         code.deprecatedBuiltinCode = min(code.builtinCode, LARGEST_OLD_CODE)
         return code
 
 
 def _aligned_buffer(schema: Any, data: NDArray[np.uint8] | None) -> Any:
-    """A buffer whose data start on a 16-byte boundary, which the generated packer does not give."""
+    """A buffer whose data start on a 16-byte boundary; the generated packer does not align them."""
 
     class AlignedBuffer(schema.BufferT):  # type: ignore[misc]
         def Pack(self, builder: Any) -> Any:  # noqa: N802

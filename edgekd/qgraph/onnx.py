@@ -1,21 +1,34 @@
-"""The integer graph as an ONNX model in QDQ form that ONNX Runtime fuses completely: no float operator is left at run
-time.
+"""Writes the integer graph as an ONNX model in QDQ form. ONNX Runtime fuses all of it: at run time no float operator is
+left.
 
 Activations are uint8 everywhere (int8 relabelled: value and zero point + 128, exact), because ONNX Runtime is slow on
 int8 ones and does not fuse mixed types. Weights are int8, symmetric, per channel; biases int32. The model reads and
-writes uint8 itself.
+writes uint8.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, assert_never
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgekd import rounding
 from edgekd.errors import MissingExtraError
+from edgekd.operators import Onnx
 from edgekd.qgraph import addition
-from edgekd.qgraph.graph import Add, AvgPool, Constant, Conv, Edge, MaxPool, Mul, Op, QGraph, Sigmoid, Taps, op_inputs
+from edgekd.qgraph.graph import (
+    AddOp,
+    AvgPoolOp,
+    ConstantOp,
+    ConvOp,
+    Edge,
+    MaxPoolOp,
+    MulOp,
+    Op,
+    QGraph,
+    SigmoidOp,
+    UnfoldOp,
+)
 from edgekd.qgraph.tune import is_global, pools_as_convolutions, split_stem
 
 if TYPE_CHECKING:
@@ -41,10 +54,12 @@ def emit(graph: QGraph, float_twin: bool = False) -> bytes:
     Raises:
         MissingExtraError: onnx is not installed.
     """
-    return _Emitter(graph if float_twin else split_stem(pools_as_convolutions(graph, is_global)), float_twin).model()
+    return _OnnxEmitter(
+        graph if float_twin else split_stem(pools_as_convolutions(graph, is_global)), float_twin
+    ).model()
 
 
-class _Emitter:
+class _OnnxEmitter:
     """Writes the ops of one graph in order. An edge's tensor bears the edge's name."""
 
     def __init__(self, graph: QGraph, float_twin: bool) -> None:
@@ -63,7 +78,7 @@ class _Emitter:
         for op in self.graph.ops:
             self._op(op)
         source, output = self.graph.edges[self.graph.input], self.graph.edges[self.graph.output]
-        self._node("Flatten", [output.name], "logits", axis=1)
+        self._node(Onnx.Flatten, [output.name], "logits", axis=1)
         dtype = self.helper.np_dtype_to_tensor_dtype(np.dtype(np.float32 if self.float_twin else np.uint8))
         graph = self.helper.make_graph(
             self.nodes,
@@ -78,32 +93,35 @@ class _Emitter:
         return bytes(model.SerializeToString())
 
     def _op(self, op: Op) -> None:
-        if isinstance(op, Constant):
-            edge = self.graph.edges[op.output]
-            value = (
-                rounding.dequantize(op.value, edge.scale, edge.zero_point)
-                if self.float_twin
-                else ((op.value.astype(np.int16) + UINT8_OFFSET).astype(np.uint8))
-            )
-            self.constants[op.output] = value[None]  # (1, channel, mel, frame)
-            return
-        if isinstance(op, MaxPool):  # works on the integers themselves
-            self._node("MaxPool", [op.input], op.output, kernel_shape=op.kernel, strides=op.stride)
-            return
-        if isinstance(op, Taps):
-            self._taps(op)
-            return
-        sources = [self._read(op, name) for name in op_inputs(op)]
-        if isinstance(op, Conv):
-            self._conv(op, sources[0])
-        elif isinstance(op, AvgPool):
-            self._avg_pool(op, sources[0])
-        elif isinstance(op, Sigmoid):
-            self._write(op, "Sigmoid", sources)
-        else:
-            self._write(op, "Mul" if isinstance(op, Mul) else "Add", sources)
+        match op:
+            case ConstantOp():
+                self.constants[op.output] = self._value(op)
+            case MaxPoolOp():  # works on the integers themselves
+                self._node(Onnx.MaxPool, [op.input], op.output, kernel_shape=op.kernel, strides=op.stride)
+            case UnfoldOp():
+                self._unfold(op)
+            case ConvOp():
+                self._conv(op)
+            case AvgPoolOp():
+                self._avg_pool(op)
+            case SigmoidOp():
+                self._write(op, Onnx.Sigmoid, self._read(op))
+            case MulOp():
+                self._write(op, Onnx.Mul, self._read(op))
+            case AddOp():
+                self._write(op, Onnx.Add, self._read(op))
+            case _:
+                assert_never(op)
 
-    def _conv(self, op: Conv, source: str) -> None:
+    def _value(self, op: ConstantOp) -> NDArray[Any]:
+        """A trained edge as a constant (1, channel, mel, frame)."""
+        edge = self.graph.edges[op.output]
+        if self.float_twin:
+            return rounding.dequantize(op.value, edge.scale, edge.zero_point)[None]
+        return (op.value.astype(np.int16) + UINT8_OFFSET).astype(np.uint8)[None]
+
+    def _conv(self, op: ConvOp) -> None:
+        sources = self._read(op)
         bias_scale = np.float32(self.graph.edges[op.input].scale) * op.weight_scale
         constants = [
             self._constant(f"{op.name}/weight", op.weight, op.weight_scale),
@@ -111,23 +129,23 @@ class _Emitter:
         ]
         self._write(
             op,
-            "Conv",
-            [source, *constants],
-            kernel_shape=op.weight.shape[2:],
+            Onnx.Conv,
+            [*sources, *constants],
+            kernel_shape=op.kernel,
             strides=op.stride,
             dilations=op.dilation,
             group=op.groups,
             pads=_pads(op),
         )
 
-    def _taps(self, op: Taps) -> None:
-        """Slices over mel stacked as channels, then slices over frames: moves the integers themselves."""
+    def _unfold(self, op: UnfoldOp) -> None:
+        """Slices over mel stacked as channels, then slices over frames; moves the integers themselves."""
         plane, (_, *sizes) = op.input, self.graph.edges[op.output].shape
         if any(op.padding):
             before_mel, before_frame, after_mel, after_frame = _pads(op)
             pads = self._integers(f"{op.name}/pads", [0, 0, before_mel, before_frame, 0, 0, after_mel, after_frame])
             plane = f"{op.name}/padded"
-            self._node("Pad", [op.input, pads, self._zero_point(self.graph.edges[op.input])], plane)
+            self._node(Onnx.Pad, [op.input, pads, self._zero_point(self.graph.edges[op.input])], plane)
         for axis, (kernel, stride, dilation, size) in enumerate(
             zip(op.kernel, op.stride, op.dilation, sizes, strict=True), start=2
         ):
@@ -143,62 +161,64 @@ class _Emitter:
                         ("step", stride),
                     )
                 ]
-                self._node("Slice", [plane, *bounds], f"{op.name}/{axis}/{position}")
+                self._node(Onnx.Slice, [plane, *bounds], f"{op.name}/{axis}/{position}")
                 parts.append(f"{op.name}/{axis}/{position}")
             plane = op.output if axis == 3 else f"{op.name}/{axis}"
-            self._node("Concat", parts, plane, axis=1)
+            self._node(Onnx.Concat, parts, plane, axis=1)
 
     def _integers(self, name: str, values: Sequence[int]) -> str:
         """A constant int64 vector; its name."""
         self.constants[name] = np.array(values, np.int64)
         return name
 
-    def _avg_pool(self, op: AvgPool, source: str) -> None:
+    def _avg_pool(self, op: AvgPoolOp) -> None:
         if is_global(op, self.graph.edges[op.input]):
-            self._write(op, "GlobalAveragePool", [source])
+            self._write(op, Onnx.GlobalAveragePool, self._read(op))
         else:
             self._write(
                 op,
-                "AveragePool",
-                [source],
+                Onnx.AveragePool,
+                self._read(op),
                 kernel_shape=op.kernel,
                 strides=op.stride,
                 pads=_pads(op),
                 count_include_pad=1,
             )
 
-    def _read(self, op: Op, name: str) -> str:
+    def _read(self, op: Op) -> list[str]:
+        """The real values of the edges that an op reads."""
+        return [self._real(op, name) for name in op.sources]
+
+    def _real(self, op: Op, name: str) -> str:
         """The real values of an edge for one reader."""
         if self.float_twin:
             return name
         edge, real = self.graph.edges[name], f"{name}/for/{op.name}"
-        if isinstance(op, Add):
+        if isinstance(op, AddOp):
             scale, zero = f"{real}/scale", self._zero_point(edge)
             self.constants[scale] = self._add_scale(op, name)
         else:
             scale, zero = self._quantisation(edge)
-        self._node("DequantizeLinear", [name, scale, zero], real)
+        self._node(Onnx.DequantizeLinear, [name, scale, zero], real)
         return real
 
-    def _add_scale(self, op: Add, name: str) -> NDArray[np.float32]:
+    def _add_scale(self, op: AddOp, name: str) -> NDArray[np.float32]:
         """The scale of one input of an addition, a few last bits from its edge's: see `addition`."""
         first, second = (self.graph.edges[each] for each in op.inputs)
         return np.array(addition.scales((first, second), self.graph.edges[op.output])[op.inputs.index(name)])
 
-    def _write(self, op: Op, kind: str, sources: list[str], **attributes: Any) -> None:
+    def _write(self, op: Op, kind: Onnx, sources: list[str], **attributes: Any) -> None:
         """A node and behind it its quantiser, which is the activation too; in the float twin the activation itself."""
-        activation = op.activation if isinstance(op, Conv | Add) else "none"
         if not self.float_twin:
             self._node(kind, sources, f"{op.name}/real", **attributes)
-            self._node(
-                "QuantizeLinear", [f"{op.name}/real", *self._quantisation(self.graph.edges[op.output])], op.output
-            )
-        elif activation == "none":
+            quantisation = self._quantisation(self.graph.edges[op.output])
+            self._node(Onnx.QuantizeLinear, [f"{op.name}/real", *quantisation], op.output)
+        elif op.activation == "none":
             self._node(kind, sources, op.output, **attributes)
         else:
             self._node(kind, sources, f"{op.name}/raw", **attributes)
             self.constants |= {"zero": np.array(0, np.float32), "one": np.array(1, np.float32)}
-            clamp, bounds = ("Relu", []) if activation == "relu" else ("Clip", ["zero", "one"])
+            clamp, bounds = (Onnx.Relu, []) if op.activation == "relu" else (Onnx.Clip, ["zero", "one"])
             self._node(clamp, [f"{op.name}/raw", *bounds], op.output)
 
     def _quantisation(self, edge: Edge) -> tuple[str, str]:
@@ -218,14 +238,14 @@ class _Emitter:
             return name
         self.constants[name], self.constants[f"{name}/scale"] = values, scale
         self.constants[f"{name}/zero"] = np.zeros(scale.shape, values.dtype)
-        self._node("DequantizeLinear", [name, f"{name}/scale", f"{name}/zero"], f"{name}/real", axis=0)
+        self._node(Onnx.DequantizeLinear, [name, f"{name}/scale", f"{name}/zero"], f"{name}/real", axis=0)
         return f"{name}/real"
 
-    def _node(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> None:
-        self.nodes.append(self.helper.make_node(kind, inputs, [output], name=output, **attributes))
+    def _node(self, kind: Onnx, inputs: list[str], output: str, **attributes: Any) -> None:
+        self.nodes.append(self.helper.make_node(kind.name, inputs, [output], name=output, **attributes))
 
 
-def _pads(op: Conv | AvgPool | Taps) -> tuple[int, int, int, int]:
+def _pads(op: ConvOp | AvgPoolOp | UnfoldOp) -> tuple[int, int, int, int]:
     """Padding in ONNX's order: all starts, then all ends."""
     before_mel, after_mel, before_frame, after_frame = op.padding
     return before_mel, before_frame, after_mel, after_frame

@@ -1,10 +1,10 @@
-"""Scales by which a mean over axes is the same integer wherever XNNPACK computes it.
+"""Scales with which a mean over axes is the same integer on every processor that XNNPACK runs on.
 
-XNNPACK takes `sum * multiplier + offset` in float32: two roundings on x86, as in the reference, and one on Arm, whose
-instruction is fused. A mean has few possible sums, so a layer can be looked at as a whole: training settles on an
-output scale by which no sum tells the two apart. SERFR-CNN-24 had one such sum of 149,941 in its first
-squeeze-excitation, and 0.031 % of its logits were off by up to 3 steps on an emulated Cortex-A53 and A72, those of no
-window on x86.
+XNNPACK computes `sum * multiplier + offset` in float32: with two roundings on x86, as in the reference, and with one on
+Arm, whose instruction is fused. A mean has few possible sums, so all of them can be checked: training chooses an output
+scale with which both ways agree for every sum. Before that, SERFR-CNN-24 had one sum of 149,941 in its first
+squeeze-excitation for which they differed: 0.031 % of its logits were wrong by up to 3 steps on an emulated Cortex-A53
+and A72, and none on x86.
 """
 
 import numpy as np
@@ -15,8 +15,8 @@ from edgekd.qgraph.reference import mean_numbers
 
 
 def disagreements(source: Edge, output: Edge, elements: int) -> int:
-    """How many of the sums of `elements` int8 values give another integer where product and offset are rounded at
-    once."""
+    """Number of the possible sums of `elements` int8 values whose mean changes when product and offset are rounded in
+    one step."""
     multiplier, offset = mean_numbers(source, output, elements)
     sums = np.arange(INT8_MIN * elements, INT8_MAX * elements + 1)
     apart = sums.astype(np.float32) * multiplier + offset

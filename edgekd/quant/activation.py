@@ -1,85 +1,67 @@
-"""One quantised activation edge: a Brevitas quantiser with a threshold that is calibrated, then learned, then
+"""The quantiser of one activation edge: a Brevitas quantiser whose threshold is calibrated, then learned, then
 frozen."""
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import brevitas.nn as qnn
 import torch
 from brevitas.inject.enum import ScalingImplType
 from brevitas.quant import Int8ActPerTensorFloat, Uint8ActPerTensorFloat
-from torch import Tensor, nn
+from torch import Tensor
 
+from edgekd.models.base import TensorModule
 from edgekd.qgraph.graph import INT8_MAX, INT8_MIN
+
+Kind = Literal["signed", "unsigned", "constant", "hard_gate", "soft_gate"]
 
 _QUANTILE = 0.9999
 """Share of absolute values that the calibrated range of an edge holds."""
 _MAX_SAMPLES = 200_000
-"""Values looked at per batch and edge while calibrating."""
+"""Values used per batch and edge in calibration."""
 _MIN_PEAK = 1e-6
 _SILENT_RANGE = 1.0
-"""An edge whose peak stays below `_MIN_PEAK` in calibration (a gate's hidden layer may) gets this range instead of a
-vanishing scale."""
+"""Range of an edge whose peak stays below `_MIN_PEAK` in calibration (as may happen in a gate's hidden layer), where a
+scale would vanish."""
 
 
-class _LearnedUint8(Uint8ActPerTensorFloat):
-    scaling_impl_type = ScalingImplType.PARAMETER
-    scaling_init = 1.0
-
-
-class _LearnedInt8(Int8ActPerTensorFloat):
-    scaling_impl_type = ScalingImplType.PARAMETER
-    scaling_init = 1.0
-
-
-class _HardGate(Uint8ActPerTensorFloat):
-    """Scale 1/255: saturation of the int8 output is the clip to 0..1."""
-
-    scaling_impl_type = ScalingImplType.CONST
-    scaling_init = 1.0
-
-
-class _SoftGate(Uint8ActPerTensorFloat):
-    """Scale 1/256, the only one that LOGISTIC may have in TFLite."""
-
-    scaling_impl_type = ScalingImplType.CONST
-    scaling_init = 255 / 256
-
-
-_QUANTISERS: dict[str, Any] = {
-    "signed": _LearnedInt8,
-    "unsigned": _LearnedUint8,
-    "constant": _LearnedInt8,
-    "hard_gate": _HardGate,
-    "soft_gate": _SoftGate,
+_LEARNED = {"scaling_impl_type": ScalingImplType.PARAMETER, "scaling_init": 1.0}
+_QUANTISERS: dict[Kind, Any] = {
+    "signed": Int8ActPerTensorFloat.let(**_LEARNED),
+    "unsigned": Uint8ActPerTensorFloat.let(**_LEARNED),
+    "constant": Int8ActPerTensorFloat.let(**_LEARNED),
+    # scale 1/255: saturation of the int8 output is the clip to 0..1
+    "hard_gate": Uint8ActPerTensorFloat.let(scaling_impl_type=ScalingImplType.CONST, scaling_init=1.0),
+    # scale 1/256, the only one that LOGISTIC may have in TFLite
+    "soft_gate": Uint8ActPerTensorFloat.let(scaling_impl_type=ScalingImplType.CONST, scaling_init=255 / 256),
 }
+"""Kind of edge -> Brevitas quantiser."""
 
 
-class ActQuant(nn.Module):
-    """Fake quantisation of one edge to 8 bits: "signed" and "constant" have zero point 0, the others the int8 zero
-    point -128.
+class ActQuant(TensorModule):
+    """Fake quantisation of one edge to 8 bits. While `calibrating`, it passes values through and records their range.
 
-    A "constant" is trained, not computed: its range holds all of it.
-
-    Until `calibrating` is turned off it passes values through and records their range.
+    kind: "signed" and "constant" have zero point 0, the others the int8 zero point -128. The values of a "constant" are
+    trained, not computed, and its range holds all of them.
     """
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: Kind) -> None:
         super().__init__()
         self.kind = kind
         self.quant = qnn.QuantIdentity(act_quant=_QUANTISERS[kind], return_quant_tensor=False)
         self.logits = False
-        """Whether this is the network's output: its range then ends at the highest value that wins, since what
-        saturates far below it decides nothing, and smaller steps leave fewer ties between labels."""
+        """Whether this is the network's output. Its range then ends at the highest value of a winning label: what
+        saturates far below it does not matter, and smaller steps leave fewer ties between labels."""
         self.calibrating = False
         self.peak = 0.0
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.calibrating:
-            return self.quant(x)
+            quantised: Tensor = self.quant(x)
+            return quantised
         values = (x.detach().amax(dim=1) if self.logits else x.detach()).abs().flatten()
         if self.kind == "constant":
-            self.peak = values.max().item() * INT8_MIN / -INT8_MAX  # the positive end has a step less
+            self.peak = values.max().item() * INT8_MIN / -INT8_MAX  # the positive end has one step less
             return x
         values = values[:: max(1, values.numel() // _MAX_SAMPLES)]
         self.peak = max(self.peak, values.kthvalue(math.ceil(_QUANTILE * values.numel())).values.item())
@@ -87,19 +69,29 @@ class ActQuant(nn.Module):
 
     @property
     def signed(self) -> bool:
-        """True where values below zero are kept."""
+        """Whether values below zero are kept."""
         return self.kind in ("signed", "constant")
 
     def set_range(self) -> None:
-        """Take the recorded peak as the threshold; edges of fixed scale stay."""
+        """Use the recorded peak as the threshold; edges of fixed scale do not change."""
         for threshold in self.parameters():
             with torch.no_grad():
                 threshold.fill_(self.peak if self.peak > _MIN_PEAK else _SILENT_RANGE)
 
+    def step(self) -> Tensor:
+        """Scale of the int8 edge, a float32 scalar."""
+        scale: Tensor = self.quant.act_quant.scale()
+        return scale
+
     def scale(self) -> float:
-        """float32 scale of the int8 edge."""
-        return self.quant.act_quant.scale().detach().item()
+        """`step` as a number."""
+        return float(self.step().detach().item())
 
     def zero_point(self) -> int:
         """int8 zero point of the edge."""
         return 0 if self.signed else INT8_MIN
+
+
+def range_quantiser(signed: bool) -> ActQuant:
+    """A quantiser with a range of its own, for values of both signs or for values of at least zero."""
+    return ActQuant("signed" if signed else "unsigned")

@@ -1,15 +1,13 @@
-"""A QGraph under construction: what the lowering of each block appends to."""
+"""A `QGraph` under construction, to which the lowering of each block appends its ops."""
 
 import numpy as np
 
-from edgekd.qgraph.graph import Edge, Op
+from edgekd.qgraph.graph import Edge, Op, Shape
 from edgekd.quant.activation import ActQuant
-
-Shape = tuple[int, int, int]
 
 
 class GraphBuilder:
-    """Edges and ops so far. Edge names are those of the ops that write them."""
+    """Edges and ops so far. An edge bears the name of the op that writes it."""
 
     def __init__(self) -> None:
         self.edges: dict[str, Edge] = {}

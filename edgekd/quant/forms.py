@@ -1,265 +1,18 @@
-"""For each kind of block: its quantization-aware form and its lowering to ops of the integer graph. One class per kind,
-one dict.
+"""The quantization-aware form of each kind of block, and its lowering to ops of the integer graph: one class for each
+kind, listed in `FORMS`."""
 
-Batch norm is folded into the convolution before QAT starts and biases are rounded to their int32 grid (input scale x
-weight scale) in every forward pass, so what is trained is what is exported. With float biases 39 % of SERFR-CNN-32's
-logits were a step or more away.
-"""
-
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
-import brevitas.nn as qnn
-import numpy as np
-import torch
 import torch.nn.functional as F
-from brevitas.quant import Int8WeightPerChannelFloat
-from torch import Tensor, nn
+from torch import Tensor
 
-from edgekd import rounding
-from edgekd.errors import InputError
 from edgekd.models import blocks
 from edgekd.qgraph import graph as q
-from edgekd.quant.activation import ActQuant
+from edgekd.quant.activation import ActQuant, range_quantiser
+from edgekd.quant.block import QuantBlock
 from edgekd.quant.builder import GraphBuilder
-
-
-class QuantBlock(nn.Module, ABC):
-    """QAT form of one block, built from the block and the quantisers of its inputs."""
-
-    @property
-    @abstractmethod
-    def edge(self) -> ActQuant:
-        """The quantiser whose grid the output is on."""
-
-    @abstractmethod
-    def forward(self, *inputs: Tensor) -> Tensor: ...
-
-    @abstractmethod
-    def lower(self, build: GraphBuilder, name: str, inputs: list[str]) -> str:
-        """Append this block's ops to the graph under construction; returns the name of the output edge."""
-
-
-def _range(signed: bool) -> ActQuant:
-    return ActQuant("signed" if signed else "unsigned")
-
-
-def _affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Factor and offset (channels,) of a batch norm in eval mode."""
-    if norm.running_mean is None or norm.running_var is None:
-        raise InputError("a batch norm without running statistics cannot be folded; train with track_running_stats")
-    factor = norm.weight / torch.sqrt(norm.running_var + norm.eps)
-    return factor, norm.bias - norm.running_mean * factor
-
-
-def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Weight and bias of the convolution that equals `norm(conv(x))` in eval mode."""
-    factor, bias = _affine(norm)  # (out,)
-    return conv.weight * factor[:, None, None, None], bias if conv.bias is None else bias + conv.bias * factor
-
-
-class QuantConv(QuantBlock):
-    """Convolution with folded norm, int8 weights per channel, activation and output quantiser."""
-
-    def __init__(self, block: blocks.ConvNormAct, inputs: list[ActQuant]) -> None:
-        super().__init__()
-        weight, bias = (
-            (block.conv.weight, block.conv.bias)
-            if isinstance(block.norm, nn.Identity)
-            else _fold(block.conv, block.norm)
-        )
-        self._build(block.conv, weight, bias, block.activation, inputs[0])
-
-    def _build(
-        self, conv: nn.Conv2d, weight: Tensor, bias: Tensor | None, activation: blocks.Activation, source: ActQuant
-    ) -> None:
-        self.conv = qnn.QuantConv2d(
-            conv.in_channels,
-            conv.out_channels,
-            conv.kernel_size,
-            conv.stride,
-            conv.padding,
-            conv.dilation,
-            conv.groups,
-            bias=True,
-            weight_quant=Int8WeightPerChannelFloat,
-            return_quant_tensor=False,
-        )
-        with torch.no_grad():
-            self.conv.weight.copy_(weight)
-            self.conv.bias.copy_(torch.zeros_like(self.conv.bias) if bias is None else bias)
-        self.activation = activation
-        self._source = (source,)  # in a tuple: it belongs to another block
-        kind = {
-            "none": "signed",
-            "relu": "unsigned",
-            "hard_sigmoid": "hard_gate",
-            "silu": "signed",
-            "sigmoid": "signed",
-        }[activation]
-        self.output = ActQuant(kind)
-        """Quantiser of the convolution; with "silu" and "sigmoid" of the value before the logistic."""
-        self.gate = ActQuant("soft_gate") if activation in ("silu", "sigmoid") else nn.Identity()
-        self.product = ActQuant("signed") if activation == "silu" else nn.Identity()
-
-    @property
-    def edge(self) -> ActQuant:
-        return next(edge for edge in (self.product, self.gate, self.output) if isinstance(edge, ActQuant))
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        weight, conv = self.conv.quant_weight(), self.conv
-        bias = conv.bias
-        if not self._source[0].calibrating:  # rounded, with the gradient of the float bias
-            step = (self._source[0].quant.act_quant.scale() * weight.scale.flatten()).detach()  # (out,)
-            bias = bias + (torch.round(bias / step) * step - bias).detach()
-        x = F.conv2d(inputs[0], weight.value, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
-        if self.activation in ("silu", "sigmoid"):
-            x = self.output(x)
-            gate = self.gate(torch.sigmoid(x))
-            return self.product(x * gate) if self.activation == "silu" else gate
-        return self.output(blocks.activate(x, self.activation))
-
-    def lower(self, build: GraphBuilder, name: str, inputs: list[str]) -> str:
-        quantised = self.conv.quant_weight()
-        weight = quantised.int().numpy().astype(np.int8)
-        scale = quantised.scale.detach().numpy().astype(np.float32).reshape(-1)
-        # value of one accumulator unit, (out,)
-        step = np.float64(build.edges[inputs[0]].scale) * scale.astype(np.float64)
-        if not np.all(step > 0):
-            raise InputError(
-                f"{name}: weight scale of channel {int(np.argmin(scale))} is {scale.min():.3g}; the channel is dead, "
-                "retrain or prune it"
-            )
-        bias = np.rint(self.conv.bias.detach().numpy().astype(np.float64) / step)
-        fused: q.Activation = "relu" if self.activation == "relu" else "none"
-        if self.activation == "hard_sigmoid":  # clip(x / 6 + 1 / 2): a sixth of the scale, and 3 added before it
-            fused, bias, scale = "clip01", bias + np.rint(3 / step), (scale / np.float32(6)).astype(np.float32)
-        # QGraph.validate refuses these by name
-        saturated = np.clip(bias, np.iinfo(np.int32).min, np.iinfo(np.int32).max).astype(np.int32)
-        output = build.edge(name, self._shape(build, inputs[0]), self.output)
-        (top, left), conv = self.conv.padding, self.conv
-        build.ops.append(
-            q.Conv(
-                name,
-                inputs[0],
-                output,
-                weight,
-                scale,
-                saturated,
-                conv.stride,
-                (top, top, left, left),
-                conv.dilation,
-                conv.groups,
-                fused,
-            )
-        )
-        if isinstance(self.gate, ActQuant):
-            gate = build.edge(f"{name}.gate", build.edges[output].shape, self.gate)
-            build.ops.append(q.Sigmoid(f"{name}.gate", output, gate))
-            if not isinstance(self.product, ActQuant):
-                return gate
-            product = build.edge(f"{name}.product", build.edges[output].shape, self.product)
-            build.ops.append(q.Mul(f"{name}.product", (output, gate), product))
-            return product
-        return output
-
-    def _shape(self, build: GraphBuilder, source: str) -> tuple[int, int, int]:
-        _, mel, frame = build.edges[source].shape
-        size = [
-            (extent + 2 * self.conv.padding[axis] - self.conv.dilation[axis] * (self.conv.kernel_size[axis] - 1) - 1)
-            // self.conv.stride[axis]
-            + 1
-            for axis, extent in enumerate((mel, frame))
-        ]
-        return self.conv.out_channels, size[0], size[1]
-
-
-class QuantNorm(QuantConv):
-    """A batch norm on its own, as a depthwise 1x1 convolution."""
-
-    def __init__(self, block: blocks.Norm, inputs: list[ActQuant]) -> None:
-        nn.Module.__init__(self)
-        channels = block.norm.num_features
-        unit = nn.Conv2d(channels, channels, 1, groups=channels, bias=False)
-        nn.init.ones_(unit.weight)
-        weight, bias = _fold(unit, block.norm)
-        self._build(unit, weight, bias, "none", inputs[0])
-
-
-class QuantBandedConv(QuantConv):
-    """Convolution with a sub-spectral norm: a factor and an offset per channel and mel bin behind an int8 convolution.
-
-    The largest factor of a channel is folded into its weights, so that the factors left, at most 1, lose little to
-    their 8 bits.
-    """
-
-    def __init__(self, block: blocks.ConvNormAct, inputs: list[ActQuant]) -> None:
-        nn.Module.__init__(self)
-        assert isinstance(block.norm, blocks.SubSpectralNorm)  # conv_form
-        if block.activation not in ("none", "relu"):
-            raise InputError(
-                f"a sub-spectral norm followed by '{block.activation}' has no integer form; use none or relu there"
-            )
-        norm, bands = block.norm.norm, block.norm.bands
-        factor, offset = (part.detach().reshape(-1, bands) for part in _affine(norm))  # (out, bands)
-        peak = factor.abs().amax(dim=1)  # (out,)
-        self._build(
-            block.conv,
-            block.conv.weight * peak[:, None, None, None],
-            None if block.conv.bias is None else block.conv.bias * peak,
-            "none",
-            inputs[0],
-        )
-        self.gain = nn.Parameter(factor / peak.clamp_min(torch.finfo(peak.dtype).tiny)[:, None])
-        self.offset = nn.Parameter(offset.clone())
-        self.gain_edge, self.scaled, self.offset_edge = ActQuant("constant"), _range(signed=True), ActQuant("constant")
-        self.after: blocks.Activation = block.activation
-        self.sum = _range(signed=self.after == "none")
-
-    @property
-    def edge(self) -> ActQuant:
-        return self.sum
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        x = super().forward(*inputs)  # (B, C, F, T)
-        gain, offset = (
-            edge(_spread(each, x.shape[2]))
-            for edge, each in ((self.gain_edge, self.gain), (self.offset_edge, self.offset))
-        )
-        return self.sum(blocks.activate(self.scaled(x * gain) + offset, self.after))
-
-    def lower(self, build: GraphBuilder, name: str, inputs: list[str]) -> str:
-        source = super().lower(build, name, inputs)
-        shape = build.edges[source].shape
-        gain = self._constant(build, f"{name}.gain", self.gain_edge, self.gain, shape[1])
-        scaled = build.edge(f"{name}.scaled", shape, self.scaled)
-        build.ops.append(q.Mul(f"{name}.scaled", (source, gain), scaled))
-        offset = self._constant(build, f"{name}.offset", self.offset_edge, self.offset, shape[1])
-        total = build.edge(f"{name}.sum", shape, self.sum)
-        build.ops.append(q.Add(f"{name}.sum", (scaled, offset), total, "relu" if self.after == "relu" else "none"))
-        return total
-
-    @staticmethod
-    def _constant(build: GraphBuilder, name: str, quantiser: ActQuant, values: Tensor, mels: int) -> str:
-        spread = _spread(values.detach(), mels).numpy()  # (C, F, 1)
-        edge = build.edges[build.edge(name, spread.shape, quantiser)]
-        build.ops.append(q.Constant(name, name, rounding.quantize(spread, edge.scale, edge.zero_point, np.int8)))
-        return name
-
-
-def _spread(values: Tensor, mels: int) -> Tensor:
-    """Values per band (channel, bands) as (channel, mel, 1)."""
-    if mels % values.shape[1]:
-        raise InputError(
-            f"{mels} mel bins cannot be split into {values.shape[1]} bands; choose n_mels or bands so that they divide"
-        )
-    return values.repeat_interleave(mels // values.shape[1], dim=1)[..., None]
-
-
-def conv_form(block: blocks.ConvNormAct, inputs: list[ActQuant]) -> QuantConv:
-    """The form that a convolution's norm asks for."""
-    return (QuantBandedConv if isinstance(block.norm, blocks.SubSpectralNorm) else QuantConv)(block, inputs)
+from edgekd.quant.conv_forms import QuantNorm, conv_form
 
 
 class QuantAdd(QuantBlock):
@@ -268,7 +21,7 @@ class QuantAdd(QuantBlock):
     def __init__(self, block: blocks.Add, inputs: list[ActQuant]) -> None:
         super().__init__()
         self.activation = block.activation
-        self.output = _range(block.activation == "none" and any(edge.signed for edge in inputs))
+        self.output = range_quantiser(block.activation == "none" and any(edge.signed for edge in inputs))
 
     @property
     def edge(self) -> ActQuant:
@@ -279,7 +32,7 @@ class QuantAdd(QuantBlock):
 
     def lower(self, build: GraphBuilder, name: str, inputs: list[str]) -> str:
         output = build.edge(name, build.broadcast(inputs), self.output)
-        build.ops.append(q.Add(name, (inputs[0], inputs[1]), output, "relu" if self.activation == "relu" else "none"))
+        build.ops.append(q.AddOp(name, (inputs[0], inputs[1]), output, "relu" if self.activation == "relu" else "none"))
         return output
 
 
@@ -289,7 +42,7 @@ class QuantMultiply(QuantBlock):
     def __init__(self, block: blocks.Multiply, inputs: list[ActQuant]) -> None:
         super().__init__()
         del block
-        self.output = _range(any(edge.signed for edge in inputs))
+        self.output = range_quantiser(any(edge.signed for edge in inputs))
 
     @property
     def edge(self) -> ActQuant:
@@ -300,17 +53,17 @@ class QuantMultiply(QuantBlock):
 
     def lower(self, build: GraphBuilder, name: str, inputs: list[str]) -> str:
         output = build.edge(name, build.broadcast(inputs), self.output)
-        build.ops.append(q.Mul(name, (inputs[0], inputs[1]), output))
+        build.ops.append(q.MulOp(name, (inputs[0], inputs[1]), output))
         return output
 
 
 class QuantMaxPool(QuantBlock):
-    """Maximum of values already on their grid: nothing to quantise."""
+    """Maximum of values that are quantised already."""
 
     def __init__(self, block: blocks.MaxPool, inputs: list[ActQuant]) -> None:
         super().__init__()
         self.kernel, self.stride = block.kernel, block.stride
-        self._source = (inputs[0],)  # in a tuple: it belongs to another block
+        self._source = (inputs[0],)  # in a tuple, so that it is no submodule: it belongs to another block
 
     @property
     def edge(self) -> ActQuant:
@@ -321,7 +74,7 @@ class QuantMaxPool(QuantBlock):
 
     def lower(self, build: GraphBuilder, name: str, inputs: list[str]) -> str:
         output = build.same_scale(name, build.pooled(inputs[0], self.kernel, self.stride), inputs[0])
-        build.ops.append(q.MaxPool(name, inputs[0], output, self.kernel, self.stride))
+        build.ops.append(q.MaxPoolOp(name, inputs[0], output, self.kernel, self.stride))
         return output
 
 
@@ -331,7 +84,7 @@ class QuantAvgPool(QuantBlock):
     def __init__(self, block: blocks.AvgPool, inputs: list[ActQuant]) -> None:
         super().__init__()
         self.kernel, self.stride, self.padding = block.kernel, block.stride, block.padding
-        self.output = _range(inputs[0].signed)
+        self.output = range_quantiser(inputs[0].signed)
 
     @property
     def edge(self) -> ActQuant:
@@ -343,7 +96,7 @@ class QuantAvgPool(QuantBlock):
     def lower(self, build: GraphBuilder, name: str, inputs: list[str]) -> str:
         output = build.edge(name, build.pooled(inputs[0], self.kernel, self.stride, self.padding), self.output)
         mel, frame = self.padding
-        build.ops.append(q.AvgPool(name, inputs[0], output, self.kernel, self.stride, (mel, mel, frame, frame)))
+        build.ops.append(q.AvgPoolOp(name, inputs[0], output, self.kernel, self.stride, (mel, mel, frame, frame)))
         return output
 
 
@@ -353,7 +106,7 @@ class QuantMeanPool(QuantBlock):
     def __init__(self, block: blocks.MeanPool, inputs: list[ActQuant]) -> None:
         super().__init__()
         self.axes = block.axes
-        self.output = _range(inputs[0].signed)
+        self.output = range_quantiser(inputs[0].signed)
 
     @property
     def edge(self) -> ActQuant:
@@ -363,14 +116,14 @@ class QuantMeanPool(QuantBlock):
         return self.output(inputs[0].mean(dim=(2, 3) if self.axes == "both" else 2, keepdim=True))
 
     def elements(self, x: Tensor) -> int:
-        """How many values of (batch, channel, mel, frame) make one of the output."""
+        """Number of values of (batch, channel, mel, frame) in one mean."""
         return x.shape[2] * (x.shape[3] if self.axes == "both" else 1)
 
     def lower(self, build: GraphBuilder, name: str, inputs: list[str]) -> str:
         _, mel, frame = build.edges[inputs[0]].shape
         kernel = (mel, frame) if self.axes == "both" else (mel, 1)
         output = build.edge(name, build.pooled(inputs[0], kernel, kernel), self.output)
-        build.ops.append(q.AvgPool(name, inputs[0], output, kernel, kernel))
+        build.ops.append(q.AvgPoolOp(name, inputs[0], output, kernel, kernel))
         return output
 
 
@@ -380,7 +133,7 @@ class PassThrough(QuantBlock):
     def __init__(self, block: blocks.Dropout | blocks.Flatten, inputs: list[ActQuant]) -> None:
         super().__init__()
         self.flatten = isinstance(block, blocks.Flatten)
-        self._source = (inputs[0],)  # in a tuple: it belongs to another block
+        self._source = (inputs[0],)  # in a tuple, so that it is no submodule: it belongs to another block
 
     @property
     def edge(self) -> ActQuant:
@@ -405,5 +158,5 @@ FORMS: dict[type[blocks.Block], Callable[[Any, list[ActQuant]], QuantBlock]] = {
     blocks.Dropout: PassThrough,
     blocks.Flatten: PassThrough,
 }
-"""Kind of block -> QAT form, built from (block, quantisers of its inputs). What is absent (residual and global response
-norm) has no integer form."""
+"""Kind of block -> its QAT form, called with (block, quantisers of its inputs). Blocks that are absent here, such as
+residual norm, have no integer form."""

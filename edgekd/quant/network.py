@@ -1,5 +1,5 @@
-"""The quantization-aware network of any student: traced once, then run, calibrated, frozen and lowered from one list of
-steps."""
+"""The quantization-aware network of a student: traced once into a list of steps, then run, calibrated, frozen and
+lowered by that list."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -11,12 +11,15 @@ from torch import Tensor, fx, nn
 
 from edgekd.errors import InputError
 from edgekd.frontend import FrontEnd
+from edgekd.models.base import TensorModule
 from edgekd.models.blocks import Block, ConvNormAct
 from edgekd.qgraph import addition, reduction
 from edgekd.qgraph.graph import Edge, QGraph
 from edgekd.quant.activation import ActQuant
+from edgekd.quant.block import QuantBlock
 from edgekd.quant.builder import GraphBuilder
-from edgekd.quant.forms import FORMS, QuantAdd, QuantBandedConv, QuantBlock, QuantMeanPool
+from edgekd.quant.conv_forms import QuantBandedConv
+from edgekd.quant.forms import FORMS, QuantAdd, QuantMeanPool
 
 SETTLE_REACH = 64
 """Float32 neighbours on either side that `settle` tries."""
@@ -30,7 +33,7 @@ class Step(NamedTuple):
     output: str
 
 
-class QuantNetwork(nn.Module):
+class QuantNetwork(TensorModule):
     """log_mel (batch, 1, mel, frame) -> logits (batch, labels), every edge on its 8-bit grid."""
 
     def __init__(
@@ -46,11 +49,17 @@ class QuantNetwork(nn.Module):
     def forward(self, log_mel: Tensor) -> Tensor:
         values = {self.source: self.input(log_mel)}
         for step in self.steps:
-            values[step.output] = self.blocks[_key(step.block)](*(values[name] for name in step.inputs))
+            values[step.output] = self.block(step)(*(values[name] for name in step.inputs))
         return values[self.result]
 
+    def block(self, step: Step) -> QuantBlock:
+        """The block that a step calls."""
+        block = self.blocks[_key(step.block)]
+        assert isinstance(block, QuantBlock)
+        return block
+
     def quantisers(self) -> list[ActQuant]:
-        """Every activation edge's quantiser."""
+        """The quantisers of all activation edges."""
         return [module for module in self.modules() if isinstance(module, ActQuant)]
 
 
@@ -68,8 +77,7 @@ def to_qat(model: nn.Module) -> QuantNetwork:
     """The QAT form of a trained float student; batch norms are folded, weights copied, ranges not yet calibrated.
 
     Raises:
-        InputError: the student calls something outside the block vocabulary, or a block without an integer form; it is
-            named.
+        InputError: the student calls anything but blocks, or a block without an integer form; the message names it.
     """
     steps: list[Step] = []
     forms: dict[str, QuantBlock] = {}
@@ -86,8 +94,8 @@ def to_qat(model: nn.Module) -> QuantNetwork:
             block = model.get_submodule(str(node.target))
             if source in inputs and isinstance(block, ConvNormAct) and block.conv.in_channels != 1:
                 raise InputError(
-                    f"{node.target}: reads {block.conv.in_channels} channels of sound, and the integer graph has one; "
-                    "export a student with channels = 1"
+                    f"{node.target}: reads {block.conv.in_channels} channels, but the integer graph's input has one;"
+                    " export a student with channels = 1"
                 )
             form = _form(block, str(node.target), [edges[name] for name in inputs])
             forms[str(node.target)] = form
@@ -96,7 +104,7 @@ def to_qat(model: nn.Module) -> QuantNetwork:
         else:
             raise InputError(
                 f"the student calls {node.op} '{node.target}', which is no block of edgekd.models.blocks; "
-                "compose it of blocks to export it"
+                "compose the student of blocks to export it"
             )
     edges[result].logits = True
     return QuantNetwork(steps, forms, source, result, edges[source])
@@ -115,8 +123,7 @@ def _form(block: nn.Module, name: str, inputs: list[ActQuant]) -> QuantBlock:
 
 
 def calibrate(network: QuantNetwork, batches: Iterable[Tensor]) -> None:
-    """Set the range of every edge from log_mel batches (batch, 1, mel, frame) run through the unquantised
-    activations."""
+    """Set the range of every edge from log_mel batches (batch, 1, mel, frame), run without quantised activations."""
     quantisers = network.quantisers()
     training = network.training
     network.eval()
@@ -133,20 +140,20 @@ def calibrate(network: QuantNetwork, batches: Iterable[Tensor]) -> None:
 
 @torch.no_grad()
 def settle(network: QuantNetwork, shape: tuple[int, int]) -> None:
-    """Move output scales by last bits, to where engines that round differently still give the same integers.
+    """Move output scales by a few last bits, so that engines that round differently compute the same integers.
 
-    An addition keeps all pairs of inputs away from ties, a mean over axes all sums from where a fused multiply-add
-    tells. For a trained network, before it is tested. A scale moves by 8e-6 of itself at most.
+    The scale of an addition is moved until no pair of inputs is near a tie, that of a mean over axes until a fused
+    multiply-add changes no sum. Call it on a trained network, before the test. A scale moves by at most 8e-6 of itself.
 
     Args:
         network: calibrated; it is put into eval mode.
-        shape: (mel, frame) of its input, which decides how much a mean sums up.
+        shape: (mel, frame) of its input, which decides how many values a mean sums.
     """
     network.eval()
     edges = {network.source: network.input}
     values = {network.source: torch.zeros(1, 1, *shape)}
     for step in network.steps:
-        block = network.blocks[_key(step.block)]
+        block = network.block(step)
         edges[step.output] = block.edge
         inputs = [values[name] for name in step.inputs]
         if isinstance(block, QuantAdd):
@@ -155,26 +162,26 @@ def settle(network: QuantNetwork, shape: tuple[int, int]) -> None:
         elif isinstance(block, QuantBandedConv):
             _settle(block.sum, partial(addition.margin, (_edge(block.scaled), _edge(block.offset_edge))))
         elif isinstance(block, QuantMeanPool):
-            elements, source = block.elements(inputs[0]), _edge(edges[step.inputs[0]])
-            _settle(
-                block.output,
-                lambda output, source=source, count=elements: -reduction.disagreements(source, output, count),
-                enough=0,
-            )
+            source = _edge(edges[step.inputs[0]])
+            _settle(block.output, partial(_agreement, source, block.elements(inputs[0])), enough=0)
         values[step.output] = block(*inputs)
 
 
+def _agreement(source: Edge, elements: int, output: Edge) -> float:
+    return -reduction.disagreements(source, output, elements)
+
+
 def _settle(output: ActQuant, worth: Callable[[Edge], float], enough: float = math.inf) -> None:
-    """Try the float32 neighbours of the threshold, nearest first, and keep the first of the greatest worth; what is
-    `enough` ends it."""
+    """Set the threshold to the float32 neighbour with the highest `worth`, the nearest one of equals; stop at
+    `enough`."""
     (threshold,) = output.parameters()
     original, best = threshold.detach().clone(), -math.inf
     kept = original
     for distance in sorted(range(-SETTLE_REACH, SETTLE_REACH + 1), key=abs):
         threshold.copy_((original.view(torch.int32) + distance).view(torch.float32))
-        found = worth(_edge(output))
-        if found > best:
-            best, kept = found, threshold.detach().clone()
+        current = worth(_edge(output))
+        if current > best:
+            best, kept = current, threshold.detach().clone()
         if best >= enough:
             break
     threshold.copy_(kept)
@@ -185,7 +192,7 @@ def _edge(quantiser: ActQuant) -> Edge:
 
 
 def freeze(network: QuantNetwork) -> None:
-    """Stop learning the activation scales; weights and biases go on."""
+    """Stop training the activation scales; weights and biases are still trained."""
     for quantiser in network.quantisers():
         quantiser.requires_grad_(False)
 
@@ -200,7 +207,7 @@ def lower(network: QuantNetwork, frontend: FrontEnd, n_frames: int) -> QGraph:
     names = {network.source: build.edge("log_mel", (1, frontend.n_mels, n_frames), network.input)}
     with torch.no_grad():
         for step in network.steps:
-            block = network.blocks[_key(step.block)]
+            block = network.block(step)
             names[step.output] = block.lower(build, step.block, [names[name] for name in step.inputs])
     graph = QGraph(build.edges, tuple(build.ops), "log_mel", names[network.result])
     graph.validate()

@@ -1,9 +1,7 @@
-"""Pictures of a page as HTML and inline SVG, laid by hand: bars, a confusion matrix, lines over epochs, a reliability
-curve.
+"""Charts of a page as HTML and inline SVG: bars, a confusion matrix, lines over epochs, a reliability curve.
 
-Colours come from the classes of report.css, so that a picture is right on a light and on a dark page. Nothing needs a
-script, and what a picture tells is also there as text: in cells, or in titles, which pointers show and screen readers
-say.
+Colours come from the classes of report.css, for light and dark pages. No chart needs a script. All values are there as
+text too: in cells, or in titles, which browsers show under the pointer and screen readers read out.
 """
 
 import html
@@ -12,26 +10,26 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from edgekd.metrics.findings import Reliability, Share
+from edgekd.metrics.analysis import Reliability, Share
 from edgekd.metrics.scores import CALIBRATION_BINS, Integers
 
 LEVELS = 5
-"""Shades of a cell of the matrix."""
+"""Number of shades of a matrix cell."""
 FEW_LABELS = 16
-"""Up to which the cells of the matrix are large."""
+"""Largest number of labels with large matrix cells."""
 RIGHT, WRONG = "r", "w"
-"""Beginnings of the classes of shades."""
+"""Prefixes of the CSS classes of shades."""
 WIDTH, HEIGHT, LEFT, BOTTOM, EDGE = 300, 140, 44, 20, 8
-"""Of a chart of lines, in units of its view box: the whole, and what is left around the plot."""
+"""A chart of lines in units of its view box: its size, and the margins around the plot."""
 SIDE, AXIS = 340, 44
-"""Of the reliability curve: the whole, and what its axes take."""
+"""The reliability curve: its size, and the space of its axes."""
 SMALLEST_DOT, LARGEST_DOT = 1.5, 8.0
-"""Radius of a bin with hardly a window and of the fullest one."""
+"""Radius of a bin with few windows and of the fullest bin."""
 
 
 def escaped(text: object) -> str:
-    """Text for HTML, in elements and in quoted attributes. What does not print (control characters, lone surrogates,
-    changes of direction) is shown as Python writes it: names come from data sets that anybody may have made."""
+    """Text escaped for HTML elements and quoted attributes. Characters that do not print (control characters, lone
+    surrogates, changes of direction) appear as Python escapes: names come from data sets of unknown authors."""
     shown = "".join(
         letter if letter.isprintable() else letter.encode("unicode_escape", "backslashreplace").decode()
         for letter in str(text)
@@ -45,20 +43,21 @@ def percent(fraction: float) -> str:
 
 
 def bars(shares: Sequence[Share]) -> str:
-    """A bar for each share, the worst first: its name, the bar, per cent, how many of how many."""
-    ranked = sorted(shares, key=lambda each: each.right / each.count)
+    """A bar for each share, the lowest first: name, bar, per cent, and counts."""
+    ranked = sorted(shares, key=lambda each: each.correct / each.count)
     rows = [
         f'<li><span title="{escaped(each.name)}">{escaped(each.name)}</span><i><b'
-        f' style="width:{100 * each.right / each.count:.1f}%"></b></i><span>{percent(each.right / each.count)}</span>'
-        f"<span>{each.right:,} of {each.count:,}</span></li>"
+        f' style="width:{100 * each.correct / each.count:.1f}%"></b></i>'
+        f"<span>{percent(each.correct / each.count)}</span>"
+        f"<span>{each.correct:,} of {each.count:,}</span></li>"
         for each in ranked
     ]
     return f'<ol class="bars">{"".join(rows)}</ol>'
 
 
 def matrix(labels: Sequence[str], confusion: Integers) -> str:
-    """A table of (labels, labels) clip counts that is a heat map too; rows are the truth, columns the answers. Zeros
-    are blank."""
+    """A table of (labels, labels) clip counts that is a heat map too; rows are the truth, columns the predictions.
+    Zeros are blank."""
     heads = "".join(f'<th scope="col" title="{escaped(name)}"><span>{escaped(name)}</span></th>' for name in labels)
     rows = []
     for index, name in enumerate(labels):
@@ -70,25 +69,25 @@ def matrix(labels: Sequence[str], confusion: Integers) -> str:
         rows.append(f'<tr><th scope="row" title="{escaped(name)}">{escaped(name)}</th>{"".join(cells)}</tr>')
     size = " few" if len(labels) <= FEW_LABELS else ""
     return (
-        f'<table class="matrix{size}"><thead><tr><td class="corner">truth \\ answer</td>{heads}</tr></thead>'
+        f'<table class="matrix{size}"><thead><tr><td class="corner">truth \\ predicted</td>{heads}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table>"
     )
 
 
-def _cell(count: int, total: int, truth: str, answer: str, *, right: bool) -> str:
+def _cell(count: int, total: int, truth: str, predicted: str, *, right: bool) -> str:
     if not count:
         return "<td class=d></td>" if right else "<td></td>"
     shade = math.ceil(LEVELS * count / total)
-    what = f"{truth}: {count} of {total} told right" if right else f"{truth} taken for {answer}: {count} of {total}"
+    what = f"{truth}: {count} of {total} correct" if right else f"{truth} taken for {predicted}: {count} of {total}"
     return f'<td class="{RIGHT if right else WRONG}{shade}" title="{escaped(what)}">{count}</td>'
 
 
 def lines(name: str, values: Sequence[tuple[int, float]]) -> str:
-    """A figure of one quantity over epochs.
+    """A line chart of one quantity over epochs.
 
     Args:
         name: of the quantity.
-        values: (epoch, value), at least one; finite.
+        values: (epoch, value), at least one, all finite.
     """
     first, last = values[0][0], values[-1][0]
     lowest, highest = (bound(value for _, value in values) for bound in (min, max))
@@ -108,23 +107,24 @@ def lines(name: str, values: Sequence[tuple[int, float]]) -> str:
         for tick in ticks
     ]
     parts += [
-        f'<text x="{x(epoch):.1f}" y="{HEIGHT - 5}" class="{place}">{epoch}</text>'
-        for epoch, place in ((first, "start"), (last, "end"))[: 1 + (last > first)]
+        f'<text x="{x(epoch):.1f}" y="{HEIGHT - 5}" class="{anchor}">{epoch}</text>'
+        for epoch, anchor in ((first, "start"), (last, "end"))[: 1 + (last > first)]
     ]
     if len(values) > 1:
         parts.append(
             f'<polyline class="line" points="{" ".join(f"{x(epoch):.1f},{y(value):.1f}" for epoch, value in values)}"/>'
         )
     parts.append(f'<circle class="dot" r="3" cx="{x(last):.1f}" cy="{y(values[-1][1]):.1f}"/>')
-    said = f"{name} from {values[0][1]:.4g} in epoch {first} to {values[-1][1]:.4g} in epoch {last}"
+    summary = f"{name} from {values[0][1]:.4g} in epoch {first} to {values[-1][1]:.4g} in epoch {last}"
     return (
         f"<figure><figcaption>{escaped(name)} <b>{values[-1][1]:.4g}</b></figcaption>"
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escaped(said)}">{"".join(parts)}</svg></figure>'
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escaped(summary)}">{"".join(parts)}</svg>'
+        "</figure>"
     )
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """Two to five round numbers within `low` and `high`; the one number where they are the same."""
+    """Two to five round numbers from `low` to `high`; one number where both are equal."""
     if not high > low:
         return [low]
     step = 10.0 ** math.floor(math.log10(high - low))
@@ -134,7 +134,7 @@ def _ticks(low: float, high: float) -> list[float]:
 
 
 def reliability(curves: Mapping[str, Reliability]) -> str:
-    """Accuracy over confidence in bins, of curves by their class in report.css. Dots grow with the windows in their
+    """Accuracy over confidence in bins; keys are classes of report.css. A dot's size grows with the windows in its
     bin."""
     size = SIDE - AXIS - EDGE
     ticks = [0.0, 0.25, 0.5, 0.75, 1.0]
@@ -158,19 +158,19 @@ def reliability(curves: Mapping[str, Reliability]) -> str:
 
 def _curve(each: Reliability, style: str, size: int) -> str:
     filled = np.flatnonzero(each.count)
-    places = [(AXIS + size * each.confidence[i], EDGE + size * (1 - each.accuracy[i])) for i in filled]
+    points = [(AXIS + size * each.confidence[i], EDGE + size * (1 - each.accuracy[i])) for i in filled]
     dots = []
-    for i, (x, y) in zip(filled, places, strict=True):
+    for i, (x, y) in zip(filled, points, strict=True):
         radius = max(SMALLEST_DOT, LARGEST_DOT * math.sqrt(each.count[i] / each.count.max()))
-        said = f"confidence {each.confidence[i]:.3f}, accuracy {each.accuracy[i]:.3f}, windows {each.count[i]:,}"
-        dots.append(f'<circle r="{radius:.1f}" cx="{x:.1f}" cy="{y:.1f}"><title>{said}</title></circle>')
+        title = f"confidence {each.confidence[i]:.3f}, accuracy {each.accuracy[i]:.3f}, windows {each.count[i]:,}"
+        dots.append(f'<circle r="{radius:.1f}" cx="{x:.1f}" cy="{y:.1f}"><title>{title}</title></circle>')
     return (
-        f'<g class="{style}"><polyline points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in places)}"/>{"".join(dots)}</g>'
+        f'<g class="{style}"><polyline points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in points)}"/>{"".join(dots)}</g>'
     )
 
 
 def bins(curves: Sequence[Reliability]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of what `reliability` draws."""
+    """Header and rows of a table of the curves."""
     header = [
         "confidence",
         *(title for each in curves for title in (f"windows at {each.name}", "confidence", "accuracy")),

@@ -1,8 +1,8 @@
-"""The model card of an exported file: Markdown below the metadata that Hugging Face's hub reads from a card.
+"""The model card of an exported file: Markdown below the metadata for Hugging Face's hub.
 
-Metadata keys by the hub's documentation (hub-docs, modelcard.md): license, license_name where that is "other",
-library_name, pipeline_tag, tags, datasets, metrics and model-index. What stands in a card comes from the manifest and
-the counts, nothing is made up: a score is named as the run named it.
+The metadata keys are those of the hub's documentation (hub-docs, modelcard.md): license, license_name where that is
+"other", library_name, pipeline_tag, tags, datasets, metrics and model-index. All content comes from the manifest and
+the counts; scores have the names that they have in the run.
 """
 
 import re
@@ -11,6 +11,7 @@ from typing import Any
 
 from edgekd.modelfile.manifest import CrossValidation, Estimate, Manifest
 from edgekd.report.yaml_text import dump
+from edgekd.text import markdown_table
 
 HUB_LICENCES = frozenset(
     {
@@ -48,17 +49,17 @@ HUB_LICENCES = frozenset(
         "unknown",
     }
 )
-"""Identifiers that the hub takes in `license`."""
+"""Identifiers that the hub accepts in `license`."""
 SAME_LICENCE = {"cc0": "cc0-1.0", "apache-2": "apache-2.0", "bsd-3": "bsd-3-clause", "creative-commons-zero": "cc0-1.0"}
 OTHER = "other"
 LIBRARY, TASK, TASK_NAME = "edgekd", "audio-classification", "Acoustic scene classification"
 ACCURACY = "accuracy"
 TEACHERS, FLOAT = "teachers_", "float_"
-"""How names of scores begin that are of the teachers and, for an int8 file, of another network: they stand in the card,
-but are not claimed on the hub."""
+"""Prefixes of the scores of the teachers and, for an int8 file, of the float network: such scores are in the card, but
+not in the metadata."""
 MAX_NAME = 96
-"""Letters of a licence's name in metadata: a longer one is no name but a text, which stands in the card itself."""
-MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|~!])")
+"""Largest length of a licence's name in the metadata; a longer text is cut there, and complete in the card."""
+MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#~!])")
 
 CountRow = tuple[str, int, int, int]
 """Convention, MACs of one window, parameters, their bytes."""
@@ -67,8 +68,8 @@ BudgetRow = tuple[str, str, str, str]
 
 
 def hub_licence(licence: str) -> dict[str, str]:
-    """The metadata keys of a licence as people write it: `CC BY-NC 3.0` is `{"license": "cc-by-nc-3.0"}`; one that the
-    hub does not know is `other` with a `license_name`."""
+    """The metadata of a licence as people write it: `CC BY-NC 3.0` becomes `{"license": "cc-by-nc-3.0"}`; a licence
+    that the hub does not know becomes `other` with a `license_name`."""
     name = re.sub(r"[^a-z0-9.]+", "-", licence.casefold()).strip("-.")
     name = SAME_LICENCE.get(name, name)
     if name in HUB_LICENCES:
@@ -77,19 +78,19 @@ def hub_licence(licence: str) -> dict[str, str]:
 
 
 def plain(text: str) -> str:
-    """A text that Markdown shows as it is, on one line."""
+    """The text on one line, escaped for Markdown outside tables; `markdown_table` escapes what tables need."""
     return MARKDOWN.sub(r"\\\1", " ".join(text.split()))
 
 
 def code(text: str) -> str:
-    """A text in a code span, whatever backticks it holds."""
+    """The text in a code span; backticks in it are allowed."""
     line = " ".join(text.split())
     fence = "`" * (1 + max((len(run) for run in re.findall("`+", line)), default=0))
     return f"{fence} {line} {fence}" if len(fence) > 1 else f"`{line}`"
 
 
 def metadata(manifest: Manifest, formats: Sequence[str]) -> dict[str, Any]:
-    """What the hub reads of a card. formats: of the files, e.g. ("tflite", "onnx")."""
+    """The metadata of a card. formats: of the files, e.g. ("tflite", "onnx")."""
     source = manifest.provenance
     others = (TEACHERS, FLOAT) if manifest.precision == "int8" else (TEACHERS,)
     accuracies = {
@@ -132,13 +133,14 @@ def metadata(manifest: Manifest, formats: Sequence[str]) -> dict[str, Any]:
 def card(
     manifest: Manifest, files: Sequence[str], counts: Sequence[CountRow], budgets: Sequence[BudgetRow], target: str
 ) -> str:
-    """The card.
+    """The text of a card.
 
     Args:
         manifest: of the files.
         files: their names, one or more.
         counts: of the first file, by convention.
-        budgets: verdicts on it by `target`, its name.
+        budgets: verdicts on the first file.
+        target: name of the target whose budgets they are.
     """
     formats = [name.rpartition(".")[2] for name in files]
     sections = [
@@ -166,9 +168,8 @@ def _lead(manifest: Manifest) -> str:
     seconds = manifest.window / manifest.frontend.sample_rate
     made = " It was trained on sounds that a program made, not on recordings." if manifest.provenance.synthetic else ""
     return (
-        f"A {plain(manifest.student)} in {manifest.precision} that tells {len(manifest.labels)} labels apart, one"
-        f" window of {seconds:g} s at a time, on a CPU.{made} Labels, front end and quantisation travel inside the"
-        " file."
+        f"A {plain(manifest.student)} in {manifest.precision} that classifies windows of {seconds:g} s into"
+        f" {len(manifest.labels)} labels, on a CPU.{made} Labels, front end and quantisation are inside the file."
     )
 
 
@@ -211,20 +212,21 @@ def _cost(counts: Sequence[CountRow], budgets: Sequence[BudgetRow], target: str)
     if counted:
         parts.append(_table(("counted by", "MACs a window", "parameters", "bytes"), counted))
     if budgets:
-        parts += [f"Judged by the target {code(target)}:", _table(("budget", "value", "limit", "verdict"), budgets)]
+        parts += [f"Budgets of the target {code(target)}:", _table(("budget", "value", "limit", "verdict"), budgets)]
     return "\n\n".join(parts)
 
 
 def crossval_text(found: CrossValidation) -> str:
-    """A cross-validation on one line: accuracies with their intervals, and what they are of."""
+    """A cross-validation on one line: accuracies with their intervals, folds and seeds."""
+    folds, seeds = ", ".join(found.folds), ", ".join(map(str, found.seeds))
     return (
-        f"{estimate_text(found.clips)} of clips, {estimate_text(found.windows)} of windows right, {len(found.folds)}"
-        f" folds of {found.data} ({', '.join(found.folds)}) in turn, seeds {', '.join(map(str, found.seeds))}"
+        f"{estimate_text(found.clips)} of clips and {estimate_text(found.windows)} of windows correct on"
+        f" {len(found.folds)} folds of {found.data} ({folds}), seeds {seeds}"
     )
 
 
 def estimate_text(found: Estimate) -> str:
-    """`84.1 % (82.9 to 85.3)`."""
+    """A mean with its interval, as in `84.1 % (82.9 to 85.3)`."""
     return f"{100 * found.mean:.1f} % ({100 * found.low:.1f} to {100 * found.high:.1f})"
 
 
@@ -268,23 +270,23 @@ def _limits(manifest: Manifest) -> str:
     source = manifest.provenance
     lines = [
         (
-            "It always answers one of its labels, also where none of them is heard; 'edgekd listen --unknown' hides"
-            " unsure answers."
+            "It always predicts one of its labels, also where none of them fits; 'edgekd listen --unknown' hides"
+            " uncertain predictions."
         ),
         (
-            f"It was measured on {plain(source.data)} alone: expect less of other microphones, rooms and places;"
-            " 'edgekd evaluate' measures."
+            f"Its scores are on {plain(source.data)} alone: expect lower ones with other microphones, rooms and places;"
+            " 'edgekd evaluate' measures them."
         ),
         f"The licence of its training data ({plain(source.data_licence)}) may restrict the use of the weights.",
-        "Windows of digital silence are not judged. It must decide nothing that safety depends on.",
+        "Windows of digital silence are not classified. Do not use it where safety depends on its predictions.",
     ]
     if source.synthetic:
         lines.insert(
-            0, "Its training data were made by a program: it shows that the path works, and knows no real place."
+            0,
+            "Its training data were made by a program: it shows that the tools work, and is of no use on real sounds.",
         )
     return "\n".join(f"- {line}" for line in lines)
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *([plain(cell) for cell in row] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown_table(header, [[plain(cell) for cell in row] for row in rows], left=len(header))

@@ -1,4 +1,4 @@
-"""What `edgekd info` does: show what travels inside a model file."""
+"""`edgekd info`: the manifest of a model file in words."""
 
 from pathlib import Path
 
@@ -7,13 +7,14 @@ import msgspec
 from edgekd.modelfile.container import read_manifest
 from edgekd.modelfile.manifest import Calibration, Manifest, TensorQuant
 from edgekd.report.model_card import crossval_text
+from edgekd.text import columns
 
 LABELS_SHOWN = 12
-"""Labels listed in full; beyond that only the first ones and how many there are."""
+"""Largest number of labels that are listed in full; of more, only the first ones and their number are shown."""
 
 
-class Document(msgspec.Struct, frozen=True):
-    """`info --json`: fields may be added, never renamed."""
+class ModelInfo(msgspec.Struct, frozen=True):
+    """The document of `info --json`: fields may be added, never renamed."""
 
     model: str
     file_bytes: int
@@ -21,7 +22,7 @@ class Document(msgspec.Struct, frozen=True):
 
 
 def info(model: str | Path, as_json: bool) -> str:
-    """Describe a model file by its manifest.
+    """The description of a model file by its manifest.
 
     Raises:
         InputError: unreadable, without a manifest, or with a damaged one.
@@ -30,14 +31,12 @@ def info(model: str | Path, as_json: bool) -> str:
     manifest = read_manifest(path)
     size = path.stat().st_size
     if as_json:
-        return msgspec.json.format(msgspec.json.encode(Document(str(path), size, manifest))).decode()
-    described = rows(path, size, manifest)
-    width = max(len(name) for name in described)
-    return "\n".join([manifest.name, *(f"  {name.ljust(width)}  {value}" for name, value in described.items())])
+        return msgspec.json.format(msgspec.json.encode(ModelInfo(str(path), size, manifest))).decode()
+    return "\n".join([manifest.name, *columns([], rows(path, size, manifest).items(), left=2, indent="  ")])
 
 
 def rows(path: Path, size: int, manifest: Manifest) -> dict[str, str]:
-    """What a manifest says, in words; size: bytes of the file."""
+    """Field -> value of a manifest, in words; size: bytes of the file."""
     fe, source = manifest.frontend, manifest.provenance
     return {
         "file": f"{path} ({size:,} bytes)",

@@ -1,33 +1,33 @@
-"""A page for people: one HTML file with everything in it, readable without a script, a network or a wide screen.
+"""One HTML page with everything in it: readable without a script, a network or a wide screen.
 
-What is on it comes as plain values, so that equal values give equal bytes. A policy in the page itself keeps browsers
-from running or loading anything, whatever names a data set has.
+Equal values give equal bytes. The page's Content-Security-Policy keeps browsers from running or loading anything,
+whatever names a data set has.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgekd.metrics.findings import Findings
+from edgekd.metrics.analysis import Analysis
 from edgekd.metrics.intervals import Interval
 from edgekd.metrics.scores import Scores
 from edgekd.report.charts import escaped, percent
-from edgekd.report.sections import Bars, Calibration, Matrix, Pairs, Section
+from edgekd.report.sections import BarsSection, CalibrationSection, MatrixSection, PairsSection, Section
 from edgekd.text import counted
 
 STYLE = Path(__file__).with_name("report.css")
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 SCORE_HEADER = ("", "count", "silent", "accuracy", "macro", "log loss", "calibration error")
 INTERVAL_NOTE = (
-    "In brackets: between these lie 95 % of the resamples of a bootstrap over test recordings. It speaks of other"
-    " recordings of the same kind, not of another training. Digital silence is left out of all scores."
+    "In brackets: the 95 % interval of a bootstrap over test recordings. It covers other recordings of the same kind,"
+    " not another training. Digital silence is left out of all scores."
 )
 SYNTHETIC_NOTE = "Synthetic clips, made by a program and not recorded: the figures say nothing about real scenes."
 
 
 @dataclass(frozen=True)
 class Tile:
-    """A figure at the head of the page. ok: False marks it as one that fails a limit."""
+    """A figure at the head of the page. ok: False marks a figure that exceeds a limit."""
 
     name: str
     value: str
@@ -37,8 +37,17 @@ class Tile:
 
 @dataclass(frozen=True)
 class Page:
-    """kind: what it is a page of, over the title. lead: a sentence below it. notes: what readers must know before they
-    believe it."""
+    """Content of a page.
+
+    Attributes:
+        kind: of the page, above the title.
+        title: the heading.
+        lead: a sentence below the title.
+        tiles: figures at the head.
+        sections: in their order.
+        notes: warnings at the head.
+        foot: last line.
+    """
 
     kind: str
     title: str
@@ -50,7 +59,7 @@ class Page:
 
 
 def render(page: Page) -> bytes:
-    """The file, UTF-8."""
+    """The HTML file, UTF-8."""
     named = [(f"s{number}", section) for number, section in enumerate(page.sections, 1)]
     links = "".join(f'<a href="#{name}">{escaped(section.title)}</a>' for name, section in named)
     sections = "\n".join(
@@ -88,8 +97,8 @@ def render(page: Page) -> bytes:
 """.encode()
 
 
-def score_tiles(found: Findings, name: str = "") -> list[Tile]:
-    """Clip and window accuracy, and what the confidence is worth; name: of the network, before each."""
+def score_tiles(found: Analysis, name: str = "") -> list[Tile]:
+    """Tiles of clip accuracy, window accuracy and calibration error; name: prefix of each, of the network."""
     of_windows, of_clips = found.scores.windows, found.scores.clips
     tiles = [
         (
@@ -111,41 +120,41 @@ def score_tiles(found: Findings, name: str = "") -> list[Tile]:
     return [Tile(f"{name}{title}", value, note) for title, value, note in tiles]
 
 
-def score_rows(found: Findings, name: str = "") -> list[list[str]]:
-    """Rows of a table with `SCORE_HEADER`: clips and windows of one network."""
+def score_rows(found: Analysis, name: str = "") -> list[list[str]]:
+    """Rows under `SCORE_HEADER`: clips and windows of one network; name: prefix of each."""
     return [
         _scored(f"{name}{unit}", scores, found.intervals[unit])
         for unit, scores in (("clips", found.scores.clips), ("windows", found.scores.windows))
     ]
 
 
-def finding_sections(found: Findings, labels: Sequence[str], where: str, note: str = "") -> list[Section]:
-    """Bars, matrix, pairs and reliability of what a network said.
+def finding_sections(found: Analysis, labels: Sequence[str], where: str, note: str = "") -> list[Section]:
+    """Sections of an analysis: bars, matrix, pairs and reliability.
 
     Args:
-        found: of the network.
-        labels: all that it knows.
-        where: how the paths of clips are to be read.
+        found: the analysis.
+        labels: all labels of the network.
+        where: what the paths of clips are relative to.
         note: on the calibration.
     """
-    sections: list[Section] = [Bars("Accuracy per label", found.labels)]
+    sections: list[Section] = [BarsSection("Accuracy per label", found.labels)]
     if found.recorders:
-        sections.append(Bars("Accuracy per recorder", found.recorders))
+        sections.append(BarsSection("Accuracy per recorder", found.recorders))
     return [
         *sections,
-        Matrix("Confusion matrix", labels, found.scores.confusion),
-        Pairs("Most confused pairs", found.pairs, where),
-        Calibration("What the confidence is worth", found.reliability, note),
+        MatrixSection("Confusion matrix", labels, found.scores.confusion),
+        PairsSection("Most confused pairs", found.pairs, where),
+        CalibrationSection("What the confidence is worth", found.reliability, note),
     ]
 
 
 def between(each: Interval, *, share: bool = True) -> str:
-    """`69.5 to 78.0`, the ends of an interval; share: in per cent."""
+    """The ends of an interval, as in `69.5 to 78.0`; share: in per cent."""
     return f"{100 * each.low:.1f} to {100 * each.high:.1f}" if share else f"{each.low:.3f} to {each.high:.3f}"
 
 
 def sentence(text: str) -> str:
-    """Text that begins with a capital and ends with a stop; "" stays."""
+    """The text with a capital at its beginning and a full stop at its end; "" stays."""
     return text and f"{text[0].upper()}{text[1:]}."
 
 

@@ -1,35 +1,35 @@
-"""The sections of a page: plain values, and the HTML of each kind. All text is escaped (`charts.escaped`)."""
+"""Sections of a page: the values of each kind and their HTML. All text is escaped (`charts.escaped`)."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edgekd.metrics.findings import Confused, Mistake, Reliability, Share
+from edgekd.metrics.analysis import ConfusedPair, Mistake, Reliability, Share
 from edgekd.metrics.scores import Integers
 from edgekd.report import charts
 from edgekd.report.charts import escaped
 from edgekd.text import counted
 
 MATRIX_LABELS = 120
-"""Labels beyond which a confusion matrix is no picture any more; the confused pairs tell the same."""
+"""Largest number of labels of which a confusion matrix is drawn; beyond it the confused pairs give the same."""
 PAIRS, PATHS = 12, 30
-"""Pairs of labels that are listed, and clips of each."""
+"""Listed pairs of labels, and listed clips of each."""
 OPEN_PAIRS = 3
-"""Pairs whose clips are shown at once."""
+"""Pairs whose clips are unfolded."""
 PAIR_HEADER = ("clip", "is", "taken for", "probability", "of the truth")
 CURVES = ("before", "after")
-"""Classes of the curves that are drawn."""
+"""Classes in report.css of the curves that are drawn."""
 
 
 @dataclass(frozen=True)
 class Section(ABC):
-    """title: over the section, and in the list of sections."""
+    """A part of a page. title: above it, and in the list of sections."""
 
     title: str
 
     @abstractmethod
     def body(self) -> str:
-        """HTML below the title."""
+        """HTML of the content."""
 
     def badge(self) -> str:
         """HTML beside the title."""
@@ -37,9 +37,16 @@ class Section(ABC):
 
 
 @dataclass(frozen=True)
-class Table(Section):
-    """Rows of text. header: none for a list of names and values. left: columns of words, before those of numbers.
-    verdict: shown beside the title, good or bad by `ok`."""
+class TableSection(Section):
+    """Rows of text.
+
+    Attributes:
+        rows: cells.
+        header: titles of the columns; empty for a list of names and values.
+        left: number of columns of words, before those of numbers.
+        note: a paragraph above the table.
+        verdict: shown next to the title, as good or bad by `ok`.
+    """
 
     rows: Sequence[Sequence[str]]
     header: Sequence[str] = ()
@@ -59,7 +66,7 @@ class Table(Section):
 
 
 @dataclass(frozen=True)
-class Bars(Section):
+class BarsSection(Section):
     """Accuracies by name."""
 
     shares: Sequence[Share]
@@ -69,7 +76,7 @@ class Bars(Section):
 
 
 @dataclass(frozen=True)
-class Matrix(Section):
+class MatrixSection(Section):
     """(labels, labels) clip counts; rows are the truth."""
 
     labels: Sequence[str]
@@ -78,20 +85,20 @@ class Matrix(Section):
     def body(self) -> str:
         if len(self.labels) > MATRIX_LABELS:
             return _note(
-                f"{len(self.labels)} labels are too many for a picture (at most {MATRIX_LABELS}); the pairs below say"
+                f"{len(self.labels)} labels are too many for a matrix (at most {MATRIX_LABELS}); the pairs below list"
                 " what is confused."
             )
         return _note(
-            "Clips: a row for each true label, a column for each answer. The stronger the colour, the larger the share"
-            " of a row."
+            "Clips: a row for each true label, a column for each prediction. The stronger the colour, the larger the"
+            " share of a row."
         ) + _scrolled(self.title, charts.matrix(self.labels, self.confusion))
 
 
 @dataclass(frozen=True)
-class Pairs(Section):
-    """The most confused pairs of labels, with the clips concerned. where: how the paths are to be read."""
+class PairsSection(Section):
+    """The most confused pairs of labels with their clips. where: what the paths are relative to."""
 
-    pairs: Sequence[Confused]
+    pairs: Sequence[ConfusedPair]
     where: str
 
     def body(self) -> str:
@@ -113,8 +120,8 @@ class Pairs(Section):
 
 
 @dataclass(frozen=True)
-class Calibration(Section):
-    """What confidence is worth; the first curve is drawn as before, the second as after."""
+class CalibrationSection(Section):
+    """Accuracy by confidence. The first curve is drawn in the style "before", the second in "after"."""
 
     curves: Sequence[Reliability]
     note: str = ""
@@ -125,8 +132,8 @@ class Calibration(Section):
         keys = "".join(f'<li class="{style}"><i></i>{escaped(each.name)}</li>' for style, each in drawn.items())
         return (
             _note(
-                "Of windows. On the diagonal a confidence of 0.8 is right in 80 % of the cases; below it the network is"
-                " too sure."
+                "Of windows. On the diagonal a confidence of 0.8 is correct in 80 % of the cases; below it the network"
+                " is overconfident."
             )
             + _note(self.note)
             + f'<div class="beside"><figure>{charts.reliability(drawn)}<ul class="keys">{keys}</ul></figure>'
@@ -137,8 +144,8 @@ class Calibration(Section):
 
 
 @dataclass(frozen=True)
-class Curves(Section):
-    """Quantities over the epochs of a phase: name -> (epoch, value)."""
+class CurvesSection(Section):
+    """Quantities over the epochs of a phase. series: name -> (epoch, value)."""
 
     series: dict[str, list[tuple[int, float]]]
     note: str = ""
@@ -149,8 +156,8 @@ class Curves(Section):
 
 
 @dataclass(frozen=True)
-class Listing(Section):
-    """Text as it is in a file, folded away."""
+class ListingSection(Section):
+    """The text of a file, folded."""
 
     text: str
 
@@ -159,7 +166,7 @@ class Listing(Section):
         return f"<details><summary>show</summary>{_scrolled(self.title, f'<pre>{text}</pre>')}</details>"
 
 
-def _pair(pair: Confused, *, opened: bool) -> str:
+def _pair(pair: ConfusedPair, *, opened: bool) -> str:
     title, count = " and ".join(pair.labels), len(pair.mistakes)
     rows = [_mistake(each) for each in pair.mistakes[:PATHS]]
     cut = _note(f"and {count - PATHS} more") if count > PATHS else ""
@@ -170,7 +177,7 @@ def _pair(pair: Confused, *, opened: bool) -> str:
 
 
 def _mistake(each: Mistake) -> list[str]:
-    return [each.path, each.truth, each.answer, f"{each.probability:.2f}", f"{each.of_truth:.2f}"]
+    return [each.path, each.truth, each.predicted, f"{each.probability:.2f}", f"{each.of_truth:.2f}"]
 
 
 def _note(text: str) -> str:
@@ -178,7 +185,7 @@ def _note(text: str) -> str:
 
 
 def _scrolled(title: str, content: str) -> str:
-    """What may be wider than the screen, in a box that a keyboard scrolls."""
+    """Content that may be wider than the screen, in a box that the keyboard scrolls."""
     return f'<div class="scroll" role="region" tabindex="0" aria-label="{escaped(title)}">{content}</div>'
 
 

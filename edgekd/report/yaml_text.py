@@ -1,4 +1,4 @@
-"""Writes YAML without a library: nested keys in blocks, every text in double quotes as JSON has them, which YAML reads
+"""YAML text without a library: nested keys in blocks, and every string in double quotes as in JSON, which YAML reads
 alike."""
 
 import json
@@ -10,18 +10,14 @@ from typing import Any
 STEP = "  "
 PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 WORDS = frozenset({"null", "true", "false", "yes", "no", "on", "off", "y", "n"})
-"""Keys that YAML takes for something else than text."""
+"""Keys that YAML does not read as strings."""
 ESCAPED = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff\ud800-\udfff]")
-"""What JSON lets stand in a text and YAML does not."""
+"""Characters that JSON allows in a string and YAML does not."""
 
 
 def dump(value: Mapping[str, Any]) -> str:
-    """A document of mappings, sequences, texts, numbers, truth values and None (null); numbers that are not finite are
-    null.
-
-    Returns:
-        lines that end in a line break.
-    """
+    """A YAML document of mappings, sequences, strings, numbers, booleans and None (null); numbers that are not finite
+    become null. Each line ends in a line break."""
     return "".join(f"{line}\n" for line in _block(value, ""))
 
 
@@ -49,14 +45,14 @@ def _nested(value: Any) -> bool:
 
 
 def scalar(value: Any) -> str:
-    """One value on one line."""
+    """One value as YAML, on one line."""
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return "null"
     if isinstance(value, bool | int):
         return json.dumps(value)
     if isinstance(value, float):
         mantissa, exponent, power = repr(value).partition("e")
-        return f"{mantissa}{'' if '.' in mantissa else '.0'}{exponent}{power}"  # 1e-05 would be a text
+        return f"{mantissa}{'' if '.' in mantissa else '.0'}{exponent}{power}"  # YAML would read 1e-05 as a string
     if isinstance(value, Mapping):
         return "{}"
     if isinstance(value, str):

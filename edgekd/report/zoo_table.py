@@ -1,4 +1,4 @@
-"""`edgekd zoo`: the models that come with edgekd, by what their files say."""
+"""`edgekd zoo`: the models that come with edgekd, described by their files."""
 
 from pathlib import Path
 
@@ -9,19 +9,20 @@ from edgekd.modelfile.container import read_manifest
 from edgekd.modelfile.manifest import CrossValidation
 from edgekd.modelfile.zoo import DEFAULT, zoo_card, zoo_files, zoo_names
 from edgekd.report.model_card import estimate_text
+from edgekd.text import columns
 
-HEADER = ("", "labels", "bytes", "MMAC", "clip accuracy", "licence of the data")
+HEADER = ("", "labels", "licence of the data", "clip accuracy", "bytes", "MMAC")
 MARK = "*"
 NOTE = (
-    f"{MARK} is what 'edgekd listen' hears with where no model is named. Bytes of parameters; MMAC of a window;"
+    f"{MARK}: the default of 'edgekd listen'. Bytes of parameters; MMAC of a window;"
     " accuracy in cross-validation, with its 95 % interval. Any name stands for a model file; 'edgekd zoo NAME' shows"
     " its card."
 )
 
 
-class Entry(msgspec.Struct, frozen=True):
-    """A model in `zoo --json`: fields may be added, never renamed. default: heard where none is named. crossval: null
-    where nobody cross-validated its recipe."""
+class ZooEntry(msgspec.Struct, frozen=True):
+    """A model in `zoo --json`: fields may be added, never renamed. default: whether `edgekd listen` uses it where no
+    model is named. crossval: null where its recipe has not been cross-validated."""
 
     name: str
     default: bool
@@ -37,8 +38,8 @@ class Entry(msgspec.Struct, frozen=True):
     data_licence: str
 
 
-def entry(name: str) -> Entry:
-    """One model.
+def entry(name: str) -> ZooEntry:
+    """The entry of one model.
 
     Raises:
         InputError: an unknown name, or a damaged file.
@@ -46,7 +47,7 @@ def entry(name: str) -> Entry:
     files = zoo_files(name)
     manifest = read_manifest(files[0])
     counts, source = manifest.counts, manifest.provenance
-    return Entry(
+    return ZooEntry(
         name,
         name == DEFAULT,
         [str(path) for path in files],
@@ -63,10 +64,10 @@ def entry(name: str) -> Entry:
 
 
 def zoo(name: str | None, *, as_json: bool) -> str:
-    """What is printed: of all models a table, of one its card; or JSON.
+    """A table of all models, or the card of one; or JSON.
 
     Raises:
-        InputError: see `entry`; a card that is not there.
+        InputError: see `entry`; a missing card.
     """
     if name is None:
         entries = [entry(each) for each in zoo_names()]
@@ -80,26 +81,18 @@ def zoo(name: str | None, *, as_json: bool) -> str:
         raise InputError(f"{found.card}: cannot be read ({error.strerror}); see 'edgekd info {name} --card'") from None
 
 
-def _table(entries: list[Entry]) -> str:
-    rows = [list(HEADER)]
+def _table(entries: list[ZooEntry]) -> str:
+    rows = []
     for each in entries:
         accuracy = estimate_text(each.crossval.clips) if each.crossval else "not cross-validated"
         rows.append(
             [
                 f"{each.name}{MARK if each.default else ''}",
                 f"{len(each.labels)}, {each.data}",
+                each.data_licence,
+                accuracy,
                 f"{each.param_bytes:,}",
                 f"{each.macs / 1e6:.1f}",
-                accuracy,
-                each.data_licence,
             ]
         )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADER))]
-    lines = [
-        "  ".join(
-            cell.rjust(width) if column in (2, 3) else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
-    return "\n".join([*lines, "", NOTE])
+    return "\n".join([*columns(HEADER, rows, left=4), "", NOTE])

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekd.data.store.store import to_pcm
+from edgekd.data.audio.waveform import to_pcm
 from edgekd.errors import InputError
 from edgekd.files import PART
 

@@ -2,99 +2,38 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import msgspec
 
 from edgekd.errors import InputError
 from edgekd.modelfile.engine import Model, open_model
 from edgekd.modelfile.equaliser import with_equaliser
-from edgekd.modelfile.zoo import bundled_model, model_file, zoo_names
+from edgekd.modelfile.zoo import model_file, zoo_model, zoo_names
 from edgekd.resources import read_toml
-from edgekd.runtime.config_tables import ClipsTable, HistoryTable, HookTable, MqttTable, WebTable
+from edgekd.runtime.config_tables import (
+    OUTPUT_TABLES,
+    ClipsTable,
+    DecisionTable,
+    HistoryTable,
+    HookTable,
+    ModelTable,
+    MqttTable,
+    OutputTable,
+    SourceTable,
+    WatchTable,
+    WebTable,
+)
 from edgekd.runtime.control import Configuration
-from edgekd.runtime.decision import MAX_SECONDS, DecisionSettings
+from edgekd.runtime.decision import DecisionSettings
 from edgekd.runtime.listen import STANDARD_INPUT
 from edgekd.runtime.source.capture import require_valid_request
 from edgekd.runtime.source.child import SourceRequest
 from edgekd.runtime.source.health import Watch
-from edgekd.runtime.stream import MIN_HOP_S, WindowStream
+from edgekd.runtime.stream import WindowStream
 
 SOURCES = ("file", "mic", "command")
 """Keys that name a source; one of them at most."""
-
-OUTPUT_TABLES: dict[str, Callable[..., msgspec.Struct]] = {
-    "mqtt": MqttTable,
-    "web": WebTable,
-    "hook": HookTable,
-    "history": HistoryTable,
-    "clips": ClipsTable,
-}
-"""Tables that turn outputs on."""
-MIN_LIMIT_S = 0.5
-"""Shortest that `[watch]` allows: several blocks of a live source."""
-MAX_QUEUE_S = 60.0
-"""Longest queue: more is neither live nor small."""
-
-Positive = Annotated[int, msgspec.Meta(ge=1)]
-Limit = Annotated[float, msgspec.Meta(ge=MIN_LIMIT_S, le=MAX_SECONDS)]
-
-
-class ModelTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`[model]`. file: the model, or the name of one that comes with edgekd; by default the best of those. engine: that
-    runs it; None takes the one that opens the file. threads: of the engine."""
-
-    file: str | None = None
-    engine: Literal["litert", "onnxruntime"] | None = None
-    threads: Positive = 1
-
-
-class SourceTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`[source]`. file: an audio file, or "-" for raw samples on standard input. equaliser: of the microphone, by
-    `edgekd equalise`. The others are those of `SourceRequest`."""
-
-    file: str | None = None
-    mic: str | None = None
-    command: str | None = None
-    rate: Positive | None = None
-    channels: Positive | None = None
-    channel: Annotated[int, msgspec.Meta(ge=0)] | None = None
-    equaliser: str | None = None
-
-
-class DecisionTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`[decision]`. hop: seconds from decision to decision. top: labels shown. The others are those of
-    `DecisionSettings`."""
-
-    hop: Annotated[float, msgspec.Meta(ge=MIN_HOP_S)] = 0.5
-    top: Positive = 3
-    smooth: float = 0.0
-    margin: float = 0.0
-    dwell: float = 0.0
-    unknown: float = 0.0
-    gate: float | None = None
-
-
-class OutputTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`[output]`. json: a JSON object a line. plain: lines also on a terminal. changes: lines only where the label
-    shown or the state changes. replay: a report at a file's end. track: the table by which it judges."""
-
-    json: bool = False
-    plain: bool = False
-    changes: bool = False
-    replay: bool = False
-    track: str | None = None
-
-
-class WatchTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`[watch]`, of live sources, in seconds. stall: without a block until they are opened again. zeros: the same of
-    nothing but zeros; a microphone whose noise floor is digital silence needs more. failed: without good sound until
-    FAILED. queue: of sound that waits."""
-
-    stall: Limit = Watch().stall_s
-    zeros: Limit = Watch().zeros_s
-    failed: Limit = Watch().failed_s
-    queue: Annotated[float, msgspec.Meta(ge=MIN_LIMIT_S, le=MAX_QUEUE_S)] = Watch().queue_s
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -120,7 +59,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             InputError: the link points to nothing; see `edgekd.modelfile.zoo.model_file`.
         """
         if self.model.file is None:
-            return bundled_model(self.model.engine)
+            return zoo_model(self.model.engine)
         file = Path(self.model.file)
         if file.suffix or not file.is_symlink():
             return model_file(file, self.model.engine)

@@ -14,6 +14,8 @@ from msgspec import UNSET, UnsetType
 from numpy.typing import NDArray
 
 from edgekd.errors import InputError
+from edgekd.metrics.scores import softmax
+from edgekd.runtime.config_tables import MAX_SECONDS
 from edgekd.runtime.level import to_dbfs
 from edgekd.runtime.source.health import State, StatusLine
 
@@ -21,8 +23,6 @@ UNKNOWN = "unknown"
 """The label shown when no label is probable enough."""
 UNKNOWN_BAND = 0.1
 """To replace "unknown", a label's probability must exceed the threshold by this share of the way from it to 1."""
-MAX_SECONDS = 3600.0
-"""Longest time constant and dwell. With more, a listener would still show the labels of its start."""
 MIN_GATE_DBFS = -150.0
 """Below the level of one int16 step in ten seconds: only digital silence is lower."""
 
@@ -114,7 +114,7 @@ class Decider:
         self, logits: NDArray[np.float32], *, t: float, rms: float, drops: int = 0, state: State = "HEALTHY"
     ) -> Decision:
         """The decision on a window that ends at `t` seconds, later than any before. logits: float32 (labels,)."""
-        own = probabilities(logits, self._temperature)
+        own = softmax(logits, self._temperature)
         smoothed = self._smooth(own, t)
         order = (-smoothed).argsort(kind="stable")[: self._top].tolist()
         best = order[0]
@@ -178,14 +178,6 @@ class ChangesOnly:
             return True
         before, self._label = self._label, line.label
         return line.label != before
-
-
-def probabilities(logits: NDArray[np.float32], temperature: float) -> Array64:
-    """Softmax of logits / temperature along the last axis; float32 (..., labels) -> float64, the same shape."""
-    scaled = logits.astype(np.float64) / temperature
-    exponential = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
-    result: Array64 = exponential / exponential.sum(axis=-1, keepdims=True)
-    return result
 
 
 def decide(

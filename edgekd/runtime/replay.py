@@ -10,7 +10,8 @@ import msgspec
 from edgekd.errors import InputError
 from edgekd.modelfile.engine import open_model
 from edgekd.modelfile.equaliser import with_equaliser
-from edgekd.runtime.config import OUTPUT_TABLES, Config
+from edgekd.runtime.config import Config
+from edgekd.runtime.config_tables import OUTPUT_TABLES
 from edgekd.runtime.control import WindowClassifier
 from edgekd.runtime.decision import PLAIN, UNKNOWN, Decision, DecisionSettings
 from edgekd.runtime.listen import STANDARD_INPUT, Array, decisions

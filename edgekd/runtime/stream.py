@@ -10,9 +10,7 @@ from numpy.typing import NDArray
 
 from edgekd.errors import InputError
 from edgekd.frontend import FrontEnd, LogMelStream, frames_of, log_mel, padded
-
-MIN_HOP_S = 0.25
-"""Shortest time from one window to the next, seconds."""
+from edgekd.runtime.config_tables import MIN_HOP_S
 
 Array = NDArray[np.float32]
 

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekd.data.sets.source import read_table
+from edgekd.data.sets.tables import read_table
 from edgekd.errors import InputError, nearest
 from edgekd.runtime.decision import UNKNOWN
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import edgekd
 from edgekd.errors import GateError, InputError
-from edgekd.modelfile.zoo import bundled_model
+from edgekd.modelfile.zoo import zoo_model
 from edgekd.runtime.diagnose import portaudio_version
 from edgekd.service import versions as models
 from edgekd.service.paths import UNIT, ServicePaths, install_hint, link, require_visible, template, write
@@ -55,7 +55,7 @@ def install(paths: ServicePaths, manager: Manager | None, model: Path | None, py
     """
     unit = paths.unit_text(python)
     if model is None and models.intact_current(paths.models) is None:
-        model = bundled_model()
+        model = zoo_model()
     with paths.held():
         done = [] if model is None else _add_version(paths, model)[1]
         write(paths.users, template("sysusers.conf").encode(), 0o644)

@@ -1,9 +1,9 @@
-"""What `edgekd bench-train` does: clips per second of each part of a training, of the whole, and how long the device
-waits for the host.
+"""`edgekd bench-train`: clips per second of each stage of a training and of the whole, and the share of time that the
+device waits for the host.
 
-Parts and whole take turns, on batches of the recipe's own size and augmentation, with networks that nobody has trained:
-speed does not depend on weights. Times end when the device has finished. The whole is Lightning's trainer with the
-run's own module, as `edgekd distill` uses it; only tests, checkpoints and progress are absent.
+Stages and the whole are timed in turns, on batches of the recipe's own size and augmentation. The networks are
+untrained, because speed does not depend on weights. A time ends when the device has finished. The whole is Lightning's
+trainer with the run's own module, as in `edgekd distill`, without tests, checkpoints and progress.
 """
 
 import statistics
@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import lightning.pytorch as pl
 import msgspec
@@ -20,13 +20,14 @@ import torch
 from torch import Tensor, nn
 
 from edgekd import quant
-from edgekd.data.store.store import Clip, ClipStore
+from edgekd.data.store.clips import Clip
+from edgekd.data.store.store import ClipStore
 from edgekd.data.store.writer import StoreWriter
 from edgekd.errors import InputError
 from edgekd.evaluation.bench import machine
 from edgekd.models import build
 from edgekd.models.logmel import LogMel
-from edgekd.text import counted
+from edgekd.text import columns, counted
 from edgekd.train.batches.audio_cache import ClipBank
 from edgekd.train.batches.epochs import TrainingView
 from edgekd.train.batches.windows import window_samples
@@ -36,25 +37,31 @@ from edgekd.train.loop.precision import computing, training_device, with_precisi
 from edgekd.train.loop.quiet_warnings import quiet
 from edgekd.train.loss.objective import Objective
 from edgekd.train.loss.term import Said
-from edgekd.train.recipe.recipe import Recipe, load_recipe
+from edgekd.train.recipe.recipe import Recipe, check_sample_rate, load_recipe
 from edgekd.train.run.folder import model_config, resolved
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 STAGES = ("draws", "gather", "log_mel", "augmentation", "teacher_inference", "student_step", "qat_step", "end_to_end")
 BATCHES, ROUNDS, WARM_UP = 8, 3, 2
 MADE_CLIPS, MADE_LABELS = 2048, 10
-"""Of the store that is made where none is given: one-second clips of noise."""
+"""Size of the store of one-second clips of noise that is made where none is given."""
 NOISE_CLIPS = 64
-"""Different clips of noise in such a store; they repeat."""
+"""Different clips of noise in that store, which repeats them."""
 TEST_EVERY = 10
+"""Of that store, one clip of so many is in the test split."""
 STREAM = 0
-LOWEST_GAIN = 1e-6
-"""Seconds below which a difference of two times says nothing."""
+LEAST_EPOCH_SECONDS = 1e-6
+"""A stage, which may be the difference of two times, that takes less in an epoch has no speed."""
 
 
 class TrainBenchmark(msgspec.Struct, frozen=True, kw_only=True):
-    """`bench-train --json`. clips_per_s: stage of `STAGES` -> clips per second, null where the recipe has no such
-    stage. waits: share of the whole's time in which the device computes none of the stages. epoch_s: seconds of an
-    epoch over the store's training clips."""
+    """The JSON of `bench-train --json`.
+
+    clips_per_s: stage of `STAGES` -> clips per second, null where the recipe has no such stage. waits: share of the
+    whole's time in which the device computes no stage. epoch_s: seconds of an epoch over the store's training clips.
+    """
 
     recipe: str
     teacher: str | None
@@ -82,15 +89,16 @@ def bench_train(
     threads: int | None = None,
     accelerator: str = "auto",
 ) -> TrainBenchmark:
-    """Time the parts of a training.
+    """Time the stages of a training.
 
     Args:
         recipe: of a student or a teacher.
-        data: a store; None makes one of noise, with `clips` clips of a second at the recipe's rate.
-        teacher: a teacher recipe whose network is timed on the same batches, by its own front end; None leaves it out.
+        data: a store; None makes one of `clips` one-second clips of noise at the recipe's sample rate.
+        teacher: a teacher recipe whose network is timed on the same batches, with its own front end; None times none.
         overrides: "key=value" settings of the recipe.
-        soft_labels: made-up teachers whose soft labels enter the loss.
-        batches: of each stage in each of `ROUNDS` rounds.
+        soft_labels: number of teachers with random soft labels in the loss.
+        clips: of the store that is made.
+        batches: timed batches of each stage in each of `ROUNDS` rounds.
         threads: of torch.
         accelerator: "auto", "cpu" or "gpu".
 
@@ -109,47 +117,43 @@ def bench_train(
     if threads is not None:
         torch.set_num_threads(threads)
     loaded = with_precision(resolved(load_recipe(recipe, overrides)), training_device(accelerator))
-    taught_by = None if teacher is None else load_recipe(teacher)
+    teacher_recipe = None if teacher is None else load_recipe(teacher)
     with tempfile.TemporaryDirectory() as folder:
         store = ClipStore.open(data) if data is not None else _noise_store(Path(folder) / "noise", loaded, clips)
-        if loaded.frontend.sample_rate != store.sample_rate:
-            raise InputError(
-                f"recipe {loaded.name}: its front end hears {loaded.frontend.sample_rate} Hz, {store.path} holds "
-                f"{store.sample_rate} Hz; prepare the store at the front end's rate"
-            )
-        bench = _Bench(loaded, taught_by, store, soft_labels, training_device(accelerator))
+        check_sample_rate(loaded, store)
+        bench = _Bench(loaded, teacher_recipe, store, soft_labels, training_device(accelerator))
         if bench.view.steps <= WARM_UP:
             raise InputError(
-                f"{store.path}: an epoch of it has {counted(bench.view.steps, 'batch', 'batches')} of "
-                f"{loaded.train.batch_size}, and {WARM_UP} warm up; give a larger store or --set train.batch_size=N"
+                f"{store.path}: an epoch has {counted(bench.view.steps, 'batch', 'batches')} of "
+                f"{loaded.train.batch_size}, and the first {WARM_UP} are not timed; give a larger store"
+                " or --set train.batch_size=N"
             )
         return bench.run(batches)
 
 
 def to_text(result: TrainBenchmark) -> str:
-    """A table for people."""
-    lines = [
-        (
-            f"{result.machine}; {result.device}, {counted(result.threads, 'thread')}, {result.precision}, batches of"
-            f" {result.batch_size}"
-        ),
-        f"{'':20} {'clips/s':>10}",
+    """A table of clips per second for a terminal."""
+    speeds = [
+        (stage.replace("_", " "), "-" if value is None else f"{value:,.0f}")
+        for stage, value in ((stage, result.clips_per_s[stage]) for stage in STAGES)
     ]
-    for stage in STAGES:
-        value = result.clips_per_s[stage]
-        lines.append(f"{stage.replace('_', ' '):20} {'-' if value is None else format(value, ',.0f'):>10}")
-    lines.append(
-        f"the device waits {100 * result.waits:.1f} % of the time; an epoch of {counted(result.clips, 'clip')} takes "
-        f"{result.epoch_s:.1f} s"
+    return "\n".join(
+        [
+            f"{result.machine}; {result.device}, {counted(result.threads, 'thread')}, {result.precision}, batches of"
+            f" {result.batch_size}",
+            *columns(("", "clips/s"), speeds),
+            f"the device waits {100 * result.waits:.1f} % of the time; an epoch of {counted(result.clips, 'clip')}"
+            f" takes {result.epoch_s:.1f} s",
+        ]
     )
-    return "\n".join(lines)
 
 
 class _Bench:
-    """Networks, batches and the timers of one benchmark."""
+    """The networks, the batches and the timing of one benchmark."""
 
     def __init__(self, recipe: Recipe, teacher: Recipe | None, store: ClipStore, soft_labels: int, device: str) -> None:
-        self.recipe, self.teacher, self.store, self.device = _of_outputs(recipe), teacher, store, torch.device(device)
+        self.recipe, self.teacher = _with_default_term(recipe), teacher
+        self.store, self.device = store, torch.device(device)
         self.partition = divided(recipe, store)
         fe, labels = recipe.frontend, len(store.labels)
         frames = fe.frames(window_samples(recipe.view, store))
@@ -159,32 +163,29 @@ class _Bench:
         torch.manual_seed(recipe.seed)
         soft = torch.randn(soft_labels, 1, len(store.clips), 1, labels) if soft_labels else None
         self.truth = Truth(torch.from_numpy(store.label_index), soft)
-        self.model = self._placed(build(model_config(recipe), labels))
-        self.module = self._module(self.model, quantised=False)
+        self.model = self._to_device(build(model_config(recipe), labels))
+        self.module = self._module(self.model)
         self.bank = ClipBank(store, self.device)
         self.module.to(self.device)
         self.qat = self._qat() if recipe.role == "student" and recipe.qat.epochs else None
-        self.heard_by: tuple[LogMel, nn.Module] | None = None
+        self.teacher_network: nn.Module | None = None
         if teacher is not None:
-            network = self._placed(build(model_config(teacher), labels)).eval()
-            self.heard_by = LogMel(teacher.frontend, exact=False).to(self.device), network
+            network = self._to_device(build(model_config(teacher), labels)).eval()
+            self.teacher_network = nn.Sequential(LogMel(teacher.frontend, exact=False).to(self.device), network)
 
     def run(self, batches: int) -> TrainBenchmark:
-        """Let stages and the whole take turns, and sum up."""
+        """Time the stages and the whole in turns, and take medians."""
         taken: dict[str, list[float]] = {stage: [] for stage in STAGES}
         for number in range(ROUNDS):
-            for stage, seconds in self._parts(batches, number).items():
+            for stage, seconds in self._time_stages(batches, number).items():
                 taken[stage] += seconds
-            taken["end_to_end"] += self._whole(batches)
+            taken["end_to_end"].append(self._time_whole(batches))
         per_clip = {stage: statistics.median(values) if values else None for stage, values in taken.items()}
-        whole, busy = per_clip["end_to_end"], per_clip["log_mel"]
-        assert whole is not None
-        assert busy is not None
-        busy += (per_clip["augmentation"] or 0.0) + (per_clip["student_step"] or 0.0)
-        if self.bank.pcm is not None:
-            busy += per_clip["gather"] or 0.0
+        whole = statistics.median(taken["end_to_end"])
+        on_device = ["log_mel", "augmentation", "student_step", *(["gather"] if self.bank.pcm is not None else [])]
+        busy = sum(per_clip[stage] or 0.0 for stage in on_device)
         speeds = {
-            stage: None if value is None or value < LOWEST_GAIN / self.view.steps else round(1 / value, 1)
+            stage: None if value is None or value < LEAST_EPOCH_SECONDS / self.view.steps else round(1 / value, 1)
             for stage, value in per_clip.items()
         }
         return TrainBenchmark(
@@ -202,39 +203,38 @@ class _Bench:
             epoch_s=round(whole * len(self.partition.train), 2),
         )
 
-    def _parts(self, batches: int, epoch: int) -> dict[str, list[float]]:
-        """Seconds a clip of each stage but the whole, on the first batches of an epoch (`batches` of them, or as many
-        as there are)."""
+    def _time_stages(self, batches: int, epoch: int) -> dict[str, list[float]]:
+        """Seconds per clip of each stage, on the first batches of an epoch: `batches` of them, or all where there are
+        fewer."""
         taken: dict[str, list[float]] = {stage: [] for stage in STAGES[:-1]}
         optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, fused=True)
         coming = self.view.batches(epoch)
         for number in range(min(batches + WARM_UP, self.view.steps)):
-            drawing, batch = self._timed(lambda: next(coming))
+            drawing, batch = self._timed(next, coming)
             items = len(batch["partner"])
-            gathering, waveform = self._timed(lambda places=batch["places"]: self.bank.gather(places))
+            gathering, waveform = self._timed(self.bank.gather, batch["places"])
             tensors = {
                 name: torch.from_numpy(value).to(self.device)
                 for name, value in batch.items()
                 if isinstance(value, np.ndarray)
             }
             tensors["waveform"] = waveform
-            hearing, (_, x) = self._timed(lambda tensors=tensors: self.module.hear(tensors))
-            plain, _ = self._timed(lambda heard=waveform[:items]: self.module.hearing(heard[..., : self.view.samples]))
-            stepping, _ = self._timed(lambda x=x, tensors=tensors: self._step(self.module, optimizer, x, tensors))
+            with_augmentation, (_, x) = self._timed(self.module.hear, tensors)
+            log_mel, _ = self._timed(self.module.hearing, waveform[:items, ..., : self.view.samples])
+            stepping, _ = self._timed(self._step, self.module, optimizer, x, tensors)
             seconds = {
                 "draws": drawing,
                 "gather": gathering,
-                "log_mel": plain,
-                "augmentation": max(0.0, hearing - plain),
+                "log_mel": log_mel,
+                "augmentation": max(0.0, with_augmentation - log_mel),
                 "student_step": stepping,
             }
             if self.qat is not None:
                 qat_optimizer = torch.optim.AdamW(self.qat.model.parameters(), lr=1e-4, fused=True)
-                seconds["qat_step"], _ = self._timed(
-                    lambda x=x, t=tensors, o=qat_optimizer: self._step(self.qat, o, x, t)
-                )
-            if self.heard_by is not None:
-                seconds["teacher_inference"], _ = self._timed(lambda heard=waveform[:items]: self._teach(heard))
+                seconds["qat_step"], _ = self._timed(self._step, self.qat, qat_optimizer, x, tensors)
+            if self.teacher_network is not None:
+                with torch.inference_mode():
+                    seconds["teacher_inference"], _ = self._timed(self.teacher_network, waveform[:items])
             if number >= WARM_UP:
                 for stage, value in seconds.items():
                     taken[stage].append(value / items)
@@ -243,7 +243,7 @@ class _Bench:
     def _step(
         self, module: TrainingModule, optimizer: torch.optim.Optimizer, x: Tensor, batch: dict[str, Tensor]
     ) -> None:
-        """One optimiser step on log-mel that is there already."""
+        """One optimiser step on a log-mel `x`."""
         clip = batch["clip"]
         teachers = None if self.truth.teachers is None else self.truth.teachers.to(self.device)[:, 0, clip, 0]
         float_logits = None
@@ -260,16 +260,10 @@ class _Bench:
         loss.backward()
         optimizer.step()
 
-    @torch.inference_mode()
-    def _teach(self, waveform: Tensor) -> Tensor:
-        assert self.heard_by is not None
-        log_mel, network = self.heard_by
-        return network(log_mel(waveform))
-
-    def _whole(self, batches: int) -> list[float]:
-        """Seconds a clip of Lightning's trainer over `batches` steps after the first ones, which are left out."""
+    def _time_whole(self, batches: int) -> float:
+        """Seconds per clip of Lightning's trainer over `batches` steps, after `WARM_UP` steps."""
         clock = _Clock(self.device)
-        module = self._module(self._placed(build(model_config(self.recipe), len(self.store.labels))), quantised=False)
+        module = self._module(self._to_device(build(model_config(self.recipe), len(self.store.labels))))
         with quiet():
             pl.Trainer(
                 max_steps=WARM_UP + batches,
@@ -284,9 +278,9 @@ class _Bench:
                 reload_dataloaders_every_n_epochs=1,
                 callbacks=[clock],
             ).fit(module)
-        return [(clock.ended - clock.began) / batches / (len(self.partition.train) / self.view.steps)]
+        return (clock.ended - clock.began) / batches / (len(self.partition.train) / self.view.steps)
 
-    def _module(self, model: nn.Module, *, quantised: bool) -> TrainingModule:
+    def _module(self, model: nn.Module, *, quantised: bool = False) -> TrainingModule:
         phase = self.recipe.qat if quantised else self.recipe.train
         objective = Objective(
             self.recipe.distill,
@@ -312,32 +306,33 @@ class _Bench:
         waveform = next(iter(self.view.plain(self.recipe.train.batch_size)))
         quant.calibrate(qat, [LogMel(self.recipe.frontend)(torch.from_numpy(waveform))])
         self.model.to(self.device).train()
-        module = self._module(self._placed(qat), quantised=True).to(self.device)
+        module = self._module(self._to_device(qat), quantised=True).to(self.device)
         if module.float_model is not None:
             module.float_model.eval()
         return module
 
-    def _placed(self, model: nn.Module) -> nn.Module:
-        return model.train().to(self.device, memory_format=torch.channels_last)
+    def _to_device(self, model: nn.Module) -> nn.Module:
+        layout: dict[str, Any] = {"memory_format": torch.channels_last}  # torch's types of `to` lack it
+        return model.train().to(self.device, **layout)
 
-    def _timed(self, work: Callable[[], Any]) -> tuple[float, Any]:
-        """Seconds until the device has finished, and what came out."""
+    def _timed(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> tuple[float, T]:
+        """Seconds until the device has finished a call, and the call's result."""
         _finish(self.device)
         began = time.perf_counter()
-        result = work()
+        result = work(*args, **kwargs)
         _finish(self.device)
         return time.perf_counter() - began, result
 
 
-def _of_outputs(recipe: Recipe) -> Recipe:
-    """The recipe with the default term in the place of its own, whose teachers may have to listen live: those are not
-    timed."""
+def _with_default_term(recipe: Recipe) -> Recipe:
+    """The recipe with the default term instead of its own, which may need live teachers: these are not timed."""
     distill = msgspec.structs.replace(recipe.distill, terms=(), teaching="clip", repeat=0, weights="fixed")
     return msgspec.structs.replace(recipe, distill=distill)
 
 
 class _Clock(pl.Callback):
-    """Notes when the first steps and when all steps have ended on the device; it is not waited for in between."""
+    """Notes the times at which the device has finished the first `WARM_UP` steps, and all steps; it does not wait for
+    the device in between."""
 
     began = ended = 0.0
 
@@ -361,13 +356,13 @@ def _finish(device: torch.device) -> None:
 
 
 def _noise_store(path: Path, recipe: Recipe, clips: int) -> ClipStore:
-    """One-second clips of seeded noise at the recipe's rate, with its first training and test split."""
+    """A store of one-second clips of seeded noise, with the recipe's sample rate, training splits and test splits."""
     rate = recipe.frontend.sample_rate
     noise = np.random.default_rng(0).normal(0, 3000, (NOISE_CLIPS, rate, 1)).astype(np.int16)
     train, test = recipe.data.train, recipe.data.test
     with StoreWriter(path, name="noise", licence="CC0", sample_rate=rate, channels=1, synthetic=True) as writer:
         for number in range(clips):
-            turn = number // MADE_LABELS
-            split = test[turn % len(test)] if turn % TEST_EVERY == 0 else train[turn % len(train)]
+            group = number // MADE_LABELS  # one clip of each label
+            split = test[group % len(test)] if group % TEST_EVERY == 0 else train[group % len(train)]
             writer.add(Clip(f"{number}", f"label{number % MADE_LABELS}", split), noise[number % NOISE_CLIPS])
         return writer.finish()

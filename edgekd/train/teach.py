@@ -6,7 +6,7 @@ from pathlib import Path
 from edgekd.data.store.store import ClipStore
 from edgekd.errors import InputError
 from edgekd.train.loop.training import DEFAULT_OPTIONS, Options, train
-from edgekd.train.parallel.processes import first, joined
+from edgekd.train.parallel.processes import first, in_process_group
 from edgekd.train.recipe.recipe import load_recipe
 from edgekd.train.run.folder import Run
 from edgekd.train.run.report import write_report
@@ -22,8 +22,8 @@ def teach(
     options: Options = DEFAULT_OPTIONS,
     fits: int | None = None,
 ) -> Run:
-    """Train a teacher and keep its soft labels for every clip of the store beside it, and a page for people,
-    report.html.
+    """Train a teacher, compute its soft labels for every clip of the store, and write report.html. All of it lies in
+    the run folder.
 
     Args:
         recipe: name or path of a recipe with a [teacher] table.
@@ -31,13 +31,13 @@ def teach(
         out: the run folder.
         overrides: "key=value" settings.
         options: how to run.
-        fits: train so many instead of one, each without its part of the training clips, whose soft labels it gives.
-            None: one.
+        fits: number of fits of a cross-fitted teacher, see `edgekd.train.teachers.cross_fit`; None trains one ordinary
+            teacher.
 
     Raises:
         InputError: the recipe is a student's, or anything that `edgekd.train.loop.training.train` refuses.
     """
-    with joined(options.accelerator):
+    with in_process_group(options.accelerator):
         loaded = load_recipe(recipe, overrides)
         if loaded.role != "teacher":
             raise InputError(f"recipe {loaded.name} has a [student] table; train it with: edgekd distill {recipe}")

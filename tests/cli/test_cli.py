@@ -6,9 +6,10 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
-import typer
+import typer.main
 
 from edgekd.cli import app, main
 from edgekd.data import info
@@ -20,13 +21,12 @@ needs_baseline = pytest.mark.skipif(
 )
 
 
-def commands(application: typer.Typer, prefix: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+def commands(group: Any, prefix: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
     """Every command and group, as the words that call it."""
     found = [prefix]
-    for command in application.registered_commands:
-        found.append((*prefix, command.name or command.callback.__name__.replace("_", "-")))
-    for group in application.registered_groups:
-        found += commands(group.typer_instance, (*prefix, group.name))
+    for name, command in group.commands.items():
+        words = (*prefix, name)
+        found += commands(command, words) if hasattr(command, "commands") else [words]
     return found
 
 
@@ -43,14 +43,14 @@ def in_process(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tu
     return status, captured.out, captured.err
 
 
-@pytest.mark.parametrize("words", commands(app), ids=" ".join)
+@pytest.mark.parametrize("words", commands(typer.main.get_command(app)), ids=" ".join)
 def test_help_of_every_command(words, capsys):
     status, out, _ = in_process(capsys, *words, "--help")
     assert status == 0
     assert "Usage:" in out
 
 
-@pytest.mark.parametrize("words", commands(app), ids=" ".join)
+@pytest.mark.parametrize("words", commands(typer.main.get_command(app)), ids=" ".join)
 def test_an_unknown_option_exits_2(words, capsys):
     status, out, err = in_process(capsys, *words, "--no-such-option")
     assert status == 2

@@ -16,8 +16,8 @@ import typer.main
 
 from edgekd import cli, demo
 from edgekd.data import fetch
-from edgekd.experiments import crossval, reproduce, sweep
-from edgekd.experiments.jobs import Outcome, _prepared
+from edgekd.experiments import runs
+from edgekd.experiments.jobs import JobResult, next_command
 from edgekd.runtime.source import microphones
 from edgekd.train import launch
 
@@ -96,8 +96,8 @@ def run_here(jobs, folder, *_):
     """Runs of experiments in this process, which saves the seconds of starting one."""
     folder.mkdir(exist_ok=True)
     for job in jobs:
-        cli._run(list(_prepared(job)[4:]))
-    return {job.name: Outcome("done", "", folder / f"{job.name}.log") for job in jobs}
+        cli.run(list(next_command(job)[4:]))
+    return {job.name: JobResult("done", "", folder / f"{job.name}.log") for job in jobs}
 
 
 @pytest.fixture
@@ -116,9 +116,7 @@ def place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{Path(sys.executable).parent}:/usr/bin:/bin")
     monkeypatch.setenv(launch.MARKER, "1")
-    monkeypatch.setattr(crossval, "run_jobs", run_here)
-    monkeypatch.setattr(sweep, "run_jobs", run_here)
-    monkeypatch.setattr(reproduce, "run_jobs", run_here)
+    monkeypatch.setattr(runs, "run_jobs", run_here)
     monkeypatch.setattr(microphones, "microphones", list)
     monkeypatch.setattr(fetch, "fetch", lambda _, out, *__: out)
     monkeypatch.setattr(demo, "run_demo", lambda *_, **__: None)  # CI runs the README's

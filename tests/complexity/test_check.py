@@ -71,13 +71,11 @@ def test_over_a_budget_fails_and_names_it(tone_model, make_target):
     size = tone_model.stat().st_size
     checked = check([tone_model], CheckOptions(make_target(f"macs = 1_000_000\nfile_bytes = {size - 1}")))
     assert [budget.ok for budget in checked[0].verdict.budgets] == [True, False]
-    with pytest.raises(
-        GateError, match=f"over the budgets of tiny: file_bytes {size:,} > {size - 1:,}; export a smaller student"
-    ):
+    with pytest.raises(GateError, match=f"tiny: file_bytes {size:,} > {size - 1:,}"):
         require_ok(checked)
 
 
-def test_all_models_are_judged_and_one_failure_fails(tone_models, make_target, run):
+def test_all_models_are_checked_and_one_failure_fails(tone_models, make_target, run):
     target = make_target("file_bytes = 1_000_000", '[rules]\nformats = ["onnx"]')
     status, out, err = run(*tone_models.values(), "--target", target, "--format", "json")
     assert status == 1
@@ -94,7 +92,7 @@ def test_a_broken_rule_fails_by_name(tone_model, make_target, run):
     assert re.search(r"fails tiny: operators .*CONV_2D.*: not among the 1 operator of tiny", err)
 
 
-def test_an_op_without_a_rule_that_holds_weights_cannot_pass(run, tmp_path):
+def test_an_op_with_weights_and_without_a_counting_rule_cannot_pass(run, tmp_path):
     model = tflite_file(
         tmp_path / "attention.tflite",
         [((1, 4), "FLOAT32", None), ((10, 4), "FLOAT32", ones(10, 4, dtype=np.float32)), ((1, 10), "FLOAT32", None)],
@@ -135,10 +133,10 @@ def test_several_reports_of_one_run(tone_model, make_target, run, tmp_path):
 @pytest.mark.parametrize(
     ("reports", "message"),
     [
-        (["summary.md"], "--report is 'summary.md'; give FORMAT=FILE"),
+        (["summary.md"], "'summary.md'; give FORMAT=FILE"),
         (["markdown="], "give FORMAT=FILE"),
-        (["markdwn=s.md"], "--report: 'markdwn' is unknown; did you mean 'markdown'"),
-        (["json=no/such/s.json"], "there is no folder no/such"),
+        (["markdwn=s.md"], "'markdwn' .*did you mean 'markdown'"),
+        (["json=no/such/s.json"], "the folder no/such does not exist"),
         (["json=a.txt", "table=a.txt"], "a.txt: named twice, or a model"),
         (["json=m.tflite"], "m.tflite: named twice, or a model"),
     ],
@@ -149,7 +147,7 @@ def test_reports_that_cannot_be_written_are_refused(reports, message, tmp_path, 
         parse_reports(reports, None, [Path("m.tflite")], force=True)
 
 
-def test_a_folder_is_no_place_for_a_report(tmp_path):
+def test_a_folder_as_the_file_of_a_report_is_refused(tmp_path):
     with pytest.raises(InputError, match="exists"):
         parse_reports([f"json={tmp_path}"], None, [], force=True)
 
@@ -157,7 +155,7 @@ def test_a_folder_is_no_place_for_a_report(tmp_path):
 def test_an_earlier_model_is_a_baseline(tone_model, tmp_path, run):
     status, out, _ = run(tone_model, "--baseline", tone_model)
     assert status == 0
-    assert "every layer costs what it did" in out
+    assert "no layer changed" in out
     stored = tmp_path / "old.json"
     assert run(tone_model, "--report", f"json={stored}")[0] == 0
     document = json.loads(stored.read_text())
@@ -188,7 +186,7 @@ def test_a_folder_of_earlier_versions_is_a_baseline(tone_models, tmp_path, run, 
     assert second["baseline"] is None
 
 
-def test_a_latency_is_judged_where_it_was_measured(tone_model, make_target, run, tmp_path):
+def test_a_latency_is_checked_if_it_was_measured_on_the_board(tone_model, make_target, run, tmp_path):
     target = make_target("file_bytes = 1_000_000", BOARD)
     status, out, _ = run(tone_model, "--target", target)
     assert status == 0
@@ -215,7 +213,7 @@ def test_a_latency_is_judged_where_it_was_measured(tone_model, make_target, run,
     ("options", "message"),
     [
         (["--tolerance", "2%"], "without --baseline"),
-        (["--baseline", "MODEL", "--tolerance", "200%"], "must be within 0 and 1"),
+        (["--baseline", "MODEL", "--tolerance", "200%"], "200%"),
         (["--baseline", "weights.pt"], "neither a model file nor a stored report"),
         (["--baseline", "bench.json"], "another document"),
         (["--baseline", "no.tflite"], "cannot be read"),
@@ -232,7 +230,7 @@ def test_a_latency_is_judged_where_it_was_measured(tone_model, make_target, run,
         (["--target", "pi-44"], "did you mean 'pi-4'"),
     ],
 )
-def test_options_that_contradict_each_other_get_one_line(options, message, tone_model, run, tmp_path, monkeypatch):
+def test_options_that_contradict_each_other_are_refused(options, message, tone_model, run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     bench_document(tmp_path / "bench.json", tone_model)
     status, out, err = run(tone_model, *(tone_model if option == "MODEL" else option for option in options))
@@ -240,7 +238,7 @@ def test_options_that_contradict_each_other_get_one_line(options, message, tone_
     assert message in err
 
 
-def test_nothing_of_the_training_half_is_imported(tone_models):
+def test_no_training_package_is_imported(tone_models):
     code = (
         "import sys; from edgekd.cli import main\ntry:\n    main()\nexcept SystemExit as stop:\n    print(stop.code,"
         " sorted({'torch', 'lightning', 'brevitas', 'onnxruntime', 'tensorflow'} & set(sys.modules)))"

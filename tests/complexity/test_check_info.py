@@ -1,4 +1,4 @@
-"""`check` and `info` on a file that carries a manifest, and on the same file damaged."""
+"""`check` and `info` on a file with a manifest, and on the same file damaged."""
 
 import json
 from pathlib import Path
@@ -11,9 +11,9 @@ from edgekd.complexity.counts import frontend_macs
 from edgekd.errors import InputError
 from edgekd.frontend import FrontEnd
 from edgekd.modelfile import container
-from edgekd.modelfile.manifest import Counts, Manifest, Provenance, TensorQuant
+from edgekd.modelfile.manifest import GraphCounts, Manifest, Provenance, TensorQuant
 from edgekd.qgraph import onnx, tflite
-from edgekd.qgraph.graph import Conv, Edge, QGraph
+from edgekd.qgraph.graph import ConvOp, Edge, QGraph
 from edgekd.report.model_info import info
 
 LABELS = tuple(f"label{index}" for index in range(14))
@@ -32,7 +32,7 @@ def manifest() -> Manifest:
         window=16_000,
         input=TensorQuant("int8", 0.05, 0),
         output=TensorQuant("int8", 0.1, 3),
-        counts=Counts(MACS, MACS + 14, MACS + 56),
+        counts=GraphCounts(MACS, MACS + 14, MACS + 56),
         provenance=Provenance(
             "toy-recipe",
             "abc123",
@@ -51,7 +51,7 @@ def manifest() -> Manifest:
 @pytest.fixture(params=EMITTERS)
 def model(request: pytest.FixtureRequest, tmp_path: Path, manifest: Manifest) -> Path:
     rng = np.random.default_rng(0)
-    stem = Conv(
+    stem = ConvOp(
         "stem",
         "input",
         "stem",
@@ -60,7 +60,7 @@ def model(request: pytest.FixtureRequest, tmp_path: Path, manifest: Manifest) ->
         np.arange(2, dtype=np.int32),
         stride=(2, 2),
     )
-    dense = Conv(
+    dense = ConvOp(
         "dense",
         "stem",
         "head",
@@ -93,7 +93,7 @@ def test_check_reads_the_front_end_from_the_manifest(model, manifest):
     require_ok(checked)
 
 
-def test_info_shows_what_travels_inside(model):
+def test_info_shows_the_manifest(model):
     text = info(model, as_json=False)
     for words in (
         "toy",

@@ -1,11 +1,11 @@
-"""The ledger on files that the emitters write: both formats of one graph cost what the graph's own shapes say."""
+"""Counts of files that the emitters write: both formats of a graph cost what follows from the graph's shapes."""
 
 import numpy as np
 import pytest
 
-from edgekd.complexity import counts as ledger
+from edgekd.complexity.counts import count_model
 from edgekd.qgraph import onnx, tflite
-from edgekd.qgraph.graph import Add, Conv, Edge, MaxPool, QGraph
+from edgekd.qgraph.graph import AddOp, ConvOp, Edge, MaxPoolOp, QGraph
 
 EMITTERS = {"tflite": tflite.emit, "onnx": onnx.emit}
 LABELS = 10
@@ -13,9 +13,9 @@ CONV_MACS = 16 * 8 * 8 * 2 * 9 + 2 * (8 * 4 * 8 * 8) + LABELS * 8 * 4 * 8
 WEIGHTS, BIASES = 8 * 2 * 9 + 2 * 8 * 8 + LABELS * 8 * 8 * 4, 3 * 8 + LABELS
 
 
-def conv(name: str, source: str, out: int, kernel: tuple[int, int, int], padding: int = 0) -> Conv:
+def conv(name: str, source: str, out: int, kernel: tuple[int, int, int], padding: int = 0) -> ConvOp:
     rng = np.random.default_rng(len(name))  # other values in each layer: equal constants are stored, and counted, once
-    return Conv(
+    return ConvOp(
         name,
         source,
         name,
@@ -42,10 +42,10 @@ def graph() -> QGraph:
         edges,
         (
             conv("stem", "input", 8, (2, 3, 3), padding=1),
-            MaxPool("pool", "stem", "pool", (2, 2), (2, 2)),
+            MaxPoolOp("pool", "stem", "pool", (2, 2), (2, 2)),
             conv("one", "pool", 8, (8, 1, 1)),
             conv("second", "one", 8, (8, 1, 1)),
-            Add("sum", ("pool", "second"), "sum"),
+            AddOp("sum", ("pool", "second"), "sum"),
             conv("head", "sum", LABELS, (8, 8, 4)),
         ),
         "input",
@@ -57,10 +57,10 @@ def graph() -> QGraph:
 
 @pytest.mark.parametrize("suffix", EMITTERS)
 @pytest.mark.parametrize(("float_twin", "weight_bytes"), [(False, 1), (True, 4)])
-def test_both_formats_cost_what_the_graph_says(graph, suffix, float_twin, weight_bytes, tmp_path):
+def test_both_formats_cost_what_follows_from_the_graph(graph, suffix, float_twin, weight_bytes, tmp_path):
     path = tmp_path / f"model.{suffix}"
     path.write_bytes(EMITTERS[suffix](graph, float_twin))
-    counts = ledger.count(path)
+    counts = count_model(path)
     exact = counts.conventions["exact"]
     assert exact.macs == CONV_MACS
     shape_constants = exact.params - WEIGHTS - BIASES  # the final reshape and the like, a few 4- or 8-byte integers

@@ -1,12 +1,12 @@
-"""The gate's judgement: budgets by convention, rules by name, latencies where they were measured."""
+"""Counts checked against a target: budgets by convention, rules by name, measured latencies."""
 
 import msgspec
 import pytest
-from complexity.toy_ledger import LEDGER, target
+from complexity.toy_counts import COUNTS, target
 
 from edgekd.complexity import gate, latency
-from edgekd.complexity.counts import Count, Layer, UnknownOp, frontend_macs
-from edgekd.complexity.latency import Bench, Measured, Times
+from edgekd.complexity.counts import Layer, Totals, UnknownOp, frontend_macs
+from edgekd.complexity.latency import MeasuredLatency, StageTimes, StoredBench
 from edgekd.complexity.target import CONVENTIONS, Latency, Rules, Target
 from edgekd.errors import InputError
 from edgekd.frontend import FrontEnd, filterbank
@@ -19,8 +19,8 @@ def ruled(**rules: tuple[str, ...]) -> Target:
 
 
 def test_a_value_at_its_limit_passes_and_one_above_fails():
-    assert gate.judge(
-        LEDGER, target(macs=1000, param_bytes=90, params=50, peak_activation_bytes=300, file_bytes=2000)
+    assert gate.check_counts(
+        COUNTS, target(macs=1000, param_bytes=90, params=50, peak_activation_bytes=300, file_bytes=2000)
     ).ok
     for budget in (
         {"macs": 999},
@@ -29,32 +29,32 @@ def test_a_value_at_its_limit_passes_and_one_above_fails():
         {"peak_activation_bytes": 299},
         {"file_bytes": 1999},
     ):
-        verdict = gate.judge(LEDGER, target(**budget))
+        verdict = gate.check_counts(COUNTS, target(**budget))
         assert not verdict.ok
-        assert [(judged.name, judged.status) for judged in verdict.budgets] == [(next(iter(budget)), "over")]
+        assert [(each.name, each.status) for each in verdict.budgets] == [(next(iter(budget)), "over")]
 
 
-def test_the_strictest_convention_judges_and_is_named():
-    verdict = gate.judge(LEDGER, target(macs=950))
-    assert verdict.budgets == (gate.Budget("macs", 1000, 950, False, "nessi_tflite", "over", None, "nowhere"),)
+def test_the_strictest_convention_decides_and_is_named():
+    verdict = gate.check_counts(COUNTS, target(macs=950))
+    assert verdict.budgets == (gate.BudgetResult("macs", 1000, 950, False, "nessi_tflite", "over", None, "nowhere"),)
 
 
-def test_a_convention_that_the_target_names_judges_alone():
+def test_only_the_convention_that_the_target_names_decides():
     named = msgspec.structs.replace(target(macs=950, param_bytes=85), convention="exact")
-    verdict = gate.judge(LEDGER, named)
+    verdict = gate.check_counts(COUNTS, named)
     assert verdict.ok
     assert [(budget.value, budget.convention) for budget in verdict.budgets] == [(80, "exact"), (900, "exact")]
 
 
-def test_a_convention_that_does_not_apply_to_the_file_fails_and_says_so():
-    verdict = gate.judge(LEDGER, msgspec.structs.replace(target(macs=10**9), convention="torchinfo"))
+def test_a_convention_that_does_not_apply_to_the_file_fails():
+    verdict = gate.check_counts(COUNTS, msgspec.structs.replace(target(macs=10**9), convention="torchinfo"))
     assert not verdict.ok
     assert verdict.failures() == ["macs: this file has no count by torchinfo, which toy judges by"]
 
 
-def test_counts_of_the_float_network_judge_no_bytes():
-    counted = msgspec.structs.replace(LEDGER, conventions={**LEDGER.conventions, "torchinfo": Count(1100, 60, 240)})
-    verdict = gate.judge(counted, target(macs=2000, params=2000, param_bytes=2000))
+def test_counts_of_the_float_network_do_not_apply_to_bytes():
+    counted = msgspec.structs.replace(COUNTS, conventions={**COUNTS.conventions, "torchinfo": Totals(1100, 60, 240)})
+    verdict = gate.check_counts(counted, target(macs=2000, params=2000, param_bytes=2000))
     assert {budget.name: (budget.value, budget.convention) for budget in verdict.budgets} == {
         "macs": (1100, "torchinfo"),
         "params": (60, "torchinfo"),
@@ -62,29 +62,29 @@ def test_counts_of_the_float_network_judge_no_bytes():
     }
 
 
-def test_a_target_can_name_every_convention_of_the_ledger():
-    assert set(CONVENTIONS) == set(LEDGER.conventions)
+def test_a_target_can_name_every_convention():
+    assert set(CONVENTIONS) == set(COUNTS.conventions)
 
 
-def test_budgets_that_the_target_does_not_set_are_not_judged():
-    assert gate.judge(LEDGER, target()).budgets == ()
+def test_budgets_that_the_target_does_not_set_are_not_checked():
+    assert gate.check_counts(COUNTS, target()).budgets == ()
 
 
 def test_an_unknown_op_with_weights_cannot_pass_a_mac_budget():
-    unknown = msgspec.structs.replace(LEDGER, unknown=(UnknownOp("LSTM", 2, 1234, 1234, "its recurrence"),))
-    verdict = gate.judge(unknown, target(macs=10**9, param_bytes=10**9))
+    unknown = msgspec.structs.replace(COUNTS, unknown=(UnknownOp("LSTM", 2, 1234, 1234, "its recurrence"),))
+    verdict = gate.check_counts(unknown, target(macs=10**9, param_bytes=10**9))
     assert [(budget.name, budget.status) for budget in verdict.budgets] == [("param_bytes", "ok"), ("macs", "unknown")]
     assert not verdict.ok
     assert verdict.failures() == [
         "macs: no rule counts the MACs of LSTM (1,234 parameters), so the count is only a lower bound"
     ]
-    assert gate.judge(unknown, target(macs=999)).budgets[0].status == "over"
-    assert gate.judge(unknown, target(param_bytes=90)).ok
+    assert gate.check_counts(unknown, target(macs=999)).budgets[0].status == "over"
+    assert gate.check_counts(unknown, target(param_bytes=90)).ok
 
 
-def test_an_unknown_op_without_weights_is_told():
-    verdict = gate.judge(
-        msgspec.structs.replace(LEDGER, unknown=(UnknownOp("CUSTOM", 1, 0, 0, "nothing"),)), target(macs=1000)
+def test_an_unknown_op_without_weights_is_noted():
+    verdict = gate.check_counts(
+        msgspec.structs.replace(COUNTS, unknown=(UnknownOp("CUSTOM", 1, 0, 0, "nothing"),)), target(macs=1000)
     )
     assert verdict.ok
     assert "CUSTOM" in (verdict.budgets[0].note or "")
@@ -92,7 +92,7 @@ def test_an_unknown_op_without_weights_is_told():
 
 def test_activations_of_unknown_size_cannot_pass_their_budget():
     layer = Layer("cell", "LSTM", None, None, None, 0, 0, 0)
-    verdict = gate.judge(msgspec.structs.replace(LEDGER, layers=(layer,)), target(peak_activation_bytes=10**9))
+    verdict = gate.check_counts(msgspec.structs.replace(COUNTS, layers=(layer,)), target(peak_activation_bytes=10**9))
     assert verdict.failures() == [
         "peak_activation_bytes: the sizes of what LSTM writes are unknown, so the count is only a lower bound"
     ]
@@ -109,22 +109,22 @@ def test_activations_of_unknown_size_cannot_pass_their_budget():
     ],
 )
 def test_a_broken_rule_fails_by_name(rules, found):
-    verdict = gate.judge(LEDGER, ruled(**rules))
+    verdict = gate.check_counts(COUNTS, ruled(**rules))
     assert not verdict.ok
     assert [(rule.name, rule.found) for rule in verdict.rules] == [(next(iter(rules)), found)]
     assert found[0] in verdict.failures()[0]
 
 
 def test_operators_may_be_patterns():
-    custom = msgspec.structs.replace(LEDGER, operators={"CONV_2D": 1, "CUSTOM:FlexErf": 1})
-    assert gate.judge(custom, ruled(forbidden_operators=("CUSTOM:*",))).rules[0].found == ("CUSTOM:FlexErf",)
-    assert gate.judge(custom, ruled(operators=("CONV*",))).rules[0].found == ("CUSTOM:FlexErf",)
-    assert gate.judge(custom, ruled(operators=("CONV*", "CUSTOM:*"), forbidden_operators=("CUSTOM:Other",))).ok
+    custom = msgspec.structs.replace(COUNTS, operators={"CONV_2D": 1, "CUSTOM:FlexErf": 1})
+    assert gate.check_counts(custom, ruled(forbidden_operators=("CUSTOM:*",))).rules[0].found == ("CUSTOM:FlexErf",)
+    assert gate.check_counts(custom, ruled(operators=("CONV*",))).rules[0].found == ("CUSTOM:FlexErf",)
+    assert gate.check_counts(custom, ruled(operators=("CONV*", "CUSTOM:*"), forbidden_operators=("CUSTOM:Other",))).ok
 
 
 def test_rules_that_are_kept_pass():
-    verdict = gate.judge(
-        LEDGER,
+    verdict = gate.check_counts(
+        COUNTS,
         ruled(
             formats=("tflite",),
             engines=("onnxruntime", "tflite_micro"),
@@ -137,34 +137,34 @@ def test_rules_that_are_kept_pass():
     assert [rule.ok for rule in verdict.rules] == [True] * 5
 
 
-def test_a_latency_that_nobody_measured_is_told_and_fails_only_on_demand():
+def test_a_latency_that_was_not_measured_fails_only_on_request():
     board = Target("pi-4", "a board", "nowhere", latency=BOARD)
-    verdict = gate.judge(LEDGER, board)
+    verdict = gate.check_counts(COUNTS, board)
     assert verdict.ok
     assert (verdict.budgets[0].value, verdict.budgets[0].status) == (None, "not measured")
     assert "pipeline p95, litert, 1 thread, Raspberry Pi 4" in verdict.budgets[0].note
-    required = gate.judge(LEDGER, board, require_latency=True)
+    required = gate.check_counts(COUNTS, board, require_latency=True)
     assert not required.ok
     assert required.failures()[0].startswith("latency_ms: not measured")
-    assert gate.judge(LEDGER, board, Measured(20.0), require_latency=True).ok
-    assert gate.judge(LEDGER, board, Measured(20.1)).failures() == ["latency_ms 20.1 > 20"]
+    assert gate.check_counts(COUNTS, board, MeasuredLatency(20.0), require_latency=True).ok
+    assert gate.check_counts(COUNTS, board, MeasuredLatency(20.1)).failures() == ["latency_ms 20.1 > 20"]
 
 
-def bench(**changes) -> Bench:
-    times = Times(10, 15)
+def bench(**changes) -> StoredBench:
+    times = StageTimes(10, 15)
     fields = {
         "model": "/elsewhere/m.tflite",
         "engine": "litert",
         "threads": 1,
         "machine": "Raspberry Pi 4 Model B Rev 1.4 (asimd)",
-        "network_ms": Times(1, 2),
-        "frontend_ms": Times(3, 4),
+        "network_ms": StageTimes(1, 2),
+        "frontend_ms": StageTimes(3, 4),
         "pipeline_ms": times,
     }
-    return Bench(**{**fields, **changes})
+    return StoredBench(**{**fields, **changes})
 
 
-def test_a_bench_document_is_judged_where_it_measured_what_the_budget_asks():
+def test_a_bench_document_counts_if_it_meets_the_conditions_of_the_budget():
     board = Target("pi-4", "a board", "nowhere", latency=BOARD)
     assert latency.from_bench((bench(model="other.tflite"), bench()), "here/m.tflite", board).ms == 15
     network = msgspec.structs.replace(board, latency=msgspec.structs.replace(BOARD, stage="network", percentile="p50"))
@@ -176,13 +176,13 @@ def test_a_bench_document_is_judged_where_it_measured_what_the_budget_asks():
         ({"machine": "Raspberry Pi 400 Rev 1.0"}, "Pi 400"),
         ({"model": "n.tflite"}, "has no m.tflite"),
     ):
-        figure = latency.from_bench((bench(**change),), "m.tflite", board)
-        assert figure.ms is None
-        assert word in figure.why
+        measured = latency.from_bench((bench(**change),), "m.tflite", board)
+        assert measured.ms is None
+        assert word in measured.why
 
 
 @pytest.mark.parametrize("board", ["Raspberry Pi 4", "raspberry pi 4 model b", "pi-4", "PI4", "rpi 4"])
-def test_the_board_of_a_figure_may_be_named_in_several_ways(board):
+def test_the_board_of_a_latency_may_be_named_in_several_ways(board):
     pi = Target("pi-4", "a board", "nowhere", latency=BOARD, aliases=("rpi-4",))
     assert latency.given(3.5, board, pi).ms == 3.5
 
@@ -198,12 +198,12 @@ def test_the_board_of_a_figure_may_be_named_in_several_ways(board):
         (3.0, "Raspberry Pi 400", "for Raspberry Pi 4"),
     ],
 )
-def test_a_figure_of_nothing_is_refused(ms, board, message):
+def test_an_impossible_latency_or_another_board_is_refused(ms, board, message):
     with pytest.raises(InputError, match=message):
         latency.given(ms, board, Target("pi-4", "a board", "nowhere", latency=BOARD))
 
 
-def test_a_figure_for_a_target_without_a_latency_budget_is_refused():
+def test_a_latency_for_a_target_without_a_latency_budget_is_refused():
     with pytest.raises(InputError, match="target toy sets no latency budget"):
         latency.given(3.0, "pi-4", target(macs=1))
 

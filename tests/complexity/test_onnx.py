@@ -10,8 +10,8 @@ import pytest
 from model_files import onnx_file as save
 from onnx import helper
 
-from edgekd.complexity import counts as ledger
-from edgekd.complexity.readers import onnx as onnx_ledger
+from edgekd.complexity.counts import Totals, count_model
+from edgekd.complexity.readers.onnx import Aliases
 from edgekd.errors import InputError
 
 CONV_MACS, DENSE_MACS = 8 * 6 * 4 * 3 * 3 * 2, 4 * 10
@@ -34,7 +34,7 @@ def float_model(path: Path, input_shape: Sequence[int | str] = (1, 2, 8, 6)) -> 
 
 
 def qdq_model(path: Path) -> Path:
-    """The same layers, uint8 activations and int8 weights, spelled as quantise-dequantise pairs."""
+    """The same layers with uint8 activations and int8 weights, as quantise-dequantise pairs."""
 
     def pair(name: str) -> list:
         return [
@@ -69,18 +69,16 @@ def qdq_model(path: Path) -> Path:
 
 
 def test_a_float_graph_counts_four_bytes_a_parameter(tmp_path):
-    counts = ledger.count(float_model(tmp_path / "float.onnx"))
-    assert counts.conventions["exact"] == ledger.Count(
-        macs=CONV_MACS + DENSE_MACS, params=72 + 4 + 40, param_bytes=4 * 116
-    )
+    counts = count_model(float_model(tmp_path / "float.onnx"))
+    assert counts.conventions["exact"] == Totals(macs=CONV_MACS + DENSE_MACS, params=72 + 4 + 40, param_bytes=4 * 116)
     assert counts.conventions["nessi_tflite"] is None
     assert counts.peak_activation_bytes == 4 * (2 * 8 * 6 + 4 * 8 * 6)  # the ReLU is part of the convolution
 
 
 def test_a_qdq_graph_counts_what_the_engine_holds(tmp_path):
-    counts = ledger.count(qdq_model(tmp_path / "qdq.onnx"))
+    counts = count_model(qdq_model(tmp_path / "qdq.onnx"))
     # int8 kernels 1 B, int32 bias 4 B, no scales and zero points
-    assert counts.conventions["exact"] == ledger.Count(
+    assert counts.conventions["exact"] == Totals(
         macs=CONV_MACS + DENSE_MACS, params=72 + 4 + 40, param_bytes=72 + 16 + 40
     )
     assert [layer.op for layer in counts.layers] == [
@@ -99,16 +97,16 @@ def test_a_qdq_graph_counts_what_the_engine_holds(tmp_path):
 
 def test_a_free_batch_counts_as_one(tmp_path):
     fixed, free = (
-        ledger.count(float_model(tmp_path / "a.onnx")),
-        ledger.count(float_model(tmp_path / "b.onnx", ("batch", 2, 8, 6))),
+        count_model(float_model(tmp_path / "a.onnx")),
+        count_model(float_model(tmp_path / "b.onnx", ("batch", 2, 8, 6))),
     )
     assert free.conventions == fixed.conventions
     assert free.peak_activation_bytes == fixed.peak_activation_bytes
 
 
 def test_any_other_free_dimension_is_refused(tmp_path):
-    with pytest.raises(InputError, match="input 'input' has a free dimension at axis 3"):
-        ledger.count(float_model(tmp_path / "free.onnx", (1, 2, 8, "frame")))
+    with pytest.raises(InputError, match=r"'input' .*free .*axis 3"):
+        count_model(float_model(tmp_path / "free.onnx", (1, 2, 8, "frame")))
 
 
 def test_a_grouped_and_a_transposed_convolution(tmp_path):
@@ -117,20 +115,20 @@ def test_a_grouped_and_a_transposed_convolution(tmp_path):
         helper.make_node("ConvTranspose", ["a", "up"], ["logits"], strides=[2, 2]),
     ]
     constants = {"depthwise": np.ones((4, 1, 3, 3), np.float32), "up": np.ones((4, 5, 2, 2), np.float32)}
-    counts = ledger.count(save(tmp_path / "m.onnx", nodes, constants, (1, 4, 8, 6)))
+    counts = count_model(save(tmp_path / "m.onnx", nodes, constants, (1, 4, 8, 6)))
     assert [layer.macs for layer in counts.layers] == [4 * 6 * 4 * 9, 4 * 6 * 4 * 5 * 4]
 
 
 def test_a_weight_shared_by_two_ops_is_counted_once(tmp_path):
     nodes = [helper.make_node("Gemm", ["input", "w"], ["a"]), helper.make_node("Gemm", ["a", "w"], ["logits"])]
-    counts = ledger.count(save(tmp_path / "m.onnx", nodes, {"w": np.ones((4, 4), np.float32)}, (1, 4)))
-    assert counts.conventions["exact"] == ledger.Count(macs=32, params=16, param_bytes=64)
+    counts = count_model(save(tmp_path / "m.onnx", nodes, {"w": np.ones((4, 4), np.float32)}, (1, 4)))
+    assert counts.conventions["exact"] == Totals(macs=32, params=16, param_bytes=64)
 
 
 def test_an_inconsistent_graph_is_refused(tmp_path):
     nodes = [helper.make_node("Gemm", ["input", "w"], ["logits"])]
     with pytest.raises(InputError, match="the ONNX graph is inconsistent"):
-        ledger.count(save(tmp_path / "m.onnx", nodes, {"w": np.ones((4, 3), np.float32)}, (1, 5)))
+        count_model(save(tmp_path / "m.onnx", nodes, {"w": np.ones((4, 3), np.float32)}, (1, 5)))
 
 
 def test_damaged_bytes_are_refused(tmp_path):
@@ -138,7 +136,7 @@ def test_damaged_bytes_are_refused(tmp_path):
     for raw in (b"", b"\x00" * 64, b"not a model at all"):
         path.write_bytes(raw)
         with pytest.raises(InputError, match=r"not an ONNX file|not a \.onnx model"):
-            ledger.count(path)
+            count_model(path)
 
 
 def test_an_op_without_its_inputs_is_refused(tmp_path):
@@ -147,17 +145,17 @@ def test_an_op_without_its_inputs_is_refused(tmp_path):
     del model.graph.node[0].input[1:]
     onnx.save(model, path)
     with pytest.raises(InputError, match=r"m\.onnx"):
-        ledger.count(path)
+        count_model(path)
 
 
-def test_a_name_that_is_no_text_is_refused(tmp_path):
+def test_a_name_that_is_not_utf8_is_refused(tmp_path):
     path = float_model(tmp_path / "m.onnx")
     path.write_bytes(path.read_bytes().replace(b"relu", b"\xffelu"))
     with pytest.raises(InputError, match=r"m\.onnx"):
-        ledger.count(path)
+        count_model(path)
 
 
-def test_a_long_chain_of_quantisers_is_walked_once(tmp_path):
+def test_a_long_chain_of_quantisers_is_followed_once(tmp_path):
     length = 1000
     constants = {"scale": np.array(0.1, np.float32), "zero": np.array(128, np.uint8)}
     nodes = [helper.make_node("QuantizeLinear", ["input", "scale", "zero"], ["q0"])]
@@ -168,19 +166,20 @@ def test_a_long_chain_of_quantisers_is_walked_once(tmp_path):
             helper.make_node("QuantizeLinear", [f"r{index}", "scale", "zero"], [f"q{index + 1}"]),
         ]
     nodes.append(helper.make_node("DequantizeLinear", [f"q{length}", "scale", "zero"], ["logits"]))
-    began = time.thread_time()
-    ledger.count(save(tmp_path / "chain.onnx", nodes, constants, (1, 2, 8, 6)))
-    assert time.thread_time() - began < 5
+    start = time.thread_time()
+    count_model(save(tmp_path / "chain.onnx", nodes, constants, (1, 2, 8, 6)))
+    assert time.thread_time() - start < 5
 
 
 def test_quantisers_in_a_circle_are_refused(tmp_path):
     constants = {"scale": np.array(0.1, np.float32)}
     nodes = [helper.make_node("DequantizeLinear", [a, "scale"], [b]) for a, b in ("ab", "ba")]
     with pytest.raises(InputError, match=r"circle.onnx"):
-        ledger.count(
+        count_model(
             save(tmp_path / "circle.onnx", [*nodes, helper.make_node("Relu", ["b"], ["logits"])], constants, (1, 2))
         )
-    reader = onnx_ledger._Reader.__new__(onnx_ledger._Reader)
-    reader.alias, reader.roots = {"a": "b", "b": "a"}, {}
+    aliases = Aliases()
+    aliases.add("a", "b")
+    aliases.add("b", "a")
     with pytest.raises(ValueError, match="circle"):
-        reader.root("a")
+        aliases.root("a")

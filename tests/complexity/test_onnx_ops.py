@@ -1,5 +1,5 @@
-"""Counting of ONNX ops beyond plain convolutions: recurrent cells, dynamic quantisation, unknown ops, pools spelt as
-convolutions."""
+"""Counting of ONNX ops beyond plain convolutions: recurrent cells, dynamic quantisation, unknown ops, and pools written
+as convolutions."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ import pytest
 from model_files import FOREIGN_DOMAIN, ones, onnx_file
 from onnx import TensorProto, helper, numpy_helper
 
-from edgekd.complexity import counts as ledger
+from edgekd.complexity.counts import ModelCounts, Totals, count_model
 from edgekd.errors import InputError
 
 STEPS, WIDTH, HIDDEN = 7, 5, 3
@@ -17,7 +17,7 @@ F32 = np.float32
 CONTROL = "how often it runs is not in the file"
 
 
-def macs(counts: ledger.Ledger) -> int:
+def macs(counts: ModelCounts) -> int:
     return counts.conventions["exact"].macs
 
 
@@ -39,7 +39,7 @@ def test_a_recurrent_cell_costs_its_two_matrices_at_each_step(tmp_path, op, gate
         "b": np.zeros((ways, 2 * gates * HIDDEN), F32),
     }
     node = helper.make_node(op, ["input", "w", "r", "b"], ["logits"], hidden_size=HIDDEN, direction=direction)
-    counts = ledger.count(onnx_file(tmp_path / "cell.onnx", [node], constants, (STEPS, 1, WIDTH)))
+    counts = count_model(onnx_file(tmp_path / "cell.onnx", [node], constants, (STEPS, 1, WIDTH)))
     weights = ways * gates * HIDDEN * (WIDTH + HIDDEN)
     assert macs(counts) == STEPS * weights
     assert counts.conventions["exact"].params == weights + ways * 2 * gates * HIDDEN
@@ -48,11 +48,11 @@ def test_a_recurrent_cell_costs_its_two_matrices_at_each_step(tmp_path, op, gate
     assert counts.unknown == ()
 
 
-def test_time_that_is_free_is_refused(tmp_path):
+def test_a_free_time_dimension_is_refused(tmp_path):
     node = helper.make_node("GRU", ["input", "w", "r"], ["logits"], hidden_size=HIDDEN)
     constants = {"w": ones(1, 3 * HIDDEN, WIDTH, dtype=F32), "r": ones(1, 3 * HIDDEN, HIDDEN, dtype=F32)}
-    with pytest.raises(InputError, match="input 'input' has a free dimension at axis 1"):
-        ledger.count(onnx_file(tmp_path / "cell.onnx", [node], constants, (1, "time", WIDTH)))
+    with pytest.raises(InputError, match=r"'input' .*free .*axis 1"):
+        count_model(onnx_file(tmp_path / "cell.onnx", [node], constants, (1, "time", WIDTH)))
 
 
 @pytest.mark.parametrize(
@@ -67,14 +67,14 @@ def test_time_that_is_free_is_refused(tmp_path):
 def test_grouped_dilated_strided_and_depthwise_convolutions(tmp_path, kernel, attributes, expected):
     node = helper.make_node("Conv", ["input", "w"], ["logits"], **attributes)
     assert (
-        macs(ledger.count(onnx_file(tmp_path / "m.onnx", [node], {"w": ones(*kernel, dtype=F32)}, ("batch", 4, 8, 6))))
+        macs(count_model(onnx_file(tmp_path / "m.onnx", [node], {"w": ones(*kernel, dtype=F32)}, ("batch", 4, 8, 6))))
         == expected
     )
 
 
 def test_a_transposed_convolution_with_groups_costs_each_input_its_kernel(tmp_path):
     node = helper.make_node("ConvTranspose", ["input", "w"], ["logits"], group=2, strides=[2, 2])
-    counts = ledger.count(onnx_file(tmp_path / "m.onnx", [node], {"w": ones(4, 3, 2, 2, dtype=F32)}, (1, 4, 8, 6)))
+    counts = count_model(onnx_file(tmp_path / "m.onnx", [node], {"w": ones(4, 3, 2, 2, dtype=F32)}, (1, 4, 8, 6)))
     assert macs(counts) == 4 * 8 * 6 * 3 * 2 * 2
 
 
@@ -88,7 +88,7 @@ def test_a_transposed_convolution_with_groups_costs_each_input_its_kernel(tmp_pa
 )
 def test_einsum_of_two_operands(tmp_path, equation, shape, expected, unknown):
     node = helper.make_node("Einsum", ["input", "w"], ["logits"], equation=equation)
-    counts = ledger.count(onnx_file(tmp_path / "m.onnx", [node], {"w": ones(*shape, dtype=F32)}, (1, STEPS, WIDTH)))
+    counts = count_model(onnx_file(tmp_path / "m.onnx", [node], {"w": ones(*shape, dtype=F32)}, (1, STEPS, WIDTH)))
     assert (macs(counts), len(counts.unknown)) == (expected, unknown)
 
 
@@ -115,7 +115,7 @@ def test_dynamic_quantisation_counts_int8_kernels_and_no_scales(tmp_path):
         "dense_scale": np.full(10, 0.1, F32),
         "bias": ones(10, dtype=F32),
     }
-    counts = ledger.count(onnx_file(tmp_path / "m.onnx", nodes, constants, (1, 2, 8, 6)))
+    counts = count_model(onnx_file(tmp_path / "m.onnx", nodes, constants, (1, 2, 8, 6)))
     assert macs(counts) == 3 * 2 * 48 + 3 * 10
     assert counts.conventions["exact"].param_bytes == 3 * 2 * 48 + 30 + 40
     assert counts.bytes_by_dtype == {"float32": 40, "int8": 318}
@@ -129,7 +129,7 @@ def test_a_foreign_op_is_listed_with_what_was_counted(tmp_path):
         helper.make_node("Conv", ["b", "k"], ["c"]),
         helper.make_node("FusedConv", ["c", "w"], ["logits"], domain=FOREIGN_DOMAIN),
     ]
-    counts = ledger.count(
+    counts = count_model(
         onnx_file(
             tmp_path / "m.onnx",
             nodes,
@@ -142,18 +142,18 @@ def test_a_foreign_op_is_listed_with_what_was_counted(tmp_path):
     assert "no rule covers it" in fused.note
     assert (conv.op, conv.count, conv.params) == ("Conv", 1, 144)
     assert "leaves its shapes open" in conv.note
-    assert counts.conventions["exact"] == ledger.Count(0, 160, 640)
+    assert counts.conventions["exact"] == Totals(0, 160, 640)
     assert counts.operators == {"com.microsoft.FusedConv": 2, "Conv": 1, "Relu": 1}
     assert [layer.output for layer in counts.layers] == [None] * 3  # the ReLU is part of the op before it
 
 
-def test_behind_a_foreign_op_the_shapes_that_the_file_gives_are_used(tmp_path):
+def test_after_a_foreign_op_the_shapes_in_the_file_are_used(tmp_path):
     nodes = [
         helper.make_node("FusedConv", ["input", "w"], ["a"], domain=FOREIGN_DOMAIN),
         helper.make_node("Conv", ["a", "k"], ["logits"]),
     ]
     shapes = [helper.make_tensor_value_info("a", TensorProto.FLOAT, [1, 4, 8, 6])]
-    counts = ledger.count(
+    counts = count_model(
         onnx_file(
             tmp_path / "m.onnx",
             nodes,
@@ -172,11 +172,11 @@ def test_shapes_that_depend_on_the_data_are_refused(tmp_path):
         helper.make_node("Cast", ["a"], ["logits"], to=TensorProto.FLOAT),
     ]
     with pytest.raises(InputError, match="the shape of tensor 'a' is unknown"):
-        ledger.count(onnx_file(tmp_path / "m.onnx", nodes, {}, (1, 4)))
+        count_model(onnx_file(tmp_path / "m.onnx", nodes, {}, (1, 4)))
 
 
 def branch(name: str, weight: str | None) -> onnx.GraphProto:
-    """A body that multiplies what is around it by a weight of its own, or by one around it."""
+    """A graph that multiplies the outer input by a weight of its own, or by a weight of the outer graph."""
     own = [] if weight else [numpy_helper.from_array(ones(4, 2, dtype=F32), "own")]
     return helper.make_graph(
         [helper.make_node("MatMul", ["input", weight or "own"], [name])],
@@ -187,7 +187,7 @@ def branch(name: str, weight: str | None) -> onnx.GraphProto:
     )
 
 
-def test_both_branches_of_an_if_are_charged_and_their_macs_are_not_counted(tmp_path):
+def test_the_constants_of_both_branches_of_an_if_are_counted_and_their_macs_are_not(tmp_path):
     nodes = [
         helper.make_node("ReduceSum", ["input"], ["sum"], keepdims=0),
         helper.make_node("Greater", ["sum", "limit"], ["big"]),
@@ -195,11 +195,11 @@ def test_both_branches_of_an_if_are_charged_and_their_macs_are_not_counted(tmp_p
         helper.make_node("Gemm", ["a", "dense"], ["logits"]),
     ]
     constants = {"limit": np.array(0, F32), "outer": ones(4, 2, dtype=F32), "dense": ones(2, 3, dtype=F32)}
-    counts = ledger.count(onnx_file(tmp_path / "m.onnx", nodes, constants, (1, 4)))
+    counts = count_model(onnx_file(tmp_path / "m.onnx", nodes, constants, (1, 4)))
     (found,) = counts.unknown
     assert (found.op, found.params) == ("If", 16)
     assert CONTROL in found.note
-    assert macs(counts) == 6  # of the dense layer behind it
+    assert macs(counts) == 6  # of the dense layer after it
     assert counts.operators["MatMul"] == 2
 
 
@@ -213,14 +213,14 @@ def test_functions_of_the_file_are_refused(tmp_path):
         helper.make_function(FOREIGN_DOMAIN, "Mine", ["x"], ["y"], [helper.make_node("Relu", ["x"], ["y"])], opset)
     )
     onnx.save(model, path)
-    with pytest.raises(InputError, match=r"1 function of its own, such as 'Mine'.*inline first"):
-        ledger.count(path)
+    with pytest.raises(InputError, match=r"1 function .*'Mine'.*inline"):
+        count_model(path)
 
 
 def test_constants_in_every_form_are_counted(tmp_path):
     sparse = helper.make_sparse_tensor(
         numpy_helper.from_array(np.array([1, 2], F32), "thin"),
-        numpy_helper.from_array(np.array([0, 3], np.int64), "places"),
+        numpy_helper.from_array(np.array([0, 3], np.int64), "indices"),
         [4],
     )
     nodes = [
@@ -237,43 +237,39 @@ def test_constants_in_every_form_are_counted(tmp_path):
         helper.make_node("Add", ["c", "thin4"], ["d"]),
         helper.make_node("ReduceSum", ["d", "axes"], ["logits"]),
     ]
-    counts = ledger.count(onnx_file(tmp_path / "m.onnx", nodes, {}, (1, 4)))
+    counts = count_model(onnx_file(tmp_path / "m.onnx", nodes, {}, (1, 4)))
     assert counts.conventions["exact"].params == 4 + 1 + 4 + 4 + 1
     assert counts.nonzero_params == 2 + 0 + 3 + 2 + 1
     assert "Constant" not in counts.operators
 
 
+def dense(path: Path) -> Path:
+    """Write a file with one dense layer of 32 weights."""
+    node = helper.make_node("Gemm", ["input", "w"], ["logits"])
+    return onnx_file(path, [node], {"w": ones(4, 8, dtype=F32)}, (1, 4))
+
+
 def test_values_in_another_file_are_counted_by_their_shape(tmp_path):
-    path = onnx_file(
-        tmp_path / "m.onnx",
-        [helper.make_node("Gemm", ["input", "w"], ["logits"])],
-        {"w": ones(4, 8, dtype=F32)},
-        (1, 4),
-    )
+    path = dense(tmp_path / "m.onnx")
     model = onnx.load(path)
     onnx.save(model, path, save_as_external_data=True, location="w.bin", size_threshold=0)
     (tmp_path / "w.bin").unlink()
-    counts = ledger.count(path)
+    counts = count_model(path)
     assert (counts.conventions["exact"].param_bytes, counts.nonzero_params) == (128, 32)
 
 
 def test_a_constant_with_too_few_bytes_is_refused(tmp_path):
-    path = onnx_file(
-        tmp_path / "m.onnx",
-        [helper.make_node("Gemm", ["input", "w"], ["logits"])],
-        {"w": ones(4, 8, dtype=F32)},
-        (1, 4),
-    )
+    path = dense(tmp_path / "m.onnx")
     model = onnx.load(path)
     model.graph.initializer[0].raw_data = b"\0" * 100
     onnx.save(model, path)
     with pytest.raises(InputError, match="constant 'w' has 100 bytes of 128"):
-        ledger.count(path)
+        count_model(path)
 
 
 def depthwise(
     path: Path, kernel: np.ndarray, bias: np.ndarray | None = None, scale: float | None = None
-) -> ledger.Ledger:
+) -> ModelCounts:
     """One depthwise convolution of four channels, float or dequantised."""
     nodes, constants = [], {"w": kernel}
     if scale is not None:
@@ -283,7 +279,7 @@ def depthwise(
         constants["b"] = bias
     reads = ["input", "w" if scale is None else "real", *(["b"] if bias is not None else [])]
     nodes.append(helper.make_node("Conv", reads, ["logits"], group=4))
-    return ledger.count(onnx_file(path / "m.onnx", nodes, constants, (1, 4, 8, 6)))
+    return count_model(onnx_file(path / "m.onnx", nodes, constants, (1, 4, 8, 6)))
 
 
 ONES, THIRD = ones(4, 1, 3, 1), np.full((4, 1, 3, 1), 1 / 3, F32)
@@ -308,7 +304,7 @@ DEPTHWISE_MACS = 4 * 6 * 6 * 3
         (ones(4, 1, 1, 1, dtype=F32), None, None, ""),
     ],
 )
-def test_a_convolution_that_averages_or_copies_is_told_by_its_values(tmp_path, kernel, bias, scale, emulates):
+def test_a_convolution_that_averages_or_copies_is_recognised_by_its_values(tmp_path, kernel, bias, scale, emulates):
     counts = depthwise(tmp_path, kernel, bias, scale)
     (layer,) = counts.layers
     assert layer.emulates == emulates

@@ -1,4 +1,4 @@
-"""Targets, and the locator of TOML that ships with edgekd."""
+"""Targets: found by name, read, checked for contradictions, and complete in the wheel."""
 
 import tomllib
 from pathlib import Path
@@ -36,7 +36,7 @@ def test_the_challenge_target():
 
 
 @pytest.mark.parametrize("name", resources.names("targets"))
-def test_every_shipped_target_reads_and_is_named_as_its_file(name):
+def test_every_shipped_target_is_valid_and_named_as_its_file(name):
     assert load_target(name).name == name
 
 
@@ -111,10 +111,10 @@ def test_latencies_of_boards_name_board_engine_and_threads(name):
     assert latency.board.startswith("Raspberry Pi")
     assert latency.engines
     assert latency.threads == 1
-    assert latency.limit_ms < 250  # the listener's shortest hop
+    assert latency.limit_ms < 250  # the shortest hop of `edgekd listen`
 
 
-def test_a_path_is_read_as_it_is(tmp_path):
+def test_a_target_may_be_given_by_path(tmp_path):
     path = tmp_path / "board.toml"
     path.write_text(GOOD)
     assert load_target(path).budgets.macs == 5
@@ -123,28 +123,28 @@ def test_a_path_is_read_as_it_is(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (GOOD + "mac = 7", r"\[budgets\]: unknown key 'mac'; did you mean 'macs'"),
+        (GOOD + "mac = 7", r"\[budgets\]: .*'mac'; did you mean 'macs'"),
         (GOOD.replace("macs = 5", "macs = 0"), "macs"),
         (GOOD.replace("macs = 5", 'macs = "5"'), "macs"),
         (GOOD.replace('name = "board"', ""), "missing required field `name`"),
         (
             GOOD.replace("macs = 5", ""),
-            "sets no budget, so every model would pass; give one of: param_bytes, params, macs",
+            "sets no budget, .*param_bytes, params, macs",
         ),
         (GOOD.replace("macs = 5", "macs = -5"), "macs"),
         (GOOD.replace("macs = 5", "macs = 99999999999999999999"), "macs"),
         (GOOD.replace('source = "its data sheet"', 'source = ""'), "source"),
         ("name = ", "not valid TOML"),
-        (f'convention = "exat"\n{GOOD}', "convention: 'exat' is unknown; did you mean 'exact'"),
-        (GOOD + '[rules]\nformats = ["tflit"]', r"\[rules\] formats: 'tflit' is unknown; did you mean 'tflite'"),
-        (GOOD + '[rules]\nengines = ["litret"]', r"\[rules\] engines: 'litret' is unknown; did you mean 'litert'"),
+        (f'convention = "exat"\n{GOOD}', "convention: 'exat' .*'exact'"),
+        (GOOD + '[rules]\nformats = ["tflit"]', r"formats: 'tflit' .*'tflite'"),
+        (GOOD + '[rules]\nengines = ["litret"]', r"engines: 'litret' .*'litert'"),
         (
             GOOD + '[rules]\noperators = ["ADD", "MUL"]\nforbidden_operators = ["MUL"]',
-            "MUL is both in operators and in forbidden_operators",
+            "MUL is both",
         ),
         (GOOD + "[rules]\noperators = []", "operators"),
-        (GOOD + '[rules]\nformats = ["onnx"]\nengines = ["litert"]', "no engine of litert opens a format of onnx"),
-        (f'convention = "nessi_tflite"\n{GOOD}[rules]\nformats = ["onnx"]', "'nessi_tflite' counts no onnx file"),
+        (GOOD + '[rules]\nformats = ["onnx"]\nengines = ["litert"]', "litert .*onnx"),
+        (f'convention = "nessi_tflite"\n{GOOD}[rules]\nformats = ["onnx"]', "'nessi_tflite' .*onnx"),
         (
             GOOD + '[latency]\nengines = ["litert"]\nthreads = 1\nlimit_ms = 5',
             "latency: .*missing required field `board`",
@@ -155,14 +155,14 @@ def test_a_path_is_read_as_it_is(tmp_path):
         (GOOD + BOARD.replace("threads = 1", "threads = 0"), "threads"),
         (GOOD + BOARD + 'stage = "all"', "stage"),
         (GOOD + BOARD + "limit = 3", "limit"),
-        (GOOD + BOARD.replace("litert", "litret"), r"\[latency\] engines: 'litret' is unknown"),
+        (GOOD + BOARD.replace("litert", "litret"), r"\[latency\] engines: 'litret'"),
         (
             GOOD + BOARD + '[rules]\nengines = ["onnxruntime"]',
-            r"\[latency\] engines: 'litert' is not among what \[rules\] allow",
+            r"\[latency\] engines: 'litert' .*\[rules\]",
         ),
         (
             GOOD + '[sources]\nmac = "a sheet"',
-            r"\[sources\]: 'mac' is nothing that this target sets; did you mean 'macs'",
+            r"\[sources\]: 'mac' .*'macs'",
         ),
     ],
 )
@@ -185,23 +185,23 @@ def test_the_wheel_carries_every_package_and_data_folder():
     files = [path for path in (ROOT / "edgekd").rglob("*") if path.is_file() and path.suffix != ".pyc"]
     files += [path for name in ("targets", "teachers") for path in (ROOT / name).iterdir()]
     named = {folder: name for name, folder in setup["package-dir"].items() if folder != name}
-    inside: dict[str, set[Path]] = {}
+    contents: dict[str, set[Path]] = {}
     for path in files:
         if path.suffix != ".md" or path.parent.name == "zoo":
             folder = path.parent.relative_to(ROOT)
             package = named.get(str(folder), ".".join(folder.parts))
             if package not in setup["packages"]:  # a folder of data inside a package
                 package = package.rpartition(".")[0]
-            inside.setdefault(package, set()).add(path)
-    assert set(setup["packages"]) == inside.keys()
-    for package, there in inside.items():
+            contents.setdefault(package, set()).add(path)
+    assert set(setup["packages"]) == contents.keys()
+    for package, files_of in contents.items():
         left = {
             path
-            for path in there
+            for path in files_of
             if path.suffix != ".py"
             and not any(path.match(pattern) for pattern in setup["package-data"].get(package, ()))
         }
         assert not left, package
-    assert setup["package-data"].keys() <= inside.keys()
+    assert setup["package-data"].keys() <= contents.keys()
     for name, folder in setup["package-dir"].items():
         assert (ROOT / folder).is_dir(), name

@@ -6,7 +6,7 @@ import soundfile
 import soxr
 
 from edgekd.data.audio.decode import decode
-from edgekd.data.audio.parallel import in_order
+from edgekd.data.audio.parallel import map_in_order
 from edgekd.errors import InputError
 
 
@@ -40,7 +40,7 @@ def test_16_bit_audio_at_the_right_rate_is_copied_exactly(tmp_path):
 
 
 @pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT"])
-def test_samples_of_any_width_become_what_the_library_makes_of_them(tmp_path, subtype):
+def test_samples_of_any_width_equal_those_of_the_library(tmp_path, subtype):
     soundfile.write(tmp_path / "x.wav", np.random.default_rng(0).uniform(-1, 1, (3000, 2)), 44100, subtype=subtype)
     waveform, _ = soundfile.read(tmp_path / "x.wav", dtype="float32")
     wanted = soxr.resample(waveform.mean(axis=1), 44100, 16000)
@@ -60,7 +60,7 @@ def test_channels_are_averaged_or_repeated(tmp_path):
         decode(tmp_path / "stereo.wav", 16000, 4)
 
 
-def test_overdriven_float_audio_is_clipped_not_wrapped(tmp_path):
+def test_float_audio_beyond_full_scale_is_clipped_not_wrapped(tmp_path):
     soundfile.write(tmp_path / "x.wav", np.array([2.0, -2.0, 0.0]), 16000, subtype="FLOAT")
     np.testing.assert_array_equal(decode(tmp_path / "x.wav", 16000, 1)[:, 0], [32767, -32768, 0])
 
@@ -78,7 +78,7 @@ def test_overdriven_float_audio_is_clipped_not_wrapped(tmp_path):
         (lambda path: soundfile.write(path, np.zeros(1), 384000), "no samples at 16000 Hz"),
     ],
 )
-def test_what_cannot_be_used_is_named(tmp_path, make, message):
+def test_an_unusable_file_is_named(tmp_path, make, message):
     path = tmp_path / "x.wav"
     make(path)
     with pytest.raises(InputError, match=rf"x\.wav: .*{message}"):
@@ -86,21 +86,21 @@ def test_what_cannot_be_used_is_named(tmp_path, make, message):
 
 
 @pytest.mark.parametrize("name", ["a.wav", "a.aiff"])
-def test_a_file_that_is_cut_off_is_named_and_one_whose_size_is_not_told_is_read(tmp_path, name):
+def test_a_file_that_is_cut_off_is_named_and_one_of_unknown_size_is_read(tmp_path, name):
     path = tmp_path / name
     soundfile.write(path, np.zeros(8000), 8000)
-    whole = path.read_bytes()
-    path.write_bytes(whole[:9000])
+    raw = path.read_bytes()
+    path.write_bytes(raw[:9000])
     with pytest.raises(
         InputError, match=rf"{name}: is cut off, 9,000 of 16,0.. bytes are here; download or copy it again"
     ):
         decode(path, 8000, 1)
-    for head in (whole[:4] + b"\xff\xff\xff\xff" + whole[8:], whole[:-20]):
+    for head in (raw[:4] + b"\xff\xff\xff\xff" + raw[8:], raw[:-20]):
         path.write_bytes(head)
         assert len(decode(path, 8000, 1)) > 7980
 
 
-def test_a_name_that_no_file_can_have_is_named(tmp_path):
+def test_an_impossible_file_name_is_reported(tmp_path):
     with pytest.raises(InputError, match=r"cannot be read .*null byte"):
         decode(tmp_path / "a\0.wav", 16000, 1)
 
@@ -112,7 +112,7 @@ def test_threads_keep_the_order_and_run_only_a_little_ahead():
         started.append(number)
         return number * number
 
-    results = in_order(work, iter(range(1000)), workers=2)
+    results = map_in_order(work, iter(range(1000)), workers=2)
     assert [next(results) for _ in range(3)] == [0, 1, 4]
     assert len(started) < 50
     assert list(results) == [number * number for number in range(3, 1000)]

@@ -1,4 +1,4 @@
-"""The ESC-50 adapter, on a toy in its layout and on the real data where that is at hand."""
+"""The ESC-50 adapter, on a small set in its layout and on the real data where that is available."""
 
 from pathlib import Path
 
@@ -40,12 +40,12 @@ def test_the_official_layout_is_read_whatever_the_format(tmp_path):
 
 def test_an_absent_fold_is_noted_and_a_missing_file_is_kept_to_be_named(tmp_path):
     found = esc50.read(make(tmp_path / "esc", files=("1-10-A-0.flac", "2-10-A-1.flac")))
-    assert found.notes == ["fold5: none of its 1 clips is here; the store has no fold5"]
+    assert found.notes == ["fold5: none of its 1 clips was found; the store has no fold5"]
     assert found.sources[-1].file.name == "2-11-A-0.wav"
 
 
 @pytest.mark.parametrize("level", ["..", "audio", "meta"])
-def test_a_wrong_folder_level_is_told(tmp_path, level):
+def test_a_wrong_folder_level_names_the_right_one(tmp_path, level):
     make(tmp_path / "esc")
     with pytest.raises(InputError, match=r"has no meta/esc50.csv; did you mean .*esc\?"):
         esc50.read((tmp_path / "esc" / level).resolve())
@@ -71,7 +71,7 @@ def test_what_is_not_a_folder_is_refused(tmp_path):
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="the real ESC-50 is not at ../shared/data/esc50")
-def test_the_real_data_is_found_whole():
+def test_all_of_the_real_data_is_found():
     found = esc50.read(REAL)
     assert len(found.sources) == 1600
     assert {source.clip.split for source in found.sources} == {"fold1", "fold2", "fold3", "fold4"}

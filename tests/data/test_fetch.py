@@ -15,7 +15,7 @@ import pytest
 
 from edgekd import cli
 from edgekd.data import fetch
-from edgekd.data.sets.catalogue import KNOWN
+from edgekd.data.sets.metadata import DATA_SETS
 from edgekd.errors import InputError, MissingExtraError
 
 pytest.importorskip("pooch")
@@ -23,17 +23,17 @@ NAME = "tau19"
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves `files`; keeps what was asked; sends no more than `limit` bytes of an answer before it hangs up."""
+    """Serves `files`, records the requests, and closes after `limit` bytes of a response."""
 
     daemon_threads = True
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.files, self.asked, self.limit, self.ranges = {}, [], None, True
+        self.files, self.requests, self.limit, self.ranges = {}, [], None, True
 
     def add(self, name, content):
         self.files[f"/{name}"] = content
-        return fetch.Remote(
+        return fetch.RemoteFile(
             name, f"http://127.0.0.1:{self.server_port}/{name}", f"md5:{hashlib.md5(content).hexdigest()}"
         )
 
@@ -50,7 +50,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         content = self.server.files[self.path]
         wanted = self.headers.get("Range")
-        self.server.asked.append((self.path, wanted))
+        self.server.requests.append((self.path, wanted))
         start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted and self.server.ranges else 0
         if start >= len(content):
             self.send_error(416)
@@ -75,56 +75,58 @@ def server(monkeypatch):
 @pytest.fixture
 def remotes(server, monkeypatch):
     """Two archives: a zip and a tar, of one top folder."""
-    packed, rolled = io.BytesIO(), io.BytesIO()
-    with zipfile.ZipFile(packed, "w") as archive:
+    zipped, tarred = io.BytesIO(), io.BytesIO()
+    with zipfile.ZipFile(zipped, "w") as archive:
         archive.writestr("scenes/meta.csv", "filename\n")
-    with tarfile.open(fileobj=rolled, mode="w:gz") as archive:
+    with tarfile.open(fileobj=tarred, mode="w:gz") as archive:
         info = tarfile.TarInfo("scenes/audio/a.wav")
         info.size = 4000
         archive.addfile(info, io.BytesIO(bytes(range(250)) * 16))
-    listed = [server.add("meta.zip", packed.getvalue()), server.add("audio.1.tar.gz", rolled.getvalue())]
-    monkeypatch.setattr(fetch, "listing_of", lambda _: listed)
+    listed = [server.add("meta.zip", zipped.getvalue()), server.add("audio.1.tar.gz", tarred.getvalue())]
+    monkeypatch.setattr(fetch, "files_of_record", lambda _: listed)
     return listed
 
 
-def get(out, said=None):
-    return fetch.fetch(NAME, out, lambda _: True, (said if said is not None else []).append)
+def get(out, lines=None):
+    return fetch.fetch(NAME, out, lambda _: True, (lines if lines is not None else []).append)
 
 
 @pytest.mark.usefixtures("remotes")
 def test_archives_are_downloaded_checked_unpacked_and_not_again(server, tmp_path):
-    said = []
-    folder = get(tmp_path / "out", said)
+    lines = []
+    folder = get(tmp_path / "out", lines)
     assert folder == tmp_path / "out" / "scenes"
     assert (folder / "audio" / "a.wav").stat().st_size == 4000
     assert (folder / "meta.csv").read_text() == "filename\n"
-    assert [line.partition(",")[0] for line in said] == ["1 of 2: meta.zip", "2 of 2: audio.1.tar.gz"]
+    assert [line.partition(",")[0] for line in lines] == ["1 of 2: meta.zip", "2 of 2: audio.1.tar.gz"]
     assert sorted(path.name for path in (tmp_path / "out" / "archives").iterdir()) == [
         "audio.1.tar.gz.done",
         "meta.zip.done",
     ]
-    asked = len(server.asked)
+    requests = len(server.requests)
     assert get(tmp_path / "out") == folder
-    assert len(server.asked) == asked
+    assert len(server.requests) == requests
 
 
 @pytest.mark.parametrize("ranges", [True, False])
 @pytest.mark.usefixtures("remotes")
-def test_a_broken_connection_keeps_what_came_and_the_next_try_goes_on(server, tmp_path, monkeypatch, ranges):
+def test_a_broken_connection_keeps_the_part_and_the_next_try_resumes(server, tmp_path, monkeypatch, ranges):
     monkeypatch.setattr(fetch, "BLOCK", 20)
     server.limit = 60
-    with pytest.raises(InputError, match=r"meta.zip: the connection broke .*; what came is kept, the next try goes on"):
+    with pytest.raises(
+        InputError, match=r"meta.zip: the connection broke .*; the downloaded part is kept, the same command resumes"
+    ):
         get(tmp_path / "out")
     part = tmp_path / "out" / "archives" / "meta.zip.part"
     assert part.stat().st_size == 60
     server.limit, server.ranges = None, ranges
     get(tmp_path / "out")
-    assert ("/meta.zip", "bytes=60-") in server.asked
+    assert ("/meta.zip", "bytes=60-") in server.requests
     assert not part.exists()
 
 
 @pytest.mark.usefixtures("remotes")
-def test_an_interrupt_and_a_second_process_are_told(server, tmp_path, monkeypatch):
+def test_an_interrupt_and_a_second_process_are_reported(server, tmp_path, monkeypatch):
     def stop(*_):
         (tmp_path / "out" / "archives" / "meta.zip.part").write_bytes(server.files["/meta.zip"][:60])
         with pytest.raises(InputError, match="out is being filled by another edgekd process; wait for it"):
@@ -133,26 +135,28 @@ def test_an_interrupt_and_a_second_process_are_told(server, tmp_path, monkeypatc
 
     with monkeypatch.context() as patched:
         patched.setattr(fetch, "download", stop)
-        with pytest.raises(KeyboardInterrupt, match="out: interrupted; what came is kept, the same command goes on"):
+        with pytest.raises(
+            KeyboardInterrupt, match="out: interrupted; downloaded parts are kept, the same command resumes"
+        ):
             get(tmp_path / "out")
     assert get(tmp_path / "out").name == "scenes"
-    assert ("/meta.zip", "bytes=60-") in server.asked
+    assert ("/meta.zip", "bytes=60-") in server.requests
 
 
 @pytest.mark.usefixtures("remotes")
-def test_a_part_that_is_whole_already_is_taken(server, tmp_path):
+def test_a_complete_part_is_used(server, tmp_path):
     archives = tmp_path / "out" / "archives"
     archives.mkdir(parents=True)
     (archives / "meta.zip.part").write_bytes(server.files["/meta.zip"])
     assert get(tmp_path / "out").name == "scenes"
 
 
-def test_a_wrong_checksum_is_told_and_nothing_of_it_is_kept(server, remotes, tmp_path):
+def test_a_file_with_a_wrong_checksum_is_discarded(server, remotes, tmp_path):
     right = server.files["/meta.zip"]
     server.files["/meta.zip"] = b"x" * len(right)
     with pytest.raises(
         InputError,
-        match=rf"meta.zip: what came does not match the published checksum {remotes[0].hash} and was discarded",
+        match=rf"meta.zip: the file does not match the published checksum {remotes[0].hash} and was discarded",
     ):
         get(tmp_path / "out")
     assert list((tmp_path / "out" / "archives").iterdir()) == []
@@ -161,15 +165,15 @@ def test_a_wrong_checksum_is_told_and_nothing_of_it_is_kept(server, remotes, tmp
 
 
 @pytest.mark.usefixtures("remotes")
-def test_too_little_space_is_told_before_anything_comes(server, tmp_path, monkeypatch):
+def test_too_little_space_is_reported_before_the_download(server, tmp_path, monkeypatch):
     monkeypatch.setattr(fetch.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(100, 90, 10))
     with pytest.raises(InputError, match=r"GB are needed and 0.0 GB are free"):
         get(tmp_path / "out")
-    assert server.asked == []
+    assert server.requests == []
 
 
 @pytest.mark.usefixtures("remotes")
-def test_a_full_disk_keeps_what_came(tmp_path, monkeypatch):
+def test_a_full_disk_keeps_the_part(tmp_path, monkeypatch):
     opened = Path.open
 
     class Full(io.BytesIO):
@@ -179,22 +183,22 @@ def test_a_full_disk_keeps_what_came(tmp_path, monkeypatch):
     monkeypatch.setattr(
         Path, "open", lambda self, mode="r", **more: Full() if self.suffix == ".part" else opened(self, mode, **more)
     )
-    with pytest.raises(InputError, match="the disk is full; what came is kept"):
+    with pytest.raises(InputError, match="the disk is full; the downloaded part is kept"):
         get(tmp_path / "out")
 
 
 @pytest.mark.usefixtures("remotes")
-def test_a_server_that_is_gone_is_told(tmp_path, monkeypatch):
-    gone = fetch.Remote("gone.zip", "http://127.0.0.1:9/gone.zip", "md5:0")
-    monkeypatch.setattr(fetch, "listing_of", lambda _: [gone])
+def test_an_unreachable_server_is_reported(tmp_path, monkeypatch):
+    gone = fetch.RemoteFile("gone.zip", "http://127.0.0.1:9/gone.zip", "md5:0")
+    monkeypatch.setattr(fetch, "files_of_record", lambda _: [gone])
     with pytest.raises(InputError, match=r"gone.zip cannot be reached \(ConnectionError\); check the network"):
         get(tmp_path / "out")
 
 
 def test_the_record_is_read_through_its_doi(monkeypatch):
     class Record:
-        def populate_registry(self, box):
-            box.registry["meta.zip"] = "md5:12"
+        def populate_registry(self, downloads):
+            downloads.registry["meta.zip"] = "md5:12"
 
         def download_url(self, name):
             return f"http://127.0.0.1/{name}"
@@ -202,16 +206,18 @@ def test_the_record_is_read_through_its_doi(monkeypatch):
     def no_record(_):
         raise ValueError("no such record")
 
-    asked = []
-    monkeypatch.setattr("pooch.downloaders.doi_to_repository", lambda doi: asked.append(doi) or Record())
-    assert fetch.listing_of("10.5281/zenodo.1") == [fetch.Remote("meta.zip", "http://127.0.0.1/meta.zip", "md5:12")]
-    assert asked == ["10.5281/zenodo.1"]
+    dois = []
+    monkeypatch.setattr("pooch.downloaders.doi_to_repository", lambda doi: dois.append(doi) or Record())
+    assert fetch.files_of_record("10.5281/zenodo.1") == [
+        fetch.RemoteFile("meta.zip", "http://127.0.0.1/meta.zip", "md5:12")
+    ]
+    assert dois == ["10.5281/zenodo.1"]
     monkeypatch.setattr("pooch.downloaders.doi_to_repository", no_record)
     with pytest.raises(InputError, match=r"record doi 10.5281/zenodo.1 cannot be read"):
-        fetch.listing_of("10.5281/zenodo.1")
+        fetch.files_of_record("10.5281/zenodo.1")
     monkeypatch.setitem(sys.modules, "pooch", None)
     with pytest.raises(MissingExtraError, match=r"edgekd\[datasets\]"):
-        fetch.listing_of("10.5281/zenodo.1")
+        fetch.files_of_record("10.5281/zenodo.1")
 
 
 def run(monkeypatch, capsys, *arguments):
@@ -227,7 +233,7 @@ def test_a_licence_that_is_not_accepted_stops_before_the_network(server, tmp_pat
     assert (status, out) == (2, "")
     assert "licence: free for academic use, no commercial use" in err
     assert "was not accepted; nothing was downloaded" in err
-    assert server.asked == []
+    assert server.requests == []
     assert not (tmp_path / "out").exists()
     status, out, err = run(monkeypatch, capsys, NAME, "--out", tmp_path / "out", "--accept-licence")
     assert (status, "edgekd data prepare tau19" in out) == (0, True)
@@ -267,4 +273,4 @@ def test_what_cannot_be_downloaded_is_refused_with_where_it_is(monkeypatch, caps
 
 
 def test_what_is_free_has_a_record():
-    assert all(known.doi.startswith("10.5281/zenodo.") for known in KNOWN.values() if known.free)
+    assert all(known.doi.startswith("10.5281/zenodo.") for known in DATA_SETS.values() if known.free)

@@ -26,7 +26,7 @@ def splits(found):
     return {source.clip.path: source.clip.split for source in found.sources}
 
 
-def test_a_tree_of_labels_is_dealt_into_train_and_test_the_same_way_every_time(tmp_path):
+def test_a_tree_of_labels_is_split_into_train_and_test_the_same_way_every_time(tmp_path):
     names = [f"{label}/{i}.wav" for label in ("cat", "dog") for i in range(10)]
     found = folder.read(tree(tmp_path / "set", *names, ".git/x.wav", "cat/._1.wav", "cat/readme.txt"))
     assert Counter((source.clip.label, source.clip.split) for source in found.sources) == {
@@ -36,7 +36,7 @@ def test_a_tree_of_labels_is_dealt_into_train_and_test_the_same_way_every_time(t
         ("dog", "test"): 2,
     }
     assert splits(found) == splits(folder.read(tree(tmp_path / "elsewhere", *names)))
-    assert "4 of 20 clips dealt to 'test'" in found.notes[0]
+    assert "4 of 20 clips assigned to 'test'" in found.notes[0]
     assert found.name == "set"
     assert found.licence == "unknown"
 
@@ -45,13 +45,13 @@ def test_folders_below_a_label_are_groups_and_stay_together(tmp_path):
     found = folder.read(
         tree(tmp_path, *(f"{label}/place{p}/{i}.wav" for label in ("cat", "dog") for p in range(4) for i in range(5)))
     )
-    sides = {(source.clip.group, source.clip.split) for source in found.sources}
-    assert len(sides) == 8  # each group on one side only
-    assert "cat/place0" in {group for group, _ in sides}
-    assert Counter(split for _, split in sides) == {"train": 6, "test": 2}
+    pairs = {(source.clip.group, source.clip.split) for source in found.sources}
+    assert len(pairs) == 8  # each group in one split only
+    assert "cat/place0" in {group for group, _ in pairs}
+    assert Counter(split for _, split in pairs) == {"train": 6, "test": 2}
 
 
-def test_a_group_shared_by_labels_stays_whole_and_each_label_keeps_both_sides(tmp_path):
+def test_a_group_shared_by_labels_is_in_one_split_and_each_label_is_in_both(tmp_path):
     rows = [
         f"{label}{g}{i}.wav,{label},place{g}" for label in ("cat", "dog", "owl") for g in range(6) for i in range(2)
     ]
@@ -104,7 +104,7 @@ def test_names_that_are_not_utf8_are_written_with_escapes(tmp_path):
         (("cat/1.wav",), "nothing", "is not a folder"),
     ],
 )
-def test_a_wrong_folder_is_told(tmp_path, names, level, message):
+def test_a_wrong_folder_is_refused(tmp_path, names, level, message):
     with pytest.raises(InputError, match=message):
         folder.read(tree(tmp_path / "set", *names) / level)
 
@@ -152,7 +152,7 @@ def test_a_table_that_does_not_fit_is_refused(tmp_path, lines, message):
         folder.read(*table(tmp_path / "set", *lines))
 
 
-def test_a_table_in_another_encoding_or_place_is_refused(tmp_path):
+def test_a_table_in_another_encoding_or_folder_is_refused(tmp_path):
     path, csv = table(tmp_path / "set", "x")
     csv.write_bytes("filename,label\nmöwe.wav,bird\n".encode("latin-1"))
     with pytest.raises(InputError, match="not UTF-8"):

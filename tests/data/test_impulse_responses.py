@@ -1,4 +1,4 @@
-"""Impulse responses of a folder: which are taken, how they are brought to one form, and what is refused."""
+"""Impulse responses of a folder: which files are chosen, how they are normalised, and what is refused."""
 
 from pathlib import Path
 
@@ -38,7 +38,7 @@ def test_responses_begin_with_their_direct_sound_and_have_unit_energy(folder):
     assert np.argmax(np.abs(responses[2])) < 4
 
 
-def test_patterns_choose_files_and_the_hash_tells_choices_apart(folder):
+def test_patterns_choose_files_and_every_choice_has_its_own_hash(folder):
     everything = load_responses(folder, RATE)
     assert np.array_equal(load_responses(folder, RATE, include=["d*", "ring.wav"]), everything[:2])
     assert len(load_responses(folder, RATE, exclude=["*.wav"])) == 1
@@ -50,10 +50,10 @@ def test_patterns_choose_files_and_the_hash_tells_choices_apart(folder):
     assert responses_hash(load_responses(folder, RATE)) == responses_hash(everything)
 
 
-def test_what_is_no_set_of_responses_is_refused(folder):
+def test_a_folder_without_usable_responses_is_refused(folder):
     with pytest.raises(InputError, match=r"nowhere is not a folder of impulse responses; name one"):
         load_responses(folder / "nowhere", RATE)
-    with pytest.raises(InputError, match=r"3 audio files, none of which fits augment\.ir_include \['Ring\*'\]"):
+    with pytest.raises(InputError, match=r"3 audio files, none of which matches augment\.ir_include \['Ring\*'\]"):
         load_responses(folder, RATE, include=["Ring*"])
     (folder / "bad.wav").write_bytes(b"junk")
     with pytest.raises(InputError, match=r"bad\.wav: is not readable audio"):

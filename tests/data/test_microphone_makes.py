@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from edgekd.data.audio.microphone_makes import MICIRP, Makes, mic_split, of_split
+from edgekd.data.audio.microphone_makes import MICIRP, MakesTable, files_of_split, parse_mic_split
 from edgekd.errors import InputError
 from edgekd.resources import read_toml
 
@@ -21,8 +21,8 @@ def files(folder, *names):
     return [folder / f"{name}.wav" for name in names]
 
 
-def test_the_shipped_table_keeps_a_third_of_the_makes_or_more_for_tests_and_none_on_both_sides():
-    makes = read_toml(MICIRP, Makes)
+def test_the_shipped_table_has_a_third_of_the_makes_or_more_for_tests_and_none_in_both_splits():
+    makes = read_toml(MICIRP, MakesTable)
     assert len(makes.test) >= (len(makes.train) + len(makes.test)) / 3
     assert not makes.train.keys() & makes.test.keys()
     named = [name for side in (makes.train, makes.test) for files in side.values() for name in files]
@@ -31,16 +31,16 @@ def test_the_shipped_table_keeps_a_third_of_the_makes_or_more_for_tests_and_none
 
 def test_a_folder_without_a_table_is_split_by_that_of_micirp(tmp_path):
     given = files(tmp_path, "IR_AKGD12", "Reslo_RV")
-    assert of_split(given, tmp_path, "test") == [(given[0], "AKG")]
-    assert of_split(given, tmp_path, "train") == [(given[1], "Reslo")]
+    assert files_of_split(given, tmp_path, "test") == [(given[0], "AKG")]
+    assert files_of_split(given, tmp_path, "train") == [(given[1], "Reslo")]
 
 
-def test_a_folders_own_table_counts_and_all_takes_also_what_nobody_named(folder):
+def test_the_table_of_the_folder_is_used_and_all_includes_files_without_a_make(folder):
     given = files(folder, "a1", "a2", "b", "c")
-    assert of_split(given[:3], folder, "train") == [(given[0], "Acme"), (given[1], "Acme")]
-    assert of_split(given, folder, "all") == [*zip(given, ("Acme", "Acme", "Bell", "c"), strict=True)]
-    with pytest.raises(InputError, match=r"c\.wav is of no make in makes\.toml; name it in .*makes\.toml"):
-        of_split(given, folder, "test")
+    assert files_of_split(given[:3], folder, "train") == [(given[0], "Acme"), (given[1], "Acme")]
+    assert files_of_split(given, folder, "all") == [*zip(given, ("Acme", "Acme", "Bell", "c"), strict=True)]
+    with pytest.raises(InputError, match=r"c\.wav has no make in makes\.toml; name it in .*makes\.toml"):
+        files_of_split(given, folder, "test")
 
 
 @pytest.mark.parametrize(
@@ -52,13 +52,13 @@ def test_a_folders_own_table_counts_and_all_takes_also_what_nobody_named(folder)
         ("[train]\n[tets]\n", "unknown key 'tets'; did you mean 'test'"),
     ],
 )
-def test_a_table_that_is_no_split_is_refused(folder, table, message):
+def test_a_wrong_table_of_makes_is_refused(folder, table, message):
     (folder / "makes.toml").write_text(table)
     with pytest.raises(InputError, match=message):
-        of_split(files(folder, "a1"), Path(folder), "train")
+        files_of_split(files(folder, "a1"), Path(folder), "train")
 
 
 def test_an_unknown_split_names_the_nearest():
-    assert mic_split("train") == "train"
+    assert parse_mic_split("train") == "train"
     with pytest.raises(InputError, match="'tests' is no split of microphones; did you mean 'test'"):
-        mic_split("tests")
+        parse_mic_split("tests")

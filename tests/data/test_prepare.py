@@ -87,20 +87,20 @@ def test_bad_clips_are_all_named_and_the_good_ones_are_kept(edgekd, audio, tmp_p
     (kept,) = tmp_path.glob(".store.*")
     assert (
         err.splitlines()[-1]
-        == "edgekd: 3 of 13 clips cannot be used (named above); no store was made; mend them or leave them out "
-        f"with --skip-bad; 10 clips are kept in {kept.name}, and the same command goes on"
+        == "edgekd: 3 of 13 clips cannot be used (named above); no store was made; repair them or leave them out "
+        f"with --skip-bad; 10 clips are kept in {kept.name}, and the same command resumes"
     )
     decoded.clear()
     status, out, err = edgekd("data", "prepare", "folder", audio, "--out", tmp_path / "store", "--skip-bad")
     assert status == 0
     assert "10 clips, 2 labels" in out
     assert "3 of 13 clips left out: cat/nan.wav, dog/empty.wav, dog/junk.mp3" in err
-    assert "going on with 10 clips that an earlier run left" in err
+    assert "resuming with 10 clips" in err
     assert sorted(decoded) == ["empty.wav", "junk.mp3", "nan.wav"]
     assert not list(tmp_path.glob(".store.*"))
 
 
-def test_a_mended_clip_comes_to_its_place(edgekd, audio, tmp_path, decoded):
+def test_a_repaired_clip_is_added_in_its_position(edgekd, audio, tmp_path, decoded):
     good, bad = (audio / "dog" / "1.flac").read_bytes(), audio / "dog" / "1a.wav"
     bad.write_bytes(good[:100])
     prepare = ("data", "prepare", "folder", audio, "--test-fraction", "0.4", "--out")
@@ -109,8 +109,8 @@ def test_a_mended_clip_comes_to_its_place(edgekd, audio, tmp_path, decoded):
     decoded.clear()
     assert edgekd(*prepare, tmp_path / "store")[0] == 0
     assert sorted(decoded) == ["1a.wav", "2.ogg", "3.mp3", "4.wav"]
-    assert edgekd(*prepare, tmp_path / "whole")[0] == 0
-    assert files(tmp_path / "store") == files(tmp_path / "whole")
+    assert edgekd(*prepare, tmp_path / "expected")[0] == 0
+    assert files(tmp_path / "store") == files(tmp_path / "expected")
 
 
 def test_rows_may_change_while_the_audio_is_kept(edgekd, audio, tmp_path, decoded):
@@ -148,7 +148,7 @@ cli.main()
 """
 
 
-def test_a_full_disk_is_one_line_and_the_same_command_goes_on(edgekd, audio, tmp_path, decoded):
+def test_a_full_disk_is_one_line_and_the_same_command_resumes(edgekd, audio, tmp_path, decoded):
     prepare = ("data", "prepare", "folder", str(audio), "--out", str(tmp_path / "store"))
     done = subprocess.run([sys.executable, "-c", FULL_DISK, *prepare], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
@@ -158,26 +158,28 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(edgekd, audio, tmp
     )
     assert edgekd(*prepare)[0] == 0
     assert len(decoded) == 6
-    assert edgekd(*prepare[:-1], tmp_path / "whole")[0] == 0
-    assert files(tmp_path / "store") == files(tmp_path / "whole")
+    assert edgekd(*prepare[:-1], tmp_path / "expected")[0] == 0
+    assert files(tmp_path / "store") == files(tmp_path / "expected")
 
 
 def test_a_second_prepare_of_the_same_store_is_refused(edgekd, audio, tmp_path, monkeypatch):
     prepare = ("data", "prepare", "folder", audio, "--out", tmp_path / "store")
     decode_all = data.decode_all
-    answers = []
+    messages = []
 
     def meanwhile(*arguments):
         for count, item in enumerate(decode_all(*arguments)):
             if count == 5:
                 with pytest.raises(InputError) as caught:
-                    data.prepare("folder", audio, tmp_path / "store", say=print)
-                answers.append(str(caught.value))
+                    data.prepare("folder", audio, tmp_path / "store", log=print)
+                messages.append(str(caught.value))
             yield item
 
     monkeypatch.setattr(data, "decode_all", meanwhile)
     assert edgekd(*prepare)[0] == 0
-    assert answers == [f"{tmp_path / 'store'} is being made by another process; wait for it or choose another --out"]
+    assert messages == [
+        f"{tmp_path / 'store'} is being written by another process; wait for it or choose another --out"
+    ]
     ClipStore.open(tmp_path / "store").verify()
 
 
@@ -193,7 +195,7 @@ def test_a_table_with_missing_and_repeated_files_is_refused(edgekd, audio, tmp_p
     assert not (tmp_path / "store").exists()
 
 
-def test_warnings_before_a_training_would_meet_them(edgekd, audio, tmp_path):
+def test_problems_of_a_training_are_reported_by_prepare(edgekd, audio, tmp_path):
     shutil.copy(audio / "cat" / "0.wav", audio / "dog" / "same.wav")
     table = tmp_path / "clips.csv"
     table.write_text(
@@ -224,7 +226,7 @@ def test_an_existing_store_is_kept_without_force(edgekd, audio, tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_polite_kill_does_no_harm_to_the_old_store_and_the_same_command_goes_on(
+def test_a_signal_keeps_the_old_store_and_the_same_command_resumes(
     edgekd, audio, tmp_path, monkeypatch, decoded, number
 ):
     prepare = ("data", "prepare", "folder", audio, "--out", tmp_path / "store")
@@ -239,7 +241,7 @@ def test_a_polite_kill_does_no_harm_to_the_old_store_and_the_same_command_goes_o
             yield item
 
     monkeypatch.setattr(data, "decode_all", killed)
-    # a suite started in the background inherits it ignored
+    # in a test run started in the background SIGINT is ignored
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         status, out, err = edgekd(*prepare, "--licence", "new", "--force")
@@ -249,7 +251,7 @@ def test_a_polite_kill_does_no_harm_to_the_old_store_and_the_same_command_goes_o
     assert (status, out, err.splitlines()[-1]) == (
         130,
         "",
-        f"edgekd: {tmp_path / 'store'}: interrupted; 5 clips are kept in {kept.name}, and the same command goes on",
+        f"edgekd: {tmp_path / 'store'}: interrupted; 5 clips are kept in {kept.name}, and the same command resumes",
     )
     assert files(tmp_path / "store") == before
     monkeypatch.setattr(data, "decode_all", decode_all)
@@ -262,7 +264,7 @@ def test_a_polite_kill_does_no_harm_to_the_old_store_and_the_same_command_goes_o
     assert store.licence == "new"
 
 
-def test_synth_is_loudly_synthetic(edgekd, tmp_path):
+def test_synthetic_audio_is_reported_as_such(edgekd, tmp_path):
     status, out, err = edgekd(
         "data", "synth", "--out", tmp_path / "store", "--clips", 40, "--seconds", 1, "--sample-rate", 8000
     )
@@ -293,8 +295,8 @@ def test_synth_is_loudly_synthetic(edgekd, tmp_path):
     ],
 )
 def test_bad_usage_is_one_line(edgekd, audio, tmp_path, arguments, message):
-    places = {"AUDIO": audio, "OUT": tmp_path / "out"}
-    status, out, err = edgekd("data", *(places.get(argument, argument) for argument in arguments))
+    paths = {"AUDIO": audio, "OUT": tmp_path / "out"}
+    status, out, err = edgekd("data", *(paths.get(argument, argument) for argument in arguments))
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert err.startswith("edgekd: ")
     assert message in err

@@ -1,4 +1,4 @@
-"""The DeepShip and VTUAD adapters, on made-up trees in the official layouts."""
+"""The DeepShip and VTUAD adapters, on generated files in the official layouts."""
 
 from collections import Counter
 
@@ -7,12 +7,12 @@ import pytest
 import soundfile
 
 from edgekd.data.audio.decode import decode, decode_one, source_key
-from edgekd.data.sets import deepship, fixtures, vtuad
+from edgekd.data.sets import deepship, toy_sets, vtuad
 from edgekd.errors import InputError
 
 
-def test_deepship_recordings_are_cut_and_dealt_by_ship(tmp_path):
-    found = deepship.read(fixtures.deepship(tmp_path / "DeepShip"), segment=0.1, test_fraction=0.25)
+def test_deepship_recordings_are_cut_and_split_by_ship(tmp_path):
+    found = deepship.read(toy_sets.deepship(tmp_path / "DeepShip"), segment=0.1, test_fraction=0.25)
     assert Counter(source.clip.label for source in found.sources) == dict.fromkeys(
         ("cargo", "passengership", "tanker", "tug"), 15
     )
@@ -23,8 +23,8 @@ def test_deepship_recordings_are_cut_and_dealt_by_ship(tmp_path):
         "CARGO 1",
     )
     assert (first.cut, second.cut) == ((0.0, 0.1), (0.1, 0.1))
-    sides = Counter(group for group, _ in {(source.clip.group, source.clip.split) for source in found.sources})
-    assert set(sides.values()) == {1}
+    splits = Counter(group for group, _ in {(source.clip.group, source.clip.split) for source in found.sources})
+    assert set(splits.values()) == {1}
     assert {source.clip.split for source in found.sources} == {"train", "test"}
     assert len({source.clip.parent for source in found.sources if source.clip.group == "CARGO 1"}) == 2
     assert "20 recordings in 60 segments of 0.1 s; the ship of 20 recordings is known" in found.notes
@@ -32,15 +32,15 @@ def test_deepship_recordings_are_cut_and_dealt_by_ship(tmp_path):
 
 
 def test_a_cut_is_that_part_of_the_file_and_has_a_key_of_its_own(tmp_path):
-    found = deepship.read(fixtures.deepship(tmp_path / "DeepShip"), segment=0.1)
+    found = deepship.read(toy_sets.deepship(tmp_path / "DeepShip"), segment=0.1)
     first, second = found.sources[:2]
-    whole = decode(first.file, 32000, 1)
-    np.testing.assert_array_equal(decode_one(second, 32000, 1).pcm, whole[3200:6400])
+    complete = decode(first.file, 32000, 1)
+    np.testing.assert_array_equal(decode_one(second, 32000, 1).pcm, complete[3200:6400])
     assert source_key(first) != source_key(second)
 
 
 def test_a_recording_no_longer_than_a_segment_is_one_clip(tmp_path):
-    found = deepship.read(fixtures.deepship(tmp_path / "DeepShip"), segment=0.35)
+    found = deepship.read(toy_sets.deepship(tmp_path / "DeepShip"), segment=0.35)
     assert {source.cut for source in found.sources} == {None}
     assert found.sources[0].clip.path == "Cargo/20171101-0/203620.wav"
 
@@ -48,19 +48,19 @@ def test_a_recording_no_longer_than_a_segment_is_one_clip(tmp_path):
 def test_the_published_part_of_deepship_is_grouped_by_recording(tmp_path):
     path = tmp_path / "DeepShip"
     for kind in ("Cargo", "Passengership"):
-        fixtures.table(
+        toy_sets.table(
             path / kind / f"{kind.lower()}-metafile", None, [(1, 70, "SWIFT", "20171104", "203623", 458, "1-2")], ","
         )
         for number in (1, 2, 3):
-            fixtures.wav(path / kind / f"{number}.wav", 32000, seconds=0.1)
+            toy_sets.wav(path / kind / f"{number}.wav", 32000, seconds=0.1)
     found = deepship.read(path)
     assert [source.clip.group for source in found.sources[:2]] == ["Cargo/1.wav", "Cargo/2.wav"]
     assert "6 recordings of a ship that is not known" in " ".join(found.notes)
     assert "no clips of tanker, tug" in found.notes
 
 
-def test_the_ship_of_a_recording_is_known_by_the_number_of_its_day_too(tmp_path):
-    path = fixtures.deepship(tmp_path / "DeepShip")
+def test_the_ship_of_a_recording_is_found_by_date_and_number_too(tmp_path):
+    path = toy_sets.deepship(tmp_path / "DeepShip")
     (path / "Cargo" / "20171104-3" / "203623.wav").rename(path / "Cargo" / "20171104-3" / "203624.wav")
     (path / "Cargo" / "20171103-2").rename(path / "Cargo" / "20171103b-2")
     found = deepship.read(path, segment=0.1)
@@ -75,8 +75,8 @@ def test_the_ship_of_a_recording_is_known_by_the_number_of_its_day_too(tmp_path)
     assert groups["Cargo/20171105-4/203624.wav"] == "CARGO 4"
 
 
-def test_deepship_tells_a_wrong_level_damage_and_bad_options(tmp_path):
-    path = fixtures.deepship(tmp_path / "DeepShip")
+def test_deepship_refuses_a_wrong_folder_damage_and_bad_options(tmp_path):
+    path = toy_sets.deepship(tmp_path / "DeepShip")
     for level in ("..", "Cargo", "Cargo/20171101-0"):
         with pytest.raises(InputError, match=r"did you mean .*DeepShip\?"):
             deepship.read((path / level).resolve())
@@ -91,8 +91,8 @@ def test_deepship_tells_a_wrong_level_damage_and_bad_options(tmp_path):
         deepship.read(path, test_fraction=1)
 
 
-def test_a_scenario_of_vtuad_is_read_and_ships_in_several_splits_are_told(tmp_path):
-    found = vtuad.read(fixtures.vtuad(tmp_path / "inclusion_2000_exclusion_4000"))
+def test_a_scenario_of_vtuad_is_read_and_ships_in_several_splits_are_noted(tmp_path):
+    found = vtuad.read(toy_sets.vtuad(tmp_path / "inclusion_2000_exclusion_4000"))
     assert Counter(source.clip.split for source in found.sources) == {"train": 9, "validation": 9, "test": 9}
     cargo = next(source for source in found.sources if source.clip.label == "cargo")
     assert (cargo.clip.path, cargo.clip.group, cargo.cut) == ("train/audio/cargo/10.wav", "316000010", None)
@@ -105,7 +105,7 @@ def test_a_scenario_of_vtuad_is_read_and_ships_in_several_splits_are_told(tmp_pa
 
 
 def test_rows_of_vtuad_that_share_a_file_are_parts_of_it(tmp_path):
-    found = vtuad.read(fixtures.vtuad(tmp_path / "inclusion_2000_exclusion_4000", shared=True))
+    found = vtuad.read(toy_sets.vtuad(tmp_path / "inclusion_2000_exclusion_4000", shared=True))
     second = found.sources[1]
     file = "train/audio/background/0.wav"
     assert (second.clip.path, second.clip.parent, second.cut) == (f"{file}#1", file, (1.0, 0.1))
@@ -113,26 +113,26 @@ def test_rows_of_vtuad_that_share_a_file_are_parts_of_it(tmp_path):
 
 
 def test_all_scenarios_of_vtuad_together(tmp_path):
-    fixtures.vtuad(tmp_path / "vtuad" / "inclusion_2000_exclusion_4000")
-    fixtures.vtuad(tmp_path / "vtuad" / "inclusion_3000_exclusion_5000")
+    toy_sets.vtuad(tmp_path / "vtuad" / "inclusion_2000_exclusion_4000")
+    toy_sets.vtuad(tmp_path / "vtuad" / "inclusion_3000_exclusion_5000")
     found = vtuad.read(tmp_path / "vtuad")
     assert len(found.sources) == 54
     assert found.sources[0].clip.path == "inclusion_2000_exclusion_4000/train/audio/background/0.wav"
 
 
-def test_vtuad_tells_a_wrong_level_missing_and_extra_files_and_damage(tmp_path):
-    path = fixtures.vtuad(tmp_path / "inclusion_2000_exclusion_4000")
+def test_vtuad_reports_a_wrong_folder_missing_and_extra_files_and_damage(tmp_path):
+    path = toy_sets.vtuad(tmp_path / "inclusion_2000_exclusion_4000")
     for level in ("train", "train/audio"):
         with pytest.raises(InputError, match=r"did you mean .*exclusion_4000\?"):
             vtuad.read((path / level).resolve())
     (path / "test" / "audio" / "tug" / "20.wav").unlink()
-    fixtures.wav(path / "test" / "audio" / "tug" / "99.wav")
+    toy_sets.wav(path / "test" / "audio" / "tug" / "99.wav")
     with pytest.raises(InputError, match=r"1 of 27 clips .* cannot be found: 1 of 9 of 'test'"):
         vtuad.read(path)
     notes = " ".join(vtuad.read(path, skip_bad=True).notes)
     assert "ignored: test/audio/tug/99.wav" in notes
     (path / "validation" / "metadata.csv").unlink()
-    assert "no validation/metadata.csv: the store lacks that part" in vtuad.read(path, skip_bad=True).notes
+    assert "no validation/metadata.csv: the store lacks that split" in vtuad.read(path, skip_bad=True).notes
     table = path / "train" / "metadata.csv"
     table.write_text(table.read_text().replace("file_index", "file"))
     with pytest.raises(InputError, match="no column 'file_index'"):
@@ -140,7 +140,7 @@ def test_vtuad_tells_a_wrong_level_missing_and_extra_files_and_damage(tmp_path):
 
 
 def test_a_damaged_row_of_vtuad_is_refused(tmp_path):
-    path = fixtures.vtuad(tmp_path / "inclusion_2000_exclusion_4000", shared=True)
+    path = toy_sets.vtuad(tmp_path / "inclusion_2000_exclusion_4000", shared=True)
     table = path / "train" / "metadata.csv"
     table.write_text(table.read_text().replace("4,cargo,0.1,10,1,", "4,cargo,x,10,1,"))
     with pytest.raises(InputError, match="row 6: label 'cargo', file_index '10'"):

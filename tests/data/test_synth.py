@@ -1,4 +1,4 @@
-"""The procedural scenes: reproducible, disjoint, and decided by what happens in time."""
+"""The synthetic scenes: reproducible, disjoint, and different in their course in time only."""
 
 import numpy as np
 import pytest
@@ -55,7 +55,7 @@ def test_labels_are_the_ten_scenes_and_each_is_in_both_splits(data):
     assert len({clip.path for clip in clips}) == len(clips)
 
 
-def test_places_are_disjoint_and_one_recorder_is_new_in_test(data):
+def test_locations_are_disjoint_and_one_recorder_is_new_in_test(data):
     clips, _ = data
     groups, recorders = (
         {split: {getattr(clip, what) for clip in clips if clip.split == split} for split in ("train", "test")}
@@ -73,7 +73,7 @@ def test_clips_are_loud_enough_and_hardly_clipped(data):
     assert ((pcm == 32767) | (pcm == -32768)).mean() < 1e-4
 
 
-def test_the_mean_spectrum_does_not_tell_the_scene_but_its_course_in_time_does(data):
+def test_the_mean_spectrum_does_not_separate_the_scenes_but_the_course_in_time_does(data):
     clips, pcm = data
     features = log_mel(FRONTEND, pcm.astype(np.float32) / 32768)  # (clips, mel, frame)
     mean = features.mean(axis=-1)

@@ -1,4 +1,4 @@
-"""The urban-scenes adapters, on made-up trees in the official layouts and on tables of the official size."""
+"""The urban-scenes adapters, on generated files in the official layouts and on tables of the official size."""
 
 import random
 import time
@@ -9,9 +9,9 @@ import pytest
 
 from edgekd.data.audio.decode import decode
 from edgekd.data.sets import tau, tau19, tau20, tau22, tau22_evaluation, tut18
-from edgekd.data.sets.fixtures import CITIES_OF_2018, MOBILE_RECORDERS, scenes, table, wav
-from edgekd.data.sets.fixtures import tut18 as tut18_tree
-from edgekd.data.store.store import UNLABELLED
+from edgekd.data.sets.toy_sets import CITIES_OF_2018, MOBILE_RECORDERS, scenes, table, wav
+from edgekd.data.sets.toy_sets import tut18 as tut18_tree
+from edgekd.data.store.clips import UNLABELLED
 from edgekd.errors import InputError
 
 
@@ -24,7 +24,7 @@ def counts(found):
     return Counter(source.clip.split for source in found.sources)
 
 
-def test_tau22_is_read_with_its_lists_slices_places_and_recorders(mobile):
+def test_tau22_is_read_with_its_lists_slices_locations_and_recorders(mobile):
     found = tau22.read(mobile)
     assert counts(found) == {"train": 144, "evaluate": 42, "unused": 66}
     clip = next(source.clip for source in found.sources if source.clip.path == "audio/bus-milan-1011-40000-1-s4.wav")
@@ -67,19 +67,19 @@ def test_a_partial_download_is_counted_by_split_and_left_out_on_request(mobile):
     assert "1 audio file that meta.csv does not list, ignored: audio/stray.wav" in found.notes
 
 
-def test_no_audio_at_all_is_told_whatever_is_left_out(tmp_path):
+def test_a_folder_without_audio_is_refused_also_with_skip_bad(tmp_path):
     with pytest.raises(InputError, match="holds none of the 18 clips"):
         tau19.read(scenes(tmp_path / "bare", audio=False), skip_bad=True)
 
 
 @pytest.mark.parametrize("level", ["..", "../..", "audio", "evaluation_setup"])
-def test_a_wrong_folder_level_is_told(tmp_path, level):
+def test_a_wrong_folder_level_names_the_right_one(tmp_path, level):
     path = scenes(tmp_path / "data" / "tau19")
     with pytest.raises(InputError, match=r"has no meta.csv; did you mean .*tau19\?"):
         tau19.read((path / level).resolve())
 
 
-def test_tau19_and_tau20_are_whole_clips(tmp_path):
+def test_tau19_and_tau20_have_complete_recordings(tmp_path):
     found = tau19.read(scenes(tmp_path / "tau19"))
     assert counts(found) == {"train": 12, "evaluate": 3, "unused": 3}
     assert {source.clip.parent for source in found.sources} == {""}
@@ -118,24 +118,26 @@ def test_a_missing_evaluate_list_is_replaced_by_the_test_list(mobile):
         (tut18, {"cities": CITIES_OF_2018}, 6122),
     ],
 )
-def test_a_missing_training_list_that_cannot_be_told_from_the_rest_is_refused(tmp_path, adapter, tree, documented):
+def test_a_missing_training_list_is_refused_where_the_number_of_clips_is_not_the_documented_one(
+    tmp_path, adapter, tree, documented
+):
     path = scenes(tmp_path / "x", **tree)
     (path / "evaluation_setup" / "fold1_train.csv").unlink()
-    with pytest.raises(
-        InputError, match=rf"no fold1_train.csv, and the rest .* {documented} are documented; unpack the archive"
-    ):
+    with pytest.raises(InputError, match=rf"no fold1_train.csv, .* {documented} are documented; unpack the archive"):
         adapter.read(path)
 
 
-def test_a_missing_training_list_is_told_from_the_rest_where_that_is_as_documented(tmp_path, monkeypatch):
+def test_a_missing_training_list_is_replaced_where_the_number_of_clips_is_the_documented_one(tmp_path, monkeypatch):
     path = scenes(tmp_path / "x")
     (path / "evaluation_setup" / "fold1_train.csv").unlink()
     monkeypatch.setattr(
-        tau19, "EDITION", tau.Edition("tau19", tau.rest_of(12, lambda clip: not clip.group.startswith("milan-")))
+        tau19,
+        "EDITION",
+        tau.Edition("tau19", tau.all_not_evaluated(12, lambda clip: not clip.group.startswith("milan-"))),
     )
     found = tau19.read(path)
     assert counts(found) == {"train": 12, "evaluate": 3, "unused": 3}
-    assert found.notes[0].startswith("no fold1_train.csv: the training clips were told from the rest")
+    assert found.notes[0].startswith("no fold1_train.csv")
 
 
 @pytest.mark.parametrize(
@@ -150,7 +152,7 @@ def test_a_missing_training_list_is_told_from_the_rest_where_that_is_as_document
             "audio/bus-lisbon-1010-40000-a.wav",
             "lists 1 file more than once",
         ),
-        ("evaluation_setup/fold1_train.csv", "\tbus", "\ttram", "says that .* is 'tram', meta.csv says 'bus'"),
+        ("evaluation_setup/fold1_train.csv", "\tbus", "\ttram", "'tram', but in meta.csv 'bus'"),
         (
             "evaluation_setup/fold1_train.csv",
             "bus-lisbon-1010-40001",
@@ -226,53 +228,57 @@ def test_the_evaluation_set_has_no_labels(tmp_path, mobile):
         tau22_evaluation.read(mobile)
 
 
-PLACES = ((28, 12), (51, 20), (47, 20), (40, 17), (30, 11), (31, 12), (26, 10), (32, 14), (31, 12), (49, 21))
+LOCATIONS = ((28, 12), (51, 20), (47, 20), (40, 17), (30, 11), (31, 12), (26, 10), (32, 14), (31, 12), (49, 21))
 """Locations for training and for evaluation of each scene."""
 
 
 def full_size():
     """(rows, training files, evaluated files) of a table with the counts of TAU 2022: 514 locations, 230,350 slices."""
     rng = random.Random(0)
-    here = dict(zip(tau22.MAIN_RECORDER_CLIPS, PLACES, strict=True))
+    locations_of = dict(zip(tau22.MAIN_RECORDER_CLIPS, LOCATIONS, strict=True))
     rows, train, evaluate = [], set(), set()
 
-    def add(scene, place, segments, recorder, into=None):
+    def add(scene, location, segments, recorder, into=None):
         for segment in segments:
             for piece in range(10):
-                name = f"audio/{scene}-{place}-{segment}-{piece}-{recorder}.wav"
-                rows.append((name, scene, place, recorder))
+                name = f"audio/{scene}-{location}-{segment}-{piece}-{recorder}.wav"
+                rows.append((name, scene, location, recorder))
                 if into is not None:
                     into.add(name)
 
-    for scene, (train_places, test_places) in here.items():
-        deaf = scene in ("bus", "metro_station", "tram")  # one place with recorder a alone
+    for scene, (train_locations, test_locations) in locations_of.items():
+        one_recorder = scene in ("bus", "metro_station", "tram")  # a location with recorder a alone
         trained = tau22.MAIN_RECORDER_CLIPS[scene] // 10
-        for side, places, total in ((train, train_places, trained), (evaluate, test_places, 1440 - trained)):
-            shares = Counter(rng.choices(range(places), k=total - 12 * places)) + Counter(
-                dict.fromkeys(range(places), 12)
+        for side, locations, total in ((train, train_locations, trained), (evaluate, test_locations, 1440 - trained)):
+            shares = Counter(rng.choices(range(locations), k=total - 12 * locations)) + Counter(
+                dict.fromkeys(range(locations), 12)
             )
-            for number in range(places):
-                place = f"city-{scene}{'t' if side is train else 'e'}{number}"
+            for number in range(locations):
+                location = f"city-{scene}{'t' if side is train else 'e'}{number}"
                 segments = range(shares[number])
                 if side is train:
-                    add(scene, place, segments, "a", train)
+                    add(scene, location, segments, "a", train)
                 else:
-                    heard = 0 if deaf and number == 0 else len(split_evenly(33, places - deaf, number - deaf))
-                    add(scene, place, segments[:heard], "a", evaluate)
-                    add(scene, place, segments[heard:], "a")
+                    count = (
+                        0
+                        if one_recorder and number == 0
+                        else len(share(33, locations - one_recorder, number - one_recorder))
+                    )
+                    add(scene, location, segments[:count], "a", evaluate)
+                    add(scene, location, segments[count:], "a")
                     for recorder in ("b", "c", "s1", "s2", "s3", "s4", "s5", "s6"):
-                        fewer = number == places - 1 and (scene, recorder) in (("airport", "b"), ("airport", "c"))
-                        add(scene, place, segments[: heard - fewer], recorder, evaluate)
+                        fewer = number == locations - 1 and (scene, recorder) in (("airport", "b"), ("airport", "c"))
+                        add(scene, location, segments[: count - fewer], recorder, evaluate)
         for recorder in ("b", "c", "s1", "s2", "s3", "s4", "s5", "s6"):
             lacks = (recorder == "b") * (scene == "park") + (recorder == "c") * (scene in ("park", "tram"))
-            for number in range(train_places - 3):  # three places with recorder a alone
-                some = split_evenly(75 - lacks, train_places - 3, number)
+            for number in range(train_locations - 3):  # three locations with recorder a alone
+                some = share(75 - lacks, train_locations - 3, number)
                 add(scene, f"city-{scene}t{number}", some, recorder, train if recorder < "s4" else None)
     return rows, train, evaluate
 
 
-def split_evenly(total, parts, part):
-    """range of so many as fall to a part."""
+def share(total, parts, part):
+    """A range of one part's share of `total`."""
     return range(total // parts + (part < total % parts))
 
 
@@ -291,12 +297,16 @@ def test_fold_1_of_tau22_at_full_size_with_and_without_its_training_list(tmp_pat
     assert [by_recorder["train", recorder] for recorder in ("a", "b", "c", "s1")] == [102150, 7490, 7480, 7500]
     assert by_recorder["evaluate", "a"] == by_recorder["evaluate", "s6"] == 3300
     assert by_recorder["evaluate", "b"] == by_recorder["evaluate", "c"] == 3290
-    places = {split: {clip.group for clip in listed if clip.split == split} for split in ("train", "evaluate")}
-    assert (len(places["train"]), len(places["evaluate"]), len(places["train"] & places["evaluate"])) == (365, 146, 0)
+    locations = {split: {clip.group for clip in listed if clip.split == split} for split in ("train", "evaluate")}
+    assert (len(locations["train"]), len(locations["evaluate"]), len(locations["train"] & locations["evaluate"])) == (
+        365,
+        146,
+        0,
+    )
     assert len({clip.parent for clip in listed}) == 23035
     assert seconds < 30
     (setup / "fold1_train.csv").unlink()
-    assert tau.split(listed, setup, tau22.EDITION.rest) == listed
+    assert tau.assign_splits(listed, setup, tau22.EDITION.training_clips) == listed
 
 
 def test_lists_may_have_columns_of_their_own(mobile):

@@ -1,15 +1,15 @@
-"""The UrbanSound8K adapter, on a made-up tree in the official layout."""
+"""The UrbanSound8K adapter, on generated files in the official layout."""
 
 import pytest
 
 from edgekd.data.audio.decode import decode
-from edgekd.data.sets import fixtures, urbansound8k
+from edgekd.data.sets import toy_sets, urbansound8k
 from edgekd.errors import InputError
 
 
 @pytest.fixture
 def path(tmp_path):
-    return fixtures.urbansound8k(tmp_path / "UrbanSound8K")
+    return toy_sets.urbansound8k(tmp_path / "UrbanSound8K")
 
 
 def test_the_ten_folds_are_kept_and_clips_grouped_by_recording(path):
@@ -21,14 +21,14 @@ def test_the_ten_folds_are_kept_and_clips_grouped_by_recording(path):
     assert found.licence == "CC BY-NC 3.0"
     folds = "fold1,fold2,fold3,fold4,fold5,fold6,fold7,fold8,fold9,fold10"
     assert found.notes == [
-        f"the folds are never mixed: test each once, by edgekd crossval RECIPE --data STORE --out DIR --folds {folds}"
+        f"the folds must not be mixed: test each once, by edgekd crossval RECIPE --data STORE --out DIR --folds {folds}"
     ]
     assert {decode(source.file, 16000, 1).shape for source in found.sources} == {(800, 1)}
 
 
 def test_missing_and_extra_files_are_counted(path):
     (path / "audio" / "fold3" / "300-0-0-0.wav").unlink()
-    fixtures.wav(path / "audio" / "fold3" / "copy.wav")
+    toy_sets.wav(path / "audio" / "fold3" / "copy.wav")
     with pytest.raises(InputError, match=r"1 of 20 clips .* cannot be found: 1 of 2 of 'fold3' .*--skip-bad"):
         urbansound8k.read(path)
     found = urbansound8k.read(path, skip_bad=True)
@@ -37,7 +37,7 @@ def test_missing_and_extra_files_are_counted(path):
 
 
 @pytest.mark.parametrize("level", ["..", "audio", "metadata", "audio/fold1"])
-def test_a_wrong_folder_level_is_told(path, level):
+def test_a_wrong_folder_level_names_the_right_one(path, level):
     with pytest.raises(InputError, match=r"has no metadata/UrbanSound8K.csv; did you mean .*UrbanSound8K\?"):
         urbansound8k.read((path / level).resolve())
 

@@ -1,12 +1,13 @@
-"""A writer with a request goes on with what another left, and trusts none of it unseen."""
+"""A writer with a request resumes what an earlier one left, and checks all of it."""
 
 from contextlib import closing
 
 import numpy as np
 import pytest
 
-from edgekd.data.store.journal import Entry, Journal
-from edgekd.data.store.store import Clip, ClipStore
+from edgekd.data.store.clips import Clip
+from edgekd.data.store.journal import Journal, JournalEntry
+from edgekd.data.store.store import ClipStore
 from edgekd.data.store.writer import StoreWriter
 from edgekd.errors import InputError
 from edgekd.files import held, in_use
@@ -25,7 +26,7 @@ def writer(path, request="one", **options):
 
 
 def stop_after(path, count, request="one"):
-    """Write some clips and leave in the middle; the hidden folder."""
+    """Write some clips and leave without `finish`; returns the hidden folder."""
     with writer(path, request) as stopped:
         for n in range(count):
             stopped.add(CLIPS[n], pcm(n), KEYS[n])
@@ -33,17 +34,17 @@ def stop_after(path, count, request="one"):
     return folder
 
 
-def go_on(path, keys=KEYS):
-    """Finish the store; the numbers of the clips that had to be added anew."""
+def resume(path, keys=KEYS):
+    """Finish the store; returns the numbers of the clips that were not reused."""
     added = []
     with writer(path) as second:
         for n, key in enumerate(keys):
-            taken = second.take(CLIPS[n], key) if second.left else None
-            if taken is None:
+            reused = second.reuse(CLIPS[n], key) if second.left else None
+            if reused is None:
                 second.add(CLIPS[n], pcm(n), key)
                 added.append(n)
             else:
-                np.testing.assert_array_equal(taken, pcm(n))
+                np.testing.assert_array_equal(reused, pcm(n))
         second.finish()
     return added
 
@@ -53,20 +54,20 @@ def files(path):
 
 
 @pytest.fixture
-def whole(tmp_path):
-    """The files of the store that one writer makes."""
-    assert go_on(tmp_path / "whole") == [0, 1, 2, 3]
-    return files(tmp_path / "whole")
+def expected(tmp_path):
+    """The files of the store that a single writer makes."""
+    assert resume(tmp_path / "expected") == [0, 1, 2, 3]
+    return files(tmp_path / "expected")
 
 
 @pytest.mark.parametrize("count", [1, 3, 4])
-def test_the_store_is_that_of_a_single_writer(tmp_path, whole, count):
+def test_the_store_is_that_of_a_single_writer(tmp_path, expected, count):
     path = tmp_path / "store"
     stop_after(path, count)
     assert not path.exists()
-    assert go_on(path) == [0, 1, 2, 3][count:]
-    assert files(path) == whole
-    assert sorted(tmp_path.iterdir()) == [path, tmp_path / "whole"]
+    assert resume(path) == [0, 1, 2, 3][count:]
+    assert files(path) == expected
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "expected", path]
 
 
 def tear_journal(folder):
@@ -90,60 +91,60 @@ def flip_a_bit(folder):
     audio.write_bytes(raw)
 
 
-def write_audio_of_no_line(folder):
+def append_audio_without_a_line(folder):
     with (folder / "store" / "audio.i16").open("ab") as file:
         file.write(b"x" * 1001)
 
 
-def spoil_a_line(folder):
+def damage_a_line(folder):
     first, *rest = (folder / "journal").read_bytes().splitlines(keepends=True)
     (folder / "journal").write_bytes(b"".join([first.replace(b" ", b"  "), *rest]))
 
 
 @pytest.mark.parametrize(
-    ("damage", "anew"),
+    ("damage", "added"),
     [
         (tear_journal, [2, 3]),
         (tear_audio, [2, 3]),
         (lose_audio, [0, 1, 2, 3]),
         (flip_a_bit, [1, 2, 3]),
-        (write_audio_of_no_line, [3]),
-        (spoil_a_line, [0, 1, 2, 3]),
+        (append_audio_without_a_line, [3]),
+        (damage_a_line, [0, 1, 2, 3]),
     ],
 )
-def test_what_is_not_as_it_was_written_is_cut_off(tmp_path, whole, damage, anew):
+def test_damaged_clips_and_all_after_them_are_written_again(tmp_path, expected, damage, added):
     path = tmp_path / "store"
     damage(stop_after(path, 3))
-    assert go_on(path) == anew
-    assert files(path) == whole
+    assert resume(path) == added
+    assert files(path) == expected
 
 
-def test_a_changed_source_ends_what_is_taken(tmp_path):
+def test_a_changed_source_ends_the_reuse(tmp_path):
     path = tmp_path / "store"
     stop_after(path, 4)
-    assert go_on(path, [KEYS[0], "f" * 32, *KEYS[2:]]) == [1, 2, 3]
+    assert resume(path, [KEYS[0], "f" * 32, *KEYS[2:]]) == [1, 2, 3]
 
 
-def test_clips_left_of_sources_that_are_gone_are_not_in_the_store(tmp_path):
+def test_clips_left_of_removed_sources_are_not_in_the_store(tmp_path):
     path = tmp_path / "store"
     stop_after(path, 4)
-    assert go_on(path, KEYS[:2]) == []
+    assert resume(path, KEYS[:2]) == []
     store = ClipStore.open(path)
     store.verify()
     assert [clip.path for clip in store.clips] == ["0.wav", "1.wav"]
 
 
-def test_it_can_be_stopped_again_and_again(tmp_path, whole):
+def test_it_can_be_stopped_again_and_again(tmp_path, expected):
     path = tmp_path / "store"
     for count in (1, 2, 3):
         with writer(path) as stopped:
             for n in range(count):
                 if stopped.left:
-                    assert stopped.take(CLIPS[n], KEYS[n]) is not None
+                    assert stopped.reuse(CLIPS[n], KEYS[n]) is not None
                 else:
                     stopped.add(CLIPS[n], pcm(n), KEYS[n])
-    assert go_on(path) == [3]
-    assert files(path) == whole
+    assert resume(path) == [3]
+    assert files(path) == expected
 
 
 def test_another_request_and_a_stop_before_the_first_clip_leave_nothing(tmp_path):
@@ -153,7 +154,7 @@ def test_another_request_and_a_stop_before_the_first_clip_leave_nothing(tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
-def test_it_says_what_is_kept(tmp_path):
+def test_the_hint_names_what_is_kept(tmp_path):
     with writer(tmp_path / "store") as stopped:
         assert stopped.hint == ""
         stopped.add(CLIPS[0], pcm(0), KEYS[0])
@@ -162,11 +163,11 @@ def test_it_says_what_is_kept(tmp_path):
         assert stopped.hint == ""
 
 
-def test_what_another_process_works_on_is_neither_taken_nor_cleared(tmp_path):
+def test_the_folder_of_another_process_is_neither_reused_nor_removed(tmp_path):
     folder = stop_after(tmp_path / "store", 2)
-    with held(folder), pytest.raises(InputError, match="being made by another process"):
+    with held(folder), pytest.raises(InputError, match="being written by another process"):
         writer(tmp_path / "store")
-    assert go_on(tmp_path / "store") == [2, 3]
+    assert resume(tmp_path / "store") == [2, 3]
 
 
 def test_a_held_folder_is_not_held_twice(tmp_path):
@@ -194,17 +195,18 @@ def test_a_disk_that_holds_something_else_than_was_written_makes_no_store(tmp_pa
             first.finish()
     assert not path.exists()
     monkeypatch.undo()
-    assert go_on(path) == [1, 2, 3]
+    assert resume(path) == [1, 2, 3]
 
 
-def test_a_journal_reads_back_what_was_added_and_cut(tmp_path):
+def test_a_journal_reads_back_its_entries(tmp_path):
     entries = [
-        Entry(key, samples, bytes(range(n, n + 16))) for n, (key, samples) in enumerate(zip(KEYS, SAMPLES, strict=True))
+        JournalEntry(key, samples, bytes(range(n, n + 16)))
+        for n, (key, samples) in enumerate(zip(KEYS, SAMPLES, strict=True))
     ]
     with closing(Journal(tmp_path / "journal")) as journal:
         for entry in entries:
             journal.add(entry)
-        journal.cut(1)
+        journal.truncate(1)
         journal.add(entries[3])
     with closing(Journal(tmp_path / "journal")) as journal:
         assert journal.entries == [entries[0], entries[3]]

@@ -1,4 +1,4 @@
-"""What the judgement of a DCASE submission catches: each test spoils one thing of a good one."""
+"""The check of a DCASE submission: each test spoils one thing of a good submission."""
 
 import json
 
@@ -7,8 +7,8 @@ import pytest
 import yaml
 
 from edgekd.dcase.check_meta import check_meta, read_meta, year_of
-from edgekd.dcase.check_outputs import Findings, check_names, check_output, entries
-from edgekd.dcase.forms import FORMS, RECORDERS, SCENES, no_scores, output_table
+from edgekd.dcase.check_outputs import FindingList, check_names, check_output, find_submissions
+from edgekd.dcase.forms import FORMS, RECORDERS, SCENES, empty_scores, output_table
 from edgekd.errors import InputError
 
 LABEL = "Last_Inst_task1_1"
@@ -25,7 +25,7 @@ def output(tmp_path):
 
 
 def of_output(path, expected=NAMES):
-    findings = Findings()
+    findings = FindingList()
     check_output(path, expected, findings)
     return findings.lines()
 
@@ -50,28 +50,28 @@ def test_a_good_output_passes(output):
         (3, "nan", "row 4, bus: is no probability (found nan)"),
         (4, "", "row 4, metro: is no probability (found nothing)"),
         (1, "Bus", "row 4: the scene_label is none of the ten (found Bus)"),
-        (0, "0.wav", "row 4: the file is there twice (found 0.wav)"),
+        (0, "0.wav", "row 4: the file is listed twice (found 0.wav)"),
         (0, "2.flac", "row 4: the file name does not end in .wav"),
         (0, "9.wav", "1 file is not in the evaluation set (found 9.wav)"),
     ],
 )
-def test_a_bad_field_is_told_with_its_row(output, column, value, message):
+def test_a_bad_field_is_a_finding_with_its_row(output, column, value, message):
     spoil(output, 3, column, value)
-    told = of_output(output)
-    assert any(line.startswith(f"{output.name}: {message}") for line in told), told
+    lines = of_output(output)
+    assert any(line.startswith(f"{output.name}: {message}") for line in lines), lines
 
 
-def test_probabilities_that_are_logits_are_told(output):
+def test_probabilities_that_are_logits_are_findings(output):
     lines = [line.split("\t") for line in output.read_text().splitlines()]
     for line in lines[1:]:
         line[2:] = ["0.3"] * 10
     output.write_text("".join("\t".join(line) + "\n" for line in lines))
-    told = of_output(output)
-    assert told[0].startswith(f"{output.name}: row 2: the probabilities do not add up to 1 (found 3); give softmax")
-    assert told[-1] == f"{output.name}: the probabilities do not add up to 1: {len(NAMES) - 5} more"
+    lines = of_output(output)
+    assert lines[0].startswith(f"{output.name}: row 2: the probabilities do not add up to 1 (found 3); give softmax")
+    assert lines[-1] == f"{output.name}: the probabilities do not add up to 1: {len(NAMES) - 5} more"
 
 
-def test_a_label_that_is_not_the_most_probable_is_told(output):
+def test_a_label_that_is_not_the_most_probable_is_a_finding(output):
     row = output.read_text().splitlines()[2].split("\t")
     best = SCENES[int(np.argmax([float(value) for value in row[2:]]))]
     other = next(scene for scene in SCENES if scene != best)
@@ -93,29 +93,29 @@ def test_a_label_that_is_not_the_most_probable_is_told(output):
         (lambda text: text[: text.rindex("\n", 0, -1) + 1], "1 of 8 files of the evaluation set missing (found 7.wav)"),
     ],
 )
-def test_a_bad_table_is_told(output, change, message):
+def test_a_bad_table_is_a_finding(output, change, message):
     output.write_text(change(output.read_text()))
-    told = of_output(output)
-    assert any(line.startswith(f"{output.name}: {message}") for line in told), told
+    lines = of_output(output)
+    assert any(line.startswith(f"{output.name}: {message}") for line in lines), lines
 
 
-def test_a_gap_in_the_numbers_is_told_without_the_evaluation_set(output):
+def test_a_gap_in_the_numbers_is_found_without_the_evaluation_set(output):
     spoil(output, 3, 0, "77.wav")
     assert any("files of the evaluation set missing (found 2.wav)" in line for line in of_output(output, None))
 
 
-def test_names_are_judged(tmp_path, output):
+def test_names_are_checked(tmp_path, output):
     output.rename(tmp_path / "Last_task1.output.csv")
-    (entry,) = entries(tmp_path)
-    findings = Findings()
+    (entry,) = find_submissions(tmp_path)
+    findings = FindingList()
     check_names(entry, FORMS[2023], findings)
-    told = findings.lines()
+    lines = findings.lines()
     assert any(
         "the label is not formed as asked (found Last_task1); name it LASTNAME_INSTITUTE_task1_N" in line
-        for line in told
+        for line in lines
     )
-    assert any("Last_task1.meta.yaml: the file is missing" in line for line in told)
-    findings = Findings()
+    assert any("Last_task1.meta.yaml: the file is missing" in line for line in lines)
+    findings = FindingList()
     check_names(entry, FORMS[2024], findings)
     assert sum("output.split_" in line and "is missing" in line for line in findings.lines()) == 5
     assert any("is no file of the form of 2024" in line for line in findings.lines())
@@ -123,7 +123,7 @@ def test_names_are_judged(tmp_path, output):
 
 def test_a_folder_without_a_submission_is_refused(tmp_path):
     with pytest.raises(InputError, match="holds no submission"):
-        entries(tmp_path)
+        find_submissions(tmp_path)
 
 
 def good(year):
@@ -168,20 +168,20 @@ def good(year):
 def of_meta(tmp_path, document, year):
     path = tmp_path / f"{LABEL}.meta.yaml"
     path.write_text(yaml.safe_dump(document))
-    findings = Findings()
+    findings = FindingList()
     check_meta(path, read_meta(path, findings), FORMS[year], LABEL, findings)
     return findings.lines()
 
 
 @pytest.mark.parametrize("year", FORMS)
-def test_a_good_meta_file_passes_and_tells_its_year(tmp_path, year):
+def test_a_good_meta_file_passes_and_shows_its_year(tmp_path, year):
     assert of_meta(tmp_path, good(year), year) == []
     assert year_of(good(year)) == year
 
 
 def test_empty_results_pass(tmp_path):
     document = good(2023)
-    document["results"]["development_dataset"] = no_scores()
+    document["results"]["development_dataset"] = empty_scores()
     assert of_meta(tmp_path, document, 2023) == []
 
 
@@ -226,7 +226,7 @@ def test_empty_results_pass(tmp_path):
             "total_model_size: is over the budget of 2023, 128,000 (found 131,120)",
         ),
         (2024, "system.complexity.macs", 30000001, "macs: is over the budget of 2024, 30,000,000 (found 30,000,001)"),
-        (2025, "system.complexity.macs", "29 M", "macs: is no such number (found 29 M)"),
+        (2025, "system.complexity.macs", "29 M", "macs: is not an allowed number (found 29 M)"),
         (
             2023,
             "system.complexity.total_parameters_non_zero",
@@ -234,7 +234,7 @@ def test_empty_results_pass(tmp_path):
             "total_parameters_non_zero: is more than all parameters",
         ),
         (2023, "system.complexity.total_parameters", 10.5, "total_parameters: is no whole number"),
-        (2023, "system.energy_consumption.inference", -1, "inference: is no such number"),
+        (2023, "system.energy_consumption.inference", -1, "inference: is not an allowed number"),
         (2025, "system.inference_code", None, "inference_code: is empty"),
         (2023, "system.external_datasets", [{"name": "PaSST"}], "external_datasets, 1.: has no url"),
         (
@@ -247,23 +247,28 @@ def test_empty_results_pass(tmp_path):
             2023,
             "results.development_dataset.class_wise.bus.accuracy",
             101,
-            "class_wise.bus.accuracy: is no such number (found 101)",
+            "class_wise.bus.accuracy: is not an allowed number (found 101)",
         ),
-        (2023, "results.development_dataset.device_wise.s6.logloss", -0.1, "device_wise.s6.logloss: is no such number"),
+        (
+            2023,
+            "results.development_dataset.device_wise.s6.logloss",
+            -0.1,
+            "device_wise.s6.logloss: is not an allowed number",
+        ),
     ],
 )
-def test_a_bad_value_is_told_with_its_key(tmp_path, year, place, value, message):
+def test_a_bad_value_is_a_finding_with_its_key(tmp_path, year, place, value, message):
     document = good(year)
     *path, last = [int(part) if part.isdigit() else part for part in place.split(".")]
     block = document
     for part in path:
         block = block[part]
     block[last] = value
-    told = of_meta(tmp_path, document, year)
-    assert any(message in line for line in told), told
+    lines = of_meta(tmp_path, document, year)
+    assert any(message in line for line in lines), lines
 
 
-def test_fractions_for_percent_are_told(tmp_path):
+def test_fractions_for_percent_are_a_finding(tmp_path):
     document = yaml.safe_load(yaml.safe_dump(good(2023)).replace("50.0", "0.5"))
     assert any(
         "accuracies look like fractions (found 0.5); give percent" in line for line in of_meta(tmp_path, document, 2023)
@@ -287,7 +292,7 @@ def test_fractions_for_percent_are_told(tmp_path):
         "results.development_dataset.overall",
     ],
 )
-def test_a_missing_key_is_told(tmp_path, missing):
+def test_a_missing_key_is_a_finding(tmp_path, missing):
     document = good(2023)
     *path, last = missing.split(".")
     block = document
@@ -297,9 +302,9 @@ def test_a_missing_key_is_told(tmp_path, missing):
     assert any(f": {missing}: " in line and "is missing" in line for line in of_meta(tmp_path, document, 2023))
 
 
-def test_a_file_that_is_no_yaml_is_told_with_its_row(tmp_path):
+def test_a_file_that_is_no_yaml_is_a_finding_with_its_row(tmp_path):
     path = tmp_path / f"{LABEL}.meta.yaml"
     path.write_text("submission:\n  label: 'x\n")
-    findings = Findings()
+    findings = FindingList()
     assert read_meta(path, findings) == {}
     assert f"{path.name}: row 3: is no YAML" in findings.lines()[0]

@@ -12,6 +12,7 @@ from qgraph.toy import every_op
 from edgekd.dcase.onnx_module import OnnxFile, Quant
 from edgekd.errors import InputError
 from edgekd.qgraph import onnx, reference
+from edgekd.qgraph.graph import ConvOp
 
 UINT8 = 128
 
@@ -57,11 +58,9 @@ def test_counters_see_stored_bytes_and_every_convolution(graph):
     assert stored == {torch.int8, torch.int32, torch.uint8}
     shape = (1, *graph.edges[graph.input].shape)
     counted = torchinfo.summary(copy.deepcopy(made).float(), input_size=shape, verbose=0)
-    macs = sum(
-        op.weight.size * np.prod(graph.edges[op.output].shape[1:]) for op in graph.ops if type(op).__name__ == "Conv"
-    )
+    macs = sum(op.weight.size * np.prod(graph.edges[op.output].shape[1:]) for op in graph.ops if isinstance(op, ConvOp))
     assert counted.total_mult_adds >= macs
-    kernels = sum(op.weight.size for op in graph.ops if type(op).__name__ == "Conv")
+    kernels = sum(op.weight.size for op in graph.ops if isinstance(op, ConvOp))
     assert sum(each.numel() for each in made.parameters() if each.dtype == torch.int8) >= kernels
 
 

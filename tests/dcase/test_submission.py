@@ -17,12 +17,12 @@ from typer.testing import CliRunner
 
 from edgekd.cli import app
 from edgekd.data.sets import tau22_evaluation
-from edgekd.data.store.store import Clip
+from edgekd.data.store.clips import Clip
 from edgekd.dcase import check as submission_check
 from edgekd.dcase import energy, submission
-from edgekd.dcase.check import check
+from edgekd.dcase.check import check_submissions
 from edgekd.dcase.forms import RECORDERS, SCENES
-from edgekd.dcase.submission import Order, build, parse_models, write_template
+from edgekd.dcase.submission import SubmissionOptions, parse_models, write_submission, write_template
 from edgekd.errors import InputError, MissingExtraError
 from edgekd.evaluation.evaluate import evaluate_file
 from edgekd.evaluation.inference import window_logits
@@ -30,7 +30,7 @@ from edgekd.metrics.scores import softmax
 from edgekd.modelfile import container
 from edgekd.modelfile.engine import open_model
 from edgekd.qgraph import onnx, tflite
-from edgekd.qgraph.graph import Conv, Edge, QGraph
+from edgekd.qgraph.graph import ConvOp, Edge, QGraph
 
 LABEL = "Last_Inst_task1_1"
 RATE = 8000
@@ -45,7 +45,7 @@ def scene_graph(frames, seed):
     weight = rng.integers(-127, 128, (10, 1, 8, frames)).astype(np.int8)
     graph = QGraph(
         edges,
-        (Conv("sum", "log_mel", "sum", weight, np.full(10, 2e-4, np.float32), rng.integers(-9, 9, 10, np.int32)),),
+        (ConvOp("sum", "log_mel", "sum", weight, np.full(10, 2e-4, np.float32), rng.integers(-9, 9, 10, np.int32)),),
         "log_mel",
         "sum",
     )
@@ -116,12 +116,14 @@ def read_meta(folder):
     return yaml.safe_load((folder / "task1" / LABEL / f"{LABEL}.meta.yaml").read_text())
 
 
-def test_the_files_of_2023_hold_what_the_model_says_and_pass_the_check(
+def test_the_files_of_2023_hold_the_models_predictions_and_pass_the_check(
     make_model, system, evaluation, development, tmp_path
 ):
     model = make_model("tflite")
     out = tmp_path / "out"
-    report = build(Order((str(model),), 2023, LABEL, system, out, development, evaluation=evaluation))
+    report = write_submission(
+        SubmissionOptions((str(model),), 2023, LABEL, system, out, development, evaluation=evaluation)
+    )
     assert report.findings == ()
     header, rows = read_output(out / "task1" / LABEL / f"{LABEL}.output.csv")
     assert header == ["filename", "scene_label", *SCENES]
@@ -156,7 +158,7 @@ def test_the_files_of_2023_hold_what_the_model_says_and_pass_the_check(
 def test_2024_has_an_output_and_results_of_each_split(make_model, system, evaluation, development, tmp_path):
     models = tuple(f"{split}={make_model('tflite', seed)}" for seed, split in enumerate(("5", "10", "25", "50", "100")))
     out = tmp_path / "out"
-    report = build(Order(models, 2024, LABEL, system, out, development, evaluation=evaluation))
+    report = write_submission(SubmissionOptions(models, 2024, LABEL, system, out, development, evaluation=evaluation))
     assert report.findings == ()
     outputs = {
         split: (out / "task1" / LABEL / f"{LABEL}.output.split_{split}.csv").read_text()
@@ -166,17 +168,19 @@ def test_2024_has_an_output_and_results_of_each_split(make_model, system, evalua
     results = read_meta(out)["results"]["development_dataset"]
     assert results["overall"] == results["split_100"]["overall"]
     assert results["split_5"] != results["split_100"]
-    assert check(out, evaluation=evaluation).notes == (f"{LABEL}: judged by the form of 2024",)
+    assert check_submissions(out, evaluation=evaluation).notes == (f"{LABEL}: checked by the form of 2024",)
 
 
-def test_2025_uses_each_recorders_model_and_its_package_says_the_same(
+def test_2025_uses_each_recorders_model_and_its_package_predicts_the_same(
     make_model, system, evaluation, development, tmp_path
 ):
     general, own = make_model("onnx", 0), make_model("onnx", 1)
     out = tmp_path / "out"
-    report = build(Order((str(general), f"a={own}"), 2025, LABEL, system, out, development, evaluation=evaluation))
+    report = write_submission(
+        SubmissionOptions((str(general), f"a={own}"), 2025, LABEL, system, out, development, evaluation=evaluation)
+    )
     assert report.findings == ()
-    assert check(out, evaluation=evaluation).findings == ()
+    assert check_submissions(out, evaluation=evaluation).findings == ()
     document = read_meta(out)
     results = document["results"]["development_dataset"]
     assert results["device_specific"]["device_wise"]["s1"] == results["general"]["device_wise"]["s1"]
@@ -209,8 +213,8 @@ def test_2025_uses_each_recorders_model_and_its_package_says_the_same(
     probabilities = predict_by_package(
         site, [evaluation / row[0].join(("audio/", "")) for row in rows], ["a", "s9"] * (CLIPS // 2)
     )
-    said = np.array([[float(value) for value in row[2:]] for row in rows])
-    np.testing.assert_allclose(probabilities[:-1], said[:-1], atol=0.03)  # two engines, a step of the logits is 0.1
+    expected = np.array([[float(value) for value in row[2:]] for row in rows])
+    np.testing.assert_allclose(probabilities[:-1], expected[:-1], atol=0.03)  # two engines, a step of the logits is 0.1
 
 
 def predict_by_package(site, files, devices):
@@ -242,9 +246,9 @@ print(json.dumps(torch.softmax(torch.stack(logits), 1)[:, order].tolist()))
     return np.array(json.loads(done.stdout))
 
 
-def test_a_package_wants_onnx_files(make_model, system, tmp_path):
+def test_a_package_needs_onnx_files(make_model, system, tmp_path):
     with pytest.raises(InputError, match=r"\.onnx files"):
-        build(Order((str(make_model("tflite")),), 2025, LABEL, system, tmp_path / "out"))
+        write_submission(SubmissionOptions((str(make_model("tflite")),), 2025, LABEL, system, tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
 
@@ -259,7 +263,7 @@ def test_a_package_wants_onnx_files(make_model, system, tmp_path):
         (2022, ["5=a.tflite"], "'5' is none of general"),
     ],
 )
-def test_models_that_do_not_fit_the_year_are_told(year, models, message):
+def test_models_that_do_not_fit_the_year_are_refused(year, models, message):
     with pytest.raises(InputError, match=message):
         parse_models(models, submission.form_of(year))
 
@@ -274,8 +278,8 @@ def test_models_that_do_not_fit_the_year_are_told(year, models, message):
         ({"energy": "Finland"}, "three letters"),
     ],
 )
-def test_bad_orders_write_nothing(make_model, system, tmp_path, changes, message):
-    order = {
+def test_bad_options_write_nothing(make_model, system, tmp_path, changes, message):
+    options = {
         "models": (str(make_model("tflite")),),
         "year": 2023,
         "label": LABEL,
@@ -283,13 +287,13 @@ def test_bad_orders_write_nothing(make_model, system, tmp_path, changes, message
         "out": tmp_path / "out",
     } | changes
     with pytest.raises(InputError, match=message):
-        build(Order(**order))
+        write_submission(SubmissionOptions(**options))
     assert not (tmp_path / "out").exists()
 
 
 def test_a_model_of_other_labels_is_refused(tone_model, system, tmp_path):
     with pytest.raises(InputError, match="its labels are high, low"):
-        build(Order((str(tone_model),), 2023, LABEL, system, tmp_path / "out"))
+        write_submission(SubmissionOptions((str(tone_model),), 2023, LABEL, system, tmp_path / "out"))
 
 
 @pytest.mark.parametrize(
@@ -301,14 +305,14 @@ def test_a_model_of_other_labels_is_refused(tone_model, system, tmp_path):
         ("lastname", "surname", "surname|lastname"),
     ],
 )
-def test_a_system_file_that_the_organisers_would_refuse_is_told(make_model, system, tmp_path, old, new, message):
+def test_a_system_file_that_the_organisers_would_refuse_is_refused(make_model, system, tmp_path, old, new, message):
     system.write_text(system.read_text().replace(old, new))
     with pytest.raises(InputError, match=message):
-        build(Order((str(make_model("tflite")),), 2023, LABEL, system, tmp_path / "out"))
+        write_submission(SubmissionOptions((str(make_model("tflite")),), 2023, LABEL, system, tmp_path / "out"))
 
 
 class StandIn:
-    """codecarbon's tracker, which says how many watt-hours each run cost, one after the other."""
+    """codecarbon's tracker, with the kWh of each measurement, one after the other."""
 
     def __init__(self, kwh):
         self.kwh, self.running = kwh, []
@@ -324,15 +328,15 @@ class StandIn:
         self.final_emissions_data = SimpleNamespace(energy_consumed=self.kwh.pop(0))
 
 
-def test_energy_is_told_in_units_of_the_baselines(make_model, system, tmp_path, monkeypatch):
+def test_energy_is_reported_in_units_of_the_baselines(make_model, system, tmp_path, monkeypatch):
     codecarbon = ModuleType("codecarbon")
     codecarbon.__spec__ = ModuleSpec("codecarbon", None)
     kwh, asked = [4e-5, 2e-5], []
     codecarbon.OfflineEmissionsTracker = lambda **options: asked.append(options) or StandIn([kwh.pop(0)])
     monkeypatch.setitem(sys.modules, "codecarbon", codecarbon)
     monkeypatch.setattr(energy, "WINDOWS", 3)
-    report = build(
-        Order(
+    report = write_submission(
+        SubmissionOptions(
             (str(make_model("tflite")),),
             2023,
             LABEL,
@@ -353,12 +357,12 @@ def test_energy_without_a_baseline_is_not_normalised(make_model):
     assert (used.inference, used.baseline_inference, used.normalised) == (1e-6, None, None)
 
 
-def test_a_tracker_that_tells_nothing_is_no_energy(make_model):
-    with pytest.raises(InputError, match="told no energy"):
+def test_a_tracker_without_a_reading_is_refused(make_model):
+    with pytest.raises(InputError, match="no energy"):
         energy.measure(make_model("tflite"), None, StandIn([0.0]), windows=1)
 
 
-def test_codecarbon_is_asked_for_by_its_extra(monkeypatch):
+def test_codecarbon_is_named_with_its_extra(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(MissingExtraError, match=r"edgekd\[energy\]"):
         energy.require("FIN")
@@ -374,10 +378,12 @@ def test_a_folder_with_two_files_of_one_name_is_refused(make_model, system, eval
         (plain / part).mkdir(parents=True)
         shutil.copy(evaluation / "audio" / "0.wav", plain / part / "0.wav")
     with pytest.raises(InputError, match="files of one name"):
-        build(Order((str(make_model("tflite")),), 2023, LABEL, system, tmp_path / "out", evaluation=plain))
+        write_submission(
+            SubmissionOptions((str(make_model("tflite")),), 2023, LABEL, system, tmp_path / "out", evaluation=plain)
+        )
 
 
-def test_the_command_tells_findings_with_status_1_and_judges_what_is_there(make_model, system, evaluation, tmp_path):
+def test_the_command_prints_findings_with_status_1_and_checks_existing_files(make_model, system, evaluation, tmp_path):
     out = tmp_path / "out"
     arguments = [
         "submission",
@@ -406,28 +412,28 @@ def test_init_writes_a_form_once(tmp_path):
         write_template(path)
 
 
-def test_a_package_that_was_changed_is_judged(make_model, system, evaluation, tmp_path):
+def test_a_package_that_was_changed_is_checked(make_model, system, evaluation, tmp_path):
     out = tmp_path / "out"
-    build(Order((str(make_model("onnx")),), 2025, LABEL, system, out, evaluation=evaluation))
+    write_submission(SubmissionOptions((str(make_model("onnx")),), 2025, LABEL, system, out, evaluation=evaluation))
     module = out / "inference" / "Last_Inst_task1" / f"{LABEL}.py"
     module.write_text(module.read_text().replace("def load_inputs", "def load_input"))
-    (finding,) = check(out).findings
+    (finding,) = check_submissions(out).findings
     assert finding.startswith(f"{LABEL}.py: load_inputs: the function is missing; write it")
     (module.parent / "ckpts" / LABEL / "general.onnx").write_bytes(b"\x08not a model")
     with pytest.raises(InputError, match=r"models\.json: the models of the package cannot be read"):
-        check(out)
+        check_submissions(out)
 
 
-def test_a_model_over_the_budget_of_its_year_is_told(make_model, system, evaluation, tmp_path, monkeypatch):
+def test_a_model_over_the_budget_of_its_year_is_a_finding(make_model, system, evaluation, tmp_path, monkeypatch):
     monkeypatch.setattr(submission_check, "MAX_BYTES", 4000)
     models = (str(make_model("onnx")), f"s2={make_model('onnx', 1)}")
-    report = build(Order(models, 2025, LABEL, system, tmp_path / "out", evaluation=evaluation))
+    report = write_submission(SubmissionOptions(models, 2025, LABEL, system, tmp_path / "out", evaluation=evaluation))
     over = "Params of the model are over the budget of 4,000 (found 4,920); use a smaller model"
     assert report.findings == (f"{LABEL}.py: general: {over}", f"{LABEL}.py: s2: {over}")
 
 
-def test_without_a_yaml_reader_nothing_is_begun(make_model, system, tmp_path, monkeypatch):
+def test_without_a_yaml_reader_nothing_is_written(make_model, system, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "yaml", None)
     with pytest.raises(MissingExtraError, match="pyyaml"):
-        build(Order((str(make_model("tflite")),), 2023, LABEL, system, tmp_path / "out"))
+        write_submission(SubmissionOptions((str(make_model("tflite")),), 2023, LABEL, system, tmp_path / "out"))
     assert not (tmp_path / "out").exists()

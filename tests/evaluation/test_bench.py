@@ -118,7 +118,7 @@ def test_an_empty_folder_is_refused(tmp_path):
         bench.bench([tmp_path])
 
 
-def test_a_process_that_fails_is_told_in_one_line(tmp_path):
+def test_a_process_that_fails_gives_an_error_of_one_line(tmp_path):
     with pytest.raises(InputError, match=r"gone.tflite: a fresh process cannot run this model \(.*gone.tflite"):
         bench.start(tmp_path / "gone.tflite", "litert", 1)
 

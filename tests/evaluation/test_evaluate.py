@@ -1,4 +1,4 @@
-"""`edgekd evaluate` on a store of tones with a model whose answers are known."""
+"""`edgekd evaluate` on a store of tones with a model whose predictions are known."""
 
 import json
 
@@ -8,7 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 from edgekd.cli import app
-from edgekd.data.store.store import Clip, ClipStore
+from edgekd.data.store.clips import Clip
+from edgekd.data.store.store import ClipStore
 from edgekd.errors import GateError, InputError
 from edgekd.evaluation.evaluate import evaluate_file
 from edgekd.modelfile import container
@@ -37,27 +38,27 @@ def test_hop_sets_the_windows(tone_model, tone_store):
     assert scores.windows.count == 16  # starts at 0, 0.5, 1.0 and 1.5 s of four clips
 
 
-def test_all_clips_are_taken_and_said_when_no_split_is_named(tone_model, tone_store):
+def test_all_clips_are_scored_when_no_split_is_named(tone_model, tone_store):
     report = evaluate_file(tone_model, tone_store)
     assert report.split == "all"
     assert report.scores.clips.count + report.scores.clips.silent == 7
     assert "all clips, whatever their split" in report.to_text()
 
 
-def test_scores_on_the_clips_of_the_training_are_said_to_be_flattered(tone_model, tone_store, tone_fixtures, tmp_path):
+def test_a_warning_comes_with_scores_on_the_clips_of_the_training(tone_model, tone_store, tone_fixtures, tmp_path):
     manifest = tone_fixtures.manifest_for()
     provenance = msgspec.structs.replace(manifest.provenance, data_hash=ClipStore.open(tone_store).hash)
     own = msgspec.structs.replace(manifest, provenance=provenance)
     container.write(tmp_path / "own.tflite", tflite.emit(tone_fixtures.low_or_high_graph()), own)
-    said = "the model was trained on some of these clips"
+    warning = "the model was trained on some of these clips"
     page = tmp_path / "report.html"
     result = CliRunner().invoke(
         app, ["evaluate", str(tmp_path / "own.tflite"), "--data", str(tone_store), "--report", str(page)]
     )
-    assert said in result.stdout
-    assert said in page.read_text().replace("The model", "the model")
-    assert said not in evaluate_file(tmp_path / "own.tflite", tone_store, ["b"]).to_text()
-    assert said not in evaluate_file(tone_model, tone_store).to_text()  # trained on another store
+    assert warning in result.stdout
+    assert warning in page.read_text().replace("The model", "the model")
+    assert warning not in evaluate_file(tmp_path / "own.tflite", tone_store, ["b"]).to_text()
+    assert warning not in evaluate_file(tone_model, tone_store).to_text()  # trained on another store
 
 
 def test_json_holds_the_documented_fields_and_nothing_else_is_printed(tone_model, tone_store):
@@ -114,7 +115,7 @@ def test_another_sample_rate_is_refused(tone_model, tone_fixtures, tmp_path):
     store = tone_fixtures.write_store(
         tmp_path / "fast", [(Clip("a.wav", "low", "a"), tone_fixtures.tone("low", 1.0))], rate=16000
     )
-    with pytest.raises(InputError, match=r"at 16000 Hz.* hears 8000 Hz.*--sample-rate 8000"):
+    with pytest.raises(InputError, match=r"at 16000 Hz.* 8000 Hz.*--sample-rate 8000"):
         evaluate_file(tone_model, store.path)
 
 

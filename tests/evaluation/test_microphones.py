@@ -1,4 +1,4 @@
-"""`edgekd evaluate --microphones` on a store of tones: what a microphone that cannot hear one of them does."""
+"""`edgekd evaluate --microphones` on a store of tones, with a microphone that is deaf to one of them."""
 
 import json
 
@@ -27,7 +27,7 @@ def microphones(tmp_path):
     return folder
 
 
-def test_clips_are_judged_through_microphones_of_makes_kept_for_tests(tone_model, tone_store, microphones):
+def test_clips_are_scored_through_microphones_of_makes_kept_for_tests(tone_model, tone_store, microphones):
     report = evaluate_file(tone_model, tone_store, ["a"], microphones=(microphones, "test"))
     found = report.shift.found
     assert (found.clips, report.scores.clips.accuracy) == (1.0, 1.0)
@@ -44,7 +44,7 @@ def test_clips_are_judged_through_microphones_of_makes_kept_for_tests(tone_model
         report.require(None, 0.03)
 
 
-def test_windows_are_heard_as_in_a_clip_that_was_heard_whole(tone_model, tone_store, tmp_path, monkeypatch):
+def test_windows_are_parts_of_the_convolved_clip(tone_model, tone_store, tmp_path, monkeypatch):
     folder = tmp_path / "rooms"
     folder.mkdir()
     soundfile.write(
@@ -58,7 +58,7 @@ def test_windows_are_heard_as_in_a_clip_that_was_heard_whole(tone_model, tone_st
     evaluate_file(tone_model, tone_store, ["a"], hop=0.5, microphones=(folder, "all"))
     store, model = ClipStore.open(tone_store), open_model(tone_model)
     responses = device_shift.Microphones.read(folder, "all", RATE).responses
-    heard = [np.convolve(store.waveform(clip), responses[0]) for clip in range(4)]
+    convolved = [np.convolve(store.waveform(clip), responses[0]) for clip in range(4)]
     expected = [
         model.logits(
             log_mel(
@@ -66,12 +66,12 @@ def test_windows_are_heard_as_in_a_clip_that_was_heard_whole(tone_model, tone_st
                 np.stack([clip[start : start + RATE] for start in range(0, 12001, 4000)]).astype(np.float32),
             )
         )
-        for clip in heard
+        for clip in convolved
     ]
     assert np.abs(kept["logits"][0, :16] - np.concatenate(expected)).max() <= model.manifest.output.scale
 
 
-def test_json_and_page_tell_of_every_microphone(edgekd, tone_model, tone_store, microphones, tmp_path):
+def test_json_and_page_list_every_microphone(edgekd, tone_model, tone_store, microphones, tmp_path):
     options = ("--data", tone_store, "--split", "a", "--microphones", microphones, "--mic-split", "all")
     status, out, _ = edgekd("evaluate", tone_model, *options, "--json", "--report", tmp_path / "page.html")
     shift = json.loads(out)["microphones"]
@@ -105,6 +105,6 @@ def test_options_that_make_no_sense_are_refused(edgekd, tone_model, tone_store, 
 
 def test_a_folder_whose_makes_nobody_knows_is_refused_but_for_all(tone_model, tone_store, microphones):
     (microphones / "makes.toml").unlink()
-    with pytest.raises(InputError, match=r"deaf\.wav, ours\.wav, plain\.wav is of no make in micirp\.toml"):
+    with pytest.raises(InputError, match=r"deaf\.wav, ours\.wav, plain\.wav has no make in micirp\.toml"):
         evaluate_file(tone_model, tone_store, microphones=(microphones, "test"))
     assert len(evaluate_file(tone_model, tone_store, microphones=(microphones, "all")).shift.found.makes) == 3

@@ -90,7 +90,7 @@ def test_one_file_may_be_given(tone_model, recordings, tmp_path):
 
 
 @pytest.mark.parametrize(("folder", "message"), [("missing", "does not exist"), ("", "holds no audio file")])
-def test_a_place_without_audio_is_refused(tone_model, tmp_path, folder, message):
+def test_a_path_without_audio_is_refused(tone_model, tmp_path, folder, message):
     with pytest.raises(InputError, match=message):
         predict_folder(tone_model, tmp_path / folder, tmp_path / "p.csv")
 

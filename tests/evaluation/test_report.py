@@ -7,13 +7,14 @@ from helpers.html_page import parsed
 from typer.testing import CliRunner
 
 from edgekd.cli import app
-from edgekd.complexity import counts as ledger
-from edgekd.data.store.store import Clip, ClipStore
+from edgekd.complexity.counts import count_model
+from edgekd.data.store.clips import Clip
+from edgekd.data.store.store import ClipStore
 from edgekd.errors import InputError, MissingExtraError
 from edgekd.evaluation import report as reporting
-from edgekd.evaluation.bench import Benchmark, Times
+from edgekd.evaluation.bench import Benchmark, StageTimes
 from edgekd.evaluation.evaluate import evaluate_file
-from edgekd.evaluation.report import page_of, planned
+from edgekd.evaluation.report import page_of, plan_report
 from edgekd.modelfile import container
 from edgekd.modelfile.manifest import Calibration
 from edgekd.qgraph import tflite
@@ -64,34 +65,34 @@ def test_the_page_has_scores_mistakes_costs_times_and_the_model(finished):
 
 
 def test_costs_are_those_of_check(tone_model, tone_store, tmp_path):
-    plan = planned(tmp_path / "x.html", tone_model, tone_store, None, force=False)
+    plan = plan_report(tmp_path / "x.html", tone_model, tone_store, None, force=False)
     text = parsed(reporting.render(page_of(plan, evaluate_file(tone_model, tone_store), "why not"))).text
-    counts = ledger.count(tone_model).conventions["exact"]
+    counts = count_model(tone_model).conventions["exact"]
     assert f"exact {counts.macs:,} {counts.params:,} {counts.param_bytes:,}" in text
     assert f"of {plan.target.name}" in text
     assert "Not measured: why not" in text
 
 
-def test_another_target_judges(tone_model, tone_store, tmp_path):
+def test_another_target_gives_the_budgets(tone_model, tone_store, tmp_path):
     target = tmp_path / "tiny.toml"
     target.write_text('name = "tiny"\ndescription = "x"\nsource = "x"\n[budgets]\nparam_bytes = 10\n')
     done = run(tone_model, "--data", tone_store, "--report", tmp_path / "x.html", "--target", target)
-    assert done.exit_code == 0  # the page says so; 'edgekd check' is the gate
+    assert done.exit_code == 0  # the page shows it; 'edgekd check' is the gate
     page = parsed((tmp_path / "x.html").read_bytes())
     assert "tiny: over budget" in page.text
     assert "tile bad" in [each.get("class") for each in page.tags("div")]
 
 
 @pytest.mark.parametrize(
-    ("machine", "said"),
+    ("machine", "verdict"),
     [
         ("Raspberry Pi 4 Model B (asimd)", "latency_ms over 900 125"),
         ("AMD EPYC", "not measured as asked, but on AMD EPYC"),
     ],
 )
-def test_a_latency_budget_is_judged_on_its_own_board_alone(tone_model, tone_store, tmp_path, machine, said):
-    plan = planned(tmp_path / "x.html", tone_model, tone_store, "pi-4", force=False)
-    slow = Times(900.0, 900.0, 900.0, 900.0)
+def test_a_latency_budget_applies_on_its_own_board_alone(tone_model, tone_store, tmp_path, machine, verdict):
+    plan = plan_report(tmp_path / "x.html", tone_model, tone_store, "pi-4", force=False)
+    slow = StageTimes(900.0, 900.0, 900.0, 900.0)
     timed = Benchmark(
         model=str(tone_model),
         engine="litert",
@@ -108,11 +109,11 @@ def test_a_latency_budget_is_judged_on_its_own_board_alone(tone_model, tone_stor
         repeats=50,
         machine=machine,
     )
-    assert said in parsed(reporting.render(page_of(plan, evaluate_file(tone_model, tone_store), timed))).text
+    assert verdict in parsed(reporting.render(page_of(plan, evaluate_file(tone_model, tone_store), timed))).text
 
 
-def test_equal_findings_give_equal_pages(tone_model, tone_store, tmp_path):
-    plan = planned(tmp_path / "x.html", tone_model, tone_store, None, force=False)
+def test_equal_evaluations_give_equal_pages(tone_model, tone_store, tmp_path):
+    plan = plan_report(tmp_path / "x.html", tone_model, tone_store, None, force=False)
     assert len({reporting.render(page_of(plan, evaluate_file(tone_model, tone_store), "none")) for _ in range(2)}) == 1
 
 
@@ -126,7 +127,7 @@ def test_labels_and_paths_are_inert(tone_fixtures, tmp_path):
         for i in (0, 1)
     ]
     store = tone_fixtures.write_store(tmp_path / "store", items)
-    plan = planned(tmp_path / "x.html", model, store.path, None, force=False)
+    plan = plan_report(tmp_path / "x.html", model, store.path, None, force=False)
     raw = reporting.render(page_of(plan, evaluate_file(model, store.path), EVIL))
     assert parsed(raw).text.count(EVIL) > 6
     assert b"<script" not in raw
@@ -146,7 +147,7 @@ def test_a_file_that_exists_is_kept_without_force_and_replaced_with_it(tone_mode
 
 
 @pytest.mark.parametrize(
-    ("place", "message"),
+    ("path", "message"),
     [
         ("", "is a folder; give a file name"),
         ("none/report.html", "there is no folder .*none; make it"),
@@ -154,11 +155,11 @@ def test_a_file_that_exists_is_kept_without_force_and_replaced_with_it(tone_mode
         ("store/clips.csv", "is part of what is evaluated"),
     ],
 )
-def test_a_place_that_will_not_do_is_refused_before_the_model_is_run(
-    tone_model, tone_store, tmp_path, monkeypatch, place, message
+def test_a_path_that_cannot_be_used_is_refused_before_the_model_runs(
+    tone_model, tone_store, tmp_path, monkeypatch, path, message
 ):
     monkeypatch.setattr("edgekd.evaluation.evaluate.evaluate_file", lambda *_, **__: pytest.fail("evaluated"))
-    done = run(tone_model, "--data", tone_store, "--report", tmp_path / place, "--force")
+    done = run(tone_model, "--data", tone_store, "--report", tmp_path / path, "--force")
     assert isinstance(done.exception, InputError)
     with pytest.raises(InputError, match=message):
         raise done.exception
@@ -167,7 +168,7 @@ def test_a_place_that_will_not_do_is_refused_before_the_model_is_run(
 
 def test_the_model_itself_is_not_replaced(tone_model, tone_store):
     with pytest.raises(InputError, match="part of what is evaluated"):
-        planned(tone_model, tone_model, tone_store, None, force=True)
+        plan_report(tone_model, tone_model, tone_store, None, force=True)
 
 
 def test_a_folder_that_cannot_be_written_is_refused_first(tone_model, tone_store, tmp_path, monkeypatch):
@@ -176,12 +177,12 @@ def test_a_folder_that_cannot_be_written_is_refused_first(tone_model, tone_store
 
     monkeypatch.setattr(reporting.tempfile, "TemporaryFile", full)
     with pytest.raises(InputError, match=r"cannot be written \(No space left on device\); choose another --report"):
-        planned(tmp_path / "x.html", tone_model, tone_store, None, force=False)
+        plan_report(tmp_path / "x.html", tone_model, tone_store, None, force=False)
 
 
 def test_an_unknown_target_is_refused_first(tone_model, tone_store, tmp_path):
     with pytest.raises(InputError, match="'dcase2032' is no name in targets; did you mean"):
-        planned(tmp_path / "x.html", tone_model, tone_store, "dcase2032", force=False)
+        plan_report(tmp_path / "x.html", tone_model, tone_store, "dcase2032", force=False)
 
 
 @pytest.mark.parametrize(
@@ -189,20 +190,20 @@ def test_an_unknown_target_is_refused_first(tone_model, tone_store, tmp_path):
 )
 def test_options_of_a_report_are_refused_without_one(tone_model, tone_store, target, force, option):
     with pytest.raises(InputError, match=f"{option} without --report FILE"):
-        planned(None, tone_model, tone_store, target, force=force)
+        plan_report(None, tone_model, tone_store, target, force=force)
 
 
 def test_a_device_without_the_readers_of_check_still_gets_its_page(tone_model, tone_store, tmp_path, monkeypatch):
     def missing(_):
         raise MissingExtraError("ai-edge-litert", "check")
 
-    monkeypatch.setattr(ledger, "count", missing)
-    plan = planned(tmp_path / "x.html", tone_model, tone_store, None, force=False)
+    monkeypatch.setattr(reporting, "count_model", missing)
+    plan = plan_report(tmp_path / "x.html", tone_model, tone_store, None, force=False)
     text = parsed(reporting.render(page_of(plan, evaluate_file(tone_model, tone_store), "none"))).text
     assert "Not counted: ai-edge-litert is not installed; install it with: pip install 'edgekd[check]'" in text
 
 
-def test_a_temperature_that_was_fitted_on_these_clips_is_said(tone_fixtures, tone_store, tmp_path):
+def test_a_warning_comes_with_a_temperature_that_was_fitted_on_these_clips(tone_fixtures, tone_store, tmp_path):
     store, model = ClipStore.open(tone_store), tmp_path / "fitted.tflite"
     fit = Calibration("tones", store.hash, ("a",), 8, 0.1, 0.05, 0.6, 0.5)
     container.write(
@@ -210,7 +211,7 @@ def test_a_temperature_that_was_fitted_on_these_clips_is_said(tone_fixtures, ton
         tflite.emit(tone_fixtures.low_or_high_graph()),
         tone_fixtures.manifest_for(calibration=fit, temperature=1.5),
     )
-    plan = planned(tmp_path / "x.html", model, tone_store, None, force=False)
+    plan = plan_report(tmp_path / "x.html", model, tone_store, None, force=False)
     text = parsed(reporting.render(page_of(plan, evaluate_file(model, tone_store), "none"))).text
     assert "The temperature 1.5 was fitted on some of these clips" in text
     assert "the model's temperature, 1.5" in text

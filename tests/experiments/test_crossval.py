@@ -1,5 +1,5 @@
-"""`edgekd crossval` and `edgekd sweep` on a few clips: which runs are planned, what is told of them, and what is
-refused."""
+"""`edgekd crossval` and `edgekd sweep` on a few clips: which runs are planned, what the reports hold, and which options
+are refused."""
 
 import csv
 import json
@@ -10,15 +10,16 @@ import pytest
 from helpers.small_recipes import NETWORK, TABLES
 
 from edgekd import cli
-from edgekd.data.store.store import Clip, ClipStore
+from edgekd.data.store.clips import Clip
+from edgekd.data.store.store import ClipStore
 from edgekd.data.store.writer import StoreWriter
 from edgekd.errors import GateError, InputError
-from edgekd.experiments import crossval as crossval_module
-from edgekd.experiments import sweep as sweep_module
-from edgekd.experiments.crossval import Question, crossval
+from edgekd.experiments import runs as runs_module
+from edgekd.experiments.crossval import CrossvalOptions, crossval
 from edgekd.experiments.crossval_summary import crossval_summary
+from edgekd.experiments.folder import experiment_folder
 from edgekd.experiments.jobs import Slot, Workers
-from edgekd.experiments.plan import Fold, Plan, Setting, claimed, cross_folds, seed_list
+from edgekd.experiments.plan import Fold, Plan, Setting, cross_folds, seed_list
 from edgekd.experiments.sweep import Grid, sweep, varied
 from edgekd.export.export import export_run
 from edgekd.modelfile.container import read_manifest
@@ -71,8 +72,7 @@ def place(tmp_path_factory):
 @pytest.fixture
 def trained(monkeypatch, jobs_here):
     """The names of the jobs that were run, in this process."""
-    monkeypatch.setattr(crossval_module, "run_jobs", jobs_here)
-    monkeypatch.setattr(sweep_module, "run_jobs", jobs_here)
+    monkeypatch.setattr(runs_module, "run_jobs", jobs_here)
     return jobs_here.ran
 
 
@@ -85,8 +85,15 @@ def rows_of(path):
         return list(csv.DictReader(file))
 
 
+def distill(place, out, *settings):
+    """Train the student with some keys set."""
+    given = [word for each in settings for word in ("--set", each)]
+    store = str(place / "store")
+    cli.run(["distill", str(place / "student.toml"), "--data", store, "--out", str(out), "--threads", "1", *given])
+
+
 def test_every_fold_is_tested_once_by_networks_of_the_others(place, tmp_path, trained):
-    question = Question(
+    options = CrossvalOptions(
         str(place / "student.toml"),
         ("qat.epochs=0",),
         folds="a,b",
@@ -94,7 +101,7 @@ def test_every_fold_is_tested_once_by_networks_of_the_others(place, tmp_path, tr
         against_settings=("train.lr=0.001",),
         choose=True,
     )
-    report = crossval(question, place / "store", tmp_path / "cv", ONE, quiet)
+    report = crossval(options, place / "store", tmp_path / "cv", ONE, quiet)
     rows = rows_of(tmp_path / "cv" / "results.csv")
     assert [(row["setting"], row["fold"]) for row in rows[:4]] == [
         ("s", "a"),
@@ -109,21 +116,21 @@ def test_every_fold_is_tested_once_by_networks_of_the_others(place, tmp_path, tr
         fold = row["fold"][0]
         assert (run.recipe.data.test, run.recipe.data.train) == ((fold,), ("b" if fold == "a" else "a",))
         with np.load(run.path / "test-float.npz") as kept:
-            heard = {store.clips[clip].split for clip in kept["clip"]}
-        assert heard == set(run.recipe.data.train if row["fold"].endswith("inner") else run.recipe.data.test)
+            tested = {store.clips[clip].split for clip in kept["clip"]}
+        assert tested == set(run.recipe.data.train if row["fold"].endswith("inner") else run.recipe.data.test)
         assert float(row["float_clip_accuracy"]) == pytest.approx(run.info.metrics["float_clip_accuracy"], abs=1e-6)
         assert float(row["float_window_accuracy"]) == pytest.approx(run.info.metrics["float_window_accuracy"], abs=1e-6)
     _check_summary(report.summary, rows)
     assert json.loads((tmp_path / "cv" / "summary.json").read_bytes()) == json.loads(report.to_json())
     before = (tmp_path / "cv" / "results.csv").read_bytes(), report.markdown
     trained.clear()
-    again = crossval(question, place / "store", tmp_path / "cv", ONE, quiet)
+    again = crossval(options, place / "store", tmp_path / "cv", ONE, quiet)
     assert ((tmp_path / "cv" / "results.csv").read_bytes(), again.markdown) == before
     assert trained == []
 
 
 def _check_summary(summary, rows):
-    """Means are of folds, differences of means, and the chosen recipe is that of the better inner runs."""
+    """Means are over folds, differences are of means, and the chosen recipe has the better inner runs."""
     both = ("s", "s train.lr=0.001")
     accuracy = {(row["setting"], row["fold"]): float(row["float_clip_accuracy"]) for row in rows}
     figures = {label: summary["networks"][label]["float"] for label in (*both, "chosen")}
@@ -142,7 +149,7 @@ def _check_summary(summary, rows):
         assert figures["chosen"]["folds"][fold] == figures[chosen]["folds"][fold]
 
 
-def test_official_folds_that_take_no_part_are_told(place, tmp_path, trained):
+def test_official_folds_that_take_no_part_are_reported(place, tmp_path, trained):
     store = ClipStore.open(place / "store")
     with StoreWriter(
         tmp_path / "store", name="tones", licence="CC0", sample_rate=RATE, channels=1, official_folds=True
@@ -150,22 +157,20 @@ def test_official_folds_that_take_no_part_are_told(place, tmp_path, trained):
         for number, clip in enumerate(store.clips):
             writer.add(clip, store.clip_pcm(number))
         writer.finish()
-    question = Question(str(place / "teacher.toml"), seeds="0", folds="a,c")
-    report = crossval(question, tmp_path / "store", tmp_path / "some", ONE, print)
+    options = CrossvalOptions(str(place / "teacher.toml"), seeds="0", folds="a,c")
+    report = crossval(options, tmp_path / "store", tmp_path / "some", ONE, print)
     assert "The official folds b take no part" in report.markdown
     assert report.summary["folds_left_out"] == ["b"]
-    whole = crossval(
-        Question(str(place / "teacher.toml"), seeds="0", folds="a,b,c"),
+    complete = crossval(
+        CrossvalOptions(str(place / "teacher.toml"), seeds="0", folds="a,b,c"),
         tmp_path / "store",
         tmp_path / "all",
         ONE,
         print,
     )
-    assert ("take no part" in whole.markdown, whole.summary["folds_left_out"]) == (False, [])
+    assert ("take no part" in complete.markdown, complete.summary["folds_left_out"]) == (False, [])
     assert len(trained) == 5
-    with pytest.raises(
-        InputError, match=r"held_out = \[0, 4\] would mix the official folds of tones and deal them anew"
-    ):
+    with pytest.raises(InputError, match=r"held_out = \[0, 4\] would mix the official folds of tones"):
         ClipStore.open(tmp_path / "store").partition(["a", "b", "c"], [], held_out=[0, 4])
     assert len(ClipStore.open(tmp_path / "store").partition(["a", "b"], [], held_out=[0, 4]).test) > 0
     final = Data(train=("a", "b", "c"), test=(), held_out=(0, 4), mixed_folds=True).sides(
@@ -174,12 +179,12 @@ def test_official_folds_that_take_no_part_are_told(place, tmp_path, trained):
     assert (len(final.train) + len(final.test), len(final.test) > 0) == (len(store.clips), True)
 
 
-def test_a_crossval_of_something_else_keeps_its_folder_and_seeds_may_be_added(place, tmp_path, trained):
-    question = Question(str(place / "teacher.toml"), folds="a,b", seeds="0")
-    crossval(question, place / "store", tmp_path / "cv", ONE, quiet)
-    with pytest.raises(InputError, match=r"begun with another recipe .*choose another --out"):
+def test_the_folder_of_another_crossval_is_refused_and_seeds_may_be_added(place, tmp_path, trained):
+    options = CrossvalOptions(str(place / "teacher.toml"), folds="a,b", seeds="0")
+    crossval(options, place / "store", tmp_path / "cv", ONE, quiet)
+    with pytest.raises(InputError, match=r"started with another recipe .*choose another --out"):
         crossval(
-            Question(str(place / "teacher.toml"), ("train.lr=0.1",), folds="a,b"),
+            CrossvalOptions(str(place / "teacher.toml"), ("train.lr=0.1",), folds="a,b"),
             place / "store",
             tmp_path / "cv",
             ONE,
@@ -187,15 +192,19 @@ def test_a_crossval_of_something_else_keeps_its_folder_and_seeds_may_be_added(pl
         )
     assert len(trained) == 2
     crossval(
-        Question(str(place / "teacher.toml"), folds="a,b", seeds="1,0"), place / "store", tmp_path / "cv", ONE, quiet
+        CrossvalOptions(str(place / "teacher.toml"), folds="a,b", seeds="1,0"),
+        place / "store",
+        tmp_path / "cv",
+        ONE,
+        quiet,
     )
     assert len(trained) == 4
 
 
 @pytest.mark.usefixtures("trained")
-def test_a_model_quotes_the_crossval_of_its_own_recipe_and_of_no_other(place, tmp_path):
-    question = Question(str(place / "student.toml"), folds="a,b", seeds="0", against_settings=("train.lr=0.001",))
-    summary = crossval(question, place / "store", tmp_path / "cv", ONE, quiet).summary
+def test_a_model_carries_the_crossval_of_its_own_recipe_and_of_no_other(place, tmp_path):
+    options = CrossvalOptions(str(place / "student.toml"), folds="a,b", seeds="0", against_settings=("train.lr=0.001",))
+    summary = crossval(options, place / "store", tmp_path / "cv", ONE, quiet).summary
     for row in rows_of(tmp_path / "cv" / "results.csv")[:2]:
         run = tmp_path / "cv" / "runs" / row["run"]
         report = export_run(
@@ -212,46 +221,12 @@ def test_a_model_quotes_the_crossval_of_its_own_recipe_and_of_no_other(place, tm
         assert msgspec.to_builtins(found.windows) == figures["windows"]["accuracy"]
         assert f"Cross-validated: {100 * found.clips.mean:.1f} % (" in report.card.read_text()
         assert f"{100 * found.windows.mean:.1f} % (" in info(report.files[0], False)
-    store = str(place / "store")
-    cli._run(
-        [
-            "distill",
-            str(place / "student.toml"),
-            "--data",
-            store,
-            "--out",
-            str(tmp_path / "all"),
-            "--set",
-            'data.train=["a","b","c"]',
-            "--set",
-            "data.test=[]",
-            "--set",
-            "data.held_out=[0,4]",
-            "--set",
-            "data.mixed_folds=true",
-            "--set",
-            "seed=3",
-            "--set",
-            "train.precision=bf16",
-            "--threads",
-            "1",
-        ]
-    )
-    assert crossval_summary(tmp_path / "cv", tmp_path / "all", "int8") == found
-    cli._run(
-        [
-            "distill",
-            str(place / "student.toml"),
-            "--data",
-            store,
-            "--out",
-            str(tmp_path / "other"),
-            "--set",
-            "train.lr=0.1",
-            "--threads",
-            "1",
-        ]
-    )
+    changes = ('data.train=["a","b","c"]', "data.test=[]", "data.held_out=[0,4]", "data.mixed_folds=true")
+    distill(place, tmp_path / "all", *changes, "seed=3", "train.precision=bf16")
+    own = tmp_path / "cv" / "runs" / rows_of(tmp_path / "cv" / "results.csv")[0]["run"]
+    same, quoted = (crossval_summary(tmp_path / "cv", run, "int8") for run in (own, tmp_path / "all"))
+    assert quoted == same
+    distill(place, tmp_path / "other", "train.lr=0.1")
     with pytest.raises(
         InputError, match=r"is of s, s train\.lr=0\.001, none of which is s of .*other with its settings"
     ):
@@ -261,10 +236,10 @@ def test_a_model_quotes_the_crossval_of_its_own_recipe_and_of_no_other(place, tm
 
 
 @pytest.mark.usefixtures("trained")
-def test_a_crossval_with_a_failed_run_says_which_and_gives_no_mean(place, tmp_path):
+def test_a_crossval_with_a_failed_run_names_it_and_gives_no_mean(place, tmp_path):
     with pytest.raises(GateError, match=r"2 runs of 2 not done; the same command tries again\nt-a-.*the loss became"):
         crossval(
-            Question(str(place / "teacher.toml"), ("train.lr=1e30",), folds="a,b", seeds="0"),
+            CrossvalOptions(str(place / "teacher.toml"), ("train.lr=1e30",), folds="a,b", seeds="0"),
             place / "store",
             tmp_path / "cv",
             ONE,
@@ -279,9 +254,9 @@ def test_a_crossval_with_a_failed_run_says_which_and_gives_no_mean(place, tmp_pa
     [
         ({"folds": "a,x"}, "no split 'x'"),
         ({"folds": "a"}, "one fold leaves nothing to train on"),
-        ({"folds": "a,b,a"}, "'a' is there twice"),
+        ({"folds": "a,b,a"}, "'a' is named twice"),
         ({"seeds": "0,one"}, "'one' is not a whole number"),
-        ({"seeds": "1,01"}, "'1' is there twice"),
+        ({"seeds": "1,01"}, "'1' is named twice"),
         ({"seeds": "1,"}, "write values with commas"),
         ({"choose": True}, "name the other with --against"),
         ({"cross_fit": 2}, "name them with --teach"),
@@ -291,7 +266,7 @@ def test_a_crossval_with_a_failed_run_says_which_and_gives_no_mean(place, tmp_pa
         ({"teachers": ("TEACHER",), "cross_fit": 99}, "cannot be divided into 99 parts"),
     ],
 )
-def test_a_wrong_question_is_refused_before_anything_is_written(place, tmp_path, trained, changes, message):
+def test_a_wrong_option_is_refused_before_anything_is_written(place, tmp_path, trained, changes, message):
     changes = {
         name: (
             tuple(
@@ -304,7 +279,7 @@ def test_a_wrong_question_is_refused_before_anything_is_written(place, tmp_path,
         for name, value in changes.items()
     }
     with pytest.raises(InputError, match=message):
-        crossval(Question(str(place / "student.toml"), **changes), place / "store", tmp_path / "cv", ONE, quiet)
+        crossval(CrossvalOptions(str(place / "student.toml"), **changes), place / "store", tmp_path / "cv", ONE, quiet)
     assert not (tmp_path / "cv").exists()
     assert not trained
 
@@ -330,22 +305,28 @@ def test_folds_are_all_splits_of_the_recipe(place):
     assert seed_list(" 3,0") == [3, 0]
 
 
-def test_a_folder_is_held_by_one_process_and_of_one_experiment(tmp_path):
+def test_a_folder_belongs_to_one_process_and_one_experiment(tmp_path):
     with (
-        claimed(tmp_path / "x", {"store": "1"}),
+        experiment_folder(tmp_path / "x", {"store": "1"}),
         pytest.raises(InputError, match="in use by another edgekd process"),
-        claimed(tmp_path / "x", {"store": "1"}),
+        experiment_folder(tmp_path / "x", {"store": "1"}),
     ):
         pass
-    with pytest.raises(InputError, match=r"another store \(1, now 2\)"), claimed(tmp_path / "x", {"store": "2"}):
+    with (
+        pytest.raises(InputError, match=r"another store \(1, now 2\)"),
+        experiment_folder(tmp_path / "x", {"store": "2"}),
+    ):
         pass
     (tmp_path / "x" / "plan.json").unlink()
     (tmp_path / "x" / "mine.txt").touch()
-    with pytest.raises(InputError, match="no folder of a crossval or sweep"), claimed(tmp_path / "x", {"store": "1"}):
+    with (
+        pytest.raises(InputError, match="no folder of a crossval or sweep"),
+        experiment_folder(tmp_path / "x", {"store": "1"}),
+    ):
         pass
 
 
-def test_a_sweep_tries_all_combinations_and_tells_what_failed(place, tmp_path, trained):
+def test_a_sweep_tries_all_combinations_and_reports_failed_runs(place, tmp_path, trained):
     teacher, student = (str(place / f"{name}.toml") for name in ("teacher", "student"))
     grid = Grid((teacher, student), vary=("train.lr=0.01,1e30",), teachers=(teacher,))
     report = sweep(grid, place / "store", tmp_path / "sw", ONE, quiet)
@@ -372,7 +353,7 @@ def test_a_sweep_tries_all_combinations_and_tells_what_failed(place, tmp_path, t
     }
     assert kept["results.png"].startswith(b"\x89PNG")
     sweep(grid, place / "store", tmp_path / "sw", ONE, quiet)
-    assert len(trained) == 6  # what failed is tried again
+    assert len(trained) == 6  # failed runs are tried again
     assert {name: (tmp_path / "sw" / name).read_bytes() for name in kept} == kept
 
 
@@ -380,10 +361,10 @@ def test_a_sweep_tries_all_combinations_and_tells_what_failed(place, tmp_path, t
     ("changes", "message"),
     [
         ({"vary": ("train.lr",)}, "write key=value,value"),
-        ({"vary": ("train.lr=1,1",)}, "1 is there twice"),
+        ({"vary": ("train.lr=1,1",)}, "1 is named twice"),
         ({"vary": ("train.lr=1,",)}, "a value is empty"),
         ({"vary": ("seed=1,2",)}, "use --seeds for that"),
-        ({"vary": ("train.lr=1", "train.lr=2")}, "--vary train.lr is there twice"),
+        ({"vary": ("train.lr=1", "train.lr=2")}, "--vary train.lr is given twice"),
         ({"vary": ("train.lr=0.1,fast",)}, "train.lr: expected `float`, got `str` 'fast'"),
         ({"recipes": 2}, "there is another recipe of the name 's'"),
         ({"cross_fit": 2}, "of teachers named with --teach"),
@@ -397,7 +378,7 @@ def test_a_wrong_grid_is_refused_before_anything_is_written(place, tmp_path, tra
     assert not trained
 
 
-def test_commas_inside_values_do_not_part_them():
+def test_commas_inside_values_do_not_separate_them():
     assert varied("student.widths=[8, 16],[8]") == ["student.widths=[8, 16]", "student.widths=[8]"]
     assert varied('augment.mixup_domain="a,b",loudness') == [
         'augment.mixup_domain="a,b"',
@@ -417,7 +398,7 @@ def test_the_commands_train_in_processes_of_their_own(place, tmp_path, capsys):
         "1",
         "--json",
     ]
-    cli._run(words)
+    cli.run(words)
     printed = capsys.readouterr()
     assert json.loads(printed.out)["failed"] == {}
     assert "1 of 1: t-b-seed0-" in printed.err

@@ -1,4 +1,4 @@
-"""Jobs: needs first, each in its process, failures told, and what is done stays done."""
+"""Jobs: needs run first, each job has its own process, failures are reported, and finished jobs do not run again."""
 
 import os
 import signal
@@ -30,7 +30,7 @@ def appends(path, word, *, fail=False):
         import sys
         with open(sys.argv[1], "a") as file:
             print(sys.argv[2], *sys.argv[3:], file=file)
-        print("said", sys.argv[2])
+        print("printed", sys.argv[2])
         sys.exit("edgekd: it went wrong" if {fail} else 0)
     """,
         path,
@@ -50,18 +50,18 @@ def test_needs_come_first_and_output_is_kept(tmp_path, workers):
     assert log.read_text().split() == ["c", "a", "b"]
     assert list(outcomes) == ["c", "a", "b"]
     assert {each.state for each in outcomes.values()} == {"done"}
-    assert outcomes["a"].log.read_text() == "said a\n"
+    assert outcomes["a"].log_file.read_text() == "printed a\n"
 
 
-def test_a_failure_is_told_and_leaves_what_needs_it(tmp_path):
-    log, said = tmp_path / "order", []
+def test_a_failure_is_reported_and_jobs_that_need_it_are_left(tmp_path):
+    log, lines = tmp_path / "order", []
     listed = [
         Job("bad", appends(log, "bad", fail=True)),
         Job("next", appends(log, "next"), ("bad",)),
         Job("last", appends(log, "last"), ("next",)),
         Job("other", appends(log, "other")),
     ]
-    outcomes = run_jobs(listed, tmp_path / "jobs", TWO, said.append)
+    outcomes = run_jobs(listed, tmp_path / "jobs", TWO, lines.append)
     assert {name: each.state for name, each in outcomes.items()} == {
         "bad": "failed",
         "next": "left",
@@ -70,7 +70,7 @@ def test_a_failure_is_told_and_leaves_what_needs_it(tmp_path):
     }
     assert (outcomes["bad"].error, outcomes["next"].error) == ("it went wrong", "bad has failed")
     assert sorted(log.read_text().split()) == ["bad", "other"]
-    assert any("bad failed (it went wrong)" in line for line in said)
+    assert any("bad failed (it went wrong)" in line for line in lines)
 
 
 def test_a_process_that_is_killed_is_a_failure_of_its_own(tmp_path):
@@ -80,8 +80,8 @@ def test_a_process_that_is_killed_is_a_failure_of_its_own(tmp_path):
     assert outcomes["y"].state == "done"
 
 
-def test_the_same_jobs_go_on_where_they_were_stopped(tmp_path):
-    log, begun = tmp_path / "order", tmp_path / "run" / "run.json"
+def test_the_same_jobs_continue_where_they_were_stopped(tmp_path):
+    log, resume_file = tmp_path / "order", tmp_path / "run" / "run.json"
     make = Job(
         "half",
         python(
@@ -93,9 +93,9 @@ def test_the_same_jobs_go_on_where_they_were_stopped(tmp_path):
         (run / "run.json").touch()
         sys.exit(len(sys.argv) == 2)
     """,
-            begun.parent,
+            resume_file.parent,
         ),
-        begun=begun,
+        resume_file=resume_file,
     )
     listed = [Job("first", appends(log, "first")), make]
     (tmp_path / "run").mkdir()  # killed before it could be resumed
@@ -130,7 +130,7 @@ def test_an_interrupt_ends_the_processes(tmp_path):
     assert not (tmp_path / "order").exists()
 
 
-def test_a_job_does_not_outlive_who_started_it(tmp_path):
+def test_a_job_does_not_outlive_the_process_that_started_it(tmp_path):
     child = (
         "from edgekd.train.launch import end_with_parent; end_with_parent(); import time; print('up', flush=True);"
         " time.sleep(60)"
@@ -157,7 +157,7 @@ def test_a_job_does_not_outlive_who_started_it(tmp_path):
 
 
 def _runs(process):
-    """Whether it lives; where nobody reaps orphans it may stay as a zombie."""
+    """Whether a process runs. Without a process that reaps orphans it may stay as a zombie."""
     try:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
@@ -182,11 +182,11 @@ def test_workers_fit_the_machine(monkeypatch):
 def test_each_gpu_is_given_to_one_process_at_a_time(tmp_path):
     show = python("import os; print(os.environ['CUDA_VISIBLE_DEVICES'])")
     outcomes = run_jobs([Job("x", show), Job("y", show)], tmp_path, Workers((Slot("5"), Slot("7")), 1), quiet)
-    assert sorted(each.log.read_text().strip() for each in outcomes.values()) == ["5", "7"]
+    assert sorted(each.log_file.read_text().strip() for each in outcomes.values()) == ["5", "7"]
 
 
 class FakeRay(ModuleType):
-    """Ray as far as it is used: tasks run when they are waited for. No test machine has a cluster."""
+    """The part of Ray that is used: tasks run when they are waited for. No test machine has a cluster."""
 
     class exceptions:  # noqa: N801
         class RayError(Exception):
@@ -231,13 +231,13 @@ def test_ray_runs_the_same_jobs(tmp_path, monkeypatch):
     assert fake.options == {"num_cpus": 3, "num_gpus": 1, "max_retries": 0}
 
 
-def test_ray_that_is_missing_is_asked_for_with_its_extra(tmp_path, monkeypatch):
+def test_missing_ray_is_named_with_its_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'edgekd\[ray\]'"):
         run_jobs([Job("a", python("pass"))], tmp_path, Workers((Slot(),), 1, "ray"), quiet)
 
 
-def test_ray_is_taken_only_where_it_is_set_up(monkeypatch):
+def test_ray_is_chosen_only_where_it_is_set_up(monkeypatch):
     monkeypatch.setattr(jobs.importlib.util, "find_spec", lambda _: object())
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     assert chosen_workers(1, 1, "auto", 0).engine == "local"

@@ -1,5 +1,5 @@
-"""`edgekd reproduce`: tables as data, from a made-up folder in its official layout to paper and measured side by
-side."""
+"""`edgekd reproduce`: tables as data, from a made-up folder in its official layout to the paper's and the measured
+figures."""
 
 import csv
 import json
@@ -10,15 +10,17 @@ import pytest
 from helpers.small_recipes import NETWORK, TABLES
 
 from edgekd import cli
-from edgekd.data.sets import fixtures
+from edgekd.data.sets import toy_sets
 from edgekd.errors import GateError, InputError
 from edgekd.experiments import budget
-from edgekd.experiments import reproduce as reproduce_module
-from edgekd.experiments.budget import Pace, estimate, measure
+from edgekd.experiments import runs as runs_module
+from edgekd.experiments.budget import estimate
 from edgekd.experiments.jobs import Slot, Workers
-from edgekd.experiments.published_table import load_reproduction
+from edgekd.experiments.published_table import load_table
 from edgekd.experiments.reproduce import chosen_settings, reproduce
+from edgekd.experiments.reproduce_report import figures_of_paper
 from edgekd.experiments.smoke import few_steps
+from edgekd.experiments.speed import ClipTimes, measure
 from edgekd.models import build
 from edgekd.resources import names
 from edgekd.train.recipe.recipe import load_recipe
@@ -102,7 +104,7 @@ def place(tmp_path, monkeypatch):
     judged = student.replace("[qat]\nepochs = 1", "[qat]\nepochs = 0")
     (tmp_path / "judged.toml").write_text(f'name = "j"\n{judged}\n[backend]\nkernels = ["linear"]\n')
     (tmp_path / "table.toml").write_text(TABLE + ROWS)
-    fixtures.scenes(tmp_path / "tau19", seconds=0.5)
+    toy_sets.scenes(tmp_path / "tau19", seconds=0.5)
     return tmp_path
 
 
@@ -110,7 +112,7 @@ def place(tmp_path, monkeypatch):
 def trained(monkeypatch, jobs_here):
     """The names of the jobs that were run, in this process."""
     monkeypatch.setenv("EDGEKD_LAUNCHED", "1")
-    monkeypatch.setattr(reproduce_module, "run_jobs", jobs_here)
+    monkeypatch.setattr(runs_module, "run_jobs", jobs_here)
     return jobs_here.ran
 
 
@@ -118,10 +120,10 @@ def quiet(_):
     return None
 
 
-def test_a_table_is_trained_judged_and_gone_on_with(place, trained):
+def test_a_table_is_trained_and_scored_and_continues(place, trained):
     report = reproduce("table.toml", place / "tau19", place / "out", "0,1", ONE, quiet)
-    # per seed: teacher, student, student alone, judged, taught by its teacher; and the teacher that students share is
-    # that of seed 0
+    # per seed: teacher, student, student alone, student with a machine, taught by its teacher; and the teacher that
+    # students share is that of seed 0
     assert len(trained) == 10
     rows = {each.row.label: each for each in report.rows}
     assert all(
@@ -141,26 +143,27 @@ def test_a_table_is_trained_judged_and_gone_on_with(place, trained):
     # labels of the whole data set, not of the three that were made up
     network = build(model_config(taught[0].recipe), 10)
     assert rows["taught"].figures["params"]["measured"] == sum(each.numel() for each in network.parameters())
-    judged = [path for path in runs if (path / "svm.json").is_file()]
-    machines = [json.loads((path / "svm.json").read_bytes())["systems"][0]["svm_accuracy"] for path in judged]
+    with_machine = [path for path in runs if (path / "svm.json").is_file()]
+    machines = [json.loads((path / "svm.json").read_bytes())["systems"][0]["svm_accuracy"] for path in with_machine]
     assert rows["machine"].figures["accuracy"]["measured"] == pytest.approx(sum(machines) / 2)
     assert "log_loss" not in rows["machine"].figures
-    its = [load_run(path / "teachers" / "t").info.metrics["float_clip_accuracy"] for path in judged]
+    its = [load_run(path / "teachers" / "t").info.metrics["float_clip_accuracy"] for path in with_machine]
     assert rows["its teacher"].figures["accuracy"]["measured"] == pytest.approx(sum(its) / 2)
-    others = [load_run(path) for path in runs if path.name.startswith("j-") and path not in judged]
+    others = [load_run(path) for path in runs if path.name.startswith("j-") and path not in with_machine]
     assert [run.recipe.distill.temperature for run in others] == [4.0, 4.0]
     assert all(run.info.teachers for run in others)
     with (place / "out" / "results.csv").open() as file:
         lines = list(csv.DictReader(file))
-    told = next(line for line in lines if line["paper"])
-    assert (told["system"], told["judged"], told["source"], told["paper"]) == ("taught", "int8-aware", "Table 1", "0.5")
+    with_paper = next(line for line in lines if line["paper"])
+    columns = ("system", "judged", "source", "paper")
+    assert tuple(with_paper[name] for name in columns) == ("taught", "int8-aware", "Table 1", "0.5")
     text = (place / "out" / "results.md").read_text()
     assert "| taught | int8-aware | log loss | 2.000 |" in text
     assert "| theirs | float | accuracy | 90.0 % | not reproduced: it is nowhere to be had | - | - |" in text
     theirs = next(line for line in lines if line["system"] == "theirs")
     assert (theirs["paper"], theirs["measured"], theirs["not_reproduced"]) == ("0.9", "", "it is nowhere to be had")
-    told = json.loads((place / "out" / "summary.json").read_bytes())["rows"]
-    assert [each["not_reproduced"] for each in told if each["not_reproduced"]] == ["it is nowhere to be had"]
+    summary = json.loads((place / "out" / "summary.json").read_bytes())["rows"]
+    assert [each["not_reproduced"] for each in summary if each["not_reproduced"]] == ["it is nowhere to be had"]
     assert "| both | float | accuracy | - |" in text
     done = len(trained)
     assert reproduce("table.toml", None, place / "out", "0,1", ONE, quiet).rows == report.rows
@@ -168,7 +171,7 @@ def test_a_table_is_trained_judged_and_gone_on_with(place, trained):
 
 
 @pytest.mark.usefixtures("trained")
-def test_a_run_that_fails_leaves_its_row_open(place):
+def test_a_failed_run_leaves_its_row_without_figures(place):
     rows = ROWS.replace('label = "alone"\n', 'label = "alone"\nset = ["view.seconds=0.001"]\n').split(
         '[[rows]]\nlabel = "both"'
     )[0]
@@ -189,20 +192,20 @@ def test_a_smoke_run_makes_its_own_data_set_and_shortens_every_training(place, t
     assert (run.recipe.train.epochs, load_run(run.path / "teachers" / "t").recipe.train.epochs) == (1, 1)
     assert (place / "out" / "tree" / "meta.csv").is_file()
     assert "its figures mean nothing" in report.to_markdown()
-    with pytest.raises(InputError, match="begun with another command"):
+    with pytest.raises(InputError, match="started with another command"):
         reproduce("table.toml", place / "tau19", place / "out", None, ONE, quiet)
 
 
-def test_an_interrupted_run_with_stages_is_gone_on_with_by_what_its_stages_have(place, monkeypatch):
+def test_an_interrupted_run_with_stages_resumes_by_the_file_of_its_stages(place, monkeypatch):
     jobs = []
-    monkeypatch.setattr(reproduce_module, "run_jobs", lambda found, *_: jobs.extend(found) or exit_now())
+    monkeypatch.setattr(runs_module, "run_jobs", lambda found, *_: jobs.extend(found) or exit_now())
 
     def exit_now():
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt, match="out: interrupted; go on with the same command"):
+    with pytest.raises(KeyboardInterrupt, match="out: interrupted; the same command continues"):
         reproduce("table.toml", place / "tau19", place / "out", "0", ONE, quiet)
-    begun = {job.name[:2]: job.begun.name for job in jobs if not job.needs}
+    begun = {job.name[:2]: job.resume_file.name for job in jobs if not job.needs}
     assert begun == {"t-": RUN_FILE, "s-": RUN_FILE, "j-": STAGES_FILE}
     by_teacher = next(job for job in jobs if job.needs and job.name.startswith("j-"))
     assert by_teacher.command[-2:] == (
@@ -214,14 +217,14 @@ def test_an_interrupted_run_with_stages_is_gone_on_with_by_what_its_stages_have(
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('label = "alone"', 'label = "taught"', "row 'taught': there is another of this label"),
+        ('label = "alone"', 'label = "taught"', "row 'taught': another row has this label"),
         (
             'mean_of = ["teacher", "alone"]',
             'mean_of = ["tutor"]',
             "row 'both': names 'tutor', which is no row before it",
         ),
         ('part = "teachers/t"', 'part = "../t"', "part '../t' is no stage of a run"),
-        ('mean_of = ["teacher", "alone"]', "", "wants a recipe, mean_of or not_reproduced; give one of them alone"),
+        ('mean_of = ["teacher", "alone"]', "", "wants a recipe, mean_of or not_reproduced"),
         (
             'mean_of = ["teacher", "alone"]',
             'mean_of = ["teacher"]\nnot_reproduced = "no"',
@@ -238,15 +241,15 @@ def test_an_interrupted_run_with_stages_is_gone_on_with_by_what_its_stages_have(
         ('judge = "svm"', 'network = "qat"', "row 'machine': recipe judged.toml has no quantization-aware phase"),
     ],
 )
-def test_a_table_that_makes_no_sense_is_refused(place, old, new, message):
+def test_a_table_with_contradictions_is_refused(place, old, new, message):
     text = TABLE + ROWS
     assert old in text
     (place / "table.toml").write_text(text.replace(old, new))
     with pytest.raises(InputError, match=message):
-        chosen_settings(load_reproduction("table.toml"))
+        chosen_settings(load_table("table.toml"))
 
 
-def test_data_that_are_missing_or_of_another_set_are_told(place, tmp_path):
+def test_missing_data_and_data_of_another_set_are_refused(place, tmp_path):
     with pytest.raises(
         InputError,
         match=(
@@ -256,7 +259,7 @@ def test_data_that_are_missing_or_of_another_set_are_told(place, tmp_path):
     ):
         reproduce("table.toml", None, place / "out", None, ONE, quiet)
     assert not (place / "out").exists()
-    cli._run(["data", "synth", "--out", "synth", "--clips", "60", "--seconds", "1"])
+    cli.run(["data", "synth", "--out", "synth", "--clips", "60", "--seconds", "1"])
     with pytest.raises(InputError, match=r"its data set is .*, this table wants tau19"):
         reproduce("table.toml", tmp_path / "synth", place / "out", None, ONE, quiet)
 
@@ -265,7 +268,7 @@ def test_a_store_of_another_split_than_the_tables_is_refused(place, trained):
     text = (TABLE + ROWS).replace("train = 12", "train = 6\noptions = { subset = 25 }")
     (place / "table.toml").write_text(text)
     run = ("data", "prepare", "tau19", str(place / "tau19"), "--out", str(place / "store"), "--sample-rate", "8000")
-    cli._run(list(run))
+    cli.run(list(run))
     with pytest.raises(
         InputError,
         match=r"store: it has 12 clips to train on, this table 6; prepare it by edgekd data prepare tau19 "
@@ -276,13 +279,13 @@ def test_a_store_of_another_split_than_the_tables_is_refused(place, trained):
 
 
 @pytest.mark.parametrize("name", TABLES_HERE)
-def test_every_shipped_table_can_be_planned_whole_and_short(name):
-    table = load_reproduction(name)
+def test_every_shipped_table_can_be_planned_in_full_and_for_smoke(name):
+    table = load_table(name)
     for smoke in (False, True):
         settings = chosen_settings(table, smoke=smoke)
         assert all(setting.recipe.frontend.sample_rate == table.data.sample_rate for setting in settings.values())
         assert all((setting.recipe.train.epochs == 1) == smoke for setting in settings.values())
-    assert all(figure in table.figures for row in table.rows for figure in reproduce_module._given(row))
+    assert all(figure in table.figures for row in table.rows for figure in figures_of_paper(row))
 
 
 FOLDS = """
@@ -299,14 +302,14 @@ mean_of = ["teacher", "alone"]
 """
 
 
-def test_the_folds_of_a_table_take_turns_at_being_tested(place, trained, monkeypatch):
+def test_each_fold_of_a_table_is_tested_once(place, trained, monkeypatch):
     text = (
         (TABLE + FOLDS)
         .replace('set = "tau19"', 'set = "esc50"')
         .replace("figures =", 'folds = ["fold1", "fold3", "fold5"]\nfigures =')
     )
     (place / "table.toml").write_text(text)
-    report = reproduce("table.toml", fixtures.esc50(place / "esc50", 0.5), place / "out", "0,1", ONE, quiet)
+    report = reproduce("table.toml", toy_sets.esc50(place / "esc50", 0.5), place / "out", "0,1", ONE, quiet)
     assert report.where == "esc50: 9 test clips in 3 folds"
     assert [(each.done, each.runs) for each in report.rows] == [(6, 6), (6, 6), (12, 12)]
     runs = [load_run(path) for path in (place / "out" / "runs").iterdir()]
@@ -318,26 +321,26 @@ def test_the_folds_of_a_table_take_turns_at_being_tested(place, trained, monkeyp
     teachers = [run.info.metrics["float_clip_accuracy"] for run in runs if run.recipe.name == "t"]
     assert len(teachers) == 6
     assert report.rows[0].figures["accuracy"]["measured"] == pytest.approx(sum(teachers) / 6)
-    monkeypatch.setattr(budget, "measure", lambda *_: Pace(1.0, 10.0, 0.5, 4))
+    monkeypatch.setattr(budget, "measure", lambda *_: ClipTimes(1.0, 10.0, 0.5, 4))
     assert [line.runs for line in estimate("table.toml", "0,1", Workers((Slot(),), 1), quiet).lines] == [6, 6]
     trained.clear()
     reproduce("table.toml", None, place / "short", None, ONE, quiet, smoke=True).require()
     assert len(trained) == 4  # two rows, two of the folds
     (place / "table.toml").write_text(text.replace('"fold3"', '"fold1"'))
     with pytest.raises(InputError, match=r"folds = \['fold1', 'fold1', 'fold5'\]: name at least two, each once"):
-        load_reproduction("table.toml")
+        load_table("table.toml")
 
 
-def test_a_table_of_nothing_but_others_figures_is_refused(tmp_path):
+def test_a_table_without_a_trained_row_is_refused(tmp_path):
     (tmp_path / "table.toml").write_text(
         TABLE + '[[rows]]\nlabel = "theirs"\nnot_reproduced = "no"\npaper = { accuracy = 0.9 }\n'
     )
     with pytest.raises(InputError, match=r"table.toml: has no \[\[rows\]\] with a recipe"):
-        load_reproduction(str(tmp_path / "table.toml"))
+        load_table(str(tmp_path / "table.toml"))
 
 
-def test_cp_mobile_of_2023_names_who_stands_in_for_its_teachers():
-    table = load_reproduction("cp-mobile2023")
+def test_cp_mobile_of_2023_names_the_replacements_of_its_teachers():
+    table = load_table("cp-mobile2023")
     taught = chosen_settings(table)[table.row("CP-Mobile 128k, taught by AST and CP-ResNet").key]
     assert [recipe.model["kind"] for recipe in taught.teachers] == ["cp_resnet"] * 3 + ["ast"] * 3
     assert "PaSST is replaced by AST" in table.notes[0]
@@ -348,7 +351,7 @@ def test_cp_mobile_of_2023_names_who_stands_in_for_its_teachers():
 
 
 def test_vtuad_is_trained_on_its_publishers_split_whose_ships_are_on_both_sides():
-    settings = chosen_settings(load_reproduction("ssatkd-vtuad"))
+    settings = chosen_settings(load_table("ssatkd-vtuad"))
     assert all(setting.recipe.data.allow_leaks for setting in settings.values())
 
 
@@ -356,16 +359,16 @@ def test_a_budget_and_a_short_run_fetch_no_weights():
     pytest.importorskip("transformers", reason="needs transformers, the extra 'hub'")
     sizes = ("teacher.weights=nobody/nothing", "teacher.hidden=24", "teacher.heads=2", "teacher.layers=1")
     teacher = load_recipe("tau22-cp-mobile2023-ast", sizes)
-    assert measure(resolved(teacher), load_reproduction("cp-mobile2023").data, "cpu", 1.0).train > 0
+    assert measure(resolved(teacher), load_table("cp-mobile2023").data, "cpu", 1.0).train > 0
     short = load_recipe("tau22-cp-mobile2023-ast", few_steps(load_recipe("tau22-cp-mobile2023-ast")))
     assert (short.model["weights"], short.model["hidden"]) == ("", 24)
 
 
 def test_a_budget_adds_up_steps_tests_stages_and_seeds(place, monkeypatch):
-    monkeypatch.setattr(budget, "measure", lambda *_: Pace(1.0, 10.0, 0.5, 4))
+    monkeypatch.setattr(budget, "measure", lambda *_: ClipTimes(1.0, 10.0, 0.5, 4))
     found = estimate("table.toml", "0,1,2", Workers((Slot(), Slot()), 1), quiet)
     lines = {line.what: line for line in found.lines}
-    # 2 epochs of 12 clips, a test of 3 at half a second, and a teacher judges all 18 clips
+    # 2 epochs of 12 clips, a test of 3 at half a second, and a teacher labels all 18 clips
     teacher = 2 * 12 + 0.5 * (3 + 18)
     assert "teacher t" not in lines  # it is the run of the teacher's own row with seed 0
     assert (lines["teacher"].runs, lines["teacher"].seconds) == (3, teacher)
@@ -382,10 +385,10 @@ def test_a_budget_adds_up_steps_tests_stages_and_seeds(place, monkeypatch):
 
 
 @pytest.mark.usefixtures("place")
-def test_a_network_is_measured_in_batches_up_to_its_own():
-    table = load_reproduction("table.toml")
+def test_a_network_is_measured_in_batches_up_to_the_recipes_own():
+    table = load_table("table.toml")
     pace = measure(chosen_settings(table)[table.row("taught").key].recipe, table.data, "cpu", 5.0)
-    assert min(pace.train, pace.qat, pace.listen) > 0
+    assert min(pace.train, pace.qat, pace.predict) > 0
     assert pace.batch == 4
 
 

@@ -1,10 +1,11 @@
-"""Executions of one student side by side, with runners whose faults are known."""
+"""Executions of one student compared, with known faults."""
 
 import msgspec
 import numpy as np
 import pytest
 
-from edgekd.data.store.store import Clip, ClipStore
+from edgekd.data.store.clips import Clip
+from edgekd.data.store.store import ClipStore
 from edgekd.data.store.writer import StoreWriter
 from edgekd.errors import InputError
 from edgekd.export.compare import compare, fit, held_out, run_all
@@ -66,7 +67,7 @@ def test_a_file_two_steps_away_is_too_far_for_litert_and_not_for_onnx_runtime(wi
     assert found.failures(Export(max_steps=2)) == []
 
 
-def test_a_file_that_answers_otherwise_fails_on_accuracy_and_agreement(windows, right):
+def test_a_file_with_other_predictions_fails_on_accuracy_and_agreement(windows, right):
     found = compared(windows, right, litert=lambda features: right(features)[:, ::-1])
     steps, labels, accuracy = (
         "steps from reference",
@@ -87,7 +88,7 @@ def test_without_a_grid_only_engines_are_compared(windows, right):
     assert found.agreement["onnxruntime"].max_steps == pytest.approx(0.01, rel=0.1)
 
 
-def test_temperatures_are_fitted_on_windows_with_sound(windows, right):
+def test_temperatures_are_fitted_on_windows_that_are_not_silent(windows, right):
     outputs = run_all(windows, {"reference": lambda features: np.sign(right(features)) * np.float32(0.1)})
     found = fit(windows, outputs.logits["reference"], outputs.silent)
     assert found.temperature < 0.1  # always right and hardly sure
@@ -131,7 +132,7 @@ def test_clips_that_share_a_recording_with_training_are_left_out(tone_fixtures, 
     data = {"train": ["train"], "test": ["test"]}
     recipe = decode({"name": "tones", "data": data, "student": {"kind": "hand_made"}}, "test")
     held = held_out(store, recipe, tone_fixtures.manifest_for(), ["spare"], 1.0)
-    # t2 was left out of training, so h2 is unheard
+    # t2 was left out of training, so that h2 shares no recording with it
     assert {store.clips[index].path[:2] for index in held.clips} == {"h2", "h3"}
     assert held.left_out == 2
     assert len(set(held.groups())) == 4

@@ -13,14 +13,15 @@ from typer.testing import CliRunner
 
 from edgekd import quant
 from edgekd.cli import app
-from edgekd.data.store.store import Clip
+from edgekd.data.store.clips import Clip
 from edgekd.errors import GateError, InputError
 from edgekd.evaluation.evaluate import evaluate_file
-from edgekd.export import export
-from edgekd.export import parity as trial
+from edgekd.export import executions, export
+from edgekd.export import parity as parity_module
 from edgekd.export.compare import Comparison
-from edgekd.export.export import chosen_precision, count, export_run, lower_run
-from edgekd.export.parity import Trial
+from edgekd.export.export import chosen_precision, export_run, lower_run
+from edgekd.export.graph_manifest import count
+from edgekd.export.parity import ParityOptions
 from edgekd.frontend import FrontEnd
 from edgekd.metrics.calibration import Fit
 from edgekd.modelfile.container import read_manifest
@@ -29,12 +30,12 @@ from edgekd.modelfile.verify import verify
 from edgekd.models import build
 from edgekd.qgraph import reference
 from edgekd.train.recipe.recipe import decode
+from edgekd.train.run.claim import claim
 from edgekd.train.run.folder import (
     MODEL_FILE,
     QAT_FILE,
     DataInfo,
     RunInfo,
-    claim,
     load_run,
     model_config,
     save_weights,
@@ -112,11 +113,11 @@ def test_both_files_carry_the_manifest_and_compute_the_graph(run, tmp_path):
 
 
 def test_the_float_twin_is_near_the_integers(run, tmp_path):
-    whole = export_run(run, "int8", "tflite", tmp_path / "m").files[0]
+    integers = export_run(run, "int8", "tflite", tmp_path / "m").files[0]
     twins = export_run(run, "float", out=tmp_path / "m").files
     assert [path.name for path in twins] == ["tiny.float.tflite", "tiny.float.onnx"]
     features = np.random.default_rng(1).standard_normal((16, 32, 28), np.float32)
-    expected = open_model(whole).logits(features)
+    expected = open_model(integers).logits(features)
     for path in twins:
         logits = open_model(path).logits(features)
         assert np.abs(logits - expected).max() < 0.1 * np.ptp(expected)
@@ -137,7 +138,7 @@ def test_counts_follow_the_float_network(run):
 def test_files_are_replaced_only_with_force(run, tmp_path):
     export_run(run, "int8", "tflite", tmp_path)
     before = (tmp_path / "tiny.int8.tflite").read_bytes()
-    with pytest.raises(InputError, match=r"already there: .*tiny\.int8\.tflite; replace with --force"):
+    with pytest.raises(InputError, match=r"tiny\.int8\.tflite exist already; replace with --force"):
         export_run(run, "int8", "onnx,tflite", tmp_path)
     assert not (tmp_path / "tiny.int8.onnx").exists()
     assert (tmp_path / "tiny.int8.tflite").read_bytes() == before
@@ -150,8 +151,8 @@ def test_files_go_into_the_run_by_default(tmp_path):
 
 
 def test_nothing_is_kept_when_an_engine_disagrees(run, tmp_path, monkeypatch):
-    true_run = export.reference.run
-    monkeypatch.setattr(export.reference, "run", lambda graph, x: true_run(graph, x) // 2)
+    true_run = executions.reference.run
+    monkeypatch.setattr(executions.reference, "run", lambda graph, x: true_run(graph, x) // 2)
     (tmp_path / "tiny.int8.tflite").write_bytes(b"an older export")
     with pytest.raises(GateError, match="steps away from the graph"):
         export_run(run, "int8", "tflite", tmp_path, force=True)
@@ -209,7 +210,7 @@ def test_the_parity_tool_compares_every_pair(run, tmp_path, tone_fixtures, capsy
     assert all(pair["max_steps"] <= 2 for pair in document["pairs"].values())
 
 
-def trial_store(tone_fixtures, path):
+def parity_store(tone_fixtures, path):
     """Two clips of each label in the test split b and in c; one in a, which was trained on."""
     clips = [
         (
@@ -268,8 +269,8 @@ def test_a_file_that_would_not_verify_is_not_kept(run, tmp_path, monkeypatch):
 
 
 def test_export_ends_with_a_comparison_on_held_out_windows(lenient_run, tone_fixtures, tmp_path, monkeypatch):
-    monkeypatch.setattr(trial, "fit", lambda *_: Fit(1.5, 0.2, 0.1, 2.0, 1.0))
-    store = trial_store(tone_fixtures, tmp_path / "store")
+    monkeypatch.setattr(parity_module, "fit", lambda *_: Fit(1.5, 0.2, 0.1, 2.0, 1.0))
+    store = parity_store(tone_fixtures, tmp_path / "store")
     arguments = [
         "export",
         str(lenient_run),
@@ -285,16 +286,16 @@ def test_export_ends_with_a_comparison_on_held_out_windows(lenient_run, tone_fix
     result = CliRunner().invoke(app, [*arguments, "--calibrate-split", "c"])
     assert result.exit_code == 0, result.output
     document = json.loads(result.stdout)
-    tried = document["trial"]
-    assert (document["ok"], tried["splits"], tried["windows"], len(document["files"])) == (True, ["b"], 12, 2)
-    assert list(tried["scores"]) == ["float", "qat", "reference", "litert", "onnxruntime"]
-    assert set(tried["scores"]["litert"]["per_recorder"]) == {"r0", "r1"}
-    assert set(tried["scores"]["litert"]["per_label"]) == set(LABELS)
-    assert set(tried["agreement"]) == {"qat", "litert", "onnxruntime"}
-    assert tried["agreement"]["litert"]["max_steps"] <= 1
+    parity = document["trial"]
+    assert (document["ok"], parity["splits"], parity["windows"], len(document["files"])) == (True, ["b"], 12, 2)
+    assert list(parity["scores"]) == ["float", "qat", "reference", "litert", "onnxruntime"]
+    assert set(parity["scores"]["litert"]["per_recorder"]) == {"r0", "r1"}
+    assert set(parity["scores"]["litert"]["per_label"]) == set(LABELS)
+    assert set(parity["agreement"]) == {"qat", "litert", "onnxruntime"}
+    assert parity["agreement"]["litert"]["max_steps"] <= 1
     for path in document["files"]:
         manifest = read_manifest(path)
-        assert manifest.temperature == tried["temperature"] == 1.5
+        assert manifest.temperature == parity["temperature"] == 1.5
         assert (manifest.calibration.splits, manifest.calibration.windows, manifest.calibration.data) == (
             ("c",),
             12,
@@ -306,17 +307,21 @@ def test_export_ends_with_a_comparison_on_held_out_windows(lenient_run, tone_fix
 
 def test_the_temperature_stays_one_where_nobody_names_a_split(lenient_run, tone_fixtures, tmp_path):
     report = export_run(
-        lenient_run, "float", "tflite", tmp_path / "m", trial=Trial(trial_store(tone_fixtures, tmp_path / "store"))
+        lenient_run,
+        "float",
+        "tflite",
+        tmp_path / "m",
+        parity=ParityOptions(parity_store(tone_fixtures, tmp_path / "store")),
     )
     manifest = read_manifest(report.files[0])
     assert (manifest.temperature, manifest.calibration) == (1.0, None)
-    assert list(report.trial.comparison.scores) == ["float", "qat", "litert"]
+    assert list(report.parity.comparison.scores) == ["float", "qat", "litert"]
     assert "no split was named to fit it on" in report.to_text()
 
 
 def test_files_that_miss_a_threshold_are_reported_and_not_kept(lenient_run, tone_fixtures, tmp_path, monkeypatch):
     monkeypatch.setattr(Comparison, "failures", lambda *_: ["litert: too far"])
-    store = trial_store(tone_fixtures, tmp_path / "store")
+    store = parity_store(tone_fixtures, tmp_path / "store")
     result = CliRunner().invoke(
         app, ["export", str(lenient_run), "--int8", "--out", str(tmp_path / "m"), "--data", str(store)]
     )
@@ -338,10 +343,10 @@ def test_files_that_miss_a_threshold_are_reported_and_not_kept(lenient_run, tone
         (["--data", "missing"], "missing does not exist"),
     ],
 )
-def test_trials_that_make_no_sense_are_refused_before_anything_is_written(
+def test_parity_options_that_contradict_each_other_are_refused_before_anything_is_written(
     run, tone_fixtures, tmp_path, options, message
 ):
-    store = trial_store(tone_fixtures, tmp_path / "store")
+    store = parity_store(tone_fixtures, tmp_path / "store")
     arguments = [str(store) if each == "STORE" else each for each in options]
     result = CliRunner().invoke(app, ["export", str(run), "--int8", "--out", str(tmp_path / "m"), *arguments])
     assert isinstance(result.exception, InputError)

@@ -1,4 +1,4 @@
-"""What each counter says of every kind of student, and that the ledger of its files explains every difference between
+"""The figures of each counter for every kind of student; the counts of their files explain every difference between
 them."""
 
 from collections import Counter
@@ -11,20 +11,21 @@ from qgraph import toy
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from edgekd.complexity import counts as ledger
+from edgekd.complexity.counts import ModelCounts, Totals, count_model
 from edgekd.complexity.differences import UNEXPLAINED
-from edgekd.export.export import EMITTERS, count
+from edgekd.export.export import EMITTERS
 from edgekd.export.float_counts import float_counts
+from edgekd.export.graph_manifest import count
 from edgekd.frontend import FrontEnd
 from edgekd.modelfile import container
-from edgekd.modelfile.manifest import Counts, FloatCount
+from edgekd.modelfile.manifest import FloatCount, GraphCounts
 from edgekd.models import ModelConfig, build
 from edgekd.models.bc_resnet import BcResNetAscConfig, BcResNetConfig
 from edgekd.models.blocks import ConvNormAct, Norm
 from edgekd.models.cp_mobile import CpMobileConfig
 from edgekd.models.cp_resnet import CpResNetConfig
 from edgekd.models.serfr_cnn import SerfrCnnConfig
-from edgekd.qgraph.graph import Conv, QGraph
+from edgekd.qgraph.graph import ConvOp, QGraph
 from edgekd.quant import calibrate, lower, to_qat
 
 pytest.importorskip("torchinfo")
@@ -53,22 +54,22 @@ FILES = [(kind, precision) for kind in EMITTERS for precision in ("int8", "float
 
 @dataclass(frozen=True)
 class Student:
-    """A student of random weights: its integer graph, its counts, and the ledger of each of its files."""
+    """A student of random weights: its integer graph, its counts, and the counts of each of its files."""
 
     name: str
     network: nn.Module
     shape: tuple[int, int]
     graph: QGraph
     counts: dict[str, FloatCount]
-    ledgers: dict[tuple[str, str], ledger.Ledger]
+    files: dict[tuple[str, str], ModelCounts]
 
-    def exact(self, precision: str) -> Counts:
+    def exact(self, precision: str) -> GraphCounts:
         """By the shapes of the graph."""
         return count(self.graph, precision)
 
 
 def randomised(config: ModelConfig) -> nn.Module:
-    """A network whose norms do something."""
+    """A network whose batch norms are not the identity."""
     torch.manual_seed(0)
     network = build(config, LABELS).eval()
     for module in network.modules():
@@ -91,33 +92,33 @@ def student(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     qat = to_qat(network)
     calibrate(qat, [torch.randn(2, 1, *shape)])
     graph = lower(qat.eval(), FrontEnd(n_mels=shape[0]), shape[1])
-    counts, ledgers = float_counts(network, (1, 1, *shape)), {}
+    counts, files = float_counts(network, (1, 1, *shape)), {}
     for kind, precision in FILES:
         path = folder / f"m.{precision}.{kind}"
         manifest = toy.manifest(graph, kind, precision, float_counts=counts)
         container.write(path, EMITTERS[kind](graph, precision == "float"), manifest)
-        ledgers[kind, precision] = ledger.count(path)
-    return Student(request.param, network, shape, graph, counts, ledgers)
+        files[kind, precision] = count_model(path)
+    return Student(request.param, network, shape, graph, counts, files)
 
 
-def test_every_file_costs_what_the_graph_and_the_flop_counter_say(student):
+def test_every_file_costs_as_much_as_the_graph_and_the_flop_counter_count(student):
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         student.network(torch.zeros(1, 1, *student.shape))
-    shapes = {op.name: student.graph.edges[op.output].shape for op in student.graph.ops if isinstance(op, Conv)}
+    shapes = {op.name: student.graph.edges[op.output].shape for op in student.graph.ops if isinstance(op, ConvOp)}
     # a batch norm that follows no convolution is a depthwise 1x1 convolution in every file, and no operation to torch's
     # counter
     alone = sum(
         torch.Size(shapes[name]).numel() for name, module in student.network.named_modules() if isinstance(module, Norm)
     )
     assert student.exact("int8").macs == counter.get_total_flops() // 2 + alone
-    for counted in student.ledgers.values():
+    for counted in student.files.values():
         assert counted.conventions["exact"].macs == student.exact("int8").macs
         assert counted.unknown == ()
 
 
 @pytest.mark.parametrize(("kind", "precision"), FILES)
 def test_parameters_are_those_of_the_graph_and_what_only_the_file_has(student, kind, precision):
-    counted, expected = student.ledgers[kind, precision], student.exact(precision)
+    counted, expected = student.files[kind, precision], student.exact(precision)
     more = 0
     if (kind, precision) == ("onnx", "float") and any(
         getattr(op, "activation", "") == "clip01" for op in student.graph.ops
@@ -125,7 +126,7 @@ def test_parameters_are_those_of_the_graph_and_what_only_the_file_has(student, k
         more = 2  # the bounds of the hard sigmoid
     # equal constants are stored once: here the biases of convolutions that have none
     if (kind, precision) == ("tflite", "float"):
-        zeros = Counter(len(op.bias) for op in student.graph.ops if isinstance(op, Conv) and not op.bias.any())
+        zeros = Counter(len(op.bias) for op in student.graph.ops if isinstance(op, ConvOp) and not op.bias.any())
         more = -sum(size * (count - 1) for size, count in zeros.items())
     kernels = [layer for layer in counted.layers if layer.weight and not layer.emulates]
     assert sum(layer.params for layer in kernels) == expected.params + more
@@ -140,7 +141,7 @@ def test_parameters_are_those_of_the_graph_and_what_only_the_file_has(student, k
 
 @pytest.mark.parametrize(("kind", "precision"), FILES)
 def test_the_named_differences_add_up_in_every_convention(student, kind, precision):
-    counted = student.ledgers[kind, precision]
+    counted = student.files[kind, precision]
     conventions = {name: each for name, each in counted.conventions.items() if each is not None}
     assert set(conventions) == {"exact", "torchinfo", "ptflops", *(["nessi_tflite"] if kind == "tflite" else [])}
     for name, theirs in conventions.items():
@@ -150,14 +151,14 @@ def test_the_named_differences_add_up_in_every_convention(student, kind, precisi
             apart = sum(each.theirs - each.exact for each in named if each.quantity == quantity)
             assert apart == getattr(theirs, quantity) - getattr(conventions["exact"], quantity)
         assert sum(layer.macs_by[name] for layer in counted.layers) == theirs.macs
-    assert counted.judged("param_bytes").keys() == conventions.keys() - {"torchinfo", "ptflops"}
-    assert counted.judged("macs").keys() == conventions.keys()
+    assert counted.by_convention("param_bytes").keys() == conventions.keys() - {"torchinfo", "ptflops"}
+    assert counted.by_convention("macs").keys() == conventions.keys()
 
 
-def test_what_the_reasons_say_is_what_the_modules_have(student):
-    counted = student.ledgers["onnx", "float"]
+def test_the_reasons_match_the_modules(student):
+    counted = student.files["onnx", "float"]
     norms = sum(2 * module.num_features for module in student.network.modules() if isinstance(module, nn.BatchNorm2d))
-    said = {
+    explained = {
         name: sum(
             int(part.split(":")[0].replace(",", ""))
             for each in counted.differences
@@ -166,29 +167,25 @@ def test_what_the_reasons_say_is_what_the_modules_have(student):
         )
         for name, words in (("torchinfo", "the batch norm"), ("ptflops", "a bias"))
     }
-    assert said["torchinfo"] == norms
+    assert explained["torchinfo"] == norms
     outputs = {op.name: torch.Size(student.graph.edges[op.output].shape).numel() for op in student.graph.ops}
-    assert said["ptflops"] == sum(
+    assert explained["ptflops"] == sum(
         outputs[name]
         for name, module in student.network.named_modules()
         if isinstance(module, ConvNormAct) and module.conv.bias is not None
     )
 
 
-def test_pools_are_told_from_convolutions_and_the_split_stem_costs_what_it_computes(student):
-    layers = {layer.name.removesuffix("/real"): layer for layer in student.ledgers["tflite", "int8"].layers}
+def test_pools_are_not_counted_as_convolutions_and_the_split_stem_costs_what_it_computes(student):
+    layers = {layer.name.removesuffix("/real"): layer for layer in student.files["tflite", "int8"].layers}
     emulating = {name: layer.emulates for name, layer in layers.items() if layer.emulates}
-    stem = next(op for op in student.graph.ops if isinstance(op, Conv))
+    stem = next(op for op in student.graph.ops if isinstance(op, ConvOp))
     _, mel, frame = student.graph.edges[stem.output].shape
     assert layers[stem.name].weight == (len(stem.weight), 1, 1, stem.weight[0].size)
     assert layers[stem.name].macs == stem.weight.size * mel * frame
     assert set(emulating.values()) <= {"average pool"}
-    assert set(emulating) <= {op.name for op in student.graph.ops if not isinstance(op, Conv)}
-    assert (
-        student.ledgers["tflite", "float"].emulated
-        == student.ledgers["onnx", "float"].emulated
-        == ledger.Count(0, 0, 0)
-    )
+    assert set(emulating) <= {op.name for op in student.graph.ops if not isinstance(op, ConvOp)}
+    assert student.files["tflite", "float"].emulated == student.files["onnx", "float"].emulated == Totals(0, 0, 0)
 
 
 def test_the_published_figures(student):
@@ -197,7 +194,7 @@ def test_the_published_figures(student):
     assert (round(torchinfo.macs / 1e6, 6 if student.name == "cp_mobile" else 2), torchinfo.params) == (mmac, params)
     assert student.counts["ptflops"].params == params
     if student.name in PUBLISHED_FILES:
-        nessi = student.ledgers["tflite", "float"].conventions["nessi_tflite"]
+        nessi = student.files["tflite", "float"].conventions["nessi_tflite"]
         assert (round(nessi.macs / 1e6, 2), student.exact("int8").param_bytes) == PUBLISHED_FILES[student.name]
 
 

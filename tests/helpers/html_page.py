@@ -1,4 +1,4 @@
-"""Reads a page as a browser would: text, tags, and whether every element is closed."""
+"""Parses an HTML page: text, elements, and whether every element is closed."""
 
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
@@ -9,8 +9,8 @@ VOID = {"meta"}
 
 @dataclass
 class Parsed(HTMLParser):
-    """text: of the page, without its style. elements: (tag, attributes) in order. open: tags that are not closed
-    yet."""
+    """text: of the page, without its style. elements: (tag, attributes) in order. open: tags of elements that are not
+    closed yet."""
 
     elements: list[tuple[str, dict[str, str | None]]] = field(default_factory=list)
     words: list[str] = field(default_factory=list)
@@ -39,7 +39,7 @@ class Parsed(HTMLParser):
         return " ".join(" ".join(self.words).split())
 
     def tags(self, name):
-        """Attributes of each element of a kind."""
+        """Attributes of each element with this tag."""
         return [attributes for tag, attributes in self.elements if tag == name]
 
     def titles(self):
@@ -48,7 +48,7 @@ class Parsed(HTMLParser):
 
 
 def parsed(page: bytes) -> Parsed:
-    """A page that is well formed, refers to nothing outside itself and runs nothing."""
+    """The parsed page, which must be well formed, refer to no other file and run no script."""
     found = Parsed()
     found.feed(page.decode())
     found.close()

@@ -1,4 +1,4 @@
-"""Tables of recipes that train in moments, of tones at 8 kHz."""
+"""Tables of recipes that train in a second, on tones at 8 kHz."""
 
 TABLES = """
 [data]

@@ -1,4 +1,5 @@
-"""A store of tones and a hand-made integer model that tells low from high ones: every answer is known beforehand."""
+"""A store of tones and a hand-made integer model that classifies them as low or high, so that every prediction is known
+beforehand."""
 
 import sys
 from pathlib import Path
@@ -8,15 +9,15 @@ import numpy as np
 import pytest
 
 from edgekd import cli
-from edgekd.data.store.store import Clip
+from edgekd.data.store.clips import Clip
 from edgekd.data.store.writer import StoreWriter
 from edgekd.errors import InputError
-from edgekd.experiments.jobs import Outcome, _prepared
+from edgekd.experiments.jobs import JobResult, next_command
 from edgekd.frontend import FrontEnd
 from edgekd.modelfile import container
-from edgekd.modelfile.manifest import Counts, Manifest, Provenance, TensorQuant
+from edgekd.modelfile.manifest import GraphCounts, Manifest, Provenance, TensorQuant
 from edgekd.qgraph import onnx, tflite
-from edgekd.qgraph.graph import Conv, Edge, QGraph
+from edgekd.qgraph.graph import ConvOp, Edge, QGraph
 
 RATE = 8000
 WINDOW = 8000
@@ -33,7 +34,7 @@ def tone(label, seconds, seed=0, rate=RATE):
 
 
 def low_or_high_graph():
-    """One convolution over the whole map: "high" sums the upper mels and takes away the lower ones, "low" the
+    """A graph of one convolution over the whole map: "high" sums the upper mels and subtracts the lower ones, "low" the
     reverse."""
     frames = FRONTEND.frames(WINDOW)
     sign = np.where(np.arange(8) < 4, -1, 1).astype(np.int8)
@@ -41,7 +42,7 @@ def low_or_high_graph():
     weight = np.stack([np.broadcast_to(each[:, None], (8, frames)) for each in (sign, -sign)])[:, None]
     edges = {"log_mel": Edge("log_mel", (1, 8, frames), 0.03, 0), "sum": Edge("sum", (2, 1, 1), 0.1, 0)}
     scale = np.full(2, 1 / (4 * frames), np.float32)
-    op = Conv("sum", "log_mel", "sum", np.ascontiguousarray(weight), scale, np.zeros(2, np.int32))
+    op = ConvOp("sum", "log_mel", "sum", np.ascontiguousarray(weight), scale, np.zeros(2, np.int32))
     graph = QGraph(edges, (op,), "log_mel", "sum")
     graph.validate()
     return graph
@@ -67,7 +68,7 @@ def manifest_for(labels=LABELS, frontend=FRONTEND, shift=0, dtype="int8", **chan
         window=WINDOW,
         input=TensorQuant(dtype, 0.03, shift),
         output=TensorQuant(dtype, 0.1, shift),
-        counts=Counts(0, 0, 0),
+        counts=GraphCounts(0, 0, 0),
         provenance=provenance,
         **changes,
     )
@@ -98,8 +99,8 @@ def write_store(path: Path, items, rate=RATE):
 
 @pytest.fixture
 def tone_store(tmp_path):
-    """Split a: two clips of each label, told right, and a silent one. Split b: one clip whose label is wrong, one
-    right."""
+    """Path of a store. Split a: two clips of each label and a silent one. Split b: a clip with the right label and one
+    with the wrong label."""
     items = [
         (Clip(f"{label}{i}.wav", label, "a", recorder=f"r{i}"), tone(label, 2.5, i)) for label in LABELS for i in (0, 1)
     ]
@@ -117,22 +118,22 @@ def tone_fixtures() -> ModuleType:
 
 @pytest.fixture
 def jobs_here():
-    """What stands for `run_jobs`: jobs are run in this process, which saves the seconds of starting one. Its `ran` has
-    their names."""
+    """A replacement of `run_jobs` that runs the jobs in this process, which saves the seconds of starting others. Its
+    `ran` lists their names."""
 
     def run_jobs(jobs, folder, *_):
         folder.mkdir(exist_ok=True)
-        outcomes = {}
+        results = {}
         for job in jobs:
-            outcomes[job.name] = Outcome("done", "", folder / f"{job.name}.log")
+            results[job.name] = JobResult("done", "", folder / f"{job.name}.log")
             if not (folder / f"{job.name}.done").exists():
                 run_jobs.ran.append(job.name)
                 try:
-                    cli._run(list(_prepared(job)[4:]))
+                    cli.run(list(next_command(job)[4:]))
                     (folder / f"{job.name}.done").touch()
                 except InputError as error:
-                    outcomes[job.name] = Outcome("failed", str(error), folder / f"{job.name}.log")
-        return outcomes
+                    results[job.name] = JobResult("failed", str(error), folder / f"{job.name}.log")
+        return results
 
     run_jobs.ran = []
     return run_jobs

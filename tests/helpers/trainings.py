@@ -1,10 +1,10 @@
-"""A small store of noisy tones, and recipes of networks that learn it in seconds."""
+"""A small store of noisy tones, and recipes of networks that train on it in seconds."""
 
 import numpy as np
 import pytest
 import soundfile
 
-from edgekd.data.store.store import Clip
+from edgekd.data.store.clips import Clip
 from edgekd.data.store.writer import StoreWriter
 from edgekd.train.recipe.recipe import decode
 
@@ -22,7 +22,8 @@ def tone(hertz, seconds, seed):
 
 
 def write_store(path, tones=None, clips=None):
-    """Splits "a" (5 clips a label) and "b" (2); clip 0 is half silent, clip 1 shorter than a window."""
+    """Write a store with the splits "a" (5 clips of each label) and "b" (2 of each). Clip 0 is half silent, clip 1 is
+    shorter than a window."""
     tones = tones or TONES
     with StoreWriter(path, name="tones", licence="CC0", sample_rate=RATE, channels=1, synthetic=True) as writer:
         for split, count in clips or (("a", 5), ("b", 2)):
@@ -77,7 +78,7 @@ def recipe_dict(role="student", **changes):
 
 @pytest.fixture(scope="session")
 def response_folder(tmp_path_factory):
-    """Two impulse responses, a low one and a high one."""
+    """A folder of two impulse responses, a low-pass and a high-pass one."""
     folder = tmp_path_factory.mktemp("responses")
     for name, factor in (("low.wav", 0.9), ("high.wav", -0.8)):
         soundfile.write(folder / name, 0.5 * factor ** np.arange(100), RATE)

@@ -9,7 +9,7 @@ from edgekd.metrics.scores import expected_calibration_error, softmax
 
 
 def drawn(windows=4000, labels=6, seed=0):
-    """Logits that are right about their own uncertainty, and labels drawn from them."""
+    """Calibrated logits, and labels drawn from their probabilities."""
     rng = np.random.default_rng(seed)
     logits = rng.normal(0, 2, (windows, labels))
     cumulative = softmax(logits).cumsum(axis=1)
@@ -34,15 +34,15 @@ def test_the_fit_undoes_over_and_under_confidence(factor):
     assert factor == 1.0 or (fit.error_before > 0.1 and fit.loss_after < fit.loss_before - 0.1)
 
 
-def test_a_temperature_is_not_judged_on_the_group_that_it_was_fitted_on():
-    """Four recordings, each told with another confidence: fitted on itself each would look calibrated, cross-fitted
-    they don't."""
+def test_a_temperature_is_not_scored_on_the_group_that_it_was_fitted_on():
+    """Four recordings of different accuracy, predicted with the same confidence: fitted on all, they look better
+    calibrated than cross-fitted."""
     rng = np.random.default_rng(0)
     truth = rng.integers(0, 2, 400)
     group_of = np.repeat(np.arange(4), 100)
     right = rng.random(400) < np.array([0.5, 0.6, 0.9, 1.0])[group_of]
-    answer = np.where(right, truth, 1 - truth)
-    logits = 2.0 * np.eye(2)[answer]
+    predicted = np.where(right, truth, 1 - truth)
+    logits = 2.0 * np.eye(2)[predicted]
     everything = softmax(logits, fit_temperature(logits, truth))
     fit = calibrate(logits, truth, group_of)
     assert fit.error_after > expected_calibration_error(everything, truth) + 0.03
@@ -57,7 +57,7 @@ def test_a_temperature_that_does_not_pay_on_other_recordings_is_not_used():
     assert fit.temperature == 1.0
 
 
-def test_answers_without_a_best_temperature_stay_within_bounds():
+def test_predictions_without_a_best_temperature_stay_within_bounds():
     logits, truth = np.array([[1.0, 0.0]] * 3), np.zeros(3, np.int64)
     assert fit_temperature(logits, truth) == pytest.approx(COLDEST)
     assert fit_temperature(logits, 1 - truth) == pytest.approx(HOTTEST)

@@ -1,5 +1,4 @@
-"""Bootstrap intervals on made-up answers: of the width that theory says, narrower when paired, and zero where nothing
-differs."""
+"""Bootstrap intervals of made-up predictions: as wide as in theory, narrower for pairs, zero without a difference."""
 
 import numpy as np
 import pytest
@@ -8,7 +7,7 @@ from edgekd.metrics.intervals import DRAWN_AT_ONCE, FIGURES, intervals, measured
 from edgekd.metrics.scores import expected_calibration_error, log_loss
 
 
-def answers(right, confidence=0.8):
+def probabilities_of(right, confidence=0.8):
     """(items, 2) probabilities of truth 0 from (items,) bool."""
     sure = np.full(len(right), confidence)
     return np.where(np.asarray(right)[:, None], np.stack([sure, 1 - sure], 1), np.stack([1 - sure, sure], 1))
@@ -21,7 +20,7 @@ def fold_of(*networks, recording=None):
     truth = np.zeros(items, np.int64)
     return np.stack(
         [
-            np.stack([tally(answers(seed), truth, recording, recording.max() + 1) for seed in seeds])
+            np.stack([tally(probabilities_of(seed), truth, recording, recording.max() + 1) for seed in seeds])
             for seeds in networks
         ]
     )
@@ -42,7 +41,7 @@ def test_figures_are_those_of_the_metrics():
     )
 
 
-def test_the_interval_of_independent_answers_is_the_binomial_one():
+def test_the_interval_of_independent_clips_is_the_binomial_one():
     right = np.arange(400) < 300
     found = accuracy([fold_of([right])])
     half = 1.96 * np.sqrt(0.75 * 0.25 / 400)

@@ -1,22 +1,22 @@
-"""What is made of logits through microphones: pairs, means over makes, and what silence does not do."""
+"""Accuracies through microphones: pairs, means over makes, and silence that is left out."""
 
 import numpy as np
 
-from edgekd.metrics.findings import Answers
 from edgekd.metrics.intervals import Interval
 from edgekd.metrics.microphones import device_shift
+from edgekd.metrics.predictions import LabelledPredictions
 
 CLIPS, LABELS = 40, ("a", "b")
 
 
-def said(right):
-    """(2 windows a clip, labels) logits of label 0 where right."""
-    return np.repeat(np.where(np.asarray(right)[:, None], [3.0, 0.0], [0.0, 3.0]), 2, axis=0)
+def logits_of(correct):
+    """(2 windows a clip, labels) logits of label 0 where correct."""
+    return np.repeat(np.where(np.asarray(correct)[:, None], [3.0, 0.0], [0.0, 3.0]), 2, axis=0)
 
 
-def answers(logits, silent=None):
+def predictions(logits, silent=None):
     names = tuple(str(clip) for clip in range(CLIPS))
-    return Answers(
+    return LabelledPredictions(
         logits,
         np.zeros(2 * CLIPS, bool) if silent is None else silent,
         np.repeat(np.arange(CLIPS), 2),
@@ -29,10 +29,12 @@ def answers(logits, silent=None):
 
 
 def test_microphones_are_compared_clip_by_clip_and_makes_by_their_means():
-    place = np.arange(CLIPS)
-    clean, same, other, deaf = place < 30, place < 30, (place >= 5) & (place < 32), np.zeros(CLIPS, bool)
+    clip = np.arange(CLIPS)
+    clean, same, other, deaf = clip < 30, clip < 30, (clip >= 5) & (clip < 32), np.zeros(CLIPS, bool)
     found = device_shift(
-        answers(said(clean)), np.stack([said(deaf), said(same), said(other)]), [("x", "X"), ("y", "Y"), ("z", "X")]
+        predictions(logits_of(clean)),
+        np.stack([logits_of(deaf), logits_of(same), logits_of(other)]),
+        [("x", "X"), ("y", "Y"), ("z", "X")],
     )
     assert (found.clips, found.windows) == (0.75, 0.75)
     assert [each.name for each in found.microphones] == ["y", "z", "x"]
@@ -47,7 +49,7 @@ def test_microphones_are_compared_clip_by_clip_and_makes_by_their_means():
 def test_the_interval_is_of_pairs_and_narrower_than_that_of_either():
     rng = np.random.default_rng(0)
     clean = rng.random(CLIPS) < 0.5
-    found = device_shift(answers(said(clean)), said(clean & (np.arange(CLIPS) > 1))[None], [("x", "X")])
+    found = device_shift(predictions(logits_of(clean)), logits_of(clean & (np.arange(CLIPS) > 1))[None], [("x", "X")])
     difference = found.worst.clips.difference
     assert difference.low <= difference.mean <= difference.high <= 0
     # two clips of forty at most; the accuracies themselves are uncertain by 0.3
@@ -58,7 +60,7 @@ def test_what_is_silent_as_it_is_counts_through_no_microphone():
     silent = np.zeros(2 * CLIPS, bool)
     silent[:2] = True  # all of the first clip
     silent[3] = True
-    wrong_in_silence = said(np.ones(CLIPS, bool))
+    wrong_in_silence = logits_of(np.ones(CLIPS, bool))
     wrong_in_silence[silent] = [0.0, 9.0]
-    found = device_shift(answers(said(np.ones(CLIPS, bool)), silent), wrong_in_silence[None], [("x", "X")])
+    found = device_shift(predictions(logits_of(np.ones(CLIPS, bool)), silent), wrong_in_silence[None], [("x", "X")])
     assert (found.worst.clips.accuracy, found.worst.windows.accuracy, found.worst.lost) == (1.0, 1.0, 0)

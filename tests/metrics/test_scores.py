@@ -1,4 +1,4 @@
-"""Scores on hand-made logits with answers that can be checked on paper."""
+"""Scores of made-up logits that can be checked on paper."""
 
 import math
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from edgekd.errors import InputError
-from edgekd.metrics.scores import clip_probabilities, evaluate, softmax
+from edgekd.metrics.scores import clip_means, evaluate, softmax
 
 LABELS = ("bus", "park", "tram")
 
@@ -96,9 +96,9 @@ def test_a_hopeless_clip_costs_a_finite_log_loss():
     assert np.isfinite(scores(np.array([[1e4, -1e4, 0.0]]), [False], [0], [1]).windows.log_loss)
 
 
-def test_clip_probabilities_do_not_need_sorted_windows():
+def test_clip_means_do_not_need_sorted_windows():
     windows = np.array([[1.0, 0.0], [0.0, 1.0], [0.5, 0.5]])
-    clips, silent = clip_probabilities(windows, np.zeros(3, bool), np.array([1, 0, 1]), 3)
+    clips, silent = clip_means(windows, np.zeros(3, bool), np.array([1, 0, 1]), 3)
     assert clips.tolist() == [[0.0, 1.0], [0.75, 0.25], [0.0, 0.0]]
     assert silent.tolist() == [False, False, True]
 
@@ -107,7 +107,7 @@ def test_clip_probabilities_do_not_need_sorted_windows():
     ("logits", "silent", "clip_of", "truth", "message"),
     [
         (np.zeros((0, 3)), np.zeros(0, bool), np.zeros(0, int), np.zeros(0, int), "no clip"),
-        (np.zeros((2, 3)), [True, True], [0, 0], [0], "2 windows, and all are digital silence"),
+        (np.zeros((2, 3)), [True, True], [0, 0], [0], "2 windows or clips, all digital silence"),
         (np.full((1, 3), np.nan), [False], [0], [0], "not finite"),
     ],
 )

@@ -17,7 +17,7 @@ def clouds(seed, spread=0.3, per_label=20):
 
 
 def rings(seed):
-    """Two labels that only a curved border tells apart."""
+    """Two labels that only a curved border separates."""
     rng = np.random.default_rng(seed)
     truth = np.arange(80) % 2
     angle = rng.uniform(0, 2 * np.pi, 80)
@@ -49,11 +49,11 @@ def test_the_kernel_is_chosen_on_training_clips():
 
 
 def test_no_recording_is_on_both_sides_of_the_choice():
-    """Each recording has one place of its own, its label is chance: only who knows its other items could tell it."""
+    """The items of a recording are alike and its label is chance: only its other items predict it."""
     rng = np.random.default_rng(0)
     recording = np.repeat(np.arange(24), 10)
-    place, label = rng.normal(size=(24, 30)), np.arange(24) % 3
-    x = place[recording] + rng.normal(0, 0.01, (240, 30))
+    centre, label = rng.normal(size=(24, 30)), np.arange(24) % 3
+    x = centre[recording] + rng.normal(0, 0.01, (240, 30))
     assert svm.fit(x, label[recording], np.arange(240), LABELS).inner_accuracy == 1
     assert svm.fit(x, label[recording], recording, LABELS).inner_accuracy < 0.75
 
@@ -83,9 +83,9 @@ def test_what_cannot_be_learned_is_refused():
     for arguments, message in (
         ((x, truth, truth, LABELS, ("linaer",)), "unknown kernel 'linaer'; did you mean 'linear'"),
         ((x, truth, truth, LABELS, ()), "no kernel to choose from"),
-        ((x, truth * 0, truth, ("a",)), "there is 1; give a store of two or more"),
+        ((x, truth * 0, truth, ("a",)), "at least two labels, there is 1"),
         ((x, truth, truth, (*LABELS, "d")), "label 'd' has no training clip"),
-        ((x * np.nan, truth, truth, LABELS), "embeddings that are not finite"),
+        ((x * np.nan, truth, truth, LABELS), "embeddings are not finite"),
     ):
         with pytest.raises(InputError, match=message):
             svm.fit(*arguments)

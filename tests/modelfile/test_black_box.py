@@ -1,4 +1,4 @@
-"""Foreign model files as features: outputs, inner tensors, lengths, and one clear line for what cannot be heard."""
+"""Features of any network: outputs, inner tensors, waveform lengths, and one clear error for unusable files."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ YAMNET = Path(__file__).parents[3] / "shared" / "data" / "models" / "yamnet.tfli
 needs_yamnet = pytest.mark.skipif(not YAMNET.is_file(), reason="needs ../shared/data/models/yamnet.tflite")
 EMBEDDING = "yamnet_frames/global_average_pooling2d/Mean"
 WEIGHT = np.array([[1, 0, 2, 0], [0, 3, 0, -1], [1, 1, 1, 1]], np.float32)
-"""(3, 4): from four samples to three inner values, whose sum is the output."""
+"""(3, 4): maps four samples to three inner values. The output is their sum."""
 WAVE = np.array([0.1, -0.2, 0.3, 0.4], np.float32)
 GRAPH = toy.every_op()
 
@@ -61,8 +61,8 @@ def onnx_toy(path, shape=(1, 4)):
         ("a/Relu;b/inner;c", WEIGHT @ WAVE),
     ],
 )
-def test_a_tflite_file_is_taken_where_it_is_asked(tmp_path, output, expected):
-    """By whole name, by one of the joined names, by number; the fully connected layer has no bias."""
+def test_features_are_those_of_the_chosen_tensor_of_a_tflite_file(tmp_path, output, expected):
+    """A tensor is chosen by its name, by one of the joined names or by number. The dense layer has no bias."""
     box = open_features(tflite_toy(tmp_path / "toy.tflite"), output)
     assert (box.samples, box.width, box.manifest) == (4, np.size(expected), None)
     np.testing.assert_allclose(box.vector(WAVE), np.atleast_1d(expected), rtol=1e-6)
@@ -72,7 +72,7 @@ def test_a_tflite_file_is_taken_where_it_is_asked(tmp_path, output, expected):
 @pytest.mark.parametrize(
     ("output", "expected"), [("", WEIGHT.sum(0) @ WAVE), ("0", WEIGHT.sum(0) @ WAVE), ("inner", WEIGHT @ WAVE)]
 )
-def test_an_onnx_file_is_taken_where_it_is_asked(tmp_path, shape, output, expected):
+def test_features_are_those_of_the_chosen_tensor_of_an_onnx_file(tmp_path, shape, output, expected):
     if len(shape) == 3 and np.size(expected) == 1:
         expected = WEIGHT @ WAVE  # the sum is over the axis of the channels
     box = open_features(onnx_toy(tmp_path / "toy.onnx", shape), output)
@@ -83,28 +83,28 @@ def test_an_onnx_file_is_taken_where_it_is_asked(tmp_path, shape, output, expect
 @pytest.mark.parametrize(
     ("output", "message"),
     [
-        ("b/iner", "no tensor 'b/iner'; did you mean 'b/inner'"),
-        ("77", "no output can be taken at number 77; there are 2 to 4"),
-        ("1", "no output can be taken at number 1"),
+        ("b/iner", "'b/iner'; did you mean 'b/inner'"),
+        ("77", "77; there are 2 to 4"),
+        ("1", "no output has the number 1"),
         ("weight", "no tensor 'weight'"),
-        ("zzz", "no tensor 'zzz'; the last ones are 'b/inner'"),
+        ("zzz", "'zzz'; .*'b/inner'"),
     ],
 )
-def test_an_unknown_output_of_a_tflite_file_is_named(tmp_path, output, message):
+def test_an_unknown_output_of_a_tflite_file_is_refused(tmp_path, output, message):
     with pytest.raises(InputError, match=message):
         open_features(tflite_toy(tmp_path / "toy.tflite"), output)
 
 
 @pytest.mark.parametrize(
-    ("output", "message"), [("iner", "no tensor 'iner'; did you mean 'inner'"), ("3", "number 3; there are 0 to 0")]
+    ("output", "message"), [("iner", "'iner'; did you mean 'inner'"), ("3", "number 3; there are 0 to 0")]
 )
-def test_an_unknown_output_of_an_onnx_file_is_named(tmp_path, output, message):
+def test_an_unknown_output_of_an_onnx_file_is_refused(tmp_path, output, message):
     with pytest.raises(InputError, match=message):
         open_features(onnx_toy(tmp_path / "toy.onnx"), output)
 
 
-def test_files_that_take_any_length_do(tmp_path):
-    """A mean over time of one frame a sample, in both formats; a tensor of frames is averaged."""
+def test_a_file_with_an_open_length_takes_any_waveform(tmp_path):
+    """In both formats. A tensor with a vector per frame gives their mean."""
     dims = schema.ReducerOptionsT()
     dims.keepDims = True
     path = tflite_file(
@@ -132,7 +132,7 @@ def test_files_that_take_any_length_do(tmp_path):
 
 @pytest.mark.parametrize("kind", ["tflite", "onnx"])
 @pytest.mark.parametrize("precision", ["int8", "float"])
-def test_a_file_of_ours_hears_waveforms_through_its_own_front_end(tmp_path, kind, precision):
+def test_a_file_of_edgekd_takes_waveforms_through_its_own_front_end(tmp_path, kind, precision):
     path = tmp_path / f"toy.{kind}"
     emit = {"tflite": tflite.emit, "onnx": onnx.emit}[kind]
     container.write(path, emit(GRAPH, float_twin=precision == "float"), toy.manifest(GRAPH, kind, precision))
@@ -151,16 +151,14 @@ def test_a_file_of_ours_hears_waveforms_through_its_own_front_end(tmp_path, kind
         ({"dtype": "INT8"}, "INT8|int8"),
     ],
 )
-def test_what_reads_no_waveform_is_refused(tmp_path, changes, message):
+def test_a_file_whose_input_is_not_a_waveform_is_refused(tmp_path, changes, message):
     with pytest.raises(InputError, match=message):
         open_features(tflite_toy(tmp_path / "toy.tflite", **changes))
 
 
-def test_a_map_is_refused(tmp_path):
+def test_an_output_of_three_dimensions_is_refused(tmp_path):
     node = helper.make_node("Add", ["input", "map"], ["logits"])
-    with pytest.raises(
-        InputError, match=r"the output taken is \(2, 3, 4\), which is neither one vector nor one a frame"
-    ):
+    with pytest.raises(InputError, match=r"the shape \(2, 3, 4\)"):
         open_features(onnx_file(tmp_path / "map.onnx", [node], {"map": np.ones((2, 3, 1), np.float32)}, (1, 4)))
 
 
@@ -173,10 +171,10 @@ def test_other_files_and_lengths_are_refused(tmp_path):
         (tmp_path / name).write_bytes(raw)
         with pytest.raises(InputError, match=message):
             open_features(tmp_path / name)
-    with pytest.raises(InputError, match=r"none.onnx: cannot be read \(No such file or directory\)"):
+    with pytest.raises(InputError, match=r"none\.onnx: .*No such file"):
         labels_of(tmp_path / "none.onnx")
     box = open_features(tflite_toy(tmp_path / "toy.tflite"))
-    with pytest.raises(InputError, match="hears 4 samples at a time, got 5"):
+    with pytest.raises(InputError, match="reads 4 samples at a time, got 5"):
         box.vector(np.zeros(5, np.float32))
     assert labels_of(tmp_path / "toy.tflite") is None
 
@@ -193,7 +191,7 @@ def test_a_missing_engine_names_its_extra(tmp_path, monkeypatch):
 
 @needs_yamnet
 @pytest.mark.filterwarnings("ignore:Warning. Enabling:UserWarning")
-def test_yamnets_embedding_is_what_the_interpreter_has_inside():
+def test_yamnets_embedding_is_that_of_the_interpreter_in_debug_mode():
     from ai_edge_litert.interpreter import Interpreter
 
     wave = np.random.default_rng(0).normal(0, 0.1, 15600).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Manifests inside model files: found again, and every kind of damage named in one line."""
+"""Manifests inside model files: written, read back, and refused in one line for every kind of damage."""
 
 import os
 import zipfile
@@ -66,7 +66,7 @@ def test_a_model_of_another_tool_has_no_manifest(tmp_path, emitted):
             container.read_manifest(path)
 
 
-def test_metadata_of_other_tools_is_no_obstacle(tmp_path, emitted):
+def test_metadata_of_other_tools_is_kept_as_part_of_the_model(tmp_path, emitted):
     foreign = emitted["onnx"] + container.metadata({"author": b"someone"})
     path = tmp_path / "a.onnx"
     container.write(path, foreign, toy.manifest(GRAPH, "onnx"))
@@ -82,7 +82,7 @@ def test_a_file_cut_off_anywhere_is_refused(written):
 
 
 def outcome(path):
-    """What reading gives: the file, or the error's text."""
+    """The file as read, or the text of the error."""
     try:
         return container.read(path)
     except InputError as error:
@@ -90,36 +90,34 @@ def outcome(path):
 
 
 def test_a_flipped_bit_never_gives_another_model(written, emitted):
-    raw, whole = written.read_bytes(), container.read(written)
+    raw, intact = written.read_bytes(), container.read(written)
     for position in range(0, len(raw), 331):
         written.write_bytes(raw[:position] + bytes([raw[position] ^ 0x10]) + raw[position + 1 :])
         found = outcome(written)
         if isinstance(found, str):
             assert written.name in found
-        else:  # a field of the container that nobody reads
+        else:  # a field of the container that no reader uses
             assert position >= len(emitted[written.suffix[1:]])
-            assert found == whole
+            assert found == intact
 
 
 def test_a_changed_digit_of_the_manifest_is_refused(written):
-    """One digit for another leaves the JSON whole and the answers wrong."""
+    """With another digit the JSON is still valid, but the logits would be wrong."""
     raw = bytearray(written.read_bytes())
     digits = [position for position in range(raw.rindex(b'{"name"'), raw.rindex(b"}")) if chr(raw[position]).isdigit()]
     for position in digits[::7]:
         raw[position] ^= 1
-        with pytest.raises(
-            InputError, match=r"damaged|changed since it was exported|manifest format version 5 is unknown"
-        ):
+        with pytest.raises(InputError, match=r"damaged|SHA-256|version 5 is unknown"):
             container.split(written, bytes(raw))
         raw[position] ^= 1
     assert container.split(written, bytes(raw)) == container.read(written)
 
 
-def test_a_tflite_without_its_end_is_told_from_a_foreign_one(tmp_path, emitted):
+def test_a_tflite_without_its_end_is_not_taken_for_a_foreign_one(tmp_path, emitted):
     path = tmp_path / "cut.tflite"
     container.write(path, emitted["tflite"], toy.manifest(GRAPH, "tflite"))
     path.write_bytes(path.read_bytes()[:-10])
-    with pytest.raises(InputError, match=r"cut.tflite: the file is damaged \(its end is missing\)"):
+    with pytest.raises(InputError, match=r"cut\.tflite: .*its end is missing"):
         container.split(path, path.read_bytes())
 
 
@@ -128,19 +126,17 @@ def test_a_compressed_manifest_is_refused_before_it_is_unpacked(tmp_path, emitte
     path.write_bytes(emitted["tflite"])
     with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr(container.MANIFEST_KEY, bytes(10**6))
-    with pytest.raises(InputError, match=r"bomb.tflite: the file is damaged .*edgekd.json is compressed"):
+    with pytest.raises(InputError, match=r"bomb\.tflite: .*edgekd\.json is compressed"):
         container.read(path)
 
 
-def test_a_crowd_of_zip_entries_is_refused_before_they_are_listed(tmp_path, emitted):
-    path = tmp_path / "crowd.tflite"
+def test_too_many_zip_entries_are_refused_before_they_are_listed(tmp_path, emitted):
+    path = tmp_path / "entries.tflite"
     path.write_bytes(emitted["tflite"])
     with zipfile.ZipFile(path, "a") as archive:
         for index in range(container.MAX_ENTRIES + 1):
             archive.writestr(str(index), b"")
-    with pytest.raises(
-        InputError, match=r"crowd.tflite: the file is damaged \(more than 64 entries in its zip archive\)"
-    ):
+    with pytest.raises(InputError, match=r"entries\.tflite: .*more than 64 entries"):
         container.read(path)
 
 
@@ -152,30 +148,30 @@ def test_two_manifests_are_refused(written):
             archive.writestr(container.MANIFEST_KEY, b"{}")
     else:
         written.write_bytes(raw + container.metadata({container.MANIFEST_KEY: b"{}"}))
-    with pytest.raises(InputError, match="an entry is there twice"):
+    with pytest.raises(InputError, match="an entry occurs twice"):
         container.read(written)
 
 
-def test_fields_behind_an_onnx_manifest_are_refused(tmp_path, emitted):
+def test_fields_after_an_onnx_manifest_are_refused(tmp_path, emitted):
     """They would belong to the model for every other reader, and no digest covers them."""
     path = tmp_path / "a.onnx"
     container.write(path, emitted["onnx"], toy.manifest(GRAPH, "onnx"))
-    path.write_bytes(path.read_bytes() + container._field(7, b""))
-    with pytest.raises(InputError, match="field 7 behind the manifest"):
+    path.write_bytes(path.read_bytes() + container.field(7, b""))
+    with pytest.raises(InputError, match="field 7 after the manifest"):
         container.read(path)
 
 
 @pytest.mark.parametrize(
     ("raw", "message"),
     [
-        (container._field(1, b"") * (container.MAX_FIELDS + 1), "more than 65,536 fields in one message"),
+        (container.field(1, b"") * (container.MAX_FIELDS + 1), "more than 65,536 fields in one message"),
         (
-            container._field(7, container._field(1, bytes(container.MAX_STRUCTURE_BYTES))),
-            "more than 2,097,152 bytes beside its weights",
+            container.field(7, container.field(1, bytes(container.MAX_STRUCTURE_BYTES))),
+            "more than 2,097,152 bytes besides its weights",
         ),
         (
-            container._field(7, container._field(5, container._field(8, bytes(container.MAX_STRUCTURE_BYTES)))),
-            "beside its weights",
+            container.field(7, container.field(5, container.field(8, bytes(container.MAX_STRUCTURE_BYTES)))),
+            "besides its weights",
         ),
     ],
 )
@@ -186,10 +182,10 @@ def test_an_onnx_file_that_would_fill_the_memory_is_refused_unparsed(tmp_path, r
         container.read_bytes(path)
 
 
-def test_weights_of_any_size_are_no_structure(tmp_path):
+def test_large_weights_are_not_counted_as_structure(tmp_path):
     path = tmp_path / "a.onnx"
     path.write_bytes(
-        container._field(7, container._field(5, container._field(9, bytes(2 * container.MAX_STRUCTURE_BYTES))))
+        container.field(7, container.field(5, container.field(9, bytes(2 * container.MAX_STRUCTURE_BYTES))))
     )
     assert len(container.read_bytes(path)) > 2 * container.MAX_STRUCTURE_BYTES
 
@@ -201,7 +197,7 @@ def test_a_pipe_is_refused_without_waiting_for_it(tmp_path):
         container.read(path)
 
 
-def test_garbage_behind_a_model_is_refused(written):
+def test_garbage_after_a_model_is_refused(written):
     written.write_bytes(written.read_bytes() + b"\x07garbage" * 9000)
     with pytest.raises(InputError, match=written.name):
         container.read(written)
@@ -209,7 +205,7 @@ def test_garbage_behind_a_model_is_refused(written):
 
 def test_an_oversized_manifest_is_refused(written, monkeypatch):
     monkeypatch.setattr(container, "MAX_MANIFEST_BYTES", 100)
-    with pytest.raises(InputError, match=r"damaged .*manifest of .* bytes, more than 100"):
+    with pytest.raises(InputError, match=r"manifest of .* bytes, more than 100"):
         container.read(written)
 
 
@@ -222,10 +218,10 @@ def test_an_oversized_file_is_refused(written, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.tflite", b"RIFF" * 100, r"a.tflite: not a .tflite model but 400 other bytes"),
-        ("a.onnx", b"", r"a.onnx: not a .onnx model but 0 other bytes"),
+        ("a.tflite", b"RIFF" * 100, r"a\.tflite: .*400 other bytes"),
+        ("a.onnx", b"", r"a\.onnx: .*0 other bytes"),
         ("a.onnx", b"RIFF" * 100, r"a.onnx: not an ONNX file, or damaged"),
-        ("a.onxn", b"", r"a.onxn: unknown model format '.onxn'; did you mean '.onnx'"),
+        ("a.onxn", b"", r"a\.onxn: .*did you mean '\.onnx'"),
     ],
 )
 def test_other_files_are_refused(tmp_path, name, content, message):
@@ -235,7 +231,7 @@ def test_other_files_are_refused(tmp_path, name, content, message):
         container.read(path)
 
 
-def test_unreadable_places(tmp_path, emitted):
+def test_paths_that_cannot_be_read_or_written_are_refused(tmp_path, emitted):
     with pytest.raises(InputError, match="cannot be read"):
         container.read(tmp_path / "missing.onnx")
     with pytest.raises(InputError, match="cannot be read"):

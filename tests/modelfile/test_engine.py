@@ -1,4 +1,4 @@
-"""Model files in their engines: right logits, any batch, and one clear line for what cannot run."""
+"""Model files in their engines: logits of the reference, any batch size, and one clear error for what cannot run."""
 
 import contextlib
 import math
@@ -11,8 +11,7 @@ from qgraph import toy
 
 from edgekd.errors import InputError, MissingExtraError
 from edgekd.frontend import FrontEnd
-from edgekd.modelfile import container
-from edgekd.modelfile import engine as engines
+from edgekd.modelfile import container, engine
 from edgekd.modelfile.engine import open_model
 from edgekd.qgraph import onnx, reference, tflite
 
@@ -65,28 +64,26 @@ def test_float_logits_are_those_of_the_graph(tmp_path, kind, features):
     )
 
 
-def test_the_batch_does_not_matter(tmp_path, kind, features):
+def test_logits_do_not_depend_on_the_batch(tmp_path, kind, features):
     model = open_model(save(tmp_path, kind), threads=2)
-    whole = model.logits(features)
-    assert (whole == np.concatenate([model.logits(features[i : i + 1]) for i in range(len(features))])).all()
+    together = model.logits(features)
+    assert (together == np.concatenate([model.logits(features[i : i + 1]) for i in range(len(features))])).all()
     assert model.logits(features[:0]).shape == (0, 7)
 
 
-def test_quantised_in_and_out(tmp_path, kind):
+def test_quantised_input_gives_the_same_logits(tmp_path, kind):
     model = open_model(save(tmp_path, kind))
     q = np.full((1, 32, 19), model.input_quant.zero_point, model.input_quant.dtype)
     zeros = np.zeros((1, 32, 19), np.float32)
-    answer = model.run_quantized(q)
-    assert answer.dtype == model.manifest.output.dtype
-    real = (answer.astype(np.float32) - model.manifest.output.zero_point) * np.float32(model.manifest.output.scale)
+    steps = model.run_quantized(q)
+    assert steps.dtype == model.manifest.output.dtype
+    real = (steps.astype(np.float32) - model.manifest.output.zero_point) * np.float32(model.manifest.output.scale)
     assert (real == model.logits(zeros)).all()
 
 
 @pytest.mark.parametrize("shape", [(2, 32, 18), (2, 31, 19), (32, 19), (2, 1, 32, 19)])
 def test_features_of_another_shape_are_refused(tmp_path, kind, shape):
-    with pytest.raises(
-        InputError, match=r"reads u?int8 \(batch, mel, frame\) of \(32, 19\), got .*; use the manifest's front end"
-    ):
+    with pytest.raises(InputError, match=r"reads u?int8 .*\(32, 19\), got "):
         open_model(save(tmp_path, kind)).logits(np.zeros(shape, np.float32))
 
 
@@ -99,19 +96,19 @@ def test_nan_is_refused(tmp_path, kind, features):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"window": 8000}, r"the input \(mel, frame\) is \(32, 19\), but the manifest says \(32, 61\)"),
+        ({"window": 8000}, r"is \(32, 19\), but .* \(32, 61\)"),
         (
             {"frontend": FrontEnd(sample_rate=8000, n_fft=256, win_length=256, hop_length=128, n_mels=16)},
-            r"but the manifest says \(16, 19\)",
+            r"but .* \(16, 19\)",
         ),
-        ({"labels": ("a", "b")}, "the number of labels is 7, but the manifest says 2"),
+        ({"labels": ("a", "b")}, "labels is 7, but .* 2"),
         (
             {"input": toy.manifest(GRAPH, "onnx", "float").input},
-            "the input type is u?int8, but the manifest says float32",
+            "is u?int8, but .* float32",
         ),
     ],
 )
-def test_a_manifest_at_odds_with_the_file_is_refused(tmp_path, kind, changes, message):
+def test_a_manifest_that_does_not_match_the_file_is_refused(tmp_path, kind, changes, message):
     with pytest.raises(InputError, match=message):
         open_model(save(tmp_path, kind, **changes))
 
@@ -120,9 +117,9 @@ def test_engines_are_chosen_by_name(tmp_path, kind):
     path = save(tmp_path, kind)
     assert open_model(path, ENGINE[kind]).engine == ENGINE[kind]
     other = next(name for name in ENGINE.values() if name != ENGINE[kind])
-    with pytest.raises(InputError, match=f"engine '{other}' does not open .{kind} files; use engine '{ENGINE[kind]}'"):
+    with pytest.raises(InputError, match=f"'{other}' .*; use engine '{ENGINE[kind]}'"):
         open_model(path, other)
-    with pytest.raises(InputError, match="unknown engine 'onnxruntim'; did you mean 'onnxruntime'"):
+    with pytest.raises(InputError, match="'onnxruntim'; did you mean 'onnxruntime'"):
         open_model(path, "onnxruntim")
     for threads in (0, 100_000):
         with pytest.raises(InputError, match=f"{threads} threads; give 1 to 256"):
@@ -138,7 +135,7 @@ def test_a_missing_engine_names_its_extra(tmp_path, kind, monkeypatch):
 
 
 def test_a_model_that_the_engine_refuses(tmp_path, kind):
-    """Whole by its digest, but with an operator that does not exist or is used wrongly."""
+    """Its digest is right, but an operator does not exist or is used wrongly."""
     raw = EMIT[kind](GRAPH)
     name = b"QuantizeLinear" if kind == "onnx" else b"TFL3"
     broken = raw.replace(name, name[::-1]) if kind == "onnx" else raw[:64] + b"\xff" * 200 + raw[264:]
@@ -148,8 +145,8 @@ def test_a_model_that_the_engine_refuses(tmp_path, kind):
         open_model(path)
 
 
-def test_an_onnx_file_of_another_form_is_refused(tmp_path):
-    """Its digest is right, its output a number of a type that no emitter uses."""
+def test_an_onnx_file_with_a_scalar_output_is_refused(tmp_path):
+    """Its digest is right, but no emitter writes such an output."""
     import onnx as library
 
     source = library.helper.make_tensor_value_info("x", library.TensorProto.FLOAT, (1, 1, 32, 19))
@@ -159,14 +156,14 @@ def test_an_onnx_file_of_another_form_is_refused(tmp_path):
     model = library.helper.make_model(graph, ir_version=10, opset_imports=[library.helper.make_opsetid("", 13)])
     path = tmp_path / "scalar.onnx"
     container.write(path, model.SerializeToString(), toy.manifest(GRAPH, "onnx", "float"))
-    with pytest.raises(InputError, match=r"scalar.onnx: ONNX Runtime cannot run this model"):
+    with pytest.raises(InputError, match=r"scalar\.onnx: .*cannot run"):
         open_model(path)
 
 
 def test_a_changed_bias_is_refused(tmp_path, kind):
     path = save(tmp_path, kind)
     raw = bytearray(path.read_bytes())
-    raw[raw.index(GRAPH.ops[2].bias.tobytes())] ^= 1  # biases lie in both formats alike
+    raw[raw.index(GRAPH.ops[2].bias.tobytes())] ^= 1  # both formats store biases in the same way
     path.write_bytes(raw)
     with pytest.raises(InputError, match="has changed since it was exported"):
         open_model(path)
@@ -179,15 +176,13 @@ def test_opening_is_silent(tmp_path, kind):
 
 
 def test_every_suffix_has_an_engine():
-    assert {suffix for suffix, _ in engines.ENGINES.values()} == set(container.SUFFIXES)
+    assert {suffix for suffix, _ in engine.ENGINES.values()} == set(container.SUFFIXES)
 
 
-def test_absurd_shapes_are_refused_before_they_are_allocated(tmp_path, monkeypatch):
+def test_large_shapes_are_refused_before_they_are_allocated(tmp_path, monkeypatch):
     largest = max(math.prod(edge.shape) for edge in GRAPH.edges.values())
-    monkeypatch.setattr(engines, "MAX_ELEMENTS", largest)  # together they are more
-    with pytest.raises(
-        InputError, match=r"toy.int8.tflite: LiteRT cannot run this model \(tensor '.*' has the shape \("
-    ):
+    monkeypatch.setattr(engine, "MAX_ELEMENTS", largest)  # all tensors together have more
+    with pytest.raises(InputError, match=r"toy\.int8\.tflite: .*tensor '.*' has the shape"):
         open_model(save(tmp_path, "tflite"))
 
 
@@ -195,7 +190,7 @@ def test_nothing_is_printed_when_an_engine_fails(tmp_path, kind, capfd):
     path = tmp_path / f"garbled.{kind}"
     # names that are not UTF-8
     container.write(path, EMIT[kind](GRAPH).replace(b"avg", b"\xff\xff\xff"), toy.manifest(GRAPH, kind))
-    with contextlib.suppress(InputError):  # LiteRT does not mind them
+    with contextlib.suppress(InputError):  # LiteRT accepts them
         open_model(path)
     assert capfd.readouterr() == ("", "")
 
@@ -210,7 +205,7 @@ def test_nothing_is_printed_when_an_engine_fails(tmp_path, kind, capfd):
         (None, False),
     ],
 )
-def test_only_processors_known_to_multiply_exactly_go_without_the_precise_kernels(
+def test_the_precise_kernels_are_left_out_only_on_processors_that_multiply_exactly(
     info, expected, tmp_path, monkeypatch
 ):
     import onnxruntime
@@ -218,8 +213,8 @@ def test_only_processors_known_to_multiply_exactly_go_without_the_precise_kernel
     path, entries = tmp_path / "cpuinfo", []
     if info is not None:
         path.write_text(info)
-    monkeypatch.setattr(engines, "CPU_INFO", path)
-    assert engines.has_vnni() is expected
+    monkeypatch.setattr(engine, "CPU_INFO", path)
+    assert engine.has_vnni() is expected
 
     class Options(onnxruntime.SessionOptions):
         def add_session_config_entry(self, key, value):
@@ -228,18 +223,18 @@ def test_only_processors_known_to_multiply_exactly_go_without_the_precise_kernel
 
     monkeypatch.setattr(onnxruntime, "SessionOptions", Options)
     open_model(save(tmp_path, "onnx"))
-    assert ((engines.X64_PRECISION_KEY, "1") in entries) is not expected
+    assert ((engine.X64_PRECISION_KEY, "1") in entries) is not expected
 
 
 def unpacked():
-    """The toy model as an object of the schema."""
+    """The toy model as an object of the flatbuffers schema."""
     from ai_edge_litert import schema_py_generated as schema
 
     return schema.ModelT.InitFromPackedBuf(bytearray(tflite.emit(GRAPH)), 0)
 
 
 def packed(path, model):
-    """A .tflite file of such an object, with the toy's manifest."""
+    """Write such an object as a .tflite file with the toy's manifest."""
     import flatbuffers
 
     builder = flatbuffers.Builder(1 << 16)
@@ -249,8 +244,8 @@ def packed(path, model):
 
 
 def test_a_tensor_of_another_type_is_refused_before_it_aborts_the_process(tmp_path):
-    """XNNPACK ends the process where an activation of an int8 model has become a float32 scalar; found by fuzzing, as
-    the next two."""
+    """XNNPACK aborts the process at a float32 scalar among the activations of an int8 model. Fuzzing found this and the
+    next two."""
     model = unpacked()
     graph = model.subgraphs[0]
     tensor = graph.tensors[graph.operators[-2].outputs[0]]

@@ -1,4 +1,4 @@
-"""Golden vectors: the same samples on every machine, and a replay that notices each kind of difference."""
+"""Golden vectors: the same samples on every machine, and a replay that reports each kind of difference."""
 
 import hashlib
 import zlib
@@ -19,7 +19,7 @@ SOURCE, STEP = TensorQuant("int8", 0.03, -5), 0.1
 
 
 def word(seed, stream, position):
-    """One word of the noise, in Python's integers."""
+    """A word of `random_words`, in Python's integers."""
 
     def mix(x):
         x = (x ^ (x >> 16)) * 0x7FEB352D % 2**32
@@ -52,13 +52,13 @@ def test_waveforms_are_integer_arithmetic(seed):
 
 
 def test_waveforms_never_change():
-    """Every exported file holds what came of exactly these samples."""
+    """Every exported file contains results of exactly these samples."""
     pcm = b"".join((waveform(seed, 16000) * 32768).astype("<i2").tobytes() for seed in range(golden.CANDIDATES))
     assert hashlib.sha256(pcm).hexdigest() == "970da8f6d01742994bd6cbf780282800569eabd833e329df62e48d11ccf3db43"
 
 
-def test_the_precision_of_the_fft_hardly_shows_in_the_features():
-    """Every band is loud enough, so that machines may differ in how they transform."""
+def test_the_features_do_not_depend_on_the_precision_of_the_fft():
+    """Every band is loud enough for that, so machines may compute the FFT differently."""
     for seed in range(golden.CANDIDATES):
         wave = waveform(seed, 16000)
         frames = np.lib.stride_tricks.sliding_window_view(wave.astype(np.float64), FRONTEND.n_fft)[
@@ -71,7 +71,7 @@ def test_the_precision_of_the_fft_hardly_shows_in_the_features():
 
 
 def band_means(features):
-    """(batch, mel, frame) -> (batch, 8) whole steps: the means of eight bands."""
+    """Logits (batch, 8) of features (batch, mel, frame): means of eight bands, as multiples of `STEP`."""
     return np.rint(features.reshape(len(features), 8, -1).mean(axis=2) / STEP).astype(np.float32) * np.float32(STEP)
 
 
@@ -88,7 +88,7 @@ def with_vector(kept, **changes):
     return msgspec.structs.replace(kept, golden=msgspec.structs.replace(kept.golden, vectors=(changed, *vectors[1:])))
 
 
-def test_where_nothing_differs_nothing_is_reported(kept):
+def test_a_replay_without_differences_reports_none(kept):
     found = replay(manifest.decode(manifest.encode(kept), "m"), band_means, "m")
     assert found.features_max_error < 1e-6
     assert found.input_agreement == 1.0
@@ -103,10 +103,10 @@ def test_the_manifest_stays_small(kept):
 def test_vectors_have_different_labels_and_wide_margins_where_there_are_any(kept):
     logits = np.sort([vector.logits for vector in kept.golden.vectors], axis=1)
     chosen = {int(np.argmax(vector.logits)) for vector in kept.golden.vectors}
-    everyone = make(FRONTEND, 16000, SOURCE, STEP, lambda features: 20 * band_means(features)).vectors
+    scaled = make(FRONTEND, 16000, SOURCE, STEP, lambda features: 20 * band_means(features)).vectors
     assert len(chosen) > 1
     assert len({vector.seed for vector in kept.golden.vectors}) == golden.VECTORS
-    assert all(np.sort(vector.logits)[-1] - np.sort(vector.logits)[-2] > golden.SAFE_MARGIN for vector in everyone)
+    assert all(np.sort(vector.logits)[-1] - np.sort(vector.logits)[-2] > golden.SAFE_MARGIN for vector in scaled)
     assert logits.shape == (golden.VECTORS, 8)
 
 
@@ -114,14 +114,14 @@ def test_vectors_have_different_labels_and_wide_margins_where_there_are_any(kept
     ("changes", "least"), [({"mean": -1.001}, 0.9e-3), ({"pre_emphasis": 0.1}, 0.01), ({"mel_scale": "htk"}, 0.1)]
 )
 @pytest.mark.parametrize("way", ["log_mel", "LogMelStream"])
-def test_other_features_are_noticed_in_clips_and_in_streams(kept, monkeypatch, way, changes, least):
+def test_other_features_are_reported_in_clips_and_in_streams(kept, monkeypatch, way, changes, least):
     other = msgspec.structs.replace(FRONTEND, **changes)
     true = getattr(golden, way)
     monkeypatch.setattr(golden, way, lambda _, *wave: true(other, *wave))
     assert replay(kept, band_means, "m").features_max_error >= least
 
 
-def test_a_single_element_far_off_is_noticed_though_it_is_no_probe(kept, monkeypatch):
+def test_one_wrong_element_is_reported_even_if_it_is_no_probe(kept, monkeypatch):
     true_log_mel = golden.log_mel
     position = next(
         i
@@ -140,13 +140,13 @@ def test_a_single_element_far_off_is_noticed_though_it_is_no_probe(kept, monkeyp
     assert found.input_agreement < 1.0
 
 
-def test_other_logits_are_noticed(kept):
+def test_other_logits_are_reported(kept):
     found = replay(kept, lambda features: band_means(features) + np.float32(3 * STEP), "m")
     assert (found.logits - found.expected == 3).all()
 
 
-def test_a_file_without_vectors_says_so(kept):
-    with pytest.raises(InputError, match=r"a\.onnx: carries no golden vectors, .*export it again"):
+def test_a_file_without_golden_vectors_is_refused(kept):
+    with pytest.raises(InputError, match=r"a\.onnx: carries no golden vectors"):
         replay(msgspec.structs.replace(kept, golden=None), band_means, "a.onnx")
 
 
@@ -154,7 +154,7 @@ def test_a_file_without_vectors_says_so(kept):
     ("changes", "message"),
     [
         ({"input": b"junk"}, "golden vector 0 is damaged"),
-        ({"input": zlib.compress(b"")}, r"golden vector 0 does not fit a log-mel of \(256, 28\)"),
+        ({"input": zlib.compress(b"")}, r"golden vector 0 .*\(256, 28\)"),
         ({"input": zlib.compress(bytes(10**7))}, "golden vector 0 does not fit"),
         ({"probes": b""}, "golden vector 0 does not fit"),
         ({"probes": b"abc"}, "golden vector 0 does not fit"),
@@ -169,6 +169,6 @@ def test_vectors_that_do_not_fit_are_refused(kept, changes, message):
 @pytest.mark.parametrize(
     "changes", [{"window": 2**40}, {"window": 2**25, "frontend": FrontEnd(n_mels=1, n_fft=32768, hop_length=2048)}]
 )
-def test_a_window_of_absurd_size_is_refused_before_memory_is_asked_for(kept, changes):
+def test_a_window_that_is_too_large_is_refused_before_memory_is_allocated(kept, changes):
     with pytest.raises(InputError, match="too large for golden vectors"):
         replay(msgspec.structs.replace(kept, **changes), band_means, "m")

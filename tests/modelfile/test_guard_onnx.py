@@ -1,4 +1,4 @@
-"""What an .onnx file takes in memory is known before an engine opens it, and what would take too much is refused by
+"""The memory that an .onnx file takes is bounded before an engine opens it; a file that takes too much is refused by
 name."""
 
 import re
@@ -178,11 +178,11 @@ def test_numbers_count_in_every_spelling():
     with pytest.raises(ValueError, match=r"Pad 'it' writes the shape \(1, 2, 108, 6\)"):
         refuse(model)
     shape = b"".join(
-        container._varint(guard_onnx.TENSOR_DIMS << 3 | container.LENGTH_DELIMITED) + b"\2\x90\x4e" for _ in range(2)
+        container.varint(guard_onnx.TENSOR_DIMS << 3 | container.LENGTH_DELIMITED) + b"\2\x90\x4e" for _ in range(2)
     )
-    tensor = shape + container._field(guard_onnx.TENSOR_NAME, b"w")
-    raw = written(node("Relu", "x")).SerializeToString() + container._field(
-        7, container._field(guard_onnx.GRAPH_INITIALIZER, tensor)
+    tensor = shape + container.field(guard_onnx.TENSOR_NAME, b"w")
+    raw = written(node("Relu", "x")).SerializeToString() + container.field(
+        7, container.field(guard_onnx.GRAPH_INITIALIZER, tensor)
     )
     # in a second graph field, which is merged
     with pytest.raises(ValueError, match=r"constant 'w' has the shape \(10000, 10000\)"):
@@ -190,6 +190,6 @@ def test_numbers_count_in_every_spelling():
 
 
 def test_a_field_number_that_some_readers_cut_off_is_refused():
-    raw = onnx.emit(GRAPH) + container._varint((2**29 + 7) << 3 | container.LENGTH_DELIMITED) + b"\0"
+    raw = onnx.emit(GRAPH) + container.varint((2**29 + 7) << 3 | container.LENGTH_DELIMITED) + b"\0"
     with pytest.raises(container.DamagedError, match="cut off or garbled"):
         guard_onnx.refuse_costly_graph(raw, engine.MAX_ONNX_ELEMENTS, engine.MAX_READ)

@@ -1,5 +1,4 @@
-"""The shapes that a .tflite file says are those that its operators make, or it is refused before LiteRT goes by the
-operators."""
+"""A .tflite file is refused before LiteRT opens it where its operators compute other shapes than it declares."""
 
 import re
 
@@ -46,12 +45,12 @@ def set_constant(model, operator, position, values):
 
 
 def refuse(model, most_read=engine.MAX_READ):
-    guard_tflite.refuse_crowds(packed(model))
-    guard_tflite.refuse_untrue_shapes(packed(model), most_read)
+    guard_tflite.refuse_overlapping_tables(packed(model))
+    guard_tflite.refuse_wrong_shapes(packed(model), most_read)
 
 
 def test_a_padding_is_refused_before_it_fills_the_memory(tmp_path):
-    """LiteRT took 2 GB to open a file of 500 kB, whose tensors all said small shapes; a mutation of a float twin."""
+    """LiteRT took 2 GB to open a file of 500 kB whose tensors all declared small shapes, a mutated float twin."""
     model = unpacked("float")
     operator = operators(model)["PAD"]
     tensor = model.subgraphs[0].tensors[operator.outputs[0]]
@@ -60,7 +59,7 @@ def test_a_padding_is_refused_before_it_fills_the_memory(tmp_path):
     container.write(path, packed(model), toy.manifest(GRAPH, "tflite", "float"))
     message = (
         rf"padded.tflite: .*\(PAD that writes '{tensor.name.decode()}' makes the shape \(1, 30\d\d, .*, where the file"
-        r" says \(1, "
+        r" declares \(1, "
     )
     with pytest.raises(InputError, match=message):
         open_model(path)
@@ -68,23 +67,20 @@ def test_a_padding_is_refused_before_it_fills_the_memory(tmp_path):
 
 @pytest.mark.parametrize("precision", EMITTED)
 def test_every_operator_is_compared_with_its_tensor(precision):
-    guard_tflite.refuse_untrue_shapes(EMITTED[precision], engine.MAX_READ)
+    guard_tflite.refuse_wrong_shapes(EMITTED[precision], engine.MAX_READ)
     for operator in unpacked(precision).subgraphs[0].operators:
         model = unpacked(precision)
         tensor = model.subgraphs[0].tensors[operator.outputs[0]]
         tensor.shape = [*tensor.shape[:-1], tensor.shape[-1] + 1]
         with pytest.raises(
-            ValueError, match=f"that writes '{re.escape(tensor.name.decode())}' makes the shape .*, where the file says"
+            ValueError, match=f"that writes '{re.escape(tensor.name.decode())}' makes the shape .*, where the file"
         ):
             refuse(model)
 
 
-def test_operators_of_the_toy_are_all_that_are_known():
+def test_the_toy_has_every_known_operator():
     """So the test above covers each rule."""
-    assert {*operators(unpacked()), *operators(unpacked("float"))} == {
-        rule.name for rule in guard_tflite.OPERATORS.values()
-    }
-    assert all(NAMES[number] == rule.name for number, rule in guard_tflite.OPERATORS.items())
+    assert {*operators(unpacked()), *operators(unpacked("float"))} == {kind.name for kind in guard_tflite.RULES}
 
 
 def other_operator(model):
@@ -94,6 +90,10 @@ def other_operator(model):
 def other_options(model):
     operator = operators(model)["CONV_2D"]
     operator.builtinOptionsType, operator.builtinOptions = schema.BuiltinOptions.Pool2DOptions, schema.Pool2DOptionsT()
+
+
+def no_options(model):
+    operators(model)["CONV_2D"].builtinOptions = None
 
 
 def fewer_inputs(model):
@@ -138,7 +138,7 @@ def intermediates(model):
     model.subgraphs[0].operators[0].intermediates = [0]
 
 
-def crowd(model):
+def too_many_codes(model):
     model.operatorCodes = [model.operatorCodes[0]] * (guard_tflite.MAX_ENTRIES + 1)
 
 
@@ -149,6 +149,7 @@ def computed_shape(model):
 REFUSED = {
     other_operator: "operator 69 with 1 inputs and 1 outputs is none that edgekd writes",
     other_options: "has options of another operator",
+    no_options: "has no options",
     fewer_inputs: "with 2 inputs and 1 outputs is none",
     second_graph: "it has 2 graphs",
     no_stride: "makes no sense (stride 0",
@@ -157,7 +158,7 @@ REFUSED = {
     metadata: "it has metadata, which edgekd does not write",
     sparse: "a tensor is sparse",
     intermediates: "an operator has intermediates",
-    crowd: "more than 16,384 tensors, operators or buffers",
+    too_many_codes: "more than 16,384 tensors, operators or buffers",
     shape_of_two_axes: "is no short constant of int32",
     computed_shape: "is no short constant of int32",
 }

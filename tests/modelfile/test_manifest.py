@@ -1,24 +1,24 @@
-"""What a manifest may say, and how one that says something else is refused."""
+"""Manifests: encoded and decoded, of older versions, and refused if damaged."""
 
 import msgspec
 import pytest
 from qgraph import toy
 
 from edgekd.errors import InputError
-from edgekd.modelfile import manifest as manifests
+from edgekd.modelfile.manifest import ModuleCount, decode, encode
 
 MANIFEST = toy.manifest(toy.every_op(), "tflite")
 
 
 def test_what_is_encoded_is_decoded():
-    assert manifests.decode(manifests.encode(MANIFEST), "m") == MANIFEST
+    assert decode(encode(MANIFEST), "m") == MANIFEST
 
 
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
         ("labels", [], "length >= 1"),
-        ("labels", ["a", "b", "a"], "a label is there twice"),
+        ("labels", ["a", "b", "a"], "a label occurs twice"),
         ("window", 0, r"\$\.window"),
         ("temperature", 0.0, r"\$\.temperature"),
         ("input.scale", 0.0, r"\$\.input\.scale"),
@@ -26,7 +26,7 @@ def test_what_is_encoded_is_decoded():
         ("input.scale", 1e-308, r"\$\.input\.scale"),
         ("input.zero_point", 2**31, r"\$\.input\.zero_point"),
         ("temperature", 1e308, r"\$\.temperature"),
-        ("window", 2**40, "a window of 1,099,511,627,776 samples has 8,589,934,591 frames of 256 samples"),
+        ("window", 2**40, "1,099,511,627,776 samples"),
         ("frontend.std", 1e-308, "frontend: mean is .* std 1e-308"),
         ("frontend.log_floor", 1e-308, "frontend: log_floor is 1e-308"),
         ("input.dtype", "int7", r"\$\.input\.dtype"),
@@ -35,36 +35,36 @@ def test_what_is_encoded_is_decoded():
         ("colour", "red", "unknown field `colour`"),
     ],
 )
-def test_impossible_values_are_refused_with_file_and_field(field, value, message):
+def test_impossible_values_are_refused_naming_file_and_field(field, value, message):
     document = msgspec.to_builtins(MANIFEST)
     *outer, name = field.split(".")
     inner = document[outer[0]] if outer else document
     inner[name] = value
     with pytest.raises(InputError, match=rf"x\.tflite: the manifest is damaged \(.*{message}"):
-        manifests.decode(msgspec.json.encode(document), "x.tflite")
+        decode(msgspec.json.encode(document), "x.tflite")
 
 
 @pytest.mark.parametrize(
     "raw", [b"", b"[1]", b"[" * 100_000, b'{"format_version": 1, "name": "\xff"}', b'{"format_version": 1}']
 )
-def test_what_is_no_manifest_is_refused(raw):
+def test_bytes_that_are_not_a_manifest_are_refused(raw):
     with pytest.raises(InputError, match=r"x\.tflite: the manifest is damaged"):
-        manifests.decode(raw, "x.tflite")
+        decode(raw, "x.tflite")
 
 
 @pytest.mark.parametrize("version", [6, 0, -1, "1", 1.0, True, None])
 def test_another_version_is_refused(version):
     with pytest.raises(
         InputError,
-        match=rf"x\.onnx: manifest format version {version!r} is unknown \(this edgekd reads 1 to 5\); update",
+        match=rf"x\.onnx: .*version {version!r} is unknown .*1 to 5",
     ):
-        manifests.decode(msgspec.json.encode({"format_version": version}), "x.onnx")
+        decode(msgspec.json.encode({"format_version": version}), "x.onnx")
 
 
 def test_version_1_is_read_as_one_without_golden_vectors_and_calibration():
     document = msgspec.to_builtins(MANIFEST)
     del document["golden"], document["calibration"]
-    read = manifests.decode(msgspec.json.encode({**document, "format_version": 1}), "x.onnx")
+    read = decode(msgspec.json.encode({**document, "format_version": 1}), "x.onnx")
     assert (read.golden, read.calibration, read.format_version) == (None, None, 5)
     assert read == MANIFEST
 
@@ -72,7 +72,7 @@ def test_version_1_is_read_as_one_without_golden_vectors_and_calibration():
 def test_version_2_is_read_as_one_without_counts_of_the_float_network():
     document = msgspec.to_builtins(MANIFEST)
     del document["float_counts"]
-    read = manifests.decode(msgspec.json.encode({**document, "format_version": 2}), "x.onnx")
+    read = decode(msgspec.json.encode({**document, "format_version": 2}), "x.onnx")
     assert (read.float_counts, read.format_version) == ({}, 5)
     assert read == MANIFEST
 
@@ -80,7 +80,7 @@ def test_version_2_is_read_as_one_without_counts_of_the_float_network():
 def test_version_3_is_read_as_one_without_a_cross_validation():
     document = msgspec.to_builtins(MANIFEST)
     del document["crossval"]
-    read = manifests.decode(msgspec.json.encode({**document, "format_version": 3}), "x.onnx")
+    read = decode(msgspec.json.encode({**document, "format_version": 3}), "x.onnx")
     assert (read.crossval, read.format_version) == (None, 5)
     assert read == MANIFEST
 
@@ -88,7 +88,7 @@ def test_version_3_is_read_as_one_without_a_cross_validation():
 def test_version_4_is_read_as_one_without_a_mean_spectrum():
     document = msgspec.to_builtins(MANIFEST)
     del document["spectrum"]
-    read = manifests.decode(msgspec.json.encode({**document, "format_version": 4}), "x.onnx")
+    read = decode(msgspec.json.encode({**document, "format_version": 4}), "x.onnx")
     assert (read.spectrum, read.format_version) == ((), 5)
     assert read == MANIFEST
 
@@ -96,11 +96,9 @@ def test_version_4_is_read_as_one_without_a_mean_spectrum():
 def test_a_mean_spectrum_that_does_not_fit_the_bands_is_refused():
     bands = MANIFEST.frontend.n_mels
     document = {**msgspec.to_builtins(MANIFEST), "spectrum": [-0.5] * bands}
-    assert manifests.decode(msgspec.json.encode(document), "x.onnx").spectrum == (-0.5,) * bands
-    with pytest.raises(
-        InputError, match=rf"x\.onnx: the manifest is damaged \(the mean spectrum does not fit {bands} bands"
-    ):
-        manifests.decode(msgspec.json.encode({**document, "spectrum": [0.5]}), "x.onnx")
+    assert decode(msgspec.json.encode(document), "x.onnx").spectrum == (-0.5,) * bands
+    with pytest.raises(InputError, match=rf"x\.onnx: .*mean spectrum .*{bands} bands"):
+        decode(msgspec.json.encode({**document, "spectrum": [0.5]}), "x.onnx")
 
 
 def count(**changes):
@@ -108,12 +106,12 @@ def count(**changes):
     return {"torchinfo": {"counter": "torchinfo 1.8.0", "macs": 30, "params": 3, "modules": modules, **changes}}
 
 
-def test_counts_of_the_float_network_travel():
-    read = manifests.decode(msgspec.json.encode({**msgspec.to_builtins(MANIFEST), "float_counts": count()}), "x.onnx")
+def test_counts_of_the_float_network_are_kept():
+    read = decode(msgspec.json.encode({**msgspec.to_builtins(MANIFEST), "float_counts": count()}), "x.onnx")
     torchinfo = read.float_counts["torchinfo"]
     assert (torchinfo.macs, torchinfo.params, torchinfo.param_bytes) == (30, 3, 12)
-    assert torchinfo.modules[1] == manifests.ModuleCount("b", "Conv2d", 10, 1)
-    assert manifests.decode(manifests.encode(read), "x.onnx") == read
+    assert torchinfo.modules[1] == ModuleCount("b", "Conv2d", 10, 1)
+    assert decode(encode(read), "x.onnx") == read
 
 
 @pytest.mark.parametrize(
@@ -128,7 +126,7 @@ def test_counts_of_the_float_network_travel():
         ({"thop": count()["torchinfo"]}, r"float_counts|key"),
     ],
 )
-def test_counts_that_cannot_be_are_refused(counts, message):
+def test_impossible_counts_are_refused(counts, message):
     document = {**msgspec.to_builtins(MANIFEST), "float_counts": counts}
     with pytest.raises(InputError, match=rf"x\.onnx: the manifest is damaged \(.*({message})"):
-        manifests.decode(msgspec.json.encode(document), "x.onnx")
+        decode(msgspec.json.encode(document), "x.onnx")

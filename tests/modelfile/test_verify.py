@@ -1,4 +1,4 @@
-"""`edgekd verify` of the hand-made tone model: what it prints, and what makes it fail."""
+"""`edgekd verify` on the tone model: what it prints, and what makes it fail."""
 
 import json
 
@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from edgekd.cli import app
 from edgekd.errors import GateError, InputError
-from edgekd.modelfile import container, golden, manifest
+from edgekd.modelfile import container, golden
 from edgekd.modelfile.manifest import TensorQuant
 from edgekd.modelfile.verify import verify
 from edgekd.qgraph import onnx, reference, tflite
@@ -60,7 +60,7 @@ def test_json_holds_the_documented_fields(golden_models, engine):
     assert (document["input_agreement"], document["vectors"]) == (1.0, golden.VECTORS)
 
 
-def test_text_names_what_was_measured_and_its_limit(golden_models):
+def test_the_text_names_each_figure_and_its_limit(golden_models):
     lines = CliRunner().invoke(app, ["verify", str(golden_models["litert"]), "--engine", "litert"]).stdout.splitlines()
     assert lines[0].endswith("4 golden waveforms")
     assert lines[1].split()[0] == "features"
@@ -112,13 +112,13 @@ def test_other_features_fail(golden_models, tmp_path):
         report.require()
 
 
-def test_a_file_of_manifest_format_1_opens_and_says_that_it_has_no_vectors(golden_models, tmp_path, monkeypatch):
+def test_a_file_of_manifest_format_1_opens_but_has_no_golden_vectors(golden_models, tmp_path):
     file = container.read(golden_models["litert"])
     old = msgspec.to_builtins(file.manifest)
     del old["golden"], old["calibration"]
     path = tmp_path / "old.tflite"
-    monkeypatch.setattr(manifest, "encode", lambda _: msgspec.json.encode({**old, "format_version": 1}))
-    container.write(path, file.content, file.manifest)
+    encoded = msgspec.json.encode({**old, "format_version": 1})
+    path.write_bytes(container.sealed(".tflite", file.content, encoded))
     assert container.read(path).manifest == msgspec.structs.replace(file.manifest, golden=None)
     with pytest.raises(InputError, match=r"old\.tflite: carries no golden vectors"):
         verify(path)
@@ -132,7 +132,7 @@ def test_a_file_of_manifest_format_1_opens_and_says_that_it_has_no_vectors(golde
         (["MODEL", "--engine", "litrt"], "did you mean 'litert'"),
     ],
 )
-def test_bad_input_is_told_from_a_failed_check(golden_models, arguments, message):
+def test_wrong_input_is_another_error_than_a_failed_check(golden_models, arguments, message):
     words = [str(golden_models["litert"]) if each == "MODEL" else each for each in arguments]
     result = CliRunner().invoke(app, ["verify", *words])
     assert isinstance(result.exception, InputError)

@@ -47,16 +47,18 @@ def features(x, labels=2, **changes):
 
 
 @pytest.mark.parametrize(
-    ("hop", "sound", "expected"),
+    ("hop", "waveform", "expected"),
     [
-        (None, [1, 1, 1, 1, 2, 2, 2, 2, 7], (4 + 8) / 2),  # what is left over is not heard
+        (None, [1, 1, 1, 1, 2, 2, 2, 2, 7], (4 + 8) / 2),  # the rest is shorter than a patch
         (0.25, [1, 1, 1, 1, 2, 2, 2, 2], (4 + 6 + 8) / 3),
         (None, [1, 1], 2),  # zeros follow
         (9.0, [1, 1, 1, 1, 2, 2, 2, 2], 4),
     ],
 )
-def test_a_sound_is_the_mean_of_its_patches(file, hop, sound, expected):
-    np.testing.assert_allclose(features(np.array([sound], np.float32), file=file, hop=hop), [[expected, 10 * expected]])
+def test_features_are_the_mean_over_patches(file, hop, waveform, expected):
+    np.testing.assert_allclose(
+        features(np.array([waveform], np.float32), file=file, hop=hop), [[expected, 10 * expected]]
+    )
 
 
 def test_largest_values_may_be_pooled_beside_means(file):
@@ -68,9 +70,9 @@ def test_largest_values_may_be_pooled_beside_means(file):
 def test_patches_of_a_file_that_takes_any_length_have_the_length_asked_for(tmp_path):
     node = helper.make_node("ReduceSum", ["input", "axis"], ["logits"])
     file = str(onnx_file(tmp_path / "any.onnx", [node], {"axis": np.array([1])}, (1, "time")))
-    sound = np.arange(8, dtype=np.float32)[None]
-    assert features(sound, file=file, labels=1) == 28
-    assert features(sound, file=file, labels=1, seconds=0.5) == 14
+    waveform = np.arange(8, dtype=np.float32)[None]
+    assert features(waveform, file=file, labels=1) == 28
+    assert features(waveform, file=file, labels=1, seconds=0.5) == 14
 
 
 @pytest.mark.parametrize("hidden", [0, 5])
@@ -84,20 +86,20 @@ def test_only_the_head_is_trained(file, hidden):
     assert sum(each.numel() for each in model.parameters()) == ((2 * 5 + 5 + 5 * 3 + 3) if hidden else 2 * 3 + 3)
 
 
-def test_what_was_heard_before_is_remembered(file, monkeypatch):
+def test_features_of_a_repeated_waveform_are_cached(file, monkeypatch):
     model = build(BlackBoxConfig(file=file, sample_rate=RATE), 3).eval()
-    box, heard = model.frozen._box, []
+    box, computed = model.frozen._box, []
     honest = box.vector
-    monkeypatch.setattr(box, "vector", lambda sound: heard.append(sound) or honest(sound))
+    monkeypatch.setattr(box, "vector", lambda waveform: computed.append(waveform) or honest(waveform))
     x = torch.randn(3, 1, 4)
     first = model(x)
     assert (model(x.flip(0)).flip(0) == first).all()
-    assert len(heard) == 3
+    assert len(computed) == 3
     model(x + 0.1)
-    assert len(heard) == 6
+    assert len(computed) == 6
 
 
-def test_copies_and_pickles_hear_the_same(file):
+def test_copies_and_pickles_compute_the_same(file):
     model = build(BlackBoxConfig(file=file, sample_rate=RATE), 3).eval()
     x = torch.randn(2, 1, 9)
     for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
@@ -109,17 +111,17 @@ def test_weights_belong_to_their_file(tmp_path, file):
     saved = build(config, 3).state_dict()
     build(config, 3).load_state_dict(saved)
     sums_file(tmp_path / "sums.onnx", factor=2.0)
-    with pytest.raises(InputError, match="is another file than the head was trained on"):
+    with pytest.raises(InputError, match=r"is not the file that the head was trained on"):
         build(config, 3).load_state_dict(saved)
 
 
 def test_what_does_not_fit_is_refused(file):
     config = BlackBoxConfig(file=file, sample_rate=RATE)
-    with pytest.raises(InputError, match=r"gives 2 values, but there are 3 labels; train a head on it"):
+    with pytest.raises(InputError, match=r"2 values, but there are 3 labels; train a head on it"):
         build(BlackBoxConfig(file=file, sample_rate=RATE, head=False), 3)
-    with pytest.raises(InputError, match=r"hears one channel, got 2; set view\.channels = 'mean'"):
+    with pytest.raises(InputError, match=r"reads one channel, got 2; set view\.channels = 'mean'"):
         build(config, 3)(torch.zeros(1, 2, 4))
-    with pytest.raises(InputError, match=r"hears 8 Hz .* has 16000 Hz; prepare a store at 8 Hz"):
+    with pytest.raises(InputError, match=r"8 Hz .* has 16000 Hz; prepare a store at 8 Hz"):
         front(config, FrontEnd(sample_rate=16000))
     with pytest.raises(InputError, match=r"frontend.pre_emphasis is 0.9; set it to 0"):
         front(BlackBoxConfig(file=file), FrontEnd(pre_emphasis=0.9))
@@ -129,7 +131,7 @@ def test_what_does_not_fit_is_refused(file):
     not (YAMNET.is_file() and ESC50.is_dir()),
     reason="needs ../shared/data/models/yamnet.tflite and ../shared/data/esc50",
 )
-def test_a_linear_head_on_yamnet_learns_real_sounds():
+def test_a_linear_head_on_yamnet_learns_real_clips():
     """90 clips of ten labels, those of the fourth fold kept for a test."""
     table = (ESC50 / "meta/esc50.csv").read_text().splitlines()
     rows = [row for row in csv.DictReader(table) if row["esc10"] == "True" and row["fold"] in "1234"]

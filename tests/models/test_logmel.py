@@ -95,7 +95,7 @@ def test_it_works_in_and_after_inference_mode():
 
 @pytest.mark.parametrize("fe", CONFIGS)
 def test_a_hop_of_its_own_reads_each_clip_at_its_pace(fe):
-    fe = msgspec.structs.replace(fe, pre_emphasis=0.0)  # which would spread beyond the end of what is heard
+    fe = msgspec.structs.replace(fe, pre_emphasis=0.0)  # which would spread beyond the end of the clip
     samples = 8000
     hops = [fe.hop_length, fe.hop_length - 37, fe.hop_length + 50] * 2
     waveform = (0.1 * np.random.default_rng(0).standard_normal((len(hops), samples + fe.frames(samples) * 50))).astype(
@@ -106,19 +106,19 @@ def test_a_hop_of_its_own_reads_each_clip_at_its_pace(fe):
         row[samples + (frames - 1) * (hop - fe.hop_length) :] = 0
     stretched = LogMel(fe)(torch.from_numpy(waveform), torch.tensor(hops), samples)
     assert stretched.shape == (len(hops), 1, fe.n_mels, frames)
-    for row, hop, heard in zip(waveform, hops, stretched, strict=True):
+    for row, hop, computed in zip(waveform, hops, stretched, strict=True):
         span = samples + (frames - 1) * (hop - fe.hop_length)
         expected = log_mel(msgspec.structs.replace(fe, hop_length=hop), row[:span])[:, :frames]
-        assert np.abs(heard[0].numpy() - expected).max() <= 1e-4
+        assert np.abs(computed[0].numpy() - expected).max() <= 1e-4
 
 
-def test_channels_are_heard_each_for_itself():
+def test_each_channel_is_computed_on_its_own():
     fe = FrontEnd(n_fft=512, win_length=512, n_mels=20, mean=-3.0, std=2.0)
     waveform = torch.from_numpy((0.1 * np.random.default_rng(0).standard_normal((5, 2, 6000))).astype(np.float32))
     hop = torch.tensor([512, 500, 520, 480, 512])
     mirror = LogMel(fe)
     for more in ((), (hop, 5000)):
-        heard = mirror(waveform, *more)
-        assert heard.shape == (5, 2, 20, fe.frames(more[1] if more else 6000))
+        computed = mirror(waveform, *more)
+        assert computed.shape == (5, 2, 20, fe.frames(more[1] if more else 6000))
         for channel in (0, 1):
-            assert torch.equal(heard[:, channel], mirror(waveform[:, channel], *more)[:, 0])
+            assert torch.equal(computed[:, channel], mirror(waveform[:, channel], *more)[:, 0])

@@ -101,7 +101,7 @@ def test_cp_mobile_is_the_baseline_of_2024() -> None:
 def test_cp_mobile_has_the_published_sizes_of_2023(settings: tuple[str, ...], published: int) -> None:
     model = build(model_config(resolved(load_recipe("tau22-cp-mobile2023", settings))), 10)
     norms = sum(module.num_features for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d))
-    # folded: a bias in the place of two parameters
+    # folded: a bias instead of two parameters
     assert sum(p.numel() for p in model.parameters()) - norms == published
 
 
@@ -160,8 +160,8 @@ def test_a_strided_depthwise_convolution_is_computed_in_float32_while_bfloat16_t
     with torch.autocast("cpu", torch.bfloat16):
         trained = block(x)
         with torch.no_grad():
-            judged = block(x)
+            inferred = block(x)
     assert torch.equal(trained, block(x))
     assert trained.requires_grad
-    assert judged.dtype == torch.bfloat16
-    torch.testing.assert_close(judged.float(), trained.detach(), rtol=0.02, atol=0.02)
+    assert inferred.dtype == torch.bfloat16
+    torch.testing.assert_close(inferred.float(), trained.detach(), rtol=0.02, atol=0.02)

@@ -1,4 +1,4 @@
-"""Taps, embeddings, heads and logits of segments of every network, and the front end that each is given."""
+"""Taps, embeddings, heads and logits of segments of every network, and the front end of each."""
 
 import copy
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from edgekd.errors import InputError
 from edgekd.frontend import FrontEnd
-from edgekd.models import ModelConfig, Taps, build, front, hears, segment_logits
+from edgekd.models import ModelConfig, Taps, build, front, input_kind, segment_logits
 from edgekd.models.bc_resnet import BcResNetAscConfig, BcResNetConfig
 from edgekd.models.cnn14 import Cnn14Config
 from edgekd.models.cnn_gru import CnnGruConfig
@@ -44,15 +44,15 @@ CONFIGS = [config for config, _ in EMBEDDINGS]
 each_network = pytest.mark.parametrize("config", CONFIGS, ids=lambda config: type(config).__name__)
 
 
-def sound(config: ModelConfig, batch: int = 3, frames: int = 64) -> Tensor:
-    return torch.randn(batch, 1, 4000) if hears(config) == "waveform" else torch.randn(batch, 1, 64, frames)
+def network_inputs(config: ModelConfig, batch: int = 3, frames: int = 64) -> Tensor:
+    return torch.randn(batch, 1, 4000) if input_kind(config) == "waveform" else torch.randn(batch, 1, 64, frames)
 
 
 @pytest.mark.parametrize(("config", "width"), EMBEDDINGS, ids=lambda value: type(value).__name__)
-def test_the_head_needs_nothing_of_the_sound_but_the_embedding(config: ModelConfig, width: int) -> None:
+def test_the_head_needs_nothing_but_the_embedding(config: ModelConfig, width: int) -> None:
     torch.manual_seed(0)
     model = build(config, LABELS).eval()
-    logits, taps = Taps(model, ("embedding",))(sound(config))
+    logits, taps = Taps(model, ("embedding",))(network_inputs(config))
     assert taps["embedding"].shape == (3, width)
     dense = model.get_submodule("classifier.dense")
     with torch.no_grad():
@@ -69,7 +69,7 @@ def test_every_parameter_learns(config: ModelConfig, computing: torch.dtype) -> 
     torch.manual_seed(0)
     model = build(config, LABELS).train()
     with torch.autocast("cpu", computing, enabled=computing != torch.float32):
-        logits = model(sound(config))
+        logits = model(network_inputs(config))
     assert logits.shape == (3, LABELS)
     nn.functional.cross_entropy(logits.float(), torch.tensor([0, 1, 2])).backward()
     # DDP waits for every one
@@ -78,7 +78,7 @@ def test_every_parameter_learns(config: ModelConfig, computing: torch.dtype) -> 
 
 @each_network
 def test_dropout_is_torchs_to_seed(config: ModelConfig) -> None:
-    model, x = build(config, LABELS).train(), sound(config)
+    model, x = build(config, LABELS).train(), network_inputs(config)
     torch.manual_seed(1)
     first = model(x)
     torch.manual_seed(1)
@@ -132,14 +132,14 @@ def test_what_cannot_be_tapped_is_refused() -> None:
     with pytest.raises(InputError, match="tap 'unused': CpResNet does not call this module"):
         Taps(model, ("unused",))(torch.randn(2, 1, 64, 32))
     recurrent = build(CnnGruConfig(), LABELS)
-    with pytest.raises(InputError, match="GRU gives no single tensor"):
+    with pytest.raises(InputError, match="GRU returns no single tensor"):
         Taps(recurrent, ("classifier.pool.gru",))(torch.randn(1, 2, 16, 16))
 
 
 @each_network
-def test_segments_are_judged_by_their_own_frames(config: ModelConfig) -> None:
+def test_logits_of_a_segment_depend_on_its_own_frames(config: ModelConfig) -> None:
     torch.manual_seed(0)
-    model, x = build(config, LABELS).eval(), sound(config, frames=128)
+    model, x = build(config, LABELS).eval(), network_inputs(config, frames=128)
     with torch.no_grad():
         assert torch.equal(segment_logits(model, x, 1)[:, 0], model(x))
         seen = []
@@ -147,17 +147,17 @@ def test_segments_are_judged_by_their_own_frames(config: ModelConfig) -> None:
         three = segment_logits(model, x, 3)
         hook.remove()
         assert three.shape == (3, 3, LABELS)
-        whole, *parts = seen
-        assert torch.equal(torch.cat(parts, dim=-1), whole)
+        full, *parts = seen
+        assert torch.equal(torch.cat(parts, dim=-1), full)
         assert torch.equal(three[:, 1], model.classifier(parts[1]))
-        frames = whole.shape[-1]
+        frames = full.shape[-1]
         with pytest.raises(
             InputError, match=f"has {frames} frames before its classifier, too few for {frames + 1} segments"
         ):
             segment_logits(model, x, frames + 1)
 
 
-def test_a_mean_over_segments_is_that_of_the_whole_for_linear_heads() -> None:
+def test_a_mean_over_segments_is_that_of_all_frames_for_linear_heads() -> None:
     model = build(CpMobileConfig(), LABELS).eval()
     x = torch.randn(2, 1, 64, 128)
     with torch.no_grad():
@@ -176,7 +176,7 @@ def test_a_network_without_frames_has_no_segments() -> None:
             return self.dense(log_mel.mean(dim=(1, 3)))
 
     with pytest.raises(
-        InputError, match="Dense has no map of frames before its classifier, so it cannot judge 2 segments; set"
+        InputError, match="Dense has no map of frames before its classifier, so it cannot classify 2 segments; set"
     ):
         segment_logits(Dense(), torch.randn(2, 1, 4, 8), 2)
 
@@ -193,7 +193,7 @@ def test_weights_from_before_heads_had_a_name_still_load(config: ModelConfig) ->
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in model.state_dict().items())
 
 
-def test_a_network_is_given_what_it_hears() -> None:
+def test_the_front_end_gives_the_input_that_a_network_reads() -> None:
     fe = FrontEnd(pre_emphasis=0.5)
     assert isinstance(front(SerfrCnnConfig(), fe), LogMel)
     assert front(SerfrCnnConfig(), fe, exact=False).window.dtype == torch.float32

@@ -107,6 +107,6 @@ def test_sizes_that_do_not_fit(changes, message):
         AstConfig(**{**TINY, **changes})
 
 
-def test_too_short_a_sound(tiny):
+def test_an_input_that_is_too_short(tiny):
     with pytest.raises(InputError, match="16 mels x 3 frames are less than a patch of 4"):
         tiny(torch.randn(1, 1, 16, 3))

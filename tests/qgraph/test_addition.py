@@ -5,7 +5,7 @@ import pytest
 from qgraph import probe
 
 from edgekd.qgraph import addition, onnx, reference
-from edgekd.qgraph.graph import Add, Edge, QGraph
+from edgekd.qgraph.graph import AddOp, Edge, QGraph
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -32,7 +32,7 @@ def differing(edges, monkeypatch, *, searched):
 
     if not searched:
         monkeypatch.setattr(addition, "scales", lambda inputs, _: tuple(np.float32(edge.scale) for edge in inputs))
-    op = Add("sum", ("a", "b"), "c")
+    op = AddOp("sum", ("a", "b"), "c")
     model = library.load_model_from_string(onnx.emit(QGraph({edge.name: edge for edge in edges}, (op,), "a", "c")))
     monkeypatch.undo()
     shape = ["batch", 65536, 1, 1]

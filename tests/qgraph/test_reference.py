@@ -1,4 +1,4 @@
-"""The reference computes what the graph says, independent of batch size."""
+"""The reference computes what the graph declares, independent of batch size."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ from qgraph import toy
 
 from edgekd.errors import InputError
 from edgekd.qgraph import reference, tune
-from edgekd.qgraph.graph import Constant, Edge, op_inputs
+from edgekd.qgraph.graph import ConstantOp, Edge
 
 
 @pytest.fixture(scope="module")
@@ -32,10 +32,10 @@ def test_each_op_is_within_a_step_of_exact_arithmetic(graph):
     values = reference.run_edges(graph, x, tuple(graph.edges))
     for op in graph.ops:
         edge = graph.edges[op.output]
-        if isinstance(op, Constant):
+        if isinstance(op, ConstantOp):
             continue
-        sources = [reference.dequantize(values[name], graph.edges[name]).astype(np.float64) for name in op_inputs(op)]
-        exact = toy.float_op(op, sources, graph.edges[op_inputs(op)[0]].scale)
+        sources = [reference.dequantize(values[name], graph.edges[name]).astype(np.float64) for name in op.sources]
+        exact = toy.float_op(op, sources, graph.edges[op.sources[0]].scale)
         low, high = ((bound - edge.zero_point) * edge.scale for bound in (-128, 127))
         steps = np.abs(reference.dequantize(values[op.output], edge) - np.clip(exact, low, high)) / edge.scale
         assert steps.max() < 0.51, op.name

@@ -7,7 +7,7 @@ from qgraph import probe, toy
 from edgekd.errors import MissingExtraError
 from edgekd.qgraph import reference, tflite
 from edgekd.qgraph.flatbuffer import BUFFER_ALIGNMENT
-from edgekd.qgraph.graph import AvgPool, Edge, QGraph
+from edgekd.qgraph.graph import AvgPoolOp, Edge, QGraph
 
 pytest.importorskip("ai_edge_litert")
 
@@ -36,7 +36,7 @@ def test_the_float_twin_computes_the_dequantised_graph(seed):
 
 
 @pytest.mark.parametrize("float_twin", [False, True])
-def test_xnnpack_takes_the_whole_graph(float_twin):
+def test_xnnpack_takes_all_of_the_graph(float_twin):
     assert probe.undelegated(tflite.emit(toy.every_op(), float_twin)) == []
 
 
@@ -85,7 +85,7 @@ def test_means_that_nearly_tie_round_as_in_the_engine(kernel, zero_point):
     channels = len(near)
     graph = QGraph(
         {"x": Edge("x", (channels, *kernel), *source), "mean": Edge("mean", (channels, 1, 1), *output)},
-        (AvgPool("mean", "x", "mean", kernel, kernel),),
+        (AvgPoolOp("mean", "x", "mean", kernel, kernel),),
         "x",
         "mean",
     )

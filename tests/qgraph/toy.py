@@ -5,23 +5,21 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from edgekd.frontend import FrontEnd
-from edgekd.modelfile.manifest import Counts, Manifest, Provenance, TensorQuant
+from edgekd.modelfile.manifest import GraphCounts, Manifest, Provenance, TensorQuant
 from edgekd.qgraph.graph import (
     CLIP01_SCALE,
     SIGMOID_SCALE,
     Activation,
-    Add,
-    AvgPool,
-    Constant,
-    Conv,
+    AddOp,
+    AvgPoolOp,
+    ConstantOp,
+    ConvOp,
     Edge,
-    MaxPool,
-    Mul,
+    MaxPoolOp,
+    MulOp,
     Op,
     QGraph,
-    Sigmoid,
-    op_inputs,
-    output_shape,
+    SigmoidOp,
 )
 from edgekd.qgraph.reference import dequantize, quantize
 
@@ -67,7 +65,7 @@ class Builder:
         quantised = np.clip(np.rint(weight / weight_scale[:, None, None, None]), -127, 127).astype(np.int8)
         bias_scale = np.float64(self.edges[source].scale) * weight_scale.astype(np.float64)
         return self._add(
-            Conv(
+            ConvOp(
                 self._name("conv"),
                 source,
                 "",
@@ -99,19 +97,19 @@ class Builder:
 
     def add(self, a: str, b: str, activation: Activation = "none") -> str:
         """Residual or broadcast sum."""
-        return self._add(Add(self._name("add"), (a, b), "", activation))
+        return self._add(AddOp(self._name("add"), (a, b), "", activation))
 
     def mul(self, a: str, b: str) -> str:
         """Product, for instance with a gate."""
-        return self._add(Mul(self._name("mul"), (a, b), ""))
+        return self._add(MulOp(self._name("mul"), (a, b), ""))
 
     def sigmoid(self, source: str) -> str:
         """Logistic function."""
-        return self._add(Sigmoid(self._name("sigmoid"), source, ""))
+        return self._add(SigmoidOp(self._name("sigmoid"), source, ""))
 
     def max_pool(self, source: str, kernel: tuple[int, int], stride: tuple[int, int]) -> str:
         """Maximum pool."""
-        return self._add(MaxPool(self._name("max"), source, "", kernel, stride))
+        return self._add(MaxPoolOp(self._name("max"), source, "", kernel, stride))
 
     def avg_pool(
         self,
@@ -122,11 +120,11 @@ class Builder:
     ) -> str:
         """Average pool; kernel None is the global pool."""
         size = self.edges[source].shape[1:]
-        return self._add(AvgPool(self._name("avg"), source, "", kernel or size, stride or kernel or size, padding))
+        return self._add(AvgPoolOp(self._name("avg"), source, "", kernel or size, stride or kernel or size, padding))
 
     def constant(self, shape: tuple[int, int, int]) -> str:
         """A trained edge of random values, for mul and add."""
-        return self._add(Constant(self._name("constant"), "", self.rng.integers(-127, 128, shape, np.int8)))
+        return self._add(ConstantOp(self._name("constant"), "", self.rng.integers(-127, 128, shape, np.int8)))
 
     def squeeze_excite(self, source: str, squeeze: int) -> str:
         """Global pool, two 1x1 convolutions with a hard sigmoid at the end, product with the source."""
@@ -145,22 +143,22 @@ class Builder:
     def _add(self, op: Op) -> str:
         """Append an op, with its output edge (named after it) calibrated on the float run."""
         op = type(op)(**{**vars(op), "output": op.name})
-        sources = op_inputs(op)
+        sources = op.sources
         real = (
             op.value[None] / 127
-            if isinstance(op, Constant)
+            if isinstance(op, ConstantOp)
             else float_op(op, [self.reals[name] for name in sources], self.edges[sources[0]].scale)
         )
-        shape = output_shape(op, [self.edges[name].shape for name in sources])
-        activation = op.activation if isinstance(op, Conv | Add) else "none"
+        shape = op.shape([self.edges[name].shape for name in sources])
+        activation = op.activation if isinstance(op, ConvOp | AddOp) else "none"
         low, high = min(float(real.min()), 0.0), max(float(real.max()), 1e-3)
         scale, zero_point = (high - low) / 255, int(np.clip(np.rint(-128 - low * 255 / (high - low)), -128, 127))
-        if isinstance(op, Constant):
+        if isinstance(op, ConstantOp):
             scale, zero_point = 1 / 127, 0
-        elif isinstance(op, MaxPool):
+        elif isinstance(op, MaxPoolOp):
             scale, zero_point = self.edges[op.input].scale, self.edges[op.input].zero_point
-        elif isinstance(op, Sigmoid) or activation == "clip01":
-            scale, zero_point = SIGMOID_SCALE if isinstance(op, Sigmoid) else CLIP01_SCALE, -128
+        elif isinstance(op, SigmoidOp) or activation == "clip01":
+            scale, zero_point = SIGMOID_SCALE if isinstance(op, SigmoidOp) else CLIP01_SCALE, -128
         self.edges[op.name] = Edge(op.name, shape, float(np.float32(scale)), zero_point)
         self.ops.append(op)
         self.reals[op.name] = real
@@ -214,10 +212,10 @@ def run_float(graph: QGraph, x: np.ndarray) -> np.ndarray:
     """What the float twin computes, naively: float (batch, channel, mel, frame) to logits (batch, labels)."""
     values = {graph.input: x.astype(np.float64)}
     for op in graph.ops:
-        if isinstance(op, Constant):
+        if isinstance(op, ConstantOp):
             values[op.output] = dequantize(op.value, graph.edges[op.output]).astype(np.float64)[None]
             continue
-        names = op_inputs(op)
+        names = op.sources
         values[op.output] = float_op(op, [values[name] for name in names], graph.edges[names[0]].scale)
     return values[graph.output][:, :, 0, 0]
 
@@ -225,7 +223,7 @@ def run_float(graph: QGraph, x: np.ndarray) -> np.ndarray:
 def float_op(op: Op, inputs: list[np.ndarray], input_scale: float) -> np.ndarray:
     """One op in float64, written differently from the reference on purpose."""
     x = inputs[0]
-    if isinstance(op, Conv):
+    if isinstance(op, ConvOp):
         weight = op.weight * op.weight_scale.astype(np.float64)[:, None, None, None]
         bias = op.bias * op.weight_scale.astype(np.float64) * input_scale
         x = np.pad(x, ((0, 0), (0, 0), op.padding[:2], op.padding[2:]))
@@ -238,14 +236,14 @@ def float_op(op: Op, inputs: list[np.ndarray], input_scale: float) -> np.ndarray
             for part, kernel in zip(np.split(views, op.groups, 1), np.split(weight, op.groups, 0), strict=True)
         ]
         return activate(np.concatenate(parts, 1) + bias[:, None, None], op.activation)
-    if isinstance(op, MaxPool | AvgPool):
-        if isinstance(op, AvgPool):
+    if isinstance(op, MaxPoolOp | AvgPoolOp):
+        if isinstance(op, AvgPoolOp):
             x = np.pad(x, ((0, 0), (0, 0), op.padding[:2], op.padding[2:]))
         views = sliding_window_view(x, op.kernel, (2, 3))[:, :, :: op.stride[0], :: op.stride[1]]
-        return views.max((4, 5)) if isinstance(op, MaxPool) else views.mean((4, 5))
-    if isinstance(op, Sigmoid):
+        return views.max((4, 5)) if isinstance(op, MaxPoolOp) else views.mean((4, 5))
+    if isinstance(op, SigmoidOp):
         return 1 / (1 + np.exp(-x))
-    if isinstance(op, Mul):
+    if isinstance(op, MulOp):
         return x * inputs[1]
     return activate(x + inputs[1], op.activation)
 
@@ -268,7 +266,7 @@ def manifest(graph: QGraph, kind: str, precision: str = "int8", **changes) -> Ma
         "labels": tuple(f"label{i}" for i in range(output.shape[0])),
         "frontend": frontend,
         "window": 256 + 128 * (frame - 1),
-        "counts": Counts(0, 0, 0),
+        "counts": GraphCounts(0, 0, 0),
         "input": TensorQuant(dtype, source.scale, source.zero_point + shift),
         "output": TensorQuant(dtype, output.scale, output.zero_point + shift),
         "provenance": Provenance(

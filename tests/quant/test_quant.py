@@ -11,17 +11,18 @@ from edgekd.errors import InputError
 from edgekd.frontend import FrontEnd
 from edgekd.models import ModelConfig, build
 from edgekd.models.bc_resnet import BcResNetAscConfig, BcResNetConfig
-from edgekd.models.blocks import Add, Classifier, ConvNormAct, MaxPool, ResidualNorm
+from edgekd.models.blocks import Add, ConvNormAct, MaxPool, PooledClassifier, ResidualNorm
 from edgekd.models.cp_mobile import CpMobileConfig
 from edgekd.models.cp_resnet import CpResNetConfig
 from edgekd.models.mobilenet_v2 import MobileNetV2Config
 from edgekd.models.serfr_cnn import SerfrCnnConfig
 from edgekd.qgraph import addition, graph, onnx, reduction, reference, tflite
-from edgekd.qgraph.graph import Constant, Conv
+from edgekd.qgraph.graph import ConstantOp, ConvOp
 from edgekd.quant import QuantNetwork, calibrate, freeze, lower, settle, to_qat
 from edgekd.quant.activation import ActQuant
 from edgekd.quant.builder import GraphBuilder
-from edgekd.quant.forms import QuantBandedConv, QuantMeanPool, conv_form
+from edgekd.quant.conv_forms import QuantBandedConv, conv_form
+from edgekd.quant.forms import QuantMeanPool
 
 LABELS = 5
 MELS, FRAMES = 64, 28
@@ -99,7 +100,7 @@ def test_both_engines_compute_the_integers_of_every_student(config: ModelConfig)
 def test_weights_and_scales_are_bit_equal_to_those_trained() -> None:
     network = quantised(CONFIGS[0])
     graph = lower(network, FrontEnd(n_mels=MELS), FRAMES)
-    stem = next(op for op in graph.ops if isinstance(op, Conv))
+    stem = next(op for op in graph.ops if isinstance(op, ConvOp))
     conv = network.blocks["stem"].conv
     assert np.array_equal(
         stem.weight * stem.weight_scale[:, None, None, None], conv.quant_weight().value.detach().numpy()
@@ -136,7 +137,7 @@ def test_settling_widens_the_margin_of_every_addition_and_moves_scales_by_last_b
     after = lower(network, FrontEnd(n_mels=MELS), FRAMES)
     margins = []
     for lowered in (before, after):
-        adds = [op for op in lowered.ops if isinstance(op, graph.Add)]
+        adds = [op for op in lowered.ops if isinstance(op, graph.AddOp)]
         margins.append(
             [addition.margin(tuple(lowered.edges[name] for name in op.inputs), lowered.edges[op.output]) for op in adds]
         )
@@ -152,7 +153,7 @@ def test_settling_leaves_no_mean_that_a_fused_multiply_add_tells_apart() -> None
 
     def apart() -> int:
         lowered = lower(network, FrontEnd(n_mels=MELS), FRAMES)
-        means = [op for op in lowered.ops if isinstance(op, graph.AvgPool)]
+        means = [op for op in lowered.ops if isinstance(op, graph.AvgPoolOp)]
         return sum(
             reduction.disagreements(lowered.edges[op.input], lowered.edges[op.output], op.kernel[0] * op.kernel[1])
             for op in means
@@ -202,7 +203,7 @@ def test_a_sub_spectral_norm_becomes_an_affine_per_channel_and_mel_bin() -> None
     for edge in (form.gain_edge, form.offset_edge):
         edge.set_range()
     form.lower(build_graph, "conv", [source])
-    gain, offset = (op for op in build_graph.ops if isinstance(op, Constant))
+    gain, offset = (op for op in build_graph.ops if isinstance(op, ConstantOp))
     assert gain.value.shape == offset.value.shape == (3, 4, 1)
     assert np.allclose(gain.value[:, ::2, 0] * build_graph.edges[gain.output].scale, form.gain.detach(), atol=0.005)
     assert np.array_equal(offset.value[:, 0], offset.value[:, 1])  # one band
@@ -228,7 +229,7 @@ def test_operations_outside_the_vocabulary_are_refused() -> None:
             self.stem = ConvNormAct(1, 4)
             self.add = Add()
             self.pool = MaxPool(2)
-            self.classifier = Classifier(4, LABELS)
+            self.classifier = PooledClassifier(4, LABELS)
 
         def forward(self, log_mel: torch.Tensor) -> torch.Tensor:
             return self.classifier(self.pool(torch.tanh(self.stem(log_mel))))

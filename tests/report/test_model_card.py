@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from edgekd.frontend import FrontEnd
-from edgekd.modelfile.manifest import Calibration, Counts, Manifest, Provenance, TensorQuant
+from edgekd.modelfile.manifest import Calibration, GraphCounts, Manifest, Provenance, TensorQuant
 from edgekd.report.model_card import card, code, hub_licence, metadata
 from edgekd.report.yaml_text import dump
 
@@ -34,7 +34,7 @@ def manifest(**source):
         window=16000,
         input=quant,
         output=quant,
-        counts=Counts(0, 0, 0),
+        counts=GraphCounts(0, 0, 0),
         provenance=Provenance(**provenance | source),
         temperature=1.25,
         calibration=Calibration("esc50", "2", ("fold5",), 400, 0.1, 0.02, 1.5, 1.2),
@@ -88,14 +88,14 @@ def test_licences_are_those_of_the_hub(licence, expected):
     assert hub_licence(licence) == expected
 
 
-def test_a_card_has_the_metadata_of_the_hub_and_tells_what_the_file_holds():
+def test_a_card_has_the_metadata_of_the_hub_and_lists_what_the_file_holds():
     front, body = head(written(manifest()))
     assert (front["license"], front["library_name"], front["datasets"]) == ("cc-by-nc-3.0", "edgekd", ["esc50"])
     assert {"int8", "tflite", "onnx", "knowledge-distillation"} <= set(front["tags"])
     (result,) = front["model-index"][0]["results"]
     assert result["task"]["type"] == "audio-classification"
     assert result["metrics"] == [{"type": "accuracy", "name": "clip_accuracy", "value": 0.875}]
-    for told in (
+    for expected in (
         "edgekd verify toy.int8.tflite",
         "CC BY-NC 3.0",
         "big",
@@ -106,7 +106,7 @@ def test_a_card_has_the_metadata_of_the_hub_and_tells_what_the_file_holds():
         "`street_traffic`",
         "dcase2023",
     ):
-        assert told in body, told
+        assert expected in body, expected
 
 
 def test_a_card_claims_no_accuracy_of_another_network_on_the_hub():

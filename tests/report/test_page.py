@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from helpers.html_page import parsed
 
-from edgekd.metrics.findings import Answers, Confused, Mistake, Share, find
+from edgekd.metrics.analysis import ConfusedPair, Mistake, Share, analyse
+from edgekd.metrics.predictions import LabelledPredictions
 from edgekd.report import charts, sections
 from edgekd.report.page import STYLE, Page, Tile, finding_sections, render, score_rows, score_tiles
-from edgekd.report.sections import Bars, Curves, Listing, Matrix, Pairs, Table
+from edgekd.report.sections import BarsSection, CurvesSection, ListingSection, MatrixSection, PairsSection, TableSection
 
 HOSTILE = ("<script>alert(1)</script>", "\"onmouseover='x' a", "</style><b>&amp;", "line\nbreak\u202e\udc80\x00")
 
@@ -19,8 +20,8 @@ def found_of(labels, count=40, recorders=None):
     rng = np.random.default_rng(0)
     truth = np.arange(count) % len(labels)
     logits = rng.normal(0, 1.5, (count, len(labels))) + 2 * np.eye(len(labels))[truth]
-    return find(
-        Answers(
+    return analyse(
+        LabelledPredictions(
             logits,
             np.zeros(count, bool),
             np.arange(count),
@@ -47,7 +48,7 @@ def test_all_that_was_found_is_on_the_page():
                 "on a store",
                 score_tiles(found),
                 [
-                    Table("Scores", score_rows(found), ("", *"abcdef")),
+                    TableSection("Scores", score_rows(found), ("", *"abcdef")),
                     *finding_sections(found, ("cat", "cow", "dog"), ""),
                 ],
             )
@@ -70,17 +71,17 @@ def test_all_that_was_found_is_on_the_page():
         assert f"{' and '.join(pair.labels)} {len(pair.mistakes)} of {pair.clips} clips" in page.text
         assert all(mistake.path in page.text for mistake in pair.mistakes)
     confusion = found.scores.confusion
-    assert f"cat: {confusion[0, 0]} of {confusion[0].sum()} told right" in page.titles()
+    assert f"cat: {confusion[0, 0]} of {confusion[0].sum()} correct" in page.titles()
 
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_names_of_data_sets_are_shown_and_inert(name):
     found = found_of([name, "other"])
     raw = page_with(
-        Table("t", [[name, name]]),
-        Table("u", [[name, name]], (name, name), verdict=name, note=name),
-        Listing("l", name),
-        Curves("c", {name: [(1, 2.0), (2, 1.0)]}),
+        TableSection("t", [[name, name]]),
+        TableSection("u", [[name, name]], (name, name), verdict=name, note=name),
+        ListingSection("l", name),
+        CurvesSection("c", {name: [(1, 2.0), (2, 1.0)]}),
         *finding_sections(found, (name, "other"), name),
         title=name,
     )
@@ -101,13 +102,13 @@ def test_a_browser_is_told_to_run_and_load_nothing():
     assert b"https:" not in page_with()
 
 
-def test_equal_findings_give_equal_bytes():
+def test_equal_analyses_give_equal_bytes():
     first, second = (page_with(*finding_sections(found_of(["a", "b"]), ("a", "b"), "")) for _ in range(2))
     assert first == second
 
 
 def test_bars_are_as_long_as_the_accuracy_and_the_worst_comes_first():
-    page = parsed(page_with(Bars("bars", (Share("good", 3, 4), Share("bad", 1, 8)))))
+    page = parsed(page_with(BarsSection("bars", (Share("good", 3, 4), Share("bad", 1, 8)))))
     assert [each["style"] for each in page.tags("b")] == ["width:12.5%", "width:75.0%"]
     assert "bad 12.5 % 1 of 8 good 75.0 % 3 of 4" in page.text
 
@@ -122,36 +123,36 @@ def test_a_cell_s_shade_is_its_share_of_the_row_and_zeros_are_blank():
 
 def test_the_matrix_names_every_row_and_column_and_scrolls_by_keyboard():
     labels = [f"label {i}" for i in range(50)]
-    page = parsed(page_with(Matrix("Confusion matrix", labels, np.eye(50, dtype=np.int64))))
+    page = parsed(page_with(MatrixSection("Confusion matrix", labels, np.eye(50, dtype=np.int64))))
     assert [each["title"] for each in page.tags("th")] == [*labels, *labels]
     assert [each["aria-label"] for each in page.tags("div") if each.get("tabindex") == "0"] == ["Confusion matrix"]
 
 
-def test_too_many_labels_are_no_picture():
+def test_too_many_labels_give_no_matrix():
     many = sections.MATRIX_LABELS + 1
-    page = parsed(page_with(Matrix("m", ["x"] * many, np.zeros((many, many), np.int64))))
+    page = parsed(page_with(MatrixSection("m", ["x"] * many, np.zeros((many, many), np.int64))))
     assert f"{many} labels are too many" in page.text
     assert not page.tags("table")
 
 
-def test_lists_of_pairs_and_clips_are_bounded_and_say_so():
+def test_lists_of_pairs_and_clips_are_bounded_and_count_the_rest():
     mistakes = tuple(Mistake(f"{i}.wav", "a", "b", 0.9, 0.1) for i in range(sections.PATHS + 7))
     pairs = [
-        Confused(("a", "b"), 99, mistakes),
-        *[Confused(("c", str(i)), 9, mistakes[:2]) for i in range(sections.PAIRS)],
+        ConfusedPair(("a", "b"), 99, mistakes),
+        *[ConfusedPair(("c", str(i)), 9, mistakes[:2]) for i in range(sections.PAIRS)],
     ]
-    page = parsed(page_with(Pairs("pairs", pairs, "")))
+    page = parsed(page_with(PairsSection("pairs", pairs, "")))
     assert "and 7 more" in page.text
     assert "Not listed: 1 more pair, with at most 2 such clips each" in page.text
     assert [("open" in each) for each in page.tags("details")] == [True] * 3 + [False] * (sections.PAIRS - 3)
-    assert "No clip was taken for another" in parsed(page_with(Pairs("pairs", [], ""))).text
+    assert "No clip was taken for another" in parsed(page_with(PairsSection("pairs", [], ""))).text
 
 
 @pytest.mark.parametrize(
     "values",
     [[(1, 0.5)], [(1, 2.0), (2, 2.0)], [(1, 1e-9), (500, 3e-9)], [(1, 0.0), (2, 9.9)], [(1, -5e12), (2, 1e12)]],
 )
-def test_a_curve_stays_within_its_picture_and_says_its_ends(values):
+def test_a_curve_stays_within_its_chart_and_names_its_ends(values):
     raw = charts.lines("loss", values)
     assert f"<b>{values[-1][1]:.4g}</b>" in raw
     assert f"to {values[-1][1]:.4g} in epoch {values[-1][0]}" in raw
@@ -163,8 +164,8 @@ def test_a_curve_stays_within_its_picture_and_says_its_ends(values):
     assert 1 <= raw.count('class="grid"') <= 6
 
 
-def test_a_limit_that_fails_is_said_in_words_and_marked():
-    costs = Table("costs", [["a", "b"]], verdict="over budget", ok=False)
+def test_an_exceeded_limit_is_in_words_and_marked():
+    costs = TableSection("costs", [["a", "b"]], verdict="over budget", ok=False)
     page = parsed(render(Page("k", "t", "l", [Tile("bytes", "9", "of 8", ok=False)], [costs])))
     assert "over budget" in page.text
     assert [each["class"] for each in page.tags("em")] == ["bad"]

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from edgekd.data.audio.waveform import to_pcm
 from edgekd.data.sets import folder as folder_data
-from edgekd.data.store.store import to_pcm
 from edgekd.errors import InputError
 from edgekd.frontend import FrontEnd
 from edgekd.runtime import clip_file

@@ -1,10 +1,10 @@
 """The configuration file of the listener: read, refused and overridden."""
 
-import inspect
 import json
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import get_args
 
 import msgspec
 import pytest
@@ -13,7 +13,8 @@ from runtime.toy_listener import ToyModel
 from edgekd import cli
 from edgekd.errors import InputError
 from edgekd.runtime import listen as listen_module
-from edgekd.runtime.config import OUTPUT_TABLES, Config, WatchTable, override, read_config
+from edgekd.runtime.config import Config, override, read_config
+from edgekd.runtime.config_tables import MAIN_TABLES, OUTPUT_TABLES, WatchTable
 from edgekd.runtime.decision import DecisionSettings
 from edgekd.runtime.source.child import SourceRequest
 from edgekd.runtime.source.health import Watch
@@ -31,14 +32,20 @@ def test_an_empty_file_means_the_defaults_of_the_options(tmp_path):
     assert (config.settings, config.request, config.limits) == (DecisionSettings(), SourceRequest(), Watch())
 
 
-def test_every_option_has_a_key():
-    tables = {field.name: field.type for field in msgspec.structs.fields(Config)}
-    keys = {
-        key for table in tables.values() for key in getattr(table, "__struct_fields__", ()) if table is not WatchTable
-    }
-    options = set(inspect.signature(cli.listen).parameters) - {"config", "webhook"}
-    assert keys | OUTPUT_TABLES.keys() == options - {"source", "model", "as_json"} | {"file", "json"}
-    assert tables.keys() - OUTPUT_TABLES.keys() == {"model", "source", "decision", "output", "watch"}
+def test_every_setting_of_the_main_tables_is_an_option(edgekd):
+    status, text, _ = edgekd("listen", "--help")
+    assert status == 0
+    for table in MAIN_TABLES.values():
+        for field in msgspec.structs.fields(table):
+            assert f"--{field.name} " in text or field.name == "file"
+    for option in ("model", "web", "mqtt", "hook", "webhook", "history", "clips", "config"):
+        assert f"--{option} " in text
+
+
+def test_every_setting_is_described():
+    for table in (*MAIN_TABLES.values(), *OUTPUT_TABLES.values(), WatchTable):
+        for field in msgspec.structs.fields(table):
+            assert any(getattr(meta, "description", None) for meta in get_args(field.type)), (table, field.name)
 
 
 def test_limits_of_live_sources_are_those_of_the_watch(tmp_path):

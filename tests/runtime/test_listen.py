@@ -12,7 +12,8 @@ from runtime.toy_listener import MANIFEST, ToyModel, raw, tone, toy_listener
 
 from edgekd.errors import InputError
 from edgekd.frontend import log_mel
-from edgekd.runtime.decision import decide, probabilities, to_json, to_text
+from edgekd.metrics.scores import softmax
+from edgekd.runtime.decision import decide, to_json, to_text
 from edgekd.runtime.listen import decisions
 from edgekd.runtime.source.health import Gap, StateChange, StatusLine
 
@@ -20,8 +21,8 @@ from edgekd.runtime.source.health import Gap, StateChange, StatusLine
 def test_probabilities_are_the_softmax_at_the_temperature():
     logits = np.array([2.0, 0.0, -2.0], np.float32)
     expected = np.exp([1.0, 0.0, -1.0]) / np.exp([1.0, 0.0, -1.0]).sum()
-    np.testing.assert_allclose(probabilities(logits, 2.0), expected)
-    assert np.isfinite(probabilities(np.array([1e4, -1e4], np.float32), 1.0)).all()
+    np.testing.assert_allclose(softmax(logits, 2.0), expected)
+    assert np.isfinite(softmax(np.array([1e4, -1e4], np.float32), 1.0)).all()
 
 
 def test_a_decision_ranks_labels_and_its_json_has_the_documented_fields():
@@ -42,7 +43,7 @@ def test_decisions_are_those_of_each_window_alone():
         end = round(decision.t * 16000)
         logits = ToyModel().logits(log_mel(MANIFEST.frontend, waveform[end - 16000 : end])[None])[0]
         assert decision.label == MANIFEST.labels[logits.argmax()]
-        assert decision.probability == pytest.approx(probabilities(logits, 2.0).max(), abs=1e-4)
+        assert decision.probability == pytest.approx(softmax(logits, 2.0).max(), abs=1e-4)
 
 
 def test_silence_is_decided_and_shown():
@@ -183,7 +184,7 @@ def test_command_reads_another_command_without_end(listen_command, monkeypatch, 
             raise KeyboardInterrupt
         return "x"
 
-    monkeypatch.setattr("edgekd.runtime.decision.to_json", stop)
+    monkeypatch.setattr("edgekd.runtime.program.to_json", stop)
     status, _, _ = listen_command("--model", "m.tflite", "--json", "--command", f"cat {tmp_path / 'a.raw'}")
     assert status == 130
     states = [line["state"] for line in lines if "reason" in line]

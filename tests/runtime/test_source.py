@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from edgekd.data.audio.decode import decode
-from edgekd.data.store.store import to_waveform
+from edgekd.data.audio.waveform import to_waveform
 from edgekd.errors import InputError, MissingExtraError
 from edgekd.runtime.source.files import read_file, read_raw
 

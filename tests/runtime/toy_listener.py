@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from edgekd.frontend import FrontEnd
-from edgekd.modelfile.manifest import Counts, Manifest, Provenance, TensorQuant
+from edgekd.modelfile.manifest import GraphCounts, Manifest, Provenance, TensorQuant
 
 QUANT = TensorQuant("float32", 1.0, 0)
 MANIFEST = Manifest(
@@ -19,7 +19,7 @@ MANIFEST = Manifest(
     window=16000,
     input=QUANT,
     output=QUANT,
-    counts=Counts(0, 0, 0),
+    counts=GraphCounts(0, 0, 0),
     temperature=2.0,
     provenance=Provenance("toy", "", "toy", "", "none", True, "0", "2026-01-01T00:00:00Z"),
 )

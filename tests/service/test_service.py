@@ -17,7 +17,7 @@ from edgekd import cli
 from edgekd.errors import GateError, InputError
 from edgekd.modelfile import container, golden
 from edgekd.modelfile.manifest import TensorQuant
-from edgekd.modelfile.zoo import bundled_model
+from edgekd.modelfile.zoo import zoo_model
 from edgekd.qgraph import reference, tflite
 from edgekd.runtime.config import OUTPUT_TABLES, read_config
 from edgekd.runtime.source.health import NOT_RELOADED, RELOADED
@@ -203,7 +203,7 @@ def test_the_listener_may_read_what_a_careful_umask_would_hide(paths, model):
 
 def test_install_without_any_model_takes_the_one_that_comes_with_edgekd(paths):
     install(paths, None, None, PYTHON)
-    assert paths.models.joinpath("current").resolve().read_bytes() == bundled_model().read_bytes()
+    assert paths.models.joinpath("current").resolve().read_bytes() == zoo_model().read_bytes()
 
 
 @pytest.mark.parametrize("folder", HIDDEN)

@@ -1,86 +1,74 @@
-"""Instruction counts of emulated boards: how counts become costs, and what the gate refuses. Nothing is emulated
-here."""
+"""Instruction counts of emulated boards: how costs are computed from counts, and what the gate refuses. Nothing is
+emulated here."""
 
-import importlib.util
 import json
 import re
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
+import arm_cost
+import arm_cost_loops as loops
 import pytest
 from qgraph import toy
 
 from edgekd.errors import GateError, InputError
 from edgekd.modelfile import container
 from edgekd.qgraph import tflite
+from tests.tools.scripts import TOOLS, check_help, check_refused, run_script
 
-TOOLS = Path(__file__).parents[2] / "tools"
 SCRIPT, PLUGIN = TOOLS / "arm_cost.sh", TOOLS / "insn_marks.c"
 MODEL = "student.int8.tflite"
 START, SURROUNDINGS = 987_654, 321
-"""Instructions before the loops of a stage, and around each loop: they must cancel."""
+"""Instructions before the loops of a stage, and around each loop; they must cancel."""
 COSTS = {"network": 5000, "pipeline": 8000}
 
 
-def load(name):
-    spec = importlib.util.spec_from_file_location(name, TOOLS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def cost():
-    return load("arm_cost")
-
-
-def count(results, costs, turn=1, cpu="cortex-a72", version="1.0", elsewhere=0.0):
-    """What a process leaves behind that spends so many instructions per turn of each stage."""
+def write_counts(results, costs, repeat=1, cpu="cortex-a72", version="1.0", elsewhere=0.0):
+    """Write the files of a process that takes so many instructions per iteration of each stage."""
     folder = results / "bookworm" / cpu
     folder.mkdir(parents=True, exist_ok=True)
-    said = {"engine": "litert", "stages": list(costs), "few": 16, "many": 116, "versions": {"ai-edge-litert": version}}
-    (folder / f"{MODEL}.{turn}").write_text(json.dumps(said) + "\n")
-    (folder / f"{MODEL}.{turn}.log").write_text("")
+    loops = {"engine": "litert", "stages": list(costs), "few": 16, "many": 116, "versions": {"ai-edge-litert": version}}
+    (folder / f"{MODEL}.{repeat}").write_text(json.dumps(loops) + "\n")
+    (folder / f"{MODEL}.{repeat}.log").write_text("")
     total, marks = START, []
     for each in costs.values():
-        for turns in (0, 16, 116):
-            total += SURROUNDINGS + turns * each
+        for iterations in (0, 16, 116):
+            total += SURROUNDINGS + iterations * each
             marks.append(total)
-    (folder / f"{MODEL}.{turn}.marks").write_text(
+    (folder / f"{MODEL}.{repeat}.marks").write_text(
         "".join(f"{number} {mark} {round(mark * (1 + elsewhere)) + number % 2}\n" for number, mark in enumerate(marks))
     )
-    return folder / f"{MODEL}.{turn}"
+    return folder / f"{MODEL}.{repeat}"
 
 
 @pytest.fixture
 def results(tmp_path):
-    for turn in (1, 2, 3):
-        count(tmp_path / "results", COSTS, turn)
+    for repeat in (1, 2, 3):
+        write_counts(tmp_path / "results", COSTS, repeat)
     return tmp_path / "results"
 
 
-def judge(cost, capsys, results, **options):
+def compare(capsys, results, **options):
     """The JSON line, and the error if it failed."""
     error = None
     try:
-        cost.judge(results, **options)
+        arm_cost.compare(results, **options)
     except GateError as raised:
         error = str(raised)
     return json.loads(capsys.readouterr().out.splitlines()[-1]), error
 
 
 @pytest.fixture
-def baseline(cost, results, tmp_path, capsys):
-    document, _ = judge(cost, capsys, results, qemu="7.2")
+def baseline(results, tmp_path, capsys):
+    document, _ = compare(capsys, results, qemu="7.2")
     path = tmp_path / "baseline.json"
     path.write_text(json.dumps(document))
     return path
 
 
-def test_the_cost_is_the_difference_of_two_loops(cost, results, capsys):
-    document, error = judge(cost, capsys, results, qemu="7.2")
+def test_the_cost_is_the_difference_of_two_loops(results, capsys):
+    document, error = compare(capsys, results, qemu="7.2")
     (row,) = document["rows"]
     assert (row["instructions"], error, document["ok"]) == (COSTS, None, True)
     assert row["spread"] == {"network": 0, "pipeline": 0}
@@ -94,52 +82,52 @@ def test_the_cost_is_the_difference_of_two_loops(cost, results, capsys):
     assert row["versions"] == {"ai-edge-litert": "1.0", "qemu": "7.2"}
 
 
-def test_processes_that_disagree_fail_beyond_a_thousandth(cost, results, capsys):
-    count(results, {**COSTS, "network": 5004}, 3)
-    document, error = judge(cost, capsys, results)
+def test_counts_that_differ_between_processes_by_more_than_a_thousandth_fail(results, capsys):
+    write_counts(results, {**COSTS, "network": 5004}, 3)
+    document, error = compare(capsys, results)
     assert error is None
     assert document["rows"][0]["spread"]["network"] == pytest.approx(0.0008)
-    count(results, {**COSTS, "network": 5006}, 3)
-    document, error = judge(cost, capsys, results)
+    write_counts(results, {**COSTS, "network": 5006}, 3)
+    document, error = compare(capsys, results)
     assert not document["ok"]
     assert "network" in error
     assert "differs by 0.12 % between processes" in error
 
 
-def test_work_in_other_threads_is_not_counted_and_fails_where_it_is_much(cost, tmp_path, capsys):
-    count(tmp_path / "little", COSTS, elsewhere=0.01)
-    document, error = judge(cost, capsys, tmp_path / "little")
+def test_instructions_of_other_threads_are_not_counted_and_fail_above_a_share(tmp_path, capsys):
+    write_counts(tmp_path / "little", COSTS, elsewhere=0.01)
+    document, error = compare(capsys, tmp_path / "little")
     assert (document["rows"][0]["instructions"], error) == (COSTS, None)
     assert document["rows"][0]["elsewhere"] == pytest.approx(0.01 / 1.01, abs=1e-4)
-    count(tmp_path / "much", COSTS, elsewhere=1.0)
-    _, error = judge(cost, capsys, tmp_path / "much")
+    write_counts(tmp_path / "much", COSTS, elsewhere=1.0)
+    _, error = compare(capsys, tmp_path / "much")
     assert "50.0 % of the instructions are other threads'" in error
 
 
 @pytest.mark.parametrize(
     "damage",
     [
-        lambda turn: turn.write_text("Segmentation fault\n"),
-        lambda turn: turn.with_name(turn.name + ".marks").write_text("0 12 12\n1 30 30\n"),
-        lambda turn: turn.with_name(turn.name + ".marks").unlink(),
+        lambda path: path.write_text("Segmentation fault\n"),
+        lambda path: path.with_name(path.name + ".marks").write_text("0 12 12\n1 30 30\n"),
+        lambda path: path.with_name(path.name + ".marks").unlink(),
     ],
 )
-def test_a_process_that_crashed_fails_and_the_others_are_still_told(cost, results, damage, capsys):
-    damage(count(results, COSTS, 2, "cortex-a53"))
-    document, error = judge(cost, capsys, results)
+def test_a_process_that_crashed_fails_and_the_others_are_still_reported(results, damage, capsys):
+    damage(write_counts(results, COSTS, 2, "cortex-a53"))
+    document, error = compare(capsys, results)
     assert error == f"{MODEL} on cortex-a53, bookworm: 1 of 1 processes crashed"
     assert [row["cpu"] for row in document["rows"]] == ["cortex-a72"]
 
 
-def test_nothing_counted_is_an_error(cost, tmp_path):
+def test_nothing_counted_is_an_error(tmp_path):
     with pytest.raises(InputError, match="holds no counts"):
-        cost.judge(tmp_path)
+        arm_cost.compare(tmp_path)
 
 
-def test_growth_beyond_the_tolerance_fails_and_names_what_grew(cost, tmp_path, baseline, capsys):
-    for turn in (1, 2, 3):
-        count(tmp_path / "new", {"network": 5100, "pipeline": 8000}, turn, version="1.1")
-    document, error = judge(cost, capsys, tmp_path / "new", baseline=baseline)
+def test_growth_beyond_the_tolerance_fails_and_names_what_grew(tmp_path, baseline, capsys):
+    for repeat in (1, 2, 3):
+        write_counts(tmp_path / "new", {"network": 5100, "pipeline": 8000}, repeat, version="1.1")
+    document, error = compare(capsys, tmp_path / "new", baseline=baseline)
     assert not document["ok"]
     assert document["failures"] == [error]
     assert (
@@ -151,18 +139,18 @@ def test_growth_beyond_the_tolerance_fails_and_names_what_grew(cost, tmp_path, b
 
 
 @pytest.mark.parametrize(("network", "tolerance"), [(5050, 0.01), (5100, 0.02), (4000, 0.01), (5000, 0.0)])
-def test_growth_within_the_tolerance_and_savings_pass(cost, tmp_path, baseline, network, tolerance, capsys):
-    count(tmp_path / "new", {**COSTS, "network": network})
-    assert judge(cost, capsys, tmp_path / "new", baseline=baseline, tolerance=tolerance)[1] is None
+def test_growth_within_the_tolerance_and_savings_pass(tmp_path, baseline, network, tolerance, capsys):
+    write_counts(tmp_path / "new", {**COSTS, "network": network})
+    assert compare(capsys, tmp_path / "new", baseline=baseline, tolerance=tolerance)[1] is None
 
 
-def test_a_model_that_the_baseline_lacks_is_not_judged_but_none_of_its_own_is_refused(cost, tmp_path, baseline, capsys):
-    count(tmp_path / "new", COSTS)
-    count(tmp_path / "new", {"network": 10**9}, cpu="cortex-a53")
-    assert judge(cost, capsys, tmp_path / "new", baseline=baseline)[1] is None
-    count(tmp_path / "other", COSTS, cpu="cortex-a76")
+def test_a_model_without_baseline_is_ignored_and_a_baseline_without_all_models_is_refused(tmp_path, baseline, capsys):
+    write_counts(tmp_path / "new", COSTS)
+    write_counts(tmp_path / "new", {"network": 10**9}, cpu="cortex-a53")
+    assert compare(capsys, tmp_path / "new", baseline=baseline)[1] is None
+    write_counts(tmp_path / "other", COSTS, cpu="cortex-a76")
     with pytest.raises(InputError, match="holds none of the models counted"):
-        cost.judge(tmp_path / "other", baseline=baseline)
+        arm_cost.compare(tmp_path / "other", baseline=baseline)
 
 
 @pytest.mark.parametrize(
@@ -184,17 +172,17 @@ def test_a_model_that_the_baseline_lacks_is_not_judged_but_none_of_its_own_is_re
         ),
     ],
 )
-def test_a_malformed_baseline_is_refused_before_anything_is_counted(cost, tmp_path, content):
+def test_a_malformed_baseline_is_refused_before_anything_is_counted(tmp_path, content):
     path = tmp_path / "baseline.json"
     path.write_bytes(content)
     with pytest.raises(InputError, match=r"is no baseline .*arm_cost\.sh MODEL"):
-        cost.check(baseline=path)
+        arm_cost.check(baseline=path)
 
 
 @pytest.mark.parametrize("tolerance", [-0.1, 1.0, float("nan")])
-def test_a_tolerance_that_is_no_share_is_refused(cost, tolerance):
+def test_a_tolerance_outside_0_to_1_is_refused(tolerance):
     with pytest.raises(InputError, match="--tolerance is"):
-        cost.check(tolerance=tolerance)
+        arm_cost.check(tolerance=tolerance)
 
 
 @pytest.mark.parametrize(
@@ -211,40 +199,18 @@ def test_a_tolerance_that_is_no_share_is_refused(cost, tolerance):
 def test_bad_arguments_exit_2_with_one_line_before_anything_is_done(tmp_path, arguments, message):
     model = tmp_path / MODEL
     model.write_bytes(b"")
-    done = subprocess.run(
-        ["bash", SCRIPT, *(model if each == "MODEL" else each for each in arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("arm_cost: ")
-    assert done.stderr.count("\n") == 1
-    assert message in done.stderr
+    done = run_script(SCRIPT, *(model if each == "MODEL" else each for each in arguments))
+    check_refused(done, "arm_cost", message)
 
 
-def test_help_tells_every_option():
-    done = subprocess.run(["bash", SCRIPT, "--help"], capture_output=True, text=True, check=True)
-    assert all(
-        option in done.stdout
-        for option in (
-            "--baseline",
-            "--tolerance",
-            "--repeats",
-            "--suites",
-            "--cpus",
-            "--jobs",
-            "--cache",
-            "--python",
-            "--mirror",
-        )
-    )
-    assert "set -e" not in done.stdout
+def test_the_help_describes_every_option():
+    shared = ("--suites", "--cpus", "--jobs", "--cache", "--python", "--mirror")
+    check_help(SCRIPT, ("--baseline", "--tolerance", "--repeats", *shared))
 
 
 def test_each_stage_runs_between_its_marks(tmp_path, monkeypatch):
     pytest.importorskip("ai_edge_litert")
-    loops, graph = load("arm_cost_loops"), toy.every_op()
+    graph = toy.every_op()
     path = tmp_path / "toy.int8.tflite"
     container.write(path, tflite.emit(graph), toy.manifest(graph, "tflite"))
     seen = []
@@ -253,9 +219,9 @@ def test_each_stage_runs_between_its_marks(tmp_path, monkeypatch):
         loops, "stages_of", lambda _: {"first": lambda: seen.append("first"), "second": lambda: seen.append("second")}
     )
     monkeypatch.setattr(loops, "_mark", lambda _, number: seen.append(number))
-    said = loops.run(path)
-    assert said.stages == ("first", "second", "stream")
-    few, many, warm = said.few, said.many, loops.WARM_UP
+    run = loops.run(path)
+    assert run.stages == ("first", "second", "stream")
+    few, many, warm = run.few, run.many, loops.WARM_UP
     assert seen == [
         *["first"] * warm,
         0,
@@ -273,21 +239,22 @@ def test_each_stage_runs_between_its_marks(tmp_path, monkeypatch):
         7,
         8,
     ]
-    assert set(said.versions) == {"python", "numpy", "ai-edge-litert"}
+    assert set(run.versions) == {"python", "numpy", "ai-edge-litert"}
 
 
-def test_the_stages_are_those_of_bench_and_the_stream(tmp_path):
+def test_the_stages_are_those_of_bench_and_the_stream(tmp_path, monkeypatch):
     pytest.importorskip("ai_edge_litert")
-    loops, graph = load("arm_cost_loops"), toy.every_op()
+    graph = toy.every_op()
     path = tmp_path / "toy.int8.tflite"
     container.write(path, tflite.emit(graph), toy.manifest(graph, "tflite"))
-    loops.HOP_S, loops.MANY = 0.25, loops.FEW + 1
-    assert set(loops.run(path).stages) == set(load("arm_cost").COLUMNS)  # marks without the plugin do nothing
+    monkeypatch.setattr(loops, "HOP_S", 0.25)
+    monkeypatch.setattr(loops, "MANY", loops.FEW + 1)
+    assert set(loops.run(path).stages) == set(arm_cost.STAGE_HEADERS)  # marks without the plugin have no effect
 
 
-def test_the_plugin_and_the_loops_know_the_same_mark():
+def test_the_plugin_and_the_loops_have_the_same_mark():
     base, shift = re.search(r"#define MARK UINT64_C\((\w+)\) << (\d+)", PLUGIN.read_text()).groups()
-    assert int(base, 16) << int(shift) == load("arm_cost_loops").MARK
+    assert int(base, 16) << int(shift) == loops.MARK
 
 
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")

@@ -1,10 +1,11 @@
-"""Whole processes on a terminal: what they used is all of theirs, and one that ends is told."""
+"""Processes on a terminal: processor time and memory of all of them, and the error where one ends."""
 
 import sys
 import time
 
 import bench_listen
 import pytest
+from toolbox import wait_for
 
 from edgekd.errors import InputError
 
@@ -24,31 +25,25 @@ def started(monkeypatch: pytest.MonkeyPatch, program: str) -> bench_listen.Termi
 
 def test_processor_time_of_a_process_is_counted(monkeypatch):
     with started(monkeypatch, LONELY) as terminal:
-        end = time.monotonic() + WAIT_S
-        while terminal.cpu_s() < 0.2 and time.monotonic() < end:
-            time.sleep(0.01)
-        assert terminal.cpu_s() >= 0.2
-        held = terminal.memory()
-        assert 0.0 < held["pss_mb"] <= held["alone_mb"]
+        assert wait_for(lambda: terminal.cpu_s() >= 0.2, WAIT_S)
+        memory = terminal.memory()
+        assert 0.0 < memory["pss_mb"] <= memory["alone_mb"]
 
 
 def test_children_of_threads_belong_to_a_process(monkeypatch):
     with started(monkeypatch, PARENT) as terminal:
-        end = time.monotonic() + WAIT_S
-        while terminal.memory()["alone_mb"] < 30.0 and time.monotonic() < end:
-            time.sleep(0.01)
-        assert terminal.memory()["alone_mb"] > 30.0
-        assert len(terminal._processes()) == 2
+        assert wait_for(lambda: terminal.memory()["alone_mb"] > 30.0, WAIT_S)
+        assert len(terminal.processes()) == 2
 
 
-def test_a_process_that_ends_is_told_with_its_words(monkeypatch):
-    def hear_on(terminal: bench_listen.Terminal) -> None:
+def test_the_error_of_a_process_that_ends_has_its_output(monkeypatch):
+    def write_on(terminal: bench_listen.Terminal) -> None:
         end = time.monotonic() + WAIT_S
         while time.monotonic() < end:
-            terminal.hear(b"\0\0")
+            terminal.write(b"\0\0")
 
     with (
         started(monkeypatch, "raise SystemExit('no such model')") as terminal,
         pytest.raises(InputError, match="no such model"),
     ):
-        hear_on(terminal)
+        write_on(terminal)

@@ -1,19 +1,14 @@
-"""The script that follows the README on emulated systems: its checks before it touches anything, and how it judges what
-it measured."""
+"""The script that installs edgekd on emulated systems: the checks of its arguments, and its table of results."""
 
 import json
 import shutil
 import subprocess
-from pathlib import Path
 
 import pytest
 
-TOOLS = Path(__file__).parents[2] / "tools"
+from tests.tools.scripts import TOOLS, check_help, check_refused, run_script
+
 SCRIPT = TOOLS / "clean_install.sh"
-
-
-def script(*arguments):
-    return subprocess.run(["bash", SCRIPT, *arguments], capture_output=True, text=True, check=False)
 
 
 @pytest.mark.parametrize(
@@ -32,21 +27,12 @@ def script(*arguments):
 def test_bad_arguments_exit_2_with_one_line_before_anything_is_done(tmp_path, arguments, message):
     for name in ("m.tflite", "other.tflite", "m.onnx"):
         (tmp_path / name).write_bytes(b"")
-    done = script(*(tmp_path / each if each.startswith(("m.", "other.")) else each for each in arguments))
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("clean_install: ")
-    assert done.stderr.count("\n") == 1
-    assert message in done.stderr
+    done = run_script(SCRIPT, *(tmp_path / each if each.startswith(("m.", "other.")) else each for each in arguments))
+    check_refused(done, "clean_install", message)
 
 
-def test_help_tells_every_option():
-    done = script("--help")
-    assert done.returncode == 0
-    assert all(
-        option in done.stdout
-        for option in ("--suites", "--cpus", "--limit", "--jobs", "--cache", "--python", "--mirror")
-    )
-    assert "set -e" not in done.stdout
+def test_the_help_describes_every_option():
+    check_help(SCRIPT, ("--suites", "--cpus", "--limit", "--jobs", "--cache", "--python", "--mirror"))
 
 
 @pytest.mark.parametrize(
@@ -60,13 +46,13 @@ def test_help_tells_every_option():
         ("", False),
     ],
 )
-def test_what_is_too_large_or_decides_on_nothing_fails(tmp_path, trixie, ok):
+def test_an_installation_that_is_too_large_or_makes_no_decisions_fails(tmp_path, trixie, ok):
     for name in (SCRIPT.name, "emulated_root.sh"):
         shutil.copy(TOOLS / name, tmp_path)
     copy = tmp_path / SCRIPT.name
     copy.write_text(copy.read_text().replace('main "$@"', "work=$1; report"))
     (tmp_path / "results").mkdir()
-    (tmp_path / "results" / "bookworm").write_text("said before\n116.2 125.1 3\n")
+    (tmp_path / "results" / "bookworm").write_text("earlier output\n116.2 125.1 3\n")
     (tmp_path / "results" / "trixie").write_text(f"{trixie}\n" if trixie else "")
     done = subprocess.run(["bash", copy, tmp_path], capture_output=True, text=True, check=False)
     assert done.returncode == (0 if ok else 1), done.stderr

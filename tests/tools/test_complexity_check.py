@@ -76,8 +76,8 @@ class Checkout:
         self.git("commit", "-q", "-m", "a change")
         return self.git("rev-parse", "HEAD")
 
-    def judge(self, action: dict, **inputs: str) -> subprocess.CompletedProcess[str]:
-        """Run the judging step of action.yml as a runner does: its variables filled in, its `run` text by bash."""
+    def check(self, action: dict, **inputs: str) -> subprocess.CompletedProcess[str]:
+        """Run the check step of action.yml as a runner does: its variables filled in, its `run` text by bash."""
         step = next(step for step in action["runs"]["steps"] if step.get("id") == "check")
         values = {
             "github.action_path": str(ACTION),
@@ -132,14 +132,14 @@ def test_a_model_over_budget_fails_and_one_within_passes(checkout, action, model
     base = checkout.commit()
     checkout.put("models/good.tflite", models["small"])
     checkout.commit()
-    within = checkout.judge(action, base=base, target="tight.toml")
+    within = checkout.check(action, base=base, target="tight.toml")
     assert within.returncode == 0, within.stderr
     assert checkout.outputs == {"ok": "true", "checked": "1"}
     assert "### ✅ `models/good.tflite`" in checkout.summary
     assert checkout.junit().get("failures") == "0"
     checkout.put("models/bad.tflite", models["large"])
     checkout.commit()
-    over = checkout.judge(action, base=base, target="tight.toml", badge="out/badge.svg")
+    over = checkout.check(action, base=base, target="tight.toml", badge="out/badge.svg")
     assert over.returncode == 1
     assert checkout.outputs == {"ok": "false", "checked": "2"}
     assert "❌ | `models/bad.tflite`" in checkout.summary
@@ -160,12 +160,12 @@ def test_only_what_changed_since_the_fork_is_checked(checkout, action, models):
     (checkout.path / "gone.tflite").unlink()
     checkout.commit()
     checkout.git("switch", "-q", "main")
-    checkout.put("elsewhere.tflite", models["large"])  # the base went on; that is not this change's doing
+    checkout.put("elsewhere.tflite", models["large"])  # a change on the base, not on this branch
     checkout.commit()
     checkout.git("switch", "-q", "feature")
-    assert checkout.judge(action, base="main", target="tight.toml").returncode == 0
+    assert checkout.check(action, base="main", target="tight.toml").returncode == 0
     assert checkout.outputs["checked"] == "1"
-    assert checkout.judge(action, base="main", models="*.tflite", target="tight.toml").returncode == 0
+    assert checkout.check(action, base="main", models="*.tflite", target="tight.toml").returncode == 0
     assert checkout.outputs["checked"] == "0"
     assert "no model file changed" in checkout.summary
     assert checkout.junit().get("tests") == "0"
@@ -176,7 +176,7 @@ def test_without_a_base_every_model_is_checked(checkout, action, models, base):
     checkout.put("a.tflite", models["small"])
     checkout.put("sub/b.onnx", models["small.onnx"])
     checkout.commit()
-    done = checkout.judge(action, base=base)
+    done = checkout.check(action, base=base)
     assert done.returncode == 0, done.stderr
     assert checkout.outputs == {"ok": "true", "checked": "2"}
     assert not list(checkout.path.glob("pwned"))
@@ -188,7 +188,7 @@ def test_names_of_files_and_branches_are_never_read_as_code(checkout, action, mo
     checkout.put("-option.tflite", models["small"])
     checkout.put("with space/m.tflite", models["small"])
     checkout.commit()
-    done = checkout.judge(action, base=HOSTILE_BRANCH)
+    done = checkout.check(action, base=HOSTILE_BRANCH)
     assert done.returncode == 0, done.stderr
     assert checkout.outputs == {"ok": "true", "checked": "3"}
     assert not list(checkout.path.rglob("pwned"))
@@ -208,13 +208,13 @@ def test_growth_over_the_version_at_the_base_fails_beyond_the_tolerance(checkout
     checkout.put("sub/m.tflite", models["grown"] + b"\0")
     checkout.put("sub/new.tflite", models["large"])
     checkout.commit()
-    assert checkout.judge(action, base=base, target="pi-5").returncode == 0
+    assert checkout.check(action, base=base, target="pi-5").returncode == 0
     assert "Compared with" not in checkout.summary
-    done = checkout.judge(action, base=base, target="pi-5", tolerance="2%")
+    done = checkout.check(action, base=base, target="pi-5", tolerance="2%")
     assert done.returncode == 1
     assert "1 of 3 models fail pi-5: m.tflite (params" in done.stderr
     assert checkout.summary.count("Compared with") == 2
-    assert checkout.judge(action, base=base, target="pi-5", tolerance="100%").returncode == 0
+    assert checkout.check(action, base=base, target="pi-5", tolerance="100%").returncode == 0
 
 
 def test_files_that_a_build_made_are_found_by_globs(checkout, action, models):
@@ -223,7 +223,7 @@ def test_files_that_a_build_made_are_found_by_globs(checkout, action, models):
     checkout.put("build/deep/c.onnx", models["small.onnx"])
     checkout.put("tight.toml", TIGHT)
     checkout.commit()
-    done = checkout.judge(action, files="build/a b.tflite\nbuild/**/*.onnx\n", target="tight.toml", junit="out/j.xml")
+    done = checkout.check(action, files="build/a b.tflite\nbuild/**/*.onnx\n", target="tight.toml", junit="out/j.xml")
     assert done.returncode == 0, done.stderr
     assert checkout.outputs["checked"] == "2"
     assert len(checkout.junit("out/j.xml")) == 2
@@ -237,10 +237,10 @@ def test_files_that_a_build_made_are_found_by_globs(checkout, action, models):
         (b"no model", {"files": "nothing/*.tflite"}, "cannot be read"),
     ],
 )
-def test_bad_input_is_told_in_the_summary_and_the_report(checkout, action, content, inputs, words):
+def test_bad_input_is_reported_in_the_summary_and_in_junit(checkout, action, content, inputs, words):
     checkout.put("m.tflite", content)
     checkout.commit()
-    done = checkout.judge(action, **inputs)
+    done = checkout.check(action, **inputs)
     assert done.returncode == 2
     assert words in done.stderr
     assert words in checkout.summary
@@ -248,10 +248,10 @@ def test_bad_input_is_told_in_the_summary_and_the_report(checkout, action, conte
     assert checkout.outputs["ok"] == "false"
 
 
-def test_outside_a_repository_one_line_says_so(checkout, action, tmp_path):
+def test_outside_a_repository_one_line_names_the_remedy(checkout, action, tmp_path):
     checkout.path = tmp_path
     checkout.environment["GIT_CEILING_DIRECTORIES"] = str(tmp_path.parent)
-    done = checkout.judge(action)
+    done = checkout.check(action)
     assert done.returncode == 2
     assert "run this in a git checkout, or give --files" in done.stderr
 
@@ -264,7 +264,7 @@ def test_a_summary_too_long_for_github_is_cut(tmp_path):
     subprocess.run([sys.executable, "-c", code, ACTION, tmp_path / "summary"], check=True)
     text = (tmp_path / "summary").read_text()
     assert len(text) < 200
-    assert text.endswith("... cut: the JUnit report and the log have it all\n\n")
+    assert text.endswith("... cut: the JUnit report and the log are complete\n\n")
 
 
 def test_the_action_is_a_composite_of_known_steps(action):
@@ -281,7 +281,7 @@ def test_the_action_is_a_composite_of_known_steps(action):
 
 
 def test_the_install_step_brings_the_check_extra_of_its_own_checkout(action, tmp_path):
-    """With an interpreter that only notes how it was called."""
+    """Uses an interpreter that only records its arguments."""
     calls = tmp_path / "calls"
     python = tmp_path / "python"
     python.write_text(
@@ -298,7 +298,7 @@ def test_the_install_step_brings_the_check_extra_of_its_own_checkout(action, tmp
         "RUNNER_TEMP": str(tmp_path / "with space"),
     }
     subprocess.run(["bash", "-eo", "pipefail", "-c", step["run"]], env=environment, check=True, capture_output=True)
-    said = calls.read_text()
-    assert f"-m venv {tmp_path}/with space/edgekd-check" in said
-    assert f"-m pip install --quiet --disable-pip-version-check {ROOT}[check]\n" in said
-    assert all(line.startswith("-I ") for line in said.splitlines())
+    recorded = calls.read_text()
+    assert f"-m venv {tmp_path}/with space/edgekd-check" in recorded
+    assert f"-m pip install --quiet --disable-pip-version-check {ROOT}[check]\n" in recorded
+    assert all(line.startswith("-I ") for line in recorded.splitlines())

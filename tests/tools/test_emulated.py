@@ -1,7 +1,5 @@
-"""The tools around emulated boards: cases, their replay, the table of results, and the script's checks before it
-touches anything."""
+"""Tools for emulated boards: cases, their replay, the table of results, and the script's checks of its arguments."""
 
-import importlib.util
 import json
 import shutil
 import subprocess
@@ -9,12 +7,15 @@ import sys
 import wave
 from pathlib import Path
 
+import emulated_cases as cases
+import emulated_listen
+import emulated_parity as parity
 import msgspec
 import numpy as np
 import pytest
 from qgraph import toy
 
-from edgekd.data.store.store import Clip
+from edgekd.data.store.clips import Clip
 from edgekd.data.store.writer import StoreWriter
 from edgekd.errors import GateError, InputError
 from edgekd.modelfile import container, golden
@@ -24,34 +25,17 @@ from edgekd.modelfile.verify import verify
 from edgekd.qgraph import onnx, reference, tflite
 from edgekd.runtime.decision import to_json
 from edgekd.runtime.listen import listen
+from tests.tools.scripts import TOOLS, check_help, check_refused, run_script
 
 pytest.importorskip("onnxruntime")
 
-TOOLS = Path(__file__).parents[2] / "tools"
 SCRIPT, SHARED = TOOLS / "emulated_pi.sh", TOOLS / "emulated_root.sh"
 CPU_INFO = 'program=test; source "$1"; cpuinfo "$2"'
 POOL = """program=test; source "$1"; work=$2; jobs=2; trap clean_up EXIT
-for name in a b c; do spawn "$name" bash -c 'echo "said by $0"; echo why >&2; [[ $0 != b ]]' "$name"; done
+for name in a b c; do spawn "$name" bash -c 'echo "output of $0"; echo why >&2; [[ $0 != b ]]' "$name"; done
 reap_all; cat "$work/results/"[abc]"""
 INTERRUPTED = """program=test; source "$1"; work=$2; trap clean_up EXIT; trap 'exit 130' INT
 spawn sleeper sleep 300; echo "${!running[@]}"; kill -INT $$; reap_all"""
-
-
-def load(name):
-    spec = importlib.util.spec_from_file_location(name, TOOLS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def cases():
-    return load("emulated_cases")
-
-
-@pytest.fixture(scope="module")
-def parity():
-    return load("emulated_parity")
 
 
 @pytest.fixture(scope="module")
@@ -91,15 +75,11 @@ def store(tmp_path):
         return writer.finish().path
 
 
-def script(*arguments):
-    return subprocess.run(["bash", SCRIPT, *arguments], capture_output=True, text=True, check=False)
-
-
 def last_json(capsys):
     return json.loads(capsys.readouterr().out.splitlines()[-1])
 
 
-def test_kept_cases_are_found_again_on_this_machine(cases, parity, models, tmp_path, capsys):
+def test_saved_cases_agree_on_the_same_machine(models, tmp_path, capsys):
     files = [models / "toy.int8.tflite", models / "toy.int8.onnx"]
     cases.main(files, tmp_path, count=100)
     parity.replay(tmp_path, files)
@@ -111,21 +91,21 @@ def test_kept_cases_are_found_again_on_this_machine(cases, parity, models, tmp_p
         assert len(np.unique(case["input"], axis=0)) == 100  # each window another waveform
 
 
-def test_the_reference_of_a_run_is_found_by_the_golden_vectors(cases, models, graph, tmp_path, monkeypatch):
+def test_the_reference_of_a_run_is_found_by_the_golden_vectors(models, graph, tmp_path, monkeypatch):
     other = toy.every_op(seed=7)
     for file in ("toy.int8.tflite", "toy.int8.onnx"):
         model = open_model(models / file)
-        assert cases.anchor(model, {"other": other, "own": graph}) == "own"
-        assert cases.anchor(model, {"other": other}) == ""
+        assert cases.matching_run(model, {"other": other, "own": graph}) == "own"
+        assert cases.matching_run(model, {"other": other}) == ""
     monkeypatch.setattr(cases, "_lower", lambda _: other)
-    with pytest.raises(InputError, match=r"golden logits are of none of the runs run; name the run"):
+    with pytest.raises(InputError, match=r"golden logits match none of the runs run; name the run"):
         cases.main([models / "toy.int8.onnx"], tmp_path, run=[Path("run")])
     assert cases.fingerprint(other) != cases.fingerprint(graph)
     assert cases.fingerprint(toy.every_op()) == cases.fingerprint(graph)
 
 
 def test_both_files_of_a_student_share_one_case_and_agree_with_its_reference(
-    cases, parity, models, graph, store, tmp_path, monkeypatch, capsys
+    models, graph, store, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setattr(cases, "_lower", lambda _: graph)
     files = [models / "toy.int8.tflite", models / "toy.int8.onnx"]
@@ -137,7 +117,7 @@ def test_both_files_of_a_student_share_one_case_and_agree_with_its_reference(
     assert all(each["max_steps"] <= 2 for each in found)
 
 
-def test_a_kept_case_is_used_again_and_another_choice_is_another_case(cases, models, store, tmp_path, monkeypatch):
+def test_a_saved_case_is_used_again_and_other_options_make_another_case(models, store, tmp_path, monkeypatch):
     file, cache = [models / "toy.int8.tflite"], tmp_path / "cache"
     cases.main(file, tmp_path / "a", cache, data=store)
     monkeypatch.setattr(cases, "steps", lambda *_: pytest.fail("computed again"))
@@ -149,7 +129,7 @@ def test_a_kept_case_is_used_again_and_another_choice_is_another_case(cases, mod
         cases.main(file, tmp_path / "c", cache, data=store, hop=0.25)
 
 
-def test_windows_of_a_store_are_evenly_chosen_and_never_silent(cases, models, store):
+def test_windows_of_a_store_are_evenly_chosen_and_never_silent(models, store):
     model = open_model(models / "toy.int8.tflite")
     every = list(cases.waveforms(model, cases.ClipStore.open(store), "a", 0.1, 1000))
     assert all(each.any() for each in every)
@@ -162,7 +142,7 @@ def test_windows_of_a_store_are_evenly_chosen_and_never_silent(cases, models, st
     ] == [True] * 3
 
 
-def test_other_logits_fail(cases, parity, models, tmp_path, capsys):
+def test_other_logits_fail(models, tmp_path, capsys):
     path = models / "toy.int8.tflite"
     cases.main([path], tmp_path, count=3)
     with np.load(tmp_path / f"{path.name}.npz") as kept:
@@ -180,27 +160,27 @@ def test_other_logits_fail(cases, parity, models, tmp_path, capsys):
         parity.replay(tmp_path, [path])
 
 
-def test_a_float_model_is_no_case(cases, models, tmp_path):
+def test_a_float_model_is_no_case(models, tmp_path):
     with pytest.raises(InputError, match="a float model"):
         cases.main([models / "toy.float.onnx"], tmp_path)
 
 
 @pytest.fixture
-def results(parity, cases, models, tmp_path, capsys):
-    """What two processors said of one model: bookworm/CPU/MODEL.verify and .parity."""
+def results(models, tmp_path, capsys):
+    """The results of two processors for one model: bookworm/CPU/MODEL.verify and .parity."""
     path = models / "toy.int8.tflite"
     cases.main([path], tmp_path / "cases", count=5)
     parity.replay(tmp_path / "cases", [path])
-    played = capsys.readouterr().out
+    replayed = capsys.readouterr().out
     for cpu in ("cortex-a53", "cortex-a76"):
         folder = tmp_path / "results" / "bookworm" / cpu
         folder.mkdir(parents=True)
         (folder / f"{path.name}.verify").write_bytes(verify(path).to_json())
-        (folder / f"{path.name}.parity").write_text(played)
+        (folder / f"{path.name}.parity").write_text(replayed)
     return tmp_path / "results"
 
 
-def test_the_table_has_a_row_per_processor_and_ends_with_one_json_line(parity, results, capsys):
+def test_the_table_has_a_row_per_processor_and_ends_with_one_json_line(results, capsys):
     parity.table(results)
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[:5] for line in lines[1:3]] == [
@@ -223,44 +203,43 @@ def test_the_table_has_a_row_per_processor_and_ends_with_one_json_line(parity, r
         ),
     ],
 )
-def test_what_crashed_or_differs_fails_the_table(parity, results, file, content, capsys):
+def test_a_crash_or_a_difference_fails_the_table(results, file, content, capsys):
     (results / "bookworm" / "cortex-a76" / file).write_bytes(content)
     with pytest.raises(GateError, match=r"failed: toy\.int8\.tflite on bookworm, cortex-a76$"):
         parity.table(results)
     assert [row["ok"] for row in last_json(capsys)["rows"]] == [True, False]
 
 
-def test_a_release_without_a_parity_run_is_judged_by_verify_alone(parity, results, capsys):
+def test_a_release_without_a_parity_run_needs_verify_alone(results, capsys):
     (results / "bookworm" / "cortex-a76" / "toy.int8.tflite.parity").unlink()
     parity.table(results)
     assert last_json(capsys)["rows"][1]["parity"] is None
 
 
 @pytest.fixture
-def heard(models, tmp_path):
-    """What this machine and an emulated one said of a recording, and a way to write the latter anew."""
-    emulated_listen = load("emulated_listen")
+def compare(models, tmp_path):
+    """Compares the decisions of this machine on a recording with changed ones, as of an emulated machine."""
     wav = tmp_path / "noise.wav"
     with wave.open(str(wav), "wb") as file:
         file.setparams((1, 2, 8000, 0, "NONE", ""))
         file.writeframes(np.random.default_rng(0).integers(-9000, 9000, 16000).astype("<i2").tobytes())
-    said = [to_json(each) for each in listen(str(wav), models / "toy.int8.tflite", hop_s=0.25)]
+    here = [to_json(each) for each in listen(str(wav), models / "toy.int8.tflite", hop_s=0.25)]
 
-    def compare(there):
-        for place, lines in (("host/x86_64", said), ("trixie/cortex-a72", there(said))):
-            (tmp_path / place).mkdir(parents=True, exist_ok=True)
-            (tmp_path / place / "toy.int8.tflite.listen").write_text("\n".join(lines))
+    def run(change):
+        for board, lines in (("host/x86_64", here), ("trixie/cortex-a72", change(here))):
+            (tmp_path / board).mkdir(parents=True, exist_ok=True)
+            (tmp_path / board / "toy.int8.tflite.listen").write_text("\n".join(lines))
         emulated_listen.main(tmp_path, [models / "toy.int8.tflite"])
 
-    return compare
+    return run
 
 
 def changed(line, **fields):
     return json.dumps({**json.loads(line), **fields})
 
 
-def test_decisions_on_a_recording_are_compared_line_by_line(heard, capsys):
-    heard(lambda said: said)
+def test_decisions_on_a_recording_are_compared_line_by_line(compare, capsys):
+    compare(lambda lines: lines)
     document = last_json(capsys)
     (row,) = document["rows"]
     assert document["ok"] is True
@@ -268,34 +247,34 @@ def test_decisions_on_a_recording_are_compared_line_by_line(heard, capsys):
     assert row["lines"] > 3
 
 
-def test_a_probability_may_be_one_step_of_a_logit_away_and_no_more(heard, models, capsys):
+def test_a_probability_may_be_one_step_of_a_logit_away_and_no_more(compare, models, capsys):
     manifest = open_model(models / "toy.int8.tflite").manifest
 
-    def moved(said, steps):
-        top = json.loads(said[1])["top"]
+    def moved(lines, steps):
+        top = json.loads(lines[1])["top"]
         odds = top[0][1] / (1.0 - top[0][1]) * np.exp(steps * manifest.output.scale / manifest.temperature)
-        return [said[0], changed(said[1], top=[[top[0][0], odds / (1.0 + odds)], *top[1:]]), *said[2:]]
+        return [lines[0], changed(lines[1], top=[[top[0][0], odds / (1.0 + odds)], *top[1:]]), *lines[2:]]
 
-    heard(lambda said: moved(said, 0.9))
+    compare(lambda lines: moved(lines, 0.9))
     row = last_json(capsys)["rows"][0]
     assert (row["differing"], row["beyond"]) == (1, 0)
-    with pytest.raises(GateError, match=r"heard otherwise: toy on trixie, cortex-a72"):
-        heard(lambda said: moved(said, 3.0))
+    with pytest.raises(GateError, match=r"toy on trixie, cortex-a72"):
+        compare(lambda lines: moved(lines, 3.0))
     assert last_json(capsys)["rows"][0]["beyond"] == 1
 
 
 @pytest.mark.parametrize(
-    ("there", "labels"),
+    ("change", "labels"),
     [
-        (lambda said: [changed(said[0], label="another"), *said[1:]], 1),
-        (lambda said: [changed(said[0], t=0.5), *said[1:]], 1),
-        (lambda said: said[:-1], 1),
+        (lambda lines: [changed(lines[0], label="another"), *lines[1:]], 1),
+        (lambda lines: [changed(lines[0], t=0.5), *lines[1:]], 1),
+        (lambda lines: lines[:-1], 1),
         (lambda _: ["Segmentation fault"], None),
     ],
 )
-def test_another_label_time_or_number_of_decisions_fails(heard, there, labels, capsys):
-    with pytest.raises(GateError, match="heard otherwise"):
-        heard(there)
+def test_another_label_time_or_number_of_decisions_fails(compare, change, labels, capsys):
+    with pytest.raises(GateError, match="other decisions"):
+        compare(change)
     assert labels in (None, last_json(capsys)["rows"][0]["labels"])
 
 
@@ -321,50 +300,31 @@ def test_another_label_time_or_number_of_decisions_fails(heard, there, labels, c
     ],
 )
 def test_bad_arguments_exit_2_with_one_line_before_anything_is_done(models, arguments, message):
-    done = script(*(models / "toy.int8.tflite" if each == "MODEL" else each for each in arguments))
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("emulated_pi: ")
-    assert done.stderr.count("\n") == 1
-    assert message in done.stderr
+    done = run_script(SCRIPT, *(models / "toy.int8.tflite" if each == "MODEL" else each for each in arguments))
+    check_refused(done, "emulated_pi", message)
 
 
-def test_help_tells_every_option():
-    done = script("--help")
-    assert done.returncode == 0
-    assert all(
-        option in done.stdout
-        for option in (
-            "--suites",
-            "--cpus",
-            "--windows",
-            "--data",
-            "--run",
-            "--jobs",
-            "--cache",
-            "--python",
-            "--recording",
-            "--mirror",
-        )
-    )
-    assert "set -e" not in done.stdout
+def test_the_help_describes_every_option():
+    shared = ("--suites", "--cpus", "--jobs", "--cache", "--python", "--mirror")
+    check_help(SCRIPT, ("--windows", "--data", "--run", "--recording", *shared))
 
 
 @pytest.mark.parametrize(
     ("cpu", "part", "dot_products"),
     [("cortex-a53", "0xd03", False), ("cortex-a72", "0xd08", False), ("cortex-a76", "0xd0b", True)],
 )
-def test_the_emulated_boards_say_what_they_are(cpu, part, dot_products):
+def test_the_emulated_boards_describe_their_processor(cpu, part, dot_products):
     done = subprocess.run(["bash", "-c", CPU_INFO, "_", SHARED, cpu], capture_output=True, text=True, check=True)
     assert done.stdout.count(f"CPU part\t: {part}\n") == 4
     assert ("asimddp" in done.stdout) is dot_products
     assert "Raspberry Pi" in done.stdout.splitlines()[-1]
 
 
-def test_processes_run_side_by_side_and_what_fails_is_shown(tmp_path):
+def test_processes_run_side_by_side_and_failures_are_shown(tmp_path):
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", POOL, "_", SHARED, tmp_path], capture_output=True, text=True, check=True
     )
-    assert done.stdout.splitlines()[-3:] == ["said by a", "said by b", "said by c"]
+    assert done.stdout.splitlines()[-3:] == ["output of a", "output of b", "output of c"]
     assert "b: exit status 1" in done.stdout
     assert done.stderr == "why\n"  # of b alone
     assert not tmp_path.exists()

@@ -1,4 +1,4 @@
-"""The kill-and-resume proof finds what differs, and ends all that it started and nothing else."""
+"""The kill-and-resume tool finds differences, and ends exactly the processes that it started."""
 
 import json
 import random
@@ -25,15 +25,15 @@ while len(done := steps.read_text().split() if steps.exists() else []) < 20:
 
 @pytest.fixture
 def counting(monkeypatch):
-    """A kind that counts to twenty in a file, one step in 10 ms; `counting(step)`: what it writes at a step, Python."""
+    """A kind that counts to twenty in a file, a step in 10 ms; `counting(step)`: step is the Python code of a value."""
 
     def make(step):
-        def begin(arguments, log):
+        def start(arguments, log):
             program = [sys.executable, "-c", COUNTS.replace("STEP", step), *arguments]
             with log.open("ab") as file:
                 return subprocess.Popen(program, stderr=file, start_new_session=True)
 
-        monkeypatch.setattr(kill_resume, "begin", begin)
+        monkeypatch.setattr(kill_resume, "start", start)
         return kill_resume.Kind(
             lambda out: [str(out)], kill_resume.file_results("steps.txt"), lambda _: "counting", lambda _: False
         )
@@ -41,23 +41,23 @@ def counting(monkeypatch):
     return make
 
 
-def test_what_goes_on_where_it_stopped_is_equal(counting, tmp_path):
-    tally = kill_resume.prove(counting("str(len(done))"), tmp_path, 6, random.Random(0))
+def test_a_run_that_resumes_correctly_is_equal(counting, tmp_path):
+    tally = kill_resume.run_kind(counting("str(len(done))"), tmp_path, 6, random.Random(0))
     assert (tally.kills, tally.differ, tally.fell) == (6, [], {"counting": 6})
     assert tally.resumes >= 6
     assert tally.runs >= 1
 
 
-def test_what_goes_on_with_something_else_is_named(counting, tmp_path):
-    tally = kill_resume.prove(counting("str(__import__('os').getpid())"), tmp_path, 2, random.Random(0))
+def test_a_run_that_resumes_with_other_values_is_named(counting, tmp_path):
+    tally = kill_resume.run_kind(counting("str(__import__('os').getpid())"), tmp_path, 2, random.Random(0))
     assert "run0/steps.txt" in tally.differ
     assert (tmp_path / "run0" / "steps.txt").exists()
     assert json.loads(kill_resume.report({"x": tally}, 0).splitlines()[-1])["kinds"]["x"]["equal"] is False
 
 
-def test_a_command_that_fails_stops_the_proof(counting, tmp_path):
+def test_a_command_that_fails_stops_the_tool(counting, tmp_path):
     with pytest.raises(SystemExit, match="ended with 1"):
-        kill_resume.prove(counting("1 / 0"), tmp_path, 2, random.Random(0))
+        kill_resume.run_kind(counting("1 / 0"), tmp_path, 2, random.Random(0))
 
 
 CHILD = "import subprocess, sys; subprocess.Popen(['sleep', '60']{}); print(1, flush=True); sys.stdin.read()"
@@ -75,7 +75,7 @@ def test_children_end_with_their_parent(session):
         process.stdout.readline()
         assert kill_resume.killed(process, 0.01)
         began = time.monotonic()
-        process.stdout.read()  # ends when the child, which has it too, is gone
+        process.stdout.read()  # ends when the child, which has the pipe too, has ended
         assert time.monotonic() - began < 5
 
 
@@ -86,13 +86,13 @@ def test_a_command_does_not_outlive_an_interrupt(counting, tmp_path):
     assert process.returncode == -signal.SIGKILL
 
 
-def test_what_ended_by_itself_is_not_killed():
+def test_a_process_that_ended_by_itself_is_not_killed():
     process = subprocess.Popen([sys.executable, "-c", ""], start_new_session=True)
     assert not kill_resume.killed(process, 60)
     assert process.returncode == 0
 
 
-def test_times_are_all_that_is_left_out_of_a_comparison():
+def test_a_comparison_ignores_nothing_but_times():
     one, two, other = ({"created": n, "seconds": n, "metrics": {"a": m}} for n, m in ((1, 1), (2, 1), (1, 2)))
     same = [kill_resume.without_times(json.dumps(each).encode()) for each in (one, two, other)]
     assert same[0] == same[1] != same[2]
@@ -101,5 +101,5 @@ def test_times_are_all_that_is_left_out_of_a_comparison():
 
 def test_prepare_is_killed_and_equal(tmp_path, monkeypatch):
     monkeypatch.setattr(kill_resume, "WAVS", 40)
-    tally = kill_resume.prove(kill_resume.kinds(tmp_path)["prepare"](), tmp_path, 2, random.Random(1))
+    tally = kill_resume.run_kind(kill_resume.kinds(tmp_path)["prepare"](), tmp_path, 2, random.Random(1))
     assert (tally.kills, tally.differ) == (2, [])

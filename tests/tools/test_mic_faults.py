@@ -1,4 +1,4 @@
-"""The judgement and the table of the microphone's faults; playing them needs PulseAudio."""
+"""The limits and the table of the microphone's faults; causing the faults needs PulseAudio."""
 
 from types import SimpleNamespace
 
@@ -20,7 +20,7 @@ from edgekd.runtime.source.capture import CaptureCounts
         (1.0, -0.1, False),
     ],
 )
-def test_a_fault_must_be_noticed_and_healed_in_time(detect_s, heal_s, ok):
+def test_a_fault_must_be_detected_and_repaired_in_time(detect_s, heal_s, ok):
     assert in_time(detect_s, heal_s) is ok
 
 
@@ -39,8 +39,8 @@ def test_the_level_of_another_microphone_is_known(rate, channels, level):
     assert not is_near(0.5 * level, level)
 
 
-def test_the_overflowing_capture_process_loses_every_other_block_and_flags_the_one_behind(monkeypatch, tmp_path):
-    switch, opened, heard = tmp_path / "overflow", [], []
+def test_the_overflowing_capture_process_loses_every_other_block_and_flags_the_next(monkeypatch, tmp_path):
+    switch, opened, blocks = tmp_path / "overflow", [], []
     monkeypatch.setenv(overflowing_child.OVERFLOW, str(switch))
     monkeypatch.setattr(
         overflowing_child,
@@ -48,7 +48,7 @@ def test_the_overflowing_capture_process_loses_every_other_block_and_flags_the_o
         lambda: SimpleNamespace(RawInputStream=lambda *_, callback: opened.append(callback), PortAudioError=OSError),
     )
     overflowing_child.overflowing().RawInputStream(
-        16000, 1600, callback=lambda samples, _frames, _times, status: heard.append((samples, status.input_overflow))
+        16000, 1600, callback=lambda samples, _frames, _times, status: blocks.append((samples, status.input_overflow))
     )
 
     def play(*samples: int) -> None:
@@ -60,7 +60,7 @@ def test_the_overflowing_capture_process_loses_every_other_block_and_flags_the_o
     play(3, 4, 5, 6)
     switch.unlink()
     play(7, 8)
-    assert heard == [(1, False), (2, False), (4, True), (6, True), (7, False), (8, False)]
+    assert blocks == [(1, False), (2, False), (4, True), (6, True), (7, False), (8, False)]
 
 
 def test_the_table_has_median_and_longest_times_of_each_fault():

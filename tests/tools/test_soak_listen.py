@@ -1,4 +1,5 @@
-"""The soak of the listener notices what it is for, on a model without an engine and on short hours."""
+"""The soak test of the listener detects lost samples, skipped windows and growing memory; on a model without an engine,
+with short hours."""
 
 from types import SimpleNamespace
 
@@ -20,9 +21,9 @@ def short_hours(monkeypatch):
     monkeypatch.setattr(soak_listen, "HOUR_S", 30)
 
 
-def test_a_listener_that_takes_every_sample_passes(capsys):
-    counts, held, wrong = soak_listen.soak(MODEL, 3, 0.5, 0)
-    assert (wrong, len(held)) == ([], 3)
+def test_a_listener_that_reads_every_sample_passes(capsys):
+    counts, memory, wrong = soak_listen.soak(MODEL, 3, 0.5, 0)
+    assert (wrong, len(memory)) == ([], 3)
     assert counts["samples"] == 16000 + 184 * 8000  # 8 hops of 8,000 samples are whole frames of 512
     assert counts["decisions"] == counts["known"] + counts["unknown"] + counts["gated"] == 185
     assert counts["gated"] > 0
@@ -35,7 +36,7 @@ def test_the_same_seed_is_the_same_audio():
     assert not np.array_equal(first, other)
 
 
-def test_one_sample_that_is_lost_is_noticed(monkeypatch):
+def test_a_lost_sample_is_detected(monkeypatch):
     def forgetful(model, feed, *rest):
         return decisions(model, (chunk[:-1] if number == 50 else chunk for number, chunk in enumerate(feed)), *rest)
 
@@ -43,7 +44,7 @@ def test_one_sample_that_is_lost_is_noticed(monkeypatch):
     assert "of 185 decisions the last was number 184, 0.5" in soak_listen.soak(MODEL, 3, 0.5, 0)[2][0]
 
 
-def test_a_window_that_is_left_out_is_noticed(monkeypatch):
+def test_a_skipped_window_is_detected(monkeypatch):
     monkeypatch.setattr(
         soak_listen,
         "decisions",

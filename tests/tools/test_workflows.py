@@ -1,4 +1,4 @@
-"""The project's own workflows and its pre-commit hook: they parse, ask for little, and run scripts that are there."""
+"""The project's own workflows and its pre-commit hook: they parse, need few permissions, and run existing scripts."""
 
 import os
 import re
@@ -20,7 +20,7 @@ def steps(path: Path) -> list[dict]:
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
-def test_a_workflow_may_only_read_unless_a_job_says_why(path):
+def test_a_workflow_may_only_read_except_the_job_that_attests(path):
     assert yaml.safe_load(path.read_text())["permissions"] == {"contents": "read"}
     writers = {name: job["permissions"] for name, job in jobs(path).items() if "permissions" in job}
     assert writers == (
@@ -36,7 +36,7 @@ def test_a_workflow_may_only_read_unless_a_job_says_why(path):
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
-def test_steps_run_what_is_there(path):
+def test_steps_run_existing_scripts(path):
     for step in steps(path):
         if "uses" in step and step["uses"].startswith("./"):
             action = yaml.safe_load((ROOT / step["uses"] / "action.yml").read_text())
@@ -57,7 +57,7 @@ def test_every_supported_python_is_tested():
     assert tested == [f"3.{minor}" for minor in range(low, high)]
 
 
-def test_nothing_is_attested_that_was_not_built_and_judged():
+def test_nothing_is_attested_before_build_and_gate():
     release = jobs(ROOT / ".github/workflows/release.yml")
     assert set(release["attest"]["needs"]) == {"build", "gate"}
     # no code of ours beside the signing identity

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from edgekd.data.store.store import Clip
+from edgekd.data.store.clips import Clip
 from edgekd.data.store.writer import StoreWriter
 from edgekd.train.batches import audio_cache
 from edgekd.train.batches.audio_cache import ClipBank

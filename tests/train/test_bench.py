@@ -1,4 +1,4 @@
-"""`edgekd bench-train`: its stages, its waiting share and what it refuses."""
+"""`edgekd bench-train`: the times of its stages, the share that the device waits, and refused arguments."""
 
 import json
 
@@ -21,7 +21,7 @@ SMALL = (
 )
 
 LIVE = ("distill.teaching=same", "distill.repeat=2")
-"""Teachers that would listen in each step; the benchmark times soft labels in their place."""
+"""Settings of live teachers; the benchmark times soft labels instead."""
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_a_teacher_recipe_has_no_quantised_step():
     )
     assert result.clips_per_s["qat_step"] is None
     assert result.clips_per_s["teacher_inference"] is None
-    assert "qat step                      -" in to_text(result)
+    assert ["qat", "step", "-"] in [line.split() for line in to_text(result).splitlines()]
 
 
 @pytest.mark.parametrize(
@@ -89,13 +89,13 @@ def test_numbers_that_are_too_small_are_refused(arguments, message):
 
 
 def test_a_store_at_another_rate_is_refused(tone_store):
-    with pytest.raises(InputError, match=r"hears 16000 Hz, .* holds 8000 Hz"):
+    with pytest.raises(InputError, match=r"16000 Hz, .* holds 8000 Hz"):
         bench_train(RECIPE, tone_store)
 
 
 def test_a_store_of_too_few_batches_is_refused(tmp_path):
     synth(tmp_path / "store", clips=40, seconds=1.0)
-    with pytest.raises(InputError, match="an epoch of it has 1 batch of 32, and 2 warm up; give a larger store"):
+    with pytest.raises(InputError, match="an epoch has 1 batch of 32"):
         bench_train(
             "synth-cp-resnet",
             tmp_path / "store",

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from edgekd.data.store.store import Clip
+from edgekd.data.store.clips import Clip
 from edgekd.data.store.writer import StoreWriter
 from edgekd.errors import InputError
 from edgekd.train.batches.epochs import TrainingView

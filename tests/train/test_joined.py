@@ -9,15 +9,16 @@ import torch
 from helpers.trainings import recipe_dict
 from torch import nn
 
-from edgekd.data.store import store as stores
-from edgekd.data.store.store import Clip, ClipStore
+from edgekd.data.store import page_cache
+from edgekd.data.store.clips import Clip
+from edgekd.data.store.store import ClipStore
 from edgekd.data.store.writer import StoreWriter
 from edgekd.errors import InputError
 from edgekd.train.batches.audio_cache import ClipBank
 from edgekd.train.batches.epochs import TeacherView, TrainingView
 from edgekd.train.batches.windows import Windows, fetch, gather, scored_windows, segment_of, window_samples
 from edgekd.train.loop.training import train
-from edgekd.train.loop.validation import hear
+from edgekd.train.loop.validation import predict_clips
 from edgekd.train.recipe.recipe import decode
 from edgekd.train.recipe.schema import View
 from edgekd.train.run.folder import TEST_FILES
@@ -165,7 +166,7 @@ class Mean(nn.Module):
 
 def test_what_is_said_of_a_recording_is_said_of_its_segments(recorded):
     clips = np.array([9, 0, 6, 2, 7])
-    heard = hear(Mean(), nn.Identity(), recorded, clips, View(span="parent"))
+    heard = predict_clips(Mean(), nn.Identity(), recorded, clips, View(span="parent"))
     assert heard.clip.tolist() == clips.tolist()
     assert len(heard.start) == len(heard.silent) == 5
     for row, parent in zip(heard.logits, ("z", "x", "lone", "x", "z"), strict=True):
@@ -234,7 +235,7 @@ def test_a_test_of_pairs_hears_the_clip_repeated(recorded):
     heard = fetch(recorded, scored_windows(recorded, np.array([6, 5]), View(span="pair", seconds=0.06, joined=3)))
     assert np.array_equal(heard[0], np.tile(recorded.clip_pcm(6)[5:65], (3, 1)))
     assert np.array_equal(heard[1], np.tile(np.resize(recorded.clip_pcm(5), (60, 2)), (3, 1)))
-    said = hear(Mean(), nn.Identity(), recorded, np.array([6, 5]), View(span="pair", seconds=0.06))
+    said = predict_clips(Mean(), nn.Identity(), recorded, np.array([6, 5]), View(span="pair", seconds=0.06))
     assert (said.clip.tolist(), said.start.tolist()) == ([6, 5], [5, 0])
 
 
@@ -309,7 +310,7 @@ def test_segments_stay_in_their_places(recorded):
 
 def test_the_kernel_is_told_of_every_piece(recorded, monkeypatch):
     told = []
-    monkeypatch.setattr(stores, "will_read", lambda _, parts: told.extend(parts))
+    monkeypatch.setattr(page_cache, "prefetch", lambda _, parts: told.extend(parts))
     streamed = ClipStore.open(recorded.path, streamed=True)
     batch = next(viewed(streamed, {"span": "parent", "seconds": 0.08}, batch_size=3).batches(0))
     wanted = {

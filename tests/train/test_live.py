@@ -385,7 +385,7 @@ def test_a_run_to_begin_with_may_be_moved_but_not_changed(store, teachers, tmp_p
     torch.save(
         {name: value + 1 for name, value in weights(teachers / "parts").items()}, teachers / "parts" / MODEL_FILE
     )
-    with pytest.raises(InputError, match="begun with another network to begin with"):
+    with pytest.raises(InputError, match="begun with another initial run"):
         train(other, store, tmp_path / "t", options=RESUME)
     assert train(again, store, tmp_path / "t", options=RESUME).recipe.init.run == moved
 

@@ -1,4 +1,4 @@
-"""Two processes on one machine, as torchrun and srun start them: they train what one trains, and end together."""
+"""Two processes on one machine, as torchrun and srun start them: they give the run of one process, and end together."""
 
 import os
 import re
@@ -16,7 +16,7 @@ from helpers.trainings import recipe_dict, write_store
 from edgekd.errors import InputError
 from edgekd.train.loop.module import TrainingModule
 from edgekd.train.loop.training import train
-from edgekd.train.parallel.process_group import Place, place
+from edgekd.train.parallel.process_group import ProcessEnvironment, process_environment
 from edgekd.train.recipe.recipe import decode
 from edgekd.train.run.folder import CHECKPOINT_FILE, METRICS_FILE, REPORT_FILE, RUN_FILE, SOFT_LABELS_FOLDER, load_run
 from edgekd.train.teachers import soft_labels
@@ -24,9 +24,9 @@ from edgekd.train.teachers import soft_labels
 ROOT = Path(__file__).parents[2]
 PART_CLIPS = 4
 PATIENCE = 200
-"""Seconds that a child may need on a busy machine, where starting takes longest; a few suffice on an idle one."""
+"""Seconds that a process may need on a busy machine, where starting takes longest; an idle one needs a few."""
 TOGETHER = 60
-"""Seconds in which the others end."""
+"""Seconds in which the other processes end."""
 
 pytestmark = pytest.mark.timeout(2 * PATIENCE)
 SCRIPT = """
@@ -39,7 +39,7 @@ from edgekd.train.loop.training import Options
 
 softlabels.PART_CLIPS = {part_clips}
 folder = Path(sys.argv[1])
-with processes.joined("cpu"):
+with processes.in_process_group("cpu"):
     assert processes.world() == 2
     student, teachers = str(folder / "student.json"), [folder / "t"]
     distill(student, folder / "store", folder / "two", teachers, (), Options(threads=1))
@@ -53,7 +53,7 @@ class PowerCutError(Exception):
 
 
 def environment(**changes):
-    """Of a child: this tree's edgekd, one thread, no launcher's variables but those given."""
+    """Environment of a process: this tree's edgekd, one thread, and of a launcher's variables only those given."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM", "TORCHELASTIC"))}
     return {**kept, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **changes}
 
@@ -151,18 +151,18 @@ def test_a_run_by_two_is_the_run_of_one(folder, monkeypatch):
     assert float(first[1][4]) == pytest.approx(float(first[0][4]), rel=0.15)
 
 
-def test_an_error_of_the_first_ends_both_with_one_line(folder, start):
+def test_an_error_of_the_first_process_ends_both_with_one_line(folder, start):
     (folder / "out").mkdir()
     (folder / "out" / "thesis.txt").write_text("three years")
     both = start("distill", "student.json", "--data", "store", "--out", "out", "--accelerator", "cpu")
     assert both[0].wait(PATIENCE) == 2
     assert both[1].wait(TOGETHER) == 2
-    said = (folder / "0.err").read_text() + (folder / "1.err").read_text()
-    assert re.fullmatch(r"edgekd: out is not empty and not an edgekd run folder; .*\n", said)
+    printed = (folder / "0.err").read_text() + (folder / "1.err").read_text()
+    assert re.fullmatch(r"edgekd: out .* not an edgekd run folder; .*\n", printed)
 
 
 @pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.slow), 1])
-def test_one_that_is_killed_ends_the_other_which_says_so(folder, start, victim):
+def test_a_killed_process_ends_the_other_which_reports_it(folder, start, victim):
     both = start(
         "distill",
         "student.json",
@@ -180,10 +180,10 @@ def test_one_that_is_killed_ends_the_other_which_says_so(folder, start, victim):
         time.sleep(0.1)
     both[victim].kill()
     assert both[1 - victim].wait(TOGETHER) == 2
-    said = [line for line in (folder / f"{1 - victim}.err").read_text().splitlines() if line.startswith("edgekd:")]
-    assert len(said) == 1
+    errors = [line for line in (folder / f"{1 - victim}.err").read_text().splitlines() if line.startswith("edgekd:")]
+    assert len(errors) == 1
     assert re.search(
-        rf"process {victim + 1} of 2 \(rank {victim} on .*, pid {both[victim].pid}\) is gone .*--resume", said[0]
+        rf"process {victim + 1} of 2 \(rank {victim} on .*, pid {both[victim].pid}\) is gone .*--resume", errors[0]
     )
     assert (folder / "out" / RUN_FILE).is_file()
 
@@ -191,8 +191,8 @@ def test_one_that_is_killed_ends_the_other_which_says_so(folder, start, victim):
 @pytest.mark.parametrize(
     ("variables", "found"),
     [
-        ({}, Place()),
-        ({"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}, Place()),
+        ({}, ProcessEnvironment()),
+        ({"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}, ProcessEnvironment()),
         (
             {
                 "RANK": "3",
@@ -202,7 +202,7 @@ def test_one_that_is_killed_ends_the_other_which_says_so(folder, start, victim):
                 "MASTER_PORT": "7",
                 "TORCHELASTIC_USE_AGENT_STORE": "True",
             },
-            Place(3, 4, 1, "a", 7, hosted=True),
+            ProcessEnvironment(3, 4, 1, "a", 7, hosted=True),
         ),
         (
             {
@@ -212,20 +212,26 @@ def test_one_that_is_killed_ends_the_other_which_says_so(folder, start, victim):
                 "SLURM_JOB_ID": "123456",
                 "SLURM_NODELIST": "node[3-4,9]",
             },
-            Place(2, 4, 0, "node3", 15000 + 3456),
+            ProcessEnvironment(2, 4, 0, "node3", 15000 + 3456),
         ),
-        ({"SLURM_NTASKS": "4", "SLURM_PROCID": "0", "ENVIRONMENT": "BATCH"}, Place()),  # the script of sbatch itself
-        ({"SLURM_NTASKS": "4", "SLURM_STEP_NUM_TASKS": "1", "SLURM_STEP_ID": "0", "SLURM_PROCID": "0"}, Place()),
+        (
+            {"SLURM_NTASKS": "4", "SLURM_PROCID": "0", "ENVIRONMENT": "BATCH"},
+            ProcessEnvironment(),
+        ),  # the script of sbatch itself
+        (
+            {"SLURM_NTASKS": "4", "SLURM_STEP_NUM_TASKS": "1", "SLURM_STEP_ID": "0", "SLURM_PROCID": "0"},
+            ProcessEnvironment(),
+        ),
     ],
     ids=["alone", "torchrun of one", "torchrun", "srun", "sbatch", "srun of one"],
 )
-def test_a_process_knows_its_place(variables, found):
-    assert place(variables) == found
+def test_the_group_of_a_process_comes_from_its_launchers_variables(variables, found):
+    assert process_environment(variables) == found
 
 
-def test_half_a_launchers_variables_are_refused():
-    with pytest.raises(InputError, match=r"RANK='' in the environment is no number; start .* torchrun"):
-        place({"WORLD_SIZE": "2"})
+def test_missing_variables_of_a_launcher_are_refused():
+    with pytest.raises(InputError, match=r"RANK='' .*torchrun"):
+        process_environment({"WORLD_SIZE": "2"})
 
 
 def test_the_weighted_mean_of_shares_is_the_mean_of_the_batch(store, monkeypatch):

@@ -1,4 +1,6 @@
-"""Recipes: defaults, overrides, and what is refused."""
+"""Recipes: defaults, overrides, hashes, and refused values."""
+
+import hashlib
 
 import msgspec
 import pytest
@@ -135,8 +137,21 @@ def test_a_resolved_recipe_reads_back_to_the_same_hash(path):
 
 
 def test_the_hash_changes_with_any_value(path):
-    hashes = {load_recipe(path, [change]).hash for change in ("seed=0", "seed=1", "student.width=24", "train.lr=0.5")}
-    assert len(hashes) == 4
+    changes = ("seed=0", "seed=1", "student.width=24", "train.lr=0.5", "augment.speed=1.5", "distill.repeat=2")
+    hashes = {load_recipe(path, [change]).hash for change in changes}
+    assert len(hashes) == len(changes)
+
+
+def test_the_hash_is_of_all_trained_tables_defaults_included(path):
+    recipe = load_recipe(path)
+    stages = {"export", "teachers", "specialists", "backend"}
+    tables = {name: table for name, table in msgspec.to_builtins(recipe).items() if name not in stages}
+    assert recipe.hash == hashlib.sha256(msgspec.json.encode(tables, order="sorted")).hexdigest()[:16]
+
+
+def test_the_hash_leaves_the_path_of_the_initial_run_out(path):
+    assert load_recipe(path, ["init.run=a"]).hash == load_recipe(path, ["init.run=b"]).hash
+    assert load_recipe(path, ["init.adapt=head"]).hash != load_recipe(path).hash
 
 
 @pytest.mark.parametrize("name", [*names("recipes"), *names("teachers")])
@@ -153,7 +168,7 @@ def test_the_export_table_leaves_the_hash_of_what_is_trained_alone(path):
     assert load_recipe(path, ["qat.epochs=1"]).hash != load_recipe(path).hash
 
 
-def test_a_split_of_microphones_is_part_of_what_is_trained_and_taking_all_changes_no_hash(path):
+def test_a_split_of_microphones_changes_the_hash(path):
     plain, everything, train = (
         load_recipe(path, each).hash for each in ((), ["augment.ir_split=all"], ["augment.ir_split=train"])
     )

@@ -1,5 +1,5 @@
-"""Every recipe that is shipped is trained for a few steps, stages and all, by the function of its command, and every
-student that is made to be exported gives a file within the budget it is meant for."""
+"""Every shipped recipe is trained for a few steps with all its stages, by the function of its command, and every
+student that is made for export gives a file within its budget."""
 
 import csv
 import math
@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from edgekd import quant
-from edgekd.complexity import counts, gate
+from edgekd.complexity import gate
+from edgekd.complexity.counts import count_model
 from edgekd.complexity.target import load_target
-from edgekd.data.store.store import Clip
+from edgekd.data.store.clips import Clip
 from edgekd.data.store.writer import StoreWriter
 from edgekd.experiments.smoke import SECONDS, few_steps, narrowed, stages
 from edgekd.export.export import EMITTERS
@@ -23,10 +24,10 @@ from edgekd.train.distill import distill
 from edgekd.train.loop.training import Options
 from edgekd.train.recipe.recipe import Recipe, load_recipe
 from edgekd.train.run.folder import (
-    BESIDE_FOLDER,
     METRICS_FILE,
     PAIRS_FILE,
     SVM_FILE,
+    SYSTEMS_FOLDER,
     TEACHERS_FOLDER,
     load_run,
     model_config,
@@ -40,17 +41,17 @@ QUANTISED = {
     (recipe.model["kind"], recipe.distill.teaching, recipe.distill.terms): recipe.name
     for recipe in map(load_recipe, EXPORTED)
 }
-"""One recipe for each architecture and way of teaching: its quantization-aware phase, which takes the most time, is
-trained too."""
+"""One recipe for each architecture and way of teaching. Only of these the quantization-aware phase, which takes most
+time, is trained too."""
 LABELS = {"esc50": 50}
 """By the first part of a recipe's name; the others have ten."""
 HOSTILE = {
-    "tflite": lambda content: guard_tflite.refuse_untrue_shapes(content, engine.MAX_READ),
+    "tflite": lambda content: guard_tflite.refuse_wrong_shapes(content, engine.MAX_READ),
     "onnx": lambda content: guard_onnx.refuse_costly_graph(content, engine.MAX_ONNX_ELEMENTS, engine.MAX_READ),
 }
 BUDGET = "dcase2023"
 SEGMENTS = 2
-"""Of each recording, where a teacher hears recordings."""
+"""Segments of each recording, where a teacher's view is a recording."""
 TONES = {"high": 3000.0, "low": 300.0, "mid": 1000.0}
 ROOT = Path(__file__).parents[2]
 
@@ -66,7 +67,7 @@ def test_a_shipped_student_is_within_the_budget_in_both_formats(name, tmp_path):
         path.write_bytes(emit(graph))
         for content in (path.read_bytes(), emit(graph, float_twin=True)):
             HOSTILE[kind](content)  # must not take it for one
-        verdict = gate.judge(counts.count(path), load_target(BUDGET))
+        verdict = gate.check_counts(count_model(path), load_target(BUDGET))
         assert verdict.ok, [(budget.name, budget.value) for budget in verdict.budgets]
 
 
@@ -81,8 +82,7 @@ def reached(name: str) -> set[str]:
 
 
 def missing(name: str) -> str:
-    """What a recipe or one of its stages wants that is not part of the repository and not there; "" where all is
-    there."""
+    """A file or extra that a recipe or one of its stages needs and that is missing here; "" where nothing is."""
     models = [load_recipe(each).model for each in reached(name)]
     if find_spec("transformers") is None and any(model["kind"] == "ast" for model in models):
         return "the extra 'hub'"
@@ -129,7 +129,7 @@ def write_tones(path: Path, rate: int, channels: int, splits: tuple[tuple[str, i
 
 
 def check(run, name):
-    """What came out is finite and of the networks and methods of the shipped recipe."""
+    """The results are finite, and the run has the networks and methods of the shipped recipe."""
     shipped = resolved(load_recipe(name))
     assert run.recipe.model == {**shipped.model, **narrowed(load_recipe(name))}
     assert run.recipe.distill == shipped.distill
@@ -155,15 +155,15 @@ def taught():
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_shipped_recipe_trains_with_all_its_stages(name, store_of, taught, tmp_path, monkeypatch):
     if wanted := missing(name):
-        pytest.skip(f"{wanted} is not there; see teachers/README.md")
+        pytest.skip(f"{wanted} is missing; see teachers/README.md")
     monkeypatch.chdir(ROOT)  # files of recipes are named from here
     recipe = load_recipe(name)
     plain = bool(recipe.teachers) and recipe.specialists is None and recipe.backend is None
-    there = taught.get(recipe.teachers, []) if plain else []
-    run = distill(name, store_of(recipe), tmp_path / "run", there, short(name), Options(threads=1, accelerator="cpu"))
+    given = taught.get(recipe.teachers, []) if plain else []
+    run = distill(name, store_of(recipe), tmp_path / "run", given, short(name), Options(threads=1, accelerator="cpu"))
     check(run, name)
-    if there:
-        assert len(run.info.teachers) == len(there)
+    if given:
+        assert len(run.info.teachers) == len(given)
         return
     made = {path.name: load_run(path) for path in (run.path / TEACHERS_FOLDER).glob("*")} if recipe.teachers else {}
     for each in recipe.teachers:
@@ -176,16 +176,16 @@ def test_a_shipped_recipe_trains_with_all_its_stages(name, store_of, taught, tmp
         check(specialist, recipe.specialists.recipe)
     assert len(run.info.teachers) == sum(each.teaches for each in recipe.teachers) + len(specialists)
     assert (run.path / SVM_FILE).is_file() == (recipe.backend is not None)
-    for each in recipe.backend.beside if recipe.backend else ():
-        beside = load_run(run.path / BESIDE_FOLDER / (each.name or each.recipe))
-        check(beside, each.recipe)
-        assert len(beside.info.teachers) == len(load_recipe(each.recipe).teachers)
+    for each in recipe.backend.systems if recipe.backend else ():
+        system = load_run(run.path / SYSTEMS_FOLDER / (each.name or each.recipe))
+        check(system, each.recipe)
+        assert len(system.info.teachers) == len(load_recipe(each.recipe).teachers)
 
 
 @pytest.mark.parametrize("name", sorted(set(TEACHERS) - set().union(*(reached(name) for name in RECIPES))))
 def test_a_shipped_teacher_that_no_recipe_trains_is_trained(name, store_of, tmp_path, monkeypatch):
     if wanted := missing(name):
-        pytest.skip(f"{wanted} is not there; see teachers/README.md")
+        pytest.skip(f"{wanted} is missing; see teachers/README.md")
     monkeypatch.chdir(ROOT)
     run = teach(name, store_of(load_recipe(name)), tmp_path / "run", short(name), Options(threads=1, accelerator="cpu"))
     check(run, name)

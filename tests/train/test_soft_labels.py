@@ -10,7 +10,7 @@ import torch
 from helpers.trainings import RATE, TONES, tone, write_store
 
 from edgekd.data.audio.augment import gain
-from edgekd.data.store.store import Clip
+from edgekd.data.store.clips import Clip
 from edgekd.data.store.writer import StoreWriter
 from edgekd.errors import InputError
 from edgekd.models import segment_logits
@@ -20,7 +20,7 @@ from edgekd.train.batches.windows import gather
 from edgekd.train.loop.training import train
 from edgekd.train.run.folder import MODEL_FILE, SOFT_LABELS_FOLDER, load_run
 from edgekd.train.teachers import soft_labels as softlabels
-from edgekd.train.teachers.soft_labels import soft_labels, teacher_score
+from edgekd.train.teachers.soft_labels import clip_probabilities, soft_labels, teacher_scores
 
 
 @pytest.fixture(scope="module")
@@ -74,9 +74,9 @@ def test_a_teacher_of_other_labels_is_refused(teacher, tmp_path):
 
 def test_a_score_of_perfect_logits_is_perfect(store):
     logits = 10 * np.eye(3, dtype=np.float32)[store.label_index]
-    result = teacher_score(logits, store, store.indices(["b"]))
-    assert (result.clip_accuracy, result.window_accuracy) == (1.0, 1.0)
-    assert result.clip_log_loss < 0.001
+    result = teacher_scores(clip_probabilities(logits), store, store.indices(["b"]))
+    assert result.accuracy == 1.0
+    assert result.log_loss < 0.001
 
 
 def test_parts_survive_an_interruption_and_change_nothing(teacher, store, monkeypatch):
@@ -271,8 +271,7 @@ def test_a_clip_has_as_many_segments_as_asked_for(teacher, store):
         assert np.allclose(logits[3], segment_logits(run.float_model(), x, 4)[0], atol=0.01)
     sure = np.zeros((21, 2, 3))  # half of each clip right and sure, half wrong and less so
     sure[np.arange(21), 0, store.label_index], sure[np.arange(21), 1, (store.label_index + 1) % 3] = 9.0, 1.0
-    assert teacher_score(sure, store, np.arange(21)).clip_accuracy == 1.0
-    assert teacher_score(sure, store, np.arange(21)).window_accuracy == 0.5
+    assert teacher_scores(clip_probabilities(sure), store, np.arange(21)).accuracy == 1.0
     with pytest.raises(
         InputError, match=r'view\.segments = 4 with view\.span = "pair"; segments are of "crop", "clip" and "parent"'
     ):
@@ -285,21 +284,21 @@ def test_a_crop_teacher_hears_a_window_around_the_middle_of_each_segment(teacher
     assert logits.shape == (21, 5, 3)
     clip, half = 3, RATE // 4
     sound, length = store.waveform(clip), int(store.lengths[clip])
-    for part, said in enumerate(logits[clip]):
+    for part, labels in enumerate(logits[clip]):
         start = min(max((2 * part + 1) * length // 10 - half, 0), length - 2 * half)
         with torch.no_grad():
             x = LogMel(run.frontend)(torch.from_numpy(sound[start : start + 2 * half])[None])
-            assert np.allclose(said, run.float_model().eval()(x)[0], atol=0.01)
+            assert np.allclose(labels, run.float_model().eval()(x)[0], atol=0.01)
 
 
 def test_a_silent_window_is_judged_as_the_clip(teacher, store):
     run = changed(teacher, view={"span": "crop", "seconds": 0.2, "segments": 5})
     # its first half is silent
     (clip,) = [number for number, each in enumerate(store.clips) if each.path == "a/high0.wav"]
-    said = soft_labels(run, store)[1][clip].astype(np.float32)
-    assert np.allclose(said[0], said[1], atol=0.01)
-    assert np.allclose(said[0], said[2:].mean(axis=0), atol=0.01)
-    assert not np.allclose(said[2:], said[0], atol=0.01)
+    labels = soft_labels(run, store)[1][clip].astype(np.float32)
+    assert np.allclose(labels[0], labels[1], atol=0.01)
+    assert np.allclose(labels[0], labels[2:].mean(axis=0), atol=0.01)
+    assert not np.allclose(labels[2:], labels[0], atol=0.01)
 
 
 def test_a_crop_teacher_says_one_thing_of_each_view(teacher, store):

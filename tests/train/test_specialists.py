@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from edgekd.train.stages.confusions import (
-    UNHEARD,
+    SILENT,
     Pair,
     confusing_pairs,
     confusion,
@@ -29,8 +29,9 @@ def symmetric(*errors):
 
 def test_rows_are_the_truth_and_silence_is_no_confusion():
     truth = np.array([0, 0, 1, 2, 2])
-    said = predicted(np.array([[0.9, 0.1, 0], [0.2, 0.8, 0], [0, 1, 0], [0, 0, 0], [0.6, 0.2, 0.2]]))
-    assert said.tolist() == [0, 1, 1, UNHEARD, 0]
+    probabilities = np.array([[0.9, 0.1, 0], [0.2, 0.8, 0], [0, 1, 0], [0, 0, 0], [0.6, 0.2, 0.2]])
+    said = predicted(probabilities, np.array([False, False, False, True, False]))
+    assert said.tolist() == [0, 1, 1, SILENT, 0]
     assert confusion(said, truth, 3).tolist() == [[1, 1, 0], [0, 1, 0], [1, 0, 0]]
 
 

@@ -1,5 +1,5 @@
-"""Teachers and specialists that a student's recipe trains first: where, on which clips, and what happens when the
-command is run again."""
+"""Teachers and specialists that a student's recipe trains first: their folders, their clips, and what --resume and
+--force do with them."""
 
 import dataclasses
 import logging
@@ -15,11 +15,20 @@ from edgekd.data.store.store import ClipStore
 from edgekd.errors import InputError
 from edgekd.train.loop.training import Options
 from edgekd.train.recipe.recipe import load_recipe
-from edgekd.train.run.folder import STAGES_FILE, TEST_FILES, check_place, load_run, read_recipe
+from edgekd.train.run.claim import check_run_folder
+from edgekd.train.run.folder import STAGES_FILE, TEST_FILES, load_run, read_recipe
 from edgekd.train.stages import stages
 from edgekd.train.stages.confusions import PairReport
 from edgekd.train.stages.specialists import check_specialists, report_pairs, specialist_names, train_specialists
-from edgekd.train.stages.stages import staged, teacher_path, teachers_of, teaching, train_teachers, trained, with_init
+from edgekd.train.stages.stages import (
+    held_for_stages,
+    runs_that_teach,
+    teacher_path,
+    teacher_recipes,
+    train_or_resume,
+    train_teachers,
+    with_initial_run,
+)
 
 COMMON = (
     TABLES
@@ -56,7 +65,7 @@ def store(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def place(tmp_path, monkeypatch):
+def folder(tmp_path, monkeypatch):
     """The current directory, with recipes."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "cnn.toml").write_text(f'name = "cnn"\n{COMMON}\n[view]\nspan = "clip"\n[teacher]{NETWORK}')
@@ -72,19 +81,19 @@ def student(tables=TEACHERS, overrides=("data.train=['a','c']", "seed=3")):
 
 def all_stages(recipe, store, out, options=Options(threads=1)):  # noqa: B008
     """What `edgekd distill` does."""
-    with staged(out, options):
+    with held_for_stages(out, options):
         made = train_teachers(recipe, store, out, options)
-        teachers = teaching(recipe, made)
+        teachers = runs_that_teach(recipe, made)
         generalist = teachers[0]
         specialists = train_specialists(recipe, store, out, generalist, options) if recipe.specialists else []
         teachers += specialists
-    run = trained(with_init(recipe, made), store, out, teachers, options)
+    run = train_or_resume(with_initial_run(recipe, made), store, out, teachers, options)
     return run, specialists, report_pairs(run, store, generalist, specialists, teachers) if recipe.specialists else None
 
 
 @pytest.fixture
 def counted(monkeypatch):
-    """Run folders that `train` begins or goes on with, and whether they were there."""
+    """Names of the run folders that `train` is called for, and whether it resumes them."""
     seen = []
     really = stages.train
 
@@ -96,48 +105,48 @@ def counted(monkeypatch):
     return seen
 
 
-def test_teachers_take_the_students_splits_and_its_seed_unless_they_set_one(place):
+def test_teachers_take_the_students_splits_and_its_seed_unless_they_set_one(folder):
     recipe = student()
-    (first, cnn), (second, with_seed) = teachers_of(recipe, place / "out")
+    (first, cnn), (second, with_seed) = teacher_recipes(recipe, folder / "out")
     assert (first, second) == ("cnn", "second")
     assert cnn.data == with_seed.data == recipe.data
     assert cnn.data.train == ("a", "c")
     assert (cnn.seed, with_seed.seed) == (3, 7)
-    held_out = teachers_of(student(overrides=["data.held_out=[0,2]", "data.test=[]"]), place / "out")[0][1].data
+    held_out = teacher_recipes(student(overrides=["data.held_out=[0,2]", "data.test=[]"]), folder / "out")[0][1].data
     assert (held_out.held_out, held_out.test) == ((0, 2), ())
 
 
-def test_a_teacher_begins_with_an_earlier_one_by_name(place):
-    recipes = dict(teachers_of(student(), place / "out"))
+def test_a_teacher_begins_with_an_earlier_one_by_name(folder):
+    recipes = dict(teacher_recipes(student(), folder / "out"))
     assert recipes["cnn"].init.run == ""
-    assert recipes["second"].init.run == str(place / "out" / "teachers" / "cnn")
+    assert recipes["second"].init.run == str(folder / "out" / "teachers" / "cnn")
     swapped = TEACHERS.replace("seed=7", "seed=8").split("[[teachers]]")
-    with pytest.raises(InputError, match="'second' begins with 'cnn', which does not come before it"):
-        teachers_of(student(f"[[teachers]]{swapped[2]}[[teachers]]{swapped[1]}"), place / "out")
+    with pytest.raises(InputError, match=r"'second' has init\.run = 'cnn'"):
+        teacher_recipes(student(f"[[teachers]]{swapped[2]}[[teachers]]{swapped[1]}"), folder / "out")
 
 
-def test_a_teacher_that_only_initialises_does_not_teach(place):
+def test_a_teacher_that_only_initialises_does_not_teach(folder):
     recipe = student(TEACHERS.replace('"cnn.toml"\n[[', '"cnn.toml"\nteaches = false\n[['))
-    assert teaching(recipe, {"cnn": place / "x", "second": place / "y"}) == [place / "y"]
+    assert runs_that_teach(recipe, {"cnn": folder / "x", "second": folder / "y"}) == [folder / "y"]
 
 
 @pytest.mark.parametrize(
     ("tables", "message"),
     [
         (TEACHERS.replace('name = "second"', ""), "two are called 'cnn'"),
-        (TEACHERS.replace('"second"', '"../second"'), "name '../second' is that of a folder"),
+        (TEACHERS.replace('"second"', '"../second"'), "name '../second'"),
         (
             TEACHERS.replace("cnn.toml", "other.toml"),
             r"'other.toml' has a \[student\] table; name a recipe with a \[teacher\] table",
         ),
-        (TEACHERS.replace("seed=7", "data.train=['b']"), r"'cnn.toml' with data.train: a stage hears the same splits"),
+        (TEACHERS.replace("seed=7", "data.train=['b']"), r"'cnn.toml' with data.train: a stage uses"),
         (TEACHERS.replace("cnn.toml", "absent.toml"), "absent.toml: no such file"),
-        (TEACHERS.replace('"second"', '"chooser"') + SPECIALISTS, "the name 'chooser' is taken by"),
+        (TEACHERS.replace('"second"', '"chooser"') + SPECIALISTS, "the name 'chooser'"),
     ],
 )
-def test_teachers_that_cannot_be_are_refused(place, tables, message):
+def test_teachers_that_cannot_be_trained_are_refused(folder, tables, message):
     with pytest.raises(InputError, match=message):
-        teachers_of(student(tables), place / "out")
+        teacher_recipes(student(tables), folder / "out")
 
 
 @pytest.mark.parametrize(
@@ -145,17 +154,17 @@ def test_teachers_that_cannot_be_are_refused(place, tables, message):
     [
         (SPECIALISTS, r"there is none; add one"),
         (TEACHERS + SPECIALISTS.replace("[1, 3]", "[3, 3]"), "there is no part 3 of 3"),
-        (TEACHERS + SPECIALISTS + 'set = ["train.batch_size=1"]', "has no halves"),
+        (TEACHERS + SPECIALISTS + 'set = ["train.batch_size=1"]', "train.batch_size 1"),
         (TEACHERS + SPECIALISTS + "set = [\"data.pair=['high','low']\"]", "pairs are chosen by confusions"),
     ],
 )
-def test_specialists_that_cannot_be_are_refused_before_teachers_are_trained(tables, message):
+def test_specialists_that_cannot_be_trained_are_refused_before_teachers_are(tables, message):
     with pytest.raises(InputError, match=message):
         check_specialists(student(tables))
 
 
-def test_one_command_trains_all_and_goes_on_where_it_stopped(place, store, counted, monkeypatch):
-    recipe, out = student(), place / "out"
+def test_one_command_trains_all_and_resumes_where_it_stopped(folder, store, counted, monkeypatch):
+    recipe, out = student(), folder / "out"
     really = stages.train
 
     def stopped(recipe, store, path, teachers, options):
@@ -164,7 +173,7 @@ def test_one_command_trains_all_and_goes_on_where_it_stopped(place, store, count
         return really(recipe, store, path, teachers, options)
 
     monkeypatch.setattr(stages, "train", stopped)
-    with pytest.raises(KeyboardInterrupt, match=r"out: .*second: interrupted in epoch 1; go on with --resume"):
+    with pytest.raises(KeyboardInterrupt, match=r"out: .*second: interrupted in epoch 1; .*--resume"):
         all_stages(recipe, store, out)
     monkeypatch.setattr(stages, "train", really)
     with pytest.raises(InputError, match="out exists; go on with --resume"):
@@ -178,12 +187,12 @@ def test_one_command_trains_all_and_goes_on_where_it_stopped(place, store, count
     again, _, _ = all_stages(recipe, store, out, Options(threads=1, resume=True))
     assert counted == [("cnn", True), ("second", True), ("out", True)]
     assert (again.info, load_run(teacher_path(out, "cnn")).weights_hash) == (run.info, weights)
-    with pytest.raises(InputError, match=r"--force would delete the teacher .*cnn"):
-        check_place(out, [teacher_path(out, "cnn")], force=True, resume=False)
+    with pytest.raises(InputError, match=r"--force .*cnn"):
+        check_run_folder(out, [teacher_path(out, "cnn")], force=True, resume=False)
 
 
-def test_a_stage_of_another_recipe_is_refused_and_force_begins_all_anew(place, store, counted):
-    out = place / "out"
+def test_a_stage_of_another_recipe_is_refused_and_force_begins_all_anew(folder, store, counted):
+    out = folder / "out"
     all_stages(student(), store, out)
     changed = student(TEACHERS.replace("seed=7", "seed=8"))
     with pytest.raises(InputError, match="second: begun with another recipe"):
@@ -196,37 +205,37 @@ def test_a_stage_of_another_recipe_is_refused_and_force_begins_all_anew(place, s
     assert read_recipe(teacher_path(out, "second")).seed == 8
 
 
-def test_folders_of_the_user_are_not_taken_for_stages(place, store):
-    mine = place / "mine"
+def test_folders_of_the_user_are_not_taken_for_stages(folder, store):
+    mine = folder / "mine"
     (mine / "teachers").mkdir(parents=True)
     for options in (Options(), Options(force=True), Options(resume=True)):
-        with pytest.raises(InputError, match="not empty and not an edgekd run folder"), staged(mine, options):
+        with pytest.raises(InputError, match="not an edgekd run folder"), held_for_stages(mine, options):
             pass
-    run = trained(load_recipe("other.toml"), store, place / "alone", options=Options(threads=1))
+    run = train_or_resume(load_recipe("other.toml"), store, folder / "alone", options=Options(threads=1))
     with (
-        pytest.raises(InputError, match="begun without training its own teachers"),
-        staged(run.path, Options(resume=True)),
+        pytest.raises(InputError, match="does not train its own teachers"),
+        held_for_stages(run.path, Options(resume=True)),
     ):
         pass
     (run.path / "teachers").mkdir()
-    with pytest.raises(InputError, match=r"holds what is not part of a run \(teachers\)"):
-        check_place(run.path, (), force=True, resume=False)
+    with pytest.raises(InputError, match=r"\(teachers\)"):
+        check_run_folder(run.path, (), force=True, resume=False)
 
 
-def test_a_folder_whose_stages_are_trained_is_held(place):
-    out = place / "out"
+def test_a_folder_is_locked_while_its_stages_are_trained(folder):
+    out = folder / "out"
     with (
-        staged(out),
+        held_for_stages(out),
         pytest.raises(InputError, match="being trained by another process"),
-        staged(out, Options(resume=True)),
+        held_for_stages(out, Options(resume=True)),
     ):
         pass
     assert (out / STAGES_FILE).is_file()
-    with staged(out, Options(resume=True)):
+    with held_for_stages(out, Options(resume=True)):
         pass
 
 
-def test_what_the_student_cannot_do_is_found_before_its_teachers_are_trained(place, store):
+def test_a_student_that_cannot_be_trained_is_refused_before_its_teachers_are_trained(folder, store):
     for overrides, message in (
         (["frontend.sample_rate=16000"], "holds 8000 Hz"),
         (["data.train=['z']"], "'z'"),
@@ -234,22 +243,22 @@ def test_what_the_student_cannot_do_is_found_before_its_teachers_are_trained(pla
     ):
         with pytest.raises(InputError, match=message):
             all_stages(
-                student(overrides=overrides), store, place / "out", Options(threads=1, force=(place / "out").exists())
+                student(overrides=overrides), store, folder / "out", Options(threads=1, force=(folder / "out").exists())
             )
-        assert list((place / "out" / "teachers").iterdir()) == []
+        assert list((folder / "out" / "teachers").iterdir()) == []
 
 
 @pytest.fixture
-def specialised(place, store):
+def specialised(folder, store):
     recipe = student(TEACHERS + SPECIALISTS)
-    return recipe, *all_stages(recipe, store, place / "out")
+    return recipe, *all_stages(recipe, store, folder / "out")
 
 
 def test_specialists_are_for_the_pairs_that_a_generalist_confuses_on_clips_it_was_not_trained_on(
-    specialised, place, store
+    specialised, folder, store
 ):
     recipe, run, specialists, report = specialised
-    chooser = load_run(teacher_path(place / "out", "chooser"))
+    chooser = load_run(teacher_path(folder / "out", "chooser"))
     assert chooser.recipe.data.held_out == (1, 3)
     side = store.partition(("a", "c"), ("b",), held_out=(1, 3))
     with np.load(chooser.path / TEST_FILES["float"]) as kept:
@@ -261,49 +270,49 @@ def test_specialists_are_for_the_pairs_that_a_generalist_confuses_on_clips_it_wa
         assert path.name == "specialist-" + "-".join(pair.labels)
         assert made.data.pair == pair.labels
         assert msgspec.structs.replace(made.data, pair=()) == recipe.data
-        assert made.init.run == str(place / "out" / "teachers" / "cnn")
+        assert made.init.run == str(folder / "out" / "teachers" / "cnn")
         assert made.seed == 3
 
 
-def test_the_report_is_of_the_students_test_side(specialised, place, store):
+def test_the_report_is_of_the_students_test_side(specialised, folder, store):
     _, run, specialists, report = specialised
     test = store.indices(["b"])
     assert report.test_clips == len(test)
-    assert msgspec.json.decode((place / "out" / "pairs.json").read_bytes(), type=PairReport) == report
+    assert msgspec.json.decode((folder / "out" / "pairs.json").read_bytes(), type=PairReport) == report
     (pair, *_), truth = report.pairs, store.label_index[test]
     i, j = (store.labels.index(label) for label in pair.labels)
     assert pair.clips == np.isin(truth, (i, j)).sum()
-    for path, told in ((teacher_path(run.path, "cnn"), pair.generalist), (specialists[0], pair.specialist)):
+    for path, reported in ((teacher_path(run.path, "cnn"), pair.generalist), (specialists[0], pair.specialist)):
         with np.load(path / TEST_FILES["float"]) as kept:  # whole clips: one window each
-            said = kept["logits"].argmax(axis=1)
-        assert told == sum((a, b) in {(i, j), (j, i)} for a, b in zip(truth, said, strict=True))
+            predicted = kept["logits"].argmax(axis=1)
+        assert reported == sum((a, b) in {(i, j), (j, i)} for a, b in zip(truth, predicted, strict=True))
     assert pair.student <= round((1 - run.info.metrics["float_clip_accuracy"]) * len(test))
 
 
-def test_specialists_are_reused_and_a_generalist_from_elsewhere_is_judged_on_the_same_clips(
-    specialised, place, store, counted
+def test_specialists_are_reused_and_a_generalist_from_elsewhere_is_tested_on_the_same_clips(
+    specialised, folder, store, counted
 ):
     recipe, run, specialists, report = specialised
-    _, _, again = all_stages(recipe, store, place / "out", Options(threads=1, resume=True))
+    _, _, again = all_stages(recipe, store, folder / "out", Options(threads=1, resume=True))
     assert again == report
     assert all(resumed for _, resumed in counted)
     elsewhere = msgspec.structs.replace(
         load_recipe("cnn.toml"), data=msgspec.structs.replace(recipe.data, held_out=(0, 2))
     )
-    other = trained(elsewhere, store, place / "elsewhere", options=Options(threads=1)).path
+    other = train_or_resume(elsewhere, store, folder / "elsewhere", options=Options(threads=1)).path
     assert report_pairs(run, store, other, specialists, [other]).test_clips == report.test_clips
-    shutil.copytree(run.path, place / "copy")
-    (place / "copy" / TEST_FILES["float"]).unlink()
-    with pytest.raises(InputError, match=r"test-float.npz: missing, damaged or of other clips"):
-        report_pairs(dataclasses.replace(run, path=place / "copy"), store, other, specialists, [other])
+    shutil.copytree(run.path, folder / "copy")
+    (folder / "copy" / TEST_FILES["float"]).unlink()
+    with pytest.raises(InputError, match=r"test-float\.npz"):
+        report_pairs(dataclasses.replace(run, path=folder / "copy"), store, other, specialists, [other])
 
 
-def test_a_generalist_that_confuses_nothing_has_no_specialists(place, store, monkeypatch, caplog):
+def test_a_generalist_that_confuses_nothing_has_no_specialists(folder, store, monkeypatch, caplog):
     monkeypatch.setattr("edgekd.train.stages.specialists._confusions", lambda *_: np.diag([4, 4, 4]))
     caplog.set_level(logging.INFO, "edgekd")
-    run, specialists, report = all_stages(student(TEACHERS + SPECIALISTS), store, place / "out")
+    run, specialists, report = all_stages(student(TEACHERS + SPECIALISTS), store, folder / "out")
     assert (specialists, report.pairs, len(run.info.teachers)) == ([], (), 2)
-    assert "there is no specialist" in caplog.text
+    assert "no specialist is trained" in caplog.text
 
 
 def test_folders_are_named_by_labels_whatever_they_hold():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from torch import nn
 
-from edgekd.data.store.store import Clip
+from edgekd.data.store.clips import Clip
 from edgekd.errors import InputError
 from edgekd.metrics import svm
 from edgekd.models import front
@@ -15,7 +15,7 @@ from edgekd.train.loop.training import Options, train
 from edgekd.train.loop.validation import window_logits
 from edgekd.train.recipe import recipe as recipes
 from edgekd.train.run.folder import load_run
-from edgekd.train.stages.svm import score_sum, svm_of_runs
+from edgekd.train.stages.svm import fit_systems, svm_of_runs
 
 RATE = 8000
 QUIET = Options(threads=1, accelerator="cpu")
@@ -79,14 +79,14 @@ def clip_embeddings(run, store, clips):
 
 
 def test_the_sum_is_of_machines_on_the_means_of_windows(runs, store):
-    report = score_sum(runs, store, ("rbf",))
+    report, _ = fit_systems(runs, store, ("rbf",))
     train_clips, test_clips = store.indices(["a"]), store.indices(["b"])
     truth, expected = store.label_index, []
     for run, system in zip(runs, report.systems, strict=True):
         machine = svm.fit(
             clip_embeddings(run, store, train_clips),
             truth[train_clips],
-            store.recordings(train_clips),
+            store.group_ids(train_clips),
             store.labels,
             ("rbf",),
         )
@@ -117,7 +117,7 @@ def test_runs_must_have_the_same_sides(runs, store, place, tone_fixtures):
     with pytest.raises(
         InputError, match=r"held: its training clips differ in 4 from those of .*first; give runs of the same"
     ):
-        score_sum([runs[0], held_out], store)
+        fit_systems([runs[0], held_out], store)
     other = tone_fixtures.write_store(
         place / "other",
         [
@@ -130,15 +130,15 @@ def test_runs_must_have_the_same_sides(runs, store, place, tone_fixtures):
     with pytest.raises(
         InputError, match=r"first: was trained on another store \(tones .*; give --data of its training"
     ):
-        score_sum(runs, other)
-    with pytest.raises(InputError, match="no run whose embeddings could be judged"):
-        score_sum([], store)
+        fit_systems(runs, other)
+    with pytest.raises(InputError, match="no run"):
+        fit_systems([], store)
     with pytest.raises(InputError, match="unknown kernel 'rfb'; did you mean 'rbf'"):
-        score_sum(runs, store, ("rfb",))
+        fit_systems(runs, store, ("rfb",))
 
 
 def test_opened_runs_are_left_as_they_were(runs, store):
     before = load_run(runs[0].path).weights_hash
-    first, second = (score_sum(runs, store) for _ in range(2))
+    first, second = (fit_systems(runs, store)[0] for _ in range(2))
     assert first == second
     assert load_run(runs[0].path).weights_hash == before

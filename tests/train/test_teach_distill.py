@@ -9,7 +9,8 @@ import pytest
 from helpers.html_page import parsed
 from helpers.small_recipes import NETWORK, TABLES
 
-from edgekd.data.store.store import Clip, ClipStore
+from edgekd.data.store.clips import Clip
+from edgekd.data.store.store import ClipStore
 from edgekd.data.store.writer import StoreWriter
 from edgekd.errors import InputError
 from edgekd.train import launch
@@ -35,9 +36,9 @@ freeze_epochs = 0
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
+def folder(tmp_path_factory):
     """A folder with a store of two kinds of tones, a teacher recipe and a student recipe."""
-    folder = tmp_path_factory.mktemp("place")
+    folder = tmp_path_factory.mktemp("folder")
     rng = np.random.default_rng(0)
     with StoreWriter(
         folder / "store", name="tones", licence="CC0", sample_rate=RATE, channels=1, synthetic=True
@@ -54,8 +55,8 @@ def place(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def teacher(place):
-    return teach(str(place / "teacher.toml"), place / "store", place / "t")
+def teacher(folder):
+    return teach(str(folder / "teacher.toml"), folder / "store", folder / "t")
 
 
 def test_a_teacher_learns_and_leaves_its_soft_labels(teacher):
@@ -63,16 +64,16 @@ def test_a_teacher_learns_and_leaves_its_soft_labels(teacher):
     assert len(list((teacher.path / SOFT_LABELS_FOLDER).glob("*.npy"))) == 1
 
 
-def test_a_teacher_may_be_cross_fitted(place):
-    run = teach(str(place / "teacher.toml"), place / "store", place / "cross", ["train.epochs=1"], fits=2)
+def test_a_teacher_may_be_cross_fitted(folder):
+    run = teach(str(folder / "teacher.toml"), folder / "store", folder / "cross", ["train.epochs=1"], fits=2)
     assert run.info.cross_fit == 2
     assert "training clips out of fold" in run.summary()
     assert [len(list((run.path / fit / SOFT_LABELS_FOLDER).glob("*.npy"))) for fit in ("fit0", "fit1")] == [1, 1]
 
 
 @pytest.fixture(scope="module")
-def student(place, teacher):
-    return distill(str(place / "student.toml"), place / "store", place / "s", [teacher.path, teacher.path])
+def student(folder, teacher):
+    return distill(str(folder / "student.toml"), folder / "store", folder / "s", [teacher.path, teacher.path])
 
 
 def test_a_student_learns_from_it_in_both_phases(student):
@@ -89,8 +90,8 @@ def test_a_run_has_a_page_with_its_curves_scores_and_teachers(student):
     assert "int8-aware, clips 8 0 100.0 % (100.0 to 100.0)" in page.text
     captions = [each["aria-label"] for each in page.tags("svg")]
     for term in ("loss", "label", "kd"):
-        assert any(said.startswith(f"{term} from ") and said.endswith(" in epoch 12") for said in captions)
-    assert not any("weighted" in said for said in captions)
+        assert any(text.startswith(f"{term} from ") and text.endswith(" in epoch 12") for text in captions)
+    assert not any("weighted" in text for text in captions)
     assert "t cp_resnet 100.0 % t cp_resnet 100.0 % mean of 2 100.0 % 100.0 %" in page.text
     assert "No clip was taken for another label." in page.text
     assert '"kd_weight":' in page.text  # the recipe
@@ -102,72 +103,74 @@ def test_a_teacher_has_a_page_too(teacher):
     assert "labels alone" in page.text
 
 
-def test_the_page_of_a_finished_run_is_made_again_alike(place, teacher, student):
+def test_the_page_of_a_finished_run_is_made_again_with_the_same_bytes(folder, teacher, student):
     page = student.path / REPORT_FILE
     before = page.read_bytes()
     page.unlink()
     distill(
-        str(place / "student.toml"),
-        place / "store",
-        place / "s",
+        str(folder / "student.toml"),
+        folder / "store",
+        folder / "s",
         [teacher.path, teacher.path],
         options=Options(resume=True),
     )
     assert page.read_bytes() == before
 
 
-def test_a_page_does_without_answers_that_are_damaged(place, student, tmp_path):
+def test_a_page_leaves_out_damaged_predictions(folder, student, tmp_path):
     shutil.copytree(student.path, tmp_path / "s")
     (tmp_path / "s" / TEST_FILES["qat"]).write_bytes(b"no zip")
     (tmp_path / "s" / METRICS_FILE).unlink()
-    write_report(load_run(tmp_path / "s"), ClipStore.open(place / "store"))
+    write_report(load_run(tmp_path / "s"), ClipStore.open(folder / "store"))
     text = parsed((tmp_path / "s" / REPORT_FILE).read_bytes()).text
-    assert "The int8-aware network is not judged" in text
+    assert "The int8-aware network has no scores" in text
     assert "float, clips 8" in text
     assert "Float phase" not in text
 
 
-def test_a_page_that_cannot_be_written_says_where(place, student, tmp_path):
+def test_a_page_that_cannot_be_written_is_named(folder, student, tmp_path):
     shutil.copytree(student.path, tmp_path / "s")
     (tmp_path / "s" / REPORT_FILE).unlink()
     (tmp_path / "s" / REPORT_FILE).mkdir()
     with pytest.raises(InputError, match=r"report\.html cannot be written .*--resume"):
-        write_report(load_run(tmp_path / "s"), ClipStore.open(place / "store"))
+        write_report(load_run(tmp_path / "s"), ClipStore.open(folder / "store"))
 
 
-def test_a_run_with_a_page_can_be_begun_anew(place):
+def test_a_run_with_a_page_can_be_begun_anew(folder):
     for force in (False, True):
         run = teach(
-            str(place / "teacher.toml"), place / "store", place / "again", ["train.epochs=1"], Options(force=force)
+            str(folder / "teacher.toml"), folder / "store", folder / "again", ["train.epochs=1"], Options(force=force)
         )
         assert (run.path / REPORT_FILE).is_file()
 
 
-def test_the_recipe_of_the_other_command_is_refused_with_the_command(place):
+def test_the_recipe_of_the_other_command_is_refused_with_the_command(folder):
     with pytest.raises(InputError, match="edgekd teach"):
-        distill(str(place / "teacher.toml"), place / "store", place / "x")
+        distill(str(folder / "teacher.toml"), folder / "store", folder / "x")
     with pytest.raises(InputError, match="edgekd distill"):
-        teach(str(place / "student.toml"), place / "store", place / "x")
+        teach(str(folder / "student.toml"), folder / "store", folder / "x")
 
 
-def test_a_label_on_one_side_only_is_refused_before_anything_is_written(place, tmp_path):
+def test_a_label_on_one_side_only_is_refused_before_anything_is_written(folder, tmp_path):
     with StoreWriter(tmp_path / "store", name="x", licence="CC0", sample_rate=RATE, channels=1) as writer:
         for label, split in (("high", "a"), ("high", "b"), ("low", "a")):
             writer.add(Clip(f"{label}{split}", label, split), np.ones((RATE, 1), np.int16))
         writer.finish()
     with pytest.raises(InputError, match="label low is in training only"):
-        distill(str(place / "student.toml"), tmp_path / "store", tmp_path / "x")
+        distill(str(folder / "student.toml"), tmp_path / "store", tmp_path / "x")
     assert not (tmp_path / "x").exists()
 
 
-def test_a_store_of_silence_is_refused(place, tmp_path):
+@pytest.mark.parametrize(("test_sample", "message"), [(0, "digital silence"), (1, "are they all silent")])
+def test_a_store_of_silence_is_refused(folder, tmp_path, test_sample, message):
     with StoreWriter(tmp_path / "store", name="x", licence="CC0", sample_rate=RATE, channels=1) as writer:
         for label in ("high", "low"):
             for split in ("a", "b"):
-                writer.add(Clip(f"{label}{split}", label, split), np.zeros((RATE, 1), np.int16))
+                pcm = np.full((RATE, 1), test_sample if split == "b" else 0, np.int16)
+                writer.add(Clip(f"{label}{split}", label, split), pcm)
         writer.finish()
-    with pytest.raises(InputError, match="are they all silent"):
-        distill(str(place / "student.toml"), tmp_path / "store", tmp_path / "x")
+    with pytest.raises(InputError, match=message):
+        distill(str(folder / "student.toml"), tmp_path / "store", tmp_path / "x")
 
 
 def test_only_the_program_itself_is_started_anew_and_once(monkeypatch):

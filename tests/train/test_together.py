@@ -1,4 +1,4 @@
-"""What several processes do together, watched in one."""
+"""Calls that several processes make together, checked in one process."""
 
 import msgspec
 import pytest
@@ -13,8 +13,9 @@ from edgekd.train.run.folder import PAIRS_FILE, REPORT_FILE, SVM_FILE
 
 @pytest.fixture
 def never_within(monkeypatch):
-    """Fails where the first process would wait for the others inside of what it does alone, which would never end."""
-    alone, first, wait = [], processes.first, processes.wait
+    """Fails where the first process would wait for the others inside of work that it does alone, which would never
+    end."""
+    alone, first, wait = [], processes.first, processes.barrier
 
     def watched(work):
         assert not alone, "processes.first inside of another"
@@ -25,11 +26,11 @@ def never_within(monkeypatch):
             alone.clear()
 
     def waited():
-        assert not alone, "processes.wait inside of processes.first"
+        assert not alone, "processes.barrier inside of processes.first"
         wait()
 
     monkeypatch.setattr(processes, "first", watched)
-    monkeypatch.setattr(processes, "wait", waited)
+    monkeypatch.setattr(processes, "barrier", waited)
 
 
 @pytest.mark.usefixtures("never_within")

@@ -17,12 +17,13 @@ from edgekd import quant
 from edgekd.errors import InputError
 from edgekd.files import PART, held
 from edgekd.frontend import log_mel
+from edgekd.metrics.predictions import Predictions
 from edgekd.modelfile.equaliser import BandMean
 from edgekd.models.logmel import LogMel
 from edgekd.train.loop import training
 from edgekd.train.loop.module import TrainingModule, learning_rate_factor
 from edgekd.train.loop.training import Options, train
-from edgekd.train.loop.validation import judge
+from edgekd.train.loop.validation import run_metrics
 from edgekd.train.recipe.recipe import decode, load_recipe
 from edgekd.train.recipe.schema import Export, Train
 from edgekd.train.run.folder import (
@@ -257,7 +258,7 @@ def test_force_deletes_nothing_but_runs(store, teacher, tmp_path):
     with pytest.raises(InputError, match="t is one of the teachers"):
         train(student(), store, tmp_path / "t", [tmp_path / "s" / ".." / "t"], force)
     (tmp_path / "t" / "thesis.txt").write_text("three years")
-    with pytest.raises(InputError, match=r"not part of a run \(thesis\.txt\)"):
+    with pytest.raises(InputError, match=r"\(thesis\.txt\)"):
         train(student(), store, tmp_path / "t", options=force)
     assert load_run(tmp_path / "t").float_model()
     assert (tmp_path / "t" / "thesis.txt").exists()
@@ -342,8 +343,8 @@ def test_force_replaces_a_damaged_run(straight, store, tmp_path):
 def test_a_run_of_another_version_is_refused(teacher, tmp_path):
     shutil.copytree(teacher, tmp_path / "t")
     info = tmp_path / "t" / RUN_FILE
-    info.write_bytes(msgspec.json.encode({**msgspec.json.decode(info.read_bytes()), "version": 2, "colour": "red"}))
-    with pytest.raises(InputError, match="run version 2 is unknown"):
+    info.write_bytes(msgspec.json.encode({**msgspec.json.decode(info.read_bytes()), "version": 99, "colour": "red"}))
+    with pytest.raises(InputError, match="run version 99 is unknown"):
         load_run(tmp_path / "t")
 
 
@@ -465,7 +466,7 @@ def test_an_accelerator_that_is_not_there_is_refused(store, tmp_path, monkeypatc
 
 
 def test_a_store_of_another_rate_is_refused(store, tmp_path):
-    with pytest.raises(InputError, match=r"hears 16000 Hz, .* holds 8000 Hz"):
+    with pytest.raises(InputError, match=r"16000 Hz, .* holds 8000 Hz"):
         train(student(frontend={"sample_rate": 16000}), store, tmp_path / "s")
 
 
@@ -498,10 +499,16 @@ def test_steps_fall_after_their_epochs_and_rise_first_where_asked():
     assert learning_rate_factor(Train(epochs=60, schedule="steps", warmup_epochs=0), 10)(0) == 1
 
 
-def test_silent_windows_do_not_count():
+def test_silent_windows_and_clips_do_not_count():
     logits = np.array([[5.0, 0.0], [0.0, 9.0], [0.0, 5.0]], np.float32)
-    silent = np.array([False, True, False])
-    result = judge(logits, silent, np.array([0, 0, 1]), np.array([0, 1]))
-    assert (result.clip_accuracy, result.window_accuracy) == (1.0, 1.0)
-    everything = judge(logits, np.array([True, True, False]), np.array([0, 0, 1]), np.array([0, 1]))
-    assert everything.clip_accuracy == 0.5
+
+    def metrics(*silent):
+        predictions = Predictions(logits, np.array(silent), np.array([0, 0, 1]), np.zeros(3, np.int64))
+        return run_metrics(predictions, np.array([0, 1]), "float")
+
+    found = metrics(False, True, False)
+    assert (found["float_clip_accuracy"], found["float_window_accuracy"]) == (1.0, 1.0)
+    of_the_other = metrics(True, True, False)  # the first clip would be wrong
+    assert (of_the_other["float_clip_accuracy"], of_the_other["float_window_accuracy"]) == (1.0, 1.0)
+    with pytest.raises(InputError, match="digital silence"):
+        metrics(True, True, True)

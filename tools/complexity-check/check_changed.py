@@ -1,11 +1,10 @@
-"""Runs `edgekd check` on the model files that a change touches; what the composite action beside it runs, and anybody
-by hand.
+"""Runs `edgekd check` on the model files that a change touches; for the composite action in this folder, or by hand.
 
 Usage: python -P tools/complexity-check/check_changed.py [--base main] [--target dcase2023] [--junit check.xml] ...
 
 Without --base, or where it is not in this clone, every model file that git tracks is checked. With --tolerance each is
-compared with its version at the base. Exit status: that of `edgekd check`; 0 where nothing changed. File names may hold
-anything, also line breaks: git's lists are read with NUL separators, and no shell sees them.
+compared with its version at the base. Exit status: that of `edgekd check`; 0 where nothing changed. File names may
+contain anything, also line breaks: git separates them by NUL, and no shell reads them.
 """
 
 import argparse
@@ -31,7 +30,7 @@ XML = '<?xml version="1.0" encoding="UTF-8"?>\n'
 
 
 def git(*arguments: str, check: bool = True) -> bytes | None:
-    """Output of a git command; None where it fails and may."""
+    """Output of a git command; None where it fails and `check` is false."""
     done = subprocess.run(["git", *arguments], capture_output=True, check=False)
     if done.returncode == 0:
         return done.stdout
@@ -46,8 +45,8 @@ def git(*arguments: str, check: bool = True) -> bytes | None:
 
 
 def commit_of(base: str) -> str | None:
-    """The commit where this branch left the base; None for no base (a new branch is pushed from 0000...) or an unknown
-    one."""
+    """The commit where this branch left the base; None without a base (a new branch is pushed from 0000...), or where
+    that is unknown."""
     if not base.strip("0"):
         return None
     for name in (base, f"refs/remotes/origin/{base}"):
@@ -57,14 +56,14 @@ def commit_of(base: str) -> str | None:
             fork = git("merge-base", commit, "HEAD", check=False)
             return fork.decode().strip() if fork else commit
     print(
-        "check_changed: the base is not in this clone, so every model is checked; fetch it, or clone with its whole"
+        "check_changed: the base is not in this clone, so every model is checked; fetch it, or clone with the complete"
         " history"
     )
     return None
 
 
 def tracked_models(commit: str | None, patterns: Sequence[str]) -> list[str]:
-    """Paths of the model files that changed since a commit, or of all, relative to the top of the checkout."""
+    """Paths of the model files that changed since a commit, or of all for None, relative to the top of the checkout."""
     if commit is None:
         listed = git("ls-files", "-z", "--", *patterns)
     else:
@@ -76,7 +75,7 @@ def tracked_models(commit: str | None, patterns: Sequence[str]) -> list[str]:
 
 
 def earlier_versions(commit: str, models: Sequence[str], folder: Path) -> None:
-    """Write what the models were at a commit into a folder, at their paths; new ones are left out."""
+    """Write the versions of models at a commit into a folder, at their paths; new models are left out."""
     for model in models:
         listed = git("--literal-pathspecs", "ls-tree", "-z", commit, "--", model)
         mode, _, blob = (listed or b"").partition(b"\t")[0].partition(b" blob ")
@@ -85,13 +84,13 @@ def earlier_versions(commit: str, models: Sequence[str], folder: Path) -> None:
         raw = git("cat-file", "blob", blob.decode()) or b""
         if raw.startswith(LFS_POINTER):
             continue
-        place = folder / model
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_bytes(raw)
+        path = folder / model
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(raw)
 
 
 def expanded(lines: str) -> list[str]:
-    """Files of paths or globs, one a line; a path that exists is no glob."""
+    """The files that paths and globs name, one on each line; an existing path is not a glob."""
     found = []
     for line in filter(str.strip, lines.splitlines()):
         pattern = line if Path(line).exists() else line.strip()
@@ -102,7 +101,7 @@ def expanded(lines: str) -> list[str]:
 
 @contextmanager
 def no_workflow_commands() -> Iterator[None]:
-    """Lines like `::error::` that a file's name might bring along mean nothing to GitHub in between."""
+    """Inside this block, GitHub ignores workflow commands such as `::error::`, which a file name may contain."""
     token = secrets.token_hex(16) if os.environ.get("GITHUB_ACTIONS") else None
     if token:
         print(f"::stop-commands::{token}", flush=True)
@@ -114,9 +113,9 @@ def no_workflow_commands() -> Iterator[None]:
             print(f"::{token}::", flush=True)
 
 
-def judge(models: Sequence[str], options: argparse.Namespace, baseline: Path | None, work: Path) -> tuple[int, str]:
-    """Run `edgekd check`; its exit status and what it said on standard error. Reports lie in `work` where it could
-    judge."""
+def run_check(models: Sequence[str], options: argparse.Namespace, baseline: Path | None, work: Path) -> tuple[int, str]:
+    """Run `edgekd check`, which writes its reports into `work` unless its input is bad; returns its exit status and its
+    errors."""
     command = [sys.executable, "-P", "-m", "edgekd.cli", "check", f"--target={options.target}"]
     command += [
         f"--report={name}={work / name}" for name in ("markdown", "junit", *(["badge"] if options.badge else []))
@@ -125,15 +124,15 @@ def judge(models: Sequence[str], options: argparse.Namespace, baseline: Path | N
         command += [f"--baseline={baseline}", f"--tolerance={options.tolerance}"]
     with no_workflow_commands():
         done = subprocess.run([*command, "--", *models], stderr=subprocess.PIPE, check=False)
-        said = done.stderr.decode(errors="backslashreplace")
-        print(said, end="", file=sys.stderr)
-    return done.returncode, said
+        errors = done.stderr.decode(errors="backslashreplace")
+        print(errors, end="", file=sys.stderr)
+    return done.returncode, errors
 
 
 def summarise(path: str, text: bytes) -> None:
-    """Append to the job summary, cut where GitHub would refuse it."""
+    """Append to the job summary, cut to the size that GitHub accepts."""
     if len(text) > SUMMARY_BYTES:
-        text = text[:SUMMARY_BYTES].rpartition(b"\n")[0] + b"\n\n... cut: the JUnit report and the log have it all\n"
+        text = text[:SUMMARY_BYTES].rpartition(b"\n")[0] + b"\n\n... cut: the JUnit report and the log are complete\n"
     with Path(path).open("ab") as file:
         file.write(text + b"\n")
 
@@ -143,26 +142,26 @@ def no_models() -> tuple[bytes, bytes]:
     return b"edgekd check: no model file changed.\n", f'{XML}<testsuites name="edgekd check" tests="0" />\n'.encode()
 
 
-def not_judged(said: str) -> tuple[bytes, bytes]:
-    """Summary and JUnit report of bad input: there is no verdict."""
-    line = "".join(letter if letter.isprintable() else " " for letter in said.strip().rpartition("\n")[2]) or "failed"
+def bad_input(errors: str) -> tuple[bytes, bytes]:
+    """Summary and JUnit report of bad input, with the last line of the errors."""
+    line = "".join(letter if letter.isprintable() else " " for letter in errors.strip().rpartition("\n")[2]) or "failed"
     xml = (
         f'{XML}<testsuites name="edgekd check" tests="1" errors="1">\n  <testsuite name="edgekd check" tests="1"'
         f' errors="1"><testcase name="input"><error message={quoteattr(line)}'
         " /></testcase></testsuite>\n</testsuites>\n"
     )
-    return f"### edgekd check could not judge\n\n    {line}\n".encode(), xml.encode()
+    return f"### edgekd check failed: bad input\n\n    {line}\n".encode(), xml.encode()
 
 
-def deliver(content: bytes, path: str) -> None:
-    """Write a report where the user wants it."""
+def write_report(content: bytes, path: str) -> None:
+    """Write a report where a path is given."""
     if path:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         Path(path).write_bytes(content)
 
 
 def main() -> int:
-    """Find, judge, report."""
+    """Find models, check them, write reports."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--target", default="dcase2023", help="name of a shipped target, or the path of a .toml file")
     parser.add_argument("--models", default="*.tflite\n*.onnx", help="git pathspecs, one a line")
@@ -176,7 +175,7 @@ def main() -> int:
     parser.add_argument("--summary", default="", help="file that the Markdown report is appended to")
     parser.add_argument("--output", default="", help="file that ok=... and checked=... are appended to")
     options = parser.parse_args()
-    # before the top of the checkout becomes the place to be
+    # made absolute before the working directory changes
     for name in ("junit", "badge", "summary", "output", "target"):
         given = getattr(options, name)
         if given and (name != "target" or len(Path(given).parts) > 1 or Path(given).suffix):  # a target may be a name
@@ -196,16 +195,16 @@ def main() -> int:
             if options.tolerance and commit:
                 earlier.mkdir()
                 earlier_versions(commit, models, earlier)
-            status, said = judge(models, options, earlier if earlier.is_dir() else None, work)
-            judged = (work / "junit").is_file()
+            status, errors = run_check(models, options, earlier if earlier.is_dir() else None, work)
+            checked = (work / "junit").is_file()
             summary, junit = (
-                ((work / "markdown").read_bytes(), (work / "junit").read_bytes()) if judged else not_judged(said)
+                ((work / "markdown").read_bytes(), (work / "junit").read_bytes()) if checked else bad_input(errors)
             )
         else:
             print("check_changed: no model file changed")
         if options.summary:
             summarise(options.summary, summary)
-        deliver(junit, options.junit)
+        write_report(junit, options.junit)
         if options.badge and (work / "badge").is_file():
             Path(options.badge).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(work / "badge", options.badge)

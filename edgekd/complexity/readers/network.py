@@ -1,5 +1,4 @@
-"""A model file as the ledger sees it: nodes over tensors with shapes and byte counts, whatever the format it came
-from."""
+"""A model file in the form that is counted, whatever its format: nodes over tensors with shapes and bytes."""
 
 import re
 from collections.abc import Mapping
@@ -11,19 +10,19 @@ BOOL_BITS = 8
 
 
 def bits_of(dtype: str) -> int:
-    """Bits of one element by the name of its type: "int4" 4, "bfloat16" 16, "bool" 8; 0 for types without a fixed size,
-    like "string"."""
+    """Bits of one element of a type: "int4" 4, "bfloat16" 16, "bool" 8; 0 for types without a fixed size like
+    "string"."""
     digits = re.search(r"\d+", dtype)
     return int(digits[0]) if digits else BOOL_BITS if dtype == "bool" else 0
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """One tensor. shape: as in the file, batch first. dtype: like "int8" or "float32". storage: tensors that share it
-    share their bytes.
+    """One tensor. shape: as in the file, batch first. dtype: like "int8" or "float32". storage: the same for tensors
+    that share their bytes.
 
-    nonzero: stored elements that are not zero, of a constant; None where the file does not hold them, which counts as
-    all of them.
+    nonzero: number of stored elements of a constant that are not zero; None if the file does not hold them, which
+    counts as all.
     """
 
     name: str
@@ -34,7 +33,7 @@ class Tensor:
 
     @property
     def bits(self) -> int:
-        """Of one element; 0 where it has no fixed size."""
+        """Bits of one element; 0 if it has no fixed size."""
         return bits_of(self.dtype)
 
     @property
@@ -44,7 +43,7 @@ class Tensor:
 
     @property
     def bytes(self) -> int:
-        """Bytes when stored densely; zeros of a pruned tensor count."""
+        """Bytes when stored densely; the zeros of a pruned tensor count too."""
         return -(-self.elements * self.bits // 8)
 
 
@@ -52,12 +51,12 @@ class Tensor:
 class Node:
     """One operation that an engine executes.
 
-    inputs, outputs: activations by name. constants: parameters by name. kernel: name of the kernel's tensor; weight:
+    inputs, outputs: names of activations. constants: names of parameters. kernel: name of the kernel's tensor; weight:
     its shape.
-    macs: convolutions, dense layers, matrix products and recurrent cells, 0 elsewhere. nessi_macs: what NeSsi's rules
-    add up for it.
-    emulates: "average pool" or "copy" for a convolution that is one in fact; its macs are then in `emulated_macs`.
-    unknown: for an op that no rule covers, what of it is not counted.
+    macs: of convolutions, dense layers, matrix products and recurrent cells; 0 for other ops. nessi_macs,
+    nessi_constants: the same by NeSsi's rules.
+    emulates: "average pool" or "copy" for a convolution that computes one; its macs are then in `emulated_macs`.
+    unknown: for an op without a counting rule, what is not counted; else "".
     """
 
     name: str
@@ -77,10 +76,10 @@ class Node:
 
 @dataclass(frozen=True)
 class Network:
-    """Nodes in execution order, every tensor of known shape by name, and the names of the graph's inputs and outputs.
+    """Nodes in execution order, tensors of known shape by name, and the names of the graph's inputs and outputs.
 
-    operators: op -> how many the file holds, also those that an engine folds into others and those inside branches and
-    loops.
+    persistent: tensors that keep their values between inferences. operators: op -> how many the file has, also those
+    that an engine folds into others and those in branches and loops.
     """
 
     nodes: tuple[Node, ...]
@@ -91,7 +90,7 @@ class Network:
     operators: Mapping[str, int] = field(default_factory=dict)
 
     def charged(self) -> list[list[Tensor]]:
-        """For each node its constants, one that several nodes share only at the first of them."""
+        """The constants of each node. A constant that several nodes share is only at the first of them."""
         seen: set[str] = set()
         rows: list[list[Tensor]] = []
         for node in self.nodes:
@@ -105,10 +104,9 @@ class Network:
     def peak_activation_bytes(self) -> int:
         """Largest sum of activations alive at once.
 
-        A tensor lives from the node that writes it to the last node that reads it; while a node runs, what it reads and
-        what it writes are both alive (no in-place reuse). Graph inputs live from the start, graph outputs to the end,
-        and state that persists between inferences always. What an unknown op writes without telling its shape is left
-        out.
+        A tensor is alive from the node that writes it to the last node that reads it. While a node runs, its inputs and
+        its outputs are both alive (no in-place reuse). Graph inputs are alive from the start, graph outputs to the end,
+        and persistent tensors always. Outputs of unknown shape are left out.
         """
         if not self.nodes:
             return 0

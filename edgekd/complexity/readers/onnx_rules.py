@@ -1,15 +1,22 @@
-"""What each ONNX op costs. Kernels: Conv (out, in / groups, ...), ConvTranspose (in, out / groups, ...), recurrent
-cells (directions, gates * hidden, in)."""
+"""Counting rules of ONNX operators: edgekd's own (`edgekd.operators`) and those of foreign files.
+
+Kernels: Conv (out, in / groups, ...), ConvTranspose (in, out / groups, ...), recurrent cells (directions, gates *
+hidden, in).
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
 
+from edgekd.operators import Onnx
+
 DOMAINS = frozenset({"", "ai.onnx"})
-"""The standard's own operators."""
+"""The domain of standard operators, under both of its names."""
+_KERNELS = {each.name: each.value.kernel for each in Onnx if each.value.kernel is not None}
+"""Kernels of edgekd's own operators with multiply-accumulates."""
 KERNEL_INPUT = {
-    "Conv": 1,
+    **{name: kernel.input for name, kernel in _KERNELS.items()},
     "ConvTranspose": 1,
     "Gemm": 1,
     "MatMul": 1,
@@ -21,9 +28,9 @@ KERNEL_INPUT = {
     "LSTM": 1,
     "RNN": 1,
 }
-"""Ops with multiply-accumulates, and which input holds the kernel."""
+"""Operator with multiply-accumulates -> the input that holds its kernel."""
 RECURRENT_INPUT = 2
-"""Where a recurrent cell has its second matrix."""
+"""The input with the second matrix of a recurrent cell."""
 PARAMETER_INPUTS = {
     "QuantizeLinear": (0,),
     "DequantizeLinear": (0,),
@@ -33,39 +40,39 @@ PARAMETER_INPUTS = {
     "QLinearConv": (0, 3, 8),
     "QLinearMatMul": (0, 3),
 }
-"""Inputs that are data or parameters where the others are scales and zero points, which no convention counts."""
+"""Operator -> inputs that are data or parameters; its others are scales and zero points, which no convention counts."""
 SCALES = {"QLinearConv": (4, 5), "QLinearMatMul": (4, 5)}
-"""Inputs that hold scale and zero point of the kernel."""
+"""Operator -> inputs that hold scale and zero point of the kernel."""
 ACTIVATIONS = frozenset({"Relu", "Clip", "LeakyRelu"})
-"""Ops that an engine folds into the one before them."""
+"""Operators that an engine folds into the one before them."""
 BODIES = frozenset({"If", "Loop", "Scan", "SequenceMap"})
-"""Ops that run graphs of their own."""
-_WITHOUT_MACS = """
-    Abs Acos Acosh Add And ArgMax ArgMin Asin Asinh Atan Atanh AveragePool BatchNormalization Bernoulli BitCast
-    BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor BlackmanWindow Cast CastLike Ceil Celu CenterCropPad Clip
-    Col2Im Compress Concat ConcatFromSequence ConstantOfShape Cos Cosh CumProd CumSum DFT DepthToSpace
-    DequantizeLinear Div Dropout DynamicQuantizeLinear Elu Equal Erf Exp Expand EyeLike Flatten Floor Gather
-    GatherElements GatherND Gelu GlobalAveragePool GlobalLpPool GlobalMaxPool Greater GreaterOrEqual GridSample
-    GroupNormalization HammingWindow HannWindow HardSigmoid HardSwish Hardmax Identity InstanceNormalization IsInf
-    IsNaN LRN LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax LpNormalization LpPool Max MaxPool
-    MaxRoiPool MaxUnpool Mean MeanVarianceNormalization Min Mish Mod Mul Multinomial Neg NonMaxSuppression NonZero
-    Not OneHot Optional OptionalGetElement OptionalHasElement Or PRelu Pad Pow QuantizeLinear RMSNormalization
-    RandomNormal RandomNormalLike RandomUniform RandomUniformLike Range Reciprocal ReduceL1 ReduceL2 ReduceLogSum
-    ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare Relu Reshape Resize
-    ReverseSequence RoiAlign RotaryEmbedding Round STFT Scatter ScatterElements ScatterND Selu SequenceAt
-    SequenceConstruct SequenceEmpty SequenceErase SequenceInsert SequenceLength Shape Shrink Sigmoid Sign Sin Sinh
-    Size Slice Softmax Softplus Softsign SpaceToDepth Split SplitToSequence Sqrt Squeeze Sub Sum Swish Tan Tanh
-    TensorScatter ThresholdedRelu Tile TopK Transpose Trilu Unique Unsqueeze Upsample Where Xor
+"""Operators that run graphs of their own."""
+_FOREIGN_WITHOUT_MACS = """
+    Abs Acos Acosh And ArgMax ArgMin Asin Asinh Atan Atanh BatchNormalization Bernoulli BitCast BitShift BitwiseAnd
+    BitwiseNot BitwiseOr BitwiseXor BlackmanWindow Cast CastLike Ceil Celu CenterCropPad Col2Im Compress
+    ConcatFromSequence ConstantOfShape Cos Cosh CumProd CumSum DFT DepthToSpace Div Dropout DynamicQuantizeLinear Elu
+    Equal Erf Exp Expand EyeLike Floor Gather GatherElements GatherND Gelu GlobalLpPool GlobalMaxPool Greater
+    GreaterOrEqual GridSample GroupNormalization HammingWindow HannWindow HardSigmoid HardSwish Hardmax Identity
+    InstanceNormalization IsInf IsNaN LRN LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax LpNormalization
+    LpPool Max MaxRoiPool MaxUnpool Mean MeanVarianceNormalization Min Mish Mod Multinomial Neg NonMaxSuppression
+    NonZero Not OneHot Optional OptionalGetElement OptionalHasElement Or PRelu Pow RMSNormalization RandomNormal
+    RandomNormalLike RandomUniform RandomUniformLike Range Reciprocal ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp
+    ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare Reshape Resize ReverseSequence RoiAlign
+    RotaryEmbedding Round STFT Scatter ScatterElements ScatterND Selu SequenceAt SequenceConstruct SequenceEmpty
+    SequenceErase SequenceInsert SequenceLength Shape Shrink Sign Sin Sinh Size Softmax Softplus Softsign SpaceToDepth
+    Split SplitToSequence Sqrt Squeeze Sub Sum Swish Tan Tanh TensorScatter ThresholdedRelu Tile TopK Transpose Trilu
+    Unique Unsqueeze Upsample Where Xor
 """
-WITHOUT_MACS = frozenset(_WITHOUT_MACS.split())
-"""Elementwise ops, pools, reductions, norms, transforms and moves: no convolution, no matrix product."""
+WITHOUT_MACS = frozenset(_FOREIGN_WITHOUT_MACS.split()) | {each.name for each in Onnx if each.value.kernel is None}
+"""Elementwise operators, pools, reductions, norms, transforms and moves: no convolution, no matrix product."""
 
 Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Call:
-    """One op. shapes: of its inputs, None where one is left out or open. out: elements of its first output."""
+class OnnxCall:
+    """One operator in a graph. shapes: of its inputs, None where an input is absent or its shape unknown. out: elements
+    of its first output."""
 
     op: str
     attributes: Mapping[str, Any]
@@ -76,7 +83,7 @@ class Call:
         """Shape of an input.
 
         Raises:
-            OpenShapeError: it is not known.
+            OpenShapeError: it is unknown.
         """
         shape = self.shapes[index]
         if shape is None:
@@ -88,30 +95,29 @@ class OpenShapeError(Exception):
     """A shape that a rule needs is not known."""
 
 
-def _conv_macs(call: Call) -> int:
+def _conv_macs(call: OnnxCall) -> int:
     return call.out * prod(call.shape(KERNEL_INPUT[call.op])[1:])
 
 
-def _matmul_macs(call: Call) -> int:
+def _matmul_macs(call: OnnxCall) -> int:
     return call.out * call.shape(0)[-1]
 
 
-def _cell_macs(call: Call) -> int:
+def _cell_macs(call: OnnxCall) -> int:
     return prod(call.shape(0)[:-1]) * (prod(call.shape(KERNEL_INPUT[call.op])) + prod(call.shape(RECURRENT_INPUT)))
 
 
-def _gemm_macs(call: Call) -> int:
+def _gemm_macs(call: OnnxCall) -> int:
     transposed = "transA" in call.attributes and call.attributes["transA"].i
     return call.out * call.shape(0)[0 if transposed else 1]
 
 
-def _einsum_macs(call: Call) -> int:
-    """Of a contraction of two operands: one for each combination of all indices. Without a contraction it is
-    elementwise and costs none.
+def _einsum_macs(call: OnnxCall) -> int:
+    """Multiply-accumulates of two operands: one for each combination of all indices; none where no index is summed.
 
     Raises:
-        OpenShapeError: also for an ellipsis, another number of operands, or an index that is there twice in one: no
-            rule covers these.
+        OpenShapeError: a shape is unknown, or no rule covers the equation: an ellipsis, another number of operands, or
+            an index that an operand has twice.
     """
     left, arrow, right = call.attributes["equation"].s.decode().replace(" ", "").partition("->")
     operands, sizes = left.split(","), dict[str, int]()
@@ -126,15 +132,15 @@ def _einsum_macs(call: Call) -> int:
     return prod(sizes.values()) if {*sizes} - {*right} else 0
 
 
-MACS: Mapping[str, Callable[[Call], int]] = {
-    **dict.fromkeys(("Conv", "ConvInteger", "QLinearConv"), _conv_macs),
+MACS: Mapping[str, Callable[[OnnxCall], int]] = {
+    **dict.fromkeys((*_KERNELS, "ConvInteger", "QLinearConv"), _conv_macs),
     **dict.fromkeys(("MatMul", "MatMulInteger", "QLinearMatMul"), _matmul_macs),
     **dict.fromkeys(("GRU", "LSTM", "RNN"), _cell_macs),
     "ConvTranspose": lambda call: prod(call.shape(0)) * prod(call.shape(1)[1:]),
     "Gemm": _gemm_macs,
     "Einsum": _einsum_macs,
 }
-"""Op -> its multiply-accumulates. A recurrent cell has one at each step for each weight of its two matrices; its
+"""Operator -> its multiply-accumulates. A recurrent cell has one at each step for each weight of its two matrices; its
 peepholes, biases and gates are elementwise."""
 KNOWN = WITHOUT_MACS | {*MACS}
-"""Ops with a rule; any other is unknown."""
+"""Operators with a rule; any other is unknown."""

@@ -1,10 +1,10 @@
-"""Reads a .tflite file into a `Network` through the official flatbuffers schema; no interpreter runs.
+"""Reads a .tflite file into a `Network` with the official flatbuffers schema. No interpreter runs.
 
-A constant that the file only unpacks (DEQUANTIZE of float16 weights, DENSIFY of sparse ones) is read as the constant
-itself. Branches and loops are unknown ops: how often they run is not in the file.
+A constant that an op only unpacks (DEQUANTIZE of float16 weights, DENSIFY of sparse ones) is read as the constant
+itself. Branches and loops are unknown ops, because the file does not say how often they run.
 
-A hostile file may have any number of tables share the same bytes, so that reading all it seems to hold would never end.
-So only what is counted is read, and hardly more of it than the file has bytes.
+In a malicious file any number of tables may share the same bytes, so that reading all of them would never end.
+Therefore only what is counted is read, and at most `SHARING` times as many bytes as the file has.
 """
 
 import struct
@@ -23,23 +23,23 @@ from edgekd.complexity.readers.values import count_nonzero, emulated, kernel_val
 from edgekd.errors import InputError, MissingExtraError
 
 UNPACKERS = frozenset({"DEQUANTIZE", "DENSIFY"})
-"""Ops that, given a constant, an engine runs once when it loads the file."""
+"""Ops that an engine runs once, when it loads the file, if their input is a constant."""
 EMULATORS = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D"})
-"""Convolutions that may be another op in fact."""
+"""Convolutions that may compute another op."""
 MALFORMED = (struct.error, IndexError, KeyError, TypeError, ValueError, AttributeError, OverflowError)
-"""What the flatbuffers reader raises on a damaged file."""
+"""Exceptions of the flatbuffers reader on a damaged file."""
 MAX_ENTRIES = 2**14
-"""Tensors or operators of all subgraphs of a file."""
+"""Most tensors, and most operators, of all subgraphs of a file."""
 MAX_SUBGRAPHS = 64
 MAX_RANK = 16
 SHARING = 4
-"""How often the bytes of a file may be read on average: honest writers let equal vectors share theirs."""
+"""How often the bytes of a file may be read on average. Also in a valid file equal vectors may share their bytes."""
 NO_RULE = "its constants are counted; its multiply-accumulates are not: no rule covers it"
-"""What is said of an unknown op."""
+"""Note on an unknown op."""
 
 
 def read(path: Path, raw: bytes) -> Network:
-    """Parse the bytes of a .tflite file.
+    """The network in the bytes of a .tflite file.
 
     Raises:
         InputError: damaged, several networks in one file, or a free dimension besides the batch.
@@ -50,24 +50,24 @@ def read(path: Path, raw: bytes) -> Network:
     except ImportError:
         raise MissingExtraError("ai-edge-litert", "check") from None
     try:
-        return _Reader(path, raw, schema.Model.GetRootAs(raw, 0), schema).network()
+        return _TfliteReader(path, raw, schema.Model.GetRootAs(raw, 0), schema).network()
     except MALFORMED as error:
         raise InputError(
             f"{path}: the TFLite file is damaged ({type(error).__name__}: {error}); export or download it again"
         ) from None
 
 
-class _Budget:
-    """Bytes that may still be read."""
+class _ReadLimit:
+    """Limits how many bytes of a file are read. left: bytes that may still be read."""
 
     def __init__(self, left: int) -> None:
         self.left = left
 
     def spend(self, size: int) -> int:
-        """Take from it; the size again.
+        """Count bytes that are about to be read; `size` again.
 
         Raises:
-            ValueError: the file seems to hold more than its bytes.
+            ValueError: more bytes are read than a valid file has.
         """
         self.left -= size
         if self.left < 0:
@@ -75,14 +75,18 @@ class _Budget:
         return size
 
     def integers(self, values: Any) -> tuple[int, ...]:
-        """A vector of 32-bit numbers, which an empty one is not: the reader gives 0 for it."""
-        if isinstance(values, int):
+        """The numbers of a vector of int32."""
+        if isinstance(values, int):  # flatbuffers returns 0 for an empty vector
             return ()
         self.spend(values.nbytes)
         return tuple(int(value) for value in values)
 
     def shape(self, values: Any, least: int = 0) -> tuple[int, ...]:
-        """A shape whose sizes are at least `least`."""
+        """A shape with sizes of at least `least`.
+
+        Raises:
+            ValueError: smaller sizes, or more than `MAX_RANK`.
+        """
         shape = self.integers(values)
         if len(shape) > MAX_RANK or any(size < least for size in shape):
             raise ValueError(f"a shape of {len(shape)} sizes, the least {min(shape)}")
@@ -90,8 +94,8 @@ class _Budget:
 
 
 @dataclass
-class _Graph:
-    """One subgraph. keys: its tensors by number. bodies: number of a node -> other subgraphs that it runs; runs: all of
+class _Subgraph:
+    """One subgraph. keys: its tensors by number. bodies: number of a node -> other subgraphs that it runs. runs: all of
     these."""
 
     inputs: tuple[str, ...] = ()
@@ -102,12 +106,12 @@ class _Graph:
     runs: set[int] = field(default_factory=set)
 
 
-class _Reader:
-    """One pass over a file; `alias` maps a tensor to the constant that it is unpacked from."""
+class _TfliteReader:
+    """Reads one file. alias: tensor -> constant that it is unpacked from."""
 
     def __init__(self, path: Path, raw: bytes, model: Any, schema: Any) -> None:
         self.path, self.raw, self.model, self.schema = path, raw, model, schema
-        self.budget = _Budget(SHARING * len(raw))
+        self.limit = _ReadLimit(SHARING * len(raw))
         self.ops, self.types = _names(schema.BuiltinOperator), _names(schema.TensorType)
         self.tensors: dict[str, Tensor] = {}
         self.handles: dict[str, Any] = {}
@@ -116,22 +120,22 @@ class _Reader:
         self.alias: dict[str, str] = {}
         self.results: set[str] = set()
         self.nonzero: dict[int, int] = {}
-        self.graphs: dict[int, _Graph] = {}
+        self.graphs: dict[int, _Subgraph] = {}
         self.operators: Counter[str] = Counter()
         self.entries = 0
 
     def network(self) -> Network:
-        """The first subgraph, with those that it runs folded into the ops that run them."""
+        """The network of the first subgraph. Ops that run other subgraphs contain the constants of these."""
         count = self.model.SubgraphsLength()
         if not 0 < count <= MAX_SUBGRAPHS:
             raise InputError(f"{self.path}: {count:,} subgraphs, where 1 to {MAX_SUBGRAPHS} can be counted")
-        waiting = [0]
-        while waiting:
-            index = waiting.pop()
+        pending = [0]
+        while pending:
+            index = pending.pop()
             if index not in self.graphs:
                 if not 0 <= index < count:
                     raise IndexError(f"subgraph {index} of {count}")
-                waiting += self._subgraph(index).runs
+                pending += self._subgraph(index).runs
         if len(self.graphs) < count:
             raise InputError(
                 f"{self.path}: {count} subgraphs, and the first runs {len(self.graphs) - 1} of them; "
@@ -161,43 +165,43 @@ class _Reader:
         )
 
     def _all_run(self, numbers: Sequence[int]) -> set[int]:
-        """Subgraphs and those that they run in their turn."""
-        inside, waiting = set[int](), list(numbers)
-        while waiting:
-            number = waiting.pop()
+        """Some subgraphs and all subgraphs that they run, directly or not."""
+        inside, pending = set[int](), list(numbers)
+        while pending:
+            number = pending.pop()
             if number not in inside:
                 inside.add(number)
-                waiting += self.graphs[number].runs
+                pending += self.graphs[number].runs
         return inside
 
-    def _subgraph(self, number: int) -> _Graph:
+    def _subgraph(self, number: int) -> _Subgraph:
         """Read a subgraph."""
-        source, graph = self.model.Subgraphs(number), _Graph()
+        source, graph = self.model.Subgraphs(number), _Subgraph()
         self.graphs[number] = graph
         self.entries += max(source.TensorsLength(), source.OperatorsLength())
         if self.entries > MAX_ENTRIES:
             raise InputError(
                 f"{self.path}: {source.TensorsLength():,} tensors and {source.OperatorsLength():,} operators, more than"
-                f" {MAX_ENTRIES:,}; this is no model for a small device"
+                f" {MAX_ENTRIES:,}; this is not a model for a small device"
             )
         for index in range(source.TensorsLength()):
             graph.keys.append(self._tensor(source.Tensors(index), f"{number}.{index}", free=number == 0))
-        graph.inputs = tuple(graph.keys[index] for index in self.budget.integers(source.InputsAsNumpy()))
-        graph.outputs = tuple(graph.keys[index] for index in self.budget.integers(source.OutputsAsNumpy()))
+        graph.inputs = tuple(graph.keys[index] for index in self.limit.integers(source.InputsAsNumpy()))
+        graph.outputs = tuple(graph.keys[index] for index in self.limit.integers(source.OutputsAsNumpy()))
         self.results.update(graph.outputs)
         for index in range(source.OperatorsLength()):
             self._operator(source.Operators(index), graph)
         return graph
 
     def _tensor(self, tensor: Any, number: str, *, free: bool) -> str:
-        """Read a tensor; its key. free: look for free dimensions."""
+        """Read a tensor; its key. free: refuse free dimensions."""
         name = tensor.Name() or b""
-        self.budget.spend(len(name))
+        self.limit.spend(len(name))
         key = f"{number}:{name.decode(errors='replace')}"
-        signature = self.budget.shape(tensor.ShapeSignatureAsNumpy(), -1)
+        signature = self.limit.shape(tensor.ShapeSignatureAsNumpy(), -1)
         if free:
             _refuse_free_dimensions(self.path, key, signature)
-        shape, dtype = self.budget.shape(tensor.ShapeAsNumpy()), self.types[tensor.Type()].lower()
+        shape, dtype = self.limit.shape(tensor.ShapeAsNumpy()), self.types[tensor.Type()].lower()
         data = self._stored(tensor.Buffer())
         if tensor.IsVariable():
             self.variables[key] = None
@@ -211,7 +215,7 @@ class _Reader:
                 f"{self.path}: constant '{key}' has type {dtype}, which has no fixed size; it cannot be counted"
             )
         if tensor.Buffer() not in self.nonzero:
-            self.budget.spend(len(data))
+            self.limit.spend(len(data))
             self.nonzero[tensor.Buffer()] = count_nonzero(data, dtype)
         constant = Tensor(key, shape, dtype, f"buffer {tensor.Buffer()}", self.nonzero[tensor.Buffer()])
         if len(data) < constant.bytes and tensor.Sparsity() is None:
@@ -220,26 +224,26 @@ class _Reader:
         return key
 
     def _stored(self, index: int) -> Any:
-        """The bytes of a buffer, inside the tables or behind them; None where there are none."""
+        """The bytes of a buffer, which are in the tables or after them; None if it is empty."""
         if index >= self.model.BuffersLength():
             raise IndexError(f"buffer {index} of {self.model.BuffersLength()}")
         buffer = self.model.Buffers(index)
-        data = buffer.DataAsNumpy()  # a view, refused where it would leave the file
+        data = buffer.DataAsNumpy()  # a view; raises if it would leave the file
         if not isinstance(data, int) and len(data) > 0:
             return data
         if buffer.Size() == 0:
             return None
         if buffer.Offset() + buffer.Size() > len(self.raw):
-            raise IndexError(f"buffer {index} ends behind the file")
+            raise IndexError(f"buffer {index} ends after the file")
         return memoryview(self.raw)[buffer.Offset() : buffer.Offset() + buffer.Size()]
 
-    def _operator(self, operator: Any, graph: _Graph) -> None:
-        """Append the node of an operator."""
+    def _operator(self, operator: Any, graph: _Subgraph) -> None:
+        """Add the node of an operator to its subgraph."""
         op = self._op_name(operator.OpcodeIndex())
         self.operators[op] += 1
-        keys = [graph.keys[index] if index >= 0 else None for index in self.budget.integers(operator.InputsAsNumpy())]
+        keys = [graph.keys[index] if index >= 0 else None for index in self.limit.integers(operator.InputsAsNumpy())]
         reads = [None if key is None else self.tensors[self.alias.get(key, key)] for key in keys]
-        writes = [self.tensors[graph.keys[index]] for index in self.budget.integers(operator.OutputsAsNumpy())]
+        writes = [self.tensors[graph.keys[index]] for index in self.limit.integers(operator.OutputsAsNumpy())]
         if (
             op in UNPACKERS
             and reads
@@ -264,7 +268,7 @@ class _Reader:
         if op != "CUSTOM":
             return op
         name = code.CustomCode() or b""
-        self.budget.spend(len(name))
+        self.limit.spend(len(name))
         return f"CUSTOM:{name.decode(errors='replace')}"
 
     def _options(self, op: str, operator: Any) -> Any:
@@ -278,7 +282,7 @@ class _Reader:
 
     def _node(self, op: str, options: Any, reads: Sequence[Tensor | None], writes: list[Tensor]) -> Node:
         """Apply the counting rules of one op."""
-        call = rules.Call(op, options, reads, sum(tensor.elements for tensor in writes))
+        call = rules.TfliteCall(op, options, reads, sum(tensor.elements for tensor in writes))
         macs = rules.MACS[op](call) if op in rules.MACS else 0
         kernel, emulates = rules.kernel(call), self._emulates(call) if op in EMULATORS and macs else ""
         present = [tensor for tensor in reads if tensor is not None]
@@ -299,8 +303,9 @@ class _Reader:
             unknown="" if op in rules.KNOWN else NO_RULE,
         )
 
-    def _emulates(self, call: rules.Call) -> str:
-        """Whether a convolution is another op in fact; looked at where each output channel reads one input channel."""
+    def _emulates(self, call: rules.TfliteCall) -> str:
+        """The op that a convolution computes in fact, else "". Only one whose output channels each read one input
+        channel can compute another op."""
         kernel, bias = call.reads[1], call.reads[2] if len(call.reads) > 2 else None
         by_output = call.op == "CONV_2D"  # (out, mel, frame, 1), else (1, mel, frame, out)
         if kernel is None or kernel.name not in self.constants or (bias is not None and bias.nonzero != 0):
@@ -309,7 +314,7 @@ class _Reader:
             return ""
         tensor = self.handles[kernel.name]
         data = self._stored(tensor.Buffer())
-        self.budget.spend(len(data))
+        self.limit.spend(len(data))
         values = (
             None if tensor.Sparsity() is not None else kernel_values(data[: kernel.bytes], kernel.dtype, kernel.shape)
         )
@@ -321,15 +326,15 @@ class _Reader:
         return emulated(rows, scale, zero_point) if len(scale) in (1, len(rows)) else ""
 
     def _quantisation(self, tensor: Any, dtype: str) -> tuple[NDArray[Any] | None, int]:
-        """Scales, of each output channel or of all, and the zero point; no scales where they are missing or zero points
-        differ."""
+        """Scales (of each output channel or one of all) and zero point. The scales are None if the file has none or the
+        zero points differ."""
         quantisation = tensor.Quantization()
         if dtype == "float32" or quantisation is None:
             return np.ones(1), 0
-        scales, zeros = quantisation.ScaleAsNumpy(), self.budget.integers(quantisation.ZeroPointAsNumpy()) or (0,)
+        scales, zeros = quantisation.ScaleAsNumpy(), self.limit.integers(quantisation.ZeroPointAsNumpy()) or (0,)
         if isinstance(scales, int) or len({*zeros}) > 1:
             return None, 0
-        self.budget.spend(scales.nbytes)
+        self.limit.spend(scales.nbytes)
         return np.asarray(scales, np.float64), zeros[0]
 
 
@@ -339,7 +344,7 @@ def _names(enumeration: type) -> dict[int, str]:
 
 
 def _refuse_free_dimensions(path: Path, key: str, signature: tuple[int, ...]) -> None:
-    """A free batch counts as 1; any other free size would make every count an accident."""
+    """Raise for a free dimension other than the batch, because the counts depend on it. A free batch counts as 1."""
     if any(size < 0 for size in signature[1:]) or signature == (-1,):
         raise InputError(
             f"{path}: tensor '{key}' has a free dimension in {signature}; export with fixed sizes "

@@ -1,4 +1,4 @@
-"""What the stored values of a constant say: how many are zero, and whether a convolution's kernel only averages or
+"""Examines the stored values of a constant: how many are zero, and whether a convolution's kernel only averages or
 copies."""
 
 from math import prod
@@ -11,20 +11,22 @@ from edgekd.complexity.readers.network import bits_of
 
 AVERAGE_POOL, COPY = "average pool", "copy"
 REAL_KERNELS = {"int8": "<i1", "uint8": "<u1", "float32": "<f4"}
-"""Types of kernels that are looked at, and how numpy calls them."""
+"""Types of kernels that are examined -> numpy's names of them."""
 TOLERANCE = 1e-5
-"""Of a kernel's real values from 1 or 1 / k: what float32 scales leave."""
+"""Largest relative difference of a kernel's real values from 1 or 1 / k, due to scales in float32."""
 MAX_KERNEL = 2**18
-"""Elements of a kernel that is looked at: pools and copies have few."""
+"""Most elements of a kernel that is examined: pools and copies have few."""
 CHUNK = 2**18
+"""Elements examined at a time."""
 SIGN_SHIFT = 1
+"""Shifts the sign bit out of a float, so that -0.0 is zero."""
 
 
 def count_nonzero(data: Any, dtype: str) -> int:
-    """How many elements of packed little-endian values (bytes, or an array of them) are not zero; -0.0 is zero too.
+    """Number of elements that are not zero, in packed little-endian values (bytes or an array of bytes). -0.0 is zero.
 
     Raises:
-        ValueError: no whole number of elements.
+        ValueError: the bytes are not a whole number of elements.
     """
     bits = bits_of(dtype)
     raw = np.frombuffer(data, np.uint8)
@@ -42,7 +44,7 @@ def count_nonzero(data: Any, dtype: str) -> int:
 
 
 def kernel_values(data: Any, dtype: str, shape: tuple[int, ...]) -> NDArray[Any] | None:
-    """A kernel as stored, in its shape; None of a type or a size that is not looked at.
+    """A kernel as stored, in its shape; None for a type or a size that is not examined.
 
     Raises:
         ValueError: the bytes do not fill the shape.
@@ -53,16 +55,16 @@ def kernel_values(data: Any, dtype: str, shape: tuple[int, ...]) -> NDArray[Any]
 
 
 def emulated(kernel: NDArray[Any], scale: NDArray[Any] | float, zero_point: int = 0) -> str:
-    """What a convolution without a bias is in fact, when each output channel reads one input channel.
+    """What a convolution without a bias computes, if each output channel reads one input channel.
 
     Args:
         kernel: (out, values), as stored.
-        scale: of each output channel, or of all; real values are `(kernel - zero_point) * scale`.
-        zero_point: of all.
+        scale: of each output channel, or of all. Real values are `(kernel - zero_point) * scale`.
+        zero_point: of all output channels.
 
     Returns:
-        `AVERAGE_POOL` where every real value is 1 / their number, `COPY` where each output has a single 1 among zeros,
-        else nothing; also for a kernel of one value, which is a scale.
+        `AVERAGE_POOL` if every real value is 1 / their number, `COPY` if each output has a single 1 among zeros, else
+        "". Also "" for a kernel of one value, which scales.
     """
     with np.errstate(all="ignore"):  # a damaged file may hold any float
         stored = kernel.astype(np.float64) - zero_point

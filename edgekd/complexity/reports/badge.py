@@ -1,25 +1,26 @@
-"""The badge: an SVG for a README, which needs no service and no font."""
+"""The badge: an SVG image for a README. It needs no service and no font."""
 
 from collections.abc import Sequence
 from html import escape
 
-from edgekd.complexity.reports.document import Checked
-from edgekd.complexity.reports.names import brief, plain
+from edgekd.complexity.reports.document import CheckResult
+from edgekd.complexity.reports.formatting import brief, plain
 from edgekd.text import counted
 
 NARROW, WIDE = frozenset("fijlrtI|.,:;!'()[] /-"), frozenset("mwMW%@")
 NARROW_PX, NORMAL_PX, WIDE_PX = 4.2, 7.0, 10.5
-"""Rough widths of letters at 11 px, since no font can be measured here; `textLength` makes the text fit them."""
+"""Rough widths of letters at 11 px, since no font can be measured here. `textLength` fits the text to them."""
 PADDING_PX, HEIGHT_PX = 6, 20
 GREEN, RED, GREY = "#2e7d32", "#c62828", "#555"
 
 
-def badge(checked: Sequence[Checked]) -> str:
-    """Target on the left; on the right bytes and MACs of one model, or how many of several pass; green or red."""
+def badge(checked: Sequence[CheckResult]) -> str:
+    """The badge as SVG: on the left the target, on the right bytes and MACs of one model or how many of several
+    pass."""
     failed = sum(not each.ok for each in checked)
     label = plain(checked[0].verdict.target) if checked else "edgekd"
     if len(checked) == 1:
-        exact = checked[0].ledger.conventions["exact"]
+        exact = checked[0].counts.conventions["exact"]
         costs = "" if exact is None else f"{brief(exact.param_bytes, 'B')}, {brief(exact.macs, 'MAC')}"
         message = f"over: {costs}" if failed else costs
     else:
@@ -51,6 +52,7 @@ def badge(checked: Sequence[Checked]) -> str:
 
 
 def _width(text: str) -> int:
+    """Width of a text with its padding, in pixels."""
     return 2 * PADDING_PX + round(
         sum(NARROW_PX if letter in NARROW else WIDE_PX if letter in WIDE else NORMAL_PX for letter in text)
     )

@@ -1,4 +1,4 @@
-"""Reads JSON that edgekd printed earlier: one object for one model, a list of them for several."""
+"""Reads a JSON document that an edgekd command printed: an object for one model, a list of objects for several."""
 
 from pathlib import Path
 from typing import TypeVar
@@ -8,25 +8,25 @@ import msgspec
 from edgekd.errors import InputError
 
 MAX_BYTES = 2**26
-"""A report of as many layers as a model file may have is far smaller."""
+"""Largest document. Even a report with as many layers as a model file may have is far smaller."""
 
 T = TypeVar("T", bound=msgspec.Struct)
 
 
 def read_json(path: Path, kind: type[T], option: str, wanted: str) -> tuple[T, ...]:
-    """Read one object, or a list of objects; fields that `kind` does not have are passed over.
+    """The objects of a document. Fields that `kind` does not have are ignored.
 
     Args:
         path: the file.
         kind: the struct.
-        option: the command line's option, named in errors.
-        wanted: what the file should be, in words.
+        option: that named the file, for errors.
+        wanted: what the file must be, in words, for errors.
 
     Raises:
-        InputError: unreadable, too large, no JSON, another document, or an empty list.
+        InputError: unreadable, too large, not JSON, another document, or an empty list.
     """
     try:
-        if not path.is_dir() and not path.is_file() and path.exists():  # opening a pipe would wait
+        if not path.is_dir() and not path.is_file() and path.exists():  # opening a pipe would block
             raise InputError(f"{option} {path}: not a regular file; give {wanted}")
         with path.open("rb") as file:
             raw = file.read(MAX_BYTES + 1)

@@ -10,10 +10,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekd.data.audio.parallel import in_order
-from edgekd.data.sets.source import Source
+from edgekd.data.audio.parallel import map_in_order
+from edgekd.data.audio.waveform import PCM_SCALE, to_pcm
+from edgekd.data.dataset import ClipSource
 from edgekd.data.store.journal import digest
-from edgekd.data.store.store import PCM_SCALE, to_pcm
 from edgekd.errors import InputError, MissingExtraError
 from edgekd.text import counted
 
@@ -21,46 +21,52 @@ AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".ai
 PCM_16 = "PCM_16"
 """libsndfile's name for samples of 16 bits."""
 BYTE_ORDERS: dict[bytes, Literal["little", "big"]] = {b"RIFF": "little", b"FORM": "big"}
-"""First bytes of a wav and an aiff file -> order of those of the size that follow."""
+"""First bytes of a wav and an aiff file -> byte order of the size that follows."""
 HEAD_BYTES = 8
-STREAMED = 0x7FFFFFFF
-"""Bytes from which a size says that the writer did not know it."""
+UNKNOWN_SIZE = 0x7FFFFFFF
+"""Sizes from this one on stand for "unknown": the writer streamed the file."""
 SLACK_BYTES, SLACK = 64, 0.01
-"""What a size may be off, as writers are not exact: bytes and share."""
+"""Bytes, and share, by which a size in a header may be too large: some writers are not exact."""
 NO_KEY = ""
-"""Key of a source whose file is not there."""
+"""Key of a source whose file does not exist."""
 
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """A clip to come. key: of what it is made from; pcm: (time, channels) int16, or the error that its file met."""
+    """A decoded clip.
 
-    source: Source
+    Attributes:
+        source: its file and row.
+        key: see `source_key`.
+        pcm: (time, channels) int16, or the reason why the file cannot be used.
+    """
+
+    source: ClipSource
     key: str
     pcm: NDArray[np.int16] | InputError
 
 
 def is_audio(path: Path) -> bool:
-    """Whether a file name says audio. Hidden files (also macOS `._x.wav` shadows) are none."""
+    """Whether a file has the suffix of an audio file and is not hidden, as the `._x.wav` files of macOS are."""
     return path.suffix.lower() in AUDIO_SUFFIXES and not path.name.startswith(".")
 
 
 def decode(path: Path, sample_rate: int, channels: int, cut: tuple[float, float] | None = None) -> NDArray[np.int16]:
-    """Read one file and bring it to a rate and channel count.
+    """Read one file and convert it to a sample rate and a number of channels.
 
     Args:
         path: the audio file.
         sample_rate: Hz of the result (soxr, high quality).
-        channels: 1 takes the mean of all channels; more than 1 wants as many in the file, or one that is repeated.
-        cut: (start, length) in seconds of the part to read; None reads all. A part that reaches past the end is
+        channels: 1 takes the mean of all channels; for more, the file must have as many, or one, which is repeated.
+        cut: (start, length) in seconds of the part to read; None reads all. A part that ends after the file is
             shorter.
 
     Returns:
         (time, channels) int16.
 
     Raises:
-        InputError: missing, unreadable, empty, cut off, holding NaN or infinity, or of a channel count that does not
-            fit.
+        InputError: the file is missing, unreadable, empty or cut off, holds NaN or infinity, or has another number of
+            channels.
         MissingExtraError: soundfile or soxr is not installed.
     """
     try:
@@ -78,15 +84,15 @@ def decode(path: Path, sample_rate: int, channels: int, cut: tuple[float, float]
             if start:
                 file.seek(min(start, file.frames))
             waveform = file.read(frames, dtype="int16" if file.subtype == PCM_16 else "float32", always_2d=True)
-    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+    except (OSError, ValueError) as error:  # ValueError: not a possible file name
         raise InputError(
             f"{path}: cannot be read ({error.strerror if isinstance(error, OSError) else error})"
         ) from None
-    except RuntimeError:  # soundfile's own error among them; its text misleads (a damaged mp3 "does not exist")
+    except RuntimeError:  # also soundfile's own error, whose text misleads (a damaged mp3 "does not exist")
         raise InputError(
             f"{path}: is not readable audio; it is damaged or not one of {', '.join(AUDIO_SUFFIXES)}"
         ) from None
-    if waveform.dtype == np.int16:  # libsndfile's own way to float32 gives the same values in twice the time
+    if waveform.dtype == np.int16:  # libsndfile's float32 has the same values and takes twice as long
         waveform = waveform.astype(np.float32) / np.float32(PCM_SCALE)
     if len(waveform) == 0:
         raise InputError(f"{path}: holds no samples")
@@ -101,22 +107,22 @@ def decode(path: Path, sample_rate: int, channels: int, cut: tuple[float, float]
 
 
 def _refuse_cut_off(path: Path, size: int) -> None:
-    """Refuse a wav or aiff file that is shorter than it says, of which libsndfile silently reads what is there.
+    """Refuse a wav or aiff file that is shorter than the size in its header; libsndfile reads it without an error.
 
     Raises:
-        InputError: as said.
+        InputError: it is.
     """
     with path.open("rb") as file:
         head = file.read(HEAD_BYTES)
     if len(head) < HEAD_BYTES or head[:4] not in BYTE_ORDERS:
         return
-    said = int.from_bytes(head[4:], BYTE_ORDERS[head[:4]]) + HEAD_BYTES
-    if said < STREAMED and said - size > max(SLACK_BYTES, said * SLACK):
-        raise InputError(f"{path}: is cut off, {size:,} of {said:,} bytes are here; download or copy it again")
+    expected = int.from_bytes(head[4:], BYTE_ORDERS[head[:4]]) + HEAD_BYTES
+    if expected < UNKNOWN_SIZE and expected - size > max(SLACK_BYTES, expected * SLACK):
+        raise InputError(f"{path}: is cut off, {size:,} of {expected:,} bytes are here; download or copy it again")
 
 
 def file_seconds(path: Path) -> float:
-    """Length of an audio file by its header.
+    """Length of an audio file, from its header.
 
     Raises:
         InputError: unreadable.
@@ -135,13 +141,13 @@ def file_seconds(path: Path) -> float:
     return float(found.frames / found.samplerate)
 
 
-def decode_all(sources: Sequence[Source], sample_rate: int, channels: int) -> Iterator[Decoded]:
-    """Decode many files on threads (libsndfile and soxr release the interpreter lock), in the order given."""
-    return in_order(lambda source: decode_one(source, sample_rate, channels), sources)
+def decode_all(sources: Sequence[ClipSource], sample_rate: int, channels: int) -> Iterator[Decoded]:
+    """Decode many clips on threads (libsndfile and soxr release the interpreter lock), in the order given."""
+    return map_in_order(lambda source: decode_one(source, sample_rate, channels), sources)
 
 
-def decode_one(source: Source, sample_rate: int, channels: int) -> Decoded:
-    """As `decode`, with the source and its key, which is that of the file before it was read."""
+def decode_one(source: ClipSource, sample_rate: int, channels: int) -> Decoded:
+    """Decode one clip. The key is computed before the file is read, so that a later change of the file is noticed."""
     key = source_key(source)
     try:
         return Decoded(source, key, decode(source.file, sample_rate, channels, source.cut))
@@ -149,9 +155,9 @@ def decode_one(source: Source, sample_rate: int, channels: int) -> Decoded:
         return Decoded(source, key, error)
 
 
-def source_key(source: Source) -> str:
-    """32 hex digits that change with what a clip's audio is made from: its file's place, size, time of change and cut,
-    not its row."""
+def source_key(source: ClipSource) -> str:
+    """32 hex digits that identify the audio of a clip: by its file's path, size and modification time, and by the cut.
+    The row has no influence."""
     try:
         stat = source.file.stat()
     except (OSError, ValueError):
@@ -163,7 +169,7 @@ def source_key(source: Source) -> str:
 
 
 def decoders() -> str:
-    """Names and versions of what decodes and resamples: others may give other samples.
+    """Names and versions of the libraries that decode and resample; other versions may give other samples.
 
     Raises:
         MissingExtraError: see `decode`.

@@ -1,4 +1,4 @@
-"""Impulse responses of microphones and rooms, read from a folder: for augmentation, and for tests of other
+"""Impulse responses of microphones and rooms, read from a folder: for augmentation, and for evaluation through other
 microphones."""
 
 import hashlib
@@ -10,49 +10,49 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekd.data.audio.decode import decode, is_audio
-from edgekd.data.audio.microphone_makes import Made, MicSplit, of_split
-from edgekd.data.store.store import to_waveform
+from edgekd.data.audio.microphone_makes import MicrophoneFile, MicSplit, files_of_split
+from edgekd.data.audio.waveform import to_waveform
 from edgekd.errors import InputError
 from edgekd.text import counted
 
 ONSET = 0.1
-"""Share of a response's peak at which its direct sound begins; what comes before is delay."""
+"""Share of a response's peak at which its direct sound begins; samples before that are delay and are removed."""
 
 
 def response_files(
     folder: Path, split: MicSplit = "all", include: Sequence[str] = (), exclude: Sequence[str] = ()
-) -> list[Made]:
-    """The files of a folder that are taken, in the order of their names.
+) -> list[MicrophoneFile]:
+    """The chosen files of a folder, in the order of their names.
 
     Args:
-        folder: audio files; folders inside are not looked into.
+        folder: of audio files; inner folders are ignored.
         split: of the makes, see `edgekd.data.audio.microphone_makes`.
-        include, exclude: patterns of file names, as a shell's; a file is taken where one of `include` fits, or there is
-            none, and none of `exclude` does.
+        include, exclude: shell patterns of file names. A file is chosen if one of `include` matches, or there is none,
+            and none of `exclude` does.
 
     Raises:
-        InputError: no folder, no file that fits; see `of_split`.
+        InputError: no folder, no file that matches; see `files_of_split`.
     """
     if not folder.is_dir():
         raise InputError(
             f"{folder} is not a folder of impulse responses; name one (augment.ir_folder in a recipe, --microphones)"
         )
     files = sorted(path for path in folder.iterdir() if is_audio(path))
-    fit = [path for path in files if _fits(path.name, include or ("*",)) and not _fits(path.name, exclude)]
-    if not fit:
+    chosen = [path for path in files if _matches(path.name, include or ("*",)) and not _matches(path.name, exclude)]
+    if not chosen:
         raise InputError(
-            f"{folder}: {counted(len(files), 'audio file')}, none of which fits augment.ir_include {list(include)} and"
-            f" not augment.ir_exclude {list(exclude)}"
+            f"{folder}: {counted(len(files), 'audio file')}, none of which matches augment.ir_include {list(include)}"
+            f" and not augment.ir_exclude {list(exclude)}"
         )
-    taken = of_split(fit, folder, split)
-    if not taken:
+    of_split = files_of_split(chosen, folder, split)
+    if not of_split:
         raise InputError(
-            f"{folder}: {counted(len(fit), 'audio file')}, none of a make in [{split}]; take another split"
+            f"{folder}: {counted(len(chosen), 'audio file')}, none of a make in [{split}]; take another split"
         )
-    return taken
+    return of_split
 
 
-def load_responses(files: Sequence[Made], sample_rate: int) -> NDArray[np.float32]:
+def load_responses(files: Sequence[MicrophoneFile], sample_rate: int) -> NDArray[np.float32]:
     """The impulse responses in files.
 
     Args:
@@ -60,11 +60,11 @@ def load_responses(files: Sequence[Made], sample_rate: int) -> NDArray[np.float3
         sample_rate: Hz of the result.
 
     Returns:
-        float32 (responses, longest): each of unit energy, so that it keeps the level of noise, from its direct sound
-        on, zeros at the end.
+        float32 (responses, longest): each starts with its direct sound, is scaled to unit energy, so that it keeps the
+        level of noise, and is padded with zeros.
 
     Raises:
-        InputError: a file that is not readable or silent.
+        InputError: a file that cannot be read, or is silent.
         MissingExtraError: soundfile or soxr is not installed.
     """
     read = [_response(path, sample_rate) for path, _ in files]
@@ -75,11 +75,11 @@ def load_responses(files: Sequence[Made], sample_rate: int) -> NDArray[np.float3
 
 
 def responses_hash(responses: NDArray[np.float32]) -> str:
-    """64 hex digits of the responses and their order."""
+    """SHA-256 of the responses in their order, 64 hex digits."""
     return hashlib.sha256(f"{responses.shape}".encode() + responses.astype("<f4").tobytes()).hexdigest()
 
 
-def _fits(name: str, patterns: Sequence[str]) -> bool:
+def _matches(name: str, patterns: Sequence[str]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 

@@ -1,5 +1,4 @@
-"""Microphones split by make: impulse responses that training hears through, and others, of other makes, that are kept
-for tests."""
+"""Splits impulse responses of microphones by make: some for training, those of other makes for tests."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,36 +6,36 @@ from typing import Literal, NamedTuple, get_args
 
 import msgspec
 
-from edgekd.data.store.store import listing
 from edgekd.errors import InputError, nearest
 from edgekd.resources import read_toml
+from edgekd.text import listing
 
 MicSplit = Literal["all", "train", "test"]
 
-TEST: MicSplit = "test"
-"""Which is judged where nothing else is asked for."""
+DEFAULT_SPLIT: MicSplit = "test"
+"""What an evaluation uses by default."""
 TABLE = "makes.toml"
-"""In a folder of impulse responses: their makes."""
+"""File in a folder of impulse responses that names their makes."""
 MICIRP = Path(__file__).with_name("micirp.toml")
-"""The makes of MicIRP, for a folder without a table of its own."""
+"""The makes of the data set MicIRP, for a folder without such a file."""
 
 
-class Makes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A table of makes: make -> its files, names without suffix. No make is in both."""
+class MakesTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The content of makes.toml: make -> names of its files without suffix, for each split. No make is in both."""
 
     train: dict[str, tuple[str, ...]]
     test: dict[str, tuple[str, ...]]
 
 
-class Made(NamedTuple):
-    """A file and who made its microphone; the make is the file's own name where nobody said."""
+class MicrophoneFile(NamedTuple):
+    """An impulse response and the make of its microphone; the name of the file where the make is not known."""
 
     path: Path
     make: str
 
 
-def mic_split(name: str) -> MicSplit:
-    """The split of a name.
+def parse_mic_split(name: str) -> MicSplit:
+    """The split with this name.
 
     Raises:
         InputError: there is none.
@@ -48,36 +47,35 @@ def mic_split(name: str) -> MicSplit:
     raise InputError(f"'{name}' is no split of microphones{nearest(name, splits)}")
 
 
-def of_split(files: Sequence[Path], folder: Path, split: MicSplit) -> list[Made]:
-    """Those of some files that are in a split, by `folder`/makes.toml, or else by the table of MicIRP.
+def files_of_split(files: Sequence[Path], folder: Path, split: MicSplit) -> list[MicrophoneFile]:
+    """The files of a split, by `folder`/makes.toml or, without that, by the table of MicIRP.
 
     Args:
-        files: of the folder.
+        files: in the folder.
         folder: of impulse responses.
-        split: "all" takes every file, also those that no table names.
+        split: "all" returns every file, also those without a make.
 
     Raises:
-        InputError: a table that is damaged or names something twice, a file that is in none.
+        InputError: a damaged table, one that names a file or make twice, or a file without a make.
     """
-    own = folder / TABLE
-    table = own if own.is_file() else MICIRP
-    makes = read_toml(table, Makes)
-    side: dict[str, tuple[str, str]] = {}  # file -> split and make
-    for name, of_side in (("train", makes.train), ("test", makes.test)):
-        for make, named in of_side.items():
+    own_table = folder / TABLE
+    table = own_table if own_table.is_file() else MICIRP
+    makes = read_toml(table, MakesTable)
+    known: dict[str, tuple[str, str]] = {}  # file -> split and make
+    for name, files_of_make in (("train", makes.train), ("test", makes.test)):
+        for make, named in files_of_make.items():
             if name == "test" and make in makes.train:
-                raise InputError(f"{table}: make '{make}' is in [train] and in [test]; a make is on one side")
+                raise InputError(f"{table}: make '{make}' is in [train] and in [test]; keep it in one of them")
             for file in named:
-                if file in side:
+                if file in known:
                     raise InputError(f"{table}: '{file}' is there twice; name each file once")
-                side[file] = name, make
+                known[file] = name, make
     if split == "all":
-        return [Made(path, side[path.stem][1] if path.stem in side else path.stem) for path in files]
-    unknown = [path.name for path in files if path.stem not in side]
+        return [MicrophoneFile(path, known[path.stem][1] if path.stem in known else path.stem) for path in files]
+    unknown = [path.name for path in files if path.stem not in known]
     if unknown:
         raise InputError(
-            f"{folder}: {listing(unknown)} is of no make in {table.name}; name it in {own}, with tables [train] and"
-            " [test] of "
-            f'make = ["file name without suffix", ...], or take all microphones'
+            f"{folder}: {listing(unknown)} has no make in {table.name}; name it in {own_table}, with tables [train] and"
+            ' [test] of make = ["file name without suffix", ...], or use all microphones'
         )
-    return [Made(path, side[path.stem][1]) for path in files if side[path.stem][0] == split]
+    return [MicrophoneFile(path, known[path.stem][1]) for path in files if known[path.stem][0] == split]

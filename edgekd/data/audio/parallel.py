@@ -1,5 +1,4 @@
-"""Work on threads, results in order, memory bounded. For work that releases the interpreter lock: decoding,
-transforms."""
+"""`map` on threads, with results in order and bounded memory, for work that releases the interpreter lock."""
 
 import os
 from collections import deque
@@ -8,14 +7,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 READ_AHEAD = 4
-"""Results that may wait per worker when the consumer is slower."""
+"""Results for each worker that may wait for a slower consumer."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def in_order(work: Callable[[Item], Result], items: Iterable[Item], workers: int | None = None) -> Iterator[Result]:
-    """Like `map(work, items)`, on `workers` threads (by default one per processor) that run a few items ahead."""
+def map_in_order(work: Callable[[Item], Result], items: Iterable[Item], workers: int | None = None) -> Iterator[Result]:
+    """`map(work, items)` on `workers` threads, by default one per processor, that run a few items ahead."""
     workers = workers or os.cpu_count() or 1
     waiting: deque[Future[Result]] = deque()
     pool = ThreadPoolExecutor(workers)

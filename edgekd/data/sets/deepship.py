@@ -1,12 +1,12 @@
 """DeepShip (Irfan et al. 2021, doi 10.1016/j.eswa.2021.115270): 47 h of 265 ships of four kinds, wav files of seconds
 to minutes.
 
-A folder a kind: Cargo, Passengership (or Passenger), Tanker (or Tank), Tug. The whole set has a folder for each
-passage, KIND/DATE-NUMBER/TIME.wav; the part in the authors' public repository has KIND/NUMBER.wav. KIND/*-metafile has
-a line a passage, without
-header: number, AIS type, ship, date, time, seconds, distances. Its numbers begin anew several times and are no key;
-date and time are, and date and number where they name one ship, so only the whole set tells the ship of a recording.
-The metafiles were read from that repository, the layout of the whole set from what its users say.
+There is one folder for each kind: Cargo, Passengership (or Passenger), Tanker (or Tank), Tug. The complete set has a
+folder for each passage of a ship, KIND/DATE-NUMBER/TIME.wav; the part in the authors' public repository has
+KIND/NUMBER.wav. KIND/*-metafile has one line for each passage, without header: number, AIS type, ship, date, time,
+seconds, distances. The numbers restart several times, so they identify no passage. Date and time do, and date and
+number where only one ship has them. The ship of a recording is therefore known in the complete set only. The format of
+the metafiles was read from that repository; the layout of the complete set is known from its users.
 """
 
 import re
@@ -14,13 +14,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from edgekd.data.audio.decode import file_seconds
-from edgekd.data.sets.catalogue import KNOWN
-from edgekd.data.sets.layout import audio_names, check_level
-from edgekd.data.sets.source import DataSet, Source
-from edgekd.data.store.deal import TEST_FRACTION, check_fraction, deal
-from edgekd.data.store.store import Clip, listing
+from edgekd.data.dataset import ClipSource, DataSet
+from edgekd.data.sets.checks import audio_names, check_folder
+from edgekd.data.sets.metadata import DATA_SETS
+from edgekd.data.sets.split import TEST_FRACTION, check_test_fraction, split_by_group
+from edgekd.data.store.clips import Clip
 from edgekd.errors import InputError
-from edgekd.text import counted
+from edgekd.text import counted, listing
 
 NAME = "deepship"
 LABELS = {
@@ -38,26 +38,25 @@ PASSAGE = re.compile(r"(\d{8})[a-z]*-(\d+)")
 """Folder of a passage: date and number."""
 SEGMENT_SECONDS = 5.0
 """As Ritu et al. (SSATKD); the authors of DeepShip and others cut 3 s."""
-
 ROUNDING = 1e-6
-"""Segments: what the division of two lengths may lack to a whole number."""
+"""By how much the quotient of two lengths may be below a whole number of segments."""
 
 Ships = dict[tuple[str, str], str]
-"""(date YYYYMMDD, time HHMMSS or number) -> ship; "" where there are two."""
+"""(date YYYYMMDD, time HHMMSS or number) -> ship; "" where two ships have that key."""
 
 
 def read(
     path: Path, skip_bad: bool = False, segment: float = SEGMENT_SECONDS, test_fraction: float = TEST_FRACTION
 ) -> DataSet:
-    """Find the recordings of DeepShip and cut them into segments; no split is published, so whole groups are dealt to
-    train and test.
+    """Find the recordings of DeepShip and cut them into segments. No split is published: groups are assigned to train
+    and test (`split_by_group`).
 
     The group is the ship where it is known, else the recording; the parent is the recording.
 
     Args:
         path: the folder that holds one folder per kind of ship.
         skip_bad: leave out recordings that cannot be read instead of refusing.
-        segment: seconds; a remainder that is shorter is dropped, a shorter recording is one clip.
+        segment: seconds; a shorter remainder is dropped, a shorter recording is one clip.
         test_fraction: share of each label's clips for test.
 
     Raises:
@@ -65,14 +64,14 @@ def read(
     """
     if not segment > 0:
         raise InputError(f"--segment {segment}: wanted more than 0 seconds")
-    check_fraction(test_fraction)
-    check_level(
+    check_test_fraction(test_fraction)
+    check_folder(
         path,
         lambda folder: len(_kinds(folder)) > 1,
         "the DeepShip folder that holds them",
         "folders of two kinds of ships (Cargo, Passengership, Tanker, Tug)",
     )
-    sources: list[Source] = []
+    sources: list[ClipSource] = []
     bad, recordings, known = [], 0, 0
     for folder in _kinds(path):
         ships = _ships(folder)
@@ -91,7 +90,7 @@ def read(
         raise InputError(
             f"{path} holds no recordings below {', '.join(folder.name for folder in _kinds(path))}; unpack them there"
         )
-    sources, note = deal(sources, test_fraction)
+    sources, note = split_by_group(sources, test_fraction)
     notes = [
         note,
         (
@@ -102,12 +101,12 @@ def read(
     if known < recordings:
         notes.append(
             f"{counted(recordings - known, 'recording')} of a ship that is not known, each a group of its own: a ship"
-            " may be on both sides"
+            " may be in train and in test"
         )
     absent = sorted(set(LABELS.values()) - {source.clip.label for source in sources})
     notes += [f"no clips of {', '.join(absent)}"] if absent else []
     notes += [f"{counted(len(bad), 'recording')} that cannot be read left out: {listing(bad)}"] if bad else []
-    return DataSet(NAME, KNOWN[NAME].licence, sources, notes=notes)
+    return DataSet(NAME, DATA_SETS[NAME].licence, sources, notes=notes)
 
 
 def _kinds(path: Path) -> list[Path]:
@@ -122,8 +121,8 @@ def _recordings(folder: Path) -> list[Path]:
 
 
 def _ships(folder: Path) -> Ships:
-    """The ships of a folder's metafile; lines that are damaged are passed over, as a ship that is not known only widens
-    a group's name."""
+    """The ships of a folder's metafile. Damaged lines are skipped: a recording whose ship is unknown is a group of its
+    own."""
     ships: Ships = {}
     for file in (file for file in sorted(folder.glob(METAFILES)) if file.is_file()):
         for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
@@ -135,7 +134,7 @@ def _ships(folder: Path) -> Ships:
 
 
 def _ship(ships: Ships, name: Path) -> str:
-    """The ship of a recording: by date and time, else by date and number; "" where it is not known."""
+    """The ship of a recording, found by date and time, else by date and number; "" where it is not known."""
     passage = PASSAGE.fullmatch(name.parent.name)
     if passage is None:
         return ""
@@ -143,12 +142,14 @@ def _ship(ships: Ships, name: Path) -> str:
     return ships.get((date, name.stem)) or ships.get((date, number), "")
 
 
-def _segments(folder: Path, name: Path, seconds: float, segment: float, ship: str) -> list[Source]:
+def _segments(folder: Path, name: Path, seconds: float, segment: float, ship: str) -> list[ClipSource]:
     recording = f"{folder.name}/{name.as_posix()}"
-    whole = Source(folder / name, Clip(recording, LABELS[folder.name.lower()], "", ship or recording, parent=recording))
+    complete = ClipSource(
+        folder / name, Clip(recording, LABELS[folder.name.lower()], "", ship or recording, parent=recording)
+    )
     if seconds <= segment:
-        return [whole]
+        return [complete]
     return [
-        replace(whole, clip=replace(whole.clip, path=f"{recording}#{number}"), cut=(number * segment, segment))
+        replace(complete, clip=replace(complete.clip, path=f"{recording}#{number}"), cut=(number * segment, segment))
         for number in range(int(seconds / segment + ROUNDING))
     ]

@@ -4,10 +4,11 @@ from collections import Counter
 from pathlib import Path
 
 from edgekd.data.audio.decode import is_audio
-from edgekd.data.sets.catalogue import KNOWN
-from edgekd.data.sets.layout import check_columns, check_level
-from edgekd.data.sets.source import DataSet, Source, read_table
-from edgekd.data.store.store import Clip
+from edgekd.data.dataset import ClipSource, DataSet
+from edgekd.data.sets.checks import check_columns, check_folder
+from edgekd.data.sets.metadata import DATA_SETS
+from edgekd.data.sets.tables import read_table
+from edgekd.data.store.clips import Clip
 from edgekd.errors import InputError
 
 NAME = "esc50"
@@ -20,13 +21,13 @@ FOLDS = ("fold1", "fold2", "fold3", "fold4", "fold5")
 def read(path: Path) -> DataSet:
     """Find the clips of an ESC-50 folder in its official layout, audio/ and meta/esc50.csv; audio may be of any format.
 
-    Splits are fold1 to fold5, as many as are there; the group is the source recording (`src_file`). Four source
-    recordings occur in two folds, so the folds count as official: leaking clips are left out of training.
+    Splits are fold1 to fold5, those that have files; the group is the source recording (`src_file`). Four source
+    recordings occur in two folds; as the folds are official, leaking clips are left out of training.
 
     Raises:
         InputError: not an ESC-50 folder, a level too high or too deep, or a damaged table.
     """
-    check_level(
+    check_folder(
         path, lambda folder: (folder / META).is_file(), "the ESC-50 folder that holds audio/ and meta/", str(META)
     )
     meta = path / META
@@ -44,7 +45,7 @@ def read(path: Path) -> DataSet:
                 f" '{row['filename']}'; wanted a fold of 1 to 5, a label and a file"
             )
         file = files.get(Path(row["filename"]).stem, path / AUDIO / row["filename"])
-        sources.append(Source(file, Clip(file.name, row["category"], fold, group=row["src_file"])))
+        sources.append(ClipSource(file, Clip(file.name, row["category"], fold, group=row["src_file"])))
     present = {source.clip.split for source in sources if source.file.stem in files}
     if not present:
         raise InputError(
@@ -52,12 +53,12 @@ def read(path: Path) -> DataSet:
         )
     absent_folds = Counter(source.clip.split for source in sources if source.clip.split not in present)
     notes = [
-        f"{fold}: none of its {count} clips is here; the store has no {fold}"
+        f"{fold}: none of its {count} clips was found; the store has no {fold}"
         for fold, count in sorted(absent_folds.items())
     ]
     return DataSet(
         NAME,
-        KNOWN[NAME].licence,
+        DATA_SETS[NAME].licence,
         [source for source in sources if source.clip.split in present],
         official_folds=True,
         notes=notes,

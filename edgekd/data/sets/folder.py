@@ -1,22 +1,22 @@
-"""Anybody's audio: a tree `LABEL/*.wav`, a tree `SPLIT/LABEL/*.wav`, or a CSV of
+"""The user's own audio: a tree `LABEL/*.wav`, a tree `SPLIT/LABEL/*.wav`, or a CSV of
 `filename,label[,split,group,recorder,parent]`.
 
-A tree is read through all levels below a label; clips of one folder further down (LABEL/PLACE/x.wav) are one group. The
-tree counts as SPLIT/LABEL where every top folder has the name of a split (`SPLIT_NAMES`, or fold and a number). Without
-splits, whole groups of each label are dealt to `test` and `train` by a hash of their name: the same data gives the same
-split on every machine.
+All levels below a label's folder are read; the clips of one inner folder (LABEL/PLACE/x.wav) are one group. A tree is
+SPLIT/LABEL where every top folder has the name of a split (`SPLIT_NAMES`, or "fold" and a number). Without splits,
+groups are assigned to `test` and `train` by a hash of their name (`split_by_group`).
 """
 
 import re
 from pathlib import Path, PurePosixPath
 
 from edgekd.data.audio.decode import AUDIO_SUFFIXES, is_audio
-from edgekd.data.sets.catalogue import KNOWN
-from edgekd.data.sets.source import DataSet, Source, read_table
-from edgekd.data.store.deal import TEST_FRACTION, check_fraction, deal
-from edgekd.data.store.store import Clip, listing
+from edgekd.data.dataset import ClipSource, DataSet
+from edgekd.data.sets.metadata import DATA_SETS
+from edgekd.data.sets.split import TEST_FRACTION, check_test_fraction, split_by_group
+from edgekd.data.sets.tables import read_table
+from edgekd.data.store.clips import Clip
 from edgekd.errors import InputError, nearest
-from edgekd.text import counted
+from edgekd.text import counted, listing
 
 NAME = "folder"
 SPLIT_NAMES = frozenset(
@@ -28,21 +28,21 @@ WANTED_COLUMNS = f"{','.join(NEEDED_COLUMNS)}[,{','.join(OPTIONAL_COLUMNS)}]"
 
 
 def read(
-    path: Path, table: Path | None = None, test_fraction: float = TEST_FRACTION, licence: str = KNOWN[NAME].licence
+    path: Path, table: Path | None = None, test_fraction: float = TEST_FRACTION, licence: str = DATA_SETS[NAME].licence
 ) -> DataSet:
     """Find the clips of a folder, or of a CSV.
 
     Args:
-        path: the folder that holds the label folders, or that file names in the CSV start from; or the CSV itself.
-        table: a CSV; without it the tree is read.
+        path: the folder that holds the label folders, or that file names in the CSV are relative to; or the CSV.
+        table: a CSV; None reads the tree.
         test_fraction: share of the clips of each label that goes to `test` where the data has no splits, between 0 and
             1.
-        licence: of the audio, for the record.
+        licence: of the audio; stored only.
 
     Raises:
-        InputError: no clips, a folder a level too high or too deep, a CSV that does not fit.
+        InputError: no clips, a folder a level too high or too deep, a CSV without the needed columns or cells.
     """
-    check_fraction(test_fraction)
+    check_test_fraction(test_fraction)
     if table is None and path.is_file() and not is_audio(path):
         path, table = path.parent, path
     if not path.is_dir():
@@ -54,12 +54,12 @@ def read(
             f"{table or path}: every clip has the label '{labels.pop()}', and a classifier needs two labels or more"
         )
     if not any(source.clip.split for source in sources):
-        sources, note = deal(sources, test_fraction)
+        sources, note = split_by_group(sources, test_fraction)
         notes.append(note)
     return DataSet(path.resolve().name, licence, sources, notes=notes)
 
 
-def _from_tree(path: Path) -> tuple[list[Source], list[str]]:
+def _from_tree(path: Path) -> tuple[list[ClipSource], list[str]]:
     """Clips of a tree; splits are empty unless the top folders are splits."""
     files = sorted(
         file for file in path.rglob("*") if is_audio(file) and file.is_file() and not _hidden(file.relative_to(path))
@@ -99,15 +99,15 @@ def _from_tree(path: Path) -> tuple[list[Source], list[str]]:
     return [_tree_source(file, part, 0) for file, part in zip(files, parts, strict=True)], []
 
 
-def _tree_source(file: Path, parts: tuple[str, ...], level: int) -> Source:
-    """The clip of a file whose label is its `level`-th folder; the split, if any, comes before."""
+def _tree_source(file: Path, parts: tuple[str, ...], level: int) -> ClipSource:
+    """The clip of a file whose label is its folder number `level`; the folder before that, if any, is the split."""
     parts = tuple(_utf8(part) for part in parts)
     group = "/".join(parts[level:-1]) if len(parts) > level + 2 else ""
-    return Source(file, Clip("/".join(parts), parts[level], parts[0] if level else "", group=group))
+    return ClipSource(file, Clip("/".join(parts), parts[level], parts[0] if level else "", group=group))
 
 
 def _utf8(name: str) -> str:
-    """A file name that can be printed and kept in JSON: bytes that are not UTF-8 become \\xNN."""
+    """A file name that can be printed and stored in JSON: bytes that are not UTF-8 become \\xNN."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
@@ -119,7 +119,7 @@ def _names_split(name: str) -> bool:
     return name.lower() in SPLIT_NAMES or FOLD.fullmatch(name.lower()) is not None
 
 
-def _from_table(path: Path, table: Path) -> tuple[list[Source], list[str]]:
+def _from_table(path: Path, table: Path) -> tuple[list[ClipSource], list[str]]:
     """Clips of a CSV, in its order."""
     columns, rows = read_table(table)
     for name in NEEDED_COLUMNS:
@@ -138,5 +138,5 @@ def _from_table(path: Path, table: Path) -> tuple[list[Source], list[str]]:
         clip = Clip(
             str(file), row["label"], optional["split"], optional["group"], optional["recorder"], optional["parent"]
         )
-        sources.append(Source(path / file, clip))
+        sources.append(ClipSource(path / file, clip))
     return sources, notes

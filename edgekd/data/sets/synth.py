@@ -1,10 +1,9 @@
-"""Ten procedural acoustic scenes: a smoke data set that lets everything run anywhere. Not recordings, and no substitute
-for them.
+"""Ten synthetic acoustic scenes, for smoke tests without any recordings. Scores on them say nothing about real audio.
 
-A scene is what happens in time: the direction and pace of glides, the rate of clicks and swells, chords that hold or
-alternate. Pitch, colour, level and room are drawn from the same ranges for every scene, so that a linear model on the
-mean log-mel spectrum does not solve it. Cities differ between train and test; a location (city and number) is a group;
-one recorder is heard in test only.
+A scene differs from the others in its course in time: the direction and rate of glides, the rate of clicks and swells,
+chords that hold or alternate. Pitch, spectral tilt, level and room are drawn from the same ranges for every scene, so
+that a linear model on the mean log-mel spectrum fails. Train and test have different cities; a location (city and
+number) is a group; one recorder occurs in test only.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,8 +13,9 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekd.data.audio.parallel import in_order
-from edgekd.data.store.store import Clip, to_pcm
+from edgekd.data.audio.parallel import map_in_order
+from edgekd.data.audio.waveform import to_pcm
+from edgekd.data.store.clips import Clip
 
 NAME = "synth"
 LICENCE = "CC0-1.0"
@@ -31,7 +31,7 @@ CITIES = {
 }
 """Split -> its (invented) cities."""
 LOCATIONS = 4
-"""Places of each scene in a city."""
+"""Of each scene in a city."""
 TEST_EVERY = 4
 """One clip in so many is a test clip."""
 PITCH_HZ = (500.0, 2500.0)
@@ -39,7 +39,7 @@ BAND_HZ = (200.0, 6000.0)
 EVENT_DB = (-4.0, 10.0)
 """Level of the events above the background."""
 PASSING_DB = (-15.0, -2.0)
-"""Level of another scene's events, passing by, against the scene's own: what makes some clips hard to tell."""
+"""Level of a second scene's events against the scene's own; it makes some clips hard to classify."""
 LEVEL_DB = (-40.0, -24.0)
 """Root mean square level of a clip against full scale."""
 FFT_STEP = 1024
@@ -50,8 +50,14 @@ REFERENCE_HZ = 1000.0
 
 @dataclass(frozen=True)
 class Recorder:
-    """A recording device. seed: of its impulse response; rough: how far that strays from flat; floor_db: noise below
-    the signal."""
+    """A recording device.
+
+    Attributes:
+        seed: of its impulse response.
+        rough: how far that response deviates from flat, 0 for not at all.
+        low_cut_hz, high_cut_hz: its pass band.
+        floor_db: level of its noise relative to the signal.
+    """
 
     seed: int
     rough: float
@@ -67,28 +73,28 @@ RECORDERS = {
     "s2": Recorder(14, 0.5, 180.0, 4000.0, -28.0),
 }
 RECORDERS_OF = {"train": ("a", "a", "b", "s1"), "test": ("a", "b", "s1", "s2")}
-"""Split -> the recorders drawn from; s2 is unseen in training."""
+"""Split -> the recorders drawn from; s2 is not in training."""
 
 
 def _glides(direction: int, seconds: tuple[float, float], duty: float) -> Scene:
-    """Tones that sweep up (+1) or down (-1) by an octave or more, one every `seconds`, sounding for `duty` of that."""
+    """Tones that sweep up (+1) or down (-1) by an octave or more, one every `seconds`, audible for the share `duty`."""
 
     def make(time: Time, rng: np.random.Generator) -> Wave:
         period = rng.uniform(*seconds)
-        # 0..1, and 1 while silent
-        place = np.minimum(_cycle(time / period + rng.random()) / np.float32(duty), np.float32(1.0))
-        hertz = _pitch(rng) * np.exp2(np.float32(direction * rng.uniform(1.0, 1.8)) * (place - np.float32(0.5)))
-        turns = np.cumsum(hertz, dtype=np.float64) * (time[1] - time[0])
+        # 0..1 in a sweep, 1 in the pause after it
+        progress = np.minimum(_cycle(time / period + rng.random()) / np.float32(duty), np.float32(1.0))
+        hertz = _pitch(rng) * np.exp2(np.float32(direction * rng.uniform(1.0, 1.8)) * (progress - np.float32(0.5)))
+        cycles = np.cumsum(hertz, dtype=np.float64) * (time[1] - time[0])
         strength = rng.uniform(0, (0.6, 0.4)).astype(np.float32)
-        harmonics: Wave = _sine(turns) + strength[0] * _sine(2 * turns) + strength[1] * _sine(3 * turns)
-        harmonics *= np.sin(np.float32(np.pi) * place) ** 2
+        harmonics: Wave = _sine(cycles) + strength[0] * _sine(2 * cycles) + strength[1] * _sine(3 * cycles)
+        harmonics *= np.sin(np.float32(np.pi) * progress) ** 2
         return harmonics
 
     return make
 
 
 def _clicks(hertz: tuple[float, float]) -> Scene:
-    """Sharp bursts of noise that die away, `hertz` of them a second."""
+    """Bursts of noise with an exponential decay, `hertz` of them a second."""
 
     def make(time: Time, rng: np.random.Generator) -> Wave:
         rate, decay = rng.uniform(*hertz), rng.uniform(0.015, 0.035)
@@ -109,7 +115,7 @@ def _swells(hertz: tuple[float, float]) -> Scene:
 
 
 def _chords(hertz: tuple[float, float] | None) -> Scene:
-    """Two chords: both held, or (with `hertz`) struck in turn so many times a second."""
+    """Two chords: both held, or, with `hertz`, struck alternately at that rate."""
 
     def make(time: Time, rng: np.random.Generator) -> Wave:
         chords = [_sine(_pitch(rng) * time + rng.random()) + _sine(_pitch(rng) * time + rng.random()) for _ in range(2)]
@@ -135,11 +141,11 @@ SCENES: dict[str, Scene] = {
     "street_traffic": _swells((0.9, 1.4)),
     "tram": _clicks((7.0, 10.0)),
 }
-"""Label -> what happens in it."""
+"""Label -> generator of its events."""
 
 
 def clips(count: int, seconds: float, seed: int, sample_rate: int) -> Iterator[tuple[Clip, NDArray[np.int16]]]:
-    """Make a whole data set, labels in turn, a quarter of each label for test.
+    """Generate a data set; labels alternate, and a quarter of each label's clips is for test.
 
     Args:
         count: clips in all.
@@ -153,31 +159,31 @@ def clips(count: int, seconds: float, seed: int, sample_rate: int) -> Iterator[t
     labels = list(SCENES)
 
     def make(index: int) -> tuple[Clip, NDArray[np.int16]]:
-        label, turn = labels[index % len(labels)], index // len(labels)
-        split = "test" if turn % TEST_EVERY == TEST_EVERY - 1 else "train"
+        label, number = labels[index % len(labels)], index // len(labels)
+        split = "test" if number % TEST_EVERY == TEST_EVERY - 1 else "train"
         rng = np.random.default_rng([seed, index])
         city = str(rng.choice(CITIES[split]))
-        place = f"{city}-{labels.index(label) * LOCATIONS + int(rng.integers(LOCATIONS))}"
+        location = f"{city}-{labels.index(label) * LOCATIONS + int(rng.integers(LOCATIONS))}"
         recorder = str(rng.choice(RECORDERS_OF[split]))
-        waveform = recording(label, rng, seconds, sample_rate, place, recorder)
-        row = Clip(f"{label}-{place}-{index}-{recorder}.wav", label, split, group=place, recorder=recorder)
+        waveform = recording(label, rng, seconds, sample_rate, location, recorder)
+        row = Clip(f"{label}-{location}-{index}-{recorder}.wav", label, split, group=location, recorder=recorder)
         return row, to_pcm(waveform)[:, np.newaxis]
 
-    return in_order(make, range(count))
+    return map_in_order(make, range(count))
 
 
 def recording(
-    label: str, rng: np.random.Generator, seconds: float, sample_rate: int, place: str, recorder: str
+    label: str, rng: np.random.Generator, seconds: float, sample_rate: int, location: str, recorder: str
 ) -> NDArray[np.float32]:
-    """(time,) float32 in [-1, 1]: one clip of a scene, in the room of `place`, through a device of `RECORDERS`."""
+    """(time,) float32 in [-1, 1]: one clip of a scene, in the room of a location, through a device of `RECORDERS`."""
     samples = round(seconds * sample_rate)
     length = _fast_length(samples + int(ROOM_SECONDS * sample_rate))
     time = np.arange(samples) / sample_rate
-    passing = SCENES[str(rng.choice([other for other in SCENES if other != label]))](time, rng)
-    events = _unit(SCENES[label](time, rng)) + _decibels(rng.uniform(*PASSING_DB)) * _unit(passing)
-    heard = np.fft.rfft(events, length).astype(np.complex64) * _room(place, length, sample_rate)
+    second = SCENES[str(rng.choice([other for other in SCENES if other != label]))](time, rng)
+    events = _unit(SCENES[label](time, rng)) + _decibels(rng.uniform(*PASSING_DB)) * _unit(second)
+    reverberant = np.fft.rfft(events, length).astype(np.complex64) * _room(location, length, sample_rate)
     background = _noise_spectrum(length, sample_rate, rng, tilt=rng.uniform(0.5, 1.5))
-    mixed = _decibels(rng.uniform(*EVENT_DB)) * _unit_spectrum(heard) + _unit_spectrum(background)
+    mixed = _decibels(rng.uniform(*EVENT_DB)) * _unit_spectrum(reverberant) + _unit_spectrum(background)
     waveform = np.fft.irfft(mixed * _response(recorder, length, sample_rate), length)[:samples].astype(np.float32)
     floor = _decibels(RECORDERS[recorder].floor_db) * rng.standard_normal(samples, dtype=np.float32)
     return _unit(_unit(waveform) + floor) * _decibels(rng.uniform(*LEVEL_DB))
@@ -200,8 +206,8 @@ def _band_noise(time: Time, rng: np.random.Generator) -> Wave:
 def _noise_spectrum(length: int, sample_rate: int, rng: np.random.Generator, tilt: float) -> Spectrum:
     """Noise whose power falls with frequency to the power of `tilt`."""
     frequency = np.maximum(np.fft.rfftfreq(length, 1 / sample_rate), 20.0).astype(np.float32)
-    colour: Wave = (frequency / np.float32(REFERENCE_HZ)) ** np.float32(-tilt / 2)
-    return _gaussian(rng, len(frequency)) * colour
+    slope: Wave = (frequency / np.float32(REFERENCE_HZ)) ** np.float32(-tilt / 2)
+    return _gaussian(rng, len(frequency)) * slope
 
 
 def _gaussian(rng: np.random.Generator, bins: int) -> Spectrum:
@@ -209,9 +215,9 @@ def _gaussian(rng: np.random.Generator, bins: int) -> Spectrum:
 
 
 @lru_cache(maxsize=512)
-def _room(place: str, length: int, sample_rate: int) -> Spectrum:
-    """Spectrum of a direct sound and a decaying tail, fixed for a place."""
-    rng = np.random.default_rng(list(place.encode()))
+def _room(location: str, length: int, sample_rate: int) -> Spectrum:
+    """Spectrum of a room's impulse response: direct sound and decaying tail, seeded by the location."""
+    rng = np.random.default_rng(list(location.encode()))
     time = np.arange(int(ROOM_SECONDS * sample_rate)) / sample_rate
     tail = rng.standard_normal(len(time)) * np.exp(-time / rng.uniform(*ROOM_DECAY_SECONDS))
     tail[0] = 0.0
@@ -222,7 +228,7 @@ def _room(place: str, length: int, sample_rate: int) -> Spectrum:
 
 @lru_cache(maxsize=len(RECORDERS) * 2)
 def _response(recorder: str, length: int, sample_rate: int) -> Spectrum:
-    """Spectrum of a device: a rough short impulse response between its cut-off frequencies."""
+    """Frequency response of a recorder: a random short impulse response between its cut-off frequencies."""
     device = RECORDERS[recorder]
     taps = sample_rate // 500
     rng = np.random.default_rng(device.seed)
@@ -236,17 +242,17 @@ def _response(recorder: str, length: int, sample_rate: int) -> Spectrum:
 
 
 def _fast_length(samples: int) -> int:
-    """The next multiple of a power of two: quick to transform."""
+    """The next multiple of `FFT_STEP`, a length that is fast to transform."""
     return -(-samples // FFT_STEP) * FFT_STEP
 
 
-def _cycle(turns: Time) -> Wave:
-    """Fraction of the current turn, float32 in 0..1."""
-    return np.asarray(turns - np.floor(turns), dtype=np.float32)
+def _cycle(cycles: Time) -> Wave:
+    """Fraction of the current cycle, float32 in 0..1."""
+    return np.asarray(cycles - np.floor(cycles), dtype=np.float32)
 
 
-def _sine(turns: Time) -> Wave:
-    wave: Wave = np.sin(np.float32(2 * np.pi) * _cycle(turns))
+def _sine(cycles: Time) -> Wave:
+    wave: Wave = np.sin(np.float32(2 * np.pi) * _cycle(cycles))
     return wave
 
 

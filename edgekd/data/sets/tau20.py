@@ -6,15 +6,16 @@ Train 13,962 clips, evaluate 2,968, in neither 6,105.
 
 from pathlib import Path
 
+from edgekd.data.dataset import DataSet
 from edgekd.data.sets import tau
-from edgekd.data.sets.source import DataSet
 from edgekd.data.sets.tau22 import MAIN_RECORDER_CLIPS
 
 TRAIN_CLIPS = 13962
 SLICES = 10
-"""Clips of TAU 2022 that one of 2020 was cut into."""
+"""Clips of TAU 2022 that were cut from one of 2020."""
 EDITION = tau.Edition(
-    "tau20", tau.mobile_rest({scene: count // SLICES for scene, count in MAIN_RECORDER_CLIPS.items()}, TRAIN_CLIPS)
+    "tau20",
+    tau.mobile_training_clips({scene: count // SLICES for scene, count in MAIN_RECORDER_CLIPS.items()}, TRAIN_CLIPS),
 )
 
 

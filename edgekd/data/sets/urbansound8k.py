@@ -1,16 +1,17 @@
 """UrbanSound8K (Salamon, Jacoby and Bello 2014, doi 10.1145/2647868.2655045): 8,732 clips of at most 4 s, 10 labels,
 ten official folds.
 
-Clips are of any rate, depth and channel count. The folds are never mixed: clips of one recording are in one fold, and a
-score on folds of one's own cannot be compared with published ones.
+Clips have any rate, depth and channel count. The folds must not be mixed: all clips of one recording are in one fold,
+and scores on other folds cannot be compared with published ones.
 """
 
 from pathlib import Path
 
-from edgekd.data.sets.catalogue import KNOWN
-from edgekd.data.sets.layout import audio_names, check_columns, check_level, present
-from edgekd.data.sets.source import DataSet, Source, read_table
-from edgekd.data.store.store import Clip
+from edgekd.data.dataset import ClipSource, DataSet
+from edgekd.data.sets.checks import audio_names, check_columns, check_folder, present_sources
+from edgekd.data.sets.metadata import DATA_SETS
+from edgekd.data.sets.tables import read_table
+from edgekd.data.store.clips import Clip
 from edgekd.errors import InputError
 
 NAME = "urbansound8k"
@@ -31,7 +32,7 @@ def read(path: Path, skip_bad: bool = False) -> DataSet:
     Raises:
         InputError: another folder, files missing, or a damaged table.
     """
-    check_level(
+    check_folder(
         path,
         lambda folder: (folder / META).is_file(),
         "the UrbanSound8K folder that holds audio/ and metadata/",
@@ -48,11 +49,11 @@ def read(path: Path, skip_bad: bool = False) -> DataSet:
                 " a class and a file; unpack it again"
             )
         name = f"fold{fold}/{file}"
-        sources.append(Source(path / AUDIO / name, Clip(name, label, f"fold{fold}", group=recording)))
-    there = {f"{fold}/{name}" for fold in FOLDS for name in audio_names(path / AUDIO / fold)}
-    kept, notes = present(sources, there, META.name, skip_bad)
+        sources.append(ClipSource(path / AUDIO / name, Clip(name, label, f"fold{fold}", group=recording)))
+    found = {f"{fold}/{name}" for fold in FOLDS for name in audio_names(path / AUDIO / fold)}
+    kept, notes = present_sources(sources, found, META.name, skip_bad)
     notes.append(
-        "the folds are never mixed: test each once, by edgekd crossval RECIPE --data STORE --out DIR --folds"
+        "the folds must not be mixed: test each once, by edgekd crossval RECIPE --data STORE --out DIR --folds"
         f" {','.join(FOLDS)}"
     )
-    return DataSet(NAME, KNOWN[NAME].licence, kept, official_folds=True, notes=notes)
+    return DataSet(NAME, DATA_SETS[NAME].licence, kept, official_folds=True, notes=notes)

@@ -1,8 +1,8 @@
-"""What a writer keeps beside the audio of a store in the making: one line per clip that is in the audio, in its order.
+"""The journal of an unfinished store: one line for each clip whose audio was written, in the order of the audio.
 
-A line is written after the clip's audio. It holds the key of what the clip was made from, its samples and a hash of its
-PCM, so that the next writer can tell what of the audio is whole and still wanted. A torn or damaged line ends the
-journal.
+A line is appended after the clip's audio. It holds the key of the clip's source, its number of samples and a hash of
+its PCM, so that the next writer can check which audio is complete and still wanted. Reading stops at the first damaged
+line.
 """
 
 import errno
@@ -17,8 +17,14 @@ DIGEST_BYTES = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """A clip in the audio. key: of its source, 32 hex digits; samples: per channel; digest: of its PCM."""
+class JournalEntry:
+    """A clip whose audio was written.
+
+    Attributes:
+        key: of its source, 32 hex digits.
+        samples: per channel.
+        digest: of its PCM.
+    """
 
     key: str
     samples: int
@@ -26,14 +32,14 @@ class Entry:
 
 
 class Journal:
-    """The journal of one folder, read when it is opened.
+    """The journal in one file, which is created where it does not exist.
 
     Attributes:
-        entries: clips found, then added.
+        entries: those in the file, then those added.
     """
 
     def __init__(self, path: Path) -> None:
-        self.entries: list[Entry] = []
+        self.entries: list[JournalEntry] = []
         self._ends = [0]
         self._file = path.open("a+b", buffering=0)
         self._file.seek(0)
@@ -41,22 +47,22 @@ class Journal:
             match = LINE.fullmatch(line)
             if match is None:
                 break
-            self._note(Entry(match[1].decode(), int(match[2]), bytes.fromhex(match[3].decode())), len(line))
+            self._append(JournalEntry(match[1].decode(), int(match[2]), bytes.fromhex(match[3].decode())), len(line))
         self._file.truncate(self._ends[-1])
 
-    def add(self, entry: Entry) -> None:
-        """Append a clip; its audio has left this process.
+    def add(self, entry: JournalEntry) -> None:
+        """Append a clip whose audio this process has written.
 
         Raises:
-            OSError: it cannot be written.
+            OSError: the line cannot be written.
         """
         line = f"{entry.key} {entry.samples} {entry.digest.hex()}\n".encode()
         if self._file.write(line) < len(line):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        self._note(entry, len(line))
+        self._append(entry, len(line))
 
-    def cut(self, count: int) -> None:
-        """Forget all but the first `count` clips."""
+    def truncate(self, count: int) -> None:
+        """Remove all entries after the first `count`."""
         self._file.truncate(self._ends[count])
         del self.entries[count:], self._ends[count + 1 :]
 
@@ -64,11 +70,11 @@ class Journal:
         """Close the file."""
         self._file.close()
 
-    def _note(self, entry: Entry, length: int) -> None:
+    def _append(self, entry: JournalEntry, length: int) -> None:
         self.entries.append(entry)
         self._ends.append(self._ends[-1] + length)
 
 
 def digest(raw: bytes) -> bytes:
-    """What tells one clip's audio from another's."""
+    """A hash of 16 bytes, to compare the audio of clips."""
     return hashlib.blake2b(raw, digest_size=DIGEST_BYTES).digest()

@@ -1,17 +1,14 @@
-"""The clip store: audio decoded once into one flat int16 memory map, beside a table of clips. Training reads nothing
-else.
+"""Reads a clip store: audio that was decoded once into one flat int16 memory map, and a table of its clips.
 
-A store is a folder: `audio.i16` (little-endian int16, (time, channels), clips back to back in table order), `clips.csv`
-(one row a clip) and `store.json` (`StoreInfo`). It is known by the hash of its table and audio. `writer.py` makes one,
-this file reads it.
+Training reads audio from stores only. A store is a folder of three files: `audio.i16` (little-endian int16,
+(time, channels), clips back to back in the order of the table), `clips.csv` (one row for each clip) and `store.json`
+(`StoreInfo`). The hash of table and audio identifies it. `writer.py` writes stores.
 """
 
-import csv
 import hashlib
-import io
 import mmap
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -19,55 +16,33 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekd.data.store.parents import Parents, find_parents
-from edgekd.data.store.parts import divide, recordings
-from edgekd.data.store.readahead import is_streamed, will_read
+from edgekd.data.audio.waveform import PCM_TYPE, to_waveform
+from edgekd.data.store import page_cache
+from edgekd.data.store.clips import UNLABELLED, Clip, decode_table, shared_origins
+from edgekd.data.store.folds import connected_groups, grouped_folds
+from edgekd.data.store.recordings import Recordings, find_recordings
 from edgekd.errors import InputError, nearest
-from edgekd.text import counted
+from edgekd.text import counted, listing
 
 FORMAT = "edgekd-store"
 FORMAT_VERSION = 1
 AUDIO_FILE, TABLE_FILE, INFO_FILE = "audio.i16", "clips.csv", "store.json"
-PCM_TYPE = np.dtype("<i2")
-PCM_SCALE = 32768.0
-"""int16 samples per unit of a [-1, 1] waveform."""
 HASH_BLOCK = 1 << 22
-"""Bytes read at once when hashing or scanning audio."""
-UNLABELLED = "unlabelled"
-"""Label of every clip of a data set whose labels nobody published: to be predicted, never trained on or scored."""
-SHOWN = 5
-"""How many names an error lists before it says how many more there are."""
-
-
-@dataclass(frozen=True, slots=True)
-class Clip:
-    """One row of the table. Text fields may be empty where the data set does not say, except path, label and split.
-
-    Attributes:
-        path: the file as its data set names it, unique in a store.
-        label: the class truth.
-        split: e.g. "fold1" or "train".
-        group: clips that share an origin (a source recording, a location) and so must not meet across train and test.
-        recorder: the device that recorded the clip.
-        parent: the longer recording that this clip is a slice of; must not meet across train and test either.
-        seconds: length, exactly samples / sample rate.
-    """
-
-    path: str
-    label: str
-    split: str
-    group: str = ""
-    recorder: str = ""
-    parent: str = ""
-    seconds: float = 0.0
-
-
-TABLE_COLUMNS = tuple(field.name for field in fields(Clip))
+"""Bytes read at once when hashing audio."""
 
 
 class StoreInfo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """store.json. official_folds: splits as published, whose leaking clips are left out of training instead of
-    refused."""
+    """The content of store.json.
+
+    Attributes:
+        name: of the data set.
+        licence: of the audio; "unknown" where it was not stated.
+        synthetic: whether a program made the audio.
+        official_folds: whether the splits are the published ones. Training clips that leak into the test side of such
+            splits are left out; in other stores a leak is refused.
+        sample_rate: Hz.
+        table_sha256, audio_sha256: of the two other files.
+    """
 
     format: str = FORMAT
     version: int = FORMAT_VERSION
@@ -110,7 +85,7 @@ class ClipStore:
         lengths: (clips,) int64 samples per clip.
         offsets: (clips,) int64 first sample of each clip in `pcm`.
         pcm: (total samples, channels) int16, read-only memory map.
-        streamed: whether the audio is too large to stay in memory, so that the kernel is told what is read next.
+        streamed: whether the audio is too large to stay in memory, so that `prefetch` advises the kernel.
     """
 
     def __init__(self, path: Path, info: StoreInfo, clips: list[Clip], streamed: bool | None = None) -> None:
@@ -125,10 +100,9 @@ class ClipStore:
         total = int(self.lengths.sum())
         with (path / AUDIO_FILE).open("rb") as file:
             self._map = mmap.mmap(file.fileno(), total * info.channels * PCM_TYPE.itemsize, access=mmap.ACCESS_READ)
-        # a plain view of the map: slices of a np.memmap are slow to make, and arrays computed from them would claim to
-        # be maps too
+        # an array over the map, not a np.memmap: slices of that are slow, and arrays computed from it are memmaps too
         self.pcm: NDArray[np.int16] = np.frombuffer(self._map, PCM_TYPE).reshape(total, info.channels)
-        self.streamed = is_streamed(len(self._map)) if streamed is None else streamed
+        self.streamed = page_cache.exceeds_memory(len(self._map)) if streamed is None else streamed
 
     @classmethod
     def open(cls, path: Path | str, streamed: bool | None = None) -> "ClipStore":
@@ -153,7 +127,7 @@ class ClipStore:
         clips = decode_table(table)
         expected = sum(round(clip.seconds * info.sample_rate) for clip in clips) * info.channels * PCM_TYPE.itemsize
         if not clips or audio_bytes != expected:
-            raise _damaged(path, f"{AUDIO_FILE} holds {audio_bytes} bytes, the table asks for {expected}")
+            raise _damaged(path, f"{AUDIO_FILE} holds {audio_bytes} bytes, {TABLE_FILE} needs {expected}")
         return cls(path, info, clips, streamed)
 
     @property
@@ -173,7 +147,7 @@ class ClipStore:
 
     @property
     def licence(self) -> str:
-        """Licence of the audio; "unknown" where nobody said."""
+        """Licence of the audio; "unknown" where it was not stated."""
         return self.info.licence
 
     @property
@@ -193,9 +167,9 @@ class ClipStore:
         return tuple(sorted({clip.split for clip in self.clips}))
 
     @cached_property
-    def parents(self) -> Parents:
-        """The recordings that clips are segments of."""
-        return find_parents([clip.parent for clip in self.clips], [clip.path for clip in self.clips], self.lengths)
+    def recordings(self) -> Recordings:
+        """The longer recordings (`Clip.parent`) that clips are parts of."""
+        return find_recordings([clip.parent for clip in self.clips], [clip.path for clip in self.clips], self.lengths)
 
     def verify(self) -> None:
         """Read all audio and compare its hash.
@@ -222,18 +196,17 @@ class ClipStore:
     def window(self, index: int, start: int, window: int) -> NDArray[np.float32]:
         """(window,) float32 in [-1, 1]: samples from `start` of one clip, zeros after its end."""
         if self.streamed:
-            self.will_need([index], [start], window)
+            self.prefetch([index], [start], window)
         part = to_waveform(self.clip_pcm(index)[start : start + window])
         return np.pad(part, (0, window - len(part)))
 
-    def will_need(
+    def prefetch(
         self,
         clips: Sequence[int] | NDArray[np.int64],
         starts: Sequence[int] | NDArray[np.int64] | None = None,
         samples: int | NDArray[np.int64] | None = None,
     ) -> None:
-        """Have the kernel read windows that are wanted soon, while this process does something else; nothing unless
-        `streamed`.
+        """Have the kernel read windows that are needed soon, while this process goes on; nothing unless `streamed`.
 
         Args:
             clips: indices.
@@ -246,7 +219,7 @@ class ClipStore:
         first = np.minimum(0 if starts is None else starts, lengths)
         after = lengths if samples is None else np.minimum(first + samples, lengths)
         bounds = (self.offsets[clips] + np.stack([first, after])) * self.channels * PCM_TYPE.itemsize  # (2, clips)
-        will_read(self._map, ((int(begin), int(end)) for begin, end in bounds.T if begin < end))
+        page_cache.prefetch(self._map, ((int(begin), int(end)) for begin, end in bounds.T if begin < end))
 
     def indices(self, splits: Iterable[str]) -> NDArray[np.int64]:
         """(clips,) int64 indices of the clips in the named splits, in table order.
@@ -270,7 +243,7 @@ class ClipStore:
         held_out: Sequence[int] = (),
         mixed_folds: bool = False,
     ) -> Partition:
-        """Divide clips into a training and a test side that share no group, no parent and have the same labels.
+        """Divide clips into a training and a test side that share no group and no parent and have the same labels.
 
         A group or parent on both sides is a leak. Where the splits are official folds, the leaking clips are left out
         of training; elsewhere a leak is refused. `allow_leaks` keeps all clips.
@@ -278,14 +251,14 @@ class ClipStore:
         Args:
             train_splits, test_splits: names.
             allow_leaks: see above.
-            held_out: k, K: the training side is divided into K parts by recording, and part k becomes the test side;
-                further pairs divide what remains. The test splits, which then may be none, are heard on neither side. A
-                label may be missing in the test side.
-            mixed_folds: accept that all official folds are mixed and dealt anew.
+            held_out: k, K: the training side is divided into K folds by recording, and fold k becomes the test side;
+                further pairs divide what remains. Clips of the test splits, which may be none, are then on neither
+                side, and a label may be missing in the test side.
+            mixed_folds: allow `held_out` to mix all official folds and divide their clips anew.
 
         Raises:
             InputError: an unknown or repeated split, a leak, a label that is on one side only, no labels at all, too
-                few recordings to hold out, or official folds that would all be mixed and dealt anew.
+                few recordings to hold out, or all official folds mixed without `mixed_folds`.
         """
         if UNLABELLED in self.labels:
             raise InputError(
@@ -300,10 +273,10 @@ class ClipStore:
             and set(self.splits) <= set(train_splits)
         ):
             raise InputError(
-                f"{self.path}: data.held_out = {list(held_out)} would mix the official folds of {self.name} and deal"
-                " them anew, and such a score compares with no other; keep one of them out as data.test, test each by"
-                " edgekd crossval, or set data.mixed_folds = true for a final model, whose figures are those of a"
-                " crossval"
+                f"{self.path}: data.held_out = {list(held_out)} would mix the official folds of {self.name} and divide"
+                " their clips anew; such a score cannot be compared with any other. Keep one fold out as data.test,"
+                " test each fold by edgekd crossval, or set data.mixed_folds = true for a final model, whose figures"
+                " are those of a crossval"
             )
         both = sorted(set(train_splits) & set(test_splits))
         if both:
@@ -312,10 +285,10 @@ class ClipStore:
             )
         train = self.indices(train_splits)
         test = self.indices(test_splits) if test_splits or not held_out else np.array([], np.int64)
-        leaks = origins(self.clips[i] for i in train) & origins(self.clips[i] for i in test)
+        leaks = shared_origins(self.clips[i] for i in train) & shared_origins(self.clips[i] for i in test)
         left_out = np.array([], dtype=np.int64)
         if leaks and not allow_leaks:
-            leaking = np.array([not leaks.isdisjoint(origins([self.clips[i]])) for i in train], dtype=bool)
+            leaking = np.array([not leaks.isdisjoint(shared_origins([self.clips[i]])) for i in train], dtype=bool)
             if not self.info.official_folds:
                 raise InputError(
                     f"{self.path}: {counted(len(leaks), 'group is', 'groups are')} in training and in test "
@@ -325,36 +298,36 @@ class ClipStore:
         if held_out:
             train, test = self._hold_out(train, held_out)
         else:
-            self._refuse_one_sided(train, test, len(left_out))
+            self._check_labels_on_both_sides(train, test, len(left_out))
         return Partition(train, test, left_out, tuple(sorted(leaks)))
 
-    def parts(self, clips: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-        """(clips,) int64: which of `count` parts each clip is in; parts share no recording and are alike in labels.
+    def folds(self, clips: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+        """(clips,) int64: the fold of each clip, 0 to count - 1. No group is in two folds; labels are balanced.
 
         Raises:
-            InputError: fewer recordings than parts.
+            InputError: fewer groups than folds.
         """
-        recording = self.recordings(clips)
-        found = len(np.unique(recording))
+        groups = self.group_ids(clips)
+        found = len(np.unique(groups))
         if count > found:
             raise InputError(
                 f"{self.path}: {counted(found, 'recording')} cannot be divided into {count} parts; ask for {found} at"
                 " most"
             )
-        return divide(recording, self.label_index[clips], [self.clips[i].path for i in clips], count)
+        return grouped_folds(groups, self.label_index[clips], [self.clips[i].path for i in clips], count)
 
-    def recordings(self, clips: NDArray[np.int64]) -> NDArray[np.int64]:
-        """(clips,) int64: a number for each group or parent that clips share, directly or through another of these
-        clips."""
-        return recordings([origins([self.clips[i]]) for i in clips])
+    def group_ids(self, clips: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(clips,) int64: a number for each set of clips that share a group or parent, directly or through other clips
+        of this list."""
+        return connected_groups([shared_origins([self.clips[i]]) for i in clips])
 
     def _hold_out(
         self, train: NDArray[np.int64], held_out: Sequence[int]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         labels = {self.clips[i].label for i in train}
         test = train
-        for part, count in zip(held_out[::2], held_out[1::2], strict=True):
-            out = self.parts(train, count) == part
+        for fold, count in zip(held_out[::2], held_out[1::2], strict=True):
+            out = self.folds(train, count) == fold
             train, test = train[~out], train[out]
         missing = sorted(labels - {self.clips[i].label for i in train})
         if missing:
@@ -364,7 +337,7 @@ class ClipStore:
             )
         return train, test
 
-    def _refuse_one_sided(self, train: NDArray[np.int64], test: NDArray[np.int64], left_out: int) -> None:
+    def _check_labels_on_both_sides(self, train: NDArray[np.int64], test: NDArray[np.int64], left_out: int) -> None:
         hint = (
             f" ({left_out} training clips were left out, whose groups are in test too; data.allow_leaks = true keeps"
             " them)"
@@ -378,40 +351,6 @@ class ClipStore:
                     f"{self.path}: label {listing(sorted(labels))} is in {where} only{hint}; "
                     f"add {other} clips of it or choose other splits"
                 )
-
-
-def origins(clips: Iterable[Clip]) -> set[str]:
-    """What ties clips to others: "group NAME" and "parent NAME" of each clip that has one."""
-    return {
-        f"{kind} {name}" for clip in clips for kind, name in (("group", clip.group), ("parent", clip.parent)) if name
-    }
-
-
-def windows(length: int, window: int, hop: int) -> list[int]:
-    """Start samples of the whole windows in a clip of `length` samples; [0] for a clip shorter than a window."""
-    return list(range(0, max(length - window, 0) + 1, hop))
-
-
-def to_waveform(pcm: NDArray[np.int16]) -> NDArray[np.float32]:
-    """(time, channels) int16 -> (time,) float32 in [-1, 1], the mean of the channels."""
-    mono: NDArray[np.float32] = (
-        pcm[:, 0].astype(np.float32) if pcm.shape[1] == 1 else pcm.mean(axis=1, dtype=np.float32)
-    )
-    return mono / np.float32(PCM_SCALE)
-
-
-def to_pcm(waveform: NDArray[np.float32]) -> NDArray[np.int16]:
-    """float32 in [-1, 1] -> int16 of the same shape: rounded, clipped, cast."""
-    pcm: NDArray[np.int16] = np.clip(np.rint(waveform * np.float32(PCM_SCALE)), -PCM_SCALE, PCM_SCALE - 1).astype(
-        PCM_TYPE
-    )
-    return pcm
-
-
-def listing(names: Sequence[str]) -> str:
-    """The first few names, and how many more there are."""
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
 
 
 def read_info(path: Path) -> StoreInfo:
@@ -439,26 +378,6 @@ def read_info(path: Path) -> StoreInfo:
     if info.format != FORMAT or info.sample_rate < 1 or info.channels < 1:
         raise _damaged(path, f"{INFO_FILE} holds impossible values")
     return info
-
-
-def encode_table(clips: Iterable[Clip]) -> bytes:
-    """clips.csv of a table. File names that are not UTF-8 pass through unchanged."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(TABLE_COLUMNS)
-    for clip in clips:
-        writer.writerow([clip.path, clip.label, clip.split, clip.group, clip.recorder, clip.parent, repr(clip.seconds)])
-    return text.getvalue().encode("utf-8", "surrogateescape")
-
-
-def decode_table(table: bytes) -> list[Clip]:
-    """The clips of a clips.csv that `encode_table` wrote."""
-    rows = csv.reader(io.StringIO(table.decode("utf-8", "surrogateescape"), newline=""))
-    next(rows)
-    return [
-        Clip(path, label, split, group, recorder, parent, float(seconds))
-        for path, label, split, group, recorder, parent, seconds in rows
-    ]
 
 
 def _damaged(path: Path, what: str) -> InputError:

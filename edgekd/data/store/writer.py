@@ -1,8 +1,9 @@
-"""Writes a clip store: into a hidden sibling folder first, renamed at the end, so that nobody ever sees half a store.
+"""Writes a clip store into a hidden folder beside its path and renames that at the end, so that no store is ever seen
+incomplete.
 
-The sibling is locked while its process lives. It holds the store in the making and a journal of its clips; a writer of
-the same store and request goes on with what a killed one left, any other clears it, or puts back the store that was
-about to be replaced.
+The hidden folder is locked while the writing process lives. It holds the unfinished store and a journal of its clips. A
+later writer of the same path and request reuses what a killed writer left. Any other writer removes it, and puts back
+a store that the killed writer was about to replace.
 """
 
 import hashlib
@@ -20,47 +21,40 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekd.data.store.journal import Entry, Journal, digest
-from edgekd.data.store.readahead import forget
-from edgekd.data.store.store import (
-    AUDIO_FILE,
-    FORMAT,
-    INFO_FILE,
-    PCM_TYPE,
-    TABLE_FILE,
-    Clip,
-    ClipStore,
-    StoreInfo,
-    encode_table,
-    listing,
-)
+from edgekd.data.audio.waveform import PCM_TYPE
+from edgekd.data.store.clips import Clip, encode_table
+from edgekd.data.store.journal import Journal, JournalEntry, digest
+from edgekd.data.store.page_cache import drop_pages
+from edgekd.data.store.store import AUDIO_FILE, FORMAT, INFO_FILE, TABLE_FILE, ClipStore, StoreInfo
 from edgekd.errors import InputError
 from edgekd.files import held, in_use
-from edgekd.text import counted
+from edgekd.text import counted, listing
 
 STORE_FILES = frozenset({AUDIO_FILE, TABLE_FILE, INFO_FILE})
 PARTIAL, OLD = "partial", "old"
-"""Kinds of hidden siblings: a store in the making, and one that is being replaced."""
+"""Kinds of hidden folders beside a store: one with an unfinished store, and one with a store that is being replaced."""
 NEW, JOURNAL_FILE, REQUEST_FILE = "store", "journal", "request"
-"""What the first kind holds: the store to be, its journal, and the request it is made for."""
+"""What a PARTIAL folder holds: the unfinished store, its journal, and the request that it is written for."""
 SYNC_BYTES = 1 << 27
-"""Audio between two waits for the disk: what a power cut may cost."""
+"""Bytes of audio after which the writer waits for the disk: the most that a power cut can lose."""
 
 
 class StoreWriter:
-    """A store in the making, a context manager: leaving it without `finish` removes what was written, or keeps it with
-    a request.
+    """Writes one store; a context manager. Leaving it without `finish` removes what was written, or keeps it for the
+    next writer where there is a request.
 
-    Clips are added in order. With a request, those that an earlier writer left come first, by `take`; `add` ends that.
+    Clips are added in order. With a request, clips that an earlier writer left come first, by `reuse`; the first `add`
+    discards the rest of them.
 
     Args:
-        path: where the store shall be; its parent is made.
-        force: replace a store that is there. A folder that is anything else is never touched.
-        request: one line that decides, with a clip's key, what its PCM is; empty where nothing is to be kept.
+        path: of the store; folders above it are made.
+        force: replace a store at `path`. Any other folder there is never changed.
+        request: one line that, together with a clip's key, determines the clip's PCM; "" keeps nothing for a later
+            writer.
         name, licence, synthetic, official_folds, sample_rate, channels: as in `StoreInfo`.
 
     Raises:
-        InputError: something is in the way, another process makes the same store, or the place cannot be written.
+        InputError: something else is at `path`, another process writes the same store, or `path` cannot be written.
     """
 
     def __init__(
@@ -77,7 +71,7 @@ class StoreWriter:
         request: str = "",
     ) -> None:
         self.path = path.resolve()
-        left = _clear_leftovers(self.path, request)
+        left = _clean_up(self.path, request)
         check_free(self.path, force)
         self._force, self._request = force, request
         self._info = {
@@ -101,9 +95,9 @@ class StoreWriter:
                     opened.enter_context(held(self._folder))
                 except BlockingIOError:
                     raise _busy(self.path) from None
-                opened.callback(self._clear)
+                opened.callback(self._remove_unless_kept)
                 if any(each != self._folder and in_use(each, unknown=False) for each in _siblings(self.path, PARTIAL)):
-                    raise _busy(self.path)  # both began at once
+                    raise _busy(self.path)  # both started at once
                 if left is None:
                     (self._folder / REQUEST_FILE).write_text(request)
                 (self._folder / NEW).mkdir(exist_ok=True)
@@ -111,9 +105,9 @@ class StoreWriter:
                 self._audio: BinaryIO = opened.enter_context((self._folder / NEW / AUDIO_FILE).open("r+b"))
                 self._journal = Journal(self._folder / JOURNAL_FILE)
                 opened.callback(self._journal.close)
-                noted = sum(entry.samples for entry in self._journal.entries) * channels * PCM_TYPE.itemsize
-                if self._audio.seek(0, os.SEEK_END) > noted:  # a kill came between a clip's audio and its line
-                    self._audio.truncate(noted)
+                recorded = sum(entry.samples for entry in self._journal.entries) * channels * PCM_TYPE.itemsize
+                if self._audio.seek(0, os.SEEK_END) > recorded:  # killed between a clip's audio and its line
+                    self._audio.truncate(recorded)
                 self._audio.seek(0)
             except OSError as error:
                 raise _unwritable(self.path, error) from None
@@ -125,49 +119,48 @@ class StoreWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with suppress(OSError):  # closing writes what is buffered; a full disk was told before
+        with suppress(OSError):  # closing writes what is buffered; a full disk has raised before
             self._audio.close()
         self._opened.close()
 
     @property
     def left(self) -> int:
-        """Clips of an earlier writer that were neither taken nor given up yet."""
+        """Number of clips from an earlier writer that were neither reused nor discarded yet."""
         return max(len(self._journal.entries) - len(self._clips), 0)
 
     @property
     def last_digest(self) -> bytes:
-        """Hash of the PCM of the clip that was added or taken last; only with a request."""
+        """Hash of the PCM of the clip that was added or reused last; only with a request."""
         return self._journal.entries[len(self._clips) - 1].digest
 
     @property
     def hint(self) -> str:
-        """What remains when the writer is left now, for the end of a message; empty where that is nothing."""
-        if not self._kept():
+        """The end of an error message: what is kept when the writer is left now, "" for nothing."""
+        if not self._keeps_clips():
             return ""
         return (
             f"; {counted(len(self._journal.entries), 'clip is', 'clips are')} kept in {self._folder.name}, and the same"
-            " command goes on"
+            " command resumes"
         )
 
-    def take(self, clip: Clip, key: str) -> NDArray[np.int16] | None:
-        """Add a clip from what an earlier writer left.
+    def reuse(self, clip: Clip, key: str) -> NDArray[np.int16] | None:
+        """Add a clip from the audio that an earlier writer left.
 
         Args:
             clip: its row, as in `add`.
-            key: of what it is made from.
+            key: of its source.
 
         Returns:
-            (time, channels) int16, or None where the next clip that was left has another key or is not as it was
-            written.
+            (time, channels) int16, or None where the next clip left has another key or its audio has changed.
         """
         entry = self._journal.entries[len(self._clips)]
         if entry.key != key:
             return None
         raw = self._audio.read(entry.samples * self._channels * PCM_TYPE.itemsize)
         if digest(raw) != entry.digest:
-            self._give_up()
+            self._discard_left()
             return None
-        self._note(clip, raw)
+        self._append(clip, raw)
         return np.frombuffer(raw, PCM_TYPE).reshape(-1, self._channels)
 
     def add(self, clip: Clip, pcm: NDArray[np.int16], key: str = "") -> None:
@@ -176,7 +169,7 @@ class StoreWriter:
         Args:
             clip: its row; `seconds` is replaced by the length of `pcm`.
             pcm: (time, channels) int16, at least one sample.
-            key: of what it was made from, 32 hex digits; only used with a request.
+            key: of its source, 32 hex digits; only used with a request.
 
         Raises:
             InputError: the path is in the store already, or the disk is full.
@@ -188,22 +181,22 @@ class StoreWriter:
         raw = np.ascontiguousarray(pcm, dtype=PCM_TYPE).tobytes()
         try:
             if self.left:
-                self._give_up()
+                self._discard_left()
             self._audio.write(raw)
             if self._request:
                 self._audio.flush()
-                self._journal.add(Entry(key, len(pcm), digest(raw)))
+                self._journal.add(JournalEntry(key, len(pcm), digest(raw)))
             if self._bytes - self._synced > SYNC_BYTES:
                 self._sync()
         except OSError as error:
             raise _unwritable(self.path, error, self.hint) from None
-        self._note(clip, raw)
+        self._append(clip, raw)
 
     def finish(self) -> ClipStore:
-        """Write the table, read the audio back and compare its hash, move the store to its place and open it.
+        """Write the table, read the audio back and compare its hash, rename the store to its path and open it.
 
         Raises:
-            InputError: no clip was added, the place cannot be written, or the disk does not hold what was written.
+            InputError: no clip was added, the path cannot be written, or the disk does not hold what was written.
         """
         if not self._clips:
             raise InputError(f"{self.path}: no clip is left to store")
@@ -215,19 +208,19 @@ class StoreWriter:
         new = self._folder / NEW
         try:
             if self.left:
-                self._give_up()
+                self._discard_left()
             self._sync()
-            forget(self._audio.fileno())  # so that what is compared comes from the disk
+            drop_pages(self._audio.fileno())  # so that the audio is read back from the disk
             (new / TABLE_FILE).write_bytes(table)
             (new / INFO_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(info), indent=2) + b"\n")
-            self._read_back()
-            self._move()
+            self._verify_written()
+            self._rename()
         except OSError as error:
             raise _unwritable(self.path, error, self.hint) from None
         return ClipStore.open(self.path)
 
-    def _note(self, clip: Clip, raw: bytes) -> None:
-        """The audio of a clip is in its place."""
+    def _append(self, clip: Clip, raw: bytes) -> None:
+        """Add a clip to the table, whose audio is in the file."""
         samples = len(raw) // (self._channels * PCM_TYPE.itemsize)
         self._digest.update(raw)
         self._bytes += len(raw)
@@ -236,21 +229,21 @@ class StoreWriter:
             Clip(clip.path, clip.label, clip.split, clip.group, clip.recorder, clip.parent, samples / self._sample_rate)
         )
 
-    def _give_up(self) -> None:
-        """Cut off what an earlier writer left and was not taken."""
-        self._journal.cut(len(self._clips))
+    def _discard_left(self) -> None:
+        """Remove the clips of an earlier writer that were not reused."""
+        self._journal.truncate(len(self._clips))
         self._audio.seek(self._bytes)
         self._audio.truncate()
 
-    def _kept(self) -> bool:
-        """Whether there is something to go on with."""
+    def _keeps_clips(self) -> bool:
+        """Whether a later writer can reuse clips."""
         journal = self._folder / JOURNAL_FILE
         return (
             bool(self._request) and (self._folder / NEW).exists() and journal.is_file() and journal.stat().st_size > 0
         )
 
-    def _clear(self) -> None:
-        if not self._kept():
+    def _remove_unless_kept(self) -> None:
+        if not self._keeps_clips():
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def _sync(self) -> None:
@@ -259,16 +252,16 @@ class StoreWriter:
         os.fsync(self._audio.fileno())
         self._synced = self._bytes
 
-    def _read_back(self) -> None:
+    def _verify_written(self) -> None:
         try:
             ClipStore.open(self._folder / NEW).verify()
         except InputError:
             raise InputError(
-                f"{self.path}: the disk does not hold what was written to it; check the disk, then give the same"
+                f"{self.path}: the disk does not hold what was written to it; check the disk, then run the same"
                 " command again or choose another --out"
             ) from None
 
-    def _move(self) -> None:
+    def _rename(self) -> None:
         check_free(self.path, self._force)
         new = self._folder / NEW
         if not self.path.exists() or not any(self.path.iterdir()):
@@ -286,10 +279,10 @@ class StoreWriter:
 
 
 def check_free(path: Path, force: bool) -> None:
-    """Refuse a place that holds anything but nothing, an empty folder, or (with `force`) a store.
+    """Check that a store can be written at a path: nothing is there, an empty folder or, with `force`, a store.
 
     Raises:
-        InputError: names what is in the way.
+        InputError: names what is there.
     """
     if not path.exists():
         return
@@ -298,14 +291,14 @@ def check_free(path: Path, force: bool) -> None:
     inside = {child.name for child in path.iterdir()}
     if not inside:
         return
-    strange = sorted(inside - STORE_FILES)
+    foreign = sorted(inside - STORE_FILES)
     if INFO_FILE not in inside or not _is_store(path):
         raise InputError(
             f"{path} exists and is not an edgekd store; choose another --out (--force replaces stores only)"
         )
-    if strange:
+    if foreign:
         raise InputError(
-            f"{path} holds files that are not part of a store ({listing(strange)}); move them away or choose another"
+            f"{path} holds files that are not part of a store ({listing(foreign)}); move them away or choose another"
             " --out"
         )
     if not force:
@@ -313,13 +306,13 @@ def check_free(path: Path, force: bool) -> None:
 
 
 def _sibling(path: Path, kind: str) -> Path:
-    """A new hidden folder beside a store."""
+    """A new hidden folder of a kind beside a store."""
     return Path(tempfile.mkdtemp(prefix=f".{path.name}.{kind}-", dir=path.parent))
 
 
 def _siblings(path: Path, kind: str) -> list[Path]:
-    """The hidden folders of a kind that lie beside a store and hold nothing but what a writer puts there."""
-    name = re.compile(rf"\.{re.escape(path.name)}\.{kind}-\w{{8}}")  # as mkdtemp ends it
+    """The hidden folders of a kind beside a store that hold only files of a writer."""
+    name = re.compile(rf"\.{re.escape(path.name)}\.{kind}-\w{{8}}")  # the suffix of mkdtemp
     if not path.parent.is_dir():
         return []
     holds = _holds_partial if kind == PARTIAL else _holds_store
@@ -339,18 +332,18 @@ def _holds_partial(folder: Path) -> bool:
 def _holds_only(folder: Path, names: Collection[str]) -> bool:
     try:
         return all(child.name in names for child in folder.iterdir())
-    except OSError:  # it was cleared meanwhile
+    except OSError:  # another process removed it
         return False
 
 
-def _clear_leftovers(path: Path, request: str) -> Path | None:
-    """Remove what killed writers of a store left, and put back a store that one was about to replace.
+def _clean_up(path: Path, request: str) -> Path | None:
+    """Remove what killed writers of a store left, and put back a store that one of them was about to replace.
 
     Returns:
-        what is left for `request`.
+        the folder with the clips left for `request`, None where there is none.
 
     Raises:
-        InputError: a living process makes the same store.
+        InputError: a running process writes the same store.
     """
     partial = _siblings(path, PARTIAL)
     if any(in_use(each, unknown=False) for each in partial):
@@ -358,7 +351,7 @@ def _clear_leftovers(path: Path, request: str) -> Path | None:
     if any(in_use(each, unknown=True) for each in partial):
         return None
     kept = None
-    with suppress(OSError):  # clearing is a courtesy; whatever is really in the way is told later
+    with suppress(OSError):  # what cannot be removed matters only where it blocks the new store, which raises then
         kept = next((each for each in partial if request and _request_of(each) == request), None)
         old = _siblings(path, OLD)
         for each in old:
@@ -381,7 +374,7 @@ def _request_of(folder: Path) -> str | None:
 
 
 def _is_store(path: Path) -> bool:
-    """A store, perhaps damaged: its store.json names the format."""
+    """Whether a folder is a store, perhaps a damaged one: its store.json names the format."""
     try:
         return FORMAT.encode() in (path / INFO_FILE).read_bytes()
     except OSError:
@@ -389,7 +382,7 @@ def _is_store(path: Path) -> bool:
 
 
 def _busy(path: Path) -> InputError:
-    return InputError(f"{path} is being made by another process; wait for it or choose another --out")
+    return InputError(f"{path} is being written by another process; wait for it or choose another --out")
 
 
 def _unwritable(path: Path, error: OSError, hint: str = "") -> InputError:

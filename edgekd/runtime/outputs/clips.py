@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekd.data.store.store import to_pcm
+from edgekd.data.audio.waveform import to_pcm
 from edgekd.errors import InputError
 from edgekd.files import PART
 from edgekd.runtime.clip_file import cannot_write, wav, write_clip

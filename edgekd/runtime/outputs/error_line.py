@@ -1,6 +1,6 @@
 """Reads the status lines by which `OutputGroup.status` reports errors of outputs."""
 
-from edgekd.runtime.config import OUTPUT_TABLES
+from edgekd.runtime.config_tables import OUTPUT_TABLES
 from edgekd.runtime.outputs.base import WORKS_AGAIN
 from edgekd.runtime.source.health import StatusLine
 

@@ -4,8 +4,8 @@ without it stays small."""
 from collections.abc import Callable
 from typing import Any
 
-from edgekd.runtime.config import OUTPUT_TABLES, Config
-from edgekd.runtime.config_tables import ClipsTable, HistoryTable, HookTable, MqttTable, WebTable
+from edgekd.runtime.config import Config
+from edgekd.runtime.config_tables import OUTPUT_TABLES, ClipsTable, HistoryTable, HookTable, MqttTable, WebTable
 from edgekd.runtime.listen import STANDARD_INPUT
 from edgekd.runtime.outputs.base import Output, OutputGroup
 

@@ -14,7 +14,7 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekd.data.store.store import PCM_TYPE, to_pcm, to_waveform
+from edgekd.data.audio.waveform import PCM_TYPE, to_pcm, to_waveform
 from edgekd.errors import InputError, MissingExtraError
 from edgekd.modelfile.engine import silent_stderr
 

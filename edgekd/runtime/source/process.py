@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekd.data.store.store import PCM_SCALE
+from edgekd.data.audio.waveform import PCM_SCALE
 from edgekd.runtime.source.child import HEADER, MAGIC, Failure, Opened
 from edgekd.text import counted
 

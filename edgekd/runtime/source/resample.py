@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekd.data.store.store import to_pcm, to_waveform
+from edgekd.data.audio.waveform import to_pcm, to_waveform
 from edgekd.errors import InputError, MissingExtraError
 from edgekd.runtime.source.health import Gap
 

@@ -4,7 +4,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edgekd.data.store.store import PCM_SCALE, PCM_TYPE, ClipStore
+from edgekd.data.audio.waveform import PCM_SCALE, PCM_TYPE
+from edgekd.data.store.store import ClipStore
 from edgekd.train.batches.windows import Windows, fetch
 
 FREE_SHARE = 0.5

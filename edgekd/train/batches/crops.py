@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from edgekd.data.store.parents import Parents
+from edgekd.data.store.recordings import Recordings
 from edgekd.data.store.store import ClipStore
 from edgekd.train.batches.random_streams import Draws, Purpose
 from edgekd.train.batches.silence import sound_of
@@ -31,9 +31,9 @@ class Listener:
     def __init__(self, store: ClipStore, clips: Index, recipe: Recipe, *, closed: bool) -> None:
         self.store, self.view, self.augment = store, recipe.view, recipe.augment
         self.samples = window_samples(self.view, store)
-        self.parents: Parents | None = None
+        self.parents: Recordings | None = None
         if self.view.span == "parent":
-            self.parents = store.parents.within(clips, store.lengths) if closed else store.parents
+            self.parents = store.recordings.subset(clips, store.lengths) if closed else store.recordings
         if self.view.span == "pair":
             clips = np.sort(clips)  # draws choose by place
             self._alike = clips[np.argsort(store.label_index[clips], kind="stable")]  # label after label
@@ -50,7 +50,7 @@ class Listener:
         `Windows`."""
         channels = self.view.channels
         if self.parents is not None:
-            numbers = self.parents.parent[clips]
+            numbers = self.parents.recording[clips]
             room = np.maximum(self.parents.length[numbers] - span, 0)
             begin = (draws.one(Purpose.CROP, clips) * (room + 1)).astype(np.int64)
             rows = Windows(clips, begin, samples, tile=True, span=span, shift=shift, channels=channels)

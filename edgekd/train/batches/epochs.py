@@ -144,7 +144,7 @@ class TrainingView:
         for rows in plan:
             batch = self._batch(draws, rows)
             places = batch["places"]
-            self.store.will_need(places.clip, places.start, places.samples if places.length is None else places.length)
+            self.store.prefetch(places.clip, places.start, places.samples if places.length is None else places.length)
             ahead.append(batch)
             if len(ahead) > READ_AHEAD:
                 yield ahead.popleft()
@@ -276,7 +276,7 @@ class TeacherView:
         """
         draws, listener, augment = Draws(self.recipe.seed, self._stream, epoch), self._listener, self.recipe.augment
         if listener.parents is not None:
-            clips = listener.parents.segments[listener.parents.first[listener.parents.parent[clips]]]
+            clips = listener.parents.segments[listener.parents.first[listener.parents.recording[clips]]]
         gain_db = listener.gain_db(draws, clips)
         if self.recipe.view.segments > 1:
             return whole_windows(self.store, clips, self.recipe.view), gain_db
@@ -293,11 +293,11 @@ def heard_once(store: ClipStore, clips: Index, recipe: Recipe) -> Index:
     """
     if recipe.view.span != "parent":
         return clips
-    parents = store.parents.within(clips, store.lengths)
+    parents = store.recordings.subset(clips, store.lengths)
     first = parents.segments[parents.first[parents.count > 0]]
     label = np.zeros(len(parents.count), np.int64)
-    label[parents.parent[first]] = store.label_index[first]
-    other = np.flatnonzero(store.label_index[clips] != label[parents.parent[clips]])
+    label[parents.recording[first]] = store.label_index[first]
+    other = np.flatnonzero(store.label_index[clips] != label[parents.recording[clips]])
     if len(other):
         name = store.clips[clips[other[0]]].parent
         labels = sorted({store.clips[clip].label for clip in clips if store.clips[clip].parent == name})

@@ -7,8 +7,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekd.data.store.parents import Parents
-from edgekd.data.store.store import PCM_SCALE, ClipStore, windows
+from edgekd.data.audio.waveform import PCM_SCALE, window_starts
+from edgekd.data.store.recordings import Recordings
+from edgekd.data.store.store import ClipStore
 from edgekd.errors import InputError
 from edgekd.train.recipe.schema import DEFAULT_WINDOW, View
 
@@ -72,7 +73,7 @@ def window_samples(view: View, store: ClipStore) -> int:
     joined = view.joined if view.span == "pair" else 1
     if view.span == "crop" or view.seconds is not None:
         return joined * round((view.seconds or DEFAULT_WINDOW) * store.sample_rate)
-    longest = int((store.parents.length if view.span == "parent" else store.lengths).max())
+    longest = int((store.recordings.length if view.span == "parent" else store.lengths).max())
     if longest > LONGEST_CLIP * store.sample_rate:
         what = "recording" if view.span == "parent" else "clip"
         raise InputError(
@@ -85,15 +86,15 @@ def window_samples(view: View, store: ClipStore) -> int:
 def scored_windows(store: ClipStore, clips: Index, view: View) -> Windows:
     """Where a model listens in a test: consecutive windows of each clip, or `whole_windows`.
 
-    Of a "parent" view there is one row for each recording that the clips are of, by its number in `store.parents`.
+    Of a "parent" view there is one row for each recording that the clips are of, by its number in `store.recordings`.
     """
     if view.span == "parent":
-        parents = store.parents
-        clips = parents.segments[parents.first[np.unique(parents.parent[clips])]]
+        parents = store.recordings
+        clips = parents.segments[parents.first[np.unique(parents.recording[clips])]]
     if view.span != "crop":
         return whole_windows(store, clips, view)
     samples = window_samples(view, store)
-    starts = [windows(int(store.lengths[clip]), samples, samples) for clip in clips]
+    starts = [window_starts(int(store.lengths[clip]), samples, samples) for clip in clips]
     owner = np.repeat(clips, [len(each) for each in starts])
     return Windows(
         owner,
@@ -108,10 +109,10 @@ def whole_windows(store: ClipStore, clips: Index, view: View) -> Windows:
     """The middle of each clip, or of the recording that it is of; of a "pair" view the clip again and again."""
     samples = window_samples(view, store)
     if view.span == "parent":
-        numbers = store.parents.parent[clips]
-        begin = np.maximum(store.parents.length[numbers] - samples, 0) // 2
+        numbers = store.recordings.recording[clips]
+        begin = np.maximum(store.recordings.length[numbers] - samples, 0) // 2
         return joined_windows(
-            store, store.parents, numbers, begin, Windows(clips, begin, samples, tile=True, channels=view.channels)
+            store, store.recordings, numbers, begin, Windows(clips, begin, samples, tile=True, channels=view.channels)
         )
     pieces = view.joined if view.span == "pair" else 1
     start = np.maximum(store.lengths[clips] - samples // pieces, 0) // 2
@@ -123,13 +124,13 @@ def whole_windows(store: ClipStore, clips: Index, view: View) -> Windows:
     )
 
 
-def joined_windows(store: ClipStore, parents: Parents, numbers: Index, begin: Index, rows: Windows) -> Windows:
+def joined_windows(store: ClipStore, parents: Recordings, numbers: Index, begin: Index, rows: Windows) -> Windows:
     """Recordings put together: rows as `rows` has them, heard from sample `begin` (rows,) of each; what is not heard is
     left out."""
-    clip, there = parents.pieces(numbers)  # (rows, pieces)
+    clip, there = parents.clips_of(numbers)  # (rows, pieces)
     length = np.where(there, store.lengths[clip], 0)
     end = begin + (rows.samples if rows.span is None else rows.span)
-    first, after = (np.clip(each[:, None] - parents.before[clip], 0, length) for each in (begin, end))
+    first, after = (np.clip(each[:, None] - parents.offset[clip], 0, length) for each in (begin, end))
     return Windows(
         clip.ravel(),
         first.ravel(),

@@ -18,7 +18,7 @@ from edgekd.errors import InputError
 from edgekd.files import atomic_write
 from edgekd.train.batches.windows import Index
 from edgekd.train.loop.module import TrainingModule
-from edgekd.train.loop.validation import score
+from edgekd.train.loop.validation import predict_clips, run_metrics
 from edgekd.train.parallel import processes
 from edgekd.train.run.folder import CHECKPOINT_FILE, METRICS_FILE
 
@@ -92,7 +92,8 @@ class EpochEnd(pl.Callback):
         last = row["epoch"] == trainer.max_epochs
         every = module.recipe.train.test_every
         if processes.rank() == 0 and (last or (every and row["epoch"] % every == 0)):
-            row |= score(module.tested, module.front, self._store, self._test, module.recipe.view).named("test")
+            predictions = predict_clips(module.tested, module.front, self._store, self._test, module.recipe.view)
+            row |= run_metrics(predictions, self._store.label_index, "test")
         self.rows.append(row)
         now = time.monotonic()
         self.seconds, self._began = self.seconds + now - self._began, now

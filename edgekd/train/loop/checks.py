@@ -13,24 +13,25 @@ from numpy.typing import NDArray
 from torch import nn
 
 from edgekd import quant
-from edgekd.data.store.store import ClipStore, Partition, listing
+from edgekd.data.store.store import ClipStore, Partition
 from edgekd.errors import InputError, nearest
 from edgekd.frontend import FrontEnd
 from edgekd.modelfile.equaliser import BandMean
-from edgekd.models import build, front, hears, initial
+from edgekd.models import build, front, initial, input_kind
 from edgekd.models.logmel import LogMel
 from edgekd.models.taps import Taps, segment_logits
-from edgekd.text import counted
+from edgekd.text import counted, listing
 from edgekd.train.batches.epochs import TrainingView, batch_sizes
-from edgekd.train.batches.windows import window_samples
+from edgekd.train.batches.windows import Index, gather, scored_windows, window_samples
 from edgekd.train.loop import pretrained
 from edgekd.train.loop.quiet_warnings import quiet
+from edgekd.train.loop.validation import SCORE_BATCH
 from edgekd.train.loss.objective import Objective, Shapes
 from edgekd.train.parallel import processes
 from edgekd.train.recipe.recipe import Recipe
 from edgekd.train.run.folder import Run, load_run, model_config
 from edgekd.train.teachers.live import LIVE, LiveTeacher, same_features
-from edgekd.train.teachers.soft_labels import Logits, check_fits, check_segments
+from edgekd.train.teachers.soft_labels import Logits, check_matches_store, check_segments
 
 log = logging.getLogger(__name__)
 
@@ -75,12 +76,13 @@ def check_network(recipe: Recipe, store: ClipStore, partition: Partition) -> Non
     is found early.
 
     Raises:
-        InputError: sizes that torch refuses, a view or a batch too small for the network, nothing to train, or a block
-            without an integer form.
+        InputError: sizes that torch refuses, a view or a batch too small for the network, nothing to train, a test side
+            of digital silence, or a block without an integer form.
     """
     pretrained.check(recipe)
     front(model_config(recipe), recipe.frontend)  # for what a black box hears
     _check_channels(recipe, store)
+    check_test_sound(recipe, store, partition.test)
     smallest = min(batch_sizes(store, partition.train, recipe, recipe.train.batch_size)) // processes.world()
     for table, phase in (("train", recipe.train), ("qat", recipe.qat)):
         least = min(batch_sizes(store, partition.train, recipe, phase.batch_size))
@@ -114,6 +116,22 @@ def check_network(recipe: Recipe, store: ClipStore, partition: Partition) -> Non
     pretrained.check_own_labels(recipe, store)
     if has_qat(recipe):
         quant.to_qat(model.eval())
+
+
+def check_test_sound(recipe: Recipe, store: ClipStore, test: Index) -> None:
+    """Refuse a test side that cannot be scored.
+
+    Raises:
+        InputError: all windows of the test side are digital silence.
+    """
+    windows = scored_windows(store, test, recipe.view)
+    parts = (windows[start : start + SCORE_BATCH] for start in range(0, len(windows), SCORE_BATCH))
+    if not any(gather(store, part).any() for part in parts):
+        raise InputError(
+            f"recipe {recipe.name}: the {counted(len(test), 'test clip')} in {store.path} hold nothing but digital"
+            f" silence ({counted(len(windows), 'window')}), which cannot be scored; choose another data.test or"
+            " data.held_out"
+        )
 
 
 def _check_channels(recipe: Recipe, store: ClipStore) -> None:
@@ -197,7 +215,7 @@ def open_teacher(path: Path, recipe: Recipe, store: ClipStore, partition: Partit
         InputError: it does not.
     """
     run = load_run(path)
-    check_fits(run, store)
+    check_matches_store(run, store)
     if recipe.distill.teaching in LIVE and run.info.cross_fit:
         raise InputError(
             f'{path}: a cross-fitted teacher has no network that could listen live; set distill.teaching to "clip"'
@@ -258,7 +276,12 @@ def _check_heard_alike(run: Run, recipe: Recipe, store: ClipStore) -> None:
             " view.span = "
             f'"{span}" hears more than one part; give a teacher with view.segments = 1'
         )
-    if span == "parent" and run.recipe.view.span != "parent" and teaching != "same" and (store.parents.count > 1).any():
+    if (
+        span == "parent"
+        and run.recipe.view.span != "parent"
+        and teaching != "same"
+        and (store.recordings.count > 1).any()
+    ):
         raise InputError(
             f'{run.path}: the student hears whole recordings (view.span = "parent"), of which this teacher of view.span'
             f' = "{run.recipe.view.span}" judges one segment; train it with view.span = "parent"'
@@ -273,7 +296,7 @@ def input_shape(recipe: Recipe, store: ClipStore, fe: FrontEnd) -> tuple[int, ..
     """
     samples = window_samples(recipe.view, store)
     channels = store.channels if recipe.view.channels == "all" else 1
-    if hears(model_config(recipe)) == "waveform":
+    if input_kind(model_config(recipe)) == "waveform":
         return channels, samples
     frames = fe.frames(samples)
     if frames == 0:
@@ -343,7 +366,7 @@ def check_same(recipe: Recipe, store: ClipStore, runs: Sequence[Run], fe: FrontE
                 f"its view.channels is '{run.recipe.view.channels}' and not '{recipe.view.channels}'; give both the"
                 " same"
             )
-        if same_features(run.frontend, fe) and hears(run.config) == "log_mel":
+        if same_features(run.frontend, fe) and input_kind(run.config) == "log_mel":
             continue
         for used, key in (
             (augment.mixup_p and augment.mixup_domain == "log_mel", 'mixup_domain = "log_mel"'),
@@ -395,12 +418,6 @@ def dry_run(
         {path: tuple(tap.shape[1:]) for path, tap in taps.items()},
         tuple({path: tuple(tap.shape[1:]) for path, tap in each.items()} for each in said),
     )
-
-
-def whole_clip(logits: Logits) -> Logits:
-    """Soft labels of clips (clips, labels), or of their segments (clips, segments, labels), as one a clip (clips,
-    labels)."""
-    return logits if logits.ndim == 2 else logits.mean(axis=1, dtype=np.float64).astype(np.float16)
 
 
 def stacked(logits: Sequence[Logits]) -> NDArray[np.float32]:

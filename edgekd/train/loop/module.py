@@ -258,7 +258,9 @@ class TrainingModule(pl.LightningModule):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         if self.recipe.distill.teaching == "live":
             return teacher(teacher.front(batch[_heard_by(number)]))
-        return teacher(teacher.adopted(x, self.front.fe) if teacher.shares(self.front) else teacher.front(waveform))
+        return teacher(
+            teacher.renormalised(x, self.front.fe) if teacher.shares(self.front) else teacher.front(waveform)
+        )
 
     def _weight(self, items: int, step: int) -> float:
         """Of this process's share in a batch: the mean over processes of weighted means over items is the mean over all

@@ -8,10 +8,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from edgekd.data.store.store import ClipStore, listing
+from edgekd.data.store.store import ClipStore
 from edgekd.errors import InputError
 from edgekd.modelfile.black_box import labels_of
 from edgekd.models.black_box import BlackBoxConfig
+from edgekd.text import listing
 from edgekd.train.recipe.recipe import Recipe
 from edgekd.train.run.folder import MODEL_FILE, Run, load_run, load_saved, model_config
 

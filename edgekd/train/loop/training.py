@@ -46,17 +46,17 @@ from edgekd.train.loop.checks import (
     open_teacher,
     same_samples,
     stacked,
-    whole_clip,
 )
 from edgekd.train.loop.module import TrainingModule, Truth
 from edgekd.train.loop.precision import compile_in_place, training_device, with_precision
 from edgekd.train.loop.quiet_warnings import quiet
-from edgekd.train.loop.validation import hear, judge
+from edgekd.train.loop.validation import predict_clips, run_metrics
 from edgekd.train.loss.objective import Objective
 from edgekd.train.parallel import processes
-from edgekd.train.recipe.recipe import Recipe
+from edgekd.train.recipe.recipe import Recipe, check_sample_rate
 from edgekd.train.recipe.schema import Qat, Train
-from edgekd.train.run.faults import disk_told, memory_told, smaller_batch
+from edgekd.train.run.claim import check_run_folder, claim
+from edgekd.train.run.faults import report_disk_errors, report_out_of_memory, smaller_batch
 from edgekd.train.run.folder import (
     CHECKPOINT_FILE,
     LOG_FILE,
@@ -68,8 +68,6 @@ from edgekd.train.run.folder import (
     DataInfo,
     Run,
     RunInfo,
-    check_place,
-    claim,
     load_run,
     load_saved,
     model_config,
@@ -78,7 +76,7 @@ from edgekd.train.run.folder import (
     write_info,
 )
 from edgekd.train.teachers.live import LIVE, LiveTeacher
-from edgekd.train.teachers.soft_labels import Logits, soft_labels, teacher_score
+from edgekd.train.teachers.soft_labels import Logits, clip_probabilities, soft_labels, teacher_scores
 
 log = logging.getLogger(__name__)
 
@@ -128,7 +126,7 @@ def train(
             disk that is full, a process that is gone.
     """
     check_accelerator(options.accelerator)
-    with processes.joined(options.accelerator):
+    with processes.in_process_group(options.accelerator):
         _set_threads(options.threads)
         return _trained(
             with_precision(resolved(recipe), training_device(options.accelerator)), store, out, teachers, options
@@ -136,12 +134,8 @@ def train(
 
 
 def _trained(recipe: Recipe, store: ClipStore, out: Path, teachers: Sequence[Path], options: Options) -> Run:
-    processes.first(lambda: check_place(out, teachers, force=options.force, resume=options.resume))
-    if recipe.frontend.sample_rate != store.sample_rate:
-        raise InputError(
-            f"recipe {recipe.name}: its front end hears {recipe.frontend.sample_rate} Hz, {store.path} holds "
-            f"{store.sample_rate} Hz; prepare the store at the front end's rate"
-        )
+    processes.first(lambda: check_run_folder(out, teachers, force=options.force, resume=options.resume))
+    check_sample_rate(recipe, store)
     partition = divided(recipe, store)
     check_network(recipe, store, partition)
     runs = [open_teacher(path, recipe, store, partition) for path in teachers]
@@ -180,7 +174,7 @@ def _trained(recipe: Recipe, store: ClipStore, out: Path, teachers: Sequence[Pat
     if processes.first(lambda: claim(out, info, recipe, force=options.force, resume=options.resume)) == "finished":
         log.info("%s is finished already; nothing to do", out)
         return load_run(out)
-    with disk_told(out), owned(out), _logged(out / LOG_FILE):
+    with report_disk_errors(out), owned(out), _logged(out / LOG_FILE):
         job = _Job(recipe, store, partition, fe, out, options, runs)
         try:
             metrics = processes.first(lambda: job.say_teachers([each for _, each in labelled]))
@@ -214,7 +208,7 @@ def owned(out: Path, made: str = RUN_FILE) -> Iterator[None]:
                 raise InputError(
                     f"{out} is being trained by another process; wait for it or choose another --out"
                 ) from None
-        processes.wait()
+        processes.barrier()
         if not (out / made).is_file():
             raise InputError(
                 f"{out}: machine {platform.node()} does not see the run folder that the first process has made; "
@@ -264,16 +258,14 @@ class _Job:
             if self.recipe.role == "student":
                 log.info("no teacher: the student learns from labels alone (kd_weight 0, label_weight 1)")
             return {}
-        logits = torch.from_numpy(np.stack([whole_clip(each) for each in labelled]).astype(np.float32))
-        probabilities = torch.softmax(logits, dim=-1)
+        probabilities = [clip_probabilities(each) for each in labelled]
         metrics: dict[str, float] = {}
         rows = [(f"teacher {run.path}", each) for run, each in zip(self.runs, probabilities, strict=True)]
         if len(rows) > 1:
-            rows.append((f"mean of {len(rows)} teachers", probabilities.mean(dim=0)))
+            rows.append((f"mean of {len(rows)} teachers", np.mean(probabilities, axis=0)))
         for name, each in rows:
-            logits = each.clamp_min(torch.finfo(each.dtype).tiny).log().numpy()
             sides = (self.partition.train, self.partition.test)
-            trained, tested = (teacher_score(logits, self.store, side).clip_accuracy for side in sides)
+            trained, tested = (teacher_scores(each, self.store, side).accuracy for side in sides)
             log.info("%s: %.1f %% of training clips, %.1f %% of test clips", name, 100 * trained, 100 * tested)
             metrics = {"teachers_train_clip_accuracy": trained, "teachers_test_clip_accuracy": tested}
         return metrics
@@ -299,7 +291,7 @@ class _Job:
     def _calibrated(self, qat: quant.QuantNetwork) -> dict[str, Any]:
         """Set the scales of a quantization-aware network; its state."""
         view = self._view(self.recipe.qat.batch_size, CALIBRATION_STREAM)
-        with memory_told("the calibration of the qat phase", smaller_batch("qat", self.recipe.qat.batch_size)):
+        with report_out_of_memory("the calibration of the qat phase", smaller_batch("qat", self.recipe.qat.batch_size)):
             quant.calibrate(
                 qat,
                 (self.front.cpu()(torch.from_numpy(heard)) for heard in view.plain(self.recipe.qat.calibration_clips)),
@@ -328,7 +320,9 @@ class _Job:
         table = "train" if isinstance(phase, Train) else "qat"
         with (
             quiet(),
-            memory_told(f"the {name} phase with batches of {phase.batch_size}", smaller_batch(table, phase.batch_size)),
+            report_out_of_memory(
+                f"the {name} phase with batches of {phase.batch_size}", smaller_batch(table, phase.batch_size)
+            ),
         ):
             trainer = self._trainer(phase.epochs, end)
             handler = signal.getsignal(signal.SIGINT)
@@ -400,9 +394,9 @@ class _Job:
 
     def _tested(self, model: nn.Module, prefix: str) -> dict[str, float]:
         model = model.cpu().to(memory_format=torch.channels_last)
-        heard = hear(model, self.front.cpu(), self.store, self.partition.test, self.recipe.view)
-        atomic_write(self.out / TEST_FILES[prefix], heard.to_npz())
-        return judge(heard.logits, heard.silent, heard.clip, self.store.label_index).named(prefix)
+        predictions = predict_clips(model, self.front.cpu(), self.store, self.partition.test, self.recipe.view)
+        atomic_write(self.out / TEST_FILES[prefix], predictions.to_npz())
+        return run_metrics(predictions, self.store.label_index, prefix)
 
     def _phase_reached(self) -> str | None:
         """The phase that last.ckpt is of, None without one."""

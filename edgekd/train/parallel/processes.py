@@ -1,8 +1,8 @@
-"""The processes of one training: who this one is, what the first does for all, and how all end when one fails. No files
-here.
+"""Functions for a training by several processes: rank, work of the first process, barrier, means over processes. No
+files here.
 
-torchrun and SLURM's srun start the processes; each has a rank, and rank 0 is the one that writes, tests and speaks. A
-lone process is its own first, and every function here then does nothing.
+torchrun or SLURM's srun start the processes. Each has a rank; rank 0 writes files, tests and logs. In a lone process
+every function here works without a process group.
 """
 
 import logging
@@ -14,12 +14,12 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from lightning.fabric.plugins.environments import ClusterEnvironment
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 
 from edgekd.errors import InputError
-from edgekd.train.parallel.process_group import Job, Place, place
+from edgekd.train.parallel.process_group import ProcessEnvironment, ProcessGroup, process_environment
 
 T = TypeVar("T")
 
@@ -35,7 +35,7 @@ def world() -> int:
 
 
 def shard() -> tuple[int, int]:
-    """(rank, processes): which part of each batch is this process's."""
+    """(rank, number of processes): this process's share of each batch."""
     return rank(), world()
 
 
@@ -44,16 +44,22 @@ def _grouped() -> bool:
 
 
 def first(work: Callable[[], T]) -> T:
-    """What the first process gets from `work`, in every process. An error there ends all (`joined`)."""
+    """The result of `work`, which only the first process runs, in every process. An error of `work` ends all processes
+    (`in_process_group`)."""
     if world() == 1:
         return work()
-    box = [work() if rank() == 0 else None]
-    dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
-    return box[0]  # type: ignore[return-value]
+    if rank() == 0:
+        result = work()
+        dist.broadcast_object_list([result], src=0, device=torch.device("cpu"))
+        return result
+    received: list[Any] = [None]
+    dist.broadcast_object_list(received, src=0, device=torch.device("cpu"))
+    broadcast: T = received[0]
+    return broadcast
 
 
-def wait() -> None:
-    """Go on when all processes are here."""
+def barrier() -> None:
+    """Wait until all processes have called this."""
     if world() > 1:
         dist.all_reduce(torch.zeros(1))
 
@@ -68,14 +74,15 @@ def averaged(values: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def trainer_settings(accelerator: str) -> dict[str, Any]:
-    """Of Lightning's trainer; every parameter must have a gradient in every step.
+    """Settings of Lightning's trainer for this process. Every parameter must have a gradient in every step.
 
-    Batch norm's statistics are those of each process's share and never exchanged: the first one's are kept.
+    The statistics of batch norm are those of each process's share of the batch; they are not exchanged, and those of
+    the first process are saved.
     """
     if world() == 1:
         return {"accelerator": accelerator, "devices": 1}
     on_gpu = _on_gpu(accelerator)
-    strategy = _Strategy(cluster_environment=_OneOfMany(), broadcast_buffers=False, gradient_as_bucket_view=True)
+    strategy = _DDPStrategy(cluster_environment=_OneDeviceEach(), broadcast_buffers=False, gradient_as_bucket_view=True)
     return {
         "accelerator": "gpu" if on_gpu else "cpu",
         "devices": [torch.cuda.current_device()] if on_gpu else 1,
@@ -85,12 +92,12 @@ def trainer_settings(accelerator: str) -> dict[str, Any]:
     }
 
 
-class _OneOfMany(ClusterEnvironment):
-    """To Lightning every process is a machine of its own with one device: however many each machine has, and whichever
-    GPU it is given."""
+class _OneDeviceEach(ClusterEnvironment):
+    """Presents every process to Lightning as a machine with one device, however many processes a machine has and
+    whichever GPU each of them uses."""
 
     creates_processes_externally = True
-    main_address, main_port = "", 0  # the process group is there before Lightning
+    main_address, main_port = "", 0  # unused: the process group exists before Lightning starts
 
     @staticmethod
     def detect() -> bool:
@@ -115,62 +122,62 @@ class _OneOfMany(ClusterEnvironment):
         assert rank == dist.get_rank()
 
 
-class _Strategy(DDPStrategy):
-    """Keeps `Job.stop` as the answer to SIGTERM: Lightning's own waits for processes that are gone."""
+class _DDPStrategy(DDPStrategy):
+    """Keeps `ProcessGroup.on_sigterm` as the handler of SIGTERM; Lightning's own waits for processes that are gone."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
-        self._answer = signal.getsignal(signal.SIGTERM)
+        self._handler = signal.getsignal(signal.SIGTERM)
 
     def on_train_start(self) -> None:
-        signal.signal(signal.SIGTERM, self._answer)
+        signal.signal(signal.SIGTERM, self._handler)
 
 
 @contextmanager
-def joined(accelerator: str) -> Iterator[None]:
-    """Train together with the processes that torchrun or srun started beside this one; inside another `joined`, or
-    alone, nothing changes.
+def in_process_group(accelerator: str) -> Iterator[None]:
+    """Join the process group that torchrun or srun started this process for, and leave it at the end. Nothing changes
+    in a lone process or inside another `in_process_group`.
 
-    Whatever ends one process ends all: the first to fail raises what it has to say, the others leave with its exit
-    status and no word.
+    An error of one process ends all: the first process to fail raises its error, the others exit silently with its
+    exit status.
 
     Raises:
-        InputError: others never came, or are gone; two processes have the same GPU.
+        InputError: other processes did not start or are gone; two processes have the same GPU.
     """
-    here = Place() if _grouped() else place(os.environ)
-    if here.world == 1:
+    environment = ProcessEnvironment() if _grouped() else process_environment(os.environ)
+    if environment.world == 1:
         yield
         return
-    job = Job(here)
-    answer = signal.signal(signal.SIGTERM, job.stop)
+    group = ProcessGroup(environment)
+    handler = signal.signal(signal.SIGTERM, group.on_sigterm)
     logger = logging.getLogger("edgekd")
     level = logger.level
-    if here.rank:
+    if environment.rank:
         logger.setLevel(logging.ERROR)
     try:
-        job.meet(_device(here) if _on_gpu(accelerator) else None)
+        group.join(_device(environment) if _on_gpu(accelerator) else None)
         yield
-        wait()
+        barrier()
     except BaseException as error:
-        job.end(error)
-    job.ending.set()
+        group.fail(error)
+    group.leaving.set()
     dist.destroy_process_group()
     logger.setLevel(level)
-    signal.signal(signal.SIGTERM, answer)
+    signal.signal(signal.SIGTERM, handler)
 
 
 def _on_gpu(accelerator: str) -> bool:
     return accelerator != "cpu" and torch.cuda.is_available()
 
 
-def _device(here: Place) -> torch.device:
-    """The GPU of this process: of those that it sees, or the one that SLURM gave it."""
-    seen = torch.cuda.device_count()
-    if seen > 1 and here.local_rank >= seen:
+def _device(environment: ProcessEnvironment) -> torch.device:
+    """The GPU of this process: by its local rank where it sees several, or the one that SLURM gave it."""
+    gpus = torch.cuda.device_count()
+    if gpus > 1 and environment.local_rank >= gpus:
         raise InputError(
-            f"process {here.local_rank + 1} of this machine has no GPU of its own ({seen} are there); start {seen}"
-            " processes, or use --accelerator cpu"
+            f"process {environment.local_rank + 1} of this machine has no GPU of its own (there are {gpus}); start"
+            f" {gpus} processes, or use --accelerator cpu"
         )
-    device = torch.device("cuda", here.local_rank if seen > 1 else 0)
+    device = torch.device("cuda", environment.local_rank if gpus > 1 else 0)
     torch.cuda.set_device(device)
     return device

@@ -1,7 +1,7 @@
-"""Recipes: everything that decides a training run, read from TOML and refused when a key is unknown. No torch here.
+"""Recipes: all that decides a training run, read from TOML, unknown keys refused. No torch here.
 
-A student recipe has a [student] table, a teacher recipe a [teacher] table; both name an architecture by `kind`
-(`edgekd.models`).
+A student recipe has a [student] table, a teacher recipe a [teacher] table. Both name an architecture of
+`edgekd.models` by `kind`.
 """
 
 import hashlib
@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from edgekd.data.store.store import ClipStore
 from edgekd.errors import InputError
 from edgekd.frontend import FrontEnd
 from edgekd.resources import convert, find, read_table
@@ -24,24 +25,24 @@ from edgekd.train.recipe.schema import (
     Export,
     Init,
     Qat,
+    RecipeTable,
     Seed,
     Specialists,
-    Table,
-    Taught,
+    Stage,
     Train,
     View,
 )
 
 NAME = re.compile(r"\w[\w.-]*")
-"""Of recipes; it begins the names of exported files."""
+"""A recipe's name, which begins the names of exported files."""
 Role = Literal["student", "teacher"]
 UNTRAINED = frozenset({"export", "teachers", "specialists", "backend"})
-"""Tables that say what happens before and after a run's own training; the soft labels of its teachers are part of the
-run by their hash."""
+"""Tables of what happens before and after a run's own training. They are no part of `Recipe.hash`; run.json holds the
+hashes of the teachers' soft labels."""
 
 
-class Recipe(Table, frozen=True, kw_only=True):
-    """One training run. Exactly one of `student` and `teacher`."""
+class Recipe(RecipeTable, frozen=True, kw_only=True):
+    """One training run. It has either `student` or `teacher`."""
 
     name: str
     seed: Seed = 0
@@ -52,7 +53,7 @@ class Recipe(Table, frozen=True, kw_only=True):
     student: dict[str, Any] | None = None
     """`kind`, an architecture of `edgekd.models`, and that architecture's fields."""
     teacher: dict[str, Any] | None = None
-    """As `student`; a teacher has no quantization-aware phase."""
+    """As `student`. A teacher has no quantization-aware phase."""
     init: Init = Init()
     view: View = View()
     augment: Augment = Augment()
@@ -60,16 +61,16 @@ class Recipe(Table, frozen=True, kw_only=True):
     train: Train = Train()
     qat: Qat = Qat()
     export: Export = Export()
-    teachers: tuple[Taught, ...] = ()
-    """Trained before a student by `edgekd distill`, inside its run folder, where no --teacher is given."""
+    teachers: tuple[Stage, ...] = ()
+    """Teachers that `edgekd distill` trains before a student, inside its run folder, where no --teacher is given."""
     specialists: Specialists | None = None
     """Further teachers of a student, one for each pair of labels that the first teacher confuses most."""
     backend: Backend | None = None
-    """What judges the embeddings of the run and of others trained beside it."""
+    """Classifiers on the embeddings of this run and of other systems that are trained in its run folder."""
 
     @property
     def role(self) -> Role:
-        """Which of the two tables it has."""
+        """Which of the two tables the recipe has."""
         return "student" if self.student is not None else "teacher"
 
     @property
@@ -81,78 +82,72 @@ class Recipe(Table, frozen=True, kw_only=True):
 
     @property
     def hash(self) -> str:
-        """Sixteen hexadecimal digits that change with any value that decides what is trained: all but the `UNTRAINED`
-        tables and the place of the run to begin with, whose weights have a hash of their own in run.json."""
-        trained = {name: value for name, value in msgspec.to_builtins(placeless(self)).items() if name not in UNTRAINED}
-        if not self.data.recorders:  # keys that came later: runs made before them stay the same runs
-            del trained["data"]["recorders"]
-        if not self.data.mixed_folds:
-            del trained["data"]["mixed_folds"]
-        if self.augment.ir_split == "all":
-            del trained["augment"]["ir_split"]
-        if not self.distill.repeat:
-            del trained["distill"]["repeat"]
-        later = {
-            "speed": self.augment.speed > 1,
-            **dict.fromkeys(("filter_p", "filter_db", "filter_bands"), self.augment.filter_p > 0),
-        }
-        for key in (key for key, used in later.items() if not used):
-            del trained["augment"][key]
+        """Sixteen hexadecimal digits of every value that decides what this run trains.
+
+        Left out are the `UNTRAINED` tables and the path init.run, whose weights have a hash of their own in run.json.
+        """
+        tables = msgspec.to_builtins(without_init_path(self))
+        trained = {name: table for name, table in tables.items() if name not in UNTRAINED}
         return hashlib.sha256(msgspec.json.encode(trained, order="sorted")).hexdigest()[:16]
 
 
-def placeless(recipe: Recipe) -> Recipe:
-    """The recipe without the place of the run that it begins with: a run folder that is moved with its stages stays the
-    same run."""
+def without_init_path(recipe: Recipe) -> Recipe:
+    """The recipe with init.run = "": a run folder that is moved together with its stages stays the same run."""
     return msgspec.structs.replace(recipe, init=msgspec.structs.replace(recipe.init, run=""))
 
 
-def decided(recipe: Recipe) -> str:
-    """All that decides what a recipe's own training and that of its stages (teachers, specialists, back-end) give, what
-    the recipes of stages say now among it; its hash without any and without a run to begin with.
+def identity_with_stages(recipe: Recipe) -> str:
+    """A text that changes with anything that decides what a recipe and its stages (teachers, specialists, back-end)
+    train. The recipes of stages are read, so that a change of their files changes the text.
 
     Raises:
-        InputError: a stage's recipe that cannot be read.
+        InputError: the recipe of a stage cannot be read.
     """
-    stages = (recipe.teachers, recipe.specialists, recipe.backend)
-    staged = [msgspec.json.encode(stages, order="sorted").decode()] if any(stages) else []
-    special, beside = (
-        (recipe.specialists,) if recipe.specialists else (),
-        recipe.backend.beside if recipe.backend else (),
+    tables = (recipe.init.run, recipe.teachers, recipe.specialists, recipe.backend)
+    stages: list[Stage | Specialists] = [*recipe.teachers]
+    if recipe.specialists:
+        stages.append(recipe.specialists)
+    if recipe.backend:
+        stages += recipe.backend.systems
+    return "\n".join(
+        [
+            recipe.hash,
+            msgspec.json.encode(tables, order="sorted").decode(),
+            *(identity_with_stages(load_recipe(each.recipe, each.set)) for each in stages),
+        ]
     )
-    within = [decided(load_recipe(each.recipe, each.set)) for each in (*recipe.teachers, *special, *beside)]
-    return "\n".join([recipe.hash, *([recipe.init.run] if recipe.init.run else []), *staged, *within])
 
 
-def alone(recipe: Recipe) -> Recipe:
-    """The recipe of a student without teachers of its own: given others, or none, it trains no more than itself."""
+def without_teachers(recipe: Recipe) -> Recipe:
+    """The recipe without [[teachers]] and [specialists]: trained with given teachers, or with none, it needs no
+    stages of that kind."""
     return msgspec.structs.replace(recipe, teachers=(), specialists=None)
 
 
 def with_teacher_settings(recipe: Recipe, settings: Sequence[str]) -> Recipe:
-    """The recipe with settings on top for each teacher that it trains first, specialists among them.
+    """A student's recipe with further settings for each teacher that it trains, specialists included.
 
     Args:
         recipe: of a student.
         settings: "key=value", as of `load_recipe`.
     """
     teachers = tuple(msgspec.structs.replace(each, set=(*each.set, *settings)) for each in recipe.teachers)
-    special = recipe.specialists and msgspec.structs.replace(
+    specialists = recipe.specialists and msgspec.structs.replace(
         recipe.specialists, set=(*recipe.specialists.set, *settings)
     )
-    return msgspec.structs.replace(recipe, teachers=teachers, specialists=special)
+    return msgspec.structs.replace(recipe, teachers=teachers, specialists=specialists)
 
 
 def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a shipped recipe by name, or any by path (.toml, or the .json of a run folder).
+    """Read a shipped recipe by name, or any recipe by path (.toml, or the .json of a run folder).
 
     Args:
         name_or_path: e.g. "esc50-serfr32".
-        overrides: "key=value" with a dotted key, e.g. "train.epochs=20"; the value is read as TOML, or else as a
-            string.
+        overrides: "key=value" with a dotted key, e.g. "train.epochs=20". The value is read as TOML, or as a string
+            where it is not TOML.
 
     Raises:
-        InputError: no such recipe, damaged, unknown or mistyped keys, a value out of range.
+        InputError: no such recipe, a damaged file, unknown or mistyped keys, a value out of range.
     """
     path = find(name_or_path, "recipes", "teachers")
     raw = read_table(path)
@@ -162,11 +157,11 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def decode(raw: Mapping[str, Any], where: str) -> Recipe:
-    """Check keys and values of a recipe.
+    """Check the keys and values of a recipe.
 
     Args:
         raw: tables as TOML or JSON gives them.
-        where: named in errors.
+        where: file that errors name.
 
     Raises:
         InputError: see `load_recipe`.
@@ -185,12 +180,12 @@ def decode(raw: Mapping[str, Any], where: str) -> Recipe:
     both = sorted(set(recipe.data.train) & set(recipe.data.test))
     if both:
         raise InputError(
-            f"{where}: split '{both[0]}' is in data.train and in data.test; a model is not tested on what it was"
+            f"{where}: split '{both[0]}' is in data.train and in data.test; test a model on clips that it was not"
             " trained on"
         )
     if recipe.augment.ir_p and not recipe.augment.ir_folder:
         raise InputError(
-            f"{where}: augment.ir_p is {recipe.augment.ir_p:g} but augment.ir_folder is not set; name the folder of the"
+            f"{where}: augment.ir_p is {recipe.augment.ir_p:g} but augment.ir_folder is not set; give the folder of the"
             " impulse responses"
         )
     least, most = recipe.augment.filter_bands
@@ -205,7 +200,9 @@ def decode(raw: Mapping[str, Any], where: str) -> Recipe:
             " alone"
         )
     if recipe.specialists and recipe.specialists.pairs and not recipe.teachers:
-        raise InputError(f"{where}: [specialists] begin as the first of [[teachers]], and there is none; add one")
+        raise InputError(
+            f"{where}: [specialists] begin with the weights of the first of [[teachers]], and there is none; add one"
+        )
     for split in recipe.export.calibrate:
         if split in recipe.data.train:
             raise InputError(
@@ -213,6 +210,19 @@ def decode(raw: Mapping[str, Any], where: str) -> Recipe:
                 " the model was not trained on"
             )
     return recipe
+
+
+def check_sample_rate(recipe: Recipe, store: ClipStore) -> None:
+    """Refuse a store whose sample rate is not that of a recipe's front end.
+
+    Raises:
+        InputError: they differ.
+    """
+    if recipe.frontend.sample_rate != store.sample_rate:
+        raise InputError(
+            f"recipe {recipe.name}: its front end needs {recipe.frontend.sample_rate} Hz, {store.path} holds "
+            f"{store.sample_rate} Hz; prepare the store at the front end's rate"
+        )
 
 
 def _check_held_out(pairs: tuple[int, ...], where: str) -> None:
@@ -227,23 +237,24 @@ def _check_held_out(pairs: tuple[int, ...], where: str) -> None:
 
 
 def _override(raw: dict[str, Any], override: str) -> None:
+    """Set one "key=value" in the tables of a recipe."""
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
         raise InputError(f"--set {override!r}: write key=value, e.g. train.epochs=20")
-    *tables, last = key.strip().split(".")
-    place: Any = raw
-    for table in tables:
-        place = place.setdefault(table, {})
-        if not isinstance(place, dict):
-            raise InputError(f"--set {override!r}: '{table}' is a value, not a table")
+    *parents, last = key.strip().split(".")
+    table: Any = raw
+    for parent in parents:
+        table = table.setdefault(parent, {})
+        if not isinstance(table, dict):
+            raise InputError(f"--set {override!r}: '{parent}' is a value, not a table")
     try:
-        place[last] = tomllib.loads(f"value = {text}")["value"]
+        table[last] = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
-        place[last] = text
+        table[last] = text
 
 
 def _refuse_infinite(value: Any, where: str) -> None:
-    """Refuse numbers that are infinite or none, at any depth."""
+    """Refuse infinities and NaN at any depth."""
     if isinstance(value, float) and not math.isfinite(value):
         raise InputError(f"{where} is {value}; give a finite number")
     for key, each in (

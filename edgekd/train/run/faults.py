@@ -1,4 +1,4 @@
-"""Faults of the machine, told as what the user can do about them: memory that ran out, a disk that is full."""
+"""Errors of the machine, raised as `InputError` with advice: memory that ran out, a disk that is full."""
 
 import errno
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from edgekd.errors import InputError
 
 DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 MEMORY_SIGNS = ("can't allocate memory", "DefaultCPUAllocator", "out of memory")
-"""In what torch says when there is no memory, where it has no error of its own for that."""
+"""Parts of torch's messages when memory runs out, where it has no class of error for that."""
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -22,11 +22,15 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 @contextmanager
-def memory_told(what: str, advice: str) -> Iterator[None]:
-    """Name what was done when memory ran out.
+def report_out_of_memory(what: str, advice: str) -> Iterator[None]:
+    """Raise an `InputError` where memory runs out in the block.
+
+    Args:
+        what: the work of the block, named in the error.
+        advice: what to do.
 
     Raises:
-        InputError: it did.
+        InputError: memory ran out.
     """
     try:
         yield
@@ -38,18 +42,18 @@ def memory_told(what: str, advice: str) -> Iterator[None]:
 
 
 def smaller_batch(table: str, batch_size: int) -> str:
-    """What to do where batches of a phase need too much memory. table: "train" or "qat"."""
+    """Advice for a phase whose batches need too much memory. table: of the recipe, "train" or "qat"."""
     if batch_size == 1:
         return "choose a smaller network or a shorter view.seconds"
     return f"begin anew with --set {table}.batch_size={batch_size // 2} --force, or free memory and go on with --resume"
 
 
 @contextmanager
-def disk_told(out: Path) -> Iterator[None]:
-    """Say what to do where a run folder cannot be written.
+def report_disk_errors(out: Path) -> Iterator[None]:
+    """Raise an `InputError` where the block cannot write to the run folder `out`.
 
     Raises:
-        InputError: it can't.
+        InputError: the disk is full, over its quota or read-only.
     """
     try:
         yield
@@ -58,5 +62,5 @@ def disk_told(out: Path) -> Iterator[None]:
             raise
         raise InputError(
             f"{error.filename or out} cannot be written ({error.strerror}); free space there and go on with --resume: "
-            "what the last full epoch left is kept"
+            "the state after the last full epoch is kept"
         ) from None

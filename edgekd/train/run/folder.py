@@ -1,48 +1,50 @@
-"""A run folder: what a training leaves behind, and how it is opened again.
+"""Reading and writing of a run folder, which holds all files of one training.
 
-RUN/recipe.json is the resolved recipe, RUN/run.json what came out, RUN/model.pt the float weights, RUN/qat.pt those of
-the quantization-aware network; beside them metrics.csv (one row an epoch), train.log, last.ckpt, tensorboard/, what
-both networks said of the test windows (test-float.npz, test-qat.npz), report.html for people, a teacher's softlabels/
-and a student's export/. A cross-fitted teacher has no network of its own: its folder holds run.json, recipe.json and
-one ordinary run a fit, fit0/ and so on. A student whose recipe trains its own teachers holds them: stages.json says so
-before there is a run.json, teachers/ and beside/ are run folders, pairs.json is what specialists changed, svm.json a
-back-end and test-svm.npz its scores of the test clips.
+RUN/recipe.json is the resolved recipe, RUN/run.json the results (`RunInfo`), RUN/model.pt the float weights and
+RUN/qat.pt those of the quantization-aware network. metrics.csv has a row for each epoch. train.log, last.ckpt and
+tensorboard/ are written during the training; test-float.npz and test-qat.npz are both networks' logits of the test
+windows; report.html is a page for people. softlabels/ belongs to a teacher, export/ to a student.
+
+A cross-fitted teacher has no network of its own: its folder holds run.json, recipe.json and one ordinary run for each
+fit, fit0/ and so on. A student whose recipe has stages holds them: stages.json marks such a folder before there is a
+run.json, teachers/ and beside/ hold run folders, pairs.json counts the confusions of the specialists' pairs, svm.json
+is the report of a back-end and test-svm.npz its scores of the test clips.
 """
 
 import hashlib
 import io
 import pickle
 import re
-import shutil
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import msgspec
 import torch
 from torch import nn
 
 from edgekd import quant
-from edgekd.data.store.store import listing
 from edgekd.errors import InputError, nearest
-from edgekd.files import atomic_write, finished_name, in_use, remove_unfinished
+from edgekd.files import atomic_write
 from edgekd.frontend import FrontEnd
 from edgekd.models import MODELS, ModelConfig, build
 from edgekd.resources import convert
-from edgekd.train.recipe.recipe import Recipe, decode, placeless
+from edgekd.train.recipe.recipe import Recipe, decode
+
+Network = TypeVar("Network", bound=nn.Module)
 
 RUN_FORMAT, STAGES_FORMAT = "edgekd-run", "edgekd-stages"
-RUN_VERSION = 1
+RUN_VERSION = 2
+"""Of run.json and stages.json. Version 1 had other rules for the hash of a recipe."""
 RUN_FILE, RECIPE_FILE = "run.json", "recipe.json"
 MODEL_FILE, QAT_FILE, CHECKPOINT_FILE = "model.pt", "qat.pt", "last.ckpt"
 METRICS_FILE, LOG_FILE, REPORT_FILE = "metrics.csv", "train.log", "report.html"
 TEST_FILES = {"float": "test-float.npz", "qat": "test-qat.npz"}
-"""Network -> its logits of the windows of the test side, a `score.Heard`."""
+"""Network -> its predictions of the windows of the test side, of `edgekd.metrics.predictions.Predictions`."""
 TENSORBOARD_FOLDER, SOFT_LABELS_FOLDER, EXPORT_FOLDER = "tensorboard", "softlabels", "export"
 STAGES_FILE, PAIRS_FILE, SVM_FILE, SVM_SCORES_FILE = "stages.json", "pairs.json", "svm.json", "test-svm.npz"
-TEACHERS_FOLDER, BESIDE_FOLDER = "teachers", "beside"
+TEACHERS_FOLDER, SYSTEMS_FOLDER = "teachers", "beside"
 RUN_FILES = frozenset(
     {
         RUN_FILE,
@@ -63,9 +65,9 @@ RUN_FILES = frozenset(
         *TEST_FILES.values(),
     }
 )
-"""All that a run folder holds, and all that may be removed with it; besides, folders of fits and of stages."""
-STAGE_FOLDERS = frozenset({TEACHERS_FOLDER, BESIDE_FOLDER})
-"""Of a run with `STAGES_FILE`; elsewhere, folders of these names are the user's."""
+"""Names in a run folder that --force removes, in addition to folders of fits and of stages."""
+STAGE_FOLDERS = frozenset({TEACHERS_FOLDER, SYSTEMS_FOLDER})
+"""Folders of stages in a run with `STAGES_FILE`; elsewhere, folders of these names are the user's."""
 FIT_NAME = re.compile(r"fit\d+")
 
 
@@ -79,15 +81,15 @@ class DataInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RunInfo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """run.json. frontend: with the mean and standard deviation of the training clips. window: samples heard at a time.
-    spectrum: (mel,) their mean natural log-mel, as in a model file; empty for a network that hears waveforms, and in
-    older runs.
-    teachers: hash of each teacher's soft labels, or of the teacher where it listens live. init: hash of the weights
-    that the network began with, "" for its own. impulse_responses: hash of those that clips were heard through, ""
-    without.
-    metrics: name -> value, e.g. "float_clip_accuracy". seconds: of training, all resumes together. created: ISO 8601
-    UTC.
-    cross_fit: number of fits of a cross-fitted teacher, 0 for any other run. fits: hash of each fit's weights."""
+    """run.json: what a run is of, and its results.
+
+    frontend: with the mean and standard deviation of the training clips. window: samples of the network's input.
+    spectrum: (mel,) mean natural log-mel of the training clips, as in a model file; empty where it was not measured.
+    teachers: key of each teacher's soft labels. init: hash of the initial weights from another run, "" without.
+    impulse_responses: hash of those that clips were convolved with, "" without. metrics: name -> value, e.g.
+    "float_clip_accuracy". seconds: of training, all resumes together. created: ISO 8601 UTC. cross_fit: number of fits
+    of a cross-fitted teacher, 0 for any other run. fits: hash of each fit's weights.
+    """
 
     format: str = RUN_FORMAT
     version: int = RUN_VERSION
@@ -139,7 +141,7 @@ class Run:
         return weights_hash(load_saved(self.path / MODEL_FILE))
 
     def summary(self) -> str:
-        """One line: where the run is, its accuracies, and its time."""
+        """One line: the run's folder, accuracies and training time."""
         shown = {
             "out_of_fold_clip_accuracy": "training clips out of fold",
             "fits_clip_accuracy": "test clips by the mean of the fits",
@@ -165,11 +167,11 @@ class Run:
         model = build(self.config, len(self.labels))
         return self._loaded(model, MODEL_FILE)
 
-    def qat_model(self) -> nn.Module:
+    def qat_model(self) -> quant.QuantNetwork:
         """The trained quantization-aware network, in eval mode, on the CPU.
 
         Raises:
-            InputError: the run has no such phase.
+            InputError: the run has no quantization-aware phase.
         """
         if not (self.path / QAT_FILE).is_file():
             raise InputError(
@@ -177,12 +179,12 @@ class Run:
             )
         return self._loaded(quant.to_qat(self.float_model()), QAT_FILE)
 
-    def _loaded(self, model: nn.Module, file: str) -> nn.Module:
+    def _loaded(self, model: Network, file: str) -> Network:
         try:
             model.load_state_dict(load_saved(self.path / file))
         except RuntimeError:  # its text has a line for each tensor
             raise InputError(
-                f"{self.path / file}: is not of the network in {RECIPE_FILE}; train the run again"
+                f"{self.path / file}: these weights do not fit the network in {RECIPE_FILE}; train the run again"
             ) from None
         return model.eval()
 
@@ -201,25 +203,59 @@ def load_run(path: Path | str) -> Run:
 
 
 def read_info(path: Path) -> RunInfo:
-    """run.json of a folder, finished or not.
+    """run.json of a folder, finished or not, brought from an earlier version to this one.
 
     Raises:
         InputError: no run folder, of an unknown version, or damaged.
     """
+    document = _run_document(path)
+    for version in range(document["version"], RUN_VERSION):
+        document = MIGRATIONS[version](document, path)
     try:
-        raw = (path / RUN_FILE).read_bytes()
-        version = msgspec.json.decode(raw, type=dict[str, Any]).get("version")
-        if version != RUN_VERSION:
-            raise InputError(
-                f"{path / RUN_FILE}: run version {version!r} is unknown (this edgekd reads {RUN_VERSION}); update"
-                " edgekd or train it again with --force"
-            )
-        return msgspec.json.decode(raw, type=RunInfo)
+        return msgspec.convert(document, RunInfo)
+    except msgspec.ValidationError as error:
+        raise _damaged(path, error) from None
+
+
+def run_version(path: Path) -> int:
+    """The version of run.json in a folder, before `read_info` brings it to this one.
+
+    Raises:
+        InputError: see `read_info`.
+    """
+    version: int = _run_document(path)["version"]
+    return version
+
+
+def _run_document(path: Path) -> dict[str, Any]:
+    """run.json as it is written, of a version that this edgekd reads."""
+    try:
+        document = msgspec.json.decode((path / RUN_FILE).read_bytes(), type=dict[str, Any])
     except OSError:
         what = "is not an edgekd run folder" if path.exists() else "does not exist"
         raise InputError(f"{path} {what}; make one with: edgekd teach or edgekd distill") from None
     except msgspec.DecodeError as error:
-        raise InputError(f"{path / RUN_FILE}: damaged ({error}); train it again with --force") from None
+        raise _damaged(path, error) from None
+    version = document.get("version")
+    if type(version) is not int or version not in {*MIGRATIONS, RUN_VERSION}:
+        raise InputError(
+            f"{path / RUN_FILE}: run version {version!r} is unknown (this edgekd reads 1 to {RUN_VERSION}); update"
+            " edgekd or train it again with --force"
+        )
+    return document
+
+
+def _from_1(document: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Version 2: the hash of the recipe by today's rules, so that no hashes of different rules are compared."""
+    return {**document, "version": 2, "recipe_hash": read_recipe(path).hash}
+
+
+MIGRATIONS: dict[int, Callable[[dict[str, Any], Path], dict[str, Any]]] = {1: _from_1}
+"""Version of run.json -> what makes a document of the next one, given the run folder."""
+
+
+def _damaged(path: Path, error: Exception) -> InputError:
+    return InputError(f"{path / RUN_FILE}: damaged ({error}); train it again with --force")
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -236,7 +272,7 @@ def read_recipe(path: Path) -> Recipe:
 
 
 def model_config(recipe: Recipe) -> ModelConfig:
-    """The architecture that a recipe names.
+    """The configuration of the architecture that a recipe names.
 
     Raises:
         InputError: an unknown architecture, an unknown or mistyped key of it.
@@ -250,7 +286,7 @@ def model_config(recipe: Recipe) -> ModelConfig:
 
 
 def resolved(recipe: Recipe) -> Recipe:
-    """The recipe with every field of its architecture written out.
+    """The recipe with all fields of its architecture, defaults included.
 
     Raises:
         InputError: see `model_config`.
@@ -268,85 +304,20 @@ def weights_hash(state: dict[str, torch.Tensor]) -> str:
     return digest.hexdigest()
 
 
-def check_place(path: Path, teachers: Sequence[Path], *, force: bool, resume: bool) -> None:
-    """Find out whether a run can be made or gone on with at `path`, before anything slow is begun; nothing is changed.
-
-    Raises:
-        InputError: something is in the way, `force` would delete what is not a run's, or there is nothing to resume.
-    """
-    if force and resume:
-        raise InputError("--force begins anew and --resume goes on; give one of them")
-    if any(path.resolve() == teacher.resolve() for teacher in teachers):
-        raise InputError(f"{path} is one of the teachers; choose another --out")
-    for teacher in teachers if force else ():
-        if path.resolve() in teacher.resolve().parents:
-            raise InputError(f"{path}: --force would delete the teacher {teacher}; choose another --out")
-    if path.exists() and not path.is_dir():
-        raise InputError(f"{path} is a file; choose another --out")
-    inside = {child.name for child in path.iterdir()} if path.exists() else set()
-    unfinished = {name for name in inside if name != finished_name(name)}
-    # nothing, or killed at the start
-    if inside == unfinished and {finished_name(name) for name in inside} <= {RUN_FILE, STAGES_FILE}:
-        if resume:
-            raise InputError(f"{path}: nothing to resume; leave out --resume to begin")
-        return
-    if not _is_run(path):
-        raise InputError(
-            f"{path} is not empty and not an edgekd run folder; choose another --out (--force replaces runs only)"
-        )
-    if not force and not resume and RUN_FILE in inside:  # else its stages are there, and its own training comes now
-        raise InputError(f"{path} exists; go on with --resume, begin anew with --force, or choose another --out")
-    if in_use(path, unknown=False):
-        raise InputError(f"{path} is being trained by another process; wait for it or choose another --out")
-    known = RUN_FILES | (STAGE_FOLDERS if STAGES_FILE in inside else frozenset())
-    strange = sorted(name for name in inside if finished_name(name) not in known and not FIT_NAME.fullmatch(name))
-    if force and strange:
-        raise InputError(
-            f"{path} holds what is not part of a run ({listing(strange)}); move it away or choose another --out"
-        )
-
-
-def claim(
-    path: Path, info: RunInfo, recipe: Recipe, *, force: bool, resume: bool
-) -> Literal["new", "resumed", "finished"]:
-    """Make a run folder, or make sure that the one there can be gone on with. `check_place` comes first.
-
-    Raises:
-        InputError: the run there was begun with another recipe, store or teacher, or the place cannot be written.
-    """
-    state: Literal["new", "resumed", "finished"] = _resumable(path, info, recipe) if resume else "new"
-    if state == "finished" and read_recipe(path).export == recipe.export:
-        return state
-    try:
-        if path.exists() and in_use(path, unknown=False):  # begun since `check_place`
-            raise InputError(f"{path} is being trained by another process; wait for it or choose another --out")
-        if force and path.exists():
-            shutil.rmtree(path)
-        path.mkdir(parents=True, exist_ok=True)
-        remove_unfinished(path)
-        if not resume:
-            write_info(path, info)
-        # its export table may be new
-        atomic_write(path / RECIPE_FILE, msgspec.json.format(msgspec.json.encode(recipe), indent=2) + b"\n")
-    except OSError as error:
-        raise InputError(f"{path} cannot be written ({error.strerror}); choose another --out") from None
-    return state
-
-
 def write_info(path: Path, info: RunInfo) -> None:
-    """Write run.json in one step."""
+    """Write run.json atomically."""
     atomic_write(path / RUN_FILE, msgspec.json.format(msgspec.json.encode(info), indent=2) + b"\n")
 
 
 def save_weights(path: Path, model: nn.Module) -> None:
-    """Write a state dict in one step."""
-    buffer = io.BytesIO()  # torch's own writer answers a full disk with an error that does not say so
+    """Write a state dict atomically, on the CPU."""
+    buffer = io.BytesIO()  # torch's own writer does not name the cause when the disk is full
     torch.save({name: value.detach().cpu() for name, value in model.state_dict().items()}, buffer)
     atomic_write(path, buffer.getvalue())
 
 
 def load_saved(path: Path) -> dict[str, Any]:
-    """What torch wrote to a file of tensors and plain values, mapped from disk.
+    """The tensors and plain values of a file that torch wrote; tensors are mapped from disk.
 
     Raises:
         InputError: missing or damaged.
@@ -357,38 +328,3 @@ def load_saved(path: Path) -> dict[str, Any]:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(f"{path}: cannot be loaded ({reason}); train it again with --force") from None
     return saved
-
-
-def _is_run(path: Path) -> bool:
-    """A run, perhaps damaged or with no more than its stages: its run.json or stages.json names the format."""
-    for file, told in ((RUN_FILE, RUN_FORMAT), (STAGES_FILE, STAGES_FORMAT)):
-        with suppress(OSError):
-            if told.encode() in (path / file).read_bytes():
-                return True
-    return False
-
-
-def _resumable(path: Path, info: RunInfo, recipe: Recipe) -> Literal["resumed", "finished"]:
-    there = read_info(path)
-    changed = there.recipe_hash != info.recipe_hash
-    # 2 or 2.0: equal
-    if changed and placeless(msgspec.structs.replace(read_recipe(path), export=recipe.export)) == placeless(recipe):
-        there = msgspec.structs.replace(there, recipe_hash=info.recipe_hash)
-    for what, old, new in (
-        ("recipe", there.recipe_hash, info.recipe_hash),
-        ("store", there.data.hash, info.data.hash),
-        ("list of teachers", there.teachers, info.teachers),
-        ("network to begin with", there.init, info.init),
-        ("set of impulse responses", there.impulse_responses, info.impulse_responses),
-        ("number of fits", str(there.cross_fit), str(info.cross_fit)),
-    ):
-        if old != new:
-            raise InputError(
-                f"{path}: begun with another {what} ({_short(old)}, now {_short(new)}); "
-                "resume with the same, or begin anew with --force"
-            )
-    return "finished" if there.status == "finished" else "resumed"
-
-
-def _short(value: str | tuple[str, ...]) -> str:
-    return value[:8] if isinstance(value, str) else ", ".join(each[:8] for each in value) or "none"

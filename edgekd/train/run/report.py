@@ -1,12 +1,11 @@
-"""RUN/report.html: the page of a finished run, with curves of its losses, what its networks said of the test side,
-teachers and recipe.
+"""RUN/report.html, the page of a finished run: curves of its losses, scores of its networks on the test clips, teachers
+and recipe.
 
-What it tells is in the run folder and in the store, so that the same run gives the same bytes.
+All figures come from the run folder and the store, so that the same run gives the same bytes.
 """
 
 import csv
 import math
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -17,7 +16,8 @@ import numpy as np
 from edgekd.data.store.store import ClipStore
 from edgekd.errors import InputError
 from edgekd.files import atomic_write
-from edgekd.metrics.findings import Answers, Findings, find
+from edgekd.metrics.analysis import Analysis, analyse
+from edgekd.metrics.predictions import LabelledPredictions, read_predictions
 from edgekd.report.charts import percent
 from edgekd.report.page import (
     INTERVAL_NOTE,
@@ -31,7 +31,7 @@ from edgekd.report.page import (
     score_tiles,
     sentence,
 )
-from edgekd.report.sections import Curves, Listing, Section, Table
+from edgekd.report.sections import CurvesSection, ListingSection, Section, TableSection
 from edgekd.text import counted
 from edgekd.train.loop.callbacks import FIRST_COLUMNS
 from edgekd.train.loop.checks import divided
@@ -52,25 +52,25 @@ from edgekd.train.stages.svm import ENSEMBLE, SvmReport
 T = TypeVar("T")
 
 PHASES = {"float": "float", "qat": "int8-aware"}
-"""Phase of metrics.csv and network -> what a page calls it."""
+"""Phase of metrics.csv, or network -> its name on the page."""
 WEIGHTED = "_weighted"
-"""Ends the columns of metrics.csv that the weight of a term has gone into already."""
+"""Suffix of columns of metrics.csv that are multiplied by the weight of their term."""
 FEWEST_POINTS = 2
-"""Of a curve; a single test is in the scores."""
+"""Points of a curve; a single test is in the scores."""
 
 
 def write_report(run: Run, store: ClipStore, teachers: Sequence[Path] = ()) -> None:
-    """Write the page of a finished run into its folder.
+    """Write report.html of a finished run.
 
     Args:
         run: not cross-fitted.
-        store: that it was trained on.
-        teachers: run folders that it learned from.
+        store: that the run was trained on.
+        teachers: run folders that the run learned from.
 
     Raises:
         InputError: a report of the run's stages is damaged, or the page cannot be written.
     """
-    page = render(page_of(run, store, teachers))
+    page = render(run_page(run, store, teachers))
     try:
         atomic_write(run.path / REPORT_FILE, page)
     except OSError as error:
@@ -79,16 +79,16 @@ def write_report(run: Run, store: ClipStore, teachers: Sequence[Path] = ()) -> N
         ) from None
 
 
-def page_of(run: Run, store: ClipStore, teachers: Sequence[Path]) -> Page:
-    """What stands on the page; arguments and errors as `write_report`."""
+def run_page(run: Run, store: ClipStore, teachers: Sequence[Path]) -> Page:
+    """The content of the page; arguments and errors as `write_report`."""
     clips = divided(run.recipe, store).test
     found, notes = {}, []
     for network, file in TEST_FILES.items():
         if (run.path / file).is_file():
             try:
-                found[network] = find(answers(run, store, clips, file))
-            except InputError as error:  # damaged, nothing but silence, or numbers that are none
-                notes.append(sentence(f"the {PHASES[network]} network is not judged: {error}"))
+                found[network] = analyse(labelled_predictions(run, store, clips, file))
+            except InputError as error:  # a damaged file, silence only, or logits that are not finite
+                notes.append(sentence(f"the {PHASES[network]} network has no scores: {error}"))
     if store.synthetic:
         notes.append(SYNTHETIC_NOTE)
     lead = (
@@ -107,35 +107,37 @@ def page_of(run: Run, store: ClipStore, teachers: Sequence[Path]) -> Page:
     )
 
 
-def answers(run: Run, store: ClipStore, clips: np.ndarray[tuple[int, ...], np.dtype[np.int64]], file: str) -> Answers:
-    """What a network of a run said of the clips of its test side, in table order.
+def labelled_predictions(
+    run: Run, store: ClipStore, clips: np.ndarray[tuple[int, ...], np.dtype[np.int64]], file: str
+) -> LabelledPredictions:
+    """The logits of a run's network for its test clips, with the clips' labels, in the order of the store's table.
+
+    Args:
+        run: the run.
+        store: that the run was trained on.
+        clips: (clips,) its test clips.
+        file: one of `TEST_FILES`.
 
     Raises:
         InputError: the file is missing, damaged, or of other clips.
     """
-    try:
-        with np.load(run.path / file) as kept:
-            logits, silent, clip = kept["logits"], kept["silent"], kept["clip"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{run.path / file}: cannot be read ({error}); train the run again") from None
-    if set(clip) != set(clips):
-        raise InputError(f"{run.path / file}: is of other clips than the test side of this run; train the run again")
+    kept = read_predictions(run.path / file, clips)
     rows = [store.clips[index] for index in clips]
-    return Answers(
-        logits,
-        silent,
-        np.searchsorted(clips, clip),
+    return LabelledPredictions(
+        kept.logits,
+        kept.silent,
+        np.searchsorted(clips, kept.clip),
         store.label_index[clips],
-        store.recordings(clips),
+        store.group_ids(clips),
         store.labels,
         tuple(row.path for row in rows),
         tuple(row.recorder for row in rows),
     )
 
 
-def curves(path: Path) -> list[Curves]:
-    """Of metrics.csv, a phase each: the loss, every term before its weight, test figures where several epochs have
-    them. None without the file."""
+def curves(path: Path) -> list[CurvesSection]:
+    """The curves of metrics.csv at `path`, one chart for each phase: the loss, every term before its weight, and test
+    figures that several epochs have. Empty without the file."""
     if not path.is_file():
         return []
     with path.open(encoding="utf-8", newline="") as file:
@@ -143,7 +145,7 @@ def curves(path: Path) -> list[Curves]:
     names = [
         name for name in (rows[0] if rows else {}) if name not in FIRST_COLUMNS[:-1] and not name.endswith(WEIGHTED)
     ]
-    drawn = []
+    charts = []
     for phase, title in PHASES.items():
         series = {
             name.replace("_", " "): [
@@ -155,40 +157,38 @@ def curves(path: Path) -> list[Curves]:
         }
         series = {name: values for name, values in series.items() if len(values) >= FEWEST_POINTS}
         if series:
-            drawn.append(
-                Curves(
+            charts.append(
+                CurvesSection(
                     f"{title.capitalize()} phase",
                     series,
-                    "By epoch; beside each name its last value. Terms are shown before "
-                    "their weights, loss is what was minimised.",
+                    "By epoch; the last value stands beside each name. Terms are shown before their weights; the loss "
+                    "is the minimised sum.",
                 )
             )
-    return drawn
+    return charts
 
 
-def _tiles(run: Run, found: dict[str, Findings]) -> list[Tile]:
-    """The networks' accuracies; of the last one also what its confidence is worth."""
+def _tiles(run: Run, found: dict[str, Analysis]) -> list[Tile]:
+    """The networks' accuracies, for the last network all scores, and the teachers' accuracy."""
     tiles: list[Tile] = []
     for left, (network, each) in zip(reversed(range(len(found))), found.items(), strict=True):
         tiles += score_tiles(each, f"{PHASES[network]}: ")[: 1 if left else None]
-    taught = run.info.metrics.get("teachers_test_clip_accuracy")
-    return (
-        tiles
-        if taught is None
-        else [*tiles, Tile("teachers: clip accuracy", percent(taught), "their mean, test clips")]
-    )
+    teachers = run.info.metrics.get("teachers_test_clip_accuracy")
+    if teachers is not None:
+        tiles.append(Tile("teachers: clip accuracy", percent(teachers), "their mean, test clips"))
+    return tiles
 
 
-def _sections(run: Run, store: ClipStore, teachers: Sequence[Path], found: dict[str, Findings]) -> list[Section]:
+def _sections(run: Run, store: ClipStore, teachers: Sequence[Path], found: dict[str, Analysis]) -> list[Section]:
     scores = [row for network, each in found.items() for row in score_rows(each, f"{PHASES[network]}, ")]
     sections: list[Section] = (
-        [Table("Scores on the test side", scores, SCORE_HEADER, note=INTERVAL_NOTE)] if found else []
+        [TableSection("Scores on the test side", scores, SCORE_HEADER, note=INTERVAL_NOTE)] if found else []
     )
     sections += [*curves(run.path / METRICS_FILE), *_teachers(run, teachers), *_stages(run)]
     if found:
         network = [*found][-1]
-        where = f"Answers of the {PHASES[network]} network. Paths as in the store, {store.name}."
-        sections += finding_sections(found[network], store.labels, where)
+        note = f"Predictions of the {PHASES[network]} network. Paths are those of the store {store.name}."
+        sections += finding_sections(found[network], store.labels, note)
     source = run.info.data
     facts = {
         "data": f"{source.name} ({source.hash}), licence {source.licence}",
@@ -200,11 +200,11 @@ def _sections(run: Run, store: ClipStore, teachers: Sequence[Path], found: dict[
         "learned from": ", ".join(run.info.teachers) or "labels alone",
     }
     recipe = (run.path / RECIPE_FILE).read_text(encoding="utf-8")
-    return [*sections, Table("The run", list(facts.items())), Listing("The resolved recipe", recipe)]
+    return [*sections, TableSection("The run", list(facts.items())), ListingSection("The resolved recipe", recipe)]
 
 
-def _teachers(run: Run, teachers: Sequence[Path]) -> list[Table]:
-    """A row for each teacher, by its own test; and their mean, on the student's sides."""
+def _teachers(run: Run, teachers: Sequence[Path]) -> list[TableSection]:
+    """A row for each teacher with the accuracy of its own test, and one for their mean on the student's clips."""
     if not teachers:
         return []
     rows = []
@@ -212,25 +212,26 @@ def _teachers(run: Run, teachers: Sequence[Path]) -> list[Table]:
         metrics = read_info(path).metrics
         own = metrics.get("float_clip_accuracy", metrics.get("fits_clip_accuracy"))
         rows.append([path.name, str(read_recipe(path).model["kind"]), "", "" if own is None else percent(own)])
-    sides = [run.info.metrics.get(f"teachers_{side}_clip_accuracy") for side in ("train", "test")]
-    if None not in sides:
-        rows.append(
-            [f"mean of {len(teachers)}" if len(teachers) > 1 else "as heard by the student", "", *map(percent, sides)]
-        )
-    return [Table("Teachers", rows, ("", "network", "training clips", "test clips"), left=2, note="Clip accuracy.")]
+    accuracies = [run.info.metrics.get(f"teachers_{side}_clip_accuracy") for side in ("train", "test")]
+    shown = [percent(accuracy) for accuracy in accuracies if accuracy is not None]
+    if len(shown) == len(accuracies):
+        rows.append([f"mean of {len(teachers)}" if len(teachers) > 1 else "on the student's clips", "", *shown])
+    return [
+        TableSection("Teachers", rows, ("", "network", "training clips", "test clips"), left=2, note="Clip accuracy.")
+    ]
 
 
-def _stages(run: Run) -> list[Table]:
-    """What specialists and a back-end of the recipe came to."""
+def _stages(run: Run) -> list[TableSection]:
+    """The results of the recipe's specialists and back-end."""
     tables = []
     if (run.path / PAIRS_FILE).is_file():
         header, *rows = _decoded(run.path / PAIRS_FILE, PairReport).rows()
         tables.append(
-            Table(
+            TableSection(
                 "What specialists changed",
                 rows,
                 header,
-                note="Clips of a pair of labels that were taken for the other one.",
+                note="Clips of one label of a pair that were predicted as the other.",
             )
         )
     if (run.path / SVM_FILE).is_file():
@@ -240,7 +241,7 @@ def _stages(run: Run) -> list[Table]:
             for each in report.systems
         ]
         tables.append(
-            Table(
+            TableSection(
                 "Support vector machines on embeddings",
                 [*rows, [ENSEMBLE, "", "", percent(report.accuracy)]],
                 ("", "kernel", "softmax", "machine"),

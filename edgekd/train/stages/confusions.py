@@ -1,5 +1,5 @@
-"""Specialists (Jung et al. 2020): which pairs of labels a generalist confuses most, and what a specialist of each
-changed. numpy only."""
+"""Pairs of labels that a generalist confuses most, and how often they are confused with a specialist of each pair (Jung
+et al. 2020). numpy only."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -10,10 +10,12 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekd.text import columns, markdown_table
+
 log = logging.getLogger(__name__)
 
-UNHEARD = -1
-"""The prediction of a clip of nothing but silence, which is no confusion."""
+SILENT = -1
+"""The prediction of a silent window or clip, which counts as no confusion."""
 
 Index = NDArray[np.int64]
 Floats = NDArray[np.floating[Any]]
@@ -33,30 +35,30 @@ class Pair:
         return labels[self.first], labels[self.second]
 
 
-def predicted(probabilities: Floats) -> Index:
-    """(clips,) labels by index, of (clips, labels) probabilities; `UNHEARD` where all are zero."""
-    return np.where(probabilities.any(axis=1), probabilities.argmax(axis=1), UNHEARD)
+def predicted(probabilities: Floats, silent: NDArray[np.bool_]) -> Index:
+    """(items,) labels by index, of (items, labels) probabilities or logits; `SILENT` where an item is silent."""
+    return np.where(silent, SILENT, probabilities.argmax(axis=1))
 
 
 def confusion(predictions: Index, truth: Index, labels: int) -> Index:
     """(labels, labels) int64 counts of clips or windows: rows are the truth, columns the prediction.
 
     Args:
-        predictions: (clips,) labels by index, `UNHEARD` for those to leave out.
-        truth: (clips,) likewise.
-        labels: how many there are.
+        predictions: (clips,) labels by index; `SILENT` is left out.
+        truth: (clips,) labels by index.
+        labels: how many.
     """
     matrix = np.zeros((labels, labels), np.int64)
-    heard = predictions != UNHEARD
-    np.add.at(matrix, (truth[heard], predictions[heard]), 1)
+    sounding = predictions != SILENT
+    np.add.at(matrix, (truth[sounding], predictions[sounding]), 1)
     return matrix
 
 
 def confusing_pairs(matrix: Index, count: int) -> list[Pair]:
     """The pairs with the largest entries of M + M^T off the diagonal, largest first, equal ones in the order of labels.
 
-    Pairs as often confused as the last one are taken too, pairs that are never confused are not; where that leaves
-    fewer, it is said.
+    Pairs that are confused as often as the last one are taken too. Pairs that are never confused are not; where that
+    leaves fewer than `count`, it is logged.
 
     Args:
         matrix: (labels, labels), see `confusion`.
@@ -80,9 +82,15 @@ def pair_errors(predictions: Index, truth: Index, pair: tuple[int, int]) -> int:
 
 
 class PairErrors(msgspec.Struct, frozen=True, kw_only=True):
-    """One pair. chosen: confusions on the part that pairs were chosen by. clips: of the two labels in the test side.
-    The others: how many of these were taken for the other label, by the generalist (before), by the pair's specialist
-    (after), by the mean of all teachers' probabilities, and by the student."""
+    """Confusions of one pair.
+
+    Attributes:
+        labels: the pair.
+        chosen: confused windows of the part by which pairs were chosen.
+        clips: clips of the two labels in the test side.
+        generalist, specialist, teachers, student: how many of `clips` were taken for the other label by the generalist,
+            by the pair's specialist, by the mean of all teachers' probabilities, and by the student.
+    """
 
     labels: tuple[str, str]
     chosen: int
@@ -98,7 +106,7 @@ ERRORS = ("generalist", "specialist", "teachers", "student")
 
 
 class PairReport(msgspec.Struct, frozen=True, kw_only=True):
-    """pairs.json. test_clips: of the whole test side. network: of the student that was tested."""
+    """pairs.json. test_clips: clips of the test side that are not silent. network: of the student that was tested."""
 
     test_clips: int
     network: Network
@@ -110,19 +118,13 @@ class PairReport(msgspec.Struct, frozen=True, kw_only=True):
 
     def to_text(self) -> str:
         """A table for people."""
-        rows = self.rows()
-        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-        return "\n".join(
-            f"{row[0]:{widths[0]}}"
-            + "".join(f"  {cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True))
-            for row in rows
-        )
+        header, *rows = self.rows()
+        return "\n".join(columns(header, rows))
 
     def markdown(self) -> str:
         """The same table in Markdown."""
         header, *rows = self.rows()
-        lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-        return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+        return markdown_table(header, rows)
 
     def rows(self) -> list[list[str]]:
         """A header, a row for each pair, and their sums where there are several."""
@@ -140,24 +142,26 @@ def pair_report(
     pairs: Sequence[Pair],
     labels: Sequence[str],
     truth: Index,
-    said: Mapping[str, Index],
+    predictions: Mapping[str, Index],
     by_specialist: Sequence[Index],
     network: Network,
 ) -> PairReport:
-    """Count what all concerned made of each pair.
+    """The confusions of each pair by all networks.
 
     Args:
-        pairs: as they were chosen.
+        pairs: the chosen ones.
         labels: names.
-        truth: (clips,) of the test side.
-        said: (clips,) predictions of the "generalist", of the mean of "teachers", and of the "student".
+        truth: (clips,) labels of the test side by index, silent clips left out.
+        predictions: (clips,) predictions of the "generalist", of the mean of "teachers", and of the "student".
         by_specialist: (clips,) predictions of the specialist of each pair.
         network: of the student.
     """
     found = []
     for pair, specialist in zip(pairs, by_specialist, strict=True):
         both = (pair.first, pair.second)
-        errors = {name: pair_errors(each, truth, both) for name, each in (*said.items(), ("specialist", specialist))}
+        errors = {
+            name: pair_errors(each, truth, both) for name, each in (*predictions.items(), ("specialist", specialist))
+        }
         found.append(
             PairErrors(labels=pair.of(labels), chosen=pair.errors, clips=int(np.isin(truth, both).sum()), **errors)
         )

@@ -1,6 +1,5 @@
 """`edgekd svm`: support vector machines on the embeddings of finished runs, one a run, and the sum of their scores."""
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,27 +7,36 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from edgekd.data.store.store import ClipStore, listing
+from edgekd.data.store.store import ClipStore
 from edgekd.errors import InputError
 from edgekd.metrics import svm
-from edgekd.metrics.scores import Floats
+from edgekd.metrics.predictions import npz_bytes, read_arrays
+from edgekd.metrics.scores import Floats, clip_means, score
 from edgekd.models import Taps, front
 from edgekd.models.taps import EMBEDDING
-from edgekd.text import counted
-from edgekd.train.batches.epochs import Index
-from edgekd.train.loop.training import divided
-from edgekd.train.loop.validation import hear, judge
+from edgekd.text import columns, counted, listing
+from edgekd.train.batches.windows import Index
+from edgekd.train.loop.checks import divided
+from edgekd.train.loop.validation import predict_clips
 from edgekd.train.run.folder import Run, load_run
 
 ENSEMBLE = "score sum"
 
 
 @dataclass(frozen=True)
-class System:
-    """One run. softmax_accuracy, svm_accuracy: of test clips, 0..1. kernel, penalty: chosen, with inner_accuracy 0..1
-    on a part of the training clips. width: of the embedding."""
+class SvmSystem:
+    """One run and its machine.
+
+    Attributes:
+        run: the run folder.
+        width: of the embedding.
+        softmax_accuracy, svm_accuracy: 0..1 of test clips, by the network's own softmax and by the machine.
+        kernel, penalty: the chosen ones.
+        inner_accuracy: 0..1 of that choice, on a part of the training clips.
+    """
 
     run: str
     width: int
@@ -41,14 +49,22 @@ class System:
 
 @dataclass(frozen=True)
 class SvmReport:
-    """data: name of the store. train_clips, test_clips: how many. systems: one a run. accuracy: of test clips by the
-    mean of all systems' scores, 0..1."""
+    """Accuracies of machines on the test clips of their runs.
+
+    Attributes:
+        data: name of the store.
+        train_clips, test_clips: how many, silent ones left out.
+        systems: one per run.
+        accuracy: 0..1 of test clips by the mean of all systems' scores.
+        silent_clips: training and test clips that are digital silence and in no count.
+    """
 
     data: str
     train_clips: int
     test_clips: int
-    systems: tuple[System, ...]
+    systems: tuple[SvmSystem, ...]
     accuracy: float
+    silent_clips: int = 0
 
     def to_json(self) -> bytes:
         """One JSON document."""
@@ -56,41 +72,77 @@ class SvmReport:
 
     def to_text(self) -> str:
         """A table for people."""
-        width = max(len(ENSEMBLE), *(len(each.run) for each in self.systems))
-        lines = [
-            (
-                f"{self.data}: {counted(self.test_clips, 'test clip')}, machines fitted on"
-                f" {counted(self.train_clips, 'training clip')}"
-            ),
-            f"  {'accuracy':{width}}{'softmax':>10}{'svm':>10}   kernel",
+        silent = f"; {counted(self.silent_clips, 'silent clip')} left out" if self.silent_clips else ""
+        rows = [
+            [
+                each.run,
+                f"{each.kernel}, C {each.penalty:g}, of {each.width} values",
+                _percent(each.softmax_accuracy),
+                _percent(each.svm_accuracy),
+            ]
+            for each in self.systems
         ]
-        for each in self.systems:
-            lines.append(
-                f"  {each.run:{width}}{100 * each.softmax_accuracy:8.2f} %{100 * each.svm_accuracy:8.2f} %  "
-                f" {each.kernel}, C {each.penalty:g}, of {each.width} values"
-            )
-        return "\n".join([*lines, f"  {ENSEMBLE:{width}}{'':10}{100 * self.accuracy:8.2f} %"])
+        return "\n".join(
+            [
+                f"{self.data}: {counted(self.test_clips, 'test clip')}, machines fitted on"
+                f" {counted(self.train_clips, 'training clip')}{silent}",
+                *columns(
+                    ["accuracy", "kernel", "softmax", "svm"],
+                    [*rows, [ENSEMBLE, "", "", _percent(self.accuracy)]],
+                    left=2,
+                    indent="  ",
+                ),
+            ]
+        )
 
 
 @dataclass(frozen=True)
 class SvmScores:
-    """scores: float64 (systems + 1, clips, labels), the last row being the mean of the systems. clip: int64 (clips,) in
-    the store."""
+    """Scores of the test clips.
+
+    Attributes:
+        scores: float64 (systems + 1, clips, labels), larger where a label is likelier; NaN for silent clips. The last
+            row is the mean of the systems.
+        clip: int64 (clips,) index in the store.
+    """
 
     scores: Floats
     clip: Index
 
+    @property
+    def silent(self) -> NDArray[np.bool_]:
+        """(systems + 1, clips) which clips are silent in the windows of a system, or of any system."""
+        return np.isnan(self.scores[..., 0])
+
+    def accuracies(self, truth: Index) -> list[float]:
+        """(systems + 1) accuracies 0..1 of clips that are not silent; truth: (clips,) index of the label."""
+        pairs = zip(self.scores.argmax(axis=2) == truth, self.silent, strict=True)
+        return [float(correct[~silent].mean()) for correct, silent in pairs]
+
     def to_npz(self) -> bytes:
         """A .npz file with these two arrays by name."""
-        buffer = io.BytesIO()
-        np.savez(buffer, scores=self.scores, clip=self.clip)
-        return buffer.getvalue()
+        return npz_bytes(scores=self.scores, clip=self.clip)
+
+
+def read_svm_scores(path: Path, clips: Index) -> SvmScores:
+    """Scores of a finished run, clips in table order.
+
+    Args:
+        path: a file of `SvmScores.to_npz` in the run folder.
+        clips: (clips,) indices that it must be of.
+
+    Raises:
+        InputError: the file is missing, damaged, or of other clips.
+    """
+    scores, clip = read_arrays(path, ("scores", "clip"), clips)
+    order = np.argsort(clip)
+    return SvmScores(scores[:, order], clip[order])
 
 
 def svm_of_runs(
     paths: Sequence[Path], data: Path, kernels: Sequence[str] = svm.DEFAULT_KERNELS, threads: int | None = None
 ) -> SvmReport:
-    """Open runs and a store, and judge them.
+    """`fit_systems` on run folders and a store.
 
     Args:
         paths: run folders.
@@ -99,30 +151,25 @@ def svm_of_runs(
         threads: of torch; None leaves its own number.
 
     Raises:
-        InputError: see `score_sum`.
+        InputError: see `fit_systems`.
     """
     if threads is not None:
         torch.set_num_threads(threads)
-    return score_sum([load_run(path) for path in paths], ClipStore.open(data), kernels)
+    return fit_systems([load_run(path) for path in paths], ClipStore.open(data), kernels)[0]
 
 
-def score_sum(runs: Sequence[Run], store: ClipStore, kernels: Sequence[str] = svm.DEFAULT_KERNELS) -> SvmReport:
-    """`judged`, without the scores."""
-    return judged(runs, store, kernels)[0]
-
-
-def judged(
+def fit_systems(
     runs: Sequence[Run], store: ClipStore, kernels: Sequence[str] = svm.DEFAULT_KERNELS
 ) -> tuple[SvmReport, SvmScores]:
-    """Fit a machine on each run's embeddings of the training clips, and test each, and the mean of their scores, on the
-    test clips.
+    """Fit a machine on each run's embeddings of the training clips; test each, and the mean of all scores, on the test
+    clips.
 
-    A clip's embedding is the mean over its windows that are not silent, as its run's view hears them without
-    augmentation.
+    A clip's embedding is the mean over the windows of its run's view, without augmentation. Silent windows and clips
+    are left out: silent clips are neither fitted on nor tested.
 
     Args:
-        runs: finished teachers or students of the same labels, training clips and test clips; their float networks are
-            heard.
+        runs: finished teachers or students with the same labels, training clips and test clips; their float networks
+            are used.
         store: that they were trained on.
         kernels: of `edgekd.metrics.svm.KERNELS`, to choose from, on a part of the training clips.
 
@@ -132,30 +179,44 @@ def judged(
     """
     svm.check_kernels(kernels)
     train, test = _common_sides(runs, store)
-    truth, recording = store.label_index, store.recordings(train)
-    systems, scores = [], []
+    truth, recording = store.label_index, store.group_ids(train)
+    fitted: list[tuple[Run, svm.Svm, int, float]] = []
+    scores, silent_train = [], np.zeros(len(train), bool)
     for run in runs:
         of_train, of_test, softmax_accuracy = _embeddings(run, store, train, test)
-        machine = svm.fit(of_train, truth[train], recording, store.labels, kernels)
-        scores.append(machine.scores(of_test))
-        systems.append(
-            System(
-                str(run.path),
-                of_train.shape[1],
-                softmax_accuracy,
-                _accuracy(scores[-1], truth[test]),
-                machine.kernel,
-                machine.penalty,
-                machine.inner_accuracy,
-            )
+        sounding = ~of_train.silent
+        silent_train |= of_train.silent
+        machine = svm.fit(of_train.means[sounding], truth[train[sounding]], recording[sounding], store.labels, kernels)
+        scores.append(np.where(of_test.silent[:, None], np.nan, machine.scores(of_test.means)))
+        fitted.append((run, machine, of_train.means.shape[1], softmax_accuracy))
+    found = SvmScores(np.stack([*scores, svm.score_sum(scores)]), test)
+    *accuracies, accuracy = found.accuracies(truth[test])
+    systems = tuple(
+        SvmSystem(
+            run=str(run.path),
+            width=width,
+            softmax_accuracy=softmax_accuracy,
+            svm_accuracy=svm_accuracy,
+            kernel=machine.kernel,
+            penalty=machine.penalty,
+            inner_accuracy=machine.inner_accuracy,
         )
-    total = svm.score_sum(scores)
-    report = SvmReport(store.name, len(train), len(test), tuple(systems), _accuracy(total, truth[test]))
-    return report, SvmScores(np.stack([*scores, total]), test)
+        for (run, machine, width, softmax_accuracy), svm_accuracy in zip(fitted, accuracies, strict=True)
+    )
+    silent_test = found.silent[-1]
+    report = SvmReport(
+        data=store.name,
+        train_clips=int((~silent_train).sum()),
+        test_clips=int((~silent_test).sum()),
+        systems=systems,
+        accuracy=accuracy,
+        silent_clips=int(silent_train.sum() + silent_test.sum()),
+    )
+    return report, found
 
 
-def _accuracy(scores: Floats, truth: Index) -> float:
-    return float((scores.argmax(axis=1) == truth).mean())
+def _percent(share: float) -> str:
+    return f"{100 * share:.2f} %"
 
 
 def _common_sides(runs: Sequence[Run], store: ClipStore) -> tuple[Index, Index]:
@@ -165,7 +226,7 @@ def _common_sides(runs: Sequence[Run], store: ClipStore) -> tuple[Index, Index]:
         InputError: they do not, or not the store or its labels.
     """
     if not runs:
-        raise InputError("no run whose embeddings could be judged; give one or more run folders")
+        raise InputError("no run; give one or more run folders")
     sides: dict[str, Index] = {}
     for run in runs:
         if run.info.data.hash != store.hash:
@@ -192,8 +253,8 @@ def _common_sides(runs: Sequence[Run], store: ClipStore) -> tuple[Index, Index]:
     return sides["training"], sides["test"]
 
 
-class _Told(nn.Module):
-    """A network that gives its logits and behind them its embedding: (batch, labels + width)."""
+class _WithEmbedding(nn.Module):
+    """A network that gives its logits and after them its embedding: (batch, labels + width)."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -205,21 +266,25 @@ class _Told(nn.Module):
         return torch.cat([logits, taps[EMBEDDING].flatten(1)], dim=1)
 
 
-def _embeddings(run: Run, store: ClipStore, train: Index, test: Index) -> tuple[Floats, Floats, float]:
-    """Embeddings float64 (clips, width) of training and of test clips, and the accuracy of the run's own softmax on
-    test clips."""
-    told, ear, labels = _Told(run.float_model()), front(run.config, run.frontend), len(run.labels)
-    heard = [hear(told, ear, store, clips, run.recipe.view) for clips in (train, test)]
-    of_train, of_test = (_clip_means(each.logits[:, labels:], each.silent, each.clip) for each in heard)
-    score = judge(heard[1].logits[:, :labels], heard[1].silent, heard[1].clip, store.label_index)
-    return of_train, of_test, score.clip_accuracy
+@dataclass(frozen=True)
+class _ClipEmbeddings:
+    """means: float64 (clips, width), zeros for silent clips. silent: bool (clips,)."""
+
+    means: Floats
+    silent: NDArray[np.bool_]
 
 
-def _clip_means(values: Floats, silent: np.ndarray, owner: Index) -> Floats:
-    """(clips, width) from (windows, width), the windows of a clip being neighbours; silent ones count where all of a
-    clip are silent."""
-    first = np.flatnonzero(np.r_[True, owner[1:] != owner[:-1]])
-    place = np.repeat(np.arange(len(first)), np.diff(np.r_[first, len(owner)]))
-    sounding = np.bincount(place, weights=~silent) > 0
-    weight = np.where(sounding[place], ~silent, True).astype(np.float64)
-    return np.add.reduceat(values * weight[:, None], first, axis=0) / np.add.reduceat(weight, first)[:, None]
+def _embeddings(
+    run: Run, store: ClipStore, train: Index, test: Index
+) -> tuple[_ClipEmbeddings, _ClipEmbeddings, float]:
+    """Embeddings of training and of test clips, and the accuracy of the run's own softmax on test clips."""
+    model, log_mel, labels = _WithEmbedding(run.float_model()), front(run.config, run.frontend), len(run.labels)
+    found = []
+    for clips in (train, test):
+        predictions = predict_clips(model, log_mel, store, clips, run.recipe.view)
+        clip_of = np.searchsorted(clips, predictions.clip)  # clips are in table order
+        embeddings = predictions.logits[:, labels:]
+        found.append(_ClipEmbeddings(*clip_means(embeddings, predictions.silent, clip_of, len(clips))))
+    # of the test clips, the last in the loop
+    of_clips = score(predictions.logits[:, :labels], predictions.silent, clip_of, store.label_index[test])[1]
+    return found[0], found[1], of_clips.accuracy

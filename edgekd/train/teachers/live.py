@@ -1,6 +1,7 @@
-"""Teachers that listen while a student trains."""
+"""Teachers that compute their logits in each step of a student's training."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 import torch
@@ -20,18 +21,17 @@ from edgekd.train.loop.precision import computing
 from edgekd.train.run.folder import Run
 
 LIVE = ("live", "same")
-"""Values of `distill.teaching` for which teachers listen in each step."""
+"""Values of `distill.teaching` for which teachers compute in each step."""
 
 
 class LiveTeacher:
-    """A finished teacher on the training device. Its weights and statistics never change; it is no part of any
-    checkpoint.
+    """A finished teacher on the training device. Its weights and statistics never change, and no checkpoint holds it.
 
     Args:
         run: the teacher.
-        store, clips: what is trained on; joined clips come from there.
-        number: of the teacher in the run, from 0.
-        taps: paths of the modules whose outputs are wanted.
+        store, clips: of the student's training; a "pair" view joins clips of these.
+        number: of the teacher among the student's, from 0.
+        taps: paths of the modules whose outputs are returned.
         precision: "float32" or "bf16".
     """
 
@@ -43,7 +43,7 @@ class LiveTeacher:
         if precision == "bf16":
             for layer in self.network.modules():
                 if isinstance(layer, nn.Conv2d | nn.Linear):
-                    layer.to(torch.bfloat16)  # as autocast would in each step
+                    layer.to(torch.bfloat16)  # once, where autocast would do it in each step
         self.front = front(run.config, run.frontend, exact=False)
         self.view = TeacherView(store, clips, run.recipe, TEACHER_STREAM + number)
         self._taps = Taps(self.network, taps)
@@ -51,33 +51,33 @@ class LiveTeacher:
 
     @property
     def frontend(self) -> FrontEnd:
-        """Of the teacher."""
+        """The teacher's front end."""
         return self.run.frontend
 
     def to(self, device: torch.device) -> None:
         """Move to the training device."""
-        self.network.to(device, memory_format=torch.channels_last)
+        layout: dict[str, Any] = {"memory_format": torch.channels_last}  # torch's types of `to` lack it
+        self.network.to(device, **layout)
         self.front.to(device)
 
     def waveform(self, epoch: int, clips: Index, bank: ClipBank) -> Tensor:
-        """Sound of clips as this teacher hears them in an epoch: float32 (clips, samples) or (clips, channels,
-        samples)."""
+        """This teacher's waveforms of clips in an epoch: float32 (clips, samples) or (clips, channels, samples)."""
         places, gain_db = self.view.places(epoch, clips)
-        heard = bank.gather(places)
-        return gain(heard, torch.from_numpy(gain_db).to(heard.device)) if gain_db.any() else heard
+        waveform = bank.gather(places)
+        return gain(waveform, torch.from_numpy(gain_db).to(waveform.device)) if gain_db.any() else waveform
 
     def shares(self, front: LogMel | RawWaveform) -> bool:
-        """Whether a student's log-mel is the teacher's but for mean and standard deviation."""
+        """Whether a student's front end gives the teacher's log-mel, apart from mean and standard deviation."""
         return isinstance(front, LogMel) and isinstance(self.front, LogMel) and same_features(front.fe, self.frontend)
 
-    def adopted(self, x: Tensor, fe: FrontEnd) -> Tensor:
-        """A student's log-mel, masks and all, with the mean and standard deviation that the teacher is used to."""
+    def renormalised(self, x: Tensor, fe: FrontEnd) -> Tensor:
+        """The student's log-mel `x` of front end `fe`, masks included, normalised as the teacher's."""
         own = self.frontend
         return (x * fe.std + (fe.mean - own.mean)) / own.std
 
     @torch.no_grad()
     def __call__(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """What it says of what its front end, or `adopted`, gives it.
+        """The teacher's outputs for a log-mel of its front end or of `renormalised`.
 
         Returns:
             logits float32 (batch, labels), and the taps by path.
@@ -88,5 +88,5 @@ class LiveTeacher:
 
 
 def same_features(one: FrontEnd, other: FrontEnd) -> bool:
-    """Whether two front ends give the same log-mel but for mean and standard deviation."""
+    """Whether two front ends give the same log-mel, apart from mean and standard deviation."""
     return msgspec.structs.replace(one, mean=0.0, std=1.0) == msgspec.structs.replace(other, mean=0.0, std=1.0)

@@ -1,12 +1,12 @@
-"""Soft labels: a teacher's raw logits for every clip of a store, computed once and kept beside the teacher's run.
+"""Soft labels: a teacher's logits for every clip of a store, computed once and saved in the teacher's run folder.
 
-The key is a hash of the weights, the front end, the view and the store's table and audio; whatever changes one of them
-makes a new file. Of several augmented views of each clip it is also one of the augmentation, the seed and the clips
-that may be joined to others.
+A file's key is a hash of the weights, the architecture, the front end, the view, and the store's table and audio: a
+change of one of them makes a new file. The key of several augmented views also covers the augmentation, the seed and
+the clips that may be joined to others.
 
-They are computed in parts of `PART_CLIPS` clips (or recordings, whose segments share what is said of them), shared
-among the processes of a job and kept until all are there: an interrupted computation goes on where it was, and neither
-that nor the number of processes changes a byte of the file.
+The clips (or recordings, whose segments share their logits) are computed in parts of `PART_CLIPS`, which the processes
+of a training divide among them. Finished parts are saved, so that an interrupted computation is resumed. Neither that
+nor the number of processes changes a byte of the file.
 """
 
 import hashlib
@@ -21,30 +21,32 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekd.data.store.store import ClipStore, listing
+from edgekd.data.store.store import ClipStore
 from edgekd.errors import InputError
 from edgekd.files import atomic_write
+from edgekd.metrics.scores import Scores, clip_means, item_scores, softmax
 from edgekd.models import front
-from edgekd.text import counted
+from edgekd.text import counted, listing
 from edgekd.train.batches.epochs import TEACHER_STREAM, TeacherView
+from edgekd.train.batches.silence import silent_clips
 from edgekd.train.batches.windows import Floats, Index, Windows, scored_windows, segment_windows, window_samples
-from edgekd.train.loop.validation import Score, judge, window_logits
+from edgekd.train.loop.validation import window_logits
 from edgekd.train.parallel import processes
 from edgekd.train.recipe.schema import View
-from edgekd.train.run.faults import DISK_ERRORS, memory_told
+from edgekd.train.run.faults import DISK_ERRORS, report_out_of_memory
 from edgekd.train.run.folder import SOFT_LABELS_FOLDER, Run
-from edgekd.train.teachers.out_of_fold import assignment, combined, combined_key, opened_fits
+from edgekd.train.teachers.out_of_fold import assignment, combine, combined_key, open_fits
 
 log = logging.getLogger(__name__)
 
 PART_CLIPS = 4096
-"""Clips of a part. Batches end with their part, so another length may change last bits."""
+"""Clips of a part. No batch spans two parts, so another value may change the last bits of logits."""
 
 Logits = NDArray[np.float16]
 
 
 class _Sidecar(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Beside each file of logits: what it belongs to. sha256: of the .npy file."""
+    """The .json file of each .npy file of logits: its key, labels and number of clips. sha256: of the .npy file."""
 
     key: str
     labels: tuple[str, ...]
@@ -55,18 +57,18 @@ class _Sidecar(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def soft_labels(
     run: Run, store: ClipStore, views: int = 0, clips: Index | None = None, stream: int = TEACHER_STREAM
 ) -> tuple[str, Logits]:
-    """A teacher's logits for all clips, from the cache or computed.
+    """A teacher's logits for all clips, read from its run folder or computed and saved there.
 
-    Segments of a recording share what a "parent" teacher says of it; of one whose view has segments each clip has the
-    part that its middle lies in.
+    All segments of a recording have the logits that a "parent" teacher gives the recording; where its view has
+    segments, each clip has those of the part that its middle lies in.
 
     Args:
         run: the teacher.
         store: the clips.
-        views: 0 for what it says of each clip as it is. Else how often it judges each clip, heard as `TeacherView` has
-            it in the epochs 0, 1, ...
+        views: 0 for the logits of each clip without augmentation. Otherwise the number of augmented views of each clip,
+            those of `TeacherView` in the epochs 0, 1, ...
         clips: (clips,) those that a "pair" teacher may join to others in its views; None is all.
-        stream: of the views' draws.
+        stream: random stream of the views.
 
     Returns:
         the key (64 hex digits) and float16 logits, clips in the order of the store's table: (clips, labels), or (clips,
@@ -74,10 +76,10 @@ def soft_labels(
         segments, labels).
 
     Raises:
-        InputError: the teacher has other labels or another sample rate than the store, a view that cannot have
-            segments, a cached file is damaged, or a cross-fitted teacher is of another store or has changed.
+        InputError: the teacher's labels or sample rate are not the store's, its view cannot have segments, a saved file
+            is damaged, or a cross-fitted teacher is of another store or has changed.
     """
-    check_fits(run, store)
+    check_matches_store(run, store)
     check_segments(run.recipe.view, str(run.path))
     if run.info.cross_fit:
         return _out_of_fold(run, store, views, clips, stream)
@@ -90,7 +92,7 @@ def soft_labels(
     key = processes.first(lambda: _key(run, store, views, joined, stream))
     path = run.path / SOFT_LABELS_FOLDER / f"{key[:16]}.npy"
     if not processes.first(path.is_file):
-        heard = _heard(run, store)
+        inputs = _inputs(run, store)
         log.info(
             "computing the soft labels of %s for %s%s",
             run.path,
@@ -98,39 +100,57 @@ def soft_labels(
             f", {views} views each" if views else "",
         )
         parts = [
-            _Part(path, key, view, len(heard), start, min(start + PART_CLIPS, len(heard)))
+            _Part(path, key, view, len(inputs), start, min(start + PART_CLIPS, len(inputs)))
             for view in range(max(views, 1))
-            for start in range(0, len(heard), PART_CLIPS)
+            for start in range(0, len(inputs), PART_CLIPS)
         ]
-        missing = processes.first(lambda: [place for place, part in enumerate(parts) if part.read() is None])
+        missing = processes.first(lambda: [number for number, part in enumerate(parts) if part.read() is None])
         if len(missing) < len(parts):
             log.info("%d of %d parts are there already", len(parts) - len(missing), len(parts))
-        for place in missing[processes.rank() :: processes.world()]:
-            part = parts[place]
-            with memory_told(f"the soft labels of {run.path}", "free memory, or start fewer processes on this machine"):
-                wanted = heard[part.start : part.stop]
+        for number in missing[processes.rank() :: processes.world()]:
+            part = parts[number]
+            with report_out_of_memory(
+                f"the soft labels of {run.path}", "free memory, or start fewer processes on this machine"
+            ):
+                clips_of_part = inputs[part.start : part.stop]
                 part.write(
-                    _compute(run, store, wanted)
+                    _compute(run, store, clips_of_part)
                     if teacher is None
-                    else _of_view(run, store, *teacher.places(part.view, wanted))
+                    else _of_view(run, store, *teacher.places(part.view, clips_of_part))
                 )
-        processes.wait()
+        processes.barrier()
         processes.first(lambda: _merge(path, key, run, store, views, parts))
     return key, processes.first(lambda: _read(path, key, store))
 
 
-def teacher_score(logits: NDArray[np.floating[Any]], store: ClipStore, clips: Index) -> Score:
-    """Accuracy of soft labels (clips of the store, labels) or (clips, segments, labels) on some of its clips."""
-    said = logits[clips].astype(np.float32)
-    owner = np.repeat(clips, math.prod(said.shape[1:-1]))
-    return judge(said.reshape(len(owner), -1), np.zeros(len(owner), bool), owner, store.label_index)
+def clip_probabilities(logits: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    """(clips, labels) probabilities of soft labels (clips, labels), or of (clips, segments, labels) the mean over
+    segments."""
+    segments = math.prod(logits.shape[1:-1])
+    of_segments = softmax(logits).reshape(len(logits) * segments, -1)
+    clip_of = np.repeat(np.arange(len(logits)), segments)
+    return clip_means(of_segments, np.zeros(len(clip_of), bool), clip_of, len(logits))[0]
 
 
-def check_fits(run: Run, store: ClipStore) -> None:
-    """Refuse a teacher that can't teach from a store.
+def teacher_scores(probabilities: NDArray[np.float64], store: ClipStore, clips: Index) -> Scores:
+    """Scores of a teacher on some clips of a store; silent clips are left out.
+
+    Args:
+        probabilities: (clips of the store, labels), see `clip_probabilities`.
+        store: the clips.
+        clips: (clips to score,) indices.
 
     Raises:
-        InputError: other labels or another sample rate.
+        InputError: all of these clips are silent.
+    """
+    return item_scores(probabilities[clips], silent_clips(store)[clips], store.label_index[clips])
+
+
+def check_matches_store(run: Run, store: ClipStore) -> None:
+    """Refuse a teacher whose labels or sample rate are not those of a store.
+
+    Raises:
+        InputError: they differ.
     """
     if run.labels != store.labels:
         only = sorted(set(run.labels) ^ set(store.labels))
@@ -140,16 +160,16 @@ def check_fits(run: Run, store: ClipStore) -> None:
         )
     if run.frontend.sample_rate != store.sample_rate:
         raise InputError(
-            f"{run.path}: the teacher hears {run.frontend.sample_rate} Hz, {store.path} holds {store.sample_rate} Hz; "
+            f"{run.path}: the teacher takes {run.frontend.sample_rate} Hz, {store.path} holds {store.sample_rate} Hz; "
             "prepare the store at that rate"
         )
 
 
 def check_segments(view: View, where: str) -> None:
-    """Refuse segments of what has none.
+    """Refuse segments of joined clips; the error names `where`.
 
     Raises:
-        InputError: segments of joined clips; `where` is named.
+        InputError: the view has several segments and joins clips.
     """
     if view.segments > 1 and view.span == "pair":
         raise InputError(
@@ -159,12 +179,13 @@ def check_segments(view: View, where: str) -> None:
 
 
 def _out_of_fold(run: Run, store: ClipStore, views: int, clips: Index | None, stream: int) -> tuple[str, Logits]:
-    """Of a cross-fitted teacher: put together from those of its fits, which are cached with them."""
-    judge = assignment(run.recipe, store, run.info.cross_fit)
-    keys, logits = zip(*(soft_labels(fit, store, views, clips, stream) for fit in opened_fits(run, store)), strict=True)
+    """Soft labels of a cross-fitted teacher, combined from those in the run folders of its fits."""
+    fit_of = assignment(run.recipe, store, run.info.cross_fit)
+    keys, logits = zip(*(soft_labels(fit, store, views, clips, stream) for fit in open_fits(run, store)), strict=True)
     if views:
-        return combined_key(judge, keys), np.stack([combined(judge, of_view) for of_view in zip(*logits, strict=True)])
-    return combined_key(judge, keys), combined(judge, logits)
+        combined = [combine(fit_of, of_view) for of_view in zip(*logits, strict=True)]
+        return combined_key(fit_of, keys), np.stack(combined)
+    return combined_key(fit_of, keys), combine(fit_of, logits)
 
 
 def _key(run: Run, store: ClipStore, views: int = 0, joined: Index | None = None, stream: int = TEACHER_STREAM) -> str:
@@ -175,19 +196,23 @@ def _key(run: Run, store: ClipStore, views: int = 0, joined: Index | None = None
     return hashlib.sha256(msgspec.json.encode(parts, order="sorted")).hexdigest()
 
 
-def _heard(run: Run, store: ClipStore) -> Index:
-    """One clip for each thing that is judged: all clips, or the first of each recording, by its number in
-    `store.parents`."""
+def _inputs(run: Run, store: ClipStore) -> Index:
+    """One clip for each input of the teacher: every clip, or the first clip of each recording in the order of
+    `store.recordings`."""
     if run.recipe.view.span == "parent":
-        return store.parents.segments[store.parents.first]
+        return store.recordings.segments[store.recordings.first]
     return np.arange(len(store.clips))
 
 
 class _Part:
-    """Logits of one view of start..stop of `heard` clips or recordings on disk, with the key that they belong to."""
+    """A file with the logits of inputs start..stop of `inputs` in one view, and the key that they belong to.
 
-    def __init__(self, whole: Path, key: str, view: int, heard: int, start: int, stop: int) -> None:
-        self.path = whole.with_name(f"{whole.stem}-{view * heard + start}-{view * heard + stop}.npz")
+    Args:
+        path: of the complete soft labels, beside which the part is written.
+    """
+
+    def __init__(self, path: Path, key: str, view: int, inputs: int, start: int, stop: int) -> None:
+        self.path = path.with_name(f"{path.stem}-{view * inputs + start}-{view * inputs + stop}.npz")
         self.key, self.view, self.start, self.stop = key, view, start, stop
 
     def read(self) -> Logits | None:
@@ -201,14 +226,18 @@ class _Part:
         return logits if fits else None
 
     def write(self, logits: Logits) -> None:
+        """Save the logits, float16 (clips of the part, ..., labels)."""
         buffer = io.BytesIO()
         np.savez(buffer, logits=logits, key=np.array(self.key))
-        _put(self.path, buffer.getvalue())
+        _save(self.path, buffer.getvalue())
 
 
 def _compute(run: Run, store: ClipStore, clips: Index) -> Logits:
-    """Each of some clips in a row as it is: the whole, or the mean over windows that are not silent (over all, where
-    all are). Of a "crop" view with segments each of its windows, a silent one as that mean."""
+    """Logits of consecutive clips without augmentation, float16 (clips, labels) or (clips, segments, labels).
+
+    A "crop" teacher's logits are the mean over the clip's windows that are not silent, or over all windows where all
+    are silent. With segments, each segment has the logits of its window, a silent one that mean.
+    """
     view = run.recipe.view
     places = (
         scored_windows(store, clips, view)
@@ -217,82 +246,84 @@ def _compute(run: Run, store: ClipStore, clips: Index) -> Logits:
     )
     if view.span != "crop":
         return _of_view(run, store, places, None)
-    said, quiet = window_logits(run.float_model(), front(run.config, run.frontend), store, places)
-    logits, silent = said.numpy(), quiet.numpy()
+    tensors = window_logits(run.float_model(), front(run.config, run.frontend), store, places)
+    logits, silent = (tensor.numpy() for tensor in tensors)
     owner = places.clip - clips[0]
-    heard = (~silent).astype(np.float64)
-    sounding = np.bincount(owner, weights=heard) > 0
-    weight = np.where(sounding[owner], heard, 1.0)
-    summed = np.zeros((len(clips), logits.shape[1]))
-    np.add.at(summed, owner, logits * weight[:, None])
-    mean = summed / np.bincount(owner, weights=weight)[:, None]
+    mean, without_sound = clip_means(logits, silent, owner, len(clips))
+    if without_sound.any():
+        mean = clip_means(logits, silent & ~without_sound[owner], owner, len(clips))[0]
     if view.segments == 1:
         return mean.astype(np.float16)
     return np.where(silent[:, None], mean[owner], logits).reshape(len(clips), view.segments, -1).astype(np.float16)
 
 
 def _of_view(run: Run, store: ClipStore, places: Windows, gain_db: Floats | None) -> Logits:
-    """(rows, labels), or (rows, segments, labels) of several segments."""
+    """Logits of windows: float16 (rows, labels), or (rows, segments, labels) of several segments."""
     model, log_mel = run.float_model(), front(run.config, run.frontend)
     return window_logits(model, log_mel, store, places, gain_db, run.recipe.view.segments)[0].numpy().astype(np.float16)
 
 
 def _merge(path: Path, key: str, run: Run, store: ClipStore, views: int, parts: list[_Part]) -> None:
-    """Make the one file of all parts, and delete them."""
-    if path.is_file():  # by another job, which has deleted them
+    """Write the file of all parts, and delete the parts."""
+    if path.is_file():  # another training has merged and deleted them
         return
-    found = [part.read() for part in parts]
-    for part, logits in zip(parts, found, strict=True):
+    found = []
+    for part in parts:
+        logits = part.read()
         if logits is None:
             raise InputError(
-                f"{part.path} is not there, though it was written; put the teacher where all machines see it, and let"
-                " one job at a time compute its soft labels"
+                f"{part.path} was written but cannot be found; put the teacher where all machines see it, and compute"
+                " its soft labels in one training at a time"
             )
+        found.append(logits)
     buffer = io.BytesIO()
     np.save(buffer, _of_clips(run, store, np.concatenate(found), views))
     raw = buffer.getvalue()
     sidecar = _Sidecar(key, store.labels, len(store.clips), hashlib.sha256(raw).hexdigest())
-    _put(path.with_suffix(".json"), msgspec.json.encode(sidecar))
-    _put(path, raw)
+    _save(path.with_suffix(".json"), msgspec.json.encode(sidecar))
+    _save(path, raw)
     for part in parts:
         part.path.unlink(missing_ok=True)
 
 
 def _of_clips(run: Run, store: ClipStore, logits: Logits, views: int) -> Logits:
-    """What `soft_labels` returns, from what was said of all that is judged, view after view."""
-    view, parents = run.recipe.view, store.parents
+    """The logits that `soft_labels` returns, from those of all inputs, view after view."""
+    view, parents = run.recipe.view, store.recordings
     logits = logits.reshape(max(views, 1), -1, *logits.shape[1:])  # (views, clips or recordings, ..., labels)
     if view.span == "parent":
-        logits = logits[:, parents.parent]
+        logits = logits[:, parents.recording]
         if view.segments > 1:
             logits = logits[
-                :, np.arange(len(parents.parent)), _own_segment(store, window_samples(view, store), view.segments)
+                :, np.arange(len(parents.recording)), _own_segment(store, window_samples(view, store), view.segments)
             ]
     if not views:
-        return logits[0]
-    return logits if logits.ndim == 4 else logits[:, :, None]
+        unaugmented: Logits = logits[0]
+        return unaugmented
+    of_segments: Logits = logits if logits.ndim == 4 else logits[:, :, None]
+    return of_segments
 
 
 def _own_segment(store: ClipStore, samples: int, segments: int) -> Index:
-    """(clips,) the part of its recording that a clip's middle lies in, of which a teacher hears the middle
-    `samples`."""
-    parents = store.parents
-    begin = np.maximum(parents.length[parents.parent] - samples, 0) // 2
-    middle = 2 * (parents.before - begin) + store.lengths  # twice its place
-    return np.clip(middle * segments // (2 * samples), 0, segments - 1)
+    """(clips,) number of the segment that a clip's middle lies in. A teacher's input is the middle `samples` of the
+    recording, in so many equal segments."""
+    parents = store.recordings
+    begin = np.maximum(parents.length[parents.recording] - samples, 0) // 2
+    middle = 2 * (parents.offset - begin) + store.lengths  # twice its position
+    segment: Index = np.clip(middle * segments // (2 * samples), 0, segments - 1)
+    return segment
 
 
-def _put(path: Path, raw: bytes) -> None:
+def _save(path: Path, raw: bytes) -> None:
     try:
         path.parent.mkdir(exist_ok=True)
         atomic_write(path, raw)
     except OSError as error:
-        todo = (
+        advice = (
             "free space there and run this again"
             if error.errno in DISK_ERRORS
             else "make the teacher's folder writable or copy it"
         )
-        raise InputError(f"{path} cannot be written ({error.strerror}); {todo}; what is done is kept") from None
+        raise InputError(f"{path} cannot be written ({error.strerror}); {advice}; finished parts are kept") from None
 
 
 def _read(path: Path, key: str, store: ClipStore) -> Logits:
@@ -300,12 +331,12 @@ def _read(path: Path, key: str, store: ClipStore) -> Logits:
         raw = path.read_bytes()
         sidecar = msgspec.json.decode(path.with_suffix(".json").read_bytes(), type=_Sidecar)
     except (OSError, msgspec.DecodeError) as error:
-        raise _mismatch(path, str(error)) from None
+        raise _damaged(path, str(error)) from None
     if sidecar != _Sidecar(key, store.labels, len(store.clips), hashlib.sha256(raw).hexdigest()):
-        raise _mismatch(path, "it is not what its key says")
+        raise _damaged(path, "its content does not match its .json file")
     logits: Logits = np.load(io.BytesIO(raw), allow_pickle=False)
     return logits
 
 
-def _mismatch(path: Path, why: str) -> InputError:
-    return InputError(f"{path}: the cached soft labels are damaged ({why}); delete the file to compute them again")
+def _damaged(path: Path, why: str) -> InputError:
+    return InputError(f"{path}: the saved soft labels are damaged ({why}); delete the file to compute them again")

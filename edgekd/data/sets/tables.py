@@ -1,58 +1,23 @@
-"""What a data set's adapter hands over before anything is decoded, and how adapters read tables."""
+"""Reads CSV tables whose delimiter is a comma, a tab or a semicolon."""
 
 import csv
 import io
 from collections import Counter
-from dataclasses import dataclass, field
 from pathlib import Path
 
-from edgekd.data.store.store import Clip
 from edgekd.errors import InputError
 from edgekd.text import counted
 
 DELIMITERS = (",", "\t", ";")
 
 
-@dataclass(frozen=True)
-class Source:
-    """One clip to come: its audio file and its row (whose `seconds` is not known yet).
-
-    Attributes:
-        cut: (start, length) in seconds of the part of the file that is the clip; None is the whole file.
-    """
-
-    file: Path
-    clip: Clip
-    cut: tuple[float, float] | None = None
-
-
-@dataclass(frozen=True)
-class DataSet:
-    """A data set as its adapter found it.
-
-    Attributes:
-        name, licence, official_folds: as in the store.
-        sources: one per clip, in order.
-        notes: facts that the user should read, one line each.
-    """
-
-    name: str
-    licence: str
-    sources: list[Source]
-    official_folds: bool = False
-    notes: list[str] = field(default_factory=list)
-
-
 def read_table(path: Path) -> tuple[list[str], list[dict[str, str]]]:
-    """Read a table whose first line names its columns; comma, tab or semicolon is told from that line.
-
-    Returns:
-        column names and rows; row k stands in line k + 2 of a file without line breaks inside fields. Fields are
-        stripped.
+    """The column names and rows of a table whose first line names its columns. The delimiter is the one most frequent
+    in that line. Fields are stripped.
 
     Raises:
-        InputError: unreadable, not UTF-8, without rows, two columns of one name, or a row with more fields than
-            columns.
+        InputError: the file cannot be read, is not UTF-8 or has no rows, two columns have one name, or a row has more
+            fields than columns.
     """
     columns, *lines = read_lines(path)
     if not lines:
@@ -72,11 +37,10 @@ def read_table(path: Path) -> tuple[list[str], list[dict[str, str]]]:
 
 
 def read_lines(path: Path) -> list[list[str]]:
-    """Read the lines of a table that may have no header: stripped fields of each line that is not blank; one line or
-    more.
+    """The stripped fields of each line that is not blank, the header included if there is one; at least one line.
 
     Raises:
-        InputError: unreadable, not UTF-8, or blank.
+        InputError: the file cannot be read, is not UTF-8, or is blank.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")

@@ -1,6 +1,7 @@
-"""Data sets in their official layouts, made up: same tables, names, formats and traps, small counts, noise for audio.
+"""Generates small copies of the data sets in their official layouts: same tables, names, formats and irregularities,
+few clips, noise as audio.
 
-For tests of adapters, and for `edgekd reproduce --smoke`, which goes from such a tree to its table.
+Used by tests of the data sets and by `edgekd reproduce --smoke`.
 """
 
 import itertools
@@ -11,21 +12,19 @@ import numpy as np
 
 SCENES = ("airport", "bus", "metro")
 CITIES, CITIES_OF_2018 = ("lisbon", "milan", "vienna"), ("london", "paris", "vienna")
-"""The second is evaluated."""
+"""The clips of the second city are evaluated."""
 US8K_COLUMNS = ("slice_file_name", "fsID", "start", "end", "salience", "fold", "classID", "class")
 ESC50_COLUMNS = ("filename", "fold", "target", "category", "esc10", "src_file", "take")
 MOBILE_RECORDERS = ("a", "b", "c", "s1", "s2", "s3", "s4")
-
-
 SECONDS = 0.05
-"""Of a clip, unless a test or a smoke run wants more."""
+"""Default length of a clip."""
 
 Row = tuple[str, str, str, str]
-"""File, scene, place (CITY-LOCATION) and recorder."""
+"""File, scene, CITY-LOCATION and recorder."""
 
 
 def wav(path: Path, rate: int = 44100, channels: int = 1, seconds: float = SECONDS, subtype: str = "PCM_24") -> None:
-    """Write a file of noise, the same for the same name."""
+    """Write a file of noise, seeded by its name."""
     import soundfile
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -34,25 +33,25 @@ def wav(path: Path, rate: int = 44100, channels: int = 1, seconds: float = SECON
 
 
 def table(path: Path, header: Sequence[object] | None, rows: Iterable[Sequence[object]], delimiter: str = "\t") -> None:
-    """Write a table; header None writes none."""
+    """Write a table; None for `header` writes no header."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = [*([header] if header else []), *rows]
     path.write_text("".join(delimiter.join(map(str, line)) + "\n" for line in lines), encoding="utf-8")
 
 
 def scene_rows(recorders: Sequence[str], slices: int, cities: Sequence[str]) -> list[Row]:
-    """Three scenes, three cities, a location each, two segments."""
+    """Rows of three scenes with one location in each of three cities, two segments at each location."""
     rows: list[Row] = []
     for s, scene in enumerate(SCENES):
         for c, city in enumerate(cities):
-            place = 1000 + 10 * s + c
+            location = 1000 + 10 * s + c
             for segment in range(2):
                 for recorder in recorders:
-                    stem = f"audio/{scene}-{city}-{place}-{40000 + segment}"
+                    stem = f"audio/{scene}-{city}-{location}-{40000 + segment}"
                     names = (
                         [f"{stem}-{k}-{recorder}.wav" for k in range(slices)] if slices else [f"{stem}-{recorder}.wav"]
                     )
-                    rows += [(name, scene, f"{city}-{place}", recorder) for name in names]
+                    rows += [(name, scene, f"{city}-{location}", recorder) for name in names]
     return rows
 
 
@@ -69,15 +68,16 @@ def scenes(
     seconds: float = SECONDS,
     cities: Sequence[str] = CITIES,
 ) -> Path:
-    """An urban-scenes set. The second city is evaluated, the second of its segments unused; s4 is never trained on.
+    """An urban-scenes set. The first segments of the second city are evaluated, the second ones unused; recorder s4 is
+    never in training.
 
     Args:
         path: the folder to make.
-        slices: that 10 s recordings are cut into, 0 for editions of whole recordings.
+        slices: slices that each 10 s recording is cut into, 0 for editions of complete recordings.
         recorders: names.
         rate, channels, seconds: of the audio files.
         suffix, header: of the lists.
-        audio: false leaves the audio files out.
+        audio: False leaves the audio files out.
         cities: three.
     """
     rows = scene_rows(recorders, slices, cities)
@@ -103,7 +103,7 @@ def tut18(path: Path, seconds: float = SECONDS) -> Path:
 
 
 def subset(path: Path, percent: int) -> Path:
-    """Add the list of a subset of the training clips to an urban-scenes set: all of one of the training cities."""
+    """Add the list of a subset of the training clips to an urban-scenes set: those of one training city."""
     meta = (path / "meta.csv").read_text(encoding="utf-8").splitlines()[1:]
     names = [line.split("\t")[0] for line in meta if "-lisbon-" in line and not line.endswith("\ts4")]
     table(path / "evaluation_setup" / f"split{percent}.csv", ("filename",), [[name] for name in names])
@@ -141,7 +141,7 @@ def urbansound8k(path: Path, seconds: float = SECONDS) -> Path:
 
 
 def deepship(path: Path, seconds: float = 0.35) -> Path:
-    """Four kinds of ships, five passages of `seconds` each; the first two of a kind are of one ship."""
+    """Four kinds of ships, five passages of `seconds` each; the first two of a kind are by one ship."""
     for kind in ("Cargo", "Passengership", "Tanker", "Tug"):
         rows: list[Sequence[object]] = []
         for number in range(5):
@@ -153,8 +153,13 @@ def deepship(path: Path, seconds: float = 0.35) -> Path:
 
 
 def vtuad(path: Path, shared: bool = False, seconds: float = 0.1) -> Path:
-    """A scenario: three clips of each label in each split; the ship of the first is in all of them. shared: clips of
-    0.1 s are parts of one file; else each is a file of `seconds`."""
+    """A scenario with three clips of each label in each split; the ship of the first clip is in all splits.
+
+    Args:
+        path: the folder to make.
+        shared: clips of 0.1 s are parts of one file; else each clip is a file of `seconds`.
+        seconds: see above.
+    """
     for s, split in enumerate(("train", "validation", "test")):
         rows: list[Sequence[object]] = []
         for k, label in enumerate(("background", "cargo", "tug")):

@@ -1,14 +1,15 @@
-"""Words and numbers of the reports. Names come from files that anybody may have made, so what does not print is shown
+"""Names and numbers as text for the reports. Names come from files of any origin, so characters that do not print are
 escaped."""
 
 from collections.abc import Iterable
 
 NAME_WIDTH = 32
+"""Most characters of a name in a table."""
 
 
 def plain(text: str) -> str:
-    """Text on one line without control characters, lone surrogates and the like: those are escaped as Python writes
-    them."""
+    """Text on one line. Control characters, lone surrogates and other characters that do not print are escaped as in
+    Python."""
     if text.isprintable():
         return text
     return "".join(
@@ -18,32 +19,33 @@ def plain(text: str) -> str:
 
 
 def encodable(text: str) -> str:
-    """Text that UTF-8 can hold: bytes of a file's name that are none come back escaped."""
+    """Text that UTF-8 can encode. Bytes of a file name that are not UTF-8 are escaped."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
 def shorten(name: str) -> str:
-    """The end of a long name tells layers apart better than its beginning."""
+    """A name of at most `NAME_WIDTH` characters: the end of a longer one, which distinguishes layers better than the
+    beginning."""
     name = plain(name)
     return name if len(name) <= NAME_WIDTH else "..." + name[3 - NAME_WIDTH :]
 
 
 def shape(sizes: Iterable[int] | None) -> str:
-    """`1x8x6x4`; empty where there is none."""
+    """A shape as `1x8x6x4`; empty for None."""
     return "" if sizes is None else "x".join(str(size) for size in sizes)
 
 
 def number(value: int | float | None) -> str:
-    """`1,234`, or `-` where there is none."""
+    """A number as `1,234`, or `-` for None."""
     return "-" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:,.6g}"
 
 
 def used(value: int | float | None, limit: int | float) -> str:
-    """Share of a limit: `97.4 %`."""
+    """Share of a limit as `97.4 %`; empty for None."""
     return "" if value is None else f"{100 * value / limit:.1f} %"
 
 
 def brief(value: int, unit: str) -> str:
-    """`126.4 kB`, `29.2 MMAC`: for badges."""
+    """A count with a unit in a few characters: `126.4 kB`, `29.2 MMAC`."""
     size, prefix = next(((size, prefix) for size, prefix in ((1_000_000, "M"), (1_000, "k")) if value >= size), (1, ""))
     return f"{value / size:.4g} {prefix}{unit}"

@@ -1,7 +1,6 @@
-"""What is known of each data set before any of its files is there: names, licences, owners, options. The only list of
-their names.
+"""The list of all data sets: names, licences, owners, options; known before any file of them is there.
 
-Read by the command line for its help, so it imports nothing that is slow.
+The command line reads it for its help, so it imports nothing slow.
 """
 
 from dataclasses import dataclass
@@ -11,16 +10,16 @@ TAU_OWNER = "Tampere University, Audio Research Group (Heittola, Mesaros, Virtan
 
 
 @dataclass(frozen=True)
-class Known:
-    """A data set.
+class DataSetInfo:
+    """What is known of a data set.
 
     Attributes:
-        title: its full name.
-        licence: of its audio.
-        owner: who publishes it, and how it is had.
-        doi: of the record that holds it, or of its paper where it is not `free`.
-        free: whether the record gives its files to anybody, with checksums.
-        options: arguments of its adapter besides the folder.
+        title: full name.
+        licence: of the audio.
+        owner: who publishes it, and where.
+        doi: of the record that holds its files, or of its paper where it is not `free`.
+        free: whether anybody can download the files, with checksums, from that record.
+        options: arguments of its `read` function besides the folder.
         cities: whether a clip's group begins with its city and a dash.
     """
 
@@ -33,15 +32,15 @@ class Known:
     cities: bool = False
 
 
-KNOWN: dict[str, Known] = {
-    "esc50": Known(
+DATA_SETS: dict[str, DataSetInfo] = {
+    "esc50": DataSetInfo(
         "ESC-50",
         "CC BY-NC 3.0",
         "Karol J. Piczak, in a public source repository",
         "10.1145/2733373.2806390",
         options=(),
     ),
-    "tau22": Known(
+    "tau22": DataSetInfo(
         "TAU Urban Acoustic Scenes 2022 Mobile, development",
         TAU_LICENCE,
         TAU_OWNER,
@@ -50,14 +49,14 @@ KNOWN: dict[str, Known] = {
         options=("skip_bad", "subset"),
         cities=True,
     ),
-    "tau22-evaluation": Known(
+    "tau22-evaluation": DataSetInfo(
         "TAU Urban Acoustic Scenes 2022/2023 Mobile, evaluation, without labels",
         TAU_LICENCE,
         TAU_OWNER,
         "10.5281/zenodo.7870258",
         free=True,
     ),
-    "tau20": Known(
+    "tau20": DataSetInfo(
         "TAU Urban Acoustic Scenes 2020 Mobile, development",
         TAU_LICENCE,
         TAU_OWNER,
@@ -65,7 +64,7 @@ KNOWN: dict[str, Known] = {
         free=True,
         cities=True,
     ),
-    "tau19": Known(
+    "tau19": DataSetInfo(
         "TAU Urban Acoustic Scenes 2019, development",
         TAU_LICENCE,
         TAU_OWNER,
@@ -73,7 +72,7 @@ KNOWN: dict[str, Known] = {
         free=True,
         cities=True,
     ),
-    "tut18": Known(
+    "tut18": DataSetInfo(
         "TUT Urban Acoustic Scenes 2018, development (DCASE 2018 task 1a)",
         TAU_LICENCE,
         TAU_OWNER,
@@ -82,27 +81,27 @@ KNOWN: dict[str, Known] = {
         options=("skip_bad", "fold"),
         cities=True,
     ),
-    "urbansound8k": Known(
+    "urbansound8k": DataSetInfo(
         "UrbanSound8K",
         "CC BY-NC 3.0",
         "New York University (Salamon, Jacoby, Bello)",
         "10.5281/zenodo.1203745",
         free=True,
     ),
-    "deepship": Known(
+    "deepship": DataSetInfo(
         "DeepShip",
         "not stated by its authors; ask them",
         "Muhammad Irfan et al., who send it on request by mail",
         "10.1016/j.eswa.2021.115270",
         options=("skip_bad", "segment", "test_fraction"),
     ),
-    "vtuad": Known(
+    "vtuad": DataSetInfo(
         "VTUAD, Vessel Type Underwater Acoustic Data",
         "CC BY 4.0",
         "Domingos, Skelton and Santos, on IEEE DataPort",
         "10.21227/msg0-ag12",
     ),
-    "folder": Known(
+    "folder": DataSetInfo(
         "a folder or a CSV of your own", "unknown", "you", "", options=("table", "test_fraction", "licence")
     ),
 }

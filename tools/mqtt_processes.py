@@ -1,5 +1,5 @@
-"""Who plays in `mqtt_restarts.py`: a mosquitto, a client that receives everything, and `edgekd listen` on made-up
-sound."""
+"""The processes of `mqtt_restarts.py`: a mosquitto, a client that receives everything, and `edgekd listen` on synthetic
+audio."""
 
 import contextlib
 import json
@@ -8,30 +8,29 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import paho.mqtt.client as paho
+from toolbox import EDGEKD, environment, private_mb, wait_for
 
 from edgekd.errors import GateError
 
 RATE = 16000
 CHUNK_S = 0.1
 SCENE_S = 0.7
-"""Shorter than two hops: labels change often."""
+"""Seconds of each sound: shorter than two hops, so that labels change often."""
 TOPIC = "edgekd/restarts"
 USERNAME, SECRET = "listener", "correct-horse-7351"
 LIMIT_S = 45.0
-"""Longest wait for a reconnection, or a line."""
+"""Longest wait for a connection, a line, or the end of a process."""
 
 
 class Mosquitto:
-    """A broker of its own in a folder, with a password."""
+    """A broker with its own folder, port and password."""
 
     def __init__(self, folder: Path, *, tls: bool = False) -> None:
         self.folder, self.port, self._spare, self.tls = folder, free_port(), free_port(), tls
@@ -62,35 +61,31 @@ class Mosquitto:
             (folder / f"{name}.conf").write_text("\n".join(lines) + "\n")
 
     def start(self, name: str = "broker", port: int | None = None) -> None:
-        """Start, and wait until it listens."""
+        """Start it and wait until it accepts connections."""
         self._process = subprocess.Popen(
             ["mosquitto", "-c", str(self.folder / f"{name}.conf")],
             stdout=subprocess.DEVNULL,
             stderr=(self.folder / "log").open("ab"),
         )
-        end = time.monotonic() + LIMIT_S
-        while time.monotonic() < end:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port or self.port), 1.0):
-                return
-            time.sleep(0.02)
-        raise GateError(f"mosquitto does not start: {(self.folder / 'log').read_text()[-300:]}")
+        if not wait_for(lambda: is_open(port or self.port), LIMIT_S):
+            raise GateError(f"mosquitto does not start: {(self.folder / 'log').read_text()[-300:]}")
 
     def end(self, number: int = signal.SIGTERM) -> None:
-        """End with a signal."""
+        """End it by a signal."""
         if self._process is not None:
             self._process.send_signal(number)
             self._process.wait()
             self._process = None
 
     def pause(self, seconds: float) -> None:
-        """Let it neither read nor write for a while."""
+        """Stop the process for some seconds."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
         time.sleep(seconds)
         self._process.send_signal(signal.SIGCONT)
 
     def forget(self) -> None:
-        """Lose all it knows, but for the session of the second client: that must not be what loses a message."""
+        """Delete its data, then restore the session of the second client, so that no message is lost with that."""
         shutil.rmtree(self.folder / "data")
         (self.folder / "data").mkdir(mode=0o700)
         self.start("seed", self._spare)
@@ -107,7 +102,7 @@ class Mosquitto:
 
 
 class Watcher:
-    """The second client: receives everything, across restarts."""
+    """The second client: receives everything, also after restarts."""
 
     def __init__(self, port: int) -> None:
         self.changes: list[float] = []
@@ -120,6 +115,7 @@ class Watcher:
 
     @staticmethod
     def client() -> paho.Client:
+        """A client whose session outlives the broker."""
         client = paho.Client(paho.CallbackAPIVersion.VERSION2, "watcher", clean_session=False)
         client.username_pw_set(USERNAME, SECRET)
         return client
@@ -133,7 +129,7 @@ class Watcher:
         self._client.loop_stop()
 
     def health(self, key: str) -> Any:
-        """Of the newest message of health."""
+        """A field of the newest health message."""
         return json.loads(self.latest.get(f"{TOPIC}/health", b"{}")).get(key)
 
     def _take(self, _client: paho.Client, _data: Any, message: paho.MQTTMessage) -> None:
@@ -143,23 +139,14 @@ class Watcher:
 
 
 class Listener:
-    """`edgekd listen -` on made-up sound, and its lines. seconds: of sound in one of the clock."""
+    """`edgekd listen -` on synthetic audio, with its lines. speed: seconds of audio in one second."""
 
     def __init__(self, model: Path, table: str, folder: Path, speed: float, password: str = SECRET) -> None:
         (folder / "box.toml").write_text(
             f"[decision]\nhop = 0.5\n[output]\njson = true\n[mqtt]\ntopic = '{TOPIC}'\nevery = 1.0\n{table}"
         )
-        environment = {
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-            "EDGEKD_MQTT_USERNAME": USERNAME,
-            "EDGEKD_MQTT_PASSWORD": password,
-        }
         self.command = [
-            sys.executable,
-            "-P",
-            "-m",
-            "edgekd.cli",
+            *EDGEKD,
             "listen",
             "-",
             "--model",
@@ -169,7 +156,11 @@ class Listener:
         ]
         self.errors = folder / "errors"
         self.process = subprocess.Popen(
-            self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors.open("wb"), env=environment
+            self.command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.errors.open("wb"),
+            env=environment(EDGEKD_MQTT_USERNAME=USERNAME, EDGEKD_MQTT_PASSWORD=password),
         )
         self.lines: list[dict[str, Any]] = []
         self.times: list[float] = []
@@ -186,7 +177,7 @@ class Listener:
         self.finish()
 
     def finish(self) -> float:
-        """End the sound; seconds until the process has ended."""
+        """End the audio; returns the seconds until the process has ended."""
         self._ended.set()
         self._threads[0].join()
         began = time.monotonic()
@@ -196,35 +187,34 @@ class Listener:
 
     @property
     def decisions(self) -> list[dict[str, Any]]:
-        """Lines that are decisions."""
+        """The lines that are decisions."""
         return [line for line in self.lines if "label" in line]
 
     @property
     def changes(self) -> list[float]:
-        """Times of the decisions that show another label than the one before."""
-        told = self.decisions
+        """Times of the decisions with another label than the one before."""
+        decisions = self.decisions
         return [
             line["t"]
-            for before, line in zip([{"label": None}, *told[:-1]], told, strict=True)
+            for before, line in zip([{"label": None}, *decisions[:-1]], decisions, strict=True)
             if line["label"] != before["label"]
         ]
 
     @property
-    def troubles(self) -> list[str]:
-        """What was said of MQTT."""
+    def mqtt_errors(self) -> list[str]:
+        """The reasons of the lines about MQTT."""
         return [line["reason"] for line in self.lines if line.get("reason", "").startswith("mqtt: ")]
 
     @property
-    def said(self) -> str:
-        """All of its output, and its command."""
+    def all_output(self) -> str:
+        """Its output, its errors and its command line."""
         return json.dumps(self.lines) + self.errors.read_text() + " ".join(self.command)
 
-    def held(self) -> tuple[float, int, int]:
-        """Megabytes (10^6 bytes) that are its own alone, threads, open files."""
-        where = Path(f"/proc/{self.process.pid}")
-        fields = dict(line.split(":", 1) for line in (where / "smaps_rollup").read_text().splitlines() if ":" in line)
-        own = sum(int(fields[name].split()[0]) for name in ("Private_Clean", "Private_Dirty"))
-        return 1024 * own / 1e6, len(list((where / "task").iterdir())), len(list((where / "fd").iterdir()))
+    def resources(self) -> tuple[float, int, int]:
+        """Megabytes (10^6 bytes) that it shares with no other process, threads, open files."""
+        pid = self.process.pid
+        threads, files = (len(list(Path(f"/proc/{pid}/{kind}").iterdir())) for kind in ("task", "fd"))
+        return private_mb(pid), threads, files
 
     def _feed(self, speed: float) -> None:
         rng, due, number = np.random.default_rng(0), time.monotonic(), 0
@@ -250,15 +240,16 @@ class Listener:
             self.times.append(time.monotonic())
 
 
+def is_open(port: int) -> bool:
+    """Whether a server accepts connections at a port of loopback."""
+    try:
+        socket.create_connection(("127.0.0.1", port), 1.0).close()
+    except OSError:
+        return False
+    return True
+
+
 def free_port() -> int:
-    """A port of loopback at which nobody listens."""
+    """A port of loopback without a server."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         return int(server.getsockname()[1])
-
-
-def wait_for(condition: Callable[[], object], seconds: float = LIMIT_S) -> bool:
-    """Whether it came true in time."""
-    end = time.monotonic() + seconds
-    while not condition() and time.monotonic() < end:
-        time.sleep(0.02)
-    return bool(condition())

@@ -1,0 +1,84 @@
+"""The entry point of `edgekd`: runs a command line, and turns whatever stops it into one line and an exit status."""
+
+import errno
+import io
+import os
+import sys
+from typing import Any, NoReturn
+
+import typer
+import typer.main
+
+from edgekd.cli import data, device, model, train
+from edgekd.cli.root import app
+
+for subject in (data, train, model, device):  # in the order of `edgekd --help`
+    app.add_typer(subject.app)
+
+USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
+"""Base of all that a command line can do wrong. Typer exports no name for it, and takes it from click or from a copy of
+its own."""
+MACHINE_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO})
+"""Failures that are neither the user's command nor a bug: a full disk, a lost permission."""
+INTERRUPTED, PIPE_CLOSED = 130, 141
+"""Exit statuses of a shell for what SIGINT and SIGPIPE end."""
+
+
+def main() -> None:
+    """Entry point, which always exits: whatever stops a command becomes one line on standard error and an exit
+    status."""
+    from edgekd.errors import EdgekdError, missing_extra
+    from edgekd.train.launch import first_process
+
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may hold what the terminal cannot show
+    try:
+        run(sys.argv[1:])
+        sys.stdout.flush()
+        sys.exit(0)
+    except typer.Exit as stop:
+        sys.exit(stop.exit_code)
+    except EdgekdError as error:
+        _stop(str(error), error.exit_status)
+    except USAGE_ERROR as error:
+        _stop(_usage_line(error) if first_process() else "", EdgekdError.exit_status)
+    except KeyboardInterrupt as stop:
+        _stop(str(stop) or "interrupted", INTERRUPTED)
+    except BrokenPipeError:  # the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(PIPE_CLOSED)
+    except ModuleNotFoundError as error:
+        missing = missing_extra(error)
+        if missing is None:
+            raise
+        _stop(str(missing), missing.exit_status)
+    except OSError as error:
+        if error.errno not in MACHINE_ERRORS:
+            raise
+        _stop(
+            f"{error.filename or 'a file'}: {error.strerror}; free space or choose a place that can be written",
+            EdgekdError.exit_status,
+        )
+
+
+def run(arguments: list[str]) -> None:
+    """Run a command line; Typer's own main would answer usage errors in several lines and an interrupt with none."""
+    command = typer.main.get_command(app)
+    with command.make_context("edgekd", arguments) as context:
+        command.invoke(context)
+
+
+def _usage_line(error: Any) -> str:
+    """What is wrong with a command line, or the help that a command without arguments gets."""
+    message = str(error.format_message())
+    return (
+        message
+        if "\n" in message
+        else f"{message.rstrip('.')}; see {error.ctx.command_path if error.ctx else 'edgekd'} --help"
+    )
+
+
+def _stop(message: str, status: int) -> NoReturn:
+    if message:  # none where another process has the same to say
+        print(message if "\n" in message else f"edgekd: {message}", file=sys.stderr)
+    sys.exit(status)
