@@ -15,14 +15,11 @@ from edgekd.runtime.source.health import StateChange, Watch
 from edgekd.runtime.source.resample import CapturedBlock
 
 MIN_SECONDS, MAX_SECONDS = 0.5, 30.0
-
 SETTLE_S = 0.5
 """Seconds that are left out at the start: a source begins with a click, or with samples that a server had kept, all at
 once."""
-
 PATIENT = Watch(zeros_s=math.inf)
 """The checks are to see zeros; the capture must not start again because of them."""
-
 Array = NDArray[np.float32]
 
 

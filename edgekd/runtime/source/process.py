@@ -20,19 +20,14 @@ from edgekd.text import counted
 
 POLL_S = 0.1
 """Longest wait for new bytes from the process, seconds."""
-
 READ_BYTES = 1 << 16
-
 MAX_PAYLOAD = 1 << 24
 """Bytes. A longer frame is an error."""
-
 END_S = 0.5
 """Longest wait for the end of a killed process or of the thread, seconds. A process that hangs in the kernel is left
 behind."""
-
 CREDENTIALS = re.compile(rb"://[^/\s\"']+@")
 """In an address, before its host."""
-
 Array = NDArray[np.float32]
 Payload = TypeVar("Payload", Opened, Failure)
 

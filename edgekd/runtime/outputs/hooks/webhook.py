@@ -38,7 +38,7 @@ class WebhookAddress(NamedTuple):
     authorization: str | None
 
     def __repr__(self) -> str:
-        return f"Address({self.shown})"  # path and authorization may be secret
+        return f"WebhookAddress({self.shown})"  # path and authorization may be secret
 
     @property
     def shown(self) -> str:

@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 MAX_REQUEST = 8192
 """Bytes of request line and headers."""
-
 REASONS = {
     200: "OK",
     303: "See Other",
@@ -18,9 +17,7 @@ REASONS = {
     431: "Request Header Fields Too Large",
     503: "Service Unavailable",
 }
-
 TEXT = "text/plain; charset=utf-8"
-
 HEADERS = "".join(
     f"{name}: {value}\r\n"
     for name, value in {
@@ -35,9 +32,7 @@ HEADERS = "".join(
         "X-Content-Type-Options": "nosniff",
     }.items()
 )
-
 _REQUEST_LINE = re.compile(r"([A-Z]{1,16}) (/[!-~]*) HTTP/1\.[01]")
-
 _HEADER = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([ -~\t\x80-\xff]*)")
 
 
