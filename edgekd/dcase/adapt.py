@@ -27,7 +27,8 @@ from edgekd.export.export import EMITTERS, export_run
 from edgekd.files import atomic_write
 from edgekd.metrics.intervals import FIGURES, Interval, intervals, measured, resampled, tally
 from edgekd.text import counted, markdown_table
-from edgekd.train.loop.checks import divided, has_qat
+from edgekd.train.loop.checks import has_qat
+from edgekd.train.loop.inputs import partition_clips
 from edgekd.train.loop.training import Options
 from edgekd.train.recipe.recipe import Recipe, alone, decode
 from edgekd.train.run.folder import Run, load_run
@@ -243,7 +244,7 @@ def _check_run(run: Run, store: ClipStore) -> None:
 def _training_clips(run: Run, store: ClipStore) -> dict[str, int]:
     """Recorder -> its training clips, of all recorders that the store names."""
     names = np.array([clip.recorder for clip in store.clips], dtype=object)
-    trained_on = names[divided(run.recipe, store).train]
+    trained_on = names[partition_clips(run.recipe, store).train]
     return {str(name): int((trained_on == name).sum()) for name in sorted({*names} - {""})}
 
 
@@ -314,7 +315,7 @@ def _exported(run: Run, made: dict[str, Run], folder: Path, target: str) -> tupl
 
 def _rows(run: Run, made: dict[str, Run], store: ClipStore, clips: dict[str, int]) -> list[Adapted]:
     """Every recorder that is trained or tested on."""
-    side = TestSide.of(store, divided(run.recipe, store).test)
+    side = TestSide.of(store, partition_clips(run.recipe, store).test)
     recorder_of = np.array([store.clips[clip].recorder for clip in side.clips], dtype=object)
     rows = []
     for recorder, count in clips.items():

@@ -32,7 +32,7 @@ from edgekd.models import build, front, hears
 from edgekd.models.transformer import AstConfig
 from edgekd.text import counted
 from edgekd.train.loop.checks import has_qat
-from edgekd.train.loop.precision import computing, training_device, with_precision
+from edgekd.train.loop.precision import autocast, training_device, with_precision
 from edgekd.train.loop.quiet_warnings import quiet
 from edgekd.train.recipe.recipe import Recipe, decided
 from edgekd.train.recipe.schema import DEFAULT_WINDOW, Taught
@@ -391,7 +391,7 @@ def _stepped(
     if beside is not None:
         with torch.no_grad():
             beside(x)
-    with computing(precision, x.device):
+    with autocast(precision, x.device):
         logits = network(x)
     loss = nn.functional.cross_entropy(logits.float(), torch.randint(labels, (len(x),), device=x.device))
     optimizer.zero_grad()

@@ -39,7 +39,7 @@ from edgekd.export.float_counts import float_counts
 from edgekd.metrics.intervals import COLUMNS, FIGURES, Interval, intervals, measured, resampled, tally
 from edgekd.models import build
 from edgekd.text import counted, csv_bytes, markdown_table
-from edgekd.train.loop.checks import input_shape
+from edgekd.train.loop.inputs import input_shape
 from edgekd.train.recipe.recipe import Recipe, alone
 from edgekd.train.run.folder import model_config, read_recipe
 from edgekd.train.stages.stages import stage_recipe

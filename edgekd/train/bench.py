@@ -27,15 +27,16 @@ from edgekd.evaluation.bench import machine
 from edgekd.models import build
 from edgekd.models.logmel import LogMel
 from edgekd.text import counted
-from edgekd.train.batches.audio_cache import ClipBank
+from edgekd.train.batches.audio_cache import AudioCache
+from edgekd.train.batches.crops import window_samples
 from edgekd.train.batches.epochs import TrainingView
-from edgekd.train.batches.windows import window_samples
-from edgekd.train.loop.checks import divided
-from edgekd.train.loop.module import TrainingModule, Truth
-from edgekd.train.loop.precision import computing, training_device, with_precision
+from edgekd.train.batches.random_streams import RandomStream
+from edgekd.train.loop.inputs import partition_clips
+from edgekd.train.loop.module import LabelTable, TrainingModule
+from edgekd.train.loop.precision import autocast, training_device, with_precision
 from edgekd.train.loop.quiet_warnings import quiet
 from edgekd.train.loss.objective import Objective
-from edgekd.train.loss.term import Said
+from edgekd.train.loss.term import StudentOutputs
 from edgekd.train.recipe.recipe import Recipe, load_recipe
 from edgekd.train.run.folder import model_config, resolved
 
@@ -46,7 +47,6 @@ MADE_CLIPS, MADE_LABELS = 2048, 10
 NOISE_CLIPS = 64
 """Different clips of noise in such a store; they repeat."""
 TEST_EVERY = 10
-STREAM = 0
 LOWEST_GAIN = 1e-6
 """Seconds below which a difference of two times says nothing."""
 
@@ -150,18 +150,18 @@ class _Bench:
 
     def __init__(self, recipe: Recipe, teacher: Recipe | None, store: ClipStore, soft_labels: int, device: str) -> None:
         self.recipe, self.teacher, self.store, self.device = _of_outputs(recipe), teacher, store, torch.device(device)
-        self.partition = divided(recipe, store)
+        self.partition = partition_clips(recipe, store)
         fe, labels = recipe.frontend, len(store.labels)
         frames = fe.frames(window_samples(recipe.view, store))
         self.view = TrainingView(
-            store, self.partition.train, recipe, recipe.train.batch_size, fe.n_mels, frames, STREAM
+            store, self.partition.train, recipe, recipe.train.batch_size, fe.n_mels, frames, RandomStream.FLOAT
         )
         torch.manual_seed(recipe.seed)
         soft = torch.randn(soft_labels, 1, len(store.clips), 1, labels) if soft_labels else None
-        self.truth = Truth(torch.from_numpy(store.label_index), soft)
+        self.labels = LabelTable(torch.from_numpy(store.label_index), soft)
         self.model = self._placed(build(model_config(recipe), labels))
         self.module = self._module(self.model, quantised=False)
-        self.bank = ClipBank(store, self.device)
+        self.audio_cache = AudioCache(store, self.device)
         self.module.to(self.device)
         self.qat = self._qat() if recipe.role == "student" and recipe.qat.epochs else None
         self.heard_by: tuple[LogMel, nn.Module] | None = None
@@ -181,7 +181,7 @@ class _Bench:
         assert whole is not None
         assert busy is not None
         busy += (per_clip["augmentation"] or 0.0) + (per_clip["student_step"] or 0.0)
-        if self.bank.pcm is not None:
+        if self.audio_cache.pcm is not None:
             busy += per_clip["gather"] or 0.0
         speeds = {
             stage: None if value is None or value < LOWEST_GAIN / self.view.steps else round(1 / value, 1)
@@ -195,7 +195,7 @@ class _Bench:
             threads=torch.get_num_threads(),
             precision=self.recipe.train.precision,
             batch_size=self.recipe.train.batch_size,
-            soft_labels=0 if self.truth.teachers is None else len(self.truth.teachers),
+            soft_labels=0 if self.labels.soft_labels is None else len(self.labels.soft_labels),
             clips_per_s=speeds,
             waits=round(max(0.0, 1 - busy / whole), 4),
             clips=len(self.partition.train),
@@ -211,15 +211,17 @@ class _Bench:
         for number in range(min(batches + WARM_UP, self.view.steps)):
             drawing, batch = self._timed(lambda: next(coming))
             items = len(batch["partner"])
-            gathering, waveform = self._timed(lambda places=batch["places"]: self.bank.gather(places))
+            gathering, waveform = self._timed(lambda crops=batch["crops"]: self.audio_cache.waveforms(crops))
             tensors = {
                 name: torch.from_numpy(value).to(self.device)
                 for name, value in batch.items()
                 if isinstance(value, np.ndarray)
             }
             tensors["waveform"] = waveform
-            hearing, (_, x) = self._timed(lambda tensors=tensors: self.module.hear(tensors))
-            plain, _ = self._timed(lambda heard=waveform[:items]: self.module.hearing(heard[..., : self.view.samples]))
+            hearing, (_, x) = self._timed(lambda tensors=tensors: self.module.augmented(tensors))
+            plain, _ = self._timed(
+                lambda heard=waveform[:items]: self.module.train_front(heard[..., : self.view.samples])
+            )
             stepping, _ = self._timed(lambda x=x, tensors=tensors: self._step(self.module, optimizer, x, tensors))
             seconds = {
                 "draws": drawing,
@@ -245,17 +247,17 @@ class _Bench:
     ) -> None:
         """One optimiser step on log-mel that is there already."""
         clip = batch["clip"]
-        teachers = None if self.truth.teachers is None else self.truth.teachers.to(self.device)[:, 0, clip, 0]
+        teachers = None if self.labels.soft_labels is None else self.labels.soft_labels.to(self.device)[:, 0, clip, 0]
         float_logits = None
         if module.float_model is not None:
             with torch.no_grad():
                 float_logits = module.float_model(x)
-        with computing(module.precision, self.device):
+        with autocast(module.precision, self.device):
             logits = module.model(x)
         targets = module.objective.targets(
-            self.truth.label.to(self.device)[clip], teachers, batch["partner"], batch["share"], float_logits
+            self.labels.label.to(self.device)[clip], teachers, batch["partner"], batch["share"], float_logits
         )
-        loss, _ = module.objective(Said(logits.float()), targets)
+        loss, _ = module.objective(StudentOutputs(logits.float()), targets)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -292,14 +294,14 @@ class _Bench:
             self.recipe.distill,
             len(self.store.labels),
             self.recipe.train.label_smoothing,
-            0 if self.truth.teachers is None else len(self.truth.teachers),
+            0 if self.labels.soft_labels is None else len(self.labels.soft_labels),
             self.recipe.qat.float_weight if quantised else None,
         )
         return TrainingModule(
             model,
             LogMel(self.recipe.frontend),
             self.view,
-            self.truth,
+            self.labels,
             objective,
             self.recipe,
             phase,
@@ -309,7 +311,7 @@ class _Bench:
     def _qat(self) -> TrainingModule:
         """The quantization-aware form, calibrated on one batch."""
         qat = quant.to_qat(self.model.cpu().eval())
-        waveform = next(iter(self.view.plain(self.recipe.train.batch_size)))
+        waveform = next(iter(self.view.unaugmented(self.recipe.train.batch_size)))
         quant.calibrate(qat, [LogMel(self.recipe.frontend)(torch.from_numpy(waveform))])
         self.model.to(self.device).train()
         module = self._module(self._placed(qat), quantised=True).to(self.device)

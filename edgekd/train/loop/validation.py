@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from edgekd.data.audio.augment import gain
 from edgekd.data.store.store import ClipStore
 from edgekd.models import segment_logits
-from edgekd.train.batches.windows import Floats, Index, Windows, gather, scored_windows
+from edgekd.train.batches.crops import Crops, Floats, Index, read_waveforms, scored_windows
 from edgekd.train.recipe.schema import View
 
 SCORE_BATCH = 64
@@ -68,7 +68,7 @@ def window_logits(
     model: nn.Module,
     log_mel: nn.Module,
     store: ClipStore,
-    places: Windows,
+    places: Crops,
     gain_db: Floats | None = None,
     segments: int = 1,
 ) -> tuple[Tensor, Tensor]:
@@ -91,7 +91,7 @@ def window_logits(
     logits, silent = [], []
     with torch.inference_mode():
         for part in np.array_split(np.arange(len(places)), -(-len(places) // SCORE_BATCH)):
-            waveform = torch.from_numpy(gather(store, places[part[0] : part[-1] + 1]))
+            waveform = torch.from_numpy(read_waveforms(store, places[part[0] : part[-1] + 1]))
             silent.append(~waveform.flatten(1).any(dim=1))
             waveform = waveform.to(device)
             if gain_db is not None:

@@ -19,7 +19,8 @@ from edgekd.errors import InputError
 from edgekd.files import atomic_write
 from edgekd.metrics.scores import clip_probabilities, softmax
 from edgekd.text import counted
-from edgekd.train.loop.training import DEFAULT_OPTIONS, Options, divided
+from edgekd.train.loop.inputs import partition_clips
+from edgekd.train.loop.training import DEFAULT_OPTIONS, Options
 from edgekd.train.parallel import processes
 from edgekd.train.recipe.recipe import Recipe
 from edgekd.train.recipe.schema import Specialists, Taught
@@ -141,7 +142,7 @@ def report_pairs(
     Raises:
         InputError: the answers of a run are missing or damaged, or the report cannot be written.
     """
-    clips = divided(run.recipe, store).test
+    clips = partition_clips(run.recipe, store).test
     network: Network = "qat" if run.recipe.qat.epochs else "float"
     said = {
         path: _taught_by(load_run(path), store, clips) for path in dict.fromkeys([generalist, *specialists, *teachers])
@@ -216,7 +217,7 @@ def _chosen(chooser: Run, store: ClipStore, count: int) -> list[Pair]:
 def _confusions(chooser: Run, store: ClipStore) -> Index:
     """(labels, labels) of windows that a chooser hears of the part that it was not trained on: of clips too many pairs
     would tie."""
-    held_out = divided(chooser.recipe, store).test
+    held_out = partition_clips(chooser.recipe, store).test
     kept = _kept(chooser, "float", store, held_out)
     if kept is None:
         raise _lost(chooser, "float")

@@ -17,8 +17,8 @@ from edgekd.metrics.scores import Floats
 from edgekd.models import Taps, front
 from edgekd.models.taps import EMBEDDING
 from edgekd.text import counted
-from edgekd.train.batches.epochs import Index
-from edgekd.train.loop.training import divided
+from edgekd.train.batches.crops import Index
+from edgekd.train.loop.inputs import partition_clips
 from edgekd.train.loop.validation import hear, judge
 from edgekd.train.run.folder import Run, load_run
 
@@ -178,7 +178,7 @@ def _common_sides(runs: Sequence[Run], store: ClipStore) -> tuple[Index, Index]:
                 f"{run.path}: has the labels {listing(run.labels)}, {store.path} has {listing(store.labels)}; train it"
                 " again"
             )
-        parts = divided(run.recipe, store)
+        parts = partition_clips(run.recipe, store)
         for what, clips in (("training", parts.train), ("test", parts.test)):
             first = sides.setdefault(what, clips)
             if not np.array_equal(first, clips):

@@ -19,10 +19,11 @@ import numpy as np
 from edgekd.data.store.store import ClipStore
 from edgekd.errors import InputError
 from edgekd.text import counted
-from edgekd.train.batches.windows import Index, window_samples
-from edgekd.train.loop.checks import divided
+from edgekd.train.batches.crops import Index, window_samples
+from edgekd.train.loop.environment import locked_run_folder
+from edgekd.train.loop.inputs import partition_clips
 from edgekd.train.loop.precision import training_device, with_precision
-from edgekd.train.loop.training import DEFAULT_OPTIONS, Options, owned, train
+from edgekd.train.loop.training import DEFAULT_OPTIONS, Options, train
 from edgekd.train.parallel import processes
 from edgekd.train.recipe.recipe import Recipe
 from edgekd.train.run.folder import RUN_FILE, DataInfo, Run, RunInfo, check_place, claim, load_run, resolved, write_info
@@ -52,7 +53,7 @@ def cross_fit(recipe: Recipe, store: ClipStore, out: Path, count: int, options: 
         raise InputError(f"--cross-fit {count}: give at least 2 fits, so that each can judge what another trained on")
     recipe = with_precision(resolved(recipe), training_device(options.accelerator))
     processes.first(lambda: check_place(out, (), force=options.force, resume=options.resume))
-    tested = divided(recipe, store).test
+    tested = partition_clips(recipe, store).test
     judge = assignment(recipe, store, count)
     info = RunInfo(
         status="training",
@@ -69,7 +70,7 @@ def cross_fit(recipe: Recipe, store: ClipStore, out: Path, count: int, options: 
     if processes.first(lambda: claim(out, info, recipe, force=options.force, resume=options.resume)) == "finished":
         log.info("%s is finished already; nothing to do", out)
         return load_run(out)
-    with owned(out):
+    with locked_run_folder(out):
         fits = []
         for fit, path in enumerate(fit_paths(out, count)):
             log.info(
