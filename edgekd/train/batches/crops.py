@@ -181,11 +181,11 @@ def segment_of(crops: Crops, store: ClipStore, segments: int, teacher_samples: i
         (rows,) 0 to segments - 1. A crop outside of the teacher's input has the nearest segment.
     """
     lengths = store.lengths[crops.clip]
-    whole = lengths if teacher_samples is None else np.full(len(crops), teacher_samples)
+    covered = lengths if teacher_samples is None else np.full(len(crops), teacher_samples)
     extent = np.minimum(crops.samples if crops.span is None else crops.span, lengths - crops.start)
     # twice the position of the middle in the teacher's input
-    middle = 2 * crops.start + extent - np.maximum(lengths - whole, 0) // 2 * 2
-    segment: Index = np.clip(middle * segments // (2 * whole), 0, segments - 1)
+    middle = 2 * crops.start + extent - np.maximum(lengths - covered, 0) // 2 * 2
+    segment: Index = np.clip(middle * segments // (2 * covered), 0, segments - 1)
     return segment
 
 
@@ -223,22 +223,22 @@ def read_pcm(store: ClipStore, crops: Crops) -> Pcm:
         if crops.length is None
         else _joined_rows(store, crops, first, available, wanted, span)
     )
-    for row, audio, whole, by in zip(out, rows, span.tolist(), shift.tolist(), strict=True):
-        row[by:whole] = audio[: whole - by]
-        row[:by] = audio[whole - by :]
-        row[whole:] = 0
+    for row, audio, end, by in zip(out, rows, span.tolist(), shift.tolist(), strict=True):
+        row[by:end] = audio[: end - by]
+        row[:by] = audio[end - by :]
+        row[end:] = 0
     return out
 
 
 def _single_rows(store: ClipStore, crops: Crops, first: Index, available: Index, span: Index) -> Iterator[Pcm]:
     """(span, channels) of each row that is one crop."""
-    for begin, length, whole in zip(first.tolist(), available.tolist(), span.tolist(), strict=True):
+    for begin, length, wanted in zip(first.tolist(), available.tolist(), span.tolist(), strict=True):
         audio = store.pcm[begin : begin + length]
-        if length < whole:
+        if length < wanted:
             if crops.tile:
-                audio = np.resize(audio, (whole, store.channels))
+                audio = np.resize(audio, (wanted, store.channels))
             else:
-                audio = np.concatenate([audio, np.zeros((whole - length, store.channels), np.int16)])
+                audio = np.concatenate([audio, np.zeros((wanted - length, store.channels), np.int16)])
         yield audio
 
 
@@ -247,10 +247,10 @@ def _joined_rows(
 ) -> Iterator[Pcm]:
     """(span, channels) of each row of several pieces."""
     entries = list(zip(first.tolist(), available.tolist(), length.tolist(), strict=True))
-    for row, whole in enumerate(span.tolist()):
+    for row, end in enumerate(span.tolist()):
         pieces = []
         for begin, has, wanted in entries[row * crops.pieces : (row + 1) * crops.pieces]:
             piece = store.pcm[begin : begin + has]
             pieces.append(piece if has == wanted else np.resize(piece, (wanted, store.channels)))
         audio = np.concatenate(pieces)
-        yield audio[:whole] if len(audio) >= whole else np.resize(audio, (whole, store.channels))
+        yield audio[:end] if len(audio) >= end else np.resize(audio, (end, store.channels))

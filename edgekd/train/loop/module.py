@@ -220,7 +220,7 @@ class TrainingModule(pl.LightningModule):
         student = StudentOutputs(logits.float(), {path: tap.float() for path, tap in taps.items()})
         targets = self.objective.targets(self.label[clip], teacher_logits, partner, share, float_logits, teacher_taps)
         loss, logged = self.objective(student, targets)
-        weight = self._process_weight(len(partner), step)
+        weight = process_weight(len(partner), self.view.sizes[step])
         for name, value in logged.items():
             value = value if weight == 1 else weight * value  # noqa: PLW2901
             self.sums[name] = self.sums[name] + value if name in self.sums else value
@@ -323,11 +323,6 @@ class TrainingModule(pl.LightningModule):
         self.cached_logits[:, epoch, items] = logits
         return logits
 
-    def _process_weight(self, items: int, step: int) -> float:
-        """Weight of this process's items in a batch. With it the mean over processes of means over items is the mean
-        over all items."""
-        return items * processes.world() / self.view.sizes[step]
-
     @property
     def _scales_frozen(self) -> bool:
         """Whether quantisation scales no longer learn in this epoch."""
@@ -370,6 +365,16 @@ class TrainingModule(pl.LightningModule):
         optimizer = adam([group for group in groups if group["params"]], lr=phase.lr, fused=True)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, learning_rate_factor(phase, self.view.steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def process_weight(items: int, batch_items: int) -> float:
+    """Weight of one process's mean over its items, so that the mean over processes is the mean over the batch.
+
+    Args:
+        items: of this process.
+        batch_items: of all processes together.
+    """
+    return items * processes.world() / batch_items
 
 
 def _frozen_copy(model: nn.Module) -> nn.Module:
