@@ -1,4 +1,4 @@
-"""Helpers of tests that run trainings: stop one in an epoch, read what it left, and two small teachers."""
+"""Helpers of tests that run trainings: stop one in an epoch, and read what it left."""
 
 import csv
 
@@ -8,7 +8,7 @@ from helpers.trainings import recipe_dict
 
 from edgekd.errors import InputError
 from edgekd.train.loop.module import TrainingModule
-from edgekd.train.loop.training import Options, train
+from edgekd.train.loop.training import train
 from edgekd.train.recipe.recipe import decode
 from edgekd.train.run.folder import METRICS_FILE, MODEL_FILE
 
@@ -54,14 +54,3 @@ def assert_refused(message, *training, path):
 def teacher_recipe(**changes):
     """A teacher of one epoch."""
     return decode(recipe_dict("teacher", **{"train": {"epochs": 1, "test_every": 0}, **changes}), "teacher")
-
-
-def train_two_teachers(store, folder):
-    """Two teachers of six channels in a folder: "whole", and "parts", which scores two segments of each clip.
-
-    A student of eight channels needs a projector to them.
-    """
-    wide, quiet = {"widths": [6]}, Options(threads=1)
-    train(teacher_recipe(teacher=wide), store, folder / "whole", options=quiet)
-    train(teacher_recipe(teacher=wide, view={"segments": 2}), store, folder / "parts", options=quiet)
-    return folder

@@ -1,7 +1,6 @@
 """Initial weights from another run: what is loaded, what trains, and what is refused."""
 
 import logging
-import shutil
 
 import msgspec
 import pytest
@@ -12,7 +11,6 @@ from helpers.training_runs import (
     equal_states,
     stop_in_epoch,
     teacher_recipe,
-    train_two_teachers,
     weights_of,
 )
 from helpers.trainings import recipe_dict, write_store
@@ -31,17 +29,6 @@ def student(distill, **changes):
     return decode(
         recipe_dict(distill=distill, train={"epochs": 2, "test_every": 0}, qat={"epochs": 0}, **changes), "student"
     )
-
-
-@pytest.fixture(scope="module")
-def trained_teachers(store, tmp_path_factory):
-    return train_two_teachers(store, tmp_path_factory.mktemp("teachers"))
-
-
-@pytest.fixture
-def teachers(trained_teachers, tmp_path):
-    """A copy of the teachers that a test may change."""
-    return shutil.copytree(trained_teachers, tmp_path / "teachers")
 
 
 @pytest.fixture(scope="module")

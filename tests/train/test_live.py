@@ -14,7 +14,6 @@ from helpers.training_runs import (
     metrics_of,
     stop_in_epoch,
     teacher_recipe,
-    train_two_teachers,
     weights_of,
 )
 from helpers.trainings import recipe_dict, write_store
@@ -55,17 +54,6 @@ def student(distill, **changes):
         ),
         "student",
     )
-
-
-@pytest.fixture(scope="module")
-def trained_teachers(store, tmp_path_factory):
-    return train_two_teachers(store, tmp_path_factory.mktemp("teachers"))
-
-
-@pytest.fixture
-def teachers(trained_teachers, tmp_path):
-    """A copy of the teachers that a test may change."""
-    return shutil.copytree(trained_teachers, tmp_path / "teachers")
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -264,8 +252,8 @@ def test_an_interrupted_export_of_views_goes_on_within_a_training(store, teacher
         with pytest.raises(KeyboardInterrupt):
             train(recipe, store, tmp_path / "s", [teacher], QUIET)
     caplog.clear()
-    begun = (tmp_path / "s").exists()
-    run = train(recipe, store, tmp_path / "s", [teacher], RESUME if begun else QUIET)
+    started = (tmp_path / "s").exists()
+    run = train(recipe, store, tmp_path / "s", [teacher], RESUME if started else QUIET)
     assert "parts are there already" in caplog.text
     assert equal_states(weights_of(straight.path), weights_of(run.path))
 
