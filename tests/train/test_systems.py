@@ -281,7 +281,7 @@ def test_a_changed_recipe_of_a_stage_is_another_run(place, tmp_path):
         (TAPPED + "teachers = [3]\n", "names teacher 3, but there is one teacher"),
         (
             '[distill]\n[[distill.terms]]\nloss = "embedding"\n',
-            "distill.teaching is 'clip', which keeps the teachers' answers only",
+            "distill.teaching is 'clip'",
         ),
         (
             '[init]\nrun = "teacher"\n[[teachers]]\nrecipe = "box.toml"\n',
@@ -346,9 +346,7 @@ def test_channels_that_do_not_fit_are_refused(place, tmp_path):
 def test_a_cross_fitted_teacher_does_not_listen_live(place, tmp_path):
     run = teach("teacher.toml", place / "store", tmp_path / "t", options=QUIET, fits=2)
     for teaching in ("live", "same"):
-        with pytest.raises(
-            InputError, match=r"t: a cross-fitted teacher has no network that could listen live; set distill\.teaching"
-        ):
+        with pytest.raises(InputError, match=r"t: a cross-fitted teacher .*; set distill\.teaching"):
             distill(
                 "student.toml", place / "store", tmp_path / "s", [run.path], [f"distill.teaching={teaching}"], QUIET
             )
@@ -376,7 +374,7 @@ def test_a_student_of_recordings_needs_teachers_of_recordings(place, tmp_path):
         InputError, match=r'parts: a teacher with view.segments = 2 .*view.span = "parent" hears more than one part'
     ):
         distill("student.toml", place / "store", tmp_path / "s", [parts], parent, QUIET)
-    with pytest.raises(InputError, match=r'view\.span = "clip" judges one segment; train it with view.span = "parent"'):
+    with pytest.raises(InputError, match=r'view\.span = "clip" .*; train it with view.span = "parent"'):
         distill("student.toml", place / "store", tmp_path / "s", [teachers["clip"]], parent, QUIET)
     assert not (tmp_path / "s").exists()
     distill("student.toml", place / "store", tmp_path / "s", [teachers["parent"]], parent, QUIET)
