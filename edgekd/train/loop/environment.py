@@ -77,7 +77,7 @@ def check_accelerator(name: str) -> None:
     """Refuse an unknown --accelerator, and a GPU on a machine without one.
 
     Raises:
-        InputError: as said.
+        InputError: the name is none of `ACCELERATORS`, or torch finds no GPU.
     """
     if name not in ACCELERATORS:
         raise InputError(f"accelerator '{name}' is unknown{nearest(name, ACCELERATORS)}")
