@@ -15,8 +15,8 @@ from edgekd.data.store.writer import StoreWriter
 from edgekd.errors import InputError
 from edgekd.models import segment_logits
 from edgekd.models.logmel import LogMel
-from edgekd.train.batches.epochs import TeacherView
-from edgekd.train.batches.windows import gather
+from edgekd.train.batches.crops import read_waveforms
+from edgekd.train.batches.teacher_view import TeacherView
 from edgekd.train.loop.training import train
 from edgekd.train.run.folder import MODEL_FILE, SOFT_LABELS_FOLDER, load_run
 from edgekd.train.teachers import soft_labels as softlabels
@@ -167,9 +167,11 @@ def test_views_are_what_the_teacher_says_of_each_augmented_view(teacher, store):
     hears, model = LogMel(teacher.frontend), teacher.float_model()
     view = TeacherView(store, store.indices(["a"]), teacher.recipe)
     for epoch in range(3):
-        places, gain_db = view.places(epoch, np.arange(len(store.clips)))
+        crops, gain_db = view.crops(epoch, np.arange(len(store.clips)))
         with torch.no_grad():
-            expected = model(hears(gain(torch.from_numpy(gather(store, places)), torch.from_numpy(gain_db)))).numpy()
+            expected = model(
+                hears(gain(torch.from_numpy(read_waveforms(store, crops)), torch.from_numpy(gain_db)))
+            ).numpy()
         assert np.allclose(logits[epoch, :, 0], expected, atol=0.01)
         assert not np.allclose(logits[epoch, :, 0], plain, atol=0.01)
     assert not np.allclose(logits[0], logits[1], atol=0.01)
