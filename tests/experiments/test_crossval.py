@@ -164,9 +164,7 @@ def test_official_folds_that_take_no_part_are_told(place, tmp_path, trained):
     )
     assert ("take no part" in whole.markdown, whole.summary["folds_left_out"]) == (False, [])
     assert len(trained) == 5
-    with pytest.raises(
-        InputError, match=r"held_out = \[0, 4\] would mix the official folds of tones"
-    ):
+    with pytest.raises(InputError, match=r"held_out = \[0, 4\] would mix the official folds of tones"):
         ClipStore.open(tmp_path / "store").partition(["a", "b", "c"], [], held_out=[0, 4])
     assert len(ClipStore.open(tmp_path / "store").partition(["a", "b"], [], held_out=[0, 4]).test) > 0
     final = Data(train=("a", "b", "c"), test=(), held_out=(0, 4), mixed_folds=True).sides(

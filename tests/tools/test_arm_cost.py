@@ -144,9 +144,7 @@ def test_growth_within_the_tolerance_and_savings_pass(tmp_path, baseline, networ
     assert compare(capsys, tmp_path / "new", baseline=baseline, tolerance=tolerance)[1] is None
 
 
-def test_a_model_without_baseline_is_ignored_and_a_baseline_without_all_models_is_refused(
-    tmp_path, baseline, capsys
-):
+def test_a_model_without_baseline_is_ignored_and_a_baseline_without_all_models_is_refused(tmp_path, baseline, capsys):
     write_counts(tmp_path / "new", COSTS)
     write_counts(tmp_path / "new", {"network": 10**9}, cpu="cortex-a53")
     assert compare(capsys, tmp_path / "new", baseline=baseline)[1] is None
