@@ -161,27 +161,11 @@ def _cells(row: Row) -> list[str]:
     engine = next(iter(row.verify.engines), NOTHING) if row.verify else NOTHING
     verdict = "crashed" if row.verify is None else "ok" if row.verify.ok else "differs"
     error = f"{row.verify.features_max_error:.1e}" if row.verify else NOTHING
+    start = [row.suite, row.cpu, engine, row.model, verdict, error]
     if row.parity is None:
-        return [
-            row.suite,
-            row.cpu,
-            engine,
-            row.model,
-            verdict,
-            error,
-            *[NOTHING if row.ok or verdict != "ok" else "crashed"] * 5,
-        ]
-    return [
-        row.suite,
-        row.cpu,
-        engine,
-        row.model,
-        verdict,
-        error,
-        str(row.parity.windows),
-        *_figures(row.parity),
-        f"{1000 * row.parity.cpu_s / row.parity.windows:.1f}",
-    ]
+        return [*start, *[NOTHING if row.ok or verdict != "ok" else "crashed"] * 5]
+    cpu_s = 1000 * row.parity.cpu_s / row.parity.windows
+    return [*start, str(row.parity.windows), *_figures(row.parity), f"{cpu_s:.1f}"]
 
 
 def _figures(parity: Parity) -> list[str]:

@@ -44,7 +44,7 @@ ADAPTERS: dict[str, Callable[..., DataSet]] = {
     "vtuad": vtuad.read,
     "folder": folder.read,
 }
-"""Name of a data set -> the function that finds its clips; `DataSetInfo.options` are its arguments beside the
+"""Name of a data set -> the function that finds its clips; `DataSetInfo.options` are its arguments without the
 folder."""
 SKIP_BAD = "skip_bad"
 FLAGS = {"table": "csv", "test_fraction": "test-fraction"}
@@ -103,7 +103,7 @@ def prepare(
         InputError: bad usage, a data set that is not there, or clips that cannot be used.
 
     When it is stopped, also by SIGKILL, an error or a full disk, it leaves no store, but keeps the decoded clips in a
-    hidden folder beside `out`. Called again with the same `out`, rate and channels, it checks and reuses them; the
+    hidden folder next to `out`. Called again with the same `out`, rate and channels, it checks and reuses them; the
     store is the same as that of a single run. A file that is new or has changed is decoded, and so are all after it.
     """
     _check_rate(sample_rate)

@@ -30,7 +30,8 @@ from edgekd.files import atomic_write
 from edgekd.metrics.intervals import FIGURES, Interval, intervals, measured, resampled, tally
 from edgekd.metrics.scores import Floats
 from edgekd.text import counted, json_bytes, listing, markdown_table
-from edgekd.train.loop.checks import divided, has_qat
+from edgekd.train.loop.checks import has_qat
+from edgekd.train.loop.inputs import partition_clips
 from edgekd.train.loop.training import Options
 from edgekd.train.recipe.recipe import Recipe, decode, without_teachers
 from edgekd.train.run.folder import Run, load_run
@@ -255,7 +256,7 @@ def _check_run(run: Run, store: ClipStore) -> None:
 def _training_clips(run: Run, store: ClipStore) -> dict[str, int]:
     """Recorder -> number of its training clips, for all recorders that the store names."""
     names = np.array([clip.recorder for clip in store.clips], dtype=object)
-    trained_on = names[divided(run.recipe, store).train]
+    trained_on = names[partition_clips(run.recipe, store).train]
     return {str(name): int((trained_on == name).sum()) for name in sorted({*names} - {""})}
 
 
@@ -326,7 +327,7 @@ def _exported(run: Run, made: dict[str, Run], folder: Path, target: str) -> tupl
 
 def _rows(run: Run, made: dict[str, Run], store: ClipStore, clips: dict[str, int]) -> list[RecorderResult]:
     """The results of all recorders with training or test clips. clips: number of training clips of each recorder."""
-    side = TestSide.of(store, divided(run.recipe, store).test)
+    side = TestSide.of(store, partition_clips(run.recipe, store).test)
     recorder_of = np.array([store.clips[clip].recorder for clip in side.clips], dtype=object)
     rows = []
     for recorder, count in clips.items():

@@ -20,7 +20,7 @@ from edgekd.metrics.intervals import COLUMNS, FIGURES, Interval, intervals, meas
 from edgekd.metrics.scores import Floats
 from edgekd.models import build
 from edgekd.text import counted, csv_bytes, json_bytes, markdown_table
-from edgekd.train.loop.checks import input_shape
+from edgekd.train.loop.inputs import input_shape
 from edgekd.train.run.folder import model_config, read_recipe
 
 PLAIN, MACRO = range(2)

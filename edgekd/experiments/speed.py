@@ -24,7 +24,7 @@ from edgekd.experiments.published_table import TableData
 from edgekd.models import build, front, input_kind
 from edgekd.models.transformer import AstConfig
 from edgekd.train.loop.checks import has_qat
-from edgekd.train.loop.precision import computing, with_precision
+from edgekd.train.loop.precision import autocast, with_precision
 from edgekd.train.loop.quiet_warnings import quiet
 from edgekd.train.recipe.recipe import Recipe
 from edgekd.train.recipe.schema import DEFAULT_WINDOW
@@ -133,7 +133,7 @@ def _step(
     if teacher is not None:
         with torch.no_grad():
             teacher(x)
-    with computing(precision, x.device):
+    with autocast(precision, x.device):
         logits = network(x)
     loss = nn.functional.cross_entropy(logits.float(), torch.randint(labels, (len(x),), device=x.device))
     optimizer.zero_grad()

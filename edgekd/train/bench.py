@@ -28,15 +28,15 @@ from edgekd.evaluation.bench import machine
 from edgekd.models import build
 from edgekd.models.logmel import LogMel
 from edgekd.text import columns, counted
-from edgekd.train.batches.audio_cache import ClipBank
+from edgekd.train.batches.audio_cache import AudioCache
+from edgekd.train.batches.crops import window_samples
 from edgekd.train.batches.epochs import TrainingView
-from edgekd.train.batches.windows import window_samples
-from edgekd.train.loop.checks import divided
-from edgekd.train.loop.module import TrainingModule, Truth
-from edgekd.train.loop.precision import computing, training_device, with_precision
+from edgekd.train.loop.inputs import partition_clips
+from edgekd.train.loop.module import LabelTable, TrainingModule
+from edgekd.train.loop.precision import autocast, training_device, with_precision
 from edgekd.train.loop.quiet_warnings import quiet
 from edgekd.train.loss.objective import Objective
-from edgekd.train.loss.term import Said
+from edgekd.train.loss.term import StudentOutputs
 from edgekd.train.recipe.recipe import Recipe, check_sample_rate, load_recipe
 from edgekd.train.run.folder import model_config, resolved
 
@@ -154,7 +154,7 @@ class _Bench:
     def __init__(self, recipe: Recipe, teacher: Recipe | None, store: ClipStore, soft_labels: int, device: str) -> None:
         self.recipe, self.teacher = _with_default_term(recipe), teacher
         self.store, self.device = store, torch.device(device)
-        self.partition = divided(recipe, store)
+        self.partition = partition_clips(recipe, store)
         fe, labels = recipe.frontend, len(store.labels)
         frames = fe.frames(window_samples(recipe.view, store))
         self.view = TrainingView(
@@ -162,10 +162,10 @@ class _Bench:
         )
         torch.manual_seed(recipe.seed)
         soft = torch.randn(soft_labels, 1, len(store.clips), 1, labels) if soft_labels else None
-        self.truth = Truth(torch.from_numpy(store.label_index), soft)
+        self.labels = LabelTable(torch.from_numpy(store.label_index), soft)
         self.model = self._to_device(build(model_config(recipe), labels))
         self.module = self._module(self.model)
-        self.bank = ClipBank(store, self.device)
+        self.audio_cache = AudioCache(store, self.device)
         self.module.to(self.device)
         self.qat = self._qat() if recipe.role == "student" and recipe.qat.epochs else None
         self.teacher_network: nn.Module | None = None
@@ -182,7 +182,12 @@ class _Bench:
             taken["end_to_end"].append(self._time_whole(batches))
         per_clip = {stage: statistics.median(values) if values else None for stage, values in taken.items()}
         whole = statistics.median(taken["end_to_end"])
-        on_device = ["log_mel", "augmentation", "student_step", *(["gather"] if self.bank.pcm is not None else [])]
+        on_device = [
+            "log_mel",
+            "augmentation",
+            "student_step",
+            *(["gather"] if self.audio_cache.pcm is not None else []),
+        ]
         busy = sum(per_clip[stage] or 0.0 for stage in on_device)
         speeds = {
             stage: None if value is None or value < LEAST_EPOCH_SECONDS / self.view.steps else round(1 / value, 1)
@@ -196,7 +201,7 @@ class _Bench:
             threads=torch.get_num_threads(),
             precision=self.recipe.train.precision,
             batch_size=self.recipe.train.batch_size,
-            soft_labels=0 if self.truth.teachers is None else len(self.truth.teachers),
+            soft_labels=0 if self.labels.soft_labels is None else len(self.labels.soft_labels),
             clips_per_s=speeds,
             waits=round(max(0.0, 1 - busy / whole), 4),
             clips=len(self.partition.train),
@@ -212,15 +217,15 @@ class _Bench:
         for number in range(min(batches + WARM_UP, self.view.steps)):
             drawing, batch = self._timed(next, coming)
             items = len(batch["partner"])
-            gathering, waveform = self._timed(self.bank.gather, batch["places"])
+            gathering, waveform = self._timed(self.audio_cache.waveforms, batch["crops"])
             tensors = {
                 name: torch.from_numpy(value).to(self.device)
                 for name, value in batch.items()
                 if isinstance(value, np.ndarray)
             }
             tensors["waveform"] = waveform
-            with_augmentation, (_, x) = self._timed(self.module.hear, tensors)
-            log_mel, _ = self._timed(self.module.hearing, waveform[:items, ..., : self.view.samples])
+            with_augmentation, (_, x) = self._timed(self.module.augmented, tensors)
+            log_mel, _ = self._timed(self.module.train_front, waveform[:items, ..., : self.view.samples])
             stepping, _ = self._timed(self._step, self.module, optimizer, x, tensors)
             seconds = {
                 "draws": drawing,
@@ -245,17 +250,17 @@ class _Bench:
     ) -> None:
         """One optimiser step on a log-mel `x`."""
         clip = batch["clip"]
-        teachers = None if self.truth.teachers is None else self.truth.teachers.to(self.device)[:, 0, clip, 0]
+        teachers = None if self.labels.soft_labels is None else self.labels.soft_labels.to(self.device)[:, 0, clip, 0]
         float_logits = None
         if module.float_model is not None:
             with torch.no_grad():
                 float_logits = module.float_model(x)
-        with computing(module.precision, self.device):
+        with autocast(module.precision, self.device):
             logits = module.model(x)
         targets = module.objective.targets(
-            self.truth.label.to(self.device)[clip], teachers, batch["partner"], batch["share"], float_logits
+            self.labels.label.to(self.device)[clip], teachers, batch["partner"], batch["share"], float_logits
         )
-        loss, _ = module.objective(Said(logits.float()), targets)
+        loss, _ = module.objective(StudentOutputs(logits.float()), targets)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -286,14 +291,14 @@ class _Bench:
             self.recipe.distill,
             len(self.store.labels),
             self.recipe.train.label_smoothing,
-            0 if self.truth.teachers is None else len(self.truth.teachers),
+            0 if self.labels.soft_labels is None else len(self.labels.soft_labels),
             self.recipe.qat.float_weight if quantised else None,
         )
         return TrainingModule(
             model,
             LogMel(self.recipe.frontend),
             self.view,
-            self.truth,
+            self.labels,
             objective,
             self.recipe,
             phase,
@@ -303,7 +308,7 @@ class _Bench:
     def _qat(self) -> TrainingModule:
         """The quantization-aware form, calibrated on one batch."""
         qat = quant.to_qat(self.model.cpu().eval())
-        waveform = next(iter(self.view.plain(self.recipe.train.batch_size)))
+        waveform = next(iter(self.view.unaugmented(self.recipe.train.batch_size)))
         quant.calibrate(qat, [LogMel(self.recipe.frontend)(torch.from_numpy(waveform))])
         self.model.to(self.device).train()
         module = self._module(self._to_device(qat), quantised=True).to(self.device)

@@ -7,7 +7,8 @@ from pathlib import Path
 from edgekd.data.store.store import ClipStore
 from edgekd.errors import InputError
 from edgekd.files import atomic_write
-from edgekd.train.loop.training import DEFAULT_OPTIONS, Options, check_accelerator, train
+from edgekd.train.loop.environment import check_accelerator
+from edgekd.train.loop.training import DEFAULT_OPTIONS, Options, train
 from edgekd.train.parallel import processes
 from edgekd.train.recipe.recipe import Recipe, load_recipe, with_teacher_settings, without_teachers
 from edgekd.train.run.folder import PAIRS_FILE, STAGES_FILE, SVM_FILE, SVM_SCORES_FILE, SYSTEMS_FOLDER, Run

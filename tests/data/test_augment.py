@@ -36,7 +36,7 @@ def test_loudness_mix_levels_clips_before_it_shares_them():
     assert torch.isclose(mixed.square().mean(), loud.square().mean(), rtol=0.02)
 
 
-def test_masks_hide_the_places_asked_for_with_the_mean():
+def test_masks_replace_bins_and_frames_by_the_mean():
     x = random(2, 1, 8, 6)
     start, width = torch.tensor([[1, 5], [0, 0]]), torch.tensor([[2, 1], [0, 0]])
     masked = mask(x, 2, start, width)
@@ -57,17 +57,17 @@ def test_mixes_are_of_the_first_rows_with_any_row():
     assert again.shape == (3, 40)
 
 
-def test_responses_are_convolved_with_the_clips_that_have_one_and_cut_at_the_end():
+def test_clips_with_a_response_are_convolved_and_cut_at_the_end():
     waveform, responses = random(3, 50), random(2, 20)
-    heard = convolve(waveform, torch.tensor([2, 0]), responses, torch.tensor([1, 0]))
+    convolved = convolve(waveform, torch.tensor([2, 0]), responses, torch.tensor([1, 0]))
     for row, response in ((2, 1), (0, 0)):
         expected = np.convolve(waveform[row].numpy(), responses[response].numpy())[:50]
-        assert np.allclose(heard[row].numpy(), expected, atol=1e-5)
-    assert torch.equal(heard[1], waveform[1])
+        assert np.allclose(convolved[row].numpy(), expected, atol=1e-5)
+    assert torch.equal(convolved[1], waveform[1])
     nothing = torch.empty(0, dtype=torch.int64)
     assert torch.equal(convolve(waveform, nothing, responses, nothing), waveform)
     assert torch.allclose(
-        convolve(waveform[:, :8], torch.tensor([0]), responses, torch.tensor([0]))[0], heard[0, :8], atol=1e-5
+        convolve(waveform[:, :8], torch.tensor([0]), responses, torch.tensor([0]))[0], convolved[0, :8], atol=1e-5
     )
 
 
@@ -86,14 +86,14 @@ def test_a_clip_takes_on_the_statistics_of_each_mel_bin_of_its_partner():
 
 
 def test_channels_are_changed_alike():
-    """Each channel of a sound as the sound itself would be."""
+    """Each channel changes as a mono clip of that channel would."""
     waveform, share, decibels = random(2, 3, 400), torch.tensor([0.3, 0.8]), torch.tensor([3.0, -3.0])
     response, rows, chosen = random(2, 50), torch.tensor([1]), torch.tensor([0])
     for channel in range(3):
         mono = waveform[:, channel]
         assert torch.equal(gain(waveform, decibels)[:, channel], gain(mono, decibels))
         assert torch.equal(mix(waveform, PARTNER, share)[:, channel], mix(mono, PARTNER, share))
-        heard = convolve(waveform, rows, response, chosen)[:, channel]
-        assert torch.allclose(heard, convolve(mono, rows, response, chosen), atol=1e-5)
+        convolved = convolve(waveform, rows, response, chosen)[:, channel]
+        assert torch.allclose(convolved, convolve(mono, rows, response, chosen), atol=1e-5)
     same = waveform[:, :1].expand(2, 3, 400)
     assert torch.allclose(mix_loudness(same, PARTNER, share)[:, 2], mix_loudness(same[:, 0], PARTNER, share), atol=1e-6)

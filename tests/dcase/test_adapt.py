@@ -13,7 +13,7 @@ from edgekd.data.store.writer import StoreWriter
 from edgekd.dcase.adapt import Tuning, adapt, recorder_recipe
 from edgekd.errors import GateError, InputError
 from edgekd.modelfile.engine import open_model
-from edgekd.train.loop.checks import divided
+from edgekd.train.loop.inputs import partition_clips
 from edgekd.train.loop.training import Options, train
 from edgekd.train.recipe.recipe import decode, load_recipe
 from edgekd.train.run.folder import load_run
@@ -48,8 +48,8 @@ def student(store, tmp_path_factory):
 
 
 def test_recorders_filter_what_trains_and_not_what_tests(store):
-    every = divided(decode(recipe_dict(), ""), store)
-    own = divided(decode(recipe_dict(data={"recorders": ["x", "z"]}), ""), store)
+    every = partition_clips(decode(recipe_dict(), ""), store)
+    own = partition_clips(decode(recipe_dict(data={"recorders": ["x", "z"]}), ""), store)
     assert {store.clips[clip].recorder for clip in own.train} == {"x", "z"}
     assert (len(every.train), len(own.train)) == (37, 25)
     np.testing.assert_array_equal(own.test, every.test)
@@ -64,7 +64,7 @@ def test_recorders_filter_what_trains_and_not_what_tests(store):
 )
 def test_a_recorder_without_training_clips_is_refused(store, recorder, message):
     with pytest.raises(InputError, match=message):
-        divided(decode(recipe_dict(data={"recorders": [recorder]}), ""), store)
+        partition_clips(decode(recipe_dict(data={"recorders": [recorder]}), ""), store)
 
 
 def test_recorders_change_the_hash_of_a_recipe():

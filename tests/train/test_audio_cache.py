@@ -1,4 +1,4 @@
-"""Audio by index on the training device is the audio of the memory map."""
+"""Waveforms of the audio cache are those of the memory map."""
 
 import numpy as np
 import pytest
@@ -7,8 +7,8 @@ import torch
 from edgekd.data.store.clips import Clip
 from edgekd.data.store.writer import StoreWriter
 from edgekd.train.batches import audio_cache
-from edgekd.train.batches.audio_cache import ClipBank
-from edgekd.train.batches.windows import Windows, gather
+from edgekd.train.batches.audio_cache import AudioCache
+from edgekd.train.batches.crops import Crops, read_waveforms
 
 CPU = torch.device("cpu")
 
@@ -17,7 +17,7 @@ CPU = torch.device("cpu")
 def store(request, tmp_path_factory):
     rng = np.random.default_rng(0)
     with StoreWriter(
-        tmp_path_factory.mktemp("bank") / "s", name="s", licence="CC0", sample_rate=1000, channels=request.param
+        tmp_path_factory.mktemp("audio") / "s", name="s", licence="CC0", sample_rate=1000, channels=request.param
     ) as writer:
         for number, length in enumerate((90, 300, 7)):
             writer.add(
@@ -26,30 +26,30 @@ def store(request, tmp_path_factory):
         return writer.finish()
 
 
-def places(tile):
-    """Every kind of place: inside, beyond the end, short clips, shifted either way, with a span."""
+def random_crops(tile):
+    """Crops inside a clip and beyond its end, of short clips, shifted either way, with a span."""
     rng = np.random.default_rng(1)
     span = rng.integers(50, 121, 60)
     clip = rng.integers(0, 3, 60)
     start = np.where(clip == 1, rng.integers(0, 250, 60), 0)
-    return Windows(clip, start, 120, tile, span, (rng.random(60) * span).astype(int) - span // 2)
+    return Crops(clip, start, 120, tile, span, (rng.random(60) * span).astype(int) - span // 2)
 
 
 @pytest.mark.parametrize("tile", [False, True])
 @pytest.mark.parametrize("resident", [False, True])
-def test_a_bank_gathers_what_numpy_gathers(store, tile, resident, monkeypatch):
-    monkeypatch.setattr(audio_cache, "CACHED", 1000)  # several parts
-    monkeypatch.setattr(audio_cache, "MOVED_AT_ONCE", 1000)
-    for where in (places(tile), Windows(np.array([1, 1]), np.array([0, 180]), 120, tile)):
-        gathered = ClipBank(store, CPU, resident).gather(where)
-        assert gathered.dtype == torch.float32
-        assert np.array_equal(gathered.numpy(), gather(store, where))
+def test_the_audio_cache_reads_the_waveforms_that_numpy_reads(store, tile, resident, monkeypatch):
+    monkeypatch.setattr(audio_cache, "CPU_SAMPLES", 1000)  # several parts
+    monkeypatch.setattr(audio_cache, "ACCELERATOR_SAMPLES", 1000)
+    for crops in (random_crops(tile), Crops(np.array([1, 1]), np.array([0, 180]), 120, tile)):
+        waveforms = AudioCache(store, CPU, resident).waveforms(crops)
+        assert waveforms.dtype == torch.float32
+        assert np.array_equal(waveforms.numpy(), read_waveforms(store, crops))
 
 
-def test_a_store_moves_where_it_takes_little_of_the_free_memory(store, monkeypatch):
+def test_a_store_is_resident_where_it_takes_little_of_the_free_memory(store, monkeypatch):
     size = store.pcm.nbytes
     for free, resident in ((2 * size, False), (2 * size + 1, True)):
         monkeypatch.setattr(audio_cache, "_free_bytes", lambda _, free=free: free)
-        assert (ClipBank(store, CPU).pcm is not None) == resident
+        assert (AudioCache(store, CPU).pcm is not None) == resident
     monkeypatch.undo()
-    assert ClipBank(store, CPU).pcm is None  # the memory map is memory already
+    assert AudioCache(store, CPU).pcm is None  # the memory map is memory already

@@ -1,4 +1,4 @@
-"""What models hear: windows, crops, and draws that depend on nothing but (seed, stream, epoch, clip)."""
+"""Batches of an epoch: crops, windows, and random numbers that depend only on (seed, stream, epoch, clip)."""
 
 import dataclasses
 import shutil
@@ -9,9 +9,9 @@ import pytest
 from edgekd.data.store.clips import Clip
 from edgekd.data.store.writer import StoreWriter
 from edgekd.errors import InputError
+from edgekd.train.batches.crops import Crops, read_pcm, read_waveforms, scored_windows, window_samples
 from edgekd.train.batches.epochs import TrainingView
-from edgekd.train.batches.silence import Sound
-from edgekd.train.batches.windows import Windows, fetch, gather, scored_windows, window_samples
+from edgekd.train.batches.silence import NonzeroCounts
 
 EVERYTHING = {
     "mixup_p": 0.5,
@@ -30,8 +30,8 @@ def views(store, recipe, batch_size=4, stream=0, shard=(0, 1)):
 
 def flat(batch):
     """All arrays of a batch."""
-    places = dataclasses.asdict(batch["places"])
-    return {name: value for name, value in {**batch, **places}.items() if isinstance(value, np.ndarray)}
+    crops = dataclasses.asdict(batch["crops"])
+    return {name: value for name, value in {**batch, **crops}.items() if isinstance(value, np.ndarray)}
 
 
 def same(first, second):
@@ -40,28 +40,28 @@ def same(first, second):
 
 
 def items_of(batch):
-    """Everything that decides what becomes of each item of a batch, whatever else is in it: {clip: values}."""
-    places, clip = batch["places"], batch["clip"]
+    """All random values of each item of a batch: {clip: values}."""
+    crops, clip = batch["crops"], batch["clip"]
     rows = [
         (
             int(clip[row]),
-            int(places.start[row]),
-            int(places.span[row]),
-            int(places.shift[row]),
+            int(crops.start[row]),
+            int(crops.span[row]),
+            int(crops.shift[row]),
             float(batch["gain_db"][row]),
             int(batch["hop"][row]),
             *batch["response"][batch["response_rows"] == row].tolist(),
         )
         for row in range(len(clip))
     ]
-    heard = {}
+    values = {}
     for item, partner in enumerate(batch["partner"]):
         style = batch["style"][item]
         style = style if style == item else batch["style_rows"][style - len(batch["partner"])]
         masks = tuple(batch[name][item].tolist() for name in ("mel_start", "mel_width", "frame_start", "frame_width"))
         shares = float(batch["share"][item]), float(batch["style_share"][item])
-        heard[int(clip[item])] = (rows[item], rows[partner], rows[style], shares, masks)
-    return heard
+        values[int(clip[item])] = (rows[item], rows[partner], rows[style], shares, masks)
+    return values
 
 
 def epoch_of(view, epoch=0):
@@ -93,7 +93,7 @@ def test_an_epoch_has_every_clip_once_in_even_batches(store, make_recipe):
     assert [len(batch["partner"]) for batch in batches] == [4, 4, 4, 3]
 
 
-def test_how_a_clip_is_heard_does_not_depend_on_its_batch(store, make_recipe):
+def test_the_augmentation_of_a_clip_does_not_depend_on_its_batch(store, make_recipe):
     recipe = make_recipe(augment=EVERYTHING)
     small, large = epoch_of(views(store, recipe, 2)), epoch_of(views(store, recipe, 15))
     assert small == large
@@ -102,7 +102,7 @@ def test_how_a_clip_is_heard_does_not_depend_on_its_batch(store, make_recipe):
     assert len({values[0][5] for values in small.values()}) > 3  # hops
 
 
-def test_processes_have_together_the_batches_of_one(store, make_recipe):
+def test_the_processes_together_have_the_batches_of_one(store, make_recipe):
     recipe = make_recipe(augment=EVERYTHING)
     whole = list(views(store, recipe, 5).batches(1))
     shards = [views(store, recipe, 5, shard=(rank, 2)) for rank in (0, 1)]
@@ -119,7 +119,7 @@ def test_a_process_without_a_part_of_a_batch_is_refused(store, make_recipe):
         views(store, make_recipe(), 4, shard=(0, 4))  # batches of 4, 4, 4 and 3
 
 
-def test_rows_beside_the_items_are_there_for_mixes_only(store, make_recipe):
+def test_rows_after_the_items_are_those_mixed_into_them(store, make_recipe):
     for changes in ({"mixup_p": 0.0}, {"mixup_p": 1.0}, EVERYTHING):
         for batch in views(store, make_recipe(augment=changes)).batches(0):
             items = len(batch["partner"])
@@ -147,23 +147,23 @@ def test_partners_are_any_other_clip(store, make_recipe):
 def test_crops_avoid_digital_silence(store, make_recipe):
     half_silent = store.clips.index(next(clip for clip in store.clips if clip.path == "a/high0.wav"))
     plain = {"roll": 0.0, "gain_db": 0.0, "mixup_p": 0.0}
-    heard = {}
+    nonzero = {}
     for skip in (True, False):
         recipe = make_recipe(view={"seconds": 0.5}, augment={**plain, "skip_silence": skip})
-        heard[skip] = [
-            gather(store, batch["places"])[batch["clip"] == half_silent].any()
+        nonzero[skip] = [
+            read_waveforms(store, batch["crops"])[batch["clip"] == half_silent].any()
             for epoch in range(20)
             for batch in views(store, recipe).batches(epoch)
             if half_silent in batch["clip"]
         ]
-    assert all(heard[True])
-    assert not all(heard[False])
+    assert all(nonzero[True])
+    assert not all(nonzero[False])
 
 
 def test_a_crop_is_a_piece_of_its_clip_rolled(store, make_recipe):
     view = views(store, make_recipe(augment={"roll": 0.1}))
     batch = next(iter(view.batches(0)))
-    for clip, waveform in zip(batch["clip"], gather(store, batch["places"]), strict=True):
+    for clip, waveform in zip(batch["clip"], read_waveforms(store, batch["crops"]), strict=True):
         if store.lengths[clip] < view.samples:
             continue
         whole = store.waveform(clip)
@@ -175,13 +175,13 @@ def test_short_clips_are_padded_in_windows_and_repeated_as_wholes(store):
     short = store.clips.index(next(clip for clip in store.clips if clip.path == "a/high1.wav"))
     length = store.lengths[short]
     where = np.array([short]), np.array([0])
-    padded, tiled = (gather(store, Windows(*where, 8000, tile=tile))[0] for tile in (False, True))
+    padded, tiled = (read_waveforms(store, Crops(*where, 8000, tile=tile))[0] for tile in (False, True))
     assert np.array_equal(padded[:length], store.waveform(short))
     assert not padded[length:].any()
     assert np.array_equal(tiled[length:], store.waveform(short)[: 8000 - length])
 
 
-def test_tests_hear_whole_windows_or_whole_clips(store, make_recipe):
+def test_scored_windows_are_consecutive_windows_or_whole_clips(store, make_recipe):
     clips = store.indices(["a"])
     crops = scored_windows(store, clips, make_recipe(view={"seconds": 0.5}).view)
     assert len(crops) == 3 * (len(clips) - 1) + 1  # 1.5 s clips, and one of 0.6 s
@@ -190,14 +190,14 @@ def test_tests_hear_whole_windows_or_whole_clips(store, make_recipe):
 
 
 def test_whole_clips_of_a_store_with_very_long_ones_need_a_length(store, make_recipe, monkeypatch):
-    monkeypatch.setattr("edgekd.train.batches.windows.LONGEST_CLIP", 1.0)
+    monkeypatch.setattr("edgekd.train.batches.crops.LONGEST_CLIP", 1.0)
     with pytest.raises(InputError, match=r"set view\.seconds"):
         window_samples(make_recipe("teacher").view, store)
 
 
 @pytest.fixture(scope="module")
 def stereo(tmp_path_factory):
-    """Clips of 250, 1 and 433 samples in two channels, sound and silence in turns of 40."""
+    """Clips of 250, 1 and 433 samples in two channels; 40 samples of noise and 40 zeros alternate."""
     rng = np.random.default_rng(0)
     with StoreWriter(
         tmp_path_factory.mktemp("stereo") / "s", name="s", licence="CC0", sample_rate=1000, channels=2
@@ -209,52 +209,50 @@ def stereo(tmp_path_factory):
         return writer.finish()
 
 
-def test_what_is_heard_is_shifted_in_a_circle_and_ends_in_zeros(stereo):
-    where = {
+def test_a_row_is_shifted_in_a_circle_and_ends_in_zeros(stereo):
+    crops = {
         "clip": np.array([0, 0, 2]),
         "start": np.array([100, 0, 0]),
         "samples": 500,
         "span": np.array([120, 300, 433]),
         "shift": np.array([7, -20, 0]),
     }
-    window, whole = (fetch(stereo, Windows(tile=tile, **where)) for tile in (False, True))
+    window, whole = (read_pcm(stereo, Crops(tile=tile, **crops)) for tile in (False, True))
     assert np.array_equal(window[0, :120], np.roll(stereo.clip_pcm(0)[100:220], 7, axis=0))
     assert np.array_equal(window[1, :300], np.roll(np.pad(stereo.clip_pcm(0), ((0, 50), (0, 0))), -20, axis=0))
     assert np.array_equal(whole[1, :300], np.roll(np.resize(stereo.clip_pcm(0), (300, 2)), -20, axis=0))
     assert np.array_equal(window[2, :433], stereo.clip_pcm(2))
     for row, span in zip((*window, *whole), (120, 300, 433) * 2, strict=True):
         assert not row[span:].any()
-    assert np.array_equal(gather(stereo, Windows(tile=False, **where))[2, :433], stereo.waveform(2))
+    assert np.array_equal(read_waveforms(stereo, Crops(tile=False, **crops))[2, :433], stereo.waveform(2))
 
 
 def test_plain_windows_are_those_of_the_store(stereo):
-    places = Windows(np.array([2, 0, 2]), np.array([300, 150, 0]), 100, tile=False)
-    expected = [
-        stereo.window(int(clip), int(start), 100) for clip, start in zip(places.clip, places.start, strict=True)
-    ]
-    assert np.array_equal(gather(stereo, places), np.stack(expected))
-    assert np.array_equal(gather(stereo, places[1:]), np.stack(expected[1:]))
+    crops = Crops(np.array([2, 0, 2]), np.array([300, 150, 0]), 100, tile=False)
+    expected = [stereo.window(int(clip), int(start), 100) for clip, start in zip(crops.clip, crops.start, strict=True)]
+    assert np.array_equal(read_waveforms(stereo, crops), np.stack(expected))
+    assert np.array_equal(read_waveforms(stereo, crops[1:]), np.stack(expected[1:]))
 
 
-def test_sound_is_counted_to_a_block(stereo):
-    sound = Sound(stereo)
+def test_nonzero_samples_are_counted_to_a_block(stereo):
+    counts = NonzeroCounts(stereo)
     clips, starts, span = (np.array(each) for each in ([0, 0, 2, 2, 1], [0, 40, 0, 85, 0], [250, 40, 433, 300, 1]))
     exact = [np.count_nonzero(stereo.clip_pcm(c)[s : s + n]) / 2 for c, s, n in zip(clips, starts, span, strict=True)]
     # a block of 10 at an end, and zeros by chance
-    assert np.abs(sound.samples(clips, starts, span) - exact).max() <= 12
-    assert sound.samples(clips[:2], starts[:2], span[:2]).tolist() == [130, 0]
+    assert np.abs(counts.count(clips, starts, span) - exact).max() <= 12
+    assert counts.count(clips[:2], starts[:2], span[:2]).tolist() == [130, 0]
 
 
-def test_faster_sound_takes_more_audio_and_slower_takes_less(store, make_recipe):
+def test_time_stretching_takes_more_audio_at_longer_hops(store, make_recipe):
     view = views(store, make_recipe(augment={"time_stretch": 1.5}), 15)
     batch = next(view.batches(0))
-    places, hop = batch["places"], batch["hop"]
+    crops, hop = batch["crops"], batch["hop"]
     assert (hop.min() >= 171, hop.max() <= 384, hop.min() < 220, hop.max() > 300) == (True,) * 4
-    assert np.array_equal(places.span - view.samples, 29 * (hop - 256))
-    assert places.samples == view.samples + 29 * 128
+    assert np.array_equal(crops.span - view.samples, 29 * (hop - 256))
+    assert crops.samples == view.samples + 29 * 128
 
 
-def test_clips_of_named_recorders_alone_are_heard_through_responses_of_a_split(
+def test_only_clips_of_named_recorders_are_convolved_with_responses_of_a_split(
     stereo, make_recipe, response_folder, tmp_path
 ):
     augment = {"ir_p": 1.0, "ir_folder": str(response_folder), "ir_recorders": ["a"]}

@@ -14,9 +14,10 @@ from edgekd.data.store.clips import Clip
 from edgekd.data.store.store import ClipStore
 from edgekd.data.store.writer import StoreWriter
 from edgekd.errors import InputError
-from edgekd.train.batches.audio_cache import ClipBank
-from edgekd.train.batches.epochs import TeacherView, TrainingView
-from edgekd.train.batches.windows import Windows, fetch, gather, scored_windows, segment_of, window_samples
+from edgekd.train.batches.audio_cache import AudioCache
+from edgekd.train.batches.crops import Crops, read_pcm, read_waveforms, scored_windows, segment_of, window_samples
+from edgekd.train.batches.epochs import TrainingView
+from edgekd.train.batches.teacher_view import TeacherView
 from edgekd.train.loop.training import train
 from edgekd.train.loop.validation import predict_clips
 from edgekd.train.recipe.recipe import decode
@@ -94,19 +95,19 @@ def pieces_of(places):
 
 
 def epoch_pieces(view, epoch=0):
-    return {first: row for batch in view.batches(epoch) for first, row in pieces_of(batch["places"]).items()}
+    return {first: row for batch in view.batches(epoch) for first, row in pieces_of(batch["crops"]).items()}
 
 
 def test_recordings_are_joined_in_order_and_repeated_to_the_longest(recorded):
     view = View(span="parent")
     assert window_samples(view, recorded) == 200
-    heard = fetch(recorded, scored_windows(recorded, np.arange(11), view))
+    heard = read_pcm(recorded, scored_windows(recorded, np.arange(11), view))
     for row, parent in zip(heard, ("x", "y", "lone", "z", "other"), strict=True):
         assert np.array_equal(row, np.resize(whole(recorded, parent), (200, 2)))
 
 
 def test_longer_recordings_are_heard_in_their_middle(recorded):
-    heard = fetch(recorded, scored_windows(recorded, np.array([2, 5]), View(span="parent", seconds=0.11)))
+    heard = read_pcm(recorded, scored_windows(recorded, np.array([2, 5]), View(span="parent", seconds=0.11)))
     assert np.array_equal(heard[0], whole(recorded, "x")[45:155])
     assert np.array_equal(heard[1], np.resize(whole(recorded, "y"), (110, 2)))
 
@@ -117,7 +118,7 @@ def test_an_epoch_has_each_recording_once_and_none_of_the_other_side(recorded):
     assert sorted(np.concatenate([batch["clip"] for batch in batches])) == [0, 4, 6]
     assert (view.steps, view.sizes, [len(batch["clip"]) for batch in batches]) == (2, [2, 1], [2, 1])
     for batch in batches:
-        for first, row in zip(batch["clip"].tolist(), fetch(recorded, batch["places"]), strict=True):
+        for first, row in zip(batch["clip"].tolist(), read_pcm(recorded, batch["crops"]), strict=True):
             assert np.array_equal(row, np.resize(whole(recorded, {0: "x", 4: "y", 6: "lone"}[first]), (200, 2)))
     # with leaks allowed: segments of the test side are not heard
     some = viewed(recorded, {"span": "parent"}, clips=np.array([3, 1, 7]))
@@ -130,9 +131,9 @@ def test_recordings_are_cropped_rolled_and_stretched_as_one(recorded):
     begins = set()
     for epoch in range(20):
         batch = next(view.batches(epoch))
-        places = batch["places"]
+        places = batch["crops"]
         for first, row, span, shift in zip(
-            batch["clip"], fetch(recorded, places), places.span, places.shift, strict=True
+            batch["clip"], read_pcm(recorded, places), places.span, places.shift, strict=True
         ):
             if first == 0:
                 heard = np.roll(row[:span], -shift, axis=0)
@@ -186,10 +187,10 @@ def test_a_partner_is_another_training_clip_of_the_label_and_changes(many):
 
 def test_a_pair_is_the_clip_and_then_its_partner(many):
     for batch in viewed(many, {"span": "pair"}).batches(0):
-        rows = batch["places"].clip.reshape(-1, 2)
+        rows = batch["crops"].clip.reshape(-1, 2)
         assert np.array_equal(rows[:, 0], batch["clip"])
         expected = [np.concatenate([many.clip_pcm(clip) for clip in row]) for row in rows]
-        assert np.array_equal(fetch(many, batch["places"]), np.stack(expected))
+        assert np.array_equal(read_pcm(many, batch["crops"]), np.stack(expected))
 
 
 def test_how_a_clip_is_joined_does_not_depend_on_its_batch_or_process(many):
@@ -203,7 +204,7 @@ def test_how_a_clip_is_joined_does_not_depend_on_its_batch_or_process(many):
         return {
             int(clip): row.tobytes()
             for batch in batches
-            for clip, row in zip(batch["clip"], fetch(many, batch["places"]), strict=True)
+            for clip, row in zip(batch["clip"], read_pcm(many, batch["crops"]), strict=True)
         }
 
     assert heard(large) == heard(small) == heard(*parts)
@@ -222,9 +223,9 @@ def test_three_that_are_joined_are_three_where_the_label_has_them(many):
 def test_pairs_of_longer_and_shorter_clips_have_one_length_each(recorded):
     view = viewed(recorded, {"span": "pair", "seconds": 0.06})
     for batch in view.batches(0):
-        rows = batch["places"].clip.reshape(-1, 2)
-        starts = batch["places"].start.reshape(-1, 2)
-        for row, clips, begin in zip(fetch(recorded, batch["places"]), rows, starts, strict=True):
+        rows = batch["crops"].clip.reshape(-1, 2)
+        starts = batch["crops"].start.reshape(-1, 2)
+        for row, clips, begin in zip(read_pcm(recorded, batch["crops"]), rows, starts, strict=True):
             expected = [
                 np.resize(recorded.clip_pcm(clip)[at : at + 60], (60, 2)) for clip, at in zip(clips, begin, strict=True)
             ]
@@ -232,7 +233,7 @@ def test_pairs_of_longer_and_shorter_clips_have_one_length_each(recorded):
 
 
 def test_a_test_of_pairs_hears_the_clip_repeated(recorded):
-    heard = fetch(recorded, scored_windows(recorded, np.array([6, 5]), View(span="pair", seconds=0.06, joined=3)))
+    heard = read_pcm(recorded, scored_windows(recorded, np.array([6, 5]), View(span="pair", seconds=0.06, joined=3)))
     assert np.array_equal(heard[0], np.tile(recorded.clip_pcm(6)[5:65], (3, 1)))
     assert np.array_equal(heard[1], np.tile(np.resize(recorded.clip_pcm(5), (60, 2)), (3, 1)))
     said = predict_clips(Mean(), nn.Identity(), recorded, np.array([6, 5]), View(span="pair", seconds=0.06))
@@ -246,29 +247,31 @@ def test_a_test_of_pairs_hears_the_clip_repeated(recorded):
 @pytest.mark.parametrize("resident", [False, True])
 def test_a_bank_gathers_joined_sounds_and_channels_as_numpy_does(recorded, view, channels, resident):
     view = viewed(recorded, {**view, "channels": channels}, batch_size=20, roll=0.02, time_stretch=1.3)
-    bank = ClipBank(recorded, torch.device("cpu"), resident)
+    bank = AudioCache(recorded, torch.device("cpu"), resident)
     for epoch in range(3):
         for batch in view.batches(epoch):
             for places in (
-                batch["places"],
-                batch["places"][1:3],
+                batch["crops"],
+                batch["crops"][1:3],
                 scored_windows(recorded, np.arange(11), view.recipe.view),
             ):
-                assert np.array_equal(bank.gather(places).numpy(), gather(recorded, places))
+                assert np.array_equal(bank.gather(places).numpy(), read_waveforms(recorded, places))
 
 
 def test_channels_are_heard_each_for_itself_or_as_their_mean(recorded):
     places = scored_windows(recorded, np.arange(11), View(span="clip", channels="all"))
-    apart = gather(recorded, places)
+    apart = read_waveforms(recorded, places)
     assert apart.shape == (11, 2, 70)
     assert np.array_equal(apart[6], recorded.clip_pcm(6).T / np.float32(2**15))
-    assert np.allclose(apart.mean(axis=1), gather(recorded, dataclasses.replace(places, channels="mean")), atol=1e-6)
+    assert np.allclose(
+        apart.mean(axis=1), read_waveforms(recorded, dataclasses.replace(places, channels="mean")), atol=1e-6
+    )
     assert next(viewed(recorded, {"span": "clip", "channels": "all"}).plain(4)).shape == (4, 2, 70)
 
 
 def test_the_segment_of_a_crop_is_that_of_its_middle(recorded):
     # middles 10, 35, 65 of 70, and 10 of 30
-    crops = Windows(np.array([6, 6, 6, 5]), np.array([0, 25, 60, 0]), 20, tile=False)
+    crops = Crops(np.array([6, 6, 6, 5]), np.array([0, 25, 60, 0]), 20, tile=False)
     assert segment_of(crops, recorded, 7).tolist() == [1, 3, 6, 2]
     # of 6 samples 10 to 60, of 5 all and 20 of it again
     assert segment_of(crops, recorded, 2, heard=50).tolist() == [0, 1, 1, 0]
@@ -281,10 +284,10 @@ def test_a_teacher_hears_clips_by_its_recipe_and_epoch(many):
     clips = np.arange(len(many.clips))
     places, gain_db = TeacherView(many, train, chosen).places(3, clips)
     again, _ = TeacherView(many, train[::-1], chosen).places(3, clips[::-1])
-    assert np.array_equal(fetch(many, places), fetch(many, again)[::-1])
+    assert np.array_equal(read_pcm(many, places), read_pcm(many, again)[::-1])
     later, other_gain = TeacherView(many, train, chosen).places(4, clips)
     assert (gain_db != other_gain).all()
-    assert not np.array_equal(fetch(many, places), fetch(many, later))
+    assert not np.array_equal(read_pcm(many, places), read_pcm(many, later))
     joined = {first: row[1:] for first, row in pieces_of(places).items()}
     assert all(set(row) <= set(train.tolist()) for row in joined.values())
     assert all(many.label_index[row[0]] == many.label_index[first] for first, row in joined.items())
@@ -294,7 +297,7 @@ def test_a_teacher_hears_siblings_as_one_recording(recorded):
     places, gain_db = TeacherView(
         recorded, np.arange(7), recipe({"span": "parent", "seconds": 0.1}, roll=0.02, gain_db=6.0)
     ).places(0, np.array([0, 2, 4, 7]))
-    heard = fetch(recorded, places)
+    heard = read_pcm(recorded, places)
     assert np.array_equal(heard[0], heard[1])
     assert gain_db[0] == gain_db[1] != gain_db[2]
     assert places.owner.tolist() == [0, 0, 4, 7]
@@ -303,8 +306,8 @@ def test_a_teacher_hears_siblings_as_one_recording(recorded):
 def test_segments_stay_in_their_places(recorded):
     view = TeacherView(recorded, np.arange(7), recipe({"span": "parent", "segments": 4}, roll=0.02, gain_db=6.0))
     for epoch in (0, 1):
-        places, gain_db = view.places(epoch, np.arange(4))
-        assert np.array_equal(fetch(recorded, places)[1], whole(recorded, "x"))
+        places, gain_db = view.crops(epoch, np.arange(4))
+        assert np.array_equal(read_pcm(recorded, places)[1], whole(recorded, "x"))
         assert gain_db.any()
 
 
@@ -315,7 +318,7 @@ def test_the_kernel_is_told_of_every_piece(recorded, monkeypatch):
     batch = next(viewed(streamed, {"span": "parent", "seconds": 0.08}, batch_size=3).batches(0))
     wanted = {
         (int(streamed.offsets[clip] + start) * 4, int(streamed.offsets[clip] + start + length) * 4)
-        for clip, start, length in zip(batch["places"].clip, batch["places"].start, batch["places"].length, strict=True)
+        for clip, start, length in zip(batch["crops"].clip, batch["crops"].start, batch["crops"].length, strict=True)
         if length
     }
     assert set(told) == wanted
@@ -370,4 +373,4 @@ def test_what_changes_a_log_mel_is_refused_for_networks_that_hear_waveforms(many
     with pytest.raises(InputError, match=told):
         TrainingView(many, clips, recipe({"span": "clip"}, **augment), 4, 0, 0, 0)
     plain = TrainingView(many, clips, recipe({"span": "clip"}, roll=0.01, gain_db=3.0, mixup_p=0.5), 4, 0, 0, 0)
-    assert all(batch["places"].samples == 20 for batch in plain.batches(0))
+    assert all(batch["crops"].samples == 20 for batch in plain.batches(0))

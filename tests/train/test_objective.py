@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from edgekd.errors import InputError
-from edgekd.train.loss.objective import Objective, Shapes, blend, counted
-from edgekd.train.loss.term import Said, Softening
+from edgekd.train.loss.objective import Objective, TapShapes, blend, teacher_weights
+from edgekd.train.loss.term import Softening, StudentOutputs
 from edgekd.train.recipe.schema import Distill, Loss
 
 BATCH, LABELS = 5, 4
@@ -28,7 +28,9 @@ def objective(teachers=1, smoothing=0.0, float_weight=None, shapes=None, **disti
 
 def tapped(*losses, teachers=1, **distill):
     """An objective with terms of taps on MAPS."""
-    return objective(teachers, shapes=Shapes(MAPS, (MAPS,) * teachers), terms=losses, **{"teaching": "same", **distill})
+    return objective(
+        teachers, shapes=TapShapes(MAPS, (MAPS,) * teachers), terms=losses, **{"teaching": "same", **distill}
+    )
 
 
 def taps(seed, requires_grad=False):
@@ -38,7 +40,7 @@ def taps(seed, requires_grad=False):
 def test_labels_alone_are_cross_entropy():
     plain = objective(teachers=0)
     logits = random(BATCH, LABELS)
-    loss, logged = plain(Said(logits), plain.targets(LABEL, None, PARTNER, WHOLE))
+    loss, logged = plain(StudentOutputs(logits), plain.targets(LABEL, None, PARTNER, WHOLE))
     assert torch.allclose(loss, F.cross_entropy(logits, LABEL))
     assert set(logged) == {"label", "label_weighted", "loss"}
 
@@ -47,7 +49,7 @@ def test_labels_alone_are_cross_entropy():
 def test_one_teacher_gives_the_plain_divergence_to_the_bit(how):
     both = objective(blend=how, temperature=3.0, kd_weight=0.7, label_weight=0.3)
     logits, teacher = random(BATCH, LABELS), random(1, BATCH, LABELS, seed=1)
-    _, logged = both(Said(logits), both.targets(LABEL, teacher, PARTNER, WHOLE))
+    _, logged = both(StudentOutputs(logits), both.targets(LABEL, teacher, PARTNER, WHOLE))
     each = (
         F.kl_div(F.log_softmax(logits / 3.0, dim=-1), F.softmax(teacher[0] / 3.0, dim=-1), reduction="none").sum(dim=-1)
         * 9.0
@@ -59,12 +61,12 @@ def test_one_teacher_gives_the_plain_divergence_to_the_bit(how):
 
 
 @pytest.mark.parametrize("how", BLENDS)
-def test_of_several_teachers_a_term_may_take_one_alone(how):
+def test_a_term_may_take_one_of_several_teachers(how):
     both = objective(3, blend=how, terms=(Loss(loss="kd", teachers=(1,)),))
     alone = objective(1, terms=(Loss(loss="kd"),))
     logits, teachers = random(BATCH, LABELS), random(3, BATCH, LABELS, seed=1)
-    some, _ = both(Said(logits), both.targets(LABEL, teachers, PARTNER, WHOLE))
-    one, _ = alone(Said(logits), alone.targets(LABEL, teachers[1:2], PARTNER, WHOLE))
+    some, _ = both(StudentOutputs(logits), both.targets(LABEL, teachers, PARTNER, WHOLE))
+    one, _ = alone(StudentOutputs(logits), alone.targets(LABEL, teachers[1:2], PARTNER, WHOLE))
     assert torch.equal(some, one)
 
 
@@ -84,10 +86,10 @@ def test_the_logged_total_is_the_sum_of_the_weighted_terms(how, weights):
         for value in both.logs.values():
             value.fill_(0.5)
     logits = random(BATCH, LABELS).requires_grad_()
-    heard = both.targets(
+    targets = both.targets(
         LABEL, random(3, BATCH, LABELS, seed=1), PARTNER, WHOLE, teacher_taps=[taps(seed) for seed in (1, 2, 3)]
     )
-    loss, logged = both(Said(logits, taps(0)), heard)
+    loss, logged = both(StudentOutputs(logits, taps(0)), targets)
     names = ("label", "kd", "embedding", "embedding2")
     assert set(logged) == {"loss", *names, *(f"{name}_weighted" for name in names)}
     assert torch.allclose(logged["loss"], sum(logged[f"{name}_weighted"] for name in names))
@@ -99,17 +101,19 @@ def test_the_logged_total_is_the_sum_of_the_weighted_terms(how, weights):
 def test_the_float_network_shares_the_loss_with_the_other_terms():
     both = objective(float_weight=0.75, temperature=2.0, kd_weight=0.6, label_weight=0.4)
     logits, anchor = random(BATCH, LABELS), random(BATCH, LABELS, seed=2)
-    loss, logged = both(Said(logits), both.targets(LABEL, random(1, BATCH, LABELS, seed=1), PARTNER, WHOLE, anchor))
+    loss, logged = both(
+        StudentOutputs(logits), both.targets(LABEL, random(1, BATCH, LABELS, seed=1), PARTNER, WHOLE, anchor)
+    )
     assert torch.allclose(
         logged["float"], 4 * F.kl_div(F.log_softmax(logits / 2, -1), F.softmax(anchor / 2, -1), reduction="batchmean")
     )
     assert torch.allclose(loss, 0.25 * (0.4 * logged["label"] + 0.6 * logged["kd"]) + 0.75 * logged["float"])
     alone = objective(teachers=0, float_weight=1.0)
-    same, _ = alone(Said(anchor), alone.targets(LABEL, None, PARTNER, WHOLE, anchor))
+    same, _ = alone(StudentOutputs(anchor), alone.targets(LABEL, None, PARTNER, WHOLE, anchor))
     assert same.abs() < 1e-6
-    assert alone.wants_float
-    assert not objective().wants_float
-    assert not objective(float_weight=0.0).wants_float
+    assert alone.needs_float_logits
+    assert not objective().needs_float_logits
+    assert not objective(float_weight=0.0).needs_float_logits
 
 
 def test_summed_divergences_pull_as_their_mean_times_the_number_of_teachers():
@@ -118,7 +122,7 @@ def test_summed_divergences_pull_as_their_mean_times_the_number_of_teachers():
     for how in ("sum_kl", "mean_prob"):
         both = objective(3, blend=how, kd_weight=1.0, label_weight=0.0)
         logits = random(BATCH, LABELS).requires_grad_()
-        both(Said(logits), both.targets(LABEL, teachers, PARTNER, WHOLE))[0].backward()
+        both(StudentOutputs(logits), both.targets(LABEL, teachers, PARTNER, WHOLE))[0].backward()
         gradients.append(logits.grad)
     assert torch.allclose(gradients[0], 3 * gradients[1], atol=1e-6)
 
@@ -127,7 +131,7 @@ def test_a_confident_blend_weighs_teachers_by_their_cross_entropy_with_the_label
     teachers = torch.stack(
         [4.0 * F.one_hot(LABEL, LABELS), random(BATCH, LABELS, seed=1), -4.0 * F.one_hot(LABEL, LABELS)]
     )
-    weights = counted(teachers, F.one_hot(LABEL, LABELS).float(), "confidence")
+    weights = teacher_weights(teachers, F.one_hot(LABEL, LABELS).float(), "confidence")
     entropy = torch.stack([F.cross_entropy(each, LABEL, reduction="none") for each in teachers])
     assert torch.allclose(weights, (1 - entropy.softmax(dim=0)) / 2)
     assert torch.allclose(weights.sum(dim=0), WHOLE)
@@ -142,29 +146,35 @@ def test_teachers_that_err_apart_are_better_together_than_the_best_of_them(how):
     label = torch.arange(400) % LABELS
     teachers = F.one_hot(label, LABELS) + random(5, 400, LABELS, seed=1)
     (together,) = blend(
-        teachers, Softening(1.0, False, tuple(range(5))), how, counted(teachers, F.one_hot(label, LABELS).float(), how)
+        teachers,
+        Softening(1.0, False, tuple(range(5))),
+        how,
+        teacher_weights(teachers, F.one_hot(label, LABELS).float(), how),
     )
     accuracies = (teachers.argmax(dim=-1) == label).float().mean(dim=1)
     assert (together.argmax(dim=-1) == label).float().mean() > accuracies.max() + 0.1
 
 
 @pytest.mark.parametrize("how", BLENDS)
-def test_a_blend_of_taps_counts_each_teacher_as_the_blend_of_outputs_does(how):
+def test_taps_and_outputs_weigh_the_teachers_alike(how):
     both = tapped(Loss(loss="embedding", project=False), teachers=2, blend=how, label_weight=0.0)
-    logits, said, heard = random(2, BATCH, LABELS, seed=1), taps(0), [taps(1), taps(2)]
-    loss, _ = both(Said(logits[0], said), both.targets(LABEL, logits, PARTNER, WHOLE, teacher_taps=heard))
-    each = torch.stack([(said["embedding"] - tap["embedding"]).square().mean(dim=1) for tap in heard])
-    counts = counted(logits, F.one_hot(LABEL, LABELS).float(), how)
-    assert torch.allclose(loss, (counts * each).sum(dim=0).mean())
-    assert torch.allclose(counts.sum(dim=0), 2 * WHOLE if how == "sum_kl" else WHOLE)
+    logits, student, teachers = random(2, BATCH, LABELS, seed=1), taps(0), [taps(1), taps(2)]
+    loss, _ = both(
+        StudentOutputs(logits[0], student), both.targets(LABEL, logits, PARTNER, WHOLE, teacher_taps=teachers)
+    )
+    each = torch.stack([(student["embedding"] - tap["embedding"]).square().mean(dim=1) for tap in teachers])
+    factors = teacher_weights(logits, F.one_hot(LABEL, LABELS).float(), how)
+    assert torch.allclose(loss, (factors * each).sum(dim=0).mean())
+    assert torch.allclose(factors.sum(dim=0), 2 * WHOLE if how == "sum_kl" else WHOLE)
 
 
-def test_confidence_in_a_mixed_sound_is_by_its_mixed_label():
+def test_confidence_for_a_mixed_item_is_by_its_mixed_label():
     both = objective(2, blend="confidence", teaching="same")
     partner, share, teachers = torch.tensor([3, 4]), torch.tensor([0.25, 1.0]), random(2, 2, LABELS, seed=1)
     targets = both.targets(LABEL, teachers, partner, share)
     assert torch.equal(
-        targets.counts[0, 1], counted(teachers, torch.tensor([[0.25, 0, 0, 0.75], [0, 1.0, 0, 0]]), "confidence")
+        targets.teacher_weights[0, 1],
+        teacher_weights(teachers, torch.tensor([[0.25, 0, 0, 0.75], [0, 1.0, 0, 0]]), "confidence"),
     )
 
 
@@ -180,7 +190,7 @@ def test_labels_and_teachers_are_mixed_with_the_same_share():
     assert torch.allclose(soft[0, 1:], clean[1:])
 
 
-def test_teachers_that_hear_what_the_student_hears_are_not_mixed_again():
+def test_outputs_of_teachers_with_the_student_s_input_are_not_mixed_again():
     share, teachers = torch.full((BATCH,), 0.25), random(1, BATCH, LABELS, seed=1)
     own = taps(1)
     for teaching in ("live", "same"):
@@ -212,21 +222,21 @@ def test_the_best_learned_weight_of_a_loss_is_its_inverse():
     both = objective(terms=(Loss(loss="kd"), Loss(loss="cdf", weight=0.5)), weights="learned", label_weight=0.1)
     assert set(both.logs) == {"label", "kd", "cdf"}
     targets = both.targets(LABEL, random(1, BATCH, LABELS, seed=1), PARTNER, WHOLE)
-    said = Said(random(BATCH, LABELS))
-    _, logged = both(said, targets)
+    student = StudentOutputs(random(BATCH, LABELS))
+    _, logged = both(student, targets)
     # s begins at 0
     assert all(torch.allclose(logged[f"{name}_weighted"], both.weights[name] * logged[name]) for name in both.logs)
     for name, value in both.logs.items():
         with torch.no_grad():
             value.copy_(logged[name].log())
-    both(said, targets)[0].backward()
+    both(student, targets)[0].backward()
     assert all(value.grad.abs() < 1e-6 for value in both.logs.values())
     for name, value in both.logs.items():
-        best = both(said, targets)[0].detach()
+        best = both(student, targets)[0].detach()
         for change in (-0.1, 0.1):
             with torch.no_grad():
                 value.add_(change)
-                assert both(said, targets)[0] > best, name
+                assert both(student, targets)[0] > best, name
                 value.sub_(change)
 
 
@@ -238,15 +248,15 @@ def test_a_single_loss_has_no_learned_weight_nor_has_the_float_term():
 def test_each_term_changes_what_the_student_learns():
     losses = [Loss(loss=name) for name in ("kd", "cross_entropy", "cdf", "dist", "dkd", "embedding", "centre")]
     losses += [Loss(loss=name, student="block", teacher="block") for name in ("structural", "statistical")]
-    base, heard = Loss(loss="kd", weight=0.5), [taps(1)]
+    base, teacher_taps = Loss(loss="kd", weight=0.5), [taps(1)]
 
     def gradients(*terms):
         both = tapped(base, *terms)
-        said = Said(random(BATCH, LABELS).requires_grad_(), taps(0, requires_grad=True))
-        both(said, both.targets(LABEL, random(1, BATCH, LABELS, seed=1), PARTNER, WHOLE, teacher_taps=heard))[
+        student = StudentOutputs(random(BATCH, LABELS).requires_grad_(), taps(0, requires_grad=True))
+        both(student, both.targets(LABEL, random(1, BATCH, LABELS, seed=1), PARTNER, WHOLE, teacher_taps=teacher_taps))[
             0
         ].backward()
-        heads = (said.logits, *said.taps.values())
+        heads = (student.logits, *student.taps.values())
         return torch.cat([(torch.zeros_like(each) if each.grad is None else each.grad).flatten() for each in heads])
 
     plain = gradients()
@@ -256,11 +266,11 @@ def test_each_term_changes_what_the_student_learns():
         assert (changed - plain).abs().max() > 1e-6, loss.loss
 
 
-def test_without_teachers_only_the_student_s_own_terms_remain_and_the_others_are_named():
+def test_without_teachers_only_terms_of_the_student_remain_and_the_others_are_named():
     plain = objective(0, terms=(Loss(loss="kd"), Loss(loss="centre", weight=5e-5), Loss(loss="dist")))
     assert plain.weights == {"label": 1.0, "centre": 5e-5}
-    assert plain.dropped == ("kd", "dist")
-    assert objective(0).dropped == ()
+    assert plain.omitted == ("kd", "dist")
+    assert objective(0).omitted == ()
     assert set(objective(0).weights) == {"label"}
 
 
@@ -272,7 +282,7 @@ def test_the_quantization_aware_phase_leaves_terms_of_taps_out():
     assert (both.student_taps, both.teacher_taps) == ((), ((),))
 
 
-def test_an_objective_says_which_taps_it_takes_of_whom():
+def test_an_objective_names_the_taps_of_student_and_teachers():
     both = objective(
         3,
         teaching="same",
@@ -298,7 +308,7 @@ def test_projectors_and_centres_are_parameters_that_train_and_travel():
     assert torch.equal(before, torch.get_rng_state())
     assert all(torch.equal(a, b) for a, b in zip(both.state_dict().values(), again.state_dict().values(), strict=True))
     both(
-        Said(random(BATCH, LABELS), taps(0)),
+        StudentOutputs(random(BATCH, LABELS), taps(0)),
         both.targets(LABEL, random(1, BATCH, LABELS, seed=1), PARTNER, WHOLE, teacher_taps=[taps(1)]),
     )[0].backward()
     assert all(value.grad.abs().max() > 0 for value in both.parameters())
@@ -306,7 +316,7 @@ def test_projectors_and_centres_are_parameters_that_train_and_travel():
 
 
 @pytest.mark.parametrize(
-    ("loss", "teaching", "told"),
+    ("loss", "teaching", "named"),
     [
         (Loss(loss="embedding", temperature=4.0), "live", "temperature = 4.0"),
         (Loss(loss="embedding", standardise=True), "live", "standardise = True"),
@@ -323,29 +333,29 @@ def test_projectors_and_centres_are_parameters_that_train_and_travel():
         (Loss(loss="kd", teachers=(1, 1)), "clip", "twice"),
     ],
 )
-def test_terms_that_cannot_be_meant_are_refused_at_once(loss, teaching, told):
+def test_contradictory_terms_are_refused_at_once(loss, teaching, named):
     with pytest.raises(InputError, match=r"distill.terms\[1\] \(" + loss.loss) as error:
         objective(2, terms=(Loss(loss="kd"), loss), teaching=teaching)
-    assert told in str(error.value)
+    assert named in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("loss", "student", "teacher", "told"),
+    ("loss", "student", "teacher", "named"),
     [
-        (Loss(loss="embedding", project=False), (64,), (128,), "64 and the teacher's 128; set project = true"),
+        (Loss(loss="embedding", project=False), (64,), (128,), "64 and the teacher's 128;"),
         (Loss(loss="embedding"), (64,), (16, 8, 8), "64 and the teacher's 16 x 8 x 8"),
         (Loss(loss="structural"), (64,), (64,), "take taps further from the output"),
         (Loss(loss="statistical"), (8, 8, 8), (8, 2, 8), "4 x 4"),
         (Loss(loss="statistical", project=False), (8, 8, 8), (16, 8, 8), "project = true"),
     ],
 )
-def test_taps_that_do_not_fit_are_refused_with_both_shapes(loss, student, teacher, told):
+def test_taps_that_do_not_fit_are_refused_with_both_shapes(loss, student, teacher, named):
     with pytest.raises(InputError, match="'embedding' of teacher 0") as error:
-        objective(terms=(loss,), teaching="same", shapes=Shapes({"embedding": student}, ({"embedding": teacher},)))
-    assert told in str(error.value)
+        objective(terms=(loss,), teaching="same", shapes=TapShapes({"embedding": student}, ({"embedding": teacher},)))
+    assert named in str(error.value)
 
 
-def test_maps_are_not_compared_place_by_place_where_the_teacher_hears_another_sound():
-    maps = Shapes({"embedding": (16, 8, 8)}, ({"embedding": (16, 8, 8)},))
-    with pytest.raises(InputError, match="place by place"):
+def test_maps_are_refused_where_the_teacher_has_other_crops_than_the_student():
+    maps = TapShapes({"embedding": (16, 8, 8)}, ({"embedding": (16, 8, 8)},))
+    with pytest.raises(InputError, match="element by element"):
         objective(terms=(Loss(loss="embedding"),), teaching="live", shapes=maps)

@@ -31,7 +31,7 @@ def test_a_named_precision_stays(monkeypatch, make_recipe):
     assert with_precision(make_recipe(train={"precision": "bf16"}), "cpu").train.precision == "bf16"
 
 
-def test_a_bf16_run_computes_otherwise_but_keeps_float32_weights_and_says_what_it_was(store, make_recipe, tmp_path):
+def test_a_bf16_run_has_other_float32_weights_and_records_its_precision(store, make_recipe, tmp_path):
     runs = {}
     for name in ("float32", "bf16"):
         recipe = make_recipe(train={"precision": name, "epochs": 1}, qat={"epochs": 1})
@@ -42,7 +42,7 @@ def test_a_bf16_run_computes_otherwise_but_keeps_float32_weights_and_says_what_i
     assert runs["bf16"].recipe.train.precision == "bf16"
 
 
-def test_auto_is_written_out_in_the_run(store, make_recipe, tmp_path, monkeypatch):
+def test_the_run_records_what_auto_stood_for(store, make_recipe, tmp_path, monkeypatch):
     monkeypatch.setattr(precision, "cpu_flags", frozenset)
     recipe = make_recipe(train={"precision": "auto", "epochs": 1}, qat={"epochs": 0})
     assert train(recipe, store, tmp_path / "run", options=Options(threads=1)).recipe.train.precision == "float32"
@@ -57,14 +57,12 @@ def test_compiling_leaves_names_values_and_mode_alone(monkeypatch):
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
-def test_a_machine_without_a_compiler_is_told(monkeypatch):
+def test_a_machine_without_a_compiler_is_an_error(monkeypatch):
     class Broken(nn.Module):
         def forward(self, _):
             raise RuntimeError("no C++ compiler\nand much more")
 
     network = Broken()
     monkeypatch.setattr(network, "compile", lambda **_: None)
-    with pytest.raises(
-        InputError, match=r"--compile: torch cannot compile this network here \(no C\+\+ compiler\); leave it out"
-    ):
+    with pytest.raises(InputError, match=r"--compile: .* \(no C\+\+ compiler\)"):
         compile_in_place(network, torch.ones(1))

@@ -1,34 +1,34 @@
-"""Draws: uniform, independent from one key to the next, and the same in any company."""
+"""Random numbers are uniform, independent between keys, and do not depend on other numbers drawn."""
 
 import itertools
 
 import numpy as np
 import pytest
 
-from edgekd.train.batches.random_streams import Draws, Purpose, _following
+from edgekd.train.batches.random_streams import Purpose, RandomNumbers, RandomStream, _splitmix64
 
 CLIPS = np.arange(20_000)
 
 
 def test_the_generator_is_splitmix64():
-    words = _following(np.array([1234567], np.uint64), np.arange(3, dtype=np.uint64))
+    words = _splitmix64(np.array([1234567], np.uint64), np.arange(3, dtype=np.uint64))
     assert words.tolist() == [6457827717110365317, 3203168211198807973, 9817491932198370423]  # of the published C code
 
 
-def test_a_clips_numbers_do_not_depend_on_the_clips_beside_it_nor_on_how_many_numbers_are_drawn():
-    draws, some = Draws(1, 2, 3), np.array([7, 19_999, 0])
-    assert np.array_equal(draws.uniform(Purpose.CROP, some, 8), draws.uniform(Purpose.CROP, CLIPS, 8)[some])
-    assert np.array_equal(draws.uniform(Purpose.CROP, some, 2), draws.uniform(Purpose.CROP, some, 8)[:, :2])
-    assert np.array_equal(draws.beta(Purpose.MIX_SHARE, some, 0.3), draws.beta(Purpose.MIX_SHARE, CLIPS, 0.3)[some])
+def test_the_numbers_of_a_clip_do_not_depend_on_other_clips_nor_on_how_many_are_drawn():
+    rng, some = RandomNumbers(1, 2, 3), np.array([7, 19_999, 0])
+    assert np.array_equal(rng.uniform(Purpose.CROP, some, 8), rng.uniform(Purpose.CROP, CLIPS, 8)[some])
+    assert np.array_equal(rng.uniform(Purpose.CROP, some, 2), rng.uniform(Purpose.CROP, some, 8)[:, :2])
+    assert np.array_equal(rng.beta(Purpose.MIX_SHARE, some, 0.3), rng.beta(Purpose.MIX_SHARE, CLIPS, 0.3)[some])
 
 
 def neighbours():
     """Numbers of keys that differ by one in one part."""
-    draws = Draws(0, 0, 0)
+    rng = RandomNumbers(0, 0, 0)
     rows = {
-        "clip": draws.one(Purpose.CROP, CLIPS + 1),
-        "purpose": draws.one(Purpose.ROLL, CLIPS),
-        "number": draws.uniform(Purpose.CROP, CLIPS, 2)[:, 1],
+        "clip": rng.per_clip(Purpose.CROP, CLIPS + 1),
+        "purpose": rng.per_clip(Purpose.ROLL, CLIPS),
+        "number": rng.uniform(Purpose.CROP, CLIPS, 2)[:, 1],
     }
     keys = {
         "plain": (0, 0, 0),
@@ -37,7 +37,7 @@ def neighbours():
         "epoch": (0, 0, 1),
         "large seed": (2**63 - 1, 0, 0),
     }
-    return rows | {name: Draws(*key).one(Purpose.CROP, CLIPS) for name, key in keys.items()}
+    return rows | {name: RandomNumbers(*key).per_clip(Purpose.CROP, CLIPS) for name, key in keys.items()}
 
 
 def test_numbers_are_uniform():
@@ -58,16 +58,24 @@ def test_neighbouring_keys_are_independent(first, second):
     assert ((joint - 200) ** 2 / 200).sum() < 180
 
 
-def test_beta_draws_have_its_moments():
+def test_beta_numbers_have_the_moments_of_their_distribution():
     for alpha in (0.2, 1.0, 5.0):
-        shares = Draws(0, 0, 0).beta(Purpose.MIX_SHARE, CLIPS, alpha)
+        shares = RandomNumbers(0, 0, 0).beta(Purpose.MIX_SHARE, CLIPS, alpha)
         assert shares.mean() == pytest.approx(0.5, abs=0.02)
         assert shares.var() == pytest.approx(1 / (4 * (2 * alpha + 1)), rel=0.05)
 
 
+def test_the_streams_keep_the_numbers_that_finished_runs_were_trained_with():
+    assert [stream.value for stream in RandomStream] == [0, 1, 2, 3, 4]
+    assert [stream.name for stream in RandomStream] == ["FLOAT", "QAT", "STATISTICS", "CALIBRATION", "TEACHER"]
+    assert RandomNumbers(7, RandomStream.TEACHER + 2, 3).uniform(Purpose.CROP, CLIPS[:9]).tolist() == (
+        RandomNumbers(7, 6, 3).uniform(Purpose.CROP, CLIPS[:9]).tolist()
+    )
+
+
 def test_orders_are_permutations_and_any_clip_may_be_first():
     clips = np.array([3, 10, 11, 40])
-    orders = [Draws(0, 0, epoch).shuffled(clips) for epoch in range(400)]
+    orders = [RandomNumbers(0, 0, epoch).shuffled(clips) for epoch in range(400)]
     assert all(sorted(order) == clips.tolist() for order in orders)
     first = [np.mean([order[0] == clip for order in orders]) for clip in clips]
     assert first == pytest.approx([0.25] * 4, abs=0.1)

@@ -11,7 +11,7 @@ from helpers.trainings import recipe_dict
 from edgekd.data.store.store import ClipStore
 from edgekd.errors import InputError
 from edgekd.experiments.crossval_summary import crossval_summary
-from edgekd.experiments.plan import claimed
+from edgekd.experiments.folder import experiment_folder
 from edgekd.export.export import export_run
 from edgekd.modelfile.container import read_manifest
 from edgekd.train.distill import distill
@@ -145,26 +145,29 @@ def test_an_experiment_of_version_1_is_neither_continued_nor_quoted(runs, store,
     assert ClipStore.open(store.path).hash == store.hash
     for command in ("crossval", "sweep", "reproduce synth --smoke"):
         out = tmp_path / command.split()[0]
-        with claimed(out, {"command": command, "store": store.hash}):
+        with experiment_folder(out, {"command": command, "store": store.hash}):
             pass
-        with claimed(out, {"command": command, "store": store.hash}):
+        with experiment_folder(out, {"command": command, "store": store.hash}):
             pass
         rewrite(out / "plan.json", version=None)
         with (
-            pytest.raises(InputError, match=rf"make it anew with: edgekd {command} \.\.\. --out {out}$"),
-            claimed(out, {"command": command, "store": store.hash}),
+            pytest.raises(InputError, match=rf"edgekd {command} \.\.\. --out {out}$"),
+            experiment_folder(out, {"command": command, "store": store.hash}),
         ):
             pass
     (tmp_path / "crossval" / "results.csv").write_text("setting,run\n")
     summary = {"store": {"name": store.name, "hash": store.hash}, "folds": [], "seeds": [], "networks": {}}
     (tmp_path / "crossval" / "summary.json").write_text(json.dumps(summary))
-    with pytest.raises(InputError, match="make it anew with: edgekd crossval"):
+    with pytest.raises(InputError, match="edgekd crossval"):
         crossval_summary(tmp_path / "crossval", runs / "student", "int8")
 
 
 def test_an_experiment_of_a_later_version_is_refused(tmp_path):
-    with claimed(tmp_path / "out", {"command": "sweep"}):
+    with experiment_folder(tmp_path / "out", {"command": "sweep"}):
         pass
     rewrite(tmp_path / "out" / "plan.json", version=3)
-    with pytest.raises(InputError, match="version 3 is unknown"), claimed(tmp_path / "out", {"command": "sweep"}):
+    with (
+        pytest.raises(InputError, match="version 3 is unknown"),
+        experiment_folder(tmp_path / "out", {"command": "sweep"}),
+    ):
         pass

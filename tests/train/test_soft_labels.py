@@ -15,8 +15,8 @@ from edgekd.data.store.writer import StoreWriter
 from edgekd.errors import InputError
 from edgekd.models import segment_logits
 from edgekd.models.logmel import LogMel
-from edgekd.train.batches.epochs import TeacherView
-from edgekd.train.batches.windows import gather
+from edgekd.train.batches.crops import read_waveforms
+from edgekd.train.batches.teacher_view import TeacherView
 from edgekd.train.loop.training import train
 from edgekd.train.run.folder import MODEL_FILE, SOFT_LABELS_FOLDER, load_run
 from edgekd.train.teachers import soft_labels as softlabels
@@ -43,7 +43,7 @@ def teacher(teacher_path, tmp_path):
 def test_they_are_the_logits_of_every_clip_and_computed_once(teacher, store, monkeypatch):
     key, logits = soft_labels(teacher, store)
     assert (logits.shape, logits.dtype) == ((len(store.clips), 3), np.float16)
-    monkeypatch.setattr(softlabels, "_compute", lambda *_: pytest.fail("computed again"))
+    monkeypatch.setattr(softlabels, "window_logits", lambda *_: pytest.fail("computed again"))
     again, cached = soft_labels(load_run(teacher.path), store)
     assert again == key
     assert np.array_equal(cached, logits)
@@ -79,6 +79,20 @@ def test_a_score_of_perfect_logits_is_perfect(store):
     assert result.log_loss < 0.001
 
 
+def interrupt_after(monkeypatch, parts):
+    """Raise KeyboardInterrupt once so many parts are computed; a list with the number that is left."""
+    compute, left = softlabels.window_logits, [parts]
+
+    def limited(*args):
+        if left[0] == 0:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        return compute(*args)
+
+    monkeypatch.setattr(softlabels, "window_logits", limited)
+    return left
+
+
 def test_parts_survive_an_interruption_and_change_nothing(teacher, store, monkeypatch):
     monkeypatch.setattr(softlabels, "PART_CLIPS", 8)  # 21 clips: three parts
     key, straight = soft_labels(teacher, store)
@@ -87,32 +101,20 @@ def test_parts_survive_an_interruption_and_change_nothing(teacher, store, monkey
     assert len(whole) == 2
     for path in folder.iterdir():
         path.unlink()
-    compute, computed = softlabels._compute, []
-
-    def cut_after(parts):
-        def limited(run, store, clips):
-            if len(computed) == parts:
-                raise KeyboardInterrupt
-            computed.append(clips[0])
-            return compute(run, store, clips)
-
-        return limited
-
-    monkeypatch.setattr(softlabels, "_compute", cut_after(2))
+    left = interrupt_after(monkeypatch, 2)
     with pytest.raises(KeyboardInterrupt):
         soft_labels(teacher, store)
-    stale = folder / f"{key[:16]}-0-8.npz"
-    assert stale.is_file()
-    np.savez(stale, key=np.array("0" * 64), logits=straight[:8] + 1)
-    monkeypatch.setattr(softlabels, "_compute", cut_after(99))
+    assert {path.name for path in folder.iterdir()} == {f"{key[:16]}-{part}.npz" for part in ("0-8", "8-16")}
+    np.savez(folder / f"{key[:16]}-0-8.npz", key=np.array("0" * 64), logits=straight[:8] + 1)
+    left[0] = 2  # the missing part and the one of another key
     assert soft_labels(teacher, store)[0] == key
-    assert computed == [0, 8, 0, 16]
+    assert left == [0]
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == whole
 
 
 def test_a_full_disk_keeps_the_parts_that_are_done(teacher, store, monkeypatch, full_disk):
     monkeypatch.setattr(softlabels, "PART_CLIPS", 8)
-    key = softlabels._key(teacher, store)
+    key, _ = soft_labels(teacher, store)
     folder = teacher.path / SOFT_LABELS_FOLDER
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
@@ -124,11 +126,11 @@ def test_a_full_disk_keeps_the_parts_that_are_done(teacher, store, monkeypatch, 
     assert soft_labels(teacher, store)[0] == key
 
 
-def test_memory_that_runs_out_is_told(teacher, store, monkeypatch):
+def test_memory_that_runs_out_is_reported(teacher, store, monkeypatch):
     def exhausted(*_):
         raise MemoryError("Unable to allocate 9 TiB")
 
-    monkeypatch.setattr(softlabels, "_compute", exhausted)
+    monkeypatch.setattr(softlabels, "window_logits", exhausted)
     with pytest.raises(InputError, match=r"memory ran out in the soft labels of .*9 TiB.*free memory"):
         soft_labels(teacher, store)
 
@@ -167,9 +169,11 @@ def test_views_are_what_the_teacher_says_of_each_augmented_view(teacher, store):
     hears, model = LogMel(teacher.frontend), teacher.float_model()
     view = TeacherView(store, store.indices(["a"]), teacher.recipe)
     for epoch in range(3):
-        places, gain_db = view.places(epoch, np.arange(len(store.clips)))
+        crops, gain_db = view.crops(epoch, np.arange(len(store.clips)))
         with torch.no_grad():
-            expected = model(hears(gain(torch.from_numpy(gather(store, places)), torch.from_numpy(gain_db)))).numpy()
+            expected = model(
+                hears(gain(torch.from_numpy(read_waveforms(store, crops)), torch.from_numpy(gain_db)))
+            ).numpy()
         assert np.allclose(logits[epoch, :, 0], expected, atol=0.01)
         assert not np.allclose(logits[epoch, :, 0], plain, atol=0.01)
     assert not np.allclose(logits[0], logits[1], atol=0.01)
@@ -205,22 +209,14 @@ def test_parts_of_views_survive_an_interruption_and_change_nothing(teacher, stor
     assert len(whole) == 2
     for name in whole:
         (folder / name).unlink()
-    compute, left = softlabels._of_view, [4]
-
-    def cut(*args):
-        left[0] -= 1
-        if left[0] < 0:
-            raise KeyboardInterrupt
-        return compute(*args)
-
-    monkeypatch.setattr(softlabels, "_of_view", cut)
+    left = interrupt_after(monkeypatch, 4)
     with pytest.raises(KeyboardInterrupt):
         soft_labels(teacher, store, views=2)
     assert sorted(path.name for path in folder.glob(f"{shown}*")) == [
         f"{shown}-{part}.npz" for part in ("0-8", "16-21", "21-29", "8-16")
     ]
     np.savez(folder / f"{shown}-21-29.npz", key=np.array("0" * 64), logits=straight[1, :8, 0] + 1)
-    left[0] = 3  # what was missing and the foreign one
+    left[0] = 3  # the missing parts and the one of another key
     assert np.array_equal(soft_labels(teacher, store, views=2)[1], straight)
     assert left == [0]
     assert {path.name: path.read_bytes() for path in folder.glob(f"{shown}*")} == whole

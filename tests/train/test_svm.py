@@ -10,7 +10,7 @@ from edgekd.data.store.clips import Clip
 from edgekd.errors import InputError
 from edgekd.metrics import svm
 from edgekd.models import front
-from edgekd.train.batches.windows import scored_windows
+from edgekd.train.batches.crops import scored_windows
 from edgekd.train.loop.training import Options, train
 from edgekd.train.loop.validation import window_logits
 from edgekd.train.recipe import recipe as recipes

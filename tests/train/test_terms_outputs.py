@@ -1,10 +1,10 @@
-"""Terms between outputs: what equals what, and what does not matter."""
+"""Terms between outputs: their values, and what they do not depend on."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from edgekd.train.loss.outputs import output_term, scaled
+from edgekd.train.loss.outputs import output_term, scaled_logits
 from edgekd.train.loss.term import Softening
 from edgekd.train.recipe.schema import Loss
 
@@ -18,14 +18,14 @@ def random(*shape, seed=0):
 
 
 def values(logits, teacher, temperature=2.0, standardise=False, **loss):
-    """Of a loss, from logits of both sides: (batch,)."""
+    """The values of a loss (batch,) from the logits of student and teacher."""
     soft = Softening(temperature, standardise, (0,))
-    return output_term(Loss(**loss), soft)(logits, F.softmax(scaled(teacher, soft), dim=-1), SHARES)
+    return output_term(Loss(**loss), soft)(logits, F.softmax(scaled_logits(teacher, soft), dim=-1), SHARES)
 
 
 @pytest.mark.parametrize("standardise", [False, True])
 @pytest.mark.parametrize("name", LOSSES)
-def test_a_student_that_says_what_its_teacher_says_has_no_gradient(name, standardise):
+def test_a_student_with_the_logits_of_its_teacher_has_no_gradient(name, standardise):
     temperature = 1.0 if name == "cross_entropy" else 2.0
     logits = random(BATCH, LABELS).requires_grad_()
     loss = values(logits, logits.detach(), temperature, standardise, loss=name)
@@ -40,7 +40,7 @@ def test_a_student_that_says_what_its_teacher_says_has_no_gradient(name, standar
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_scale_and_shift_of_logits_do_not_matter_once_standardised(name):
+def test_standardised_terms_do_not_change_with_scale_and_shift_of_logits(name):
     student, teacher = random(BATCH, LABELS), random(BATCH, LABELS, seed=1)
     plain = values(student, teacher, standardise=True, loss=name)
     moved = 0.5 * student + 3.0, 7.0 * teacher - 2.0
@@ -49,7 +49,7 @@ def test_scale_and_shift_of_logits_do_not_matter_once_standardised(name):
 
 
 def test_standardised_logits_have_mean_0_and_deviation_1_over_the_temperature():
-    logits = scaled(5 * random(BATCH, LABELS) + 2, Softening(4.0, True, (0,)))
+    logits = scaled_logits(5 * random(BATCH, LABELS) + 2, Softening(4.0, True, (0,)))
     assert torch.allclose(logits.mean(dim=1), torch.zeros(BATCH), atol=1e-6)
     assert torch.allclose(logits.std(dim=1, correction=0), torch.full((BATCH,), 0.25), atol=1e-6)
 
@@ -94,7 +94,7 @@ def test_relations_are_pearson_correlations_of_rows_and_of_columns():
     assert torch.allclose(columns.mean(), 1 - pearson(student.T, teacher.T).mean(), atol=1e-4)
 
 
-def test_the_divergence_is_the_label_s_part_and_the_others_times_what_the_teacher_leaves_them():
+def test_the_divergence_is_that_of_the_label_plus_the_weighted_one_of_the_others():
     student, teacher = random(BATCH, LABELS), random(BATCH, LABELS, seed=1)
     own = values(student, teacher, loss="dkd", beta=0.0)
     others = values(student, teacher, loss="dkd", alpha=0.0)
@@ -135,6 +135,6 @@ def test_gradients_are_finite_for_equal_extreme_and_lone_logits(name, standardis
         assert torch.isfinite(logits.grad).all()
         soft = Softening(2.0, standardise, (0,))
         alone = output_term(Loss(loss=name), soft)(
-            student[:1], F.softmax(scaled(teacher[:1], soft), dim=-1), SHARES[:1]
+            student[:1], F.softmax(scaled_logits(teacher[:1], soft), dim=-1), SHARES[:1]
         )
         assert torch.isfinite(alone).all()

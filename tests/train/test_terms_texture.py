@@ -8,13 +8,13 @@ from edgekd.train.loss.term import cosine
 from edgekd.train.loss.texture import (
     LEVELS,
     Texture,
-    counting,
-    earth_movers,
+    earth_movers_distance,
     edges,
     pyramid,
-    rebuilt,
+    quantised_counts,
     statistical,
     structural,
+    upsampled,
 )
 
 BATCH, CHANNELS = 3, 6
@@ -26,7 +26,7 @@ def random(*shape, seed=0):
 
 
 @pytest.mark.parametrize("size", [(16, 32), (13, 7), (4, 5)])
-def test_a_pyramid_gives_its_map_back(size):
+def test_the_levels_of_a_pyramid_rebuild_its_map(size):
     x = random(BATCH, CHANNELS, *size)
     levels = pyramid(x)
     assert len(levels) == 3
@@ -35,16 +35,19 @@ def test_a_pyramid_gives_its_map_back(size):
         tuple(-(-s // 2) for s in size),
         tuple(-(-s // 4) for s in size),
     ]
-    assert torch.allclose(rebuilt(levels), x, atol=1e-6)
+    rebuilt = levels[-1]
+    for level in reversed(levels[:-1]):
+        rebuilt = level + upsampled(rebuilt, level.shape)
+    assert torch.allclose(rebuilt, x, atol=1e-6)
     assert all(level.abs().max() < 1e-6 for level in pyramid(torch.ones(1, 1, *size))[:-1])
 
 
-def test_edges_are_those_of_sobel_masks_at_eight_angles_and_nowhere_in_a_constant_map():
-    ring, places = [1, 2, 1, 0, -1, -2, -1, 0], [(0, 0), (0, 1), (0, 2), (1, 2), (2, 2), (2, 1), (2, 0), (1, 0)]
+def test_edges_are_those_of_sobel_masks_at_eight_angles_and_zero_in_a_constant_map():
+    ring, corners = [1, 2, 1, 0, -1, -2, -1, 0], [(0, 0), (0, 1), (0, 2), (1, 2), (2, 2), (2, 1), (2, 0), (1, 0)]
     masks = torch.zeros(8, 1, 3, 3)
-    for turn in range(8):
-        for place, (row, column) in enumerate(places):
-            masks[turn, 0, row, column] = ring[(place + turn) % 8] / 8
+    for angle in range(8):
+        for index, (row, column) in enumerate(corners):
+            masks[angle, 0, row, column] = ring[(index + angle) % 8] / 8
 
     def expected(x):
         return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate").flatten(0, 1)[:, None], masks).unflatten(
@@ -68,7 +71,7 @@ def test_counting_sums_to_1_and_separates_ordered_from_random_texture():
     shuffled = ordered.flatten(2)[..., torch.randperm(24 * 24, generator=torch.Generator().manual_seed(0))].reshape(
         ordered.shape
     )
-    counts, mixed = counting(ordered)[0], counting(shuffled)[0]
+    counts, mixed = quantised_counts(ordered)[0], quantised_counts(shuffled)[0]
     assert counts.shape == (LEVELS, LEVELS)
     assert torch.allclose(torch.stack([counts.sum(), mixed.sum()]), torch.ones(2))
     assert min(counts.min(), mixed.min()) >= 0
@@ -81,7 +84,7 @@ def test_counting_sums_to_1_and_separates_ordered_from_random_texture():
 def test_bins_are_as_wide_as_the_range_of_a_map():
     direction = F.normalize(random(1, CHANNELS, 1, 1), dim=1)
     texture = random(1, CHANNELS, 12, 12, seed=1)
-    strong, weak = counting(direction + 0.3 * texture)[0], counting(direction + 0.1 * texture)[0]
+    strong, weak = quantised_counts(direction + 0.3 * texture)[0], quantised_counts(direction + 0.1 * texture)[0]
     similarity = cosine(direction + 0.1 * texture, (direction + 0.1 * texture).mean(dim=(2, 3), keepdim=True), 1)
     assert similarity.max() - similarity.min() < 1 / LEVELS  # of bins of a fixed width it would fill one
     assert (weak.sum(dim=1) > 0.01).all()
@@ -92,10 +95,10 @@ def test_the_distance_of_histograms_grows_with_their_shift():
     at = torch.zeros(LEVELS, LEVELS, LEVELS)
     for level in range(LEVELS):
         at[level, level, level] = 1.0
-    distances = earth_movers(at[:1].expand(LEVELS, -1, -1), at)
+    distances = earth_movers_distance(at[:1].expand(LEVELS, -1, -1), at)
     assert distances[0] == 0
     assert (distances.diff() > 0).all()
-    across = earth_movers(
+    across = earth_movers_distance(
         F.pad(torch.ones(1, LEVELS, 1), (0, LEVELS - 1)),
         torch.stack([F.pad(torch.ones(LEVELS, 1), (shift, LEVELS - 1 - shift)) for shift in range(LEVELS)]),
     )
@@ -103,7 +106,7 @@ def test_the_distance_of_histograms_grows_with_their_shift():
 
 
 @pytest.mark.parametrize("texture", TEXTURES)
-def test_a_map_that_is_its_teacher_s_has_neither_loss_nor_gradient(texture):
+def test_a_map_equal_to_its_teacher_s_has_neither_loss_nor_gradient(texture):
     x = random(BATCH, CHANNELS, 12, 10).abs().requires_grad_()
     loss = texture(x, x.detach())
     assert loss.shape == (BATCH,)
@@ -128,7 +131,7 @@ def test_constant_maps_have_finite_gradients_and_no_distance_from_themselves(tex
 
 
 @pytest.mark.parametrize("texture", TEXTURES)
-def test_the_scale_of_a_map_does_not_matter(texture):
+def test_textures_do_not_change_with_the_scale_of_a_map(texture):
     x, y = random(BATCH, CHANNELS, 12, 10).abs(), random(BATCH, CHANNELS, 12, 10, seed=1).abs()
     assert torch.allclose(texture(5 * x, y), texture(x, y), atol=1e-4)
 

@@ -1,4 +1,4 @@
-"""Terms in a training step: what the objective learns is trained beside the network."""
+"""Terms in a training: learned weights train with the network, and each term has its columns in metrics.csv."""
 
 import csv
 
@@ -7,13 +7,13 @@ import torch
 from edgekd.models import build
 from edgekd.models.logmel import LogMel
 from edgekd.train.batches.epochs import TrainingView
-from edgekd.train.loop.module import TrainingModule, Truth
+from edgekd.train.loop.module import LabelTable, TrainingModule
 from edgekd.train.loop.training import Options, train
 from edgekd.train.loss.objective import Objective
 from edgekd.train.run.folder import METRICS_FILE, model_config, resolved
 
 
-def test_an_optimizer_step_moves_learned_weights_and_they_travel_in_the_state(store, make_recipe):
+def test_an_optimizer_step_moves_learned_weights_and_they_are_in_the_state(store, make_recipe):
     losses = [{"loss": name} for name in ("kd", "cdf", "dist", "dkd", "cross_entropy")]
     recipe = resolved(make_recipe(distill={"terms": losses, "weights": "learned"}))
     fe, clips = recipe.frontend, store.indices(["a"])
@@ -25,7 +25,7 @@ def test_an_optimizer_step_moves_learned_weights_and_they_travel_in_the_state(st
         build(model_config(recipe), len(store.labels)),
         LogMel(fe),
         view,
-        Truth(torch.from_numpy(store.label_index), teachers),
+        LabelTable(torch.from_numpy(store.label_index), teachers),
         Objective(recipe.distill, len(store.labels), 0.0, 2),
         recipe,
         recipe.train,

@@ -1,7 +1,6 @@
-"""Training from recipe to run folder: resuming, refusing, and what the folder holds. Past 400 lines for its many ways
-to be refused."""
+"""Training from recipe to run folder: resuming, refusing, and what the folder holds. Past 400 lines for the many
+trainings that are refused."""
 
-import csv
 import logging
 import shutil
 import signal
@@ -11,6 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from helpers.training_runs import PowerCutError, assert_refused, equal_states, metrics_of, stop_in_epoch
 from helpers.trainings import recipe_dict, write_store
 
 from edgekd import quant
@@ -21,7 +21,8 @@ from edgekd.metrics.predictions import Predictions
 from edgekd.modelfile.equaliser import BandMean
 from edgekd.models.logmel import LogMel
 from edgekd.train.loop import training
-from edgekd.train.loop.module import TrainingModule, learning_rate_factor
+from edgekd.train.loop.module import TrainingModule
+from edgekd.train.loop.schedule import learning_rate_factor
 from edgekd.train.loop.training import Options, train
 from edgekd.train.loop.validation import run_metrics
 from edgekd.train.recipe.recipe import decode, load_recipe
@@ -36,10 +37,6 @@ from edgekd.train.run.folder import (
     load_run,
     resolved,
 )
-
-
-class PowerCutError(Exception):
-    pass
 
 
 def student(**changes):
@@ -61,28 +58,11 @@ def straight(store, teacher, tmp_path_factory):
     return path
 
 
-def metrics_of(path):
-    """Rows of metrics.csv."""
-    return list(csv.DictReader((path / METRICS_FILE).read_text().splitlines()))
-
-
-def cut(monkeypatch, phase, epoch, error=PowerCutError):
-    """Make a training stop when an epoch begins."""
-    begin = TrainingModule.on_train_epoch_start
-
-    def stop(self):
-        if (self.phase_name, self.current_epoch) == (phase, epoch):
-            raise error
-        begin(self)
-
-    monkeypatch.setattr(TrainingModule, "on_train_epoch_start", stop)
-
-
 @pytest.mark.parametrize(("phase", "epoch"), [("float", 0), ("float", 2), ("qat", 0), ("qat", 1)])
 def test_an_interrupted_run_resumes_to_the_same_bits(straight, store, teacher, tmp_path, monkeypatch, phase, epoch):
     recipe = student(train={"ema_decay": 0.9})
     with monkeypatch.context() as patch:
-        cut(patch, phase, epoch)
+        stop_in_epoch(patch, epoch, phase)
         with pytest.raises(PowerCutError):
             train(recipe, store, tmp_path / "s", [teacher])
     with pytest.raises(InputError, match="not finished; run its command again with --resume"):
@@ -92,18 +72,18 @@ def test_an_interrupted_run_resumes_to_the_same_bits(straight, store, teacher, t
     assert (tmp_path / "s" / METRICS_FILE).read_bytes() == (straight / METRICS_FILE).read_bytes()
     for file in (MODEL_FILE, QAT_FILE):
         first, second = (torch.load(path / file, weights_only=True) for path in (straight, tmp_path / "s"))
-        assert all(torch.equal(first[name], second[name]) for name in first)
+        assert equal_states(first, second)
 
 
-def test_an_interrupt_is_answered_with_how_to_go_on(store, tmp_path, monkeypatch):
+def test_an_interrupt_names_the_epoch_and_resume(store, tmp_path, monkeypatch):
     handler = signal.getsignal(signal.SIGINT)
-    cut(monkeypatch, "float", 1, KeyboardInterrupt)
+    stop_in_epoch(monkeypatch, 1, "float", KeyboardInterrupt)
     with pytest.raises(KeyboardInterrupt, match="s: interrupted in epoch 2 of the float phase; go on with --resume"):
         train(student(), store, tmp_path / "s")
     assert signal.getsignal(signal.SIGINT) is handler
 
 
-def test_an_interrupt_between_phases_is_answered_too(store, tmp_path, monkeypatch):
+def test_an_interrupt_between_phases_names_resume_too(store, tmp_path, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
@@ -115,7 +95,7 @@ def test_an_interrupt_between_phases_is_answered_too(store, tmp_path, monkeypatc
 def test_a_run_goes_on_by_its_own_recipe(store, tmp_path, monkeypatch):
     recipe = student(student={"dropout": 0}, qat={"epochs": 0})  # the recipe folder says 0, read back it is 0.0
     with monkeypatch.context() as patch:
-        cut(patch, "float", 1)
+        stop_in_epoch(patch, 1, "float")
         with pytest.raises(PowerCutError):
             train(recipe, store, tmp_path / "s")
     again = load_recipe(str(tmp_path / "s" / RECIPE_FILE))
@@ -124,7 +104,7 @@ def test_a_run_goes_on_by_its_own_recipe(store, tmp_path, monkeypatch):
 
 def test_a_damaged_checkpoint_is_named(store, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        cut(patch, "float", 1)
+        stop_in_epoch(patch, 1, "float")
         with pytest.raises(PowerCutError):
             train(student(), store, tmp_path / "s")
     (tmp_path / "s" / CHECKPOINT_FILE).write_bytes(b"junk")
@@ -176,7 +156,9 @@ def test_the_float_network_keeps_the_quantised_one_near_itself(store, tmp_path):
             x = LogMel(run.frontend)(waveform)
             gaps[weight] = (run.float_model()(x) - run.qat_model()(x)).square().mean().sqrt().item()
     weights = [load_run(tmp_path / name).float_model().state_dict() for name in ("0.0", "1.0")]
-    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])  # it teaches, and does not learn
+    assert all(
+        torch.equal(weights[0][name], weights[1][name]) for name in weights[0]
+    )  # the float network does not train
     assert gaps[1.0] < gaps[0.5] < gaps[0.0]
 
 
@@ -190,21 +172,21 @@ def test_the_front_end_is_normalised_by_the_training_clips(straight, store):
 def test_the_mean_spectrum_of_the_training_clips_is_kept(straight, store):
     run = load_run(straight)
     fe, spectrum = run.frontend, np.array(run.info.spectrum)
-    heard = BandMean(fe)
-    heard.add(log_mel(fe, np.stack([store.window(clip, 0, 8000) for clip in store.indices(["a"])])))
-    assert np.abs(spectrum - heard.value()).max() < 0.5  # crops of clips, another part of each
+    bands = BandMean(fe)
+    bands.add(log_mel(fe, np.stack([store.window(clip, 0, 8000) for clip in store.indices(["a"])])))
+    assert np.abs(spectrum - bands.value()).max() < 0.5  # crops of clips, another part of each
 
 
-def test_teachers_accuracies_are_said_before_the_first_epoch(store, teacher, tmp_path, monkeypatch, caplog):
-    cut(monkeypatch, "float", 0)
+def test_accuracies_of_teachers_are_logged_before_the_first_epoch(store, teacher, tmp_path, monkeypatch, caplog):
+    stop_in_epoch(monkeypatch, 0, "float")
     with caplog.at_level(logging.INFO, "edgekd"), pytest.raises(PowerCutError):
         train(student(), store, tmp_path / "s", [teacher, teacher])
-    said = [record.message for record in caplog.records if "of training clips" in record.message]
-    assert len(said) == 3
-    assert said[-1].startswith("mean of 2 teachers")
+    lines = [record.message for record in caplog.records if "of training clips" in record.message]
+    assert len(lines) == 3
+    assert lines[-1].startswith("mean of 2 teachers")
 
 
-def test_without_teachers_the_labels_count_alone_and_it_is_said(store, tmp_path, caplog):
+def test_without_teachers_labels_alone_train_and_the_log_says_so(store, tmp_path, caplog):
     with caplog.at_level(logging.INFO, "edgekd"):
         train(student(train={"epochs": 1}, qat={"epochs": 0}), store, tmp_path / "s")
     assert "no teacher" in caplog.text
@@ -215,7 +197,7 @@ def test_without_teachers_the_labels_count_alone_and_it_is_said(store, tmp_path,
         load_run(tmp_path / "s").qat_model()
 
 
-def test_a_loss_that_is_no_number_stops_with_a_clear_line(store, tmp_path):
+def test_a_loss_that_is_not_a_number_is_an_error_of_one_line(store, tmp_path):
     with pytest.raises(InputError, match=r"loss became nan .*lower the phase's lr"):
         train(student(train={"lr": 1e30}), store, tmp_path / "s")
 
@@ -281,7 +263,7 @@ def test_a_run_that_another_process_begins_meanwhile_is_left_alone(store, tmp_pa
             other.enter_context(held(out))
             return recipe.frontend, ()
 
-        monkeypatch.setattr(training, "measured", begun_elsewhere)
+        monkeypatch.setattr(training, "measure_front_end", begun_elsewhere)
         with pytest.raises(InputError, match="being trained by another process"):
             train(student(), store, out)
     assert not any(out.iterdir())
@@ -298,8 +280,8 @@ OUT_OF_MEMORY = [
 
 @pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=["gpu", "numpy", "cpu"])
 @pytest.mark.parametrize(("phase", "advice"), [("float", "train.batch_size=2"), ("qat", "qat.batch_size=2")])
-def test_memory_that_runs_out_is_told_with_half_the_batch(store, tmp_path, monkeypatch, error, phase, advice):
-    cut(monkeypatch, phase, 0, error)
+def test_an_error_of_memory_names_half_the_batch_size(store, tmp_path, monkeypatch, error, phase, advice):
+    stop_in_epoch(monkeypatch, 0, phase, error)
     with pytest.raises(
         InputError, match=rf"ran out in the {phase} phase with batches of 4 .*--set {advice} --force"
     ) as caught:
@@ -361,10 +343,8 @@ def test_a_run_of_another_version_is_refused(teacher, tmp_path):
 def test_damaged_weights_of_a_teacher_are_named(store, teacher, tmp_path, damage):
     shutil.copytree(teacher, tmp_path / "t")
     damage(tmp_path / "t" / MODEL_FILE)
-    with pytest.raises(InputError, match=r"model\.pt: cannot be loaded") as caught:
-        train(student(), store, tmp_path / "s", [tmp_path / "t"])
-    assert "\n" not in str(caught.value)
-    assert not (tmp_path / "s").exists()
+    message = r"model\.pt: cannot be loaded"
+    assert_refused(message, student(), store, tmp_path / "s", [tmp_path / "t"], path=tmp_path / "s")
 
 
 @pytest.mark.parametrize(
@@ -377,26 +357,21 @@ def test_damaged_weights_of_a_teacher_are_named(store, teacher, tmp_path, damage
     ],
 )
 def test_a_network_that_does_not_fit_is_refused_before_anything_is_written(store, tmp_path, table, message):
-    with pytest.raises(InputError, match=message) as caught:
-        train(student(student=table), store, tmp_path / "s")
-    assert "\n" not in str(caught.value)
-    assert not (tmp_path / "s").exists()
+    assert_refused(message, student(student=table), store, tmp_path / "s", path=tmp_path / "s")
 
 
 def test_a_batch_too_small_for_batch_norm_is_refused(store, tmp_path):
     whole_map = {"stem_stride": [16, 31], "stem_kernel": 1, "pools": []}  # (4, 1, 1) after the stem
-    with pytest.raises(InputError, match=r"more than 1 value per channel.* train\.batch_size"):
-        # 15 clips: the last batch has one
-        train(student(student=whole_map, train={"batch_size": 2}), store, tmp_path / "s")
-    assert not (tmp_path / "s").exists()
+    recipe = student(student=whole_map, train={"batch_size": 2})  # 15 clips: the last batch has one
+    message = r"more than 1 value per channel.* train\.batch_size"
+    assert_refused(message, recipe, store, tmp_path / "s", path=tmp_path / "s")
 
 
 def test_a_student_without_an_integer_form_is_refused_before_the_float_phase(store, tmp_path):
     recipe = recipe_dict()
     recipe["student"] = {"kind": "bc_resnet_asc", "width": 4, "norm": "residual"}
-    with pytest.raises(InputError, match="ResidualNorm has no integer form"):
-        train(decode(recipe, "student"), store, tmp_path / "s")
-    assert not (tmp_path / "s").exists()
+    message = "ResidualNorm has no integer form"
+    assert_refused(message, decode(recipe, "student"), store, tmp_path / "s", path=tmp_path / "s")
     recipe["qat"]["epochs"] = 0
     train(decode(recipe, "student"), store, tmp_path / "s")
 
@@ -419,7 +394,7 @@ def test_resuming_with_other_impulse_responses_is_refused(store, response_folder
         augment={"ir_p": 0.5, "ir_folder": str(tmp_path / "rooms")}, train={"epochs": 2}, qat={"epochs": 0}
     )
     with monkeypatch.context() as patch:
-        cut(patch, "float", 1)
+        stop_in_epoch(patch, 1, "float")
         with pytest.raises(PowerCutError):
             train(recipe, store, tmp_path / "s")
     moved = (tmp_path / "rooms" / "low.wav").rename(tmp_path / "low.wav")
@@ -446,23 +421,20 @@ def test_an_unfinished_teacher_is_refused(store, teacher, tmp_path):
     shutil.copytree(teacher, tmp_path / "t")
     info = msgspec.json.decode((tmp_path / "t" / RUN_FILE).read_bytes())
     (tmp_path / "t" / RUN_FILE).write_bytes(msgspec.json.encode({**info, "status": "training"}))
-    with pytest.raises(InputError, match="not finished"):
-        train(student(), store, tmp_path / "s", [tmp_path / "t"])
-    assert not (tmp_path / "s").exists()
+    assert_refused("not finished", student(), store, tmp_path / "s", [tmp_path / "t"], path=tmp_path / "s")
 
 
-def test_a_teacher_that_knows_the_test_clips_is_refused(store, teacher, tmp_path):
+def test_a_teacher_trained_on_the_test_clips_is_refused(store, teacher, tmp_path):
     with pytest.raises(InputError, match="trained on split 'a', which the student is tested on"):
         train(student(data={"train": ["b"], "test": ["a"]}), store, tmp_path / "s", [teacher])
 
 
-@pytest.mark.parametrize(("accelerator", "message"), [("gpu", "torch sees none"), ("cpuu", "did you mean 'cpu'")])
-def test_an_accelerator_that_is_not_there_is_refused(store, tmp_path, monkeypatch, accelerator, message):
+@pytest.mark.parametrize(("accelerator", "message"), [("gpu", "accelerator 'gpu'"), ("cpuu", "did you mean 'cpu'")])
+def test_a_missing_accelerator_is_refused(store, tmp_path, monkeypatch, accelerator, message):
     for backend in (torch.cuda, torch.backends.mps):
         monkeypatch.setattr(backend, "is_available", lambda: False)
-    with pytest.raises(InputError, match=message):
-        train(student(), store, tmp_path / "s", options=Options(accelerator=accelerator))
-    assert not (tmp_path / "s").exists()
+    options = Options(accelerator=accelerator)
+    assert_refused(message, student(), store, tmp_path / "s", (), options, path=tmp_path / "s")
 
 
 def test_a_store_of_another_rate_is_refused(store, tmp_path):

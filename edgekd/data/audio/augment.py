@@ -1,5 +1,4 @@
-"""What changes clips in training, batched on the training device. Every random number is drawn beforehand
-(`edgekd.train.batches.epochs`)."""
+"""Augmentation of batches on the training device. `edgekd.train.batches.epochs` draws the random numbers beforehand."""
 
 import torch
 from scipy.fft import next_fast_len
@@ -8,39 +7,39 @@ from torch import Tensor
 LOUDNESS_FLOOR = 1e-7
 """Least mean square in a loudness comparison: -70 dB of full scale."""
 LOUDNESS_RANGE_DB = 30.0
-"""A mix never levels a difference of more than this."""
+"""A mix levels at most this difference."""
 STYLE_FLOOR = 1e-6
-"""Added to a mel bin's variance, so that a silent one has a deviation."""
+"""Added to a mel bin's variance, so that the deviation of a constant bin is not zero."""
 
 
 def gain(waveform: Tensor, decibels: Tensor) -> Tensor:
     """Scale each clip of (batch, ..., time) by (batch,) decibels."""
-    return waveform * _each(torch.pow(10.0, decibels / 20.0), waveform)
+    return waveform * _broadcast(torch.pow(10.0, decibels / 20.0), waveform)
 
 
-def played(waveform: Tensor, speed: Tensor, samples: int) -> Tensor:
-    """Play clips at other speeds, pitch and all, with straight lines between samples.
+def change_speed(waveform: Tensor, speed: Tensor, samples: int) -> Tensor:
+    """Play clips at other speeds, which also changes their pitch, by linear interpolation.
 
     Args:
-        waveform: float32 (batch, ..., time); what lies beyond its end is its last sample.
+        waveform: float32 (batch, ..., time). Beyond its end the last sample repeats.
         speed: float (batch,) factors, above 1 faster.
-        samples: that are played.
+        samples: of the result.
 
     Returns:
         (batch, ..., samples).
     """
     # (batch, ..., samples)
-    place = torch.arange(samples, device=waveform.device, dtype=torch.float64) * _each(speed.double(), waveform)
-    place = place.clamp(max=waveform.shape[-1] - 1)
-    before = place.long()
+    position = torch.arange(samples, device=waveform.device, dtype=torch.float64) * _broadcast(speed.double(), waveform)
+    position = position.clamp(max=waveform.shape[-1] - 1)
+    before = position.long()
     after = (before + 1).clamp(max=waveform.shape[-1] - 1)
-    share = (place - before).to(waveform.dtype)
+    share = (position - before).to(waveform.dtype)
     shape = (*waveform.shape[:-1], samples)
     return torch.lerp(waveform.gather(-1, before.expand(shape)), waveform.gather(-1, after.expand(shape)), share)
 
 
 def convolve(waveform: Tensor, rows: Tensor, responses: Tensor, chosen: Tensor) -> Tensor:
-    """Hear some clips through impulse responses. What rings on after the end is cut.
+    """Convolve some clips with impulse responses. What goes on after the end of the clip is cut.
 
     Args:
         waveform: float32 (batch, ..., time).
@@ -48,14 +47,14 @@ def convolve(waveform: Tensor, rows: Tensor, responses: Tensor, chosen: Tensor) 
         responses: float32 (responses, taps).
         chosen: int64 (k,) response of each.
     """
-    if not len(rows):  # FFTs of nothing are refused
+    if not len(rows):  # torch refuses an FFT of nothing
         return waveform
     samples = waveform.shape[-1]
     responses = responses[:, :samples]
     size = next_fast_len(samples + responses.shape[1] - 1, real=True)
     response = torch.fft.rfft(responses, n=size)[chosen]  # (k, bins)
-    heard = waveform[rows]
-    spectrum = torch.fft.rfft(heard, n=size) * response.reshape(len(rows), *[1] * (heard.dim() - 2), -1)
+    dry = waveform[rows]
+    spectrum = torch.fft.rfft(dry, n=size) * response.reshape(len(rows), *[1] * (dry.dim() - 2), -1)
     return waveform.index_copy(0, rows, torch.fft.irfft(spectrum, n=size)[..., :samples])
 
 
@@ -70,14 +69,14 @@ def mix(x: Tensor, partner: Tensor, share: Tensor) -> Tensor:
     Returns:
         (batch, ...).
     """
-    return torch.lerp(x[partner], x[: len(partner)], _each(share, x))
+    return torch.lerp(x[partner], x[: len(partner)], _broadcast(share, x))
 
 
 def mix_loudness(waveform: Tensor, partner: Tensor, share: Tensor) -> Tensor:
-    """Mix waveforms (rows, ..., time) as `mix` does, the partner brought to the clip's own level first.
+    """Mix waveforms (rows, ..., time) as `mix` does, after bringing the partner to the clip's own level.
 
-    `share` is a share of sound pressure. The power of a mix is that of the clip, for clips that have nothing in common.
-    After between-class learning (Tokozume et al. 2018), which goes to the level of the quieter one.
+    `share` is a share of sound pressure. For uncorrelated clips the power of the mix is that of the clip.
+    After between-class learning (Tokozume et al. 2018), which takes the level of the quieter one.
     """
     items = waveform[: len(partner)]
     power = waveform.square().flatten(1).mean(dim=1).clamp_min(LOUDNESS_FLOOR)
@@ -85,7 +84,7 @@ def mix_loudness(waveform: Tensor, partner: Tensor, share: Tensor) -> Tensor:
     decibels = (10 * torch.log10(above)).clamp(-LOUDNESS_RANGE_DB, LOUDNESS_RANGE_DB)  # of a clip above its partner
     norm = torch.sqrt(share.square() + (1 - share).square())
     own, other = share / norm, (1 - share) / norm * torch.pow(10.0, decibels / 20)
-    return items * _each(own, items) + waveform[partner] * _each(other, items)
+    return items * _broadcast(own, items) + waveform[partner] * _broadcast(other, items)
 
 
 def mix_style(log_mel: Tensor, partner: Tensor, share: Tensor) -> Tensor:
@@ -106,8 +105,8 @@ def mix_style(log_mel: Tensor, partner: Tensor, share: Tensor) -> Tensor:
     return log_mel[: len(partner)] * factor + (mix(mean, partner, share) - mean[: len(partner)] * factor)
 
 
-def colour(log_mel: Tensor, rise: Tensor, floor: float) -> Tensor:
-    """Raise and lower mel bins, as a microphone does.
+def filter_bands(log_mel: Tensor, rise: Tensor, floor: float) -> Tensor:
+    """Add a gain to each mel bin, as the frequency response of a microphone does (FilterAugment, Nam et al. 2022).
 
     Args:
         log_mel: (batch, channels, mel, frame).
@@ -118,20 +117,20 @@ def colour(log_mel: Tensor, rise: Tensor, floor: float) -> Tensor:
 
 
 def mask(log_mel: Tensor, axis: int, start: Tensor, width: Tensor) -> Tensor:
-    """Put each item's mean in the place of bands or frames (Park et al. 2019).
+    """Replace bands of mel bins or runs of frames by each item's mean (SpecAugment, Park et al. 2019).
 
     Args:
         log_mel: (batch, channels, mel, frame).
         axis: 2 masks mel bins, 3 masks frames.
         start, width: int64 (batch, masks).
     """
-    place = torch.arange(log_mel.shape[axis], device=log_mel.device)
-    hidden = ((place >= start[..., None]) & (place < (start + width)[..., None])).any(dim=1)  # (batch, size of axis)
+    index = torch.arange(log_mel.shape[axis], device=log_mel.device)
+    hidden = ((index >= start[..., None]) & (index < (start + width)[..., None])).any(dim=1)  # (batch, size of axis)
     shape = [log_mel.shape[0], 1, 1, 1]
     shape[axis] = log_mel.shape[axis]
     return torch.where(hidden.reshape(shape), log_mel.mean(dim=(1, 2, 3), keepdim=True), log_mel)
 
 
-def _each(factor: Tensor, x: Tensor) -> Tensor:
+def _broadcast(factor: Tensor, x: Tensor) -> Tensor:
     """(batch,) factors in the shape that multiplies (batch, ...)."""
     return factor.reshape(-1, *[1] * (x.dim() - 1))

@@ -27,7 +27,7 @@ LIST_SUFFIXES = (".csv", ".txt")
 TRAINING_RECORDERS = frozenset({"a", "b", "c", "s1", "s2", "s3"})
 """Of the Mobile sets of 2020 and later; s4 to s6 are for evaluation only."""
 SLICE_PARTS = 6
-"""Of the file name of a slice, SCENE-CITY-LOCATION-SEGMENT-SLICE-RECORDER; that of a whole recording has one less."""
+"""Of the file name of a slice, SCENE-CITY-LOCATION-SEGMENT-SLICE-RECORDER; that of a 10 s recording has one less."""
 CITIES_OF_2018 = frozenset({"barcelona", "helsinki", "london", "paris", "stockholm", "vienna"})
 """The editions of 2019 and later have more."""
 

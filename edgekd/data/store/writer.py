@@ -1,4 +1,4 @@
-"""Writes a clip store into a hidden folder beside its path and renames that at the end, so that no store is ever seen
+"""Writes a clip store into a hidden folder next to its path and renames that at the end, so that no store is ever seen
 incomplete.
 
 The hidden folder is locked while the writing process lives. It holds the unfinished store and a journal of its clips. A
@@ -32,7 +32,7 @@ from edgekd.text import counted, listing
 
 STORE_FILES = frozenset({AUDIO_FILE, TABLE_FILE, INFO_FILE})
 PARTIAL, OLD = "partial", "old"
-"""Kinds of hidden folders beside a store: one with an unfinished store, and one with a store that is being replaced."""
+"""Kinds of hidden folders next to a store, with an unfinished store, and with a store that is being replaced."""
 NEW, JOURNAL_FILE, REQUEST_FILE = "store", "journal", "request"
 """What a PARTIAL folder holds: the unfinished store, its journal, and the request that it is written for."""
 SYNC_BYTES = 1 << 27
@@ -306,12 +306,12 @@ def check_free(path: Path, force: bool) -> None:
 
 
 def _sibling(path: Path, kind: str) -> Path:
-    """A new hidden folder of a kind beside a store."""
+    """A new hidden folder of a kind next to a store."""
     return Path(tempfile.mkdtemp(prefix=f".{path.name}.{kind}-", dir=path.parent))
 
 
 def _siblings(path: Path, kind: str) -> list[Path]:
-    """The hidden folders of a kind beside a store that hold only files of a writer."""
+    """The hidden folders of a kind next to a store that hold only files of a writer."""
     name = re.compile(rf"\.{re.escape(path.name)}\.{kind}-\w{{8}}")  # the suffix of mkdtemp
     if not path.parent.is_dir():
         return []

@@ -1,4 +1,5 @@
-"""A store's audio as training takes it: in the accelerator's memory where it fits, else in the host's memory map."""
+"""Waveforms of crops on the training device, from the accelerator's memory where the store fits there, else from the
+host's memory map."""
 
 import numpy as np
 import torch
@@ -6,24 +7,24 @@ from torch import Tensor
 
 from edgekd.data.audio.waveform import PCM_SCALE, PCM_TYPE
 from edgekd.data.store.store import ClipStore
-from edgekd.train.batches.windows import Windows, fetch
+from edgekd.train.batches.crops import Crops, read_pcm
 
 FREE_SHARE = 0.5
 """Largest share of an accelerator's free memory that a store may take."""
-MOVED_AT_ONCE = 1 << 24
-"""Samples moved to an accelerator at a time, or places computed there."""
-CACHED = 1 << 18
+ACCELERATOR_SAMPLES = 1 << 24
+"""Samples moved to an accelerator at a time, or indices computed there."""
+CPU_SAMPLES = 1 << 18
 """Samples copied at a time on the CPU: they are still in its cache when they become float32."""
 
 
-class ClipBank:
-    """Gathers waveforms on one device. Samples cross to it as int16 and become float32 there.
+class AudioCache:
+    """Reads waveforms on one device. Samples are copied there as int16 and become float32 there.
 
     Args:
         store: where the audio is.
         device: where waveforms are wanted.
-        resident: whether the whole store moves there first; None decides by the device's free memory, and never on the
-            CPU.
+        resident: whether the whole store is copied there first. None decides by the device's free memory, and never
+            copies on the CPU.
     """
 
     def __init__(self, store: ClipStore, device: torch.device, resident: bool | None = None) -> None:
@@ -34,58 +35,63 @@ class ClipBank:
             resident = store.pcm.size * PCM_TYPE.itemsize < FREE_SHARE * _free_bytes(device)
         if resident:
             self.pcm = torch.empty(store.pcm.shape, dtype=torch.int16, device=device)
-            for start in range(0, len(store.pcm), MOVED_AT_ONCE):
-                part = slice(start, start + MOVED_AT_ONCE)
+            for start in range(0, len(store.pcm), ACCELERATOR_SAMPLES):
+                part = slice(start, start + ACCELERATOR_SAMPLES)
                 # a copy: torch wants memory that may be written to
                 self.pcm[part] = torch.from_numpy(store.pcm[part].astype(np.int16))
 
-    def gather(self, places: Windows) -> Tensor:
-        """Waveforms float32 in [-1, 1]: those of `edgekd.train.batches.windows.gather`, (rows, samples) or (rows,
-        channels, samples)."""
-        channels = (self.store.channels,) if places.channels == "all" else ()
-        out = torch.empty(len(places), *channels, places.samples, device=self.device)
-        at_once = max(1, (CACHED if self.device.type == "cpu" else MOVED_AT_ONCE) // places.samples)
-        for start in range(0, len(places), at_once):
-            part = places[start : start + at_once]
+    def waveforms(self, crops: Crops) -> Tensor:
+        """Waveforms float32 in [-1, 1], (rows, samples) or (rows, channels, samples): as
+        `edgekd.train.batches.crops.read_waveforms` has them."""
+        channels = (self.store.channels,) if crops.channels == "all" else ()
+        out = torch.empty(len(crops), *channels, crops.samples, device=self.device)
+        at_once = max(1, (CPU_SAMPLES if self.device.type == "cpu" else ACCELERATOR_SAMPLES) // crops.samples)
+        for start in range(0, len(crops), at_once):
+            part = crops[start : start + at_once]
             pcm = (
-                torch.from_numpy(fetch(self.store, part)).to(self.device)
+                torch.from_numpy(read_pcm(self.store, part)).to(self.device)
                 if self.pcm is None
-                else self._resident(self.pcm, part)
+                else self._resident_pcm(self.pcm, part)
             )
             _to_waveform(pcm, out[start : start + at_once])
         return out
 
-    def _resident(self, pcm: Tensor, places: Windows) -> Tensor:
-        """`edgekd.train.batches.windows.fetch` by index: int16 (rows, samples, channels)."""
-        span = np.full(len(places), places.samples) if places.span is None else places.span
-        shift = np.zeros(len(places), np.int64) if places.shift is None else places.shift
-        first, there = self.store.offsets[places.clip] + places.start, self.store.lengths[places.clip] - places.start
-        sample = torch.arange(places.samples, device=self.device)
-        if places.length is not None:
-            span, shift = torch.from_numpy(np.stack([span, shift])).to(self.device)[:, :, None]  # each (rows, 1)
-            heard = sample < span
-            columns = np.stack([first, there, places.length]).reshape(3, -1, places.pieces)
-            index = _in_pieces((sample - shift) % span, *torch.from_numpy(columns).to(self.device))
+    def _resident_pcm(self, pcm: Tensor, crops: Crops) -> Tensor:
+        """`edgekd.train.batches.crops.read_pcm` by index: int16 (rows, samples, channels)."""
+        span = np.full(len(crops), crops.samples) if crops.span is None else crops.span
+        shift = np.zeros(len(crops), np.int64) if crops.shift is None else crops.shift
+        first, available = self.store.offsets[crops.clip] + crops.start, self.store.lengths[crops.clip] - crops.start
+        sample = torch.arange(crops.samples, device=self.device)
+        if crops.length is not None:
+            spans, shifts = torch.from_numpy(np.stack([span, shift])).to(self.device)[:, :, None]  # each (rows, 1)
+            inside = sample < spans
+            columns = np.stack([first, available, crops.length]).reshape(3, -1, crops.pieces)
+            index = _index_in_pieces((sample - shifts) % spans, *torch.from_numpy(columns).to(self.device))
         else:
-            columns = np.stack([first, there, span, shift])
-            first, there, span, shift = torch.from_numpy(columns).to(self.device)[:, :, None]  # each (rows, 1)
-            place = (sample - shift) % span  # (rows, samples), in what is heard
-            heard = sample < span
-            if places.tile:
-                place = place % there
+            columns = np.stack([first, available, span, shift])
+            # each (rows, 1)
+            firsts, lengths, spans, shifts = torch.from_numpy(columns).to(self.device)[:, :, None]
+            position = (sample - shifts) % spans  # (rows, samples), in the audio of the row
+            inside = sample < spans
+            if crops.tile:
+                position = position % lengths
             else:
-                heard = heard & (place < there)
-            index = first + place
-        return pcm[torch.where(heard, index, 0)] * heard[..., None]
+                inside = inside & (position < lengths)
+            index = firsts + position
+        audio: Tensor = pcm[torch.where(inside, index, 0)] * inside[..., None]
+        return audio
 
 
-def _in_pieces(place: Tensor, first: Tensor, there: Tensor, length: Tensor) -> Tensor:
-    """Indices int64 (rows, samples) into the store of places in joined rows. first, there, length: (rows, pieces)."""
+def _index_in_pieces(position: Tensor, first: Tensor, available: Tensor, length: Tensor) -> Tensor:
+    """Indices int64 (rows, samples) into the store of positions in joined rows.
+
+    first, available, length: (rows, pieces).
+    """
     end = length.cumsum(dim=1)
-    place = place % end[:, -1:]
-    piece = torch.searchsorted(end, place, right=True)  # (rows, samples)
-    within = place - (end - length).gather(1, piece)
-    return first.gather(1, piece) + within % torch.minimum(there, length).gather(1, piece)
+    position = position % end[:, -1:]
+    piece = torch.searchsorted(end, position, right=True)  # (rows, samples)
+    within = position - (end - length).gather(1, piece)
+    return first.gather(1, piece) + within % torch.minimum(available, length).gather(1, piece)
 
 
 def _to_waveform(pcm: Tensor, out: Tensor) -> None:
@@ -98,8 +104,7 @@ def _to_waveform(pcm: Tensor, out: Tensor) -> None:
 
 
 def _free_bytes(device: torch.device) -> int:
-    """Free memory of an accelerator, what torch keeps for itself included; 0 where that is not known, and on the
-    CPU."""
+    """Free memory of a CUDA device, including what torch has reserved and does not use; 0 for other devices."""
     if device.type != "cuda":
         return 0
     free, _ = torch.cuda.mem_get_info(device)

@@ -1,8 +1,7 @@
-"""What a model hears in training: one augmented epoch, and a teacher's view of it. Where to listen, not the audio
-itself. No torch here.
+"""The batches of an epoch: which clips, and all random choices of their augmentation. No audio and no torch here.
 
-Every draw is keyed by (seed, stream, epoch, clip) (`edgekd.train.batches.random_streams`): how a clip is heard in an
-epoch depends neither on the batch it is in, nor on the process that hears it, nor on the epochs before.
+Every random number is keyed by (seed, stream, epoch, clip) (`edgekd.train.batches.random_streams`). How a clip is
+augmented in an epoch therefore depends neither on its batch, nor on the process, nor on the epochs before.
 """
 
 from collections import deque
@@ -12,41 +11,38 @@ from pathlib import Path
 from typing import TypedDict
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edgekd.data.audio.impulse_responses import load_responses, response_files, responses_hash
 from edgekd.data.store.store import ClipStore
 from edgekd.errors import InputError, nearest
 from edgekd.text import counted
 from edgekd.train.batches import pair_batches
-from edgekd.train.batches.crops import Listener
-from edgekd.train.batches.random_streams import Draws, Purpose
-from edgekd.train.batches.windows import Floats, Index, Windows, gather, whole_windows
+from edgekd.train.batches.crops import Crops, Floats, Index, read_waveforms
+from edgekd.train.batches.pair_batches import Mask
+from edgekd.train.batches.random_crops import RandomCrops
+from edgekd.train.batches.random_streams import Purpose, RandomNumbers
 from edgekd.train.recipe.recipe import Recipe
 from edgekd.train.recipe.schema import Augment
 
 READ_AHEAD = 2
-"""Batches to come whose audio the kernel is told to read, where the store is larger than memory."""
+"""Batches ahead whose audio the kernel is asked to read, where the store is larger than memory."""
 PLAIN_BATCH = 64
-"""Clips in one batch of `TrainingView.plain`."""
-TEACHER_STREAM = 4
-"""Stream of a teacher's draws by default, after those of the phases of a training."""
+"""Clips in one batch of `TrainingView.unaugmented`."""
 
 
 class Batch(TypedDict):
-    """One training batch: b items, and after them the other clips that are mixed into items: together rows. m masks.
+    """One training batch. Its rows are b items, then the other clips that are mixed into items.
 
-    places: where to hear the rows. clip: int64 (rows,) indices into the store, of joined sounds the first clip.
-    gain_db: float32 (rows,).
-    speed: float32 (rows,) factor at which what is heard is played. hop: int64 (rows,) samples from frame to frame.
-    response_rows: int64 (k,) rows heard through an impulse response; response: int64 (k,) which. partner: int64 (b,)
-    row of mixup's other clip. share: float32 (b,), 1 where nothing is mixed. style_rows: int64 (s,) rows whose
-    statistics Freq-MixStyle mixes in. style: int64 (b,), the item itself or b + the position in `style_rows`.
-    style_share: float32 (b,). filter_db: float32 (b, mels), (b, 0) without. mel_start, mel_width,
-    frame_start, frame_width: int64 (b, m).
+    crops: the audio of the rows. clip: int64 (rows,) indices into the store; the first clip where several are joined.
+    gain_db: float32 (rows,). speed: float32 (rows,) playback speed. hop: int64 (rows,) samples from frame to frame.
+    response_rows: int64 (k,) rows to convolve with an impulse response. response: int64 (k,) which one.
+    partner: int64 (b,) row of mixup's other clip. share: float32 (b,) the item's own share, 1 where nothing is mixed.
+    style_rows: int64 (s,) rows whose statistics Freq-MixStyle mixes in. style: int64 (b,), the item itself or b + the
+    position in `style_rows`. style_share: float32 (b,). filter_db: float32 (b, mels), (b, 0) without FilterAugment.
+    mel_start, mel_width, frame_start, frame_width: int64 (b, masks).
     """
 
-    places: Windows
+    crops: Crops
     clip: Index
     gain_db: Floats
     speed: Floats
@@ -66,32 +62,32 @@ class Batch(TypedDict):
 
 
 class TrainingView:
-    """A training set as one model hears it; `batches(epoch)` gives an epoch.
+    """A training set with the view and augmentation of one recipe; `batches(epoch)` gives an epoch.
 
     Args:
         store: where the audio is.
         clips: (clips,) indices to train on.
         recipe: its view, augmentation and seed.
-        batch_size: items of a batch at most; batches of an epoch differ by one item at most, of a specialist by two.
-        mels, frames: shape of the log-mel, for masks and time stretching; 0 for a network that hears waveforms.
-        stream: tells the phases of a run apart.
-        shard: (rank, processes): each process has its part of every batch; together they have the batches of one
+        batch_size: most items of a batch. Batches of an epoch differ by one item at most, of a specialist by two.
+        mels, frames: shape of the log-mel, for masks and time stretching; 0 for a network that takes waveforms.
+        stream: a `RandomStream`.
+        shard: (rank, processes). Each process has its part of every batch; together they have the batches of one
             process.
-        repeat: epochs after which what is heard is heard again, in another order; 0 for never.
+        repeat: epochs after which crops and augmentation repeat, in another order; 0 for never.
 
     Attributes:
-        clips: the items of training: `clips`, or the first clip of each of their recordings in a "parent" view.
+        clips: the items of an epoch: `clips`, or the first clip of each of their recordings in a "parent" view.
         samples: of the view.
-        played: samples at most that the frames of the view take, more where sound is stretched in time.
+        stretched_samples: samples that the frames of the view span at the longest hop of time stretching.
         sizes: items of each batch of an epoch, of all ranks together.
         steps: batches of an epoch, for every rank.
-        responses: float32 (responses, taps) of the augmentation, or None.
+        responses: float32 (responses, taps), the impulse responses of the augmentation, or None.
         ir_hash: 64 hex digits of `responses`, "" without them.
 
     Raises:
-        InputError: impulse responses that are not there or not readable, an unknown recorder, labels of a pair that are
-            not there, recordings of several labels, augmentation of a log-mel that there is none of, or a rank without
-            a part of each batch.
+        InputError: impulse responses are missing or not readable, a recorder is unknown, a label of the pair is
+            missing, a recording has several labels, the augmentation changes a log-mel that the network does not take,
+            or a rank would have no item of a batch.
     """
 
     def __init__(
@@ -107,14 +103,15 @@ class TrainingView:
         repeat: int = 0,
     ) -> None:
         self.repeat = repeat
-        self.store, self.clips, self.recipe = store, heard_once(store, clips, recipe), recipe
+        self.store, self.clips, self.recipe = store, epoch_items(store, clips, recipe), recipe
         self.sizes = batch_sizes(store, clips, recipe, batch_size)
         self.steps = len(self.sizes)
-        self._listener = Listener(store, clips, recipe, closed=True)
-        self.samples = self._listener.samples
+        self._random_crops = RandomCrops(store, clips, recipe, closed=True)
+        self.samples = self._random_crops.samples
         self._mels, self._frames, self._stream, self._shard, self._batch_size = mels, frames, stream, shard, batch_size
         fe = recipe.frontend
-        self.played = self.samples + (frames - 1) * (round(fe.hop_length * recipe.augment.time_stretch) - fe.hop_length)
+        longest_hop = round(fe.hop_length * recipe.augment.time_stretch)
+        self.stretched_samples = self.samples + (frames - 1) * (longest_hop - fe.hop_length)
         smallest = min(self.sizes)
         if smallest < shard[1]:
             raise InputError(
@@ -122,9 +119,9 @@ class TrainingView:
                 " train.batch_size and qat.batch_size, or use fewer processes"
             )
         if not mels or not frames:
-            _refuse_log_mel(recipe.augment)
-        self._place = np.full(len(store.lengths), -1)  # of a clip of the store in `self.clips`
-        self._place[self.clips] = np.arange(len(self.clips))
+            _refuse_log_mel_augmentation(recipe.augment)
+        self._position = np.full(len(store.lengths), -1)  # of a clip of the store in `self.clips`
+        self._position[self.clips] = np.arange(len(self.clips))
         self.responses: Floats | None = None
         self.ir_hash = ""
         augment = recipe.augment
@@ -132,79 +129,79 @@ class TrainingView:
             files = response_files(Path(augment.ir_folder), augment.ir_split, augment.ir_include, augment.ir_exclude)
             self.responses = load_responses(files, store.sample_rate)
             self.ir_hash = responses_hash(self.responses)
-            self._through = _recorded_by(store, augment.ir_recorders)
+            self._may_convolve = _of_recorders(store, augment.ir_recorders)
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         """All training clips once, shuffled and augmented; of each batch this process's part."""
-        order = Draws(self.recipe.seed, self._stream, epoch)
-        draws = Draws(self.recipe.seed, self._stream, epoch % self.repeat) if self.repeat else order
+        order = RandomNumbers(self.recipe.seed, self._stream, epoch)
+        rng = RandomNumbers(self.recipe.seed, self._stream, epoch % self.repeat) if self.repeat else order
         rank, processes = self._shard
-        plan = [self._rows(draws, np.array_split(part, processes)[rank]) for part in self._epoch_parts(order)]
+        plan = [self._rows(rng, np.array_split(part, processes)[rank]) for part in self._epoch_parts(order)]
         ahead: deque[Batch] = deque()
         for rows in plan:
-            batch = self._batch(draws, rows)
-            places = batch["places"]
-            self.store.prefetch(places.clip, places.start, places.samples if places.length is None else places.length)
+            batch = self._batch(rng, rows)
+            crops = batch["crops"]
+            self.store.prefetch(crops.clip, crops.start, crops.samples if crops.length is None else crops.length)
             ahead.append(batch)
             if len(ahead) > READ_AHEAD:
                 yield ahead.popleft()
         yield from ahead
 
-    def plain(self, count: int) -> Iterator[Floats]:
-        """Waveforms (up to 64, samples) of up to `count` training clips, without augmentation: for statistics and
-        calibration.
+    def unaugmented(self, count: int) -> Iterator[Floats]:
+        """Waveforms of up to `count` training clips in random crops, for statistics and calibration.
 
-        Those of a view of all channels are (up to 64, channels, samples).
+        (up to 64, samples), or (up to 64, channels, samples) of a view of all channels.
         """
-        draws = Draws(self.recipe.seed, self._stream, 0)
-        chosen = draws.shuffled(self.clips)[:count]
+        rng = RandomNumbers(self.recipe.seed, self._stream, 0)
+        chosen = rng.shuffled(self.clips)[:count]
         for part in np.array_split(chosen, -(-len(chosen) // PLAIN_BATCH)):
             span = np.full(len(part), self.samples)
-            yield gather(self.store, self._listener.places(draws, part, span, self.samples, None, skip_silence=True))
+            crops = self._random_crops.crops(rng, part, span, self.samples, None, skip_silence=True)
+            yield read_waveforms(self.store, crops)
 
-    def _epoch_parts(self, draws: Draws) -> list[Index]:
+    def _epoch_parts(self, rng: RandomNumbers) -> list[Index]:
         """The items of each batch of an epoch."""
         if self.recipe.data.pair:
             in_pair = pair_batches.pair_mask(self.store, self.clips, self.recipe.data.pair)
-            return pair_batches.half_pair_batches(draws, self.clips, in_pair, self._batch_size)
-        return np.array_split(draws.shuffled(self.clips), self.steps)
+            return pair_batches.half_pair_batches(rng, self.clips, in_pair, self._batch_size)
+        return np.array_split(rng.shuffled(self.clips), self.steps)
 
-    def _rows(self, draws: Draws, items: Index) -> "_Rows":
-        """A batch's clips: its items, then those that are mixed into them and are not among them."""
+    def _rows(self, rng: RandomNumbers, items: Index) -> "_Rows":
+        """A batch's clips: its items, then the clips that are mixed into them and are not items of the batch."""
         augment = self.recipe.augment
-        partner = self._others(draws, items, augment.mixup_p, Purpose.MIX_USED, Purpose.MIX_PARTNER)
-        style = self._others(draws, items, augment.mixstyle_p, Purpose.STYLE_USED, Purpose.STYLE_PARTNER)
+        partner = self._others(rng, items, augment.mixup_p, Purpose.MIX_USED, Purpose.MIX_PARTNER)
+        style = self._others(rng, items, augment.mixstyle_p, Purpose.STYLE_USED, Purpose.STYLE_PARTNER)
         extra = np.setdiff1d(np.concatenate([partner, style]), items)
         return _Rows(np.concatenate([items, extra]), partner, style)
 
-    def _others(self, draws: Draws, items: Index, probability: float, used: Purpose, which: Purpose) -> Index:
-        """(items,) for each item another training clip, or itself where none is wanted."""
+    def _others(self, rng: RandomNumbers, items: Index, probability: float, used: Purpose, which: Purpose) -> Index:
+        """(items,) another training clip for each item, or the item itself where it is not to be mixed."""
         others = len(self.clips) - 1
         if not probability or not others:
             return items
-        place = (draws.one(which, items) * others).astype(np.int64)
-        place += place >= self._place[items]
-        return np.where(draws.one(used, items) < probability, self.clips[place], items)
+        position = (rng.per_clip(which, items) * others).astype(np.int64)
+        position += position >= self._position[items]
+        return np.where(rng.per_clip(used, items) < probability, self.clips[position], items)
 
-    def _batch(self, draws: Draws, rows: "_Rows") -> Batch:
+    def _batch(self, rng: RandomNumbers, rows: "_Rows") -> Batch:
         augment, fe, clips = self.recipe.augment, self.recipe.frontend, rows.clips
         items = clips[: len(rows.partner)]
-        pace = augment.time_stretch ** (2 * draws.one(Purpose.STRETCH, clips) - 1)
+        pace = augment.time_stretch ** (2 * rng.per_clip(Purpose.STRETCH, clips) - 1)
         hop = np.maximum(np.rint(fe.hop_length * pace), 1).astype(np.int64)
         span = self.samples + (self._frames - 1) * (hop - fe.hop_length)
-        speed = augment.speed ** (2 * draws.one(Purpose.SPEED, clips) - 1)
-        longest = self.played
-        if augment.speed > 1:  # to the sample after the last place that is played
+        speed = augment.speed ** (2 * rng.per_clip(Purpose.SPEED, clips) - 1)
+        longest = self.stretched_samples
+        if augment.speed > 1:  # up to the sample after the last position that is read
             span, longest = ((span - 1) * speed).astype(np.int64) + 2, int((longest - 1) * augment.speed) + 2
-        shift = self._listener.shift(draws, clips, span)
-        places = self._listener.places(draws, clips, span, longest, shift, skip_silence=augment.skip_silence)
-        response_rows, response = self._heard_through(draws, clips)
-        style_rows, style = _kept(clips, items, rows.style)
+        shift = self._random_crops.shifts(rng, clips, span)
+        crops = self._random_crops.crops(rng, clips, span, longest, shift, skip_silence=augment.skip_silence)
+        response_rows, response = self._chosen_responses(rng, clips)
+        style_rows, style = _style_rows(clips, items, rows.style)
         mel_start, mel_width = _masks(
-            draws, items, Purpose.MEL_START, Purpose.MEL_WIDTH, augment.mel_masks, augment.mel_mask_bins, self._mels
+            rng, items, Purpose.MEL_START, Purpose.MEL_WIDTH, augment.mel_masks, augment.mel_mask_bins, self._mels
         )
         frame_start, frame_width = _masks(
-            draws,
+            rng,
             items,
             Purpose.FRAME_START,
             Purpose.FRAME_WIDTH,
@@ -213,83 +210,39 @@ class TrainingView:
             self._frames,
         )
         return Batch(
-            places=places,
+            crops=crops,
             clip=clips,
-            gain_db=self._listener.gain_db(draws, clips),
+            gain_db=self._random_crops.gain_db(rng, clips),
             speed=speed.astype(np.float32),
             hop=hop,
             response_rows=response_rows,
             response=response,
             partner=_positions(clips, rows.partner),
-            share=_shares(draws, Purpose.MIX_SHARE, items, rows.partner, augment.mixup_alpha),
+            share=_shares(rng, Purpose.MIX_SHARE, items, rows.partner, augment.mixup_alpha),
             style_rows=style_rows,
             style=style,
-            style_share=_shares(draws, Purpose.STYLE_SHARE, items, rows.style, augment.mixstyle_alpha),
-            filter_db=_curves(draws, items, augment, self._mels),
+            style_share=_shares(rng, Purpose.STYLE_SHARE, items, rows.style, augment.mixstyle_alpha),
+            filter_db=_filter_curves(rng, items, augment, self._mels),
             mel_start=mel_start,
             mel_width=mel_width,
             frame_start=frame_start,
             frame_width=frame_width,
         )
 
-    def _heard_through(self, draws: Draws, clips: Index) -> tuple[Index, Index]:
-        """Rows that are heard through impulse responses, and the response of each."""
+    def _chosen_responses(self, rng: RandomNumbers, clips: Index) -> tuple[Index, Index]:
+        """Rows that are convolved with an impulse response, and the response of each."""
         if self.responses is None:
             return np.empty(0, np.int64), np.empty(0, np.int64)
-        used = (draws.one(Purpose.RESPONSE_USED, clips) < self.recipe.augment.ir_p) & self._through[clips]
+        used = (rng.per_clip(Purpose.RESPONSE_USED, clips) < self.recipe.augment.ir_p) & self._may_convolve[clips]
         rows = np.flatnonzero(used)
-        return rows, (draws.one(Purpose.RESPONSE, clips[rows]) * len(self.responses)).astype(np.int64)
+        return rows, (rng.per_clip(Purpose.RESPONSE, clips[rows]) * len(self.responses)).astype(np.int64)
 
 
-class TeacherView:
-    """How a teacher hears clips while it teaches: cropped, joined, rolled and louder or softer as its own recipe has
-    it, and not mixed, masked, stretched or heard through other microphones.
-
-    Where the view has segments, sounds are neither rolled nor cropped at random, so that each segment stays in its
-    place.
-
-    Args:
-        store: where the audio is.
-        clips: (clips,) the training clips of the student, of which "pair" joins some to each clip.
-        recipe: the teacher's.
-        stream: tells it apart from other draws with the recipe's seed.
-    """
-
-    def __init__(self, store: ClipStore, clips: Index, recipe: Recipe, stream: int = TEACHER_STREAM) -> None:
-        self.store, self.recipe, self._stream = store, recipe, stream
-        self._listener = Listener(store, clips, recipe, closed=False)
-
-    @property
-    def samples(self) -> int:
-        """That the teacher hears at a time."""
-        return self._listener.samples
-
-    @property
-    def channels(self) -> int:
-        """That the teacher hears."""
-        return self.store.channels if self.recipe.view.channels == "all" else 1
-
-    def places(self, epoch: int, clips: Index) -> tuple[Windows, Floats]:
-        """Where any clips (n,) of the store are heard, and the gain of each, float32 (n,) decibels.
-
-        Segments of one recording are heard alike in a "parent" view.
-        """
-        draws, listener, augment = Draws(self.recipe.seed, self._stream, epoch), self._listener, self.recipe.augment
-        if listener.parents is not None:
-            clips = listener.parents.segments[listener.parents.first[listener.parents.recording[clips]]]
-        gain_db = listener.gain_db(draws, clips)
-        if self.recipe.view.segments > 1:
-            return whole_windows(self.store, clips, self.recipe.view), gain_db
-        span = np.full(len(clips), listener.samples)
-        shift = listener.shift(draws, clips, span) if augment.roll else None
-        return listener.places(draws, clips, span, listener.samples, shift, skip_silence=augment.skip_silence), gain_db
-
-
-def heard_once(store: ClipStore, clips: Index, recipe: Recipe) -> Index:
-    """What an epoch goes through: the clips, or the first clip of each of their recordings in a "parent" view.
+def epoch_items(store: ClipStore, clips: Index, recipe: Recipe) -> Index:
+    """The items of an epoch: the clips, or the first clip of each of their recordings in a "parent" view.
 
     Raises:
-        InputError: a recording whose segments have several labels.
+        InputError: the segments of a recording have several labels.
     """
     if recipe.view.span != "parent":
         return clips
@@ -312,23 +265,23 @@ def batch_sizes(store: ClipStore, clips: Index, recipe: Recipe, batch_size: int)
     """Items of each batch of an epoch, of all processes together.
 
     Raises:
-        InputError: see `heard_once` and `edgekd.train.batches.pair_batches`.
+        InputError: see `epoch_items` and `edgekd.train.batches.pair_batches`.
     """
-    items = heard_once(store, clips, recipe)
+    items = epoch_items(store, clips, recipe)
     if recipe.data.pair:
         in_pair = pair_batches.pair_mask(store, items, recipe.data.pair)
-        return [2 * size for size in _divided(int(in_pair.sum()), pair_batches.steps(in_pair, batch_size))]
-    return _divided(len(items), -(-len(items) // batch_size))
+        return [2 * size for size in _even_sizes(int(in_pair.sum()), pair_batches.steps(in_pair, batch_size))]
+    return _even_sizes(len(items), -(-len(items) // batch_size))
 
 
-def _divided(items: int, parts: int) -> list[int]:
+def _even_sizes(items: int, parts: int) -> list[int]:
     """Sizes of the parts that `np.array_split` makes."""
     size, more = divmod(items, parts)
     return [size + (part < more) for part in range(parts)]
 
 
-def _refuse_log_mel(augment: Augment) -> None:
-    """Refuse what changes a log-mel, for a network that hears waveforms."""
+def _refuse_log_mel_augmentation(augment: Augment) -> None:
+    """Raise InputError where the augmentation changes a log-mel, for a network that takes waveforms."""
     wanted = {
         "mel_masks": augment.mel_masks > 0,
         "time_masks": augment.time_masks > 0,
@@ -340,15 +293,15 @@ def _refuse_log_mel(augment: Augment) -> None:
     off = {"time_stretch": "1", "mixup_domain": '"waveform"'}
     for key in (key for key, set_ in wanted.items() if set_):
         raise InputError(
-            f"augment.{key} = {getattr(augment, key)} changes a log-mel, and this network hears waveforms; set it to "
+            f"augment.{key} = {getattr(augment, key)} changes a log-mel, but this network takes waveforms; set it to "
             f"{off.get(key, '0')}"
         )
 
 
 @dataclass(frozen=True)
 class _Rows:
-    """clips: (rows,) of a batch, its items first. partner, style: (items,) the clips mixed into items, or the items
-    themselves."""
+    """The clips of a batch. clips: (rows,), its items first. partner, style: (items,) the clip mixed into each item, or
+    the item itself."""
 
     clips: Index
     partner: Index
@@ -356,38 +309,38 @@ class _Rows:
 
 
 def _positions(clips: Index, wanted: Index) -> Index:
-    """Where each of `wanted` is in `clips`, which have each once."""
+    """Positions of `wanted` in `clips`, which has each of them once."""
     order = np.argsort(clips)
     return order[np.searchsorted(clips, wanted, sorter=order)]
 
 
-def _kept(clips: Index, items: Index, style: Index) -> tuple[Index, Index]:
+def _style_rows(clips: Index, items: Index, style: Index) -> tuple[Index, Index]:
     """`style_rows` and `style` of a batch."""
     styled = style != items
-    rows, place = np.unique(_positions(clips, style[styled]), return_inverse=True)
+    rows, row_of = np.unique(_positions(clips, style[styled]), return_inverse=True)
     position = np.arange(len(items))
-    position[styled] = len(items) + place
+    position[styled] = len(items) + row_of
     return rows, position
 
 
-def _shares(draws: Draws, purpose: Purpose, items: Index, other: Index, alpha: float) -> Floats:
+def _shares(rng: RandomNumbers, purpose: Purpose, items: Index, other: Index, alpha: float) -> Floats:
     """(items,) an item's own share in a mix with the other clip; 1 where that is the item itself."""
     share = np.ones(len(items), np.float32)
     mixed = other != items
-    share[mixed] = draws.beta(purpose, items[mixed], alpha)
+    share[mixed] = rng.beta(purpose, items[mixed], alpha)
     return share
 
 
-def _curves(draws: Draws, items: Index, augment: Augment, mels: int) -> Floats:
-    """(items, mels) decibels by which mel bins rise; (items, 0) where none ever do."""
+def _filter_curves(rng: RandomNumbers, items: Index, augment: Augment, mels: int) -> Floats:
+    """(items, mels) decibels that FilterAugment adds to mel bins; (items, 0) where it is off."""
     if not augment.filter_p:
         return np.zeros((len(items), 0), np.float32)
     least, most = augment.filter_bands
-    bands = least + (draws.one(Purpose.FILTER_BANDS, items) * (most - least + 1)).astype(np.int64)
-    inner = draws.uniform(Purpose.FILTER_CORNER, items, most)
-    height = (2 * draws.uniform(Purpose.FILTER_DB, items, most + 1) - 1) * augment.filter_db
+    bands = least + (rng.per_clip(Purpose.FILTER_BANDS, items) * (most - least + 1)).astype(np.int64)
+    inner = rng.uniform(Purpose.FILTER_CORNER, items, most)
+    height = (2 * rng.uniform(Purpose.FILTER_DB, items, most + 1) - 1) * augment.filter_db
     curves = np.zeros((len(items), mels), np.float32)
-    for row in np.flatnonzero(draws.one(Purpose.FILTER_USED, items) < augment.filter_p):
+    for row in np.flatnonzero(rng.per_clip(Purpose.FILTER_USED, items) < augment.filter_p):
         lines = int(bands[row])
         corner = np.concatenate([[0.0], np.sort(inner[row, : lines - 1]), [1.0]]) * (mels - 1)
         curves[row] = np.interp(np.arange(mels), corner, height[row, : lines + 1])
@@ -395,16 +348,16 @@ def _curves(draws: Draws, items: Index, augment: Augment, mels: int) -> Floats:
 
 
 def _masks(
-    draws: Draws, items: Index, start: Purpose, width: Purpose, masks: int, widest: int, size: int
+    rng: RandomNumbers, items: Index, start: Purpose, width: Purpose, masks: int, widest: int, size: int
 ) -> tuple[Index, Index]:
-    """Starts and widths int64 (items, masks), every width from 0 to `widest` and every place equally likely."""
-    widths = (draws.uniform(width, items, masks) * (min(widest, size) + 1)).astype(np.int64)
-    starts = (draws.uniform(start, items, masks) * (size - widths + 1)).astype(np.int64)
+    """Starts and widths int64 (items, masks). Every width from 0 to `widest` and every start is equally likely."""
+    widths = (rng.uniform(width, items, masks) * (min(widest, size) + 1)).astype(np.int64)
+    starts = (rng.uniform(start, items, masks) * (size - widths + 1)).astype(np.int64)
     return starts, widths
 
 
-def _recorded_by(store: ClipStore, recorders: tuple[str, ...]) -> NDArray[np.bool_]:
-    """(clips of the store,) whether a clip is of one of the recorders; all are where none is named."""
+def _of_recorders(store: ClipStore, recorders: tuple[str, ...]) -> Mask:
+    """bool (clips of the store,): which clips are of one of the recorders; all where no recorder is named."""
     known = {clip.recorder for clip in store.clips} - {""}
     for recorder in recorders:
         if recorder not in known:

@@ -1,6 +1,5 @@
-"""What happens after each epoch: tests, one row of metrics.csv, a checkpoint, a line of progress."""
+"""The end of each epoch: a test, a row of metrics.csv, a checkpoint, a line of progress."""
 
-import csv
 import io
 import logging
 import math
@@ -16,7 +15,8 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from edgekd.data.store.store import ClipStore
 from edgekd.errors import InputError
 from edgekd.files import atomic_write
-from edgekd.train.batches.windows import Index
+from edgekd.text import csv_bytes
+from edgekd.train.batches.crops import Index
 from edgekd.train.loop.module import TrainingModule
 from edgekd.train.loop.validation import predict_clips, run_metrics
 from edgekd.train.parallel import processes
@@ -24,20 +24,18 @@ from edgekd.train.run.folder import CHECKPOINT_FILE, METRICS_FILE
 
 log = logging.getLogger(__name__)
 
-FIRST_COLUMNS, LAST_COLUMNS = (
-    ("phase", "epoch", "lr", "loss"),
-    ("test_clip_accuracy", "test_window_accuracy", "test_clip_log_loss"),
-)
-"""Of metrics.csv; between them each term of the loss, raw and weighted. Cells are empty where a phase has no such term
-and in epochs without a test."""
+FIRST_COLUMNS = ("phase", "epoch", "lr", "loss")
+LAST_COLUMNS = ("test_clip_accuracy", "test_window_accuracy", "test_clip_log_loss")
+"""Of metrics.csv; between them come the terms of the loss, raw and weighted. A cell is empty where the phase lacks the
+term, and in epochs without a test."""
 BAR_HERTZ = 2
-"""Redraws of the bar in a second."""
+"""Redraws of the progress bar per second."""
 LOG_SECONDS = 15.0
-"""Least time between lines of progress where there is no bar."""
+"""Least time between log lines of epochs without a test."""
 
 
 class Checkpoints(TorchCheckpointIO):
-    """Writes checkpoints in one step, so that a full disk leaves the last one as it was."""
+    """Writes checkpoints atomically, so that a full disk leaves the last one as it was."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: object = None) -> None:
         del storage_options
@@ -47,23 +45,23 @@ class Checkpoints(TorchCheckpointIO):
 
 
 class EpochEnd(pl.Callback):
-    """Tests, records and checkpoints a phase. Its rows travel in the checkpoint, so that a resumed run's metrics.csv is
-    complete.
+    """Tests, writes metrics.csv and saves a checkpoint. The checkpoint has all rows, so that the metrics.csv of a
+    resumed run is complete.
 
-    Of several processes, each brings its share of the losses; the first tests and writes, while the others wait for its
-    checkpoint.
+    Of several processes each contributes its share of the losses. The first one tests and writes, and the others wait
+    for its checkpoint.
 
     Args:
-        folder: the run.
-        store, test: what to test on.
-        rows: rows of the phases before this one.
+        folder: of the run.
+        store, test: the store and its test clips.
+        rows: of metrics.csv, of the phases before this one.
         seconds: of the phases before this one.
     """
 
     def __init__(self, folder: Path, store: ClipStore, test: Index, rows: list[dict[str, Any]], seconds: float) -> None:
         self.rows, self.seconds = rows, seconds
         self._folder, self._store, self._test = folder, store, test
-        self._began = time.monotonic()
+        self._since = time.monotonic()
 
     def state_dict(self) -> dict[str, Any]:
         return {"rows": self.rows, "seconds": self.seconds}
@@ -72,7 +70,7 @@ class EpochEnd(pl.Callback):
         self.rows, self.seconds = state_dict["rows"], state_dict["seconds"]
 
     def on_train_start(self, *_: Any) -> None:
-        self._began = time.monotonic()
+        self._since = time.monotonic()
 
     def on_save_checkpoint(self, _: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         assert isinstance(pl_module, TrainingModule)
@@ -92,21 +90,19 @@ class EpochEnd(pl.Callback):
         last = row["epoch"] == trainer.max_epochs
         every = module.recipe.train.test_every
         if processes.rank() == 0 and (last or (every and row["epoch"] % every == 0)):
-            predictions = predict_clips(module.tested, module.front, self._store, self._test, module.recipe.view)
+            predictions = predict_clips(module.final_model, module.front, self._store, self._test, module.recipe.view)
             row |= run_metrics(predictions, self._store.label_index, "test")
         self.rows.append(row)
         now = time.monotonic()
-        self.seconds, self._began = self.seconds + now - self._began, now
+        self.seconds, self._since = self.seconds + now - self._since, now
         self._record(trainer, row)
 
     def _record(self, trainer: pl.Trainer, row: dict[str, Any]) -> None:
-        text = io.StringIO(newline="")
         terms = dict.fromkeys(name for row in self.rows for name in row if name not in FIRST_COLUMNS + LAST_COLUMNS)
-        writer = csv.DictWriter(text, (*FIRST_COLUMNS, *terms, *LAST_COLUMNS), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.rows)
+        header = (*FIRST_COLUMNS, *terms, *LAST_COLUMNS)
         if processes.rank() == 0:
-            atomic_write(self._folder / METRICS_FILE, text.getvalue().encode())
+            cells = [[row.get(name, "") for name in header] for row in self.rows]
+            atomic_write(self._folder / METRICS_FILE, csv_bytes(header, cells))
         if trainer.logger is not None:
             trainer.logger.log_metrics(
                 {name: value for name, value in row.items() if isinstance(value, float)}, step=len(self.rows)
@@ -115,17 +111,17 @@ class EpochEnd(pl.Callback):
 
 
 class Progress(pl.Callback):
-    """A bar over a phase on a terminal, otherwise a line now and then; every line also goes to the run's log file.
+    """A progress bar on a terminal, and a log line at least after each test.
 
     Args:
-        end: the callback that runs before this one and has the epoch's row.
+        end: the callback that runs before this one and makes the epoch's row.
     """
 
     def __init__(self, end: EpochEnd) -> None:
         self._end = end
         self._bar: Any = None
         self._task: Any = None
-        self._said = time.monotonic()
+        self._last_line = time.monotonic()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, TrainingModule)
@@ -169,8 +165,8 @@ class Progress(pl.Callback):
             )
         if self._bar is not None:
             self._bar.update(self._task, note=f"loss {row['loss']:.3f}")
-        if tested or time.monotonic() - self._said > LOG_SECONDS:
-            self._said = time.monotonic()
+        if tested or time.monotonic() - self._last_line > LOG_SECONDS:
+            self._last_line = time.monotonic()
             log.info(line)
 
     def on_train_end(self, *_: Any) -> None:

@@ -1,5 +1,4 @@
-"""The Lightning module of both phases: a batch of waveforms becomes mixed log-mel, the network's logits and the
-objective's loss."""
+"""The Lightning module of both phases: waveforms -> augmented log-mel -> logits -> loss."""
 
 import copy
 import math
@@ -13,33 +12,34 @@ import torch
 from torch import Tensor, nn
 
 from edgekd import quant
-from edgekd.data.audio.augment import colour, convolve, gain, mask, mix, mix_loudness, mix_style, played
+from edgekd.data.audio.augment import change_speed, convolve, filter_bands, gain, mask, mix, mix_loudness, mix_style
 from edgekd.models.logmel import LogMel
 from edgekd.models.taps import Taps
 from edgekd.models.waveform import RawWaveform
-from edgekd.train.batches.audio_cache import ClipBank
+from edgekd.train.batches.audio_cache import AudioCache
+from edgekd.train.batches.crops import segment_of
 from edgekd.train.batches.epochs import Batch, TrainingView
-from edgekd.train.batches.windows import segment_of
-from edgekd.train.loop.precision import computing
+from edgekd.train.loop.precision import autocast
 from edgekd.train.loop.pretrained import freeze_backbone, trainable
+from edgekd.train.loop.schedule import learning_rate_factor
 from edgekd.train.loss.objective import Objective
-from edgekd.train.loss.term import Said
+from edgekd.train.loss.term import StudentOutputs
 from edgekd.train.parallel import processes
 from edgekd.train.recipe.recipe import Recipe
 from edgekd.train.recipe.schema import Qat, Train
 from edgekd.train.teachers.live import LiveTeacher
 
 EMA_WARMUP = 10
-"""The average's decay is at most (1 + steps) / (EMA_WARMUP + steps), so that it forgets the initial weights soon."""
+"""The decay of the average is at most (1 + steps) / (EMA_WARMUP + steps), so that the initial weights soon fade."""
 MEL_AXIS, FRAME_AXIS = 2, 3
 NEPERS_PER_DB = math.log(10) / 10
-"""Of power, whose natural logarithm a log-mel is."""
-LEAST_RISE = 1e-4
-"""Where an exponential rise starts when the schedule ends at zero."""
+"""Decibels -> natural logarithm of power, the unit of a log-mel."""
+CACHED_LOGITS = "said"
+"""Key in a checkpoint of the teachers' logits that later epochs take again."""
 
 
 class EpochBatches:
-    """One epoch of a training view, sized for the trainer."""
+    """The batches of one epoch of a training view, with the length that Lightning's trainer asks for."""
 
     def __init__(self, view: TrainingView, epoch: int) -> None:
         self._view, self._epoch = view, epoch
@@ -52,14 +52,17 @@ class EpochBatches:
 
 
 @dataclass(frozen=True)
-class Truth:
-    """What is known of all clips of the store. label: int64 (clips,). teachers: float32 (teachers, views, clips,
-    segments, labels) logits, or None where there are none or they listen live. heard: samples of a clip that each of
-    them has judged in segments, None for all."""
+class LabelTable:
+    """Labels and soft labels of all clips of the store.
+
+    label: int64 (clips,). soft_labels: float32 logits (teachers, views, clips, segments, labels), or None where there
+    are none or the teachers are live. teacher_samples: for each teacher the samples of its input, which its segments
+    divide; None for whole clips.
+    """
 
     label: Tensor
-    teachers: Tensor | None
-    heard: tuple[int | None, ...] = ()
+    soft_labels: Tensor | None
+    teacher_samples: tuple[int | None, ...] = ()
 
 
 class TrainingModule(pl.LightningModule):
@@ -67,22 +70,26 @@ class TrainingModule(pl.LightningModule):
 
     Args:
         model: log_mel (batch, channels, mel, frame) or waveform (batch, channels, time) -> logits (batch, labels).
-        front: what makes the model's input of waveforms, with its final mean and standard deviation.
+        front: waveforms -> the model's input, with its final mean and standard deviation.
         view: the training set.
-        truth: labels and soft labels.
+        labels: labels and soft labels.
         objective: the loss.
-        recipe: the run's.
-        phase: `recipe.train` or `recipe.qat`; the type tells which phase this is.
-        float_model: the float network that `model` quantises, where the objective wants it.
-        live: teachers that listen in each step.
+        recipe: of the run.
+        phase: `recipe.train` or `recipe.qat`; its type says which phase this is.
+        float_model: the float network that `model` quantises, where the objective needs its logits.
+        live: teachers that run in each step.
     """
+
+    label: Tensor
+    soft_labels: Tensor | None
+    responses: Tensor | None
 
     def __init__(
         self,
         model: nn.Module,
         front: LogMel | RawWaveform,
         view: TrainingView,
-        truth: Truth,
+        labels: LabelTable,
         objective: Objective,
         recipe: Recipe,
         phase: Train | Qat,
@@ -91,29 +98,31 @@ class TrainingModule(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.model = model
-        self.average = _copy_of(model) if isinstance(phase, Train) and phase.ema_decay > 0 else None
-        self.float_model = _copy_of(float_model) if float_model is not None and objective.wants_float else None
+        self.average = _frozen_copy(model) if isinstance(phase, Train) and phase.ema_decay > 0 else None
+        self.float_model = (
+            _frozen_copy(float_model) if float_model is not None and objective.needs_float_logits else None
+        )
         self.front = front
         self.view, self.objective, self.recipe, self.phase = view, objective, recipe, phase
-        self.heard = truth.heard
+        self.teacher_samples = labels.teacher_samples
         self.live = tuple(live)
-        self.bank: ClipBank | None = None
-        self.said: Tensor | None = None
-        """Logits of live teachers in the epochs that repeat, (teachers, epochs, clips of the store, labels); NaN is yet
-        to be heard."""
-        self.hearing = (
+        self.audio_cache: AudioCache | None = None
+        self.cached_logits: Tensor | None = None
+        """Logits of live teachers in the epochs that repeat, (teachers, epochs, clips of the store, labels); NaN where
+        not computed yet."""
+        self.train_front = (
             LogMel(front.fe, exact=False) if isinstance(phase, Train) and isinstance(front, LogMel) else front
         )
-        """The front end of this phase's batches; tests are exact."""
+        """The front end of this phase's batches. Tests always use the exact one."""
         if recipe.init.adapt == "head":
-            # before several processes agree on which gradients there are, and the optimiser on what it changes
+            # before several processes agree on which gradients exist, and the optimiser on what it changes
             freeze_backbone(model)
         self._taps = Taps(model, objective.student_taps)
         self.register_buffer(
             "responses", None if view.responses is None else torch.from_numpy(view.responses), persistent=False
         )
-        self.register_buffer("label", truth.label, persistent=False)
-        self.register_buffer("teachers", truth.teachers, persistent=False)
+        self.register_buffer("label", labels.label, persistent=False)
+        self.register_buffer("soft_labels", labels.soft_labels, persistent=False)
         self.sums: dict[str, Tensor] = {}
         """Sums over the epoch's steps of what the objective logs."""
 
@@ -124,63 +133,65 @@ class TrainingModule(pl.LightningModule):
 
     @property
     def precision(self) -> str:
-        """ "float32" or "bf16": in which the network computes in this phase."""
+        """ "float32" or "bf16": the precision of the network in this phase."""
         return self.phase.precision if isinstance(self.phase, Train) else "float32"
 
     @property
-    def tested(self) -> nn.Module:
-        """The network that is tested and kept: the average where there is one."""
+    def final_model(self) -> nn.Module:
+        """The network that is tested and saved: the average where there is one."""
         return self.model if self.average is None else self.average
 
     def train_dataloader(self) -> EpochBatches:
-        if self.bank is None:
-            self.bank = ClipBank(self.view.store, self.device)
+        if self.audio_cache is None:
+            self.audio_cache = AudioCache(self.view.store, self.device)
         return EpochBatches(self.view, self.current_epoch)
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> dict[str, Tensor]:  # noqa: ARG002
-        """A batch's arrays as tensors, its audio gathered: waveform float32 (rows, samples) in the place of
-        `places`."""
-        assert self.bank is not None  # train_dataloader comes first
-        arrays = cast(dict[str, np.ndarray], {name: value for name, value in batch.items() if name != "places"})
+        """A batch's arrays as tensors, with the waveforms of its crops: "waveform" float32 (rows, samples) or (rows,
+        channels, samples)."""
+        assert self.audio_cache is not None  # train_dataloader comes first
+        arrays = cast(dict[str, np.ndarray], {name: value for name, value in batch.items() if name != "crops"})
         tensors = {name: torch.from_numpy(value).to(device, non_blocking=True) for name, value in arrays.items()}
-        if self.teachers is not None and self.teachers.shape[3] > 1:
-            places, segments = batch["places"], self.teachers.shape[3]
+        if self.soft_labels is not None and self.soft_labels.shape[3] > 1:
+            crops, store, segments = batch["crops"], self.view.store, self.soft_labels.shape[3]
             # (teachers, rows)
-            of_each = np.stack([segment_of(places, self.view.store, segments, heard) for heard in self.heard])
-            tensors["segment"] = torch.from_numpy(of_each).to(device, non_blocking=True)
+            segment = np.stack([segment_of(crops, store, segments, samples) for samples in self.teacher_samples])
+            tensors["segment"] = torch.from_numpy(segment).to(device, non_blocking=True)
         if self.recipe.distill.teaching == "live":
             for number, teacher in enumerate(self.live):
-                tensors[_heard_by(number)] = teacher.waveform(self.current_epoch, batch["clip"], self.bank)
-        return {"waveform": self.bank.gather(batch["places"]), **tensors}
+                tensors[_teacher_waveform(number)] = teacher.waveform(
+                    self.current_epoch, batch["clip"], self.audio_cache
+                )
+        return {"waveform": self.audio_cache.waveforms(batch["crops"]), **tensors}
 
     def on_fit_start(self) -> None:
         for teacher in self.live:
             teacher.to(self.device)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what teachers have said: heard again in another batch, its last bits might be others."""
-        if self.said is not None:
-            checkpoint["said"] = self.said
+        """Save the teachers' logits: computed again in another batch, their last bits might differ."""
+        if self.cached_logits is not None:
+            checkpoint[CACHED_LOGITS] = self.cached_logits
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take it back."""
-        self.said = checkpoint.get("said")
+        """Restore the teachers' logits."""
+        self.cached_logits = checkpoint.get(CACHED_LOGITS)
 
     def on_train_start(self) -> None:
-        """Move it to the training device, where the other tensors are by then."""
-        if self.said is not None:
-            self.said = self.said.to(self.device)
+        """Move restored logits to the training device, where all other tensors are by then."""
+        if self.cached_logits is not None:
+            self.cached_logits = self.cached_logits.to(self.device)
 
     def on_fit_end(self) -> None:
-        """Give an accelerator's memory back to the phases to come, and leave the network without hooks."""
-        self.bank = self.said = None
+        """Free the accelerator's memory for the next phase, and remove the hooks from the network."""
+        self.audio_cache = self.cached_logits = None
         self._taps.close()
         for teacher in self.live:
             teacher.to(torch.device("cpu"))
 
     def on_train_epoch_start(self) -> None:
-        """Seed what networks draw themselves (dropout), so that an epoch does not depend on the ones before; freeze
-        scales at the end."""
+        """Seed the random numbers of the networks themselves (dropout), so that an epoch does not depend on earlier
+        ones; freeze the quantisation scales in the last epochs."""
         entropy = [
             self.recipe.seed,
             self.phase_name == "qat",
@@ -192,116 +203,64 @@ class TrainingModule(pl.LightningModule):
         if self.float_model is not None:
             self.float_model.eval()
         if self.recipe.init.adapt == "head":
-            freeze_backbone(self.model.train())  # a test has left all of it in eval mode
-        if self._freezes and processes.world() == 1:
-            quant.freeze(self.model)
+            freeze_backbone(self.model.train())  # a test has left the whole network in eval mode
+        if self._scales_frozen and processes.world() == 1:
+            quant.freeze(self._quantised_model)
 
     def training_step(self, batch: dict[str, Tensor], step: int) -> Tensor:
         clip, partner, share = batch["clip"], batch["partner"], batch["share"]
-        waveform, x = self.hear(batch)
-        teachers, teacher_taps = self._taught(batch, waveform, x)
+        waveform, x = self.augmented(batch)
+        teacher_logits, teacher_taps = self._teacher_outputs(batch, waveform, x)
         float_logits = None
         if self.float_model is not None:
             with torch.no_grad():
                 float_logits = self.float_model(x)
-        with computing(self.precision, x.device):
+        with autocast(self.precision, x.device):
             logits, taps = self._taps(x)
-        said = Said(logits.float(), {path: tap.float() for path, tap in taps.items()})
-        targets = self.objective.targets(self.label[clip], teachers, partner, share, float_logits, teacher_taps)
-        loss, logged = self.objective(said, targets)
-        weight = self._weight(len(partner), step)
+        student = StudentOutputs(logits.float(), {path: tap.float() for path, tap in taps.items()})
+        targets = self.objective.targets(self.label[clip], teacher_logits, partner, share, float_logits, teacher_taps)
+        loss, logged = self.objective(student, targets)
+        weight = process_weight(len(partner), self.view.sizes[step])
         for name, value in logged.items():
             value = value if weight == 1 else weight * value  # noqa: PLW2901
             self.sums[name] = self.sums[name] + value if name in self.sums else value
         return cast(Tensor, loss if weight == 1 else weight * loss)
 
-    def _taught(
-        self, batch: dict[str, Tensor], waveform: Tensor, x: Tensor
-    ) -> tuple[Tensor | None, Sequence[dict[str, Tensor]]]:
-        """What the teachers say of a batch: logits (teachers, rows, labels), and the taps of those that listen live.
-
-        Args:
-            batch: as `transfer_batch_to_device` gives it.
-            waveform, x: what `hear` gave.
-        """
-        if self.live:
-            if not self.view.repeat:
-                return self._listened(batch, waveform, x)
-            return self._remembered(batch, waveform, x), ()
-        if self.teachers is None:
-            return None, ()
-        soft = self.teachers[:, self.current_epoch % self.teachers.shape[1]]  # (teachers, clips, segments, labels)
-        if "segment" not in batch:
-            return soft[:, batch["clip"], 0], ()
-        each = torch.arange(len(soft), device=soft.device)[:, None]
-        return soft[each, batch["clip"], batch["segment"]], ()
-
-    def _listened(
-        self, batch: dict[str, Tensor], waveform: Tensor, x: Tensor
-    ) -> tuple[Tensor, Sequence[dict[str, Tensor]]]:
-        said = [self._listening(number, teacher, batch, waveform, x) for number, teacher in enumerate(self.live)]
-        return torch.stack([logits for logits, _ in said]), [taps for _, taps in said]
-
-    def _remembered(self, batch: dict[str, Tensor], waveform: Tensor, x: Tensor) -> Tensor:
-        """Logits (teachers, items, labels), listened to where they are not known yet."""
-        items, epoch = batch["clip"][: len(batch["partner"])], self.current_epoch % self.view.repeat
-        if self.said is not None and not (known := self.said[:, epoch, items]).isnan().any():
-            return known
-        logits, _ = self._listened(batch, waveform, x)
-        if self.said is None:
-            self.said = logits.new_full((len(logits), self.view.repeat, len(self.label), logits.shape[2]), torch.nan)
-        self.said[:, epoch, items] = logits
-        return logits
-
-    def _listening(
-        self, number: int, teacher: LiveTeacher, batch: dict[str, Tensor], waveform: Tensor, x: Tensor
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        if self.recipe.distill.teaching == "live":
-            return teacher(teacher.front(batch[_heard_by(number)]))
-        return teacher(
-            teacher.renormalised(x, self.front.fe) if teacher.shares(self.front) else teacher.front(waveform)
-        )
-
-    def _weight(self, items: int, step: int) -> float:
-        """Of this process's share in a batch: the mean over processes of weighted means over items is the mean over all
-        items."""
-        return items * processes.world() / self.view.sizes[step]
-
-    def hear(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """A batch as `transfer_batch_to_device` gives it, augmented and mixed.
+    def augmented(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """A batch from `transfer_batch_to_device`, augmented and mixed.
 
         Returns:
             the items' waveforms float32 (items, samples) or (items, channels, samples), unmixed where mixing is on
-            log-mel; and what the network gets: (items, channels, mel, frame), or (items, channels, time).
+            log-mel; and the network's input: (items, channels, mel, frame), or (items, channels, time).
         """
         augment = self.recipe.augment
         mixed_first = augment.mixup_domain != "log_mel"
         with torch.no_grad():
             waveform = batch["waveform"]
             if augment.speed > 1:
-                waveform = played(waveform, batch["speed"], self.view.played)
+                waveform = change_speed(waveform, batch["speed"], self.view.stretched_samples)
             if self.responses is not None:
                 waveform = convolve(waveform, batch["response_rows"], self.responses, batch["response"])
             if augment.gain_db > 0:
                 waveform = gain(waveform, batch["gain_db"])
             if mixed_first:
-                waveform = self._items(waveform, batch, mix if augment.mixup_domain == "waveform" else mix_loudness)
+                waveform = self._mixed(waveform, batch, mix if augment.mixup_domain == "waveform" else mix_loudness)
             if augment.time_stretch > 1:
                 hop = (
                     torch.cat([batch["hop"][: len(batch["partner"])], batch["hop"][batch["style_rows"]]])
                     if mixed_first
                     else batch["hop"]
                 )
-                x = self.hearing(waveform, hop, self.view.samples)
+                x = self.train_front(waveform, hop, self.view.samples)
             else:
-                x = self.hearing(waveform)
+                x = self.train_front(waveform)
             if not mixed_first:
-                x = self._items(x, batch, mix)
+                x = self._mixed(x, batch, mix)
             if augment.mixstyle_p > 0:
                 x = mix_style(x, batch["style"], batch["style_share"])
             if augment.filter_p > 0:
                 fe = self.front.fe
-                x = colour(
+                x = filter_bands(
                     x, batch["filter_db"] * (NEPERS_PER_DB / fe.std), (math.log(fe.log_floor) - fe.mean) / fe.std
                 )
             if augment.mel_masks:
@@ -310,27 +269,82 @@ class TrainingModule(pl.LightningModule):
                 x = mask(x, FRAME_AXIS, batch["frame_start"], batch["frame_width"])
         return waveform[: len(batch["partner"])], cast(Tensor, x)
 
-    def _items(self, x: Tensor, batch: dict[str, Tensor], mixing: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
-        """Of rows (rows, ...) the items, mixed, and after them the rows whose statistics are wanted, as they are."""
+    def _mixed(self, x: Tensor, batch: dict[str, Tensor], mixing: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
+        """The items of (rows, ...), mixed, followed by the rows whose statistics Freq-MixStyle needs, unmixed."""
         augment, partner = self.recipe.augment, batch["partner"]
         items = mixing(x, partner, batch["share"]) if augment.mixup_p > 0 else x[: len(partner)]
         return torch.cat([items, x[batch["style_rows"]]]) if augment.mixstyle_p > 0 else items
 
+    def _teacher_outputs(
+        self, batch: dict[str, Tensor], waveform: Tensor, x: Tensor
+    ) -> tuple[Tensor | None, Sequence[dict[str, Tensor]]]:
+        """The teachers' logits (teachers, rows, labels) for a batch, and the taps of live teachers.
+
+        Args:
+            batch: from `transfer_batch_to_device`.
+            waveform, x: from `augmented`.
+        """
+        if self.live:
+            if not self.view.repeat:
+                return self._live_outputs(batch, waveform, x)
+            return self._repeated_logits(batch, waveform, x), ()
+        if self.soft_labels is None:
+            return None, ()
+        # (teachers, clips, segments, labels)
+        soft = self.soft_labels[:, self.current_epoch % self.soft_labels.shape[1]]
+        if "segment" not in batch:
+            return soft[:, batch["clip"], 0], ()
+        teacher = torch.arange(len(soft), device=soft.device)[:, None]
+        return soft[teacher, batch["clip"], batch["segment"]], ()
+
+    def _live_outputs(
+        self, batch: dict[str, Tensor], waveform: Tensor, x: Tensor
+    ) -> tuple[Tensor, Sequence[dict[str, Tensor]]]:
+        """Logits (teachers, rows, labels) and taps of the live teachers."""
+        outputs = [self._live_output(number, teacher, batch, waveform, x) for number, teacher in enumerate(self.live)]
+        return torch.stack([logits for logits, _ in outputs]), [taps for _, taps in outputs]
+
+    def _live_output(
+        self, number: int, teacher: LiveTeacher, batch: dict[str, Tensor], waveform: Tensor, x: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        if self.recipe.distill.teaching == "live":
+            return teacher(teacher.front(batch[_teacher_waveform(number)]))
+        return teacher(
+            teacher.renormalised(x, self.front.fe) if teacher.shares(self.front) else teacher.front(waveform)
+        )
+
+    def _repeated_logits(self, batch: dict[str, Tensor], waveform: Tensor, x: Tensor) -> Tensor:
+        """Logits (teachers, items, labels), computed in the first of the epochs that repeat and then taken again."""
+        items, epoch = batch["clip"][: len(batch["partner"])], self.current_epoch % self.view.repeat
+        if self.cached_logits is not None and not (known := self.cached_logits[:, epoch, items]).isnan().any():
+            return known
+        logits, _ = self._live_outputs(batch, waveform, x)
+        if self.cached_logits is None:
+            shape = (len(logits), self.view.repeat, len(self.label), logits.shape[2])
+            self.cached_logits = logits.new_full(shape, torch.nan)
+        self.cached_logits[:, epoch, items] = logits
+        return logits
+
     @property
-    def _freezes(self) -> bool:
-        """Whether scales no longer learn in this epoch."""
+    def _scales_frozen(self) -> bool:
+        """Whether quantisation scales no longer learn in this epoch."""
         return isinstance(self.phase, Qat) and self.current_epoch >= self.phase.epochs - self.phase.freeze_epochs
 
+    @property
+    def _quantised_model(self) -> quant.QuantNetwork:
+        assert isinstance(self.model, quant.QuantNetwork)  # in the quantization-aware phase
+        return self.model
+
     def on_before_optimizer_step(self, *_: Any) -> None:
-        """Of several processes, each must have all gradients that it had in the first step: scales drop theirs here
-        instead."""
-        if self._freezes and processes.world() > 1:
-            for quantiser in self.model.quantisers():
+        """Drop the gradients of frozen scales. Of several processes each must compute all gradients that it had in the
+        first step, so that scales are not frozen as in a lone process."""
+        if self._scales_frozen and processes.world() > 1:
+            for quantiser in self._quantised_model.quantisers():
                 for threshold in quantiser.parameters():
                     threshold.grad = None
 
     def on_train_batch_end(self, *_: Any) -> None:
-        """Move the average."""
+        """Update the moving average of the weights."""
         if self.average is None or not isinstance(self.phase, Train):
             return
         steps = self.global_step
@@ -344,7 +358,8 @@ class TrainingModule(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         phase = self.phase
-        decayed, plain = [], []
+        decayed: list[nn.Parameter] = []
+        plain: list[nn.Parameter] = []
         for name, parameter in (*trainable(self.model), *self.objective.named_parameters()):
             (decayed if name.endswith("weight") and parameter.dim() > 1 else plain).append(parameter)
         groups = [{"params": decayed, "weight_decay": phase.weight_decay}, {"params": plain, "weight_decay": 0.0}]
@@ -354,34 +369,21 @@ class TrainingModule(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
-def learning_rate_factor(phase: Train | Qat, steps: int) -> Callable[[int], float]:
-    """Step -> factor of the learning rate. steps: optimizer steps of an epoch. The quantization-aware phase falls as a
-    cosine to zero."""
-    if isinstance(phase, Qat):
-        return lambda step: 0.5 * (1 + math.cos(math.pi * min(1.0, step / (phase.epochs * steps))))
-    rise = min(phase.warmup_epochs * steps, phase.epochs * steps)
-    fall = max(1.0, phase.epochs * steps - rise)
-    least = phase.min_lr_ratio
+def process_weight(items: int, batch_items: int) -> float:
+    """Weight of one process's mean over its items, so that the mean over processes is the mean over the batch.
 
-    def factor(step: int) -> float:
-        if phase.schedule == "steps":
-            share = min(1.0, (step + 1) / rise) if rise else 1.0
-            return float(share * phase.gamma ** sum(step >= milestone * steps for milestone in phase.milestones))
-        if step < rise:
-            share = (step + 1) / rise
-            return max(least, LEAST_RISE) ** (1 - share) if phase.schedule == "vivo" else share
-        done = min(1.0, (step - rise) / fall)
-        shape = 1 - done if phase.schedule == "vivo" else 0.5 * (1 + math.cos(math.pi * done))
-        return least + (1 - least) * shape
-
-    return factor
+    Args:
+        items: of this process.
+        batch_items: of all processes together.
+    """
+    return items * processes.world() / batch_items
 
 
-def _copy_of(model: nn.Module) -> nn.Module:
-    """A copy that is never trained."""
+def _frozen_copy(model: nn.Module) -> nn.Module:
+    """A copy without gradients."""
     return copy.deepcopy(model).requires_grad_(False)
 
 
-def _heard_by(number: int) -> str:
-    """Key of the waveforms of a live teacher in a batch on the device."""
+def _teacher_waveform(number: int) -> str:
+    """Key of a live teacher's waveforms in a batch on the device."""
     return f"teacher{number}"

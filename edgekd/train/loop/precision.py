@@ -1,7 +1,8 @@
-"""In which precision and form the float network computes while it trains. Weights, loss, tests and the quantised
-network are float32."""
+"""Precision and memory format of the float network while it trains. Weights, loss, tests and the quantised network are
+float32."""
 
 from contextlib import AbstractContextManager
+from typing import Any
 
 import msgspec
 import torch
@@ -12,11 +13,11 @@ from edgekd.modelfile.engine import cpu_flags
 from edgekd.train.recipe.recipe import Recipe
 
 BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
-"""Of x86 processors that multiply bf16 natively. Elsewhere it is emulated, slower than float32."""
+"""Flags of x86 processors that multiply bf16 natively. On others bf16 is emulated, slower than float32."""
 
 
 def training_device(accelerator: str) -> str:
-    """Type of the torch device that "auto", "cpu" or "gpu" stands for."""
+    """The type of torch device for --accelerator "auto", "cpu" or "gpu": "cpu", "cuda" or "mps"."""
     if accelerator == "cpu":
         return "cpu"
     if torch.cuda.is_available():
@@ -25,34 +26,42 @@ def training_device(accelerator: str) -> str:
 
 
 def native_bf16(device: str) -> bool:
-    """Whether a type of device multiplies bf16 in hardware."""
+    """Whether this type of device multiplies bf16 in hardware."""
     if device == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return device == "cpu" and not BF16_FLAGS.isdisjoint(cpu_flags())
 
 
 def with_precision(recipe: Recipe, device: str) -> Recipe:
-    """The recipe with "auto" replaced by what the device is to compute in, so that a run goes on in the precision that
-    it began in."""
+    """The recipe with precision "auto" replaced by that of the device, so that a resumed run keeps its precision."""
     if recipe.train.precision != "auto":
         return recipe
     chosen = "bf16" if native_bf16(device) else "float32"
     return msgspec.structs.replace(recipe, train=msgspec.structs.replace(recipe.train, precision=chosen))
 
 
-def computing(precision: str, device: torch.device) -> AbstractContextManager[object]:
-    """Context of a training network's forward pass. Convolutions in float32 use TF32 on GPUs that have it, as torch
-    does by default."""
+def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
+    """Context of a training network's forward pass in "float32" or "bf16". float32 convolutions use TF32 on GPUs that
+    have it, as torch does by default."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
+def channels_last(model: nn.Module, device: torch.device | None = None) -> nn.Module:
+    """The network, moved to `device` if given, with its maps in channels-last order, which convolves faster.
+
+    The network changes in place.
+    """
+    settings: dict[str, Any] = {"memory_format": torch.channels_last}  # torch's type of `to` lacks it
+    return model.to(**settings) if device is None else model.to(device, **settings)
+
+
 def compile_in_place(model: nn.Module, example: Tensor) -> None:
-    """Let torch.compile generate the network's code; its state dict keeps its names.
+    """Compile a network with torch.compile; its state dict keeps its names.
 
     Args:
         model: in training mode.
-        example: log-mel (batch, 1, mel, frame) that it is tried on, in eval mode and without gradient, so that nothing
-            of it changes.
+        example: log-mel (batch, 1, mel, frame) of a trial run, in eval mode and without gradient, so that the network
+            does not change.
 
     Raises:
         InputError: the machine cannot compile.
@@ -61,7 +70,7 @@ def compile_in_place(model: nn.Module, example: Tensor) -> None:
     try:
         with torch.no_grad():
             model.eval()(example)
-    except Exception as error:  # the compiler's own tree of errors is private to torch
+    except Exception as error:  # the compiler's error classes are private to torch
         raise InputError(
             f"--compile: torch cannot compile this network here ({str(error).splitlines()[0]}); leave it out, "
             "or install a C++ compiler (GPU: Triton)"

@@ -1,4 +1,4 @@
-"""What a network is before its training, and how much of it is trained."""
+"""The initial weights of a network, and which of its parameters train."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -19,29 +19,29 @@ from edgekd.train.run.folder import MODEL_FILE, Run, load_run, load_saved, model
 log = logging.getLogger(__name__)
 
 FIRST_TEACHER = "teacher"
-"""`init.run` of a student that begins as its first teacher."""
+"""`init.run` of a student that begins with the weights of its first teacher."""
 
 
-def source(recipe: Recipe, teachers: Sequence[Path]) -> Run | None:
-    """The run whose weights a training begins with, None without one.
+def initial_run(recipe: Recipe, teachers: Sequence[Path]) -> Run | None:
+    """The run whose weights a training begins with, or None.
 
     Args:
         recipe: its [init] table.
         teachers: run folders of the student's teachers.
 
     Raises:
-        InputError: the run is not there, not finished, of another architecture, or has several networks.
+        InputError: the run is missing, not finished, of another architecture, or has several networks.
     """
     wanted = recipe.init.run
     if not wanted:
         return None
     if wanted == FIRST_TEACHER and not teachers:
-        log.info("init.run is the first teacher, but there is no teacher: the network begins at random")
+        log.info("init.run names the first teacher, but there is no teacher: the initial weights are random")
         return None
     run = load_run(teachers[0] if wanted == FIRST_TEACHER else Path(wanted))
     if run.info.cross_fit:
         raise InputError(
-            f"init.run = {wanted!r}: {run.path} is a cross-fitted teacher without a network of its own; name one of its"
+            f"init.run = {wanted!r}: {run.path} is a cross-fitted teacher, which has no network itself; name one of its"
             f" fits, e.g. {run.path / 'fit0'}"
         )
     check_kind(recipe, run.recipe, str(run.path))
@@ -49,7 +49,7 @@ def source(recipe: Recipe, teachers: Sequence[Path]) -> Run | None:
 
 
 def lineage(run: Run) -> Iterator[Run]:
-    """A run, and those that its weights began with one after the other, as far as their folders are still there."""
+    """A run, the run that its weights began with, and so on, as far as their folders still exist."""
     found: set[Path] = set()
     with suppress(InputError):
         while run.path.resolve() not in found:
@@ -60,26 +60,29 @@ def lineage(run: Run) -> Iterator[Run]:
             run = load_run(Path(run.recipe.init.run))
 
 
-def check_kind(recipe: Recipe, begun: Recipe, where: str) -> None:
-    """Compare the architecture of a network with that of the run that it begins with, of whose tensors some may fit
-    another by chance.
+def check_kind(recipe: Recipe, initial: Recipe, where: str) -> None:
+    """Refuse initial weights of another architecture, of which some tensors might fit by chance.
+
+    Args:
+        recipe: of the training.
+        initial: recipe of the run whose weights it begins with.
+        where: names that run in the error.
 
     Raises:
-        InputError: they differ; `where`, the run, is named.
+        InputError: the kinds differ.
     """
-    if begun.model["kind"] != recipe.model["kind"]:
+    if initial.model["kind"] != recipe.model["kind"]:
         raise InputError(
-            f"init.run = {recipe.init.run!r}: {where} is a {begun.model['kind']}, but [{recipe.role}] of {recipe.name}"
-            f" is a {recipe.model['kind']}; begin with a run of the same kind"
+            f"init.run = {recipe.init.run!r}: {where} is a {initial.model['kind']}, but [{recipe.role}] of"
+            f" {recipe.name} is a {recipe.model['kind']}; begin with a run of the same kind"
         )
 
 
-def begin(model: nn.Module, run: Run, labels: tuple[str, ...]) -> None:
-    """Give a network the weights of a finished run: all tensors of the same name and shape, the head only where the
-    labels are the same.
+def load_initial_weights(model: nn.Module, run: Run, labels: tuple[str, ...]) -> None:
+    """Load the weights of a finished run: all tensors of the same name and shape, the head only for the same labels.
 
     Raises:
-        InputError: not one tensor fits.
+        InputError: no tensor fits.
     """
     mine, theirs = model.state_dict(), load_saved(run.path / MODEL_FILE)
     same_labels = run.labels == labels
@@ -105,14 +108,16 @@ def begin(model: nn.Module, run: Run, labels: tuple[str, ...]) -> None:
 
 
 def in_head(model: nn.Module, name: str) -> bool:
-    """Whether a parameter, buffer or module of this name belongs to the labels rather than to the backbone."""
+    """Whether a parameter, buffer or module of this name is part of the head and not of the backbone."""
     head = str(model.HEAD)
     return name == head or name.startswith(f"{head}.")
 
 
 def freeze_backbone(model: nn.Module) -> None:
-    """Take all but the head out of training: no gradients, statistics and dropout as in a test. For each epoch, after
-    `model.train()`."""
+    """Train the head alone: all else gets no gradients, and normalises and drops out as in eval mode.
+
+    Call it in each epoch after `model.train()`.
+    """
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(in_head(model, name))
     for name, module in model.named_modules():
@@ -120,45 +125,39 @@ def freeze_backbone(model: nn.Module) -> None:
             module.training = False
 
 
-def brings_weights(recipe: Recipe) -> bool:
-    """Whether a network has something to keep or to adapt before it is trained."""
+def has_pretrained_weights(recipe: Recipe) -> bool:
+    """Whether the initial weights come from a run or a file and are not random."""
     return bool(recipe.init.run or recipe.model.get("weights") or recipe.model.get("file"))
 
 
-def check(recipe: Recipe) -> None:
-    """Refuse an [init] table that makes no sense.
+def check_init(recipe: Recipe) -> None:
+    """Refuse a contradictory [init] table.
 
     Raises:
-        InputError: "none" or "head" with random weights, or in a student.
+        InputError: "none" or "head" with random weights, or in a student's recipe.
     """
     adapt = recipe.init.adapt
     if adapt == "full":
         return
     if recipe.role == "student":
-        raise InputError(
-            f'recipe {recipe.name}: init.adapt = "{adapt}" is for teachers; a student is trained as a whole'
-        )
-    if not brings_weights(recipe):
+        raise InputError(f'recipe {recipe.name}: init.adapt = "{adapt}" is for teachers; of a student all layers train')
+    if not has_pretrained_weights(recipe):
         raise InputError(
             f'recipe {recipe.name}: init.adapt = "{adapt}" would keep random weights; name a run in init.run, or'
             " weights or a file in [teacher]"
         )
     if adapt == "none" and not recipe.init.run and recipe.model.get("head", True):
-        own = (
-            "set teacher.head = false, so that the labels of the file itself count, or"
-            if "head" in recipe.model
-            else "set"
-        )
+        own = "set teacher.head = false to use the labels of the file itself, or" if "head" in recipe.model else "set"
         raise InputError(
             f'recipe {recipe.name}: init.adapt = "none" would keep a random head; {own} init.adapt = "head"'
         )
 
 
-def check_trains(recipe: Recipe, model: nn.Module) -> None:
-    """Refuse to train what has nothing to learn.
+def check_trainable(recipe: Recipe, model: nn.Module) -> None:
+    """Refuse a training without trainable parameters.
 
     Raises:
-        InputError: no parameter may change.
+        InputError: there is none.
     """
     adapt = recipe.init.adapt
     if adapt == "none" or any(adapt == "full" or in_head(model, name) for name, _ in trainable(model)):
@@ -169,11 +168,11 @@ def check_trains(recipe: Recipe, model: nn.Module) -> None:
     )
 
 
-def check_own_labels(recipe: Recipe, store: ClipStore) -> None:
-    """Compare the labels of a black box that judges without a head with those of the store, where the file names them.
+def check_black_box_labels(recipe: Recipe, store: ClipStore) -> None:
+    """Compare the labels of a black box without a head with those of the store, where its file names them.
 
     Raises:
-        InputError: others, or in another order.
+        InputError: other labels, or in another order.
     """
     config = model_config(recipe)
     if not isinstance(config, BlackBoxConfig) or config.head:
@@ -187,5 +186,5 @@ def check_own_labels(recipe: Recipe, store: ClipStore) -> None:
 
 
 def trainable(model: nn.Module) -> list[tuple[str, torch.nn.Parameter]]:
-    """Parameters that an optimiser may change, by name."""
+    """Names and parameters that an optimiser may change."""
     return [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]

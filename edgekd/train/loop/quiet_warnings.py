@@ -1,4 +1,4 @@
-"""Less noise from the libraries that train."""
+"""Keeps the log free of the training libraries' notices."""
 
 import logging
 import warnings
@@ -8,8 +8,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Lightning speaks of hardware, workers and tips, torch of what it is about to refuse; only errors are let
-    through."""
+    """Context in which Lightning logs only errors, not hardware, workers and tips, and no warning is shown."""
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():

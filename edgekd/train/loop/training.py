@@ -4,11 +4,8 @@ trainer."""
 import datetime
 import importlib.metadata
 import logging
-import os
-import platform
 import signal
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,34 +19,22 @@ from torch import nn
 
 from edgekd import quant
 from edgekd.data.store.store import ClipStore, Partition
-from edgekd.errors import InputError, nearest
-from edgekd.files import atomic_write, held
+from edgekd.files import atomic_write
 from edgekd.frontend import FrontEnd
 from edgekd.models import front, initial
 from edgekd.text import counted
-from edgekd.train.batches.epochs import TEACHER_STREAM, TrainingView
-from edgekd.train.batches.windows import window_samples
+from edgekd.train.batches.crops import window_samples
+from edgekd.train.batches.epochs import TrainingView
+from edgekd.train.batches.random_streams import RandomStream
 from edgekd.train.loop import pretrained
 from edgekd.train.loop.callbacks import Checkpoints, EpochEnd, Progress
-from edgekd.train.loop.checks import (
-    check_network,
-    check_same,
-    check_terms,
-    check_unseen,
-    divided,
-    dry_run,
-    has_qat,
-    input_shape,
-    live_teachers,
-    measured,
-    mel_frames,
-    open_teacher,
-    same_samples,
-    stacked,
-)
-from edgekd.train.loop.module import TrainingModule, Truth
-from edgekd.train.loop.precision import compile_in_place, training_device, with_precision
+from edgekd.train.loop.checks import check_network, check_same_input, check_terms, check_unseen, has_qat, open_teacher
+from edgekd.train.loop.environment import check_accelerator, locked_run_folder, log_to_file, set_threads
+from edgekd.train.loop.inputs import input_shape, measure_front_end, mel_frames, partition_clips
+from edgekd.train.loop.module import LabelTable, TrainingModule
+from edgekd.train.loop.precision import channels_last, compile_in_place, training_device, with_precision
 from edgekd.train.loop.quiet_warnings import quiet
+from edgekd.train.loop.teaching import live_teachers, shared_samples, stack_soft_labels, tap_shapes
 from edgekd.train.loop.validation import predict_clips, run_metrics
 from edgekd.train.loss.objective import Objective
 from edgekd.train.parallel import processes
@@ -62,7 +47,6 @@ from edgekd.train.run.folder import (
     LOG_FILE,
     MODEL_FILE,
     QAT_FILE,
-    RUN_FILE,
     TENSORBOARD_FOLDER,
     TEST_FILES,
     DataInfo,
@@ -80,18 +64,14 @@ from edgekd.train.teachers.soft_labels import Logits, clip_probabilities, soft_l
 
 log = logging.getLogger(__name__)
 
-FLOAT_STREAM, QAT_STREAM, _, CALIBRATION_STREAM = range(4)
-"""Of the draws in `edgekd.train.batches.epochs`. The one between is `preparation.STATISTICS_STREAM`; teachers have
-theirs from `TEACHER_STREAM`."""
-ACCELERATORS = ("auto", "cpu", "gpu")
-LOG_FORMAT = "%(asctime)s %(message)s"
-
 
 @dataclass(frozen=True)
 class Options:
-    """How to run, as opposed to what to train. threads: of torch on the CPU in each process, None for its default, or
-    for one of several processes as many as `OMP_NUM_THREADS` or SLURM give it. accelerator: one of `ACCELERATORS`.
-    compile: let torch.compile generate the code of the float phase."""
+    """How to run a training; the recipe says what to train.
+
+    force: replace an earlier run. resume: go on with it. threads: of torch on the CPU in each process, None as
+    `set_threads` says. accelerator: one of `ACCELERATORS`. compile: compile the float network with torch.compile.
+    """
 
     force: bool = False
     resume: bool = False
@@ -106,46 +86,46 @@ DEFAULT_OPTIONS = Options()
 def train(
     recipe: Recipe, store: ClipStore, out: Path, teachers: Sequence[Path] = (), options: Options = DEFAULT_OPTIONS
 ) -> Run:
-    """Train a student or a teacher, or go on with one.
+    """Train a student or a teacher, or resume its training.
 
-    Under torchrun or srun all processes call this. They share each batch of the recipe, whose sizes are those of all
-    together; the first one claims the run, writes it and tests.
+    Under torchrun or srun all processes call this. They divide each batch of the recipe among them; the first one
+    creates the run folder, writes it and tests.
 
     Args:
         recipe: what to train.
         store: the clips.
         out: the run folder, on a file system that all processes see.
-        teachers: finished runs to distil from; none trains on labels alone.
-        options: how.
+        teachers: folders of finished runs to distil from; without any, labels alone train.
+        options: how to run.
 
     Returns:
-        the finished run, also when it was finished before.
+        the finished run, also where it was finished before.
 
     Raises:
-        InputError: anything that does not fit, found before the first epoch; or a loss that is no number, memory or a
-            disk that is full, a process that is gone.
+        InputError: recipe, store, teachers or folder do not fit, which is found before the first epoch; the loss is not
+            a number; memory runs out, a disk is full, or a process ends.
     """
     check_accelerator(options.accelerator)
     with processes.in_process_group(options.accelerator):
-        _set_threads(options.threads)
-        return _trained(
+        set_threads(options.threads)
+        return _train(
             with_precision(resolved(recipe), training_device(options.accelerator)), store, out, teachers, options
         )
 
 
-def _trained(recipe: Recipe, store: ClipStore, out: Path, teachers: Sequence[Path], options: Options) -> Run:
+def _train(recipe: Recipe, store: ClipStore, out: Path, teachers: Sequence[Path], options: Options) -> Run:
     processes.first(lambda: check_run_folder(out, teachers, force=options.force, resume=options.resume))
     check_sample_rate(recipe, store)
-    partition = divided(recipe, store)
+    partition = partition_clips(recipe, store)
     check_network(recipe, store, partition)
     runs = [open_teacher(path, recipe, store, partition) for path in teachers]
-    begun = pretrained.source(recipe, teachers)
-    if begun is not None:
-        check_unseen(begun, "init.run", recipe, store, partition)
+    initial_run = pretrained.initial_run(recipe, teachers)
+    if initial_run is not None:
+        check_unseen(initial_run, "init.run", recipe, store, partition)
     labelled = [soft_labels(run, store) for run in runs]
-    fe, spectrum = processes.first(lambda: measured(recipe, store, partition))
+    fe, spectrum = processes.first(lambda: measure_front_end(recipe, store, partition))
     if recipe.distill.teaching == "same":
-        check_same(recipe, store, runs, fe)
+        check_same_input(recipe, store, runs, fe)
     check_terms(recipe, store, partition, fe, runs)
     view = TrainingView(
         store,
@@ -153,7 +133,7 @@ def _trained(recipe: Recipe, store: ClipStore, out: Path, teachers: Sequence[Pat
         recipe,
         recipe.train.batch_size,
         *mel_frames(recipe, store, fe),
-        stream=FLOAT_STREAM,
+        stream=RandomStream.FLOAT,
         shard=processes.shard(),
     )
     info = RunInfo(
@@ -166,7 +146,7 @@ def _trained(recipe: Recipe, store: ClipStore, out: Path, teachers: Sequence[Pat
         spectrum=spectrum,
         data=DataInfo(store.name, store.hash, store.licence, store.synthetic),
         teachers=tuple(key for key, _ in labelled),
-        init=begun.weights_hash if begun else "",
+        init=initial_run.weights_hash if initial_run else "",
         impulse_responses=view.ir_hash,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         edgekd_version=importlib.metadata.version("edgekd"),
@@ -174,51 +154,26 @@ def _trained(recipe: Recipe, store: ClipStore, out: Path, teachers: Sequence[Pat
     if processes.first(lambda: claim(out, info, recipe, force=options.force, resume=options.resume)) == "finished":
         log.info("%s is finished already; nothing to do", out)
         return load_run(out)
-    with report_disk_errors(out), owned(out), _logged(out / LOG_FILE):
-        job = _Job(recipe, store, partition, fe, out, options, runs)
+    with report_disk_errors(out), locked_run_folder(out), log_to_file(out / LOG_FILE):
+        training = _Training(recipe, store, partition, fe, out, options, runs)
         try:
-            metrics = processes.first(lambda: job.say_teachers([each for _, each in labelled]))
+            metrics = processes.first(lambda: training.log_teachers([each for _, each in labelled]))
             torch.manual_seed(recipe.seed)
             model = initial(model_config(recipe), len(store.labels))
-            if begun is not None:
-                pretrained.begin(model, begun, store.labels)
-            metrics |= job.float_phase(model)
+            if initial_run is not None:
+                pretrained.load_initial_weights(model, initial_run, store.labels)
+            metrics |= training.float_phase(model)
             if has_qat(recipe):
-                metrics |= job.qat_phase(model)
+                metrics |= training.qat_phase(model)
         except KeyboardInterrupt as stop:
             raise KeyboardInterrupt(f"{out}: {str(stop) or 'interrupted'}; go on with --resume") from None
-        finished = msgspec.structs.replace(info, status="finished", metrics=metrics, seconds=round(job.seconds, 1))
+        finished = msgspec.structs.replace(info, status="finished", metrics=metrics, seconds=round(training.seconds, 1))
         processes.first(lambda: write_info(out, finished))
     return load_run(out)
 
 
-@contextmanager
-def owned(out: Path, made: str = RUN_FILE) -> Iterator[None]:
-    """Hold a run folder for all processes of this job; the others make sure that they see `made`, a file that the first
-    has written there.
-
-    Raises:
-        InputError: another job holds it, or it is on a file system of one machine alone.
-    """
-    with ExitStack() as stack:
-        if processes.rank() == 0:
-            try:
-                stack.enter_context(held(out))
-            except BlockingIOError:
-                raise InputError(
-                    f"{out} is being trained by another process; wait for it or choose another --out"
-                ) from None
-        processes.barrier()
-        if not (out / made).is_file():
-            raise InputError(
-                f"{out}: machine {platform.node()} does not see the run folder that the first process has made; "
-                "put --out and --data where all machines see them"
-            )
-        yield
-
-
-class _Job:
-    """One training: what its phases share."""
+class _Training:
+    """The phases of one training and what they share."""
 
     def __init__(
         self,
@@ -236,8 +191,8 @@ class _Job:
         self.rows: list[dict[str, Any]] = []
         self.seconds = 0.0
 
-    def say_teachers(self, labelled: Sequence[Logits]) -> dict[str, float]:
-        """Log what is trained on, and how good each teacher and their mean are; the mean's accuracies become metrics.
+    def log_teachers(self, labelled: Sequence[Logits]) -> dict[str, float]:
+        """Log the clips, and the accuracy of each teacher and of their mean; the mean's accuracies become metrics.
 
         Args:
             labelled: soft labels of each teacher, of clips or of their segments.
@@ -271,52 +226,50 @@ class _Job:
         return metrics
 
     def float_phase(self, model: nn.Module) -> dict[str, float]:
-        """Train the float network in place, or load it where that is done; its test metrics."""
+        """Train the float network in place, or load it where it is trained already; returns its test metrics."""
         if self.recipe.init.adapt == "none":
             processes.first(lambda: save_weights(self.out / MODEL_FILE, model))
-        elif self._phase_reached() != "qat":
-            module = self._fit(model, self.recipe.train, FLOAT_STREAM)
-            processes.first(lambda: save_weights(self.out / MODEL_FILE, module.tested))
+        elif self._checkpoint_phase() != "qat":
+            module = self._fit(model, self.recipe.train, RandomStream.FLOAT)
+            processes.first(lambda: save_weights(self.out / MODEL_FILE, module.final_model))
         model.load_state_dict(processes.first(lambda: load_saved(self.out / MODEL_FILE)))
-        return processes.first(lambda: self._tested(model, "float"))
+        return processes.first(lambda: self._test(model, "float"))
 
     def qat_phase(self, model: nn.Module) -> dict[str, float]:
-        """Train the quantization-aware form of a trained float network; its test metrics."""
+        """Train the quantization-aware form of a trained float network; returns its test metrics."""
         model = model.cpu().eval()
         qat = quant.to_qat(model)
-        qat.load_state_dict(processes.first(lambda: self._calibrated(qat)))
-        module = self._fit(qat, self.recipe.qat, QAT_STREAM, model)
-        return processes.first(lambda: self._settled(module.tested))
+        qat.load_state_dict(processes.first(lambda: self._calibrate(qat)))
+        self._fit(qat, self.recipe.qat, RandomStream.QAT, model)
+        return processes.first(lambda: self._settle(qat))
 
-    def _calibrated(self, qat: quant.QuantNetwork) -> dict[str, Any]:
-        """Set the scales of a quantization-aware network; its state."""
-        view = self._view(self.recipe.qat.batch_size, CALIBRATION_STREAM)
+    def _calibrate(self, qat: quant.QuantNetwork) -> dict[str, Any]:
+        """Set the first scales of a quantization-aware network; returns its state."""
+        view = self._view(self.recipe.qat.batch_size, RandomStream.CALIBRATION)
         with report_out_of_memory("the calibration of the qat phase", smaller_batch("qat", self.recipe.qat.batch_size)):
-            quant.calibrate(
-                qat,
-                (self.front.cpu()(torch.from_numpy(heard)) for heard in view.plain(self.recipe.qat.calibration_clips)),
-            )
+            waveforms = view.unaugmented(self.recipe.qat.calibration_clips)
+            quant.calibrate(qat, (self.front.cpu()(torch.from_numpy(waveform)) for waveform in waveforms))
         return dict(qat.state_dict())
 
-    def _settled(self, model: nn.Module) -> dict[str, float]:
-        """Settle and keep a trained quantization-aware network; its test metrics."""
+    def _settle(self, model: quant.QuantNetwork) -> dict[str, float]:
+        """Fix the scales of a trained quantization-aware network and save it; returns its test metrics."""
         quant.settle(model.cpu(), mel_frames(self.recipe, self.store, self.fe))
         save_weights(self.out / QAT_FILE, model)
-        return self._tested(model.cpu(), "qat")
+        return self._test(model.cpu(), "qat")
 
     def _fit(
         self, model: nn.Module, phase: Train | Qat, stream: int, float_model: nn.Module | None = None
     ) -> TrainingModule:
         name = "float" if isinstance(phase, Train) else "qat"
-        model.train().to(memory_format=torch.channels_last)
+        channels_last(model.train())
         if self.options.compile and isinstance(phase, Train):
             compile_in_place(model, torch.zeros(1, *input_shape(self.recipe, self.store, self.fe)))
-        share = None if isinstance(phase, Train) else phase.float_weight
-        objective, live, truth = self._taught(model, share)
+        float_weight = None if isinstance(phase, Train) else phase.float_weight
+        objective, live, labels = self._teaching(model, float_weight)
         view = self._view(phase.batch_size, stream, self.recipe.distill.repeat if live else 0)
-        module = TrainingModule(model, self.front, view, truth, objective, self.recipe, phase, float_model, live)
+        module = TrainingModule(model, self.front, view, labels, objective, self.recipe, phase, float_model, live)
         end = EpochEnd(self.out, self.store, self.partition.test, self.rows, self.seconds)
-        resume = self._phase_reached() == name
+        resume = self._checkpoint_phase() == name
         table = "train" if isinstance(phase, Train) else "qat"
         with (
             quiet(),
@@ -328,7 +281,7 @@ class _Job:
             handler = signal.getsignal(signal.SIGINT)
             try:
                 trainer.fit(module, ckpt_path=self.out / CHECKPOINT_FILE if resume else None)
-            except SystemExit:  # Lightning's answer to an interrupt, for which it has turned further ones off
+            except SystemExit:  # Lightning raises it after an interrupt, and has switched off further ones
                 signal.signal(signal.SIGINT, handler)
                 raise KeyboardInterrupt(
                     f"interrupted in epoch {module.current_epoch + 1} of the {module.phase_name} phase"
@@ -336,39 +289,40 @@ class _Job:
         self.rows, self.seconds = end.rows, end.seconds
         return module
 
-    def _taught(self, model: nn.Module, float_weight: float | None) -> tuple[Objective, tuple[LiveTeacher, ...], Truth]:
-        """The loss of a phase, the teachers that listen in each of its steps, and what the others have said.
+    def _teaching(
+        self, model: nn.Module, float_weight: float | None
+    ) -> tuple[Objective, tuple[LiveTeacher, ...], LabelTable]:
+        """The loss of a phase, its live teachers, and the labels with the soft labels of the other teachers.
 
         Args:
             model: the student.
-            float_weight: of the quantization-aware phase; 1 needs no teacher that listens.
+            float_weight: of the quantization-aware phase; with 1 no live teacher is needed.
         """
         distill, labels, smoothing = self.recipe.distill, len(self.store.labels), self.recipe.train.label_smoothing
         runs = () if distill.teaching in LIVE and float_weight == 1 else self.runs
-        wanted = Objective(distill, labels, smoothing, len(runs), float_weight)
-        live = live_teachers(self.recipe, self.store, self.partition, runs, wanted)
-        if not wanted.student_taps:
-            return wanted, live, self._truth()
-        shapes = dry_run(
-            model, input_shape(self.recipe, self.store, self.fe), live, wanted, same_samples(self.recipe, self.store)
-        )
-        return Objective(distill, labels, smoothing, len(runs), float_weight, shapes), live, self._truth()
+        objective = Objective(distill, labels, smoothing, len(runs), float_weight)
+        live = live_teachers(self.recipe, self.store, self.partition, runs, objective)
+        if objective.student_taps:
+            shape = input_shape(self.recipe, self.store, self.fe)
+            shapes = tap_shapes(model, shape, live, objective, shared_samples(self.recipe, self.store))
+            objective = Objective(distill, labels, smoothing, len(runs), float_weight, shapes)
+        return objective, live, self._labels()
 
-    def _truth(self) -> Truth:
-        """Labels, and the soft labels of teachers that do not listen live."""
+    def _labels(self) -> LabelTable:
+        """Labels, and the soft labels of teachers that are not live."""
         label = torch.from_numpy(self.store.label_index)
         distill = self.recipe.distill
         if not self.runs or distill.teaching in LIVE:
-            return Truth(label, None)
+            return LabelTable(label, None)
         views = distill.views if distill.teaching == "views" else 0
-        said = [
-            soft_labels(run, self.store, views, self.partition.train, TEACHER_STREAM + number)[1]
+        soft = [
+            soft_labels(run, self.store, views, self.partition.train, RandomStream.TEACHER + number)[1]
             for number, run in enumerate(self.runs)
         ]
-        heard = tuple(
+        samples = tuple(
             None if run.recipe.view.span == "crop" else window_samples(run.recipe.view, self.store) for run in self.runs
         )
-        return Truth(label, torch.from_numpy(stacked(said)), heard)
+        return LabelTable(label, torch.from_numpy(stack_soft_labels(soft)), samples)
 
     def _trainer(self, epochs: int, end: EpochEnd) -> pl.Trainer:
         return pl.Trainer(
@@ -392,61 +346,13 @@ class _Job:
             self.store, self.partition.train, self.recipe, batch_size, mels, frames, stream, processes.shard(), repeat
         )
 
-    def _tested(self, model: nn.Module, prefix: str) -> dict[str, float]:
-        model = model.cpu().to(memory_format=torch.channels_last)
+    def _test(self, model: nn.Module, prefix: str) -> dict[str, float]:
+        model = channels_last(model.cpu())
         predictions = predict_clips(model, self.front.cpu(), self.store, self.partition.test, self.recipe.view)
         atomic_write(self.out / TEST_FILES[prefix], predictions.to_npz())
         return run_metrics(predictions, self.store.label_index, prefix)
 
-    def _phase_reached(self) -> str | None:
-        """The phase that last.ckpt is of, None without one."""
+    def _checkpoint_phase(self) -> str | None:
+        """The phase of last.ckpt, None without that file."""
         path = self.out / CHECKPOINT_FILE
         return processes.first(lambda: str(load_saved(path)["phase"]) if path.is_file() else None)
-
-
-def check_accelerator(name: str) -> None:
-    """Refuse what --accelerator does not know, and a GPU where there is none.
-
-    Raises:
-        InputError: as said.
-    """
-    if name not in ACCELERATORS:
-        raise InputError(f"accelerator '{name}' is unknown{nearest(name, ACCELERATORS)}")
-    if name == "gpu" and not (torch.cuda.is_available() or torch.backends.mps.is_available()):
-        raise InputError("accelerator 'gpu': torch sees none on this machine; use --accelerator cpu")
-
-
-def _set_threads(threads: int | None) -> None:
-    """As asked; by default one of several processes takes what its launcher gives it, and not all cores of its
-    machine."""
-    if threads is None and processes.world() > 1 and "OMP_NUM_THREADS" not in os.environ:
-        threads = int(os.environ.get("SLURM_CPUS_PER_TASK", "1"))
-    if threads is not None:
-        torch.set_num_threads(threads)
-
-
-class _LogFile(logging.FileHandler):
-    """A full disk is told by what has to be kept, and not by the log."""
-
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
-        del record
-
-
-@contextmanager
-def _logged(path: Path) -> Iterator[None]:
-    """What edgekd logs also goes to a file, from the first process."""
-    if processes.rank():
-        yield
-        return
-    handler = _LogFile(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter(LOG_FORMAT))
-    logger = logging.getLogger("edgekd")
-    level = logger.level
-    logger.setLevel(logging.INFO)
-    logger.addHandler(handler)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)
-        handler.close()

@@ -10,11 +10,11 @@ from edgekd.data.store.store import ClipStore
 from edgekd.metrics.predictions import Predictions
 from edgekd.metrics.scores import score
 from edgekd.models import segment_logits
-from edgekd.train.batches.windows import Floats, Index, Windows, gather, scored_windows
+from edgekd.train.batches.crops import Crops, Floats, Index, read_waveforms, scored_windows
 from edgekd.train.recipe.schema import View
 
 SCORE_BATCH = 64
-"""Windows in one forward pass."""
+"""Crops in one forward pass."""
 
 
 def predict_clips(model: nn.Module, log_mel: nn.Module, store: ClipStore, clips: Index, view: View) -> Predictions:
@@ -32,7 +32,7 @@ def window_logits(
     model: nn.Module,
     log_mel: nn.Module,
     store: ClipStore,
-    windows: Windows,
+    windows: Crops,
     gain_db: Floats | None = None,
     segments: int = 1,
 ) -> tuple[Tensor, Tensor]:
@@ -56,7 +56,7 @@ def window_logits(
     logits, silent = [], []
     with torch.inference_mode():
         for part in np.array_split(np.arange(len(windows)), -(-len(windows) // SCORE_BATCH)):
-            waveform = torch.from_numpy(gather(store, windows[part[0] : part[-1] + 1]))
+            waveform = torch.from_numpy(read_waveforms(store, windows[part[0] : part[-1] + 1]))
             silent.append(~waveform.flatten(1).any(dim=1))
             waveform = waveform.to(device)
             if gain_db is not None:

@@ -1,45 +1,47 @@
 """Terms between outputs: divergences of a student's logits from a teacher's softened probabilities.
 
-Where both sides are softened a loss is times temperature squared, so that gradients do not shrink as it rises (Hinton
-et al. 2015).
+Where both sides are softened, the loss is multiplied by the temperature squared, so that gradients do not shrink as the
+temperature rises (Hinton et al. 2015).
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from edgekd.train.loss.term import FLOOR, OutputTerm, OwnTerm, Said, Softening, Targets, cosine
+from edgekd.train.loss.term import FLOOR, OutputTerm, Softening, StudentOutputs, StudentTerm, Targets, cosine
 from edgekd.train.recipe.schema import Loss
 
 LEAST_VARIANCE = 1e-8
-"""Added to the variance of logits that are standardised, so that equal ones have a deviation."""
+"""Added to the variance of standardised logits, so that the deviation of equal ones is not zero."""
 
 
-def scaled(logits: Tensor, softening: Softening) -> Tensor:
-    """Logits (..., labels) as softmax gets them."""
+def scaled_logits(logits: Tensor, softening: Softening) -> Tensor:
+    """Logits (..., labels), standardised if asked and divided by the temperature."""
     if softening.standardise:
         variance, mean = torch.var_mean(logits, dim=-1, keepdim=True, correction=0)
         logits = (logits - mean) / torch.sqrt(variance + LEAST_VARIANCE)
     return logits / softening.temperature
 
 
-class LabelTerm(OwnTerm):
+class LabelTerm(StudentTerm):
     """Cross-entropy against the (mixed, smoothed) labels."""
 
-    def forward(self, said: Said, targets: Targets) -> Tensor:
-        return F.cross_entropy(said.logits, targets.labels, reduction="none")
+    def forward(self, student: StudentOutputs, targets: Targets) -> Tensor:
+        return F.cross_entropy(student.logits, targets.labels, reduction="none")
 
 
-class FloatTerm(OwnTerm):
-    """KL(float network || quantised network) at a temperature, times its square."""
+class FloatTerm(StudentTerm):
+    """KL(float network || quantised network) at a temperature, times the temperature squared."""
 
     def __init__(self, temperature: float) -> None:
         super().__init__()
         self.softening = Softening(temperature, False, ())
 
-    def forward(self, said: Said, targets: Targets) -> Tensor:
+    def forward(self, student: StudentOutputs, targets: Targets) -> Tensor:
         assert targets.float_logits is not None  # the module gives them where the objective has this term
-        return _divergence(said.logits, F.softmax(scaled(targets.float_logits, self.softening), dim=-1), self.softening)
+        return _divergence(
+            student.logits, F.softmax(scaled_logits(targets.float_logits, self.softening), dim=-1), self.softening
+        )
 
 
 class Divergence(OutputTerm):
@@ -54,15 +56,18 @@ class Divergence(OutputTerm):
 
 
 class SoftCrossEntropy(OutputTerm):
-    """Cross-entropy against the teacher's softened probabilities, the student at temperature 1 (Heo et al. 2019): not
-    times temperature squared, as the gradient is the difference of both probabilities at any temperature."""
+    """Cross-entropy against the teacher's softened probabilities, the student at temperature 1 (Heo et al. 2019).
+
+    It is not multiplied by the temperature squared: the gradient is the difference of both probabilities at any
+    temperature.
+    """
 
     def __init__(self, softening: Softening) -> None:
         super().__init__()
         self.softening, self.student = softening, Softening(1.0, softening.standardise, ())
 
     def forward(self, logits: Tensor, teacher: Tensor, shares: Tensor) -> Tensor:  # noqa: ARG002
-        return -(teacher * F.log_softmax(scaled(logits, self.student), dim=-1)).sum(dim=-1)
+        return -(teacher * F.log_softmax(scaled_logits(logits, self.student), dim=-1)).sum(dim=-1)
 
 
 class CumulativeDistance(OutputTerm):
@@ -73,7 +78,7 @@ class CumulativeDistance(OutputTerm):
         self.softening = softening
 
     def forward(self, logits: Tensor, teacher: Tensor, shares: Tensor) -> Tensor:  # noqa: ARG002
-        student = F.softmax(scaled(logits, self.softening), dim=-1)
+        student = F.softmax(scaled_logits(logits, self.softening), dim=-1)
         return (student - teacher).cumsum(dim=-1).square().sum(dim=-1) * self.softening.temperature**2
 
 
@@ -81,8 +86,9 @@ class Relations(OutputTerm):
     """DIST (Huang et al. 2022): 1 - Pearson correlation of each item's probabilities between labels, and of each
     label's within the batch.
 
-    alpha, beta: weights of both. The second is a property of the batch: items have parts of it, some negative, whose
-    mean is its value. Probabilities that vary much less than sqrt(FLOOR) count as agreeing.
+    alpha, beta: weights of the two. The second is a property of the batch; each item has a part of it, and the mean of
+    the parts, some of which are negative, is its value. Probabilities that vary much less than sqrt(FLOOR) count as
+    equal.
     """
 
     def __init__(self, softening: Softening, alpha: float, beta: float) -> None:
@@ -91,11 +97,12 @@ class Relations(OutputTerm):
 
     def forward(self, logits: Tensor, teacher: Tensor, shares: Tensor) -> Tensor:  # noqa: ARG002
         return (
-            self.relations(F.softmax(scaled(logits, self.softening), dim=-1), teacher) * self.softening.temperature**2
+            self.relations(F.softmax(scaled_logits(logits, self.softening), dim=-1), teacher)
+            * self.softening.temperature**2
         )
 
     def relations(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """Of predictions (batch, labels): (batch,)."""
+        """The weighted distances (batch,) of predictions (batch, labels)."""
         between = 1 - cosine(
             student - student.mean(dim=1, keepdim=True), teacher - teacher.mean(dim=1, keepdim=True), 1
         )
@@ -107,11 +114,11 @@ class Relations(OutputTerm):
 
 
 class Decoupled(OutputTerm):
-    """DKD (Zhao et al. 2022): alpha times the divergence of the label's probability from the rest, beta times that
-    among other labels.
+    """DKD (Zhao et al. 2022): alpha times the divergence of the label's probability against the rest, plus beta times
+    the divergence among the other labels.
 
-    The label of a mixed item is the one of the greater share. KL(teacher || student) is the first part and (1 -
-    teacher's probability of the label) times the second.
+    The label of a mixed item is the one with the greater share. KL(teacher || student) is the first divergence plus (1
+    - the teacher's probability of the label) times the second.
     """
 
     def __init__(self, softening: Softening, alpha: float, beta: float) -> None:
@@ -120,7 +127,7 @@ class Decoupled(OutputTerm):
 
     def forward(self, logits: Tensor, teacher: Tensor, shares: Tensor) -> Tensor:
         label = F.one_hot(shares.argmax(dim=-1), shares.shape[-1]).bool()
-        logits = scaled(logits, self.softening)
+        logits = scaled_logits(logits, self.softening)
         others, rest = logits.masked_fill(label, -torch.inf), teacher.masked_fill(label, 0.0)
         # (batch, 2)
         both = torch.stack([logits[label], others.logsumexp(dim=-1)], dim=-1) - logits.logsumexp(dim=-1, keepdim=True)
@@ -132,7 +139,7 @@ class Decoupled(OutputTerm):
 
 
 def output_term(loss: Loss, softening: Softening) -> OutputTerm:
-    """The term of a loss of outputs."""
+    """The term that a recipe's loss names, for losses between outputs."""
     match loss.loss:
         case "cross_entropy":
             return SoftCrossEntropy(softening)
@@ -147,6 +154,6 @@ def output_term(loss: Loss, softening: Softening) -> OutputTerm:
 
 
 def _divergence(logits: Tensor, teacher: Tensor, softening: Softening) -> Tensor:
-    """KL of softened probabilities (batch, labels) from logits (batch, labels): (batch,)."""
-    student = F.log_softmax(scaled(logits, softening), dim=-1)
+    """KL(teacher || student), times the temperature squared: (batch,). logits, teacher: (batch, labels)."""
+    student = F.log_softmax(scaled_logits(logits, softening), dim=-1)
     return F.kl_div(student, teacher, reduction="none").sum(dim=-1) * softening.temperature**2

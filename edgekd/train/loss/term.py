@@ -1,4 +1,4 @@
-"""What terms share: what a student says, what it should, and the kinds of terms. A term gives one value per item and
+"""What terms share: the student's outputs, its targets, and the kinds of terms. A term gives one value per item and
 nothing else."""
 
 from abc import ABC, abstractmethod
@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 FLOOR = 1e-6
-"""Added to squared lengths, so that a vector of nothing has a direction and gradients stay below 1 / sqrt(FLOOR)."""
+"""Added to squared lengths, so that a zero vector has a direction and gradients stay below 1 / sqrt(FLOOR)."""
 Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Said:
-    """What a student makes of a batch. logits: float32 (batch, labels). taps: path -> (batch, ...) of the objective's
+class StudentOutputs:
+    """A student's outputs for a batch. logits: float32 (batch, labels). taps: path -> (batch, ...) of the objective's
     `student_taps`."""
 
     logits: Tensor
@@ -22,8 +22,8 @@ class Said:
 
 @dataclass(frozen=True)
 class Softening:
-    """How logits become probabilities: divided by `temperature`, before that to mean 0 and deviation 1 if
-    `standardise`. teachers: numbers of those whose logits are blended."""
+    """How logits become probabilities: with `standardise` they are first brought to mean 0 and deviation 1, then
+    divided by `temperature`. teachers: numbers of the teachers whose logits are blended."""
 
     temperature: float
     standardise: bool
@@ -32,11 +32,11 @@ class Softening:
 
 @dataclass(frozen=True)
 class Targets:
-    """What a batch should become.
+    """The targets of a batch.
 
     labels: smoothed probabilities (batch, labels). shares: the same without smoothing. teachers: for each softening
-    probabilities (targets, batch, labels); one target for each divergence to be summed, so a blend into one
-    distribution has one. counts: for each group of teachers what each of them counts (teachers, batch). taps: of each
+    probabilities (targets, batch, labels), with one target for each divergence of the sum; a blend into one
+    distribution has one. teacher_weights: for each group of teachers their weights (teachers, batch). taps: of each
     teacher path -> (batch, ...). float_logits: (batch, labels) of the float network that is being quantised, on the
     same input; None in the float phase.
     """
@@ -44,16 +44,16 @@ class Targets:
     labels: Tensor
     shares: Tensor
     teachers: dict[Softening, Tensor] = field(default_factory=dict)
-    counts: dict[tuple[int, ...], Tensor] = field(default_factory=dict)
+    teacher_weights: dict[tuple[int, ...], Tensor] = field(default_factory=dict)
     taps: tuple[dict[str, Tensor], ...] = ()
     float_logits: Tensor | None = None
 
 
-class OwnTerm(nn.Module, ABC):
+class StudentTerm(nn.Module, ABC):
     """A term without teachers."""
 
     @abstractmethod
-    def forward(self, said: Said, targets: Targets) -> Tensor:
+    def forward(self, student: StudentOutputs, targets: Targets) -> Tensor:
         """One value per item (batch,)."""
 
 
@@ -64,8 +64,13 @@ class OutputTerm(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, logits: Tensor, teacher: Tensor, shares: Tensor) -> Tensor:
-        """Student's logits, teacher's softened probabilities and shares of labels, each (batch, labels) -> one value
-        per item (batch,)."""
+        """One value per item (batch,).
+
+        Args:
+            logits: (batch, labels) of the student.
+            teacher: softened probabilities (batch, labels).
+            shares: of each label in an item (batch, labels).
+        """
 
 
 class TapTerm(nn.Module, ABC):
@@ -77,7 +82,7 @@ class TapTerm(nn.Module, ABC):
 
 
 def cosine(a: Tensor, b: Tensor, dim: int) -> Tensor:
-    """Cosine of the angle between vectors along `dim`, as if each had one more component, sqrt(FLOOR): equal vectors
-    give 1, zeros too."""
+    """Cosine of the angle between vectors along `dim`, each with one more component, sqrt(FLOOR): equal vectors give 1,
+    also zeros."""
     product = (a * b).sum(dim) + FLOOR
     return product / ((a.square().sum(dim) + FLOOR) * (b.square().sum(dim) + FLOOR)).sqrt()

@@ -34,7 +34,7 @@ from edgekd.report.page import (
 from edgekd.report.sections import CurvesSection, ListingSection, Section, TableSection
 from edgekd.text import counted
 from edgekd.train.loop.callbacks import FIRST_COLUMNS
-from edgekd.train.loop.checks import divided
+from edgekd.train.loop.inputs import partition_clips
 from edgekd.train.run.folder import (
     METRICS_FILE,
     PAIRS_FILE,
@@ -81,7 +81,7 @@ def write_report(run: Run, store: ClipStore, teachers: Sequence[Path] = ()) -> N
 
 def run_page(run: Run, store: ClipStore, teachers: Sequence[Path]) -> Page:
     """The content of the page; arguments and errors as `write_report`."""
-    clips = divided(run.recipe, store).test
+    clips = partition_clips(run.recipe, store).test
     found, notes = {}, []
     for network, file in TEST_FILES.items():
         if (run.path / file).is_file():

@@ -22,7 +22,7 @@ from edgekd.metrics.predictions import Predictions, read_predictions
 from edgekd.metrics.scores import clip_means, softmax
 from edgekd.text import counted
 from edgekd.train.batches.silence import silent_clips
-from edgekd.train.loop.checks import divided
+from edgekd.train.loop.inputs import partition_clips
 from edgekd.train.loop.training import DEFAULT_OPTIONS, Options
 from edgekd.train.parallel import processes
 from edgekd.train.recipe.recipe import Recipe
@@ -151,7 +151,7 @@ def report_pairs(
         InputError: the predictions of a run are missing or damaged, or the report cannot be written.
     """
     network: Network = "qat" if run.recipe.qat.epochs else "float"
-    clips = divided(run.recipe, store).test
+    clips = partition_clips(run.recipe, store).test
     student, silent = _tested(run, network, store, clips)
     found = {
         path: _teacher(load_run(path), store, clips) for path in dict.fromkeys([generalist, *specialists, *teachers])
@@ -234,7 +234,7 @@ def _chosen(chooser: Run, store: ClipStore, count: int) -> list[Pair]:
 def _confusions(chooser: Run, store: ClipStore) -> Index:
     """(labels, labels) confusions of a chooser on the part that it was not trained on. They are of windows: with clips,
     too many pairs would be confused equally often."""
-    found = _kept(chooser, "float", store, divided(chooser.recipe, store).test)
+    found = _kept(chooser, "float", store, partition_clips(chooser.recipe, store).test)
     return confusion(predicted(found.logits, found.silent), store.label_index[found.clip], len(store.labels))
 
 

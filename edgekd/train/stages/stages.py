@@ -19,9 +19,11 @@ import msgspec
 from edgekd.data.store.store import ClipStore
 from edgekd.errors import InputError
 from edgekd.files import atomic_write
-from edgekd.train.loop.checks import check_network, check_paths, divided
+from edgekd.train.loop.checks import check_network, check_tap_paths
+from edgekd.train.loop.environment import locked_run_folder
+from edgekd.train.loop.inputs import partition_clips
 from edgekd.train.loop.pretrained import FIRST_TEACHER, check_kind
-from edgekd.train.loop.training import DEFAULT_OPTIONS, Options, owned, train
+from edgekd.train.loop.training import DEFAULT_OPTIONS, Options, train
 from edgekd.train.parallel import processes
 from edgekd.train.recipe.recipe import NAME, Recipe, Role, check_sample_rate, decode, load_recipe
 from edgekd.train.recipe.schema import Data, Stage
@@ -74,7 +76,7 @@ def held_for_stages(out: Path, options: Options = DEFAULT_OPTIONS) -> Iterator[N
         InputError: the folder cannot be made or replaced, there is nothing to resume, or another process uses it.
     """
     processes.first(lambda: _claim(out, options))
-    with owned(out, STAGES_FILE):
+    with locked_run_folder(out, STAGES_FILE):
         try:
             yield
         except KeyboardInterrupt as stop:  # its message names the folder of the stage
@@ -126,14 +128,14 @@ def train_teachers(recipe: Recipe, store: ClipStore, out: Path, options: Options
     """
     teachers = teacher_recipes(recipe, out)
     student = resolved(recipe)
-    partition = divided(student, store)
+    partition = partition_clips(student, store)
     for each in (student, *(teacher for _, teacher in teachers)):
         check_sample_rate(each, store)
         check_network(each, store, partition)
     listed = [each for taught, (_, each) in zip(recipe.teachers, teachers, strict=True) if taught.teaches]
     if student.init.run == FIRST_TEACHER and listed:
         check_kind(student, listed[0], listed[0].name)
-    check_paths(student, store, [*listed, *[None] * (recipe.specialists.pairs if recipe.specialists else 0)])
+    check_tap_paths(student, store, [*listed, *[None] * (recipe.specialists.pairs if recipe.specialists else 0)])
     made = {}
     for number, (name, teacher) in enumerate(teachers, 1):
         log.info("teacher %d of %d: %s", number, len(teachers), name)

@@ -18,8 +18,8 @@ from edgekd.metrics.scores import Floats, clip_means, score
 from edgekd.models import Taps, front
 from edgekd.models.taps import EMBEDDING
 from edgekd.text import columns, counted, listing
-from edgekd.train.batches.windows import Index
-from edgekd.train.loop.checks import divided
+from edgekd.train.batches.crops import Index
+from edgekd.train.loop.inputs import partition_clips
 from edgekd.train.loop.validation import predict_clips
 from edgekd.train.run.folder import Run, load_run
 
@@ -239,7 +239,7 @@ def _common_sides(runs: Sequence[Run], store: ClipStore) -> tuple[Index, Index]:
                 f"{run.path}: has the labels {listing(run.labels)}, {store.path} has {listing(store.labels)}; train it"
                 " again"
             )
-        parts = divided(run.recipe, store)
+        parts = partition_clips(run.recipe, store)
         for what, clips in (("training", parts.train), ("test", parts.test)):
             first = sides.setdefault(what, clips)
             if not np.array_equal(first, clips):

@@ -19,10 +19,12 @@ import numpy as np
 from edgekd.data.store.store import ClipStore
 from edgekd.errors import InputError
 from edgekd.text import counted
-from edgekd.train.batches.windows import Index, window_samples
-from edgekd.train.loop.checks import check_test_sound, divided
+from edgekd.train.batches.crops import Index, window_samples
+from edgekd.train.loop.checks import check_test_sound
+from edgekd.train.loop.environment import locked_run_folder
+from edgekd.train.loop.inputs import partition_clips
 from edgekd.train.loop.precision import training_device, with_precision
-from edgekd.train.loop.training import DEFAULT_OPTIONS, Options, owned, train
+from edgekd.train.loop.training import DEFAULT_OPTIONS, Options, train
 from edgekd.train.parallel import processes
 from edgekd.train.recipe.recipe import Recipe
 from edgekd.train.run.claim import check_run_folder, claim
@@ -37,7 +39,7 @@ def cross_fit(recipe: Recipe, store: ClipStore, out: Path, count: int, options: 
     """Train or resume the fits of a teacher.
 
     Args:
-        recipe: of a teacher. Its training clips are divided by recording; no fit is trained on its test splits.
+        recipe: of a teacher. Its training clips are partition_clips by recording; no fit is trained on its test splits.
         store: the clips.
         out: the run folder, in which the fits are run folders.
         count: number of fits, at least 2.
@@ -53,7 +55,7 @@ def cross_fit(recipe: Recipe, store: ClipStore, out: Path, count: int, options: 
         raise InputError(f"--cross-fit {count}: give at least 2 fits; each labels the clips that another trains on")
     recipe = with_precision(resolved(recipe), training_device(options.accelerator))
     processes.first(lambda: check_run_folder(out, (), force=options.force, resume=options.resume))
-    tested = divided(recipe, store).test
+    tested = partition_clips(recipe, store).test
     check_test_sound(recipe, store, tested)
     fit_of = assignment(recipe, store, count)
     info = RunInfo(
@@ -71,7 +73,7 @@ def cross_fit(recipe: Recipe, store: ClipStore, out: Path, count: int, options: 
     if processes.first(lambda: claim(out, info, recipe, force=options.force, resume=options.resume)) == "finished":
         log.info("%s is finished already; nothing to do", out)
         return load_run(out)
-    with owned(out):
+    with locked_run_folder(out):
         fits = []
         for fit, path in enumerate(fit_paths(out, count)):
             left_out = counted(int((fit_of == fit).sum()), "clip")

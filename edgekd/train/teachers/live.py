@@ -14,10 +14,11 @@ from edgekd.models import front
 from edgekd.models.logmel import LogMel
 from edgekd.models.taps import Taps
 from edgekd.models.waveform import RawWaveform
-from edgekd.train.batches.audio_cache import ClipBank
-from edgekd.train.batches.epochs import TEACHER_STREAM, TeacherView
-from edgekd.train.batches.windows import Index
-from edgekd.train.loop.precision import computing
+from edgekd.train.batches.audio_cache import AudioCache
+from edgekd.train.batches.crops import Index
+from edgekd.train.batches.random_streams import RandomStream
+from edgekd.train.batches.teacher_view import TeacherView
+from edgekd.train.loop.precision import autocast
 from edgekd.train.run.folder import Run
 
 LIVE = ("live", "same")
@@ -45,7 +46,7 @@ class LiveTeacher:
                 if isinstance(layer, nn.Conv2d | nn.Linear):
                     layer.to(torch.bfloat16)  # once, where autocast would do it in each step
         self.front = front(run.config, run.frontend, exact=False)
-        self.view = TeacherView(store, clips, run.recipe, TEACHER_STREAM + number)
+        self.view = TeacherView(store, clips, run.recipe, RandomStream.TEACHER + number)
         self._taps = Taps(self.network, taps)
         self._precision = precision
 
@@ -60,10 +61,10 @@ class LiveTeacher:
         self.network.to(device, **layout)
         self.front.to(device)
 
-    def waveform(self, epoch: int, clips: Index, bank: ClipBank) -> Tensor:
+    def waveform(self, epoch: int, clips: Index, audio_cache: AudioCache) -> Tensor:
         """This teacher's waveforms of clips in an epoch: float32 (clips, samples) or (clips, channels, samples)."""
-        places, gain_db = self.view.places(epoch, clips)
-        waveform = bank.gather(places)
+        places, gain_db = self.view.crops(epoch, clips)
+        waveform = audio_cache.waveforms(places)
         return gain(waveform, torch.from_numpy(gain_db).to(waveform.device)) if gain_db.any() else waveform
 
     def shares(self, front: LogMel | RawWaveform) -> bool:
@@ -82,7 +83,7 @@ class LiveTeacher:
         Returns:
             logits float32 (batch, labels), and the taps by path.
         """
-        with computing(self._precision, x.device):
+        with autocast(self._precision, x.device):
             logits, taps = self._taps(x)
         return logits.float(), {path: tap.float() for path, tap in taps.items()}
 

@@ -27,9 +27,10 @@ from edgekd.files import atomic_write
 from edgekd.metrics.scores import Scores, clip_means, item_scores, softmax
 from edgekd.models import front
 from edgekd.text import counted, listing
-from edgekd.train.batches.epochs import TEACHER_STREAM, TeacherView
+from edgekd.train.batches.crops import Crops, Floats, Index, scored_windows, segment_crops, window_samples
+from edgekd.train.batches.random_streams import RandomStream
 from edgekd.train.batches.silence import silent_clips
-from edgekd.train.batches.windows import Floats, Index, Windows, scored_windows, segment_windows, window_samples
+from edgekd.train.batches.teacher_view import TeacherView
 from edgekd.train.loop.validation import window_logits
 from edgekd.train.parallel import processes
 from edgekd.train.recipe.schema import View
@@ -55,7 +56,7 @@ class _Sidecar(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def soft_labels(
-    run: Run, store: ClipStore, views: int = 0, clips: Index | None = None, stream: int = TEACHER_STREAM
+    run: Run, store: ClipStore, views: int = 0, clips: Index | None = None, stream: int = RandomStream.TEACHER
 ) -> tuple[str, Logits]:
     """A teacher's logits for all clips, read from its run folder or computed and saved there.
 
@@ -116,7 +117,7 @@ def soft_labels(
                 part.write(
                     _compute(run, store, clips_of_part)
                     if teacher is None
-                    else _of_view(run, store, *teacher.places(part.view, clips_of_part))
+                    else _of_view(run, store, *teacher.crops(part.view, clips_of_part))
                 )
         processes.barrier()
         processes.first(lambda: _merge(path, key, run, store, views, parts))
@@ -188,7 +189,9 @@ def _out_of_fold(run: Run, store: ClipStore, views: int, clips: Index | None, st
     return combined_key(fit_of, keys), combine(fit_of, logits)
 
 
-def _key(run: Run, store: ClipStore, views: int = 0, joined: Index | None = None, stream: int = TEACHER_STREAM) -> str:
+def _key(
+    run: Run, store: ClipStore, views: int = 0, joined: Index | None = None, stream: int = RandomStream.TEACHER
+) -> str:
     parts: tuple[Any, ...] = (run.weights_hash, run.recipe.model, run.frontend, run.recipe.view, store.hash)
     if views:
         among = "" if joined is None else hashlib.sha256(np.sort(joined).tobytes()).hexdigest()
@@ -242,7 +245,7 @@ def _compute(run: Run, store: ClipStore, clips: Index) -> Logits:
     places = (
         scored_windows(store, clips, view)
         if view.span != "crop" or view.segments == 1
-        else segment_windows(store, clips, view)
+        else segment_crops(store, clips, view)
     )
     if view.span != "crop":
         return _of_view(run, store, places, None)
@@ -257,7 +260,7 @@ def _compute(run: Run, store: ClipStore, clips: Index) -> Logits:
     return np.where(silent[:, None], mean[owner], logits).reshape(len(clips), view.segments, -1).astype(np.float16)
 
 
-def _of_view(run: Run, store: ClipStore, places: Windows, gain_db: Floats | None) -> Logits:
+def _of_view(run: Run, store: ClipStore, places: Crops, gain_db: Floats | None) -> Logits:
     """Logits of windows: float16 (rows, labels), or (rows, segments, labels) of several segments."""
     model, log_mel = run.float_model(), front(run.config, run.frontend)
     return window_logits(model, log_mel, store, places, gain_db, run.recipe.view.segments)[0].numpy().astype(np.float16)
