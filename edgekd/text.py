@@ -5,8 +5,6 @@ import io
 import re
 from collections.abc import Iterable, Sequence
 
-import msgspec
-
 LISTED = 5
 """How many names `listing` shows before it says how many more there are."""
 
@@ -57,6 +55,8 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]], *, l
 
 def json_bytes(document: object) -> bytes:
     """A JSON document in UTF-8, indented by two spaces, with a line end. Structs and dataclasses become objects."""
+    import msgspec  # late: the capture process imports this module and stays small
+
     return msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n"
 
 
