@@ -1,4 +1,7 @@
-"""Commands on model files: export, check, evaluate, predict, submit."""
+"""Commands on model files: export, check, evaluate, predict, submit.
+
+Past 400 lines because the options of every command and their help stand here, in one place.
+"""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,4 +1,7 @@
-"""Commands that train: teachers, students, cross-validations, sweeps, published tables, the demo."""
+"""Commands that train: teachers, students, cross-validations, sweeps, published tables, the demo.
+
+Past 400 lines because the options of every command and their help stand here, in one place.
+"""
 
 from pathlib import Path
 from typing import Annotated

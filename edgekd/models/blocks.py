@@ -278,6 +278,16 @@ class Residual(TensorModule):
         return self.add(self.body(x), self.shortcut(x))
 
 
+def basic_block(inputs: int, outputs: int, kernels: tuple[Size, Size], groups: int = 1) -> Residual:
+    """Two convolutions with odd kernels, parallel to a shortcut, which is a 1x1 convolution where the width changes (He
+    et al. 2016)."""
+    paddings = [(mel // 2, frame // 2) for mel, frame in map(pair, kernels)]
+    first = ConvNormAct(inputs, outputs, kernels[0], padding=paddings[0], groups=groups)
+    second = ConvNormAct(outputs, outputs, kernels[1], padding=paddings[1], groups=groups, activation="none")
+    shortcut = None if inputs == outputs else ConvNormAct(inputs, outputs, groups=groups, activation="none")
+    return Residual(nn.Sequential(first, second), shortcut=shortcut)
+
+
 class SqueezeExcite(TensorModule):
     """Channel gate: mean -> 1x1 to channels / reduction, ReLU -> 1x1, gate (Hu et al. 2018). A hard sigmoid costs no
     integer op."""

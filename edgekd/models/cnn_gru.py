@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from edgekd.errors import InputError
 from edgekd.models.base import AudioNetwork
-from edgekd.models.blocks import Block, ConvNormAct, HiddenClassifier, MaxPool, MeanPool, Residual
+from edgekd.models.blocks import Block, ConvNormAct, HiddenClassifier, MaxPool, MeanPool, basic_block
 
 
 class CnnGruConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="cnn_gru"):
@@ -82,7 +82,7 @@ class CnnGru(AudioNetwork):
         )
         blocks: list[nn.Module] = []
         for width, size in zip(config.widths, config.pools, strict=True):
-            block = _basic_block(channels, width)
+            block = basic_block(channels, width, (3, 3))
             blocks.append(block if size == 1 else nn.Sequential(block, MaxPool(size)))
             channels = width
         self.blocks = nn.Sequential(*blocks)
@@ -93,11 +93,3 @@ class CnnGru(AudioNetwork):
     def forward(self, log_mel: Tensor) -> Tensor:
         # blocks: (B, 240, 21, 20), pool: (B, 480, 1, 20)
         return self.classifier(self.pool(self.blocks(self.stem(log_mel))))
-
-
-def _basic_block(inputs: int, outputs: int) -> Residual:
-    """Two 3x3 convolutions parallel to a shortcut, which is a 1x1 convolution where the width changes."""
-    first = ConvNormAct(inputs, outputs, 3, padding=1)
-    second = ConvNormAct(outputs, outputs, 3, padding=1, activation="none")
-    shortcut = None if inputs == outputs else ConvNormAct(inputs, outputs, activation="none")
-    return Residual(nn.Sequential(first, second), shortcut=shortcut)

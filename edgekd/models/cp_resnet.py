@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from edgekd.errors import InputError
 from edgekd.models.base import AudioNetwork
-from edgekd.models.blocks import ConvNormAct, MaxPool, PooledClassifier, Pooling, Residual
+from edgekd.models.blocks import ConvNormAct, MaxPool, PooledClassifier, Pooling, basic_block
 
 
 class CpResNetConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="cp_resnet"):
@@ -64,7 +64,7 @@ class CpResNet(AudioNetwork):
         for number, (width, kernels, groups) in enumerate(
             zip(config.widths, config.kernels, config.groups, strict=True), start=1
         ):
-            layers += [_basic_block(channels, width, kernels, groups), *_pool(config, number)]
+            layers += [basic_block(channels, width, kernels, groups), *_pool(config, number)]
             channels = width
         self.features = nn.Sequential(*layers)
         self.classifier = PooledClassifier(channels, labels, config.dropout, config.pooling, config.heads)
@@ -75,11 +75,3 @@ class CpResNet(AudioNetwork):
 
 def _pool(config: CpResNetConfig, number: int) -> list[nn.Module]:
     return [MaxPool(2)] if number in config.pools else []
-
-
-def _basic_block(inputs: int, outputs: int, kernels: tuple[int, int], groups: int) -> Residual:
-    """Two convolutions parallel to a shortcut, which is a 1x1 convolution where the width changes."""
-    first = ConvNormAct(inputs, outputs, kernels[0], padding=kernels[0] // 2, groups=groups)
-    second = ConvNormAct(outputs, outputs, kernels[1], padding=kernels[1] // 2, groups=groups, activation="none")
-    shortcut = None if inputs == outputs else ConvNormAct(inputs, outputs, groups=groups, activation="none")
-    return Residual(nn.Sequential(first, second), shortcut=shortcut)

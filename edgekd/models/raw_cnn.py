@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from edgekd.errors import InputError
 from edgekd.models.base import AudioNetwork, InputKind
-from edgekd.models.blocks import AttentionPool, Block, ConvNormAct, HiddenClassifier, MaxPool, MeanPool, Residual
+from edgekd.models.blocks import AttentionPool, Block, ConvNormAct, HiddenClassifier, MaxPool, MeanPool, basic_block
 
 
 class RawCnnConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="raw_cnn"):
@@ -72,7 +72,7 @@ class RawCnn(AudioNetwork):
         blocks: list[nn.Module] = []
         channels = config.stem
         for width in config.widths:
-            blocks.append(nn.Sequential(_basic_block(channels, width), MaxPool((1, config.pool))))
+            blocks.append(nn.Sequential(basic_block(channels, width, ((1, 3), (1, 3))), MaxPool((1, config.pool))))
             channels = width
         self.blocks = nn.Sequential(*blocks)
         pool: Block
@@ -85,11 +85,3 @@ class RawCnn(AudioNetwork):
     def forward(self, waveform: Tensor) -> Tensor:
         # stem: (B, 64, 1, 39999), blocks: (B, 128, 1, 18)
         return self.classifier(self.blocks(self.stem(self.as_map(waveform))))
-
-
-def _basic_block(inputs: int, outputs: int) -> Residual:
-    """Two convolutions over three frames parallel to a shortcut, which is a 1x1 convolution where the width changes."""
-    first = ConvNormAct(inputs, outputs, (1, 3), padding=(0, 1))
-    second = ConvNormAct(outputs, outputs, (1, 3), padding=(0, 1), activation="none")
-    shortcut = None if inputs == outputs else ConvNormAct(inputs, outputs, activation="none")
-    return Residual(nn.Sequential(first, second), shortcut=shortcut)

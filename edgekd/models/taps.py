@@ -86,8 +86,8 @@ def _hint(path: str, modules: list[str]) -> str:
     tops = [name for name in modules if name.count(".") < 2]
     near = difflib.get_close_matches(path, modules, n=_EXAMPLES)
     examples = [*tops[:: max(1, len(tops) // _EXAMPLES)][:_EXAMPLES], EMBEDDING]
-    there = f"there are e.g. {', '.join(examples)}"
-    return f"; did you mean {' or '.join(near)}? T{there[1:]}" if near else f"; {there}"
+    known = f"here are e.g. {', '.join(examples)}"
+    return f"; did you mean {' or '.join(near)}? T{known}" if near else f"; t{known}"
 
 
 def segment_logits(model: nn.Module, x: Tensor, segments: int) -> Tensor:

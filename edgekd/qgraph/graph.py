@@ -100,7 +100,7 @@ class ConvOp(GraphOp):
         return self.weight.shape[2], self.weight.shape[3]
 
     def shape(self, shapes: list[Shape]) -> Shape:
-        return self.weight.shape[0], *_slide(shapes[0], self.kernel, self.stride, self.padding, self.dilation)
+        return self.weight.shape[0], *slide(shapes[0], self.kernel, self.stride, self.padding, self.dilation)
 
     def multipliers(self, inputs: list[Edge], output: Edge) -> list[float]:
         return [float(scale) * inputs[0].scale / output.scale for scale in self.weight_scale]
@@ -120,7 +120,7 @@ class AddOp(GraphOp):
         return self.inputs
 
     def shape(self, shapes: list[Shape]) -> Shape:
-        return _broadcast(shapes)
+        return broadcast(shapes)
 
     def multipliers(self, inputs: list[Edge], output: Edge) -> list[float]:
         return [edge.scale / output.scale for edge in inputs]
@@ -139,7 +139,7 @@ class MulOp(GraphOp):
         return self.inputs
 
     def shape(self, shapes: list[Shape]) -> Shape:
-        return _broadcast(shapes)
+        return broadcast(shapes)
 
     def multipliers(self, inputs: list[Edge], output: Edge) -> list[float]:
         return [inputs[0].scale * inputs[1].scale / output.scale]
@@ -176,7 +176,7 @@ class MaxPoolOp(GraphOp):
         return (self.input,)
 
     def shape(self, shapes: list[Shape]) -> Shape:
-        return shapes[0][0], *_slide(shapes[0], self.kernel, self.stride)
+        return shapes[0][0], *slide(shapes[0], self.kernel, self.stride)
 
 
 @dataclass(frozen=True)
@@ -198,7 +198,7 @@ class AvgPoolOp(GraphOp):
         return (self.input,)
 
     def shape(self, shapes: list[Shape]) -> Shape:
-        return shapes[0][0], *_slide(shapes[0], self.kernel, self.stride, self.padding)
+        return shapes[0][0], *slide(shapes[0], self.kernel, self.stride, self.padding)
 
 
 @dataclass(frozen=True)
@@ -245,7 +245,7 @@ class UnfoldOp(GraphOp):
         return (self.input,)
 
     def shape(self, shapes: list[Shape]) -> Shape:
-        mel, frame = _slide(shapes[0], self.kernel, self.stride, self.padding, self.dilation)
+        mel, frame = slide(shapes[0], self.kernel, self.stride, self.padding, self.dilation)
         return self.kernel[0] * self.kernel[1], mel, frame
 
 
@@ -253,7 +253,7 @@ Op = ConvOp | AddOp | MulOp | SigmoidOp | MaxPoolOp | AvgPoolOp | ConstantOp | U
 """Every op. Whoever handles them one by one ends in `assert_never`, so that a missing one is an error of types."""
 
 
-def _slide(
+def slide(
     shape: Shape,
     kernel: tuple[int, int],
     stride: tuple[int, int],
@@ -270,7 +270,8 @@ def _slide(
     return mel, frame
 
 
-def _broadcast(shapes: list[Shape]) -> Shape:
+def broadcast(shapes: list[Shape]) -> Shape:
+    """Shape of an elementwise op; an axis of size 1 broadcasts."""
     channel, mel, frame = np.broadcast_shapes(*shapes)
     return channel, mel, frame
 

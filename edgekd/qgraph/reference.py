@@ -166,8 +166,7 @@ def _convolve(op: ConvOp, x: Float64) -> Float64:
     out, in_group, kernel_mel, kernel_frame = op.weight.shape
     x = _padded(x, op.padding)
     size = [
-        (x.shape[axis + 2] - op.dilation[axis] * (op.weight.shape[axis + 2] - 1) - 1) // op.stride[axis] + 1
-        for axis in (0, 1)
+        (x.shape[axis + 2] - op.dilation[axis] * (op.kernel[axis] - 1) - 1) // op.stride[axis] + 1 for axis in (0, 1)
     ]
     # of an accumulator, whatever the values
     largest = in_group * kernel_mel * kernel_frame * (INT8_MAX - INT8_MIN) * -INT8_MIN

@@ -141,7 +141,7 @@ class _TfliteEmitter:
         return self.file.constant(op.name, value, [edge.scale], zero_point=edge.zero_point)
 
     def _pad(self, op: ConvOp | AvgPoolOp, edge: Edge, source: int) -> int:
-        """Pad with the zero point; the padded tensor."""
+        """The input padded with its zero point."""
         before_mel, after_mel, before_frame, after_frame = op.padding
         paddings = np.array([[0, 0], [before_mel, after_mel], [before_frame, after_frame], [0, 0]], np.int32)
         shape = (1, edge.shape[1] + before_mel + after_mel, edge.shape[2] + before_frame + after_frame, edge.shape[0])
@@ -205,7 +205,7 @@ class _TfliteEmitter:
         return cut
 
     def _stacked(self, op: UnfoldOp, parts: list[int], shape: tuple[int, int]) -> int:
-        """Planes of one shape, one below the other; at most `MAX_CONCATENATED` at a time."""
+        """Planes of one shape stacked along the first axis, `MAX_CONCATENATED` at a time."""
         rows = [shape[0]] * len(parts)
         while len(parts) > 1:
             groups = range(0, len(parts), MAX_CONCATENATED)
@@ -249,7 +249,7 @@ class _TfliteEmitter:
     def _activated(self, kind: Tflite, sources: Sequence[int], op: ConvOp | AddOp, **options: int) -> None:
         """An operator and its activation: saturation in int8, fused in the float twin.
 
-        XNNPACK does not take RELU_0_TO_1, but the same as a fused clamp to -1..1 and a RELU.
+        XNNPACK does not take RELU_0_TO_1; a fused clamp to -1..1 and a RELU compute the same.
         """
         output, activations = self.index[op.output], self.file.schema.ActivationFunctionType
         if self.float_twin and op.activation == "clip01":
@@ -291,7 +291,7 @@ def _is_same(op: ConvOp, shape: Shape) -> bool:
     after it."""
     for axis in (0, 1):
         size, stride = shape[axis + 1], op.stride[axis]
-        span = op.dilation[axis] * (op.weight.shape[axis + 2] - 1) + 1
+        span = op.dilation[axis] * (op.kernel[axis] - 1) + 1
         before, after = op.padding[2 * axis : 2 * axis + 2]
         out = -(-size // stride)
         if (

@@ -1,8 +1,6 @@
 """A `QGraph` under construction, to which the lowering of each block appends its ops."""
 
-import numpy as np
-
-from edgekd.qgraph.graph import Edge, Op, Shape
+from edgekd.qgraph.graph import Edge, Op, Shape, broadcast, slide
 from edgekd.quant.activation import ActQuant
 
 
@@ -25,16 +23,11 @@ class GraphBuilder:
 
     def broadcast(self, inputs: list[str]) -> Shape:
         """Shape of an elementwise op over edges whose axes of size 1 broadcast."""
-        channel, mel, frame = np.broadcast_shapes(*(self.edges[name].shape for name in inputs))
-        return channel, mel, frame
+        return broadcast([self.edges[name].shape for name in inputs])
 
     def pooled(
         self, source: str, kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int] = (0, 0)
     ) -> Shape:
         """Shape after a floor-mode pool, with the same padding before and after each axis."""
-        channel, mel, frame = self.edges[source].shape
-        return (
-            channel,
-            (mel + 2 * padding[0] - kernel[0]) // stride[0] + 1,
-            (frame + 2 * padding[1] - kernel[1]) // stride[1] + 1,
-        )
+        shape, (mel, frame) = self.edges[source].shape, padding
+        return shape[0], *slide(shape, kernel, stride, (mel, mel, frame, frame))

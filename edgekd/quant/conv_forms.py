@@ -117,8 +117,10 @@ class QuantConv(QuantBlock):
             fused, bias, scale = "clip01", bias + np.rint(3 / step), (scale / np.float32(6)).astype(np.float32)
         # QGraph.validate refuses saturated biases by name
         saturated = np.clip(bias, np.iinfo(np.int32).min, np.iinfo(np.int32).max).astype(np.int32)
-        output = build.edge(name, self._shape(build, inputs[0]), self.output)
-        (top, left), conv = self.conv.padding, self.conv
+        (mel, frame), conv = self.conv.padding, self.conv
+        padding = (mel, mel, frame, frame)
+        size = q.slide(build.edges[inputs[0]].shape, conv.kernel_size, conv.stride, padding, conv.dilation)
+        output = build.edge(name, (conv.out_channels, *size), self.output)
         build.ops.append(
             q.ConvOp(
                 name,
@@ -128,7 +130,7 @@ class QuantConv(QuantBlock):
                 scale,
                 saturated,
                 conv.stride,
-                (top, top, left, left),
+                padding,
                 conv.dilation,
                 conv.groups,
                 fused,
@@ -143,16 +145,6 @@ class QuantConv(QuantBlock):
             build.ops.append(q.MulOp(f"{name}.product", (output, gate), product))
             return product
         return output
-
-    def _shape(self, build: GraphBuilder, source: str) -> tuple[int, int, int]:
-        _, mel, frame = build.edges[source].shape
-        size = [
-            (extent + 2 * self.conv.padding[axis] - self.conv.dilation[axis] * (self.conv.kernel_size[axis] - 1) - 1)
-            // self.conv.stride[axis]
-            + 1
-            for axis, extent in enumerate((mel, frame))
-        ]
-        return self.conv.out_channels, size[0], size[1]
 
 
 class QuantNorm(QuantConv):

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from edgekd.models import blocks
 from edgekd.qgraph import graph as q
@@ -147,7 +147,7 @@ class PassThrough(QuantBlock):
         return inputs[0]
 
 
-FORMS: dict[type[blocks.Block], Callable[[Any, list[ActQuant]], QuantBlock]] = {
+FORMS: dict[type[nn.Module], Callable[[Any, list[ActQuant]], QuantBlock]] = {
     blocks.ConvNormAct: conv_form,
     blocks.Norm: QuantNorm,
     blocks.Add: QuantAdd,

@@ -4,7 +4,7 @@ lowered by that list."""
 import math
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
@@ -34,7 +34,7 @@ class Step(NamedTuple):
 
 
 class QuantNetwork(TensorModule):
-    """log_mel (batch, 1, mel, frame) -> logits (batch, labels), every edge on its 8-bit grid."""
+    """log_mel (batch, 1, mel, frame) -> logits (batch, labels), every edge quantised to 8 bits."""
 
     def __init__(
         self, steps: list[Step], blocks: dict[str, QuantBlock], source: str, result: str, input_quantiser: ActQuant
@@ -68,6 +68,8 @@ def _key(name: str) -> str:
 
 
 class _BlockTracer(fx.Tracer):
+    """Traces a student as calls of blocks, which it does not enter."""
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         del module_qualified_name
         return isinstance(m, Block)
@@ -111,13 +113,13 @@ def to_qat(model: nn.Module) -> QuantNetwork:
 
 
 def _form(block: nn.Module, name: str, inputs: list[ActQuant]) -> QuantBlock:
-    form: Any = FORMS.get(type(block))  # type: ignore[arg-type]
+    form = FORMS.get(type(block))
     if form is None:
         raise InputError(
             f"{name}: {type(block).__name__} has no integer form; a student that is exported must not use it"
         )
     try:
-        return form(block, inputs)  # type: ignore[no-any-return]
+        return form(block, inputs)
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
 

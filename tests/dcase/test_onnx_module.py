@@ -1,5 +1,4 @@
-"""Exported .onnx files executed by torch: the same integers as the reference, and what counters for torch see of
-them."""
+"""Exported .onnx files executed by torch: the same integers as the reference, and the counts of torch's counters."""
 
 import copy
 

@@ -61,13 +61,13 @@ def test_features_are_the_mean_over_patches(file, hop, waveform, expected):
     )
 
 
-def test_largest_values_may_be_pooled_beside_means(file):
+def test_maxima_may_be_pooled_with_means(file):
     model = build(BlackBoxConfig(file=file, sample_rate=RATE, pool="mean_max"), 3)
     _, taps = Taps(model, ("embedding",))(torch.tensor([[[1.0] * 4 + [2.0] * 4]]))
     np.testing.assert_allclose(taps["embedding"], [[6, 60, 8, 80]])
 
 
-def test_patches_of_a_file_that_takes_any_length_have_the_length_asked_for(tmp_path):
+def test_patches_of_a_file_that_takes_any_length_have_the_configured_length(tmp_path):
     node = helper.make_node("ReduceSum", ["input", "axis"], ["logits"])
     file = str(onnx_file(tmp_path / "any.onnx", [node], {"axis": np.array([1])}, (1, "time")))
     waveform = np.arange(8, dtype=np.float32)[None]

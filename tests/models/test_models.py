@@ -1,4 +1,4 @@
-"""Parameter and MAC counts of the published tables (architectures.md), and shapes."""
+"""Parameter and MAC counts of the published tables, and shapes."""
 
 import pytest
 import torch
@@ -37,7 +37,7 @@ def test_serfr_cnn(width: int, params: int, mmac: float) -> None:
         (SerfrCnnConfig(growth=(1, 2, 4)), 223_192),
     ],
 )
-def test_serfr_cnn_other_readings(config: SerfrCnnConfig, params: int) -> None:
+def test_serfr_cnn_other_variants(config: SerfrCnnConfig, params: int) -> None:
     assert counts(config, 10, (256, 28))[0] == params
 
 
@@ -105,7 +105,7 @@ def test_cp_mobile_has_the_published_sizes_of_2023(settings: tuple[str, ...], pu
     assert sum(p.numel() for p in model.parameters()) - norms == published
 
 
-def test_cp_mobile_with_global_response_norm_starts_as_without() -> None:
+def test_cp_mobile_with_global_response_norm_begins_like_one_without() -> None:
     torch.manual_seed(0)
     config = CpMobileConfig(width=8, norm="global_response")
     x = torch.randn(2, 1, 64, 28)

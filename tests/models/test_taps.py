@@ -85,7 +85,7 @@ def test_dropout_is_torchs_to_seed(config: ModelConfig) -> None:
     assert torch.equal(model(x), first)
 
 
-def test_taps_are_what_modules_give_and_leave_the_network_as_it_was() -> None:
+def test_taps_are_outputs_of_modules_and_do_not_change_the_network() -> None:
     model = build(CpResNetConfig(), LABELS).eval()
     x = torch.randn(2, 1, 64, 32)
     taps = Taps(model, ("features.0", "features.2.body.0", "embedding"))
@@ -98,7 +98,7 @@ def test_taps_are_what_modules_give_and_leave_the_network_as_it_was() -> None:
     assert not any(module._forward_hooks for module in model.modules())
 
 
-def test_a_copy_and_a_call_around_the_taps_keep_nothing() -> None:
+def test_a_copy_and_a_call_without_the_taps_keep_nothing() -> None:
     model = build(CpResNetConfig(), LABELS).eval()
     taps = Taps(model, ("features.0",))
     x = torch.randn(2, 1, 64, 32)

@@ -196,7 +196,7 @@ class Published(nn.Module):
         return self.fc_audioset(self.fc1(x.amax(dim=2) + x.mean(dim=2)).relu())
 
 
-def test_published_weights_give_what_they_gave(tmp_path: Path) -> None:
+def test_published_weights_give_the_published_outputs(tmp_path: Path) -> None:
     torch.manual_seed(0)
     theirs = Published(LABELS).eval()
     torch.save(

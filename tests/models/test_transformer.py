@@ -66,7 +66,7 @@ def test_positions_of_another_grid_are_interpolated(folder):
 
 
 @pytest.mark.usefixtures("tiny")
-def test_weights_that_are_not_there_or_of_another_kind(tmp_path, folder):
+def test_weights_that_are_missing_or_of_another_kind(tmp_path, folder):
     with pytest.raises(InputError, match=r"there is no folder .*/none; give one that save_pretrained wrote"):
         build(AstConfig(weights=str(tmp_path / "none")), 5)
     (tmp_path / "empty").mkdir()
@@ -78,7 +78,7 @@ def test_weights_that_are_not_there_or_of_another_kind(tmp_path, folder):
         build(AstConfig(weights=folder), 5)
 
 
-def test_a_name_that_the_hub_does_not_give(monkeypatch):
+def test_a_name_that_the_hub_does_not_have(monkeypatch):
     transformers = pytest.importorskip("transformers", reason="needs transformers, the extra 'hub'")
 
     def unreachable(*_, **__):

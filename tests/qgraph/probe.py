@@ -1,4 +1,4 @@
-"""What the engines make of an emitted file: LiteRT's partitions and ONNX Runtime's fused graph."""
+"""How engines execute an emitted file: LiteRT's partitions and ONNX Runtime's fused graph."""
 
 from collections import Counter
 from pathlib import Path
@@ -30,7 +30,7 @@ def run_litert(model: bytes, x: np.ndarray) -> np.ndarray:
 
 
 def undelegated(model: bytes) -> list[str]:
-    """What keeps a model from being one XNNPACK partition; empty when it is one.
+    """Operators that keep a model from being one XNNPACK partition; empty when it is one.
 
     The operators replaced by the delegate stay in the list; so one partition means one delegate node that reads only
     the model's input and constants, and writes the model's output.
@@ -51,7 +51,7 @@ def undelegated(model: bytes) -> list[str]:
 
 
 def run_onnx(model: bytes, x: np.ndarray) -> np.ndarray:
-    """Logits (batch, labels) of ONNX Runtime for x as the file wants it."""
+    """Logits (batch, labels) of ONNX Runtime for x in the type that the file reads."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

@@ -1,4 +1,4 @@
-"""ONNX Runtime's float32 adder gives the reference's integers, for all pairs of inputs."""
+"""ONNX Runtime's float32 adder computes the reference's integers, for all pairs of inputs."""
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ def examples():
 
 
 def differing(edges, monkeypatch, *, searched):
-    """How many of all pairs ONNX Runtime adds otherwise than the reference."""
+    """Number of pairs for which ONNX Runtime's sum differs from the reference's."""
     import onnx as library
     import onnxruntime
 

@@ -1,4 +1,4 @@
-"""A graph that no engine could compute faithfully is refused by the name of what is wrong."""
+"""A graph that no engine could compute faithfully is refused; the message names the op or edge and the value."""
 
 from dataclasses import replace
 

@@ -190,7 +190,7 @@ def every_op(seed: int = 0, mel: int = 32, frame: int = 19, labels: int = 7) -> 
 
 
 def serfr_like(seed: int = 0, width: int = 32, labels: int = 50, head: int = 240) -> QGraph:
-    """The SERFR-CNN reading that fits the budget (about 27 MMAC at 256 x 28), with random weights: for benchmarks."""
+    """The SERFR-CNN variant that fits the budget (about 27 MMAC at 256 x 28), with random weights: for benchmarks."""
     b = Builder(seed, 256, 28, windows=2)
     x = b.avg_pool(b.conv("input", width, (5, 5), stride=(2, 1)), (3, 2))
     for channels, kernel in [(width, (3, 3)), (2 * width, (1, 1)), (2 * width, (1, 1))]:
@@ -209,7 +209,7 @@ def random_input(graph: QGraph, batch: int, seed: int = 1) -> np.ndarray:
 
 
 def run_float(graph: QGraph, x: np.ndarray) -> np.ndarray:
-    """What the float twin computes, naively: float (batch, channel, mel, frame) to logits (batch, labels)."""
+    """A naive float twin: float (batch, channel, mel, frame) to logits (batch, labels)."""
     values = {graph.input: x.astype(np.float64)}
     for op in graph.ops:
         if isinstance(op, ConstantOp):

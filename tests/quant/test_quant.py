@@ -1,5 +1,5 @@
-"""The QAT network equals the float one before quantisation, trains, and lowers to a graph whose integers it
-predicts."""
+"""The QAT network equals the float one before quantisation, can be trained, and lowers to a graph of the same
+integers."""
 
 import numpy as np
 import pytest
@@ -39,7 +39,7 @@ CONFIGS: list[ModelConfig] = [
 
 
 def trained(config: ModelConfig) -> nn.Module:
-    """A student whose batch norms hold statistics of real passes."""
+    """A student whose batch norms hold statistics of forward passes."""
     torch.manual_seed(0)
     model = build(config, LABELS)
     model.train()
@@ -146,7 +146,7 @@ def test_settling_widens_the_margin_of_every_addition_and_moves_scales_by_last_b
     assert 0 < max(moved) < 1e-5
 
 
-def test_settling_leaves_no_mean_that_a_fused_multiply_add_tells_apart() -> None:
+def test_settling_leaves_no_mean_that_a_fused_multiply_add_changes() -> None:
     network = quantised(CONFIGS[0])
     gate = next(block for block in network.blocks.values() if isinstance(block, QuantMeanPool))
     (threshold,) = gate.output.parameters()
@@ -161,7 +161,7 @@ def test_settling_leaves_no_mean_that_a_fused_multiply_add_tells_apart() -> None
         )
 
     with torch.no_grad():
-        for _ in range(2000):  # on to a scale by which some sum is told apart
+        for _ in range(2000):  # until a fused multiply-add changes some sum
             threshold.copy_((threshold.view(torch.int32) + 1).view(torch.float32))
             if apart():
                 break
@@ -170,7 +170,7 @@ def test_settling_leaves_no_mean_that_a_fused_multiply_add_tells_apart() -> None
     assert apart() == 0
 
 
-def test_state_travels_through_a_state_dict() -> None:
+def test_a_state_dict_restores_the_network() -> None:
     network = quantised(CONFIGS[1])
     again = to_qat(build(CONFIGS[1], LABELS))
     again.load_state_dict(network.state_dict())

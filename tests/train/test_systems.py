@@ -353,7 +353,7 @@ def test_a_student_of_recordings_needs_teachers_of_recordings(folder, tmp_path):
         (["teacher.sample_rate=16000"], r"sums\.onnx: .*16000 Hz .* 8000 Hz"),
         (
             ["teacher.file=short.onnx", "teacher.head=false", "init.adapt=none"],
-            r"short\.onnx: gives 1 values, but there are 3 labels",
+            r"short\.onnx: .* 1 values, but there are 3 labels",
         ),
         (["teacher.output=inner"], "no tensor 'inner'"),
         (["teacher.head=true", "init.adapt=none"], 'adapt = "none" would keep a random head'),
