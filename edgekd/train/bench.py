@@ -33,7 +33,7 @@ from edgekd.train.batches.crops import window_samples
 from edgekd.train.batches.epochs import TrainingView
 from edgekd.train.loop.inputs import partition_clips
 from edgekd.train.loop.module import LabelTable, TrainingModule
-from edgekd.train.loop.precision import autocast, training_device, with_precision
+from edgekd.train.loop.precision import autocast, channels_last, training_device, with_precision
 from edgekd.train.loop.quiet_warnings import quiet
 from edgekd.train.loss.objective import Objective
 from edgekd.train.loss.term import StudentOutputs
@@ -317,8 +317,7 @@ class _Bench:
         return module
 
     def _to_device(self, model: nn.Module) -> nn.Module:
-        layout: dict[str, Any] = {"memory_format": torch.channels_last}  # torch's types of `to` lack it
-        return model.train().to(self.device, **layout)
+        return channels_last(model.train(), self.device)
 
     def _timed(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> tuple[float, T]:
         """Seconds until the device has finished a call, and the call's result."""

@@ -1,7 +1,6 @@
 """Teachers that compute their logits in each step of a student's training."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import msgspec
 import torch
@@ -18,7 +17,7 @@ from edgekd.train.batches.audio_cache import AudioCache
 from edgekd.train.batches.crops import Index
 from edgekd.train.batches.random_streams import RandomStream
 from edgekd.train.batches.teacher_view import TeacherView
-from edgekd.train.loop.precision import autocast
+from edgekd.train.loop.precision import autocast, channels_last
 from edgekd.train.run.folder import Run
 
 LIVE = ("live", "same")
@@ -57,14 +56,13 @@ class LiveTeacher:
 
     def to(self, device: torch.device) -> None:
         """Move to the training device."""
-        layout: dict[str, Any] = {"memory_format": torch.channels_last}  # torch's types of `to` lack it
-        self.network.to(device, **layout)
+        channels_last(self.network, device)
         self.front.to(device)
 
     def waveform(self, epoch: int, clips: Index, audio_cache: AudioCache) -> Tensor:
         """This teacher's waveforms of clips in an epoch: float32 (clips, samples) or (clips, channels, samples)."""
-        places, gain_db = self.view.crops(epoch, clips)
-        waveform = audio_cache.waveforms(places)
+        crops, gain_db = self.view.crops(epoch, clips)
+        waveform = audio_cache.waveforms(crops)
         return gain(waveform, torch.from_numpy(gain_db).to(waveform.device)) if gain_db.any() else waveform
 
     def shares(self, front: LogMel | RawWaveform) -> bool:

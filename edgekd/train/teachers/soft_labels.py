@@ -242,16 +242,16 @@ def _compute(run: Run, store: ClipStore, clips: Index) -> Logits:
     are silent. With segments, each segment has the logits of its window, a silent one that mean.
     """
     view = run.recipe.view
-    places = (
+    crops = (
         scored_windows(store, clips, view)
         if view.span != "crop" or view.segments == 1
         else segment_crops(store, clips, view)
     )
     if view.span != "crop":
-        return _of_view(run, store, places, None)
-    tensors = window_logits(run.float_model(), front(run.config, run.frontend), store, places)
+        return _of_view(run, store, crops, None)
+    tensors = window_logits(run.float_model(), front(run.config, run.frontend), store, crops)
     logits, silent = (tensor.numpy() for tensor in tensors)
-    owner = places.clip - clips[0]
+    owner = crops.clip - clips[0]
     mean, without_sound = clip_means(logits, silent, owner, len(clips))
     if without_sound.any():
         mean = clip_means(logits, silent & ~without_sound[owner], owner, len(clips))[0]
@@ -260,10 +260,10 @@ def _compute(run: Run, store: ClipStore, clips: Index) -> Logits:
     return np.where(silent[:, None], mean[owner], logits).reshape(len(clips), view.segments, -1).astype(np.float16)
 
 
-def _of_view(run: Run, store: ClipStore, places: Crops, gain_db: Floats | None) -> Logits:
+def _of_view(run: Run, store: ClipStore, crops: Crops, gain_db: Floats | None) -> Logits:
     """Logits of windows: float16 (rows, labels), or (rows, segments, labels) of several segments."""
     model, log_mel = run.float_model(), front(run.config, run.frontend)
-    return window_logits(model, log_mel, store, places, gain_db, run.recipe.view.segments)[0].numpy().astype(np.float16)
+    return window_logits(model, log_mel, store, crops, gain_db, run.recipe.view.segments)[0].numpy().astype(np.float16)
 
 
 def _merge(path: Path, key: str, run: Run, store: ClipStore, views: int, parts: list[_Part]) -> None:
