@@ -14,7 +14,7 @@ from edgekd.text import counted
 Milliseconds = Annotated[float, msgspec.Meta(gt=0, le=1e9)]
 
 
-class StageTimes(msgspec.Struct, frozen=True):
+class StoredTimes(msgspec.Struct, frozen=True):
     """Latency of one stage, in milliseconds."""
 
     p50: Milliseconds
@@ -28,9 +28,9 @@ class StoredBench(msgspec.Struct, frozen=True):
     engine: str
     threads: int
     machine: str
-    network_ms: StageTimes
-    frontend_ms: StageTimes
-    pipeline_ms: StageTimes
+    network_ms: StoredTimes
+    frontend_ms: StoredTimes
+    pipeline_ms: StoredTimes
 
 
 class MeasuredLatency(msgspec.Struct, frozen=True):

@@ -82,7 +82,7 @@ class FinishedRuns:
                 network: estimates.estimate(keys.index((first, network)), keys.index((other, network)))
                 for network in common
             }
-        figures = _Figures(self, keys, estimates, differences, choices)
+        figures = _FoldFigures(self, keys, estimates, differences, choices)
         return CrossvalReport(figures.summary(), figures.markdown())
 
     def _tallies(self, fold: Fold, keys: Sequence[tuple[str, str]]) -> Floats:
@@ -121,7 +121,7 @@ class FinishedRuns:
 
 
 @dataclass(frozen=True)
-class _Figures:
+class _FoldFigures:
     """The figures of finished runs.
 
     Attributes:

@@ -6,7 +6,7 @@ from complexity.toy_counts import COUNTS, target
 
 from edgekd.complexity import gate, latency
 from edgekd.complexity.counts import Layer, Totals, UnknownOp, frontend_macs
-from edgekd.complexity.latency import MeasuredLatency, StageTimes, StoredBench
+from edgekd.complexity.latency import MeasuredLatency, StoredTimes, StoredBench
 from edgekd.complexity.target import CONVENTIONS, Latency, Rules, Target
 from edgekd.errors import InputError
 from edgekd.frontend import FrontEnd, filterbank
@@ -151,14 +151,14 @@ def test_a_latency_that_was_not_measured_fails_only_on_request():
 
 
 def bench(**changes) -> StoredBench:
-    times = StageTimes(10, 15)
+    times = StoredTimes(10, 15)
     fields = {
         "model": "/elsewhere/m.tflite",
         "engine": "litert",
         "threads": 1,
         "machine": "Raspberry Pi 4 Model B Rev 1.4 (asimd)",
-        "network_ms": StageTimes(1, 2),
-        "frontend_ms": StageTimes(3, 4),
+        "network_ms": StoredTimes(1, 2),
+        "frontend_ms": StoredTimes(3, 4),
         "pipeline_ms": times,
     }
     return StoredBench(**{**fields, **changes})

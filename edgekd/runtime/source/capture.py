@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from edgekd.errors import InputError
 from edgekd.runtime.source.child import BLOCK, FAILED, OPENED, Failure, Opened, SourceRequest
 from edgekd.runtime.source.health import Gap, Health, StateChange, Watch
-from edgekd.runtime.source.process import END_S, POLL_S, CaptureError, CaptureProcess, Session, decode_payload
+from edgekd.runtime.source.process import END_S, POLL_S, CaptureError, CaptureProcess, CaptureSession, decode_payload
 from edgekd.runtime.source.resample import CapturedBlock, Resampler
 from edgekd.text import counted
 
@@ -218,7 +218,7 @@ class Capture:
         while not self._stopping.is_set():
             for kind, lost, start, when, payload in child.frames():
                 if kind == OPENED:
-                    session, limit_s = Session(decode_payload(Opened, payload)), self._watch.stall_s
+                    session, limit_s = CaptureSession(decode_payload(Opened, payload)), self._watch.stall_s
                 elif kind == FAILED:
                     failure = decode_payload(Failure, payload)
                     raise InputError(failure.message) if failure.fatal else CaptureError(failure.message)
@@ -236,7 +236,7 @@ class Capture:
             if self._health.has_only_zeros(now):
                 raise CaptureError(f"nothing but zeros for {self._watch.zeros_s:g} s")
 
-    def _add_block(self, session: "Session", start: int, when: float, payload: bytes, *, overflow: bool) -> None:
+    def _add_block(self, session: "CaptureSession", start: int, when: float, payload: bytes, *, overflow: bool) -> None:
         """Check a block, count it, and put it into the queue."""
         samples = session.samples(payload)
         rate = session.opened.rate

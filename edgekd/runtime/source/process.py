@@ -95,7 +95,7 @@ class CaptureProcess:
             return "unknown"
 
 
-class Session:
+class CaptureSession:
     """The sample counts of one attempt."""
 
     def __init__(self, opened: Opened) -> None:
