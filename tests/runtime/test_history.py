@@ -3,7 +3,6 @@
 import sqlite3
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -11,7 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from runtime.toy_listener import eventually
+from runtime.toy_listener import eventually, thread_ended
 
 from edgekd.errors import InputError
 from edgekd.runtime.config_tables import HistoryTable
@@ -106,9 +105,7 @@ def publish(
 def finish(history: History) -> None:
     """Close the history, and wait until its thread has written the rows."""
     history.close()
-    for thread in threading.enumerate():
-        if thread.name == "history":
-            thread.join(5.0)
+    assert thread_ended("history")
 
 
 def rows(path: Path, table: str = "runs") -> list[tuple]:
