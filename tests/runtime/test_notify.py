@@ -5,8 +5,8 @@ import socket
 
 import pytest
 
-from edgekd.runtime.decision import Decision
 from edgekd.runtime import notify
+from edgekd.runtime.decision import Decision
 from edgekd.runtime.notify import WAIT_S, Notifier, notifier
 from edgekd.runtime.source.health import NOT_RELOADED, RELOADED, StatusLine
 

@@ -91,18 +91,16 @@ def test_only_new_frames_are_computed(monkeypatch):
 
 
 def test_memory_stays_bounded():
+    stream, chunk = WindowStream(FrontEnd(), 16000, 0.5), np.zeros(1600, np.float32)
     tracemalloc.start()
     try:
-        stream = WindowStream(FrontEnd(), 16000, 0.5)
-        for number in range(300):
-            list(stream.push(np.zeros(1600, np.float32)))
-            if number == 50:
-                tracemalloc.reset_peak()
+        for _ in range(3000):
+            list(stream.push(chunk))
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert stream.received == 480000
-    assert peak < 1_000_000  # all samples are 1.9 MB
+    assert stream.received == 4_800_000
+    assert peak < 2_000_000  # all samples are 19 MB, all frames 2.4 MB
 
 
 def test_rms_is_of_the_window():
