@@ -30,9 +30,8 @@ from edgekd.files import atomic_write
 from edgekd.metrics.intervals import FIGURES, Interval, intervals, measured, resampled, tally
 from edgekd.metrics.scores import Floats
 from edgekd.text import counted, json_bytes, listing, markdown_table
-from edgekd.train.loop.checks import has_qat
-from edgekd.train.loop.inputs import partition_clips
 from edgekd.train.loop.training import Options
+from edgekd.train.prepare.inputs import partition_clips
 from edgekd.train.recipe.recipe import Recipe, decode, without_teachers
 from edgekd.train.run.folder import Run, load_run
 from edgekd.train.stages.stages import train_or_resume
@@ -237,7 +236,7 @@ def recorder_recipe(run: Run, recorder: str, tuning: Tuning) -> Recipe:
 
 
 def _check_run(run: Run, store: ClipStore) -> None:
-    if not has_qat(run.recipe):
+    if not run.recipe.has_qat:
         raise InputError(
             f"{run.path}: has no quantization-aware phase, so that nothing can be exported; give a student's run of"
             " edgekd distill with qat.epochs above 0"

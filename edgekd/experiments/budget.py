@@ -21,8 +21,7 @@ from edgekd.experiments.published_table import PublishedTable, TableData, load_t
 from edgekd.experiments.reproduce import SEEDS, chosen_settings
 from edgekd.experiments.speed import ClipTimes, decode_seconds, measure
 from edgekd.text import columns, counted, json_bytes
-from edgekd.train.loop.checks import has_qat
-from edgekd.train.loop.precision import training_device
+from edgekd.train.loop.device import training_device
 from edgekd.train.recipe.recipe import Recipe, identity_with_stages
 from edgekd.train.recipe.schema import Stage
 from edgekd.train.run.folder import resolved
@@ -293,7 +292,7 @@ def _seconds(each: TimedTraining, times: dict[str, ClipTimes]) -> float:
     epochs, every = recipe.train.epochs, recipe.train.test_every
     tests = epochs // every if every else 1
     seconds = epochs * each.clips * (own.train + live) + tests * each.tested * own.predict + each.labelled * own.predict
-    if has_qat(recipe):
+    if recipe.has_qat:
         seconds += recipe.qat.epochs * each.clips * own.qat + each.tested * own.predict
     return seconds
 
@@ -308,7 +307,7 @@ def _network_key(recipe: Recipe) -> str:
         view.seconds,
         view.joined,
         recipe.train.precision,
-        has_qat(recipe),
+        recipe.has_qat,
     )
     return msgspec.json.encode(key).decode()
 

@@ -58,10 +58,9 @@ def crossval_summary(folder: Path, run_path: Path, precision: Precision) -> Cros
         precision: of the exported file; "int8" takes the figures of the quantization-aware networks.
 
     Raises:
-        InputError: no such folder or run, another store, another recipe, another number of teachers, or no network of
-            that precision.
+        InputError: no such folder or run, a folder of an earlier version, another store, another recipe, another number
+            of teachers, or no network of that precision.
     """
-    read_identity(folder)  # refuses a folder of an earlier version
     run, network = load_run(run_path), NETWORKS[precision]
     try:
         summary = msgspec.json.decode((folder / JSON_FILE).read_bytes(), type=_Summary)
@@ -69,6 +68,7 @@ def crossval_summary(folder: Path, run_path: Path, precision: Precision) -> Cros
             run_of = {row["setting"]: row["run"] for row in csv.DictReader(file)}  # any fold and seed
     except (OSError, KeyError, UnicodeDecodeError, msgspec.DecodeError) as error:
         raise InputError(f"--crossval {folder}: is no folder of a finished 'edgekd crossval' ({error})") from None
+    read_identity(folder)  # refuses a folder of an earlier version
     if summary.store.hash != run.info.data.hash:
         raise InputError(
             f"--crossval {folder}: is of the store {summary.store.name} ({summary.store.hash[:16]}), and {run.path} was"

@@ -20,7 +20,7 @@ from edgekd.metrics.intervals import COLUMNS, FIGURES, Interval, intervals, meas
 from edgekd.metrics.scores import Floats
 from edgekd.models import build
 from edgekd.text import counted, csv_bytes, json_bytes, markdown_table
-from edgekd.train.loop.inputs import input_shape
+from edgekd.train.prepare.inputs import network_input
 from edgekd.train.run.folder import model_config, read_recipe
 
 PLAIN, MACRO = range(2)
@@ -286,8 +286,9 @@ def _probabilities(plan: Plan, side: TestSide, row: TableRow, run: PlannedRun) -
 def _counts(row: TableRow, plan: Plan, run: PlannedRun, labels: int) -> dict[str, int]:
     """Parameters and MACs of a row's float network by torchinfo, with as many labels as the whole data set has."""
     recipe = read_recipe(plan.path(run.name) / row.part)
-    network = build(model_config(recipe), labels).eval()
-    counts = float_counts(network, (1, *input_shape(recipe, plan.store, recipe.frontend)))["torchinfo"]
+    config = model_config(recipe)
+    size = network_input(recipe, plan.store, config)
+    counts = float_counts(build(config, labels).eval(), (1, *size.shape))["torchinfo"]
     return {"params": counts.params, "macs": counts.macs}
 
 

@@ -23,12 +23,11 @@ from edgekd.data.store.clips import Clip
 from edgekd.experiments.published_table import TableData
 from edgekd.models import build, front, input_kind
 from edgekd.models.transformer import AstConfig
-from edgekd.train.loop.checks import has_qat
-from edgekd.train.loop.precision import autocast, with_precision
-from edgekd.train.loop.quiet_warnings import quiet
+from edgekd.train.loop.device import autocast, with_precision
 from edgekd.train.recipe.recipe import Recipe
 from edgekd.train.recipe.schema import DEFAULT_WINDOW
 from edgekd.train.run.folder import model_config
+from edgekd.train.run.guards import quiet
 
 FIRST_BATCH = 2
 REPEATS = 3
@@ -73,7 +72,7 @@ def measure(recipe: Recipe, data: TableData, device_type: str, limit_s: float) -
     network = convert_conv2d_weight_memory_format(build(config, data.labels).to(device), torch.channels_last)
     frontend = front(config, recipe.frontend, exact=False).to(device)
     optimizer = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE)
-    phases = 3 if has_qat(recipe) else 2
+    phases = 3 if recipe.has_qat else 2
 
     def features(batch: int) -> Tensor:
         made: Tensor = frontend(torch.randn(batch, *_waveform_shape(recipe, data), device=device) * NOISE_LEVEL)
@@ -92,7 +91,7 @@ def measure(recipe: Recipe, data: TableData, device_type: str, limit_s: float) -
         train_s, largest = _timed(train_step, recipe.train.batch_size, device, limit_s / phases)
         predict_s, _ = _timed(predict, recipe.train.batch_size, device, limit_s / phases)
         qat_s = 0.0
-        if has_qat(recipe):
+        if recipe.has_qat:
             quantised = quant.to_qat(network.cpu().eval())
             quant.calibrate(quantised, [features(FIRST_BATCH).cpu()] if input_kind(config) == "log_mel" else [])
             network.to(device)

@@ -31,14 +31,16 @@ from edgekd.text import columns, counted
 from edgekd.train.batches.audio_cache import AudioCache
 from edgekd.train.batches.crops import window_samples
 from edgekd.train.batches.epochs import TrainingView
-from edgekd.train.loop.inputs import partition_clips
-from edgekd.train.loop.module import LabelTable, TrainingModule
-from edgekd.train.loop.precision import autocast, channels_last, training_device, with_precision
-from edgekd.train.loop.quiet_warnings import quiet
+from edgekd.train.batches.random_streams import RandomStream
+from edgekd.train.loop.device import autocast, channels_last, training_device, with_precision
+from edgekd.train.loop.module import TrainingModule
 from edgekd.train.loss.objective import Objective
 from edgekd.train.loss.term import StudentOutputs
+from edgekd.train.prepare.inputs import partition_clips
+from edgekd.train.prepare.teaching import LabelTable, Teaching
 from edgekd.train.recipe.recipe import Recipe, check_sample_rate, load_recipe
 from edgekd.train.run.folder import model_config, resolved
+from edgekd.train.run.guards import quiet
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -298,8 +300,7 @@ class _Bench:
             model,
             LogMel(self.recipe.frontend),
             self.view,
-            self.labels,
-            objective,
+            Teaching(objective, (), self.labels),
             self.recipe,
             phase,
             self.model if quantised else None,
@@ -308,7 +309,7 @@ class _Bench:
     def _qat(self) -> TrainingModule:
         """The quantization-aware form, calibrated on one batch."""
         qat = quant.to_qat(self.model.cpu().eval())
-        waveform = next(iter(self.view.unaugmented(self.recipe.train.batch_size)))
+        waveform = next(iter(self.view.unaugmented(self.recipe.train.batch_size, RandomStream.FLOAT)))
         quant.calibrate(qat, [LogMel(self.recipe.frontend)(torch.from_numpy(waveform))])
         self.model.to(self.device).train()
         module = self._module(self._to_device(qat), quantised=True).to(self.device)

@@ -7,7 +7,7 @@ from pathlib import Path
 from edgekd.data.store.store import ClipStore
 from edgekd.errors import InputError
 from edgekd.files import atomic_write
-from edgekd.train.loop.environment import check_accelerator
+from edgekd.train.loop.device import check_accelerator
 from edgekd.train.loop.training import DEFAULT_OPTIONS, Options, train
 from edgekd.train.parallel import processes
 from edgekd.train.recipe.recipe import Recipe, load_recipe, with_teacher_settings, without_teachers

@@ -6,7 +6,7 @@ from complexity.toy_counts import COUNTS, target
 
 from edgekd.complexity import gate, latency
 from edgekd.complexity.counts import Layer, Totals, UnknownOp, frontend_macs
-from edgekd.complexity.latency import MeasuredLatency, StoredTimes, StoredBench
+from edgekd.complexity.latency import MeasuredLatency, StoredBench, StoredTimes
 from edgekd.complexity.target import CONVENTIONS, Latency, Rules, Target
 from edgekd.errors import InputError
 from edgekd.frontend import FrontEnd, filterbank

@@ -13,8 +13,8 @@ from edgekd.data.store.writer import StoreWriter
 from edgekd.dcase.adapt import Tuning, adapt, recorder_recipe
 from edgekd.errors import GateError, InputError
 from edgekd.modelfile.engine import open_model
-from edgekd.train.loop.inputs import partition_clips
 from edgekd.train.loop.training import Options, train
+from edgekd.train.prepare.inputs import partition_clips
 from edgekd.train.recipe.recipe import decode, load_recipe
 from edgekd.train.run.folder import load_run
 

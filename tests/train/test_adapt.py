@@ -16,9 +16,10 @@ from helpers.training_runs import (
 from helpers.trainings import recipe_dict, write_store
 
 from edgekd.errors import InputError
-from edgekd.train.loop import pretrained
+from edgekd.models.base import in_head
 from edgekd.train.loop.module import TrainingModule
 from edgekd.train.loop.training import Options, train
+from edgekd.train.prepare import pretrained
 from edgekd.train.recipe.recipe import decode
 from edgekd.train.run.folder import METRICS_FILE, MODEL_FILE, load_run, load_saved
 
@@ -43,11 +44,7 @@ def test_the_head_alone_trains_in_each_epoch_also_after_a_test(store, initial_ru
 
     def watched(self, *arguments):
         modes.append(
-            {
-                (pretrained.in_head(self.model, name), module.training)
-                for name, module in self.model.named_modules()
-                if name
-            }
+            {(in_head(self.model, name), module.training) for name, module in self.model.named_modules() if name}
         )
         return step(self, *arguments)
 
@@ -64,10 +61,10 @@ def test_the_head_alone_trains_in_each_epoch_also_after_a_test(store, initial_ru
     run = train(recipe, store, tmp_path / "run", options=QUIET)
     assert all(mode == {(True, True), (False, False)} for mode in modes)
     model = run.float_model()
-    assert changed == [sum(pretrained.in_head(model, name) for name, _ in model.named_parameters())]
+    assert changed == [sum(in_head(model, name) for name, _ in model.named_parameters())]
     before = load_saved(initial_run.path / MODEL_FILE)
     for name, value in model.state_dict().items():
-        assert torch.equal(value, before[name]) != pretrained.in_head(model, name), name
+        assert torch.equal(value, before[name]) != in_head(model, name), name
 
 
 def test_initial_weights_that_have_seen_the_test_clips_are_refused(store, initial_run, make_recipe, tmp_path):

@@ -8,8 +8,9 @@ from edgekd.data.audio.augment import mix
 from edgekd.models import build
 from edgekd.models.logmel import LogMel
 from edgekd.train.batches.epochs import TrainingView
-from edgekd.train.loop.module import LabelTable, TrainingModule
+from edgekd.train.loop.module import TrainingModule
 from edgekd.train.loss.objective import Objective
+from edgekd.train.prepare.teaching import LabelTable, Teaching
 from edgekd.train.run.folder import model_config, resolved
 
 CPU = torch.device("cpu")
@@ -24,7 +25,7 @@ def module_of(store, recipe, batch_size=4, phase=None):
     objective = Objective(recipe.distill, len(store.labels), 0.0, teachers=0)
     model = build(model_config(recipe), len(store.labels))
     labels = LabelTable(torch.from_numpy(store.label_index), None)
-    module = TrainingModule(model, LogMel(fe), view, labels, objective, recipe, phase or recipe.train)
+    module = TrainingModule(model, LogMel(fe), view, Teaching(objective, (), labels), recipe, phase or recipe.train)
     return module, [module.transfer_batch_to_device(batch, CPU, 0) for batch in module.train_dataloader()]
 
 

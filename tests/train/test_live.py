@@ -19,10 +19,10 @@ from helpers.training_runs import (
 from helpers.trainings import recipe_dict, write_store
 
 from edgekd.errors import InputError
-from edgekd.train.loop import training
 from edgekd.train.loop.module import TrainingModule
 from edgekd.train.loop.training import Options, train
 from edgekd.train.loss.objective import Objective
+from edgekd.train.prepare import prepared
 from edgekd.train.recipe.recipe import decode
 from edgekd.train.run.folder import MODEL_FILE, QAT_FILE, load_run
 from edgekd.train.teachers import soft_labels
@@ -267,7 +267,7 @@ def test_crops_have_the_soft_labels_of_the_segment_in_each_teacher_s_own_input(s
         tmp_path / "twice",
         options=QUIET,
     )
-    really = training.soft_labels
+    really = prepared.soft_labels
 
     def spoilt(run, *args):
         key, logits = really(run, *args)
@@ -276,7 +276,7 @@ def test_crops_have_the_soft_labels_of_the_segment_in_each_teacher_s_own_input(s
             logits[:, 1] += np.arange(3, dtype=np.float16)
         return key, logits
 
-    monkeypatch.setattr(training, "soft_labels", spoilt)
+    monkeypatch.setattr(prepared, "soft_labels", spoilt)
     found = []
     for spoil in ("", "twice", "parts"):
         taught_by = [teachers / "whole", teachers / "parts", tmp_path / "twice"]

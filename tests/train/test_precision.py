@@ -6,7 +6,7 @@ from torch import nn
 
 from edgekd.errors import InputError
 from edgekd.train.loop import precision
-from edgekd.train.loop.precision import compile_in_place, native_bf16, with_precision
+from edgekd.train.loop.device import compile_in_place, native_bf16, with_precision
 from edgekd.train.loop.training import Options, train
 
 

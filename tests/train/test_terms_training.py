@@ -7,9 +7,10 @@ import torch
 from edgekd.models import build
 from edgekd.models.logmel import LogMel
 from edgekd.train.batches.epochs import TrainingView
-from edgekd.train.loop.module import LabelTable, TrainingModule
+from edgekd.train.loop.module import TrainingModule
 from edgekd.train.loop.training import Options, train
 from edgekd.train.loss.objective import Objective
+from edgekd.train.prepare.teaching import LabelTable, Teaching
 from edgekd.train.run.folder import METRICS_FILE, model_config, resolved
 
 
@@ -25,8 +26,11 @@ def test_an_optimizer_step_moves_learned_weights_and_they_are_in_the_state(store
         build(model_config(recipe), len(store.labels)),
         LogMel(fe),
         view,
-        LabelTable(torch.from_numpy(store.label_index), teachers),
-        Objective(recipe.distill, len(store.labels), 0.0, 2),
+        Teaching(
+            Objective(recipe.distill, len(store.labels), 0.0, 2),
+            (),
+            LabelTable(torch.from_numpy(store.label_index), teachers),
+        ),
         recipe,
         recipe.train,
     )

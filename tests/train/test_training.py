@@ -20,11 +20,11 @@ from edgekd.frontend import log_mel
 from edgekd.metrics.predictions import Predictions
 from edgekd.modelfile.equaliser import BandMean
 from edgekd.models.logmel import LogMel
-from edgekd.train.loop import training
 from edgekd.train.loop.module import TrainingModule
 from edgekd.train.loop.schedule import learning_rate_factor
 from edgekd.train.loop.training import Options, train
 from edgekd.train.loop.validation import run_metrics
+from edgekd.train.prepare import prepared
 from edgekd.train.recipe.recipe import decode, load_recipe
 from edgekd.train.recipe.schema import Export, Train
 from edgekd.train.run.folder import (
@@ -263,7 +263,7 @@ def test_a_run_that_another_process_begins_meanwhile_is_left_alone(store, tmp_pa
             other.enter_context(held(out))
             return recipe.frontend, ()
 
-        monkeypatch.setattr(training, "measure_front_end", begun_elsewhere)
+        monkeypatch.setattr(prepared, "measure_front_end", begun_elsewhere)
         with pytest.raises(InputError, match="being trained by another process"):
             train(student(), store, out)
     assert not any(out.iterdir())

@@ -147,12 +147,13 @@ class TrainingView:
                 yield ahead.popleft()
         yield from ahead
 
-    def unaugmented(self, count: int) -> Iterator[Floats]:
-        """Waveforms of up to `count` training clips in random crops, for statistics and calibration.
+    def unaugmented(self, count: int, stream: int) -> Iterator[Floats]:
+        """Waveforms of up to `count` training clips in random crops of a `RandomStream`, for statistics and
+        calibration.
 
         (up to 64, samples), or (up to 64, channels, samples) of a view of all channels.
         """
-        rng = RandomNumbers(self.recipe.seed, self._stream, 0)
+        rng = RandomNumbers(self.recipe.seed, stream, 0)
         chosen = rng.shuffled(self.clips)[:count]
         for part in np.array_split(chosen, -(-len(chosen) // PLAIN_BATCH)):
             span = np.full(len(part), self.samples)

@@ -3,7 +3,6 @@
 import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, cast
 
 import lightning.pytorch as pl
@@ -13,18 +12,18 @@ from torch import Tensor, nn
 
 from edgekd import quant
 from edgekd.data.audio.augment import change_speed, convolve, filter_bands, gain, mask, mix, mix_loudness, mix_style
+from edgekd.models.base import freeze_backbone, trainable
 from edgekd.models.logmel import LogMel
 from edgekd.models.taps import Taps
 from edgekd.models.waveform import RawWaveform
 from edgekd.train.batches.audio_cache import AudioCache
 from edgekd.train.batches.crops import segment_of
 from edgekd.train.batches.epochs import Batch, TrainingView
-from edgekd.train.loop.precision import autocast
-from edgekd.train.loop.pretrained import freeze_backbone, trainable
+from edgekd.train.loop.device import autocast
 from edgekd.train.loop.schedule import learning_rate_factor
-from edgekd.train.loss.objective import Objective
 from edgekd.train.loss.term import StudentOutputs
 from edgekd.train.parallel import processes
+from edgekd.train.prepare.teaching import Teaching
 from edgekd.train.recipe.recipe import Recipe
 from edgekd.train.recipe.schema import Qat, Train
 from edgekd.train.teachers.live import LiveTeacher
@@ -51,20 +50,6 @@ class EpochBatches:
         return self._view.batches(self._epoch)
 
 
-@dataclass(frozen=True)
-class LabelTable:
-    """Labels and soft labels of all clips of the store.
-
-    label: int64 (clips,). soft_labels: float32 logits (teachers, views, clips, segments, labels), or None where there
-    are none or the teachers are live. teacher_samples: for each teacher the samples of its input, which its segments
-    divide; None for whole clips.
-    """
-
-    label: Tensor
-    soft_labels: Tensor | None
-    teacher_samples: tuple[int | None, ...] = ()
-
-
 class TrainingModule(pl.LightningModule):
     """Trains one network on one phase of a recipe.
 
@@ -72,12 +57,10 @@ class TrainingModule(pl.LightningModule):
         model: log_mel (batch, channels, mel, frame) or waveform (batch, channels, time) -> logits (batch, labels).
         front: waveforms -> the model's input, with its final mean and standard deviation.
         view: the training set.
-        labels: labels and soft labels.
-        objective: the loss.
+        teaching: loss, live teachers, labels and soft labels.
         recipe: of the run.
         phase: `recipe.train` or `recipe.qat`; its type says which phase this is.
         float_model: the float network that `model` quantises, where the objective needs its logits.
-        live: teachers that run in each step.
     """
 
     label: Tensor
@@ -89,14 +72,13 @@ class TrainingModule(pl.LightningModule):
         model: nn.Module,
         front: LogMel | RawWaveform,
         view: TrainingView,
-        labels: LabelTable,
-        objective: Objective,
+        teaching: Teaching,
         recipe: Recipe,
         phase: Train | Qat,
         float_model: nn.Module | None = None,
-        live: Sequence[LiveTeacher] = (),
     ) -> None:
         super().__init__()
+        objective, labels = teaching.objective, teaching.labels
         self.model = model
         self.average = _frozen_copy(model) if isinstance(phase, Train) and phase.ema_decay > 0 else None
         self.float_model = (
@@ -105,7 +87,7 @@ class TrainingModule(pl.LightningModule):
         self.front = front
         self.view, self.objective, self.recipe, self.phase = view, objective, recipe, phase
         self.teacher_samples = labels.teacher_samples
-        self.live = tuple(live)
+        self.live = teaching.live
         self.audio_cache: AudioCache | None = None
         self.cached_logits: Tensor | None = None
         """Logits of live teachers in the epochs that repeat, (teachers, epochs, clips of the store, labels); NaN where

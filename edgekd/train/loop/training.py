@@ -1,5 +1,9 @@
-"""A training from recipe to run folder: the float phase, then the quantization-aware one, each under Lightning's
-trainer."""
+"""The loop: from a `Prepared` training to a run folder. The float phase comes first, then the quantization-aware one,
+each under Lightning's trainer.
+
+Read in this order: `recipe.recipe` (what is trained), `prepare.prepared` (what is built from it), this file, and
+`run.folder` (what is left behind).
+"""
 
 import datetime
 import importlib.metadata
@@ -18,30 +22,28 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import nn
 
 from edgekd import quant
-from edgekd.data.store.store import ClipStore, Partition
+from edgekd.data.store.store import ClipStore
 from edgekd.files import atomic_write
-from edgekd.frontend import FrontEnd
-from edgekd.models import front, initial
 from edgekd.text import counted
-from edgekd.train.batches.crops import window_samples
 from edgekd.train.batches.epochs import TrainingView
 from edgekd.train.batches.random_streams import RandomStream
-from edgekd.train.loop import pretrained
 from edgekd.train.loop.callbacks import Checkpoints, EpochEnd, Progress
-from edgekd.train.loop.checks import check_network, check_same_input, check_terms, check_unseen, has_qat, open_teacher
-from edgekd.train.loop.environment import check_accelerator, locked_run_folder, log_to_file, set_threads
-from edgekd.train.loop.inputs import input_shape, measure_front_end, mel_frames, partition_clips
-from edgekd.train.loop.module import LabelTable, TrainingModule
-from edgekd.train.loop.precision import channels_last, compile_in_place, training_device, with_precision
-from edgekd.train.loop.quiet_warnings import quiet
-from edgekd.train.loop.teaching import live_teachers, shared_samples, stack_soft_labels, tap_shapes
+from edgekd.train.loop.device import (
+    channels_last,
+    check_accelerator,
+    compile_in_place,
+    set_threads,
+    training_device,
+    with_precision,
+)
+from edgekd.train.loop.module import TrainingModule
 from edgekd.train.loop.validation import predict_clips, run_metrics
-from edgekd.train.loss.objective import Objective
 from edgekd.train.parallel import processes
-from edgekd.train.recipe.recipe import Recipe, check_sample_rate
+from edgekd.train.prepare.prepared import Prepared, prepare
+from edgekd.train.prepare.teaching import Teaching, prepare_teaching
+from edgekd.train.recipe.recipe import Recipe
 from edgekd.train.recipe.schema import Qat, Train
 from edgekd.train.run.claim import check_run_folder, claim
-from edgekd.train.run.faults import report_disk_errors, report_out_of_memory, smaller_batch
 from edgekd.train.run.folder import (
     CHECKPOINT_FILE,
     LOG_FILE,
@@ -54,13 +56,19 @@ from edgekd.train.run.folder import (
     RunInfo,
     load_run,
     load_saved,
-    model_config,
     resolved,
     save_weights,
     write_info,
 )
-from edgekd.train.teachers.live import LIVE, LiveTeacher
-from edgekd.train.teachers.soft_labels import Logits, clip_probabilities, soft_labels, teacher_scores
+from edgekd.train.run.guards import (
+    locked_run_folder,
+    log_to_file,
+    quiet,
+    report_disk_errors,
+    report_out_of_memory,
+    smaller_batch,
+)
+from edgekd.train.teachers.soft_labels import clip_probabilities, teacher_scores
 
 log = logging.getLogger(__name__)
 
@@ -115,56 +123,18 @@ def train(
 
 def _train(recipe: Recipe, store: ClipStore, out: Path, teachers: Sequence[Path], options: Options) -> Run:
     processes.first(lambda: check_run_folder(out, teachers, force=options.force, resume=options.resume))
-    check_sample_rate(recipe, store)
-    partition = partition_clips(recipe, store)
-    check_network(recipe, store, partition)
-    runs = [open_teacher(path, recipe, store, partition) for path in teachers]
-    initial_run = pretrained.initial_run(recipe, teachers)
-    if initial_run is not None:
-        check_unseen(initial_run, "init.run", recipe, store, partition)
-    labelled = [soft_labels(run, store) for run in runs]
-    fe, spectrum = processes.first(lambda: measure_front_end(recipe, store, partition))
-    if recipe.distill.teaching == "same":
-        check_same_input(recipe, store, runs, fe)
-    check_terms(recipe, store, partition, fe, runs)
-    view = TrainingView(
-        store,
-        partition.train,
-        recipe,
-        recipe.train.batch_size,
-        *mel_frames(recipe, store, fe),
-        stream=RandomStream.FLOAT,
-        shard=processes.shard(),
-    )
-    info = RunInfo(
-        status="training",
-        name=recipe.name,
-        recipe_hash=recipe.hash,
-        labels=store.labels,
-        frontend=fe,
-        window=view.samples,
-        spectrum=spectrum,
-        data=DataInfo(store.name, store.hash, store.licence, store.synthetic),
-        teachers=tuple(key for key, _ in labelled),
-        init=initial_run.weights_hash if initial_run else "",
-        impulse_responses=view.ir_hash,
-        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        edgekd_version=importlib.metadata.version("edgekd"),
-    )
+    prepared = prepare(recipe, store, teachers)
+    info = _run_info(prepared)
     if processes.first(lambda: claim(out, info, recipe, force=options.force, resume=options.resume)) == "finished":
         log.info("%s is finished already; nothing to do", out)
         return load_run(out)
     with report_disk_errors(out), locked_run_folder(out), log_to_file(out / LOG_FILE):
-        training = _Training(recipe, store, partition, fe, out, options, runs)
+        training = _Training(prepared, out, options)
         try:
-            metrics = processes.first(lambda: training.log_teachers([each for _, each in labelled]))
-            torch.manual_seed(recipe.seed)
-            model = initial(model_config(recipe), len(store.labels))
-            if initial_run is not None:
-                pretrained.load_initial_weights(model, initial_run, store.labels)
-            metrics |= training.float_phase(model)
-            if has_qat(recipe):
-                metrics |= training.qat_phase(model)
+            metrics = processes.first(training.log_teachers)
+            metrics |= training.float_phase()
+            if recipe.has_qat:
+                metrics |= training.qat_phase()
         except KeyboardInterrupt as stop:
             raise KeyboardInterrupt(f"{out}: {str(stop) or 'interrupted'}; go on with --resume") from None
         finished = msgspec.structs.replace(info, status="finished", metrics=metrics, seconds=round(training.seconds, 1))
@@ -172,31 +142,38 @@ def _train(recipe: Recipe, store: ClipStore, out: Path, teachers: Sequence[Path]
     return load_run(out)
 
 
+def _run_info(prepared: Prepared) -> RunInfo:
+    """run.json of a training that begins."""
+    recipe, store = prepared.recipe, prepared.store
+    return RunInfo(
+        status="training",
+        name=recipe.name,
+        recipe_hash=recipe.hash,
+        labels=store.labels,
+        frontend=prepared.frontend,
+        window=prepared.view.samples,
+        spectrum=prepared.spectrum,
+        data=DataInfo(store.name, store.hash, store.licence, store.synthetic),
+        teachers=tuple(key for key, _ in prepared.soft_labels),
+        init=prepared.initial_run.weights_hash if prepared.initial_run else "",
+        impulse_responses=prepared.view.ir_hash,
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        edgekd_version=importlib.metadata.version("edgekd"),
+    )
+
+
 class _Training:
     """The phases of one training and what they share."""
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        store: ClipStore,
-        partition: Partition,
-        fe: FrontEnd,
-        out: Path,
-        options: Options,
-        runs: Sequence[Run],
-    ) -> None:
-        self.recipe, self.store, self.partition, self.fe, self.out = recipe, store, partition, fe, out
-        self.options, self.runs = options, runs
-        self.front = front(model_config(recipe), fe)
+    def __init__(self, prepared: Prepared, out: Path, options: Options) -> None:
+        self.prepared, self.out, self.options = prepared, out, options
+        self.recipe, self.store, self.partition = prepared.recipe, prepared.store, prepared.partition
+        self.front = prepared.front
         self.rows: list[dict[str, Any]] = []
         self.seconds = 0.0
 
-    def log_teachers(self, labelled: Sequence[Logits]) -> dict[str, float]:
-        """Log the clips, and the accuracy of each teacher and of their mean; the mean's accuracies become metrics.
-
-        Args:
-            labelled: soft labels of each teacher, of clips or of their segments.
-        """
+    def log_teachers(self) -> dict[str, float]:
+        """Log the clips, and the accuracy of each teacher and of their mean; the mean's accuracies become metrics."""
         log.info(
             "%s: %d clips to train on, %d to test on, %d labels",
             self.store.name,
@@ -209,13 +186,13 @@ class _Training:
                 "%s left out: the test split has the same recordings",
                 counted(len(self.partition.left_out), "training clip"),
             )
-        if not labelled:
+        if not self.prepared.teachers:
             if self.recipe.role == "student":
                 log.info("no teacher: the student learns from labels alone (kd_weight 0, label_weight 1)")
             return {}
-        probabilities = [clip_probabilities(each) for each in labelled]
+        probabilities = [clip_probabilities(logits) for _, logits in self.prepared.soft_labels]
         metrics: dict[str, float] = {}
-        rows = [(f"teacher {run.path}", each) for run, each in zip(self.runs, probabilities, strict=True)]
+        rows = [(f"teacher {run.path}", each) for run, each in zip(self.prepared.teachers, probabilities, strict=True)]
         if len(rows) > 1:
             rows.append((f"mean of {len(rows)} teachers", np.mean(probabilities, axis=0)))
         for name, each in rows:
@@ -225,52 +202,78 @@ class _Training:
             metrics = {"teachers_train_clip_accuracy": trained, "teachers_test_clip_accuracy": tested}
         return metrics
 
-    def float_phase(self, model: nn.Module) -> dict[str, float]:
+    def float_phase(self) -> dict[str, float]:
         """Train the float network in place, or load it where it is trained already; returns its test metrics."""
+        model = self.prepared.network
         if self.recipe.init.adapt == "none":
             processes.first(lambda: save_weights(self.out / MODEL_FILE, model))
         elif self._checkpoint_phase() != "qat":
-            module = self._fit(model, self.recipe.train, RandomStream.FLOAT)
+            channels_last(model.train())
+            if self.options.compile:
+                compile_in_place(model, torch.zeros(1, *self.prepared.size.shape))
+            module = self._fit(model, self.recipe.train, self.prepared.view, self.prepared.teaching)
             processes.first(lambda: save_weights(self.out / MODEL_FILE, module.final_model))
         model.load_state_dict(processes.first(lambda: load_saved(self.out / MODEL_FILE)))
         return processes.first(lambda: self._test(model, "float"))
 
-    def qat_phase(self, model: nn.Module) -> dict[str, float]:
-        """Train the quantization-aware form of a trained float network; returns its test metrics."""
-        model = model.cpu().eval()
+    def qat_phase(self) -> dict[str, float]:
+        """Train the quantization-aware form of the trained float network; returns its test metrics."""
+        model, phase, prepared = self.prepared.network.cpu().eval(), self.recipe.qat, self.prepared
         qat = quant.to_qat(model)
-        qat.load_state_dict(processes.first(lambda: self._calibrate(qat)))
-        self._fit(qat, self.recipe.qat, RandomStream.QAT, model)
+        size, repeat = prepared.size, prepared.view.repeat if phase.float_weight != 1 else 0
+        view = TrainingView(
+            self.store,
+            self.partition.train,
+            self.recipe,
+            phase.batch_size,
+            size.mels,
+            size.frames,
+            RandomStream.QAT,
+            processes.shard(),
+            repeat,
+        )
+        qat.load_state_dict(processes.first(lambda: self._calibrate(qat, view)))
+        channels_last(qat.train())
+        teaching = prepare_teaching(
+            self.recipe,
+            self.store,
+            self.partition,
+            prepared.teachers,
+            prepared.teaching.labels,
+            qat,
+            size,
+            phase.float_weight,
+        )
+        self._fit(qat, phase, view, teaching, model)
         return processes.first(lambda: self._settle(qat))
 
-    def _calibrate(self, qat: quant.QuantNetwork) -> dict[str, Any]:
+    def _calibrate(self, qat: quant.QuantNetwork, view: TrainingView) -> dict[str, Any]:
         """Set the first scales of a quantization-aware network; returns its state."""
-        view = self._view(self.recipe.qat.batch_size, RandomStream.CALIBRATION)
-        with report_out_of_memory("the calibration of the qat phase", smaller_batch("qat", self.recipe.qat.batch_size)):
-            waveforms = view.unaugmented(self.recipe.qat.calibration_clips)
+        phase = self.recipe.qat
+        with report_out_of_memory("the calibration of the qat phase", smaller_batch("qat", phase.batch_size)):
+            waveforms = view.unaugmented(phase.calibration_clips, RandomStream.CALIBRATION)
             quant.calibrate(qat, (self.front.cpu()(torch.from_numpy(waveform)) for waveform in waveforms))
         return dict(qat.state_dict())
 
     def _settle(self, model: quant.QuantNetwork) -> dict[str, float]:
         """Fix the scales of a trained quantization-aware network and save it; returns its test metrics."""
-        quant.settle(model.cpu(), mel_frames(self.recipe, self.store, self.fe))
+        quant.settle(model.cpu(), (self.prepared.size.mels, self.prepared.size.frames))
         save_weights(self.out / QAT_FILE, model)
         return self._test(model.cpu(), "qat")
 
     def _fit(
-        self, model: nn.Module, phase: Train | Qat, stream: int, float_model: nn.Module | None = None
+        self,
+        model: nn.Module,
+        phase: Train | Qat,
+        view: TrainingView,
+        teaching: Teaching,
+        float_model: nn.Module | None = None,
     ) -> TrainingModule:
-        name = "float" if isinstance(phase, Train) else "qat"
-        channels_last(model.train())
-        if self.options.compile and isinstance(phase, Train):
-            compile_in_place(model, torch.zeros(1, *input_shape(self.recipe, self.store, self.fe)))
-        float_weight = None if isinstance(phase, Train) else phase.float_weight
-        objective, live, labels = self._teaching(model, float_weight)
-        view = self._view(phase.batch_size, stream, self.recipe.distill.repeat if live else 0)
-        module = TrainingModule(model, self.front, view, labels, objective, self.recipe, phase, float_model, live)
-        end = EpochEnd(self.out, self.store, self.partition.test, self.rows, self.seconds)
-        resume = self._checkpoint_phase() == name
         table = "train" if isinstance(phase, Train) else "qat"
+        module = TrainingModule(model, self.front, view, teaching, self.recipe, phase, float_model)
+        end = EpochEnd(self.out, self.store, self.partition.test, self.rows, self.seconds)
+        name = module.phase_name
+        resume = self._checkpoint_phase() == name
         with (
             quiet(),
             report_out_of_memory(
@@ -289,41 +292,6 @@ class _Training:
         self.rows, self.seconds = end.rows, end.seconds
         return module
 
-    def _teaching(
-        self, model: nn.Module, float_weight: float | None
-    ) -> tuple[Objective, tuple[LiveTeacher, ...], LabelTable]:
-        """The loss of a phase, its live teachers, and the labels with the soft labels of the other teachers.
-
-        Args:
-            model: the student.
-            float_weight: of the quantization-aware phase; with 1 no live teacher is needed.
-        """
-        distill, labels, smoothing = self.recipe.distill, len(self.store.labels), self.recipe.train.label_smoothing
-        runs = () if distill.teaching in LIVE and float_weight == 1 else self.runs
-        objective = Objective(distill, labels, smoothing, len(runs), float_weight)
-        live = live_teachers(self.recipe, self.store, self.partition, runs, objective)
-        if objective.student_taps:
-            shape = input_shape(self.recipe, self.store, self.fe)
-            shapes = tap_shapes(model, shape, live, objective, shared_samples(self.recipe, self.store))
-            objective = Objective(distill, labels, smoothing, len(runs), float_weight, shapes)
-        return objective, live, self._labels()
-
-    def _labels(self) -> LabelTable:
-        """Labels, and the soft labels of teachers that are not live."""
-        label = torch.from_numpy(self.store.label_index)
-        distill = self.recipe.distill
-        if not self.runs or distill.teaching in LIVE:
-            return LabelTable(label, None)
-        views = distill.views if distill.teaching == "views" else 0
-        soft = [
-            soft_labels(run, self.store, views, self.partition.train, RandomStream.TEACHER + number)[1]
-            for number, run in enumerate(self.runs)
-        ]
-        samples = tuple(
-            None if run.recipe.view.span == "crop" else window_samples(run.recipe.view, self.store) for run in self.runs
-        )
-        return LabelTable(label, torch.from_numpy(stack_soft_labels(soft)), samples)
-
     def _trainer(self, epochs: int, end: EpochEnd) -> pl.Trainer:
         return pl.Trainer(
             default_root_dir=self.out,
@@ -338,12 +306,6 @@ class _Training:
             limit_val_batches=0,
             reload_dataloaders_every_n_epochs=1,
             **processes.trainer_settings(self.options.accelerator),
-        )
-
-    def _view(self, batch_size: int, stream: int, repeat: int = 0) -> TrainingView:
-        mels, frames = mel_frames(self.recipe, self.store, self.fe)
-        return TrainingView(
-            self.store, self.partition.train, self.recipe, batch_size, mels, frames, stream, processes.shard(), repeat
         )
 
     def _test(self, model: nn.Module, prefix: str) -> dict[str, float]:

@@ -81,6 +81,11 @@ class Recipe(RecipeTable, frozen=True, kw_only=True):
         return table
 
     @property
+    def has_qat(self) -> bool:
+        """Whether a quantization-aware phase follows the float one."""
+        return self.student is not None and self.qat.epochs > 0
+
+    @property
     def hash(self) -> str:
         """Sixteen hexadecimal digits of every value that decides what this run trains.
 

@@ -34,7 +34,7 @@ from edgekd.report.page import (
 from edgekd.report.sections import CurvesSection, ListingSection, Section, TableSection
 from edgekd.text import counted
 from edgekd.train.loop.callbacks import FIRST_COLUMNS
-from edgekd.train.loop.inputs import partition_clips
+from edgekd.train.prepare.inputs import partition_clips
 from edgekd.train.run.folder import (
     METRICS_FILE,
     PAIRS_FILE,

@@ -22,9 +22,9 @@ from edgekd.metrics.predictions import Predictions, read_predictions
 from edgekd.metrics.scores import clip_means, softmax
 from edgekd.text import counted
 from edgekd.train.batches.silence import silent_clips
-from edgekd.train.loop.inputs import partition_clips
 from edgekd.train.loop.training import DEFAULT_OPTIONS, Options
 from edgekd.train.parallel import processes
+from edgekd.train.prepare.inputs import partition_clips
 from edgekd.train.recipe.recipe import Recipe
 from edgekd.train.recipe.schema import Specialists, Stage
 from edgekd.train.run.folder import PAIRS_FILE, TEST_FILES, Run, load_run

@@ -19,8 +19,8 @@ from edgekd.models import Taps, front
 from edgekd.models.taps import EMBEDDING
 from edgekd.text import columns, counted, listing
 from edgekd.train.batches.crops import Index
-from edgekd.train.loop.inputs import partition_clips
 from edgekd.train.loop.validation import predict_clips
+from edgekd.train.prepare.inputs import partition_clips
 from edgekd.train.run.folder import Run, load_run
 
 ENSEMBLE = "score sum"

@@ -17,7 +17,7 @@ from edgekd.train.batches.audio_cache import AudioCache
 from edgekd.train.batches.crops import Index
 from edgekd.train.batches.random_streams import RandomStream
 from edgekd.train.batches.teacher_view import TeacherView
-from edgekd.train.loop.precision import autocast, channels_last
+from edgekd.train.loop.device import autocast, channels_last
 from edgekd.train.run.folder import Run
 
 LIVE = ("live", "same")

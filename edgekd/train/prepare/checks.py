@@ -11,29 +11,25 @@ from edgekd import quant
 from edgekd.data.store.store import ClipStore, Partition
 from edgekd.errors import InputError
 from edgekd.frontend import FrontEnd
-from edgekd.models import build, front, initial, input_kind
+from edgekd.models import ModelConfig, build, front, initial, input_kind
+from edgekd.models.base import AudioNetwork
+from edgekd.models.black_box import BlackBoxConfig
 from edgekd.models.taps import Taps, segment_logits
 from edgekd.text import counted
 from edgekd.train.batches.crops import Index, read_waveforms, scored_windows
 from edgekd.train.batches.epochs import batch_sizes
-from edgekd.train.loop import pretrained
-from edgekd.train.loop.inputs import input_shape, partition_clips
-from edgekd.train.loop.quiet_warnings import quiet
-from edgekd.train.loop.teaching import live_teachers, shared_samples, tap_shapes
 from edgekd.train.loop.validation import SCORE_BATCH
 from edgekd.train.loss.objective import Objective
 from edgekd.train.parallel import processes
+from edgekd.train.prepare import pretrained
+from edgekd.train.prepare.inputs import NetworkInput, network_input, partition_clips
 from edgekd.train.recipe.recipe import Recipe
 from edgekd.train.run.folder import Run, load_run, model_config
+from edgekd.train.run.guards import quiet
 from edgekd.train.teachers.live import LIVE, same_features
 from edgekd.train.teachers.soft_labels import check_matches_store, check_segments
 
 log = logging.getLogger(__name__)
-
-
-def has_qat(recipe: Recipe) -> bool:
-    """Whether a quantization-aware phase follows the float one."""
-    return recipe.role == "student" and recipe.qat.epochs > 0
 
 
 def check_test_sound(recipe: Recipe, store: ClipStore, test: Index) -> None:
@@ -52,17 +48,22 @@ def check_test_sound(recipe: Recipe, store: ClipStore, test: Index) -> None:
         )
 
 
-def check_network(recipe: Recipe, store: ClipStore, partition: Partition) -> None:
-    """Run the network once on silence, in a batch as small as the smallest, and make its quantization-aware form.
+def build_network(recipe: Recipe, store: ClipStore, partition: Partition) -> tuple[AudioNetwork, NetworkInput]:
+    """The network of a recipe with the weights of its architecture, tried on silence, and the sizes of its input.
+
+    The trial is a forward pass in training mode, in a batch as small as the smallest of the training. Afterwards the
+    network is as it was made, from torch's global generator seeded by the recipe.
 
     Raises:
         InputError: torch refuses the sizes, the view or a batch is too small for the network, no parameter trains, the
             test side is digital silence, or a block has no integer form.
     """
-    pretrained.check_init(recipe)
+    if recipe.init.adapt != "full":
+        pretrained.check_init(recipe)
     check_test_sound(recipe, store, partition.test)
-    front(model_config(recipe), recipe.frontend)  # raises where a black box cannot use this front end
-    _check_channels(recipe, store)
+    config = model_config(recipe)
+    front(config, recipe.frontend)  # raises where a black box cannot use this front end
+    _check_channels(recipe, store, config)
     smallest = min(batch_sizes(store, partition.train, recipe, recipe.train.batch_size)) // processes.world()
     for table, phase in (("train", recipe.train), ("qat", recipe.qat)):
         least = min(batch_sizes(store, partition.train, recipe, phase.batch_size))
@@ -71,37 +72,40 @@ def check_network(recipe: Recipe, store: ClipStore, partition: Partition) -> Non
                 f"recipe {recipe.name}: a batch of {counted(least, 'clip')} is too small for {processes.world()}"
                 f" processes; start {least} at most, or raise {table}.batch_size ({phase.batch_size})"
             )
-    shape = input_shape(recipe, store, recipe.frontend)
+    size = network_input(recipe, store, config)
+    torch.manual_seed(recipe.seed)
     try:
         with torch.no_grad(), quiet():
-            model = initial(model_config(recipe), len(store.labels))  # raises where weights are missing
-            silence = torch.zeros(min(smallest, 2), *shape)
+            model = initial(config, len(store.labels))  # raises where weights are missing
+            before = {name: value.clone() for name, value in model.state_dict().items()}
+            silence = torch.zeros(min(smallest, 2), *size.shape)
             model(silence)
             if recipe.role == "teacher" and recipe.view.segments > 1:
                 check_segments(recipe.view, f"recipe {recipe.name}")
                 if recipe.view.span != "crop":
                     segment_logits(model, silence, recipe.view.segments)
     except (RuntimeError, ValueError, ArithmeticError) as error:
-        what = (
-            f"a waveform of {shape[1]} samples"
-            if len(shape) == 2
-            else f"a log-mel of {shape[1]} mels x {shape[2]} frames"
-        )
+        what = f"a log-mel of {size.mels} mels x {size.frames} frames" if size.mels else ""
         raise InputError(
-            f"recipe {recipe.name}: this [{recipe.role}] cannot be trained on {what}, channels {shape[0]} "
-            f"({str(error).splitlines()[0]}); change its sizes, the front end's, view.seconds, view.channels or "
+            f"recipe {recipe.name}: this [{recipe.role}] cannot be trained on"
+            f" {what or f'a waveform of {size.samples} samples'}, channels {size.channels}"
+            f" ({str(error).splitlines()[0]}); change its sizes, the front end's, view.seconds, view.channels or "
             "train.batch_size"
         ) from None
-    pretrained.check_trainable(recipe, model)
-    pretrained.check_black_box_labels(recipe, store)
-    if has_qat(recipe):
+    model.load_state_dict(before)  # batch norms have counted the silence
+    if recipe.init.adapt == "head":
+        pretrained.check_trainable(recipe, model)
+    if isinstance(config, BlackBoxConfig):
+        pretrained.check_black_box_labels(store, config)
+    if recipe.has_qat:
         quant.to_qat(model.eval())
+    return model.train(), size
 
 
-def _check_channels(recipe: Recipe, store: ClipStore) -> None:
+def _check_channels(recipe: Recipe, store: ClipStore, config: ModelConfig) -> None:
     """Refuse a network whose channels are not those of its view."""
     given = store.channels if recipe.view.channels == "all" else 1
-    expected = getattr(model_config(recipe), "channels", 1)
+    expected = getattr(config, "channels", 1)
     if given != expected:
         raise InputError(
             f"recipe {recipe.name}: [{recipe.role}] channels is {expected}, but view.channels ="
@@ -125,28 +129,6 @@ def check_tap_paths(recipe: Recipe, store: ClipStore, teachers: Sequence[Recipe 
     for each, paths in zip((recipe, *teachers), (objective.student_taps, *objective.teacher_taps), strict=True):
         if each is not None and paths:
             Taps(build(model_config(each), len(store.labels)), paths).close()
-
-
-def check_terms(recipe: Recipe, store: ClipStore, partition: Partition, fe: FrontEnd, runs: Sequence[Run]) -> None:
-    """Refuse contradictory terms, missing or unfit taps, and inputs that a live teacher cannot compute.
-
-    Args:
-        recipe, store, partition: of the training.
-        fe: the student's front end.
-        runs: its teachers.
-
-    Raises:
-        InputError: see `Objective`, `Taps` and `tap_shapes`.
-    """
-    labels, smoothing = len(store.labels), recipe.train.label_smoothing
-    objective = Objective(recipe.distill, labels, smoothing, len(runs))
-    if objective.omitted:
-        log.info("without teachers these terms are left out: %s", ", ".join(objective.omitted))
-    live = live_teachers(recipe, store, partition, runs, objective)
-    if objective.student_taps or live:
-        model = build(model_config(recipe), labels)
-        shapes = tap_shapes(model, input_shape(recipe, store, fe), live, objective, shared_samples(recipe, store))
-        Objective(recipe.distill, labels, smoothing, len(runs), shapes=shapes)
 
 
 def open_teacher(path: Path, recipe: Recipe, store: ClipStore, partition: Partition) -> Run:

@@ -5,16 +5,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from edgekd.data.store.store import ClipStore
 from edgekd.errors import InputError
 from edgekd.modelfile.black_box import labels_of
+from edgekd.models.base import in_head, trainable
 from edgekd.models.black_box import BlackBoxConfig
 from edgekd.text import listing
 from edgekd.train.recipe.recipe import Recipe
-from edgekd.train.run.folder import MODEL_FILE, Run, load_run, load_saved, model_config
+from edgekd.train.run.folder import MODEL_FILE, Run, load_run, load_saved
 
 log = logging.getLogger(__name__)
 
@@ -107,24 +107,6 @@ def load_initial_weights(model: nn.Module, run: Run, labels: tuple[str, ...]) ->
     )
 
 
-def in_head(model: nn.Module, name: str) -> bool:
-    """Whether a parameter, buffer or module of this name is part of the head and not of the backbone."""
-    head = str(model.HEAD)
-    return name == head or name.startswith(f"{head}.")
-
-
-def freeze_backbone(model: nn.Module) -> None:
-    """Train the head alone: all else gets no gradients, and normalises and drops out as in eval mode.
-
-    Call it in each epoch after `model.train()`.
-    """
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(in_head(model, name))
-    for name, module in model.named_modules():
-        if not in_head(model, name):
-            module.training = False
-
-
 def has_pretrained_weights(recipe: Recipe) -> bool:
     """Whether the initial weights come from a run or a file and are not random."""
     return bool(recipe.init.run or recipe.model.get("weights") or recipe.model.get("file"))
@@ -168,14 +150,13 @@ def check_trainable(recipe: Recipe, model: nn.Module) -> None:
     )
 
 
-def check_black_box_labels(recipe: Recipe, store: ClipStore) -> None:
+def check_black_box_labels(store: ClipStore, config: BlackBoxConfig) -> None:
     """Compare the labels of a black box without a head with those of the store, where its file names them.
 
     Raises:
         InputError: other labels, or in another order.
     """
-    config = model_config(recipe)
-    if not isinstance(config, BlackBoxConfig) or config.head:
+    if config.head:
         return
     labels = labels_of(config.file)
     if labels not in (None, store.labels):
@@ -183,8 +164,3 @@ def check_black_box_labels(recipe: Recipe, store: ClipStore) -> None:
             f"{config.file}: its labels {listing(labels)} are not those of {store.path}, {listing(store.labels)}, in"
             " this order; train a head on it (teacher.head = true)"
         )
-
-
-def trainable(model: nn.Module) -> list[tuple[str, torch.nn.Parameter]]:
-    """Names and parameters that an optimiser may change."""
-    return [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]

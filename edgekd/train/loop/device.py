@@ -1,6 +1,9 @@
-"""Precision and memory format of the float network while it trains. Weights, loss, tests and the quantised network are
-float32."""
+"""Where and how a network computes while it trains: accelerator, threads, precision and memory format.
 
+The precision is that of the float network. Weights, loss, tests and the quantised network are float32.
+"""
+
+import os
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -8,12 +11,38 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
-from edgekd.errors import InputError
+from edgekd.errors import InputError, nearest
 from edgekd.modelfile.engine import cpu_flags
+from edgekd.train.parallel import processes
 from edgekd.train.recipe.recipe import Recipe
 
+ACCELERATORS = ("auto", "cpu", "gpu")
 BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
 """Flags of x86 processors that multiply bf16 natively. On others bf16 is emulated, slower than float32."""
+
+
+def check_accelerator(name: str) -> None:
+    """Refuse an unknown --accelerator, and a GPU on a machine without one.
+
+    Raises:
+        InputError: the name is none of `ACCELERATORS`, or torch finds no GPU.
+    """
+    if name not in ACCELERATORS:
+        raise InputError(f"accelerator '{name}' is unknown{nearest(name, ACCELERATORS)}")
+    if name == "gpu" and not (torch.cuda.is_available() or torch.backends.mps.is_available()):
+        raise InputError("accelerator 'gpu': torch finds none on this machine; use --accelerator cpu")
+
+
+def set_threads(threads: int | None) -> None:
+    """Set torch's threads on the CPU.
+
+    None leaves torch's default, which is all cores of the machine. One of several processes then takes the number from
+    SLURM_CPUS_PER_TASK, or 1, unless OMP_NUM_THREADS is set.
+    """
+    if threads is None and processes.world() > 1 and "OMP_NUM_THREADS" not in os.environ:
+        threads = int(os.environ.get("SLURM_CPUS_PER_TASK", "1"))
+    if threads is not None:
+        torch.set_num_threads(threads)
 
 
 def training_device(accelerator: str) -> str:
