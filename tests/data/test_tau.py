@@ -282,6 +282,7 @@ def share(total, parts, part):
     return range(total // parts + (part < total % parts))
 
 
+@pytest.mark.slow
 def test_fold_1_of_tau22_at_full_size_with_and_without_its_training_list(tmp_path):
     rows, train, evaluate = full_size()
     scene = {name: label for name, label, *_ in rows}
