@@ -51,11 +51,11 @@ def test_positions_of_another_grid_are_interpolated(folder):
     rise = torch.arange(4.0)[:, None] + 10 * torch.arange(9.0)  # (mel, frame)
     with torch.no_grad():
         positions[0, 2:] = rise.flatten()[:, None]
-    finer = model._interpolated((8, 18))
+    finer = model.interpolated_positions((8, 18))
     assert (finer[0, :2] == positions[0, :2]).all()
     inside = finer[0, 2:, 0].unflatten(0, (8, 18))[1:-1, 1:-1].diff(dim=1)
     torch.testing.assert_close(inside, torch.full_like(inside, 5.0))
-    assert model._interpolated((4, 9)).allclose(positions)
+    assert model.interpolated_positions((4, 9)).allclose(positions)
     x = torch.randn(2, 1, 24, 41)
     model(x).sum().backward()
     assert positions.grad.abs().sum() > 0

@@ -97,7 +97,7 @@ def test_the_reference_of_a_run_is_found_by_the_golden_vectors(models, graph, tm
         model = open_model(models / file)
         assert cases.matching_run(model, {"other": other, "own": graph}) == "own"
         assert cases.matching_run(model, {"other": other}) == ""
-    monkeypatch.setattr(cases, "_lower", lambda _: other)
+    monkeypatch.setattr(cases, "lowered", lambda _: other)
     with pytest.raises(InputError, match=r"golden logits match none of the runs run; name the run"):
         cases.main([models / "toy.int8.onnx"], tmp_path, run=[Path("run")])
     assert cases.fingerprint(other) != cases.fingerprint(graph)
@@ -107,7 +107,7 @@ def test_the_reference_of_a_run_is_found_by_the_golden_vectors(models, graph, tm
 def test_both_files_of_a_student_share_one_case_and_agree_with_its_reference(
     models, graph, store, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr(cases, "_lower", lambda _: graph)
+    monkeypatch.setattr(cases, "lowered", lambda _: graph)
     files = [models / "toy.int8.tflite", models / "toy.int8.onnx"]
     cases.main(files, tmp_path / "cases", tmp_path / "cache", data=store, hop=0.1, run=[Path("run")])
     assert len(list((tmp_path / "cache").iterdir())) == 1

@@ -181,7 +181,7 @@ def test_views_are_what_the_teacher_says_of_each_augmented_view(teacher, store):
 
 def test_what_decides_the_views_is_in_their_key(teacher, store):
     def key_of(run, views=2, **more):
-        return softlabels._key(run, store, views, **more)
+        return softlabels.soft_label_key(run, store, views, **more)
 
     louder, later = changed(teacher, augment={"gain_db": 9.0}), changed(teacher, seed=5)
     some, others = np.arange(8), np.arange(1, 9)
