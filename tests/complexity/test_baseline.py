@@ -145,7 +145,7 @@ def test_a_file_that_is_not_a_report_is_refused(tmp_path, raw, message):
 
 
 def test_other_files_are_refused_as_a_baseline(tmp_path):
-    with pytest.raises(InputError, match="neither a model file nor a stored report"):
+    with pytest.raises(InputError, match="stored report"):
         Baseline(tmp_path / "weights.pt", ["m.tflite"])
     with pytest.raises(InputError, match="one model file for 2 models"):
         Baseline(tmp_path / "old.tflite", ["m.tflite", "n.tflite"])

@@ -99,7 +99,7 @@ def test_each_recorder_with_enough_clips_gets_a_model_and_goes_on(student, store
     again = adapt(student.path, store.path, tmp_path / "out", tuning=SHORT, options=FAST, log=lines.append)
     assert again.rows == report.rows
     assert (tmp_path / "out" / "runs" / "y" / "model.pt").stat().st_mtime_ns == trained
-    with pytest.raises(InputError, match=r"started with another --lr \(0.0001, now 0.001\)"):
+    with pytest.raises(InputError, match=r"--lr \(0.0001, now 0.001\)"):
         adapt(
             student.path,
             store.path,

@@ -119,7 +119,7 @@ def test_an_empty_folder_is_refused(tmp_path):
 
 
 def test_a_process_that_fails_gives_an_error_of_one_line(tmp_path):
-    with pytest.raises(InputError, match=r"gone.tflite: a fresh process cannot run this model \(.*gone.tflite"):
+    with pytest.raises(InputError, match=r"gone.tflite: a fresh process"):
         bench.start(tmp_path / "gone.tflite", "litert", 1)
 
 

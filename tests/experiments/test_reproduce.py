@@ -181,7 +181,7 @@ def test_a_failed_run_leaves_its_row_without_figures(place):
     assert figures["alone"] is None
     assert figures["taught"] is not None
     assert "0 of 1" in report.to_markdown()
-    with pytest.raises(GateError, match="1 run not done; the same command tries again"):
+    with pytest.raises(GateError, match="1 run not done"):
         report.require()
 
 
@@ -203,7 +203,7 @@ def test_an_interrupted_run_with_stages_resumes_by_the_file_of_its_stages(place,
     def exit_now():
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt, match="out: interrupted; the same command continues"):
+    with pytest.raises(KeyboardInterrupt, match="out: interrupted"):
         reproduce("table.toml", place / "tau19", place / "out", "0", ONE, quiet)
     begun = {job.name[:2]: job.resume_file.name for job in jobs if not job.needs}
     assert begun == {"t-": RUN_FILE, "s-": RUN_FILE, "j-": STAGES_FILE}
@@ -252,15 +252,12 @@ def test_a_table_with_contradictions_is_refused(place, old, new, message):
 def test_missing_data_and_data_of_another_set_are_refused(place, tmp_path):
     with pytest.raises(
         InputError,
-        match=(
-            "wants the folder of TAU Urban Acoustic Scenes 2019, development: give it with --data FOLDER, "
-            "after edgekd data fetch tau19, or try the path with --smoke"
-        ),
+        match=(r"edgekd data fetch tau19.*--smoke"),
     ):
         reproduce("table.toml", None, place / "out", None, ONE, quiet)
     assert not (place / "out").exists()
     cli.run(["data", "synth", "--out", "synth", "--clips", "60", "--seconds", "1"])
-    with pytest.raises(InputError, match=r"its data set is .*, this table wants tau19"):
+    with pytest.raises(InputError, match="this table wants tau19"):
         reproduce("table.toml", tmp_path / "synth", place / "out", None, ONE, quiet)
 
 
@@ -271,8 +268,7 @@ def test_a_store_of_another_split_than_the_tables_is_refused(place, trained):
     cli.run(list(run))
     with pytest.raises(
         InputError,
-        match=r"store: it has 12 clips to train on, this table 6; prepare it by edgekd data prepare tau19 "
-        "--subset 25 --sample-rate 8000, or give the folder",
+        match=r"12 clips .* 6; .*tau19 --subset 25 ",
     ):
         reproduce("table.toml", place / "store", place / "out", "0", ONE, quiet)
     assert trained == []
@@ -327,7 +323,7 @@ def test_each_fold_of_a_table_is_tested_once(place, trained, monkeypatch):
     reproduce("table.toml", None, place / "short", None, ONE, quiet, smoke=True).require()
     assert len(trained) == 4  # two rows, two of the folds
     (place / "table.toml").write_text(text.replace('"fold3"', '"fold1"'))
-    with pytest.raises(InputError, match=r"folds = \['fold1', 'fold1', 'fold5'\]: name at least two, each once"):
+    with pytest.raises(InputError, match=r"folds = \['fold1', 'fold1', 'fold5'\]"):
         load_table("table.toml")
 
 
@@ -335,7 +331,7 @@ def test_a_table_without_a_trained_row_is_refused(tmp_path):
     (tmp_path / "table.toml").write_text(
         TABLE + '[[rows]]\nlabel = "theirs"\nnot_reproduced = "no"\npaper = { accuracy = 0.9 }\n'
     )
-    with pytest.raises(InputError, match=r"table.toml: has no \[\[rows\]\] with a recipe"):
+    with pytest.raises(InputError, match=r"table.toml: has no \[\[rows\]\]"):
         load_table(str(tmp_path / "table.toml"))
 
 

@@ -126,7 +126,7 @@ def test_a_compressed_manifest_is_refused_before_it_is_unpacked(tmp_path, emitte
     path.write_bytes(emitted["tflite"])
     with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr(container.MANIFEST_KEY, bytes(10**6))
-    with pytest.raises(InputError, match=r"bomb\.tflite: .*edgekd\.json is compressed"):
+    with pytest.raises(InputError, match=r"bomb\.tflite: .*edgekd\.json"):
         container.read(path)
 
 

@@ -198,7 +198,7 @@ def test_a_state_dict_restores_the_network() -> None:
 def test_dynamic_norms_are_refused_by_name() -> None:
     with pytest.raises(InputError, match=r"features\.1.*ResidualNorm"):
         to_qat(build(BcResNetAscConfig(width=8, norm="residual"), LABELS))
-    with pytest.raises(InputError, match=r"features\.2\.1.*GlobalResponseNorm has no integer form"):
+    with pytest.raises(InputError, match=r"features\.2\.1.*GlobalResponseNorm"):
         to_qat(build(CpMobileConfig(width=8, norm="global_response"), LABELS))
     assert ResidualNorm()(torch.randn(2, 3, 4, 5)).shape == (2, 3, 4, 5)
 
@@ -231,10 +231,10 @@ def test_a_sub_spectral_norm_becomes_an_affine_per_channel_and_mel_bin() -> None
 def test_what_a_sub_spectral_norm_cannot_be_is_refused() -> None:
     model = build(BcResNetAscConfig(width=8, bands=2), LABELS)
     model.get_submodule("features.1.frequency").activation = "silu"
-    with pytest.raises(InputError, match=r"features\.1\.frequency: .*followed by 'silu'"):
+    with pytest.raises(InputError, match=r"features\.1\.frequency: .*'silu'"):
         to_qat(model)
     network = to_qat(build(BcResNetAscConfig(width=8, bands=3), LABELS))
-    with pytest.raises(InputError, match="32 mel bins cannot be split into 3 bands"):
+    with pytest.raises(InputError, match=r"32 mel bins .*3 bands"):
         network(torch.randn(1, 1, MELS, FRAMES))
 
 

@@ -411,7 +411,7 @@ def test_addresses(url, where):
     ],
 )
 def test_what_is_no_address_is_refused_with_the_form(url):
-    with pytest.raises(InputError, match=r"\[mqtt\] url is .*; it is mqtt://HOST\[:PORT\]"):
+    with pytest.raises(InputError, match=r"\[mqtt\] url .*mqtt://HOST"):
         address(url)
 
 

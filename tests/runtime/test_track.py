@@ -50,7 +50,7 @@ def test_a_track_that_makes_no_sense_is_refused(tmp_path, text, message):
 
 def test_a_track_longer_than_the_audio_is_refused_but_for_rounding():
     require_within(spans((0.0, 10.04, "dog")), 10.0, Path("t.csv"))
-    with pytest.raises(InputError, match=r"t\.csv, row 2: it ends at 11 s, but the audio has 10\.00 s"):
+    with pytest.raises(InputError, match=r"t\.csv, row 2: .*11 s, .*10\.00 s"):
         require_within(spans((0.0, 11.0, "dog"), (3.0, 4.0, "dog")), 10.0, Path("t.csv"))
 
 

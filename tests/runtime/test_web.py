@@ -235,7 +235,7 @@ def test_an_address_is_a_host_or_none_and_a_port(text, address):
     ],
 )
 def test_what_is_no_address_is_refused_before_the_first_decision(text):
-    with pytest.raises(InputError, match=r"web: .*is not an address; give \[HOST\]:PORT"):
+    with pytest.raises(InputError, match=r"web: .*\[HOST\]:PORT"):
         Web(WebTable(text))
 
 

@@ -66,8 +66,8 @@ QUICK = first_of_each(
         bool(recipe.backend),
     ),
 )
-"""One recipe for each architecture and list of stages. The others have other data, teachers and numbers; slow tests train
-them too."""
+"""One recipe for each architecture and list of stages. The others have other data, teachers and numbers; slow tests
+train them too."""
 LABELS = {"esc50": 50}
 """By the first part of a recipe's name; the others have ten."""
 HOSTILE = {
