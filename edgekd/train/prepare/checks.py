@@ -48,7 +48,9 @@ def check_test_sound(recipe: Recipe, store: ClipStore, test: Index) -> None:
         )
 
 
-def build_network(recipe: Recipe, store: ClipStore, partition: Partition) -> tuple[AudioNetwork, NetworkInput]:
+def build_network(
+    recipe: Recipe, store: ClipStore, partition: Partition, config: ModelConfig
+) -> tuple[AudioNetwork, NetworkInput]:
     """The network of a recipe with the weights of its architecture, tried on silence, and the sizes of its input.
 
     The trial is a forward pass in training mode, in a batch as small as the smallest of the training. Afterwards the
@@ -61,7 +63,6 @@ def build_network(recipe: Recipe, store: ClipStore, partition: Partition) -> tup
     if recipe.init.adapt != "full":
         pretrained.check_init(recipe)
     check_test_sound(recipe, store, partition.test)
-    config = model_config(recipe)
     front(config, recipe.frontend)  # raises where a black box cannot use this front end
     _check_channels(recipe, store, config)
     smallest = min(batch_sizes(store, partition.train, recipe, recipe.train.batch_size)) // processes.world()

@@ -75,7 +75,8 @@ def prepare(recipe: Recipe, store: ClipStore, teachers: Sequence[Path] = ()) -> 
     """
     check_sample_rate(recipe, store)
     partition = partition_clips(recipe, store)
-    network, size = build_network(recipe, store, partition)
+    config = model_config(recipe)
+    network, size = build_network(recipe, store, partition, config)
     runs = tuple(open_teacher(path, recipe, store, partition) for path in teachers)
     initial_run = pretrained.initial_run(recipe, teachers) if recipe.init.run else None
     if initial_run is not None:
@@ -106,7 +107,7 @@ def prepare(recipe: Recipe, store: ClipStore, teachers: Sequence[Path] = ()) -> 
         size,
         fe,
         spectrum,
-        front(model_config(recipe), fe),
+        front(config, fe),
         network,
         runs,
         soft,

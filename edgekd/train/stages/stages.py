@@ -27,7 +27,16 @@ from edgekd.train.prepare.pretrained import FIRST_TEACHER, check_kind
 from edgekd.train.recipe.recipe import NAME, Recipe, Role, check_sample_rate, decode, load_recipe
 from edgekd.train.recipe.schema import Data, Stage
 from edgekd.train.run.claim import check_run_folder, older_version_error
-from edgekd.train.run.folder import RUN_FILE, RUN_VERSION, STAGES_FILE, STAGES_FORMAT, TEACHERS_FOLDER, Run, resolved
+from edgekd.train.run.folder import (
+    RUN_FILE,
+    RUN_VERSION,
+    STAGES_FILE,
+    STAGES_FORMAT,
+    TEACHERS_FOLDER,
+    Run,
+    model_config,
+    resolved,
+)
 from edgekd.train.run.guards import locked_run_folder, report_disk_errors
 
 log = logging.getLogger(__name__)
@@ -130,7 +139,7 @@ def train_teachers(recipe: Recipe, store: ClipStore, out: Path, options: Options
     partition = partition_clips(student, store)
     for each in (student, *(teacher for _, teacher in teachers)):
         check_sample_rate(each, store)
-        build_network(each, store, partition)
+        build_network(each, store, partition, model_config(each))
     listed = [each for taught, (_, each) in zip(recipe.teachers, teachers, strict=True) if taught.teaches]
     if student.init.run == FIRST_TEACHER and listed:
         check_kind(student, listed[0], listed[0].name)
