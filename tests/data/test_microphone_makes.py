@@ -46,7 +46,7 @@ def test_the_table_of_the_folder_is_used_and_all_includes_files_without_a_make(f
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ('[train]\nAcme = ["a1"]\n[test]\nAcme = ["a2"]\n', r"make 'Acme' is in \[train\] and in \[test\]"),
+        ('[train]\nAcme = ["a1"]\n[test]\nAcme = ["a2"]\n', r"'Acme' is in \[train\] and in \[test\]"),
         ('[train]\nAcme = ["a1"]\n[test]\nBell = ["a1"]\n', "'a1' is there twice"),
         ('[train]\nAcme = "a1"\n[test]\n', "train"),
         ("[train]\n[tets]\n", "unknown key 'tets'; did you mean 'test'"),

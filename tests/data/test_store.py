@@ -171,8 +171,8 @@ def edit_info(**changes):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (cut_audio, "audio.i16 holds 8999 bytes, clips.csv needs 9000"),
-        (relabel, "clips.csv does not match its recorded hash"),
+        (cut_audio, "8999 bytes, clips.csv needs 9000"),
+        (relabel, "clips.csv .*recorded hash"),
         (lambda store: (store / "audio.i16").unlink(), "audio.i16 cannot be read"),
         (lambda store: (store / "clips.csv").unlink(), "clips.csv cannot be read"),
         (lambda store: (store / "store.json").unlink(), "not an edgekd store"),

@@ -217,28 +217,28 @@ def test_an_interrupted_run_with_stages_resumes_by_the_file_of_its_stages(place,
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('label = "alone"', 'label = "taught"', "row 'taught': another row has this label"),
+        ('label = "alone"', 'label = "taught"', "row 'taught': another row"),
         (
             'mean_of = ["teacher", "alone"]',
             'mean_of = ["tutor"]',
-            "row 'both': names 'tutor', which is no row before it",
+            "row 'both': names 'tutor'",
         ),
         ('part = "teachers/t"', 'part = "../t"', "part '../t' is no stage of a run"),
-        ('mean_of = ["teacher", "alone"]', "", "wants a recipe, mean_of or not_reproduced"),
+        ('mean_of = ["teacher", "alone"]', "", "a recipe, mean_of or not_reproduced"),
         (
             'mean_of = ["teacher", "alone"]',
             'mean_of = ["teacher"]\nnot_reproduced = "no"',
-            "wants a recipe, mean_of or not_reproduced",
+            "a recipe, mean_of or not_reproduced",
         ),
-        ("paper = { accuracy = 0.9 }", "", "row 'theirs': is not reproduced and has no figure of the paper"),
+        ("paper = { accuracy = 0.9 }", "", "row 'theirs': is not reproduced"),
         (
             'judge = "svm"',
             'judge = "svm"\npaper = { log_loss = 1.0 }',
-            "scores of support vector machines are no probabilities",
+            "no probabilities",
         ),
         ('teachers = "none"', 'teacher = "none"', "teacher"),
         ('figures = ["accuracy",', 'figures = ["acuracy",', "'acuracy' is unknown"),
-        ('judge = "svm"', 'network = "qat"', "row 'machine': recipe judged.toml has no quantization-aware phase"),
+        ('judge = "svm"', 'network = "qat"', "row 'machine': recipe judged.toml"),
     ],
 )
 def test_a_table_with_contradictions_is_refused(place, old, new, message):

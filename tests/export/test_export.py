@@ -161,7 +161,7 @@ def test_nothing_is_kept_when_an_engine_disagrees(run, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("formats", "message"), [("tflight", "'tflight' is unknown; did you mean 'tflite'"), (" , ", "--format is empty")]
+    ("formats", "message"), [("tflight", "'tflight' .*did you mean 'tflite'"), (" , ", "--format is empty")]
 )
 def test_unknown_formats_are_refused(run, tmp_path, formats, message):
     with pytest.raises(InputError, match=message):

@@ -111,7 +111,7 @@ def test_mean_and_maximum_over_mel_are_joined() -> None:
         (lambda: Cnn14Config(widths=()), "widths is empty"),
         (
             lambda: build(CpResNetConfig(pooling="attention", heads=5), LABELS),
-            "92 channels cannot be split into 5 heads",
+            "92 channels .*5 heads",
         ),
     ],
 )
@@ -284,7 +284,7 @@ def test_squeeze_excitation_with_open_gates_makes_no_difference_to_serfr_cnn() -
         (RawCnnConfig(channels=1), "as_map: AsMap"),
         (CnnGruConfig(channels=1), "pool: MeanMaxPool"),
         (CnnGruConfig(channels=1, gru=False), "pool: MeanMaxPool"),
-        (HLTdnnConfig(), r"classifier\.pool\.histogram: HistogramLayer"),
+        (HLTdnnConfig(), r"pool\.histogram: HistogramLayer"),
         (Cnn14Config(**TWIN), "norm: MelNorm"),
         (CpResNetConfig(pooling="attention", heads=4), r"classifier\.pool: AttentionPool"),
         (SerfrCnnConfig(pooling="attention"), r"classifier\.pool: AttentionPool"),

@@ -479,8 +479,8 @@ def test_credentials_come_from_the_table_a_file_or_the_environment(tmp_path):
     [
         ({"password": SECRET}, "a password and no username"),
         ({"username": "a", "password": SECRET, "password_file": "b"}, "two passwords"),
-        ({"username": "a", "password_file": "/no/such"}, r"password_file: /no/such cannot be read \(No such file"),
-        ({"topic": "a/#"}, r"topic is 'a/#'; it is names with a / between them"),
+        ({"username": "a", "password_file": "/no/such"}, "password_file: /no/such .*No such file"),
+        ({"topic": "a/#"}, "topic is 'a/#'"),
         ({"topic": "/a"}, "topic is"),
         ({"topic": ""}, "topic is"),
         ({"topic": "$SYS"}, "topic is"),
@@ -488,7 +488,7 @@ def test_credentials_come_from_the_table_a_file_or_the_environment(tmp_path):
         ({"topic": "a" * 201}, "at most 200"),
         ({"discovery": "+"}, "discovery is"),
         ({"every": 61.0}, "every is 61 s and expire 60 s"),
-        ({"ca": "a"}, "ca would not be used, as the url begins with mqtt://"),
+        ({"ca": "a"}, "ca would not be used, .*mqtt://"),
     ],
 )
 def test_tables_that_can_never_work_are_refused(table, message):
@@ -500,8 +500,8 @@ def test_tables_that_can_never_work_are_refused(table, message):
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ({"ca": "/no/such.pem"}, r"ca: /no/such\.pem cannot be used \(No such file"),
-        ({"certificate": "/no/such.pem"}, r"certificate, key: /no/such\.pem and no key cannot be used"),
+        ({"ca": "/no/such.pem"}, r"ca: /no/such\.pem .*No such file"),
+        ({"certificate": "/no/such.pem"}, r"certificate, key: /no/such\.pem"),
         ({"key": "/no/such.pem"}, "a key and no certificate"),
     ],
 )

@@ -38,8 +38,8 @@ def test_a_track_is_read_in_the_order_of_time(tmp_path):
         ("start,end,label\n-1,1,dog\n", "row 2: start is '-1'"),
         ("start,end,label\n0,nan,dog\n", "row 2: end is 'nan'"),
         ("start,end,label\n3,2,dog\n", "row 2: it ends at 2 s and starts at 3 s"),
-        ("start,end,label\n0,1,dogg\n", "row 2: the model knows no label 'dogg'; did you mean 'dog'"),
-        ("start,end,label\n4,6,dog\n0,4.5,rain\n", r"rows 3 \(0 to 4.5 s\) and 2 \(4 to 6 s\) overlap"),
+        ("start,end,label\n0,1,dogg\n", "row 2: .*'dogg'; did you mean 'dog'"),
+        ("start,end,label\n4,6,dog\n0,4.5,rain\n", r"rows 3 \(0 to 4.5 s\) and 2 .*overlap"),
         ("start,end,label\n", "no rows"),
     ],
 )

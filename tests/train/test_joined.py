@@ -367,9 +367,9 @@ def test_a_teacher_of_joined_clips_is_trained_and_tested_clip_by_clip(tmp_path, 
     [
         ({"mel_masks": 1}, r"augment\.mel_masks = 1 .* set it to 0"),
         ({"time_masks": 2}, r"augment\.time_masks = 2 .* set it to 0"),
-        ({"time_stretch": 1.2}, r"augment\.time_stretch = 1\.2 .* set it to 1"),
+        ({"time_stretch": 1.2}, r"time_stretch = 1\.2 .*to 1"),
         ({"mixstyle_p": 0.5}, r"augment\.mixstyle_p"),
-        ({"mixup_p": 0.5, "mixup_domain": "log_mel"}, r'augment\.mixup_domain = log_mel .* set it to "waveform"'),
+        ({"mixup_p": 0.5, "mixup_domain": "log_mel"}, 'mixup_domain = log_mel .*"waveform"'),
     ],
 )
 def test_what_changes_a_log_mel_is_refused_for_networks_that_take_waveforms(many, augment, message):
