@@ -19,6 +19,7 @@ SMALL = Settings(
 )
 
 
+@pytest.mark.slow
 def test_every_step_runs_and_the_named_files_exist(tmp_path):
     shown = []
     report = run_demo(tmp_path / "demo", shown.append, keep=True, settings=SMALL)

@@ -303,6 +303,7 @@ def malicious() -> dict[str, bytes]:
     }
 
 
+@pytest.mark.slow
 def test_malicious_files_are_refused_quickly_and_in_little_memory(tmp_path):
     files = malicious()
     for name, raw in files.items():

@@ -384,6 +384,7 @@ def test_commas_inside_values_do_not_separate_them():
     ]
 
 
+@pytest.mark.slow
 def test_the_commands_train_in_processes_of_their_own(place, tmp_path, capsys):
     words = [
         "sweep",

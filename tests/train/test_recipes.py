@@ -42,12 +42,15 @@ RECIPES.sort(key=lambda name: (not name.startswith("esc50"), name))
 EXPORTED = [name for name in RECIPES if load_recipe(name).qat.epochs]
 
 
-def first_of_each(recipes: list[str], way: Callable[[Recipe], object]) -> set[str]:
-    """The first recipe of each way of training."""
-    found: dict[object, str] = {}
+def first_of_each(recipes: list[str], *ways: Callable[[Recipe], object]) -> set[str]:
+    """The recipes that are the first in some way."""
+    found, seen = set(), set()
     for name in recipes:
-        found.setdefault(way(load_recipe(name)), name)
-    return set(found.values())
+        new = {(number, way(load_recipe(name))) for number, way in enumerate(ways)} - seen
+        if new:
+            found.add(name)
+            seen |= new
+    return found
 
 
 QUANTISED = first_of_each(
@@ -57,17 +60,12 @@ QUANTISED = first_of_each(
 time, is trained too."""
 QUICK = first_of_each(
     RECIPES,
-    lambda recipe: (
-        recipe.model["kind"],
-        recipe.distill.teaching,
-        recipe.distill.terms,
-        bool(recipe.teachers),
-        bool(recipe.specialists),
-        bool(recipe.backend),
-    ),
+    lambda recipe: recipe.model["kind"],
+    lambda recipe: (recipe.distill.teaching, recipe.distill.terms),
+    lambda recipe: (bool(recipe.teachers), bool(recipe.specialists), bool(recipe.backend)),
 )
-"""One recipe for each architecture and list of stages. The others have other data, teachers and numbers; slow tests
-train them too."""
+"""Each architecture, each way of teaching and each list of stages is in one of these. The others have other data,
+teachers and numbers; slow tests train them too."""
 LABELS = {"esc50": 50}
 """By the first part of a recipe's name; the others have ten."""
 HOSTILE = {
