@@ -23,6 +23,9 @@ from edgekd.train.parallel.process_group import ProcessEnvironment, ProcessGroup
 
 T = TypeVar("T")
 
+_groups: list[ProcessGroup] = []
+"""The group of this process; empty in a lone process."""
+
 
 def rank() -> int:
     """0 for the first process and for a lone one."""
@@ -44,24 +47,23 @@ def _grouped() -> bool:
 
 
 def first(work: Callable[[], T]) -> T:
-    """The result of `work`, which only the first process runs, in every process. An error of `work` ends all processes
-    (`in_process_group`)."""
-    if world() == 1:
+    """The result of `work`, which only the first process runs, in every process. `work` may take hours: the others
+    wait outside of any collective. An error of `work` ends all processes (`in_process_group`)."""
+    if not _groups:
         return work()
-    if rank() == 0:
-        result = work()
-        dist.broadcast_object_list([result], src=0, device=torch.device("cpu"))
-        return result
-    received: list[Any] = [None]
+    mine = [work()] if rank() == 0 else []
+    _groups[0].pass_gate(1, arrive=rank() == 0)
+    received: list[Any] = mine or [None]
     dist.broadcast_object_list(received, src=0, device=torch.device("cpu"))
-    broadcast: T = received[0]
-    return broadcast
+    result: T = received[0]
+    return result
 
 
 def barrier() -> None:
-    """Wait until all processes have called this."""
-    if world() > 1:
-        dist.all_reduce(torch.zeros(1))
+    """Wait until all processes have called this, for hours where one of them works that long."""
+    if _groups:
+        _groups[0].pass_gate(world())
+        dist.all_reduce(torch.zeros(1))  # nobody asks the store after this, and its host may end
 
 
 def averaged(values: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -123,7 +125,8 @@ class _OneDeviceEach(ClusterEnvironment):
 
 
 class _DDPStrategy(DDPStrategy):
-    """Keeps `ProcessGroup.on_sigterm` as the handler of SIGTERM; Lightning's own waits for processes that are gone."""
+    """Keeps the handler of SIGTERM of `ProcessGroup`; Lightning's own joins in a collective, which processes that have
+    ended never do."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
@@ -144,26 +147,26 @@ def in_process_group(accelerator: str) -> Iterator[None]:
     Raises:
         InputError: other processes did not start or are gone; two processes have the same GPU.
     """
-    environment = ProcessEnvironment() if _grouped() else process_environment(os.environ)
+    environment = ProcessEnvironment() if _groups else process_environment(os.environ)
     if environment.world == 1:
         yield
         return
-    group = ProcessGroup(environment)
-    handler = signal.signal(signal.SIGTERM, group.on_sigterm)
     logger = logging.getLogger("edgekd")
     level = logger.level
     if environment.rank:
         logger.setLevel(logging.ERROR)
+    group = ProcessGroup(environment)
     try:
         group.join(_device(environment) if _on_gpu(accelerator) else None)
+        _groups.append(group)
         yield
         barrier()
     except BaseException as error:
         group.fail(error)
-    group.leaving.set()
-    dist.destroy_process_group()
+    finally:
+        _groups.clear()
+    group.leave()
     logger.setLevel(level)
-    signal.signal(signal.SIGTERM, handler)
 
 
 def _on_gpu(accelerator: str) -> bool:
