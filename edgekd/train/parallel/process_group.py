@@ -16,13 +16,13 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from types import FrameType
 from typing import NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
-from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from torch.distributed import TCPStore  # type: ignore[attr-defined]  # public, but not marked as exported
 from torch.distributed.distributed_c10d import PrefixStore
 
@@ -86,10 +86,16 @@ def process_environment(environ: Mapping[str, str]) -> ProcessEnvironment:
         return ProcessEnvironment()
     rank, local_rank = (_number(environ, name) for name in names)
     nodes = environ.get("SLURM_STEP_NODELIST", environ.get("SLURM_NODELIST", "127.0.0.1"))
-    address = environ.get("MASTER_ADDR") or SLURMEnvironment.resolve_root_node_address(nodes)
+    address = environ.get("MASTER_ADDR") or _first_node(nodes)
     port = _number(environ, "MASTER_PORT", FIRST_PORT + _number(environ, "SLURM_JOB_ID", 0) % PORTS)
     hosted = environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     return ProcessEnvironment(rank, world, local_rank, address, port, hosted)
+
+
+def _first_node(nodes: str) -> str:
+    from lightning.fabric.plugins.environments.slurm import SLURMEnvironment  # slow to import
+
+    return SLURMEnvironment.resolve_root_node_address(nodes)
 
 
 def _number(environ: Mapping[str, str], name: str, default: int | None = None) -> int:
@@ -113,6 +119,8 @@ class ProcessGroup:
         self._store: PrefixStore | None = None
         self._hosts = environment.rank == 0 and not environment.hosted
         self._gates = 0
+        self._ending = threading.Event()
+        """Set once this process leaves the group by itself."""
 
     def join(self, device: torch.device | None) -> None:
         """Find the other processes and make torch's process group.
@@ -200,28 +208,34 @@ class ProcessGroup:
             InputError: instead, where `error` comes from the end of another process that has reported none.
             SystemExit: another process has failed first.
         """
+        self._ending.set()
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        if not self._is_first_to_fail():
+        is_first = self._is_first_to_fail()
+        if self._hosts and self._store is not None:
+            self._wait_for_failures()
+        if not is_first:
             raise SystemExit(EdgekdError.exit_status) from None
         if _of_connection(error):
             raise InputError(f"{ENDED} ({_first_line(error)}); {ADVICE}") from None
         raise error
 
+    def _count_failures(self, more: int) -> int:
+        store = self._store
+        return 1 if store is None else within(END_SECONDS, lambda: store.add("failures", more))
+
     def _is_first_to_fail(self) -> bool:
         """Count this process among those that failed; whether it is the first, as far as it can know."""
-        here, store = self._environment, self._store
-        if store is None:
-            return True
         try:
-            count = failures = within(END_SECONDS, lambda: store.add("failures", 1))
-            deadline = time.monotonic() + END_SECONDS
-            # the store ends with the process that hosts it; the others ask it first
-            while self._hosts and failures < here.world and time.monotonic() < deadline:
-                time.sleep(LONGEST_POLL_SECONDS)
-                failures = within(END_SECONDS, lambda: store.add("failures", 0))
+            return self._count_failures(1) == 1
         except dist.DistError:  # the process that hosted the store has ended, maybe local rank 0; not all report it
-            return here.local_rank <= 1
-        return count == 1
+            return self._environment.local_rank <= 1
+
+    def _wait_for_failures(self) -> None:
+        """Let the others ask the store whether they were first, before it ends with this process."""
+        deadline = time.monotonic() + END_SECONDS
+        with suppress(dist.DistError):
+            while self._count_failures(0) < self._environment.world and time.monotonic() < deadline:
+                time.sleep(LONGEST_POLL_SECONDS)
 
     def _handle_sigterm(self) -> None:
         """Make SIGTERM an interrupt. Launchers send it to the other processes when one has failed."""
@@ -236,8 +250,7 @@ class ProcessGroup:
         while (number := os.read(waking, 1)) and number != bytes([signal.SIGTERM]):
             pass
         os.close(waking)
-        if number:
-            time.sleep(TERM_SECONDS)
+        if number and not self._ending.wait(TERM_SECONDS):
             if self._is_first_to_fail():
                 log.error("edgekd: %s; %s", STOPPED, ADVICE)
             os._exit(EdgekdError.exit_status)

@@ -7,15 +7,12 @@ every function here works without a process group.
 
 import logging
 import os
-import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
-from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 
 from edgekd.errors import InputError
@@ -83,57 +80,16 @@ def trainer_settings(accelerator: str) -> dict[str, Any]:
     """
     if world() == 1:
         return {"accelerator": accelerator, "devices": 1}
+    from edgekd.train.parallel.strategy import GroupStrategy  # slow to import
+
     on_gpu = _on_gpu(accelerator)
-    strategy = _DDPStrategy(cluster_environment=_OneDeviceEach(), broadcast_buffers=False, gradient_as_bucket_view=True)
     return {
         "accelerator": "gpu" if on_gpu else "cpu",
         "devices": [torch.cuda.current_device()] if on_gpu else 1,
         "num_nodes": world(),
-        "strategy": strategy,
+        "strategy": GroupStrategy(broadcast_buffers=False, gradient_as_bucket_view=True),
         "use_distributed_sampler": False,
     }
-
-
-class _OneDeviceEach(ClusterEnvironment):
-    """Presents every process to Lightning as a machine with one device, however many processes a machine has and
-    whichever GPU each of them uses."""
-
-    creates_processes_externally = True
-    main_address, main_port = "", 0  # unused: the process group exists before Lightning starts
-
-    @staticmethod
-    def detect() -> bool:
-        return _grouped()
-
-    def world_size(self) -> int:
-        return world()
-
-    def global_rank(self) -> int:
-        return rank()
-
-    def node_rank(self) -> int:
-        return rank()
-
-    def local_rank(self) -> int:
-        return 0
-
-    def set_world_size(self, size: int) -> None:
-        assert size == world()
-
-    def set_global_rank(self, rank: int) -> None:
-        assert rank == dist.get_rank()
-
-
-class _DDPStrategy(DDPStrategy):
-    """Keeps the handler of SIGTERM of `ProcessGroup`; Lightning's own joins in a collective, which processes that have
-    ended never do."""
-
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
-        self._handler = signal.getsignal(signal.SIGTERM)
-
-    def on_train_start(self) -> None:
-        signal.signal(signal.SIGTERM, self._handler)
 
 
 @contextmanager
