@@ -10,6 +10,7 @@ one is reported.
 import datetime
 import logging
 import os
+import re
 import signal
 import socket
 import threading
@@ -227,8 +228,10 @@ class ProcessGroup:
         """Count this process among those that failed; whether it is the first, as far as it can know."""
         try:
             return self._count_failures(1) == 1
-        except dist.DistError:  # the process that hosted the store has ended, maybe local rank 0; not all report it
-            return self._environment.local_rank <= 1
+        except (
+            dist.DistError
+        ):  # the host of the store, torchrun or rank 0, has ended; one process of a machine reports it
+            return self._environment.local_rank <= (0 if self._environment.hosted else 1)
 
     def _wait_for_failures(self) -> None:
         """Let the others ask the store whether they were first, before it ends with this process."""
@@ -288,4 +291,6 @@ def _of_connection(error: BaseException) -> bool:
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
+    """The first sentence of an error, without the line of gloo's source."""
+    line = (str(error) or type(error).__name__).splitlines()[0]
+    return re.sub(r"^\[\S+\] ", "", line).partition(". ")[0]
