@@ -23,17 +23,14 @@ from torch.utils._pytree import tree_leaves, tree_map
 CPU, META = torch.device("cpu"), torch.device("meta")
 COPY, READ = torch.ops.aten.copy_.default, torch.ops.aten._local_scalar_dense.default
 MOVES = (torch.ops.aten.to, torch.ops.aten._to_copy)
-LOWER = frozenset(
-    "matmul __matmul__ mm bmm addmm baddbmm linear conv1d conv2d conv_transpose2d scaled_dot_product_attention gru"
-    " lstm".split()
-)
+LOWER = {"matmul", "__matmul__", "mm", "bmm", "addmm", "baddbmm", "einsum", "linear", "conv1d", "conv2d"}
+LOWER |= {"conv_transpose2d", "scaled_dot_product_attention", "gru", "lstm"}
 """Functions that compute in the lower precision under a GPU's autocast."""
-FLOAT32 = frozenset(
-    "softmax log_softmax layer_norm group_norm cross_entropy kl_div nll_loss mse_loss exp log log10 log1p logsumexp pow"
-    " __pow__ rsqrt softplus norm sum prod cumsum cosine_similarity".split()
-)
-"""Functions that compute in float32 there. Both lists are those of torch's documentation of autocast, as far as
-networks and losses use them."""
+FLOAT32 = {"softmax", "log_softmax", "logsumexp", "layer_norm", "group_norm", "cross_entropy", "kl_div", "nll_loss"}
+FLOAT32 |= {"mse_loss", "cosine_similarity", "norm", "exp", "log", "log10", "log1p", "pow", "__pow__", "rsqrt"}
+FLOAT32 |= {"softplus", "sum", "prod", "cumsum"}
+"""Functions that compute in float32 there. Both sets are those of torch's documentation of autocast, as far as networks
+and losses use them."""
 
 
 class MixedDevicesError(AssertionError):

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from edgekd import quant
 from edgekd.data.store.store import ClipStore
 from edgekd.experiments.smoke import few_steps
+from edgekd.models.base import trainable
 from edgekd.resources import names
 from edgekd.train.batches.audio_cache import AudioCache
 from edgekd.train.batches.epochs import TrainingView
@@ -41,7 +42,9 @@ READS = {"black_box": "the engine of a .tflite or .onnx file computes on the CPU
 """Kind of network -> why each of its forward passes reads values."""
 RECIPES = names("recipes")
 QUANTISED = {
-    (recipe.model["kind"], recipe.distill.teaching): recipe.name for recipe in map(load_recipe, RECIPES) if recipe.has_qat
+    (recipe.model["kind"], recipe.distill.teaching): recipe.name
+    for recipe in map(load_recipe, RECIPES)
+    if recipe.has_qat
 }
 """One recipe for each architecture and way of teaching. Of these the quantization-aware step is taken too."""
 
@@ -87,7 +90,7 @@ def quantised_module(prepared: Prepared) -> TrainingModule:
     phase = msgspec.structs.replace(recipe.qat, float_weight=0.5)
     clips = prepared.partition.train
     view = TrainingView(store, clips, recipe, phase.batch_size, size.mels, size.frames, RandomStream.QAT)
-    network = prepared.network.eval()
+    network = channels_last(prepared.network.eval())
     qat = channels_last(quant.to_qat(network).train())
     labels, teachers = prepared.teaching.labels, prepared.teachers
     teaching = prepare_teaching(recipe, store, prepared.partition, teachers, labels, qat, size, phase.float_weight)
@@ -121,9 +124,9 @@ def check_placement(module: TrainingModule, loss: Tensor) -> None:
     networks = [module, *(teacher.network for teacher in module.live)]
     tensors = [tensor for network in networks for tensor in (*network.parameters(), *network.buffers())]
     assert {tensor.device for tensor in (loss, *tensors, *module.sums.values())} == {META}
-    trained = [parameter for parameter in module.model.parameters() if parameter.requires_grad]
-    assert trained
-    assert all(parameter.grad is not None and parameter.grad.is_meta for parameter in trained)
+    gradients = {name: parameter.grad for name, parameter in trainable(module.model)}
+    assert gradients
+    assert [name for name, gradient in gradients.items() if gradient is None or not gradient.is_meta] == []
     kernels = [each.weight for network in networks for each in network.modules() if isinstance(each, nn.Conv2d)]
     assert all(kernel.is_contiguous(memory_format=torch.channels_last) for kernel in kernels)
 
@@ -163,9 +166,7 @@ def test_a_shipped_recipe_takes_a_step_on_the_accelerator(name, store_of, untrai
 
 
 EVERY_TERM = [{"loss": loss} for loss in OPTIONS if loss not in {"structural", "statistical"}]
-TEXTURES = [
-    {"loss": loss, "student": "features.1", "teacher": "features.0"} for loss in ("structural", "statistical")
-]
+TEXTURES = [{"loss": loss, "student": "features.1", "teacher": "features.0"} for loss in ("structural", "statistical")]
 MIXED = {"mixup_p": 1.0, "mixstyle_p": 1.0, "filter_p": 1.0, "gain_db": 3.0}
 CHANGES = {
     "same": {
