@@ -56,7 +56,8 @@ class MetaDevice(TorchDispatchMode):
         if len(devices) > 1 and func is not COPY:
             shapes = ", ".join(f"{each.device} {tuple(each.shape)}" for each in tensors)
             raise MixedDevicesError(f"{func} gets tensors of two devices: {shapes}")
-        return self._read(func, args, kwargs) if self.reads and META in devices else func(*args, **kwargs)
+        with torch._C.DisableTorchFunction():  # autocast ends where an operator begins
+            return self._read(func, args, kwargs) if self.reads and META in devices else func(*args, **kwargs)
 
     def _read(self, func: Any, args: Any, kwargs: Any) -> Any:
         if func is READ:
@@ -89,7 +90,7 @@ class _Autocast(TorchFunctionMode):
         before, self.dtype = self.dtype, dtype
         try:
             # the CPU's autocast leaves the meta device alone, but recurrent networks ask whether there is any
-            with self.of_torch("cpu", dtype, enabled=dtype is not None):
+            with self, self.of_torch("cpu", dtype, enabled=dtype is not None):
                 yield
         finally:
             self.dtype = before
@@ -116,7 +117,7 @@ def _unfused(optimizer: Any) -> Any:
 def meta_device() -> Iterator[MetaDevice]:
     """Context in which the meta device behaves as a GPU."""
     autocast = _Autocast()
-    with pytest.MonkeyPatch.context() as patch, autocast, MetaDevice() as accelerator:
+    with pytest.MonkeyPatch.context() as patch, MetaDevice() as accelerator:
         patch.setattr(torch, "autocast", autocast.context)
         for name in ("Adam", "AdamW"):
             patch.setattr(torch.optim, name, _unfused(getattr(torch.optim, name)))

@@ -8,7 +8,10 @@ they run on the CPU, as trainings do. What needs a real GPU: values, memory, spe
 processes.
 """
 
+import copy
+
 import msgspec
+import numpy as np
 import pytest
 import torch
 from helpers.meta_device import META, MetaDevice, MixedDevicesError, meta_device
@@ -22,6 +25,7 @@ from edgekd import quant
 from edgekd.data.store.store import ClipStore
 from edgekd.experiments.smoke import few_steps
 from edgekd.models.base import trainable
+from edgekd.quant.activation import ActQuant
 from edgekd.resources import names
 from edgekd.train.batches.audio_cache import AudioCache
 from edgekd.train.batches.epochs import TrainingView
@@ -41,20 +45,21 @@ from edgekd.train.teachers.live import LiveTeacher
 READS = {"black_box": "the engine of a .tflite or .onnx file computes on the CPU"}
 """Kind of network -> why each of its forward passes reads values."""
 RECIPES = names("recipes")
-QUANTISED = {
-    (recipe.model["kind"], recipe.distill.teaching): recipe.name
-    for recipe in map(load_recipe, RECIPES)
-    if recipe.has_qat
-}
-"""One recipe for each architecture and way of teaching. Of these the quantization-aware step is taken too."""
+QUANTISED = {recipe.model["kind"]: recipe.name for recipe in map(load_recipe, RECIPES) if recipe.has_qat}
+"""One recipe for each architecture. Of these the quantization-aware step is taken too."""
 
 
 def shortened(recipe: Recipe) -> Recipe:
-    """The recipe as a GPU trains it, in bf16 where it leaves that open. It begins with its own random weights."""
+    """The recipe as a GPU trains it, in bf16 where it leaves that open, but without the weights of other runs, and of
+    files that are missing here."""
     recipe = resolved(recipe)
     precision = "bf16" if recipe.train.precision == "auto" else recipe.train.precision
+    table = recipe.model
+    if not (ROOT / table.get("weights", "")).exists():
+        table = {key: value for key, value in table.items() if key not in {"weights", "frozen"}}
     return msgspec.structs.replace(
         recipe,
+        **{recipe.role: table},
         init=msgspec.structs.replace(recipe.init, run=""),
         train=msgspec.structs.replace(recipe.train, precision=precision),
     )
@@ -85,12 +90,12 @@ def float_module(prepared: Prepared) -> TrainingModule:
 
 def quantised_module(prepared: Prepared) -> TrainingModule:
     """The module of the quantization-aware phase, as the training loop makes it, with scales that are not calibrated.
-    It has as many live teachers as a phase can have."""
+    Its live teachers teach, and the scales no longer learn, as in the last epochs."""
     recipe, store, size = prepared.recipe, prepared.store, prepared.size
     phase = msgspec.structs.replace(recipe.qat, float_weight=0.5)
     clips = prepared.partition.train
     view = TrainingView(store, clips, recipe, phase.batch_size, size.mels, size.frames, RandomStream.QAT)
-    network = channels_last(prepared.network.eval())
+    network = channels_last(copy.deepcopy(prepared.network).eval())
     qat = channels_last(quant.to_qat(network).train())
     labels, teachers = prepared.teaching.labels, prepared.teachers
     teaching = prepare_teaching(recipe, store, prepared.partition, teachers, labels, qat, size, phase.float_weight)
@@ -132,10 +137,10 @@ def check_placement(module: TrainingModule, loss: Tensor) -> None:
 
 
 def products(network: nn.Module) -> list[torch.dtype]:
-    """The types of what the convolutions and dense layers of a network compute from now on."""
+    """The types of what the layers with products, or with quantised outputs, of a network compute from now on."""
     seen = []
     for layer in network.modules():
-        if isinstance(layer, nn.Conv2d | nn.Conv1d | nn.Linear):
+        if isinstance(layer, nn.Conv2d | nn.Conv1d | nn.Linear | ActQuant):
             layer.register_forward_hook(lambda _, __, output: seen.append(output.dtype))
     return seen
 
@@ -145,24 +150,18 @@ def test_a_shipped_recipe_takes_a_step_on_the_accelerator(name, store_of, untrai
     if wanted := missing(name):
         pytest.skip(f"{wanted} is missing; see teachers/README.md")
     monkeypatch.chdir(ROOT)
-    store = ClipStore.open(store_of(load_recipe(name)))
-    recipe = shortened(load_recipe(name, few_steps(load_recipe(name))))
+    store, quantised = ClipStore.open(store_of(load_recipe(name))), name in QUANTISED.values()
+    recipe = shortened(load_recipe(name, few_steps(load_recipe(name), qat=quantised)))
     taught = [shortened(stage_recipe(each, recipe)) for each in recipe.teachers if each.teaches]
     prepared = prepare(recipe, store, [untrained(each, store) for each in taught])
-    module, reads = float_module(prepared), any(each.model["kind"] in READS for each in (recipe, *taught))
-    seen = products(module.model)
-    with meta_device() as accelerator:
-        accelerator.reads = reads
-        check_placement(module, first_step(module, accelerator))
-        assert set(seen) == {torch.bfloat16 if recipe.train.precision == "bf16" else torch.float32}
-        accelerator.reads = True  # a test after the epoch
-        predict_clips(module.final_model, module.front, store, prepared.partition.test, recipe.view)
-        module.on_fit_end()
-    if name in QUANTISED.values():
-        module = quantised_module(prepare(recipe, store, [run.path for run in prepared.teachers]))
+    modules = [float_module(prepared), *([quantised_module(prepared)] if quantised else [])]
+    reads = any(each.model["kind"] in READS for each in (recipe, *taught))
+    for module in modules:
+        seen, dtype = products(module.model), torch.bfloat16 if module.precision == "bf16" else torch.float32
         with meta_device() as accelerator:
             accelerator.reads = reads
             check_placement(module, first_step(module, accelerator))
+            assert set(seen) == {dtype}
 
 
 EVERY_TERM = [{"loss": loss} for loss in OPTIONS if loss not in {"structural", "statistical"}]
@@ -208,6 +207,18 @@ def test_every_term_augmentation_and_way_of_teaching_stays_on_the_accelerator(
         check_placement(module, first_step(module, accelerator))
         module.audio_cache = AudioCache(store, accelerator.device, resident=False)
         assert step(module, accelerator).device == META
+
+
+def test_a_test_after_an_epoch_and_the_end_of_a_phase_bring_results_and_teachers_to_the_cpu(store, teacher):
+    """They read values, as they must."""
+    module = small(store, [teacher], distill={"teaching": "live"})
+    with meta_device() as accelerator:
+        first_step(module, accelerator)
+        accelerator.reads = True
+        predictions = predict_clips(module.final_model, module.front, store, np.arange(3), module.recipe.view)
+        module.on_fit_end()
+    assert isinstance(predictions.logits, np.ndarray)
+    assert {parameter.device.type for parameter in module.live[0].network.parameters()} == {"cpu"}
 
 
 def test_kept_logits_of_teachers_are_taken_again_without_waiting_for_the_accelerator(store, teacher, monkeypatch):
