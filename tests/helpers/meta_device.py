@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 
 CPU, META = torch.device("cpu"), torch.device("meta")
 COPY, READ = torch.ops.aten.copy_.default, torch.ops.aten._local_scalar_dense.default
@@ -51,22 +51,21 @@ class MetaDevice(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         del types
         kwargs = kwargs or {}
-        tensors = [each for each in tree_leaves((args, kwargs)) if isinstance(each, Tensor)]
+        given = [
+            each for value in (*args, *kwargs.values()) for each in (value if isinstance(value, list) else [value])
+        ]
+        tensors = [each for each in given if isinstance(each, Tensor)]
         devices = {each.device for each in tensors if each.dim() or each.is_meta}
         if len(devices) > 1 and func is not COPY:
             shapes = ", ".join(f"{each.device} {tuple(each.shape)}" for each in tensors)
             raise MixedDevicesError(f"{func} gets tensors of two devices: {shapes}")
-        with torch._C.DisableTorchFunction():  # autocast ends where an operator begins
-            return self._read(func, args, kwargs) if self.reads and META in devices else func(*args, **kwargs)
-
-    def _read(self, func: Any, args: Any, kwargs: Any) -> Any:
-        if func is READ:
+        if self.reads and META in devices and func is READ:
             return 0
-        given = tree_leaves((args, kwargs))
-        if func.overloadpacket in MOVES and CPU in [each for each in given if isinstance(each, torch.device)]:
+        if self.reads and META in devices and func.overloadpacket in MOVES and CPU in given:
             dtype = next((each for each in given if isinstance(each, torch.dtype)), args[0].dtype)
             return torch.zeros(args[0].shape, dtype=dtype)
-        return func(*args, **kwargs)
+        with torch._C.DisableTorchFunction():  # autocast ends where an operator begins
+            return func(*args, **kwargs)
 
 
 class _Autocast(TorchFunctionMode):

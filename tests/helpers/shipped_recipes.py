@@ -8,7 +8,7 @@ import pytest
 
 from edgekd.data.store.clips import Clip
 from edgekd.data.store.writer import StoreWriter
-from edgekd.experiments.smoke import SECONDS, stages
+from edgekd.experiments.smoke import NARROWED, SECONDS, stages
 from edgekd.train.recipe.recipe import Recipe, load_recipe
 
 ROOT = Path(__file__).parents[2]
@@ -23,14 +23,18 @@ def reached(name: str) -> set[str]:
     return {name}.union(*(reached(each.recipe) for listed in stages(load_recipe(name)).values() for each in listed))
 
 
-def missing(name: str) -> str:
-    """A file or extra that a recipe or one of its stages needs and that is missing here; "" where nothing is."""
+def missing(name: str, *, weights: bool = True) -> str:
+    """A file or extra that a recipe or one of its stages needs and that is missing here; "" where nothing is.
+
+    weights: whether the recipe needs the published weights that it names.
+    """
     models = [load_recipe(each).model for each in reached(name)]
     if find_spec("transformers") is None and any(model["kind"] == "ast" for model in models):
         return "the extra 'hub'"
-    return next(
-        (file for file in sorted({model.get("file", "") for model in models} - {""}) if not (ROOT / file).is_file()), ""
-    )
+    files = {model.get("file", "") for model in models}
+    if weights:  # short trainings of the kinds in NARROWED take none
+        files |= {model.get("weights", "") for model in models if model["kind"] not in NARROWED}
+    return next((file for file in sorted(files - {""}) if not (ROOT / file).is_file()), "")
 
 
 @pytest.fixture(scope="session")
