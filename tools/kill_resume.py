@@ -32,9 +32,9 @@ import soundfile
 from toolbox import EDGEKD, children, cores
 
 from edgekd.text import columns
-from edgekd.train.launch import ALLOCATOR, MARKER, WAITING
+from edgekd.train.launch import ALLOCATOR, MARKER, SPINNING
 
-ENVIRONMENT = {**ALLOCATOR, **WAITING, MARKER: "1"}
+ENVIRONMENT = {**ALLOCATOR, **SPINNING, MARKER: "1"}
 """Variables without which the commands would restart themselves."""
 CLIPS = 60
 ONE_THREAD = ("--threads", "1", "--accelerator", "cpu")

@@ -72,11 +72,10 @@ def walk(folder: Path, more: list[str]) -> Walk:
     import edgekd
     from edgekd import cli
 
-    run = getattr(cli, "run", None) or cli._run
     store, teacher = str(folder / "store"), str(folder / "teacher")
-    run(["data", "synth", "--out", store, "--clips", "60", "--seconds", "1"])
+    cli.run(["data", "synth", "--out", store, "--clips", "60", "--seconds", "1"])
     short = ["--set", "train.epochs=1", "--threads", "1"]
-    run(["teach", "synth-cp-resnet", "--data", store, "--out", teacher, *short])
+    cli.run(["teach", "synth-cp-resnet", "--data", store, "--out", teacher, *short])
     found = Walk(Path(edgekd.__path__[0]))
     command = [
         "distill",
@@ -91,7 +90,7 @@ def walk(folder: Path, more: list[str]) -> Walk:
     ]
     sys.setprofile(found)
     try:
-        run([*command, *more])
+        cli.run([*command, *more])
     except FirstStepError:
         pass
     finally:

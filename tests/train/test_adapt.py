@@ -21,7 +21,7 @@ from edgekd.train.loop.module import TrainingModule
 from edgekd.train.loop.training import Options, train
 from edgekd.train.prepare import pretrained
 from edgekd.train.recipe.recipe import decode
-from edgekd.train.run.folder import METRICS_FILE, MODEL_FILE, load_run, load_saved
+from edgekd.train.run.folder import METRICS_FILE, MODEL_FILE, load_run, load_saved, model_config
 
 QUIET, RESUME = Options(threads=1), Options(threads=1, resume=True)
 
@@ -100,10 +100,10 @@ def test_labels_of_a_black_box_must_be_those_of_the_store(store, make_recipe, mo
     )
     for labels in (store.labels, None):
         monkeypatch.setattr(pretrained, "labels_of", lambda _, labels=labels: labels)
-        pretrained.check_black_box_labels(alone, store)
+        pretrained.check_black_box_labels(store, model_config(alone))
     monkeypatch.setattr(pretrained, "labels_of", lambda _: store.labels[::-1])
     with pytest.raises(InputError, match=r"x\.onnx: its labels .* are not those of"):
-        pretrained.check_black_box_labels(alone, store)
+        pretrained.check_black_box_labels(store, model_config(alone))
 
 
 def test_a_training_begins_with_the_weights_of_a_run(store, teachers, tmp_path, monkeypatch, caplog):
@@ -176,7 +176,7 @@ def test_the_initial_run_may_be_moved_but_not_changed(store, teachers, tmp_path,
     torch.save(
         {name: value + 1 for name, value in weights_of(teachers / "parts").items()}, teachers / "parts" / MODEL_FILE
     )
-    with pytest.raises(InputError, match="begun with another network to begin with"):
+    with pytest.raises(InputError, match="begun with another initial run"):
         train(other, store, tmp_path / "t", options=RESUME)
     assert train(again, store, tmp_path / "t", options=RESUME).recipe.init.run == moved
 

@@ -1,5 +1,4 @@
-"""What is heard of several clips at once: recordings put together again, pairs of a label, and channels each for
-itself."""
+"""Rows of several clips (whole recordings, pairs of a label), several channels, and the views of teachers."""
 
 import dataclasses
 
@@ -17,6 +16,7 @@ from edgekd.errors import InputError
 from edgekd.train.batches.audio_cache import AudioCache
 from edgekd.train.batches.crops import Crops, read_pcm, read_waveforms, scored_windows, segment_of, window_samples
 from edgekd.train.batches.epochs import TrainingView
+from edgekd.train.batches.random_streams import RandomStream
 from edgekd.train.batches.teacher_view import TeacherView
 from edgekd.train.loop.training import train
 from edgekd.train.loop.validation import predict_clips
@@ -84,14 +84,14 @@ def viewed(store, view, batch_size=3, clips=None, stream=0, shard=(0, 1), **augm
 
 
 def whole(store, parent):
-    """A recording put together by hand, (time, channels)."""
+    """All segments of a recording in order, (time, channels)."""
     order = {"x": [0, 1, 3, 2], "y": [4, 5], "lone": [6], "z": [7, 8, 9], "other": [10]}
     return np.concatenate([store.clip_pcm(clip) for clip in order[parent]])
 
 
-def pieces_of(places):
-    """{first clip: all clips of its row}."""
-    return {row[0]: tuple(row) for row in places.clip.reshape(-1, places.pieces).tolist()}
+def pieces_of(crops):
+    """{first clip of a row: all clips of the row}."""
+    return {row[0]: tuple(row) for row in crops.clip.reshape(-1, crops.pieces).tolist()}
 
 
 def epoch_pieces(view, epoch=0):
@@ -101,15 +101,15 @@ def epoch_pieces(view, epoch=0):
 def test_recordings_are_joined_in_order_and_repeated_to_the_longest(recorded):
     view = View(span="parent")
     assert window_samples(view, recorded) == 200
-    heard = read_pcm(recorded, scored_windows(recorded, np.arange(11), view))
-    for row, parent in zip(heard, ("x", "y", "lone", "z", "other"), strict=True):
+    rows = read_pcm(recorded, scored_windows(recorded, np.arange(11), view))
+    for row, parent in zip(rows, ("x", "y", "lone", "z", "other"), strict=True):
         assert np.array_equal(row, np.resize(whole(recorded, parent), (200, 2)))
 
 
-def test_longer_recordings_are_heard_in_their_middle(recorded):
-    heard = read_pcm(recorded, scored_windows(recorded, np.array([2, 5]), View(span="parent", seconds=0.11)))
-    assert np.array_equal(heard[0], whole(recorded, "x")[45:155])
-    assert np.array_equal(heard[1], np.resize(whole(recorded, "y"), (110, 2)))
+def test_the_middle_of_longer_recordings_is_scored(recorded):
+    rows = read_pcm(recorded, scored_windows(recorded, np.array([2, 5]), View(span="parent", seconds=0.11)))
+    assert np.array_equal(rows[0], whole(recorded, "x")[45:155])
+    assert np.array_equal(rows[1], np.resize(whole(recorded, "y"), (110, 2)))
 
 
 def test_an_epoch_has_each_recording_once_and_none_of_the_other_side(recorded):
@@ -120,7 +120,7 @@ def test_an_epoch_has_each_recording_once_and_none_of_the_other_side(recorded):
     for batch in batches:
         for first, row in zip(batch["clip"].tolist(), read_pcm(recorded, batch["crops"]), strict=True):
             assert np.array_equal(row, np.resize(whole(recorded, {0: "x", 4: "y", 6: "lone"}[first]), (200, 2)))
-    # with leaks allowed: segments of the test side are not heard
+    # with leaks allowed: segments of the test side are left out
     some = viewed(recorded, {"span": "parent"}, clips=np.array([3, 1, 7]))
     assert epoch_pieces(some).keys() == {1, 7}
     assert {clip for row in epoch_pieces(some).values() for clip in row} == {1, 3, 7}
@@ -131,14 +131,14 @@ def test_recordings_are_cropped_rolled_and_stretched_as_one(recorded):
     begins = set()
     for epoch in range(20):
         batch = next(view.batches(epoch))
-        places = batch["crops"]
+        crops = batch["crops"]
         for first, row, span, shift in zip(
-            batch["clip"], read_pcm(recorded, places), places.span, places.shift, strict=True
+            batch["clip"], read_pcm(recorded, crops), crops.span, crops.shift, strict=True
         ):
             if first == 0:
-                heard = np.roll(row[:span], -shift, axis=0)
+                unrolled = np.roll(row[:span], -shift, axis=0)
                 begin = next(
-                    at for at in range(201 - span) if np.array_equal(whole(recorded, "x")[at : at + span], heard)
+                    at for at in range(201 - span) if np.array_equal(whole(recorded, "x")[at : at + span], unrolled)
                 )
                 begins.add(begin)
                 assert not row[span:].any()
@@ -165,12 +165,12 @@ class Mean(nn.Module):
         return torch.stack([x.mean(dim=-1), x.amax(dim=-1)], dim=-1) * self.weight
 
 
-def test_what_is_said_of_a_recording_is_said_of_its_segments(recorded):
+def test_all_segments_of_a_recording_have_its_logits(recorded):
     clips = np.array([9, 0, 6, 2, 7])
-    heard = predict_clips(Mean(), nn.Identity(), recorded, clips, View(span="parent"))
-    assert heard.clip.tolist() == clips.tolist()
-    assert len(heard.start) == len(heard.silent) == 5
-    for row, parent in zip(heard.logits, ("z", "x", "lone", "x", "z"), strict=True):
+    windows = predict_clips(Mean(), nn.Identity(), recorded, clips, View(span="parent"))
+    assert windows.clip.tolist() == clips.tolist()
+    assert len(windows.start) == len(windows.silent) == 5
+    for row, parent in zip(windows.logits, ("z", "x", "lone", "x", "z"), strict=True):
         wave = np.resize(whole(recorded, parent).mean(axis=1) / 2**15, 200)
         assert np.allclose(row, [wave.mean(), wave.max()], atol=1e-5)
 
@@ -193,13 +193,13 @@ def test_a_pair_is_the_clip_and_then_its_partner(many):
         assert np.array_equal(read_pcm(many, batch["crops"]), np.stack(expected))
 
 
-def test_how_a_clip_is_joined_does_not_depend_on_its_batch_or_process(many):
+def test_what_is_joined_to_a_clip_does_not_depend_on_its_batch_or_process(many):
     view = {"span": "pair", "joined": 3, "seconds": 0.015}
     augment = {"roll": 0.01, "mixup_p": 0.5}
     large, small = (viewed(many, view, size, **augment) for size in (8, 3))
     parts = [viewed(many, view, 3, shard=(rank, 2), **augment) for rank in (0, 1)]
 
-    def heard(*views):
+    def rows_of(*views):
         batches = [batch for each in views for batch in each.batches(2)]
         return {
             int(clip): row.tobytes()
@@ -207,8 +207,8 @@ def test_how_a_clip_is_joined_does_not_depend_on_its_batch_or_process(many):
             for clip, row in zip(batch["clip"], read_pcm(many, batch["crops"]), strict=True)
         }
 
-    assert heard(large) == heard(small) == heard(*parts)
-    assert heard(large) != heard(viewed(many, view, 8, stream=1, **augment))
+    assert rows_of(large) == rows_of(small) == rows_of(*parts)
+    assert rows_of(large) != rows_of(viewed(many, view, 8, stream=1, **augment))
 
 
 def test_three_that_are_joined_are_three_where_the_label_has_them(many):
@@ -232,12 +232,12 @@ def test_pairs_of_longer_and_shorter_clips_have_one_length_each(recorded):
             assert np.array_equal(row, np.concatenate(expected))
 
 
-def test_a_test_of_pairs_hears_the_clip_repeated(recorded):
-    heard = read_pcm(recorded, scored_windows(recorded, np.array([6, 5]), View(span="pair", seconds=0.06, joined=3)))
-    assert np.array_equal(heard[0], np.tile(recorded.clip_pcm(6)[5:65], (3, 1)))
-    assert np.array_equal(heard[1], np.tile(np.resize(recorded.clip_pcm(5), (60, 2)), (3, 1)))
-    said = predict_clips(Mean(), nn.Identity(), recorded, np.array([6, 5]), View(span="pair", seconds=0.06))
-    assert (said.clip.tolist(), said.start.tolist()) == ([6, 5], [5, 0])
+def test_a_pair_view_is_scored_on_the_repeated_clip(recorded):
+    rows = read_pcm(recorded, scored_windows(recorded, np.array([6, 5]), View(span="pair", seconds=0.06, joined=3)))
+    assert np.array_equal(rows[0], np.tile(recorded.clip_pcm(6)[5:65], (3, 1)))
+    assert np.array_equal(rows[1], np.tile(np.resize(recorded.clip_pcm(5), (60, 2)), (3, 1)))
+    windows = predict_clips(Mean(), nn.Identity(), recorded, np.array([6, 5]), View(span="pair", seconds=0.06))
+    assert (windows.clip.tolist(), windows.start.tolist()) == ([6, 5], [5, 0])
 
 
 @pytest.mark.parametrize(
@@ -245,28 +245,32 @@ def test_a_test_of_pairs_hears_the_clip_repeated(recorded):
 )
 @pytest.mark.parametrize("channels", ["mean", "all"])
 @pytest.mark.parametrize("resident", [False, True])
-def test_a_bank_gathers_joined_sounds_and_channels_as_numpy_does(recorded, view, channels, resident):
+def test_the_audio_cache_reads_joined_clips_and_channels_as_numpy_does(recorded, view, channels, resident):
     view = viewed(recorded, {**view, "channels": channels}, batch_size=20, roll=0.02, time_stretch=1.3)
-    bank = AudioCache(recorded, torch.device("cpu"), resident)
+    audio_cache = AudioCache(recorded, torch.device("cpu"), resident)
     for epoch in range(3):
         for batch in view.batches(epoch):
-            for places in (
+            for crops in (
                 batch["crops"],
                 batch["crops"][1:3],
                 scored_windows(recorded, np.arange(11), view.recipe.view),
             ):
-                assert np.array_equal(bank.gather(places).numpy(), read_waveforms(recorded, places))
+                assert np.array_equal(audio_cache.waveforms(crops).numpy(), read_waveforms(recorded, crops))
 
 
-def test_channels_are_heard_each_for_itself_or_as_their_mean(recorded):
-    places = scored_windows(recorded, np.arange(11), View(span="clip", channels="all"))
-    apart = read_waveforms(recorded, places)
+def test_waveforms_have_all_channels_or_their_mean(recorded):
+    crops = scored_windows(recorded, np.arange(11), View(span="clip", channels="all"))
+    apart = read_waveforms(recorded, crops)
     assert apart.shape == (11, 2, 70)
     assert np.array_equal(apart[6], recorded.clip_pcm(6).T / np.float32(2**15))
     assert np.allclose(
-        apart.mean(axis=1), read_waveforms(recorded, dataclasses.replace(places, channels="mean")), atol=1e-6
+        apart.mean(axis=1), read_waveforms(recorded, dataclasses.replace(crops, channels="mean")), atol=1e-6
     )
-    assert next(viewed(recorded, {"span": "clip", "channels": "all"}).plain(4)).shape == (4, 2, 70)
+    assert next(viewed(recorded, {"span": "clip", "channels": "all"}).unaugmented(4, RandomStream.FLOAT)).shape == (
+        4,
+        2,
+        70,
+    )
 
 
 def test_the_segment_of_a_crop_is_that_of_its_middle(recorded):
@@ -274,46 +278,46 @@ def test_the_segment_of_a_crop_is_that_of_its_middle(recorded):
     crops = Crops(np.array([6, 6, 6, 5]), np.array([0, 25, 60, 0]), 20, tile=False)
     assert segment_of(crops, recorded, 7).tolist() == [1, 3, 6, 2]
     # of 6 samples 10 to 60, of 5 all and 20 of it again
-    assert segment_of(crops, recorded, 2, heard=50).tolist() == [0, 1, 1, 0]
-    assert segment_of(crops[3:], recorded, 5, heard=50).tolist() == [1]
+    assert segment_of(crops, recorded, 2, teacher_samples=50).tolist() == [0, 1, 1, 0]
+    assert segment_of(crops[3:], recorded, 5, teacher_samples=50).tolist() == [1]
 
 
-def test_a_teacher_hears_clips_by_its_recipe_and_epoch(many):
+def test_the_view_of_a_teacher_depends_on_its_recipe_and_the_epoch(many):
     chosen = recipe({"span": "pair"}, roll=0.005, gain_db=6.0)
     train = many.indices(["a"])
     clips = np.arange(len(many.clips))
-    places, gain_db = TeacherView(many, train, chosen).places(3, clips)
-    again, _ = TeacherView(many, train[::-1], chosen).places(3, clips[::-1])
-    assert np.array_equal(read_pcm(many, places), read_pcm(many, again)[::-1])
-    later, other_gain = TeacherView(many, train, chosen).places(4, clips)
+    crops, gain_db = TeacherView(many, train, chosen).crops(3, clips)
+    again, _ = TeacherView(many, train[::-1], chosen).crops(3, clips[::-1])
+    assert np.array_equal(read_pcm(many, crops), read_pcm(many, again)[::-1])
+    later, other_gain = TeacherView(many, train, chosen).crops(4, clips)
     assert (gain_db != other_gain).all()
-    assert not np.array_equal(read_pcm(many, places), read_pcm(many, later))
-    joined = {first: row[1:] for first, row in pieces_of(places).items()}
+    assert not np.array_equal(read_pcm(many, crops), read_pcm(many, later))
+    joined = {first: row[1:] for first, row in pieces_of(crops).items()}
     assert all(set(row) <= set(train.tolist()) for row in joined.values())
     assert all(many.label_index[row[0]] == many.label_index[first] for first, row in joined.items())
 
 
-def test_a_teacher_hears_siblings_as_one_recording(recorded):
-    places, gain_db = TeacherView(
+def test_segments_of_a_recording_have_the_same_teacher_view(recorded):
+    crops, gain_db = TeacherView(
         recorded, np.arange(7), recipe({"span": "parent", "seconds": 0.1}, roll=0.02, gain_db=6.0)
-    ).places(0, np.array([0, 2, 4, 7]))
-    heard = read_pcm(recorded, places)
-    assert np.array_equal(heard[0], heard[1])
+    ).crops(0, np.array([0, 2, 4, 7]))
+    rows = read_pcm(recorded, crops)
+    assert np.array_equal(rows[0], rows[1])
     assert gain_db[0] == gain_db[1] != gain_db[2]
-    assert places.owner.tolist() == [0, 0, 4, 7]
+    assert crops.owner.tolist() == [0, 0, 4, 7]
 
 
-def test_segments_stay_in_their_places(recorded):
+def test_segments_keep_their_positions(recorded):
     view = TeacherView(recorded, np.arange(7), recipe({"span": "parent", "segments": 4}, roll=0.02, gain_db=6.0))
     for epoch in (0, 1):
-        places, gain_db = view.crops(epoch, np.arange(4))
-        assert np.array_equal(read_pcm(recorded, places)[1], whole(recorded, "x"))
+        crops, gain_db = view.crops(epoch, np.arange(4))
+        assert np.array_equal(read_pcm(recorded, crops)[1], whole(recorded, "x"))
         assert gain_db.any()
 
 
-def test_the_kernel_is_told_of_every_piece(recorded, monkeypatch):
-    told = []
-    monkeypatch.setattr(page_cache, "prefetch", lambda _, parts: told.extend(parts))
+def test_the_kernel_is_asked_to_read_every_piece(recorded, monkeypatch):
+    read = []
+    monkeypatch.setattr(page_cache, "prefetch", lambda _, parts: read.extend(parts))
     streamed = ClipStore.open(recorded.path, streamed=True)
     batch = next(viewed(streamed, {"span": "parent", "seconds": 0.08}, batch_size=3).batches(0))
     wanted = {
@@ -321,12 +325,12 @@ def test_the_kernel_is_told_of_every_piece(recorded, monkeypatch):
         for clip, start, length in zip(batch["crops"].clip, batch["crops"].start, batch["crops"].length, strict=True)
         if length
     }
-    assert set(told) == wanted
+    assert set(read) == wanted
     # the last is a clip of 70 samples, which is repeated
-    assert sum(after - begin for begin, after in told) == (80 + 80 + 70) * 4
+    assert sum(after - begin for begin, after in read) == (80 + 80 + 70) * 4
 
 
-def test_batches_of_a_specialist_are_half_of_its_pair(many):
+def test_half_of_each_batch_of_a_specialist_is_of_its_pair(many):
     chosen = decode(
         recipe_dict("teacher", frontend=FRONT, data={"train": ["a"], "pair": ["m", "n"]}, augment=PLAIN), "test"
     )
@@ -340,7 +344,7 @@ def test_batches_of_a_specialist_are_half_of_its_pair(many):
 
 
 @pytest.mark.parametrize(("view", "clips"), [({"span": "parent"}, [3, 3]), ({"span": "pair"}, [4, 4, 4])])
-def test_a_teacher_of_joined_sounds_is_trained_and_tested_clip_by_clip(tmp_path, view, clips):
+def test_a_teacher_of_joined_clips_is_trained_and_tested_clip_by_clip(tmp_path, view, clips):
     rng = np.random.default_rng(0)
     with StoreWriter(tmp_path / "s", name="s", licence="CC0", sample_rate=RATE, channels=1) as writer:
         for split in "ab":
@@ -359,7 +363,7 @@ def test_a_teacher_of_joined_sounds_is_trained_and_tested_clip_by_clip(tmp_path,
 
 
 @pytest.mark.parametrize(
-    ("augment", "told"),
+    ("augment", "message"),
     [
         ({"mel_masks": 1}, r"augment\.mel_masks = 1 .* set it to 0"),
         ({"time_masks": 2}, r"augment\.time_masks = 2 .* set it to 0"),
@@ -368,9 +372,9 @@ def test_a_teacher_of_joined_sounds_is_trained_and_tested_clip_by_clip(tmp_path,
         ({"mixup_p": 0.5, "mixup_domain": "log_mel"}, r'augment\.mixup_domain = log_mel .* set it to "waveform"'),
     ],
 )
-def test_what_changes_a_log_mel_is_refused_for_networks_that_hear_waveforms(many, augment, told):
+def test_what_changes_a_log_mel_is_refused_for_networks_that_take_waveforms(many, augment, message):
     clips = many.indices(["a"])
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=message):
         TrainingView(many, clips, recipe({"span": "clip"}, **augment), 4, 0, 0, 0)
     plain = TrainingView(many, clips, recipe({"span": "clip"}, roll=0.01, gain_db=3.0, mixup_p=0.5), 4, 0, 0, 0)
     assert all(batch["crops"].samples == 20 for batch in plain.batches(0))

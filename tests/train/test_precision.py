@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from edgekd.errors import InputError
-from edgekd.train.loop import precision
+from edgekd.train.loop import device
 from edgekd.train.loop.device import compile_in_place, native_bf16, with_precision
 from edgekd.train.loop.training import Options, train
 
@@ -20,14 +20,14 @@ from edgekd.train.loop.training import Options, train
     ],
 )
 def test_a_processor_multiplies_bf16_where_its_flags_say_so(monkeypatch, make_recipe, flags, native):
-    monkeypatch.setattr(precision, "cpu_flags", lambda: frozenset(flags))
+    monkeypatch.setattr(device, "cpu_flags", lambda: frozenset(flags))
     assert native_bf16("cpu") is native
     chosen = with_precision(make_recipe(train={"precision": "auto"}), "cpu").train.precision
     assert chosen == ("bf16" if native else "float32")
 
 
 def test_a_named_precision_stays(monkeypatch, make_recipe):
-    monkeypatch.setattr(precision, "cpu_flags", frozenset)
+    monkeypatch.setattr(device, "cpu_flags", frozenset)
     assert with_precision(make_recipe(train={"precision": "bf16"}), "cpu").train.precision == "bf16"
 
 
@@ -43,7 +43,7 @@ def test_a_bf16_run_has_other_float32_weights_and_records_its_precision(store, m
 
 
 def test_the_run_records_what_auto_stood_for(store, make_recipe, tmp_path, monkeypatch):
-    monkeypatch.setattr(precision, "cpu_flags", frozenset)
+    monkeypatch.setattr(device, "cpu_flags", frozenset)
     recipe = make_recipe(train={"precision": "auto", "epochs": 1}, qat={"epochs": 0})
     assert train(recipe, store, tmp_path / "run", options=Options(threads=1)).recipe.train.precision == "float32"
 
