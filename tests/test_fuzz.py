@@ -50,7 +50,7 @@ fuzz.READERS = {"reading": Path.read_bytes,
                 "asleep": lambda path: time.sleep(60), "greedy": lambda path: held.append(b"x" * 2**28 * 3),
                 "fat": lambda path: held.append(bytearray(range(256)) * 2**20 * 2), "starved": starve, "last": refuse}
 plan = fuzz.Plan([fuzz.load(Path(sys.argv[2]))], 0, ["flip"])
-for event in fuzz.events(plan, range(2), 5.0):
+for event in fuzz.events(plan, range(2), 3.0):
     print(event.index, event.reader, event.outcome, event.kind)
 """
 

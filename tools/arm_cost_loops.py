@@ -62,9 +62,9 @@ def run(path: Path) -> Loops:
         for index, stage in enumerate(work.values()):
             _repeat(stage, WARM_UP)
             for offset, iterations in enumerate((FEW, MANY)):
-                _mark(nowhere.fileno(), MARKS_A_STAGE * index + offset)
+                mark_stage(nowhere.fileno(), MARKS_A_STAGE * index + offset)
                 _repeat(stage, iterations)
-            _mark(nowhere.fileno(), MARKS_A_STAGE * index + MARKS_A_STAGE - 1)
+            mark_stage(nowhere.fileno(), MARKS_A_STAGE * index + MARKS_A_STAGE - 1)
     versions = {name: importlib.metadata.version(name) for name in (PACKAGES[model.engine], "numpy")}
     return Loops(model.engine, tuple(work), FEW, MANY, {"python": platform.python_version(), **versions})
 
@@ -74,7 +74,7 @@ def _repeat(stage: Callable[[], object], iterations: int) -> None:
         stage()
 
 
-def _mark(nowhere: int, number: int) -> None:
+def mark_stage(nowhere: int, number: int) -> None:
     os.lseek(nowhere, MARK + number, os.SEEK_SET)
 
 

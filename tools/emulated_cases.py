@@ -58,7 +58,7 @@ def main(
     run: Annotated[list[Path] | None, typer.Option(help="A run folder of 'edgekd distill'; repeatable.")] = None,
 ) -> None:
     """Save inputs and logits."""
-    graphs = {str(path): _lower(path) for path in run or []}
+    graphs = {str(path): lowered(path) for path in run or []}
     store = None if data is None else ClipStore.open(data)
     out.mkdir(parents=True, exist_ok=True)
     for path in models:
@@ -181,7 +181,7 @@ def _engine_identity(path: Path, model: Model) -> list[str]:
     return [model.engine, platform.machine(), hashlib.sha256(path.read_bytes()).hexdigest()]
 
 
-def _lower(path: Path) -> QGraph:
+def lowered(path: Path) -> QGraph:
     """The integer graph of a run; needs the extra `train`."""
     from edgekd.export.export import lower_run
     from edgekd.train.run.folder import load_run

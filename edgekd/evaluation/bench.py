@@ -113,7 +113,7 @@ def bench(
     opened = [open_model(path, engine, threads) for path in paths]
     starts = [start(path, model.engine, threads) for path, model in zip(paths, opened, strict=True)]
     stages = [stages_of(model) for model in opened]
-    times, warm = _interleaved(stages, repeats), _bursts([each["network"] for each in stages], repeats)
+    times, warm = interleaved_times(stages, repeats), burst_times([each["network"] for each in stages], repeats)
     machine_name = machine()
     twins = {
         (model.manifest.name, model.engine): (each["network"].p50, burst.p50)
@@ -272,7 +272,7 @@ def stages_of(model: Model) -> dict[str, Callable[[], object]]:
     }
 
 
-def _interleaved(stages: Sequence[dict[str, Callable[[], object]]], repeats: int) -> list[dict[str, StageTimes]]:
+def interleaved_times(stages: Sequence[dict[str, Callable[[], object]]], repeats: int) -> list[dict[str, StageTimes]]:
     """Times of every stage of every file, run once a turn; the first `WARM_UP` turns are not counted."""
     taken: list[dict[str, list[tuple[float, float]]]] = [{name: [] for name in each} for each in stages]
     for turn in range(-WARM_UP, repeats):
@@ -284,7 +284,7 @@ def _interleaved(stages: Sequence[dict[str, Callable[[], object]]], repeats: int
     return [{name: _times(pairs) for name, pairs in kept.items()} for kept in taken]
 
 
-def _bursts(networks: Sequence[Callable[[], object]], repeats: int) -> list[StageTimes]:
+def burst_times(networks: Sequence[Callable[[], object]], repeats: int) -> list[StageTimes]:
     """Times of each network alone, back to back, in alternating bursts of `BURST` calls."""
     taken: list[list[tuple[float, float]]] = [[] for _ in networks]
     for done in range(0, repeats, BURST):

@@ -98,11 +98,11 @@ class AstNetwork(AudioNetwork):
         if grid == self.grid:
             encoded = self.transformer(x)
         else:
-            encoded = torch.func.functional_call(self.transformer, {POSITIONS: self._interpolated(grid)}, (x,))
+            encoded = torch.func.functional_call(self.transformer, {POSITIONS: self.interpolated_positions(grid)}, (x,))
         logits: Tensor = self.classifier(self.pool(encoded.pooler_output))
         return logits
 
-    def _interpolated(self, grid: tuple[int, int]) -> Tensor:
+    def interpolated_positions(self, grid: tuple[int, int]) -> Tensor:
         """Position embeddings (1, tokens + patches, D) for another grid, by bilinear interpolation."""
         learned = self.transformer.get_parameter(POSITIONS)
         tokens, patches = learned[:, :TOKENS], learned[:, TOKENS:]

@@ -131,7 +131,7 @@ def test_an_impossible_report_is_refused(tmp_path, change, message):
         (b'{"model": "m.tfl', "damaged, or no JSON"),
         (b"\xff\xfe", "damaged, or no JSON"),
         (b"[]", "an empty list"),
-        (b"{}", "another document .*missing required field `model`"),
+        (b"{}", "another document .*`model`"),
         (b"3", "another document"),
         (b"[[]]", "another document"),
         (b"[" * 100_000, "another document"),
@@ -145,7 +145,7 @@ def test_a_file_that_is_not_a_report_is_refused(tmp_path, raw, message):
 
 
 def test_other_files_are_refused_as_a_baseline(tmp_path):
-    with pytest.raises(InputError, match="neither a model file nor a stored report"):
+    with pytest.raises(InputError, match="stored report"):
         Baseline(tmp_path / "weights.pt", ["m.tflite"])
     with pytest.raises(InputError, match="one model file for 2 models"):
         Baseline(tmp_path / "old.tflite", ["m.tflite", "n.tflite"])

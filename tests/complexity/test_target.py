@@ -123,13 +123,13 @@ def test_a_target_may_be_given_by_path(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (GOOD + "mac = 7", r"\[budgets\]: .*'mac'; did you mean 'macs'"),
+        (GOOD + "mac = 7", r"\[budgets\]: .*'mac'; .*'macs'"),
         (GOOD.replace("macs = 5", "macs = 0"), "macs"),
         (GOOD.replace("macs = 5", 'macs = "5"'), "macs"),
         (GOOD.replace('name = "board"', ""), "missing required field `name`"),
         (
             GOOD.replace("macs = 5", ""),
-            "sets no budget, .*param_bytes, params, macs",
+            "no budget, .*param_bytes, params, macs",
         ),
         (GOOD.replace("macs = 5", "macs = -5"), "macs"),
         (GOOD.replace("macs = 5", "macs = 99999999999999999999"), "macs"),
@@ -147,7 +147,7 @@ def test_a_target_may_be_given_by_path(tmp_path):
         (f'convention = "nessi_tflite"\n{GOOD}[rules]\nformats = ["onnx"]', "'nessi_tflite' .*onnx"),
         (
             GOOD + '[latency]\nengines = ["litert"]\nthreads = 1\nlimit_ms = 5',
-            "latency: .*missing required field `board`",
+            "latency: .*`board`",
         ),
         (GOOD + BOARD.replace("limit_ms = 5", "limit_ms = 0"), "limit_ms"),
         (GOOD + BOARD.replace("limit_ms = 5", "limit_ms = nan"), "limit_ms"),
@@ -158,7 +158,7 @@ def test_a_target_may_be_given_by_path(tmp_path):
         (GOOD + BOARD.replace("litert", "litret"), r"\[latency\] engines: 'litret'"),
         (
             GOOD + BOARD + '[rules]\nengines = ["onnxruntime"]',
-            r"\[latency\] engines: 'litert' .*\[rules\]",
+            r"engines: 'litert' .*\[rules\]",
         ),
         (
             GOOD + '[sources]\nmac = "a sheet"',

@@ -130,7 +130,7 @@ def test_a_truncated_file_is_refused(tmp_path):
 def test_missing_files_and_unknown_suffixes_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"nothing\.tflite: cannot be read"):
         count_model(tmp_path / "nothing.tflite")
-    with pytest.raises(InputError, match=r"unknown model format '\.tflit'; did you mean '\.tflite'\?"):
+    with pytest.raises(InputError, match=r"'\.tflit'; .*'\.tflite'"):
         count_model(tmp_path / "model.tflit")
 
 

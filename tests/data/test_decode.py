@@ -91,9 +91,7 @@ def test_a_file_that_is_cut_off_is_named_and_one_of_unknown_size_is_read(tmp_pat
     soundfile.write(path, np.zeros(8000), 8000)
     raw = path.read_bytes()
     path.write_bytes(raw[:9000])
-    with pytest.raises(
-        InputError, match=rf"{name}: is cut off, 9,000 of 16,0.. bytes are here; download or copy it again"
-    ):
+    with pytest.raises(InputError, match=f"{name}: .*9,000 of 16,0.."):
         decode(path, 8000, 1)
     for head in (raw[:4] + b"\xff\xff\xff\xff" + raw[8:], raw[:-20]):
         path.write_bytes(head)

@@ -94,12 +94,12 @@ def test_names_that_are_not_utf8_are_written_with_escapes(tmp_path):
         (
             ("cat/1.wav", "dog/2.wav"),
             "cat",
-            r"1 audio file lies outside any label folder \(1.wav\); did you mean .*set\?",
+            r"1 audio file .*\(1.wav\); .*set",
         ),
         (("cat/1.wav", "dog/2.wav", "3.wav"), "", r"\(3.wav\); move them"),
-        (("set/cat/1.wav", "set/dog/2.wav"), "", r"one folder of audio only \('set'\).*did you mean .*set\?"),
+        (("set/cat/1.wav", "set/dog/2.wav"), "", r"one folder .*\('set'\).*set"),
         (("cat/1.wav",), "", "needs two labels or more"),
-        (("train/1.wav", "test/dog/2.wav"), "", r"\(train/1.wav\); wanted SPLIT/LABEL/FILE"),
+        (("train/1.wav", "test/dog/2.wav"), "", r"\(train/1.wav\); .*SPLIT/LABEL/FILE"),
         (("cat/1.txt",), "", "holds no audio"),
         (("cat/1.wav",), "nothing", "is not a folder"),
     ],
@@ -138,12 +138,12 @@ def test_a_table_of_tabs_with_windows_line_ends_and_empty_columns_is_read(tmp_pa
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        (["file,label", "1.wav,cat"], "no column 'filename'; did you mean 'file'"),
+        (["file,label", "1.wav,cat"], "'filename'; did you mean 'file'"),
         (["filename,label", "1.wav,"], "row 2: no label"),
         (["filename,label,split", "1.wav,cat,a", "2.wav,cat,"], "row 3: no split"),
         (["filename,label"], "holds no rows"),
         (["filename,label,label", "1.wav,cat,dog"], "column 'label' more than once"),
-        (["filename,label", "1.wav,cat", "2.wav,cat"], r"clips\.csv: every clip has the label 'cat'"),
+        (["filename,label", "1.wav,cat", "2.wav,cat"], r"clips\.csv: .*label 'cat'"),
         (["filename,label", "1,2.wav,cat"], "row 2: 3 fields for 2 columns"),
     ],
 )

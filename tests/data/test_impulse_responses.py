@@ -51,15 +51,15 @@ def test_patterns_choose_files_and_every_choice_has_its_own_hash(folder):
 
 
 def test_a_folder_without_usable_responses_is_refused(folder):
-    with pytest.raises(InputError, match=r"nowhere is not a folder of impulse responses; name one"):
+    with pytest.raises(InputError, match="nowhere is not a folder"):
         load_responses(folder / "nowhere", RATE)
-    with pytest.raises(InputError, match=r"3 audio files, none of which matches augment\.ir_include \['Ring\*'\]"):
+    with pytest.raises(InputError, match=r"3 audio files.* \['Ring\*'\]"):
         load_responses(folder, RATE, include=["Ring*"])
     (folder / "bad.wav").write_bytes(b"junk")
     with pytest.raises(InputError, match=r"bad\.wav: is not readable audio"):
         load_responses(folder, RATE)
     soundfile.write(folder / "bad.wav", np.zeros(10), RATE)
-    with pytest.raises(InputError, match=r"bad\.wav: this impulse response is silent"):
+    with pytest.raises(InputError, match=r"bad\.wav: .*silent"):
         load_responses(folder, RATE)
 
 

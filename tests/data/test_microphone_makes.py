@@ -39,14 +39,14 @@ def test_the_table_of_the_folder_is_used_and_all_includes_files_without_a_make(f
     given = files(folder, "a1", "a2", "b", "c")
     assert files_of_split(given[:3], folder, "train") == [(given[0], "Acme"), (given[1], "Acme")]
     assert files_of_split(given, folder, "all") == [*zip(given, ("Acme", "Acme", "Bell", "c"), strict=True)]
-    with pytest.raises(InputError, match=r"c\.wav has no make in makes\.toml; name it in .*makes\.toml"):
+    with pytest.raises(InputError, match=r"c\.wav .*makes\.toml"):
         files_of_split(given, folder, "test")
 
 
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ('[train]\nAcme = ["a1"]\n[test]\nAcme = ["a2"]\n', r"make 'Acme' is in \[train\] and in \[test\]"),
+        ('[train]\nAcme = ["a1"]\n[test]\nAcme = ["a2"]\n', r"'Acme' is in \[train\] and in \[test\]"),
         ('[train]\nAcme = ["a1"]\n[test]\nBell = ["a1"]\n', "'a1' is there twice"),
         ('[train]\nAcme = "a1"\n[test]\n', "train"),
         ("[train]\n[tets]\n", "unknown key 'tets'; did you mean 'test'"),
@@ -60,5 +60,5 @@ def test_a_wrong_table_of_makes_is_refused(folder, table, message):
 
 def test_an_unknown_split_names_the_nearest():
     assert parse_mic_split("train") == "train"
-    with pytest.raises(InputError, match="'tests' is no split of microphones; did you mean 'test'"):
+    with pytest.raises(InputError, match=r"'tests' .*'test'"):
         parse_mic_split("tests")

@@ -86,10 +86,10 @@ def test_a_store_without_labels_is_refused_for_training_and_scoring(edgekd, tmp_
     store = ClipStore.open(tmp_path / "store")
     with pytest.raises(
         InputError,
-        match="tau22-evaluation has no labels: nothing can be trained on it; give its folder to edgekd predict",
+        match="tau22-evaluation has no labels",
     ):
         store.partition(["evaluation"], [])
-    with pytest.raises(InputError, match="has no labels to score against; give its folder to edgekd predict"):
+    with pytest.raises(InputError, match=r"no labels .*edgekd predict"):
         evaluate.check_labelled(store)
 
 

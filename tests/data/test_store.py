@@ -100,7 +100,7 @@ def test_an_unknown_split_is_named_with_its_nearest(tmp_path):
     np.testing.assert_array_equal(store.indices(["test"]), [2, 3])
     with pytest.raises(InputError, match="no split 'trian'; did you mean 'train'"):
         store.indices(["trian"])
-    with pytest.raises(InputError, match="'test' is named for training and for testing"):
+    with pytest.raises(InputError, match="'test' is named for training"):
         store.partition(["train", "test"], ["test"])
     with pytest.raises(InputError, match="no split named; it has test, train"):
         store.partition([], ["test"])
@@ -142,7 +142,7 @@ def test_a_label_on_one_side_only_is_refused(tmp_path):
     clips = [*folds("", "", "", ""), Clip("x.wav", "bird", "train")]
     with pytest.raises(InputError, match="label bird is in training only"):
         build(tmp_path / "store", clips).partition(["train"], ["test"])
-    with pytest.raises(InputError, match=r"label dog is in test only \(1 training clips .*allow_leaks = true"):
+    with pytest.raises(InputError, match=r"label dog .*\(1 training .*allow_leaks"):
         build(tmp_path / "other", folds("a", "b", "c", "b"), official=True).partition(["train"], ["test"])
 
 
@@ -171,8 +171,8 @@ def edit_info(**changes):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (cut_audio, "audio.i16 holds 8999 bytes, clips.csv needs 9000"),
-        (relabel, "clips.csv does not match its recorded hash"),
+        (cut_audio, "8999 bytes, clips.csv needs 9000"),
+        (relabel, "clips.csv .*recorded hash"),
         (lambda store: (store / "audio.i16").unlink(), "audio.i16 cannot be read"),
         (lambda store: (store / "clips.csv").unlink(), "clips.csv cannot be read"),
         (lambda store: (store / "store.json").unlink(), "not an edgekd store"),
@@ -246,7 +246,7 @@ def test_a_second_writer_of_a_store_is_refused_and_foreign_files_are_not_removed
     mine.mkdir()
     (mine / "thesis.txt").write_text("years of work")
     with StoreWriter(tmp_path / "store", name="toy", licence="none", sample_rate=RATE, channels=1) as writer:
-        with pytest.raises(InputError, match="store is being written by another process"):
+        with pytest.raises(InputError, match="store is being written"):
             build(tmp_path / "store", folds("", "", "", ""))
         writer.add(Clip("a.wav", "cat", "train"), noise(100))
         (tmp_path / "store").mkdir()

@@ -1,5 +1,6 @@
 """A writer with a request resumes what an earlier one left, and checks all of it."""
 
+import os
 from contextlib import closing
 
 import numpy as np
@@ -181,16 +182,12 @@ def test_a_held_folder_is_not_held_twice(tmp_path):
 
 def test_a_disk_that_holds_something_else_than_was_written_makes_no_store(tmp_path, monkeypatch):
     path = tmp_path / "store"
-    sync = StoreWriter._sync
-
-    def lying(self):
-        sync(self)
-        flip_a_bit(self._folder)
-
-    monkeypatch.setattr(StoreWriter, "_sync", lying)
     with writer(path) as first:
         for n in range(4):
             first.add(CLIPS[n], pcm(n), KEYS[n])
+        (folder,) = tmp_path.iterdir()  # that becomes the store
+        sync = os.fsync
+        monkeypatch.setattr(os, "fsync", lambda file: sync(file) or flip_a_bit(folder))
         with pytest.raises(InputError, match="the disk does not hold what was written"):
             first.finish()
     assert not path.exists()

@@ -58,8 +58,8 @@ def test_recorders_filter_what_trains_and_not_what_tests(store):
 @pytest.mark.parametrize(
     ("recorder", "message"),
     [
-        ("xx", "recorder 'xx' of data.recorders is unknown; did you mean 'x'"),
-        ("s", "recorder 's' of data.recorders has no training clips; training clips are of x, y, z recorders"),
+        ("xx", "'xx' of data.recorders .*'x'"),
+        ("s", "'s' of data.recorders .*x, y, z"),
     ],
 )
 def test_a_recorder_without_training_clips_is_refused(store, recorder, message):
@@ -99,7 +99,7 @@ def test_each_recorder_with_enough_clips_gets_a_model_and_goes_on(student, store
     again = adapt(student.path, store.path, tmp_path / "out", tuning=SHORT, options=FAST, log=lines.append)
     assert again.rows == report.rows
     assert (tmp_path / "out" / "runs" / "y" / "model.pt").stat().st_mtime_ns == trained
-    with pytest.raises(InputError, match=r"started with another --lr \(0.0001, now 0.001\)"):
+    with pytest.raises(InputError, match=r"--lr \(0.0001, now 0.001\)"):
         adapt(
             student.path,
             store.path,
@@ -121,8 +121,8 @@ def test_fine_tuning_keeps_the_front_end_and_begins_with_the_student(student):
     ("recorders", "tuning", "message"),
     [
         ("x,q", SHORT, "--recorders: .* has no recorder 'q'"),
-        ("s", SHORT, "recorder 's' has no training clips in .*; leave it out, it keeps the general model"),
-        (None, Tuning(min_clips=50), r"no recorder has 50 training clips or more \(s 0, x 24, y 12, z 1\)"),
+        ("s", SHORT, "'s' has no training clips in"),
+        (None, Tuning(min_clips=50), r"50 .*\(s 0, x 24, y 12, z 1\)"),
     ],
 )
 def test_what_cannot_be_adapted_is_refused(student, store, tmp_path, recorders, tuning, message):

@@ -176,7 +176,7 @@ def test_files_of_other_models_and_damaged_ones_are_refused(model, recordings, t
         path.write_bytes(content)
         with pytest.raises(InputError, match=message):
             with_equaliser(opened, path)
-    with pytest.raises(InputError, match=r"nowhere\.json: the equaliser cannot be read"):
+    with pytest.raises(InputError, match=r"nowhere\.json: .*cannot be read"):
         with_equaliser(opened, "nowhere.json")
     retrained = msgspec.structs.replace(made.frontend, mean=0.5, std=2.0)  # another student of the same clips
     path.write_bytes(msgspec.json.encode(msgspec.structs.replace(made, frontend=retrained)))

@@ -91,7 +91,7 @@ def test_accuracy_below_the_gate_fails_and_above_passes(tone_model, tone_store):
     report = evaluate_file(tone_model, tone_store, ["b"], min_accuracy=0.5)
     report.require(0.5)
     report.require(None)
-    with pytest.raises(GateError, match=r"clip accuracy 0\.5000 is below --min-accuracy 0\.6"):
+    with pytest.raises(GateError, match=r"0\.5000 .*--min-accuracy 0\.6"):
         report.require(0.6)
 
 
@@ -115,7 +115,7 @@ def test_another_sample_rate_is_refused(tone_model, tone_fixtures, tmp_path):
     store = tone_fixtures.write_store(
         tmp_path / "fast", [(Clip("a.wav", "low", "a"), tone_fixtures.tone("low", 1.0))], rate=16000
     )
-    with pytest.raises(InputError, match=r"at 16000 Hz.* 8000 Hz.*--sample-rate 8000"):
+    with pytest.raises(InputError, match=r"16000 Hz.*--sample-rate 8000"):
         evaluate_file(tone_model, store.path)
 
 

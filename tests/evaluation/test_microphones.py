@@ -40,7 +40,7 @@ def test_clips_are_scored_through_microphones_of_makes_kept_for_tests(tone_model
     assert f"through 2 microphones of 2 makes, those for tests, in {microphones}" in text
     assert "worst make" in text
     report.require(None, 0.5)
-    with pytest.raises(GateError, match=r"through deaf the clip accuracy is 0\.5000 lower, more than --max-drop 0\.03"):
+    with pytest.raises(GateError, match=r"deaf .*0\.5000 .*--max-drop 0\.03"):
         report.require(None, 0.03)
 
 
@@ -105,6 +105,6 @@ def test_options_that_make_no_sense_are_refused(edgekd, tone_model, tone_store, 
 
 def test_a_folder_whose_makes_nobody_knows_is_refused_but_for_all(tone_model, tone_store, microphones):
     (microphones / "makes.toml").unlink()
-    with pytest.raises(InputError, match=r"deaf\.wav, ours\.wav, plain\.wav has no make in micirp\.toml"):
+    with pytest.raises(InputError, match=r"plain\.wav has no make in micirp"):
         evaluate_file(tone_model, tone_store, microphones=(microphones, "test"))
     assert len(evaluate_file(tone_model, tone_store, microphones=(microphones, "all")).shift.found.makes) == 3

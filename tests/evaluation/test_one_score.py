@@ -138,6 +138,6 @@ def test_a_test_side_of_silence_is_refused_before_the_training(tmp_path):
                 pcm = tone(hertz, 1.0, [int(hertz)])
                 writer.add(Clip(f"{split}/{label}.wav", label, split), pcm if split == "a" else 0 * pcm)
         store = writer.finish()
-    with pytest.raises(InputError, match=r"3 test clips .* digital silence \(3 windows\)"):
+    with pytest.raises(InputError, match=r"3 test clips .*\(3 windows\)"):
         train(recipe(), store, tmp_path / "run", options=OPTIONS)
     assert not (tmp_path / "run").exists()

@@ -176,12 +176,12 @@ def test_a_folder_that_cannot_be_written_is_refused_first(tone_model, tone_store
         raise OSError(28, os.strerror(28))
 
     monkeypatch.setattr(reporting.tempfile, "TemporaryFile", full)
-    with pytest.raises(InputError, match=r"cannot be written \(No space left on device\); choose another --report"):
+    with pytest.raises(InputError, match=r"No space left on device.*--report"):
         plan_report(tmp_path / "x.html", tone_model, tone_store, None, force=False)
 
 
 def test_an_unknown_target_is_refused_first(tone_model, tone_store, tmp_path):
-    with pytest.raises(InputError, match="'dcase2032' is no name in targets; did you mean"):
+    with pytest.raises(InputError, match=r"'dcase2032' .*did you mean"):
         plan_report(tmp_path / "x.html", tone_model, tone_store, "dcase2032", force=False)
 
 

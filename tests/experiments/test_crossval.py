@@ -170,7 +170,7 @@ def test_official_folds_that_take_no_part_are_reported(place, tmp_path, trained)
     )
     assert ("take no part" in complete.markdown, complete.summary["folds_left_out"]) == (False, [])
     assert len(trained) == 5
-    with pytest.raises(InputError, match=r"held_out = \[0, 4\] would mix the official folds of tones"):
+    with pytest.raises(InputError, match=r"held_out = \[0, 4\] .*tones"):
         ClipStore.open(tmp_path / "store").partition(["a", "b", "c"], [], held_out=[0, 4])
     assert len(ClipStore.open(tmp_path / "store").partition(["a", "b"], [], held_out=[0, 4]).test) > 0
     final = Data(train=("a", "b", "c"), test=(), held_out=(0, 4), mixed_folds=True).sides(
@@ -182,7 +182,7 @@ def test_official_folds_that_take_no_part_are_reported(place, tmp_path, trained)
 def test_the_folder_of_another_crossval_is_refused_and_seeds_may_be_added(place, tmp_path, trained):
     options = CrossvalOptions(str(place / "teacher.toml"), folds="a,b", seeds="0")
     crossval(options, place / "store", tmp_path / "cv", ONE, quiet)
-    with pytest.raises(InputError, match=r"started with another recipe .*choose another --out"):
+    with pytest.raises(InputError, match="started with another recipe"):
         crossval(
             CrossvalOptions(str(place / "teacher.toml"), ("train.lr=0.1",), folds="a,b"),
             place / "store",
@@ -227,17 +227,15 @@ def test_a_model_carries_the_crossval_of_its_own_recipe_and_of_no_other(place, t
     same, quoted = (crossval_summary(tmp_path / "cv", run, "int8") for run in (own, tmp_path / "all"))
     assert quoted == same
     distill(place, tmp_path / "other", "train.lr=0.1")
-    with pytest.raises(
-        InputError, match=r"is of s, s train\.lr=0\.001, none of which is s of .*other with its settings"
-    ):
+    with pytest.raises(InputError, match=r"s train\.lr=0\.001, none of which is s "):
         crossval_summary(tmp_path / "cv", tmp_path / "other", "int8")
-    with pytest.raises(InputError, match="is no folder of a finished 'edgekd crossval'"):
+    with pytest.raises(InputError, match="no folder of a finished"):
         crossval_summary(place, tmp_path / "all", "int8")
 
 
 @pytest.mark.usefixtures("trained")
 def test_a_crossval_with_a_failed_run_names_it_and_gives_no_mean(place, tmp_path):
-    with pytest.raises(GateError, match=r"2 runs of 2 not done; the same command tries again\nt-a-.*the loss became"):
+    with pytest.raises(GateError, match=r"2 runs of 2 .*\nt-a-.*the loss"):
         crossval(
             CrossvalOptions(str(place / "teacher.toml"), ("train.lr=1e30",), folds="a,b", seeds="0"),
             place / "store",
@@ -365,7 +363,7 @@ def test_a_sweep_tries_all_combinations_and_reports_failed_runs(place, tmp_path,
         ({"vary": ("train.lr=1,",)}, "a value is empty"),
         ({"vary": ("seed=1,2",)}, "use --seeds for that"),
         ({"vary": ("train.lr=1", "train.lr=2")}, "--vary train.lr is given twice"),
-        ({"vary": ("train.lr=0.1,fast",)}, "train.lr: expected `float`, got `str` 'fast'"),
+        ({"vary": ("train.lr=0.1,fast",)}, "train.lr: expected `float`.*'fast'"),
         ({"recipes": 2}, "there is another recipe of the name 's'"),
         ({"cross_fit": 2}, "of teachers named with --teach"),
     ],

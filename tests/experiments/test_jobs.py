@@ -175,7 +175,7 @@ def test_workers_fit_the_machine(monkeypatch):
     assert chosen_workers(3, 1, "local", 2).slots == (Slot("0"), Slot("1"), Slot("0"))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
     assert chosen_workers(None, None, "local", 2).slots == (Slot("5"), Slot("7"))
-    with pytest.raises(InputError, match=r"--engine 'rai' is unknown; did you mean 'ray'\?"):
+    with pytest.raises(InputError, match=r"--engine 'rai' .*'ray'"):
         chosen_workers(None, None, "rai", 0)
 
 

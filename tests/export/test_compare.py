@@ -97,7 +97,7 @@ def test_temperatures_are_fitted_on_windows_that_are_not_silent(windows, right):
 
 
 def test_splits_that_were_trained_on_are_refused(store, recipe, tone_fixtures):
-    with pytest.raises(InputError, match="the student was trained on split 'b'; choose a held-out one, for instance a"):
+    with pytest.raises(InputError, match=r"split 'b'; .*for instance a"):
         held_out(store, recipe, tone_fixtures.manifest_for(), ["a", "b"], 1.0)
 
 

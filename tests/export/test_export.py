@@ -138,7 +138,7 @@ def test_counts_follow_the_float_network(run):
 def test_files_are_replaced_only_with_force(run, tmp_path):
     export_run(run, "int8", "tflite", tmp_path)
     before = (tmp_path / "tiny.int8.tflite").read_bytes()
-    with pytest.raises(InputError, match=r"tiny\.int8\.tflite exist already; replace with --force"):
+    with pytest.raises(InputError, match=r"tiny\.int8\.tflite exist .*--force"):
         export_run(run, "int8", "onnx,tflite", tmp_path)
     assert not (tmp_path / "tiny.int8.onnx").exists()
     assert (tmp_path / "tiny.int8.tflite").read_bytes() == before
@@ -161,7 +161,7 @@ def test_nothing_is_kept_when_an_engine_disagrees(run, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("formats", "message"), [("tflight", "'tflight' is unknown; did you mean 'tflite'"), (" , ", "--format is empty")]
+    ("formats", "message"), [("tflight", "'tflight' .*did you mean 'tflite'"), (" , ", "--format is empty")]
 )
 def test_unknown_formats_are_refused(run, tmp_path, formats, message):
     with pytest.raises(InputError, match=message):
@@ -261,9 +261,7 @@ def test_a_file_that_would_not_verify_is_not_kept(run, tmp_path, monkeypatch):
             fe, window, source, step, lambda features: expected(features) + np.float32(4 * step)
         ),
     )
-    with pytest.raises(
-        GateError, match=r"tiny\.int8\.tflite: on golden waveforms litert is 4 steps away, more than 1; nothing was"
-    ):
+    with pytest.raises(GateError, match=r"tiny\.int8\.tflite: .*litert is 4 steps"):
         export_run(run, "int8", "tflite", tmp_path)
     assert list(tmp_path.iterdir()) == []
 

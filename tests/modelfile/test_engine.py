@@ -119,7 +119,7 @@ def test_engines_are_chosen_by_name(tmp_path, kind):
     other = next(name for name in ENGINE.values() if name != ENGINE[kind])
     with pytest.raises(InputError, match=f"'{other}' .*; use engine '{ENGINE[kind]}'"):
         open_model(path, other)
-    with pytest.raises(InputError, match="'onnxruntim'; did you mean 'onnxruntime'"):
+    with pytest.raises(InputError, match=r"'onnxruntim'; .*'onnxruntime'"):
         open_model(path, "onnxruntim")
     for threads in (0, 100_000):
         with pytest.raises(InputError, match=f"{threads} threads; give 1 to 256"):
@@ -182,7 +182,7 @@ def test_every_suffix_has_an_engine():
 def test_large_shapes_are_refused_before_they_are_allocated(tmp_path, monkeypatch):
     largest = max(math.prod(edge.shape) for edge in GRAPH.edges.values())
     monkeypatch.setattr(engine, "MAX_ELEMENTS", largest)  # all tensors together have more
-    with pytest.raises(InputError, match=r"toy\.int8\.tflite: .*tensor '.*' has the shape"):
+    with pytest.raises(InputError, match=r"toy\.int8\.tflite: .*has the shape"):
         open_model(save(tmp_path, "tflite"))
 
 

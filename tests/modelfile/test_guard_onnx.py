@@ -57,7 +57,7 @@ def test_shapes_are_those_of_the_reference(float_twin):
     guard_onnx.refuse_costly_graph(content, elements, engine.MAX_READ)
     with pytest.raises(
         ValueError,
-        match=f"Flatten 'logits' writes the shape .*; all tensors together may have {elements - 1:,} elements",
+        match=f"'logits' .*{elements - 1:,} elements",
     ):
         guard_onnx.refuse_costly_graph(content, elements - 1, engine.MAX_READ)
 
@@ -73,7 +73,7 @@ def test_a_padding_of_the_batch_is_refused_before_it_fills_the_memory(tmp_path):
     container.write(path, model.SerializeToString(), toy.manifest(GRAPH, "onnx"))
     with pytest.raises(
         InputError,
-        match=r"padded.onnx: .*\(Pad '.*/padded' writes the shape \(1048577, 1, .*may have 33,554,432 elements",
+        match=r"/padded' .*\(1048577, 1, .*33,554,432",
     ):
         open_model(path)
 
@@ -175,7 +175,7 @@ def test_numbers_count_in_every_spelling():
     """Packed or one by one, in raw bytes or as numbers: protobuf takes each."""
     model = written(node("Pad", "x", "p"), p=np.zeros(8, np.int64))
     model.graph.initializer[0].CopyFrom(helper.make_tensor("p", 7, [8], [0, 0, 0, 0, 0, 0, 100, 0]))
-    with pytest.raises(ValueError, match=r"Pad 'it' writes the shape \(1, 2, 108, 6\)"):
+    with pytest.raises(ValueError, match=r"'it' .*\(1, 2, 108, 6\)"):
         refuse(model)
     shape = b"".join(
         container.varint(guard_onnx.TENSOR_DIMS << 3 | container.LENGTH_DELIMITED) + b"\2\x90\x4e" for _ in range(2)
@@ -185,7 +185,7 @@ def test_numbers_count_in_every_spelling():
         7, container.field(guard_onnx.GRAPH_INITIALIZER, tensor)
     )
     # in a second graph field, which is merged
-    with pytest.raises(ValueError, match=r"constant 'w' has the shape \(10000, 10000\)"):
+    with pytest.raises(ValueError, match=r"'w' .*\(10000, 10000\)"):
         guard_onnx.refuse_costly_graph(raw, MOST, MOST)
 
 

@@ -72,9 +72,7 @@ def test_every_operator_is_compared_with_its_tensor(precision):
         model = unpacked(precision)
         tensor = model.subgraphs[0].tensors[operator.outputs[0]]
         tensor.shape = [*tensor.shape[:-1], tensor.shape[-1] + 1]
-        with pytest.raises(
-            ValueError, match=f"that writes '{re.escape(tensor.name.decode())}' makes the shape .*, where the file"
-        ):
+        with pytest.raises(ValueError, match=f"'{re.escape(tensor.name.decode())}' makes the shape"):
             refuse(model)
 
 
@@ -175,6 +173,6 @@ def test_what_edgekd_does_not_write_is_refused_by_name(change):
 def test_windows_that_read_very_much_are_refused():
     with pytest.raises(
         ValueError,
-        match=r"(CONV_2D|MAX_POOL_2D|DEPTHWISE_CONV_2D) that writes '.*' reads [\d,]+ elements, more than 100",
+        match=r"(CONV_2D|MAX_POOL_2D) .*more than 100",
     ):
         refuse(unpacked(), 100)

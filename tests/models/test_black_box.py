@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from edgekd.data.audio.decode import decode
 from edgekd.errors import InputError
 from edgekd.frontend import FrontEnd
+from edgekd.modelfile.black_box import BlackBox
 from edgekd.models import Taps, build, front
 from edgekd.models.black_box import BlackBoxConfig
 
@@ -88,9 +89,8 @@ def test_only_the_head_is_trained(file, hidden):
 
 def test_features_of_a_repeated_waveform_are_cached(file, monkeypatch):
     model = build(BlackBoxConfig(file=file, sample_rate=RATE), 3).eval()
-    box, computed = model.frozen._box, []
-    honest = box.vector
-    monkeypatch.setattr(box, "vector", lambda waveform: computed.append(waveform) or honest(waveform))
+    computed, honest = [], BlackBox.vector
+    monkeypatch.setattr(BlackBox, "vector", lambda box, waveform: computed.append(waveform) or honest(box, waveform))
     x = torch.randn(3, 1, 4)
     first = model(x)
     assert (model(x.flip(0)).flip(0) == first).all()
@@ -111,19 +111,19 @@ def test_weights_belong_to_their_file(tmp_path, file):
     saved = build(config, 3).state_dict()
     build(config, 3).load_state_dict(saved)
     sums_file(tmp_path / "sums.onnx", factor=2.0)
-    with pytest.raises(InputError, match=r"is not the file that the head was trained on"):
+    with pytest.raises(InputError, match=r"not the file .*trained on"):
         build(config, 3).load_state_dict(saved)
 
 
 def test_what_does_not_fit_is_refused(file):
     config = BlackBoxConfig(file=file, sample_rate=RATE)
-    with pytest.raises(InputError, match=r"2 values, but there are 3 labels; train a head on it"):
+    with pytest.raises(InputError, match=r"2 values, .*3 labels"):
         build(BlackBoxConfig(file=file, sample_rate=RATE, head=False), 3)
-    with pytest.raises(InputError, match=r"reads one channel, got 2; set view\.channels = 'mean'"):
+    with pytest.raises(InputError, match=r"one channel, got 2; .*'mean'"):
         build(config, 3)(torch.zeros(1, 2, 4))
-    with pytest.raises(InputError, match=r"8 Hz .* has 16000 Hz; prepare a store at 8 Hz"):
+    with pytest.raises(InputError, match=r"8 Hz .*16000 Hz"):
         front(config, FrontEnd(sample_rate=16000))
-    with pytest.raises(InputError, match=r"frontend.pre_emphasis is 0.9; set it to 0"):
+    with pytest.raises(InputError, match=r"pre_emphasis is 0.9"):
         front(BlackBoxConfig(file=file), FrontEnd(pre_emphasis=0.9))
 
 

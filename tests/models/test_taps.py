@@ -95,7 +95,8 @@ def test_taps_are_outputs_of_modules_and_do_not_change_the_network() -> None:
         assert taken["features.2.body.0"].shape == (2, 32, 16, 8)
         assert torch.allclose(logits, model(x), atol=1e-6)
     taps.close()
-    assert not any(module._forward_hooks for module in model.modules())
+    with pytest.raises(InputError, match=r"features\.0"):
+        taps(x)  # nothing is kept any more
 
 
 def test_a_copy_and_a_call_without_the_taps_keep_nothing() -> None:
@@ -123,13 +124,13 @@ def test_what_cannot_be_tapped_is_refused() -> None:
     model = build(CpResNetConfig(), LABELS)
     with pytest.raises(
         InputError,
-        match=r"has no module 'features\.99' to tap; did you mean features.*\? There are e\.g\. .*, embedding",
+        match=r"'features\.99' .*features.*, embedding",
     ):
         Taps(model, ("features.99",))
-    with pytest.raises(InputError, match=r"CpResNet has no module 'xyz' to tap; there are e\.g\. features,"):
+    with pytest.raises(InputError, match=r"CpResNet .*'xyz' .*features,"):
         Taps(model, ("xyz",))
     model.unused = nn.Identity()
-    with pytest.raises(InputError, match="tap 'unused': CpResNet does not call this module"):
+    with pytest.raises(InputError, match="tap 'unused': CpResNet"):
         Taps(model, ("unused",))(torch.randn(2, 1, 64, 32))
     recurrent = build(CnnGruConfig(), LABELS)
     with pytest.raises(InputError, match="GRU returns no single tensor"):
@@ -151,9 +152,7 @@ def test_logits_of_a_segment_depend_on_its_own_frames(config: ModelConfig) -> No
         assert torch.equal(torch.cat(parts, dim=-1), full)
         assert torch.equal(three[:, 1], model.classifier(parts[1]))
         frames = full.shape[-1]
-        with pytest.raises(
-            InputError, match=f"has {frames} frames before its classifier, too few for {frames + 1} segments"
-        ):
+        with pytest.raises(InputError, match=f"{frames} frames .*{frames + 1} segments"):
             segment_logits(model, x, frames + 1)
 
 
@@ -175,9 +174,7 @@ def test_a_network_without_frames_has_no_segments() -> None:
         def forward(self, log_mel: Tensor) -> Tensor:
             return self.dense(log_mel.mean(dim=(1, 3)))
 
-    with pytest.raises(
-        InputError, match="Dense has no map of frames before its classifier, so it cannot classify 2 segments; set"
-    ):
+    with pytest.raises(InputError, match=r"Dense .*2 segments"):
         segment_logits(Dense(), torch.randn(2, 1, 4, 8), 2)
 
 

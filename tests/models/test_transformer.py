@@ -51,11 +51,11 @@ def test_positions_of_another_grid_are_interpolated(folder):
     rise = torch.arange(4.0)[:, None] + 10 * torch.arange(9.0)  # (mel, frame)
     with torch.no_grad():
         positions[0, 2:] = rise.flatten()[:, None]
-    finer = model._interpolated((8, 18))
+    finer = model.interpolated_positions((8, 18))
     assert (finer[0, :2] == positions[0, :2]).all()
     inside = finer[0, 2:, 0].unflatten(0, (8, 18))[1:-1, 1:-1].diff(dim=1)
     torch.testing.assert_close(inside, torch.full_like(inside, 5.0))
-    assert model._interpolated((4, 9)).allclose(positions)
+    assert model.interpolated_positions((4, 9)).allclose(positions)
     x = torch.randn(2, 1, 24, 41)
     model(x).sum().backward()
     assert positions.grad.abs().sum() > 0
@@ -67,7 +67,7 @@ def test_positions_of_another_grid_are_interpolated(folder):
 
 @pytest.mark.usefixtures("tiny")
 def test_weights_that_are_missing_or_of_another_kind(tmp_path, folder):
-    with pytest.raises(InputError, match=r"there is no folder .*/none; give one that save_pretrained wrote"):
+    with pytest.raises(InputError, match=r"no folder .*/none; .*save_pretrained"):
         build(AstConfig(weights=str(tmp_path / "none")), 5)
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="empty cannot be loaded"):
@@ -85,9 +85,7 @@ def test_a_name_that_the_hub_does_not_have(monkeypatch):
         raise OSError("We couldn't connect\nto the hub")
 
     monkeypatch.setattr(transformers.ASTConfig, "get_config_dict", unreachable)
-    with pytest.raises(
-        InputError, match=r"some/name is no folder here and cannot be fetched .* \(We couldn't connect to the hub\)"
-    ):
+    with pytest.raises(InputError, match=r"some/name .*We couldn't connect"):
         build(AstConfig(weights="some/name"), 5)
 
 
@@ -108,5 +106,5 @@ def test_sizes_that_do_not_fit(changes, message):
 
 
 def test_an_input_that_is_too_short(tiny):
-    with pytest.raises(InputError, match="16 mels x 3 frames are less than a patch of 4"):
+    with pytest.raises(InputError, match=r"16 mels x 3 frames .*patch of 4"):
         tiny(torch.randn(1, 1, 16, 3))

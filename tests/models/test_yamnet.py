@@ -66,21 +66,17 @@ def test_other_weights_are_refused(tmp_path):
     (tmp_path / "junk.tflite").write_bytes(b"junk" * 100)
     with pytest.raises(InputError, match="is not a LiteRT model"):
         initial(YamnetConfig(weights=str(tmp_path / "junk.tflite")), 50)
-    with pytest.raises(
-        InputError, match=r"none\.tflite' cannot be read \(No such file or directory\); give the path of yamnet\.tflite"
-    ):
+    with pytest.raises(InputError, match=r"none\.tflite' .*No such file"):
         initial(YamnetConfig(weights=str(tmp_path / "none.tflite")), 50)
     other = YAMNET.with_name("dcase2022_baseline.tflite")
-    with pytest.raises(
-        InputError, match=r"has no tensor \(32, 3, 3, 1\) of layer1/conv; give the published yamnet\.tflite"
-    ):
+    with pytest.raises(InputError, match=r"\(32, 3, 3, 1\) of layer1/conv"):
         initial(YamnetConfig(weights=str(other)), 50)
 
 
 @pytest.mark.parametrize("other", [{"sample_rate": 32_000}, {"pre_emphasis": 0.97}])
 def test_a_front_end_that_it_was_not_trained_on_is_refused(other):
     front(YamnetConfig(), FrontEnd())
-    with pytest.raises(InputError, match=r"reads plain waveforms at 16000 Hz, .* set frontend\.sample_rate = 16000"):
+    with pytest.raises(InputError, match=r"16000 Hz, .*sample_rate = 16000"):
         front(YamnetConfig(), FrontEnd(**other))
 
 
@@ -88,7 +84,7 @@ def test_it_reads_one_channel_and_has_no_integer_form():
     model = build(YamnetConfig(), 3)
     with pytest.raises(InputError, match="reads one channel, got 2"):
         model(torch.randn(1, 2, PATCH))
-    with pytest.raises(InputError, match="log_mel: YamnetFeatures has no integer form"):
+    with pytest.raises(InputError, match="log_mel: YamnetFeatures"):
         to_qat(model)
 
 
@@ -127,9 +123,9 @@ def test_frozen_convolutions_are_not_trained():
     assert {name for name, _ in student.named_parameters()} - trained == {
         f"features.{number}.conv.{kind}" for number in range(3) for kind in ("weight", "bias")
     }
-    with pytest.raises(InputError, match="frozen = 3 would keep random convolutions; give weights"):
+    with pytest.raises(InputError, match=r"frozen = 3 .*give weights"):
         MobileNetV1Config(frozen=3)
-    with pytest.raises(InputError, match="frozen = 14, but there are 13 convolutions; freeze fewer"):
+    with pytest.raises(InputError, match=r"frozen = 14, .*13 convolutions"):
         MobileNetV1Config(norm="none", weights=str(YAMNET), frozen=14)
 
 
@@ -137,7 +133,7 @@ def test_frozen_convolutions_are_not_trained():
 def test_weights_that_do_not_fit_the_student_are_refused():
     with pytest.raises(InputError, match="set norm = 'none' for weights"):
         MobileNetV1Config(weights=str(YAMNET))
-    with pytest.raises(InputError, match=r"convolution 2 has 32 to 65 channels, more than the 32 to 64 of YAMNet"):
+    with pytest.raises(InputError, match=r"convolution 2 .*32 to 65 .*32 to 64"):
         initial(MobileNetV1Config(norm="none", layers=((65, 1),), weights=str(YAMNET)), 50)
 
 

@@ -42,20 +42,20 @@ def test_a_complete_graph_passes(graph):
 def test_order_and_edges(graph):
     with pytest.raises(InputError, match="conv0' before it is written"):
         QGraph(graph.edges, graph.ops[1:], graph.input, graph.output).validate()
-    with pytest.raises(InputError, match="conv0: writes edge 'conv0', which is written already"):
+    with pytest.raises(InputError, match="'conv0', which is written already"):
         QGraph(graph.edges, graph.ops[:1] + graph.ops, graph.input, graph.output).validate()
-    with pytest.raises(InputError, match="conv0: writes edge 'conv0', which is undeclared"):
+    with pytest.raises(InputError, match="'conv0', which is undeclared"):
         QGraph({"input": graph.edges["input"]}, graph.ops, graph.input, graph.output).validate()
-    with pytest.raises(InputError, match=r"'conv0' has shape .* not \(labels, 1, 1\)"):
+    with pytest.raises(InputError, match=r"'conv0' .*\(labels, 1, 1\)"):
         QGraph(graph.edges, graph.ops, graph.input, "conv0").validate()
     with pytest.raises(InputError, match="'logits' is never written"):
         QGraph(graph.edges, graph.ops, graph.input, "logits").validate()
 
 
 def test_shapes(graph):
-    with pytest.raises(InputError, match=r"conv0: output shape \(8, 9, 9\), but the op writes \(8, 16, 19\)"):
+    with pytest.raises(InputError, match=r"conv0: .*\(8, 9, 9\), .*\(8, 16, 19\)"):
         with_edge(graph, "conv0", shape=(8, 9, 9)).validate()
-    with pytest.raises(InputError, match=r"conv0: weight .* do not fit an input of 1 channels"):
+    with pytest.raises(InputError, match=r"conv0: weight .* 1 channels"):
         with_op(graph, "conv0", groups=2).validate()
 
 
@@ -73,12 +73,12 @@ def test_quantisation_of_an_edge(graph, changes, message):
 
 
 def test_an_activation_is_saturation(graph):
-    with pytest.raises(InputError, match="conv0: its output has zero point 0, but relu needs -128"):
+    with pytest.raises(InputError, match=r"conv0: .*zero point 0, .*-128"):
         with_edge(graph, "conv0", zero_point=0).validate()
     gate = first(graph, ConvOp, activation="clip01")
-    with pytest.raises(InputError, match=f"{gate}: its output has scale 0.01, but needs 0.0039"):
+    with pytest.raises(InputError, match=f"{gate}: .*scale 0.01, .*0.0039"):
         with_edge(graph, gate, scale=0.01).validate()
-    with pytest.raises(InputError, match=r"its output has scale 0.01, but needs 0.00390625"):
+    with pytest.raises(InputError, match=r"scale 0.01, .*0.00390625"):
         with_edge(graph, first(graph, SigmoidOp), scale=0.01).validate()
     with pytest.raises(InputError, match="a maximum pool keeps the scale"):
         with_edge(graph, first(graph, MaxPoolOp), scale=0.01).validate()
@@ -86,7 +86,7 @@ def test_an_activation_is_saturation(graph):
 
 def test_multipliers_that_xnnpack_refuses(graph):
     name = first(graph, AddOp, activation="none")
-    with pytest.raises(InputError, match=f"{name}: multiplier .* from input to output is outside"):
+    with pytest.raises(InputError, match=f"{name}: multiplier"):
         with_edge(graph, name, scale=1e4).validate()
 
 

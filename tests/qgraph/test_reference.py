@@ -50,7 +50,7 @@ def test_the_batch_does_not_matter(graph):
 
 
 def test_another_input_is_refused(graph):
-    with pytest.raises(InputError, match=r"reads int8 \(batch, 1, 32, 19\), got float32 \(2, 1, 32, 19\)"):
+    with pytest.raises(InputError, match=r"int8 \(batch, 1, 32, 19\), .*float32"):
         reference.run(graph, np.zeros((2, 1, 32, 19), np.float32))
     with pytest.raises(InputError, match=r"got int8 \(2, 32, 19\)"):
         reference.run(graph, np.zeros((2, 32, 19), np.int8))

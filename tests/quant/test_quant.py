@@ -1,6 +1,9 @@
 """The QAT network equals the float one before quantisation, can be trained, and lowers to a graph of the same
 integers."""
 
+from copy import deepcopy
+from typing import NamedTuple
+
 import numpy as np
 import pytest
 import torch
@@ -57,9 +60,22 @@ def quantised(config: ModelConfig) -> QuantNetwork:
     return network.eval()
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: f"{type(config).__name__}")
-def test_folding_keeps_the_float_function(config: ModelConfig) -> None:
-    model = trained(config)
+class Student(NamedTuple):
+    """A network, its calibrated integer form and that one's graph, to look at and not to change."""
+
+    model: nn.Module
+    network: QuantNetwork
+    graph: graph.QGraph
+
+
+@pytest.fixture(scope="module", params=CONFIGS, ids=lambda config: f"{type(config).__name__}")
+def student(request) -> Student:
+    network = quantised(request.param)
+    return Student(trained(request.param), network, lower(network, FrontEnd(n_mels=MELS), FRAMES))
+
+
+def test_folding_keeps_the_float_function(student: Student) -> None:
+    model = student.model
     network = to_qat(model).eval()
     for quantiser in network.quantisers():
         quantiser.calibrating = True  # passes values through
@@ -69,13 +85,11 @@ def test_folding_keeps_the_float_function(config: ModelConfig) -> None:
     assert (expected - got).abs().max() < 0.05 * expected.abs().max() + 0.05  # int8 weights are the only difference
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: f"{type(config).__name__}")
-def test_integers_are_those_of_the_fake_quantised_network(config: ModelConfig) -> None:
-    network = quantised(config)
-    graph = lower(network, FrontEnd(n_mels=MELS), FRAMES)
+def test_integers_are_those_of_the_fake_quantised_network(student: Student) -> None:
+    graph = student.graph
     x = torch.randn(16, 1, MELS, FRAMES, generator=torch.Generator().manual_seed(9))
     with torch.no_grad():
-        expected = network.double()(x.double()).numpy()
+        expected = deepcopy(student.network).double()(x.double()).numpy()
     edge = graph.edges[graph.output]
     integers = reference.run(graph, reference.quantize(x.numpy(), graph.edges[graph.input]))
     steps = np.abs(integers.astype(np.int64) - edge.zero_point - np.rint(expected / edge.scale))
@@ -83,9 +97,8 @@ def test_integers_are_those_of_the_fake_quantised_network(config: ModelConfig) -
     assert (steps > 0).mean() < 0.05
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: f"{type(config).__name__}")
-def test_both_engines_compute_the_integers_of_every_student(config: ModelConfig) -> None:
-    graph = lower(quantised(config), FrontEnd(n_mels=MELS), FRAMES)
+def test_both_engines_compute_the_integers_of_every_student(student: Student) -> None:
+    graph = student.graph
     x = reference.quantize(
         torch.randn(16, 1, MELS, FRAMES, generator=torch.Generator().manual_seed(9)).numpy(), graph.edges[graph.input]
     )
@@ -129,7 +142,10 @@ def test_qat_learns_weights_and_scales_until_frozen() -> None:
     assert any(parameter.requires_grad for parameter in network.parameters())
 
 
-@pytest.mark.parametrize("config", [CONFIGS[0], CONFIGS[3]], ids=["SerfrCnn", "BcResNetAsc"])
+@pytest.mark.parametrize(
+    "config",
+    [pytest.param(CONFIGS[0], id="SerfrCnn"), pytest.param(CONFIGS[3], id="BcResNetAsc", marks=pytest.mark.slow)],
+)
 def test_settling_widens_the_margin_of_every_addition_and_moves_scales_by_last_bits(config: ModelConfig) -> None:
     network = quantised(config)
     before = lower(network, FrontEnd(n_mels=MELS), FRAMES)
@@ -182,7 +198,7 @@ def test_a_state_dict_restores_the_network() -> None:
 def test_dynamic_norms_are_refused_by_name() -> None:
     with pytest.raises(InputError, match=r"features\.1.*ResidualNorm"):
         to_qat(build(BcResNetAscConfig(width=8, norm="residual"), LABELS))
-    with pytest.raises(InputError, match=r"features\.2\.1.*GlobalResponseNorm has no integer form"):
+    with pytest.raises(InputError, match=r"features\.2\.1.*GlobalResponseNorm"):
         to_qat(build(CpMobileConfig(width=8, norm="global_response"), LABELS))
     assert ResidualNorm()(torch.randn(2, 3, 4, 5)).shape == (2, 3, 4, 5)
 
@@ -215,10 +231,10 @@ def test_a_sub_spectral_norm_becomes_an_affine_per_channel_and_mel_bin() -> None
 def test_what_a_sub_spectral_norm_cannot_be_is_refused() -> None:
     model = build(BcResNetAscConfig(width=8, bands=2), LABELS)
     model.get_submodule("features.1.frequency").activation = "silu"
-    with pytest.raises(InputError, match=r"features\.1\.frequency: .*followed by 'silu'"):
+    with pytest.raises(InputError, match=r"features\.1\.frequency: .*'silu'"):
         to_qat(model)
     network = to_qat(build(BcResNetAscConfig(width=8, bands=3), LABELS))
-    with pytest.raises(InputError, match="32 mel bins cannot be split into 3 bands"):
+    with pytest.raises(InputError, match=r"32 mel bins .*3 bands"):
         network(torch.randn(1, 1, MELS, FRAMES))
 
 

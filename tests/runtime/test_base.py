@@ -5,7 +5,7 @@ import threading
 import time
 
 import pytest
-from runtime.toy_listener import eventually
+from runtime.toy_listener import eventually, thread_ended
 
 from edgekd.errors import InputError
 from edgekd.runtime.config import Config, override, read_config
@@ -100,9 +100,10 @@ def test_an_output_that_raises_stops_neither_the_stream_nor_the_others():
 
 
 def test_a_worker_drops_the_oldest_counts_it_and_recovers_from_errors():
-    gate, done = threading.Event(), []
+    began, gate, done = threading.Event(), threading.Event(), []
 
     def work(item: int) -> None:
+        began.set()
         gate.wait(10.0)
         if item == 1:
             raise OSError("no  route\nto host")
@@ -110,7 +111,7 @@ def test_a_worker_drops_the_oldest_counts_it_and_recovers_from_errors():
 
     worker = Worker("toy", work, limit=3)
     worker.put(0)
-    assert eventually(lambda: not worker._queue)
+    assert began.wait(5.0)
     for item in range(-4, 4):
         worker.put(item)
     assert worker.dropped == 5
@@ -120,7 +121,7 @@ def test_a_worker_drops_the_oldest_counts_it_and_recovers_from_errors():
     worker.put(1)
     assert eventually(lambda: worker.error == "no route to host")
     worker.close()
-    assert not worker._thread.is_alive()
+    assert thread_ended("toy")
 
 
 def test_a_worker_works_off_what_waits_when_it_is_closed():
@@ -148,7 +149,7 @@ def test_flags_turn_outputs_on_and_files_are_beside_the_configuration(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("web = { adress = ':1' }", r"\[web\]: unknown key 'adress'; did you mean 'address'\?"),
+        ("web = { adress = ':1' }", r"\[web\]: .*'adress'; .*'address'"),
         ("clips = { folder = 'a', below = 2.0 }", r"clips\.below: expected"),
         ("history = {}", "history: .*`file`"),
     ],

@@ -234,7 +234,7 @@ def test_one_channel_or_the_mean_of_all(fake, channel, level):
 
 
 def test_a_channel_that_is_not_there_is_an_error(fake):
-    with pytest.raises(InputError, match="channel is 2; the source has 2, counted from 0"):
+    with pytest.raises(InputError, match="channel is 2; the source has 2"):
         until(fake([["open", 16000, 2], ["sound", 5], ["stall"]], request=SourceRequest(channel=2)), lambda _: False)
 
 
@@ -250,7 +250,7 @@ def test_another_rate_is_resampled_as_a_stream_that_begins_anew_after_a_gap(fake
 
 def test_another_rate_without_soxr_names_the_extra(fake, monkeypatch):
     monkeypatch.setitem(sys.modules, "soxr", None)
-    with pytest.raises(MissingExtraError, match=r"48000 Hz to 16000 Hz.*pip install 'edgekd\[mic\]'"):
+    with pytest.raises(MissingExtraError, match=r"48000 Hz to 16000 Hz.*edgekd\[mic\]"):
         until(fake([["open", 48000, 1], ["sound", 5], ["stall"]]), lambda _: False)
 
 

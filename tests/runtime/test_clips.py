@@ -3,11 +3,14 @@
 import errno
 import os
 import wave
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import pytest
+from runtime.toy_listener import thread_ended
 
 from edgekd.data.audio.waveform import to_pcm
 from edgekd.data.sets import folder as folder_data
@@ -53,11 +56,19 @@ def publish(
     )
 
 
+class AtOnce:
+    """Replaces the worker: no thread."""
+
+    error, dropped = None, 0
+
+    def __init__(self, _name: str, work: Callable, _limit: int) -> None:
+        self.put = work
+
+
 def opened(table: ClipsTable) -> Clips:
     """Clips that are written at once, without a thread."""
-    clips = open_clips(table)
-    clips._worker.put = clips._work
-    return clips
+    with mock.patch.object(clips_module, "Worker", AtOnce):
+        return open_clips(table)
 
 
 def files(path: Path) -> list[Path]:
@@ -78,7 +89,8 @@ def test_a_clip_is_the_sound_before_and_in_an_uncertain_window(tmp_path):
     clips = open_clips(table(tmp_path))
     for t in np.arange(1.0, 6.1, 0.5):
         publish(clips, t, probability=0.37 if t == 5.0 else 0.9)
-    clips._worker.close(10.0)
+    clips.close()
+    assert thread_ended("clips")
     (file,) = files(tmp_path)
     pcm, rate = read(file)
     assert rate == RATE

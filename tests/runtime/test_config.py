@@ -68,21 +68,21 @@ def test_paths_are_relative_to_the_file_and_commands_stay(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[decision]\nsmoth = 1", r"\[decision\]: unknown key 'smoth'; did you mean 'smooth'\?"),
-        ("[modle]\nfile = 'a'", r"unknown key 'modle'; did you mean 'model'\?"),
-        ("[decision]\nhop = 0.1", r"decision\.hop: expected `float` >= 0\.25, got 0\.1"),
-        ("[decision]\ngate = 'low'", r"decision\.gate: expected `float \| null`, got `str` 'low'"),
-        ("[decision]\nsmooth = -1", r"\[decision\]: smooth is -1 s; it must be 0 to 3600 seconds"),
-        ("[source]\nmic = 'a'\ncommand = 'b'", r"\[source\]: mic and command are 2 sources; keep one of them"),
-        ("[watch]\nzeros_s = 9.0", r"\[watch\]: unknown key 'zeros_s'; did you mean 'zeros'\?"),
-        ("[watch]\nstall = 0.1", r"watch\.stall: expected `float` >= 0\.5, got 0\.1"),
-        ("[watch]\nqueue = 100", r"watch\.queue: expected `float` <= 60\.0, got 100"),
-        ("[model]\nengine = 'lite'", r"model\.engine: invalid enum value 'lite'"),
+        ("[decision]\nsmoth = 1", r"\[decision\]: .*'smoth'; .*'smooth'"),
+        ("[modle]\nfile = 'a'", "'modle'; did you mean 'model'"),
+        ("[decision]\nhop = 0.1", r"decision\.hop: .*>= 0\.25, got 0\.1"),
+        ("[decision]\ngate = 'low'", r"decision\.gate: .*'low'"),
+        ("[decision]\nsmooth = -1", "smooth is -1 s; .*0 to 3600"),
+        ("[source]\nmic = 'a'\ncommand = 'b'", "mic and command are 2 sources"),
+        ("[watch]\nzeros_s = 9.0", r"\[watch\]: .*'zeros_s'; .*'zeros'"),
+        ("[watch]\nstall = 0.1", r"watch\.stall: .*>= 0\.5, got 0\.1"),
+        ("[watch]\nqueue = 100", r"watch\.queue: .*<= 60\.0, got 100"),
+        ("[model]\nengine = 'lite'", r"model\.engine: .*'lite'"),
         ("hop = ", "not valid TOML"),
     ],
 )
 def test_errors_name_the_file_the_key_and_the_value(tmp_path, text, message):
-    with pytest.raises(InputError, match=r"box\.toml: " + message):
+    with pytest.raises(InputError, match=rf"box\.toml: .*{message}"):
         read_config(written(tmp_path, text))
 
 

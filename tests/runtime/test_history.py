@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from runtime.toy_listener import eventually, thread_ended
 
 from edgekd.errors import InputError
 from edgekd.runtime.config_tables import HistoryTable
@@ -56,12 +57,32 @@ def clock(monkeypatch) -> Clock:
 
 @pytest.fixture
 def opened(tmp_path, monkeypatch) -> Iterator[History]:
-    """A history that saves when the test calls `save`."""
+    """A history that saves when it is closed."""
     monkeypatch.setattr(module, "SAVE_S", 1000.0)
     history = open_history(HistoryTable(str(tmp_path / "h.sqlite")))
     yield history
-    history._stopping.set()
-    history._thread.join(5.0)
+    finish(history)
+
+
+@pytest.fixture
+def saves_often(monkeypatch) -> None:
+    """Histories save at once, also the row that still grows, and after an error too."""
+    for name, seconds in (("SAVE_S", 0.01), ("GROWTH_S", 0.0), ("RETRY_S", 0.0)):
+        monkeypatch.setattr(module, name, seconds)
+
+
+@pytest.fixture
+def saving(saves_often, tmp_path) -> Iterator[History]:  # noqa: ARG001
+    """A history that saves all the time."""
+    history = open_history(HistoryTable(str(tmp_path / "h.sqlite")))
+    yield history
+    finish(history)
+
+
+@pytest.fixture
+def path(tmp_path) -> Path:
+    """The file of `opened` and `saving`."""
+    return tmp_path / "h.sqlite"
 
 
 def observation(model: str = "toy") -> Observation:
@@ -81,12 +102,10 @@ def publish(
     history.publish(Decision(t, label, probability, (), "HEALTHY", 0.1, 0, probability, gated), observation(model))
 
 
-def save(history: History) -> None:
-    """Save as the thread would, in this thread."""
-    history._save()
-    if history._file is not None:
-        history._file.close()
-        history._file = None
+def finish(history: History) -> None:
+    """Close the history, and wait until its thread has written the rows."""
+    history.close()
+    assert thread_ended("history")
 
 
 def rows(path: Path, table: str = "runs") -> list[tuple]:
@@ -94,11 +113,15 @@ def rows(path: Path, table: str = "runs") -> list[tuple]:
         return db.execute(f"SELECT * FROM {table} ORDER BY id").fetchall()
 
 
-def file_of(history: History) -> Path:
-    return history._path
+def written(path: Path, table: str = "runs") -> list[tuple]:
+    """The rows so far of a file that a thread writes; none where it cannot be read yet."""
+    try:
+        return rows(path, table) if path.exists() else []
+    except sqlite3.DatabaseError:
+        return []
 
 
-def test_a_label_that_stays_is_one_row_and_changes_are_beside_it(clock, opened):
+def test_a_label_that_stays_is_one_row_and_changes_are_beside_it(clock, opened, path):
     for t, label, probability in (
         (1.0, "rain", 0.5),
         (1.5, "rain", 0.9),
@@ -109,88 +132,87 @@ def test_a_label_that_stays_is_one_row_and_changes_are_beside_it(clock, opened):
         publish(opened, t, label, probability)
         clock.pass_by(0.5)
     opened.publish(StatusLine(3.2, "FAILED", "gone"), None)
-    save(opened)
-    assert rows(file_of(opened)) == [
+    finish(opened)
+    assert rows(path) == [
         (2, "rain", START, START + 1.5, 1.0, 1.5, 3, 0, 0.7, 0.5, 0.9),
         (3, "wind", START + 1.5, START + 2.0, 2.5, 0.5, 2, 0, 0.5, 0.4, 0.6),
     ]
-    assert rows(file_of(opened), "changes") == [
+    assert rows(path, "changes") == [
         (1, START, 1.0, None, "listening with the model toy"),
         (4, START + 2.5, 3.2, "FAILED", "gone"),
     ]
 
 
-def test_times_of_a_file_are_as_if_it_were_played(clock, tmp_path, monkeypatch):
+def test_times_of_a_file_are_as_if_it_were_played(clock, path, monkeypatch):
     monkeypatch.setattr(module, "SAVE_S", 1000.0)
-    history = open_history(HistoryTable(str(tmp_path / "h.sqlite")), "yard.wav")
+    history = open_history(HistoryTable(str(path)), "yard.wav")
     for t, label in ((1.0, "rain"), (2.0, "rain"), (3.0, "wind"), (3600.0, "wind")):
         clock.pass_by(0.001)
         clock.now += 5000.0 * (t == 2.0)  # is set, which does not matter
         publish(history, t, label)
-    save(history)
-    history._stopping.set()
-    assert [row[1:4] for row in rows(file_of(history))] == [
+    finish(history)
+    assert [row[1:4] for row in rows(path)] == [
         ("rain", START + 1.0, START + 3.0),
         ("wind", START + 3.0, START + 3.0),
         ("wind", START + 3600.0, START + 3600.0),
     ]
-    assert rows(file_of(history), "changes") == [
+    assert rows(path, "changes") == [
         (1, START, 0.0, None, "listening to yard.wav; times count from here as if it were played"),
         (2, START + 1.0, 1.0, None, "listening with the model toy"),
     ]
 
 
-def test_a_row_that_was_written_goes_on_growing(clock, opened):
+def test_a_row_that_was_written_goes_on_growing(clock, saving, path):
     for t in range(1, 6):
-        publish(opened, float(t))
+        publish(saving, float(t))
         clock.pass_by(1.0)
-        save(opened)
-    publish(opened, 6.0, "wind")
-    save(opened)
-    assert [row[1:7] for row in rows(file_of(opened))] == [
+        assert eventually(lambda t=t: [row[6] for row in written(path)] == [t])
+    publish(saving, 6.0, "wind")
+    finish(saving)
+    assert [row[1:7] for row in rows(path)] == [
         ("rain", START, START + 5, 1.0, 5.0, 5),
         ("wind", START + 5, START + 5, 6.0, 0.0, 1),
     ]
 
 
-def test_windows_that_were_not_scored_are_counted_apart(clock, opened):  # noqa: ARG001
+def test_windows_that_were_not_scored_are_counted_apart(clock, opened, path):  # noqa: ARG001
     publish(opened, 1.0, probability=0.4)
     publish(opened, 1.5, probability=0.4, gated=True)
     publish(opened, 4.0, "unknown", 0.0, gated=True)
-    save(opened)
-    assert [row[6:] for row in rows(file_of(opened))] == [(2, 1, 0.4, 0.4, 0.4), (1, 1, None, None, None)]
+    finish(opened)
+    assert [row[6:] for row in rows(path)] == [(2, 1, 0.4, 0.4, 0.4), (1, 1, None, None, None)]
 
 
-def test_missing_sound_ends_a_row(clock, opened):
+def test_missing_sound_ends_a_row(clock, opened, path):
     publish(opened, 1.0)
     clock.pass_by(7.0)
     publish(opened, 8.0)
-    save(opened)
-    assert [(row[2], row[3], row[4]) for row in rows(file_of(opened))] == [
+    finish(opened)
+    assert [(row[2], row[3], row[4]) for row in rows(path)] == [
         (START, START, 1.0),
         (START + 7, START + 7, 8.0),
     ]
 
 
 @pytest.mark.parametrize("jump", [86400.0, -86400.0])
-def test_a_clock_that_is_set_changes_neither_the_order_nor_a_length(clock, opened, jump):
+def test_a_clock_that_is_set_changes_neither_the_order_nor_a_length(clock, opened, path, jump):
     for t in (1.0, 2.0, 3.0, 4.0):
         publish(opened, t)
         clock.pass_by(1.0)
         if t == 2.0:
             clock.now += jump
-    save(opened)
-    found = rows(file_of(opened))
+    finish(opened)
+    found = rows(path)
     assert [row[3] - row[2] for row in found] == [1.0, 1.0]
     assert [row[4] for row in found] == [1.0, 3.0]
-    assert rows(file_of(opened), "changes")[1][4] == f"the clock was set by {jump:+.0f} s"
+    assert rows(path, "changes")[1][4] == f"the clock was set by {jump:+.0f} s"
 
 
-def test_another_model_is_named(clock, opened):  # noqa: ARG001
+def test_another_model_is_named(clock, opened, path):  # noqa: ARG001
     publish(opened, 1.0)
     publish(opened, 1.5, model="other")
-    save(opened)
-    assert [row[4] for row in rows(file_of(opened), "changes")] == [
+    finish(opened)
+    assert [row[4] for row in rows(path, "changes")] == [
         "listening with the model toy",
         "listening with the model other",
     ]
@@ -200,10 +222,7 @@ def test_it_is_written_in_seconds_by_itself_and_at_the_end(tmp_path, monkeypatch
     monkeypatch.setattr(module, "SAVE_S", 0.05)
     history = open_history(HistoryTable(str(tmp_path / "new" / "h.sqlite")))
     publish(history, 1.0)
-    end = time.monotonic() + 5.0
-    while not history._saved_at and time.monotonic() < end:
-        time.sleep(0.01)
-    assert [row[4] for row in rows(tmp_path / "new" / "h.sqlite")] == [1.0]
+    assert eventually(lambda: [row[4] for row in written(tmp_path / "new" / "h.sqlite")] == [1.0])
     publish(history, 1.5)
     began = time.monotonic()
     history.close()
@@ -307,47 +326,36 @@ def broken(kind: str, path: Path) -> None:
     )
 
 
+@pytest.mark.usefixtures("saves_often")
 @pytest.mark.parametrize("kind", ["text", "zeros", "cut", "middle"])
-def test_a_damaged_file_is_named_moved_aside_and_begun_anew(tmp_path, monkeypatch, kind):
-    monkeypatch.setattr(module, "SAVE_S", 1000.0)
-    path = tmp_path / "h.sqlite"
+def test_a_damaged_file_is_named_moved_aside_and_begun_anew(clock, path, kind):
     broken(kind, path)
     damaged = path.read_bytes()
     history = open_history(HistoryTable(str(path)))
     publish(history, 1.0)
-    save(history)
-    assert history.error.startswith(f"{path} was damaged (")
-    assert history.error.endswith("and is now h.sqlite.damaged-1; a new one is begun")
+    assert eventually(lambda: history.error is not None)
+    assert eventually(lambda: [row[4] for row in written(path)] == [1.0])
+    assert history.error.startswith(f"{path} was damaged (")  # for so long that it is seen
+    assert "h.sqlite.damaged-1" in history.error
     assert path.with_name("h.sqlite.damaged-1").read_bytes() == damaged
-    save(history)
-    assert history.error.endswith("a new one is begun")  # long enough to be seen
-    monkeypatch.setattr(module, "NOTICE_S", 0.0)
-    history._notice_until = 0.0
+    clock.pass_by(module.NOTICE_S + 1.0)
     assert history.error is None
-    history.close()
+    finish(history)
     assert [row[4] for row in rows(path)] == [1.0]
 
 
-def test_damage_while_it_is_open_is_survived(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "SAVE_S", 1000.0)
-    path = tmp_path / "h.sqlite"
-    history = open_history(HistoryTable(str(path)))
+def test_damage_while_it_is_open_is_survived(saving, path):
     for t in range(1, 4):
-        publish(history, 3.0 * t)
-    history._save()
-    history._file._shorten_log()
-    history._file._db.execute("PRAGMA shrink_memory")
+        publish(saving, 3.0 * t)
+    assert eventually(lambda: len(written(path)) == 3)
+    with closing(sqlite3.connect(path)) as other:  # so that the file has all rows, and the log none
+        other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     path.write_bytes(b"\xff" * path.stat().st_size)
-    path.with_name("h.sqlite-wal").write_bytes(b"")
     for t in range(4, 400):
-        publish(history, 3.0 * t)
-    history._save()
-    history._save()
-    assert "was damaged" in history.error
-    history._file.close()
-    history._file = None
+        publish(saving, 3.0 * t)
+    assert eventually(lambda: saving.error is not None and "was damaged" in saving.error)
+    finish(saving)
     assert rows(path)[-1][4] == 399 * 3.0
-    history.close()
 
 
 def test_damaged_files_do_not_fill_the_disk(tmp_path):
@@ -359,7 +367,7 @@ def test_damaged_files_do_not_fill_the_disk(tmp_path):
         set_aside(tmp_path / "h")
 
 
-def test_rows_that_cannot_be_written_are_an_error_and_wait(opened, monkeypatch):
+def test_rows_that_cannot_be_written_are_an_error_and_wait(saving, path, monkeypatch):
     def full(*_arguments):
         error = sqlite3.OperationalError("database or disk is full")
         error.sqlite_errorcode = sqlite3.SQLITE_FULL
@@ -367,52 +375,49 @@ def test_rows_that_cannot_be_written_are_an_error_and_wait(opened, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(HistoryFile, "write", full)
-        publish(opened, 1.0)
-        save(opened)
-        assert opened.error == f"{file_of(opened)} cannot be written (database or disk is full); rows wait"
-        publish(opened, 1.5)
-        publish(opened, 2.0, "wind")
-    save(opened)
-    assert opened.error is None
-    assert [(row[0], row[1], row[6]) for row in rows(file_of(opened))] == [(2, "rain", 2), (3, "wind", 1)]
+        publish(saving, 1.0)
+        assert eventually(lambda: saving.error is not None)
+        assert saving.error.startswith(f"{path} cannot be written (database or disk is full)")
+        publish(saving, 1.5)
+        publish(saving, 2.0, "wind")
+    assert eventually(lambda: saving.error is None)
+    finish(saving)
+    assert [(row[0], row[1], row[6]) for row in rows(path)] == [(2, "rain", 2), (3, "wind", 1)]
 
 
-def test_rows_that_wait_are_bounded(opened, monkeypatch):
+def test_rows_that_wait_are_bounded(saving, path, monkeypatch):
     monkeypatch.setattr(module, "LIMIT", 50)
-    file_of(opened).mkdir()
+    path.mkdir()
     for t in range(100):
-        publish(opened, 5.0 * t)
-    save(opened)
-    assert "cannot be written" in opened.error
-    assert len(opened._waiting) == 50
-    assert opened.dropped == 51
-    file_of(opened).rmdir()
-    save(opened)
-    assert [row[4] for row in rows(file_of(opened))] == [5.0 * t for t in range(50, 100)]
-    assert opened.error is None
+        publish(saving, 5.0 * t)
+    assert eventually(lambda: saving.error is not None)
+    assert "cannot be written" in saving.error
+    assert saving.dropped == 51
+    path.rmdir()
+    assert eventually(lambda: saving.error is None)
+    finish(saving)
+    assert [row[4] for row in rows(path)] == [5.0 * t for t in range(50, 100)]
 
 
-def test_a_file_that_is_removed_is_begun_anew(opened):
-    publish(opened, 1.0)
-    opened._save()
-    file_of(opened).unlink()
-    publish(opened, 1.5)
-    opened._save()
-    assert opened.error == f"{file_of(opened)} was removed or replaced"
-    opened._file.close()
-    opened._file = None
-    assert [row[6] for row in rows(file_of(opened))] == [2]
+def test_a_file_that_is_removed_is_begun_anew(saving, path):
+    publish(saving, 1.0)
+    assert eventually(lambda: written(path))
+    path.unlink()
+    publish(saving, 1.5)
+    assert eventually(lambda: saving.error == f"{path} was removed or replaced")
+    finish(saving)
+    assert [row[6] for row in rows(path)] == [2]
 
 
-def test_the_thread_outlives_a_bug_and_names_it(opened, monkeypatch):
+def test_the_thread_outlives_a_bug_and_names_it(saving, path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(module.HistoryFile, "write", lambda *_: {}["a bug"])
-        publish(opened, 1.0)
-        opened._save()
-    assert opened.error == f"{file_of(opened)} cannot be written ('a bug'); rows wait"
-    save(opened)
-    assert opened.error is None
-    assert [row[6] for row in rows(file_of(opened))] == [1]
+        publish(saving, 1.0)
+        assert eventually(lambda: saving.error is not None)
+        assert "'a bug'" in saving.error
+    assert eventually(lambda: saving.error is None)
+    finish(saving)
+    assert [row[6] for row in rows(path)] == [1]
 
 
 def test_a_place_that_cannot_be_looked_at_is_no_reason_not_to_listen(tmp_path):
@@ -435,8 +440,9 @@ def test_another_programs_database_is_refused(tmp_path):
 
 def test_a_later_format_is_refused(tmp_path):
     file = HistoryFile(tmp_path / "h.sqlite", 1_000_000)
-    file._db.execute("PRAGMA user_version = 9")
     file.close()
+    with closing(sqlite3.connect(file.path)) as db:
+        db.execute("PRAGMA user_version = 9")
     with pytest.raises(InputError, match="later edgekd"):
         open_history(HistoryTable(str(file.path)))
 

@@ -13,7 +13,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
-from runtime.toy_listener import eventually
+from runtime.toy_listener import eventually, thread_ended
 
 from edgekd.errors import InputError
 from edgekd.runtime.config import read_config
@@ -39,10 +39,11 @@ class Fake:
     name, error = "fake", None
 
     def __init__(self) -> None:
-        self.bodies, self.gate = [], threading.Event()
+        self.bodies, self.gate, self.began = [], threading.Event(), threading.Event()
         self.gate.set()
 
     def deliver(self, body: bytes) -> None:
+        self.began.set()
         self.gate.wait(5.0)
         self.bodies.append(json.loads(body))
 
@@ -102,7 +103,7 @@ def test_a_slow_delivery_loses_the_oldest_and_reports_it():
     hook = Hook([fake])
     fake.gate.clear()
     hook.publish(decision("first"), None)
-    assert eventually(lambda: not hook._queues[0].worker._queue)
+    assert fake.began.wait(5.0)
     for number in range(QUEUE + 3):
         hook.publish(decision(f"n{number}"), None)
     assert hook.dropped == 3
@@ -200,12 +201,14 @@ def test_a_hanging_command_ends_with_the_listener(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts descriptors in /proc")
-def test_commands_leave_no_descriptors_and_no_processes_behind():
-    hook = open_hook(HookTable(command="exit 1"))
+def test_commands_leave_no_descriptors_and_no_processes_behind(tmp_path):
+    done = tmp_path / "done"
+    done.touch()
+    hook = open_hook(HookTable(command=f"echo >> {shlex.quote(str(done))}; exit 1"))
     counts = []
     for number in range(12):
         hook.publish(decision(f"n{number}"), None)
-        assert eventually(lambda: not hook._queues[0].worker._queue)
+        assert eventually(lambda number=number: done.stat().st_size == number + 1)
         time.sleep(0.05)
         counts.append(len(list(Path("/proc/self/fd").iterdir())))
     hook.close()
@@ -218,8 +221,8 @@ def test_commands_leave_no_descriptors_and_no_processes_behind():
 class Server(HTTPServer):
     """Replies with the statuses of its script, then with the last one for ever."""
 
-    def __init__(self, *statuses: int) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
+    def __init__(self, *statuses: int, port: int = 0) -> None:
+        super().__init__(("127.0.0.1", port), Handler)
         self.statuses, self.got = list(statuses), []
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
 
@@ -245,8 +248,8 @@ class Handler(BaseHTTPRequestHandler):
 def serve():
     servers = []
 
-    def start(*statuses: int) -> Server:
-        servers.append(Server(*statuses))
+    def start(*statuses: int, port: int = 0) -> Server:
+        servers.append(Server(*statuses, port=port))
         return servers[-1]
 
     yield start
@@ -297,14 +300,13 @@ def test_what_may_pass_is_tried_again_within_a_bound(serve, statuses, posts, err
 
 
 def test_no_server_is_an_error_until_there_is_one(serve):
-    server = serve(200)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # and does not listen
         port = taken.getsockname()[1]
         webhook = open_webhook(f"http://u:s3cret@localhost:{port}/s3cret", 5.0, None)
         webhook.deliver(b"{}")
     assert webhook.error == f"localhost:{port}: Connection refused"
-    webhook._address = webhook._address._replace(port=server.server_port)
+    serve(200, port=port)
     webhook.deliver(b"{}")
     assert webhook.error is None
 
@@ -348,7 +350,7 @@ def test_a_hanging_server_does_not_hold_up_the_end():
         hook.close()
         assert time.monotonic() - began < CLOSE_S + 1.0  # a busy machine has its say
         connection.close()
-        assert eventually(lambda: not hook._queues[0].worker._thread.is_alive())
+        assert thread_ended("hook webhook")
 
 
 @pytest.mark.parametrize(

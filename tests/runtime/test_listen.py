@@ -53,7 +53,7 @@ def test_silence_is_decided_and_shown():
 
 
 def test_less_than_a_window_is_an_error():
-    with pytest.raises(InputError, match=r"clip\.wav: 0\.50 s of audio is shorter than the model's window of 1 s"):
+    with pytest.raises(InputError, match=r"clip\.wav: 0\.50 s .*of 1 s"):
         list(decisions(ToyModel(), [np.zeros(8000, np.float32)], "clip.wav", 0.5, 3))
 
 

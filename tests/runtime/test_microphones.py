@@ -82,22 +82,22 @@ def test_one_is_chosen_by_identity_address_or_name(cards, wanted, number):
 def test_two_that_may_be_meant_are_listed(cards):
     with pytest.raises(
         InputError,
-        match=r"'usb pnp' may mean 'USB PnP .*\(hw:1,0 0d8c:0014:A1\) or 'USB PnP .*\(hw:2,0 0d8c:0013\); give",
+        match=r"'usb pnp' .*0014:A1\) .*:0013\)",
     ):
         choose("usb pnp", describe(DEVICES, 4, cards))
 
 
 @pytest.mark.parametrize("wanted", ["0d8c:9999", "hw:7,0", "yeti"])
 def test_absence_lists_what_is_there(cards, wanted):
-    with pytest.raises(MicrophoneAbsentError, match=rf"no microphone '{wanted}'; there is 'USB PnP .*'pulse'$"):
+    with pytest.raises(MicrophoneAbsentError, match=f"'{wanted}'; .*'USB PnP .*'pulse'$"):
         choose(wanted, describe(DEVICES, 4, cards))
-    with pytest.raises(MicrophoneAbsentError, match=r"^no microphone is there; plug one in, .* --command .* FILE"):
+    with pytest.raises(MicrophoneAbsentError, match=r"^no microphone .*--command .* FILE"):
         choose(None, [])
 
 
 def test_a_missing_package_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "sounddevice", None)
-    with pytest.raises(MissingExtraError, match=r"sounddevice .*pip install 'edgekd\[mic\]'"):
+    with pytest.raises(MissingExtraError, match=r"sounddevice .*'edgekd\[mic\]'"):
         microphones()
 
 

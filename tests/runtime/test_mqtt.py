@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from runtime.broker_double import CONNECT, DISCONNECT, SUBSCRIBE, BrokerDouble
 from runtime.test_homeassistant import DECISION, SETTINGS
-from runtime.toy_listener import MANIFEST, eventually
+from runtime.toy_listener import MANIFEST, eventually, thread_ended
 
 from edgekd.errors import InputError, MissingExtraError
 from edgekd.runtime.config import Config, read_config
@@ -195,13 +195,13 @@ def fast(monkeypatch):
 
 
 @contextlib.contextmanager
-def publishing(port: int, **broker):
-    output = Mqtt(Broker("127.0.0.1", port, "edgekd_kitchen", **broker), PendingMessages(SETTINGS))
+def publishing(port: int, pending: PendingMessages | None = None, **broker):
+    output = Mqtt(Broker("127.0.0.1", port, "edgekd_kitchen", **broker), pending or PendingMessages(SETTINGS))
     try:
         yield output
     finally:
         output.close()
-        assert eventually(lambda: not output._thread.is_alive())
+        assert thread_ended("mqtt")
 
 
 @pytest.mark.usefixtures("fast")
@@ -297,7 +297,8 @@ BAD = {
 @pytest.mark.parametrize("case", BAD)
 def test_a_bad_broker_is_an_error_without_secrets_and_tried_again_while_the_stream_goes_on(case):
     broken, reason = BAD[case]
-    with broken() as broker, publishing(broker.port, username="me", password=SECRET) as output:
+    pending = PendingMessages(SETTINGS)
+    with broken() as broker, publishing(broker.port, pending, username="me", password=SECRET) as output:
         assert eventually(lambda: output.error is not None)
         waits = []
         for number in range(200):
@@ -307,10 +308,10 @@ def test_a_bad_broker_is_an_error_without_secrets_and_tried_again_while_the_stre
             time.sleep(0.001)
         assert sorted(waits)[-10] < 0.3  # less than any wait of the thread; a busy machine may hold up a few
         assert re.search(reason, output.error), output.error
-        assert SECRET not in output.error + repr(output._broker)
+        assert SECRET not in output.error + repr(Broker("b", 1, "c", password=SECRET))
         if isinstance(broker, BrokerDouble):
             assert eventually(lambda: broker.connections > 2)
-        assert output._pending.dropped > 0
+        assert pending.dropped > 0
         began = time.monotonic()
         output.close()
         assert time.monotonic() - began < CLOSE_S + 1.0  # a busy machine has its say
@@ -328,7 +329,8 @@ def test_no_more_than_a_few_messages_wait_for_a_broker_that_does_not_acknowledge
         acknowledged = [topic for topic, _, _ in broker.published if topic != PROBABILITIES]
         assert len(acknowledged) == connection.IN_FLIGHT
         output.close()
-        assert eventually(lambda: len(pending._changes) == 100)
+        assert thread_ended("mqtt")
+    assert sum(message.topic == CHANGE for message in iter(pending.next, None)) == 100
 
 
 @pytest.mark.usefixtures("fast")
@@ -369,7 +371,9 @@ def test_waits_double_to_a_limit_and_begin_anew_after_a_connection_that_worked(m
             return True
 
     monkeypatch.setattr(connection, "Connection", Fails)
-    Mqtt._run(SimpleNamespace(_broker=Broker("b", 1, "c"), _pending=None, _closing=Waits()))
+    monkeypatch.setattr(connection, "threading", SimpleNamespace(Thread=threading.Thread, Event=Waits))
+    Mqtt(Broker("b", 1, "c"), PendingMessages(SETTINGS))
+    assert thread_ended("mqtt")
     assert waits == [1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 1.0, 2.0, 4.0]
 
 
@@ -407,7 +411,7 @@ def test_addresses(url, where):
     ],
 )
 def test_what_is_no_address_is_refused_with_the_form(url):
-    with pytest.raises(InputError, match=r"\[mqtt\] url is .*; it is mqtt://HOST\[:PORT\]"):
+    with pytest.raises(InputError, match=r"\[mqtt\] url .*mqtt://HOST"):
         address(url)
 
 
@@ -475,8 +479,8 @@ def test_credentials_come_from_the_table_a_file_or_the_environment(tmp_path):
     [
         ({"password": SECRET}, "a password and no username"),
         ({"username": "a", "password": SECRET, "password_file": "b"}, "two passwords"),
-        ({"username": "a", "password_file": "/no/such"}, r"password_file: /no/such cannot be read \(No such file"),
-        ({"topic": "a/#"}, r"topic is 'a/#'; it is names with a / between them"),
+        ({"username": "a", "password_file": "/no/such"}, "password_file: /no/such .*No such file"),
+        ({"topic": "a/#"}, "topic is 'a/#'"),
         ({"topic": "/a"}, "topic is"),
         ({"topic": ""}, "topic is"),
         ({"topic": "$SYS"}, "topic is"),
@@ -484,7 +488,7 @@ def test_credentials_come_from_the_table_a_file_or_the_environment(tmp_path):
         ({"topic": "a" * 201}, "at most 200"),
         ({"discovery": "+"}, "discovery is"),
         ({"every": 61.0}, "every is 61 s and expire 60 s"),
-        ({"ca": "a"}, "ca would not be used, as the url begins with mqtt://"),
+        ({"ca": "a"}, "ca would not be used, .*mqtt://"),
     ],
 )
 def test_tables_that_can_never_work_are_refused(table, message):
@@ -496,8 +500,8 @@ def test_tables_that_can_never_work_are_refused(table, message):
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ({"ca": "/no/such.pem"}, r"ca: /no/such\.pem cannot be used \(No such file"),
-        ({"certificate": "/no/such.pem"}, r"certificate, key: /no/such\.pem and no key cannot be used"),
+        ({"ca": "/no/such.pem"}, r"ca: /no/such\.pem .*No such file"),
+        ({"certificate": "/no/such.pem"}, r"certificate, key: /no/such\.pem"),
         ({"key": "/no/such.pem"}, "a key and no certificate"),
     ],
 )
@@ -530,6 +534,12 @@ def test_without_paho_the_extra_is_named(monkeypatch):
 # --- a real one ---
 
 
+def listens(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1.0):
+        return True
+    return False
+
+
 @pytest.mark.skipif(shutil.which("mosquitto") is None, reason="no mosquitto on this machine")
 def test_a_real_broker_keeps_what_is_retained_and_publishes_the_will(tmp_path, monkeypatch):
     monkeypatch.setattr(connection, "FIRST_WAIT_S", 0.1)
@@ -543,7 +553,7 @@ def test_a_real_broker_keeps_what_is_retained_and_publishes_the_will(tmp_path, m
             got = {}
             with publishing(port) as output:
                 output.publish(decided(1.0), OBSERVATION)
-                assert eventually(lambda: output._connection is not None and output._connection.worked_at is not None)
+                assert eventually(lambda: listens(port))
                 reader = paho.Client(paho.CallbackAPIVersion.VERSION2)
                 reader.on_message = lambda _client, _data, message: got.update({message.topic: message.payload})
                 reader.connect("127.0.0.1", port)
@@ -551,10 +561,13 @@ def test_a_real_broker_keeps_what_is_retained_and_publishes_the_will(tmp_path, m
                 reader.loop_start()
                 assert eventually(lambda: got.keys() >= {STATE, HEALTH, CONFIG, AVAILABILITY})
                 assert got[AVAILABILITY] == b"online"
-                output._connection._client.socket().shutdown(socket.SHUT_RDWR)
+                other = paho.Client(paho.CallbackAPIVersion.VERSION2, "edgekd_kitchen")
+                other.connect("127.0.0.1", port)  # another of the same name: the broker ends the first connection
+                other.loop(1.0)
                 assert eventually(lambda: got[AVAILABILITY] == b"offline")
                 assert eventually(lambda: got[AVAILABILITY] == b"online")
             assert eventually(lambda: got[AVAILABILITY] == b"offline")
+            other.disconnect()
             reader.disconnect()
             reader.loop_stop()
         finally:

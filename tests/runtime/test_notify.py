@@ -5,6 +5,7 @@ import socket
 
 import pytest
 
+from edgekd.runtime import notify
 from edgekd.runtime.decision import Decision
 from edgekd.runtime.notify import WAIT_S, Notifier, notifier
 from edgekd.runtime.source.health import NOT_RELOADED, RELOADED, StatusLine
@@ -159,19 +160,18 @@ def test_an_abstract_socket_is_reached():
 
 
 @pytest.mark.parametrize(
-    ("environ", "feed_s"),
+    ("environ", "watchdog_s"),
     [
         ({"NOTIFY_SOCKET": "/run/none"}, None),
-        ({"NOTIFY_SOCKET": "/run/none", "WATCHDOG_USEC": "8000000", "WATCHDOG_PID": str(os.getpid())}, 2.0),
+        ({"NOTIFY_SOCKET": "/run/none", "WATCHDOG_USEC": "8000000", "WATCHDOG_PID": str(os.getpid())}, 8.0),
         ({"NOTIFY_SOCKET": "/run/none", "WATCHDOG_USEC": "8000000", "WATCHDOG_PID": "1"}, None),
         ({"NOTIFY_SOCKET": "/run/none", "WATCHDOG_USEC": "soon"}, None),
     ],
 )
-def test_the_environment_decides_what_is_sent_and_is_not_passed_on(environ, feed_s):
-    made = notifier(environ)
-    assert made._feed_s == feed_s
+def test_the_environment_decides_what_is_sent_and_is_not_passed_on(environ, watchdog_s, monkeypatch):
+    monkeypatch.setattr(notify, "Notifier", lambda *arguments: arguments)
+    assert notifier(environ) == ("/run/none", watchdog_s)
     assert environ == {}
-    made.close()
 
 
 @pytest.mark.parametrize("address", ["", "@", "vsock:2:1", "notify"])

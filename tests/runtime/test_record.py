@@ -124,7 +124,7 @@ def test_a_full_disk_is_one_error_and_leaves_nothing(fake, tmp_path, monkeypatch
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(clip_file.os, "fsync", full)
-    with pytest.raises(InputError, match=r"\.wav: cannot be written \(No space left on device\); free space"):
+    with pytest.raises(InputError, match=r"\.wav: .*No space left on device"):
         list(fake(RecordSettings("a", tmp_path / "out", seconds=0.1), [OPEN, ["sound", 60], ["stall"]]))
     assert list((tmp_path / "out" / "a").iterdir()) == []
 

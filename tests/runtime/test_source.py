@@ -41,9 +41,7 @@ def test_plain_wav_needs_neither_soundfile_nor_soxr(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "soundfile", None)
     monkeypatch.setitem(sys.modules, "soxr", None)
     assert sum(map(len, read_file(write_wav(tmp_path / "a.wav", np.zeros(4000)), 16000))) == 4000
-    with pytest.raises(
-        MissingExtraError, match=r"16-bit PCM .wav at 8000 Hz does without.*pip install 'edgekd\[mic\]'"
-    ):
+    with pytest.raises(MissingExtraError, match=r"\.wav at 8000 Hz .*'edgekd\[mic\]'"):
         list(read_file(tmp_path / "a.wav", 8000))
 
 
@@ -110,7 +108,7 @@ def test_what_is_not_audio_is_named(tmp_path):
 def test_native_decoders_do_not_add_to_the_error(tmp_path, capfd):
     pytest.importorskip("soundfile")
     (tmp_path / "text.mp3").write_text("this is not audio" * 100)
-    with pytest.raises(InputError, match=r"text\.mp3: is not readable audio; it is damaged"):
+    with pytest.raises(InputError, match=r"text\.mp3: is not readable"):
         list(read_file(tmp_path / "text.mp3", 16000))
     assert capfd.readouterr().err == ""
 
@@ -127,7 +125,7 @@ def test_a_missing_library_is_named(tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, "soundfile", raising=False)
     (tmp_path / "soundfile.py").write_text("raise OSError('sndfile library not found')")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(InputError, match=r"library not found.*apt install libsndfile1"):
+    with pytest.raises(InputError, match="apt install libsndfile1"):
         list(read_file(tmp_path / "a.flac", 16000))
 
 

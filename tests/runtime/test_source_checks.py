@@ -206,14 +206,10 @@ def test_a_source_that_stalls_gives_what_came(fake):
 
 
 def test_no_microphone_is_an_error_with_the_reason(fake):
-    with pytest.raises(
-        InputError, match=r"no samples arrive for 4 s: no microphone is there; plug one in; see .*mics.*--wait"
-    ):
-        record_source(SourceRequest(), 2.0, 4.0, fake([["fail", "no microphone is there; plug one in", False]]))
-    with pytest.raises(
-        InputError, match=r"no samples arrive for 4 s: it ended; give a --command that writes raw samples"
-    ):
-        record_source(SourceRequest(command="x", rate=16000), 2.0, 4.0, fake([["fail", "it ended", False]]))
+    with pytest.raises(InputError, match=r"for 3 s: no microphone .*mics.*--wait"):
+        record_source(SourceRequest(), 2.0, 3.0, fake([["fail", "no microphone is there; plug one in", False]]))
+    with pytest.raises(InputError, match=r"for 3 s: it ended; .*--command"):
+        record_source(SourceRequest(command="x", rate=16000), 2.0, 3.0, fake([["fail", "it ended", False]]))
 
 
 @pytest.mark.parametrize(

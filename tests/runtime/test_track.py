@@ -38,8 +38,8 @@ def test_a_track_is_read_in_the_order_of_time(tmp_path):
         ("start,end,label\n-1,1,dog\n", "row 2: start is '-1'"),
         ("start,end,label\n0,nan,dog\n", "row 2: end is 'nan'"),
         ("start,end,label\n3,2,dog\n", "row 2: it ends at 2 s and starts at 3 s"),
-        ("start,end,label\n0,1,dogg\n", "row 2: the model knows no label 'dogg'; did you mean 'dog'"),
-        ("start,end,label\n4,6,dog\n0,4.5,rain\n", r"rows 3 \(0 to 4.5 s\) and 2 \(4 to 6 s\) overlap"),
+        ("start,end,label\n0,1,dogg\n", "row 2: .*'dogg'; did you mean 'dog'"),
+        ("start,end,label\n4,6,dog\n0,4.5,rain\n", r"rows 3 \(0 to 4.5 s\) and 2 .*overlap"),
         ("start,end,label\n", "no rows"),
     ],
 )
@@ -50,7 +50,7 @@ def test_a_track_that_makes_no_sense_is_refused(tmp_path, text, message):
 
 def test_a_track_longer_than_the_audio_is_refused_but_for_rounding():
     require_within(spans((0.0, 10.04, "dog")), 10.0, Path("t.csv"))
-    with pytest.raises(InputError, match=r"t\.csv, row 2: it ends at 11 s, but the audio has 10\.00 s"):
+    with pytest.raises(InputError, match=r"t\.csv, row 2: .*11 s, .*10\.00 s"):
         require_within(spans((0.0, 11.0, "dog"), (3.0, 4.0, "dog")), 10.0, Path("t.csv"))
 
 

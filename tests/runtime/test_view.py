@@ -8,6 +8,7 @@ import pytest
 pytest.importorskip("rich")
 from rich.cells import cell_len
 from rich.console import Console
+from rich.live import Live
 
 from edgekd.runtime.decision import Decision
 from edgekd.runtime.outputs.view import TerminalView, ViewState, render, terminal_view
@@ -65,8 +66,8 @@ class Clock:
 
 def test_it_is_drawn_on_change_at_most_once_a_second_and_states_at_once(monkeypatch):
     clock, drawings = Clock(), []
+    monkeypatch.setattr(Live, "update", lambda _, text, refresh: drawings.append((clock.now, text.plain)))  # noqa: ARG005
     view = TerminalView(Console(file=io.StringIO(), width=60), clock, lambda: clock.now / 10)
-    monkeypatch.setattr(view._live, "update", lambda text, refresh: drawings.append((clock.now, text.plain)))  # noqa: ARG005
     with view:
         for clock.now in (0.0, 0.5, 1.0, 1.5):
             view.show(decision(1.0 + clock.now, "rain" if clock.now < 1.0 else "dog"))

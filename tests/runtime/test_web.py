@@ -9,6 +9,7 @@ import re
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -17,7 +18,7 @@ import msgspec
 import numpy as np
 import pytest
 from runtime.observations import MANIFEST, decision, observation
-from runtime.toy_listener import eventually, raw, tone
+from runtime.toy_listener import eventually, raw, thread_ended, tone
 
 from edgekd.errors import InputError
 from edgekd.frontend import log_mel
@@ -25,6 +26,7 @@ from edgekd.runtime.config import read_config
 from edgekd.runtime.config_tables import WebTable
 from edgekd.runtime.outputs.web import server as serving
 from edgekd.runtime.outputs.web.access import Access, ListenAddress, parse_address, read_token, warning
+from edgekd.runtime.outputs.web.prometheus import Metrics
 from edgekd.runtime.outputs.web.spectrogram import Spectrogram
 from edgekd.runtime.outputs.web.timeline import Timeline
 from edgekd.runtime.outputs.web.web import PAGE, STATIC, Web
@@ -233,7 +235,7 @@ def test_an_address_is_a_host_or_none_and_a_port(text, address):
     ],
 )
 def test_what_is_no_address_is_refused_before_the_first_decision(text):
-    with pytest.raises(InputError, match=r"web: .*is not an address; give \[HOST\]:PORT"):
+    with pytest.raises(InputError, match=r"web: .*\[HOST\]:PORT"):
         Web(WebTable(text))
 
 
@@ -408,10 +410,10 @@ def test_more_streams_than_there_is_room_for_are_refused(web, monkeypatch):
     streams[1].close()
 
 
-def test_connections_are_taken_at_a_bounded_rate(web, monkeypatch):
+def test_connections_are_taken_at_a_bounded_rate(monkeypatch, request):
     monkeypatch.setattr(serving, "ACCEPTS_PER_S", 20.0)
-    web._server._may_accept = 1.0
     monkeypatch.setattr(serving, "ACCEPT_BURST", 1.0)
+    web = request.getfixturevalue("web")
     began = time.monotonic()
     for _ in range(10):
         ask(web, "/healthz")
@@ -432,13 +434,24 @@ def test_a_port_in_use_is_an_error_that_ends_when_it_is_free(monkeypatch):
         web.close()
 
 
-def test_telling_returns_at_once_and_what_is_too_much_is_counted(web):
-    web._server.close()  # nobody works it off
+def test_publishing_returns_at_once_and_what_is_too_much_is_counted(web, monkeypatch):
+    taken, gate, add = threading.Event(), threading.Event(), Metrics.add
+
+    def held(*arguments):
+        taken.set()
+        gate.wait(10.0)
+        add(*arguments)
+
+    monkeypatch.setattr(Metrics, "add", held)
+    web.publish(decision(-1.0), observation())
+    assert taken.wait(5.0)  # the server's thread works no line off
     began = time.thread_time()  # of this thread alone: the machine may have other things to do
     for number in range(1000):
         web.publish(decision(float(number)), observation())
     assert time.thread_time() - began < 0.5
-    assert (len(web._queue), web._dropped) == (64, 936)
+    gate.set()
+    assert metric(web, "edgekd_web_dropped_events_total") == 1000 - 64
+    assert 'edgekd_decisions_total{label="low"} 65' in ask(web, "/metrics")[2]
 
 
 def test_closing_ends_streams_and_the_thread(web):
@@ -447,7 +460,7 @@ def test_closing_ends_streams_and_the_thread(web):
     began = time.monotonic()
     web.close()
     assert time.monotonic() - began < 3.0
-    assert not web._server._thread.is_alive()
+    assert thread_ended("web")
     with pytest.raises(AssertionError, match="ended"):
         stream.until("decision")
     stream.close()

@@ -1,6 +1,7 @@
 """A model without an engine, and `edgekd listen` on it in a process of its own."""
 
 import sys
+import threading
 import time
 from collections.abc import Callable
 
@@ -48,6 +49,11 @@ def eventually(condition: Callable[[], object], seconds: float = 5.0) -> bool:
     while not condition() and time.monotonic() < end:
         time.sleep(0.01)
     return bool(condition())
+
+
+def thread_ended(name: str) -> bool:
+    """Whether no thread of this name runs within some seconds any more."""
+    return eventually(lambda: all(thread.name != name for thread in threading.enumerate()))
 
 
 def toy_listener(*arguments: object) -> list[str]:

@@ -210,7 +210,7 @@ def test_install_without_any_model_takes_the_one_that_comes_with_edgekd(paths):
 def test_an_interpreter_that_the_service_cannot_see_is_refused(paths, model, folder):
     with pytest.raises(
         InputError,
-        match=rf"lies below {folder}, which the service cannot see; install edgekd for all users: sudo python3",
+        match=f"below {folder}, .*sudo python3",
     ):
         install(paths, None, model("first"), f"{folder}/pi/venv/bin/python")
     assert files(paths.root) == {}
@@ -249,9 +249,7 @@ def test_without_a_microphone_the_service_waits_and_that_is_no_failure(paths, mo
 
 def test_a_service_that_ends_again_and_again_is_a_failure_with_its_last_line(paths, model, played):
     played.running = played.running._replace(active="activating", sub="auto-restart", restarts=2)
-    with pytest.raises(
-        GateError, match=r"ends again and again: edgekd: the model is missing; see: sudo journalctl -u edgekd"
-    ):
+    with pytest.raises(GateError, match=r"the model is missing; .*journalctl"):
         install(paths, played, model("first"), PYTHON)
 
 
@@ -304,7 +302,7 @@ def test_a_model_that_does_not_verify_changes_nothing(paths, model, played, dama
 @pytest.mark.parametrize(
     ("answer", "problem", "calls"),
     [
-        ("refuses", "not reloaded, all stays as it was: bad key", ["reload"]),
+        ("refuses", "not reloaded, .*bad key", ["reload"]),
         ("dies", r"it ended \(signal\)", ["reload", "start"]),  # the new one may have the new model
         ("mute", "no answer within 45 s", ["reload", "start"]),
         ("deaf", "no decision within 45 s", ["reload", "start"]),
@@ -314,7 +312,7 @@ def test_a_listener_that_does_not_go_on_gets_the_old_model_back(paths, model, pl
     install(paths, None, model("first"), PYTHON)
     before = files(paths.root)
     played.answer = answer
-    with pytest.raises(GateError, match=f"back to 0001-.*: .*{problem}; see: sudo journalctl"):
+    with pytest.raises(GateError, match=f"back to 0001-.*: .*{problem}"):
         update(paths, played, model("second"))
     assert files(paths.root) == before
     assert played.calls == calls
@@ -421,7 +419,7 @@ def test_what_a_killed_update_leaves_does_no_harm(paths, model):
     "verb", [lambda paths: update(paths, None, Path("m.tflite")), lambda paths: rollback(paths, None)]
 )
 def test_what_is_not_installed_has_no_model_to_change(paths, verb):
-    with pytest.raises(InputError, match="no service is installed; begin with: edgekd service install MODEL"):
+    with pytest.raises(InputError, match="edgekd service install MODEL"):
         verb(paths)
 
 
@@ -607,7 +605,7 @@ def test_an_unknown_root_gets_one_line(tmp_path, folder, message, capsys):
 def test_a_link_that_leads_out_of_the_root_is_refused(root, tmp_path):
     (tmp_path / "outside").mkdir()
     (root / "var").symlink_to(tmp_path / "outside")
-    with pytest.raises(InputError, match=r"leads out of .*; make the link a relative one"):
+    with pytest.raises(InputError, match=r"leads out of .*relative"):
         ServicePaths(root)
 
 
@@ -622,9 +620,7 @@ def test_without_systemd_one_line_explains_what_to_do(monkeypatch, tmp_path, cap
 def test_an_error_explains_how_to_run_as_root(monkeypatch, tmp_path):
     monkeypatch.setattr(systemd, "RUNS", tmp_path)
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    with pytest.raises(
-        InputError, match=r"^'edgekd service update' changes .*: sudo /opt/edgekd/bin/edgekd service update \.\.\.$"
-    ):
+    with pytest.raises(InputError, match=r"sudo /opt/edgekd/bin/edgekd service up"):
         local_systemd("update", "/opt/edgekd/bin/edgekd")
     local_systemd("status", "/opt/edgekd/bin/edgekd", changes=False)
 
@@ -657,9 +653,7 @@ def test_systemd_is_used_through_its_own_commands(monkeypatch, tmp_path):
     manager.prepare()
     manager.start()
     manager.reload()
-    with pytest.raises(
-        InputError, match=r"'systemctl stop edgekd\.service' failed with status 4: Failed to stop: no permission"
-    ):
+    with pytest.raises(InputError, match="status 4: Failed to stop"):
         manager.stop()
     assert manager.last_line() == ""  # there is no journalctl
     calls = [line.removeprefix(f"{tmp_path}/") for line in (tmp_path / "calls").read_text().splitlines()]

@@ -218,7 +218,7 @@ def test_each_stage_runs_between_its_marks(tmp_path, monkeypatch):
     monkeypatch.setattr(
         loops, "stages_of", lambda _: {"first": lambda: seen.append("first"), "second": lambda: seen.append("second")}
     )
-    monkeypatch.setattr(loops, "_mark", lambda _, number: seen.append(number))
+    monkeypatch.setattr(loops, "mark_stage", lambda _, number: seen.append(number))
     run = loops.run(path)
     assert run.stages == ("first", "second", "stream")
     few, many, warm = run.few, run.many, loops.WARM_UP

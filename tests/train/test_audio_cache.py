@@ -49,7 +49,7 @@ def test_the_audio_cache_reads_the_waveforms_that_numpy_reads(store, tile, resid
 def test_a_store_is_resident_where_it_takes_little_of_the_free_memory(store, monkeypatch):
     size = store.pcm.nbytes
     for free, resident in ((2 * size, False), (2 * size + 1, True)):
-        monkeypatch.setattr(audio_cache, "_free_bytes", lambda _, free=free: free)
+        monkeypatch.setattr(audio_cache, "free_bytes", lambda _, free=free: free)
         assert (AudioCache(store, CPU).pcm is not None) == resident
     monkeypatch.undo()
     assert AudioCache(store, CPU).pcm is None  # the memory map is memory already

@@ -113,9 +113,7 @@ def test_the_processes_together_have_the_batches_of_one(store, make_recipe):
 
 
 def test_a_process_without_a_part_of_a_batch_is_refused(store, make_recipe):
-    with pytest.raises(
-        InputError, match=r"a batch of 3 clips cannot be divided among 4 processes; raise train\.batch_size"
-    ):
+    with pytest.raises(InputError, match=r"3 clips .*4 processes"):
         views(store, make_recipe(), 4, shard=(0, 4))  # batches of 4, 4, 4 and 3
 
 
@@ -271,5 +269,5 @@ def test_only_clips_of_named_recorders_are_convolved_with_responses_of_a_split(
         stereo, np.arange(3), make_recipe(augment={**augment, "ir_folder": str(own), "ir_split": "train"}), 3, 16, 3, 0
     )
     assert np.array_equal(trained.responses, view.responses[1:])  # of "high" and "low", in this order
-    with pytest.raises(InputError, match=r"no clip is of recorder 'c' of augment\.ir_recorders; allowed: a, b"):
+    with pytest.raises(InputError, match=r"recorder 'c' .*allowed: a, b"):
         TrainingView(stereo, np.arange(3), make_recipe(augment={**augment, "ir_recorders": ["c"]}), 3, 16, 3, 0)

@@ -150,7 +150,7 @@ def test_segments_of_several_labels_cannot_be_trained_on_as_one(tmp_path):
         for number, label in enumerate("pqp"):
             writer.add(Clip(f"{number}.wav", label, "a", parent="mixed"), np.ones((10, 1), np.int16))
         store = writer.finish()
-    with pytest.raises(InputError, match=r"segments of parent 'mixed' have the labels p, q; .*view\.span to clip"):
+    with pytest.raises(InputError, match=r"'mixed' .*labels p, q; .*view\.span"):
         viewed(store, {"span": "parent"})
 
 
@@ -367,9 +367,9 @@ def test_a_teacher_of_joined_clips_is_trained_and_tested_clip_by_clip(tmp_path, 
     [
         ({"mel_masks": 1}, r"augment\.mel_masks = 1 .* set it to 0"),
         ({"time_masks": 2}, r"augment\.time_masks = 2 .* set it to 0"),
-        ({"time_stretch": 1.2}, r"augment\.time_stretch = 1\.2 .* set it to 1"),
+        ({"time_stretch": 1.2}, r"time_stretch = 1\.2 .*to 1"),
         ({"mixstyle_p": 0.5}, r"augment\.mixstyle_p"),
-        ({"mixup_p": 0.5, "mixup_domain": "log_mel"}, r'augment\.mixup_domain = log_mel .* set it to "waveform"'),
+        ({"mixup_p": 0.5, "mixup_domain": "log_mel"}, 'mixup_domain = log_mel .*"waveform"'),
     ],
 )
 def test_what_changes_a_log_mel_is_refused_for_networks_that_take_waveforms(many, augment, message):

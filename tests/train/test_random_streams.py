@@ -5,13 +5,13 @@ import itertools
 import numpy as np
 import pytest
 
-from edgekd.train.batches.random_streams import Purpose, RandomNumbers, RandomStream, _splitmix64
+from edgekd.train.batches.random_streams import Purpose, RandomNumbers, RandomStream, splitmix64
 
 CLIPS = np.arange(20_000)
 
 
 def test_the_generator_is_splitmix64():
-    words = _splitmix64(np.array([1234567], np.uint64), np.arange(3, dtype=np.uint64))
+    words = splitmix64(np.array([1234567], np.uint64), np.arange(3, dtype=np.uint64))
     assert words.tolist() == [6457827717110365317, 3203168211198807973, 9817491932198370423]  # of the published C code
 
 

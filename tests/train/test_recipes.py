@@ -3,6 +3,7 @@ student that is made for export gives a file within its budget."""
 
 import csv
 import math
+from collections.abc import Callable
 
 import pytest
 from helpers.shipped_recipes import ROOT, missing, reached
@@ -32,13 +33,37 @@ from edgekd.train.run.folder import (
 from edgekd.train.teach import teach
 
 RECIPES, TEACHERS = names("recipes"), names("teachers")
+RECIPES.sort(key=lambda name: (not name.startswith("esc50"), name))
+"""Those of the smallest data set first: their toys are the fastest."""
 EXPORTED = [name for name in RECIPES if load_recipe(name).qat.epochs]
-QUANTISED = {
-    (recipe.model["kind"], recipe.distill.teaching, recipe.distill.terms): recipe.name
-    for recipe in map(load_recipe, EXPORTED)
-}
+
+
+def first_of_each(recipes: list[str], way: Callable[[Recipe], object]) -> set[str]:
+    """The first recipe of each way of training."""
+    found: dict[object, str] = {}
+    for name in recipes:
+        found.setdefault(way(load_recipe(name)), name)
+    return set(found.values())
+
+
+QUANTISED = first_of_each(
+    EXPORTED, lambda recipe: (recipe.model["kind"], recipe.distill.teaching, recipe.distill.terms)
+)
 """One recipe for each architecture and way of teaching. Only of these the quantization-aware phase, which takes most
 time, is trained too."""
+QUICK = first_of_each(
+    RECIPES,
+    lambda recipe: (
+        recipe.model["kind"],
+        recipe.distill.teaching,
+        recipe.distill.terms,
+        bool(recipe.teachers),
+        bool(recipe.specialists),
+        bool(recipe.backend),
+    ),
+)
+"""One recipe for each architecture and list of stages. The others have other data, teachers and numbers; slow tests
+train them too."""
 LABELS = {"esc50": 50}
 """By the first part of a recipe's name; the others have ten."""
 HOSTILE = {
@@ -65,7 +90,7 @@ def test_a_shipped_student_is_within_the_budget_in_both_formats(name, tmp_path):
 
 def short(name: str) -> list[str]:
     """Settings of a few steps, with a quantization-aware phase where it is to be tried."""
-    return few_steps(load_recipe(name), qat=name in QUANTISED.values())
+    return few_steps(load_recipe(name), qat=name in QUANTISED)
 
 
 def check(run, name):
@@ -92,7 +117,9 @@ def taught():
     return {}
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in RECIPES]
+)
 def test_a_shipped_recipe_trains_with_all_its_stages(name, store_of, taught, tmp_path, monkeypatch):
     if wanted := missing(name):
         pytest.skip(f"{wanted} is missing; see teachers/README.md")

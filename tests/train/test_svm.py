@@ -114,9 +114,7 @@ def test_runs_must_have_the_same_sides(runs, store, place, tone_fixtures):
     held_out = train(
         recipe(data={"train": ["a"], "test": ["b"], "held_out": [0, 4]}), store, place / "held", options=QUIET
     )
-    with pytest.raises(
-        InputError, match=r"held: its training clips differ in 4 from those of .*first; give runs of the same"
-    ):
+    with pytest.raises(InputError, match=r"held: .*differ in 4 from those of"):
         fit_systems([runs[0], held_out], store)
     other = tone_fixtures.write_store(
         place / "other",
@@ -127,13 +125,11 @@ def test_runs_must_have_the_same_sides(runs, store, place, tone_fixtures):
             for i in range(2)
         ],
     )
-    with pytest.raises(
-        InputError, match=r"first: was trained on another store \(tones .*; give --data of its training"
-    ):
+    with pytest.raises(InputError, match=r"first: .*another store \(tones"):
         fit_systems(runs, other)
     with pytest.raises(InputError, match="no run"):
         fit_systems([], store)
-    with pytest.raises(InputError, match="unknown kernel 'rfb'; did you mean 'rbf'"):
+    with pytest.raises(InputError, match="'rfb'; did you mean 'rbf'"):
         fit_systems(runs, store, ("rfb",))
 
 

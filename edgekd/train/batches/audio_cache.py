@@ -32,7 +32,7 @@ class AudioCache:
         self.pcm: Tensor | None = None
         """int16 (samples, channels) on the device, where the store is resident."""
         if resident is None:
-            resident = store.pcm.size * PCM_TYPE.itemsize < FREE_SHARE * _free_bytes(device)
+            resident = store.pcm.size * PCM_TYPE.itemsize < FREE_SHARE * free_bytes(device)
         if resident:
             self.pcm = torch.empty(store.pcm.shape, dtype=torch.int16, device=device)
             for start in range(0, len(store.pcm), ACCELERATOR_SAMPLES):
@@ -103,7 +103,7 @@ def _to_waveform(pcm: Tensor, out: Tensor) -> None:
         out.copy_(pcm[..., 0] if channels == 1 else pcm.float().sum(dim=2).div_(channels)).mul_(1 / PCM_SCALE)
 
 
-def _free_bytes(device: torch.device) -> int:
+def free_bytes(device: torch.device) -> int:
     """Free memory of a CUDA device, including what torch has reserved and does not use; 0 for other devices."""
     if device.type != "cuda":
         return 0

@@ -78,13 +78,13 @@ class RandomNumbers:
     def __init__(self, seed: int, stream: int, epoch: int) -> None:
         key = np.zeros(1, np.uint64)
         for part in (seed, stream, epoch):
-            key = _splitmix64(key, np.array([part], np.uint64))
+            key = splitmix64(key, np.array([part], np.uint64))
         self._key = key
 
     def uniform(self, purpose: Purpose, clips: NDArray[np.int64], numbers: int = 1) -> Uniform:
         """float64 (clips, numbers) in [0, 1), for clips given as indices into the store."""
         counter = (np.uint64(purpose) << np.uint64(PURPOSE_BITS)) + np.arange(numbers, dtype=np.uint64)
-        words = _splitmix64(_splitmix64(self._key, clips.astype(np.uint64))[:, None], counter)
+        words = splitmix64(splitmix64(self._key, clips.astype(np.uint64))[:, None], counter)
         return (words >> np.uint64(64 - MANTISSA_BITS)).astype(np.float64) * 2.0**-MANTISSA_BITS
 
     def per_clip(self, purpose: Purpose, clips: NDArray[np.int64]) -> Uniform:
@@ -100,7 +100,7 @@ class RandomNumbers:
         return clips[np.argsort(self.per_clip(Purpose.ORDER, clips), kind="stable")]
 
 
-def _splitmix64(key: Words, counter: Words) -> Words:
+def splitmix64(key: Words, counter: Words) -> Words:
     """The outputs numbered `counter` of the SplitMix64 generators with the states `key`."""
     word: Words = key + (counter + np.uint64(1)) * STEP  # unsigned arrays wrap around without a warning
     word = (word ^ (word >> np.uint64(30))) * FIRST_FACTOR

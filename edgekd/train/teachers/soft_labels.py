@@ -90,7 +90,7 @@ def soft_labels(
         else None
     )
     joined = clips if run.recipe.view.span == "pair" else None
-    key = processes.first(lambda: _key(run, store, views, joined, stream))
+    key = processes.first(lambda: soft_label_key(run, store, views, joined, stream))
     path = run.path / SOFT_LABELS_FOLDER / f"{key[:16]}.npy"
     if not processes.first(path.is_file):
         inputs = _inputs(run, store)
@@ -117,7 +117,7 @@ def soft_labels(
                 part.write(
                     _compute(run, store, clips_of_part)
                     if teacher is None
-                    else _of_view(run, store, *teacher.crops(part.view, clips_of_part))
+                    else logits_of_view(run, store, *teacher.crops(part.view, clips_of_part))
                 )
         processes.barrier()
         processes.first(lambda: _merge(path, key, run, store, views, parts))
@@ -189,7 +189,7 @@ def _out_of_fold(run: Run, store: ClipStore, views: int, clips: Index | None, st
     return combined_key(fit_of, keys), combine(fit_of, logits)
 
 
-def _key(
+def soft_label_key(
     run: Run, store: ClipStore, views: int = 0, joined: Index | None = None, stream: int = RandomStream.TEACHER
 ) -> str:
     parts: tuple[Any, ...] = (run.weights_hash, run.recipe.model, run.frontend, run.recipe.view, store.hash)
@@ -248,7 +248,7 @@ def _compute(run: Run, store: ClipStore, clips: Index) -> Logits:
         else segment_crops(store, clips, view)
     )
     if view.span != "crop":
-        return _of_view(run, store, crops, None)
+        return logits_of_view(run, store, crops, None)
     tensors = window_logits(run.float_model(), front(run.config, run.frontend), store, crops)
     logits, silent = (tensor.numpy() for tensor in tensors)
     owner = crops.clip - clips[0]
@@ -260,7 +260,7 @@ def _compute(run: Run, store: ClipStore, clips: Index) -> Logits:
     return np.where(silent[:, None], mean[owner], logits).reshape(len(clips), view.segments, -1).astype(np.float16)
 
 
-def _of_view(run: Run, store: ClipStore, crops: Crops, gain_db: Floats | None) -> Logits:
+def logits_of_view(run: Run, store: ClipStore, crops: Crops, gain_db: Floats | None) -> Logits:
     """Logits of windows: float16 (rows, labels), or (rows, segments, labels) of several segments."""
     model, log_mel = run.float_model(), front(run.config, run.frontend)
     return window_logits(model, log_mel, store, crops, gain_db, run.recipe.view.segments)[0].numpy().astype(np.float16)
