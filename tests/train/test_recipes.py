@@ -19,7 +19,7 @@ from edgekd.models import build
 from edgekd.resources import names
 from edgekd.train.distill import distill
 from edgekd.train.loop.training import Options
-from edgekd.train.recipe.recipe import load_recipe
+from edgekd.train.recipe.recipe import Recipe, load_recipe
 from edgekd.train.run.folder import (
     METRICS_FILE,
     PAIRS_FILE,

@@ -97,7 +97,7 @@ def in_process_group(accelerator: str) -> Iterator[None]:
     """Join the process group that torchrun or srun started this process for, and leave it at the end. Nothing changes
     in a lone process or inside another `in_process_group`.
 
-    An error of one process ends all: the first process to fail raises its error, the others exit silently with status 2.
+    An error of one process ends all: the first to fail raises its error, the others exit silently with status 2.
 
     Raises:
         InputError: other processes did not start or are gone; two processes have the same GPU.
