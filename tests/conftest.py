@@ -10,7 +10,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from edgekd import cli
 
-pytest_plugins = ["helpers.tones", "helpers.trainings"]
+pytest_plugins = ["helpers.tones", "helpers.trainings", "helpers.shipped_recipes"]
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import os
 import re
-import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -13,13 +13,13 @@ import msgspec
 import pytest
 from helpers.trainings import recipe_dict, write_store
 
+from edgekd.data.store.store import ClipStore
 from edgekd.errors import InputError
 from edgekd.train.loop.module import TrainingModule, process_weight
-from edgekd.train.loop.training import train
+from edgekd.train.loop.training import Options, train
 from edgekd.train.parallel.process_group import ProcessEnvironment, process_environment
 from edgekd.train.recipe.recipe import decode
-from edgekd.train.run.folder import CHECKPOINT_FILE, METRICS_FILE, REPORT_FILE, RUN_FILE, SOFT_LABELS_FOLDER, load_run
-from edgekd.train.teachers import soft_labels
+from edgekd.train.run.folder import METRICS_FILE, REPORT_FILE, RUN_FILE, SOFT_LABELS_FOLDER, load_run
 
 ROOT = Path(__file__).parents[2]
 PART_CLIPS = 4
@@ -29,23 +29,73 @@ TOGETHER = 60
 """Seconds in which the other processes end."""
 
 pytestmark = pytest.mark.timeout(2 * PATIENCE)
-SCRIPT = """
-import sys
-from pathlib import Path
-from edgekd.train.parallel import processes
-from edgekd.train.teachers import soft_labels as softlabels
-from edgekd.train.distill import distill
-from edgekd.train.loop.training import Options
-
-softlabels.PART_CLIPS = {part_clips}
-folder = Path(sys.argv[1])
-with processes.in_process_group("cpu"):
-    assert processes.world() == 2
-    student, teachers = str(folder / "student.json"), [folder / "t"]
-    distill(student, folder / "store", folder / "two", teachers, (), Options(threads=1))
-    distill(student, folder / "store", folder / "resumed", teachers, (), Options(threads=1, resume=True))
-"""
+DISTILL = ("distill", "student.json", "--data", "store", "--threads", "1", "--accelerator", "cpu", "--teacher", "t")
 STUDENT = {"train": {"epochs": 2, "batch_size": 15, "test_every": 1}, "qat": {"epochs": 2}, "augment": {"mixup_p": 0.0}}
+JOB = f"""
+import os, signal, sys
+from edgekd.cli import entry
+from edgekd.train.loop.module import TrainingModule
+from edgekd.train.parallel import processes
+from edgekd.train.teachers import soft_labels
+
+soft_labels.PART_CLIPS = {PART_CLIPS}
+begin, run = TrainingModule.on_train_epoch_start, entry.run
+
+def kill_the_second(self):
+    if processes.rank() == 1 and self.current_epoch == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    begin(self)
+
+def runs(arguments):
+    with processes.in_process_group("cpu"):
+        assert processes.world() == 2
+        run([*arguments, "--out", "two"])
+        run([*arguments, "--out", "resumed", "--resume"])
+        TrainingModule.on_train_epoch_start = kill_the_second
+        run([*arguments, "--out", "killed"])
+
+entry.run = runs
+entry.main()
+"""
+"""Trains "two" and "resumed"; "killed" loses its second process in the second epoch."""
+COLLECTIVE_SECONDS = 3
+WAIT = f"""
+import os, signal, sys, time
+import torch
+from edgekd.errors import EdgekdError, InputError
+from edgekd.train.launch import show_log
+from edgekd.train.parallel import process_group, processes
+
+def work():
+    time.sleep({COLLECTIVE_SECONDS + 1})
+    return "long work"
+
+def bad_work():
+    raise InputError("bad input")
+
+ends_by = sys.argv[1]
+if ends_by != "SIGTERM":
+    process_group.COLLECTIVE_MINUTES = {COLLECTIVE_SECONDS} / 60
+if ends_by != "error":
+    process_group.END_SECONDS = process_group.TERM_SECONDS = 1
+show_log()
+try:
+    with processes.in_process_group("cpu"):
+        assert processes.first(work) == "long work"
+        print("waited", flush=True)
+        if ends_by == "error":
+            processes.first(bad_work)
+        if ends_by == "SIGSTOP":
+            processes.first(lambda: os.kill(os.getpid(), signal.SIGSTOP))
+        if processes.rank() == 1:
+            time.sleep({PATIENCE})
+        processes.averaged({{"loss": torch.ones(())}})
+except EdgekdError as error:
+    print(f"edgekd: {{error}}", file=sys.stderr)
+    sys.exit(error.exit_status)
+"""
+"""Work of the first process that takes longer than a collective may; then an error there, a first process that does not
+answer, or a collective without the second process."""
 
 
 class PowerCutError(Exception):
@@ -55,7 +105,8 @@ class PowerCutError(Exception):
 def environment(**changes):
     """Environment of a process: this tree's edgekd, one thread, and of a launcher's variables only those given."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM", "TORCHELASTIC"))}
-    return {**kept, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **changes}
+    quiet = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"}
+    return {**kept, **quiet, **changes}
 
 
 def free_port():
@@ -66,10 +117,10 @@ def free_port():
 
 @pytest.fixture
 def start(tmp_path):
-    """`start(*arguments)`: two processes of a command, as srun would start them."""
+    """`start(*command)`: two processes of a command of Python, as srun would start them."""
     running = []
 
-    def begin(*arguments):
+    def begin(*command):
         port = free_port()
         for rank in "01":
             env = environment(
@@ -83,32 +134,29 @@ def start(tmp_path):
                 MASTER_PORT=port,
             )
             with (tmp_path / f"{rank}.err").open("w") as err:
-                command = [sys.executable, "-m", "edgekd.cli", *map(str, arguments)]
-                running.append(subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=err, cwd=tmp_path))
+                command_line = [sys.executable, *map(str, command)]
+                running.append(
+                    subprocess.Popen(command_line, env=env, stdout=subprocess.PIPE, stderr=err, cwd=tmp_path)
+                )
         return running
 
     yield begin
     for process in running:
         process.kill()
-        process.wait()
+        process.communicate()
 
 
-@pytest.fixture
-def folder(tmp_path):
-    """A store and recipes on disk."""
-    write_store(tmp_path / "store")
-    (tmp_path / "student.json").write_bytes(msgspec.json.encode(recipe_dict(**STUDENT)))
-    return tmp_path
+@pytest.fixture(scope="module")
+def job(tmp_path_factory):
+    """A folder with the runs of `JOB`, and with "one", the run of one process; and what torchrun returned.
 
-
-def test_a_run_by_two_is_the_run_of_one(folder, monkeypatch):
-    from edgekd.data.store.store import ClipStore
-
-    monkeypatch.setattr(soft_labels, "PART_CLIPS", PART_CLIPS)
-    store = ClipStore.open(folder / "store")
-    student = decode(recipe_dict(**STUDENT), "student")
+    The soft labels of the teacher "t" are computed by two processes; those of one are in "labels".
+    """
+    folder = tmp_path_factory.mktemp("parallel")
+    store = write_store(folder / "store")
+    (folder / "student.json").write_bytes(msgspec.json.encode(recipe_dict(**STUDENT)))
     train(decode(recipe_dict("teacher", train={"epochs": 1}), "t"), store, folder / "t")
-    one = train(student, store, folder / "one", [folder / "t"])
+    train(student(), store, folder / "one", [folder / "t"])
     begin = TrainingModule.on_train_epoch_start
 
     def stop(self):
@@ -116,76 +164,88 @@ def test_a_run_by_two_is_the_run_of_one(folder, monkeypatch):
             raise PowerCutError
         begin(self)
 
-    with monkeypatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TrainingModule, "on_train_epoch_start", stop)
         with pytest.raises(PowerCutError):
-            train(student, store, folder / "resumed", [folder / "t"])
-    before = {path.name: path.read_bytes() for path in (folder / "t" / SOFT_LABELS_FOLDER).iterdir()}
-    shutil.rmtree(folder / "t" / SOFT_LABELS_FOLDER)
-    (folder / "job.py").write_text(SCRIPT.format(part_clips=PART_CLIPS))
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-        str(folder / "job.py"),
-        str(folder),
-    ]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False, timeout=PATIENCE)
-    assert done.returncode == 0, done.stderr
-    assert {path.name: path.read_bytes() for path in (folder / "t" / SOFT_LABELS_FOLDER).iterdir()} == before
-    for name in ("two", "resumed"):
-        run = load_run(folder / name)
-        assert {path.name for path in run.path.iterdir()} - {REPORT_FILE} == {
-            path.name for path in one.path.iterdir()
-        } - {REPORT_FILE}
-        assert len((run.path / METRICS_FILE).read_text().splitlines()) == 1 + 2 + 2
-        assert run.info.frontend == one.info.frontend
-        for metric, value in run.info.metrics.items():
-            assert value == pytest.approx(one.info.metrics[metric], abs=0.35), metric
-        assert run.qat_model()
+            train(student(), store, folder / "resumed", [folder / "t"])
+    (folder / "t" / SOFT_LABELS_FOLDER).rename(folder / "labels")
+    (folder / "job.py").write_text(JOB)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "job.py"]
+    done = subprocess.run(
+        [*command, *DISTILL],
+        cwd=folder,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE,
+    )
+    return folder, done
+
+
+def student():
+    return decode(recipe_dict(**STUDENT), "student")
+
+
+def assert_same_run(run, one):
+    assert {path.name for path in run.path.iterdir()} - {REPORT_FILE} == {path.name for path in one.path.iterdir()}
+    assert len((run.path / METRICS_FILE).read_text().splitlines()) == 1 + 2 + 2
+    assert run.info.frontend == one.info.frontend
+    for metric, value in run.info.metrics.items():
+        assert value == pytest.approx(one.info.metrics[metric], abs=0.35), metric
+    assert run.qat_model()
+
+
+@pytest.mark.parametrize("name", ["two", "resumed"])
+def test_a_run_by_two_is_the_run_of_one(job, name):
+    folder, done = job
+    assert (folder / name / RUN_FILE).is_file(), done.stderr
+    assert_same_run(load_run(folder / name), load_run(folder / "one"))
+
+
+def test_the_first_loss_of_two_is_that_of_one(job):
+    folder, _ = job
     first = [(folder / name / METRICS_FILE).read_text().splitlines()[1].split(",") for name in ("one", "two")]
     # label loss of one step; batch norm and dropout differ
     assert float(first[1][4]) == pytest.approx(float(first[0][4]), rel=0.15)
 
 
-def test_an_error_of_the_first_process_ends_both_with_one_line(folder, start):
-    (folder / "out").mkdir()
-    (folder / "out" / "thesis.txt").write_text("three years")
-    both = start("distill", "student.json", "--data", "store", "--out", "out", "--accelerator", "cpu")
-    assert both[0].wait(PATIENCE) == 2
-    assert both[1].wait(TOGETHER) == 2
-    printed = (folder / "0.err").read_text() + (folder / "1.err").read_text()
-    assert re.fullmatch(r"edgekd: out .* not an edgekd run folder; .*\n", printed)
+def test_two_compute_the_soft_labels_of_one_in_parts(job):
+    folder, _ = job
+    by_one, by_two = (
+        {path.name: path.read_bytes() for path in labels.iterdir()}
+        for labels in (folder / "labels", folder / "t" / SOFT_LABELS_FOLDER)
+    )
+    assert by_two == by_one
 
 
-@pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.slow), 1])
-def test_a_killed_process_ends_the_other_which_reports_it(folder, start, victim):
-    both = start(
-        "distill",
-        "student.json",
-        "--data",
-        "store",
-        "--out",
-        "out",
-        "--set",
-        "train.epochs=100000",
-        "--accelerator",
-        "cpu",
-    )
-    until = time.monotonic() + PATIENCE
-    while not (folder / "out" / CHECKPOINT_FILE).is_file() and time.monotonic() < until:
-        time.sleep(0.1)
-    both[victim].kill()
-    assert both[1 - victim].wait(TOGETHER) == 2
-    errors = [line for line in (folder / f"{1 - victim}.err").read_text().splitlines() if line.startswith("edgekd:")]
-    assert len(errors) == 1
-    assert re.search(
-        rf"process {victim + 1} of 2 \(rank {victim} on .*, pid {both[victim].pid}\) is gone .*--resume", errors[0]
-    )
-    assert (folder / "out" / RUN_FILE).is_file()
+def test_a_killed_process_ends_the_job_with_one_line_and_one_process_goes_on(job):
+    folder, done = job
+    assert done.returncode == 1
+    assert "Signal 9 (SIGKILL)" in done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("edgekd:")]
+    assert line.endswith("--resume")
+    store = ClipStore.open(folder / "store")
+    run = train(student(), store, folder / "killed", [folder / "t"], Options(resume=True))
+    assert_same_run(run, load_run(folder / "one"))
+
+
+@pytest.mark.parametrize(
+    "ends_by", ["error", "time-out", *(pytest.param(name, marks=pytest.mark.slow) for name in ("SIGTERM", "SIGSTOP"))]
+)
+def test_long_work_of_the_first_process_is_awaited_outside_of_a_collective(tmp_path, start, ends_by):
+    (tmp_path / "job.py").write_text(WAIT)
+    both = start("job.py", ends_by)
+    for process in both:
+        assert process.stdout.readline() == b"waited\n"
+    if ends_by == "SIGTERM":
+        time.sleep(COLLECTIVE_SECONDS)  # it is in the collective then, where Python handles no signal
+        both[0].send_signal(signal.SIGTERM)
+    for process in {"error": both, "SIGSTOP": both[1:]}.get(ends_by, both[:1]):
+        assert process.wait(TOGETHER) == 2
+    printed = (tmp_path / "0.err").read_text() + (tmp_path / "1.err").read_text()
+    expected = "bad input" if ends_by == "error" else "another process .*--resume"
+    assert re.fullmatch(rf"edgekd: {expected}\n", printed), printed
 
 
 @pytest.mark.parametrize(

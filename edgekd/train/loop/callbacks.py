@@ -89,13 +89,16 @@ class EpochEnd(pl.Callback):
             )
         last = row["epoch"] == trainer.max_epochs
         every = module.recipe.train.test_every
-        if processes.rank() == 0 and (last or (every and row["epoch"] % every == 0)):
-            predictions = predict_clips(module.final_model, module.front, self._store, self._test, module.recipe.view)
-            row |= run_metrics(predictions, self._store.label_index, "test")
+        if last or (every and row["epoch"] % every == 0):
+            row |= processes.first(lambda: self._test_metrics(module))
         self.rows.append(row)
         now = time.monotonic()
         self.seconds, self._since = self.seconds + now - self._since, now
         self._record(trainer, row)
+
+    def _test_metrics(self, module: TrainingModule) -> dict[str, float]:
+        predictions = predict_clips(module.final_model, module.front, self._store, self._test, module.recipe.view)
+        return run_metrics(predictions, self._store.label_index, "test")
 
     def _record(self, trainer: pl.Trainer, row: dict[str, Any]) -> None:
         terms = dict.fromkeys(name for row in self.rows for name in row if name not in FIRST_COLUMNS + LAST_COLUMNS)

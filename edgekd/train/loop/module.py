@@ -35,6 +35,8 @@ NEPERS_PER_DB = math.log(10) / 10
 """Decibels -> natural logarithm of power, the unit of a log-mel."""
 CACHED_LOGITS = "said"
 """Key in a checkpoint of the teachers' logits that later epochs take again."""
+TEACHER_LOGITS = "teacher_logits"
+"""Key of such logits in a batch on the device."""
 
 
 class EpochBatches:
@@ -92,6 +94,8 @@ class TrainingModule(pl.LightningModule):
         self.cached_logits: Tensor | None = None
         """Logits of live teachers in the epochs that repeat, (teachers, epochs, clips of the store, labels); NaN where
         not computed yet."""
+        self._computed = np.zeros((view.repeat, len(labels.label)), bool)
+        """(epochs, clips of the store) which of them are computed: asking an accelerator would make the host wait."""
         self.train_front = (
             LogMel(front.fe, exact=False) if isinstance(phase, Train) and isinstance(front, LogMel) else front
         )
@@ -130,7 +134,8 @@ class TrainingModule(pl.LightningModule):
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> dict[str, Tensor]:  # noqa: ARG002
         """A batch's arrays as tensors, with the waveforms of its crops: "waveform" float32 (rows, samples) or (rows,
-        channels, samples)."""
+        channels, samples). Where live teachers have computed the items in an earlier epoch, "teacher_logits" (teachers,
+        items, labels) are these logits; else the step of this batch computes them."""
         assert self.audio_cache is not None  # train_dataloader comes first
         arrays = cast(dict[str, np.ndarray], {name: value for name, value in batch.items() if name != "crops"})
         tensors = {name: torch.from_numpy(value).to(device, non_blocking=True) for name, value in arrays.items()}
@@ -144,6 +149,11 @@ class TrainingModule(pl.LightningModule):
                 tensors[_teacher_waveform(number)] = teacher.waveform(
                     self.current_epoch, batch["clip"], self.audio_cache
                 )
+        if self.live and self.view.repeat:
+            items, epoch = len(batch["partner"]), self.current_epoch % self.view.repeat
+            if self.cached_logits is not None and self._computed[epoch, batch["clip"][:items]].all():
+                tensors[TEACHER_LOGITS] = self.cached_logits[:, epoch, tensors["clip"][:items]]
+            self._computed[epoch, batch["clip"][:items]] = True
         return {"waveform": self.audio_cache.waveforms(batch["crops"]), **tensors}
 
     def on_fit_start(self) -> None:
@@ -158,6 +168,8 @@ class TrainingModule(pl.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore the teachers' logits."""
         self.cached_logits = checkpoint.get(CACHED_LOGITS)
+        if self.cached_logits is not None:
+            self._computed = ~self.cached_logits.isnan().any(dim=3).any(dim=0).cpu().numpy()
 
     def on_train_start(self) -> None:
         """Move restored logits to the training device, where all other tensors are by then."""
@@ -297,9 +309,9 @@ class TrainingModule(pl.LightningModule):
 
     def _repeated_logits(self, batch: dict[str, Tensor], waveform: Tensor, x: Tensor) -> Tensor:
         """Logits (teachers, items, labels), computed in the first of the epochs that repeat and then taken again."""
+        if TEACHER_LOGITS in batch:
+            return batch[TEACHER_LOGITS]
         items, epoch = batch["clip"][: len(batch["partner"])], self.current_epoch % self.view.repeat
-        if self.cached_logits is not None and not (known := self.cached_logits[:, epoch, items]).isnan().any():
-            return known
         logits, _ = self._live_outputs(batch, waveform, x)
         if self.cached_logits is None:
             shape = (len(logits), self.view.repeat, len(self.label), logits.shape[2])

@@ -126,12 +126,15 @@ class Decoupled(OutputTerm):
         self.softening, self.alpha, self.beta = softening, alpha, beta
 
     def forward(self, logits: Tensor, teacher: Tensor, shares: Tensor) -> Tensor:
-        label = F.one_hot(shares.argmax(dim=-1), shares.shape[-1]).bool()
+        index = shares.argmax(dim=-1, keepdim=True)  # (batch, 1); a mask as an index would make the host wait for a GPU
+        label = F.one_hot(index[:, 0], shares.shape[-1]).bool()
         logits = scaled_logits(logits, self.softening)
         others, rest = logits.masked_fill(label, -torch.inf), teacher.masked_fill(label, 0.0)
         # (batch, 2)
-        both = torch.stack([logits[label], others.logsumexp(dim=-1)], dim=-1) - logits.logsumexp(dim=-1, keepdim=True)
-        own = F.kl_div(both, torch.stack([teacher[label], rest.sum(dim=-1)], dim=-1), reduction="none").sum(dim=-1)
+        both = torch.cat([logits.gather(-1, index), others.logsumexp(dim=-1, keepdim=True)], dim=-1)
+        both = both - logits.logsumexp(dim=-1, keepdim=True)
+        expected = torch.cat([teacher.gather(-1, index), rest.sum(dim=-1, keepdim=True)], dim=-1)
+        own = F.kl_div(both, expected, reduction="none").sum(dim=-1)
         among = F.log_softmax(others, dim=-1).masked_fill(label, 0.0)
         rest = rest / rest.sum(dim=-1, keepdim=True).clamp_min(torch.finfo(rest.dtype).tiny)
         other = F.kl_div(among, rest, reduction="none").sum(dim=-1)

@@ -1,60 +1,55 @@
-"""One training by several processes: how they find each other, and how all of them end when one fails or dies.
+"""One training by several processes that torchrun or srun started: how they find each other, wait for each other and
+end.
 
-The collectives of torch's process group do not tell which process is missing. So every process counts up a key of its
-own in the group's TCP store once a second. A process that fails publishes its exit status there, and the others end
-too. A process whose counter stops is reported by its rank, machine and process id.
+torch's process group does the collectives, which time out after `COLLECTIVE_MINUTES`. Work of one process that may
+take longer is awaited outside of them, by a key of the group's TCP store. When a process fails, its connections
+break and the launcher sends SIGTERM to the others; of all these ends the store counts which was first, and only that
+one is reported.
 """
 
 import datetime
 import logging
 import os
+import re
 import signal
 import socket
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import NoReturn
+from types import FrameType
+from typing import NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
-from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from torch.distributed import TCPStore  # type: ignore[attr-defined]  # public, but not marked as exported
-from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.distributed_c10d import PrefixStore
 
 from edgekd.errors import EdgekdError, InputError
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 JOIN_SECONDS = 300.0
 """How long processes wait for each other at the start."""
-COLLECTIVE_DAYS = 7
-"""Timeout of a collective: it waits while the first process tests, or another computes soft labels. Missing processes
-are found by their heartbeats."""
-HEARTBEAT_SECONDS = 1.0
-GONE_SECONDS = 5.0
-"""Time without a heartbeat after which a process counts as gone once a connection has broken."""
-LOST_SECONDS = 25.0
-"""Time without a heartbeat after which a process counts as gone where no connection breaks: a machine without power, or
-a collective on GPUs."""
-GRACE_SECONDS, FAILED_GRACE_SECONDS = 10.0, 2.0
-"""Time that this process gets to leave a collective by itself after another is lost, or has failed; then it is
-ended."""
-INTERRUPTED = 130
-"""Exit status after an interrupt."""
+COLLECTIVE_MINUTES = 10
+"""Timeout of a collective, and of an answer of the store to a process that waits."""
+WAIT_HOURS = 24
+"""How long processes wait for work of one of them, for instance a test or a part of the soft labels."""
+LONGEST_POLL_SECONDS = 0.25
+"""Between two looks at the store; the first ones follow each other faster."""
+END_SECONDS = 5.0
+"""How long the process that hosts the store waits for the others before it ends."""
+TERM_SECONDS = 15.0
+"""Time that this process gets to end by itself after SIGTERM. torchrun kills it after 30 s."""
 FIRST_PORT, PORTS = 15000, 10000
 """Under SLURM the port follows from the number of the SLURM job."""
-CONNECTION_SIGNS = (
-    "gloo",
-    "NCCL",
-    "Connection closed",
-    "Connection reset",
-    "Broken pipe",
-    "Connection was likely closed",
-    "TCPStore",
-)
-"""Parts of torch's messages when another process is gone."""
+ENDED = "another process of this training has ended, or its machine is down"
+STOPPED = f"{ENDED}, or the launcher was stopped"
+ADVICE = "see the launcher's lines, then start all processes again with --resume"
 
 
 @dataclass(frozen=True)
@@ -92,10 +87,16 @@ def process_environment(environ: Mapping[str, str]) -> ProcessEnvironment:
         return ProcessEnvironment()
     rank, local_rank = (_number(environ, name) for name in names)
     nodes = environ.get("SLURM_STEP_NODELIST", environ.get("SLURM_NODELIST", "127.0.0.1"))
-    address = environ.get("MASTER_ADDR") or SLURMEnvironment.resolve_root_node_address(nodes)
+    address = environ.get("MASTER_ADDR") or _first_node(nodes)
     port = _number(environ, "MASTER_PORT", FIRST_PORT + _number(environ, "SLURM_JOB_ID", 0) % PORTS)
     hosted = environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     return ProcessEnvironment(rank, world, local_rank, address, port, hosted)
+
+
+def _first_node(nodes: str) -> str:
+    from lightning.fabric.plugins.environments.slurm import SLURMEnvironment  # slow to import
+
+    return SLURMEnvironment.resolve_root_node_address(nodes)
 
 
 def _number(environ: Mapping[str, str], name: str, default: int | None = None) -> int:
@@ -108,29 +109,22 @@ def _number(environ: Mapping[str, str], name: str, default: int | None = None) -
 
 
 class ProcessGroup:
-    """This process's membership in a group: the TCP store of the group, and a thread that watches the heartbeats of all
-    members."""
+    """This process's membership in a group.
+
+    Args:
+        environment: of this process, from `process_environment`.
+    """
 
     def __init__(self, environment: ProcessEnvironment) -> None:
-        self.environment = environment
-        self.leaving = threading.Event()
+        self._environment = environment
+        self._store: PrefixStore | None = None
+        self._hosts = environment.rank == 0 and not environment.hosted
+        self._gates = 0
+        self._ending = threading.Event()
         """Set once this process leaves the group by itself."""
-        self._terminated = False
-        self._names: list[str] = []
-        self._last_seen: list[float] = []
-        self._heartbeats: list[bytes] = []
-        self._store_lost = True
-        """Whether the group's store does not answer, or not yet."""
-        self._lock = threading.Lock()
-
-    def on_sigterm(self, *_: object) -> NoReturn:
-        """Handle SIGTERM, which launchers send to the other processes when one has failed."""
-        self._terminated = True
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        raise KeyboardInterrupt
 
     def join(self, device: torch.device | None) -> None:
-        """Find all members, make torch's process group, and start watching.
+        """Find the other processes and make torch's process group.
 
         Args:
             device: the GPU of this process, None on the CPU.
@@ -138,194 +132,165 @@ class ProcessGroup:
         Raises:
             InputError: the others do not appear in `JOIN_SECONDS`, or two processes have the same GPU.
         """
-        here = self.environment
-        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        self._handle_sigterm()
+        here = self._environment
+        timeout = datetime.timedelta(seconds=JOIN_SECONDS)
         try:
-            self._server = self._connect(here.rank == 0 and not here.hosted)
-            self._store = PrefixStore(f"edgekd/{attempt}", self._connect(False))
-            self._store_lost = False
-            gpu = "" if device is None else f", GPU {getattr(torch.cuda.get_device_properties(device), 'uuid', device)}"
-            self._store.set(f"name/{here.rank}", f"{socket.gethostname()}{gpu}\n{os.getpid()}")
-            self._store.set(f"beat/{here.rank}", "0")
-            self._store.wait([f"name/{rank}" for rank in range(here.world)], datetime.timedelta(seconds=JOIN_SECONDS))
-        except RuntimeError as error:
+            store = TCPStore(here.address, here.port, here.world, is_master=self._hosts, timeout=timeout)
+            attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+            self._store = PrefixStore(f"edgekd/{attempt}", store)
+            if device is not None:
+                self._check_own_gpu(self._store, device)
+        except dist.DistError as error:
             raise InputError(
                 f"process {here.rank + 1} of {here.world} did not find the others at {here.address}:{here.port} in"
                 f" {JOIN_SECONDS:.0f} s ({_first_line(error)}); start all of them with torchrun or srun, or set"
                 " MASTER_ADDR and MASTER_PORT"
             ) from None
-        locations, pids = zip(
-            *(self._store.get(f"name/{rank}").decode().split("\n") for rank in range(here.world)), strict=True
-        )
-        if device is not None and len(set(locations)) < here.world:
-            raise InputError(
-                "two processes of one machine have the same GPU; start one for each GPU, or use --accelerator cpu"
-            )
-        self._names = [
-            f"process {rank + 1} of {here.world} (rank {rank} on {location.split(', ')[0]}, pid {pid})"
-            for rank, (location, pid) in enumerate(zip(locations, pids, strict=True))
-        ]
-        self._heartbeats = [b""] * here.world
-        self._last_seen = [time.monotonic()] * here.world
-        threading.Thread(target=self._watch, daemon=True).start()
-        backend = "gloo" if device is None else "cpu:gloo,cuda:nccl"
         dist.init_process_group(
-            backend,
-            store=PrefixStore(f"group/{attempt}", self._server),
+            "gloo" if device is None else "cpu:gloo,cuda:nccl",
+            store=PrefixStore("group", self._store),
             rank=here.rank,
             world_size=here.world,
-            timeout=datetime.timedelta(days=COLLECTIVE_DAYS),
+            timeout=datetime.timedelta(minutes=COLLECTIVE_MINUTES),
             device_id=device,
         )
 
+    def _check_own_gpu(self, store: PrefixStore, device: torch.device) -> None:
+        """Refuse a GPU that two processes have; NCCL would report it in many lines."""
+        gpu = f"{socket.gethostname()} {getattr(torch.cuda.get_device_properties(device), 'uuid', device)}"
+        store.set(f"gpu/{self._environment.rank}", gpu)
+        gpus = [store.get(f"gpu/{rank}") for rank in range(self._environment.world)]
+        if gpus.count(gpu.encode()) > 1:
+            raise InputError(
+                "two processes of one machine have the same GPU; start one for each GPU, or use --accelerator cpu"
+            )
+
+    def pass_gate(self, arrivals: int, arrive: bool = True) -> None:
+        """Wait, outside of any collective, until some processes have arrived. All processes pass the same gates in the
+        same order.
+
+        Args:
+            arrivals: how many processes must arrive.
+            arrive: whether this process is one of them; the others only wait.
+
+        Raises:
+            DistError: a process has failed, the store does not answer, or `WAIT_HOURS` have passed.
+        """
+        store = self._store
+        assert store is not None
+        self._gates += 1
+        count, is_open = f"gate/{self._gates}/arrivals", f"gate/{self._gates}"
+        patience = 60.0 * COLLECTIVE_MINUTES
+        if arrive and within(patience, lambda: store.add(count, 1)) == arrivals:
+            store.set(is_open, "")
+            return
+        poll, deadline = LONGEST_POLL_SECONDS / 64, time.monotonic() + 3600 * WAIT_HOURS
+        while not within(patience, lambda: store.check([is_open])):
+            if within(patience, lambda: store.check(["failures"])):
+                raise dist.DistNetworkError("another process has failed")
+            if time.monotonic() > deadline:
+                raise dist.DistNetworkError(f"it was awaited for {WAIT_HOURS} hours")
+            time.sleep(poll)
+            poll = min(2 * poll, LONGEST_POLL_SECONDS)
+
+    def leave(self) -> None:
+        """Leave the group after the work is done."""
+        dist.destroy_process_group()
+        signal.signal(signal.SIGTERM, self._handler)
+        signal.set_wakeup_fd(-1)
+        os.close(self._wakeup)
+
     def fail(self, error: BaseException) -> NoReturn:
-        """Leave the group after an error. The first process to fail raises its error; the others exit silently with the
-        same status.
+        """Leave the group after an error. The first process to fail raises its error; the others exit silently.
 
         Raises:
             BaseException: `error`, where this process is the first to fail.
-            InputError: other processes are gone.
+            InputError: instead, where `error` comes from the end of another process that has reported none.
             SystemExit: another process has failed first.
         """
-        self.leaving.set()
+        self._ending.set()
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        raised: BaseException = error
-        # a broken connection has its cause elsewhere: another process has failed, or is gone
-        if self._names and (self._terminated or _of_connection(error)):
-            deadline = time.monotonic() + GONE_SECONDS + 2 * HEARTBEAT_SECONDS
-            while not (gone := self._gone(GONE_SECONDS)) and not self._failure() and time.monotonic() < deadline:
-                time.sleep(HEARTBEAT_SECONDS / 4)
-                self._beat()
-            if gone and not self._failure():
-                raised = InputError(self._gone_message(gone))
-            elif not isinstance(error, KeyboardInterrupt):
-                raised = InputError(
-                    f"the connection of the training's processes broke ({_first_line(error)}); start all of them again"
-                    " with --resume"
-                )
-        status = (
-            raised.exit_status
-            if isinstance(raised, EdgekdError)
-            else INTERRUPTED
-            if isinstance(raised, KeyboardInterrupt)
-            else 1
-        )
-        is_first = self._publish_failure(status)
-        status = self._failure() or status
-        self._leave()
-        if is_first:
-            raise raised from (error.__cause__ if raised is error else None)
-        raise SystemExit(status) from None
+        is_first = self._is_first_to_fail()
+        if self._hosts and self._store is not None:
+            self._wait_for_failures()
+        if not is_first:
+            raise SystemExit(EdgekdError.exit_status) from None
+        if _of_connection(error):
+            raise InputError(f"{ENDED} ({_first_line(error)}); {ADVICE}") from None
+        raise error
 
-    def _connect(self, server: bool) -> Store:
-        return TCPStore(
-            self.environment.address,
-            self.environment.port,
-            is_master=server,
-            wait_for_workers=False,
-            timeout=datetime.timedelta(seconds=JOIN_SECONDS),
-        )
+    def _count_failures(self, more: int) -> int:
+        store = self._store
+        return 1 if store is None else within(END_SECONDS, lambda: store.add("failures", more))
 
-    def _publish_failure(self, status: int) -> bool:
-        """Write an exit status to the store; whether this process is the first to fail, as far as it can know."""
-        if self._failure() is not None:
-            return False
+    def _is_first_to_fail(self) -> bool:
+        """Count this process among those that failed; whether it is the first, as far as it can know."""
         try:
-            if not self._store_lost:
-                self._store.set("status", str(status))
-                return self._store.add("failures", 1) == 1
-        except RuntimeError:
-            self._store_lost = True
-        return True
+            return self._count_failures(1) == 1
+        except (
+            dist.DistError
+        ):  # the host of the store, torchrun or rank 0, has ended; one process of a machine reports it
+            return self._environment.local_rank <= (0 if self._environment.hosted else 1)
 
-    def _leave(self) -> None:
-        """Count this process among those that leave. The process that hosts the store waits until the others have read
-        the status, or `GONE_SECONDS`."""
-        if self._store_lost:
-            return
-        deadline = time.monotonic() + GONE_SECONDS
-        here = self.environment
-        with suppress(RuntimeError):
-            left = self._store.add("left", 1)
-            hosts = here.rank == 0 and not here.hosted
-            while hosts and left + len(self._gone(GONE_SECONDS)) < here.world and time.monotonic() < deadline:
-                time.sleep(HEARTBEAT_SECONDS / 10)
-                self._beat()
-                left = self._store.add("left", 0)
+    def _wait_for_failures(self) -> None:
+        """Let the others ask the store whether they were first, before it ends with this process."""
+        deadline = time.monotonic() + END_SECONDS
+        with suppress(dist.DistError):
+            while self._count_failures(0) < self._environment.world and time.monotonic() < deadline:
+                time.sleep(LONGEST_POLL_SECONDS)
 
-    def _failure(self) -> int | None:
-        """The exit status that another process has published, None while there is none."""
+    def _handle_sigterm(self) -> None:
+        """Make SIGTERM an interrupt. Launchers send it to the other processes when one has failed."""
+        waking, self._wakeup = os.pipe()
+        os.set_blocking(self._wakeup, False)
+        signal.set_wakeup_fd(self._wakeup, warn_on_full_buffer=False)
+        threading.Thread(target=self._end_after_sigterm, args=(waking,), daemon=True).start()
+        self._handler = signal.signal(signal.SIGTERM, _interrupt)
+
+    def _end_after_sigterm(self, waking: int) -> None:
+        """End this process after SIGTERM where a collective keeps Python from handling it."""
+        while (number := os.read(waking, 1)) and number != bytes([signal.SIGTERM]):
+            pass
+        os.close(waking)
+        if number and not self._ending.wait(TERM_SECONDS):
+            if self._is_first_to_fail():
+                log.error("edgekd: %s; %s", STOPPED, ADVICE)
+            os._exit(EdgekdError.exit_status)
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise KeyboardInterrupt(STOPPED)
+
+
+def within(seconds: float, call: Callable[[], T]) -> T:
+    """The result of a call of the store. Such a call waits without end for a machine that is down.
+
+    Raises:
+        DistError: there is none after so many seconds.
+    """
+    future: Future[T] = Future()
+
+    def run() -> None:
         try:
-            return int(self._store.get("status")) if not self._store_lost and self._store.check(["status"]) else None
-        except RuntimeError:
-            self._store_lost = True
-            return None
+            future.set_result(call())
+        except RuntimeError as error:
+            future.set_exception(error)
 
-    def _gone(self, seconds: float) -> list[int]:
-        """Ranks of the other processes without a heartbeat for so many seconds."""
-        now = time.monotonic()
-        return [
-            rank for rank, seen in enumerate(self._last_seen) if now - seen > seconds and rank != self.environment.rank
-        ]
-
-    def _gone_message(self, gone: list[int]) -> str:
-        if self._store_lost:
-            who = "torchrun, which started this process," if self.environment.hosted else self._names[0]
-        elif len(gone) == 1:
-            who = self._names[gone[0]]
-        else:
-            who = f"{len(gone)} processes, the first being {self._names[gone[0]]},"
-        return (
-            f"{who} is gone without an error message: it was killed, ran out of memory, or its machine is down; find"
-            " the cause, then start all processes again with --resume"
-        )
-
-    def _beat(self) -> None:
-        """Count up this process's heartbeat, and note whose has changed."""
-        with self._lock:
-            if self._store_lost:
-                return
-            try:
-                self._store.add(f"beat/{self.environment.rank}", 1)
-                heartbeats = self._store.multi_get([f"beat/{rank}" for rank in range(self.environment.world)])
-            except RuntimeError:
-                self._store_lost = True
-                return
-            now = time.monotonic()
-            for rank, (old, new) in enumerate(zip(self._heartbeats, heartbeats, strict=True)):
-                if old != new:
-                    self._last_seen[rank] = now
-            self._heartbeats = heartbeats
-
-    def _watch(self) -> None:
-        """Beat, watch the others, and end this process where it cannot leave a collective by itself."""
-        failed_since = 0.0
-        last = time.monotonic()
-        while not self.leaving.wait(HEARTBEAT_SECONDS):
-            now = time.monotonic()
-            if now - last > GONE_SECONDS:  # this process was suspended, and so cannot know whether others were
-                self._last_seen = [now] * self.environment.world
-            last = now
-            self._beat()
-            status, gone = self._failure(), self._gone(LOST_SECONDS)
-            if status is None and not gone:
-                failed_since = 0.0
-                continue
-            failed_since = failed_since or now
-            grace = GRACE_SECONDS if status is None else FAILED_GRACE_SECONDS
-            if now - failed_since > grace and not self.leaving.is_set():
-                if status is None and self._publish_failure(EdgekdError.exit_status):
-                    log.error("edgekd: %s", self._gone_message(gone))
-                self._leave()
-                os._exit(EdgekdError.exit_status if status is None else status)
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        return future.result(seconds)
+    except TimeoutError:
+        raise dist.DistNetworkError(f"the store did not answer for {seconds:.0f} s") from None
 
 
 def _of_connection(error: BaseException) -> bool:
     """Whether an error comes from a broken connection to another process."""
-    return isinstance(error, dist.DistError) or (
-        isinstance(error, RuntimeError) and any(sign in str(error) for sign in CONNECTION_SIGNS)
-    )
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
+    """The first sentence of an error, without the line of gloo's source."""
+    line = (str(error) or type(error).__name__).splitlines()[0]
+    return re.sub(r"^\[\S+\] ", "", line).partition(". ")[0]

@@ -7,21 +7,21 @@ every function here works without a process group.
 
 import logging
 import os
-import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
-from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 
 from edgekd.errors import InputError
 from edgekd.train.parallel.process_group import ProcessEnvironment, ProcessGroup, process_environment
 
 T = TypeVar("T")
+
+_groups: list[ProcessGroup] = []
+"""The group of this process; empty in a lone process."""
 
 
 def rank() -> int:
@@ -44,24 +44,23 @@ def _grouped() -> bool:
 
 
 def first(work: Callable[[], T]) -> T:
-    """The result of `work`, which only the first process runs, in every process. An error of `work` ends all processes
-    (`in_process_group`)."""
-    if world() == 1:
+    """The result of `work`, which only the first process runs, in every process. `work` may take hours: the others
+    wait outside of any collective. An error of `work` ends all processes (`in_process_group`)."""
+    if not _groups:
         return work()
-    if rank() == 0:
-        result = work()
-        dist.broadcast_object_list([result], src=0, device=torch.device("cpu"))
-        return result
-    received: list[Any] = [None]
+    mine = [work()] if rank() == 0 else []
+    _groups[0].pass_gate(1, arrive=rank() == 0)
+    received: list[Any] = mine or [None]
     dist.broadcast_object_list(received, src=0, device=torch.device("cpu"))
-    broadcast: T = received[0]
-    return broadcast
+    result: T = received[0]
+    return result
 
 
 def barrier() -> None:
-    """Wait until all processes have called this."""
-    if world() > 1:
-        dist.all_reduce(torch.zeros(1))
+    """Wait until all processes have called this, for hours where one of them works that long."""
+    if _groups:
+        _groups[0].pass_gate(world())
+        dist.all_reduce(torch.zeros(1))  # nobody asks the store after this, and its host may end
 
 
 def averaged(values: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -81,56 +80,16 @@ def trainer_settings(accelerator: str) -> dict[str, Any]:
     """
     if world() == 1:
         return {"accelerator": accelerator, "devices": 1}
+    from edgekd.train.parallel.strategy import GroupStrategy  # slow to import
+
     on_gpu = _on_gpu(accelerator)
-    strategy = _DDPStrategy(cluster_environment=_OneDeviceEach(), broadcast_buffers=False, gradient_as_bucket_view=True)
     return {
         "accelerator": "gpu" if on_gpu else "cpu",
         "devices": [torch.cuda.current_device()] if on_gpu else 1,
         "num_nodes": world(),
-        "strategy": strategy,
+        "strategy": GroupStrategy(broadcast_buffers=False, gradient_as_bucket_view=True),
         "use_distributed_sampler": False,
     }
-
-
-class _OneDeviceEach(ClusterEnvironment):
-    """Presents every process to Lightning as a machine with one device, however many processes a machine has and
-    whichever GPU each of them uses."""
-
-    creates_processes_externally = True
-    main_address, main_port = "", 0  # unused: the process group exists before Lightning starts
-
-    @staticmethod
-    def detect() -> bool:
-        return _grouped()
-
-    def world_size(self) -> int:
-        return world()
-
-    def global_rank(self) -> int:
-        return rank()
-
-    def node_rank(self) -> int:
-        return rank()
-
-    def local_rank(self) -> int:
-        return 0
-
-    def set_world_size(self, size: int) -> None:
-        assert size == world()
-
-    def set_global_rank(self, rank: int) -> None:
-        assert rank == dist.get_rank()
-
-
-class _DDPStrategy(DDPStrategy):
-    """Keeps `ProcessGroup.on_sigterm` as the handler of SIGTERM; Lightning's own waits for processes that are gone."""
-
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
-        self._handler = signal.getsignal(signal.SIGTERM)
-
-    def on_train_start(self) -> None:
-        signal.signal(signal.SIGTERM, self._handler)
 
 
 @contextmanager
@@ -138,32 +97,31 @@ def in_process_group(accelerator: str) -> Iterator[None]:
     """Join the process group that torchrun or srun started this process for, and leave it at the end. Nothing changes
     in a lone process or inside another `in_process_group`.
 
-    An error of one process ends all: the first process to fail raises its error, the others exit silently with its
-    exit status.
+    An error of one process ends all: the first to fail raises its error, the others exit silently with status 2.
 
     Raises:
         InputError: other processes did not start or are gone; two processes have the same GPU.
     """
-    environment = ProcessEnvironment() if _grouped() else process_environment(os.environ)
+    environment = ProcessEnvironment() if _groups else process_environment(os.environ)
     if environment.world == 1:
         yield
         return
-    group = ProcessGroup(environment)
-    handler = signal.signal(signal.SIGTERM, group.on_sigterm)
     logger = logging.getLogger("edgekd")
     level = logger.level
     if environment.rank:
         logger.setLevel(logging.ERROR)
+    group = ProcessGroup(environment)
     try:
         group.join(_device(environment) if _on_gpu(accelerator) else None)
+        _groups.append(group)
         yield
         barrier()
     except BaseException as error:
         group.fail(error)
-    group.leaving.set()
-    dist.destroy_process_group()
+    finally:
+        _groups.clear()
+    group.leave()
     logger.setLevel(level)
-    signal.signal(signal.SIGTERM, handler)
 
 
 def _on_gpu(accelerator: str) -> bool:
