@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from edgekd.errors import InputError, MissingExtraError
-from edgekd.runtime.source.capture import Capture, CaptureCounts
+from edgekd.runtime.source.capture import Capture, CaptureCounts, CaptureSession
 from edgekd.runtime.source.child import SourceRequest
 from edgekd.runtime.source.health import Gap, StateChange, Watch
 
@@ -263,7 +263,7 @@ def test_a_bug_in_the_watch_does_not_die_unseen(fake, monkeypatch):
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("edgekd.runtime.source.capture.Capture._add_block", broken)
+    monkeypatch.setattr(CaptureSession, "samples", broken)
     with pytest.raises(ZeroDivisionError):
         until(fake(GOOD), lambda _: False)
 
