@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from edgekd.errors import InputError, MissingExtraError
-from edgekd.runtime.source.capture import Capture, CaptureCounts, CaptureSession
+from edgekd.runtime.source.capture import Capture, CaptureCounts
 from edgekd.runtime.source.child import SourceRequest
 from edgekd.runtime.source.health import Gap, StateChange, Watch
+from edgekd.runtime.source.process import CaptureSession
 
 FAKE = Path(__file__).with_name("fake_child.py")
 OPEN = ["open", 16000, 1]
