@@ -11,6 +11,8 @@ watched, and an error for lack of memory counts as too much memory.
 Outcomes: ok; refused (an EdgekdError); and four failures: traceback (any other exception, or a warning), crashed (the
 process died), hung, memory. Prints tables, then one JSON line; exit status 1 after a failure. `--keep` saves the files
 that failed, and `--seed` with `--first` repeats a mutation. `--as-is` reads each file once, unchanged.
+
+Longer than 400 lines because workers, mutations and outcomes only make sense together.
 """
 
 import os

@@ -11,6 +11,8 @@ capture process for it. Prints a table, then one JSON line.
 
 Detection time: from the fault to the change of state. Recovery time: from the start of the repair, at a random time
 between two attempts, to HEALTHY; the start of PulseAudio is included. Exits 1 where one takes longer than its limit.
+
+Longer than 400 lines because every fault shares one virtual microphone and one table.
 """
 
 import contextlib

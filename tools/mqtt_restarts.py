@@ -11,6 +11,8 @@ Brokers are stopped, killed, or killed with all retained messages deleted. After
 client reads must be a line that the listener printed, with the label of its newest one. At the end no change of label
 may be missing, and memory, threads and open files must not have grown. Prints tables, then one JSON line; exits 1 where
 something is wrong.
+
+Longer than 400 lines because all rounds share one broker, one listener and one table.
 """
 
 import contextlib

@@ -1,5 +1,8 @@
 """`edgekd crossval` and `edgekd sweep` on a few clips: which runs are planned, what the reports hold, and which options
-are refused."""
+are refused.
+
+Past 400 lines because both commands share the clips, the recipes and the stand-in for processes.
+"""
 
 import csv
 import json

@@ -1,4 +1,7 @@
-"""The hook: deliveries of changes to a command and an address, and their errors."""
+"""The hook: deliveries of changes to a command and an address, and their errors.
+
+Past 400 lines because every way in which a command and an address can fail stands here, on the same two receivers.
+"""
 
 import json
 import shlex
