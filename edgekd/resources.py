@@ -1,9 +1,7 @@
 """Finds and reads the TOML files that ship with edgekd (targets, teachers, recipes, reproductions), in a checkout or in
 a wheel. Converts tables to msgspec structs with errors that name the key and the value."""
 
-import json
 import re
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
@@ -73,7 +71,7 @@ def read_table(path: Path) -> dict[str, Any]:
     kind = "JSON" if path.suffix == ".json" else "TOML"
     try:
         text = path.read_bytes().decode()
-        raw: Any = json.loads(text) if kind == "JSON" else tomllib.loads(text)
+        raw: Any = _json(text) if kind == "JSON" else _toml(text)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); give a readable file") from None
     except (ValueError, RecursionError) as error:
@@ -81,6 +79,18 @@ def read_table(path: Path) -> dict[str, Any]:
     if not isinstance(raw, dict):
         raise InputError(f"{path}: holds a {type(raw).__name__}; it must hold a table of keys")
     return raw
+
+
+def _json(text: str) -> Any:
+    import json  # late: the command line imports this module at every start
+
+    return json.loads(text)
+
+
+def _toml(text: str) -> Any:
+    import tomllib
+
+    return tomllib.loads(text)
 
 
 def read_toml(path: Path, kind: type[T]) -> T:

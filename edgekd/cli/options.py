@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Mapping
+from functools import cache
 from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -21,7 +22,7 @@ def listen_parameters() -> list[inspect.Parameter]:
     """A parameter TABLE_KEY for each setting that the command line can give; None is not given."""
     found = []
     for table, struct in (MAIN_TABLES | OUTPUT_TABLES).items():
-        for field in msgspec.structs.fields(struct):
+        for field in _fields(struct):
             option = (_meta(field).extra or {}).get("option", field.name if table in MAIN_TABLES else None)
             if option is not None:
                 found.append(_parameter(table, field, option))
@@ -39,8 +40,13 @@ def by_table(values: Mapping[str, Any]) -> Tables:
 
 def source_option(key: str, more: str = "") -> Any:
     """An option of another command for a key of `[source]`; `more` follows its help."""
-    field = next(field for field in msgspec.structs.fields(SourceTable) if field.name == key)
+    field = next(field for field in _fields(SourceTable) if field.name == key)
     return typer.Option(f"--{key}", help=f"{_meta(field).description} {more}".rstrip())
+
+
+@cache
+def _fields(struct: type[msgspec.Struct]) -> tuple[FieldInfo, ...]:
+    return msgspec.structs.fields(struct)
 
 
 def _parameter(table: str, field: FieldInfo, option: str) -> inspect.Parameter:

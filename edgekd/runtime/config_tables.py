@@ -9,8 +9,6 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from edgekd.runtime.source.health import Watch
-
 MIN_HOP_S = 0.25
 """Shortest time from window to window."""
 MAX_SECONDS = 3600.0
@@ -19,6 +17,8 @@ MIN_LIMIT_S = 0.5
 """Shortest that `[watch]` allows: several blocks of a live source."""
 MAX_QUEUE_S = 60.0
 """Longest queue: more is neither live nor small."""
+STALL_S, ZEROS_S, FAILED_S, QUEUE_S = 2.0, 1.5, 30.0, 10.0
+"""Defaults of `[watch]`, and of `edgekd.runtime.source.health.Watch`."""
 
 
 def about(text: str, *, option: str | None = None, **limits: Any) -> msgspec.Meta:
@@ -131,20 +131,16 @@ Limit = Annotated[float, msgspec.Meta(ge=MIN_LIMIT_S, le=MAX_SECONDS)]
 class WatchTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[watch]`: limits in seconds by which a live source is watched."""
 
-    stall: Annotated[Limit, about("Without a block of samples for so long, the source is opened again.")] = (
-        Watch().stall_s
-    )
+    stall: Annotated[Limit, about("Without a block of samples for so long, the source is opened again.")] = STALL_S
     zeros: Annotated[
         Limit,
         about(
             "With nothing but zeros for so long, it is opened again; more for a microphone whose noise is digital "
             "silence."
         ),
-    ] = Watch().zeros_s
-    failed: Annotated[Limit, about("Without good samples for so long, its state is FAILED.")] = Watch().failed_s
-    queue: Annotated[float, about("Longest queue of samples that wait.", ge=MIN_LIMIT_S, le=MAX_QUEUE_S)] = (
-        Watch().queue_s
-    )
+    ] = ZEROS_S
+    failed: Annotated[Limit, about("Without good samples for so long, its state is FAILED.")] = FAILED_S
+    queue: Annotated[float, about("Longest queue of samples that wait.", ge=MIN_LIMIT_S, le=MAX_QUEUE_S)] = QUEUE_S
 
 
 Seconds = Annotated[float, msgspec.Meta(gt=0.0, le=MAX_SECONDS)]

@@ -5,6 +5,8 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
+from edgekd.runtime.config_tables import FAILED_S, QUEUE_S, STALL_S, ZEROS_S
+
 State = Literal["HEALTHY", "RECOVERING", "FAILED"]
 """HEALTHY: blocks with signal arrive. RECOVERING: not now, or not reliably. FAILED: not for a long time; the source is
 still tried again."""
@@ -50,15 +52,15 @@ class Watch(msgspec.Struct, frozen=True):
     while decisions are late; beyond that the oldest are dropped.
     """
 
-    stall_s: float = 2.0
+    stall_s: float = STALL_S
     open_s: float = 10.0
-    zeros_s: float = 1.5
+    zeros_s: float = ZEROS_S
     heal_s: float = 0.3
-    failed_s: float = 30.0
+    failed_s: float = FAILED_S
     first_wait_s: float = 0.25
     last_wait_s: float = 2.0
     lag_s: float = 1.0
-    queue_s: float = 10.0
+    queue_s: float = QUEUE_S
 
 
 class Health:
