@@ -10,10 +10,9 @@ import json
 import msgspec
 import numpy as np
 import pytest
-from helpers.small_recipes import NETWORK, TABLES
+from helpers.small_recipes import NETWORK, RATE, TABLES, write_two_tones
 
 from edgekd import cli
-from edgekd.data.store.clips import Clip
 from edgekd.data.store.store import ClipStore
 from edgekd.data.store.writer import StoreWriter
 from edgekd.errors import GateError, InputError
@@ -31,7 +30,6 @@ from edgekd.train.recipe.recipe import load_recipe
 from edgekd.train.recipe.schema import Data
 from edgekd.train.run.folder import load_run
 
-RATE = 8000
 ONE = Workers((Slot(),), 1)
 COMMON = (
     TABLES
@@ -52,21 +50,7 @@ freeze_epochs = 0
 def place(tmp_path_factory):
     """A folder with a store of three splits, a teacher recipe and a student recipe."""
     folder = tmp_path_factory.mktemp("place")
-    rng = np.random.default_rng(0)
-    with StoreWriter(
-        folder / "store", name="tones", licence="CC0", sample_rate=RATE, channels=1, synthetic=True
-    ) as writer:
-        for split in ("a", "b", "c"):
-            for label, hertz in (("high", 2500.0), ("low", 250.0)):
-                for number in range(8):
-                    wave = 6000 * np.sin(2 * np.pi * hertz * np.arange(RATE // 2) / RATE) + rng.normal(
-                        0, 1000, RATE // 2
-                    )
-                    writer.add(
-                        Clip(f"{split}/{label}{number}.wav", label, split, group=f"{split}{label}{number // 2}"),
-                        wave.astype(np.int16)[:, None],
-                    )
-        writer.finish()
+    write_two_tones(folder / "store", dict.fromkeys("abc", 8), seconds=0.5, clips_of_a_group=2)
     (folder / "teacher.toml").write_text(f'name = "t"\n{COMMON}\n[view]\nspan = "clip"\n[teacher]{NETWORK}')
     (folder / "student.toml").write_text(f'name = "s"\n{COMMON}\n[view]\nseconds = 0.25\n[student]{NETWORK}')
     return folder

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 from helpers.html_page import parsed
-from helpers.small_recipes import NETWORK, TABLES
+from helpers.small_recipes import NETWORK, RATE, TABLES, write_two_tones
 
 from edgekd.data.store.clips import Clip
 from edgekd.data.store.store import ClipStore
@@ -20,7 +20,6 @@ from edgekd.train.run.folder import METRICS_FILE, REPORT_FILE, SOFT_LABELS_FOLDE
 from edgekd.train.run.report import write_report
 from edgekd.train.teach import teach
 
-RATE = 8000
 COMMON = (
     TABLES
     + """
@@ -39,16 +38,7 @@ freeze_epochs = 0
 def folder(tmp_path_factory):
     """A folder with a store of two kinds of tones, a teacher recipe and a student recipe."""
     folder = tmp_path_factory.mktemp("folder")
-    rng = np.random.default_rng(0)
-    with StoreWriter(
-        folder / "store", name="tones", licence="CC0", sample_rate=RATE, channels=1, synthetic=True
-    ) as writer:
-        for split, count in (("a", 8), ("b", 4)):
-            for label, hertz in (("high", 2500.0), ("low", 250.0)):
-                for number in range(count):
-                    wave = 6000 * np.sin(2 * np.pi * hertz * np.arange(RATE) / RATE) + rng.normal(0, 1000, RATE)
-                    writer.add(Clip(f"{split}/{label}{number}.wav", label, split), wave.astype(np.int16)[:, None])
-        writer.finish()
+    write_two_tones(folder / "store", {"a": 8, "b": 4}, seconds=1.0)
     (folder / "teacher.toml").write_text(f'name = "t"\n{COMMON}\n[view]\nspan = "clip"\n[teacher]{NETWORK}')
     (folder / "student.toml").write_text(f'name = "s"\n{COMMON}\n[student]{NETWORK}')
     return folder
