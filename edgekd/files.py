@@ -76,6 +76,9 @@ def output_file(path: Path, option: str) -> Iterator[Path]:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not path.is_file() and not path.is_dir():
+            yield path  # a pipe or a device is written to and not replaced
+            return
         with atomic_path(path) as part:
             yield part
     except OSError as error:

@@ -2,6 +2,8 @@
 
 import os
 import stat
+import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -162,3 +164,23 @@ def test_an_output_file_below_a_file_is_refused(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=r"a\.json .* --csv"):
         fail_output(tmp_path / "file" / "a.json")
+
+
+def test_a_pipe_is_written_to_and_not_replaced(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        with output_file(pipe, "--csv") as path:
+            path.write_bytes(b"table")
+        assert os.read(reader, 100) == b"table"
+    finally:
+        os.close(reader)
+    assert pipe.is_fifo()
+
+
+def test_the_wheel_has_every_package():
+    root = Path(__file__).parents[1]
+    listed = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    packages = {".".join(path.parent.relative_to(root).parts) for path in (root / "edgekd").rglob("__init__.py")}
+    assert packages <= set(listed)

@@ -17,7 +17,7 @@ app = typer.Typer()
 def check(
     models: Annotated[
         list[Path],
-        typer.Argument(help="Exported .tflite or .onnx files, of edgekd or of other tools, or names in 'edgekd zoo'."),
+        typer.Argument(help="Exported .tflite or .onnx files of any tool, or names in 'edgekd zoo'; all are checked."),
     ],
     target: Annotated[str, typer.Option(help="Name of a shipped target, or a path to a .toml file.")] = "dcase2023",
     report_format: Annotated[

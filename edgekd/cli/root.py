@@ -24,7 +24,7 @@ Settings = Annotated[
     list[str] | None, typer.Option("--set", help="key=value of the recipe, e.g. train.epochs=20; may be repeated.")
 ]
 TeachSettings = Annotated[
-    list[str] | None, typer.Option("--teach-set", help="key=value of all teachers of the recipe; may be repeated.")
+    list[str] | None, typer.Option("--teach-set", help="key=value of all teachers; may be repeated.")
 ]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads of torch in each process; all cores by default.")]
 Accelerator = Annotated[str, typer.Option(help="auto, cpu or gpu.")]

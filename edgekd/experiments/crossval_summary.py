@@ -68,7 +68,7 @@ def crossval_summary(folder: Path, run_path: Path, precision: Precision) -> Cros
             run_of = {row["setting"]: row["run"] for row in csv.DictReader(file)}  # any fold and seed
     except (OSError, KeyError, UnicodeDecodeError, msgspec.DecodeError) as error:
         raise InputError(f"--crossval {folder}: is no folder of a finished 'edgekd crossval' ({error})") from None
-    read_identity(folder)  # refuses a folder of an earlier version
+    read_identity(folder, "--crossval")  # refuses a folder of an earlier version
     if summary.store.hash != run.info.data.hash:
         raise InputError(
             f"--crossval {folder}: is of the store {summary.store.name} ({summary.store.hash[:16]}), and {run.path} was"

@@ -71,7 +71,7 @@ def check_folder(out: Path, identity: Mapping[str, str]) -> None:
             )
 
 
-def read_identity(out: Path) -> dict[str, str]:
+def read_identity(out: Path, option: str = "--out") -> dict[str, str]:
     """What the runs of a folder have in common, by name, as `experiment_folder` wrote it.
 
     Raises:
@@ -84,7 +84,7 @@ def read_identity(out: Path) -> dict[str, str]:
         version = raw.pop("version", 1)
         identity = {str(name): str(value) for name, value in raw.items()}
     except (OSError, ValueError, KeyError, AttributeError):
-        raise InputError(f"{out} is not empty and no folder of a crossval or sweep; choose another --out") from None
+        raise InputError(f"{out} is not empty and no folder of a crossval or sweep; choose another {option}") from None
     if version == 1:
         command = identity.get("command", "crossval")
         raise InputError(
@@ -94,6 +94,6 @@ def read_identity(out: Path) -> dict[str, str]:
     if version != VERSION:
         raise InputError(
             f"{out / PLAN_FILE}: version {version!r} is unknown (this edgekd reads {VERSION}); update edgekd or choose"
-            " another --out"
+            f" another {option}"
         )
     return identity

@@ -78,7 +78,7 @@ class TableRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     set: tuple[str, ...] = ()
     """"key=value" settings of the recipe."""
     teachers: Literal["recipe", "none"] = "recipe"
-    """"none": labels without_teachers, without any stage."""
+    """"none": labels alone, without any stage."""
     teachers_of: str = ""
     """Label of an earlier row. The [[teachers]] in its runs teach this row too, so that none are trained again."""
     part: str = ""

@@ -279,8 +279,8 @@ MAIN_TABLES: dict[str, type[msgspec.Struct]] = {
 }
 """Tables whose every key is an option."""
 OUTPUT_TABLES: dict[str, type[msgspec.Struct]] = {
-    "web": WebTable,
     "mqtt": MqttTable,
+    "web": WebTable,
     "hook": HookTable,
     "history": HistoryTable,
     "clips": ClipsTable,

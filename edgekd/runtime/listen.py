@@ -99,7 +99,9 @@ def listen(
         StoppedError: `control` asks for the end.
     """
     if source is not None and live is not None and live != SourceRequest():
-        raise InputError(f"{source} and a microphone or command are two sources; give one of them")
+        raise InputError(
+            f"{source} does not take the options of microphones and commands; leave them out, or leave out the source"
+        )
     if source == STANDARD_INPUT and sys.stdin is None:
         raise InputError("standard input is closed; pipe raw samples into it or give an audio file")
     configuration = Configuration(

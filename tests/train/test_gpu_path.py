@@ -36,7 +36,7 @@ from edgekd.train.loop.training import Options, train
 from edgekd.train.loop.validation import predict_clips
 from edgekd.train.loss.objective import OPTIONS, Objective
 from edgekd.train.prepare.prepared import Prepared, prepare
-from edgekd.train.prepare.teaching import prepare_teaching
+from edgekd.train.prepare.teaching import LabelTable, Teaching, label_table, prepare_objective
 from edgekd.train.recipe.recipe import Recipe, decode, load_recipe
 from edgekd.train.run.folder import resolved
 from edgekd.train.stages.stages import stage_recipe
@@ -85,7 +85,14 @@ def untrained(tmp_path_factory):
 def float_module(prepared: Prepared) -> TrainingModule:
     """The module of the float phase, as the training loop makes it."""
     network, recipe = channels_last(prepared.network.train()), prepared.recipe
-    return TrainingModule(network, prepared.front, prepared.view, prepared.teaching, recipe, recipe.train)
+    teaching = Teaching(prepared.objective, prepared.live, labels_of(prepared))
+    return TrainingModule(network, prepared.front, prepared.view, teaching, recipe, recipe.train)
+
+
+def labels_of(prepared: Prepared) -> LabelTable:
+    """The labels and soft labels of a training."""
+    logits = [logits for _, logits in prepared.soft_labels]
+    return label_table(prepared.recipe, prepared.store, prepared.partition, prepared.teachers, logits)
 
 
 def quantised_module(prepared: Prepared) -> TrainingModule:
@@ -97,8 +104,10 @@ def quantised_module(prepared: Prepared) -> TrainingModule:
     view = TrainingView(store, clips, recipe, phase.batch_size, size.mels, size.frames, RandomStream.QAT)
     network = channels_last(copy.deepcopy(prepared.network).eval())
     qat = channels_last(quant.to_qat(network).train())
-    labels, teachers = prepared.teaching.labels, prepared.teachers
-    teaching = prepare_teaching(recipe, store, prepared.partition, teachers, labels, qat, size, phase.float_weight)
+    objective, live = prepare_objective(
+        recipe, store, prepared.partition, prepared.teachers, qat, size, phase.float_weight
+    )
+    teaching = Teaching(objective, live, labels_of(prepared))
     return TrainingModule(qat, prepared.front, view, teaching, recipe, phase, network)
 
 

@@ -1,6 +1,5 @@
 """What every output shares: the protocol, the observation behind a decision, the group of all outputs, and a worker
-thread
-with a bounded queue, so that no output delays the stream of decisions.
+thread with a bounded queue, so that no output delays the stream of decisions.
 """
 
 import threading

@@ -5,6 +5,7 @@ Read in this order: `recipe.recipe` (what is trained), `prepare.prepared` (what 
 `run.folder` (what is left behind).
 """
 
+import dataclasses
 import datetime
 import importlib.metadata
 import logging
@@ -38,9 +39,11 @@ from edgekd.train.loop.device import (
 )
 from edgekd.train.loop.module import TrainingModule
 from edgekd.train.loop.validation import predict_clips, run_metrics
+from edgekd.train.loss.objective import Objective
 from edgekd.train.parallel import processes
 from edgekd.train.prepare.prepared import Prepared, prepare
-from edgekd.train.prepare.teaching import Teaching, prepare_teaching
+from edgekd.train.prepare.pretrained import load_initial_weights
+from edgekd.train.prepare.teaching import LabelTable, Teaching, label_table, prepare_objective
 from edgekd.train.recipe.recipe import Recipe
 from edgekd.train.recipe.schema import Qat, Train
 from edgekd.train.run.claim import check_run_folder, claim
@@ -68,6 +71,7 @@ from edgekd.train.run.guards import (
     report_out_of_memory,
     smaller_batch,
 )
+from edgekd.train.teachers.live import LiveTeacher
 from edgekd.train.teachers.soft_labels import clip_probabilities, teacher_scores
 
 log = logging.getLogger(__name__)
@@ -123,13 +127,12 @@ def train(
 
 def _train(recipe: Recipe, store: ClipStore, out: Path, teachers: Sequence[Path], options: Options) -> Run:
     processes.first(lambda: check_run_folder(out, teachers, force=options.force, resume=options.resume))
-    prepared = prepare(recipe, store, teachers)
-    info = _run_info(prepared)
+    training = _Training(prepare(recipe, store, teachers), out, options)
+    info = _run_info(training.prepared)
     if processes.first(lambda: claim(out, info, recipe, force=options.force, resume=options.resume)) == "finished":
         log.info("%s is finished already; nothing to do", out)
         return load_run(out)
     with report_disk_errors(out), locked_run_folder(out), log_to_file(out / LOG_FILE):
-        training = _Training(prepared, out, options)
         try:
             metrics = processes.first(training.log_teachers)
             metrics |= training.float_phase()
@@ -169,6 +172,7 @@ class _Training:
         self.prepared, self.out, self.options = prepared, out, options
         self.recipe, self.store, self.partition = prepared.recipe, prepared.store, prepared.partition
         self.front = prepared.front
+        self.labels: LabelTable | None = None
         self.rows: list[dict[str, Any]] = []
         self.seconds = 0.0
 
@@ -204,15 +208,20 @@ class _Training:
 
     def float_phase(self) -> dict[str, float]:
         """Train the float network in place, or load it where it is trained already; returns its test metrics."""
-        model = self.prepared.network
+        model, initial_run = self.prepared.network, self.prepared.initial_run
+        if initial_run is not None:
+            load_initial_weights(model, initial_run, self.store.labels)
         if self.recipe.init.adapt == "none":
             processes.first(lambda: save_weights(self.out / MODEL_FILE, model))
         elif self._checkpoint_phase() != "qat":
             channels_last(model.train())
             if self.options.compile:
                 compile_in_place(model, torch.zeros(1, *self.prepared.size.shape))
-            module = self._fit(model, self.recipe.train, self.prepared.view, self.prepared.teaching)
+            module = self._fit(
+                model, self.recipe.train, self.prepared.view, self.prepared.objective, self.prepared.live
+            )
             processes.first(lambda: save_weights(self.out / MODEL_FILE, module.final_model))
+        self.prepared = dataclasses.replace(self.prepared, live=())  # frees the teachers' memory
         model.load_state_dict(processes.first(lambda: load_saved(self.out / MODEL_FILE)))
         return processes.first(lambda: self._test(model, "float"))
 
@@ -234,17 +243,10 @@ class _Training:
         )
         qat.load_state_dict(processes.first(lambda: self._calibrate(qat, view)))
         channels_last(qat.train())
-        teaching = prepare_teaching(
-            self.recipe,
-            self.store,
-            self.partition,
-            prepared.teachers,
-            prepared.teaching.labels,
-            qat,
-            size,
-            phase.float_weight,
+        objective, live = prepare_objective(
+            self.recipe, self.store, self.partition, prepared.teachers, qat, size, phase.float_weight
         )
-        self._fit(qat, phase, view, teaching, model)
+        self._fit(qat, phase, view, objective, live, model)
         return processes.first(lambda: self._settle(qat))
 
     def _calibrate(self, qat: quant.QuantNetwork, view: TrainingView) -> dict[str, Any]:
@@ -266,10 +268,15 @@ class _Training:
         model: nn.Module,
         phase: Train | Qat,
         view: TrainingView,
-        teaching: Teaching,
+        objective: Objective,
+        live: tuple[LiveTeacher, ...],
         float_model: nn.Module | None = None,
     ) -> TrainingModule:
         table = "train" if isinstance(phase, Train) else "qat"
+        if self.labels is None:
+            logits = [logits for _, logits in self.prepared.soft_labels]
+            self.labels = label_table(self.recipe, self.store, self.partition, self.prepared.teachers, logits)
+        teaching = Teaching(objective, live, self.labels)
         module = TrainingModule(model, self.front, view, teaching, self.recipe, phase, float_model)
         end = EpochEnd(self.out, self.store, self.partition.test, self.rows, self.seconds)
         name = module.phase_name

@@ -60,19 +60,19 @@ def build_network(
         InputError: torch refuses the sizes, the view or a batch is too small for the network, no parameter trains, the
             test side is digital silence, or a block has no integer form.
     """
-    if recipe.init.adapt != "full":
-        pretrained.check_init(recipe)
+    pretrained.check_init(recipe)
     check_test_sound(recipe, store, partition.test)
     front(config, recipe.frontend)  # raises where a black box cannot use this front end
     _check_channels(recipe, store, config)
-    smallest = min(batch_sizes(store, partition.train, recipe, recipe.train.batch_size)) // processes.world()
-    for table, phase in (("train", recipe.train), ("qat", recipe.qat)):
+    smallest = 0
+    for table, phase in (("qat", recipe.qat), ("train", recipe.train)):
         least = min(batch_sizes(store, partition.train, recipe, phase.batch_size))
         if least < processes.world():
             raise InputError(
                 f"recipe {recipe.name}: a batch of {counted(least, 'clip')} is too small for {processes.world()}"
                 f" processes; start {least} at most, or raise {table}.batch_size ({phase.batch_size})"
             )
+        smallest = least // processes.world()  # in the end that of the float phase
     size = network_input(recipe, store, config)
     torch.manual_seed(recipe.seed)
     try:
@@ -94,8 +94,7 @@ def build_network(
             "train.batch_size"
         ) from None
     model.load_state_dict(before)  # batch norms have counted the silence
-    if recipe.init.adapt == "head":
-        pretrained.check_trainable(recipe, model)
+    pretrained.check_trainable(recipe, model)
     if isinstance(config, BlackBoxConfig):
         pretrained.check_black_box_labels(store, config)
     if recipe.has_qat:
@@ -116,7 +115,7 @@ def _check_channels(recipe: Recipe, store: ClipStore, config: ModelConfig) -> No
 
 
 def check_tap_paths(recipe: Recipe, store: ClipStore, teachers: Sequence[Recipe | None]) -> None:
-    """Refuse contradictory terms and missing taps: the part of `check_terms` that needs no trained teachers.
+    """Refuse contradictory terms and missing taps, as far as that needs no trained teachers.
 
     Args:
         recipe: of the student.

@@ -13,14 +13,15 @@ from edgekd.models.logmel import LogMel
 from edgekd.models.waveform import RawWaveform
 from edgekd.train.batches.epochs import TrainingView
 from edgekd.train.batches.random_streams import RandomStream
+from edgekd.train.loss.objective import Objective
 from edgekd.train.parallel import processes
 from edgekd.train.prepare import pretrained
 from edgekd.train.prepare.checks import build_network, check_same_input, check_unseen, open_teacher
 from edgekd.train.prepare.inputs import NetworkInput, measure_front_end, partition_clips
-from edgekd.train.prepare.teaching import Teaching, label_table, prepare_teaching
+from edgekd.train.prepare.teaching import prepare_objective
 from edgekd.train.recipe.recipe import Recipe, check_sample_rate
 from edgekd.train.run.folder import Run, model_config
-from edgekd.train.teachers.live import LIVE
+from edgekd.train.teachers.live import LIVE, LiveTeacher
 from edgekd.train.teachers.soft_labels import Logits, soft_labels
 
 
@@ -36,12 +37,12 @@ class Prepared:
         frontend: with the mean and standard deviation of the training clips.
         spectrum: (mel,) mean natural log-mel of the training clips; empty for a network that takes waveforms.
         front: waveforms -> the network's input.
-        network: with its initial weights.
+        network: with the weights of its architecture; those of `initial_run` are not loaded yet.
         teachers: the finished runs to distil from.
         soft_labels: of each teacher the key and the logits for all clips as they are.
         initial_run: the run whose weights the network begins with, None for its own.
         view: the training set of the float phase.
-        teaching: loss, live teachers and labels of the float phase.
+        objective, live: loss and live teachers of the float phase.
     """
 
     recipe: Recipe
@@ -56,7 +57,8 @@ class Prepared:
     soft_labels: tuple[tuple[str, Logits], ...]
     initial_run: Run | None
     view: TrainingView
-    teaching: Teaching
+    objective: Objective
+    live: tuple[LiveTeacher, ...]
 
 
 def prepare(recipe: Recipe, store: ClipStore, teachers: Sequence[Path] = ()) -> Prepared:
@@ -78,7 +80,7 @@ def prepare(recipe: Recipe, store: ClipStore, teachers: Sequence[Path] = ()) -> 
     config = model_config(recipe)
     network, size = build_network(recipe, store, partition, config)
     runs = tuple(open_teacher(path, recipe, store, partition) for path in teachers)
-    initial_run = pretrained.initial_run(recipe, teachers) if recipe.init.run else None
+    initial_run = pretrained.initial_run(recipe, teachers)
     if initial_run is not None:
         check_unseen(initial_run, "init.run", recipe, store, partition)
     soft = tuple(soft_labels(run, store) for run in runs)
@@ -96,10 +98,7 @@ def prepare(recipe: Recipe, store: ClipStore, teachers: Sequence[Path] = ()) -> 
     fe, spectrum = processes.first(lambda: measure_front_end(recipe, view)) if size.mels else (recipe.frontend, ())
     if recipe.distill.teaching == "same":
         check_same_input(recipe, store, runs, fe)
-    labels = label_table(recipe, store, partition, runs, [logits for _, logits in soft])
-    teaching = prepare_teaching(recipe, store, partition, runs, labels, network, size)
-    if initial_run is not None:
-        pretrained.load_initial_weights(network, initial_run, store.labels)
+    objective, live = prepare_objective(recipe, store, partition, runs, network, size)
     return Prepared(
         recipe,
         store,
@@ -113,5 +112,6 @@ def prepare(recipe: Recipe, store: ClipStore, teachers: Sequence[Path] = ()) -> 
         soft,
         initial_run,
         view,
-        teaching,
+        objective,
+        live,
     )

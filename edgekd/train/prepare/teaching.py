@@ -53,22 +53,20 @@ class Teaching:
     labels: LabelTable
 
 
-def prepare_teaching(
+def prepare_objective(
     recipe: Recipe,
     store: ClipStore,
     partition: Partition,
     teachers: Sequence[Run],
-    labels: LabelTable,
     network: nn.Module,
     size: NetworkInput,
     float_weight: float | None = None,
-) -> Teaching:
+) -> tuple[Objective, tuple[LiveTeacher, ...]]:
     """The loss and the live teachers of one phase.
 
     Args:
         recipe, store, partition: of the training.
         teachers: its teachers.
-        labels: see `label_table`.
         network: the student.
         size: of its input.
         float_weight: of the quantization-aware phase, None for the float phase; with 1 no live teacher runs.
@@ -86,7 +84,7 @@ def prepare_teaching(
         shapes = tap_shapes(network, size, live, objective, shared=distill.teaching == "same")
         if objective.student_taps:
             objective = Objective(distill, len(store.labels), smoothing, len(runs), float_weight, shapes)
-    return Teaching(objective, live, labels)
+    return objective, live
 
 
 def label_table(

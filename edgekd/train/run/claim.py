@@ -41,8 +41,8 @@ def check_run_folder(path: Path, teachers: Sequence[Path], *, force: bool, resum
         resume: continue a run that is there.
 
     Raises:
-        InputError: the folder exists, holds files that are no run's, is in use, or holds nothing to resume, or a run of
-            an earlier version to resume.
+        InputError: without `force` or `resume` there is a run already; the folder holds files of no run, or is in use;
+            or, with `resume`, there is no run, or one of an earlier version.
     """
     if force and resume:
         raise InputError("--force begins anew and --resume goes on; give one of them")
@@ -133,15 +133,16 @@ def _is_run(path: Path) -> bool:
 
 def _check_version(path: Path) -> None:
     """Refuse to resume a run whose run.json is not of this version."""
-    info, version = read_info(path), run_version(path)
+    version = run_version(path)
     if version != RUN_VERSION:
+        info = read_info(path)
         command = "teach" if read_recipe(path).role == "teacher" else "distill"
         fits = f" --cross-fit {info.cross_fit}" if info.cross_fit else ""
-        raise older_version_error(path, version, f"{command} RECIPE --data DATA{fits}")
+        given = " --teacher RUN" * len(info.teachers) if not (path / STAGES_FILE).is_file() else ""
+        raise older_version_error(path, version, f"{command} RECIPE --data DATA{fits}{given}")
 
 
 def _resumable(path: Path, info: RunInfo, recipe: Recipe) -> Literal["resumed", "finished"]:
-    _check_version(path)
     saved = read_info(path)
     changed = saved.recipe_hash != info.recipe_hash
     # a number written as 2 or as 2.0 gives other digits, but the same training

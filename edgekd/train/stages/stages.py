@@ -244,5 +244,10 @@ def _stages_version(out: Path) -> int:
         document = msgspec.json.decode((out / STAGES_FILE).read_bytes(), type=dict[str, Any])
     except (OSError, msgspec.DecodeError) as error:
         raise InputError(f"{out / STAGES_FILE}: cannot be read ({error}); replace the run with --force") from None
-    version: int = document.get("version", 1)
+    version: object = document.get("version", 1)
+    if type(version) is not int or not 1 <= version <= RUN_VERSION:
+        raise InputError(
+            f"{out / STAGES_FILE}: version {version!r} is unknown (this edgekd reads 1 to {RUN_VERSION}); update edgekd"
+            " or replace the run with --force"
+        )
     return version

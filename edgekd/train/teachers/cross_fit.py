@@ -39,7 +39,7 @@ def cross_fit(recipe: Recipe, store: ClipStore, out: Path, count: int, options: 
     """Train or resume the fits of a teacher.
 
     Args:
-        recipe: of a teacher. Its training clips are partition_clips by recording; no fit is trained on its test splits.
+        recipe: of a teacher. Its training clips are divided by recording; no fit is trained on its test splits.
         store: the clips.
         out: the run folder, in which the fits are run folders.
         count: number of fits, at least 2.
