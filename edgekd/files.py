@@ -4,6 +4,7 @@ Every file that edgekd replaces is written by `atomic_write`, `atomic_path` or `
 at all. A process that works in a folder locks it with `held`.
 """
 
+import errno
 import fcntl
 import os
 import secrets
@@ -16,20 +17,31 @@ from edgekd.errors import InputError
 
 PART = ".part"
 """Suffix of a file that is being written."""
+UNSYNCABLE = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EACCES})
+"""Errors of a folder that cannot be waited for: its file system does not do it, or its owner forbids to list it."""
 LOCK_TRIES, LOCK_PAUSE_S = 5, 0.02
 """How often a lock is tried, and the pause between. `in_use` of another process holds the lock for a short time."""
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, *, mode: int = 0o666) -> Iterator[Path]:
     """A new hidden file in the same folder. It replaces `path` when the block ends, and is removed if the block raises.
+
+    A link is replaced, not the file behind it. A pipe or a device is yielded as it is.
+
+    Args:
+        path: the file, in a folder that exists.
+        mode: permissions of the new file, less those of the umask.
 
     Raises:
         OSError: it cannot be written. `path` is unchanged, and is the file name of the error.
     """
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PART}")
     try:
-        os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        if path.exists() and not path.is_file() and not path.is_dir():
+            yield path
+            return
+        part = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PART}")
+        os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode))
         try:
             yield part
             part.replace(path)
@@ -52,10 +64,10 @@ def atomic_write(path: Path, content: bytes, *, mode: int | None = None, durable
     Raises:
         OSError: see `atomic_path`.
     """
-    with atomic_path(path) as part, part.open("wb") as file:
-        file.write(content)
+    with atomic_path(path, mode=0o666 if mode is None else 0o600) as part, part.open("wb") as file:
         if mode is not None:
             os.fchmod(file.fileno(), mode)
+        file.write(content)
         if durable:
             file.flush()
             os.fsync(file.fileno())
@@ -65,7 +77,7 @@ def atomic_write(path: Path, content: bytes, *, mode: int | None = None, durable
 
 @contextmanager
 def output_file(path: Path, option: str) -> Iterator[Path]:
-    """`atomic_path` for a file that a user named. Missing folders are made.
+    """`atomic_path` for a file that a user named. Missing folders are made, and links are followed.
 
     Args:
         path: the file. An existing file is replaced.
@@ -76,10 +88,7 @@ def output_file(path: Path, option: str) -> Iterator[Path]:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists() and not path.is_file() and not path.is_dir():
-            yield path  # a pipe or a device is written to and not replaced
-            return
-        with atomic_path(path) as part:
+        with atomic_path(Path(os.path.realpath(path))) as part:
             yield part
     except OSError as error:
         raise unwritable(path, error, option) from None
@@ -96,7 +105,7 @@ def finished_name(name: str) -> str:
     if not name.endswith(PART):
         return name
     stem = name.removesuffix(PART)
-    # edgekd before 0.2 wrote unfinished files without a leading dot
+    # early versions of edgekd wrote unfinished files without a leading dot
     return stem[1:].rpartition(".")[0] if stem.startswith(".") else stem
 
 
@@ -108,12 +117,16 @@ def remove_unfinished(folder: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Wait until new and changed names in a folder are on the disk."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    """Wait until new and changed names in a folder are on the disk, where the file system and the rights allow it."""
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        if error.errno not in UNSYNCABLE:
+            raise
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Atomic writing: a file appears complete or not at all, and unfinished files are recognised and removed."""
 
+import errno
 import os
 import stat
 import tomllib
@@ -123,7 +124,7 @@ def test_a_symbolic_link_at_the_name_of_the_file_is_replaced(tmp_path):
     ("name", "final"),
     [
         (f".run.json.1f2e3d4c{PART}", "run.json"),
-        (f"run.json{PART}", "run.json"),  # of edgekd before 0.2
+        (f"run.json{PART}", "run.json"),  # of early versions
         ("run.json", "run.json"),
         (".hidden", ".hidden"),
         (f"a{PART}.json", f"a{PART}.json"),
@@ -184,3 +185,21 @@ def test_the_wheel_has_every_package():
     listed = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
     packages = {".".join(path.parent.relative_to(root).parts) for path in (root / "edgekd").rglob("__init__.py")}
     assert packages <= set(listed)
+
+
+def test_an_output_file_follows_a_link(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    with output_file(tmp_path / "link", "--csv") as path:
+        path.write_bytes(b"table")
+    assert (tmp_path / "file").read_bytes() == b"table"
+    assert (tmp_path / "link").is_symlink()
+
+
+def test_a_folder_that_cannot_be_waited_for_is_no_error(tmp_path, monkeypatch):
+    def fail(handle):
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    atomic_write(tmp_path / "model", b"content", durable=True)
+    assert (tmp_path / "model").read_bytes() == b"content"

@@ -203,7 +203,7 @@ def _foreign(folder: Path) -> Path:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
+    if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
         print("usage: python tools/fuzz_seeds.py DIR", file=sys.stderr)
         sys.exit(2)
     print(*write(Path(sys.argv[1])))

@@ -37,15 +37,19 @@ def listen(config: Path | None = None, **settings: Any) -> None:
     def read() -> Config:
         return override(Config() if config is None else read_config(config), by_table(settings))
 
+    def write(line: str) -> None:
+        try:
+            print(line, flush=True)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still to be flushed
+            raise
+
     try:
-        run(read, lambda line: print(line, flush=True), lambda line: say(f"edgekd: {line}"))
+        run(read, write, lambda line: say(f"edgekd: {line}"))
     except StoppedError as stop:
         if stop.number == signal.SIGINT:
             raise KeyboardInterrupt from None
-        if settings["source_file"] not in (None, "-"):  # a file was not classified to its end
-            raise typer.Exit(TERMINATED) from None
-    except BrokenPipeError:  # the reader has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(TERMINATED) from None
 
 
 CONFIG_OPTION = inspect.Parameter(
@@ -152,7 +156,10 @@ def record(
     mic: Annotated[str | None, source_option("mic")] = None,
     command: Annotated[str | None, source_option("command")] = None,
     channel: Annotated[int | None, source_option("channel")] = None,
-    rate: Annotated[int | None, source_option("rate", "Here the model's is --sample-rate.")] = None,
+    rate: Annotated[
+        int | None,
+        source_option("rate", "Sample rate in Hz: of a microphone by default its own, of a command --sample-rate."),
+    ] = None,
     channels: Annotated[int | None, source_option("channels")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a clip.")] = False,
 ) -> None:
@@ -186,7 +193,9 @@ def doctor(
     mic: Annotated[str | None, source_option("mic")] = None,
     command: Annotated[str | None, source_option("command")] = None,
     channel: Annotated[int | None, source_option("channel")] = None,
-    rate: Annotated[int | None, source_option("rate")] = None,
+    rate: Annotated[
+        int | None, source_option("rate", "Sample rate in Hz: of a microphone by default its own; a command needs it.")
+    ] = None,
     channels: Annotated[int | None, source_option("channels")] = None,
     as_json: Json = False,
 ) -> None:

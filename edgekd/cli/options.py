@@ -38,10 +38,10 @@ def by_table(values: Mapping[str, Any]) -> Tables:
     return tables
 
 
-def source_option(key: str, more: str = "") -> Any:
-    """An option of another command for a key of `[source]`; `more` follows its help."""
+def source_option(key: str, help_text: str | None = None) -> Any:
+    """An option of another command for a key of `[source]`, with the help of the key unless another is given."""
     field = next(field for field in _fields(SourceTable) if field.name == key)
-    return typer.Option(f"--{key}", help=f"{_meta(field).description} {more}".rstrip())
+    return typer.Option(f"--{key}", help=help_text or _meta(field).description)
 
 
 @cache

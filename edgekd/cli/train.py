@@ -33,8 +33,8 @@ def teach(
         int | None,
         typer.Option(
             help=(
-                "Train so many networks, each without its part of the training clips; the soft labels of that part "
-                "are its."
+                "Train so many networks, each without one part of the training clips, and let each give the soft "
+                "labels of the part that it has not seen (out of fold)."
             )
         ),
     ] = None,
@@ -198,7 +198,10 @@ def sweep(
     ] = None,
     teach_settings: TeachSettings = None,
     cross_fit: CrossFit = None,
-    settings: Settings = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="key=value of all recipes, e.g. train.epochs=20; may be repeated."),
+    ] = None,
     engine: Annotated[
         str, typer.Option(help="local, ray, or auto: ray where it is installed and RAY_ADDRESS is set.")
     ] = "auto",

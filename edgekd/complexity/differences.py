@@ -14,14 +14,14 @@ import msgspec
 
 from edgekd.complexity.readers.network import Network, Node, Tensor
 from edgekd.modelfile.manifest import FLOAT_BYTES, FloatCount, ModuleCount
+from edgekd.operators import Tflite
 from edgekd.text import counted
 
 NESSI = "nessi_tflite"
 NESSI_REASONS = {
-    "MEAN": "NeSsi counts a mean, every input element once",
-    "ADD": "NeSsi counts a sum, every output element once",
-    "MAX_POOL_2D": "NeSsi counts a pool, output elements times kernel",
-    "AVERAGE_POOL_2D": "NeSsi counts a pool, output elements times kernel",
+    Tflite.MEAN.name: "NeSsi counts a mean, every input element once",
+    Tflite.ADD.name: "NeSsi counts a sum, every output element once",
+    **{each.name: "NeSsi counts a pool, output elements times kernel" for each in Tflite if each.value.pools},
 }
 """Why NeSsi counts an op that `exact` does not count."""
 UNEXPLAINED = "unexplained"

@@ -3,8 +3,8 @@
 The paper's input is 256 coefficients x 249 frames of 10 s of 48 kHz stereo (windows of 100 ms each 40 ms, padding
 "end"). The CNN is trained first, without GRU, then the CNN-GRU from its weights: layers have the same names in both.
 The paper's table has 120 channels in the last block, but the GRU reads 480 values, a mean and a maximum of 240
-channels: 240 here. The paper does not name the activation
-and the position of the pools: ReLU, and after each block.
+channels: 240 here. The paper names neither the activation nor
+the place of the pools: here ReLU, and a pool after each block.
 
 Parameters at 10 labels: 2,496,954, without GRU 1,111,674; with `channels = 1, stem = 8, widths = [8, 16, 24, 32]`
 61,298 and 36,338.

@@ -2,14 +2,15 @@
 file. Nothing is printed here."""
 
 import contextlib
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from edgekd.runtime import replay
 from edgekd.runtime.config import Config, prepared, require_same_outputs
-from edgekd.runtime.control import Configuration, Control
+from edgekd.runtime.control import Configuration, Control, StoppedError
 from edgekd.runtime.decision import ChangesOnly, to_json, to_text
-from edgekd.runtime.listen import listen
+from edgekd.runtime.listen import STANDARD_INPUT, listen
 from edgekd.runtime.notify import notifier
 from edgekd.runtime.outputs.opening import open_outputs
 from edgekd.runtime.outputs.view import terminal_view
@@ -24,7 +25,8 @@ def run(read: Callable[[], Config], write: Callable[[str], None], warn: Callable
         warn: takes lines for people.
 
     Raises:
-        StoppedError: a signal ended it.
+        StoppedError: SIGINT ended it, or SIGTERM a file before its end. SIGTERM is the usual end of a live source.
+        BrokenPipeError: nobody reads the report on a file. Of live decisions the reader may go: that ends it.
         EdgekdError: the configuration, the model, the source or an output does not work.
     """
     config = read()
@@ -51,7 +53,13 @@ def run(read: Callable[[], Config], write: Callable[[str], None], warn: Callable
 
     to_line, changes = to_json if config.output.json else to_text, ChangesOnly()
     drawn = not (config.output.json or config.output.plain or config.output.changes)
-    with Control(reload) as control, open_outputs(config, systemd) as outputs, contextlib.ExitStack() as drawing:
+    live = config.source.file in (None, STANDARD_INPUT)
+    with (
+        _usual_end(live),
+        Control(reload) as control,
+        open_outputs(config, systemd) as outputs,
+        contextlib.ExitStack() as drawing,
+    ):
         view = terminal_view() if drawn else None
         if view is not None:
             drawing.enter_context(view)
@@ -75,6 +83,18 @@ def run(read: Callable[[], Config], write: Callable[[str], None], warn: Callable
                 view.show(decision)
             elif changes.is_new(decision) or not config.output.changes:
                 write(to_line(decision))
+
+
+@contextlib.contextmanager
+def _usual_end(live: bool) -> Iterator[None]:
+    """Nothing is wrong when the reader of the decisions goes, or when SIGTERM ends a live source."""
+    try:
+        yield
+    except BrokenPipeError:
+        pass
+    except StoppedError as stop:
+        if stop.number == signal.SIGINT or not live:
+            raise
 
 
 def _replayed(config: Config) -> str:

@@ -68,7 +68,7 @@ SMALLER = {
     "distill": ("--set", "train.epochs=1", "--set", "qat.epochs=1", "--set", "student.width=8"),
     **dict.fromkeys(
         ("crossval", "sweep"),
-        ("--set", "train.epochs=1", "--set", "qat.epochs=0", "--set", "student.width=8"),
+        ("--set", "train.epochs=1", "--set", "qat.epochs=1", "--set", "student.width=8"),
     ),
 }
 """Options added to an example; a later one overrides."""

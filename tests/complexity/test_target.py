@@ -190,6 +190,8 @@ def test_the_wheel_carries_every_package_and_data_folder():
         if path.suffix != ".md" or path.parent.name == "zoo":
             folder = path.parent.relative_to(ROOT)
             package = named.get(str(folder), ".".join(folder.parts))
+            if path.suffix == ".py":
+                assert package in setup["packages"], path
             if package not in setup["packages"]:  # a folder of data inside a package
                 package = package.rpartition(".")[0]
             contents.setdefault(package, set()).add(path)

@@ -5,6 +5,8 @@ import os
 import signal
 import subprocess
 import time
+import wave
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -22,6 +24,12 @@ from edgekd.runtime.source.child import SourceRequest
 from edgekd.runtime.source.health import Gap, StateChange, StatusLine, Watch
 
 NOISE = np.random.default_rng(1).standard_normal(64000).astype(np.float32) * 0.1
+
+
+def silence_file(path: Path, seconds: int) -> None:
+    with wave.open(str(path), "wb") as file:
+        file.setparams((1, 2, 16000, 0, "NONE", ""))
+        file.writeframes(bytes(32000 * seconds))
 
 
 class Model(ToyModel):
@@ -293,3 +301,26 @@ def test_sighup_reports_that_outputs_need_a_start(tmp_path):
         )
         process.stdin.close()
         assert process.wait() == 0
+
+
+def test_sigterm_before_the_end_of_a_file_of_the_configuration_is_not_a_success(tmp_path):
+    silence_file(tmp_path / "long.wav", 900)
+    (tmp_path / "listen.toml").write_text('[source]\nfile = "long.wav"\n')
+    command = toy_listener("--config", tmp_path / "listen.toml")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.readline()
+        process.send_signal(signal.SIGTERM)
+        assert process.communicate(timeout=10)[1] == b""
+        assert process.returncode == 143
+
+
+@pytest.mark.parametrize(("options", "status"), [((), 0), (("--replay",), 141)])
+def test_only_the_reader_of_live_decisions_may_go(options, status, tmp_path):
+    silence_file(tmp_path / "short.wav", 2)
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        toy_listener(tmp_path / "short.wav", *options), stdout=writer, stderr=subprocess.PIPE, check=False
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (status, b"")

@@ -63,9 +63,9 @@ def toy_listener(*arguments: object) -> list[str]:
 
 def main() -> None:
     from edgekd import cli
-    from edgekd.runtime import listen
+    from edgekd.runtime import listen, replay
 
-    listen.open_model = lambda *_: ToyModel()
+    listen.open_model = replay.open_model = lambda *_: ToyModel()
     cli.main()
 
 

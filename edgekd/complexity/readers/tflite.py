@@ -21,10 +21,11 @@ from edgekd.complexity.readers import tflite_rules as rules
 from edgekd.complexity.readers.network import Network, Node, Tensor, bits_of
 from edgekd.complexity.readers.values import count_nonzero, emulated, kernel_values
 from edgekd.errors import InputError, MissingExtraError
+from edgekd.operators import Tflite
 
 UNPACKERS = frozenset({"DEQUANTIZE", "DENSIFY"})
 """Ops that an engine runs once, when it loads the file, if their input is a constant."""
-EMULATORS = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D"})
+EMULATORS = frozenset(each.name for each in Tflite if each.value.kernel is not None)
 """Convolutions that may compute another op."""
 MALFORMED = (struct.error, IndexError, KeyError, TypeError, ValueError, AttributeError, OverflowError)
 """Exceptions of the flatbuffers reader on a damaged file."""
