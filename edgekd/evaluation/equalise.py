@@ -17,7 +17,7 @@ from edgekd.modelfile.engine import Model, open_model
 from edgekd.modelfile.equaliser import BandMean, Equaliser, band_gains
 from edgekd.runtime.decision import DecisionSettings
 from edgekd.runtime.level import level_dbfs
-from edgekd.text import counted
+from edgekd.text import counted, json_bytes
 
 LEAST_WINDOWS = 10
 """With fewer windows the mean is of the sounds, not of the microphone."""
@@ -130,7 +130,7 @@ def equalise(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
     with output_file(out, "--out") as unfinished:
-        unfinished.write_bytes(msgspec.json.format(msgspec.json.encode(made), indent=2) + b"\n")
+        unfinished.write_bytes(json_bytes(made))
     return EqualiseReport(out, made, quiet, tuple(unreadable))
 
 

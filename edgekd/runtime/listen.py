@@ -100,7 +100,7 @@ def listen(
     """
     if source is not None and live is not None and live != SourceRequest():
         raise InputError(
-            f"{source} does not take the options of microphones and commands; leave them out, or leave out the source"
+            f"source '{source}' does not take the options of microphones and commands; leave them or the source out"
         )
     if source == STANDARD_INPUT and sys.stdin is None:
         raise InputError("standard input is closed; pipe raw samples into it or give an audio file")

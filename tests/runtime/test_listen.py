@@ -199,7 +199,7 @@ def test_command_reads_another_command_without_end(listen_command, monkeypatch, 
         (["--channels", "2"], "number of channels"),
         (["--rate", "0"], "rate is 0"),
         (["--channel", "-1"], "channel is -1"),
-        (["-", "--mic", "a"], "two sources"),
+        (["-", "--mic", "a"], "'-' does not take the options of microphones"),
     ],
 )
 def test_contradicting_options_of_live_sources_are_refused(listen_command, arguments, message):

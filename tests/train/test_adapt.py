@@ -202,6 +202,13 @@ def test_unfit_initial_weights_are_refused(store, teachers, tmp_path, init, netw
     assert_refused(message, decode(raw, "teacher"), store, tmp_path / "t", (), QUIET, path=tmp_path / "t")
 
 
+def test_initial_weights_of_a_network_without_a_head_are_refused(store, teachers, tmp_path):
+    raw = recipe_dict("teacher")
+    raw["teacher"]["head"] = False
+    raw["init"] = {"run": str(teachers / "whole"), "adapt": "full"}
+    assert_refused("head", decode(raw, "teacher"), store, tmp_path / "t", (), QUIET, path=tmp_path / "t")
+
+
 def test_adapting_the_head_of_a_student_is_refused(store, teachers, tmp_path):
     assert_refused(
         '"head" is for teachers',

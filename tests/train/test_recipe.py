@@ -149,6 +149,10 @@ def test_the_hash_is_of_all_trained_tables_defaults_included(path):
     assert recipe.hash == hashlib.sha256(msgspec.json.encode(tables, order="sorted")).hexdigest()[:16]
 
 
+def test_the_hash_of_a_recipe_stays(path):
+    assert load_recipe(path).hash == "70c9ce64d3ba9abe", "runs cannot be resumed across this change: raise RUN_VERSION"
+
+
 def test_the_hash_leaves_the_path_of_the_initial_run_out(path):
     assert load_recipe(path, ["init.run=a"]).hash == load_recipe(path, ["init.run=b"]).hash
     assert load_recipe(path, ["init.adapt=head"]).hash != load_recipe(path).hash

@@ -1,6 +1,7 @@
 """`edgekd svm`: machines on the embeddings of trained runs, their score sum, and what runs must share."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from edgekd.train.loop.training import Options, train
 from edgekd.train.loop.validation import window_logits
 from edgekd.train.recipe import recipe as recipes
 from edgekd.train.run.folder import load_run
+from edgekd.train.stages import svm as svm_stage
 from edgekd.train.stages.svm import fit_systems, svm_of_runs
 
 RATE = 8000
@@ -138,3 +140,15 @@ def test_opened_runs_are_left_as_they_were(runs, store):
     first, second = (fit_systems(runs, store)[0] for _ in range(2))
     assert first == second
     assert load_run(runs[0].path).weights_hash == before
+
+
+def test_test_clips_that_are_all_silent_are_refused(runs, store, monkeypatch):
+    embeddings = svm_stage._embeddings
+
+    def silent(*given):
+        of_train, of_test, accuracy = embeddings(*given)
+        return of_train, replace(of_test, silent=np.ones(len(of_test.silent), bool)), accuracy
+
+    monkeypatch.setattr(svm_stage, "_embeddings", silent)
+    with pytest.raises(InputError, match="every test clip is silence"):
+        fit_systems(runs, store)

@@ -28,7 +28,7 @@ from edgekd.data.store.page_cache import drop_pages
 from edgekd.data.store.store import AUDIO_FILE, FORMAT, INFO_FILE, TABLE_FILE, ClipStore, StoreInfo
 from edgekd.errors import InputError
 from edgekd.files import held, in_use
-from edgekd.text import counted, listing
+from edgekd.text import counted, json_bytes, listing
 
 STORE_FILES = frozenset({AUDIO_FILE, TABLE_FILE, INFO_FILE})
 PARTIAL, OLD = "partial", "old"
@@ -212,7 +212,7 @@ class StoreWriter:
             self._sync()
             drop_pages(self._audio.fileno())  # so that the audio is read back from the disk
             (new / TABLE_FILE).write_bytes(table)
-            (new / INFO_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(info), indent=2) + b"\n")
+            (new / INFO_FILE).write_bytes(json_bytes(info))
             self._verify_written()
             self._rename()
         except OSError as error:

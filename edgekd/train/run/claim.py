@@ -11,7 +11,7 @@ import msgspec
 
 from edgekd.errors import InputError
 from edgekd.files import atomic_write, finished_name, in_use, remove_unfinished
-from edgekd.text import listing
+from edgekd.text import json_bytes, listing
 from edgekd.train.recipe.recipe import Recipe, without_init_path
 from edgekd.train.run.folder import (
     FIT_NAME,
@@ -102,7 +102,7 @@ def claim(
         if not resume:
             write_info(path, info)
         # the export table may have changed
-        atomic_write(path / RECIPE_FILE, msgspec.json.format(msgspec.json.encode(recipe), indent=2) + b"\n")
+        atomic_write(path / RECIPE_FILE, json_bytes(recipe))
     except OSError as error:
         raise InputError(f"{path} cannot be written ({error.strerror}); choose another --out") from None
     return state

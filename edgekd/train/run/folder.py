@@ -30,6 +30,7 @@ from edgekd.files import atomic_write
 from edgekd.frontend import FrontEnd
 from edgekd.models import MODELS, ModelConfig, build
 from edgekd.resources import convert
+from edgekd.text import json_bytes
 from edgekd.train.recipe.recipe import Recipe, decode
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -306,7 +307,7 @@ def weights_hash(state: dict[str, torch.Tensor]) -> str:
 
 def write_info(path: Path, info: RunInfo) -> None:
     """Write run.json atomically."""
-    atomic_write(path / RUN_FILE, msgspec.json.format(msgspec.json.encode(info), indent=2) + b"\n")
+    atomic_write(path / RUN_FILE, json_bytes(info))
 
 
 def save_weights(path: Path, model: nn.Module) -> None:

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekd.text import columns, markdown_table
+from edgekd.text import columns, json_bytes, markdown_table
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +114,7 @@ class PairReport(msgspec.Struct, frozen=True, kw_only=True):
 
     def to_json(self) -> bytes:
         """Indented, with a newline."""
-        return msgspec.json.format(msgspec.json.encode(self), indent=2) + b"\n"
+        return json_bytes(self)
 
     def to_text(self) -> str:
         """A table for people."""

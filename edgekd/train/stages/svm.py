@@ -174,8 +174,8 @@ def fit_systems(
         kernels: of `edgekd.metrics.svm.KERNELS`, to choose from, on a part of the training clips.
 
     Raises:
-        InputError: no run, another store, runs that differ in what they must share, a cross-fitted teacher, or see
-            `svm.fit`.
+        InputError: no run, another store, runs that differ in what they must share, a cross-fitted teacher, test clips
+            that are all silent in the view of one or another run, or see `svm.fit`.
     """
     svm.check_kernels(kernels)
     train, test = _common_sides(runs, store)
@@ -189,6 +189,10 @@ def fit_systems(
         machine = svm.fit(of_train.means[sounding], truth[train[sounding]], recording[sounding], store.labels, kernels)
         scores.append(np.where(of_test.silent[:, None], np.nan, machine.scores(of_test.means)))
         fitted.append((run, machine, of_train.means.shape[1], softmax_accuracy))
+    if np.isnan(np.stack(scores)).any(axis=(0, 2)).all():
+        raise InputError(
+            f"{runs[0].path}: every test clip is silence in the view of a run; give runs of other test clips"
+        )
     found = SvmScores(np.stack([*scores, svm.score_sum(scores)]), test)
     *accuracies, accuracy = found.accuracies(truth[test])
     systems = tuple(
