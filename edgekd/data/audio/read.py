@@ -31,7 +31,7 @@ MOST_PEAK = 100.0
 integers."""
 UNKNOWN_FRAMES = 1 << 62
 """libsndfile's lengths from this one on stand for "unknown"."""
-BLOCK_SAMPLES = 1 << 19
+BLOCK_SAMPLES = 1 << 17
 """Samples, over all channels, that are read at a time by default."""
 
 Array = NDArray[np.float32]
