@@ -60,7 +60,8 @@ def decode(
         MissingExtraError: soundfile or soxr is not installed.
     """
     with AudioFile(path) as file:
-        return np.concatenate(list(file.blocks(sample_rate, channels, cut=cut, loud=loud)))
+        blocks = list(file.blocks(sample_rate, channels, cut=cut, loud=loud))
+    return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
 
 
 def file_seconds(path: Path) -> float:
