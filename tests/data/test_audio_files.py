@@ -139,4 +139,3 @@ def test_windows_of_a_stream_are_those_of_the_whole(length, hop):
     for chunk in (1, 7, 200):
         found = list(stream_windows((whole[i : i + chunk] for i in range(0, length, chunk)), 10, hop))
         np.testing.assert_array_equal(found, wanted)
-

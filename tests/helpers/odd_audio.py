@@ -51,9 +51,7 @@ def streams(waveform, rate):
         "unknown.au": patched(au, at_8=(0, unknown[:4])),
         "zero.au": patched(au, at_8=(0, bytes(4))),
         "unknown.caf": patched(caf, data=(4, unknown)),
-        "sox.aiff": patched(
-            aiff, FORM=(4, struct.pack(">I", 0x7F00002E)), SSND=(4, struct.pack(">I", 0x7F000008))
-        ),
+        "sox.aiff": patched(aiff, FORM=(4, struct.pack(">I", 0x7F00002E)), SSND=(4, struct.pack(">I", 0x7F000008))),
         "zeros.rf64.wav": patched(rf64, ds64=(8, bytes(16))),
         "unknown.rf64.wav": patched(rf64, ds64=(8, unknown * 2)),
         "unknown.w64": patched(w64, at_16=(0, unknown), data=(16, unknown)),
