@@ -149,7 +149,9 @@ def record(
     ] = None,
     seconds: Annotated[float, typer.Option(help="Length of each clip, 0.1 to 600.")] = 5.0,
     count: Annotated[int | None, typer.Option(help="Clips to keep; without it until Ctrl-C.")] = None,
-    sample_rate: Annotated[int | None, typer.Option(help="Hz of the files, by default that of the source.")] = None,
+    sample_rate: Annotated[
+        int | None, typer.Option(help="Hz of the files, 1000 to 768000; by default that of the source.")
+    ] = None,
     min_level: Annotated[
         float | None, typer.Option(help="Do not keep clips below this level in dBFS, for instance -60.")
     ] = None,
@@ -158,7 +160,9 @@ def record(
     channel: Annotated[int | None, source_option("channel")] = None,
     rate: Annotated[
         int | None,
-        source_option("rate", "Sample rate in Hz: of a microphone by default its own, of a command --sample-rate."),
+        source_option(
+            "rate", "Sample rate in Hz, 1000 to 768000: of a microphone by default its own, of a command --sample-rate."
+        ),
     ] = None,
     channels: Annotated[int | None, source_option("channels")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a clip.")] = False,
@@ -194,7 +198,10 @@ def doctor(
     command: Annotated[str | None, source_option("command")] = None,
     channel: Annotated[int | None, source_option("channel")] = None,
     rate: Annotated[
-        int | None, source_option("rate", "Sample rate in Hz: of a microphone by default its own; a command needs it.")
+        int | None,
+        source_option(
+            "rate", "Sample rate in Hz, 1000 to 768000: of a microphone by default its own; a command needs it."
+        ),
     ] = None,
     channels: Annotated[int | None, source_option("channels")] = None,
     as_json: Json = False,
