@@ -207,7 +207,7 @@ def _fill(
     added: set[str] = set()
     if writer.left:
         log(f"resuming with {counted(writer.left, 'clip')} that an earlier run left")
-    with progress("decoding", len(found.sources)) as step:
+    with _told_if_stopped(peaks, log), progress("decoding", len(found.sources)) as step:
         for clip, pcm, peak in _write_clips(writer, found.sources, added, sample_rate, channels):
             step()
             if peak is not None:
@@ -218,21 +218,29 @@ def _fill(
             else:
                 added.add(clip.path)
                 repeated.add(clip, pcm, writer.last_digest)
-    loud = [loud_note(peaks)] if peaks else []
-    if bad and not skip_bad:
-        for note in loud:  # of clips that the next run reuses and doesn't decode
-            log(f"note: {note}")
-        raise InputError(
-            f"{len(bad)} of {counted(len(found.sources), 'clip')} cannot be used (named above); no store was made; "
-            f"repair them or leave them out with --skip-bad{writer.hint}"
-        )
+        if bad and not skip_bad:
+            raise InputError(
+                f"{len(bad)} of {counted(len(found.sources), 'clip')} cannot be used (named above); no store was made; "
+                f"repair them or leave them out with --skip-bad{writer.hint}"
+            )
     store = writer.finish()
-    notes = [*found.notes, *loud, *repeated.notes()]
+    notes = [*found.notes, *([loud_note(peaks)] if peaks else []), *repeated.notes()]
     if bad:
         notes.append(
             f"{len(bad)} of {counted(len(found.sources), 'clip')} left out: {listing([name for name, _ in bad])}"
         )
     return PreparedStore(store, notes, bad)
+
+
+@contextmanager
+def _told_if_stopped(peaks: Mapping[str, float], log: Log) -> Iterator[None]:
+    """Log the note on loud clips when the work ends early: the run that resumes it does not decode them again."""
+    try:
+        yield
+    except BaseException:
+        if peaks:
+            log(f"note: {loud_note(peaks)}")
+        raise
 
 
 def _write_clips(

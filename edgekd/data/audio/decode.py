@@ -14,6 +14,8 @@ from edgekd.data.store.journal import digest
 from edgekd.errors import InputError, MissingExtraError
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".w64", ".caf", ".au")
+READER = 2
+"""Version of the reader, raised when it gives other samples of a file. 2 scales loud float samples, 1 clipped them."""
 NO_KEY = ""
 """Key of a source whose file does not exist."""
 
@@ -105,7 +107,7 @@ def source_key(source: ClipSource) -> str:
 
 
 def decoders() -> str:
-    """Names and versions of the libraries that decode and resample; other versions may give other samples.
+    """Versions of this reader, and of the libraries that decode and resample; others may give other samples.
 
     Raises:
         MissingExtraError: see `decode`.
@@ -116,6 +118,6 @@ def decoders() -> str:
     except ImportError as error:
         raise MissingExtraError(error.name or "soundfile", "train") from None
     return (
-        f"soundfile {soundfile.__version__}, {soundfile.__libsndfile_version__}, soxr {soxr.__version__},"
+        f"reader {READER}, soundfile {soundfile.__version__}, {soundfile.__libsndfile_version__}, soxr {soxr.__version__},"
         f" {soxr.__libsoxr_version__}"
     )
