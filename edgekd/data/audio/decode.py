@@ -118,6 +118,6 @@ def decoders() -> str:
     except ImportError as error:
         raise MissingExtraError(error.name or "soundfile", "train") from None
     return (
-        f"reader {READER}, soundfile {soundfile.__version__}, {soundfile.__libsndfile_version__}, soxr {soxr.__version__},"
-        f" {soxr.__libsoxr_version__}"
+        f"reader {READER}, soundfile {soundfile.__version__}, {soundfile.__libsndfile_version__},"
+        f" soxr {soxr.__version__}, {soxr.__libsoxr_version__}"
     )
