@@ -35,6 +35,8 @@ NOTICE_S = 30.0
 """How long the output reports that a file was renamed, seconds."""
 LIMIT = 5000
 """Rows that wait while they cannot be written; beyond that the oldest are dropped."""
+QUIET_BEGINS = "quiet: the level is below the gate"
+"""The reason of the row that follows the last label before a silence, of which no time is counted."""
 BREAK_S = 0.05
 """Two windows whose ends are further apart than a window's length plus this have missing samples between them,
 seconds."""
@@ -62,7 +64,8 @@ class History:
         self._path, self._max_bytes = Path(table.file), int(table.max_mb * 1e6)
         self._lock = threading.Lock()
         self._waiting: deque[_PendingRow] = deque()
-        self._open: _PendingRow | None = None  # the current label's row
+        self._open: _PendingRow | None = None  # the current label's row; none while it is quiet
+        self._quiet = False
         self._offset: float | None = None  # wall clock minus monotonic clock, seconds
         self._model: str | None = None
         self._file: HistoryFile | None = None
@@ -134,6 +137,12 @@ class History:
             self._enqueue(stretch)
         else:
             stretch = None
+        before, self._quiet = self._quiet, decision.is_quiet
+        if decision.is_quiet:
+            self._open = None
+            if not before:
+                self._add(HistoryEvent(now, decision.t, None, QUIET_BEGINS))
+            return
         if stretch is None or stretch.row[0] != decision.label:
             stretch = self._open = self._add(
                 LabelRun(decision.label, now, now, decision.t, 0.0, 0, 0, None, None, None)
