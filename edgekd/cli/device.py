@@ -14,8 +14,8 @@ from edgekd.cli.root import Json, Model, say, without_blas_threads
 
 app = typer.Typer()
 
-TERMINATED = 143
-"""Exit status of a shell for what SIGTERM ends."""
+SIGNALLED = 128
+"""Plus the number of a signal: exit status of a shell for what the signal ends."""
 
 service_app = typer.Typer(
     no_args_is_help=True,
@@ -27,7 +27,8 @@ app.add_typer(service_app, name="service")
 def listen(config: Path | None = None, **settings: Any) -> None:
     """Classify audio window by window, one decision per hop.
 
-    SIGTERM and SIGINT end it. SIGHUP reads configuration and model again; outputs stay as they are.
+    SIGTERM and SIGINT end it, and so does a terminal that closes. Without a terminal SIGHUP reads configuration and
+    model again; outputs stay as they are.
     """
     without_blas_threads()
     from edgekd.runtime.config import Config, override, read_config
@@ -49,7 +50,7 @@ def listen(config: Path | None = None, **settings: Any) -> None:
     except StoppedError as stop:
         if stop.number == signal.SIGINT:
             raise KeyboardInterrupt from None
-        raise typer.Exit(TERMINATED) from None
+        raise typer.Exit(SIGNALLED + stop.number) from None
 
 
 CONFIG_OPTION = inspect.Parameter(

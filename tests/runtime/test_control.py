@@ -266,7 +266,8 @@ def test_a_listener_without_samples_ends_at_once_without_a_traceback(source, sto
 
 def test_sighup_keeps_the_old_model_and_gives_the_reason(tmp_path):
     command = toy_listener("-", "--model", str(tmp_path / "none.onnx"))
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+    piped = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, start_new_session=True, **piped) as process:  # without a terminal
         process.stdin.write(bytes(32000))
         process.stdin.flush()
         first = json.loads(process.stdout.readline())
@@ -284,7 +285,8 @@ def test_sighup_reports_that_outputs_need_a_start(tmp_path):
     file = tmp_path / "box.toml"
     file.write_text("[decision]\nhop = 0.5\n")
     command = toy_listener("-", "--config", str(file))
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+    piped = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, start_new_session=True, **piped) as process:  # without a terminal
         process.stdin.write(bytes(32000))
         process.stdin.flush()
         process.stdout.readline()
