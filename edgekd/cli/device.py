@@ -1,7 +1,6 @@
 """Commands of the device: listen, its history, microphones, recordings, the service."""
 
 import inspect
-import os
 import signal
 import sys
 from pathlib import Path
@@ -38,15 +37,8 @@ def listen(config: Path | None = None, **settings: Any) -> None:
     def read() -> Config:
         return override(Config() if config is None else read_config(config), by_table(settings))
 
-    def write(line: str) -> None:
-        try:
-            print(line, flush=True)
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still to be flushed
-            raise
-
     try:
-        run(read, write, lambda line: say(f"edgekd: {line}"))
+        run(read, lambda line: print(line, flush=True), lambda line: say(f"edgekd: {line}"))
     except StoppedError as stop:
         if stop.number == signal.SIGINT:
             raise KeyboardInterrupt from None

@@ -27,7 +27,7 @@ def run(read: Callable[[], Config], write: Callable[[str], None], warn: Callable
     Raises:
         StoppedError: SIGINT ended it, or SIGTERM or a closed terminal a file before its end. Both are usual ends of a
             live source.
-        BrokenPipeError: nobody reads the report on a file. Of live decisions the reader may go: that ends it.
+        OSError: a line cannot be written, for instance BrokenPipeError where its reader has gone.
         EdgekdError: the configuration, the model, the source or an output does not work.
     """
     config = read()
@@ -88,11 +88,9 @@ def run(read: Callable[[], Config], write: Callable[[str], None], warn: Callable
 
 @contextlib.contextmanager
 def _usual_end(live: bool) -> Iterator[None]:
-    """Nothing is wrong when the reader of the decisions goes, or SIGTERM or a closed terminal ends a live source."""
+    """Nothing is wrong when SIGTERM or a closed terminal ends a live source."""
     try:
         yield
-    except BrokenPipeError:
-        pass
     except StoppedError as stop:
         if stop.number == signal.SIGINT or not live:
             raise
