@@ -8,13 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
+from edgekd.cli.init import SIGNALLED
 from edgekd.cli.options import by_table, listen_parameters, source_option
 from edgekd.cli.root import Json, Model, say, without_blas_threads
 
 app = typer.Typer()
-
-SIGNALLED = 128
-"""Plus the number of a signal: exit status of a shell for what the signal ends."""
 
 service_app = typer.Typer(
     no_args_is_help=True,

@@ -8,6 +8,7 @@ import typer
 import typer.main
 
 from edgekd.cli import data, device, model, train
+from edgekd.cli.init import leave_first_process
 from edgekd.cli.root import app, say
 from edgekd.cli.streams import STANDARD_OUTPUT, close_output, prepare_streams
 
@@ -29,6 +30,7 @@ def main() -> None:
     from edgekd.errors import EdgekdError, missing_extra
     from edgekd.train.launch import first_process
 
+    leave_first_process()
     prepare_streams()
     try:
         run(sys.argv[1:])
