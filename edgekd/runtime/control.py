@@ -106,7 +106,7 @@ class Control:
             signal.signal(number, handler)
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
-        if number == signal.SIGHUP and not (self._on_terminal and self._previous[number] != signal.SIG_IGN):
+        if number == signal.SIGHUP and not (self._on_terminal and self._previous[signal.SIGHUP] != signal.SIG_IGN):
             self._reload = True
             return
         self._stop = number  # a terminal that closes may send SIGHUP twice: it stays handled
