@@ -9,7 +9,7 @@ import os
 import sys
 from typing import Any
 
-STDOUT, STDERR = 1, 2
+STDIN, STDOUT, STDERR = range(3)
 STANDARD_OUTPUT = "standard output"
 """The file name in errors of standard output."""
 
@@ -27,10 +27,13 @@ class _NamedOutput(io.FileIO):
 def prepare_streams() -> None:
     """Open the streams that are closed, and name standard output in its errors. `sys.stdin` stays None where it was
     closed."""
-    # otherwise the next file to be opened gets the number of the stream, and native code prints into it
-    while (handle := os.open(os.devnull, os.O_RDWR)) <= STDERR:
-        os.set_inheritable(handle, True)
-    os.close(handle)
+    for stream in (STDIN, STDOUT, STDERR):
+        try:
+            os.fstat(stream)
+        except OSError:
+            # the lowest free number, which is that of the stream; otherwise the next file to be opened gets it, and
+            # native code prints into that file
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
     if sys.stderr is None:  # `print` takes a file None for standard output
         sys.stderr = io.TextIOWrapper(io.FileIO(STDERR, "wb", closefd=False))
     if sys.stdout is sys.__stdout__:
