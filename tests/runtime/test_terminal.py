@@ -1,6 +1,5 @@
 """A listener on a terminal: it ends when the terminal closes."""
 
-import json
 import os
 import signal
 import subprocess
@@ -111,7 +110,7 @@ def test_after_nohup_a_terminal_that_closes_ends_nothing(microphone, tmp_path):
     with on_terminal(toy_listener(*microphone), "nohup", log) as (process, hang_up):
         assert has_decided(log)
         hang_up()
-        assert eventually(lambda: "reload" in json.loads(log.read_text().splitlines()[-1]).get("reason", ""))
+        assert eventually(lambda: "reload" in log.read_text())
         assert process.poll() is None
         process.send_signal(signal.SIGTERM)
         assert process.wait(5) == 0
