@@ -55,20 +55,19 @@ def read_file(path: Path, sample_rate: int) -> Iterator[Array]:
         raise InputError(
             f"{path} is a folder or not a regular file; give one audio file, or - and raw samples on standard input"
         )
-    try:
-        with path.open("rb"):
-            pass
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    chunks = _read_plain_wav(path, sample_rate) if _is_plain_wav(path, sample_rate) else _read_any(path, sample_rate)
     position = 0
-    for chunk in chunks:
-        if not np.isfinite(chunk).all():
-            raise InputError(
-                f"{path}: NaN or infinite samples at {position / sample_rate:.1f} s; write the file again without them"
-            )
-        position += len(chunk)
-        yield to_waveform(to_pcm(chunk[:, None]))
+    try:
+        read = _read_plain_wav if _is_plain_wav(path, sample_rate) else _read_any
+        for chunk in read(path, sample_rate):
+            if not np.isfinite(chunk).all():
+                raise InputError(
+                    f"{path}: NaN or infinite samples at {position / sample_rate:.1f} s; write the file again without"
+                    " them"
+                )
+            position += len(chunk)
+            yield to_waveform(to_pcm(chunk[:, None]))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); give a readable file") from None
 
 
 def read_raw(stream: BinaryIO, sample_rate: int, idle_s: float | None = None) -> Iterator[Array]:
