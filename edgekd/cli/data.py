@@ -109,7 +109,9 @@ def data_fetch(
 
     def accept(licence: str) -> bool:
         say(licence)
-        return accept_licence or (sys.stdin.isatty() and typer.confirm("Do you accept it?", err=True))
+        return accept_licence or (
+            sys.stdin is not None and sys.stdin.isatty() and typer.confirm("Do you accept it?", err=True)
+        )
 
     folder = fetch(dataset, out, accept, say)
     print(f"{folder}: prepare it with: edgekd data prepare {dataset} {folder} --out STORE")

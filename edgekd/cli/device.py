@@ -1,7 +1,6 @@
 """Commands of the device: listen, its history, microphones, recordings, the service."""
 
 import inspect
-import os
 import signal
 import sys
 from pathlib import Path
@@ -9,13 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
+from edgekd.cli.init import SIGNALLED
 from edgekd.cli.options import by_table, listen_parameters, source_option
 from edgekd.cli.root import Json, Model, say, without_blas_threads
 
 app = typer.Typer()
-
-TERMINATED = 143
-"""Exit status of a shell for what SIGTERM ends."""
 
 service_app = typer.Typer(
     no_args_is_help=True,
@@ -27,7 +24,8 @@ app.add_typer(service_app, name="service")
 def listen(config: Path | None = None, **settings: Any) -> None:
     """Classify audio window by window, one decision per hop.
 
-    SIGTERM and SIGINT end it. SIGHUP reads configuration and model again; outputs stay as they are.
+    SIGTERM and SIGINT end it, and so does a terminal that closes. Without a terminal SIGHUP reads configuration and
+    model again; outputs stay as they are.
     """
     without_blas_threads()
     from edgekd.runtime.config import Config, override, read_config
@@ -37,19 +35,12 @@ def listen(config: Path | None = None, **settings: Any) -> None:
     def read() -> Config:
         return override(Config() if config is None else read_config(config), by_table(settings))
 
-    def write(line: str) -> None:
-        try:
-            print(line, flush=True)
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still to be flushed
-            raise
-
     try:
-        run(read, write, lambda line: say(f"edgekd: {line}"))
+        run(read, lambda line: print(line, flush=True), lambda line: say(f"edgekd: {line}"))
     except StoppedError as stop:
         if stop.number == signal.SIGINT:
             raise KeyboardInterrupt from None
-        raise typer.Exit(TERMINATED) from None
+        raise typer.Exit(SIGNALLED + stop.number) from None
 
 
 CONFIG_OPTION = inspect.Parameter(

@@ -1,8 +1,6 @@
 """The entry point of `edgekd`: runs a command line, and turns whatever stops it into one line and an exit status."""
 
 import errno
-import io
-import os
 import sys
 from typing import Any, NoReturn
 
@@ -10,7 +8,9 @@ import typer
 import typer.main
 
 from edgekd.cli import data, device, model, train
-from edgekd.cli.root import app
+from edgekd.cli.init import leave_first_process
+from edgekd.cli.root import app, say
+from edgekd.cli.streams import STANDARD_OUTPUT, close_output, prepare_streams
 
 for subject in (data, train, model, device):  # in the order of `edgekd --help`
     app.add_typer(subject.app)
@@ -18,7 +18,7 @@ for subject in (data, train, model, device):  # in the order of `edgekd --help`
 USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
 """Base of all that a command line can do wrong. Typer exports no name for it, and takes it from click or from a copy of
 its own."""
-MACHINE_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO})
+MACHINE_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO})
 """Failures that are neither the user's command nor a bug: a full disk, a lost permission."""
 INTERRUPTED, PIPE_CLOSED = 130, 141
 """Exit statuses of a shell for what SIGINT and SIGPIPE end."""
@@ -30,8 +30,8 @@ def main() -> None:
     from edgekd.errors import EdgekdError, missing_extra
     from edgekd.train.launch import first_process
 
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may hold what the terminal cannot show
+    leave_first_process()
+    prepare_streams()
     try:
         run(sys.argv[1:])
         sys.stdout.flush()
@@ -45,7 +45,7 @@ def main() -> None:
     except KeyboardInterrupt as stop:
         _stop(str(stop) or "interrupted", INTERRUPTED)
     except BrokenPipeError:  # the reader has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        close_output()
         sys.exit(PIPE_CLOSED)
     except ModuleNotFoundError as error:
         missing = missing_extra(error)
@@ -55,6 +55,8 @@ def main() -> None:
     except OSError as error:
         if error.errno not in MACHINE_ERRORS:
             raise
+        if error.filename == STANDARD_OUTPUT:
+            close_output()
         _stop(
             f"{error.filename or 'a file'}: {error.strerror}; free space or choose a place that can be written",
             EdgekdError.exit_status,
@@ -80,5 +82,5 @@ def _usage_line(error: Any) -> str:
 
 def _stop(message: str, status: int) -> NoReturn:
     if message:  # none where another process has the same to say
-        print(message if "\n" in message else f"edgekd: {message}", file=sys.stderr)
+        say(message if "\n" in message else f"edgekd: {message}")
     sys.exit(status)

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -36,8 +37,9 @@ Hop = Annotated[float, typer.Option(help="Seconds between the starts of two wind
 
 
 def say(line: str) -> None:
-    """Print a line for people, beside the results on standard output."""
-    print(line, file=sys.stderr)
+    """Print a line for people, beside the results on standard output. Nothing stops where it cannot be printed."""
+    with suppress(OSError):
+        print(line, file=sys.stderr)
 
 
 def without_blas_threads() -> None:

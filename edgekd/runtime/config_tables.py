@@ -105,7 +105,10 @@ class DecisionTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     unknown: Annotated[float, about("Below this probability the label is 'unknown', 0 to below 1; 0 is off.")] = 0.0
     gate: Annotated[
         float | None,
-        about("Windows below this level in dBFS, for instance -60, are not classified but marked as gated."),
+        about(
+            "Windows below this level in dBFS, for instance -60, are not classified but marked as gated; where the "
+            "level stays below it, the label is 'quiet'."
+        ),
     ] = None
 
 

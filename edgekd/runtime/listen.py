@@ -207,7 +207,8 @@ def _events(
                     manifest, window.waveform, window.features, ready - began, 0.0, current.counts, breaks
                 )
                 if window.features is None:
-                    yield decider.skip(t=t, rms=window.rms, drops=drops, state=state), observation
+                    start = start_s + window.start / rate
+                    yield decider.skip(start=start, t=t, rms=window.rms, drops=drops, state=state), observation
                 else:
                     logits = classifier.logits(window.features[None])[0]  # (labels,)
                     observation = observation._replace(inference_s=time.perf_counter() - ready)

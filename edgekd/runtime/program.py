@@ -8,7 +8,7 @@ from pathlib import Path
 
 from edgekd.runtime import replay
 from edgekd.runtime.config import Config, prepared, require_same_outputs
-from edgekd.runtime.control import Configuration, Control, StoppedError
+from edgekd.runtime.control import Configuration, Control, StoppedError, has_terminal
 from edgekd.runtime.decision import ChangesOnly, to_json, to_text
 from edgekd.runtime.listen import STANDARD_INPUT, listen
 from edgekd.runtime.notify import notifier
@@ -25,8 +25,9 @@ def run(read: Callable[[], Config], write: Callable[[str], None], warn: Callable
         warn: takes lines for people.
 
     Raises:
-        StoppedError: SIGINT ended it, or SIGTERM a file before its end. SIGTERM is the usual end of a live source.
-        BrokenPipeError: nobody reads the report on a file. Of live decisions the reader may go: that ends it.
+        StoppedError: SIGINT ended it, or SIGTERM or a closed terminal a file before its end. Both are usual ends of a
+            live source.
+        OSError: a line cannot be written, for instance BrokenPipeError where its reader has gone.
         EdgekdError: the configuration, the model, the source or an output does not work.
     """
     config = read()
@@ -56,7 +57,7 @@ def run(read: Callable[[], Config], write: Callable[[str], None], warn: Callable
     live = config.source.file in (None, STANDARD_INPUT)
     with (
         _usual_end(live),
-        Control(reload) as control,
+        Control(reload, on_terminal=has_terminal()) as control,
         open_outputs(config, systemd) as outputs,
         contextlib.ExitStack() as drawing,
     ):
@@ -88,11 +89,9 @@ def run(read: Callable[[], Config], write: Callable[[str], None], warn: Callable
 
 @contextlib.contextmanager
 def _usual_end(live: bool) -> Iterator[None]:
-    """Nothing is wrong when the reader of the decisions goes, or when SIGTERM ends a live source."""
+    """Nothing is wrong when SIGTERM or a closed terminal ends a live source."""
     try:
         yield
-    except BrokenPipeError:
-        pass
     except StoppedError as stop:
         if stop.number == signal.SIGINT or not live:
             raise

@@ -283,7 +283,7 @@ def named_errors(path: Path) -> Iterator[None]:
         raise AudioFileError(str(error)) from None
     except (OSError, ValueError) as error:  # ValueError: not a possible file name
         raise AudioFileError(
-            f"{path}: cannot be read ({error.strerror if isinstance(error, OSError) else error})"
+            f"{path}: cannot be read ({error.strerror if isinstance(error, OSError) else error}); give a readable file"
         ) from None
     except RuntimeError:  # also soundfile's own error, whose text misleads (a damaged mp3 "does not exist")
         raise AudioFileError(

@@ -62,7 +62,7 @@ def read_file(path: Path, sample_rate: int, warn: Callable[[str], None] | None =
     with stream:
         plain = _plain_wav(stream, sample_rate)
         if plain is not None:
-            yield from _read_plain_wav(plain, sample_rate)
+            yield from _read_plain_wav(path, plain, sample_rate)
             return
     sound_library(
         "soundfile", "mic", f"soundfile (which {path} needs; 16-bit PCM .wav at {sample_rate} Hz does without)"
@@ -123,9 +123,13 @@ def _plain_wav(stream: BinaryIO, sample_rate: int) -> wave.Wave_read | None:
     return file if file.getsampwidth() == 2 and file.getframerate() == sample_rate else None
 
 
-def _read_plain_wav(file: wave.Wave_read, sample_rate: int) -> Iterator[Array]:
+def _read_plain_wav(path: Path, file: wave.Wave_read, sample_rate: int) -> Iterator[Array]:
     channels, size = file.getnchannels(), int(CHUNK_S * sample_rate)
-    while raw := file.readframes(size):
+    while True:
+        with named_errors(path):
+            raw = file.readframes(size)
+        if not raw:
+            return
         complete = len(raw) - len(raw) % (2 * channels)  # a truncated file may end inside a sample
         mono = to_waveform(np.frombuffer(raw[:complete], PCM_TYPE).reshape(-1, channels))
         yield to_waveform(to_pcm(mono[:, None]))
