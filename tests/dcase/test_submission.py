@@ -83,14 +83,16 @@ def system(tmp_path):
 
 @pytest.fixture
 def evaluation(tmp_path):
-    """An evaluation set of the official layout, with recorders as in 2025; the last clip is silent."""
+    """An evaluation set of the official layout, with recorders as in 2025; the first clip has float samples far above
+    full scale, the last one is silent."""
     folder = tmp_path / "TAU-evaluation"
     (folder / "audio").mkdir(parents=True)
     (folder / "evaluation_setup").mkdir()
     rows = ["filename\tdevice_id"]
     for number in range(CLIPS):
         noise = np.random.default_rng(number).normal(0, 0.1 * (number < CLIPS - 1), RATE)
-        soundfile.write(folder / "audio" / f"{number}.wav", noise, RATE, subtype="PCM_24")
+        gain, subtype = (1.0, "PCM_24") if number else (50.0, "FLOAT")
+        soundfile.write(folder / "audio" / f"{number}.wav", gain * noise, RATE, subtype=subtype)
         rows.append(f"audio/{number}.wav\t{('a', 's9')[number % 2]}")
     (folder / "evaluation_setup" / "fold1_test.csv").write_text("\n".join(rows) + "\n")
     return folder
