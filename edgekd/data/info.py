@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from edgekd.data.sets.metadata import DATA_SETS
+from edgekd.data.sets.names import alike
 from edgekd.data.sets.tau import UNUSED
 from edgekd.data.store.clips import UNLABELLED, Clip, shared_origins
 from edgekd.data.store.store import ClipStore
@@ -136,6 +137,9 @@ def warnings(report: StoreReport) -> list[str]:
         found.append(
             f"leaks: {len(report.leaks)} in more than one split ({listing(list(report.leaks))}): {pairs}; {remedy}"
         )
+    found += [
+        f"labels that differ in case only, as one label misspelt: {', '.join(names)}" for names in alike(report.labels)
+    ]
     if report.one_split_labels:
         names = [f"{label} in {split}" for label, split in report.one_split_labels.items()]
         found.append(f"labels in one split only: {listing(names)}; training against another split will be refused")

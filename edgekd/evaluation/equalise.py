@@ -8,9 +8,9 @@ import msgspec
 import numpy as np
 
 from edgekd.data.audio.decode import decode
+from edgekd.data.audio.tree import audio_files
 from edgekd.data.audio.waveform import to_waveform, window_starts
 from edgekd.errors import InputError
-from edgekd.evaluation.predict import audio_files
 from edgekd.files import output_file
 from edgekd.frontend import corners, log_mel
 from edgekd.modelfile.engine import Model, open_model
@@ -35,7 +35,7 @@ class EqualiseReport:
     Attributes:
         out: the file of `equaliser`.
         quiet: windows below the gate, which were left out.
-        unreadable: one message per file that was left out.
+        unreadable: one message per file, or other thing below the folder, that was left out.
     """
 
     out: Path
@@ -62,7 +62,7 @@ class EqualiseReport:
             lines.append(f"below the gate, left out: {counted(self.quiet, 'window')}")
         if self.unreadable:
             lines += [
-                f"left out, unreadable ({len(self.unreadable)}):",
+                f"left out ({len(self.unreadable)}):",
                 *(f"  {message}" for message in self.unreadable),
             ]
         return "\n".join(lines)
@@ -97,12 +97,12 @@ def equalise(
     if out.exists() and not force:
         raise InputError(f"{out} exists; replace it with --force or choose another --out")
     DecisionSettings(gate_dbfs=gate_dbfs)  # raises InputError for a level that is out of range
-    files = audio_files(folder)
+    tree = audio_files(folder)
     model = open_model(model_path)
     manifest = model.manifest
     band_gains(manifest, np.zeros(manifest.frontend.n_mels))  # refuses a model without a spectrum before the work
     mean, measured, quiet, unreadable = BandMean(manifest.frontend), 0, 0, []
-    for path in files:
+    for path in tree.files:
         try:
             waveform = to_waveform(decode(path, manifest.frontend.sample_rate, 1))
         except InputError as error:
@@ -110,9 +110,9 @@ def equalise(
             continue
         of_file, below = _add_windows(model, waveform, mean, gate_dbfs)
         measured, quiet = measured + of_file, quiet + below
-    if len(unreadable) == len(files):
+    if len(unreadable) == len(tree.files):
         raise InputError(
-            f"{folder}: {counted(len(files), 'audio file')}, none of them readable (first: {unreadable[0]})"
+            f"{folder}: {counted(len(tree.files), 'audio file')}, none of them readable (first: {unreadable[0]})"
         )
     if measured < LEAST_WINDOWS:
         raise InputError(
@@ -131,7 +131,7 @@ def equalise(
     )
     with output_file(out, "--out") as unfinished:
         unfinished.write_bytes(json_bytes(made))
-    return EqualiseReport(out, made, quiet, tuple(unreadable))
+    return EqualiseReport(out, made, quiet, (*unreadable, *tree.left_out))
 
 
 def _add_windows(
