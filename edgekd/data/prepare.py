@@ -14,10 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekd.data.audio.decode import Decoded, decode_all, decode_one, decoders, source_key
+from edgekd.data.audio.source_facts import SourceFacts
 from edgekd.data.dataset import ClipSource, DataSet
 from edgekd.data.sets import deepship, esc50, folder, tau19, tau20, tau22, tau22_evaluation, tut18, urbansound8k, vtuad
 from edgekd.data.sets import synth as scenes
 from edgekd.data.sets.metadata import DATA_SETS
+from edgekd.data.sets.names import printable
 from edgekd.data.store.clips import Clip
 from edgekd.data.store.store import ClipStore
 from edgekd.data.store.writer import StoreWriter, check_free
@@ -207,24 +209,27 @@ def _fill(
 ) -> PreparedStore:
     bad: list[tuple[str, str]] = []
     repeated = _RepeatedAudio()
+    facts = SourceFacts()
     added: set[str] = set()
     if writer.left:
         log(f"resuming with {counted(writer.left, 'clip')} that an earlier run left")
     with progress("decoding", len(found.sources)) as step:
-        for clip, pcm in _write_clips(writer, found.sources, added, sample_rate, channels):
+        for source, pcm in _write_clips(writer, found.sources, added, sample_rate, channels):
             step()
+            clip = source.clip
             if isinstance(pcm, InputError):
                 bad.append((clip.path, str(pcm)))
                 log(f"bad clip: {pcm}")
             else:
                 added.add(clip.path)
                 repeated.add(clip, pcm, writer.last_digest)
+                facts.add(source, pcm)
     if bad and not skip_bad:
         raise InputError(
             f"{len(bad)} of {counted(len(found.sources), 'clip')} cannot be used (named above); no store was made; "
             f"repair them or leave them out with --skip-bad{writer.hint}"
         )
-    store = writer.finish()
+    store = writer.finish(facts.rates, list(map(printable, facts.cancelled)))
     notes = [*found.notes, *repeated.notes()]
     if bad:
         notes.append(
@@ -235,7 +240,7 @@ def _fill(
 
 def _write_clips(
     writer: StoreWriter, sources: Sequence[ClipSource], added: Container[str], sample_rate: int, channels: int
-) -> Iterator[tuple[Clip, NDArray[np.int16] | InputError]]:
+) -> Iterator[tuple[ClipSource, NDArray[np.int16] | InputError]]:
     """Add each source to the store: first from the clips that an earlier run left, while they are unchanged, then by
     decoding.
 
@@ -243,7 +248,7 @@ def _write_clips(
         added: paths of the clips added so far; the caller adds that of each clip yielded.
 
     Yields:
-        (row, PCM that was added), or (row, the reason why it was not).
+        (source, PCM that was added), or (source, the reason why it was not).
     """
     done = 0
     while writer.left and done < len(sources):
@@ -253,21 +258,21 @@ def _write_clips(
         if pcm is None:
             yield _write_decoded(writer, decode_one(source, sample_rate, channels), added)
         else:
-            yield source.clip, pcm
+            yield source, pcm
     for decoded in decode_all(sources[done:], sample_rate, channels):
         yield _write_decoded(writer, decoded, added)
 
 
 def _write_decoded(
     writer: StoreWriter, decoded: Decoded, added: Container[str]
-) -> tuple[Clip, NDArray[np.int16] | InputError]:
+) -> tuple[ClipSource, NDArray[np.int16] | InputError]:
     clip, pcm = decoded.source.clip, decoded.pcm
     if isinstance(pcm, InputError):
-        return clip, pcm
+        return decoded.source, pcm
     if clip.path in added:
-        return clip, InputError(f"{clip.path}: is listed more than once")
+        return decoded.source, InputError(f"{clip.path}: is listed more than once")
     writer.add(clip, pcm, decoded.key)
-    return clip, pcm
+    return decoded.source, pcm
 
 
 class _RepeatedAudio:
