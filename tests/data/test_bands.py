@@ -111,6 +111,7 @@ def test_channels_that_cancel_are_told(tmp_path, prepare, kind, told, channels):
 def test_a_resumed_store_has_the_same_facts(edgekd, tmp_path, prepare):
     path = stereo(sounds(tmp_path / "sounds", day=[8000] * 2, night=[RATE] * 2), "opposite")
     wanted = prepare(path)[2]
+    assert len(wanted["cancelled"]) == 3
     (path / "night" / "z.wav").touch()
     command = ("data", "prepare", "folder", path, "--out", tmp_path / "resumed")
     assert edgekd(*command)[0] == 2

@@ -15,22 +15,8 @@ from pathlib import Path
 from edgekd.data.audio.decode import AUDIO_SUFFIXES, is_audio
 from edgekd.errors import InputError
 
-VIDEO = {
-    ".3g2",
-    ".3gp",
-    ".asf",
-    ".avi",
-    ".flv",
-    ".m2ts",
-    ".m4v",
-    ".mkv",
-    ".mov",
-    ".mp4",
-    ".mpg",
-    ".mts",
-    ".webm",
-    ".wmv",
-}
+VIDEO = {".3gp", ".asf", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpg", ".mts", ".webm"}
+VIDEO |= {".3g2", ".wmv"}
 COMPRESSED = {".aac", ".ac3", ".adts", ".alac", ".amr", ".ape", ".awb", ".dts", ".eac3", ".m4a", ".m4b", ".mka", ".mp2"}
 COMPRESSED |= {".mpa", ".mpc", ".mpga", ".ra", ".rm", ".shn", ".tak", ".tta", ".weba", ".wma", ".wv"}
 UNCOMPRESSED = {".bwf", ".dff", ".dsf", ".gsm", ".nist", ".pcm", ".raw", ".rf64", ".snd", ".sph", ".voc", ".wave"}
