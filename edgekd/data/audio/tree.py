@@ -106,14 +106,13 @@ def walk(folder: Path) -> AudioTree:
             inside[:] = sorted(name for name in inside if not _ignored(name))
             pending += [path for path in map(here.joinpath, inside) if path.is_symlink()]  # os.walk leaves these
             for path in (here / name for name in names if not _ignored(name)):
-                kind = path.suffix.lower()
-                if not is_audio(path) and kind not in NOT_READ and not path.is_symlink():
+                if not is_audio(path) and not is_not_read(path) and not path.is_symlink():
                     continue
                 if reason := _not_a_file(path):
                     broken[path] = reason
                 elif is_audio(path):
                     files.append(path)
-                elif kind in NOT_READ:
+                elif is_not_read(path):
                     not_read.append(path)
     return AudioTree(
         tuple(sorted(files)),
@@ -122,6 +121,11 @@ def walk(folder: Path) -> AudioTree:
         tuple(sorted(skipped.items())),
         tuple(sorted(read.values())),
     )
+
+
+def is_not_read(path: Path) -> bool:
+    """Whether a file has the suffix of a format that holds audio and is not read, and is not hidden."""
+    return path.suffix.lower() in NOT_READ and not path.name.startswith(".")
 
 
 def suffix_counts(files: Iterable[Path]) -> str:
