@@ -39,6 +39,7 @@ def mean_rates(source_rates: Mapping[str, Mapping[int, int]], sample_rate: int) 
     return {
         label: sum(min(rate, sample_rate) * clips for rate, clips in rates.items()) / sum(rates.values())
         for label, rates in source_rates.items()
+        if any(rates.values())
     }
 
 
