@@ -376,7 +376,8 @@ def read_info(path: Path) -> StoreInfo:
         version = msgspec.json.decode(raw, type=dict[str, object]).get("version")
         if version not in READ_VERSIONS:
             raise InputError(
-                f"{path}: store version {version!r} is unknown (this edgekd reads {FORMAT_VERSION} and older); prepare it again"
+                f"{path}: store version {version!r} is unknown (this edgekd reads 1 to {FORMAT_VERSION}); prepare it"
+                " again"
             )
         info = msgspec.json.decode(raw, type=StoreInfo)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
