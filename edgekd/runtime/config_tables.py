@@ -79,7 +79,7 @@ class SourceTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         about("The channel to use, counted from 0; by default the mean of all."),
     ] = None
     rate: Annotated[
-        Positive | None, about("Sample rate in Hz: of a microphone by default its own, of a command the model's.")
+        int | None, about("Sample rate in Hz: of a microphone by default its own, of a command the model's.")
     ] = None
     channels: Annotated[Positive | None, about("Channels that the command writes, by default 1.")] = None
     equaliser: Annotated[str | None, about("The microphone's equaliser, a file of 'edgekd equalise'.")] = None

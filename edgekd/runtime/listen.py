@@ -69,6 +69,7 @@ def listen(
     watch: Watch | None = None,
     status: StatusSource | None = None,
     equaliser: str | Path | None = None,
+    warn: Callable[[str], None] | None = None,
 ) -> Iterator[Decision | StatusLine]:
     """Classify a source window by window.
 
@@ -88,6 +89,7 @@ def listen(
         watch: limits for a live source.
         status: further lines; the first line is always about the source.
         equaliser: a file of `edgekd equalise` for the microphone.
+        warn: takes a line for people where samples of a file are scaled down.
 
     Yields:
         A decision at the end of each window; each change of state of a live source; a line on the result of each
@@ -122,7 +124,7 @@ def listen(
         raw = read_raw(_unbuffered(sys.stdin.buffer), configuration.sample_rate, IDLE_S)
         chunks, source_name = _file_chunks(raw, configuration, control), "standard input"
     else:
-        audio = read_file(Path(source), configuration.sample_rate)
+        audio = read_file(Path(source), configuration.sample_rate, warn)
         chunks, source_name = _file_chunks(audio, configuration, control), source
     yield from decisions(configuration.classifier, chunks, source_name, hop_s, top, settings, observe, current, status)
 

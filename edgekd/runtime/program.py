@@ -31,7 +31,7 @@ def run(read: Callable[[], Config], write: Callable[[str], None], warn: Callable
     """
     config = read()
     if config.output.replay or config.output.track is not None:
-        write(_replayed(config))
+        write(_replayed(config, warn))
         if (note := replay.ignored_outputs(config)) is not None:
             warn(note)
         return
@@ -77,6 +77,7 @@ def run(read: Callable[[], Config], write: Callable[[str], None], warn: Callable
             watch=config.limits,
             status=outputs.status,
             equaliser=config.source.equaliser,
+            warn=warn,
         )
         for decision in outputs.forward(decisions):
             if view is not None:
@@ -97,7 +98,7 @@ def _usual_end(live: bool) -> Iterator[None]:
             raise
 
 
-def _replayed(config: Config) -> str:
+def _replayed(config: Config, warn: Callable[[str], None]) -> str:
     """The report on a file."""
     report = replay.replay(
         config.source.file,
@@ -108,5 +109,6 @@ def _replayed(config: Config) -> str:
         settings=config.settings,
         track=None if config.output.track is None else Path(config.output.track),
         equaliser=config.source.equaliser,
+        warn=warn,
     )
     return replay.to_json(report) if config.output.json else replay.to_text(report)
