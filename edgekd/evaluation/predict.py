@@ -8,6 +8,7 @@ import numpy as np
 
 from edgekd.data.audio.parallel import map_in_order
 from edgekd.data.audio.read import AudioFileError, loud_note
+from edgekd.data.audio.source_facts import channels_cancel
 from edgekd.data.audio.streamed import StreamedFile
 from edgekd.data.audio.tree import audio_files
 from edgekd.data.audio.waveform import stream_windows
@@ -41,6 +42,7 @@ class PredictReport:
         silent: names of files of digital silence, whose label and probabilities are empty.
         unreadable: one message per file, or other thing below the folder, that was left out.
         loud: name of each file with float samples above full scale, which were scaled down to it -> their peak.
+        cancelled: those of `silent` whose channels are of opposite phase and cancel in their mean.
     """
 
     csv: Path
@@ -48,12 +50,18 @@ class PredictReport:
     silent: tuple[str, ...]
     unreadable: tuple[str, ...]
     loud: dict[str, float] = field(default_factory=dict)
+    cancelled: tuple[str, ...] = ()
 
     def to_text(self) -> str:
         """A summary for people."""
         lines = [f"{self.csv}: {counted(self.rows, 'file')}"]
         if self.silent:
             lines.append(f"digital silence, without a label ({len(self.silent)}): {listing(self.silent)}")
+        if self.cancelled:
+            lines.append(
+                f"of these, channels of opposite phase, which cancel ({len(self.cancelled)}): {listing(self.cancelled)};"
+                " invert one of them, or keep one only"
+            )
         if self.loud:
             lines.append(loud_note(self.loud))
         if self.unreadable:
@@ -119,7 +127,8 @@ def predict_folder(
         )
     write_csv(csv_path, model.manifest.labels, predictions)
     silent = tuple(prediction.filename for prediction in predictions if prediction.label is None)
-    return PredictReport(csv_path, len(predictions), silent, (*unreadable, *tree.left_out), loud)
+    cancelled = tuple(name for name in silent if channels_cancel(base / name))
+    return PredictReport(csv_path, len(predictions), silent, (*unreadable, *tree.left_out), loud, cancelled)
 
 
 def write_csv(path: Path, labels: tuple[str, ...], predictions: list[Prediction]) -> None:

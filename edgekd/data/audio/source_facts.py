@@ -2,7 +2,9 @@
 its channels are averaged."""
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,17 +37,33 @@ class SourceFacts:
             with AudioFile(source.file) as file:
                 self.rates.setdefault(source.clip.label, Counter())[file.rate] += 1
                 if pcm.shape[1] > 1:
-                    power = _power(pcm)
-                elif file.channels > 1 and _rms(pcm) < QUIET_RMS:
-                    blocks = file.blocks(file.rate, file.channels, cut=source.cut)
-                    power = np.sum([_power(block) for block in blocks], axis=0)
+                    cancels = _cancel([pcm])
                 else:
-                    return
+                    cancels = _rms(pcm) < QUIET_RMS and _file_cancels(file, source.cut)
         except AudioFileError:
             return
-        of_mean, of_channels = power
-        if of_mean < CANCELLED * of_channels:
+        if cancels:
             self.cancelled.append(source.clip.path)
+
+
+def channels_cancel(path: Path) -> bool:
+    """Whether the channels of an audio file cancel in their mean, as they are of opposite phase; reads all of it.
+
+    Raises:
+        AudioFileError: see `AudioFile`.
+    """
+    with AudioFile(path) as file:
+        return _file_cancels(file, None)
+
+
+def _file_cancels(file: AudioFile, cut: tuple[float, float] | None) -> bool:
+    return file.channels > 1 and _cancel(file.blocks(file.rate, file.channels, cut=cut))
+
+
+def _cancel(blocks: Iterable[NDArray[np.int16]]) -> bool:
+    """Whether the channels of blocks, (time, channels), cancel in their mean."""
+    of_mean, of_channels = np.sum([_power(block) for block in blocks], axis=0)
+    return bool(of_mean < CANCELLED * of_channels)
 
 
 def _power(waveform: NDArray[np.int16]) -> NDArray[np.float64]:
