@@ -59,8 +59,8 @@ class PredictReport:
             lines.append(f"digital silence, without a label ({len(self.silent)}): {listing(self.silent)}")
         if self.cancelled:
             lines.append(
-                f"of these, channels of opposite phase, which cancel ({len(self.cancelled)}): {listing(self.cancelled)};"
-                " invert one of them, or keep one only"
+                f"of these, of opposite phase, whose channels cancel ({len(self.cancelled)}): "
+                f"{listing(self.cancelled)}; invert one channel, or keep one only"
             )
         if self.loud:
             lines.append(loud_note(self.loud))

@@ -69,7 +69,7 @@ def test_silence_of_channels_that_cancel_is_told_from_digital_silence(tone_model
     soundfile.write(recordings / "silent.wav", np.zeros((8000, 2), np.int16), 8000)
     _, out, _ = edgekd("predict", tone_model, recordings, "--csv", tmp_path / "p.csv")
     assert "digital silence, without a label (2): opposite.wav, silent.wav" in out
-    assert "opposite phase, which cancel (1): opposite.wav" in out
+    assert "opposite phase, whose channels cancel (1): opposite.wav" in out
 
 
 def test_a_name_that_is_not_utf_8_is_kept(tone_model, recordings, tmp_path):
