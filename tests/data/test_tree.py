@@ -171,6 +171,13 @@ def test_a_folder_of_nothing_that_is_read_is_one_line(tmp_path, prepare, predict
         assert "ffmpeg" in err
 
 
+def test_other_names_of_wav_and_au_are_read(tree, prepare):
+    for name, container in (("a.wave", "WAV"), ("b.BWF", "WAV"), ("c.rf64", "RF64"), ("d.snd", "AU")):
+        soundfile.write(tree / "day" / name, np.full(RATE // 4, 0.1), RATE, format=container)
+    status, _, clips = prepare(tree)
+    assert (status, len(clips)) == (0, 8)
+
+
 def test_hidden_and_system_folders_are_read_by_no_command(tree, tmp_path, prepare, predicted):
     sounds(tree, ".Trashes/0.wav", "__MACOSX/0.wav", "day/.git/0.wav", "day/@eaDir/0.wav", "night/._0.wav")
     wanted = ["day/0.wav", "day/1.wav", "night/0.wav", "night/1.wav"]

@@ -13,7 +13,21 @@ from edgekd.data.dataset import ClipSource
 from edgekd.data.store.journal import digest
 from edgekd.errors import InputError, MissingExtraError
 
-AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".w64", ".caf", ".au")
+WAV_SUFFIXES = (".wav", ".wave", ".bwf", ".rf64", ".w64")
+AUDIO_SUFFIXES = (
+    *WAV_SUFFIXES,
+    ".flac",
+    ".ogg",
+    ".oga",
+    ".opus",
+    ".mp3",
+    ".aif",
+    ".aiff",
+    ".aifc",
+    ".caf",
+    ".au",
+    ".snd",
+)
 NO_KEY = ""
 """Key of a source whose file does not exist."""
 

@@ -19,8 +19,8 @@ VIDEO = {".3gp", ".asf", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4"
 VIDEO |= {".3g2", ".wmv"}
 COMPRESSED = {".aac", ".ac3", ".adts", ".alac", ".amr", ".ape", ".awb", ".dts", ".eac3", ".m4a", ".m4b", ".mka", ".mp2"}
 COMPRESSED |= {".mpa", ".mpc", ".mpga", ".ra", ".rm", ".shn", ".tak", ".tta", ".weba", ".wma", ".wv"}
-UNCOMPRESSED = {".bwf", ".dff", ".dsf", ".gsm", ".nist", ".pcm", ".raw", ".rf64", ".snd", ".sph", ".voc", ".wave"}
-NOT_READ = frozenset(VIDEO | COMPRESSED | UNCOMPRESSED).difference(AUDIO_SUFFIXES)
+UNCOMPRESSED = {".dff", ".dsf", ".gsm", ".nist", ".pcm", ".raw", ".sph", ".voc"}
+NOT_READ = frozenset(VIDEO | COMPRESSED | UNCOMPRESSED)
 """Suffixes of formats that hold audio and are not read."""
 SYSTEM_FOLDERS = frozenset({"__MACOSX", "lost+found", "System Volume Information", "$RECYCLE.BIN", "@eaDir"})
 """Folders that unpackers, disks and file servers make, besides hidden ones."""
