@@ -308,7 +308,10 @@ def evaluate(
 def predict(
     model: Model,
     folder: Annotated[
-        Path, typer.Argument(help="Folder of audio files (wav, flac, ogg, mp3), searched through all levels.")
+        Path,
+        typer.Argument(
+            help="Folder of audio files (wav, flac, ogg, mp3), searched through all levels and links to folders."
+        ),
     ],
     csv: Annotated[Path, typer.Option(help="The table to write: filename, label, one probability column per label.")],
     engine: Engine = None,

@@ -15,10 +15,12 @@ from numpy.typing import NDArray
 
 from edgekd.data.audio.decode import Decoded, decode_all, decode_one, decoders, source_key
 from edgekd.data.audio.read import loud_note
+from edgekd.data.audio.source_facts import SourceFacts
 from edgekd.data.dataset import ClipSource, DataSet
 from edgekd.data.sets import deepship, esc50, folder, tau19, tau20, tau22, tau22_evaluation, tut18, urbansound8k, vtuad
 from edgekd.data.sets import synth as scenes
 from edgekd.data.sets.metadata import DATA_SETS
+from edgekd.data.sets.names import printable
 from edgekd.data.store.clips import Clip
 from edgekd.data.store.store import ClipStore
 from edgekd.data.store.writer import StoreWriter, check_free
@@ -204,26 +206,29 @@ def _fill(
     bad: list[tuple[str, str]] = []
     peaks: dict[str, float] = {}
     repeated = _RepeatedAudio()
+    facts = SourceFacts()
     added: set[str] = set()
     if writer.left:
         log(f"resuming with {counted(writer.left, 'clip')} that an earlier run left")
-    with _told_if_stopped(peaks, log), progress("decoding", len(found.sources)) as step:
-        for clip, pcm, peak in _write_clips(writer, found.sources, added, sample_rate, channels):
+    with _noted_if_stopped(peaks, log), progress("decoding", len(found.sources)) as step:
+        for decoded in _write_clips(writer, found.sources, added, sample_rate, channels):
             step()
-            if peak is not None:
-                peaks[clip.path] = peak
+            clip, pcm = decoded.source.clip, decoded.pcm
+            if decoded.peak is not None:
+                peaks[clip.path] = decoded.peak
             if isinstance(pcm, InputError):
                 bad.append((clip.path, str(pcm)))
                 log(f"bad clip: {pcm}")
             else:
                 added.add(clip.path)
                 repeated.add(clip, pcm, writer.last_digest)
+                facts.add(decoded.source, pcm)
         if bad and not skip_bad:
             raise InputError(
                 f"{len(bad)} of {counted(len(found.sources), 'clip')} cannot be used (named above); no store was made; "
                 f"repair them or leave them out with --skip-bad{writer.hint}"
             )
-    store = writer.finish()
+    store = writer.finish(facts.rates, list(map(printable, facts.cancelled)))
     notes = [*found.notes, *([loud_note(peaks)] if peaks else []), *repeated.notes()]
     if bad:
         notes.append(
@@ -233,7 +238,7 @@ def _fill(
 
 
 @contextmanager
-def _told_if_stopped(peaks: Mapping[str, float], log: Log) -> Iterator[None]:
+def _noted_if_stopped(peaks: Mapping[str, float], log: Log) -> Iterator[None]:
     """Log the note on loud clips when the work ends early: the run that resumes it does not decode them again."""
     try:
         yield
@@ -245,7 +250,7 @@ def _told_if_stopped(peaks: Mapping[str, float], log: Log) -> Iterator[None]:
 
 def _write_clips(
     writer: StoreWriter, sources: Sequence[ClipSource], added: Container[str], sample_rate: int, channels: int
-) -> Iterator[tuple[Clip, NDArray[np.int16] | InputError, float | None]]:
+) -> Iterator[Decoded]:
     """Add each source to the store: first from the clips that an earlier run left, while they are unchanged, then by
     decoding.
 
@@ -253,31 +258,30 @@ def _write_clips(
         added: paths of the clips added so far; the caller adds that of each clip yielded.
 
     Yields:
-        (row, PCM that was added or the reason why it was not, peak as in `Decoded`).
+        each clip: with the PCM that was added, or the reason why it was not.
     """
     done = 0
     while writer.left and done < len(sources):
         source = sources[done]
         done += 1
-        pcm = writer.reuse(source.clip, source_key(source)) if source.clip.path not in added else None
+        key = source_key(source)
+        pcm = writer.reuse(source.clip, key) if source.clip.path not in added else None
         if pcm is None:
             yield _write_decoded(writer, decode_one(source, sample_rate, channels), added)
         else:
-            yield source.clip, pcm, None
+            yield Decoded(source, key, pcm)
     for decoded in decode_all(sources[done:], sample_rate, channels):
         yield _write_decoded(writer, decoded, added)
 
 
-def _write_decoded(
-    writer: StoreWriter, decoded: Decoded, added: Container[str]
-) -> tuple[Clip, NDArray[np.int16] | InputError, float | None]:
+def _write_decoded(writer: StoreWriter, decoded: Decoded, added: Container[str]) -> Decoded:
     clip, pcm = decoded.source.clip, decoded.pcm
     if isinstance(pcm, InputError):
-        return clip, pcm, None
+        return decoded
     if clip.path in added:
-        return clip, InputError(f"{clip.path}: is listed more than once"), None
+        return Decoded(decoded.source, decoded.key, InputError(f"{clip.path}: is listed more than once"))
     writer.add(clip, pcm, decoded.key)
-    return clip, pcm, decoded.peak
+    return decoded
 
 
 class _RepeatedAudio:

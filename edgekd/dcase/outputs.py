@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from edgekd.data.audio.parallel import map_in_order
 from edgekd.data.audio.streamed import StreamedFile
+from edgekd.data.audio.tree import audio_files
 from edgekd.data.audio.waveform import stream_windows
 from edgekd.data.sets import tau22_evaluation
 from edgekd.data.store.store import INFO_FILE, ClipStore
@@ -17,7 +18,6 @@ from edgekd.dcase.forms import GENERAL, Form, development_scores, empty_scores, 
 from edgekd.errors import InputError
 from edgekd.evaluation.evaluate import EvaluationReport, evaluate_file
 from edgekd.evaluation.inference import Waveform, window_logits
-from edgekd.evaluation.predict import audio_files
 from edgekd.metrics.scores import Floats, clip_means, softmax
 from edgekd.modelfile.engine import Model
 from edgekd.text import listing
@@ -47,7 +47,7 @@ def open_evaluation(path: Path) -> EvaluationSet:
     """The clips of a store, of the evaluation set's folder, or of any folder of audio files.
 
     Raises:
-        InputError: no such store or folder, damaged or missing files, or two files of one name.
+        InputError: no such store or folder, damaged, missing or left out files, or two files of one name.
     """
     if (path / INFO_FILE).is_file():
         store = ClipStore.open(path)
@@ -64,7 +64,10 @@ def open_evaluation(path: Path) -> EvaluationSet:
     if any((path / table).is_file() for table in tau22_evaluation.LISTS):
         sources = [(source.file, source.clip.recorder) for source in tau22_evaluation.read(path).sources]
     else:
-        sources = [(file, "") for file in audio_files(path)]
+        tree = audio_files(path)
+        if tree.missing:  # an output holds every clip of the set
+            raise InputError(f"{path}: not every clip can be read: {tree.missing[0]}")
+        sources = [(file, "") for file in tree.files]
 
     def decoded(indices: Sequence[int], rate: int) -> Iterator[Chunks]:
         return (file.chunks() for file in map_in_order(lambda index: StreamedFile(sources[index][0], rate), indices))

@@ -10,10 +10,10 @@ import numpy as np
 
 from edgekd.data.audio.read import AudioFileError, loud_note
 from edgekd.data.audio.streamed import StreamedFile
+from edgekd.data.audio.tree import audio_files
 from edgekd.data.audio.waveform import stream_windows
 from edgekd.errors import InputError
 from edgekd.evaluation.inference import Waveform
-from edgekd.evaluation.predict import audio_files
 from edgekd.files import output_file
 from edgekd.frontend import corners, log_mel
 from edgekd.modelfile.engine import open_model
@@ -39,7 +39,7 @@ class EqualiseReport:
     Attributes:
         out: the file of `equaliser`.
         quiet: windows below the gate, which were left out.
-        unreadable: one message per file that was left out.
+        unreadable: one message per file, or other thing below the folder, that was left out.
         loud: each file with float samples above full scale, which were scaled down to it -> their peak.
     """
 
@@ -70,7 +70,7 @@ class EqualiseReport:
             lines.append(loud_note(self.loud))
         if self.unreadable:
             lines += [
-                f"left out, unreadable ({len(self.unreadable)}):",
+                f"left out ({len(self.unreadable)}):",
                 *(f"  {message}" for message in self.unreadable),
             ]
         return "\n".join(lines)
@@ -111,13 +111,13 @@ def equalise(
     if out.exists() and not force:
         raise InputError(f"{out} exists; replace it with --force or choose another --out")
     DecisionSettings(gate_dbfs=gate_dbfs)  # raises InputError for a level that is out of range
-    files = audio_files(folder)
+    tree = audio_files(folder)
     model = open_model(model_path)
     manifest = model.manifest
     band_gains(manifest, np.zeros(manifest.frontend.n_mels))  # refuses a model without a spectrum before the work
     mean, measured, quiet, unreadable = BandMean(manifest.frontend), 0, 0, []
     loud: dict[str, float] = {}
-    for path in files:
+    for path in tree.files:
         recording = StreamedFile(path, manifest.frontend.sample_rate)
         of_file = BandMean(manifest.frontend)  # of its own, because damage may show at the end of a file
         try:
@@ -129,9 +129,9 @@ def equalise(
         measured, quiet = measured + added, quiet + below
         if recording.peak is not None:
             loud[str(path)] = recording.peak
-    if len(unreadable) == len(files):
+    if len(unreadable) == len(tree.files):
         raise InputError(
-            f"{folder}: {counted(len(files), 'audio file')}, none of them readable (first: {unreadable[0]})"
+            f"{folder}: {counted(len(tree.files), 'audio file')}, none of them readable (first: {unreadable[0]})"
         )
     if measured < LEAST_WINDOWS:
         raise InputError(
@@ -150,7 +150,7 @@ def equalise(
     )
     with output_file(out, "--out") as unfinished:
         unfinished.write_bytes(json_bytes(made))
-    return EqualiseReport(out, made, quiet, tuple(unreadable), loud)
+    return EqualiseReport(out, made, quiet, (*unreadable, *tree.left_out), loud)
 
 
 def _add_windows(manifest: Manifest, chunks: Iterable[Waveform], mean: BandMean, gate: float | None) -> tuple[int, int]:

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from edgekd.data.audio.decode import is_audio
 from edgekd.data.audio.parallel import map_in_order
 from edgekd.data.audio.read import AudioFileError, loud_note
+from edgekd.data.audio.source_facts import channels_cancel
 from edgekd.data.audio.streamed import StreamedFile
+from edgekd.data.audio.tree import audio_files
 from edgekd.data.audio.waveform import stream_windows
 from edgekd.errors import InputError
 from edgekd.evaluation.inference import RunnableModel, Waveform, hop_samples, window_logits
@@ -39,8 +40,9 @@ class PredictReport:
         csv: the file that was written.
         rows: number of files in it.
         silent: names of files of digital silence, whose label and probabilities are empty.
-        unreadable: one message per file that was left out.
+        unreadable: one message per file, or other thing below the folder, that was left out.
         loud: name of each file with float samples above full scale, which were scaled down to it -> their peak.
+        cancelled: those of `silent` whose channels are of opposite phase and cancel in their mean.
     """
 
     csv: Path
@@ -48,17 +50,23 @@ class PredictReport:
     silent: tuple[str, ...]
     unreadable: tuple[str, ...]
     loud: dict[str, float] = field(default_factory=dict)
+    cancelled: tuple[str, ...] = ()
 
     def to_text(self) -> str:
         """A summary for people."""
         lines = [f"{self.csv}: {counted(self.rows, 'file')}"]
         if self.silent:
             lines.append(f"digital silence, without a label ({len(self.silent)}): {listing(self.silent)}")
+        if self.cancelled:
+            lines.append(
+                f"of these, of opposite phase, whose channels cancel ({len(self.cancelled)}): "
+                f"{listing(self.cancelled)}; invert one channel, or keep one only"
+            )
         if self.loud:
             lines.append(loud_note(self.loud))
         if self.unreadable:
             lines += [
-                f"left out, unreadable ({len(self.unreadable)}):",
+                f"left out ({len(self.unreadable)}):",
                 *(f"  {message}" for message in self.unreadable),
             ]
         return "\n".join(lines)
@@ -80,7 +88,7 @@ def predict_folder(
 
     Args:
         model_path: .tflite or .onnx with a manifest.
-        folder: with all its subfolders, in name order; or a single audio file.
+        folder: with all its subfolders, also those that links lead to, in name order; or a single audio file.
         csv_path: the result; file names in it are relative to `folder`.
         engine: a key of `engine.ENGINES`; None chooses by the file.
         hop: seconds between the starts of two windows of a file.
@@ -96,7 +104,8 @@ def predict_folder(
         raise InputError(f"{csv_path} is a folder; give --csv a file name, for instance {csv_path / 'predictions.csv'}")
     if csv_path.exists() and not force:
         raise InputError(f"{csv_path} exists; replace it with --force or choose another --csv")
-    files = audio_files(folder)
+    tree = audio_files(folder)
+    files = tree.files
     model = with_equaliser(open_model(model_path, engine, threads), equaliser)
     step = hop_samples(model.manifest, hop)
     base = folder if folder.is_dir() else folder.parent
@@ -118,23 +127,8 @@ def predict_folder(
         )
     write_csv(csv_path, model.manifest.labels, predictions)
     silent = tuple(prediction.filename for prediction in predictions if prediction.label is None)
-    return PredictReport(csv_path, len(predictions), silent, tuple(unreadable), loud)
-
-
-def audio_files(folder: Path) -> list[Path]:
-    """Audio files below a folder in name order, or the one file given.
-
-    Raises:
-        InputError: the folder doesn't exist or holds no audio.
-    """
-    if folder.is_file():
-        return [folder]
-    if not folder.is_dir():
-        raise InputError(f"{folder} does not exist; give a folder of audio files")
-    files = sorted(path for path in folder.rglob("*") if is_audio(path) and path.is_file())
-    if not files:
-        raise InputError(f"{folder} holds no audio file (wav, flac, ogg, mp3)")
-    return files
+    cancelled = tuple(name for name in silent if channels_cancel(base / name))
+    return PredictReport(csv_path, len(predictions), silent, (*unreadable, *tree.left_out), loud, cancelled)
 
 
 def write_csv(path: Path, labels: tuple[str, ...], predictions: list[Prediction]) -> None:

@@ -63,6 +63,15 @@ def test_unreadable_and_silent_files_are_named(tone_model, recordings, tmp_path)
     assert set(silent.values()) == {"silent.wav", ""}
 
 
+def test_silence_of_channels_that_cancel_is_told_from_digital_silence(tone_model, recordings, tmp_path, edgekd):
+    sound = np.random.default_rng(0).uniform(-0.5, 0.5, 8000)
+    soundfile.write(recordings / "opposite.wav", np.stack([sound, -sound], 1), 8000)
+    soundfile.write(recordings / "silent.wav", np.zeros((8000, 2), np.int16), 8000)
+    _, out, _ = edgekd("predict", tone_model, recordings, "--csv", tmp_path / "p.csv")
+    assert "digital silence, without a label (2): opposite.wav, silent.wav" in out
+    assert "opposite phase, whose channels cancel (1): opposite.wav" in out
+
+
 def test_a_name_that_is_not_utf_8_is_kept(tone_model, recordings, tmp_path):
     (recordings / "b_high.wav").rename(recordings / os.fsdecode(b"b\xff.wav"))
     (recordings / os.fsdecode(b"c\xff.wav")).write_bytes(b"RIFF")

@@ -13,7 +13,21 @@ from edgekd.data.dataset import ClipSource
 from edgekd.data.store.journal import digest
 from edgekd.errors import InputError, MissingExtraError
 
-AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".w64", ".caf", ".au")
+WAV_SUFFIXES = (".wav", ".wave", ".bwf", ".rf64", ".w64")
+AUDIO_SUFFIXES = (
+    *WAV_SUFFIXES,
+    ".flac",
+    ".ogg",
+    ".oga",
+    ".opus",
+    ".mp3",
+    ".aif",
+    ".aiff",
+    ".aifc",
+    ".caf",
+    ".au",
+    ".snd",
+)
 READER = 2
 """Version of the reader, raised when it gives other samples of a file. 2 scales loud float samples, 1 clipped them."""
 NO_KEY = ""

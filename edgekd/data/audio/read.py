@@ -65,6 +65,7 @@ class AudioFile:
                 self._file = opened.enter_context(reader(os.fsencode(path) if repaired is None else repaired))
                 self._seekable = self._file.is_seekable and self._file.frames < UNKNOWN_FRAMES
                 self.rate: int = self._file.samplerate
+                self.channels: int = self._file.channels
                 require_rate(self.rate, f"{path}: its sample rate is", "write it again with the true one")
             self._opened = opened.pop_all()
 

@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
@@ -192,8 +192,13 @@ class StoreWriter:
             raise _unwritable(self.path, error, self.hint) from None
         self._append(clip, raw)
 
-    def finish(self) -> ClipStore:
+    def finish(
+        self, source_rates: Mapping[str, Mapping[int, int]] | None = None, cancelled: Sequence[str] = ()
+    ) -> ClipStore:
         """Write the table, read the audio back and compare its hash, rename the store to its path and open it.
+
+        Args:
+            source_rates, cancelled: as in `StoreInfo`.
 
         Raises:
             InputError: no clip was added, the path cannot be written, or the disk does not hold what was written.
@@ -201,10 +206,9 @@ class StoreWriter:
         if not self._clips:
             raise InputError(f"{self.path}: no clip is left to store")
         table = encode_table(self._clips)
-        info = msgspec.convert(
-            {**self._info, "table_sha256": hashlib.sha256(table).hexdigest(), "audio_sha256": self._digest.hexdigest()},
-            StoreInfo,
-        )
+        hashes = {"table_sha256": hashlib.sha256(table).hexdigest(), "audio_sha256": self._digest.hexdigest()}
+        facts = {"source_rates": source_rates or {}, "cancelled": cancelled}
+        info = msgspec.convert({**self._info, **hashes, **facts}, StoreInfo)
         new = self._folder / NEW
         try:
             if self.left:
