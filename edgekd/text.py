@@ -9,6 +9,14 @@ LISTED = 5
 """How many names `listing` shows before it says how many more there are."""
 
 DIGITS = re.compile(r"(\d+)")
+UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
+"""Matches what can control a terminal, start a line, turn the direction of text, or end an XML document: control
+characters, line and paragraph separators, changes of direction, lone surrogates, noncharacters."""
+
+
+def printable(text: str) -> str:
+    """Text on one line for terminals, logs, XML and HTML. `UNPRINTABLE` characters are escaped as in Python."""
+    return UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape", "backslashreplace").decode(), text)
 
 
 def counted(number: float, one: str, many: str = "", *, form: str = ",") -> str:

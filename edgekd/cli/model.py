@@ -75,7 +75,10 @@ def info(
     model: Model,
     as_json: Json = False,
     card: Annotated[
-        bool, typer.Option("--card", help="Print a model card: Markdown with the metadata of Hugging Face's hub.")
+        bool,
+        typer.Option(
+            "--card", help="Print a model card: Markdown with the metadata of Hugging Face's hub (extra 'check')."
+        ),
     ] = False,
 ) -> None:
     """Show what a model file carries.

@@ -437,6 +437,20 @@ def test_a_model_over_the_budget_of_its_year_is_a_finding(make_model, system, ev
     assert report.findings == (f"{LABEL}.py: general: {over}", f"{LABEL}.py: s2: {over}")
 
 
+def test_awkward_texts_come_back_from_the_meta_file(make_model, system, tmp_path, edgekd):
+    texts = {"name": "  1e3 \x07\x85\u2028🎧: # ", "data_augmentation": "yes", "external_data_usage": "0o17"}
+    form = system.read_text().replace("Distilled int8 student", json.dumps(texts["name"], ensure_ascii=False)[1:-1])
+    for key in ("data_augmentation", "external_data_usage"):
+        form = form.replace(f'{key} = ""', f'{key} = "{texts[key]}"')
+    system.write_text(form)
+    model = shutil.copy(make_model("tflite"), tmp_path / "a\nb\x07\x85.tflite")  # a comment of the file names it
+    command = ("--year", 2023, "--label", LABEL, "--system", system, "--out", tmp_path / "out")
+    edgekd("submission", model, *command)
+    meta = read_meta(tmp_path / "out")
+    assert meta["submission"]["name"] == texts.pop("name")
+    assert {key: meta["system"]["description"][key] for key in texts} == texts
+
+
 def test_without_a_yaml_reader_nothing_is_written(make_model, system, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "yaml", None)
     with pytest.raises(MissingExtraError, match="pyyaml"):
