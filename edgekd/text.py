@@ -9,6 +9,26 @@ LISTED = 5
 """How many names `listing` shows before it says how many more there are."""
 
 DIGITS = re.compile(r"(\d+)")
+UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
+"""Matches what can control a terminal, start a line, turn the direction of text, or end an XML document: control
+characters, line and paragraph separators, changes of direction, lone surrogates, noncharacters."""
+CUT_MARK = "..."
+
+
+def printable(text: str) -> str:
+    """Text on one line for terminals, logs, XML and HTML. `UNPRINTABLE` characters are escaped as in Python."""
+    return UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape", "backslashreplace").decode(), text)
+
+
+def printable_json(document: str) -> str:
+    """A JSON document whose strings hold no `UNPRINTABLE` character. JSON's own escapes replace them; line ends between
+    the fields stay."""
+    return UNPRINTABLE.sub(lambda found: found[0] if found[0] == "\n" else f"\\u{ord(found[0]):04x}", document)
+
+
+def cut(text: str, most: int) -> str:
+    """The start of a text of more than `most` characters, with a mark; a shorter text as it is."""
+    return text if len(text) <= most else text[: most - len(CUT_MARK)] + CUT_MARK
 
 
 def counted(number: float, one: str, many: str = "", *, form: str = ",") -> str:

@@ -12,6 +12,7 @@ import numpy as np
 
 from edgekd.metrics.analysis import Reliability, Share
 from edgekd.metrics.scores import CALIBRATION_BINS, Integers
+from edgekd.text import printable
 
 LEVELS = 5
 """Number of shades of a matrix cell."""
@@ -30,11 +31,7 @@ SMALLEST_DOT, LARGEST_DOT = 1.5, 8.0
 def escaped(text: object) -> str:
     """Text escaped for HTML elements and quoted attributes. Characters that do not print (control characters, lone
     surrogates, changes of direction) appear as Python escapes: names come from data sets of unknown authors."""
-    shown = "".join(
-        letter if letter.isprintable() else letter.encode("unicode_escape", "backslashreplace").decode()
-        for letter in str(text)
-    )
-    return html.escape(shown)
+    return html.escape(printable(str(text)))
 
 
 def percent(fraction: float) -> str:

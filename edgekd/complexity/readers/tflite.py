@@ -1,7 +1,9 @@
 """Reads a .tflite file into a `Network` with the official flatbuffers schema. No interpreter runs.
 
 A constant that an op only unpacks (DEQUANTIZE of float16 weights, DENSIFY of sparse ones) is read as the constant
-itself. Branches and loops are unknown ops, because the file does not say how often they run.
+itself. Branches and loops are unknown ops, because the file does not say how often they run. What runs once, before
+the first inference, costs no inference anything; its constants count. A resource variable is one tensor that keeps its
+value, however many ops read and write it.
 
 In a malicious file any number of tables may share the same bytes, so that reading all of them would never end.
 Therefore only what is counted is read, and at most `SHARING` times as many bytes as the file has.
@@ -9,7 +11,7 @@ Therefore only what is counted is read, and at most `SHARING` times as many byte
 
 import struct
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -39,17 +41,27 @@ NO_RULE = "its constants are counted; its multiply-accumulates are not: no rule 
 """Note on an unknown op."""
 
 
-def read(path: Path, raw: bytes) -> Network:
+def read(path: Path, raw: bytes, shapes: Mapping[str, Sequence[int]]) -> Network:
     """The network in the bytes of a .tflite file.
 
+    Args:
+        path: of the file, for errors.
+        raw: its bytes.
+        shapes: of inputs; must be empty, because the file has the sizes of all its tensors.
+
     Raises:
-        InputError: damaged, several networks in one file, or a free dimension besides the batch.
+        InputError: damaged, several networks in one file, a free dimension besides the batch, or shapes.
         MissingExtraError: the schema package is not installed.
     """
     try:
         from ai_edge_litert import schema_py_generated as schema
     except ImportError:
         raise MissingExtraError("ai-edge-litert", "check") from None
+    if shapes:
+        raise InputError(
+            f"--shape {next(iter(shapes))}: {path} is a .tflite file, which gets its sizes when it is converted; check"
+            " it without --shape"
+        )
     try:
         return _TfliteReader(path, raw, schema.Model.GetRootAs(raw, 0), schema).network()
     except MALFORMED as error:
@@ -108,7 +120,8 @@ class _Subgraph:
 
 
 class _TfliteReader:
-    """Reads one file. alias: tensor -> constant that it is unpacked from."""
+    """Reads one file. alias: tensor -> constant that it is unpacked from. resources: tensor of a handle -> name of the
+    resource variable."""
 
     def __init__(self, path: Path, raw: bytes, model: Any, schema: Any) -> None:
         self.path, self.raw, self.model, self.schema = path, raw, model, schema
@@ -119,6 +132,7 @@ class _TfliteReader:
         self.constants: set[str] = set()
         self.variables: dict[str, None] = {}
         self.alias: dict[str, str] = {}
+        self.resources: dict[str, str] = {}
         self.results: set[str] = set()
         self.nonzero: dict[int, int] = {}
         self.graphs: dict[int, _Subgraph] = {}
@@ -158,8 +172,11 @@ class _TfliteReader:
                 for name in node.constants
             ]
             charged |= inside
+            node = main.nodes[index]
             main.nodes[index] = replace(
-                main.nodes[index], constants=(*main.nodes[index].constants, *more), unknown=note
+                node,
+                constants=(*node.constants, *more),
+                unknown="" if node.op in rules.RUN_AT_START else note,
             )
         return Network(
             tuple(main.nodes), self.tensors, main.inputs, main.outputs, tuple(self.variables), dict(self.operators)
@@ -255,10 +272,23 @@ class _TfliteReader:
             self.alias[writes[0].name] = reads[0].name
             return
         options = self._options(op, operator)
+        self._note_variable(rules.TfliteCall(op, options, reads, writes))
         if op in rules.BODIES:
             graph.bodies[len(graph.nodes)] = rules.BODIES[op](options)
             graph.runs.update(graph.bodies[len(graph.nodes)])
         graph.nodes.append(self._node(op, options, reads, writes))
+
+    def _note_variable(self, call: rules.TfliteCall) -> None:
+        """Remember the resource variable that an op makes, reads or writes. All handles of a name are one variable."""
+        if call.op == rules.HANDLE:
+            names = [call.options.Container() or b"", call.options.SharedName() or b""]
+            self.limit.spend(sum(map(len, names)))
+            self.resources[call.writes[0].name] = f"variable {b'/'.join(names).decode(errors='replace')}"
+        elif call.op in rules.VARIABLE_VALUES and call.reads[0] and call.reads[0].name in self.resources:
+            value, name = rules.VARIABLE_VALUES[call.op](call), self.resources[call.reads[0].name]
+            if value is not None:
+                self.variables[name] = None
+                self.tensors[name] = Tensor(name, value.shape, value.dtype, name)
 
     def _op_name(self, index: int) -> str:
         if index >= self.model.OperatorCodesLength():
@@ -283,7 +313,7 @@ class _TfliteReader:
 
     def _node(self, op: str, options: Any, reads: Sequence[Tensor | None], writes: list[Tensor]) -> Node:
         """Apply the counting rules of one op."""
-        call = rules.TfliteCall(op, options, reads, sum(tensor.elements for tensor in writes))
+        call = rules.TfliteCall(op, options, reads, writes)
         macs = rules.MACS[op](call) if op in rules.MACS else 0
         kernel, emulates = rules.kernel(call), self._emulates(call) if op in EMULATORS and macs else ""
         present = [tensor for tensor in reads if tensor is not None]
@@ -348,6 +378,6 @@ def _refuse_free_dimensions(path: Path, key: str, signature: tuple[int, ...]) ->
     """Raise for a free dimension other than the batch, because the counts depend on it. A free batch counts as 1."""
     if any(size < 0 for size in signature[1:]) or signature == (-1,):
         raise InputError(
-            f"{path}: tensor '{key}' has a free dimension in {signature}; export with fixed sizes "
+            f"{path}: tensor '{key}' has a free dimension in {signature}; convert it with fixed sizes "
             "(only the batch may be free)"
         )

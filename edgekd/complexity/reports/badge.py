@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from html import escape
 
 from edgekd.complexity.reports.document import CheckResult
-from edgekd.complexity.reports.formatting import brief, plain
-from edgekd.text import counted
+from edgekd.complexity.reports.formatting import brief
+from edgekd.text import counted, printable
 
 NARROW, WIDE = frozenset("fijlrtI|.,:;!'()[] /-"), frozenset("mwMW%@")
 NARROW_PX, NORMAL_PX, WIDE_PX = 4.2, 7.0, 10.5
@@ -18,11 +18,12 @@ def badge(checked: Sequence[CheckResult]) -> str:
     """The badge as SVG: on the left the target, on the right bytes and MACs of one model or how many of several
     pass."""
     failed = sum(not each.ok for each in checked)
-    label = plain(checked[0].verdict.target) if checked else "edgekd"
+    label = printable(checked[0].verdict.target) if checked else "edgekd"
     if len(checked) == 1:
         exact = checked[0].counts.conventions["exact"]
         costs = "" if exact is None else f"{brief(exact.param_bytes, 'B')}, {brief(exact.macs, 'MAC')}"
-        message = f"over: {costs}" if failed else costs
+        over = any(budget.status == "over" for budget in checked[0].verdict.budgets)
+        message = f"{'over' if over else 'fails'}: {costs}" if failed else costs
     else:
         message = f"{failed} of {len(checked)} fail" if failed else f"{counted(len(checked), 'model')} ok"
     left, right = _width(label), _width(message)
