@@ -119,7 +119,7 @@ class ModelCounts(msgspec.Struct, frozen=True):
     the file has, also those that an engine folds into others (but not ONNX's Constant). unknown: ops that the counts
     leave out. differences: between each convention and `exact`; they add up. emulated: convolutions that compute pools
     or copies; `exact` contains their params and bytes, but not their macs. file_bytes: with those of `external`, the
-    files that hold constants besides the model file.
+    files that hold constants besides the model file. unsized: ops that write tensors of unknown size.
     """
 
     model: str
@@ -136,6 +136,7 @@ class ModelCounts(msgspec.Struct, frozen=True):
     engine_format: Literal["tflite", "onnx"] = "tflite"
     emulated: Totals = Totals(0, 0, 0)
     external: tuple[ExternalFile, ...] = ()
+    unsized: tuple[str, ...] = ()
 
     def by_convention(self, quantity: str) -> dict[str, int]:
         """Counts of "macs", "params" or "param_bytes" by each convention that can be held against a budget. For bytes
@@ -207,6 +208,9 @@ def count_model(path: str | Path, shapes: Mapping[str, Sequence[int]] = NO_SHAPE
         engine_format="tflite" if path.suffix == ".tflite" else "onnx",
         emulated=emulated,
         external=external,
+        unsized=tuple(
+            sorted({node.op for node in network.nodes if any(name not in network.tensors for name in node.outputs)})
+        ),
     )
 
 

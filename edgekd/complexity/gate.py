@@ -160,8 +160,8 @@ def _weightless(counts: ModelCounts) -> str | None:
 
 def _unsized(counts: ModelCounts) -> str | None:
     """Why the activations are only a lower bound: outputs of unknown size. None if there are none."""
-    ops = sorted({layer.op for layer in counts.layers if layer.output is None})
-    return f"the sizes of what {listed(ops)} writes are unknown, so the count is only a lower bound" if ops else None
+    ops = listed(counts.unsized)
+    return f"the sizes of what {ops} writes are unknown, so the count is only a lower bound" if ops else None
 
 
 def _rule_results(counts: ModelCounts, target: Target) -> Iterable[RuleResult]:

@@ -89,6 +89,7 @@ def test_what_a_streaming_network_does_once_counts_once(tmp_path, run, counts):
     model = streaming(tmp_path / "m.tflite")
     status, out, err = run(model)
     assert (status, err, out.splitlines()[0]) == (0, "", "dcase2023: ok")
+    assert run(model, "--target", "cortex-m7")[0] == 0
     document = counts(model)
     assert document["unknown"] == []
     assert document["conventions"]["exact"] == {"macs": 0, "params": 12, "param_bytes": 12}
