@@ -18,7 +18,7 @@ from pathlib import Path
 
 from edgekd.errors import InputError, nearest
 from edgekd.files import atomic_write
-from edgekd.modelfile.manifest import Manifest, decode, encode
+from edgekd.modelfile.manifest import Manifest, decode, encode, refuse_unfit_texts
 
 SUFFIXES = (".tflite", ".onnx")
 MANIFEST_KEY, DIGEST_KEY = "edgekd.json", "edgekd.sha256"
@@ -78,11 +78,13 @@ def write(path: str | Path, model_bytes: bytes, manifest: Manifest) -> None:
         manifest: of the model.
 
     Raises:
-        InputError: another suffix, bytes that are not a model of that format, or a path that cannot be written.
+        InputError: another suffix, bytes that are not a model of that format, a label or another text that no reader
+            would accept, or a path that cannot be written.
     """
     path = Path(path)
     _check_suffix(path)
     _check_kind(path, model_bytes)
+    refuse_unfit_texts(manifest, str(path))
     raw = sealed(path.suffix, model_bytes, encode(manifest))
     try:
         atomic_write(path, raw, mode=0o644, durable=True)
