@@ -248,7 +248,7 @@ def refuse_unfit_texts(manifest: Manifest, where: str) -> None:
         InputError: naming the field and the text.
     """
     for field, text in _texts(msgspec.to_builtins(manifest, builtin_types=(bytes,)), ""):
-        reason = unfit(text, MAX_LABEL if field.startswith("labels[") else MAX_TEXT)
+        reason = unfit(text, MAX_TEXT if "." in field else MAX_LABEL)  # the manifest's own are names and labels
         if reason:
             raise InputError(f"{where}: {field} of the manifest: {reason}; rename it and export the model again")
 
