@@ -235,3 +235,14 @@ def test_names_from_a_file_neither_control_a_terminal_nor_forge_a_line(tmp_path,
     assert not {*"\x1b\x07\r\x9b\u202e"} & {*out, *err}
     assert "dcase2023: ok" not in out.splitlines()
     assert err.count("\n") == 1
+
+
+def test_an_error_that_quotes_a_file_is_one_short_line_without_escapes(tmp_path, run):
+    node = helper.make_node("MatMul", ["x", HOSTILE], ["y"], name=HOSTILE * 2000)
+    model = onnx_model(tmp_path / "m.onnx", [node], {"x": [1, 5]}, {HOSTILE: ones(4, 4, dtype=F32)}, 17)
+    status, out, err = run(model)
+    assert (status, out) == (2, "")
+    assert "m.onnx: the ONNX graph is inconsistent" in err
+    assert not {*"\x1b\x07\r\x9b\u202e"} & {*err}
+    assert err.count("\n") == 1
+    assert len(err) < 5000
