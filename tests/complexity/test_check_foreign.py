@@ -99,6 +99,20 @@ def test_what_a_streaming_network_does_once_counts_once(tmp_path, run, counts):
     }
 
 
+def test_a_subgraph_that_an_op_runs_once_costs_what_is_in_it(tmp_path, counts):
+    call, composite = schema.CallOptionsT(), schema.StableHLOCompositeOptionsT()
+    call.subgraph, composite.name, composite.decompositionSubgraphIndex = 2, "odml.scaled_dot_product_attention", 1
+    values = ((1, 8), "FLOAT32", None)
+    outer = ([values, values], [("CALL", [0], [1], call)], [0], [1])
+    dense = ("FULLY_CONNECTED", [0, 1, -1], [2], schema.FullyConnectedOptionsT())
+    inner = ([values, ((8, 8), "INT8", ones(8, 8)), values], [dense], [0], [2])
+    twice = [("STABLEHLO_COMPOSITE", [0], [1], composite), ("STABLEHLO_COMPOSITE", [1], [2], composite)]
+    model = tflite_file(tmp_path / "m.tflite", [values, values, values], twice, [0], [2], outer, inner)
+    document = counts(model)
+    assert document["conventions"]["exact"] == {"macs": 2 * 64, "params": 64, "param_bytes": 64}
+    assert document["unknown"] == []
+
+
 def test_weights_in_constant_nodes_and_in_branches_are_weights(tmp_path, counts):
     weight = ones(WIDE, WIDE, dtype=F32)
 

@@ -1,9 +1,9 @@
 """Reads a .tflite file into a `Network` with the official flatbuffers schema. No interpreter runs.
 
 A constant that an op only unpacks (DEQUANTIZE of float16 weights, DENSIFY of sparse ones) is read as the constant
-itself. Branches and loops are unknown ops, because the file does not say how often they run. What runs once, before
-the first inference, costs no inference anything; its constants count. A resource variable is one tensor that keeps its
-value, however many ops read and write it.
+itself. Branches and loops are unknown ops, because the file does not say how often they run. A subgraph that an op runs
+once costs what is in it, and one that runs before the first inference nothing; its constants count. A resource variable
+is one tensor that keeps its value, however many ops read and write it.
 
 In a malicious file any number of tables may share the same bytes, so that reading all of them would never end.
 Therefore only what is counted is read, and at most `SHARING` times as many bytes as the file has.
@@ -12,7 +12,6 @@ Therefore only what is counted is read, and at most `SHARING` times as many byte
 import struct
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 
 from edgekd.complexity.readers import tflite_rules as rules
 from edgekd.complexity.readers.network import Network, Node, Tensor, bits_of
+from edgekd.complexity.readers.tflite_subgraphs import Subgraph, charged_nodes
 from edgekd.complexity.readers.values import count_nonzero, emulated, kernel_values
 from edgekd.errors import InputError, MissingExtraError
 from edgekd.operators import Tflite
@@ -106,19 +106,6 @@ class _ReadLimit:
         return shape
 
 
-@dataclass
-class _Subgraph:
-    """One subgraph. keys: its tensors by number. bodies: number of a node -> other subgraphs that it runs. runs: all of
-    these."""
-
-    inputs: tuple[str, ...] = ()
-    outputs: tuple[str, ...] = ()
-    keys: list[str] = field(default_factory=list)
-    nodes: list[Node] = field(default_factory=list)
-    bodies: dict[int, tuple[int, ...]] = field(default_factory=dict)
-    runs: set[int] = field(default_factory=set)
-
-
 class _TfliteReader:
     """Reads one file. alias: tensor -> constant that it is unpacked from. resources: tensor of a handle -> name of the
     resource variable."""
@@ -135,7 +122,7 @@ class _TfliteReader:
         self.resources: dict[str, str] = {}
         self.results: set[str] = set()
         self.nonzero: dict[int, int] = {}
-        self.graphs: dict[int, _Subgraph] = {}
+        self.graphs: dict[int, Subgraph] = {}
         self.operators: Counter[str] = Counter()
         self.entries = 0
 
@@ -157,44 +144,18 @@ class _TfliteReader:
                 "only a file of a single network can be counted"
             )
         main = self.graphs[0]
-        macs = {number: sum(node.macs for node in graph.nodes) for number, graph in self.graphs.items()}
-        charged = {0}
-        for index, bodies in main.bodies.items():
-            inside = self._all_run(bodies)
-            note = (
-                "the constants of what it runs are counted; its multiply-accumulates are not: how often it runs is not"
-                f" in the file (each subgraph once: {sum(macs[number] for number in inside):,})"
-            )
-            more = [
-                name
-                for number in sorted(inside - charged)
-                for node in self.graphs[number].nodes
-                for name in node.constants
-            ]
-            charged |= inside
-            node = main.nodes[index]
-            main.nodes[index] = replace(
-                node,
-                constants=(*node.constants, *more),
-                unknown="" if node.op in rules.RUN_AT_START else note,
-            )
         return Network(
-            tuple(main.nodes), self.tensors, main.inputs, main.outputs, tuple(self.variables), dict(self.operators)
+            charged_nodes(self.graphs),
+            self.tensors,
+            main.inputs,
+            main.outputs,
+            tuple(self.variables),
+            dict(self.operators),
         )
 
-    def _all_run(self, numbers: Sequence[int]) -> set[int]:
-        """Some subgraphs and all subgraphs that they run, directly or not."""
-        inside, pending = set[int](), list(numbers)
-        while pending:
-            number = pending.pop()
-            if number not in inside:
-                inside.add(number)
-                pending += self.graphs[number].runs
-        return inside
-
-    def _subgraph(self, number: int) -> _Subgraph:
+    def _subgraph(self, number: int) -> Subgraph:
         """Read a subgraph."""
-        source, graph = self.model.Subgraphs(number), _Subgraph()
+        source, graph = self.model.Subgraphs(number), Subgraph()
         self.graphs[number] = graph
         self.entries += max(source.TensorsLength(), source.OperatorsLength())
         if self.entries > MAX_ENTRIES:
@@ -255,7 +216,7 @@ class _TfliteReader:
             raise IndexError(f"buffer {index} ends after the file")
         return memoryview(self.raw)[buffer.Offset() : buffer.Offset() + buffer.Size()]
 
-    def _operator(self, operator: Any, graph: _Subgraph) -> None:
+    def _operator(self, operator: Any, graph: Subgraph) -> None:
         """Add the node of an operator to its subgraph."""
         op = self._op_name(operator.OpcodeIndex())
         self.operators[op] += 1
@@ -307,7 +268,8 @@ class _TfliteReader:
         kind = rules.OPTIONS.get(op)
         if kind is None:
             return None
-        table, options = operator.BuiltinOptions(), getattr(self.schema, kind)()
+        table = operator.BuiltinOptions2() if op in rules.NEWER_OPTIONS else operator.BuiltinOptions()
+        options = getattr(self.schema, kind)()
         options.Init(table.Bytes, table.Pos)
         return options
 

@@ -80,16 +80,23 @@ OPTIONS = {
     "WHILE": "WhileOptions",
     "CALL": "CallOptions",
     "CALL_ONCE": "CallOnceOptions",
+    "STABLEHLO_COMPOSITE": "StableHLOCompositeOptions",
     "VAR_HANDLE": "VarHandleOptions",
 }
 """Operator whose counting rule needs its options -> the table that holds them."""
+NEWER_OPTIONS = frozenset({"STABLEHLO_COMPOSITE"})
+"""Operators whose table is in the second union of options, because the first was full."""
 BODIES: Mapping[str, Callable[[Any], tuple[int, ...]]] = {
     "IF": lambda options: (options.ThenSubgraphIndex(), options.ElseSubgraphIndex()),
     "WHILE": lambda options: (options.CondSubgraphIndex(), options.BodySubgraphIndex()),
     "CALL": lambda options: (options.Subgraph(),),
     "CALL_ONCE": lambda options: (options.InitSubgraphIndex(),),
+    "STABLEHLO_COMPOSITE": lambda options: (options.DecompositionSubgraphIndex(),),
 }
 """Operators that run other subgraphs -> the numbers of these, from the options."""
+RUN_EACH_TIME = frozenset({"CALL", "STABLEHLO_COMPOSITE"})
+"""Operators that run their subgraph once in each inference. A composite is one operation, such as attention, with the
+subgraph for engines that do not know it."""
 RUN_AT_START = frozenset({"CALL_ONCE"})
 """Operators whose subgraphs an engine runs once, before the first inference: they cost nothing in an inference."""
 HANDLE = "VAR_HANDLE"
