@@ -36,8 +36,10 @@ Hop = Annotated[float, typer.Option(help="Seconds between the starts of two wind
 
 
 def say(line: str) -> None:
-    """Print a line for people, beside the results on standard output."""
-    print(line, file=sys.stderr)
+    """Print a line for people, beside the results on standard output. It may quote a file of any origin."""
+    from edgekd.text import printable
+
+    print(printable(line), file=sys.stderr)
 
 
 def without_blas_threads() -> None:
