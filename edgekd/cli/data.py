@@ -108,7 +108,8 @@ def data_fetch(
     from edgekd.data.fetch import fetch
 
     def accept(licence: str) -> bool:
-        say(licence)
+        for line in licence.splitlines():
+            say(line)
         return accept_licence or (
             sys.stdin is not None and sys.stdin.isatty() and typer.confirm("Do you accept it?", err=True)
         )

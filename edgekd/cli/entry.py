@@ -2,6 +2,7 @@
 
 import errno
 import sys
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import typer
@@ -23,6 +24,9 @@ MACHINE_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS
 INTERRUPTED, PIPE_CLOSED = 130, 141
 """Exit statuses of a shell for what SIGINT and SIGPIPE end."""
 
+MAX_LINE = 4000
+"""Most characters of a line on standard error."""
+
 
 def main() -> None:
     """Entry point, which always exits: whatever stops a command becomes one line on standard error and an exit
@@ -39,11 +43,11 @@ def main() -> None:
     except typer.Exit as stop:
         sys.exit(stop.exit_code)
     except EdgekdError as error:
-        _stop(str(error), error.exit_status)
+        _stop(error.args, error.exit_status)
     except USAGE_ERROR as error:
-        _stop(_usage_line(error) if first_process() else "", EdgekdError.exit_status)
+        _stop(_usage_lines(error) if first_process() else [], EdgekdError.exit_status)
     except KeyboardInterrupt as stop:
-        _stop(str(stop) or "interrupted", INTERRUPTED)
+        _stop([str(stop) or "interrupted"], INTERRUPTED)
     except BrokenPipeError:  # the reader has seen enough
         close_output()
         sys.exit(PIPE_CLOSED)
@@ -51,14 +55,14 @@ def main() -> None:
         missing = missing_extra(error)
         if missing is None:
             raise
-        _stop(str(missing), missing.exit_status)
+        _stop(missing.args, missing.exit_status)
     except OSError as error:
         if error.errno not in MACHINE_ERRORS:
             raise
         if error.filename == STANDARD_OUTPUT:
             close_output()
         _stop(
-            f"{error.filename or 'a file'}: {error.strerror}; free space or choose a place that can be written",
+            [f"{error.filename or 'a file'}: {error.strerror}; free space or choose a place that can be written"],
             EdgekdError.exit_status,
         )
 
@@ -70,17 +74,20 @@ def run(arguments: list[str]) -> None:
         command.invoke(context)
 
 
-def _usage_line(error: Any) -> str:
+def _usage_lines(error: Any) -> list[str]:
     """What is wrong with a command line, or the help that a command without arguments gets."""
-    message = str(error.format_message())
-    return (
-        message
-        if "\n" in message
-        else f"{message.rstrip('.')}; see {error.ctx.command_path if error.ctx else 'edgekd'} --help"
-    )
+    lines = str(error.format_message()).splitlines()
+    if len(lines) > 1:
+        return lines
+    return [f"{''.join(lines).rstrip('.')}; see {error.ctx.command_path if error.ctx else 'edgekd'} --help"]
 
 
-def _stop(message: str, status: int) -> NoReturn:
-    if message:  # none where another process has the same to say
-        say(message if "\n" in message else f"edgekd: {message}")
+def _stop(lines: Sequence[str], status: int) -> NoReturn:
+    """Print lines and exit. They may quote a file of any origin, so none controls the terminal or becomes two lines."""
+    from edgekd.text import cut, printable
+
+    shown = [cut(printable(line), MAX_LINE) for line in lines]
+    if shown:  # none where another process has the same to say
+        for line in shown if len(shown) > 1 else [f"edgekd: {shown[0]}"]:
+            say(line)
     sys.exit(status)

@@ -37,9 +37,12 @@ Hop = Annotated[float, typer.Option(help="Seconds between the starts of two wind
 
 
 def say(line: str) -> None:
-    """Print a line for people, beside the results on standard output. Nothing stops where it cannot be printed."""
+    """Print a line for people, beside the results on standard output. It may quote a file of any origin. Nothing stops
+    where it cannot be printed."""
+    from edgekd.text import printable
+
     with suppress(OSError):
-        print(line, file=sys.stderr)
+        print(printable(line), file=sys.stderr)
 
 
 def without_blas_threads() -> None:

@@ -18,7 +18,7 @@ from edgekd.files import output_file
 from edgekd.metrics.scores import clip_means, softmax
 from edgekd.modelfile.engine import open_model
 from edgekd.modelfile.equaliser import with_equaliser
-from edgekd.text import counted, csv_bytes, listing
+from edgekd.text import counted, csv_bytes, listing, printable
 
 PROBABILITY_FORMAT = ".6f"
 
@@ -67,7 +67,7 @@ class PredictReport:
         if self.unreadable:
             lines += [
                 f"left out ({len(self.unreadable)}):",
-                *(f"  {message}" for message in self.unreadable),
+                *(f"  {printable(message)}" for message in self.unreadable),
             ]
         return "\n".join(lines)
 

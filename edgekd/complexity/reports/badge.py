@@ -22,7 +22,8 @@ def badge(checked: Sequence[CheckResult]) -> str:
     if len(checked) == 1:
         exact = checked[0].counts.conventions["exact"]
         costs = "" if exact is None else f"{brief(exact.param_bytes, 'B')}, {brief(exact.macs, 'MAC')}"
-        message = f"over: {costs}" if failed else costs
+        over = any(budget.status == "over" for budget in checked[0].verdict.budgets)
+        message = f"{'over' if over else 'fails'}: {costs}" if failed else costs
     else:
         message = f"{failed} of {len(checked)} fail" if failed else f"{counted(len(checked), 'model')} ok"
     left, right = _width(label), _width(message)

@@ -28,7 +28,7 @@ from edgekd.data.store.page_cache import drop_pages
 from edgekd.data.store.store import AUDIO_FILE, FORMAT, INFO_FILE, TABLE_FILE, ClipStore, StoreInfo
 from edgekd.errors import InputError
 from edgekd.files import held, in_use
-from edgekd.text import counted, json_bytes, listing
+from edgekd.text import MAX_LABEL, counted, json_bytes, listing, printable, unfit
 
 STORE_FILES = frozenset({AUDIO_FILE, TABLE_FILE, INFO_FILE})
 PARTIAL, OLD = "partial", "old"
@@ -172,8 +172,10 @@ class StoreWriter:
             key: of its source, 32 hex digits; only used with a request.
 
         Raises:
-            InputError: the path is in the store already, or the disk is full.
+            InputError: the path is in the store already, a label that no model file can carry, or the disk is full.
         """
+        if reason := unfit(clip.label, MAX_LABEL):
+            raise InputError(f"{printable(clip.path)}: its label {reason}; rename it")
         if clip.path in self._paths:
             raise InputError(f"{clip.path} is listed twice; remove one of its rows")
         if pcm.ndim != 2 or pcm.shape[0] == 0 or pcm.shape[1] != self._channels:
