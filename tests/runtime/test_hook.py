@@ -293,7 +293,7 @@ def test_an_event_goes_through_the_proxy_of_the_environment(serve, monkeypatch):
 
 
 def test_without_httpx_the_extra_is_named(monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
     with pytest.raises(MissingExtraError, match=r"edgekd\[webhook\]"):
         open_hook(HookTable(url="http://localhost/"))
 
