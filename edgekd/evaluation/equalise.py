@@ -11,7 +11,7 @@ from edgekd.data.audio.decode import decode
 from edgekd.data.audio.waveform import to_waveform, window_starts
 from edgekd.errors import InputError
 from edgekd.evaluation.predict import audio_files
-from edgekd.files import output_file
+from edgekd.files import check_output, output_file
 from edgekd.frontend import corners, log_mel
 from edgekd.modelfile.engine import Model, open_model
 from edgekd.modelfile.equaliser import BandMean, Equaliser, band_gains
@@ -92,10 +92,7 @@ def equalise(
             can't be written.
         MissingExtraError: no decoder or no engine is installed.
     """
-    if out.is_dir():
-        raise InputError(f"{out} is a folder; give --out a file name, for instance {out / 'mic.json'}")
-    if out.exists() and not force:
-        raise InputError(f"{out} exists; replace it with --force or choose another --out")
+    check_output(out, "--out", force=force)
     DecisionSettings(gate_dbfs=gate_dbfs)  # raises InputError for a level that is out of range
     files = audio_files(folder)
     model = open_model(model_path)

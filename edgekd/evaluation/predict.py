@@ -10,7 +10,7 @@ from edgekd.data.audio.parallel import map_in_order
 from edgekd.data.audio.waveform import to_waveform, window_starts
 from edgekd.errors import InputError
 from edgekd.evaluation.inference import RunnableModel, Waveform, hop_samples, window_logits
-from edgekd.files import output_file
+from edgekd.files import check_output, output_file
 from edgekd.metrics.scores import clip_means, softmax
 from edgekd.modelfile.engine import open_model
 from edgekd.modelfile.equaliser import with_equaliser
@@ -85,10 +85,7 @@ def predict_folder(
         InputError: no audio file, none readable, a CSV that exists or can't be written, or a damaged model.
         MissingExtraError: no decoder or no engine is installed.
     """
-    if csv_path.is_dir():
-        raise InputError(f"{csv_path} is a folder; give --csv a file name, for instance {csv_path / 'predictions.csv'}")
-    if csv_path.exists() and not force:
-        raise InputError(f"{csv_path} exists; replace it with --force or choose another --csv")
+    check_output(csv_path, "--csv", force=force)
     files = audio_files(folder)
     model = with_equaliser(open_model(model_path, engine, threads), equaliser)
     step = hop_samples(model.manifest, hop)

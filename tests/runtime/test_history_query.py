@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import sqlite3
 import time
 from contextlib import closing
@@ -228,7 +229,7 @@ def test_the_picture_of_a_day_is_whole_and_needs_nothing_else(file, tmp_path, ed
         (["FILE", "--svg", "a.svg"], "--svg draws a day"),
         (["FILE", "--label", "rian"], "no decision with the label 'rian'; did you mean 'rain'?"),
         (["FILE", "--csv", "."], "is a folder"),
-        (["FILE", "--day", "today", "--svg", "/"], "cannot be written"),
+        (["FILE", "--day", "today", "--svg", "/"], "/ is a folder"),
         (["other"], "database of another program"),
         (["text"], "cannot be read as a history"),
         (["folder"], "no such file"),
@@ -244,6 +245,26 @@ def test_mistakes_are_one_line_and_status_2(file, edgekd, monkeypatch, arguments
     status, out, err = edgekd("history", *["h.sqlite" if word == "FILE" else word for word in arguments])
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert message in err
+
+
+@pytest.mark.parametrize("option", ["--csv", "--svg"])
+def test_a_device_is_written_to_and_stays_a_device(file, edgekd, option):
+    for force in ([], ["--force"]):
+        assert edgekd("history", file, "--day", "2026-07-02", option, os.devnull, *force)[0] == 0
+        assert Path(os.devnull).is_char_device()
+
+
+@pytest.mark.parametrize("option", ["--csv", "--svg"])
+def test_a_link_to_nothing_is_not_followed(file, tmp_path, edgekd, option):
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "elsewhere")
+    for force in ([], ["--force"]):
+        status, _, err = edgekd("history", file, "--day", "2026-07-02", option, link, *force)
+        assert (status, err.count("\n")) == (2, 1)
+        assert f"{link} is a link to {tmp_path / 'elsewhere'}" in err
+        assert option in err
+    assert link.is_symlink()
+    assert not (tmp_path / "elsewhere").exists()
 
 
 def test_a_damaged_file_is_named(file):

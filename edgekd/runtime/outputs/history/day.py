@@ -12,8 +12,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from edgekd.errors import InputError
-from edgekd.files import output_file
+from edgekd.files import check_output, output_file
 from edgekd.runtime.outputs.history.database import HistoryEvent, LabelRun
 from edgekd.runtime.outputs.history.query import duration, local
 from edgekd.text import counted
@@ -131,10 +130,7 @@ def write_svg(day: DayHistory, path: Path, *, force: bool = False) -> str:
     Raises:
         InputError: the file exists, or it cannot be written.
     """
-    if path.is_file() and not force:
-        raise InputError(f"{path} exists; replace it with --force or choose another --svg")
-    if path.is_dir():
-        raise InputError(f"{path} cannot be written (it is a folder); choose another --svg")
+    check_output(path, "--svg", force=force)
     with output_file(path, "--svg") as part:
         part.write_text(to_svg(day), encoding="utf-8")
     return f"{path}: {day.day}, {counted(len(day.labels), 'label')}"

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from edgekd.errors import InputError, nearest
-from edgekd.files import output_file
+from edgekd.files import check_output, output_file
 from edgekd.runtime.outputs.history.database import HistoryEvent, LabelRun, open_to_read
 from edgekd.text import counted
 
@@ -146,10 +146,7 @@ def export(query: HistoryQuery, path: Path, *, force: bool = False) -> str:
     Raises:
         InputError: as `rows`; a table that exists, a path that cannot be written.
     """
-    if path.is_dir():
-        raise InputError(f"{path} is a folder; give --csv a file name, for instance {path / 'history.csv'}")
-    if path.exists() and not force:
-        raise InputError(f"{path} exists; replace it with --force or choose another --csv")
+    check_output(path, "--csv", force=force)
     count = 0
     with output_file(path, "--csv") as part, part.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
