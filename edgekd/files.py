@@ -17,6 +17,8 @@ from edgekd.errors import InputError
 
 PART = ".part"
 """Suffix of a file that is being written."""
+PRIVATE, PRIVATE_FOLDER = 0o600, 0o700
+"""Permissions of what was recorded in a room, for its owner alone."""
 UNSYNCABLE = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EACCES})
 """Errors of a folder that cannot be waited for: its file system does not do it, or its owner forbids to list it."""
 LOCK_TRIES, LOCK_PAUSE_S = 5, 0.02
@@ -92,7 +94,7 @@ def check_output(path: Path, option: str, *, force: bool) -> None:
     if path.is_block_device():
         raise InputError(f"{path} is a disk, which would be overwritten; choose another {option}")
     if path.is_symlink() and not path.exists():  # whoever made the link would choose what is written
-        raise InputError(f"{path} is a link to {os.readlink(path)}, which does not exist; choose another {option}")
+        raise InputError(f"{path} is a link to {path.readlink()}, which does not exist; choose another {option}")
     if path.is_file() and not force:
         raise InputError(f"{path} exists; replace it with --force or choose another {option}")
 
@@ -120,6 +122,17 @@ def output_file(path: Path, option: str) -> Iterator[Path]:
 def unwritable(path: Path, error: OSError, option: str) -> InputError:
     """The error of an output file that cannot be written."""
     return InputError(f"{path} cannot be written ({error.strerror}); choose another {option}")
+
+
+def private_folder(folder: Path) -> None:
+    """Make a folder and its missing parents for this user alone. Permissions of existing folders stay as they are.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    missing = [parent for parent in folder.parents if not parent.exists()]
+    for each in (*reversed(missing), folder):
+        each.mkdir(mode=PRIVATE_FOLDER, exist_ok=True)
 
 
 def finished_name(name: str) -> str:

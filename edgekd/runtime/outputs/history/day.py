@@ -14,7 +14,7 @@ import msgspec
 
 from edgekd.files import check_output, output_file
 from edgekd.runtime.outputs.history.database import HistoryEvent, LabelRun
-from edgekd.runtime.outputs.history.query import duration, local
+from edgekd.runtime.outputs.history.query import duration, local, visible
 from edgekd.text import counted
 
 MINUTES = 5
@@ -95,7 +95,7 @@ def to_text(day: DayHistory, encoding: str | None = "utf-8") -> str:
             for seconds, length in zip(_joined(slots, CELLS), lengths, strict=True)
         ]
         cells = "".join(shades[sum(share > step for step in STEPS)] for share in shares)
-        short = name if len(name) <= NAME_WIDTH else name[: NAME_WIDTH - 2] + ".."
+        short = visible(name if len(name) <= NAME_WIDTH else name[: NAME_WIDTH - 2] + "..")
         return f"{short:<{NAME_WIDTH}} {cells} {duration(sum(slots)):>8}"
 
     names = list(day.labels)
@@ -213,4 +213,4 @@ def _rounded(values: list[float]) -> list[float]:
 
 
 def _xml(text: str) -> str:
-    return escape("".join(letter if letter.isprintable() else " " for letter in text))
+    return escape(visible(text))

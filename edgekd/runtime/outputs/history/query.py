@@ -5,6 +5,7 @@ A listener may be writing at the same time. Rows are read in batches, so that it
 
 import csv
 import re
+import shlex
 import sqlite3
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
@@ -17,7 +18,7 @@ import msgspec
 from edgekd.errors import InputError, nearest
 from edgekd.files import check_output, output_file
 from edgekd.runtime.outputs.history.database import HistoryEvent, LabelRun, open_to_read
-from edgekd.text import counted
+from edgekd.text import counted, plain_cells
 
 ROWS_PER_READ = 2000
 """Rows read at a time."""
@@ -93,7 +94,7 @@ def parse_query(
         raise InputError(f"--since is {since} and --until {until}; it must be the earlier of them")
     query = HistoryQuery(file, begin, end, label, drawn)
     if label is not None:
-        known = [row[0] for row in _read(file, "SELECT DISTINCT label FROM runs", {})]
+        known = [row[0] for row in _read(file, "SELECT DISTINCT label FROM runs WHERE typeof(label) = 'text'", {})]
         if label not in known:
             raise InputError(f"{file} has no decision with the label '{label}'{nearest(label, known) if known else ''}")
     return query
@@ -118,8 +119,17 @@ def rows(query: HistoryQuery) -> Iterator[LabelRun | HistoryEvent]:
                 "limit": ROWS_PER_READ,
             },
         )
-        for _, label, began, ended, t, *numbers, state, reason in batch:
-            yield HistoryEvent(began, t, state, reason) if label is None else LabelRun(label, began, ended, t, *numbers)
+        for known, label, *run, state, reason in batch:
+            is_run = state is reason is None
+            content = (label, *run) if is_run else (run[0], run[2], state, reason)
+            try:
+                yield msgspec.convert(content, LabelRun if is_run else HistoryEvent)
+            except msgspec.ValidationError as error:
+                table = "runs" if is_run else "changes"
+                remedy = shlex.join(["sqlite3", str(query.file), f"DELETE FROM {table} WHERE id = {known}"])
+                raise InputError(
+                    f"{query.file}: row {known} of {table} was not written by a listener ({error}); remove it: {remedy}"
+                ) from None
         if len(batch) < ROWS_PER_READ:
             return
         after = batch[-1][0]
@@ -128,9 +138,10 @@ def rows(query: HistoryQuery) -> Iterator[LabelRun | HistoryEvent]:
 def to_text(row: LabelRun | HistoryEvent) -> str:
     """A line for people: local time, duration, label, mean probability, lowest and highest; or what happened."""
     if isinstance(row, HistoryEvent):
-        return f"{local(row.at)}  {'':9}  {f'{row.state}: ' if row.state else ''}{row.reason}"
+        return visible(f"{local(row.at)}  {'':9}  {f'{row.state}: ' if row.state else ''}{row.reason}")
     probabilities = "" if row.mean is None else f"{row.mean:.2f}  {row.least:.2f}..{row.most:.2f}"
-    return f"{local(row.began)}  {duration(row.ended - row.began):>9}  {row.label:<24} {probabilities or 'not scored'}"
+    line = f"{local(row.began)}  {duration(row.ended - row.began):>9}  {row.label:<24} {probabilities or 'not scored'}"
+    return visible(line)
 
 
 def to_json(row: LabelRun | HistoryEvent) -> str:
@@ -152,7 +163,7 @@ def export(query: HistoryQuery, path: Path, *, force: bool = False) -> str:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
         for row in rows(query):
-            writer.writerow(_cells(row))
+            writer.writerow(plain_cells(_cells(row)))
             count += 1
     return f"{path}: {counted(count, 'row')}"
 
@@ -166,6 +177,11 @@ def duration(seconds: float) -> str:
     """Hours, minutes and seconds."""
     whole = round(seconds)
     return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
+
+
+def visible(text: str) -> str:
+    """Text with a space for each character that does not print and could change what a terminal shows."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 def _cells(row: LabelRun | HistoryEvent) -> list[Any]:
