@@ -10,7 +10,7 @@ from edgekd.errors import InputError
 from edgekd.modelfile.engine import Model, open_model
 from edgekd.modelfile.equaliser import with_equaliser
 from edgekd.modelfile.zoo import model_file, zoo_model, zoo_names
-from edgekd.resources import read_toml
+from edgekd.resources import path_in, read_toml
 from edgekd.runtime.config_tables import (
     OUTPUT_TABLES,
     ClipsTable,
@@ -98,10 +98,10 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def read_config(path: Path) -> Config:
-    """Read a configuration; its relative paths are relative to its own folder.
+    """Read a configuration. Its paths are as in `edgekd.resources.path_in`.
 
     Raises:
-        InputError: unreadable, unknown or mistyped keys, values out of range, two sources.
+        InputError: unreadable, unknown or mistyped keys, values out of range, two sources, a path that means nothing.
     """
     config = read_toml(path, Config)
     try:
@@ -201,4 +201,4 @@ def _model_beside(config: Path, file: str | None) -> str | None:
 
 
 def _beside(config: Path, file: str | None) -> str | None:
-    return None if file is None else str(config.parent / file)
+    return None if file is None else str(path_in(config, file))

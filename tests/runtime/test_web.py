@@ -256,6 +256,14 @@ def test_a_token_comes_from_one_place_and_is_in_no_error(tmp_path):
     assert TOKEN not in repr(WebTable(":1", token=TOKEN))
 
 
+def test_an_empty_token_of_the_environment_is_none(monkeypatch, listen_command):
+    monkeypatch.setenv("EDGEKD_WEB_TOKEN", "")
+    status, _, err = listen_command("-", "--model", "x.tflite", "--web", "0.0.0.0:1", stdin=raw(tone(16000)))
+    assert status == 0
+    assert "everyone who can reach 0.0.0.0:1 sees" in err
+    assert read_token(WebTable(":1", token=TOKEN)) == TOKEN
+
+
 def test_a_token_file_is_beside_the_configuration(tmp_path):
     (tmp_path / "box.toml").write_text(
         '[web]\naddress = ":8080"\ntoken_file = "token"\nhosts = ["a.example"]\nhours = 6'

@@ -123,7 +123,7 @@ def rows(query: HistoryQuery) -> Iterator[LabelRun | HistoryEvent]:
             is_run = state is reason is None
             content = (label, *run) if is_run else (run[0], run[2], state, reason)
             try:
-                yield msgspec.convert(content, LabelRun if is_run else HistoryEvent)
+                yield msgspec.convert(content, LabelRun) if is_run else msgspec.convert(content, HistoryEvent)
             except msgspec.ValidationError as error:
                 table = "runs" if is_run else "changes"
                 remedy = shlex.join(["sqlite3", str(query.file), f"DELETE FROM {table} WHERE id = {known}"])

@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from edgekd.errors import InputError, MissingExtraError
+from edgekd.resources import TEXT
 from edgekd.runtime.config_tables import MqttTable
 from edgekd.runtime.outputs.base import Output
 from edgekd.runtime.outputs.mqtt import homeassistant
@@ -125,7 +126,7 @@ def credentials(table: MqttTable, environment: Mapping[str, str]) -> tuple[str |
         if password is not None:
             raise InputError("[mqtt] password and password_file are two passwords; keep one of them")
         try:
-            password = Path(table.password_file).read_text(encoding="utf-8").rstrip("\r\n")
+            password = Path(table.password_file).read_text(encoding=TEXT).rstrip("\r\n")
         except (
             OSError,
             UnicodeDecodeError,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from edgekd.errors import InputError
+from edgekd.resources import TEXT
 from edgekd.runtime.config_tables import WebTable
 
 TOKEN_VARIABLE = "EDGEKD_WEB_TOKEN"
@@ -69,12 +70,12 @@ def read_token(table: WebTable, environment: Mapping[str, str] | None = None) ->
     if table.token is not None and table.token_file is not None:
         raise InputError("[web]: token and token_file are both given; keep one of them")
     token, where = table.token, "web.token"
-    if TOKEN_VARIABLE in environment:
+    if environment.get(TOKEN_VARIABLE):  # an empty one is none
         token, where = environment[TOKEN_VARIABLE], TOKEN_VARIABLE
     elif table.token_file is not None:
         where = table.token_file
         try:
-            token = Path(table.token_file).read_text().strip()
+            token = Path(table.token_file).read_text(encoding=TEXT).strip()
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is not text"
             raise InputError(f"web.token_file: {where} cannot be read ({reason}); give a readable file") from None
