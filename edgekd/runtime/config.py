@@ -136,6 +136,9 @@ def override(config: Config, flags: Mapping[str, Mapping[str, Any]]) -> Config:
     """The configuration with what the command line says: table -> key -> value, where None was not given.
 
     A source that the command line names takes the place of the whole `[source]` table.
+
+    Raises:
+        InputError: a key of an output that neither turns on.
     """
     given = {table: {key: value for key, value in keys.items() if value is not None} for table, keys in flags.items()}
     if not given.get("source", {}).keys().isdisjoint(SOURCES):
@@ -144,7 +147,7 @@ def override(config: Config, flags: Mapping[str, Mapping[str, Any]]) -> Config:
         config,
         **{
             table: (
-                OUTPUT_TABLES[table](**keys)
+                _new_table(table, keys)
                 if getattr(config, table) is None
                 else msgspec.structs.replace(getattr(config, table), **keys)
             )
@@ -152,6 +155,15 @@ def override(config: Config, flags: Mapping[str, Mapping[str, Any]]) -> Config:
             if keys
         },
     )
+
+
+def _new_table(table: str, keys: Mapping[str, Any]) -> msgspec.Struct:
+    """The table of an output that the configuration does not turn on."""
+    kind = OUTPUT_TABLES[table]
+    for field in msgspec.structs.fields(kind):
+        if field.required and field.name not in keys:
+            raise InputError(f"[{table}] {' and '.join(keys)} without {field.name}; give it with --{table}")
+    return kind(**keys)
 
 
 def require_same_outputs(running: Config, told: Config) -> None:

@@ -206,7 +206,11 @@ class WebTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     token_file: Annotated[str | None, about("A file that holds nothing but the token.")] = None
     hosts: Annotated[
         tuple[str, ...],
-        about("Further names by which a browser may ask where there is no token, for instance a proxy's."),
+        about(
+            "A further name by which a browser may ask where there is no token, for instance a proxy's; may be "
+            "repeated.",
+            option="web-host",
+        ),
     ] = ()
     hours: Annotated[float, about("Hours of the timeline.", gt=0.0, le=168.0)] = 24.0
 

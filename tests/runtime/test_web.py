@@ -44,8 +44,9 @@ def web(request) -> Iterator[Web]:
     output.close()
 
 
-def connect(web: Web, receive_bytes: int | None = None) -> socket.socket:
+def connect(web: Web, receive_bytes: int | None = None, source: str = "127.0.0.1") -> socket.socket:
     connection = socket.socket()
+    connection.bind((source, 0))
     if receive_bytes is not None:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
     connection.settimeout(8.0)
@@ -69,8 +70,8 @@ def ask(
 class Stream:
     """A client of /events."""
 
-    def __init__(self, web: Web, receive_bytes: int | None = None) -> None:
-        self.connection = connect(web, receive_bytes)
+    def __init__(self, web: Web, receive_bytes: int | None = None, source: str = "127.0.0.1") -> None:
+        self.connection = connect(web, receive_bytes, source)
         self.connection.sendall(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
         self._file = self.connection.makefile("rb")
 
@@ -309,6 +310,68 @@ def test_without_a_token_only_names_of_this_machine_are_known(web):
         assert ask(web, "/", host=host)[0] == 200
 
 
+@pytest.fixture
+def open_web() -> Iterator[Web]:
+    """A page for every machine, on a loopback socket."""
+    output = Web(WebTable("0.0.0.0:1", hosts=("Scenes.example.",)), ListenAddress("0.0.0.0", 0))
+    assert eventually(lambda: output.port)
+    yield output
+    output.close()
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("pi", "pi.fritz.box", "PI.lan:8080", "pi.local.", "pi.home.arpa", "a.b.internal"),
+        *("192.168.1.7:80", "[fe80::1]:80", "scenes.example:80", socket.gethostname()),
+    ],
+)
+def test_names_of_a_local_network_are_answered(open_web, host):
+    assert ask(open_web, "/", host=host)[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("host", "told"),
+    [
+        ("pi.example", "pi.example"),
+        ("lan.example:80", "lan.example"),
+        ("fritz.box.example", "fritz.box.example"),
+        ("pi.evilfritz.box", "pi.evilfritz.box"),
+        ("", "NAME"),
+        ("pi lan", "NAME"),
+    ],
+)
+def test_a_name_that_another_site_may_have_is_refused_with_the_option_that_allows_it(open_web, host, told):
+    status, _, body = ask(open_web, "/", host=host)
+    assert status == 403
+    assert f"--web-host {told}," in body
+
+
+def test_a_name_is_allowed_on_the_command_line(monkeypatch, listen_command):
+    monkeypatch.delenv("EDGEKD_WEB_TOKEN", raising=False)
+    opened = []
+    start = Web.__init__
+    monkeypatch.setattr(Web, "__init__", lambda web, table: (start(web, table, LOCAL), opened.append(web))[0])
+    monkeypatch.setattr(Web, "close", lambda _: None)
+    hosts = ("--web-host", "scenes.example", "--web-host", "b.example")
+    status, _, _ = listen_command("-", "--model", "x.tflite", "--web", ":1", *hosts, stdin=raw(tone(16000)))
+    assert status == 0
+    assert eventually(lambda: opened[0].port)
+    assert [ask(opened[0], "/", host=host)[0] for host in ("scenes.example", "b.example", "c.example")] == [
+        200,
+        200,
+        403,
+    ]
+    monkeypatch.undo()
+    opened[0].close()
+
+
+def test_a_name_without_a_page_is_refused(listen_command):
+    status, out, err = listen_command("-", "--model", "x.tflite", "--web-host", "a.example")
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert "hosts without address; give it with --web" in err
+
+
 def test_beyond_this_machine_addresses_and_given_names_are_known():
     access = Access(ListenAddress("0.0.0.0", 80), None, ("scenes.example",))
     assert [
@@ -416,6 +479,35 @@ def test_more_streams_than_there_is_room_for_are_refused(web, monkeypatch):
     streams[0].close()
     assert eventually(lambda: metric(web, "edgekd_web_streams") == 1)
     streams[1].close()
+
+
+def test_nobody_can_take_all_streams(web, monkeypatch):
+    monkeypatch.setattr(serving, "MAX_STREAMS", 4)
+    greedy = [Stream(web) for _ in range(4)]
+    for stream in greedy:
+        stream.until("snapshot")
+    others = [Stream(web, source="127.0.0.2"), Stream(web, source="127.0.0.3")]
+    for stream in others:
+        assert stream.until("snapshot")["decision"] is None
+    with pytest.raises((AssertionError, OSError)):  # the oldest has made room
+        greedy[0].until("never")
+    web.publish(decision(1.0, "low"), observation())
+    for stream in (*greedy[2:], *others):
+        assert stream.until("decision")["decision"]["label"] == "low"
+    assert ask(web, "/events")[0] == 503
+    for stream in (*greedy, *others):
+        stream.close()
+
+
+def test_nobody_can_take_all_connections(web, monkeypatch):
+    monkeypatch.setattr(serving, "MAX_CLIENTS", 3)
+    greedy = [Stream(web) for _ in range(3)]
+    for stream in greedy:
+        stream.until("snapshot")
+    other = Stream(web, source="127.0.0.2")
+    assert other.until("snapshot")["decision"] is None
+    for stream in (*greedy, other):
+        stream.close()
 
 
 def test_connections_are_taken_at_a_bounded_rate(monkeypatch, request):

@@ -12,12 +12,12 @@ import socket
 import struct
 import threading
 import time
-from collections import deque
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
 from typing import Literal, NamedTuple
 
 from edgekd.runtime.outputs.base import CLOSE_S, error_text
-from edgekd.runtime.outputs.web.access import ListenAddress
+from edgekd.runtime.outputs.web.access import ListenAddress, client_of
 from edgekd.runtime.outputs.web.http import MAX_REQUEST, HttpRequest, HttpResponse, encode, parse, problem
 
 MAX_CLIENTS, MAX_STREAMS = 128, 100
@@ -45,7 +45,7 @@ READ_BYTES = 4096
 
 class ServerCounts(NamedTuple):
     """Counts of a server. streams: open now. requests: responses since the start. refused: connections refused. cut:
-    streams closed because they did not read."""
+    streams closed because they did not read, or to make room."""
 
     streams: int
     requests: int
@@ -54,10 +54,11 @@ class ServerCounts(NamedTuple):
 
 
 class _Client:
-    """A connection. waiting: bytes not sent yet. until: when it is closed unless there is progress, clock seconds."""
+    """A connection. who: see `client_of`. waiting: bytes not sent yet. until: when it is closed unless there is
+    progress, clock seconds."""
 
-    def __init__(self, connection: socket.socket, until: float) -> None:
-        self.connection, self.until = connection, until
+    def __init__(self, connection: socket.socket, who: str, until: float) -> None:
+        self.connection, self.who, self.until = connection, who, until
         self.phase: Literal["asking", "answering", "streaming", "ending"] = "asking"
         self.received = bytearray()
         self.parts: deque[memoryview] = deque()
@@ -171,7 +172,7 @@ class Server:
     def _accept(self, listener: socket.socket) -> None:
         for _ in range(min(ACCEPTS_AT_ONCE, int(self._may_accept))):
             try:
-                connection, _ = listener.accept()
+                connection, (address, *_) = listener.accept()
             except BlockingIOError:
                 return
             except OSError:  # the client has left, or no descriptors are left: do not try again at once
@@ -180,12 +181,13 @@ class Server:
             self._may_accept -= 1.0
             connection.setblocking(False)
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
-            if len(self._clients) >= MAX_CLIENTS and not self._close_idle():
+            who = client_of(address)
+            if len(self._clients) >= MAX_CLIENTS and not self._close_idle() and not self._make_room(self._clients, who):
                 self._refused += 1
                 with connection, contextlib.suppress(OSError):
                     connection.send(encode(problem(503)))
                 continue
-            client = _Client(connection, time.monotonic() + REQUEST_S)
+            client = _Client(connection, who, time.monotonic() + REQUEST_S)
             self._clients[client] = None
             self._selector.register(connection, selectors.EVENT_READ, client)
 
@@ -198,6 +200,16 @@ class Server:
                 self._drop(client)
                 return True
         return False
+
+    def _make_room(self, clients: Iterable[_Client], who: str) -> bool:
+        """Close the oldest connection of whoever has the most, so that nobody can take them all. Returns whether there
+        was one; there is none where `who` would have as many."""
+        counts = Counter(client.who for client in clients)
+        greediest, most = counts.most_common(1)[0]
+        if counts[who] + 1 >= most:
+            return False
+        self._cut_off(next(client for client in clients if client.who == greediest))
+        return True
 
     def _serve(self, client: _Client, events: int) -> None:
         if client not in self._clients:  # closed in this round
@@ -224,17 +236,17 @@ class Server:
                 request = parse(bytes(head))
                 self._reply(
                     client,
-                    problem(400) if request is None else self._checked_response(request),
+                    problem(400) if request is None else self._checked_response(request, client.who),
                     with_body=request is None or request.method != "HEAD",
                 )
 
-    def _checked_response(self, request: HttpRequest) -> HttpResponse:
+    def _checked_response(self, request: HttpRequest, who: str) -> HttpResponse:
         if request.method not in ("GET", "HEAD"):
             return problem(405)._replace(headers=(("Allow", "GET, HEAD"),))
         response = self._respond(request)
         if response.stream and request.method == "HEAD":
             return response._replace(stream=False, body=b"")
-        if response.stream and len(self._streams) >= MAX_STREAMS:
+        if response.stream and len(self._streams) >= MAX_STREAMS and not self._make_room(self._streams, who):
             self._refused += 1
             return problem(503)._replace(headers=(("Retry-After", "10"),))
         return response

@@ -107,8 +107,9 @@ class Web:
     # --- everything below runs in the server's thread ---
 
     def _respond(self, request: HttpRequest) -> HttpResponse:
-        if not self._access.allows_host(request.headers.get("host", "")):
-            return HttpResponse(403, TEXT, b"Unknown host name; see 'hosts' of the [web] table.\n")
+        host = request.headers.get("host", "")
+        if not self._access.allows_host(host):
+            return HttpResponse(403, TEXT, f"{self._access.refusal(host)}\n".encode())
         if request.path == "/healthz":
             return self._health()
         if request.path in self._static:
