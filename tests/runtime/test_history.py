@@ -325,12 +325,13 @@ def broken(kind: str, path: Path) -> None:
             "zeros": bytes(len(content)),
             "cut": content[: len(content) // 2],
             "middle": content[:40_000] + b"\xff" * 20_000 + content[60_000:],
+            "table": content.replace(b"label TEXT NOT NULL", b"label TEXT NOT NUL\xff"),
         }[kind]
     )
 
 
 @pytest.mark.usefixtures("saves_often")
-@pytest.mark.parametrize("kind", ["text", "zeros", "cut", "middle"])
+@pytest.mark.parametrize("kind", ["text", "zeros", "cut", "middle", "table"])
 def test_a_damaged_file_is_named_moved_aside_and_begun_anew(clock, path, kind):
     broken(kind, path)
     damaged = path.read_bytes()

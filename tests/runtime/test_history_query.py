@@ -292,6 +292,15 @@ def test_a_database_that_another_program_changed_is_one_line_and_status_2(
     assert not Path("out.csv").exists()
 
 
+@pytest.mark.parametrize("letter", [b"\xff", b"\x1b", b"\n"])
+def test_a_damaged_table_is_one_line_and_status_2(file, edgekd, letter):
+    file.write_bytes(file.read_bytes().replace(b"label TEXT NOT NULL", b"label TEXT NOT NUL" + letter))
+    status, out, err = edgekd("history", file)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert str(file) in err
+    assert "\x1b" not in err
+
+
 def test_the_row_that_another_program_changed_is_named_and_can_be_removed(file, edgekd):
     with closing(sqlite3.connect(file)) as db, db:
         db.execute("UPDATE runs SET ended = 'late' WHERE id = 2")

@@ -223,6 +223,8 @@ def _short(text: str) -> str:
 
 def is_damage(error: Exception) -> bool:
     """Whether an error means that the file is not a readable database."""
+    if isinstance(error, UnicodeDecodeError):  # of sqlite3's message, which quotes a damaged table
+        return True
     return isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", 0) & 0xFF in DAMAGE
 
 
@@ -278,9 +280,10 @@ def require_tables(db: sqlite3.Connection, path: Path) -> None:
     Raises:
         InputError: they are not.
     """
-    statement = "SELECT sql FROM sqlite_master WHERE name IN ('runs', 'changes') OR type = 'trigger'"
-    found = {" ".join(str(sql).split()) for (sql,) in db.execute(statement)}
-    if found and found != {" ".join(sql.split()) for sql in SCHEMA.split(";") if sql.strip()}:
+    # as bytes: damaged text cannot be decoded
+    statement = "SELECT CAST(sql AS BLOB) FROM sqlite_master WHERE name IN ('runs', 'changes') OR type = 'trigger'"
+    found = {b" ".join((sql or b"").split()) for (sql,) in db.execute(statement)}
+    if found and found != {b" ".join(sql.encode().split()) for sql in SCHEMA.split(";") if sql.strip()}:
         raise InputError(f"{path}: another program has changed its tables; choose another file")
 
 

@@ -196,9 +196,10 @@ def _read(file: Path, query: str, values: dict[str, Any]) -> list[Any]:
     try:
         with open_to_read(file) as db:
             return db.execute(query, values).fetchall()
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:  # the second: a message that quotes a damaged table
+        why = visible(str(error))
         raise InputError(
-            f"{file}: cannot be read as a history ({error}); a listener moves a damaged one aside when it starts"
+            f"{file}: cannot be read as a history ({why}); a listener moves a damaged one aside when it starts"
         ) from None
 
 
