@@ -159,7 +159,10 @@ class MqttTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ]
     topic: Annotated[
         str | None,
-        about("Prefix of all topics, one of its own for each listener; by default edgekd/ and this machine's name."),
+        about(
+            "Prefix of all topics, one of its own for each listener; by default edgekd/ and this machine's name.",
+            option="mqtt-topic",
+        ),
     ] = None
     name: Annotated[str | None, about("Name of the device in Home Assistant, by default the topic's.")] = None
     discovery: Annotated[str | bool, about("Prefix of Home Assistant's discovery; false is none.")] = "homeassistant"

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from runtime.broker_double import CONNECT, DISCONNECT, SUBSCRIBE, BrokerDouble
 from runtime.test_homeassistant import DECISION, SETTINGS
-from runtime.toy_listener import MANIFEST, eventually, thread_ended
+from runtime.toy_listener import MANIFEST, eventually, raw, thread_ended, tone
 
 from edgekd.errors import InputError, MissingExtraError
 from edgekd.runtime.config import Config, read_config
@@ -282,6 +282,15 @@ def client_ids(*tables: MqttTable) -> list[bytes]:
             _, hello = broker.packets[0]
             found.append(hello[12 : 12 + hello[11]])
     return found
+
+
+def test_the_topic_is_given_on_the_command_line(listen_command):
+    with BrokerDouble() as broker:
+        options = ("--mqtt", f"mqtt://127.0.0.1:{broker.port}", "--mqtt-topic", "yard")
+        assert listen_command("-", "--model", "m.tflite", *options, stdin=raw(tone(16000)))[0] == 0
+        assert eventually(lambda: broker.packets)
+        assert b"yard/availability" in broker.packets[0][1]
+    assert thread_ended("mqtt")
 
 
 def test_a_listener_has_a_name_of_its_own_at_the_broker():

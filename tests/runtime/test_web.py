@@ -25,7 +25,7 @@ from edgekd.frontend import log_mel
 from edgekd.runtime.config import read_config
 from edgekd.runtime.config_tables import WebTable
 from edgekd.runtime.outputs.web import server as serving
-from edgekd.runtime.outputs.web.access import Access, ListenAddress, parse_address, read_token, warning
+from edgekd.runtime.outputs.web.access import Access, ListenAddress, client_of, parse_address, read_token, warning
 from edgekd.runtime.outputs.web.prometheus import Metrics
 from edgekd.runtime.outputs.web.spectrogram import Spectrogram
 from edgekd.runtime.outputs.web.timeline import Timeline
@@ -364,6 +364,13 @@ def test_a_name_is_allowed_on_the_command_line(monkeypatch, listen_command):
     ]
     monkeypatch.undo()
     opened[0].close()
+
+
+def test_addresses_that_one_machine_may_choose_from_are_one_client():
+    one, also_one, two = map(client_of, ("2001:db8::1", "2001:db8::ffff:1", "2001:db8:0:1::1"))
+    assert one == also_one != two
+    assert client_of("::ffff:10.0.0.1") != client_of("::ffff:10.0.0.2")
+    assert client_of("10.0.0.1") != client_of("10.0.0.2")
 
 
 def test_a_name_without_a_page_is_refused(listen_command):

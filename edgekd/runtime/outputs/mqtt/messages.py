@@ -113,7 +113,7 @@ class PendingMessages:
         """What to tell while another listener publishes to the same topics; None where none does."""
         if self._clock() - self._rival_at > RIVAL_S:
             return None
-        return f"another listener publishes to {self._settings.topic}; give each its own mqtt.topic in --config"
+        return f"another listener publishes to {self._settings.topic}; give each its own mqtt.topic (--mqtt-topic)"
 
     def notice_health(self, payload: bytes | bytearray) -> None:
         """Take a health message from the broker. One of another listener is older than this process until a message of
