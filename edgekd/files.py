@@ -18,6 +18,8 @@ from edgekd.errors import InputError
 
 PART = ".part"
 """Suffix of a file that is being written."""
+PRIVATE, PRIVATE_FOLDER = 0o600, 0o700
+"""Permissions of what was recorded in a room, for its owner alone."""
 UNSYNCABLE = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EACCES})
 """Errors of a folder that cannot be waited for: its file system does not do it, or its owner forbids to list it."""
 LOCK_TRIES, LOCK_PAUSE_S = 5, 0.02
@@ -66,7 +68,7 @@ def atomic_write(path: Path, content: bytes, *, mode: int | None = None, durable
         OSError: see `atomic_path`.
     """
     with atomic_path(path, mode=0o666 if mode is None else 0o600) as part, part.open("wb") as file:
-        if mode is not None:
+        if mode is not None and part != path:  # a device keeps its permissions
             os.fchmod(file.fileno(), mode)
         file.write(content)
         if durable:
@@ -76,18 +78,41 @@ def atomic_write(path: Path, content: bytes, *, mode: int | None = None, durable
         sync_folder(path.parent)
 
 
+def check_output(path: Path, option: str, *, force: bool) -> None:
+    """Refuse a file that a user named for a result, before the work for it begins. Nothing is lost in a pipe or a
+    character device such as /dev/null, so they need no `force`.
+
+    Args:
+        path: the file.
+        option: of the command line that named it, for errors, for instance "--csv".
+        force: replace a file that exists.
+
+    Raises:
+        InputError: a folder, a disk, a link to nothing, or without `force` a file that exists.
+    """
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; give {option} a file name")
+    if path.is_block_device():
+        raise InputError(f"{path} is a disk, which would be overwritten; choose another {option}")
+    if path.is_symlink() and not path.exists():  # whoever made the link would choose what is written
+        raise InputError(f"{path} is a link to {path.readlink()}, which does not exist; choose another {option}")
+    if path.is_file() and not force:
+        raise InputError(f"{path} exists; replace it with --force or choose another {option}")
+
+
 @contextmanager
 def output_file(path: Path, option: str) -> Iterator[Path]:
-    """`atomic_path` for a file that a user named. Missing folders are made, and links are followed.
+    """`atomic_path` for a file that a user named. Missing folders are made, and links to files are followed.
 
     Args:
         path: the file. An existing file is replaced.
         option: of the command line that named the file, for errors, for instance "--csv".
 
     Raises:
-        InputError: it cannot be written.
+        InputError: it cannot be written; see `check_output`.
     """
     try:
+        check_output(path, option, force=True)
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(Path(os.path.realpath(path))) as part:
             yield part
@@ -98,6 +123,17 @@ def output_file(path: Path, option: str) -> Iterator[Path]:
 def unwritable(path: Path, error: OSError, option: str) -> InputError:
     """The error of an output file that cannot be written."""
     return InputError(f"{path} cannot be written ({error.strerror}); choose another {option}")
+
+
+def private_folder(folder: Path) -> None:
+    """Make a folder and its missing parents for this user alone. Permissions of existing folders stay as they are.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    missing = [parent for parent in folder.parents if not parent.exists()]
+    for each in (*reversed(missing), folder):
+        each.mkdir(mode=PRIVATE_FOLDER, exist_ok=True)
 
 
 def finished_name(name: str) -> str:

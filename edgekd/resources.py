@@ -1,6 +1,7 @@
 """Finds and reads the TOML files that ship with edgekd (targets, teachers, recipes, reproductions), in a checkout or in
-a wheel. Converts tables to msgspec structs with errors that name the key and the value."""
+a wheel. Converts tables to msgspec structs with errors that name the key and the value, and paths in them to paths."""
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +19,9 @@ SUFFIXES = (".toml", ".json")
 """Suffixes of files. Any other text without a folder in it is the name of a shipped file."""
 SECRETS = frozenset({"password", "token"})
 """Keys whose values are never shown in errors."""
+TEXT = "utf-8-sig"
+"""Encoding of what people write: UTF-8, also with the byte order mark that some editors put in front."""
+_VARIABLE = re.compile(r"\$(?:\{([^}]*)\}|(\w+))", re.ASCII)
 _PACKAGE = Path(__file__).parent
 
 
@@ -70,10 +74,12 @@ def read_table(path: Path) -> dict[str, Any]:
     """
     kind = "JSON" if path.suffix == ".json" else "TOML"
     try:
-        text = path.read_bytes().decode()
+        text = path.read_bytes().decode(TEXT)
         raw: Any = _json(text) if kind == "JSON" else _toml(text)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); give a readable file") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from None
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not valid {kind} ({error})") from None
     if not isinstance(raw, dict):
@@ -100,6 +106,28 @@ def read_toml(path: Path, kind: type[T]) -> T:
         InputError: see `read_table` and `convert`.
     """
     return convert(read_table(path), kind, str(path))
+
+
+def path_in(file: Path, text: str) -> Path:
+    """The path that a text in a file means. `~` is a home folder, `$NAME` and `${NAME}` are variables of the
+    environment, and a relative path begins at the folder of the file.
+
+    Raises:
+        InputError: a user or a variable that does not exist, or no path.
+    """
+    for braced, plain in _VARIABLE.findall(text):
+        if (braced or plain) not in os.environ:
+            raise InputError(
+                f"{file}: path {text!r}: the variable {braced or plain} is not set; write the path without it"
+            )
+    path = os.path.expanduser(text)  # noqa: PTH111 Path would also expand ./~name, which is a file
+    if path.startswith("~"):
+        raise InputError(
+            f"{file}: path {text!r}: {text.partition('/')[0]} has no home folder; write the path without it"
+        )
+    if "\0" in path:
+        raise InputError(f"{file}: path {text!r}: no path holds a zero byte; remove it")
+    return file.parent / os.path.expandvars(path)
 
 
 def convert(raw: Mapping[str, Any], kind: type[T], where: str) -> T:

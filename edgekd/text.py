@@ -8,6 +8,9 @@ from collections.abc import Iterable, Sequence
 LISTED = 5
 """How many names `listing` shows before it says how many more there are."""
 
+FORMULA = ("=", "+", "-", "@")
+"""With these a spreadsheet's formula begins."""
+
 DIGITS = re.compile(r"(\d+)")
 UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
 """Matches what can control a terminal, start a line, turn the direction of text, or end an XML document: control
@@ -94,12 +97,32 @@ def json_bytes(document: object) -> bytes:
 
 
 def csv_bytes(header: Sequence[str], rows: Iterable[Sequence[object]], *, errors: str = "strict") -> bytes:
-    """A CSV table in UTF-8 with a header and lines that end in "\\n"; errors: as of `str.encode`."""
+    """A CSV table in UTF-8 with a header and lines that end in "\\n"; errors: as of `str.encode`. Cells are those of
+    `plain_cells`."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
+    writer.writerow(plain_cells(header))
+    writer.writerows(plain_cells(row) for row in rows)
     return text.getvalue().encode(errors=errors)
+
+
+def plain_cells(row: Sequence[object]) -> list[object]:
+    """Cells of a CSV table in which no spreadsheet finds a formula. Text that begins like one, and is no number, has an
+    apostrophe in front. A carriage return, which would begin a row, is a space."""
+    return [_plain_cell(cell) if isinstance(cell, str) else cell for cell in row]
+
+
+def _plain_cell(text: str) -> str:
+    line = text.replace("\r", " ")
+    return f"'{line}" if line.lstrip().startswith(FORMULA) and not _is_number(line) else line
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def listing(names: Sequence[str]) -> str:

@@ -188,11 +188,21 @@ def test_the_wheel_has_every_package():
 
 
 def test_an_output_file_follows_a_link(tmp_path):
+    (tmp_path / "file").write_bytes(b"before")
     (tmp_path / "link").symlink_to(tmp_path / "file")
     with output_file(tmp_path / "link", "--csv") as path:
         path.write_bytes(b"table")
     assert (tmp_path / "file").read_bytes() == b"table"
     assert (tmp_path / "link").is_symlink()
+
+
+def test_a_pipe_keeps_its_permissions(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe, 0o600)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    atomic_write(pipe, b"content", mode=0o644)
+    os.close(reader)
+    assert permissions(pipe) == 0o600
 
 
 def test_a_folder_that_cannot_be_waited_for_is_no_error(tmp_path, monkeypatch):

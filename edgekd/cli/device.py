@@ -53,7 +53,7 @@ CONFIG_OPTION = inspect.Parameter(
             help="A .toml file with the tables [model], [source], [decision], [output], [watch], [web], [mqtt], [hook],"
             " [history] and [clips], which have a key for each option here and more (see edgekd/runtime/README.md). "
             "Options override it; a source on the command line replaces the whole table. Paths in it are relative to "
-            "the file."
+            "the file; ~ and $NAME are expanded."
         ),
     ],
 )

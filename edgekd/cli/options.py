@@ -34,7 +34,7 @@ def by_table(values: Mapping[str, Any]) -> Tables:
     tables: Tables = {}
     for name, value in values.items():
         table, _, key = name.partition("_")
-        tables.setdefault(table, {})[key] = value
+        tables.setdefault(table, {})[key] = (tuple(value) or None) if isinstance(value, list) else value
     return tables
 
 
@@ -69,10 +69,13 @@ def _meta(field: FieldInfo) -> msgspec.Meta:
 
 
 def _plain(kind: Any) -> Any:
-    """The type of an option: `Annotated[Annotated[int, ...] | None, ...]` -> int, a choice of names -> str."""
+    """The type of an option: `Annotated[Annotated[int, ...] | None, ...]` -> int, a choice of names -> str,
+    `tuple[str, ...]` -> a list, whose option may be repeated."""
     if get_origin(kind) is Annotated:
         return _plain(get_args(kind)[0])
     if get_origin(kind) is Literal:
         return str
+    if get_origin(kind) is tuple:
+        return list[str]
     members = [member for member in get_args(kind) if member is not NoneType]
     return _plain(members[0]) if members else kind

@@ -12,7 +12,7 @@ from edgekd.complexity.reports import formats
 from edgekd.complexity.reports.document import CheckResult
 from edgekd.complexity.target import Target, load_target
 from edgekd.errors import GateError, InputError, nearest
-from edgekd.files import output_file
+from edgekd.files import check_output, output_file
 from edgekd.text import printable
 
 __all__ = [
@@ -140,8 +140,7 @@ def parse_reports(texts: Sequence[str], badge: Path | None, models: Sequence[Pat
             raise InputError(f"{option} {path}: named twice, or a model; give every report a file of its own")
         if not path.parent.is_dir():
             raise InputError(f"{option} {path}: the folder {path.parent} does not exist; make it")
-        if path.exists() and not (force and path.is_file()):
-            raise InputError(f"{option} {path}: exists; replace it with --force, or choose another file")
+        check_output(path, option, force=force)
         taken.add(path.resolve())
         reports[path] = name
     return reports

@@ -17,6 +17,8 @@ MAX_LOG_LOSS = 30.0
 """Nats; the loss of a probability of 1e-13, which no mean over clips reaches."""
 MEAN_TOLERANCE = 0.5
 """Percentage points between the overall accuracy and the mean of the class-wise ones, which may be rounded."""
+MAX_META = 1_000_000
+"""Most bytes of a meta file, and most characters and values with its aliases written out. A real one has 10,000."""
 REWRITE = "write it anew with 'edgekd submission'"
 
 
@@ -29,7 +31,16 @@ def read_meta(path: Path, findings: FindingList) -> dict[str, Any]:
     """
     yaml = pyyaml()
     try:
-        document = yaml.safe_load(path.read_bytes().decode())
+        with path.open("rb") as file:
+            text = file.read(MAX_META + 1).decode()
+        if len(text) > MAX_META:
+            findings.add(path.name, "", f"has more than {MAX_META:,} bytes", "", REWRITE)
+            return {}
+        node = yaml.compose(text, yaml.SafeLoader)
+        if node is not None and _expanded(node, {}) > MAX_META:
+            findings.add(path.name, "", f"has aliases that stand for more than {MAX_META:,} values", "", REWRITE)
+            return {}
+        document = yaml.safe_load(text)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
@@ -41,6 +52,20 @@ def read_meta(path: Path, findings: FindingList) -> dict[str, Any]:
         findings.add(path.name, "", "holds no keys", type(document).__name__, REWRITE)
         return {}
     return document
+
+
+def _expanded(node: Any, known: dict[int, float]) -> float:
+    """Characters and values of a YAML node with its aliases written out, without writing them out; infinite where it
+    holds itself. known: results so far, by the id of the node."""
+    if id(node) not in known:
+        known[id(node)] = math.inf  # for a node that holds itself
+        inside = node.value  # text, a list of nodes, or a list of pairs of nodes
+        if isinstance(inside, str):
+            known[id(node)] = 1.0 + len(inside)
+        else:
+            parts = [part for each in inside for part in (each if isinstance(each, tuple) else (each,))]
+            known[id(node)] = 1.0 + sum(_expanded(part, known) for part in parts)
+    return known[id(node)]
 
 
 def year_of(document: Mapping[str, Any]) -> int:

@@ -126,7 +126,7 @@ def missing_functions(module: Path) -> list[str]:
     Python."""
     try:
         tree = ast.parse(module.read_bytes())
-    except (SyntaxError, ValueError, OSError):
+    except (SyntaxError, ValueError, OSError, RecursionError, MemoryError):  # the last two: nested too deeply
         return list(FUNCTIONS)
     names = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
     names |= {

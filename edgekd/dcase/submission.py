@@ -15,7 +15,7 @@ from edgekd.dcase.forms import GENERAL, META_SUFFIX, SCENES, SPLITS, Form, check
 from edgekd.dcase.meta import TEMPLATE, Energy, SystemDescription, meta, meta_text
 from edgekd.dcase.outputs import EvaluationSet, development, open_evaluation, predict_set
 from edgekd.errors import InputError
-from edgekd.files import atomic_write, output_file
+from edgekd.files import atomic_write, check_output, output_file
 from edgekd.modelfile.engine import Model, open_model
 from edgekd.resources import read_toml
 from edgekd.text import counted
@@ -76,8 +76,7 @@ def write_template(path: Path, *, force: bool = False) -> Path:
     Raises:
         InputError: the file exists, or cannot be written.
     """
-    if path.exists() and not force:
-        raise InputError(f"--init {path}: exists; replace it with --force, or choose another path")
+    check_output(path, "--init", force=force)
     with output_file(path, "--init") as part:
         part.write_text(TEMPLATE, encoding="utf-8")
     return path

@@ -14,7 +14,7 @@ from edgekd.data.audio.tree import audio_files
 from edgekd.data.audio.waveform import stream_windows
 from edgekd.errors import InputError
 from edgekd.evaluation.inference import Waveform
-from edgekd.files import output_file
+from edgekd.files import check_output, output_file
 from edgekd.frontend import corners, log_mel
 from edgekd.modelfile.engine import open_model
 from edgekd.modelfile.equaliser import BandMean, Equaliser, band_gains
@@ -106,10 +106,7 @@ def equalise(
             can't be written.
         MissingExtraError: no decoder or no engine is installed.
     """
-    if out.is_dir():
-        raise InputError(f"{out} is a folder; give --out a file name, for instance {out / 'mic.json'}")
-    if out.exists() and not force:
-        raise InputError(f"{out} exists; replace it with --force or choose another --out")
+    check_output(out, "--out", force=force)
     DecisionSettings(gate_dbfs=gate_dbfs)  # raises InputError for a level that is out of range
     tree = audio_files(folder)
     model = open_model(model_path)

@@ -14,7 +14,7 @@ from edgekd.data.audio.tree import audio_files
 from edgekd.data.audio.waveform import stream_windows
 from edgekd.errors import InputError
 from edgekd.evaluation.inference import RunnableModel, Waveform, hop_samples, window_logits
-from edgekd.files import output_file
+from edgekd.files import check_output, output_file
 from edgekd.metrics.scores import clip_means, softmax
 from edgekd.modelfile.engine import open_model
 from edgekd.modelfile.equaliser import with_equaliser
@@ -100,10 +100,7 @@ def predict_folder(
         InputError: no audio file, none readable, a CSV that exists or can't be written, or a damaged model.
         MissingExtraError: no decoder or no engine is installed.
     """
-    if csv_path.is_dir():
-        raise InputError(f"{csv_path} is a folder; give --csv a file name, for instance {csv_path / 'predictions.csv'}")
-    if csv_path.exists() and not force:
-        raise InputError(f"{csv_path} exists; replace it with --force or choose another --csv")
+    check_output(csv_path, "--csv", force=force)
     tree = audio_files(folder)
     files = tree.files
     model = with_equaliser(open_model(model_path, engine, threads), equaliser)

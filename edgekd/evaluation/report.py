@@ -21,7 +21,7 @@ from edgekd.errors import EdgekdError, InputError, MissingExtraError
 from edgekd.evaluation.bench import Benchmark, bench
 from edgekd.evaluation.evaluate import EvaluationReport
 from edgekd.evaluation.microphones import HEADER, NOTE, ShiftReport
-from edgekd.files import output_file, unwritable
+from edgekd.files import check_output, output_file, unwritable
 from edgekd.metrics.analysis import analyse
 from edgekd.modelfile.container import read_manifest
 from edgekd.report.model_info import rows
@@ -116,12 +116,11 @@ def check_report_path(out: Path, model: Path, data: Path, *, force: bool) -> Non
         InputError: it is a folder, part of what is evaluated, exists without `force`, or cannot be written.
     """
     taken = {model.resolve(), *((data / name).resolve() for name in (AUDIO_FILE, TABLE_FILE, INFO_FILE))}
-    if out.is_dir():
-        raise InputError(f"--report {out}: is a folder; give a file name, for instance {out / 'report.html'}")
     if out.resolve() in taken:
         raise InputError(f"--report {out}: is part of what is evaluated; give the page a file of its own")
-    if out.exists() and not force:
-        raise InputError(f"--report {out}: exists; replace it with --force, or choose another path")
+    check_output(out, "--report", force=force)
+    if out.exists() and not out.is_file():  # a pipe or a device: nothing is made beside it
+        return
     if not out.parent.is_dir():
         raise InputError(f"--report {out}: there is no folder {out.parent}; make it")
     try:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from edgekd.data.audio.waveform import to_pcm
 from edgekd.errors import InputError
-from edgekd.files import PART
+from edgekd.files import PART, PRIVATE
 
 Array = NDArray[np.float32]
 
@@ -30,7 +30,7 @@ def wav(samples: Array | NDArray[np.int16], rate: int) -> bytes:
 
 
 def write_clip(folder: Path, name: str, start: datetime, content: bytes) -> Path:
-    """Write a clip as NAME-TIME-NUMBER.wav under the first free number.
+    """Write a clip as NAME-TIME-NUMBER.wav under the first free number. Others than its owner cannot read it.
 
     The hidden file is created exclusively, so that several programs never use the same number.
 
@@ -41,7 +41,7 @@ def write_clip(folder: Path, name: str, start: datetime, content: bytes) -> Path
         file = folder / f"{name}-{start:%Y%m%dT%H%M%SZ}-{number:04d}.wav"
         part = file.with_name(f".{file.name}{PART}")
         try:
-            with part.open("xb") as stream:
+            with open(part, "xb", opener=_for_the_owner) as stream:
                 try:
                     if file.exists():
                         part.unlink()
@@ -59,6 +59,10 @@ def write_clip(folder: Path, name: str, start: datetime, content: bytes) -> Path
             raise cannot_write(file, error) from None
         return file
     raise AssertionError("numbers do not end")
+
+
+def _for_the_owner(name: str, flags: int) -> int:
+    return os.open(name, flags, PRIVATE)
 
 
 def cannot_write(path: Path, error: OSError) -> InputError:

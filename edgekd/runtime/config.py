@@ -11,7 +11,7 @@ from edgekd.modelfile.engine import Model, open_model
 from edgekd.modelfile.equaliser import with_equaliser
 from edgekd.modelfile.zoo import model_file, zoo_model, zoo_names
 from edgekd.rates import require_rate
-from edgekd.resources import read_toml
+from edgekd.resources import path_in, read_toml
 from edgekd.runtime.config_tables import (
     OUTPUT_TABLES,
     ClipsTable,
@@ -99,10 +99,10 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def read_config(path: Path) -> Config:
-    """Read a configuration; its relative paths are relative to its own folder.
+    """Read a configuration. Its paths are as in `edgekd.resources.path_in`.
 
     Raises:
-        InputError: unreadable, unknown or mistyped keys, values out of range, two sources.
+        InputError: unreadable, unknown or mistyped keys, values out of range, two sources, a path that means nothing.
     """
     config = read_toml(path, Config)
     try:
@@ -139,6 +139,9 @@ def override(config: Config, flags: Mapping[str, Mapping[str, Any]]) -> Config:
     """The configuration with what the command line says: table -> key -> value, where None was not given.
 
     A source that the command line names takes the place of the whole `[source]` table.
+
+    Raises:
+        InputError: a key of an output that neither turns on.
     """
     given = {table: {key: value for key, value in keys.items() if value is not None} for table, keys in flags.items()}
     if not given.get("source", {}).keys().isdisjoint(SOURCES):
@@ -147,7 +150,7 @@ def override(config: Config, flags: Mapping[str, Mapping[str, Any]]) -> Config:
         config,
         **{
             table: (
-                OUTPUT_TABLES[table](**keys)
+                _new_table(table, keys)
                 if getattr(config, table) is None
                 else msgspec.structs.replace(getattr(config, table), **keys)
             )
@@ -155,6 +158,15 @@ def override(config: Config, flags: Mapping[str, Mapping[str, Any]]) -> Config:
             if keys
         },
     )
+
+
+def _new_table(table: str, keys: Mapping[str, Any]) -> msgspec.Struct:
+    """The table of an output that the configuration does not turn on."""
+    kind = OUTPUT_TABLES[table]
+    for field in msgspec.structs.fields(kind):
+        if field.required and field.name not in keys:
+            raise InputError(f"[{table}] {' and '.join(keys)} without {field.name}; give it with --{table}")
+    return kind(**keys)
 
 
 def require_same_outputs(running: Config, told: Config) -> None:
@@ -204,4 +216,4 @@ def _model_beside(config: Path, file: str | None) -> str | None:
 
 
 def _beside(config: Path, file: str | None) -> str | None:
-    return None if file is None else str(config.parent / file)
+    return None if file is None else str(path_in(config, file))

@@ -163,7 +163,10 @@ class MqttTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ]
     topic: Annotated[
         str | None,
-        about("Prefix of all topics, one of its own for each listener; by default edgekd/ and this machine's name."),
+        about(
+            "Prefix of all topics, one of its own for each listener; by default edgekd/ and this machine's name.",
+            option="mqtt-topic",
+        ),
     ] = None
     name: Annotated[str | None, about("Name of the device in Home Assistant, by default the topic's.")] = None
     discovery: Annotated[str | bool, about("Prefix of Home Assistant's discovery; false is none.")] = "homeassistant"
@@ -210,7 +213,11 @@ class WebTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     token_file: Annotated[str | None, about("A file that holds nothing but the token.")] = None
     hosts: Annotated[
         tuple[str, ...],
-        about("Further names by which a browser may ask where there is no token, for instance a proxy's."),
+        about(
+            "A further name by which a browser may ask where there is no token, for instance a proxy's; may be "
+            "repeated.",
+            option="web-host",
+        ),
     ] = ()
     hours: Annotated[float, about("Hours of the timeline.", gt=0.0, le=168.0)] = 24.0
 

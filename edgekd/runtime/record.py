@@ -5,7 +5,7 @@ A clip has no break: it begins anew where samples are missing, and only while th
 a hidden name and renamed, so that no incomplete clip remains, however the program ends.
 """
 
-import os
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from edgekd.data.sets.folder import FOLD, SPLIT_NAMES
 from edgekd.errors import InputError
-from edgekd.files import PART
+from edgekd.files import private_folder
 from edgekd.rates import require_rate
 from edgekd.runtime.clip_file import cannot_write, wav, write_clip
 from edgekd.runtime.level import SILENCE_DBFS, level_dbfs, longest_zeros
@@ -191,10 +191,9 @@ def _prepare(settings: RecordSettings) -> Path:
     """Create the folder of the clips and check that it can be written."""
     folder = settings.out / settings.label / (settings.place or "")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".{os.getpid()}{PART}"
-        probe.touch()
-        probe.unlink()
+        private_folder(folder)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
     except OSError as error:
         raise cannot_write(folder, error) from None
     return folder

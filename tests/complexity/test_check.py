@@ -1,6 +1,7 @@
 """`edgekd check` from its options to its reports and exit statuses, on a small exported model."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -130,6 +131,18 @@ def test_several_reports_of_one_run(tone_model, make_target, run, tmp_path):
     assert ET.parse(badge).getroot().get("aria-label").startswith("dcase2023: ")
 
 
+def test_a_report_is_written_to_a_device_and_not_through_a_link_to_nothing(tone_model, run, tmp_path):
+    for force in ([], ["--force"]):
+        assert run(tone_model, "--badge", os.devnull, *force)[0] == 0
+        assert Path(os.devnull).is_char_device()
+    link = tmp_path / "badge.svg"
+    link.symlink_to(tmp_path / "elsewhere")
+    status, _, err = run(tone_model, "--badge", link, "--force")
+    assert (status, err.count("\n")) == (2, 1)
+    assert f"{link} is a link to {tmp_path / 'elsewhere'}" in err
+    assert not (tmp_path / "elsewhere").exists()
+
+
 @pytest.mark.parametrize(
     ("reports", "message"),
     [
@@ -148,7 +161,7 @@ def test_reports_that_cannot_be_written_are_refused(reports, message, tmp_path, 
 
 
 def test_a_folder_as_the_file_of_a_report_is_refused(tmp_path):
-    with pytest.raises(InputError, match="exists"):
+    with pytest.raises(InputError, match="is a folder"):
         parse_reports([f"json={tmp_path}"], None, [], force=True)
 
 

@@ -114,6 +114,13 @@ def test_latencies_of_boards_name_board_engine_and_threads(name):
     assert latency.limit_ms < 250  # the shortest hop of `edgekd listen`
 
 
+def test_a_target_may_begin_with_a_byte_order_mark(tmp_path, edgekd):
+    (tmp_path / "board.toml").write_text(f"\ufeff{GOOD}", encoding="utf-8")
+    status, out, _ = edgekd("check", "esc50-small", "--target", tmp_path / "board.toml")
+    assert status == 1
+    assert "board" in out
+
+
 def test_a_target_may_be_given_by_path(tmp_path):
     path = tmp_path / "board.toml"
     path.write_text(GOOD)

@@ -8,7 +8,7 @@ import yaml
 
 from edgekd.dcase.check_meta import check_meta, read_meta, year_of
 from edgekd.dcase.check_outputs import FindingList, check_names, check_output, find_submissions
-from edgekd.dcase.forms import FORMS, RECORDERS, SCENES, empty_scores, output_table
+from edgekd.dcase.forms import FORMS, RECORDERS, SCENES, empty_scores, module_name, output_table
 from edgekd.errors import InputError
 
 LABEL = "Last_Inst_task1_1"
@@ -300,6 +300,39 @@ def test_a_missing_key_is_a_finding(tmp_path, missing):
         block = block[part]
     del block[last]
     assert any(f": {missing}: " in line and "is missing" in line for line in of_meta(tmp_path, document, 2023))
+
+
+TENFOLD = "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 30))
+BOMBS = {
+    "lists": f"a0: &a0 x\n{TENFOLD}submission: *a29\n",
+    "merges": f"a0: &a0 {{x: 1}}\n{TENFOLD.replace('[', '{<<: [').replace(']', ']}')}submission: *a29\n",
+    "texts": f"a: &a {'x' * 10_000}\nsubmission: [{', '.join(['*a'] * 1000)}]\n",
+    "itself": "submission: &a [*a]\n",
+    "long": f"submission: {'x' * 2_000_000}\n",
+}
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_a_small_meta_file_with_endless_values_is_a_finding(edgekd, tmp_path, bomb):
+    (tmp_path / f"{LABEL}.meta.yaml").write_text(BOMBS[bomb])
+    status, out, _ = edgekd("submission", "--check", tmp_path, "--year", 2023)
+    assert status == 1
+    assert f"{LABEL}.meta.yaml: has " in out
+    assert "1,000,000" in out
+
+
+def test_a_package_that_is_nested_too_deeply_has_no_functions(edgekd, tmp_path):
+    (tmp_path / f"{LABEL}.meta.yaml").write_text("submission: x\n")
+    (tmp_path / f"{module_name(LABEL)}.py").write_text(f"{'-' * 100_000}1\n")
+    status, out, _ = edgekd("submission", "--check", tmp_path, "--year", 2025)
+    assert status == 1
+    assert f"{module_name(LABEL)}.py: predict: the function is missing" in out
+
+
+def test_aliases_of_a_meta_file_are_read(tmp_path):
+    path = tmp_path / f"{LABEL}.meta.yaml"
+    path.write_text("authors:\n- affiliation: &here {institute: I}\n- affiliation: *here\n")
+    assert read_meta(path, FindingList())["authors"][1]["affiliation"] == {"institute": "I"}
 
 
 def test_a_file_that_is_no_yaml_is_a_finding_with_its_row(tmp_path):

@@ -81,6 +81,13 @@ def test_a_name_that_is_not_utf_8_is_kept(tone_model, recordings, tmp_path):
     assert len(report.unreadable) == 1
 
 
+def test_names_of_files_are_no_formulas(tone_model, recordings, tmp_path):
+    (recordings / "b_high.wav").rename(recordings / "=1+1.wav")
+    (recordings / "a_low.flac").rename(recordings / "-2+3.flac")
+    predict_folder(tone_model, recordings, tmp_path / "p.csv")
+    assert [row["filename"] for row in read(tmp_path / "p.csv")] == ["'-2+3.flac", "'=1+1.wav", "deep/short.ogg"]
+
+
 def test_a_folder_without_a_readable_file_writes_nothing(tone_model, tmp_path):
     folder = tmp_path / "broken"
     folder.mkdir()

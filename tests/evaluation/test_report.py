@@ -149,7 +149,7 @@ def test_a_file_that_exists_is_kept_without_force_and_replaced_with_it(tone_mode
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("", "is a folder; give a file name"),
+        ("", "is a folder; give --report a file name"),
         ("none/report.html", "there is no folder .*none; make it"),
         ("store/audio.i16", "is part of what is evaluated"),
         ("store/clips.csv", "is part of what is evaluated"),

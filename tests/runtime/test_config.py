@@ -8,7 +8,7 @@ from typing import get_args
 
 import msgspec
 import pytest
-from runtime.toy_listener import ToyModel
+from runtime.toy_listener import ToyModel, raw, tone
 
 from edgekd import cli
 from edgekd.errors import InputError
@@ -16,6 +16,8 @@ from edgekd.runtime import listen as listen_module
 from edgekd.runtime.config import Config, override, read_config
 from edgekd.runtime.config_tables import MAIN_TABLES, OUTPUT_TABLES, WatchTable
 from edgekd.runtime.decision import DecisionSettings
+from edgekd.runtime.outputs.mqtt.settings import credentials
+from edgekd.runtime.outputs.web.access import read_token
 from edgekd.runtime.source.child import SourceRequest
 from edgekd.runtime.source.health import Watch
 
@@ -63,6 +65,72 @@ def test_paths_are_relative_to_the_file_and_commands_stay(tmp_path):
     assert read_config(written(tmp_path, '[source]\ncommand = "cat a"\nrate = 8000')).request == SourceRequest(
         command="cat a", rate=8000
     )
+
+
+def test_paths_may_begin_at_a_home_folder_and_hold_variables(tmp_path, monkeypatch, listen_command):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("SITE", "yard")
+    (tmp_path / "home").mkdir()
+    config = written(
+        tmp_path,
+        "[source]\nfile = '-'\n[history]\nfile = '~/$SITE/h.sqlite'\n"
+        "[clips]\nfolder = '${HOME}/clips-$SITE'\nbelow = 1.0\n"
+        "[mqtt]\nurl = 'mqtts://localhost:1'\nca = '$HOME/ca.pem'\n",
+    )
+    status, _, err = listen_command("--config", config, stdin=raw(tone(32000)))
+    assert status == 2
+    assert f"{tmp_path / 'home' / 'ca.pem'} cannot be used" in err
+    config.write_text(config.read_text().partition("[mqtt]")[0])
+    assert listen_command("--config", config, "--model", "m.tflite", stdin=raw(tone(32000)))[0] == 0
+    assert (tmp_path / "home" / "yard" / "h.sqlite").is_file()
+    assert (tmp_path / "home" / "clips-yard").is_dir()
+    assert not list(tmp_path.glob("[~$]*"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("$EDGEKD_UNSET/h", "EDGEKD_UNSET is not set"),
+        ("a/${EDGEKD_UNSET}", "EDGEKD_UNSET is not set"),
+        ("~nobody-of-this-name/h", "~nobody-of-this-name has no home folder"),
+        ("a\\u0000b", "no path holds a zero byte"),
+    ],
+)
+def test_a_path_that_means_nothing_is_refused(tmp_path, listen_command, text, message):
+    config = written(tmp_path, f'[history]\nfile = "{text}"\n')
+    status, out, err = listen_command("-", "--config", config)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert f"{config}: path" in err
+    assert message in err
+
+
+def test_a_name_that_begins_with_a_tilde_is_given_with_its_folder(tmp_path):
+    assert read_config(written(tmp_path, "[history]\nfile = './~h'")).history.file == str(tmp_path / "~h")
+
+
+def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path, monkeypatch, listen_command):
+    monkeypatch.delenv("EDGEKD_WEB_TOKEN", raising=False)
+    mark = "\ufeff"
+    (tmp_path / "token").write_text(f"{mark}correct-horse\n", encoding="utf-8")
+    (tmp_path / "password").write_text(f"{mark}secret\n", encoding="utf-8")
+    config = written(
+        tmp_path,
+        f"{mark}[web]\naddress = ':1'\ntoken_file = 'token'\n"
+        "[mqtt]\nurl = 'mqtt://a'\nusername = 'u'\npassword_file = 'password'\n",
+    )
+    tables = read_config(config)
+    assert read_token(tables.web, {}) == "correct-horse"
+    assert credentials(tables.mqtt, {}) == ("u", "secret")
+    config.write_text(f"{mark}[decision]\nhop = 1.0\n", encoding="utf-8")
+    assert listen_command("-", "--config", config, "--model", "m.tflite", stdin=raw(tone(32000)))[1].count("\n") == 2
+
+
+def test_text_that_is_not_utf_8_is_told(tmp_path, listen_command):
+    config = tmp_path / "box.toml"
+    config.write_text("[decision]\nhop = 1.0\n", encoding="utf-16")
+    status, _, err = listen_command("-", "--config", config)
+    assert (status, err.count("\n")) == (2, 1)
+    assert f"{config}: not UTF-8 text" in err
 
 
 @pytest.mark.parametrize(

@@ -325,12 +325,13 @@ def broken(kind: str, path: Path) -> None:
             "zeros": bytes(len(content)),
             "cut": content[: len(content) // 2],
             "middle": content[:40_000] + b"\xff" * 20_000 + content[60_000:],
+            "table": content.replace(b"label TEXT NOT NULL", b"label TEXT NOT NUL\xff"),
         }[kind]
     )
 
 
 @pytest.mark.usefixtures("saves_often")
-@pytest.mark.parametrize("kind", ["text", "zeros", "cut", "middle"])
+@pytest.mark.parametrize("kind", ["text", "zeros", "cut", "middle", "table"])
 def test_a_damaged_file_is_named_moved_aside_and_begun_anew(clock, path, kind):
     broken(kind, path)
     damaged = path.read_bytes()
@@ -345,6 +346,27 @@ def test_a_damaged_file_is_named_moved_aside_and_begun_anew(clock, path, kind):
     assert history.error is None
     finish(history)
     assert [row[4] for row in rows(path)] == [1.0]
+
+
+def test_a_last_row_that_none_can_follow_is_damage(path):
+    with closing(module.HistoryFile(path, 10_000_000)) as made:
+        made.write([(2**63 - 1, LabelRun("rain", 0.0, 0.0, 0.0, 0.0, 1, 0, None, None, None))])
+    history = open_history(HistoryTable(str(path)))
+    publish(history, 1.0)
+    finish(history)
+    assert "was damaged (no row can follow its last)" in history.error
+    finish(history)
+
+
+def test_a_database_with_statements_of_its_own_is_not_written(opened, path):
+    with closing(module.HistoryFile(path, 10_000_000)):
+        pass
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("CREATE TRIGGER t AFTER INSERT ON runs BEGIN DELETE FROM runs; END")
+    publish(opened, 1.0)
+    finish(opened)
+    assert f"{path}: another program has changed its tables" in opened.error
+    assert rows(path) == []
 
 
 def test_damage_while_it_is_open_is_survived(saving, path):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import sqlite3
 import time
 from contextlib import closing
@@ -238,7 +239,7 @@ def test_the_picture_of_a_day_is_whole_and_needs_nothing_else(file, tmp_path, ed
         (["FILE", "--svg", "a.svg"], "--svg draws a day"),
         (["FILE", "--label", "rian"], "no decision with the label 'rian'; did you mean 'rain'?"),
         (["FILE", "--csv", "."], "is a folder"),
-        (["FILE", "--day", "today", "--svg", "/"], "cannot be written"),
+        (["FILE", "--day", "today", "--svg", "/"], "/ is a folder"),
         (["other"], "database of another program"),
         (["text"], "cannot be read as a history"),
         (["folder"], "no such file"),
@@ -254,6 +255,101 @@ def test_mistakes_are_one_line_and_status_2(file, edgekd, monkeypatch, arguments
     status, out, err = edgekd("history", *["h.sqlite" if word == "FILE" else word for word in arguments])
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert message in err
+
+
+FORMULAS = ["=1+1", "+cmd", "-2+3", "@sum", "\t=1", " =1", "\n=1"]
+
+
+def test_formulas_of_a_csv_are_quoted_and_numbers_are_not(tmp_path, edgekd):
+    made = HistoryFile(tmp_path / "h.sqlite", 10_000_000)
+    made.write([(None, run(label, "2026-07-02T12:00", 60.0)) for label in [*FORMULAS, "-1.5", "rain\r=1"]])
+    made.write([(None, HistoryEvent(at("2026-07-02T12:00"), 1.0, None, "=reason"))])
+    made.close()
+    assert edgekd("history", tmp_path / "h.sqlite", "--csv", tmp_path / "out.csv")[0] == 0
+    with (tmp_path / "out.csv").open(newline="") as opened:
+        table = list(csv.DictReader(opened))
+    assert [row["label"] for row in table] == [*(f"'{label}" for label in FORMULAS), "-1.5", "rain =1", ""]
+    assert table[-1]["reason"] == "'=reason"
+
+
+TAMPERED = {
+    "a text as time": "UPDATE runs SET ended = 'late' WHERE id = 2",
+    "an endless time": "UPDATE runs SET ended = 9e999 WHERE id = 2",
+    "a time after all years": "UPDATE runs SET ended = 1e15 WHERE id = 2",
+    "bytes as label": "UPDATE runs SET label = x'ff00' WHERE id = 2",
+    "a probability of 2": "UPDATE runs SET mean = 2 WHERE id = 2",
+    "fewer windows than none": "UPDATE runs SET windows = -1 WHERE id = 2",
+    "bytes as reason": "UPDATE changes SET reason = x'ff00' WHERE id = 4",
+    "bytes as state": "UPDATE changes SET state = x'ff00' WHERE id = 4",
+    "a huge label": f"UPDATE runs SET label = '{'x' * 10**6}' WHERE id = 2",
+    "text that is no UTF-8": "UPDATE runs SET label = CAST(x'ff' AS TEXT) WHERE id = 2",
+    "a view as table": "CREATE TABLE own AS SELECT * FROM runs; DROP TABLE runs; CREATE VIEW runs AS SELECT * FROM own",
+    "other columns": "ALTER TABLE runs DROP COLUMN mean",
+}
+
+
+@pytest.mark.parametrize("statement", TAMPERED.values(), ids=TAMPERED)
+@pytest.mark.parametrize("arguments", [[], ["--json"], ["--day", "2026-07-02"], ["--csv", "out.csv"], ["--label", "x"]])
+def test_a_database_that_another_program_changed_is_one_line_and_status_2(
+    file, edgekd, monkeypatch, arguments, statement
+):
+    monkeypatch.chdir(file.parent)
+    with closing(sqlite3.connect(file)) as db:
+        db.executescript(statement)
+    status, _, err = edgekd("history", file, *arguments)
+    assert (status, err.count("\n")) == (2, 1)
+    assert str(file) in err
+    assert not Path("out.csv").exists()
+
+
+@pytest.mark.parametrize("letter", [b"\xff", b"\x1b", b"\n"])
+def test_a_damaged_table_is_one_line_and_status_2(file, edgekd, letter):
+    file.write_bytes(file.read_bytes().replace(b"label TEXT NOT NULL", b"label TEXT NOT NUL" + letter))
+    status, out, err = edgekd("history", file)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert str(file) in err
+    assert "\x1b" not in err
+
+
+def test_the_row_that_another_program_changed_is_named_and_can_be_removed(file, edgekd):
+    with closing(sqlite3.connect(file)) as db, db:
+        db.execute("UPDATE runs SET ended = 'late' WHERE id = 2")
+    _, _, err = edgekd("history", file)
+    statement = err.partition("'")[2].partition("'")[0]
+    assert statement == "DELETE FROM runs WHERE id = 2"
+    with closing(sqlite3.connect(file)) as db, db:
+        db.execute(statement)
+    assert edgekd("history", file)[0] == 0
+
+
+@pytest.mark.parametrize("arguments", [[], ["--day", "2026-07-02"]])
+def test_control_characters_of_a_database_do_not_reach_the_terminal(file, edgekd, arguments):
+    with closing(sqlite3.connect(file)) as db, db:
+        db.execute("UPDATE runs SET label = ?", ("\x1b]0;x\x07",))
+        db.execute("UPDATE changes SET reason = ?, state = ?", ("\x1b[2J", "\x9b"))
+    status, out, _ = edgekd("history", file, *arguments)
+    assert status == 0
+    assert not set(out) & set("\x1b\x07\x9b")
+
+
+@pytest.mark.parametrize("option", ["--csv", "--svg"])
+def test_a_device_is_written_to_and_stays_a_device(file, edgekd, option):
+    for force in ([], ["--force"]):
+        assert edgekd("history", file, "--day", "2026-07-02", option, os.devnull, *force)[0] == 0
+        assert Path(os.devnull).is_char_device()
+
+
+@pytest.mark.parametrize("option", ["--csv", "--svg"])
+def test_a_link_to_nothing_is_not_followed(file, tmp_path, edgekd, option):
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "elsewhere")
+    for force in ([], ["--force"]):
+        status, _, err = edgekd("history", file, "--day", "2026-07-02", option, link, *force)
+        assert (status, err.count("\n")) == (2, 1)
+        assert f"{link} is a link to {tmp_path / 'elsewhere'}" in err
+        assert option in err
+    assert link.is_symlink()
+    assert not (tmp_path / "elsewhere").exists()
 
 
 def test_a_damaged_file_is_named(file):

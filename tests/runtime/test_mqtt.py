@@ -20,13 +20,13 @@ import numpy as np
 import pytest
 from runtime.broker_double import CONNECT, DISCONNECT, SUBSCRIBE, BrokerDouble
 from runtime.test_homeassistant import DECISION, SETTINGS
-from runtime.toy_listener import MANIFEST, eventually, thread_ended
+from runtime.toy_listener import MANIFEST, eventually, raw, thread_ended, tone
 
 from edgekd.errors import InputError, MissingExtraError
 from edgekd.runtime.config import Config, read_config
 from edgekd.runtime.config_tables import MqttTable
 from edgekd.runtime.decision import to_json
-from edgekd.runtime.outputs.base import CLOSE_S, Observation
+from edgekd.runtime.outputs.base import CLOSE_S, Observation, OutputGroup
 from edgekd.runtime.outputs.mqtt import connection
 from edgekd.runtime.outputs.mqtt.connection import Broker, Mqtt
 from edgekd.runtime.outputs.mqtt.messages import PendingMessages
@@ -34,6 +34,7 @@ from edgekd.runtime.outputs.mqtt.settings import (
     PASSWORD,
     USERNAME,
     address,
+    client_id,
     credentials,
     open_mqtt,
     publish_settings,
@@ -99,6 +100,7 @@ def test_the_first_decision_publishes_everything_and_the_same_again_nothing():
         "counts": OBSERVATION.counts._asdict(),
         "reconnects": 0,
         "dropped": 0,
+        "listener": payload["health"]["listener"],
         "version": "1.2",
         "model": "toy",
     }
@@ -245,6 +247,59 @@ def test_everything_is_repeated_when_home_assistant_starts():
         broker.say("homeassistant/status", b"online")
         assert eventually(lambda: len(broker.of(CONFIG)) == 2 and len(broker.of(STATE)) == 2)
         assert len(broker.of(CHANGE)) == 1
+
+
+@pytest.mark.usefixtures("fast")
+def test_another_listener_on_the_same_topics_is_told_until_it_is_gone():
+    clock = Clock()
+    with BrokerDouble() as broker, publishing(broker.port, PendingMessages(SETTINGS, clock)) as output:
+        output.publish(decided(1.0), OBSERVATION)
+        assert eventually(lambda: broker.of(HEALTH))
+        own = json.loads(broker.of(HEALTH)[0])["listener"]
+        broker.say(HEALTH, b'{"listener":"of before"}')  # retained since another process
+        broker.say(HEALTH, b"no JSON")
+        broker.say(HEALTH, json.dumps({"listener": own}).encode())
+        broker.say("homeassistant/status", b"online")
+        assert eventually(lambda: len(broker.of(CONFIG)) == 2)  # all of them have been read
+        assert output.error is None
+        broker.say(HEALTH, b'{"listener":"another"}')
+        assert eventually(lambda: output.error is not None)
+        assert "edgekd/kitchen" in output.error
+        assert "mqtt.topic" in output.error
+        clock.now += 3600.0
+        assert output.error is None
+
+
+def client_ids(*tables: MqttTable) -> list[bytes]:
+    """The identifiers with which listeners connect."""
+    found = []
+    for table in tables:
+        with BrokerDouble() as broker:
+            output = open_mqtt(msgspec.structs.replace(table, url=f"mqtt://127.0.0.1:{broker.port}"), {})
+            assert eventually(lambda broker=broker: broker.packets)
+            output.close()
+            assert thread_ended("mqtt")
+            _, hello = broker.packets[0]
+            found.append(hello[12 : 12 + hello[11]])
+    return found
+
+
+def test_the_topic_is_given_on_the_command_line(listen_command):
+    with BrokerDouble() as broker:
+        options = ("--mqtt", f"mqtt://127.0.0.1:{broker.port}", "--mqtt-topic", "yard")
+        assert listen_command("-", "--model", "m.tflite", *options, stdin=raw(tone(16000)))[0] == 0
+        assert eventually(lambda: broker.packets)
+        assert b"yard/availability" in broker.packets[0][1]
+    assert thread_ended("mqtt")
+
+
+def test_a_listener_has_a_name_of_its_own_at_the_broker():
+    kitchen, again, yard = client_ids(
+        *(MqttTable("", topic=topic) for topic in ("house/kitchen_window", "house/kitchen_window", "house/yard"))
+    )
+    assert kitchen == again != yard
+    assert re.fullmatch(rb"[a-zA-Z0-9]{1,23}", kitchen)
+    assert client_id("kitchen", "a") != client_id("kitchen", "b")
 
 
 @pytest.mark.usefixtures("fast")
@@ -540,35 +595,68 @@ def listens(port: int) -> bool:
     return False
 
 
+@contextlib.contextmanager
+def real_broker(folder):
+    """The port of a mosquitto."""
+    with nothing() as free:
+        port = free.port
+    (folder / "broker.conf").write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\n")
+    with subprocess.Popen(["mosquitto", "-c", str(folder / "broker.conf")], stderr=subprocess.DEVNULL) as mosquitto:
+        try:
+            assert eventually(lambda: listens(port))
+            yield port
+        finally:
+            mosquitto.terminate()
+
+
+@pytest.mark.skipif(shutil.which("mosquitto") is None, reason="no mosquitto on this machine")
+@pytest.mark.usefixtures("fast")
+@pytest.mark.parametrize("others_id", ["edgekd_kitchen", "other"], ids=["the same machine", "another machine"])
+def test_two_listeners_on_one_topic_say_so_once_and_publish_on(tmp_path, others_id):
+    with real_broker(tmp_path) as port, contextlib.ExitStack() as stack:
+        groups, lines = [], ([], [])
+        for name in ("edgekd_kitchen", others_id):
+            output = Mqtt(Broker("127.0.0.1", port, name), PendingMessages(SETTINGS._replace(expire_s=1)))
+            groups.append(stack.enter_context(OutputGroup([output])))
+
+        def told() -> bool:
+            for group, reasons in zip(groups, lines, strict=True):
+                group.publish(decided(1.0), OBSERVATION)
+                reasons += [line.reason for line in group.status(1.0, "HEALTHY")]
+            return all("mqtt.topic" in " ".join(reasons) for reasons in lines)
+
+        assert eventually(told)
+        end = time.monotonic() + 0.5
+        while time.monotonic() < end:
+            told()
+            time.sleep(0.01)
+        assert [sum("mqtt.topic" in reason for reason in reasons) for reasons in lines] == [1, 1]
+        assert all("mqtt.topic" in reasons[-1] for reasons in lines)
+    assert thread_ended("mqtt")
+
+
 @pytest.mark.skipif(shutil.which("mosquitto") is None, reason="no mosquitto on this machine")
 def test_a_real_broker_keeps_what_is_retained_and_publishes_the_will(tmp_path, monkeypatch):
     monkeypatch.setattr(connection, "FIRST_WAIT_S", 0.1)
     import paho.mqtt.client as paho
 
-    with nothing() as free:
-        port = free.port
-    (tmp_path / "broker.conf").write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\n")
-    with subprocess.Popen(["mosquitto", "-c", str(tmp_path / "broker.conf")], stderr=subprocess.DEVNULL) as mosquitto:
-        try:
-            got = {}
-            with publishing(port) as output:
-                output.publish(decided(1.0), OBSERVATION)
-                assert eventually(lambda: listens(port))
-                reader = paho.Client(paho.CallbackAPIVersion.VERSION2)
-                reader.on_message = lambda _client, _data, message: got.update({message.topic: message.payload})
-                reader.connect("127.0.0.1", port)
-                reader.subscribe("#")
-                reader.loop_start()
-                assert eventually(lambda: got.keys() >= {STATE, HEALTH, CONFIG, AVAILABILITY})
-                assert got[AVAILABILITY] == b"online"
-                other = paho.Client(paho.CallbackAPIVersion.VERSION2, "edgekd_kitchen")
-                other.connect("127.0.0.1", port)  # another of the same name: the broker ends the first connection
-                other.loop(1.0)
-                assert eventually(lambda: got[AVAILABILITY] == b"offline")
-                assert eventually(lambda: got[AVAILABILITY] == b"online")
+    with real_broker(tmp_path) as port:
+        got = {}
+        with publishing(port) as output:
+            output.publish(decided(1.0), OBSERVATION)
+            reader = paho.Client(paho.CallbackAPIVersion.VERSION2)
+            reader.on_message = lambda _client, _data, message: got.update({message.topic: message.payload})
+            reader.connect("127.0.0.1", port)
+            reader.subscribe("#")
+            reader.loop_start()
+            assert eventually(lambda: got.keys() >= {STATE, HEALTH, CONFIG, AVAILABILITY})
+            assert got[AVAILABILITY] == b"online"
+            other = paho.Client(paho.CallbackAPIVersion.VERSION2, "edgekd_kitchen")
+            other.connect("127.0.0.1", port)  # another of the same name: the broker ends the first connection
+            other.loop(1.0)
             assert eventually(lambda: got[AVAILABILITY] == b"offline")
-            other.disconnect()
-            reader.disconnect()
-            reader.loop_stop()
-        finally:
-            mosquitto.terminate()
+            assert eventually(lambda: got[AVAILABILITY] == b"online")
+        assert eventually(lambda: got[AVAILABILITY] == b"offline")
+        other.disconnect()
+        reader.disconnect()
+        reader.loop_stop()

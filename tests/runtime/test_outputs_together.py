@@ -63,6 +63,30 @@ def test_the_history_of_a_file_has_its_times(tmp_path):
     assert 10.0 < ended - began < 12.0
 
 
+def test_history_and_clips_are_for_their_owner_alone(tmp_path):
+    with wave.open(str(tmp_path / "yard.wav"), "wb") as file:
+        file.setparams((1, 2, 16000, 0, "NONE", ""))
+        file.writeframes(SOUND.tobytes())
+    (tmp_path / "box.toml").write_text(
+        "[clips]\nfolder = 'new/clips'\nbelow = 1.0\n[history]\nfile = 'new/history/h.sqlite'"
+    )
+    command = [*LISTEN, tmp_path / "yard.wav", "--config", tmp_path / "box.toml"]
+    assert subprocess.run(command, check=False, stdout=subprocess.DEVNULL, umask=0o022).returncode == 0
+    made = [tmp_path / "new", *(tmp_path / "new").rglob("*")]
+    assert {".wav", ".sqlite"} <= {path.suffix for path in made}
+    assert {oct(path.stat().st_mode & 0o777) for path in made if path.is_file()} == {"0o600"}
+    assert {oct(path.stat().st_mode & 0o777) for path in made if path.is_dir()} == {"0o700"}
+
+
+def test_a_history_does_not_follow_a_link_to_nothing(tmp_path):
+    link = tmp_path / "h.sqlite"
+    link.symlink_to(tmp_path / "elsewhere")
+    done = subprocess.run([*LISTEN, "-", "--history", link], check=False, input=SOUND.tobytes(), stdout=subprocess.PIPE)
+    assert done.returncode == 0
+    assert f"{link} is a link to {tmp_path / 'elsewhere'}" in done.stdout.decode()
+    assert not (tmp_path / "elsewhere").exists()
+
+
 def test_a_hook_that_hangs_delays_neither_decisions_nor_the_end(tmp_path):
     with subprocess.Popen(
         [*LISTEN, "-", "--hook", f"echo $$ > {tmp_path}/pid; sleep 60"], stdin=subprocess.PIPE, stdout=subprocess.PIPE

@@ -188,6 +188,28 @@ def test_command_prints_a_line_per_clip_and_states_on_standard_error(edgekd, tmp
     assert (status, out.splitlines()[0].split()[1:]) == (0, ["0.5", "s", "8000", "Hz", "-12.0", "dBFS"])
 
 
+def test_recordings_are_for_their_owner_alone(edgekd, tmp_path, sound):
+    out = tmp_path / "new" / "out"
+    arguments = ("--place", "yard", "--seconds", "0.1", "--count", "1", "--command", sound, "--sample-rate", "8000")
+    umask = os.umask(0o022)
+    try:
+        assert edgekd("record", "tone", "--out", out, *arguments)[0] == 0
+    finally:
+        os.umask(umask)
+    made = [out.parent, *out.parent.rglob("*")]
+    assert len(made) == 5
+    assert {oct(path.stat().st_mode & 0o777) for path in made} == {"0o600", "0o700"}
+    assert all(path.is_dir() == (path.stat().st_mode & 0o777 == 0o700) for path in made)
+
+
+def test_a_link_in_the_folder_of_the_clips_is_not_followed(edgekd, tmp_path, sound):
+    (tmp_path / "out" / "tone").mkdir(parents=True)
+    (tmp_path / "out" / "tone" / f".{os.getpid()}.part").symlink_to(tmp_path / "elsewhere")
+    arguments = ("--seconds", "0.1", "--count", "1", "--command", sound, "--sample-rate", "8000")
+    assert edgekd("record", "tone", "--out", tmp_path / "out", *arguments)[0] == 0
+    assert not (tmp_path / "elsewhere").exists()
+
+
 @pytest.mark.parametrize(("more", "status"), [([], 0), (["--count", "9"], 130)])
 def test_an_interrupt_is_the_usual_end_without_a_count(edgekd, monkeypatch, tmp_path, sound, more, status):
     def stop(_: RecordedClip) -> str:

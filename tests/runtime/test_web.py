@@ -25,7 +25,7 @@ from edgekd.frontend import log_mel
 from edgekd.runtime.config import read_config
 from edgekd.runtime.config_tables import WebTable
 from edgekd.runtime.outputs.web import server as serving
-from edgekd.runtime.outputs.web.access import Access, ListenAddress, parse_address, read_token, warning
+from edgekd.runtime.outputs.web.access import Access, ListenAddress, client_of, parse_address, read_token, warning
 from edgekd.runtime.outputs.web.application import PAGE, STATIC
 from edgekd.runtime.outputs.web.prometheus import Metrics
 from edgekd.runtime.outputs.web.spectrogram import Spectrogram
@@ -45,8 +45,9 @@ def web(request) -> Iterator[Web]:
     output.close()
 
 
-def connect(web: Web, receive_bytes: int | None = None) -> socket.socket:
+def connect(web: Web, receive_bytes: int | None = None, source: str = "127.0.0.1") -> socket.socket:
     connection = socket.socket()
+    connection.bind((source, 0))
     if receive_bytes is not None:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
     connection.settimeout(8.0)
@@ -70,8 +71,8 @@ def ask(
 class Stream:
     """A client of /events."""
 
-    def __init__(self, web: Web, receive_bytes: int | None = None) -> None:
-        self.connection = connect(web, receive_bytes)
+    def __init__(self, web: Web, receive_bytes: int | None = None, source: str = "127.0.0.1") -> None:
+        self.connection = connect(web, receive_bytes, source)
         self.connection.sendall(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
         self._file = self.connection.makefile("rb")
 
@@ -258,6 +259,14 @@ def test_a_token_comes_from_one_place_and_is_in_no_error(tmp_path):
     assert TOKEN not in repr(WebTable(":1", token=TOKEN))
 
 
+def test_an_empty_token_of_the_environment_is_none(monkeypatch, listen_command):
+    monkeypatch.setenv("EDGEKD_WEB_TOKEN", "")
+    status, _, err = listen_command("-", "--model", "x.tflite", "--web", "0.0.0.0:1", stdin=raw(tone(16000)))
+    assert status == 0
+    assert "everyone who can reach 0.0.0.0:1 sees" in err
+    assert read_token(WebTable(":1", token=TOKEN)) == TOKEN
+
+
 def test_a_token_file_is_beside_the_configuration(tmp_path):
     (tmp_path / "box.toml").write_text(
         '[web]\naddress = ":8080"\ntoken_file = "token"\nhosts = ["a.example"]\nhours = 6'
@@ -303,10 +312,80 @@ def test_without_a_token_only_names_of_this_machine_are_known(web):
         assert ask(web, "/", host=host)[0] == 200
 
 
-def test_a_page_of_another_site_is_refused(web):
+@pytest.fixture
+def open_web() -> Iterator[Web]:
+    """A page for every machine, on a loopback socket."""
+    output = Web(WebTable("0.0.0.0:1", hosts=("Scenes.example.",)), ListenAddress("0.0.0.0", 0))
+    assert eventually(lambda: output.port)
+    yield output
+    output.close()
+
+
+def test_a_page_of_another_site_is_refused(web, open_web):
     assert ask(web, "/events", "Origin: https://rebound.example", method="HEAD")[0] == 403
-    assert ask(web, "/history.json", "Origin: null")[0] == 403
-    assert ask(web, "/history.json", "Origin: http://localhost:8080")[0] == 200
+    for page in (web, open_web):
+        assert ask(page, "/history.json", "Origin: null")[0] == 403
+        assert ask(page, "/history.json", "Origin: http://localhost:8080")[0] == 200
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("pi", "pi.fritz.box", "PI.lan:8080", "pi.local.", "pi.home.arpa", "a.b.internal"),
+        *("192.168.1.7:80", "[fe80::1]:80", "scenes.example:80", socket.gethostname()),
+    ],
+)
+def test_names_of_a_local_network_are_answered(open_web, host):
+    assert ask(open_web, "/", host=host)[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("host", "told"),
+    [
+        ("pi.example", "pi.example"),
+        ("lan.example:80", "lan.example"),
+        ("fritz.box.example", "fritz.box.example"),
+        ("pi.evilfritz.box", "pi.evilfritz.box"),
+        ("", "NAME"),
+        ("pi lan", "NAME"),
+    ],
+)
+def test_a_name_that_another_site_may_have_is_refused_with_the_option_that_allows_it(open_web, host, told):
+    status, _, body = ask(open_web, "/", host=host)
+    assert status == 403
+    assert f"--web-host {told}," in body
+
+
+def test_a_name_is_allowed_on_the_command_line(monkeypatch, listen_command):
+    monkeypatch.delenv("EDGEKD_WEB_TOKEN", raising=False)
+    opened = []
+    start = Web.__init__
+    monkeypatch.setattr(Web, "__init__", lambda web, table: (start(web, table, LOCAL), opened.append(web))[0])
+    monkeypatch.setattr(Web, "close", lambda _: None)
+    hosts = ("--web-host", "scenes.example", "--web-host", "b.example")
+    status, _, _ = listen_command("-", "--model", "x.tflite", "--web", ":1", *hosts, stdin=raw(tone(16000)))
+    assert status == 0
+    assert eventually(lambda: opened[0].port)
+    assert [ask(opened[0], "/", host=host)[0] for host in ("scenes.example", "b.example", "c.example")] == [
+        200,
+        200,
+        403,
+    ]
+    monkeypatch.undo()
+    opened[0].close()
+
+
+def test_addresses_that_one_machine_may_choose_from_are_one_client():
+    one, also_one, two = map(client_of, ("2001:db8::1", "2001:db8::ffff:1", "2001:db8:0:1::1"))
+    assert one == also_one != two
+    assert client_of("::ffff:10.0.0.1") != client_of("::ffff:10.0.0.2")
+    assert client_of("10.0.0.1") != client_of("10.0.0.2")
+
+
+def test_a_name_without_a_page_is_refused(listen_command):
+    status, out, err = listen_command("-", "--model", "x.tflite", "--web-host", "a.example")
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert "hosts without address; give it with --web" in err
 
 
 def test_beyond_this_machine_addresses_and_given_names_are_known():
@@ -416,6 +495,35 @@ def test_more_streams_than_there_is_room_for_are_refused(web, monkeypatch):
     streams[0].close()
     assert eventually(lambda: metric(web, "edgekd_web_streams") == 1)
     streams[1].close()
+
+
+def test_nobody_can_take_all_streams(web, monkeypatch):
+    monkeypatch.setattr(serving, "MAX_STREAMS", 4)
+    greedy = [Stream(web) for _ in range(4)]
+    for stream in greedy:
+        stream.until("snapshot")
+    others = [Stream(web, source="127.0.0.2"), Stream(web, source="127.0.0.3")]
+    for stream in others:
+        assert stream.until("snapshot")["decision"] is None
+    with pytest.raises((AssertionError, OSError)):  # the oldest has made room
+        greedy[0].until("never")
+    web.publish(decision(1.0, "low"), observation())
+    for stream in (*greedy[2:], *others):
+        assert stream.until("decision")["decision"]["label"] == "low"
+    assert ask(web, "/events")[0] == 503
+    for stream in (*greedy, *others):
+        stream.close()
+
+
+def test_nobody_can_take_all_connections(web, monkeypatch):
+    monkeypatch.setattr(serving, "MAX_CLIENTS", 3)
+    greedy = [Stream(web) for _ in range(3)]
+    for stream in greedy:
+        stream.until("snapshot")
+    other = Stream(web, source="127.0.0.2")
+    assert other.until("snapshot")["decision"] is None
+    for stream in (*greedy, other):
+        stream.close()
 
 
 def test_connections_are_taken_at_a_bounded_rate(monkeypatch, request):

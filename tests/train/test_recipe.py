@@ -1,6 +1,8 @@
 """Recipes: defaults, overrides, hashes, and refused values."""
 
 import hashlib
+import json
+import tomllib
 
 import msgspec
 import pytest
@@ -35,6 +37,14 @@ def test_a_minimal_recipe_gets_defaults(path):
         2.0,
         0.98,
     )
+
+
+@pytest.mark.parametrize("suffix", [".toml", ".json"])
+def test_a_recipe_may_begin_with_a_byte_order_mark(tmp_path, suffix):
+    text = MINIMAL if suffix == ".toml" else json.dumps(tomllib.loads(MINIMAL))
+    path = tmp_path / f"marked{suffix}"
+    path.write_text(f"\ufeff{text}", encoding="utf-8")
+    assert load_recipe(str(path)).role == "student"
 
 
 def test_overrides_are_typed_by_their_field(path):

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from edgekd.data.audio.waveform import to_pcm
 from edgekd.errors import InputError
-from edgekd.files import PART
+from edgekd.files import PART, private_folder
 from edgekd.runtime.clip_file import cannot_write, wav, write_clip
 from edgekd.runtime.config_tables import ClipsTable
 from edgekd.runtime.decision import UNKNOWN, Decision
@@ -178,7 +178,7 @@ class Clips:
         folder = self._folder / name / f"{clip.start:%Y%m%dT%H}"
         try:
             self._free_space(len(clip.content))
-            folder.mkdir(parents=True, exist_ok=True)
+            private_folder(folder)
             write_clip(folder, f"{name}-p{int(100 * clip.probability):02d}", clip.start, clip.content)
         except (InputError, OSError) as error:
             # the first error stays: each attempt names another file, and every new text would be reported

@@ -5,14 +5,18 @@ Times are UTC, seconds since 1970. The file and its log together stay below the 
 Functions here may raise `sqlite3.Error`.
 """
 
+import os
 import sqlite3
 from collections.abc import Iterable
-from contextlib import closing
+from contextlib import closing, suppress
 from itertools import count
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
+
+import msgspec
 
 from edgekd.errors import InputError
+from edgekd.files import PRIVATE, private_folder
 
 MAGIC = b"SQLite format 3\0"
 HEADER_BYTES, VERSION_AT, APPLICATION_AT = 100, 60, 68
@@ -29,6 +33,9 @@ BATCH = 100
 """Rows of one transaction, which must be small beside the log."""
 MAX_TEXT = 300
 """Bytes of a reason or a label."""
+MAX_STORED = 100_000
+"""Bytes of a row that are read at most; those of a listener have less than 1000."""
+MAX_ID = 2**53
 BUSY_S = 1.0
 MAX_DAMAGED = 5
 """Damaged files that are kept, each up to the size of a history. If more appear, something destroys them, and a person
@@ -43,6 +50,14 @@ CREATE TABLE changes (id INTEGER PRIMARY KEY, at REAL NOT NULL, t REAL NOT NULL,
 """
 
 
+Time = Annotated[float, msgspec.Meta(ge=-6e10, le=2.5e11)]
+"""UTC, seconds since 1970, of years that a calendar can show."""
+Probability = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
+Count = Annotated[int, msgspec.Meta(ge=0)]
+Length = Annotated[float, msgspec.Meta(ge=0.0, le=1e12)]
+"""Seconds."""
+
+
 class LabelRun(NamedTuple):
     """A stretch in which one label was shown, without missing samples.
 
@@ -52,23 +67,23 @@ class LabelRun(NamedTuple):
     """
 
     label: str
-    began: float
-    ended: float
-    t: float
-    seconds: float
-    windows: int
-    gated: int
-    mean: float | None
-    least: float | None
-    most: float | None
+    began: Time
+    ended: Time
+    t: Length
+    seconds: Length
+    windows: Count
+    gated: Count
+    mean: Probability | None
+    least: Probability | None
+    most: Probability | None
 
 
 class HistoryEvent(NamedTuple):
     """A change of state, or another line that is not a decision. at: UTC, seconds. t: of audio, seconds. state: None
     where the line is not about the source."""
 
-    at: float
-    t: float
+    at: Time
+    t: Length
     state: str | None
     reason: str
 
@@ -77,11 +92,17 @@ class HistoryFile:
     """A database that is open for writing."""
 
     def __init__(self, path: Path, max_bytes: int) -> None:
-        """Open a database, or create it together with its folder."""
+        """Open a database, or create it together with its folder; others than its owner cannot read either."""
         self.path = path
         self._log_limit = min(MAX_LOG, max_bytes // 4)
         self._page_limit = (max_bytes - self._log_limit - INDEX_BYTES) // PAGE
-        path.parent.mkdir(parents=True, exist_ok=True)
+        private_folder(path.parent)
+        if path.is_symlink() and not path.exists():
+            raise InputError(
+                f"{path} is a link to {path.readlink()}, which does not exist; make that file or choose another"
+            )
+        with suppress(FileExistsError):  # SQLite gives its log the permissions of the file
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, PRIVATE))
         self._db = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None)
         try:
             self._prepare()
@@ -93,6 +114,8 @@ class HistoryFile:
     def check(self) -> None:
         """Read the whole database; raises if it is damaged."""
         (found,) = self._db.execute("PRAGMA quick_check(1)").fetchone()
+        if found == "ok" and self._next_id() > MAX_ID:
+            found = "no row can follow its last"
         if found != "ok":
             error = sqlite3.DatabaseError(str(found))
             error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
@@ -111,9 +134,7 @@ class HistoryFile:
         ids = []
         self._db.execute("BEGIN IMMEDIATE")
         try:
-            next_id = self._number(
-                "SELECT 1 + max((SELECT coalesce(max(id), 0) FROM runs), (SELECT coalesce(max(id), 0) FROM changes))"
-            )
+            next_id = self._next_id()
             for known, row in rows:
                 ids.append(next_id if known is None else known)
                 next_id += known is None
@@ -145,10 +166,16 @@ class HistoryFile:
             )
         elif self._number("PRAGMA application_id") != APPLICATION or self._number("PRAGMA user_version") != VERSION:
             raise InputError(f"{self.path} is a database of another program or version; choose another file")
+        require_tables(self._db, self.path)
         self._db.execute("PRAGMA journal_mode = WAL")
         # not synced at each commit; a power cut costs the newest rows
         self._db.execute("PRAGMA synchronous = NORMAL")
         self._db.execute(f"PRAGMA wal_autocheckpoint = {max(1, self._log_limit // 4 // PAGE)}")
+
+    def _next_id(self) -> int:
+        return self._number(
+            "SELECT 1 + max((SELECT coalesce(max(id), 0) FROM runs), (SELECT coalesce(max(id), 0) FROM changes))"
+        )
 
     def _number(self, query: str) -> int:
         return int(self._db.execute(query).fetchone()[0])
@@ -196,6 +223,8 @@ def _short(text: str) -> str:
 
 def is_damage(error: Exception) -> bool:
     """Whether an error means that the file is not a readable database."""
+    if isinstance(error, UnicodeDecodeError):  # of sqlite3's message, which quotes a damaged table
+        return True
     return isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", 0) & 0xFF in DAMAGE
 
 
@@ -244,6 +273,20 @@ def require_history(path: Path) -> None:
         )
 
 
+def require_tables(db: sqlite3.Connection, path: Path) -> None:
+    """Refuse a database whose tables are not those of a history, or that runs statements of its own when rows are
+    written: another program has changed it.
+
+    Raises:
+        InputError: they are not.
+    """
+    # as bytes: damaged text cannot be decoded
+    statement = "SELECT CAST(sql AS BLOB) FROM sqlite_master WHERE name IN ('runs', 'changes') OR type = 'trigger'"
+    found = {b" ".join((sql or b"").split()) for (sql,) in db.execute(statement)}
+    if found and found != {b" ".join(sql.encode().split()) for sql in SCHEMA.split(";") if sql.strip()}:
+        raise InputError(f"{path}: another program has changed its tables; choose another file")
+
+
 def open_to_read(path: Path) -> closing[sqlite3.Connection]:
     """A connection for reading, also while a listener writes.
 
@@ -261,8 +304,13 @@ def open_to_read(path: Path) -> closing[sqlite3.Connection]:
     require_history(path)
     # without a writer there is no log, and reading must not create one
     written = path.with_name(f"{path.name}-wal").exists()
-    return closing(
-        sqlite3.connect(
-            f"{path.resolve().as_uri()}?mode=ro{'' if written else '&immutable=1'}", uri=True, timeout=BUSY_S
-        )
+    db = sqlite3.connect(
+        f"{path.resolve().as_uri()}?mode=ro{'' if written else '&immutable=1'}", uri=True, timeout=BUSY_S
     )
+    db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_STORED)
+    try:
+        require_tables(db, path)
+    except BaseException:
+        db.close()
+        raise
+    return closing(db)

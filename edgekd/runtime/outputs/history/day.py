@@ -11,11 +11,10 @@ from typing import NamedTuple
 
 import msgspec
 
-from edgekd.errors import InputError
-from edgekd.files import output_file
+from edgekd.files import check_output, output_file
 from edgekd.markup import SVG, Markup, element, fragment
 from edgekd.runtime.outputs.history.database import HistoryEvent, LabelRun
-from edgekd.runtime.outputs.history.query import duration, local
+from edgekd.runtime.outputs.history.query import duration, local, visible
 from edgekd.text import counted
 
 MINUTES = 5
@@ -96,7 +95,7 @@ def to_text(day: DayHistory, encoding: str | None = "utf-8") -> str:
             for seconds, length in zip(_joined(slots, CELLS), lengths, strict=True)
         ]
         cells = "".join(shades[sum(share > step for step in STEPS)] for share in shares)
-        short = name if len(name) <= NAME_WIDTH else name[: NAME_WIDTH - 2] + ".."
+        short = visible(name if len(name) <= NAME_WIDTH else name[: NAME_WIDTH - 2] + "..")
         return f"{short:<{NAME_WIDTH}} {cells} {duration(sum(slots)):>8}"
 
     names = list(day.labels)
@@ -131,10 +130,7 @@ def write_svg(day: DayHistory, path: Path, *, force: bool = False) -> str:
     Raises:
         InputError: the file exists, or it cannot be written.
     """
-    if path.is_file() and not force:
-        raise InputError(f"{path} exists; replace it with --force or choose another --svg")
-    if path.is_dir():
-        raise InputError(f"{path} cannot be written (it is a folder); choose another --svg")
+    check_output(path, "--svg", force=force)
     with output_file(path, "--svg") as part:
         part.write_text(to_svg(day), encoding="utf-8")
     return f"{path}: {day.day}, {counted(len(day.labels), 'label')}"

@@ -5,6 +5,7 @@ A listener may be writing at the same time. Rows are read in batches, so that it
 
 import csv
 import re
+import shlex
 import sqlite3
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
@@ -15,9 +16,9 @@ from typing import Any, NamedTuple
 import msgspec
 
 from edgekd.errors import InputError, nearest
-from edgekd.files import output_file
+from edgekd.files import check_output, output_file
 from edgekd.runtime.outputs.history.database import HistoryEvent, LabelRun, open_to_read
-from edgekd.text import counted
+from edgekd.text import counted, plain_cells
 
 ROWS_PER_READ = 2000
 """Rows read at a time."""
@@ -93,7 +94,7 @@ def parse_query(
         raise InputError(f"--since is {since} and --until {until}; it must be the earlier of them")
     query = HistoryQuery(file, begin, end, label, drawn)
     if label is not None:
-        known = [row[0] for row in _read(file, "SELECT DISTINCT label FROM runs", {})]
+        known = [row[0] for row in _read(file, "SELECT DISTINCT label FROM runs WHERE typeof(label) = 'text'", {})]
         if label not in known:
             raise InputError(f"{file} has no decision with the label '{label}'{nearest(label, known) if known else ''}")
     return query
@@ -118,8 +119,17 @@ def rows(query: HistoryQuery) -> Iterator[LabelRun | HistoryEvent]:
                 "limit": ROWS_PER_READ,
             },
         )
-        for _, label, began, ended, t, *numbers, state, reason in batch:
-            yield HistoryEvent(began, t, state, reason) if label is None else LabelRun(label, began, ended, t, *numbers)
+        for known, label, *run, state, reason in batch:
+            is_run = state is reason is None
+            content = (label, *run) if is_run else (run[0], run[2], state, reason)
+            try:
+                yield msgspec.convert(content, LabelRun) if is_run else msgspec.convert(content, HistoryEvent)
+            except msgspec.ValidationError as error:
+                table = "runs" if is_run else "changes"
+                remedy = shlex.join(["sqlite3", str(query.file), f"DELETE FROM {table} WHERE id = {known}"])
+                raise InputError(
+                    f"{query.file}: row {known} of {table} was not written by a listener ({error}); remove it: {remedy}"
+                ) from None
         if len(batch) < ROWS_PER_READ:
             return
         after = batch[-1][0]
@@ -128,9 +138,10 @@ def rows(query: HistoryQuery) -> Iterator[LabelRun | HistoryEvent]:
 def to_text(row: LabelRun | HistoryEvent) -> str:
     """A line for people: local time, duration, label, mean probability, lowest and highest; or what happened."""
     if isinstance(row, HistoryEvent):
-        return f"{local(row.at)}  {'':9}  {f'{row.state}: ' if row.state else ''}{row.reason}"
+        return visible(f"{local(row.at)}  {'':9}  {f'{row.state}: ' if row.state else ''}{row.reason}")
     probabilities = "" if row.mean is None else f"{row.mean:.2f}  {row.least:.2f}..{row.most:.2f}"
-    return f"{local(row.began)}  {duration(row.ended - row.began):>9}  {row.label:<24} {probabilities or 'not scored'}"
+    line = f"{local(row.began)}  {duration(row.ended - row.began):>9}  {row.label:<24} {probabilities or 'not scored'}"
+    return visible(line)
 
 
 def to_json(row: LabelRun | HistoryEvent) -> str:
@@ -146,16 +157,13 @@ def export(query: HistoryQuery, path: Path, *, force: bool = False) -> str:
     Raises:
         InputError: as `rows`; a table that exists, a path that cannot be written.
     """
-    if path.is_dir():
-        raise InputError(f"{path} is a folder; give --csv a file name, for instance {path / 'history.csv'}")
-    if path.exists() and not force:
-        raise InputError(f"{path} exists; replace it with --force or choose another --csv")
+    check_output(path, "--csv", force=force)
     count = 0
     with output_file(path, "--csv") as part, part.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
         for row in rows(query):
-            writer.writerow(_cells(row))
+            writer.writerow(plain_cells(_cells(row)))
             count += 1
     return f"{path}: {counted(count, 'row')}"
 
@@ -171,6 +179,11 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
 
 
+def visible(text: str) -> str:
+    """Text with a space for each character that does not print and could change what a terminal shows."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)
+
+
 def _cells(row: LabelRun | HistoryEvent) -> list[Any]:
     if isinstance(row, HistoryEvent):
         return [_utc(row.at), *[""] * (len(COLUMNS) - 3), row.state or "", row.reason]
@@ -183,9 +196,10 @@ def _read(file: Path, query: str, values: dict[str, Any]) -> list[Any]:
     try:
         with open_to_read(file) as db:
             return db.execute(query, values).fetchall()
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:  # the second: a message that quotes a damaged table
+        why = visible(str(error))
         raise InputError(
-            f"{file}: cannot be read as a history ({error}); a listener moves a damaged one aside when it starts"
+            f"{file}: cannot be read as a history ({why}); a listener moves a damaged one aside when it starts"
         ) from None
 
 

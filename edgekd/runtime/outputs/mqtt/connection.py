@@ -118,6 +118,7 @@ class Connection:
             self._pending.connections += 1
             if self._pending.discovery is not None:
                 self._client.subscribe(f"{self._pending.discovery}/{homeassistant.BIRTH}", qos=1)
+            self._client.subscribe(self._pending.health_topic)
             self._publish(self._pending.availability(online=True))
             self._pending.repeat_all()
         if self._waiting and time.monotonic() - next(iter(self._waiting.values()))[0] > REPLY_S:
@@ -168,7 +169,9 @@ class Connection:
             self.worked_at = self.worked_at or time.monotonic()
 
     def _on_message(self, _client: "paho.Client", _data: Any, message: "paho.MQTTMessage") -> None:
-        if message.payload == homeassistant.BORN:
+        if message.topic == self._pending.health_topic:
+            self._pending.notice_health(message.payload)
+        elif message.payload == homeassistant.BORN:
             self._pending.repeat_all()
 
 
@@ -188,7 +191,11 @@ class Mqtt:
 
     @property
     def error(self) -> str | None:
-        """Why nothing is published; None while a connection works, and until a first attempt has failed."""
+        """Why nothing is published, or that another listener publishes to the same topics; None while a connection
+        works, and until a first attempt has failed."""
+        rival = self._pending.rival
+        if rival is not None:  # also the reason for lost connections, if the other runs on this machine
+            return rival
         connection = self._connection
         return self._error if connection is None or connection.worked_at is None else None
 
@@ -215,6 +222,7 @@ class Mqtt:
                 connection is not None
                 and connection.worked_at is not None
                 and time.monotonic() - connection.worked_at > STABLE_S
+                and self._pending.rival is None
             ):
                 wait_s = FIRST_WAIT_S
             self._closing.wait(wait_s)

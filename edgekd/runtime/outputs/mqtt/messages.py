@@ -5,6 +5,7 @@ the broker was away must not look as if they happened now. They go to a topic of
 """
 
 import math
+import secrets
 import threading
 import time
 from collections import deque
@@ -26,6 +27,10 @@ NAME = "mqtt"
 """Of the output."""
 REPEATS = 3
 """How often an unchanged message is repeated within its time of expiry: two of them may be lost."""
+
+
+RIVAL_S = 600.0
+"""So many seconds after its last message another listener on the same topics is reported."""
 
 
 class Message(NamedTuple):
@@ -54,6 +59,12 @@ class PublishSettings(NamedTuple):
     version: str
 
 
+class _Health(msgspec.Struct):
+    """What a listener reads of a health message."""
+
+    listener: str = ""
+
+
 class PendingMessages:
     """Filled by the stream and emptied by the publishing thread. Neither waits for the other's work."""
 
@@ -79,6 +90,9 @@ class PendingMessages:
         self._source = StatusLine(0.0, "HEALTHY", "")
         self._counts: dict[str, Any] | None = None
         self._errors: dict[str, str] = {}
+        self._listener = secrets.token_hex(4)  # of this process, in its health messages
+        self._is_echoed = False  # the broker has delivered this process's health message
+        self._rival_at = -math.inf  # clock time
         self.dropped = 0
         """Changes that were dropped, the oldest first, because too many waited."""
         self.connections = 0
@@ -88,6 +102,30 @@ class PendingMessages:
     def discovery(self) -> str | None:
         """Prefix of Home Assistant's discovery."""
         return self._settings.discovery
+
+    @property
+    def health_topic(self) -> str:
+        """Topic of the health messages."""
+        return self._topic("health")
+
+    @property
+    def rival(self) -> str | None:
+        """What to tell while another listener publishes to the same topics; None where none does."""
+        if self._clock() - self._rival_at > RIVAL_S:
+            return None
+        return f"another listener publishes to {self._settings.topic}; give each its own mqtt.topic (--mqtt-topic)"
+
+    def notice_health(self, payload: bytes | bytearray) -> None:
+        """Take a health message from the broker. One of another listener is older than this process until a message of
+        this process has come back."""
+        try:
+            listener = msgspec.json.decode(payload, type=_Health).listener
+        except msgspec.DecodeError:
+            return
+        if listener == self._listener:
+            self._is_echoed = True
+        elif self._is_echoed:
+            self._rival_at = self._clock()
 
     def add(self, event: Decision | StatusLine, observation: Observation | None) -> None:
         """Take a line of the stream and the observation behind a decision."""
@@ -211,6 +249,7 @@ class PendingMessages:
             "counts": self._counts,
             "reconnects": max(0, self.connections - 1),
             "dropped": self.dropped,
+            "listener": self._listener,
             "version": self._settings.version,
             "model": None if self._manifest is None else self._manifest.name,
         }

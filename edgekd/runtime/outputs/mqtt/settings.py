@@ -1,6 +1,7 @@
 """Turns the table `[mqtt]` and the environment into the MQTT output. Credentials appear in no message, error or
 `repr`."""
 
+import hashlib
 import importlib.metadata
 import os
 import re
@@ -11,6 +12,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from edgekd.errors import InputError, MissingExtraError
+from edgekd.resources import TEXT
 from edgekd.runtime.config_tables import MqttTable
 from edgekd.runtime.outputs.base import Output
 from edgekd.runtime.outputs.mqtt import homeassistant
@@ -21,6 +23,8 @@ PORTS = {"mqtt": 1883, "mqtts": 8883}
 """URL scheme -> default port; mqtts is TLS."""
 USERNAME, PASSWORD = "EDGEKD_MQTT_USERNAME", "EDGEKD_MQTT_PASSWORD"
 """Environment variables."""
+MACHINE_ID, MACHINE_FILES = re.compile("[0-9a-f]{32}"), ("/etc/machine-id", "/var/lib/dbus/machine-id")
+"""The identifier of a machine, and the files that may hold it, as systemd and D-Bus define them."""
 PREFIX = "homeassistant"
 """Discovery prefix where `discovery = true`."""
 LONGEST_TOPIC = 200
@@ -42,9 +46,34 @@ def open_mqtt(table: MqttTable, environment: Mapping[str, str] = os.environ) -> 
     settings = publish_settings(table)
     username, password = credentials(table, environment)
     tls = tls_context(table, secure=scheme == "mqtts")
-    return Mqtt(
-        Broker(host, port, homeassistant.device_id(settings.topic), tls, username, password), PendingMessages(settings)
-    )
+    broker = Broker(host, port, client_id(settings.topic, machine_id()), tls, username, password)
+    return Mqtt(broker, PendingMessages(settings))
+
+
+def client_id(topic: str, machine: str) -> str:
+    """The name of a listener at the broker. It differs between machines and between topics. It is the same after a
+    restart, so that the broker ends the connection before at once.
+
+    Args:
+        topic: prefix of all topics.
+        machine: see `machine_id`.
+
+    Returns:
+        Letters and digits, at most 23, which every broker takes.
+    """
+    return f"edgekd{hashlib.sha256(f'{machine} {topic}'.encode()).hexdigest()[:16]}"
+
+
+def machine_id() -> str:
+    """What identifies this machine: its identifier, or its host name where it has none, as in many containers."""
+    for file in MACHINE_FILES:
+        try:
+            text = Path(file).read_text(encoding="ascii").strip()
+        except (OSError, ValueError):
+            continue
+        if MACHINE_ID.fullmatch(text):
+            return text
+    return socket.gethostname()
 
 
 def address(url: str) -> tuple[str, str, int]:
@@ -125,7 +154,7 @@ def credentials(table: MqttTable, environment: Mapping[str, str]) -> tuple[str |
         if password is not None:
             raise InputError("[mqtt] password and password_file are two passwords; keep one of them")
         try:
-            password = Path(table.password_file).read_text(encoding="utf-8").rstrip("\r\n")
+            password = Path(table.password_file).read_text(encoding=TEXT).rstrip("\r\n")
         except (
             OSError,
             UnicodeDecodeError,

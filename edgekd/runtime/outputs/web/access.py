@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from edgekd.errors import InputError
+from edgekd.resources import TEXT
 from edgekd.runtime.config_tables import WebTable
 
 TOKEN_VARIABLE = "EDGEKD_WEB_TOKEN"
@@ -16,6 +17,22 @@ LOOPBACK = "127.0.0.1"
 LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 MIN_TOKEN = 8
 """Characters."""
+HOME_DOMAINS = (
+    ".local",
+    ".lan",
+    ".home",
+    ".home.arpa",
+    ".internal",
+    ".intranet",
+    ".private",
+    ".corp",
+    ".localdomain",
+    ".fritz.box",
+)
+"""Domains of local networks. Names in them, and names without a domain, are given by a router or by the machine itself,
+so the page of another site cannot have one. fritz.box is the domain of the maker of such routers."""
+IPV6_SITE_BITS = 64
+"""Bits of an IPv6 address that a machine cannot choose."""
 
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9])?")
 _NUMBERS = re.compile(r"[0-9.]+")
@@ -69,12 +86,12 @@ def read_token(table: WebTable, environment: Mapping[str, str] | None = None) ->
     if table.token is not None and table.token_file is not None:
         raise InputError("[web]: token and token_file are both given; keep one of them")
     token, where = table.token, "web.token"
-    if TOKEN_VARIABLE in environment:
+    if environment.get(TOKEN_VARIABLE):  # an empty one is none
         token, where = environment[TOKEN_VARIABLE], TOKEN_VARIABLE
     elif table.token_file is not None:
         where = table.token_file
         try:
-            token = Path(table.token_file).read_text().strip()
+            token = Path(table.token_file).read_text(encoding=TEXT).strip()
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is not text"
             raise InputError(f"web.token_file: {where} cannot be read ({reason}); give a readable file") from None
@@ -103,26 +120,43 @@ def warning(table: WebTable) -> str | None:
 
 class Access:
     """Decides whether a request may read. With a token, only a request with the token may. Without a token, only a
-    request that uses a host name of this machine may: the page of another site may lead its own name here (DNS
-    rebinding)."""
+    request that uses an address, or a host name of this machine or its network, may: the page of another site may lead
+    its own name here (DNS rebinding)."""
 
     def __init__(self, address: ListenAddress, token: str | None, hosts: tuple[str, ...] = ()) -> None:
         """hosts: further host names that requests may use."""
         self._token = token
         self._any_address = not address.is_local
-        own = socket.gethostname().lower()
-        self._names = {*LOCAL_NAMES, address.host.lower(), *(host.lower() for host in hosts)}
-        self._names |= {own, own.partition(".")[0], f"{own.partition('.')[0]}.local"} if self._any_address else set()
+        self._names = {*LOCAL_NAMES, address.host.lower(), *(host.rstrip(".").lower() for host in hosts)}
+        self._names |= {socket.gethostname().lower()} if self._any_address else set()
         self.cookie_name = f"edgekd_{address.port}"
         self.cookie = "" if token is None else _derived(token)
 
     def allows_host(self, host: str) -> bool:
-        """Whether a request with this `Host` header may be answered, or one of a page with this `Origin`."""
+        """Whether a request with this `Host` header may be answered."""
         if self._token is not None:
             return True
-        host = host.rpartition("//")[2]
-        name = (host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]).rstrip(".").lower()
-        return name in self._names or (self._any_address and _literal(name) is not None)
+        name = _host_name(host)
+        return name in self._names or (
+            self._any_address
+            and (
+                _literal(name) is not None
+                or (_HOST.fullmatch(name) is not None and ("." not in name or name.endswith(HOME_DOMAINS)))
+            )
+        )
+
+    def allows_origin(self, origin: str) -> bool:
+        """Whether a request of a page with this `Origin` may be answered; "null" is a page without an address."""
+        return origin != "null" and self.allows_host(origin.rpartition("//")[2])
+
+    @staticmethod
+    def refusal(host: str) -> str:
+        """What to tell a request whose `Host` or `Origin` header is not allowed."""
+        name = _host_name(host.rpartition("//")[2])
+        shown = name if _HOST.fullmatch(name) else "NAME"
+        return (
+            f"Unknown host name {shown}; start edgekd listen with --web-host {shown}, or ask by the machine's address."
+        )
 
     def is_token(self, token: str) -> bool:
         """Whether this is the token. Takes the same time for every wrong one."""
@@ -153,6 +187,20 @@ def _derived(token: str) -> str:
     import hmac
 
     return hmac.new(token.encode(), b"edgekd web page", "sha256").hexdigest()
+
+
+def client_of(address: str) -> str:
+    """Who asks from an IP address: an IPv4 address, or all IPv6 addresses that one machine may choose from."""
+    literal = _literal(address)
+    if isinstance(literal, ipaddress.IPv6Address) and literal.ipv4_mapped is None:
+        return str(ipaddress.ip_network((int(literal), IPV6_SITE_BITS), strict=False))
+    return address
+
+
+def _host_name(header: str) -> str:
+    """The name or address in a `Host` header, without the port."""
+    bare = header[1:].partition("]")[0] if header.startswith("[") else header.partition(":")[0]
+    return bare.rstrip(".").lower()
 
 
 def _literal(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:

@@ -103,9 +103,10 @@ class Guard:
     def _refusal(self, request: Request) -> Response | None:
         """The response to a request that may not read, or has the token in its query; None where it may read."""
         access, path = self._access, request.url.path
-        names = request.headers.get("host", ""), *request.headers.getlist("origin")
-        if not all(map(access.allows_host, names)):
-            return PlainTextResponse("Unknown host name; see 'hosts' of the [web] table.\n", 403)
+        host = request.headers.get("host", "")
+        origins = [origin for origin in request.headers.getlist("origin") if not access.allows_origin(origin)]
+        if origins or not access.allows_host(host):
+            return PlainTextResponse(f"{access.refusal((*origins, host)[0])}\n", 403)
         if path == HEALTH or path in STATIC:
             return None
         given = request.query_params.get("token", "") if path == "/" else ""

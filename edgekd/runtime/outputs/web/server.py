@@ -13,8 +13,8 @@ import socket
 import struct
 import threading
 import time
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, cast
 
@@ -22,7 +22,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from edgekd.runtime.outputs.base import CLOSE_S, error_text
-from edgekd.runtime.outputs.web.access import ListenAddress
+from edgekd.runtime.outputs.web.access import ListenAddress, client_of
 
 MAX_CLIENTS, MAX_STREAMS = 128, 100
 """Connections, and streams among them."""
@@ -57,7 +57,7 @@ Application = Callable[[Any, Any, Any], Any]
 
 class ServerCounts(NamedTuple):
     """Counts of a server. streams: open now. requests: responses since the start. refused: connections refused. cut:
-    streams closed because they did not read."""
+    streams closed because they did not read, or to make room."""
 
     streams: int
     requests: int
@@ -220,11 +220,13 @@ class BoundedConnection(H11Protocol):
 
     Attributes:
         stream: the event stream that is its response, if it has one.
+        who: see `client_of`.
     """
 
     def __init__(self, owner: Server, *, app_state: dict[str, Any], **arguments: Any) -> None:
         super().__init__(app_state={**app_state, "connection": self}, **arguments)
         self.stream: Stream | None = None
+        self.who = ""
         self._owner = owner
         self._deadline: asyncio.TimerHandle | None = None
 
@@ -233,10 +235,13 @@ class BoundedConnection(H11Protocol):
         transport.set_write_buffer_limits(SEND_BUFFER)
         self._owner.connections[self] = None
         self._within(REQUEST_S, lambda: self._refuse(TIMEOUT))
+        self.who = client_of(str(self.client[0])) if self.client else ""
         if len(self._owner.connections) > MAX_CLIENTS:
             # a real client sends its request at once
-            idle = next((other for other in self._owner.connections if other.cycle is None), self)
-            idle._refuse(UNAVAILABLE)
+            others = [other for other in self._owner.connections if other is not self]
+            idle = next((other for other in others if other.cycle is None), None)
+            if idle is not None or not self._make_room(others):
+                (idle or self)._refuse(UNAVAILABLE)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._within(None)
@@ -252,7 +257,8 @@ class BoundedConnection(H11Protocol):
 
     def open_stream(self, first: bytes) -> Stream | None:
         """Make this connection's response an event stream that begins with `first`; None where there are too many."""
-        if len(self._owner.streams) >= MAX_STREAMS:
+        streams = [other for other in self._owner.connections if other.stream is not None]
+        if len(streams) >= MAX_STREAMS and not self._make_room(streams):
             self._owner.refused += 1
             return None
         self._within(None)
@@ -262,6 +268,7 @@ class BoundedConnection(H11Protocol):
     def cut_off(self) -> None:
         """Close a stream that does not read, and discard what waits for it."""
         self._owner.cut += 1
+        self._owner.connections.pop(self, None)
         connection = self.transport.get_extra_info("socket")
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # also in the kernel
         self.transport.abort()
@@ -275,6 +282,16 @@ class BoundedConnection(H11Protocol):
         super().resume_writing()
         if self.stream is not None:
             self._within(None)
+
+    def _make_room(self, others: Sequence["BoundedConnection"]) -> bool:
+        """Close the oldest connection of whoever has the most, so that nobody can take them all. Returns whether there
+        was one; there is none where this connection's client would have as many."""
+        counts = Counter(other.who for other in others)
+        greediest, most = counts.most_common(1)[0]
+        if counts[self.who] + 1 >= most:
+            return False
+        next(other for other in others if other.who == greediest).cut_off()
+        return True
 
     def _refuse(self, answer: bytes) -> None:
         """Close a connection that has not sent its request."""
