@@ -1,4 +1,5 @@
-"""Text for people: counts with their nouns, lists of names, aligned tables, Markdown tables, CSV, JSON."""
+"""Text for people: counts with their nouns, lists of names, text from elsewhere, aligned tables, Markdown tables, CSV,
+JSON."""
 
 import csv
 import io
@@ -7,6 +8,8 @@ from collections.abc import Iterable, Sequence
 
 LISTED = 5
 """How many names `listing` shows before it says how many more there are."""
+MAX_SHOWN_CHARS = 120
+"""Characters of text from elsewhere that a line shows."""
 
 DIGITS = re.compile(r"(\d+)")
 
@@ -73,6 +76,13 @@ def listing(names: Sequence[str]) -> str:
     """The first `LISTED` names, and how many more there are: "a, b, c, d, e and 2 more"."""
     more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
     return ", ".join(names[:LISTED]) + more
+
+
+def printable(text: str) -> str:
+    """`text` in one line of at most `MAX_SHOWN_CHARS` characters, without control characters, which could move a
+    terminal's cursor."""
+    visible = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
+    return visible if len(visible) <= MAX_SHOWN_CHARS else visible[: MAX_SHOWN_CHARS - 3] + "..."
 
 
 def natural_order(name: str) -> list[str | int]:

@@ -14,7 +14,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 from edgekd.errors import InputError
 from edgekd.runtime.outputs.base import reason_text
-from edgekd.runtime.outputs.hooks.delivery import printable
+from edgekd.text import printable
 
 TOKEN_VARIABLE = "EDGEKD_WEBHOOK_TOKEN"
 WAITS_S = (1.0, 4.0, 16.0)
