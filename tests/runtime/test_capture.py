@@ -97,10 +97,6 @@ def test_samples_are_passed_on_and_the_first_line_names_the_source(fake):
         ),
         ([OPEN, ["sound", 5], ["back", 320], ["sound", 1], ["stall"]], "sends sample 480 after 800"),
         ([OPEN, ["sound", 5], ["fail", "PortAudio has finished", False]], "PortAudio has finished"),
-        (
-            [OPEN, ["sound", 5], ["fail", "rtsp://me:pa@ss@box:554/live?a@b: refused", False]],
-            "rtsp://***@box:554/live?a@b: refused",
-        ),
     ],
 )
 def test_a_fault_is_found_reported_and_healed(fake, attempt, reason):

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -44,7 +45,7 @@ def test_a_commands_samples_come_in_blocks_until_it_ends():
     with started(SourceRequest(command=write, rate=8000, channels=2)) as process:
         opened, *blocks, failed = frames(process.stdout.read())
     assert opened[0] == OPENED
-    assert json.loads(opened[3]) == [write, 8000, 2, "int16"]
+    assert json.loads(opened[3]) == [Path(sys.executable).name, 8000, 2, "int16"]
     assert {block[0] for block in blocks} == {BLOCK}
     assert b"".join(block[3] for block in blocks) == samples
     assert [block[2] for block in blocks] == [0, 800, 1600]

@@ -266,7 +266,7 @@ class Capture:
             session.usual_lag_s = lag_s
         elif late:
             away_s, overflow, broken = lag_s - session.usual_lag_s, True, True
-            session.usual_lag_s, session.rate_watch = lag_s, RateWatch(rate)
+            session.usual_lag_s = lag_s
         if overflow:
             self._enqueue(
                 self._health.problem("samples were lost before they arrived; the machine or its bus is too busy")

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 from edgekd.errors import EdgekdError, InputError
 from edgekd.runtime.shell_command import KEPT_STDERR_BYTES, last_line, shown_command
 from edgekd.runtime.source.microphones import InputDevice, MicrophoneAbsentError, choose, microphones, portaudio
+from edgekd.runtime.source.sound_cards import hindrance
 from edgekd.text import counted
 
 BLOCK_S = 0.1
@@ -153,9 +154,8 @@ def capture_microphone(request: SourceRequest, outbox: Outbox) -> Failure:
         stream.abort()  # not stop(), which waits for a stalled device
         stream.close()
     except sounddevice.PortAudioError as error:
-        return Failure(
-            f"{microphone.name} cannot be opened at {rate} Hz with {counted(channels, 'channel')} ({error})", False
-        )
+        what = f"{microphone.name} cannot be opened at {rate} Hz with {counted(channels, 'channel')} ({error})"
+        return Failure("; ".join(filter(None, (what, hindrance(microphone.alsa)))), False)
     return Failure(f"PortAudio has finished the stream of {microphone.name}", False)
 
 

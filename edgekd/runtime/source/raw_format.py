@@ -34,8 +34,8 @@ CONTAINERS = {
 """First bytes of files that are not raw samples."""
 ALIGNMENT = 24
 """Bytes. Samples of 1 to 4 and of 8 bytes begin here again."""
-ENOUGH, AT_MOST = 1 << 12, 1 << 15
-"""Values of 16 bits, not counting zeros, that are needed for a judgement; and values after which it is made anyway."""
+ENOUGH, FEWEST = 1 << 11, 1 << 8
+"""Values of 16 bits that are needed for a judgement, and how many of them must not be zero."""
 BIN_BITS = 3
 EVEN, UNEVEN = 30.0, 0.3
 """Counts of the highest bits come from an even spread if their chi-square is lower, and surely not if they are further
@@ -44,8 +44,9 @@ SHARE, LEAST_SIGN = 0.95, 0.2
 """Of the values that must look like the format in question; of either sign in sound."""
 FLOAT_EXPONENTS = 24
 """Binary orders of magnitude below 1 that samples in floating point have."""
-LOUD = 1 << 10
-"""Root mean square in steps of 16 bits, of which the halves of a sample differ in power."""
+LOUD, SMALL = 1 << 10, 1 << 13
+"""Power in steps of 16 bits: a root mean square of values that are surely no silence, and a mean absolute value that
+random ones do not have."""
 FEW = 1 << 4
 
 Values = NDArray[np.int64]
@@ -76,10 +77,10 @@ class RawFormat:
                     " raw signed 16-bit samples (arecord -t raw -f S16_LE, ffmpeg -f s16le)"
                 )
             self._is_raw = True
-        if not self._start.strip(b"\0"):
-            self._start = self._start[len(self._start) - len(self._start) % ALIGNMENT :]
+        zeros = len(self._start) - len(self._start.lstrip(b"\0"))
+        self._start = self._start[zeros - zeros % ALIGNMENT :]
         values = np.frombuffer(self._start[: len(self._start) - len(self._start) % 2], PCM_TYPE)
-        if np.count_nonzero(values) < ENOUGH and len(values) < AT_MOST:
+        if len(values) < ENOUGH:
             return
         self._judged, self._start = True, b""
         other = sample_format(values, channels)
@@ -100,10 +101,10 @@ def sample_format(samples: NDArray[np.int16], channels: int = 1) -> str:
     """
     values = samples[: len(samples) - len(samples) % (ALIGNMENT // 2)].astype(np.int64)
     words = values & 0xFFFF
-    if _is_float(words, 2, 0xFF, 7):
-        return "32-bit float"
     if _is_float(words, 4, 0x7FF, 4):
         return "64-bit float"
+    if _is_float(words, 2, 0xFF, 7):
+        return "32-bit float"
     for width, name in ((2, "32-bit"), (3, "24-bit"), (4, "64-bit")):
         *lower, upper = (words[part::width] for part in range(width))
         if _is_sound(upper) and all(map(_is_even, lower)):
@@ -117,16 +118,21 @@ def _has_unequal_halves(values: Values) -> bool:
     """Whether successive values of one channel alternate between little and much power: 16 or 24 bits in 32."""
     first, second = values[::2], values[1::2]
     if not first.any():
-        return len(np.unique(second)) > FEW  # a digital tone may have such zeros, but has few values
+        # a digital tone may have such zeros, but has few values
+        return bool(np.count_nonzero(second) > len(second) / 2) and len(np.unique(second)) > FEW
     return bool(np.abs(second).max() <= 1 << 7 and _has_both_signs(second & 0xFFFF) and _rms(first) > LOUD)
 
 
 def _is_swapped(values: Values) -> bool:
     """Whether the lower bytes are the upper ones."""
+    values = values[values != 0]
+    if len(values) < FEWEST:
+        return False
     low, high = (values & 0xFF) << 8, values & 0xFF00
     if _rms(values) > LOUD and np.mean(low == (values < 0) * 0xFF00) > SHARE:  # quiet: the upper bytes are but a sign
         return True
-    return _is_sound(low) and _unevenness(high) < _unevenness(low) / 2
+    is_small = np.abs((low ^ 0x8000) - 0x8000).mean() < SMALL and _has_both_signs(low)
+    return bool(is_small and _unevenness(high) < _unevenness(low) / 2)
 
 
 def _is_float(words: Values, width: int, mask: int, shift: int) -> bool:
@@ -138,9 +144,9 @@ def _is_float(words: Values, width: int, mask: int, shift: int) -> bool:
         highest = mask >> 1
         return float(np.mean((exponents <= highest) & (exponents > highest - FLOAT_EXPONENTS)))
 
-    upper = words[width - 1 :: width]
+    *lower, upper = (words[part::width] for part in range(width))
     upper = upper[upper & 0x7FFF != 0]
-    return len(upper) > ENOUGH // 8 and share(upper) > SHARE and share(words[width - 2 :: width]) < 0.5
+    return len(upper) >= FEWEST and share(upper) > SHARE and max(map(share, lower)) < 0.5
 
 
 def _is_even(words: Values) -> bool:
