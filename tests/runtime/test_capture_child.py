@@ -1,6 +1,7 @@
 """The capture process alone: a command's samples in frames, PortAudio's faults, its end."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -141,6 +142,38 @@ def test_the_oldest_blocks_are_lost_while_nobody_reads(monkeypatch):
     finished.set()
     outbox.send_until(finished)
     assert [start for _, _, start, _ in frames(pipe.data)] == list(range(3, child.OUTBOX_BLOCKS + 3))
+
+
+def test_a_device_that_another_process_has_open_is_told(portaudio, monkeypatch, tmp_path):
+    def refuse(*_, **__):
+        raise PortAudioError("Device unavailable")
+
+    card = tmp_path / "proc/asound/card1"
+    (card / "pcm0c/sub0").mkdir(parents=True)
+    (card / "pcm0c/sub0/status").write_text("state: RUNNING\nowner_pid   : 77\n")
+    (tmp_path / "proc/asound/cards").write_text(" 1 [Device         ]: USB-Audio - USB\n")
+    (tmp_path / "proc/77").mkdir()
+    (tmp_path / "proc/77/comm").write_text("arecord\n")
+    (tmp_path / "dev/snd").mkdir(parents=True)
+    (tmp_path / "dev/snd/pcmC1D0c").touch()
+    monkeypatch.setattr("edgekd.runtime.source.sound_cards.ROOT", tmp_path)
+    portaudio.RawInputStream = refuse
+    Pipe(monkeypatch)
+    failure = child.capture_microphone(SourceRequest(rate=8000), child.Outbox(1))
+    assert "(Device unavailable); card Device is in use by arecord (process 77)" in failure.message
+    assert not failure.fatal
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss counts bytes elsewhere")
+def test_standard_error_without_line_ends_takes_no_memory():
+    endless = "head -c 300000000 /dev/zero >&2; echo >&2; echo last >&2"
+    process = started(SourceRequest(command=endless, rate=8000))
+    with process.stdout, process.stdin:
+        failed = frames(process.stdout.read())[-1]
+        _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = status
+    assert json.loads(failed[3]) == ["the command ended with status 0: last", False]
+    assert usage.ru_maxrss < 100_000  # kB
 
 
 def test_it_is_small():
