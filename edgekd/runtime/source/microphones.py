@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from edgekd.errors import InputError, MissingExtraError
 from edgekd.runtime.source.sound_cards import hindrance, why_absent
-from edgekd.text import columns
+from edgekd.text import columns, printable
 
 SOUND_CARDS = Path("/sys/class/sound")
 ALSA_ADDRESS = re.compile(r"\(hw:(\d+),(\d+)\)$")
@@ -94,7 +94,7 @@ def describe(devices: Sequence[Mapping[str, Any]], default: int, cards: Path) ->
         found.append(
             InputDevice(
                 index,
-                device["name"],
+                printable(device["name"]),  # a USB device gives itself any name
                 f"hw:{match[1]},{match[2]}" if match else "",
                 _read(card / "id") if card else "",
                 _usb_identity(card) if card else "",

@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
+from edgekd.text import printable
+
 ROOT = Path("/")
 LISTENER_UNIT = "edgekd.service"
 CARD = re.compile(r"^ *(\d+) \[([^\]]+?) *\]", re.MULTILINE)
@@ -74,7 +76,7 @@ def _user(owner: re.Match[str] | None, root: Path) -> str:
     unit = SERVICE.search(_text(process / "cgroup"))
     if unit is not None:
         return f" by {unit[1]}; sudo systemctl stop {unit[1].removesuffix('.service')}"
-    program = _text(process / "comm")
+    program = printable(_text(process / "comm"))  # a process gives itself any name
     if program:
         return f" by {program} (process {process.name}), which must end first"
     if _text(root / "sys/fs/cgroup/system.slice" / LISTENER_UNIT / "cgroup.procs"):
