@@ -6,9 +6,15 @@ from collections.abc import Iterable
 
 class EdgekdError(Exception):
     """Base class of all errors that edgekd raises on purpose. The message says what is wrong, the value, and what to
-    do."""
+    do. Each argument is one line of it; most errors have one."""
 
     exit_status = 2
+
+    def __init__(self, *lines: str) -> None:
+        super().__init__(*lines)
+
+    def __str__(self) -> str:
+        return "\n".join(self.args)
 
 
 class InputError(EdgekdError):

@@ -1,7 +1,8 @@
-"""Atomic writing of files, and locks on folders.
+"""Atomic writing of files, and locks on folders and files.
 
 Every file that edgekd replaces is written by `atomic_write`, `atomic_path` or `output_file`: it appears complete or not
-at all. A process that works in a folder locks it with `held`.
+at all. A process that works in a folder locks it with `held`, and one that owns a file, which may come later, with
+`claimed`.
 """
 
 import errno
@@ -146,6 +147,35 @@ def held(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
+@contextmanager
+def claimed(path: Path) -> Iterator[None]:
+    """Claim a file, which need not exist, for this process: by a lock on a hidden file beside it, which is removed at
+    the end. A file system without locks locks nothing.
+
+    The operating system releases the lock when the process ends, also after a crash.
+
+    Raises:
+        BlockingIOError: another process has claimed it.
+        OSError: nothing can be written beside it.
+    """
+    target = Path(os.path.realpath(path))
+    lock = target.with_name(f".{target.name}.lock")
+    while True:
+        handle = os.open(lock, os.O_RDONLY | os.O_CREAT, 0o666)
+        try:
+            _lock(handle)
+            if not _leads_to(lock, handle):  # the owner before removed it after this process had opened it
+                continue
+            try:
+                yield
+            finally:
+                with suppress(OSError):
+                    lock.unlink()
+            return
+        finally:
+            os.close(handle)
+
+
 def in_use(folder: Path, *, unknown: bool) -> bool:
     """Whether a running process has locked a folder; `unknown` on a file system without locks. A missing folder is not
     in use."""
@@ -163,6 +193,13 @@ def in_use(folder: Path, *, unknown: bool) -> bool:
     finally:
         os.close(handle)
     return False
+
+
+def _leads_to(path: Path, handle: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(handle))
+    except FileNotFoundError:
+        return False
 
 
 def _lock(handle: int) -> None:

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekd.errors import InputError
+from edgekd.rates import require_rate
 
 BLOCK = 8
 """Frames in one matrix product. Every product has this size, whatever the number of frames."""
@@ -33,7 +34,6 @@ Array = NDArray[np.float32]
 Array64 = NDArray[np.float64]
 
 _RANGES = {
-    "sample_rate": (1, 768_000),
     "n_fft": (2, 32_768),
     "win_length": (1, 32_768),
     "hop_length": (1, 32_768),
@@ -74,6 +74,7 @@ class FrontEnd(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     std: float = 1.0
 
     def __post_init__(self) -> None:
+        require_rate(self.sample_rate, "frontend: sample_rate is")
         for name, (least, most) in _RANGES.items():
             if not least <= getattr(self, name) <= most:
                 raise InputError(f"frontend: {name} is {getattr(self, name)}; it must be {least} to {most}")

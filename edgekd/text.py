@@ -12,6 +12,44 @@ MAX_SHOWN_CHARS = 120
 """Characters of text from elsewhere that a line shows."""
 
 DIGITS = re.compile(r"(\d+)")
+UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
+"""Matches what can control a terminal, start a line, turn the direction of text, or end an XML document: control
+characters, line and paragraph separators, changes of direction, lone surrogates, noncharacters."""
+CUT_MARK = "..."
+MAX_LABEL = 255
+"""Most characters of a label: those of a folder's name."""
+MAX_TEXT = 4096
+"""Most characters of any other text in a model file: those of a path."""
+QUOTED = 60
+"""Most characters of an unfit text that an error quotes."""
+
+
+def printable(text: str) -> str:
+    """Text on one line for terminals, logs, XML and HTML. `UNPRINTABLE` characters are escaped as in Python."""
+    return UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape", "backslashreplace").decode(), text)
+
+
+def printable_json(document: str) -> str:
+    """A JSON document whose strings hold no `UNPRINTABLE` character. JSON's own escapes replace them; line ends between
+    the fields stay."""
+    return UNPRINTABLE.sub(lambda found: found[0] if found[0] == "\n" else f"\\u{ord(found[0]):04x}", document)
+
+
+def unfit(text: str, most: int) -> str:
+    """Why a text may not be stored, with the text: control characters, or more than `most` characters. "" if it may."""
+    if len(text) > most:
+        return f"'{cut(printable(text), QUOTED)}' has {len(text):,} characters, more than {most:,}"
+    return f"'{cut(printable(text), QUOTED)}' has control characters" if UNPRINTABLE.search(text) else ""
+
+
+def cut(text: str, most: int) -> str:
+    """The start of a text of more than `most` characters, with a mark; a shorter text as it is."""
+    return text if len(text) <= most else text[: most - len(CUT_MARK)] + CUT_MARK
+
+
+def short_line(text: str) -> str:
+    """Text from elsewhere on one line of at most `MAX_SHOWN_CHARS` characters, escaped by `printable`."""
+    return cut(printable(" ".join(text.split())), MAX_SHOWN_CHARS)
 
 
 def counted(number: float, one: str, many: str = "", *, form: str = ",") -> str:
@@ -32,11 +70,11 @@ def columns(header: Sequence[str], rows: Iterable[Sequence[str]], *, left: int =
 
     Args:
         header: titles of the columns; empty for no header line.
-        rows: cells as text, the same number in each row.
+        rows: cells as text, the same number in each row; `printable` escapes them.
         left: number of columns, from the first, that are aligned to the left; the others are aligned to the right.
         indent: start of every line.
     """
-    lines = [*([header] if header else []), *rows]
+    lines = [[printable(cell) for cell in line] for line in (*([header] if header else []), *rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return [
         indent
@@ -73,16 +111,9 @@ def csv_bytes(header: Sequence[str], rows: Iterable[Sequence[object]], *, errors
 
 
 def listing(names: Sequence[str]) -> str:
-    """The first `LISTED` names, and how many more there are: "a, b, c, d, e and 2 more"."""
+    """The first `LISTED` names, escaped by `printable`, and how many more there are: "a, b, c, d, e and 2 more"."""
     more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    return ", ".join(names[:LISTED]) + more
-
-
-def printable(text: str) -> str:
-    """`text` in one line of at most `MAX_SHOWN_CHARS` characters, without control characters, which could move a
-    terminal's cursor."""
-    visible = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
-    return visible if len(visible) <= MAX_SHOWN_CHARS else visible[: MAX_SHOWN_CHARS - 3] + "..."
+    return ", ".join(map(printable, names[:LISTED])) + more
 
 
 def natural_order(name: str) -> list[str | int]:

@@ -158,6 +158,8 @@ def test_window_is_periodic_hann_in_the_middle_of_the_frame():
         ({"n_mels": 10**9}, "n_mels is 1000000000; .*1 to 1024"),
         ({"n_fft": 2**31, "win_length": 2**31}, "n_fft is 2147483648; .*2 to 32768"),
         ({"sample_rate": 0}, "sample_rate is 0"),
+        ({"sample_rate": 999}, "sample_rate is 999"),
+        ({"sample_rate": 768_001}, "sample_rate is 768001"),
         ({"padding": "same"}, "padding is 'same'; .*none, center, end"),
         ({"mel_scale": "bark"}, "'bark'; .*fant, htk, slaney"),
         ({"pre_emphasis": 1.0}, "pre_emphasis is 1.0"),

@@ -2,10 +2,11 @@
 
 import csv
 import io
+import json
 
 import pytest
 
-from edgekd.text import columns, counted, csv_bytes, markdown_table
+from edgekd.text import columns, counted, csv_bytes, listing, markdown_table, printable_json
 
 
 @pytest.mark.parametrize(
@@ -54,3 +55,16 @@ def test_csv_is_read_back_as_it_was():
     assert content.startswith(b"x,y\n")
     assert b"\r" not in content
     assert [*csv.reader(io.StringIO(content.decode(), newline=""))] == [["x", "y"], *rows]
+
+
+def test_names_in_tables_and_lists_stay_on_their_line():
+    assert columns((), [["a\n\x1b[2J", "1"]]) == ["a\\n\\x1b[2J  1"]
+    assert listing(["雨\u3000音", "b\r\u202e"]) == "雨\u3000音, b\\r\\u202e"
+
+
+def test_json_keeps_its_line_ends_and_its_values():
+    document = json.dumps({"name": "a\n\x9b\u2028\x7f"}, indent=1, ensure_ascii=False)
+    shown = printable_json(document)
+    assert shown.count("\n") == document.count("\n")
+    assert not {*"\x9b\u2028\x7f"} & {*shown}
+    assert json.loads(shown) == json.loads(document)

@@ -61,10 +61,11 @@ def _subgraph(model: Any, tensors: list[tuple], operators: list[tuple], inputs: 
         code.deprecatedBuiltinCode = min(code.builtinCode, 127)
         operator.opcodeIndex, operator.inputs, operator.outputs = len(model.operatorCodes), reads, writes
         if options is not None:
-            operator.builtinOptions, operator.builtinOptionsType = (
-                options,
-                getattr(schema.BuiltinOptions, type(options).__name__[:-1]),
-            )
+            table = type(options).__name__[:-1]
+            if table in vars(schema.BuiltinOptions):
+                operator.builtinOptions, operator.builtinOptionsType = options, getattr(schema.BuiltinOptions, table)
+            else:
+                operator.builtinOptions2, operator.builtinOptions2Type = options, getattr(schema.BuiltinOptions2, table)
         model.operatorCodes.append(code)
         graph.operators.append(operator)
     return graph

@@ -20,7 +20,7 @@ def data_prepare(
     dataset: Annotated[str, typer.Argument(help=f"One of {', '.join(DATA_SETS)}.")],
     path: Annotated[Path, typer.Argument(help="Folder of the data set as published; for folder also a CSV file.")],
     out: Annotated[Path, typer.Option("--out", help="The store to make.")],
-    sample_rate: Annotated[int, typer.Option(help="Hz of the store.")] = 16000,
+    sample_rate: Annotated[int, typer.Option(help="Hz of the store, 1000 to 768000.")] = 16000,
     channels: Annotated[int, typer.Option(help="Channels of the store.")] = 1,
     csv: Annotated[
         Path | None, typer.Option(help="folder: a table filename,label[,split,group,recorder,parent].")
@@ -76,7 +76,7 @@ def data_synth(
     clips: Annotated[int, typer.Option(help="Clips in all, over ten scenes.")] = 600,
     seconds: Annotated[float, typer.Option(help="Length of each clip.")] = 3.0,
     seed: Annotated[int, typer.Option(help="Another seed is another data set.")] = 0,
-    sample_rate: Annotated[int, typer.Option(help="Hz of the store.")] = 16000,
+    sample_rate: Annotated[int, typer.Option(help="Hz of the store, 1000 to 768000.")] = 16000,
     force: Annotated[bool, typer.Option("--force", help="Replace a store that exists.")] = False,
 ) -> None:
     """Make a clip store of synthetic scenes.
@@ -108,8 +108,11 @@ def data_fetch(
     from edgekd.data.fetch import fetch
 
     def accept(licence: str) -> bool:
-        say(licence)
-        return accept_licence or (sys.stdin.isatty() and typer.confirm("Do you accept it?", err=True))
+        for line in licence.splitlines():
+            say(line)
+        return accept_licence or (
+            sys.stdin is not None and sys.stdin.isatty() and typer.confirm("Do you accept it?", err=True)
+        )
 
     folder = fetch(dataset, out, accept, say)
     print(f"{folder}: prepare it with: edgekd data prepare {dataset} {folder} --out STORE")

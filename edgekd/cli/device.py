@@ -1,7 +1,6 @@
 """Commands of the device: listen, its history, microphones, recordings, the service."""
 
 import inspect
-import os
 import signal
 import sys
 from pathlib import Path
@@ -9,13 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
+from edgekd.cli.init import SIGNALLED
 from edgekd.cli.options import by_table, listen_parameters, source_option
 from edgekd.cli.root import Json, Model, say, without_blas_threads
 
 app = typer.Typer()
-
-TERMINATED = 143
-"""Exit status of a shell for what SIGTERM ends."""
 
 service_app = typer.Typer(
     no_args_is_help=True,
@@ -27,7 +24,8 @@ app.add_typer(service_app, name="service")
 def listen(config: Path | None = None, **settings: Any) -> None:
     """Classify audio window by window, one decision per hop.
 
-    SIGTERM and SIGINT end it. SIGHUP reads configuration and model again; outputs stay as they are.
+    SIGTERM and SIGINT end it, and so does a terminal that closes. Without a terminal SIGHUP reads configuration and
+    model again; outputs stay as they are.
     """
     without_blas_threads()
     from edgekd.runtime.config import Config, override, read_config
@@ -37,19 +35,12 @@ def listen(config: Path | None = None, **settings: Any) -> None:
     def read() -> Config:
         return override(Config() if config is None else read_config(config), by_table(settings))
 
-    def write(line: str) -> None:
-        try:
-            print(line, flush=True)
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still to be flushed
-            raise
-
     try:
-        run(read, write, lambda line: say(f"edgekd: {line}"))
+        run(read, lambda line: print(line, flush=True), lambda line: say(f"edgekd: {line}"))
     except StoppedError as stop:
         if stop.number == signal.SIGINT:
             raise KeyboardInterrupt from None
-        raise typer.Exit(TERMINATED) from None
+        raise typer.Exit(SIGNALLED + stop.number) from None
 
 
 CONFIG_OPTION = inspect.Parameter(
@@ -149,7 +140,9 @@ def record(
     ] = None,
     seconds: Annotated[float, typer.Option(help="Length of each clip, 0.1 to 600.")] = 5.0,
     count: Annotated[int | None, typer.Option(help="Clips to keep; without it until Ctrl-C.")] = None,
-    sample_rate: Annotated[int | None, typer.Option(help="Hz of the files, by default that of the source.")] = None,
+    sample_rate: Annotated[
+        int | None, typer.Option(help="Hz of the files, 1000 to 768000; by default that of the source.")
+    ] = None,
     min_level: Annotated[
         float | None, typer.Option(help="Do not keep clips below this level in dBFS, for instance -60.")
     ] = None,
@@ -158,7 +151,9 @@ def record(
     channel: Annotated[int | None, source_option("channel")] = None,
     rate: Annotated[
         int | None,
-        source_option("rate", "Sample rate in Hz: of a microphone by default its own, of a command --sample-rate."),
+        source_option(
+            "rate", "Sample rate in Hz, 1000 to 768000: of a microphone by default its own, of a command --sample-rate."
+        ),
     ] = None,
     channels: Annotated[int | None, source_option("channels")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a clip.")] = False,
@@ -194,7 +189,10 @@ def doctor(
     command: Annotated[str | None, source_option("command")] = None,
     channel: Annotated[int | None, source_option("channel")] = None,
     rate: Annotated[
-        int | None, source_option("rate", "Sample rate in Hz: of a microphone by default its own; a command needs it.")
+        int | None,
+        source_option(
+            "rate", "Sample rate in Hz, 1000 to 768000: of a microphone by default its own; a command needs it."
+        ),
     ] = None,
     channels: Annotated[int | None, source_option("channels")] = None,
     as_json: Json = False,

@@ -1,16 +1,17 @@
 """The entry point of `edgekd`: runs a command line, and turns whatever stops it into one line and an exit status."""
 
 import errno
-import io
-import os
 import sys
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import typer
 import typer.main
 
 from edgekd.cli import data, device, model, train
-from edgekd.cli.root import app
+from edgekd.cli.init import leave_first_process
+from edgekd.cli.root import app, say
+from edgekd.cli.streams import STANDARD_OUTPUT, close_output, prepare_streams
 
 for subject in (data, train, model, device):  # in the order of `edgekd --help`
     app.add_typer(subject.app)
@@ -18,10 +19,13 @@ for subject in (data, train, model, device):  # in the order of `edgekd --help`
 USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
 """Base of all that a command line can do wrong. Typer exports no name for it, and takes it from click or from a copy of
 its own."""
-MACHINE_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO})
+MACHINE_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO})
 """Failures that are neither the user's command nor a bug: a full disk, a lost permission."""
 INTERRUPTED, PIPE_CLOSED = 130, 141
 """Exit statuses of a shell for what SIGINT and SIGPIPE end."""
+
+MAX_LINE = 4000
+"""Most characters of a line on standard error."""
 
 
 def main() -> None:
@@ -30,8 +34,8 @@ def main() -> None:
     from edgekd.errors import EdgekdError, missing_extra
     from edgekd.train.launch import first_process
 
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may hold what the terminal cannot show
+    leave_first_process()
+    prepare_streams()
     try:
         run(sys.argv[1:])
         sys.stdout.flush()
@@ -39,24 +43,26 @@ def main() -> None:
     except typer.Exit as stop:
         sys.exit(stop.exit_code)
     except EdgekdError as error:
-        _stop(str(error), error.exit_status)
+        _stop(error.args, error.exit_status)
     except USAGE_ERROR as error:
-        _stop(_usage_line(error) if first_process() else "", EdgekdError.exit_status)
+        _stop(_usage_lines(error) if first_process() else [], EdgekdError.exit_status)
     except KeyboardInterrupt as stop:
-        _stop(str(stop) or "interrupted", INTERRUPTED)
+        _stop([str(stop) or "interrupted"], INTERRUPTED)
     except BrokenPipeError:  # the reader has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        close_output()
         sys.exit(PIPE_CLOSED)
     except ModuleNotFoundError as error:
         missing = missing_extra(error)
         if missing is None:
             raise
-        _stop(str(missing), missing.exit_status)
+        _stop(missing.args, missing.exit_status)
     except OSError as error:
         if error.errno not in MACHINE_ERRORS:
             raise
+        if error.filename == STANDARD_OUTPUT:
+            close_output()
         _stop(
-            f"{error.filename or 'a file'}: {error.strerror}; free space or choose a place that can be written",
+            [f"{error.filename or 'a file'}: {error.strerror}; free space or choose a place that can be written"],
             EdgekdError.exit_status,
         )
 
@@ -68,17 +74,20 @@ def run(arguments: list[str]) -> None:
         command.invoke(context)
 
 
-def _usage_line(error: Any) -> str:
+def _usage_lines(error: Any) -> list[str]:
     """What is wrong with a command line, or the help that a command without arguments gets."""
-    message = str(error.format_message())
-    return (
-        message
-        if "\n" in message
-        else f"{message.rstrip('.')}; see {error.ctx.command_path if error.ctx else 'edgekd'} --help"
-    )
+    lines = str(error.format_message()).splitlines()
+    if len(lines) > 1:
+        return lines
+    return [f"{''.join(lines).rstrip('.')}; see {error.ctx.command_path if error.ctx else 'edgekd'} --help"]
 
 
-def _stop(message: str, status: int) -> NoReturn:
-    if message:  # none where another process has the same to say
-        print(message if "\n" in message else f"edgekd: {message}", file=sys.stderr)
+def _stop(lines: Sequence[str], status: int) -> NoReturn:
+    """Print lines and exit. They may quote a file of any origin, so none controls the terminal or becomes two lines."""
+    from edgekd.text import cut, printable
+
+    shown = [cut(printable(line), MAX_LINE) for line in lines]
+    if shown:  # none where another process has the same to say
+        for line in shown if len(shown) > 1 else [f"edgekd: {shown[0]}"]:
+            say(line)
     sys.exit(status)

@@ -49,6 +49,12 @@ def check(
     require_latency: Annotated[
         bool, typer.Option("--require-latency", help="Fail where a latency budget has no measurement.")
     ] = False,
+    shape: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="NAME=1,1,16000: sizes of an .onnx input with free dimensions; may be repeated. A free batch is 1."
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace reports that exist.")] = False,
 ) -> None:
     """Count what exported files cost, against a target.
@@ -62,7 +68,14 @@ def check(
     printed = checking.known_format(report_format, "--format")
     places = checking.parse_reports(report or (), badge, models, force=force)
     options = checking.CheckOptions(
-        target, baseline, checking.parse_tolerance(tolerance, baseline), latency_ms, board, bench, require_latency
+        target,
+        baseline,
+        checking.parse_tolerance(tolerance, baseline),
+        latency_ms,
+        board,
+        bench,
+        require_latency,
+        checking.parse_shapes(shape or ()),
     )
     checked = checking.check(models, options)
     checking.write_reports(checked, places)
@@ -75,7 +88,10 @@ def info(
     model: Model,
     as_json: Json = False,
     card: Annotated[
-        bool, typer.Option("--card", help="Print a model card: Markdown with the metadata of Hugging Face's hub.")
+        bool,
+        typer.Option(
+            "--card", help="Print a model card: Markdown with the metadata of Hugging Face's hub (extra 'check')."
+        ),
     ] = False,
 ) -> None:
     """Show what a model file carries.
@@ -308,7 +324,10 @@ def evaluate(
 def predict(
     model: Model,
     folder: Annotated[
-        Path, typer.Argument(help="Folder of audio files (wav, flac, ogg, mp3), searched through all levels.")
+        Path,
+        typer.Argument(
+            help="Folder of audio files (wav, flac, ogg, mp3), searched through all levels and links to folders."
+        ),
     ],
     csv: Annotated[Path, typer.Option(help="The table to write: filename, label, one probability column per label.")],
     engine: Engine = None,

@@ -2,13 +2,13 @@
 changed."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Annotated, Literal
 
 import msgspec
 
-from edgekd.complexity.counts import Layer, ModelCounts, count_model
+from edgekd.complexity.counts import NO_SHAPES, Layer, ModelCounts, count_model
 from edgekd.complexity.reports.formatting import encodable
 from edgekd.complexity.reports.stored import read_json
 from edgekd.errors import InputError
@@ -119,18 +119,19 @@ def parse_tolerance(text: str | None, baseline: Path | None) -> float:
 class Baseline:
     """Earlier counts: of a model file, of a stored document, or of the model files in a folder."""
 
-    def __init__(self, path: Path, models: Sequence[str]) -> None:
+    def __init__(self, path: Path, models: Sequence[str], shapes: Mapping[str, Sequence[int]] = NO_SHAPES) -> None:
         """Read a stored document, and refuse a path that cannot serve before any model is counted.
 
         Args:
             path: a .tflite or .onnx file, a .json file that `check --format json` printed, or a folder with an earlier
                 version of each model: at the path that the model has on the command line, or under its file name.
             models: those on the command line.
+            shapes: of inputs, for an earlier .onnx file with free dimensions.
 
         Raises:
             InputError: another kind of file, damaged, of a newer edgekd, or one file for several models.
         """
-        self._path, self._single = path, len(models) == 1
+        self._path, self._single, self._shapes = path, len(models) == 1, shapes
         self._stored: tuple[StoredCounts, ...] = ()
         if path.is_dir():
             return
@@ -182,7 +183,7 @@ class Baseline:
             if not existing:
                 return None
             path = existing[0]
-        return msgspec.convert(count_model(path), StoredCounts, from_attributes=True)
+        return msgspec.convert(count_model(path, self._shapes), StoredCounts, from_attributes=True)
 
 
 def compare(before: StoredCounts, now: ModelCounts, baseline: str, tolerance: float) -> BaselineComparison:

@@ -1,7 +1,7 @@
 """`edgekd check`: counts model files, checks them against a target and an earlier version, and writes reports."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgekd.complexity import gate, latency
@@ -10,22 +10,25 @@ from edgekd.complexity.counts import count_model
 from edgekd.complexity.latency import NOT_MEASURED, MeasuredLatency
 from edgekd.complexity.reports import formats
 from edgekd.complexity.reports.document import CheckResult
-from edgekd.complexity.reports.formatting import plain
 from edgekd.complexity.target import Target, load_target
 from edgekd.errors import GateError, InputError, nearest
 from edgekd.files import output_file
+from edgekd.text import printable
 
 __all__ = [
     "CheckOptions",
     "check",
     "known_format",
     "parse_reports",
+    "parse_shapes",
     "parse_tolerance",
     "render",
     "require_ok",
     "write_reports",
 ]
 DEFAULT_TARGET = "dcase2023"
+MAX_SIZE = 2**31 - 1
+"""Largest size of a dimension."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class CheckOptions:
     target: name of a shipped target, or a path. baseline: a model file, a stored document or a folder of earlier
     versions. tolerance: the fraction by which a total may have grown. latency_ms, board: a measured latency and the
     board it was measured on. bench: a document of `bench --json`. require_latency: fail a latency budget without a
-    measurement.
+    measurement. shapes: name of an input -> its shape, for free dimensions of .onnx files.
     """
 
     target: str | Path = DEFAULT_TARGET
@@ -45,6 +48,7 @@ class CheckOptions:
     board: str | None = None
     bench: Path | None = None
     require_latency: bool = False
+    shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
 
 def check(models: Sequence[str | Path], options: CheckOptions) -> list[CheckResult]:
@@ -55,10 +59,14 @@ def check(models: Sequence[str | Path], options: CheckOptions) -> list[CheckResu
     """
     target = load_target(options.target)
     measured = _measured(models, target, options)
-    baseline = None if options.baseline is None else Baseline(options.baseline, [str(model) for model in models])
+    baseline = (
+        None
+        if options.baseline is None
+        else Baseline(options.baseline, [str(model) for model in models], options.shapes)
+    )
     checked = []
     for model, latency_of in zip(models, measured, strict=True):
-        counts = count_model(model)
+        counts = count_model(model, options.shapes)
         verdict = gate.check_counts(counts, target, latency_of, require_latency=options.require_latency)
         checked.append(
             CheckResult(counts, verdict, None if baseline is None else baseline.compare(counts, options.tolerance))
@@ -80,6 +88,27 @@ def known_format(name: str, option: str) -> str:
     if name not in formats.FORMATS:
         raise InputError(f"{option}: '{name}' is unknown{nearest(name, formats.FORMATS)}")
     return name
+
+
+def parse_shapes(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """Name of an input -> its shape, from texts like `waveform=1,1,16000`.
+
+    Raises:
+        InputError: another form, a size below 1 or above `MAX_SIZE`, or a name that is given twice.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    for text in texts:
+        name, _, sizes = text.rpartition("=")  # a name may hold an equals sign
+        try:
+            shape = tuple(int(size) for size in sizes.split(","))
+        except ValueError:
+            shape = ()
+        if not name or not shape or not all(0 < size <= MAX_SIZE for size in shape):
+            raise InputError(f"--shape is '{text}'; give NAME=SIZES, like waveform=1,1,16000")
+        if name in shapes:
+            raise InputError(f"--shape: '{name}' is given twice; give each input once")
+        shapes[name] = shape
+    return shapes
 
 
 def parse_reports(texts: Sequence[str], badge: Path | None, models: Sequence[Path], *, force: bool) -> dict[Path, str]:
@@ -141,11 +170,11 @@ def require_ok(checked: Sequence[CheckResult]) -> None:
     target = failed[0].verdict.target
     if len(checked) > 1:
         each = "; ".join(f"{one.counts.model} ({', '.join(one.failures())})" for one in failed)
-        raise GateError(plain(f"{len(failed)} of {len(checked)} models fail {target}: {each}"))
+        raise GateError(printable(f"{len(failed)} of {len(checked)} models fail {target}: {each}"))
     verdict, what = failed[0].verdict, ", ".join(failed[0].failures())
     only_over = sum(budget.status == "over" for budget in verdict.budgets) == len(failed[0].failures())
     raise GateError(
-        plain(
+        printable(
             f"{failed[0].counts.model}: {'over the budgets of' if only_over else 'fails'} {target}: {what}"
             f"{'; export a smaller student' if only_over else ''}"
         )

@@ -7,9 +7,11 @@ The conventions disagree. So `ModelCounts` has the totals of each, and `differen
   bias is an average pool if its kernel is 1 / k everywhere, and a copy if each output has a single weight of 1. The
   emitters write such convolutions for speed. They are recognised by their values alone, in the file of any tool. Like
   any pool or copy they cost nothing here; `emulated` has their totals. So the files of one student cost the same in
-  every format, int8 or float, and as much as its integer graph. Biases, norms, activations, pools, means and transforms
-  like an FFT cost none. Parameters are all constants that ops read (also axes, pads, shapes and kernels of emulated
-  ops), each storage once, zeros too: int8 1 byte, int32 4, float32 4. No convention counts quantisation scales.
+  every format, int8 or float, and as much as its integer graph. Attention costs its two matrix products. A Fourier
+  transform costs the estimate of `fourier`, as in the front end. Biases, norms, activations, pools and means cost none.
+  What runs once, before the first inference, costs none.
+  Parameters are all constants that ops read (also axes, pads, shapes and kernels of emulated ops), each storage once,
+  zeros too: int8 1 byte, int32 4, float32 4. No convention counts quantisation scales.
 - `nessi_tflite`: the rules of NeSsi, the counter of the DCASE challenge, on .tflite files. It adds pools (output
   elements * kernel), MEAN (input elements) and ADD (output elements), takes the last input dimension as the width of a
   dense layer, counts emulated ops as convolutions, and counts shared constants once per op. On the official 2022
@@ -25,8 +27,9 @@ multiply-accumulates.
 """
 
 from collections import Counter
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePath
+from types import MappingProxyType
 from typing import Literal
 
 import msgspec
@@ -42,6 +45,7 @@ from edgekd.complexity.differences import (
     rows,
     stored_bytes,
 )
+from edgekd.complexity.fourier import real_fft_macs
 from edgekd.complexity.readers import onnx, tflite
 from edgekd.complexity.readers.network import Network
 from edgekd.errors import InputError
@@ -51,6 +55,7 @@ from edgekd.modelfile import container
 READERS = {".tflite": tflite.read, ".onnx": onnx.read}
 FLOAT_CONVENTIONS: tuple[Literal["torchinfo", "ptflops"], ...] = ("torchinfo", "ptflops")
 """Conventions that count the float network, not the file."""
+NO_SHAPES: Mapping[str, Sequence[int]] = MappingProxyType({})
 MAX_COUNT = 2**53
 """Largest count: every JSON reader keeps integers up to it exactly."""
 
@@ -68,7 +73,8 @@ class Layer(msgspec.Struct, frozen=True):
     and the kernel; null where there is none, and where an unknown op leaves it open.
 
     dtype: of the kernel, or of the output if there is no kernel. macs_by: convention -> macs of this op. emulates:
-    "average pool" or "copy" for a convolution that computes one.
+    "average pool" or "copy" for a convolution that computes one. counted: False where no rule counts its macs; they
+    are 0 here.
     """
 
     name: str
@@ -83,6 +89,16 @@ class Layer(msgspec.Struct, frozen=True):
     dtype: str = ""
     macs_by: dict[str, int] = {}
     emulates: str = ""
+    counted: bool = True
+
+
+class ExternalFile(msgspec.Struct, frozen=True):
+    """Constants that an .onnx file has in another file. file: its name, relative to the model. bytes: of the constants,
+    by their shapes. missing: whether no such file is in the folder of the model."""
+
+    file: str
+    bytes: int
+    missing: bool
 
 
 class UnknownOp(msgspec.Struct, frozen=True):
@@ -102,7 +118,8 @@ class ModelCounts(msgspec.Struct, frozen=True):
     nonzero_params: of the parameters of `exact`. bytes_by_dtype: their bytes by storage type. operators: op -> how many
     the file has, also those that an engine folds into others (but not ONNX's Constant). unknown: ops that the counts
     leave out. differences: between each convention and `exact`; they add up. emulated: convolutions that compute pools
-    or copies; `exact` contains their params and bytes, but not their macs.
+    or copies; `exact` contains their params and bytes, but not their macs. file_bytes: with those of `external`, the
+    files that hold constants besides the model file. unsized: ops that write tensors of unknown size.
     """
 
     model: str
@@ -118,6 +135,8 @@ class ModelCounts(msgspec.Struct, frozen=True):
     differences: tuple[Difference, ...] = ()
     engine_format: Literal["tflite", "onnx"] = "tflite"
     emulated: Totals = Totals(0, 0, 0)
+    external: tuple[ExternalFile, ...] = ()
+    unsized: tuple[str, ...] = ()
 
     def by_convention(self, quantity: str) -> dict[str, int]:
         """Counts of "macs", "params" or "param_bytes" by each convention that can be held against a budget. For bytes
@@ -129,18 +148,22 @@ class ModelCounts(msgspec.Struct, frozen=True):
         }
 
 
-def count_model(path: str | Path) -> ModelCounts:
+def count_model(path: str | Path, shapes: Mapping[str, Sequence[int]] = NO_SHAPES) -> ModelCounts:
     """Counts of a .tflite or .onnx file, with or without an edgekd manifest.
 
+    Args:
+        path: of the file.
+        shapes: name of an input -> its shape, for free dimensions of an .onnx file.
+
     Raises:
-        InputError: unreadable, another format, damaged, several networks in one file, or shapes that are not fixed or
-            too large.
+        InputError: unreadable, another format, damaged, several networks in one file, or shapes that are not fixed, too
+            large or not those of the inputs.
         MissingExtraError: the package that reads the format is not installed.
     """
     path = Path(path)
     raw = container.read_bytes(path)
     file = container.split(path, raw)
-    network = READERS[path.suffix](path, raw)
+    network = READERS[path.suffix](path, raw, shapes)
     op_rows = rows(network)
     float_counts = {} if file is None else file.manifest.float_counts
     conventions: dict[str, Totals | None] = {
@@ -150,7 +173,7 @@ def count_model(path: str | Path) -> ModelCounts:
     for name in FLOAT_CONVENTIONS:
         counted = float_counts.get(name)
         conventions[name] = None if counted is None else Totals(counted.macs, counted.params, counted.param_bytes)
-    peak, emulated = network.peak_activation_bytes(), _emulated(op_rows)
+    peak, emulated, external = network.peak_activation_bytes(), _emulated(op_rows), _external(path, network)
     largest = max(
         peak,
         *(figure for each in (*conventions.values(), emulated) if each for figure in msgspec.structs.astuple(each)),
@@ -175,7 +198,7 @@ def count_model(path: str | Path) -> ModelCounts:
         conventions=conventions,
         frontend_macs=None if file is None else frontend_macs(file.manifest.frontend, file.manifest.window),
         peak_activation_bytes=peak,
-        file_bytes=len(raw),
+        file_bytes=len(raw) + sum(each.bytes for each in external),
         layers=layers,
         nonzero_params=sum(layer.nonzero_params for layer in layers),
         bytes_by_dtype=dict(sorted(bytes_by_dtype.items())),
@@ -184,6 +207,10 @@ def count_model(path: str | Path) -> ModelCounts:
         differences=tuple(differences),
         engine_format="tflite" if path.suffix == ".tflite" else "onnx",
         emulated=emulated,
+        external=external,
+        unsized=tuple(
+            sorted({node.op for node in network.nodes if any(name not in network.tensors for name in node.outputs)})
+        ),
     )
 
 
@@ -191,17 +218,14 @@ def frontend_macs(fe: FrontEnd, samples: int) -> int:
     """Estimate of the multiply-accumulates that the log-mel features of one window cost.
 
     Per frame: window product (win_length) + real FFT + power (2 per bin) + sparse mel product (nonzero filter weights)
-    + normalisation (n_mels); per sample: pre-emphasis. The real FFT of N samples is taken as a radix-2 complex FFT of N
-    / 2 with 4 multiplications per butterfly, N / 4 * log2(N / 2) butterflies, and 2 N for the split into N / 2 + 1
-    bins. Logarithms are not counted.
+    + normalisation (n_mels); per sample: pre-emphasis. `fourier` explains the real FFT. Logarithms are not counted.
 
     Args:
         fe: the front end.
         samples: length of the window at `fe.sample_rate`.
     """
-    fft = fe.n_fft * max(fe.n_fft // 2 - 1, 1).bit_length() + 2 * fe.n_fft
     mel = int((filterbank(fe) != 0).sum())
-    per_frame = fe.win_length + fft + 2 * (fe.n_fft // 2 + 1) + mel + fe.n_mels
+    per_frame = fe.win_length + real_fft_macs(fe.n_fft) + 2 * (fe.n_fft // 2 + 1) + mel + fe.n_mels
     return fe.frames(samples) * per_frame + (samples if fe.pre_emphasis else 0)
 
 
@@ -263,4 +287,19 @@ def _layer(network: Network, row: OpRow, conventions: Sequence[str]) -> Layer:
         dtype=tensors[dtype_source].dtype if dtype_source in tensors else "",
         macs_by={name: counted[name] for name in conventions},
         emulates=node.emulates,
+        counted=not node.unknown,
     )
+
+
+def _external(path: Path, network: Network) -> tuple[ExternalFile, ...]:
+    """Files beside the model that hold constants. Only their existence is looked up, and only below its folder."""
+    found = []
+    for name, constants in network.external.items():
+        place = PurePath(name)
+        inside = bool(name) and not place.is_absolute() and ".." not in place.parts
+        try:
+            exists = inside and (path.parent / place).is_file()
+        except (OSError, ValueError):  # a name that no file can have
+            exists = False
+        found.append(ExternalFile(name, stored_bytes(network.tensors[each] for each in constants), not exists))
+    return tuple(found)

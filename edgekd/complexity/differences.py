@@ -203,12 +203,14 @@ def _nessi_macs_reason(row: OpRow) -> str:
 
 
 def _nessi_params_reason(row: OpRow) -> str:
-    again = len(row.constants) - len(row.charged)
-    state = len(row.nessi_constants) - len(row.constants)
-    parts = [f"{again} of its constants shared with earlier ops, which NeSsi counts again"] if again else []
-    return "; ".join(
-        [*parts, f"{counted(state, 'tensor')} of state, which NeSsi counts as constants"] if state else parts
-    )
+    ours, theirs = {tensor.name for tensor in row.constants}, {tensor.name for tensor in row.nessi_constants}
+    again, state, inside = len(row.constants) - len(row.charged), len(theirs - ours), len(ours - theirs)
+    reasons = {
+        f"{again} of its constants shared with earlier ops, which NeSsi counts again": again,
+        f"{counted(state, 'tensor')} of state, which NeSsi counts as constants": state,
+        f"{counted(inside, 'constant')} of the subgraphs that it runs, which NeSsi does not read": inside,
+    }
+    return "; ".join(reason for reason, count in reasons.items() if count)
 
 
 def _float_macs_reason(row: OpRow, modules: Sequence[ModuleCount]) -> str:

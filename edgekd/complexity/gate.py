@@ -68,6 +68,8 @@ SHARED: dict[str, Callable[[ModelCounts], int]] = {
     "file_bytes": lambda counts: counts.file_bytes,
 }
 """Budgets whose value does not depend on the convention."""
+MULTIPLIERS = ("attention", "matmul", "gemm", "einsum", "dot", "conv", "fft", "dft", "stft", "lstm", "gru", "rnn")
+"""Words in the names of operators that multiply much, also without weights: products of activations and transforms."""
 SHOWN = 6
 """How many names of what breaks a rule are listed."""
 
@@ -140,8 +142,13 @@ def _latency_budget(target: Target, measured: MeasuredLatency, required: bool) -
 
 
 def _uncounted(counts: ModelCounts) -> str | None:
-    """Why the MACs are only a lower bound: ops with weights and without a counting rule. None if there are none."""
-    ops = [f"{unknown.op} ({counted(unknown.params, 'parameter')})" for unknown in counts.unknown if unknown.params]
+    """Why the MACs are only a lower bound: ops without a counting rule that have weights, or whose name tells that they
+    multiply. None if there are none."""
+    ops = [
+        f"{unknown.op} ({counted(unknown.params, 'parameter')})"
+        for unknown in counts.unknown
+        if unknown.params or any(word in unknown.op.casefold() for word in MULTIPLIERS)
+    ]
     return f"no rule counts the MACs of {listed(ops)}, so the count is only a lower bound" if ops else None
 
 
@@ -153,8 +160,8 @@ def _weightless(counts: ModelCounts) -> str | None:
 
 def _unsized(counts: ModelCounts) -> str | None:
     """Why the activations are only a lower bound: outputs of unknown size. None if there are none."""
-    ops = sorted({layer.op for layer in counts.layers if layer.output is None})
-    return f"the sizes of what {listed(ops)} writes are unknown, so the count is only a lower bound" if ops else None
+    ops = listed(counts.unsized)
+    return f"the sizes of what {ops} writes are unknown, so the count is only a lower bound" if ops else None
 
 
 def _rule_results(counts: ModelCounts, target: Target) -> Iterable[RuleResult]:

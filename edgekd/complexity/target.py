@@ -27,7 +27,8 @@ class Budgets(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     param_bytes: bytes of all constants of the ops. params: how many they are, zeros too. macs: multiply-accumulates of
     one inference.
-    peak_activation_bytes: the largest sum of activations alive at once. file_bytes: size of the file itself.
+    peak_activation_bytes: the largest sum of activations alive at once. file_bytes: size of the file and of other files
+    with its weights.
     """
 
     param_bytes: Limit | None = None

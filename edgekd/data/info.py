@@ -7,7 +7,9 @@ from pathlib import Path
 
 import msgspec
 
+from edgekd.data.bands import DIFFERENT_BAND, DIFFERENT_RATE, differ, label_bands, mean_rates
 from edgekd.data.sets.metadata import DATA_SETS
+from edgekd.data.sets.names import alike
 from edgekd.data.sets.tau import UNUSED
 from edgekd.data.store.clips import UNLABELLED, Clip, shared_origins
 from edgekd.data.store.store import ClipStore
@@ -32,6 +34,8 @@ class StoreReport(msgspec.Struct, frozen=True, kw_only=True):
         one_split_labels: label -> its only split, where the store has several splits.
         silent: clips of digital silence (every sample zero).
         short: clips shorter than one second.
+        source_rates, cancelled: as in `StoreInfo`.
+        bands: label -> up to which frequency its clips hold sound, Hz, see `label_bands`.
     """
 
     path: str
@@ -52,6 +56,9 @@ class StoreReport(msgspec.Struct, frozen=True, kw_only=True):
     one_split_labels: dict[str, str]
     silent: list[str]
     short: list[str]
+    source_rates: dict[str, dict[int, int]]
+    cancelled: tuple[str, ...]
+    bands: dict[str, float]
 
 
 def info(path: Path) -> StoreReport:
@@ -94,6 +101,9 @@ def describe(store: ClipStore) -> StoreReport:
         one_split_labels=one_split,
         silent=[clip.path for index, clip in enumerate(store.clips) if not store.clip_pcm(index).any()],
         short=[clip.path for clip in store.clips if clip.seconds < SHORT_SECONDS],
+        source_rates=store.info.source_rates,
+        cancelled=store.info.cancelled,
+        bands=label_bands(store),
     )
 
 
@@ -116,6 +126,8 @@ def report_text(report: StoreReport) -> str:
         lines += ["", *_table("recorder", report.recorders, list(report.splits))]
     if report.cities:
         lines += ["", *_table("city", report.cities, list(report.splits))]
+    if _bands_differ(report):
+        lines += ["", *_band_table(report)]
     found = warnings(report)
     return "\n".join(lines + (["", *found] if found else []))
 
@@ -136,9 +148,20 @@ def warnings(report: StoreReport) -> list[str]:
         found.append(
             f"leaks: {len(report.leaks)} in more than one split ({listing(list(report.leaks))}): {pairs}; {remedy}"
         )
+    found += [f"labels that look alike and may be one: {', '.join(names)}" for names in alike(report.labels)]
     if report.one_split_labels:
         names = [f"{label} in {split}" for label, split in report.one_split_labels.items()]
         found.append(f"labels in one split only: {listing(names)}; training against another split will be refused")
+    if _bands_differ(report):
+        found.append(
+            "labels differ in the sample rate or band of their recordings (table above), and a network learns that "
+            "instead of the sound; record them alike, or prepare them again with a --sample-rate of the lowest"
+        )
+    if report.cancelled:
+        found.append(
+            f"channels of opposite phase, whose mean is next to silent: {len(report.cancelled)} "
+            f"({listing(report.cancelled)}); invert one of them, or keep one only, and prepare them again"
+        )
     if report.silent:
         found.append(f"silent clips: {len(report.silent)} ({listing(report.silent)})")
     if report.short:
@@ -146,6 +169,28 @@ def warnings(report: StoreReport) -> list[str]:
             f"clips shorter than {SHORT_SECONDS:g} s: {len(report.short)} ({listing(report.short)}); padded with zeros"
         )
     return found
+
+
+def _bands_differ(report: StoreReport) -> bool:
+    """Whether the labels' recordings differ in sample rate or band."""
+    rates = mean_rates(report.source_rates, report.sample_rate)
+    return differ(rates, DIFFERENT_RATE) or differ(report.bands, DIFFERENT_BAND)
+
+
+def _band_table(report: StoreReport) -> list[str]:
+    """Sample rates of the files and band of the clips, for each label."""
+    rows = []
+    for label in report.labels:
+        rates = sorted(report.source_rates.get(label, {}).items())
+        band = report.bands.get(label)
+        rows.append(
+            [
+                label,
+                ", ".join(f"{rate} Hz ({counted(clips, 'clip')})" for rate, clips in rates) or "unknown",
+                f"to {band / 1000:.1f} kHz" if band else "silent",
+            ]
+        )
+    return columns(["label", "sample rates of its files", "sound"], rows, left=2)
 
 
 def _cities(store: ClipStore) -> dict[str, dict[str, int]]:

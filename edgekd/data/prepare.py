@@ -14,17 +14,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekd.data.audio.decode import Decoded, decode_all, decode_one, decoders, source_key
+from edgekd.data.audio.read import loud_note
+from edgekd.data.audio.source_facts import SourceFacts
 from edgekd.data.dataset import ClipSource, DataSet
 from edgekd.data.sets import deepship, esc50, folder, tau19, tau20, tau22, tau22_evaluation, tut18, urbansound8k, vtuad
 from edgekd.data.sets import synth as scenes
 from edgekd.data.sets.metadata import DATA_SETS
+from edgekd.data.sets.names import printable
 from edgekd.data.store.clips import Clip
 from edgekd.data.store.store import ClipStore
 from edgekd.data.store.writer import StoreWriter, check_free
 from edgekd.errors import InputError, nearest
+from edgekd.rates import require_rate
 from edgekd.text import counted, listing
 
-SAMPLE_RATES = range(1000, 384001)
 CHANNELS = range(1, 33)
 MIN_SYNTH_CLIPS = len(scenes.SCENES) * scenes.TEST_EVERY
 """The least number of clips with which each label is in train and in test."""
@@ -106,7 +109,7 @@ def prepare(
     hidden folder next to `out`. Called again with the same `out`, rate and channels, it checks and reuses them; the
     store is the same as that of a single run. A file that is new or has changed is decoded, and so are all after it.
     """
-    _check_rate(sample_rate)
+    require_rate(sample_rate, "--sample-rate")
     if channels not in CHANNELS:
         raise InputError(f"--channels {channels}: wanted {CHANNELS.start} to {CHANNELS.stop - 1}")
     check_free(out.resolve(), force)
@@ -156,7 +159,7 @@ def synth(
     Raises:
         InputError: bad usage, or `out` cannot be written.
     """
-    _check_rate(sample_rate)
+    require_rate(sample_rate, "--sample-rate")
     if clips < MIN_SYNTH_CLIPS:
         raise InputError(
             f"--clips {clips}: wanted {MIN_SYNTH_CLIPS} or more, so that each label is in train and in test"
@@ -184,11 +187,6 @@ def synth(
         return PreparedStore(writer.finish(), [SYNTHETIC_NOTE])
 
 
-def _check_rate(sample_rate: int) -> None:
-    if sample_rate not in SAMPLE_RATES:
-        raise InputError(f"--sample-rate {sample_rate}: wanted {SAMPLE_RATES.start} to {SAMPLE_RATES.stop - 1} Hz")
-
-
 def _read_data_set(dataset: str, path: Path, skip_bad: bool, options: Mapping[str, Any]) -> DataSet:
     """The clips of a data set. options: arguments of its adapter, None where not given."""
     if dataset not in ADAPTERS:
@@ -206,26 +204,32 @@ def _fill(
     writer: StoreWriter, found: DataSet, *, sample_rate: int, channels: int, skip_bad: bool, log: Log
 ) -> PreparedStore:
     bad: list[tuple[str, str]] = []
+    peaks: dict[str, float] = {}
     repeated = _RepeatedAudio()
+    facts = SourceFacts()
     added: set[str] = set()
     if writer.left:
         log(f"resuming with {counted(writer.left, 'clip')} that an earlier run left")
-    with progress("decoding", len(found.sources)) as step:
-        for clip, pcm in _write_clips(writer, found.sources, added, sample_rate, channels):
+    with _noted_if_stopped(peaks, log), progress("decoding", len(found.sources)) as step:
+        for decoded in _write_clips(writer, found.sources, added, sample_rate, channels):
             step()
+            clip, pcm = decoded.source.clip, decoded.pcm
+            if decoded.peak is not None:
+                peaks[clip.path] = decoded.peak
             if isinstance(pcm, InputError):
                 bad.append((clip.path, str(pcm)))
                 log(f"bad clip: {pcm}")
             else:
                 added.add(clip.path)
                 repeated.add(clip, pcm, writer.last_digest)
-    if bad and not skip_bad:
-        raise InputError(
-            f"{len(bad)} of {counted(len(found.sources), 'clip')} cannot be used (named above); no store was made; "
-            f"repair them or leave them out with --skip-bad{writer.hint}"
-        )
-    store = writer.finish()
-    notes = [*found.notes, *repeated.notes()]
+                facts.add(decoded.source, pcm)
+        if bad and not skip_bad:
+            raise InputError(
+                f"{len(bad)} of {counted(len(found.sources), 'clip')} cannot be used (named above); no store was made; "
+                f"repair them or leave them out with --skip-bad{writer.hint}"
+            )
+    store = writer.finish(facts.rates, list(map(printable, facts.cancelled)))
+    notes = [*found.notes, *([loud_note(peaks)] if peaks else []), *repeated.notes()]
     if bad:
         notes.append(
             f"{len(bad)} of {counted(len(found.sources), 'clip')} left out: {listing([name for name, _ in bad])}"
@@ -233,9 +237,20 @@ def _fill(
     return PreparedStore(store, notes, bad)
 
 
+@contextmanager
+def _noted_if_stopped(peaks: Mapping[str, float], log: Log) -> Iterator[None]:
+    """Log the note on loud clips when the work ends early: the run that resumes it does not decode them again."""
+    try:
+        yield
+    except BaseException:
+        if peaks:
+            log(f"note: {loud_note(peaks)}")
+        raise
+
+
 def _write_clips(
     writer: StoreWriter, sources: Sequence[ClipSource], added: Container[str], sample_rate: int, channels: int
-) -> Iterator[tuple[Clip, NDArray[np.int16] | InputError]]:
+) -> Iterator[Decoded]:
     """Add each source to the store: first from the clips that an earlier run left, while they are unchanged, then by
     decoding.
 
@@ -243,31 +258,30 @@ def _write_clips(
         added: paths of the clips added so far; the caller adds that of each clip yielded.
 
     Yields:
-        (row, PCM that was added), or (row, the reason why it was not).
+        each clip: with the PCM that was added, or the reason why it was not.
     """
     done = 0
     while writer.left and done < len(sources):
         source = sources[done]
         done += 1
-        pcm = writer.reuse(source.clip, source_key(source)) if source.clip.path not in added else None
+        key = source_key(source)
+        pcm = writer.reuse(source.clip, key) if source.clip.path not in added else None
         if pcm is None:
             yield _write_decoded(writer, decode_one(source, sample_rate, channels), added)
         else:
-            yield source.clip, pcm
+            yield Decoded(source, key, pcm)
     for decoded in decode_all(sources[done:], sample_rate, channels):
         yield _write_decoded(writer, decoded, added)
 
 
-def _write_decoded(
-    writer: StoreWriter, decoded: Decoded, added: Container[str]
-) -> tuple[Clip, NDArray[np.int16] | InputError]:
+def _write_decoded(writer: StoreWriter, decoded: Decoded, added: Container[str]) -> Decoded:
     clip, pcm = decoded.source.clip, decoded.pcm
     if isinstance(pcm, InputError):
-        return clip, pcm
+        return decoded
     if clip.path in added:
-        return clip, InputError(f"{clip.path}: is listed more than once")
+        return Decoded(decoded.source, decoded.key, InputError(f"{clip.path}: is listed more than once"))
     writer.add(clip, pcm, decoded.key)
-    return clip, pcm
+    return decoded
 
 
 class _RepeatedAudio:

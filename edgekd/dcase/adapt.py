@@ -134,7 +134,7 @@ class AdaptReport:
             GateError: one line for each such file.
         """
         if self.failed:
-            raise GateError("\n".join(self.failed))
+            raise GateError(*self.failed)
 
 
 def adapt(

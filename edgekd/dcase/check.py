@@ -16,7 +16,7 @@ from edgekd.dcase.check_outputs import (
 from edgekd.dcase.forms import FORMS, MAX_BYTES, MAX_MACS, Form, form_of, module_name
 from edgekd.dcase.outputs import open_evaluation
 from edgekd.errors import GateError
-from edgekd.text import counted
+from edgekd.text import counted, printable
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class SubmissionReport:
         lines = [str(path) for path in self.files]
         lines += [f"note: {note}" for note in self.notes]
         lines += self.findings or [f"{self.folder}: nothing to correct"]
-        return "\n".join(lines)
+        return "\n".join(map(printable, lines))  # findings quote the files
 
     def require(self) -> None:
         """Raise where there are findings.

@@ -7,7 +7,8 @@ from typing import Any
 
 from edgekd.dcase.check_outputs import FindingList
 from edgekd.dcase.forms import COMPLEXITY, ENERGY, MAX_ABBREVIATION, MAX_MACS, RECORDERS, SCENES, Form
-from edgekd.errors import InputError, MissingExtraError
+from edgekd.errors import InputError
+from edgekd.yaml_text import pyyaml
 
 AUTHOR = ("lastname", "firstname", "email", "affiliation")
 DATASET = ("name", "url", "total_audio_length")
@@ -19,27 +20,14 @@ MEAN_TOLERANCE = 0.5
 REWRITE = "write it anew with 'edgekd submission'"
 
 
-def yaml_reader() -> Any:
-    """The module that reads YAML.
-
-    Raises:
-        MissingExtraError: PyYAML is not installed.
-    """
-    try:
-        import yaml
-    except ImportError:
-        raise MissingExtraError("pyyaml", "train") from None
-    return yaml
-
-
 def read_meta(path: Path, findings: FindingList) -> dict[str, Any]:
     """The document of a meta file; empty, with a finding, where it is no YAML document with keys.
 
     Raises:
         InputError: the file cannot be read.
-        MissingExtraError: see `yaml_reader`.
+        MissingExtraError: see `pyyaml`.
     """
-    yaml = yaml_reader()
+    yaml = pyyaml()
     try:
         document = yaml.safe_load(path.read_bytes().decode())
     except OSError as error:

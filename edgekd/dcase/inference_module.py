@@ -25,6 +25,8 @@ GENERAL = "general"
 """Key of the model for devices without one of their own. `edgekd.dcase.forms` repeats it, since this module must not
 import it."""
 PCM_SCALE = 32768.0
+FLOATS = ("FLOAT", "DOUBLE")
+"""libsndfile's names for samples that may be above full scale; they are scaled down to it, as edgekd does."""
 BATCH = 64
 
 
@@ -107,8 +109,12 @@ def predict(
 
 def _features(path: str, network: DeviceModel) -> Tensor:
     fe, window = network.frontend, network.window
-    waveform, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    with soundfile.SoundFile(path) as file:
+        waveform, rate, has_floats = file.read(dtype="float32", always_2d=True), file.samplerate, file.subtype in FLOATS
     mono = waveform.mean(axis=1, dtype=np.float32)
+    peak = float(np.abs(waveform).max(initial=0.0)) if has_floats else 0.0
+    if peak > 1.0:
+        mono *= np.float32(1.0 / peak)
     if rate != fe.sample_rate:
         mono = soxr.resample(mono, rate, fe.sample_rate)
     mono = np.clip(np.rint(mono * np.float32(PCM_SCALE)), -PCM_SCALE, PCM_SCALE - 1) / np.float32(PCM_SCALE)

@@ -9,7 +9,8 @@ import msgspec
 from edgekd.dcase.forms import MAX_ABBREVIATION, RECORDERS, Form, main_key
 from edgekd.errors import InputError
 from edgekd.modelfile.manifest import Manifest
-from edgekd.report.yaml_text import dump
+from edgekd.text import printable
+from edgekd.yaml_text import yaml_text
 
 TEMPLATE = """# Values that 'edgekd submission --system' needs from you. The rest comes from files, counts and scores.
 name = "Distilled int8 student"        # for the tables of results
@@ -175,7 +176,7 @@ def meta(
 
 def meta_text(document: Mapping[str, Any], notes: Sequence[str]) -> str:
     """A meta file, with notes as comments at its head."""
-    return "".join(f"# {' '.join(note.split())}\n" for note in notes) + dump(document)
+    return "".join(f"# {printable(note)}\n" for note in notes) + yaml_text(document)
 
 
 def _description(main: Manifest, models: Mapping[str, Manifest], form: Form) -> dict[str, str | int | None]:

@@ -1,29 +1,31 @@
 """Predictions of a DCASE submission's models for the evaluation set, and their scores on the development set."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekd.data.audio.decode import decode
 from edgekd.data.audio.parallel import map_in_order
-from edgekd.data.audio.waveform import to_waveform, window_starts
+from edgekd.data.audio.streamed import StreamedFile
+from edgekd.data.audio.tree import audio_files
+from edgekd.data.audio.waveform import stream_windows
 from edgekd.data.sets import tau22_evaluation
 from edgekd.data.store.store import INFO_FILE, ClipStore
 from edgekd.dcase.forms import GENERAL, Form, development_scores, empty_scores, main_key
 from edgekd.errors import InputError
 from edgekd.evaluation.evaluate import EvaluationReport, evaluate_file
 from edgekd.evaluation.inference import Waveform, window_logits
-from edgekd.evaluation.predict import audio_files
 from edgekd.metrics.scores import Floats, clip_means, softmax
 from edgekd.modelfile.engine import Model
 from edgekd.text import listing
 
 HOP_S = 1.0
 """Seconds between the starts of two windows of a clip."""
+
+Chunks = Iterable[Waveform]
 
 
 @dataclass(frozen=True)
@@ -33,45 +35,48 @@ class EvaluationSet:
     Attributes:
         names: of the files, without folders, each once.
         recorders: of each clip, "" where it is not known.
-        waveforms: (indices, Hz) -> waveform of each of these clips, float32 (time,) in [-1, 1].
+        waveforms: (indices, Hz) -> chunks of the waveform of each of these clips, float32 (time,) in [-1, 1].
     """
 
     names: tuple[str, ...]
     recorders: tuple[str, ...]
-    waveforms: Callable[[Sequence[int], int], Iterator[Waveform]]
+    waveforms: Callable[[Sequence[int], int], Iterator[Chunks]]
 
 
 def open_evaluation(path: Path) -> EvaluationSet:
     """The clips of a store, of the evaluation set's folder, or of any folder of audio files.
 
     Raises:
-        InputError: no such store or folder, damaged or missing files, or two files of one name.
+        InputError: no such store or folder, damaged, missing or left out files, or two files of one name.
     """
     if (path / INFO_FILE).is_file():
         store = ClipStore.open(path)
 
-        def stored(indices: Sequence[int], rate: int) -> Iterator[Waveform]:
+        def stored(indices: Sequence[int], rate: int) -> Iterator[Chunks]:
             if rate != store.sample_rate:
                 raise InputError(
                     f"{path} holds audio at {store.sample_rate} Hz, the model needs {rate} Hz; prepare it again with "
                     f"--sample-rate {rate}, or give the folder of the evaluation set"
                 )
-            return (store.waveform(index) for index in indices)
+            return ([store.waveform(index)] for index in indices)
 
         return _named(path, [(clip.path, clip.recorder) for clip in store.clips], stored)
     if any((path / table).is_file() for table in tau22_evaluation.LISTS):
         sources = [(source.file, source.clip.recorder) for source in tau22_evaluation.read(path).sources]
     else:
-        sources = [(file, "") for file in audio_files(path)]
+        tree = audio_files(path)
+        if tree.missing:  # an output holds every clip of the set
+            raise InputError(f"{path}: not every clip can be read: {tree.missing[0]}")
+        sources = [(file, "") for file in tree.files]
 
-    def decoded(indices: Sequence[int], rate: int) -> Iterator[Waveform]:
-        return map_in_order(lambda index: to_waveform(decode(sources[index][0], rate, 1)), indices)
+    def decoded(indices: Sequence[int], rate: int) -> Iterator[Chunks]:
+        return (file.chunks() for file in map_in_order(lambda index: StreamedFile(sources[index][0], rate), indices))
 
     return _named(path, [(str(file), recorder) for file, recorder in sources], decoded)
 
 
 def _named(
-    path: Path, clips: Sequence[tuple[str, str]], waveforms: Callable[[Sequence[int], int], Iterator[Waveform]]
+    path: Path, clips: Sequence[tuple[str, str]], waveforms: Callable[[Sequence[int], int], Iterator[Chunks]]
 ) -> EvaluationSet:
     names = [file.replace("\\", "/").rpartition("/")[2] for file, _ in clips]
     twice = sorted(name for name, count in Counter(names).items() if count > 1)
@@ -110,17 +115,17 @@ def by_model(recorders: Sequence[str], models: Mapping[str, object]) -> dict[str
     return {key: np.flatnonzero(keys == key) for key in models if (keys == key).any()}
 
 
-def _probabilities(model: Model, waveforms: Iterator[Waveform]) -> tuple[Floats, int]:
+def _probabilities(model: Model, waveforms: Iterator[Chunks]) -> tuple[Floats, int]:
     """As `predict_set`, by one model."""
     window, step = model.manifest.window, round(HOP_S * model.manifest.frontend.sample_rate)
     counts: list[int] = []
 
     def window_parts() -> Iterator[Waveform]:
-        for waveform in waveforms:
-            padded = np.pad(waveform, (0, max(0, window - len(waveform))))
-            starts = window_starts(len(padded), window, step)
-            counts.append(len(starts))
-            yield from (padded[start : start + window] for start in starts)
+        for chunks in waveforms:
+            counts.append(0)
+            for part in stream_windows(chunks, window, step):
+                counts[-1] += 1
+                yield part
 
     logits, silent = window_logits(model, window_parts())
     clip_of = np.repeat(np.arange(len(counts)), counts)

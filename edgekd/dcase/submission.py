@@ -10,7 +10,6 @@ from edgekd.complexity.counts import ModelCounts, count_model
 from edgekd.complexity.target import load_target
 from edgekd.dcase import energy as power
 from edgekd.dcase.check import SubmissionReport, check_package, check_submission
-from edgekd.dcase.check_meta import yaml_reader
 from edgekd.dcase.check_outputs import FindingList, find_submissions
 from edgekd.dcase.forms import GENERAL, META_SUFFIX, SCENES, SPLITS, Form, check_label, form_of, main_key, output_table
 from edgekd.dcase.meta import TEMPLATE, Energy, SystemDescription, meta, meta_text
@@ -20,6 +19,7 @@ from edgekd.files import atomic_write, output_file
 from edgekd.modelfile.engine import Model, open_model
 from edgekd.resources import read_toml
 from edgekd.text import counted
+from edgekd.yaml_text import pyyaml
 
 TASK = "task1"
 DEVELOPMENT_SPLIT = "evaluate"
@@ -210,7 +210,7 @@ def _checked_options(options: SubmissionOptions) -> tuple[Form, str, SystemDescr
         raise InputError(f"--energy: the form of {form.year} has no energy; leave it out")
     if options.energy is not None:
         power.require(options.energy)
-    yaml_reader()  # needed for the check at the end
+    pyyaml()  # needed for the check at the end
     folder = options.out / TASK / label
     if folder.exists() and not options.force:
         raise InputError(f"{folder} exists; replace its files with --force, or choose another --out or --label")

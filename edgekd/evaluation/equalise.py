@@ -1,20 +1,24 @@
 """`edgekd equalise`: the gain of a microphone in each band of a model's log-mel, measured from its recordings."""
 
 import datetime
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
 import numpy as np
 
-from edgekd.data.audio.decode import decode
-from edgekd.data.audio.waveform import to_waveform, window_starts
+from edgekd.data.audio.read import AudioFileError, loud_note
+from edgekd.data.audio.streamed import StreamedFile
+from edgekd.data.audio.tree import audio_files
+from edgekd.data.audio.waveform import stream_windows
 from edgekd.errors import InputError
-from edgekd.evaluation.predict import audio_files
+from edgekd.evaluation.inference import Waveform
 from edgekd.files import output_file
 from edgekd.frontend import corners, log_mel
-from edgekd.modelfile.engine import Model, open_model
+from edgekd.modelfile.engine import open_model
 from edgekd.modelfile.equaliser import BandMean, Equaliser, band_gains
+from edgekd.modelfile.manifest import Manifest
 from edgekd.runtime.decision import DecisionSettings
 from edgekd.runtime.level import level_dbfs
 from edgekd.text import counted, json_bytes
@@ -35,13 +39,15 @@ class EqualiseReport:
     Attributes:
         out: the file of `equaliser`.
         quiet: windows below the gate, which were left out.
-        unreadable: one message per file that was left out.
+        unreadable: one message per file, or other thing below the folder, that was left out.
+        loud: each file with float samples above full scale, which were scaled down to it -> their peak.
     """
 
     out: Path
     equaliser: Equaliser
     quiet: int
     unreadable: tuple[str, ...]
+    loud: dict[str, float] = field(default_factory=dict)
 
     def to_text(self) -> str:
         """A summary for people."""
@@ -60,9 +66,11 @@ class EqualiseReport:
             )
         if self.quiet:
             lines.append(f"below the gate, left out: {counted(self.quiet, 'window')}")
+        if self.loud:
+            lines.append(loud_note(self.loud))
         if self.unreadable:
             lines += [
-                f"left out, unreadable ({len(self.unreadable)}):",
+                f"left out ({len(self.unreadable)}):",
                 *(f"  {message}" for message in self.unreadable),
             ]
         return "\n".join(lines)
@@ -70,7 +78,13 @@ class EqualiseReport:
     def to_json(self) -> bytes:
         """The document of `equalise --json`."""
         return msgspec.json.encode(
-            {"out": str(self.out), "equaliser": self.equaliser, "quiet": self.quiet, "unreadable": self.unreadable}
+            {
+                "out": str(self.out),
+                "equaliser": self.equaliser,
+                "quiet": self.quiet,
+                "unreadable": self.unreadable,
+                "loud": self.loud,
+            }
         )
 
 
@@ -97,22 +111,27 @@ def equalise(
     if out.exists() and not force:
         raise InputError(f"{out} exists; replace it with --force or choose another --out")
     DecisionSettings(gate_dbfs=gate_dbfs)  # raises InputError for a level that is out of range
-    files = audio_files(folder)
+    tree = audio_files(folder)
     model = open_model(model_path)
     manifest = model.manifest
     band_gains(manifest, np.zeros(manifest.frontend.n_mels))  # refuses a model without a spectrum before the work
     mean, measured, quiet, unreadable = BandMean(manifest.frontend), 0, 0, []
-    for path in files:
+    loud: dict[str, float] = {}
+    for path in tree.files:
+        recording = StreamedFile(path, manifest.frontend.sample_rate)
+        of_file = BandMean(manifest.frontend)  # of its own, because damage may show at the end of a file
         try:
-            waveform = to_waveform(decode(path, manifest.frontend.sample_rate, 1))
-        except InputError as error:
+            added, below = _add_windows(manifest, recording.chunks(), of_file, gate_dbfs)
+        except AudioFileError as error:
             unreadable.append(str(error))
             continue
-        of_file, below = _add_windows(model, waveform, mean, gate_dbfs)
-        measured, quiet = measured + of_file, quiet + below
-    if len(unreadable) == len(files):
+        mean.add_mean(of_file)
+        measured, quiet = measured + added, quiet + below
+        if recording.peak is not None:
+            loud[str(path)] = recording.peak
+    if len(unreadable) == len(tree.files):
         raise InputError(
-            f"{folder}: {counted(len(files), 'audio file')}, none of them readable (first: {unreadable[0]})"
+            f"{folder}: {counted(len(tree.files), 'audio file')}, none of them readable (first: {unreadable[0]})"
         )
     if measured < LEAST_WINDOWS:
         raise InputError(
@@ -131,23 +150,18 @@ def equalise(
     )
     with output_file(out, "--out") as unfinished:
         unfinished.write_bytes(json_bytes(made))
-    return EqualiseReport(out, made, quiet, tuple(unreadable))
+    return EqualiseReport(out, made, quiet, (*unreadable, *tree.left_out), loud)
 
 
-def _add_windows(
-    model: Model, waveform: np.ndarray[tuple[int, ...], np.dtype[np.float32]], mean: BandMean, gate: float | None
-) -> tuple[int, int]:
+def _add_windows(manifest: Manifest, chunks: Iterable[Waveform], mean: BandMean, gate: float | None) -> tuple[int, int]:
     """Add a recording's windows to the mean; how many were added, and how many are below the gate, dBFS."""
-    window = model.manifest.window
-    padded = np.pad(waveform, (0, max(0, window - len(waveform))))
     added = quiet = 0
-    for start in window_starts(len(padded), window, window):
-        one = padded[start : start + window]
+    for one in stream_windows(chunks, manifest.window, manifest.window):
         if not one.any():
             continue
         if gate is not None and level_dbfs(one) < gate:
             quiet += 1
             continue
-        mean.add(log_mel(model.manifest.frontend, one))
+        mean.add(log_mel(manifest.frontend, one))
         added += 1
     return added, quiet

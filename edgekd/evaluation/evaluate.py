@@ -19,7 +19,7 @@ from edgekd.metrics.predictions import LabelledPredictions
 from edgekd.metrics.scores import Evaluation, Scores, evaluate
 from edgekd.modelfile.engine import open_model
 from edgekd.modelfile.manifest import Manifest
-from edgekd.text import columns, counted, listing
+from edgekd.text import columns, counted, listing, printable
 
 ALL_SPLITS = "all"
 """`EvaluationReport.split` when no split was chosen."""
@@ -103,7 +103,7 @@ class EvaluationReport:
     def to_text(self) -> str:
         """A table for people."""
         lines = [
-            f"{self.model} in {self.where()}",
+            f"{printable(self.model)} in {self.where()}",
             "",
             *columns(
                 ["", "count", "silent", "accuracy", "macro", "log loss", "calibration"],

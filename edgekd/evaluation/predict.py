@@ -1,20 +1,24 @@
 """`edgekd predict`: a model file over a folder of recordings, with one row of probabilities per file."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from edgekd.data.audio.decode import decode, is_audio
 from edgekd.data.audio.parallel import map_in_order
-from edgekd.data.audio.waveform import to_waveform, window_starts
+from edgekd.data.audio.read import AudioFileError, loud_note
+from edgekd.data.audio.source_facts import channels_cancel
+from edgekd.data.audio.streamed import StreamedFile
+from edgekd.data.audio.tree import audio_files
+from edgekd.data.audio.waveform import stream_windows
 from edgekd.errors import InputError
 from edgekd.evaluation.inference import RunnableModel, Waveform, hop_samples, window_logits
 from edgekd.files import output_file
 from edgekd.metrics.scores import clip_means, softmax
 from edgekd.modelfile.engine import open_model
 from edgekd.modelfile.equaliser import with_equaliser
-from edgekd.text import counted, csv_bytes, listing
+from edgekd.text import counted, csv_bytes, listing, printable
 
 PROBABILITY_FORMAT = ".6f"
 
@@ -36,23 +40,34 @@ class PredictReport:
         csv: the file that was written.
         rows: number of files in it.
         silent: names of files of digital silence, whose label and probabilities are empty.
-        unreadable: one message per file that was left out.
+        unreadable: one message per file, or other thing below the folder, that was left out.
+        loud: name of each file with float samples above full scale, which were scaled down to it -> their peak.
+        cancelled: those of `silent` whose channels are of opposite phase and cancel in their mean.
     """
 
     csv: Path
     rows: int
     silent: tuple[str, ...]
     unreadable: tuple[str, ...]
+    loud: dict[str, float] = field(default_factory=dict)
+    cancelled: tuple[str, ...] = ()
 
     def to_text(self) -> str:
         """A summary for people."""
         lines = [f"{self.csv}: {counted(self.rows, 'file')}"]
         if self.silent:
             lines.append(f"digital silence, without a label ({len(self.silent)}): {listing(self.silent)}")
+        if self.cancelled:
+            lines.append(
+                f"of these, of opposite phase, whose channels cancel ({len(self.cancelled)}): "
+                f"{listing(self.cancelled)}; invert one channel, or keep one only"
+            )
+        if self.loud:
+            lines.append(loud_note(self.loud))
         if self.unreadable:
             lines += [
-                f"left out, unreadable ({len(self.unreadable)}):",
-                *(f"  {message}" for message in self.unreadable),
+                f"left out ({len(self.unreadable)}):",
+                *(f"  {printable(message)}" for message in self.unreadable),
             ]
         return "\n".join(lines)
 
@@ -73,7 +88,7 @@ def predict_folder(
 
     Args:
         model_path: .tflite or .onnx with a manifest.
-        folder: with all its subfolders, in name order; or a single audio file.
+        folder: with all its subfolders, also those that links lead to, in name order; or a single audio file.
         csv_path: the result; file names in it are relative to `folder`.
         engine: a key of `engine.ENGINES`; None chooses by the file.
         hop: seconds between the starts of two windows of a file.
@@ -89,46 +104,31 @@ def predict_folder(
         raise InputError(f"{csv_path} is a folder; give --csv a file name, for instance {csv_path / 'predictions.csv'}")
     if csv_path.exists() and not force:
         raise InputError(f"{csv_path} exists; replace it with --force or choose another --csv")
-    files = audio_files(folder)
+    tree = audio_files(folder)
+    files = tree.files
     model = with_equaliser(open_model(model_path, engine, threads), equaliser)
     step = hop_samples(model.manifest, hop)
     base = folder if folder.is_dir() else folder.parent
     predictions, unreadable = [], []
-
-    def read(path: Path) -> Waveform | InputError:
+    loud: dict[str, float] = {}
+    recordings = map_in_order(lambda path: StreamedFile(path, model.manifest.frontend.sample_rate), files)
+    for path, recording in zip(files, recordings, strict=True):
+        name = path.relative_to(base).as_posix()
         try:
-            return to_waveform(decode(path, model.manifest.frontend.sample_rate, 1))
-        except InputError as error:
-            return error
-
-    for path, waveform in zip(files, map_in_order(read, files), strict=True):
-        if isinstance(waveform, InputError):
-            unreadable.append(str(waveform))
-        else:
-            predictions.append(_predict(model, path.relative_to(base).as_posix(), waveform, step))
+            predictions.append(_predict(model, name, recording.chunks(), step))
+        except AudioFileError as error:
+            unreadable.append(str(error))
+            continue
+        if recording.peak is not None:
+            loud[name] = recording.peak
     if not predictions:
         raise InputError(
             f"{folder}: {counted(len(files), 'audio file')}, none of them readable (first: {unreadable[0]})"
         )
     write_csv(csv_path, model.manifest.labels, predictions)
     silent = tuple(prediction.filename for prediction in predictions if prediction.label is None)
-    return PredictReport(csv_path, len(predictions), silent, tuple(unreadable))
-
-
-def audio_files(folder: Path) -> list[Path]:
-    """Audio files below a folder in name order, or the one file given.
-
-    Raises:
-        InputError: the folder doesn't exist or holds no audio.
-    """
-    if folder.is_file():
-        return [folder]
-    if not folder.is_dir():
-        raise InputError(f"{folder} does not exist; give a folder of audio files")
-    files = sorted(path for path in folder.rglob("*") if is_audio(path) and path.is_file())
-    if not files:
-        raise InputError(f"{folder} holds no audio file (wav, flac, ogg, mp3)")
-    return files
+    cancelled = tuple(name for name in silent if channels_cancel(base / name))
+    return PredictReport(csv_path, len(predictions), silent, (*unreadable, *tree.left_out), loud, cancelled)
 
 
 def write_csv(path: Path, labels: tuple[str, ...], predictions: list[Prediction]) -> None:
@@ -148,14 +148,11 @@ def write_csv(path: Path, labels: tuple[str, ...], predictions: list[Prediction]
         unfinished.write_bytes(table)
 
 
-def _predict(model: RunnableModel, filename: str, waveform: Waveform, step: int) -> Prediction:
-    """The prediction of a recording; one shorter than a window is padded with zeros."""
-    window = model.manifest.window
-    padded = np.pad(waveform, (0, max(0, window - len(waveform))))
-    starts = window_starts(len(padded), window, step)
-    logits, silent = window_logits(model, (padded[start : start + window] for start in starts))
+def _predict(model: RunnableModel, filename: str, chunks: Iterable[Waveform], step: int) -> Prediction:
+    """The prediction of a recording, which comes in chunks; one shorter than a window is padded with zeros."""
+    logits, silent = window_logits(model, stream_windows(chunks, model.manifest.window, step))
     clips, silent_clips = clip_means(
-        softmax(logits, model.manifest.temperature), silent, np.zeros(len(starts), np.int64), 1
+        softmax(logits, model.manifest.temperature), silent, np.zeros(len(logits), np.int64), 1
     )
     if silent_clips[0]:
         return Prediction(filename, None, None)

@@ -67,4 +67,4 @@ def require_done(out: Path, failed: Sequence[str], total: int | None = None) -> 
     """
     if failed:
         count = counted(len(failed), "run") + (f" of {total}" if total is not None else "")
-        raise GateError("\n".join([f"{out}: {count} not done; the same command tries again", *failed]))
+        raise GateError(f"{out}: {count} not done; the same command tries again", *failed)

@@ -26,8 +26,8 @@ from edgekd.models.transformer import AstConfig
 from edgekd.train.loop.device import autocast, with_precision
 from edgekd.train.recipe.recipe import Recipe
 from edgekd.train.recipe.schema import DEFAULT_WINDOW
+from edgekd.train.run.claim import quiet
 from edgekd.train.run.folder import model_config
-from edgekd.train.run.guards import quiet
 
 FIRST_BATCH = 2
 REPEATS = 3

@@ -22,6 +22,7 @@ def card_of(files: Sequence[Path], target: str = DEFAULT_TARGET) -> str:
 
     Raises:
         InputError: no manifest, a damaged file, or an unknown target.
+        MissingExtraError: PyYAML is not installed.
     """
     limits = load_target(target)
     counts: list[CountRow] = []

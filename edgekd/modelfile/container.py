@@ -18,7 +18,7 @@ from pathlib import Path
 
 from edgekd.errors import InputError, nearest
 from edgekd.files import atomic_write
-from edgekd.modelfile.manifest import Manifest, decode, encode
+from edgekd.modelfile.manifest import Manifest, decode, encode, refuse_unfit_texts
 
 SUFFIXES = (".tflite", ".onnx")
 MANIFEST_KEY, DIGEST_KEY = "edgekd.json", "edgekd.sha256"
@@ -32,11 +32,19 @@ MAX_MODEL_BYTES = 2**26
 TFLITE_IDENTIFIER, IDENTIFIER_START = b"TFL3", 4
 MODEL_GRAPH, MODEL_METADATA = 7, 14
 """Field numbers in ONNX's ModelProto."""
-GRAPH_INITIALIZER = 5
-"""Field number in ONNX's GraphProto."""
-TENSOR_DATA = frozenset({4, 9, 10})
+WEIGHT_PARTS: dict[str, dict[int, str]] = {
+    "graph": {1: "node", 5: "tensor", 15: "sparse tensor"},
+    "node": {5: "attribute"},
+    "attribute": {5: "tensor", 6: "graph", 11: "graph", 22: "sparse tensor"},
+    "sparse tensor": {1: "tensor", 2: "tensor"},
+}
+"""ONNX's messages that may hold weights: kind -> number of a field -> kind of that field. Weights are initializers and
+the values of Constant nodes, also in the graphs that a node runs."""
+TENSOR, TENSOR_DATA = "tensor", frozenset({4, 9, 10})
 """Field numbers in ONNX's TensorProto of float_data, raw_data and double_data, which take no more space in memory than
 in the file."""
+MAX_NESTING = 16
+"""Most messages inside each other in which weights are looked for."""
 MAX_STRUCTURE_BYTES = 2**21
 """Most bytes of an .onnx file without its weights and metadata: an empty node has two bytes in the file and some
 hundred in memory."""
@@ -70,11 +78,13 @@ def write(path: str | Path, model_bytes: bytes, manifest: Manifest) -> None:
         manifest: of the model.
 
     Raises:
-        InputError: another suffix, bytes that are not a model of that format, or a path that cannot be written.
+        InputError: another suffix, bytes that are not a model of that format, a label or another text that no reader
+            would accept, or a path that cannot be written.
     """
     path = Path(path)
     _check_suffix(path)
     _check_kind(path, model_bytes)
+    refuse_unfit_texts(manifest, str(path))
     raw = sealed(path.suffix, model_bytes, encode(manifest))
     try:
         atomic_write(path, raw, mode=0o644, durable=True)
@@ -250,12 +260,18 @@ def _structure_bytes(raw: bytes) -> Iterator[int]:
         if number != MODEL_GRAPH:
             yield (payload if number == MODEL_METADATA else end) - start
             continue
-        for part, part_start, part_payload, part_end in fields(raw, payload, end):
-            if part != GRAPH_INITIALIZER:
-                yield part_end - part_start
-                continue
-            for data, tensor_start, tensor_payload, tensor_end in fields(raw, part_payload, part_end):
-                yield (tensor_payload if data in TENSOR_DATA else tensor_end) - tensor_start
+        yield from _part_bytes(raw, "graph", payload, end, MAX_NESTING)
+
+
+def _part_bytes(raw: bytes, kind: str, start: int, end: int, depth: int) -> Iterator[int]:
+    """As `_structure_bytes`, in the message of a kind in `WEIGHT_PARTS` that is in `raw[start:end]`."""
+    for number, first, payload, last in fields(raw, start, end):
+        part = WEIGHT_PARTS.get(kind, {}).get(number)
+        if part is None or depth == 0:
+            yield (payload if kind == TENSOR and number in TENSOR_DATA else last) - first
+        else:
+            yield payload - first
+            yield from _part_bytes(raw, part, payload, last, depth - 1)
 
 
 def metadata(entries: dict[str, bytes]) -> bytes:

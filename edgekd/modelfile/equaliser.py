@@ -70,6 +70,11 @@ class BandMean:
         self._sum += np.moveaxis(features, -2, -1)[chosen].sum(axis=0, dtype=np.float64)
         self.frames += int(chosen.sum())
 
+    def add_mean(self, other: "BandMean") -> None:
+        """Add the frames of another mean of the same front end."""
+        self._sum += other._sum
+        self.frames += other.frames
+
     def not_silent(self, features: NDArray[np.float32]) -> NDArray[np.bool_]:
         """Mask (..., frame) of the frames that are not digital silence."""
         floor = (math.log(self._fe.log_floor) + FLOOR_TOLERANCE - self._fe.mean) / self._fe.std

@@ -1,18 +1,25 @@
 """The manifest inside a model file: labels, front end, quantisation, counts, provenance, golden vectors. It is JSON
 with a format version."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any, Literal
 
 import msgspec
 
 from edgekd.errors import InputError
 from edgekd.frontend import FrontEnd
+from edgekd.text import MAX_LABEL, MAX_TEXT, QUOTED, cut, unfit
 
 FORMAT_VERSION = 5
 """Version 1 had neither golden vectors nor a calibration, version 2 no counts of the float network, version 3 no
 cross-validation, version 4 no mean spectrum."""
 MAX_VECTORS = 64
+MAX_LABELS = 2**14
+"""More than any published set of sounds has."""
+MAX_ITEMS = 1024
+"""Most teachers, scores, splits, folds and seeds."""
+MAX_REASON = 300
+"""Most characters of the reason why a manifest is damaged."""
 MAX_MODULES = 4096
 FLOAT_BYTES = 4
 """Bytes of a parameter of a float network."""
@@ -25,6 +32,7 @@ Scale = Annotated[float, msgspec.Meta(ge=2.0**-100, le=2.0**100)]
 NonNegative = Annotated[float, msgspec.Meta(ge=0)]
 Natural = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Names = Annotated[tuple[str, ...], msgspec.Meta(max_length=MAX_ITEMS)]
 
 
 class TensorQuant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -80,8 +88,8 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     synthetic: bool
     edgekd_version: str
     created: str
-    teachers: tuple[str, ...] = ()
-    scores: dict[str, float] = {}
+    teachers: Names = ()
+    scores: Annotated[dict[str, float], msgspec.Meta(max_length=MAX_ITEMS)] = {}
 
 
 class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -94,7 +102,7 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     data: str
     data_hash: str
-    splits: tuple[str, ...]
+    splits: Names
     windows: int
     error_before: Fraction
     error_after: Fraction
@@ -119,8 +127,8 @@ class CrossValidation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     data: str
     data_hash: str
-    folds: tuple[str, ...]
-    seeds: tuple[Natural, ...]
+    folds: Names
+    seeds: Annotated[tuple[Natural, ...], msgspec.Meta(max_length=MAX_ITEMS)]
     network: Literal["float", "qat"]
     clips: Estimate
     windows: Estimate
@@ -161,7 +169,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str
     student: str
     precision: str
-    labels: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
+    labels: Annotated[tuple[str, ...], msgspec.Meta(min_length=1, max_length=MAX_LABELS)]
     frontend: FrontEnd
     window: Annotated[int, msgspec.Meta(gt=0)]
     input: TensorQuant
@@ -190,7 +198,8 @@ def decode(raw: bytes, where: str) -> Manifest:
         where: name of the file, for errors.
 
     Raises:
-        InputError: not JSON, an unknown format version, a field that is missing, mistyped, unknown or impossible.
+        InputError: not JSON, an unknown format version, a field that is missing, mistyped, unknown or impossible, or a
+            text that `refuse_unfit_texts` refuses.
     """
     try:
         document = msgspec.json.decode(raw, type=dict[str, Any])
@@ -199,8 +208,8 @@ def decode(raw: bytes, where: str) -> Manifest:
     version = document.get("format_version")
     if type(version) is not int or version not in {*MIGRATIONS, FORMAT_VERSION}:
         raise InputError(
-            f"{where}: manifest format version {version!r} is unknown (this edgekd reads 1 to {FORMAT_VERSION}); "
-            "update edgekd or export the model again"
+            f"{where}: manifest format version {cut(repr(version), QUOTED)} is unknown (this edgekd reads 1 to"
+            f" {FORMAT_VERSION}); update edgekd or export the model again"
         )
     for older in range(version, FORMAT_VERSION):
         document = MIGRATIONS[older](document)
@@ -208,6 +217,7 @@ def decode(raw: bytes, where: str) -> Manifest:
         manifest = msgspec.convert(document, Manifest)
     except (msgspec.ValidationError, InputError) as error:  # InputError: from the checks of FrontEnd
         raise _damaged(where, error) from None
+    refuse_unfit_texts(manifest, where)
     if len(set(manifest.labels)) < len(manifest.labels):
         raise _damaged(where, "a label occurs twice")
     for convention, count in manifest.float_counts.items():
@@ -227,6 +237,35 @@ def decode(raw: bytes, where: str) -> Manifest:
     return manifest
 
 
+def refuse_unfit_texts(manifest: Manifest, where: str) -> None:
+    """Raise for a label or another text that could control a terminal, forge a line of a log or fill a page.
+
+    Args:
+        manifest: of any origin.
+        where: name of the file, for errors.
+
+    Raises:
+        InputError: naming the field and the text.
+    """
+    for field, text in _texts(msgspec.to_builtins(manifest, builtin_types=(bytes,)), ""):
+        reason = unfit(text, MAX_TEXT if "." in field else MAX_LABEL)  # the manifest's own are names and labels
+        if reason:
+            raise InputError(f"{where}: {field} of the manifest: {reason}; rename it and export the model again")
+
+
+def _texts(value: Any, field: str) -> Iterator[tuple[str, str]]:
+    """Every text in a document, keys too, each with the path of its field."""
+    if isinstance(value, str):
+        yield field, value
+    elif isinstance(value, dict):
+        for key, each in value.items():
+            yield f"a key of {field}", key
+            yield from _texts(each, f"{field}.{key}" if field else key)
+    elif isinstance(value, list | tuple):
+        for index, each in enumerate(value):
+            yield from _texts(each, f"{field}[{index}]")
+
+
 def _with_next_version(document: dict[str, Any]) -> dict[str, Any]:
     """A document of the next version, where that only adds optional fields."""
     return {**document, "format_version": document["format_version"] + 1}
@@ -237,4 +276,4 @@ MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = dict.fromkey
 
 
 def _damaged(where: str, what: object) -> InputError:
-    return InputError(f"{where}: the manifest is damaged ({what}); export the model again")
+    return InputError(f"{where}: the manifest is damaged ({cut(str(what), MAX_REASON)}); export the model again")

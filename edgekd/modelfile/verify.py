@@ -9,7 +9,7 @@ from edgekd.errors import GateError
 from edgekd.metrics.agreement import MAX_STEPS, Agreement, agreement
 from edgekd.modelfile.engine import Model, open_model
 from edgekd.modelfile.golden import replay
-from edgekd.text import columns, counted
+from edgekd.text import columns, counted, printable
 
 MAX_FEATURES_ERROR = 1e-4
 """Largest difference between the features of two machines, in log units. Those of float32 transforms differ by less
@@ -84,11 +84,12 @@ class VerifyReport:
             )
             for name, each in self.engines.items()
         ]
+        name = printable(self.model)
         return "\n".join(
             [
-                f"{self.model}: {counted(self.vectors, 'golden waveform')}",
+                f"{name}: {counted(self.vectors, 'golden waveform')}",
                 *columns((), [("features", features), ("int8 input", same_input), *logits], left=2, indent="  "),
-                f"{self.model}: {'differs' if self.failures else 'ok'}",
+                f"{name}: {'differs' if self.failures else 'ok'}",
             ]
         )
 

@@ -4,12 +4,12 @@ Colours come from the classes of report.css, for light and dark pages. No chart 
 text too: in cells, or in titles, which browsers show under the pointer and screen readers read out.
 """
 
-import html
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from edgekd.markup import Markup, element
 from edgekd.metrics.analysis import Reliability, Share
 from edgekd.metrics.scores import CALIBRATION_BINS, Integers
 
@@ -27,62 +27,55 @@ SMALLEST_DOT, LARGEST_DOT = 1.5, 8.0
 """Radius of a bin with few windows and of the fullest bin."""
 
 
-def escaped(text: object) -> str:
-    """Text escaped for HTML elements and quoted attributes. Characters that do not print (control characters, lone
-    surrogates, changes of direction) appear as Python escapes: names come from data sets of unknown authors."""
-    shown = "".join(
-        letter if letter.isprintable() else letter.encode("unicode_escape", "backslashreplace").decode()
-        for letter in str(text)
-    )
-    return html.escape(shown)
-
-
 def percent(fraction: float) -> str:
     """`73.8 %`."""
     return f"{100 * fraction:.1f} %"
 
 
-def bars(shares: Sequence[Share]) -> str:
+def bars(shares: Sequence[Share]) -> Markup:
     """A bar for each share, the lowest first: name, bar, per cent, and counts."""
-    ranked = sorted(shares, key=lambda each: each.correct / each.count)
     rows = [
-        f'<li><span title="{escaped(each.name)}">{escaped(each.name)}</span><i><b'
-        f' style="width:{100 * each.correct / each.count:.1f}%"></b></i>'
-        f"<span>{percent(each.correct / each.count)}</span>"
-        f"<span>{each.correct:,} of {each.count:,}</span></li>"
-        for each in ranked
+        element(
+            "li",
+            element("span", each.name, title=each.name),
+            element("i", element("b", style=f"width:{100 * each.correct / each.count:.1f}%")),
+            element("span", percent(each.correct / each.count)),
+            element("span", f"{each.correct:,} of {each.count:,}"),
+        )
+        for each in sorted(shares, key=lambda each: each.correct / each.count)
     ]
-    return f'<ol class="bars">{"".join(rows)}</ol>'
+    return element("ol", *rows, class_="bars")
 
 
-def matrix(labels: Sequence[str], confusion: Integers) -> str:
+def matrix(labels: Sequence[str], confusion: Integers) -> Markup:
     """A table of (labels, labels) clip counts that is a heat map too; rows are the truth, columns the predictions.
     Zeros are blank."""
-    heads = "".join(f'<th scope="col" title="{escaped(name)}"><span>{escaped(name)}</span></th>' for name in labels)
+    heads = [element("th", element("span", name), scope="col", title=name) for name in labels]
     rows = []
-    for index, name in enumerate(labels):
-        total = int(confusion[index].sum())
-        cells = [
-            _cell(int(count), total, name, labels[column], right=index == column)
-            for column, count in enumerate(confusion[index])
-        ]
-        rows.append(f'<tr><th scope="row" title="{escaped(name)}">{escaped(name)}</th>{"".join(cells)}</tr>')
-    size = " few" if len(labels) <= FEW_LABELS else ""
-    return (
-        f'<table class="matrix{size}"><thead><tr><td class="corner">truth \\ predicted</td>{heads}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table>"
-    )
+    for name, counts in zip(labels, confusion.tolist(), strict=True):
+        total = sum(counts)
+        cells = [_cell(count, total, name, other) for other, count in zip(labels, counts, strict=True)]
+        rows.append([element("th", name, scope="row", title=name), *cells])
+    corner = element("td", "truth \\ predicted", class_="corner")
+    return table([corner, *heads], rows, "matrix few" if len(labels) <= FEW_LABELS else "matrix")
 
 
-def _cell(count: int, total: int, truth: str, predicted: str, *, right: bool) -> str:
+def table(header: Iterable[Markup], rows: Iterable[Iterable[Markup]], style: str) -> Markup:
+    """A table of cells. style: its CSS class."""
+    body = element("tbody", *(element("tr", *row) for row in rows))
+    return element("table", element("thead", element("tr", *header)), body, class_=style)
+
+
+def _cell(count: int, total: int, truth: str, predicted: str) -> Markup:
+    right = truth == predicted
     if not count:
-        return "<td class=d></td>" if right else "<td></td>"
-    shade = math.ceil(LEVELS * count / total)
+        return element("td", class_="d" if right else None)
     what = f"{truth}: {count} of {total} correct" if right else f"{truth} taken for {predicted}: {count} of {total}"
-    return f'<td class="{RIGHT if right else WRONG}{shade}" title="{escaped(what)}">{count}</td>'
+    shade = f"{RIGHT if right else WRONG}{math.ceil(LEVELS * count / total)}"
+    return element("td", count, class_=shade, title=what)
 
 
-def lines(name: str, values: Sequence[tuple[int, float]]) -> str:
+def lines(name: str, values: Sequence[tuple[int, float]]) -> Markup:
     """A line chart of one quantity over epochs.
 
     Args:
@@ -101,26 +94,26 @@ def lines(name: str, values: Sequence[tuple[int, float]]) -> str:
     def y(value: float) -> float:
         return floor - (floor - top) * (value - low) / ((high - low) or 1.0)
 
-    parts = [
-        f'<path class="grid" d="M{LEFT} {y(tick):.1f}H{right}"/>'
-        f'<text x="{LEFT - 6}" y="{y(tick) + 4:.1f}" class="end">{tick:.4g}</text>'
-        for tick in ticks
-    ]
-    parts += [
-        f'<text x="{x(epoch):.1f}" y="{HEIGHT - 5}" class="{anchor}">{epoch}</text>'
-        for epoch, anchor in ((first, "start"), (last, "end"))[: 1 + (last > first)]
-    ]
+    parts = []
+    for tick in ticks:
+        parts.append(element("path", class_="grid", d=f"M{LEFT} {y(tick):.1f}H{right}"))
+        parts.append(element("text", f"{tick:.4g}", x=LEFT - 6, y=y(tick) + 4, class_="end"))
+    for epoch, anchor in ((first, "start"), (last, "end"))[: 1 + (last > first)]:
+        parts.append(element("text", epoch, x=x(epoch), y=HEIGHT - 5, class_=anchor))
     if len(values) > 1:
-        parts.append(
-            f'<polyline class="line" points="{" ".join(f"{x(epoch):.1f},{y(value):.1f}" for epoch, value in values)}"/>'
-        )
-    parts.append(f'<circle class="dot" r="3" cx="{x(last):.1f}" cy="{y(values[-1][1]):.1f}"/>')
+        points = _points((x(epoch), y(value)) for epoch, value in values)
+        parts.append(element("polyline", class_="line", points=points))
+    parts.append(element("circle", class_="dot", r=3, cx=x(last), cy=y(values[-1][1])))
     summary = f"{name} from {values[0][1]:.4g} in epoch {first} to {values[-1][1]:.4g} in epoch {last}"
-    return (
-        f"<figure><figcaption>{escaped(name)} <b>{values[-1][1]:.4g}</b></figcaption>"
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escaped(summary)}">{"".join(parts)}</svg>'
-        "</figure>"
+    return element(
+        "figure",
+        element("figcaption", name, " ", element("b", f"{values[-1][1]:.4g}")),
+        element("svg", *parts, viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", aria_label=summary),
     )
+
+
+def _points(points: Iterable[tuple[float, float]]) -> str:
+    return " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
 
 
 def _ticks(low: float, high: float) -> list[float]:
@@ -133,40 +126,37 @@ def _ticks(low: float, high: float) -> list[float]:
     return [round(number * step, 12) for number in range(first, last + 1)]
 
 
-def reliability(curves: Mapping[str, Reliability]) -> str:
+def reliability(curves: Mapping[str, Reliability]) -> Markup:
     """Accuracy over confidence in bins; keys are classes of report.css. A dot's size grows with the windows in its
     bin."""
-    size = SIDE - AXIS - EDGE
-    ticks = [0.0, 0.25, 0.5, 0.75, 1.0]
-    parts = [
-        f'<path class="grid" d="M{AXIS} {EDGE + size * (1 - tick):.1f}h{size}M{AXIS + size * tick:.1f} {EDGE}v{size}"/>'
-        f'<text class="end" x="{AXIS - 6}" y="{EDGE + size * (1 - tick) + 4:.1f}">{tick:g}</text>'
-        f'<text class="{_anchor(tick)}" x="{AXIS + size * tick:.1f}" y="{EDGE + size + 16}">{tick:g}</text>'
-        for tick in ticks
-    ]
+    size, floor = SIDE - AXIS - EDGE, SIDE - AXIS
+    parts = []
+    for tick, anchor in ((0.0, "start"), (0.25, "middle"), (0.5, "middle"), (0.75, "middle"), (1.0, "end")):
+        x, y = AXIS + size * tick, floor - size * tick
+        parts += [
+            element("path", class_="grid", d=f"M{AXIS} {y:.1f}h{size}M{x:.1f} {EDGE}v{size}"),
+            element("text", f"{tick:g}", class_="end", x=AXIS - 6, y=y + 4),
+            element("text", f"{tick:g}", class_=anchor, x=x, y=floor + 16),
+        ]
     parts += [
-        f'<path class="ideal" d="M{AXIS} {EDGE + size}l{size} -{size}"/>',
-        f'<text class="middle" x="{AXIS + size / 2:g}" y="{SIDE - 8}">confidence</text>',
-        f'<text class="middle" transform="translate(12 {EDGE + size / 2:g}) rotate(-90)">accuracy</text>',
+        element("path", class_="ideal", d=f"M{AXIS} {floor}l{size} -{size}"),
+        element("text", "confidence", class_="middle", x=AXIS + size / 2, y=SIDE - 8),
+        element("text", "accuracy", class_="middle", transform=f"translate(12 {EDGE + size / 2:g}) rotate(-90)"),
+        *(_curve(each, style, size) for style, each in curves.items()),
     ]
-    parts += [_curve(each, style, size) for style, each in curves.items()]
-    return (
-        f'<svg class="square" viewBox="0 0 {SIDE} {SIDE}" role="img" aria-label="accuracy over'
-        f' confidence">{"".join(parts)}</svg>'
-    )
+    label = "accuracy over confidence"
+    return element("svg", *parts, class_="square", viewBox=f"0 0 {SIDE} {SIDE}", role="img", aria_label=label)
 
 
-def _curve(each: Reliability, style: str, size: int) -> str:
+def _curve(each: Reliability, style: str, size: int) -> Markup:
     filled = np.flatnonzero(each.count)
     points = [(AXIS + size * each.confidence[i], EDGE + size * (1 - each.accuracy[i])) for i in filled]
     dots = []
     for i, (x, y) in zip(filled, points, strict=True):
         radius = max(SMALLEST_DOT, LARGEST_DOT * math.sqrt(each.count[i] / each.count.max()))
         title = f"confidence {each.confidence[i]:.3f}, accuracy {each.accuracy[i]:.3f}, windows {each.count[i]:,}"
-        dots.append(f'<circle r="{radius:.1f}" cx="{x:.1f}" cy="{y:.1f}"><title>{title}</title></circle>')
-    return (
-        f'<g class="{style}"><polyline points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in points)}"/>{"".join(dots)}</g>'
-    )
+        dots.append(element("circle", element("title", title), r=radius, cx=x, cy=y))
+    return element("g", element("polyline", points=_points(points)), *dots, class_=style)
 
 
 def bins(curves: Sequence[Reliability]) -> tuple[list[str], list[list[str]]]:
@@ -192,7 +182,3 @@ def _bin(each: Reliability, i: int) -> tuple[str, str, str]:
         if each.count[i]
         else ("0", "", "")
     )
-
-
-def _anchor(tick: float) -> str:
-    return "start" if tick == 0 else "end" if tick == 1 else "middle"

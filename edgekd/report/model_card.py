@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from edgekd.modelfile.manifest import CrossValidation, Estimate, Manifest
-from edgekd.report.yaml_text import dump
 from edgekd.text import markdown_table
+from edgekd.yaml_text import yaml_text
 
 HUB_LICENCES = frozenset(
     {
@@ -141,6 +141,9 @@ def card(
         counts: of the first file, by convention.
         budgets: verdicts on the first file.
         target: name of the target whose budgets they are.
+
+    Raises:
+        MissingExtraError: PyYAML is not installed.
     """
     formats = [name.rpartition(".")[2] for name in files]
     sections = [
@@ -161,7 +164,7 @@ def card(
         "## Labels",
         ", ".join(code(label) for label in manifest.labels),
     ]
-    return f"---\n{dump(metadata(manifest, formats))}---\n\n" + "\n\n".join(sections) + "\n"
+    return f"---\n{yaml_text(metadata(manifest, formats))}---\n\n" + "\n\n".join(sections) + "\n"
 
 
 def _lead(manifest: Manifest) -> str:

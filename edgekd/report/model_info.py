@@ -7,10 +7,13 @@ import msgspec
 from edgekd.modelfile.container import read_manifest
 from edgekd.modelfile.manifest import Calibration, Manifest, TensorQuant
 from edgekd.report.model_card import crossval_text
-from edgekd.text import columns
+from edgekd.text import columns, cut
 
 LABELS_SHOWN = 12
 """Largest number of labels that are listed in full; of more, only the first ones and their number are shown."""
+
+MAX_VALUE = 1000
+"""Most characters of a value that are shown."""
 
 
 class ModelInfo(msgspec.Struct, frozen=True):
@@ -32,7 +35,8 @@ def info(model: str | Path, as_json: bool) -> str:
     size = path.stat().st_size
     if as_json:
         return msgspec.json.format(msgspec.json.encode(ModelInfo(str(path), size, manifest))).decode()
-    return "\n".join([manifest.name, *columns([], rows(path, size, manifest).items(), left=2, indent="  ")])
+    shown = [(field, cut(value, MAX_VALUE)) for field, value in rows(path, size, manifest).items()]
+    return "\n".join([manifest.name, *columns([], shown, left=2, indent="  ")])
 
 
 def rows(path: Path, size: int, manifest: Manifest) -> dict[str, str]:

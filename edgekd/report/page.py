@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgekd.markup import Markup, element, fragment
 from edgekd.metrics.analysis import Analysis
 from edgekd.metrics.intervals import Interval
 from edgekd.metrics.scores import Scores
-from edgekd.report.charts import escaped, percent
+from edgekd.report.charts import percent
 from edgekd.report.sections import BarsSection, CalibrationSection, MatrixSection, PairsSection, Section
 from edgekd.text import counted
 
@@ -61,40 +62,36 @@ class Page:
 def render(page: Page) -> bytes:
     """The HTML file, UTF-8."""
     named = [(f"s{number}", section) for number, section in enumerate(page.sections, 1)]
-    links = "".join(f'<a href="#{name}">{escaped(section.title)}</a>' for name, section in named)
-    sections = "\n".join(
-        f'<section id="{name}" aria-labelledby="{name}h">\n'
-        f'<h2 id="{name}h">{escaped(section.title)}{section.badge()}</h2>\n{section.body()}\n</section>'
-        for name, section in named
-    )
-    notes = "".join(f'<p class="warn">{escaped(note)}</p>' for note in page.notes)
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<meta http-equiv="Content-Security-Policy" content="{POLICY}">
-<title>{escaped(page.title)}: {escaped(page.kind)}</title>
-<style>
-{STYLE.read_text(encoding="utf-8")}</style>
-</head>
-<body>
-<header>
-<p class="kind">{escaped(page.kind)}</p>
-<h1>{escaped(page.title)}</h1>
-<p class="lead">{escaped(page.lead)}</p>
-{notes}
-<dl class="tiles">{"".join(map(_tile, page.tiles))}</dl>
-<nav aria-label="Sections">{links}</nav>
-</header>
-<main>
-{sections}
-</main>
-<footer>{escaped(page.foot)}</footer>
-</body>
-</html>
-""".encode()
+    links = [element("a", section.title, href=f"#{name}") for name, section in named]
+    head = [
+        element("meta", charset="utf-8"),
+        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        element("meta", name="color-scheme", content="light dark"),
+        element("meta", http_equiv="Content-Security-Policy", content=POLICY),
+        element("title", f"{page.title}: {page.kind}"),
+        element("style", Markup(STYLE.read_text(encoding="utf-8"))),
+    ]
+    header = [
+        element("p", page.kind, class_="kind"),
+        element("h1", page.title),
+        element("p", page.lead, class_="lead"),
+        *(element("p", note, class_="warn") for note in page.notes),
+        element("dl", *map(_tile, page.tiles), class_="tiles"),
+        element("nav", *links, aria_label="Sections"),
+    ]
+    sections = [_section(name, section) for name, section in named]
+    body = [
+        element("header", *header),
+        element("main", fragment(*sections, between="\n")),
+        element("footer", page.foot),
+    ]
+    whole = element("html", element("head", *head), element("body", fragment(*body, between="\n")), lang="en")
+    return f"<!doctype html>\n{whole}\n".encode()
+
+
+def _section(name: str, section: Section) -> Markup:
+    title = element("h2", section.title, " ", section.badge(), id=f"{name}h")
+    return element("section", title, section.body(), id=name, aria_labelledby=f"{name}h")
 
 
 def score_tiles(found: Analysis, name: str = "") -> list[Tile]:
@@ -158,11 +155,9 @@ def sentence(text: str) -> str:
     return text and f"{text[0].upper()}{text[1:]}."
 
 
-def _tile(each: Tile) -> str:
-    return (
-        f'<div class="{"tile" if each.ok else "tile bad"}"><dt>{escaped(each.name)}</dt>'
-        f"<dd><strong>{escaped(each.value)}</strong><span>{escaped(each.note)}</span></dd></div>"
-    )
+def _tile(each: Tile) -> Markup:
+    value = element("dd", element("strong", each.value), element("span", each.note))
+    return element("div", element("dt", each.name), value, class_="tile" if each.ok else "tile bad")
 
 
 def _scored(name: str, scores: Scores, intervals: dict[str, Interval]) -> list[str]:

@@ -1,13 +1,13 @@
-"""Sections of a page: the values of each kind and their HTML. All text is escaped (`charts.escaped`)."""
+"""Sections of a page: the values of each kind and their HTML."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edgekd.metrics.analysis import ConfusedPair, Mistake, Reliability, Share
+from edgekd.markup import Markup, element, fragment
+from edgekd.metrics.analysis import ConfusedPair, Reliability, Share
 from edgekd.metrics.scores import Integers
 from edgekd.report import charts
-from edgekd.report.charts import escaped
 from edgekd.text import counted
 
 MATRIX_LABELS = 120
@@ -28,12 +28,12 @@ class Section(ABC):
     title: str
 
     @abstractmethod
-    def body(self) -> str:
+    def body(self) -> Markup:
         """HTML of the content."""
 
-    def badge(self) -> str:
+    def badge(self) -> Markup:
         """HTML beside the title."""
-        return ""
+        return Markup()
 
 
 @dataclass(frozen=True)
@@ -55,14 +55,14 @@ class TableSection(Section):
     verdict: str = ""
     ok: bool = True
 
-    def body(self) -> str:
+    def body(self) -> Markup:
         if self.header:
-            return _note(self.note) + _table(self.title, self.header, self.rows, self.left)
-        facts = "".join(f"<dt>{escaped(name)}</dt><dd>{escaped(value)}</dd>" for name, value in self.rows)
-        return _note(self.note) + (f'<dl class="facts">{facts}</dl>' if facts else "")
+            return fragment(_note(self.note), _table(self.title, self.header, self.rows, self.left))
+        facts = [element(tag, text) for row in self.rows for tag, text in zip(("dt", "dd"), row, strict=True)]
+        return fragment(_note(self.note), element("dl", *facts, class_="facts") if facts else "")
 
-    def badge(self) -> str:
-        return f' <em class="{"good" if self.ok else "bad"}">{escaped(self.verdict)}</em>' if self.verdict else ""
+    def badge(self) -> Markup:
+        return element("em", self.verdict, class_="good" if self.ok else "bad") if self.verdict else Markup()
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class BarsSection(Section):
 
     shares: Sequence[Share]
 
-    def body(self) -> str:
+    def body(self) -> Markup:
         return charts.bars(self.shares)
 
 
@@ -82,16 +82,17 @@ class MatrixSection(Section):
     labels: Sequence[str]
     confusion: Integers
 
-    def body(self) -> str:
+    def body(self) -> Markup:
         if len(self.labels) > MATRIX_LABELS:
             return _note(
                 f"{len(self.labels)} labels are too many for a matrix (at most {MATRIX_LABELS}); the pairs below list"
                 " what is confused."
             )
-        return _note(
+        note = _note(
             "Clips: a row for each true label, a column for each prediction. The stronger the colour, the larger the"
             " share of a row."
-        ) + _scrolled(self.title, charts.matrix(self.labels, self.confusion))
+        )
+        return fragment(note, _scrolled(self.title, charts.matrix(self.labels, self.confusion)))
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ class PairsSection(Section):
     pairs: Sequence[ConfusedPair]
     where: str
 
-    def body(self) -> str:
+    def body(self) -> Markup:
         if not self.pairs:
             return _note("No clip was taken for another label.")
         shown = self.pairs[:PAIRS]
@@ -116,7 +117,7 @@ class PairsSection(Section):
                     f"{counted(len(shown[-1].mistakes), 'such clip')} each."
                 )
             )
-        return "".join(parts)
+        return fragment(*parts)
 
 
 @dataclass(frozen=True)
@@ -126,20 +127,20 @@ class CalibrationSection(Section):
     curves: Sequence[Reliability]
     note: str = ""
 
-    def body(self) -> str:
+    def body(self) -> Markup:
         rows = [[each.name, f"{each.error:.4f}", f"{each.loss:.3f}"] for each in self.curves]
         drawn = dict(zip(CURVES, self.curves, strict=False))
-        keys = "".join(f'<li class="{style}"><i></i>{escaped(each.name)}</li>' for style, each in drawn.items())
-        return (
+        keys = [element("li", element("i"), each.name, class_=style) for style, each in drawn.items()]
+        figure = element("figure", charts.reliability(drawn), element("ul", *keys, class_="keys"))
+        scores = _table(self.title, ("", "calibration error", "log loss"), rows)
+        bins = element("details", element("summary", "the bins"), _table("bins", *charts.bins([*drawn.values()])))
+        return fragment(
             _note(
                 "Of windows. On the diagonal a confidence of 0.8 is correct in 80 % of the cases; below it the network"
                 " is overconfident."
-            )
-            + _note(self.note)
-            + f'<div class="beside"><figure>{charts.reliability(drawn)}<ul class="keys">{keys}</ul></figure>'
-            f"<div>{_table(self.title, ('', 'calibration error', 'log loss'), rows)}"
-            "<details><summary>the"
-            f" bins</summary>{_table('bins', *charts.bins([*drawn.values()]))}</details></div></div>"
+            ),
+            _note(self.note),
+            element("div", figure, element("div", scores, bins), class_="beside"),
         )
 
 
@@ -150,9 +151,9 @@ class CurvesSection(Section):
     series: dict[str, list[tuple[int, float]]]
     note: str = ""
 
-    def body(self) -> str:
-        drawn = "".join(charts.lines(name, values) for name, values in self.series.items())
-        return f'{_note(self.note)}<div class="curves">{drawn}</div>'
+    def body(self) -> Markup:
+        drawn = [charts.lines(name, values) for name, values in self.series.items()]
+        return fragment(_note(self.note), element("div", *drawn, class_="curves"))
 
 
 @dataclass(frozen=True)
@@ -161,41 +162,40 @@ class ListingSection(Section):
 
     text: str
 
-    def body(self) -> str:
-        text = "\n".join(escaped(line) for line in self.text.splitlines())
-        return f"<details><summary>show</summary>{_scrolled(self.title, f'<pre>{text}</pre>')}</details>"
+    def body(self) -> Markup:
+        text = fragment(*self.text.splitlines(), between="\n")
+        return element("details", element("summary", "show"), _scrolled(self.title, element("pre", text)))
 
 
-def _pair(pair: ConfusedPair, *, opened: bool) -> str:
+def _pair(pair: ConfusedPair, *, opened: bool) -> Markup:
     title, count = " and ".join(pair.labels), len(pair.mistakes)
-    rows = [_mistake(each) for each in pair.mistakes[:PATHS]]
-    cut = _note(f"and {count - PATHS} more") if count > PATHS else ""
-    return (
-        f"<details{' open' if opened else ''}><summary><b>{escaped(title)}</b> {count} of"
-        f" {counted(pair.clips, 'clip')}</summary>{_table(title, PAIR_HEADER, rows, left=3)}{cut}</details>"
+    rows = [
+        [each.path, each.truth, each.predicted, f"{each.probability:.2f}", f"{each.of_truth:.2f}"]
+        for each in pair.mistakes[:PATHS]
+    ]
+    return element(
+        "details",
+        element("summary", element("b", title), f" {count} of {counted(pair.clips, 'clip')}"),
+        _table(title, PAIR_HEADER, rows, left=3),
+        _note(f"and {count - PATHS} more" if count > PATHS else ""),
+        open="" if opened else None,
     )
 
 
-def _mistake(each: Mistake) -> list[str]:
-    return [each.path, each.truth, each.predicted, f"{each.probability:.2f}", f"{each.of_truth:.2f}"]
+def _note(text: str) -> Markup:
+    return element("p", text) if text else Markup()
 
 
-def _note(text: str) -> str:
-    return f"<p>{escaped(text)}</p>" if text else ""
-
-
-def _scrolled(title: str, content: str) -> str:
+def _scrolled(title: str, content: Markup) -> Markup:
     """Content that may be wider than the screen, in a box that the keyboard scrolls."""
-    return f'<div class="scroll" role="region" tabindex="0" aria-label="{escaped(title)}">{content}</div>'
+    return element("div", content, class_="scroll", role="region", tabindex=0, aria_label=title)
 
 
-def _table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
-    kinds = [' class="word"' if column < left else "" for column in range(len(header))]
-    head = "".join(f'<th scope="col"{kind}>{escaped(cell)}</th>' for kind, cell in zip(kinds, header, strict=True))
-    lines = []
+def _table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> Markup:
+    kinds = ["word" if column < left else None for column in range(len(header))]
+    head = [element("th", cell, scope="col", class_=kind) for kind, cell in zip(kinds, header, strict=True)]
+    body = []
     for first, *others in rows:
-        cells = "".join(f"<td{kind}>{escaped(cell)}</td>" for kind, cell in zip(kinds[1:], others, strict=True))
-        lines.append(f'<tr><th scope="row">{escaped(first)}</th>{cells}</tr>')
-    return _scrolled(
-        title, f'<table class="data"><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table>'
-    )
+        cells = [element("td", cell, class_=kind) for kind, cell in zip(kinds[1:], others, strict=True)]
+        body.append([element("th", first, scope="row"), *cells])
+    return _scrolled(title, charts.table(head, body, "data"))

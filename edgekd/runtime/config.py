@@ -10,6 +10,7 @@ from edgekd.errors import InputError
 from edgekd.modelfile.engine import Model, open_model
 from edgekd.modelfile.equaliser import with_equaliser
 from edgekd.modelfile.zoo import model_file, zoo_model, zoo_names
+from edgekd.rates import require_rate
 from edgekd.resources import read_toml
 from edgekd.runtime.config_tables import (
     OUTPUT_TABLES,
@@ -108,6 +109,8 @@ def read_config(path: Path) -> Config:
         _ = config.settings
     except InputError as error:
         raise InputError(f"{path}: [decision]: {error}") from None
+    if config.source.rate is not None:
+        require_rate(config.source.rate, f"{path}: [source]: rate is")
     named = [key for key in SOURCES if getattr(config.source, key) is not None]
     if len(named) > 1:
         raise InputError(f"{path}: [source]: {' and '.join(named)} are {len(named)} sources; keep one of them")

@@ -79,7 +79,8 @@ class SourceTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         about("The channel to use, counted from 0; by default the mean of all."),
     ] = None
     rate: Annotated[
-        Positive | None, about("Sample rate in Hz: of a microphone by default its own, of a command the model's.")
+        int | None,
+        about("Sample rate in Hz, 1000 to 768000: of a microphone by default its own, of a command the model's."),
     ] = None
     channels: Annotated[Positive | None, about("Channels that the command writes, by default 1.")] = None
     equaliser: Annotated[str | None, about("The microphone's equaliser, a file of 'edgekd equalise'.")] = None
@@ -104,7 +105,10 @@ class DecisionTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     unknown: Annotated[float, about("Below this probability the label is 'unknown', 0 to below 1; 0 is off.")] = 0.0
     gate: Annotated[
         float | None,
-        about("Windows below this level in dBFS, for instance -60, are not classified but marked as gated."),
+        about(
+            "Windows below this level in dBFS, for instance -60, are not classified but marked as gated; where the "
+            "level stays below it, the label is 'quiet'."
+        ),
     ] = None
 
 

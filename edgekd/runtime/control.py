@@ -1,9 +1,10 @@
 """Signals to a running listener: to end, or to read its configuration and its model again.
 
-A handler only sets a flag. The listener checks the flags between chunks, and ten times a second while no samples
-arrive.
+SIGHUP comes also from a terminal that closes, where it asks for the end. A handler only sets a flag. The listener
+checks the flags between chunks, and ten times a second while no samples arrive.
 """
 
+import os
 import signal
 from collections.abc import Callable
 from types import FrameType, TracebackType
@@ -72,13 +73,23 @@ class StoppedError(Exception):
         self.number = number
 
 
+def has_terminal() -> bool:
+    """Whether a terminal controls this process, which gets SIGHUP when it closes."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
+
+
 class Control:
     """Inside its `with` block SIGTERM and SIGINT ask for the end and SIGHUP for a reload. A second SIGTERM or SIGINT
     acts as without it."""
 
-    def __init__(self, load: Callable[[], Configuration] | None = None) -> None:
-        """load: reads, opens and verifies the configuration again; without it nothing can be reloaded."""
-        self._load = load
+    def __init__(self, load: Callable[[], Configuration] | None = None, *, on_terminal: bool = False) -> None:
+        """load: reads, opens and verifies the configuration again; without it nothing can be reloaded. on_terminal:
+        SIGHUP means that the terminal has closed and asks for the end, unless it was ignored until now (nohup)."""
+        self._load, self._on_terminal = load, on_terminal
         self._previous: dict[signal.Signals, Any] = {}
         self._stop = 0
         self._reload = False
@@ -95,10 +106,10 @@ class Control:
             signal.signal(number, handler)
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
-        if number == signal.SIGHUP:
+        if number == signal.SIGHUP and not (self._on_terminal and self._previous[signal.SIGHUP] != signal.SIG_IGN):
             self._reload = True
             return
-        self._stop = number
+        self._stop = number  # a terminal that closes may send SIGHUP twice: it stays handled
         for stop in STOPS:
             signal.signal(stop, self._previous[stop])
 

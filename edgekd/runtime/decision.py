@@ -2,8 +2,8 @@
 
 Probabilities are smoothed with one time constant, whatever the hop: a window's weight falls by the factor e in each
 `smooth_s` seconds. The label shown changes only when another one leads by a margin and the last change is long enough
-ago. Below a threshold the label is "unknown". In `DecisionSettings()` all of this is off, and each window is decided
-alone.
+ago. Below a threshold the label is "unknown". When the level stays below the gate, the label is "quiet". In
+`DecisionSettings()` all of this is off, and each window is decided alone.
 """
 
 import math
@@ -21,6 +21,10 @@ from edgekd.runtime.source.health import State, StatusLine
 
 UNKNOWN = "unknown"
 """The label shown when no label is probable enough."""
+QUIET = "quiet"
+"""The label shown when the level stays below the gate."""
+NO_LABELS = (UNKNOWN, QUIET)
+"""What is shown where no label of the model is."""
 UNKNOWN_BAND = 0.1
 """To replace "unknown", a label's probability must exceed the threshold by this share of the way from it to 1."""
 MIN_GATE_DBFS = -150.0
@@ -37,7 +41,8 @@ class DecisionSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     to below 1. dwell_s: least time for which a label, or "unknown", is shown, seconds, 0 to `MAX_SECONDS`. unknown:
     threshold of the smoothed probability of the label shown, below which "unknown" is shown until a label exceeds the
     threshold by `UNKNOWN_BAND` of the way to 1; 0 to below 1, 0 is off. gate_dbfs: windows of a lower level are not
-    scored, dB relative to an rms of 1 (a full-scale sine has -3), `MIN_GATE_DBFS` to below 0; None is off.
+    scored, dB relative to an rms of 1 (a full-scale sine has -3), `MIN_GATE_DBFS` to below 0; None is off. "quiet" is
+    shown once the level was below the gate for `smooth_s` and for a whole window; the dwell holds nothing against it.
     """
 
     smooth_s: float = 0.0
@@ -80,7 +85,7 @@ class Decision(msgspec.Struct, frozen=True):
 
     Only where the settings are not plain: raw: this window's own probability of the label shown (for "unknown": of the
     first of `top`), None where the window was not scored. gated: the window was below the gate and was not scored;
-    label, probability and top are those of the last scored window, or "unknown", 0 and none.
+    label, probability and top are those of the last scored window, or "quiet", 0 and none.
     """
 
     t: float
@@ -92,6 +97,11 @@ class Decision(msgspec.Struct, frozen=True):
     drops: int
     raw: float | UnsetType | None = UNSET
     gated: bool | UnsetType = UNSET
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether `QUIET` is shown because of the gate; a model may have a label of that name too."""
+        return self.gated is True and self.label == QUIET and not self.top
 
 
 class Decider:
@@ -108,12 +118,14 @@ class Decider:
         # seconds: the last scored window, the last change of the label shown
         self._scored_at = self._changed = -math.inf
         self._shown: int | None = None  # index of the label shown; None for unknown
-        self._last: tuple[str, float, tuple[tuple[str, float], ...]] = (UNKNOWN, 0.0, ())
+        self._quiet_since: float | None = None  # seconds; None where the last window was scored
+        self._last: tuple[str, float, tuple[tuple[str, float], ...]] = (QUIET, 0.0, ())
 
     def decide(
         self, logits: NDArray[np.float32], *, t: float, rms: float, drops: int = 0, state: State = "HEALTHY"
     ) -> Decision:
         """The decision on a window that ends at `t` seconds, later than any before. logits: float32 (labels,)."""
+        self._quiet_since = None
         own = softmax(logits, self._temperature)
         smoothed = self._smooth(own, t)
         order = (-smoothed).argsort(kind="stable")[: self._top].tolist()
@@ -128,9 +140,14 @@ class Decider:
         self._last = label, _rounded(smoothed[winner]), tuple((self._labels[i], _rounded(smoothed[i])) for i in order)
         return self._decision(t, rms, drops, state, _rounded(own[winner]))
 
-    def skip(self, *, t: float, rms: float, drops: int = 0, state: State = "HEALTHY") -> Decision:
-        """The decision on a window below the gate, which is not scored: label and probabilities of the last scored
-        one."""
+    def skip(self, *, start: float, t: float, rms: float, drops: int = 0, state: State = "HEALTHY") -> Decision:
+        """The decision on a window from `start` to `t` seconds that is below the gate and not scored: label and
+        probabilities of the last scored one, then `QUIET`."""
+        if self._quiet_since is None:
+            self._quiet_since = start
+        if round(t - self._quiet_since, 6) >= self._settings.smooth_s:
+            # the next sound is decided as the first one, but old probabilities still fade
+            self._last, self._shown, self._changed = (QUIET, 0.0, ()), None, -math.inf
         return self._decision(t, rms, drops, state, None)
 
     def _smooth(self, own: Array64, t: float) -> Array64:

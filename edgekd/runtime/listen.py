@@ -70,6 +70,7 @@ def listen(
     watch: Watch | None = None,
     status: StatusSource | None = None,
     equaliser: str | Path | None = None,
+    warn: Callable[[str], None] | None = None,
 ) -> Iterator[Decision | StatusLine]:
     """Classify a source window by window.
 
@@ -89,6 +90,7 @@ def listen(
         watch: limits for a live source.
         status: further lines; the first line is always about the source.
         equaliser: a file of `edgekd equalise` for the microphone.
+        warn: takes a line for people where samples of a file are scaled down.
 
     Yields:
         A decision at the end of each window; each change of state of a live source; a line on the result of each
@@ -124,7 +126,7 @@ def listen(
         raw = read_raw(_unbuffered(sys.stdin.buffer), configuration.sample_rate, IDLE_S)
         chunks, source_name = _file_chunks(raw, configuration, control), "standard input"
     else:
-        audio = read_file(Path(source), configuration.sample_rate)
+        audio = read_file(Path(source), configuration.sample_rate, warn)
         chunks, source_name = _file_chunks(audio, configuration, control), source
     yield from decisions(configuration.classifier, chunks, source_name, hop_s, top, settings, observe, current, status)
 
@@ -207,7 +209,8 @@ def _events(
                     manifest, window.waveform, window.features, ready - began, 0.0, current.counts, breaks
                 )
                 if window.features is None:
-                    yield decider.skip(t=t, rms=window.rms, drops=drops, state=state), observation
+                    start = start_s + window.start / rate
+                    yield decider.skip(start=start, t=t, rms=window.rms, drops=drops, state=state), observation
                 else:
                     logits = classifier.logits(window.features[None])[0]  # (labels,)
                     observation = observation._replace(inference_s=time.perf_counter() - ready)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from edgekd.runtime import replay
 from edgekd.runtime.config import Config, prepared, require_same_outputs
-from edgekd.runtime.control import Configuration, Control, StoppedError
+from edgekd.runtime.control import Configuration, Control, StoppedError, has_terminal
 from edgekd.runtime.decision import ChangesOnly, to_json, to_text
 from edgekd.runtime.listen import STANDARD_INPUT, listen
 from edgekd.runtime.notify import notifier
@@ -25,13 +25,14 @@ def run(read: Callable[[], Config], write: Callable[[str], None], warn: Callable
         warn: takes lines for people.
 
     Raises:
-        StoppedError: SIGINT ended it, or SIGTERM a file before its end. SIGTERM is the usual end of a live source.
-        BrokenPipeError: nobody reads the report on a file. Of live decisions the reader may go: that ends it.
+        StoppedError: SIGINT ended it, or SIGTERM or a closed terminal a file before its end. Both are usual ends of a
+            live source.
+        OSError: a line cannot be written, for instance BrokenPipeError where its reader has gone.
         EdgekdError: the configuration, the model, the source or an output does not work.
     """
     config = read()
     if config.output.replay or config.output.track is not None:
-        write(_replayed(config))
+        write(_replayed(config, warn))
         if (note := replay.ignored_outputs(config)) is not None:
             warn(note)
         return
@@ -56,7 +57,7 @@ def run(read: Callable[[], Config], write: Callable[[str], None], warn: Callable
     live = config.source.file in (None, STANDARD_INPUT)
     with (
         _usual_end(live),
-        Control(reload) as control,
+        Control(reload, on_terminal=has_terminal()) as control,
         open_outputs(config, systemd) as outputs,
         contextlib.ExitStack() as drawing,
     ):
@@ -77,6 +78,7 @@ def run(read: Callable[[], Config], write: Callable[[str], None], warn: Callable
             watch=config.limits,
             status=outputs.status,
             equaliser=config.source.equaliser,
+            warn=warn,
         )
         for decision in outputs.forward(decisions):
             if view is not None:
@@ -87,17 +89,15 @@ def run(read: Callable[[], Config], write: Callable[[str], None], warn: Callable
 
 @contextlib.contextmanager
 def _usual_end(live: bool) -> Iterator[None]:
-    """Nothing is wrong when the reader of the decisions goes, or when SIGTERM ends a live source."""
+    """Nothing is wrong when SIGTERM or a closed terminal ends a live source."""
     try:
         yield
-    except BrokenPipeError:
-        pass
     except StoppedError as stop:
         if stop.number == signal.SIGINT or not live:
             raise
 
 
-def _replayed(config: Config) -> str:
+def _replayed(config: Config, warn: Callable[[str], None]) -> str:
     """The report on a file."""
     report = replay.replay(
         config.source.file,
@@ -108,5 +108,6 @@ def _replayed(config: Config) -> str:
         settings=config.settings,
         track=None if config.output.track is None else Path(config.output.track),
         equaliser=config.source.equaliser,
+        warn=warn,
     )
     return replay.to_json(report) if config.output.json else replay.to_text(report)

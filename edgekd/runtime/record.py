@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from edgekd.data.sets.folder import FOLD, SPLIT_NAMES
 from edgekd.errors import InputError
 from edgekd.files import PART
+from edgekd.rates import require_rate
 from edgekd.runtime.clip_file import cannot_write, wav, write_clip
 from edgekd.runtime.level import SILENCE_DBFS, level_dbfs, longest_zeros
 from edgekd.runtime.source.capture import CHILD, Capture
@@ -26,8 +27,6 @@ from edgekd.runtime.source.health import StateChange, Watch
 from edgekd.runtime.source.resample import Resampler
 
 MIN_CLIP_S, MAX_CLIP_S = 0.1, 600.0
-MIN_RATE, MAX_RATE = 1000, 384000
-"""Hz of a file."""
 ZEROS_S = 1.0
 """Longest run of exact zeros in a clip, seconds. A working microphone never gives one, an unplugged one may."""
 MAX_NAME_BYTES = 200
@@ -170,8 +169,8 @@ def _require_valid(settings: RecordSettings) -> None:
         raise InputError(f"a clip of {settings.seconds:g} s; give {MIN_CLIP_S:g} to {MAX_CLIP_S:g}")
     if settings.clips is not None and settings.clips < 1:
         raise InputError(f"count is {settings.clips}; it must be at least 1")
-    if settings.sample_rate is not None and not MIN_RATE <= settings.sample_rate <= MAX_RATE:
-        raise InputError(f"a sample rate of {settings.sample_rate} Hz; give {MIN_RATE} to {MAX_RATE}")
+    if settings.sample_rate is not None:
+        require_rate(settings.sample_rate, "a sample rate of")
     if settings.min_level is not None and not SILENCE_DBFS <= settings.min_level < 0.0:
         raise InputError(
             f"a least level of {settings.min_level:g} dBFS; full scale is 0 and less is negative, for instance -60"

@@ -1,7 +1,7 @@
 """Decisions over a recording, faster than real time, and their statistics: to choose `DecisionSettings` offline."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -78,6 +78,7 @@ def replay(
     settings: DecisionSettings = PLAIN,
     track: Path | None = None,
     equaliser: str | Path | None = None,
+    warn: Callable[[str], None] | None = None,
 ) -> ReplayReport:
     """Decide over an audio file as fast as possible and evaluate the decisions.
 
@@ -86,6 +87,7 @@ def replay(
         model, engine, threads, hop_s, settings: as of `listen`.
         equaliser: a file of `edgekd equalise` for the microphone of the recording.
         track: a table start,end,label in seconds with the labels over time; None for no score.
+        warn: takes a line for people where samples are scaled down.
 
     Raises:
         InputError: as of `listen`; a source that is not a file; a track that does not fit the model or the file.
@@ -95,7 +97,7 @@ def replay(
         raise InputError("a replay needs an audio file; give one instead of the microphone or standard input")
     classifier = with_equaliser(open_model(model, engine, threads), equaliser)
     spans = None if track is None else read_track(track, classifier.manifest.labels)
-    chunks = read_file(Path(source), classifier.manifest.frontend.sample_rate)
+    chunks = read_file(Path(source), classifier.manifest.frontend.sample_rate, warn)
     return evaluate(classifier, chunks, source, hop_s, settings, spans, track)
 
 

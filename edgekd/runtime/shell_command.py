@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 from urllib.parse import unquote
 
-from edgekd.text import printable
+from edgekd.text import short_line
 
 KEPT_STDERR_BYTES = 1 << 12
 """How many of the last bytes of a command's standard error are kept."""
@@ -67,8 +67,8 @@ def last_line(stderr: bytes, command: str) -> str:
     if len(stderr) >= KEPT_STDERR_BYTES:  # it may begin inside a word, which may be a secret
         stderr = stderr.partition(b" ")[2] or stderr
     lines = stderr.decode(errors="replace").replace("\r", "\n").split("\n")
-    last = next((line for line in reversed(lines) if printable(line)), "")
-    return printable(_masked(last, command))
+    last = next((line for line in reversed(lines) if line.strip()), "")
+    return short_line(_masked(last, command))
 
 
 def _masked(text: str, command: str) -> str:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from edgekd.data.sets.tables import read_table
 from edgekd.errors import InputError, nearest
-from edgekd.runtime.decision import UNKNOWN
+from edgekd.runtime.decision import NO_LABELS
 
 COLUMNS = ("start", "end", "label")
 SLACK_S = 0.05
@@ -33,10 +33,11 @@ class TrackScore(msgspec.Struct, frozen=True):
     """Agreement of decisions with a track.
 
     accuracy: share of the track's seconds, from the first decision on, in which the track's label was shown, 0..1;
-    "unknown" is right only where the track has it. accuracy_known: the same over the seconds in which a label was
-    shown. onsets: spans that do not continue the label before. missed: onsets whose label was not shown before the last
-    window that overlaps the span had ended. delay_p50_s, delay_p95_s: seconds from an onset to the end of the first
-    window with its label, 0 where it was shown already, over the onsets not missed. A figure without data is None.
+    "unknown" and "quiet" are right only where the track has them. accuracy_known: the same over the seconds in which a
+    label was shown. onsets: spans that do not continue the label before. missed: onsets whose label was not shown
+    before the last window that overlaps the span had ended. delay_p50_s, delay_p95_s: seconds from an onset to the end
+    of the first window with its label, 0 where it was shown already, over the onsets not missed. A figure without data
+    is None.
     """
 
     accuracy: float | None
@@ -53,7 +54,7 @@ def read_track(path: Path, labels: Sequence[str]) -> tuple[Span, ...]:
 
     Args:
         path: comma, tab or semicolon separated.
-        labels: that a model knows; "unknown" is allowed too, for everything else.
+        labels: that a model knows; "unknown" and "quiet" are allowed too.
 
     Raises:
         InputError: no table, a missing column, a malformed time, a span that ends before it starts, an unknown label,
@@ -73,9 +74,9 @@ def read_track(path: Path, labels: Sequence[str]) -> tuple[Span, ...]:
             raise InputError(
                 f"{where}: it ends at {end:g} s and starts at {start:g} s; a span must end after its start"
             )
-        if row["label"] not in {*labels, UNKNOWN}:
+        if row["label"] not in {*labels, *NO_LABELS}:
             raise InputError(
-                f"{where}: the model knows no label '{row['label']}'{nearest(row['label'], [*labels, UNKNOWN])}"
+                f"{where}: the model knows no label '{row['label']}'{nearest(row['label'], [*labels, *NO_LABELS])}"
             )
         spans.append(Span(start, end, row["label"], number))
     spans.sort()
@@ -120,7 +121,7 @@ def score(
         near = _near(begins, span.start, span.end)
         # seconds for which each decision was shown within the span
         held = np.clip(np.minimum(ends[near], span.end) - np.maximum(begins[near], span.start), 0.0, None)
-        matches, labelled = names[near] == span.label, names[near] != UNKNOWN
+        matches, labelled = names[near] == span.label, ~np.isin(names[near], tuple(NO_LABELS))
         covered += held.sum()
         right += held[matches].sum()
         known += held[labelled].sum()

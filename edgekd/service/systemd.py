@@ -68,8 +68,12 @@ class UnitState(NamedTuple):
 class Manager(Protocol):
     """The part of systemd that the verbs need; `Systemd` is the real one."""
 
+    def add_user(self) -> None:
+        """Create the user of the service."""
+        ...
+
     def prepare(self) -> None:
-        """Create users, set modes and reload unit files."""
+        """Set modes and reload unit files."""
         ...
 
     def start(self) -> None:
@@ -108,9 +112,12 @@ class Manager(Protocol):
 class Systemd:
     """The systemd of this machine."""
 
-    def prepare(self) -> None:
-        """Create users, set modes and reload unit files."""
+    def add_user(self) -> None:
+        """Create the user of the service."""
         _run("systemd-sysusers", "edgekd.conf")
+
+    def prepare(self) -> None:
+        """Set modes and reload unit files."""
         _run("systemd-tmpfiles", "--create", "edgekd.conf")
         _run("systemctl", "daemon-reload")
 

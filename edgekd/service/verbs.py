@@ -1,8 +1,9 @@
 """`edgekd service`: the listener as a systemd service, with models that can be changed and changed back while it runs.
 
 Each verb works on `ServicePaths` and on the systemd that runs there. Without systemd it prepares a root directory from
-which another machine will start. A verb checks everything before it writes anything, files appear complete, and the
-unit file comes last. If a verb is interrupted, the same verb continues.
+which another machine will start. A verb checks everything before it writes anything but the service's user, as which
+it verifies the model (`trial`). Files appear complete, and the unit file comes last. If a verb is interrupted, the same
+verb continues.
 """
 
 import os
@@ -13,8 +14,10 @@ from typing import NamedTuple
 
 import edgekd
 from edgekd.errors import GateError, InputError
+from edgekd.modelfile.container import read_bytes
 from edgekd.modelfile.zoo import zoo_model
 from edgekd.runtime.diagnose import portaudio_version
+from edgekd.service import trial
 from edgekd.service import versions as models
 from edgekd.service.paths import UNIT, ServicePaths, install_hint, link, require_visible, template, write
 from edgekd.service.systemd import POLL_S, Manager, UnitState
@@ -57,8 +60,10 @@ def install(paths: ServicePaths, manager: Manager | None, model: Path | None, py
     if model is None and models.intact_current(paths.models) is None:
         model = zoo_model()
     with paths.held():
-        done = [] if model is None else _add_version(paths, model)[1]
         write(paths.users, template("sysusers.conf").encode(), 0o644)
+        if manager is not None:
+            manager.add_user()
+        done = [] if model is None else _add_version(paths, model)[1]
         write(paths.modes, template("tmpfiles.conf").encode(), 0o644)
         if not os.path.lexists(paths.config):
             write(paths.config, template("listen.toml").encode(), 0o640)
@@ -111,7 +116,7 @@ def rollback(paths: ServicePaths, manager: Manager | None) -> list[str]:
             try:
                 if not models.is_intact(version):
                     raise InputError("not the bytes that were verified")
-                models.verify(version.path, version.path)
+                trial.verify(read_bytes(version.path), version.path)
             except (InputError, GateError) as error:
                 refused.append(f"note: {version.path.name} is skipped: {error}")
                 continue

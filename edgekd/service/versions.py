@@ -7,17 +7,13 @@ exactly when the link changes.
 
 import hashlib
 import re
-import shutil
-import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from edgekd.errors import EdgekdError, GateError, InputError
-from edgekd.files import sync_folder
+from edgekd.errors import InputError
+from edgekd.files import remove_unfinished
 from edgekd.modelfile.container import read_bytes
-from edgekd.modelfile.engine import open_model
-from edgekd.modelfile.verify import verify_model
+from edgekd.service import trial
 from edgekd.service.paths import link, write
 
 CURRENT = "current"
@@ -26,8 +22,6 @@ KEPT = 5
 DIGEST = 12
 """Hexadecimal digits of a SHA-256."""
 NAME = re.compile(rf"(\d{{4,}})-([0-9a-f]{{{DIGEST}}})\.(tflite|onnx)")
-INCOMING = ".incoming-"
-"""Prefix of the folder of a model that is not verified yet."""
 
 
 class Version(NamedTuple):
@@ -93,43 +87,23 @@ def digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:DIGEST]
 
 
-def verify(path: Path, named: Path) -> None:
-    """Check that a model reproduces its golden vectors here. named: the file that errors name.
-
-    Raises:
-        InputError: a file that cannot be opened, or has no golden vectors.
-        GateError: it computes something else than where it was exported.
-    """
-    try:
-        verify_model(open_model(path), str(named)).require()
-    except EdgekdError as error:
-        kind = GateError if error.exit_status == GateError.exit_status else InputError
-        raise kind(str(error).replace(str(path), str(named))) from None
-
-
-def add(models: Path, file: Path, verifier: Callable[[Path, Path], None] = verify) -> Version:
-    """Keep a verified copy of a model as the newest version. The link does not change.
+def add(models: Path, file: Path) -> Version:
+    """Verify a model and keep the same bytes as the newest version. The link does not change.
 
     Args:
         models: the folder.
         file: .tflite or .onnx.
-        verifier: as `verify`; it verifies the copy, which no other program changes.
 
     Raises:
         InputError: unreadable, or refused.
         GateError: refused.
     """
     content = read_bytes(file)
-    for old in models.glob(f"{INCOMING}*"):  # left by a process that was killed
-        shutil.rmtree(old)
-    with tempfile.TemporaryDirectory(dir=models, prefix=INCOMING) as folder:
-        copy = Path(folder) / f"model{file.suffix}"
-        write(copy, content, 0o644)
-        verifier(copy, file)
-        number = max((version.number for version in versions(models)), default=0) + 1
-        kept = Version(number, digest(content), models / f"{number:04d}-{digest(content)}{file.suffix}")
-        copy.replace(kept.path)
-    sync_folder(models)
+    trial.verify(content, file)
+    remove_unfinished(models)  # left by a process that was killed
+    number = max((version.number for version in versions(models)), default=0) + 1
+    kept = Version(number, digest(content), models / f"{number:04d}-{digest(content)}{file.suffix}")
+    write(kept.path, content, 0o644)
     return kept
 
 

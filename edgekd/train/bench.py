@@ -37,10 +37,10 @@ from edgekd.train.loop.module import TrainingModule
 from edgekd.train.loss.objective import Objective
 from edgekd.train.loss.term import StudentOutputs
 from edgekd.train.prepare.inputs import partition_clips
-from edgekd.train.prepare.teaching import LabelTable, Teaching
+from edgekd.train.prepare.prepared import LabelTable, Teaching
 from edgekd.train.recipe.recipe import Recipe, check_sample_rate, load_recipe
+from edgekd.train.run.claim import quiet
 from edgekd.train.run.folder import model_config, resolved
-from edgekd.train.run.guards import quiet
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -60,9 +60,9 @@ def test_channels_are_averaged_or_repeated(tmp_path):
         decode(tmp_path / "stereo.wav", 16000, 4)
 
 
-def test_float_audio_beyond_full_scale_is_clipped_not_wrapped(tmp_path):
-    soundfile.write(tmp_path / "x.wav", np.array([2.0, -2.0, 0.0]), 16000, subtype="FLOAT")
-    np.testing.assert_array_equal(decode(tmp_path / "x.wav", 16000, 1)[:, 0], [32767, -32768, 0])
+def test_float_audio_beyond_full_scale_is_scaled_to_it(tmp_path):
+    soundfile.write(tmp_path / "x.wav", np.array([2.0, -2.0, 1.0]), 16000, subtype="FLOAT")
+    np.testing.assert_array_equal(decode(tmp_path / "x.wav", 16000, 1)[:, 0], [32767, -32768, 16384])
 
 
 @pytest.mark.parametrize(

@@ -74,3 +74,12 @@ def test_measured_microphones_are_read():
     sides = [{path.name for path, _ in response_files(MICS, split)} for split in ("train", "test")]
     assert [len(side) for side in sides] == [30, 15]  # every file has a make
     assert not sides[0] & sides[1]
+
+
+def test_a_response_of_a_format_that_is_not_read_is_refused_unless_it_is_left_out(folder):
+    wanted = response_files(folder)
+    for name in ("hall.m4a", "._hall.m4a"):
+        (folder / name).touch()
+    with pytest.raises(InputError, match=r"1 \.m4a, not read"):
+        response_files(folder)
+    assert response_files(folder, exclude=["hall.*"]) == wanted

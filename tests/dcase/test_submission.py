@@ -83,14 +83,16 @@ def system(tmp_path):
 
 @pytest.fixture
 def evaluation(tmp_path):
-    """An evaluation set of the official layout, with recorders as in 2025; the last clip is silent."""
+    """An evaluation set of the official layout, with recorders as in 2025; the first clip has float samples far above
+    full scale, the last one is silent."""
     folder = tmp_path / "TAU-evaluation"
     (folder / "audio").mkdir(parents=True)
     (folder / "evaluation_setup").mkdir()
     rows = ["filename\tdevice_id"]
     for number in range(CLIPS):
         noise = np.random.default_rng(number).normal(0, 0.1 * (number < CLIPS - 1), RATE)
-        soundfile.write(folder / "audio" / f"{number}.wav", noise, RATE, subtype="PCM_24")
+        gain, subtype = (1.0, "PCM_24") if number else (50.0, "FLOAT")
+        soundfile.write(folder / "audio" / f"{number}.wav", gain * noise, RATE, subtype=subtype)
         rows.append(f"audio/{number}.wav\t{('a', 's9')[number % 2]}")
     (folder / "evaluation_setup" / "fold1_test.csv").write_text("\n".join(rows) + "\n")
     return folder
@@ -433,6 +435,20 @@ def test_a_model_over_the_budget_of_its_year_is_a_finding(make_model, system, ev
     report = write_submission(SubmissionOptions(models, 2025, LABEL, system, tmp_path / "out", evaluation=evaluation))
     over = "Params of the model are over the budget of 4,000 (found 4,920); use a smaller model"
     assert report.findings == (f"{LABEL}.py: general: {over}", f"{LABEL}.py: s2: {over}")
+
+
+def test_awkward_texts_come_back_from_the_meta_file(make_model, system, tmp_path, edgekd):
+    texts = {"name": "  1e3 \x07\x85\u2028🎧: # ", "data_augmentation": "yes", "external_data_usage": "0o17"}
+    form = system.read_text().replace("Distilled int8 student", json.dumps(texts["name"], ensure_ascii=False)[1:-1])
+    for key in ("data_augmentation", "external_data_usage"):
+        form = form.replace(f'{key} = ""', f'{key} = "{texts[key]}"')
+    system.write_text(form)
+    model = shutil.copy(make_model("tflite"), tmp_path / "a\nb\x07\x85.tflite")  # a comment of the file names it
+    command = ("--year", 2023, "--label", LABEL, "--system", system, "--out", tmp_path / "out")
+    edgekd("submission", model, *command)
+    meta = read_meta(tmp_path / "out")
+    assert meta["submission"]["name"] == texts.pop("name")
+    assert {key: meta["system"]["description"][key] for key in texts} == texts
 
 
 def test_without_a_yaml_reader_nothing_is_written(make_model, system, tmp_path, monkeypatch):

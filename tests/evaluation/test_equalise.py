@@ -7,6 +7,7 @@ import msgspec
 import numpy as np
 import pytest
 import soundfile
+from helpers.odd_audio import encoded
 
 from edgekd.errors import InputError
 from edgekd.evaluation.equalise import equalise
@@ -232,3 +233,18 @@ def test_a_configuration_names_an_equaliser_relative_to_itself(model, recordings
     (tmp_path / "mic.json").write_text("{")
     with pytest.raises(InputError, match="is no equaliser, or a damaged one"):
         prepared(config, lambda *_: None)
+
+
+def test_a_damaged_recording_adds_nothing_and_a_loud_one_is_named(edgekd, model, recordings, tmp_path, tone_fixtures):
+    soundfile.write(recordings / "loud.wav", 2.0 * np.sign(sounds(tone_fixtures, 1)[0]), RATE, subtype="FLOAT")
+    status, out, _ = edgekd("equalise", model, recordings, "--out", tmp_path / "mic.json", "--json")
+    assert (status, list(json.loads(out)["loud"].values())) == (0, [2.0])
+    long = np.concatenate([np.concatenate(sounds(tone_fixtures, 10))] * 3)
+    (recordings / "cut.flac").write_bytes(encoded(long, RATE, "flac")[:-3000])
+    (recordings / "slow.wav").write_bytes(encoded(long[:50], 9, "wav"))
+    status, again, _ = edgekd("equalise", model, recordings, "--out", tmp_path / "again.json", "--json")
+    assert status == 0
+    assert json.loads(again)["equaliser"]["db"] == json.loads(out)["equaliser"]["db"]
+    unreadable = " ".join(json.loads(again)["unreadable"])
+    assert "cut.flac" in unreadable
+    assert "slow.wav: its sample rate is 9 Hz" in unreadable

@@ -359,7 +359,7 @@ def test_a_card_is_written_beside_the_files_and_printed_of_each(run, tmp_path):
     assert "Files: `tiny.int8.tflite`, `tiny.int8.onnx`." in text
     assert "qat\\_clip\\_accuracy | 0.5000" in text
     printed = CliRunner().invoke(app, ["info", str(tmp_path / "tiny.int8.onnx"), "--card"]).stdout
-    assert printed.startswith('---\nlicense: "cc0-1.0"\n')
+    assert printed.startswith("---\nlicense: cc0-1.0\n")
     assert "edgekd[onnx-runtime,mic]" in printed
     with pytest.raises(InputError, match=r"tiny\.int8\.md"):
         export_run(run, "int8", "onnx", tmp_path / ".", card=True)

@@ -166,7 +166,7 @@ def test_fields_after_an_onnx_manifest_are_refused(tmp_path, emitted):
     [
         (container.field(1, b"") * (container.MAX_FIELDS + 1), "more than 65,536 fields in one message"),
         (
-            container.field(7, container.field(1, bytes(container.MAX_STRUCTURE_BYTES))),
+            container.field(7, container.field(1, container.field(6, bytes(container.MAX_STRUCTURE_BYTES)))),
             "more than 2,097,152 bytes",
         ),
         (

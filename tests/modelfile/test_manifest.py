@@ -4,8 +4,11 @@ import msgspec
 import pytest
 from qgraph import toy
 
+from edgekd.cli import main
 from edgekd.errors import InputError
+from edgekd.modelfile import container
 from edgekd.modelfile.manifest import ModuleCount, decode, encode
+from edgekd.qgraph import tflite
 
 MANIFEST = toy.manifest(toy.every_op(), "tflite")
 
@@ -130,3 +133,66 @@ def test_impossible_counts_are_refused(counts, message):
     document = {**msgspec.to_builtins(MANIFEST), "float_counts": counts}
     with pytest.raises(InputError, match=rf"x\.onnx: the manifest is damaged \(.*({message})"):
         decode(msgspec.json.encode(document), "x.onnx")
+
+
+ESCAPES = "low\x1b[2J\r\nedgekd: verified\x9b\u202e"
+
+
+@pytest.mark.parametrize("command", [["info"], ["info", "--json"], ["info", "--card"], ["verify"]])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("labels", ["high", ESCAPES]),
+        ("labels", ["high", "low" * 100]),
+        ("name", ESCAPES),
+        ("student", "s" * 5000),
+        ("provenance.recipe", ESCAPES),
+        ("provenance.teachers", ["teacher", ESCAPES]),
+        ("provenance.scores", {ESCAPES: 0.5}),
+        ("provenance.scores", {f"score{index}": 0.5 for index in range(5000)}),
+        ("colour", ESCAPES),
+        (ESCAPES, "red"),
+        (f"{ESCAPES * 5000}", "red"),
+    ],
+    ids=[
+        "label",
+        "long label",
+        "name",
+        "long kind",
+        "recipe",
+        "teacher",
+        "score",
+        "scores",
+        "field",
+        "key",
+        "long key",
+    ],
+)
+def test_a_file_cannot_control_the_terminal_that_shows_it(tmp_path, monkeypatch, capsys, command, field, value):
+    document = msgspec.to_builtins(MANIFEST)
+    *outer, name = field.split(".") if field.isprintable() else [field]
+    (document[outer[0]] if outer else document)[name] = value
+    path = tmp_path / "stranger.tflite"
+    path.write_bytes(container.sealed(".tflite", tflite.emit(toy.every_op()), msgspec.json.encode(document)))
+    monkeypatch.setattr("sys.argv", ["edgekd", command[0], str(path), *command[1:]])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    out, err = capsys.readouterr()
+    assert (stop.value.code, out) == (2, "")
+    assert str(path) in err
+    assert not {*"\x1b\r\x9b\u202e"} & {*err}
+    assert err.count("\n") == 1
+    assert len(err) < 1000
+
+
+def test_no_file_is_written_that_would_be_refused(tmp_path):
+    manifest = msgspec.structs.replace(MANIFEST, labels=("high", "low\x1b[2J"))
+    with pytest.raises(InputError, match=r"m\.tflite: labels\[1\] .*low\\x1b"):
+        container.write(tmp_path / "m.tflite", tflite.emit(toy.every_op()), manifest)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_labels_of_any_language_and_emoji_are_kept():
+    labels = ("雨\u3000音", "صوت", "नमस्ते", "👩‍🚒", "naïve ✓")
+    manifest = msgspec.structs.replace(MANIFEST, labels=labels)
+    assert decode(encode(manifest), "m").labels == labels

@@ -143,6 +143,15 @@ def test_the_zoo_command_lists_all_models_and_shows_the_card_of_one(edgekd):
     assert edgekd("zoo", "esc50")[0] == 2
 
 
+def test_without_pyyaml_only_a_new_card_is_refused(edgekd, monkeypatch):
+    monkeypatch.setitem(sys.modules, "yaml", None)
+    for command in (("info", DEFAULT), ("info", DEFAULT, "--json"), ("zoo",), ("zoo", DEFAULT)):
+        assert edgekd(*command)[0] == 0
+    status, out, err = edgekd("info", DEFAULT, "--card")
+    assert (status, out) == (2, "")
+    assert "pip install 'edgekd[check]'" in err
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="counts the threads of a process in /proc")
 def test_listening_starts_no_threads_for_small_products(tmp_path):
     with wave.open(str(tmp_path / "noise.wav"), "wb") as file:

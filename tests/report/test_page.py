@@ -2,11 +2,13 @@
 
 import itertools
 import re
+from xml.etree import ElementTree as ET
 
 import numpy as np
 import pytest
 from helpers.html_page import parsed
 
+from edgekd.markup import element
 from edgekd.metrics.analysis import ConfusedPair, Mistake, Share, analyse
 from edgekd.metrics.predictions import LabelledPredictions
 from edgekd.report import charts, sections
@@ -89,6 +91,23 @@ def test_names_of_data_sets_are_shown_and_inert(name):
     shown = name.replace("\n", "\\n").replace("\u202e", "\\u202e").replace("\udc80", "\\udc80").replace("\x00", "\\x00")
     assert page.text.count(" ".join(shown.split())) > 10
     assert not re.search(rb"<b>&amp;|<script|\"on", raw)
+
+
+def drawn(name):
+    """Tags and names of attributes in each section of a page whose texts are all `name`."""
+    sections = [
+        TableSection(name, [[name, name]], (name, name), verdict=name, note=name),
+        ListingSection(name, name),
+        CurvesSection(name, {name: [(1, 2.0), (2, 1.0)]}),
+        *finding_sections(found_of([name, "other"], recorders=[f"{name}.", "b"] * 20), (name, "other"), name, name),
+    ]
+    read = [ET.fromstring(element("div", each.badge(), each.body())) for each in sections]
+    return [[(each.tag, *each.attrib) for each in root.iter()] for root in read]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_sections_are_valid_xml_and_names_add_nothing_to_them(name):
+    assert drawn(name) == drawn("name")
 
 
 def test_a_browser_is_told_to_run_and_load_nothing():

@@ -101,7 +101,7 @@ def test_a_command_does_not_inherit_what_edgekd_reads(lines_of, tmp_path, monkey
     ("stderr", "end"),
     [
         ("printf 'size= 1kB time=1\\rsize= 2kB time=2\\r'", "size= 2kB time=2"),
-        ("printf 'no \\033[31mlamp\\a\\n\\n'", "no [31mlamp"),
+        ("printf 'no \\033[31mlamp\\a\\n\\n'", "no \\x1b[31mlamp\\x07"),
         ("printf 'wait\\n%01000d' 0", "0" * 117 + "..."),
         ("{ sleep 9 & echo left >&2; }", "left"),
     ],

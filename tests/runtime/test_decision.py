@@ -8,6 +8,7 @@ from msgspec import UNSET
 
 from edgekd.errors import InputError
 from edgekd.runtime.decision import (
+    QUIET,
     UNKNOWN,
     UNKNOWN_BAND,
     ChangesOnly,
@@ -118,11 +119,11 @@ def test_a_gated_window_repeats_the_last_label_and_old_probabilities_fade():
     settings = DecisionSettings(smooth_s=2.0, gate_dbfs=-60.0)
     decider = Decider(LABELS, 1.0, 3, settings)
     assert (settings.gate_rms, DecisionSettings().gate_rms) == (pytest.approx(1e-3), 0.0)
-    first = decider.skip(t=0.5, rms=0.0)
-    assert (first.label, first.probability, first.top, first.raw, first.gated) == (UNKNOWN, 0.0, (), None, True)
+    first = decider.skip(start=-1.5, t=0.5, rms=0.0)
+    assert (first.label, first.probability, first.top, first.raw, first.gated) == (QUIET, 0.0, (), None, True)
     said = decider.decide(logits(*A), t=1.0, rms=0.1)
     assert (said.gated, said.raw) == (False, 0.8)
-    held = decider.skip(t=2.0, rms=1e-4)
+    held = decider.skip(start=1.0, t=2.0, rms=1e-4)
     assert (held.t, held.label, held.probability, held.top, held.raw, held.gated) == (
         2.0,
         "a",

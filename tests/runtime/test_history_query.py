@@ -195,6 +195,8 @@ def test_days_on_which_clocks_change(day, hours, second, third):
 def test_the_picture_of_a_day_is_whole_and_needs_nothing_else(file, tmp_path, edgekd):
     made = HistoryFile(file, 10_000_000)
     made.write([(None, run("<b>&\x07", "2026-07-02T12:02", 600.0))])
+    at = datetime.fromisoformat("2026-07-02T13:00").timestamp()
+    made.write([(None, HistoryEvent(at, 3.0, "FAILED", "</title><script>\x1b"))])
     made.close()
     out = tmp_path / "day.svg"
     status, text, _ = edgekd("history", file, "--day", "2026-07-02", "--svg", out)
@@ -204,9 +206,17 @@ def test_the_picture_of_a_day_is_whole_and_needs_nothing_else(file, tmp_path, ed
     svg = out.read_text()
     root = ElementTree.fromstring(svg)
     texts = [element.text for element in root.iter("{http://www.w3.org/2000/svg}text")]
-    assert {"rain", "street, north", "<b>& ", "12:00", "2:01:00"} <= set(texts)
+    assert {"rain", "street, north", "<b>&\\x07", "12:00", "2:01:00"} <= set(texts)
     assert svg.count("http") == 1  # the namespace
     assert "gone" in svg
+    assert {element.tag.rpartition("}")[2] for element in root.iter()} == {
+        *("svg", "title", "style"),
+        *("rect", "text", "line", "g"),
+    }
+    assert [line[0].text[20:] for line in root.iter("{http://www.w3.org/2000/svg}line") if len(line)] == [
+        "FAILED: gone",
+        "FAILED: </title><script>\\x1b",
+    ]
     rain = next(group for group in root.iter("{http://www.w3.org/2000/svg}g") if group[0].text.startswith("rain"))
     bars = [element for element in rain if element.tag.endswith("rect")]
     assert [(float(bar.get("x")), float(bar.get("width"))) for bar in bars] == [(190.0, 60.0), (190.0 + 360.0, 2.5)]

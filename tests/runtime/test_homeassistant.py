@@ -206,9 +206,9 @@ def test_the_check_sees_what_is_wrong(broken):
     assert problems(wrong)
 
 
-def test_unknown_is_an_option_and_no_option_is_there_twice():
-    assert discovery()["components"]["label"]["options"] == ["low", "middle", "high", "unknown"]
-    assert discovery(("a ", "a", "unknown"))["components"]["label"]["options"] == ["a", "unknown"]
+def test_unknown_and_quiet_are_options_and_no_option_is_there_twice():
+    assert discovery()["components"]["label"]["options"] == ["low", "middle", "high", "unknown", "quiet"]
+    assert discovery(("a ", "a", "unknown"))["components"]["label"]["options"] == ["a", "unknown", "quiet"]
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from runtime.toy_listener import eventually, thread_ended
 
-from edgekd.errors import InputError
+from edgekd.errors import InputError, MissingExtraError
 from edgekd.runtime.config import read_config
 from edgekd.runtime.config_tables import HookTable
 from edgekd.runtime.decision import Decision
@@ -141,7 +141,10 @@ def test_a_command_gets_the_event_on_standard_input_and_the_environment_without_
 @pytest.mark.parametrize(
     ("command", "error"),
     [
-        ("echo one >&2; printf 'no \\033[31mlamp\\n\\n' >&2; exit 3", "the command ended with status 3: no [31mlamp"),
+        (
+            "echo one >&2; printf 'no \\033[31mlamp\\n\\n' >&2; exit 3",
+            "the command ended with status 3: no \\x1b[31mlamp",
+        ),
         ("printf 'sent 1\\rsent 2\\r' >&2; exit 3", "the command ended with status 3: sent 2"),
         (
             "echo curl https://box.lan/bot/S3cret77 S3cret77 no >&2; exit 3",
@@ -269,6 +272,9 @@ def serve():
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
     monkeypatch.setattr(webhook_module, "WAITS_S", (0.05, 0.05))
 
 
@@ -282,6 +288,23 @@ def test_an_event_is_posted_with_the_bearer_of_the_environment(serve, monkeypatc
     ((path, authorization, body),) = server.got
     assert (path, authorization, body["label"]) == ("/a%20b?c=d", "Bearer hush", "rain")
     assert hook.error is None
+
+
+def test_an_event_goes_through_the_proxy_of_the_environment(serve, monkeypatch):
+    proxy = serve(200)
+    monkeypatch.setenv("HTTP_PROXY", proxy.url)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    open_webhook("http://scenes.example/new", 5.0, None).deliver(b"{}")
+    assert [path for path, _, _ in proxy.got] == ["http://scenes.example/new"]
+    direct = serve(200)
+    open_webhook(f"{direct.url}/new", 5.0, None).deliver(b"{}")
+    assert [path for path, _, _ in direct.got] == ["/new"]
+
+
+def test_without_httpx_the_extra_is_named(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    with pytest.raises(MissingExtraError, match=r"edgekd\[webhook\]"):
+        open_hook(HookTable(url="http://localhost/"))
 
 
 def test_a_user_in_the_address_is_basic_authentication(serve):

@@ -104,7 +104,7 @@ def test_bad_usage_is_one_line_and_status_2(listen_command, arguments, message):
     assert err.count("\n") == 1
 
 
-def test_a_reader_that_leaves_ends_it_cleanly(tmp_path):
+def test_a_reader_that_leaves_ends_it_without_a_message(tmp_path):
     command = toy_listener("-")
     source = tmp_path / "long.raw"
     source.write_bytes(bytes(2 * 16000 * 600))
@@ -113,7 +113,7 @@ def test_a_reader_that_leaves_ends_it_cleanly(tmp_path):
         with process:
             assert json.loads(process.stdout.readline())["rms"] == 0.0
             process.stdout.close()
-            assert (process.wait(), process.stderr.read()) == (0, b"")
+            assert (process.wait(), process.stderr.read()) == (141, b"")
 
 
 NOISE = np.random.default_rng(1).standard_normal(48000).astype(np.float32) * 0.1

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from runtime.observations import MANIFEST, decision, observation
 
-from edgekd.runtime.outputs.web.prometheus import FRESH_S, Metrics, single
+from edgekd.runtime.outputs.web.prometheus import FRESH_S, Metrics, gauge
 from edgekd.runtime.source.capture import CaptureCounts
 from edgekd.runtime.source.health import StatusLine
 
@@ -65,7 +65,7 @@ def test_a_stream_of_decisions_is_counted():
             observation(counts=counts, inference_s=0.003),
         )
     metrics.add(decision(5.0, "rain", gated=True), observation(features=None, counts=counts))
-    samples = read(metrics.text([single("edgekd_web_streams", "gauge", "Streams.", 4)]))
+    samples = read(metrics.text([gauge("edgekd_web_streams", "Streams.", 4)]))
     assert samples['edgekd_decisions_total{label="rain"}'] == 7
     assert samples['edgekd_decisions_total{label="a \\"b\\"\\\\\\nc"}'] == 2
     assert samples["edgekd_gated_decisions_total"] == 1

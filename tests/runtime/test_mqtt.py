@@ -169,7 +169,7 @@ def test_another_model_is_made_known():
     pending.add(decided(1.0), OBSERVATION)
     taken(pending)
     pending.add(decided(1.5), OBSERVATION._replace(manifest=msgspec.structs.replace(MANIFEST, labels=("a", "b"))))
-    assert dict(taken(pending))["config"]["components"]["label"]["options"] == ["a", "b", "unknown"]
+    assert dict(taken(pending))["config"]["components"]["label"]["options"] == ["a", "b", "unknown", "quiet"]
 
 
 def test_without_discovery_nothing_is_published_for_home_assistant():

@@ -46,7 +46,8 @@ def test_a_new_model_must_pass_before_it_replaces_the_old(model, tmp_path):
     )
     window = bytes(2 * file.manifest.window)
     command = [sys.executable, "-m", "edgekd.cli", "listen", "--config", str(tmp_path / "box.toml")]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+    piped = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, start_new_session=True, **piped) as process:  # without a terminal
 
         def label() -> str:
             """The label of the next window."""

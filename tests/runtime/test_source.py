@@ -93,8 +93,8 @@ def test_what_is_not_audio_is_named(tmp_path):
     pytest.importorskip("soundfile")
     (tmp_path / "text.wav").write_text("this is not audio")
     (tmp_path / "empty.flac").write_bytes(b"")
-    for name in ("text.wav", "empty.flac"):
-        with pytest.raises(InputError, match=rf"{name}: is not readable audio"):
+    for name, why in (("text.wav", "is not readable audio"), ("empty.flac", "the file is empty")):
+        with pytest.raises(InputError, match=rf"{name}: {why}"):
             list(read_file(tmp_path / name, 16000))
     with pytest.raises(InputError, match="no such file"):
         list(read_file(tmp_path / "none.wav", 16000))

@@ -10,7 +10,7 @@ from edgekd.models.logmel import LogMel
 from edgekd.train.batches.epochs import TrainingView
 from edgekd.train.loop.module import TrainingModule
 from edgekd.train.loss.objective import Objective
-from edgekd.train.prepare.teaching import LabelTable, Teaching
+from edgekd.train.prepare.prepared import LabelTable, Teaching
 from edgekd.train.run.folder import model_config, resolved
 
 CPU = torch.device("cpu")

@@ -35,8 +35,7 @@ from edgekd.train.loop.module import TrainingModule
 from edgekd.train.loop.training import Options, train
 from edgekd.train.loop.validation import predict_clips
 from edgekd.train.loss.objective import OPTIONS, Objective
-from edgekd.train.prepare.prepared import Prepared, prepare
-from edgekd.train.prepare.teaching import LabelTable, Teaching, label_table, prepare_objective
+from edgekd.train.prepare.prepared import LabelTable, Prepared, Teaching, label_table, prepare, prepare_objective
 from edgekd.train.recipe.recipe import Recipe, decode, load_recipe
 from edgekd.train.run.folder import resolved
 from edgekd.train.stages.stages import stage_recipe

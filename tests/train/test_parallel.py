@@ -87,6 +87,10 @@ try:
             processes.first(bad_work)
         if ends_by == "SIGSTOP":
             processes.first(lambda: os.kill(os.getpid(), signal.SIGSTOP))
+        if ends_by == "vanished":
+            if processes.rank() == 1:
+                os.kill(os.getpid(), signal.SIGSTOP)
+            processes.barrier()
         if processes.rank() == 1:
             time.sleep({PATIENCE})
         processes.averaged({{"loss": torch.ones(())}})
@@ -95,7 +99,7 @@ except EdgekdError as error:
     sys.exit(error.exit_status)
 """
 """Work of the first process that takes longer than a collective may; then an error there, a first process that does not
-answer, or a collective without the second process."""
+answer, one that waits for a second process that has vanished, or a collective without the second process."""
 
 
 class PowerCutError(Exception):
@@ -231,7 +235,8 @@ def test_a_killed_process_ends_the_job_with_one_line_and_one_process_goes_on(job
 
 
 @pytest.mark.parametrize(
-    "ends_by", ["error", "time-out", *(pytest.param(name, marks=pytest.mark.slow) for name in ("SIGTERM", "SIGSTOP"))]
+    "ends_by",
+    ["error", "time-out", "vanished", *(pytest.param(name, marks=pytest.mark.slow) for name in ("SIGTERM", "SIGSTOP"))],
 )
 def test_long_work_of_the_first_process_is_awaited_outside_of_a_collective(tmp_path, start, ends_by):
     (tmp_path / "job.py").write_text(WAIT)

@@ -10,7 +10,7 @@ from edgekd.train.batches.epochs import TrainingView
 from edgekd.train.loop.module import TrainingModule
 from edgekd.train.loop.training import Options, train
 from edgekd.train.loss.objective import Objective
-from edgekd.train.prepare.teaching import LabelTable, Teaching
+from edgekd.train.prepare.prepared import LabelTable, Teaching
 from edgekd.train.run.folder import METRICS_FILE, model_config, resolved
 
 

@@ -79,7 +79,7 @@ class Network:
     """Nodes in execution order, tensors of known shape by name, and the names of the graph's inputs and outputs.
 
     persistent: tensors that keep their values between inferences. operators: op -> how many the file has, also those
-    that an engine folds into others and those in branches and loops.
+    that an engine folds into others and those in branches and loops. external: name of another file -> constants in it.
     """
 
     nodes: tuple[Node, ...]
@@ -88,6 +88,7 @@ class Network:
     outputs: tuple[str, ...]
     persistent: tuple[str, ...] = field(default=())
     operators: Mapping[str, int] = field(default_factory=dict)
+    external: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def charged(self) -> list[list[Tensor]]:
         """The constants of each node. A constant that several nodes share is only at the first of them."""

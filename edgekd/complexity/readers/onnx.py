@@ -11,7 +11,7 @@ shapes and as not zero.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from edgekd.complexity.readers import onnx_rules as rules
 from edgekd.complexity.readers.network import Network, Node, Tensor
 from edgekd.complexity.readers.onnx_constants import Constants, tensor_of
+from edgekd.complexity.readers.onnx_shapes import fix_shapes
 from edgekd.complexity.readers.values import emulated
 from edgekd.errors import InputError, MissingExtraError
 from edgekd.text import counted
@@ -41,12 +42,17 @@ MALFORMED = (IndexError, KeyError, TypeError, ValueError, AttributeError)
 """Exceptions raised by a graph that parses but is invalid: an op without its inputs, a tensor without a type."""
 
 
-def read(path: Path, raw: bytes) -> Network:
+def read(path: Path, raw: bytes, shapes: Mapping[str, Sequence[int]]) -> Network:
     """The network in the bytes of an .onnx file.
 
+    Args:
+        path: of the file, for errors.
+        raw: its bytes.
+        shapes: name of an input -> its shape, for free dimensions.
+
     Raises:
-        InputError: not an ONNX file, damaged, a free dimension besides the batch, functions of its own, or shapes that
-            depend on the data.
+        InputError: not an ONNX file, damaged, a free dimension besides the batch, functions of its own, shapes that
+            depend on the data, or shapes that are not those of the inputs.
         MissingExtraError: the onnx package is not installed.
     """
     try:
@@ -61,14 +67,14 @@ def read(path: Path, raw: bytes) -> Network:
     if not model.graph.node:
         raise InputError(f"{path}: not an ONNX file, or one without any op; give a model that 'edgekd export' wrote")
     try:
-        return _network(path, model, onnx)
+        return _network(path, model, onnx, shapes)
     except MALFORMED as error:
         raise InputError(
             f"{path}: the ONNX file is damaged ({type(error).__name__}: {error}); export or download it again"
         ) from None
 
 
-def _network(path: Path, model: Any, onnx: Any) -> Network:
+def _network(path: Path, model: Any, onnx: Any, shapes: Mapping[str, Sequence[int]]) -> Network:
     if model.functions:
         raise InputError(
             f"{path}: has {counted(len(model.functions), 'function')} of its own, such as '{model.functions[0].name}',"
@@ -77,7 +83,7 @@ def _network(path: Path, model: Any, onnx: Any) -> Network:
     for node in model.graph.node:
         if any(isinstance(text, bytes) for text in (node.name, node.op_type, node.domain, *node.input, *node.output)):
             raise ValueError("a name is not UTF-8")  # protobuf returns such a string as bytes
-    _fix_batch(path, model.graph)
+    fix_shapes(path, model.graph, shapes)
     try:
         model = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
     except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError) as error:
@@ -85,32 +91,6 @@ def _network(path: Path, model: Any, onnx: Any) -> Network:
             f"{path}: the ONNX graph is inconsistent ({str(error).strip().splitlines()[0]}); export it again"
         ) from None
     return _OnnxReader(path, model.graph, onnx).network()
-
-
-def _fix_batch(path: Path, graph: Any) -> None:
-    """Set a free batch size to 1. Any other free size is refused, because the counts depend on it."""
-    constants = {tensor.name for tensor in graph.initializer}
-    for value in graph.input:
-        if value.name in constants:
-            continue
-        for axis, size in enumerate(value.type.tensor_type.shape.dim):
-            if _is_fixed(size):
-                continue
-            if axis > 0 or len(value.type.tensor_type.shape.dim) == 1:
-                raise InputError(
-                    f"{path}: input '{value.name}' has a free dimension at axis {axis}; export with fixed sizes "
-                    "(only the batch may be free)"
-                )
-            size.dim_value = 1
-    foreign = any(node.domain not in rules.DOMAINS for node in graph.node)
-    # their shapes may still name the free batch. Shape inference fills them again, but not after a foreign op
-    for value in [*graph.output, *graph.value_info]:
-        if not foreign or not all(_is_fixed(size) for size in value.type.tensor_type.shape.dim):
-            value.type.tensor_type.ClearField("shape")
-
-
-def _is_fixed(size: Any) -> bool:
-    return bool(size.HasField("dim_value") and size.dim_value > 0)
 
 
 class Aliases:
@@ -206,7 +186,14 @@ class _OnnxReader:
         fused = self._fused_constants()
         nodes = [replace(node, constants=(*node.constants, *fused.get(node.outputs[0], []))) for node in nodes]
         inputs = tuple(value.name for value in self.graph.input if value.name not in self.constants)
-        return Network(tuple(nodes), self.tensors, inputs, outputs, operators=dict(self.operators))
+        return Network(
+            tuple(nodes),
+            self.tensors,
+            inputs,
+            outputs,
+            operators=dict(self.operators),
+            external=dict(self.constants.external),
+        )
 
     def _is_fused(self, node: Any) -> bool:
         if node.op_type == "DequantizeLinear":
@@ -291,7 +278,12 @@ class _OnnxReader:
         if output is None:
             return None
         call = rules.OnnxCall(
-            node.op_type, {attribute.name: attribute for attribute in node.attribute}, shapes, output.elements
+            node.op_type,
+            {attribute.name: attribute for attribute in node.attribute},
+            node.input,
+            shapes,
+            output.shape,
+            [self.constants.integer(self.root(name)) if name else None for name in node.input],
         )
         try:
             return rules.MACS[node.op_type](call)

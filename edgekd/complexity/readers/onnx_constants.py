@@ -34,13 +34,15 @@ def tensor_of(path: Path, onnx: Any, name: str, shape: tuple[int, ...], kind: in
 class Constants:
     """The constants of a graph, and of the graphs that its ops run.
 
-    tensors: the reader's tensors by name; each constant read is added.
+    tensors: the reader's tensors by name; each constant read is added. external: name of another file -> names of the
+    constants whose values are there.
     """
 
     def __init__(self, path: Path, onnx: Any, tensors: MutableMapping[str, Tensor]) -> None:
         self._path, self._onnx, self._tensors = path, onnx, tensors
         self._names: set[str] = set()
         self._values: dict[str, Any] = {}
+        self.external: dict[str, tuple[str, ...]] = {}
 
     def __contains__(self, name: str) -> bool:
         return name in self._names
@@ -67,26 +69,29 @@ class Constants:
         values: NDArray[Any] = self._onnx.numpy_helper.to_array(self._values[name])
         return values
 
+    def integer(self, name: str) -> int | None:
+        """Value of a constant that is a single integer; None for any other."""
+        if name not in self._values or self._tensors[name].elements != 1:
+            return None
+        value = self._onnx.numpy_helper.to_array(self._values[name]).reshape(())
+        return int(value) if np.issubdtype(value.dtype, np.integer) else None
+
     def _add_node(self, name: str, attribute: Any) -> str:
         """Add a Constant node. attribute: the one that holds its value, in any form."""
         if attribute.name == "value":
             return self._add(name, tuple(attribute.t.dims), attribute.t)
         if attribute.name == "sparse_value":
             return self._add(name, tuple(attribute.sparse_tensor.dims), attribute.sparse_tensor.values, sparse=True)
-        kinds = self._onnx.TensorProto
-        forms = {
-            "value_float": ((), kinds.FLOAT, [attribute.f]),
-            "value_floats": ((len(attribute.floats),), kinds.FLOAT, attribute.floats),
-            "value_int": ((), kinds.INT64, [attribute.i]),
-            "value_ints": ((len(attribute.ints),), kinds.INT64, attribute.ints),
+        forms: dict[str, Any] = {
+            "value_float": np.float32(attribute.f),
+            "value_floats": np.asarray(attribute.floats, np.float32),
+            "value_int": np.int64(attribute.i),
+            "value_ints": np.asarray(attribute.ints, np.int64),
         }
         if attribute.name not in forms:
             raise InputError(f"{self._path}: constant '{name}' is text, which cannot be counted")
-        shape, kind, values = forms[attribute.name]
-        tensor = tensor_of(self._path, self._onnx, name, shape, kind)
-        self._tensors[name] = replace(tensor, nonzero=int(np.count_nonzero(values)))
-        self._names.add(name)
-        return name
+        values = np.asarray(forms[attribute.name])
+        return self._add(name, values.shape, self._onnx.numpy_helper.from_array(values))
 
     def _add(self, name: str, shape: tuple[int, ...], value: Any, *, sparse: bool = False) -> str:
         """Add a constant. value: its TensorProto, for a sparse one that of the values it stores."""
@@ -96,6 +101,8 @@ class Constants:
         if any(size < 0 for size in shape):
             raise ValueError(f"constant '{name}' has shape {shape}")
         if value.data_location == self._onnx.TensorProto.EXTERNAL:
+            file = next((entry.value for entry in value.external_data if entry.key == "location"), "")
+            self.external[file] = (*self.external.get(file, ()), name)
             return name
         if value.raw_data:
             if not sparse and len(value.raw_data) != tensor.bytes:

@@ -1,7 +1,9 @@
 """Reads a .tflite file into a `Network` with the official flatbuffers schema. No interpreter runs.
 
 A constant that an op only unpacks (DEQUANTIZE of float16 weights, DENSIFY of sparse ones) is read as the constant
-itself. Branches and loops are unknown ops, because the file does not say how often they run.
+itself. Branches and loops are unknown ops, because the file does not say how often they run. A subgraph that an op runs
+once costs what is in it, and one that runs before the first inference nothing; its constants count. A resource variable
+is one tensor that keeps its value, however many ops read and write it.
 
 In a malicious file any number of tables may share the same bytes, so that reading all of them would never end.
 Therefore only what is counted is read, and at most `SHARING` times as many bytes as the file has.
@@ -9,8 +11,7 @@ Therefore only what is counted is read, and at most `SHARING` times as many byte
 
 import struct
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 from edgekd.complexity.readers import tflite_rules as rules
 from edgekd.complexity.readers.network import Network, Node, Tensor, bits_of
+from edgekd.complexity.readers.tflite_subgraphs import Subgraph, charged_nodes
 from edgekd.complexity.readers.values import count_nonzero, emulated, kernel_values
 from edgekd.errors import InputError, MissingExtraError
 from edgekd.operators import Tflite
@@ -39,17 +41,27 @@ NO_RULE = "its constants are counted; its multiply-accumulates are not: no rule 
 """Note on an unknown op."""
 
 
-def read(path: Path, raw: bytes) -> Network:
+def read(path: Path, raw: bytes, shapes: Mapping[str, Sequence[int]]) -> Network:
     """The network in the bytes of a .tflite file.
 
+    Args:
+        path: of the file, for errors.
+        raw: its bytes.
+        shapes: of inputs; must be empty, because the file has the sizes of all its tensors.
+
     Raises:
-        InputError: damaged, several networks in one file, or a free dimension besides the batch.
+        InputError: damaged, several networks in one file, a free dimension besides the batch, or shapes.
         MissingExtraError: the schema package is not installed.
     """
     try:
         from ai_edge_litert import schema_py_generated as schema
     except ImportError:
         raise MissingExtraError("ai-edge-litert", "check") from None
+    if shapes:
+        raise InputError(
+            f"--shape {next(iter(shapes))}: {path} is a .tflite file, which gets its sizes when it is converted; check"
+            " it without --shape"
+        )
     try:
         return _TfliteReader(path, raw, schema.Model.GetRootAs(raw, 0), schema).network()
     except MALFORMED as error:
@@ -94,21 +106,9 @@ class _ReadLimit:
         return shape
 
 
-@dataclass
-class _Subgraph:
-    """One subgraph. keys: its tensors by number. bodies: number of a node -> other subgraphs that it runs. runs: all of
-    these."""
-
-    inputs: tuple[str, ...] = ()
-    outputs: tuple[str, ...] = ()
-    keys: list[str] = field(default_factory=list)
-    nodes: list[Node] = field(default_factory=list)
-    bodies: dict[int, tuple[int, ...]] = field(default_factory=dict)
-    runs: set[int] = field(default_factory=set)
-
-
 class _TfliteReader:
-    """Reads one file. alias: tensor -> constant that it is unpacked from."""
+    """Reads one file. alias: tensor -> constant that it is unpacked from. resources: tensor of a handle -> name of the
+    resource variable."""
 
     def __init__(self, path: Path, raw: bytes, model: Any, schema: Any) -> None:
         self.path, self.raw, self.model, self.schema = path, raw, model, schema
@@ -119,9 +119,10 @@ class _TfliteReader:
         self.constants: set[str] = set()
         self.variables: dict[str, None] = {}
         self.alias: dict[str, str] = {}
+        self.resources: dict[str, str] = {}
         self.results: set[str] = set()
         self.nonzero: dict[int, int] = {}
-        self.graphs: dict[int, _Subgraph] = {}
+        self.graphs: dict[int, Subgraph] = {}
         self.operators: Counter[str] = Counter()
         self.entries = 0
 
@@ -143,41 +144,18 @@ class _TfliteReader:
                 "only a file of a single network can be counted"
             )
         main = self.graphs[0]
-        macs = {number: sum(node.macs for node in graph.nodes) for number, graph in self.graphs.items()}
-        charged = {0}
-        for index, bodies in main.bodies.items():
-            inside = self._all_run(bodies)
-            note = (
-                "the constants of what it runs are counted; its multiply-accumulates are not: how often it runs is not"
-                f" in the file (each subgraph once: {sum(macs[number] for number in inside):,})"
-            )
-            more = [
-                name
-                for number in sorted(inside - charged)
-                for node in self.graphs[number].nodes
-                for name in node.constants
-            ]
-            charged |= inside
-            main.nodes[index] = replace(
-                main.nodes[index], constants=(*main.nodes[index].constants, *more), unknown=note
-            )
         return Network(
-            tuple(main.nodes), self.tensors, main.inputs, main.outputs, tuple(self.variables), dict(self.operators)
+            charged_nodes(self.graphs),
+            self.tensors,
+            main.inputs,
+            main.outputs,
+            tuple(self.variables),
+            dict(self.operators),
         )
 
-    def _all_run(self, numbers: Sequence[int]) -> set[int]:
-        """Some subgraphs and all subgraphs that they run, directly or not."""
-        inside, pending = set[int](), list(numbers)
-        while pending:
-            number = pending.pop()
-            if number not in inside:
-                inside.add(number)
-                pending += self.graphs[number].runs
-        return inside
-
-    def _subgraph(self, number: int) -> _Subgraph:
+    def _subgraph(self, number: int) -> Subgraph:
         """Read a subgraph."""
-        source, graph = self.model.Subgraphs(number), _Subgraph()
+        source, graph = self.model.Subgraphs(number), Subgraph()
         self.graphs[number] = graph
         self.entries += max(source.TensorsLength(), source.OperatorsLength())
         if self.entries > MAX_ENTRIES:
@@ -238,7 +216,7 @@ class _TfliteReader:
             raise IndexError(f"buffer {index} ends after the file")
         return memoryview(self.raw)[buffer.Offset() : buffer.Offset() + buffer.Size()]
 
-    def _operator(self, operator: Any, graph: _Subgraph) -> None:
+    def _operator(self, operator: Any, graph: Subgraph) -> None:
         """Add the node of an operator to its subgraph."""
         op = self._op_name(operator.OpcodeIndex())
         self.operators[op] += 1
@@ -255,10 +233,23 @@ class _TfliteReader:
             self.alias[writes[0].name] = reads[0].name
             return
         options = self._options(op, operator)
+        self._note_variable(rules.TfliteCall(op, options, reads, writes))
         if op in rules.BODIES:
             graph.bodies[len(graph.nodes)] = rules.BODIES[op](options)
             graph.runs.update(graph.bodies[len(graph.nodes)])
         graph.nodes.append(self._node(op, options, reads, writes))
+
+    def _note_variable(self, call: rules.TfliteCall) -> None:
+        """Remember the resource variable that an op makes, reads or writes. All handles of a name are one variable."""
+        if call.op == rules.HANDLE:
+            names = [call.options.Container() or b"", call.options.SharedName() or b""]
+            self.limit.spend(sum(map(len, names)))
+            self.resources[call.writes[0].name] = f"variable {b'/'.join(names).decode(errors='replace')}"
+        elif call.op in rules.VARIABLE_VALUES and call.reads[0] and call.reads[0].name in self.resources:
+            value, name = rules.VARIABLE_VALUES[call.op](call), self.resources[call.reads[0].name]
+            if value is not None:
+                self.variables[name] = None
+                self.tensors[name] = Tensor(name, value.shape, value.dtype, name)
 
     def _op_name(self, index: int) -> str:
         if index >= self.model.OperatorCodesLength():
@@ -277,13 +268,14 @@ class _TfliteReader:
         kind = rules.OPTIONS.get(op)
         if kind is None:
             return None
-        table, options = operator.BuiltinOptions(), getattr(self.schema, kind)()
+        table = operator.BuiltinOptions2() if op in rules.NEWER_OPTIONS else operator.BuiltinOptions()
+        options = getattr(self.schema, kind)()
         options.Init(table.Bytes, table.Pos)
         return options
 
     def _node(self, op: str, options: Any, reads: Sequence[Tensor | None], writes: list[Tensor]) -> Node:
         """Apply the counting rules of one op."""
-        call = rules.TfliteCall(op, options, reads, sum(tensor.elements for tensor in writes))
+        call = rules.TfliteCall(op, options, reads, writes)
         macs = rules.MACS[op](call) if op in rules.MACS else 0
         kernel, emulates = rules.kernel(call), self._emulates(call) if op in EMULATORS and macs else ""
         present = [tensor for tensor in reads if tensor is not None]
@@ -348,6 +340,6 @@ def _refuse_free_dimensions(path: Path, key: str, signature: tuple[int, ...]) ->
     """Raise for a free dimension other than the batch, because the counts depend on it. A free batch counts as 1."""
     if any(size < 0 for size in signature[1:]) or signature == (-1,):
         raise InputError(
-            f"{path}: tensor '{key}' has a free dimension in {signature}; export with fixed sizes "
+            f"{path}: tensor '{key}' has a free dimension in {signature}; convert it with fixed sizes "
             "(only the batch may be free)"
         )

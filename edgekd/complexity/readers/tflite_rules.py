@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
+from edgekd.complexity.fourier import complex_fft_macs, real_fft_macs
 from edgekd.complexity.readers.network import Tensor
 from edgekd.operators import Tflite
 
@@ -17,12 +18,17 @@ from edgekd.operators import Tflite
 @dataclass(frozen=True)
 class TfliteCall:
     """One operator in a graph. options: its options table if it is in `OPTIONS`. reads: its inputs, None where an
-    optional one is absent. out: elements that it writes."""
+    optional one is absent. writes: its outputs."""
 
     op: str
     options: Any
     reads: Sequence[Tensor | None]
-    out: int
+    writes: Sequence[Tensor]
+
+    @property
+    def out(self) -> int:
+        """Elements that it writes."""
+        return sum(tensor.elements for tensor in self.writes)
 
     def shape(self, index: int) -> tuple[int, ...]:
         """Shape of an input.
@@ -74,15 +80,31 @@ OPTIONS = {
     "WHILE": "WhileOptions",
     "CALL": "CallOptions",
     "CALL_ONCE": "CallOnceOptions",
+    "STABLEHLO_COMPOSITE": "StableHLOCompositeOptions",
+    "VAR_HANDLE": "VarHandleOptions",
 }
 """Operator whose counting rule needs its options -> the table that holds them."""
+NEWER_OPTIONS = frozenset({"STABLEHLO_COMPOSITE"})
+"""Operators whose table is in the second union of options, because the first was full."""
 BODIES: Mapping[str, Callable[[Any], tuple[int, ...]]] = {
     "IF": lambda options: (options.ThenSubgraphIndex(), options.ElseSubgraphIndex()),
     "WHILE": lambda options: (options.CondSubgraphIndex(), options.BodySubgraphIndex()),
     "CALL": lambda options: (options.Subgraph(),),
     "CALL_ONCE": lambda options: (options.InitSubgraphIndex(),),
+    "STABLEHLO_COMPOSITE": lambda options: (options.DecompositionSubgraphIndex(),),
 }
 """Operators that run other subgraphs -> the numbers of these, from the options."""
+RUN_EACH_TIME = frozenset({"CALL", "STABLEHLO_COMPOSITE"})
+"""Operators that run their subgraph once in each inference. A composite is one operation, such as attention, with the
+subgraph for engines that do not know it."""
+RUN_AT_START = frozenset({"CALL_ONCE"})
+"""Operators whose subgraphs an engine runs once, before the first inference: they cost nothing in an inference."""
+HANDLE = "VAR_HANDLE"
+VARIABLE_VALUES: Mapping[str, Callable[[TfliteCall], Tensor | None]] = {
+    "ASSIGN_VARIABLE": lambda call: call.reads[1],
+    "READ_VARIABLE": lambda call: call.writes[0],
+}
+"""Operators on a resource variable, whose handle is their first input -> a tensor of the variable's shape and type."""
 _FOREIGN_WITHOUT_MACS = """
     ABS ADD_N ARG_MAX ARG_MIN ASSIGN_VARIABLE ATAN2 BATCH_TO_SPACE_ND BITCAST BITWISE_XOR BROADCAST_ARGS BROADCAST_TO
     BUCKETIZE CAST CEIL COMPLEX_ABS COS CUMSUM DENSIFY DEPTH_TO_SPACE DEQUANTIZE DILATE DIV DYNAMIC_UPDATE_SLICE ELU
@@ -92,18 +114,25 @@ _FOREIGN_WITHOUT_MACS = """
     MULTINOMIAL NEG NON_MAX_SUPPRESSION_V4 NON_MAX_SUPPRESSION_V5 NOT_EQUAL ONE_HOT PACK PADV2 POW PRELU QUANTIZE
     RANDOM_STANDARD_NORMAL RANDOM_UNIFORM RANGE RANK READ_VARIABLE REAL REDUCE_ALL REDUCE_ANY REDUCE_MAX REDUCE_MIN
     REDUCE_PROD RELU6 RELU_0_TO_1 RELU_N1_TO_1 RESIZE_BILINEAR RESIZE_NEAREST_NEIGHBOR REVERSE_SEQUENCE REVERSE_V2
-    RFFT2D RIGHT_SHIFT ROUND RSQRT SCATTER_ND SEGMENT_SUM SELECT SELECT_V2 SHAPE SIGN SIN SOFTMAX SPACE_TO_BATCH_ND
+    RIGHT_SHIFT ROUND RSQRT SCATTER_ND SEGMENT_SUM SELECT SELECT_V2 SHAPE SIGN SIN SOFTMAX SPACE_TO_BATCH_ND
     SPACE_TO_DEPTH SPARSE_TO_DENSE SPLIT SPLIT_V SQRT SQUARE SQUARED_DIFFERENCE SQUEEZE STRIDED_SLICE SUB SUM TANH TILE
     TOPK_V2 UNIQUE UNPACK UNSORTED_SEGMENT_MAX UNSORTED_SEGMENT_MIN UNSORTED_SEGMENT_PROD UNSORTED_SEGMENT_SUM
     VAR_HANDLE WHERE ZEROS_LIKE
 """
 WITHOUT_MACS = frozenset(_FOREIGN_WITHOUT_MACS.split()) | {each.name for each in Tflite if each.value.kernel is None}
-"""Elementwise operators, pools, reductions, transforms and moves: no convolution, no matrix product."""
+"""Elementwise operators, pools, reductions and moves: no convolution, matrix product or Fourier transform."""
 
 
 def _cell_macs(call: TfliteCall) -> int:
     steps = prod(call.shape(0)[:-1])  # batch, or batch and time in either order
     return steps * sum(tensor.elements for tensor in call.cell_kernels())
+
+
+def _rfft2d_macs(call: TfliteCall) -> int:
+    """A real transform of each row, then a complex one of each column of bins. The output is (..., row, bin). A row has
+    an even length."""
+    *others, rows, bins = call.writes[0].shape
+    return prod(others) * (rows * real_fft_macs(2 * (bins - 1)) + bins * complex_fft_macs(rows))
 
 
 def _conv_macs(call: TfliteCall) -> int:
@@ -122,6 +151,7 @@ MACS: Mapping[str, Callable[[TfliteCall], int]] = {
     "TRANSPOSE_CONV": lambda call: prod(call.shape(2)) * prod(call.shape(1)[:3]),
     "CONV_3D_TRANSPOSE": lambda call: prod(call.shape(2)) * prod(call.shape(1)[:4]),
     "BATCH_MATMUL": lambda call: call.out * call.shape(0)[-2 if call.options.AdjX() else -1],
+    "RFFT2D": _rfft2d_macs,
     **dict.fromkeys(CELL_KERNELS, _cell_macs),
 }
 """Operator -> its multiply-accumulates."""
@@ -133,7 +163,7 @@ NESSI_MACS: Mapping[str, Callable[[TfliteCall], int]] = {
     Tflite.ADD.name: lambda call: call.out * (len(call.reads) - 1),
 }
 """Operator -> its multiply-accumulates by NeSsi."""
-KNOWN = WITHOUT_MACS | {*MACS}
+KNOWN = WITHOUT_MACS | {*MACS} | RUN_AT_START
 """Operators with a rule; any other is unknown."""
 
 

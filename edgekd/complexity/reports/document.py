@@ -5,10 +5,11 @@ from collections.abc import Sequence
 import msgspec
 
 from edgekd.complexity.baseline import FORMAT_VERSION, BaselineComparison
-from edgekd.complexity.counts import Layer, ModelCounts, Totals, UnknownOp
+from edgekd.complexity.counts import ExternalFile, Layer, ModelCounts, Totals, UnknownOp
 from edgekd.complexity.differences import Difference
 from edgekd.complexity.gate import BudgetResult, RuleResult, Verdict
 from edgekd.complexity.reports.formatting import encodable
+from edgekd.text import printable_json
 
 
 class CheckResult(msgspec.Struct, frozen=True):
@@ -51,13 +52,15 @@ class CheckDocument(msgspec.Struct, frozen=True):
     engine_format: str
     emulated: Totals
     baseline: BaselineComparison | None
+    external: tuple[ExternalFile, ...]
     format_version: int = FORMAT_VERSION
 
 
 def json(checked: Sequence[CheckResult]) -> str:
     """One JSON document: an object for one model, a list for several."""
     documents = [_document_of(each) for each in checked]
-    return msgspec.json.format(msgspec.json.encode(documents[0] if len(documents) == 1 else documents)).decode()
+    encoded = msgspec.json.encode(documents[0] if len(documents) == 1 else documents)
+    return printable_json(msgspec.json.format(encoded).decode())
 
 
 def _document_of(checked: CheckResult) -> CheckDocument:
@@ -81,4 +84,5 @@ def _document_of(checked: CheckResult) -> CheckDocument:
         engine_format=counts.engine_format,
         emulated=counts.emulated,
         baseline=checked.comparison,
+        external=counts.external,
     )

@@ -1,21 +1,11 @@
-"""Names and numbers as text for the reports. Names come from files of any origin, so characters that do not print are
-escaped."""
+"""Names and numbers as text for the reports. Names come from files of any origin, so `printable` escapes them."""
 
 from collections.abc import Iterable
 
+from edgekd.text import printable
+
 NAME_WIDTH = 32
 """Most characters of a name in a table."""
-
-
-def plain(text: str) -> str:
-    """Text on one line. Control characters, lone surrogates and other characters that do not print are escaped as in
-    Python."""
-    if text.isprintable():
-        return text
-    return "".join(
-        letter if letter.isprintable() else letter.encode("unicode_escape", "backslashreplace").decode()
-        for letter in text
-    )
 
 
 def encodable(text: str) -> str:
@@ -26,7 +16,7 @@ def encodable(text: str) -> str:
 def shorten(name: str) -> str:
     """A name of at most `NAME_WIDTH` characters: the end of a longer one, which distinguishes layers better than the
     beginning."""
-    name = plain(name)
+    name = printable(name)
     return name if len(name) <= NAME_WIDTH else "..." + name[3 - NAME_WIDTH :]
 
 

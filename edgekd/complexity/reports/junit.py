@@ -6,7 +6,7 @@ from typing import NamedTuple
 from edgekd.complexity.baseline import percent
 from edgekd.complexity.gate import explained, listed
 from edgekd.complexity.reports.document import CheckResult
-from edgekd.complexity.reports.formatting import plain
+from edgekd.text import printable
 
 
 class Case(NamedTuple):
@@ -19,7 +19,7 @@ class Case(NamedTuple):
 
 
 def junit(checked: Sequence[CheckResult]) -> str:
-    """XML in the form of JUnit's Ant task: `testsuites` with `testsuite`s with `testcase`s. `plain` makes any text
+    """XML in the form of JUnit's Ant task: `testsuites` with `testsuite`s with `testcase`s. `printable` makes any text
     valid in it."""
     from xml.etree import ElementTree as ET  # slow to import, and rarely needed
 
@@ -27,7 +27,7 @@ def junit(checked: Sequence[CheckResult]) -> str:
     every = [case for _, cases in suites for case in cases]
     root = ET.Element("testsuites", name="edgekd check", tests=str(len(every)), failures=str(_failures(every)))
     for each, cases in suites:
-        name = plain(each.counts.model)
+        name = printable(each.counts.model)
         suite = ET.SubElement(
             root,
             "testsuite",
@@ -38,14 +38,16 @@ def junit(checked: Sequence[CheckResult]) -> str:
             skipped=str(sum(case.skipped is not None for case in cases)),
         )
         for case in cases:
-            title = f"{plain(each.verdict.target)}: {case.name}"
+            title = f"{printable(each.verdict.target)}: {case.name}"
             element = ET.SubElement(suite, "testcase", classname=name, name=title)
             if case.failure is not None:
-                ET.SubElement(element, "failure", message=plain(case.failure), type=case.name).text = plain(case.text)
+                ET.SubElement(element, "failure", message=printable(case.failure), type=case.name).text = printable(
+                    case.text
+                )
             elif case.skipped is not None:
-                ET.SubElement(element, "skipped", message=plain(case.skipped))
+                ET.SubElement(element, "skipped", message=printable(case.skipped))
             else:
-                ET.SubElement(element, "system-out").text = plain(case.text)
+                ET.SubElement(element, "system-out").text = printable(case.text)
     ET.indent(root)
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{ET.tostring(root, encoding="unicode")}\n'
 

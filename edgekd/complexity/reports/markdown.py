@@ -8,18 +8,19 @@ from edgekd.complexity.baseline import BaselineComparison, percent
 from edgekd.complexity.counts import ModelCounts
 from edgekd.complexity.gate import BudgetResult, RuleResult, listed
 from edgekd.complexity.reports.document import CheckResult
-from edgekd.complexity.reports.formatting import number, plain, used
+from edgekd.complexity.reports.formatting import number, used
 from edgekd.complexity.reports.rows import (
     CHANGED_LAYERS,
     LAYERS,
     TOTALS,
     changed_layer_rows,
     difference_lines,
+    external_lines,
     layer_rows,
     totals_rows,
     verdict_line,
 )
-from edgekd.text import counted, markdown_table
+from edgekd.text import counted, markdown_table, printable
 
 OK, FAILED, OPEN = "✅", "❌", "➖"
 
@@ -38,7 +39,7 @@ def markdown(checked: Sequence[CheckResult]) -> str:
 
 def code(text: str) -> str:
     """Any text as code spans, in which nothing is markup, a link or a mention, and nothing ends the cell of a table."""
-    return "&#124;".join(_span(part) if part else "" for part in plain(text).split("|"))
+    return "&#124;".join(_span(part) if part else "" for part in printable(text).split("|"))
 
 
 def _span(text: str) -> str:
@@ -50,6 +51,8 @@ def _span(text: str) -> str:
 def _one(checked: CheckResult) -> str:
     counts, verdict = checked.counts, checked.verdict
     parts = [f"### {_mark(checked.ok)} {code(counts.model)}", f"**{code(verdict_line(checked))}**"]
+    if counts.external:
+        parts.append("\n".join(f"- {code(line)}" for line in external_lines(counts)))
     if verdict.budgets:
         parts.append(
             markdown_table(

@@ -13,6 +13,8 @@ LAYERS = ("layer", "op", "input", "output", "kernel", "macs", "param bytes")
 TOTALS = ("convention", "macs", "params", "param bytes")
 CHANGED_LAYERS = ("layer", "op", "", "macs before", "macs now", "bytes before", "bytes now")
 """Headers. The first two cells of a layer are names from the file."""
+UNCOUNTED = "not counted"
+"""Shown for the macs of a layer without a counting rule."""
 NUMBER = re.compile(r"(?<!\w)[+-]?\d[\d,]*")
 """Matches a number that is not part of a word such as int8."""
 
@@ -26,7 +28,7 @@ def layer_rows(counts: ModelCounts) -> list[list[str]]:
             shape(layer.input),
             shape(layer.output),
             shape(layer.weight),
-            f"{layer.macs:,}",
+            f"{layer.macs:,}" if layer.counted else UNCOUNTED,
             f"{layer.param_bytes:,}",
         ]
         for layer in counts.layers
@@ -76,11 +78,22 @@ def difference_lines(differences: tuple[Difference, ...]) -> list[str]:
     return lines
 
 
+def external_lines(counts: ModelCounts) -> list[str]:
+    """A line for each other file that holds weights: `weights in m.data: 1,234 bytes, missing`."""
+    return [
+        f"weights in {shorten(each.file)}: {each.bytes:,} bytes"
+        + (", MISSING: no such file in the folder of the model, so no engine can run it" if each.missing else "")
+        for each in counts.external
+    ]
+
+
 def verdict_line(checked: CheckResult) -> str:
-    """The verdict as `dcase2023: ok`, or with the kinds of failure."""
+    """The verdict as `dcase2023: ok`, or with the kinds of failure: `dcase2023: over budget and macs unknown`."""
     verdict, comparison = checked.verdict, checked.comparison
+    failed = [budget for budget in verdict.budgets if not budget.ok]
     failures = [
-        *(["over budget"] if any(not budget.ok for budget in verdict.budgets) else []),
+        *(["over budget"] if any(budget.status == "over" for budget in failed) else []),
+        *(f"{budget.name} {budget.status}" for budget in failed if budget.status != "over"),
         *(["against the rules"] if any(not rule.ok for rule in verdict.rules) else []),
         *(["grown"] if comparison is not None and not comparison.ok else []),
     ]

@@ -1,4 +1,4 @@
-"""The report for a terminal: layers, totals by convention, budgets, rules, changes, verdict."""
+"""The report for a terminal: verdict, budgets, rules, changes, totals by convention, layers."""
 
 from collections.abc import Sequence
 
@@ -6,25 +6,27 @@ from edgekd.complexity.baseline import BaselineComparison, percent
 from edgekd.complexity.counts import ModelCounts
 from edgekd.complexity.gate import BudgetResult, RuleResult, listed
 from edgekd.complexity.reports.document import CheckResult
-from edgekd.complexity.reports.formatting import number, plain, shorten, used
+from edgekd.complexity.reports.formatting import number, shorten, used
 from edgekd.complexity.reports.rows import (
     CHANGED_LAYERS,
     LAYERS,
     TOTALS,
     changed_layer_rows,
     difference_lines,
+    external_lines,
     layer_rows,
     totals_rows,
     verdict_line,
 )
-from edgekd.text import columns, counted
+from edgekd.text import columns, counted, printable
 
 
 def table(checked: Sequence[CheckResult]) -> str:
-    """The report as plain text. After the reports of several models comes one line for each."""
+    """The report as plain text. Before the reports of several models comes one line for each."""
     parts = [_one(each) for each in checked]
     if len(checked) > 1:
-        parts.append("\n".join(f"{'ok  ' if each.ok else 'FAIL'}  {plain(each.counts.model)}" for each in checked))
+        lines = [f"{'ok  ' if each.ok else 'FAIL'}  {printable(each.counts.model)}" for each in checked]
+        parts.insert(0, "\n".join(lines))
     return "\n\n".join(parts)
 
 
@@ -32,21 +34,22 @@ def _one(checked: CheckResult) -> str:
     counts, verdict = checked.counts, checked.verdict
     return "\n".join(
         map(
-            plain,
+            printable,
             [
+                verdict_line(checked),
                 (
                     f"{counts.model}: {counts.file_bytes:,} bytes, at most {counts.peak_activation_bytes:,} bytes of"
                     " activations alive at once"
                 ),
-                "",
-                *columns(LAYERS, layer_rows(counts), left=5),
-                "",
-                *_totals(counts),
+                *external_lines(counts),
                 *(["", *_budgets(verdict.budgets)] if verdict.budgets else []),
                 *_notes(verdict.budgets),
                 *_rules(verdict.rules),
                 *(["", *_changes(checked.comparison)] if checked.comparison else []),
-                verdict_line(checked),
+                "",
+                *_totals(counts),
+                "",
+                *columns(LAYERS, layer_rows(counts), left=5),
             ],
         )
     )

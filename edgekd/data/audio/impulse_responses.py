@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from edgekd.data.audio.decode import decode, is_audio
 from edgekd.data.audio.microphone_makes import MicrophoneFile, MicSplit, files_of_split
+from edgekd.data.audio.tree import convert_hint, is_not_read, suffix_counts
 from edgekd.data.audio.waveform import to_waveform
 from edgekd.errors import InputError
 from edgekd.text import counted
@@ -31,14 +32,20 @@ def response_files(
             and none of `exclude` does.
 
     Raises:
-        InputError: no folder, no file that matches; see `files_of_split`.
+        InputError: no folder, no file that matches, one of a format that is not read; see `files_of_split`.
     """
     if not folder.is_dir():
         raise InputError(
             f"{folder} is not a folder of impulse responses; name one (augment.ir_folder in a recipe, --microphones)"
         )
-    files = sorted(path for path in folder.iterdir() if is_audio(path))
+    files = sorted(path for path in folder.iterdir() if is_audio(path) or is_not_read(path))
     chosen = [path for path in files if _matches(path.name, include or ("*",)) and not _matches(path.name, exclude)]
+    not_read = [path for path in chosen if is_not_read(path)]
+    if not_read:
+        raise InputError(
+            f"{folder}: {suffix_counts(not_read)}, not read; {convert_hint(not_read)}, or leave them out with"
+            " augment.ir_exclude"
+        )
     if not chosen:
         raise InputError(
             f"{folder}: {counted(len(files), 'audio file')}, none of which matches augment.ir_include {list(include)}"

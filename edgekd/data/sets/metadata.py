@@ -102,7 +102,7 @@ DATA_SETS: dict[str, DataSetInfo] = {
         "10.21227/msg0-ag12",
     ),
     "folder": DataSetInfo(
-        "a folder or a CSV of your own", "unknown", "you", "", options=("table", "test_fraction", "licence")
+        "a folder or a CSV of your own", "unknown", "you", "", options=("table", "test_fraction", "licence", "skip_bad")
     ),
 }
 """Name on the command line -> data set."""

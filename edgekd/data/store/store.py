@@ -25,7 +25,9 @@ from edgekd.errors import InputError, nearest
 from edgekd.text import counted, listing
 
 FORMAT = "edgekd-store"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+READ_VERSIONS = (1, FORMAT_VERSION)
+"""Version 1 has no `source_rates` and no `cancelled`."""
 AUDIO_FILE, TABLE_FILE, INFO_FILE = "audio.i16", "clips.csv", "store.json"
 HASH_BLOCK = 1 << 22
 """Bytes read at once when hashing audio."""
@@ -42,6 +44,8 @@ class StoreInfo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             splits are left out; in other stores a leak is refused.
         sample_rate: Hz.
         table_sha256, audio_sha256: of the two other files.
+        source_rates: label -> sample rate of the file that a clip came from, Hz -> clips; empty where it is not known.
+        cancelled: paths of clips whose channels cancel in their mean, as they are of opposite phase.
     """
 
     format: str = FORMAT
@@ -54,6 +58,8 @@ class StoreInfo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     channels: int
     table_sha256: str
     audio_sha256: str
+    source_rates: dict[str, dict[int, int]] = {}
+    cancelled: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -368,9 +374,10 @@ def read_info(path: Path) -> StoreInfo:
         raise InputError(f"{path} {what}{hint}") from None
     try:
         version = msgspec.json.decode(raw, type=dict[str, object]).get("version")
-        if version != FORMAT_VERSION:
+        if version not in READ_VERSIONS:
             raise InputError(
-                f"{path}: store version {version!r} is unknown (this edgekd reads {FORMAT_VERSION}); prepare it again"
+                f"{path}: store version {version!r} is unknown (this edgekd reads 1 to {FORMAT_VERSION}); prepare it"
+                " again"
             )
         info = msgspec.json.decode(raw, type=StoreInfo)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

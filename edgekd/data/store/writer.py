@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
@@ -28,7 +28,7 @@ from edgekd.data.store.page_cache import drop_pages
 from edgekd.data.store.store import AUDIO_FILE, FORMAT, INFO_FILE, TABLE_FILE, ClipStore, StoreInfo
 from edgekd.errors import InputError
 from edgekd.files import held, in_use
-from edgekd.text import counted, json_bytes, listing
+from edgekd.text import MAX_LABEL, counted, json_bytes, listing, printable, unfit
 
 STORE_FILES = frozenset({AUDIO_FILE, TABLE_FILE, INFO_FILE})
 PARTIAL, OLD = "partial", "old"
@@ -172,8 +172,10 @@ class StoreWriter:
             key: of its source, 32 hex digits; only used with a request.
 
         Raises:
-            InputError: the path is in the store already, or the disk is full.
+            InputError: the path is in the store already, a label that no model file can carry, or the disk is full.
         """
+        if reason := unfit(clip.label, MAX_LABEL):
+            raise InputError(f"{printable(clip.path)}: its label {reason}; rename it")
         if clip.path in self._paths:
             raise InputError(f"{clip.path} is listed twice; remove one of its rows")
         if pcm.ndim != 2 or pcm.shape[0] == 0 or pcm.shape[1] != self._channels:
@@ -192,8 +194,13 @@ class StoreWriter:
             raise _unwritable(self.path, error, self.hint) from None
         self._append(clip, raw)
 
-    def finish(self) -> ClipStore:
+    def finish(
+        self, source_rates: Mapping[str, Mapping[int, int]] | None = None, cancelled: Sequence[str] = ()
+    ) -> ClipStore:
         """Write the table, read the audio back and compare its hash, rename the store to its path and open it.
+
+        Args:
+            source_rates, cancelled: as in `StoreInfo`.
 
         Raises:
             InputError: no clip was added, the path cannot be written, or the disk does not hold what was written.
@@ -201,10 +208,9 @@ class StoreWriter:
         if not self._clips:
             raise InputError(f"{self.path}: no clip is left to store")
         table = encode_table(self._clips)
-        info = msgspec.convert(
-            {**self._info, "table_sha256": hashlib.sha256(table).hexdigest(), "audio_sha256": self._digest.hexdigest()},
-            StoreInfo,
-        )
+        hashes = {"table_sha256": hashlib.sha256(table).hexdigest(), "audio_sha256": self._digest.hexdigest()}
+        facts = {"source_rates": source_rates or {}, "cancelled": cancelled}
+        info = msgspec.convert({**self._info, **hashes, **facts}, StoreInfo)
         new = self._folder / NEW
         try:
             if self.left:

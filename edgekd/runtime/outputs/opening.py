@@ -4,6 +4,7 @@ without it stays small."""
 from collections.abc import Callable
 from typing import Any
 
+from edgekd.errors import MissingExtraError
 from edgekd.runtime.config import Config
 from edgekd.runtime.config_tables import OUTPUT_TABLES, ClipsTable, HistoryTable, HookTable, MqttTable, WebTable
 from edgekd.runtime.listen import STANDARD_INPUT
@@ -11,7 +12,10 @@ from edgekd.runtime.outputs.base import Output, OutputGroup
 
 
 def _web(table: WebTable, _config: Config) -> Output:
-    from edgekd.runtime.outputs.web.web import Web
+    try:
+        from edgekd.runtime.outputs.web.web import Web
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(f"{error.name} (which [web] and --web need)", "web") from None
 
     return Web(table)
 

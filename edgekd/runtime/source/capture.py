@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekd.errors import InputError
+from edgekd.rates import require_rate
 from edgekd.runtime.source.child import BLOCK, FAILED, OPENED, Failure, Opened, SourceRequest
 from edgekd.runtime.source.health import Gap, Health, StateChange, Watch
 from edgekd.runtime.source.process import END_S, POLL_S, CaptureError, CaptureProcess, CaptureSession, decode_payload
@@ -323,10 +324,8 @@ def require_valid_request(request: SourceRequest) -> None:
         raise InputError(
             "the number of channels is only for a command; a microphone reports its own, and --channel chooses one"
         )
-    for name, value, least in (
-        ("rate", request.rate, 1),
-        ("channels", request.channels, 1),
-        ("channel", request.channel, 0),
-    ):
+    if request.rate is not None:
+        require_rate(request.rate, "rate is")
+    for name, value, least in (("channels", request.channels, 1), ("channel", request.channel, 0)):
         if value is not None and value < least:
             raise InputError(f"{name} is {value}; it must be at least {least}")

@@ -20,6 +20,7 @@ from collections import deque
 from typing import Any, NamedTuple
 
 from edgekd.errors import EdgekdError, InputError
+from edgekd.rates import require_rate
 from edgekd.runtime.shell_command import KEPT_STDERR_BYTES, last_line, shown_command
 from edgekd.runtime.source.microphones import InputDevice, MicrophoneAbsentError, choose, microphones, portaudio
 from edgekd.runtime.source.sound_cards import hindrance
@@ -130,6 +131,7 @@ def capture_microphone(request: SourceRequest, outbox: Outbox) -> Failure:
     microphone = choose(request.mic, microphones())
     sounddevice = portaudio()
     rate, channels = request.rate or microphone.rate, _channels(microphone, request.channel)
+    require_rate(rate, f"{microphone.name}: its sample rate is", "give the true one by --rate")
     finished, count = threading.Event(), 0
 
     def callback(samples: Any, frames: int, _times: object, status: Any) -> None:

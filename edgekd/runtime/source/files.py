@@ -4,18 +4,19 @@ Samples lie on the grid of int16, rounded as in a clip store, so that a recordin
 training.
 """
 
-import os
 import select
 import wave
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekd.data.audio.header import open_repaired
+from edgekd.data.audio.read import AudioFile, loud_note, named_errors, sound_library
 from edgekd.data.audio.waveform import PCM_TYPE, to_pcm, to_waveform
-from edgekd.errors import InputError, MissingExtraError
+from edgekd.errors import InputError
 from edgekd.modelfile.engine import silent_stderr
 from edgekd.runtime.source.raw_format import RawFormat
 
@@ -25,18 +26,19 @@ CHUNK_S = 0.1
 Array = NDArray[np.float32]
 
 
-def read_file(path: Path, sample_rate: int) -> Iterator[Array]:
+def read_file(path: Path, sample_rate: int, warn: Callable[[str], None] | None = None) -> Iterator[Array]:
     """Samples of an audio file: the mean of all channels, resampled where its rate differs.
 
     Args:
         path: any format of libsndfile; 16-bit PCM .wav at `sample_rate` needs neither soundfile nor soxr.
         sample_rate: Hz of the result.
+        warn: takes a line for people where samples above full scale are scaled down.
 
     Yields:
         float32 (time,) in [-1, 1], on the grid of int16.
 
     Raises:
-        InputError: missing, not readable as audio, NaN or infinite samples.
+        InputError: missing, cut off, not readable as audio, NaN or infinite samples, an impossible sample rate.
         MissingExtraError: the file needs soundfile or soxr, which is not installed.
     """
     if not path.exists():
@@ -45,20 +47,22 @@ def read_file(path: Path, sample_rate: int) -> Iterator[Array]:
         raise InputError(
             f"{path} is a folder or not a regular file; give one audio file, or - and raw samples on standard input"
         )
-    try:
-        with path.open("rb"):
-            pass
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    chunks = _read_plain_wav(path, sample_rate) if _is_plain_wav(path, sample_rate) else _read_any(path, sample_rate)
-    position = 0
-    for chunk in chunks:
-        if not np.isfinite(chunk).all():
-            raise InputError(
-                f"{path}: NaN or infinite samples at {position / sample_rate:.1f} s; write the file again without them"
-            )
-        position += len(chunk)
-        yield to_waveform(to_pcm(chunk[:, None]))
+    with named_errors(path):
+        stream = open_repaired(path) or path.open("rb")
+    with stream:
+        plain = _plain_wav(stream, sample_rate)
+        if plain is not None:
+            yield from _read_plain_wav(path, plain, sample_rate)
+            return
+    sound_library(
+        "soundfile", "mic", f"soundfile (which {path} needs; 16-bit PCM .wav at {sample_rate} Hz does without)"
+    )
+    with silent_stderr():  # libsndfile's mp3 decoder prints warnings
+        opened = AudioFile(path, "mic")
+    with opened as file:
+        loud = None if warn is None else lambda peak: warn(loud_note({str(path): peak}))
+        for block in file.blocks(sample_rate, 1, frames=int(CHUNK_S * file.rate), loud=loud):
+            yield to_waveform(block)
 
 
 def read_raw(stream: BinaryIO, sample_rate: int, idle_s: float | None = None) -> Iterator[Array]:
@@ -94,56 +98,22 @@ def read_raw(stream: BinaryIO, sample_rate: int, idle_s: float | None = None) ->
         rest = rest[even:]
 
 
-def _is_plain_wav(path: Path, sample_rate: int) -> bool:
-    """Whether the standard library can read the file unchanged: 16-bit PCM at the right rate."""
+def _plain_wav(stream: BinaryIO, sample_rate: int) -> wave.Wave_read | None:
+    """The file, where the standard library can read it unchanged: 16-bit PCM at the right rate."""
     try:
-        with wave.open(str(path), "rb") as file:
-            return file.getsampwidth() == 2 and file.getframerate() == sample_rate
+        file = wave.open(stream)  # noqa: SIM115, which has nothing to close
     except (wave.Error, EOFError):
-        return False
+        return None
+    return file if file.getsampwidth() == 2 and file.getframerate() == sample_rate else None
 
 
-def _read_plain_wav(path: Path, sample_rate: int) -> Iterator[Array]:
-    with wave.open(str(path), "rb") as file:
-        channels, size = file.getnchannels(), int(CHUNK_S * sample_rate)
-        while raw := file.readframes(size):
-            complete = len(raw) - len(raw) % (2 * channels)  # a truncated file may end inside a sample
-            yield to_waveform(np.frombuffer(raw[:complete], PCM_TYPE).reshape(-1, channels))
-
-
-def _read_any(path: Path, sample_rate: int) -> Iterator[Array]:
-    try:
-        import soundfile
-    except ImportError:
-        raise MissingExtraError(
-            f"soundfile (which {path} needs; 16-bit PCM .wav at {sample_rate} Hz does without)", "mic"
-        ) from None
-    except OSError as error:  # soundfile's wheel for 32-bit ARM contains no library
-        raise InputError(
-            f"soundfile finds no libsndfile ({error}); install it with: sudo apt install libsndfile1"
-        ) from None
-    try:
-        with silent_stderr():  # libsndfile's mp3 decoder prints warnings
-            opened = soundfile.SoundFile(os.fsencode(path))  # bytes, because a name need not be UTF-8
-        with opened as file:
-            mono = (
-                block.mean(axis=1, dtype=np.float32)
-                for block in file.blocks(int(CHUNK_S * file.samplerate), dtype="float32", always_2d=True)
-            )
-            yield from mono if file.samplerate == sample_rate else _resample(mono, file.samplerate, sample_rate)
-    except RuntimeError:  # includes soundfile's own error, whose text misleads (a damaged mp3 "does not exist")
-        raise InputError(
-            f"{path}: is not readable audio; it is damaged or of a format that libsndfile does not know"
-        ) from None
-
-
-def _resample(chunks: Iterator[Array], rate: int, sample_rate: int) -> Iterator[Array]:
-    """Chunks at `rate` Hz, float32 (time,), resampled to `sample_rate` Hz."""
-    try:
-        import soxr
-    except ImportError:
-        raise MissingExtraError(f"soxr (to bring {rate} Hz to the model's {sample_rate} Hz)", "mic") from None
-    stream = soxr.ResampleStream(rate, sample_rate, 1, dtype="float32")
-    for chunk in chunks:
-        yield stream.resample_chunk(chunk)
-    yield stream.resample_chunk(np.empty(0, np.float32), last=True)
+def _read_plain_wav(path: Path, file: wave.Wave_read, sample_rate: int) -> Iterator[Array]:
+    channels, size = file.getnchannels(), int(CHUNK_S * sample_rate)
+    while True:
+        with named_errors(path):
+            raw = file.readframes(size)
+        if not raw:
+            return
+        complete = len(raw) - len(raw) % (2 * channels)  # a truncated file may end inside a sample
+        mono = to_waveform(np.frombuffer(raw[:complete], PCM_TYPE).reshape(-1, channels))
+        yield to_waveform(to_pcm(mono[:, None]))

@@ -23,7 +23,7 @@ from edgekd.train.loop.device import autocast
 from edgekd.train.loop.schedule import learning_rate_factor
 from edgekd.train.loss.term import StudentOutputs
 from edgekd.train.parallel import processes
-from edgekd.train.prepare.teaching import Teaching
+from edgekd.train.prepare.prepared import Teaching
 from edgekd.train.recipe.recipe import Recipe
 from edgekd.train.recipe.schema import Qat, Train
 from edgekd.train.teachers.live import LiveTeacher

@@ -41,12 +41,20 @@ from edgekd.train.loop.module import TrainingModule
 from edgekd.train.loop.validation import predict_clips, run_metrics
 from edgekd.train.loss.objective import Objective
 from edgekd.train.parallel import processes
-from edgekd.train.prepare.prepared import Prepared, prepare
+from edgekd.train.prepare.prepared import LabelTable, Prepared, Teaching, label_table, prepare, prepare_objective
 from edgekd.train.prepare.pretrained import load_initial_weights
-from edgekd.train.prepare.teaching import LabelTable, Teaching, label_table, prepare_objective
 from edgekd.train.recipe.recipe import Recipe
 from edgekd.train.recipe.schema import Qat, Train
-from edgekd.train.run.claim import check_run_folder, claim
+from edgekd.train.run.claim import (
+    check_run_folder,
+    claim,
+    locked_run_folder,
+    log_to_file,
+    quiet,
+    report_disk_errors,
+    report_out_of_memory,
+    smaller_batch,
+)
 from edgekd.train.run.folder import (
     CHECKPOINT_FILE,
     LOG_FILE,
@@ -62,14 +70,6 @@ from edgekd.train.run.folder import (
     resolved,
     save_weights,
     write_info,
-)
-from edgekd.train.run.guards import (
-    locked_run_folder,
-    log_to_file,
-    quiet,
-    report_disk_errors,
-    report_out_of_memory,
-    smaller_batch,
 )
 from edgekd.train.teachers.live import LiveTeacher
 from edgekd.train.teachers.soft_labels import clip_probabilities, teacher_scores

@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from types import FrameType
 from typing import NoReturn, TypeVar
 
@@ -36,7 +37,9 @@ T = TypeVar("T")
 JOIN_SECONDS = 300.0
 """How long processes wait for each other at the start."""
 COLLECTIVE_MINUTES = 10
-"""Timeout of a collective, and of an answer of the store to a process that waits."""
+"""Timeout of a collective, of a store that does not answer, and of a process without a sign of life."""
+SIGNS_OF_LIFE = 30
+"""Signs of life of a process within that time."""
 WAIT_HOURS = 24
 """How long processes wait for work of one of them, for instance a test or a part of the soft labels."""
 LONGEST_POLL_SECONDS = 0.25
@@ -122,6 +125,10 @@ class ProcessGroup:
         self._gates = 0
         self._ending = threading.Event()
         """Set once this process leaves the group by itself."""
+        self._next_look = 0.0
+        """Monotonic time of the next look at the signs of life of all processes."""
+        self._last_signs: dict[int, tuple[int, float]] = {}
+        """Rank -> its signs of life, and the monotonic time at which this process saw the last one."""
 
     def join(self, device: torch.device | None) -> None:
         """Find the other processes and make torch's process group.
@@ -141,6 +148,7 @@ class ProcessGroup:
             self._store = PrefixStore(f"edgekd/{attempt}", store)
             if device is not None:
                 self._check_own_gpu(self._store, device)
+            threading.Thread(target=self._show_life, args=(self._store,), daemon=True).start()
         except dist.DistError as error:
             raise InputError(
                 f"process {here.rank + 1} of {here.world} did not find the others at {here.address}:{here.port} in"
@@ -175,7 +183,7 @@ class ProcessGroup:
             arrive: whether this process is one of them; the others only wait.
 
         Raises:
-            DistError: a process has failed, the store does not answer, or `WAIT_HOURS` have passed.
+            DistError: a process has failed or shows no life, the store does not answer, or `WAIT_HOURS` have passed.
         """
         store = self._store
         assert store is not None
@@ -189,13 +197,35 @@ class ProcessGroup:
         while not within(patience, lambda: store.check([is_open])):
             if within(patience, lambda: store.check(["failures"])):
                 raise dist.DistNetworkError("another process has failed")
+            self._check_lives(store)
             if time.monotonic() > deadline:
                 raise dist.DistNetworkError(f"it was awaited for {WAIT_HOURS} hours")
             time.sleep(poll)
             poll = min(2 * poll, LONGEST_POLL_SECONDS)
 
+    def _show_life(self, store: PrefixStore) -> None:
+        """Count a sign of life of this process in the store, again and again."""
+        with suppress(dist.DistError):
+            while not self._ending.wait(60 * COLLECTIVE_MINUTES / SIGNS_OF_LIFE):
+                store.add(f"life/{self._environment.rank}", 1)
+
+    def _check_lives(self, store: PrefixStore) -> None:
+        """Look at the signs of life of all processes, unless that was done a moment ago."""
+        now, patience = time.monotonic(), 60 * COLLECTIVE_MINUTES
+        if now < self._next_look:
+            return
+        self._next_look = now + patience / SIGNS_OF_LIFE
+        for rank in range(self._environment.world):
+            signs = within(patience, partial(store.add, f"life/{rank}", 0))
+            last, since = self._last_signs.setdefault(rank, (signs, now))
+            if signs != last:
+                self._last_signs[rank] = (signs, now)
+            elif now - since > patience:
+                raise dist.DistNetworkError(f"process {rank + 1} shows no life for {patience:.0f} s")
+
     def leave(self) -> None:
         """Leave the group after the work is done."""
+        self._ending.set()
         dist.destroy_process_group()
         signal.signal(signal.SIGTERM, self._handler)
         signal.set_wakeup_fd(-1)

@@ -24,8 +24,8 @@ from edgekd.train.parallel import processes
 from edgekd.train.prepare import pretrained
 from edgekd.train.prepare.inputs import NetworkInput, network_input, partition_clips
 from edgekd.train.recipe.recipe import Recipe
+from edgekd.train.run.claim import quiet
 from edgekd.train.run.folder import Run, load_run, model_config
-from edgekd.train.run.guards import quiet
 from edgekd.train.teachers.live import LIVE, same_features
 from edgekd.train.teachers.soft_labels import check_matches_store, check_segments
 

@@ -26,7 +26,7 @@ from edgekd.train.prepare.inputs import partition_clips
 from edgekd.train.prepare.pretrained import FIRST_TEACHER, check_kind
 from edgekd.train.recipe.recipe import NAME, Recipe, Role, check_sample_rate, decode, load_recipe
 from edgekd.train.recipe.schema import Data, Stage
-from edgekd.train.run.claim import check_run_folder, older_version_error
+from edgekd.train.run.claim import check_run_folder, locked_run_folder, older_version_error, report_disk_errors
 from edgekd.train.run.folder import (
     RUN_FILE,
     RUN_VERSION,
@@ -37,7 +37,6 @@ from edgekd.train.run.folder import (
     model_config,
     resolved,
 )
-from edgekd.train.run.guards import locked_run_folder, report_disk_errors
 
 log = logging.getLogger(__name__)
 

@@ -26,9 +26,8 @@ from edgekd.train.parallel import processes
 from edgekd.train.prepare.checks import check_test_sound
 from edgekd.train.prepare.inputs import partition_clips
 from edgekd.train.recipe.recipe import Recipe
-from edgekd.train.run.claim import check_run_folder, claim
+from edgekd.train.run.claim import check_run_folder, claim, locked_run_folder
 from edgekd.train.run.folder import RUN_FILE, DataInfo, Run, RunInfo, load_run, resolved, write_info
-from edgekd.train.run.guards import locked_run_folder
 from edgekd.train.teachers.out_of_fold import ALL_FITS, assignment, combine, fit_paths, fit_recipe
 from edgekd.train.teachers.soft_labels import Logits, clip_probabilities, soft_labels, teacher_scores
 

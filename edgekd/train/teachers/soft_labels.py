@@ -34,8 +34,8 @@ from edgekd.train.batches.teacher_view import TeacherView
 from edgekd.train.loop.validation import window_logits
 from edgekd.train.parallel import processes
 from edgekd.train.recipe.schema import View
+from edgekd.train.run.claim import DISK_ERRORS, report_out_of_memory
 from edgekd.train.run.folder import SOFT_LABELS_FOLDER, Run
-from edgekd.train.run.guards import DISK_ERRORS, report_out_of_memory
 from edgekd.train.teachers.out_of_fold import assignment, combine, combined_key, open_fits
 
 log = logging.getLogger(__name__)

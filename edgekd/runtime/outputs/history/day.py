@@ -5,8 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from datetime import date, datetime, timedelta
 from datetime import time as clock_time
-from html import escape
-from itertools import pairwise
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +13,7 @@ import msgspec
 
 from edgekd.errors import InputError
 from edgekd.files import output_file
+from edgekd.markup import SVG, Markup, element, fragment
 from edgekd.runtime.outputs.history.database import HistoryEvent, LabelRun
 from edgekd.runtime.outputs.history.query import duration, local
 from edgekd.text import counted
@@ -147,16 +147,16 @@ def to_svg(day: DayHistory) -> str:
     width, height = right + SVG_RIGHT, bottom + 16.0
     title = f"Scenes of {day.day}, local time"
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" width="{width:g}" role="img">',
-        f"<title>{title}</title><style>{STYLE}</style>",
-        f'<rect class="p" width="{width:g}" height="{height:g}"/>',
-        f'<text class="t" x="12" y="26">{title}</text>',
+        element("title", title),
+        element("style", Markup(STYLE)),
+        element("rect", class_="p", width=width, height=height),
+        element("text", title, class_="t", x=12, y=26),
     ]
     for hour in range(25):
         x = SVG_LEFT + SVG_SLOT * SLOTS / 24 * hour
-        parts.append(f'<line class="g" x1="{x:g}" y1="{SVG_TOP:g}" x2="{x:g}" y2="{bottom:g}"/>')
+        parts.append(element("line", class_="g", x1=x, y1=SVG_TOP, x2=x, y2=bottom))
         if hour % 3 == 0:
-            parts.append(f'<text x="{x:g}" y="{SVG_TOP - 8:g}" text-anchor="middle">{hour:02d}:00</text>')
+            parts.append(element("text", f"{hour:02d}:00", x=x, y=SVG_TOP - 8, text_anchor="middle"))
     parts += [
         _svg_row(ANY_LABEL, day.total, day.lengths, 0, "h"),
         *(_svg_row(name, day.labels[name], day.lengths, row, "b") for row, name in enumerate(names, start=1)),
@@ -165,34 +165,32 @@ def to_svg(day: DayHistory) -> str:
     for event in [event for event in day.events if event.state not in (None, "HEALTHY")][:MOST_MARKS]:
         minutes = (datetime.fromtimestamp(event.at) - begin).total_seconds() / 60.0
         x = SVG_LEFT + SVG_SLOT * minutes / MINUTES
-        parts.append(
-            f'<line class="m" x1="{x:.1f}" y1="{SVG_TOP:g}" x2="{x:.1f}" y2="{bottom:g}">'
-            f"<title>{_xml(f'{local(event.at)} {event.state}: {event.reason}')}</title></line>"
-        )
-    return "\n".join([*parts, "</svg>\n"])
+        what = element("title", f"{local(event.at)} {event.state}: {event.reason}")
+        parts.append(element("line", what, class_="m", x1=x, y1=SVG_TOP, x2=x, y2=bottom))
+    content = fragment(*parts, between="\n")
+    return element("svg", content, xmlns=SVG, viewBox=f"0 0 {width:g} {height:g}", width=width, role="img") + "\n"
 
 
-def _svg_row(name: str, slots: list[float], lengths: list[float], row: int, style: str) -> str:
+def _svg_row(name: str, slots: list[float], lengths: list[float], row: int, style: str) -> Markup:
     y, total = SVG_TOP + SVG_ROW * row, duration(sum(slots))
     shares = [
         round(min(seconds / length, 1.0), 1) if length else 0.0 for seconds, length in zip(slots, lengths, strict=True)
     ]
     bars, begin = [], 0
-    for slot in range(1, SLOTS + 1):
-        if slot < SLOTS and shares[slot] == shares[begin]:
-            continue
-        if shares[begin]:
-            x, wide = SVG_LEFT + SVG_SLOT * begin, SVG_SLOT * (slot - begin)
-            bars.append(
-                f'<rect class="{style}" x="{x:g}" y="{y + 3:g}" width="{wide:g}" height="{SVG_ROW - 6:g}" '
-                f'opacity="{shares[begin]:g}"/>'
-            )
-        begin = slot
+    for share, group in groupby(shares):
+        count = len(list(group))
+        if share:
+            x, wide = SVG_LEFT + SVG_SLOT * begin, SVG_SLOT * count
+            bars.append(element("rect", class_=style, x=x, y=y + 3, width=wide, height=SVG_ROW - 6, opacity=share))
+        begin += count
     short = name if len(name) <= NAME_WIDTH else name[: NAME_WIDTH - 1] + "…"
     baseline = y + SVG_ROW - 6.0
-    return (
-        f'<g><title>{_xml(name)}: {total}</title><text x="12" y="{baseline:g}">{_xml(short)}</text>{"".join(bars)}'
-        f'<text x="{SVG_LEFT + SVG_SLOT * SLOTS + 8:g}" y="{baseline:g}">{total}</text></g>'
+    return element(
+        "g",
+        element("title", f"{name}: {total}"),
+        element("text", short, x=12, y=baseline),
+        *bars,
+        element("text", total, x=SVG_LEFT + SVG_SLOT * SLOTS + 8, y=baseline),
     )
 
 
@@ -214,7 +212,3 @@ def _joined(slots: list[float], count: int) -> list[float]:
 
 def _rounded(values: list[float]) -> list[float]:
     return [round(value, 1) for value in values]
-
-
-def _xml(text: str) -> str:
-    return escape("".join(letter if letter.isprintable() else " " for letter in text))

@@ -10,10 +10,11 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from edgekd.errors import InputError
+from edgekd.files import claimed
 from edgekd.runtime.config_tables import HistoryTable
 from edgekd.runtime.decision import Decision
 from edgekd.runtime.outputs.base import CLOSE_S, Observation, reason_text
@@ -35,6 +36,8 @@ NOTICE_S = 30.0
 """How long the output reports that a file was renamed, seconds."""
 LIMIT = 5000
 """Rows that wait while they cannot be written; beyond that the oldest are dropped."""
+QUIET_BEGINS = "quiet: the level is below the gate"
+"""The reason of the row that follows the last label before a silence, of which no time is counted."""
 BREAK_S = 0.05
 """Two windows whose ends are further apart than a window's length plus this have missing samples between them,
 seconds."""
@@ -57,12 +60,17 @@ class History:
     name = "history"
 
     def __init__(self, table: HistoryTable, file: str | None = None) -> None:
-        """file: the audio file that is the source, None for a live source."""
+        """file: the audio file that is the source, None for a live source.
+
+        Raises:
+            InputError: another listener writes this database, and time would count twice.
+        """
         self._audio_file, self._began = file, time.time()
         self._path, self._max_bytes = Path(table.file), int(table.max_mb * 1e6)
         self._lock = threading.Lock()
         self._waiting: deque[_PendingRow] = deque()
-        self._open: _PendingRow | None = None  # the current label's row
+        self._open: _PendingRow | None = None  # the current label's row; none while it is quiet
+        self._quiet = False
         self._offset: float | None = None  # wall clock minus monotonic clock, seconds
         self._model: str | None = None
         self._file: HistoryFile | None = None
@@ -72,6 +80,9 @@ class History:
         self._saved_at = self._retry_at = 0.0
         self.dropped = 0
         self._stopping = threading.Event()
+        self._claim, self._is_claimed = ExitStack(), False
+        with suppress(OSError):  # such errors may end while the listener runs
+            self._claim_file()
         self._thread = threading.Thread(target=self._run, name="history", daemon=True)
         self._thread.start()
 
@@ -134,6 +145,12 @@ class History:
             self._enqueue(stretch)
         else:
             stretch = None
+        before, self._quiet = self._quiet, decision.is_quiet
+        if decision.is_quiet:
+            self._open = None
+            if not before:
+                self._add(HistoryEvent(now, decision.t, None, QUIET_BEGINS))
+            return
         if stretch is None or stretch.row[0] != decision.label:
             stretch = self._open = self._add(
                 LabelRun(decision.label, now, now, decision.t, 0.0, 0, 0, None, None, None)
@@ -177,6 +194,20 @@ class History:
         self._save()
         if self._file is not None:
             self._file.close()
+        self._claim.close()
+
+    def _claim_file(self) -> None:
+        """Make sure that no other listener writes the database."""
+        if self._is_claimed:
+            return
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._claim.enter_context(claimed(self._path))
+        except BlockingIOError:
+            raise InputError(
+                f"history: another listener writes {self._path}, and time would count twice; give each its own file"
+            ) from None
+        self._is_claimed = True
 
     def _save(self) -> None:
         """Write all rows that wait. If that fails, `error` says why and the rows keep waiting."""
@@ -193,6 +224,7 @@ class History:
             self._file.close()
             self._forget_file()
             self._notice_for_a_while(f"{self._path} was removed or replaced")
+        self._claim_file()
         if self._file is None:
             self._file = HistoryFile(self._path, self._max_bytes)
             if not self._checked:
@@ -263,7 +295,7 @@ def open_history(table: HistoryTable, file: str | None = None) -> History:
     source, if any.
 
     Raises:
-        InputError: a folder, or a database of another program or of a later version.
+        InputError: a folder, a database of another program or of a later version, or one that another listener writes.
     """
     require_history(Path(table.file))
     return History(table, file)

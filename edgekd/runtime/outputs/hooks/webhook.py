@@ -1,20 +1,22 @@
-"""Events posted to an HTTP address. Messages show only its host, because the path of many addresses is a password."""
+"""Events posted to an HTTP address by httpx, through the proxy of the environment if it names one. Messages show only
+the address's host, because the path of many addresses is a password."""
 
 import base64
-import http.client
+import importlib.util
 import os
 import socket
 import ssl
 import threading
-import time
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from http import HTTPStatus
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import quote, unquote, urlsplit
 
-from edgekd.errors import InputError
+from edgekd.errors import InputError, MissingExtraError
 from edgekd.runtime.outputs.base import reason_text
-from edgekd.text import printable
+from edgekd.runtime.outputs.hooks.delivery import DeliveryError
+from edgekd.text import short_line
 
 TOKEN_VARIABLE = "EDGEKD_WEBHOOK_TOKEN"
 WAITS_S = (1.0, 4.0, 16.0)
@@ -42,9 +44,14 @@ class WebhookAddress(NamedTuple):
 
     @property
     def shown(self) -> str:
-        """Host and port, for messages and the Host header."""
+        """Host and port, for messages."""
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return host if self.port == PORTS["https" if self.tls else "http"] else f"{host}:{self.port}"
+        return host if self.port == PORTS[self.scheme] else f"{host}:{self.port}"
+
+    @property
+    def scheme(self) -> str:
+        """ "http" or "https"."""
+        return "https" if self.tls else "http"
 
 
 class WebhookDelivery:
@@ -65,9 +72,8 @@ class WebhookDelivery:
                 return
             try:
                 status = self._post(body)
-            # ValueError: reading from a connection that was just shut down
-            except (OSError, http.client.HTTPException, ValueError) as error:
-                self.error = f"{self._address.shown}: {_error_text(error)}"
+            except DeliveryError as error:
+                self.error = f"{self._address.shown}: {error}"
             else:
                 if status // 100 == 2:
                     self.error = None
@@ -85,58 +91,67 @@ class WebhookDelivery:
     def _post(self, body: bytes) -> int:
         """Make one attempt. Returns the HTTP status.
 
-        The timeout of a socket holds for each of its operations. A timer therefore shuts the connection down when the
-        attempt as a whole takes too long, for instance because the server sends one byte now and then.
+        Raises:
+            DeliveryError: there is no status.
         """
-        deadline = time.monotonic() + self._timeout_s
-        plain = socket.create_connection((self._address.host, self._address.port), timeout=self._timeout_s)
-        connected = (
-            self._tls.wrap_socket(plain, server_hostname=self._address.host, do_handshake_on_connect=False)
-            if self._tls
-            else plain
-        )
-        late = threading.Event()
+        import httpx  # takes 0.1 s and 8 MB
 
-        def shut_down() -> None:
-            late.set()
-            with suppress(OSError):  # the connection has ended
-                # not SSLSocket.shutdown, which would change the object that the other thread uses
-                socket.socket.shutdown(connected, socket.SHUT_RDWR)
-
-        timer = threading.Timer(max(0.0, deadline - time.monotonic()), shut_down)
-        timer.daemon = True
-        timer.start()
+        url = f"{self._address.scheme}://{self._address.shown}{self._address.target}"
         try:
-            if isinstance(connected, ssl.SSLSocket):
-                connected.do_handshake()
-            connection = http.client.HTTPConnection(self._address.host, self._address.port)
-            connection.sock = connected
-            connection.request("POST", self._address.target, body, self._headers())
-            with connection.getresponse() as response:
-                status = response.status
-        except Exception:
-            if late.is_set():
-                raise TimeoutError from None
-            raise
-        finally:
-            timer.cancel()
-            connected.close()
-        if late.is_set():  # a connection that is shut down within the headers looks like their end
-            raise TimeoutError
-        return status
+            with (
+                _time_limit(self._timeout_s) as extensions,
+                httpx.Client(verify=self._tls or False, timeout=self._timeout_s) as client,
+                client.stream("POST", url, content=body, headers=self._headers(), extensions=extensions) as response,
+            ):
+                return response.status_code
+        except (OSError, httpx.HTTPError, httpx.InvalidURL) as error:
+            raise DeliveryError(_error_text(error)) from None
 
     def _headers(self) -> dict[str, str]:
-        headers = {
-            "Host": self._address.shown,
-            "Content-Type": "application/json",
-            "User-Agent": "edgekd",
-            "Connection": "close",
-        }
-        return (
-            headers
-            if self._address.authorization is None
-            else {**headers, "Authorization": self._address.authorization}
-        )
+        headers = {"Content-Type": "application/json", "User-Agent": "edgekd"}
+        authorization = self._address.authorization
+        return headers if authorization is None else {**headers, "Authorization": authorization}
+
+
+@contextmanager
+def _time_limit(seconds: float) -> Iterator[dict[str, Any]]:
+    """Extensions of an httpx request that end it when it takes too long as a whole, for instance because the server
+    sends one byte now and then. The timeouts of httpx hold for each operation.
+
+    Raises:
+        TimeoutError: the request took too long.
+    """
+    late, connections = threading.Event(), list[socket.socket]()
+
+    def note(event: str, details: Mapping[str, Any]) -> None:
+        if event == "connection.connect_tcp.complete":
+            # a copy: TLS takes the original over
+            connections.append(details["return_value"].get_extra_info("socket").dup())
+            if late.is_set():
+                raise TimeoutError
+
+    def shut_down() -> None:
+        late.set()
+        for connection in connections:
+            with suppress(OSError):  # the connection has ended
+                connection.shutdown(socket.SHUT_RDWR)
+
+    timer = threading.Timer(seconds, shut_down)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield {"trace": note}
+    except Exception:
+        if late.is_set():
+            raise TimeoutError from None
+        raise
+    finally:
+        timer.cancel()
+        timer.join()
+        for connection in connections:
+            connection.close()
+    if late.is_set():  # a connection that is shut down within the headers looks like their end
+        raise TimeoutError
 
 
 def open_webhook(url: str, timeout_s: float, token: str | None) -> WebhookDelivery:
@@ -144,7 +159,10 @@ def open_webhook(url: str, timeout_s: float, token: str | None) -> WebhookDelive
 
     Raises:
         InputError: not an HTTP address, or a token that cannot be sent.
+        MissingExtraError: httpx is not installed.
     """
+    if importlib.util.find_spec("httpx") is None:
+        raise MissingExtraError("httpx (which the url of [hook] needs)", "webhook")
     return WebhookDelivery(read_address(url, token or os.environ.get(TOKEN_VARIABLE) or None), timeout_s)
 
 
@@ -190,14 +208,18 @@ def _authorization(user: str | None, password: str | None, token: str | None) ->
 
 
 def _error_text(error: Exception) -> str:
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"its certificate is not trusted ({printable(error.verify_message)})"
-    if isinstance(error, TimeoutError):
+    """The system's words for the first cause of an error; those of httpx are shown only where there is none."""
+    if type(error).__name__.endswith(("TimeoutError", "Timeout")):
         return "no answer in time"
-    return printable(reason_text(error))
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, OSError):
+        cause = cause.__cause__ or cause.__context__
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted ({short_line(cause.verify_message)})"
+    return short_line(reason_text(cause if isinstance(cause, OSError) else error))
 
 
 def _status_text(status: int) -> str:
     """A status with its standard phrase, not the server's; for a redirect also what to do."""
-    words = f"{status} {http.client.responses.get(status, '')}".rstrip()
+    words = " ".join([str(status), *(each.phrase for each in HTTPStatus if each == status)])
     return f"{words}: redirects are not followed, give the address it leads to" if status // 100 == 3 else words

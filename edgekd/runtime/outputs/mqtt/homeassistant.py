@@ -8,7 +8,7 @@ import re
 from typing import Any
 
 from edgekd.modelfile.manifest import Manifest
-from edgekd.runtime.decision import UNKNOWN
+from edgekd.runtime.decision import NO_LABELS
 
 BIRTH, BORN = "status", b"online"
 """Topic below the prefix on which Home Assistant reports its start, and the payload."""
@@ -28,7 +28,9 @@ def device(topic: str, name: str, manifest: Manifest, expire_s: int, version: st
     """The discovery payload of the listener whose topics begin with `topic`. Its values become unavailable after
     `expire_s` seconds without a message."""
     identifier = device_id(topic)
-    options = [label.strip() for label in (*manifest.labels, UNKNOWN)]  # Home Assistant strips the result of a template
+    options = [
+        label.strip() for label in (*manifest.labels, *NO_LABELS)
+    ]  # Home Assistant strips the result of a template
     fresh = {"expire_after": expire_s}
     diagnostic = {"entity_category": "diagnostic"}
     state, probabilities, health = (f"{topic}/{part}" for part in ("state", "probabilities", "health"))

@@ -117,9 +117,10 @@ class Access:
         self.cookie = "" if token is None else _derived(token)
 
     def allows_host(self, host: str) -> bool:
-        """Whether a request with this `Host` header may be answered."""
+        """Whether a request with this `Host` header may be answered, or one of a page with this `Origin`."""
         if self._token is not None:
             return True
+        host = host.rpartition("//")[2]
         name = (host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]).rstrip(".").lower()
         return name in self._names or (self._any_address and _literal(name) is not None)
 

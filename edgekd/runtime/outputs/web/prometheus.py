@@ -1,12 +1,17 @@
-"""The listener's metrics in Prometheus' text format, version 0.0.4."""
+"""The listener's metrics in Prometheus' text format, version 0.0.4, which prometheus-client writes."""
 
 import os
 import time
 from bisect import bisect_left
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import accumulate
 from pathlib import Path
-from typing import NamedTuple, get_args
+from typing import get_args
+
+from prometheus_client import generate_latest
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from edgekd.modelfile.manifest import Manifest
 from edgekd.runtime.decision import Decision
@@ -22,30 +27,22 @@ FACTOR_S = 60.0
 FRESH_S = 3.0
 """A decision is late when the last one is older than twice the time between the last two plus this, seconds."""
 
-Value = tuple[Mapping[str, str], float]
-"""Labels and a number."""
+
+def gauge(name: str, what: str, value: float) -> Metric:
+    """A metric whose value goes up and down."""
+    return GaugeMetricFamily(name, what, value)
 
 
-class Metric(NamedTuple):
-    """A metric with its values. kind: "counter" or "gauge"."""
-
-    name: str
-    kind: str
-    description: str
-    values: Sequence[Value]
-
-    def lines(self) -> Iterator[str]:
-        """The metric in the text format; nothing where it has no values."""
-        if self.values:
-            yield from _head(self.name, self.kind, self.description)
-        for labels, value in self.values:
-            inside = ",".join(f'{key}="{_escaped(text)}"' for key, text in labels.items())
-            yield f"{self.name}{{{inside}}} {_number(value)}" if inside else f"{self.name} {_number(value)}"
+def counter(name: str, what: str, value: float) -> Metric:
+    """A metric that only grows; "_total" is appended to its name."""
+    return CounterMetricFamily(name, what, value)
 
 
-def single(name: str, kind: str, description: str, value: float) -> Metric:
-    """A metric with one value without labels."""
-    return Metric(name, kind, description, [({}, value)])
+def _by_label(metric: GaugeMetricFamily | CounterMetricFamily, values: Iterable[tuple[str, float]]) -> Metric:
+    """A metric of one label with its values."""
+    for label, value in values:
+        metric.add_metric([label], value)
+    return metric
 
 
 class LatencyHistogram:
@@ -60,14 +57,12 @@ class LatencyHistogram:
         self._counts[bisect_left(BUCKETS_S, seconds)] += 1
         self._sum += seconds
 
-    def lines(self, name: str) -> Iterator[str]:
-        """The histogram in the text format."""
-        total = 0
-        for bound, count in zip((*map(_number, BUCKETS_S), "+Inf"), self._counts, strict=True):
-            total += count
-            yield f'{name}_bucket{{le="{bound}"}} {total}'
-        yield f"{name}_sum {_number(self._sum)}"
-        yield f"{name}_count {total}"
+    def metric(self, name: str, what: str) -> Metric:
+        """The histogram as a metric."""
+        bounds = [*map(str, BUCKETS_S), "+Inf"]
+        return HistogramMetricFamily(
+            name, what, buckets=list(zip(bounds, accumulate(self._counts), strict=True)), sum_value=self._sum
+        )
 
 
 class Metrics:
@@ -135,122 +130,87 @@ class Metrics:
 
     def text(self, web: Sequence[Metric]) -> bytes:
         """All metrics. web: further ones."""
-        return "".join(f"{line}\n" for line in self._lines(web)).encode()
+        families = [*self._families(), *web, *self._process_metrics()]
+        return generate_latest(_Collected([family for family in families if family.samples]))
 
-    def _lines(self, web: Sequence[Metric]) -> Iterator[str]:
-        for metric in (*self._model_metrics(), *self._decision_metrics(), *self._source_metrics()):
-            yield from metric.lines()
-        for name, what, histogram in (
-            ("features", "log-mel features of a window", self._features),
-            ("inference", "network for a window", self._inference),
-        ):
-            yield from _head(f"edgekd_{name}_seconds", "histogram", f"Clock time of the {what}.")
-            yield from histogram.lines(f"edgekd_{name}_seconds")
-        for metric in (*web, *self._process_metrics()):
-            yield from metric.lines()
+    def _families(self) -> Iterator[Metric]:
+        if self.manifest is not None:
+            names = {
+                "model": self.manifest.name,
+                "student": self.manifest.student,
+                "precision": self.manifest.precision,
+                "recipe_hash": self.manifest.provenance.recipe_hash,
+            }
+            info = GaugeMetricFamily("edgekd_model_info", "The model that is running; always 1.", labels=list(names))
+            info.add_metric(list(names.values()), 1)
+            yield info
+        yield from self._decision_metrics()
+        yield from self._source_metrics()
+        yield self._features.metric("edgekd_features_seconds", "Clock time of the log-mel features of a window.")
+        yield self._inference.metric("edgekd_inference_seconds", "Clock time of the network for a window.")
 
-    def _model_metrics(self) -> list[Metric]:
-        if self.manifest is None:
-            return []
-        names = {
-            "model": self.manifest.name,
-            "student": self.manifest.student,
-            "precision": self.manifest.precision,
-            "recipe_hash": self.manifest.provenance.recipe_hash,
-        }
-        return [Metric("edgekd_model_info", "gauge", "The model that is running; always 1.", [(names, 1)])]
-
-    def _decision_metrics(self) -> list[Metric]:
-        by_label = [({"label": label}, count) for label, count in sorted(self._decisions.items())]
-        by_state = [({"state": state}, state == self.state) for state in get_args(State)]
-        by_output = [({"output": name}, bool(error)) for name, error in sorted(self.errors.items())]
-        metrics = [
-            Metric("edgekd_decisions_total", "counter", "Decisions, by the label shown.", by_label),
-            single(
-                "edgekd_gated_decisions_total",
-                "counter",
-                "Decisions on windows below the gate, which were not scored.",
-                self._gated,
-            ),
-            Metric("edgekd_state", "gauge", "State of the source: 1 for the one it is in.", by_state),
-            single("edgekd_fresh", "gauge", "Whether the last decision is as new as it should be.", self.is_fresh),
-            Metric(
-                "edgekd_output_trouble",
-                "gauge",
-                "Whether an output reports an error; outputs that never did are absent.",
-                by_output,
-            ),
-        ]
+    def _decision_metrics(self) -> Iterator[Metric]:
+        decisions = CounterMetricFamily("edgekd_decisions", "Decisions, by the label shown.", labels=["label"])
+        yield _by_label(decisions, sorted(self._decisions.items()))
+        yield counter(
+            "edgekd_gated_decisions", "Decisions on windows below the gate, which were not scored.", self._gated
+        )
+        state = GaugeMetricFamily("edgekd_state", "State of the source: 1 for the one it is in.", labels=["state"])
+        yield _by_label(state, ((name, name == self.state) for name in get_args(State)))
+        yield gauge("edgekd_fresh", "Whether the last decision is as new as it should be.", self.is_fresh)
+        errors = GaugeMetricFamily(
+            "edgekd_output_trouble",
+            "Whether an output reports an error; outputs that never did are absent.",
+            labels=["output"],
+        )
+        yield _by_label(errors, ((name, bool(error)) for name, error in sorted(self.errors.items())))
         last = self.last
         if last is not None and self.age is not None:
             decided_at = time.time() - self.age
-            metrics += [
-                single("edgekd_audio_seconds_total", "counter", "Audio time of the last decision.", last.t),
-                single(
-                    "edgekd_last_decision_timestamp_seconds",
-                    "gauge",
-                    "When the last decision was made, Unix time.",
-                    decided_at,
-                ),
-                single("edgekd_label_probability_ratio", "gauge", "Probability of the label shown.", last.probability),
-                single(
-                    "edgekd_sound_rms_ratio", "gauge", "Root mean square of the last window; 1 is full scale.", last.rms
-                ),
-                single(
-                    "edgekd_dropped_samples_total",
-                    "counter",
-                    "Samples that were dropped because decisions were late.",
-                    last.drops,
-                ),
-            ]
+            yield counter("edgekd_audio_seconds", "Audio time of the last decision.", last.t)
+            yield gauge(
+                "edgekd_last_decision_timestamp_seconds", "When the last decision was made, Unix time.", decided_at
+            )
+            yield gauge("edgekd_label_probability_ratio", "Probability of the label shown.", last.probability)
+            yield gauge("edgekd_sound_rms_ratio", "Root mean square of the last window; 1 is full scale.", last.rms)
+            yield counter(
+                "edgekd_dropped_samples", "Samples that were dropped because decisions were late.", last.drops
+            )
         if self.factor is not None:
             what = "Processor seconds per second of audio, over the last minute."
-            metrics.append(single("edgekd_real_time_factor", "gauge", what, self.factor))
-        return metrics
+            yield gauge("edgekd_real_time_factor", what, self.factor)
 
-    def _source_metrics(self) -> list[Metric]:
+    def _source_metrics(self) -> Iterator[Metric]:
         counts = self.counts
         if counts is None:
-            return []
-        return [
-            single("edgekd_queue_samples", "gauge", "Samples that wait, at the source's rate.", counts.waiting),
-            single(
-                "edgekd_source_samples_total",
-                "counter",
-                "Samples that came from the source, at its rate.",
-                counts.received,
-            ),
-            single("edgekd_source_bad_samples_total", "counter", "Samples that were NaN or infinite.", counts.bad),
-            single(
-                "edgekd_source_overflows_total",
-                "counter",
-                "Places where the source lost an unknown number of samples.",
-                counts.overflows,
-            ),
-            single(
-                "edgekd_source_restarts_total",
-                "counter",
-                "Attempts to open the source after the first.",
-                counts.restarts,
-            ),
-            single(
-                "edgekd_source_lag_seconds",
-                "gauge",
-                "Clock minus samples since the source's last start.",
-                counts.lag_s,
-            ),
-        ]
+            return
+        yield gauge("edgekd_queue_samples", "Samples that wait, at the source's rate.", counts.waiting)
+        yield counter("edgekd_source_samples", "Samples that came from the source, at its rate.", counts.received)
+        yield counter("edgekd_source_bad_samples", "Samples that were NaN or infinite.", counts.bad)
+        yield counter(
+            "edgekd_source_overflows", "Places where the source lost an unknown number of samples.", counts.overflows
+        )
+        yield counter("edgekd_source_restarts", "Attempts to open the source after the first.", counts.restarts)
+        yield gauge("edgekd_source_lag_seconds", "Clock minus samples since the source's last start.", counts.lag_s)
 
     def _process_metrics(self) -> list[Metric]:
         resident = resident_bytes()
-        memory = (
-            [] if resident is None else [single("process_resident_memory_bytes", "gauge", "Resident memory.", resident)]
-        )
+        memory = [] if resident is None else [gauge("process_resident_memory_bytes", "Resident memory.", resident)]
         return [
             *memory,
-            single("process_cpu_seconds_total", "counter", "Processor time.", self._cpu()),
-            single("process_start_time_seconds", "gauge", "When the listener began, Unix time.", self._started),
+            counter("process_cpu_seconds", "Processor time.", self._cpu()),
+            gauge("process_start_time_seconds", "When the listener began, Unix time.", self._started),
         ]
+
+
+class _Collected(Collector):
+    """Metrics for prometheus-client, without its global registry."""
+
+    def __init__(self, metrics: Sequence[Metric]) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterable[Metric]:
+        return self._metrics
 
 
 def resident_bytes() -> int | None:
@@ -260,16 +220,3 @@ def resident_bytes() -> int | None:
     except (OSError, IndexError):
         return None
     return int(pages) * os.sysconf("SC_PAGE_SIZE")
-
-
-def _head(name: str, kind: str, description: str) -> Iterator[str]:
-    yield f"# HELP {name} {description}"
-    yield f"# TYPE {name} {kind}"
-
-
-def _escaped(text: str) -> str:
-    return text.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
-
-
-def _number(value: float) -> str:
-    return str(int(value)) if float(value).is_integer() and abs(value) < 2**53 else repr(float(value))

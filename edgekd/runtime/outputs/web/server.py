@@ -1,46 +1,58 @@
-"""A small HTTP server for a page and an event stream: one thread, non-blocking sockets, a bound on everything.
+"""A web server in a thread of its own: uvicorn with the bounds that it lacks.
 
-It answers GET and HEAD requests of known paths and closes the connection. An event stream stays open; each event goes
-to all streams as the same bytes. A client that sends too much, too slowly or too often is disconnected, and so is a
-stream that does not read. The thread that publishes never waits for any of this.
+uvicorn parses requests and runs the ASGI application. Here are the promises that it does not make: connections are
+accepted at a bounded rate, so that a flood does not delay decisions; an idle connection makes room for one that asks;
+request headers, responses and streams have deadlines; a stream that does not read is closed. A port in use is tried
+again until it is free. The thread that publishes never waits for any of this.
 """
 
+import asyncio
 import contextlib
 import errno
-import selectors
 import socket
 import struct
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from typing import Literal, NamedTuple
+from collections.abc import AsyncIterator, Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple, cast
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from edgekd.runtime.outputs.base import CLOSE_S, error_text
 from edgekd.runtime.outputs.web.access import ListenAddress
-from edgekd.runtime.outputs.web.http import MAX_REQUEST, HttpRequest, HttpResponse, encode, parse, problem
 
 MAX_CLIENTS, MAX_STREAMS = 128, 100
 """Connections, and streams among them."""
 ACCEPTS_PER_S, ACCEPT_BURST = 200.0, 256.0
 """Connections accepted per second, and at once. The others wait in the kernel, which bounds the cost of a flood."""
 ACCEPTS_AT_ONCE = 8
-REQUEST_S, ANSWER_S, STALL_S, LINGER_S = 5.0, 20.0, 15.0, 1.0
-"""Longest time, in seconds, for a request to arrive, for a response to be read, without progress of a stream, and for
-the client to close."""
+MAX_REQUEST = 8192
+"""Bytes of request line and headers."""
+REQUEST_S, ANSWER_S, STALL_S = 5.0, 20.0, 15.0
+"""Longest time, in seconds, for a request to arrive, for a response to be read, and without progress of a stream."""
 MAX_WAITING = 1 << 16
 """Bytes that wait for one stream, beyond its first snapshot."""
 SEND_BUFFER = 1 << 14
-"""Bytes of the kernel's send buffer of a connection."""
+"""Bytes of the kernel's send buffer of a connection, and of uvicorn's before it asks to wait."""
 TICK_S = 0.5
-"""How often deadlines are checked, seconds."""
+"""Longest time between two looks for events, seconds."""
 ROUND_S = 0.01
 """Seconds between two rounds of work. Events of that time are processed together, which bounds the cost of busy
 clients. The interpreter runs one thread at a time, so the caller of `wake` also continues first."""
 FIRST_RETRY_S, LAST_RETRY_S = 1.0, 30.0
 """Seconds between attempts to listen, doubling."""
 BACKLOG = 128
-READ_BYTES = 4096
+TIMEOUT, UNAVAILABLE = (
+    f"HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n".encode()
+    for status in ("408 Request Timeout", "503 Service Unavailable")
+)
+"""Answers to a connection without a request, which uvicorn cannot give."""
+
+Application = Callable[[Any, Any, Any], Any]
+"""An ASGI application."""
 
 
 class ServerCounts(NamedTuple):
@@ -53,41 +65,61 @@ class ServerCounts(NamedTuple):
     cut: int
 
 
-class _Client:
-    """A connection. waiting: bytes not sent yet. until: when it is closed unless there is progress, clock seconds."""
+class Stream:
+    """One open event stream: the bytes that wait for its client."""
 
-    def __init__(self, connection: socket.socket, until: float) -> None:
-        self.connection, self.until = connection, until
-        self.phase: Literal["asking", "answering", "streaming", "ending"] = "asking"
-        self.received = bytearray()
-        self.parts: deque[memoryview] = deque()
-        self.waiting = self.allowed = self.read = 0
+    def __init__(self, first: bytes, cut_off: Callable[[], None]) -> None:
+        """first: its first bytes. cut_off: closes the connection."""
+        self._cut_off = cut_off
+        self._parts = deque([first])
+        self._waiting, self._allowed = len(first), len(first) + MAX_WAITING
+        self._woken = asyncio.Event()
+        self._woken.set()
+
+    def put(self, part: bytes) -> None:
+        """Queue bytes, or close a stream for which too much waits already."""
+        if self._waiting + len(part) > self._allowed:
+            self._cut_off()
+            return
+        self._parts.append(part)
+        self._waiting += len(part)
+        self._woken.set()
+
+    async def parts(self) -> AsyncIterator[bytes]:
+        """The bytes in order, for ever. The next part is taken once the client has room for it."""
+        while True:
+            await self._woken.wait()
+            self._woken.clear()
+            while self._parts:
+                part = self._parts.popleft()
+                yield part
+                self._waiting -= len(part)
+            self._allowed = MAX_WAITING
 
 
 class Server:
     """Listens in a thread from `start` until `close`. If it cannot listen, `error` says why, and it tries again."""
 
     def __init__(
-        self, address: ListenAddress, respond: Callable[[HttpRequest], HttpResponse], events: Callable[[], bytes]
+        self,
+        address: ListenAddress,
+        application: Application,
+        events: Callable[[], bytes],
+        headers: Mapping[str, str],
     ) -> None:
-        """respond: the response to a request. events: bytes to send to all streams now; called after `wake`, and at
-        least every `TICK_S`. Both run in the server's thread and must not wait."""
-        self._address, self._respond, self._events = address, respond, events
+        """application: of ASGI; the state of a request has its `connection`. events: bytes to send to all streams now;
+        called after `wake`, and at least every `TICK_S`. Both run in the server's thread and must not wait. headers:
+        of every response."""
+        self._address, self._application, self._events = address, application, events
+        self._headers = [*headers.items(), ("Connection", "close")]
         self.error: str | None = None
         self.port: int | None = None
-        self._selector = selectors.DefaultSelector()
-        self._listener: socket.socket | None = None
-        self._accepting = False  # the listening socket is registered with the selector
-        self._clients: dict[_Client, None] = {}  # in the order of their connection
-        self._streams: dict[_Client, None] = {}
-        self._requests = self._refused = self._cut = 0
-        self._may_accept, self._accepted_at = ACCEPT_BURST, time.monotonic()
-        self._retry_s, self._retry_at = FIRST_RETRY_S, 0.0
-        self._wakes, self._waker = socket.socketpair()
-        for end in (self._wakes, self._waker):
-            end.setblocking(False)
-        self._stopping = False
-        self._thread = threading.Thread(target=self._run, name="web", daemon=True)
+        self.requests = self.refused = self.cut = 0
+        self.connections: dict[BoundedConnection, None] = {}  # in the order of their connection
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._server: uvicorn.Server | None = None
+        self._woken, self._stopped = asyncio.Event(), asyncio.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="web", daemon=True)
 
     def start(self) -> None:
         """Begin to listen."""
@@ -96,228 +128,196 @@ class Server:
     @property
     def counts(self) -> ServerCounts:
         """Counts; read them in the server's thread."""
-        return ServerCounts(len(self._streams), self._requests, self._refused, self._cut)
+        return ServerCounts(len(self.streams), self.requests, self.refused, self.cut)
+
+    @property
+    def streams(self) -> list[Stream]:
+        """The open streams; read them in the server's thread."""
+        return [each.stream for each in self.connections if each.stream is not None]
 
     def wake(self) -> None:
         """Announce new events. Returns at once, in any thread."""
-        with contextlib.suppress(OSError):  # full: the thread is awake already; closed: it has ended
-            self._waker.send(b"\0")
+        self._call(self._woken.set)
 
     def close(self) -> None:
         """Close all connections."""
-        self._stopping = True
-        self.wake()
+        self._call(self._stop)
         self._thread.join(CLOSE_S)
 
-    def _run(self) -> None:
-        self._selector.register(self._wakes, selectors.EVENT_READ)
-        looked = 0.0
-        while not self._stopping:
-            try:
-                self._listen(time.monotonic())
-                may_sleep = self._accepting or self._listener is None
-                if self._selector.select(TICK_S if may_sleep else 0.0):
-                    time.sleep(ROUND_S)
-                    for key, events in self._selector.select(0.0):
-                        if key.fileobj is self._wakes:
-                            self._wakes.recv(READ_BYTES)
-                        elif key.fileobj is self._listener:
-                            self._accept(self._listener)
-                        else:
-                            self._serve(key.data, events)
-                elif not may_sleep:
-                    time.sleep(ROUND_S)
-                self._publish(self._events())
-                now = time.monotonic()
-                if now - looked >= TICK_S:
-                    looked = now
-                    self._expire(now)
-                self.error = self.error if self._listener is None else None
-            except Exception as error:  # a bug: the stream of decisions goes on, and the error is reported
-                self.error = error_text(error)
-                time.sleep(TICK_S)
-        for client in list(self._clients):
-            self._drop(client)
-        for end in (self._listener, self._wakes, self._waker, self._selector):
-            if end is not None:
-                end.close()
+    def _call(self, function: Callable[[], None]) -> None:
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                self._loop.call_soon_threadsafe(function)
 
-    def _listen(self, now: float) -> None:
-        """Open the listening socket, and accept connections if the rate allows."""
-        if self._listener is None:
-            if now < self._retry_at:
-                return
+    def _stop(self) -> None:
+        self._stopped.set()
+        for connection in list(self.connections):
+            connection.transport.abort()
+        if self._server is not None:
+            self._server.should_exit = self._server.force_exit = True
+
+    async def _run(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._loop.set_exception_handler(self._note)
+        publishing = asyncio.create_task(self._publish())
+        retry_s = FIRST_RETRY_S
+        while not self._stopped.is_set():
             try:
                 listener = _bound(self._address)
             except (OSError, UnicodeError) as error:
-                reason = (
-                    "is in use"
-                    if getattr(error, "errno", None) == errno.EADDRINUSE
-                    else f"cannot be used ({_bind_error(error)})"
-                )
-                self.error = f"{self._address} {reason}; trying again"
-                self._retry_at, self._retry_s = now + self._retry_s, min(2.0 * self._retry_s, LAST_RETRY_S)
-                return
-            self._listener, self.port, self.error = listener, listener.getsockname()[1], None
-        self._may_accept = min(ACCEPT_BURST, self._may_accept + ACCEPTS_PER_S * (now - self._accepted_at))
-        self._accepted_at = now
-        if self._accepting != (self._may_accept >= 1.0):
-            self._accepting = not self._accepting
-            if self._accepting:
-                self._selector.register(self._listener, selectors.EVENT_READ)
-            else:
-                self._selector.unregister(self._listener)
-
-    def _accept(self, listener: socket.socket) -> None:
-        for _ in range(min(ACCEPTS_AT_ONCE, int(self._may_accept))):
-            try:
-                connection, _ = listener.accept()
-            except BlockingIOError:
-                return
-            except OSError:  # the client has left, or no descriptors are left: do not try again at once
-                self._may_accept = 0.0
-                return
-            self._may_accept -= 1.0
-            connection.setblocking(False)
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
-            if len(self._clients) >= MAX_CLIENTS and not self._close_idle():
-                self._refused += 1
-                with connection, contextlib.suppress(OSError):
-                    connection.send(encode(problem(503)))
+                self.error = f"{self._address} {_bind_error(error)}; trying again"
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._stopped.wait(), retry_s)
+                retry_s = min(2.0 * retry_s, LAST_RETRY_S)
                 continue
-            client = _Client(connection, time.monotonic() + REQUEST_S)
-            self._clients[client] = None
-            self._selector.register(connection, selectors.EVENT_READ, client)
+            self.port, self.error = listener.getsockname()[1], None
+            self._server = uvicorn.Server(self._config())
+            await self._server.serve(sockets=[listener])
+        publishing.cancel()
 
-    def _close_idle(self) -> bool:
-        """Close the oldest connection that has not sent its request yet: a real client sends it at once. Returns
-        whether there was one."""
-        for client in self._clients:
-            if client.phase in ("asking", "ending"):
-                self._refused += client.phase == "asking"
-                self._drop(client)
-                return True
-        return False
+    def _note(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Report what the event loop would log, for instance that no descriptors are left."""
+        error = context.get("exception")
+        self.error = error_text(error) if isinstance(error, Exception) else str(context["message"])
 
-    def _serve(self, client: _Client, events: int) -> None:
-        if client not in self._clients:  # closed in this round
-            return
-        try:
-            if events & selectors.EVENT_WRITE:
-                self._flush(client)
-            if events & selectors.EVENT_READ and client in self._clients:
-                self._read(client)
-        except OSError:
-            self._drop(client)
+    def _config(self) -> uvicorn.Config:
+        return uvicorn.Config(
+            self._application,
+            http=cast(Any, partial(BoundedConnection, self)),
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            log_level="critical",  # requests that are malformed would fill the journal
+            access_log=False,
+            server_header=False,
+            date_header=False,
+            headers=self._headers,
+            backlog=BACKLOG,
+            h11_max_incomplete_event_size=MAX_REQUEST,
+            timeout_graceful_shutdown=1,
+        )
 
-    def _read(self, client: _Client) -> None:
-        received = client.connection.recv(READ_BYTES)
-        client.read += len(received)
-        if not received or (client.phase != "asking" and client.read > 8 * MAX_REQUEST):
-            self._drop(client)
-        elif client.phase == "asking":
-            client.received += received
-            head, end, _ = client.received.partition(b"\r\n\r\n")
-            if len(head) > MAX_REQUEST:
-                self._reply(client, problem(431))
-            elif end:
-                request = parse(bytes(head))
-                self._reply(
-                    client,
-                    problem(400) if request is None else self._checked_response(request),
-                    with_body=request is None or request.method != "HEAD",
-                )
-
-    def _checked_response(self, request: HttpRequest) -> HttpResponse:
-        if request.method not in ("GET", "HEAD"):
-            return problem(405)._replace(headers=(("Allow", "GET, HEAD"),))
-        response = self._respond(request)
-        if response.stream and request.method == "HEAD":
-            return response._replace(stream=False, body=b"")
-        if response.stream and len(self._streams) >= MAX_STREAMS:
-            self._refused += 1
-            return problem(503)._replace(headers=(("Retry-After", "10"),))
-        return response
-
-    def _reply(self, client: _Client, response: HttpResponse, *, with_body: bool = True) -> None:
-        self._requests += 1
-        client.received.clear()
-        client.phase = "streaming" if response.stream else "answering"
-        client.until = time.monotonic() + (STALL_S if response.stream else ANSWER_S)
-        reply = encode(response, with_body=with_body)
-        client.allowed = len(reply) + MAX_WAITING
-        if response.stream:
-            self._streams[client] = None
-        self._send(client, memoryview(reply))
-
-    def _publish(self, events: bytes) -> None:
-        if events:
-            part = memoryview(events)
-            for client in list(self._streams):
-                try:
-                    self._send(client, part)
-                except OSError:
-                    self._drop(client)
-
-    def _send(self, client: _Client, part: memoryview) -> None:
-        if client.waiting + len(part) > client.allowed:
-            self._cut_off(client)
-            return
-        if not client.waiting:
-            client.until = time.monotonic() + (STALL_S if client.phase == "streaming" else ANSWER_S)
-        client.parts.append(part)
-        client.waiting += len(part)
-        if len(client.parts) == 1:
-            self._flush(client)
-            if client.parts and client in self._clients:
-                self._selector.modify(client.connection, selectors.EVENT_READ | selectors.EVENT_WRITE, client)
-
-    def _flush(self, client: _Client) -> None:
-        """Send what waits, as far as the kernel takes it. After a response, wait for the client to close, so that it
-        can read the response."""
-        while client.parts:
-            part = client.parts.popleft()
+    async def _publish(self) -> None:
+        """Send events to all streams as they come."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._woken.wait(), TICK_S)
+            await asyncio.sleep(ROUND_S)
+            self._woken.clear()
             try:
-                sent = client.connection.send(part)
-            except BlockingIOError:
-                sent = 0
-            client.waiting -= sent
-            if sent and client.phase == "streaming":
-                client.until = time.monotonic() + STALL_S
-            if sent < len(part):
-                client.parts.appendleft(part[sent:])
-                return
-        if client.phase == "streaming":
-            client.allowed = MAX_WAITING
-        else:
-            client.phase, client.until = "ending", time.monotonic() + LINGER_S
-            client.connection.shutdown(socket.SHUT_WR)
-        self._selector.modify(client.connection, selectors.EVENT_READ, client)
-
-    def _expire(self, now: float) -> None:
-        for client in [client for client in self._clients if now >= client.until]:
-            if client.phase == "asking":
-                with contextlib.suppress(OSError):
-                    self._reply(client, problem(408))
-                    continue
-            if client.phase == "streaming" and not client.waiting:
+                events = self._events()
+            except Exception as error:  # a bug: the stream of decisions goes on, and the error is reported
+                self.error = error_text(error)
                 continue
-            if client.phase == "streaming":
-                self._cut_off(client)
-            self._drop(client)
+            if self.port is not None:
+                self.error = None
+            for stream in self.streams if events else ():
+                stream.put(events)
 
-    def _cut_off(self, client: _Client) -> None:
-        """Close a stream that does not read, and discard what the kernel holds for it."""
-        self._cut += 1
-        with contextlib.suppress(OSError):
-            client.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self._drop(client)
 
-    def _drop(self, client: _Client) -> None:
-        self._streams.pop(client, None)
-        if self._clients.pop(client, client) is None:
-            self._selector.unregister(client.connection)
-            client.connection.close()
+class BoundedConnection(H11Protocol):
+    """A connection of uvicorn with deadlines. It closes after one response.
+
+    Attributes:
+        stream: the event stream that is its response, if it has one.
+    """
+
+    def __init__(self, owner: Server, *, app_state: dict[str, Any], **arguments: Any) -> None:
+        super().__init__(app_state={**app_state, "connection": self}, **arguments)
+        self.stream: Stream | None = None
+        self._owner = owner
+        self._deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
+        super().connection_made(transport)
+        transport.set_write_buffer_limits(SEND_BUFFER)
+        self._owner.connections[self] = None
+        self._within(REQUEST_S, lambda: self._refuse(TIMEOUT))
+        if len(self._owner.connections) > MAX_CLIENTS:
+            # a real client sends its request at once
+            idle = next((other for other in self._owner.connections if other.cycle is None), self)
+            idle._refuse(UNAVAILABLE)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._within(None)
+        self._owner.connections.pop(self, None)
+        super().connection_lost(exc)
+
+    def handle_events(self) -> None:
+        was_idle = self.cycle is None
+        super().handle_events()
+        if was_idle and self.cycle is not None:
+            self._owner.requests += 1
+            self._within(ANSWER_S, self.transport.abort)
+
+    def open_stream(self, first: bytes) -> Stream | None:
+        """Make this connection's response an event stream that begins with `first`; None where there are too many."""
+        if len(self._owner.streams) >= MAX_STREAMS:
+            self._owner.refused += 1
+            return None
+        self._within(None)
+        self.stream = Stream(first, self.cut_off)
+        return self.stream
+
+    def cut_off(self) -> None:
+        """Close a stream that does not read, and discard what waits for it."""
+        self._owner.cut += 1
+        connection = self.transport.get_extra_info("socket")
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # also in the kernel
+        self.transport.abort()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self.stream is not None:
+            self._within(STALL_S, self.cut_off)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self.stream is not None:
+            self._within(None)
+
+    def _refuse(self, answer: bytes) -> None:
+        """Close a connection that has not sent its request."""
+        self._owner.refused += 1
+        self._owner.connections.pop(self, None)
+        self.transport.write(answer)
+        self.transport.close()
+
+    def _within(self, seconds: float | None, act: Callable[[], None] = lambda: None) -> None:
+        """Replace the deadline: call `act` after so many seconds, or never."""
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._deadline = None if seconds is None else self.loop.call_later(seconds, act)
+
+
+class _Listener(socket.socket):
+    """A listening socket that accepts at a bounded rate."""
+
+    def __init__(self, listener: socket.socket) -> None:
+        super().__init__(fileno=listener.detach())
+        self._may_accept, self._at = ACCEPT_BURST, time.monotonic()
+        self._in_a_row = 0
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """The next connection.
+
+        Raises:
+            BlockingIOError: none is due now.
+        """
+        now = time.monotonic()
+        self._may_accept = min(ACCEPT_BURST, self._may_accept + ACCEPTS_PER_S * (now - self._at))
+        self._at = now
+        if self._may_accept < 1.0:
+            time.sleep(ROUND_S)  # the event loop would ask again at once
+            raise BlockingIOError
+        self._in_a_row += 1
+        if self._in_a_row > ACCEPTS_AT_ONCE:
+            self._in_a_row = 0
+            raise BlockingIOError
+        connection, client = super().accept()
+        self._may_accept -= 1.0
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+        return connection, client
 
 
 def _bound(address: ListenAddress) -> socket.socket:
@@ -330,10 +330,10 @@ def _bound(address: ListenAddress) -> socket.socket:
         address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )[0]
     both = family == socket.AF_INET6 and address.host == "::" and socket.has_dualstack_ipv6()
-    listener = socket.create_server(where[:2], family=family, backlog=BACKLOG, dualstack_ipv6=both)
-    listener.setblocking(False)
-    return listener
+    return _Listener(socket.create_server(where[:2], family=family, backlog=BACKLOG, dualstack_ipv6=both))
 
 
 def _bind_error(error: OSError | UnicodeError) -> str:
-    return (error.strerror if isinstance(error, OSError) else None) or "not a host name"
+    if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+        return "is in use"
+    return f"cannot be used ({(error.strerror if isinstance(error, OSError) else None) or 'not a host name'})"

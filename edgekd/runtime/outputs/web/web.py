@@ -1,25 +1,23 @@
-"""The output of `[web]`: a live page, its event stream, and metrics for monitoring. Standard library and numpy.
+"""The output of `[web]`: a live page, its event stream, and metrics for monitoring.
 
 `publish` only queues. The server's one thread does everything else and encodes each event once for all streams.
 """
 
 import time
 from collections import deque
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs
 
 import msgspec
 import numpy as np
+from prometheus_client.metrics_core import Metric
 
 from edgekd.modelfile.manifest import Manifest
 from edgekd.runtime.config_tables import WebTable
 from edgekd.runtime.decision import Decision
 from edgekd.runtime.outputs.base import Observation
 from edgekd.runtime.outputs.web.access import Access, ListenAddress, parse_address, read_token
-from edgekd.runtime.outputs.web.http import TEXT, HttpRequest, HttpResponse, problem
-from edgekd.runtime.outputs.web.prometheus import TEXT_FORMAT, Metric, Metrics, resident_bytes, single
+from edgekd.runtime.outputs.web.application import HEADERS, JSON, web_application
+from edgekd.runtime.outputs.web.prometheus import TEXT_FORMAT, Metrics, counter, gauge, resident_bytes
 from edgekd.runtime.outputs.web.server import Server
 from edgekd.runtime.outputs.web.spectrogram import Spectrogram
 from edgekd.runtime.outputs.web.timeline import Timeline
@@ -33,19 +31,6 @@ RETRY_MS = 1000
 """After this many milliseconds a browser reconnects."""
 NOTHING = np.empty(0, np.float32)
 """Replaces the waveform, which is large and not needed here."""
-PAGE = Path(__file__).parent / "page"
-JSON, EVENTS = "application/json", "text/event-stream"
-STATIC = {
-    "/style.css": ("style.css", "text/css; charset=utf-8"),
-    "/script.js": ("script.js", "text/javascript; charset=utf-8"),
-    "/icon.svg": ("icon.svg", "image/svg+xml"),
-}
-"""Path -> file in `page/`, content type."""
-UNBUFFERED = (("X-Accel-Buffering", "no"),)
-"""Header that makes a proxy pass events on at once."""
-COOKIE_S = 31_536_000
-"""How long a browser keeps the cookie, seconds."""
-HTML = "text/html; charset=utf-8"
 
 
 class Web:
@@ -60,8 +45,7 @@ class Web:
             InputError: see `parse_address` and `read_token`.
         """
         address = address or parse_address(table.address)
-        self._access = Access(address, read_token(table), table.hosts)
-        self._page, self._login = ((PAGE / name).read_bytes() for name in ("index.html", "login.html"))
+        access = Access(address, read_token(table), table.hosts)
         self._queue: deque[tuple[Decision | StatusLine, Observation | None]] = deque(maxlen=MAX_QUEUE)
         self._dropped = self._number = 0
         self._metrics, self._timeline = Metrics(), Timeline(table.hours)
@@ -69,19 +53,13 @@ class Web:
         self._manifest: Manifest | None = None
         self._sent_at = 0.0
         self._snapshot = b""  # the encoded snapshot event; b"" when it is out of date
-        self._static = {
-            path: HttpResponse(200, kind, (PAGE / file).read_bytes()) for path, (file, kind) in STATIC.items()
+        documents = {
+            "/history.json": (JSON, lambda: msgspec.json.encode(self._timeline.document(time.monotonic()))),
+            "/model.json": (JSON, lambda: msgspec.json.encode(_model_document(self._manifest))),
+            "/metrics": (TEXT_FORMAT, lambda: self._metrics.text(self._own_metrics())),
         }
-        self._routes: dict[str, Callable[[], HttpResponse]] = {
-            "/": lambda: HttpResponse(200, HTML, self._page),
-            "/events": lambda: HttpResponse(200, EVENTS, self._snapshot_event(), UNBUFFERED, stream=True),
-            "/history.json": lambda: HttpResponse(
-                200, JSON, msgspec.json.encode(self._timeline.document(time.monotonic()))
-            ),
-            "/model.json": lambda: HttpResponse(200, JSON, msgspec.json.encode(_model_document(self._manifest))),
-            "/metrics": lambda: HttpResponse(200, TEXT_FORMAT, self._metrics.text(self._own_metrics())),
-        }
-        self._server = Server(address, self._respond, self._new_events)
+        application = web_application(access, documents, self._health, self._snapshot_event)
+        self._server = Server(address, application, self._new_events, HEADERS)
         self._server.start()
 
     @property
@@ -106,38 +84,12 @@ class Web:
 
     # --- everything below runs in the server's thread ---
 
-    def _respond(self, request: HttpRequest) -> HttpResponse:
-        if not self._access.allows_host(request.headers.get("host", "")):
-            return HttpResponse(403, TEXT, b"Unknown host name; see 'hosts' of the [web] table.\n")
-        if request.path == "/healthz":
-            return self._health()
-        if request.path in self._static:
-            return self._static[request.path]
-        if request.path not in self._routes:
-            return problem(404)
-        return self._refusal(request) or self._routes[request.path]()
-
-    def _refusal(self, request: HttpRequest) -> HttpResponse | None:
-        """The response to a request without access, or with the token in its query; None where the request may read."""
-        access = self._access
-        given = parse_qs(request.query).get("token", [""])[0] if request.path == "/" else ""
-        if access.is_token(given):
-            cookie = f"{access.cookie_name}={access.cookie}; Path=/; HttpOnly; SameSite=Strict; Max-Age={COOKIE_S}"
-            return HttpResponse(
-                303, headers=(("Location", "./"), ("Set-Cookie", cookie))
-            )  # so that the token leaves the address bar
-        if access.is_authorized(request.headers):
-            return None
-        login = self._login.replace(b" hidden>", b">") if given else self._login
-        page = HttpResponse(401, HTML, login) if request.path == "/" else problem(401)
-        return page._replace(headers=(("WWW-Authenticate", "Bearer"),))
-
-    def _health(self) -> HttpResponse:
+    def _health(self) -> tuple[bool, str]:
+        """Whether fresh decisions of a healthy source are made, and a line about it."""
         state, age = self._metrics.state, self._metrics.age
         if state == "HEALTHY" and self._metrics.is_fresh:
-            return HttpResponse(200, TEXT, b"HEALTHY\n")
-        late = "no decision yet" if age is None else f"last decision {age:.1f} s ago"
-        return HttpResponse(503, TEXT, f"{state}: {late}\n".encode())
+            return True, state
+        return False, f"{state}: {'no decision yet' if age is None else f'last decision {age:.1f} s ago'}"
 
     def _new_events(self) -> bytes:
         """The lines since the last call, as events."""
@@ -206,21 +158,13 @@ class Web:
     def _own_metrics(self) -> list[Metric]:
         counts = self._server.counts
         return [
-            single("edgekd_web_streams", "gauge", "Open event streams.", counts.streams),
-            single("edgekd_web_requests_total", "counter", "Requests with a response.", counts.requests),
-            single(
-                "edgekd_web_refused_connections_total",
-                "counter",
-                "Connections refused because there were too many.",
-                counts.refused,
+            gauge("edgekd_web_streams", "Open event streams.", counts.streams),
+            counter("edgekd_web_requests", "Requests with a response.", counts.requests),
+            counter(
+                "edgekd_web_refused_connections", "Connections refused because there were too many.", counts.refused
             ),
-            single("edgekd_web_cut_streams_total", "counter", "Streams closed because they did not read.", counts.cut),
-            single(
-                "edgekd_web_dropped_events_total",
-                "counter",
-                "Lines dropped because the server was late.",
-                self._dropped,
-            ),
+            counter("edgekd_web_cut_streams", "Streams closed because they did not read.", counts.cut),
+            counter("edgekd_web_dropped_events", "Lines dropped because the server was late.", self._dropped),
         ]
 
 

@@ -56,8 +56,9 @@ function showDecision(decision) {
     byId("label").textContent = words(decision.label);
   }
   const gated = decision.gated === true;
-  byId("probability").textContent = percent(decision.probability);
-  byId("since").textContent = gated ? "too quiet to score; last label" : performance.now() - now.since < 1000 ? "just now" : `for ${span((performance.now() - now.since) / 1000)}`;
+  const quiet = gated && !decision.top.length;
+  byId("probability").textContent = quiet ? "" : percent(decision.probability);
+  byId("since").textContent = gated && !quiet ? "too quiet to score; last label" : performance.now() - now.since < 1000 ? "just now" : `for ${span((performance.now() - now.since) / 1000)}`;
   const dbfs = decision.rms > 0 ? 20 * Math.log10(decision.rms) : -Infinity;
   byId("level").textContent = decision.rms > 0 ? `${dbfs.toFixed(1)} dBFS` : "silence";
   byId("level-bar").style.width = `${100 * Math.min(1, Math.max(0, 1 - dbfs / FLOOR_DBFS))}%`;
@@ -90,7 +91,7 @@ function speak(decision) {
   if (decision.label === now.spoken || time - now.spokenAt < SPEAK_MS || time - now.since < 1000) return;
   now.spoken = decision.label;
   now.spokenAt = time;
-  byId("spoken").textContent = `${words(decision.label)}, ${percent(decision.probability)}`;
+  byId("spoken").textContent = decision.top.length ? `${words(decision.label)}, ${percent(decision.probability)}` : words(decision.label);
 }
 
 // --- spectrogram ---
