@@ -1,4 +1,5 @@
-"""Text for people: counts with their nouns, lists of names, aligned tables, Markdown tables, CSV, JSON."""
+"""Text for people: counts with their nouns, lists of names, text from elsewhere, aligned tables, Markdown tables, CSV,
+JSON."""
 
 import csv
 import io
@@ -7,6 +8,8 @@ from collections.abc import Iterable, Sequence
 
 LISTED = 5
 """How many names `listing` shows before it says how many more there are."""
+MAX_SHOWN_CHARS = 120
+"""Characters of text from elsewhere that a line shows."""
 
 FORMULA = ("=", "+", "-", "@")
 """With these a spreadsheet's formula begins."""
@@ -45,6 +48,11 @@ def unfit(text: str, most: int) -> str:
 def cut(text: str, most: int) -> str:
     """The start of a text of more than `most` characters, with a mark; a shorter text as it is."""
     return text if len(text) <= most else text[: most - len(CUT_MARK)] + CUT_MARK
+
+
+def short_line(text: str) -> str:
+    """Text from elsewhere on one line of at most `MAX_SHOWN_CHARS` characters, escaped by `printable`."""
+    return cut(printable(" ".join(text.split())), MAX_SHOWN_CHARS)
 
 
 def counted(number: float, one: str, many: str = "", *, form: str = ",") -> str:

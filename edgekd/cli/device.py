@@ -115,10 +115,10 @@ def mics(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON ob
 
     with silent_stderr():  # ALSA complains of what is not configured
         found = microphones()
-    typer.echo(
-        "\n".join(json.dumps(one._asdict()) for one in found) if as_json else to_text(found),
-        nl=bool(found) or not as_json,
-    )
+    for line in [json.dumps(one._asdict()) for one in found] if as_json else [to_text(found)]:
+        print(line)
+    if as_json and not found:
+        say(f"edgekd: {to_text(found)}")
 
 
 @app.command(

@@ -71,7 +71,7 @@ class SourceTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         str | None,
         about(
             "Instead of a microphone, a command that writes raw signed 16-bit samples, such as 'arecord ... -t raw'; "
-            "it is started again when it ends."
+            "it is started again when it ends. Of it only program and hosts are shown."
         ),
     ] = None
     channel: Annotated[

@@ -15,6 +15,7 @@ from edgekd.modelfile.equaliser import with_equaliser
 from edgekd.runtime.control import IDLE_S, Configuration, Control, Reload, WindowClassifier
 from edgekd.runtime.decision import PLAIN, Decider, Decision, DecisionSettings
 from edgekd.runtime.outputs.base import Observation
+from edgekd.runtime.shell_command import shown_command
 from edgekd.runtime.source.capture import Capture, CaptureCounts, require_valid_request
 from edgekd.runtime.source.child import SourceRequest
 from edgekd.runtime.source.files import read_file, read_raw
@@ -119,7 +120,8 @@ def listen(
     if source is None:
         require_valid_request(configuration.request)
         chunks = live_chunks(configuration, control, current)
-        source_name = configuration.request.command or "the microphone"
+        command = configuration.request.command
+        source_name = "the microphone" if command is None else shown_command(command)
     elif source == STANDARD_INPUT:
         raw = read_raw(_unbuffered(sys.stdin.buffer), configuration.sample_rate, IDLE_S)
         chunks, source_name = _file_chunks(raw, configuration, control), "standard input"

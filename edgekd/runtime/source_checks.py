@@ -17,6 +17,7 @@ from edgekd.errors import InputError
 from edgekd.runtime.level import SILENCE_DBFS, level_dbfs, longest_zeros, to_dbfs
 from edgekd.runtime.recording import Recording
 from edgekd.runtime.source.child import BLOCK_S
+from edgekd.runtime.source.rate import LARGE_RATE_ERROR, RATE_ADVICE, RATE_ERROR, rate_error
 from edgekd.text import columns, counted
 
 Status = Literal["ok", "warn", "fail"]
@@ -32,10 +33,8 @@ OFFSET, LARGE_OFFSET = 0.01, 0.1
 ZEROS_S, LONG_ZEROS_S = 0.02, 0.2
 FRAME_S, FLOOR_PERCENTILE = 0.05, 10.0
 NOISE_DBFS = -40.0
-RATE_ERROR, LARGE_RATE_ERROR = 1.0, 5.0
-"""Percent. The clock at the end of a block is uncertain by some ten milliseconds, half a percent of two seconds. A
-wrong rate differs by far more."""
 MIN_CLOCK_S = 1.0
+"""Seconds of samples that a measurement of the rate needs."""
 DEAD_DB = 40.0
 """A channel is dead if it is quieter than the loudest one by this much."""
 OPPOSITE = -0.9
@@ -212,15 +211,9 @@ def check_noise(samples: Array, rate: int) -> Check:
 
 
 def check_rate(clock: Sequence[tuple[int, float]], rate: int) -> Check:
-    """Samples against the clock. The median over all pairs of blocks tolerates blocks that come late or all at once.
-
-    Args:
-        clock: numbers of samples and the times of their arrival, seconds.
-        rate: nominal, Hz.
-    """
+    """Samples against the clock. Both as `rate_error` takes them."""
     limit = f"within {RATE_ERROR:g} of {rate} Hz"
-    numbers, times = np.array(clock, np.float64).reshape(-1, 2).T
-    if not len(numbers) or numbers[-1] - numbers[0] < MIN_CLOCK_S * rate:
+    if not clock or clock[-1][0] - clock[0][0] < MIN_CLOCK_S * rate:
         return Check(
             "sample rate",
             "warn",
@@ -229,9 +222,7 @@ def check_rate(clock: Sequence[tuple[int, float]], rate: int) -> Check:
             limit,
             "too few samples without a break for this check; record longer with --seconds",
         )
-    earlier, later = np.triu_indices(len(numbers), 1)
-    seconds_a_sample = float(np.median((times[later] - times[earlier]) / (numbers[later] - numbers[earlier])))
-    error = 100.0 * (1.0 / (rate * max(seconds_a_sample, 1e-12)) - 1.0)
+    error = rate_error(clock, rate)
     status = _grade(abs(error), RATE_ERROR, LARGE_RATE_ERROR)
     return _check(
         "sample rate",
@@ -239,8 +230,7 @@ def check_rate(clock: Sequence[tuple[int, float]], rate: int) -> Check:
         round(error, 2),
         "%",
         limit,
-        "the source does not deliver its nominal rate: give its own rate with --rate, or choose the device by --mic"
-        " hw:CARD,DEVICE",
+        f"the source does not deliver its nominal rate: {RATE_ADVICE}",
     )
 
 

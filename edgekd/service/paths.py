@@ -8,8 +8,9 @@ from pathlib import Path
 
 from edgekd.errors import InputError
 from edgekd.files import atomic_write, held, sync_folder
+from edgekd.runtime.source.sound_cards import LISTENER_UNIT
 
-UNIT = "edgekd.service"
+UNIT = LISTENER_UNIT
 TEMPLATES = Path(__file__).parent / "unit_files"
 HIDDEN = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")
 """Folders that ProtectHome= and PrivateTmp= hide from the service."""

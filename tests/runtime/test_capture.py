@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -97,10 +98,6 @@ def test_samples_are_passed_on_and_the_first_line_names_the_source(fake):
         ),
         ([OPEN, ["sound", 5], ["back", 320], ["sound", 1], ["stall"]], "sends sample 480 after 800"),
         ([OPEN, ["sound", 5], ["fail", "PortAudio has finished", False]], "PortAudio has finished"),
-        (
-            [OPEN, ["sound", 5], ["fail", "rtsp://me:pa@ss@box:554/live?a@b: refused", False]],
-            "rtsp://***@box:554/live?a@b: refused",
-        ),
     ],
 )
 def test_a_fault_is_found_reported_and_healed(fake, attempt, reason):
@@ -163,6 +160,22 @@ def test_a_sound_card_whose_clock_is_a_little_slow_loses_nothing(fake):
     found = until(fake([OPEN, *slow, ["stall"]], watch=watch), lambda found: len(found.sound) == 64000)
     assert found.counts.lag_s == pytest.approx(2e-3, rel=0.01)
     assert (found.counts.overflows, found.gaps, found.states) == (0, [], ["HEALTHY"])
+
+
+@pytest.mark.parametrize(("step_s", "rate"), [(-0.005, 32000), (0.00125, 14222), (0.01, 8000)])
+def test_a_rate_far_from_what_was_promised_is_a_warning_once(fake, step_s, rate):
+    blocks = [["late", step_s], ["sound", 1]] * 1200  # each 10 ms of samples take so much more or less on the clock
+    found = until(fake([OPEN, *blocks, ["stall"]]), lambda found: len(found.sound) == 1200 * 160)
+    assert found.states == ["HEALTHY", "HEALTHY"]
+    assert abs(int(re.search(r"about (\d+) samples a second and not 16000", found.changes[1][1])[1]) - rate) < 100
+    assert found.gaps == []
+
+
+@pytest.mark.parametrize("step_s", [0.0, 0.0003, -0.0003])
+def test_a_rate_near_what_was_promised_is_none(fake, step_s):
+    blocks = [["late", step_s], ["sound", 1]] * 700
+    found = until(fake([OPEN, *blocks, ["stall"]]), lambda found: len(found.sound) == 700 * 160)
+    assert found.states == ["HEALTHY"]
 
 
 def test_zeros_after_a_pause_are_reported_as_zeros(fake):

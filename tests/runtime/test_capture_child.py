@@ -1,9 +1,11 @@
 """The capture process alone: a command's samples in frames, PortAudio's faults, its end."""
 
 import json
+import re
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -44,7 +46,7 @@ def test_a_commands_samples_come_in_blocks_until_it_ends():
     with started(SourceRequest(command=write, rate=8000, channels=2)) as process:
         opened, *blocks, failed = frames(process.stdout.read())
     assert opened[0] == OPENED
-    assert json.loads(opened[3]) == [write, 8000, 2, "int16"]
+    assert json.loads(opened[3]) == [Path(sys.executable).name, 8000, 2, "int16"]
     assert {block[0] for block in blocks} == {BLOCK}
     assert b"".join(block[3] for block in blocks) == samples
     assert [block[2] for block in blocks] == [0, 800, 1600]
@@ -140,6 +142,37 @@ def test_the_oldest_blocks_are_lost_while_nobody_reads(monkeypatch):
     finished.set()
     outbox.send_until(finished)
     assert [start for _, _, start, _ in frames(pipe.data)] == list(range(3, child.OUTBOX_BLOCKS + 3))
+
+
+def test_a_device_that_another_process_has_open_is_told(portaudio, monkeypatch, tmp_path):
+    def refuse(*_, **__):
+        raise PortAudioError("Device unavailable")
+
+    card = tmp_path / "proc/asound/card1"
+    (card / "pcm0c/sub0").mkdir(parents=True)
+    (card / "pcm0c/sub0/status").write_text("state: RUNNING\nowner_pid   : 77\n")
+    (tmp_path / "proc/asound/cards").write_text(" 1 [Device         ]: USB-Audio - USB\n")
+    (tmp_path / "proc/77").mkdir()
+    (tmp_path / "proc/77/comm").write_text("arecord\n")
+    (tmp_path / "dev/snd").mkdir(parents=True)
+    (tmp_path / "dev/snd/pcmC1D0c").touch()
+    monkeypatch.setattr("edgekd.runtime.source.sound_cards.ROOT", tmp_path)
+    portaudio.RawInputStream = refuse
+    Pipe(monkeypatch)
+    failure = child.capture_microphone(SourceRequest(rate=8000), child.Outbox(1))
+    assert "(Device unavailable); card Device is in use by arecord (process 77)" in failure.message
+    assert not failure.fatal
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc tells the memory of a process")
+def test_standard_error_without_line_ends_takes_no_memory():
+    endless = "head -c 300000000 /dev/zero >&2; head -c 1600 /dev/zero; exec sleep 60"
+    with started(SourceRequest(command=endless, rate=8000)) as process:
+        opened = process.stdout.read(HEADER.size)
+        process.stdout.read(HEADER.unpack(opened)[-1] + HEADER.size + 1600)  # the block comes after it
+        memory = Path(f"/proc/{process.pid}/status").read_text()
+        process.stdin.close()
+    assert int(re.search(r"VmHWM:\s+(\d+) kB", memory)[1]) < 100_000
 
 
 def test_it_is_small():

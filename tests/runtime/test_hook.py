@@ -124,7 +124,7 @@ def hooked(command: str, timeout: float = 10.0) -> Hook:
 
 
 def test_a_command_gets_the_event_on_standard_input_and_the_environment_without_secrets(tmp_path, monkeypatch):
-    for name in ("EDGEKD_MQTT_PASSWORD", "EDGEKD_WEBHOOK_TOKEN", "EDGEKD_PLACE"):
+    for name in ("EDGEKD_MQTT_USERNAME", "EDGEKD_MQTT_PASSWORD", "EDGEKD_WEBHOOK_TOKEN", "EDGEKD_PLACE"):
         monkeypatch.setenv(name, "hush")
     out = tmp_path / "out"
     hook = hooked(f"cat > {out}.json; env > {out}.part; mv {out}.part {out}.env")
@@ -135,12 +135,21 @@ def test_a_command_gets_the_event_on_standard_input_and_the_environment_without_
     assert "EDGEKD_PLACE=hush" in environment
     assert "PASSWORD" not in environment
     assert "TOKEN" not in environment
+    assert "USERNAME" not in environment
 
 
 @pytest.mark.parametrize(
     ("command", "error"),
     [
-        ("echo one >&2; printf 'no \\033[31mlamp\\n\\n' >&2; exit 3", "the command ended with status 3: no [31mlamp"),
+        (
+            "echo one >&2; printf 'no \\033[31mlamp\\n\\n' >&2; exit 3",
+            "the command ended with status 3: no \\x1b[31mlamp",
+        ),
+        ("printf 'sent 1\\rsent 2\\r' >&2; exit 3", "the command ended with status 3: sent 2"),
+        (
+            "echo curl https://box.lan/bot/S3cret77 S3cret77 no >&2; exit 3",
+            "the command ended with status 3: curl https://box.lan *** no",
+        ),
         ("kill -9 $$", "the command ended by SIGKILL"),
         (
             "head -c 3000000 /dev/zero | tr '\\0' x >&2",

@@ -180,7 +180,7 @@ def test_command_prints_a_line_per_clip_and_states_on_standard_error(edgekd, tmp
     )
     status, out, err = edgekd("record", *arguments, "--json")
     assert status == 0
-    assert err == f"HEALTHY: listening to {sound} at 8000 Hz, 1 channel\n"
+    assert err == "HEALTHY: listening to cat at 8000 Hz, 1 channel\n"
     lines = [json.loads(line) for line in out.splitlines()]
     assert [list(line) for line in lines] == [["file", "start", "seconds", "sample_rate", "level"]] * 2
     assert {str(file) for file in (tmp_path / "out" / "tone").iterdir()} == {line["file"] for line in lines}

@@ -22,6 +22,7 @@ from edgekd.rates import require_rate
 from edgekd.runtime.source.child import BLOCK, FAILED, OPENED, Failure, Opened, SourceRequest
 from edgekd.runtime.source.health import Gap, Health, StateChange, Watch
 from edgekd.runtime.source.process import END_S, POLL_S, CaptureError, CaptureProcess, CaptureSession, decode_payload
+from edgekd.runtime.source.rate import RateWatch
 from edgekd.runtime.source.resample import CapturedBlock, Resampler
 from edgekd.text import counted
 
@@ -253,10 +254,18 @@ class Capture:
         lag_s = session.lag(when)
         away_s = 0.0
         broken = overflow or (session.is_first and self._restarts > 0)
+        # zeros after a pause come from another device
+        late = not session.is_first and lag_s > session.usual_lag_s + self._watch.lag_s and bool(samples.any())
         if session.is_first:
             away_s = max(0.0, when - len(samples) / rate - self._last_sample) if broken else 0.0
-        # zeros after a pause come from another device
-        elif lag_s > session.usual_lag_s + self._watch.lag_s and samples.any():
+        elif overflow or missing:
+            session.rate_watch = RateWatch(rate)
+        wrong_rate = session.rate_watch.received(session.received, when, late=late)
+        if wrong_rate is not None:
+            self._enqueue(StateChange(self._health.state or "RECOVERING", wrong_rate))
+        if late and session.rate_watch.is_wrong:  # late, but not lost
+            session.usual_lag_s = lag_s
+        elif late:
             away_s, overflow, broken = lag_s - session.usual_lag_s, True, True
             session.usual_lag_s = lag_s
         if overflow:

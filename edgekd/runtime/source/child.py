@@ -21,7 +21,9 @@ from typing import Any, NamedTuple
 
 from edgekd.errors import EdgekdError, InputError
 from edgekd.rates import require_rate
+from edgekd.runtime.shell_command import KEPT_STDERR_BYTES, last_line, shown_command
 from edgekd.runtime.source.microphones import InputDevice, MicrophoneAbsentError, choose, microphones, portaudio
+from edgekd.runtime.source.sound_cards import hindrance
 from edgekd.text import counted
 
 BLOCK_S = 0.1
@@ -53,8 +55,8 @@ class SourceRequest(NamedTuple):
 
 
 class Opened(NamedTuple):
-    """The source that was opened. name: of the device, or the command. rate: Hz. channels: interleaved. sample:
-    "float32" or "int16"."""
+    """The source that was opened. name: of the device, or what is shown of the command. rate: Hz. channels:
+    interleaved. sample: "float32" or "int16"."""
 
     name: str
     rate: int
@@ -154,9 +156,8 @@ def capture_microphone(request: SourceRequest, outbox: Outbox) -> Failure:
         stream.abort()  # not stop(), which waits for a stalled device
         stream.close()
     except sounddevice.PortAudioError as error:
-        return Failure(
-            f"{microphone.name} cannot be opened at {rate} Hz with {counted(channels, 'channel')} ({error})", False
-        )
+        what = f"{microphone.name} cannot be opened at {rate} Hz with {counted(channels, 'channel')} ({error})"
+        return Failure("; ".join(filter(None, (what, hindrance(microphone.alsa)))), False)
     return Failure(f"PortAudio has finished the stream of {microphone.name}", False)
 
 
@@ -171,15 +172,16 @@ def _run_command(request: SourceRequest, outbox: Outbox) -> Failure:
     """Send the blocks that a command writes, until it ends."""
     assert request.command is not None
     rate, channels = request.rate or 0, request.channels or 1
-    outbox.send(frame(OPENED, json.dumps(Opened(request.command, rate, channels, "int16")).encode()))
+    name = shown_command(request.command)
+    outbox.send(frame(OPENED, json.dumps(Opened(name, rate, channels, "int16")).encode()))
     count, width = 0, 2 * channels
     with subprocess.Popen(
         request.command, shell=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
-        last_line: deque[bytes] = deque(maxlen=1)
-        reading = threading.Thread(target=last_line.extend, args=(process.stderr,), daemon=True)
+        tail = bytearray()
+        reading = threading.Thread(target=_keep_tail, args=(process.stderr.fileno(), tail), daemon=True)
         reading.start()
         while block := process.stdout.read(width * int(BLOCK_S * rate)):
             block = block[: len(block) - len(block) % width]  # the last block may end inside a sample
@@ -187,8 +189,15 @@ def _run_command(request: SourceRequest, outbox: Outbox) -> Failure:
             count += len(block) // width
         status = process.wait()
         reading.join(BLOCK_S)
-    message = last_line.pop().decode(errors="replace").strip() if last_line else ""
-    return Failure(f"the command ended with status {status}" + (f": {message}" if message else ""), False)
+    reason = last_line(bytes(tail), request.command)
+    return Failure(f"the command ended with status {status}" + (f": {reason}" if reason else ""), False)
+
+
+def _keep_tail(descriptor: int, tail: bytearray) -> None:
+    """Read a pipe to its end, and keep its last bytes in `tail`: a display of progress has no line ends."""
+    while new := os.read(descriptor, KEPT_STDERR_BYTES):
+        tail += new
+        del tail[:-KEPT_STDERR_BYTES]
 
 
 def _own_standard_output() -> int:

@@ -18,20 +18,10 @@ from edgekd.data.audio.read import AudioFile, loud_note, named_errors, sound_lib
 from edgekd.data.audio.waveform import PCM_TYPE, to_pcm, to_waveform
 from edgekd.errors import InputError
 from edgekd.modelfile.engine import silent_stderr
+from edgekd.runtime.source.raw_format import RawFormat
 
 CHUNK_S = 0.1
 """Seconds of audio read at a time."""
-MAGIC_BYTES = 4
-CONTAINERS = {
-    b"RIFF": ".wav",
-    b"RF64": ".wav",
-    b"fLaC": ".flac",
-    b"OggS": ".ogg",
-    b"FORM": ".aiff",
-    b"ID3\x03": ".mp3",
-    b"ID3\x04": ".mp3",
-}
-"""First bytes of files that are not raw samples."""
 
 Array = NDArray[np.float32]
 
@@ -85,28 +75,22 @@ def read_raw(stream: BinaryIO, sample_rate: int, idle_s: float | None = None) ->
         idle_s: while nothing arrives, yield an empty chunk each so many seconds; None for no empty chunks.
 
     Raises:
-        InputError: the stream is a terminal, or starts like a file of another format.
+        InputError: the stream is a terminal, or holds something else than such samples.
     """
     if stream.isatty():
         raise InputError(
             "standard input is a terminal; pipe raw signed 16-bit mono samples into it, for instance "
             f"arecord -f S16_LE -c 1 -r {sample_rate} -t raw | edgekd listen - --model MODEL"
         )
-    size, rest, started = 2 * int(CHUNK_S * sample_rate), b"", False
+    size, rest, format_ = 2 * int(CHUNK_S * sample_rate), b"", RawFormat("standard input holds")
     while True:
         if idle_s is not None and not select.select([stream], [], [], idle_s)[0]:
             yield np.empty(0, np.float32)
             continue
-        new = stream.read(size if started else MAGIC_BYTES - len(rest))
+        new = stream.read(size)
+        format_.check(new)
         rest += new
-        if not started and new and len(rest) < MAGIC_BYTES:
-            continue
-        if not started and rest[:MAGIC_BYTES] in CONTAINERS:
-            raise InputError(
-                f"standard input holds a {CONTAINERS[rest[:MAGIC_BYTES]]} file, not raw samples; give the file itself"
-                " as SOURCE, or record with -t raw"
-            )
-        started, even = True, len(rest) - len(rest) % 2
+        even = len(rest) - len(rest) % 2
         if even:
             yield to_waveform(np.frombuffer(rest[:even], PCM_TYPE)[:, None])
         if not new:

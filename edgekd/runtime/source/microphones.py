@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from edgekd.errors import InputError, MissingExtraError
-from edgekd.text import columns
+from edgekd.runtime.source.sound_cards import hindrance, why_absent
+from edgekd.text import columns, printable
 
 SOUND_CARDS = Path("/sys/class/sound")
 ALSA_ADDRESS = re.compile(r"\(hw:(\d+),(\d+)\)$")
@@ -93,7 +94,7 @@ def describe(devices: Sequence[Mapping[str, Any]], default: int, cards: Path) ->
         found.append(
             InputDevice(
                 index,
-                device["name"],
+                printable(device["name"]),  # a USB device gives itself any name
                 f"hw:{match[1]},{match[2]}" if match else "",
                 _read(card / "id") if card else "",
                 _usb_identity(card) if card else "",
@@ -123,12 +124,14 @@ def choose(wanted: str | None, found: Sequence[InputDevice]) -> InputDevice:
         matching = matching or [microphone for microphone in found if wanted.lower() in microphone.name.lower()]
     what = "no microphone" if wanted is None else f"no microphone {wanted!r}"
     if not found:
+        why = why_absent() or "plug one in, which is then found by itself"
         raise MicrophoneAbsentError(
-            f"{what}{'' if wanted is None else ' nor any other'} is there; plug one in, which is then found by "
-            "itself, or give a --command that writes raw samples (edgekd listen also takes a FILE)"
+            f"{what}{'' if wanted is None else ' nor any other'} is there; {why}; or give a --command that writes raw"
+            " samples (edgekd listen also takes a FILE)"
         )
     if not matching:
-        raise MicrophoneAbsentError(f"{what}; there is {', '.join(map(_description, found))}")
+        there = f"there is {', '.join(map(_description, found))}"
+        raise MicrophoneAbsentError("; ".join(filter(None, (what, there, hindrance()))))
     if len(matching) > 1:
         raise InputError(
             f"{wanted!r} may mean {' or '.join(map(_description, matching))}; give more of the name, the hw:"
@@ -140,7 +143,7 @@ def choose(wanted: str | None, found: Sequence[InputDevice]) -> InputDevice:
 def to_text(found: Sequence[InputDevice]) -> str:
     """A table for people."""
     if not found:
-        return "no microphone is there"
+        return "; ".join(filter(None, ("no microphone is there", why_absent())))
     header = ("", "name", "ALSA", "USB identity", "rate", "channels")
     rows = [
         ("*" if one.default else "", one.name, one.alsa or "-", one.usb or "-", f"{one.rate} Hz", str(one.channels))

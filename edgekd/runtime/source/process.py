@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import re
 import select
 import signal
 import subprocess
@@ -15,7 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekd.data.audio.waveform import PCM_SCALE
+from edgekd.runtime.shell_command import without_credentials
 from edgekd.runtime.source.child import HEADER, MAGIC, Failure, Opened
+from edgekd.runtime.source.rate import RateWatch
+from edgekd.runtime.source.raw_format import RawFormat
 from edgekd.text import counted
 
 POLL_S = 0.1
@@ -26,8 +28,6 @@ MAX_PAYLOAD = 1 << 24
 END_S = 0.5
 """Longest wait for the end of a killed process or of the thread, seconds. A process that hangs in the kernel is left
 behind."""
-CREDENTIALS = re.compile(rb"://[^/\s\"']+@")
-"""In an address, before its host."""
 Array = NDArray[np.float32]
 Payload = TypeVar("Payload", Opened, Failure)
 
@@ -47,6 +47,7 @@ class CaptureProcess:
             stderr=subprocess.DEVNULL,
             bufsize=0,
             start_new_session=True,
+            env=without_credentials(os.environ),  # a command inherits it
         )
         self._bytes = b""
 
@@ -102,13 +103,21 @@ class CaptureSession:
         self.opened = opened
         self.is_first = True
         self.usual_lag_s = 0.0
+        self.rate_watch = RateWatch(opened.rate)
+        self._format = RawFormat(f"the command {opened.name} writes")
         self._next = 0
         self._origin: float | None = None  # clock at sample 0
 
     def samples(self, payload: bytes) -> Array:
-        """Interleaved bytes as float32 (time, channel)."""
+        """Interleaved bytes as float32 (time, channel).
+
+        Raises:
+            CaptureError: not a whole number of samples.
+            InputError: a command writes something else than signed 16-bit samples.
+        """
         try:
             if self.opened.sample == "int16":
+                self._format.check(payload, self.opened.channels)
                 return np.frombuffer(payload, "<i2").reshape(-1, self.opened.channels).astype(np.float32) / np.float32(
                     PCM_SCALE
                 )
@@ -118,6 +127,11 @@ class CaptureSession:
                 f"the capture process sends {len(payload)} bytes, which are no samples of "
                 f"{counted(self.opened.channels, 'channel')}"
             ) from None
+
+    @property
+    def received(self) -> int:
+        """Samples of each channel until the end of the newest block."""
+        return self._next
 
     def missing(self, start: int, count: int) -> int:
         """Number of samples lost before a block of `count` samples that starts at `start`."""
@@ -140,9 +154,8 @@ class CaptureSession:
 
 
 def decode_payload(kind: type[Payload], payload: bytes) -> Payload:
-    """A JSON payload of the capture process, without the credentials of an address in a command: it goes to all
-    outputs."""
+    """A JSON payload of the capture process."""
     try:
-        return msgspec.json.decode(CREDENTIALS.sub(b"://***@", payload), type=kind)
+        return msgspec.json.decode(payload, type=kind)
     except msgspec.MsgspecError as error:
         raise CaptureError(f"the capture process sends a payload that cannot be read ({error})") from None

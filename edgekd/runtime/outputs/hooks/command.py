@@ -6,24 +6,21 @@ a daemon) are found on Linux by a mark in their environment. All children inheri
 """
 
 import os
-import re
 import selectors
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
 from edgekd.runtime.outputs.base import reason_text
-from edgekd.runtime.outputs.hooks.delivery import POLL_S, DeliveryError, printable
+from edgekd.runtime.outputs.hooks.delivery import POLL_S, DeliveryError
+from edgekd.runtime.shell_command import KEPT_STDERR_BYTES, last_line, without_credentials
 
-MAX_STDERR_BYTES, KEPT_STDERR_BYTES = 1 << 20, 1 << 12
-"""Bytes of a command's standard error that are read, and how many of the last ones are kept."""
-SECRET = re.compile(r"EDGEKD_.*(PASSWORD|TOKEN).*")
-"""Environment variables that a command does not get."""
+MAX_STDERR_BYTES = 1 << 20
+"""Bytes of a command's standard error that are read."""
 MARK = "EDGEKD_HOOK_RUN"
 """Environment variable that marks every process of one run of a command."""
 MAX_SEARCHES = 10
@@ -57,7 +54,7 @@ class CommandDelivery:
                 stderr=subprocess.PIPE,
                 bufsize=0,
                 start_new_session=True,
-                env={**_without_secrets(os.environ), MARK: mark},
+                env={**without_credentials(os.environ), MARK: mark},
             )
         except (OSError, ValueError) as error:  # ValueError: a zero byte
             raise DeliveryError(f"the command cannot be started ({reason_text(error)})") from None
@@ -123,14 +120,8 @@ class CommandDelivery:
         with suppress(BlockingIOError):  # no more to read
             rest_of_stderr = os.read(process.stderr.fileno(), MAX_STDERR_BYTES) if read <= MAX_STDERR_BYTES else b""
             tail = (tail + rest_of_stderr)[-KEPT_STDERR_BYTES:]
-        return in_time, _last_line(tail)
-
-
-def _last_line(stderr: bytes) -> str:
-    """The last line with printable text, as ": ...", or ""."""
-    lines = stderr.decode(errors="replace").split("\n")
-    last = next((shown for line in reversed(lines) if (shown := printable(line))), "")
-    return f": {last}" if last else ""
+        last = last_line(tail, self._command)
+        return in_time, f": {last}" if last else ""
 
 
 def _has_ended(pid: int) -> bool:
@@ -160,7 +151,3 @@ def _kill_marked(mark: str) -> None:
                     os.close(process)
         if not found:
             return
-
-
-def _without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in environment.items() if not SECRET.fullmatch(name)}

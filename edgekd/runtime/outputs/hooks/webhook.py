@@ -15,7 +15,8 @@ from urllib.parse import quote, unquote, urlsplit
 
 from edgekd.errors import InputError, MissingExtraError
 from edgekd.runtime.outputs.base import reason_text
-from edgekd.runtime.outputs.hooks.delivery import DeliveryError, printable
+from edgekd.runtime.outputs.hooks.delivery import DeliveryError
+from edgekd.text import short_line
 
 TOKEN_VARIABLE = "EDGEKD_WEBHOOK_TOKEN"
 WAITS_S = (1.0, 4.0, 16.0)
@@ -214,8 +215,8 @@ def _error_text(error: Exception) -> str:
     while cause is not None and not isinstance(cause, OSError):
         cause = cause.__cause__ or cause.__context__
     if isinstance(cause, ssl.SSLCertVerificationError):
-        return f"its certificate is not trusted ({printable(cause.verify_message)})"
-    return printable(reason_text(cause if isinstance(cause, OSError) else error))
+        return f"its certificate is not trusted ({short_line(cause.verify_message)})"
+    return short_line(reason_text(cause if isinstance(cause, OSError) else error))
 
 
 def _status_text(status: int) -> str:
