@@ -32,12 +32,19 @@ Store = Annotated[Path, typer.Option(help="A store of 'edgekd data'.")]
 Model = Annotated[Path, typer.Argument(help="A model file of 'edgekd export', or a name in 'edgekd zoo'.")]
 Engine = Annotated[str | None, typer.Option(help="litert or onnxruntime; by default the one that opens the file.")]
 EngineThreads = Annotated[int, typer.Option(help="Threads of the engine.")]
+AcceptLicence = Annotated[bool, typer.Option("--accept-licence", help="The licence, which is shown, is accepted.")]
 Hop = Annotated[float, typer.Option(help="Seconds between the starts of two windows.")]
 
 
 def say(line: str) -> None:
     """Print a line for people, beside the results on standard output."""
     print(line, file=sys.stderr)
+
+
+def licence_accepted(line: str, accepted: bool) -> bool:
+    """Show a line about a licence; whether it is accepted, by the option or on the terminal."""
+    say(line)
+    return accepted or (sys.stdin.isatty() and typer.confirm("Do you accept it?", err=True))
 
 
 def without_blas_threads() -> None:
