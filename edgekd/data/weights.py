@@ -81,8 +81,7 @@ def find(name_or_path: str | Path) -> Path:
         raise InputError(f"weights '{text}' cannot be read ({error.strerror}); give a path or a name") from None
     if text not in known:
         raise InputError(
-            f"weights '{text}': this path does not exist, and 'edgekd weights list' has no such name"
-            f"{nearest(text, known)}"
+            f"weights '{text}': no such file, and no such name in 'edgekd weights list'{nearest(text, known)}"
         )
     path = place(text)
     if path is None:
