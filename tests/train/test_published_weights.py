@@ -1,7 +1,6 @@
 """Trainings that begin with published weights, which are named in the recipe and may be missing or damaged."""
 
 from pathlib import Path
-from pickle import UnpicklingError
 
 import pytest
 import torch
@@ -12,7 +11,6 @@ from edgekd.models import initial
 from edgekd.models.cnn14 import Cnn14Config
 from edgekd.models.yamnet import YamnetConfig
 from edgekd.train import launch
-from edgekd.train.loop.callbacks import Checkpoints
 from edgekd.train.recipe.recipe import load_recipe
 from edgekd.train.run.folder import load_saved
 
@@ -64,14 +62,13 @@ class Code:
 READERS = {
     "cnn14": lambda path: initial(Cnn14Config(weights=path), 3),
     "yamnet": lambda path: initial(YamnetConfig(weights=path), 3),
-    "run": lambda path: load_saved(Path(path)),
-    "checkpoint": lambda path: Checkpoints().load_checkpoint(path),
+    "run, checkpoint": lambda path: load_saved(Path(path)),
 }
 
 
 @pytest.mark.parametrize("read", READERS)
 def test_code_in_a_file_of_weights_is_never_run(tmp_path, read):
     torch.save({"model": Code(tmp_path / "mark")}, tmp_path / "w.pth")
-    with pytest.raises((InputError, UnpicklingError)):
+    with pytest.raises(InputError, match=r"w\.pth"):
         READERS[read](str(tmp_path / "w.pth"))
     assert not (tmp_path / "mark").exists()

@@ -35,18 +35,13 @@ LOG_SECONDS = 15.0
 
 
 class Checkpoints(TorchCheckpointIO):
-    """Writes checkpoints atomically, so that a full disk leaves the last one as it was. Reads no code from them."""
+    """Writes checkpoints atomically, so that a full disk leaves the last one as it was."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: object = None) -> None:
         del storage_options
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
         atomic_write(Path(path), buffer.getvalue())
-
-    def load_checkpoint(self, path: str | Path, *_: object, **__: object) -> dict[str, Any]:
-        """Tensors and plain values; Lightning's own would also run code."""
-        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        return checkpoint
 
 
 class EpochEnd(pl.Callback):
