@@ -10,7 +10,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from edgekd import cli
 
-pytest_plugins = ["helpers.tones", "helpers.trainings", "helpers.shipped_recipes"]
+WEIGHTS = Path(__file__).parents[2] / "shared" / "data" / "models"
+"""Published weights that the recipes name, where they are at hand."""
+if WEIGHTS.is_dir():
+    os.environ.setdefault("EDGEKD_WEIGHTS", str(WEIGHTS))
+
+pytest_plugins = ["helpers.file_server", "helpers.tones", "helpers.trainings", "helpers.shipped_recipes"]
 
 
 @pytest.fixture

@@ -1,12 +1,11 @@
 """Commands of `edgekd data`: clip stores."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from edgekd.cli.root import Json, say
+from edgekd.cli.root import AcceptLicence, Json, licence_accepted, say
 from edgekd.data.sets.metadata import DATA_SETS
 
 app = typer.Typer()
@@ -97,9 +96,7 @@ def data_fetch(
         str, typer.Argument(help=f"One of {', '.join(name for name, known in DATA_SETS.items() if known.free)}.")
     ],
     out: Annotated[Path, typer.Option("--out", help="The folder to fill.")],
-    accept_licence: Annotated[
-        bool, typer.Option("--accept-licence", help="The licence, which is shown, is accepted.")
-    ] = False,
+    accept_licence: AcceptLicence = False,
 ) -> None:
     """Download and unpack a data set.
 
@@ -107,14 +104,7 @@ def data_fetch(
     """
     from edgekd.data.fetch import fetch
 
-    def accept(licence: str) -> bool:
-        for line in licence.splitlines():
-            say(line)
-        return accept_licence or (
-            sys.stdin is not None and sys.stdin.isatty() and typer.confirm("Do you accept it?", err=True)
-        )
-
-    folder = fetch(dataset, out, accept, say)
+    folder = fetch(dataset, out, lambda line: licence_accepted(line, accept_licence), say)
     print(f"{folder}: prepare it with: edgekd data prepare {dataset} {folder} --out STORE")
 
 

@@ -8,12 +8,12 @@ from typing import Any, NoReturn
 import typer
 import typer.main
 
-from edgekd.cli import data, device, model, train
+from edgekd.cli import data, device, model, train, weights
 from edgekd.cli.init import leave_first_process
 from edgekd.cli.root import app, say
 from edgekd.cli.streams import STANDARD_OUTPUT, close_output, prepare_streams
 
-for subject in (data, train, model, device):  # in the order of `edgekd --help`
+for subject in (data, weights, train, model, device):  # in the order of `edgekd --help`
     app.add_typer(subject.app)
 
 USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]

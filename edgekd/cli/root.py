@@ -33,6 +33,7 @@ Store = Annotated[Path, typer.Option(help="A store of 'edgekd data'.")]
 Model = Annotated[Path, typer.Argument(help="A model file of 'edgekd export', or a name in 'edgekd zoo'.")]
 Engine = Annotated[str | None, typer.Option(help="litert or onnxruntime; by default the one that opens the file.")]
 EngineThreads = Annotated[int, typer.Option(help="Threads of the engine.")]
+AcceptLicence = Annotated[bool, typer.Option("--accept-licence", help="The licence, which is shown, is accepted.")]
 Hop = Annotated[float, typer.Option(help="Seconds between the starts of two windows.")]
 
 
@@ -43,6 +44,13 @@ def say(line: str) -> None:
 
     with suppress(OSError):
         print(printable(line), file=sys.stderr)
+
+
+def licence_accepted(text: str, accepted: bool) -> bool:
+    """Show a text about a licence; whether it is accepted, by the option or on the terminal."""
+    for line in text.splitlines():
+        say(line)
+    return accepted or (sys.stdin is not None and sys.stdin.isatty() and typer.confirm("Do you accept it?", err=True))
 
 
 def without_blas_threads() -> None:

@@ -1,4 +1,5 @@
-"""`edgekd data fetch`: downloads a data set that anybody may download, once its licence is accepted.
+"""`edgekd data fetch`: downloads a data set that anybody may download, once its licence is accepted. `download` serves
+`edgekd weights fetch`, too.
 
 The owner's record, found by its DOI (pooch), lists the files, their addresses and checksums. An incomplete file is
 resumed; one that does not match its checksum is discarded. Each archive is unpacked and then deleted; an empty file
@@ -6,12 +7,15 @@ NAME.done in the same folder marks it as done.
 """
 
 import errno
+import os
 import shutil
 import tarfile
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from edgekd.data.prepare import Log, progress
 from edgekd.data.sets.metadata import DATA_SETS, DataSetInfo
@@ -32,11 +36,11 @@ PARTIAL_CONTENT, RANGE_NOT_SATISFIABLE = 206, 416
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file of a record. hash: "algorithm:hex digits"."""
+    """A file of a record. hash: "algorithm:hex digits", None where no checksum is known."""
 
     name: str
     url: str
-    hash: str
+    hash: str | None
 
 
 def fetch(name: str, out: Path, accept: Callable[[str], bool], log: Log) -> Path:
@@ -66,21 +70,40 @@ def fetch(name: str, out: Path, accept: Callable[[str], bool], log: Log) -> Path
             f" {known.doi}, then add --accept-licence"
         )
     archives = out / ARCHIVES
-    try:
-        archives.mkdir(parents=True, exist_ok=True)
-        if in_use(archives, unknown=False):
-            raise InputError(f"{out} is being filled by another edgekd process; wait for it or choose another --out")
-    except OSError as error:
-        raise InputError(f"{out} cannot be made: {error.strerror}; choose another --out") from None
-    with held(archives):
-        try:
-            _fill(known, out, archives, log)
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(
-                f"{out}: interrupted; downloaded parts are kept, the same command resumes"
-            ) from None
+    with filled(archives, out, "choose another --out"):
+        _fill(known, out, archives, log)
     inside = [folder for folder in sorted(out.glob("*/")) if folder.name != ARCHIVES]
     return inside[0] if len(inside) == 1 else out
+
+
+@contextmanager
+def filled(folder: Path, shown: Path, other: str) -> Iterator[None]:
+    """Make a folder and lock it while the block downloads into it.
+
+    Args:
+        folder: for the downloads.
+        shown: how errors name it.
+        other: how to choose another folder.
+
+    Raises:
+        InputError: it cannot be written, or another process fills it.
+        KeyboardInterrupt: of the block, with a message that names the way to resume.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if in_use(folder, unknown=False):
+            raise InputError(f"{shown} is being filled by another edgekd process; wait for it or {other}")
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise InputError(f"{shown} cannot be written ({error.strerror}); {other}") from None
+    with held(folder):
+        try:
+            yield
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(
+                f"{shown}: interrupted; downloaded parts are kept, the same command resumes"
+            ) from None
 
 
 def _fill(known: DataSetInfo, out: Path, archives: Path, log: Log) -> None:
@@ -113,6 +136,16 @@ def _downloadable(name: str) -> DataSetInfo:
     return known
 
 
+def _libraries() -> tuple[Any, Any]:
+    """The packages pooch and requests."""
+    try:
+        import pooch
+        import requests
+    except ImportError as error:
+        raise MissingExtraError(error.name or "pooch", "datasets") from None
+    return pooch, requests
+
+
 def files_of_record(doi: str) -> list[RemoteFile]:
     """The files of a record.
 
@@ -120,18 +153,15 @@ def files_of_record(doi: str) -> list[RemoteFile]:
         InputError: no connection, or no such record.
         MissingExtraError: pooch is not installed.
     """
-    try:
-        import pooch
-        from pooch.downloaders import doi_to_repository
-        from requests import RequestException
-    except ImportError as error:
-        raise MissingExtraError(error.name or "pooch", "datasets") from None
+    pooch, requests = _libraries()
+    from pooch.downloaders import doi_to_repository
+
     try:
         repository = doi_to_repository(doi)
         downloads = pooch.create(path=ARCHIVES, base_url="")
         repository.populate_registry(downloads)
         return [RemoteFile(name, repository.download_url(name), known) for name, known in downloads.registry.items()]
-    except (RequestException, ValueError) as error:
+    except (requests.RequestException, ValueError) as error:
         raise InputError(
             f"the record doi {doi} cannot be read ({type(error).__name__}); check the network and try again"
         ) from None
@@ -143,8 +173,7 @@ def size_of(remote: RemoteFile) -> int:
     Raises:
         InputError: no connection.
     """
-    import requests
-
+    _, requests = _libraries()
     try:
         response = requests.head(remote.url, allow_redirects=True, timeout=TIMEOUT)
         response.raise_for_status()
@@ -186,9 +215,7 @@ def download(remote: RemoteFile, archives: Path, size: int) -> Path:
         InputError: the connection broke or the disk is full (the downloaded part is kept), or the checksum is wrong
             (the file is discarded).
     """
-    import pooch
-    import requests
-
+    pooch, requests = _libraries()
     part = _part(archives, remote)
 
     def resume(url: str, target: str, _: object) -> None:
@@ -218,7 +245,7 @@ def download(remote: RemoteFile, archives: Path, size: int) -> Path:
     except ValueError:
         raise InputError(
             f"{remote.name}: the file does not match the published checksum {remote.hash} and was discarded; run "
-            "the same command again, and if it fails again, report it to the owner of the data set"
+            "the same command again, and if it fails again, report it to the file's owner"
         ) from None
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):

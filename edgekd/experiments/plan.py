@@ -19,6 +19,7 @@ from edgekd.experiments.folder import RECIPES_FOLDER, RUNS_FOLDER
 from edgekd.experiments.jobs import Job, Workers, chosen_workers, edgekd_command
 from edgekd.experiments.predictions import TestSide
 from edgekd.files import atomic_write
+from edgekd.models import check_weights
 from edgekd.text import json_bytes
 from edgekd.train.recipe.recipe import (
     Recipe,
@@ -29,7 +30,7 @@ from edgekd.train.recipe.recipe import (
     without_teachers,
 )
 from edgekd.train.recipe.schema import Data
-from edgekd.train.run.folder import RUN_FILE, STAGES_FILE, resolved
+from edgekd.train.run.folder import RUN_FILE, STAGES_FILE, model_config, resolved
 from edgekd.train.teachers.out_of_fold import assignment
 
 RUN_HASH_DIGITS = 8
@@ -142,13 +143,14 @@ class Plan:
         return self.out / RUNS_FOLDER / run
 
     def check(self) -> None:
-        """Divide the clips as each run and each cross-fitted teacher will.
+        """Divide the clips as each run and each cross-fitted teacher will, and find the published weights.
 
         Raises:
-            InputError: see `ClipStore.partition`.
+            InputError: see `ClipStore.partition`; weights are missing or damaged.
         """
         for run in (*self.teachers.values(), *self.runs):
             self.test_side(run)
+            check_weights(model_config(run.recipe))
         if self.cross_fit is not None:
             for teacher in self.teachers.values():
                 assignment(teacher.recipe, self.store, self.cross_fit)

@@ -7,6 +7,7 @@ here: quantisation, training, data.
 
 from collections.abc import Callable
 
+from edgekd.data.weights import find
 from edgekd.frontend import FrontEnd
 from edgekd.models.base import AudioNetwork, InputKind
 from edgekd.models.bc_resnet import BcResNet, BcResNetAsc, BcResNetAscConfig, BcResNetConfig
@@ -63,7 +64,17 @@ MODELS: dict[type[ModelConfig], Callable[..., AudioNetwork]] = {
 """Config -> network, called with (config, labels). Any network can teach. One that consists of blocks with an integer
 form (`edgekd.quant`) can also be exported."""
 
-__all__ = ["MODELS", "ModelConfig", "Taps", "build", "front", "initial", "input_kind", "segment_logits"]
+__all__ = [
+    "MODELS",
+    "ModelConfig",
+    "Taps",
+    "build",
+    "check_weights",
+    "front",
+    "initial",
+    "input_kind",
+    "segment_logits",
+]
 
 
 def build(config: ModelConfig, labels: int) -> AudioNetwork:
@@ -85,6 +96,18 @@ def initial(config: ModelConfig, labels: int) -> AudioNetwork:
     if isinstance(config, MobileNetV1Config) and isinstance(model, MobileNetV1) and config.weights:
         load_first_layers(model, config.weights)
     return model
+
+
+def check_weights(config: ModelConfig) -> None:
+    """Find the file of weights that a config names. Those of the hub are not looked for.
+
+    Raises:
+        InputError: it is missing or damaged.
+    """
+    if isinstance(config, Cnn14Config | YamnetConfig | MobileNetV1Config) and config.weights:
+        find(config.weights)
+    if isinstance(config, BlackBoxConfig):
+        find(config.file)
 
 
 def input_kind(config: ModelConfig) -> InputKind:

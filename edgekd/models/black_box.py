@@ -1,6 +1,6 @@
 """Any .tflite or .onnx file as a teacher: frozen, run by its engine, with a trained head on its output.
 
-YAMNet (Plakal and Ellis 2020), for instance, is `file = "yamnet.tflite"`, `output =
+YAMNet (Plakal and Ellis 2020), for instance, is `file = "yamnet"`, `output =
 "yamnet_frames/global_average_pooling2d/Mean"`: 1,024 features for each patch of 0.975 s at 16 kHz. A linear head for 50
 labels has 51,250 parameters.
 """
@@ -18,6 +18,7 @@ from msgspec import Meta
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from edgekd.data.weights import find
 from edgekd.errors import InputError
 from edgekd.frontend import FrontEnd
 from edgekd.modelfile.black_box import BlackBox, open_features
@@ -37,7 +38,7 @@ class BlackBoxConfig(
 
     input_kind: ClassVar[InputKind] = "waveform"
     file: str
-    """Path, absolute or relative to the folder in which the command runs."""
+    """Path, absolute or relative to the folder in which the command runs, or a name of `edgekd weights list`."""
     output: str = ""
     """Name or number of an output or of an inner tensor (see `edgekd.modelfile.black_box`); "" is the first output."""
     sample_rate: Annotated[int, Meta(gt=0)] = 16000
@@ -203,13 +204,14 @@ class _Frozen(TensorModule):
 
 def _opened(file: str, output: str) -> BlackBox:
     """The engine of a file as it is now; a process has one for each file."""
+    path = find(file)
     try:
-        changed = Path(file).stat().st_mtime_ns
+        changed = path.stat().st_mtime_ns
     except OSError:
         changed = 0  # opening it raises the error
-    return _opened_once(file, output, changed)
+    return _opened_once(path, output, changed)
 
 
 @functools.lru_cache(maxsize=OPEN_FILES)
-def _opened_once(file: str, output: str, _: int) -> BlackBox:
-    return open_features(file, output)
+def _opened_once(path: Path, output: str, _: int) -> BlackBox:
+    return open_features(path, output)

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from edgekd.data.weights import find
 from edgekd.errors import InputError
 from edgekd.frontend import FrontEnd, corners
 from edgekd.models.base import AudioNetwork
@@ -123,11 +124,7 @@ def load_published(model: Cnn14, path: Path | str) -> None:
         InputError: the file is missing, no checkpoint, or of another network.
     """
     try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)["model"]
-    except FileNotFoundError:
-        raise InputError(
-            f"cnn14: weights '{path}' does not exist; give the path of a PANNs checkpoint of CNN14, or leave it out"
-        ) from None
+        saved = torch.load(find(path), map_location="cpu", weights_only=True)["model"]
     except (OSError, RuntimeError, KeyError, TypeError, IndexError, EOFError, pickle.UnpicklingError) as error:
         raise InputError(
             f"cnn14: weights '{path}' is no PANNs checkpoint ({type(error).__name__}); give a torch file with a dict"

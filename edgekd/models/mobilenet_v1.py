@@ -33,8 +33,8 @@ class MobileNetV1Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     norm: Literal["batch", "none"] = "batch"
     """After each convolution; "none" gives it a bias, as `weights` has."""
     weights: str = ""
-    """Path of YAMNet's .tflite file: training begins with its first layers, and narrower layers use their first
-    channels. "" begins at random."""
+    """YAMNet's .tflite file, "yamnet" or the path of a copy: training begins with its first layers, and narrower layers
+    use their first channels. "" begins at random."""
     frozen: Annotated[int, msgspec.Meta(ge=0)] = 0
     """Number of first convolutions, the stem included, that keep the weights of the file while the float network is
     trained."""
@@ -86,7 +86,7 @@ def load_first_layers(model: MobileNetV1, path: Path | str) -> None:
 
     Args:
         model: without norms, each layer at most as wide as YAMNet's.
-        path: of YAMNet's .tflite file.
+        path: of YAMNet's .tflite file, or its name; see `edgekd.data.weights.find`.
 
     Raises:
         InputError: the file is missing or not YAMNet, or a layer is wider than YAMNet's.

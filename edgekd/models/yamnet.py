@@ -2,7 +2,7 @@
 every layer can be fine-tuned.
 
 3,195,456 parameters without the dense layer. It reads waveforms at 16 kHz and has its own front end: 25 ms every 10 ms,
-64 mels from 125 to 7,500 Hz, log(magnitude + 0.001). `weights` names the .tflite file as published. In that file
+64 mels from 125 to 7,500 Hz, log(magnitude + 0.001). `weights` names a .tflite file of it. In that file
 batch norms are folded into the convolutions, and weights are int8 with a scale for each channel or tensor; they are
 dequantised here. The published network reads patches of 0.96 s, this one all frames of a waveform at once. As a frozen
 file with a head, YAMNet is a `black_box`.
@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from edgekd.data.weights import find
 from edgekd.errors import InputError
 from edgekd.frontend import FrontEnd
 from edgekd.modelfile.engine import litert_interpreter, silent_stderr
@@ -38,7 +39,7 @@ class YamnetConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_
     input_kind: ClassVar[InputKind] = "waveform"
 
     weights: str = ""
-    """Path of the published .tflite file that training begins with; "" begins at random."""
+    """The .tflite file that training begins with: "yamnet", or the path of a copy; "" begins at random."""
     dropout: float = 0.0
     """Probability, before the dense layer."""
 
@@ -122,7 +123,7 @@ def load_yamnet(model: Yamnet, path: Path | str) -> None:
 
     Args:
         model: the network.
-        path: of YAMNet's .tflite file.
+        path: of YAMNet's .tflite file, or its name; see `edgekd.data.weights.find`.
 
     Raises:
         InputError: the file is missing or not YAMNet.
@@ -138,13 +139,14 @@ def load_yamnet(model: Yamnet, path: Path | str) -> None:
 
 def published_layers(path: Path | str, count: int) -> list[tuple[Tensor, Tensor]]:
     """Weights (out, in / groups, mel, frame) and biases (out,), float32, of the first convolutions of YAMNet's .tflite
-    file: the stem, then of each separable convolution the depthwise and the pointwise one.
+    file (a path or a name): the stem, then of each separable convolution the depthwise and the pointwise one.
 
     Raises:
         InputError: the file is missing or not YAMNet.
         MissingExtraError: LiteRT is not installed.
     """
-    tensors, layers, inputs = _tensors(Path(path)), [], 1
+    path = find(path)
+    tensors, layers, inputs = _tensors(path), [], 1
     for number, (outputs, kernel, depthwise) in enumerate(_convolutions()[:count]):
         name = f"layer{(number + 3) // 2}/{'depthwise' if depthwise else 'pointwise'}_conv" if number else "layer1/conv"
         shape = (1, kernel, kernel, outputs) if depthwise else (outputs, kernel, kernel, inputs)

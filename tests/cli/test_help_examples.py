@@ -17,7 +17,7 @@ import soundfile
 import typer.main
 
 from edgekd import cli, demo
-from edgekd.data import fetch
+from edgekd.data import fetch, weights
 from edgekd.experiments import runs
 from edgekd.experiments.jobs import JobResult, next_command
 from edgekd.runtime.source import microphones
@@ -30,6 +30,9 @@ WALK = (
     "data synth",
     "data fetch",
     "data info",
+    "weights list",
+    "weights fetch",
+    "weights path",
     "teach",
     "distill",
     "crossval",
@@ -84,6 +87,8 @@ for number in range(1, 201):
     sys.stdout.flush()
     time.sleep(max(start + 0.1 * number - time.monotonic(), 0))  # by the clock, however busy the machine is
 """
+WEIGHTS = '[mn04-as]\nfile = "toy.pt"\nlicence = "MIT"\nlineage = "none"\nuse = "a toy"\n'
+"""A table of published weights, whose file is at hand."""
 
 
 def commands(group: object, words: tuple[str, ...] = ()) -> dict[str, object]:
@@ -125,6 +130,11 @@ def place(tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "run_jobs", run_here)
     monkeypatch.setattr(microphones, "microphones", list)
     monkeypatch.setattr(fetch, "fetch", lambda _, out, *__: out)
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "toy.pt").write_bytes(b"")
+    (tmp_path / "weights" / "table.toml").write_text(WEIGHTS)
+    monkeypatch.setattr(weights, "TABLE", tmp_path / "weights" / "table.toml")
+    monkeypatch.setenv(weights.FOLDER, str(tmp_path / "weights"))
     monkeypatch.setattr(demo, "run_demo", lambda *_, **__: None)  # CI runs the README's
     return tmp_path
 

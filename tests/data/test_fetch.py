@@ -1,12 +1,9 @@
 """`data fetch`, against a server on this machine."""
 
-import hashlib
-import http.server
 import io
 import re
 import sys
 import tarfile
-import threading
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,54 +19,9 @@ pytest.importorskip("pooch")
 NAME = "tau19"
 
 
-class Server(http.server.ThreadingHTTPServer):
-    """Serves `files`, records the requests, and closes after `limit` bytes of a response."""
-
-    daemon_threads = True
-
-    def __init__(self):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.files, self.requests, self.limit, self.ranges = {}, [], None, True
-
-    def add(self, name, content):
-        self.files[f"/{name}"] = content
-        return fetch.RemoteFile(
-            name, f"http://127.0.0.1:{self.server_port}/{name}", f"md5:{hashlib.md5(content).hexdigest()}"
-        )
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    def log_message(self, *_):
-        pass
-
-    def do_HEAD(self):
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(self.server.files[self.path])))
-        self.end_headers()
-
-    def do_GET(self):
-        content = self.server.files[self.path]
-        wanted = self.headers.get("Range")
-        self.server.requests.append((self.path, wanted))
-        start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted and self.server.ranges else 0
-        if start >= len(content):
-            self.send_error(416)
-            return
-        self.send_response(206 if start else 200)
-        self.send_header("Content-Length", str(len(content) - start))
-        self.end_headers()
-        self.wfile.write(content[start:][: self.server.limit])
-
-
 @pytest.fixture
-def server(monkeypatch):
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    with Server() as running:
-        thread = threading.Thread(target=running.serve_forever, args=(0.01,))
-        thread.start()
-        yield running
-        running.shutdown()
-        thread.join()
+def server(file_server):
+    return file_server
 
 
 @pytest.fixture

@@ -8,11 +8,11 @@ import pytest
 
 from edgekd.data.store.clips import Clip
 from edgekd.data.store.writer import StoreWriter
+from edgekd.data.weights import find
+from edgekd.errors import InputError
 from edgekd.experiments.smoke import NARROWED, SECONDS, stages
 from edgekd.train.recipe.recipe import Recipe, load_recipe
 
-ROOT = Path(__file__).parents[2]
-"""Files of recipes are named from here."""
 SEGMENTS = 2
 """Segments of each recording, where a teacher's view is a recording."""
 TONES = {"high": 3000.0, "low": 300.0, "mid": 1000.0}
@@ -34,7 +34,15 @@ def missing(name: str, *, weights: bool = True) -> str:
     files = {model.get("file", "") for model in models}
     if weights:  # short trainings of the kinds in NARROWED take none
         files |= {model.get("weights", "") for model in models if model["kind"] not in NARROWED}
-    return next((file for file in sorted(files - {""}) if not (ROOT / file).is_file()), "")
+    return next((file for file in sorted(files - {""}) if not is_here(file)), "")
+
+
+def is_here(weights: str) -> bool:
+    """Whether a file of weights that a recipe names is on this machine."""
+    try:
+        return find(weights).is_file()
+    except InputError:
+        return False
 
 
 @pytest.fixture(scope="session")

@@ -66,7 +66,7 @@ def test_other_weights_are_refused(tmp_path):
     (tmp_path / "junk.tflite").write_bytes(b"junk" * 100)
     with pytest.raises(InputError, match="is not a LiteRT model"):
         initial(YamnetConfig(weights=str(tmp_path / "junk.tflite")), 50)
-    with pytest.raises(InputError, match=r"none\.tflite' .*No such file"):
+    with pytest.raises(InputError, match=r"none\.tflite': no such file"):
         initial(YamnetConfig(weights=str(tmp_path / "none.tflite")), 50)
     other = YAMNET.with_name("dcase2022_baseline.tflite")
     with pytest.raises(InputError, match=r"\(32, 3, 3, 1\) of layer1/conv"):
@@ -141,6 +141,6 @@ def test_missing_weights_are_reported_before_a_run_folder_is_made(tmp_path):
     store = write_store(tmp_path / "store")
     student = {"kind": "mobilenet_v1", "norm": "none", "weights": str(tmp_path / "none.tflite")}
     recipe = decode({**recipe_dict(), "student": student}, "student")
-    with pytest.raises(InputError, match=r"none\.tflite' cannot be read"):
+    with pytest.raises(InputError, match=r"none\.tflite': no such file"):
         train(recipe, store, tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 
 import pytest
-from helpers.shipped_recipes import ROOT, missing, reached
+from helpers.shipped_recipes import missing, reached
 
 from edgekd import quant
 from edgekd.complexity import gate
@@ -118,10 +118,9 @@ def taught():
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in RECIPES]
 )
-def test_a_shipped_recipe_trains_with_all_its_stages(name, store_of, taught, tmp_path, monkeypatch):
+def test_a_shipped_recipe_trains_with_all_its_stages(name, store_of, taught, tmp_path):
     if wanted := missing(name):
         pytest.skip(f"{wanted} is missing; see teachers/README.md")
-    monkeypatch.chdir(ROOT)  # files of recipes are named from here
     recipe = load_recipe(name)
     plain = bool(recipe.teachers) and recipe.specialists is None and recipe.backend is None
     given = taught.get(recipe.teachers, []) if plain else []
@@ -148,9 +147,8 @@ def test_a_shipped_recipe_trains_with_all_its_stages(name, store_of, taught, tmp
 
 
 @pytest.mark.parametrize("name", sorted(set(TEACHERS) - set().union(*(reached(name) for name in RECIPES))))
-def test_a_shipped_teacher_that_no_recipe_trains_is_trained(name, store_of, tmp_path, monkeypatch):
+def test_a_shipped_teacher_that_no_recipe_trains_is_trained(name, store_of, tmp_path):
     if wanted := missing(name):
         pytest.skip(f"{wanted} is missing; see teachers/README.md")
-    monkeypatch.chdir(ROOT)
     run = teach(name, store_of(load_recipe(name)), tmp_path / "run", short(name), Options(threads=1, accelerator="cpu"))
     check(run, name)

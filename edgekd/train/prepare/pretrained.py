@@ -8,6 +8,7 @@ from pathlib import Path
 from torch import nn
 
 from edgekd.data.store.store import ClipStore
+from edgekd.data.weights import find
 from edgekd.errors import InputError
 from edgekd.modelfile.black_box import labels_of
 from edgekd.models.base import in_head, trainable
@@ -158,7 +159,7 @@ def check_black_box_labels(store: ClipStore, config: BlackBoxConfig) -> None:
     """
     if config.head:
         return
-    labels = labels_of(config.file)
+    labels = labels_of(find(config.file))
     if labels not in (None, store.labels):
         raise InputError(
             f"{config.file}: its labels {listing(labels)} are not those of {store.path}, {listing(store.labels)}, in"
