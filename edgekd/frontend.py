@@ -1,9 +1,10 @@
 """The front end: log-mel features of clips and of streams in numpy, float32. Both give the same values to the bit, and
 nothing else in edgekd defines them.
 
-Conventions: layout (mel, frame); frames of `n_fft` samples every `hop_length`; a periodic Hann window of `win_length`
-samples in the middle of the frame; power spectrum without scaling; triangular filters of height 1; natural logarithm of
-the mel power clamped from below at `log_floor`.
+Conventions: layout (mel, frame); frames of `n_fft` samples every `hop_length`; a Hann window of `win_length` samples in
+the middle of the frame; power spectrum without scaling; triangular filters of height 1; natural logarithm of the mel
+power clamped from below at `log_floor`. Fields that only published networks need are left out of files where they are
+not set, so that the files of all other front ends stay as they are.
 
 The FFT is float64: in float32 its rounding error changed quiet bands next to a loud one by up to 1e-3, and it was no
 faster in numpy. Three things make it fast: one real FFT for all frames of a clip, a filterbank of a few dense bands (a
@@ -11,12 +12,14 @@ triangle covers few bins), and matrix products in blocks of `BLOCK` frames. Bloc
 frame independent of how many frames are computed with it, so that clips and streams agree to the bit.
 """
 
+import math
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Literal, NamedTuple, get_args
 
 import msgspec
 import numpy as np
+from msgspec import UNSET, UnsetType
 from numpy.typing import NDArray
 
 from edgekd.errors import InputError
@@ -28,8 +31,8 @@ BAND_MELS = 32
 """Mel bands in one dense product of the banded filterbank."""
 SLANEY_BREAK_HZ, SLANEY_HZ_PER_MEL, SLANEY_LOG_STEP = 1000.0, 200.0 / 3.0, np.log(6.4) / 27.0
 
-MelScale = Literal["fant", "htk", "slaney"]
-Padding = Literal["none", "center", "end"]
+MelScale = Literal["fant", "htk", "slaney", "kaldi"]
+Padding = Literal["none", "center", "reflect", "end"]
 Array = NDArray[np.float32]
 Array64 = NDArray[np.float64]
 
@@ -53,10 +56,15 @@ class FrontEnd(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     sample_rate: Hz. pre_emphasis: a in y[t] = x[t] - a x[t-1] with x[-1] = 0; 0 is off. n_fft: samples of a frame and
     of its FFT. win_length: samples of the Hann window, at most n_fft. hop_length: samples from one frame to the next.
     padding: "none" drops samples at the end that do not fill a frame; "end" completes the last frame with zeros;
-    "center" adds n_fft // 2 zeros at both ends. n_mels: number of mel bands. f_min, f_max: Hz, outer corners of the
-    first and the last triangle; f_max None is half the sample rate. mel_scale: "fant" is
-    1000 / log 2 * log(1 + f / 1000). log_floor: least mel power before the logarithm. mean, std: of the log-mel values
-    over the training data; the output is (log_mel - mean) / std.
+    "center" adds n_fft // 2 zeros at both ends, "reflect" as many samples mirrored at the first and the last one.
+    n_mels: number of mel bands. f_min, f_max: Hz, outer corners of the first and the last triangle; f_max None is half
+    the sample rate. mel_scale: "fant" is 1000 / log 2 * log(1 + f / 1000); the triangles of "kaldi" are straight over
+    mel (1127 log(1 + f / 700)) in place of Hz, and those without an FFT bin stay zero. log_floor: least mel power
+    before the logarithm. mean, std: of the log-mel values over the training data; the output is (log_mel - mean) / std.
+
+    Fields of published networks, unset by default. symmetric: the Hann window ends with the zero that it begins with.
+    ahead: the pre-emphasis is y[t] = x[t+1] - a x[t], one sample less. log_offset: added to the mel power before the
+    logarithm.
     """
 
     sample_rate: int = 16000
@@ -72,6 +80,9 @@ class FrontEnd(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     log_floor: float = 1e-5
     mean: float = 0.0
     std: float = 1.0
+    symmetric: bool | UnsetType = UNSET
+    ahead: bool | UnsetType = UNSET
+    log_offset: float | UnsetType = UNSET
 
     def __post_init__(self) -> None:
         require_rate(self.sample_rate, "frontend: sample_rate is")
@@ -113,19 +124,42 @@ class FrontEnd(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
                 f"{_FLOAT32_REACH:g}"
             )
 
+        self._check_published_fields()
+
+    def _check_published_fields(self) -> None:
+        if self.ahead and not self.pre_emphasis:
+            raise InputError("frontend: ahead shifts the pre-emphasis, which is 0; set pre_emphasis or leave ahead out")
+        if not 0.0 <= self.offset <= _FLOAT32_REACH:
+            raise InputError(f"frontend: log_offset is {self.offset}; it must be 0 to {_FLOAT32_REACH:g}")
+
     @property
     def top_hz(self) -> float:
         """f_max in Hz, with None resolved to half the sample rate."""
         return self.sample_rate / 2 if self.f_max is None else self.f_max
 
     @property
+    def offset(self) -> float:
+        """`log_offset`, 0 where it is unset."""
+        return self.log_offset or 0.0
+
+    @property
+    def log_least(self) -> float:
+        """The least value of a band before normalisation: that of digital silence, a natural logarithm."""
+        return math.log(self.log_floor + self.offset)
+
+    @property
     def pad_before(self) -> int:
-        """Zeros put before the first sample."""
-        return self.n_fft // 2 if self.padding == "center" else 0
+        """Samples put before the first one."""
+        return self.n_fft // 2 if self.padding in ("center", "reflect") else 0
+
+    def emphasised_samples(self, samples: int) -> int:
+        """Samples that the pre-emphasis leaves of this many."""
+        return samples - 1 if self.ahead else samples
 
     def frames(self, samples: int) -> int:
         """Number of frames of a waveform of this many samples; 0 if it does not fill one."""
-        if samples < 1:
+        samples = self.emphasised_samples(samples)
+        if samples < 1 or (self.padding == "reflect" and samples <= self.pad_before):
             return 0
         if self.padding == "end":
             return 1 + -(-max(samples - self.n_fft, 0) // self.hop_length)
@@ -133,17 +167,19 @@ class FrontEnd(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return 0 if padded < self.n_fft else 1 + (padded - self.n_fft) // self.hop_length
 
     def pad_after(self, samples: int) -> int:
-        """Zeros put after the last sample of a waveform of this many samples."""
+        """Samples put after the last one of a waveform of this many samples."""
         if self.padding == "end":
-            return max(0, (self.frames(samples) - 1) * self.hop_length + self.n_fft - samples)
+            last = (self.frames(samples) - 1) * self.hop_length + self.n_fft
+            return max(0, last - self.emphasised_samples(samples))
         return self.pad_before
 
 
 def window_array(fe: FrontEnd) -> Array:
-    """Periodic Hann window, float32 (n_fft,): `win_length` samples in the middle, zeros around them."""
+    """Hann window, float32 (n_fft,): `win_length` samples in the middle, zeros around them."""
     window = np.zeros(fe.n_fft, np.float32)
     start = (fe.n_fft - fe.win_length) // 2
-    window[start : start + fe.win_length] = 0.5 - 0.5 * np.cos(2.0 * np.pi * np.arange(fe.win_length) / fe.win_length)
+    period = max(fe.win_length - 1, 1) if fe.symmetric else fe.win_length
+    window[start : start + fe.win_length] = 0.5 - 0.5 * np.cos(2.0 * np.pi * np.arange(fe.win_length) / period)
     return window
 
 
@@ -157,11 +193,15 @@ def filterbank(fe: FrontEnd) -> Array:
     """Triangular mel filters of height 1, float32 (n_mels, n_fft // 2 + 1).
 
     A triangle so narrow that it contains no FFT bin would always give 0. It is replaced by the linear interpolation of
-    the power spectrum at its centre (weights of the two bins around it, sum 1). All other filters are triangles.
+    the power spectrum at its centre (weights of the two bins around it, sum 1). All other filters are triangles. The
+    filters "kaldi" are triangles over mel, without this replacement.
     """
     hz = corners(fe)
     bin_hz = fe.sample_rate / fe.n_fft
     bins = np.arange(fe.n_fft // 2 + 1) * bin_hz
+    is_kaldi = fe.mel_scale == "kaldi"
+    if is_kaldi:
+        hz, bins = _kaldi_to_mel(hz), _kaldi_to_mel(bins.astype(np.float64))
     left, centre, right = (hz[i : i + fe.n_mels, None] for i in range(3))  # (n_mels, 1)
     weights = np.empty((fe.n_mels, len(bins)), np.float32)
     for start in range(0, fe.n_mels, BAND_MELS):  # in parts, because float64 of all at once may take a gigabyte
@@ -169,7 +209,7 @@ def filterbank(fe: FrontEnd) -> Array:
         rows = np.maximum(
             0.0, np.minimum((bins - left[part]) / (centre - left)[part], (right[part] - bins) / (right - centre)[part])
         )
-        empty = rows.max(axis=1) == 0.0
+        empty = (rows.max(axis=1) == 0.0) & (not is_kaldi)
         rows[empty] = np.maximum(0.0, 1.0 - np.abs(bins - np.minimum(centre[part][empty], bins[-1])) / bin_hz)
         weights[part] = rows  # (BAND_MELS, bins)
     return weights
@@ -191,7 +231,7 @@ def bands(fe: FrontEnd) -> list[Band]:
     for start in range(0, fe.n_mels, BAND_MELS):
         mels = slice(start, min(start + BAND_MELS, fe.n_mels))
         used = np.flatnonzero(weights[mels].any(axis=0))
-        bins = slice(int(used[0]), int(used[-1]) + 1)
+        bins = slice(int(used[0]), int(used[-1]) + 1) if len(used) else slice(0, 1)
         parts.append(Band(mels, bins, np.ascontiguousarray(weights[mels, bins].T)))
     return parts
 
@@ -225,21 +265,36 @@ def log_mel(fe: FrontEnd, waveform: Array) -> Array:
 
 
 def padded(fe: FrontEnd, clip: Array) -> Array:
-    """A clip, float32 (time,), prepared for `frames_of`: pre-emphasised and padded with zeros."""
-    samples = len(clip)
-    signal = np.zeros(fe.pad_before + samples + fe.pad_after(samples), np.float32)
-    emphasise(fe, clip, np.float32(0.0), signal[fe.pad_before : fe.pad_before + samples])
+    """A clip, float32 (time,), prepared for `frames_of`: pre-emphasised and padded."""
+    count, before, after = fe.emphasised_samples(len(clip)), fe.pad_before, fe.pad_after(len(clip))
+    signal = np.zeros(before + count + after, np.float32)
+    inside = signal[before : before + count]
+    emphasise(fe, clip, None, inside)
+    if fe.padding == "reflect":
+        signal[:before] = inside[before:0:-1]
+        signal[before + count :] = inside[-2 : -2 - after : -1]
     return signal
 
 
-def emphasise(fe: FrontEnd, samples: Array, previous: np.float32, out: Array) -> None:
-    """Write the pre-emphasised samples, float32 (time,), to `out`. previous: the sample before the first one, 0 at the
-    start of a clip."""
+def emphasise(fe: FrontEnd, samples: Array, previous: np.float32 | None, out: Array) -> None:
+    """Write pre-emphasised samples to `out`.
+
+    Args:
+        fe: the front end.
+        samples: float32 (time,).
+        previous: the sample before them, None at the start of a clip.
+        out: (time,); with `ahead` one sample less at the start of a clip.
+    """
+    factor = np.float32(fe.pre_emphasis)
+    if fe.ahead:
+        out[len(out) - len(samples) + 1 :] = samples[1:] - factor * samples[:-1]
+        if previous is not None and len(samples):
+            out[0] = samples[0] - factor * previous
+        return
     out[:] = samples
     if fe.pre_emphasis and len(samples):
-        factor = np.float32(fe.pre_emphasis)
         out[1:] -= factor * samples[:-1]
-        out[0] -= factor * previous
+        out[0] -= factor * (previous or np.float32(0.0))
 
 
 def frames_of(fe: FrontEnd, emphasised: Array, frames: int) -> Array:
@@ -260,6 +315,8 @@ def frames_of(fe: FrontEnd, emphasised: Array, frames: int) -> Array:
     for mels, bins, weights in plan.bands:
         np.matmul(in_blocks[:, :, bins], weights, out=mel[:, :, mels])
     np.maximum(mel, np.float32(fe.log_floor), out=mel)
+    if fe.offset:
+        mel += np.float32(fe.offset)
     np.log(mel, out=mel)
     if fe.mean or fe.std != 1.0:
         mel -= np.float32(fe.mean)
@@ -270,35 +327,53 @@ def frames_of(fe: FrontEnd, emphasised: Array, frames: int) -> Array:
 class LogMelStream:
     """Log-mel of a stream. Its values are those of `log_mel` of all samples, whatever the chunks.
 
-    It keeps less than one frame of samples between calls.
+    It keeps less than one frame of samples between calls, and with "reflect" half a frame more.
     """
 
     def __init__(self, fe: FrontEnd) -> None:
         self._fe = fe
-        self._pending: Array = np.zeros(fe.pad_before, np.float32)
-        self._previous = np.float32(0.0)
+        self._is_mirrored = fe.padding == "reflect"
+        self._begins = self._is_mirrored  # the samples that the start mirrors are not there yet
+        self._pending: Array = np.zeros(0 if self._is_mirrored else fe.pad_before, np.float32)
+        self._newest: Array = np.empty(0, np.float32)  # of the pre-emphasised samples, as many as the end mirrors
+        self._previous: np.float32 | None = None
         self._received = self._frames = 0
 
     def push(self, samples: Array) -> Array:
         """The frames that more samples, float32 (time,), complete: float32 (n_mels, k), k >= 0."""
         if len(samples):
-            pending, kept = np.empty(len(self._pending) + len(samples), np.float32), len(self._pending)
+            kept, new = len(self._pending), len(samples)
+            if self._previous is None:
+                new = self._fe.emphasised_samples(new)
+            pending = np.empty(kept + new, np.float32)
             pending[:kept] = self._pending
             emphasise(self._fe, samples, self._previous, pending[kept:])
             self._pending, self._previous = pending, np.float32(samples[-1])
             self._received += len(samples)
+            if self._is_mirrored:
+                self._mirror_start(pending[kept:])
         return self._drain()
 
     def flush(self) -> Array:
         """End the stream: the frames that padding completes, float32 (n_mels, k). Nothing may be pushed after it."""
         fe = self._fe
         if fe.frames(self._received) > self._frames:
-            self._pending = np.concatenate((self._pending, np.zeros(fe.pad_after(self._received), np.float32)))
+            after = fe.pad_after(self._received)
+            end = self._newest[-2 : -2 - after : -1] if self._is_mirrored else np.zeros(after, np.float32)
+            self._pending = np.concatenate((self._pending, end))
         return self._drain()
+
+    def _mirror_start(self, new: Array) -> None:
+        """Put the mirrored first samples before all others, once they have come, and keep what the end will mirror."""
+        reach = self._fe.pad_before + 1
+        if self._begins and len(self._pending) >= reach:
+            self._begins = False
+            self._pending = np.concatenate((self._pending[reach - 1 : 0 : -1], self._pending))
+        self._newest = np.concatenate((self._newest, new[-reach:]))[-reach:]
 
     def _drain(self) -> Array:
         fe = self._fe
-        ready = max(0, (len(self._pending) - fe.n_fft) // fe.hop_length + 1)
+        ready = 0 if self._begins else max(0, (len(self._pending) - fe.n_fft) // fe.hop_length + 1)
         if ready == 0:
             return np.empty((fe.n_mels, 0), np.float32)
         out = frames_of(fe, self._pending, ready)
@@ -333,13 +408,20 @@ def _slaney_to_hz(mel: Array64) -> Array64:
     return np.where(mel < at_break, mel * SLANEY_HZ_PER_MEL, log_part)
 
 
+def _kaldi_to_mel(hz: Array64) -> Array64:
+    mel: Array64 = 1127.0 * np.log1p(hz / 700.0)
+    return mel
+
+
 _HZ_TO_MEL: dict[str, Callable[[Array64], Array64]] = {
     "fant": lambda hz: 1000.0 / np.log(2.0) * np.log1p(hz / 1000.0),
     "htk": lambda hz: 2595.0 * np.log10(1.0 + hz / 700.0),
     "slaney": _slaney_to_mel,
+    "kaldi": _kaldi_to_mel,
 }
 _MEL_TO_HZ: dict[str, Callable[[Array64], Array64]] = {
     "fant": lambda mel: 1000.0 * np.expm1(mel * np.log(2.0) / 1000.0),
     "htk": lambda mel: 700.0 * (10.0 ** (mel / 2595.0) - 1.0),
     "slaney": _slaney_to_hz,
+    "kaldi": lambda mel: 700.0 * np.expm1(mel / 1127.0),
 }

@@ -24,6 +24,24 @@ CONFIGS = [
         pre_emphasis=0.5,
     ),
     FrontEnd(n_fft=4801, win_length=4801, hop_length=1920, padding="end", mean=-3.0, std=4.0),
+    FrontEnd(padding="reflect"),
+    FrontEnd(padding="reflect", hop_length=2000, pre_emphasis=0.9),
+    FrontEnd(padding="end", pre_emphasis=0.97, ahead=True, hop_length=700),
+    FrontEnd(  # that of EfficientAT's networks, at half their rate
+        pre_emphasis=0.97,
+        ahead=True,
+        n_fft=512,
+        win_length=400,
+        symmetric=True,
+        hop_length=160,
+        padding="reflect",
+        n_mels=128,
+        mel_scale="kaldi",
+        log_floor=1e-30,
+        log_offset=1e-5,
+        mean=-4.5,
+        std=5.0,
+    ),
 ]
 
 
@@ -34,16 +52,17 @@ def noise(samples: int, seed: int = 0) -> np.ndarray:
 def slow_log_mel(fe: FrontEnd, waveform: np.ndarray) -> np.ndarray:
     """The log-mel by its definition, frame by frame in float64."""
     x = waveform.astype(np.float64)
-    y = x - fe.pre_emphasis * np.concatenate(([0.0], x[:-1]))
-    if fe.padding == "center":
-        y = np.pad(y, fe.n_fft // 2)
+    y = x[1:] - fe.pre_emphasis * x[:-1] if fe.ahead else x - fe.pre_emphasis * np.concatenate(([0.0], x[:-1]))
+    if fe.padding in ("center", "reflect"):
+        y = np.pad(y, fe.n_fft // 2, "reflect" if fe.padding == "reflect" else "constant")
     columns, start = [], 0
     while start + fe.n_fft <= len(y) or (
         fe.padding == "end" and (start == 0 or start - fe.hop_length + fe.n_fft < len(y))
     ):
         frame = np.pad(y[start : start + fe.n_fft], (0, max(0, start + fe.n_fft - len(y))))
         power = np.abs(np.fft.rfft(frame * window_array(fe))) ** 2
-        columns.append((np.log(np.maximum(filterbank(fe) @ power, fe.log_floor)) - fe.mean) / fe.std)
+        mel = np.maximum(filterbank(fe) @ power, fe.log_floor) + (fe.log_offset or 0.0)
+        columns.append((np.log(mel) - fe.mean) / fe.std)
         start += fe.hop_length
     return np.stack(columns, axis=1)
 
@@ -131,6 +150,29 @@ def test_every_filter_has_weights_even_if_narrower_than_a_bin(scale):
     assert np.all(np.diff([weights @ np.arange(129) / weights.sum() for weights in bank]) > -0.5), "centres rise"
 
 
+def test_filters_of_kaldi_are_triangles_over_mel_and_may_be_empty():
+    fe = FrontEnd(mel_scale="kaldi", sample_rate=32000, n_fft=1024, win_length=800, n_mels=128, f_max=15000.0)
+    mel = 1127 * np.log1p(np.arange(513) * 31.25 / 700)
+    corners = np.linspace(0.0, 1127 * np.log1p(15000 / 700), 130)
+    expected = np.stack([np.interp(mel, corners[i : i + 3], [0.0, 1.0, 0.0]) for i in range(128)])
+    np.testing.assert_allclose(filterbank(fe), expected, atol=1e-6)
+    narrow = filterbank(msgspec.structs.replace(fe, n_mels=256))
+    assert not np.all(narrow.any(axis=1))
+
+
+def test_fields_of_published_networks_are_in_no_file_unless_they_are_set():
+    encoded = msgspec.json.encode(FrontEnd())
+    assert not any(name in encoded for name in (b"symmetric", b"ahead", b"log_offset"))
+    fe = CONFIGS[-1]
+    assert msgspec.json.decode(msgspec.json.encode(fe), type=FrontEnd) == fe
+
+
+def test_a_symmetric_window_ends_as_it_begins():
+    window = window_array(FrontEnd(n_fft=16, win_length=9, hop_length=4, symmetric=True))
+    np.testing.assert_allclose(window[3:12], window[3:12][::-1], atol=1e-7)
+    assert window[7] == 1.0
+
+
 def test_wide_filters_are_triangles():
     fe = FrontEnd(mel_scale="htk", n_mels=10)
     corners = 700 * (10 ** (np.linspace(0, 2595 * np.log10(1 + 8000 / 700), 12) / 2595) - 1)
@@ -160,10 +202,12 @@ def test_window_is_periodic_hann_in_the_middle_of_the_frame():
         ({"sample_rate": 0}, "sample_rate is 0"),
         ({"sample_rate": 999}, "sample_rate is 999"),
         ({"sample_rate": 768_001}, "sample_rate is 768001"),
-        ({"padding": "same"}, "padding is 'same'; .*none, center, end"),
+        ({"padding": "same"}, "padding is 'same'; .*none, center, reflect, end"),
         ({"mel_scale": "bark"}, "'bark'; .*fant, htk, slaney"),
         ({"pre_emphasis": 1.0}, "pre_emphasis is 1.0"),
         ({"log_floor": 0.0}, "log_floor is 0.0"),
+        ({"log_offset": -1.0}, "log_offset is -1.0"),
+        ({"ahead": True}, "ahead"),
         ({"std": 0.0}, "std 0.0"),
         ({"mean": float("nan")}, "mean is nan"),
     ],

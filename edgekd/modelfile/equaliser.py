@@ -77,7 +77,7 @@ class BandMean:
 
     def not_silent(self, features: NDArray[np.float32]) -> NDArray[np.bool_]:
         """Mask (..., frame) of the frames that are not digital silence."""
-        floor = (math.log(self._fe.log_floor) + FLOOR_TOLERANCE - self._fe.mean) / self._fe.std
+        floor = (self._fe.log_least + FLOOR_TOLERANCE - self._fe.mean) / self._fe.std
         loud: NDArray[np.bool_] = features.max(axis=-2) > floor
         return loud
 

@@ -18,6 +18,7 @@ from edgekd.models.cp_mobile import CpMobile, CpMobileConfig
 from edgekd.models.cp_resnet import CpResNet, CpResNetConfig
 from edgekd.models.hltdnn import HLTdnn, HLTdnnConfig
 from edgekd.models.logmel import LogMel
+from edgekd.models.mn import Mn, MnConfig, load_mn
 from edgekd.models.mobilenet_v1 import MobileNetV1, MobileNetV1Config, load_first_layers
 from edgekd.models.mobilenet_v2 import MobileNetV2, MobileNetV2Config
 from edgekd.models.raw_cnn import RawCnn, RawCnnConfig
@@ -42,6 +43,7 @@ ModelConfig = (
     | AstConfig
     | YamnetConfig
     | MobileNetV1Config
+    | MnConfig
 )
 """A frozen config; its tag is the `kind` in TOML."""
 
@@ -60,6 +62,7 @@ MODELS: dict[type[ModelConfig], Callable[..., AudioNetwork]] = {
     BlackBoxConfig: BlackBoxNetwork,
     AstConfig: AstNetwork,
     YamnetConfig: Yamnet,
+    MnConfig: Mn,
 }
 """Config -> network, called with (config, labels). Any network can teach. One that consists of blocks with an integer
 form (`edgekd.quant`) can also be exported."""
@@ -95,6 +98,8 @@ def initial(config: ModelConfig, labels: int) -> AudioNetwork:
         load_yamnet(model, config.weights)
     if isinstance(config, MobileNetV1Config) and isinstance(model, MobileNetV1) and config.weights:
         load_first_layers(model, config.weights)
+    if isinstance(config, MnConfig) and isinstance(model, Mn) and config.weights:
+        load_mn(model, config.weights)
     return model
 
 

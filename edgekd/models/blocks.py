@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from edgekd.errors import InputError
 from edgekd.models.base import TensorModule
 
-Activation = Literal["none", "relu", "silu", "sigmoid", "hard_sigmoid"]
+Activation = Literal["none", "relu", "silu", "hard_swish", "sigmoid", "hard_sigmoid"]
 Pooling = Literal["mean", "attention"]
 Size = int | tuple[int, int]
 
@@ -29,11 +29,14 @@ def eights(channels: float) -> int:
 
 
 def activate(x: Tensor, activation: Activation) -> Tensor:
-    """Apply an activation by name; hard sigmoid is clip(x / 6 + 1 / 2, 0, 1) (Howard et al. 2019)."""
+    """Apply an activation by name; hard sigmoid is clip(x / 6 + 1 / 2, 0, 1), and hard swish x times that (Howard et
+    al. 2019)."""
     if activation == "relu":
         return F.relu(x)
     if activation == "silu":
         return F.silu(x)
+    if activation == "hard_swish":
+        return F.hardswish(x)
     if activation == "sigmoid":
         return torch.sigmoid(x)
     return F.hardsigmoid(x) if activation == "hard_sigmoid" else x
@@ -80,7 +83,7 @@ class ConvNormAct(Block):
     """Convolution (also depthwise, grouped, dilated), batch or sub-spectral norm, activation.
 
     norm: "batch" (folds into the convolution), "none" (the convolution then has a bias if `bias`) or "sub_spectral"
-    with `bands` > 1.
+    with `bands` > 1. eps: of batch norm.
     """
 
     def __init__(
@@ -97,6 +100,7 @@ class ConvNormAct(Block):
         bands: int = 1,
         activation: Activation = "relu",
         bias: bool = True,
+        eps: float = 1e-5,
     ) -> None:
         super().__init__()
         self.conv = nn.Conv2d(
@@ -111,7 +115,7 @@ class ConvNormAct(Block):
         )
         self.norm: nn.Module = nn.Identity()
         if norm == "batch":
-            self.norm = nn.BatchNorm2d(outputs)
+            self.norm = nn.BatchNorm2d(outputs, eps)
         elif norm == "sub_spectral":
             self.norm = SubSpectralNorm(outputs, bands)
         self.activation: Activation = activation
@@ -289,14 +293,18 @@ def basic_block(inputs: int, outputs: int, kernels: tuple[Size, Size], groups: i
 
 
 class SqueezeExcite(TensorModule):
-    """Channel gate: mean -> 1x1 to channels / reduction, ReLU -> 1x1, gate (Hu et al. 2018). A hard sigmoid costs no
-    integer op."""
+    """Channel gate: mean -> 1x1 to channels / reduction (or `hidden` channels), ReLU -> 1x1, gate (Hu et al. 2018). A
+    hard sigmoid costs no integer op."""
 
     def __init__(
-        self, channels: int, reduction: int = 16, gate: Literal["sigmoid", "hard_sigmoid"] = "hard_sigmoid"
+        self,
+        channels: int,
+        reduction: int = 16,
+        gate: Literal["sigmoid", "hard_sigmoid"] = "hard_sigmoid",
+        hidden: int | None = None,
     ) -> None:
         super().__init__()
-        hidden = max(1, channels // reduction)
+        hidden = max(1, channels // reduction) if hidden is None else hidden
         self.pool = MeanPool()
         self.squeeze = ConvNormAct(channels, hidden, norm="none")
         self.excite = ConvNormAct(hidden, channels, norm="none", activation=gate)

@@ -64,7 +64,8 @@ class LogMel(nn.Module):
             hop: int64 (batch,) samples from one frame to the next for each clip, in place of the front end's. More
                 audio in as many frames is faster audio at the same pitch.
             samples: with `hop`, the samples that the frames would take at the front end's hop, which decides their
-                number. The waveform has `samples + (frames - 1) * (hop - hop_length)` or more.
+                number. The waveform has `samples + (frames - 1) * (hop - hop_length)` or more; padding "reflect"
+                mirrors its end.
 
         Returns:
             float32 (batch, 1, mel, frame) or (batch, channels, mel, frame).
@@ -120,7 +121,10 @@ class LogMel(nn.Module):
         bins = rounded.view(n * f, -1)
         for index, band in enumerate(self.bands):
             torch.mm(bins[:, band.bins], self.get_buffer(f"band{index}"), out=mel[:, band.mels])
-        return mel.clamp_(min=self.fe.log_floor).log_().view(n, f, -1).transpose(1, 2)
+        mel.clamp_(min=self.fe.log_floor)
+        if self.fe.offset:
+            mel.add_(self.fe.offset)
+        return mel.log_().view(n, f, -1).transpose(1, 2)
 
     def _work(self, device: torch.device, frames: int) -> _Work:
         """Arrays for several clips of `frames` frames, or for a part of one clip."""
@@ -142,7 +146,9 @@ class LogMel(nn.Module):
 
     def _prepare(self, clips: Tensor, pad_after: int) -> Tensor:
         """Clips (n, time) with pre-emphasis and padding: float32 (n, padded time)."""
-        clips = clips.float()
-        if self.fe.pre_emphasis:
-            clips = clips - self.fe.pre_emphasis * F.pad(clips, (1, -1))
-        return F.pad(clips, (self.fe.pad_before, pad_after))
+        fe, clips = self.fe, clips.float()
+        if fe.ahead:
+            clips = clips[:, 1:] - fe.pre_emphasis * clips[:, :-1]
+        elif fe.pre_emphasis:
+            clips = clips - fe.pre_emphasis * F.pad(clips, (1, -1))
+        return F.pad(clips, (fe.pad_before, pad_after), "reflect" if fe.padding == "reflect" else "constant")

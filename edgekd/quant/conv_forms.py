@@ -25,6 +25,7 @@ _OUTPUT_KINDS: dict[blocks.Activation, Kind] = {
     "relu": "unsigned",
     "hard_sigmoid": "hard_gate",
     "silu": "signed",
+    "hard_swish": "signed",
     "sigmoid": "signed",
 }
 """Activation -> kind of the edge that a convolution writes."""
@@ -74,13 +75,15 @@ class QuantConv(QuantBlock):
         self.activation = activation
         self._source = (source,)  # in a tuple, so that it is no submodule: it belongs to another block
         self.output = ActQuant(_OUTPUT_KINDS[activation])
-        """Quantiser of the convolution's output; with "silu" and "sigmoid" of the value before the logistic
-        function."""
+        """Quantiser of the convolution's output; with "silu", "hard_swish" and "sigmoid" of the value before the
+        gate."""
         self.gate: ActQuant | nn.Identity = nn.Identity()
         self.product: ActQuant | nn.Identity = nn.Identity()
         if activation in ("silu", "sigmoid"):
             self.gate = ActQuant("soft_gate")
-        if activation == "silu":
+        if activation == "hard_swish":
+            self.gate = ActQuant("hard_gate")
+        if activation in ("silu", "hard_swish"):
             self.product = ActQuant("signed")
 
     @property
@@ -96,7 +99,7 @@ class QuantConv(QuantBlock):
         x = F.conv2d(inputs[0], weight.value, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
         if isinstance(self.gate, ActQuant):
             x = self.output(x)
-            gate = self.gate(torch.sigmoid(x))
+            gate = self.gate(F.hardsigmoid(x) if self.activation == "hard_swish" else torch.sigmoid(x))
             return self.product(x * gate) if isinstance(self.product, ActQuant) else gate
         return self.output(blocks.activate(x, self.activation))
 
@@ -138,13 +141,35 @@ class QuantConv(QuantBlock):
         )
         if isinstance(self.gate, ActQuant):
             gate = build.edge(f"{name}.gate", build.edges[output].shape, self.gate)
-            build.ops.append(q.SigmoidOp(f"{name}.gate", output, gate))
+            build.ops.append(
+                _hard_sigmoid(f"{name}.gate", build.edges[output], gate)
+                if self.activation == "hard_swish"
+                else q.SigmoidOp(f"{name}.gate", output, gate)
+            )
             if not isinstance(self.product, ActQuant):
                 return gate
             product = build.edge(f"{name}.product", build.edges[output].shape, self.product)
             build.ops.append(q.MulOp(f"{name}.product", (output, gate), product))
             return product
         return output
+
+
+def _hard_sigmoid(name: str, source: q.Edge, output: str) -> q.ConvOp:
+    """clip(x / 6 + 1 / 2, 0, 1) of an edge, as a depthwise 1x1 convolution."""
+    channels, step = source.shape[0], source.scale / 6 / q.INT8_MAX
+    return q.ConvOp(
+        name,
+        source.name,
+        output,
+        np.full((channels, 1, 1, 1), q.INT8_MAX, np.int8),
+        np.full(channels, 1 / 6 / q.INT8_MAX, np.float32),
+        np.full(channels, round(0.5 / step), np.int32),
+        (1, 1),
+        q.NO_PADDING,
+        (1, 1),
+        channels,
+        "clip01",
+    )
 
 
 class QuantNorm(QuantConv):

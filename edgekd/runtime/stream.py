@@ -47,9 +47,9 @@ class WindowStream:
         self._fe, self._window, self._hop, self._gate_rms = fe, window, round(hop_s * fe.sample_rate), gate_rms
         self._frames = fe.frames(window)
         starts = np.arange(self._frames) * fe.hop_length - fe.pad_before
-        # frames that reach over the window's left edge
-        self._left = int(np.sum(starts <= 0 if fe.pre_emphasis else starts < 0))
-        self._right = int(np.sum(starts + fe.n_fft > window))
+        # frames that reach over the window's edges; a pre-emphasis that is not ahead reads the sample before the frame
+        self._left = int(np.sum(starts <= 0 if fe.pre_emphasis and not fe.ahead else starts < 0))
+        self._right = int(np.sum(starts + fe.n_fft > fe.emphasised_samples(window)))
         shared = self._frames - self._left - self._right - self._hop // fe.hop_length
         self._grid = fe.hop_length if shared > 0 else 1
         self._frontend_stream = LogMelStream(fe) if shared > 0 else None

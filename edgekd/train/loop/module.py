@@ -254,9 +254,7 @@ class TrainingModule(pl.LightningModule):
                 x = mix_style(x, batch["style"], batch["style_share"])
             if augment.filter_p > 0:
                 fe = self.front.fe
-                x = filter_bands(
-                    x, batch["filter_db"] * (NEPERS_PER_DB / fe.std), (math.log(fe.log_floor) - fe.mean) / fe.std
-                )
+                x = filter_bands(x, batch["filter_db"] * (NEPERS_PER_DB / fe.std), (fe.log_least - fe.mean) / fe.std)
             if augment.mel_masks:
                 x = mask(x, MEL_AXIS, batch["mel_start"], batch["mel_width"])
             if augment.time_masks:

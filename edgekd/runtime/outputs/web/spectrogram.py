@@ -30,7 +30,7 @@ class Spectrogram:
         self.column_s = self._per_column * fe.hop_length / fe.sample_rate
         self.bands = min(BANDS, fe.n_mels)
         self._edges = np.arange(self.bands) * fe.n_mels // self.bands
-        self._floor = math.log(fe.log_floor)
+        self._floor = fe.log_least
         # the peak of a full-scale sine is half the sum of a Hann window, which is half its length
         self._range = max(1.0, 2.0 * math.log(fe.win_length / 4.0) - self._floor)
         self._taken = 0  # frames so far
