@@ -109,7 +109,7 @@ def check_weights(config: ModelConfig) -> None:
     Raises:
         InputError: it is missing or damaged.
     """
-    if isinstance(config, Cnn14Config | YamnetConfig | MobileNetV1Config) and config.weights:
+    if isinstance(config, Cnn14Config | YamnetConfig | MobileNetV1Config | MnConfig) and config.weights:
         find(config.weights)
     if isinstance(config, BlackBoxConfig):
         find(config.file)

@@ -6,6 +6,7 @@ At the published width 0.4 the 15 blocks and the last convolution have 516,128 p
 AudioSet's, so the dense layers after the pool are not used. `PUBLISHED` is its front end.
 """
 
+import io
 import pickle
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
+from edgekd.data.weights import find
 from edgekd.errors import InputError
 from edgekd.frontend import FrontEnd
 from edgekd.models.base import AudioNetwork, InputKind
@@ -97,7 +99,10 @@ class MnConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fiel
     strides: tuple[int, ...] = ()
     """Strides of the first blocks, likewise."""
     activation: Literal["hard_swish", "silu", "relu"] = "hard_swish"
-    """Of the stem, the later blocks and the last convolution; the first six blocks have ReLU."""
+    """Of the later blocks and the last convolution; the first six blocks have ReLU."""
+    stem_activation: Literal["hard_swish", "silu", "relu"] = "hard_swish"
+    stem_stride: tuple[int, int] = (2, 2)
+    """Over mel and frame."""
     gate: Literal["sigmoid", "hard_sigmoid", "none"] = "sigmoid"
     """Of squeeze-excitation; "none" leaves it out."""
     weights: str = ""
@@ -171,7 +176,7 @@ class Mn(AudioNetwork):
         self.log_mel: nn.Module = PublishedFeatures(config.rate) if config.front == "published" else nn.Sequential()
         channels = _scaled(_STEM * config.width)
         layers: list[nn.Module] = [
-            _conv(config.channels, channels, 3, stride=2, padding=1, activation=config.activation)
+            _conv(config.channels, channels, 3, stride=config.stem_stride, padding=1, activation=config.stem_activation)
         ]
         for row in _rows(config):
             layers.append(_block(row, channels, config))
@@ -243,7 +248,7 @@ def load_mn(model: Mn, weights: str) -> None:
     Raises:
         InputError: the file is missing, damaged or of another network, or a layer is wider than the published one.
     """
-    path = Path(weights)
+    path = find(weights)
     tensors = _read(path)
     try:
         _copy_all(model.features, tensors)
@@ -260,10 +265,13 @@ class _WidthError(Exception):
 def _read(path: Path) -> Tensors:
     """The tensors of a state dict; code in it is not run."""
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as file:
+            content = io.BytesIO(file.read())
     except OSError as error:
         raise InputError(f"mn: {path} cannot be read ({error.strerror}); give a readable file") from None
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
+    try:
+        found = torch.load(content, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"mn: {path} is damaged or holds more than tensors ({reason}); fetch it again") from None
     if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):

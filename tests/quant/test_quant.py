@@ -17,6 +17,7 @@ from edgekd.models.bc_resnet import BcResNetAscConfig, BcResNetConfig
 from edgekd.models.blocks import Add, ConvNormAct, MaxPool, PooledClassifier, ResidualNorm
 from edgekd.models.cp_mobile import CpMobileConfig
 from edgekd.models.cp_resnet import CpResNetConfig
+from edgekd.models.mn import MnConfig
 from edgekd.models.mobilenet_v2 import MobileNetV2Config
 from edgekd.models.serfr_cnn import SerfrCnnConfig
 from edgekd.qgraph import addition, graph, onnx, reduction, reference, tflite
@@ -38,6 +39,8 @@ CONFIGS: list[ModelConfig] = [
     CpResNetConfig(stem=8, widths=(8, 16), kernels=((3, 3), (3, 1)), groups=(1, 2), pools=(0, 1), dropout=0.5),
     MobileNetV2Config(width=0.25, stages=4, last_width=32),
     CpMobileConfig(width=8, depths=(2, 1), strides=((1, 2), (2, 1), (1, 1))),
+    MnConfig(blocks=8, last=32, expanded=(8, 16, 16)),
+    MnConfig(blocks=5, last=0, gate="hard_sigmoid", activation="silu"),
 ]
 
 
