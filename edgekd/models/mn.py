@@ -1,8 +1,8 @@
 """MobileNetV3 at any width (Howard et al. 2019), as EfficientAT trained it on AudioSet (Schmid, Koutini and Widmer
 2023, arXiv 2211.04772): a teacher, or with its first blocks a student.
 
-At the published width 0.4 the 15 blocks and the last convolution have 516,128 parameters and 12.4 MMAC on 101 frames of
-128 mels; the stem and the first 11 blocks have 74,288 and 7.2. `weights` names a published state dict. Its labels are
+At the published width 0.4 the 15 blocks and the last convolution have 516,128 parameters and 12.3 MMAC on 100 frames of
+128 mels; the stem and the first 11 blocks have 74,288 and 7.1. `weights` names a published state dict. Its labels are
 AudioSet's, so the dense layers after the pool are not used. `PUBLISHED` is its front end.
 """
 

@@ -88,7 +88,7 @@ def test_sizes_are_the_published_ones() -> None:
         return parameters - pooled - 1, mmac
 
     assert features(15, None) == (516_128, pytest.approx(12.3, abs=0.1))
-    assert features(11, 0) == (74_288, pytest.approx(7.2, abs=0.1))
+    assert features(11, 0) == (74_288, pytest.approx(7.1, abs=0.1))
 
 
 def test_published_weights_compute_the_published_network(tmp_path: Path) -> None:
