@@ -149,7 +149,7 @@ def test_qat_learns_weights_and_scales_until_frozen() -> None:
     "config",
     [pytest.param(CONFIGS[0], id="SerfrCnn"), pytest.param(CONFIGS[3], id="BcResNetAsc", marks=pytest.mark.slow)],
 )
-def test_settling_widens_the_margin_of_every_addition_and_moves_scales_by_last_bits(config: ModelConfig) -> None:
+def test_settling_widens_the_margin_of_every_addition_and_moves_scales_a_little(config: ModelConfig) -> None:
     network = quantised(config)
     before = lower(network, FrontEnd(n_mels=MELS), FRAMES)
     settle(network, (MELS, FRAMES))
@@ -161,8 +161,25 @@ def test_settling_widens_the_margin_of_every_addition_and_moves_scales_by_last_b
             [addition.margin(tuple(lowered.edges[name] for name in op.inputs), lowered.edges[op.output]) for op in adds]
         )
     assert min(margins[1]) > 5e-6 > min(margins[0])
-    moved = [abs(after.edges[name].scale / edge.scale - 1) for name, edge in before.edges.items()]
-    assert 0 < max(moved) < 1e-5
+    means = {op.output for op in after.ops if isinstance(op, graph.AvgPoolOp)}
+    moved = {name: abs(after.edges[name].scale / edge.scale - 1) for name, edge in before.edges.items()}
+    assert max(moved[name] for name in means) < 0.01
+    assert 0 < max(share for name, share in moved.items() if name not in means) < 1e-5
+
+
+def test_settling_leaves_no_sum_of_a_large_mean_near_a_tie() -> None:
+    network = quantised(CONFIGS[0])
+    settle(network, (MELS, FRAMES))
+    lowered = lower(network, FrontEnd(n_mels=MELS), FRAMES)
+    margins = []
+    for op in lowered.ops:
+        elements = isinstance(op, graph.AvgPoolOp) and op.kernel[0] * op.kernel[1]
+        if elements and elements > 100:
+            source, output = lowered.edges[op.input], lowered.edges[op.output]
+            means = np.arange(255 * elements + 1) * (source.scale / elements / output.scale)
+            margins.append(np.abs(means % 1 - 0.5).min())
+    assert margins
+    assert min(margins) > 1e-4
 
 
 def test_settling_leaves_no_mean_that_a_fused_multiply_add_changes() -> None:
