@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from edgekd.models import blocks
 from edgekd.qgraph import graph as q
-from edgekd.quant.activation import ActQuant, range_quantiser
+from edgekd.quant.activation import ActQuant, quantiser_like, range_quantiser
 from edgekd.quant.block import QuantBlock
 from edgekd.quant.builder import GraphBuilder
 from edgekd.quant.conv_forms import QuantNorm, conv_form
@@ -42,7 +42,8 @@ class QuantMultiply(QuantBlock):
     def __init__(self, block: blocks.Multiply, inputs: list[ActQuant]) -> None:
         super().__init__()
         del block
-        self.output = range_quantiser(any(edge.signed for edge in inputs))
+        x, gate = inputs
+        self.output = range_quantiser(x.signed or gate.signed) if gate.signed else quantiser_like(x)
 
     @property
     def edge(self) -> ActQuant:
@@ -84,7 +85,7 @@ class QuantAvgPool(QuantBlock):
     def __init__(self, block: blocks.AvgPool, inputs: list[ActQuant]) -> None:
         super().__init__()
         self.kernel, self.stride, self.padding = block.kernel, block.stride, block.padding
-        self.output = range_quantiser(inputs[0].signed)
+        self.output = quantiser_like(inputs[0])
 
     @property
     def edge(self) -> ActQuant:
@@ -106,7 +107,7 @@ class QuantMeanPool(QuantBlock):
     def __init__(self, block: blocks.MeanPool, inputs: list[ActQuant]) -> None:
         super().__init__()
         self.axes = block.axes
-        self.output = range_quantiser(inputs[0].signed)
+        self.output = quantiser_like(inputs[0])
 
     @property
     def edge(self) -> ActQuant:
