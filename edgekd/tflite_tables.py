@@ -20,7 +20,15 @@ PADDING, SAME, VALID, AXIS, KEEP_DIMS = 0, 0, 1, 0, 0
 FLOAT32, INT32, INT8 = 0, 2, 9
 """Types of tensors."""
 
+IDENTIFIER, IDENTIFIER_START = b"TFL3", 4
+"""The bytes by which a .tflite file is known, and where they are."""
+
 Shape = tuple[int, ...]
+
+
+def is_tflite(content: bytes) -> bool:
+    """Whether the bytes of a file are a .tflite model."""
+    return content[IDENTIFIER_START : IDENTIFIER_START + len(IDENTIFIER)] == IDENTIFIER
 
 
 def table(content: bytes, reference: int) -> int:

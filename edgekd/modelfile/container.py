@@ -20,6 +20,7 @@ from edgekd.errors import InputError, nearest
 from edgekd.files import atomic_write
 from edgekd.modelfile.manifest import Manifest, decode, encode, refuse_unfit_texts
 from edgekd.protobuf import MODEL_GRAPH, MODEL_METADATA, DamagedError, field, fields
+from edgekd.tflite_tables import is_tflite
 
 SUFFIXES = (".tflite", ".onnx")
 MANIFEST_KEY, DIGEST_KEY = "edgekd.json", "edgekd.sha256"
@@ -30,7 +31,6 @@ ENTRY_SIGNATURE, MAX_ENTRIES = b"PK\x01\x02", 64
 metadata a few."""
 MAX_MODEL_BYTES = 2**26
 """Largest file that is read."""
-TFLITE_IDENTIFIER, IDENTIFIER_START = b"TFL3", 4
 WEIGHT_PARTS: dict[str, dict[int, str]] = {
     "graph": {1: "node", 5: "tensor", 15: "sparse tensor"},
     "node": {5: "attribute"},
@@ -176,7 +176,7 @@ def _check_kind(path: Path, raw: bytes) -> None:
     """Raise where the bytes are not in the format of the suffix."""
     try:
         if path.suffix == ".tflite":
-            matches = raw[IDENTIFIER_START : IDENTIFIER_START + len(TFLITE_IDENTIFIER)] == TFLITE_IDENTIFIER
+            matches = is_tflite(raw)
         else:
             matches = any(number == MODEL_GRAPH for number, _, _, _ in fields(raw))
             _check_structure(raw)
