@@ -100,7 +100,10 @@ class OnnxFile:
     def __init__(self, content: bytes) -> None:
         self.content, self.left = content, SHARING * len(content)
         graph = Message(content, [(0, len(content))]).merged(MODEL_GRAPH)
-        (source,), (output,) = graph.each(GRAPH_INPUT), graph.each(GRAPH_OUTPUT)
+        inputs, outputs = list(graph.each(GRAPH_INPUT)), list(graph.each(GRAPH_OUTPUT))
+        if len(inputs) != 1 or len(outputs) != 1:
+            raise ValueError(f"it has {len(inputs)} inputs and {len(outputs)} outputs")
+        (source,), (output,) = inputs, outputs
         kind = source.merged(VALUE_TYPE).merged(TYPE_TENSOR)
         if kind.integers(TENSOR_ELEMENT) != [UINT8]:
             raise ValueError("it does not read uint8; give the int8 file")
@@ -117,7 +120,8 @@ class OnnxFile:
         constant, dtype = self.constants[name], np.dtype(DTYPES[kind])
         start, end = constant.raw
         self.left -= end - start
-        if constant.type != kind or end - start != prod(constant.shape) * dtype.itemsize or self.left < 0:
+        fits = end - start == prod(constant.shape) * dtype.itemsize and min(constant.shape, default=1) > 0
+        if constant.type != kind or not fits or self.left < 0:
             raise ValueError(f"'{name}' is no constant of its type and shape")
         values: NDArray[Any] = np.frombuffer(self.content, dtype, prod(constant.shape), start).reshape(constant.shape)
         return values
@@ -134,8 +138,10 @@ class OnnxFile:
     def _node(node: Message) -> Node:
         name, inputs, (output,) = node.text(NODE_OPERATOR), node.texts(NODE_INPUT), node.texts(NODE_OUTPUT)
         kind = Onnx.__members__.get(name)
-        if kind is None or INPUTS.get(kind, 1) not in (None, len(inputs)):
-            raise ValueError(f"{name} '{output}' with {len(inputs)} inputs is none that edgekd writes")
+        if kind is None:
+            raise ValueError(f"{name} '{output}' is an operator that edgekd does not write")
+        if INPUTS.get(kind, 1) not in (None, len(inputs)):
+            raise ValueError(f"{name} '{output}' has {len(inputs)} inputs")
         attributes = {
             attribute.text(ATTRIBUTE_NAME): tuple(
                 number for field in ATTRIBUTE_INTEGERS for number in attribute.integers(field)

@@ -17,14 +17,17 @@ again. Where an int8 file does not hold a field, the graph has what lowering giv
 import struct
 from pathlib import Path
 
+import numpy as np
+
 from edgekd.errors import InputError
 from edgekd.protobuf import DamagedError
 from edgekd.qgraph import read_onnx, read_tflite
 from edgekd.qgraph.graph import QGraph
 from edgekd.qgraph.restore import restored
+from edgekd.text import short_line
 from edgekd.tflite_tables import is_tflite
 
-FOREIGN = (ValueError, LookupError, struct.error, DamagedError)
+FOREIGN = (ValueError, LookupError, ArithmeticError, struct.error, DamagedError)
 """What readers raise for a file that edgekd did not write, or that is damaged."""
 WHAT_TO_DO = "give an int8 file that 'edgekd export' wrote"
 
@@ -45,17 +48,30 @@ def read_graph(model: str | Path | bytes) -> QGraph:
     where, content = ("the model", model) if isinstance(model, bytes) else (str(model), _bytes_of(Path(model)))
     read = read_tflite.read if is_tflite(content) else read_onnx.read
     try:
-        graph = restored(read(content))
-    except FOREIGN as error:
-        raise InputError(f"{where}: not a graph that edgekd writes, or damaged ({error}); {WHAT_TO_DO}") from None
-    try:
-        graph.validate()
+        with np.errstate(all="ignore"):  # a damaged file may hold any float
+            graph = restored(read(content))
+            graph.validate()
     except InputError as error:
-        raise InputError(f"{where}: {error}") from None
+        raise InputError(f"{where}: {_reason(error)}") from None
+    except FOREIGN as error:
+        raise InputError(
+            f"{where}: not a graph that edgekd writes, or damaged ({_reason(error)}); {WHAT_TO_DO}"
+        ) from None
     return graph
 
 
+def _reason(error: Exception) -> str:
+    """What is wrong with a file, in one line."""
+    if isinstance(error, struct.error | IndexError):
+        return "a reference leads out of the file"
+    if isinstance(error, UnicodeDecodeError):
+        return "a name is not UTF-8"
+    return short_line(f"{error} is missing" if isinstance(error, KeyError) else str(error))
+
+
 def _bytes_of(path: Path) -> bytes:
+    if path.exists() and not path.is_file():  # a pipe would block, and a device may have no end
+        raise InputError(f"{path}: not a regular file; give a .tflite or .onnx file")
     try:
         return path.read_bytes()
     except OSError as error:

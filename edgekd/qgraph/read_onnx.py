@@ -206,7 +206,7 @@ class _OnnxReader:
         return values.astype(DTYPES[kind][1:]), scale.astype(np.float32)
 
     def _pad(self, node: Node) -> None:
-        source, pads = self._read(node.inputs[0]), self.file.values(node.inputs[1], INT64).tolist()
+        source, pads = self._read(node.inputs[0]), self.file.values(node.inputs[1], INT64).reshape(-1).tolist()
         batch, channel, before_mel, before_frame, *ends = pads
         if (
             batch
@@ -254,7 +254,7 @@ class _OnnxReader:
 
     def _one_of(self, name: str) -> int:
         """The value of a constant int64 vector of one number."""
-        (value,) = self.file.values(name, INT64).tolist()
+        (value,) = self.file.values(name, INT64).reshape(-1).tolist()
         return int(value)
 
     def _real(self, name: str, reader: Onnx) -> str:
@@ -262,7 +262,7 @@ class _OnnxReader:
         node = self.reals[name]
         edge = self._read(node.inputs[0])
         scale = self._scalar(node.inputs[1], FLOAT)
-        if reader is Onnx.Add and abs(scale / edge.scale - 1) > NEAR:
+        if reader is Onnx.Add and not abs(scale / edge.scale - 1) <= NEAR:
             raise ValueError(f"'{edge.name}' is added with another scale, {scale} in place of {edge.scale}")
         return edge.name
 
@@ -280,6 +280,6 @@ class _OnnxReader:
 
     def _edge(self, name: str, shape: Shape) -> None:
         root = self._root(name)
-        if name in self.edges or root not in self.quantisation:
-            raise ValueError(f"'{name}' is written twice, or the file does not hold its scale")
+        if name in self.edges or root not in self.quantisation or min(shape) < 1:
+            raise ValueError(f"'{name}' of shape {shape} is written twice, empty, or without a scale in the file")
         self.edges[name] = Edge(name, shape, *self.quantisation[root])

@@ -155,7 +155,7 @@ class _TfliteReader:
     def _mean(self, op: Operator, source: Edge, name: str) -> AvgPoolOp:
         """A pool over complete axes, whose stride is not in the file: the kernel's size, as of every such pool that
         lowering makes."""
-        axes = self.file.values(op.inputs[1], INT32).tolist()
+        axes = self.file.values(op.inputs[1], INT32).reshape(-1).tolist()
         if not self.file.option(op, KEEP_DIMS, "B") or not axes or not {*axes} <= {1, 2}:
             raise ValueError(f"MEAN '{name}' over axes {axes}")
         kernel = (source.shape[1] if 1 in axes else 1, source.shape[2] if 2 in axes else 1)

@@ -94,8 +94,10 @@ class TfliteFile:
         inputs, outputs = (
             integers(self.content, start, each, self.operators) for each in (OPERATOR_INPUTS, OPERATOR_OUTPUTS)
         )
-        if kind is None or len(outputs) != 1 or not inputs or kind.value.inputs not in (None, len(inputs)):
-            raise ValueError(f"operator {index} has code {number}, {len(inputs)} inputs and {len(outputs)} outputs")
+        if kind is None:
+            raise ValueError(f"operator {index} has code {number}, which edgekd does not write")
+        if len(outputs) != 1 or not inputs or kind.value.inputs not in (None, len(inputs)):
+            raise ValueError(f"{kind.name} has {len(inputs)} inputs and {len(outputs)} outputs")
         position = field_at(self.content, start, OPERATOR_OPTIONS)
         kinds = scalar(self.content, start, OPERATOR_OPTIONS_TYPE, "B", 0)
         if position is not None and kind.value.options is not None and kinds != kind.value.options[1]:
@@ -115,7 +117,10 @@ class TfliteFile:
 
     def shape(self, tensor: int) -> Shape:
         """As in the file, with the batch first where there is one."""
-        return integers(self.content, self._tensor(tensor), TENSOR_SHAPE, MAX_RANK)
+        shape = integers(self.content, self._tensor(tensor), TENSOR_SHAPE, MAX_RANK)
+        if min(shape, default=1) < 1:
+            raise ValueError(f"'{self.name(tensor)}' has the shape {shape}")
+        return shape
 
     def type(self, tensor: int) -> int:
         """One of the schema's types."""
@@ -128,6 +133,7 @@ class TfliteFile:
         if start is None:
             raise ValueError(f"'{self.name(tensor)}' is not quantised")
         first, count = vector(self.content, start, QUANTISATION_SCALES)
+        self._spend(count)
         scales = struct.unpack_from(f"<{count}f", self.content, first)
         first, zeros = vector(self.content, start, QUANTISATION_ZEROS)
         if zeros != count:
@@ -144,11 +150,17 @@ class TfliteFile:
         dtype, shape = np.dtype("<i1" if kind == INT8 else "<i4"), self.shape(tensor)
         first, size = vector(self.content, self._buffer(tensor), BUFFER_DATA)
         inside = field_at(self.content, self._buffer(tensor), BUFFER_OFFSET) is None
-        self.left -= size
-        if self.type(tensor) != kind or not inside or size != prod(shape) * dtype.itemsize or self.left < 0:
+        self._spend(size)
+        if self.type(tensor) != kind or not inside or size != prod(shape) * dtype.itemsize:
             raise ValueError(f"'{self.name(tensor)}' is no constant of its type and shape")
         values: NDArray[Any] = np.frombuffer(self.content, dtype, prod(shape), first).reshape(shape)
         return values
+
+    def _spend(self, size: int) -> None:
+        """Count bytes that are about to be read."""
+        self.left -= size
+        if self.left < 0:
+            raise ValueError("its tables overlap")
 
     def _buffer(self, tensor: int) -> int:
         return self._element(

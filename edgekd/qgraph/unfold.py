@@ -113,14 +113,15 @@ def unfolded(source: Edge, output: Edge, found: Sequence[Step]) -> UnfoldOp:
     kernels, dilations, sides = [], [], []
     for axis in (0, 1):
         parts = [step for step in cuts if (step.sources == cuts[0].sources) is (axis == 0)]
-        length = plane[axis] // stride[axis]
-        starts = [step.arguments[0][axis] for step in parts[:2]]
+        length, out, size = plane[axis] // stride[axis], output.shape[axis + 1], source.shape[axis + 1]
+        second = parts[1].arguments[0][axis] if len(parts) > 1 else length  # begins at value 1 without a second one
         kernels.append(len(parts))
-        dilations.append(starts[1] // length + starts[1] % length * stride[axis] if len(starts) > 1 else 1)
-        before = paddings[0][2 * axis] if paddings else 0
-        span = dilations[axis] * (kernels[axis] - 1) + 1
-        least = max(0, (output.shape[axis + 1] - 1) * stride[axis] + span - source.shape[axis + 1] - before)
-        sides.append([(before, after) for after in (before, *range(least, least + stride[axis]))])
+        dilations.append(second // length + second % length * stride[axis])
+        before, last = paddings[0][2 * axis] if paddings else 0, dilations[axis] * (kernels[axis] - 1)
+        needed = (out - 1) * stride[axis] + last + 1
+        if length > last // stride[axis] + out:  # longer than what is read, because padding follows
+            needed = max(needed, (length - 1) * stride[axis] + 1)
+        sides.append([(before, before), (before, max(0, needed - size - before))])
     for mel, frame in product(*sides):
         op = UnfoldOp(
             output.name,

@@ -2,12 +2,13 @@
 integers."""
 
 from copy import deepcopy
+from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
-from qgraph import probe
+from qgraph import probe, same
 from torch import nn
 
 from edgekd.errors import InputError
@@ -22,6 +23,7 @@ from edgekd.models.mobilenet_v2 import MobileNetV2Config
 from edgekd.models.serfr_cnn import SerfrCnnConfig
 from edgekd.qgraph import addition, graph, onnx, reduction, reference, tflite
 from edgekd.qgraph.graph import ConstantOp, ConvOp
+from edgekd.qgraph.read import read_graph
 from edgekd.quant import QuantNetwork, calibrate, freeze, lower, settle, to_qat
 from edgekd.quant.activation import ActQuant
 from edgekd.quant.builder import GraphBuilder
@@ -111,6 +113,12 @@ def test_both_engines_compute_the_integers_of_every_student(student: Student) ->
     assert np.abs(probe.run_litert(model, x) - expected).max() <= 1
     as_uint8 = (x.astype(np.int16) + onnx.UINT8_OFFSET).astype(np.uint8)
     assert np.abs(probe.run_onnx(onnx.emit(graph), as_uint8).astype(np.int64) - onnx.UINT8_OFFSET - expected).max() <= 2
+
+
+@pytest.mark.parametrize("emitter", [tflite, onnx], ids=["tflite", "onnx"])
+def test_the_files_of_every_student_read_back_as_its_graph(student: Student, emitter: ModuleType) -> None:
+    read = read_graph(emitter.emit(student.graph))
+    assert same.differences(student.graph, read) == []
 
 
 def test_weights_and_scales_are_bit_equal_to_those_trained() -> None:
