@@ -68,20 +68,24 @@ class Node(NamedTuple):
 
     def pair(self, name: str) -> tuple[int, int]:
         """An attribute of two numbers: (mel, frame)."""
-        mel, frame = self.attributes[name]
-        if min(mel, frame) < 1:
-            raise ValueError(f"{self.kind.name} '{self.output}' has {name} {mel}, {frame}")
-        return mel, frame
+        numbers = self.attributes[name]
+        if len(numbers) != 2 or min(numbers) < 1:
+            raise ValueError(f"{self.kind.name} '{self.output}' has {name} {numbers}")
+        return numbers[0], numbers[1]
 
     def number(self, name: str) -> int:
         """An attribute of one number."""
-        (number,) = self.attributes[name]
-        return number
+        numbers = self.attributes[name]
+        if len(numbers) != 1:
+            raise ValueError(f"{self.kind.name} '{self.output}' has {name} {numbers}")
+        return numbers[0]
 
     def padding(self) -> Padding:
         """The attribute `pads`, all starts and then all ends, in the graph's order."""
-        before_mel, before_frame, after_mel, after_frame = self.attributes["pads"]
-        return before_mel, after_mel, before_frame, after_frame
+        pads = self.attributes["pads"]
+        if len(pads) != 4 or min(pads) < 0:
+            raise ValueError(f"{self.kind.name} '{self.output}' has pads {pads}")
+        return pads[0], pads[2], pads[1], pads[3]
 
 
 class _Constant(NamedTuple):

@@ -174,9 +174,10 @@ class _TfliteReader:
         """One step of an unfolded kernel. It begins with a map that becomes a plane and ends with a plane that becomes
         a map."""
         shape = self.file.shape(op.output)
-        if op.kind is Tflite.RESHAPE and len(shape) == MAP_RANK and self.steps[-1].kind is Tflite.TRANSPOSE:
-            if self.moved[op.inputs[0]] != len(self.steps) - 1:
-                raise ValueError(f"'{self.file.name(op.output)}' leaves out a step")
+        ends = self.steps and op.kind is Tflite.RESHAPE and self.steps[-1].kind is Tflite.TRANSPOSE
+        if ends and len(shape) == MAP_RANK:
+            if self.moved.get(op.inputs[0]) != len(self.steps) - 1:
+                raise ValueError(f"'{self.file.name(op.output)}' leaves out a step of an unfolded kernel")
             self._check_same(op.output, source := self._read(self.unfolding))
             self.ops.append(unfolded(source, self._edge(op.output), self.steps))
             self.steps, self.moved = [], {}
@@ -185,6 +186,8 @@ class _TfliteReader:
             self.unfolding, self.moved = op.inputs[0], {op.inputs[0]: MAP}
         self._check_same(op.output, self._read(self.unfolding))
         sources = len(op.inputs) if op.kind is Tflite.CONCATENATION else 1
+        if not self.moved.keys() >= {*op.inputs[:sources]}:
+            raise ValueError(f"'{self.file.name(op.output)}' is no step of an unfolded kernel")
         if op.kind is Tflite.CONCATENATION and self.file.option(op, CONCATENATION_AXIS):
             raise ValueError(f"'{self.file.name(op.output)}' is stacked along another axis than the first")
         arguments = tuple(tuple(self.file.values(tensor, INT32).reshape(-1).tolist()) for tensor in op.inputs[sources:])
