@@ -10,8 +10,10 @@ again. Where an int8 file does not hold a field, the graph has what lowering giv
   zero point -128 and an input may be negative.
 - The stride of a pool over a complete axis is the kernel's size.
 - A constant stands right before its first reader.
-- In a .tflite file the padding behind a stem's map is as wide as the one before it where that gives the same file, else
-  as narrow as possible; in both formats a stem's kernel of size 1 has dilation 1 there.
+- The scale of a constant that only additions read is in an .onnx file since that file documents it; an older one with
+  such a constant is refused. `export` writes it again.
+- In a .tflite file the padding behind a map of one channel is as wide as the one before it where that gives the same
+  file, else as narrow as possible. In both formats an axis of such a kernel that has one position has dilation 1.
 """
 
 import struct

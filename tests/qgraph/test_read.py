@@ -53,9 +53,18 @@ def test_ops_whose_file_form_is_another_op_come_back(kind: str) -> None:
     b = toy.Builder(3, 11, 13)
     pooled = b.avg_pool("input", (3, 2), (2, 1), (1, 1, 0, 0))  # a pool of one channel: unfolded as a stem is
     x = b.conv(pooled, 6, (3, 3), padding=(2, 2, 1, 1), dilation=(2, 1))
-    x = b.conv(x, 12, (3, 3), groups=6, stride=(2, 2), padding=(1, 2, 1, 1))  # one zero more than SAME has
+    x = b.conv(x, 12, (3, 3), groups=6, stride=(2, 2))
     x = b.avg_pool(b.avg_pool(x, (1, 2), (1, 2)), (b.edges[x].shape[1], 1))
     graph = as_graph(b, b.conv(x, 6, (1, 1), groups=2, activation="clip01"))
+    assert same.differences(graph, read_graph(EMITTERS[kind](graph))) == []
+
+
+@KINDS
+@pytest.mark.parametrize("padding", [(1, 1, 1, 1), (1, 2, 1, 1), (0, 2, 0, 0), (0, 0, 0, 0)])
+def test_paddings_of_a_stride_come_back(kind: str, padding: tuple[int, int, int, int]) -> None:
+    b = toy.Builder(0, 9, 9)
+    x = b.conv("input", 4, (3, 3))
+    graph = as_graph(b, b.conv(x, 4, (3, 3), stride=(2, 2), padding=padding))  # SAME is (1, 1, 1, 1)
     assert same.differences(graph, read_graph(EMITTERS[kind](graph))) == []
 
 

@@ -121,6 +121,26 @@ def test_the_files_of_every_student_read_back_as_its_graph(student: Student, emi
     assert same.differences(student.graph, read) == []
 
 
+def test_the_relu_of_a_sum_that_is_never_negative_is_none() -> None:
+    class Rectified(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.branch = ConvNormAct(1, 4), ConvNormAct(4, 4)
+            self.add = Add("relu")
+            self.classifier = PooledClassifier(4, LABELS)
+
+        def forward(self, log_mel: torch.Tensor) -> torch.Tensor:
+            x = self.stem(log_mel)
+            return self.classifier(self.add(x, self.branch(x)))
+
+    network = to_qat(Rectified().eval())
+    calibrate(network, [torch.randn(8, 1, MELS, FRAMES)])
+    lowered = lower(network.eval(), FrontEnd(n_mels=MELS), FRAMES)
+    assert [op.activation for op in lowered.ops if isinstance(op, graph.AddOp)] == ["none"]
+    for emitter in (tflite, onnx):
+        assert same.differences(lowered, read_graph(emitter.emit(lowered))) == []
+
+
 def test_weights_and_scales_are_bit_equal_to_those_trained() -> None:
     network = quantised(CONFIGS[0])
     graph = lower(network, FrontEnd(n_mels=MELS), FRAMES)
