@@ -20,9 +20,9 @@ _QUANTILE = 0.9999
 _MAX_SAMPLES = 200_000
 """Values used per batch and edge in calibration."""
 _MIN_PEAK = 1e-6
-_SILENT_RANGE = 1.0
+_SILENT_RANGE = 2.0
 """Range of an edge whose peak stays below `_MIN_PEAK` in calibration (as may happen in a gate's hidden layer), where a
-scale would vanish."""
+scale would vanish. With 1 the edge would have a hard sigmoid's scale, by which files are read (`qgraph.read`)."""
 
 
 _LEARNED = {"scaling_impl_type": ScalingImplType.PARAMETER, "scaling_init": 1.0}

@@ -32,7 +32,9 @@ class QuantAdd(QuantBlock):
 
     def lower(self, build: GraphBuilder, name: str, inputs: list[str]) -> str:
         output = build.edge(name, build.broadcast(inputs), self.output)
-        build.ops.append(q.AddOp(name, (inputs[0], inputs[1]), output, "relu" if self.activation == "relu" else "none"))
+        negative = any(build.edges[each].zero_point != q.INT8_MIN for each in inputs)  # else a relu changes nothing
+        fused: q.Activation = "relu" if self.activation == "relu" and negative else "none"
+        build.ops.append(q.AddOp(name, (inputs[0], inputs[1]), output, fused))
         return output
 
 

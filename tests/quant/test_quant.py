@@ -2,12 +2,13 @@
 integers."""
 
 from copy import deepcopy
+from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
-from qgraph import probe
+from qgraph import probe, same
 from torch import nn
 
 from edgekd.errors import InputError
@@ -22,6 +23,7 @@ from edgekd.models.mobilenet_v2 import MobileNetV2Config
 from edgekd.models.serfr_cnn import SerfrCnnConfig
 from edgekd.qgraph import addition, graph, onnx, reduction, reference, tflite
 from edgekd.qgraph.graph import ConstantOp, ConvOp
+from edgekd.qgraph.read import read_graph
 from edgekd.quant import QuantNetwork, calibrate, freeze, lower, settle, to_qat
 from edgekd.quant.activation import ActQuant
 from edgekd.quant.builder import GraphBuilder
@@ -111,6 +113,32 @@ def test_both_engines_compute_the_integers_of_every_student(student: Student) ->
     assert np.abs(probe.run_litert(model, x) - expected).max() <= 1
     as_uint8 = (x.astype(np.int16) + onnx.UINT8_OFFSET).astype(np.uint8)
     assert np.abs(probe.run_onnx(onnx.emit(graph), as_uint8).astype(np.int64) - onnx.UINT8_OFFSET - expected).max() <= 2
+
+
+@pytest.mark.parametrize("emitter", [tflite, onnx], ids=["tflite", "onnx"])
+def test_the_files_of_every_student_read_back_as_its_graph(student: Student, emitter: ModuleType) -> None:
+    read = read_graph(emitter.emit(student.graph))
+    assert same.differences(student.graph, read) == []
+
+
+def test_the_relu_of_a_sum_that_is_never_negative_is_none() -> None:
+    class Rectified(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.branch = ConvNormAct(1, 4), ConvNormAct(4, 4)
+            self.add = Add("relu")
+            self.classifier = PooledClassifier(4, LABELS)
+
+        def forward(self, log_mel: torch.Tensor) -> torch.Tensor:
+            x = self.stem(log_mel)
+            return self.classifier(self.add(x, self.branch(x)))
+
+    network = to_qat(Rectified().eval())
+    calibrate(network, [torch.randn(8, 1, MELS, FRAMES)])
+    lowered = lower(network.eval(), FrontEnd(n_mels=MELS), FRAMES)
+    assert [op.activation for op in lowered.ops if isinstance(op, graph.AddOp)] == ["none"]
+    for emitter in (tflite, onnx):
+        assert same.differences(lowered, read_graph(emitter.emit(lowered))) == []
 
 
 def test_weights_and_scales_are_bit_equal_to_those_trained() -> None:
