@@ -19,8 +19,9 @@ USERS = ("edgekd", "nobody")
 """The user of the service, and who takes its place on a machine that only prepares the root of another one."""
 PUBLIC_FOLDER = "/tmp"
 """Every user may enter it."""
-PASSED = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL")
-"""Environment variables that the process gets: none with a secret."""
+PASSED = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "QEMU_CPU")
+"""Environment variables that the process gets: none with a secret. The last names the processor of an emulated board;
+the integers of another one may differ."""
 LIMIT_S = 120.0
 """Longest wait, seconds; the slowest board needs a few."""
 MAX_MESSAGE_BYTES = 4096
