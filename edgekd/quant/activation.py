@@ -63,8 +63,7 @@ class ActQuant(TensorModule):
             if self.kind != "shifted":
                 quantised: Tensor = self.quant(x)
                 return quantised
-            step = self.step().detach()
-            shift = torch.round(-self.least / step) * step
+            shift = self._steps_below_zero() * self.step().detach()
             shifted: Tensor = self.quant(x + shift) - shift
             return shifted
         values = (x.detach().amax(dim=1) if self.logits else x.detach()).abs().flatten()
@@ -86,7 +85,11 @@ class ActQuant(TensorModule):
         """Use the recorded peak as the threshold; edges of fixed scale do not change."""
         for threshold in self.parameters():
             with torch.no_grad():
-                threshold.fill_(self.peak if self.peak > _MIN_PEAK else _SILENT_RANGE)
+                threshold.fill_(max(self.peak, -self.least) if self.peak > _MIN_PEAK else _SILENT_RANGE)
+
+    def _steps_below_zero(self) -> int:
+        """Steps of "shifted" from `least` to 0; a range that ends below 0 is taken to end there."""
+        return min(round(-self.least / self.scale()), INT8_MAX - INT8_MIN)
 
     def step(self) -> Tensor:
         """Scale of the int8 edge, a float32 scalar."""
@@ -100,7 +103,7 @@ class ActQuant(TensorModule):
     def zero_point(self) -> int:
         """int8 zero point of the edge."""
         if self.kind == "shifted":
-            return INT8_MIN + round(-self.least / self.scale())
+            return INT8_MIN + self._steps_below_zero()
         return 0 if self.signed else INT8_MIN
 
 
