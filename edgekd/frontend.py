@@ -13,7 +13,7 @@ frame independent of how many frames are computed with it, so that clips and str
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Literal, NamedTuple, get_args
 
@@ -27,6 +27,8 @@ from edgekd.rates import require_rate
 
 BLOCK = 8
 """Frames in one matrix product. Every product has this size, whatever the number of frames."""
+BATCH = 32
+"""Frames of a clip that are computed at once: few enough that their spectra stay in the cache. A multiple of `BLOCK`."""
 BAND_MELS = 32
 """Mel bands in one dense product of the banded filterbank."""
 SLANEY_BREAK_HZ, SLANEY_HZ_PER_MEL, SLANEY_LOG_STEP = 1000.0, 200.0 / 3.0, np.log(6.4) / 27.0
@@ -259,14 +261,19 @@ def log_mel(fe: FrontEnd, waveform: Array) -> Array:
         )
     clips = waveform.reshape(-1, samples)
     out = np.empty((len(clips), fe.n_mels, frames), np.float32)
+    before, after = fe.pad_before, fe.pad_after(samples)
     for clip, target in zip(clips, out, strict=True):
-        target[:] = frames_of(fe, padded(fe, clip), frames)
+        signal = padded(fe, clip, before, after)
+        for start in range(0, frames, BATCH):
+            stop = min(start + BATCH, frames)
+            target[:, start:stop] = frames_of(fe, [(signal[start * fe.hop_length :], stop - start)])
     return out.reshape(*waveform.shape[:-1], fe.n_mels, frames)
 
 
-def padded(fe: FrontEnd, clip: Array) -> Array:
-    """A clip, float32 (time,), prepared for `frames_of`: pre-emphasised and padded."""
-    count, before, after = fe.emphasised_samples(len(clip)), fe.pad_before, fe.pad_after(len(clip))
+def padded(fe: FrontEnd, clip: Array, before: int, after: int) -> Array:
+    """A clip, float32 (time,), prepared for `frames_of`: pre-emphasised, with so many samples of padding before and
+    after it."""
+    count = fe.emphasised_samples(len(clip))
     signal = np.zeros(before + count + after, np.float32)
     inside = signal[before : before + count]
     emphasise(fe, clip, None, inside)
@@ -297,31 +304,47 @@ def emphasise(fe: FrontEnd, samples: Array, previous: np.float32 | None, out: Ar
         out[0] -= factor * (previous or np.float32(0.0))
 
 
-def frames_of(fe: FrontEnd, emphasised: Array, frames: int) -> Array:
-    """Normalised log-mel of the first `frames` frames of a padded, pre-emphasised signal: float32 (n_mels, frames)."""
+def frames_of(fe: FrontEnd, parts: Sequence[tuple[Array, int]]) -> Array:
+    """Normalised log-mel of the first frames of one or several signals, all computed at once: for few frames numpy's
+    calls take more time than the work in them.
+
+    Args:
+        fe: the front end.
+        parts: padded, pre-emphasised signals, float32 (time,), each with its number of frames.
+
+    Returns:
+        float32 (n_mels, frames), the frames of all signals in their order.
+    """
     plan = _plan(fe)
+    frames = sum(count for _, count in parts)
+    windowed = np.empty((frames, fe.n_fft))
+    done = 0
+    for signal, count in parts:
+        # converted once, not in each frame that shares a sample
+        exact = signal[: max(count - 1, 0) * fe.hop_length + fe.n_fft].astype(np.float64)
+        overlapping = np.ndarray(
+            (count, fe.n_fft), np.float64, exact, strides=(fe.hop_length * exact.itemsize, exact.itemsize)
+        )
+        np.multiply(overlapping, plan.window, out=windowed[done : done + count])
+        done += count
+    halves = np.fft.rfft(windowed).view(np.float64)  # (frames, 2 * bins): real, imaginary, real, ...
+    np.square(halves, out=halves)
     blocks = -(-frames // BLOCK)
-    # converted once, not in each frame that shares a sample
-    signal = emphasised[: (frames - 1) * fe.hop_length + fe.n_fft].astype(np.float64)
-    overlapping = np.ndarray(
-        (frames, fe.n_fft), np.float64, signal, strides=(fe.hop_length * signal.itemsize, signal.itemsize)
-    )
-    parts = np.fft.rfft(overlapping * plan.window).view(np.float64)  # (frames, 2 * bins): real, imaginary, real, ...
-    np.square(parts, out=parts)
     power = np.zeros((blocks * BLOCK, fe.n_fft // 2 + 1), np.float32)
-    np.add(parts[:, ::2], parts[:, 1::2], out=power[:frames], casting="same_kind")
+    np.add(halves[:, ::2], halves[:, 1::2], out=power[:frames], casting="same_kind")
     in_blocks = power.reshape(blocks, BLOCK, -1)
     mel = np.empty((blocks, BLOCK, fe.n_mels), np.float32)
     for mels, bins, weights in plan.bands:
         np.matmul(in_blocks[:, :, bins], weights, out=mel[:, :, mels])
-    np.maximum(mel, np.float32(fe.log_floor), out=mel)
+    log = mel.reshape(-1, fe.n_mels)[:frames]
+    np.maximum(log, np.float32(fe.log_floor), out=log)
     if fe.offset:
-        mel += np.float32(fe.offset)
-    np.log(mel, out=mel)
+        log += np.float32(fe.offset)
+    np.log(log, out=log)
     if fe.mean or fe.std != 1.0:
-        mel -= np.float32(fe.mean)
-        mel *= np.float32(1.0 / fe.std)
-    return mel.reshape(-1, fe.n_mels)[:frames].T
+        log -= np.float32(fe.mean)
+        log *= np.float32(1.0 / fe.std)
+    return log.T
 
 
 class LogMelStream:
@@ -376,7 +399,7 @@ class LogMelStream:
         ready = 0 if self._begins else max(0, (len(self._pending) - fe.n_fft) // fe.hop_length + 1)
         if ready == 0:
             return np.empty((fe.n_mels, 0), np.float32)
-        out = frames_of(fe, self._pending, ready)
+        out = frames_of(fe, [(self._pending, ready)])
         self._pending = self._pending[ready * fe.hop_length :]
         self._frames += ready
         return out
