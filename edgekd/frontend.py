@@ -27,8 +27,8 @@ from edgekd.rates import require_rate
 
 BLOCK = 8
 """Frames in one matrix product. Every product has this size, whatever the number of frames."""
-BATCH = 32
-"""Frames of a clip that are computed at once: few enough that their spectra stay in the cache. A multiple of `BLOCK`."""
+BATCH_SAMPLES = 2**16
+"""Samples of the frames of a clip that are computed at once: as many as a cache holds with their spectra."""
 BAND_MELS = 32
 """Mel bands in one dense product of the banded filterbank."""
 SLANEY_BREAK_HZ, SLANEY_HZ_PER_MEL, SLANEY_LOG_STEP = 1000.0, 200.0 / 3.0, np.log(6.4) / 27.0
@@ -262,24 +262,29 @@ def log_mel(fe: FrontEnd, waveform: Array) -> Array:
     clips = waveform.reshape(-1, samples)
     out = np.empty((len(clips), fe.n_mels, frames), np.float32)
     before, after = fe.pad_before, fe.pad_after(samples)
+    batch = max(BATCH_SAMPLES // fe.n_fft // BLOCK, 1) * BLOCK
     for clip, target in zip(clips, out, strict=True):
         signal = padded(fe, clip, before, after)
-        for start in range(0, frames, BATCH):
-            stop = min(start + BATCH, frames)
+        for start in range(0, frames, batch):
+            stop = min(start + batch, frames)
             target[:, start:stop] = frames_of(fe, [(signal[start * fe.hop_length :], stop - start)])
     return out.reshape(*waveform.shape[:-1], fe.n_mels, frames)
 
 
 def padded(fe: FrontEnd, clip: Array, before: int, after: int) -> Array:
     """A clip, float32 (time,), prepared for `frames_of`: pre-emphasised, with so many samples of padding before and
-    after it."""
+    after it. It may be the clip itself."""
+    if not (fe.pre_emphasis or before or after):
+        return clip
     count = fe.emphasised_samples(len(clip))
-    signal = np.zeros(before + count + after, np.float32)
+    signal = np.empty(before + count + after, np.float32)
     inside = signal[before : before + count]
     emphasise(fe, clip, None, inside)
-    if fe.padding == "reflect":
-        signal[:before] = inside[before:0:-1]
-        signal[before + count :] = inside[-2 : -2 - after : -1]
+    is_mirrored = fe.padding == "reflect"
+    if before:
+        signal[:before] = inside[before:0:-1] if is_mirrored else 0.0
+    if after:
+        signal[before + count :] = inside[-2 : -2 - after : -1] if is_mirrored else 0.0
     return signal
 
 
@@ -292,16 +297,15 @@ def emphasise(fe: FrontEnd, samples: Array, previous: np.float32 | None, out: Ar
         previous: the sample before them, None at the start of a clip.
         out: (time,); with `ahead` one sample less at the start of a clip.
     """
-    factor = np.float32(fe.pre_emphasis)
-    if fe.ahead:
-        out[len(out) - len(samples) + 1 :] = samples[1:] - factor * samples[:-1]
-        if previous is not None and len(samples):
-            out[0] = samples[0] - factor * previous
-        return
-    out[:] = samples
-    if fe.pre_emphasis and len(samples):
-        out[1:] -= factor * samples[:-1]
-        out[0] -= factor * (previous or np.float32(0.0))
+    if not fe.pre_emphasis:
+        out[:] = samples
+    elif len(samples):
+        factor = np.float32(-fe.pre_emphasis)
+        inside = out[len(out) - len(samples) + 1 :]
+        np.multiply(samples[:-1], factor, out=inside)
+        inside += samples[1:]
+        if previous is not None or not fe.ahead:
+            out[0] = samples[0] + factor * (previous or np.float32(0.0))
 
 
 def frames_of(fe: FrontEnd, parts: Sequence[tuple[Array, int]]) -> Array:
@@ -316,7 +320,7 @@ def frames_of(fe: FrontEnd, parts: Sequence[tuple[Array, int]]) -> Array:
         float32 (n_mels, frames), the frames of all signals in their order.
     """
     plan = _plan(fe)
-    frames = sum(count for _, count in parts)
+    frames = sum([count for _, count in parts])
     windowed = np.empty((frames, fe.n_fft))
     done = 0
     for signal, count in parts:
@@ -329,21 +333,22 @@ def frames_of(fe: FrontEnd, parts: Sequence[tuple[Array, int]]) -> Array:
         done += count
     halves = np.fft.rfft(windowed).view(np.float64)  # (frames, 2 * bins): real, imaginary, real, ...
     np.square(halves, out=halves)
-    blocks = -(-frames // BLOCK)
-    power = np.zeros((blocks * BLOCK, fe.n_fft // 2 + 1), np.float32)
-    np.add(halves[:, ::2], halves[:, 1::2], out=power[:frames], casting="same_kind")
-    in_blocks = power.reshape(blocks, BLOCK, -1)
+    blocks, all_bins = -(-frames // BLOCK), fe.n_fft // 2 + 1
+    power = np.empty((blocks, BLOCK, all_bins), np.float32)
+    rows = power.reshape(blocks * BLOCK, all_bins)
+    np.add(halves[:, ::2], halves[:, 1::2], out=rows[:frames], casting="same_kind")
+    rows[frames:] = 0.0
     mel = np.empty((blocks, BLOCK, fe.n_mels), np.float32)
     for mels, bins, weights in plan.bands:
-        np.matmul(in_blocks[:, :, bins], weights, out=mel[:, :, mels])
-    log = mel.reshape(-1, fe.n_mels)[:frames]
-    np.maximum(log, np.float32(fe.log_floor), out=log)
-    if fe.offset:
-        log += np.float32(fe.offset)
+        np.matmul(power[:, :, bins], weights, out=mel[:, :, mels])
+    log = mel.reshape(blocks * BLOCK, fe.n_mels)[:frames]
+    np.maximum(log, plan.floor, out=log)
+    if fe.log_offset:
+        log += plan.offset
     np.log(log, out=log)
     if fe.mean or fe.std != 1.0:
-        log -= np.float32(fe.mean)
-        log *= np.float32(1.0 / fe.std)
+        log -= plan.mean
+        log *= plan.factor
     return log.T
 
 
@@ -406,15 +411,23 @@ class LogMelStream:
 
 
 class _Plan(NamedTuple):
-    """Arrays that depend only on the front end."""
+    """What depends only on the front end. factor: 1 / std."""
 
     window: Array64
     bands: list[Band]
+    floor: np.float32
+    offset: np.float32
+    mean: np.float32
+    factor: np.float32
 
 
 @lru_cache(maxsize=16)
 def _plan(fe: FrontEnd) -> _Plan:
-    return _Plan(window_array(fe).astype(np.float64), bands(fe))
+    return _Plan(
+        window_array(fe).astype(np.float64),
+        bands(fe),
+        *(np.float32(value) for value in (fe.log_floor, fe.offset, fe.mean, 1.0 / fe.std)),
+    )
 
 
 def _slaney_to_mel(hz: Array64) -> Array64:

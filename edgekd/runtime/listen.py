@@ -204,17 +204,20 @@ def _events(
         else:
             began = time.perf_counter()
             for window in stream.push(chunk):
-                t, ready = start_s + window.end / rate, time.perf_counter()
-                observation = Observation(
-                    manifest, window.waveform, window.features, ready - began, 0.0, current.counts, breaks
-                )
+                t, ready, inference_s = start_s + window.end / rate, time.perf_counter(), 0.0
                 if window.features is None:
                     start = start_s + window.start / rate
-                    yield decider.skip(start=start, t=t, rms=window.rms, drops=drops, state=state), observation
+                    decision = decider.skip(start=start, t=t, rms=window.rms, drops=drops, state=state)
                 else:
                     logits = classifier.logits(window.features[None])[0]  # (labels,)
-                    observation = observation._replace(inference_s=time.perf_counter() - ready)
-                    yield decider.decide(logits, t=t, rms=window.rms, drops=drops, state=state), observation
+                    inference_s = time.perf_counter() - ready
+                    decision = decider.decide(logits, t=t, rms=window.rms, drops=drops, state=state)
+                yield (
+                    decision,
+                    Observation(
+                        manifest, window.waveform, window.features, ready - began, inference_s, current.counts, breaks
+                    ),
+                )
                 began = time.perf_counter()
         yield _Tick(round(start_s + stream.received / rate + current.silent_s, 3), state), None
     longest = max(longest, stream.received)

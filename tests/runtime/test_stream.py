@@ -54,6 +54,15 @@ def test_features_equal_those_of_each_window_alone(fe, hop, chunk):
         np.testing.assert_array_equal(window.features, log_mel(fe, waveform[window.start : window.end]))
 
 
+@pytest.mark.parametrize("padding", ["none", "reflect"])
+def test_windows_that_start_at_the_same_sample_have_the_same_features(padding):
+    fe, waveform = FrontEnd(n_fft=8192, win_length=8000, hop_length=8000, padding=padding), noise(50000)
+    found = windows(fe, waveform, 0.25, 1600)
+    assert [window.start for window in found[:4]] == [0, 0, 8000, 8000]
+    for window in found:
+        np.testing.assert_array_equal(window.features, log_mel(fe, waveform[window.start : window.end]))
+
+
 @pytest.mark.parametrize("fe", CONFIGS)
 @pytest.mark.parametrize("hop", [0.25, 0.5, 1.0])
 def test_windows_below_the_gate_have_no_features_and_those_around_them_the_same(fe, hop):
