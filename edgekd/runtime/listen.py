@@ -33,9 +33,11 @@ arrive."""
 
 
 class CurrentCapture:
-    """The capture that is running now, if any."""
+    """The capture that is running now, if any, and what it is told. lacking_s: seconds of samples that the next window
+    lacks."""
 
     capture: Capture | None = None
+    lacking_s: float = 0.0
 
     @property
     def counts(self) -> CaptureCounts | None:
@@ -123,7 +125,7 @@ def listen(
         command = configuration.request.command
         source_name = "the microphone" if command is None else shown_command(command)
     elif source == STANDARD_INPUT:
-        raw = read_raw(_unbuffered(sys.stdin.buffer), configuration.sample_rate, IDLE_S)
+        raw = read_raw(_unbuffered(sys.stdin.buffer), configuration.sample_rate, IDLE_S, lambda: current.lacking_s)
         chunks, source_name = _file_chunks(raw, configuration, control), "standard input"
     else:
         audio = read_file(Path(source), configuration.sample_rate, warn)
@@ -219,6 +221,7 @@ def _events(
                     ),
                 )
                 began = time.perf_counter()
+        current.lacking_s = stream.lacking / rate
         yield _Tick(round(start_s + stream.received / rate + current.silent_s, 3), state), None
     longest = max(longest, stream.received)
     if longest < manifest.window:

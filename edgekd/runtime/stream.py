@@ -62,6 +62,11 @@ class WindowStream:
         """Samples pushed since the start."""
         return self._first + len(self._samples)
 
+    @property
+    def lacking(self) -> int:
+        """Samples that the next window still lacks."""
+        return self._start() + self._window - self.received
+
     def push(self, samples: Array) -> Iterator[Window]:
         """Take samples, float32 (time,), and yield the windows that they complete."""
         self._append(samples)

@@ -114,6 +114,15 @@ def test_only_new_frames_are_computed(monkeypatch):
     assert [frames.shape[1] for frames in computed] == [28, 7, 8, 8, 8]
 
 
+@pytest.mark.parametrize("chunk", [333, 1600])
+def test_the_samples_that_a_window_lacks_complete_it(chunk):
+    stream, waveform = WindowStream(FrontEnd(), 16000, 0.25), noise(40000)
+    for start in range(0, len(waveform) - chunk, chunk):
+        lacking = stream.lacking
+        assert lacking > 0
+        assert bool(list(stream.push(waveform[start : start + chunk]))) == (chunk >= lacking)
+
+
 def test_memory_stays_bounded():
     stream, chunk = WindowStream(FrontEnd(), 16000, 0.5), np.zeros(1600, np.float32)
     tracemalloc.start()
