@@ -260,7 +260,7 @@ def live_chunks(
     while True:
         arguments = _capture_arguments(configuration)
         try:
-            with Capture(*arguments, idle_s=IDLE_S) as capture:
+            with Capture(*arguments, idle_s=IDLE_S, lacking_s=lambda: current.lacking_s) as capture:
                 current.capture = capture
                 for chunk in capture:
                     if before is not None and isinstance(chunk, np.ndarray) and len(chunk):
