@@ -1,8 +1,9 @@
 """The operators that edgekd writes into model files, one row each, and what the integer graph's operators become.
 
-Emitters (`qgraph`), bounds of working memory (`modelfile.guard_*`) and counting rules (`complexity.readers.*_rules`)
-read these rows. A new operator of the integer graph is a class in `qgraph.graph` and a row in `GRAPH`, with a row for
-each file operator that is new; tests name every part that lacks it. Standard library only.
+Emitters and readers of graphs (`qgraph`), bounds of working memory (`modelfile.guard_*`) and counting rules
+(`complexity.readers.*_rules`) read these rows. A new operator of the integer graph is a class in `qgraph.graph` and a
+row in `GRAPH`, with a row for each file operator that is new; tests name every part that lacks it. Standard library
+only.
 """
 
 from collections.abc import Mapping, Sequence

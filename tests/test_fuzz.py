@@ -18,7 +18,7 @@ from qgraph import toy
 
 from edgekd.complexity.counts import count_model
 from edgekd.modelfile import container, golden, manifest
-from edgekd.modelfile.container import field
+from edgekd.protobuf import field
 from edgekd.qgraph import onnx, reference, tflite
 
 pytest.importorskip("onnxruntime")

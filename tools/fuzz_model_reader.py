@@ -3,10 +3,10 @@
     python tools/fuzz_model_reader.py MODEL... [--mutations 100000] [--seed 0] [--keep DIR]
 
 MODEL is any .tflite or .onnx file, with or without a manifest. Each mutation is read by `container.read_manifest`,
-`count_model`, `info`, `engine.open_model` (with one inference) and `verify`, in a worker process that is forked from
-this one after all imports. A worker reads many mutations. When it dies or does not answer, that is recorded, and a new
-worker continues with the next reader. A worker may use 512 MB: its address space is limited, its resident memory is
-watched, and an error for lack of memory counts as too much memory.
+`read_graph`, `count_model`, `info`, `engine.open_model` (with one inference) and `verify`, in a worker process that is
+forked from this one after all imports. A worker reads many mutations. When it dies or does not answer, that is
+recorded, and a new worker continues with the next reader. A worker may use 512 MB: its address space is limited, its
+resident memory is watched, and an error for lack of memory counts as too much memory.
 
 Outcomes: ok; refused (an EdgekdError); and four failures: traceback (any other exception, or a warning), crashed (the
 process died), hung, memory. Prints tables, then one JSON line; exit status 1 after a failure. `--keep` saves the files
@@ -50,6 +50,7 @@ from edgekd.errors import EdgekdError, InputError, nearest
 from edgekd.modelfile import container
 from edgekd.modelfile.engine import open_model
 from edgekd.modelfile.verify import verify
+from edgekd.qgraph.read import read_graph
 from edgekd.report.model_info import info
 from edgekd.text import columns
 
@@ -269,6 +270,7 @@ def _run(path: Path) -> None:
 
 READERS: dict[str, Callable[[Path], object]] = {
     "read_manifest": container.read_manifest,
+    "graph": read_graph,
     "count": count_model,
     "info": lambda path: info(path, False),
     "open": _run,

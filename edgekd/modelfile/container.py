@@ -19,6 +19,8 @@ from pathlib import Path
 from edgekd.errors import InputError, nearest
 from edgekd.files import atomic_write
 from edgekd.modelfile.manifest import Manifest, decode, encode, refuse_unfit_texts
+from edgekd.protobuf import MODEL_GRAPH, MODEL_METADATA, DamagedError, field, fields
+from edgekd.tflite_tables import is_tflite
 
 SUFFIXES = (".tflite", ".onnx")
 MANIFEST_KEY, DIGEST_KEY = "edgekd.json", "edgekd.sha256"
@@ -29,9 +31,6 @@ ENTRY_SIGNATURE, MAX_ENTRIES = b"PK\x01\x02", 64
 metadata a few."""
 MAX_MODEL_BYTES = 2**26
 """Largest file that is read."""
-TFLITE_IDENTIFIER, IDENTIFIER_START = b"TFL3", 4
-MODEL_GRAPH, MODEL_METADATA = 7, 14
-"""Field numbers in ONNX's ModelProto."""
 WEIGHT_PARTS: dict[str, dict[int, str]] = {
     "graph": {1: "node", 5: "tensor", 15: "sparse tensor"},
     "node": {5: "attribute"},
@@ -50,15 +49,6 @@ MAX_STRUCTURE_BYTES = 2**21
 hundred in memory."""
 ENTRY_KEY, ENTRY_VALUE = 1, 2
 """Field numbers in ONNX's StringStringEntryProto."""
-VARINT, FIXED64, LENGTH_DELIMITED, FIXED32 = 0, 1, 2, 5
-"""Wire types of protobuf."""
-FIXED_SIZES = {FIXED64: 8, FIXED32: 4}
-MAX_VARINT_BYTES = 10
-MAX_FIELD_NUMBER = 2**29 - 1
-"""Protobuf's limit. Some readers drop the higher bits and would read another field."""
-MAX_FIELDS = 2**16
-"""Most fields of one protobuf message. A graph with more nodes is not a model for a small device, and each node costs
-memory and time to read."""
 
 
 @dataclass(frozen=True)
@@ -186,7 +176,7 @@ def _check_kind(path: Path, raw: bytes) -> None:
     """Raise where the bytes are not in the format of the suffix."""
     try:
         if path.suffix == ".tflite":
-            matches = raw[IDENTIFIER_START : IDENTIFIER_START + len(TFLITE_IDENTIFIER)] == TFLITE_IDENTIFIER
+            matches = is_tflite(raw)
         else:
             matches = any(number == MODEL_GRAPH for number, _, _, _ in fields(raw))
             _check_structure(raw)
@@ -196,10 +186,6 @@ def _check_kind(path: Path, raw: bytes) -> None:
         raise InputError(
             f"{path}: not a {path.suffix} model but {len(raw):,} other bytes; give a file that 'edgekd export' wrote"
         )
-
-
-class DamagedError(Exception):
-    """A file is damaged. The message does not name the file; callers add its path."""
 
 
 def _zip(model_bytes: bytes, entries: dict[str, bytes]) -> bytes:
@@ -302,60 +288,3 @@ def _read_metadata(raw: bytes) -> tuple[int, dict[str, bytes]]:
 def _check_size(size: int) -> None:
     if size > MAX_MANIFEST_BYTES:
         raise DamagedError(f"manifest of {size:,} bytes, more than {MAX_MANIFEST_BYTES:,}")
-
-
-def field(number: int, payload: bytes) -> bytes:
-    """Bytes of one length-delimited protobuf field."""
-    return varint(number << 3 | LENGTH_DELIMITED) + varint(len(payload)) + payload
-
-
-def varint(value: int) -> bytes:
-    """Bytes of a number in protobuf's variable length."""
-    encoded = bytearray()
-    while value > 0x7F:
-        encoded.append(value & 0x7F | 0x80)
-        value >>= 7
-    return bytes([*encoded, value])
-
-
-def fields(raw: bytes, position: int = 0, stop: int | None = None) -> Iterator[tuple[int, int, int, int]]:
-    """Fields of the protobuf message in `raw[position:stop]`, each as (number, start of the field, start of its
-    payload, end of its payload).
-
-    Raises:
-        DamagedError: cut off, invalid, or more than `MAX_FIELDS` of them.
-    """
-    stop, count = len(raw) if stop is None else stop, 0
-    while position < stop:
-        start, count = position, count + 1
-        if count > MAX_FIELDS:
-            raise DamagedError(f"more than {MAX_FIELDS:,} fields in one message")
-        tag, position = read_varint(raw, position)
-        wire, number = tag & 7, tag >> 3
-        payload = position
-        if wire == VARINT:
-            _, position = read_varint(raw, position)
-        elif wire == LENGTH_DELIMITED:
-            length, payload = read_varint(raw, position)
-            position = payload + length
-        elif wire in FIXED_SIZES:
-            position += FIXED_SIZES[wire]
-        else:
-            raise DamagedError(f"wire type {wire} at byte {start}")
-        if not 0 < number <= MAX_FIELD_NUMBER or position > stop:
-            raise DamagedError(f"field {number} at byte {start} of {stop} is cut off or garbled")
-        yield number, start, payload, position
-
-
-def read_varint(raw: bytes, position: int) -> tuple[int, int]:
-    """The number of variable length at a position, and the position after it.
-
-    Raises:
-        DamagedError: cut off or invalid.
-    """
-    value = 0
-    for index, byte in enumerate(raw[position : position + MAX_VARINT_BYTES]):
-        value |= (byte & 0x7F) << 7 * index
-        if byte < 0x80:
-            return value, position + index + 1
-    raise DamagedError(f"number at byte {position} of {len(raw)} is cut off or garbled")

@@ -7,83 +7,48 @@ with the attributes that it writes (`edgekd.operators`); anything else is refuse
 """
 
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
 
-from edgekd.modelfile.container import LENGTH_DELIMITED, MODEL_GRAPH, VARINT, fields, read_varint
 from edgekd.operators import Onnx, OnnxRow, broadcast_shape
+from edgekd.protobuf import (
+    ATTRIBUTE_INTEGERS,
+    ATTRIBUTE_NAME,
+    DIM_VALUE,
+    GRAPH_INITIALIZER,
+    GRAPH_INPUT,
+    GRAPH_NODE,
+    GRAPH_SPARSE,
+    MODEL_FUNCTIONS,
+    MODEL_GRAPH,
+    NODE_ATTRIBUTE,
+    NODE_DOMAIN,
+    NODE_INPUT,
+    NODE_NAME,
+    NODE_OPERATOR,
+    NODE_OUTPUT,
+    SHAPE_DIM,
+    TENSOR_DIMS,
+    TENSOR_EXTERNAL,
+    TENSOR_INT64,
+    TENSOR_NAME,
+    TENSOR_RAW,
+    TENSOR_SHAPE,
+    TENSOR_TYPE,
+    TYPE_TENSOR,
+    VALUE_NAME,
+    VALUE_TYPE,
+    Message,
+    Span,
+)
 
 MAX_RANK = 8
 DOMAINS = ("", "ai.onnx")
 """The domain of standard operators, under both of its names."""
-MODEL_FUNCTIONS = 25
-GRAPH_NODE, GRAPH_INITIALIZER, GRAPH_INPUT, GRAPH_SPARSE = 1, 5, 11, 15
-NODE_INPUT, NODE_OUTPUT, NODE_NAME, NODE_OPERATOR, NODE_ATTRIBUTE, NODE_DOMAIN = 1, 2, 3, 4, 5, 7
-ATTRIBUTE_NAME, ATTRIBUTE_INTEGERS = 1, (3, 8)
-TENSOR_DIMS, TENSOR_TYPE, TENSOR_INT64, TENSOR_NAME, TENSOR_RAW, TENSOR_EXTERNAL = 1, 2, 7, 8, 9, (13, 14)
-VALUE_NAME, VALUE_TYPE, TYPE_TENSOR, TENSOR_SHAPE, SHAPE_DIM, DIM_VALUE = 1, 2, 1, 2, 1, 1
-"""Field numbers in ONNX's messages."""
-INT64, INT64_BYTES, INT64_MASK, INT64_SIGN = 7, 8, 2**64 - 1, 2**63
+INT64, INT64_BYTES = 7, 8
 
 Shape = tuple[int, ...]
-Span = tuple[int, int]
-
-
-class _Message:
-    """A protobuf message in `raw`. Fields that occur more than once are read as by protobuf: merged, or the last
-    one."""
-
-    def __init__(self, raw: bytes, spans: Sequence[Span]) -> None:
-        self.raw = raw
-        self._found: dict[int, list[tuple[int, Span]]] = {}
-        for span in spans:
-            for number, start, payload, end in fields(raw, *span):
-                self._found.setdefault(number, []).append((raw[start] & 7, (payload, end)))
-
-    def __contains__(self, number: int) -> bool:
-        return number in self._found
-
-    def spans(self, number: int) -> list[Span]:
-        """(start, end) of the payloads of a field: texts, bytes or messages."""
-        found = self._found.get(number, [])
-        if any(wire != LENGTH_DELIMITED for wire, _ in found):
-            raise ValueError(f"field {number} of a message has wire type {found[0][0]}")
-        return [span for _, span in found]
-
-    def each(self, number: int) -> Iterator["_Message"]:
-        """The messages of a repeated field."""
-        return (_Message(self.raw, [span]) for span in self.spans(number))
-
-    def merged(self, number: int) -> "_Message":
-        """The message of a field that is not repeated."""
-        return _Message(self.raw, self.spans(number))
-
-    def texts(self, number: int) -> list[str]:
-        """The texts of a repeated field; UnicodeDecodeError, a ValueError, where one is not UTF-8."""
-        return [self.raw[start:end].decode() for start, end in self.spans(number)]
-
-    def text(self, number: int) -> str:
-        """The text of a field that is not repeated; "" where it is absent."""
-        return (self.texts(number) or [""])[-1]
-
-    def integers(self, number: int) -> list[int]:
-        """The int64 numbers of a field, packed or one by one."""
-        numbers = []
-        for wire, (start, end) in self._found.get(number, []):
-            position = start
-            if wire not in (VARINT, LENGTH_DELIMITED):
-                raise ValueError(f"field {number} of a message has wire type {wire}")
-            while position < end:
-                value, position = read_varint(self.raw, position)
-                numbers.append(_signed(value))
-        return numbers
-
-
-def _signed(value: int) -> int:
-    """An unsigned number of 64 bits as a signed one."""
-    value &= INT64_MASK
-    return value - 2 * INT64_SIGN if value >= INT64_SIGN else value
 
 
 @dataclass(frozen=True)
@@ -196,9 +161,9 @@ def refuse_costly_graph(content: bytes, most: int, most_read: int) -> None:
 
     Raises:
         ValueError: the file has more, or something that edgekd does not write.
-        container.DamagedError: the file is cut off or garbled.
+        protobuf.DamagedError: the file is cut off or garbled.
     """
-    model = _Message(content, [(0, len(content))])
+    model = Message(content, [(0, len(content))])
     graph = model.merged(MODEL_GRAPH)
     if MODEL_FUNCTIONS in model or GRAPH_SPARSE in graph:  # a sparse constant may have any size
         raise ValueError("it has functions of its own or sparse constants, which edgekd does not write")
@@ -208,7 +173,7 @@ def refuse_costly_graph(content: bytes, most: int, most_read: int) -> None:
 class _Sizes:
     """Computes all shapes of a graph in one pass and stops where they become too large. A free batch counts as 1."""
 
-    def __init__(self, graph: _Message, most: int, most_read: int) -> None:
+    def __init__(self, graph: Message, most: int, most_read: int) -> None:
         self.most, self.left, self.most_read = most, most, most_read
         self.shapes: dict[str, Shape] = {}
         self.graph = graph
@@ -218,7 +183,7 @@ class _Sizes:
             name = value.text(VALUE_NAME)
             self._add(f"input '{name}' has", name, tuple((size.integers(DIM_VALUE) or [1])[-1] for size in sizes))
         for span in graph.spans(GRAPH_INITIALIZER):
-            tensor = _Message(graph.raw, [span])
+            tensor = Message(graph.raw, [span])
             name = tensor.text(TENSOR_NAME)
             if any(number in tensor for number in TENSOR_EXTERNAL):
                 raise ValueError(f"constant '{name}' lies in another file")
@@ -236,7 +201,7 @@ class _Sizes:
             raise ValueError(f"{what} the shape {shape}; all tensors together may have {self.most:,} elements")
         self.shapes[name] = shape
 
-    def _operator(self, node: _Message) -> None:
+    def _operator(self, node: Message) -> None:
         kind, domain = node.text(NODE_OPERATOR), node.text(NODE_DOMAIN)
         names, outputs = node.texts(NODE_INPUT), node.texts(NODE_OUTPUT)
         what = f"{kind} '{node.text(NODE_NAME)}'"
@@ -265,7 +230,7 @@ class _Sizes:
 
     def _numbers(self, name: str) -> list[int]:
         """The numbers of a short int64 constant."""
-        tensor, count = _Message(self.graph.raw, [self.constants[name]]), prod(self.shapes[name])
+        tensor, count = Message(self.graph.raw, [self.constants[name]]), prod(self.shapes[name])
         if tensor.integers(TENSOR_TYPE) != [INT64] or count > 2 * MAX_RANK:
             raise ValueError(f"constant '{name}' is no short vector of int64")
         raw = b"".join(tensor.raw[start:end] for start, end in tensor.spans(TENSOR_RAW)[-1:])

@@ -12,68 +12,52 @@ from dataclasses import dataclass
 from math import prod
 
 from edgekd.operators import Tflite, TfliteRow, broadcast_shape
+from edgekd.tflite_tables import (
+    AXIS,
+    BUFFER_DATA,
+    BUFFER_OFFSET,
+    CODE_NEW,
+    CODE_OLD,
+    DEPTHWISE_DILATIONS,
+    DILATIONS,
+    FILTER,
+    GRAPH_OPERATORS,
+    GRAPH_TENSORS,
+    INT32,
+    KEEP_DIMS,
+    MODEL_BUFFERS,
+    MODEL_CODES,
+    MODEL_FOREIGN,
+    MODEL_GRAPHS,
+    OPERATOR_CODE,
+    OPERATOR_INPUTS,
+    OPERATOR_INTERMEDIATES,
+    OPERATOR_OPTIONS,
+    OPERATOR_OPTIONS_TYPE,
+    OPERATOR_OUTPUTS,
+    PADDING,
+    QUANTISATION_VECTORS,
+    STRIDES,
+    TENSOR_BUFFER,
+    TENSOR_FOREIGN,
+    TENSOR_NAME,
+    TENSOR_QUANTISATION,
+    TENSOR_SHAPE,
+    TENSOR_SIGNATURE,
+    TENSOR_TYPE,
+    VALID,
+    Shape,
+    field_at,
+    integers,
+    scalar,
+    table,
+    vector,
+)
 
-MODEL_CODES, MODEL_GRAPHS, MODEL_BUFFERS = 1, 2, 4
-MODEL_FOREIGN = {"metadata buffers": 5, "metadata": 6, "signatures": 7}
-GRAPH_TENSORS, GRAPH_OPERATORS = 0, 3
-TENSOR_SHAPE, TENSOR_TYPE, TENSOR_BUFFER, TENSOR_NAME, BUFFER_DATA, BUFFER_OFFSET = 0, 1, 2, 3, 0, 1
-OPERATOR_CODE, OPERATOR_INPUTS, OPERATOR_OUTPUTS, OPERATOR_OPTIONS_TYPE, OPERATOR_OPTIONS = 0, 1, 2, 3, 4
-TENSOR_QUANTISATION, TENSOR_SIGNATURE, TENSOR_FOREIGN = 4, 7, (6, 9)
-QUANTISATION_VECTORS = (0, 1, 2, 3)
-OPERATOR_INTERMEDIATES = 8
-CODE_OLD, CODE_NEW = 0, 3
-"""Field numbers in the schema's tables."""
-STRIDES, DILATIONS, DEPTHWISE_DILATIONS, FILTER = (2, 1), (5, 4), (6, 5), (4, 3)
-"""Field numbers in the options of sliding windows: (mel, frame)."""
-PADDING, VALID, AXIS, KEEP_DIMS = 0, 1, 0, 0
-INT32, INT32_BYTES, MAX_RANK, MAX_NAME = 2, 4, 8, 200
+INT32_BYTES, MAX_RANK, MAX_NAME = 4, 8, 200
 
 MAX_ENTRIES = 2**14
 """Most tables of one vector: tensors, operators, buffers."""
-
-Shape = tuple[int, ...]
-
-
-def table(content: bytes, reference: int) -> int:
-    """Position of the table that a vector's element refers to."""
-    return int(reference + struct.unpack_from("<I", content, reference)[0])
-
-
-def vector(content: bytes, start: int, number: int) -> tuple[int, int]:
-    """(position of the first element, length) of a vector, by its table and field number; (0, 0) where it is absent."""
-    position = _field(content, start, number)
-    if position is None:
-        return 0, 0
-    first = table(content, position)
-    return first + 4, int(struct.unpack_from("<I", content, first)[0])
-
-
-def _field(content: bytes, start: int, number: int) -> int | None:
-    """Position of a field of a table; None where it is absent."""
-    vtable = start - struct.unpack_from("<i", content, start)[0]
-    slot = 4 + 2 * number  # a vtable holds its size, its table's size, then the fields' offsets
-    if vtable < 0 or slot + 2 > struct.unpack_from("<H", content, vtable)[0]:
-        return None
-    (offset,) = struct.unpack_from("<H", content, vtable + slot)
-    return start + offset if offset else None
-
-
-def _number(content: bytes, start: int, number: int, kind: str, default: int) -> int:
-    """A number in a table. kind: format character of `struct`."""
-    position = _field(content, start, number)
-    return default if position is None else int(struct.unpack_from(f"<{kind}", content, position)[0])
-
-
-def _integers(content: bytes, start: int, number: int, most: int) -> Shape:
-    """A vector of int32.
-
-    Raises:
-        ValueError: it has more than `most` elements.
-    """
-    first, count = vector(content, start, number)
-    if count > most:
-        raise ValueError(f"a vector of {count:,} numbers")
-    return struct.unpack_from(f"<{count}i", content, first)
 
 
 @dataclass(frozen=True)
@@ -213,7 +197,7 @@ def refuse_overlapping_tables(content: bytes) -> None:
     """
     (model,) = struct.unpack_from("<I", content)
     for name, number in MODEL_FOREIGN.items():
-        if _field(content, model, number) is not None:
+        if field_at(content, model, number) is not None:
             raise ValueError(f"it has {name}, which edgekd does not write")
     vectors = [vector(content, model, number) for number in (MODEL_CODES, MODEL_GRAPHS, MODEL_BUFFERS)]
     first, graphs = vectors[1]
@@ -224,13 +208,13 @@ def refuse_overlapping_tables(content: bytes) -> None:
     tensors, operators = ([table(content, first + 4 * index) for index in range(count)] for first, count in parts)
     foreign = [(tensor, number) for tensor in tensors for number in TENSOR_FOREIGN]
     foreign += [(operator, OPERATOR_INTERMEDIATES) for operator in operators]
-    if any(_field(content, *each) is not None for each in foreign):
+    if any(field_at(content, *each) is not None for each in foreign):
         raise ValueError(
             "a tensor is sparse or has variants, or an operator has intermediates, which edgekd does not write"
         )
     left = len(content)  # an honest file has no more numbers than bytes
     for start in tensors:
-        position = _field(content, start, TENSOR_QUANTISATION)
+        position = field_at(content, start, TENSOR_QUANTISATION)
         found = None if position is None else table(content, position)
         quantisation = [] if found is None else [(found, number) for number in QUANTISATION_VECTORS]
         left -= sum(
@@ -272,11 +256,11 @@ class _ShapeCheck:
     def check(self, operator: int) -> None:
         """Compare the output of the operator whose table begins here."""
         read, written = (
-            _integers(self.content, operator, number, len(self.content))
+            integers(self.content, operator, number, len(self.content))
             for number in (OPERATOR_INPUTS, OPERATOR_OUTPUTS)
         )
-        code = self._element(self.codes, _number(self.content, operator, OPERATOR_CODE, "I", 0))
-        number = max(_number(self.content, code, CODE_OLD, "b", 0), _number(self.content, code, CODE_NEW, "i", 0))
+        code = self._element(self.codes, scalar(self.content, operator, OPERATOR_CODE, "I", 0))
+        number = max(scalar(self.content, code, CODE_OLD, "b", 0), scalar(self.content, code, CODE_NEW, "i", 0))
         kind = CODES.get(number)
         if kind is None or len(written) != 1 or not read or kind.value.inputs not in (None, len(read)):
             raise ValueError(
@@ -287,8 +271,8 @@ class _ShapeCheck:
         inputs = _TfliteInputs(
             [self._shape(tensor) for tensor in read],
             lambda index, rank: self._constant(read[index], rank),
-            lambda field, default: _number(self.content, options, field, "i", default),
-            lambda field: _number(self.content, options, field, "B", 0),
+            lambda field, default: scalar(self.content, options, field, "i", default),
+            lambda field: scalar(self.content, options, field, "B", 0),
         )
         try:
             computed, declared = rule.shape(inputs), self._shape(written[0])
@@ -302,9 +286,9 @@ class _ShapeCheck:
 
     def _options(self, operator: int, row: TfliteRow, what: str) -> int:
         """Position of an operator's options table."""
-        if row.options is None or _number(self.content, operator, OPERATOR_OPTIONS_TYPE, "B", 0) != row.options[1]:
+        if row.options is None or scalar(self.content, operator, OPERATOR_OPTIONS_TYPE, "B", 0) != row.options[1]:
             raise ValueError(f"{what} has options of another operator")
-        position = _field(self.content, operator, OPERATOR_OPTIONS)
+        position = field_at(self.content, operator, OPERATOR_OPTIONS)
         if position is None:
             raise ValueError(f"{what} has no options")
         return table(self.content, position)
@@ -318,7 +302,7 @@ class _ShapeCheck:
 
     def _shape(self, tensor: int) -> Shape:
         if tensor not in self.shapes:
-            self.shapes[tensor] = _integers(self.content, self._element(self.tensors, tensor), TENSOR_SHAPE, MAX_RANK)
+            self.shapes[tensor] = integers(self.content, self._element(self.tensors, tensor), TENSOR_SHAPE, MAX_RANK)
         return self.shapes[tensor]
 
     def _name(self, tensor: int) -> str:
@@ -329,10 +313,10 @@ class _ShapeCheck:
         """The values of a short int32 constant inside the flatbuffer. With another rank, LiteRT would read the options
         instead."""
         start, count = self._element(self.tensors, tensor), prod(self._shape(tensor))
-        buffer = self._element(self.buffers, _number(self.content, start, TENSOR_BUFFER, "I", 0))
+        buffer = self._element(self.buffers, scalar(self.content, start, TENSOR_BUFFER, "I", 0))
         first, size = vector(self.content, buffer, BUFFER_DATA)
         fits = 0 < count <= 2 * MAX_RANK and size == INT32_BYTES * count and len(self._shape(tensor)) == rank
-        inside = _field(self.content, buffer, BUFFER_OFFSET) is None
-        if not fits or not inside or _number(self.content, start, TENSOR_TYPE, "b", 0) != INT32:
+        inside = field_at(self.content, buffer, BUFFER_OFFSET) is None
+        if not fits or not inside or scalar(self.content, start, TENSOR_TYPE, "b", 0) != INT32:
             raise ValueError(f"'{self._name(tensor)}' is no short constant of int32")
         return struct.unpack_from(f"<{count}i", self.content, first)

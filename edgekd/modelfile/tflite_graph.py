@@ -3,12 +3,21 @@
 import struct
 from collections.abc import Callable
 
-from edgekd.modelfile.guard_tflite import table, vector
+from edgekd.tflite_tables import (
+    GRAPH_OPERATORS,
+    GRAPH_OUTPUTS,
+    GRAPH_TENSORS,
+    MODEL_BUFFERS,
+    MODEL_CODES,
+    MODEL_GRAPHS,
+    OPERATOR_INPUTS,
+    OPERATOR_OUTPUTS,
+    table,
+    vector,
+)
 
-TFLITE_VECTORS = {"operator codes": 1, "graph": 2, "buffers": 4}
-"""Field numbers of vectors in the flatbuffer's model table."""
-GRAPH_TENSORS, GRAPH_OUTPUTS, GRAPH_OPERATORS, OPERATOR_TENSORS = 0, 2, 3, (1, 2)
-"""Field numbers in the graph's table; `OPERATOR_TENSORS` in an operator's table: its inputs and its outputs."""
+TFLITE_VECTORS = {"operator codes": MODEL_CODES, "graph": MODEL_GRAPHS, "buffers": MODEL_BUFFERS}
+OPERATOR_TENSORS = OPERATOR_INPUTS, OPERATOR_OUTPUTS
 
 
 def refuse_malformed_graph(content: bytes, optional_inputs: bool = False) -> None:

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from edgekd.errors import MissingExtraError
 from edgekd.operators import Tflite
+from edgekd.tflite_tables import IDENTIFIER
 
-FILE_IDENTIFIER = b"TFL3"
 SCHEMA_VERSION = 3
 BUFFER_ALIGNMENT = 16
 LARGEST_OLD_CODE = 127
@@ -69,11 +69,17 @@ class FlatbufferWriter:
         return len(self._tensors) - 1
 
     def constant(
-        self, name: str, values: NDArray[Any], scale: Sequence[float] | None = None, axis: int = 0, zero_point: int = 0
+        self,
+        name: str,
+        values: NDArray[Any],
+        scale: Sequence[float] | None = None,
+        axis: int = 0,
+        zero_point: int = 0,
+        shared: bool = True,
     ) -> int:
-        """Add a constant tensor; equal constants are stored once."""
+        """Add a constant tensor. Equal constants that are shared are stored once, with the name of the first."""
         scales = None if scale is None else tuple(float(value) for value in scale)
-        key = (values.dtype.str, values.shape, values.tobytes(), scales, axis, zero_point)
+        key = (values.dtype.str, values.shape, values.tobytes(), scales, axis, zero_point, None if shared else name)
         if key not in self._constants:
             self._buffers.append(np.frombuffer(values.tobytes(), np.uint8))
             self._constants[key] = self.tensor(
@@ -115,7 +121,7 @@ class FlatbufferWriter:
         model.operatorCodes = [self._operator_code(*code) for code in self._codes]
         model.buffers = [_aligned_buffer(self.schema, data) for data in self._buffers]
         builder = flatbuffers.Builder(1 << 16)
-        builder.Finish(model.Pack(builder), FILE_IDENTIFIER)
+        builder.Finish(model.Pack(builder), IDENTIFIER)
         return bytes(builder.Output())
 
     def _operator_code(self, kind: Tflite, version: int) -> Any:

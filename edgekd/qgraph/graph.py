@@ -270,6 +270,20 @@ def slide(
     return mel, frame
 
 
+def same_padding(
+    shape: Shape, kernel: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int] = (1, 1)
+) -> Padding:
+    """The padding that TFLite's SAME stands for: the output has ceil(size / stride) values, and an odd zero goes behind
+    the map."""
+    sides = []
+    for axis in (0, 1):
+        span, out = dilation[axis] * (kernel[axis] - 1) + 1, -(-shape[axis + 1] // stride[axis])
+        total = max((out - 1) * stride[axis] + span - shape[axis + 1], 0)
+        sides += [total // 2, total - total // 2]
+    mel_before, mel_after, frame_before, frame_after = sides
+    return mel_before, mel_after, frame_before, frame_after
+
+
 def broadcast(shapes: list[Shape]) -> Shape:
     """Shape of an elementwise op; an axis of size 1 broadcasts."""
     channel, mel, frame = np.broadcast_shapes(*shapes)

@@ -32,12 +32,15 @@ from edgekd.qgraph.graph import (
 from edgekd.qgraph.tune import is_global, pools_as_convolutions, split_stem
 
 if TYPE_CHECKING:
-    from onnx import NodeProto
+    from onnx import NodeProto, TensorProto
 
 OPSET = 13
 """The first with per-channel QuantizeLinear; every ONNX Runtime that edgekd supports reads it."""
 IR_VERSION = 7
 UINT8_OFFSET = 128
+SCALE_NOTE = "scale "
+"""Begins the documentation of the input and of each constant that stands for an edge. No quantiser writes these edges,
+and where only additions read them, only this holds their scale (`addition`)."""
 BATCH = "batch"
 
 
@@ -83,14 +86,24 @@ class _OnnxEmitter:
         graph = self.helper.make_graph(
             self.nodes,
             "edgekd",
-            [self.helper.make_tensor_value_info(source.name, dtype, [BATCH, *source.shape])],
+            [self.helper.make_tensor_value_info(source.name, dtype, [BATCH, *source.shape], self._note(source.name))],
             [self.helper.make_tensor_value_info("logits", dtype, [BATCH, output.shape[0]])],
-            [self.numpy_helper.from_array(value, name) for name, value in self.constants.items()],
+            [self._tensor(name, value) for name, value in self.constants.items()],
         )
         model = self.helper.make_model(
             graph, producer_name="edgekd", ir_version=IR_VERSION, opset_imports=[self.helper.make_opsetid("", OPSET)]
         )
         return bytes(model.SerializeToString())
+
+    def _tensor(self, name: str, value: NDArray[Any]) -> "TensorProto":
+        tensor = self.numpy_helper.from_array(value, name)
+        if name in self.graph.edges:
+            tensor.doc_string = self._note(name)
+        return tensor
+
+    def _note(self, name: str) -> str:
+        """The documentation of an edge that no quantiser writes."""
+        return "" if self.float_twin else f"{SCALE_NOTE}{self.graph.edges[name].scale!r}"
 
     def _op(self, op: Op) -> None:
         match op:

@@ -7,13 +7,13 @@ exactly the padding asked for, otherwise PAD and VALID (XNNPACK folds the PAD in
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, assert_never
+from typing import Any, assert_never
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from edgekd import rounding
 from edgekd.operators import Tflite
+from edgekd.qgraph import unfold
 from edgekd.qgraph.flatbuffer import FlatbufferWriter
 from edgekd.qgraph.graph import (
     AddOp,
@@ -28,13 +28,12 @@ from edgekd.qgraph.graph import (
     Shape,
     SigmoidOp,
     UnfoldOp,
+    same_padding,
 )
 from edgekd.qgraph.tune import is_reduction, pools_as_convolutions, split_stem
 
 MAP_AXES = (1, 2)
 """The (mel, frame) axes of an NHWC tensor."""
-MAX_CONCATENATED = 4
-"""Inputs of one CONCATENATION that XNNPACK takes in every LiteRT that edgekd supports."""
 
 
 def emit(graph: QGraph, float_twin: bool = False) -> bytes:
@@ -137,8 +136,8 @@ class _TfliteEmitter:
         """A trained edge as a constant tensor, NHWC."""
         edge, value = self.graph.edges[op.output], np.ascontiguousarray(op.value.transpose(1, 2, 0)[None])
         if self.float_twin:
-            return self.file.constant(op.name, rounding.dequantize(value, edge.scale, edge.zero_point))
-        return self.file.constant(op.name, value, [edge.scale], zero_point=edge.zero_point)
+            return self.file.constant(op.output, rounding.dequantize(value, edge.scale, edge.zero_point))
+        return self.file.constant(op.output, value, [edge.scale], zero_point=edge.zero_point, shared=False)
 
     def _pad(self, op: ConvOp | AvgPoolOp, edge: Edge, source: int) -> int:
         """The input padded with its zero point."""
@@ -150,79 +149,26 @@ class _TfliteEmitter:
         return padded
 
     def _unfold(self, op: UnfoldOp, source: int, output: int) -> None:
-        """Fold both axes by their strides, so that what each kernel position reads is a rectangle, and cut these out
-        one by one."""
-        edge, (_, mels, frames) = self.graph.edges[op.input], self.graph.edges[op.output].shape
-        mel, frame = (_fold(op, axis, edge.shape[axis + 1], size) for axis, size in enumerate((mels, frames)))
-        padded = (mel.stride * mel.length, frame.stride * frame.length)
-        paddings = np.array(
-            [[op.padding[2 * axis], padded[axis] - edge.shape[axis + 1] - op.padding[2 * axis]] for axis in (0, 1)]
-        )
-        plane = self._moved(op, Tflite.RESHAPE, source, edge.shape[1:], edge.shape[1:])
-        if paddings.any():
-            plane = self._moved(op, Tflite.PAD, plane, padded, paddings)
-        folded = (mel.length, mel.stride, frame.length, frame.stride)
-        if folded[1::2] != (1, 1):
-            plane = self._moved(op, Tflite.RESHAPE, plane, folded, folded)
-            plane = self._moved(
-                op, Tflite.TRANSPOSE, plane, (mel.stride, mel.length, frame.stride, frame.length), (1, 0, 3, 2)
-            )
-            plane = self._moved(op, Tflite.RESHAPE, plane, padded, padded)
-        rows = mels * op.kernel[0]
-        plane = self._stacked(
-            op, [self._cut(op, plane, (start, 0), (mels, padded[1])) for start in mel.starts], (mels, padded[1])
-        )
-        plane = self._stacked(
-            op, [self._cut(op, plane, (0, start), (rows, frames)) for start in frame.starts], (rows, frames)
-        )
-        by_position = (op.kernel[0] * op.kernel[1], mels * frames)
-        plane = self._moved(op, Tflite.RESHAPE, plane, by_position, by_position)
-        plane = self._moved(op, Tflite.TRANSPOSE, plane, by_position[::-1], (1, 0))
-        shape = (1, mels, frames, by_position[0])
+        """Tensors, constants and operators of `unfold.steps`, and the map that they end in."""
+        edge, (positions, mels, frames) = self.graph.edges[op.input], self.graph.edges[op.output].shape
+        planes: list[int] = []
+        for step in unfold.steps(op, edge.shape):
+            moved = self._tensor(edge, f"{op.name}/{self.file.tensors}", step.shape)
+            sources = [source if number == unfold.MAP else planes[number] for number in step.sources]
+            for numbers in step.arguments:
+                constant = np.array(numbers, np.int32)
+                constant = constant.reshape(-1, 2) if step.kind is Tflite.PAD else constant
+                sources.append(self.file.constant(f"{op.name}/{self.file.tensors}", constant))
+            options = {"newShape": list(step.shape)} if step.kind is Tflite.RESHAPE else {}
+            self.file.operator(step.kind, sources, moved, **options)
+            planes.append(moved)
+        shape = (1, mels, frames, positions)
         self.file.operator(
             Tflite.RESHAPE,
-            (plane, self.file.constant(f"{op.name}/shape", np.array(shape, np.int32))),
+            (planes[-1], self.file.constant(f"{op.name}/shape", np.array(shape, np.int32))),
             output,
             newShape=list(shape),
         )
-
-    def _moved(self, op: UnfoldOp, kind: Tflite, source: int, shape: Sequence[int], argument: ArrayLike) -> int:
-        """The tensor of an operator that only moves values. argument: int32 constant, its second input."""
-        moved = self._tensor(self.graph.edges[op.input], f"{op.name}/{self.file.tensors}", tuple(shape))
-        constant = self.file.constant(f"{op.name}/{self.file.tensors}", np.array(argument, np.int32))
-        options = {"newShape": list(shape)} if kind is Tflite.RESHAPE else {}
-        self.file.operator(kind, (source, constant), moved, **options)
-        return moved
-
-    def _cut(self, op: UnfoldOp, source: int, start: tuple[int, int], shape: tuple[int, int]) -> int:
-        """A rectangle of a plane."""
-        cut = self._tensor(self.graph.edges[op.input], f"{op.name}/{self.file.tensors}", shape)
-        constants = [
-            self.file.constant(f"{op.name}/{self.file.tensors}", np.array(values, np.int32))
-            for values in (start, shape)
-        ]
-        self.file.operator(Tflite.SLICE, (source, *constants), cut)
-        return cut
-
-    def _stacked(self, op: UnfoldOp, parts: list[int], shape: tuple[int, int]) -> int:
-        """Planes of one shape stacked along the first axis, `MAX_CONCATENATED` at a time."""
-        rows = [shape[0]] * len(parts)
-        while len(parts) > 1:
-            groups = range(0, len(parts), MAX_CONCATENATED)
-            heights = [sum(rows[start : start + MAX_CONCATENATED]) for start in groups]
-            parts = [
-                self._concatenated(op, parts[start : start + MAX_CONCATENATED], (height, shape[1]))
-                for start, height in zip(groups, heights, strict=True)
-            ]
-            rows = heights
-        return parts[0]
-
-    def _concatenated(self, op: UnfoldOp, parts: list[int], shape: tuple[int, int]) -> int:
-        if len(parts) == 1:
-            return parts[0]
-        stacked = self._tensor(self.graph.edges[op.input], f"{op.name}/{self.file.tensors}", shape)
-        self.file.operator(Tflite.CONCATENATION, parts, stacked, axis=0)
-        return stacked
 
     def _avg_pool(self, op: AvgPoolOp, source: int, output: int) -> None:
         edge = self.graph.edges[op.input]
@@ -269,34 +215,6 @@ class _TfliteEmitter:
         return self.file.tensor(name, shape, np.int8, scale=[edge.scale], zero_point=edge.zero_point)
 
 
-class _Fold(NamedTuple):
-    """One axis as (length, stride) in place of length * stride values. starts: where each kernel position begins once
-    the axis is (stride, length)."""
-
-    stride: int
-    length: int
-    starts: tuple[int, ...]
-
-
-def _fold(op: UnfoldOp, axis: int, size: int, out: int) -> _Fold:
-    """size: of the axis without padding. out: size of the output."""
-    stride, padded = op.stride[axis], size + op.padding[2 * axis] + op.padding[2 * axis + 1]
-    offsets = [position * op.dilation[axis] for position in range(op.kernel[axis])]
-    length = max(offsets[-1] // stride + out, -(-padded // stride))
-    return _Fold(stride, length, tuple(each % stride * length + each // stride for each in offsets))
-
-
 def _is_same(op: ConvOp, shape: Shape) -> bool:
-    """Whether SAME is exactly this padding: as many zeros before the map and the same output size, and so as many zeros
-    after it."""
-    for axis in (0, 1):
-        size, stride = shape[axis + 1], op.stride[axis]
-        span = op.dilation[axis] * (op.kernel[axis] - 1) + 1
-        before, after = op.padding[2 * axis : 2 * axis + 2]
-        out = -(-size // stride)
-        if (
-            before != max((out - 1) * stride + span - size, 0) // 2
-            or (size + before + after - span) // stride + 1 != out
-        ):
-            return False
-    return True
+    """Whether SAME is exactly this padding."""
+    return op.padding == same_padding(shape, op.kernel, op.stride, op.dilation)

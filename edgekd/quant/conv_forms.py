@@ -25,10 +25,12 @@ _OUTPUT_KINDS: dict[blocks.Activation, Kind] = {
     "relu": "unsigned",
     "hard_sigmoid": "hard_gate",
     "silu": "signed",
-    "hard_swish": "signed",
+    "hard_swish": "shifted",
     "sigmoid": "signed",
 }
 """Activation -> kind of the edge that a convolution writes."""
+HARD_SWISH_ZERO, HARD_SWISH_LEAST = -3.0, -0.375
+"""Hard swish is 0 below the first, and never below the second."""
 
 
 def _affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
@@ -74,7 +76,7 @@ class QuantConv(QuantBlock):
             self.conv.bias.copy_(torch.zeros_like(self.conv.bias) if bias is None else bias)
         self.activation = activation
         self._source = (source,)  # in a tuple, so that it is no submodule: it belongs to another block
-        self.output = ActQuant(_OUTPUT_KINDS[activation])
+        self.output = ActQuant(_OUTPUT_KINDS[activation], HARD_SWISH_ZERO if activation == "hard_swish" else 0.0)
         """Quantiser of the convolution's output; with "silu", "hard_swish" and "sigmoid" of the value before the
         gate."""
         self.gate: ActQuant | nn.Identity = nn.Identity()
@@ -83,7 +85,8 @@ class QuantConv(QuantBlock):
             self.gate = ActQuant("soft_gate")
         if activation == "hard_swish":
             self.gate = ActQuant("hard_gate")
-        if activation in ("silu", "hard_swish"):
+            self.product = ActQuant("shifted", HARD_SWISH_LEAST)
+        if activation == "silu":
             self.product = ActQuant("signed")
 
     @property

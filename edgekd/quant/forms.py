@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from edgekd.models import blocks
 from edgekd.qgraph import graph as q
-from edgekd.quant.activation import ActQuant, range_quantiser
+from edgekd.quant.activation import ActQuant, quantiser_like, range_quantiser
 from edgekd.quant.block import QuantBlock
 from edgekd.quant.builder import GraphBuilder
 from edgekd.quant.conv_forms import QuantNorm, conv_form
@@ -32,7 +32,9 @@ class QuantAdd(QuantBlock):
 
     def lower(self, build: GraphBuilder, name: str, inputs: list[str]) -> str:
         output = build.edge(name, build.broadcast(inputs), self.output)
-        build.ops.append(q.AddOp(name, (inputs[0], inputs[1]), output, "relu" if self.activation == "relu" else "none"))
+        negative = any(build.edges[each].zero_point != q.INT8_MIN for each in inputs)  # else a relu changes nothing
+        fused: q.Activation = "relu" if self.activation == "relu" and negative else "none"
+        build.ops.append(q.AddOp(name, (inputs[0], inputs[1]), output, fused))
         return output
 
 
@@ -42,7 +44,8 @@ class QuantMultiply(QuantBlock):
     def __init__(self, block: blocks.Multiply, inputs: list[ActQuant]) -> None:
         super().__init__()
         del block
-        self.output = range_quantiser(any(edge.signed for edge in inputs))
+        x, gate = inputs
+        self.output = range_quantiser(x.signed or gate.signed) if gate.signed else quantiser_like(x)
 
     @property
     def edge(self) -> ActQuant:
@@ -84,7 +87,7 @@ class QuantAvgPool(QuantBlock):
     def __init__(self, block: blocks.AvgPool, inputs: list[ActQuant]) -> None:
         super().__init__()
         self.kernel, self.stride, self.padding = block.kernel, block.stride, block.padding
-        self.output = range_quantiser(inputs[0].signed)
+        self.output = quantiser_like(inputs[0])
 
     @property
     def edge(self) -> ActQuant:
@@ -106,7 +109,7 @@ class QuantMeanPool(QuantBlock):
     def __init__(self, block: blocks.MeanPool, inputs: list[ActQuant]) -> None:
         super().__init__()
         self.axes = block.axes
-        self.output = range_quantiser(inputs[0].signed)
+        self.output = quantiser_like(inputs[0])
 
     @property
     def edge(self) -> ActQuant:

@@ -23,6 +23,8 @@ from edgekd.quant.forms import FORMS, QuantAdd, QuantMeanPool
 
 SETTLE_REACH = 64
 """Float32 neighbours on either side that `settle` tries."""
+MOST_MOVED = 0.01
+"""Share by which `settle` may move the scale of a mean."""
 
 
 class Step(NamedTuple):
@@ -142,10 +144,12 @@ def calibrate(network: QuantNetwork, batches: Iterable[Tensor]) -> None:
 
 @torch.no_grad()
 def settle(network: QuantNetwork, shape: tuple[int, int]) -> None:
-    """Move output scales by a few last bits, so that engines that round differently compute the same integers.
+    """Move output scales a little, so that engines that round differently compute the same integers.
 
-    The scale of an addition is moved until no pair of inputs is near a tie, that of a mean over axes until a fused
-    multiply-add changes no sum. Call it on a trained network, before the test. A scale moves by at most 8e-6 of itself.
+    The scale of an addition is moved by last bits, until no pair of inputs is near a tie. A step of a mean over axes
+    becomes an odd number of steps of its sum, so that no sum is near a tie. Where few elements would make that move the
+    scale by more than `MOST_MOVED`, it is moved by last bits until a fused multiply-add changes no sum. Call it on a
+    trained network, before the test.
 
     Args:
         network: calibrated; it is put into eval mode.
@@ -164,9 +168,21 @@ def settle(network: QuantNetwork, shape: tuple[int, int]) -> None:
         elif isinstance(block, QuantBandedConv):
             _settle(block.sum, partial(addition.margin, (_edge(block.scaled), _edge(block.offset_edge))))
         elif isinstance(block, QuantMeanPool):
-            source = _edge(edges[step.inputs[0]])
-            _settle(block.output, partial(_agreement, source, block.elements(inputs[0])), enough=0)
+            source, elements = _edge(edges[step.inputs[0]]), block.elements(inputs[0])
+            if not _make_odd(block.output, source, elements):
+                _settle(block.output, partial(_agreement, source, elements), enough=0)
         values[step.output] = block(*inputs)
+
+
+def _make_odd(output: ActQuant, source: Edge, elements: int) -> bool:
+    """Make a step of a mean an odd number of steps of the sum of its elements. Returns whether that was done."""
+    sums = elements * output.scale() / source.scale
+    odd = 2 * round((sums - 1) / 2) + 1
+    if abs(odd / sums - 1) > MOST_MOVED:
+        return False
+    for threshold in output.parameters():
+        threshold.mul_(odd / sums)
+    return True
 
 
 def _agreement(source: Edge, elements: int, output: Edge) -> float:

@@ -6,6 +6,7 @@ import zipfile
 import pytest
 from qgraph import toy
 
+from edgekd import protobuf
 from edgekd.errors import InputError
 from edgekd.modelfile import container
 from edgekd.qgraph import onnx, tflite
@@ -156,7 +157,7 @@ def test_fields_after_an_onnx_manifest_are_refused(tmp_path, emitted):
     """They would belong to the model for every other reader, and no digest covers them."""
     path = tmp_path / "a.onnx"
     container.write(path, emitted["onnx"], toy.manifest(GRAPH, "onnx"))
-    path.write_bytes(path.read_bytes() + container.field(7, b""))
+    path.write_bytes(path.read_bytes() + protobuf.field(7, b""))
     with pytest.raises(InputError, match="field 7 after the manifest"):
         container.read(path)
 
@@ -164,13 +165,13 @@ def test_fields_after_an_onnx_manifest_are_refused(tmp_path, emitted):
 @pytest.mark.parametrize(
     ("raw", "message"),
     [
-        (container.field(1, b"") * (container.MAX_FIELDS + 1), "more than 65,536 fields in one message"),
+        (protobuf.field(1, b"") * (protobuf.MAX_FIELDS + 1), "more than 65,536 fields in one message"),
         (
-            container.field(7, container.field(1, container.field(6, bytes(container.MAX_STRUCTURE_BYTES)))),
+            protobuf.field(7, protobuf.field(1, protobuf.field(6, bytes(container.MAX_STRUCTURE_BYTES)))),
             "more than 2,097,152 bytes",
         ),
         (
-            container.field(7, container.field(5, container.field(8, bytes(container.MAX_STRUCTURE_BYTES)))),
+            protobuf.field(7, protobuf.field(5, protobuf.field(8, bytes(container.MAX_STRUCTURE_BYTES)))),
             "besides its weights",
         ),
     ],
@@ -184,9 +185,7 @@ def test_an_onnx_file_that_would_fill_the_memory_is_refused_unparsed(tmp_path, r
 
 def test_large_weights_are_not_counted_as_structure(tmp_path):
     path = tmp_path / "a.onnx"
-    path.write_bytes(
-        container.field(7, container.field(5, container.field(9, bytes(2 * container.MAX_STRUCTURE_BYTES))))
-    )
+    path.write_bytes(protobuf.field(7, protobuf.field(5, protobuf.field(9, bytes(2 * container.MAX_STRUCTURE_BYTES)))))
     assert len(container.read_bytes(path)) > 2 * container.MAX_STRUCTURE_BYTES
 
 

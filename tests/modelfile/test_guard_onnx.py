@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from qgraph import toy
 
+from edgekd import protobuf
 from edgekd.errors import InputError
 from edgekd.modelfile import container, engine, guard_onnx
 from edgekd.modelfile.engine import open_model
@@ -178,11 +179,11 @@ def test_numbers_count_in_every_spelling():
     with pytest.raises(ValueError, match=r"'it' .*\(1, 2, 108, 6\)"):
         refuse(model)
     shape = b"".join(
-        container.varint(guard_onnx.TENSOR_DIMS << 3 | container.LENGTH_DELIMITED) + b"\2\x90\x4e" for _ in range(2)
+        protobuf.varint(protobuf.TENSOR_DIMS << 3 | protobuf.LENGTH_DELIMITED) + b"\2\x90\x4e" for _ in range(2)
     )
-    tensor = shape + container.field(guard_onnx.TENSOR_NAME, b"w")
-    raw = written(node("Relu", "x")).SerializeToString() + container.field(
-        7, container.field(guard_onnx.GRAPH_INITIALIZER, tensor)
+    tensor = shape + protobuf.field(protobuf.TENSOR_NAME, b"w")
+    raw = written(node("Relu", "x")).SerializeToString() + protobuf.field(
+        7, protobuf.field(protobuf.GRAPH_INITIALIZER, tensor)
     )
     # in a second graph field, which is merged
     with pytest.raises(ValueError, match=r"'w' .*\(10000, 10000\)"):
@@ -190,6 +191,6 @@ def test_numbers_count_in_every_spelling():
 
 
 def test_a_field_number_that_some_readers_cut_off_is_refused():
-    raw = onnx.emit(GRAPH) + container.varint((2**29 + 7) << 3 | container.LENGTH_DELIMITED) + b"\0"
-    with pytest.raises(container.DamagedError, match="cut off or garbled"):
+    raw = onnx.emit(GRAPH) + protobuf.varint((2**29 + 7) << 3 | protobuf.LENGTH_DELIMITED) + b"\0"
+    with pytest.raises(protobuf.DamagedError, match="cut off or garbled"):
         guard_onnx.refuse_costly_graph(raw, engine.MAX_ONNX_ELEMENTS, engine.MAX_READ)

@@ -35,7 +35,7 @@ class Builder:
 
     def __init__(self, seed: int, mel: int, frame: int, windows: int = 8) -> None:
         self.rng = np.random.default_rng(seed)
-        self.edges = {"input": Edge("input", (1, mel, frame), 0.05, 3)}
+        self.edges = {"input": Edge("input", (1, mel, frame), float(np.float32(0.05)), 3)}
         self.ops: list[Op] = []
         self.reals = {"input": self.rng.normal(0, INPUT_STD, (windows, 1, mel, frame))}
 

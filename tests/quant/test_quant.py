@@ -2,12 +2,13 @@
 integers."""
 
 from copy import deepcopy
+from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
-from qgraph import probe
+from qgraph import probe, same
 from torch import nn
 
 from edgekd.errors import InputError
@@ -22,6 +23,7 @@ from edgekd.models.mobilenet_v2 import MobileNetV2Config
 from edgekd.models.serfr_cnn import SerfrCnnConfig
 from edgekd.qgraph import addition, graph, onnx, reduction, reference, tflite
 from edgekd.qgraph.graph import ConstantOp, ConvOp
+from edgekd.qgraph.read import read_graph
 from edgekd.quant import QuantNetwork, calibrate, freeze, lower, settle, to_qat
 from edgekd.quant.activation import ActQuant
 from edgekd.quant.builder import GraphBuilder
@@ -113,6 +115,32 @@ def test_both_engines_compute_the_integers_of_every_student(student: Student) ->
     assert np.abs(probe.run_onnx(onnx.emit(graph), as_uint8).astype(np.int64) - onnx.UINT8_OFFSET - expected).max() <= 2
 
 
+@pytest.mark.parametrize("emitter", [tflite, onnx], ids=["tflite", "onnx"])
+def test_the_files_of_every_student_read_back_as_its_graph(student: Student, emitter: ModuleType) -> None:
+    read = read_graph(emitter.emit(student.graph))
+    assert same.differences(student.graph, read) == []
+
+
+def test_the_relu_of_a_sum_that_is_never_negative_is_none() -> None:
+    class Rectified(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.branch = ConvNormAct(1, 4), ConvNormAct(4, 4)
+            self.add = Add("relu")
+            self.classifier = PooledClassifier(4, LABELS)
+
+        def forward(self, log_mel: torch.Tensor) -> torch.Tensor:
+            x = self.stem(log_mel)
+            return self.classifier(self.add(x, self.branch(x)))
+
+    network = to_qat(Rectified().eval())
+    calibrate(network, [torch.randn(8, 1, MELS, FRAMES)])
+    lowered = lower(network.eval(), FrontEnd(n_mels=MELS), FRAMES)
+    assert [op.activation for op in lowered.ops if isinstance(op, graph.AddOp)] == ["none"]
+    for emitter in (tflite, onnx):
+        assert same.differences(lowered, read_graph(emitter.emit(lowered))) == []
+
+
 def test_weights_and_scales_are_bit_equal_to_those_trained() -> None:
     network = quantised(CONFIGS[0])
     graph = lower(network, FrontEnd(n_mels=MELS), FRAMES)
@@ -149,7 +177,7 @@ def test_qat_learns_weights_and_scales_until_frozen() -> None:
     "config",
     [pytest.param(CONFIGS[0], id="SerfrCnn"), pytest.param(CONFIGS[3], id="BcResNetAsc", marks=pytest.mark.slow)],
 )
-def test_settling_widens_the_margin_of_every_addition_and_moves_scales_by_last_bits(config: ModelConfig) -> None:
+def test_settling_widens_the_margin_of_every_addition_and_moves_scales_a_little(config: ModelConfig) -> None:
     network = quantised(config)
     before = lower(network, FrontEnd(n_mels=MELS), FRAMES)
     settle(network, (MELS, FRAMES))
@@ -161,8 +189,25 @@ def test_settling_widens_the_margin_of_every_addition_and_moves_scales_by_last_b
             [addition.margin(tuple(lowered.edges[name] for name in op.inputs), lowered.edges[op.output]) for op in adds]
         )
     assert min(margins[1]) > 5e-6 > min(margins[0])
-    moved = [abs(after.edges[name].scale / edge.scale - 1) for name, edge in before.edges.items()]
-    assert 0 < max(moved) < 1e-5
+    means = {op.output for op in after.ops if isinstance(op, graph.AvgPoolOp)}
+    moved = {name: abs(after.edges[name].scale / edge.scale - 1) for name, edge in before.edges.items()}
+    assert max(moved[name] for name in means) < 0.01
+    assert 0 < max(share for name, share in moved.items() if name not in means) < 1e-5
+
+
+def test_settling_leaves_no_sum_of_a_large_mean_near_a_tie() -> None:
+    network = quantised(CONFIGS[0])
+    settle(network, (MELS, FRAMES))
+    lowered = lower(network, FrontEnd(n_mels=MELS), FRAMES)
+    margins = []
+    for op in lowered.ops:
+        elements = isinstance(op, graph.AvgPoolOp) and op.kernel[0] * op.kernel[1]
+        if elements and elements > 100:
+            source, output = lowered.edges[op.input], lowered.edges[op.output]
+            means = np.arange(255 * elements + 1) * (source.scale / elements / output.scale)
+            margins.append(np.abs(means % 1 - 0.5).min())
+    assert margins
+    assert min(margins) > 1e-4
 
 
 def test_settling_leaves_no_mean_that_a_fused_multiply_add_changes() -> None:

@@ -1,6 +1,7 @@
 """Initial weights from another run: what is loaded, what trains, and what is refused."""
 
 import logging
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -94,7 +95,9 @@ def test_a_random_head_that_stays_random_and_a_training_without_parameters_are_r
         pretrained.check_trainable(make_recipe("teacher"), model)
 
 
-def test_labels_of_a_black_box_must_be_those_of_the_store(store, make_recipe, monkeypatch):
+def test_labels_of_a_black_box_must_be_those_of_the_store(store, make_recipe, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    Path("x.onnx").touch()
     alone = msgspec.structs.replace(
         make_recipe("teacher"), teacher={"kind": "black_box", "file": "x.onnx", "head": False}
     )

@@ -60,7 +60,7 @@ def open_repaired(path: Path) -> BinaryIO | None:
     """
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
-        if size == 0:
+        if size == 0 and not file.read(1):
             raise InputError(f"{path}: the file is empty (0 bytes)")
         header = read_header(file, size)
     if header.is_cut_off(size):

@@ -14,7 +14,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from edgekd.errors import InputError
-from edgekd.files import claimed
+from edgekd.files import claimed, private_folder
 from edgekd.runtime.config_tables import HistoryTable
 from edgekd.runtime.decision import Decision
 from edgekd.runtime.outputs.base import CLOSE_S, Observation, reason_text
@@ -200,7 +200,7 @@ class History:
         """Make sure that no other listener writes the database."""
         if self._is_claimed:
             return
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        private_folder(self._path.parent)
         try:
             self._claim.enter_context(claimed(self._path))
         except BlockingIOError:

@@ -353,7 +353,7 @@ async function askModel() {
     ["Network", `${model.student}, ${model.precision}`],
     ["Size", `${counts.params.toLocaleString("en")} parameters, ${counts.param_bytes.toLocaleString("en")} bytes`],
     ["Work", `${(counts.macs / 1e6).toFixed(1)} million multiply-adds a window`],
-    ["Hears", `${model.window_s.toLocaleString("en")} s at ${model.sample_rate.toLocaleString("en")} Hz, ${model.n_mels} × ${model.frames} log-mel`],
+    ["Input", `${model.window_s.toLocaleString("en")} s at ${model.sample_rate.toLocaleString("en")} Hz, ${model.n_mels} × ${model.frames} log-mel`],
     ["Trained on", provenance.synthetic ? `${provenance.data} (synthetic)` : provenance.data],
     ["Licence of the data", provenance.data_licence],
     ["Teachers", provenance.teachers.join(", ") || "none"],
