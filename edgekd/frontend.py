@@ -7,13 +7,13 @@ power clamped from below at `log_floor`. Fields that only published networks nee
 not set, so that the files of all other front ends stay as they are.
 
 The FFT is float64: in float32 its rounding error changed quiet bands next to a loud one by up to 1e-3, and it was no
-faster in numpy. Three things make it fast: one real FFT for all frames of a clip, a filterbank of a few dense bands (a
+faster in numpy. Three things make it fast: one real FFT for many frames, a filterbank of a few dense bands (a
 triangle covers few bins), and matrix products in blocks of `BLOCK` frames. Blocks of one size also make the result of a
 frame independent of how many frames are computed with it, so that clips and streams agree to the bit.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Literal, NamedTuple, get_args
 
@@ -23,15 +23,16 @@ from msgspec import UNSET, UnsetType
 from numpy.typing import NDArray
 
 from edgekd.errors import InputError
+from edgekd.mel_scales import HZ_TO_MEL, MEL_TO_HZ, MelScale, kaldi_to_mel
 from edgekd.rates import require_rate
 
 BLOCK = 8
 """Frames in one matrix product. Every product has this size, whatever the number of frames."""
+BATCH_SAMPLES = 2**16
+"""Samples of the frames of a clip that are computed at once: as many as a cache holds with their spectra."""
 BAND_MELS = 32
 """Mel bands in one dense product of the banded filterbank."""
-SLANEY_BREAK_HZ, SLANEY_HZ_PER_MEL, SLANEY_LOG_STEP = 1000.0, 200.0 / 3.0, np.log(6.4) / 27.0
 
-MelScale = Literal["fant", "htk", "slaney", "kaldi"]
 Padding = Literal["none", "center", "reflect", "end"]
 Array = NDArray[np.float32]
 Array64 = NDArray[np.float64]
@@ -101,8 +102,8 @@ class FrontEnd(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             )
         if self.padding not in get_args(Padding):
             raise InputError(f"frontend: padding is {self.padding!r}; allowed: {', '.join(get_args(Padding))}")
-        if self.mel_scale not in _HZ_TO_MEL:
-            raise InputError(f"frontend: mel_scale is {self.mel_scale!r}; allowed: {', '.join(_HZ_TO_MEL)}")
+        if self.mel_scale not in HZ_TO_MEL:
+            raise InputError(f"frontend: mel_scale is {self.mel_scale!r}; allowed: {', '.join(HZ_TO_MEL)}")
         if not 0.0 <= self.f_min <= self.top_hz - _LEAST_BAND_HZ:
             raise InputError(
                 f"frontend: f_min {self.f_min} Hz must be at least 0 and {_LEAST_BAND_HZ:g} Hz below f_max"
@@ -185,8 +186,8 @@ def window_array(fe: FrontEnd) -> Array:
 
 def corners(fe: FrontEnd) -> Array64:
     """Hz, (n_mels + 2,): triangle i rises from corner i to i + 1 and falls to i + 2."""
-    low, high = _HZ_TO_MEL[fe.mel_scale](np.array([fe.f_min, fe.top_hz]))
-    return _MEL_TO_HZ[fe.mel_scale](np.linspace(low, high, fe.n_mels + 2))
+    low, high = HZ_TO_MEL[fe.mel_scale](np.array([fe.f_min, fe.top_hz]))
+    return MEL_TO_HZ[fe.mel_scale](np.linspace(low, high, fe.n_mels + 2))
 
 
 def filterbank(fe: FrontEnd) -> Array:
@@ -201,7 +202,7 @@ def filterbank(fe: FrontEnd) -> Array:
     bins = np.arange(fe.n_fft // 2 + 1) * bin_hz
     is_kaldi = fe.mel_scale == "kaldi"
     if is_kaldi:
-        hz, bins = _kaldi_to_mel(hz), _kaldi_to_mel(bins.astype(np.float64))
+        hz, bins = kaldi_to_mel(hz), kaldi_to_mel(bins.astype(np.float64))
     left, centre, right = (hz[i : i + fe.n_mels, None] for i in range(3))  # (n_mels, 1)
     weights = np.empty((fe.n_mels, len(bins)), np.float32)
     for start in range(0, fe.n_mels, BAND_MELS):  # in parts, because float64 of all at once may take a gigabyte
@@ -259,20 +260,30 @@ def log_mel(fe: FrontEnd, waveform: Array) -> Array:
         )
     clips = waveform.reshape(-1, samples)
     out = np.empty((len(clips), fe.n_mels, frames), np.float32)
+    before, after = fe.pad_before, fe.pad_after(samples)
+    batch = max(BATCH_SAMPLES // fe.n_fft // BLOCK, 1) * BLOCK
     for clip, target in zip(clips, out, strict=True):
-        target[:] = frames_of(fe, padded(fe, clip), frames)
+        signal = padded(fe, clip, before, after)
+        for start in range(0, frames, batch):
+            stop = min(start + batch, frames)
+            target[:, start:stop] = frames_of(fe, [(signal[start * fe.hop_length :], stop - start)])
     return out.reshape(*waveform.shape[:-1], fe.n_mels, frames)
 
 
-def padded(fe: FrontEnd, clip: Array) -> Array:
-    """A clip, float32 (time,), prepared for `frames_of`: pre-emphasised and padded."""
-    count, before, after = fe.emphasised_samples(len(clip)), fe.pad_before, fe.pad_after(len(clip))
-    signal = np.zeros(before + count + after, np.float32)
+def padded(fe: FrontEnd, clip: Array, before: int, after: int) -> Array:
+    """A clip, float32 (time,), prepared for `frames_of`: pre-emphasised, with so many samples of padding before and
+    after it. It may be the clip itself."""
+    if not (fe.pre_emphasis or before or after):
+        return clip
+    count = fe.emphasised_samples(len(clip))
+    signal = np.empty(before + count + after, np.float32)
     inside = signal[before : before + count]
     emphasise(fe, clip, None, inside)
-    if fe.padding == "reflect":
-        signal[:before] = inside[before:0:-1]
-        signal[before + count :] = inside[-2 : -2 - after : -1]
+    is_mirrored = fe.padding == "reflect"
+    if before:
+        signal[:before] = inside[before:0:-1] if is_mirrored else 0.0
+    if after:
+        signal[before + count :] = inside[-2 : -2 - after : -1] if is_mirrored else 0.0
     return signal
 
 
@@ -285,143 +296,76 @@ def emphasise(fe: FrontEnd, samples: Array, previous: np.float32 | None, out: Ar
         previous: the sample before them, None at the start of a clip.
         out: (time,); with `ahead` one sample less at the start of a clip.
     """
-    factor = np.float32(fe.pre_emphasis)
-    if fe.ahead:
-        out[len(out) - len(samples) + 1 :] = samples[1:] - factor * samples[:-1]
-        if previous is not None and len(samples):
-            out[0] = samples[0] - factor * previous
-        return
-    out[:] = samples
-    if fe.pre_emphasis and len(samples):
-        out[1:] -= factor * samples[:-1]
-        out[0] -= factor * (previous or np.float32(0.0))
+    if not fe.pre_emphasis:
+        out[:] = samples
+    elif len(samples):
+        factor = np.float32(-fe.pre_emphasis)
+        inside = out[len(out) - len(samples) + 1 :]
+        np.multiply(samples[:-1], factor, out=inside)
+        inside += samples[1:]
+        if previous is not None or not fe.ahead:
+            out[0] = samples[0] + factor * (previous or np.float32(0.0))
 
 
-def frames_of(fe: FrontEnd, emphasised: Array, frames: int) -> Array:
-    """Normalised log-mel of the first `frames` frames of a padded, pre-emphasised signal: float32 (n_mels, frames)."""
+def frames_of(fe: FrontEnd, parts: Sequence[tuple[Array, int]]) -> Array:
+    """Normalised log-mel of the first frames of one or several signals, all computed at once: for few frames numpy's
+    calls take more time than the work in them.
+
+    Args:
+        fe: the front end.
+        parts: padded, pre-emphasised signals, float32 (time,), each with its number of frames.
+
+    Returns:
+        float32 (n_mels, frames), the frames of all signals in their order.
+    """
     plan = _plan(fe)
-    blocks = -(-frames // BLOCK)
-    # converted once, not in each frame that shares a sample
-    signal = emphasised[: (frames - 1) * fe.hop_length + fe.n_fft].astype(np.float64)
-    overlapping = np.ndarray(
-        (frames, fe.n_fft), np.float64, signal, strides=(fe.hop_length * signal.itemsize, signal.itemsize)
-    )
-    parts = np.fft.rfft(overlapping * plan.window).view(np.float64)  # (frames, 2 * bins): real, imaginary, real, ...
-    np.square(parts, out=parts)
-    power = np.zeros((blocks * BLOCK, fe.n_fft // 2 + 1), np.float32)
-    np.add(parts[:, ::2], parts[:, 1::2], out=power[:frames], casting="same_kind")
-    in_blocks = power.reshape(blocks, BLOCK, -1)
+    frames = sum([count for _, count in parts])
+    windowed = np.empty((frames, fe.n_fft))
+    done = 0
+    for signal, count in parts:
+        # converted once, not in each frame that shares a sample
+        exact = signal[: max(count - 1, 0) * fe.hop_length + fe.n_fft].astype(np.float64)
+        overlapping = np.ndarray(
+            (count, fe.n_fft), np.float64, exact, strides=(fe.hop_length * exact.itemsize, exact.itemsize)
+        )
+        np.multiply(overlapping, plan.window, out=windowed[done : done + count])
+        done += count
+    halves = np.fft.rfft(windowed).view(np.float64)  # (frames, 2 * bins): real, imaginary, real, ...
+    np.square(halves, out=halves)
+    blocks, all_bins = -(-frames // BLOCK), fe.n_fft // 2 + 1
+    power = np.empty((blocks, BLOCK, all_bins), np.float32)
+    rows = power.reshape(blocks * BLOCK, all_bins)
+    np.add(halves[:, ::2], halves[:, 1::2], out=rows[:frames], casting="same_kind")
+    rows[frames:] = 0.0
     mel = np.empty((blocks, BLOCK, fe.n_mels), np.float32)
     for mels, bins, weights in plan.bands:
-        np.matmul(in_blocks[:, :, bins], weights, out=mel[:, :, mels])
-    np.maximum(mel, np.float32(fe.log_floor), out=mel)
-    if fe.offset:
-        mel += np.float32(fe.offset)
-    np.log(mel, out=mel)
+        np.matmul(power[:, :, bins], weights, out=mel[:, :, mels])
+    log = mel.reshape(blocks * BLOCK, fe.n_mels)[:frames]
+    np.maximum(log, plan.floor, out=log)
+    if fe.log_offset:
+        log += plan.offset
+    np.log(log, out=log)
     if fe.mean or fe.std != 1.0:
-        mel -= np.float32(fe.mean)
-        mel *= np.float32(1.0 / fe.std)
-    return mel.reshape(-1, fe.n_mels)[:frames].T
-
-
-class LogMelStream:
-    """Log-mel of a stream. Its values are those of `log_mel` of all samples, whatever the chunks.
-
-    It keeps less than one frame of samples between calls, and with "reflect" half a frame more.
-    """
-
-    def __init__(self, fe: FrontEnd) -> None:
-        self._fe = fe
-        self._is_mirrored = fe.padding == "reflect"
-        self._begins = self._is_mirrored  # the samples that the start mirrors are not there yet
-        self._pending: Array = np.zeros(0 if self._is_mirrored else fe.pad_before, np.float32)
-        self._newest: Array = np.empty(0, np.float32)  # of the pre-emphasised samples, as many as the end mirrors
-        self._previous: np.float32 | None = None
-        self._received = self._frames = 0
-
-    def push(self, samples: Array) -> Array:
-        """The frames that more samples, float32 (time,), complete: float32 (n_mels, k), k >= 0."""
-        if len(samples):
-            kept, new = len(self._pending), len(samples)
-            if self._previous is None:
-                new = self._fe.emphasised_samples(new)
-            pending = np.empty(kept + new, np.float32)
-            pending[:kept] = self._pending
-            emphasise(self._fe, samples, self._previous, pending[kept:])
-            self._pending, self._previous = pending, np.float32(samples[-1])
-            self._received += len(samples)
-            if self._is_mirrored:
-                self._mirror_start(pending[kept:])
-        return self._drain()
-
-    def flush(self) -> Array:
-        """End the stream: the frames that padding completes, float32 (n_mels, k). Nothing may be pushed after it."""
-        fe = self._fe
-        if fe.frames(self._received) > self._frames:
-            after = fe.pad_after(self._received)
-            end = self._newest[-2 : -2 - after : -1] if self._is_mirrored else np.zeros(after, np.float32)
-            self._pending = np.concatenate((self._pending, end))
-        return self._drain()
-
-    def _mirror_start(self, new: Array) -> None:
-        """Put the mirrored first samples before all others, once they have come, and keep what the end will mirror."""
-        reach = self._fe.pad_before + 1
-        if self._begins and len(self._pending) >= reach:
-            self._begins = False
-            self._pending = np.concatenate((self._pending[reach - 1 : 0 : -1], self._pending))
-        self._newest = np.concatenate((self._newest, new[-reach:]))[-reach:]
-
-    def _drain(self) -> Array:
-        fe = self._fe
-        ready = 0 if self._begins else max(0, (len(self._pending) - fe.n_fft) // fe.hop_length + 1)
-        if ready == 0:
-            return np.empty((fe.n_mels, 0), np.float32)
-        out = frames_of(fe, self._pending, ready)
-        self._pending = self._pending[ready * fe.hop_length :]
-        self._frames += ready
-        return out
+        log -= plan.mean
+        log *= plan.factor
+    return log.T
 
 
 class _Plan(NamedTuple):
-    """Arrays that depend only on the front end."""
+    """What depends only on the front end. factor: 1 / std."""
 
     window: Array64
     bands: list[Band]
+    floor: np.float32
+    offset: np.float32
+    mean: np.float32
+    factor: np.float32
 
 
 @lru_cache(maxsize=16)
 def _plan(fe: FrontEnd) -> _Plan:
-    return _Plan(window_array(fe).astype(np.float64), bands(fe))
-
-
-def _slaney_to_mel(hz: Array64) -> Array64:
-    log_part = (
-        SLANEY_BREAK_HZ / SLANEY_HZ_PER_MEL
-        + np.log(np.maximum(hz, SLANEY_BREAK_HZ) / SLANEY_BREAK_HZ) / SLANEY_LOG_STEP
+    return _Plan(
+        window_array(fe).astype(np.float64),
+        bands(fe),
+        *(np.float32(value) for value in (fe.log_floor, fe.offset, fe.mean, 1.0 / fe.std)),
     )
-    return np.where(hz < SLANEY_BREAK_HZ, hz / SLANEY_HZ_PER_MEL, log_part)
-
-
-def _slaney_to_hz(mel: Array64) -> Array64:
-    at_break = SLANEY_BREAK_HZ / SLANEY_HZ_PER_MEL
-    log_part = SLANEY_BREAK_HZ * np.exp(SLANEY_LOG_STEP * np.maximum(mel - at_break, 0.0))
-    return np.where(mel < at_break, mel * SLANEY_HZ_PER_MEL, log_part)
-
-
-def _kaldi_to_mel(hz: Array64) -> Array64:
-    mel: Array64 = 1127.0 * np.log1p(hz / 700.0)
-    return mel
-
-
-_HZ_TO_MEL: dict[str, Callable[[Array64], Array64]] = {
-    "fant": lambda hz: 1000.0 / np.log(2.0) * np.log1p(hz / 1000.0),
-    "htk": lambda hz: 2595.0 * np.log10(1.0 + hz / 700.0),
-    "slaney": _slaney_to_mel,
-    "kaldi": _kaldi_to_mel,
-}
-_MEL_TO_HZ: dict[str, Callable[[Array64], Array64]] = {
-    "fant": lambda mel: 1000.0 * np.expm1(mel * np.log(2.0) / 1000.0),
-    "htk": lambda mel: 700.0 * (10.0 ** (mel / 2595.0) - 1.0),
-    "slaney": _slaney_to_hz,
-    "kaldi": lambda mel: 700.0 * np.expm1(mel / 1127.0),
-}

@@ -22,17 +22,23 @@ def quantize(values: NDArray[np.floating[Any]], scale: float, zero_point: int, d
     Raises:
         InputError: a value is NaN.
     """
-    steps = np.asarray(values, np.float32) / np.float32(scale)
-    if steps.size and math.isnan(steps.max()):
+    steps = np.asarray(np.asarray(values, np.float32) / np.float32(scale))
+    if math.isnan(np.vdot(steps, steps)):  # as soon as one value is; faster than the maximum
         raise InputError("cannot quantise NaN; check the audio and the front end")
-    return saturate(steps, zero_point, dtype)
+    return _saturated(steps, zero_point, np.dtype(dtype))
 
 
 def saturate(steps: NDArray[np.floating[Any]], zero_point: int, dtype: DTypeLike) -> NDArray[Any]:
     """Steps as integers: rounded half to even, with the zero point added, clipped to the range of the type and cast."""
-    rounded: NDArray[Any] = np.asarray(np.rint(steps))
-    rounded += zero_point
-    return rounded.clip(*_bounds(np.dtype(dtype)), out=rounded).astype(dtype)
+    return _saturated(np.array(steps), zero_point, np.dtype(dtype))
+
+
+def _saturated(steps: NDArray[Any], zero_point: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """As `saturate`, in the memory of the steps."""
+    np.rint(steps, out=steps)
+    if zero_point:
+        steps += zero_point
+    return steps.clip(*_bounds(dtype), out=steps).astype(dtype)
 
 
 def dequantize(q: NDArray[np.integer[Any]], scale: float, zero_point: int) -> NDArray[np.float32]:

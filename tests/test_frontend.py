@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from edgekd.errors import InputError
-from edgekd.frontend import FrontEnd, LogMelStream, filterbank, log_mel, window_array
+from edgekd.frontend import FrontEnd, filterbank, log_mel, window_array
+from edgekd.log_mel_stream import LogMelStream
 
 CONFIGS = [
     FrontEnd(),

@@ -1,4 +1,4 @@
-"""Times the front end on one thread: log-mel of a 1 s window in numpy, the streaming version per hop, and the torch
+"""Times the front end on one thread: log-mel of a 1 s window in numpy, the windows of a stream per hop, and the torch
 version where torch is installed.
 
     OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 python tools/bench_frontend.py
@@ -19,13 +19,13 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import numpy as np
 from toolbox import cores
 
-from edgekd.frontend import FrontEnd, LogMelStream, log_mel
+from edgekd.frontend import FrontEnd, log_mel
+from edgekd.runtime.stream import WindowStream
 from edgekd.text import columns
 
 REPEATS = 400
 BATCH = 64
-HOPS = (8, 16)
-"""Frames of a streaming hop: 0.256 s and 0.512 s."""
+HOPS_S = (0.25, 0.5)
 
 
 def microseconds(work: Callable[[], object], repeats: int = REPEATS) -> tuple[float, float]:
@@ -57,10 +57,10 @@ def main() -> None:
     fe = FrontEnd()
     waveforms = (0.1 * np.random.default_rng(0).standard_normal((BATCH, fe.sample_rate))).astype(np.float32)
     rows = {"numpy log-mel, 1 s": microseconds(lambda: log_mel(fe, waveforms[0]))}
-    for frames in HOPS:
-        stream, hop = LogMelStream(fe), waveforms[0, : frames * fe.hop_length]
-        stream.push(waveforms[0])
-        rows[f"numpy stream, hop of {frames} frames"] = microseconds(lambda stream=stream, hop=hop: stream.push(hop))
+    for hop_s in HOPS_S:
+        stream, hop = WindowStream(fe, fe.sample_rate, hop_s), waveforms[0, : round(hop_s * fe.sample_rate)]
+        list(stream.push(waveforms[0]))
+        rows[f"numpy stream, hop of {hop_s:g} s"] = microseconds(lambda stream=stream, hop=hop: list(stream.push(hop)))
     if find_spec("torch") is not None:
         rows["torch mirror, 1 s clip"] = torch_log_mel(fe, waveforms)
     cells = [[name, f"{median:.1f}", f"{least:.1f}", f"{1e6 / median:.0f}"] for name, (median, least) in rows.items()]

@@ -32,7 +32,6 @@ def main() -> None:
     """Entry point, which always exits: whatever stops a command becomes one line on standard error and an exit
     status."""
     from edgekd.errors import EdgekdError, missing_extra
-    from edgekd.train.launch import first_process
 
     leave_first_process()
     prepare_streams()
@@ -45,6 +44,8 @@ def main() -> None:
     except EdgekdError as error:
         _stop(error.args, error.exit_status)
     except USAGE_ERROR as error:
+        from edgekd.train.launch import first_process  # here, because a start needs no logging
+
         _stop(_usage_lines(error) if first_process() else [], EdgekdError.exit_status)
     except KeyboardInterrupt as stop:
         _stop([str(stop) or "interrupted"], INTERRUPTED)

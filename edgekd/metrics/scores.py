@@ -63,10 +63,11 @@ class Evaluation:
 
 def softmax(logits: NDArray[np.floating], temperature: float = 1.0) -> Floats:
     """(..., labels) logits -> float64 probabilities of the same shape, of `logits / temperature`."""
-    scaled = np.asarray(logits, np.float64) / temperature
-    exponents = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
-    probabilities: Floats = exponents / exponents.sum(axis=-1, keepdims=True)
-    return probabilities
+    values: Floats = np.divide(logits, temperature, dtype=np.float64)
+    values -= np.maximum.reduce(values, axis=-1, keepdims=True)
+    np.exp(values, out=values)
+    values /= np.add.reduce(values, axis=-1, keepdims=True)
+    return values
 
 
 def clip_means(

@@ -91,6 +91,7 @@ class Model:
         self.manifest = manifest
         self.engine = engine
         self._session, self._gains = session, gains
+        self._input_dtype = np.dtype(session.input_dtype)
 
     @property
     def input_quant(self) -> TensorQuant:
@@ -129,7 +130,7 @@ class Model:
         Raises:
             InputError: the wrong shape or type, or a failure inside the engine.
         """
-        if q.ndim != 3 or q.shape[1:] != self._session.input_shape or q.dtype != self._session.input_dtype:
+        if q.ndim != 3 or q.shape[1:] != self._session.input_shape or q.dtype != self._input_dtype:
             raise InputError(
                 f"{self.manifest.name}: the model reads {self._session.input_dtype} (batch, mel, frame) of "
                 f"{self._session.input_shape}, got {q.dtype} {q.shape}; use the manifest's front end and window"

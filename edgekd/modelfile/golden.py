@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from edgekd import rounding
 from edgekd.errors import InputError
-from edgekd.frontend import FrontEnd, LogMelStream, log_mel
+from edgekd.frontend import FrontEnd, log_mel
+from edgekd.log_mel_stream import LogMelStream
 from edgekd.modelfile.manifest import Golden, GoldenVector, Manifest, TensorQuant
 
 CANDIDATES, VECTORS = 16, 4

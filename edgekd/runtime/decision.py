@@ -136,9 +136,13 @@ class Decider:
         elif self._changed == -math.inf:  # unknown from the start: the dwell holds for it too
             self._changed = t
         winner = best if self._shown is None else self._shown
-        label = UNKNOWN if self._shown is None else self._labels[winner]
-        self._last = label, _rounded(smoothed[winner]), tuple((self._labels[i], _rounded(smoothed[i])) for i in order)
-        return self._decision(t, rms, drops, state, _rounded(own[winner]))
+        labels, probabilities = self._labels, smoothed.tolist()
+        self._last = (
+            UNKNOWN if self._shown is None else labels[winner],
+            round(probabilities[winner], 4),
+            tuple([(labels[i], round(probabilities[i], 4)) for i in order]),
+        )
+        return self._decision(t, rms, drops, state, round(float(own[winner]), 4))
 
     def skip(self, *, start: float, t: float, rms: float, drops: int = 0, state: State = "HEALTHY") -> Decision:
         """The decision on a window from `start` to `t` seconds that is below the gate and not scored: label and
@@ -225,7 +229,3 @@ def to_text(decision: Decision | StatusLine) -> str:
     gated = "gated  " if decision.gated is True else ""
     others = "  ".join(f"{label} {probability:.2f}" for label, probability in decision.top if label != decision.label)
     return f"{decision.t:9.2f} s  {decision.label:<24} {decision.probability:.2f}  {level}  {gated}{others}".rstrip()
-
-
-def _rounded(probability: np.float64) -> float:
-    return round(float(probability), 4)

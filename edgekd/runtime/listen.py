@@ -33,9 +33,11 @@ arrive."""
 
 
 class CurrentCapture:
-    """The capture that is running now, if any."""
+    """The capture that is running now, if any, and what it is told. lacking_s: seconds of samples that the next window
+    lacks."""
 
     capture: Capture | None = None
+    lacking_s: float = 0.0
 
     @property
     def counts(self) -> CaptureCounts | None:
@@ -123,7 +125,7 @@ def listen(
         command = configuration.request.command
         source_name = "the microphone" if command is None else shown_command(command)
     elif source == STANDARD_INPUT:
-        raw = read_raw(_unbuffered(sys.stdin.buffer), configuration.sample_rate, IDLE_S)
+        raw = read_raw(_unbuffered(sys.stdin.buffer), configuration.sample_rate, IDLE_S, lambda: current.lacking_s)
         chunks, source_name = _file_chunks(raw, configuration, control), "standard input"
     else:
         audio = read_file(Path(source), configuration.sample_rate, warn)
@@ -204,18 +206,22 @@ def _events(
         else:
             began = time.perf_counter()
             for window in stream.push(chunk):
-                t, ready = start_s + window.end / rate, time.perf_counter()
-                observation = Observation(
-                    manifest, window.waveform, window.features, ready - began, 0.0, current.counts, breaks
-                )
+                t, ready, inference_s = start_s + window.end / rate, time.perf_counter(), 0.0
                 if window.features is None:
                     start = start_s + window.start / rate
-                    yield decider.skip(start=start, t=t, rms=window.rms, drops=drops, state=state), observation
+                    decision = decider.skip(start=start, t=t, rms=window.rms, drops=drops, state=state)
                 else:
                     logits = classifier.logits(window.features[None])[0]  # (labels,)
-                    observation = observation._replace(inference_s=time.perf_counter() - ready)
-                    yield decider.decide(logits, t=t, rms=window.rms, drops=drops, state=state), observation
+                    inference_s = time.perf_counter() - ready
+                    decision = decider.decide(logits, t=t, rms=window.rms, drops=drops, state=state)
+                yield (
+                    decision,
+                    Observation(
+                        manifest, window.waveform, window.features, ready - began, inference_s, current.counts, breaks
+                    ),
+                )
                 began = time.perf_counter()
+        current.lacking_s = stream.lacking / rate
         yield _Tick(round(start_s + stream.received / rate + current.silent_s, 3), state), None
     longest = max(longest, stream.received)
     if longest < manifest.window:
@@ -254,7 +260,7 @@ def live_chunks(
     while True:
         arguments = _capture_arguments(configuration)
         try:
-            with Capture(*arguments, idle_s=IDLE_S) as capture:
+            with Capture(*arguments, idle_s=IDLE_S, lacking_s=lambda: current.lacking_s) as capture:
                 current.capture = capture
                 for chunk in capture:
                     if before is not None and isinstance(chunk, np.ndarray) and len(chunk):

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekd.errors import InputError
-from edgekd.frontend import FrontEnd, LogMelStream, frames_of, log_mel, padded
+from edgekd.frontend import FrontEnd, frames_of, log_mel, padded
 from edgekd.runtime.config_tables import MIN_HOP_S
 
 Array = NDArray[np.float32]
@@ -50,17 +50,22 @@ class WindowStream:
         # frames that reach over the window's edges; a pre-emphasis that is not ahead reads the sample before the frame
         self._left = int(np.sum(starts <= 0 if fe.pre_emphasis and not fe.ahead else starts < 0))
         self._right = int(np.sum(starts + fe.n_fft > fe.emphasised_samples(window)))
-        shared = self._frames - self._left - self._right - self._hop // fe.hop_length
-        self._grid = fe.hop_length if shared > 0 else 1
-        self._frontend_stream = LogMelStream(fe) if shared > 0 else None
-        self._recent = np.empty((0, fe.n_mels), np.float32).T  # the newest frames of the stream
+        self._shares = self._frames - self._left - self._right > self._hop // fe.hop_length
+        self._grid = fe.hop_length if self._shares else 1
+        self._newest: Array | None = None  # features of the newest window that has some
+        self._newest_start = 0
         self._buffer = self._samples = np.empty(0, np.float32)  # `_samples` is a view into `_buffer`
-        self._end = self._first = self._streamed = self._count = 0
+        self._end = self._first = self._count = 0
 
     @property
     def received(self) -> int:
         """Samples pushed since the start."""
         return self._first + len(self._samples)
+
+    @property
+    def lacking(self) -> int:
+        """Samples that the next window still lacks."""
+        return self._start() + self._window - self.received
 
     def push(self, samples: Array) -> Iterator[Window]:
         """Take samples, float32 (time,), and yield the windows that they complete."""
@@ -92,22 +97,39 @@ class WindowStream:
 
     def _features(self, waveform: Array) -> Array:
         """Log-mel of the window that starts at `self._first`: float32 (mel, frame)."""
-        fe = self._fe
-        if self._frontend_stream is None:
-            return log_mel(fe, waveform)
-        if self._streamed < self._first:  # windows below the gate have left a gap
-            self._frontend_stream, self._streamed = LogMelStream(fe), self._first
-        new = self._frontend_stream.push(waveform[self._streamed - self._first :])
-        self._streamed = self._first + self._window
-        self._recent = np.concatenate((self._recent, new), axis=1)[:, -self._frames :]
-        middle = self._frames - self._left - self._right
-        parts = [self._recent[:, self._recent.shape[1] - middle :]]
-        signal = padded(fe, waveform) if self._left or self._right else waveform
+        if not self._shares:
+            return log_mel(self._fe, waveform)
+        middle, new = self._frames - self._left - self._right, (self._first - self._newest_start) // self._grid
+        if self._newest is None or new > middle:
+            new = middle
+        last = self._frames - self._right - new  # the first of the last frames, which are all computed
+        parts = [self._end_of(waveform, last)]
         if self._left:
-            parts.insert(0, frames_of(fe, signal, self._left))
-        if self._right:
-            parts.append(frames_of(fe, signal[(self._frames - self._right) * fe.hop_length :], self._right))
-        return np.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
+            parts.insert(0, self._start_of(waveform))
+        computed = frames_of(self._fe, parts)  # (mel, frame)
+        features = np.empty((self._fe.n_mels, self._frames), np.float32)
+        features[:, : self._left] = computed[:, : self._left]
+        if self._newest is not None:
+            features[:, self._left : last] = self._newest[:, self._left + new : self._frames - self._right]
+        features[:, last:] = computed[:, self._left :]
+        self._newest, self._newest_start = features, self._first
+        return features
+
+    def _start_of(self, waveform: Array) -> tuple[Array, int]:
+        """The part of a window, as `frames_of` takes it, in which its first frames lie that are not shared."""
+        fe = self._fe
+        reach = (self._left - 1) * fe.hop_length + fe.n_fft - fe.pad_before
+        mirrored = fe.pad_before + 1
+        samples = max(reach, mirrored) + bool(fe.ahead)
+        return padded(fe, waveform[:samples], fe.pad_before, 0), self._left
+
+    def _end_of(self, waveform: Array, first: int) -> tuple[Array, int]:
+        """The part of a window in which its frames from number `first` on lie."""
+        fe = self._fe
+        start = first * fe.hop_length - fe.pad_before
+        extra = min(start, 1)  # the pre-emphasis and the mirror read one sample before
+        signal = padded(fe, waveform[start - extra :], 0, fe.pad_after(self._window))
+        return signal[extra:], self._frames - first
 
 
 def _rms(waveform: Array) -> float:

@@ -45,6 +45,11 @@ def main() -> None:  # noqa: PLR0912
             case "sound":  # channel c has the level (c + 1) / 8
                 level = (np.arange(channels) + 1) / 8
                 blocks(np.tile(level, arguments[0] * FRAMES))
+            case "live":  # sound, each block at its time
+                origin = time.monotonic() - start / rate
+                for _ in range(arguments[0]):
+                    time.sleep(max(0.0, origin + (start + FRAMES) / rate - time.monotonic()))
+                    blocks(np.full(FRAMES * channels, 0.5))
             case "zeros":
                 blocks(np.zeros(arguments[0] * FRAMES * channels))
             case "bad":

@@ -71,6 +71,21 @@ def healthy(times: int) -> Callable[[Captured], bool]:
     return lambda found: found.states.count("HEALTHY") == times
 
 
+def test_blocks_come_together_where_a_window_lacks_several(tmp_path):
+    (tmp_path / "script.json").write_text(json.dumps([[OPEN, ["live", 100], ["stall"]]]))
+    received, times = 0, []
+    child = [sys.executable, str(FAKE), str(tmp_path)]
+    with Capture(SourceRequest(), 16000, QUICK, child, 0.1, lambda: 0.25 - received / 16000 % 0.25) as capture:
+        for item in capture:
+            if isinstance(item, np.ndarray) and len(item):
+                received += len(item)
+                times.append(time.monotonic())
+            if received == 16000:
+                break
+    assert sum(after - before > 0.005 for before, after in pairwise(times)) < 40  # of 99, with 4 windows
+    assert times[-1] - times[0] < 1.5
+
+
 def test_samples_are_passed_on_and_the_first_line_names_the_source(fake):
     found = until(fake(GOOD), lambda found: len(found.sound) == 3200)
     np.testing.assert_array_equal(found.sound, np.full(3200, 0.125, np.float32))

@@ -147,7 +147,7 @@ def opened(monkeypatch):
     opened = []
 
     class FakeCapture:
-        def __init__(self, *what: object, idle_s: float) -> None:
+        def __init__(self, *what: object, idle_s: float, **_lacking: object) -> None:
             *wanted, watch = what
             opened.append((*wanted, watch) if watch != Watch() else tuple(wanted))
             assert idle_s > 0
@@ -237,7 +237,7 @@ def test_an_old_source_that_cannot_come_back_is_an_error(opened, monkeypatch):
     monkeypatch.setattr(
         listen_module,
         "Capture",
-        lambda *what, idle_s: capture(what[0]._replace(mic="none" if opened else None), *what[1:], idle_s=idle_s),
+        lambda *what, **how: capture(what[0]._replace(mic="none" if opened else None), *what[1:], **how),
     )
     reported = ScriptedControl(Reload(configuration(ToyModel(), request=SourceRequest(mic="b")), "new"))
     with pytest.raises(InputError, match="'none' may mean two"):

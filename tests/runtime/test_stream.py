@@ -54,6 +54,15 @@ def test_features_equal_those_of_each_window_alone(fe, hop, chunk):
         np.testing.assert_array_equal(window.features, log_mel(fe, waveform[window.start : window.end]))
 
 
+@pytest.mark.parametrize("padding", ["none", "reflect"])
+def test_windows_that_start_at_the_same_sample_have_the_same_features(padding):
+    fe, waveform = FrontEnd(n_fft=8192, win_length=8000, hop_length=8000, padding=padding), noise(50000)
+    found = windows(fe, waveform, 0.25, 1600)
+    assert [window.start for window in found[:4]] == [0, 0, 8000, 8000]
+    for window in found:
+        np.testing.assert_array_equal(window.features, log_mel(fe, waveform[window.start : window.end]))
+
+
 @pytest.mark.parametrize("fe", CONFIGS)
 @pytest.mark.parametrize("hop", [0.25, 0.5, 1.0])
 def test_windows_below_the_gate_have_no_features_and_those_around_them_the_same(fe, hop):
@@ -71,7 +80,7 @@ def test_windows_below_the_gate_have_no_features_and_those_around_them_the_same(
 
 
 def test_no_frames_are_computed_below_the_gate(monkeypatch):
-    monkeypatch.setattr(stream_module.LogMelStream, "push", None)
+    monkeypatch.setattr(stream_module, "frames_of", None)
     stream = WindowStream(FrontEnd(), 16000, 0.25, gate_rms=0.5)
     assert [window.features for window in stream.push(noise(32000))] == [None] * 5
 
@@ -96,13 +105,22 @@ def test_a_hop_as_long_as_the_window_is_exact():
 
 def test_only_new_frames_are_computed(monkeypatch):
     computed = []
-    original = stream_module.LogMelStream.push
+    original = stream_module.frames_of
     monkeypatch.setattr(
-        stream_module.LogMelStream, "push", lambda self, x: computed.append(original(self, x)) or computed[-1]
+        stream_module, "frames_of", lambda fe, parts: computed.append(original(fe, parts)) or computed[-1]
     )
     monkeypatch.setattr(stream_module, "log_mel", None)
     windows(FrontEnd(), noise(32000), 0.25, 1600)
     assert [frames.shape[1] for frames in computed] == [28, 7, 8, 8, 8]
+
+
+@pytest.mark.parametrize("chunk", [333, 1600])
+def test_the_samples_that_a_window_lacks_complete_it(chunk):
+    stream, waveform = WindowStream(FrontEnd(), 16000, 0.25), noise(40000)
+    for start in range(0, len(waveform) - chunk, chunk):
+        lacking = stream.lacking
+        assert lacking > 0
+        assert bool(list(stream.push(waveform[start : start + chunk]))) == (chunk >= lacking)
 
 
 def test_memory_stays_bounded():

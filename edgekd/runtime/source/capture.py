@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import NamedTuple, Self
 
@@ -21,6 +21,7 @@ from edgekd.errors import InputError
 from edgekd.rates import require_rate
 from edgekd.runtime.source.child import BLOCK, FAILED, OPENED, Failure, Opened, SourceRequest
 from edgekd.runtime.source.health import Gap, Health, StateChange, Watch
+from edgekd.runtime.source.pace import MAX_PAUSE_S
 from edgekd.runtime.source.process import END_S, POLL_S, CaptureError, CaptureProcess, CaptureSession, decode_payload
 from edgekd.runtime.source.rate import RateWatch
 from edgekd.runtime.source.resample import CapturedBlock, Resampler
@@ -88,17 +89,19 @@ class Capture:
         watch: Watch | None = None,
         child: Sequence[str] = CHILD,
         idle_s: float | None = None,
+        lacking_s: Callable[[], float] | None = None,
     ) -> None:
         """request: the source. sample_rate: Hz of the chunks; None for the source's. watch: limits. child: the capture
         program, for tests. idle_s: while nothing arrives, yield an empty chunk each so many seconds; None for no empty
-        chunks."""
+        chunks. lacking_s: seconds of samples that are of no use before the last of them, so that both threads sleep so
+        long; None where each block is wanted at once."""
         require_valid_request(request)
         if request.command is not None and request.rate is None:
             raise InputError(
                 "a command writes raw samples that do not say their rate; give it with --rate, for instance 16000"
             )
         self._request, self._sample_rate, self._watch, self._child = request, sample_rate, watch or Watch(), child
-        self._idle_s = idle_s
+        self._idle_s, self._lacking_s = idle_s, lacking_s
         self._health = Health(self._watch, time.monotonic())
         self._thread = threading.Thread(target=self._run_attempts, daemon=True)
         self._stopping = threading.Event()
@@ -107,6 +110,7 @@ class Capture:
         self._error: Exception | None = None
         self._received = self._given = self._dropped = self._waiting = self._bad = self._overflows = self._restarts = 0
         self._waiting_s = self._away_s = self._lag_s = 0.0
+        self._needed_s = 0.0  # of samples in the queue before anything is done with them
         self._last_sample = time.monotonic()  # clock at its end; before the first sample, of the start
         self._breaks = 0
         self._was_healthy = False  # in this attempt
@@ -172,16 +176,24 @@ class Capture:
     def _next(self) -> _QueuedBlock | StateChange | None:
         """The next item, after a wait; None after `idle_s`, or when another thread has left the `with` block."""
         with self._changed:
+            idle_s = self._idle_s
+            if self._lacking_s is not None:
+                self._needed_s = self._lacking_s()
+                idle_s = None if idle_s is None else idle_s + min(self._needed_s, MAX_PAUSE_S)
+                if not self._queue:
+                    self._changed.notify()  # the thread that reads may wait for this
             while not self._queue:
                 if self._error is not None:
                     raise self._error
-                if self._stopping.is_set() or not self._changed.wait(self._idle_s):
+                if self._stopping.is_set() or not (self._changed.wait(idle_s) or self._queue):
                     return None
             item = self._queue.popleft()
             if isinstance(item, _QueuedBlock):
+                seconds = len(item.samples) / item.rate
                 self._given += len(item.samples)
                 self._waiting -= len(item.samples)
-                self._waiting_s -= len(item.samples) / item.rate
+                self._waiting_s -= seconds
+                self._needed_s -= seconds
             return item
 
     def _run_attempts(self) -> None:
@@ -218,6 +230,7 @@ class Capture:
         self._health.restarted()
         session, limit_s, newest = None, self._watch.open_s, time.monotonic()
         while not self._stopping.is_set():
+            heard_until: float | None = None
             for kind, lost, start, when, payload in child.frames():
                 if kind == OPENED:
                     session, limit_s = CaptureSession(decode_payload(Opened, payload)), self._watch.stall_s
@@ -226,6 +239,7 @@ class Capture:
                     raise InputError(failure.message) if failure.fatal else CaptureError(failure.message)
                 elif kind == BLOCK and session is not None:
                     self._add_block(session, start, when, payload, overflow=lost)
+                    heard_until = when
                 else:
                     raise CaptureError(f"the capture process sends a frame of an unknown kind {kind!r}")
                 newest = time.monotonic()
@@ -237,6 +251,17 @@ class Capture:
                 )
             if self._health.has_only_zeros(now):
                 raise CaptureError(f"nothing but zeros for {self._watch.zeros_s:g} s")
+            if heard_until is not None and self._lacking_s is not None:
+                self._sleep_until_needed(heard_until)
+
+    def _sleep_until_needed(self, heard_until: float) -> None:
+        """Sleep until the samples that are needed have been recorded. heard_until: time.monotonic() of the newest."""
+        with self._changed:  # what is needed next is known when what was needed is used
+            self._changed.wait_for(lambda: self._waiting_s < self._needed_s or self._stopping.is_set(), POLL_S)
+            needed_at = heard_until + self._needed_s - self._waiting_s
+        pause_s = min(needed_at - time.monotonic(), MAX_PAUSE_S)
+        if pause_s > 0.0:
+            self._stopping.wait(pause_s)
 
     def _add_block(self, session: "CaptureSession", start: int, when: float, payload: bytes, *, overflow: bool) -> None:
         """Check a block, count it, and put it into the queue."""
@@ -290,7 +315,8 @@ class Capture:
             self._waiting_s += len(samples) / rate
             while self._waiting_s > self._watch.queue_s and self._waiting > len(samples):
                 self._drop_oldest()
-            self._changed.notify()
+            if self._waiting_s >= self._needed_s:
+                self._changed.notify()
         change = self._health.received(
             len(samples) / rate, time.monotonic(), session.text(), good=not bad and bool(samples.any())
         )

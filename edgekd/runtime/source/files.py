@@ -5,6 +5,7 @@ training.
 """
 
 import select
+import time
 import wave
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from edgekd.data.audio.read import AudioFile, loud_note, named_errors, sound_lib
 from edgekd.data.audio.waveform import PCM_TYPE, to_pcm, to_waveform
 from edgekd.errors import InputError
 from edgekd.modelfile.engine import silent_stderr
+from edgekd.runtime.source.pace import Pace
 from edgekd.runtime.source.raw_format import RawFormat
 
 CHUNK_S = 0.1
@@ -65,7 +67,9 @@ def read_file(path: Path, sample_rate: int, warn: Callable[[str], None] | None =
             yield to_waveform(block)
 
 
-def read_raw(stream: BinaryIO, sample_rate: int, idle_s: float | None = None) -> Iterator[Array]:
+def read_raw(
+    stream: BinaryIO, sample_rate: int, idle_s: float | None = None, lacking_s: Callable[[], float] = lambda: 0.0
+) -> Iterator[Array]:
     """Samples of a pipe of raw signed 16-bit little-endian mono PCM at `sample_rate`, as they arrive: float32 (time,)
     in [-1, 1].
 
@@ -73,6 +77,8 @@ def read_raw(stream: BinaryIO, sample_rate: int, idle_s: float | None = None) ->
         stream: of bytes; it must be unbuffered where there is an `idle_s`.
         sample_rate: Hz.
         idle_s: while nothing arrives, yield an empty chunk each so many seconds; None for no empty chunks.
+        lacking_s: seconds of samples that are of no use before the last of them; where the stream is a live one, its
+            reader sleeps so long.
 
     Raises:
         InputError: the stream is a terminal, or holds something else than such samples.
@@ -82,12 +88,21 @@ def read_raw(stream: BinaryIO, sample_rate: int, idle_s: float | None = None) ->
             "standard input is a terminal; pipe raw signed 16-bit mono samples into it, for instance "
             f"arecord -f S16_LE -c 1 -r {sample_rate} -t raw | edgekd listen - --model MODEL"
         )
-    size, rest, format_ = 2 * int(CHUNK_S * sample_rate), b"", RawFormat("standard input holds")
+    rest, format_ = b"", RawFormat("standard input holds")
+    pace, received, waited = Pace(), 0, False
     while True:
-        if idle_s is not None and not select.select([stream], [], [], idle_s)[0]:
-            yield np.empty(0, np.float32)
-            continue
-        new = stream.read(size)
+        lacking = lacking_s()
+        if idle_s is not None:
+            pause_s = pace.pause(time.monotonic(), received / (2 * sample_rate) + lacking)
+            if pause_s:
+                time.sleep(pause_s)
+            waited = not select.select([stream], [], [], 0.0)[0]
+            if waited and not select.select([stream], [], [], idle_s)[0]:
+                yield np.empty(0, np.float32)
+                continue
+        new = stream.read(2 * round(max(CHUNK_S, lacking) * sample_rate))
+        received += len(new)
+        pace.arrived(time.monotonic(), received / (2 * sample_rate), waited=waited)
         format_.check(new)
         rest += new
         even = len(rest) - len(rest) % 2
