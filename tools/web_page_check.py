@@ -3,7 +3,7 @@ the decisions.
 
     python tools/web_page_check.py MODEL [--sound FILE]... [--pictures DIR] [--no-browser]
 
-Install Chromium by: apt install chromium chromium-driver. `edgekd listen -` gets audio in real time, 32 ms at a time.
+Install Chromium by: apt install chromium chromium-driver. `edgekd listen -` gets audio in real time, one hop of its front end at a time.
 The delay of a decision is the time from writing the last sample of its window to reading its line, less the time that
 it waited for a processor used by other processes (the kernel's schedstat). Share of a core and delay are compared in
 rounds with and without clients, which run in a separate process; on a busy machine --real-time (as root) gives this
@@ -37,8 +37,6 @@ from edgekd.modelfile.engine import open_model
 from edgekd.runtime.source.files import read_file
 
 HERE = Path(__file__).parent
-CHUNK = 512
-"""Samples written at a time; every window ends with a chunk."""
 CLIENTS = 50
 UPDATE_LIMIT_S, SHARE_LIMIT, DELAY_LIMIT_MS, SLOW_LIMIT_S = 1.0, 4.0, 10.0, 8.0
 """Seconds from a decision to the page; percent of a core for `CLIENTS`; milliseconds added to decisions; seconds until
@@ -88,6 +86,7 @@ class Listener:
         ]
         manifest = open_model(model).manifest
         self._rate, self._window = manifest.frontend.sample_rate, manifest.window
+        self._chunk = manifest.frontend.hop_length  # every window ends with a chunk
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -124,8 +123,8 @@ class Listener:
 
     def _feed(self) -> None:
         assert self._process.stdin is not None
-        step, offset, samples, due = 2 * CHUNK, 0, 0, time.monotonic()
-        first = 2 * (self._window % CHUNK)  # after it, windows end with a chunk
+        step, offset, samples, due = 2 * self._chunk, 0, 0, time.monotonic()
+        first = 2 * (self._window % self._chunk)  # after it, windows end with a chunk
         with contextlib.suppress(OSError):
             while not self._stopping:
                 chunk = self._pcm[offset : offset + (first if samples == 0 and first else step)]
@@ -442,7 +441,7 @@ def taken_port(model: Path, pcm: bytes, port: int, hop_s: float) -> Iterator[Row
         with Listener(model, pcm, port, hop_s) as second:
             time.sleep(3.0)
             reasons = second.reasons()
-            continues = len(reasons) == 1 and "in use" in reasons[0] and len(second.delays) > 3
+            continues = len(reasons) == 1 and "in use" in reasons[0] and len(second.lines) > 3
             yield Row("port in use", str(reasons), "reported once, decisions continue", continues)
             first.close()
             wait_for(lambda: second.reasons()[-1].endswith("works again"), 40.0, pause_s=0.2)
