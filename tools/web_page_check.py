@@ -3,12 +3,12 @@ the decisions.
 
     python tools/web_page_check.py MODEL [--sound FILE]... [--pictures DIR] [--no-browser]
 
-Install Chromium by: apt install chromium chromium-driver. `edgekd listen -` gets audio in real time, one hop of its front end at a time.
-The delay of a decision is the time from writing the last sample of its window to reading its line, less the time that
-it waited for a processor used by other processes (the kernel's schedstat). Share of a core and delay are compared in
-rounds with and without clients, which run in a separate process; on a busy machine --real-time (as root) gives this
-check precedence. Prints a table, then one JSON line; exits 1 where a limit is exceeded. Longer than 400 lines because
-all rounds share one listener and one table.
+Install Chromium by: apt install chromium chromium-driver. `edgekd listen -` gets audio in real time, one hop of its
+front end at a time. The delay of a decision is the time from writing the last sample of its window to reading its line,
+less the time that it waited for a processor used by other processes (the kernel's schedstat). Share of a core and delay
+are compared in rounds with and without clients, which run in a separate process; on a busy machine --real-time (as
+root) gives this check precedence. Prints a table, then one JSON line; exits 1 where a limit is exceeded. Longer than
+400 lines because all rounds share one listener and one table.
 """
 
 import contextlib
