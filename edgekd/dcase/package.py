@@ -20,7 +20,7 @@ import msgspec
 import torch
 import torchinfo
 
-from edgekd import errors, frontend, rates
+from edgekd import errors, frontend, mel_scales, rates
 from edgekd.dcase import inference_module, onnx_module
 from edgekd.dcase.forms import GENERAL, SCENES, module_name, package_name
 from edgekd.dcase.inference_module import CKPTS, INDEX, DeviceModel, Models
@@ -29,7 +29,7 @@ from edgekd.modelfile import container
 
 FOLDER = "inference"
 """The package's folder inside that of a submission."""
-COPIED: tuple[ModuleType, ...] = (errors, frontend, onnx_module, rates)
+COPIED: tuple[ModuleType, ...] = (errors, frontend, mel_scales, onnx_module, rates)
 """Modules of edgekd that are copied beside the inference module."""
 OUR_IMPORT = re.compile(r"^from edgekd\.(?:\w+\.)*(\w+) import", re.MULTILINE)
 NOTICE = "# From edgekd, under the Apache License 2.0.\n"

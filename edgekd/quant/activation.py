@@ -63,7 +63,8 @@ class ActQuant(TensorModule):
             if self.kind != "shifted":
                 quantised: Tensor = self.quant(x)
                 return quantised
-            shift = self._steps_below_zero() * self.step().detach()
+            step = self.step().detach()
+            shift = self._steps_below_zero(step) * step
             shifted: Tensor = self.quant(x + shift) - shift
             return shifted
         values = (x.detach().amax(dim=1) if self.logits else x.detach()).abs().flatten()
@@ -87,9 +88,9 @@ class ActQuant(TensorModule):
             with torch.no_grad():
                 threshold.fill_(max(self.peak, -self.least) if self.peak > _MIN_PEAK else _SILENT_RANGE)
 
-    def _steps_below_zero(self) -> int:
-        """Steps of "shifted" from `least` to 0; a range that ends below 0 is taken to end there."""
-        return min(round(-self.least / self.scale()), INT8_MAX - INT8_MIN)
+    def _steps_below_zero(self, step: Tensor) -> Tensor:
+        """Steps of "shifted" from `least` to 0, a scalar; a range that ends below 0 is taken to end there."""
+        return torch.round(-self.least / step).clamp(max=INT8_MAX - INT8_MIN)
 
     def step(self) -> Tensor:
         """Scale of the int8 edge, a float32 scalar."""
@@ -103,7 +104,7 @@ class ActQuant(TensorModule):
     def zero_point(self) -> int:
         """int8 zero point of the edge."""
         if self.kind == "shifted":
-            return INT8_MIN + self._steps_below_zero()
+            return INT8_MIN + int(self._steps_below_zero(self.step().detach()))
         return 0 if self.signed else INT8_MIN
 
 
