@@ -39,6 +39,7 @@ from toolbox import EDGEKD, NOTHING, environment, run_tool, wait_for
 
 from edgekd.errors import GateError, InputError
 from edgekd.evaluation.bench import machine
+from edgekd.runtime.outputs.mqtt.settings import client_id, machine_id
 from edgekd.text import columns
 
 NAMES = ("state", "health", "availability", "config")
@@ -332,9 +333,8 @@ def secure(model: Path, folder: Path, speed: float) -> list[Case]:
             wait_for(lambda: len(listener.decisions) > 5, LIMIT_S)
             time.sleep(3.0)
             listener.finish()
-            known = (
-                "as edgekd_restarts" in (home / "log").read_text()
-            )  # mosquitto logs the name of a client that connects
+            # mosquitto logs the name of a client that connects
+            known = f"as {client_id(TOPIC, machine_id())}" in (home / "log").read_text()
             ok = known and not listener.mqtt_errors and SECRET not in listener.all_output
         cases = [
             Case(
