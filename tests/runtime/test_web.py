@@ -305,6 +305,13 @@ def test_with_a_token_only_who_has_it_reads(web):
     assert ask(web, "/history.json", f"Cookie: other=1; {cookie[1]}")[0] == 200
 
 
+@pytest.mark.parametrize("web", [WebTable(":1", token=TOKEN)], indirect=True)
+@pytest.mark.parametrize("host", ["x/style.css?", "x/healthz#", "x/style.css?token="])
+def test_a_host_header_that_holds_a_path_needs_the_token_too(web, host):
+    for target in ("/", "/metrics", "/events", "/model.json", "/history.json"):
+        assert ask(web, target, host=host)[0] == 401
+
+
 def test_without_a_token_only_names_of_this_machine_are_known(web):
     assert ask(web, "/", host="rebound.example")[0] == ask(web, "/events", host="localhost.example:80")[0] == 403
     assert ask(web, b"GET / HTTP/1.0\r\n\r\n")[0] == 403

@@ -102,7 +102,8 @@ class Guard:
 
     def _refusal(self, request: Request) -> Response | None:
         """The response to a request that may not read, or has the token in its query; None where it may read."""
-        access, path = self._access, request.url.path
+        # the path that is routed; in many versions of Starlette the header Host can change that of `request.url`
+        access, path = self._access, request.scope["path"]
         host = request.headers.get("host", "")
         origins = [origin for origin in request.headers.getlist("origin") if not access.allows_origin(origin)]
         if origins or not access.allows_host(host):
