@@ -439,6 +439,13 @@ def test_head_has_no_body_and_does_not_open_a_stream(web):
     assert ask(web, "/events", method="HEAD")[::2] == (200, "")
 
 
+@pytest.mark.parametrize("header", ["Content-Length: 1000000000", "Transfer-Encoding: chunked"])
+def test_a_stream_takes_no_endless_body(web, header):
+    request = f"GET /events HTTP/1.1\r\nHost: localhost\r\n{header}\r\n\r\n"
+    assert ask(web, request.encode())[0] == 413
+    assert metric(web, "edgekd_web_streams") == 0
+
+
 def test_headers_that_come_too_slowly_are_cut_off(web, monkeypatch):
     monkeypatch.setattr(serving, "REQUEST_S", 0.2)
     with connect(web) as connection:

@@ -63,6 +63,9 @@ def web_application(
     async def events(request: Request) -> Response:
         if request.method == "HEAD":
             return Response(media_type=EVENTS)
+        # a body would be read for as long as the stream lasts
+        if request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers:
+            return PlainTextResponse("Content Too Large\n", 413)
         connection: BoundedConnection = request.state.connection
         stream = connection.open_stream(snapshot())
         if stream is None:
