@@ -596,6 +596,11 @@ def test_closing_ends_streams_and_the_thread(web):
     stream.close()
 
 
+def test_closing_right_after_the_start_ends_the_thread():
+    Web(WebTable(":1"), LOCAL).close()
+    assert thread_ended("web")
+
+
 def test_a_malformed_line_is_an_error_and_the_next_line_is_served(web):
     web.publish(decision(1.0), observation(np.zeros((3, 28), np.float32)))
     assert eventually(lambda: web.error)

@@ -119,10 +119,12 @@ class Server:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._server: uvicorn.Server | None = None
         self._woken, self._stopped = asyncio.Event(), asyncio.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="web", daemon=True)
+        self._thread: threading.Thread | None = None
 
     def start(self) -> None:
         """Begin to listen."""
+        self._loop = asyncio.new_event_loop()  # here, so that a `close` right after it reaches the thread
+        self._thread = threading.Thread(target=self._work, args=(self._loop,), name="web", daemon=True)
         self._thread.start()
 
     @property
@@ -142,7 +144,8 @@ class Server:
     def close(self) -> None:
         """Close all connections."""
         self._call(self._stop)
-        self._thread.join(CLOSE_S)
+        if self._thread is not None:
+            self._thread.join(CLOSE_S)
 
     def _call(self, function: Callable[[], None]) -> None:
         if self._loop is not None:
@@ -156,9 +159,12 @@ class Server:
         if self._server is not None:
             self._server.should_exit = self._server.force_exit = True
 
+    def _work(self, loop: asyncio.AbstractEventLoop) -> None:
+        with asyncio.Runner(loop_factory=lambda: loop) as runner:
+            runner.run(self._run())
+
     async def _run(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._loop.set_exception_handler(self._note)
+        asyncio.get_running_loop().set_exception_handler(self._note)
         publishing = asyncio.create_task(self._publish())
         retry_s = FIRST_RETRY_S
         while not self._stopped.is_set():
@@ -172,7 +178,8 @@ class Server:
                 continue
             self.port, self.error = listener.getsockname()[1], None
             self._server = uvicorn.Server(self._config())
-            await self._server.serve(sockets=[listener])
+            with listener:  # older versions of uvicorn leave it open where they are stopped as they start
+                await self._server.serve(sockets=[listener])
         publishing.cancel()
 
     def _note(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
