@@ -4,6 +4,7 @@ Past 400 lines because every endpoint and every hostile client stands here, on t
 """
 
 import base64
+import errno
 import json
 import re
 import socket
@@ -562,6 +563,20 @@ def test_a_port_in_use_is_an_error_that_ends_when_it_is_free(monkeypatch):
         assert ask(web, "/")[0] == 200
     finally:
         web.close()
+
+
+def test_connections_that_cannot_be_accepted_are_one_error_until_they_can(web, monkeypatch):
+    def accept(_listener):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(serving, "NOTED_S", 1.5)
+    with monkeypatch.context() as patch, connect(web):
+        patch.setattr(socket.socket, "accept", accept)
+        with connect(web):
+            assert eventually(lambda: "Too many open files" in (web.error or ""))
+            assert not eventually(lambda: web.error is None, 0.9)
+    assert eventually(lambda: web.error is None)
+    assert ask(web, "/")[0] == 200
 
 
 def test_publishing_returns_at_once_and_what_is_too_much_is_counted(web, monkeypatch):

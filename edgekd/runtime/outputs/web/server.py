@@ -9,6 +9,7 @@ again until it is free. The thread that publishes never waits for any of this.
 import asyncio
 import contextlib
 import errno
+import math
 import socket
 import struct
 import threading
@@ -44,6 +45,8 @@ ROUND_S = 0.01
 clients. The interpreter runs one thread at a time, so the caller of `wake` also continues first."""
 FIRST_RETRY_S, LAST_RETRY_S = 1.0, 30.0
 """Seconds between attempts to listen, doubling."""
+NOTED_S = 5.0
+"""How long an error of the event loop is reported, seconds. Where no descriptors are left, it comes each second."""
 BACKLOG = 128
 TIMEOUT, UNAVAILABLE = (
     f"HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n".encode()
@@ -113,6 +116,7 @@ class Server:
         self._address, self._application, self._events = address, application, events
         self._headers = [*headers.items(), ("Connection", "close")]
         self.error: str | None = None
+        self._noted_at = -math.inf  # clock, seconds
         self.port: int | None = None
         self.requests = self.refused = self.cut = 0
         self.connections: dict[BoundedConnection, None] = {}  # in the order of their connection
@@ -184,7 +188,7 @@ class Server:
 
     def _note(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Report what the event loop would log, for instance that no descriptors are left."""
-        error = context.get("exception")
+        error, self._noted_at = context.get("exception"), time.monotonic()
         self.error = error_text(error) if isinstance(error, Exception) else str(context["message"])
 
     def _config(self) -> uvicorn.Config:
@@ -216,7 +220,7 @@ class Server:
             except Exception as error:  # a bug: the stream of decisions goes on, and the error is reported
                 self.error = error_text(error)
                 continue
-            if self.port is not None:
+            if self.port is not None and time.monotonic() - self._noted_at > NOTED_S:
                 self.error = None
             for stream in self.streams if events else ():
                 stream.put(events)
