@@ -150,6 +150,8 @@ def test_the_published_front_end_is_inside_and_takes_waveforms(rate: int) -> Non
         ({"frozen": 9, "blocks": 3, "weights": "x"}, "frozen = 9"),
         ({"outputs": (8,) * 4, "blocks": 3}, "outputs has 4"),
         ({"rate": 22050}, "22050"),
+        ({"rate": 0}, "rate = 0"),
+        ({"rate": -16000}, "-16000"),
     ],
 )
 def test_configs_that_contradict_each_other_are_refused(fields: dict, message: str) -> None:
@@ -167,7 +169,7 @@ def test_weights_that_do_not_fit_are_one_line(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=r"mn: .*mn\.pt"):
             initial(msgspec.structs.replace(config, weights=saved(tensors, tmp_path)), 3)
     path = Path(saved(good, tmp_path))
-    for content in (path.read_bytes()[:5000], pickle.dumps(print, protocol=2), b""):
+    for content in (path.read_bytes()[:5000], pickle.dumps(print, protocol=2), b"", b"\x80\x020.", b"\x80\x02J\0"):
         path.write_bytes(content)
         with pytest.raises(InputError, match="damaged"):
             initial(MnConfig(width=WIDTH, weights=str(path)), 3)

@@ -330,6 +330,7 @@ def test_control_characters_of_a_database_do_not_reach_the_terminal(file, edgekd
     status, out, _ = edgekd("history", file, *arguments)
     assert status == 0
     assert not set(out) & set("\x1b\x07\x9b")
+    assert "\\x1b]0;x\\x07" in out  # as everywhere else in edgekd
 
 
 @pytest.mark.parametrize("option", ["--csv", "--svg"])

@@ -301,6 +301,15 @@ def test_an_event_goes_through_the_proxy_of_the_environment(serve, monkeypatch):
     assert [path for path, _, _ in direct.got] == ["/new"]
 
 
+@pytest.mark.parametrize("proxy", ["http://me:hu/sh@proxy:3128", "http://me:hush@proxy:port", "ftp://me:hush@proxy"])
+def test_a_proxy_that_is_no_address_is_an_error_without_its_password(proxy, monkeypatch):
+    monkeypatch.setenv("HTTP_PROXY", proxy)
+    webhook = open_webhook("http://scenes.example/new", 5.0, None)
+    webhook.deliver(b"{}")
+    assert "proxy of the environment" in webhook.error
+    assert "hu" not in webhook.error
+
+
 def test_without_httpx_the_extra_is_named(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
     with pytest.raises(MissingExtraError, match=r"edgekd\[webhook\]"):

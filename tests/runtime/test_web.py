@@ -4,6 +4,7 @@ Past 400 lines because every endpoint and every hostile client stands here, on t
 """
 
 import base64
+import errno
 import json
 import re
 import socket
@@ -305,6 +306,13 @@ def test_with_a_token_only_who_has_it_reads(web):
     assert ask(web, "/history.json", f"Cookie: other=1; {cookie[1]}")[0] == 200
 
 
+@pytest.mark.parametrize("web", [WebTable(":1", token=TOKEN)], indirect=True)
+@pytest.mark.parametrize("host", ["x/style.css?", "x/healthz#", "x/style.css?token="])
+def test_a_host_header_that_holds_a_path_needs_the_token_too(web, host):
+    for target in ("/", "/metrics", "/events", "/model.json", "/history.json"):
+        assert ask(web, target, host=host)[0] == 401
+
+
 def test_without_a_token_only_names_of_this_machine_are_known(web):
     assert ask(web, "/", host="rebound.example")[0] == ask(web, "/events", host="localhost.example:80")[0] == 403
     assert ask(web, b"GET / HTTP/1.0\r\n\r\n")[0] == 403
@@ -432,6 +440,13 @@ def test_head_has_no_body_and_does_not_open_a_stream(web):
     assert ask(web, "/events", method="HEAD")[::2] == (200, "")
 
 
+@pytest.mark.parametrize("header", ["Content-Length: 1000000000", "Transfer-Encoding: chunked"])
+def test_a_stream_takes_no_endless_body(web, header):
+    request = f"GET /events HTTP/1.1\r\nHost: localhost\r\n{header}\r\n\r\n"
+    assert ask(web, request.encode())[0] == 413
+    assert metric(web, "edgekd_web_streams") == 0
+
+
 def test_headers_that_come_too_slowly_are_cut_off(web, monkeypatch):
     monkeypatch.setattr(serving, "REQUEST_S", 0.2)
     with connect(web) as connection:
@@ -550,6 +565,20 @@ def test_a_port_in_use_is_an_error_that_ends_when_it_is_free(monkeypatch):
         web.close()
 
 
+def test_connections_that_cannot_be_accepted_are_one_error_until_they_can(web, monkeypatch):
+    def accept(_listener):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(serving, "NOTED_S", 1.5)
+    with monkeypatch.context() as patch, connect(web):
+        patch.setattr(socket.socket, "accept", accept)
+        with connect(web):
+            assert eventually(lambda: "Too many open files" in (web.error or ""))
+            assert not eventually(lambda: web.error is None, 0.9)
+    assert eventually(lambda: web.error is None)
+    assert ask(web, "/")[0] == 200
+
+
 def test_publishing_returns_at_once_and_what_is_too_much_is_counted(web, monkeypatch):
     taken, gate, add = threading.Event(), threading.Event(), Metrics.add
 
@@ -580,6 +609,11 @@ def test_closing_ends_streams_and_the_thread(web):
     with pytest.raises(AssertionError, match="ended"):
         stream.until("decision")
     stream.close()
+
+
+def test_closing_right_after_the_start_ends_the_thread():
+    Web(WebTable(":1"), LOCAL).close()
+    assert thread_ended("web")
 
 
 def test_a_malformed_line_is_an_error_and_the_next_line_is_served(web):

@@ -14,8 +14,8 @@ import msgspec
 from edgekd.files import check_output, output_file
 from edgekd.markup import SVG, Markup, element, fragment
 from edgekd.runtime.outputs.history.database import HistoryEvent, LabelRun
-from edgekd.runtime.outputs.history.query import duration, local, visible
-from edgekd.text import counted
+from edgekd.runtime.outputs.history.query import duration, local
+from edgekd.text import counted, cut, printable
 
 MINUTES = 5
 SLOTS = 24 * 60 // MINUTES
@@ -95,7 +95,7 @@ def to_text(day: DayHistory, encoding: str | None = "utf-8") -> str:
             for seconds, length in zip(_joined(slots, CELLS), lengths, strict=True)
         ]
         cells = "".join(shades[sum(share > step for step in STEPS)] for share in shares)
-        short = visible(name if len(name) <= NAME_WIDTH else name[: NAME_WIDTH - 2] + "..")
+        short = cut(printable(name), NAME_WIDTH)
         return f"{short:<{NAME_WIDTH}} {cells} {duration(sum(slots)):>8}"
 
     names = list(day.labels)

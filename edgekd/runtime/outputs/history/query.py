@@ -18,7 +18,7 @@ import msgspec
 from edgekd.errors import InputError, nearest
 from edgekd.files import check_output, output_file
 from edgekd.runtime.outputs.history.database import HistoryEvent, LabelRun, open_to_read
-from edgekd.text import counted, plain_cells
+from edgekd.text import counted, plain_cells, printable
 
 ROWS_PER_READ = 2000
 """Rows read at a time."""
@@ -138,10 +138,10 @@ def rows(query: HistoryQuery) -> Iterator[LabelRun | HistoryEvent]:
 def to_text(row: LabelRun | HistoryEvent) -> str:
     """A line for people: local time, duration, label, mean probability, lowest and highest; or what happened."""
     if isinstance(row, HistoryEvent):
-        return visible(f"{local(row.at)}  {'':9}  {f'{row.state}: ' if row.state else ''}{row.reason}")
+        return printable(f"{local(row.at)}  {'':9}  {f'{row.state}: ' if row.state else ''}{row.reason}")
     probabilities = "" if row.mean is None else f"{row.mean:.2f}  {row.least:.2f}..{row.most:.2f}"
     line = f"{local(row.began)}  {duration(row.ended - row.began):>9}  {row.label:<24} {probabilities or 'not scored'}"
-    return visible(line)
+    return printable(line)
 
 
 def to_json(row: LabelRun | HistoryEvent) -> str:
@@ -179,11 +179,6 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
 
 
-def visible(text: str) -> str:
-    """Text with a space for each character that does not print and could change what a terminal shows."""
-    return "".join(letter if letter.isprintable() else " " for letter in text)
-
-
 def _cells(row: LabelRun | HistoryEvent) -> list[Any]:
     if isinstance(row, HistoryEvent):
         return [_utc(row.at), *[""] * (len(COLUMNS) - 3), row.state or "", row.reason]
@@ -197,7 +192,7 @@ def _read(file: Path, query: str, values: dict[str, Any]) -> list[Any]:
         with open_to_read(file) as db:
             return db.execute(query, values).fetchall()
     except (sqlite3.Error, UnicodeDecodeError) as error:  # the second: a message that quotes a damaged table
-        why = visible(str(error))
+        why = printable(str(error))
         raise InputError(
             f"{file}: cannot be read as a history ({why}); a listener moves a damaged one aside when it starts"
         ) from None

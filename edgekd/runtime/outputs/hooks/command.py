@@ -59,18 +59,18 @@ class CommandDelivery:
         except (OSError, ValueError) as error:  # ValueError: a zero byte
             raise DeliveryError(f"the command cannot be started ({reason_text(error)})") from None
         with process:
-            in_time, last_line = self._run(process, body)
+            in_time, reason = self._run(process, body)
         _kill_marked(mark)
         self.error = None
         if not in_time and not self._stopped.is_set():
-            raise DeliveryError(f"the command took longer than {self._timeout_s:g} s and was killed{last_line}")
+            raise DeliveryError(f"the command took longer than {self._timeout_s:g} s and was killed{reason}")
         if in_time and process.returncode:
             how = (
                 f"with status {process.returncode}"
                 if process.returncode > 0
                 else f"by {signal.Signals(-process.returncode).name}"
             )
-            raise DeliveryError(f"the command ended {how}{last_line}")
+            raise DeliveryError(f"the command ended {how}{reason}")
 
     def stop(self) -> None:
         """Kill the running command, and run no other."""

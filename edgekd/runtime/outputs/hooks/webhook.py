@@ -100,12 +100,27 @@ class WebhookDelivery:
         try:
             with (
                 _time_limit(self._timeout_s) as extensions,
-                httpx.Client(verify=self._tls or False, timeout=self._timeout_s) as client,
+                self._client() as client,
                 client.stream("POST", url, content=body, headers=self._headers(), extensions=extensions) as response,
             ):
-                return response.status_code
+                return int(response.status_code)
         except (OSError, httpx.HTTPError, httpx.InvalidURL) as error:
             raise DeliveryError(_error_text(error)) from None
+
+    def _client(self) -> Any:
+        """A client that posts through the proxy of the environment, if there is one.
+
+        Raises:
+            DeliveryError: what names the proxy is no address.
+        """
+        import httpx
+
+        try:
+            return httpx.Client(verify=self._tls or False, timeout=self._timeout_s)
+        except (ValueError, ImportError, httpx.InvalidURL):  # their text may show a password of the proxy
+            raise DeliveryError(
+                "the proxy of the environment is no http address; give for instance http://proxy.lan:3128"
+            ) from None
 
     def _headers(self) -> dict[str, str]:
         headers = {"Content-Type": "application/json", "User-Agent": "edgekd"}

@@ -63,6 +63,9 @@ def web_application(
     async def events(request: Request) -> Response:
         if request.method == "HEAD":
             return Response(media_type=EVENTS)
+        # a body would be read for as long as the stream lasts
+        if request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers:
+            return PlainTextResponse("Content Too Large\n", 413)
         connection: BoundedConnection = request.state.connection
         stream = connection.open_stream(snapshot())
         if stream is None:
@@ -102,7 +105,8 @@ class Guard:
 
     def _refusal(self, request: Request) -> Response | None:
         """The response to a request that may not read, or has the token in its query; None where it may read."""
-        access, path = self._access, request.url.path
+        # the path that is routed; in many versions of Starlette the header Host can change that of `request.url`
+        access, path = self._access, request.scope["path"]
         host = request.headers.get("host", "")
         origins = [origin for origin in request.headers.getlist("origin") if not access.allows_origin(origin)]
         if origins or not access.allows_host(host):

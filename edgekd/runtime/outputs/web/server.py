@@ -9,6 +9,7 @@ again until it is free. The thread that publishes never waits for any of this.
 import asyncio
 import contextlib
 import errno
+import math
 import socket
 import struct
 import threading
@@ -44,6 +45,8 @@ ROUND_S = 0.01
 clients. The interpreter runs one thread at a time, so the caller of `wake` also continues first."""
 FIRST_RETRY_S, LAST_RETRY_S = 1.0, 30.0
 """Seconds between attempts to listen, doubling."""
+NOTED_S = 5.0
+"""How long an error of the event loop is reported, seconds. Where no descriptors are left, it comes each second."""
 BACKLOG = 128
 TIMEOUT, UNAVAILABLE = (
     f"HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n".encode()
@@ -113,16 +116,19 @@ class Server:
         self._address, self._application, self._events = address, application, events
         self._headers = [*headers.items(), ("Connection", "close")]
         self.error: str | None = None
+        self._noted_at = -math.inf  # clock, seconds
         self.port: int | None = None
         self.requests = self.refused = self.cut = 0
         self.connections: dict[BoundedConnection, None] = {}  # in the order of their connection
         self._loop: asyncio.AbstractEventLoop | None = None
         self._server: uvicorn.Server | None = None
         self._woken, self._stopped = asyncio.Event(), asyncio.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="web", daemon=True)
+        self._thread: threading.Thread | None = None
 
     def start(self) -> None:
         """Begin to listen."""
+        self._loop = asyncio.new_event_loop()  # here, so that a `close` right after it reaches the thread
+        self._thread = threading.Thread(target=self._work, args=(self._loop,), name="web", daemon=True)
         self._thread.start()
 
     @property
@@ -142,7 +148,8 @@ class Server:
     def close(self) -> None:
         """Close all connections."""
         self._call(self._stop)
-        self._thread.join(CLOSE_S)
+        if self._thread is not None:
+            self._thread.join(CLOSE_S)
 
     def _call(self, function: Callable[[], None]) -> None:
         if self._loop is not None:
@@ -156,9 +163,12 @@ class Server:
         if self._server is not None:
             self._server.should_exit = self._server.force_exit = True
 
+    def _work(self, loop: asyncio.AbstractEventLoop) -> None:
+        with asyncio.Runner(loop_factory=lambda: loop) as runner:
+            runner.run(self._run())
+
     async def _run(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._loop.set_exception_handler(self._note)
+        asyncio.get_running_loop().set_exception_handler(self._note)
         publishing = asyncio.create_task(self._publish())
         retry_s = FIRST_RETRY_S
         while not self._stopped.is_set():
@@ -172,12 +182,13 @@ class Server:
                 continue
             self.port, self.error = listener.getsockname()[1], None
             self._server = uvicorn.Server(self._config())
-            await self._server.serve(sockets=[listener])
+            with listener:  # older versions of uvicorn leave it open where they are stopped as they start
+                await self._server.serve(sockets=[listener])
         publishing.cancel()
 
     def _note(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Report what the event loop would log, for instance that no descriptors are left."""
-        error = context.get("exception")
+        error, self._noted_at = context.get("exception"), time.monotonic()
         self.error = error_text(error) if isinstance(error, Exception) else str(context["message"])
 
     def _config(self) -> uvicorn.Config:
@@ -209,7 +220,7 @@ class Server:
             except Exception as error:  # a bug: the stream of decisions goes on, and the error is reported
                 self.error = error_text(error)
                 continue
-            if self.port is not None:
+            if self.port is not None and time.monotonic() - self._noted_at > NOTED_S:
                 self.error = None
             for stream in self.streams if events else ():
                 stream.put(events)
