@@ -128,6 +128,9 @@ class FrontEnd(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         self._check_published_fields()
 
     def _check_published_fields(self) -> None:
+        for name in ("symmetric", "ahead", "log_offset"):
+            if not getattr(self, name):  # equal front ends are equal, and their files too
+                msgspec.structs.force_setattr(self, name, UNSET)
         if self.ahead and not self.pre_emphasis:
             raise InputError("frontend: ahead shifts the pre-emphasis, which is 0; set pre_emphasis or leave ahead out")
         if not 0.0 <= self.offset <= _FLOAT32_REACH:

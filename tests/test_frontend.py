@@ -164,6 +164,8 @@ def test_filters_of_kaldi_are_triangles_over_mel_and_may_be_empty():
 def test_fields_of_published_networks_are_in_no_file_unless_they_are_set():
     encoded = msgspec.json.encode(FrontEnd())
     assert not any(name in encoded for name in (b"symmetric", b"ahead", b"log_offset"))
+    assert FrontEnd(symmetric=False, ahead=False, log_offset=0.0) == FrontEnd()
+    assert hash(FrontEnd(symmetric=False)) == hash(FrontEnd())
     fe = CONFIGS[-1]
     assert msgspec.json.decode(msgspec.json.encode(fe), type=FrontEnd) == fe
 

@@ -79,28 +79,31 @@ _ROWS = (
 """Table 1 of the paper, "large"."""
 
 
+AtLeastOne = Annotated[int, msgspec.Meta(ge=1)]
+
+
 class MnConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="mn"):
     """Widths, depth, activations and initial weights."""
 
-    channels: int = 1
+    channels: AtLeastOne = 1
     """Input channels; a network that is exported has one."""
-    width: float = 0.4
+    width: Annotated[float, msgspec.Meta(gt=0, le=10)] = 0.4
     """Multiplier of all channels of the paper: that of the published weights."""
     blocks: Annotated[int, msgspec.Meta(ge=1, le=len(_ROWS))] = len(_ROWS)
     """How many of the 15 blocks are kept, the stem not counted."""
     last: Annotated[int, msgspec.Meta(ge=0)] | None = None
     """Channels of the 1x1 convolution behind the blocks; 0 is none. None is that of the published network."""
-    outputs: tuple[int, ...] = ()
+    outputs: tuple[AtLeastOne, ...] = ()
     """Output channels of the first blocks, in place of those of the width; the others follow the width. Channels of
     blocks that are added must be equal."""
-    expanded: tuple[int, ...] = ()
+    expanded: tuple[AtLeastOne, ...] = ()
     """Channels inside the first blocks, likewise."""
-    strides: tuple[int, ...] = ()
+    strides: tuple[AtLeastOne, ...] = ()
     """Strides of the first blocks, likewise."""
     activation: Literal["hard_swish", "silu", "relu"] = "hard_swish"
     """Of the later blocks and the last convolution; the first six blocks have ReLU."""
     stem_activation: Literal["hard_swish", "silu", "relu"] = "hard_swish"
-    stem_stride: tuple[int, int] = (2, 2)
+    stem_stride: tuple[AtLeastOne, AtLeastOne] = (2, 2)
     """Over mel and frame."""
     gate: Literal["sigmoid", "hard_sigmoid", "none"] = "sigmoid"
     """Of squeeze-excitation; "none" leaves it out."""
@@ -110,7 +113,7 @@ class MnConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fiel
     frozen: Annotated[int, msgspec.Meta(ge=0)] = 0
     """Number of first parts (1 is the stem, 2 also the first block) that keep these weights while the float network
     trains."""
-    dropout: float = 0.0
+    dropout: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.0
     """Probability, before the dense layer."""
     front: Literal["recipe", "published"] = "recipe"
     """What computes the log-mel: the recipe's front end, or that of the published network inside this one, which then
