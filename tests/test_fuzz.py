@@ -102,6 +102,7 @@ def test_every_seed_is_counted(tmp_path):
         assert count_model(path).layers
 
 
+@pytest.mark.slow
 def test_mutated_files_are_read_or_refused(models):
     done = run(*models, "--mutations", str(MUTATIONS))
     assert done.returncode == 0, done.stdout + done.stderr
@@ -114,6 +115,7 @@ def test_mutated_files_are_read_or_refused(models):
         assert outcomes["refused"] > 0
 
 
+@pytest.mark.slow
 def test_each_kind_of_failure_is_reported_and_the_next_reader_runs(models):
     done = run(next(path for path in models if path.name == "toy.int8.tflite"), code=BROKEN)
     assert done.returncode == 0, done.stderr

@@ -176,6 +176,7 @@ def test_2024_has_an_output_and_results_of_each_split(make_model, system, evalua
     assert check_submissions(out, evaluation=evaluation).notes == (f"{LABEL}: checked by the form of 2024",)
 
 
+@pytest.mark.slow
 def test_2025_uses_each_recorders_model_and_its_package_predicts_the_same(
     make_model, system, evaluation, development, tmp_path
 ):

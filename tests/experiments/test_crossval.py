@@ -189,6 +189,7 @@ def test_the_folder_of_another_crossval_is_refused_and_seeds_may_be_added(place,
 
 
 @pytest.mark.usefixtures("trained")
+@pytest.mark.slow
 def test_a_model_carries_the_crossval_of_its_own_recipe_and_of_no_other(place, tmp_path):
     options = CrossvalOptions(str(place / "student.toml"), folds="a,b", seeds="0", against_settings=("train.lr=0.001",))
     summary = crossval(options, place / "store", tmp_path / "cv", ONE, quiet).summary

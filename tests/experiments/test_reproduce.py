@@ -301,6 +301,7 @@ mean_of = ["teacher", "alone"]
 """
 
 
+@pytest.mark.slow
 def test_each_fold_of_a_table_is_tested_once(place, trained, monkeypatch):
     text = (
         (TABLE + FOLDS)

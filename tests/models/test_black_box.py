@@ -131,6 +131,7 @@ def test_what_does_not_fit_is_refused(file):
     not (YAMNET.is_file() and ESC50.is_dir()),
     reason="needs ../shared/data/models/yamnet.tflite and ../shared/data/esc50",
 )
+@pytest.mark.slow
 def test_a_linear_head_on_yamnet_learns_real_clips():
     """90 clips of ten labels, those of the fourth fold kept for a test."""
     table = (ESC50 / "meta/esc50.csv").read_text().splitlines()

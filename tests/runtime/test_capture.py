@@ -222,6 +222,7 @@ def test_a_late_consumer_loses_the_oldest_sound_and_keeps_count(fake):
         assert capture.counts[:4] == (16000, 1600, 14400, 0)
 
 
+@pytest.mark.slow
 def test_failure_is_reported_once_while_it_goes_on_trying(fake):
     watch = Watch(open_s=4.0, heal_s=0.02, failed_s=3.0, first_wait_s=0.01, last_wait_s=0.05)
     absent = ["fail", "no microphone; there is none", False]

@@ -152,6 +152,7 @@ def test_signed_16_bit_samples_of_any_level_are_taken(edgekd, tmp_path, level, c
     assert json.loads(out)["source"]["channels"] == channels
 
 
+@pytest.mark.slow
 def test_a_source_that_is_too_slow_is_a_warning(lines_of, tmp_path):
     slow = (
         "import sys, time\n"

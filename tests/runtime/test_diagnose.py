@@ -56,6 +56,7 @@ def test_command_ends_with_0_for_a_good_source_and_1_for_a_clipped_one(report, t
     assert err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_no_samples_is_status_2_with_the_reason_and_the_rest_of_the_report(report, tmp_path):
     (tmp_path / "bad.onnx").write_bytes(b"x")
     status, out, err = report(

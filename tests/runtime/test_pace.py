@@ -29,6 +29,12 @@ def test_the_pause_ends_when_a_live_stream_has_come_so_far():
     assert pace.pause(100.8, 0.75) == 0.0
 
 
+def test_samples_that_are_ahead_of_real_time_end_the_pauses():
+    pace = live_pace()
+    pace.arrived(100.5, 2.5, waited=False)
+    assert pace.pause(100.5, 3.0) == 0.0
+
+
 def test_the_pause_has_a_limit():
     assert live_pace().pause(100.3, 20.0) == MAX_PAUSE_S
 

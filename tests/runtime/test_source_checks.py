@@ -199,6 +199,7 @@ def test_a_source_of_zeros_is_recorded_to_be_checked(fake):
     assert (found.seconds, found.breaks, found.samples.any()) == (6.0, 0, False)
 
 
+@pytest.mark.slow
 def test_a_source_that_stalls_gives_what_came(fake):
     found = record_source(SourceRequest(), 2.0, 3.0, fake([["open", 16000, 1], ["sound", 100], ["stall"]], [["stall"]]))
     assert found.seconds == 0.5

@@ -236,7 +236,7 @@ def test_a_killed_process_ends_the_job_with_one_line_and_one_process_goes_on(job
 
 @pytest.mark.parametrize(
     "ends_by",
-    ["error", "time-out", "vanished", *(pytest.param(name, marks=pytest.mark.slow) for name in ("SIGTERM", "SIGSTOP"))],
+    ["error", *(pytest.param(name, marks=pytest.mark.slow) for name in ("time-out", "vanished", "SIGTERM", "SIGSTOP"))],
 )
 def test_long_work_of_the_first_process_is_awaited_outside_of_a_collective(tmp_path, start, ends_by):
     (tmp_path / "job.py").write_text(WAIT)

@@ -4,9 +4,12 @@ Samples lie on the grid of int16, rounded as in a clip store, so that a recordin
 training.
 """
 
+import fcntl
 import select
+import termios
 import time
 import wave
+from array import array
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -102,7 +105,7 @@ def read_raw(
                 continue
         new = stream.read(2 * round(max(CHUNK_S, lacking) * sample_rate))
         received += len(new)
-        pace.arrived(time.monotonic(), received / (2 * sample_rate), waited=waited)
+        pace.arrived(time.monotonic(), (received + _waiting_bytes(stream)) / (2 * sample_rate), waited=waited)
         format_.check(new)
         rest += new
         even = len(rest) - len(rest) % 2
@@ -111,6 +114,16 @@ def read_raw(
         if not new:
             return
         rest = rest[even:]
+
+
+def _waiting_bytes(stream: BinaryIO) -> int:
+    """Bytes that a pipe or a socket holds; 0 where the system does not know."""
+    count = array("i", [0])
+    try:
+        fcntl.ioctl(stream.fileno(), termios.FIONREAD, count)
+    except OSError:
+        return 0
+    return count[0]
 
 
 def _plain_wav(stream: BinaryIO, sample_rate: int) -> wave.Wave_read | None:

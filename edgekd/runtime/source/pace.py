@@ -12,7 +12,7 @@ class Pace:
     """The clock of a stream whose samples may come in real time, as from a microphone, or at once, as from a file.
 
     Only an arrival that was waited for gives the time of its newest sample. Two such arrivals in a row that fit real
-    time show a live stream.
+    time show a live stream; samples that are there ahead of real time end that.
     """
 
     def __init__(self) -> None:
@@ -20,13 +20,14 @@ class Pace:
         self._live = False
 
     def arrived(self, now: float, received_s: float, *, waited: bool) -> None:
-        """Note an arrival. now: any clock in seconds. received_s: seconds of samples since the start. waited: nothing
-        was there before."""
+        """Note an arrival. now: any clock in seconds. received_s: seconds of samples since the start, with those that
+        can be read at once. waited: nothing was there before."""
         start = now - received_s
         if waited:
             self._live = start >= self._start - JITTER_S > -math.inf
             self._start = start
         else:
+            self._live = self._live and start >= self._start - JITTER_S
             self._start = min(self._start, start)
 
     def pause(self, now: float, wanted_s: float) -> float:
