@@ -71,6 +71,7 @@ def test_recorders_change_the_hash_of_a_recipe():
     assert load_recipe("esc50-serfr32", ['data.recorders=["a"]']).hash != load_recipe("esc50-serfr32").hash
 
 
+@pytest.mark.slow
 def test_each_recorder_with_enough_clips_gets_a_model_and_goes_on(student, store, tmp_path):
     lines = []
     report = adapt(student.path, store.path, tmp_path / "out", tuning=SHORT, options=FAST, log=lines.append)

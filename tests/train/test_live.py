@@ -81,6 +81,7 @@ def test_each_way_of_teaching_resumes_to_the_same_bits_and_leaves_the_teacher_al
 
 
 @pytest.mark.parametrize("way", ["live", "same"])
+@pytest.mark.slow
 def test_live_teachers_run_in_the_quantization_aware_phase_too(store, teachers, tmp_path, monkeypatch, way):
     qat = {"epochs": 2, "batch_size": 8, "freeze_epochs": 1, "calibration_clips": 8}
     recipe = student(WAYS[way], train={"epochs": 1}, qat={**qat, "float_weight": 0.5})

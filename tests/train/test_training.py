@@ -144,6 +144,7 @@ def test_the_folder_holds_metrics_of_every_epoch_and_both_networks(straight, sto
     assert rows[-1]["test_clip_accuracy"] == str(run.info.metrics["qat_clip_accuracy"])
 
 
+@pytest.mark.slow
 def test_the_float_network_keeps_the_quantised_one_near_itself(store, tmp_path):
     gaps = {}
     for weight in (0.0, 0.5, 1.0):
