@@ -3,7 +3,8 @@
 Usage: python tools/check_isolation.py [--base-only] [--no-timing]
 
 `--base-only` also blocks every optional package, as on a machine with the base install only: optional packages must be
-imported in the functions that use them. Exits 1 and names the module on the first failure.
+imported in the functions that use them, or in the modules of `EXTRA_MODULES`. Exits 1 and names the module on the first
+failure.
 """
 
 import argparse
@@ -39,6 +40,10 @@ OPTIONAL = frozenset(
         "requests",
         "yaml",
         "codecarbon",
+        "starlette",
+        "uvicorn",
+        "prometheus_client",
+        "httpx",
     }
 )
 TORCH_PACKAGES = ("edgekd.models", "edgekd.quant", "edgekd.train", "edgekd.export", "edgekd.experiments")
@@ -52,6 +57,8 @@ TORCH_MODULES = (
 )
 TORCH_FREE_MODULES = ("edgekd.export.card",)
 """Modules of these packages that must not import torch: `edgekd info --card` needs them."""
+EXTRA_MODULES = tuple(f"edgekd.runtime.outputs.web.{name}" for name in ("application", "prometheus", "server", "web"))
+"""Modules that are made of an extra's packages. One function imports them, with an error that names the extra."""
 IMPORT_SECONDS = 0.15
 """Longest time for importing edgekd and its command line, numpy not included."""
 TIMING_RUNS = 5
@@ -106,7 +113,7 @@ def main() -> None:
     options = parser.parse_args()
     blocked = TRAINING | OPTIONAL if options.base_only else TRAINING
     sys.meta_path.insert(0, Blocker(blocked))  # type: ignore[arg-type]
-    modules = torch_free_modules()
+    modules = [name for name in torch_free_modules() if not (options.base_only and name in EXTRA_MODULES)]
     for name in modules:
         try:
             importlib.import_module(name)
