@@ -5,6 +5,7 @@ import pickle
 import msgspec
 import numpy as np
 import pytest
+from helpers.front_ends import PUBLISHED
 
 from edgekd.errors import InputError
 from edgekd.frontend import FrontEnd, filterbank, log_mel, window_array
@@ -28,21 +29,7 @@ CONFIGS = [
     FrontEnd(padding="reflect"),
     FrontEnd(padding="reflect", hop_length=2000, pre_emphasis=0.9),
     FrontEnd(padding="end", pre_emphasis=0.97, ahead=True, hop_length=700),
-    FrontEnd(  # that of EfficientAT's networks, at half their rate
-        pre_emphasis=0.97,
-        ahead=True,
-        n_fft=512,
-        win_length=400,
-        symmetric=True,
-        hop_length=160,
-        padding="reflect",
-        n_mels=128,
-        mel_scale="kaldi",
-        log_floor=1e-30,
-        log_offset=1e-5,
-        mean=-4.5,
-        std=5.0,
-    ),
+    PUBLISHED,
 ]
 
 

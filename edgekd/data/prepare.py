@@ -20,7 +20,7 @@ from edgekd.data.dataset import ClipSource, DataSet
 from edgekd.data.sets import deepship, esc50, folder, tau19, tau20, tau22, tau22_evaluation, tut18, urbansound8k, vtuad
 from edgekd.data.sets import synth as scenes
 from edgekd.data.sets.metadata import DATA_SETS
-from edgekd.data.sets.names import printable
+from edgekd.data.sets.names import as_utf8
 from edgekd.data.store.clips import Clip
 from edgekd.data.store.store import ClipStore
 from edgekd.data.store.writer import StoreWriter, check_free
@@ -228,7 +228,7 @@ def _fill(
                 f"{len(bad)} of {counted(len(found.sources), 'clip')} cannot be used (named above); no store was made; "
                 f"repair them or leave them out with --skip-bad{writer.hint}"
             )
-    store = writer.finish(facts.rates, list(map(printable, facts.cancelled)))
+    store = writer.finish(facts.rates, list(map(as_utf8, facts.cancelled)))
     notes = [*found.notes, *([loud_note(peaks)] if peaks else []), *repeated.notes()]
     if bad:
         notes.append(

@@ -9,7 +9,6 @@ filters have equal height; loading corrects the first batch norm for that. One d
 frame are padded with zeros here and by reflection there.
 """
 
-import pickle
 from collections import OrderedDict
 from pathlib import Path
 
@@ -123,9 +122,10 @@ def load_published(model: Cnn14, path: Path | str) -> None:
     Raises:
         InputError: the file is missing, no checkpoint, or of another network.
     """
+    file = find(path)
     try:
-        saved = torch.load(find(path), map_location="cpu", weights_only=True)["model"]
-    except (OSError, RuntimeError, KeyError, TypeError, IndexError, EOFError, pickle.UnpicklingError) as error:
+        saved = torch.load(file, map_location="cpu", weights_only=True)["model"]
+    except Exception as error:  # damaged bytes are instructions to unpickle, and may raise anything
         raise InputError(
             f"cnn14: weights '{path}' is no PANNs checkpoint ({type(error).__name__}); give a torch file with a dict"
             " 'model'"

@@ -8,6 +8,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from helpers.front_ends import PUBLISHED  # noqa: E402
+
 from edgekd.errors import InputError  # noqa: E402
 from edgekd.frontend import FrontEnd, log_mel  # noqa: E402
 from edgekd.models.logmel import LogMel  # noqa: E402
@@ -20,21 +22,7 @@ CONFIGS = [
     FrontEnd(padding="center", pre_emphasis=0.97, mean=-4.0, std=2.5),
     FrontEnd(padding="end", mel_scale="htk", win_length=1500),
     FrontEnd(n_fft=512, win_length=400, hop_length=160, n_mels=40, mel_scale="slaney", f_max=7000.0),
-    FrontEnd(
-        pre_emphasis=0.97,
-        ahead=True,
-        n_fft=512,
-        win_length=400,
-        symmetric=True,
-        hop_length=160,
-        padding="reflect",
-        n_mels=64,
-        mel_scale="kaldi",
-        log_floor=1e-30,
-        log_offset=1e-5,
-        mean=-4.5,
-        std=5.0,
-    ),
+    PUBLISHED,
 ]
 
 

@@ -4,6 +4,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from helpers.front_ends import PUBLISHED
 
 from edgekd.errors import InputError
 from edgekd.frontend import FrontEnd, log_mel
@@ -16,21 +17,7 @@ CONFIGS = [
     FrontEnd(padding="center", pre_emphasis=0.97, mean=-3.0, std=2.0),
     FrontEnd(padding="end", n_mels=64),
     FrontEnd(n_fft=400, win_length=400, hop_length=160, n_mels=40, padding="center"),
-    FrontEnd(
-        pre_emphasis=0.97,
-        ahead=True,
-        n_fft=512,
-        win_length=400,
-        symmetric=True,
-        hop_length=160,
-        padding="reflect",
-        n_mels=64,
-        mel_scale="kaldi",
-        log_floor=1e-30,
-        log_offset=1e-5,
-        mean=-4.5,
-        std=5.0,
-    ),
+    PUBLISHED,
 ]
 
 

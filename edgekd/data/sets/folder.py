@@ -13,7 +13,7 @@ from edgekd.data.audio.decode import AUDIO_SUFFIXES, is_audio
 from edgekd.data.audio.tree import AudioTree, convert_hint, suffix_counts, walk
 from edgekd.data.dataset import ClipSource, DataSet
 from edgekd.data.sets.metadata import DATA_SETS
-from edgekd.data.sets.names import alike, printable
+from edgekd.data.sets.names import alike, as_utf8
 from edgekd.data.sets.split import TEST_FRACTION, check_test_fraction, split_by_group
 from edgekd.data.sets.tables import read_table
 from edgekd.data.store.clips import Clip
@@ -151,7 +151,7 @@ def _parts(file: Path, path: Path) -> tuple[str, ...]:
 
 def _tree_source(file: Path, parts: tuple[str, ...], level: int) -> ClipSource:
     """The clip of a file whose label is its folder number `level`; the folder before that, if any, is the split."""
-    parts = tuple(printable(part) for part in parts)
+    parts = tuple(as_utf8(part) for part in parts)
     group = "/".join(parts[level:-1]) if len(parts) > level + 2 else ""
     return ClipSource(file, Clip("/".join(parts), parts[level], parts[0] if level else "", group=group))
 

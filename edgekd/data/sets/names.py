@@ -4,7 +4,7 @@ import unicodedata
 from collections.abc import Iterable
 
 
-def printable(name: str) -> str:
+def as_utf8(name: str) -> str:
     """A file name that can be printed and stored in JSON: bytes that are not UTF-8 become \\xNN."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
